@@ -1,0 +1,97 @@
+"""A machine that runs commands: the one seam between what we want and where it happens."""
+
+from __future__ import annotations
+
+import secrets
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from homelab.errors import HomelabError
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The outcome of one command: its shell text, exit status, and what it printed, as bytes."""
+
+    command: str
+    status: int
+    stdout: bytes = b""
+    stderr: bytes = b""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the exit status was 0."""
+        return self.status == 0
+
+    @property
+    def text(self) -> str:
+        """Standard output as text, without the white space around it."""
+        return self.stdout.decode(errors="replace").strip()
+
+
+class Host(Protocol):
+    """Runs shell text as root on one machine. Implementations: SSH, and the tests' local one."""
+
+    @property
+    def name(self) -> str:
+        """The container's name, for messages."""
+
+    def run(self, command: str, *, stdin: bytes = b"", timeout: float = 900) -> Result:
+        """Run shell text and wait for it, at most `timeout` seconds. A non-zero status is not an error.
+
+        Raises HomelabError when the machine cannot be reached or the deadline passes.
+        """
+
+    def batch(self, commands: Sequence[str]) -> list[Result]:
+        """Run many short commands in one round trip; results in the same order, standard error merged."""
+
+
+class CommandFailed(HomelabError):
+    """A command ended with a non-zero status: the error quotes it and the last lines it printed."""
+
+    def __init__(self, host: str, result: Result, what: str, resolution: str = "") -> None:
+        output = (result.stderr or result.stdout).decode(errors="replace").strip().splitlines()[-12:]
+        command = result.command if len(result.command) < 160 else result.command[:157] + "…"
+        super().__init__(
+            f"{host}: {what} failed",
+            "\n".join([f"`{command}` ended with status {result.status}", *(f"  {line}" for line in output)]),
+            resolution or "Mend the cause and run the same command again: it goes on where it stopped.",
+        )
+        self.result = result
+
+
+def argv(*words: str) -> str:
+    """Shell text that runs exactly these words."""
+    return shlex.join(words)
+
+
+def check(host: Host, command: str, what: str, *, stdin: bytes = b"", timeout: float = 900) -> Result:
+    """Run a command that has to succeed; `what` names it in the error. Raises CommandFailed."""
+    result = host.run(command, stdin=stdin, timeout=timeout)
+    if not result.ok:
+        raise CommandFailed(host.name, result, what)
+    return result
+
+
+def batch_script(commands: Sequence[str]) -> tuple[str, Callable[[Result], list[Result]]]:
+    """One shell script that runs all the commands, and the parser of its output.
+
+    A random mark stands between the answers, so no command's output can be taken for the end of it. Each
+    command runs in a subshell without standard input, so none can eat the script or end it.
+    """
+    mark = secrets.token_hex(16)
+    parts = [f"(\n{command}\n) </dev/null 2>&1; printf '\\n{mark} %s\\n' $?" for command in commands]
+
+    def parse(result: Result) -> list[Result]:
+        chunks = result.stdout.split(f"\n{mark} ".encode())
+        if len(chunks) != len(commands) + 1:
+            raise HomelabError("The remote shell did not answer every probe",
+                               result.stderr.decode(errors="replace").strip()[-300:])
+        # Each chunk begins with the status line of the command before it.
+        bodies = [chunks[0], *(chunk.partition(b"\n")[2] for chunk in chunks[1:])]
+        statuses = [int(chunk.partition(b"\n")[0]) for chunk in chunks[1:]]
+        return [Result(c, s, b) for c, s, b in zip(commands, statuses, bodies, strict=False)]
+
+    return "\n".join(parts) + "\n", parse

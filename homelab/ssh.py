@@ -1,0 +1,159 @@
+"""A Host over SSH: the only importer of paramiko. Host keys are pinned; there is no auto-add."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import socket
+import time
+from collections.abc import Sequence
+from types import TracebackType
+
+import paramiko
+
+from homelab.errors import HomelabError
+from homelab.host import Result, batch_script
+from homelab.model import Secret
+from homelab.trust import KnownHosts, Pin
+
+_CONNECT_TIMEOUT = 5.0  # seconds for one attempt; a container that boots refuses or drops packets
+_RETRY_PAUSE = 0.2
+_POLL = 0.003
+
+
+class HostKeyMismatch(HomelabError):
+    """The machine that answers is not the one whose key we pinned."""
+
+
+class Ssh:
+    """Runs commands as root in one container over one SSH connection, which lives until `close()`."""
+
+    def __init__(self, name: str, address: str, private_key: Secret, known_hosts: KnownHosts,
+                 port: int = 22, user: str = "root") -> None:
+        self.name = name
+        self._address = address
+        self._port = port
+        self._user = user
+        self._key = paramiko.Ed25519Key.from_private_key(io.StringIO(private_key.reveal()))
+        self._known_hosts = known_hosts
+        self._transport: paramiko.Transport | None = None
+
+    def __enter__(self) -> Ssh:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hang up."""
+        if self._transport is not None:
+            self._transport.close()
+            self._transport = None
+
+    def connect(self, deadline: float = 10) -> None:
+        """Connect, trying again while the machine boots, for `deadline` seconds in all.
+
+        Raises HostKeyMismatch at once, HomelabError when nobody answered or the login was refused.
+        """
+        until = time.monotonic() + deadline
+        while True:
+            try:
+                return self._connect_once()
+            except (OSError, EOFError, paramiko.SSHException) as error:
+                if isinstance(error, paramiko.AuthenticationException) or time.monotonic() > until:
+                    raise self._unreachable(error) from error
+                time.sleep(_RETRY_PAUSE)
+
+    def _connect_once(self) -> None:
+        sock = socket.create_connection((self._address, self._port), timeout=_CONNECT_TIMEOUT)
+        transport = paramiko.Transport(sock)
+        try:
+            # The pin is for the ed25519 key, so that is the one we ask for.
+            transport.get_security_options().key_types = ["ssh-ed25519"]
+            transport.start_client(timeout=_CONNECT_TIMEOUT * 3)
+            self._verify(transport.get_remote_server_key())
+            transport.auth_publickey(self._user, self._key)
+            transport.set_keepalive(15)
+        except BaseException:
+            transport.close()
+            raise
+        self._transport = transport
+
+    def _verify(self, key: paramiko.PKey) -> None:
+        digest = hashlib.sha256(key.asbytes()).digest()
+        fingerprint = "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
+        pin = self._known_hosts.pins().get(self.name)
+        if pin is None:
+            raise HostKeyMismatch(
+                f"{self.name}: its SSH host key is not known",
+                f"{self._address} shows {fingerprint}, and no pin says whether that is right.",
+                "Run `homelab up`: it reads the key's fingerprint from Proxmox.")
+        if pin.fingerprint != fingerprint:
+            raise HostKeyMismatch(
+                f"{self.name}: its SSH host key has changed",
+                f"{self._address} shows {fingerprint}, pinned is {pin.fingerprint}: another machine may be answering.",
+                "If you made the container anew yourself, run `homelab trust " + self.name + "`.")
+        if pin.key is None:
+            self._known_hosts.pin(self.name, Pin(fingerprint, f"{key.get_name()} {key.get_base64()}"))
+
+    def _unreachable(self, error: Exception) -> HomelabError:
+        if isinstance(error, paramiko.AuthenticationException):
+            return HomelabError(
+                f"{self.name}: SSH login as {self._user} was refused",
+                f"{self._address} does not accept this inventory's key.",
+                "Put the public key of `homelab ssh-key` into the container's /root/.ssh/authorized_keys.")
+        return HomelabError(
+            f"{self.name}: no answer over SSH",
+            f"{self._address} port {self._port}: {error or type(error).__name__}.",
+            "Is the container running? `homelab status` shows it, `homelab up` starts it.")
+
+    def run(self, command: str, *, stdin: bytes = b"", timeout: float = 900) -> Result:
+        """See Host.run."""
+        channel = self._channel()
+        try:
+            channel.settimeout(timeout)
+            channel.exec_command(command)
+            if stdin:
+                channel.sendall(stdin)
+            channel.shutdown_write()
+            return self._collect(channel, command, timeout)
+        except (OSError, EOFError, paramiko.SSHException) as error:
+            self.close()
+            raise HomelabError(
+                f"{self.name}: the connection was lost",
+                f"It ended during `{command[:120]}`: {error or type(error).__name__}.",
+                "Run the same command again: it goes on where it stopped.") from error
+        finally:
+            channel.close()
+
+    def _collect(self, channel: paramiko.Channel, command: str, timeout: float) -> Result:
+        until = time.monotonic() + timeout
+        out, err = bytearray(), bytearray()
+        while True:
+            # Asked before the last read, so that nothing which came before the end is left behind.
+            ended = channel.exit_status_ready() and channel.eof_received
+            # Both streams share one window: reading one alone could wait for ever.
+            while channel.recv_ready():
+                out += channel.recv(1 << 16)
+            while channel.recv_stderr_ready():
+                err += channel.recv_stderr(1 << 16)
+            if ended:
+                return Result(command, channel.recv_exit_status(), bytes(out), bytes(err))
+            if channel.closed and not channel.exit_status_ready():
+                raise EOFError("the remote side closed the connection")
+            if time.monotonic() > until:
+                raise TimeoutError(f"no end after {timeout:.0f} s")
+            time.sleep(_POLL)
+
+    def _channel(self) -> paramiko.Channel:
+        if self._transport is None or not self._transport.is_active():
+            self.connect()
+        assert self._transport is not None  # noqa: S101 - connect() has set it or raised
+        return self._transport.open_session()
+
+    def batch(self, commands: Sequence[str]) -> list[Result]:
+        """See Host.batch: one shell script goes over, one answer comes back."""
+        script, parse = batch_script(commands)
+        return parse(self.run("sh -s", stdin=script.encode()))

@@ -1,0 +1,66 @@
+"""The SSH host keys that we trust: pinned from Proxmox's task log, completed at the first connection."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import threading
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """A host key: its SHA-256 fingerprint (`SHA256:…`), and the whole key line once it was seen."""
+
+    fingerprint: str
+    key: str | None = None
+
+
+class KnownHosts:
+    """Pins by container name, in one JSON file of mode 0600."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+
+    def pins(self) -> Mapping[str, Pin]:
+        """Every pin by container name."""
+        try:
+            raw = json.loads(self._path.read_text())
+        except FileNotFoundError:
+            return {}
+        return {name: Pin(**pin) for name, pin in raw.items()}
+
+    def pin(self, name: str, pin: Pin) -> None:
+        """Trust this key for this container from now on."""
+        with self._lock:
+            self._write({**self.pins(), name: pin})
+
+    def forget(self, name: str) -> None:
+        """Trust no key for this container any more."""
+        with self._lock:
+            self._write({key: pin for key, pin in self.pins().items() if key != name})
+
+    def _write(self, pins: Mapping[str, Pin]) -> None:
+        text = json.dumps({name: asdict(pin) for name, pin in sorted(pins.items())}, indent=1)
+        write_private(self._path, text.encode())
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Replace a file atomically, with mode 0600, in a folder of mode 0700 that git ignores."""
+    if not path.parent.is_dir():
+        path.parent.mkdir(parents=True, mode=0o700)
+        (path.parent / ".gitignore").write_text("*\n")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
