@@ -134,6 +134,7 @@ class Pipeline:
     units: Literal["standard", "metric", "imperial"]
     schedule: str
     base_url: str
+    api_key_file: Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
