@@ -1,0 +1,54 @@
+"""The one Jinja environment: a name that a template uses and nobody gave is an error, never an empty text."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shlex
+from typing import Any
+
+import jinja2
+
+from homelab.errors import HomelabError
+from homelab.paths import shipped
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(shipped("templates")),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 - configuration files, not HTML
+    )
+    environment.filters["shell"] = lambda value: shlex.quote(str(value))
+    environment.filters["compact_json"] = lambda value: json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return environment
+
+
+def render(template: str, /, **values: Any) -> bytes:
+    """The text of `templates/<template>` with these values. Raises HomelabError, which quotes the faulty line."""
+    try:
+        return _environment().get_template(template).render(**values).encode()
+    except jinja2.TemplateSyntaxError as error:
+        raise _fault(template, error.lineno, str(error)) from error
+    except jinja2.UndefinedError as error:
+        raise _fault(template, _line_of(error), str(error)) from error
+
+
+def _line_of(error: Exception) -> int:
+    line, trace = 0, error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename.endswith(".j2"):
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return line
+
+
+def _fault(template: str, line: int, message: str) -> HomelabError:
+    lines = (shipped("templates") / template).read_text().splitlines()
+    quoted = lines[line - 1].strip() if 0 < line <= len(lines) else ""
+    return HomelabError(f"templates/{template}:{line}: {message}", f"  {quoted}",
+                        "This is a fault of homelab's template, or of a change that you made to it.")

@@ -1,0 +1,63 @@
+"""Secrets: generated once, kept outside git with mode 0600, never printed."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import threading
+from pathlib import Path
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from homelab.errors import InputError
+from homelab.model import Secret
+from homelab.trust import write_private
+
+_BYTES = 48  # gives 64 characters: what Airflow asks of a JWT secret
+
+
+class FileVault:
+    """Keeps secrets and SSH keys in a folder of mode 0700; the same name always gives the same value."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._lock = threading.Lock()
+
+    def secret(self, name: str) -> Secret:
+        """See Vault.secret: 64 characters, safe in URLs and configuration files."""
+        path = self._folder / "secrets.json"
+        with self._lock:
+            known: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+            if name not in known:
+                known[name] = secrets.token_urlsafe(_BYTES)
+                write_private(path, json.dumps(known, indent=1).encode())
+            return Secret(known[name])
+
+    def key_path(self, name: str) -> Path:
+        """The file of a private key, for programs such as ssh."""
+        self.key_pair(name)
+        return self._folder / f"{name}_ed25519"
+
+    def key_pair(self, name: str) -> tuple[Secret, str]:
+        """See Vault.key_pair: ed25519."""
+        path = self._folder / f"{name}_ed25519"
+        with self._lock:
+            if not path.exists():
+                write_private(path, Ed25519PrivateKey.generate().private_bytes(
+                    serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()))
+            pem = path.read_bytes()
+        key = serialization.load_ssh_private_key(pem, None)
+        public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+        return Secret(pem.decode()), f"{public.decode()} homelab-{name}"
+
+
+def read_secret(path: Path, what: str, resolution: str) -> Secret:
+    """A secret that the user keeps in a file. Raises InputError when it is missing or empty."""
+    try:
+        value = path.read_text().strip()
+    except OSError as error:
+        raise InputError(f"{what} is missing", f"{path}: {error.strerror}.", resolution) from error
+    if not value:
+        raise InputError(f"{what} is missing", f"{path} is empty.", resolution)
+    return Secret(value)

@@ -1,0 +1,81 @@
+"""Commands with a check, and waits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from homelab.errors import HomelabError
+from homelab.host import Host, Result, check
+from homelab.model import Pending, Step
+
+
+@dataclass(frozen=True, eq=False)
+class Command(Step):
+    """Shell text that has to run until `done` succeeds, and again when something that it watches has changed."""
+
+    name: str
+    done: str
+    command: str
+    stdin: bytes = b""
+    timeout: float = 900  # seconds
+    watches: Sequence[Step] = ()
+
+    @property
+    def title(self) -> str:
+        """See Step."""
+        return self.name
+
+    def probes(self) -> Sequence[str]:
+        """See Step."""
+        return (self.done,)
+
+    def pending(self, answers: Sequence[Result]) -> Pending | None:
+        """See Step."""
+        return None if answers[0].ok else Pending("not done yet")
+
+    def apply(self, host: Host) -> None:
+        """See Step."""
+        check(host, self.command, self.name, stdin=self.stdin, timeout=self.timeout)
+
+
+@dataclass(frozen=True, eq=False)
+class WaitFor(Step):
+    """Something outside this host, or slow to come up, that has to be there before the next step.
+
+    `container` is the one that is waited for; when its own deploy has failed (it is in `failed`), waiting ends.
+    """
+
+    name: str
+    check: str
+    container: str
+    failed: Collection[str] = ()
+    deadline: float = 600  # seconds
+    diagnose: str = ""
+
+    @property
+    def title(self) -> str:
+        """See Step."""
+        return self.name
+
+    def probes(self) -> Sequence[str]:
+        """See Step."""
+        return (self.check,)
+
+    def pending(self, answers: Sequence[Result]) -> Pending | None:
+        """See Step."""
+        return None if answers[0].ok else Pending("not yet")
+
+    def apply(self, host: Host) -> None:
+        """See Step. Raises HomelabError at the deadline, or as soon as waiting has become pointless."""
+        until = time.monotonic() + self.deadline
+        while not (result := host.run(self.check, timeout=60)).ok:
+            if self.container in self.failed:
+                raise HomelabError(f"{host.name}: gave up: {self.name}", f"The deploy of {self.container} has failed.",
+                                   "Mend that first, then run `homelab deploy` again.")
+            if time.monotonic() > until:
+                said = host.run(self.diagnose).text if self.diagnose else (result.text or result.stderr.decode())
+                raise HomelabError(f"{host.name}: {self.name}: not within {self.deadline:.0f} s", said[-1500:],
+                                   f"Look at `homelab logs {self.container}`, then run `homelab deploy` again.")
+            time.sleep(0.5)

@@ -1,0 +1,188 @@
+"""What has to be so inside a PostgreSQL server, through its own psql."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from shlex import quote
+
+from homelab.errors import HomelabError
+from homelab.host import Host, Result, check
+from homelab.model import Pending, Secret, Step
+from homelab.steps.files import File
+
+PSQL = "runuser -u postgres -- psql"
+_ITERATIONS = 4096  # PostgreSQL's own default for SCRAM
+
+
+def psql(command: str, database: str, sql: str) -> str:
+    """Shell text that runs SQL and prints bare values, and stops at the first error."""
+    return f"{command} -X -q -A -t -v ON_ERROR_STOP=1 -d {quote(database)} -c {quote(sql)}"
+
+
+def literal(value: str) -> str:
+    """An SQL string literal (standard_conforming_strings is on, as by default)."""
+    return "'" + value.replace("'", "''") + "'"
+
+
+def _run(host: Host, command: str, database: str, sql: str, what: str) -> None:
+    """Run SQL from standard input, so that it is in no process list."""
+    check(host, f"{command} -X -q -v ON_ERROR_STOP=1 -d {quote(database)} -f -", what, stdin=sql.encode())
+
+
+@dataclass(frozen=True, eq=False)
+class Sql(Step):
+    """SQL that has to run until `done`, a query, answers `t`."""
+
+    name: str
+    done: str
+    sql: str = field(repr=False)
+    database: str = "postgres"
+    psql: str = PSQL
+    watches: Sequence[Step] = ()
+
+    @property
+    def title(self) -> str:
+        """See Step."""
+        return self.name
+
+    def probes(self) -> Sequence[str]:
+        """See Step."""
+        return (psql(self.psql, self.database, self.done),)
+
+    def pending(self, answers: Sequence[Result]) -> Pending | None:
+        """See Step."""
+        return None if answers[0].ok and answers[0].text == "t" else Pending("not so yet")
+
+    def apply(self, host: Host) -> None:
+        """See Step."""
+        _run(host, self.psql, self.database, self.sql, self.name)
+
+
+@dataclass(frozen=True, eq=False)
+class Database(Step):
+    """A database with an owner, closed to everyone who was not let in."""
+
+    name: str
+    owner: str = "postgres"
+    psql: str = PSQL
+
+    @property
+    def title(self) -> str:
+        """See Step."""
+        return f"database {self.name}"
+
+    def probes(self) -> Sequence[str]:
+        """See Step."""
+        return (psql(self.psql, "postgres",
+                     "select pg_get_userbyid(datdba) || ' ' || has_database_privilege('public', oid, 'connect') "
+                     f"from pg_database where datname = {literal(self.name)}"),)
+
+    def pending(self, answers: Sequence[Result]) -> Pending | None:
+        """See Step."""
+        if not answers[0].text or not answers[0].ok:
+            return Pending("does not exist")
+        wanted = f"{self.owner} false"
+        return None if answers[0].text == wanted else Pending(f"owner, open to all: {answers[0].text} → {wanted}")
+
+    def apply(self, host: Host) -> None:
+        """See Step."""
+        _run(host, self.psql, "postgres", _unless("pg_database", "datname", self.name, f"create database {self.name}")
+             + f"alter database {self.name} owner to {self.owner};\n"
+             f"revoke all on database {self.name} from public;\n", f"making the {self.title}")
+
+
+@dataclass(frozen=True, eq=False)
+class Role(Step):
+    """A role that logs in with a password; only the SCRAM verifier of it ever reaches the server."""
+
+    name: str
+    password: Secret
+    psql: str = PSQL
+
+    @property
+    def title(self) -> str:
+        """See Step."""
+        return f"role {self.name}"
+
+    def probes(self) -> Sequence[str]:
+        """See Step."""
+        return (psql(self.psql, "postgres",
+                     "select rolpassword from pg_authid where rolcanlogin and not rolsuper and not rolcreatedb "
+                     f"and not rolcreaterole and not rolbypassrls and rolname = {literal(self.name)}"),)
+
+    def pending(self, answers: Sequence[Result]) -> Pending | None:
+        """See Step."""
+        verifier = answers[0].text if answers[0].ok else ""
+        if not verifier:
+            return Pending("does not exist, or may do more or less than it should")
+        return None if verifies(verifier, self.password) else Pending("its password differs")
+
+    def apply(self, host: Host) -> None:
+        """See Step."""
+        _run(host, self.psql, "postgres", _unless("pg_roles", "rolname", self.name, f"create role {self.name}")
+             + f"alter role {self.name} login nosuperuser nocreatedb nocreaterole nobypassrls "
+             f"password {literal(scram_verifier(self.password))};\n", f"making the {self.title}")
+
+
+def _unless(catalog: str, column: str, name: str, statement: str) -> str:
+    return (f"select {literal(statement)} where not exists "
+            f"(select from {catalog} where {column} = {literal(name)}) \\gexec\n")
+
+
+def scram_verifier(password: Secret, salt: bytes | None = None, iterations: int = _ITERATIONS) -> str:
+    """What PostgreSQL stores for a SCRAM-SHA-256 password (RFC 5803), so that the password need not be sent."""
+    salt = os.urandom(16) if salt is None else salt
+    salted = hashlib.pbkdf2_hmac("sha256", password.reveal().encode(), salt, iterations)
+    client_key = hmac.digest(salted, b"Client Key", "sha256")
+    server_key = hmac.digest(salted, b"Server Key", "sha256")
+    stored, server, salt64 = (base64.b64encode(part).decode()
+                              for part in (hashlib.sha256(client_key).digest(), server_key, salt))
+    return f"SCRAM-SHA-256${iterations}:{salt64}${stored}:{server}"
+
+
+def verifies(verifier: str, password: Secret) -> bool:
+    """Whether a stored verifier belongs to this password."""
+    try:
+        scheme, parameters, _ = verifier.split("$")
+        iterations, salt = parameters.split(":")
+    except ValueError:
+        return False
+    return scheme == "SCRAM-SHA-256" and hmac.compare_digest(
+        verifier, scram_verifier(password, base64.b64decode(salt), int(iterations)))
+
+
+@dataclass(frozen=True, eq=False)
+class Hba(File):
+    """pg_hba.conf: put in place, read by the server's own parser, and only then loaded; a faulty one is taken back."""
+
+    psql: str = PSQL
+
+    def probes(self) -> Sequence[str]:
+        """See Step. The third one finds a file that a killed run wrote and did not load."""
+        loaded = "select pg_conf_load_time() >= (pg_stat_file(current_setting('hba_file'))).modification"
+        return (*super().probes(), psql(self.psql, "postgres", loaded))
+
+    def pending(self, answers: Sequence[Result]) -> Pending | None:
+        """See Step."""
+        *file, loaded = answers
+        return super().pending(file) or (None if loaded.text == "t" else Pending("is not loaded yet"))
+
+    def apply(self, host: Host) -> None:
+        """See Step. Raises HomelabError that quotes the server, and the old file stands."""
+        path, kept = quote(self.path), quote(f"{self.path}.homelab-previous")
+        check(host, f"cp -p {path} {kept}", f"keeping the old {self.path}")
+        super().apply(host)
+        faults = check(host, psql(self.psql, "postgres",
+                                  "select line_number || ': ' || error from pg_hba_file_rules where error is not null"),
+                       f"reading {self.path} back")
+        if faults.text:
+            check(host, f"mv -f {kept} {path}", f"taking back {self.path}")
+            raise HomelabError(f"{host.name}: PostgreSQL refuses the new pg_hba.conf", faults.text,
+                               "The old one is still in force. Mend templates/postgres/pg_hba.conf.j2.")
+        check(host, psql(self.psql, "postgres", "select pg_reload_conf()"), "reloading PostgreSQL")
+        check(host, f"rm -f {kept}", "tidying up")

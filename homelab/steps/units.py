@@ -1,0 +1,53 @@
+"""systemd units."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from shlex import quote
+
+from homelab.errors import HomelabError
+from homelab.host import Host, Result, argv
+from homelab.model import Pending, Step
+
+# How a unit can be set to start at boot: by us, or by a package's generator.
+_ENABLED = ("enabled", "enabled-runtime", "generated", "static", "indirect", "alias")
+
+
+@dataclass(frozen=True, eq=False)
+class Running(Step):
+    """A unit that runs and starts at boot; restarted (or reloaded) when something that it watches has changed."""
+
+    unit: str
+    watches: Sequence[Step] = ()
+    settle: float = 0.5  # seconds after the start at which it still has to run
+
+    @property
+    def title(self) -> str:
+        """See Step."""
+        return f"unit {self.unit}"
+
+    def probes(self) -> Sequence[str]:
+        """See Step."""
+        return (argv("systemctl", "show", "--property=ActiveState,UnitFileState,NeedDaemonReload", self.unit),)
+
+    def pending(self, answers: Sequence[Result]) -> Pending | None:
+        """See Step."""
+        state = dict(line.partition("=")[::2] for line in answers[0].text.splitlines())
+        if state.get("ActiveState") != "active":
+            return Pending(f"is {state.get('ActiveState') or 'not there'}")
+        if state.get("UnitFileState") not in _ENABLED:
+            return Pending("does not start at boot")
+        return Pending("its file has changed") if state.get("NeedDaemonReload") == "yes" else None
+
+    def apply(self, host: Host) -> None:
+        """See Step. Raises HomelabError with the journal's last lines when the unit does not come up."""
+        unit = quote(self.unit)
+        result = host.run(f"systemctl daemon-reload && systemctl enable --quiet {unit} && systemctl restart {unit} "
+                          f"&& sleep {self.settle} && systemctl is-active --quiet {unit}", timeout=300)
+        if not result.ok:
+            journal = host.run(argv("journalctl", "--no-pager", "--output=cat", "--lines=15", f"--unit={self.unit}"))
+            raise HomelabError(
+                f"{host.name}: {self.unit} does not come up",
+                "\n".join(f"  {line}" for line in (journal.text or result.stderr.decode()).splitlines()[-15:]),
+                f"See `homelab logs {host.name} {self.unit}`; mend the cause and run `homelab deploy` again.")

@@ -1,0 +1,102 @@
+"""Python environments from lock files with hashes, built by uv."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from shlex import quote
+
+from homelab.host import Host, Result, argv, check
+from homelab.model import Pending, Step
+
+UV = "/opt/homelab/uv/bin/uv"
+_PYTHON = "/usr/bin/python3"
+# A homelab may have a CA of its own; uv and pip would otherwise trust only the bundle that they carry.
+_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
+_ENVIRONMENT = f"export PIP_CERT={_BUNDLE} SSL_CERT_FILE={_BUNDLE} UV_PYTHON_DOWNLOADS=never UV_LINK_MODE=hardlink; "
+
+
+@dataclass(frozen=True, eq=False)
+class Venv(Step):
+    """A virtual environment at `path` that holds exactly what the lock says.
+
+    `path` is a link to a folder that carries the lock's hash and the interpreter's version in its name; the
+    link is moved only when the new folder is whole, so the old environment serves until then.
+    """
+
+    path: str
+    lock: bytes = field(repr=False)
+    watches: Sequence[Step] = ()
+
+    @property
+    def title(self) -> str:
+        """See Step."""
+        return f"venv {self.path}"
+
+    @property
+    def digest(self) -> str:
+        """What identifies the lock: the first 16 characters of its SHA-256."""
+        return hashlib.sha256(self.lock).hexdigest()[:16]
+
+    def probes(self) -> Sequence[str]:
+        """See Step."""
+        return (argv("readlink", self.path), argv(_PYTHON, "--version"), argv("test", "-x", f"{self.path}/bin/python"))
+
+    def pending(self, answers: Sequence[Result]) -> Pending | None:
+        """See Step."""
+        link, version, whole = answers
+        if not link.ok or not whole.ok:
+            return Pending("does not exist")
+        if self.digest not in link.text:
+            return Pending("the lock file has changed")
+        # "Python 3.11.2" and "…-3.11.2-<digest>"
+        return None if f"-{version.text.split()[-1]}-" in link.text else Pending("the interpreter has changed")
+
+    def apply(self, host: Host) -> None:
+        """See Step."""
+        check(host, _ENVIRONMENT + "\n".join([
+            "set -eu",
+            f"version=$({_PYTHON} -c 'import platform; print(platform.python_version())')",
+            f"folder={quote(self.path)}-$version-{self.digest}",
+            'rm -rf "$folder"',  # what a killed run may have left
+            f'{UV} venv --quiet --python {_PYTHON} "$folder"',
+            'cat >"$folder/lock.txt"',
+            f'{UV} pip sync --quiet --require-hashes --no-build --compile-bytecode --python "$folder/bin/python" '
+            '"$folder/lock.txt"',
+            f'ln -s "$folder" {quote(self.path)}.next',
+            f"mv -fT {quote(self.path)}.next {quote(self.path)}",
+            f'for old in {quote(self.path)}-*; do [ "$old" = "$folder" ] || rm -rf "$old"; done',
+        ]), f"building {self.path}", stdin=self.lock, timeout=1800)
+
+
+@dataclass(frozen=True, eq=False)
+class Uv(Step):
+    """uv itself, in an environment of its own, from a lock file with hashes."""
+
+    lock: bytes = field(repr=False)
+
+    @property
+    def title(self) -> str:
+        """See Step."""
+        return "uv"
+
+    def probes(self) -> Sequence[str]:
+        """See Step."""
+        return ("cat /opt/homelab/uv/lock.sha256",)
+
+    def pending(self, answers: Sequence[Result]) -> Pending | None:
+        """See Step."""
+        digest = hashlib.sha256(self.lock).hexdigest()
+        return None if answers[0].text == digest else Pending("not installed, or of another version")
+
+    def apply(self, host: Host) -> None:
+        """See Step."""
+        digest = hashlib.sha256(self.lock).hexdigest()
+        check(host, _ENVIRONMENT + "\n".join([
+            "set -e; rm -rf /opt/homelab/uv; mkdir -p /opt/homelab",
+            f"{_PYTHON} -m venv /opt/homelab/uv",
+            "/opt/homelab/uv/bin/pip install --quiet --disable-pip-version-check --require-hashes "
+            "--only-binary :all: --requirement /dev/stdin",
+            f"echo {digest} >/opt/homelab/uv/lock.sha256",
+        ]), "installing uv", stdin=self.lock)
