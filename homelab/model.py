@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
@@ -201,6 +201,7 @@ class Site:
     container: Container
     vault: Vault
     host_keys: Mapping[str, str]  # container name → its SSH host key line, as far as known
+    failed: Collection[str] = ()  # containers whose deploy has failed by now: nobody waits for them
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from homelab.model import Access, Service, Site, Step
+from homelab.paths import shipped
+from homelab.render import render
+from homelab.steps import Command, Database, File, Hba, Packages, Role, Running, Sql
+
+_TABLES = "pg_class where relnamespace = to_regnamespace('raw') and relkind in ('r', 'p')"
+_WRITES = ("insert", "update", "delete", "truncate")
+_PGDG_KEY = "/usr/share/postgresql-common/pgdg/apt.postgresql.org.asc"
+_PGDG_LIST = "/etc/apt/sources.list.d/pgdg.list"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,5 +33,61 @@ class Postgres(Service):
         return (f"postgresql@{self.version}-main.service",)
 
     def steps(self, site: Site) -> Sequence[Step]:
-        """Packages, settings, roles, databases, pg_hba.conf."""
-        return ()
+        """Packages, settings, roles, databases, grants, pg_hba.conf."""
+        folder = f"/etc/postgresql/{self.version}/main"
+        settings = File(f"{folder}/conf.d/homelab.conf",
+                        render("postgres/postgresql.conf.j2", memory=site.container.shape.memory))
+        return (*self._packages(), settings, Running(self.units()[0], watches=[settings]),
+                *contents(site), Hba(f"{folder}/pg_hba.conf", hba(site), "postgres", "postgres", 0o640))
+
+    def _packages(self) -> Iterator[Step]:
+        if self.source == "pgdg":
+            # Debian and Ubuntu ship PGDG's key in this package, so it need not be fetched from anywhere.
+            yield Packages(["postgresql-common", "ca-certificates"])
+            line = f"deb [signed-by={_PGDG_KEY}] https://apt.postgresql.org/pub/repos/apt $VERSION_CODENAME-pgdg main"
+            yield Command("apt repository PGDG", f'. /etc/os-release; grep -qxs "{line}" {_PGDG_LIST}',
+                          f'. /etc/os-release; echo "{line}" >{_PGDG_LIST}.new && mv -f {_PGDG_LIST}.new {_PGDG_LIST}')
+        yield Packages([f"postgresql-{self.version}"])
+
+
+def hba(site: Site) -> bytes:
+    """pg_hba.conf: one line for each role, database and address, and nobody else."""
+    rows = sorted({(access.database, access.role, str(container.address))
+                   for container, access in site.inventory.accesses()})
+    return render("postgres/pg_hba.conf.j2", rows=rows)
+
+
+def contents(site: Site, psql: str = "runuser -u postgres -- psql") -> Iterator[Step]:
+    """Roles, databases, the raw table and the grants, all from the services' accesses."""
+    accesses = sorted({access for _, access in site.inventory.accesses()}, key=str)
+    for role in sorted({access.role for access in accesses}):
+        yield Role(role, site.vault.secret(f"postgres-{role}"), psql)
+    owners = {access.database: access.role for access in accesses if access.privilege == "own"}
+    for database in sorted({access.database for access in accesses}):
+        yield Database(database, owners.get(database, "postgres"), psql)
+    raw = (shipped("templates") / "postgres" / "project_data.sql").read_text()
+    yield Sql("table raw.weather_observations",
+              "select to_regclass('raw.weather_observations_ingested_at') is not null", raw, "project_data", psql)
+    for access in accesses:
+        if access.privilege != "own":
+            yield _grants(access, psql)
+
+
+def _grants(access: Access, psql: str) -> Sql:
+    role, granted = access.role, ("select", "insert") if access.privilege == "append" else ("select",)
+    refused = [privilege for privilege in _WRITES if privilege not in granted]
+    has = " and ".join([*(f"has_table_privilege('{role}', oid, '{p}')" for p in granted),
+                        *(f"not has_table_privilege('{role}', oid, '{p}')" for p in refused)])
+    done = (f"select has_database_privilege('{role}', current_database(), 'connect') "
+            f"and has_schema_privilege('{role}', 'raw', 'usage') "
+            f"and not has_schema_privilege('{role}', 'raw', 'create') and bool_and({has}) from {_TABLES}")
+    tables = ", ".join(granted)
+    sql = "\n".join([
+        f"grant connect on database {access.database} to {role};",
+        f"revoke all on schema raw from {role};",
+        f"grant usage on schema raw to {role};",
+        f"revoke all on all tables in schema raw from {role};",
+        f"grant {tables} on all tables in schema raw to {role};",
+        f"alter default privileges in schema raw grant {tables} on tables to {role};",
+    ])
+    return Sql(f"grants: {role} may {access.privilege} {access.database}", done, sql, access.database, psql)

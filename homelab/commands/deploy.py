@@ -1,0 +1,89 @@
+"""`homelab deploy`: brings what is inside each container to the desired state, side by side."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from homelab.errors import HomelabError, InputError
+from homelab.host import Host
+from homelab.model import Container, Inventory, Secret, Site, Step, Vault
+from homelab.progress import Progress
+from homelab.ssh import Ssh
+from homelab.steps.converge import Change, converge, survey
+from homelab.trust import KnownHosts
+
+
+@dataclass(frozen=True)
+class HostReport:
+    """What a deploy did, or would do, in one container; `seconds` is the wall time it took."""
+
+    container: str
+    changes: Sequence[Change]
+    seconds: float
+    failure: HomelabError | None = None
+
+
+def chosen(inventory: Inventory, limit: Sequence[str]) -> Sequence[Container]:
+    """The containers that `--limit` names, or all. Raises InputError for a name that is not in the inventory."""
+    names = [container.name for container in inventory.containers]
+    if unknown := [name for name in limit if name not in names]:
+        raise InputError(f"No container is called {', '.join(unknown)}",
+                         f"{inventory.path} has {', '.join(names)}.", "Name one of these with --limit.")
+    return [container for container in inventory.containers if not limit or container.name in limit]
+
+
+def connect(container: Container, key: Secret, known_hosts: KnownHosts, deadline: float = 10) -> Ssh:
+    """A live SSH connection to a container, its host key checked against the pin. Raises HomelabError."""
+    host = Ssh(container.name, str(container.address), key, known_hosts)
+    host.connect(deadline)
+    return host
+
+
+def deploy(inventory: Inventory, *, vault: Vault, known_hosts: KnownHosts, progress: Progress,
+           limit: Sequence[str] = (), dry_run: bool = False) -> Sequence[HostReport]:
+    """Converge the containers side by side; one that fails stops only those that wait for it."""
+    containers = chosen(inventory, limit)
+    key, _ = vault.key_pair("operator")
+    failed: set[str] = set()
+    with ThreadPoolExecutor(max_workers=len(containers)) as pool:
+        hosts = list(pool.map(_attempt(lambda c: connect(c, key, known_hosts)), containers))
+        failed |= {c.name for c, host in zip(containers, hosts, strict=True) if isinstance(host, HomelabError)}
+        # The keys are complete only now that every container has shown its own.
+        keys = {name: pin.key for name, pin in known_hosts.pins().items() if pin.key}
+
+        def work(container: Container, host: Ssh | HomelabError) -> HostReport:
+            started = time.monotonic()
+            if isinstance(host, HomelabError):
+                return HostReport(container.name, (), 0.0, host)
+            with host:
+                try:
+                    site = Site(inventory=inventory, container=container, vault=vault, host_keys=keys, failed=failed)
+                    changes = _converge(host, steps_of(site), progress, dry_run)
+                    return HostReport(container.name, changes, time.monotonic() - started)
+                except HomelabError as error:
+                    failed.add(container.name)
+                    return HostReport(container.name, (), time.monotonic() - started, error)
+
+        return list(pool.map(work, containers, hosts))
+
+
+def steps_of(site: Site) -> Sequence[Step]:
+    """All steps of a container's services; what two services share is done once."""
+    steps = (step for service in site.container.services.values() for step in service.steps(site))
+    return list({step.title: step for step in reversed(list(steps))}.values())[::-1]
+
+
+def _converge(host: Host, steps: Sequence[Step], progress: Progress, dry_run: bool) -> Sequence[Change]:
+    return survey(host, steps) if dry_run else converge(host, steps, progress)
+
+
+def _attempt(action: Callable[[Container], Ssh]) -> Callable[[Container], Ssh | HomelabError]:
+    def attempt(container: Container) -> Ssh | HomelabError:
+        try:
+            return action(container)
+        except HomelabError as error:
+            return error
+    return attempt
