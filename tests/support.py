@@ -1,0 +1,51 @@
+"""What tests stand on: a Host that is this machine, and one that answers from a table."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from homelab.host import Result, batch_script
+
+
+@dataclass
+class LocalHost:
+    """Runs shell text on this machine, as SSH would on a container; remembers what ran."""
+
+    name: str = "local"
+    ran: list[str] = field(default_factory=list)
+    batches: int = 0
+    # Called before each command: lets a test end the run at a given point.
+    before: Callable[[str], None] = lambda command: None
+
+    def run(self, command: str, *, stdin: bytes = b"", timeout: float = 60) -> Result:
+        """See Host.run."""
+        self.before(command)
+        self.ran.append(command)
+        done = subprocess.run(["sh", "-c", command], input=stdin, capture_output=True, timeout=timeout, check=False)
+        return Result(command, done.returncode, done.stdout, done.stderr)
+
+    def batch(self, commands: Sequence[str]) -> list[Result]:
+        """See Host.batch."""
+        self.batches += 1
+        script, parse = batch_script(commands)
+        done = subprocess.run(["sh", "-s"], input=script.encode(), capture_output=True, timeout=60, check=False)
+        return parse(Result("sh -s", done.returncode, done.stdout, done.stderr))
+
+
+@dataclass(frozen=True)
+class FixedVault:
+    """A vault whose secrets are their own names: for renderings that must not change."""
+
+    public: str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFixed homelab-test"
+
+    def secret(self, name: str):  # type: ignore[no-untyped-def]
+        """See Vault.secret."""
+        from homelab.model import Secret
+
+        return Secret(f"secret-of-{name}")
+
+    def key_pair(self, name: str):  # type: ignore[no-untyped-def]
+        """See Vault.key_pair."""
+        return self.secret(name), self.public

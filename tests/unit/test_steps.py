@@ -1,0 +1,165 @@
+"""Each step against the answers that a host can give: what it says, and when it keeps silent."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from homelab.host import CommandFailed, Result
+from homelab.model import Secret, Step
+from homelab.steps import Command, Database, Directory, File, Hba, Packages, Role, Running, Sql, Tree, User, Uv, Venv
+from homelab.steps.postgres import scram_verifier, verifies
+from tests.support import LocalHost
+
+# RFC 7677's example: user `user`, password `pencil`, this salt, 4096 iterations.
+_RFC_SALT = b"[m\x99h\x9d\x12\x35\x8e\xec\xa0K\x14\x12\x36\xfa\x81"
+
+
+def answer(text: str = "", status: int = 0) -> Result:
+    return Result("probe", status, text.encode())
+
+
+GONE = answer(status=1)
+PASSWORD = Secret("pencil")
+VENV = Venv("/opt/x/venv", b"dbt==1\n")
+HBA = Hba("/hba", b"local\n", "postgres", "postgres", 0o640)
+
+TABLE: list[tuple[Step, list[Result], str | None]] = [
+    (Packages(["a", "b"]), [answer("a installed\nb installed")], None),
+    (Packages(["a", "b"]), [answer("a installed\nb config-files", 1)], "not installed: b"),
+    (Packages(["a", "b"]), [GONE], "not installed: a, b"),
+    (User("u", "/home/u"), [answer("u:x:999:999::/home/u:/usr/sbin/nologin")], None),
+    (User("u", "/home/u"), [answer("u:x:999:999::/:/bin/sh")], "home / → /home/u, shell /bin/sh → /usr/sbin/nologin"),
+    (User("u", "/home/u"), [GONE], "does not exist"),
+    (Directory("/d"), [answer("directory root:root 755")], None),
+    (Directory("/d"), [answer("directory u:root 755")], "directory u:root 755 → directory root:root 755"),
+    (Directory("/d"), [answer("regular file root:root 755")], "regular file root:root 755 → directory root:root 755"),
+    (Directory("/d"), [GONE], "does not exist"),
+    (File("/f", b"x\n"), [answer("root:root 644"), answer("x\n")], None),
+    (File("/f", b"x\n"), [answer("root:root 644"), answer("y\n")], "its content differs"),
+    (File("/f", b"x\n"), [answer("root:root 644"), answer("x")], "its content differs"),
+    (File("/f", b"x\n"), [answer("root:root 600"), answer("x\n")], "root:root 600 → root:root 644"),
+    (File("/f", b"x\n"), [GONE, GONE], "does not exist"),
+    (File("/f", b"x\n", secret=True), [answer("root:root 644"), answer(hashlib.sha256(b"x\n").hexdigest() + "  -")],
+     None),
+    (File("/f", b"x\n", secret=True), [answer("root:root 644"), answer("0" * 64)],
+     "its content differs (secret, not shown)"),
+    (HBA, [answer("postgres:postgres 640"), answer("local\n"), answer("t")], None),
+    (HBA, [answer("postgres:postgres 640"), answer("local\n"), answer("f")], "is not loaded yet"),
+    (HBA, [answer("postgres:postgres 640"), answer("trust\n"), answer("t")], "its content differs"),
+    (Tree("/t", {"a": b"1"}), [answer(f"{hashlib.sha256(b'1').hexdigest()}  a\n")], None),
+    (Tree("/t", {"a": b"1"}), [answer(f"{'0' * 64}  a\n{'0' * 64}  b\n")], "1 files to write, 1 to remove"),
+    (Tree("/t", {"a": b"1"}), [GONE], "does not exist"),
+    (Command("c", "true", "x"), [answer()], None),
+    (Command("c", "true", "x"), [GONE], "not done yet"),
+    (Running("u"), [answer("ActiveState=active\nUnitFileState=enabled\nNeedDaemonReload=no")], None),
+    (Running("u"), [answer("ActiveState=active\nUnitFileState=enabled-runtime\nNeedDaemonReload=no")], None),
+    (Running("u"), [answer("ActiveState=failed\nUnitFileState=enabled\nNeedDaemonReload=no")], "is failed"),
+    (Running("u"), [answer("ActiveState=active\nUnitFileState=disabled\nNeedDaemonReload=no")],
+     "does not start at boot"),
+    (Running("u"), [answer("ActiveState=active\nUnitFileState=enabled\nNeedDaemonReload=yes")],
+     "its file has changed"),
+    (Running("u"), [GONE], "is not there"),
+    (VENV, [answer(f"/opt/x/venv-3.11.2-{VENV.digest}"), answer("Python 3.11.2"), answer()], None),
+    (VENV, [answer(f"/opt/x/venv-3.11.2-{VENV.digest}"), answer("Python 3.13.5"), answer()],
+     "the interpreter has changed"),
+    (VENV, [answer("/opt/x/venv-3.11.2-0123456789abcdef"), answer("Python 3.11.2"), answer()],
+     "the lock file has changed"),
+    (VENV, [answer(f"/opt/x/venv-3.11.2-{VENV.digest}"), answer("Python 3.11.2"), GONE], "does not exist"),
+    (VENV, [GONE, answer("Python 3.11.2"), GONE], "does not exist"),
+    (Uv(b"uv==1\n"), [answer(hashlib.sha256(b"uv==1\n").hexdigest())], None),
+    (Uv(b"uv==1\n"), [answer("0" * 64)], "not installed, or of another version"),
+    (Role("r", PASSWORD), [answer(scram_verifier(PASSWORD))], None),
+    (Role("r", PASSWORD), [answer(scram_verifier(Secret("crayon")))], "its password differs"),
+    (Role("r", PASSWORD), [answer("md5abc")], "its password differs"),
+    (Role("r", PASSWORD), [answer("")], "does not exist, or may do more or less than it should"),
+    (Role("r", PASSWORD), [GONE], "does not exist, or may do more or less than it should"),
+    (Database("d"), [answer("postgres false")], None),
+    (Database("d"), [answer("postgres true")], "owner, open to all: postgres true → postgres false"),
+    (Database("d"), [answer("")], "does not exist"),
+    (Sql("s", "select true", ""), [answer("t")], None),
+    (Sql("s", "select true", ""), [answer("f")], "not so yet"),
+    (Sql("s", "select true", ""), [GONE], "not so yet"),
+]
+
+
+@pytest.mark.parametrize(("step", "answers", "reason"), TABLE,
+                         ids=[f"{i}-{step.title}-{reason}" for i, (step, _, reason) in enumerate(TABLE)])
+def test_what_a_step_says(step: Step, answers: list[Result], reason: str | None) -> None:
+    assert len(answers) == len(step.probes())
+    pending = step.pending(answers)
+    assert (pending and pending.reason) == reason
+
+
+def test_scram_is_that_of_the_rfc() -> None:
+    # The stored and server keys follow from RFC 7677's exchange; PostgreSQL itself is asked in the integration tests.
+    verifier = scram_verifier(PASSWORD, _RFC_SALT)
+    assert verifier.startswith("SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$")
+    assert verifier == ("SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY="
+                        ":wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU=")
+    assert verifies(verifier, PASSWORD)
+    assert not verifies(verifier, Secret("Pencil"))
+
+
+def test_a_secret_is_never_printed() -> None:
+    step = File("/f", b"hunter2", secret=True)
+    shown = f"{PASSWORD} {PASSWORD!r} {Role('r', PASSWORD)!r} {step.pending([GONE, GONE])}"
+    assert "pencil" not in shown
+    assert "hunter2" not in shown
+
+
+def owner() -> tuple[str, str]:
+    import grp
+    import pwd
+
+    return pwd.getpwuid(os.getuid()).pw_name, grp.getgrgid(os.getgid()).gr_name
+
+
+def settle(host: LocalHost, step: Step) -> str | None:
+    pending = step.pending(host.batch(step.probes()))
+    return pending.reason if pending else None
+
+
+def test_file_is_written_and_then_left_alone(tmp_path: Path) -> None:
+    host = LocalHost()
+    step = File(str(tmp_path / "it's a file"), b"one\ntwo\n", *owner(), mode=0o640)
+    assert settle(host, step) == "does not exist"
+    step.apply(host)
+    assert settle(host, step) is None
+    path = Path(step.path)
+    path.write_bytes(b"one\nthree\n")
+    pending = step.pending(host.batch(step.probes()))
+    assert pending is not None
+    assert "-three\n+two\n" in pending.diff
+    step.apply(host)
+    assert path.read_bytes() == b"one\ntwo\n"
+    assert [p.name for p in tmp_path.iterdir()] == ["it's a file"]
+
+
+def test_file_that_is_not_valid_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_text("old")
+    step = File(str(path), b"new", *owner(), validate='grep -q good "$new"')
+    with pytest.raises(CommandFailed):
+        step.apply(LocalHost())
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["f"]
+
+
+def test_tree_is_exactly_what_it_says(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    for name in ("a/b.sql", "a/target/x", "__pycache__/c.pyc", "d.yml"):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_text(name)
+    host, goal = LocalHost(), tmp_path / "goal"
+    step = Tree.of(str(goal), source)
+    assert sorted(step.files) == ["a/b.sql", "d.yml"]
+    step.apply(host)
+    (goal / "surplus").write_text("x")
+    assert settle(host, step) == "0 files to write, 1 to remove"
+    step.apply(host)
+    assert settle(host, step) is None
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["goal", "source"]
