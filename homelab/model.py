@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
+from homelab.distributions import Distribution
 from homelab.host import Host, Result
 
 Privilege = Literal["own", "append", "read"]
@@ -239,6 +240,11 @@ class Service(ABC):
     """A service of the inventory; the fields of each dataclass below it are its options there."""
 
     needs: ClassVar[tuple[str, ...]] = ()
+    many: ClassVar[bool] = False  # whether it may stand on more than one container
+
+    def objections(self, distribution: Distribution) -> Iterable[tuple[str, str]]:
+        """Options that cannot be had on this distribution, each with the reason and what is allowed."""
+        return ()
 
     @abstractmethod
     def accesses(self) -> Sequence[Access]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from homelab.distributions import Distribution
 from homelab.model import Access, Service, Site, Step
 from homelab.paths import shipped
 from homelab.render import render
@@ -23,6 +24,12 @@ class Postgres(Service):
 
     version: int = 16
     source: Literal["distribution", "pgdg"] = "distribution"
+
+    def objections(self, distribution: Distribution) -> Iterator[tuple[str, str]]:
+        """A distribution ships one version; PGDG has them all."""
+        if self.source == "distribution" and self.version != distribution.postgres:
+            yield "version", (f"{distribution.alias} ships PostgreSQL {distribution.postgres}, not {self.version}: "
+                              f"write {distribution.postgres}, or `source: pgdg`")
 
     def accesses(self) -> Sequence[Access]:
         """None: it is the one that is reached."""

@@ -1,0 +1,42 @@
+"""Schedules: a preset such as `@hourly`, or the five fields of cron."""
+
+from __future__ import annotations
+
+import re
+
+from homelab.inventory.faults import did_you_mean
+
+PRESETS = ("@hourly", "@daily", "@weekly", "@monthly", "@yearly")
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
+_FIELDS: tuple[tuple[str, int, int, tuple[str, ...]], ...] = (
+    ("minute", 0, 59, ()), ("hour", 0, 23, ()), ("day of the month", 1, 31, ()), ("month", 1, 12, _MONTHS),
+    ("day of the week", 0, 7, _DAYS))
+
+
+def objection(text: str) -> str | None:
+    """What is wrong with a schedule, or None."""
+    if text.startswith("@"):
+        return None if text in PRESETS else f"unknown preset {text!r}; {did_you_mean(text, PRESETS)}"
+    parts = text.split()
+    if len(parts) != len(_FIELDS):
+        return (f"must be {', '.join(PRESETS)}, or cron's five fields (minute hour day month weekday), "
+                f"not {text!r}")
+    for part, (name, low, high, names) in zip(parts, _FIELDS, strict=True):
+        if not all(_fits(item, low, high, names) for item in part.split(",")):
+            return f"cron's {name} must lie within {low} to {high}, with *, a-b, */n and lists, not {part!r}"
+    return None
+
+
+def _fits(item: str, low: int, high: int, names: tuple[str, ...]) -> bool:
+    match = re.fullmatch(r"(?:\*|(\w+)(?:-(\w+))?)(?:/([0-9]+))?", item)
+    if match is None or (match[3] is not None and int(match[3]) < 1):
+        return False
+    ends = [_number(end, low, names) for end in match.group(1, 2) if end is not None]
+    return all(low <= end <= high for end in ends) and ends == sorted(ends)
+
+
+def _number(text: str, low: int, names: tuple[str, ...]) -> int:
+    if text.lower() in names:
+        return names.index(text.lower()) + low
+    return int(text) if text.isascii() and text.isdigit() else -1

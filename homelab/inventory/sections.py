@@ -1,0 +1,129 @@
+"""The sections of an inventory, each read into its type."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+from homelab.inventory import addresses, schedule
+from homelab.inventory.table import Table, shown
+from homelab.model import City, Endpoint, Network, Pipeline
+
+HOST_NAME = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+_DOMAIN = r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*"
+_STORAGE = r"[A-Za-z][A-Za-z0-9._-]*[A-Za-z0-9]"
+
+
+def path(table: Table, key: str, default: str | None = None) -> Path | None:
+    """A path, relative to the file in which it is written; None where none is given."""
+    text = table.text(key, default, says="a path")
+    return None if text is None else (table.file(key).parent / Path(text).expanduser()).absolute()
+
+
+def endpoint(table: Table) -> Endpoint:
+    """`proxmox:`, where Proxmox answers and how we trust it."""
+    fingerprint = table.text("fingerprint", None, pattern=r"(?i)[0-9a-f]{2}(:?[0-9a-f]{2}){31}",
+                             says="a SHA-256 fingerprint: 64 hexadecimal digits in pairs, `AA:BB:…`")
+    ca_file = path(table, "ca_file")
+    if fingerprint and ca_file:
+        table.fault("stands beside `fingerprint`: one of them decides whom we trust, keep one", "ca_file")
+    result = Endpoint(
+        host=table.text("host", pattern=_DOMAIN, says="a host name or an address, without `https://`"),
+        port=table.whole("port", 8006, low=1, high=65535),
+        node=node(table),
+        token_id=table.text("token_id", pattern=r"[^\s@!:/]+@[A-Za-z][\w.-]+![A-Za-z][\w.-]*",
+                            says="user@realm!name, as in homelab@pve!cli"),
+        token_file=path(table, "token_file", ".homelab/proxmox-token") or Path(),
+        fingerprint=":".join(re.findall("..", fingerprint.replace(":", "").upper())) if fingerprint else None,
+        ca_file=ca_file)
+    table.close()
+    return result
+
+
+def node(table: Table, default: str | None = None) -> Any:
+    """The Proxmox node's name."""
+    return table.text("node", default, pattern=r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?", says="a node's name")
+
+
+def network(table: Table) -> Network | None:
+    """`network:`, or None when the addresses cannot be read."""
+    subnet = addresses.subnet(table, "subnet")
+    gateway = addresses.inside(table, "gateway", subnet)
+    bridge = table.text("bridge", pattern=r"[A-Za-z][\w.-]{1,14}", says="a bridge of the node, such as vmbr0")
+    vlan = table.whole("vlan", None, low=1, high=4094)
+    items = table.items("nameservers", [], says="a list of addresses") or []
+    nameservers = [addresses.parse(table, item, subnet, "nameservers", index) for index, item in enumerate(items)]
+    searchdomain = table.text("searchdomain", None, pattern=_DOMAIN, says="a domain")
+    table.close()
+    if subnet is None or gateway is None:
+        return None
+    return Network(subnet=subnet, gateway=gateway, bridge=bridge, vlan=vlan, searchdomain=searchdomain,
+                   nameservers=tuple(ip for ip in nameservers if isinstance(ip, IPv4Address)))
+
+
+def placement(table: Table, defaults: dict[str, Any]) -> dict[str, Any]:
+    """What may stand both under `defaults:` and at a container."""
+    return {
+        "template": table.text("template", defaults["template"], says="a template's alias or volume id"),
+        "template_storage": table.text("template_storage", defaults["template_storage"], pattern=_STORAGE,
+                                       says="a storage's name"),
+        "storage": table.text("storage", defaults["storage"], pattern=_STORAGE, says="a storage's name"),
+        "pool": table.text("pool", defaults["pool"], pattern=r"[A-Za-z0-9._/-]+", says="a pool's name"),
+        "swap": table.whole("swap", defaults["swap"], low=0, high=1 << 20, unit="MiB"),
+        "disk": table.whole("disk", defaults["disk"], low=1, high=1 << 17, unit="GiB"),
+        "onboot": table.flag("onboot", defaults["onboot"]),
+    }
+
+
+PLACEMENT = {"template": "ubuntu-24.04", "template_storage": "local", "storage": "local-lvm", "pool": None,
+             "swap": 512, "disk": 8, "onboot": True}
+
+
+def pipeline(table: Table) -> Pipeline:
+    """`pipeline:`, what is fetched and how often."""
+    cities = tuple(_cities(table))
+    names = [city.name for city in cities]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            table.fault(f"{name!r} stands in the list twice", "cities", index)
+    units = table.choice("units", ("standard", "metric", "imperial"), "imperial")
+    when = table.text("schedule", "@hourly", says="a schedule")
+    wrong = schedule.objection(when) if when else None
+    if wrong:
+        table.fault(wrong, "schedule")
+    base_url = table.text("base_url", "https://api.openweathermap.org", pattern=r"https?://[^\s/?#]+(/[^\s?#]*)?",
+                          says="an http or https URL") or ""
+    api_key_file = path(table, "api_key_file", ".homelab/openweather-api-key") or Path()
+    table.close()
+    return Pipeline(cities=cities, units=units, schedule=when, base_url=base_url.rstrip("/"),
+                    api_key_file=api_key_file)
+
+
+def _cities(table: Table) -> Iterator[City]:
+    items = table.items("cities", says='a list such as ["Newark,US", "Berlin,DE"]')
+    if items == []:
+        table.fault("must name at least one city", "cities")
+    for index, item in enumerate(items or []):
+        if isinstance(item, str) and item.strip():
+            yield City(name=item)
+        elif isinstance(item, dict):
+            yield _city(table.below(item, "cities", index))
+        else:
+            table.fault(f"must be a name such as \"Berlin,DE\", or a mapping with name and id or latitude and "
+                        f"longitude, not {shown(item)}", "cities", index)
+
+
+def _city(table: Table) -> City:
+    city = City(name=table.text("name", says="a city's name") or "",
+                id=table.whole("id", None, low=1, high=1 << 31),
+                latitude=table.fraction("latitude", low=-90, high=90),
+                longitude=table.fraction("longitude", low=-180, high=180))
+    if ("latitude" in table.data) != ("longitude" in table.data):
+        table.fault("needs both latitude and longitude, or neither")
+    elif "id" in table.data and "latitude" in table.data:
+        table.fault("has both an id and coordinates: one of them says where it is, keep one")
+    table.close()
+    return city
