@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
@@ -102,10 +102,10 @@ def _plain(value: object) -> str:
 
 def differences(wanted: Shape, found: Shape) -> Iterator[Difference]:
     """The fields in which two shapes differ, in the order of the type."""
-    for field in fields(Shape):
-        want, have = getattr(wanted, field.name), getattr(found, field.name)
+    for each in fields(Shape):
+        want, have = getattr(wanted, each.name), getattr(found, each.name)
         if want != have:
-            yield Difference(field.name, want, have)
+            yield Difference(each.name, want, have)
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +236,15 @@ class Step(ABC):
         """Make it so. Idempotent, and safe to be killed at any point. Raises HomelabError."""
 
 
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How a service is: one line for people, facts for `--json`."""
+
+    healthy: bool
+    summary: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
 class Service(ABC):
     """A service of the inventory; the fields of each dataclass below it are its options there."""
 
@@ -258,6 +267,10 @@ class Service(ABC):
     def steps(self, site: Site) -> Sequence[Step]:
         """What has to be so in its container, in order."""
 
-    def summary(self) -> Mapping[str, Any]:
-        """Its options, for `--json`."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+    @abstractmethod
+    def health_probes(self) -> Sequence[str]:
+        """Shell texts that ask the service how it is."""
+
+    @abstractmethod
+    def health(self, answers: Sequence[Result]) -> Health:
+        """What the answers to its probes mean. Pure."""

@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import ClassVar
 
-from homelab.model import Access, Service, Site, Step
+from homelab.host import Result, argv
+from homelab.model import Access, Health, Service, Site, Step
+from homelab.paths import shipped
+from homelab.render import render
+from homelab.secrets import read_secret
+from homelab.steps import Command, Directory, File, Packages, Tree, User, Uv, Venv, WaitFor
+
+ROOT = "/opt/analytics-platform"
+SCRIPTS = f"{ROOT}/scripts"
+PUBLISHED = f"{ROOT}/data/published.duckdb"
+_ENVIRONMENT = f"{ROOT}/pipeline.env"
+_EXTENSIONS = f"{ROOT}/extensions"
+_COMMANDS = ("fetch_weather_data", "run_dbt_transformation")
+
+
+def as_analytics(command: str) -> str:
+    """Shell text that runs a command as the user analytics, with the pipeline's environment and venv."""
+    return argv("runuser", "-u", "analytics", "--", "sh", "-c",
+                f"set -a; . {_ENVIRONMENT}; PATH={ROOT}/venv/bin:$PATH; cd {ROOT}/data; {command}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,5 +46,63 @@ class Analytics(Service):
         return ()
 
     def steps(self, site: Site) -> Sequence[Step]:
-        """User, venv, scripts, dbt project."""
-        return ()
+        """User, venv, scripts, dbt project, the gate for Airflow's key; last, that Postgres lets us in."""
+        pipeline = shipped("pipeline")
+        venv = Venv(f"{ROOT}/venv", (pipeline / "requirements" / "analytics.txt").read_bytes())
+        scripts = Tree.of(SCRIPTS, pipeline / "scripts", "*.py")
+        postgres = site.inventory.container_with("postgres")
+        return (
+            Packages(["python3", "python3-venv", "ca-certificates", "postgresql-client"]),
+            User("analytics", "/home/analytics", "/bin/sh"),
+            Directory(ROOT),
+            Directory(f"{ROOT}/bin"),
+            Directory(f"{ROOT}/dbt"),
+            Directory(f"{ROOT}/data", "analytics", "analytics", 0o750),
+            Uv((pipeline / "requirements" / "uv.txt").read_bytes()),
+            venv,
+            scripts,
+            Tree.of(f"{ROOT}/dbt/analytics_project", pipeline / "dbt" / "analytics_project"),
+            File(f"{ROOT}/dbt/profiles.yml", render(
+                "analytics/profiles.yml.j2", warehouse=f"{ROOT}/data/warehouse.duckdb", threads=self.threads,
+                extension_directory=_EXTENSIONS, memory_limit=self.memory_limit)),
+            Command("DuckDB's postgres extension", f"test -n \"$(find {_EXTENSIONS} -name 'postgres_scanner*' -print "
+                    f"-quit 2>/dev/null)\"", argv(f"{ROOT}/venv/bin/python", f"{SCRIPTS}/install_extension.py",
+                                                  _EXTENSIONS), watches=[venv]),
+            File(_ENVIRONMENT, self._environment(site), "analytics", "analytics", 0o600, secret=True),
+            *(File(f"{ROOT}/bin/{name}", render(f"analytics/{name}.j2", root=ROOT), mode=0o755) for name in _COMMANDS),
+            File(f"{ROOT}/bin/gate", render("analytics/gate.j2", root=ROOT, commands=_COMMANDS), mode=0o755),
+            Directory("/home/analytics/.ssh"),
+            File("/home/analytics/.ssh/authorized_keys", self._authorized_keys(site)),
+            WaitFor(f"{postgres.name} accepts analytics", as_analytics("psql -qAtc 'select 1'"), postgres.name,
+                    site.failed),
+        )
+
+    def _environment(self, site: Site) -> bytes:
+        pipeline = site.inventory.pipeline
+        key = read_secret(pipeline.api_key_file, "The OpenWeather API key",
+                          f"Get one at openweathermap.org and write it to {pipeline.api_key_file}.")
+        cities = [{k: v for k, v in asdict(city).items() if v is not None} for city in pipeline.cities]
+        return render("analytics/pipeline.env.j2", root=ROOT, extensions=_EXTENSIONS, pipeline=pipeline, cities=cities,
+                      api_key=key.reveal(), postgres=site.inventory.container_with("postgres").address,
+                      password=site.vault.secret("postgres-analytics").reveal(), published=PUBLISHED)
+
+    def _authorized_keys(self, site: Site) -> bytes:
+        _, public = site.vault.key_pair("airflow")
+        airflow = site.inventory.container_with("airflow").address
+        return f'restrict,from="{airflow}",command="{ROOT}/bin/gate" {public}\n'.encode()
+
+    def health_probes(self) -> Sequence[str]:
+        """The last build and the marts, as the pipeline's own report tells them."""
+        return (as_analytics(argv("python", f"{SCRIPTS}/report.py", "--database", PUBLISHED)),)
+
+    def health(self, answers: Sequence[Result]) -> Health:
+        """Healthy when the last build was good."""
+        if not answers[0].ok:
+            return Health(False, f"no report: {answers[0].text[-200:]}")
+        facts = json.loads(answers[0].text.splitlines()[-1])
+        build = facts.get("last_build")
+        if not build:
+            return Health(False, "nothing has been built yet", facts)
+        marts = "; ".join(f"{mart['name']} {mart['rows']} rows to {mart['newest']}" for mart in facts["marts"])
+        tests = f"{build['tests_passed']} tests passed, {build['tests_failed']} failed"
+        return Health(build["status"] == "success", f"built {build['finished']}, {tests}; {marts}", facts)

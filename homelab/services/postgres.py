@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from homelab.distributions import Distribution
-from homelab.model import Access, Service, Site, Step
+from homelab.host import Result
+from homelab.model import Access, Health, Service, Site, Step
 from homelab.paths import shipped
 from homelab.render import render
 from homelab.steps import Command, Database, File, Hba, Packages, Role, Running, Sql
+from homelab.steps.postgres import PSQL, psql
 
 _TABLES = "pg_class where relnamespace = to_regnamespace('raw') and relkind in ('r', 'p')"
+# One JSON object; the row count is the planner's estimate once there are many, as counting would read them all.
+_FACTS = """select json_build_object(
+  'version', current_setting('server_version'),
+  'sizes', (select json_object_agg(datname, pg_database_size(oid)) from pg_database
+            where not datistemplate and datname <> 'postgres'),
+  'connections', (select count(*) from pg_stat_activity where backend_type = 'client backend'),
+  'raw_rows', (select case when reltuples > 100000 then reltuples::bigint
+                      else (select count(*) from raw.weather_observations) end
+               from pg_class where oid = 'raw.weather_observations'::regclass),
+  'newest_raw_row', (select to_char(max(ingested_at) at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
+                     from raw.weather_observations))"""
 _WRITES = ("insert", "update", "delete", "truncate")
 _PGDG_KEY = "/usr/share/postgresql-common/pgdg/apt.postgresql.org.asc"
 _PGDG_LIST = "/etc/apt/sources.list.d/pgdg.list"
@@ -47,6 +61,19 @@ class Postgres(Service):
         return (*self._packages(), settings, Running(self.units()[0], watches=[settings]),
                 *contents(site), Hba(f"{folder}/pg_hba.conf", hba(site), "postgres", "postgres", 0o640))
 
+    def health_probes(self) -> Sequence[str]:
+        """Sizes, connections, and the newest raw row."""
+        return (psql(PSQL, "project_data", _FACTS),)
+
+    def health(self, answers: Sequence[Result]) -> Health:
+        """Healthy when it answers."""
+        if not answers[0].ok:
+            return Health(False, f"does not answer: {answers[0].text[-200:]}")
+        facts = json.loads(answers[0].text)
+        sizes = ", ".join(f"{name} {size // 2**20} MiB" for name, size in facts["sizes"].items())
+        return Health(True, f"{sizes}; {facts['connections']} connections; {facts['raw_rows']} raw rows, newest "
+                            f"{facts['newest_raw_row'] or 'none yet'}", facts)
+
     def _packages(self) -> Iterator[Step]:
         if self.source == "pgdg":
             # Debian and Ubuntu ship PGDG's key in this package, so it need not be fetched from anywhere.
@@ -64,23 +91,23 @@ def hba(site: Site) -> bytes:
     return render("postgres/pg_hba.conf.j2", rows=rows)
 
 
-def contents(site: Site, psql: str = "runuser -u postgres -- psql") -> Iterator[Step]:
+def contents(site: Site, command: str = PSQL) -> Iterator[Step]:
     """Roles, databases, the raw table and the grants, all from the services' accesses."""
     accesses = sorted({access for _, access in site.inventory.accesses()}, key=str)
     for role in sorted({access.role for access in accesses}):
-        yield Role(role, site.vault.secret(f"postgres-{role}"), psql)
+        yield Role(role, site.vault.secret(f"postgres-{role}"), command)
     owners = {access.database: access.role for access in accesses if access.privilege == "own"}
     for database in sorted({access.database for access in accesses}):
-        yield Database(database, owners.get(database, "postgres"), psql)
+        yield Database(database, owners.get(database, "postgres"), command)
     raw = (shipped("templates") / "postgres" / "project_data.sql").read_text()
     yield Sql("table raw.weather_observations",
-              "select to_regclass('raw.weather_observations_ingested_at') is not null", raw, "project_data", psql)
+              "select to_regclass('raw.weather_observations_ingested_at') is not null", raw, "project_data", command)
     for access in accesses:
         if access.privilege != "own":
-            yield _grants(access, psql)
+            yield _grants(access, command)
 
 
-def _grants(access: Access, psql: str) -> Sql:
+def _grants(access: Access, command: str) -> Sql:
     role, granted = access.role, ("select", "insert") if access.privilege == "append" else ("select",)
     refused = [privilege for privilege in _WRITES if privilege not in granted]
     has = " and ".join([*(f"has_table_privilege('{role}', oid, '{p}')" for p in granted),
@@ -97,4 +124,4 @@ def _grants(access: Access, psql: str) -> Sql:
         f"grant {tables} on all tables in schema raw to {role};",
         f"alter default privileges in schema raw grant {tables} on tables to {role};",
     ])
-    return Sql(f"grants: {role} may {access.privilege} {access.database}", done, sql, access.database, psql)
+    return Sql(f"grants: {role} may {access.privilege} {access.database}", done, sql, access.database, command)

@@ -1,0 +1,39 @@
+"""`homelab ssh` and `homelab logs`: the user's own OpenSSH client, with our key and our pins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from homelab.commands.deploy import chosen
+from homelab.errors import HomelabError
+from homelab.host import argv
+from homelab.model import Inventory
+from homelab.secrets import FileVault
+from homelab.trust import KnownHosts, write_private
+
+
+def ssh_argv(inventory: Inventory, name: str, command: Sequence[str], vault: FileVault,
+             known_hosts: KnownHosts, terminal: bool = True) -> list[str]:
+    """The words that run OpenSSH's client. Raises HomelabError when the container's host key is not known."""
+    container = chosen(inventory, [name])[0]
+    keys = {pinned: pin.key for pinned, pin in known_hosts.pins().items() if pin.key}
+    if name not in keys:
+        raise HomelabError(f"{name}: its SSH host key is not known yet", "It is read when the container is made.",
+                           "Run `homelab up` first.")
+    file = inventory.state_dir / "known_hosts"
+    write_private(file, "".join(f"{pinned} {key}\n" for pinned, key in keys.items()).encode())
+    options = {"IdentityFile": vault.key_path("operator"), "IdentitiesOnly": "yes", "UserKnownHostsFile": file,
+               "GlobalKnownHostsFile": "none", "StrictHostKeyChecking": "yes", "HostKeyAlias": name,
+               "UpdateHostKeys": "no"}
+    words = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
+    remote = [argv(*command)] if command else []
+    return ["ssh", *words, *(["-t"] if terminal and not command else []), f"root@{container.address}", *remote]
+
+
+def logs_argv(inventory: Inventory, name: str, unit: str | None, follow: bool, lines: int, vault: FileVault,
+              known_hosts: KnownHosts) -> list[str]:
+    """The words that show a container's journal over OpenSSH's client."""
+    services = chosen(inventory, [name])[0].services.values()
+    units = [unit] if unit else [u for service in services for u in service.units()]
+    words = ["journalctl", "--no-pager", f"--lines={lines}", *(f"--unit={u}" for u in units)]
+    return ssh_argv(inventory, name, [*words, *(["--follow"] if follow else [])], vault, known_hosts)

@@ -1,0 +1,33 @@
+"""`homelab query`: SQL on the published marts, where they are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from homelab.commands.deploy import connect
+from homelab.errors import HomelabError, InputError
+from homelab.host import argv
+from homelab.model import Inventory, Vault
+from homelab.services.analytics import PUBLISHED, SCRIPTS, as_analytics
+from homelab.trust import KnownHosts
+
+_NOT_PUBLISHED = 3  # query.py's exit status when no build has been published yet
+
+
+def query(inventory: Inventory, sql: str, *, vault: Vault, known_hosts: KnownHosts) -> Sequence[dict[str, Any]]:
+    """The rows of one statement. Raises InputError for SQL that DuckDB refuses."""
+    container = inventory.container_with("analytics")
+    key, _ = vault.key_pair("operator")
+    with connect(container, key, known_hosts) as host:
+        result = host.run(as_analytics(argv("python", f"{SCRIPTS}/query.py", "--database", PUBLISHED, "--format",
+                                            "json", sql)), timeout=600)
+    if result.status == _NOT_PUBLISHED:
+        raise HomelabError("There are no marts yet", "No build of the pipeline has been published.",
+                           "Wait for the next hourly run, or see `homelab status` for what keeps it.")
+    if not result.ok:
+        raise InputError("DuckDB refuses the query", result.stderr.decode(errors="replace").strip()[-1500:],
+                         'The tables: homelab query "show all tables"')
+    rows: list[dict[str, Any]] = json.loads(result.stdout)
+    return rows

@@ -1,0 +1,95 @@
+"""`homelab status`: what Proxmox says, what systemd says, what each service says of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from homelab.commands.deploy import connect
+from homelab.errors import HomelabError
+from homelab.host import Result, argv
+from homelab.model import Container, Health, Inventory, Secret, Vault
+from homelab.trust import KnownHosts
+
+if TYPE_CHECKING:
+    from homelab.commands.provision import ContainerState
+
+
+@dataclass(frozen=True)
+class ServiceReport:
+    """A service: its units' states as systemd names them, and how it is."""
+
+    name: str
+    units: Mapping[str, str]
+    health: Health
+
+    @property
+    def healthy(self) -> bool:
+        """Whether all its units run and it says that it is well."""
+        return self.health.healthy and all(state == "active" for state in self.units.values())
+
+
+@dataclass(frozen=True)
+class ContainerReport:
+    """A container: what Proxmox says of it, and its services if it could be asked; `unreachable` says why not."""
+
+    name: str
+    proxmox: ContainerState
+    services: Sequence[ServiceReport] = ()
+    unreachable: str = ""
+
+    @property
+    def healthy(self) -> bool:
+        """Whether it runs as the inventory says and all its services are well."""
+        return (self.proxmox.running and not self.proxmox.drift and not self.unreachable
+                and all(service.healthy for service in self.services))
+
+
+@dataclass(frozen=True)
+class Report:
+    """All of a lab."""
+
+    lab: str
+    containers: Sequence[ContainerReport]
+    healthy: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "healthy", all(container.healthy for container in self.containers))
+
+
+def status(inventory: Inventory, *, vault: Vault, known_hosts: KnownHosts) -> Report:
+    """Ask everything at once; what is down is shown as down, and the rest is still shown."""
+    from homelab.commands.provision import proxmox_status
+
+    states = {state.name: state for state in proxmox_status(inventory)}
+    key, _ = vault.key_pair("operator")
+    with ThreadPoolExecutor(max_workers=len(inventory.containers)) as pool:
+        return Report(inventory.lab, list(pool.map(
+            lambda container: _container(container, states[container.name], key, known_hosts), inventory.containers)))
+
+
+def _container(container: Container, state: ContainerState, key: Secret, known_hosts: KnownHosts) -> ContainerReport:
+    if not state.running:
+        return ContainerReport(container.name, state)
+    try:
+        with connect(container, key, known_hosts, deadline=3) as host:
+            probes = [[_units_probe(service.units()), *service.health_probes()]
+                      for service in container.services.values()]
+            answers = iter(host.batch([probe for group in probes for probe in group]))
+    except HomelabError as error:
+        return ContainerReport(container.name, state, unreachable=f"{error.brief}: {error.details}")
+    grouped = [[next(answers) for _ in group] for group in probes]
+    return ContainerReport(container.name, state, [
+        ServiceReport(name, _units(service.units(), units), service.health(said))
+        for (name, service), (units, *said) in zip(container.services.items(), grouped, strict=True)])
+
+
+def _units_probe(units: Sequence[str]) -> str:
+    return argv("systemctl", "is-active", *units) if units else "true"
+
+
+def _units(units: Sequence[str], answer: Result) -> Mapping[str, str]:
+    # systemctl prints one line for each unit, and ends with a status that says only whether all run.
+    return dict(zip(units, answer.text.splitlines(), strict=False)) if units else {}

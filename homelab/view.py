@@ -1,0 +1,133 @@
+"""How results look to a person; colours only on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from homelab.errors import HomelabError
+from homelab.progress import duration
+
+if TYPE_CHECKING:
+    from homelab.commands.deploy import HostReport
+    from homelab.commands.status import ContainerReport, Report
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON can hold it: dataclasses by field, errors by their parts, anything else by its text."""
+    match value:
+        case None | bool() | int() | float() | str():
+            return value
+        case HomelabError():
+            return {"brief": value.brief, "details": value.details, "resolution": value.resolution}
+        case dict():
+            return {str(key): plain(item) for key, item in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [plain(item) for item in value]
+    if is_dataclass(value) and not hasattr(value, "apply"):
+        return {each.name: plain(getattr(value, each.name)) for each in fields(value)}
+    return str(value)
+
+
+def _console() -> Console:
+    return Console(highlight=False)
+
+
+def show_error(error: HomelabError) -> None:
+    """What happened, why, what to do: on standard error."""
+    console = Console(stderr=True, highlight=False)
+    console.print(Text.assemble(("Error: ", "bold red"), error.brief), soft_wrap=True)
+    for part in (error.details, error.resolution):
+        if part:
+            console.print(Text(part), soft_wrap=True)
+
+
+def show_outcome(outcome: object) -> None:
+    """What `up` or `destroy` did: the outcome's own words."""
+    _console().print(Text(str(outcome)), soft_wrap=True)
+
+
+def show_deploy(reports: Sequence[HostReport], dry_run: bool) -> None:
+    """What a deploy did in each container, or would do, with the diffs."""
+    console = _console()
+    for report in reports:
+        if report.failure:
+            outcome = ("failed", "red")
+        elif not report.changes:
+            outcome = ("nothing to change", "green")
+        else:
+            outcome = (f"{len(report.changes)} {'to change' if dry_run else 'changed'}", "yellow")
+        console.print(Text.assemble((f"{report.container:<24}", "bold"), outcome, f"  [{duration(report.seconds)}]"))
+        for change in report.changes if dry_run else ():
+            console.print(Text(f"  {change}"), soft_wrap=True)
+            for line in change.pending.diff.splitlines():
+                colour = {"+": "green", "-": "red"}.get(line[:1], "dim")
+                console.print(Text(f"    {line}", colour), soft_wrap=True)
+
+
+def show_status(report: Report) -> None:
+    """The whole lab on one screen."""
+    console = _console()
+    table = Table("container", "state", "cores", "memory", "disk", "uptime", title=f"lab {report.lab}",
+                  title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for container in report.containers:
+        table.add_row(*_proxmox_row(container))
+    console.print(table)
+    for container in report.containers:
+        _show_services(console, container)
+    console.print(Text("all is well", "green") if report.healthy else Text("something is wrong", "bold red"))
+
+
+def _proxmox_row(container: ContainerReport) -> list[Text | str]:
+    found = container.proxmox
+    if not found.exists:
+        return [container.name, Text("does not exist", "red"), "", "", "", ""]
+    state = Text("running", "green") if found.running else Text("stopped", "red")
+    return [container.name, state, str(found.cores), _share(found.memory_used, found.memory_total),
+            _share(found.disk_used, found.disk_total), _age(found.uptime) if found.running else ""]
+
+
+def _share(used: int, total: int) -> str:
+    return f"{used / 2**30:.1f} of {total / 2**30:.1f} GiB"
+
+
+def _age(seconds: int) -> str:
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds // length} {unit}"
+    return f"{seconds} s"
+
+
+def _show_services(console: Console, container: ContainerReport) -> None:
+    for difference in container.proxmox.drift:
+        console.print(Text(f"! {container.name}: differs from the inventory: {difference}", "yellow"), soft_wrap=True)
+    if container.unreachable:
+        console.print(Text(f"✗ {container.unreachable}", "red"), soft_wrap=True)
+    for service in container.services:
+        mark = Text("✓ ", "green") if service.healthy else Text("✗ ", "red")
+        console.print(Text.assemble(mark, (f"{service.name:<10}", "bold"), service.health.summary), soft_wrap=True)
+        for unit, state in service.units.items():
+            style = "dim" if state == "active" else "red"
+            console.print(Text(f"    {unit.removesuffix('.service')}: {state}", style))
+
+
+def show_rows(rows: Sequence[dict[str, Any]]) -> None:
+    """A query's result as a table."""
+    console = _console()
+    if not rows:
+        console.print("no rows")
+        return
+    table = Table(*rows[0], box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for row in rows:
+        table.add_row(*("" if value is None else str(value) for value in row.values()))
+    console.print(table)
+
+
+def show_lab(report: object) -> None:
+    """What of the lab is up: the report's own words."""
+    _console().print(Text(str(report)), soft_wrap=True)
