@@ -22,17 +22,25 @@ class FileVault:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._path = folder / "secrets.json"
         self._lock = threading.Lock()
 
     def secret(self, name: str) -> Secret:
         """See Vault.secret: 64 characters, safe in URLs and configuration files."""
-        path = self._folder / "secrets.json"
         with self._lock:
-            known: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+            known = self._known()
             if name not in known:
                 known[name] = secrets.token_urlsafe(_BYTES)
-                write_private(path, json.dumps(known, indent=1).encode())
+                write_private(self._path, json.dumps(known, indent=1).encode())
             return Secret(known[name])
+
+    def names(self) -> list[str]:
+        """The secrets that there are."""
+        return sorted(self._known())
+
+    def _known(self) -> dict[str, str]:
+        known: dict[str, str] = json.loads(self._path.read_text()) if self._path.exists() else {}
+        return known
 
     def key_path(self, name: str) -> Path:
         """The file of a private key, for programs such as ssh."""

@@ -2,12 +2,38 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from shlex import quote
 from typing import ClassVar, Literal
 
-from homelab.distributions import Distribution
-from homelab.model import Access, Service, Site, Step
+from homelab.errors import HomelabError
+from homelab.host import Result, argv
+from homelab.model import Access, Health, Service, Site, Step
+from homelab.paths import shipped
+from homelab.render import render
+from homelab.steps import Command, Directory, File, Packages, Running, Tree, UnitGone, User, Uv, Venv, WaitFor
+
+DAG = "weather_ingestion_pipeline"
+HOME = "/home/airflow/airflow"
+CLI = "/usr/local/sbin/homelab-airflow"  # Airflow's own command line, as its user and with its environment
+_VENV = "/opt/airflow/venv"
+_ENVIRONMENT = "/etc/homelab/airflow.env"
+_DATABASE = "/etc/homelab/airflow-database.env"
+_STAMPS = "/var/lib/homelab"
+_KEY = "/home/airflow/.ssh/analytics"
+
+# What a series runs, and where it says how it is.
+_PROCESSES = {"3.3": ("api-server", "scheduler", "dag-processor"), "2.11": ("webserver", "scheduler")}
+_HEALTH = {"3.3": "/api/v2/monitor/health", "2.11": "/health"}
+
+
+def in_metadata(sql: str) -> str:
+    """Shell text that runs SQL in Airflow's metadata database, from Airflow's container."""
+    return f"set -a; . {_DATABASE}; psql -X -q -A -t -v ON_ERROR_STOP=1 -c {quote(sql)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,21 +46,115 @@ class Airflow(Service):
     port: int = 8080
     parallelism: int = 4
 
-    def objections(self, distribution: Distribution) -> Iterator[tuple[str, str]]:
-        """2.11 is the last series for Python up to 3.12."""
-        if self.version == "2.11" and distribution.python > (3, 12):
-            yield "version", (f"Airflow 2.11 runs on Python up to 3.12, and {distribution.alias} has "
-                              f"{'.'.join(map(str, distribution.python))}: write \"3.3\", or another template")
-
     def accesses(self) -> Sequence[Access]:
         """Owns its metadata, may look at the observations."""
         return (Access("airflow_metadata", "airflow_admin", "own"), Access("project_data", "airflow_admin", "read"))
 
     def units(self) -> Sequence[str]:
         """One unit for each of its processes."""
-        processes = {"3.3": ("api-server", "scheduler", "dag-processor"), "2.11": ("webserver", "scheduler")}
-        return tuple(f"airflow-{process}.service" for process in processes[self.version])
+        return tuple(f"airflow-{process}.service" for process in _PROCESSES[self.version])
 
     def steps(self, site: Site) -> Sequence[Step]:
-        """User, venv, configuration, metadata, units, DAG."""
-        return ()
+        """User, venv, configuration, metadata, admin, units, DAG; last, that it says it is healthy."""
+        requirements = shipped("pipeline") / "requirements"
+        venv = Venv(_VENV, (requirements / f"airflow-{self.version}.txt").read_bytes())
+        environment = File(_ENVIRONMENT, self._environment(site), mode=0o600, secret=True)
+        postgres = site.inventory.container_with("postgres")
+        migrated = self._migrated(venv)
+        return (
+            Packages(["python3", "python3-venv", "ca-certificates", "postgresql-client"]),
+            User("airflow", "/home/airflow"),
+            Directory(HOME, "airflow", "airflow", 0o750),
+            Directory("/home/airflow/.ssh", "airflow", "airflow", 0o700),
+            Directory("/opt/airflow"),
+            Directory("/etc/homelab", mode=0o700),
+            Uv((requirements / "uv.txt").read_bytes()),
+            venv,
+            Tree.of(f"{HOME}/dags", shipped("pipeline") / "dags", "*.py"),
+            File(_KEY, site.vault.key_pair("airflow")[0].reveal().encode(), "airflow", "airflow", 0o600, secret=True),
+            environment,
+            File(_DATABASE, render("airflow/database.env.j2", postgres=postgres.address,
+                                   password=self._password(site)), mode=0o600, secret=True),
+            File(CLI, render("airflow/homelab-airflow.j2", environment=_ENVIRONMENT, venv=_VENV), mode=0o700),
+            *(UnitGone(f"airflow-{process}.service") for series, processes in _PROCESSES.items()
+              for process in processes if process not in _PROCESSES[self.version]),
+            WaitFor(f"{postgres.name} accepts airflow_admin", in_metadata("select 1"), postgres.name, site.failed),
+            migrated,
+            self._admin(site, migrated),
+            *self._units(venv, environment, migrated),
+            WaitFor("Airflow is healthy", f"{self._ask()} | grep -q '\"scheduler\".*\"healthy\"'", site.container.name,
+                    deadline=180, diagnose="journalctl --no-pager --output=cat --lines=15 --unit='airflow-*'"),
+        )
+
+    def _password(self, site: Site) -> str:
+        return site.vault.secret("postgres-airflow_admin").reveal()
+
+    def _environment(self, site: Site) -> bytes:
+        analytics = site.inventory.container_with("analytics")
+        if analytics.name not in site.host_keys:
+            raise HomelabError(f"{site.container.name}: the SSH host key of {analytics.name} is not known yet",
+                               "Airflow has to know it, to be sure whom it talks to.", "Run `homelab up` first.")
+        connection = {"conn_type": "ssh", "host": str(analytics.address), "login": "analytics",
+                      "extra": {"key_file": _KEY, "host_key": site.host_keys[analytics.name],
+                                "no_host_key_check": False, "conn_timeout": 20}}
+        fernet = hashlib.sha256(site.vault.secret("airflow-fernet").reveal().encode()).digest()
+        return render("airflow/airflow.env.j2", home=HOME, options=self, schedule=site.inventory.pipeline.schedule,
+                      postgres=site.inventory.container_with("postgres").address, password=self._password(site),
+                      fernet=base64.urlsafe_b64encode(fernet).decode(), connection=json.dumps(connection),
+                      secret_key=site.vault.secret("airflow-secret-key").reveal(),
+                      jwt_secret=site.vault.secret("airflow-jwt").reveal())
+
+    def _migrated(self, venv: Venv) -> Command:
+        stamp = f"{_STAMPS}/airflow-migrated"
+        # A metadata database that was made anew has no alembic_version, whatever the stamp says.
+        done = (f"grep -qxs {venv.digest} {stamp} && "
+                + in_metadata("select version_num from alembic_version limit 1") + " | grep -q .")
+        command = (f"systemctl stop 'airflow-*' && {CLI} db migrate && mkdir -p {_STAMPS} && "
+                   f"echo {venv.digest} >{stamp}")
+        return Command("airflow db migrate", done, command, watches=[venv])
+
+    def _admin(self, site: Site, migrated: Command) -> Command:
+        password = site.vault.secret("airflow-admin").reveal()
+        stamp, digest = f"{_STAMPS}/airflow-admin", hashlib.sha256(password.encode()).hexdigest()
+        done = (f"grep -qxs {digest} {stamp} && "
+                + in_metadata("select 1 from ab_user where username = 'admin'") + " | grep -q 1")
+        create = argv(CLI, "users", "create", "--username", "admin", "--firstname", "Home", "--lastname", "Lab",
+                      "--role", "Admin", "--email", "admin@example.org")
+        reset = argv(CLI, "users", "reset-password", "--username", "admin")
+        # Both ask for the password twice on standard input, where no process list can see it.
+        command = (f"if {in_metadata('select 1 from ab_user where username = $$admin$$')} | grep -q 1; "
+                   f"then {reset}; else {create}; fi && echo {digest} >{stamp}")
+        return Command("airflow's admin user", done, command, stdin=f"{password}\n{password}\n".encode(),
+                       watches=[migrated])
+
+    def _units(self, venv: Step, environment: Step, migrated: Step) -> Iterator[Step]:
+        for process, unit in zip(_PROCESSES[self.version], self.units(), strict=True):
+            file = File(f"/etc/systemd/system/{unit}", render("airflow/airflow.service.j2", process=process, venv=_VENV,
+                                                               home=HOME, environment=_ENVIRONMENT))
+            yield file
+            yield Running(unit, watches=[file, environment, venv, migrated])
+
+    def _ask(self) -> str:
+        url = f"http://127.0.0.1:{self.port}{_HEALTH[self.version]}"
+        script = f"import urllib.request as u; print(u.urlopen({url!r}, timeout=5).read().decode())"
+        return argv("/usr/bin/python3", "-c", script)
+
+    def health_probes(self) -> Sequence[str]:
+        """What it says of itself, and its last runs."""
+        runs = ("select coalesce(json_agg(r), '[]') from (select run_id, state, start_date, end_date from dag_run "
+                f"where dag_id = '{DAG}' order by start_date desc nulls last limit 5) r")
+        return (self._ask(), in_metadata(runs))
+
+    def health(self, answers: Sequence[Result]) -> Health:
+        """Healthy when its processes have a heartbeat and the last finished run was a success."""
+        said, runs = answers
+        if not said.ok or not runs.ok:
+            return Health(False, "does not answer")
+        parts = {name: part["status"] for name, part in json.loads(said.text).items() if part.get("status")}
+        last = json.loads(runs.text)
+        finished = next((run for run in last if run["state"] in ("success", "failed")), None)
+        outcome = f"last run {finished['state']} at {finished['end_date'][:19]}" if finished else "no run yet"
+        well = all(status == "healthy" for status in parts.values())
+        well = well and (finished is None or finished["state"] == "success")
+        return Health(well, f"{', '.join(f'{name} {status}' for name, status in parts.items())}; {outcome}",
+                      {"processes": parts, "last_runs": last})

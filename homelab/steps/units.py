@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from shlex import quote
 
 from homelab.errors import HomelabError
-from homelab.host import Host, Result, argv
+from homelab.host import Host, Result, argv, check
 from homelab.model import Pending, Step
 
 # How a unit can be set to start at boot: by us, or by a package's generator.
@@ -51,3 +51,32 @@ class Running(Step):
                 f"{host.name}: {self.unit} does not come up",
                 "\n".join(f"  {line}" for line in (journal.text or result.stderr.decode()).splitlines()[-15:]),
                 f"See `homelab logs {host.name} {self.unit}`; mend the cause and run `homelab deploy` again.")
+
+
+@dataclass(frozen=True, eq=False)
+class UnitGone(Step):
+    """A unit of ours that is no longer wanted: stopped, disabled, and its file removed."""
+
+    unit: str
+
+    @property
+    def title(self) -> str:
+        """See Step."""
+        return f"no unit {self.unit}"
+
+    def probes(self) -> Sequence[str]:
+        """See Step."""
+        return (argv("test", "-e", self._file),)
+
+    def pending(self, answers: Sequence[Result]) -> Pending | None:
+        """See Step."""
+        return Pending("is still there") if answers[0].ok else None
+
+    def apply(self, host: Host) -> None:
+        """See Step."""
+        check(host, f"systemctl disable --quiet --now {quote(self.unit)}; rm -f {quote(self._file)} "
+                    "&& systemctl daemon-reload", f"removing {self.unit}")
+
+    @property
+    def _file(self) -> str:
+        return f"/etc/systemd/system/{self.unit}"

@@ -1,0 +1,38 @@
+# Two commands: `make demo` shows the whole way on this machine, `make test` runs every test.
+SHELL := /bin/sh
+BIN := .venv/bin
+export PYTHONDONTWRITEBYTECODE = 1
+
+.PHONY: help demo test test-unit lint lock clean
+
+help:  ## Show what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1 	/'
+
+demo: .venv/ready  ## The whole way: lab, three containers, deploy, one run of the pipeline, its weather
+	@$(BIN)/homelab demo
+
+test: .venv/ready .venv/test-ready lint  ## Every test, the end-to-end one on the lab included
+	$(BIN)/pytest
+
+test-unit: .venv/ready  ## The fast tests: no network, no containers
+	$(BIN)/pytest -q tests/unit
+
+lint: .venv/ready  ## ruff and mypy --strict
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+lock: .venv/ready  ## Bring requirements/*.txt and pipeline/requirements/*.txt up to date
+	$(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-emit-find-links --group test --extra lab pyproject.toml -o requirements/dev.txt
+	pipeline/requirements/refresh
+
+clean:  ## Remove what was installed here (the lab: `homelab lab down --purge`)
+	rm -rf .venv .venv-analytics .mypy_cache .ruff_cache .pytest_cache
+
+.venv/ready: bootstrap requirements/dev.txt pipeline/requirements/uv.txt pyproject.toml
+	@./bootstrap
+	@touch $@
+
+.venv/test-ready: .venv/ready bootstrap requirements/postgres.txt pipeline/requirements/analytics.txt
+	@./bootstrap --test
+	@touch $@

@@ -1,0 +1,73 @@
+"""The command line: verbs, options, output; the only catch of HomelabError, and the only importer of typer.
+
+What a verb needs is imported when it runs, so that `homelab --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from homelab.cli import lab as lab_verbs
+from homelab.cli import provision, stack
+from homelab.cli.common import complain, settings
+from homelab.errors import HomelabError, InputError
+
+app = typer.Typer(no_args_is_help=True, add_completion=True, rich_markup_mode=None, pretty_exceptions_enable=False,
+                  context_settings={"help_option_names": ["-h", "--help"]})
+for group in (provision, stack, lab_verbs):
+    group.register(app)
+
+
+@app.callback()
+@app.callback()
+def options(
+    inventory: Annotated[Path, typer.Option("--inventory", "-i", envvar="HOMELAB_INVENTORY",
+                                            help="The inventory.")] = Path("inventory.yaml"),
+    overlay: Annotated[list[Path] | None, typer.Option(help="A file laid over the inventory; may be repeated.")] = None,
+    lab: Annotated[bool, typer.Option("--lab", help="Work on this machine's lab instead of your Proxmox.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show tracebacks.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+) -> None:
+    """One inventory.yaml becomes a running data stack on Proxmox VE: PostgreSQL, dbt + DuckDB, Airflow.
+
+    First time:   homelab init, homelab up, homelab deploy
+
+    Every day:    homelab status, homelab query "select * from weather_daily"
+
+    To try it:    homelab lab up, homelab --lab up, homelab --lab deploy
+    """
+    settings.inventory, settings.overlays = inventory, list(overlay or ())
+    settings.verbose, settings.quiet = verbose, quiet
+    if lab:
+        from homelab.lab import Lab
+
+        overlay_file = Lab().overlay
+        if not overlay_file.exists():
+            raise InputError("The lab is not up", f"{overlay_file} is not there.", "Run `homelab lab up` first.")
+        settings.overlays.append(overlay_file)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from homelab import __version__
+
+    typer.echo(f"homelab {__version__}")
+
+
+def main() -> None:
+    """Run the command line. Exit codes: 0 good, 1 something failed, 2 the input cannot be used, 130 Ctrl-C."""
+    try:
+        app()
+    except HomelabError as error:
+        if settings.verbose:
+            raise
+        complain(error)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("Interrupted. Run the same command again: it goes on where it stopped.", err=True)
+        sys.exit(130)

@@ -1,0 +1,73 @@
+"""What all verbs share: the global options, and how results leave."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from homelab.errors import HomelabError
+
+if TYPE_CHECKING:
+    from homelab.model import Inventory
+    from homelab.progress import Progress
+    from homelab.secrets import FileVault
+    from homelab.trust import KnownHosts
+
+Limit = Annotated[list[str] | None, typer.Option("--limit", help="Only this container; may be repeated.")]
+Json = Annotated[bool, typer.Option("--json", help="The result as JSON on standard output.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+@dataclass
+class Settings:
+    """What the global options say."""
+
+    inventory: Path = Path("inventory.yaml")
+    overlays: list[Path] = field(default_factory=list)
+    verbose: bool = False
+    quiet: bool = False
+
+    def load(self) -> Inventory:
+        """The inventory that was named. Raises InputError with every fault in it."""
+        from homelab.inventory import load
+
+        return load([self.inventory, *self.overlays])
+
+    def progress(self) -> Progress:
+        """Where long work reports itself."""
+        from homelab.progress import SilentProgress, TerminalProgress
+
+        return SilentProgress() if self.quiet else TerminalProgress()
+
+
+settings = Settings()
+
+
+def trust(inventory: Inventory) -> tuple[FileVault, KnownHosts]:
+    """Where this lab's secrets and pins are kept."""
+    from homelab.secrets import FileVault
+    from homelab.trust import KnownHosts
+
+    return FileVault(inventory.state_dir), KnownHosts(inventory.state_dir / "known_hosts.json")
+
+
+def emit(result: Any, as_json: bool, text: Callable[[], None]) -> None:
+    """Print a result: as JSON, or in words."""
+    if as_json:
+        from homelab.view import plain
+
+        typer.echo(json.dumps(plain(result), indent=2, ensure_ascii=False))
+    else:
+        text()
+
+
+def complain(error: HomelabError) -> None:
+    """Show an error on standard error."""
+    from homelab.view import show_error
+
+    show_error(error)

@@ -1,0 +1,135 @@
+"""Verbs about what runs in the containers."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from homelab.cli.common import Json, Limit, complain, emit, settings, trust
+from homelab.errors import HomelabError, InputError
+
+
+def register(app: typer.Typer) -> None:
+    """Add these verbs."""
+    for verb in (deploy, status, query, ssh, logs, secret):
+        app.command()(verb)
+    pipeline = typer.Typer(no_args_is_help=True, help="The weather pipeline.")
+    pipeline.command("run")(pipeline_run)
+    app.add_typer(pipeline, name="pipeline")
+
+
+def deploy(
+    limit: Limit = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change, with diffs.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Bring what is inside the containers to the desired state. A second run changes nothing.
+
+    Example:  homelab deploy --dry-run
+    """
+    from homelab.commands.deploy import deploy as run
+    from homelab.view import show_deploy
+
+    inventory = settings.load()
+    vault, known_hosts = trust(inventory)
+    reports = run(inventory, vault=vault, known_hosts=known_hosts, progress=settings.progress(), limit=limit or (),
+                  dry_run=dry_run)
+    emit(reports, as_json, lambda: show_deploy(reports, dry_run))
+    failures = [report.failure for report in reports if report.failure]
+    for failure in failures:
+        complain(failure)
+    if failures:
+        raise typer.Exit(1)
+
+
+def status(as_json: Json = False) -> None:
+    """Show what runs: containers, services, data, the last runs. Exit code 0 only if all is healthy."""
+    from homelab.commands.status import status as run
+    from homelab.view import show_status
+
+    inventory = settings.load()
+    vault, known_hosts = trust(inventory)
+    report = run(inventory, vault=vault, known_hosts=known_hosts)
+    emit(report, as_json, lambda: show_status(report))
+    if not report.healthy:
+        raise typer.Exit(1)
+
+
+def query(
+    sql: Annotated[str, typer.Argument(help="One SQL statement for DuckDB.")],
+    as_json: Json = False,
+) -> None:
+    """Ask the published marts. Readers never wait for a build, and never see half of one.
+
+    Example:  homelab query "select * from weather_daily order by observation_date desc limit 10"
+    """
+    from homelab.commands.query import query as run
+    from homelab.view import show_rows
+
+    inventory = settings.load()
+    vault, known_hosts = trust(inventory)
+    rows = run(inventory, sql, vault=vault, known_hosts=known_hosts)
+    emit(rows, as_json, lambda: show_rows(rows))
+
+
+def ssh(
+    name: Annotated[str, typer.Argument(help="The container.")],
+    command: Annotated[list[str] | None, typer.Argument(help="What to run there; a shell if left out.")] = None,
+) -> None:
+    """Open a shell in a container, or run a command there.
+
+    Example:  homelab ssh postgres-data -- systemctl --failed
+    """
+    from homelab.commands.access import ssh_argv
+
+    inventory = settings.load()
+    _exec(ssh_argv(inventory, name, command or (), *trust(inventory)))
+
+
+def logs(
+    name: Annotated[str, typer.Argument(help="The container.")],
+    unit: Annotated[str | None, typer.Argument(help="A unit; all of the container's services if left out.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines come in.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", help="How many lines to begin with.")] = 100,
+) -> None:
+    """Show the journal of a container's services.
+
+    Example:  homelab logs airflow-orchestration airflow-scheduler -f
+    """
+    from homelab.commands.access import logs_argv
+
+    inventory = settings.load()
+    _exec(logs_argv(inventory, name, unit, follow, lines, *trust(inventory)))
+
+
+def _exec(argv: list[str]) -> None:
+    try:
+        os.execvp(argv[0], argv)  # noqa: S606 - the user's terminal becomes ssh's
+    except FileNotFoundError as error:
+        raise HomelabError("ssh is not installed", "This command hands over to OpenSSH's client.",
+                           "Install it: apt install openssh-client") from error
+
+
+def secret(name: Annotated[str, typer.Argument(help="Its name, as `airflow-admin`.")] = "airflow-admin") -> None:
+    """Print one secret: the password of Airflow's user `admin`, if no other is named.
+
+    Example:  homelab secret | wl-copy
+    """
+    inventory = settings.load()
+    vault, _ = trust(inventory)
+    if name not in vault.names():
+        raise InputError(f"There is no secret {name}", f"There are: {', '.join(vault.names()) or 'none yet'}.",
+                         "They are made by the first `homelab deploy`.")
+    typer.echo(vault.secret(name).reveal())
+
+
+def pipeline_run(as_json: Json = False) -> None:
+    """Run the pipeline now, and wait for its end."""
+    from homelab.commands.pipeline import run
+
+    inventory = settings.load()
+    vault, known_hosts = trust(inventory)
+    outcome = run(inventory, vault=vault, known_hosts=known_hosts, progress=settings.progress())
+    emit(outcome, as_json, lambda: typer.echo(str(outcome)))

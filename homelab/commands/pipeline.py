@@ -1,0 +1,77 @@
+"""`homelab pipeline run`: one run of the DAG, now."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from homelab.commands.deploy import connect
+from homelab.errors import HomelabError
+from homelab.host import Host, argv, check
+from homelab.model import Inventory, Vault
+from homelab.progress import Progress
+from homelab.services.airflow import CLI, DAG, in_metadata
+from homelab.trust import KnownHosts
+
+_DEADLINE = 900  # seconds; the DAG's own retry comes after five minutes
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run of the DAG; `tasks` maps each task to its state."""
+
+    run_id: str
+    state: str
+    seconds: float
+    tasks: dict[str, str]
+
+    def __str__(self) -> str:
+        tasks = ", ".join(f"{task} {state}" for task, state in self.tasks.items())
+        return f"{self.run_id}: {self.state} after {self.seconds:.0f} s ({tasks})"
+
+
+def run(inventory: Inventory, *, vault: Vault, known_hosts: KnownHosts, progress: Progress) -> Run:
+    """Trigger the DAG and wait for its end. Raises HomelabError when it fails or does not end in time."""
+    container = inventory.container_with("airflow")
+    key, _ = vault.key_pair("operator")
+    run_id = f"homelab__{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}"
+    started = time.monotonic()
+    with connect(container, key, known_hosts) as host:
+        with progress.step(container.name, f"asking Airflow to run {DAG}"):
+            _known(host)
+            check(host, argv(CLI, "dags", "trigger", "--run-id", run_id, DAG), f"triggering {DAG}")
+        with progress.step(container.name, "fetch_weather_data, then run_dbt_transformation"):
+            state = _wait(host, run_id)
+        tasks = json.loads(check(host, in_metadata(
+            "select coalesce(json_object_agg(task_id, state), '{}') from task_instance where run_id = "
+            f"'{run_id}'"), "reading the tasks' states").text)
+    outcome = Run(run_id, state, time.monotonic() - started, tasks)
+    if state != "success":
+        raise HomelabError(f"The pipeline's run ended as {state}", str(outcome),
+                           f"See the task's log in Airflow's UI, http://{container.address}:8080, user admin.")
+    return outcome
+
+
+def _known(host: Host) -> None:
+    """Wait until Airflow has read the DAG, which it does a while after it has come up."""
+    until = time.monotonic() + 120
+    asked = in_metadata(f"select 1 from dag where dag_id = '{DAG}'")
+    while host.run(asked).text != "1":
+        if time.monotonic() > until:
+            errors = host.run(in_metadata("select stacktrace from import_error")).text
+            raise HomelabError(f"Airflow does not know the DAG {DAG}", errors[-1500:] or "It has not been read yet.",
+                               f"See `homelab logs {host.name}`, then run `homelab deploy`.")
+        time.sleep(0.5)
+
+
+def _wait(host: Host, run_id: str) -> str:
+    until = time.monotonic() + _DEADLINE
+    asked = in_metadata(f"select state from dag_run where run_id = '{run_id}'")
+    while (state := host.run(asked).text) not in ("success", "failed"):
+        if time.monotonic() > until:
+            raise HomelabError("The pipeline's run has not ended in time", f"It is {state or 'not there'} after "
+                               f"{_DEADLINE} s.", "Look at it in Airflow's UI.")
+        time.sleep(0.3)
+    return state
