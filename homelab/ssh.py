@@ -20,6 +20,7 @@ from homelab.trust import KnownHosts, Pin
 _CONNECT_TIMEOUT = 5.0  # seconds for one attempt; a container that boots refuses or drops packets
 _RETRY_PAUSE = 0.2
 _POLL = 0.003
+_NO_STATUS = -1  # paramiko's sign that no exit status has come
 
 
 class HostKeyMismatch(HomelabError):
@@ -133,16 +134,17 @@ class Ssh:
         out, err = bytearray(), bytearray()
         while True:
             # Asked before the last read, so that nothing which came before the end is left behind.
-            ended = channel.exit_status_ready() and channel.eof_received
+            ended = channel.closed or (channel.exit_status != _NO_STATUS and channel.eof_received)
             # Both streams share one window: reading one alone could wait for ever.
             while channel.recv_ready():
                 out += channel.recv(1 << 16)
             while channel.recv_stderr_ready():
                 err += channel.recv_stderr(1 << 16)
+            if ended and channel.exit_status == _NO_STATUS and not channel.get_transport().is_active():
+                raise EOFError("the remote side is gone")
             if ended:
-                return Result(command, channel.recv_exit_status(), bytes(out), bytes(err))
-            if channel.closed and not channel.exit_status_ready():
-                raise EOFError("the remote side closed the connection")
+                # Without a status on a live connection, the remote shell itself was killed by a signal.
+                return Result(command, channel.exit_status, bytes(out), bytes(err))
             if time.monotonic() > until:
                 raise TimeoutError(f"no end after {timeout:.0f} s")
             time.sleep(_POLL)

@@ -54,6 +54,16 @@ def run(inventory: Inventory, *, vault: Vault, known_hosts: KnownHosts, progress
     return outcome
 
 
+def succeeded_lately(inventory: Inventory, *, vault: Vault, known_hosts: KnownHosts) -> bool:
+    """Whether a run has ended well within the last hour."""
+    container = inventory.container_with("airflow")
+    key, _ = vault.key_pair("operator")
+    with connect(container, key, known_hosts) as host:
+        return check(host, in_metadata(
+            f"select count(*) > 0 from dag_run where dag_id = '{DAG}' and state = 'success' "
+            "and end_date > now() - interval '1 hour'"), "asking for the last runs").text == "t"
+
+
 def _known(host: Host) -> None:
     """Wait until Airflow has read the DAG, which it does a while after it has come up."""
     until = time.monotonic() + 120

@@ -1,0 +1,166 @@
+"""SSH against a real sshd on loopback: pins, commands, batches, loss of the connection."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from homelab.errors import HomelabError
+from homelab.secrets import FileVault
+from homelab.ssh import HostKeyMismatch, Ssh
+from homelab.trust import KnownHosts, Pin
+
+UNPACKED = Path(__file__).parents[2] / ".venv" / "sshd"  # by ./bootstrap --test, where sshd is not installed
+SSHD = shutil.which("sshd", path=f"/usr/sbin:{UNPACKED}/usr/sbin")
+
+
+def lacking() -> str:
+    """What this machine lacks for these tests; empty if nothing."""
+    if SSHD is None:
+        return "sshd is not there: ./bootstrap --test unpacks it on Debian and Ubuntu"
+    if os.getuid() != 0:
+        return "only root can run sshd for another login"
+    if "sshd" not in {user.pw_name for user in pwd.getpwall()}:
+        return "the user sshd, which sshd wants for its privilege separation, is not there"
+    return ""
+
+
+pytestmark = pytest.mark.skipif(bool(lacking()), reason=lacking() or "nothing")
+
+
+@dataclass
+class Server:
+    port: int
+    fingerprint: str
+    vault: FileVault
+    known_hosts: KnownHosts
+    process: subprocess.Popen[bytes]
+
+    def client(self) -> Ssh:
+        key, _ = self.vault.key_pair("operator")
+        return Ssh("box", "127.0.0.1", key, self.known_hosts, port=self.port)
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    vault = FileVault(tmp_path / "vault")
+    _, host_public = vault.key_pair("host")
+    _, public = vault.key_pair("operator")
+    keys = tmp_path / "authorized_keys"
+    keys.write_text(public + "\n")
+    port = free_port()
+    Path("/run/sshd").mkdir(exist_ok=True)
+    config = tmp_path / "sshd_config"
+    config.write_text(f"ListenAddress 127.0.0.1:{port}\nHostKey {vault.key_path('host')}\nAuthorizedKeysFile {keys}\n"
+                      f"PidFile none\nStrictModes no\nPermitRootLogin prohibit-password\nUsePAM no\n")
+    libraries = ":".join(str(path) for path in UNPACKED.glob("usr/lib/*-linux-gnu"))
+    process = subprocess.Popen([str(SSHD), "-D", "-e", "-f", str(config)], stderr=subprocess.DEVNULL,
+                               env={**os.environ, "LD_LIBRARY_PATH": libraries})
+    try:
+        wait_for(port, process)
+        digest = hashlib.sha256(base64.b64decode(host_public.split()[1])).digest()
+        fingerprint = "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
+        yield Server(port, fingerprint, vault, KnownHosts(tmp_path / "pins.json"), process)
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+    until = time.monotonic() + 10
+    while time.monotonic() < until:
+        assert process.poll() is None, "sshd ended"
+        with socket.socket() as sock:
+            if sock.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    raise AssertionError("sshd does not listen")
+
+
+def test_an_unknown_key_is_refused(server: Server) -> None:
+    with pytest.raises(HostKeyMismatch, match="not known"):
+        server.client().connect()
+    assert server.known_hosts.pins() == {}
+
+
+def test_another_key_is_a_hard_stop(server: Server) -> None:
+    server.known_hosts.pin("box", Pin("SHA256:AAAA"))
+    with pytest.raises(HostKeyMismatch, match="has changed"):
+        server.client().connect()
+    assert server.known_hosts.pins()["box"] == Pin("SHA256:AAAA")
+
+
+def test_the_pinned_key_is_completed_and_commands_run(server: Server) -> None:
+    server.known_hosts.pin("box", Pin(server.fingerprint))
+    with server.client() as host:
+        result = host.run("cat; echo oops >&2; exit 7", stdin=b"in\x00put")
+        assert (result.status, result.stdout, result.stderr) == (7, b"in\x00put", b"oops\n")
+        assert host.run("head -c 5000000 /dev/zero").stdout == bytes(5_000_000)
+        assert len(host.run("wc -c", stdin=bytes(5_000_000)).text) == 7
+    key = server.known_hosts.pins()["box"].key
+    assert key is not None
+    assert key.startswith("ssh-ed25519 AAAA")
+
+
+def test_a_batch_keeps_answers_apart(server: Server) -> None:
+    server.known_hosts.pin("box", Pin(server.fingerprint))
+    with server.client() as host:
+        one, two, three, four = host.batch(["printf 'no newline'", "exit 3", "cat", "echo 'a\n\nb'; echo err >&2"])
+    assert (one.stdout, one.status) == (b"no newline", 0)
+    assert (two.stdout, two.status) == (b"", 3)
+    assert three.stdout == b"", "a probe must not eat the script"
+    assert four.stdout == b"a\n\nb\nerr\n"
+
+
+def test_a_lost_connection_is_an_error_and_the_next_command_reconnects(server: Server) -> None:
+    server.known_hosts.pin("box", Pin(server.fingerprint))
+    with server.client() as host:
+        parent = int(host.run("echo $PPID").text)
+        with pytest.raises(HomelabError, match="connection was lost"):
+            host.run(f"kill -{signal.SIGKILL.value} {parent}; sleep 5")
+        assert host.run("echo back").text == "back"
+
+
+def test_a_shell_that_is_killed_is_a_failure_of_the_command(server: Server) -> None:
+    server.known_hosts.pin("box", Pin(server.fingerprint))
+    with server.client() as host:
+        assert not host.run("kill -9 $$").ok
+        assert host.run("echo still here").text == "still here"
+
+
+def test_a_command_that_does_not_end_is_given_up(server: Server) -> None:
+    server.known_hosts.pin("box", Pin(server.fingerprint))
+    with server.client() as host, pytest.raises(HomelabError, match="no end after 1 s"):
+        host.run("sleep 20", timeout=1)
+
+
+def test_nobody_answers(server: Server) -> None:
+    key, _ = server.vault.key_pair("operator")
+    with pytest.raises(HomelabError, match="no answer over SSH"):
+        Ssh("box", "127.0.0.1", key, server.known_hosts, port=free_port()).connect(deadline=0.5)
+
+
+def test_a_refused_login_says_so(server: Server) -> None:
+    server.known_hosts.pin("box", Pin(server.fingerprint))
+    stranger, _ = server.vault.key_pair("stranger")
+    with pytest.raises(HomelabError, match="was refused"):
+        Ssh("box", "127.0.0.1", stranger, server.known_hosts, port=server.port).connect(deadline=5)
