@@ -1,0 +1,107 @@
+"""Rendering, secrets and pins: strict, private, and the same every time."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from homelab.errors import HomelabError, InputError
+from homelab.model import Secret
+from homelab.render import render
+from homelab.secrets import FileVault, read_secret
+from homelab.trust import KnownHosts, Pin
+
+
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+def test_a_name_that_is_not_given_is_an_error_with_its_line() -> None:
+    with pytest.raises(HomelabError) as error:
+        render("postgres/pg_hba.conf.j2")
+    assert str(error.value).startswith("templates/postgres/pg_hba.conf.j2:4: 'rows' is undefined")
+    assert "{% for" in error.value.details
+
+
+def test_pg_hba_names_each_address_and_rejects_the_rest() -> None:
+    rows = [("airflow_metadata", "airflow_admin", "192.168.2.69"), ("project_data", "analytics", "192.168.2.68")]
+    lines = [" ".join(line.split()) for line in render("postgres/pg_hba.conf.j2", rows=rows).decode().splitlines()
+             if not line.startswith("#")]
+    assert lines == [
+        "local all postgres peer",
+        "host airflow_metadata airflow_admin 192.168.2.69/32 scram-sha-256",
+        "host project_data analytics 192.168.2.68/32 scram-sha-256",
+        "host all all 0.0.0.0/0 reject",
+        "host all all ::/0 reject",
+    ]
+
+
+@pytest.mark.parametrize("value", ["plain", "with space", "it's", 'a"b', "$(reboot)", "ä"])
+def test_values_for_the_shell_arrive_whole(value: str) -> None:
+    import subprocess
+
+    text = render("airflow/database.env.j2", postgres="127.0.0.1", password=value).decode()
+    shown = subprocess.run(["sh", "-c", text + '\nprintf %s "$PGPASSWORD"'], capture_output=True, check=True)
+    assert shown.stdout.decode() == value
+
+
+def test_a_secret_is_made_once_and_kept_private(tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    first = FileVault(folder).secret("a").reveal()
+    assert FileVault(folder).secret("a").reveal() == first
+    assert FileVault(folder).secret("b").reveal() != first
+    assert len(first) == 64
+    assert FileVault(folder).names() == ["a", "b"]
+    assert (mode(folder), mode(folder / "secrets.json")) == (0o700, 0o600)
+    assert (folder / ".gitignore").read_text() == "*\n"
+
+
+def test_many_threads_get_the_same_secret(tmp_path: Path) -> None:
+    vault, seen = FileVault(tmp_path / "state"), set()
+    threads = [threading.Thread(target=lambda: seen.add(vault.secret("x").reveal())) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(seen) == 1
+
+
+def test_a_key_pair_is_made_once_and_openssh_reads_it(tmp_path: Path) -> None:
+    import subprocess
+
+    vault = FileVault(tmp_path / "state")
+    private, public = vault.key_pair("operator")
+    assert vault.key_pair("operator")[1] == public
+    assert private.reveal().startswith("-----BEGIN OPENSSH PRIVATE KEY-----")
+    path = vault.key_path("operator")
+    assert mode(path) == 0o600
+    derived = subprocess.run(["ssh-keygen", "-y", "-f", str(path)], capture_output=True, text=True, check=True)
+    assert derived.stdout.split()[:2] == public.split()[:2]
+
+
+def test_what_prints_a_secret_prints_stars() -> None:
+    secret = Secret("hunter2")
+    assert f"{secret} {secret!r} {[secret]}" == "Secret(***) Secret(***) [Secret(***)]"
+
+
+@pytest.mark.parametrize("content", [None, "", "  \n"])
+def test_a_missing_secret_says_what_to_do(tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "key"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(InputError, match="The key is missing") as error:
+        read_secret(path, "The key", "Write it there.")
+    assert error.value.resolution == "Write it there."
+
+
+def test_pins_are_kept_completed_and_forgotten(tmp_path: Path) -> None:
+    hosts = KnownHosts(tmp_path / "state" / "pins.json")
+    assert hosts.pins() == {}
+    hosts.pin("a", Pin("SHA256:x"))
+    hosts.pin("b", Pin("SHA256:y", "ssh-ed25519 AAAA"))
+    hosts.pin("a", Pin("SHA256:x", "ssh-ed25519 BBBB"))
+    hosts.forget("b")
+    assert hosts.pins() == {"a": Pin("SHA256:x", "ssh-ed25519 BBBB")}
+    assert mode(tmp_path / "state" / "pins.json") == 0o600
