@@ -96,7 +96,7 @@ class Airflow(Service):
                                "Airflow has to know it, to be sure whom it talks to.", "Run `homelab up` first.")
         connection = {"conn_type": "ssh", "host": str(analytics.address), "login": "analytics",
                       "extra": {"key_file": _KEY, "host_key": site.host_keys[analytics.name],
-                                "no_host_key_check": False, "conn_timeout": 20}}
+                                "no_host_key_check": False, "look_for_keys": "false", "conn_timeout": 20}}
         fernet = hashlib.sha256(site.vault.secret("airflow-fernet").reveal().encode()).digest()
         return render("airflow/airflow.env.j2", home=HOME, options=self, schedule=site.inventory.pipeline.schedule,
                       postgres=site.inventory.container_with("postgres").address, password=self._password(site),
