@@ -1,0 +1,124 @@
+"""A container's cgroups: its limits, what it uses, and cleaning up behind it. For cgroup v1 and v2."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from homelab.lab.machine import CGROUPS as ROOT
+from homelab.lab.machine import v2
+from homelab.lab.process import kill_all
+
+_PERIOD = 100_000  # µs
+MIB = 1024 * 1024
+
+
+def limits(config: Mapping[str, object], *, unified: bool) -> dict[str, str]:
+    """The control files for a container's cores, memory and swap, in an order that can be written."""
+    memory = int(str(config.get("memory") or 512)) * MIB
+    swap = int(str(config.get("swap") or 0)) * MIB
+    cores = int(str(config.get("cores") or 0))
+    if unified:
+        quota = f"{cores * _PERIOD} {_PERIOD}" if cores else f"max {_PERIOD}"
+        return {"memory.max": str(memory), "memory.swap.max": str(swap), "cpu.max": quota}
+    return {"memory.limit_in_bytes": str(memory), "memory.memsw.limit_in_bytes": str(memory + swap),
+            "cpu.cfs_period_us": str(_PERIOD), "cpu.cfs_quota_us": str(cores * _PERIOD if cores else -1)}
+
+
+def supported(file: str, *, unified: bool) -> bool:
+    """Whether this kernel has that control: swap accounting, for one, may be off."""
+    if unified:
+        controllers = (ROOT / "cgroup.controllers").read_text().split()
+        return file.split(".")[0] in controllers
+    return (ROOT / file.split(".")[0] / file).exists()
+
+
+def lxc_lines(config: Mapping[str, object]) -> Iterator[str]:
+    """The limits as lines of an LXC configuration."""
+    unified = v2()
+    for file, value in limits(config, unified=unified).items():
+        if supported(file, unified=unified):
+            yield f"lxc.cgroup{'2' if unified else ''}.{file} = {value}"
+
+
+def apply(name: str, config: Mapping[str, object]) -> None:
+    """Put changed limits in force on a running container. Raises OSError when the kernel refuses."""
+    unified = v2()
+    files = {_file(name, file): value for file, value in limits(config, unified=unified).items()
+             if supported(file, unified=unified)}
+    refused = {path: value for path, value in files.items() if not _write(path, value)}
+    # Memory may never exceed memory and swap together, so one order fits growing and the other shrinking.
+    for path, value in refused.items():
+        path.write_text(value)
+
+
+def _write(path: Path, value: str) -> bool:
+    try:
+        path.write_text(value)
+    except OSError:
+        return False
+    return True
+
+
+def _file(name: str, file: str) -> Path:
+    return ROOT / name / file if v2() else ROOT / file.split(".")[0] / name / file
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a container uses: CPU seconds since its start, and bytes of memory without reclaimable cache."""
+
+    cpu: float = 0
+    memory: int = 0
+    swap: int = 0
+
+
+def usage(name: str) -> Usage:
+    """Read a container's use; zeros if it is not running."""
+    try:
+        return _usage_v2(name) if v2() else _usage_v1(name)
+    except FileNotFoundError:
+        return Usage()
+
+
+def _usage_v1(name: str) -> Usage:
+    used = int(_file(name, "memory.usage_in_bytes").read_text())
+    stat = _pairs(_file(name, "memory.stat").read_text())
+    return Usage(cpu=int(_file(name, "cpuacct.usage").read_text()) / 1e9,
+                 memory=max(used - stat.get("total_inactive_file", 0), 0), swap=stat.get("total_swap", 0))
+
+
+def _usage_v2(name: str) -> Usage:
+    used = int(_file(name, "memory.current").read_text())
+    stat = _pairs(_file(name, "memory.stat").read_text())
+    swap = _file(name, "memory.swap.current")
+    return Usage(cpu=_pairs(_file(name, "cpu.stat").read_text())["usage_usec"] / 1e6,
+                 memory=max(used - stat.get("inactive_file", 0), 0),
+                 swap=int(swap.read_text()) if swap.exists() else 0)
+
+
+def _pairs(text: str) -> dict[str, int]:
+    return {key: int(value) for key, value in (line.split() for line in text.splitlines())}
+
+
+def exists(name: str) -> bool:
+    """Whether there is such a cgroup: a container that does not run has none."""
+    return (ROOT / name if v2() else ROOT / "pids" / name).is_dir()
+
+
+def clean(prefix: str) -> None:
+    """Kill what still runs in the cgroups whose name is or begins with this, and remove them."""
+    def inside() -> list[int]:
+        return [int(pid) for folder in _folders(prefix) for pid in (folder / "cgroup.procs").read_text().split()]
+
+    kill_all(inside, f"the processes in cgroup {prefix}")
+    for folder in _folders(prefix):
+        folder.rmdir()
+
+
+def _folders(prefix: str) -> list[Path]:
+    """Our cgroups and those below them, deepest first."""
+    tops = [top for pattern in (f"{prefix}*", f"*/{prefix}*") for top in ROOT.glob(pattern) if top.is_dir()]
+    every = {folder for top in tops for folder in [top, *(path for path in top.rglob("*") if path.is_dir())]}
+    return sorted(every, key=lambda folder: len(folder.parts), reverse=True)

@@ -1,0 +1,206 @@
+"""Real, unprivileged LXC containers: the runtime that Proxmox itself stands on. Every call here blocks."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import random
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from homelab.lab import cgroups, guest, network
+from homelab.lab.command import ProgramFailed, attempt, run
+from homelab.lab.process import kill_all, processes
+from homelab.lab.settings import Lab
+from homelab.lab.subids import COUNT, FIRST
+
+_SHARED = Path("/usr/share/lxc/config")
+_KEY_TYPES = ("rsa", "ecdsa", "ed25519")
+_INTERFACE_NAME_MAX = 15
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """The containers of one lab."""
+
+    lab: Lab
+
+    def prepare(self) -> None:
+        """Make the folder of containers: only root and the containers' own root get into it."""
+        self.lab.lxcpath.mkdir(exist_ok=True)
+        os.chown(self.lab.lxcpath, 0, FIRST)
+        self.lab.lxcpath.chmod(0o710)
+
+    def root(self, vmid: int) -> Path:
+        """The container's root file system, owned by the real ids and mapped when it is mounted."""
+        return self.lab.lxcpath / str(vmid) / "rootfs"
+
+    def create(self, vmid: int, hostname: str, template: Path, public_keys: str, password: str | None,
+               say: Callable[[str], None]) -> None:
+        """Unpack the template and give the container keys of its own; `say` gets Proxmox's log lines."""
+        root = self.root(vmid)
+        root.mkdir(parents=True)
+        say(f"extracting archive '{template}'")
+        with tempfile.TemporaryDirectory(dir=root.parent, prefix="keys-") as folder, ThreadPoolExecutor(2) as pool:
+            making = pool.submit(_make_host_keys, Path(folder), hostname)
+            unpacked = run(["tar", "-I", "zstd", "--numeric-owner", "--xattrs", "--totals", "-xpf", template,
+                            "-C", root, "--anchored", "--exclude=./dev/*"], timeout=600)
+            say(unpacked.strip() or "Detected container architecture: amd64")
+            making.result()
+            self._personalise(root, Path(folder), hostname, public_keys, say)
+        if password:
+            run(["chpasswd", "--root", root], stdin=f"root:{password}\n".encode())
+
+    def _personalise(self, root: Path, keys: Path, hostname: str, public_keys: str,
+                     say: Callable[[str], None]) -> None:
+        # Proxmox makes them in no certain order, and a client must not rely on one.
+        for kind in random.sample(_KEY_TYPES, len(_KEY_TYPES)):
+            name = f"ssh_host_{kind}_key"
+            say(f"Creating SSH host key '{name}' - this may take some time ...")
+            public = (keys / f"{name}.pub").read_bytes()
+            guest.write_inside(root, {f"etc/ssh/{name}": (keys / name).read_bytes()}, 0o600)
+            guest.write_inside(root, {f"etc/ssh/{name}.pub": public})
+            say(f"done: {fingerprint(public.decode())} root@{hostname}")
+        guest.write_inside(root, {"etc/machine-id": f"{uuid.uuid4().hex}\n".encode()}, 0o444)
+        if public_keys:
+            guest.write_inside(root, {"root/.ssh/authorized_keys": public_keys.encode()}, 0o600)
+
+    def start(self, vmid: int, config: Mapping[str, object]) -> None:
+        """Write the container's settings and boot it; returns when its init runs. Raises HomelabError."""
+        guest.write_inside(self.root(vmid), guest.settings(config, network.nameservers()))
+        cgroups.clean(self.lab.cgroup(vmid))
+        folder = self.root(vmid).parent
+        (folder / "config").write_text(self.configuration(vmid, config))
+        log = folder / "start.log"
+        log.unlink(missing_ok=True)
+        done = attempt(["lxc-start", "-P", self.lab.lxcpath, "-n", str(vmid), "-d", "-o", log, "-l", "WARN"])
+        if done.returncode:
+            lines = log.read_text(errors="replace").splitlines()[-6:] if log.exists() else []
+            raise ProgramFailed(f"startup for container '{vmid}' failed", "\n".join(lines))
+
+    def configuration(self, vmid: int, config: Mapping[str, object]) -> str:
+        """The container's LXC configuration."""
+        features = guest.parse_properties(str(config.get("features", "")))
+        nesting = features.get("nesting") == "1"
+        return "\n".join([
+            f"lxc.include = {_SHARED}/common.conf",
+            f"lxc.include = {_SHARED}/userns.conf",
+            *([f"lxc.include = {_SHARED}/nesting.conf"] if nesting else []),
+            *_apparmor(nesting=nesting),
+            f"lxc.idmap = u 0 {FIRST} {COUNT}",
+            f"lxc.idmap = g 0 {FIRST} {COUNT}",
+            f"lxc.rootfs.path = dir:{self.root(vmid)}",
+            "lxc.rootfs.options = idmap=container",
+            f"lxc.uts.name = {config['hostname']}",
+            "lxc.autodev = 1",
+            "lxc.tty.max = 0",
+            "lxc.signal.halt = SIGRTMIN+3",
+            f"lxc.cgroup.dir.monitor = {self.lab.cgroup(vmid)}-monitor",
+            f"lxc.cgroup.dir.container = {self.lab.cgroup(vmid)}",
+            *cgroups.lxc_lines(config),
+            *self._network(vmid, config),
+        ]) + "\n"
+
+    def _network(self, vmid: int, config: Mapping[str, object]) -> Sequence[str]:
+        lines = []
+        for number, device in guest.network_devices(config).items():
+            key = f"lxc.net.{number}"
+            lines += [f"{key}.type = veth", f"{key}.link = {device['bridge']}", f"{key}.flags = up",
+                      f"{key}.name = {device.get('name', f'eth{number}')}", f"{key}.hwaddr = {device['hwaddr']}"]
+            if len(pair := self.veth(vmid, number)) <= _INTERFACE_NAME_MAX:
+                lines.append(f"{key}.veth.pair = {pair}")
+        return lines or ["lxc.net.0.type = empty"]
+
+    def veth(self, vmid: int, number: int) -> str:
+        """The host's end of a container's network device."""
+        return f"{self.lab.bridge}{vmid}i{number}"
+
+    def pid(self, vmid: int) -> int | None:
+        """The pid of the container's init on this machine; None if it does not run."""
+        done = attempt(["lxc-info", "-P", self.lab.lxcpath, "-n", str(vmid), "-p", "-H"])
+        text = done.stdout.decode().strip()
+        return int(text) if done.returncode == 0 and text.isdigit() and int(text) > 0 else None
+
+    def shutdown(self, vmid: int, timeout: int) -> bool:
+        """Ask init to power off; whether it did within that many seconds."""
+        return attempt(["lxc-stop", "-P", self.lab.lxcpath, "-n", str(vmid), "--nokill", "--timeout", str(timeout)],
+                       timeout=timeout + 30).returncode == 0
+
+    def kill(self, vmid: int) -> None:
+        """Stop the container at once and remove its cgroups, whatever state it is in."""
+        attempt(["lxc-stop", "-P", self.lab.lxcpath, "-n", str(vmid), "-k"])
+        self.tidy(vmid)
+
+    def tidy(self, vmid: int) -> None:
+        """Remove what a stopped container leaves: its monitor, cgroups, and network device."""
+        title = f"[lxc monitor] {self.lab.lxcpath} {vmid}".encode()
+        kill_all(lambda: [stat.pid for stat in processes() if _command_line(stat.pid).startswith(title)
+                          and _command_line(stat.pid).rstrip(b"\0 ") == title], f"the monitor of {vmid}")
+        cgroups.clean(self.lab.cgroup(vmid))
+
+    def remove(self, vmid: int) -> None:
+        """Kill the container and remove its files."""
+        self.kill(vmid)
+        folder = self.root(vmid).parent
+        if folder.exists():
+            shutil.rmtree(folder)
+
+    def known(self) -> list[int]:
+        """The containers that have files here, whole or not."""
+        if not self.lab.lxcpath.is_dir():
+            return []
+        return sorted(int(path.name) for path in self.lab.lxcpath.iterdir() if path.name.isdigit())
+
+    def sweep(self) -> None:
+        """Remove what is left of the lab's containers where their files are gone already."""
+        title = f"[lxc monitor] {self.lab.lxcpath} ".encode()
+        kill_all(lambda: [stat.pid for stat in processes() if _command_line(stat.pid).startswith(title)],
+                 f"the monitors of {self.lab.name}")
+        cgroups.clean(f"homelab-{self.lab.name}-")
+        locks = Path("/run/lxc/lock") / self.lab.lxcpath.relative_to("/")
+        shutil.rmtree(locks, ignore_errors=not locks.exists())
+        for folder in locks.parents:
+            # LXC made the folders above it too; those that hold other locks stay.
+            if folder == Path("/run") or not folder.is_dir() or any(folder.iterdir()):
+                break
+            folder.rmdir()
+
+    def inside(self, vmid: int, *argv: str) -> str:
+        """Run a program of this machine in a running container's network namespace. Raises HomelabError."""
+        pid = self.pid(vmid)
+        if pid is None:
+            raise ProgramFailed(f"container {vmid} is not running")
+        return run(["nsenter", f"--net=/proc/{pid}/ns/net", *argv])
+
+
+def fingerprint(public_key: str) -> str:
+    """The SHA256 fingerprint of a public key's line, as ssh-keygen prints it."""
+    digest = hashlib.sha256(base64.b64decode(public_key.split()[1])).digest()
+    return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
+
+
+def _make_host_keys(folder: Path, hostname: str) -> None:
+    for kind in _KEY_TYPES:
+        run(["ssh-keygen", "-q", "-t", kind, "-N", "", "-C", f"root@{hostname}", "-f", folder / f"ssh_host_{kind}_key"])
+
+
+def _apparmor(*, nesting: bool) -> list[str]:
+    enabled = Path("/sys/module/apparmor/parameters/enabled")
+    if not enabled.exists() or enabled.read_text().strip() != "Y":
+        return []
+    if not shutil.which("apparmor_parser"):
+        return ["lxc.apparmor.profile = unconfined"]
+    return ["lxc.apparmor.profile = generated", f"lxc.apparmor.allow_nesting = {int(nesting)}"]
+
+
+def _command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""

@@ -1,0 +1,68 @@
+"""What proves the node to its clients and them to it, and the overlay that tells homelab about all of it."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import ssl
+import uuid
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
+
+import yaml
+from cryptography import x509
+
+from homelab.lab.settings import NODE, TOKEN_ID, Lab
+from homelab.trust import write_private
+
+_RENEW_BEFORE = timedelta(days=3)
+# OpenWeather's replay has observations of these: the weather stations of New York's three airports.
+_CITIES = ["Newark,US", "New York,US", "Queens,US"]
+
+
+def ensure(lab: Lab) -> None:
+    """Make the certificate, the token and the weather key, as far as they are not there and good."""
+    if not _certificate_is_good(lab):
+        from fakepve.certs import make_cert
+
+        make_cert(str(lab.state_dir), name=lab.certificate.stem)
+    if not lab.token_file.exists():
+        write_private(lab.token_file, f"{uuid.uuid4()}\n".encode())
+    if not lab.api_key_file.exists():
+        write_private(lab.api_key_file, f"{secrets.token_hex(16)}\n".encode())
+
+
+def _certificate_is_good(lab: Lab) -> bool:
+    try:
+        certificate = x509.load_pem_x509_certificate(lab.certificate.read_bytes())
+        # The key is written last: without it a kill came in between.
+        return lab.certificate.with_suffix(".key").stat().st_size > 0 \
+            and certificate.not_valid_after_utc > datetime.now(UTC) + _RENEW_BEFORE
+    except (FileNotFoundError, ValueError):
+        return False
+
+
+def certificate_fingerprint(pem: str) -> str:
+    """A certificate's SHA-256 fingerprint as Proxmox shows it: `AA:BB:…`."""
+    digest = hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).hexdigest().upper()
+    return ":".join(digest[index:index + 2] for index in range(0, len(digest), 2))
+
+
+def write_overlay(lab: Lab, nameservers: Sequence[IPv4Address]) -> None:
+    """Write the overlay that, laid over an inventory, points it at this lab."""
+    overlay = {
+        "lab": lab.name,
+        "proxmox": {"host": "127.0.0.1", "port": lab.api_port, "node": NODE, "token_id": TOKEN_ID,
+                    "token_file": str(lab.token_file),
+                    "fingerprint": certificate_fingerprint(lab.certificate.read_text())},
+        "network": {"subnet": str(lab.subnet), "gateway": str(lab.gateway), "bridge": lab.bridge,
+                    "nameservers": [str(server) for server in nameservers]},
+        "defaults": {"template": "debian-12", "storage": "local", "template_storage": "local"},
+        # Debian 12 brings PostgreSQL 15.
+        "containers": {"postgres-data": {"services": {"postgres": {"version": 15}}}},
+        "pipeline": {"base_url": lab.replay_url, "api_key_file": str(lab.api_key_file), "cities": _CITIES},
+    }
+    text = "# Written by `homelab lab up`: the difference between your inventory and the lab's.\n" \
+        + yaml.safe_dump(overlay, sort_keys=False)
+    write_private(lab.overlay, text.encode())

@@ -1,0 +1,53 @@
+"""The node's process: `python -m homelab.lab.daemon --lab JSON --template FILE`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+from fakepve import FakeCt
+
+from homelab.lab.node import LabNode
+from homelab.lab.settings import Lab
+
+
+async def serve(lab: Lab, template: Path) -> None:
+    """Answer the API until SIGTERM; containers go on running after it."""
+    node = LabNode(lab, template, lab.token_file.read_text().strip())
+    to_start = await asyncio.to_thread(node.recover)
+    ended = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    await node.start(str(lab.certificate), str(lab.certificate.with_suffix(".key")))
+    logging.info("serving %s with %d containers", node.url, len(node.cts))
+    await _start_on_boot(node, to_start)
+    await ended.wait()
+    await node.stop()
+
+
+async def _start_on_boot(node: LabNode, containers: Sequence[FakeCt]) -> None:
+    for ct in containers:
+        if ct.status != "running":
+            logging.info("starting CT %d, as the machine has booted", ct.vmid)
+            await node.start_on_boot(ct)
+
+
+def main() -> None:
+    """Parse the arguments and serve."""
+    parser = argparse.ArgumentParser(prog="homelab.lab.daemon")
+    parser.add_argument("--lab", type=Lab.from_json, required=True)
+    parser.add_argument("--template", type=Path, required=True)
+    given = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(serve(given.lab, given.template))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""`homelab lab up` and `down`: idempotent, and they heal what a crash left."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import shutil
+import ssl
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from homelab.errors import HomelabError
+from homelab.lab import credentials, machine, network, process, template
+from homelab.lab.containers import Runtime
+from homelab.lab.settings import GUARDED, NODE, STATE_ROOT, TOKEN_ID, Lab
+from homelab.progress import Progress
+
+# The lab's two processes, by the names of their pid and log files.
+API, REPLAY = "node", "replay"
+_READY_WITHIN = 30  # seconds
+
+
+def up(lab: Lab, progress: Progress) -> Path:
+    """Bring the lab up and return its inventory overlay. Raises HomelabError."""
+    machine.require()
+    with machine.exclusive(progress):
+        machine.make_folder(lab.state_dir)
+        with progress.step(lab.name, f"network {lab.subnet} on {lab.bridge}"):
+            machine.prepare()
+            network.create_bridge(lab)
+            network.apply_rules(lab)
+        made = _template(lab, progress)
+        credentials.ensure(lab)
+        Runtime(lab).prepare()
+        lab.records.mkdir(mode=0o700, exist_ok=True)
+        with progress.step(lab.name, f"Proxmox node at {lab.api_url}"):
+            _start_processes(lab, made)
+        credentials.write_overlay(lab, network.nameservers())
+    return lab.overlay
+
+
+def down(lab: Lab, progress: Progress, *, purge: bool = False) -> None:
+    """Remove everything of the lab; with `purge` the cached template and the guard route too. Raises HomelabError."""
+    with machine.exclusive(progress):
+        with progress.step(lab.name, "stop the node and its containers"):
+            process.stop(lab.pid_file(API))
+            process.stop(lab.pid_file(REPLAY))
+            _remove_containers(lab)
+        with progress.step(lab.name, f"remove {lab.bridge} and its rules"):
+            network.delete_bridge(lab)
+            network.remove_rules(lab)
+            shutil.rmtree(lab.state_dir, ignore_errors=not lab.state_dir.exists())
+            guarded = network.guarded()
+            if not _others_up(lab):
+                guarded = machine.restore(guard_too=purge)
+        if guarded:
+            progress.note(lab.name, f"the route `unreachable {GUARDED}` stays, so that no packet for a lab "
+                                    "leaves this machine")
+        if purge:
+            shutil.rmtree(lab.cache, ignore_errors=not lab.cache.exists())
+        else:
+            template.clean(lab.cache)
+
+
+def _template(lab: Lab, progress: Progress) -> Path:
+    recipe = template.recipe()
+    made = template.cached(lab.cache, recipe)
+    if made is None:
+        with progress.step(lab.name, "make the Debian 12 template (once; it is cached)"):
+            made = template.build(lab.cache, recipe)
+    return made
+
+
+def _start_processes(lab: Lab, made: Path) -> None:
+    _keep_running(lab, API, ["homelab.lab.daemon", "--lab", lab.to_json(), "--template", str(made)],
+                  inputs=[lab.certificate, lab.token_file])
+    _keep_running(lab, REPLAY, [
+        "homelab.lab.openweather", "--host", str(lab.gateway), "--port", str(lab.replay_port),
+        "--key-file", str(lab.api_key_file), "--state", str(lab.replay_state)], inputs=[lab.api_key_file])
+    _wait(lab, API, lambda: api_answers(lab))
+    _wait(lab, REPLAY, lambda: _replay_answers(lab))
+
+
+def _keep_running(lab: Lab, name: str, module: Sequence[str], inputs: Sequence[Path]) -> None:
+    """Start a process, unless it runs already with the same arguments, the same inputs and the same code."""
+    code = sorted(Path(__file__).parent.glob("*.py"))
+    digest = hashlib.sha256("\0".join([sys.executable, *module]).encode())
+    for file in [*inputs, *code]:
+        digest.update(file.read_bytes())
+    spec = lab.state_dir / f"{name}.spec"
+    if process.running(lab.pid_file(name)) and spec.exists() and spec.read_text() == digest.hexdigest():
+        return
+    process.stop(lab.pid_file(name))
+    spec.write_text(digest.hexdigest())
+    process.spawn([sys.executable, "-m", *module], lab.pid_file(name), lab.log_file(name))
+
+
+def _wait(lab: Lab, name: str, ready: Callable[[], bool]) -> None:
+    def settled() -> bool:
+        return ready() or (lab.pid_file(name).exists() and process.running(lab.pid_file(name)) is None)
+
+    if not process.wait_until(settled, _READY_WITHIN) or not ready():
+        log = lab.log_file(name)
+        lines = log.read_text(errors="replace").splitlines()[-8:] if log.exists() else []
+        raise HomelabError(f"The lab's {name} process does not answer", "\n".join(lines),
+                           f"Look at {log}; then `homelab lab down` and `homelab lab up` begin afresh.")
+
+
+def api_answers(lab: Lab) -> bool:
+    """Whether the node answers a token's request over TLS that is checked against the lab's own certificate."""
+    try:
+        context = ssl.create_default_context(cafile=str(lab.certificate))
+        secret = lab.token_file.read_text().strip()
+    except FileNotFoundError:
+        return False
+    connection = http.client.HTTPSConnection("127.0.0.1", lab.api_port, timeout=5, context=context)
+    return _answers(connection, f"/api2/json/nodes/{NODE}/lxc", {"Authorization": f"PVEAPIToken={TOKEN_ID}={secret}"})
+
+
+def _replay_answers(lab: Lab) -> bool:
+    return _answers(http.client.HTTPConnection(str(lab.gateway), lab.replay_port, timeout=5), "/healthz", {})
+
+
+def _answers(connection: http.client.HTTPConnection, path: str, headers: dict[str, str]) -> bool:
+    try:
+        connection.request("GET", path, headers=headers)
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _remove_containers(lab: Lab) -> None:
+    runtime = Runtime(lab)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(runtime.remove, runtime.known()))
+    runtime.sweep()
+    machine.unmount_below(lab.state_dir)
+
+
+def _others_up(lab: Lab) -> bool:
+    return STATE_ROOT.is_dir() and any(path.is_dir() and path.name != lab.name for path in STATE_ROOT.iterdir())

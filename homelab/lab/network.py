@@ -1,0 +1,149 @@
+"""The lab's bridge, its guard route, and the rules that let containers out, and only where they belong."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+from collections.abc import Sequence
+from ipaddress import IPv4Address, ip_address
+from pathlib import Path
+
+from homelab.errors import HomelabError
+from homelab.lab.command import attempt, run, succeeds
+from homelab.lab.settings import GUARDED, Lab
+
+# The highest preference number that still is a route: everything else wins over the guard.
+GUARD_METRIC = 4278198272
+FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
+# A container has no business in the networks that this machine can see.
+PRIVATE = "10.0.0.0/8, 100.64.0.0/10, 169.254.0.0/16, 172.16.0.0/12, 192.168.0.0/16"
+
+
+def guarded() -> bool:
+    """Whether the guard route stands."""
+    routes = json.loads(run(["ip", "-j", "-4", "route", "show", "type", "unreachable"]) or "[]")
+    return any(route.get("dst") == str(GUARDED) for route in routes)
+
+
+def guard() -> bool:
+    """Make sure that no packet for a lab leaves this machine; returns whether the route had to be added."""
+    if guarded():
+        return False
+    run(["ip", "-4", "route", "add", "unreachable", str(GUARDED), "metric", str(GUARD_METRIC)])
+    return True
+
+
+def unguard() -> None:
+    """Remove the guard route, if it stands as `guard` adds it."""
+    attempt(["ip", "-4", "route", "del", "unreachable", str(GUARDED), "metric", str(GUARD_METRIC)])
+
+
+def bridge_exists(bridge: str) -> bool:
+    """Whether a bridge of that name is there."""
+    return Path(f"/sys/class/net/{bridge}/bridge").is_dir()
+
+
+def create_bridge(lab: Lab) -> None:
+    """Bring the bridge up with the gateway's address."""
+    if not bridge_exists(lab.bridge):
+        # A fixed MAC: otherwise it would change with every container, and the gateway be lost for seconds.
+        mac = "0a:48:" + ":".join(f"{byte:02x}" for byte in lab.gateway.packed)
+        run(["ip", "link", "add", lab.bridge, "address", mac, "type", "bridge", "forward_delay", "0"])
+    run(["ip", "addr", "replace", str(lab.interface), "dev", lab.bridge])
+    run(["ip", "link", "set", lab.bridge, "up"])
+
+
+def delete_bridge(lab: Lab) -> None:
+    """Remove the bridge; the guard stands before it goes."""
+    if bridge_exists(lab.bridge):
+        guard()
+        run(["ip", "link", "del", lab.bridge])
+
+
+def nameservers(files: Sequence[Path] = (Path("/run/systemd/resolve/resolv.conf"), Path("/etc/resolv.conf")),
+                ) -> tuple[IPv4Address, ...]:
+    """The host's IPv4 name servers that a container can reach too. Raises HomelabError if there is none."""
+    for file in files:
+        if file.is_file() and (found := parse_nameservers(file.read_text())):
+            return found
+    raise HomelabError("No name server that a container could use",
+                       "/etc/resolv.conf names none, or only one on this machine's loopback.",
+                       "Add a line `nameserver <address>` with your network's name server to /etc/resolv.conf.")
+
+
+def parse_nameservers(text: str) -> tuple[IPv4Address, ...]:
+    """The `nameserver` lines of a resolv.conf, without loopback and IPv6."""
+    found = []
+    for line in text.splitlines():
+        words = line.split()
+        if len(words) > 1 and words[0] == "nameserver" and ":" not in words[1]:
+            address = ip_address(words[1])
+            if isinstance(address, IPv4Address) and not address.is_loopback:
+                found.append(address)
+    return tuple(found)
+
+
+def table(lab: Lab) -> str:
+    """The name of the lab's nftables table; everything that is ours is in it."""
+    return f"homelab_{lab.name}"
+
+
+def ruleset(lab: Lab, resolvers: Sequence[IPv4Address]) -> str:
+    """The lab's nftables table: NAT to the outside, nothing to private networks, nothing in from outside."""
+    dns = ", ".join(str(resolver) for resolver in resolvers)
+    return f"""table ip {table(lab)}
+delete table ip {table(lab)}
+table ip {table(lab)} {{
+  chain forward {{
+    type filter hook forward priority filter; policy accept;
+    iifname "{lab.bridge}" oifname "{lab.bridge}" accept
+    iifname "{lab.bridge}" ip daddr {{ {dns} }} meta l4proto {{ tcp, udp }} th dport 53 accept
+    iifname "{lab.bridge}" ip daddr {{ {PRIVATE} }} reject with icmp type admin-prohibited
+    oifname "{lab.bridge}" ct state established,related accept
+    oifname "{lab.bridge}" drop
+  }}
+  chain postrouting {{
+    type nat hook postrouting priority srcnat; policy accept;
+    ip saddr {lab.subnet} oifname != "{lab.bridge}" masquerade
+  }}
+}}
+"""
+
+
+def apply_rules(lab: Lab) -> None:
+    """Put the lab's rules in force, replacing older ones in one step."""
+    run(["nft", "-f", "-"], stdin=ruleset(lab, nameservers()).encode())
+    _open_closed_chains(lab)
+
+
+def remove_rules(lab: Lab) -> None:
+    """Remove exactly the lab's rules."""
+    if succeeds(["nft", "list", "table", "ip", table(lab)]):
+        run(["nft", "delete", "table", "ip", table(lab)])
+    for rule in _foreign_rules(lab):
+        run(["iptables", "-w", "-D", *rule])
+
+
+def _open_closed_chains(lab: Lab) -> None:
+    # Docker and ufw drop by default in chains of their own, which an accept in our table cannot overrule.
+    if not shutil.which("iptables"):
+        return
+    present = _foreign_rules(lab)
+    for chain, match in (("FORWARD", ["-i", lab.bridge]), ("FORWARD", ["-o", lab.bridge]),
+                         ("INPUT", ["-i", lab.bridge])):
+        policy = run(["iptables", "-w", "-S", chain]).splitlines()[0]
+        rule = [chain, *match, "-m", "comment", "--comment", _comment(lab), "-j", "ACCEPT"]
+        if not policy.endswith(" ACCEPT") and rule not in present:
+            run(["iptables", "-w", "-I", *rule])
+
+
+def _foreign_rules(lab: Lab) -> list[list[str]]:
+    if not shutil.which("iptables"):
+        return []
+    lines = run(["iptables", "-w", "-S"]).splitlines()
+    return [words[1:] for words in map(shlex.split, lines) if words[0] == "-A" and _comment(lab) in words]
+
+
+def _comment(lab: Lab) -> str:
+    return f"homelab:{lab.name}"

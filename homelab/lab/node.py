@@ -1,0 +1,251 @@
+"""The Proxmox-compatible node: fakepve's API, its task bodies tied to real LXC containers."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from contextvars import ContextVar
+from ipaddress import IPv4Interface
+from pathlib import Path
+from typing import Any
+
+from fakepve import FakeCt, PveError, TaskError
+
+from homelab.errors import HomelabError
+from homelab.lab import cgroups, guest, network
+from homelab.lab.containers import Runtime
+from homelab.lab.measure import Measure
+from homelab.lab.process import boot_id
+from homelab.lab.records import Records
+from homelab.lab.settings import NODE, TOKEN_ID, Lab
+from homelab.lab.tasks import Body, say
+from homelab.lab.views import ViewNode
+
+# The least that `homelab up`, `deploy`, `status` and `destroy` need.
+PRIVILEGES = {
+    "/vms": ("VM.Allocate", "VM.Audit", "VM.Config.CPU", "VM.Config.Disk", "VM.Config.Memory", "VM.Config.Network",
+             "VM.Config.Options", "VM.PowerMgmt"),
+    "/storage/local": ("Datastore.AllocateSpace", "Datastore.Audit"),
+    "/nodes": ("Sys.Audit",),
+    "/pool": ("Pool.Audit",),
+}
+# The parameters of the request that a task belongs to: fakepve's task bodies do not hand them on.
+_VALUES: ContextVar[Mapping[str, Any]] = ContextVar("values")
+
+
+class LabNode(ViewNode):
+    """One node, one storage, and containers that really run."""
+
+    def __init__(self, lab: Lab, template: Path, token: str) -> None:
+        super().__init__(Records(lab.records), user="root@pam", password=secrets.token_urlsafe(32),
+                         host="127.0.0.1", port=lab.api_port)
+        self.lab = lab
+        self.template = template
+        self.runtime = Runtime(lab)
+        self.measure = Measure(self.runtime)
+        self.time_scale = 1.0
+        self.max_requests = 1000
+        self.nodes = {NODE: {"online": True}}
+        self.version, self.release_version = "9.0.10", "9.0"
+        self.storages = {"local": {
+            "type": "dir", "active": 1, "content": "rootdir,images,vztmpl,backup,iso,snippets", "files": set(),
+            "path": str(lab.state_dir), "volumes": {f"vztmpl/{template.name}": {
+                "content": "vztmpl", "size": template.stat().st_size, "ctime": int(template.stat().st_mtime),
+                "format": "tzst"}}}}
+        self.apitokens = {TOKEN_ID: token}
+        for path, privileges in PRIVILEGES.items():
+            self.grant(TOKEN_ID, path, *privileges)
+        self.grant(TOKEN_ID, f"/sdn/zones/localnetwork/{lab.bridge}", "SDN.Use")
+
+    # ------------------------------------------------------------ memory
+
+    def recover(self) -> list[FakeCt]:
+        """Take up what an earlier node knew; returns the containers that a boot of the machine has to start."""
+        same_boot = self.records.last_boot(boot_id())
+        for vmid, record in self.records.containers():
+            # On Proxmox a half-made container keeps its lock until `pct unlock`. There is no shell on this
+            # node to run that in, so what a killed create or destroy left is removed here.
+            if record["config"].get("lock") in ("create", "destroyed"):
+                self.runtime.remove(vmid)
+                self.records.forget(vmid)
+                continue
+            ct = FakeCt(vmid, node=NODE, config=record["config"], pending=record["pending"], defaults=False)
+            self.cts.append(ct)
+            self.refresh(ct)
+        for vmid in set(self.runtime.known()) - {ct.vmid for ct in self.cts}:
+            self.runtime.remove(vmid)
+        return [] if same_boot else sorted((ct for ct in self.cts if ct.config.get("onboot") == 1), key=_boot_order)
+
+    def save(self, ct: FakeCt) -> None:
+        """Write a container's record, unless it is gone."""
+        if ct in self.cts:
+            self.records.save(ct.vmid, {"config": ct.config, "pending": ct.pending})
+
+    def _drop(self, ct: FakeCt) -> None:
+        super()._drop(ct)
+        self.records.forget(ct.vmid)
+        self.measure.forget(ct.vmid)
+
+    # ------------------------------------------------------------- tasks
+
+    def _lxc_handler(self, fn: Callable[[str, Mapping[str, Any]], Awaitable[Any]]) -> Any:
+        async def remembering(user: str, values: Mapping[str, Any]) -> Any:
+            _VALUES.set(values)
+            return await fn(user, values)
+
+        return super()._lxc_handler(remembering)
+
+    async def task(self, node: str, ttype: str, tid: Any, user: str, body: Body, vm: Any = None, lock: bool = True,
+                   log: Any = ()) -> str:
+        """Start a task; those that change a container do so in reality first and in the model after it."""
+        work = {"vzcreate": self._create, "vzstop": self._stop, "vzdestroy": self._destroy}.get(ttype)
+        real = body
+        if work and vm is not None:
+            values = _VALUES.get()
+
+            async def real() -> str | None:
+                return await work(vm, user, values, body)
+
+        async def recorded() -> str | None:
+            try:
+                return await real()
+            finally:
+                if vm is not None:
+                    self.save(vm)
+
+        if vm is not None:
+            self.save(vm)
+        return await super().task(node, ttype, tid, user, recorded, vm, lock, log)
+
+    async def _create(self, ct: FakeCt, user: str, values: Mapping[str, Any], body: Body) -> str | None:
+        name = str(values.get("hostname") or f"CT{ct.vmid}")
+        try:
+            if self.volume_exists(values["ostemplate"]) is not True:
+                raise TaskError(f"volume '{values['ostemplate']}' does not exist")
+            await asyncio.to_thread(self.runtime.create, ct.vmid, name, self.template,
+                                    str(values.get("ssh-public-keys") or ""), values.get("password"), say)
+            await asyncio.to_thread(self.measure.weigh, ct.vmid)
+        except (TaskError, HomelabError, OSError) as error:
+            await asyncio.to_thread(self.runtime.remove, ct.vmid)
+            self._drop(ct)
+            raise TaskError(f"unable to create CT {ct.vmid} - {error}") from error
+        note = await body()
+        if self._start_wanted(values):
+            await self.task(ct.node, "vzstart", ct.vmid, user, lambda: self._start_steps(ct, user), vm=ct)
+        return note
+
+    @staticmethod
+    def _start_wanted(values: Mapping[str, Any]) -> bool:
+        return bool(values.get("start after create"))
+
+    async def _lxc_create(self, user: str, v: Mapping[str, Any]) -> Any:
+        refused = [key for key in v if re.fullmatch(r"mp\d+|dev\d+", key)] + [
+            key for key in ("restore", "ha-managed") if v.get(key)]
+        if refused or v.get("unprivileged") == 0:
+            raise PveError(500, f"the lab node does not support {', '.join(refused) or 'privileged containers'}")
+        if v.get("start"):
+            self._vm_perm(user, int(v["vmid"]), v.get("pool"), "VM.PowerMgmt")
+        # fakepve would start it inside the create's task; Proxmox starts it in a task of its own.
+        values = {key: value for key, value in v.items() if key != "start"} | _described(v)
+        _VALUES.set({**values, "start after create": v.get("start")})
+        return await super()._lxc_create(user, values)
+
+    async def start_on_boot(self, ct: FakeCt) -> None:
+        """Start a container as Proxmox does at boot, in a task of root's."""
+        await self.task(ct.node, "vzstart", ct.vmid, "root@pam", lambda: self._start_steps(ct, "root@pam"), vm=ct)
+
+    async def _start_steps(self, ct: FakeCt, user: str, skiplock: bool = False) -> None:
+        if not skiplock:
+            self._task_lock(ct, allow=("mounted",))
+        self._apply(ct)
+        for device in guest.network_devices(ct.config).values():
+            if not network.bridge_exists(device.get("bridge", "")):
+                raise TaskError(f"bridge '{device.get('bridge')}' does not exist")
+        if guest.parse_properties(str(ct.config.get("features", ""))).get("nesting") != "1":
+            say("WARN: Systemd 252 detected. You may need to enable nesting.")
+        await asyncio.to_thread(self.runtime.start, ct.vmid, dict(ct.config))
+        self.refresh(ct)
+
+    async def _stop(self, ct: FakeCt, user: str, values: Mapping[str, Any], body: Body) -> str | None:
+        if not values.get("skiplock"):
+            self._task_lock(ct, allow=("mounted",))
+        await asyncio.to_thread(self.runtime.kill, ct.vmid)
+        return await body()
+
+    async def _ct_powerdown(self, ct: FakeCt, timeout: int, force: bool) -> None:
+        if not await asyncio.to_thread(self.runtime.shutdown, ct.vmid, timeout):
+            if not force:
+                say(f"command 'lxc-stop -n {ct.vmid} --nokill --timeout {timeout}' failed: exit code 1")
+                raise TaskError("container did not stop")
+            await asyncio.to_thread(self.runtime.kill, ct.vmid)
+        await asyncio.to_thread(self.runtime.tidy, ct.vmid)
+        ct.status, ct.pid = "stopped", None
+
+    async def _destroy(self, ct: FakeCt, user: str, values: Mapping[str, Any], body: Body) -> str | None:
+        if ct.config.get("protection"):
+            raise TaskError(f"can't remove CT {ct.vmid} - protection mode enabled")
+        self._task_lock(ct)
+        self.refresh(ct)
+        if ct.status == "running" and not values.get("force"):
+            return await body()
+        ct.lock = "destroyed"
+        self.save(ct)
+        if values.get("purge"):
+            say(f"purging CT {ct.vmid} from related configurations..")
+        await asyncio.to_thread(self.runtime.remove, ct.vmid)
+        ct.status, ct.pid, ct.lock = "stopped", None, None
+        return await body()
+
+    # ------------------------------------------------------------ config
+
+    async def _lxc_config_put(self, user: str, v: Mapping[str, Any]) -> Any:
+        return await super()._lxc_config_put(user, {**v, **_described(v)})
+
+    async def _update_config(self, ct: FakeCt, user: str, values: Any, deletes: Any, reverts: Any) -> None:
+        before = dict(ct.config)
+        await super()._update_config(ct, user, values, deletes, reverts)
+        try:
+            if ct.status == "running":
+                await self._hotplug(ct, before)
+        except (OSError, HomelabError) as error:
+            ct.config = before
+            raise PveError(500, f"unable to hotplug: {str(error).splitlines()[0]}") from error
+        finally:
+            self.save(ct)
+
+    async def _hotplug(self, ct: FakeCt, before: Mapping[str, Any]) -> None:
+        if any(before.get(key) != ct.config.get(key) for key in ("cores", "memory", "swap")):
+            await asyncio.to_thread(cgroups.apply, self.lab.cgroup(ct.vmid), ct.config)
+        old, new = guest.network_devices(before), guest.network_devices(ct.config)
+        for number in sorted(old.keys() | new.keys()):
+            was, now = old.get(number, {}), new.get(number, {})
+            if {**was, "ip": "", "gw": ""} == {**now, "ip": "", "gw": ""}:
+                if was != now:
+                    await asyncio.to_thread(self._readdress, ct.vmid, now)
+                continue
+            # A device that has to be made anew waits for the next start: Proxmox shows that as pending.
+            key = f"net{number}"
+            ct.pending[key] = ct.config.pop(key, None)
+            if key in before:
+                ct.config[key] = before[key]
+
+    def _readdress(self, vmid: int, device: Mapping[str, str]) -> None:
+        name = device.get("name", "eth0")
+        self.runtime.inside(vmid, "ip", "-4", "addr", "flush", "dev", name)
+        if "/" in device.get("ip", ""):
+            self.runtime.inside(vmid, "ip", "addr", "add", str(IPv4Interface(device["ip"])), "dev", name)
+        if device.get("gw"):
+            self.runtime.inside(vmid, "ip", "route", "replace", "default", "via", device["gw"], "dev", name)
+
+
+def _described(values: Mapping[str, Any]) -> dict[str, Any]:
+    # Proxmox keeps a description as comment lines, so it always ends with a line break.
+    text = values.get("description")
+    return {"description": text.rstrip("\n") + "\n"} if text else {}
+
+
+def _boot_order(ct: FakeCt) -> tuple[float, int]:
+    order = guest.parse_properties(str(ct.config.get("startup", ""))).get("order")
+    return (float(order) if order else float("inf"), ct.vmid)

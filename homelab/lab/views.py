@@ -1,0 +1,105 @@
+"""What the node's API shows: the real state and the real use of containers, node and storage."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from fakepve import FakeCt, PveError
+
+from homelab.lab import cgroups, measure
+from homelab.lab.containers import Runtime
+from homelab.lab.measure import Measure
+from homelab.lab.settings import Lab
+from homelab.lab.tasks import TaskNode
+
+_RESOURCE_FIELDS = ("status", "cpu", "mem", "disk", "uptime", "netin", "netout")
+
+
+class ViewNode(TaskNode):
+    """The part of the node that answers questions."""
+
+    lab: Lab
+    runtime: Runtime
+    measure: Measure
+
+    def refresh(self, ct: FakeCt) -> None:
+        """Find out whether the container runs: it may have been powered off or rebooted from inside."""
+        if ct.status == "running" and ct.pid and self.measure.alive(ct.vmid, ct.pid):
+            return
+        ct.pid = self.runtime.pid(ct.vmid)
+        ct.status = "running" if ct.pid else "stopped"
+        ct.started_at = measure.started_at(ct.pid) if ct.pid else None
+        if ct.pid:
+            self.measure.watch(ct.vmid, ct.pid)
+
+    def _find_ct(self, node: str, vmid: Any) -> FakeCt:
+        ct = super()._find_ct(node, vmid)
+        self._refresh(ct)
+        return ct
+
+    def _here(self, v: Mapping[str, Any]) -> FakeCt | None:
+        ct = super()._here(v)
+        if ct is not None:
+            self._refresh(ct)
+        return ct
+
+    def _refresh(self, ct: FakeCt) -> None:
+        # Between two inits of a reboot from inside, a container seems to be stopped, yet has its cgroup.
+        if ct.status == "running" or (ct.lock_holder is None and cgroups.exists(self.lab.cgroup(ct.vmid))):
+            self.refresh(ct)
+
+    def _status(self, ct: FakeCt) -> dict[str, Any]:
+        self._refresh(ct)
+        data: dict[str, Any] = super()._status(ct)
+        data["cpus"] = self._cpus(ct) if ct.config.get("cores") else os.cpu_count()
+        if ct.status == "running":
+            data.update(self.measure.container(ct.vmid, int(data["cpus"])))
+            data["disk"], fresh = self.measure.disk(ct.vmid)
+            if not fresh:
+                asyncio.get_running_loop().run_in_executor(None, self.measure.weigh, ct.vmid)
+        return data
+
+    def ct_resources(self, user: str, kind: str | None = None) -> list[dict[str, Any]]:
+        """The containers as /cluster/resources lists them."""
+        items: list[dict[str, Any]] = super().ct_resources(user, kind)
+        for item in items:
+            status = self._status(self.ct(item["vmid"]))
+            item.update({key: status[key] for key in _RESOURCE_FIELDS})
+        return items
+
+    @staticmethod
+    def _node_stats(online: bool) -> dict[str, float | int]:
+        return measure.machine() if online else {}
+
+    def _space(self, store: Mapping[str, Any]) -> tuple[int, int, int]:
+        disk = os.statvfs(self.lab.state_dir)
+        total, available = disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize
+        return total, total - available, available
+
+    async def _lxc_interfaces(self, user: str, v: Mapping[str, Any]) -> Any:
+        ct = self._find_ct(v["node"], v["vmid"])
+        if ct.status != "running":
+            return None
+        printed = await asyncio.to_thread(self.runtime.inside, ct.vmid, "ip", "-j", "addr")
+        return [_interface(link) for link in json.loads(printed)]
+
+    async def _unsupported(self, user: str, v: Mapping[str, Any]) -> Any:
+        raise PveError(501, "the lab node does not support this; it only has what homelab needs")
+
+    # fakepve would only pretend to do these.
+    _lxc_suspend = _lxc_resume = _lxc_clone = _lxc_template = _lxc_migrate = _unsupported
+    _lxc_snapshot = _lxc_snapshot_delete = _lxc_rollback = _unsupported
+
+
+def _interface(link: Mapping[str, Any]) -> dict[str, Any]:
+    """One entry of `ip -j addr` as Proxmox shows it."""
+    addresses = link.get("addr_info", [])
+    mac = link.get("address", "")
+    return {"name": link["ifname"], "hwaddr": mac, "hardware-address": mac,
+            **{address["family"]: f"{address['local']}/{address['prefixlen']}" for address in reversed(addresses)},
+            "ip-addresses": [{"ip-address-type": address["family"], "ip-address": address["local"],
+                              "prefix": str(address["prefixlen"])} for address in addresses]}
