@@ -1,0 +1,49 @@
+"""`homelab destroy`: the containers that are ours are gone, and nothing else is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from homelab.commands.provision import Outcome, settled
+from homelab.commands.side_by_side import side_by_side
+from homelab.model import Inventory
+from homelab.plan import Action, Plan, chosen, plan_destroy
+from homelab.progress import Progress
+from homelab.proxmox import Builder, Client
+from homelab.trust import KnownHosts
+
+
+def destroy(inventory: Inventory, *, known_hosts: KnownHosts, progress: Progress, confirm: Callable[[Plan], bool],
+            limit: Sequence[str] = ()) -> Outcome:
+    """Remove what carries this lab's tags on the inventory's vmids, running or not, with its disk and its pin.
+
+    `confirm` is given the plan and says whether to go on; it is not asked when there is nothing to do. A guest on
+    one of the vmids that is not ours is left alone. Raises HomelabError.
+    """
+    client = Client(inventory.endpoint)
+    found = settled(client, inventory, progress)
+    plan = plan_destroy(inventory, found, limit)
+    plan.refuse_unsafe()
+    if plan and not confirm(plan):
+        return Outcome(confirmed=False)
+    builder = Builder(client, "", known_hosts, progress)
+    side_by_side({name: partial(_work, builder, known_hosts, actions)
+                  for name, actions in plan.by_container().items()})
+    for container in chosen(inventory, limit):
+        there = found.get(container.vmid)
+        if there is None:
+            _forget(known_hosts, container.name)
+        elif not there.belongs_to(container):
+            progress.note(container.name, f"{there.vmid} is `{there.name}`, which is not ours: left alone")
+    return Outcome.of(plan) if plan else Outcome(nothing="Nothing to do: none of our containers is there.")
+
+
+def _work(builder: Builder, known_hosts: KnownHosts, actions: Sequence[Action]) -> None:
+    builder.carry_out(actions)
+    _forget(known_hosts, actions[0].container.name)
+
+
+def _forget(known_hosts: KnownHosts, name: str) -> None:
+    if name in known_hosts.pins():
+        known_hosts.forget(name)

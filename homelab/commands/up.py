@@ -1,0 +1,73 @@
+"""`homelab up`: the containers exist, match the inventory, and run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from homelab.commands.provision import Outcome, settled
+from homelab.commands.side_by_side import side_by_side
+from homelab.model import Container, Inventory, Secret, Vault
+from homelab.plan import Action, Create, Found, Plan, Start, chosen, plan_up
+from homelab.progress import Progress
+from homelab.proxmox import Builder, Client, hostkeys
+from homelab.trust import KnownHosts, Pin
+
+SSH_DEADLINE = 120.0  # seconds that a container has to boot and answer
+
+
+def up(inventory: Inventory, *, vault: Vault, known_hosts: KnownHosts, progress: Progress,
+       confirm: Callable[[Plan], bool], limit: Sequence[str] = (),
+       wait_for_ssh: Callable[[Container], None] | None = None) -> Outcome:
+    """Find, compare, ask, act, and wait until the new containers answer over SSH. Raises HomelabError.
+
+    `confirm` is given the plan and says whether to go on; it is not asked when there is nothing to do.
+    """
+    client = Client(inventory.endpoint)
+    containers = chosen(inventory, limit)
+    found = settled(client, inventory, progress)
+    plan = plan_up(inventory, found, limit)
+    plan.refuse_unsafe()
+    if plan and not confirm(plan):
+        return Outcome(confirmed=False)
+    pin = partial(_pin, client, known_hosts)
+    if not plan:
+        for container in containers:
+            pin(found[container.vmid], container.name)
+        return Outcome(nothing=_nothing(containers))
+    private, public = vault.key_pair("operator")
+    builder = Builder(client, public, known_hosts, progress)
+    wait = wait_for_ssh or partial(_wait_for_ssh, private, known_hosts)
+    side_by_side({name: partial(_work, builder, pin, wait, progress, actions)
+                  for name, actions in plan.by_container().items()})
+    return Outcome.of(plan)
+
+
+def _nothing(containers: Sequence[Container]) -> str:
+    if len(containers) == 1:
+        return f"Nothing to do: {containers[0].name} matches the inventory and runs."
+    return f"Nothing to do: {len(containers)} containers match the inventory and run."
+
+
+def _work(builder: Builder, pin: Callable[[Found, str], None], wait: Callable[[Container], None],
+          progress: Progress, actions: Sequence[Action]) -> None:
+    first, container = actions[0], actions[0].container
+    if not isinstance(first, Create):
+        pin(first.found, container.name)
+    builder.carry_out(actions)
+    if any(isinstance(action, Create | Start) for action in actions):
+        with progress.step(container.name, "wait for SSH, with the host key that Proxmox has named"):
+            wait(container)
+
+
+def _pin(client: Client, known_hosts: KnownHosts, found: Found, name: str) -> None:
+    """Pin a container's host key from the log of its creation, if an earlier run was killed before it could."""
+    if name not in known_hosts.pins():
+        known_hosts.pin(name, Pin(hostkeys.recover(client, found, name)))
+
+
+def _wait_for_ssh(private_key: Secret, known_hosts: KnownHosts, container: Container) -> None:
+    from homelab.ssh import Ssh
+
+    with Ssh(container.name, str(container.address), private_key, known_hosts) as host:
+        host.connect(SSH_DEADLINE)

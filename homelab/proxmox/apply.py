@@ -1,0 +1,140 @@
+"""What changes things: one function for each kind of action, each safe to be killed and run again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from homelab.errors import HomelabError
+from homelab.model import Container
+from homelab.plan import Action, Create, Destroy, Found, Resize, Start, Stop, Update
+from homelab.progress import Progress
+from homelab.proxmox import hostkeys, tasks
+from homelab.proxmox.client import Client
+from homelab.proxmox.properties import options
+from homelab.proxmox.templates import template_volume
+from homelab.trust import KnownHosts, Pin
+
+# Seconds that a task may take; a create unpacks hundreds of megabytes onto a slow disk.
+_CREATE, _START, _STOP, _RESIZE, _DESTROY, _OTHERS = 1800.0, 180.0, 180.0, 600.0, 600.0, 600.0
+_SHUTDOWN = 60  # seconds that the container has to end by itself before it is stopped
+_DESTROY_WHOLLY = {"force": True, "purge": True, "destroy-unreferenced-disks": True}
+_START_APPEARS = 10.0  # seconds within which the start that follows a create has to be seen
+
+
+class Builder:
+    """Carries out actions. May be used from several threads, for different containers."""
+
+    def __init__(self, client: Client, public_key: str, known_hosts: KnownHosts, progress: Progress) -> None:
+        self._client = client
+        self._public_key = public_key
+        self._known_hosts = known_hosts
+        self._progress = progress
+
+    def carry_out(self, actions: Sequence[Action]) -> None:
+        """Carry out one container's actions in order, each to its end. Raises HomelabError."""
+        first = actions[0]
+        if not isinstance(first, Create):
+            # What a killed run has begun goes on without it, and holds the container's lock.
+            tasks.settle(self._client, first.found.node, first.found.vmid, _OTHERS)
+        for action in actions:
+            self._apply(action)
+
+    def _apply(self, action: Action) -> None:
+        step, name = self._progress.step, action.container.name
+        match action:
+            case Create(container):
+                self._create(container)
+            case Update():
+                with step(name, "update"):
+                    self._update(action)
+            case Resize(container, found, size):
+                with step(name, f"grow the disk to {size} GiB"):
+                    upid = self._client.put(_path(found, "resize"), disk="rootfs", size=f"{size}G")
+                    self._judge(container, upid, "growing the disk", _RESIZE)
+            case Stop(container, found):
+                with step(name, "shut down"):
+                    upid = self._client.post(_path(found, "status/shutdown"), timeout=_SHUTDOWN, forceStop=True)
+                    self._judge(container, upid, "shutting it down", _STOP)
+            case Start(container, found):
+                with step(name, "start"):
+                    self._start(container, found.node)
+            case Destroy(container, found):
+                with step(name, "destroy"):
+                    upid = self._client.delete(_path(found), **_DESTROY_WHOLLY)
+                    self._judge(container, upid, "destroying it", _DESTROY)
+
+    def _create(self, container: Container) -> None:
+        name, node = container.name, container.node or only_node(self._client)
+        template = template_volume(self._client, node, container)
+        with self._progress.step(name, f"create from {template.rpartition('/')[2]}"):
+            task = tasks.Task.of(self._client.post(f"nodes/{node}/lxc", **self._parameters(container, template)))
+            self._warn(name, tasks.wait(self._client, task, f"{name}: creating it", _CREATE))
+            # The log rotates away, so the pin is kept at once.
+            self._known_hosts.pin(name, Pin(hostkeys.known(tasks.log(self._client, task), name, container.vmid)))
+        with self._progress.step(name, "start"):
+            self._await_start(container, node, task.started)
+
+    def _parameters(self, container: Container, template: str) -> dict[str, Any]:
+        parameters = options(container.shape) | {
+            "vmid": container.vmid, "ostemplate": template, "rootfs": f"{container.storage}:{container.shape.disk}",
+            "ssh-public-keys": self._public_key, "start": True}
+        return parameters | ({"pool": container.pool} if container.pool else {})
+
+    def _await_start(self, container: Container, node: str, since: int) -> None:
+        """`start=1` makes a task of its own, and the create says OK even when that one fails: find it, judge it."""
+        until = time.monotonic() + _START_APPEARS
+        for pause in tasks.pauses():
+            starts = tasks.of_container(self._client, node, container.vmid, "vzstart")
+            if starts and starts[0].started >= since:
+                self._judge(container, starts[0].upid, "starting it", _START)
+                return
+            if self._running(container, node):
+                return
+            if time.monotonic() > until:
+                break
+            time.sleep(pause)
+        self._start(container, node)
+
+    def _update(self, action: Update) -> None:
+        names = [change.field for change in action.changes]
+        values = options(action.container.shape, names, action.found)
+        deleted = [option for option, value in values.items() if value is None]
+        parameters = {option: value for option, value in values.items() if value is not None}
+        if deleted:
+            parameters["delete"] = ",".join(deleted)
+        if action.found.digest:
+            parameters["digest"] = action.found.digest
+        self._client.put(_path(action.found, "config"), **parameters)
+
+    def _start(self, container: Container, node: str) -> None:
+        if not self._running(container, node):
+            upid = self._client.post(f"nodes/{node}/lxc/{container.vmid}/status/start")
+            self._judge(container, upid, "starting it", _START)
+
+    def _running(self, container: Container, node: str) -> bool:
+        current = self._client.get(f"nodes/{node}/lxc/{container.vmid}/status/current")
+        return bool(current["status"] == "running")
+
+    def _judge(self, container: Container, upid: Any, doing: str, deadline: float) -> None:
+        self._warn(container.name, tasks.wait(self._client, tasks.Task.of(upid), f"{container.name}: {doing}",
+                                              deadline))
+
+    def _warn(self, name: str, warnings: list[str]) -> None:
+        for warning in warnings:
+            self._progress.note(name, warning)
+
+
+def _path(found: Found, below: str = "") -> str:
+    return f"nodes/{found.node}/lxc/{found.vmid}/{below}".rstrip("/")
+
+
+def only_node(client: Client) -> str:
+    """The name of the only node. Raises HomelabError if there are several."""
+    nodes = sorted(str(row["node"]) for row in client.get("nodes"))
+    if len(nodes) != 1:
+        raise HomelabError("Which node should the containers be made on?",
+                           f"The cluster has {', '.join(nodes) or 'none that this token can see'}.",
+                           "Write `node:` under `proxmox:` in the inventory.")
+    return nodes[0]

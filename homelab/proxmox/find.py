@@ -1,0 +1,85 @@
+"""What is there: reads only, in as few calls as it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from homelab.model import Container, Inventory
+from homelab.plan import Found, Usage
+from homelab.proxmox import tasks
+from homelab.proxmox.client import Client
+from homelab.proxmox.errors import NODE_DOWN, ProxmoxError
+from homelab.proxmox.properties import shape_of, tags
+
+
+def find(client: Client, inventory: Inventory) -> dict[int, Found]:
+    """Every guest on a vmid of the inventory, and every other one that carries our lab's tags, by vmid.
+
+    One call lists the cluster, one per node gives the live state (the cluster's list is up to 10 s old), and one
+    per container that is ours gives its configuration.
+    """
+    rows = {int(row["vmid"]): row for row in client.get("cluster/resources", type="vm")}
+    wanted = {container.vmid: container for container in inventory.containers}
+    found = {vmid: _listed(row) for vmid, row in rows.items()}
+    nodes = {there.node for vmid, there in found.items() if vmid in wanted and there.kind == "lxc"}
+    for node in sorted(nodes):
+        live = _live(client, node)
+        for vmid, there in found.items():
+            if vmid in wanted and there.node == node and there.kind == "lxc":
+                found[vmid] = _looked_at(client, wanted[vmid], there, live)
+    ours = inventory.containers[0].shape.tags
+    return {vmid: there for vmid, there in found.items() if vmid in wanted or ours <= there.tags}
+
+
+def _listed(row: Mapping[str, Any]) -> Found:
+    return Found(vmid=int(row["vmid"]), name=str(row.get("name", "")), node=str(row["node"]),
+                 kind="qemu" if row["type"] == "qemu" else "lxc", status=str(row.get("status", "unknown")),
+                 lock=row.get("lock") or None, tags=tags(row.get("tags")))
+
+
+def _live(client: Client, node: str) -> Mapping[int, Mapping[str, Any]] | None:
+    """The node's containers as they are now, or None if the node is down."""
+    try:
+        return {int(row["vmid"]): row for row in client.get(f"nodes/{node}/lxc")}
+    except ProxmoxError as error:
+        if error.status != NODE_DOWN:
+            raise
+        return None
+
+
+def _looked_at(client: Client, container: Container, there: Found,
+               live: Mapping[int, Mapping[str, Any]] | None) -> Found:
+    row = (live or {}).get(there.vmid)
+    if row is None:
+        return replace(there, status="unknown")
+    there = replace(there, status=str(row["status"]), lock=row.get("lock") or None, tags=tags(row.get("tags")),
+                    name=str(row.get("name", there.name)), usage=_usage(row))
+    if there.lock == "create":
+        return _half_made(client, there)
+    return _configured(client, there) if there.belongs_to(container) else there
+
+
+def _usage(row: Mapping[str, Any]) -> Usage:
+    return Usage(memory=int(row.get("mem") or 0), memory_total=int(row.get("maxmem") or 0),
+                 disk=int(row.get("disk") or 0), disk_total=int(row.get("maxdisk") or 0),
+                 uptime=int(row.get("uptime") or 0))
+
+
+def _half_made(client: Client, there: Found) -> Found:
+    # While a create runs, the configuration shows nothing but its lock: the task says whose it is.
+    creates = tasks.of_container(client, there.node, there.vmid, "vzcreate")
+    if not creates:
+        return there
+    return replace(there, creator=creates[0].creator, task=creates[0].upid if creates[0].running else None)
+
+
+def _configured(client: Client, there: Found) -> Found:
+    """With its configuration: what is live and what waits for the next start comes in one answer."""
+    rows = client.get(f"nodes/{there.node}/lxc/{there.vmid}/pending")
+    waiting = tuple(str(row["key"]) for row in rows if "pending" in row or row.get("delete"))
+    config = {row["key"]: row.get("pending", row.get("value")) for row in rows if not row.get("delete")}
+    return replace(there, shape=shape_of(config, there.vmid), pending=waiting, net0=str(config.get("net0", "")),
+                   features=str(config.get("features", "")), startup=str(config.get("startup", "")),
+                   digest=config.get("digest"))
