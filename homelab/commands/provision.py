@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from homelab.model import Container, Difference, Inventory, differences
-from homelab.plan import Found, Plan, Usage
+from homelab.plan import Found, Plan
 from homelab.progress import Progress
 from homelab.proxmox import Client, find, tasks
 
-_NO_USAGE = Usage()
 _CREATE_DEADLINE = 1800.0  # seconds to wait for a create that an earlier run has begun
 
 
@@ -50,7 +49,11 @@ class ContainerState:
     lock: str | None = None
     node: str | None = None
     cores: int = 0
-    usage: Usage = _NO_USAGE
+    memory_used: int = 0
+    memory_total: int = 0
+    disk_used: int = 0
+    disk_total: int = 0
+    uptime: int = 0
     drift: Sequence[Difference] = ()
     pending: Sequence[str] = ()  # options that wait for a restart
 
@@ -65,11 +68,12 @@ def _state(container: Container, there: Found | None) -> ContainerState:
     if there is None:
         return ContainerState(name=container.name, vmid=container.vmid, address=str(container.address))
     foreign = there.lock != "create" and not there.belongs_to(container)
-    shape = there.shape
+    shape, usage = there.shape, there.usage
     return ContainerState(
         name=container.name, vmid=container.vmid, address=str(container.address), exists=True, foreign=foreign,
         running=there.running and not foreign, status=there.status, lock=there.lock, node=there.node,
-        cores=shape.cores if shape else 0, usage=there.usage, pending=there.pending,
+        cores=shape.cores if shape else 0, pending=there.pending, memory_used=usage.memory,
+        memory_total=usage.memory_total, disk_used=usage.disk, disk_total=usage.disk_total, uptime=usage.uptime,
         drift=tuple(differences(container.shape, shape)) if shape else ())
 
 

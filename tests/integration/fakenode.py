@@ -1,0 +1,119 @@
+"""A Proxmox node in this process: fakepve, with the two things that it lacks against a real one."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import secrets
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fakepve import FakePve
+from fakepve.certs import make_cert
+
+from homelab.inventory import load
+from homelab.model import Inventory
+from homelab.paths import shipped
+
+TOKEN = "homelab@pve!cli"
+TEMPLATES = ("ubuntu-24.04-standard_24.04-2_amd64.tar.zst", "debian-12-standard_12.7-1_amd64.tar.zst")
+
+
+class FakeNode(FakePve):
+    """One node `pve` with the templates and storages that the shipped inventory names."""
+
+    def __init__(self, token_secret: str) -> None:
+        super().__init__(host="127.0.0.1", port=0)
+        self.nodes = {"pve": {"online": True}}
+        self.apitokens = {TOKEN: token_secret}
+        self.keys: dict[int, str] = {}  # vmid → the fingerprint that the create's log has named
+        self.prints_keys = True
+        for template in TEMPLATES:
+            self.store_file("local", template, 1000, content="vztmpl")
+
+    async def _lxc_create(self, user: str, v: Mapping[str, Any]) -> Any:
+        """As on Proxmox: the keys are in the log in any order, and start=1 is a task of its own."""
+        upid = await super()._lxc_create(user, {key: value for key, value in v.items() if key != "start"})
+        if v.get("start"):
+            if self.time_scale:
+                asyncio.ensure_future(self._start_after(upid, user, int(v["vmid"])))
+            else:
+                await self._start_after(upid, user, int(v["vmid"]))
+        return upid
+
+    async def _start_after(self, upid: str, user: str, vmid: int) -> None:
+        while self.tasks[upid]["status"] == "running":
+            await asyncio.sleep(0.005)
+        ct = self.ct(vmid)
+        if ct is None:
+            return
+        # On a real node the log is complete when the create ends; here the last line is already there.
+        self.tasks[upid]["log"][-1:-1] = self._key_lines(vmid, str(ct.config["hostname"]))
+
+        async def body() -> None:
+            await self._start_steps(ct, user)
+        await self._ct_task(ct, "vzstart", user, body)
+
+    def _key_lines(self, vmid: int, name: str) -> list[str]:
+        if not self.prints_keys:
+            return []
+        lines = []
+        for kind in ("rsa", "ed25519", "ecdsa"):
+            digest = base64.b64encode(hashlib.sha256(secrets.token_bytes(32)).digest()).decode().rstrip("=")
+            if kind == "ed25519":
+                self.keys[vmid] = f"SHA256:{digest}"
+            lines += [f"Creating SSH host key 'ssh_host_{kind}_key' - this may take some time ...",
+                      f"done: SHA256:{digest} root@{name}"]
+        return lines
+
+    def calls(self, method: str | None = None) -> list[str]:
+        """The calls so far, as `GET /path`, all or those of one method."""
+        lines = [(verb, path.removeprefix("/api2/json")) for verb, path, _ in self.requests]
+        return [f"{verb} {path}" for verb, path in lines if method in (None, verb)]
+
+    def kinds(self) -> list[str]:
+        """The types of the tasks that ran, in order."""
+        return [task["type"] for task in self.tasklog]
+
+
+@contextmanager
+def serving(pve: FakePve, certificate: tuple[str, str]) -> Iterator[None]:
+    """Serve it over TLS on loopback, in a thread with an event loop of its own."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="fakepve", daemon=True)
+    thread.start()
+    try:
+        asyncio.run_coroutine_threadsafe(pve.start(*certificate), loop).result(10)
+        yield
+    finally:
+        asyncio.run_coroutine_threadsafe(pve.stop(), loop).result(10)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+        loop.close()
+
+
+def certificate(folder: Path, name: str = "pve") -> tuple[tuple[str, str], str]:
+    """A new certificate for loopback: its files, and its fingerprint."""
+    certfile, keyfile, der = make_cert(str(folder), name=name, hosts=("127.0.0.1",))
+    return (certfile, keyfile), hashlib.sha256(der).digest().hex(":").upper()
+
+
+def inventory_for(folder: Path, pve: FakePve, fingerprint: str | None, token_secret: str,
+                  overlay: str = "") -> Inventory:
+    """The shipped inventory, pointed at this node."""
+    path = folder / "inventory.yaml"
+    path.write_text(shipped("inventory.yaml").read_text())
+    token_file = folder / ".homelab" / "proxmox-token"
+    token_file.parent.mkdir(exist_ok=True)
+    token_file.write_text(token_secret)
+    token_file.chmod(0o600)
+    over = folder / "overlay.yaml"
+    over.write_text(overlay)
+    inventory = load([path, over])
+    return replace(inventory, endpoint=replace(inventory.endpoint, host="127.0.0.1", port=pve.port,
+                                               fingerprint=fingerprint))

@@ -1,0 +1,315 @@
+"""`up` and `destroy` against an in-process node, over real TLS."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from homelab.commands.destroy import destroy
+from homelab.commands.provision import Outcome, proxmox_status
+from homelab.commands.up import up
+from homelab.errors import HomelabError, InputError
+from homelab.model import Container, Inventory
+from homelab.plan import Plan
+from homelab.progress import SilentProgress
+from homelab.trust import KnownHosts
+from tests.integration.fakenode import TOKEN, FakeNode, certificate, inventory_for, serving
+from tests.support import FixedVault
+
+SECRET = secrets.token_hex(16)
+NAMES = ["postgres-data", "analytics-platform", "airflow-orchestration"]
+
+
+@dataclass
+class Site:
+    """A node, an inventory that points at it, and what was asked and waited for."""
+
+    pve: FakeNode
+    inventory: Inventory
+    folder: Path
+    fingerprint: str
+    known_hosts: KnownHosts
+    waited: list[str] = field(default_factory=list)
+    asked: list[Plan] = field(default_factory=list)
+    answer: bool = True
+
+    def up(self, *limit: str) -> Outcome:
+        return up(self.inventory, vault=FixedVault(), known_hosts=self.known_hosts, progress=SilentProgress(),
+                  confirm=self._confirm, limit=limit, wait_for_ssh=lambda c: self.waited.append(c.name))
+
+    def destroy(self, *limit: str) -> Outcome:
+        return destroy(self.inventory, known_hosts=self.known_hosts, progress=SilentProgress(),
+                       confirm=self._confirm, limit=limit)
+
+    def _confirm(self, plan: Plan) -> bool:
+        self.asked.append(plan)
+        return self.answer
+
+    def overlaid(self, overlay: str) -> Site:
+        """The same with an overlay over the inventory."""
+        self.inventory = inventory_for(self.folder, self.pve, self.fingerprint, SECRET, overlay)
+        return self
+
+    @property
+    def containers(self) -> dict[str, Container]:
+        return {container.name: container for container in self.inventory.containers}
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[str, str], str]:
+    return certificate(tmp_path_factory.mktemp("pki"))
+
+
+@pytest.fixture
+def site(tmp_path: Path, pair: tuple[tuple[str, str], str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    monkeypatch.delenv("HOMELAB_PROXMOX_TOKEN", raising=False)
+    pve = FakeNode(SECRET)
+    with serving(pve, pair[0]):
+        yield Site(pve, inventory_for(tmp_path, pve, pair[1], SECRET), tmp_path, pair[1],
+                   KnownHosts(tmp_path / ".homelab" / "known"))
+
+
+def test_from_nothing(site: Site) -> None:
+    outcome = site.up()
+    assert sorted(outcome.done) == sorted(NAMES)
+    assert all(lines[0].startswith("create ") for lines in outcome.done.values())
+    assert sorted(site.waited) == sorted(NAMES)
+    for container in site.inventory.containers:
+        ct = site.pve.ct(container.vmid)
+        assert ct.status == "running"
+        assert (ct.config["hostname"], ct.config["memory"], ct.config["unprivileged"]) == (
+            container.name, container.shape.memory, 1)
+        assert ct.config["features"] == "nesting=1"
+        assert ct.config["tags"] == "homelab;homelab-home"
+        assert ct.config["rootfs"].endswith("size=16G")
+        assert site.known_hosts.pins()[container.name].fingerprint == site.pve.keys[container.vmid]
+    assert sorted(site.pve.kinds()) == ["vzcreate"] * 3 + ["vzstart"] * 3
+    creates = [body for method, path, body in site.pve.requests if method == "POST" and path.endswith("/lxc")]
+    assert all(b"ssh-public-keys=ssh-ed25519" in body for body in creates)
+
+
+def test_second_up_does_nothing_in_at_most_five_calls(site: Site) -> None:
+    site.up()
+    site.pve.requests.clear()
+    site.waited.clear()
+    tasks = len(site.pve.tasklog)
+    outcome = site.up()
+    assert not outcome
+    assert str(outcome) == "Nothing to do: 3 containers match the inventory and run."
+    assert len(site.pve.requests) <= 5, site.pve.calls()
+    assert {call.split()[0] for call in site.pve.calls()} == {"GET"}
+    assert (len(site.pve.tasklog), site.waited, len(site.asked)) == (tasks, [], 1)
+
+
+def test_limit(site: Site) -> None:
+    assert list(site.up("postgres-data").done) == ["postgres-data"]
+    assert site.pve.ct(168) is None
+    with pytest.raises(InputError, match="No container is called nope"):
+        site.up("nope")
+
+
+def test_no_is_no(site: Site) -> None:
+    site.answer = False
+    assert str(site.up()) == "Nothing has been changed."
+    assert site.pve.calls("POST") == []
+
+
+@pytest.mark.parametrize("tags", ["", "homelab", "homelab;homelab-other"])
+def test_a_foreign_container_is_refused_and_untouched(site: Site, tags: str) -> None:
+    foreign = site.pve.add_ct(168, "paperless", node="pve", config={"tags": tags} if tags else {})
+    before = dict(foreign.config)
+    with pytest.raises(HomelabError, match="vmid 168 is taken by a container that is not ours") as caught:
+        site.up()
+    assert "`paperless` on node pve" in caught.value.details
+    assert foreign.config == before
+    assert [call for call in site.pve.calls() if not call.startswith("GET")] == []
+    assert site.pve.ct(167) is None
+    assert not site.destroy()
+    assert site.pve.ct(168) is foreign
+
+
+def test_a_virtual_machine_on_our_vmid_is_refused(site: Site) -> None:
+    site.pve.add_vm(169, "windows", node="pve")
+    with pytest.raises(HomelabError, match="taken by a virtual machine"):
+        site.up()
+
+
+def test_drift_is_corrected_in_place(site: Site) -> None:
+    site.up()
+    ct = site.pve.ct(168)
+    address = ct.config["net0"]
+    ct.config |= {"memory": 512, "cores": 1, "onboot": 0, "tags": "homelab;homelab-home;mine", "description": "x\n"}
+    outcome = site.up()
+    (line,) = outcome.done["analytics-platform"]
+    assert "cores: 1 → 2; memory: 512 → 4096; onboot: False → True" in line
+    assert (ct.config["memory"], ct.config["cores"], ct.config["onboot"]) == (4096, 2, 1)
+    assert ct.config["net0"] == address
+    assert ct.status == "running"
+    assert site.waited.count("analytics-platform") == 1
+    assert not site.up()
+
+
+def test_a_new_address_keeps_the_mac(site: Site) -> None:
+    site.up()
+    mac = site.pve.ct(167).config["net0"].partition("hwaddr=")[2][:17]
+    site.overlaid("containers: {postgres-data: {ip: .77}}\nnetwork: {vlan: 7}").up("postgres-data")
+    net0 = site.pve.ct(167).config["net0"]
+    assert {f"hwaddr={mac}", "ip=192.168.2.77/24", "tag=7", "gw=192.168.2.1"} <= set(net0.split(","))
+
+
+def test_what_needs_a_restart_is_restarted_and_an_owed_one_is_not_forgotten(site: Site) -> None:
+    site.up()
+    site.overlaid("network: {nameservers: [.1, 9.9.9.9]}")
+    lines = site.up("postgres-data").done["postgres-data"]
+    assert [line.split()[0] for line in lines] == ["update", "stop", "start"]
+    assert site.asked[-1].harms
+    assert site.pve.ct(167).config["nameserver"] == "192.168.2.1 9.9.9.9"
+    # Killed after the update, before the restart: Proxmox holds the change as pending.
+    site.pve.ct(168).pending["nameserver"] = "192.168.2.1 9.9.9.9"
+    lines = site.up("analytics-platform").done["analytics-platform"]
+    assert [line.split()[0] for line in lines] == ["stop", "start"]
+    assert site.pve.ct(168).config["nameserver"] == "192.168.2.1 9.9.9.9"
+    # What the inventory no longer names goes back to the node's own.
+    site.overlaid("").up("postgres-data")
+    assert "nameserver" not in site.pve.ct(167).config
+
+
+def test_the_disk_grows_and_never_shrinks(site: Site) -> None:
+    site.up()
+    site.overlaid("containers: {postgres-data: {disk: 20}}").up()
+    assert site.pve.ct(167).config["rootfs"].endswith("size=20G")
+    with pytest.raises(HomelabError, match="its disk cannot shrink"):
+        site.overlaid("containers: {postgres-data: {disk: 8}}").up()
+    assert site.pve.ct(167).config["rootfs"].endswith("size=20G")
+
+
+def test_a_stopped_container_is_started(site: Site) -> None:
+    site.up()
+    site.pve.ct(167).status = "stopped"
+    site.waited.clear()
+    assert site.up().done == {"postgres-data": ["start postgres-data"]}
+    assert site.pve.ct(167).status == "running"
+    assert site.waited == ["postgres-data"]
+
+
+def test_a_moved_vmid_is_refused(site: Site) -> None:
+    site.up()
+    with pytest.raises(HomelabError, match="postgres-data exists already, as 167"):
+        site.overlaid("containers: {postgres-data: {vmid: 267}}").up()
+
+
+def test_a_lost_pin_is_read_again_from_the_log(site: Site) -> None:
+    site.up()
+    site.known_hosts.forget("postgres-data")
+    assert not site.up()
+    assert site.known_hosts.pins()["postgres-data"].fingerprint == site.pve.keys[167]
+
+
+def test_a_lost_pin_whose_log_is_gone_has_a_way_out(site: Site) -> None:
+    site.up()
+    site.known_hosts.forget("postgres-data")
+    site.pve.tasklog[:] = [task for task in site.pve.tasklog if task["id"] != "167"]
+    with pytest.raises(HomelabError, match="SSH host key is not known") as caught:
+        site.up()
+    assert "pct exec 167" in caught.value.resolution
+
+
+def test_destroy_running_gone_and_again(site: Site) -> None:
+    site.up()
+    foreign = site.pve.add_ct(500, "paperless", node="pve")
+    site.pve.cts.remove(site.pve.ct(169))
+    outcome = site.destroy()
+    assert sorted(outcome.done) == ["analytics-platform", "postgres-data"]
+    assert site.pve.cts == [foreign]
+    assert site.known_hosts.pins() == {}
+    assert str(site.destroy()) == "Nothing to do: none of our containers is there."
+    assert site.up().done.keys() == set(NAMES)
+
+
+def test_destroy_asks(site: Site) -> None:
+    site.up()
+    site.answer = False
+    assert str(site.destroy()) == "Nothing has been changed."
+    assert len(site.pve.cts) == 3
+    assert site.asked[-1].harms
+
+
+def test_the_status_of_what_runs_drifts_and_is_missing(site: Site) -> None:
+    site.up("postgres-data", "analytics-platform")
+    site.pve.ct(168).config["memory"] = 512
+    site.pve.ct(168).status = "stopped"
+    postgres, analytics, airflow = proxmox_status(site.inventory)
+    assert (postgres.running, postgres.cores, postgres.memory_total, postgres.drift) == (True, 1, 2 << 30, ())
+    assert (analytics.running, analytics.exists, str(analytics.drift[0])) == (False, True, "memory: 512 → 4096")
+    assert (airflow.exists, airflow.status) == (False, "missing")
+
+
+def test_a_node_that_is_down_is_an_unknown_status(site: Site) -> None:
+    site.up()
+    site.pve.set_node_offline("pve")
+    assert {state.status for state in proxmox_status(site.inventory)} == {"unknown"}
+    with pytest.raises(HomelabError):
+        site.up()
+
+
+@pytest.fixture
+def slow(site: Site) -> Callable[[], None]:
+    """Begin a create that takes a while, as a run that is killed right after leaves it."""
+    def begin(user: str = TOKEN, seconds: float = 0.4) -> None:
+        from homelab.proxmox import Client
+
+        site.pve.time_scale = 1.0
+        site.pve.ct_secs["create"] = seconds
+        if user != TOKEN:
+            site.pve.apitokens[user] = SECRET
+        container = site.containers["postgres-data"]
+        from dataclasses import replace
+
+        from homelab.proxmox.properties import options
+        client = Client(replace(site.inventory.endpoint, token_id=user))
+        client.post("nodes/pve/lxc", vmid=167, ostemplate="local:vztmpl/ubuntu-24.04-standard_24.04-2_amd64.tar.zst",
+                    rootfs="local-lvm:16", start=1, **options(container.shape))
+    return begin
+
+
+def test_a_create_that_still_runs_is_waited_for(site: Site, slow: Callable[..., None]) -> None:
+    slow()
+    assert site.pve.ct(167).lock == "create"
+    site.up("postgres-data")
+    assert site.pve.kinds().count("vzcreate") == 1
+    assert site.pve.ct(167).status == "running"
+    assert site.known_hosts.pins()["postgres-data"].fingerprint == site.pve.keys[167]
+
+
+def test_destroy_of_a_half_made_one(site: Site, slow: Callable[..., None]) -> None:
+    slow()
+    assert list(site.destroy("postgres-data").done) == ["postgres-data"]
+    assert site.pve.ct(167) is None
+
+
+def test_somebody_elses_create_is_refused(site: Site, slow: Callable[..., None]) -> None:
+    slow(user="other@pve!x")
+    with pytest.raises(HomelabError, match="Somebody else is creating 167") as caught:
+        site.up()
+    assert "other@pve!x" in caught.value.details
+
+
+def test_a_leftover_lock_names_pct_unlock(site: Site) -> None:
+    site.pve.add_ct(167, node="pve", config={"lock": "create"}, defaults=False)
+    for act in (site.up, site.destroy):
+        with pytest.raises(HomelabError, match="167 is half made") as caught:
+            act()
+        assert "pct unlock 167" in caught.value.resolution
+
+
+def test_a_locked_one_is_refused_only_if_there_is_something_to_do(site: Site) -> None:
+    site.up()
+    site.pve.ct(167).lock = "backup"
+    assert not site.up()
+    site.pve.ct(167).config["memory"] = 512
+    with pytest.raises(HomelabError, match=r"postgres-data is locked \(backup\)"):
+        site.up()
