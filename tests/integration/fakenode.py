@@ -33,17 +33,27 @@ class FakeNode(FakePve):
         self.apitokens = {TOKEN: token_secret}
         self.keys: dict[int, str] = {}  # vmid → the fingerprint that the create's log has named
         self.prints_keys = True
+        self._starts: set[asyncio.Future[None]] = set()
         for template in TEMPLATES:
             self.store_file("local", template, 1000, content="vztmpl")
 
+    async def task(self, node: str, ttype: str, tid: Any, user: str, body: Any, **kwargs: Any) -> str:
+        """As on Proxmox, the create's log names the host keys."""
+        async def logging() -> str | None:
+            note = await body()
+            if ttype == "vzcreate":
+                record = next(t for t in reversed(self.tasklog) if (t["type"], t["id"]) == (ttype, str(tid)))
+                record["log"] += self._key_lines(int(tid), str(self.ct(int(tid)).config["hostname"]))
+            return note
+        return str(await super().task(node, ttype, tid, user, logging, **kwargs))
+
     async def _lxc_create(self, user: str, v: Mapping[str, Any]) -> Any:
-        """As on Proxmox: the keys are in the log in any order, and start=1 is a task of its own."""
+        """As on Proxmox, start=1 is a task of its own."""
         upid = await super()._lxc_create(user, {key: value for key, value in v.items() if key != "start"})
         if v.get("start"):
-            if self.time_scale:
-                asyncio.ensure_future(self._start_after(upid, user, int(v["vmid"])))
-            else:
-                await self._start_after(upid, user, int(v["vmid"]))
+            start = asyncio.ensure_future(self._start_after(upid, user, int(v["vmid"])))
+            self._starts.add(start)
+            start.add_done_callback(self._starts.discard)
         return upid
 
     async def _start_after(self, upid: str, user: str, vmid: int) -> None:
@@ -52,8 +62,6 @@ class FakeNode(FakePve):
         ct = self.ct(vmid)
         if ct is None:
             return
-        # On a real node the log is complete when the create ends; here the last line is already there.
-        self.tasks[upid]["log"][-1:-1] = self._key_lines(vmid, str(ct.config["hostname"]))
 
         async def body() -> None:
             await self._start_steps(ct, user)
