@@ -25,15 +25,25 @@ _ENVIRONMENT = "/etc/homelab/airflow.env"
 _DATABASE = "/etc/homelab/airflow-database.env"
 _STAMPS = "/var/lib/homelab"
 _KEY = "/home/airflow/.ssh/analytics"
+_KNOWN = "/home/airflow/.ssh/known_hosts"
 
 # What a series runs, and where it says how it is.
 _PROCESSES = {"3.3": ("api-server", "scheduler", "dag-processor"), "2.11": ("webserver", "scheduler")}
+# The scheduler's log server would listen on all addresses, and LocalExecutor has no use for it.
+_ARGUMENTS = {"scheduler": " --skip-serve-logs"}
 _HEALTH = {"3.3": "/api/v2/monitor/health", "2.11": "/health"}
 
 
 def in_metadata(sql: str) -> str:
     """Shell text that runs SQL in Airflow's metadata database, from Airflow's container."""
     return f"set -a; . {_DATABASE}; psql -X -q -A -t -v ON_ERROR_STOP=1 -c {quote(sql)}"
+
+
+def _refused_by_gate(address: str) -> str:
+    """Shell text that succeeds when the gate behind Airflow's key is in place: it refuses everything else."""
+    ssh = argv("runuser", "-u", "airflow", "--", "ssh", "-i", _KEY, "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes",
+               "-o", "ConnectTimeout=3", "-o", "StrictHostKeyChecking=yes", f"analytics@{address}", "nothing")
+    return f"{ssh} 2>&1 | grep -q '^refused:'"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +69,7 @@ class Airflow(Service):
         requirements = shipped("pipeline") / "requirements"
         venv = Venv(_VENV, (requirements / f"airflow-{self.version}.txt").read_bytes())
         environment = File(_ENVIRONMENT, self._environment(site), mode=0o600, secret=True)
-        postgres = site.inventory.container_with("postgres")
+        postgres, analytics = (site.inventory.container_with(name) for name in ("postgres", "analytics"))
         migrated = self._migrated(venv)
         return (
             Packages(["python3", "python3-venv", "ca-certificates", "postgresql-client"]),
@@ -73,6 +83,7 @@ class Airflow(Service):
             Tree.of(f"{HOME}/dags", shipped("pipeline") / "dags", "*.py"),
             File(_KEY, site.vault.key_pair("airflow")[0].reveal().encode(), "airflow", "airflow", 0o600, secret=True),
             environment,
+            File(_KNOWN, f"{analytics.address} {self._host_key(site)}\n".encode()),
             File(_DATABASE, render("airflow/database.env.j2", postgres=postgres.address,
                                    password=self._password(site)), mode=0o600, secret=True),
             File(CLI, render("airflow/homelab-airflow.j2", environment=_ENVIRONMENT, venv=_VENV), mode=0o700),
@@ -81,6 +92,9 @@ class Airflow(Service):
             WaitFor(f"{postgres.name} accepts airflow_admin", in_metadata("select 1"), postgres.name, site.failed),
             migrated,
             self._admin(site, migrated),
+            # The scheduler begins with a run of this hour at once; a retry would come five minutes later.
+            WaitFor(f"{analytics.name} accepts Airflow's key", _refused_by_gate(str(analytics.address)),
+                    analytics.name, site.failed),
             *self._units(venv, environment, migrated),
             WaitFor("Airflow is healthy", f"{self._ask()} | grep -q '\"scheduler\".*\"healthy\"'", site.container.name,
                     deadline=180, diagnose="journalctl --no-pager --output=cat --lines=15 --unit='airflow-*'"),
@@ -89,14 +103,17 @@ class Airflow(Service):
     def _password(self, site: Site) -> str:
         return site.vault.secret("postgres-airflow_admin").reveal()
 
-    def _environment(self, site: Site) -> bytes:
+    def _host_key(self, site: Site) -> str:
         analytics = site.inventory.container_with("analytics")
         if analytics.name not in site.host_keys:
             raise HomelabError(f"{site.container.name}: the SSH host key of {analytics.name} is not known yet",
                                "Airflow has to know it, to be sure whom it talks to.", "Run `homelab up` first.")
+        return site.host_keys[analytics.name]
+
+    def _environment(self, site: Site) -> bytes:
+        analytics = site.inventory.container_with("analytics")
         connection = {"conn_type": "ssh", "host": str(analytics.address), "login": "analytics",
-                      "extra": {"key_file": _KEY, "host_key": site.host_keys[analytics.name],
-                                "no_host_key_check": False, "look_for_keys": "false", "conn_timeout": 20}}
+                      "extra": {"key_file": _KEY, "host_key": self._host_key(site), "look_for_keys": "false", "conn_timeout": 20}}
         fernet = hashlib.sha256(site.vault.secret("airflow-fernet").reveal().encode()).digest()
         return render("airflow/airflow.env.j2", home=HOME, options=self, schedule=site.inventory.pipeline.schedule,
                       postgres=site.inventory.container_with("postgres").address, password=self._password(site),
@@ -120,17 +137,19 @@ class Airflow(Service):
                 + in_metadata("select 1 from ab_user where username = 'admin'") + " | grep -q 1")
         create = argv(CLI, "users", "create", "--username", "admin", "--firstname", "Home", "--lastname", "Lab",
                       "--role", "Admin", "--email", "admin@example.org")
-        reset = argv(CLI, "users", "reset-password", "--username", "admin")
-        # Both ask for the password twice on standard input, where no process list can see it.
+        # It asks for the password twice on standard input, where no process list can see it. For a user that
+        # exists it would change nothing, and 2.11.2 cannot reset a password: so the old one goes first.
         command = (f"if {in_metadata('select 1 from ab_user where username = $$admin$$')} | grep -q 1; "
-                   f"then {reset}; else {create}; fi && echo {digest} >{stamp}")
+                   f"then {argv(CLI, 'users', 'delete', '--username', 'admin')}; fi && {create} && "
+                   f"echo {digest} >{stamp}")
         return Command("airflow's admin user", done, command, stdin=f"{password}\n{password}\n".encode(),
                        watches=[migrated])
 
     def _units(self, venv: Step, environment: Step, migrated: Step) -> Iterator[Step]:
         for process, unit in zip(_PROCESSES[self.version], self.units(), strict=True):
-            file = File(f"/etc/systemd/system/{unit}", render("airflow/airflow.service.j2", process=process, venv=_VENV,
-                                                               home=HOME, environment=_ENVIRONMENT))
+            file = File(f"/etc/systemd/system/{unit}", render("airflow/airflow.service.j2", process=process, venv=_VENV, home=HOME,
+                                                              environment=_ENVIRONMENT,
+                                                              arguments=_ARGUMENTS.get(process, "")))
             yield file
             yield Running(unit, watches=[file, environment, venv, migrated])
 

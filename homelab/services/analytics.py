@@ -46,7 +46,7 @@ class Analytics(Service):
         return ()
 
     def steps(self, site: Site) -> Sequence[Step]:
-        """User, venv, scripts, dbt project, the gate for Airflow's key; last, that Postgres lets us in."""
+        """User, venv, scripts, dbt project, and the gate for Airflow's key."""
         pipeline = shipped("pipeline")
         venv = Venv(f"{ROOT}/venv", (pipeline / "requirements" / "analytics.txt").read_bytes())
         scripts = Tree.of(SCRIPTS, pipeline / "scripts", "*.py")
@@ -71,10 +71,11 @@ class Analytics(Service):
             File(_ENVIRONMENT, self._environment(site), "analytics", "analytics", 0o600, secret=True),
             *(File(f"{ROOT}/bin/{name}", render(f"analytics/{name}.j2", root=ROOT), mode=0o755) for name in _COMMANDS),
             File(f"{ROOT}/bin/gate", render("analytics/gate.j2", root=ROOT, commands=_COMMANDS), mode=0o755),
-            Directory("/home/analytics/.ssh"),
-            File("/home/analytics/.ssh/authorized_keys", self._authorized_keys(site)),
             WaitFor(f"{postgres.name} accepts analytics", as_analytics("psql -qAtc 'select 1'"), postgres.name,
                     site.failed),
+            # Last, so that Airflow is let in only when the pipeline can run.
+            Directory("/home/analytics/.ssh"),
+            File("/home/analytics/.ssh/authorized_keys", self._authorized_keys(site)),
         )
 
     def _environment(self, site: Site) -> bytes:
