@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from homelab.commands.deploy import chosen
 from homelab.errors import HomelabError
 from homelab.host import argv
 from homelab.model import Inventory
+from homelab.plan import chosen
 from homelab.secrets import FileVault
 from homelab.trust import KnownHosts, write_private
 

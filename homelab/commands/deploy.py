@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from homelab.errors import HomelabError, InputError
+from homelab.errors import HomelabError
 from homelab.host import Host
 from homelab.model import Container, Inventory, Secret, Site, Step, Vault
+from homelab.plan import chosen
 from homelab.progress import Progress
 from homelab.ssh import Ssh
 from homelab.steps.converge import Change, converge, survey
@@ -24,15 +25,6 @@ class HostReport:
     changes: Sequence[Change]
     seconds: float
     failure: HomelabError | None = None
-
-
-def chosen(inventory: Inventory, limit: Sequence[str]) -> Sequence[Container]:
-    """The containers that `--limit` names, or all. Raises InputError for a name that is not in the inventory."""
-    names = [container.name for container in inventory.containers]
-    if unknown := [name for name in limit if name not in names]:
-        raise InputError(f"No container is called {', '.join(unknown)}",
-                         f"{inventory.path} has {', '.join(names)}.", "Name one of these with --limit.")
-    return [container for container in inventory.containers if not limit or container.name in limit]
 
 
 def connect(container: Container, key: Secret, known_hosts: KnownHosts, deadline: float = 10) -> Ssh:

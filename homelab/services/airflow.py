@@ -87,7 +87,7 @@ class Airflow(Service):
             File(_DATABASE, render("airflow/database.env.j2", postgres=postgres.address,
                                    password=self._password(site)), mode=0o600, secret=True),
             File(CLI, render("airflow/homelab-airflow.j2", environment=_ENVIRONMENT, venv=_VENV), mode=0o700),
-            *(UnitGone(f"airflow-{process}.service") for series, processes in _PROCESSES.items()
+            *(UnitGone(f"airflow-{process}.service") for processes in _PROCESSES.values()
               for process in processes if process not in _PROCESSES[self.version]),
             WaitFor(f"{postgres.name} accepts airflow_admin", in_metadata("select 1"), postgres.name, site.failed),
             migrated,
@@ -113,7 +113,8 @@ class Airflow(Service):
     def _environment(self, site: Site) -> bytes:
         analytics = site.inventory.container_with("analytics")
         connection = {"conn_type": "ssh", "host": str(analytics.address), "login": "analytics",
-                      "extra": {"key_file": _KEY, "host_key": self._host_key(site), "look_for_keys": "false", "conn_timeout": 20}}
+                      "extra": {"key_file": _KEY, "host_key": self._host_key(site), "look_for_keys": "false",
+                                "conn_timeout": 20}}
         fernet = hashlib.sha256(site.vault.secret("airflow-fernet").reveal().encode()).digest()
         return render("airflow/airflow.env.j2", home=HOME, options=self, schedule=site.inventory.pipeline.schedule,
                       postgres=site.inventory.container_with("postgres").address, password=self._password(site),
@@ -147,9 +148,9 @@ class Airflow(Service):
 
     def _units(self, venv: Step, environment: Step, migrated: Step) -> Iterator[Step]:
         for process, unit in zip(_PROCESSES[self.version], self.units(), strict=True):
-            file = File(f"/etc/systemd/system/{unit}", render("airflow/airflow.service.j2", process=process, venv=_VENV, home=HOME,
-                                                              environment=_ENVIRONMENT,
-                                                              arguments=_ARGUMENTS.get(process, "")))
+            text = render("airflow/airflow.service.j2", process=process, arguments=_ARGUMENTS.get(process, ""),
+                          venv=_VENV, home=HOME, environment=_ENVIRONMENT)
+            file = File(f"/etc/systemd/system/{unit}", text)
             yield file
             yield Running(unit, watches=[file, environment, venv, migrated])
 
