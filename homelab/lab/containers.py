@@ -23,6 +23,7 @@ from homelab.lab.subids import COUNT, FIRST
 _SHARED = Path("/usr/share/lxc/config")
 _KEY_TYPES = ("rsa", "ecdsa", "ed25519")
 _INTERFACE_NAME_MAX = 15
+_AS_CONTAINER_ROOT = ("lxc-usernsexec", "-m", f"b:0:{FIRST}:{COUNT}", "--")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class Runtime:
         self.lab.lxcpath.chmod(0o710)
 
     def root(self, vmid: int) -> Path:
-        """The container's root file system, owned by the real ids and mapped when it is mounted."""
+        """The container's root file system, its files owned by the ids that the container's are mapped to."""
         return self.lab.lxcpath / str(vmid) / "rootfs"
 
     def create(self, vmid: int, hostname: str, template: Path, public_keys: str, password: str | None,
@@ -46,16 +47,19 @@ class Runtime:
         """Unpack the template and give the container keys of its own; `say` gets Proxmox's log lines."""
         root = self.root(vmid)
         root.mkdir(parents=True)
+        os.chown(root, FIRST, FIRST)
         say(f"extracting archive '{template}'")
-        with tempfile.TemporaryDirectory(dir=root.parent, prefix="keys-") as folder, ThreadPoolExecutor(2) as pool:
+        with tempfile.TemporaryDirectory(dir=root.parent, prefix="keys-") as folder, ThreadPoolExecutor(1) as pool:
             making = pool.submit(_make_host_keys, Path(folder), hostname)
-            unpacked = run(["tar", "-I", "zstd", "--numeric-owner", "--xattrs", "--totals", "-xpf", template,
-                            "-C", root, "--anchored", "--exclude=./dev/*"], timeout=600)
-            say(unpacked.strip() or "Detected container architecture: amd64")
+            # As the container's root, so that every file gets its owner there. (An id-mapped mount would do too,
+            # but LXC 5.0 forgets the mapping when a container reboots itself.)
+            run([*_AS_CONTAINER_ROOT, "tar", "-I", "zstd", "--numeric-owner", "--xattrs", "-xpf", template, "-C", root,
+                 "--anchored", "--exclude=./dev/*"], timeout=600)
+            say("Detected container architecture: amd64")
             making.result()
             self._personalise(root, Path(folder), hostname, public_keys, say)
         if password:
-            run(["chpasswd", "--root", root], stdin=f"root:{password}\n".encode())
+            run([*_AS_CONTAINER_ROOT, "chpasswd", "--root", root], stdin=f"root:{password}\n".encode())
 
     def _personalise(self, root: Path, keys: Path, hostname: str, public_keys: str,
                      say: Callable[[str], None]) -> None:
@@ -96,7 +100,6 @@ class Runtime:
             f"lxc.idmap = u 0 {FIRST} {COUNT}",
             f"lxc.idmap = g 0 {FIRST} {COUNT}",
             f"lxc.rootfs.path = dir:{self.root(vmid)}",
-            "lxc.rootfs.options = idmap=container",
             f"lxc.uts.name = {config['hostname']}",
             "lxc.autodev = 1",
             "lxc.tty.max = 0",

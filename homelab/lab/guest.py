@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from ipaddress import IPv4Address
 from pathlib import Path
 
+from homelab.lab.subids import FIRST
+
 
 def parse_properties(text: str) -> dict[str, str]:
     """A Proxmox property string such as `name=eth0,bridge=vmbr0`; a first bare value is called `volume`."""
@@ -63,7 +65,8 @@ def settings(config: Mapping[str, object], resolvers: Sequence[IPv4Address]) -> 
 
 
 def write_inside(root: Path, files: Mapping[str, bytes], mode: int = 0o644) -> None:
-    """Replace files below `root`; a path through a symlink is refused with OSError, a last one is replaced."""
+    """Replace files below `root`, owned by the container's root. A symlink at the end of a path is replaced; one
+    on the way is refused with OSError."""
     for name, content in files.items():
         *folders, last = name.split("/")
         with _open_folder(root, folders) as folder:
@@ -71,6 +74,7 @@ def write_inside(root: Path, files: Mapping[str, bytes], mode: int = 0o644) -> N
             handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode, dir_fd=folder)
             with os.fdopen(handle, "wb") as file:
                 os.fchmod(handle, mode)
+                os.fchown(handle, FIRST, FIRST)
                 file.write(content)
             os.replace(draft, last, src_dir_fd=folder, dst_dir_fd=folder)
 
@@ -84,6 +88,7 @@ def _open_folder(root: Path, folders: Sequence[str]) -> Iterator[int]:
                 deeper = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=handle)
             except FileNotFoundError:
                 os.mkdir(folder, 0o700 if folder.startswith(".") else 0o755, dir_fd=handle)
+                os.chown(folder, FIRST, FIRST, dir_fd=handle, follow_symlinks=False)
                 deeper = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=handle)
             os.close(handle)
             handle = deeper
