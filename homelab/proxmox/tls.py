@@ -22,7 +22,7 @@ class TrustAdapter(HTTPAdapter):
     def __init__(self, endpoint: Endpoint) -> None:
         self._trust = _trust(endpoint)
         # Reading again after a dropped connection is harmless; nothing else is repeated.
-        super().__init__(max_retries=Retry(total=2, connect=0, read=1, status=0, other=0, backoff_factor=0.2,
+        super().__init__(max_retries=Retry(total=2, connect=0, read=2, status=0, other=0, backoff_factor=0.2,
                                            allowed_methods=frozenset({"GET"})))
 
     def build_connection_pool_key_attributes(self, request: PreparedRequest, verify: Any, cert: Any = None) -> Any:

@@ -49,6 +49,8 @@ class FakeNode(FakePve):
 
     async def _lxc_create(self, user: str, v: Mapping[str, Any]) -> Any:
         """As on Proxmox, start=1 is a task of its own."""
+        if v.get("start"):
+            self._vm_perm(user, int(v["vmid"]), v.get("pool"), "VM.PowerMgmt")
         upid = await super()._lxc_create(user, {key: value for key, value in v.items() if key != "start"})
         if v.get("start"):
             start = asyncio.ensure_future(self._start_after(upid, user, int(v["vmid"])))

@@ -1,0 +1,344 @@
+"""Trust, errors and tasks of the client: over real TLS, against recorded answers and an in-process node."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from homelab.commands.init import init
+from homelab.commands.trust import trust
+from homelab.errors import HomelabError, InputError
+from homelab.model import Endpoint
+from homelab.proxmox import Client, find, tasks
+from homelab.proxmox.access import privileges
+from homelab.proxmox.apply import only_node
+from homelab.proxmox.errors import ProxmoxError
+from homelab.proxmox.templates import template_volume
+from homelab.proxmox.tls import fetch_fingerprint
+from homelab.trust import KnownHosts
+from tests.integration.fakenode import TOKEN, FakeNode, certificate, serving
+from tests.integration.test_proxmox_up import SECRET, Site
+from tests.integration.test_proxmox_up import pair as pair
+from tests.integration.test_proxmox_up import site as site
+from tests.recorded import RECORDED, data, replaying
+
+Pair = tuple[tuple[str, str], str]
+
+
+@pytest.fixture
+def endpoint(tmp_path: Path, pair: Pair) -> Endpoint:
+    token = tmp_path / "token"
+    token.write_text(SECRET)
+    token.chmod(0o600)
+    return Endpoint(host="127.0.0.1", port=0, node=None, token_id=TOKEN, token_file=token, fingerprint=pair[1],
+                    ca_file=None)
+
+
+# ------------------------------------------------------------------ trust
+
+
+def test_the_token_goes_only_to_the_pinned_certificate(endpoint: Endpoint, pair: Pair, tmp_path: Path) -> None:
+    other, other_fingerprint = certificate(tmp_path, "other")
+    with replaying(["resources"], other) as (port, seen):
+        with pytest.raises(HomelabError, match="does not show the pinned certificate") as caught:
+            Client(replace(endpoint, port=port)).get("cluster/resources")
+        assert seen == []
+        assert other_fingerprint in caught.value.details
+        assert pair[1] in caught.value.details
+    with replaying(["resources"], pair[0]) as (port, seen):
+        assert Client(replace(endpoint, port=port)).get("cluster/resources") == data("resources")
+        assert seen == [f"PVEAPIToken={TOKEN}={SECRET}"]
+
+
+def test_a_ca_file_is_trusted_and_the_systems_cas_are_not_enough(endpoint: Endpoint, pair: Pair) -> None:
+    with replaying(["resources"], pair[0]) as (port, seen):
+        with pytest.raises(HomelabError, match="is not trusted") as caught:
+            Client(replace(endpoint, port=port, fingerprint=None)).get("version")
+        assert (seen, "self-signed certificate" in caught.value.details) == ([], True)
+        Client(replace(endpoint, port=port, fingerprint=None, ca_file=Path(pair[0][0]))).get("cluster/resources")
+        assert len(seen) == 1
+
+
+def test_a_certificate_for_another_name_is_refused(endpoint: Endpoint, pair: Pair) -> None:
+    with replaying(["resources"], pair[0], host="127.0.0.2") as (port, seen):
+        server = replace(endpoint, host="127.0.0.2", port=port, fingerprint=None, ca_file=Path(pair[0][0]))
+        with pytest.raises(HomelabError, match="is not trusted"):
+            Client(server).get("version")
+        assert seen == []
+
+
+def test_the_environment_cannot_loosen_trust(endpoint: Endpoint, pair: Pair, tmp_path: Path,
+                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    other, _ = certificate(tmp_path, "other")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", other[0])
+    monkeypatch.setenv("CURL_CA_BUNDLE", other[0])
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+    with replaying(["resources"], other) as (port, seen):
+        for server in (replace(endpoint, port=port), replace(endpoint, port=port, fingerprint=None)):
+            with pytest.raises(HomelabError, match="certificate"):
+                Client(server).get("version")
+        assert seen == []
+
+
+def test_fetch_fingerprint(pair: Pair) -> None:
+    with replaying([], pair[0]) as (port, seen):
+        assert fetch_fingerprint("127.0.0.1", port) == pair[1]
+        assert seen == []
+    with pytest.raises(HomelabError, match="No TLS answer"):
+        fetch_fingerprint("127.0.0.1", port)
+
+
+# ------------------------------------------------------------------ token
+
+
+def test_the_token_comes_from_a_private_file_or_the_environment(endpoint: Endpoint, pair: Pair,
+                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    endpoint.token_file.chmod(0o644)
+    with pytest.raises(HomelabError, match="readable by others") as caught:
+        Client(endpoint)
+    assert caught.value.resolution == f"chmod 600 {endpoint.token_file}"
+    endpoint.token_file.unlink()
+    with pytest.raises(HomelabError, match="cannot be read"):
+        Client(endpoint)
+    monkeypatch.setenv("HOMELAB_PROXMOX_TOKEN", "from-env")
+    with replaying(["resources"], pair[0]) as (port, seen):
+        Client(replace(endpoint, port=port)).get("version")
+        assert seen == [f"PVEAPIToken={TOKEN}=from-env"]
+
+
+# ----------------------------------------------------- errors, as recorded
+
+
+@pytest.mark.parametrize(("name", "brief", "parts"), [
+    ("unauthorized", "Proxmox refused the token homelab@pve!cli", ["Authentication failed!", "token list homelab@pve"]),
+    ("forbidden", "does not allow that to this token",
+     ["VM.Audit on /vms/167", "pveum acl modify /vms/167 --roles Homelab --tokens 'homelab@pve!cli'"]),
+    ("bad_parameters", "Proxmox refused a call", ["400 Parameter verification failed.",
+                                                  "cores: type check ('integer') failed - got 'x'"]),
+    ("locked", "The container is locked", ["CT is locked (backup)", "pct unlock 167"]),
+    ("lock_timeout", "The container is locked", ["can't lock file", "pct unlock 167"]),
+    ("missing", "Proxmox refused a call", ["500 Configuration file 'nodes/pve/lxc/99999.conf' does not exist"]),
+    ("exists", "Proxmox refused a call", ["500 CT 167 already exists on node 'pve'"]),
+])
+def test_errors_have_proxmox_own_text_and_a_way_out(endpoint: Endpoint, pair: Pair, name: str, brief: str,
+                                                    parts: list[str]) -> None:
+    with replaying([name], pair[0]) as (port, _), pytest.raises(ProxmoxError, match=r"Proxmox|locked") as caught:
+        Client(replace(endpoint, port=port)).put("nodes/pve/lxc/167/config", memory=1)
+    assert brief in caught.value.brief
+    assert caught.value.status == RECORDED[name]["status"]
+    for part in parts:
+        assert part in str(caught.value)
+    assert SECRET not in str(caught.value)
+
+
+def test_nobody_listens(endpoint: Endpoint) -> None:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        with pytest.raises(HomelabError, match="cannot be reached") as caught:
+            Client(replace(endpoint, port=sock.getsockname()[1])).get("version")
+    assert "Connection refused" in caught.value.details
+
+
+def test_what_is_not_proxmox(endpoint: Endpoint, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RECORDED, "html", {"status": 200, "reason": "OK", "body": "<html>a proxy's page</html>"})
+    with replaying(["html"], pair[0]) as (port, _), pytest.raises(HomelabError, match="does not answer like Proxmox"):
+        Client(replace(endpoint, port=port)).get("version")
+
+
+# ------------------------------------------------------- tasks, as recorded
+
+
+def test_a_recorded_create_is_waited_for_and_its_log_read(endpoint: Endpoint, pair: Pair) -> None:
+    task = tasks.Task.of(data("task_ended")["upid"])
+    assert (task.node, task.kind, task.vmid, task.started) == ("pve", "vzcreate", "167", 1795404187)
+    with replaying(["task_running", "task_running", "task_ended", "create_log"], pair[0]) as (port, _):
+        client = Client(replace(endpoint, port=port))
+        assert tasks.wait(client, task, "creating", 5) == []
+        assert tasks.log(client, task)[-1] == "TASK OK"
+
+
+def test_recorded_task_lists(endpoint: Endpoint, pair: Pair) -> None:
+    with replaying(["tasks_active", "tasks_all"], pair[0]) as (port, _):
+        client = Client(replace(endpoint, port=port))
+        (running,) = tasks.of_container(client, "pve", 168, finished=False)
+        assert (running.kind, running.running, running.creator) == ("vzcreate", True, "root@pam")
+        (stopped,) = tasks.of_container(client, "pve", 167)
+        assert (stopped.kind, stopped.running, stopped.creator) == ("vzstop", False, "deploy@pve!ci")
+
+
+def test_a_task_that_does_not_end_in_time(endpoint: Endpoint, pair: Pair) -> None:
+    task = tasks.Task.of(data("task_running")["upid"])
+    with (replaying(["task_running"] * 9, pair[0]) as (port, _),
+          pytest.raises(HomelabError, match="vzcreate of 167 has not ended after 0 s")):
+        tasks.wait(Client(replace(endpoint, port=port)), task, "creating", 0.2)
+
+
+@pytest.mark.parametrize(("name", "volume"), [("debian-12", "debian-12-standard_12.7-1_amd64.tar.zst"),
+                                              ("local:vztmpl/tiny-1_amd64.tar.gz", "tiny-1_amd64.tar.gz")])
+def test_recorded_templates(site: Site, pair: Pair, endpoint: Endpoint, name: str, volume: str) -> None:
+    container = replace(site.inventory.containers[0], template=name)
+    with replaying(["templates"], pair[0]) as (port, _):
+        assert template_volume(Client(replace(endpoint, port=port)), "pve", container) == f"local:vztmpl/{volume}"
+
+
+def test_a_missing_template_names_pveam(site: Site, pair: Pair, endpoint: Endpoint) -> None:
+    with (replaying(["templates"], pair[0]) as (port, _), pytest.raises(HomelabError) as caught):
+        template_volume(Client(replace(endpoint, port=port)), "pve", site.inventory.containers[0])
+    assert "there is no template for ubuntu-24.04 on storage local" in caught.value.brief
+    assert "pveam download local ubuntu-24.04-standard_" in caught.value.resolution
+
+
+# ------------------------------------------------------ on the in-process node
+
+
+def test_our_node_answers_like_the_recorded_one(site: Site) -> None:
+    """What the tests stand on, held against the real one: the fields that we read, their types, and the errors."""
+    site.up()
+    client = Client(site.inventory.endpoint)
+    rows = {"resources": client.get("cluster/resources", type="vm")[0], "lxc": client.get("nodes/pve/lxc")[0]}
+    for name, row in rows.items():
+        for key in {"vmid", "node", "type", "status", "tags", "mem", "maxmem", "uptime", "disk"} & set(data(name)[0]):
+            assert type(row[key]) is type(data(name)[0][key]), (name, key)
+    config, recorded = client.get("nodes/pve/lxc/167/config"), data("config")
+    for key in ("description", "net0", "rootfs", "features", "hostname", "tags", "unprivileged", "cores", "onboot"):
+        assert type(config[key]) is type(recorded[key]), key
+    assert set(client.get("nodes/pve/lxc/167/pending")[0]) == {"key", "value"}
+    site.pve.ct(168).lock = "backup"
+    for name, path in (("missing", "nodes/pve/lxc/99999/config"), ("locked", "nodes/pve/lxc/168/config")):
+        with pytest.raises(ProxmoxError) as caught:
+            client.put(path, memory=700)
+        assert (caught.value.status, RECORDED[name]["reason"] in caught.value.details) == (500, True)
+
+
+def test_a_create_that_fails_shows_the_end_of_its_log(site: Site) -> None:
+    site.pve.add_ceph_storage("ceph")
+    site.pve.ceph["down"] = True
+    site.overlaid("defaults: {storage: ceph}")
+    with pytest.raises(HomelabError, match="3 of 3 containers failed") as caught:
+        site.up()
+    assert "rbd error" in caught.value.details
+    assert "TASK ERROR: unable to create CT 167" in caught.value.details
+
+
+def test_a_start_that_fails_after_a_good_create_is_seen(site: Site) -> None:
+    begin = site.pve._start_steps
+
+    async def broken(ct: Any, user: str, skiplock: bool = False) -> None:
+        ct.start_error = "bridge 'vmbr0' does not exist" if ct.vmid == 168 else None
+        await begin(ct, user, skiplock)
+    site.pve._start_steps = broken  # type: ignore[method-assign]
+    with pytest.raises(HomelabError, match="analytics-platform: starting it failed") as caught:
+        site.up()
+    assert "bridge 'vmbr0' does not exist" in caught.value.details
+    assert sorted(site.waited) == ["airflow-orchestration", "postgres-data"]
+    assert site.pve.ct(168) is not None
+    site.pve._start_steps = begin  # type: ignore[method-assign]
+    site.pve.ct(168).start_error = None
+    assert site.up().done == {"analytics-platform": ["start analytics-platform"]}
+
+
+def test_a_log_without_the_keys_is_refused(site: Site) -> None:
+    site.pve.prints_keys = False
+    with pytest.raises(HomelabError, match="SSH host key is not known") as caught:
+        site.up("postgres-data")
+    assert "homelab trust postgres-data SHA256:" in caught.value.resolution
+    assert site.waited == []
+
+
+@pytest.fixture
+def least(site: Site) -> Site:
+    """The node with a token that may do what `homelab init` asks for, and no more."""
+    for path, granted in privileges(site.inventory).items():
+        site.pve.grant(TOKEN, path, *granted)
+    return site
+
+
+def test_the_least_privileges_are_enough(least: Site) -> None:
+    least.up()
+    least.pve.ct(168).config |= {"memory": 512, "onboot": 0, "tags": "homelab;homelab-home;x", "features": "nesting=0"}
+    least.overlaid("network: {nameservers: [.1]}\ndefaults: {disk: 20}")
+    least.up()
+    least.pve.ct(169).status = "stopped"
+    least.up()
+    proof = {call.rpartition("/")[2] for call in least.pve.calls()}
+    assert {"shutdown", "start", "config"} <= proof
+    assert len(least.destroy().done) == 3
+
+
+@pytest.mark.parametrize("privilege", sorted({p for ps in (
+    ("VM.Allocate", "VM.Config.CPU", "VM.Config.Memory", "VM.Config.Network", "VM.Config.Options", "VM.PowerMgmt",
+     "Datastore.AllocateSpace", "SDN.Use"),) for p in ps}))
+def test_each_of_them_is_needed(site: Site, privilege: str) -> None:
+    for path, granted in privileges(site.inventory).items():
+        site.pve.grant(TOKEN, path, *(p for p in granted if p != privilege))
+    with pytest.raises(HomelabError):
+        site.up("postgres-data")
+    assert site.pve.cts == []
+
+
+def test_several_nodes_need_a_choice(site: Site) -> None:
+    site.pve.add_node("pve2")
+    with pytest.raises(HomelabError, match="Which node") as caught:
+        only_node(Client(site.inventory.endpoint))
+    assert "pve, pve2" in caught.value.details
+    assert len(site.overlaid("proxmox: {node: pve2}").up().done) == 3
+    assert {ct.node for ct in site.pve.cts} == {"pve2"}
+    assert not site.up()
+
+
+def test_a_dropped_connection_is_read_again_and_a_change_is_not(site: Site) -> None:
+    site.up()
+    site.pve.flaky_network(drop_rate=0.2, seed=4)
+    site.pve._random.seed(4)
+    assert len(find(Client(site.inventory.endpoint), site.inventory)) == 3
+    site.pve.flaky_network(drop_rate=1.0)
+    site.pve.requests.clear()
+    with pytest.raises(HomelabError, match="cannot be reached"):
+        Client(site.inventory.endpoint).post("nodes/pve/lxc/167/status/stop")
+    assert site.pve.ct(167).status == "running"
+
+
+def test_init_then_up(tmp_path: Path, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOMELAB_PROXMOX_TOKEN", raising=False)
+    secret, said = secrets.token_hex(16), []
+    pve = FakeNode(secret)
+    with serving(pve, pair[0]):
+        folder = tmp_path / "new"
+        folder.mkdir()
+        answers = iter([secret, ""])
+        inventory = init(folder / "inventory.yaml", host="127.0.0.1", port=pve.port, confirm=lambda _: True,
+                         ask=lambda _: next(answers), say=said.append)
+        assert inventory.endpoint.fingerprint == pair[1]
+        assert inventory.endpoint.token_file.stat().st_mode & 0o777 == 0o600
+        assert not inventory.pipeline.api_key_file.exists()
+        text = "\n".join(said)
+        assert pair[1] in text
+        assert secret not in text
+        assert "pveum user token add homelab@pve cli --privsep 1" in text
+        site = Site(pve, inventory, folder, pair[1], KnownHosts(folder / "pins"))
+        assert len(site.up().done) == 3
+    with pytest.raises(InputError, match="exists already"):
+        init(folder / "inventory.yaml", host="127.0.0.1", confirm=lambda _: True, ask=str, say=said.append)
+
+
+def test_init_writes_nothing_when_the_fingerprint_is_not_confirmed(tmp_path: Path, pair: Pair) -> None:
+    with replaying([], pair[0]) as (port, _), pytest.raises(HomelabError, match="not confirmed"):
+        init(tmp_path / "inventory.yaml", host="127.0.0.1", port=port, confirm=lambda _: False, ask=str, say=str)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_trust_by_hand_and_from_the_log(site: Site) -> None:
+    site.up("postgres-data")
+    mine = "SHA256:" + "A" * 43
+    assert trust(site.inventory, "postgres-data", mine, known_hosts=site.known_hosts).fingerprint == mine
+    assert site.known_hosts.pins()["postgres-data"].fingerprint == mine
+    assert trust(site.inventory, "postgres-data", known_hosts=site.known_hosts).fingerprint == site.pve.keys[167]
+    with pytest.raises(InputError, match="not a host key's fingerprint"):
+        trust(site.inventory, "postgres-data", "MD5:aa", known_hosts=site.known_hosts)
+    with pytest.raises(HomelabError, match="does not exist"):
+        trust(site.inventory, "analytics-platform", known_hosts=site.known_hosts)
