@@ -6,7 +6,7 @@ The key behind the connection `analytics` may run these two commands there and n
 from __future__ import annotations
 
 import os
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 from airflow.providers.ssh.operators.ssh import SSHOperator
 
@@ -24,7 +24,7 @@ with DAG(
     is_paused_upon_creation=False,
     description="OpenWeather → Postgres → dbt → DuckDB",
     schedule=os.environ.get("WEATHER_SCHEDULE", "@hourly"),
-    start_date=datetime(2025, 1, 1, tzinfo=timezone.utc),
+    start_date=datetime(2025, 1, 1, tzinfo=UTC),
     catchup=False,
     max_active_runs=1,
     tags=["weather"],

@@ -1,0 +1,169 @@
+"""OpenWeather's current-weather API: one city's observation, asked for until it answers or nothing helps."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from urllib.parse import quote, quote_plus
+
+import urllib3
+
+# https://openweathermap.org/current: the API is asked again only where another try can help.
+RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
+_LARGEST_ANSWER = 1 << 20  # bytes; a real one has about 600
+
+
+class FetchError(Exception):
+    """A city could not be fetched, for good; the text never holds the API key."""
+
+
+class _TryAgain(Exception):
+    """An attempt failed in a way that passes; `after` is how many seconds the server asked to wait."""
+
+    def __init__(self, why: str, after: float | None = None) -> None:
+        super().__init__(why)
+        self.after = after
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class City:
+    """A place to ask for: by coordinates, else by OpenWeather's id, else by name."""
+
+    name: str
+    id: int | None = None
+    latitude: float | None = None
+    longitude: float | None = None
+
+    def query(self) -> dict[str, str]:
+        """The parameters that name this place."""
+        if self.latitude is not None and self.longitude is not None:
+            return {"lat": str(self.latitude), "lon": str(self.longitude)}
+        return {"q": self.name} if self.id is None else {"id": str(self.id)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long to wait and how often to ask; times in seconds. The functions are the clock's, for tests."""
+
+    attempts: int = 5
+    request: float = 10
+    run: float = 600
+    first_pause: float = 1
+    longest_pause: float = 60
+    sleep: Callable[[float], None] = time.sleep
+    clock: Callable[[], float] = time.monotonic
+    jitter: Callable[[], float] = random.random
+
+    def pause(self, attempt: int, asked: float | None) -> float:
+        """Seconds before the next attempt: what the server asked for, else doubling, half of it by chance."""
+        if asked is not None:
+            return asked
+        longest = min(self.longest_pause, self.first_pause * 2.0**attempt)
+        return longest * (0.5 + self.jitter() / 2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Client:
+    """Asks one API with one key; may be shared between threads."""
+
+    base_url: str
+    api_key: str = field(repr=False)
+    units: str
+    patience: Patience
+    until: float  # on the patience's clock: when the run ends
+    pool: urllib3.PoolManager = field(default_factory=lambda: urllib3.PoolManager(maxsize=8))
+
+    def current(self, city: City) -> str:
+        """The observation's JSON, exactly as it came. Raises FetchError."""
+        why = "there was no time left to ask"
+        for attempt in range(self.patience.attempts):
+            try:
+                return checked(self._ask(city))
+            except _TryAgain as failure:
+                why = str(failure)
+                pause = self.patience.pause(attempt, failure.after)
+                if attempt + 1 == self.patience.attempts:
+                    raise FetchError(f"{why}; asked {attempt + 1} times") from None
+                if self._left() <= pause:
+                    raise FetchError(f"{why}; no time left to wait {pause:.0f} s and ask again") from None
+                self.patience.sleep(pause)
+        raise FetchError(why)
+
+    def _left(self) -> float:
+        return self.until - self.patience.clock()
+
+    def _ask(self, city: City) -> bytes:
+        seconds = min(self.patience.request, self._left())
+        if seconds <= 0:
+            raise FetchError("there was no time left to ask")
+        url = f"{self.base_url.rstrip('/')}/data/2.5/weather"
+        try:
+            response = self.pool.request(
+                "GET", url, fields={**city.query(), "appid": self.api_key, "units": self.units}, retries=False,
+                redirect=False, timeout=urllib3.Timeout(connect=seconds, read=seconds), preload_content=False)
+            try:
+                body = self._read(response, self.patience.clock() + seconds)
+            finally:
+                response.close()
+        except urllib3.exceptions.HTTPError as error:
+            # The text of urllib3's errors quotes the URL, and with it the key.
+            raise _TryAgain(f"no answer ({type(error).__name__})") from None
+        if response.status == 200:
+            return body
+        said = f"HTTP {response.status}: {self._message(body)}"
+        if response.status in RETRIED:
+            raise _TryAgain(said, retry_after(response.headers))
+        raise FetchError(said)
+
+    def _read(self, response: urllib3.BaseHTTPResponse, until: float) -> bytes:
+        body = bytearray()
+        while chunk := response.read1(1 << 16):
+            body += chunk
+            if len(body) > _LARGEST_ANSWER:
+                raise FetchError(f"the answer is longer than {_LARGEST_ANSWER} bytes")
+            if self.patience.clock() > until:
+                raise _TryAgain("the answer took too long")
+        return bytes(body)
+
+    def _message(self, body: bytes) -> str:
+        try:
+            said = json.loads(body)["message"]
+        except (ValueError, KeyError, TypeError):
+            said = "no reason given"
+        text = " ".join(str(said).split())[:200]
+        for form in {self.api_key, quote(self.api_key), quote_plus(self.api_key)}:
+            text = text.replace(form, "***")
+        return text
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds from a Retry-After header, which holds seconds or a date; None without a usable one."""
+    value = headers.get("Retry-After", "").strip()
+    if value.isdecimal():
+        return float(value)
+    try:
+        when = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return max(0.0, (when.replace(tzinfo=when.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
+
+
+def checked(body: bytes) -> str:
+    """The body as text, if it is an observation. Raises FetchError."""
+    try:
+        text = body.decode()
+        observation = json.loads(text, parse_constant=_refuse)
+    except ValueError:
+        raise FetchError("the answer is not JSON") from None
+    if not isinstance(observation, dict) or not isinstance(observation.get("dt"), int):
+        raise FetchError("the answer is no observation: it has no time `dt`")
+    return text
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} is not JSON")
