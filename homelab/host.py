@@ -45,7 +45,7 @@ class Host(Protocol):
         """
 
     def batch(self, commands: Sequence[str]) -> list[Result]:
-        """Run many short commands in one round trip; results in the same order, standard error merged."""
+        """Run many short commands in one round trip; results in the same order, without standard error."""
 
 
 class CommandFailed(HomelabError):
@@ -82,7 +82,7 @@ def batch_script(commands: Sequence[str]) -> tuple[str, Callable[[Result], list[
     command runs in a subshell without standard input, so none can eat the script or end it.
     """
     mark = secrets.token_hex(16)
-    parts = [f"(\n{command}\n) </dev/null 2>&1; printf '\\n{mark} %s\\n' $?" for command in commands]
+    parts = [f"(\n{command}\n) </dev/null 2>/dev/null; printf '\\n{mark} %s\\n' $?" for command in commands]
 
     def parse(result: Result) -> list[Result]:
         chunks = result.stdout.split(f"\n{mark} ".encode())

@@ -26,7 +26,8 @@ def ssh_argv(inventory: Inventory, name: str, command: Sequence[str], vault: Fil
                "GlobalKnownHostsFile": "none", "StrictHostKeyChecking": "yes", "HostKeyAlias": name,
                "UpdateHostKeys": "no"}
     words = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
-    remote = [argv(*command)] if command else []
+    # One word is shell text, as with ssh itself; several are the words of a command.
+    remote = [command[0] if len(command) == 1 else argv(*command)] if command else []
     return ["ssh", *words, *(["-t"] if terminal and not command else []), f"root@{container.address}", *remote]
 
 

@@ -94,7 +94,7 @@ class Analytics(Service):
 
     def health_probes(self) -> Sequence[str]:
         """The last build and the marts, as the pipeline's own report tells them."""
-        return (as_analytics(argv("python", f"{SCRIPTS}/report.py", "--database", PUBLISHED)),)
+        return (as_analytics(argv("python", f"{SCRIPTS}/report.py", "--database", PUBLISHED)) + " 2>&1",)
 
     def health(self, answers: Sequence[Result]) -> Health:
         """Healthy when the last build was good."""

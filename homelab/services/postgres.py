@@ -63,7 +63,7 @@ class Postgres(Service):
 
     def health_probes(self) -> Sequence[str]:
         """Sizes, connections, and the newest raw row."""
-        return (psql(PSQL, "project_data", _FACTS),)
+        return (psql(PSQL, "project_data", _FACTS) + " 2>&1",)
 
     def health(self, answers: Sequence[Result]) -> Health:
         """Healthy when it answers."""

@@ -15,7 +15,7 @@ from homelab.host import Host, Result, check
 from homelab.model import Pending, Secret, Step
 from homelab.steps.files import File
 
-PSQL = "runuser -u postgres -- psql"
+PSQL = "env --chdir=/ runuser -u postgres -- psql"  # which may not enter root's folder, and would say so
 _ITERATIONS = 4096  # PostgreSQL's own default for SCRAM
 
 

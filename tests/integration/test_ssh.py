@@ -128,7 +128,7 @@ def test_a_batch_keeps_answers_apart(server: Server) -> None:
     assert (one.stdout, one.status) == (b"no newline", 0)
     assert (two.stdout, two.status) == (b"", 3)
     assert three.stdout == b"", "a probe must not eat the script"
-    assert four.stdout == b"a\n\nb\nerr\n"
+    assert four.stdout == b"a\n\nb\n"
 
 
 def test_a_lost_connection_is_an_error_and_the_next_command_reconnects(server: Server) -> None:
