@@ -1,0 +1,193 @@
+"""A replay of real weather that answers as OpenWeather's current-weather API does, its errors included.
+
+`python -m homelab.lab.openweather --host H --port P --key-file F --state FILE [--clock step|real]`. With the clock
+`step`, each request for a city gets that city's next observation, and the state file keeps the place; after the last
+one it begins again. With `real` it is the observation of this hour of the year. `dt` is the data set's own time.
+Tests inject failures: POST /_faults?appid=KEY with {"status": 429, "times": 2, "retry_after": 1, "delay": 0, "q": …}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import bisect
+import hmac
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from homelab.lab.observations import PLACES, Observation, Place, answer, load
+
+_NEAR = 0.5  # degrees: further away, no station speaks for a point
+_BLOCKED = ("Your account is temporary blocked due to exceeding of requests limitation of your subscription type. "
+            "Please choose the proper subscription https://openweathermap.org/price")
+_BAD_KEY = "Invalid API key. Please see https://openweathermap.org/faq#error401 for more info."
+
+
+class Refusal(Exception):
+    """An answer that is an error: its status, its text, and `cod` as OpenWeather types it there."""
+
+    def __init__(self, status: int, message: str, cod: int | str) -> None:
+        super().__init__(message)
+        self.status, self.body = status, {"cod": cod, "message": message}
+
+
+@dataclass(slots=True, kw_only=True)
+class Fault:
+    """A failure that a test asked for: the next `times` requests get it, or those for one city."""
+
+    status: int
+    times: int = 1
+    retry_after: int | None = None
+    delay: float = 0
+    q: str | None = None
+
+
+def find(query: Mapping[str, str]) -> Place:
+    """The place that a request names by id, coordinates or name. Raises Refusal as OpenWeather does."""
+    if query.get("id"):
+        found = [place for place in PLACES if str(place.id) == query["id"]]
+    elif "lat" in query or "lon" in query:
+        latitude, longitude = _degrees(query, "lat", 90), _degrees(query, "lon", 180)
+        near = {place: math.dist((place.latitude, place.longitude), (latitude, longitude)) for place in PLACES}
+        found = sorted((place for place in PLACES if near[place] <= _NEAR), key=near.__getitem__)
+    elif query.get("q", "").strip():
+        city, *rest = (part.strip().lower() for part in query["q"].split(","))
+        found = [place for place in PLACES if place.name.lower() == city and (not rest or rest[-1] == "us")]
+    else:
+        raise Refusal(400, "Nothing to geocode", "400")
+    if not found:
+        raise Refusal(404, "city not found", "404")
+    return found[0]
+
+
+def _degrees(query: Mapping[str, str], name: str, limit: int) -> float:
+    word = {"lat": "latitude", "lon": "longitude"}[name]
+    try:
+        value = float(query[name])
+    except (KeyError, ValueError):
+        raise Refusal(400, f"wrong {word}", "400") from None
+    if not -limit <= value <= limit:
+        raise Refusal(400, f"wrong {word}", "400")
+    return value
+
+
+class Steps:
+    """The next observation at each request; the place in the data set survives a restart."""
+
+    def __init__(self, state: Path, stations: Mapping[str, Sequence[Observation]]) -> None:
+        self._state, self._stations = state, stations
+        self._next: dict[str, int] = json.loads(state.read_text()) if state.exists() else {}
+
+    def __call__(self, place: Place) -> Observation:
+        rows = self._stations[place.station]
+        position = self._next.get(place.station, 0)
+        self._next[place.station] = position + 1
+        new = self._state.with_suffix(".new")
+        new.write_text(json.dumps(self._next))
+        os.replace(new, self._state)
+        return rows[position % len(rows)]
+
+
+class ThisHour:
+    """The observation of the present hour in 2013, or the last one before it."""
+
+    def __init__(self, stations: Mapping[str, Sequence[Observation]],
+                 now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self._stations, self._now = stations, now
+
+    def __call__(self, place: Place) -> Observation:
+        rows, hour = self._stations[place.station], _of_year(self._now())
+        return rows[bisect.bisect_right(rows, hour, key=lambda row: _of_year(row.time)) - 1]
+
+
+def _of_year(time: datetime) -> tuple[int, int, int]:
+    return time.month, time.day, time.hour
+
+
+def application(key: str, choose: Callable[[Place], Observation]) -> web.Application:
+    """The server, for one key and one way to choose the observation."""
+    faults: list[Fault] = []
+
+    def admit(request: web.Request) -> None:
+        if not hmac.compare_digest(request.query.get("appid", "").encode(), key.encode()):
+            raise Refusal(401, _BAD_KEY, 401)
+
+    async def fail(query: Mapping[str, str]) -> web.Response | None:
+        for fault in faults:
+            if fault.q in (None, query.get("q")):
+                fault.times -= 1
+                if fault.times <= 0:
+                    faults.remove(fault)
+                await asyncio.sleep(fault.delay)
+                headers = {} if fault.retry_after is None else {"Retry-After": str(fault.retry_after)}
+                message = _BLOCKED if fault.status == 429 else "Internal server error"
+                return web.json_response({"cod": fault.status, "message": message}, status=fault.status,
+                                         headers=headers)
+        return None
+
+    async def weather(request: web.Request) -> web.Response:
+        admit(request)
+        failed = await fail(request.query)
+        if failed is not None:
+            return failed
+        place = find(request.query)
+        return web.json_response(answer(place, choose(place), request.query.get("units", "standard")))
+
+    async def inject(request: web.Request) -> web.Response:
+        admit(request)
+        try:
+            faults.append(Fault(**await request.json()))
+        except (TypeError, ValueError) as error:
+            raise Refusal(400, str(error), "400") from error
+        return web.json_response({"faults": len(faults)})
+
+    async def clear(request: web.Request) -> web.Response:
+        admit(request)
+        faults.clear()
+        return web.json_response({"faults": 0})
+
+    async def healthz(_: web.Request) -> web.Response:
+        return web.json_response({"status": "ok"})
+
+    app = web.Application(middlewares=[_refusals])
+    app.add_routes([web.get("/data/2.5/weather", weather), web.get("/healthz", healthz),
+                    web.post("/_faults", inject), web.delete("/_faults", clear)])
+    return app
+
+
+@web.middleware
+async def _refusals(request: web.Request, handler: Any) -> web.StreamResponse:
+    try:
+        response: web.StreamResponse = await handler(request)
+    except Refusal as refusal:
+        return web.json_response(refusal.body, status=refusal.status)
+    return response
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Serve until a signal ends it."""
+    parser = argparse.ArgumentParser(prog="python -m homelab.lab.openweather",
+                                     description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--host", required=True)
+    parser.add_argument("--port", required=True, type=int)
+    parser.add_argument("--key-file", required=True, type=Path)
+    parser.add_argument("--state", required=True, type=Path)
+    parser.add_argument("--clock", choices=["step", "real"], default="step")
+    options = parser.parse_args(words)
+    stations = load()
+    choose = Steps(options.state, stations) if options.clock == "step" else ThisHour(stations)
+    # Its access log would hold the key, which is part of every URL.
+    web.run_app(application(options.key_file.read_text().strip(), choose), host=options.host, port=options.port,
+                access_log=None, print=None)
+
+
+if __name__ == "__main__":
+    main()
