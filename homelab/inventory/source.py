@@ -13,6 +13,7 @@ import yaml
 from homelab.inventory.faults import Faults, Place
 
 Keys = tuple[str | int, ...]
+_DEEPEST = 20
 
 
 @dataclass(slots=True)
@@ -75,6 +76,12 @@ def _explain(error: yaml.MarkedYAMLError) -> str:
 
 def _value(loader: _Loader, node: yaml.Node, keys: Keys, document: Document, faults: Faults, path: Path) -> Any:
     document.places.setdefault(keys, Place(path, node.start_mark.line + 1))
+    if document.broken:
+        return None
+    if len(keys) > _DEEPEST:
+        faults.add(document.places[keys], keys[:2], "nested too deeply, or an alias that contains itself")
+        document.broken = True
+        return None
     if isinstance(node, yaml.MappingNode):
         return _mapping(loader, node, keys, document, faults, path)
     if isinstance(node, yaml.SequenceNode):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from shlex import quote
 from typing import ClassVar, Literal
 
+from homelab.distributions import Distribution
 from homelab.errors import HomelabError
 from homelab.host import Result, argv
 from homelab.model import Access, Health, Service, Site, Step
@@ -55,6 +56,12 @@ class Airflow(Service):
     version: Literal["3.3", "2.11"] = "3.3"
     port: int = 8080
     parallelism: int = 4
+
+    def objections(self, distribution: Distribution) -> Iterator[tuple[str, str]]:
+        """2.11 is the last series for Python up to 3.12."""
+        if self.version == "2.11" and distribution.python > (3, 12):
+            yield "version", (f"Airflow 2.11 runs on Python up to 3.12, and {distribution.alias} has "
+                              f"{'.'.join(map(str, distribution.python))}: write \"3.3\", or another template")
 
     def accesses(self) -> Sequence[Access]:
         """Owns its metadata, may look at the observations."""

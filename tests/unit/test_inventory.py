@@ -1,0 +1,279 @@
+"""The inventory: what is read, and every fault with its file, line, path, and what is allowed."""
+
+from __future__ import annotations
+
+import re
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+import yaml
+
+from homelab.errors import InputError
+from homelab.inventory import load, options, schedule, sections
+from homelab.inventory.table import Table
+from homelab.model import City, Inventory
+from homelab.paths import shipped
+from homelab.services import SERVICES
+from homelab.services.analytics import Analytics
+
+BASE = """\
+lab: home
+proxmox:
+  host: pve.lan
+  token_id: homelab@pve!cli
+network:
+  subnet: 192.168.2.0/24
+  gateway: .1
+  bridge: vmbr0
+containers:
+  db:
+    vmid: 167
+    ip: .67
+    cores: 1
+    memory: 2048
+    services: {postgres: {version: 16}}
+  lake:
+    vmid: 168
+    ip: 192.168.2.68
+    cores: 2
+    memory: 4096
+    services:
+      analytics:
+  flow:
+    vmid: 169
+    ip: .69
+    cores: 2
+    memory: 4096
+    services: {airflow: {}}
+pipeline:
+  cities: ["Newark,US"]
+"""
+
+
+def read(folder: Path, *texts: str) -> Inventory:
+    paths = [folder / ("inventory.yaml" if n == 0 else f"overlay{n}.yaml") for n in range(len(texts))]
+    for path, text in zip(paths, texts, strict=True):
+        path.write_text(text)
+    return load(paths)
+
+
+def faults(folder: Path, *texts: str) -> list[str]:
+    """`file:line: path: text` of each fault."""
+    with pytest.raises(InputError) as caught:
+        read(folder, *texts)
+    assert caught.value.exit_code == 2
+    return [line.strip().removeprefix(f"{folder}/") for line in caught.value.details.splitlines()]
+
+
+def test_what_is_read(tmp_path: Path) -> None:
+    inventory = read(tmp_path, BASE)
+    db, lake, flow = inventory.containers
+    assert [c.address for c in (db, lake)] == [IPv4Address("192.168.2.67"), IPv4Address("192.168.2.68")]
+    assert (db.shape.tags, db.shape.nesting, db.shape.unprivileged) == ({"homelab", "homelab-home"}, True, True)
+    assert all(re.fullmatch(r"[a-z0-9_][a-z0-9_\-+.]*", tag) for tag in db.shape.tags)
+    assert [c.shape.startup_order for c in (db, lake, flow)] == [1, 2, 3]
+    assert "`home`" in db.shape.description
+    assert f"{tmp_path.name}/inventory.yaml" in db.shape.description
+    assert inventory.state_dir == tmp_path / ".homelab" / "home"
+    assert inventory.endpoint.token_file == tmp_path / ".homelab" / "proxmox-token"
+    assert inventory.pipeline.cities == (City(name="Newark,US"),)
+    assert (db.template, db.storage, db.shape.disk, db.shape.swap, db.pool) == (
+        "ubuntu-24.04", "local-lvm", 8, 512, None)
+
+
+@pytest.mark.parametrize(("subnet", "short", "whole"), [
+    ("192.168.2.0/24", ".67", "192.168.2.67"),
+    ("192.168.2.64/26", ".67", "192.168.2.67"),
+    ("10.20.0.0/16", ".67", "10.20.0.67"),
+])
+def test_the_last_part_of_an_address(tmp_path: Path, subnet: str, short: str, whole: str) -> None:
+    text = BASE.replace("192.168.2.0/24", subnet).replace(".67", short)
+    text = text.replace("gateway: .1", "gateway: .65").replace("192.168.2.68", ".68")
+    assert str(read(tmp_path, text).containers[0].address) == whole
+
+
+def test_an_overlay_merges_replaces_and_deletes(tmp_path: Path) -> None:
+    base = BASE + "defaults: {disk: 9, pool: mine}\n"
+    (tmp_path / "sub").mkdir()
+    overlay = tmp_path / "sub" / "lab.yaml"
+    overlay.write_text("lab: lab\nproxmox: {port: 18006, token_file: token}\ndefaults: {pool: null, swap: 0}\n"
+                       "containers: {db: {memory: 1024}, flow: null, lake: {services: {analytics: {threads: 4}}}}\n"
+                       "pipeline: {cities: [a, b]}\n")
+    (tmp_path / "inventory.yaml").write_text(base)
+    inventory = load([tmp_path / "inventory.yaml", overlay])
+    assert [c.name for c in inventory.containers] == ["db", "lake"]
+    db, lake = inventory.containers
+    assert (db.shape.memory, db.shape.disk, db.shape.swap, db.pool, db.vmid) == (1024, 9, 0, None, 167)
+    assert lake.services["analytics"] == Analytics(threads=4)
+    assert [c.name for c in inventory.pipeline.cities] == ["a", "b"]
+    assert inventory.endpoint.token_file == tmp_path / "sub" / "token"
+    assert inventory.pipeline.api_key_file == tmp_path / ".homelab" / "openweather-api-key"
+    assert inventory.state_dir == tmp_path / ".homelab" / "lab"
+
+
+# (replace this, by this) → the fault, as file:line: path: and a part of what is said
+FAULTS = [
+    ("lab: home", "lab: Home", "inventory.yaml:1: lab: must be the lab's name"),
+    ("lab: home\n", "", "inventory.yaml:1: lab: is missing"),
+    ("host: pve.lan", "host: https://pve.lan", "inventory.yaml:3: proxmox.host: must be a host name"),
+    ("host: pve.lan", "hots: pve.lan", "inventory.yaml:3: proxmox.hots: unknown key; did you mean `host`?"),
+    ("homelab@pve!cli", "homelab", "inventory.yaml:4: proxmox.token_id: must be user@realm!name"),
+    ("host: pve.lan", "host: a\n  port: 0", "inventory.yaml:4: proxmox.port: must be a whole number from 1 to 65535"),
+    ("host: pve.lan", "host: a\n  fingerprint: AA:BB", "inventory.yaml:4: proxmox.fingerprint: must be a SHA-256"),
+    ("host: pve.lan", f"host: a\n  fingerprint: {'ab' * 32}\n  ca_file: x",
+     "inventory.yaml:5: proxmox.ca_file: stands beside `fingerprint`"),
+    ("192.168.2.0/24", "192.168.2.1/24", "inventory.yaml:6: network.subnet: must be a network such as"),
+    ("192.168.2.0/24", "192.168.2.0/30", "inventory.yaml:6: network.subnet: must have a prefix length"),
+    ("gateway: .1", "gateway: 10.0.0.1", "inventory.yaml:7: network.gateway: 10.0.0.1 is outside the subnet"),
+    ("bridge: vmbr0", "bridge: 5", "inventory.yaml:8: network.bridge: must be a bridge of the node"),
+    ("bridge: vmbr0", "bridge: vmbr0\n  vlan: 4095", "inventory.yaml:9: network.vlan: must be a whole number from 1"),
+    ("bridge: vmbr0", "bridge: vmbr0\n  nameservers: [.1, x]", "inventory.yaml:9: network.nameservers[1]: must be an"),
+    ("ip: .67", "ip: .256", "inventory.yaml:12: containers.db.ip: must be an IPv4 address, whole or as its last part"),
+    ("ip: .67", "ip: 67", "inventory.yaml:12: containers.db.ip: must be an IPv4 address"),
+    ("ip: .67", "ip: .0", "inventory.yaml:12: containers.db.ip: 192.168.2.0 is the network address"),
+    ("ip: .67", "ip: .255", "inventory.yaml:12: containers.db.ip: 192.168.2.255 is the broadcast address"),
+    ("ip: .67", "ip: .1", "inventory.yaml:12: containers.db.ip: 192.168.2.1 is taken by the gateway"),
+    ("ip: .67", "ip: 192.168.3.67", "inventory.yaml:12: containers.db.ip: 192.168.3.67 is outside the subnet"),
+    ("192.168.2.68", ".67", "inventory.yaml:18: containers.lake.ip: 192.168.2.67 is taken by db"),
+    ("vmid: 168", "vmid: 167", "inventory.yaml:17: containers.lake.vmid: 167 is taken by db"),
+    ("vmid: 168", "vmid: 99", "inventory.yaml:17: containers.lake.vmid: must be a whole number from 100 to 999999999"),
+    ("vmid: 168", "vmid: true", "inventory.yaml:17: containers.lake.vmid: must be a whole number"),
+    ("cores: 1", "cores: 0", "inventory.yaml:13: containers.db.cores: must be a whole number from 1"),
+    ("memory: 2048", "memory: 2 GB", "inventory.yaml:14: containers.db.memory: must be a whole number of MiB from 128"),
+    ("memory: 2048", "memory: 2048\n    disk: 0", "inventory.yaml:15: containers.db.disk: must be a whole number of"),
+    ("memory: 2048", "memory: 2048\n    onboot: yes", "inventory.yaml:15: containers.db.onboot: must be true or false"),
+    ("memory: 2048", "memory: 2048\n    template: ubuntu-2404",
+     "inventory.yaml:15: containers.db.template: unknown template 'ubuntu-2404'; did you mean `ubuntu-24.04`?"),
+    ("  db:", "  Db_1:", "inventory.yaml:10: containers.Db_1: the name is also the host name"),
+    ("  lake:", "  db:", "inventory.yaml:16: containers.db: written twice; the first one is in line 10"),
+    ("    cores: 1\n", "", "inventory.yaml:10: containers.db.cores: is missing"),
+    ("{postgres: {version: 16}}", "{}", "inventory.yaml:22: containers.lake.services.analytics: needs the service `po"),
+    ("analytics:", "postgres:", "inventory.yaml:22: containers.lake.services.postgres: stands at db already"),
+    ("analytics:", "analitics:", "inventory.yaml:22: containers.lake.services.analitics: unknown service; did you mea"),
+    ("{postgres: {version: 16}}", "[postgres]", "inventory.yaml:15: containers.db.services: must be a mapping"),
+    ("{version: 16}", "{version: '16'}", "inventory.yaml:15: containers.db.services.postgres.version: must be a whole"),
+    ("{version: 16}", "{source: apt}", "inventory.yaml:15: containers.db.services.postgres.source: must be one of 'di"),
+    ("{version: 16}", "{verison: 16}", "inventory.yaml:15: containers.db.services.postgres.verison: unknown key; did "),
+    ("{version: 16}", "{version: 15}", "inventory.yaml:15: containers.db.services.postgres.version: ubuntu-24.04 ship"),
+    ("{airflow: {}}", "{airflow: {version: 3.3}}",
+     "inventory.yaml:28: containers.flow.services.airflow.version: must be one of '3.3', '2.11', not 3.3; put it in q"),
+    ("ip: .69", "ip: .69\n    template: local:vztmpl/debian-13-standard_13.1-2_amd64.tar.zst\n"
+     "    disk: 9", None),
+    ('["Newark,US"]', "[]", "inventory.yaml:30: pipeline.cities: must name at least one city"),
+    ('["Newark,US"]', "[x, x]", "inventory.yaml:30: pipeline.cities[1]: 'x' stands in the list twice"),
+    ('["Newark,US"]', "[5]", "inventory.yaml:30: pipeline.cities[0]: must be a name such as"),
+    ('["Newark,US"]', "[{id: 5}]", "inventory.yaml:30: pipeline.cities[0].name: is missing"),
+    ('["Newark,US"]', "[{name: x, latitude: 5}]", "inventory.yaml:30: pipeline.cities[0]: needs both latitude"),
+    ('["Newark,US"]', "[{name: x, latitude: 95, longitude: 1}]",
+     "inventory.yaml:30: pipeline.cities[0].latitude: must be a number from -90 to 90"),
+    ('["Newark,US"]', "[{name: x, id: 1, latitude: 5, longitude: 1}]",
+     "inventory.yaml:30: pipeline.cities[0]: has both an id and coordinates"),
+    ('["Newark,US"]', "[x]\n  schedule: '@hurly'", "inventory.yaml:31: pipeline.schedule: unknown preset '@hurly'; d"),
+    ('["Newark,US"]', "[x]\n  units: kelvin", "inventory.yaml:31: pipeline.units: must be one of 'standard', 'metric'"),
+    ('["Newark,US"]', "[x]\n  base_url: ftp://x", "inventory.yaml:31: pipeline.base_url: must be an http or https URL"),
+    ("pipeline:\n  cities: [\"Newark,US\"]\n", "", "inventory.yaml:1: pipeline: is missing"),
+    ("pipeline:", "pipelines:", "inventory.yaml:29: pipelines: unknown key; did you mean `pipeline`?"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "expected"), FAULTS, ids=[str(f[2])[:60] for f in FAULTS])
+def test_each_fault_has_its_line_and_path(tmp_path: Path, old: str, new: str, expected: str | None) -> None:
+    assert old in BASE
+    text = BASE.replace(old, new, 1)
+    if expected is None:
+        assert read(tmp_path, text)
+    else:
+        assert any(fault.startswith(expected) for fault in faults(tmp_path, text)), faults(tmp_path, text)
+
+
+def test_airflow_2_needs_an_older_python(tmp_path: Path) -> None:
+    text = BASE.replace("{airflow: {}}", '{airflow: {version: "2.11"}}\n    template: debian-13')
+    assert faults(tmp_path, text) == [
+        'inventory.yaml:28: containers.flow.services.airflow.version: Airflow 2.11 runs on Python up to 3.12, and '
+        'debian-13 has 3.13: write "3.3", or another template']
+
+
+def test_all_faults_come_at_once_in_the_order_of_the_lines(tmp_path: Path) -> None:
+    text = BASE.replace("gateway: .1", "gateway: x").replace("vmid: 168", "vmid: 1").replace("  db:", "  DB:")
+    found = faults(tmp_path, text + "  cities: [a]\nextra: 1\n")
+    assert [int(line.split(":")[1]) for line in found] == [7, 10, 17, 31, 32]
+
+
+def test_a_fault_of_an_overlay_points_into_the_overlay(tmp_path: Path) -> None:
+    found = faults(tmp_path, BASE.replace("cores: 1", "cores: 0"),
+                   "\n\ncontainers:\n  db: {memory: 1}\n", "network: {gateway: 1.2.3.4}\nnetwrok: {}\n")
+    assert [line.partition(": ")[0] for line in found] == [
+        "inventory.yaml:13", "overlay1.yaml:4", "overlay2.yaml:1", "overlay2.yaml:2"]
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("lab: [\n", "inventory.yaml:2: not valid YAML"),
+    ("schedule: @hourly\n", "inventory.yaml:1: not valid YAML: found character '@' that cannot start any token; put"),
+    ("lab: home\n\tx: 1\n", "inventory.yaml:2: not valid YAML"),
+    ("- a\n", "inventory.yaml:1: must be a mapping, not a list"),
+    ("lab: !!python/object:os.system x\n", "inventory.yaml:1: not valid YAML"),
+    ("a: &x [*x]\n", "inventory.yaml:1: a[0]: nested too deeply, or an alias that contains itself"),
+])
+def test_what_is_no_inventory_at_all(tmp_path: Path, text: str, expected: str) -> None:
+    (fault, *_) = faults(tmp_path, text)
+    assert fault.startswith(expected)
+
+
+def test_an_empty_file_lacks_every_section_and_nothing_below(tmp_path: Path) -> None:
+    assert [line.split(": ")[1] for line in faults(tmp_path, "")] == [
+        "lab", "proxmox", "network", "containers", "pipeline"]
+
+
+def test_a_missing_file_names_init(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read") as caught:
+        load([tmp_path / "inventory.yaml"])
+    assert "homelab init" in caught.value.resolution
+
+
+@pytest.mark.parametrize(("text", "good"), [
+    ("@hourly", True), ("@daily", True), ("0 * * * *", True), ("*/15 0-6,12 1 jan-mar mon", True),
+    ("5/10 * * * *", True),
+    ("@often", False), ("0 * * *", False), ("60 * * * *", False), ("* 24 * * *", False), ("* * 0 * *", False),
+    ("* * * 13 *", False), ("* * * * 8", False), ("*/0 * * * *", False), ("5-1 * * * *", False), ("a * * * *", False),
+    ("* * * foo *", False), ("", False), ("-1 * * * *", False),
+])
+def test_schedules(text: str, good: bool) -> None:
+    assert (schedule.objection(text) is None) is good
+
+
+def test_the_shipped_inventory_is_the_manual(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every option stands in it, commented out or not, and nothing in it is unknown."""
+    asked: set[str] = set()
+    value = Table.value
+
+    def remembering(self: Table, key: str, *args: object, **kwargs: object) -> object:
+        asked.add(key)
+        return value(self, key, *args, **kwargs)  # type: ignore[arg-type]
+    monkeypatch.setattr(Table, "value", remembering)
+    path = shipped("inventory.yaml")
+    inventory = load([path])
+    asked |= {option for service in SERVICES.values() for option in options.names(service)} | {"id", "latitude"}
+    text = path.read_text()
+    missing = [key for key in sorted(asked) if not re.search(rf"(?m)(^\s*(# )?|[{{ ]){key}:", text)]
+    assert missing == []
+    assert {"vlan", "token_file", "template", "schedule", "memory_limit"} <= asked
+    assert [(c.name, c.vmid, str(c.address), c.shape.cores, c.shape.memory) for c in inventory.containers] == [
+        ("postgres-data", 167, "192.168.2.67", 1, 2048), ("analytics-platform", 168, "192.168.2.68", 2, 4096),
+        ("airflow-orchestration", 169, "192.168.2.69", 2, 4096)]
+
+
+def test_the_comments_of_the_shipped_inventory_tell_the_truth(tmp_path: Path) -> None:
+    """What stands there as a comment is valid, and where it says that it is the default, it is."""
+    text = shipped("inventory.yaml").read_text()
+    opened = re.sub(r"(?m)^( +)# (\w+:( |$))", r"\1\2", text)
+    opened = re.sub(r"(?m)^( +)# (- \{)", r"\1\2", opened).replace("  ca_file", "  # ca_file")
+    assert set(yaml.safe_load(opened)["defaults"]) == set(sections.PLACEMENT)
+    inventory, plain = read(tmp_path, opened), read(tmp_path, text)
+    assert inventory.network.vlan == 20
+    assert inventory.endpoint.fingerprint is not None
+    assert inventory.endpoint.token_file == plain.endpoint.token_file
+    assert inventory.pipeline.units == plain.pipeline.units
+    assert inventory.pipeline.base_url == plain.pipeline.base_url
+    assert inventory.pipeline.api_key_file == plain.pipeline.api_key_file
+    assert [c.template_storage for c in inventory.containers] == [c.template_storage for c in plain.containers]
