@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,18 +108,19 @@ def exists(name: str) -> bool:
     return (ROOT / name if v2() else ROOT / "pids" / name).is_dir()
 
 
-def clean(prefix: str) -> None:
-    """Kill what still runs in the cgroups whose name is or begins with this, and remove them."""
+def clean(name: str) -> None:
+    """Kill what still runs in the cgroups of that name, a regular expression, and remove them."""
     def inside() -> list[int]:
-        return [int(pid) for folder in _folders(prefix) for pid in (folder / "cgroup.procs").read_text().split()]
+        return [int(pid) for folder in _folders(name) for pid in (folder / "cgroup.procs").read_text().split()]
 
-    kill_all(inside, f"the processes in cgroup {prefix}")
-    for folder in _folders(prefix):
+    kill_all(inside, f"the processes in cgroup {name}")
+    for folder in _folders(name):
         folder.rmdir()
 
 
-def _folders(prefix: str) -> list[Path]:
-    """Our cgroups and those below them, deepest first."""
-    tops = [top for pattern in (f"{prefix}*", f"*/{prefix}*") for top in ROOT.glob(pattern) if top.is_dir()]
+def _folders(name: str) -> list[Path]:
+    """The cgroups of that name, their monitors' too, and those below them, deepest first."""
+    tops = [top for pattern in ("homelab-*", "*/homelab-*") for top in ROOT.glob(pattern)
+            if top.is_dir() and re.fullmatch(f"{name}(-monitor)?", top.name)]
     every = {folder for top in tops for folder in [top, *(path for path in top.rglob("*") if path.is_dir())]}
     return sorted(every, key=lambda folder: len(folder.parts), reverse=True)

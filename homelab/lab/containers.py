@@ -142,17 +142,15 @@ class Runtime:
 
     def tidy(self, vmid: int) -> None:
         """Remove what a stopped container leaves: its monitor, cgroups, and network device."""
-        title = f"[lxc monitor] {self.lab.lxcpath} {vmid}".encode()
-        kill_all(lambda: [stat.pid for stat in processes() if _command_line(stat.pid).startswith(title)
-                          and _command_line(stat.pid).rstrip(b"\0 ") == title], f"the monitor of {vmid}")
+        title = f"[lxc monitor] {self.lab.lxcpath} {vmid}"
+        kill_all(lambda: [stat.pid for stat in processes() if _title(stat.pid) == title], f"the monitor of {vmid}")
         cgroups.clean(self.lab.cgroup(vmid))
 
     def remove(self, vmid: int) -> None:
         """Kill the container and remove its files."""
         self.kill(vmid)
         folder = self.root(vmid).parent
-        if folder.exists():
-            shutil.rmtree(folder)
+        run(["rm", "-rf", "--one-file-system", "--", folder], timeout=300)
 
     def known(self) -> list[int]:
         """The containers that have files here, whole or not."""
@@ -162,10 +160,10 @@ class Runtime:
 
     def sweep(self) -> None:
         """Remove what is left of the lab's containers where their files are gone already."""
-        title = f"[lxc monitor] {self.lab.lxcpath} ".encode()
-        kill_all(lambda: [stat.pid for stat in processes() if _command_line(stat.pid).startswith(title)],
+        title = f"[lxc monitor] {self.lab.lxcpath} "
+        kill_all(lambda: [stat.pid for stat in processes() if _title(stat.pid).startswith(title)],
                  f"the monitors of {self.lab.name}")
-        cgroups.clean(f"homelab-{self.lab.name}-")
+        cgroups.clean(rf"homelab-{self.lab.name}-\d+")
         locks = Path("/run/lxc/lock") / self.lab.lxcpath.relative_to("/")
         shutil.rmtree(locks, ignore_errors=not locks.exists())
         for folder in locks.parents:
@@ -202,8 +200,8 @@ def _apparmor(*, nesting: bool) -> list[str]:
     return ["lxc.apparmor.profile = generated", f"lxc.apparmor.allow_nesting = {int(nesting)}"]
 
 
-def _command_line(pid: int) -> bytes:
+def _title(pid: int) -> str:
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace").rstrip("\0 ")
     except (FileNotFoundError, ProcessLookupError):
-        return b""
+        return ""

@@ -64,23 +64,25 @@ def settings(config: Mapping[str, object], resolvers: Sequence[IPv4Address]) -> 
             "etc/network/interfaces": interfaces(devices).encode(), "etc/resolv.conf": resolv.encode()}
 
 
-def write_inside(root: Path, files: Mapping[str, bytes], mode: int = 0o644) -> None:
-    """Replace files below `root`, owned by the container's root. A symlink at the end of a path is replaced; one
-    on the way is refused with OSError."""
+def write_inside(root: Path, files: Mapping[str, bytes], mode: int = 0o644, owner: int = FIRST) -> None:
+    """Replace files below `root`; they belong to the container's root unless `owner` says otherwise.
+
+    A symlink at the end of a path is replaced; one on the way is refused with OSError.
+    """
     for name, content in files.items():
         *folders, last = name.split("/")
-        with _open_folder(root, folders) as folder:
+        with _open_folder(root, folders, owner) as folder:
             draft = f".{last}.{secrets.token_hex(4)}"
             handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode, dir_fd=folder)
             with os.fdopen(handle, "wb") as file:
                 os.fchmod(handle, mode)
-                os.fchown(handle, FIRST, FIRST)
+                os.fchown(handle, owner, owner)
                 file.write(content)
             os.replace(draft, last, src_dir_fd=folder, dst_dir_fd=folder)
 
 
 @contextmanager
-def _open_folder(root: Path, folders: Sequence[str]) -> Iterator[int]:
+def _open_folder(root: Path, folders: Sequence[str], owner: int) -> Iterator[int]:
     handle = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
     try:
         for folder in folders:
@@ -88,7 +90,7 @@ def _open_folder(root: Path, folders: Sequence[str]) -> Iterator[int]:
                 deeper = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=handle)
             except FileNotFoundError:
                 os.mkdir(folder, 0o700 if folder.startswith(".") else 0o755, dir_fd=handle)
-                os.chown(folder, FIRST, FIRST, dir_fd=handle, follow_symlinks=False)
+                os.chown(folder, owner, owner, dir_fd=handle, follow_symlinks=False)
                 deeper = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=handle)
             os.close(handle)
             handle = deeper

@@ -36,13 +36,25 @@ def up(lab: Lab, progress: Progress) -> Path:
         Runtime(lab).prepare()
         lab.records.mkdir(mode=0o700, exist_ok=True)
         with progress.step(lab.name, f"Proxmox node at {lab.api_url}"):
-            _start_processes(lab, made)
+            _keep_running(lab, API, ["homelab.lab.daemon", "--lab", lab.to_json(), "--template", str(made)],
+                          inputs=[lab.certificate, lab.token_file])
+            _wait(lab, API, lambda: api_answers(lab))
         credentials.write_overlay(lab, network.nameservers())
+        with progress.step(lab.name, f"OpenWeather replay at {lab.replay_url}"):
+            _keep_running(lab, REPLAY, [
+                "homelab.lab.openweather", "--host", str(lab.gateway), "--port", str(lab.replay_port),
+                "--key-file", str(lab.api_key_file), "--state", str(lab.replay_state)], inputs=[lab.api_key_file])
+            _wait(lab, REPLAY, lambda: _replay_answers(lab))
     return lab.overlay
 
 
 def down(lab: Lab, progress: Progress, *, purge: bool = False) -> None:
-    """Remove everything of the lab; with `purge` the cached template and the guard route too. Raises HomelabError."""
+    """Remove everything of the lab. Raises HomelabError.
+
+    What labs share goes with the last of them; with `purge` so do the cached template and the guard route, if it
+    is ours.
+    """
+    machine.require_root()
     with machine.exclusive(progress):
         with progress.step(lab.name, "stop the node and its containers"):
             process.stop(lab.pid_file(API))
@@ -52,13 +64,12 @@ def down(lab: Lab, progress: Progress, *, purge: bool = False) -> None:
             network.delete_bridge(lab)
             network.remove_rules(lab)
             shutil.rmtree(lab.state_dir, ignore_errors=not lab.state_dir.exists())
-            guarded = network.guarded()
-            if not _others_up(lab):
-                guarded = machine.restore(guard_too=purge)
+            others = _others_up(lab)
+            guarded = network.guarded() if others else machine.restore(guard_too=purge)
         if guarded:
             progress.note(lab.name, f"the route `unreachable {GUARDED}` stays, so that no packet for a lab "
                                     "leaves this machine")
-        if purge:
+        if purge and not others:
             shutil.rmtree(lab.cache, ignore_errors=not lab.cache.exists())
         else:
             template.clean(lab.cache)
@@ -71,16 +82,6 @@ def _template(lab: Lab, progress: Progress) -> Path:
         with progress.step(lab.name, "make the Debian 12 template (once; it is cached)"):
             made = template.build(lab.cache, recipe)
     return made
-
-
-def _start_processes(lab: Lab, made: Path) -> None:
-    _keep_running(lab, API, ["homelab.lab.daemon", "--lab", lab.to_json(), "--template", str(made)],
-                  inputs=[lab.certificate, lab.token_file])
-    _keep_running(lab, REPLAY, [
-        "homelab.lab.openweather", "--host", str(lab.gateway), "--port", str(lab.replay_port),
-        "--key-file", str(lab.api_key_file), "--state", str(lab.replay_state)], inputs=[lab.api_key_file])
-    _wait(lab, API, lambda: api_answers(lab))
-    _wait(lab, REPLAY, lambda: _replay_answers(lab))
 
 
 def _keep_running(lab: Lab, name: str, module: Sequence[str], inputs: Sequence[Path]) -> None:

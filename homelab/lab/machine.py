@@ -8,7 +8,7 @@ import importlib.util
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -65,14 +65,22 @@ def missing() -> list[str]:
 
 def require() -> None:
     """Raises HomelabError that names all that is missing, and the apt command that mends it."""
-    found = list(lacks())
-    if not found:
-        return
+    if found := list(lacks()):
+        raise refusal(found)
+
+
+def refusal(found: Sequence[Lack]) -> HomelabError:
+    """The error that names all that is missing."""
     packages = sorted({lack.package for lack in found if lack.package})
-    mend = [f"apt-get install {' '.join(packages)}"] if packages else []
-    mend += ["and run this again as root" if mend else "Run this again as root."] if os.geteuid() != 0 else []
-    raise HomelabError("This machine cannot run a lab", "\n".join(f"- {lack.sentence}" for lack in found),
-                       ", ".join(mend))
+    mend = f"As root: apt-get install {' '.join(packages)}" if packages else "See to these, then run it again as root."
+    return HomelabError("This machine cannot run a lab", "\n".join(f"- {lack.sentence}" for lack in found), mend)
+
+
+def require_root() -> None:
+    """Raises HomelabError for anybody else."""
+    if os.geteuid() != 0:
+        raise HomelabError("Only root can look into a lab or remove it", "Its files are readable by root only.",
+                           "Run this again as root.")
 
 
 @contextmanager

@@ -122,7 +122,7 @@ class LabNode(ViewNode):
     async def _create(self, ct: FakeCt, user: str, values: Mapping[str, Any], body: Body) -> str | None:
         name = str(values.get("hostname") or f"CT{ct.vmid}")
         try:
-            if self.volume_exists(values["ostemplate"]) is not True:
+            if values["ostemplate"] != f"local:vztmpl/{self.template.name}":
                 raise TaskError(f"volume '{values['ostemplate']}' does not exist")
             await asyncio.to_thread(self.runtime.create, ct.vmid, name, self.template,
                                     str(values.get("ssh-public-keys") or ""), values.get("password"), say)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from homelab.lab import guest, network, process, template
+from homelab.lab import guest, machine, network, process, template
 from homelab.lab.containers import Runtime
 from homelab.lab.lifecycle import API, REPLAY, api_answers
 from homelab.lab.records import Records
@@ -46,7 +46,8 @@ class LabStatus:
 
 
 def status(lab: Lab) -> LabStatus:
-    """Look at the lab; changes nothing."""
+    """Look at the lab; changes nothing. Raises HomelabError."""
+    machine.require_root()
     made = template.newest(lab.cache)
     runtime = Runtime(lab)
     return LabStatus(

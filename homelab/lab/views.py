@@ -80,6 +80,11 @@ class ViewNode(TaskNode):
         total, available = disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize
         return total, total - available, available
 
+    def _storage_resource(self, node: str, name: str) -> dict[str, Any] | None:
+        item: dict[str, Any] | None = super()._storage_resource(node, name)
+        total, used, _ = self._space(self.storages[name])
+        return item and item | {"disk": used, "maxdisk": total}
+
     async def _lxc_interfaces(self, user: str, v: Mapping[str, Any]) -> Any:
         ct = self._find_ct(v["node"], v["vmid"])
         if ct.status != "running":
