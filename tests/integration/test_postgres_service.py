@@ -1,0 +1,140 @@
+"""What `postgres` deploys, on a real PostgreSQL 16: roles, grants, and a pg_hba.conf that the server itself reads."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from homelab.errors import HomelabError
+from homelab.inventory import load
+from homelab.model import Site, Step
+from homelab.paths import shipped
+from homelab.progress import SilentProgress
+from homelab.services.postgres import contents, hba
+from homelab.steps import Hba
+from homelab.steps import converge as engine
+from homelab.steps.converge import converge, survey
+from tests.integration import pg
+from tests.support import FixedVault, LocalHost
+
+pytestmark = pytest.mark.skipif(pg.archive() is None, reason="PostgreSQL 16 is not in .venv/pg16: ./bootstrap --test")
+
+# Both containers on loopback; the client of these tests is 127.0.0.1.
+OVERLAY = """
+network: {{subnet: 127.0.0.0/24, gateway: .254}}
+containers:
+  postgres-data: {{ip: .5}}
+  analytics-platform: {{ip: .{analytics}}}
+  airflow-orchestration: {{ip: .{airflow}}}
+"""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[pg.Server]:
+    with pg.server() as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _owed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "OWED", str(tmp_path / "owed"))
+
+
+def site(folder: Path, analytics: int, airflow: int) -> Site:
+    overlay = folder / "overlay.yaml"
+    overlay.write_text(OVERLAY.format(analytics=analytics, airflow=airflow))
+    inventory = load([shipped("inventory.yaml"), overlay])
+    return Site(inventory=inventory, container=inventory.container_with("postgres"), vault=FixedVault(), host_keys={})
+
+
+def steps(server: pg.Server, where: Site, rules: bytes | None = None) -> list[Step]:
+    words = [f"{key}={value}" for key, value in server.environment("postgres").items() if key != "PGDATABASE"]
+    command = shlex.join(["env", *words, str(server.home / "bin" / "psql")])
+    own_way_in = b"host all postgres 127.0.0.1/32 scram-sha-256\n"
+    owner, group = ("nobody", "nogroup") if os.geteuid() == 0 else (str(os.getuid()), str(os.getgid()))
+    return [*contents(where, command),
+            Hba(str(server.data / "pg_hba.conf"), own_way_in + (hba(where) if rules is None else rules), owner, group,
+                0o600, psql=command)]
+
+
+def connect(server: pg.Server, database: str, role: str) -> psycopg.Connection[tuple[object, ...]]:
+    return server.connect(database, role, f"secret-of-postgres-{role}")
+
+
+def test_a_second_run_changes_nothing(server: pg.Server, tmp_path: Path) -> None:
+    assert len(converge(LocalHost(), steps(server, site(tmp_path, 1, 2)), SilentProgress())) == 8
+    assert survey(LocalHost(), steps(server, site(tmp_path, 1, 2))) == []
+
+
+def test_analytics_may_append_and_read_and_nothing_else(server: pg.Server, tmp_path: Path) -> None:
+    converge(LocalHost(), steps(server, site(tmp_path, 1, 2)), SilentProgress())
+    with connect(server, "project_data", "analytics") as connection:
+        connection.execute("insert into raw.weather_observations (city, data) values ('x', '{}')")
+        assert connection.execute("select city from raw.weather_observations").fetchone() == ("x",)
+        for sql in ("update raw.weather_observations set city = 'y'", "delete from raw.weather_observations",
+                    "truncate raw.weather_observations", "create table raw.t (i int)", "create schema s",
+                    "drop table raw.weather_observations"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(sql)
+    with pytest.raises(psycopg.OperationalError, match="pg_hba.conf rejects connection"):
+        connect(server, "airflow_metadata", "analytics")
+
+
+def test_airflow_reads_the_data_and_owns_its_metadata(server: pg.Server, tmp_path: Path) -> None:
+    converge(LocalHost(), steps(server, site(tmp_path, 2, 1)), SilentProgress())
+    with connect(server, "airflow_metadata", "airflow_admin") as connection:
+        connection.execute("create table if not exists t (i int)")
+    with connect(server, "project_data", "airflow_admin") as connection:
+        connection.execute("select count(*) from raw.weather_observations")
+        for sql in ("insert into raw.weather_observations (city, data) values ('x', '{}')",
+                    "delete from raw.weather_observations", "create table raw.t (i int)"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(sql)
+    with pytest.raises(psycopg.OperationalError, match="pg_hba.conf rejects connection"):
+        connect(server, "project_data", "analytics")
+
+
+def test_a_wrong_password_is_refused(server: pg.Server, tmp_path: Path) -> None:
+    converge(LocalHost(), steps(server, site(tmp_path, 1, 2)), SilentProgress())
+    with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+        server.connect("project_data", "analytics", "guessed")
+
+
+def test_what_somebody_changed_is_put_back(server: pg.Server, tmp_path: Path) -> None:
+    wanted = site(tmp_path, 1, 2)
+    converge(LocalHost(), steps(server, wanted), SilentProgress())
+    with server.connect("project_data") as connection:
+        connection.execute("grant delete on raw.weather_observations to analytics")
+        connection.execute("alter role airflow_admin createdb password 'other'")
+        connection.execute("grant connect on database project_data to public")
+    changed = converge(LocalHost(), steps(server, wanted), SilentProgress())
+    assert [change.step.title for change in changed] == [
+        "role airflow_admin", "database project_data", "grants: analytics may append project_data"]
+
+
+def test_a_faulty_pg_hba_is_taken_back_before_it_is_loaded(server: pg.Server, tmp_path: Path) -> None:
+    wanted = site(tmp_path, 1, 2)
+    converge(LocalHost(), steps(server, wanted), SilentProgress())
+    before = (server.data / "pg_hba.conf").read_bytes()
+    with pytest.raises(HomelabError, match=r"refuses the new pg_hba\.conf") as error:
+        converge(LocalHost(), steps(server, wanted, b"host all all 127.0.0.1/32 nonsense\n"), SilentProgress())
+    assert "nonsense" in error.value.details
+    assert (server.data / "pg_hba.conf").read_bytes() == before
+    assert survey(LocalHost(), steps(server, wanted)) == []
+
+
+def test_a_file_that_was_written_and_not_loaded_is_loaded(server: pg.Server, tmp_path: Path) -> None:
+    swapped = site(tmp_path, 2, 1)
+    converge(LocalHost(), steps(server, site(tmp_path, 1, 2)), SilentProgress())
+    final = steps(server, swapped)[-1]
+    assert isinstance(final, Hba)
+    path = server.data / "pg_hba.conf"
+    path.write_bytes(final.content)  # as a run that was killed before the reload leaves it
+    stat = path.stat()
+    os.utime(path, (stat.st_atime + 2, stat.st_mtime + 2))
+    assert [str(c) for c in survey(LocalHost(), steps(server, swapped))] == [f"file {path}: is not loaded yet"]
