@@ -1,0 +1,166 @@
+"""Proxmox's texts and our types: property strings, configurations, logs, versions, privileges."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Interface
+from typing import Any
+
+import pytest
+
+from homelab.commands.init import starter
+from homelab.inventory import load
+from homelab.model import Inventory, Shape, differences
+from homelab.paths import shipped
+from homelab.plan import Found
+from homelab.proxmox.access import privileges, pveum
+from homelab.proxmox.hostkeys import fingerprint_in
+from homelab.proxmox.properties import options, parse, shape_of, tags, write
+from homelab.proxmox.templates import newest
+from tests.recorded import data
+
+
+@pytest.fixture(scope="module")
+def inventory() -> Inventory:
+    return load([shipped("inventory.yaml")])
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("name=eth0,bridge=vmbr0", {"name": "eth0", "bridge": "vmbr0"}),
+    ("local:167/vm-167-disk-0.raw,size=8G", {"": "local:167/vm-167-disk-0.raw", "size": "8G"}),
+    ("name=eth0,bridge=vmbr0,ip=dhcp,", {"name": "eth0", "bridge": "vmbr0", "ip": "dhcp"}),
+    ("mp=/a=b", {"mp": "/a=b"}), ("3", {"": "3"}), ("", {}), (" ", {}),
+])
+def test_property_strings(text: str, expected: dict[str, str]) -> None:
+    assert parse(text) == expected
+    assert parse(write(expected)) == expected
+
+
+def test_what_is_none_is_not_written() -> None:
+    assert write({"name": "eth0", "gw": None, "tag": 5}) == "name=eth0,tag=5"
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("alpha;db;prod", {"alpha", "db", "prod"}), (" ", set()), ("", set()), (None, set()), ("a,b c", {"a", "b", "c"})])
+def test_tags(text: str | None, expected: set[str]) -> None:
+    assert tags(text) == expected
+
+
+def test_a_recorded_configuration() -> None:
+    assert shape_of(data("config"), 167) == Shape(
+        hostname="ct167", cores=2, memory=1024, swap=512, disk=8, bridge="vmbr0",
+        address=IPv4Interface("192.168.3.167/24"), gateway=IPv4Address("192.168.3.1"), vlan=None,
+        nameservers=(IPv4Address("192.168.3.1"),), searchdomain="bench.invalid", onboot=True, startup_order=None,
+        nesting=True, unprivileged=True, tags=frozenset({"alpha", "db", "prod"}),
+        description="line one\nline two: äöü €")
+    pending = {row["key"]: row["value"] for row in data("pending")}
+    assert shape_of(pending, 167) == shape_of(data("config"), 167)
+
+
+def test_a_recorded_configuration_with_odd_values() -> None:
+    shape = shape_of(data("config_odd"), 167)
+    assert (shape.nameservers, shape.tags, shape.description, shape.onboot) == ((), frozenset(), "", False)
+
+
+def test_a_recorded_configuration_of_a_create_that_runs() -> None:
+    shape = shape_of(data("config_creating"), 168)
+    assert (shape.hostname, shape.memory, shape.disk, shape.address) == ("CT168", 512, 0, None)
+
+
+@pytest.mark.parametrize(("size", "gib"), [("8G", 8), ("8192M", 8), ("1T", 1024), ("8.5G", 8), ("8255M", 8),
+                                           ("512M", 0), ("", 0)])
+def test_disk_sizes(size: str, gib: int) -> None:
+    assert shape_of({"rootfs": f"local:x,size={size}"}, 1).disk == gib
+
+
+@pytest.mark.parametrize(("text", "order"), [("order=3", 3), ("3", 3), ("order=3,up=5", 3), ("up=5", None), ("", None)])
+def test_startup_orders(text: str, order: int | None) -> None:
+    assert shape_of({"startup": text}, 1).startup_order == order
+
+
+def test_memory_may_be_text() -> None:
+    assert shape_of({"memory": "0512", "swap": "0"}, 1).memory == 512
+
+
+def as_proxmox_returns(values: dict[str, Any], disk: int) -> dict[str, Any]:
+    """What a GET shows after these were set: reordered, completed, and with a newline after the description."""
+    net = parse(values["net0"])
+    return values | {"net0": write(dict(sorted((net | {"hwaddr": "BC:24:11:00:00:01", "type": "veth"}).items()))),
+                     "onboot": int(values["onboot"]), "unprivileged": int(values["unprivileged"]),
+                     "rootfs": f"local-lvm:vm-167-disk-0,size={disk}G", "description": values["description"] + "\n"}
+
+
+@pytest.mark.parametrize("changed", [
+    {}, {"vlan": 5}, {"nameservers": (IPv4Address("9.9.9.9"), IPv4Address("1.1.1.1"))}, {"searchdomain": "home.arpa"},
+    {"startup_order": None}, {"onboot": False}, {"nesting": False}, {"swap": 0}])
+def test_a_shape_comes_back_as_it_went(inventory: Inventory, changed: dict[str, Any]) -> None:
+    shape = replace(inventory.containers[0].shape, **changed)
+    back = shape_of(as_proxmox_returns(options(shape), shape.disk), 167)
+    assert list(differences(shape, back)) == []
+
+
+def found(**changed: Any) -> Found:
+    return Found(vmid=167, name="x", node="pve", **({
+        "net0": "name=eth0,bridge=vmbr9,firewall=1,gw=10.0.0.1,hwaddr=BC:24:11:60:10:47,ip=10.0.0.5/8,tag=7,type=veth",
+        "features": "keyctl=1", "startup": "order=9,up=30"} | changed))
+
+
+def test_an_update_keeps_what_we_do_not_manage(inventory: Inventory) -> None:
+    values = options(inventory.containers[0].shape, ["address", "gateway", "vlan", "bridge", "nesting",
+                                                     "startup_order"], found())
+    assert parse(values["net0"]) == {
+        "name": "eth0", "bridge": "vmbr0", "firewall": "1", "gw": "192.168.2.1", "hwaddr": "BC:24:11:60:10:47",
+        "ip": "192.168.2.67/24", "type": "veth"}
+    assert parse(values["features"]) == {"keyctl": "1", "nesting": "1"}
+    assert parse(values["startup"]) == {"order": "1", "up": "30"}
+    assert set(values) == {"net0", "features", "startup"}
+
+
+def test_what_is_no_longer_wanted_is_deleted_and_not_emptied(inventory: Inventory) -> None:
+    shape = replace(inventory.containers[0].shape, startup_order=None)
+    values = options(shape, ["nameservers", "searchdomain", "startup_order"], found(startup="order=9"))
+    assert values == {"nameserver": None, "searchdomain": None, "startup": None}
+
+
+def test_the_host_key_in_a_recorded_log() -> None:
+    log = [line["t"] for line in data("create_log")]
+    assert fingerprint_in(log) == "SHA256:78YWpJqJsZwyiDhIh2chjg09YfmE4OP+Ie9QBTXjuL8"
+    # The order is random: the line before says which key it is.
+    keys = [log[n:n + 2] for n in range(8, 14, 2)]
+    shuffled = [*log[:8], *keys[1], *keys[2], *keys[0], log[-1]]
+    assert fingerprint_in(shuffled) == "SHA256:78YWpJqJsZwyiDhIh2chjg09YfmE4OP+Ie9QBTXjuL8"
+
+
+@pytest.mark.parametrize("log", [
+    [], ["TASK OK"], ["unable to open file - No such file or directory"],
+    ["Creating SSH host key 'ssh_host_ed25519_key' - this may take some time ..."],
+    ["Creating SSH host key 'ssh_host_rsa_key' - this may take some time ...", f"done: SHA256:{'A' * 43} root@x"],
+    ["Creating SSH host key 'ssh_host_ed25519_key' - this may take some time ...", "done: SHA256:short root@x"],
+])
+def test_logs_without_the_host_key(log: list[str]) -> None:
+    assert fingerprint_in(log) is None
+    assert [line["t"] for line in data("unlocked_log_gone")] == ["unable to open file - No such file or directory"]
+
+
+def test_the_newest_template() -> None:
+    names = ["ubuntu-24.04-standard_24.04-2_amd64.tar.zst", "ubuntu-24.04-standard_24.04-10_amd64.tar.zst",
+             "ubuntu-24.10-standard_24.10-1_amd64.tar.zst", "debian-12-turnkey-wordpress_18.0-1_amd64.tar.gz"]
+    volumes = [f"local:vztmpl/{name}" for name in names]
+    assert newest(volumes, "ubuntu-24.04-standard_") == volumes[1]
+    assert newest(volumes, "debian-12-standard_") is None
+
+
+def test_the_privileges_are_printed_for_the_token_and_its_user(inventory: Inventory) -> None:
+    lines = pveum(inventory)
+    for path, granted in privileges(inventory).items():
+        assert f"pveum acl modify {path} --roles Homelab --users homelab@pve --tokens 'homelab@pve!cli'" in lines
+        assert all(privilege in lines[0] for privilege in granted)
+    assert set(privileges(inventory)) == {"/vms", "/nodes", "/storage/local-lvm", "/storage/local",
+                                          "/sdn/zones/localnetwork/vmbr0"}
+
+
+def test_the_starter_is_the_shipped_inventory_with_values() -> None:
+    text = starter(shipped("inventory.yaml").read_text(), "pve.lan", 8443, "AB:" * 31 + "CD", "me@pve!x")
+    changed = [line for line in text.splitlines() if line not in shipped("inventory.yaml").read_text().splitlines()]
+    assert [line.split("#")[0].strip() for line in changed] == [
+        "host: pve.lan", "port: 8443", "token_id: me@pve!x", 'fingerprint: "' + "AB:" * 31 + 'CD"']
