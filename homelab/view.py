@@ -16,6 +16,7 @@ from homelab.progress import duration
 if TYPE_CHECKING:
     from homelab.commands.deploy import HostReport
     from homelab.commands.status import ContainerReport, Report
+    from homelab.lab import LabStatus
 
 
 def plain(value: Any) -> Any:
@@ -128,6 +129,15 @@ def show_rows(rows: Sequence[dict[str, Any]]) -> None:
     console.print(table)
 
 
-def show_lab(report: object) -> None:
-    """What of the lab is up: the report's own words."""
-    _console().print(Text(str(report)), soft_wrap=True)
+def show_lab(report: LabStatus) -> None:
+    """What of the lab is up."""
+    console = _console()
+    state = ("up", "green") if report.running else ("down", "red")
+    console.print(Text.assemble((f"lab {report.name} is ", "bold"), state))
+    for name, value in (("node", report.api_url), ("weather", report.replay_url), ("bridge", report.bridge),
+                        ("subnet", report.subnet), ("template", report.template), ("overlay", report.overlay)):
+        console.print(Text(f"  {name:<10}{value or 'none'}"), soft_wrap=True)
+    for container in report.containers:
+        style = "green" if container.state == "running" else "red"
+        console.print(Text.assemble(f"  {container.vmid:<10}{container.name:<24}{container.ip or '':<16}",
+                                    (container.state, style)))

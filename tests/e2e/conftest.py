@@ -1,0 +1,103 @@
+"""A lab of the tests' own, the command line on it, and the machine as it was before."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from homelab.lab import LABS, Lab, down, missing, network, up
+from homelab.paths import shipped
+from homelab.progress import TerminalProgress
+
+LAB = LABS["e2e"]
+
+OVERLAY = """
+containers:
+  postgres-data: {{vmid: 395, ip: 10.99.2.195}}
+  analytics-platform: {{vmid: 396, ip: 10.99.2.196}}
+  airflow-orchestration: {{vmid: 397, ip: 10.99.2.197, services: {{airflow: {{version: "{airflow}"}}}}}}
+"""
+
+
+@dataclass
+class Cli:
+    """The command line, as a user calls it, on the tests' lab."""
+
+    folder: Path
+    lab: Lab
+    before: dict[str, list[str]]  # the machine, before there was a lab
+
+    def use_airflow(self, version: str) -> None:
+        """Have the inventory ask for this series."""
+        (self.folder / "overlay.yaml").write_text(OVERLAY.format(airflow=version))
+
+    def run(self, *words: str, expect: int | None = 0, timeout: float = 900) -> subprocess.CompletedProcess[str]:
+        """Run `homelab …`; the exit code has to be `expect`, unless that is None."""
+        command = [sys.executable, "-m", "homelab", "-i", str(self.folder / "inventory.yaml"),
+                   "--overlay", str(self.lab.overlay), "--overlay", str(self.folder / "overlay.yaml"), *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False,
+                              env={**os.environ, "CI": "true"})
+        sys.stderr.write(done.stderr)
+        if expect is not None:
+            assert done.returncode == expect, f"{' '.join(words)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def json(self, *words: str, expect: int | None = 0) -> Any:
+        """Run it with --json, and give what it answers."""
+        return json.loads(self.run(*words, "--json", expect=expect).stdout)
+
+    def on(self, container: str, command: str, expect: int | None = 0) -> str:
+        """What shell text prints in a container."""
+        return self.run("ssh", container, "--", command, expect=expect).stdout.strip()
+
+
+def machine() -> dict[str, list[str]]:
+    """What a lab could leave behind on this machine."""
+    def lines(*command: str) -> list[str]:
+        return sorted(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines())
+
+    return {
+        "addresses": lines("ip", "-oneline", "-brief", "link"),
+        "routes": lines("ip", "route", "show", "table", "all"),
+        "mounts": [line.split()[1] for line in sorted(Path("/proc/mounts").read_text().splitlines())],
+        "rules": lines("nft", "list", "ruleset"),
+        "processes": sorted(text for path in Path("/proc").glob("[0-9]*/cmdline")
+                            if "hl-e2e" in (text := _read(path)) or "/var/lib/homelab/e2e" in text),
+        "cgroups": sorted(str(path) for path in Path("/sys/fs/cgroup").glob("**/homelab-e2e-*")),
+        "state": [str(LAB.state_dir)] if LAB.state_dir.exists() else [],
+        "forwarding": lines("sysctl", "net.ipv4.ip_forward"),
+    }
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_bytes().replace(b"\\0", b" ").decode(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+@pytest.fixture(scope="session")
+def cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
+    """The command line on a fresh lab; the lab is gone afterwards, whatever happened."""
+    if lacking := missing():
+        pytest.skip("the lab cannot run here: " + "; ".join(lacking))
+    folder = tmp_path_factory.mktemp("e2e")
+    shutil.copy(shipped("inventory.yaml"), folder / "inventory.yaml")
+    down(LAB, TerminalProgress())  # what a killed run of the tests may have left
+    network.guard()  # it stands before the lab and after it
+    cli = Cli(folder, LAB, machine())
+    cli.use_airflow("2.11")
+    up(LAB, TerminalProgress())
+    try:
+        yield cli
+    finally:
+        down(LAB, TerminalProgress())
