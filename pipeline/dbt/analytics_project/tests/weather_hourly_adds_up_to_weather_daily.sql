@@ -1,0 +1,11 @@
+-- A day's hours count as many observations as the day does.
+with hours as (
+    select city, {{ utc_date('observation_hour') }} as observation_date, sum(observations) as observations
+    from {{ ref('weather_hourly') }}
+    group by all
+)
+
+select city, observation_date
+from hours
+full join {{ ref('weather_daily') }} as days using (city, observation_date)
+where hours.observations is distinct from days.observations
