@@ -10,9 +10,6 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 
-import yaml
-from cryptography import x509
-
 from homelab.lab.settings import NODE, TOKEN_ID, Lab
 from homelab.trust import write_private
 
@@ -34,6 +31,8 @@ def ensure(lab: Lab) -> None:
 
 
 def _certificate_is_good(lab: Lab) -> bool:
+    from cryptography import x509  # heavy, and not every command that knows labs needs it
+
     try:
         certificate = x509.load_pem_x509_certificate(lab.certificate.read_bytes())
         # The key is written last: without it a kill came in between.
@@ -51,6 +50,8 @@ def certificate_fingerprint(pem: str) -> str:
 
 def write_overlay(lab: Lab, nameservers: Sequence[IPv4Address]) -> None:
     """Write the overlay that, laid over an inventory, points it at this lab."""
+    import yaml
+
     overlay = {
         "lab": lab.name,
         "proxmox": {"host": "127.0.0.1", "port": lab.api_port, "node": NODE, "token_id": TOKEN_ID,

@@ -35,15 +35,15 @@ def up(lab: Lab, progress: Progress) -> Path:
         credentials.ensure(lab)
         Runtime(lab).prepare()
         lab.records.mkdir(mode=0o700, exist_ok=True)
+        _keep_running(lab, API, ["homelab.lab.daemon", "--lab", lab.to_json(), "--template", str(made)],
+                      inputs=[lab.certificate, lab.token_file])
+        _keep_running(lab, REPLAY, [
+            "homelab.lab.openweather", "--host", str(lab.gateway), "--port", str(lab.replay_port),
+            "--key-file", str(lab.api_key_file), "--state", str(lab.replay_state)], inputs=[lab.api_key_file])
         with progress.step(lab.name, f"Proxmox node at {lab.api_url}"):
-            _keep_running(lab, API, ["homelab.lab.daemon", "--lab", lab.to_json(), "--template", str(made)],
-                          inputs=[lab.certificate, lab.token_file])
             _wait(lab, API, lambda: api_answers(lab))
         credentials.write_overlay(lab, network.nameservers())
         with progress.step(lab.name, f"OpenWeather replay at {lab.replay_url}"):
-            _keep_running(lab, REPLAY, [
-                "homelab.lab.openweather", "--host", str(lab.gateway), "--port", str(lab.replay_port),
-                "--key-file", str(lab.api_key_file), "--state", str(lab.replay_state)], inputs=[lab.api_key_file])
             _wait(lab, REPLAY, lambda: _replay_answers(lab))
     return lab.overlay
 

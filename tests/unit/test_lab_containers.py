@@ -1,0 +1,184 @@
+"""What makes a container: its template's recipe, its LXC configuration, its files."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from homelab.lab import LABS, guest, template
+from homelab.lab.containers import Runtime, fingerprint
+
+CONFIG = {"hostname": "db", "memory": 512, "swap": 0, "cores": 1, "features": "nesting=1",
+          "net0": "name=eth0,bridge=hl-e2e,gw=10.99.2.129,hwaddr=BC:24:11:00:00:01,ip=10.99.2.195/25,type=veth"}
+
+
+@pytest.mark.parametrize(("text", "found"), [
+    ("name=eth0,bridge=vmbr0", {"name": "eth0", "bridge": "vmbr0"}),
+    ("local:195/vm-195-disk-0.raw,size=8G", {"volume": "local:195/vm-195-disk-0.raw", "size": "8G"}),
+    ("order=2,up=30", {"order": "2", "up": "30"}),
+    ("key=a=b", {"key": "a=b"}),
+    ("", {}),
+])
+def test_property_strings(text: str, found: dict[str, str]) -> None:
+    assert guest.parse_properties(text) == found
+
+
+def test_the_configuration_is_unprivileged_and_limited() -> None:
+    lines = Runtime(LABS["e2e"]).configuration(195, CONFIG).splitlines()
+    assert "lxc.idmap = u 0 100000 65536" in lines
+    assert "lxc.idmap = g 0 100000 65536" in lines
+    assert "lxc.include = /usr/share/lxc/config/nesting.conf" in lines
+    assert "lxc.cgroup.dir.container = homelab-e2e-195" in lines
+    assert "lxc.net.0.link = hl-e2e" in lines
+    assert "lxc.net.0.hwaddr = BC:24:11:00:00:01" in lines
+    assert "lxc.net.0.veth.pair = hl-e2e195i0" in lines
+    assert "lxc.rootfs.path = dir:/var/lib/homelab/e2e/containers/195/rootfs" in lines
+
+
+def test_without_nesting_and_without_network() -> None:
+    lines = Runtime(LABS["e2e"]).configuration(195, {"hostname": "db"}).splitlines()
+    assert not [line for line in lines if "nesting" in line]
+    assert "lxc.net.0.type = empty" in lines
+
+
+def test_an_interface_name_that_the_kernel_would_refuse_is_left_to_lxc() -> None:
+    assert "veth.pair" not in Runtime(LABS["e2e"]).configuration(123456789, CONFIG)
+
+
+def test_the_files_of_a_start() -> None:
+    files = guest.settings(CONFIG, [IPv4Address("10.0.0.53")])
+    assert files["etc/hostname"] == b"db\n"
+    assert files["etc/resolv.conf"] == b"nameserver 10.0.0.53\n"
+    assert files["etc/hosts"] == b"127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n10.99.2.195 db\n"
+    assert files["etc/network/interfaces"] == (
+        b"auto lo\niface lo inet loopback\n\n"
+        b"auto eth0\niface eth0 inet static\n\taddress 10.99.2.195/25\n\tgateway 10.99.2.129\n")
+
+
+def test_the_containers_own_name_servers_and_domain_win() -> None:
+    config = {**CONFIG, "nameserver": "10.1.1.1 10.1.1.2", "searchdomain": "lan"}
+    files = guest.settings(config, [IPv4Address("9.9.9.9")])
+    assert files["etc/resolv.conf"] == b"search lan\nnameserver 10.1.1.1\nnameserver 10.1.1.2\n"
+    assert files["etc/hosts"].endswith(b"10.99.2.195 db.lan db\n")
+
+
+def test_a_removed_name_server_means_the_nodes_own() -> None:
+    # Proxmox stores an emptied value as one space.
+    assert guest.settings({**CONFIG, "nameserver": " "}, [IPv4Address("9.9.9.9")])["etc/resolv.conf"] \
+        == b"nameserver 9.9.9.9\n"
+
+
+def test_dhcp_and_no_address() -> None:
+    assert "iface eth0 inet dhcp" in guest.interfaces({0: {"name": "eth0", "ip": "dhcp"}})
+    assert "iface eth1 inet manual" in guest.interfaces({1: {"name": "eth1"}})
+
+
+def test_files_are_written_with_their_mode_and_folders(tmp_path: Path) -> None:
+    guest.write_inside(tmp_path, {"root/.ssh/authorized_keys": b"key\n"}, 0o600, os.getuid())
+    file = tmp_path / "root/.ssh/authorized_keys"
+    assert file.read_bytes() == b"key\n"
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert file.parent.stat().st_mode & 0o777 == 0o700
+    assert os.listdir(file.parent) == ["authorized_keys"]
+
+
+def test_a_link_in_the_container_cannot_lead_a_write_outside(tmp_path: Path) -> None:
+    outside, root = tmp_path / "outside", tmp_path / "root"
+    outside.mkdir()
+    (outside / "passwd").write_text("precious")
+    (root / "etc").mkdir(parents=True)
+    (root / "etc/hosts").symlink_to(outside / "passwd")
+    guest.write_inside(root, {"etc/hosts": b"new"}, owner=os.getuid())
+    assert (outside / "passwd").read_text() == "precious"
+    assert not (root / "etc/hosts").is_symlink()
+    assert (root / "etc/hosts").read_bytes() == b"new"
+
+    (root / "linked").symlink_to(outside)
+    with pytest.raises(OSError, match="linked"):
+        guest.write_inside(root, {"linked/passwd": b"new"}, owner=os.getuid())
+    assert (outside / "passwd").read_text() == "precious"
+
+
+def test_fingerprints_are_those_of_ssh_keygen(tmp_path: Path) -> None:
+    if not shutil.which("ssh-keygen"):
+        pytest.skip("ssh-keygen is not installed")
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "root@db", "-f", tmp_path / "key"], check=True)
+    said = subprocess.run(["ssh-keygen", "-lf", tmp_path / "key"], check=True, capture_output=True, text=True).stdout
+    assert fingerprint((tmp_path / "key.pub").read_text()) == said.split()[1]
+
+
+DEB822 = """# a comment
+Types: deb
+URIs: http://mirror.example/debian
+Suites: bookworm bookworm-updates trixie
+Components: main contrib
+Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
+
+Types: deb-src
+URIs: http://mirror.example/debian
+Suites: bookworm
+Components: main
+
+Enabled: no
+Types: deb
+URIs: http://off.example/debian
+Suites: bookworm
+Components: main
+
+Types: deb
+URIs: http://mirror.example/security
+Suites: bookworm-security
+Components: main
+"""
+
+
+def test_the_hosts_sources_in_the_new_format() -> None:
+    assert list(template.source_lines("debian.sources", DEB822)) == [
+        "deb http://mirror.example/debian bookworm main", "deb http://mirror.example/debian bookworm-updates main",
+        "deb http://mirror.example/security bookworm-security main"]
+
+
+def test_the_hosts_sources_in_the_old_format() -> None:
+    text = ("# deb http://off.example/debian bookworm main\n"
+            "deb [arch=amd64 signed-by=/x.gpg] http://mirror.example/debian bookworm main non-free\n"
+            "deb-src http://mirror.example/debian bookworm main\n"
+            "deb http://other.example/apt cloud-sdk-bookworm main\n"
+            "deb http://mirror.example/debian bookworm contrib\n")
+    assert list(template.source_lines("sources.list", text)) == ["deb http://mirror.example/debian bookworm main"]
+    assert list(template.source_lines("sources.list.save", text)) == []
+
+
+@pytest.mark.parametrize(("content", "count"), [
+    ("deb http://m.example/ bookworm main\ndeb http://m.example/ bookworm-updates main\n", 2),
+    ("deb http://m.example/ubuntu noble main\n", 0),
+    ("deb http://m.example/ bookworm-updates main\n", 0),  # of another release's host; no base suite
+])
+def test_sources_count_only_if_the_host_runs_the_same_suite(tmp_path: Path, content: str, count: int) -> None:
+    (tmp_path / "sources.list").write_text(content)
+    assert len(list(template.host_sources(tmp_path))) == count
+
+
+def test_the_template_is_made_anew_when_its_recipe_changes() -> None:
+    plain = template.Recipe((), (), ())
+    others = [template.Recipe(("deb x bookworm main",), (), ()), template.Recipe((), ('Acquire::x "y";',), ()),
+              template.Recipe((), (), (("ca.crt", b"1"),)), template.Recipe((), (), (("ca.crt", b"2"),))]
+    assert len({recipe.digest() for recipe in [plain, *others]}) == 5
+    assert template.Recipe((), (), ()).digest() == plain.digest()
+
+
+def test_a_template_is_found_by_its_recipe_and_half_made_ones_are_cleaned(tmp_path: Path) -> None:
+    recipe = template.Recipe((), (), ())
+    assert template.cached(tmp_path, recipe) is None
+    made = tmp_path / "templates" / recipe.digest() / template.file_name("12.11\n")
+    made.parent.mkdir(parents=True)
+    made.touch()
+    (tmp_path / "templates/.build-x/ready").mkdir(parents=True)
+    template.clean(tmp_path)
+    assert template.cached(tmp_path, recipe) == made == template.newest(tmp_path)
+    assert made.name.startswith("debian-12-standard_12.11-1_")
+    assert not (tmp_path / "templates/.build-x").exists()

@@ -1,0 +1,71 @@
+"""Certificate, token and overlay: made once, kept while they are good, readable by their owner only."""
+
+from __future__ import annotations
+
+import ssl
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+import yaml
+
+from homelab.lab import Lab, credentials, settings
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    monkeypatch.setattr(settings, "STATE_ROOT", tmp_path)
+    lab = Lab("x")
+    lab.state_dir.mkdir()
+    return lab
+
+
+def contents(lab: Lab) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in lab.state_dir.iterdir()}
+
+
+def test_they_are_made_once(lab: Lab) -> None:
+    credentials.ensure(lab)
+    first = contents(lab)
+    assert set(first) == {"pve.crt", "pve.key", "token", "openweather-key"}
+    credentials.ensure(lab)
+    assert contents(lab) == first
+    for secret in ("pve.key", "token", "openweather-key"):
+        assert (lab.state_dir / secret).stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("damage", ["certificate", "key", "nothing"])
+def test_a_certificate_that_a_crash_left_half_is_made_anew(lab: Lab, damage: str) -> None:
+    credentials.ensure(lab)
+    before = lab.certificate.read_bytes()
+    key = lab.certificate.with_suffix(".key")
+    if damage == "certificate":
+        lab.certificate.write_bytes(before[:100])
+    elif damage == "key":
+        key.unlink()
+    credentials.ensure(lab)
+    assert (lab.certificate.read_bytes() == before) is (damage == "nothing")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(lab.certificate, key)
+
+
+def test_a_certificate_that_ends_soon_is_renewed(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    credentials.ensure(lab)
+    before = lab.certificate.read_bytes()
+    monkeypatch.setattr(credentials, "_RENEW_BEFORE", 11 * credentials._RENEW_BEFORE)
+    credentials.ensure(lab)
+    assert lab.certificate.read_bytes() != before
+
+
+def test_the_overlay_says_all_that_differs(lab: Lab) -> None:
+    credentials.ensure(lab)
+    credentials.write_overlay(lab, [IPv4Address("10.0.0.53")])
+    overlay = yaml.safe_load(lab.overlay.read_text())
+    assert overlay["lab"] == "x"
+    assert overlay["network"] == {"subnet": "10.99.2.0/24", "gateway": "10.99.2.1", "bridge": "hl-lab",
+                                  "nameservers": ["10.0.0.53"]}
+    assert overlay["proxmox"]["port"] == 18006
+    assert Path(overlay["proxmox"]["token_file"]) == lab.token_file
+    assert overlay["proxmox"]["fingerprint"].count(":") == 31
+    assert overlay["pipeline"]["base_url"] == "http://10.99.2.1:8089"
+    assert lab.token_file.read_text().strip() not in lab.overlay.read_text()

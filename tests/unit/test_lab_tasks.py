@@ -1,0 +1,94 @@
+"""The node's tasks and its memory: every task ends, and a killed node knows what it was doing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakepve import TaskError
+
+from homelab.errors import HomelabError
+from homelab.lab.records import Records
+from homelab.lab.tasks import TaskNode, say
+
+
+async def warns() -> None:
+    say("WARN: Systemd 252 detected. You may need to enable nesting.")
+
+
+async def speaks() -> str:
+    await asyncio.to_thread(say, "from a thread")
+    return "and a last note"
+
+
+async def refuses() -> None:
+    raise TaskError("CT is locked (backup)")
+
+
+async def fails() -> None:
+    raise HomelabError("startup for container '167' failed", "because\nof this")
+
+
+async def breaks() -> None:
+    raise ZeroDivisionError
+
+
+def finished(folder: Path, body: Callable[[], Awaitable[Any]]) -> dict[str, Any]:
+    async def story() -> dict[str, Any]:
+        node = TaskNode(Records(folder))
+        node.time_scale = 1.0
+        upid = await node.task("pve", "vzstart", 167, "homelab@pve!lab", body)
+        assert node.tasks[upid]["status"] == "running"
+        while node.tasks[upid]["status"] == "running":
+            await asyncio.sleep(0)
+        return dict(node.tasks[upid])
+
+    return asyncio.run(story())
+
+
+@pytest.mark.parametrize(("body", "exit_status", "log"), [
+    (warns, "WARNINGS: 1", ["WARN: Systemd 252 detected. You may need to enable nesting.", "TASK WARNINGS: 1"]),
+    (speaks, "OK", ["from a thread", "and a last note", "TASK OK"]),
+    (refuses, "CT is locked (backup)", ["TASK ERROR: CT is locked (backup)"]),
+    (fails, "startup for container '167' failed",
+     ["because", "of this", "TASK ERROR: startup for container '167' failed"]),
+    (breaks, "unexpected status", ["TASK ERROR: unexpected status"]),
+])
+def test_a_task_ends_as_proxmox_says_it(tmp_path: Path, body: Callable[[], Awaitable[Any]], exit_status: str,
+                                        log: list[str]) -> None:
+    task = finished(tmp_path, body)
+    assert (task["status"], task["exitstatus"], task["log"]) == ("stopped", exit_status, log)
+    assert Records(tmp_path).tasks() == [task]
+
+
+def test_a_task_that_a_kill_cut_off_is_known_as_such(tmp_path: Path) -> None:
+    records = Records(tmp_path)
+    running = {"upid": "UPID:1", "starttime": 5, "status": "running", "log": ["half"]}
+    records.note(running)
+    records.note({**running, "upid": "UPID:2"})
+    records.note({**running, "upid": "UPID:2", "status": "stopped", "exitstatus": "OK"})
+    with (tmp_path / "tasks.jsonl").open("a") as journal:
+        journal.write('{"upid": "UPID:3", "star')
+    found = {task["upid"]: (task["status"], task["exitstatus"]) for task in records.tasks()}
+    assert found == {"UPID:1": ("stopped", "unexpected status"), "UPID:2": ("stopped", "OK")}
+    assert records.tasks()[0]["log"] == ["half"]
+
+
+def test_containers_are_remembered_and_forgotten(tmp_path: Path) -> None:
+    records = Records(tmp_path)
+    for vmid in (1000, 167, 168):
+        records.save(vmid, {"config": {"hostname": f"c{vmid}"}, "pending": {}})
+    records.save(167, {"config": {"hostname": "new"}, "pending": {"memory": 1}})
+    records.forget(168)
+    records.forget(168)
+    assert list(records.containers()) == [
+        (167, {"config": {"hostname": "new"}, "pending": {"memory": 1}}),
+        (1000, {"config": {"hostname": "c1000"}, "pending": {}})]
+
+
+def test_a_boot_is_noticed_once(tmp_path: Path) -> None:
+    records = Records(tmp_path)
+    assert [records.last_boot(boot) for boot in ("a", "a", "b", "b")] == [False, True, False, True]
