@@ -1,0 +1,469 @@
+"""The lab for real: a node whose containers boot, survive it, and leave nothing behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+import requests
+import yaml
+
+from homelab.lab import LABS, down, missing, network, status, up
+from homelab.lab.containers import Runtime, fingerprint
+from homelab.lab.process import running
+from homelab.progress import SilentProgress
+
+LAB = LABS["e2e"]
+QUIET = SilentProgress()
+NAMES = {195: "lab-a", 196: "lab-b", 197: "lab-c"}
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(300),
+              pytest.mark.skipif(bool(missing()), reason="this machine cannot run a lab: " + "; ".join(missing()))]
+
+
+@dataclass
+class Api:
+    """The node's API as a token sees it, its certificate checked."""
+
+    session: requests.Session = field(default_factory=requests.Session)
+
+    def __post_init__(self) -> None:
+        proxmox = yaml.safe_load(LAB.overlay.read_text())["proxmox"]
+        secret = Path(proxmox["token_file"]).read_text().strip()
+        self.session.trust_env = False
+        self.session.verify = str(LAB.certificate)
+        self.session.headers["Authorization"] = f"PVEAPIToken={proxmox['token_id']}={secret}"
+
+    def ask(self, method: str, path: str, **params: Any) -> requests.Response:
+        """The raw answer."""
+        place = "data" if method in ("POST", "PUT") else "params"
+        return self.session.request(method, f"{LAB.api_url}/api2/json{path}", timeout=30, **{place: params})
+
+    def call(self, method: str, path: str, **params: Any) -> Any:
+        """The data of an answer that has to be good."""
+        answer = self.ask(method, path, **params)
+        assert answer.status_code == 200, f"{answer.status_code} {answer.reason} {answer.text}"
+        return answer.json()["data"]
+
+    def wait(self, upid: str) -> tuple[str, list[str]]:
+        """The exit status and the log of a task, when it is done."""
+        task = f"/nodes/pve/tasks/{quote(upid, safe='')}"
+        eventually(lambda: self.call("GET", f"{task}/status")["status"] == "stopped", 60)
+        log = [line["t"] for line in self.call("GET", f"{task}/log", limit=500)]
+        return self.call("GET", f"{task}/status")["exitstatus"], log
+
+    def do(self, method: str, path: str, **params: Any) -> list[str]:
+        """Run a task that has to succeed; its log."""
+        exit_status, log = self.wait(self.call(method, path, **params))
+        assert exit_status == "OK", log
+        return log
+
+    def state(self, vmid: int) -> dict[str, Any]:
+        """status/current."""
+        found: dict[str, Any] = self.call("GET", f"/nodes/pve/lxc/{vmid}/status/current")
+        return found
+
+    def create(self, vmid: int, key: Path, **more: Any) -> str:
+        """Begin to create and start a container; the UPID."""
+        template = self.call("GET", "/nodes/pve/storage/local/content", content="vztmpl")[0]["volid"]
+        upid: str = self.call(
+            "POST", "/nodes/pve/lxc", vmid=vmid, hostname=NAMES[vmid], ostemplate=template, cores=1, memory=512,
+            swap=0, rootfs="local:8", features="nesting=1", start=1, onboot=1, tags="homelab",
+            net0=f"name=eth0,bridge={LAB.bridge},ip=10.99.2.{vmid}/{LAB.subnet.prefixlen},gw={LAB.gateway}",
+            **{"ssh-public-keys": key.with_suffix(".pub").read_text(), **more})
+        return upid
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 20) -> None:
+    """Wait for something that has to come true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(0.05)
+
+
+@dataclass
+class Guest:
+    """A container over SSH, its host key pinned by the fingerprint of the create's log."""
+
+    vmid: int
+    key: Path
+    pinned: str = ""
+
+    @property
+    def address(self) -> str:
+        """Its IP address."""
+        return f"10.99.2.{self.vmid}"
+
+    def scan(self) -> str:
+        """The line of its ed25519 host key; empty while it does not answer."""
+        done = subprocess.run(["ssh-keyscan", "-T", "2", "-t", "ed25519", self.address], capture_output=True, text=True,
+                              check=False)
+        return done.stdout.strip()
+
+    def run(self, command: str) -> str:
+        """What a command printed; it has to succeed. Waits for sshd."""
+        eventually(lambda: bool(self.scan()))
+        known = self.key.parent / f"known-{self.vmid}"
+        line = self.scan()
+        assert fingerprint(line.split(" ", 1)[1]) == self.pinned
+        known.write_text(line + "\n")
+        options = ("StrictHostKeyChecking=yes", "BatchMode=yes", "ConnectTimeout=5", f"UserKnownHostsFile={known}")
+        done = subprocess.run(["ssh", "-i", self.key, *(word for option in options for word in ("-o", option)),
+                               f"root@{self.address}", command],
+                              capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+
+def machine() -> dict[str, list[str]]:
+    """All of this machine that a lab touches. What belongs to a demo's lab beside it is left out."""
+    def shown(*argv: str) -> list[str]:
+        text = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+        return sorted(line.strip() for line in text.splitlines() if "hl-lab" not in line and "homelab_lab" not in line)
+
+    command_lines = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command_lines.append((process / "cmdline").read_text(errors="replace").replace("\0", " "))
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return {
+        "links": [line.split("@")[0].split()[0] for line in shown("ip", "-br", "link")],
+        "addresses": [line for line in shown("ip", "-o", "-br", "addr") if "hl-" in line],
+        "routes": shown("ip", "-4", "route"),
+        "tables": shown("nft", "list", "tables"),
+        "iptables": [line for line in shown("iptables-save") if not line.startswith("#")],
+        "mounts": [line for line in Path("/proc/mounts").read_text().splitlines() if str(LAB.state_dir) in line],
+        "processes": [line for line in command_lines if str(LAB.state_dir) in line or '"name": "e2e"' in line],
+        "cgroups": sorted(map(str, Path("/sys/fs/cgroup").glob("**/homelab-e2e-*"))),
+        "pivots": sorted(map(str, Path("/sys/fs/cgroup").glob("*/lxc.pivot"))),
+        "state": [str(path) for path in (LAB.state_dir, Path("/run/lxc/lock") / LAB.lxcpath.relative_to("/"))
+                  if path.exists()],
+        "ids": Path("/etc/subuid").read_text().splitlines() + Path("/etc/subgid").read_text().splitlines(),
+        "forwarding": [network.FORWARDING.read_text()],
+    }
+
+
+@pytest.fixture(scope="module")
+def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("ssh") / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True)
+    return path
+
+
+@pytest.fixture
+def no_lab() -> Iterator[None]:
+    down(LAB, QUIET)
+    yield
+    down(LAB, QUIET)
+
+
+def test_down_leaves_the_machine_as_it_was_even_after_a_crash(no_lab: None, key: Path) -> None:
+    before = machine()
+    up(LAB, QUIET)
+    api = Api()
+    assert api.wait(api.create(195, key))[0] == "OK"
+    eventually(lambda: Runtime(LAB).pid(195) is not None)
+    api.create(196, key)
+    during = machine()
+    assert all(during[what] != before[what] for what in ("links", "routes", "tables", "processes", "cgroups", "state"))
+    node = running(LAB.pid_file("node"))
+    assert node is not None
+    os.kill(node, signal.SIGKILL)  # in the middle of a create
+    down(LAB, QUIET)
+    assert machine() == before
+    assert network.guarded()
+    down(LAB, QUIET)
+    assert machine() == before
+
+
+@pytest.fixture(scope="module")
+def api() -> Iterator[Api]:
+    down(LAB, QUIET)
+    try:
+        up(LAB, QUIET)
+        yield Api()
+    finally:
+        down(LAB, QUIET)
+
+
+@pytest.fixture(scope="module")
+def guests(api: Api, key: Path) -> dict[int, Guest]:
+    """Three containers, created side by side."""
+    upids = {vmid: api.create(vmid, key) for vmid in NAMES}
+    # During a create, Proxmox shows nothing of the configuration to come.
+    assert set(api.call("GET", "/nodes/pve/lxc/197/config")) == {"lock", "digest"}
+    again = api.ask("POST", "/nodes/pve/lxc", vmid=197, ostemplate="local:vztmpl/x.tar.zst")
+    assert (again.status_code, again.json()["message"]) == (500, "CT 197 already exists on node 'pve'\n")
+    guests = {}
+    for vmid, upid in upids.items():
+        exit_status, log = api.wait(upid)
+        assert exit_status == "OK", log
+        at = log.index("Creating SSH host key 'ssh_host_ed25519_key' - this may take some time ...")
+        found = re.fullmatch(rf"done: (SHA256:\S{{43}}) root@{NAMES[vmid]}", log[at + 1])
+        assert found, log
+        guests[vmid] = Guest(vmid, key, found[1])
+    return guests
+
+
+def test_a_second_up_changes_nothing_and_is_quick(api: Api) -> None:
+    before = running(LAB.pid_file("node")), LAB.overlay.read_bytes(), LAB.token_file.read_bytes()
+    began = time.monotonic()
+    up(LAB, QUIET)
+    assert time.monotonic() - began < 2
+    assert (running(LAB.pid_file("node")), LAB.overlay.read_bytes(), LAB.token_file.read_bytes()) == before
+
+
+def test_each_container_is_started_by_a_task_of_its_own(api: Api, guests: dict[int, Guest]) -> None:
+    def tasks(**asked: str) -> list[str]:
+        return [task["type"] for task in api.call("GET", "/nodes/pve/tasks", vmid=195, **asked)]
+
+    assert tasks(source="all") == ["vzstart", "vzcreate"]
+    assert tasks(typefilter="vzcreate") == ["vzcreate"]
+
+
+def memory_limit(vmid: int) -> int:
+    """What the kernel holds a container to, in MiB; for either kind of cgroups."""
+    files = (Path(f"/sys/fs/cgroup/memory/homelab-e2e-{vmid}/memory.limit_in_bytes"),
+             Path(f"/sys/fs/cgroup/homelab-e2e-{vmid}/memory.max"))
+    return next(int(file.read_text()) for file in files if file.exists()) // 1024 // 1024
+
+
+def test_they_boot_whole_unprivileged_and_limited(guests: dict[int, Guest]) -> None:
+    for vmid, guest in guests.items():
+        eventually(lambda guest=guest: guest.run("systemctl is-system-running || true") == "running")
+        assert guest.run("hostname") == NAMES[vmid]
+        assert guest.run("cat /proc/self/uid_map").split() == ["0", "100000", "65536"]
+        assert guest.run("stat -c %u:%g / /etc/passwd /root/.ssh/authorized_keys").split() == ["0:0"] * 3
+    runtime = Runtime(LAB)
+    pid = runtime.pid(195)
+    own = Path(f"/proc/{pid}/cgroup").read_text()
+    assert "homelab-e2e-195" in own
+    assert memory_limit(195) == 512
+
+
+def test_every_container_has_keys_of_its_own(guests: dict[int, Guest]) -> None:
+    assert len({guest.pinned for guest in guests.values()}) == len(guests)
+    assert len({guest.run("cat /etc/machine-id") for guest in guests.values()}) == len(guests)
+
+
+def test_what_the_node_says_is_true(api: Api, guests: dict[int, Guest]) -> None:
+    state = api.state(195)
+    assert state["status"] == "running"
+    assert state["pid"] == Runtime(LAB).pid(195)
+    assert 1_000_000 < state["mem"] < state["maxmem"] == 512 * 1024 * 1024
+    assert state["disk"] > 50_000_000
+    assert 0 <= state["uptime"] < 300
+    shown = {link["name"]: link for link in api.call("GET", "/nodes/pve/lxc/195/interfaces")}
+    assert shown["eth0"]["inet"] == "10.99.2.195/25"
+    resource = next(item for item in api.call("GET", "/cluster/resources", type="vm") if item["vmid"] == 195)
+    assert (resource["status"], resource["mem"] > 0) == ("running", True)
+    storage = api.call("GET", "/nodes/pve/storage/local/status")
+    disk = os.statvfs(LAB.state_dir)
+    assert storage["total"] == disk.f_blocks * disk.f_frsize
+
+
+def test_status_tells_the_same_without_the_api(guests: dict[int, Guest]) -> None:
+    found = status(LAB)
+    assert (found.running, found.bridge_up) == (True, True)
+    assert {c.vmid: (c.name, c.state, c.ip) for c in found.containers} == {
+        vmid: (name, "running", f"10.99.2.{vmid}") for vmid, name in NAMES.items()}
+
+
+def test_the_token_may_do_what_it_needs_and_no_more(api: Api) -> None:
+    refused = api.ask("PUT", "/nodes/pve/lxc/195/config", net0="name=eth0,bridge=vmbr9")
+    assert (refused.status_code, refused.json()["message"]) == (
+        403, "Permission check failed (/sdn/zones/localnetwork/vmbr9, SDN.Use)\n")
+    assert api.ask("POST", "/access/users", userid="x@pve").status_code == 403
+    assert api.ask("POST", "/nodes/pve/lxc", vmid=198, ostemplate="local:vztmpl/x.tar.zst", unprivileged=0
+                   ).status_code in (403, 500)
+    stranger = requests.Session()
+    stranger.trust_env = False
+    answer = stranger.get(f"{LAB.api_url}/api2/json/nodes", verify=str(LAB.certificate), timeout=10,
+                          headers={"Authorization": "PVEAPIToken=homelab@pve!lab=wrong"})
+    assert answer.status_code == 401
+
+
+def test_containers_reach_each_other_and_the_replay(api: Api, guests: dict[int, Guest]) -> None:
+    assert guests[195].run("exec 3<>/dev/tcp/10.99.2.196/22; head -c 7 <&3") == "SSH-2.0"
+    connect = f"exec 3<>/dev/tcp/{LAB.gateway}/{LAB.replay_port}"
+    assert " 200 " in guests[195].run(connect + "; printf 'GET /healthz HTTP/1.0\\r\\n\\r\\n' >&3; head -1 <&3")
+
+
+@pytest.fixture
+def outside() -> Iterator[tuple[str, str]]:
+    """Two neighbours of this machine in a network namespace, one at a private address, one at a public one.
+
+    No packet for them can leave this machine: they are on a veth pair.
+    """
+    def ip(*words: str) -> None:
+        subprocess.run(["ip", *words], check=True, capture_output=True)
+
+    try:
+        ip("netns", "add", "hl-outside")
+        ip("link", "add", "hl-out0", "type", "veth", "peer", "name", "hl-out1", "netns", "hl-outside")
+        ip("addr", "add", "10.98.7.1/24", "dev", "hl-out0")
+        ip("addr", "add", "198.51.100.1/24", "dev", "hl-out0")
+        ip("link", "set", "hl-out0", "up")
+        for address in ("10.98.7.2/24", "198.51.100.2/24"):
+            ip("-n", "hl-outside", "addr", "add", address, "dev", "hl-out1")
+        ip("-n", "hl-outside", "link", "set", "hl-out1", "up")
+        server = subprocess.Popen(
+            ["ip", "netns", "exec", "hl-outside", "/usr/bin/env", "-u", "PYTHONPATH", "python3", "-c",
+             "import socket\nlistening = socket.create_server(('0.0.0.0', 7))\n"
+             "while True:\n    peer, who = listening.accept(); peer.sendall(who[0].encode()); peer.close()"])
+        try:
+            yield "10.98.7.2", "198.51.100.2"
+        finally:
+            server.kill()
+            server.wait()
+    finally:
+        subprocess.run(["ip", "link", "del", "hl-out0"], check=False, capture_output=True)
+        subprocess.run(["ip", "netns", "del", "hl-outside"], check=False, capture_output=True)
+
+
+def test_containers_get_out_but_not_to_private_networks(guests: dict[int, Guest], outside: tuple[str, str]) -> None:
+    private, public = outside
+
+    def echo(address: str) -> str:
+        return guests[195].run(f"timeout 5 bash -c 'exec 3<>/dev/tcp/{address}/7; cat <&3' 2>&1 || true")
+
+    # Through NAT: the neighbour sees this machine's address, not the container's.
+    eventually(lambda: echo(public) == "198.51.100.1")
+    # The host itself reaches the private neighbour, so what holds the container back is our rule.
+    said = subprocess.run(["bash", "-c", f"exec 3<>/dev/tcp/{private}/7; cat <&3"], capture_output=True, text=True,
+                          check=True, timeout=10).stdout
+    assert said == "10.98.7.1"
+    assert "No route to host" in echo(private)
+
+
+def test_limits_change_while_it_runs(api: Api, guests: dict[int, Guest]) -> None:
+    for wanted in (1024, 256, 512):
+        api.call("PUT", "/nodes/pve/lxc/196/config", memory=wanted)
+        assert memory_limit(196) == wanted
+    assert not [item for item in api.call("GET", "/nodes/pve/lxc/196/pending") if "pending" in item]
+
+
+def test_an_address_changes_while_it_runs(api: Api, guests: dict[int, Guest]) -> None:
+    net0 = api.call("GET", "/nodes/pve/lxc/196/config")["net0"]
+    api.call("PUT", "/nodes/pve/lxc/196/config", net0=net0.replace("10.99.2.196", "10.99.2.199"))
+    moved = Guest(199, guests[196].key, guests[196].pinned)
+    assert moved.run("hostname") == "lab-b"
+    api.call("PUT", "/nodes/pve/lxc/196/config", net0=net0)
+    assert guests[196].run("hostname") == "lab-b"
+
+
+def test_power_over_the_api(api: Api, guests: dict[int, Guest]) -> None:
+    power = "/nodes/pve/lxc/196/status"
+    first = api.state(196)["pid"]
+    api.do("POST", f"{power}/reboot", timeout=30)
+    assert api.state(196)["pid"] != first
+    assert guests[196].run("echo up") == "up"
+    api.do("POST", f"{power}/shutdown", timeout=30)
+    assert api.state(196)["status"] == "stopped"
+    assert Runtime(LAB).pid(196) is None
+    assert api.ask("POST", f"{power}/stop").json()["message"] == "CT 196 not running\n"
+    api.do("POST", f"{power}/start")
+    assert api.ask("POST", f"{power}/start").json()["message"] == "CT 196 already running\n"
+    api.do("POST", f"{power}/stop")
+    assert Runtime(LAB).pid(196) is None
+    api.do("POST", f"{power}/start")
+    assert guests[196].run("echo up") == "up"
+
+
+# After SSH has gone, so that it does not see its connection cut.
+_SOON = "nohup sh -c 'sleep 0.3; systemctl {}' >/dev/null 2>&1 &"
+
+
+def test_power_from_inside(api: Api, guests: dict[int, Guest]) -> None:
+    first = api.state(197)["pid"]
+    guests[197].run(_SOON.format("reboot"))
+    eventually(lambda: api.state(197).get("pid") not in (first, None))
+    # Files still belong to whom they should after a container rebooted itself.
+    assert guests[197].run("stat -c %u /etc/passwd") == "0"
+    guests[197].run(_SOON.format("poweroff"))
+    eventually(lambda: api.state(197)["status"] == "stopped")
+    api.do("POST", "/nodes/pve/lxc/197/status/start")
+    assert guests[197].run("echo up") == "up"
+
+
+def test_a_bridge_that_is_not_there_fails_the_start_only(api: Api, guests: dict[int, Guest]) -> None:
+    subprocess.run(["ip", "link", "set", LAB.bridge, "name", "hl-away"], check=True)
+    try:
+        api.do("POST", "/nodes/pve/lxc/197/status/shutdown", timeout=30)
+        exit_status, log = api.wait(api.call("POST", "/nodes/pve/lxc/197/status/start"))
+    finally:
+        subprocess.run(["ip", "link", "set", "hl-away", "name", LAB.bridge], check=True)
+    assert exit_status == f"bridge '{LAB.bridge}' does not exist", log
+    api.do("POST", "/nodes/pve/lxc/197/status/start")
+
+
+def test_containers_survive_a_killed_node_and_half_made_ones_are_cleaned(api: Api, guests: dict[int, Guest],
+                                                                       key: Path) -> None:
+    runtime = Runtime(LAB)
+    inits = {vmid: runtime.pid(vmid) for vmid in NAMES}
+    NAMES[198] = "half-made"
+    try:
+        upid = api.create(198, key)
+        node = running(LAB.pid_file("node"))
+        assert node is not None
+        eventually(lambda: runtime.root(198).exists())
+        os.kill(node, signal.SIGKILL)
+        eventually(lambda: running(LAB.pid_file("node")) is None)
+    finally:
+        del NAMES[198]
+    assert {vmid: runtime.pid(vmid) for vmid in NAMES} == inits
+    up(LAB, QUIET)
+    assert running(LAB.pid_file("node")) not in (node, None)
+    assert {ct["vmid"]: ct["pid"] for ct in api.call("GET", "/nodes/pve/lxc")} == inits
+    assert not runtime.root(198).parent.exists()
+    assert api.wait(upid)[0] == "unexpected status"
+    # Task logs outlive the node: they hold the fingerprints.
+    created = [task for task in api.call("GET", "/nodes/pve/tasks", vmid=195) if task["type"] == "vzcreate"]
+    assert any(guests[195].pinned in line for line in api.wait(created[0]["upid"])[1])
+
+
+def test_containers_start_with_the_machine(api: Api, guests: dict[int, Guest]) -> None:
+    api.call("PUT", "/nodes/pve/lxc/196/config", onboot=0)
+    node = running(LAB.pid_file("node"))
+    assert node is not None
+    os.kill(node, signal.SIGKILL)
+    eventually(lambda: running(LAB.pid_file("node")) is None)
+    # What a reboot of the machine leaves: no container runs, and the node last ran in another boot.
+    for vmid in NAMES:
+        Runtime(LAB).kill(vmid)
+    (LAB.records / "boot").write_text("another boot")
+    up(LAB, QUIET)
+    eventually(lambda: api.state(195)["status"] == api.state(197)["status"] == "running")
+    assert api.state(196)["status"] == "stopped"
+    assert guests[195].run("echo up") == "up"
+    api.call("PUT", "/nodes/pve/lxc/196/config", onboot=1)
+
+
+def test_destroy(api: Api, guests: dict[int, Guest]) -> None:
+    path = "/nodes/pve/lxc/195"
+    refused = api.ask("DELETE", path)
+    assert refused.json()["message"] == "unable to destroy CT 195 - container is running\n"
+    log = api.do("DELETE", path, force=1, purge=1)
+    assert log[:2] == ["forced to stop CT 195 before destroying!", "purging CT 195 from related configurations.."]
+    assert not Runtime(LAB).root(195).parent.exists()
+    assert not list(Path("/sys/fs/cgroup").glob("*/homelab-e2e-195*"))
+    assert api.ask("GET", f"{path}/config").status_code == 500
+    assert 195 not in {ct["vmid"] for ct in api.call("GET", "/nodes/pve/lxc")}
+
+
+def test_a_template_that_is_not_there_fails_in_the_task(api: Api) -> None:
+    volume = "local:vztmpl/debian-99.tar.zst"
+    exit_status, _ = api.wait(api.call("POST", "/nodes/pve/lxc", vmid=198, ostemplate=volume, rootfs="local:1"))
+    assert exit_status == f"unable to create CT 198 - volume '{volume}' does not exist"
+    assert 198 not in {ct["vmid"] for ct in api.call("GET", "/nodes/pve/lxc")}
