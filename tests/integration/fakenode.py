@@ -1,4 +1,4 @@
-"""A Proxmox node in this process: fakepve, with the two things that it lacks against a real one."""
+"""A Proxmox node in this process: fakepve, with the few things that it lacks against a real one."""
 
 from __future__ import annotations
 
@@ -68,6 +68,11 @@ class FakeNode(FakePve):
         async def body() -> None:
             await self._start_steps(ct, user)
         await self._ct_task(ct, "vzstart", user, body)
+
+    async def _lxc_pending(self, user: str, v: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """As on Proxmox, the digest is among the rows."""
+        rows: list[dict[str, Any]] = await super()._lxc_pending(user, v)
+        return [*rows, {"key": "digest", "value": self.ct(int(v["vmid"])).digest()}]
 
     def _key_lines(self, vmid: int, name: str) -> list[str]:
         if not self.prints_keys:

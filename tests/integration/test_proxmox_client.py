@@ -171,6 +171,13 @@ def test_recorded_task_lists(endpoint: Endpoint, pair: Pair) -> None:
         assert (stopped.kind, stopped.running, stopped.creator) == ("vzstop", False, "deploy@pve!ci")
 
 
+def test_a_long_log_is_read_to_its_end(site: Site) -> None:
+    site.up("postgres-data")
+    record = site.pve.tasklog[0]
+    record["log"] = [f"line {n}" for n in range(1001)]
+    assert tasks.log(Client(site.inventory.endpoint), tasks.Task.of(record["upid"])) == record["log"]
+
+
 def test_a_task_that_does_not_end_in_time(endpoint: Endpoint, pair: Pair) -> None:
     task = tasks.Task.of(data("task_running")["upid"])
     with (replaying(["task_running"] * 9, pair[0]) as (port, _),
@@ -207,7 +214,9 @@ def test_our_node_answers_like_the_recorded_one(site: Site) -> None:
     config, recorded = client.get("nodes/pve/lxc/167/config"), data("config")
     for key in ("description", "net0", "rootfs", "features", "hostname", "tags", "unprivileged", "cores", "onboot"):
         assert type(config[key]) is type(recorded[key]), key
-    assert set(client.get("nodes/pve/lxc/167/pending")[0]) == {"key", "value"}
+    pending = client.get("nodes/pve/lxc/167/pending")
+    assert {"digest", "net0", "rootfs"} <= {row["key"] for row in pending} & {row["key"] for row in data("pending")}
+    assert set(pending[0]) == set(data("pending")[0])
     site.pve.ct(168).lock = "backup"
     for name, path in (("missing", "nodes/pve/lxc/99999/config"), ("locked", "nodes/pve/lxc/168/config")):
         with pytest.raises(ProxmoxError) as caught:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,8 @@ from homelab.errors import HomelabError, InputError
 from homelab.model import Container, Inventory
 from homelab.plan import Plan
 from homelab.progress import SilentProgress
+from homelab.proxmox import Client
+from homelab.proxmox.properties import options
 from homelab.trust import KnownHosts
 from tests.integration.fakenode import TOKEN, FakeNode, certificate, inventory_for, serving
 from tests.support import FixedVault
@@ -90,6 +92,7 @@ def test_from_nothing(site: Site) -> None:
     assert sorted(site.pve.kinds()) == ["vzcreate"] * 3 + ["vzstart"] * 3
     creates = [body for method, path, body in site.pve.requests if method == "POST" and path.endswith("/lxc")]
     assert all(b"ssh-public-keys=ssh-ed25519" in body for body in creates)
+    assert all(b"onboot=1" in body and b"start=1" in body and b"True" not in body for body in creates)
 
 
 def test_second_up_does_nothing_in_at_most_five_calls(site: Site) -> None:
@@ -196,6 +199,31 @@ def test_a_stopped_container_is_started(site: Site) -> None:
     assert site.waited == ["postgres-data"]
 
 
+def test_a_start_that_still_runs_is_waited_for_and_not_begun_twice(site: Site) -> None:
+    site.up()
+    ct = site.pve.ct(167)
+    ct.status, ct.start_secs, site.pve.time_scale = "stopped", 0.4, 1.0
+    Client(site.inventory.endpoint).post("nodes/pve/lxc/167/status/start")
+    before = site.pve.kinds().count("vzstart")
+    assert list(site.up().done) == ["postgres-data"]
+    assert (site.pve.kinds().count("vzstart"), ct.status) == (before, "running")
+
+
+def test_what_somebody_changes_meanwhile_is_not_overwritten(site: Site) -> None:
+    site.up()
+    ct = site.pve.ct(167)
+    ct.config["memory"] = 512
+
+    def confirm(plan: Plan) -> bool:
+        ct.config["memory"] = 777
+        return True
+    site._confirm = confirm  # type: ignore[method-assign]
+    with pytest.raises(HomelabError, match="Proxmox refused") as caught:
+        site.up()
+    assert "detected modified configuration" in caught.value.details
+    assert ct.config["memory"] == 777
+
+
 def test_a_moved_vmid_is_refused(site: Site) -> None:
     site.up()
     with pytest.raises(HomelabError, match="postgres-data exists already, as 167"):
@@ -260,16 +288,11 @@ def test_a_node_that_is_down_is_an_unknown_status(site: Site) -> None:
 def slow(site: Site) -> Callable[[], None]:
     """Begin a create that takes a while, as a run that is killed right after leaves it."""
     def begin(user: str = TOKEN, seconds: float = 0.4) -> None:
-        from homelab.proxmox import Client
-
         site.pve.time_scale = 1.0
         site.pve.ct_secs["create"] = seconds
         if user != TOKEN:
             site.pve.apitokens[user] = SECRET
         container = site.containers["postgres-data"]
-        from dataclasses import replace
-
-        from homelab.proxmox.properties import options
         client = Client(replace(site.inventory.endpoint, token_id=user))
         client.post("nodes/pve/lxc", vmid=167, ostemplate="local:vztmpl/ubuntu-24.04-standard_24.04-2_amd64.tar.zst",
                     rootfs="local-lvm:16", start=1, **options(container.shape))

@@ -207,6 +207,11 @@ def test_a_fault_of_an_overlay_points_into_the_overlay(tmp_path: Path) -> None:
         "inventory.yaml:13", "overlay1.yaml:4", "overlay2.yaml:1", "overlay2.yaml:2"]
 
 
+def test_what_an_overlay_has_replaced_is_forgotten(tmp_path: Path) -> None:
+    found = faults(tmp_path, BASE.replace('["Newark,US"]', "[{name: x}]"), "\npipeline: {cities: [{id: 5}]}\n")
+    assert found == ["overlay1.yaml:2: pipeline.cities[0].name: is missing: a city's name"]
+
+
 @pytest.mark.parametrize(("text", "expected"), [
     ("lab: [\n", "inventory.yaml:2: not valid YAML"),
     ("schedule: @hourly\n", "inventory.yaml:1: not valid YAML: found character '@' that cannot start any token; put"),
