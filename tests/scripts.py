@@ -1,0 +1,12 @@
+"""The pipeline's scripts, made importable: they are programs of another venv, not a package of this one."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = ROOT / "pipeline" / "scripts"
+
+if str(SCRIPTS) not in sys.path:
+    sys.path.append(str(SCRIPTS))
