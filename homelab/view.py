@@ -36,7 +36,10 @@ def plain(value: Any) -> Any:
 
 
 def _console() -> Console:
-    return Console(highlight=False)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 1000  # a pipe has no width: nothing is cut
+    return console
 
 
 def show_error(error: HomelabError) -> None:
