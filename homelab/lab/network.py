@@ -41,7 +41,8 @@ def unguard() -> None:
 
 def bridge_exists(bridge: str) -> bool:
     """Whether a bridge of that name is there."""
-    return Path(f"/sys/class/net/{bridge}/bridge").is_dir()
+    links = json.loads(run(["ip", "-j", "link", "show", "type", "bridge"]) or "[]")
+    return any(link.get("ifname") == bridge for link in links)
 
 
 def create_bridge(lab: Lab) -> None:

@@ -161,7 +161,7 @@ class LabNode(ViewNode):
             self._task_lock(ct, allow=("mounted",))
         self._apply(ct)
         for device in guest.network_devices(ct.config).values():
-            if not network.bridge_exists(device.get("bridge", "")):
+            if not await asyncio.to_thread(network.bridge_exists, device.get("bridge", "")):
                 raise TaskError(f"bridge '{device.get('bridge')}' does not exist")
         if guest.parse_properties(str(ct.config.get("features", ""))).get("nesting") != "1":
             say("WARN: Systemd 252 detected. You may need to enable nesting.")
