@@ -48,7 +48,7 @@ class Settings:
 settings = Settings()
 
 
-def trust(inventory: Inventory) -> tuple[FileVault, KnownHosts]:
+def trust_of(inventory: Inventory) -> tuple[FileVault, KnownHosts]:
     """Where this lab's secrets and pins are kept."""
     from homelab.secrets import FileVault
     from homelab.trust import KnownHosts

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from homelab.cli.common import Json, Limit, Yes, emit, settings, trust
+from homelab.cli.common import Json, Limit, Yes, emit, settings, trust_of
 from homelab.errors import InputError
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add these verbs."""
-    for verb in (init, up, destroy):
+    for verb in (init, up, destroy, trust):
         app.command()(verb)
 
 
@@ -35,8 +36,10 @@ def init(
         say=typer.echo)
 
 
-def up(limit: Limit = None, as_json: Json = False) -> None:
+def up(limit: Limit = None, yes: Yes = False, as_json: Json = False) -> None:
     """Create, update and start the containers, so that they are what the inventory says.
+
+    It shows the plan first, and asks only where a running container would be restarted.
 
     Example:  homelab up --limit postgres-data
     """
@@ -44,16 +47,24 @@ def up(limit: Limit = None, as_json: Json = False) -> None:
     from homelab.view import show_outcome
 
     inventory = settings.load()
-    vault, known_hosts = trust(inventory)
+    vault, known_hosts = trust_of(inventory)
     outcome = run(inventory, vault=vault, known_hosts=known_hosts, progress=settings.progress(),
-                  confirm=_show, limit=limit or ())
+                  confirm=_confirm("up", "Running containers would be restarted. Go on?", yes), limit=limit or ())
     emit(outcome, as_json, lambda: show_outcome(outcome))
 
 
-def _show(plan: Plan) -> bool:
-    for action in plan.actions:
-        typer.echo(f"  {action}", err=True)
-    return True
+def _confirm(verb: str, question: str, yes: bool) -> Callable[[Plan], bool]:
+    """Shows a plan, and asks if it does harm. Raises InputError when nobody is there to answer."""
+    def confirm(plan: Plan) -> bool:
+        for action in plan.actions:
+            typer.echo(f"  {action}", err=True)
+        if yes or not plan.harms:
+            return True
+        if not sys.stdin.isatty():
+            raise InputError("Nobody is there to confirm", "Standard input is not a terminal.",
+                             f"Say `homelab {verb} --yes` if you mean it.")
+        return typer.confirm(question, err=True)
+    return confirm
 
 
 def destroy(limit: Limit = None, yes: Yes = False, as_json: Json = False) -> None:
@@ -64,16 +75,25 @@ def destroy(limit: Limit = None, yes: Yes = False, as_json: Json = False) -> Non
     from homelab.commands.destroy import destroy as run
     from homelab.view import show_outcome
 
-    def confirm(plan: Plan) -> bool:
-        _show(plan)
-        if yes:
-            return True
-        if not sys.stdin.isatty():
-            raise InputError("Nobody is there to confirm", "Standard input is not a terminal.",
-                             "Say `homelab destroy --yes` if you mean it.")
-        return typer.confirm("These containers and all their data will be gone. Go on?", err=True)
+    inventory = settings.load()
+    _, known_hosts = trust_of(inventory)
+    outcome = run(inventory, known_hosts=known_hosts, progress=settings.progress(), limit=limit or (),
+                  confirm=_confirm("destroy", "These containers and all their data will be gone. Go on?", yes))
+    emit(outcome, as_json, lambda: show_outcome(outcome))
+
+
+def trust(
+    name: Annotated[str, typer.Argument(help="The container.")],
+    fingerprint: Annotated[str | None, typer.Argument(help="SHA256:…, as `ssh-keygen -lf` on the container shows it; "
+                                                           "read from Proxmox's log if left out.")] = None,
+) -> None:
+    """Trust a container's SSH host key anew, after you made it again yourself.
+
+    Example:  homelab trust postgres-data
+    """
+    from homelab.commands.trust import trust as run
 
     inventory = settings.load()
-    _, known_hosts = trust(inventory)
-    outcome = run(inventory, known_hosts=known_hosts, progress=settings.progress(), confirm=confirm, limit=limit or ())
-    emit(outcome, as_json, lambda: show_outcome(outcome))
+    _, known_hosts = trust_of(inventory)
+    pin = run(inventory, name, fingerprint, known_hosts=known_hosts)
+    typer.echo(f"{name}: {pin.fingerprint} is trusted from now on")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from homelab.cli.common import Json, Limit, complain, emit, settings, trust
+from homelab.cli.common import Json, Limit, complain, emit, settings, trust_of
 from homelab.errors import HomelabError, InputError
 
 
@@ -33,7 +33,7 @@ def deploy(
     from homelab.view import show_deploy
 
     inventory = settings.load()
-    vault, known_hosts = trust(inventory)
+    vault, known_hosts = trust_of(inventory)
     reports = run(inventory, vault=vault, known_hosts=known_hosts, progress=settings.progress(), limit=limit or (),
                   dry_run=dry_run)
     emit(reports, as_json, lambda: show_deploy(reports, dry_run))
@@ -50,7 +50,7 @@ def status(as_json: Json = False) -> None:
     from homelab.view import show_status
 
     inventory = settings.load()
-    vault, known_hosts = trust(inventory)
+    vault, known_hosts = trust_of(inventory)
     report = run(inventory, vault=vault, known_hosts=known_hosts)
     emit(report, as_json, lambda: show_status(report))
     if not report.healthy:
@@ -69,7 +69,7 @@ def query(
     from homelab.view import show_rows
 
     inventory = settings.load()
-    vault, known_hosts = trust(inventory)
+    vault, known_hosts = trust_of(inventory)
     rows = run(inventory, sql, vault=vault, known_hosts=known_hosts)
     emit(rows, as_json, lambda: show_rows(rows))
 
@@ -85,7 +85,7 @@ def ssh(
     from homelab.commands.access import ssh_argv
 
     inventory = settings.load()
-    _exec(ssh_argv(inventory, name, command or (), *trust(inventory)))
+    _exec(ssh_argv(inventory, name, command or (), *trust_of(inventory)))
 
 
 def logs(
@@ -101,7 +101,7 @@ def logs(
     from homelab.commands.access import logs_argv
 
     inventory = settings.load()
-    _exec(logs_argv(inventory, name, unit, follow, lines, *trust(inventory)))
+    _exec(logs_argv(inventory, name, unit, follow, lines, *trust_of(inventory)))
 
 
 def _exec(argv: list[str]) -> None:
@@ -118,7 +118,7 @@ def secret(name: Annotated[str, typer.Argument(help="Its name, as `airflow-admin
     Example:  homelab secret | wl-copy
     """
     inventory = settings.load()
-    vault, _ = trust(inventory)
+    vault, _ = trust_of(inventory)
     if name not in vault.names():
         raise InputError(f"There is no secret {name}", f"There are: {', '.join(vault.names()) or 'none yet'}.",
                          "They are made by the first `homelab deploy`.")
@@ -130,6 +130,6 @@ def pipeline_run(as_json: Json = False) -> None:
     from homelab.commands.pipeline import run
 
     inventory = settings.load()
-    vault, known_hosts = trust(inventory)
+    vault, known_hosts = trust_of(inventory)
     outcome = run(inventory, vault=vault, known_hosts=known_hosts, progress=settings.progress())
     emit(outcome, as_json, lambda: typer.echo(str(outcome)))

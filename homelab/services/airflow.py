@@ -98,11 +98,11 @@ class Airflow(Service):
               for process in processes if process not in _PROCESSES[self.version]),
             WaitFor(f"{postgres.name} accepts airflow_admin", in_metadata("select 1"), postgres.name, site.failed),
             migrated,
-            self._admin(site, migrated),
             # The scheduler begins with a run of this hour at once; a retry would come five minutes later.
             WaitFor(f"{analytics.name} accepts Airflow's key", _refused_by_gate(str(analytics.address)),
                     analytics.name, site.failed),
             *self._units(venv, environment, migrated),
+            self._admin(site, migrated),
             WaitFor("Airflow is healthy", f"{self._ask()} | grep -q '\"scheduler\".*\"healthy\"'", site.container.name,
                     deadline=180, diagnose="journalctl --no-pager --output=cat --lines=15 --unit='airflow-*'"),
         )
