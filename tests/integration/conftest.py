@@ -1,0 +1,85 @@
+"""What several integration tests stand on: a PostgreSQL 16, the analytics venv, and the weather's replay."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.integration import pg
+from tests.scripts import ROOT, SCRIPTS
+
+KEY = "the-replays-own-key"
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[pg.Server]:
+    """One server for the whole session; each test makes databases of its own in it."""
+    if pg.archive() is None:
+        pytest.skip("PostgreSQL 16 is not in .venv/pg16: ./bootstrap --test")
+    with pg.server() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def analytics_python() -> Path:
+    """The interpreter of the analytics platform's venv: dbt and DuckDB, from the lock file."""
+    python = ROOT / ".venv-analytics" / "bin" / "python"
+    if not python.exists():
+        pytest.skip("there is no .venv-analytics: ./bootstrap --test")
+    return python
+
+
+@pytest.fixture(scope="session")
+def extensions(analytics_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with DuckDB's postgres extension, put there as a deploy does."""
+    folder = tmp_path_factory.mktemp("extensions")
+    command = [str(analytics_python), str(SCRIPTS / "install_extension.py")]
+    missing = subprocess.run([*command, "--check", str(folder)], check=False, capture_output=True, timeout=60)
+    assert missing.returncode == 1
+    subprocess.run([*command, str(folder)], check=True, capture_output=True, timeout=60)
+    subprocess.run([*command, "--check", str(folder)], check=True, capture_output=True, timeout=60)
+    return folder
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A running replay server; `state` is the file in which it keeps its place."""
+
+    url: str
+    state: Path
+
+
+@pytest.fixture
+def replay(tmp_path: Path) -> Iterator[Replay]:
+    """The lab's OpenWeather, as the lab starts it, on a free port."""
+    key, state, port = tmp_path / "key", tmp_path / "replay.json", pg.free_port()
+    key.write_text(KEY + "\n")
+    process = subprocess.Popen([sys.executable, "-m", "homelab.lab.openweather", "--host", "127.0.0.1", "--port",
+                                str(port), "--key-file", str(key), "--state", str(state)], cwd=ROOT, env=os.environ)
+    try:
+        _wait(process, f"http://127.0.0.1:{port}/healthz")
+        yield Replay(f"http://127.0.0.1:{port}", state)
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def _wait(process: subprocess.Popen[bytes], url: str) -> None:
+    until = time.monotonic() + 30
+    while time.monotonic() < until and process.poll() is None:
+        try:
+            urllib.request.urlopen(url, timeout=1).close()  # noqa: S310 - our own server
+        except urllib.error.URLError:
+            time.sleep(0.05)
+        else:
+            return
+    raise AssertionError(f"the replay server does not answer (exit status {process.poll()})")
