@@ -39,7 +39,7 @@ def read(monkeypatch: pytest.MonkeyPatch, series: str) -> dict[str, Any]:
     modules["airflow.sdk" if series == "3.3" else "airflow"].DAG = Recorder  # type: ignore[attr-defined]
     for name, module in modules.items():
         # None makes the import fail, as it does on 2.11.
-        monkeypatch.setitem(sys.modules, name, None if name == "airflow.sdk" and series == "2.11" else module)  # type: ignore[arg-type]
+        monkeypatch.setitem(sys.modules, name, None if name == "airflow.sdk" and series == "2.11" else module)
     return runpy.run_path(str(FILE))
 
 

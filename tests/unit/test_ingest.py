@@ -161,7 +161,7 @@ def test_configuration_of_the_environment() -> None:
     ({"WEATHER_CITIES": '[{"name": "A", "id": true}]'}, "A: id cannot be True"),
     ({"WEATHER_CITIES": '[{"name": "A", "latitude": 1}]'}, "A has one coordinate"),
 ])
-def test_a_bad_configuration_says_why(change: Mapping[str, str], message: str) -> None:
+def test_a_bad_configuration_says_why(change: dict[str, str], message: str) -> None:
     with pytest.raises(ingest_weather.ConfigurationError) as caught:
         ingest_weather.configuration(GOOD | change)
     assert message in str(caught.value)
