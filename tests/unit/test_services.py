@@ -1,0 +1,172 @@
+"""What the services want in their containers, on each distribution; nothing here reaches a host."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from homelab.commands.deploy import steps_of
+from homelab.errors import HomelabError, InputError
+from homelab.host import Result
+from homelab.inventory import load
+from homelab.model import Inventory, Site, Step
+from homelab.paths import shipped
+from homelab.services.airflow import Airflow
+from homelab.services.analytics import Analytics
+from homelab.services.postgres import Postgres
+from homelab.steps import File, Packages, Running
+from tests.support import FixedVault
+
+KEYS = {"analytics-platform": "ssh-ed25519 AAAAHost"}
+POSTGRES = {"ubuntu-24.04": 16, "debian-12": 15, "debian-13": 17}
+
+
+def inventory(tmp_path: Path, template: str = "ubuntu-24.04", airflow: str = "3.3") -> Inventory:
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text(json.dumps({
+        "defaults": {"template": template},
+        "containers": {
+            "postgres-data": {"services": {"postgres": {"version": POSTGRES[template]}}},
+            "airflow-orchestration": {"services": {"airflow": {"version": airflow}}},
+        },
+        "pipeline": {"api_key_file": str(tmp_path / "key")},
+    }))
+    (tmp_path / "key").write_text("openweather-key")
+    return load([shipped("inventory.yaml"), overlay])
+
+
+def steps(wanted: Inventory, service: str, keys: dict[str, str] = KEYS) -> list[Step]:
+    site = Site(inventory=wanted, container=wanted.container_with(service), vault=FixedVault(), host_keys=keys)
+    return list(steps_of(site))
+
+
+def file(found: list[Step], path: str) -> str:
+    (step,) = [step for step in found if isinstance(step, File) and step.path == path]
+    return step.content.decode()
+
+
+@pytest.mark.parametrize("template", POSTGRES)
+def test_postgres_is_that_of_the_distribution(tmp_path: Path, template: str) -> None:
+    version = POSTGRES[template]
+    found = steps(inventory(tmp_path, template), "postgres")
+    assert [s.names for s in found if isinstance(s, Packages)] == [[f"postgresql-{version}"]]
+    assert [s.unit for s in found if isinstance(s, Running)] == [f"postgresql@{version}-main.service"]
+    rules = file(found, f"/etc/postgresql/{version}/main/pg_hba.conf")
+    assert "host    project_data      analytics       192.168.2.68/32      scram-sha-256" in rules
+    assert "host    airflow_metadata  airflow_admin   192.168.2.69/32      scram-sha-256" in rules
+    assert "shared_buffers = '512MB'" in file(found, f"/etc/postgresql/{version}/main/conf.d/homelab.conf")
+
+
+def test_pgdg_comes_with_its_key_from_a_signed_package(tmp_path: Path) -> None:
+    wanted = inventory(tmp_path)
+    site = Site(inventory=wanted, container=wanted.container_with("postgres"), vault=FixedVault(), host_keys=KEYS)
+    titles = [step.title for step in Postgres(version=16, source="pgdg").steps(site)][:3]
+    assert titles == ["packages postgresql-common ca-certificates", "apt repository PGDG", "packages postgresql-16"]
+
+
+@pytest.mark.parametrize("template", POSTGRES)
+@pytest.mark.parametrize("service", ["postgres", "analytics", "airflow"])
+def test_titles_are_unique_and_what_is_watched_comes_first(tmp_path: Path, template: str, service: str) -> None:
+    found = steps(inventory(tmp_path, template), service)
+    assert len({step.title for step in found}) == len(found)
+    for position, step in enumerate(found):
+        assert all(found.index(watched) < position for watched in step.watches), step.title
+
+
+@pytest.mark.parametrize(("version", "processes"), [
+    ("3.3", ["api-server", "scheduler", "dag-processor"]), ("2.11", ["webserver", "scheduler"])])
+def test_airflow_runs_the_processes_of_its_series(tmp_path: Path, version: str, processes: list[str]) -> None:
+    found = steps(inventory(tmp_path, airflow=version), "airflow")
+    assert [s.unit for s in found if isinstance(s, Running)] == [f"airflow-{p}.service" for p in processes]
+    for process in processes:
+        unit = file(found, f"/etc/systemd/system/airflow-{process}.service")
+        assert f"ExecStart=/opt/airflow/venv/bin/airflow {process}" in unit
+        assert "User=airflow" in unit
+        assert "secret-of" not in unit
+    gone = {s.title for s in found if s.title.startswith("no unit")}
+    others = {"webserver"} if version == "3.3" else {"api-server", "dag-processor"}
+    assert gone == {f"no unit airflow-{p}.service" for p in others}
+
+
+@pytest.mark.parametrize("version", ["3.3", "2.11"])
+def test_airflows_environment_can_be_read_by_a_shell_and_is_private(tmp_path: Path, version: str) -> None:
+    found = steps(inventory(tmp_path, airflow=version), "airflow")
+    (step,) = [s for s in found if isinstance(s, File) and s.path == "/etc/homelab/airflow.env"]
+    assert (step.mode, step.owner, step.secret) == (0o600, "root", True)
+    values = dict(word.split("=", 1) for line in step.content.decode().splitlines() if not line.startswith("#")
+                  for word in shlex.split(line))
+    connection = json.loads(values["AIRFLOW_CONN_ANALYTICS"])
+    assert connection["host"] == "192.168.2.68"
+    assert connection["extra"]["host_key"] == "ssh-ed25519 AAAAHost"
+    assert values["AIRFLOW__CORE__EXECUTOR"] == "LocalExecutor"
+    assert values["AIRFLOW_HOME"] == "/home/airflow/airflow"
+    assert ("AIRFLOW__API_AUTH__JWT_SECRET" in values) == (version == "3.3")
+
+
+def test_airflow_is_not_configured_without_the_host_key_it_has_to_check(tmp_path: Path) -> None:
+    with pytest.raises(HomelabError, match="host key of analytics-platform is not known yet"):
+        steps(inventory(tmp_path), "airflow", keys={})
+
+
+def test_analytics_needs_a_key_of_openweather(tmp_path: Path) -> None:
+    wanted = inventory(tmp_path)
+    (tmp_path / "key").unlink()
+    with pytest.raises(InputError, match="OpenWeather API key is missing"):
+        steps(wanted, "analytics")
+
+
+def test_airflows_key_is_held_to_the_gate_and_the_address(tmp_path: Path) -> None:
+    line = file(steps(inventory(tmp_path), "analytics"), "/home/analytics/.ssh/authorized_keys")
+    assert line.startswith('restrict,from="192.168.2.69",command="/opt/analytics-platform/bin/gate" ssh-ed25519 ')
+    assert line.count("\n") == 1
+
+
+def test_the_pipelines_environment_holds_the_cities_as_json(tmp_path: Path) -> None:
+    wanted = inventory(tmp_path)
+    text = file(steps(wanted, "analytics"), "/opt/analytics-platform/pipeline.env")
+    values = dict(word.split("=", 1) for line in text.splitlines() if not line.startswith("#")
+                  for word in shlex.split(line))
+    assert [city["name"] for city in json.loads(values["WEATHER_CITIES"])] == [c.name for c in wanted.pipeline.cities]
+    assert values["OPENWEATHER_API_KEY"] == "openweather-key"
+    assert values["PGHOST"] == "192.168.2.67"
+
+
+def test_another_container_is_another_line_of_the_inventory(tmp_path: Path) -> None:
+    wanted = inventory(tmp_path)
+    first, second, third = wanted.containers
+    together = replace(wanted, containers=(replace(first, services={**first.services, **second.services}), third))
+    titles = [step.title for step in steps(together, "postgres", keys={"postgres-data": "ssh-ed25519 AAAA"})]
+    assert "packages postgresql-16" in titles
+    assert "venv /opt/analytics-platform/venv" in titles
+    rules = file(steps(together, "postgres"), "/etc/postgresql/16/main/pg_hba.conf")
+    assert "project_data      analytics       192.168.2.67/32" in rules
+
+
+HEALTH = [
+    (Postgres(), ['{"sizes": {"project_data": 7340032}, "connections": 3, "raw_rows": 0, "newest_raw_row": null}'],
+     True, "project_data 7 MiB; 3 connections; 0 raw rows, newest none yet"),
+    (Postgres(), [None], False, "does not answer: "),
+    (Analytics(), ['{"last_build": null, "marts": []}'], False, "nothing has been built yet"),
+    (Analytics(), ['{"last_build": {"status": "failed", "finished": "F", "tests_passed": 1, "tests_failed": 2}, '
+                   '"marts": [{"name": "m", "rows": 3, "newest": "N"}]}'], False,
+     "built F, 1 tests passed, 2 failed; m 3 rows to N"),
+    (Airflow(), ['{"scheduler": {"status": "healthy"}, "triggerer": {"status": null}}', "[]"], True,
+     "scheduler healthy; no run yet"),
+    (Airflow(), ['{"scheduler": {"status": "unhealthy"}}', "[]"], False, "scheduler unhealthy; no run yet"),
+    (Airflow(), ['{"scheduler": {"status": "healthy"}}', '[{"state": "running", "end_date": null}, '
+                 '{"state": "failed", "end_date": "2026-01-01T00:00:00.5"}]'], False,
+     "scheduler healthy; last run failed at 2026-01-01T00:00:00"),
+    (Airflow(), [None, "[]"], False, "does not answer"),
+]
+
+
+@pytest.mark.parametrize(("service", "said", "healthy", "summary"), HEALTH)
+def test_how_a_service_is(service: Postgres | Analytics | Airflow, said: list[str | None], healthy: bool,
+                          summary: str) -> None:
+    answers = [Result("probe", 1) if text is None else Result("probe", 0, text.encode()) for text in said]
+    health = service.health(answers)
+    assert (health.healthy, health.summary) == (healthy, summary)
