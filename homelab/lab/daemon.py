@@ -7,10 +7,7 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Sequence
 from pathlib import Path
-
-from fakepve import FakeCt
 
 from homelab.lab.node import LabNode
 from homelab.lab.settings import Lab
@@ -19,22 +16,15 @@ from homelab.lab.settings import Lab
 async def serve(lab: Lab, template: Path) -> None:
     """Answer the API until SIGTERM; containers go on running after it."""
     node = LabNode(lab, template, lab.token_file.read_text().strip())
-    to_start = await asyncio.to_thread(node.recover)
+    await asyncio.to_thread(node.recover)
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
     await node.start(str(lab.certificate), str(lab.certificate.with_suffix(".key")))
     logging.info("serving %s with %d containers", node.url, len(node.cts))
-    await _start_on_boot(node, to_start)
+    await node.start_after_boot()
     await ended.wait()
     await node.stop()
-
-
-async def _start_on_boot(node: LabNode, containers: Sequence[FakeCt]) -> None:
-    for ct in containers:
-        if ct.status != "running":
-            logging.info("starting CT %d, as the machine has booted", ct.vmid)
-            await node.start_on_boot(ct)
 
 
 def main() -> None:

@@ -7,21 +7,20 @@ import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
-from ipaddress import IPv4Interface
 from pathlib import Path
 from typing import Any
 
 from fakepve import FakeCt, PveError, TaskError
 
 from homelab.errors import HomelabError
-from homelab.lab import cgroups, guest, network
+from homelab.lab import guest, network
 from homelab.lab.containers import Runtime
+from homelab.lab.hotplug import ConfigNode, described
 from homelab.lab.measure import Measure
 from homelab.lab.process import boot_id
 from homelab.lab.records import Records
 from homelab.lab.settings import NODE, TOKEN_ID, Lab
 from homelab.lab.tasks import Body, say
-from homelab.lab.views import ViewNode
 
 # The least that `homelab up`, `deploy`, `status` and `destroy` need.
 PRIVILEGES = {
@@ -31,11 +30,12 @@ PRIVILEGES = {
     "/nodes": ("Sys.Audit",),
     "/pool": ("Pool.Audit",),
 }
+_START = "start after create"
 # The parameters of the request that a task belongs to: fakepve's task bodies do not hand them on.
 _VALUES: ContextVar[Mapping[str, Any]] = ContextVar("values")
 
 
-class LabNode(ViewNode):
+class LabNode(ConfigNode):
     """One node, one storage, and containers that really run."""
 
     def __init__(self, lab: Lab, template: Path, token: str) -> None:
@@ -61,9 +61,8 @@ class LabNode(ViewNode):
 
     # ------------------------------------------------------------ memory
 
-    def recover(self) -> list[FakeCt]:
-        """Take up what an earlier node knew; returns the containers that a boot of the machine has to start."""
-        same_boot = self.records.last_boot(boot_id())
+    def recover(self) -> None:
+        """Take up what an earlier node knew. Blocks."""
         for vmid, record in self.records.containers():
             # On Proxmox a half-made container keeps its lock until `pct unlock`. There is no shell on this
             # node to run that in, so what a killed create or destroy left is removed here.
@@ -76,12 +75,6 @@ class LabNode(ViewNode):
             self.refresh(ct)
         for vmid in set(self.runtime.known()) - {ct.vmid for ct in self.cts}:
             self.runtime.remove(vmid)
-        return [] if same_boot else sorted((ct for ct in self.cts if ct.config.get("onboot") == 1), key=_boot_order)
-
-    def save(self, ct: FakeCt) -> None:
-        """Write a container's record, unless it is gone."""
-        if ct in self.cts:
-            self.records.save(ct.vmid, {"config": ct.config, "pending": ct.pending})
 
     def _drop(self, ct: FakeCt) -> None:
         super()._drop(ct)
@@ -130,15 +123,14 @@ class LabNode(ViewNode):
         except (TaskError, HomelabError, OSError) as error:
             await asyncio.to_thread(self.runtime.remove, ct.vmid)
             self._drop(ct)
-            raise TaskError(f"unable to create CT {ct.vmid} - {error}") from error
+            why, *more = str(error).splitlines()
+            for line in more:
+                say(line)
+            raise TaskError(f"unable to create CT {ct.vmid} - {why}") from error
         note = await body()
-        if self._start_wanted(values):
-            await self.task(ct.node, "vzstart", ct.vmid, user, lambda: self._start_steps(ct, user), vm=ct)
+        if values.get(_START):
+            await self._start_task(ct, user)
         return note
-
-    @staticmethod
-    def _start_wanted(values: Mapping[str, Any]) -> bool:
-        return bool(values.get("start after create"))
 
     async def _lxc_create(self, user: str, v: Mapping[str, Any]) -> Any:
         refused = [key for key in v if re.fullmatch(r"mp\d+|dev\d+", key)] + [
@@ -148,13 +140,29 @@ class LabNode(ViewNode):
         if v.get("start"):
             self._vm_perm(user, int(v["vmid"]), v.get("pool"), "VM.PowerMgmt")
         # fakepve would start it inside the create's task; Proxmox starts it in a task of its own.
-        values = {key: value for key, value in v.items() if key != "start"} | _described(v)
-        _VALUES.set({**values, "start after create": v.get("start")})
+        values = {key: value for key, value in v.items() if key != "start"} | described(v)
+        _VALUES.set({**values, _START: v.get("start")})
         return await super()._lxc_create(user, values)
 
-    async def start_on_boot(self, ct: FakeCt) -> None:
-        """Start a container as Proxmox does at boot, in a task of root's."""
-        await self.task(ct.node, "vzstart", ct.vmid, "root@pam", lambda: self._start_steps(ct, "root@pam"), vm=ct)
+    async def start_after_boot(self) -> None:
+        """If the machine has booted, start what starts with it, one after the other and in order."""
+        if self.records.boot() == boot_id():
+            return
+
+        async def body() -> None:
+            for ct in sorted((ct for ct in self.cts if ct.config.get("onboot") == 1), key=_boot_order):
+                say(f"Starting CT {ct.vmid}")
+                if ct.status != "running":
+                    upid = await self._start_task(ct, "root@pam")
+                    while self.tasks[upid]["status"] == "running":
+                        await asyncio.sleep(0.05)
+            # Only now: a node that is killed before goes on where this one stopped.
+            self.records.remember_boot(boot_id())
+
+        await self.task(NODE, "startall", "", "root@pam", body, lock=False)
+
+    async def _start_task(self, ct: FakeCt, user: str) -> str:
+        return await self.task(ct.node, "vzstart", ct.vmid, user, lambda: self._start_steps(ct, user), vm=ct)
 
     async def _start_steps(self, ct: FakeCt, user: str, skiplock: bool = False) -> None:
         if not skiplock:
@@ -197,53 +205,6 @@ class LabNode(ViewNode):
         await asyncio.to_thread(self.runtime.remove, ct.vmid)
         ct.status, ct.pid, ct.lock = "stopped", None, None
         return await body()
-
-    # ------------------------------------------------------------ config
-
-    async def _lxc_config_put(self, user: str, v: Mapping[str, Any]) -> Any:
-        return await super()._lxc_config_put(user, {**v, **_described(v)})
-
-    async def _update_config(self, ct: FakeCt, user: str, values: Any, deletes: Any, reverts: Any) -> None:
-        before = dict(ct.config)
-        await super()._update_config(ct, user, values, deletes, reverts)
-        try:
-            if ct.status == "running":
-                await self._hotplug(ct, before)
-        except (OSError, HomelabError) as error:
-            ct.config = before
-            raise PveError(500, f"unable to hotplug: {str(error).splitlines()[0]}") from error
-        finally:
-            self.save(ct)
-
-    async def _hotplug(self, ct: FakeCt, before: Mapping[str, Any]) -> None:
-        if any(before.get(key) != ct.config.get(key) for key in ("cores", "memory", "swap")):
-            await asyncio.to_thread(cgroups.apply, self.lab.cgroup(ct.vmid), ct.config)
-        old, new = guest.network_devices(before), guest.network_devices(ct.config)
-        for number in sorted(old.keys() | new.keys()):
-            was, now = old.get(number, {}), new.get(number, {})
-            if {**was, "ip": "", "gw": ""} == {**now, "ip": "", "gw": ""}:
-                if was != now:
-                    await asyncio.to_thread(self._readdress, ct.vmid, now)
-                continue
-            # A device that has to be made anew waits for the next start: Proxmox shows that as pending.
-            key = f"net{number}"
-            ct.pending[key] = ct.config.pop(key, None)
-            if key in before:
-                ct.config[key] = before[key]
-
-    def _readdress(self, vmid: int, device: Mapping[str, str]) -> None:
-        name = device.get("name", "eth0")
-        self.runtime.inside(vmid, "ip", "-4", "addr", "flush", "dev", name)
-        if "/" in device.get("ip", ""):
-            self.runtime.inside(vmid, "ip", "addr", "add", str(IPv4Interface(device["ip"])), "dev", name)
-        if device.get("gw"):
-            self.runtime.inside(vmid, "ip", "route", "replace", "default", "via", device["gw"], "dev", name)
-
-
-def _described(values: Mapping[str, Any]) -> dict[str, Any]:
-    # Proxmox keeps a description as comment lines, so it always ends with a line break.
-    text = values.get("description")
-    return {"description": text.rstrip("\n") + "\n"} if text else {}
 
 
 def _boot_order(ct: FakeCt) -> tuple[float, int]:

@@ -54,13 +54,14 @@ class Records:
         write_private(self._journal, "".join(json.dumps(task) + "\n" for task in tasks).encode())
         return tasks
 
-    def last_boot(self, boot: str) -> bool:
-        """Whether the node last ran in this boot of the machine; from now on it did."""
+    def boot(self) -> str | None:
+        """The boot of the machine in which the containers last had their start, if they ever had."""
         file = self.folder / "boot"
-        same = file.exists() and file.read_text() == boot
-        if not same:
-            write_private(file, boot.encode())
-        return same
+        return file.read_text() if file.exists() else None
+
+    def remember_boot(self, boot: str) -> None:
+        """The containers that start with the machine have had their start in this boot."""
+        write_private(self.folder / "boot", boot.encode())
 
     @property
     def _journal(self) -> Path:

@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -17,14 +18,15 @@ import pytest
 import requests
 import yaml
 
-from homelab.lab import LABS, down, missing, network, status, up
+from homelab.lab import Lab, down, missing, network, status, up
 from homelab.lab.containers import Runtime, fingerprint
 from homelab.lab.process import running
 from homelab.progress import SilentProgress
 
-LAB = LABS["e2e"]
+# A lab of this file's own, so that it may run beside a demo and beside the end-to-end tests.
+LAB = Lab("nodetest", IPv4Network("10.99.2.32/27"), "hl-test", 18026, 8109)
 QUIET = SilentProgress()
-NAMES = {195: "lab-a", 196: "lab-b", 197: "lab-c"}
+NAMES = {135: "lab-a", 136: "lab-b", 137: "lab-c"}
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300),
               pytest.mark.skipif(bool(missing()), reason="this machine cannot run a lab: " + "; ".join(missing()))]
@@ -78,7 +80,7 @@ class Api:
         upid: str = self.call(
             "POST", "/nodes/pve/lxc", vmid=vmid, hostname=NAMES[vmid], ostemplate=template, cores=1, memory=512,
             swap=0, rootfs="local:8", features="nesting=1", start=1, onboot=1, tags="homelab",
-            net0=f"name=eth0,bridge={LAB.bridge},ip=10.99.2.{vmid}/{LAB.subnet.prefixlen},gw={LAB.gateway}",
+            net0=f"name=eth0,bridge={LAB.bridge},ip=10.99.2.{vmid - 100}/{LAB.subnet.prefixlen},gw={LAB.gateway}",
             **{"ssh-public-keys": key.with_suffix(".pub").read_text(), **more})
         return upid
 
@@ -102,7 +104,7 @@ class Guest:
     @property
     def address(self) -> str:
         """Its IP address."""
-        return f"10.99.2.{self.vmid}"
+        return f"10.99.2.{self.vmid - 100}"
 
     def scan(self) -> str:
         """The line of its ed25519 host key; empty while it does not answer."""
@@ -126,10 +128,12 @@ class Guest:
 
 
 def machine() -> dict[str, list[str]]:
-    """All of this machine that a lab touches. What belongs to a demo's lab beside it is left out."""
+    """All of this machine that a lab touches. What belongs to the labs beside it is left out."""
+    others = ("hl-lab", "homelab_lab", "hl-e2e", "homelab_e2e")
+
     def shown(*argv: str) -> list[str]:
         text = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
-        return sorted(line.strip() for line in text.splitlines() if "hl-lab" not in line and "homelab_lab" not in line)
+        return sorted(line.strip() for line in text.splitlines() if not any(other in line for other in others))
 
     command_lines = []
     for process in Path("/proc").glob("[0-9]*"):
@@ -144,8 +148,8 @@ def machine() -> dict[str, list[str]]:
         "tables": shown("nft", "list", "tables"),
         "iptables": [line for line in shown("iptables-save") if not line.startswith("#")],
         "mounts": [line for line in Path("/proc/mounts").read_text().splitlines() if str(LAB.state_dir) in line],
-        "processes": [line for line in command_lines if str(LAB.state_dir) in line or '"name": "e2e"' in line],
-        "cgroups": sorted(map(str, Path("/sys/fs/cgroup").glob("**/homelab-e2e-*"))),
+        "processes": [line for line in command_lines if str(LAB.state_dir) in line or '"name": "nodetest"' in line],
+        "cgroups": sorted(map(str, Path("/sys/fs/cgroup").glob("**/homelab-nodetest-*"))),
         "pivots": sorted(map(str, Path("/sys/fs/cgroup").glob("*/lxc.pivot"))),
         "state": [str(path) for path in (LAB.state_dir, Path("/run/lxc/lock") / LAB.lxcpath.relative_to("/"))
                   if path.exists()],
@@ -172,9 +176,9 @@ def test_down_leaves_the_machine_as_it_was_even_after_a_crash(no_lab: None, key:
     before = machine()
     up(LAB, QUIET)
     api = Api()
-    assert api.wait(api.create(195, key))[0] == "OK"
-    eventually(lambda: Runtime(LAB).pid(195) is not None)
-    api.create(196, key)
+    assert api.wait(api.create(135, key))[0] == "OK"
+    eventually(lambda: Runtime(LAB).pid(135) is not None)
+    api.create(136, key)
     during = machine()
     assert all(during[what] != before[what] for what in ("links", "routes", "tables", "processes", "cgroups", "state"))
     node = running(LAB.pid_file("node"))
@@ -202,9 +206,9 @@ def guests(api: Api, key: Path) -> dict[int, Guest]:
     """Three containers, created side by side."""
     upids = {vmid: api.create(vmid, key) for vmid in NAMES}
     # During a create, Proxmox shows nothing of the configuration to come.
-    assert set(api.call("GET", "/nodes/pve/lxc/197/config")) == {"lock", "digest"}
-    again = api.ask("POST", "/nodes/pve/lxc", vmid=197, ostemplate="local:vztmpl/x.tar.zst")
-    assert (again.status_code, again.json()["message"]) == (500, "CT 197 already exists on node 'pve'\n")
+    assert set(api.call("GET", "/nodes/pve/lxc/137/config")) == {"lock", "digest"}
+    again = api.ask("POST", "/nodes/pve/lxc", vmid=137, ostemplate="local:vztmpl/x.tar.zst")
+    assert (again.status_code, again.json()["message"]) == (500, "CT 137 already exists on node 'pve'\n")
     guests = {}
     for vmid, upid in upids.items():
         exit_status, log = api.wait(upid)
@@ -226,7 +230,7 @@ def test_a_second_up_changes_nothing_and_is_quick(api: Api) -> None:
 
 def test_each_container_is_started_by_a_task_of_its_own(api: Api, guests: dict[int, Guest]) -> None:
     def tasks(**asked: str) -> list[str]:
-        return [task["type"] for task in api.call("GET", "/nodes/pve/tasks", vmid=195, **asked)]
+        return [task["type"] for task in api.call("GET", "/nodes/pve/tasks", vmid=135, **asked)]
 
     assert tasks(source="all") == ["vzstart", "vzcreate"]
     assert tasks(typefilter="vzcreate") == ["vzcreate"]
@@ -234,8 +238,8 @@ def test_each_container_is_started_by_a_task_of_its_own(api: Api, guests: dict[i
 
 def memory_limit(vmid: int) -> int:
     """What the kernel holds a container to, in MiB; for either kind of cgroups."""
-    files = (Path(f"/sys/fs/cgroup/memory/homelab-e2e-{vmid}/memory.limit_in_bytes"),
-             Path(f"/sys/fs/cgroup/homelab-e2e-{vmid}/memory.max"))
+    files = (Path(f"/sys/fs/cgroup/memory/homelab-nodetest-{vmid}/memory.limit_in_bytes"),
+             Path(f"/sys/fs/cgroup/homelab-nodetest-{vmid}/memory.max"))
     return next(int(file.read_text()) for file in files if file.exists()) // 1024 // 1024
 
 
@@ -246,10 +250,10 @@ def test_they_boot_whole_unprivileged_and_limited(guests: dict[int, Guest]) -> N
         assert guest.run("cat /proc/self/uid_map").split() == ["0", "100000", "65536"]
         assert guest.run("stat -c %u:%g / /etc/passwd /root/.ssh/authorized_keys").split() == ["0:0"] * 3
     runtime = Runtime(LAB)
-    pid = runtime.pid(195)
+    pid = runtime.pid(135)
     own = Path(f"/proc/{pid}/cgroup").read_text()
-    assert "homelab-e2e-195" in own
-    assert memory_limit(195) == 512
+    assert "homelab-nodetest-135" in own
+    assert memory_limit(135) == 512
 
 
 def test_every_container_has_keys_of_its_own(guests: dict[int, Guest]) -> None:
@@ -258,15 +262,15 @@ def test_every_container_has_keys_of_its_own(guests: dict[int, Guest]) -> None:
 
 
 def test_what_the_node_says_is_true(api: Api, guests: dict[int, Guest]) -> None:
-    state = api.state(195)
+    state = api.state(135)
     assert state["status"] == "running"
-    assert state["pid"] == Runtime(LAB).pid(195)
+    assert state["pid"] == Runtime(LAB).pid(135)
     assert 1_000_000 < state["mem"] < state["maxmem"] == 512 * 1024 * 1024
     assert state["disk"] > 50_000_000
     assert 0 <= state["uptime"] < 300
-    shown = {link["name"]: link for link in api.call("GET", "/nodes/pve/lxc/195/interfaces")}
-    assert shown["eth0"]["inet"] == "10.99.2.195/25"
-    resource = next(item for item in api.call("GET", "/cluster/resources", type="vm") if item["vmid"] == 195)
+    shown = {link["name"]: link for link in api.call("GET", "/nodes/pve/lxc/135/interfaces")}
+    assert shown["eth0"]["inet"] == "10.99.2.35/27"
+    resource = next(item for item in api.call("GET", "/cluster/resources", type="vm") if item["vmid"] == 135)
     assert (resource["status"], resource["mem"] > 0) == ("running", True)
     storage = api.call("GET", "/nodes/pve/storage/local/status")
     disk = os.statvfs(LAB.state_dir)
@@ -277,15 +281,15 @@ def test_status_tells_the_same_without_the_api(guests: dict[int, Guest]) -> None
     found = status(LAB)
     assert (found.running, found.bridge_up) == (True, True)
     assert {c.vmid: (c.name, c.state, c.ip) for c in found.containers} == {
-        vmid: (name, "running", f"10.99.2.{vmid}") for vmid, name in NAMES.items()}
+        vmid: (name, "running", f"10.99.2.{vmid - 100}") for vmid, name in NAMES.items()}
 
 
 def test_the_token_may_do_what_it_needs_and_no_more(api: Api) -> None:
-    refused = api.ask("PUT", "/nodes/pve/lxc/195/config", net0="name=eth0,bridge=vmbr9")
+    refused = api.ask("PUT", "/nodes/pve/lxc/135/config", net0="name=eth0,bridge=vmbr9")
     assert (refused.status_code, refused.json()["message"]) == (
         403, "Permission check failed (/sdn/zones/localnetwork/vmbr9, SDN.Use)\n")
     assert api.ask("POST", "/access/users", userid="x@pve").status_code == 403
-    assert api.ask("POST", "/nodes/pve/lxc", vmid=198, ostemplate="local:vztmpl/x.tar.zst", unprivileged=0
+    assert api.ask("POST", "/nodes/pve/lxc", vmid=138, ostemplate="local:vztmpl/x.tar.zst", unprivileged=0
                    ).status_code in (403, 500)
     stranger = requests.Session()
     stranger.trust_env = False
@@ -295,9 +299,9 @@ def test_the_token_may_do_what_it_needs_and_no_more(api: Api) -> None:
 
 
 def test_containers_reach_each_other_and_the_replay(api: Api, guests: dict[int, Guest]) -> None:
-    assert guests[195].run("exec 3<>/dev/tcp/10.99.2.196/22; head -c 7 <&3") == "SSH-2.0"
+    assert guests[135].run("exec 3<>/dev/tcp/10.99.2.36/22; head -c 7 <&3") == "SSH-2.0"
     connect = f"exec 3<>/dev/tcp/{LAB.gateway}/{LAB.replay_port}"
-    assert " 200 " in guests[195].run(connect + "; printf 'GET /healthz HTTP/1.0\\r\\n\\r\\n' >&3; head -1 <&3")
+    assert " 200 " in guests[135].run(connect + "; printf 'GET /healthz HTTP/1.0\\r\\n\\r\\n' >&3; head -1 <&3")
 
 
 @pytest.fixture
@@ -313,9 +317,9 @@ def outside() -> Iterator[tuple[str, str]]:
         ip("netns", "add", "hl-outside")
         ip("link", "add", "hl-out0", "type", "veth", "peer", "name", "hl-out1", "netns", "hl-outside")
         ip("addr", "add", "10.98.7.1/24", "dev", "hl-out0")
-        ip("addr", "add", "198.51.100.1/24", "dev", "hl-out0")
+        ip("addr", "add", "138.51.100.1/24", "dev", "hl-out0")
         ip("link", "set", "hl-out0", "up")
-        for address in ("10.98.7.2/24", "198.51.100.2/24"):
+        for address in ("10.98.7.2/24", "138.51.100.2/24"):
             ip("-n", "hl-outside", "addr", "add", address, "dev", "hl-out1")
         ip("-n", "hl-outside", "link", "set", "hl-out1", "up")
         server = subprocess.Popen(
@@ -323,7 +327,7 @@ def outside() -> Iterator[tuple[str, str]]:
              "import socket\nlistening = socket.create_server(('0.0.0.0', 7))\n"
              "while True:\n    peer, who = listening.accept(); peer.sendall(who[0].encode()); peer.close()"])
         try:
-            yield "10.98.7.2", "198.51.100.2"
+            yield "10.98.7.2", "138.51.100.2"
         finally:
             server.kill()
             server.wait()
@@ -336,10 +340,10 @@ def test_containers_get_out_but_not_to_private_networks(guests: dict[int, Guest]
     private, public = outside
 
     def echo(address: str) -> str:
-        return guests[195].run(f"timeout 5 bash -c 'exec 3<>/dev/tcp/{address}/7; cat <&3' 2>&1 || true")
+        return guests[135].run(f"timeout 5 bash -c 'exec 3<>/dev/tcp/{address}/7; cat <&3' 2>&1 || true")
 
     # Through NAT: the neighbour sees this machine's address, not the container's.
-    eventually(lambda: echo(public) == "198.51.100.1")
+    eventually(lambda: echo(public) == "138.51.100.1")
     # The host itself reaches the private neighbour, so what holds the container back is our rule.
     said = subprocess.run(["bash", "-c", f"exec 3<>/dev/tcp/{private}/7; cat <&3"], capture_output=True, text=True,
                           check=True, timeout=10).stdout
@@ -349,36 +353,36 @@ def test_containers_get_out_but_not_to_private_networks(guests: dict[int, Guest]
 
 def test_limits_change_while_it_runs(api: Api, guests: dict[int, Guest]) -> None:
     for wanted in (1024, 256, 512):
-        api.call("PUT", "/nodes/pve/lxc/196/config", memory=wanted)
-        assert memory_limit(196) == wanted
-    assert not [item for item in api.call("GET", "/nodes/pve/lxc/196/pending") if "pending" in item]
+        api.call("PUT", "/nodes/pve/lxc/136/config", memory=wanted)
+        assert memory_limit(136) == wanted
+    assert not [item for item in api.call("GET", "/nodes/pve/lxc/136/pending") if "pending" in item]
 
 
 def test_an_address_changes_while_it_runs(api: Api, guests: dict[int, Guest]) -> None:
-    net0 = api.call("GET", "/nodes/pve/lxc/196/config")["net0"]
-    api.call("PUT", "/nodes/pve/lxc/196/config", net0=net0.replace("10.99.2.196", "10.99.2.199"))
-    moved = Guest(199, guests[196].key, guests[196].pinned)
+    net0 = api.call("GET", "/nodes/pve/lxc/136/config")["net0"]
+    api.call("PUT", "/nodes/pve/lxc/136/config", net0=net0.replace("10.99.2.36", "10.99.2.39"))
+    moved = Guest(139, guests[136].key, guests[136].pinned)
     assert moved.run("hostname") == "lab-b"
-    api.call("PUT", "/nodes/pve/lxc/196/config", net0=net0)
-    assert guests[196].run("hostname") == "lab-b"
+    api.call("PUT", "/nodes/pve/lxc/136/config", net0=net0)
+    assert guests[136].run("hostname") == "lab-b"
 
 
 def test_power_over_the_api(api: Api, guests: dict[int, Guest]) -> None:
-    power = "/nodes/pve/lxc/196/status"
-    first = api.state(196)["pid"]
+    power = "/nodes/pve/lxc/136/status"
+    first = api.state(136)["pid"]
     api.do("POST", f"{power}/reboot", timeout=30)
-    assert api.state(196)["pid"] != first
-    assert guests[196].run("echo up") == "up"
+    assert api.state(136)["pid"] != first
+    assert guests[136].run("echo up") == "up"
     api.do("POST", f"{power}/shutdown", timeout=30)
-    assert api.state(196)["status"] == "stopped"
-    assert Runtime(LAB).pid(196) is None
-    assert api.ask("POST", f"{power}/stop").json()["message"] == "CT 196 not running\n"
+    assert api.state(136)["status"] == "stopped"
+    assert Runtime(LAB).pid(136) is None
+    assert api.ask("POST", f"{power}/stop").json()["message"] == "CT 136 not running\n"
     api.do("POST", f"{power}/start")
-    assert api.ask("POST", f"{power}/start").json()["message"] == "CT 196 already running\n"
+    assert api.ask("POST", f"{power}/start").json()["message"] == "CT 136 already running\n"
     api.do("POST", f"{power}/stop")
-    assert Runtime(LAB).pid(196) is None
+    assert Runtime(LAB).pid(136) is None
     api.do("POST", f"{power}/start")
-    assert guests[196].run("echo up") == "up"
+    assert guests[136].run("echo up") == "up"
 
 
 # After SSH has gone, so that it does not see its connection cut.
@@ -386,55 +390,55 @@ _SOON = "nohup sh -c 'sleep 0.3; systemctl {}' >/dev/null 2>&1 &"
 
 
 def test_power_from_inside(api: Api, guests: dict[int, Guest]) -> None:
-    first = api.state(197)["pid"]
-    guests[197].run(_SOON.format("reboot"))
-    eventually(lambda: api.state(197).get("pid") not in (first, None))
+    first = api.state(137)["pid"]
+    guests[137].run(_SOON.format("reboot"))
+    eventually(lambda: api.state(137).get("pid") not in (first, None))
     # Files still belong to whom they should after a container rebooted itself.
-    assert guests[197].run("stat -c %u /etc/passwd") == "0"
-    guests[197].run(_SOON.format("poweroff"))
-    eventually(lambda: api.state(197)["status"] == "stopped")
-    api.do("POST", "/nodes/pve/lxc/197/status/start")
-    assert guests[197].run("echo up") == "up"
+    assert guests[137].run("stat -c %u /etc/passwd") == "0"
+    guests[137].run(_SOON.format("poweroff"))
+    eventually(lambda: api.state(137)["status"] == "stopped")
+    api.do("POST", "/nodes/pve/lxc/137/status/start")
+    assert guests[137].run("echo up") == "up"
 
 
 def test_a_bridge_that_is_not_there_fails_the_start_only(api: Api, guests: dict[int, Guest]) -> None:
     subprocess.run(["ip", "link", "set", LAB.bridge, "name", "hl-away"], check=True)
     try:
-        api.do("POST", "/nodes/pve/lxc/197/status/shutdown", timeout=30)
-        exit_status, log = api.wait(api.call("POST", "/nodes/pve/lxc/197/status/start"))
+        api.do("POST", "/nodes/pve/lxc/137/status/shutdown", timeout=30)
+        exit_status, log = api.wait(api.call("POST", "/nodes/pve/lxc/137/status/start"))
     finally:
         subprocess.run(["ip", "link", "set", "hl-away", "name", LAB.bridge], check=True)
     assert exit_status == f"bridge '{LAB.bridge}' does not exist", log
-    api.do("POST", "/nodes/pve/lxc/197/status/start")
+    api.do("POST", "/nodes/pve/lxc/137/status/start")
 
 
 def test_containers_survive_a_killed_node_and_half_made_ones_are_cleaned(api: Api, guests: dict[int, Guest],
                                                                        key: Path) -> None:
     runtime = Runtime(LAB)
     inits = {vmid: runtime.pid(vmid) for vmid in NAMES}
-    NAMES[198] = "half-made"
+    NAMES[138] = "half-made"
     try:
-        upid = api.create(198, key)
+        upid = api.create(138, key)
         node = running(LAB.pid_file("node"))
         assert node is not None
-        eventually(lambda: runtime.root(198).exists())
+        eventually(lambda: runtime.root(138).exists())
         os.kill(node, signal.SIGKILL)
         eventually(lambda: running(LAB.pid_file("node")) is None)
     finally:
-        del NAMES[198]
+        del NAMES[138]
     assert {vmid: runtime.pid(vmid) for vmid in NAMES} == inits
     up(LAB, QUIET)
     assert running(LAB.pid_file("node")) not in (node, None)
     assert {ct["vmid"]: ct["pid"] for ct in api.call("GET", "/nodes/pve/lxc")} == inits
-    assert not runtime.root(198).parent.exists()
+    assert not runtime.root(138).parent.exists()
     assert api.wait(upid)[0] == "unexpected status"
     # Task logs outlive the node: they hold the fingerprints.
-    created = [task for task in api.call("GET", "/nodes/pve/tasks", vmid=195) if task["type"] == "vzcreate"]
-    assert any(guests[195].pinned in line for line in api.wait(created[0]["upid"])[1])
+    created = [task for task in api.call("GET", "/nodes/pve/tasks", vmid=135) if task["type"] == "vzcreate"]
+    assert any(guests[135].pinned in line for line in api.wait(created[0]["upid"])[1])
 
 
 def test_containers_start_with_the_machine(api: Api, guests: dict[int, Guest]) -> None:
-    api.call("PUT", "/nodes/pve/lxc/196/config", onboot=0)
+    api.call("PUT", "/nodes/pve/lxc/136/config", onboot=0)
     node = running(LAB.pid_file("node"))
     assert node is not None
     os.kill(node, signal.SIGKILL)
@@ -444,26 +448,26 @@ def test_containers_start_with_the_machine(api: Api, guests: dict[int, Guest]) -
         Runtime(LAB).kill(vmid)
     (LAB.records / "boot").write_text("another boot")
     up(LAB, QUIET)
-    eventually(lambda: api.state(195)["status"] == api.state(197)["status"] == "running")
-    assert api.state(196)["status"] == "stopped"
-    assert guests[195].run("echo up") == "up"
-    api.call("PUT", "/nodes/pve/lxc/196/config", onboot=1)
+    eventually(lambda: api.state(135)["status"] == api.state(137)["status"] == "running")
+    assert api.state(136)["status"] == "stopped"
+    assert guests[135].run("echo up") == "up"
+    api.call("PUT", "/nodes/pve/lxc/136/config", onboot=1)
 
 
 def test_destroy(api: Api, guests: dict[int, Guest]) -> None:
-    path = "/nodes/pve/lxc/195"
+    path = "/nodes/pve/lxc/135"
     refused = api.ask("DELETE", path)
-    assert refused.json()["message"] == "unable to destroy CT 195 - container is running\n"
+    assert refused.json()["message"] == "unable to destroy CT 135 - container is running\n"
     log = api.do("DELETE", path, force=1, purge=1)
-    assert log[:2] == ["forced to stop CT 195 before destroying!", "purging CT 195 from related configurations.."]
-    assert not Runtime(LAB).root(195).parent.exists()
-    assert not list(Path("/sys/fs/cgroup").glob("*/homelab-e2e-195*"))
+    assert log[:2] == ["forced to stop CT 135 before destroying!", "purging CT 135 from related configurations.."]
+    assert not Runtime(LAB).root(135).parent.exists()
+    assert not list(Path("/sys/fs/cgroup").glob("*/homelab-nodetest-135*"))
     assert api.ask("GET", f"{path}/config").status_code == 500
-    assert 195 not in {ct["vmid"] for ct in api.call("GET", "/nodes/pve/lxc")}
+    assert 135 not in {ct["vmid"] for ct in api.call("GET", "/nodes/pve/lxc")}
 
 
 def test_a_template_that_is_not_there_fails_in_the_task(api: Api) -> None:
     volume = "local:vztmpl/debian-99.tar.zst"
-    exit_status, _ = api.wait(api.call("POST", "/nodes/pve/lxc", vmid=198, ostemplate=volume, rootfs="local:1"))
-    assert exit_status == f"unable to create CT 198 - volume '{volume}' does not exist"
-    assert 198 not in {ct["vmid"] for ct in api.call("GET", "/nodes/pve/lxc")}
+    exit_status, _ = api.wait(api.call("POST", "/nodes/pve/lxc", vmid=138, ostemplate=volume, rootfs="local:1"))
+    assert exit_status == f"unable to create CT 138 - volume '{volume}' does not exist"
+    assert 138 not in {ct["vmid"] for ct in api.call("GET", "/nodes/pve/lxc")}

@@ -1,0 +1,68 @@
+"""What a running container takes at once: limits and addresses; the rest waits for its next start."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from ipaddress import IPv4Interface
+from typing import Any
+
+from fakepve import FakeCt, PveError
+
+from homelab.errors import HomelabError
+from homelab.lab import cgroups, guest
+from homelab.lab.views import ViewNode
+
+
+class ConfigNode(ViewNode):
+    """The part of the node that changes configurations."""
+
+    def save(self, ct: FakeCt) -> None:
+        """Write a container's record, unless it is gone."""
+        if ct in self.cts:
+            self.records.save(ct.vmid, {"config": ct.config, "pending": ct.pending})
+
+    async def _lxc_config_put(self, user: str, v: Mapping[str, Any]) -> Any:
+        return await super()._lxc_config_put(user, {**v, **described(v)})
+
+    async def _update_config(self, ct: FakeCt, user: str, values: Any, deletes: Any, reverts: Any) -> None:
+        before = dict(ct.config)
+        await super()._update_config(ct, user, values, deletes, reverts)
+        try:
+            if ct.status == "running":
+                await self._hotplug(ct, before)
+        except (OSError, HomelabError) as error:
+            ct.config = before
+            raise PveError(500, f"unable to hotplug: {str(error).splitlines()[0]}") from error
+        finally:
+            self.save(ct)
+
+    async def _hotplug(self, ct: FakeCt, before: Mapping[str, Any]) -> None:
+        if any(before.get(key) != ct.config.get(key) for key in ("cores", "memory", "swap")):
+            await asyncio.to_thread(cgroups.apply, self.lab.cgroup(ct.vmid), ct.config)
+        old, new = guest.network_devices(before), guest.network_devices(ct.config)
+        for number in sorted(old.keys() | new.keys()):
+            was, now = old.get(number, {}), new.get(number, {})
+            if {**was, "ip": "", "gw": ""} == {**now, "ip": "", "gw": ""}:
+                if was != now:
+                    await asyncio.to_thread(self._readdress, ct.vmid, now)
+                continue
+            # A device that has to be made anew waits for the next start: Proxmox shows that as pending.
+            key = f"net{number}"
+            ct.pending[key] = ct.config.pop(key, None)
+            if key in before:
+                ct.config[key] = before[key]
+
+    def _readdress(self, vmid: int, device: Mapping[str, str]) -> None:
+        name = device.get("name", "eth0")
+        self.runtime.inside(vmid, "ip", "-4", "addr", "flush", "dev", name)
+        if "/" in device.get("ip", ""):
+            self.runtime.inside(vmid, "ip", "addr", "add", str(IPv4Interface(device["ip"])), "dev", name)
+        if device.get("gw"):
+            self.runtime.inside(vmid, "ip", "route", "replace", "default", "via", device["gw"], "dev", name)
+
+
+def described(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The description as Proxmox keeps it: comment lines, so it always ends with a line break."""
+    text = values.get("description")
+    return {"description": text.rstrip("\n") + "\n"} if text else {}
