@@ -5,16 +5,19 @@ from __future__ import annotations
 import functools
 import json
 import shlex
-from typing import Any
-
-import jinja2
+from typing import TYPE_CHECKING, Any
 
 from homelab.errors import HomelabError
 from homelab.paths import shipped
 
+if TYPE_CHECKING:
+    import jinja2
+
 
 @functools.cache
 def _environment() -> jinja2.Environment:
+    import jinja2  # here, as what only reads the inventory need not wait for it
+
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(shipped("templates")),
         undefined=jinja2.StrictUndefined,
@@ -30,6 +33,8 @@ def _environment() -> jinja2.Environment:
 
 def render(template: str, /, **values: Any) -> bytes:
     """The text of `templates/<template>` with these values. Raises HomelabError, which quotes the faulty line."""
+    import jinja2
+
     try:
         return _environment().get_template(template).render(**values).encode()
     except jinja2.TemplateSyntaxError as error:
