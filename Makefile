@@ -12,6 +12,7 @@ demo: .venv/ready  ## The whole way: lab, three containers, deploy, one run of t
 	@$(BIN)/homelab demo
 
 test: .venv/ready .venv/test-ready lint  ## Every test, the end-to-end one on the lab included
+	$(BIN)/mypy --python-executable .venv-analytics/bin/python pipeline/scripts
 	$(BIN)/pytest
 
 test-unit: .venv/ready  ## The fast tests: no network, no containers
