@@ -92,6 +92,7 @@ def table(lab: Lab) -> str:
 
 def ruleset(lab: Lab, resolvers: Sequence[IPv4Address]) -> str:
     """The lab's nftables table: NAT to the outside, nothing to private networks, nothing in from outside."""
+    # Where bridged frames pass through netfilter, a lab must not rewrite what a lab beside it says to itself.
     dns = ", ".join(str(resolver) for resolver in resolvers)
     return f"""table ip {table(lab)}
 delete table ip {table(lab)}
@@ -106,7 +107,7 @@ table ip {table(lab)} {{
   }}
   chain postrouting {{
     type nat hook postrouting priority srcnat; policy accept;
-    ip saddr {lab.subnet} oifname != "{lab.bridge}" masquerade
+    ip saddr {lab.subnet} ip daddr != {GUARDED} masquerade
   }}
 }}
 """

@@ -49,7 +49,7 @@ def test_the_first_file_with_a_usable_name_server_counts(tmp_path: Path) -> None
 def test_the_rules_are_all_in_one_table_of_our_own() -> None:
     rules = network.ruleset(LABS["e2e"], [IPv4Address("10.0.0.53"), IPv4Address("9.9.9.9")])
     assert rules.count("table ip homelab_e2e") == 3  # made, deleted, made anew: one atomic replacement
-    assert "ip saddr 10.99.2.128/25 oifname != \"hl-e2e\" masquerade" in rules
+    assert "ip saddr 10.99.2.128/25 ip daddr != 10.99.2.0/24 masquerade" in rules
     dns, private = rules.index("10.0.0.53, 9.9.9.9"), rules.index("192.168.0.0/16")
     assert dns < private, "a private name server is allowed before private networks are refused"
 
