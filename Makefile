@@ -22,15 +22,18 @@ lint: .venv/ready  ## ruff and mypy --strict
 	$(BIN)/ruff check
 	$(BIN)/mypy
 
+COMPILE := $(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links
+
 lock: .venv/ready  ## Bring requirements/*.txt and pipeline/requirements/*.txt up to date
-	$(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	  --no-emit-find-links --group test --extra lab pyproject.toml -o requirements/dev.txt
+	$(COMPILE) --group test --extra lab pyproject.toml -o requirements/dev.txt
+	$(COMPILE) requirements/build.in -o requirements/build.txt
 	pipeline/requirements/refresh
 
 clean:  ## Remove what was installed here (the lab: `homelab lab down --purge`)
 	rm -rf .venv .venv-analytics .mypy_cache .ruff_cache .pytest_cache
 
-.venv/ready: bootstrap requirements/dev.txt pipeline/requirements/uv.txt pyproject.toml
+.venv/ready: bootstrap requirements/dev.txt requirements/build.txt pipeline/requirements/uv.txt pyproject.toml
 	@./bootstrap
 	@touch $@
 
