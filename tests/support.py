@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import grp
+import os
+import pwd
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from homelab.host import Result, batch_script
+
+
+def owner_of_new_files() -> tuple[str, str]:
+    """The names of this process's user and group, as `stat` prints them."""
+    return pwd.getpwuid(os.geteuid()).pw_name, grp.getgrgid(os.getegid()).gr_name
 
 
 @dataclass

@@ -20,7 +20,7 @@ from homelab.steps import Hba
 from homelab.steps import converge as engine
 from homelab.steps.converge import converge, survey
 from tests.integration import pg
-from tests.support import FixedVault, LocalHost
+from tests.support import FixedVault, LocalHost, owner_of_new_files
 
 pytestmark = pytest.mark.skipif(pg.archive() is None, reason="PostgreSQL 16 is not in .venv/pg16: ./bootstrap --test")
 
@@ -56,7 +56,7 @@ def steps(server: pg.Server, where: Site, rules: bytes | None = None) -> list[St
     words = [f"{key}={value}" for key, value in server.environment("postgres").items() if key != "PGDATABASE"]
     command = shlex.join(["env", *words, str(server.home / "bin" / "psql")])
     own_way_in = b"host all postgres 127.0.0.1/32 scram-sha-256\n"
-    owner, group = ("nobody", "nogroup") if os.geteuid() == 0 else (str(os.getuid()), str(os.getgid()))
+    owner, group = ("nobody", "nogroup") if os.geteuid() == 0 else owner_of_new_files()
     return [*contents(where, command),
             Hba(str(server.data / "pg_hba.conf"), own_way_in + (hba(where) if rules is None else rules), owner, group,
                 0o600, psql=command)]

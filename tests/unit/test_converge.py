@@ -13,8 +13,7 @@ from homelab.progress import SilentProgress
 from homelab.steps import Command, File
 from homelab.steps import converge as engine
 from homelab.steps.converge import converge, survey
-from tests.support import LocalHost
-from tests.unit.test_steps import owner
+from tests.support import LocalHost, owner_of_new_files
 
 
 class Killed(BaseException):
@@ -28,7 +27,7 @@ def _owed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def stack(folder: Path, content: bytes = b"1\n") -> list[Step]:
     """A configuration, and a service that counts its restarts and runs with the configuration it last read."""
-    config = File(str(folder / "config"), content, *owner())
+    config = File(str(folder / "config"), content, *owner_of_new_files())
     command = f"cp {folder}/config {folder}/running; echo restart >>{folder}/restarts"
     service = Command("service", argv("test", "-e", str(folder / "running")), command, watches=[config])
     return [config, service]
@@ -84,7 +83,7 @@ def test_a_step_that_does_not_take_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_step_that_fails_stops_what_comes_after(tmp_path: Path) -> None:
-    later = File(str(tmp_path / "later"), b"", *owner())
+    later = File(str(tmp_path / "later"), b"", *owner_of_new_files())
     with pytest.raises(HomelabError) as error:
         converge(LocalHost(), [Command("c", "false", "echo why >&2; exit 3"), later], SilentProgress())
     assert "status 3" in str(error.value)

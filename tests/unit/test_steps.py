@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from homelab.host import CommandFailed, Result
 from homelab.model import Secret, Step
 from homelab.steps import Command, Database, Directory, File, Hba, Packages, Role, Running, Sql, Tree, User, Uv, Venv
 from homelab.steps.postgres import scram_verifier, verifies
-from tests.support import LocalHost
+from tests.support import LocalHost, owner_of_new_files
 
 # RFC 7677's example: user `user`, password `pencil`, this salt, 4096 iterations.
 _RFC_SALT = b"[m\x99h\x9d\x12\x35\x8e\xec\xa0K\x14\x12\x36\xfa\x81"
@@ -111,13 +110,6 @@ def test_a_secret_is_never_printed() -> None:
     assert "hunter2" not in shown
 
 
-def owner() -> tuple[str, str]:
-    import grp
-    import pwd
-
-    return pwd.getpwuid(os.getuid()).pw_name, grp.getgrgid(os.getgid()).gr_name
-
-
 def settle(host: LocalHost, step: Step) -> str | None:
     pending = step.pending(host.batch(step.probes()))
     return pending.reason if pending else None
@@ -125,7 +117,7 @@ def settle(host: LocalHost, step: Step) -> str | None:
 
 def test_file_is_written_and_then_left_alone(tmp_path: Path) -> None:
     host = LocalHost()
-    step = File(str(tmp_path / "it's a file"), b"one\ntwo\n", *owner(), mode=0o640)
+    step = File(str(tmp_path / "it's a file"), b"one\ntwo\n", *owner_of_new_files(), mode=0o640)
     assert settle(host, step) == "does not exist"
     step.apply(host)
     assert settle(host, step) is None
@@ -142,7 +134,7 @@ def test_file_is_written_and_then_left_alone(tmp_path: Path) -> None:
 def test_file_that_is_not_valid_leaves_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "f"
     path.write_text("old")
-    step = File(str(path), b"new", *owner(), validate='grep -q good "$new"')
+    step = File(str(path), b"new", *owner_of_new_files(), validate='grep -q good "$new"')
     with pytest.raises(CommandFailed):
         step.apply(LocalHost())
     assert path.read_text() == "old"
