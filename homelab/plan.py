@@ -10,7 +10,7 @@ from homelab.errors import HomelabError, InputError
 from homelab.model import Container, Difference, Inventory, Shape, differences
 
 # What Proxmox takes into a running container only when it starts again.
-_COLD = frozenset({"nesting", "nameservers", "searchdomain"})
+COLD = frozenset({"nesting", "nameservers", "searchdomain"})
 _UNCHANGEABLE = frozenset({"unprivileged"})
 
 
@@ -211,7 +211,7 @@ def _up(container: Container, found: Found | None) -> Iterator[Action]:
         yield Update(container, found, changes)
     if container.shape.disk > found.shape.disk:
         yield Resize(container, found, container.shape.disk, found.shape.disk)
-    owed = tuple(change.field for change in changes if change.field in _COLD) or found.pending
+    owed = tuple(change.field for change in changes if change.field in COLD) or found.pending
     if found.running and owed:
         yield Stop(container, found, owed)
     if not found.running or owed:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from homelab.progress import duration
 
 if TYPE_CHECKING:
     from homelab.commands.deploy import HostReport
+    from homelab.commands.plan import Line, Preview
     from homelab.commands.status import ContainerReport, Report
     from homelab.lab import LabStatus
 
@@ -51,6 +52,37 @@ def show_error(error: HomelabError) -> None:
             console.print(Text(part), soft_wrap=True)
 
 
+def show_lines(lines: Iterable[Line]) -> None:
+    """A plan that is about to be carried out: on standard error."""
+    _lines(Console(stderr=True, highlight=False), lines)
+
+
+def show_preview(preview: Preview) -> None:
+    """What `up` and `deploy` would do, with diffs, and what could not be looked into."""
+    console = _console()
+    for verb, lines in (("up", preview.up), ("deploy", preview.deploy)):
+        if lines:
+            console.print(Text(f"homelab {verb} would", "bold"))
+            _lines(console, lines)
+    for name, why in preview.unseen.items():
+        console.print(Text(f"? {name}: not looked into: {' '.join(why.split())}", "yellow"), soft_wrap=True)
+    if not preview:
+        console.print(Text("Nothing to do" + (" that can be seen." if preview.unseen else "."), "green"))
+
+
+def _lines(console: Console, lines: Iterable[Line]) -> None:
+    for line in lines:
+        style = "dim" if line.effect == "live" else "yellow"
+        console.print(Text.assemble(f"  {line.what}  ", (f"[{line.effect}]", style)), soft_wrap=True)
+        _show_diff(console, line.diff)
+
+
+def _show_diff(console: Console, diff: str) -> None:
+    for line in diff.splitlines():
+        colour = {"+": "green", "-": "red"}.get(line[:1], "dim")
+        console.print(Text(f"    {line}", colour), soft_wrap=True)
+
+
 def show_outcome(outcome: object) -> None:
     """What `up` or `destroy` did: the outcome's own words."""
     _console().print(Text(str(outcome)), soft_wrap=True)
@@ -69,9 +101,7 @@ def show_deploy(reports: Sequence[HostReport], dry_run: bool) -> None:
         console.print(Text.assemble((f"{report.container:<24}", "bold"), outcome, f"  [{duration(report.seconds)}]"))
         for change in report.changes if dry_run else ():
             console.print(Text(f"  {change}"), soft_wrap=True)
-            for line in change.pending.diff.splitlines():
-                colour = {"+": "green", "-": "red"}.get(line[:1], "dim")
-                console.print(Text(f"    {line}", colour), soft_wrap=True)
+            _show_diff(console, change.pending.diff)
 
 
 def show_status(report: Report) -> None:

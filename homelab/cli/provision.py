@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from homelab.cli.common import Json, Limit, Yes, emit, settings, trust_of
+from homelab.cli.common import Json, Limit, Yes, complain, emit, settings, trust_of
 from homelab.errors import InputError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add these verbs."""
-    for verb in (init, up, destroy, trust):
+    for verb in (init, plan, up, destroy, trust):
         app.command()(verb)
 
 
@@ -34,6 +34,35 @@ def init(
     run(settings.inventory, host=host or typer.prompt("Proxmox node (name or address)"), port=port,
         confirm=typer.confirm, ask=lambda text: typer.prompt(text, hide_input=True, default="", show_default=False),
         say=typer.echo)
+
+
+def plan(
+    limit: Limit = None,
+    detailed_exitcode: Annotated[bool, typer.Option(
+        "--detailed-exitcode", help="Exit with 0: nothing to do, 2: something to do, 1: an error.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show what `up` would do to the containers, and `deploy` inside those that run. Changes nothing.
+
+    Each line says when it takes effect: live, pending until restart, or restarts the container.
+
+    Example:  homelab plan --detailed-exitcode
+    """
+    from homelab.commands.plan import preview as run
+    from homelab.view import show_preview
+
+    try:
+        inventory = settings.load()
+        vault, known_hosts = trust_of(inventory)
+        result = run(inventory, vault=vault, known_hosts=known_hosts, progress=settings.progress(), limit=limit or ())
+    except InputError as error:
+        if not detailed_exitcode:
+            raise
+        complain(error)  # its own exit code, 2, has another meaning here
+        raise typer.Exit(1) from error
+    emit(result, as_json, lambda: show_preview(result))
+    if detailed_exitcode and (result or result.unseen):
+        raise typer.Exit(2 if result else 1)
 
 
 def up(limit: Limit = None, yes: Yes = False, as_json: Json = False) -> None:
@@ -55,9 +84,11 @@ def up(limit: Limit = None, yes: Yes = False, as_json: Json = False) -> None:
 
 def _confirm(verb: str, question: str, yes: bool) -> Callable[[Plan], bool]:
     """Shows a plan, and asks if it does harm. Raises InputError when nobody is there to answer."""
+    from homelab.commands.plan import lines
+    from homelab.view import show_lines
+
     def confirm(plan: Plan) -> bool:
-        for action in plan.actions:
-            typer.echo(f"  {action}", err=True)
+        show_lines(lines(plan))
         if yes or not plan.harms:
             return True
         if not sys.stdin.isatty():

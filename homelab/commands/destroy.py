@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from homelab.commands.provision import Outcome, settled
+from homelab.commands.provision import Outcome, planned
 from homelab.commands.side_by_side import side_by_side
 from homelab.model import Inventory
 from homelab.plan import Action, Plan, chosen, plan_destroy
@@ -22,8 +22,7 @@ def destroy(inventory: Inventory, *, known_hosts: KnownHosts, progress: Progress
     one of the vmids that is not ours is left alone. Raises HomelabError.
     """
     client = Client(inventory.endpoint)
-    found = settled(client, inventory, progress)
-    plan = plan_destroy(inventory, found, limit)
+    found, plan, _ = planned(client, inventory, progress, lambda there: plan_destroy(inventory, there, limit))
     plan.refuse_unsafe()
     if plan and not confirm(plan):
         return Outcome(confirmed=False)

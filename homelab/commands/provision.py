@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from homelab.model import Container, Difference, Inventory, differences
-from homelab.plan import Found, Plan
+from homelab.plan import Create, Found, Plan
 from homelab.progress import Progress
 from homelab.proxmox import Client, find, tasks
+from homelab.proxmox.tasks import Task
 
-_CREATE_DEADLINE = 1800.0  # seconds to wait for a create that an earlier run has begun
+_DEADLINE = 1800.0  # seconds to wait for what an earlier run has begun
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +78,38 @@ def _state(container: Container, there: Found | None) -> ContainerState:
         drift=tuple(differences(container.shape, shape)) if shape else ())
 
 
-def settled(client: Client, inventory: Inventory, progress: Progress) -> dict[int, Found]:
-    """What is there, once the creates that an earlier run of ours has begun have ended."""
+def planned(client: Client, inventory: Inventory, progress: Progress,
+            make: Callable[[Mapping[int, Found]], Plan]) -> tuple[dict[int, Found], Plan, Sequence[str]]:
+    """What is there, the plan that `make` makes of it, and the names of those whose tasks were waited for.
+
+    What a killed run has begun goes on without it. Its end comes before the plan, so that the plan is what is done.
+    """
     found = find(client, inventory)
-    begun = {c.name: there for c in inventory.containers
-             if (there := found.get(c.vmid)) and there.task and there.creator == client.endpoint.token_id}
-    for name, there in begun.items():
-        with progress.step(name, "wait for the create that an earlier run began"):
-            # However it ends: a create that fails leaves nothing behind, and the plan begins anew.
-            tasks.ended(client, tasks.Task.of(there.task or ""), _CREATE_DEADLINE)
-    return find(client, inventory) if begun else found
+    waited = _wait(client, progress, _own_creates(client, inventory, found))
+    if waited:
+        found = find(client, inventory)
+    plan = make(found)
+    if later := _wait(client, progress, _under_way(client, plan)):
+        found = find(client, inventory)
+        plan = make(found)
+    return found, plan, [*waited, *later]
+
+
+def _own_creates(client: Client, inventory: Inventory, found: Mapping[int, Found]) -> Mapping[str, Sequence[Task]]:
+    return {c.name: [Task.of(there.task)] for c in inventory.containers
+            if (there := found.get(c.vmid)) and there.task and there.creator == client.endpoint.token_id}
+
+
+def _under_way(client: Client, plan: Plan) -> Mapping[str, Sequence[Task]]:
+    firsts = [(name, actions[0]) for name, actions in plan.by_container().items()]
+    return {name: tasks.of_container(client, first.found.node, first.found.vmid, finished=False)
+            for name, first in firsts if not isinstance(first, Create)}
+
+
+def _wait(client: Client, progress: Progress, running: Mapping[str, Sequence[Task]]) -> list[str]:
+    """Wait for tasks, however they end: a create that fails leaves nothing, and the plan begins anew."""
+    for name, theirs in running.items():
+        for task in theirs:
+            with progress.step(name, f"wait for {task.kind}, which still runs"):
+                tasks.ended(client, task, _DEADLINE)
+    return [name for name, theirs in running.items() if theirs]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from homelab.commands.provision import Outcome, settled
+from homelab.commands.provision import Outcome, planned
 from homelab.commands.side_by_side import side_by_side
 from homelab.model import Container, Inventory, Secret, Vault
-from homelab.plan import Action, Create, Found, Plan, Start, chosen, plan_up
+from homelab.plan import Create, Found, Plan, Start, chosen, plan_up
 from homelab.progress import Progress
 from homelab.proxmox import Builder, Client, hostkeys
 from homelab.trust import KnownHosts, Pin
@@ -25,39 +25,33 @@ def up(inventory: Inventory, *, vault: Vault, known_hosts: KnownHosts, progress:
     """
     client = Client(inventory.endpoint)
     containers = chosen(inventory, limit)
-    found = settled(client, inventory, progress)
-    plan = plan_up(inventory, found, limit)
+    found, plan, waited = planned(client, inventory, progress, lambda there: plan_up(inventory, there, limit))
     plan.refuse_unsafe()
     if plan and not confirm(plan):
         return Outcome(confirmed=False)
-    pin = partial(_pin, client, known_hosts)
-    if not plan:
-        for container in containers:
-            pin(found[container.vmid], container.name)
-        return Outcome(nothing=_nothing(containers))
     private, public = vault.key_pair("operator")
     builder = Builder(client, public, known_hosts, progress)
     wait = wait_for_ssh or partial(_wait_for_ssh, private, known_hosts)
-    side_by_side({name: partial(_work, builder, pin, wait, progress, actions)
-                  for name, actions in plan.by_container().items()})
-    return Outcome.of(plan)
+    work = plan.by_container()
+
+    def make(container: Container) -> None:
+        actions = work.get(container.name, ())
+        if not any(isinstance(action, Create) for action in actions):
+            _pin(client, known_hosts, found[container.vmid], container.name)
+        if actions:
+            builder.carry_out(actions)
+        if container.name in waited or any(isinstance(action, Create | Start) for action in actions):
+            with progress.step(container.name, "wait for SSH, with the host key that Proxmox has named"):
+                wait(container)
+
+    side_by_side({container.name: partial(make, container) for container in containers})
+    return Outcome.of(plan) if plan else Outcome(nothing=_nothing(containers))
 
 
 def _nothing(containers: Sequence[Container]) -> str:
     if len(containers) == 1:
         return f"Nothing to do: {containers[0].name} matches the inventory and runs."
     return f"Nothing to do: {len(containers)} containers match the inventory and run."
-
-
-def _work(builder: Builder, pin: Callable[[Found, str], None], wait: Callable[[Container], None],
-          progress: Progress, actions: Sequence[Action]) -> None:
-    first, container = actions[0], actions[0].container
-    if not isinstance(first, Create):
-        pin(first.found, container.name)
-    builder.carry_out(actions)
-    if any(isinstance(action, Create | Start) for action in actions):
-        with progress.step(container.name, "wait for SSH, with the host key that Proxmox has named"):
-            wait(container)
 
 
 def _pin(client: Client, known_hosts: KnownHosts, found: Found, name: str) -> None:

@@ -12,6 +12,7 @@ from homelab.plan import Action, Create, Destroy, Found, Resize, Start, Stop, Up
 from homelab.progress import Progress
 from homelab.proxmox import hostkeys, tasks
 from homelab.proxmox.client import Client
+from homelab.proxmox.errors import ProxmoxError
 from homelab.proxmox.properties import options
 from homelab.proxmox.templates import template_volume
 from homelab.trust import KnownHosts, Pin
@@ -20,6 +21,7 @@ from homelab.trust import KnownHosts, Pin
 _CREATE, _START, _STOP, _RESIZE, _DESTROY, _OTHERS = 1800.0, 180.0, 180.0, 600.0, 600.0, 600.0
 _SHUTDOWN = 60  # seconds that the container has to end by itself before it is stopped
 _DESTROY_WHOLLY = {"force": True, "purge": True, "destroy-unreferenced-disks": True}
+_REFUSED = 500  # Proxmox has no 404: it answers so for a container that is not there
 _START_APPEARS = 10.0  # seconds within which the start that follows a create has to be seen
 
 
@@ -36,10 +38,24 @@ class Builder:
         """Carry out one container's actions in order, each to its end. Raises HomelabError."""
         first = actions[0]
         if not isinstance(first, Create):
-            # What a killed run has begun goes on without it, and holds the container's lock.
             tasks.settle(self._client, first.found.node, first.found.vmid, _OTHERS)
+            self._unchanged(first.container, first.found)
         for action in actions:
             self._apply(action)
+
+    def _unchanged(self, container: Container, found: Found) -> None:
+        """Raise HomelabError if the container is not the one any more that the plan was made for."""
+        try:
+            digest = self._client.get(_path(found, "config")).get("digest")
+        except ProxmoxError as error:
+            if error.status != _REFUSED:
+                raise
+            digest = None
+        if digest != found.digest:
+            raise HomelabError(
+                f"{container.name} was changed after the plan was made",
+                f"Its configuration on node {found.node} is not the one any more that the plan was compared with.",
+                "Nothing of its plan was done. Run the same command again: it makes a new plan.")
 
     def _apply(self, action: Action) -> None:
         step, name = self._progress.step, action.container.name
@@ -54,6 +70,8 @@ class Builder:
                     upid = self._client.put(_path(found, "resize"), disk="rootfs", size=f"{size}G")
                     self._judge(container, upid, "growing the disk", _RESIZE)
             case Stop(container, found):
+                if not self._running(container, found.node):
+                    return
                 with step(name, "shut down"):
                     upid = self._client.post(_path(found, "status/shutdown"), timeout=_SHUTDOWN, forceStop=True)
                     self._judge(container, upid, "shutting it down", _STOP)
