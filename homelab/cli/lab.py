@@ -24,9 +24,11 @@ def demo() -> None:
     from homelab.commands.demo import demo as run
     from homelab.view import show_rows, show_status
 
-    report, rows = run(settings.inventory, settings.progress())
+    report, rows, ui = run(settings.inventory, settings.progress())
     show_status(report)
     show_rows(rows)
+    typer.echo(f"\nAirflow: {ui}, user admin, password from `.venv/bin/homelab --lab secret`\n"
+               "Look around: `.venv/bin/homelab --lab --help`. Remove it all: `.venv/bin/homelab lab down`")
     if not report.healthy:
         raise typer.Exit(1)
 

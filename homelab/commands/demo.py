@@ -24,9 +24,10 @@ round(temperature_mean_f, 1) as mean_f, round(temperature_max_f, 1) as max_f, ro
 from weather_daily order by day desc, city limit 6"""
 
 
-def demo(inventory_path: Path, progress: Progress) -> tuple[Report, Sequence[dict[str, Any]]]:
-    """Bring up the lab and all that is in it, have the pipeline run once, and return how it is and its weather.
+def demo(inventory_path: Path, progress: Progress) -> tuple[Report, Sequence[dict[str, Any]], str]:
+    """Bring up the lab and all that is in it, and have the pipeline run once.
 
+    Returns how it is, its weather, and the address of Airflow's UI.
     What is there already is left as it is. Raises HomelabError, and the failed deploy's own error.
     """
     started = time.monotonic()
@@ -49,4 +50,9 @@ def demo(inventory_path: Path, progress: Progress) -> tuple[Report, Sequence[dic
     report = status(inventory, vault=vault, known_hosts=known_hosts)
     rows = query(inventory, _WEATHER, vault=vault, known_hosts=known_hosts)
     progress.note("demo", f"took {duration(time.monotonic() - started)} in all")
-    return report, rows
+    return report, rows, _ui(report)
+
+
+def _ui(report: Report) -> str:
+    return next(f"http://{container.proxmox.address}:{service.health.facts['port']}"
+                for container in report.containers for service in container.services if service.name == "airflow")

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,10 +41,22 @@ class Cli:
         """Have the inventory ask for this series."""
         (self.folder / "overlay.yaml").write_text(OVERLAY.format(airflow=version))
 
+    @contextmanager
+    def also(self, overlay: str) -> Iterator[None]:
+        """One more overlay, as long as the block."""
+        (self.folder / "also.yaml").write_text(overlay)
+        try:
+            yield
+        finally:
+            (self.folder / "also.yaml").unlink()
+
     def run(self, *words: str, expect: int | None = 0, timeout: float = 900) -> subprocess.CompletedProcess[str]:
         """Run `homelab …`; the exit code has to be `expect`, unless that is None."""
         command = [sys.executable, "-m", "homelab", "-i", str(self.folder / "inventory.yaml"),
-                   "--overlay", str(self.lab.overlay), "--overlay", str(self.folder / "overlay.yaml"), *words]
+                   "--overlay", str(self.lab.overlay), "--overlay", str(self.folder / "overlay.yaml")]
+        for more in self.folder.glob("also.yaml"):
+            command += ["--overlay", str(more)]
+        command += words
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False,
                               env={**os.environ, "CI": "true"})
         sys.stderr.write(done.stderr)

