@@ -52,6 +52,11 @@ class ViewNode(TaskNode):
         if ct.status == "running" or (ct.lock_holder is None and cgroups.exists(self.lab.cgroup(ct.vmid))):
             self.refresh(ct)
 
+    async def _lxc_pending(self, user: str, v: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """As on Proxmox, the digest is among the rows."""
+        rows: list[dict[str, Any]] = await super()._lxc_pending(user, v)
+        return [*rows, {"key": "digest", "value": self._find_ct(v["node"], v["vmid"]).digest()}]
+
     def _status(self, ct: FakeCt) -> dict[str, Any]:
         self._refresh(ct)
         data: dict[str, Any] = super()._status(ct)
