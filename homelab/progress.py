@@ -6,7 +6,6 @@ Progress goes to standard error, results go to standard output, so `--json` can 
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -28,6 +27,9 @@ class Progress(Protocol):
 
     def note(self, who: str, text: str) -> None:
         """A line that stays."""
+
+    def close(self) -> None:
+        """Show nothing any more: the terminal is somebody else's from now on."""
 
 
 def duration(seconds: float) -> str:
@@ -67,6 +69,13 @@ class TerminalProgress:
         """See Progress.note."""
         self._line("·", "cyan", who, text)
 
+    def close(self) -> None:
+        """See Progress.close."""
+        with self._lock:
+            live, self._live, self._live_wanted = self._live, None, False
+        if live is not None:
+            live.stop()
+
     def _line(self, mark: str, style: str, who: str, text: str) -> None:
         line = Text.assemble((f"{mark} ", style), (f"{who:<22} ", "bold"), text)
         with self._lock:
@@ -93,7 +102,7 @@ class TerminalProgress:
         now = time.monotonic()
         table = Table.grid(padding=(0, 1))
         for who, what, started in list(self._running.values()):
-            table.add_row(Spinner("dots"), Text(f"{who:<22}", style="bold"), what, duration(now - started))
+            table.add_row(Spinner("dots"), Text(f"{who:<22}", style="bold"), Text(what), duration(now - started))
         return Group(table)
 
 
@@ -108,7 +117,5 @@ class SilentProgress:
     def note(self, who: str, text: str) -> None:
         """See Progress.note."""
 
-
-def stdout_is_terminal() -> bool:
-    """Whether a person reads standard output."""
-    return sys.stdout.isatty()
+    def close(self) -> None:
+        """See Progress.close."""

@@ -104,7 +104,8 @@ class Ssh:
             return HomelabError(
                 f"{self.name}: SSH login as {self._user} was refused",
                 f"{self._address} does not accept this inventory's key.",
-                "Put the public key of `homelab ssh-key` into the container's /root/.ssh/authorized_keys.")
+                "Was the container made with other keys? Put the public one of .homelab/<lab>/operator_ed25519 "
+                "(`ssh-keygen -yf` prints it) into its /root/.ssh/authorized_keys.")
         return HomelabError(
             f"{self.name}: no answer over SSH",
             f"{self._address} port {self._port}: {error or type(error).__name__}.",

@@ -7,7 +7,7 @@ from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from homelab.errors import HomelabError
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from homelab.commands.plan import Line, Preview
     from homelab.commands.status import ContainerReport, Report
     from homelab.lab import LabStatus
+
+
+_PIPE = 100_000  # columns: a pipe has no width, and nothing is cut
 
 
 def plain(value: Any) -> Any:
@@ -39,7 +42,7 @@ def plain(value: Any) -> Any:
 def _console() -> Console:
     console = Console(highlight=False)
     if not console.is_terminal:
-        console.width = 1000  # a pipe has no width: nothing is cut
+        console.width = _PIPE
     return console
 
 
@@ -121,7 +124,9 @@ def _proxmox_row(container: ContainerReport) -> list[Text | str]:
     found = container.proxmox
     if not found.exists:
         return [container.name, Text("does not exist", "red"), "", "", "", ""]
-    state = Text("running", "green") if found.running else Text("stopped", "red")
+    if found.foreign:
+        return [container.name, Text(f"vmid {found.vmid} is not ours", "red"), "", "", "", ""]
+    state = Text("running", "green") if found.running else Text(found.status, "red")
     return [container.name, state, str(found.cores), _share(found.memory_used, found.memory_total),
             _share(found.disk_used, found.disk_total), _age(found.uptime) if found.running else ""]
 
@@ -156,10 +161,25 @@ def show_rows(rows: Sequence[dict[str, Any]]) -> None:
     if not rows:
         console.print("no rows")
         return
-    table = Table(*rows[0], box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    # Text, as a plain string's square brackets would be read as rich's markup.
+    columns = [Column(Text(name)) for name in rows[0]]
+    table = Table(*columns, box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for row in rows:
-        table.add_row(*("" if value is None else str(value) for value in row.values()))
-    console.print(table)
+        table.add_row(*(Text("" if value is None else str(value)) for value in row.values()))
+    if console.measure(table, options=console.options.update_width(_PIPE)).maximum <= console.width:
+        console.print(table)
+    else:
+        _show_records(console, rows)
+
+
+def _show_records(console: Console, rows: Sequence[dict[str, Any]]) -> None:
+    """Rows that are too wide for the terminal: a line for each value, rather than columns that are cut off."""
+    widest = max(map(len, rows[0]))
+    for number, row in enumerate(rows, start=1):
+        console.print(Text(f"row {number}", "dim"))
+        for name, value in row.items():
+            console.print(Text.assemble((f"  {name:<{widest}}  ", "bold"), "" if value is None else str(value)),
+                          soft_wrap=True)
 
 
 def show_lab(report: LabStatus) -> None:

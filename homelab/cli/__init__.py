@@ -5,8 +5,10 @@ What a verb needs is imported when it runs, so that `homelab --help` answers at 
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
+from types import FrameType, TracebackType
 from typing import Annotated
 
 import typer
@@ -22,7 +24,6 @@ for group in (provision, stack, lab_verbs):
     group.register(app)
 
 
-@app.callback()
 @app.callback()
 def options(
     inventory: Annotated[Path, typer.Option("--inventory", "-i", envvar="HOMELAB_INVENTORY",
@@ -59,15 +60,37 @@ def version() -> None:
     typer.echo(f"homelab {__version__}")
 
 
+class Interrupted(BaseException):
+    """Ctrl-C. At a KeyboardInterrupt, Typer would end without a word."""
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise Interrupted
+
+
+def _unforeseen(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Say in three lines what nobody has thought of; the traceback only if it is asked for."""
+    settings.stop_progress()
+    if settings.verbose:
+        sys.__excepthook__(kind, error, trace)
+    else:
+        complain(HomelabError("This is a fault of homelab's", f"{kind.__name__}: {error}",
+                              "Run it again with `homelab --verbose …` and report what it shows."))
+
+
 def main() -> None:
     """Run the command line. Exit codes: 0 good, 1 something failed, 2 the input cannot be used, 130 Ctrl-C."""
+    signal.signal(signal.SIGINT, _interrupt)
+    sys.excepthook = _unforeseen
     try:
-        app()
+        typer.main.get_command(app)()  # called itself, a Typer puts its own excepthook in the place of ours
     except HomelabError as error:
         if settings.verbose:
-            raise
-        complain(error)
+            sys.__excepthook__(*sys.exc_info())
+        else:
+            complain(error)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except Interrupted:
+        settings.stop_progress()
         typer.echo("Interrupted. Run the same command again: it goes on where it stopped.", err=True)
         sys.exit(130)

@@ -31,6 +31,7 @@ class Settings:
     overlays: list[Path] = field(default_factory=list)
     verbose: bool = False
     quiet: bool = False
+    _progress: Progress | None = None
 
     def load(self) -> Inventory:
         """The inventory that was named. Raises InputError with every fault in it."""
@@ -42,7 +43,13 @@ class Settings:
         """Where long work reports itself."""
         from homelab.progress import SilentProgress, TerminalProgress
 
-        return SilentProgress() if self.quiet else TerminalProgress()
+        self._progress = SilentProgress() if self.quiet else TerminalProgress()
+        return self._progress
+
+    def stop_progress(self) -> None:
+        """Leave the terminal as it was, before something else is said."""
+        if self._progress:
+            self._progress.close()
 
 
 settings = Settings()

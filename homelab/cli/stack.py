@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import signal
+import subprocess
 from typing import Annotated
 
 import typer
@@ -85,7 +86,7 @@ def ssh(
     from homelab.commands.access import ssh_argv
 
     inventory = settings.load()
-    _exec(ssh_argv(inventory, name, command or (), *trust_of(inventory)))
+    _hand_over(ssh_argv(inventory, name, command or (), *trust_of(inventory)))
 
 
 def logs(
@@ -101,15 +102,20 @@ def logs(
     from homelab.commands.access import logs_argv
 
     inventory = settings.load()
-    _exec(logs_argv(inventory, name, unit, follow, lines, *trust_of(inventory)))
+    _hand_over(logs_argv(inventory, name, unit, follow, lines, *trust_of(inventory)))
 
 
-def _exec(argv: list[str]) -> None:
+def _hand_over(argv: list[str]) -> None:
+    """Give the terminal to ssh, and end as it ends. Raises HomelabError when it is not installed."""
+    interrupts: list[int] = []
+    # Ctrl-C reaches ssh as well: it ends, and so do we. (An interactive ssh hands it on to the other side.)
+    signal.signal(signal.SIGINT, lambda number, _frame: interrupts.append(number))
     try:
-        os.execvp(argv[0], argv)  # noqa: S606 - the user's terminal becomes ssh's
+        status = subprocess.call(argv)
     except FileNotFoundError as error:
         raise HomelabError("ssh is not installed", "This command hands over to OpenSSH's client.",
                            "Install it: apt install openssh-client") from error
+    raise typer.Exit(130 if interrupts else status)
 
 
 def secret(name: Annotated[str, typer.Argument(help="Its name, as `airflow-admin`.")] = "airflow-admin") -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
+from homelab.commands.side_by_side import gathered
 from homelab.errors import HomelabError
 from homelab.host import Host
 from homelab.model import Container, Inventory, Secret, Site, Step, Vault
@@ -39,27 +40,27 @@ def deploy(inventory: Inventory, *, vault: Vault, known_hosts: KnownHosts, progr
     """Converge the containers side by side; one that fails stops only those that wait for it."""
     containers = chosen(inventory, limit)
     key, _ = vault.key_pair("operator")
-    failed: set[str] = set()
-    with ThreadPoolExecutor(max_workers=len(containers)) as pool:
-        hosts = list(pool.map(_attempt(lambda c: connect(c, key, known_hosts)), containers))
-        failed |= {c.name for c, host in zip(containers, hosts, strict=True) if isinstance(host, HomelabError)}
-        # The keys are complete only now that every container has shown its own.
-        keys = {name: pin.key for name, pin in known_hosts.pins().items() if pin.key}
+    connected = gathered({c.name: partial(_connected, c, key, known_hosts) for c in containers})
+    hosts = {name: future.result() for name, future in connected.items()}
+    failed = {name for name, host in hosts.items() if isinstance(host, HomelabError)}
+    # The keys are complete only now that every container has shown its own.
+    keys = {name: pin.key for name, pin in known_hosts.pins().items() if pin.key}
 
-        def work(container: Container, host: Ssh | HomelabError) -> HostReport:
-            started = time.monotonic()
-            if isinstance(host, HomelabError):
-                return HostReport(container.name, (), 0.0, host)
-            with host:
-                try:
-                    site = Site(inventory=inventory, container=container, vault=vault, host_keys=keys, failed=failed)
-                    changes = _converge(host, steps_of(site), progress, dry_run)
-                    return HostReport(container.name, changes, time.monotonic() - started)
-                except HomelabError as error:
-                    failed.add(container.name)
-                    return HostReport(container.name, (), time.monotonic() - started, error)
+    def work(container: Container) -> HostReport:
+        started = time.monotonic()
+        host = hosts[container.name]
+        if isinstance(host, HomelabError):
+            return HostReport(container.name, (), 0.0, host)
+        with host:
+            try:
+                site = Site(inventory=inventory, container=container, vault=vault, host_keys=keys, failed=failed)
+                changes = _converge(host, steps_of(site), progress, dry_run)
+                return HostReport(container.name, changes, time.monotonic() - started)
+            except HomelabError as error:
+                failed.add(container.name)
+                return HostReport(container.name, (), time.monotonic() - started, error)
 
-        return list(pool.map(work, containers, hosts))
+    return [report.result() for report in gathered({c.name: partial(work, c) for c in containers}).values()]
 
 
 def steps_of(site: Site) -> Sequence[Step]:
@@ -72,10 +73,8 @@ def _converge(host: Host, steps: Sequence[Step], progress: Progress, dry_run: bo
     return survey(host, steps) if dry_run else converge(host, steps, progress)
 
 
-def _attempt(action: Callable[[Container], Ssh]) -> Callable[[Container], Ssh | HomelabError]:
-    def attempt(container: Container) -> Ssh | HomelabError:
-        try:
-            return action(container)
-        except HomelabError as error:
-            return error
-    return attempt
+def _connected(container: Container, key: Secret, known_hosts: KnownHosts) -> Ssh | HomelabError:
+    try:
+        return connect(container, key, known_hosts)
+    except HomelabError as error:
+        return error

@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from homelab.commands.deploy import connect
 from homelab.errors import HomelabError
 from homelab.host import Host, argv, check
-from homelab.model import Inventory, Vault
+from homelab.model import Container, Inventory, Vault
 from homelab.progress import Progress
-from homelab.services.airflow import CLI, DAG, in_metadata
+from homelab.services.airflow import CLI, DAG, Airflow, in_metadata
 from homelab.trust import KnownHosts
 
 _DEADLINE = 900  # seconds; the DAG's own retry comes after five minutes
@@ -50,8 +50,14 @@ def run(inventory: Inventory, *, vault: Vault, known_hosts: KnownHosts, progress
     outcome = Run(run_id, state, time.monotonic() - started, tasks)
     if state != "success":
         raise HomelabError(f"The pipeline's run ended as {state}", str(outcome),
-                           f"See the task's log in Airflow's UI, http://{container.address}:8080, user admin.")
+                           f"See the task's log in Airflow's UI, {_ui(container)}, user admin.")
     return outcome
+
+
+def _ui(container: Container) -> str:
+    airflow = container.services["airflow"]
+    assert isinstance(airflow, Airflow)  # noqa: S101 - as the inventory's reader has made it
+    return f"http://{container.address}:{airflow.port}"
 
 
 def succeeded_lately(inventory: Inventory, *, vault: Vault, known_hosts: KnownHosts) -> bool:
@@ -82,6 +88,6 @@ def _wait(host: Host, run_id: str) -> str:
     while (state := host.run(asked).text) not in ("success", "failed"):
         if time.monotonic() > until:
             raise HomelabError("The pipeline's run has not ended in time", f"It is {state or 'not there'} after "
-                               f"{_DEADLINE} s.", "Look at it in Airflow's UI.")
+                               f"{_DEADLINE} s.", "See `homelab status`, and the run in Airflow's UI.")
         time.sleep(0.3)
     return state

@@ -13,7 +13,8 @@ from homelab.model import Inventory, Vault
 from homelab.services.analytics import PUBLISHED, SCRIPTS, as_analytics
 from homelab.trust import KnownHosts
 
-_NOT_PUBLISHED = 3  # query.py's exit status when no build has been published yet
+# Exit statuses of query.py: DuckDB refuses the SQL; no build has been published yet.
+_REFUSED, _NOT_PUBLISHED = 1, 3
 
 
 def query(inventory: Inventory, sql: str, *, vault: Vault, known_hosts: KnownHosts) -> Sequence[dict[str, Any]]:
@@ -26,8 +27,12 @@ def query(inventory: Inventory, sql: str, *, vault: Vault, known_hosts: KnownHos
     if result.status == _NOT_PUBLISHED:
         raise HomelabError("There are no marts yet", "No build of the pipeline has been published.",
                            "Wait for the next hourly run, or see `homelab status` for what keeps it.")
-    if not result.ok:
-        raise InputError("DuckDB refuses the query", result.stderr.decode(errors="replace").strip()[-1500:],
+    said = result.stderr.decode(errors="replace").strip()
+    if result.status == _REFUSED and said.startswith("error: "):
+        raise InputError("DuckDB refuses the query", said.removeprefix("error: ")[:1500],
                          'The tables: homelab query "show all tables"')
+    if not result.ok:
+        raise HomelabError(f"{container.name}: the query could not be run", said[-1500:] or f"It ended with status "
+                           f"{result.status}.", "Run `homelab deploy`, which puts everything there in order.")
     rows: list[dict[str, Any]] = json.loads(result.stdout)
     return rows

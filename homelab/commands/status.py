@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from homelab.commands.deploy import connect
+from homelab.commands.side_by_side import gathered
 from homelab.errors import HomelabError
 from homelab.host import Result, argv
 from homelab.model import Container, Health, Inventory, Secret, Vault
@@ -65,9 +66,9 @@ def status(inventory: Inventory, *, vault: Vault, known_hosts: KnownHosts) -> Re
 
     states = {state.name: state for state in proxmox_status(inventory)}
     key, _ = vault.key_pair("operator")
-    with ThreadPoolExecutor(max_workers=len(inventory.containers)) as pool:
-        return Report(inventory.lab, list(pool.map(
-            lambda container: _container(container, states[container.name], key, known_hosts), inventory.containers)))
+    reports = gathered({container.name: partial(_container, container, states[container.name], key, known_hosts)
+                        for container in inventory.containers})
+    return Report(inventory.lab, [report.result() for report in reports.values()])
 
 
 def _container(container: Container, state: ContainerState, key: Secret, known_hosts: KnownHosts) -> ContainerReport:

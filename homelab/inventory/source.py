@@ -40,7 +40,7 @@ class _Loader(yaml.SafeLoader):
 for _tag, _pattern, _first in (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-    ("int", r"[-+]?[0-9]+", list("-+0123456789")),
+    ("int", r"[-+]?[0-9]{1,18}", list("-+0123456789")),
     ("float", r"[-+]?[0-9]+\.[0-9]*(?:[eE][-+]?[0-9]+)?", list("-+0123456789")),
 ):
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})$"), _first)
@@ -49,9 +49,9 @@ _Loader.add_constructor("tag:yaml.org,2002:int", lambda _, node: int(node.value)
 
 def parse(path: Path, text: str, faults: Faults) -> Document:
     """Read one file; what cannot be read is recorded among the faults."""
-    loader = _Loader(text)
     document = Document(None, {(): Place(path, 1)})
     try:
+        loader = _Loader(text)
         root = loader.get_single_node()
         if root is not None:
             document.data = _value(loader, root, (), document, faults, path)
@@ -60,10 +60,11 @@ def parse(path: Path, text: str, faults: Faults) -> Document:
         faults.add(Place(path, mark.line + 1 if mark else 1), (), f"not valid YAML: {_explain(error)}")
         document.broken = True
     except yaml.YAMLError as error:
-        faults.add(Place(path, 1), (), f"not valid YAML: {error}")
+        faults.add(Place(path, 1), (), f"not valid YAML: {' '.join(str(error).split())}")
         document.broken = True
-    finally:
-        loader.dispose()
+    except RecursionError:
+        faults.add(Place(path, 1), (), "nested too deeply")
+        document.broken = True
     return document
 
 

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from shlex import quote
 from typing import ClassVar, Literal
 
@@ -54,7 +54,7 @@ class Airflow(Service):
     needs: ClassVar[tuple[str, ...]] = ("postgres", "analytics")
 
     version: Literal["3.3", "2.11"] = "3.3"
-    port: int = 8080
+    port: int = field(default=8080, metadata={"low": 1024})  # below, it would need a capability
     parallelism: int = 4
 
     def objections(self, distribution: Distribution) -> Iterator[tuple[str, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import ClassVar
 
 from homelab.host import Result, argv
@@ -35,7 +35,8 @@ class Analytics(Service):
     needs: ClassVar[tuple[str, ...]] = ("postgres",)
 
     threads: int = 2
-    memory_limit: str = "2GB"
+    memory_limit: str = field(default="2GB", metadata={
+        "pattern": r"[1-9][0-9]*(\.[0-9]+)?\s*[KMGT]i?B", "says": "a size such as 2GB or 512MiB"})
 
     def accesses(self) -> Sequence[Access]:
         """Appends raw observations and reads them back."""

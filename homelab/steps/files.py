@@ -50,7 +50,7 @@ class Directory(Step):
 class File(Step):
     """A file with this content, owner and mode, replaced atomically.
 
-    `secret` files are compared by hash and never shown. `after` is shell text that has to succeed on the new
+    `secret` files are compared by hash and never shown. `validate` is shell text that has to succeed on the new
     file (its path is in `$new`) before it takes its place.
     """
 

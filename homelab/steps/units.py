@@ -16,7 +16,7 @@ _ENABLED = ("enabled", "enabled-runtime", "generated", "static", "indirect", "al
 
 @dataclass(frozen=True, eq=False)
 class Running(Step):
-    """A unit that runs and starts at boot; restarted (or reloaded) when something that it watches has changed."""
+    """A unit that runs and starts at boot; restarted when something that it watches has changed."""
 
     unit: str
     watches: Sequence[Step] = ()

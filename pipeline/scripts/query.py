@@ -34,6 +34,17 @@ def plain(value: Any) -> Any:
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 
+def unique(names: Sequence[str]) -> list[str]:
+    """Column names that are told apart, so that no value is lost in JSON: `a`, `a_1`, …"""
+    taken: dict[str, int] = {}
+    found: list[str] = []
+    for name in names:
+        while (candidate := f"{name}_{taken[name]}" if name in taken else name) in found:
+            taken[name] = taken.get(name, 0) + 1
+        found.append(candidate)
+    return found
+
+
 def show(form: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Write the answer to standard output."""
     if form == "json":
@@ -57,7 +68,7 @@ def main() -> int:
     try:
         with connect(options.database) as connection:
             answer = connection.execute(options.sql)
-            columns = [column[0] for column in answer.description or ()]
+            columns = unique([column[0] for column in answer.description or ()])
             rows = [[plain(value) for value in row] for row in answer.fetchall()]
     except NothingPublished as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,0 +1,99 @@
+"""What reaches the user's terminal: exit codes, errors without a traceback, tables of any text."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+
+from homelab.commands.side_by_side import gathered, side_by_side
+from homelab.errors import HomelabError
+from homelab.view import show_rows
+
+# Runs `homelab status` with `load` put in the place of reading the inventory.
+_PROGRAM = """
+import sys
+from homelab import cli
+from homelab.cli.common import Settings
+from homelab.errors import HomelabError, InputError
+{load}
+Settings.load = load
+sys.argv = ["homelab", *{options}, "status"]
+cli.main()
+"""
+
+
+def _program(load: str, *options: str) -> list[str]:
+    return [sys.executable, "-c", _PROGRAM.format(load=load, options=list(options))]
+
+
+def _homelab(load: str, *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(_program(load, *options), capture_output=True, text=True, timeout=30, check=False)
+
+
+@pytest.mark.parametrize(("error", "status"), [
+    ('HomelabError("what", "why", "do")', 1), ('InputError("what", "why", "do")', 2), ('ZeroDivisionError("what")', 1)])
+@pytest.mark.parametrize("verbose", [False, True])
+def test_an_error_shows_a_traceback_only_if_asked(error: str, status: int, verbose: bool) -> None:
+    ended = _homelab(f"def load(self): raise {error}", *(["--verbose"] if verbose else []))
+    assert ended.returncode == status
+    assert "what" in ended.stderr
+    assert ("Traceback" in ended.stderr) == verbose
+
+
+def test_ctrl_c_ends_at_once_though_work_goes_on() -> None:
+    load = """
+def load(self):
+    from homelab.commands.side_by_side import gathered
+    import time
+    with self.progress().step("somebody", "slow work"):
+        print("begun", flush=True)
+        gathered({"slow": lambda: time.sleep(60)})
+"""
+    with subprocess.Popen(_program(load), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        started = time.monotonic()
+        os.kill(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+    assert time.monotonic() - started < 10
+    assert process.returncode == 130
+    assert "Interrupted" in said
+    assert "Traceback" not in said
+
+
+def test_all_work_is_done_though_one_fails() -> None:
+    done: list[str] = []
+
+    def fail() -> None:
+        raise HomelabError("no")
+
+    with pytest.raises(HomelabError, match="no"):
+        side_by_side({"a": fail, "b": lambda: done.append("b")})
+    assert done == ["b"]
+    assert {name: future.result() for name, future in gathered({"x": lambda: 1, "y": lambda: 2}).items()} == {
+        "x": 1, "y": 2}
+
+
+@pytest.mark.parametrize(("rows", "shown"), [
+    ([], "no rows\n"),
+    ([{"a": None, "b": 1}], "a  b  \n   1  \n"),
+    ([{"[red]x": "[/foo]"}], "[red]x  \n[/foo]  \n"),
+])
+def test_rows(rows: list[dict[str, Any]], shown: str, capsys: pytest.CaptureFixture[str]) -> None:
+    show_rows(rows)
+    assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == [
+        line.rstrip() for line in shown.splitlines()]
+
+
+def test_rows_wider_than_the_terminal_are_shown_whole() -> None:
+    program = ("import rich.console as c; from homelab import view; "
+               "view._console = lambda: c.Console(width=40, force_terminal=True, color_system=None); "
+               "view.show_rows([{'name': 'x' * 30, 'other': 'y' * 30}])")
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
+    assert ended.stdout.splitlines() == ["row 1", "  name   " + "x" * 30, "  other  " + "y" * 30]
