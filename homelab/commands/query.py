@@ -13,6 +13,7 @@ from homelab.model import Inventory, Vault
 from homelab.services.analytics import PUBLISHED, SCRIPTS, as_analytics
 from homelab.trust import KnownHosts
 
+_DEADLINE = 600  # seconds
 # Exit statuses of query.py: DuckDB refuses the SQL; no build has been published yet.
 _REFUSED, _NOT_PUBLISHED = 1, 3
 
@@ -22,8 +23,9 @@ def query(inventory: Inventory, sql: str, *, vault: Vault, known_hosts: KnownHos
     container = inventory.container_with("analytics")
     key, _ = vault.key_pair("operator")
     with connect(container, key, known_hosts) as host:
-        result = host.run(as_analytics(argv("python", f"{SCRIPTS}/query.py", "--database", PUBLISHED, "--format",
-                                            "json", sql)), timeout=600)
+        # Ended over there as well: it would go on when nobody waits any more.
+        result = host.run(as_analytics(argv("timeout", str(_DEADLINE), "python", f"{SCRIPTS}/query.py", "--database",
+                                            PUBLISHED, "--format", "json", "--", sql)), timeout=_DEADLINE + 10)
     if result.status == _NOT_PUBLISHED:
         raise HomelabError("There are no marts yet", "No build of the pipeline has been published.",
                            "Wait for the next hourly run, or see `homelab status` for what keeps it.")

@@ -43,7 +43,8 @@ def in_metadata(sql: str) -> str:
 def _refused_by_gate(address: str) -> str:
     """Shell text that succeeds when the gate behind Airflow's key is in place: it refuses everything else."""
     ssh = argv("runuser", "-u", "airflow", "--", "ssh", "-i", _KEY, "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes",
-               "-o", "ConnectTimeout=3", "-o", "StrictHostKeyChecking=yes", f"analytics@{address}", "nothing")
+               "-o", "ConnectTimeout=3", "-o", "StrictHostKeyChecking=yes", "-o", "UpdateHostKeys=no",
+               f"analytics@{address}", "nothing")
     return f"{ssh} 2>&1 | grep -q '^refused:'"
 
 

@@ -74,7 +74,9 @@ class Analytics(Service):
             File(f"{ROOT}/bin/gate", render("analytics/gate.j2", root=ROOT, commands=_COMMANDS), mode=0o755),
             WaitFor(f"{postgres.name} accepts analytics", as_analytics("psql -qAtc 'select 1'"), postgres.name,
                     site.failed),
-            # Last, so that Airflow is let in only when the pipeline can run.
+            # Last, so that Airflow is let in only when the pipeline can run. The home is root's as well: who owns
+            # it could put another .ssh in the place of this one.
+            Directory("/home/analytics"),
             Directory("/home/analytics/.ssh"),
             File("/home/analytics/.ssh/authorized_keys", self._authorized_keys(site)),
         )

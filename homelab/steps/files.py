@@ -100,7 +100,7 @@ class File(Step):
             f"new=$(mktemp {quote(f'{folder}/.{name}.XXXXXX')})",
             "trap 'rm -f \"$new\"' EXIT",
             'cat >"$new"',
-            f'chown {quote(f"{self.owner}:{self.group}")} "$new"; chmod {self.mode:o} "$new"',
+            f'chown -h {quote(f"{self.owner}:{self.group}")} "$new"; chmod {self.mode:o} "$new"',
             self.validate,
             f'sync "$new"; mv -fT "$new" {quote(self.path)}',
         ]), f"writing {self.path}", stdin=self.content)

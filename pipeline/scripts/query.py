@@ -67,6 +67,8 @@ def main() -> int:
     options = parser.parse_args()
     try:
         with connect(options.database) as connection:
+            if not duckdb.extract_statements(options.sql):
+                raise duckdb.ParserException("there is no statement to run")
             answer = connection.execute(options.sql)
             columns = unique([column[0] for column in answer.description or ()])
             rows = [[plain(value) for value in row] for row in answer.fetchall()]
