@@ -80,7 +80,8 @@ def test_every_line_says_when_it_takes_effect(site: Site, inside: dict[str, Host
 
 def test_it_looks_into_what_runs(site: Site, inside: dict[str, HostReport]) -> None:
     site.up("postgres-data", "analytics-platform")
-    inside["postgres-data"] = HostReport("postgres-data", [Change(User("etl", "/srv/etl"), Pending("missing", "+etl"))], 0.1)
+    change = Change(User("etl", "/srv/etl"), Pending("missing", "+etl"))
+    inside["postgres-data"] = HostReport("postgres-data", [change], 0.1)
     inside["analytics-platform"] = HostReport("analytics-platform", (), 0.1, HomelabError("No SSH", "timed out"))
     seen = look(site)
     assert seen.deploy == [Line("postgres-data", "postgres-data: user etl: missing", "live", "+etl")]
