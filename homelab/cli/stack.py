@@ -18,6 +18,7 @@ def register(app: typer.Typer) -> None:
         app.command()(verb)
     pipeline = typer.Typer(no_args_is_help=True, help="The weather pipeline.")
     pipeline.command("run")(pipeline_run)
+    pipeline.command("rebuild")(pipeline_rebuild)
     app.add_typer(pipeline, name="pipeline")
 
 
@@ -138,4 +139,14 @@ def pipeline_run(as_json: Json = False) -> None:
     inventory = settings.load()
     vault, known_hosts = trust_of(inventory)
     outcome = run(inventory, vault=vault, known_hosts=known_hosts, progress=settings.progress())
+    emit(outcome, as_json, lambda: typer.echo(str(outcome)))
+
+
+def pipeline_rebuild(as_json: Json = False) -> None:
+    """Build the marts anew from all raw observations: after a restore, or when their meaning has changed."""
+    from homelab.commands.pipeline import rebuild
+
+    inventory = settings.load()
+    vault, known_hosts = trust_of(inventory)
+    outcome = rebuild(inventory, vault=vault, known_hosts=known_hosts, progress=settings.progress())
     emit(outcome, as_json, lambda: typer.echo(str(outcome)))

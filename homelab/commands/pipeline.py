@@ -1,4 +1,4 @@
-"""`homelab pipeline run`: one run of the DAG, now."""
+"""`homelab pipeline run` and `rebuild`: one run of the DAG, now; the marts anew from all that there is."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from homelab.host import Host, argv, check
 from homelab.model import Container, Inventory, Vault
 from homelab.progress import Progress
 from homelab.services.airflow import CLI, DAG, Airflow, in_metadata
+from homelab.services.analytics import SCRIPTS, as_analytics
 from homelab.trust import KnownHosts
 
 _DEADLINE = 900  # seconds; the DAG's own retry comes after five minutes
+_REBUILD = 4 * 3600.0  # seconds; it reads all of the history
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,18 @@ class Run:
     def __str__(self) -> str:
         tasks = ", ".join(f"{task} {state}" for task, state in self.tasks.items())
         return f"{self.run_id}: {self.state} after {self.seconds:.0f} s ({tasks})"
+
+
+@dataclass(frozen=True)
+class Build:
+    """A good build of the marts."""
+
+    models: int
+    tests: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.models} models built, {self.tests} tests passed, published after {self.seconds:.0f} s"
 
 
 def run(inventory: Inventory, *, vault: Vault, known_hosts: KnownHosts, progress: Progress) -> Run:
@@ -52,6 +66,16 @@ def run(inventory: Inventory, *, vault: Vault, known_hosts: KnownHosts, progress
         raise HomelabError(f"The pipeline's run ended as {state}", str(outcome),
                            f"See the task's log in Airflow's UI, {_ui(container)}, user admin.")
     return outcome
+
+
+def rebuild(inventory: Inventory, *, vault: Vault, known_hosts: KnownHosts, progress: Progress) -> Build:
+    """Build and publish the marts anew from every raw observation. Raises HomelabError when a model or test fails."""
+    container = inventory.container_with("analytics")
+    key, _ = vault.key_pair("operator")
+    command = as_analytics(argv("python", f"{SCRIPTS}/transform.py", "--full-refresh"))
+    with connect(container, key, known_hosts) as host, progress.step(container.name, "dbt build --full-refresh"):
+        report = json.loads(check(host, command, "rebuilding the marts", timeout=_REBUILD).text.splitlines()[-1])
+    return Build(report["models_built"], report["tests_passed"], report["seconds"])
 
 
 def _ui(container: Container) -> str:
