@@ -49,11 +49,16 @@ class KnownHosts:
         write_private(self._path, text.encode())
 
 
+def private_folder(folder: Path) -> None:
+    """Make a folder of mode 0700 that git ignores, if it is not there."""
+    if not folder.is_dir():
+        folder.mkdir(parents=True, mode=0o700, exist_ok=True)
+        (folder / ".gitignore").write_text("*\n")
+
+
 def write_private(path: Path, content: bytes) -> None:
     """Replace a file atomically, with mode 0600, in a folder of mode 0700 that git ignores."""
-    if not path.parent.is_dir():
-        path.parent.mkdir(parents=True, mode=0o700)
-        (path.parent / ".gitignore").write_text("*\n")
+    private_folder(path.parent)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:

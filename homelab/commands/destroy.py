@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from homelab.commands.provision import Outcome, planned
-from homelab.commands.side_by_side import side_by_side
+from homelab.commands.provision import Outcome, at_once, changing, planned
 from homelab.model import Inventory
 from homelab.plan import Action, Plan, chosen, plan_destroy
 from homelab.progress import Progress
-from homelab.proxmox import Builder, Client
+from homelab.proxmox import Builder
 from homelab.trust import KnownHosts
 
 
@@ -21,14 +20,14 @@ def destroy(inventory: Inventory, *, known_hosts: KnownHosts, progress: Progress
     `confirm` is given the plan and says whether to go on; it is not asked when there is nothing to do. A guest on
     one of the vmids that is not ours is left alone. Raises HomelabError.
     """
-    client = Client(inventory.endpoint)
+    client = changing(inventory)
     found, plan, _ = planned(client, inventory, progress, lambda there: plan_destroy(inventory, there, limit))
     plan.refuse_unsafe()
     if plan and not confirm(plan):
         return Outcome(confirmed=False)
     builder = Builder(client, "", known_hosts, progress)
-    side_by_side({name: partial(_work, builder, known_hosts, actions)
-                  for name, actions in plan.by_container().items()})
+    at_once(client, {name: partial(_work, builder, known_hosts, actions)
+                     for name, actions in plan.by_container().items()})
     for container in chosen(inventory, limit):
         there = found.get(container.vmid)
         if there is None:

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from homelab.commands.side_by_side import side_by_side
+from homelab.errors import HomelabError
 from homelab.model import Container, Difference, Inventory, differences
-from homelab.plan import Create, Found, Plan
+from homelab.plan import Found, Plan
 from homelab.progress import Progress
 from homelab.proxmox import Client, find, tasks
+from homelab.proxmox.audit import Audit
 from homelab.proxmox.tasks import Task
 
+INTERRUPTED = 130  # the exit code of a program that Ctrl-C has ended
 _DEADLINE = 1800.0  # seconds to wait for what an earlier run has begun
 
 
@@ -34,6 +38,32 @@ class Outcome:
     def of(cls, plan: Plan) -> Outcome:
         """The outcome of a plan that was carried out."""
         return cls({name: [str(action) for action in actions] for name, actions in plan.by_container().items()})
+
+
+class Interrupted(HomelabError):
+    """Ctrl-C while work was going on."""
+
+    exit_code = INTERRUPTED
+
+
+def changing(inventory: Inventory) -> Client:
+    """A client whose changes are noted in the lab's audit log."""
+    return Client(inventory.endpoint, Audit(inventory.state_dir / "audit.log", inventory.endpoint.token_id))
+
+
+def at_once(client: Client, work: Mapping[str, Callable[[], None]]) -> None:
+    """Do it side by side; on Ctrl-C say which tasks go on without us. Raises HomelabError."""
+    try:
+        side_by_side(work)
+    except KeyboardInterrupt as error:
+        client.close()
+        running = [Task.of(upid) for upid in tuple(client.under_way)]
+        raise Interrupted(
+            "Interrupted",
+            "\n".join(["These tasks go on on the node without us:", *(f"  {t.kind} of {t.vmid} on {t.node}: {t.upid}"
+                                                                      for t in running)])
+            if running else "No task that this run has begun is still running on the node.",
+            "Run the same command again: it waits for what still runs, and goes on from there.") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,26 +114,32 @@ def planned(client: Client, inventory: Inventory, progress: Progress,
 
     What a killed run has begun goes on without it. Its end comes before the plan, so that the plan is what is done.
     """
-    found = find(client, inventory)
-    waited = _wait(client, progress, _own_creates(client, inventory, found))
-    if waited:
-        found = find(client, inventory)
-    plan = make(found)
-    if later := _wait(client, progress, _under_way(client, plan)):
+    waited: list[str] = []
+    before: Mapping[int, str] = {}
+    while True:
         found = find(client, inventory)
         plan = make(found)
-    return found, plan, [*waited, *later]
+        running = _running(client, inventory, found, plan)
+        locks = {vmid: there.lock for vmid, there in found.items() if there.lock}
+        # A lock that nothing of ours holds is somebody else's, unless its task has ended since we looked.
+        if not running and locks.items() <= before.items():
+            return found, plan, waited
+        waited += _wait(client, progress, running)
+        before = locks
 
 
-def _own_creates(client: Client, inventory: Inventory, found: Mapping[int, Found]) -> Mapping[str, Sequence[Task]]:
-    return {c.name: [Task.of(there.task)] for c in inventory.containers
-            if (there := found.get(c.vmid)) and there.task and there.creator == client.endpoint.token_id}
-
-
-def _under_way(client: Client, plan: Plan) -> Mapping[str, Sequence[Task]]:
-    firsts = [(name, actions[0]) for name, actions in plan.by_container().items()]
-    return {name: tasks.of_container(client, first.found.node, first.found.vmid, finished=False)
-            for name, first in firsts if not isinstance(first, Create)}
+def _running(client: Client, inventory: Inventory, found: Mapping[int, Found],
+             plan: Plan) -> Mapping[str, Sequence[Task]]:
+    """The tasks on each container that the plan is about; on what is locked, only our own token's."""
+    running = {}
+    about = plan.by_container()
+    for container in inventory.containers:
+        there = found.get(container.vmid)
+        if there and (there.lock or container.name in about):
+            active = tasks.of_container(client, there.node, there.vmid, finished=False)
+            running[container.name] = [task for task in active
+                                       if not there.lock or task.creator == client.endpoint.token_id]
+    return {name: theirs for name, theirs in running.items() if theirs}
 
 
 def _wait(client: Client, progress: Progress, running: Mapping[str, Sequence[Task]]) -> list[str]:
@@ -112,4 +148,4 @@ def _wait(client: Client, progress: Progress, running: Mapping[str, Sequence[Tas
         for task in theirs:
             with progress.step(name, f"wait for {task.kind}, which still runs"):
                 tasks.ended(client, task, _DEADLINE)
-    return [name for name, theirs in running.items() if theirs]
+    return list(running)

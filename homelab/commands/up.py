@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from homelab.commands.provision import Outcome, planned
-from homelab.commands.side_by_side import side_by_side
+from homelab.commands.provision import Outcome, at_once, changing, planned
 from homelab.model import Container, Inventory, Secret, Vault
 from homelab.plan import Create, Found, Plan, Start, chosen, plan_up
 from homelab.progress import Progress
@@ -23,7 +22,7 @@ def up(inventory: Inventory, *, vault: Vault, known_hosts: KnownHosts, progress:
 
     `confirm` is given the plan and says whether to go on; it is not asked when there is nothing to do.
     """
-    client = Client(inventory.endpoint)
+    client = changing(inventory)
     containers = chosen(inventory, limit)
     found, plan, waited = planned(client, inventory, progress, lambda there: plan_up(inventory, there, limit))
     plan.refuse_unsafe()
@@ -44,7 +43,7 @@ def up(inventory: Inventory, *, vault: Vault, known_hosts: KnownHosts, progress:
             with progress.step(container.name, "wait for SSH, with the host key that Proxmox has named"):
                 wait(container)
 
-    side_by_side({container.name: partial(make, container) for container in containers})
+    at_once(client, {container.name: partial(make, container) for container in containers})
     return Outcome.of(plan) if plan else Outcome(nothing=_nothing(containers))
 
 

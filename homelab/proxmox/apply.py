@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from homelab.errors import HomelabError
-from homelab.model import Container
+from homelab.model import Container, differences
 from homelab.plan import Action, Create, Destroy, Found, Resize, Start, Stop, Update
 from homelab.progress import Progress
 from homelab.proxmox import hostkeys, tasks
 from homelab.proxmox.client import Client
-from homelab.proxmox.errors import ProxmoxError
+from homelab.proxmox.errors import REFUSED, ProxmoxError, Unanswered
+from homelab.proxmox.find import configured
 from homelab.proxmox.properties import options
 from homelab.proxmox.templates import template_volume
 from homelab.trust import KnownHosts, Pin
@@ -21,7 +23,7 @@ from homelab.trust import KnownHosts, Pin
 _CREATE, _START, _STOP, _RESIZE, _DESTROY, _OTHERS = 1800.0, 180.0, 180.0, 600.0, 600.0, 600.0
 _SHUTDOWN = 60  # seconds that the container has to end by itself before it is stopped
 _DESTROY_WHOLLY = {"force": True, "purge": True, "destroy-unreferenced-disks": True}
-_REFUSED = 500  # Proxmox has no 404: it answers so for a container that is not there
+_TRIES = 3  # times that a change is sent whose answers are lost
 _START_APPEARS = 10.0  # seconds within which the start that follows a create has to be seen
 
 
@@ -48,7 +50,7 @@ class Builder:
         try:
             digest = self._client.get(_path(found, "config")).get("digest")
         except ProxmoxError as error:
-            if error.status != _REFUSED:
+            if error.status != REFUSED:
                 raise
             digest = None
         if digest != found.digest:
@@ -67,32 +69,46 @@ class Builder:
                     self._update(action)
             case Resize(container, found, size):
                 with step(name, f"grow the disk to {size} GiB"):
-                    upid = self._client.put(_path(found, "resize"), disk="rootfs", size=f"{size}G")
-                    self._judge(container, upid, "growing the disk", _RESIZE)
+                    self._do(container, found.node, "resize", "growing the disk", _RESIZE, partial(
+                        self._client.put, _path(found, "resize"), disk="rootfs", size=f"{size}G"))
             case Stop(container, found):
                 if not self._running(container, found.node):
                     return
                 with step(name, "shut down"):
-                    upid = self._client.post(_path(found, "status/shutdown"), timeout=_SHUTDOWN, forceStop=True)
-                    self._judge(container, upid, "shutting it down", _STOP)
+                    self._do(container, found.node, "vzshutdown", "shutting it down", _STOP, partial(
+                        self._client.post, _path(found, "status/shutdown"), timeout=_SHUTDOWN, forceStop=True))
             case Start(container, found):
                 with step(name, "start"):
                     self._start(container, found.node)
             case Destroy(container, found):
                 with step(name, "destroy"):
-                    upid = self._client.delete(_path(found), **_DESTROY_WHOLLY)
-                    self._judge(container, upid, "destroying it", _DESTROY)
+                    self._do(container, found.node, "vzdestroy", "destroying it", _DESTROY, partial(
+                        self._client.delete, _path(found), **_DESTROY_WHOLLY))
 
     def _create(self, container: Container) -> None:
         name, node = container.name, container.node or only_node(self._client)
         template = template_volume(self._client, node, container)
         with self._progress.step(name, f"create from {template.rpartition('/')[2]}"):
-            task = tasks.Task.of(self._client.post(f"nodes/{node}/lxc", **self._parameters(container, template)))
+            try:
+                task = tasks.begin(self._client, node, container.vmid, "vzcreate", partial(
+                    self._client.post, f"nodes/{node}/lxc", **self._parameters(container, template)))
+            except ProxmoxError as error:
+                self._say_if_taken(container, error)
+                raise
             self._warn(name, tasks.wait(self._client, task, f"{name}: creating it", _CREATE))
             # The log rotates away, so the pin is kept at once.
             self._known_hosts.pin(name, Pin(hostkeys.known(tasks.log(self._client, task), name, container.vmid)))
         with self._progress.step(name, "start"):
             self._await_start(container, node, task.started)
+
+    def _say_if_taken(self, container: Container, cause: ProxmoxError) -> None:
+        rows = self._client.get("cluster/resources", type="vm") if cause.status == REFUSED else ()
+        for row in rows:
+            if int(row["vmid"]) == container.vmid:
+                raise HomelabError(
+                    f"{container.name}: vmid {container.vmid} was taken after the plan was made",
+                    f"It is `{row.get('name', '')}` on node {row['node']} now; it has not been touched.",
+                    "Run the same command again: it says whose that is.") from cause
 
     def _parameters(self, container: Container, template: str) -> dict[str, Any]:
         parameters = options(container.shape) | {
@@ -106,7 +122,7 @@ class Builder:
         for pause in tasks.pauses():
             starts = tasks.of_container(self._client, node, container.vmid, "vzstart")
             if starts and starts[0].started >= since:
-                self._judge(container, starts[0].upid, "starting it", _START)
+                self._judge(container, starts[0], "starting it", _START)
                 return
             if self._running(container, node):
                 return
@@ -124,20 +140,34 @@ class Builder:
             parameters["delete"] = ",".join(deleted)
         if action.found.digest:
             parameters["digest"] = action.found.digest
-        self._client.put(_path(action.found, "config"), **parameters)
+        for _ in range(_TRIES):
+            try:
+                self._client.put(_path(action.found, "config"), **parameters)
+                return
+            except Unanswered as error:
+                lost = error
+            now = configured(self._client, action.found)
+            if now.shape and not {d.field for d in differences(action.container.shape, now.shape)} & set(names):
+                return
+            # The digest holds back whatever may still be on its way.
+            self._unchanged(action.container, action.found)
+        raise lost
 
     def _start(self, container: Container, node: str) -> None:
         if not self._running(container, node):
-            upid = self._client.post(f"nodes/{node}/lxc/{container.vmid}/status/start")
-            self._judge(container, upid, "starting it", _START)
+            self._do(container, node, "vzstart", "starting it", _START, partial(
+                self._client.post, f"nodes/{node}/lxc/{container.vmid}/status/start"))
 
     def _running(self, container: Container, node: str) -> bool:
         current = self._client.get(f"nodes/{node}/lxc/{container.vmid}/status/current")
         return bool(current["status"] == "running")
 
-    def _judge(self, container: Container, upid: Any, doing: str, deadline: float) -> None:
-        self._warn(container.name, tasks.wait(self._client, tasks.Task.of(upid), f"{container.name}: {doing}",
-                                              deadline))
+    def _do(self, container: Container, node: str, kind: str, doing: str, deadline: float,
+            send: Callable[[], Any]) -> None:
+        self._judge(container, tasks.begin(self._client, node, container.vmid, kind, send), doing, deadline)
+
+    def _judge(self, container: Container, task: tasks.Task, doing: str, deadline: float) -> None:
+        self._warn(container.name, tasks.wait(self._client, task, f"{container.name}: {doing}", deadline))
 
     def _warn(self, name: str, warnings: list[str]) -> None:
         for warning in warnings:

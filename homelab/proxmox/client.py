@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from typing import Any
 
 import requests
@@ -13,36 +14,82 @@ from proxmoxer.core import ProxmoxResource, ResourceException
 from homelab.errors import HomelabError
 from homelab.model import Endpoint, Secret
 from homelab.proxmox import errors
+from homelab.proxmox.audit import Audit
 from homelab.proxmox.tls import TrustAdapter
 
 TOKEN_VARIABLE = "HOMELAB_PROXMOX_TOKEN"  # noqa: S105 - the variable's name
 # Seconds to connect, and to wait for an answer: a change waits up to 10 s for the container's lock.
 _TIMEOUT = (5, 40)
+_PAUSES = (0.1, 0.3, 0.8, 1.5)  # seconds before a read is repeated
+_PATIENCE = 60.0  # seconds after which no read is begun anew
 
 
 class Client:
-    """Calls the API. May be used from several threads: each has a connection of its own, kept alive."""
+    """Calls the API. May be used from several threads: each has a connection of its own, kept alive.
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    Reads are repeated where the way to Proxmox fails for a moment; changes never are, and each is noted in `audit`.
+    """
+
+    def __init__(self, endpoint: Endpoint, audit: Audit | None = None) -> None:
         self.endpoint = endpoint
+        self.under_way: dict[str, None] = {}  # the UPIDs of what was begun and has not been seen to end
+        self._audit = audit
+        self._closed = threading.Event()
         self._token = read_token(endpoint)
         self._local = threading.local()
 
     def get(self, path: str, **params: Any) -> Any:
         """Read. Raises ProxmoxError for what Proxmox refuses, HomelabError where it cannot be reached."""
+        until = time.monotonic() + _PATIENCE
+        for pause in _PAUSES:
+            try:
+                return self._call("get", path, params)
+            except HomelabError as error:
+                if not errors.passing(error) or time.monotonic() > until:
+                    raise
+            time.sleep(pause)
         return self._call("get", path, params)
 
     def post(self, path: str, **params: Any) -> Any:
-        """Make or do. Raises like `get`."""
-        return self._call("post", path, params)
+        """Make or do. Raises like `get`, and Unanswered where it may have been done all the same."""
+        return self._change("post", path, params)
 
     def put(self, path: str, **params: Any) -> Any:
-        """Change. Raises like `get`."""
-        return self._call("put", path, params)
+        """Change. Raises like `post`."""
+        return self._change("put", path, params)
 
     def delete(self, path: str, **params: Any) -> Any:
-        """Remove. Raises like `get`."""
-        return self._call("delete", path, params)
+        """Remove. Raises like `post`."""
+        return self._change("delete", path, params)
+
+    def begun(self, upid: str) -> None:
+        """Note that a task is under way."""
+        self.under_way[upid] = None
+
+    def ended(self, upid: str, result: str) -> None:
+        """Note that a task has ended, and how."""
+        self.under_way.pop(upid, None)
+        if self._audit:
+            self._audit.ended(upid, result)
+
+    def close(self) -> None:
+        """Change nothing more: threads that still work find out at their next call."""
+        self._closed.set()
+
+    def _change(self, method: str, path: str, params: dict[str, Any]) -> Any:
+        if self._closed.is_set():
+            raise HomelabError("Interrupted", f"`{method.upper()} /{path}` was not sent any more.",
+                               "Run the same command again: it goes on from there.")
+        if self._audit is None:
+            return self._call(method, path, params)
+        call = self._audit.sent(method.upper(), f"/{path}", params)
+        try:
+            answer = self._call(method, path, params)
+        except BaseException as error:
+            self._audit.failed(call, method.upper(), f"/{path}", error)
+            raise
+        self._audit.answered(call, method.upper(), f"/{path}", answer)
+        return answer
 
     def _call(self, method: str, path: str, params: dict[str, Any]) -> Any:
         call = f"{method.upper()} /{path}"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from ssl import SSLCertVerificationError
+from collections.abc import Iterator, Mapping
+from ssl import SSLCertVerificationError, SSLEOFError, SSLZeroReturnError
 
 import requests
 from proxmoxer.core import ResourceException
@@ -13,6 +13,8 @@ from homelab.errors import HomelabError
 from homelab.model import Endpoint
 from homelab.proxmox.tls import fetch_fingerprint
 
+REFUSED = 500  # nearly everything that Proxmox does not do; it has no 404
+_GATEWAY = frozenset({502, 503, 504, 596, 597, 598, 599})
 NODE_DOWN = 595  # Proxmox's own: it cannot reach the node that the call is about
 
 
@@ -22,6 +24,19 @@ class ProxmoxError(HomelabError):
     def __init__(self, status: int, brief: str, details: str = "", resolution: str = "") -> None:
         super().__init__(brief, details, resolution)
         self.status = status
+
+
+class Unanswered(HomelabError):
+    """No answer came back, or a gateway's: whether the call has arrived is not known."""
+
+
+class GatewayError(ProxmoxError, Unanswered):
+    """A proxy on the way answered, not Proxmox itself."""
+
+
+def passing(error: HomelabError) -> bool:
+    """Whether the same read may well succeed in a moment. Proxmox says 500 also for what passes, as a restart of it."""
+    return isinstance(error, Unanswered) or (isinstance(error, ProxmoxError) and error.status == REFUSED)
 
 
 def answered(error: ResourceException, endpoint: Endpoint, call: str) -> ProxmoxError:
@@ -37,6 +52,13 @@ def answered(error: ResourceException, endpoint: Endpoint, call: str) -> Proxmox
     if status == NODE_DOWN:
         return ProxmoxError(status, "A Proxmox node does not answer", f"`{call}`: {said}.",
                             "See in the web interface whether the node is up, then run the same command again.")
+    if status in _GATEWAY:
+        return GatewayError(status, f"Proxmox at {endpoint.host}:{endpoint.port} cannot answer right now",
+                            f"`{call}`: {status} {said}.",
+                            "See whether the node is starting or overloaded, then run the same command again.")
+    if "no quorum" in said:
+        return ProxmoxError(status, "The cluster has no quorum, so it changes nothing", f"`{call}`: {said}.",
+                            "Bring the missing nodes back (`pvecm status` on a node), then run the same command again.")
     if "is locked" in said or "can't lock file" in said:
         vmid = re.search(r"lxc/(\d+)", call)
         return ProxmoxError(status, "The container is locked", f"`{call}`: {said}.",
@@ -59,16 +81,18 @@ def _grant(said: str, token_id: str) -> str:
 def unreachable(error: requests.RequestException, endpoint: Endpoint, call: str) -> HomelabError:
     """An error on the way to Proxmox."""
     where = f"{endpoint.host}:{endpoint.port}"
-    if isinstance(error, requests.exceptions.SSLError):
+    if isinstance(error, requests.exceptions.SSLError) and not _hung_up(error):
         return _untrusted(error, endpoint, where)
     if isinstance(error, requests.exceptions.ReadTimeout):
-        return HomelabError(f"Proxmox at {where} takes too long to answer", f"`{call}` had no answer in time.",
-                            "See whether the node is overloaded, then run the same command again.")
+        return Unanswered(f"Proxmox at {where} takes too long to answer", f"`{call}` had no answer in time.",
+                          "See whether the node is overloaded, then run the same command again.")
     if isinstance(error, requests.exceptions.ConnectionError):
-        return HomelabError(f"Proxmox at {where} cannot be reached", f"`{call}`: {_cause(error)}.",
-                            "Is `proxmox.host` in the inventory right, and is the node up and reachable from here?")
-    return HomelabError(f"Proxmox at {where} gave no usable answer", f"`{call}`: {_cause(error)}.",
-                        "Is it Proxmox VE that answers there, and not a proxy?")
+        # A connection that never came about in all that time was repeated already, by TCP itself.
+        kind = HomelabError if isinstance(error, requests.exceptions.ConnectTimeout) else Unanswered
+        return kind(f"Proxmox at {where} cannot be reached", f"`{call}`: {_cause(error)}.",
+                    "Is `proxmox.host` in the inventory right, and is the node up and reachable from here?")
+    return Unanswered(f"Proxmox at {where} gave no usable answer", f"`{call}`: {_cause(error)}.",
+                      "Is it Proxmox VE that answers there, and not a proxy?")
 
 
 def _untrusted(error: requests.RequestException, endpoint: Endpoint, where: str) -> HomelabError:
@@ -84,6 +108,10 @@ def _untrusted(error: requests.RequestException, endpoint: Endpoint, where: str)
         "Pin it: `fingerprint:` under `proxmox:` in the inventory; `pvenode cert info` on the node shows it.")
 
 
+def _hung_up(error: BaseException) -> bool:
+    return any(isinstance(cause, SSLEOFError | SSLZeroReturnError | ConnectionError) for cause in _chain(error))
+
+
 def _shown(endpoint: Endpoint) -> str:
     try:
         return fetch_fingerprint(endpoint.host, endpoint.port)
@@ -93,11 +121,16 @@ def _shown(endpoint: Endpoint) -> str:
 
 def _cause(error: BaseException) -> str:
     """The innermost cause: the layers around it only repeat where they were."""
-    cause: BaseException | None = error
     text = str(error)
-    while cause is not None:
+    for cause in _chain(error):
         text = str(cause) or text
         if isinstance(cause, SSLCertVerificationError):
             return cause.verify_message
-        cause = cause.__cause__ or cause.__context__
     return text.strip(" .")
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__

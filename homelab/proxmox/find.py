@@ -10,7 +10,7 @@ from homelab.model import Container, Inventory
 from homelab.plan import Found, Usage
 from homelab.proxmox import tasks
 from homelab.proxmox.client import Client
-from homelab.proxmox.errors import NODE_DOWN, ProxmoxError
+from homelab.proxmox.errors import NODE_DOWN, REFUSED, ProxmoxError
 from homelab.proxmox.properties import shape_of, tags
 
 
@@ -22,15 +22,15 @@ def find(client: Client, inventory: Inventory) -> dict[int, Found]:
     """
     rows = {int(row["vmid"]): row for row in client.get("cluster/resources", type="vm")}
     wanted = {container.vmid: container for container in inventory.containers}
-    found = {vmid: _listed(row) for vmid, row in rows.items()}
-    nodes = {there.node for vmid, there in found.items() if vmid in wanted and there.kind == "lxc"}
+    found: dict[int, Found | None] = {vmid: _listed(row) for vmid, row in rows.items()}
+    nodes = {there.node for vmid, there in found.items() if there and vmid in wanted and there.kind == "lxc"}
     for node in sorted(nodes):
         live = _live(client, node)
         for vmid, there in found.items():
-            if vmid in wanted and there.node == node and there.kind == "lxc":
+            if there and vmid in wanted and there.node == node and there.kind == "lxc":
                 found[vmid] = _looked_at(client, wanted[vmid], there, live)
     ours = inventory.containers[0].shape.tags
-    return {vmid: there for vmid, there in found.items() if vmid in wanted or ours <= there.tags}
+    return {vmid: there for vmid, there in found.items() if there and (vmid in wanted or ours <= there.tags)}
 
 
 def _listed(row: Mapping[str, Any]) -> Found:
@@ -50,15 +50,25 @@ def _live(client: Client, node: str) -> Mapping[int, Mapping[str, Any]] | None:
 
 
 def _looked_at(client: Client, container: Container, there: Found,
-               live: Mapping[int, Mapping[str, Any]] | None) -> Found:
-    row = (live or {}).get(there.vmid)
-    if row is None:
+               live: Mapping[int, Mapping[str, Any]] | None) -> Found | None:
+    """As it is now; None if it has gone since the cluster listed it."""
+    if live is None:
         return replace(there, status="unknown")
+    if (row := live.get(there.vmid)) is None:
+        return None
     there = replace(there, status=str(row["status"]), lock=row.get("lock") or None, tags=tags(row.get("tags")),
                     name=str(row.get("name", there.name)), usage=_usage(row))
     if there.lock == "create":
         return _half_made(client, there)
-    return _configured(client, there) if there.belongs_to(container) else there
+    if not there.belongs_to(container):
+        return there
+    try:
+        return configured(client, there)
+    except ProxmoxError as error:
+        now = _live(client, there.node) if error.status == REFUSED else None
+        if now is None or there.vmid in now:
+            raise
+        return None
 
 
 def _usage(row: Mapping[str, Any]) -> Usage:
@@ -75,8 +85,8 @@ def _half_made(client: Client, there: Found) -> Found:
     return replace(there, creator=creates[0].creator, task=creates[0].upid if creates[0].running else None)
 
 
-def _configured(client: Client, there: Found) -> Found:
-    """With its configuration: what is live and what waits for the next start comes in one answer."""
+def configured(client: Client, there: Found) -> Found:
+    """A container with its configuration. What is live and what waits for the next start comes in one answer."""
     rows = client.get(f"nodes/{there.node}/lxc/{there.vmid}/pending")
     waiting = tuple(str(row["key"]) for row in rows if "pending" in row or row.get("delete"))
     config = {row["key"]: row.get("pending", row.get("value")) for row in rows if not row.get("delete")}

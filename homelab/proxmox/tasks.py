@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from homelab.errors import HomelabError
 from homelab.proxmox.client import Client
+from homelab.proxmox.errors import ProxmoxError, Unanswered
 
 _FIRST_PAUSE, _LONGEST_PAUSE, _GROWTH = 0.05, 1.0, 1.5  # seconds between two looks at a task
+_LOOKS = (0.3, 1.0, 3.0)  # seconds before a call whose answer was lost is looked for
 _PAGE = 500  # log lines in one call; Proxmox gives 50 unless asked
 _SHOWN = 8  # log lines in an error
 
@@ -37,6 +39,34 @@ class Task:
         return cls(upid, parts[1], parts[5], parts[6], int(parts[4], 16))
 
 
+def begin(client: Client, node: str, vmid: int, kind: str, send: Callable[[], Any]) -> Task:
+    """Send a call that starts a task of this kind; the task.
+
+    When its answer is lost, it is sent again only once the node's list of tasks shows that it has not arrived.
+    """
+    before = {task.upid for task in of_container(client, node, vmid, kind)}
+    failure: HomelabError | None = None
+    for pause in _LOOKS:
+        try:
+            task = Task.of(send())
+            client.begun(task.upid)
+            return task
+        except (Unanswered, ProxmoxError) as error:
+            answered = not isinstance(error, Unanswered)
+            if answered and failure is None:
+                raise
+            failure = error
+        # Either no answer, or a refusal that the first sending itself may be the cause of.
+        time.sleep(pause)
+        for task in of_container(client, node, vmid, kind):
+            if task.upid not in before and task.creator == client.endpoint.token_id:
+                client.begun(task.upid)
+                return task
+        if answered:
+            break
+    raise failure or AssertionError("a call neither went through nor failed")
+
+
 class TaskFailed(HomelabError):
     """A task ended with an error: the error has its exit status and the last lines of its log."""
 
@@ -55,7 +85,9 @@ def ended(client: Client, task: Task, deadline: float) -> str:
     for pause in pauses():
         status: dict[str, Any] = client.get(f"nodes/{task.node}/tasks/{task.upid}/status")
         if status.get("status") == "stopped":
-            return str(status.get("exitstatus", "unexpected status"))
+            result = str(status.get("exitstatus", "unexpected status"))
+            client.ended(task.upid, result)
+            return result
         if time.monotonic() > until:
             break
         time.sleep(pause)

@@ -8,7 +8,6 @@ from typing import Any
 
 from requests import PreparedRequest
 from requests.adapters import HTTPAdapter
-from urllib3.util.retry import Retry
 
 from homelab.errors import HomelabError
 from homelab.model import Endpoint
@@ -21,9 +20,7 @@ class TrustAdapter(HTTPAdapter):
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._trust = _trust(endpoint)
-        # Reading again after a dropped connection is harmless; nothing else is repeated.
-        super().__init__(max_retries=Retry(total=2, connect=0, read=2, status=0, other=0, backoff_factor=0.2,
-                                           allowed_methods=frozenset({"GET"})))
+        super().__init__()  # repeats nothing: what may be repeated is the client's to know
 
     def build_connection_pool_key_attributes(self, request: PreparedRequest, verify: Any, cert: Any = None) -> Any:
         """What a connection is made with: our trust, whatever the session or the environment says."""

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from aiohttp import web
 from fakepve import FakePve
 from fakepve.certs import make_cert
 
@@ -33,9 +34,22 @@ class FakeNode(FakePve):
         self.apitokens = {TOKEN: token_secret}
         self.keys: dict[int, str] = {}  # vmid → the fingerprint that the create's log has named
         self.prints_keys = True
+        self.losing: dict[tuple[str, str], int] = {}  # (method, end of the path) → how many answers get lost
         self._starts: set[asyncio.Future[None]] = set()
         for template in TEMPLATES:
             self.store_file("local", template, 1000, content="vztmpl")
+
+    @web.middleware
+    async def _middleware(self, request: web.Request, handler: Any) -> Any:
+        """With answers that get lost on their way back, after the call was carried out."""
+        answer = await super()._middleware(request, handler)
+        for (method, suffix), left in self.losing.items():
+            if left and request.method == method and request.path.endswith(suffix):
+                self.losing[method, suffix] -= 1
+                assert request.transport is not None
+                request.transport.close()
+                raise ConnectionResetError("the answer is lost")
+        return answer
 
     async def task(self, node: str, ttype: str, tid: Any, user: str, body: Any, **kwargs: Any) -> str:
         """As on Proxmox, the create's log names the host keys."""

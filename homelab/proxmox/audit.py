@@ -1,0 +1,66 @@
+"""What was changed on the node, when, and how it ended: JSON lines that are only ever added to."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from homelab.errors import HomelabError
+from homelab.trust import private_folder
+
+_SECRET = re.compile(r"password|secret|token|ticket|(?<!public-)\bkeys?\b", re.IGNORECASE)
+
+
+class Audit:
+    """An append-only log, mode 0600. Safe to use from several threads and processes: a line is one write.
+
+    A call has a line before it is sent, with its parameters, and one after it, with its UPID or its error; a task has
+    one when its end was seen. The lines of a call have the same `id`.
+    """
+
+    def __init__(self, path: Path, who: str) -> None:
+        self._path = path
+        self._who = who
+
+    def sent(self, method: str, path: str, parameters: Mapping[str, Any]) -> str:
+        """Note a call that is about to be sent; its id. Raises HomelabError if it cannot be noted: then do not call."""
+        call = secrets.token_hex(4)
+        self._add(id=call, who=self._who, method=method, path=path, parameters=redacted(parameters), result="sent")
+        return call
+
+    def answered(self, call: str, method: str, path: str, answer: object) -> None:
+        """Note what came back: a UPID, or nothing."""
+        upid = str(answer) if str(answer).startswith("UPID:") else None
+        self._add(id=call, method=method, path=path, upid=upid, result="accepted" if upid else "OK")
+
+    def failed(self, call: str, method: str, path: str, error: BaseException) -> None:
+        """Note that it failed, or that its answer was not waited for."""
+        said = f"{error.brief}: {error.details}" if isinstance(error, HomelabError) else type(error).__name__
+        self._add(id=call, method=method, path=path, upid=None, result=" ".join(said.split()))
+
+    def ended(self, upid: str, result: str) -> None:
+        """Note a task's exit status."""
+        self._add(upid=upid, result=result)
+
+    def _add(self, **fields: Any) -> None:
+        line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds")} | fields
+        try:
+            private_folder(self._path.parent)
+            handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            with os.fdopen(handle, "ab", buffering=0) as file:
+                file.write((json.dumps(line, ensure_ascii=False) + "\n").encode())
+        except OSError as error:
+            raise HomelabError("The audit log cannot be written", f"{self._path}: {error.strerror}.",
+                               "Nothing is changed without a note of it. Mend that, then run the same command again."
+                               ) from error
+
+
+def redacted(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters without the values of those that are secret by their name; public keys are not."""
+    return {name: "***" if _SECRET.search(name) else value for name, value in parameters.items()}

@@ -1,0 +1,409 @@
+"""What goes wrong on the way: what the user sees, in three parts, and what the next run does."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from fakepve.server import TaskError
+
+from homelab.commands.provision import Interrupted
+from homelab.errors import HomelabError
+from homelab.plan import Plan
+from homelab.proxmox import Client, apply, find
+from homelab.proxmox.access import privileges
+from tests.integration.fakenode import TOKEN
+from tests.integration.test_proxmox_up import NAMES, SECRET, Site
+from tests.integration.test_proxmox_up import pair as pair
+from tests.integration.test_proxmox_up import site as site
+
+ONE = "postgres-data"
+
+
+def fails(site: Site, *limit: str, verb: str = "up") -> HomelabError:
+    """The error that a verb ends with: it says what happened, why, and what to do."""
+    with pytest.raises(HomelabError) as caught:
+        getattr(site, verb)(*limit)
+    error = caught.value
+    assert all(part.strip() for part in (error.brief, error.details, error.resolution)), error
+    assert "\n" not in error.brief
+    assert "\n" not in error.resolution
+    assert SECRET not in str(error)
+    return error
+
+
+def finished(site: Site, *limit: str) -> None:
+    """The next run finishes the job: one of each, made once, running, its key pinned, and nothing is left to do."""
+    site.up(*limit)
+    whole(site, *limit)
+    assert not site.up(*limit)
+
+
+def whole(site: Site, *limit: str) -> None:
+    wanted = {c.vmid: c.name for c in site.inventory.containers if not limit or c.name in limit}
+    assert {ct.vmid: ct.config["hostname"] for ct in site.pve.cts} == wanted
+    assert {ct.status for ct in site.pve.cts} == {"running"}
+    assert {ct.lock for ct in site.pve.cts} == {None}
+    pins = {name: pin.fingerprint for name, pin in site.known_hosts.pins().items()}
+    assert pins == {name: site.pve.keys[vmid] for vmid, name in wanted.items()}
+
+
+def done(site: Site, kind: str) -> Counter[str]:
+    """How many tasks of a kind ended well, by vmid."""
+    return Counter(task["id"] for task in site.pve.tasklog if task["type"] == kind and task["exitstatus"] == "OK")
+
+
+# ------------------------------------------------------------- the way there
+
+
+def test_the_node_cannot_be_reached(site: Site) -> None:
+    good = site.inventory
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        site.inventory = replace(good, endpoint=replace(good.endpoint, port=sock.getsockname()[1]))
+        error = fails(site)
+    assert "cannot be reached" in error.brief
+    assert "Connection refused" in error.details
+    site.inventory = good
+    finished(site)
+
+
+def test_another_certificate(site: Site) -> None:
+    good = site.inventory
+    site.inventory = replace(good, endpoint=replace(good.endpoint, fingerprint="AB:" * 31 + "AB"))
+    error = fails(site)
+    assert "does not show the pinned certificate" in error.brief
+    assert site.fingerprint in error.details
+    assert site.pve.requests == []
+    site.inventory = good
+    finished(site)
+
+
+def test_a_wrong_token(site: Site) -> None:
+    site.pve.apitokens[TOKEN] = "another"
+    error = fails(site)
+    assert f"refused the token {TOKEN}" in error.brief
+    assert "pveum user token list homelab@pve" in error.resolution
+    site.pve.apitokens[TOKEN] = SECRET
+    finished(site)
+
+
+def test_a_missing_privilege_is_named(site: Site) -> None:
+    for path, granted in privileges(site.inventory).items():
+        site.pve.grant(TOKEN, path, *(p for p in granted if p != "VM.PowerMgmt"))
+    error = fails(site, ONE)
+    assert "VM.PowerMgmt on /vms" in error.resolution
+    assert "pveum acl modify /vms" in error.resolution
+    site.pve.grant(TOKEN, "/vms", "VM.PowerMgmt")
+    finished(site, ONE)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_connections_that_drop_now_and_then_do_not_show(site: Site, seed: int) -> None:
+    site.pve._random.seed(seed)
+    site.pve.flaky_network(drop_rate=0.1)
+    site.up()
+    site.pve.flaky_network(drop_rate=0.0)
+    whole(site)
+    assert set(done(site, "vzcreate").values()) == {1}
+    assert set(done(site, "vzstart").values()) == {1}
+
+
+@pytest.mark.parametrize(("method", "suffix", "status"), [
+    ("GET", "/cluster/resources", 503), ("GET", "/cluster/resources", 500), ("GET", "/status", 596),
+    ("GET", "/log", 502), ("GET", "/tasks", 500), ("POST", "/lxc", 502), ("POST", "/lxc", 599),
+])
+def test_errors_that_pass_do_not_show(site: Site, method: str, suffix: str, status: int) -> None:
+    site.pve.fail(method, suffix, status, "try again", times=2)
+    site.up()
+    whole(site)
+    assert set(done(site, "vzcreate").values()) == {1}
+
+
+def test_errors_that_stay_are_shown(site: Site) -> None:
+    site.pve.fail("GET", "/cluster/resources", 503, "Service Unavailable")
+    error = fails(site)
+    assert "cannot answer right now" in error.brief
+    assert "503 Service Unavailable" in error.details
+    assert len(site.pve.requests) == 5
+    site.pve.failures.clear()
+    finished(site)
+
+
+@pytest.mark.parametrize(("method", "suffix", "act"), [
+    ("POST", "/nodes/pve/lxc", "create"), ("POST", "/167/status/start", "start"),
+    ("POST", "/167/status/shutdown", "change"), ("PUT", "/167/resize", "change"), ("PUT", "/167/config", "change"),
+    ("DELETE", "/lxc/167", "destroy"),
+])
+def test_a_change_whose_answer_is_lost_is_looked_for_and_not_made_twice(site: Site, method: str, suffix: str,
+                                                                       act: str) -> None:
+    if act != "create":
+        site.up(ONE)
+    site.pve.requests.clear()
+    if act == "start":
+        site.pve.ct(167).status = "stopped"
+    if act == "change":
+        site.overlaid("network: {nameservers: [.1]}\ncontainers: {postgres-data: {disk: 20}}")
+    site.pve.losing[method, suffix] = 1
+    if act == "destroy":
+        site.destroy(ONE)
+        assert site.pve.cts == []
+    else:
+        site.up(ONE)
+        whole(site, ONE)
+        assert not site.up(ONE)
+    assert site.pve.losing == {(method, suffix): 0}
+    assert len([call for call in site.pve.calls(method) if call.endswith(suffix)]) == 1
+
+
+def test_a_change_that_somebody_made_while_our_answer_was_lost(site: Site) -> None:
+    site.up(ONE)
+    site.overlaid("containers: {postgres-data: {memory: 4096}}")
+    site.pve.fail("PUT", "/config", 502, "Bad Gateway", times=1)
+    ask, ct = Client.get, site.pve.ct(167)
+
+    def meddle(self: Client, path: str, **params: Any) -> Any:
+        if any(call.endswith("/config") for call in site.pve.calls("PUT")):
+            ct.config["cores"] = 4
+        return ask(self, path, **params)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Client, "get", meddle)
+        assert "was changed after the plan was made" in fails(site, ONE).brief
+    assert ct.config["memory"] == 2048
+    finished(site, ONE)
+
+
+def test_one_that_goes_away_while_it_is_looked_at(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.up(ONE)
+    ask = Client.get
+
+    def and_gone(self: Client, path: str, **params: Any) -> Any:
+        rows = ask(self, path, **params)
+        if path == "nodes/pve/lxc":
+            site.pve.cts.clear()
+        return rows
+    monkeypatch.setattr(Client, "get", and_gone)
+    assert find(Client(site.inventory.endpoint), site.inventory) == {}
+
+
+# --------------------------------------------------------------- on the node
+
+
+def test_a_full_storage(site: Site) -> None:
+    async def full(*_: Any) -> None:
+        raise TaskError("command 'lvcreate' failed: Insufficient free space")
+    good, site.pve.ceph_io = site.pve.ceph_io, full
+    error = fails(site, ONE)
+    assert error.brief == "postgres-data: creating it failed"
+    assert "Insufficient free space" in error.details
+    assert "TASK ERROR: unable to create CT 167" in error.details
+    assert site.pve.cts == []
+    site.pve.ceph_io = good
+    finished(site, ONE)
+
+
+def test_a_start_that_fails_after_a_good_create(site: Site) -> None:
+    begin = site.pve._start_steps
+
+    async def broken(ct: Any, user: str, skiplock: bool = False) -> None:
+        raise TaskError("bridge 'vmbr0' does not exist")
+    site.pve._start_steps = broken  # type: ignore[method-assign]
+    error = fails(site, ONE)
+    assert error.brief == "postgres-data: starting it failed"
+    assert "bridge 'vmbr0' does not exist" in error.details
+    site.pve._start_steps = begin  # type: ignore[method-assign]
+    finished(site, ONE)
+    assert done(site, "vzcreate") == {"167": 1}
+
+
+def test_a_task_that_outlasts_the_deadline(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.pve.time_scale, site.pve.ct_secs["create"] = 1.0, 0.6
+    monkeypatch.setattr(apply, "_CREATE", 0.1)
+    error = fails(site, ONE)
+    assert "vzcreate of 167 has not ended after 0 s" in error.brief
+    assert "UPID:pve:" in error.details
+    finished(site, ONE)
+    assert done(site, "vzcreate") == {"167": 1}
+
+
+def test_somebody_holds_the_configs_lock(site: Site) -> None:
+    site.up(ONE)
+    site.overlaid("containers: {postgres-data: {memory: 4096}}")
+    asyncio.run(site.pve.hold_config_lock(167, None))
+    error = fails(site, ONE)
+    assert "locked" in error.brief
+    assert "can't lock file" in error.details
+    assert "pct unlock 167" in error.resolution
+    site.pve.release_config_lock(167)
+    finished(site, ONE)
+
+
+def test_locked_by_a_create(site: Site) -> None:
+    site.up(ONE)
+    site.pve.snapshot_lock(167, "create")
+    with pytest.raises(HomelabError, match="The container is locked") as caught:
+        Client(site.inventory.endpoint).delete("nodes/pve/lxc/167", force=True)
+    assert "CT is locked (create)" in caught.value.details
+    assert "167 is half made" in fails(site, ONE, verb="destroy").brief
+    site.pve.unlock(167)
+    site.destroy(ONE)
+    assert site.pve.cts == []
+
+
+def test_a_vmid_that_is_taken_after_the_plan(site: Site) -> None:
+    def confirm(plan: Plan) -> bool:
+        site.pve.add_ct(167, "paperless", node="pve")
+        return True
+    good, site._confirm = site._confirm, confirm  # type: ignore[method-assign]
+    error = fails(site, ONE)
+    assert error.brief == "postgres-data: vmid 167 was taken after the plan was made"
+    assert "`paperless` on node pve" in error.details
+    site._confirm = good  # type: ignore[method-assign]
+    assert "taken by a container that is not ours" in fails(site, ONE).brief
+    site.pve.cts.clear()
+    finished(site, ONE)
+
+
+def test_a_cluster_without_quorum(site: Site) -> None:
+    site.pve.lose_quorum()
+    error = fails(site, ONE)
+    assert "no quorum" in error.brief
+    assert "pvecm status" in error.resolution
+    assert site.pve.cts == []
+    site.pve.regain_quorum()
+    finished(site, ONE)
+
+
+def test_a_token_that_expires_in_mid_run(site: Site) -> None:
+    site.pve.time_scale, site.pve.ct_secs["create"] = 1.0, 0.3
+    expire = threading.Timer(0.15, lambda: site.pve.apitokens.update({TOKEN: "expired"}))
+    expire.start()
+    error = fails(site, ONE)
+    expire.join()
+    assert f"refused the token {TOKEN}" in error.brief
+    site.pve.apitokens[TOKEN] = SECRET
+    finished(site, ONE)
+    assert done(site, "vzcreate") == {"167": 1}
+
+
+def test_ctrl_c_says_what_goes_on_without_us(site: Site) -> None:
+    site.pve.time_scale, site.pve.ct_secs["create"] = 1.0, 1.0
+    interrupt = threading.Timer(0.4, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
+    interrupt.start()
+    with pytest.raises(Interrupted) as caught:
+        site.up()
+    interrupt.join()
+    assert caught.value.exit_code == 130
+    for vmid in (167, 168, 169):
+        assert f"vzcreate of {vmid} on pve: UPID:pve:" in caught.value.details
+    assert "waits for what still runs" in caught.value.resolution
+    finished(site)
+    assert done(site, "vzcreate") == {"167": 1, "168": 1, "169": 1}
+
+
+# ------------------------------------------------------------- killed anywhere
+
+
+class Killed(BaseException):
+    """What `kill -9` looks like from inside: nothing that cleans up may get hold of it and go on."""
+
+
+def killed_at(number: int, arrived: bool, act: Callable[[], object]) -> bool:
+    """Do it, dead from that call on, in every thread; that call itself still arrives or does not. Was it cut off?"""
+    call, count, lock = Client._call, 0, threading.Lock()
+
+    def dying(self: Client, method: str, path: str, params: dict[str, Any]) -> Any:
+        nonlocal count
+        with lock:
+            count += 1
+            mine = count
+        if mine == number and arrived:
+            call(self, method, path, params)
+        if mine >= number:
+            raise Killed
+        return call(self, method, path, params)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Client, "_call", dying)
+        try:
+            act()
+        except Killed:
+            return True
+        return False
+
+
+def every_call(site: Site, arrived: bool, prepare: Callable[[], None], act: Callable[[], object],
+               check: Callable[[], None]) -> int:
+    """Kill it at its first call, its second…, until a run completes; after each, see what the next run makes of it."""
+    site.pve.time_scale = 1.0
+    site.pve.ct_secs |= {"create": 0.05, "destroy": 0.05, "resize": 0.05, "start": 0.05}
+    number = 1
+    while True:
+        empty(site)
+        prepare()
+        site.pve.tasklog.clear()
+        cut_off = killed_at(number, arrived, act)
+        check()
+        if not cut_off:
+            return number - 1
+        number += 1
+
+
+def empty(site: Site) -> None:
+    site.pve.cts.clear()
+    site.pve.keys.clear()
+    for name in NAMES:
+        site.known_hosts.forget(name)
+
+
+BOTH = pytest.mark.parametrize("arrived", [False, True], ids=["before", "after"])
+
+
+@BOTH
+@pytest.mark.timeout(300)
+def test_up_killed_at_every_call(site: Site, arrived: bool) -> None:
+    def check() -> None:
+        finished(site)
+        once = {str(vmid): 1 for vmid in (167, 168, 169)}
+        assert (done(site, "vzcreate"), done(site, "vzstart")) == (once, once)
+        assert {task["exitstatus"] for task in site.pve.tasklog} == {"OK"}
+    assert every_call(site, arrived, lambda: None, site.up, check) > 20
+
+
+@BOTH
+@pytest.mark.timeout(300)
+def test_changes_killed_at_every_call(site: Site, arrived: bool) -> None:
+    def prepare() -> None:
+        site.overlaid("").up(ONE)
+        site.overlaid("network: {nameservers: [.1]}\ncontainers: {postgres-data: {disk: 20, memory: 4096}}")
+
+    def check() -> None:
+        finished(site, ONE)
+        ct = site.pve.ct(167)
+        assert (ct.config["memory"], ct.config["nameserver"], ct.pending) == (4096, "192.168.2.1", {})
+        assert ct.config["rootfs"].endswith("size=20G")
+        for kind in ("resize", "vzshutdown", "vzstart"):
+            assert done(site, kind) == {"167": 1}, kind
+    assert every_call(site, arrived, prepare, lambda: site.up(ONE), check) > 12
+
+
+@BOTH
+@pytest.mark.timeout(300)
+def test_destroy_killed_at_every_call(site: Site, arrived: bool) -> None:
+    def prepare() -> None:
+        site.up()
+        site.pve.add_ct(500, "paperless", node="pve")
+
+    def check() -> None:
+        site.destroy()
+        assert [ct.name for ct in site.pve.cts] == ["paperless"]
+        assert site.known_hosts.pins() == {}
+        assert done(site, "vzdestroy") == {str(vmid): 1 for vmid in (167, 168, 169)}
+        assert not site.destroy()
+    assert every_call(site, arrived, prepare, site.destroy, check) > 12
