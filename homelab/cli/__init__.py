@@ -60,12 +60,12 @@ def version() -> None:
     typer.echo(f"homelab {__version__}")
 
 
-class Interrupted(BaseException):
-    """Ctrl-C. At a KeyboardInterrupt, Typer would end without a word."""
+_interrupts: list[int] = []
 
 
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise Interrupted
+def _interrupt(number: int, _frame: FrameType | None) -> None:
+    _interrupts.append(number)
+    raise KeyboardInterrupt
 
 
 def _unforeseen(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -85,12 +85,16 @@ def main() -> None:
     try:
         typer.main.get_command(app)()  # called itself, a Typer puts its own excepthook in the place of ours
     except HomelabError as error:
+        settings.stop_progress()
         if settings.verbose:
             sys.__excepthook__(*sys.exc_info())
         else:
             complain(error)
         sys.exit(error.exit_code)
-    except Interrupted:
+    except SystemExit:
+        if not _interrupts:
+            raise
+        # What Typer makes of a KeyboardInterrupt that nobody has dealt with: an exit without a word.
         settings.stop_progress()
         typer.echo("Interrupted. Run the same command again: it goes on where it stopped.", err=True)
         sys.exit(130)
