@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
+from homelab.commands.lock import only_one
 from homelab.commands.side_by_side import gathered
 from homelab.errors import HomelabError
 from homelab.host import Host
@@ -37,8 +39,14 @@ def connect(container: Container, key: Secret, known_hosts: KnownHosts, deadline
 
 def deploy(inventory: Inventory, *, vault: Vault, known_hosts: KnownHosts, progress: Progress,
            limit: Sequence[str] = (), dry_run: bool = False) -> Sequence[HostReport]:
-    """Converge the containers side by side; one that fails stops only those that wait for it."""
+    """Converge the containers side by side; one that fails stops only those that wait for it. Raises HomelabError."""
     containers = chosen(inventory, limit)
+    with nullcontext() if dry_run else only_one(inventory.state_dir, "deploy"):
+        return _deploy(inventory, containers, vault, known_hosts, progress, dry_run)
+
+
+def _deploy(inventory: Inventory, containers: Sequence[Container], vault: Vault, known_hosts: KnownHosts,
+            progress: Progress, dry_run: bool) -> Sequence[HostReport]:
     key, _ = vault.key_pair("operator")
     connected = gathered({c.name: partial(_connected, c, key, known_hosts) for c in containers})
     hosts = {name: future.result() for name, future in connected.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from homelab.lab import guest, machine, network, process, template
@@ -39,10 +39,6 @@ class LabStatus:
     template: str | None
     overlay: str | None
     containers: tuple[LabContainer, ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        """The same, for `--json`."""
-        return asdict(self)
 
 
 def status(lab: Lab) -> LabStatus:

@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from homelab.commands.lock import only_one
 from homelab.commands.side_by_side import gathered, side_by_side
 from homelab.errors import HomelabError
 from homelab.view import show_rows
@@ -78,6 +80,17 @@ def test_all_work_is_done_though_one_fails() -> None:
     assert done == ["b"]
     assert {name: future.result() for name, future in gathered({"x": lambda: 1, "y": lambda: 2}).items()} == {
         "x": 1, "y": 2}
+
+
+def test_only_one_at_a_time(tmp_path: Path) -> None:
+    folder = tmp_path / ".homelab" / "lab"
+    with only_one(folder, "deploy"):
+        with only_one(folder, "other"):
+            pass
+        with pytest.raises(HomelabError, match="Another `homelab deploy`"), only_one(folder, "deploy"):
+            pass
+    with only_one(folder, "deploy"):
+        assert folder.stat().st_mode & 0o777 == 0o700
 
 
 @pytest.mark.parametrize(("rows", "shown"), [
