@@ -15,6 +15,7 @@ from homelab.progress import duration
 
 if TYPE_CHECKING:
     from homelab.commands.deploy import HostReport
+    from homelab.commands.doctor import Diagnosis
     from homelab.commands.plan import Line, Preview
     from homelab.commands.status import ContainerReport, Report
     from homelab.lab import LabStatus
@@ -84,6 +85,17 @@ def _show_diff(console: Console, diff: str) -> None:
     for line in diff.splitlines():
         colour = {"+": "green", "-": "red"}.get(line[:1], "dim")
         console.print(Text(f"    {line}", colour), soft_wrap=True)
+
+
+def show_checks(diagnosis: Diagnosis) -> None:
+    """Each check, and what to do about those that are not ok."""
+    console = _console()
+    for check in diagnosis.checks:
+        mark = Text("✓ ", "green") if check.ok else Text("✗ ", "red")
+        console.print(Text.assemble(mark, (f"{check.name}: ", "bold"), check.said), soft_wrap=True)
+        for line in check.todo:
+            console.print(Text(f"    {line}"), soft_wrap=True)
+    console.print(Text("all is well", "green") if diagnosis.healthy else Text("something is wrong", "bold red"))
 
 
 def show_outcome(outcome: object) -> None:

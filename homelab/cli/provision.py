@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add these verbs."""
-    for verb in (init, plan, up, destroy, trust):
+    for verb in (init, doctor, plan, up, destroy, trust):
         app.command()(verb)
 
 
@@ -34,6 +34,22 @@ def init(
     run(settings.inventory, host=host or typer.prompt("Proxmox node (name or address)"), port=port,
         confirm=typer.confirm, ask=lambda text: typer.prompt(text, hide_input=True, default="", show_default=False),
         say=typer.echo)
+
+
+def doctor(as_json: Json = False) -> None:
+    """Check everything that the rest needs: token, privileges, storage, bridge, template, clock, OpenWeather's key.
+
+    Each check is ok or says what to do. Changes nothing. Exit code 0 only if all is well.
+
+    Example:  homelab doctor
+    """
+    from homelab.commands.doctor import doctor as run
+    from homelab.view import show_checks
+
+    diagnosis = run(settings.load())
+    emit(diagnosis, as_json, lambda: show_checks(diagnosis))
+    if not diagnosis.healthy:
+        raise typer.Exit(1)
 
 
 def plan(

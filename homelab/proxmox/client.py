@@ -38,7 +38,7 @@ class Client:
         self._token = read_token(endpoint)
         self._local = threading.local()
 
-    def get(self, path: str, **params: Any) -> Any:
+    def get(self, path: str, /, **params: Any) -> Any:
         """Read. Raises ProxmoxError for what Proxmox refuses, HomelabError where it cannot be reached."""
         until = time.monotonic() + _PATIENCE
         for pause in _PAUSES:
@@ -50,15 +50,15 @@ class Client:
             time.sleep(pause)
         return self._call("get", path, params)
 
-    def post(self, path: str, **params: Any) -> Any:
+    def post(self, path: str, /, **params: Any) -> Any:
         """Make or do. Raises like `get`, and Unanswered where it may have been done all the same."""
         return self._change("post", path, params)
 
-    def put(self, path: str, **params: Any) -> Any:
+    def put(self, path: str, /, **params: Any) -> Any:
         """Change. Raises like `post`."""
         return self._change("put", path, params)
 
-    def delete(self, path: str, **params: Any) -> Any:
+    def delete(self, path: str, /, **params: Any) -> Any:
         """Remove. Raises like `post`."""
         return self._change("delete", path, params)
 

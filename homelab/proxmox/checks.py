@@ -1,0 +1,161 @@
+"""What has to be so on the Proxmox side before `up` can work: each as one check. Reads only."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from homelab.errors import HomelabError
+from homelab.model import Container, Inventory
+from homelab.plan import Found, plan_up
+from homelab.proxmox.access import ROLE, privileges
+from homelab.proxmox.apply import only_node
+from homelab.proxmox.client import Client
+from homelab.proxmox.find import find
+from homelab.proxmox.templates import template_volume
+
+_SKEW = 30.0  # seconds that the clocks may differ
+_GIB = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at; `todo` says what to do where it is not so, one line each."""
+
+    name: str
+    ok: bool
+    said: str
+    todo: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, name: str, error: HomelabError) -> Check:
+        """A check that an error has ended."""
+        said = ". ".join(" ".join(part.split()).rstrip(".") for part in (error.brief, error.details) if part)
+        return cls(name, False, f"{said}.", (error.resolution,))
+
+
+def proxmox_checks(client: Client, inventory: Inventory, now: Callable[[], float]) -> Iterator[Check]:
+    """Every check, in the order in which they should be mended. `now` is this machine's time in epoch seconds."""
+    try:
+        version = client.get("version")
+    except HomelabError as error:
+        yield Check.of("connection", error)
+        return  # nothing else can be asked
+    endpoint = inventory.endpoint
+    trust = "pinned" if endpoint.fingerprint else f"signed by {endpoint.ca_file or 'a CA that this machine trusts'}"
+    yield Check("connection", True, f"Proxmox VE {version['version']} at {endpoint.host}, certificate {trust}")
+    yield Check("token", True, f"{endpoint.token_id} is accepted")
+    try:
+        nodes = {c.name: c.node or only_node(client) for c in inventory.containers}
+        yield from _privileges(client, inventory, sorted(set(nodes.values())))
+        found = find(client, inventory)
+    except HomelabError as error:
+        yield Check.of("node", error)
+        return
+    for node in sorted(set(nodes.values())):
+        theirs = [container for container in inventory.containers if nodes[container.name] == node]
+        for name, check in (("clock", _clock), ("storage", _storages), ("bridge", _bridges), ("template", _templates)):
+            try:
+                yield from check(client, node, theirs, found, now)
+            except HomelabError as error:
+                yield Check.of(f"{name} on {node}", error)
+    yield from _containers(inventory, found)
+
+
+def _privileges(client: Client, inventory: Inventory, nodes: Sequence[str]) -> Iterator[Check]:
+    token = inventory.endpoint.token_id
+    exact = {"/vms": [f"/vms/{container.vmid}" for container in inventory.containers],
+             "/nodes": [f"/nodes/{node}" for node in nodes]}
+    missing: dict[str, list[str]] = {}
+    anything = False
+    for path, needed in privileges(inventory).items():
+        held = [_held(client, place) for place in exact.get(path, [path])]
+        anything = anything or any(held)
+        missing[path] = [privilege for privilege in needed if not all(privilege in each for each in held)]
+    for path, lacking in missing.items():
+        # With no privilege at all the role is most likely not there either.
+        role = (["pveum", "role", "modify", ROLE, "--privs", " ".join(lacking), "--append", "1"] if anything else
+                ["pveum", "role", "add", ROLE, "--privs", " ".join(sorted({p for ps in missing.values() for p in ps}))])
+        grant = ["pveum", "acl", "modify", path, "--roles", ROLE, "--users", token.partition("!")[0], "--tokens", token]
+        yield Check(f"privileges on {path}", not lacking,
+                    f"missing, for the token or its user: {', '.join(lacking)}" if lacking else "all there",
+                    (shlex.join(role), shlex.join(grant)) if lacking else ())
+
+
+def _held(client: Client, place: str) -> set[str]:
+    """The token's privileges there: on the path itself, and what higher ones hand down."""
+    answer: Mapping[str, Mapping[str, Any]] = client.get("access/permissions", path=place)
+    return {privilege for path, granted in answer.items() for privilege, handed_down in granted.items()
+            if path == place or handed_down}
+
+
+def _clock(client: Client, node: str, _: Sequence[Container], __: Mapping[int, Found],
+           now: Callable[[], float]) -> Iterator[Check]:
+    skew = abs(float(client.get(f"nodes/{node}/time")["time"]) - now())
+    yield Check(f"clock of {node}", skew <= _SKEW, f"{skew:.0f} s away from this machine's",
+                () if skew <= _SKEW else ("See `timedatectl` here and on the node: one of them is not synchronised.",))
+
+
+def _storages(client: Client, node: str, containers: Sequence[Container], found: Mapping[int, Found],
+              _: Callable[[], float]) -> Iterator[Check]:
+    rows = {str(row["storage"]): row for row in client.get(f"nodes/{node}/storage")}
+    wanted: dict[str, set[str]] = {}
+    for container in containers:
+        wanted.setdefault(container.storage, set()).add("rootdir")
+        wanted.setdefault(container.template_storage, set()).add("vztmpl")
+    for name, kinds in wanted.items():
+        disks = [_growth(c, found.get(c.vmid)) for c in containers if c.storage == name]
+        yield _storage(name, node, rows.get(name), kinds, sum(disks))
+
+
+def _storage(name: str, node: str, row: Mapping[str, Any] | None, kinds: set[str], needed: int) -> Check:
+    title = f"storage {name} on {node}"
+    if row is None:
+        return Check(title, False, "not there, or this token may not see it",
+                     ("Write a storage that the node has in the inventory; `pvesm status` on the node lists them.",))
+    if not row.get("active"):
+        return Check(title, False, "not active", (f"See `pvesm status --storage {name}` on the node.",))
+    has = set(str(row["content"]).split(","))
+    if kinds - has:
+        return Check(title, False, f"holds {', '.join(sorted(has))}, but not {', '.join(sorted(kinds - has))}",
+                     (f"pvesm set {name} --content {','.join(sorted(has | kinds))}",))
+    free = int(row["avail"]) // _GIB
+    if needed > free:
+        return Check(title, False, f"{free} GiB free, the disks that are still to be made take {needed} GiB",
+                     ("Make room on it, or write smaller disks or another storage in the inventory.",))
+    return Check(title, True, f"{free} GiB free, {needed} GiB still to be used")
+
+
+def _growth(container: Container, there: Found | None) -> int:
+    """GiB that its disk is still to take."""
+    have = there.shape.disk if there and there.shape and there.belongs_to(container) else 0
+    return max(container.shape.disk - have, 0)
+
+
+def _bridges(client: Client, node: str, containers: Sequence[Container], _: Mapping[int, Found],
+             __: Callable[[], float]) -> Iterator[Check]:
+    there = {str(row["iface"]) for row in client.get(f"nodes/{node}/network", type="any_bridge")}
+    for bridge in sorted({container.shape.bridge for container in containers}):
+        yield Check(f"bridge {bridge} on {node}", bridge in there, "there" if bridge in there else
+                    f"not there, or this token may not use it; there are {', '.join(sorted(there)) or 'none'}",
+                    () if bridge in there else ("Write a bridge that the node has in the inventory.",))
+
+
+def _templates(client: Client, node: str, containers: Sequence[Container], _: Mapping[int, Found],
+               __: Callable[[], float]) -> Iterator[Check]:
+    for container in {(c.template, c.template_storage): c for c in containers}.values():
+        title = f"template {container.template} on {node}"
+        try:
+            yield Check(title, True, template_volume(client, node, container))
+        except HomelabError as error:
+            yield Check.of(title, error)
+
+
+def _containers(inventory: Inventory, found: Mapping[int, Found]) -> Iterator[Check]:
+    refusals = plan_up(inventory, found).refusals
+    for refusal in refusals:
+        yield Check("containers", False, f"{refusal.what}: {refusal.why}", (refusal.way_out,))
+    if not refusals:
+        yield Check("containers", True, "every vmid is free or ours")
