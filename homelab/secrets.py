@@ -10,7 +10,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from homelab.errors import InputError
+from homelab.errors import HomelabError, InputError
 from homelab.model import Secret
 from homelab.trust import write_private
 
@@ -39,7 +39,12 @@ class FileVault:
         return sorted(self._known())
 
     def _known(self) -> dict[str, str]:
-        known: dict[str, str] = json.loads(self._path.read_text()) if self._path.exists() else {}
+        try:
+            known: dict[str, str] = json.loads(self._path.read_text()) if self._path.exists() else {}
+        except ValueError as error:
+            raise HomelabError(f"{self._path} is damaged", f"It is not JSON: {error}.",
+                               "Put it back from your backup. Without one, move it away: `homelab deploy` then makes "
+                               "new passwords and sets them everywhere.") from error
         return known
 
     def key_path(self, name: str) -> Path:

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from homelab.errors import HomelabError
+
 
 @dataclass(frozen=True, slots=True)
 class Pin:
@@ -32,6 +34,9 @@ class KnownHosts:
             raw = json.loads(self._path.read_text())
         except FileNotFoundError:
             return {}
+        except ValueError as error:
+            raise HomelabError(f"{self._path} is damaged", f"It is not JSON: {error}.",
+                               "Move it away and run `homelab up`, which reads the fingerprints from Proxmox.") from error
         return {name: Pin(**pin) for name, pin in raw.items()}
 
     def pin(self, name: str, pin: Pin) -> None:

@@ -15,6 +15,8 @@ import pytest
 from homelab.commands.lock import only_one
 from homelab.commands.side_by_side import gathered, side_by_side
 from homelab.errors import HomelabError
+from homelab.secrets import FileVault
+from homelab.trust import KnownHosts
 from homelab.view import show_rows
 
 # Runs `homelab status` with `load` put in the place of reading the inventory.
@@ -91,6 +93,15 @@ def test_only_one_at_a_time(tmp_path: Path) -> None:
             pass
     with only_one(folder, "deploy"):
         assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_damaged_files_are_named(tmp_path: Path) -> None:
+    for name in ("secrets.json", "known_hosts.json"):
+        (tmp_path / name).write_text("{")
+    with pytest.raises(HomelabError, match=r"secrets\.json is damaged"):
+        FileVault(tmp_path).secret("airflow-admin")
+    with pytest.raises(HomelabError, match=r"known_hosts\.json is damaged"):
+        KnownHosts(tmp_path / "known_hosts.json").pins()
 
 
 @pytest.mark.parametrize(("rows", "shown"), [
