@@ -18,7 +18,7 @@ from homelab.paths import shipped
 from homelab.services.airflow import Airflow
 from homelab.services.analytics import Analytics
 from homelab.services.postgres import Postgres
-from homelab.steps import File, Packages, Running
+from homelab.steps import Directory, File, Packages, Running
 from tests.support import FixedVault
 
 KEYS = {"analytics-platform": "ssh-ed25519 AAAAHost"}
@@ -123,6 +123,14 @@ def test_airflows_key_is_held_to_the_gate_and_the_address(tmp_path: Path) -> Non
     line = file(steps(inventory(tmp_path), "analytics"), "/home/analytics/.ssh/authorized_keys")
     assert line.startswith('restrict,from="192.168.2.69",command="/opt/analytics-platform/bin/gate" ssh-ed25519 ')
     assert line.count("\n") == 1
+
+
+def test_what_holds_the_gate_is_roots_all_the_way_down(tmp_path: Path) -> None:
+    owners = {step.path: step.owner for step in steps(inventory(tmp_path), "analytics")
+              if isinstance(step, Directory | File)}
+    assert {owners[path] for path in ("/home/analytics", "/home/analytics/.ssh", "/home/analytics/.ssh/authorized_keys",
+                                      "/opt/analytics-platform", "/opt/analytics-platform/bin",
+                                      "/opt/analytics-platform/bin/gate")} == {"root"}
 
 
 def test_the_pipelines_environment_holds_the_cities_as_json(tmp_path: Path) -> None:
