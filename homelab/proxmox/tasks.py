@@ -12,7 +12,7 @@ from homelab.proxmox.client import Client
 from homelab.proxmox.errors import ProxmoxError, Unanswered
 
 _FIRST_PAUSE, _LONGEST_PAUSE, _GROWTH = 0.05, 1.0, 1.5  # seconds between two looks at a task
-_LOOKS = (0.3, 1.0, 3.0)  # seconds before a call whose answer was lost is looked for
+_LOOKS = (0.2, 0.5, 1.0, 3.0)  # seconds before a call whose answer was lost is looked for
 _PAGE = 500  # log lines in one call; Proxmox gives 50 unless asked
 _SHOWN = 8  # log lines in an error
 

@@ -6,6 +6,7 @@ import asyncio
 import signal
 import socket
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -108,7 +109,7 @@ def test_a_missing_privilege_is_named(site: Site) -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_connections_that_drop_now_and_then_do_not_show(site: Site, seed: int) -> None:
     site.pve._random.seed(seed)
-    site.pve.flaky_network(drop_rate=0.1)
+    site.pve.flaky_network(drop_rate=0.05)
     site.up()
     site.pve.flaky_network(drop_rate=0.0)
     whole(site)
@@ -294,8 +295,16 @@ def test_a_token_that_expires_in_mid_run(site: Site) -> None:
 
 
 def test_ctrl_c_says_what_goes_on_without_us(site: Site) -> None:
-    site.pve.time_scale, site.pve.ct_secs["create"] = 1.0, 1.0
-    interrupt = threading.Timer(0.4, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
+    site.pve.time_scale, site.pve.ct_secs["create"] = 1.0, 1.5
+
+    def when_all_are_waited_for() -> None:
+        until = time.monotonic() + 10
+        while len({c for c in site.pve.calls("GET") if "vzcreate" in c}) < 3 and time.monotonic() < until:
+            time.sleep(0.01)
+        signal.pthread_kill(main, signal.SIGINT)
+    main = threading.main_thread().ident
+    assert main is not None
+    interrupt = threading.Thread(target=when_all_are_waited_for)
     interrupt.start()
     with pytest.raises(Interrupted) as caught:
         site.up()
