@@ -66,11 +66,13 @@ class FileVault:
 
 
 def read_secret(path: Path, what: str, resolution: str) -> Secret:
-    """A secret that the user keeps in a file. Raises InputError when it is missing or empty."""
+    """A secret that the user keeps in a file. Raises InputError when it is missing, empty, or readable by others."""
     try:
-        value = path.read_text().strip()
+        value, mode = path.read_text().strip(), path.stat().st_mode
     except OSError as error:
         raise InputError(f"{what} is missing", f"{path}: {error.strerror}.", resolution) from error
     if not value:
         raise InputError(f"{what} is missing", f"{path} is empty.", resolution)
+    if mode & 0o077:
+        raise InputError(f"{what} is readable by others", f"{path} has mode {mode & 0o777:o}.", f"chmod 600 {path}")
     return Secret(value)

@@ -15,6 +15,7 @@ from homelab.host import Host
 from homelab.model import Container, Inventory, Secret, Site, Step, Vault
 from homelab.plan import chosen
 from homelab.progress import Progress
+from homelab.services.everywhere import everywhere
 from homelab.ssh import Ssh
 from homelab.steps.converge import Change, converge, survey
 from homelab.trust import KnownHosts
@@ -72,9 +73,12 @@ def _deploy(inventory: Inventory, containers: Sequence[Container], vault: Vault,
 
 
 def steps_of(site: Site) -> Sequence[Step]:
-    """All steps of a container's services; what two services share is done once."""
-    steps = (step for service in site.container.services.values() for step in service.steps(site))
-    return list({step.title: step for step in reversed(list(steps))}.values())[::-1]
+    """All steps of a container; what two services share is done once, where it is first wanted."""
+    steps: dict[str, Step] = {}
+    for group in (everywhere(), *(service.steps(site) for service in site.container.services.values())):
+        for step in group:
+            steps.setdefault(step.title, step)
+    return list(steps.values())
 
 
 def _converge(host: Host, steps: Sequence[Step], progress: Progress, dry_run: bool) -> Sequence[Change]:

@@ -26,7 +26,7 @@ def privileges(inventory: Inventory) -> Mapping[str, Sequence[str]]:
 
 
 def pveum(inventory: Inventory) -> list[str]:
-    """The commands that make the user, the role and the token on the node. The last one prints the secret, once."""
+    """The commands that make the user, the role and the token on the node. `token add` prints the secret, once."""
     user, _, name = inventory.endpoint.token_id.partition("!")
     token = inventory.endpoint.token_id
     needed = privileges(inventory)

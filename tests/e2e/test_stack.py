@@ -191,6 +191,7 @@ def test_airflows_key_opens_two_commands_and_nothing_else(cli: Cli) -> None:
         done = cli.run("ssh", "airflow-orchestration", "--", ssh + command, expect=126)
         assert "refused" in done.stderr
         assert "uid=" not in done.stdout
+    assert "passwordauthentication no" in cli.on("analytics-platform", "sshd -T")
     forwarding = cli.run("ssh", "airflow-orchestration", "--", ssh.replace(" -i", " -W 127.0.0.1:22 -i"), expect=None)
     assert forwarding.returncode != 0
 

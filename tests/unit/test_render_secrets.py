@@ -96,6 +96,17 @@ def test_a_missing_secret_says_what_to_do(tmp_path: Path, content: str | None) -
     assert error.value.resolution == "Write it there."
 
 
+def test_a_secret_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    path.write_text("hunter2")
+    path.chmod(0o640)
+    with pytest.raises(InputError, match="readable by others") as error:
+        read_secret(path, "The key", "")
+    assert error.value.resolution == f"chmod 600 {path}"
+    path.chmod(0o600)
+    assert read_secret(path, "The key", "").reveal() == "hunter2"
+
+
 def test_pins_are_kept_completed_and_forgotten(tmp_path: Path) -> None:
     hosts = KnownHosts(tmp_path / "state" / "pins.json")
     assert hosts.pins() == {}

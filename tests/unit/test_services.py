@@ -36,6 +36,7 @@ def inventory(tmp_path: Path, template: str = "ubuntu-24.04", airflow: str = "3.
         "pipeline": {"api_key_file": str(tmp_path / "key")},
     }))
     (tmp_path / "key").write_text("openweather-key")
+    (tmp_path / "key").chmod(0o600)
     return load([shipped("inventory.yaml"), overlay])
 
 
@@ -152,6 +153,16 @@ def test_another_container_is_another_line_of_the_inventory(tmp_path: Path) -> N
     assert "venv /opt/analytics-platform/venv" in titles
     rules = file(steps(together, "postgres"), "/etc/postgresql/16/main/pg_hba.conf")
     assert "project_data      analytics       192.168.2.67/32" in rules
+
+
+def test_what_two_services_share_is_done_once_and_in_time(tmp_path: Path) -> None:
+    wanted = inventory(tmp_path)
+    first, second, third = wanted.containers
+    together = replace(wanted, containers=(first, replace(second, services={**second.services, **third.services})))
+    titles = [step.title for step in steps(together, "analytics")]
+    assert len(set(titles)) == len(titles)
+    uv, *venvs = (titles.index(title) for title in ("uv", "venv /opt/analytics-platform/venv", "venv /opt/airflow/venv"))
+    assert uv < min(venvs)
 
 
 HEALTH = [
