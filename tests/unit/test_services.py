@@ -161,7 +161,7 @@ def test_what_two_services_share_is_done_once_and_in_time(tmp_path: Path) -> Non
     together = replace(wanted, containers=(first, replace(second, services={**second.services, **third.services})))
     titles = [step.title for step in steps(together, "analytics")]
     assert len(set(titles)) == len(titles)
-    uv, *venvs = (titles.index(title) for title in ("uv", "venv /opt/analytics-platform/venv", "venv /opt/airflow/venv"))
+    uv, *venvs = map(titles.index, ("uv", "venv /opt/analytics-platform/venv", "venv /opt/airflow/venv"))
     assert uv < min(venvs)
 
 
