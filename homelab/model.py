@@ -203,6 +203,11 @@ class Site:
     vault: Vault
     host_keys: Mapping[str, str]  # container name → its SSH host key line, as far as known
     failed: Collection[str] = ()  # containers whose deploy has failed by now: nobody waits for them
+    deploying: Collection[str] = ()  # containers that are deployed side by side with this one
+
+    def patience(self, container: Container) -> float:
+        """How many seconds to wait for what another container's deploy brings: long only if that is going on."""
+        return 1800.0 if container.name in self.deploying else 30.0
 
 
 @dataclass(frozen=True, slots=True)

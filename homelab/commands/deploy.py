@@ -62,7 +62,8 @@ def _deploy(inventory: Inventory, containers: Sequence[Container], vault: Vault,
             return HostReport(container.name, (), 0.0, host)
         with host:
             try:
-                site = Site(inventory=inventory, container=container, vault=vault, host_keys=keys, failed=failed)
+                site = Site(inventory=inventory, container=container, vault=vault, host_keys=keys, failed=failed,
+                            deploying=[c.name for c in containers])
                 changes = _converge(host, steps_of(site), progress, dry_run)
                 return HostReport(container.name, changes, time.monotonic() - started)
             except HomelabError as error:

@@ -97,11 +97,12 @@ class Airflow(Service):
             File(CLI, render("airflow/homelab-airflow.j2", environment=_ENVIRONMENT, venv=_VENV), mode=0o700),
             *(UnitGone(f"airflow-{process}.service") for processes in _PROCESSES.values()
               for process in processes if process not in _PROCESSES[self.version]),
-            WaitFor(f"{postgres.name} accepts airflow_admin", in_metadata("select 1"), postgres.name, site.failed),
+            WaitFor(f"{postgres.name} accepts airflow_admin", in_metadata("select 1"), postgres.name, site.failed,
+                    site.patience(postgres)),
             migrated,
             # The scheduler begins with a run of this hour at once; a retry would come five minutes later.
             WaitFor(f"{analytics.name} accepts Airflow's key", _refused_by_gate(str(analytics.address)),
-                    analytics.name, site.failed),
+                    analytics.name, site.failed, site.patience(analytics)),
             *self._units(venv, environment, migrated),
             self._admin(site, migrated),
             WaitFor("Airflow is healthy", f"{self._ask()} | grep -q '\"scheduler\".*\"healthy\"'", site.container.name,

@@ -73,7 +73,7 @@ class Analytics(Service):
             *(File(f"{ROOT}/bin/{name}", render(f"analytics/{name}.j2", root=ROOT), mode=0o755) for name in _COMMANDS),
             File(f"{ROOT}/bin/gate", render("analytics/gate.j2", root=ROOT, commands=_COMMANDS), mode=0o755),
             WaitFor(f"{postgres.name} accepts analytics", as_analytics("psql -qAtc 'select 1'"), postgres.name,
-                    site.failed),
+                    site.failed, site.patience(postgres)),
             # Last, so that Airflow is let in only when the pipeline can run. The home is root's as well: who owns
             # it could put another .ssh in the place of this one.
             Directory("/home/analytics"),

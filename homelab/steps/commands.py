@@ -51,7 +51,7 @@ class WaitFor(Step):
     check: str
     container: str
     failed: Collection[str] = ()
-    deadline: float = 600  # seconds
+    deadline: float = 60  # seconds
     diagnose: str = ""
 
     @property

@@ -8,10 +8,19 @@ from dataclasses import dataclass
 from homelab.host import Host, Result, argv, check
 from homelab.model import Pending, Step
 
-# Waits for a dpkg that somebody else runs (unattended-upgrades at the first boot), and finishes one that was cut off.
-_APT = "export DEBIAN_FRONTEND=noninteractive; "
 _OPTIONS = ("-q", "-y", "-o", "DPkg::Lock::Timeout=300", "-o", "Dpkg::Options::=--force-confold",
             "-o", "Acquire::Retries=3")
+# A first boot often runs apt by itself. Installing waits for dpkg's lock, but updating the lists does not wait for
+# theirs, so that is tried again. What dpkg was cut off from is finished first: apt refuses to work before.
+_UPDATE = f"""export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8
+if ls /var/lib/dpkg/updates/* >/dev/null 2>&1; then dpkg --configure -a || exit; fi
+tries=0
+until said=$({argv("apt-get", "update", *_OPTIONS)} 2>&1); do
+    case "$said" in *"Could not get lock"*) tries=$((tries + 1)) ;; *) tries=999 ;; esac
+    [ "$tries" -le 150 ] || {{ echo "$said" >&2; exit 100; }}
+    sleep 2
+done
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +46,5 @@ class Packages(Step):
 
     def apply(self, host: Host) -> None:
         """See Step."""
-        check(host, f"{_APT}dpkg --configure -a && {argv('apt-get', 'update', *_OPTIONS)} && "
-              + argv("apt-get", "install", "--no-install-recommends", *_OPTIONS, *self.names),
+        check(host, _UPDATE + argv("apt-get", "install", "--no-install-recommends", *_OPTIONS, *self.names),
               "installing packages", timeout=1800)

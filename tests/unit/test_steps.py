@@ -155,3 +155,32 @@ def test_tree_is_exactly_what_it_says(tmp_path: Path) -> None:
     step.apply(host)
     assert settle(host, step) is None
     assert sorted(p.name for p in tmp_path.iterdir()) == ["goal", "source"]
+
+
+APT = """#!/bin/sh
+echo "$1" >>{log}
+case "$1 $(grep -c update {log})" in
+    "update 1") echo "E: Could not get lock /var/lib/apt/lists/lock" >&2; exit 100 ;;
+    "update 2") {second} ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(("second", "calls", "good"), [
+    ("exit 0", ["update", "update", "install"], True),
+    ("echo 'E: The repository is gone' >&2; exit 100", ["update", "update"], False),
+])
+def test_packages_wait_for_a_lock_and_for_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, second: str,
+                                                       calls: list[str], good: bool) -> None:
+    log = tmp_path / "log"
+    for name, text in (("apt-get", APT.format(log=log, second=second)), ("sleep", "#!/bin/sh\n")):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    if good:
+        Packages(["x"]).apply(LocalHost())
+    else:
+        with pytest.raises(CommandFailed, match="installing packages failed") as error:
+            Packages(["x"]).apply(LocalHost())
+        assert "The repository is gone" in error.value.details
+    assert log.read_text().split() == calls
