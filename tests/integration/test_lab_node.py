@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -18,7 +19,7 @@ import pytest
 import requests
 import yaml
 
-from homelab.lab import Lab, down, missing, network, status, up
+from homelab.lab import LABS, Lab, down, missing, network, status, up
 from homelab.lab.containers import Runtime, fingerprint
 from homelab.lab.process import running
 from homelab.progress import SilentProgress
@@ -130,6 +131,7 @@ class Guest:
 def machine() -> dict[str, list[str]]:
     """All of this machine that a lab touches. What belongs to the labs beside it is left out."""
     others = ("hl-lab", "homelab_lab", "hl-e2e", "homelab_e2e")
+    beside = any(lab.state_dir.exists() for lab in LABS.values())
 
     def shown(*argv: str) -> list[str]:
         text = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
@@ -146,11 +148,13 @@ def machine() -> dict[str, list[str]]:
         "addresses": [line for line in shown("ip", "-o", "-br", "addr") if "hl-" in line],
         "routes": shown("ip", "-4", "route"),
         "tables": shown("nft", "list", "tables"),
-        "iptables": [line for line in shown("iptables-save") if not line.startswith("#")],
+        "iptables": [line for line in (shown("iptables-save") if shutil.which("iptables-save") else ())
+                     if not line.startswith("#")],
         "mounts": [line for line in Path("/proc/mounts").read_text().splitlines() if str(LAB.state_dir) in line],
         "processes": [line for line in command_lines if str(LAB.state_dir) in line or '"name": "nodetest"' in line],
         "cgroups": sorted(map(str, Path("/sys/fs/cgroup").glob("**/homelab-nodetest-*"))),
-        "pivots": sorted(map(str, Path("/sys/fs/cgroup").glob("*/lxc.pivot"))),
+        # All labs share these; the last one to go down takes them away.
+        "pivots": [] if beside else sorted(map(str, Path("/sys/fs/cgroup").glob("*/lxc.pivot"))),
         "state": [str(path) for path in (LAB.state_dir, Path("/run/lxc/lock") / LAB.lxcpath.relative_to("/"))
                   if path.exists()],
         "ids": Path("/etc/subuid").read_text().splitlines() + Path("/etc/subgid").read_text().splitlines(),
