@@ -64,9 +64,12 @@ class Venv(Step):
             'cat >"$folder/lock.txt"',
             f'{UV} pip sync --quiet --require-hashes --no-build --compile-bytecode --python "$folder/bin/python" '
             '"$folder/lock.txt"',
-            f'ln -s "$folder" {quote(self.path)}.next',
+            f"before=$(readlink {quote(self.path)} || true)",
+            f'ln -sfn "$folder" {quote(self.path)}.next',
             f"mv -fT {quote(self.path)}.next {quote(self.path)}",
-            f'for old in {quote(self.path)}-*; do [ "$old" = "$folder" ] || rm -rf "$old"; done',
+            # The one before stays until the next change: what was started from it may still run.
+            f'for old in {quote(self.path)}-*; do '
+            '[ "$old" = "$folder" ] || [ "$old" = "$before" ] || rm -rf "$old"; done',
         ]), f"building {self.path}", stdin=self.lock, timeout=1800)
 
 
