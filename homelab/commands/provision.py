@@ -12,6 +12,7 @@ from homelab.plan import Found, Plan
 from homelab.progress import Progress
 from homelab.proxmox import Client, find, tasks
 from homelab.proxmox.audit import Audit
+from homelab.proxmox.find import digest_now
 from homelab.proxmox.tasks import Task
 
 INTERRUPTED = 130  # the exit code of a program that Ctrl-C has ended
@@ -122,10 +123,17 @@ def planned(client: Client, inventory: Inventory, progress: Progress,
         running = _running(client, inventory, found, plan)
         locks = {vmid: there.lock for vmid, there in found.items() if there.lock}
         # A lock that nothing of ours holds is somebody else's, unless its task has ended since we looked.
-        if not running and locks.items() <= before.items():
+        if not running and locks.items() <= before.items() and _still_so(client, inventory, found, plan):
             return found, plan, waited
         waited += _wait(client, progress, running)
         before = locks
+
+
+def _still_so(client: Client, inventory: Inventory, found: Mapping[int, Found], plan: Plan) -> bool:
+    """Whether no task that ended after we looked, and so is not among the running ones, has changed what we saw."""
+    about = plan.by_container()
+    seen = [found[c.vmid] for c in inventory.containers if c.name in about and c.vmid in found]
+    return all(digest_now(client, there) == there.digest for there in seen if there.digest)
 
 
 def _running(client: Client, inventory: Inventory, found: Mapping[int, Found],

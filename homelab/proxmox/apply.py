@@ -14,7 +14,7 @@ from homelab.progress import Progress
 from homelab.proxmox import hostkeys, tasks
 from homelab.proxmox.client import Client
 from homelab.proxmox.errors import REFUSED, ProxmoxError, Unanswered
-from homelab.proxmox.find import configured
+from homelab.proxmox.find import configured, digest_now
 from homelab.proxmox.properties import options
 from homelab.proxmox.templates import template_volume
 from homelab.trust import KnownHosts, Pin
@@ -47,13 +47,7 @@ class Builder:
 
     def _unchanged(self, container: Container, found: Found) -> None:
         """Raise HomelabError if the container is not the one any more that the plan was made for."""
-        try:
-            digest = self._client.get(_path(found, "config")).get("digest")
-        except ProxmoxError as error:
-            if error.status != REFUSED:
-                raise
-            digest = None
-        if digest != found.digest:
+        if digest_now(self._client, found) != found.digest:
             raise HomelabError(
                 f"{container.name} was changed after the plan was made",
                 f"Its configuration on node {found.node} is not the one any more that the plan was compared with.",

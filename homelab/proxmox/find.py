@@ -93,3 +93,14 @@ def configured(client: Client, there: Found) -> Found:
     return replace(there, shape=shape_of(config, there.vmid), pending=waiting, net0=str(config.get("net0", "")),
                    features=str(config.get("features", "")), startup=str(config.get("startup", "")),
                    digest=config.get("digest"))
+
+
+def digest_now(client: Client, there: Found) -> str | None:
+    """The digest of a container's configuration at this moment; None if the container has gone."""
+    try:
+        digest = client.get(f"nodes/{there.node}/lxc/{there.vmid}/config").get("digest")
+    except ProxmoxError as error:
+        if error.status != REFUSED:
+            raise
+        return None
+    return None if digest is None else str(digest)

@@ -364,6 +364,24 @@ def every_call(site: Site, arrived: bool, prepare: Callable[[], None], act: Call
         number += 1
 
 
+def test_what_a_task_changed_while_we_looked_is_seen(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.up(ONE)
+    site.overlaid("containers: {postgres-data: {memory: 4096}}")
+    call, ended = Client._call, []
+
+    def late(self: Client, method: str, path: str, params: dict[str, Any]) -> Any:
+        if path.endswith("/tasks") and not ended:
+            # As if a killed run's task had ended since the configuration was read: it is not among the running ones.
+            ended.append(path)
+            site.pve.ct(167).config["cores"] = 7
+        return call(self, method, path, params)
+    monkeypatch.setattr(Client, "_call", late)
+    site.up(ONE)
+    assert ended
+    config = site.pve.ct(167).config
+    assert (config["memory"], config["cores"]) == (4096, 1)
+
+
 def empty(site: Site) -> None:
     site.pve.cts.clear()
     site.pve.keys.clear()
