@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import io
 import socket
 import time
@@ -15,7 +13,7 @@ import paramiko
 from homelab.errors import HomelabError
 from homelab.host import Result, batch_script
 from homelab.model import Secret
-from homelab.trust import KnownHosts, Pin
+from homelab.trust import KnownHosts, Pin, fingerprint
 
 _CONNECT_TIMEOUT = 5.0  # seconds for one attempt; a container that boots refuses or drops packets
 _RETRY_PAUSE = 0.2
@@ -83,21 +81,21 @@ class Ssh:
         self._transport = transport
 
     def _verify(self, key: paramiko.PKey) -> None:
-        digest = hashlib.sha256(key.asbytes()).digest()
-        fingerprint = "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
+        line = f"{key.get_name()} {key.get_base64()}"
+        shown = fingerprint(line)
         pin = self._known_hosts.pins().get(self.name)
         if pin is None:
             raise HostKeyMismatch(
                 f"{self.name}: its SSH host key is not known",
-                f"{self._address} shows {fingerprint}, and no pin says whether that is right.",
+                f"{self._address} shows {shown}, and no pin says whether that is right.",
                 "Run `homelab up`: it reads the key's fingerprint from Proxmox.")
-        if pin.fingerprint != fingerprint:
+        if pin.fingerprint != shown:
             raise HostKeyMismatch(
                 f"{self.name}: its SSH host key has changed",
-                f"{self._address} shows {fingerprint}, pinned is {pin.fingerprint}: another machine may be answering.",
+                f"{self._address} shows {shown}, pinned is {pin.fingerprint}: another machine may be answering.",
                 "If you made the container anew yourself, run `homelab trust " + self.name + "`.")
         if pin.key is None:
-            self._known_hosts.pin(self.name, Pin(fingerprint, f"{key.get_name()} {key.get_base64()}"))
+            self._known_hosts.pin(self.name, Pin(shown, line))
 
     def _unreachable(self, error: Exception) -> HomelabError:
         if isinstance(error, paramiko.AuthenticationException):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import os
 import tempfile
@@ -21,12 +23,23 @@ class Pin:
     key: str | None = None
 
 
+def fingerprint(key_line: str) -> str:
+    """The SHA-256 fingerprint of a public key's line (`ssh-ed25519 AAAA…`), as ssh-keygen prints it."""
+    digest = hashlib.sha256(base64.b64decode(key_line.split()[1])).digest()
+    return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
+
+
 class KnownHosts:
     """Pins by container name, in one JSON file of mode 0600."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
+
+    @classmethod
+    def of(cls, state_dir: Path) -> KnownHosts:
+        """Those of a lab."""
+        return cls(state_dir / "known_hosts.json")
 
     def pins(self) -> Mapping[str, Pin]:
         """Every pin by container name."""

@@ -60,7 +60,7 @@ def trust_of(inventory: Inventory) -> tuple[FileVault, KnownHosts]:
     from homelab.secrets import FileVault
     from homelab.trust import KnownHosts
 
-    return FileVault(inventory.state_dir), KnownHosts(inventory.state_dir / "known_hosts.json")
+    return FileVault(inventory.state_dir), KnownHosts.of(inventory.state_dir)
 
 
 def emit(result: Any, as_json: bool, text: Callable[[], None]) -> None:

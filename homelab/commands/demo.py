@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from homelab.commands.deploy import deploy
-from homelab.commands.pipeline import run, succeeded_lately
+from homelab.commands.pipeline import run, succeeded_lately, ui
 from homelab.commands.query import query
 from homelab.commands.status import Report, status
 from homelab.commands.up import up
@@ -33,7 +33,7 @@ def demo(inventory_path: Path, progress: Progress) -> tuple[Report, Sequence[dic
     started = time.monotonic()
     overlay = lab_up(Lab(), progress)
     inventory = load([inventory_path, overlay])
-    vault, known_hosts = FileVault(inventory.state_dir), KnownHosts(inventory.state_dir / "known_hosts.json")
+    vault, known_hosts = FileVault(inventory.state_dir), KnownHosts.of(inventory.state_dir)
     with progress.step("homelab up", "in all"):
         outcome = up(inventory, vault=vault, known_hosts=known_hosts, progress=progress, confirm=lambda plan: True)
     progress.note("homelab up", str(outcome))
@@ -50,9 +50,4 @@ def demo(inventory_path: Path, progress: Progress) -> tuple[Report, Sequence[dic
     report = status(inventory, vault=vault, known_hosts=known_hosts)
     rows = query(inventory, _WEATHER, vault=vault, known_hosts=known_hosts)
     progress.note("demo", f"took {duration(time.monotonic() - started)} in all")
-    return report, rows, _ui(report)
-
-
-def _ui(report: Report) -> str:
-    return next(f"http://{container.proxmox.address}:{service.health.facts['port']}"
-                for container in report.containers for service in container.services if service.name == "airflow")
+    return report, rows, ui(inventory.container_with("airflow"))

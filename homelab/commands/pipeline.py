@@ -64,7 +64,7 @@ def run(inventory: Inventory, *, vault: Vault, known_hosts: KnownHosts, progress
     outcome = Run(run_id, state, time.monotonic() - started, tasks)
     if state != "success":
         raise HomelabError(f"The pipeline's run ended as {state}", str(outcome),
-                           f"See the task's log in Airflow's UI, {_ui(container)}, user admin.")
+                           f"See the task's log in Airflow's UI, {ui(container)}, user admin.")
     return outcome
 
 
@@ -78,7 +78,8 @@ def rebuild(inventory: Inventory, *, vault: Vault, known_hosts: KnownHosts, prog
     return Build(report["models_built"], report["tests_passed"], report["seconds"])
 
 
-def _ui(container: Container) -> str:
+def ui(container: Container) -> str:
+    """The address of Airflow's web UI."""
     airflow = container.services["airflow"]
     assert isinstance(airflow, Airflow)  # noqa: S101 - as the inventory's reader has made it
     return f"http://{container.address}:{airflow.port}"

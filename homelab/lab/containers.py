@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
 import random
 import shutil
@@ -19,6 +17,7 @@ from homelab.lab.command import ProgramFailed, attempt, run
 from homelab.lab.process import kill_all, processes
 from homelab.lab.settings import Lab
 from homelab.lab.subids import COUNT, FIRST
+from homelab.trust import fingerprint
 
 _SHARED = Path("/usr/share/lxc/config")
 _KEY_TYPES = ("rsa", "ecdsa", "ed25519")
@@ -178,12 +177,6 @@ class Runtime:
         if pid is None:
             raise ProgramFailed(f"container {vmid} is not running")
         return run(["nsenter", f"--net=/proc/{pid}/ns/net", *argv])
-
-
-def fingerprint(public_key: str) -> str:
-    """The SHA256 fingerprint of a public key's line, as ssh-keygen prints it."""
-    digest = hashlib.sha256(base64.b64decode(public_key.split()[1])).digest()
-    return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
 
 
 def _make_host_keys(folder: Path, hostname: str) -> None:

@@ -178,7 +178,7 @@ class Airflow(Service):
         """Healthy when its processes have a heartbeat and the last finished run was a success."""
         said, runs = answers
         if not said.ok or not runs.ok:
-            return Health(False, "does not answer", {"port": self.port})
+            return Health(False, "does not answer")
         parts = {name: part["status"] for name, part in json.loads(said.text).items() if part.get("status")}
         last = json.loads(runs.text)
         finished = next((run for run in last if run["state"] in ("success", "failed")), None)
@@ -186,4 +186,4 @@ class Airflow(Service):
         well = all(status == "healthy" for status in parts.values())
         well = well and (finished is None or finished["state"] == "success")
         return Health(well, f"{', '.join(f'{name} {status}' for name, status in parts.items())}; {outcome}",
-                      {"processes": parts, "last_runs": last, "port": self.port})
+                      {"processes": parts, "last_runs": last})

@@ -33,7 +33,7 @@ class Change:
 
 def survey(host: Host, steps: Sequence[Step]) -> list[Change]:
     """What is pending, in order, from one round trip. Changes nothing."""
-    return _changes(steps, *_ask(host, steps))
+    return list(_pending(steps, *_ask(host, steps)))
 
 
 def converge(host: Host, steps: Sequence[Step], progress: Progress) -> list[Change]:
@@ -72,10 +72,6 @@ def _ask(host: Host, steps: Sequence[Step]) -> tuple[Mapping[int, Sequence[Resul
     for (index, _), result in zip(probes, results, strict=True):
         answers[index].append(result)
     return answers, set(owed.text.splitlines()) if owed.ok else set()
-
-
-def _changes(steps: Sequence[Step], answers: Mapping[int, Sequence[Result]], owed: set[str]) -> list[Change]:
-    return list(_pending(steps, answers, owed))
 
 
 def _pending(steps: Sequence[Step], answers: Mapping[int, Sequence[Result]], owed: set[str]) -> Iterator[Change]:

@@ -20,9 +20,10 @@ import requests
 import yaml
 
 from homelab.lab import LABS, Lab, down, missing, network, status, up
-from homelab.lab.containers import Runtime, fingerprint
+from homelab.lab.containers import Runtime
 from homelab.lab.process import running
 from homelab.progress import SilentProgress
+from homelab.trust import fingerprint
 
 # A lab of this file's own, so that it may run beside a demo and beside the end-to-end tests.
 LAB = Lab("nodetest", IPv4Network("10.99.2.32/27"), "hl-test", 18026, 8109)

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from homelab.lab import LABS, guest, template
-from homelab.lab.containers import Runtime, fingerprint
+from homelab.lab.containers import Runtime
+from homelab.trust import fingerprint
 
 CONFIG = {"hostname": "db", "memory": 512, "swap": 0, "cores": 1, "features": "nesting=1",
           "net0": "name=eth0,bridge=hl-e2e,gw=10.99.2.129,hwaddr=BC:24:11:00:00:01,ip=10.99.2.195/25,type=veth"}
