@@ -1,0 +1,128 @@
+"""What can be done to a container, as data, and the plan that holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from homelab.errors import HomelabError
+from homelab.model import Container, Difference
+from homelab.plan.found import Found
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """Make a container that is not there, and start it."""
+
+    container: Container
+
+    def __str__(self) -> str:
+        shape = self.container.shape
+        return (f"create {self.container.name} ({self.container.vmid}): {shape.cores} vCPU, {shape.memory} MiB, "
+                f"{shape.disk} GiB, {shape.address}, {self.container.template}")
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """Change the configuration in place."""
+
+    container: Container
+    found: Found
+    changes: tuple[Difference, ...]
+
+    def __str__(self) -> str:
+        return f"update {self.container.name}: {'; '.join(map(str, self.changes))}"
+
+
+@dataclass(frozen=True, slots=True)
+class Resize:
+    """Grow the root disk; `size` in GiB."""
+
+    container: Container
+    found: Found
+    size: int
+    before: int
+
+    def __str__(self) -> str:
+        return f"resize {self.container.name}: disk {self.before} → {self.size} GiB"
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Start it."""
+
+    container: Container
+    found: Found
+
+    def __str__(self) -> str:
+        return f"start {self.container.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Shut it down, because something takes effect only when it starts again."""
+
+    container: Container
+    found: Found
+    because: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"stop {self.container.name}, so that it starts with the new {', '.join(self.because)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Destroy:
+    """Remove it with its disk."""
+
+    container: Container
+    found: Found
+
+    def __str__(self) -> str:
+        return f"destroy {self.container.name} ({self.container.vmid}) and its disk"
+
+
+Action = Create | Update | Resize | Start | Stop | Destroy
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why something will not be done: what, why, and the way out."""
+
+    what: str
+    why: str
+    way_out: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Actions in order; falsy when there is nothing to do."""
+
+    actions: tuple[Action, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.actions)
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.actions))
+
+    @property
+    def harms(self) -> bool:
+        """Whether it interrupts or destroys something, so that a person should be asked."""
+        return any(isinstance(action, Stop | Destroy) for action in self.actions)
+
+    def by_container(self) -> Mapping[str, Sequence[Action]]:
+        """The actions of each container, in order."""
+        names = dict.fromkeys(action.container.name for action in self.actions)
+        return {name: [action for action in self.actions if action.container.name == name] for name in names}
+
+    def refuse_unsafe(self) -> None:
+        """Raise HomelabError, naming every refusal, if anything wanted is unsafe."""
+        if not self.refusals:
+            return
+        first, *others = self.refusals
+        if not others:
+            raise HomelabError(first.what, first.why, first.way_out)
+        lines = [f"{refusal.what}: {refusal.why}\n  {refusal.way_out}" for refusal in self.refusals]
+        raise HomelabError(f"{len(self.refusals)} things cannot be done safely", "\n".join(lines),
+                           "Nothing has been changed.")

@@ -1,0 +1,50 @@
+"""A guest as Proxmox has it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from homelab.model import Container, Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a container uses: bytes, and seconds since its start; zeros while it is down."""
+
+    memory: int = 0
+    memory_total: int = 0
+    disk: int = 0
+    disk_total: int = 0
+    uptime: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A guest as Proxmox has it. `shape` is None for one that is not ours, or only half made."""
+
+    vmid: int
+    name: str
+    node: str
+    kind: Literal["lxc", "qemu"] = "lxc"
+    status: str = "stopped"
+    lock: str | None = None
+    tags: frozenset[str] = frozenset()
+    shape: Shape | None = None
+    pending: tuple[str, ...] = ()  # options that wait for the next start
+    creator: str | None = None  # the token whose create task left or still runs it, for `lock: create`
+    task: str | None = None  # that task, if it still runs
+    net0: str = ""
+    features: str = ""
+    startup: str = ""
+    digest: str | None = None
+    usage: Usage = field(default_factory=Usage, compare=False)
+
+    @property
+    def running(self) -> bool:
+        """Whether it runs."""
+        return self.status == "running"
+
+    def belongs_to(self, container: Container) -> bool:
+        """Whether it carries the tags of the container's lab."""
+        return self.kind == "lxc" and container.shape.tags <= self.tags

@@ -1,0 +1,58 @@
+"""What differs between the inventory and what was found, as actions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from homelab.errors import InputError
+from homelab.model import Container, Inventory, differences
+from homelab.plan.actions import Action, Create, Destroy, Plan, Resize, Start, Stop, Update
+from homelab.plan.found import Found
+from homelab.plan.refusals import leftover, locked, refuse_up
+
+# What Proxmox takes into a running container only when it starts again.
+COLD = frozenset({"nesting", "nameservers", "searchdomain"})
+
+
+def chosen(inventory: Inventory, limit: Sequence[str]) -> Sequence[Container]:
+    """The containers that `--limit` names, or all. Raises InputError for a name that is not in the inventory."""
+    names = [container.name for container in inventory.containers]
+    if unknown := [name for name in limit if name not in names]:
+        raise InputError(f"No container is called {', '.join(unknown)}",
+                         f"{inventory.path} has {', '.join(names)}.", "Name one of these.")
+    return [container for container in inventory.containers if not limit or container.name in limit]
+
+
+def plan_up(inventory: Inventory, found: Mapping[int, Found], limit: Sequence[str] = ()) -> Plan:
+    """What makes the containers exist, match and run. Raises InputError for an unknown name."""
+    containers = chosen(inventory, limit)
+    wanted = {container.name: tuple(_up(container, found.get(container.vmid))) for container in containers}
+    refusals = tuple(refusal for c in containers for refusal in refuse_up(c, found, wanted[c.name]))
+    return Plan(() if refusals else tuple(action for actions in wanted.values() for action in actions), refusals)
+
+
+def plan_destroy(inventory: Inventory, found: Mapping[int, Found], limit: Sequence[str] = ()) -> Plan:
+    """What removes the containers that are ours; those that are not are left alone and not even refused."""
+    present = [(container, found[container.vmid]) for container in chosen(inventory, limit)
+               if container.vmid in found]
+    ours = [(container, there) for container, there in present if there.belongs_to(container)]
+    refusals = [leftover(there) for _, there in present if there.lock == "create"]
+    refusals += [locked(container, there) for container, there in ours if there.lock not in (None, "create")]
+    return Plan(tuple(Destroy(container, there) for container, there in ours), tuple(refusals))
+
+
+def _up(container: Container, found: Found | None) -> Iterator[Action]:
+    if found is None or found.shape is None:
+        yield Create(container)
+        return
+    drift = tuple(differences(container.shape, found.shape))
+    changes = tuple(difference for difference in drift if difference.field != "disk")
+    if changes:
+        yield Update(container, found, changes)
+    if container.shape.disk > found.shape.disk:
+        yield Resize(container, found, container.shape.disk, found.shape.disk)
+    owed = tuple(change.field for change in changes if change.field in COLD) or found.pending
+    if found.running and owed:
+        yield Stop(container, found, owed)
+    if not found.running or owed:
+        yield Start(container, found)
