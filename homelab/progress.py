@@ -8,8 +8,10 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from rich.console import Console, Group
@@ -18,12 +20,18 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+Update = Callable[[str], None]
+_PLAIN_EVERY = 10.0  # seconds between two lines of one step where nothing can be written over
+
 
 class Progress(Protocol):
     """Where long work reports itself; safe to use from several threads at once."""
 
-    def step(self, who: str, what: str) -> AbstractContextManager[None]:
-        """A context that shows the work while it runs, and how long it took when it is done."""
+    def step(self, who: str, what: str) -> AbstractContextManager[Update]:
+        """A context that shows the work while it runs, and how long it took when it is done.
+
+        It gives a function that says how far the work is, as `37 %`: call it as often as you like.
+        """
 
     def note(self, who: str, text: str) -> None:
         """A line that stays."""
@@ -41,25 +49,38 @@ def duration(seconds: float) -> str:
     return f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
 
 
+@dataclass(slots=True)
+class _Step:
+    """A step that is going on: since when, how far, and when that was last written as a line; monotonic seconds."""
+
+    who: str
+    what: str
+    started: float
+    said: float
+    far: str = ""
+
+
 class TerminalProgress:
     """Live lines on a terminal, plain lines otherwise or with CI set."""
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, console: Console | None = None, every: float = _PLAIN_EVERY) -> None:
+        self._every = every
         self._console = console or Console(stderr=True, highlight=False)
         self._live_wanted = self._console.is_terminal and not os.environ.get("CI")
-        self._running: dict[int, tuple[str, str, float]] = {}
+        self._running: dict[int, _Step] = {}
         self._lock = threading.Lock()
         self._live: Live | None = None
         self._count = 0
 
     @contextmanager
-    def step(self, who: str, what: str) -> Iterator[None]:
+    def step(self, who: str, what: str) -> Iterator[Update]:
         """See Progress.step."""
         started = time.monotonic()
-        token = self._enter(who, what, started)
+        step = _Step(who, what, started, started)
+        token = self._enter(step)
         mark, style = "✗", "red"
         try:
-            yield
+            yield partial(self._update, step)
             mark, style = "✓", "green"
         finally:
             self._leave(token)
@@ -81,10 +102,16 @@ class TerminalProgress:
         with self._lock:
             self._console.print(line, soft_wrap=True)
 
-    def _enter(self, who: str, what: str, started: float) -> int:
+    def _update(self, step: _Step, far: str) -> None:
+        now, before, step.far = time.monotonic(), step.far, far
+        if not self._live_wanted and far != before and now - step.said >= self._every:
+            step.said = now
+            self._line("·", "cyan", step.who, f"{step.what}: {far}")
+
+    def _enter(self, step: _Step) -> int:
         with self._lock:
             self._count += 1
-            self._running[self._count] = (who, what, started)
+            self._running[self._count] = step
             if self._live_wanted and self._live is None:
                 self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=8,
                                   transient=True)
@@ -101,8 +128,9 @@ class TerminalProgress:
     def _render(self) -> Group:
         now = time.monotonic()
         table = Table.grid(padding=(0, 1))
-        for who, what, started in list(self._running.values()):
-            table.add_row(Spinner("dots"), Text(f"{who:<22}", style="bold"), Text(what), duration(now - started))
+        for step in list(self._running.values()):
+            table.add_row(Spinner("dots"), Text(f"{step.who:<22}", style="bold"),
+                          Text(f"{step.what}: {step.far}" if step.far else step.what), duration(now - step.started))
         return Group(table)
 
 
@@ -110,9 +138,9 @@ class SilentProgress:
     """Shows nothing: for `--quiet` and for tests."""
 
     @contextmanager
-    def step(self, who: str, what: str) -> Iterator[None]:
+    def step(self, who: str, what: str) -> Iterator[Update]:
         """See Progress.step."""
-        yield
+        yield lambda far: None
 
     def note(self, who: str, text: str) -> None:
         """See Progress.note."""

@@ -1,0 +1,46 @@
+"""What a person sees of long work."""
+
+from __future__ import annotations
+
+import io
+import time
+
+import pytest
+from rich.console import Console
+
+from homelab.progress import TerminalProgress
+
+
+def shown(every: float, terminal: bool = False) -> str:
+    """What stays on the screen of a step that says three times how far it is, two of them the same."""
+    out = io.StringIO()
+    progress = TerminalProgress(Console(file=out, force_terminal=terminal, width=80, color_system=None), every)
+    with progress.step("pve", "download it") as update:
+        for far in ("26 %", "26 %", "52 %"):
+            update(far)
+        until = time.monotonic() + 5
+        while terminal and "52 %" not in out.getvalue() and time.monotonic() < until:
+            time.sleep(0.02)
+    return out.getvalue()
+
+
+@pytest.fixture(autouse=True)
+def by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CI", raising=False)
+
+
+def test_plain_lines_say_how_far_but_not_twice_the_same() -> None:
+    lines = [" ".join(line.split()) for line in shown(0).splitlines()]
+    assert lines[:2] == ["· pve download it: 26 %", "· pve download it: 52 %"]
+    assert lines[2].startswith("✓ pve download it [")
+    assert len(lines) == 3
+
+
+def test_plain_lines_are_far_apart() -> None:
+    assert len(shown(10).splitlines()) == 1
+
+
+def test_a_terminal_shows_it_on_the_step_s_own_line() -> None:
+    text = shown(0, terminal=True)
+    assert "download it: 52 %" in text
+    assert "· pve                    download it:" not in text
