@@ -48,7 +48,7 @@ def answered(error: ResourceException, endpoint: Endpoint, call: str) -> Proxmox
                             f"is its secret in {endpoint.token_file}? `homelab init` makes a new start.")
     if status == 403:
         return ProxmoxError(status, "Proxmox does not allow that to this token", f"`{call}`: {said}.",
-                            _grant(said, endpoint.token_id))
+                            grant(said, endpoint.token_id))
     if status == NODE_DOWN:
         return ProxmoxError(status, "A Proxmox node does not answer", f"`{call}`: {said}.",
                             "See in the web interface whether the node is up, then run the same command again.")
@@ -70,7 +70,8 @@ def answered(error: ResourceException, endpoint: Endpoint, call: str) -> Proxmox
                         "Nothing else was done after it. Mend the cause and run the same command again.")
 
 
-def _grant(said: str, token_id: str) -> str:
+def grant(said: str, token_id: str) -> str:
+    """The way out where a privilege is missing: which one, and the command that gives it."""
     match = re.search(r"\((/[^,]*), ([\w.|]+)\)", said)
     path, privilege = (match[1], match[2]) if match else ("/vms", "VM.Allocate")
     user = token_id.partition("!")[0]

@@ -9,7 +9,7 @@ from typing import Any
 
 from homelab.errors import HomelabError
 from homelab.proxmox.client import Client
-from homelab.proxmox.errors import ProxmoxError, Unanswered
+from homelab.proxmox.errors import ProxmoxError, Unanswered, grant
 
 _FIRST_PAUSE, _LONGEST_PAUSE, _GROWTH = 0.05, 1.0, 1.5  # seconds between two looks at a task
 _LOOKS = (0.2, 0.5, 1.0, 3.0)  # seconds before a call whose answer was lost is looked for
@@ -19,7 +19,10 @@ _SHOWN = 8  # log lines in an error
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A task by its UPID, with what the UPID says: node, type, vmid, and its start in seconds since the epoch."""
+    """A task by its UPID, with what the UPID says: node, type, vmid, and its start in seconds since the epoch.
+
+    A download's `vmid` is the name of its file.
+    """
 
     upid: str
     node: str
@@ -39,7 +42,7 @@ class Task:
         return cls(upid, parts[1], parts[5], parts[6], int(parts[4], 16))
 
 
-def begin(client: Client, node: str, vmid: int, kind: str, send: Callable[[], Any]) -> Task:
+def begin(client: Client, node: str, vmid: int | str, kind: str, send: Callable[[], Any]) -> Task:
     """Send a call that starts a task of this kind; the task.
 
     When its answer is lost, it is sent again only once the node's list of tasks shows that it has not arrived.
@@ -79,10 +82,15 @@ def pauses() -> Iterator[float]:
         pause = min(pause * _GROWTH, _LONGEST_PAUSE)
 
 
-def ended(client: Client, task: Task, deadline: float) -> str:
-    """Wait at most `deadline` seconds for a task's end; its exit status. Raises HomelabError when time is up."""
-    until = time.monotonic() + deadline
+def ended(client: Client, task: Task, deadline: float, hear: Callable[[str], None] | None = None) -> str:
+    """Wait at most `deadline` seconds for a task's end; its exit status. Raises HomelabError when time is up.
+
+    `hear` is given the newest line of the task's log now and then.
+    """
+    until, heard = time.monotonic() + deadline, 0
     for pause in pauses():
+        if hear:
+            heard = _hear(client, task, heard, hear)
         status: dict[str, Any] = client.get(f"nodes/{task.node}/tasks/{task.upid}/status")
         if status.get("status") == "stopped":
             result = str(status.get("exitstatus", "unexpected status"))
@@ -96,9 +104,18 @@ def ended(client: Client, task: Task, deadline: float) -> str:
                        "Run the same command again: it waits for what still runs and goes on from there.")
 
 
-def wait(client: Client, task: Task, what: str, deadline: float) -> list[str]:
+def _hear(client: Client, task: Task, heard: int, hear: Callable[[str], None]) -> int:
+    """Tell the newest of the log's lines that have come since; how many there are now."""
+    fresh = log(client, task, heard)
+    for line in [line for line in fresh if line.strip()][-1:]:
+        hear(line)
+    return heard + len(fresh)
+
+
+def wait(client: Client, task: Task, what: str, deadline: float,
+         hear: Callable[[str], None] | None = None) -> list[str]:
     """Wait for a task that has to succeed; its warnings. Raises TaskFailed with the last lines of its log."""
-    status = ended(client, task, deadline)
+    status = ended(client, task, deadline, hear)
     if status == "OK":
         return []
     lines = log(client, task)
@@ -107,23 +124,29 @@ def wait(client: Client, task: Task, what: str, deadline: float) -> list[str]:
     shown = [line for line in lines if line.strip()][-_SHOWN:]
     raise TaskFailed(f"{what} failed", "\n".join([f"{task.kind} {task.vmid} on node {task.node}: {status}",
                                                   *(f"  {line}" for line in shown)]),
+                     grant(status, client.endpoint.token_id) if "Permission check failed" in status else
                      "Mend the cause and run the same command again: it goes on where it stopped.")
 
 
-def log(client: Client, task: Task) -> list[str]:
-    """A task's whole log."""
+def log(client: Client, task: Task, start: int = 0) -> list[str]:
+    """A task's log from a line on, the first being 0."""
     lines: list[str] = []
     while True:
-        page = client.get(f"nodes/{task.node}/tasks/{task.upid}/log", start=len(lines), limit=_PAGE)
+        page = client.get(f"nodes/{task.node}/tasks/{task.upid}/log", start=start + len(lines), limit=_PAGE)
         lines += [str(line["t"]) for line in page]
         if len(page) < _PAGE:
             return lines
 
 
-def of_container(client: Client, node: str, vmid: int, kind: str | None = None, *,
+def of_container(client: Client, node: str, vmid: int | str, kind: str | None = None, *,
                  finished: bool = True) -> Sequence[Task]:
-    """A container's tasks of one kind or of all, newest first: those that run, and those that have ended too."""
-    query: dict[str, Any] = {"vmid": vmid, "source": "all" if finished else "active", "limit": _PAGE}
+    """A container's tasks of one kind or of all, newest first: those that run, and those that have ended too.
+
+    Or those of a download, by the name of its file.
+    """
+    query: dict[str, Any] = {"source": "all" if finished else "active", "limit": _PAGE}
+    if isinstance(vmid, int):
+        query["vmid"] = vmid
     if kind:
         query["typefilter"] = kind
     rows = client.get(f"nodes/{node}/tasks", **query)
