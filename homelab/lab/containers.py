@@ -74,8 +74,12 @@ class Runtime:
         if public_keys:
             guest.write_inside(root, {"root/.ssh/authorized_keys": public_keys.encode()}, 0o600)
 
-    def start(self, vmid: int, config: Mapping[str, object]) -> None:
-        """Write the container's settings and boot it; returns when its init runs. Raises HomelabError."""
+    def start(self, vmid: int, config: Mapping[str, object], filters: str = "") -> None:
+        """Write the container's settings and boot it behind these nftables rules; returns when its init runs.
+
+        Raises HomelabError.
+        """
+        self.guard(vmid, filters, running=False)
         guest.write_inside(self.root(vmid), guest.settings(config, network.nameservers()))
         cgroups.clean(self.lab.cgroup(vmid))
         folder = self.root(vmid).parent
@@ -107,7 +111,19 @@ class Runtime:
             f"lxc.cgroup.dir.container = {self.lab.cgroup(vmid)}",
             *cgroups.lxc_lines(config),
             *self._network(vmid, config),
+            # Before its init runs, and again whenever it reboots itself.
+            f"lxc.hook.start-host = sh -c 'exec nsenter --net=/proc/$LXC_PID/ns/net nft -f {self._filters(vmid)}'",
         ]) + "\n"
+
+    def guard(self, vmid: int, filters: str, running: bool) -> None:
+        """Keep a container's nftables rules for its next start, and load them now if it runs. Raises HomelabError."""
+        if self._filters(vmid).parent.is_dir():  # it is not while the container is being made
+            self._filters(vmid).write_text(filters)
+        if running:
+            self.inside(vmid, "nft", "-f", str(self._filters(vmid)))
+
+    def _filters(self, vmid: int) -> Path:
+        return self.root(vmid).parent / "firewall.nft"
 
     def _network(self, vmid: int, config: Mapping[str, object]) -> Sequence[str]:
         lines = []

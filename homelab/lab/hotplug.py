@@ -13,6 +13,9 @@ from homelab.errors import HomelabError
 from homelab.lab import cgroups, guest
 from homelab.lab.views import ViewNode
 
+# Of a network device; `firewall` is seen to by the node's firewall.
+_TAKEN_AT_ONCE = {"ip": "", "gw": "", "firewall": ""}
+
 
 class ConfigNode(ViewNode):
     """The part of the node that changes configurations."""
@@ -20,7 +23,11 @@ class ConfigNode(ViewNode):
     def save(self, ct: FakeCt) -> None:
         """Write a container's record, unless it is gone."""
         if ct in self.cts:
-            self.records.save(ct.vmid, {"config": ct.config, "pending": ct.pending})
+            self.records.save(ct.vmid, self.record(ct))
+
+    def record(self, ct: FakeCt) -> dict[str, Any]:
+        """What is remembered of a container."""
+        return {"config": ct.config, "pending": ct.pending}
 
     async def _lxc_config_put(self, user: str, v: Mapping[str, Any]) -> Any:
         return await super()._lxc_config_put(user, {**v, **described(v)})
@@ -43,8 +50,8 @@ class ConfigNode(ViewNode):
         old, new = guest.network_devices(before), guest.network_devices(ct.config)
         for number in sorted(old.keys() | new.keys()):
             was, now = old.get(number, {}), new.get(number, {})
-            if {**was, "ip": "", "gw": ""} == {**now, "ip": "", "gw": ""}:
-                if was != now:
+            if was | _TAKEN_AT_ONCE == now | _TAKEN_AT_ONCE:
+                if (was.get("ip"), was.get("gw")) != (now.get("ip"), now.get("gw")):
                     await asyncio.to_thread(self._readdress, ct.vmid, now)
                 continue
             # A device that has to be made anew waits for the next start: Proxmox shows that as pending.
