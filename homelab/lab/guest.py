@@ -6,9 +6,10 @@ import os
 import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from ipaddress import IPv4Address
 from pathlib import Path
+from stat import S_ISREG
 
 from homelab.lab.subids import FIRST
 
@@ -79,6 +80,14 @@ def write_inside(root: Path, files: Mapping[str, bytes], mode: int = 0o644, owne
                 os.fchown(handle, owner, owner)
                 file.write(content)
             os.replace(draft, last, src_dir_fd=folder, dst_dir_fd=folder)
+
+
+def remove_inside(root: Path, name: str) -> None:
+    """Remove a regular file below `root`, if it is there. Raises OSError like `write_inside`."""
+    *folders, last = name.split("/")
+    with _open_folder(root, folders, FIRST) as folder, suppress(FileNotFoundError):
+        if S_ISREG(os.stat(last, dir_fd=folder, follow_symlinks=False).st_mode):
+            os.unlink(last, dir_fd=folder)
 
 
 @contextmanager

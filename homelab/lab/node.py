@@ -14,8 +14,10 @@ from fakepve import FakeCt, PveError, TaskError
 
 from homelab.errors import HomelabError
 from homelab.lab import guest, network
+from homelab.lab.clones import CloneNode
 from homelab.lab.containers import Runtime
-from homelab.lab.hotplug import ConfigNode, described
+from homelab.lab.firewall import FirewallNode
+from homelab.lab.hotplug import described
 from homelab.lab.measure import Measure
 from homelab.lab.process import boot_id
 from homelab.lab.records import Records
@@ -24,8 +26,8 @@ from homelab.lab.tasks import Body, say
 
 # The least that `homelab up`, `deploy`, `status` and `destroy` need.
 PRIVILEGES = {
-    "/vms": ("VM.Allocate", "VM.Audit", "VM.Config.CPU", "VM.Config.Disk", "VM.Config.Memory", "VM.Config.Network",
-             "VM.Config.Options", "VM.PowerMgmt"),
+    "/vms": ("VM.Allocate", "VM.Audit", "VM.Clone", "VM.Config.CPU", "VM.Config.Disk", "VM.Config.Memory",
+             "VM.Config.Network", "VM.Config.Options", "VM.PowerMgmt"),
     "/storage/local": ("Datastore.AllocateSpace", "Datastore.Audit"),
     "/nodes": ("Sys.Audit",),
     "/pool": ("Pool.Audit",),
@@ -35,7 +37,7 @@ _START = "start after create"
 _VALUES: ContextVar[Mapping[str, Any]] = ContextVar("values")
 
 
-class LabNode(ConfigNode):
+class LabNode(FirewallNode, CloneNode):
     """One node, one storage, and containers that really run."""
 
     def __init__(self, lab: Lab, template: Path, token: str) -> None:
@@ -72,7 +74,9 @@ class LabNode(ConfigNode):
                 continue
             ct = FakeCt(vmid, node=NODE, config=record["config"], pending=record["pending"], defaults=False)
             self.cts.append(ct)
+            self.recall(vmid, record)
             self.refresh(ct)
+            self.runtime.guard(vmid, self.filter_of(ct), ct.status == "running")
         for vmid in set(self.runtime.known()) - {ct.vmid for ct in self.cts}:
             self.runtime.remove(vmid)
 
@@ -93,7 +97,8 @@ class LabNode(ConfigNode):
     async def task(self, node: str, ttype: str, tid: Any, user: str, body: Body, vm: Any = None, lock: bool = True,
                    log: Any = ()) -> str:
         """Start a task; those that change a container do so in reality first and in the model after it."""
-        work = {"vzcreate": self._create, "vzstop": self._stop, "vzdestroy": self._destroy}.get(ttype)
+        work = {"vzcreate": self._create, "vzclone": self._clone, "vzstop": self._stop,
+                "vzdestroy": self._destroy}.get(ttype)
         real = body
         if work and vm is not None:
             values = _VALUES.get()
@@ -165,6 +170,8 @@ class LabNode(ConfigNode):
         return await self.task(ct.node, "vzstart", ct.vmid, user, lambda: self._start_steps(ct, user), vm=ct)
 
     async def _start_steps(self, ct: FakeCt, user: str, skiplock: bool = False) -> None:
+        if ct.template:
+            raise TaskError("you can't start a CT if it's a template")
         if not skiplock:
             self._task_lock(ct, allow=("mounted",))
         self._apply(ct)
@@ -173,7 +180,7 @@ class LabNode(ConfigNode):
                 raise TaskError(f"bridge '{device.get('bridge')}' does not exist")
         if guest.parse_properties(str(ct.config.get("features", ""))).get("nesting") != "1":
             say("WARN: Systemd 252 detected. You may need to enable nesting.")
-        await asyncio.to_thread(self.runtime.start, ct.vmid, dict(ct.config))
+        await asyncio.to_thread(self.runtime.start, ct.vmid, dict(ct.config), self.filter_of(ct))
         self.refresh(ct)
 
     async def _stop(self, ct: FakeCt, user: str, values: Mapping[str, Any], body: Body) -> str | None:

@@ -101,7 +101,7 @@ class ViewNode(TaskNode):
         raise PveError(501, "the lab node does not support this; it only has what homelab needs")
 
     # fakepve would only pretend to do these.
-    _lxc_suspend = _lxc_resume = _lxc_clone = _lxc_template = _lxc_migrate = _unsupported
+    _lxc_suspend = _lxc_resume = _lxc_migrate = _unsupported
     _lxc_snapshot = _lxc_snapshot_delete = _lxc_rollback = _unsupported
 
 
