@@ -8,6 +8,7 @@ from pathlib import Path
 from homelab.errors import InputError
 from homelab.inventory import containers, sections, source
 from homelab.inventory.faults import Faults, Place
+from homelab.inventory.placement import Placement, placement
 from homelab.inventory.table import Table, shown
 from homelab.model import Inventory
 
@@ -52,18 +53,15 @@ def _inventory(path: Path, root: Table) -> Inventory | None:
     endpoint = sections.endpoint(root.table("proxmox", says=_SECTION))
     network = sections.network(root.table("network", says=_SECTION))
     defaults_table = root.table("defaults", required=False, says=_SECTION)
-    defaults = sections.placement(defaults_table, sections.PLACEMENT)
-    containers.check_template(defaults_table, defaults["template"])
+    defaults = placement(defaults_table, Placement.on(network))
+    containers.check_template(defaults_table, defaults.template)
+    vmids = containers.vmid_range(defaults_table)
     defaults_table.close()
-    reader = containers.Reader(lab, path, network, endpoint.node, sections.PLACEMENT | _given(defaults))
+    reader = containers.Reader(lab, path, network, endpoint.node, defaults, vmids)
     found = tuple(reader.read(root.table("containers", says=_SECTION)))
     pipeline = sections.pipeline(root.table("pipeline", says=_SECTION))
     root.close()
     if network is None:
         return None
     return Inventory(lab=lab, path=path, state_dir=path.parent / ".homelab" / lab, endpoint=endpoint,
-                     network=network, containers=found, pipeline=pipeline)
-
-
-def _given(values: dict[str, object]) -> dict[str, object]:
-    return {key: value for key, value in values.items() if value is not None}
+                     network=network, containers=found, pipeline=pipeline, vmids=vmids)

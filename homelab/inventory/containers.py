@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
-from typing import Any
 
 from homelab.distributions import DISTRIBUTIONS, distribution_of
 from homelab.inventory import addresses, options
 from homelab.inventory.faults import did_you_mean
-from homelab.inventory.sections import HOST_NAME, node, placement
-from homelab.inventory.table import Table
+from homelab.inventory.placement import Placement, mounts, placement
+from homelab.inventory.sections import HOST_NAME, node
+from homelab.inventory.table import REQUIRED, Table
 from homelab.model import Container, Network, Service, Shape
 from homelab.services import SERVICES
 
@@ -21,8 +22,9 @@ class Reader:
     """Reads containers one by one and remembers which vmids, addresses and services are taken."""
 
     def __init__(self, lab: str, path: Path, network: Network | None, node: str | None,
-                 defaults: dict[str, Any]) -> None:
+                 defaults: Placement, vmids: range) -> None:
         self._lab, self._path, self._network, self._node, self._defaults = lab, path, network, node, defaults
+        self._vmids = vmids
         self._taken: dict[tuple[str, object], str] = {}
         if network is not None:
             self._taken["ip", network.gateway] = "the gateway"
@@ -42,7 +44,7 @@ class Reader:
     def _container(self, name: str, table: Table) -> Container | None:
         if not re.fullmatch(HOST_NAME, name):
             table.fault("the name is also the host name: lower-case letters, digits and hyphens, at most 63")
-        vmid = table.whole("vmid", low=100, high=999_999_999)
+        vmid = table.whole("vmid", 0 if self._vmids else REQUIRED, low=100, high=999_999_999)
         self._claim(table, name, "vmid", vmid)
         ip = addresses.inside(table, "ip", self._network.subnet if self._network else None)
         self._claim(table, name, "ip", ip)
@@ -51,18 +53,19 @@ class Reader:
         where = node(table, self._node)
         place = placement(table, self._defaults)
         if "template" in table.data:
-            check_template(table, place["template"])
-        services = dict(self._services(name, table.table("services", required=False), place["template"]))
+            check_template(table, place.template)
+        mounted = mounts(table.table("mounts", required=False, says="sizes in GiB by path"), place.storage)
+        services = dict(self._services(name, table.table("services", required=False), place.template))
         table.close()
         if self._network is None or ip is None:
             return None
-        shape = self._shape(name, self._network, ip, cores, memory, place, services)
-        return Container(name=name, vmid=vmid, node=where, template=place["template"], pool=place["pool"],
-                         template_storage=place["template_storage"], storage=place["storage"], shape=shape,
-                         services=services)
+        shape = replace(self._shape(name, self._network, ip, place, services), cores=cores, memory=memory,
+                        mounts=mounted)
+        return Container(name=name, vmid=vmid, node=where, template=place.template, shape=shape, services=services,
+                         template_storage=place.template_storage, storage=place.storage, ssh_keys=place.ssh_keys)
 
     def _claim(self, table: Table, name: str, key: str, value: object) -> None:
-        if value is None:
+        if not value:
             return
         owner = self._taken.setdefault((key, value), name)
         if owner != name:
@@ -93,15 +96,26 @@ class Reader:
                     if ("service", need) not in self._taken:
                         table.fault(f"needs the service `{need}`, which no container has", "services", key)
 
-    def _shape(self, name: str, network: Network, ip: IPv4Address, cores: int, memory: int, place: dict[str, Any],
+    def _shape(self, name: str, network: Network, ip: IPv4Address, place: Placement,
                services: dict[str, Service]) -> Shape:
         return Shape(
-            hostname=name, cores=cores, memory=memory, swap=place["swap"], disk=place["disk"],
-            bridge=network.bridge, address=IPv4Interface((ip, network.subnet.prefixlen)), gateway=network.gateway,
-            vlan=network.vlan, nameservers=network.nameservers, searchdomain=network.searchdomain,
-            onboot=place["onboot"], startup_order=max((_order(s) for s in services), default=None),
-            nesting=True, unprivileged=True, tags=frozenset({"homelab", f"homelab-{self._lab}"}),
+            hostname=name, cores=0, memory=0, swap=place.swap, disk=place.disk, bridge=place.bridge,
+            address=IPv4Interface((ip, network.subnet.prefixlen)), gateway=network.gateway, vlan=place.vlan,
+            mtu=place.mtu, firewall=place.firewall, nameservers=network.nameservers, searchdomain=network.searchdomain,
+            onboot=place.onboot, startup_order=max((_order(s) for s in services), default=None),
+            start_delay=place.start_delay, stop_timeout=place.stop_timeout, features=place.features,
+            unprivileged=True, protection=place.protection, pool=place.pool,
+            tags=place.tags | {"homelab", f"homelab-{self._lab}"},
             description=description(self._lab, name, self._path))
+
+
+def vmid_range(table: Table) -> range:
+    """`vmids:`, the vmids that are taken for containers without one; an empty range where none is given."""
+    text = table.text("vmids", None, pattern=r"[1-9]\d{2,8}-[1-9]\d{2,8}", says="a range such as 160-199")
+    first, _, last = (text or "1-0").partition("-")
+    if int(last) < int(first) and text:
+        table.fault(f"must be a range such as 160-199, and {first} is more than {last}", "vmids")
+    return range(int(first), int(last) + 1)
 
 
 def check_template(table: Table, template: str | None) -> None:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from homelab.inventory import addresses, schedule
+from homelab.inventory.placement import BRIDGE
 from homelab.inventory.table import Table, shown
 from homelab.model import City, Endpoint, Network, Pipeline
 
 HOST_NAME = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 _DOMAIN = r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*"
-_STORAGE = r"[A-Za-z][A-Za-z0-9._-]*[A-Za-z0-9]"
 
 
 def path(table: Table, key: str, default: str | None = None) -> Path | None:
@@ -52,34 +52,17 @@ def network(table: Table) -> Network | None:
     """`network:`, or None when the addresses cannot be read."""
     subnet = addresses.subnet(table, "subnet")
     gateway = addresses.inside(table, "gateway", subnet)
-    bridge = table.text("bridge", pattern=r"[A-Za-z][\w.-]{1,14}", says="a bridge of the node, such as vmbr0")
+    bridge = table.text("bridge", pattern=BRIDGE, says="a bridge of the node, such as vmbr0")
     vlan = table.whole("vlan", None, low=1, high=4094)
+    mtu = table.whole("mtu", None, low=576, high=65535, unit="bytes")
     items = table.items("nameservers", [], says="a list of addresses") or []
     nameservers = [addresses.parse(table, item, subnet, "nameservers", index) for index, item in enumerate(items)]
     searchdomain = table.text("searchdomain", None, pattern=_DOMAIN, says="a domain")
     table.close()
     if subnet is None or gateway is None:
         return None
-    return Network(subnet=subnet, gateway=gateway, bridge=bridge, vlan=vlan, searchdomain=searchdomain,
+    return Network(subnet=subnet, gateway=gateway, bridge=bridge, vlan=vlan, mtu=mtu, searchdomain=searchdomain,
                    nameservers=tuple(ip for ip in nameservers if isinstance(ip, IPv4Address)))
-
-
-def placement(table: Table, defaults: dict[str, Any]) -> dict[str, Any]:
-    """What may stand both under `defaults:` and at a container."""
-    return {
-        "template": table.text("template", defaults["template"], says="a template's alias or volume id"),
-        "template_storage": table.text("template_storage", defaults["template_storage"], pattern=_STORAGE,
-                                       says="a storage's name"),
-        "storage": table.text("storage", defaults["storage"], pattern=_STORAGE, says="a storage's name"),
-        "pool": table.text("pool", defaults["pool"], pattern=r"[A-Za-z0-9._/-]+", says="a pool's name"),
-        "swap": table.whole("swap", defaults["swap"], low=0, high=1 << 20, unit="MiB"),
-        "disk": table.whole("disk", defaults["disk"], low=1, high=1 << 17, unit="GiB"),
-        "onboot": table.flag("onboot", defaults["onboot"]),
-    }
-
-
-PLACEMENT = {"template": "ubuntu-24.04", "template_storage": "local", "storage": "local-lvm", "pool": None,
-             "swap": 512, "disk": 8, "onboot": True}
 
 
 def pipeline(table: Table) -> Pipeline:

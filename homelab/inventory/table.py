@@ -11,7 +11,7 @@ from typing import Any
 from homelab.inventory.faults import Faults, did_you_mean
 from homelab.inventory.source import Document, Keys
 
-_REQUIRED: Any = object()
+REQUIRED: Any = object()  # the default of what has to be given
 
 
 def shown(value: object) -> str:
@@ -44,18 +44,18 @@ class Table:
         """The file in which a value stands."""
         return self.document.place((*self.keys, key)).file
 
-    def value(self, key: str, default: Any = _REQUIRED, says: str = "") -> Any:
+    def value(self, key: str, default: Any = REQUIRED, says: str = "") -> Any:
         """Whatever stands there; null counts as not given."""
         self.asked.append(key)
         value = self.data.get(key)
         if value is not None:
             return value
-        if default is _REQUIRED:
+        if default is REQUIRED:
             self.fault(f"is missing: {says}" if says else "is missing", key)
             return None
         return default
 
-    def text(self, key: str, default: Any = _REQUIRED, *, pattern: str = r"\S(.*\S)?",
+    def text(self, key: str, default: Any = REQUIRED, *, pattern: str = r"\S(.*\S)?",
              says: str = "some text") -> Any:
         """A text that matches a pattern, which `says` puts into words."""
         value = self.value(key, default, says)
@@ -69,7 +69,7 @@ class Table:
             return value
         return None
 
-    def whole(self, key: str, default: Any = _REQUIRED, *, low: int, high: int, unit: str = "") -> Any:
+    def whole(self, key: str, default: Any = REQUIRED, *, low: int, high: int, unit: str = "") -> Any:
         """A whole number within bounds, both included."""
         says = f"a whole number{' of ' + unit if unit else ''} from {low} to {high}"
         value = self.value(key, default, says)
@@ -98,7 +98,7 @@ class Table:
             return default
         return value
 
-    def choice(self, key: str, options: Sequence[Any], default: Any = _REQUIRED) -> Any:
+    def choice(self, key: str, options: Sequence[Any], default: Any = REQUIRED) -> Any:
         """One of a few values, of the same type."""
         says = "one of " + ", ".join(shown(option) for option in options)
         value = self.value(key, default, says)
@@ -110,7 +110,7 @@ class Table:
             return None
         return value
 
-    def items(self, key: str, default: Any = _REQUIRED, says: str = "a list") -> list[Any] | None:
+    def items(self, key: str, default: Any = REQUIRED, says: str = "a list") -> list[Any] | None:
         """A list of whatever."""
         value = self.value(key, default, says)
         if value is not None and not isinstance(value, list):
@@ -120,7 +120,7 @@ class Table:
 
     def table(self, key: str, *, required: bool = True, says: str = "a mapping of options") -> Table:
         """The mapping below; an empty one where it is missing or wrong."""
-        value = self.value(key, _REQUIRED if required else {}, says)
+        value = self.value(key, REQUIRED if required else {}, says)
         if value is None:
             return Table(self.document, self.faults, (*self.keys, key), {}, absent=True)
         return self.below(value, key, says=says)

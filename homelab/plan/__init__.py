@@ -4,6 +4,8 @@ from homelab.plan.actions import (
     Action,
     Create,
     Destroy,
+    Join,
+    Note,
     Plan,
     Refusal,
     Resize,
@@ -11,8 +13,9 @@ from homelab.plan.actions import (
     Stop,
     Update,
 )
+from homelab.plan.drift import COLD, Disk, drift
 from homelab.plan.found import Found, Usage
-from homelab.plan.making import COLD, chosen, plan_destroy, plan_up
+from homelab.plan.making import chosen, plan_destroy, plan_up
 
-__all__ = ["COLD", "Action", "Create", "Destroy", "Found", "Plan", "Refusal", "Resize", "Start", "Stop", "Update",
-           "Usage", "chosen", "plan_destroy", "plan_up"]
+__all__ = ["COLD", "Action", "Create", "Destroy", "Disk", "Found", "Join", "Note", "Plan", "Refusal", "Resize",
+           "Start", "Stop", "Update", "Usage", "chosen", "drift", "plan_destroy", "plan_up"]

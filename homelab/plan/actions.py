@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from homelab.errors import HomelabError
 from homelab.model import Container, Difference
+from homelab.plan.drift import Disk
 from homelab.plan.found import Found
 
 
@@ -36,15 +37,27 @@ class Update:
 
 @dataclass(frozen=True, slots=True)
 class Resize:
-    """Grow the root disk; `size` in GiB."""
+    """Grow a disk, the root disk or a mount point's."""
 
     container: Container
     found: Found
-    size: int
-    before: int
+    disk: Disk
 
     def __str__(self) -> str:
-        return f"resize {self.container.name}: disk {self.before} → {self.size} GiB"
+        which = "disk" if self.disk.path == "/" else self.disk.path
+        return f"resize {self.container.name}: {which} {self.disk.found} → {self.disk.wanted} GiB"
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """Make it a member of a pool, and of no other."""
+
+    container: Container
+    found: Found
+    pool: str
+
+    def __str__(self) -> str:
+        return f"move {self.container.name}: pool {self.found.pool or 'none'} → {self.pool}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +94,7 @@ class Destroy:
         return f"destroy {self.container.name} ({self.container.vmid}) and its disk"
 
 
-Action = Create | Update | Resize | Start | Stop | Destroy
+Action = Create | Update | Resize | Join | Start | Stop | Destroy
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +107,23 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
+class Note:
+    """What a person should know about a container, though nothing is done about it."""
+
+    container: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.container}: {self.text}"
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """Actions in order; falsy when there is nothing to do."""
 
     actions: tuple[Action, ...] = ()
     refusals: tuple[Refusal, ...] = ()
+    notes: tuple[Note, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.actions)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from homelab.model import Container, Shape
 
@@ -34,9 +35,9 @@ class Found:
     pending: tuple[str, ...] = ()  # options that wait for the next start
     creator: str | None = None  # the token whose create task left or still runs it, for `lock: create`
     task: str | None = None  # that task, if it still runs
-    net0: str = ""
-    features: str = ""
-    startup: str = ""
+    pool: str | None = None
+    config: Mapping[str, Any] = field(default_factory=dict, compare=False)  # as it will be after the next start
+    by_hand: tuple[str, ...] = ()  # what it has that no inventory speaks of
     digest: str | None = None
     usage: Usage = field(default_factory=Usage, compare=False)
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from homelab.errors import InputError
-from homelab.model import Container, Inventory, differences
-from homelab.plan.actions import Action, Create, Destroy, Plan, Resize, Start, Stop, Update
+from homelab.model import Container, Inventory
+from homelab.plan.actions import Action, Create, Destroy, Join, Note, Plan, Resize, Start, Stop, Update
+from homelab.plan.drift import COLD, disks, further_mounts, settings
 from homelab.plan.found import Found
-from homelab.plan.refusals import leftover, locked, refuse_up
-
-# What Proxmox takes into a running container only when it starts again.
-COLD = frozenset({"nesting", "nameservers", "searchdomain"})
+from homelab.plan.refusals import FOR_EVERYBODY, leftover, locked, protected, refuse_up, set_features
 
 
 def chosen(inventory: Inventory, limit: Sequence[str]) -> Sequence[Container]:
@@ -28,7 +26,8 @@ def plan_up(inventory: Inventory, found: Mapping[int, Found], limit: Sequence[st
     containers = chosen(inventory, limit)
     wanted = {container.name: tuple(_up(container, found.get(container.vmid))) for container in containers}
     refusals = tuple(refusal for c in containers for refusal in refuse_up(c, found, wanted[c.name]))
-    return Plan(() if refusals else tuple(action for actions in wanted.values() for action in actions), refusals)
+    return Plan(() if refusals else tuple(action for actions in wanted.values() for action in actions), refusals,
+                tuple(note for c in containers for note in _notes(c, found.get(c.vmid))))
 
 
 def plan_destroy(inventory: Inventory, found: Mapping[int, Found], limit: Sequence[str] = ()) -> Plan:
@@ -38,6 +37,7 @@ def plan_destroy(inventory: Inventory, found: Mapping[int, Found], limit: Sequen
     ours = [(container, there) for container, there in present if there.belongs_to(container)]
     refusals = [leftover(there) for _, there in present if there.lock == "create"]
     refusals += [locked(container, there) for container, there in ours if there.lock not in (None, "create")]
+    refusals += [protected(container, there) for container, there in ours if there.shape and there.shape.protection]
     return Plan(tuple(Destroy(container, there) for container, there in ours), tuple(refusals))
 
 
@@ -45,14 +45,29 @@ def _up(container: Container, found: Found | None) -> Iterator[Action]:
     if found is None or found.shape is None:
         yield Create(container)
         return
-    drift = tuple(differences(container.shape, found.shape))
-    changes = tuple(difference for difference in drift if difference.field != "disk")
+    changes = tuple(settings(container, found.shape))
     if changes:
         yield Update(container, found, changes)
-    if container.shape.disk > found.shape.disk:
-        yield Resize(container, found, container.shape.disk, found.shape.disk)
+    for disk in disks(container, found.shape):
+        if disk.wanted > disk.found:
+            yield Resize(container, found, disk)
+    if container.shape.pool not in (None, found.shape.pool):
+        yield Join(container, found, str(container.shape.pool))
     owed = tuple(change.field for change in changes if change.field in COLD) or found.pending
     if found.running and owed:
         yield Stop(container, found, owed)
     if not found.running or owed:
         yield Start(container, found)
+
+
+def _notes(container: Container, found: Found | None) -> Iterator[Note]:
+    if found is None or found.shape is None:
+        if container.shape.features - FOR_EVERYBODY:
+            yield Note(container.name, "only root@pam may give it all of its features: once it is there, run "
+                                       f"`{set_features(container)}` on the node")
+        return
+    if container.node not in (None, found.node):
+        yield Note(container.name, f"it is on node {found.node}, the inventory says {container.node}: it is left there")
+    by_hand = [*(f"the mount point {mount.path}" for mount in further_mounts(container, found.shape)), *found.by_hand]
+    if by_hand:
+        yield Note(container.name, f"it also has {', '.join(by_hand)}, of which the inventory says nothing: left alone")

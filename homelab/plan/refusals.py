@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from homelab.model import Container, Shape, differences
 from homelab.plan.actions import Action, Refusal
+from homelab.plan.drift import disks, settings
 from homelab.plan.found import Found
 
 _UNCHANGEABLE = frozenset({"unprivileged"})
+FOR_EVERYBODY = frozenset({"nesting"})  # features that a token may set
 
 
 def refuse_up(container: Container, found: Mapping[int, Found], actions: Sequence[Action]) -> Iterator[Refusal]:
@@ -39,11 +42,24 @@ def _refuse_create(container: Container, found: Mapping[int, Found]) -> Iterator
 
 
 def _refuse_changes(container: Container, found: Shape) -> Iterator[Refusal]:
-    if container.shape.disk < found.disk:
+    for disk in disks(container, found):
+        if disk.wanted < disk.found:
+            which, key = ("disk", "disk") if disk.path == "/" else (f"disk at {disk.path}", "size")
+            yield Refusal(
+                f"{container.name}: its {which} cannot shrink", f"It has {disk.found} GiB, the inventory says "
+                f"{disk.wanted}, and Proxmox cannot make a disk smaller.",
+                f"Write `{key}: {disk.found}` in the inventory; or destroy the container and make it anew.")
+    if (container.shape.features ^ found.features) - FOR_EVERYBODY:
         yield Refusal(
-            f"{container.name}: its disk cannot shrink", f"It has {found.disk} GiB, the inventory says "
-            f"{container.shape.disk}, and Proxmox cannot make a disk smaller.",
-            f"Write `disk: {found.disk}` in the inventory; or destroy the container and make it anew.")
+            f"{container.name}: its features cannot be changed by a token",
+            f"It has {_list(found.features)}, wanted is {_list(container.shape.features)}; all but nesting are for "
+            "root@pam alone.",
+            f"On the node: `{set_features(container)}`; or write `features: [{', '.join(sorted(found.features))}]` in "
+            "the inventory.")
+    if found.protection and any(change.field == "mounts" for change in settings(container, found)):
+        yield Refusal(
+            f"{container.name}: it is protected", "Proxmox adds no mount point to a protected container.",
+            "Write `protection: false` and `homelab up` without the new mount point first; then both as you want them.")
     for change in differences(container.shape, found):
         if change.field in _UNCHANGEABLE:
             yield Refusal(
@@ -58,6 +74,24 @@ def _foreign(container: Container, there: Found) -> Refusal:
         f"{container.name}: vmid {there.vmid} is taken by a {kind} that is not ours",
         f"`{there.name}` on node {there.node} does not carry the tags {', '.join(sorted(container.shape.tags))}.",
         f"Write another vmid for {container.name} in the inventory. Nothing has been touched.")
+
+
+def set_features(container: Container) -> str:
+    """The command that root runs on the node to give a container its features."""
+    given = ",".join(f if "=" in f else f"{f}=1" for f in sorted(container.shape.features))
+    return shlex.join(["pct", "set", str(container.vmid), "--features", given])
+
+
+def protected(container: Container, there: Found) -> Refusal:
+    """Somebody wants it never to be removed."""
+    return Refusal(f"{container.name} is protected", f"{there.vmid} on node {there.node} has `protection` set, so "
+                   "Proxmox does not remove it.",
+                   f"If it is to go: write `protection: false` at {container.name} in the inventory, run `homelab up`, "
+                   "then destroy it.")
+
+
+def _list(features: Iterable[str]) -> str:
+    return ", ".join(sorted(features)) or "none"
 
 
 def locked(container: Container, there: Found) -> Refusal:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from homelab.errors import HomelabError
-from homelab.model import Container, differences
-from homelab.plan import Action, Create, Destroy, Found, Resize, Start, Stop, Update
+from homelab.model import Container
+from homelab.plan import Action, Create, Destroy, Found, Join, Resize, Start, Stop, Update
+from homelab.plan.drift import settings
+from homelab.plan.refusals import FOR_EVERYBODY
 from homelab.progress import Progress
 from homelab.proxmox import hostkeys, tasks
 from homelab.proxmox.client import Client
 from homelab.proxmox.errors import REFUSED, ProxmoxError, Unanswered
 from homelab.proxmox.find import configured, digest_now
-from homelab.proxmox.properties import options
+from homelab.proxmox.properties import disk_option, mount_options, options
 from homelab.proxmox.templates import template_volume
 from homelab.trust import KnownHosts, Pin
 
@@ -61,10 +64,14 @@ class Builder:
             case Update():
                 with step(name, "update"):
                     self._update(action)
-            case Resize(container, found, size):
-                with step(name, f"grow the disk to {size} GiB"):
+            case Resize(container, found, disk):
+                with step(name, f"grow the disk at {disk.path} to {disk.wanted} GiB"):
                     self._do(container, found.node, "resize", "growing the disk", _RESIZE, partial(
-                        self._client.put, _path(found, "resize"), disk="rootfs", size=f"{size}G"))
+                        self._client.put, _path(found, "resize"), disk=disk_option(found.config, disk.path),
+                        size=f"{disk.wanted}G"))
+            case Join(container, found, pool):
+                with step(name, f"move to pool {pool}"):
+                    self._join(found, pool)
             case Stop(container, found):
                 if not self._running(container, found.node):
                     return
@@ -105,10 +112,11 @@ class Builder:
                     "Run the same command again: it says whose that is.") from cause
 
     def _parameters(self, container: Container, template: str) -> dict[str, Any]:
-        parameters = options(container.shape) | {
-            "vmid": container.vmid, "ostemplate": template, "rootfs": f"{container.storage}:{container.shape.disk}",
-            "ssh-public-keys": self._public_key, "start": True}
-        return parameters | ({"pool": container.pool} if container.pool else {})
+        shape = replace(container.shape, features=container.shape.features & FOR_EVERYBODY)
+        parameters = options(shape) | mount_options(shape, {}) | {
+            "vmid": container.vmid, "ostemplate": template, "rootfs": f"{container.storage}:{shape.disk}",
+            "ssh-public-keys": "\n".join((self._public_key, *container.ssh_keys)), "start": True}
+        return parameters | ({"pool": shape.pool} if shape.pool else {})
 
     def _await_start(self, container: Container, node: str, since: int) -> None:
         """`start=1` makes a task of its own, and the create says OK even when that one fails: find it, judge it."""
@@ -127,7 +135,7 @@ class Builder:
 
     def _update(self, action: Update) -> None:
         names = [change.field for change in action.changes]
-        values = options(action.container.shape, names, action.found)
+        values = options(action.container.shape, names, action.found.config)
         deleted = [option for option, value in values.items() if value is None]
         parameters = {option: value for option, value in values.items() if value is not None}
         if deleted:
@@ -141,11 +149,19 @@ class Builder:
             except Unanswered as error:
                 lost = error
             now = configured(self._client, action.found)
-            if now.shape and not {d.field for d in differences(action.container.shape, now.shape)} & set(names):
+            if now.shape and not {change.field for change in settings(action.container, now.shape)} & set(names):
                 return
             # The digest holds back whatever may still be on its way.
             self._unchanged(action.container, action.found)
         raise lost
+
+    def _join(self, found: Found, pool: str) -> None:
+        try:
+            self._client.put("pools", poolid=pool, vms=found.vmid, **({"allow-move": True} if found.pool else {}))
+        except Unanswered:
+            rows = self._client.get("cluster/resources", type="vm")
+            if pool not in (row.get("pool") for row in rows if int(row["vmid"]) == found.vmid):
+                raise
 
     def _start(self, container: Container, node: str) -> None:
         if not self._running(container, node):

@@ -11,7 +11,7 @@ from homelab.plan import Found, Usage
 from homelab.proxmox import tasks
 from homelab.proxmox.client import Client
 from homelab.proxmox.errors import NODE_DOWN, REFUSED, ProxmoxError
-from homelab.proxmox.properties import shape_of, tags
+from homelab.proxmox.properties import not_spoken_of, shape_of, tags
 
 
 def find(client: Client, inventory: Inventory) -> dict[int, Found]:
@@ -36,7 +36,7 @@ def find(client: Client, inventory: Inventory) -> dict[int, Found]:
 def _listed(row: Mapping[str, Any]) -> Found:
     return Found(vmid=int(row["vmid"]), name=str(row.get("name", "")), node=str(row["node"]),
                  kind="qemu" if row["type"] == "qemu" else "lxc", status=str(row.get("status", "unknown")),
-                 lock=row.get("lock") or None, tags=tags(row.get("tags")))
+                 lock=row.get("lock") or None, tags=tags(row.get("tags")), pool=row.get("pool") or None)
 
 
 def _live(client: Client, node: str) -> Mapping[int, Mapping[str, Any]] | None:
@@ -90,9 +90,8 @@ def configured(client: Client, there: Found) -> Found:
     rows = client.get(f"nodes/{there.node}/lxc/{there.vmid}/pending")
     waiting = tuple(str(row["key"]) for row in rows if "pending" in row or row.get("delete"))
     config = {row["key"]: row.get("pending", row.get("value")) for row in rows if not row.get("delete")}
-    return replace(there, shape=shape_of(config, there.vmid), pending=waiting, net0=str(config.get("net0", "")),
-                   features=str(config.get("features", "")), startup=str(config.get("startup", "")),
-                   digest=config.get("digest"))
+    return replace(there, shape=shape_of(config, there.vmid, there.pool), pending=waiting, config=config,
+                   by_hand=tuple(not_spoken_of(config)), digest=config.get("digest"))
 
 
 def digest_now(client: Client, there: Found) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import pytest
 import yaml
 
 from homelab.errors import InputError
-from homelab.inventory import load, options, schedule, sections
+from homelab.inventory import load, options, schedule
+from homelab.inventory.placement import Placement
 from homelab.inventory.table import Table
 from homelab.model import City, Inventory
 from homelab.paths import shipped
@@ -70,7 +72,7 @@ def test_what_is_read(tmp_path: Path) -> None:
     inventory = read(tmp_path, BASE)
     db, lake, flow = inventory.containers
     assert [c.address for c in (db, lake)] == [IPv4Address("192.168.2.67"), IPv4Address("192.168.2.68")]
-    assert (db.shape.tags, db.shape.nesting, db.shape.unprivileged) == ({"homelab", "homelab-home"}, True, True)
+    assert (db.shape.tags, db.shape.features, db.shape.unprivileged) == ({"homelab", "homelab-home"}, {"nesting"}, True)
     assert all(re.fullmatch(r"[a-z0-9_][a-z0-9_\-+.]*", tag) for tag in db.shape.tags)
     assert [c.shape.startup_order for c in (db, lake, flow)] == [1, 2, 3]
     assert "`home`" in db.shape.description
@@ -78,7 +80,7 @@ def test_what_is_read(tmp_path: Path) -> None:
     assert inventory.state_dir == tmp_path / ".homelab" / "home"
     assert inventory.endpoint.token_file == tmp_path / ".homelab" / "proxmox-token"
     assert inventory.pipeline.cities == (City(name="Newark,US"),)
-    assert (db.template, db.storage, db.shape.disk, db.shape.swap, db.pool) == (
+    assert (db.template, db.storage, db.shape.disk, db.shape.swap, db.shape.pool) == (
         "ubuntu-24.04", "local-lvm", 8, 512, None)
 
 
@@ -104,7 +106,7 @@ def test_an_overlay_merges_replaces_and_deletes(tmp_path: Path) -> None:
     inventory = load([tmp_path / "inventory.yaml", overlay])
     assert [c.name for c in inventory.containers] == ["db", "lake"]
     db, lake = inventory.containers
-    assert (db.shape.memory, db.shape.disk, db.shape.swap, db.pool, db.vmid) == (1024, 9, 0, None, 167)
+    assert (db.shape.memory, db.shape.disk, db.shape.swap, db.shape.pool, db.vmid) == (1024, 9, 0, None, 167)
     assert lake.services["analytics"] == Analytics(threads=4)
     assert [c.name for c in inventory.pipeline.cities] == ["a", "b"]
     assert inventory.endpoint.token_file == tmp_path / "sub" / "token"
@@ -127,6 +129,7 @@ FAULTS = [
     ("192.168.2.0/24", "192.168.2.0/30", "inventory.yaml:6: network.subnet: must have a prefix length"),
     ("gateway: .1", "gateway: 10.0.0.1", "inventory.yaml:7: network.gateway: 10.0.0.1 is outside the subnet"),
     ("bridge: vmbr0", "bridge: 5", "inventory.yaml:8: network.bridge: must be a bridge of the node"),
+    ("bridge: vmbr0", "bridge: vmbr0\n  mtu: 9", "inventory.yaml:9: network.mtu: must be a whole number of bytes"),
     ("bridge: vmbr0", "bridge: vmbr0\n  vlan: 4095", "inventory.yaml:9: network.vlan: must be a whole number from 1"),
     ("bridge: vmbr0", "bridge: vmbr0\n  nameservers: [.1, x]", "inventory.yaml:9: network.nameservers[1]: must be an"),
     ("ip: .67", "ip: .256", "inventory.yaml:12: containers.db.ip: must be an IPv4 address, whole or as its last part"),
@@ -249,6 +252,60 @@ def test_schedules(text: str, good: bool) -> None:
     assert (schedule.objection(text) is None) is good
 
 
+@pytest.mark.parametrize(("line", "fault"), [
+    ("features: [keyctl, x]", "features[1]: must be one of nesting, keyctl"),
+    ("tags: [Prod]", "tags[0]: must be a tag: lower-case letters"),
+    ("tags: prod", "tags: must be a list, not 'prod'"),
+    ("protection: 1", "protection: must be true or false"),
+    ("stop_timeout: -1", "stop_timeout: must be a whole number of seconds from 0"),
+    ("mounts: {data: 8}", "mounts.data: must be an absolute path"),
+    ("mounts: {/a/../b: 8}", "mounts./a/../b: must be an absolute path"),
+    ("mounts: {/a: 0}", "mounts./a.size: must be a whole number of GiB from 1"),
+    ("mounts: {/a: {backup: true}}", "mounts./a.size: is missing"),
+    ("mounts: {/a: {size: 1, bakup: true}}", "mounts./a.bakup: unknown key; did you mean `backup`?"),
+    ("ssh_keys: [5]", "ssh_keys[0]: must be a public key or a file with some, not 5"),
+    ("ssh_keys: [ssh-ed25519 AAAA, inventory.yaml]", "ssh_keys[1]: is not a public key: 'lab: home'"),
+])
+def test_each_fault_of_a_placement(tmp_path: Path, line: str, fault: str) -> None:
+    found = faults(tmp_path, BASE.replace("    cores: 1\n", f"    cores: 1\n    {line}\n"))
+    assert found[0].startswith(f"inventory.yaml:14: containers.db.{fault}")
+
+
+def test_a_file_of_public_keys_that_is_not_there(tmp_path: Path) -> None:
+    fault = faults(tmp_path, BASE + "defaults: {ssh_keys: [nosuch.pub]}\n")[0]
+    assert fault == f"inventory.yaml:31: defaults.ssh_keys[0]: {tmp_path}/nosuch.pub cannot be read: No such file " \
+                    "or directory"
+
+
+def test_public_keys_come_from_the_inventory_and_from_files(tmp_path: Path) -> None:
+    (tmp_path / "my.pub").write_text("# mine\nssh-ed25519 AAAA me@desk\n\nssh-rsa BBBB\n")
+    base = BASE.replace("    cores: 1\n", "    cores: 1\n    ssh_keys: [ssh-ed25519 CCCC]\n")
+    db, lake, _ = read(tmp_path, base + "defaults: {ssh_keys: [my.pub]}\n").containers
+    assert (db.ssh_keys, lake.ssh_keys) == (("ssh-ed25519 CCCC",), ("ssh-ed25519 AAAA me@desk", "ssh-rsa BBBB"))
+
+
+def test_a_range_of_vmids_stands_for_those_that_are_not_given(tmp_path: Path) -> None:
+    without = BASE.replace("    vmid: 167\n", "")
+    assert [fault.split(": ", 1)[1] for fault in faults(tmp_path, without)] == [
+        "containers.db.vmid: is missing: a whole number from 100 to 999999999"]
+    inventory = read(tmp_path, without + "defaults: {vmids: 160-199}\n")
+    assert ([c.vmid for c in inventory.containers], inventory.vmids) == ([0, 168, 169], range(160, 200))
+    fault = faults(tmp_path, without + "defaults: {vmids: 200-100}\n")[1]
+    assert "defaults.vmids: must be a range such as 160-199, and 200 is more than 100" in fault
+
+
+def test_what_a_placement_becomes(tmp_path: Path) -> None:
+    extra = "    bridge: vmbr1\n    vlan: 7\n    tags: [prod]\n    mounts: {/data: 5, /big: {size: 9, storage: zfs}}\n"
+    db, lake, _ = read(tmp_path, BASE.replace("    cores: 1\n", f"    cores: 1\n{extra}") + (
+        "defaults: {mtu: 1400, start_delay: 5, features: [nesting, keyctl], protection: true}\n")).containers
+    assert (db.shape.bridge, db.shape.vlan, db.shape.mtu) == ("vmbr1", 7, 1400)
+    assert (lake.shape.bridge, lake.shape.vlan, lake.shape.mtu) == ("vmbr0", None, 1400)
+    assert db.shape.tags == {"homelab", "homelab-home", "prod"}
+    assert [(m.path, m.size, m.storage, m.backup) for m in db.shape.mounts] == [
+        ("/big", 9, "zfs", True), ("/data", 5, "local-lvm", True)]
+    assert (lake.shape.start_delay, lake.shape.features, lake.shape.protection) == (5, {"nesting", "keyctl"}, True)
+
+
 def test_the_shipped_inventory_is_the_manual(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every option stands in it, commented out or not, and nothing in it is unknown."""
     asked: set[str] = set()
@@ -275,9 +332,16 @@ def test_the_comments_of_the_shipped_inventory_tell_the_truth(tmp_path: Path) ->
     text = shipped("inventory.yaml").read_text()
     opened = re.sub(r"(?m)^( +)# (\w+:( |$))", r"\1\2", text)
     opened = re.sub(r"(?m)^( +)# (- \{)", r"\1\2", opened).replace("  ca_file", "  # ca_file")
-    assert set(yaml.safe_load(opened)["defaults"]) == set(sections.PLACEMENT)
+    opened = re.sub(r"(?m)^( +)#   (/)", r"\1  \2", opened)
+    assert set(yaml.safe_load(opened)["defaults"]) == {field.name for field in fields(Placement)} | {"vmids"}
     inventory, plain = read(tmp_path, opened), read(tmp_path, text)
     assert inventory.network.vlan == 20
+    assert list(map(str, inventory.containers[0].shape.mounts)) == [
+        "/srv/archive 100 GiB without backup", "/var/lib/postgresql 32 GiB"]
+    assert (inventory.vmids, plain.vmids) == (range(160, 200), range(0))
+    for name in ("bridge", "firewall", "protection", "features", "tags"):
+        assert [getattr(c.shape, name) for c in inventory.containers] == [
+            getattr(c.shape, name) for c in plain.containers]
     assert inventory.endpoint.fingerprint is not None
     assert inventory.endpoint.token_file == plain.endpoint.token_file
     assert inventory.pipeline.units == plain.pipeline.units

@@ -11,7 +11,7 @@ import pytest
 
 from homelab.errors import HomelabError, InputError
 from homelab.inventory import load
-from homelab.model import Inventory, Shape
+from homelab.model import Inventory, Mount, Shape
 from homelab.paths import shipped
 from homelab.plan import Found, Plan, chosen, plan_destroy, plan_up
 
@@ -61,14 +61,23 @@ def test_from_nothing(inventory: Inventory) -> None:
     ({"disk": 8, "swap": 0}, ["update postgres-data: swap: 0 → 512", "resize postgres-data: disk 8 → 16 GiB"]),
     ({"status": "stopped"}, ["start postgres-data"]),
     ({"status": "stopped", "memory": 512}, ["update postgres-data: memory: 512 → 2048", "start postgres-data"]),
-    ({"nesting": False}, ["update postgres-data: nesting: False → True",
-                          "stop postgres-data, so that it starts with the new nesting", "start postgres-data"]),
-    ({"nesting": False, "status": "stopped"}, ["update postgres-data: nesting: False → True", "start postgres-data"]),
+    ({"features": frozenset()}, ["update postgres-data: features: none → nesting",
+                                 "stop postgres-data, so that it starts with the new features", "start postgres-data"]),
+    ({"features": frozenset(), "status": "stopped"}, ["update postgres-data: features: none → nesting",
+                                                      "start postgres-data"]),
     ({"pending": ("nameserver",)}, ["stop postgres-data, so that it starts with the new nameserver",
                                     "start postgres-data"]),
     ({"pending": ("nameserver",), "status": "stopped"}, ["start postgres-data"]),
     ({"lock": "backup"}, []),
     ({"vlan": 5}, ["update postgres-data: vlan: 5 → none"]),
+    ({"mtu": 9000, "firewall": True}, ["update postgres-data: mtu: 9000 → none; firewall: True → False"]),
+    ({"protection": True}, ["update postgres-data: protection: True → False"]),
+    ({"start_delay": 9, "stop_timeout": 5}, ["update postgres-data: start_delay: 9 → none; stop_timeout: 5 → none"]),
+    ({"by_hand": frozenset({"net0 rate=5"})}, ["update postgres-data: by_hand: net0 rate=5 → none"]),
+    ({"tags": frozenset({"homelab", "homelab-home", "x"})},
+     ["update postgres-data: tags: homelab,homelab-home,x → homelab,homelab-home"]),
+    ({"mounts": (Mount("/more", 5, True),)}, []),  # it holds data
+    ({"pool": "of-somebody"}, []),  # the inventory names none
 ])
 def test_what_differs(inventory: Inventory, differing: dict[str, Any], expected: list[str]) -> None:
     plan = plan_up(inventory, all_there(inventory, there(inventory, **differing)))

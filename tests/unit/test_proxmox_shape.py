@@ -10,12 +10,10 @@ import pytest
 
 from homelab.commands.init import starter
 from homelab.inventory import load
-from homelab.model import Inventory, Shape, differences
+from homelab.model import Inventory, Mount, Shape, differences
 from homelab.paths import shipped
-from homelab.plan import Found
-from homelab.proxmox.access import privileges, pveum
 from homelab.proxmox.hostkeys import fingerprint_in
-from homelab.proxmox.properties import options, parse, shape_of, tags, write
+from homelab.proxmox.properties import disk_option, not_spoken_of, options, parse, shape_of, tags, write
 from homelab.proxmox.templates import newest
 from tests.recorded import data
 
@@ -51,7 +49,7 @@ def test_a_recorded_configuration() -> None:
         hostname="ct167", cores=2, memory=1024, swap=512, disk=8, bridge="vmbr0",
         address=IPv4Interface("192.168.3.167/24"), gateway=IPv4Address("192.168.3.1"), vlan=None,
         nameservers=(IPv4Address("192.168.3.1"),), searchdomain="bench.invalid", onboot=True, startup_order=None,
-        nesting=True, unprivileged=True, tags=frozenset({"alpha", "db", "prod"}),
+        unprivileged=True, tags=frozenset({"alpha", "db", "prod"}),
         description="line one\nline two: äöü €")
     pending = {row["key"]: row["value"] for row in data("pending")}
     assert shape_of(pending, 167) == shape_of(data("config"), 167)
@@ -92,34 +90,55 @@ def as_proxmox_returns(values: dict[str, Any], disk: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("changed", [
     {}, {"vlan": 5}, {"nameservers": (IPv4Address("9.9.9.9"), IPv4Address("1.1.1.1"))}, {"searchdomain": "home.arpa"},
-    {"startup_order": None}, {"onboot": False}, {"nesting": False}, {"swap": 0}])
+    {"startup_order": None}, {"onboot": False}, {"features": frozenset()}, {"swap": 0},
+    {"mtu": 9000}, {"firewall": True}, {"start_delay": 5, "stop_timeout": 0},
+    {"features": frozenset({"keyctl", "mount=nfs;cifs"})}, {"protection": True}])
 def test_a_shape_comes_back_as_it_went(inventory: Inventory, changed: dict[str, Any]) -> None:
     shape = replace(inventory.containers[0].shape, **changed)
     back = shape_of(as_proxmox_returns(options(shape), shape.disk), 167)
     assert list(differences(shape, back)) == []
 
 
-def found(**changed: Any) -> Found:
-    return Found(vmid=167, name="x", node="pve", **({
-        "net0": "name=eth0,bridge=vmbr9,firewall=1,gw=10.0.0.1,hwaddr=BC:24:11:60:10:47,ip=10.0.0.5/8,tag=7,type=veth",
-        "features": "keyctl=1", "startup": "order=9,up=30"} | changed))
+CONFIG = {
+    "net0": "name=eth1,bridge=vmbr9,firewall=1,gw=10.0.0.1,hwaddr=BC:24:11:60:10:47,ip=10.0.0.5/8,rate=5,tag=7",
+    "features": "keyctl=1", "startup": "order=9,up=30", "rootfs": "zfs:subvol-167-disk-0,acl=1,size=8G",
+    "mp0": "zfs:subvol-167-disk-1,mp=/data,size=10G,backup=1", "mp3": "/host/films,mp=/films", "net1": "name=eth1",
+    "mp1": "zfs:subvol-167-disk-2,mp=/x,size=3G,mountoptions=noatime", "unused0": "zfs:subvol-167-disk-9"}
 
 
-def test_an_update_keeps_what_we_do_not_manage(inventory: Inventory) -> None:
-    values = options(inventory.containers[0].shape, ["address", "gateway", "vlan", "bridge", "nesting",
-                                                     "startup_order"], found())
+def test_an_update_keeps_the_network_cards_name_and_mac_address(inventory: Inventory) -> None:
+    values = options(inventory.containers[0].shape, ["address", "gateway", "vlan", "bridge", "by_hand", "features",
+                                                     "startup_order"], CONFIG)
     assert parse(values["net0"]) == {
-        "name": "eth0", "bridge": "vmbr0", "firewall": "1", "gw": "192.168.2.1", "hwaddr": "BC:24:11:60:10:47",
-        "ip": "192.168.2.67/24", "type": "veth"}
-    assert parse(values["features"]) == {"keyctl": "1", "nesting": "1"}
-    assert parse(values["startup"]) == {"order": "1", "up": "30"}
+        "name": "eth1", "bridge": "vmbr0", "gw": "192.168.2.1", "hwaddr": "BC:24:11:60:10:47",
+        "ip": "192.168.2.67/24"}
+    assert (values["features"], values["startup"]) == ("nesting=1", "order=1")
     assert set(values) == {"net0", "features", "startup"}
 
 
 def test_what_is_no_longer_wanted_is_deleted_and_not_emptied(inventory: Inventory) -> None:
-    shape = replace(inventory.containers[0].shape, startup_order=None)
-    values = options(shape, ["nameservers", "searchdomain", "startup_order"], found(startup="order=9"))
-    assert values == {"nameserver": None, "searchdomain": None, "startup": None}
+    shape = replace(inventory.containers[0].shape, startup_order=None, features=frozenset())
+    values = options(shape, ["nameservers", "searchdomain", "startup_order", "features"], {"startup": "order=9"})
+    assert values == {"nameserver": None, "searchdomain": None, "startup": None, "features": None}
+
+
+def test_what_somebody_added_by_hand() -> None:
+    shape = shape_of(CONFIG, 167)
+    assert shape.by_hand == {"net0 rate=5"}
+    assert (shape.startup_order, shape.start_delay, shape.stop_timeout) == (9, 30, None)
+    assert (shape.features, shape.firewall, shape.vlan, shape.mtu) == ({"keyctl"}, True, 7, None)
+    assert list(not_spoken_of(CONFIG)) == ["mp1 mountoptions=noatime", "mp3", "net1", "rootfs acl=1"]
+
+
+def test_mount_points(inventory: Inventory) -> None:
+    found = shape_of(CONFIG, 167)
+    assert found.mounts == (Mount("/data", 10, True), Mount("/x", 3, False))
+    assert [mount.storage for mount in found.mounts] == ["zfs", "zfs"]
+    assert (disk_option(CONFIG, "/"), disk_option(CONFIG, "/x")) == ("rootfs", "mp1")
+    wanted = replace(inventory.containers[0].shape, mounts=(
+        Mount("/data", 20, True, "zfs"), Mount("/new", 5, True, "lvm"), Mount("/x", 3, True, "zfs")))
+    assert options(wanted, ["mounts"], CONFIG) == {
+        "mp2": "lvm:5,mp=/new,backup=1", "mp1": "zfs:subvol-167-disk-2,mp=/x,size=3G,mountoptions=noatime,backup=1"}
 
 
 def test_the_host_key_in_a_recorded_log() -> None:
@@ -148,15 +167,6 @@ def test_the_newest_template() -> None:
     volumes = [f"local:vztmpl/{name}" for name in names]
     assert newest(volumes, "ubuntu-24.04-standard_") == volumes[1]
     assert newest(volumes, "debian-12-standard_") is None
-
-
-def test_the_privileges_are_printed_for_the_token_and_its_user(inventory: Inventory) -> None:
-    lines = pveum(inventory)
-    for path, granted in privileges(inventory).items():
-        assert f"pveum acl modify {path} --roles Homelab --users homelab@pve --tokens 'homelab@pve!cli'" in lines
-        assert all(privilege in lines[0] for privilege in granted)
-    assert set(privileges(inventory)) == {"/vms", "/nodes", "/storage/local-lvm", "/storage/local",
-                                          "/sdn/zones/localnetwork/vmbr0"}
 
 
 def test_the_starter_is_the_shipped_inventory_with_values() -> None:

@@ -1,0 +1,18 @@
+"""The frozen types that everything else speaks in: what the inventory wants, and what was found."""
+
+from homelab.model.service import Health, Pending, Service, Site, Step, Vault
+from homelab.model.shape import Difference, Mount, Shape, differences
+from homelab.model.wanted import (
+    Access,
+    City,
+    Container,
+    Endpoint,
+    Inventory,
+    Network,
+    Pipeline,
+    Privilege,
+    Secret,
+)
+
+__all__ = ["Access", "City", "Container", "Difference", "Endpoint", "Health", "Inventory", "Mount", "Network",
+           "Pending", "Pipeline", "Privilege", "Secret", "Service", "Shape", "Site", "Step", "Vault", "differences"]

@@ -1,0 +1,109 @@
+"""A service of the inventory, and the steps that bring it about."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+from homelab.distributions import Distribution
+from homelab.host import Host, Result
+from homelab.model.wanted import Access, Container, Inventory, Secret
+
+
+class Vault(Protocol):
+    """Keeps the secrets: the same name always gives the same value."""
+
+    def secret(self, name: str) -> Secret:
+        """The secret of that name, made at the first asking."""
+
+    def key_pair(self, name: str) -> tuple[Secret, str]:
+        """An SSH key pair: the private key in OpenSSH's PEM form, and the public key's line."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """What a service may look at while it writes down its steps."""
+
+    inventory: Inventory
+    container: Container
+    vault: Vault
+    host_keys: Mapping[str, str]  # container name → its SSH host key line, as far as known
+    failed: Collection[str] = ()  # containers whose deploy has failed by now: nobody waits for them
+    deploying: Collection[str] = ()  # containers that are deployed side by side with this one
+
+    def patience(self, container: Container) -> float:
+        """How many seconds to wait for what another container's deploy brings: long only if that is going on."""
+        return 1800.0 if container.name in self.deploying else 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """Why a step has something to do, in words; `diff` is a unified diff where a file differs."""
+
+    reason: str
+    diff: str = ""
+
+
+class Step(ABC):
+    """One thing that has to be so. It asks probes, says from the answers why it is pending, and applies."""
+
+    watches: Sequence[Step] = ()
+
+    @property
+    @abstractmethod
+    def title(self) -> str:
+        """What it is about, unique on its host: `file /etc/x`, `unit airflow-scheduler`."""
+
+    @abstractmethod
+    def probes(self) -> Sequence[str]:
+        """Shell texts that read and never change anything."""
+
+    @abstractmethod
+    def pending(self, answers: Sequence[Result]) -> Pending | None:
+        """Why there is something to do, or None. Pure: it looks at nothing but the answers."""
+
+    @abstractmethod
+    def apply(self, host: Host) -> None:
+        """Make it so. Idempotent, and safe to be killed at any point. Raises HomelabError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How a service is: one line for people, facts for `--json`."""
+
+    healthy: bool
+    summary: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Service(ABC):
+    """A service of the inventory; the fields of each dataclass below it are its options there."""
+
+    needs: ClassVar[tuple[str, ...]] = ()
+    many: ClassVar[bool] = False  # whether it may stand on more than one container
+
+    def objections(self, distribution: Distribution) -> Iterable[tuple[str, str]]:
+        """Options that cannot be had on this distribution, each with the reason and what is allowed."""
+        return ()
+
+    @abstractmethod
+    def accesses(self) -> Sequence[Access]:
+        """The databases it has to reach."""
+
+    @abstractmethod
+    def units(self) -> Sequence[str]:
+        """The systemd units whose health is this service's health."""
+
+    @abstractmethod
+    def steps(self, site: Site) -> Sequence[Step]:
+        """What has to be so in its container, in order."""
+
+    @abstractmethod
+    def health_probes(self) -> Sequence[str]:
+        """Shell texts that ask the service how it is."""
+
+    @abstractmethod
+    def health(self, answers: Sequence[Result]) -> Health:
+        """What the answers to its probes mean. Pure."""

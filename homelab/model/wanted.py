@@ -1,0 +1,137 @@
+"""What the inventory asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from homelab.model.shape import Shape
+
+if TYPE_CHECKING:
+    from homelab.model.service import Service
+
+Privilege = Literal["own", "append", "read"]
+
+
+class Secret:
+    """A value that never prints itself; `reveal()` is the only way to it."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """The secret itself: for a file's content or a connection, never for a message."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+    __str__ = __repr__
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """Where Proxmox answers and how we trust it: by CA file, by SHA-256 fingerprint, or by the system's CAs."""
+
+    host: str
+    port: int
+    node: str | None
+    token_id: str
+    token_file: Path
+    fingerprint: str | None
+    ca_file: Path | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Network:
+    """The subnet that the containers live in."""
+
+    subnet: IPv4Network
+    gateway: IPv4Address
+    bridge: str
+    vlan: int | None
+    mtu: int | None = None
+    nameservers: tuple[IPv4Address, ...]
+    searchdomain: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """A service's need to reach a database: rows of pg_hba.conf, grants and firewall rules follow from it."""
+
+    database: str
+    role: str
+    privilege: Privilege
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class City:
+    """A place to observe: by name (`Berlin,DE`), by OpenWeather id, or by coordinates."""
+
+    name: str
+    id: int | None = None
+    latitude: float | None = None
+    longitude: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pipeline:
+    """What the weather pipeline fetches, in which units, how often."""
+
+    cities: tuple[City, ...]
+    units: Literal["standard", "metric", "imperial"]
+    schedule: str
+    base_url: str
+    api_key_file: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Container:
+    """One container of the inventory: its identity, its shape, and the services on it by name."""
+
+    name: str
+    vmid: int  # 0: taken from the inventory's range once Proxmox has been asked
+    node: str | None
+    template: str
+    template_storage: str
+    storage: str
+    shape: Shape
+    services: Mapping[str, Service]
+    ssh_keys: tuple[str, ...] = ()  # public keys that may log in as root, beside homelab's own
+
+    @property
+    def address(self) -> IPv4Address:
+        """Its IP address; every container of an inventory has one."""
+        if self.shape.address is None:
+            raise ValueError(f"{self.name} has no address")
+        return self.shape.address.ip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inventory:
+    """All that the user asked for. `state_dir` keeps this lab's secrets and pins, beside the file."""
+
+    lab: str
+    path: Path
+    state_dir: Path
+    endpoint: Endpoint
+    network: Network
+    containers: tuple[Container, ...]
+    pipeline: Pipeline
+    vmids: range = range(0)  # where a container's vmid is taken from if the inventory gives it none
+
+    def container_with(self, service: str) -> Container:
+        """The container on which a service runs; validation has made sure that there is one."""
+        return next(c for c in self.containers if service in c.services)
+
+    def accesses(self) -> Iterator[tuple[Container, Access]]:
+        """Every container's need to reach a database, in inventory order."""
+        for container in self.containers:
+            for service in container.services.values():
+                for access in service.accesses():
+                    yield container, access
