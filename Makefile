@@ -3,7 +3,7 @@ SHELL := /bin/sh
 BIN := .venv/bin
 export PYTHONDONTWRITEBYTECODE = 1
 
-.PHONY: help demo test test-unit lint lock clean
+.PHONY: help demo test test-unit lint bench lock clean
 
 help:  ## Show what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1 	/'
@@ -22,16 +22,20 @@ lint: .venv/ready  ## ruff and mypy --strict
 	$(BIN)/ruff check
 	$(BIN)/mypy
 
+bench: .venv/ready  ## Measure homelab beside Ansible and beside the bare calls; about two minutes
+	$(BIN)/python -m benchmarks
+
 COMPILE := $(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links
 
 lock: .venv/ready  ## Bring requirements/*.txt and pipeline/requirements/*.txt up to date
 	$(COMPILE) --group test --extra lab pyproject.toml -o requirements/dev.txt
 	$(COMPILE) requirements/build.in -o requirements/build.txt
+	$(COMPILE) benchmarks/requirements.in -o benchmarks/requirements.txt
 	pipeline/requirements/refresh
 
 clean:  ## Remove what was installed here (the lab: `homelab lab down --purge`)
-	rm -rf .venv .venv-analytics .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-analytics benchmarks/.venv .mypy_cache .ruff_cache .pytest_cache
 
 .venv/ready: bootstrap requirements/dev.txt requirements/build.txt pipeline/requirements/uv.txt pyproject.toml
 	@./bootstrap

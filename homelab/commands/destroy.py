@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 
 from homelab.commands.provision import Outcome, at_once, changing, planned
+from homelab.commands.side_by_side import AT_ONCE
 from homelab.model import Inventory
 from homelab.plan import Action, Plan, chosen, plan_destroy
 from homelab.progress import Progress
@@ -25,8 +27,8 @@ def destroy(inventory: Inventory, *, known_hosts: KnownHosts, progress: Progress
     plan.refuse_unsafe()
     if plan and not confirm(plan):
         return Outcome(confirmed=False)
-    builder = Builder(client, "", known_hosts, progress)
-    at_once(client, {name: partial(_work, builder, known_hosts, actions)
+    builder, turns = Builder(client, "", known_hosts, progress), threading.Semaphore(AT_ONCE)
+    at_once(client, {name: partial(_work, builder, turns, known_hosts, actions)
                      for name, actions in plan.by_container().items()})
     for container in chosen(inventory, limit):
         there = found.get(container.vmid)
@@ -37,8 +39,9 @@ def destroy(inventory: Inventory, *, known_hosts: KnownHosts, progress: Progress
     return Outcome.of(plan) if plan else Outcome(nothing="Nothing to do: none of our containers is there.")
 
 
-def _work(builder: Builder, known_hosts: KnownHosts, actions: Sequence[Action]) -> None:
-    builder.carry_out(actions)
+def _work(builder: Builder, turns: threading.Semaphore, known_hosts: KnownHosts, actions: Sequence[Action]) -> None:
+    with turns:
+        builder.carry_out(actions)
     _forget(known_hosts, actions[0].container.name)
 
 

@@ -11,6 +11,10 @@ from homelab.errors import HomelabError
 
 T = TypeVar("T")
 
+# Containers that Proxmox works on for us at a time. Each create unpacks a template onto the same disks and takes the
+# storage's lock, which a node gives up waiting for after seconds; Proxmox's own HA manager starts 4 at a time too.
+AT_ONCE = 4
+
 
 def gathered(work: Mapping[str, Callable[[], T]]) -> dict[str, Future[T]]:
     """Do all of it at once, by container name, and wait for the end. One that fails does not stop the others.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 
 from homelab.commands.provision import Outcome, at_once, changing, planned
+from homelab.commands.side_by_side import AT_ONCE
 from homelab.model import Container, Inventory, Secret, Vault
 from homelab.plan import Create, Found, Plan, Start, chosen, plan_up
 from homelab.progress import Progress
@@ -32,13 +34,15 @@ def up(inventory: Inventory, *, vault: Vault, known_hosts: KnownHosts, progress:
     builder = Builder(client, public, known_hosts, progress)
     wait = wait_for_ssh or partial(_wait_for_ssh, private, known_hosts)
     work = plan.by_container()
+    turns = threading.Semaphore(AT_ONCE)
 
     def make(container: Container) -> None:
         actions = work.get(container.name, ())
         if not any(isinstance(action, Create) for action in actions):
             _pin(client, known_hosts, found[container.vmid], container.name)
         if actions:
-            builder.carry_out(actions)
+            with turns:
+                builder.carry_out(actions)
         if container.name in waited or any(isinstance(action, Create | Start) for action in actions):
             with progress.step(container.name, "wait for SSH, with the host key that Proxmox has named"):
                 wait(container)

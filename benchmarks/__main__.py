@@ -1,0 +1,40 @@
+"""Run every benchmark and print one table: `python -m benchmarks [name …]`."""
+
+from __future__ import annotations
+
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from benchmarks import ansible, create, noop
+from benchmarks.node import Node, node
+from benchmarks.table import Row, markdown
+
+ALL: dict[str, Callable[[Path, Node], Iterator[Row]]] = {
+    "noop": noop.three, "create": create.side_by_side, "hundred": noop.hundred}
+
+
+def main() -> None:
+    """Run those that are named, or all. The exit code is 1 if an aim is missed."""
+    names = sys.argv[1:] or list(ALL)
+    if unknown := set(names) - set(ALL):
+        raise SystemExit(f"There is no benchmark {', '.join(unknown)}; there are {', '.join(ALL)}.")
+    peer = ansible.installed() if "noop" in names else "no peer"
+    started, rows = time.monotonic(), []
+    for name in names:
+        with tempfile.TemporaryDirectory() as folder, node(Path(folder)) as running:
+            for row in ALL[name](Path(folder), running):
+                print(f"· {row.what}: {row.ours}", file=sys.stderr, flush=True)
+                rows.append(row)
+    print(markdown(rows))
+    print(f"\n{datetime.now(UTC):%Y-%m-%d}, Python {platform.python_version()}, {peer}; "
+          f"took {time.monotonic() - started:.0f} s.")
+    sys.exit(any(not row.good for row in rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""Making containers side by side, beside the slowest single one of the same run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from math import ceil
+from pathlib import Path
+
+from benchmarks import node as on_node
+from benchmarks.node import Node
+from benchmarks.site import Site, site
+from benchmarks.table import Row
+from homelab.commands.side_by_side import AT_ONCE
+from homelab.commands.up import up
+from homelab.progress import SilentProgress
+from homelab.secrets import FileVault
+from homelab.trust import KnownHosts
+
+_CREATE, _START = 3.0, 0.5  # seconds that the node takes for the tasks of one container
+
+
+class Stopwatch(SilentProgress):
+    """Takes the time of each container's steps, in seconds."""
+
+    def __init__(self) -> None:
+        self.took: dict[str, float] = {}
+
+    @contextmanager
+    def step(self, who: str, what: str) -> Iterator[Callable[[str], None]]:
+        """See Progress.step."""
+        started = time.perf_counter()
+        with super().step(who, what) as say:
+            yield say
+        self.took[who] = self.took.get(who, 0.0) + time.perf_counter() - started
+
+
+def made(place: Site, node: Node) -> tuple[float, float]:
+    """Make all containers of an inventory: seconds in all, and of the slowest single one."""
+    node.ask(on_node.empty)
+    inventory, watch = place.inventory, Stopwatch()
+    started = time.perf_counter()
+    up(inventory, vault=FileVault(inventory.state_dir), known_hosts=KnownHosts.of(inventory.state_dir),
+       progress=watch, confirm=lambda plan: True, wait_for_ssh=lambda container: None)
+    return time.perf_counter() - started, max(watch.took.values())
+
+
+def side_by_side(folder: Path, node: Node) -> Iterator[Row]:
+    """3, 10 and 30 creates with the node's task times on."""
+    for count in (3, 10, 30):
+        below = folder / str(count)
+        below.mkdir()
+        place = site(below, node, count)
+        node.ask(on_node.slow_tasks, _CREATE, _START)
+        with node.counting() as seen:
+            total, slowest = made(place, node)
+        rounds = ceil(count / AT_ONCE)
+        ratio = total / slowest / rounds
+        failed = node.ask(on_node.unsuccessful)
+        node.ask(on_node.slow_tasks, 0.0, 0.0)
+        bad = seen[0].refused + len(failed)
+        yield Row(f"create {count} containers, {min(count, AT_ONCE)} at a time; {bad} errors", f"{total:.1f} s",
+                  f"{slowest:.1f} s (the slowest one) x {rounds}", f"{ratio:.2f}x", "≤ 1.3x", ratio <= 1.3 and not bad)
