@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 
 from homelab.commands.side_by_side import side_by_side
 from homelab.errors import HomelabError
-from homelab.model import Container, Difference, Inventory, differences
-from homelab.plan import Found, Plan
+from homelab.model import Container, Difference, Inventory
+from homelab.plan import Found, Plan, drift
 from homelab.progress import Progress
 from homelab.proxmox import Client, find, tasks
 from homelab.proxmox.audit import Audit
 from homelab.proxmox.find import digest_now
 from homelab.proxmox.tasks import Task
+from homelab.proxmox.templates import with_templates
 
 INTERRUPTED = 130  # the exit code of a program that Ctrl-C has ended
 _DEADLINE = 1800.0  # seconds to wait for what an earlier run has begun
@@ -52,10 +53,10 @@ def changing(inventory: Inventory) -> Client:
     return Client(inventory.endpoint, Audit(inventory.state_dir / "audit.log", inventory.endpoint.token_id))
 
 
-def at_once(client: Client, work: Mapping[str, Callable[[], None]]) -> None:
+def at_once(client: Client, work: Mapping[str, Callable[[], None]], what: str = "containers") -> None:
     """Do it side by side; on Ctrl-C say which tasks go on without us. Raises HomelabError."""
     try:
-        side_by_side(work)
+        side_by_side(work, what)
     except KeyboardInterrupt as error:
         client.close()
         running = [Task.of(upid) for upid in tuple(client.under_way)]
@@ -106,7 +107,7 @@ def _state(container: Container, there: Found | None) -> ContainerState:
         running=there.running and not foreign, status=there.status, lock=there.lock, node=there.node,
         cores=shape.cores if shape else 0, pending=there.pending, memory_used=usage.memory,
         memory_total=usage.memory_total, disk_used=usage.disk, disk_total=usage.disk_total, uptime=usage.uptime,
-        drift=tuple(differences(container.shape, shape)) if shape else ())
+        drift=tuple(drift(container, shape)) if shape else ())
 
 
 def planned(client: Client, inventory: Inventory, progress: Progress,
@@ -124,7 +125,7 @@ def planned(client: Client, inventory: Inventory, progress: Progress,
         locks = {vmid: there.lock for vmid, there in found.items() if there.lock}
         # A lock that nothing of ours holds is somebody else's, unless its task has ended since we looked.
         if not running and locks.items() <= before.items() and _still_so(client, inventory, found, plan):
-            return found, plan, waited
+            return found, with_templates(client, plan), waited
         waited += _wait(client, progress, running)
         before = locks
 
