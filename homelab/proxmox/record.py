@@ -1,11 +1,15 @@
-"""The line in a container's description that says what it was made from. It is ours, and no part of what is wanted."""
+"""Our lines in a container's description, no part of what is wanted: what it was made from, and if it is unfinished."""
 
 from __future__ import annotations
 
 import re
 from datetime import date
 
-_LINE = re.compile(r"^Made from (\S+) on \d{4}-\d\d-\d\d\.\s*$", re.MULTILINE)
+_MADE = r"Made from (?P<source>\S+) on \d{4}-\d\d-\d\d\."
+_BEGUN = (r"Unfinished: it still has the SSH host key (?P<key>SHA256:[A-Za-z0-9+/]{43}) of what it was cloned from; "
+          r"`homelab up` goes on\.")
+_LINE = re.compile(rf"^(?:{_MADE}|{_BEGUN})\s*$", re.MULTILINE)
+_UNFINISHED = re.compile(rf"^{_BEGUN}\s*$", re.MULTILINE)
 
 
 def recorded(description: str, source: str, day: date) -> str:
@@ -13,21 +17,38 @@ def recorded(description: str, source: str, day: date) -> str:
     return _joined(description, f"Made from {source} on {day.isoformat()}.")
 
 
+def begun(description: str, fingerprint: str) -> str:
+    """A description that says that the container is a clone which still has another one's host key, `SHA256:…`."""
+    return _joined(description, f"Unfinished: it still has the SSH host key {fingerprint} of what it was cloned from; "
+                                "`homelab up` goes on.")
+
+
+def finished(description: str) -> str:
+    """A description that does not say so any more."""
+    return _UNFINISHED.sub("", description).strip()
+
+
+def unfinished(description: str) -> str | None:
+    """The other one's host key, if the container is such a clone."""
+    match = _UNFINISHED.search(description)
+    return match["key"] if match else None
+
+
 def kept(description: str, before: str) -> str:
-    """A new description with the record, if any, of the one that was there before."""
-    match = _LINE.search(before)
-    return _joined(description, match[0].strip()) if match else description
+    """A new description with our lines, if any, of the one that was there before."""
+    for match in _LINE.finditer(before):
+        description = _joined(description, match[0].strip())
+    return description
 
 
 def without(description: str) -> str:
-    """A description without its record."""
-    return _LINE.sub("", description, count=1).strip()
+    """A description without our lines."""
+    return _LINE.sub("", description).strip()
 
 
 def source(description: str) -> str | None:
     """The volume id that a container was made from, if its description says so."""
-    match = _LINE.search(description)
-    return match[1] if match else None
+    return next((match["source"] for match in _LINE.finditer(description) if match["source"]), None)
 
 
 def _joined(description: str, line: str) -> str:
