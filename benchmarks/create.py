@@ -12,7 +12,6 @@ from benchmarks import node as on_node
 from benchmarks.node import Node
 from benchmarks.site import Site, site
 from benchmarks.table import Row
-from homelab.commands.side_by_side import AT_ONCE
 from homelab.commands.up import up
 from homelab.progress import SilentProgress
 from homelab.secrets import FileVault
@@ -52,13 +51,14 @@ def side_by_side(folder: Path, node: Node) -> Iterator[Row]:
         below = folder / str(count)
         below.mkdir()
         place = site(below, node, count)
+        at_once = place.inventory.endpoint.parallel
         node.ask(on_node.slow_tasks, _CREATE, _START)
         with node.counting() as seen:
             total, slowest = made(place, node)
-        rounds = ceil(count / AT_ONCE)
+        rounds = ceil(count / at_once)
         ratio = total / slowest / rounds
         failed = node.ask(on_node.unsuccessful)
         node.ask(on_node.slow_tasks, 0.0, 0.0)
         bad = seen[0].refused + len(failed)
-        yield Row(f"create {count} containers, {min(count, AT_ONCE)} at a time; {bad} errors", f"{total:.1f} s",
+        yield Row(f"create {count} containers, {min(count, at_once)} at a time; {bad} errors", f"{total:.1f} s",
                   f"{slowest:.1f} s (the slowest one) x {rounds}", f"{ratio:.2f}x", "≤ 1.3x", ratio <= 1.3 and not bad)

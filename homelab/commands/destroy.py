@@ -6,8 +6,8 @@ import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from homelab.commands.lock import only_one
 from homelab.commands.provision import Outcome, at_once, changing, planned
-from homelab.commands.side_by_side import AT_ONCE
 from homelab.model import Inventory
 from homelab.plan import Action, Plan, chosen, plan_destroy
 from homelab.progress import Progress
@@ -22,12 +22,19 @@ def destroy(inventory: Inventory, *, known_hosts: KnownHosts, progress: Progress
     `confirm` is given the plan and says whether to go on; it is not asked when there is nothing to do. A guest on
     one of the vmids that is not ours is left alone. Raises HomelabError.
     """
+    with only_one(inventory.state_dir, "destroy"):
+        return _destroy(inventory, known_hosts, progress, confirm, limit)
+
+
+def _destroy(inventory: Inventory, known_hosts: KnownHosts, progress: Progress, confirm: Callable[[Plan], bool],
+             limit: Sequence[str]) -> Outcome:
     client = changing(inventory)
     found, plan, _ = planned(client, inventory, progress, lambda there: plan_destroy(inventory, there, limit))
     plan.refuse_unsafe()
     if plan and not confirm(plan):
         return Outcome(confirmed=False)
-    builder, turns = Builder(client, "", known_hosts, progress), threading.Semaphore(AT_ONCE)
+    builder = Builder(client, "", known_hosts, progress)
+    turns = threading.Semaphore(inventory.endpoint.parallel)
     at_once(client, {name: partial(_work, builder, turns, known_hosts, actions)
                      for name, actions in plan.by_container().items()})
     for container in chosen(inventory, limit):

@@ -11,10 +11,6 @@ from homelab.errors import HomelabError
 
 T = TypeVar("T")
 
-# Containers that Proxmox works on for us at a time. Each create unpacks a template onto the same disks and takes the
-# storage's lock, which a node gives up waiting for after seconds; Proxmox's own HA manager starts 4 at a time too.
-AT_ONCE = 4
-
 
 def gathered(work: Mapping[str, Callable[[], T]]) -> dict[str, Future[T]]:
     """Do all of it at once, by container name, and wait for the end. One that fails does not stop the others.
@@ -29,7 +25,7 @@ def gathered(work: Mapping[str, Callable[[], T]]) -> dict[str, Future[T]]:
     return futures
 
 
-def side_by_side(work: Mapping[str, Callable[[], None]]) -> None:
+def side_by_side(work: Mapping[str, Callable[[], None]], what: str = "containers") -> None:
     """Do all of it at once. Raises the one HomelabError, or one that names them all."""
     ended = {name: future.exception() for name, future in gathered(work).items()}
     failures = [failure for failure in ended.values() if failure is not None]
@@ -37,7 +33,7 @@ def side_by_side(work: Mapping[str, Callable[[], None]]) -> None:
         if len(failures) == 1 or not isinstance(failure, HomelabError):
             raise failure
     if failures:
-        raise HomelabError(f"{len(failures)} of {len(work)} containers failed",
+        raise HomelabError(f"{len(failures)} of {len(work)} {what} failed",
                            "\n\n".join(str(failure) for failure in failures),
                            "What the others needed has been done. Run the same command again to go on.")
 

@@ -6,8 +6,8 @@ import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from homelab.commands.lock import only_one
 from homelab.commands.provision import Outcome, at_once, changing, planned
-from homelab.commands.side_by_side import AT_ONCE
 from homelab.model import Container, Inventory, Secret, Vault
 from homelab.plan import Create, Found, Plan, Start, chosen, plan_up
 from homelab.progress import Progress
@@ -24,8 +24,16 @@ def up(inventory: Inventory, *, vault: Vault, known_hosts: KnownHosts, progress:
 
     `confirm` is given the plan and says whether to go on; it is not asked when there is nothing to do.
     """
-    client = changing(inventory)
     containers = chosen(inventory, limit)
+    with only_one(inventory.state_dir, "up"):
+        return _up(inventory, containers, vault, known_hosts, progress, confirm, wait_for_ssh)
+
+
+def _up(inventory: Inventory, containers: Sequence[Container], vault: Vault, known_hosts: KnownHosts,
+        progress: Progress, confirm: Callable[[Plan], bool],
+        wait_for_ssh: Callable[[Container], None] | None) -> Outcome:
+    client = changing(inventory)
+    limit = [container.name for container in containers]
     found, plan, waited = planned(client, inventory, progress, lambda there: plan_up(inventory, there, limit))
     plan.refuse_unsafe()
     if plan and not confirm(plan):
@@ -34,7 +42,7 @@ def up(inventory: Inventory, *, vault: Vault, known_hosts: KnownHosts, progress:
     builder = Builder(client, public, known_hosts, progress)
     wait = wait_for_ssh or partial(_wait_for_ssh, private, known_hosts)
     work = plan.by_container()
-    turns = threading.Semaphore(AT_ONCE)
+    turns = threading.Semaphore(inventory.endpoint.parallel)
 
     def make(container: Container) -> None:
         actions = work.get(container.name, ())

@@ -38,7 +38,7 @@ def endpoint(table: Table) -> Endpoint:
                             says="user@realm!name, as in homelab@pve!cli"),
         token_file=path(table, "token_file", ".homelab/proxmox-token") or Path(),
         fingerprint=":".join(re.findall("..", fingerprint.replace(":", "").upper())) if fingerprint else None,
-        ca_file=ca_file)
+        ca_file=ca_file, parallel=table.whole("parallel", 4, low=1, high=64))
     table.close()
     return result
 

@@ -36,7 +36,11 @@ class Secret:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """Where Proxmox answers and how we trust it: by CA file, by SHA-256 fingerprint, or by the system's CAs."""
+    """Where Proxmox answers and how we trust it: by CA file, by SHA-256 fingerprint, or by the system's CAs.
+
+    `parallel` is how many containers Proxmox works on for us at a time. Each create unpacks a template onto the same
+    disks and takes the storage's lock, for which a node waits only seconds. Proxmox's HA manager starts 4 at a time.
+    """
 
     host: str
     port: int
@@ -45,6 +49,7 @@ class Endpoint:
     token_file: Path
     fingerprint: str | None
     ca_file: Path | None
+    parallel: int = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -86,10 +86,12 @@ def test_all_work_is_done_though_one_fails() -> None:
 
 def test_only_one_at_a_time(tmp_path: Path) -> None:
     folder = tmp_path / ".homelab" / "lab"
-    with only_one(folder, "deploy"):
-        with only_one(folder, "other"):
+    with only_one(folder, "up"):
+        with pytest.raises(HomelabError, match="Another command is changing this lab") as caught, \
+                only_one(folder, "deploy"):
             pass
-        with pytest.raises(HomelabError, match="Another `homelab deploy`"), only_one(folder, "deploy"):
+        assert f"`homelab up`, process {os.getpid()}, begun at " in caught.value.details
+        with only_one(tmp_path / ".homelab" / "another", "up"):
             pass
     with only_one(folder, "deploy"):
         assert folder.stat().st_mode & 0o777 == 0o700
