@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,14 +9,15 @@ from typing import Any
 from homelab.errors import HomelabError
 from homelab.model import Container, Inventory
 from homelab.plan import Found, plan_up
-from homelab.proxmox.access import ROLE, privileges
+from homelab.proxmox.access import grant_lines, grants, held, role_line
 from homelab.proxmox.apply import only_node
 from homelab.proxmox.client import Client
 from homelab.proxmox.find import find
-from homelab.proxmox.templates import template_volume
+from homelab.proxmox.templates import Templates
 
 _SKEW = 30.0  # seconds that the clocks may differ
 _GIB = 1 << 30
+_SHOWN = 4  # paths in one line
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,30 +65,23 @@ def proxmox_checks(client: Client, inventory: Inventory, now: Callable[[], float
 
 
 def _privileges(client: Client, inventory: Inventory, nodes: Sequence[str]) -> Iterator[Check]:
-    token = inventory.endpoint.token_id
-    exact = {"/vms": [f"/vms/{container.vmid}" for container in inventory.containers],
-             "/nodes": [f"/nodes/{node}" for node in nodes]}
-    missing: dict[str, list[str]] = {}
-    anything = False
-    for path, needed in privileges(inventory).items():
-        held = [_held(client, place) for place in exact.get(path, [path])]
-        anything = anything or any(held)
-        missing[path] = [privilege for privilege in needed if not all(privilege in each for each in held)]
-    for path, lacking in missing.items():
-        # With no privilege at all the role is most likely not there either.
-        role = (["pveum", "role", "modify", ROLE, "--privs", " ".join(lacking), "--append", "1"] if anything else
-                ["pveum", "role", "add", ROLE, "--privs", " ".join(sorted({p for ps in missing.values() for p in ps}))])
-        grant = ["pveum", "acl", "modify", path, "--roles", ROLE, "--users", token.partition("!")[0], "--tokens", token]
-        yield Check(f"privileges on {path}", not lacking,
-                    f"missing, for the token or its user: {', '.join(lacking)}" if lacking else "all there",
-                    (shlex.join(role), shlex.join(grant)) if lacking else ())
+    """One check for each role, over all the paths on which it is needed."""
+    token, granted = inventory.endpoint.token_id, grants(inventory, nodes)
+    # One call tells all; what a path has by those above it follows.
+    permissions = client.get("access/permissions")
+    for role in dict.fromkeys(role for roles in granted.values() for role in roles):
+        paths = [path for path, roles in granted.items() if role in roles]
+        missing = {path: lacking for path in paths
+                   if (lacking := [each for each in role.privileges if each not in held(permissions, path)])}
+        said = "; ".join(f"{', '.join(lacking)} on {path}" for path, lacking in missing.items())
+        yield Check(f"role {role.name}", not missing,
+                    f"missing, for the token or its user: {said}" if missing else f"all there on {_some(paths)}",
+                    (role_line(role, role.privileges),
+                     *grant_lines({path: [role] for path in missing}, token)) if missing else ())
 
 
-def _held(client: Client, place: str) -> set[str]:
-    """The token's privileges there: on the path itself, and what higher ones hand down."""
-    answer: Mapping[str, Mapping[str, Any]] = client.get("access/permissions", path=place)
-    return {privilege for path, granted in answer.items() for privilege, handed_down in granted.items()
-            if path == place or handed_down}
+def _some(paths: Sequence[str]) -> str:
+    return ", ".join(paths) if len(paths) <= _SHOWN else f"{', '.join(paths[:_SHOWN])} and {len(paths) - _SHOWN} more"
 
 
 def _clock(client: Client, node: str, _: Sequence[Container], __: Mapping[int, Found],
@@ -145,10 +138,13 @@ def _bridges(client: Client, node: str, containers: Sequence[Container], _: Mapp
 
 def _templates(client: Client, node: str, containers: Sequence[Container], _: Mapping[int, Found],
                __: Callable[[], float]) -> Iterator[Check]:
+    templates = Templates(client)
     for container in {(c.template, c.template_storage): c for c in containers}.values():
         title = f"template {container.template} on {node}"
         try:
-            yield Check(title, True, template_volume(client, node, container))
+            template = templates.of(container, node)
+            yield Check(title, True, f"{template.file_name} will be downloaded to {template.storage} by `homelab up`"
+                        if template.missing else template.volume)
         except HomelabError as error:
             yield Check.of(title, error)
 

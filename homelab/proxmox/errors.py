@@ -11,6 +11,7 @@ from proxmoxer.core import ResourceException
 
 from homelab.errors import HomelabError
 from homelab.model import Endpoint
+from homelab.proxmox.access import grant
 from homelab.proxmox.tls import fetch_fingerprint
 
 REFUSED = 500  # nearly everything that Proxmox does not do; it has no 404
@@ -68,15 +69,6 @@ def answered(error: ResourceException, endpoint: Endpoint, call: str) -> Proxmox
     lines = [f"  {name}: {text.strip()}" for name, text in parameters.items() if isinstance(text, str)]
     return ProxmoxError(status, "Proxmox refused a call", "\n".join([f"`{call}`: {status} {said}", *lines]),
                         "Nothing else was done after it. Mend the cause and run the same command again.")
-
-
-def grant(said: str, token_id: str) -> str:
-    """The way out where a privilege is missing: which one, and the command that gives it."""
-    match = re.search(r"\((/[^,]*), ([\w.|]+)\)", said)
-    path, privilege = (match[1], match[2]) if match else ("/vms", "VM.Allocate")
-    user = token_id.partition("!")[0]
-    return (f"The role needs {privilege} on {path}, for the token and for its user: `pveum acl modify {path} "
-            f"--roles Homelab --tokens '{token_id}' --users {user}`. `homelab init` prints all the lines.")
 
 
 def unreachable(error: requests.RequestException, endpoint: Endpoint, call: str) -> HomelabError:

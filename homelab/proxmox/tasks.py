@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from homelab.errors import HomelabError
+from homelab.proxmox.access import grant
 from homelab.proxmox.client import Client
-from homelab.proxmox.errors import ProxmoxError, Unanswered, grant
+from homelab.proxmox.errors import ProxmoxError, Unanswered
 
 _FIRST_PAUSE, _LONGEST_PAUSE, _GROWTH = 0.05, 1.0, 1.5  # seconds between two looks at a task
 _LOOKS = (0.2, 0.5, 1.0, 3.0)  # seconds before a call whose answer was lost is looked for

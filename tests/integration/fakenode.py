@@ -20,12 +20,14 @@ from fakepve.certs import make_cert
 from homelab.inventory import load
 from homelab.model import Inventory
 from homelab.paths import shipped
+from homelab.proxmox.access import privileges
+from tests.integration.appliances import Appliances
 
 TOKEN = "homelab@pve!cli"
 TEMPLATES = ("ubuntu-24.04-standard_24.04-2_amd64.tar.zst", "debian-12-standard_12.7-1_amd64.tar.zst")
 
 
-class FakeNode(FakePve):
+class FakeNode(Appliances):
     """One node `pve` with the templates and storages that the shipped inventory names."""
 
     def __init__(self, token_secret: str) -> None:
@@ -35,6 +37,7 @@ class FakeNode(FakePve):
         self.keys: dict[int, str] = {}  # vmid → the fingerprint that the create's log has named
         self.prints_keys = True
         self.losing: dict[tuple[str, str], int] = {}  # (method, end of the path) → how many answers get lost
+        self.stays: set[tuple[str, str]] = set()  # (user or token, path) whose grant is not handed down
         self._starts: set[asyncio.Future[None]] = set()
         for template in TEMPLATES:
             self.store_file("local", template, 1000, content="vztmpl")
@@ -100,6 +103,71 @@ class FakeNode(FakePve):
                       f"done: SHA256:{digest} root@{name}"]
         return lines
 
+    # ------------------------------------------------- what a token may do
+
+    def allowed(self, user: str, path: str, priv: str) -> bool:
+        """As on Proxmox, a role on a path takes the place of those above it, and a token has no more than its user."""
+        if self.acl is None or user.split("!")[0] == "root@pam":
+            return True
+        return priv in self._effective(user, path)
+
+    def _effective(self, user: str, path: str) -> set[str]:
+        owner, mark, _ = user.partition("!")
+        own = self._of_roles(user, path)
+        # Tests that grant nothing to the user himself mean a user that may do anything.
+        return own & self._of_roles(owner, path) if mark and (self.acl or {}).get(owner) else own
+
+    def _of_roles(self, who: str, path: str) -> set[str]:
+        entries = (self.acl or {}).get(who, [])
+        held: set[str] = set()
+        for place in _ancestors(path):
+            here = [privs for granted, privs in entries
+                    if granted == place and (place == path or (who, place) not in self.stays)]
+            if here:
+                held = set().union(*here)
+        kind, _, number = path.strip("/").partition("/")
+        pools = {f"/pool/{name}" for name, ids in self.pools.items() if kind == "vms" and int(number or 0) in ids}
+        return held.union(*(privs for granted, privs in entries if granted in pools))
+
+    async def _permissions(self, v: Mapping[str, Any], user: str) -> dict[str, dict[str, int]]:
+        """As on Proxmox: what the token has on one path, or on each path that any grant or default names."""
+        if self.acl is None:
+            answer: dict[str, dict[str, int]] = await super()._permissions(v, user)
+            return answer
+        named = {granted for entries in self.acl.values() for granted, _ in entries}
+        defaults = {"/", "/access", "/access/groups", "/nodes", "/pool", "/sdn", "/storage", "/vms"}
+        paths = [v["path"]] if v.get("path") else sorted(named | defaults)
+        found = {path: {priv: int((user, path) not in self.stays) for priv in sorted(self._effective(user, path))}
+                 for path in paths}
+        return {path: privs for path, privs in found.items() if privs or v.get("path")}
+
+    def _check_modify_perm(self, user: str, vmid: int, pool: str | None, old: Any, new: Any, deletes: Any,
+                           unprivileged: bool) -> None:
+        """As on Proxmox, tags need their privilege on the container's own path, whatever its pool hands down."""
+        if "tags" in new:
+            self._vm_perm(user, vmid, None, "VM.Config.Options")
+        super()._check_modify_perm(user, vmid, pool, old, new, deletes, unprivileged)
+
+    def _check_bridge(self, user: str, net: str) -> None:
+        """As on Proxmox, whoever may use a VLAN of a bridge needs not have all of the bridge."""
+        properties = dict(part.split("=", 1) for part in net.split(",") if "=" in part)
+        if bridge := properties.get("bridge"):
+            path = f"/sdn/zones/localnetwork/{bridge}"
+            self.require(user, f"{path}/{properties['tag']}" if "tag" in properties else path, "SDN.Use")
+
+    def grant_least(self, inventory: Inventory, without: str = "", path: str = "") -> None:
+        """Run the lines of `homelab init`: grant what they grant, to the token and its user, but one privilege.
+
+        Without it everywhere, or on one path only.
+        """
+        self.acl = {}
+        for place, granted in privileges(inventory).items():
+            kept = [each for each in granted if each != without or path not in ("", place)]
+            for who in (TOKEN, TOKEN.partition("!")[0]):
+                self.grant(who, place, *kept)
+                if place == "/":
+                    self.stays.add((who, place))
+
     def calls(self, method: str | None = None) -> list[str]:
         """The calls so far, as `GET /path`, all or those of one method."""
         lines = [(verb, path.removeprefix("/api2/json")) for verb, path, _ in self.requests]
@@ -108,6 +176,12 @@ class FakeNode(FakePve):
     def kinds(self) -> list[str]:
         """The types of the tasks that ran, in order."""
         return [task["type"] for task in self.tasklog]
+
+
+def _ancestors(path: str) -> list[str]:
+    """The path and those above it, from the top down."""
+    parts = path.strip("/").split("/")
+    return ["/", *("/" + "/".join(parts[:end]) for end in range(1, len(parts) + 1) if parts != [""])]
 
 
 @contextmanager

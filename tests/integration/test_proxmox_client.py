@@ -15,7 +15,6 @@ from homelab.commands.trust import trust
 from homelab.errors import HomelabError, InputError
 from homelab.model import Endpoint
 from homelab.proxmox import Client, find, tasks
-from homelab.proxmox.access import privileges
 from homelab.proxmox.apply import only_node
 from homelab.proxmox.errors import ProxmoxError
 from homelab.proxmox.templates import template_volume
@@ -117,7 +116,8 @@ def test_the_token_comes_from_a_private_file_or_the_environment(endpoint: Endpoi
 @pytest.mark.parametrize(("name", "brief", "parts"), [
     ("unauthorized", "Proxmox refused the token homelab@pve!cli", ["Authentication failed!", "token list homelab@pve"]),
     ("forbidden", "does not allow that to this token",
-     ["VM.Audit on /vms/167", "pveum acl modify /vms/167 --roles Homelab --tokens 'homelab@pve!cli'"]),
+     ["VM.Audit on /vms/167",
+      "pveum acl modify /vms/167 --roles HomelabContainers --users homelab@pve --tokens 'homelab@pve!cli'"]),
     ("bad_parameters", "Proxmox refused a call", ["400 Parameter verification failed.",
                                                   "cores: type check ('integer') failed - got 'x'"]),
     ("locked", "The container is locked", ["CT is locked (backup)", "pct unlock 167"]),
@@ -262,8 +262,7 @@ def test_a_log_without_the_keys_is_refused(site: Site) -> None:
 @pytest.fixture
 def least(site: Site) -> Site:
     """The node with a token that may do what `homelab init` asks for, and no more."""
-    for path, granted in privileges(site.inventory).items():
-        site.pve.grant(TOKEN, path, *granted)
+    site.pve.grant_least(site.inventory)
     return site
 
 
@@ -283,8 +282,7 @@ def test_the_least_privileges_are_enough(least: Site) -> None:
     ("VM.Allocate", "VM.Config.CPU", "VM.Config.Memory", "VM.Config.Network", "VM.Config.Options", "VM.PowerMgmt",
      "Datastore.AllocateSpace", "SDN.Use"),) for p in ps}))
 def test_each_of_them_is_needed(site: Site, privilege: str) -> None:
-    for path, granted in privileges(site.inventory).items():
-        site.pve.grant(TOKEN, path, *(p for p in granted if p != privilege))
+    site.pve.grant_least(site.inventory, without=privilege)
     with pytest.raises(HomelabError):
         site.up("postgres-data")
     assert site.pve.cts == []

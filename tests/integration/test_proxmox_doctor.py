@@ -15,7 +15,6 @@ from homelab.commands import doctor as module
 from homelab.commands.doctor import Diagnosis, ask_openweather, doctor
 from homelab.errors import HomelabError
 from homelab.model import Pipeline, Secret
-from homelab.proxmox.access import privileges
 from homelab.proxmox.checks import Check
 from tests.integration.fakenode import TOKEN
 from tests.integration.test_proxmox_up import SECRET, Site
@@ -25,13 +24,13 @@ from tests.stub import Answer, serving
 
 NODE_TIME = 1297163644  # what the node's clock always shows
 KEY = "0123456789abcdef"
+KINDS = ("Containers", "Node", "Storage", "Templates", "Bridge")
 
 
 @pytest.fixture
 def well(site: Site) -> Site:
     """A node on which nothing is wrong, with a token that may do the least, and a key for OpenWeather."""
-    for path, granted in privileges(site.inventory).items():
-        site.pve.grant(TOKEN, path, *granted)
+    site.pve.grant_least(site.inventory)
     key = site.inventory.pipeline.api_key_file
     key.write_text(KEY)
     key.chmod(0o600)
@@ -55,36 +54,45 @@ def faults(site: Site, status: int = 200, now: float = NODE_TIME) -> list[Check]
 def test_all_is_well_before_and_after_up(well: Site) -> None:
     assert faults(well) == []
     names = [check.name for check in look(well).checks]
-    assert names == ["connection", "token", *(f"privileges on {path}" for path in privileges(well.inventory)),
-                     "clock of pve", "storage local-lvm on pve", "storage local on pve", "bridge vmbr0 on pve",
+    assert names == ["connection", "token", *(f"role Homelab{kind}" for kind in KINDS), "clock of pve",
+                     "storage local-lvm on pve", "storage local on pve", "bridge vmbr0 on pve",
                      "template ubuntu-24.04 on pve", "containers", "OpenWeather key"]
     assert {call.split()[0] for call in well.pve.calls()} == {"GET"}
     well.up()
     assert faults(well) == []
 
 
-@pytest.mark.parametrize(("path", "privilege"), [
-    (path, privilege) for path, granted in {
-        "/vms": ("VM.Allocate", "VM.Audit", "VM.Config.CPU", "VM.Config.Disk", "VM.Config.Memory", "VM.Config.Network",
-                 "VM.Config.Options", "VM.PowerMgmt"),
-        "/nodes": ("Sys.Audit",), "/storage/local-lvm": ("Datastore.AllocateSpace",),
-        "/sdn/zones/localnetwork/vmbr0": ("SDN.Use",)}.items() for privilege in granted])
-def test_each_missing_privilege_is_named_with_the_line_that_grants_it(well: Site, path: str, privilege: str) -> None:
-    assert well.pve.acl is not None
-    well.pve.acl[TOKEN] = [(place, set(granted) - {privilege} if place == path else granted)
-                           for place, granted in well.pve.acl[TOKEN]]
-    check = next(check for check in faults(well) if check.name == f"privileges on {path}")
-    assert check.said.endswith(f": {privilege}")
-    assert check.todo == (
-        f"pveum role modify Homelab --privs {privilege} --append 1",
-        f"pveum acl modify {path} --roles Homelab --users homelab@pve --tokens 'homelab@pve!cli'")
+CONTAINERS = ("VM.Allocate", "VM.Audit", "VM.Config.CPU", "VM.Config.Disk", "VM.Config.Memory", "VM.Config.Network",
+              "VM.Config.Options", "VM.PowerMgmt")
 
 
-def test_a_token_without_anything_needs_the_role_too(well: Site) -> None:
+@pytest.mark.parametrize(("path", "privilege", "role"), [
+    *(("/vms/168", privilege, "HomelabContainers") for privilege in CONTAINERS),
+    ("/nodes", "Sys.Audit", "HomelabNode"), ("/storage/local-lvm", "Datastore.AllocateSpace", "HomelabStorage"),
+    ("/storage/local-lvm", "Datastore.Audit", "HomelabStorage"),
+    ("/storage/local", "Datastore.Audit", "HomelabTemplates"),
+    ("/sdn/zones/localnetwork/vmbr0", "SDN.Use", "HomelabBridge")])
+@pytest.mark.parametrize("whose", [TOKEN, "homelab@pve"])
+def test_each_missing_privilege_is_named_with_the_lines_that_grant_it(well: Site, path: str, privilege: str, role: str,
+                                                                      whose: str) -> None:
     assert well.pve.acl is not None
-    well.pve.acl[TOKEN] = []
-    check = next(check for check in faults(well) if check.name == "privileges on /vms")
-    assert check.todo[0].startswith("pveum role add Homelab --privs 'Datastore.AllocateSpace Datastore.Audit")
+    well.pve.acl[whose] = [(place, set(granted) - {privilege} if place == path else granted)
+                           for place, granted in well.pve.acl[whose]]
+    check = next(check for check in faults(well) if check.name == f"role {role}")
+    exact = "/nodes/pve" if path == "/nodes" else path
+    assert check.said == f"missing, for the token or its user: {privilege} on {exact}"
+    assert f"pveum role add {role} 2>/dev/null; pveum role modify {role} --append 1 --privs " in check.todo[0]
+    assert privilege in check.todo[0]
+    assert check.todo[1:] == (
+        f"pveum acl modify {exact} --roles {role} --users homelab@pve --tokens 'homelab@pve!cli'",)
+
+
+def test_a_token_without_anything_is_told_every_line(well: Site) -> None:
+    well.pve.acl = {TOKEN: [], "homelab@pve": []}
+    checks = [check for check in faults(well) if check.name.startswith("role ")]
+    assert [check.name for check in checks] == [f"role Homelab{kind}" for kind in KINDS]
+    assert checks[0].todo[1:] == ("for id in {167..169}; do pveum acl modify /vms/$id --roles HomelabContainers "
+                                  "--users homelab@pve --tokens 'homelab@pve!cli'; done",)
 
 
 @pytest.mark.parametrize(("break_it", "name", "said", "todo"), [

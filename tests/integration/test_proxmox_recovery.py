@@ -19,7 +19,6 @@ from homelab.commands.provision import Interrupted
 from homelab.errors import HomelabError
 from homelab.plan import Plan
 from homelab.proxmox import Client, apply, find
-from homelab.proxmox.access import privileges
 from tests.integration.fakenode import TOKEN
 from tests.integration.test_proxmox_up import NAMES, SECRET, Site
 from tests.integration.test_proxmox_up import pair as pair
@@ -97,12 +96,12 @@ def test_a_wrong_token(site: Site) -> None:
 
 
 def test_a_missing_privilege_is_named(site: Site) -> None:
-    for path, granted in privileges(site.inventory).items():
-        site.pve.grant(TOKEN, path, *(p for p in granted if p != "VM.PowerMgmt"))
+    site.pve.grant_least(site.inventory, without="VM.PowerMgmt")
     error = fails(site, ONE)
-    assert "VM.PowerMgmt on /vms" in error.resolution
-    assert "pveum acl modify /vms" in error.resolution
-    site.pve.grant(TOKEN, "/vms", "VM.PowerMgmt")
+    assert "VM.PowerMgmt on /vms/167" in error.resolution
+    assert "pveum role modify HomelabContainers --append 1 --privs VM.PowerMgmt" in error.resolution
+    assert "pveum acl modify /vms/167 --roles HomelabContainers" in error.resolution
+    site.pve.grant_least(site.inventory)
     finished(site, ONE)
 
 

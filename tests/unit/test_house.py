@@ -26,9 +26,9 @@ LAYERS = [
     {"inventory", "proxmox", "ssh", "lab"},
     {"services"},
     {"plan", "steps", "render", "secrets", "trust"},
-    {"progress", "paths"},
+    {"progress", "paths", "firewall"},
     {"model"},
-    {"distributions"},
+    {"distributions", "roles"},
     {"host"},
     {"errors"},
 ]
