@@ -35,6 +35,8 @@ def grants(inventory: Inventory, nodes: Sequence[str] = ()) -> Mapping[str, Sequ
         give(bridge(container.shape), BRIDGE)
         if container.shape.pool:
             give(f"/pool/{container.shape.pool}", POOL)
+        if container.shape.firewall:
+            give("/", NODE)  # whether the cluster's firewall is on
     return {path: tuple(roles) for path, roles in given.items()}
 
 
