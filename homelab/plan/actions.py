@@ -9,18 +9,20 @@ from homelab.errors import HomelabError
 from homelab.model import Container, Difference
 from homelab.plan.drift import Disk
 from homelab.plan.found import Found
+from homelab.plan.template import Template
 
 
 @dataclass(frozen=True, slots=True)
 class Create:
-    """Make a container that is not there, and start it."""
+    """Make a container that is not there, and start it. The template has been looked up before it is carried out."""
 
     container: Container
+    template: Template | None = None
 
     def __str__(self) -> str:
         shape = self.container.shape
         return (f"create {self.container.name} ({self.container.vmid}): {shape.cores} vCPU, {shape.memory} MiB, "
-                f"{shape.disk} GiB, {shape.address}, {self.container.template}")
+                f"{shape.disk} GiB, {shape.address}, {self.template or self.container.template}")
 
 
 @dataclass(frozen=True, slots=True)

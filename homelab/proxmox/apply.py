@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -13,13 +14,13 @@ from homelab.model import Container
 from homelab.plan import Action, Create, Destroy, Found, Join, Resize, Start, Stop, Update
 from homelab.plan.drift import settings
 from homelab.plan.refusals import FOR_EVERYBODY
+from homelab.plan.template import Template
 from homelab.progress import Progress
-from homelab.proxmox import hostkeys, tasks
+from homelab.proxmox import hostkeys, record, tasks
 from homelab.proxmox.client import Client
 from homelab.proxmox.errors import REFUSED, ProxmoxError, Unanswered
 from homelab.proxmox.find import configured, digest_now
 from homelab.proxmox.properties import disk_option, mount_options, options
-from homelab.proxmox.templates import template_volume
 from homelab.trust import KnownHosts, Pin
 
 # Seconds that a task may take; a create unpacks hundreds of megabytes onto a slow disk.
@@ -59,8 +60,10 @@ class Builder:
     def _apply(self, action: Action) -> None:
         step, name = self._progress.step, action.container.name
         match action:
-            case Create(container):
-                self._create(container)
+            case Create(container, template):
+                if template is None:
+                    raise ValueError(f"{name}: nobody has looked its template up")
+                self._create(container, template)
             case Update():
                 with step(name, "update"):
                     self._update(action)
@@ -86,10 +89,9 @@ class Builder:
                     self._do(container, found.node, "vzdestroy", "destroying it", _DESTROY, partial(
                         self._client.delete, _path(found), **_DESTROY_WHOLLY))
 
-    def _create(self, container: Container) -> None:
-        name, node = container.name, container.node or only_node(self._client)
-        template = template_volume(self._client, node, container)
-        with self._progress.step(name, f"create from {template.rpartition('/')[2]}"):
+    def _create(self, container: Container, template: Template) -> None:
+        name, node = container.name, template.node
+        with self._progress.step(name, f"create from {template.file_name}"):
             try:
                 task = tasks.begin(self._client, node, container.vmid, "vzcreate", partial(
                     self._client.post, f"nodes/{node}/lxc", **self._parameters(container, template)))
@@ -111,10 +113,11 @@ class Builder:
                     f"It is `{row.get('name', '')}` on node {row['node']} now; it has not been touched.",
                     "Run the same command again: it says whose that is.") from cause
 
-    def _parameters(self, container: Container, template: str) -> dict[str, Any]:
+    def _parameters(self, container: Container, template: Template) -> dict[str, Any]:
         shape = replace(container.shape, features=container.shape.features & FOR_EVERYBODY)
         parameters = options(shape) | mount_options(shape, {}) | {
-            "vmid": container.vmid, "ostemplate": template, "rootfs": f"{container.storage}:{shape.disk}",
+            "vmid": container.vmid, "ostemplate": template.volume, "rootfs": f"{container.storage}:{shape.disk}",
+            "description": record.recorded(shape.description, template.volume, datetime.now(UTC).date()),
             "ssh-public-keys": "\n".join((self._public_key, *container.ssh_keys)), "start": True}
         return parameters | ({"pool": shape.pool} if shape.pool else {})
 

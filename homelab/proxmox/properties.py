@@ -8,6 +8,7 @@ from ipaddress import AddressValueError, IPv4Address, IPv4Interface
 from typing import Any
 
 from homelab.model import Mount, Shape
+from homelab.proxmox import record
 
 _GIB = 1 << 30
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": _GIB, "T": 1 << 40}
@@ -59,7 +60,7 @@ def shape_of(config: Mapping[str, Any], vmid: int, pool: str | None = None) -> S
         stop_timeout=_number(startup.get("down")), features=_features(config), pool=pool,
         protection=_flag(config.get("protection")), by_hand=frozenset(
             f"net0 {key}={value}" for key, value in net.items() if key not in _NET0 | _NET0_KEPT),
-        tags=tags(str(config.get("tags", ""))), description=str(config.get("description", "")).strip())
+        tags=tags(str(config.get("tags", ""))), description=record.without(str(config.get("description", ""))))
 
 
 def mounts(config: Mapping[str, Any]) -> dict[str, tuple[Mount, str]]:
@@ -108,7 +109,8 @@ def options(shape: Shape, names: Collection[str] | None = None,
         "startup": write({"order": shape.startup_order, "up": shape.start_delay, "down": shape.stop_timeout}) or None,
         "features": write({name: value or 1 for name, _, value in (f.partition("=") for f in sorted(shape.features))})
         or None,
-        "protection": shape.protection, "description": shape.description,
+        "protection": shape.protection,
+        "description": record.kept(shape.description, str((config or {}).get("description", ""))),
     }
     if names is None:
         return {option: value for option, value in everything.items() if value is not None}
