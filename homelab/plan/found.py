@@ -38,6 +38,8 @@ class Found:
     pool: str | None = None
     config: Mapping[str, Any] = field(default_factory=dict, compare=False)  # as it will be after the next start
     by_hand: tuple[str, ...] = ()  # what it has that no inventory speaks of
+    sealed: bool = False  # a Proxmox template, which never runs
+    unfinished: str | None = None  # the SSH host key of what it was cloned from, while it has none of its own
     digest: str | None = None
     usage: Usage = field(default_factory=Usage, compare=False)
 

@@ -36,7 +36,8 @@ def find(client: Client, inventory: Inventory) -> dict[int, Found]:
 def _listed(row: Mapping[str, Any]) -> Found:
     return Found(vmid=int(row["vmid"]), name=str(row.get("name", "")), node=str(row["node"]),
                  kind="qemu" if row["type"] == "qemu" else "lxc", status=str(row.get("status", "unknown")),
-                 lock=row.get("lock") or None, tags=tags(row.get("tags")), pool=row.get("pool") or None)
+                 lock=row.get("lock") or None, tags=tags(row.get("tags")), pool=row.get("pool") or None,
+                 sealed=bool(row.get("template")))
 
 
 def _live(client: Client, node: str) -> Mapping[int, Mapping[str, Any]] | None:
