@@ -6,6 +6,7 @@ import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import IO, Any
 
 from homelab.errors import HomelabError
 
@@ -14,20 +15,22 @@ class ProgramFailed(HomelabError):
     """A program of this machine ended with a non-zero status or took too long."""
 
 
-def attempt(argv: Sequence[str | Path], *, stdin: bytes | None = None, timeout: float = 60,
+def attempt(argv: Sequence[str | Path], *, stdin: bytes | IO[bytes] | None = None, timeout: float = 60,
             env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[bytes]:
     """Run a program whose failure is an answer. Raises ProgramFailed when it is missing or takes too long."""
     words = [str(word) for word in argv]
     try:
         # No standard input is an empty one: nothing here may wait for a person.
-        return subprocess.run(words, input=stdin or b"", capture_output=True, timeout=timeout, check=False, env=env)
+        given: dict[str, Any] = {"input": stdin or b""} if stdin is None or isinstance(stdin, bytes) else {
+            "stdin": stdin}
+        return subprocess.run(words, **given, capture_output=True, timeout=timeout, check=False, env=env)
     except FileNotFoundError as error:
         raise ProgramFailed(f"{words[0]} is not installed", str(error)) from error
     except subprocess.TimeoutExpired as error:
         raise ProgramFailed(f"{words[0]} did not end within {timeout:g} s", shlex.join(words)) from error
 
 
-def run(argv: Sequence[str | Path], *, stdin: bytes | None = None, timeout: float = 60,
+def run(argv: Sequence[str | Path], *, stdin: bytes | IO[bytes] | None = None, timeout: float = 60,
         env: Mapping[str, str] | None = None) -> str:
     """Run a program that has to succeed and return what it printed. Raises ProgramFailed."""
     done = attempt(argv, stdin=stdin, timeout=timeout, env=env)

@@ -22,7 +22,7 @@ from homelab.trust import fingerprint
 _SHARED = Path("/usr/share/lxc/config")
 _KEY_TYPES = ("rsa", "ecdsa", "ed25519")
 _INTERFACE_NAME_MAX = 15
-_AS_CONTAINER_ROOT = ("lxc-usernsexec", "-m", f"b:0:{FIRST}:{COUNT}", "--")
+AS_CONTAINER_ROOT = ("lxc-usernsexec", "-m", f"b:0:{FIRST}:{COUNT}", "--")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +52,13 @@ class Runtime:
             making = pool.submit(_make_host_keys, Path(folder), hostname)
             # As the container's root, so that every file gets its owner there. (An id-mapped mount would do too,
             # but LXC 5.0 forgets the mapping when a container reboots itself.)
-            run([*_AS_CONTAINER_ROOT, "tar", "-I", "zstd", "--numeric-owner", "--xattrs", "-xpf", template, "-C", root,
+            run([*AS_CONTAINER_ROOT, "tar", "-I", "zstd", "--numeric-owner", "--xattrs", "-xpf", template, "-C", root,
                  "--anchored", "--exclude=./dev/*"], timeout=600)
             say("Detected container architecture: amd64")
             making.result()
             self._personalise(root, Path(folder), hostname, public_keys, say)
         if password:
-            run([*_AS_CONTAINER_ROOT, "chpasswd", "--root", root], stdin=f"root:{password}\n".encode())
+            run([*AS_CONTAINER_ROOT, "chpasswd", "--root", root], stdin=f"root:{password}\n".encode())
 
     def _personalise(self, root: Path, keys: Path, hostname: str, public_keys: str,
                      say: Callable[[str], None]) -> None:

@@ -14,6 +14,7 @@ from fakepve import FakeCt, PveError, TaskError
 
 from homelab.errors import HomelabError
 from homelab.lab import guest, network
+from homelab.lab.archives import BackupNode
 from homelab.lab.clones import CloneNode
 from homelab.lab.containers import Runtime
 from homelab.lab.firewall import FirewallNode
@@ -26,8 +27,8 @@ from homelab.lab.tasks import Body, say
 
 # The least that `homelab up`, `deploy`, `status` and `destroy` need.
 PRIVILEGES = {
-    "/vms": ("VM.Allocate", "VM.Audit", "VM.Clone", "VM.Config.CPU", "VM.Config.Disk", "VM.Config.Memory",
-             "VM.Config.Network", "VM.Config.Options", "VM.PowerMgmt"),
+    "/vms": ("VM.Allocate", "VM.Audit", "VM.Backup", "VM.Clone", "VM.Config.CPU", "VM.Config.Disk", "VM.Config.Memory",
+             "VM.Config.Network", "VM.Config.Options", "VM.PowerMgmt", "VM.Snapshot"),
     "/storage/local": ("Datastore.AllocateSpace", "Datastore.Audit"),
     "/nodes": ("Sys.Audit",),
     "/pool": ("Pool.Audit",),
@@ -37,7 +38,7 @@ _START = "start after create"
 _VALUES: ContextVar[Mapping[str, Any]] = ContextVar("values")
 
 
-class LabNode(FirewallNode, CloneNode):
+class LabNode(FirewallNode, CloneNode, BackupNode):
     """One node, one storage, and containers that really run."""
 
     def __init__(self, lab: Lab, template: Path, token: str) -> None:
@@ -75,10 +76,12 @@ class LabNode(FirewallNode, CloneNode):
             ct = FakeCt(vmid, node=NODE, config=record["config"], pending=record["pending"], defaults=False)
             self.cts.append(ct)
             self.recall(vmid, record)
+            self.thaw(ct)
             self.refresh(ct)
             self.runtime.guard(vmid, self.filter_of(ct), ct.status == "running")
         for vmid in set(self.runtime.known()) - {ct.vmid for ct in self.cts}:
             self.runtime.remove(vmid)
+        self.recall_backups()
 
     def _drop(self, ct: FakeCt) -> None:
         super()._drop(ct)
@@ -97,7 +100,7 @@ class LabNode(FirewallNode, CloneNode):
     async def task(self, node: str, ttype: str, tid: Any, user: str, body: Body, vm: Any = None, lock: bool = True,
                    log: Any = ()) -> str:
         """Start a task; those that change a container do so in reality first and in the model after it."""
-        work = {"vzcreate": self._create, "vzclone": self._clone, "vzstop": self._stop,
+        work = {"vzcreate": self._create, "vzclone": self._clone, "vzrestore": self._restore, "vzstop": self._stop,
                 "vzdestroy": self._destroy}.get(ttype)
         real = body
         if work and vm is not None:
@@ -137,9 +140,15 @@ class LabNode(FirewallNode, CloneNode):
             await self._start_task(ct, user)
         return note
 
+    async def _restore(self, ct: FakeCt, user: str, values: Mapping[str, Any], body: Body) -> str | None:
+        note = await self.unpack_backup(ct, str(values["ostemplate"]), body)
+        if values.get(_START):
+            await self._start_task(ct, user)
+        return note
+
     async def _lxc_create(self, user: str, v: Mapping[str, Any]) -> Any:
         refused = [key for key in v if re.fullmatch(r"mp\d+|dev\d+", key)] + [
-            key for key in ("restore", "ha-managed") if v.get(key)]
+            key for key in ("ha-managed",) if v.get(key)]
         if refused or v.get("unprivileged") == 0:
             raise PveError(500, f"the lab node does not support {', '.join(refused) or 'privileged containers'}")
         if v.get("start"):

@@ -24,6 +24,11 @@ def say(line: str) -> None:
     _LOG.get().append(line)
 
 
+def said() -> Sequence[str]:
+    """The log so far of the task that we are in."""
+    return tuple(_LOG.get())
+
+
 class TaskNode(FakePve):  # type: ignore[misc]
     """The part of the node that runs tasks."""
 

@@ -90,6 +90,23 @@ class ViewNode(TaskNode):
         total, used, _ = self._space(self.storages[name])
         return item and item | {"disk": used, "maxdisk": total}
 
+    def _routes_node(self) -> list[tuple[str, str, Any]]:
+        node = "/nodes/{node}"
+        return [("GET", f"{node}/status", self._node_status), ("GET", f"{node}/aplinfo", self._appliances),
+                ("POST", f"{node}/aplinfo", self._download_appliance)]
+
+    async def _node_status(self, v: Mapping[str, Any], user: str) -> Any:
+        kernel = os.uname()
+        return self._complete("/nodes/{node}/status", {"current-kernel": {
+            name: getattr(kernel, name) for name in ("sysname", "release", "version", "machine")}}, node=v["node"])
+
+    async def _appliances(self, v: Mapping[str, Any], user: str) -> list[dict[str, Any]]:
+        """Templates to download: none, as on a Proxmox that `pveam update` has not run on."""
+        return []
+
+    async def _download_appliance(self, v: Mapping[str, Any], user: str) -> Any:
+        raise PveError(400, "Parameter verification failed.", {"template": "no such template"})
+
     async def _lxc_interfaces(self, user: str, v: Mapping[str, Any]) -> Any:
         ct = self._find_ct(v["node"], v["vmid"])
         if ct.status != "running":
@@ -102,7 +119,6 @@ class ViewNode(TaskNode):
 
     # fakepve would only pretend to do these.
     _lxc_suspend = _lxc_resume = _lxc_migrate = _unsupported
-    _lxc_snapshot = _lxc_snapshot_delete = _lxc_rollback = _unsupported
 
 
 def _interface(link: Mapping[str, Any]) -> dict[str, Any]:
