@@ -46,6 +46,27 @@ def parse(table: Table, value: object, network: IPv4Network | None, *path: str |
         return None
 
 
+def networks(table: Table, key: str, subnet: IPv4Network | None) -> tuple[IPv4Network, ...]:
+    """A list of networks and addresses; where there is none, the subnet."""
+    items = table.items(key, None, says="a list of networks and addresses")
+    if items is None:
+        return (subnet,) if subnet else ()
+    if not items:
+        table.fault("must name at least one network or address, or be left out", key)
+    return tuple(found for index, item in enumerate(items) if (found := _network(table, item, subnet, key, index)))
+
+
+def _network(table: Table, value: object, subnet: IPv4Network | None, *path: str | int) -> IPv4Network | None:
+    if isinstance(value, str) and "/" in value:
+        try:
+            return IPv4Network(value)
+        except (AddressValueError, NetmaskValueError, ValueError) as error:
+            table.fault(f"must be a network such as 192.168.2.0/24, not {shown(value)}: {error}", *path)
+            return None
+    address = parse(table, value, subnet, *path)
+    return None if address is None else IPv4Network(address)
+
+
 def inside(table: Table, key: str, network: IPv4Network | None) -> IPv4Address | None:
     """An address that a machine of the subnet can have."""
     value = table.value(key, says=_SAYS)

@@ -58,10 +58,12 @@ def network(table: Table) -> Network | None:
     items = table.items("nameservers", [], says="a list of addresses") or []
     nameservers = [addresses.parse(table, item, subnet, "nameservers", index) for index, item in enumerate(items)]
     searchdomain = table.text("searchdomain", None, pattern=_DOMAIN, says="a domain")
+    operators = addresses.networks(table, "operators", subnet)
     table.close()
     if subnet is None or gateway is None:
         return None
     return Network(subnet=subnet, gateway=gateway, bridge=bridge, vlan=vlan, mtu=mtu, searchdomain=searchdomain,
+                   operators=operators,
                    nameservers=tuple(ip for ip in nameservers if isinstance(ip, IPv4Address)))
 
 

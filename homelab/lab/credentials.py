@@ -58,7 +58,7 @@ def write_overlay(lab: Lab, nameservers: Sequence[IPv4Address]) -> None:
                     "token_file": str(lab.token_file),
                     "fingerprint": certificate_fingerprint(lab.certificate.read_text())},
         "network": {"subnet": str(lab.subnet), "gateway": str(lab.gateway), "bridge": lab.bridge,
-                    "nameservers": [str(server) for server in nameservers]},
+                    "nameservers": [str(server) for server in nameservers], "operators": [str(lab.gateway)]},
         "defaults": {"template": "debian-12", "storage": "local", "template_storage": "local"},
         # Debian 12 brings PostgreSQL 15.
         "containers": {"postgres-data": {"services": {"postgres": {"version": 15}}}},

@@ -8,11 +8,12 @@ from homelab.model.wanted import (
     Container,
     Endpoint,
     Inventory,
+    Listen,
     Network,
     Pipeline,
     Privilege,
     Secret,
 )
 
-__all__ = ["Access", "City", "Container", "Difference", "Endpoint", "Health", "Inventory", "Mount", "Network",
+__all__ = ["Access", "City", "Container", "Difference", "Endpoint", "Health", "Inventory", "Listen", "Mount", "Network",
            "Pending", "Pipeline", "Privilege", "Secret", "Service", "Shape", "Site", "Step", "Vault", "differences"]

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol
 
 from homelab.distributions import Distribution
 from homelab.host import Host, Result
-from homelab.model.wanted import Access, Container, Inventory, Secret
+from homelab.model.wanted import Access, Container, Inventory, Listen, Secret
 
 
 class Vault(Protocol):
@@ -91,6 +91,10 @@ class Service(ABC):
     @abstractmethod
     def accesses(self) -> Sequence[Access]:
         """The databases it has to reach."""
+
+    @abstractmethod
+    def listens(self) -> Sequence[Listen]:
+        """The ports that others have to reach it on; a firewall lets nobody else in."""
 
     @abstractmethod
     def units(self) -> Sequence[str]:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from homelab.model.service import Service
 
 Privilege = Literal["own", "append", "read"]
+# Whom a port is for: the whole subnet, the containers with accesses, or those whose services need this one.
+Audience = Literal["lan", "accesses", "needing"]
 
 
 class Secret:
@@ -63,6 +65,7 @@ class Network:
     mtu: int | None = None
     nameservers: tuple[IPv4Address, ...]
     searchdomain: str | None
+    operators: tuple[IPv4Network, ...] = ()  # where SSH comes from, through a firewall
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,15 @@ class Access:
     database: str
     role: str
     privilege: Privilege
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """A TCP port that a service listens on, what answers there, and whom it is for: firewall rules follow from it."""
+
+    port: int
+    what: str
+    audience: Audience
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

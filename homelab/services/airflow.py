@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 from homelab.distributions import Distribution
 from homelab.errors import HomelabError
 from homelab.host import Result, argv
-from homelab.model import Access, Health, Service, Site, Step
+from homelab.model import Access, Health, Listen, Service, Site, Step
 from homelab.paths import shipped
 from homelab.render import render
 from homelab.steps import Command, Directory, File, Packages, Running, Tree, UnitGone, User, Uv, Venv, WaitFor
@@ -67,6 +67,10 @@ class Airflow(Service):
     def accesses(self) -> Sequence[Access]:
         """Owns its metadata, may look at the observations."""
         return (Access("airflow_metadata", "airflow_admin", "own"), Access("project_data", "airflow_admin", "read"))
+
+    def listens(self) -> Sequence[Listen]:
+        """The web UI."""
+        return (Listen(self.port, "Airflow's web UI", "lan"),)
 
     def units(self) -> Sequence[str]:
         """One unit for each of its processes."""

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import ClassVar
 
 from homelab.host import Result, argv
-from homelab.model import Access, Health, Service, Site, Step
+from homelab.model import Access, Health, Listen, Service, Site, Step
 from homelab.paths import shipped
 from homelab.render import render
 from homelab.secrets import read_secret
@@ -41,6 +41,10 @@ class Analytics(Service):
     def accesses(self) -> Sequence[Access]:
         """Appends raw observations and reads them back."""
         return (Access("project_data", "analytics", "append"),)
+
+    def listens(self) -> Sequence[Listen]:
+        """Who needs it starts the pipeline over SSH."""
+        return (Listen(22, "SSH", "needing"),)
 
     def units(self) -> Sequence[str]:
         """None: it runs when Airflow calls it."""

@@ -9,7 +9,7 @@ from typing import Literal
 
 from homelab.distributions import Distribution
 from homelab.host import Result
-from homelab.model import Access, Health, Service, Site, Step
+from homelab.model import Access, Health, Listen, Service, Site, Step
 from homelab.paths import shipped
 from homelab.render import render
 from homelab.steps import Command, Database, File, Hba, Packages, Role, Running, Sql
@@ -27,6 +27,7 @@ _FACTS = """select json_build_object(
                from pg_class where oid = 'raw.weather_observations'::regclass),
   'newest_raw_row', (select to_char(max(ingested_at) at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
                      from raw.weather_observations))"""
+_PORT = 5432
 _WRITES = ("insert", "update", "delete", "truncate")
 _PGDG_KEY = "/usr/share/postgresql-common/pgdg/apt.postgresql.org.asc"
 _PGDG_LIST = "/etc/apt/sources.list.d/pgdg.list"
@@ -48,6 +49,10 @@ class Postgres(Service):
     def accesses(self) -> Sequence[Access]:
         """None: it is the one that is reached."""
         return ()
+
+    def listens(self) -> Sequence[Listen]:
+        """Whoever has an access may come in, as pg_hba.conf has it."""
+        return (Listen(_PORT, "PostgreSQL", "accesses"),)
 
     def units(self) -> Sequence[str]:
         """The cluster's unit, as Debian's postgresql-common names it."""
