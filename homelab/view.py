@@ -68,6 +68,8 @@ def show_preview(preview: Preview) -> None:
         if lines:
             console.print(Text(f"homelab {verb} would", "bold"))
             _lines(console, lines)
+    for note in preview.notes:
+        console.print(Text(f"· {note}", "cyan"), soft_wrap=True)
     for name, why in preview.unseen.items():
         console.print(Text(f"? {name}: not looked into: {' '.join(why.split())}", "yellow"), soft_wrap=True)
     if not preview:

@@ -76,7 +76,7 @@ def _deploy(inventory: Inventory, containers: Sequence[Container], vault: Vault,
 def steps_of(site: Site) -> Sequence[Step]:
     """All steps of a container; what two services share is done once, where it is first wanted."""
     steps: dict[str, Step] = {}
-    for group in (everywhere(), *(service.steps(site) for service in site.container.services.values())):
+    for group in (everywhere(site), *(service.steps(site) for service in site.container.services.values())):
         for step in group:
             steps.setdefault(step.title, step)
     return list(steps.values())

@@ -11,7 +11,7 @@ from homelab.commands.provision import Outcome, at_once, changing, planned
 from homelab.model import Inventory
 from homelab.plan import Action, Plan, chosen, plan_destroy
 from homelab.progress import Progress
-from homelab.proxmox import Builder
+from homelab.proxmox import Builder, vmids
 from homelab.trust import KnownHosts
 
 
@@ -29,29 +29,32 @@ def destroy(inventory: Inventory, *, known_hosts: KnownHosts, progress: Progress
 def _destroy(inventory: Inventory, known_hosts: KnownHosts, progress: Progress, confirm: Callable[[Plan], bool],
              limit: Sequence[str]) -> Outcome:
     client = changing(inventory)
+    inventory = vmids.settled(client, inventory)
     found, plan, _ = planned(client, inventory, progress, lambda there: plan_destroy(inventory, there, limit))
     plan.refuse_unsafe()
     if plan and not confirm(plan):
         return Outcome(confirmed=False)
     builder = Builder(client, "", known_hosts, progress)
     turns = threading.Semaphore(inventory.endpoint.parallel)
-    at_once(client, {name: partial(_work, builder, turns, known_hosts, actions)
+    at_once(client, {name: partial(_work, inventory, builder, turns, known_hosts, actions)
                      for name, actions in plan.by_container().items()})
     for container in chosen(inventory, limit):
         there = found.get(container.vmid)
         if there is None:
-            _forget(known_hosts, container.name)
+            _forget(inventory, known_hosts, container.name)
         elif not there.belongs_to(container):
             progress.note(container.name, f"{there.vmid} is `{there.name}`, which is not ours: left alone")
     return Outcome.of(plan) if plan else Outcome(nothing="Nothing to do: none of our containers is there.")
 
 
-def _work(builder: Builder, turns: threading.Semaphore, known_hosts: KnownHosts, actions: Sequence[Action]) -> None:
+def _work(inventory: Inventory, builder: Builder, turns: threading.Semaphore, known_hosts: KnownHosts,
+          actions: Sequence[Action]) -> None:
     with turns:
         builder.carry_out(actions)
-    _forget(known_hosts, actions[0].container.name)
+    _forget(inventory, known_hosts, actions[0].container.name)
 
 
-def _forget(known_hosts: KnownHosts, name: str) -> None:
+def _forget(inventory: Inventory, known_hosts: KnownHosts, name: str) -> None:
+    vmids.forget(inventory, name)
     if name in known_hosts.pins():
         known_hosts.forget(name)

@@ -11,7 +11,7 @@ from homelab.commands.provision import planned
 from homelab.model import Inventory, Vault
 from homelab.plan import COLD, Action, Destroy, Found, Plan, Start, Stop, Update, chosen, plan_up
 from homelab.progress import Progress
-from homelab.proxmox import Client
+from homelab.proxmox import Client, vmids
 from homelab.trust import KnownHosts
 
 Effect = Literal["live", "pending until restart", "restarts the container", "gone for good"]
@@ -29,11 +29,15 @@ class Line:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preview:
-    """What `up` and `deploy` would do. `unseen`: why a container could not be looked into, by name."""
+    """What `up` and `deploy` would do. `unseen`: why a container could not be looked into, by name.
+
+    `notes` say what a person should know, though nothing is done about it.
+    """
 
     up: Sequence[Line] = ()
     deploy: Sequence[Line] = ()
     unseen: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
     def __bool__(self) -> bool:
         return bool(self.up or self.deploy)
@@ -42,8 +46,9 @@ class Preview:
 def preview(inventory: Inventory, *, vault: Vault, known_hosts: KnownHosts, progress: Progress,
             limit: Sequence[str] = ()) -> Preview:
     """Find, compare, and look into what runs. Raises HomelabError, naming what cannot be done safely."""
-    found, plan, _ = planned(Client(inventory.endpoint), inventory, progress,
-                             lambda there: plan_up(inventory, there, limit))
+    client = Client(inventory.endpoint)
+    inventory = vmids.settled(client, inventory, take=True)
+    found, plan, _ = planned(client, inventory, progress, lambda there: plan_up(inventory, there, limit))
     plan.refuse_unsafe()
     unseen = dict(_closed(inventory, found, limit))
     open_ones = [container.name for container in chosen(inventory, limit) if container.name not in unseen]
@@ -53,7 +58,7 @@ def preview(inventory: Inventory, *, vault: Vault, known_hosts: KnownHosts, prog
     unseen |= {report.container: f"{report.failure.brief}: {report.failure.details}"
                for report in reports if report.failure}
     return Preview(up=list(lines(plan)), deploy=[line for report in reports for line in _inside(report)],
-                   unseen=unseen)
+                   unseen=unseen, notes=[str(note) for note in plan.notes])
 
 
 def _closed(inventory: Inventory, found: Mapping[int, Found], limit: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -10,7 +10,7 @@ from homelab.errors import HomelabError
 from homelab.model import Container, Difference, Inventory
 from homelab.plan import Found, Plan, drift
 from homelab.progress import Progress
-from homelab.proxmox import Client, find, tasks
+from homelab.proxmox import Client, find, tasks, vmids
 from homelab.proxmox.audit import Audit
 from homelab.proxmox.find import digest_now
 from homelab.proxmox.tasks import Task
@@ -93,7 +93,9 @@ class ContainerState:
 
 def proxmox_status(inventory: Inventory, client: Client | None = None) -> Sequence[ContainerState]:
     """Each container's state, in the inventory's order. Raises HomelabError only where Proxmox cannot be asked."""
-    found = find(client or Client(inventory.endpoint), inventory)
+    client = client or Client(inventory.endpoint)
+    inventory = vmids.settled(client, inventory)
+    found = find(client, inventory)
     return [_state(container, found.get(container.vmid)) for container in inventory.containers]
 
 

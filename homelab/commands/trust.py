@@ -8,6 +8,7 @@ from homelab.errors import HomelabError, InputError
 from homelab.model import Inventory
 from homelab.plan import chosen
 from homelab.proxmox import Client, find, hostkeys
+from homelab.proxmox.vmids import settled
 from homelab.trust import KnownHosts, Pin
 
 
@@ -16,6 +17,8 @@ def trust(inventory: Inventory, name: str, fingerprint: str | None = None, *, kn
     (container,) = chosen(inventory, [name])
     if fingerprint is None:
         client = Client(inventory.endpoint)
+        inventory = settled(client, inventory)
+        (container,) = chosen(inventory, [name])
         there = find(client, inventory).get(container.vmid)
         if there is None or not there.belongs_to(container):
             raise HomelabError(f"{name} does not exist", f"There is no container of ours with vmid {container.vmid}.",

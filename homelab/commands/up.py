@@ -11,7 +11,7 @@ from homelab.commands.provision import Outcome, at_once, changing, planned
 from homelab.model import Container, Inventory, Secret, Vault
 from homelab.plan import Create, Found, Plan, Start, chosen, plan_up
 from homelab.progress import Progress
-from homelab.proxmox import Builder, Client, hostkeys
+from homelab.proxmox import Builder, Client, downloads, hostkeys, vmids
 from homelab.trust import KnownHosts, Pin
 
 SSH_DEADLINE = 120.0  # seconds that a container has to boot and answer
@@ -24,20 +24,24 @@ def up(inventory: Inventory, *, vault: Vault, known_hosts: KnownHosts, progress:
 
     `confirm` is given the plan and says whether to go on; it is not asked when there is nothing to do.
     """
-    containers = chosen(inventory, limit)
+    chosen(inventory, limit)
     with only_one(inventory.state_dir, "up"):
-        return _up(inventory, containers, vault, known_hosts, progress, confirm, wait_for_ssh)
+        client = changing(inventory)
+        return _up(client, vmids.settled(client, inventory, take=True), limit, vault, known_hosts, progress, confirm,
+                   wait_for_ssh)
 
 
-def _up(inventory: Inventory, containers: Sequence[Container], vault: Vault, known_hosts: KnownHosts,
+def _up(client: Client, inventory: Inventory, limit: Sequence[str], vault: Vault, known_hosts: KnownHosts,
         progress: Progress, confirm: Callable[[Plan], bool],
         wait_for_ssh: Callable[[Container], None] | None) -> Outcome:
-    client = changing(inventory)
-    limit = [container.name for container in containers]
+    containers = chosen(inventory, limit)
     found, plan, waited = planned(client, inventory, progress, lambda there: plan_up(inventory, there, limit))
     plan.refuse_unsafe()
     if plan and not confirm(plan):
         return Outcome(confirmed=False)
+    vmids.promise(inventory)
+    for note in plan.notes:
+        progress.note(note.container, note.text)
     private, public = vault.key_pair("operator")
     builder = Builder(client, public, known_hosts, progress)
     wait = wait_for_ssh or partial(_wait_for_ssh, private, known_hosts)
@@ -55,6 +59,8 @@ def _up(inventory: Inventory, containers: Sequence[Container], vault: Vault, kno
             with progress.step(container.name, "wait for SSH, with the host key that Proxmox has named"):
                 wait(container)
 
+    at_once(client, {f"{missing.file_name} for {missing.node}": partial(downloads.download, client, missing, progress)
+                     for missing in downloads.missing(plan)}, "downloads")
     at_once(client, {container.name: partial(make, container) for container in containers})
     return Outcome.of(plan) if plan else Outcome(nothing=_nothing(containers))
 

@@ -14,7 +14,7 @@ from homelab.inventory.faults import did_you_mean
 from homelab.inventory.placement import Placement, mounts, placement
 from homelab.inventory.sections import HOST_NAME, node
 from homelab.inventory.table import REQUIRED, Table
-from homelab.model import Container, Network, Service, Shape
+from homelab.model import Container, Network, Service, Shape, marks
 from homelab.services import SERVICES
 
 
@@ -62,7 +62,8 @@ class Reader:
         shape = replace(self._shape(name, self._network, ip, place, services), cores=cores, memory=memory,
                         mounts=mounted)
         return Container(name=name, vmid=vmid, node=where, template=place.template, shape=shape, services=services,
-                         template_storage=place.template_storage, storage=place.storage, ssh_keys=place.ssh_keys)
+                         template_storage=place.template_storage, storage=place.storage, ssh_keys=place.ssh_keys,
+                         marks=marks(self._lab))
 
     def _claim(self, table: Table, name: str, key: str, value: object) -> None:
         if not value:
@@ -105,7 +106,7 @@ class Reader:
             onboot=place.onboot, startup_order=max((_order(s) for s in services), default=None),
             start_delay=place.start_delay, stop_timeout=place.stop_timeout, features=place.features,
             unprivileged=True, protection=place.protection, pool=place.pool,
-            tags=place.tags | {"homelab", f"homelab-{self._lab}"},
+            tags=place.tags | marks(self._lab),
             description=description(self._lab, name, self._path))
 
 

@@ -13,7 +13,7 @@ from homelab.model import Mount, Network
 
 NAME = r"[A-Za-z][A-Za-z0-9._-]*[A-Za-z0-9]"
 BRIDGE = r"[A-Za-z][\w.-]{1,14}"
-_TAG = r"[a-z0-9_][a-z0-9_.+-]*"
+_TAG = r"(?!homelab)[a-z0-9_][a-z0-9_.+-]*"
 _PUBLIC_KEY = (r"(ssh-(ed25519|rsa)|ecdsa-sha2-nistp\d+|sk-(ssh-ed25519|ecdsa-sha2-nistp256)@openssh\.com) "
                r"[A-Za-z0-9+/=]+( .*)?")
 _FLAGS = ("nesting", "keyctl", "fuse", "mknod", "force_rw_sys")
@@ -67,7 +67,7 @@ def placement(table: Table, defaults: Placement) -> Placement:
         "stop_timeout": table.whole("stop_timeout", None, low=0, high=3600, unit="seconds"),
         "protection": table.flag("protection", defaults.protection),
         "features": _texts(table, "features", _FEATURE, f"one of {', '.join(_FLAGS)}, or mount=nfs"),
-        "tags": _texts(table, "tags", _TAG, "a tag: lower-case letters, digits, and _ . + - after the first"),
+        "tags": _texts(table, "tags", _TAG, "a tag: lower-case letters, digits, and _ . + - after the first; those that begin with homelab are ours"),
         "ssh_keys": _ssh_keys(table),
     }
     for key in ("features", "tags"):

@@ -13,7 +13,9 @@ from homelab.model.wanted import (
     Pipeline,
     Privilege,
     Secret,
+    marks,
 )
 
 __all__ = ["Access", "City", "Container", "Difference", "Endpoint", "Health", "Inventory", "Listen", "Mount", "Network",
-           "Pending", "Pipeline", "Privilege", "Secret", "Service", "Shape", "Site", "Step", "Vault", "differences"]
+           "Pending", "Pipeline", "Privilege", "Secret", "Service", "Shape", "Site", "Step", "Vault", "differences",
+           "marks"]

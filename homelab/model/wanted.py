@@ -107,6 +107,11 @@ class Pipeline:
     api_key_file: Path
 
 
+def marks(lab: str) -> frozenset[str]:
+    """The tags that every container of a lab carries."""
+    return frozenset({"homelab", f"homelab-{lab}"})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Container:
     """One container of the inventory: its identity, its shape, and the services on it by name."""
@@ -120,6 +125,7 @@ class Container:
     shape: Shape
     services: Mapping[str, Service]
     ssh_keys: tuple[str, ...] = ()  # public keys that may log in as root, beside homelab's own
+    marks: frozenset[str]  # the tags by which it is known to be this lab's; its shape may have more
 
     @property
     def address(self) -> IPv4Address:

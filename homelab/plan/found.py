@@ -36,6 +36,7 @@ class Found:
     creator: str | None = None  # the token whose create task left or still runs it, for `lock: create`
     task: str | None = None  # that task, if it still runs
     pool: str | None = None
+    template: str | None = None  # the volume id that it was made from, as its description says
     config: Mapping[str, Any] = field(default_factory=dict, compare=False)  # as it will be after the next start
     by_hand: tuple[str, ...] = ()  # what it has that no inventory speaks of
     sealed: bool = False  # a Proxmox template, which never runs
@@ -50,4 +51,4 @@ class Found:
 
     def belongs_to(self, container: Container) -> bool:
         """Whether it carries the tags of the container's lab."""
-        return self.kind == "lxc" and container.shape.tags <= self.tags
+        return self.kind == "lxc" and container.marks <= self.tags

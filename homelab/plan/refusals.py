@@ -5,10 +5,12 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from homelab.distributions import distribution_of
 from homelab.model import Container, Shape, differences
 from homelab.plan.actions import Action, Refusal
 from homelab.plan.drift import disks, settings
 from homelab.plan.found import Found
+from homelab.plan.template import stands_for
 
 _UNCHANGEABLE = frozenset({"unprivileged"})
 FOR_EVERYBODY = frozenset({"nesting"})  # features that a token may set
@@ -30,6 +32,7 @@ def refuse_up(container: Container, found: Mapping[int, Found], actions: Sequenc
             yield Refusal(f"{container.name} is {there.status}", f"Node {there.node} does not answer for it.",
                           "See that the node is up, then run the same command again.")
         yield from _refuse_changes(container, there.shape)
+        yield from _refuse_template(container, there)
 
 
 def _refuse_create(container: Container, found: Mapping[int, Found]) -> Iterator[Refusal]:
@@ -65,14 +68,25 @@ def _refuse_changes(container: Container, found: Shape) -> Iterator[Refusal]:
             yield Refusal(
                 f"{container.name}: {change.field} cannot be changed",
                 f"It is {change.found}, wanted is {change.wanted}, and Proxmox decides that at creation.",
-                f"Back up what is in it, then `homelab destroy {container.name}` and `homelab up`.")
+                f"Back up what is in it, then `homelab destroy --limit {container.name}` and `homelab up`.")
+
+
+def _refuse_template(container: Container, there: Found) -> Iterator[Refusal]:
+    if there.template and not stands_for(container.template, there.template):
+        distribution = distribution_of(there.template)
+        yield Refusal(
+            f"{container.name}: its template cannot be changed",
+            f"It was made from {there.template}, the inventory says {container.template}, and a template decides at "
+            "creation only.",
+            f"Write `template: {distribution.alias if distribution else there.template}` in the inventory; or back up "
+            f"what is in it, then `homelab destroy --limit {container.name}` and `homelab up`.")
 
 
 def _foreign(container: Container, there: Found) -> Refusal:
     kind = "container" if there.kind == "lxc" else "virtual machine"
     return Refusal(
         f"{container.name}: vmid {there.vmid} is taken by a {kind} that is not ours",
-        f"`{there.name}` on node {there.node} does not carry the tags {', '.join(sorted(container.shape.tags))}.",
+        f"`{there.name}` on node {there.node} does not carry the tags {', '.join(sorted(container.marks))}.",
         f"Write another vmid for {container.name} in the inventory. Nothing has been touched.")
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from homelab.model import Container, Inventory
+from homelab.model import Container, Inventory, marks
 from homelab.plan import Found, Usage
-from homelab.proxmox import tasks
+from homelab.proxmox import record, tasks
 from homelab.proxmox.client import Client
 from homelab.proxmox.errors import NODE_DOWN, REFUSED, ProxmoxError
 from homelab.proxmox.properties import not_spoken_of, shape_of, tags
+
+_ONE_CONNECTION, _CONNECTIONS = 10, 6
 
 
 def find(client: Client, inventory: Inventory) -> dict[int, Found]:
@@ -24,13 +28,20 @@ def find(client: Client, inventory: Inventory) -> dict[int, Found]:
     wanted = {container.vmid: container for container in inventory.containers}
     found: dict[int, Found | None] = {vmid: _listed(row) for vmid, row in rows.items()}
     nodes = {there.node for vmid, there in found.items() if there and vmid in wanted and there.kind == "lxc"}
-    for node in sorted(nodes):
-        live = _live(client, node)
-        for vmid, there in found.items():
-            if there and vmid in wanted and there.node == node and there.kind == "lxc":
-                found[vmid] = _looked_at(client, wanted[vmid], there, live)
-    ours = inventory.containers[0].shape.tags
+    lives = {node: _live(client, node) for node in sorted(nodes)}
+    seen = [there for vmid, there in found.items() if there and vmid in wanted and there.kind == "lxc"]
+    looks = [partial(_looked_at, client, wanted[there.vmid], there, lives[there.node]) for there in seen]
+    found |= dict(zip((there.vmid for there in seen), _together(looks), strict=True))
+    ours = marks(inventory.lab)
     return {vmid: there for vmid, there in found.items() if there and (vmid in wanted or ours <= there.tags)}
+
+
+def _together(looks: Sequence[Callable[[], Found | None]]) -> Iterator[Found | None]:
+    """What every look finds, in order. A few share one connection; for many, several connections are worth it."""
+    if len(looks) <= _ONE_CONNECTION:
+        return (look() for look in looks)
+    with ThreadPoolExecutor(_CONNECTIONS) as pool:
+        return pool.map(lambda look: look(), looks)
 
 
 def _listed(row: Mapping[str, Any]) -> Found:
@@ -92,7 +103,8 @@ def configured(client: Client, there: Found) -> Found:
     waiting = tuple(str(row["key"]) for row in rows if "pending" in row or row.get("delete"))
     config = {row["key"]: row.get("pending", row.get("value")) for row in rows if not row.get("delete")}
     return replace(there, shape=shape_of(config, there.vmid, there.pool), pending=waiting, config=config,
-                   by_hand=tuple(not_spoken_of(config)), digest=config.get("digest"))
+                   by_hand=tuple(not_spoken_of(config)), digest=config.get("digest"),
+                   template=record.source(str(config.get("description", ""))))
 
 
 def digest_now(client: Client, there: Found) -> str | None:

@@ -255,6 +255,7 @@ def test_schedules(text: str, good: bool) -> None:
 @pytest.mark.parametrize(("line", "fault"), [
     ("features: [keyctl, x]", "features[1]: must be one of nesting, keyctl"),
     ("tags: [Prod]", "tags[0]: must be a tag: lower-case letters"),
+    ("tags: [homelab-x]", "tags[0]: must be a tag: lower-case letters"),
     ("tags: prod", "tags: must be a list, not 'prod'"),
     ("protection: 1", "protection: must be true or false"),
     ("stop_timeout: -1", "stop_timeout: must be a whole number of seconds from 0"),

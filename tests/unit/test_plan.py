@@ -92,7 +92,7 @@ def test_what_differs(inventory: Inventory, differing: dict[str, Any], expected:
     ({"tags": frozenset({"homelab", "homelab-other"}), "shape": None}, "not ours", "another vmid"),
     ({"kind": "qemu"}, "taken by a virtual machine that is not ours", "another vmid"),
     ({"disk": 17}, "its disk cannot shrink", "`disk: 17`"),
-    ({"unprivileged": False}, "unprivileged cannot be changed", "homelab destroy postgres-data"),
+    ({"unprivileged": False}, "unprivileged cannot be changed", "homelab destroy --limit postgres-data"),
     ({"lock": "backup", "memory": 512}, "is locked (backup)", "pct unlock 167"),
     ({"lock": "create", "shape": None, "tags": frozenset()}, "167 is half made", "pct unlock 167"),
     ({"lock": "create", "shape": None, "tags": frozenset(), "task": "UPID:x", "creator": "a@pve!b"},
