@@ -9,7 +9,7 @@ from typing import Literal
 from homelab.commands.deploy import HostReport, deploy
 from homelab.commands.provision import planned
 from homelab.model import Inventory, Vault
-from homelab.plan import COLD, Action, Destroy, Found, Plan, Start, Stop, Update, chosen, plan_up
+from homelab.plan import COLD, Action, Destroy, Found, Guard, Plan, Start, Stop, Update, chosen, plan_up
 from homelab.progress import Progress
 from homelab.proxmox import Client, vmids
 from homelab.trust import KnownHosts
@@ -90,6 +90,9 @@ def _effects(action: Action, restarts: bool) -> Iterator[tuple[str, Effect]]:
             for change in changes:
                 waits = found.running and change.field in COLD
                 yield f"update {container.name}: {change}", "pending until restart" if waits else "live"
+        case Guard(container):
+            for each in action.changes:
+                yield f"firewall of {container.name}: {each}", "live"
         case Destroy():
             yield str(action), "gone for good"
         case Stop() | Start() if restarts:

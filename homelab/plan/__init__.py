@@ -4,6 +4,7 @@ from homelab.plan.actions import (
     Action,
     Create,
     Destroy,
+    Guard,
     Join,
     Note,
     Plan,
@@ -17,5 +18,5 @@ from homelab.plan.drift import COLD, Disk, drift
 from homelab.plan.found import Found, Usage
 from homelab.plan.making import chosen, plan_destroy, plan_up
 
-__all__ = ["COLD", "Action", "Create", "Destroy", "Disk", "Found", "Join", "Note", "Plan", "Refusal", "Resize",
-           "Start", "Stop", "Update", "Usage", "chosen", "drift", "plan_destroy", "plan_up"]
+__all__ = ["COLD", "Action", "Create", "Destroy", "Disk", "Found", "Guard", "Join", "Note", "Plan", "Refusal",
+           "Resize", "Start", "Stop", "Update", "Usage", "chosen", "drift", "plan_destroy", "plan_up"]

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from homelab.errors import HomelabError
+from homelab.firewall import Firewall, changes
 from homelab.model import Container, Difference
 from homelab.plan.drift import Disk
 from homelab.plan.found import Found
@@ -35,6 +36,23 @@ class Update:
 
     def __str__(self) -> str:
         return f"update {self.container.name}: {'; '.join(map(str, self.changes))}"
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """Make a container's firewall what it should be: its rules, its policies, on or off. A new one has not been found."""
+
+    container: Container
+    found: Found | None
+    goal: Firewall
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """What becomes different, line by line."""
+        return tuple(changes(self.goal, self.found.firewall if self.found else Firewall()))
+
+    def __str__(self) -> str:
+        return f"firewall of {self.container.name}: {'; '.join(self.changes)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +114,7 @@ class Destroy:
         return f"destroy {self.container.name} ({self.container.vmid}) and its disk"
 
 
-Action = Create | Update | Resize | Join | Start | Stop | Destroy
+Action = Create | Guard | Update | Resize | Join | Start | Stop | Destroy
 
 
 @dataclass(frozen=True, slots=True)

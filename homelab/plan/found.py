@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from homelab.firewall import Firewall
 from homelab.model import Container, Shape
 
 
@@ -42,6 +43,7 @@ class Found:
     sealed: bool = False  # a Proxmox template, which never runs
     unfinished: str | None = None  # the SSH host key of what it was cloned from, while it has none of its own
     digest: str | None = None
+    firewall: Firewall = field(default_factory=Firewall)  # looked at only where there is or should be one
     usage: Usage = field(default_factory=Usage, compare=False)
 
     @property

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from homelab.errors import InputError
+from homelab.firewall import Firewall, goal, wanted
 from homelab.model import Container, Inventory
-from homelab.plan.actions import Action, Create, Destroy, Join, Note, Plan, Resize, Start, Stop, Update
+from homelab.plan.actions import Action, Create, Destroy, Guard, Join, Note, Plan, Resize, Start, Stop, Update
 from homelab.plan.drift import COLD, disks, further_mounts, settings
 from homelab.plan.found import Found
 from homelab.plan.refusals import FOR_EVERYBODY, leftover, locked, protected, refuse_up, set_features
@@ -24,9 +25,9 @@ def chosen(inventory: Inventory, limit: Sequence[str]) -> Sequence[Container]:
 def plan_up(inventory: Inventory, found: Mapping[int, Found], limit: Sequence[str] = ()) -> Plan:
     """What makes the containers exist, match and run. Raises InputError for an unknown name."""
     containers = chosen(inventory, limit)
-    wanted = {container.name: tuple(_up(container, found.get(container.vmid))) for container in containers}
-    refusals = tuple(refusal for c in containers for refusal in refuse_up(c, found, wanted[c.name]))
-    return Plan(() if refusals else tuple(action for actions in wanted.values() for action in actions), refusals,
+    work = {c.name: tuple(_up(c, found.get(c.vmid), wanted(inventory, c))) for c in containers}
+    refusals = tuple(refusal for c in containers for refusal in refuse_up(c, found, work[c.name]))
+    return Plan(() if refusals else tuple(action for actions in work.values() for action in actions), refusals,
                 tuple(note for c in containers for note in _notes(c, found.get(c.vmid))))
 
 
@@ -41,10 +42,15 @@ def plan_destroy(inventory: Inventory, found: Mapping[int, Found], limit: Sequen
     return Plan(tuple(Destroy(container, there) for container, there in ours), tuple(refusals))
 
 
-def _up(container: Container, found: Found | None) -> Iterator[Action]:
+def _up(container: Container, found: Found | None, firewall: Firewall) -> Iterator[Action]:
     if found is None or found.shape is None:
         yield Create(container)
+        if firewall.on:
+            yield Guard(container, None, firewall)
         return
+    # Before the network card's own switch: this is what the next run looks for while something is left to do.
+    if goal(firewall, found.firewall) != found.firewall:
+        yield Guard(container, found, goal(firewall, found.firewall))
     changes = tuple(settings(container, found.shape))
     if changes:
         yield Update(container, found, changes)

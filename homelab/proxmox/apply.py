@@ -11,12 +11,12 @@ from typing import Any
 
 from homelab.errors import HomelabError
 from homelab.model import Container
-from homelab.plan import Action, Create, Destroy, Found, Join, Resize, Start, Stop, Update
+from homelab.plan import Action, Create, Destroy, Found, Guard, Join, Resize, Start, Stop, Update
 from homelab.plan.drift import settings
 from homelab.plan.refusals import FOR_EVERYBODY
 from homelab.plan.template import Template
 from homelab.progress import Progress
-from homelab.proxmox import hostkeys, record, tasks
+from homelab.proxmox import firewall, hostkeys, record, tasks
 from homelab.proxmox.client import Client
 from homelab.proxmox.errors import REFUSED, ProxmoxError, Unanswered
 from homelab.proxmox.find import configured, digest_now
@@ -43,7 +43,7 @@ class Builder:
     def carry_out(self, actions: Sequence[Action]) -> None:
         """Carry out one container's actions in order, each to its end. Raises HomelabError."""
         first = actions[0]
-        if not isinstance(first, Create):
+        if not isinstance(first, Create) and first.found:
             tasks.settle(self._client, first.found.node, first.found.vmid, _OTHERS)
             self._unchanged(first.container, first.found)
         for action in actions:
@@ -52,10 +52,7 @@ class Builder:
     def _unchanged(self, container: Container, found: Found) -> None:
         """Raise HomelabError if the container is not the one any more that the plan was made for."""
         if digest_now(self._client, found) != found.digest:
-            raise HomelabError(
-                f"{container.name} was changed after the plan was made",
-                f"Its configuration on node {found.node} is not the one any more that the plan was compared with.",
-                "Nothing of its plan was done. Run the same command again: it makes a new plan.")
+            raise _changed(container, found, "configuration")
 
     def _apply(self, action: Action) -> None:
         step, name = self._progress.step, action.container.name
@@ -67,6 +64,9 @@ class Builder:
             case Update():
                 with step(name, "update"):
                     self._update(action)
+            case Guard():
+                with step(name, "firewall"):
+                    self._guard(action)
             case Resize(container, found, disk):
                 with step(name, f"grow the disk at {disk.path} to {disk.wanted} GiB"):
                     self._do(container, found.node, "resize", "growing the disk", _RESIZE, partial(
@@ -158,6 +158,13 @@ class Builder:
             self._unchanged(action.container, action.found)
         raise lost
 
+    def _guard(self, action: Guard) -> None:
+        container, found = action.container, action.found
+        node = found.node if found else container.node or only_node(self._client)
+        if found and firewall.read(self._client, node, container.vmid) != found.firewall:
+            raise _changed(container, found, "firewall")
+        firewall.make(self._client, node, container.vmid, action.goal)
+
     def _join(self, found: Found, pool: str) -> None:
         try:
             self._client.put("pools", poolid=pool, vms=found.vmid, **({"allow-move": True} if found.pool else {}))
@@ -185,6 +192,13 @@ class Builder:
     def _warn(self, name: str, warnings: list[str]) -> None:
         for warning in warnings:
             self._progress.note(name, warning)
+
+
+def _changed(container: Container, found: Found, what: str) -> HomelabError:
+    return HomelabError(
+        f"{container.name} was changed after the plan was made",
+        f"Its {what} on node {found.node} is not the one any more that the plan was compared with.",
+        "Nothing of its plan was done. Run the same command again: it makes a new plan.")
 
 
 def _path(found: Found, below: str = "") -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from homelab.model import Container, Inventory, marks
 from homelab.plan import Found, Usage
-from homelab.proxmox import record, tasks
+from homelab.proxmox import firewall, record, tasks
 from homelab.proxmox.client import Client
 from homelab.proxmox.errors import NODE_DOWN, REFUSED, ProxmoxError
 from homelab.proxmox.properties import not_spoken_of, shape_of, tags
@@ -75,12 +75,19 @@ def _looked_at(client: Client, container: Container, there: Found,
     if not there.belongs_to(container):
         return there
     try:
-        return configured(client, there)
+        return _behind_firewall(client, container, configured(client, there))
     except ProxmoxError as error:
         now = _live(client, there.node) if error.status == REFUSED else None
         if now is None or there.vmid in now:
             raise
         return None
+
+
+def _behind_firewall(client: Client, container: Container, there: Found) -> Found:
+    """With its firewall, where the inventory wants one or its network card says that there is one."""
+    if container.shape.firewall or (there.shape and there.shape.firewall):
+        return replace(there, firewall=firewall.read(client, there.node, there.vmid))
+    return there
 
 
 def _usage(row: Mapping[str, Any]) -> Usage:
