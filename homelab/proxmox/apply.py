@@ -102,7 +102,7 @@ class Builder:
             # The log rotates away, so the pin is kept at once.
             self._known_hosts.pin(name, Pin(hostkeys.known(tasks.log(self._client, task), name, container.vmid)))
         with self._progress.step(name, "start"):
-            self._await_start(container, node, task.started)
+            self.await_start(container, node, task.started)
 
     def _say_if_taken(self, container: Container, cause: ProxmoxError) -> None:
         rows = self._client.get("cluster/resources", type="vm") if cause.status == REFUSED else ()
@@ -121,8 +121,11 @@ class Builder:
             "ssh-public-keys": "\n".join((self._public_key, *container.ssh_keys)), "start": True}
         return parameters | ({"pool": shape.pool} if shape.pool else {})
 
-    def _await_start(self, container: Container, node: str, since: int) -> None:
-        """`start=1` makes a task of its own, and the create says OK even when that one fails: find it, judge it."""
+    def await_start(self, container: Container, node: str, since: int) -> None:
+        """Judge the start that followed a task begun at `since`, in seconds since the epoch. Raises HomelabError.
+
+        `start=1` makes a task of its own, and the create, restore or rollback says OK even when that one fails.
+        """
         until = time.monotonic() + _START_APPEARS
         for pause in tasks.pauses():
             starts = tasks.of_container(self._client, node, container.vmid, "vzstart")
