@@ -53,4 +53,4 @@ class Found:
 
     def belongs_to(self, container: Container) -> bool:
         """Whether it carries the tags of the container's lab."""
-        return self.kind == "lxc" and container.marks <= self.tags
+        return self.kind == "lxc" and not self.sealed and container.marks <= self.tags

@@ -90,6 +90,12 @@ def _behind_firewall(client: Client, container: Container, there: Found) -> Foun
     return there
 
 
+def look(client: Client, container: Container, node: str) -> Found | None:
+    """A container as it is now on the node that has it, asked directly; None if it is not there."""
+    there = Found(vmid=container.vmid, name=container.name, node=node, pool=container.shape.pool)
+    return _looked_at(client, container, there, _live(client, node))
+
+
 def _usage(row: Mapping[str, Any]) -> Usage:
     return Usage(memory=int(row.get("mem") or 0), memory_total=int(row.get("maxmem") or 0),
                  disk=int(row.get("disk") or 0), disk_total=int(row.get("maxdisk") or 0),
@@ -111,7 +117,8 @@ def configured(client: Client, there: Found) -> Found:
     config = {row["key"]: row.get("pending", row.get("value")) for row in rows if not row.get("delete")}
     return replace(there, shape=shape_of(config, there.vmid, there.pool), pending=waiting, config=config,
                    by_hand=tuple(not_spoken_of(config)), digest=config.get("digest"),
-                   template=record.source(str(config.get("description", ""))))
+                   template=record.source(str(config.get("description", ""))),
+                   unfinished=record.unfinished(str(config.get("description", ""))))
 
 
 def digest_now(client: Client, there: Found) -> str | None:
