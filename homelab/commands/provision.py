@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from homelab.commands.side_by_side import side_by_side
 from homelab.errors import HomelabError
@@ -16,6 +17,7 @@ from homelab.proxmox.find import digest_now
 from homelab.proxmox.tasks import Task
 from homelab.proxmox.templates import with_templates
 
+T = TypeVar("T")
 INTERRUPTED = 130  # the exit code of a program that Ctrl-C has ended
 _DEADLINE = 1800.0  # seconds to wait for what an earlier run has begun
 
@@ -53,10 +55,10 @@ def changing(inventory: Inventory) -> Client:
     return Client(inventory.endpoint, Audit(inventory.state_dir / "audit.log", inventory.endpoint.token_id))
 
 
-def at_once(client: Client, work: Mapping[str, Callable[[], None]], what: str = "containers") -> None:
+def at_once(client: Client, work: Mapping[str, Callable[[], T]], what: str = "containers") -> dict[str, T]:
     """Do it side by side; on Ctrl-C say which tasks go on without us. Raises HomelabError."""
     try:
-        side_by_side(work, what)
+        return side_by_side(work, what)
     except KeyboardInterrupt as error:
         client.close()
         running = [Task.of(upid) for upid in tuple(client.under_way)]

@@ -25,10 +25,10 @@ def gathered(work: Mapping[str, Callable[[], T]]) -> dict[str, Future[T]]:
     return futures
 
 
-def side_by_side(work: Mapping[str, Callable[[], None]], what: str = "containers") -> None:
-    """Do all of it at once. Raises the one HomelabError, or one that names them all."""
-    ended = {name: future.exception() for name, future in gathered(work).items()}
-    failures = [failure for failure in ended.values() if failure is not None]
+def side_by_side(work: Mapping[str, Callable[[], T]], what: str = "containers") -> dict[str, T]:
+    """Do all of it at once; what came of each. Raises the one HomelabError, or one that names them all."""
+    ended = gathered(work)
+    failures = [failure for future in ended.values() if (failure := future.exception()) is not None]
     for failure in failures:
         if len(failures) == 1 or not isinstance(failure, HomelabError):
             raise failure
@@ -36,6 +36,7 @@ def side_by_side(work: Mapping[str, Callable[[], None]], what: str = "containers
         raise HomelabError(f"{len(failures)} of {len(work)} {what} failed",
                            "\n\n".join(str(failure) for failure in failures),
                            "What the others needed has been done. Run the same command again to go on.")
+    return {name: future.result() for name, future in ended.items()}
 
 
 def _run(job: Callable[[], T], future: Future[T]) -> None:
