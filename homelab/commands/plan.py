@@ -11,7 +11,7 @@ from homelab.commands.provision import planned
 from homelab.model import Inventory, Vault
 from homelab.plan import COLD, Action, Destroy, Found, Guard, Plan, Start, Stop, Update, chosen, plan_up
 from homelab.progress import Progress
-from homelab.proxmox import Client, vmids
+from homelab.proxmox import Client, firewall, vmids
 from homelab.trust import KnownHosts
 
 Effect = Literal["live", "pending until restart", "restarts the container", "gone for good"]
@@ -58,7 +58,8 @@ def preview(inventory: Inventory, *, vault: Vault, known_hosts: KnownHosts, prog
     unseen |= {report.container: f"{report.failure.brief}: {report.failure.details}"
                for report in reports if report.failure}
     return Preview(up=list(lines(plan)), deploy=[line for report in reports for line in _inside(report)],
-                   unseen=unseen, notes=[str(note) for note in plan.notes])
+                   unseen=unseen, notes=[str(note) for note in (
+                       *plan.notes, *firewall.notes(client, chosen(inventory, limit)))])
 
 
 def _closed(inventory: Inventory, found: Mapping[int, Found], limit: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -11,7 +11,7 @@ from homelab.commands.provision import Outcome, at_once, changing, planned
 from homelab.model import Container, Inventory, Secret, Vault
 from homelab.plan import Create, Found, Plan, Start, chosen, plan_up
 from homelab.progress import Progress
-from homelab.proxmox import Builder, Client, downloads, hostkeys, vmids
+from homelab.proxmox import Builder, Client, downloads, firewall, hostkeys, vmids
 from homelab.trust import KnownHosts, Pin
 
 SSH_DEADLINE = 120.0  # seconds that a container has to boot and answer
@@ -40,7 +40,7 @@ def _up(client: Client, inventory: Inventory, limit: Sequence[str], vault: Vault
     if plan and not confirm(plan):
         return Outcome(confirmed=False)
     vmids.promise(inventory)
-    for note in plan.notes:
+    for note in (*plan.notes, *firewall.notes(client, containers)):
         progress.note(note.container, note.text)
     private, public = vault.key_pair("operator")
     builder = Builder(client, public, known_hosts, progress)

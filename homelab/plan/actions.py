@@ -40,7 +40,7 @@ class Update:
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """Make a container's firewall what it should be: its rules, its policies, on or off. A new one has not been found."""
+    """Make a container's firewall what it should be: its rules and policies, on or off. `found`: None for a new one."""
 
     container: Container
     found: Found | None

@@ -9,6 +9,7 @@ from typing import Any
 from homelab.errors import HomelabError
 from homelab.model import Container, Inventory
 from homelab.plan import Found, plan_up
+from homelab.proxmox import firewall
 from homelab.proxmox.access import grant_lines, grants, held, role_line
 from homelab.proxmox.apply import only_node
 from homelab.proxmox.client import Client
@@ -62,6 +63,8 @@ def proxmox_checks(client: Client, inventory: Inventory, now: Callable[[], float
             except HomelabError as error:
                 yield Check.of(f"{name} on {node}", error)
     yield from _containers(inventory, found)
+    for note in firewall.notes(client, inventory.containers):
+        yield Check(note.container, False, note.text)
 
 
 def _privileges(client: Client, inventory: Inventory, nodes: Sequence[str]) -> Iterator[Check]:

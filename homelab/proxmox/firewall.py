@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from homelab.errors import HomelabError
 from homelab.firewall import Firewall, Insert, Move, Remove, Rule, next_change
+from homelab.model import Container
+from homelab.plan import Note
 from homelab.proxmox.client import Client
 from homelab.proxmox.errors import ProxmoxError, Unanswered
 
@@ -19,6 +21,11 @@ _CHANGES = 1000  # more than one container's rules can ever need
 # Our fields, and what Proxmox calls them.
 _NAMES = {"direction": "type", "action": "action", "source": "source", "proto": "proto", "port": "dport",
           "icmp": "icmp-type", "comment": "comment"}
+_OFF = ("it is off for the whole datacenter, so the containers' rules do nothing yet. Somebody with Sys.Modify on / "
+        "turns it on, at Datacenter > Firewall > Options or with `pvesh set /cluster/firewall/options --enable 1`. "
+        "That closes the nodes, too, to all but their own network: read docs/firewall.md before")
+_UNSEEN = ("this token may not see whether it is on for the whole datacenter, without which the containers' rules do "
+           "nothing: look at Datacenter > Firewall > Options, or give the token Sys.Audit on /")
 _ASIDE = frozenset({*_NAMES.values(), "enable", "pos", "digest", "ipversion"})
 
 
@@ -39,8 +46,17 @@ def make(client: Client, node: str, vmid: int, goal: Firewall) -> None:
         _switch(client, node, vmid, goal)
 
 
-def datacenter_on(client: Client) -> bool | None:
-    """Whether the datacenter's switch is on, without which no rule counts; None if this token may not see it."""
+def notes(client: Client, containers: Iterable[Container]) -> Iterator[Note]:
+    """What a person should know where the inventory wants a firewall and the datacenter's switch is not known to be on.
+
+    That switch is never touched: it closes the nodes, too. One call, and none where no firewall is wanted.
+    """
+    if any(container.shape.firewall for container in containers) and not (on := _datacenter_on(client)):
+        yield Note("firewall", _UNSEEN if on is None else _OFF)
+
+
+def _datacenter_on(client: Client) -> bool | None:
+    """Whether the datacenter's switch is on; None if this token may not see it."""
     try:
         return _flag(client.get("cluster/firewall/options").get("enable"))
     except ProxmoxError as error:
