@@ -11,8 +11,8 @@ from pathlib import Path
 from homelab.distributions import DISTRIBUTIONS, distribution_of
 from homelab.inventory import addresses, options
 from homelab.inventory.faults import did_you_mean
-from homelab.inventory.placement import Placement, mounts, placement
-from homelab.inventory.sections import HOST_NAME, node
+from homelab.inventory.placement import HOST_NAME, Placement, mounts, placement
+from homelab.inventory.sections import node
 from homelab.inventory.table import REQUIRED, Table
 from homelab.model import Container, Network, Service, Shape, marks
 from homelab.services import SERVICES
@@ -63,7 +63,7 @@ class Reader:
                         mounts=mounted)
         return Container(name=name, vmid=vmid, node=where, template=place.template, shape=shape, services=services,
                          template_storage=place.template_storage, storage=place.storage, ssh_keys=place.ssh_keys,
-                         marks=marks(self._lab))
+                         golden=place.golden, marks=marks(self._lab))
 
     def _claim(self, table: Table, name: str, key: str, value: object) -> None:
         if not value:

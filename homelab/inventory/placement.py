@@ -13,6 +13,7 @@ from homelab.model import Mount, Network
 
 NAME = r"[A-Za-z][A-Za-z0-9._-]*[A-Za-z0-9]"
 BRIDGE = r"[A-Za-z][\w.-]{1,14}"
+HOST_NAME = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 _TAG = r"(?!homelab)[a-z0-9_][a-z0-9_.+-]*"
 _PUBLIC_KEY = (r"(ssh-(ed25519|rsa)|ecdsa-sha2-nistp\d+|sk-(ssh-ed25519|ecdsa-sha2-nistp256)@openssh\.com) "
                r"[A-Za-z0-9+/=]+( .*)?")
@@ -42,6 +43,7 @@ class Placement:
     features: frozenset[str] = frozenset({"nesting"})
     tags: frozenset[str] = frozenset()
     ssh_keys: tuple[str, ...] = ()
+    golden: str | None = None
 
     @classmethod
     def on(cls, network: Network | None) -> Placement:
@@ -69,6 +71,7 @@ def placement(table: Table, defaults: Placement) -> Placement:
         "features": _texts(table, "features", _FEATURE, f"one of {', '.join(_FLAGS)}, or mount=nfs"),
         "tags": _texts(table, "tags", _TAG, "a tag: lower-case letters, digits, and _ . + - after the first; those that begin with homelab are ours"),
         "ssh_keys": _ssh_keys(table),
+        "golden": table.text("golden", None, pattern=HOST_NAME, says="the name of a container, as `homelab bake` takes"),
     }
     for key in ("features", "tags"):
         given[key] = None if given[key] is None else frozenset(given[key])

@@ -13,7 +13,6 @@ from homelab.inventory.placement import BRIDGE
 from homelab.inventory.table import Table, shown
 from homelab.model import City, Endpoint, Network, Pipeline
 
-HOST_NAME = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 _DOMAIN = r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*"
 
 

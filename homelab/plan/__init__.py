@@ -2,6 +2,7 @@
 
 from homelab.plan.actions import (
     Action,
+    Clone,
     Create,
     Destroy,
     Guard,
@@ -9,6 +10,7 @@ from homelab.plan.actions import (
     Note,
     Plan,
     Refusal,
+    Renew,
     Resize,
     Start,
     Stop,
@@ -16,7 +18,7 @@ from homelab.plan.actions import (
 )
 from homelab.plan.drift import COLD, Disk, drift
 from homelab.plan.found import Found, Usage
-from homelab.plan.making import chosen, plan_destroy, plan_up
+from homelab.plan.making import chosen, plan_destroy, plan_up, to_match
 
-__all__ = ["COLD", "Action", "Create", "Destroy", "Disk", "Found", "Guard", "Join", "Note", "Plan", "Refusal",
-           "Resize", "Start", "Stop", "Update", "Usage", "chosen", "drift", "plan_destroy", "plan_up"]
+__all__ = ["COLD", "Action", "Clone", "Create", "Destroy", "Disk", "Found", "Guard", "Join", "Note", "Plan", "Refusal",
+           "Renew", "Resize", "Start", "Stop", "Update", "Usage", "chosen", "drift", "plan_destroy", "plan_up", "to_match"]

@@ -10,6 +10,7 @@ from homelab.firewall import Firewall, changes
 from homelab.model import Container, Difference
 from homelab.plan.drift import Disk
 from homelab.plan.found import Found
+from homelab.plan.golden import Golden
 from homelab.plan.template import Template
 
 
@@ -24,6 +25,34 @@ class Create:
         shape = self.container.shape
         return (f"create {self.container.name} ({self.container.vmid}): {shape.cores} vCPU, {shape.memory} MiB, "
                 f"{shape.disk} GiB, {shape.address}, {self.template or self.container.template}")
+
+
+@dataclass(frozen=True, slots=True)
+class Clone:
+    """Make a container that is not there of a golden one, and all else that makes it what it should be.
+
+    The golden container has been looked up before it is carried out.
+    """
+
+    container: Container
+    golden: Golden | None = None
+
+    def __str__(self) -> str:
+        shape = self.container.shape
+        return (f"clone {self.container.name} ({self.container.vmid}): {shape.cores} vCPU, {shape.memory} MiB, "
+                f"{shape.disk} GiB, {shape.address}, golden/{self.container.golden}"
+                f"{f' ({self.golden})' if self.golden else ''}")
+
+
+@dataclass(frozen=True, slots=True)
+class Renew:
+    """Give a clone SSH host keys and a machine-id of its own, and start it again; then it is finished."""
+
+    container: Container
+    found: Found
+
+    def __str__(self) -> str:
+        return f"renew {self.container.name}: SSH host keys and machine-id are still those of its golden container"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +143,7 @@ class Destroy:
         return f"destroy {self.container.name} ({self.container.vmid}) and its disk"
 
 
-Action = Create | Guard | Update | Resize | Join | Start | Stop | Destroy
+Action = Create | Clone | Renew | Guard | Update | Resize | Join | Start | Stop | Destroy
 
 
 @dataclass(frozen=True, slots=True)

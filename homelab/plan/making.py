@@ -7,7 +7,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from homelab.errors import InputError
 from homelab.firewall import Firewall, goal, wanted
 from homelab.model import Container, Inventory
-from homelab.plan.actions import Action, Create, Destroy, Guard, Join, Note, Plan, Resize, Start, Stop, Update
+from homelab.plan.actions import (
+    Action,
+    Clone,
+    Create,
+    Destroy,
+    Guard,
+    Join,
+    Note,
+    Plan,
+    Renew,
+    Resize,
+    Start,
+    Stop,
+    Update,
+)
 from homelab.plan.drift import COLD, disks, further_mounts, settings
 from homelab.plan.found import Found
 from homelab.plan.refusals import FOR_EVERYBODY, leftover, locked, protected, refuse_up, set_features
@@ -42,8 +56,16 @@ def plan_destroy(inventory: Inventory, found: Mapping[int, Found], limit: Sequen
     return Plan(tuple(Destroy(container, there) for container, there in ours), tuple(refusals))
 
 
+def to_match(inventory: Inventory, container: Container, found: Found) -> Sequence[Action]:
+    """What makes a container that is there match and run."""
+    return tuple(_up(container, found, wanted(inventory, container)))
+
+
 def _up(container: Container, found: Found | None, firewall: Firewall) -> Iterator[Action]:
     if found is None or found.shape is None:
+        if container.golden:
+            yield Clone(container)
+            return
         yield Create(container)
         if firewall.on:
             yield Guard(container, None, firewall)
@@ -64,6 +86,8 @@ def _up(container: Container, found: Found | None, firewall: Firewall) -> Iterat
         yield Stop(container, found, owed)
     if not found.running or owed:
         yield Start(container, found)
+    if found.unfinished:
+        yield Renew(container, found)
 
 
 def _notes(container: Container, found: Found | None) -> Iterator[Note]:

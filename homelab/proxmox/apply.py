@@ -11,7 +11,7 @@ from typing import Any
 
 from homelab.errors import HomelabError
 from homelab.model import Container
-from homelab.plan import Action, Create, Destroy, Found, Guard, Join, Resize, Start, Stop, Update
+from homelab.plan import Action, Clone, Create, Destroy, Found, Guard, Join, Resize, Start, Stop, Update
 from homelab.plan.drift import settings
 from homelab.plan.refusals import FOR_EVERYBODY
 from homelab.plan.template import Template
@@ -43,7 +43,7 @@ class Builder:
     def carry_out(self, actions: Sequence[Action]) -> None:
         """Carry out one container's actions in order, each to its end. Raises HomelabError."""
         first = actions[0]
-        if not isinstance(first, Create) and first.found:
+        if not isinstance(first, Create | Clone) and first.found:
             tasks.settle(self._client, first.found.node, first.found.vmid, _OTHERS)
             self._unchanged(first.container, first.found)
         for action in actions:
