@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from homelab.plan.found import Found
-
 TAG = "homelab-golden"
+GOLDEN = "golden-"  # how the host names of golden containers begin
 _LONGEST = 63  # characters in a host name
 _LINE = re.compile(r"^Golden container of (\S+), baked at (\S+) from (\S+)\. Its SSH host key is "
                    r"(SHA256:[A-Za-z0-9+/]{43})\.$", re.MULTILINE)
@@ -50,9 +49,4 @@ def read(description: str) -> Golden | None:
 
 def host_name(of: str) -> str:
     """The host name of a container's golden one."""
-    return f"golden-{of}"[:_LONGEST].rstrip("-")
-
-
-def is_golden(found: Found, of: str) -> bool:
-    """Whether that is a golden container which clones can be made of, as far as its name and tags tell."""
-    return found.sealed and TAG in found.tags and found.name == host_name(of)
+    return f"{GOLDEN}{of}"[:_LONGEST].rstrip("-")
