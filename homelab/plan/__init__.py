@@ -20,5 +20,6 @@ from homelab.plan.drift import COLD, Disk, drift
 from homelab.plan.found import Found, Usage
 from homelab.plan.making import chosen, plan_destroy, plan_up, to_match
 
-__all__ = ["COLD", "Action", "Clone", "Create", "Destroy", "Disk", "Found", "Guard", "Join", "Note", "Plan", "Refusal",
-           "Renew", "Resize", "Start", "Stop", "Update", "Usage", "chosen", "drift", "plan_destroy", "plan_up", "to_match"]
+__all__ = ["COLD", "Action", "Clone", "Create", "Destroy", "Disk", "Found", "Guard", "Join", "Note", "Plan",
+           "Refusal", "Renew", "Resize", "Start", "Stop", "Update", "Usage", "chosen", "drift", "plan_destroy", "plan_up",
+           "to_match"]

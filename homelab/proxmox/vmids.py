@@ -10,6 +10,7 @@ from typing import Any
 
 from homelab.errors import HomelabError
 from homelab.model import Container, Inventory, marks
+from homelab.plan.golden import GOLDEN
 from homelab.proxmox.client import Client
 from homelab.proxmox.errors import ProxmoxError
 from homelab.proxmox.properties import tags
@@ -82,7 +83,8 @@ def _present(container: Container, rows: Mapping[int, Mapping[str, Any]]) -> int
 def _no_stranger(inventory: Inventory, rows: Mapping[int, Mapping[str, Any]], vmids: Mapping[str, int]) -> None:
     """Raise HomelabError if a container of this lab is nobody's: it may be the one that would be made once more."""
     strangers = [vmid for vmid, row in sorted(rows.items()) if row["type"] == "lxc" and not row.get("template")
-                 and marks(inventory.lab) <= tags(row.get("tags")) and vmid not in vmids.values()]
+                 and marks(inventory.lab) <= tags(row.get("tags")) and vmid not in vmids.values()
+                 and not str(row.get("name", "")).startswith(GOLDEN)]  # nor one that is still being baked
     missing = [name for name, vmid in vmids.items() if not vmid]
     if strangers and missing:
         raise HomelabError(
@@ -93,15 +95,15 @@ def _no_stranger(inventory: Inventory, rows: Mapping[int, Mapping[str, Any]], vm
 
 def _free(client: Client, inventory: Inventory, taken: Collection[int]) -> Iterator[int]:
     for vmid in inventory.vmids:
-        if vmid not in taken and _nobodys(client, vmid):
+        if vmid not in taken and is_free(client, vmid):
             yield vmid
     raise HomelabError("No vmid is left for a new container",
                        f"{inventory.vmids.start}-{inventory.vmids.stop - 1}, `vmids:` in the inventory, are all taken.",
                        "Write a wider range, or a `vmid:` at the container.")
 
 
-def _nobodys(client: Client, vmid: int) -> bool:
-    # The list of guests has only those that this token may see.
+def is_free(client: Client, vmid: int) -> bool:
+    """Whether nobody has this vmid. The list of guests has only those that this token may see."""
     try:
         client.get("cluster/nextid", vmid=vmid)
     except ProxmoxError as error:
