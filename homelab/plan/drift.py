@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from homelab.model import Container, Difference, Mount, Shape, differences
 
 # What Proxmox takes into a running container only when it starts again.
-COLD = frozenset({"features", "nameservers", "searchdomain"})
+COLD = frozenset({"features", "nameservers", "searchdomain", "backup"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,28 +31,32 @@ def settings(container: Container, found: Shape) -> Iterator[Difference]:
     """The differences that a change of the container's configuration mends."""
     for each in drift(container, found):
         if each.field == "mounts":
-            sized = replace(container.shape, mounts=tuple(_of_size(mount, found) for mount in container.shape.mounts))
-            yield from (again for again in drift(replace(container, shape=sized), found) if again.field == "mounts")
+            yield from _mounts(container.shape, found)
         elif each.field not in ("disk", "pool"):
             yield each
+
+
+def _mounts(wanted: Shape, found: Shape) -> Iterator[Difference]:
+    """New mount points, which are made at once, and those whose part in backups changes, which is not."""
+    there = {mount.path: mount for mount in found.mounts}
+    if new := tuple(mount for mount in wanted.mounts if mount.path not in there):
+        yield Difference("mounts", new, ())
+    ours = [mount for mount in wanted.mounts if mount.path in there]
+    if others := tuple(mount for mount in ours if mount.backup != there[mount.path].backup):
+        yield Difference("backup", others, tuple(there[mount.path] for mount in others))
 
 
 def disks(container: Container, found: Shape) -> Iterator[Disk]:
     """The root disk and the mount points that are there in another size."""
     if container.shape.disk != found.disk:
         yield Disk("/", container.shape.disk, found.disk)
+    before = {mount.path: mount.size for mount in found.mounts}
     for mount in container.shape.mounts:
-        before = _of_size(mount, found).size
-        if before != mount.size:
-            yield Disk(mount.path, mount.size, before)
+        if mount.size != before.get(mount.path, mount.size):
+            yield Disk(mount.path, mount.size, before[mount.path])
 
 
 def further_mounts(container: Container, found: Shape) -> Sequence[Mount]:
     """Mount points that the inventory does not have. They hold data, so they stay."""
     wanted = {mount.path for mount in container.shape.mounts}
     return [mount for mount in found.mounts if mount.path not in wanted]
-
-
-def _of_size(mount: Mount, found: Shape) -> Mount:
-    """The mount with the size that it has there."""
-    return replace(mount, size=next((there.size for there in found.mounts if there.path == mount.path), mount.size))

@@ -73,12 +73,13 @@ def _up(container: Container, found: Found | None, firewall: Firewall) -> Iterat
     # Before the network card's own switch: this is what the next run looks for while something is left to do.
     if goal(firewall, found.firewall) != found.firewall:
         yield Guard(container, found, goal(firewall, found.firewall))
-    changes = tuple(settings(container, found.shape))
-    if changes:
-        yield Update(container, found, changes)
+    # Before the settings: what is said of a mount point there says its size as well.
     for disk in disks(container, found.shape):
         if disk.wanted > disk.found:
             yield Resize(container, found, disk)
+    changes = tuple(settings(container, found.shape))
+    if changes:
+        yield Update(container, found, changes)
     if container.shape.pool not in (None, found.shape.pool):
         yield Join(container, found, str(container.shape.pool))
     owed = tuple(change.field for change in changes if change.field in COLD) or found.pending

@@ -46,13 +46,17 @@ class Builder:
         if not isinstance(first, Create | Clone) and first.found:
             tasks.settle(self._client, first.found.node, first.found.vmid, _OTHERS)
             self._unchanged(first.container, first.found)
-        for action in actions:
-            self._apply(action)
+        for before, action in zip((None, *actions), actions, strict=False):
+            self._apply(self._as_grown(action) if isinstance(before, Resize) and isinstance(action, Update) else action)
 
     def _unchanged(self, container: Container, found: Found) -> None:
         """Raise HomelabError if the container is not the one any more that the plan was made for."""
         if digest_now(self._client, found) != found.digest:
             raise _changed(container, found, "configuration")
+
+    def _as_grown(self, action: Update) -> Update:
+        """An update that comes after the growth of a disk, which has changed the configuration."""
+        return replace(action, found=replace(action.found, digest=digest_now(self._client, action.found)))
 
     def _apply(self, action: Action) -> None:
         step, name = self._progress.step, action.container.name

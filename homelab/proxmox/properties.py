@@ -14,7 +14,8 @@ _GIB = 1 << 30
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": _GIB, "T": 1 << 40}
 # Which of Proxmox's options holds which field of a Shape; the rest have the field's name.
 _OPTION = {"bridge": "net0", "address": "net0", "gateway": "net0", "vlan": "net0", "mtu": "net0", "firewall": "net0",
-           "nameservers": "nameserver", "startup_order": "startup", "start_delay": "startup",
+           "nameservers": "nameserver", "startup_order": "startup", "backup": "mounts",
+           "start_delay": "startup",
            "stop_timeout": "startup", "by_hand": "net0"}
 _NET0 = frozenset({"name", "bridge", "ip", "gw", "tag", "mtu", "firewall"})
 _NET0_KEPT = frozenset({"hwaddr", "type"})  # Proxmox's own, and neither is a decision of anybody
@@ -131,7 +132,9 @@ def mount_options(shape: Shape, config: Mapping[str, Any]) -> dict[str, str]:
             continue
         option, found, _ = there[mount.path]
         if found.backup != mount.backup:
-            made[option] = write(parse(str(config[option])) | {"backup": int(mount.backup)})
+            # With the size that it has by now: Proxmox takes the text over as it is.
+            grown = {"size": f"{mount.size}G"} if mount.size > found.size else {}
+            made[option] = write(parse(str(config[option])) | {"backup": int(mount.backup)} | grown)
     return made
 
 

@@ -14,9 +14,9 @@ from homelab.commands.provision import Outcome, proxmox_status
 from homelab.commands.up import up
 from homelab.errors import HomelabError, InputError
 from homelab.model import Container, Inventory
-from homelab.plan import Plan
+from homelab.plan import Plan, plan_up
 from homelab.progress import SilentProgress
-from homelab.proxmox import Client
+from homelab.proxmox import Client, find
 from homelab.proxmox.properties import options
 from homelab.trust import KnownHosts
 from tests.integration.fakenode import TOKEN, FakeNode, certificate, inventory_for, serving
@@ -46,6 +46,11 @@ class Site:
     def destroy(self, *limit: str) -> Outcome:
         return destroy(self.inventory, known_hosts=self.known_hosts, progress=SilentProgress(),
                        confirm=self._confirm, limit=limit)
+
+    def noted(self) -> object:
+        """What `plan` says beside its actions; None if that is nothing."""
+        notes = plan_up(self.inventory, find(Client(self.inventory.endpoint), self.inventory)).notes
+        return notes[0] if notes else None
 
     def _confirm(self, plan: Plan) -> bool:
         self.asked.append(plan)

@@ -58,7 +58,7 @@ def test_from_nothing(inventory: Inventory) -> None:
     ({"memory": 512}, ["update postgres-data: memory: 512 → 2048"]),
     ({"cores": 4, "onboot": False}, ["update postgres-data: cores: 4 → 1; onboot: False → True"]),
     ({"disk": 8}, ["resize postgres-data: disk 8 → 16 GiB"]),
-    ({"disk": 8, "swap": 0}, ["update postgres-data: swap: 0 → 512", "resize postgres-data: disk 8 → 16 GiB"]),
+    ({"disk": 8, "swap": 0}, ["resize postgres-data: disk 8 → 16 GiB", "update postgres-data: swap: 0 → 512"]),
     ({"status": "stopped"}, ["start postgres-data"]),
     ({"status": "stopped", "memory": 512}, ["update postgres-data: memory: 512 → 2048", "start postgres-data"]),
     ({"features": frozenset()}, ["update postgres-data: features: none → nesting",
