@@ -1,4 +1,4 @@
-"""Proxmox's list of templates and their download, as PVE::API2::Nodes and PVE::Tools do it; fakepve has an empty one."""
+"""Templates: their list and download, as PVE::API2::Nodes and PVE::Tools have them; the list of fakepve is empty."""
 
 from __future__ import annotations
 
@@ -48,6 +48,7 @@ class Appliances(FakePve):  # type: ignore[misc]
         self.appliances = appliances()
         self.machine = "x86_64"
         self.internet = True
+        self.breaking = 0  # how many downloads break off half way
         self.download_secs = 4.0  # for the whole file, before the time scale
         self.download_size = 126515062  # bytes
 
@@ -100,6 +101,9 @@ class Appliances(FakePve):  # type: ignore[misc]
             await self.pause(self.download_secs * _LINE * _MIB / self.download_size)
             done = min(start + _LINE * _MIB, self.download_size)
             log += [held] if held else []
+            if self.breaking and 2 * done >= self.download_size:
+                self.breaking -= 1
+                raise TaskError("download failed: exit code 4")
             held = (f"{start >> 10:6}K ........ ........ ........ ........ "
                     f"{100 * done // self.download_size:2}% 61.0M 1s")
         self.store_file(storage, row["template"], self.download_size, content="vztmpl")

@@ -17,7 +17,6 @@ from homelab.model import Endpoint
 from homelab.proxmox import Client, find, tasks
 from homelab.proxmox.apply import only_node
 from homelab.proxmox.errors import ProxmoxError
-from homelab.proxmox.templates import template_volume
 from homelab.proxmox.tls import fetch_fingerprint
 from homelab.trust import KnownHosts
 from tests.integration.fakenode import TOKEN, FakeNode, certificate, serving
@@ -183,21 +182,6 @@ def test_a_task_that_does_not_end_in_time(endpoint: Endpoint, pair: Pair) -> Non
     with (replaying(["task_running"] * 9, pair[0]) as (port, _),
           pytest.raises(HomelabError, match="vzcreate of 167 has not ended after 0 s")):
         tasks.wait(Client(replace(endpoint, port=port)), task, "creating", 0.2)
-
-
-@pytest.mark.parametrize(("name", "volume"), [("debian-12", "debian-12-standard_12.7-1_amd64.tar.zst"),
-                                              ("local:vztmpl/tiny-1_amd64.tar.gz", "tiny-1_amd64.tar.gz")])
-def test_recorded_templates(site: Site, pair: Pair, endpoint: Endpoint, name: str, volume: str) -> None:
-    container = replace(site.inventory.containers[0], template=name)
-    with replaying(["templates"], pair[0]) as (port, _):
-        assert template_volume(Client(replace(endpoint, port=port)), "pve", container) == f"local:vztmpl/{volume}"
-
-
-def test_a_missing_template_names_pveam(site: Site, pair: Pair, endpoint: Endpoint) -> None:
-    with (replaying(["templates"], pair[0]) as (port, _), pytest.raises(HomelabError) as caught):
-        template_volume(Client(replace(endpoint, port=port)), "pve", site.inventory.containers[0])
-    assert "there is no template for ubuntu-24.04 on storage local" in caught.value.brief
-    assert "pveam download local ubuntu-24.04-standard_" in caught.value.resolution
 
 
 # ------------------------------------------------------ on the in-process node

@@ -14,7 +14,6 @@ from homelab.model import Inventory, Mount, Shape, differences
 from homelab.paths import shipped
 from homelab.proxmox.hostkeys import fingerprint_in
 from homelab.proxmox.properties import disk_option, not_spoken_of, options, parse, shape_of, tags, write
-from homelab.proxmox.templates import newest
 from tests.recorded import data
 
 
@@ -159,14 +158,6 @@ def test_the_host_key_in_a_recorded_log() -> None:
 def test_logs_without_the_host_key(log: list[str]) -> None:
     assert fingerprint_in(log) is None
     assert [line["t"] for line in data("unlocked_log_gone")] == ["unable to open file - No such file or directory"]
-
-
-def test_the_newest_template() -> None:
-    names = ["ubuntu-24.04-standard_24.04-2_amd64.tar.zst", "ubuntu-24.04-standard_24.04-10_amd64.tar.zst",
-             "ubuntu-24.10-standard_24.10-1_amd64.tar.zst", "debian-12-turnkey-wordpress_18.0-1_amd64.tar.gz"]
-    volumes = [f"local:vztmpl/{name}" for name in names]
-    assert newest(volumes, "ubuntu-24.04-standard_") == volumes[1]
-    assert newest(volumes, "debian-12-standard_") is None
 
 
 def test_the_starter_is_the_shipped_inventory_with_values() -> None:

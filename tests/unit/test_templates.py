@@ -8,6 +8,7 @@ import pytest
 
 from homelab.plan.template import Template, stands_for
 from homelab.proxmox import record
+from homelab.proxmox.templates import fitting, newest
 
 VOLUME = "local:vztmpl/debian-12-standard_12.12-1_amd64.tar.zst"
 DAY = date(2026, 11, 23)
@@ -26,6 +27,22 @@ LINE = f"Made from {VOLUME} on 2026-11-23."
 ])
 def test_whether_the_inventory_names_what_a_container_was_made_from(template: str, volume: str, same: bool) -> None:
     assert stands_for(template, volume) is same
+
+
+@pytest.mark.parametrize(("names", "expected"), [
+    (["a_12.7-1_amd64.tar.zst", "a_12.12-1_amd64.tar.zst", "a_12.2-1_amd64.tar.zst"], "a_12.12-1_amd64.tar.zst"),
+    (["local:vztmpl/a_24.04-2_amd64.tar.zst", "local:vztmpl/a_24.04-10_amd64.tar.zst"],
+     "local:vztmpl/a_24.04-10_amd64.tar.zst"),
+    ([], None),
+])
+def test_the_newest(names: list[str], expected: str | None) -> None:
+    assert newest(names) == expected
+
+
+def test_those_of_another_architecture_do_not_fit() -> None:
+    names = ["a_1_amd64.tar.zst", "a_1_arm64.tar.zst", "a_own.tar.gz"]
+    assert fitting(names, "amd64") == ["a_1_amd64.tar.zst", "a_own.tar.gz"]
+    assert fitting(names, "arm64") == ["a_1_arm64.tar.zst", "a_own.tar.gz"]
 
 
 def test_a_template_says_where_it_comes_from() -> None:

@@ -1,0 +1,285 @@
+"""Templates: the newest that the node has, or else downloaded, once; the record of what a container was made from."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import re
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from homelab.commands.doctor import doctor
+from homelab.commands.plan import preview
+from homelab.commands.up import up
+from homelab.errors import HomelabError
+from homelab.plan import Create, Plan
+from homelab.plan.template import Template
+from homelab.progress import TerminalProgress
+from homelab.proxmox import Client, downloads
+from homelab.proxmox.templates import Templates
+from tests.integration.test_proxmox_recovery import empty, fails, finished, killed_at
+from tests.integration.test_proxmox_up import NAMES, Site
+from tests.integration.test_proxmox_up import pair as pair
+from tests.integration.test_proxmox_up import site as site
+from tests.recorded import replaying
+from tests.support import FixedVault
+
+ONE = "postgres-data"
+UBUNTU = "ubuntu-24.04-standard_24.04-2_amd64.tar.zst"
+VOLUME = f"local:vztmpl/{UBUNTU}"
+
+
+def forget_templates(site: Site) -> None:
+    site.pve.storages["local"]["volumes"].clear()
+
+
+@pytest.fixture
+def bare(site: Site) -> Site:
+    """A node that has no template yet."""
+    forget_templates(site)
+    return site
+
+
+def downloaded(site: Site) -> list[str]:
+    return [task["id"] for task in site.pve.tasklog if task["type"] == "download"]
+
+
+def chosen(site: Site, template: str) -> Template:
+    container = replace(site.inventory.containers[0], template=template)
+    return Templates(Client(site.inventory.endpoint)).of(container, "pve")
+
+
+# ------------------------------------------------------------- which one it is
+
+
+@pytest.mark.parametrize(("name", "answers", "volume"), [
+    ("debian-12", ["templates", "node_status"], "debian-12-standard_12.7-1_amd64.tar.zst"),
+    ("local:vztmpl/tiny-1_amd64.tar.gz", ["templates"], "tiny-1_amd64.tar.gz")])
+def test_recorded_templates(site: Site, pair: tuple[tuple[str, str], str], name: str, answers: list[str],
+                            volume: str) -> None:
+    with replaying(answers, pair[0]) as (port, _):
+        endpoint = replace(site.inventory.endpoint, port=port)
+        container = replace(site.inventory.containers[0], template=name)
+        assert Templates(Client(endpoint)).of(container, "pve") == Template("pve", f"local:vztmpl/{volume}")
+
+
+@pytest.mark.parametrize(("there", "template", "machine", "expected"), [
+    # What the node has wins, though the list may have a newer one.
+    (["debian-12-standard_12.7-1_amd64.tar.zst", "debian-12-standard_12.12-1_amd64.tar.zst"], "debian-12", "x86_64",
+     "debian-12-standard_12.12-1_amd64.tar.zst"),
+    (["debian-12-standard_12.7-1_amd64.tar.zst"], "debian-12", "x86_64", "debian-12-standard_12.7-1_amd64.tar.zst"),
+    (["debian-12-standard_12.7-1_amd64.tar.zst", "debian-12-standard_12.2-1_arm64.tar.zst"], "debian-12", "aarch64",
+     "debian-12-standard_12.2-1_arm64.tar.zst"),
+    (["debian-12-standard_12.7-1_arm64.tar.zst"], "debian-12", "x86_64",
+     "debian-12-standard_12.12-1_amd64.tar.zst, downloaded to local first"),
+    # Else the newest of the list, of the distribution's own and for the node's architecture.
+    ([], "debian-12", "x86_64", "debian-12-standard_12.12-1_amd64.tar.zst, downloaded to local first"),
+    ([], "debian-12", "aarch64", "debian-12-standard_12.13-1_arm64.tar.zst, downloaded to local first"),
+    ([], "ubuntu-24.04", "x86_64", f"{UBUNTU}, downloaded to local first"),
+    ([], "local:vztmpl/debian-12-standard_12.2-1_amd64.tar.zst", "x86_64",
+     "debian-12-standard_12.2-1_amd64.tar.zst, downloaded to local first"),
+])
+def test_the_newest_that_is_there_or_else_that_there_is(bare: Site, there: list[str], template: str, machine: str,
+                                                        expected: str) -> None:
+    bare.pve.machine = machine
+    for name in there:
+        bare.pve.store_file("local", name, 1000, content="vztmpl")
+    assert str(chosen(bare, template)) == expected
+
+
+@pytest.mark.parametrize(("template", "machine"), [
+    ("debian-13", "aarch64"), ("local:vztmpl/my-own_1_amd64.tar.zst", "x86_64")])
+def test_one_that_is_nowhere(bare: Site, template: str, machine: str) -> None:
+    bare.pve.machine = machine
+    with pytest.raises(HomelabError, match="there is no template for") as caught:
+        chosen(bare, template)
+    assert "`pveam update`" in caught.value.resolution
+
+
+def test_a_storage_for_other_things_is_refused_before_anything_is_done(bare: Site) -> None:
+    bare.pve.storages["local"]["content"] = "iso,backup"
+    error = fails(bare)
+    assert "storage local takes no templates" in error.brief
+    assert "pvesm set local --content iso,backup,vztmpl" in error.resolution
+    assert {call.split()[0] for call in bare.pve.calls()} == {"GET"}
+
+
+def test_what_several_containers_or_nodes_share_is_downloaded_once(site: Site) -> None:
+    def plan(*templates: Template) -> Plan:
+        return Plan(tuple(Create(site.inventory.containers[0], template) for template in templates))
+    one, other = Template("pve", VOLUME, missing=True), Template("pve2", VOLUME, missing=True)
+    assert downloads.missing(plan(one, one, other, Template("pve3", VOLUME))) == [one, other]
+    shared = [replace(template, shared=True) for template in (one, other)]
+    assert len(downloads.missing(plan(*shared))) == 1
+
+
+# ---------------------------------------------------------------- the download
+
+
+def test_three_containers_need_one_download(bare: Site) -> None:
+    out = io.StringIO()
+    bare.pve.time_scale, bare.pve.download_secs = 0.1, 8.0
+    bare.pve.ct_secs |= {"create": 0.5, "start": 0.5}
+    outcome = up(bare.inventory, vault=FixedVault(), known_hosts=bare.known_hosts, confirm=bare._confirm,
+                 progress=TerminalProgress(Console(file=out, width=200, force_terminal=False), every=0),
+                 wait_for_ssh=lambda container: None)
+    assert [lines[0].rpartition(", ubuntu")[2] for lines in outcome.done.values()] == [
+        f"{UBUNTU.removeprefix('ubuntu')}, downloaded to local first"] * 3
+    assert downloaded(bare) == [UBUNTU]
+    assert bare.pve.kinds()[0] == "download"
+    assert {ct.config["hostname"] for ct in bare.pve.cts} == set(NAMES)
+    shown = [" ".join(line.split()) for line in out.getvalue().splitlines()]
+    percents = [int(match[1]) for line in shown if (match := re.fullmatch(
+        rf"· pve download {re.escape(UBUNTU)} to local: (\d+) %", line))]
+    assert percents
+    assert percents == sorted(set(percents))
+    assert sum(line.startswith(f"✓ pve download {UBUNTU} to local") for line in shown) == 1
+    bare.pve.requests.clear()
+    assert not bare.up()
+    assert len(bare.pve.requests) <= 5, bare.pve.calls()
+    bare.destroy(ONE)
+    bare.up(ONE)
+    assert downloaded(bare) == [UBUNTU]
+
+
+def test_the_plan_says_it_and_changes_nothing(bare: Site) -> None:
+    seen = preview(bare.inventory, vault=FixedVault(), known_hosts=bare.known_hosts,
+                   progress=TerminalProgress(Console(file=io.StringIO())), limit=[ONE])
+    assert [line.what.endswith(f"{UBUNTU}, downloaded to local first") for line in seen.up] == [True]
+    assert {call.split()[0] for call in bare.pve.calls()} == {"GET"}
+
+
+def begin(site: Site, seconds: float = 0.5) -> None:
+    """A download as a run that is killed right after leaves it."""
+    site.pve.time_scale, site.pve.download_secs = 1.0, seconds
+    site.pve.ct_secs |= {"create": 0.05, "start": 0.05}
+    Client(site.inventory.endpoint).post("nodes/pve/aplinfo", storage="local", template=UBUNTU)
+
+
+def test_a_download_that_still_runs_is_waited_for(bare: Site) -> None:
+    begin(bare)
+    finished(bare)
+    assert downloaded(bare) == [UBUNTU]
+
+
+def test_a_download_of_an_earlier_run_that_fails_is_begun_anew(bare: Site) -> None:
+    bare.pve.breaking = 1
+    begin(bare)
+    finished(bare)
+    assert downloaded(bare) == [UBUNTU] * 2
+
+
+@pytest.mark.timeout(120)
+def test_killed_after_every_call_of_the_download_and_run_again(bare: Site) -> None:
+    bare.pve.time_scale, bare.pve.download_secs = 1.0, 0.2
+    bare.pve.ct_secs |= {"create": 0.05, "start": 0.05}
+    for number in itertools.count(6):  # those before are the plan's, and only read
+        empty(bare)
+        forget_templates(bare)
+        bare.pve.tasklog.clear()
+        bare.pve.requests.clear()
+        assert killed_at(number, True, lambda: bare.up(ONE))
+        changes = bare.pve.calls("POST")
+        finished(bare, ONE)
+        assert (downloaded(bare), bare.pve.kinds().count("vzcreate")) == ([UBUNTU], 1)
+        if "POST /nodes/pve/lxc" in changes:
+            break
+    assert number > 12
+
+
+def test_a_lost_answer_is_looked_for(bare: Site) -> None:
+    bare.pve.losing["POST", "/aplinfo"] = 1
+    finished(bare)
+    assert downloaded(bare) == [UBUNTU]
+
+
+def test_a_node_without_internet(bare: Site) -> None:
+    bare.pve.internet = False
+    error = fails(bare)
+    assert error.brief == f"{UBUNTU}: downloading it to local failed"
+    assert "download failed: wget: unable to resolve host address 'download.proxmox.com'" in error.details
+    assert "reach the internet" in error.resolution
+    assert downloaded(bare) == [UBUNTU]
+    assert bare.pve.cts == []
+    bare.pve.internet = True
+    finished(bare)
+
+
+def test_a_token_that_may_not_download(bare: Site) -> None:
+    bare.pve.grant_least(bare.inventory, without="Datastore.AllocateTemplate")
+    error = fails(bare)
+    assert "Datastore.AllocateTemplate" in error.resolution
+    assert bare.pve.cts == []
+
+
+def test_doctor_says_that_it_will_be_downloaded(bare: Site) -> None:
+    def check() -> tuple[bool, str]:
+        diagnosis = doctor(bare.inventory, ask=lambda pipeline, key: 200)
+        return next((c.ok, c.said) for c in diagnosis.checks if c.name == "template ubuntu-24.04 on pve")
+    assert check() == (True, f"{UBUNTU} will be downloaded to local by `homelab up`")
+    bare.up(ONE)
+    assert check() == (True, VOLUME)
+
+
+# ------------------------------------------------------------------ the record
+
+
+def description(site: Site, vmid: int = 167) -> str:
+    return str(site.pve.ct(vmid).config["description"])
+
+
+def test_what_it_was_made_from_is_recorded_and_kept(site: Site) -> None:
+    site.up()
+    for vmid in (167, 168, 169):
+        assert re.fullmatch(rf"(?s).+\n\nMade from {VOLUME} on 20\d\d-\d\d-\d\d\.\s*", description(site, vmid))
+    assert not site.up()
+    line = description(site).strip().splitlines()[-1]
+    site.pve.ct(167).config["description"] = f"Something else.\n\n{line}\n"
+    site.pve.ct(168).config["description"] = "Somebody took the record away.\n"
+    assert sorted(site.up().done) == ["analytics-platform", ONE]
+    assert "Something else" not in description(site)
+    assert description(site).strip().splitlines()[-1] == line
+    assert "Made from" not in description(site, 168)
+    assert not site.up()
+
+
+def test_a_newer_template_is_no_drift(site: Site) -> None:
+    site.up()
+    site.pve.store_file("local", "ubuntu-24.04-standard_24.04-3_amd64.tar.zst", 1000, content="vztmpl")
+    assert not site.up()
+    site.destroy(ONE)
+    site.up(ONE)
+    assert "24.04-3_amd64" in description(site)
+    assert not site.up()
+
+
+OTHER = """
+containers:
+  postgres-data: {template: %s, services: {postgres: {version: 15}}}
+"""
+
+
+@pytest.mark.parametrize("template", ["debian-12", "local:vztmpl/debian-12-standard_12.7-1_amd64.tar.zst"])
+def test_another_template_is_refused_with_the_way_out(site: Site, template: str) -> None:
+    site.up()
+    site.overlaid(OTHER % template)
+    site.pve.requests.clear()
+    error = fails(site)
+    assert error.brief == "postgres-data: its template cannot be changed"
+    assert (VOLUME in error.details, template in error.details) == (True, True)
+    assert "Write `template: ubuntu-24.04` in the inventory" in error.resolution
+    assert "homelab destroy --limit postgres-data" in error.resolution
+    assert {call.split()[0] for call in site.pve.calls()} == {"GET"}
+    # That way out:
+    site.destroy(ONE)
+    site.up()
+    assert "Made from local:vztmpl/debian-12-standard_12.7-1_amd64.tar.zst" in description(site)
+
+
+def test_of_one_without_a_record_nothing_is_said(site: Site) -> None:
+    site.up()
+    site.overlaid(OTHER % "debian-12")
+    site.pve.ct(167).config["description"] = site.containers[ONE].shape.description + "\n"
+    assert not site.up(ONE)
