@@ -14,6 +14,7 @@ from homelab.progress import Progress
 from homelab.proxmox import Client, find, tasks, vmids
 from homelab.proxmox.audit import Audit
 from homelab.proxmox.find import digest_now
+from homelab.proxmox.golden import with_goldens
 from homelab.proxmox.tasks import Task
 from homelab.proxmox.templates import with_templates
 
@@ -129,7 +130,7 @@ def planned(client: Client, inventory: Inventory, progress: Progress,
         locks = {vmid: there.lock for vmid, there in found.items() if there.lock}
         # A lock that nothing of ours holds is somebody else's, unless its task has ended since we looked.
         if not running and locks.items() <= before.items() and _still_so(client, inventory, found, plan):
-            return found, with_templates(client, plan), waited
+            return found, with_goldens(client, inventory, with_templates(client, plan)), waited
         waited += _wait(client, progress, running)
         before = locks
 

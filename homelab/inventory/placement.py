@@ -71,7 +71,7 @@ def placement(table: Table, defaults: Placement) -> Placement:
         "features": _texts(table, "features", _FEATURE, f"one of {', '.join(_FLAGS)}, or mount=nfs"),
         "tags": _texts(table, "tags", _TAG, "a tag: lower-case letters, digits, and _ . + - after the first; those that begin with homelab are ours"),
         "ssh_keys": _ssh_keys(table),
-        "golden": table.text("golden", None, pattern=HOST_NAME, says="the name of a container, as `homelab bake` takes"),
+        "golden": table.text("golden", None, pattern=HOST_NAME, says="the name of a baked container"),
     }
     for key in ("features", "tags"):
         given[key] = None if given[key] is None else frozenset(given[key])

@@ -18,8 +18,7 @@ from homelab.plan.actions import (
 )
 from homelab.plan.drift import COLD, Disk, drift
 from homelab.plan.found import Found, Usage
-from homelab.plan.making import chosen, plan_destroy, plan_up, to_match
+from homelab.plan.making import chosen, plan_destroy, plan_up
 
 __all__ = ["COLD", "Action", "Clone", "Create", "Destroy", "Disk", "Found", "Guard", "Join", "Note", "Plan",
-           "Refusal", "Renew", "Resize", "Start", "Stop", "Update", "Usage", "chosen", "drift", "plan_destroy", "plan_up",
-           "to_match"]
+           "Refusal", "Renew", "Resize", "Start", "Stop", "Update", "Usage", "chosen", "drift", "plan_destroy", "plan_up"]

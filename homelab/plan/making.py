@@ -56,11 +56,6 @@ def plan_destroy(inventory: Inventory, found: Mapping[int, Found], limit: Sequen
     return Plan(tuple(Destroy(container, there) for container, there in ours), tuple(refusals))
 
 
-def to_match(inventory: Inventory, container: Container, found: Found) -> Sequence[Action]:
-    """What makes a container that is there match and run."""
-    return tuple(_up(container, found, wanted(inventory, container)))
-
-
 def _up(container: Container, found: Found | None, firewall: Firewall) -> Iterator[Action]:
     if found is None or found.shape is None:
         if container.golden:

@@ -100,7 +100,7 @@ class Builder:
                 task = tasks.begin(self._client, node, container.vmid, "vzcreate", partial(
                     self._client.post, f"nodes/{node}/lxc", **self._parameters(container, template)))
             except ProxmoxError as error:
-                self._say_if_taken(container, error)
+                self.say_if_taken(container, error)
                 raise
             self._warn(name, tasks.wait(self._client, task, f"{name}: creating it", _CREATE))
             # The log rotates away, so the pin is kept at once.
@@ -108,7 +108,8 @@ class Builder:
         with self._progress.step(name, "start"):
             self.await_start(container, node, task.started)
 
-    def _say_if_taken(self, container: Container, cause: ProxmoxError) -> None:
+    def say_if_taken(self, container: Container, cause: ProxmoxError) -> None:
+        """Raise HomelabError if that refusal's cause is that somebody has the vmid by now."""
         rows = self._client.get("cluster/resources", type="vm") if cause.status == REFUSED else ()
         for row in rows:
             if int(row["vmid"]) == container.vmid:
