@@ -23,14 +23,14 @@ def refuse_up(container: Container, found: Mapping[int, Found], actions: Sequenc
         yield from _refuse_create(container, found)
     elif there.lock == "create":
         yield leftover(there)
+    elif there.status not in ("running", "stopped"):
+        yield Refusal(f"{container.name} is {there.status}", f"Node {there.node} does not answer for it.",
+                      "See that the node is up, then run the same command again.")
     elif not there.belongs_to(container) or there.shape is None:
         yield _foreign(container, there)
     else:
         if there.lock and actions:
             yield locked(container, there)
-        if there.status not in ("running", "stopped"):
-            yield Refusal(f"{container.name} is {there.status}", f"Node {there.node} does not answer for it.",
-                          "See that the node is up, then run the same command again.")
         yield from _refuse_changes(container, there.shape)
         yield from _refuse_template(container, there)
 
