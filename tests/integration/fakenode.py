@@ -86,6 +86,11 @@ class FakeNode(Appliances):
             await self._start_steps(ct, user)
         await self._ct_task(ct, "vzstart", user, body)
 
+    def _drop(self, ct: Any) -> None:
+        """As on Proxmox, a container's firewall goes with it."""
+        super()._drop(ct)
+        self._fw()["guests"].pop(ct.vmid, None)
+
     async def _lxc_pending(self, user: str, v: Mapping[str, Any]) -> list[dict[str, Any]]:
         """As on Proxmox, the digest is among the rows."""
         rows: list[dict[str, Any]] = await super()._lxc_pending(user, v)

@@ -1,0 +1,287 @@
+"""The firewall before the containers, against an in-process node: turned on, kept as it is, changed, turned off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+import pytest
+
+from homelab.commands.doctor import doctor
+from homelab.commands.plan import lines
+from homelab.errors import HomelabError
+from homelab.firewall import wanted
+from homelab.proxmox import Client, firewall
+from tests.integration.test_proxmox_recovery import killed_at
+from tests.integration.test_proxmox_up import Site
+from tests.integration.test_proxmox_up import pair as pair
+from tests.integration.test_proxmox_up import site as site
+
+ONE = "postgres-data"
+ON = "defaults: {firewall: true}\n"
+OPERATOR = "192.168.2.50"
+# A rule as Proxmox keeps one that somebody has made in the web interface.
+MINE = {"type": "in", "action": "ACCEPT", "proto": "tcp", "dport": "80", "enable": 1, "log": "nolog"}
+DENY = {"type": "in", "action": "DROP", "enable": 1}
+
+
+def kept(site: Site, vmid: int = 167) -> dict[str, Any]:
+    """The firewall as the node keeps it."""
+    conf: dict[str, Any] = site.pve.firewall_config("ct", vmid=vmid)
+    return conf
+
+
+def as_wanted(site: Site, *limit: str) -> bool:
+    """Whether every container has the firewall that the inventory wants, before its network card, too."""
+    client = Client(site.inventory.endpoint)
+    return all(firewall.read(client, "pve", c.vmid) == wanted(site.inventory, c)
+               and ("firewall=1" in site.pve.ct(c.vmid).config["net0"].split(",")) is c.shape.firewall
+               for c in site.inventory.containers if not limit or c.name in limit)
+
+
+def lets_in(site: Site, port: int, source: str, vmid: int = 167) -> bool:
+    """What Proxmox would do with a packet: the first rule that matches decides, then the policy."""
+    conf, net0 = kept(site, vmid), site.pve.ct(vmid).config["net0"].split(",")
+    if not conf["options"].get("enable") or "firewall=1" not in net0:
+        return True
+    for rule in conf["rules"]:
+        if (rule.get("enable") and rule["type"] == "in" and rule.get("proto", "tcp") == "tcp"
+                and rule.get("dport") in (None, str(port))
+                and ("source" not in rule or ip_address(source) in ip_network(rule["source"]))):
+            return str(rule["action"]) == "ACCEPT"
+    return str(conf["options"].get("policy_in", "DROP")) == "ACCEPT"
+
+
+@contextmanager
+def watched(site: Site, port: int = 22, source: str = OPERATOR) -> Iterator[list[bool]]:
+    """Whether this gets into postgres-data, after every call."""
+    seen: list[bool] = []
+    answer = site.pve.answer
+
+    async def watching(*arguments: Any) -> Any:
+        try:
+            return await answer(*arguments)
+        finally:
+            if site.pve.ct(167) is not None and "net0" in site.pve.ct(167).config:
+                seen.append(lets_in(site, port, source))
+    site.pve.answer = watching
+    try:
+        yield seen
+    finally:
+        del site.pve.answer
+
+
+def calls(site: Site, *methods: str) -> list[str]:
+    return [call.removeprefix("/nodes/pve/lxc") for call in site.pve.calls() if call.split()[0] in methods]
+
+
+def test_from_nothing_behind_a_firewall(site: Site) -> None:
+    outcome = site.overlaid(ON).up()
+    assert outcome.done[ONE][1].startswith("firewall of postgres-data: + in ACCEPT tcp 22 from 192.168.2.0/24 ")
+    assert as_wanted(site)
+    assert kept(site)["options"] == {"enable": 1, "policy_in": "DROP", "policy_out": "ACCEPT"}
+    ours = kept(site)["rules"]
+    assert [(rule["enable"], rule.get("dport"), rule.get("source"), rule["comment"]) for rule in ours] == [
+        (1, "22", "192.168.2.0/24", "homelab: SSH for the operator"),
+        (1, "5432", "192.168.2.68", "homelab: PostgreSQL for analytics-platform"),
+        (1, "5432", "192.168.2.69", "homelab: PostgreSQL for airflow-orchestration"),
+        (1, None, None, "homelab: ping")]
+    assert lets_in(site, 5432, "192.168.2.69")
+    assert not lets_in(site, 5432, OPERATOR)
+    site.pve.requests.clear()
+    assert not site.up()
+    # Three more a container or less: its options and its rules; and one for the datacenter's switch.
+    assert len(site.pve.requests) <= 5 + 2 * 3 + 1, site.pve.calls()
+    assert calls(site, "POST", "PUT", "DELETE") == []
+
+
+def test_off_by_default_and_then_not_even_asked_for(site: Site) -> None:
+    site.up()
+    site.pve.requests.clear()
+    assert not site.up()
+    assert len(site.pve.requests) <= 5
+    assert [call for call in site.pve.calls() if "firewall" in call] == []
+    assert "firewall" not in site.pve.ct(167).config["net0"]
+
+
+def test_one_line_turns_it_on_and_ssh_goes_on_all_the_while(site: Site) -> None:
+    site.up()
+    # Somebody has prepared it, in a way that would cut everybody off with the network card's switch alone.
+    kept(site).update(options={"enable": 1, "policy_in": "DROP"}, rules=[dict(DENY)])
+    site.overlaid(ON)
+    with watched(site) as seen:
+        outcome = site.up(ONE)
+    assert all(seen)
+    assert len(seen) > 12
+    assert [line.split(":")[0] for line in outcome.done[ONE]] == ["firewall of postgres-data", "update postgres-data"]
+    shown = [(line.what, line.effect) for line in lines(site.asked[-1])]
+    assert shown[:2] == [
+        ("firewall of postgres-data: + in ACCEPT tcp 22 from 192.168.2.0/24 (homelab: SSH for the operator)", "live"),
+        ("firewall of postgres-data: + in ACCEPT tcp 5432 from 192.168.2.68 (homelab: PostgreSQL for "
+         "analytics-platform)", "live")]
+    assert shown[4:] == [("firewall of postgres-data: - in DROP", "live"),
+                         ("update postgres-data: firewall: False → True", "live")]
+    assert as_wanted(site, ONE)
+    assert site.pve.ct(167).status == "running"
+    assert site.pve.kinds().count("vzshutdown") == 0
+
+
+def without(port: str) -> Callable[[dict[str, Any]], None]:
+    return lambda conf: conf.update(rules=[rule for rule in conf["rules"] if rule.get("dport") != port])
+
+
+DRIFT: dict[str, tuple[Callable[[dict[str, Any]], None], list[str]]] = {
+    "a rule more": (lambda conf: conf["rules"].insert(2, dict(MINE)), ["- in ACCEPT tcp 80 log=nolog"]),
+    "one that refuses": (lambda conf: conf["rules"].insert(0, dict(DENY)), ["- in DROP"]),
+    "rules less": (without("5432"), [
+        "+ in ACCEPT tcp 5432 from 192.168.2.68 (homelab: PostgreSQL for analytics-platform)",
+        "+ in ACCEPT tcp 5432 from 192.168.2.69 (homelab: PostgreSQL for airflow-orchestration)"]),
+    "none at all": (lambda conf: conf.update(rules=[]), ["+ ", "+ ", "+ ", "+ "]),
+    "one disabled": (lambda conf: conf["rules"][0].update(enable=0), ["+ in ACCEPT tcp 22 from 192.168.2.0/24", "- "]),
+    "one opened": (lambda conf: conf["rules"][1].pop("source"), ["+ ", "- in ACCEPT tcp 5432 (homelab:"]),
+    "one twice": (lambda conf: conf["rules"].append(conf["rules"][0]), ["- in ACCEPT tcp 22 from 192.168.2.0/24"]),
+    "another order": (lambda conf: conf["rules"].reverse(), ["its rules in another order"]),
+    "open by default": (lambda conf: conf["options"].update(policy_in="ACCEPT"), ["policy in: ACCEPT → DROP"]),
+    "nothing out": (lambda conf: conf["options"].update(policy_out="REJECT"), ["policy out: REJECT → ACCEPT"]),
+    "off": (lambda conf: conf["options"].update(enable=0), ["off → on"]),
+}
+
+
+@pytest.mark.parametrize(("drift", "expected"), DRIFT.values(), ids=DRIFT)
+def test_drift_is_shown_and_put_back(site: Site, drift: Callable[[dict[str, Any]], None],
+                                     expected: Sequence[str]) -> None:
+    site.overlaid(ON).up(ONE)
+    drift(kept(site))
+    with watched(site) as seen:
+        site.up(ONE)
+    shown = [line.what.removeprefix("firewall of postgres-data: ") for line in lines(site.asked[-1])]
+    assert all(line.startswith(start) for line, start in zip(shown, expected, strict=True)), shown
+    assert as_wanted(site, ONE)
+    assert seen[seen.index(True):].count(False) == 0, "SSH was cut off in between"
+    assert not site.up(ONE)
+
+
+def test_a_network_card_that_was_taken_out_comes_back(site: Site) -> None:
+    site.overlaid(ON).up(ONE)
+    config = site.pve.ct(167).config
+    config["net0"] = config["net0"].replace(",firewall=1", "")
+    assert site.up(ONE).done[ONE] == ["update postgres-data: firewall: False → True"]
+    assert as_wanted(site, ONE)
+
+
+def test_a_new_port_or_address_changes_only_the_rules_concerned(site: Site) -> None:
+    site.overlaid(ON).up()
+    site.pve.requests.clear()
+    site.overlaid(ON + "containers: {airflow-orchestration: {services: {airflow: {port: 9090}}}}").up()
+    assert calls(site, "POST", "PUT", "DELETE") == [
+        "POST /nodes/pve/lxc/169/firewall/rules", "DELETE /nodes/pve/lxc/169/firewall/rules/2",
+        "PUT /nodes/pve/lxc/169/firewall/rules/1"]
+    assert as_wanted(site)
+    before = deepcopy(kept(site)["rules"])
+    site.overlaid(ON + "containers: {airflow-orchestration: {ip: .79}}").up()
+    after = kept(site)["rules"]
+    assert [old["source"] for old, new in zip(before[:3], after[:3], strict=True) if old != new] == ["192.168.2.69"]
+    assert {rule.get("source") for rule in kept(site, 168)["rules"]} == {"192.168.2.0/24", "192.168.2.79", None}
+
+
+def test_off_again_leaves_what_others_have_made(site: Site) -> None:
+    site.overlaid(ON).up(ONE)
+    kept(site)["rules"].insert(1, dict(MINE))
+    with watched(site) as seen:
+        outcome = site.overlaid("").up(ONE)
+    assert all(seen)
+    assert outcome.done[ONE][0].endswith("(homelab: ping); on → off")
+    assert outcome.done[ONE][1] == "update postgres-data: firewall: True → False"
+    assert kept(site)["rules"] == [MINE]
+    assert kept(site)["options"]["enable"] == 0
+    assert "firewall" not in site.pve.ct(167).config["net0"]
+    site.pve.requests.clear()
+    assert not site.up(ONE)
+    assert [call for call in site.pve.calls() if "firewall" in call] == []
+
+
+def test_what_was_changed_after_the_plan_is_not_overrun(site: Site) -> None:
+    site.overlaid(ON).up(ONE)
+    kept(site)["rules"].pop()
+
+    def meanwhile(plan: object) -> bool:
+        kept(site)["rules"].insert(0, dict(MINE))
+        return True
+    site._confirm = meanwhile  # type: ignore[method-assign]
+    site.pve.requests.clear()
+    with pytest.raises(HomelabError, match="postgres-data was changed after the plan was made") as caught:
+        site.up(ONE)
+    assert "Its firewall on node pve" in caught.value.details
+    assert calls(site, "POST", "PUT", "DELETE") == []
+
+
+@pytest.mark.parametrize(("method", "suffix"), [("POST", "/firewall/rules"), ("PUT", "/firewall/options")])
+def test_an_answer_that_is_lost_makes_no_rule_twice(site: Site, method: str, suffix: str) -> None:
+    site.pve.losing[method, suffix] = 2
+    site.overlaid(ON).up(ONE)
+    assert site.pve.losing[method, suffix] == 0
+    assert as_wanted(site, ONE)
+
+
+def test_the_least_privileges_are_enough(site: Site) -> None:
+    site.overlaid(ON)
+    site.pve.grant_least(site.inventory)
+    site.up()
+    site.overlaid("").up()
+    assert "firewall" not in site.pve.ct(167).config["net0"]
+
+
+def test_a_destroyed_container_leaves_no_rules_for_the_next_one(site: Site) -> None:
+    site.overlaid(ON).up(ONE)
+    site.destroy(ONE)
+    site.overlaid("").up(ONE)
+    assert (kept(site)["rules"], kept(site)["options"]) == ([], {})
+
+
+def test_the_datacenters_switch_is_named_and_never_touched(site: Site) -> None:
+    def said(overlay: str) -> list[str]:
+        checks = doctor(site.overlaid(overlay).inventory, ask=lambda *_: 200).checks
+        return [check.said for check in checks if check.name == "firewall"]
+
+    assert said("") == []
+    (off,) = said(ON)
+    assert "pvesh set /cluster/firewall/options --enable 1" in off
+    assert "closes the nodes, too" in off
+    site.pve.firewall_config("cluster")["options"]["enable"] = 1
+    assert said(ON) == []
+    site.pve.grant_least(site.inventory, without="Sys.Audit", path="/")
+    (unseen,) = said(ON)
+    assert "give the token Sys.Audit on /" in unseen
+    assert [call for call in site.pve.calls() if "cluster/firewall" in call and not call.startswith("GET")] == []
+
+
+@pytest.mark.parametrize("arrived", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("to", ["on", "off"])
+@pytest.mark.timeout(300)
+def test_killed_at_every_call(site: Site, to: str, arrived: bool) -> None:
+    """Wherever it dies, SSH gets in, and the next run finishes the job."""
+    site.overlaid(ON if to == "off" else "").up(ONE)
+    if to == "on":
+        kept(site).update(options={"enable": 1}, rules=[dict(MINE)])
+    config, conf = deepcopy(site.pve.ct(167).config), deepcopy(kept(site))
+    site.overlaid(ON if to == "on" else "")
+    number, cut_off = 0, True
+    with watched(site) as seen:
+        while cut_off:
+            number += 1
+            site.pve.ct(167).config = deepcopy(config)
+            kept(site).update(deepcopy(conf))
+            cut_off = killed_at(number, arrived, lambda: site.up(ONE))
+            site.up(ONE)
+            assert not site.up(ONE)
+            if to == "on":
+                assert as_wanted(site, ONE)
+            else:
+                assert (kept(site)["rules"], kept(site)["options"]["enable"]) == ([], 0)
+                assert "firewall" not in site.pve.ct(167).config["net0"]
+    assert all(seen)
+    assert number > 16
+    assert site.pve.kinds() == ["vzcreate", "vzstart"]
