@@ -8,7 +8,6 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +19,7 @@ from homelab.errors import HomelabError
 from homelab.plan import Plan
 from homelab.proxmox import Client, apply, find
 from tests.integration.fakenode import TOKEN
-from tests.integration.test_proxmox_up import NAMES, SECRET, Site
+from tests.integration.test_proxmox_up import SECRET, Site
 from tests.integration.test_proxmox_up import pair as pair
 from tests.integration.test_proxmox_up import site as site
 
@@ -316,53 +315,6 @@ def test_ctrl_c_says_what_goes_on_without_us(site: Site) -> None:
     assert done(site, "vzcreate") == {"167": 1, "168": 1, "169": 1}
 
 
-# ------------------------------------------------------------- killed anywhere
-
-
-class Killed(BaseException):
-    """What `kill -9` looks like from inside: nothing that cleans up may get hold of it and go on."""
-
-
-def killed_at(number: int, arrived: bool, act: Callable[[], object]) -> bool:
-    """Do it, dead from that call on, in every thread; that call itself still arrives or does not. Was it cut off?"""
-    call, count, lock = Client._call, 0, threading.Lock()
-
-    def dying(self: Client, method: str, path: str, params: dict[str, Any]) -> Any:
-        nonlocal count
-        with lock:
-            count += 1
-            mine = count
-        if mine == number and arrived:
-            call(self, method, path, params)
-        if mine >= number:
-            raise Killed
-        return call(self, method, path, params)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Client, "_call", dying)
-        try:
-            act()
-        except Killed:
-            return True
-        return False
-
-
-def every_call(site: Site, arrived: bool, prepare: Callable[[], None], act: Callable[[], object],
-               check: Callable[[], None]) -> int:
-    """Kill it at its first call, its second…, until a run completes; after each, see what the next run makes of it."""
-    site.pve.time_scale = 1.0
-    site.pve.ct_secs |= {"create": 0.05, "destroy": 0.05, "resize": 0.05, "start": 0.05}
-    number = 1
-    while True:
-        empty(site)
-        prepare()
-        site.pve.tasklog.clear()
-        cut_off = killed_at(number, arrived, act)
-        check()
-        if not cut_off:
-            return number - 1
-        number += 1
-
-
 def test_what_a_task_changed_while_we_looked_is_seen(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.up(ONE)
     site.overlaid("containers: {postgres-data: {memory: 4096}}")
@@ -379,57 +331,3 @@ def test_what_a_task_changed_while_we_looked_is_seen(site: Site, monkeypatch: py
     assert ended
     config = site.pve.ct(167).config
     assert (config["memory"], config["cores"]) == (4096, 1)
-
-
-def empty(site: Site) -> None:
-    site.pve.cts.clear()
-    site.pve.keys.clear()
-    for name in NAMES:
-        site.known_hosts.forget(name)
-
-
-BOTH = pytest.mark.parametrize("arrived", [False, True], ids=["before", "after"])
-
-
-@BOTH
-@pytest.mark.timeout(300)
-def test_up_killed_at_every_call(site: Site, arrived: bool) -> None:
-    def check() -> None:
-        finished(site)
-        once = {str(vmid): 1 for vmid in (167, 168, 169)}
-        assert (done(site, "vzcreate"), done(site, "vzstart")) == (once, once)
-        assert {task["exitstatus"] for task in site.pve.tasklog} == {"OK"}
-    assert every_call(site, arrived, lambda: None, site.up, check) > 20
-
-
-@BOTH
-@pytest.mark.timeout(300)
-def test_changes_killed_at_every_call(site: Site, arrived: bool) -> None:
-    def prepare() -> None:
-        site.overlaid("").up(ONE)
-        site.overlaid("network: {nameservers: [.1]}\ncontainers: {postgres-data: {disk: 20, memory: 4096}}")
-
-    def check() -> None:
-        finished(site, ONE)
-        ct = site.pve.ct(167)
-        assert (ct.config["memory"], ct.config["nameserver"], ct.pending) == (4096, "192.168.2.1", {})
-        assert ct.config["rootfs"].endswith("size=20G")
-        for kind in ("resize", "vzshutdown", "vzstart"):
-            assert done(site, kind) == {"167": 1}, kind
-    assert every_call(site, arrived, prepare, lambda: site.up(ONE), check) > 12
-
-
-@BOTH
-@pytest.mark.timeout(300)
-def test_destroy_killed_at_every_call(site: Site, arrived: bool) -> None:
-    def prepare() -> None:
-        site.up()
-        site.pve.add_ct(500, "paperless", node="pve")
-
-    def check() -> None:
-        site.destroy()
-        assert [ct.name for ct in site.pve.cts] == ["paperless"]
-        assert site.known_hosts.pins() == {}
-        assert done(site, "vzdestroy") == {str(vmid): 1 for vmid in (167, 168, 169)}
-        assert not site.destroy()
-    assert every_call(site, arrived, prepare, site.destroy, check) > 12

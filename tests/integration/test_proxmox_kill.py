@@ -1,0 +1,190 @@
+"""`kill -9` at every API call of `up` and `destroy`: the next run finishes the job, and nothing is made twice."""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from homelab.model import Inventory
+from homelab.trust import KnownHosts
+from tests.integration.fakenode import FakeNode, inventory_for, serving
+from tests.integration.forks import Ended, Job, Runner, runner
+from tests.integration.test_proxmox_up import SECRET
+from tests.integration.test_proxmox_up import pair as pair
+
+ONE = ("postgres-data",)
+CHANGED = """
+network: {nameservers: [.1]}
+containers: {postgres-data: {disk: 20, memory: 4096}}
+"""
+
+
+class DeadlyNode(FakeNode):
+    """Kills its client at a call: before it acts on it, or when it has acted and before the answer is seen."""
+
+    def __init__(self) -> None:
+        super().__init__(SECRET)
+        self.time_scale = 1.0
+        self.ct_secs |= {"create": 0.03, "destroy": 0.03, "resize": 0.03}
+        self.victim: int | None = None  # its process id, once it is known
+        self.deadly = 0  # which call, from 1; 0 is none
+        self.acts = False  # whether it still acts on that call
+        self.count = 0
+        self.hit = ""  # the call at which it has killed
+
+    def aim(self, number: int, acts: bool) -> None:
+        """Kill at that call."""
+        self.victim, self.deadly, self.acts, self.count, self.hit = None, number, acts, 0, ""
+
+    @web.middleware
+    async def _middleware(self, request: web.Request, handler: Any) -> Any:
+        self.count += 1
+        if self.count != self.deadly:
+            return await super()._middleware(request, handler)
+        answer = await super()._middleware(request, handler) if self.acts else None
+        self.hit = f"{request.method} {request.path.removeprefix('/api2/json')}"
+        while self.victim is None:
+            await self._a_moment()
+        os.kill(self.victim, signal.SIGKILL)
+        assert request.transport is not None
+        request.transport.close()
+        raise ConnectionResetError(f"killed instead of {answer}")
+
+    async def _a_moment(self) -> None:
+        await self.pause(0.001)
+
+
+@dataclass
+class Scene:
+    """A node, an inventory that points at it, and processes that work on it."""
+
+    pve: DeadlyNode
+    inventory: Inventory
+    changed: Inventory
+    runner: Runner
+    pins: KnownHosts = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.pins = KnownHosts.of(self.inventory.state_dir)
+
+    def run(self, verb: str, *limit: str, changed: bool = False, deadly: int = 0, acts: bool = False) -> Ended:
+        """Run a verb in a process of its own to its end, or up to its deadly call."""
+        self.pve.aim(deadly, acts)
+        self.pve.victim = self.runner.begin(Job(verb, self.changed if changed else self.inventory, limit))
+        return self.runner.end()
+
+    def succeeds(self, verb: str, *limit: str, changed: bool = False) -> str:
+        """The same for a run that has to go well; what it said."""
+        ended = self.run(verb, *limit, changed=changed)
+        assert ended.status == 0, ended.said
+        return ended.said
+
+    def state(self) -> Any:
+        """All that is there, without what is different each time."""
+        assert {name: pin.fingerprint for name, pin in self.pins.pins().items()} == {
+            ct.config["hostname"]: self.pve.keys[ct.vmid] for ct in self.pve.cts if ct.vmid in self.pve.keys}
+        return {ct.vmid: (re.sub(r"hwaddr=[^,]*", "hwaddr=…", repr(sorted(ct.config.items()))), ct.status, ct.lock,
+                          ct.pending) for ct in self.pve.cts}
+
+    def did(self) -> Counter[tuple[str, str, str]]:
+        """How often each task has ended in which way: (kind, vmid, exit status)."""
+        until = time.monotonic() + 5
+        while any("exitstatus" not in task for task in self.pve.tasklog) and time.monotonic() < until:
+            time.sleep(0.005)
+        return Counter((task["type"], task["id"], task.get("exitstatus", "running")) for task in self.pve.tasklog)
+
+
+@contextmanager
+def scene(folder: Path, pair: tuple[tuple[str, str], str]) -> Iterator[Scene]:
+    """A scene with nothing on it."""
+    pve = DeadlyNode()
+    folder.mkdir()
+    with serving(pve, pair[0]), runner() as processes:
+        changed = inventory_for(folder, pve, pair[1], SECRET, CHANGED)
+        yield Scene(pve, inventory_for(folder, pve, pair[1], SECRET), changed, processes)
+
+
+@dataclass(frozen=True)
+class Story:
+    """What is killed: a verb, from what it begins with, and which changing calls it has to make."""
+
+    verb: str
+    begin: Callable[[Scene], None]
+    nothing_left: str
+    limit: tuple[str, ...] = ()
+    changed: bool = False
+
+
+def killed_everywhere(place: Scene, story: Story, acts: bool) -> set[str]:
+    """Kill a run at its first call, its second…, until one ends by itself; each time the next run finishes the job.
+
+    Returns the calls that change something at which it was killed.
+    """
+    story.begin(place)
+    stage = copy.deepcopy((place.pve.cts, place.pve.keys)), place.pins.pins()
+    place.pve.tasklog.clear()
+    place.succeeds(story.verb, *story.limit, changed=story.changed)
+    wanted, once, hit = place.state(), place.did(), set()
+    for number in range(1, 1000):
+        (place.pve.cts, place.pve.keys), pins = copy.deepcopy(stage[0]), stage[1]
+        for name in {*pins, *place.pins.pins()}:
+            place.pins.pin(name, pins[name]) if name in pins else place.pins.forget(name)
+        place.pve.tasklog.clear()
+        ended = place.run(story.verb, *story.limit, changed=story.changed, deadly=number, acts=acts)
+        at = place.pve.hit
+        assert ended.status == (-signal.SIGKILL if at else 0), (number, at, ended)
+        place.succeeds(story.verb, *story.limit, changed=story.changed)
+        assert place.state() == wanted, (number, at)
+        assert place.did() == once, (number, at)
+        if not at:
+            return hit
+        assert place.succeeds(story.verb, *story.limit, changed=story.changed).startswith(story.nothing_left)
+        if not at.startswith("GET"):
+            hit.add(re.sub(r"lxc/\d+", "lxc/VMID", at))
+    raise AssertionError("it never ended by itself")
+
+
+def nothing(_: Scene) -> None:
+    """From nothing."""
+
+
+def all_there(place: Scene) -> None:
+    """All three are there, and one that is somebody else's."""
+    place.succeeds("up")
+    place.pve.add_ct(500, "paperless", node="pve")
+
+
+UP = Story("up", nothing, "Nothing to do: 3 containers match")
+CHANGES = Story("up", all_there, "Nothing to do: postgres-data matches", limit=ONE, changed=True)
+DESTROY = Story("destroy", all_there, "Nothing to do: none of our containers is there")
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("story", "calls"), [
+    (UP, {"POST /nodes/pve/lxc"}),
+    (CHANGES, {"PUT /nodes/pve/lxc/VMID/config", "PUT /nodes/pve/lxc/VMID/resize",
+               "POST /nodes/pve/lxc/VMID/status/shutdown", "POST /nodes/pve/lxc/VMID/status/start"}),
+    (DESTROY, {"DELETE /nodes/pve/lxc/VMID"}),
+], ids=["up", "changes", "destroy"])
+def test_killed_at_every_call(story: Story, calls: set[str], tmp_path: Path,
+                              pair: tuple[tuple[str, str], str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOMELAB_PROXMOX_TOKEN", raising=False)
+
+    def act(acts: bool) -> set[str]:
+        with scene(tmp_path / f"{'after' if acts else 'before'}", pair) as place:
+            return killed_everywhere(place, story, acts)
+    with ThreadPoolExecutor(2) as both:
+        assert list(both.map(act, (False, True))) == [calls, calls]
