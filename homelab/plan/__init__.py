@@ -21,4 +21,5 @@ from homelab.plan.found import Found, Usage
 from homelab.plan.making import chosen, plan_destroy, plan_up
 
 __all__ = ["COLD", "Action", "Clone", "Create", "Destroy", "Disk", "Found", "Guard", "Join", "Note", "Plan",
-           "Refusal", "Renew", "Resize", "Start", "Stop", "Update", "Usage", "chosen", "drift", "plan_destroy", "plan_up"]
+           "Refusal", "Renew", "Resize", "Start", "Stop", "Update", "Usage", "chosen", "drift",
+           "plan_destroy", "plan_up"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from homelab.proxmox.properties import tags
 from homelab.trust import write_private
 
 _TAKEN = 400  # what `nextid` answers for a vmid that somebody has, visible to this token or not
+_WRITING = threading.Lock()  # containers are removed side by side
 
 
 def settled(client: Client, inventory: Inventory, *, take: bool = False) -> Inventory:
@@ -49,9 +51,10 @@ def promise(inventory: Inventory) -> None:
 
 def forget(inventory: Inventory, name: str) -> None:
     """A container is gone, so its vmid is anybody's."""
-    kept = dict(_promised(inventory))
-    if kept.pop(name, None) is not None:
-        write_private(_file(inventory), json.dumps(kept, indent=2).encode())
+    with _WRITING:
+        kept = dict(_promised(inventory))
+        if kept.pop(name, None) is not None:
+            write_private(_file(inventory), json.dumps(kept, indent=2).encode())
 
 
 def _promised(inventory: Inventory) -> Mapping[str, int]:
