@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from homelab.commands.side_by_side import side_by_side
@@ -151,6 +151,9 @@ def _running(client: Client, inventory: Inventory, found: Mapping[int, Found],
         there = found.get(container.vmid)
         if there and (there.lock or container.name in about):
             active = tasks.of_container(client, there.node, there.vmid, finished=False)
+            if there.task and there.task not in [task.upid for task in active]:
+                # A clone's task is listed at what it clones.
+                active = [*active, replace(Task.of(there.task), creator=there.creator or "")]
             running[container.name] = [task for task in active
                                        if not there.lock or task.creator == client.endpoint.token_id]
     return {name: theirs for name, theirs in running.items() if theirs}

@@ -5,21 +5,26 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from homelab.commands.lock import only_one
 from homelab.commands.provision import Outcome, at_once, changing, planned
 from homelab.model import Container, Inventory, Secret, Vault
-from homelab.plan import Create, Found, Plan, Start, chosen, plan_up
+from homelab.plan import Clone, Create, Found, Plan, Renew, Start, chosen, plan_up
 from homelab.progress import Progress
 from homelab.proxmox import Builder, Client, downloads, firewall, hostkeys, vmids
 from homelab.trust import KnownHosts, Pin
+
+if TYPE_CHECKING:
+    from homelab.commands.from_golden import FromGolden
+    from homelab.commands.renewal import Reach
 
 SSH_DEADLINE = 120.0  # seconds that a container has to boot and answer
 
 
 def up(inventory: Inventory, *, vault: Vault, known_hosts: KnownHosts, progress: Progress,
        confirm: Callable[[Plan], bool], limit: Sequence[str] = (),
-       wait_for_ssh: Callable[[Container], None] | None = None) -> Outcome:
+       wait_for_ssh: Callable[[Container], None] | None = None, reach: Reach | None = None) -> Outcome:
     """Find, compare, ask, act, and wait until the new containers answer over SSH. Raises HomelabError.
 
     `confirm` is given the plan and says whether to go on; it is not asked when there is nothing to do.
@@ -28,12 +33,12 @@ def up(inventory: Inventory, *, vault: Vault, known_hosts: KnownHosts, progress:
     with only_one(inventory.state_dir, "up"):
         client = changing(inventory)
         return _up(client, vmids.settled(client, inventory, take=True), limit, vault, known_hosts, progress, confirm,
-                   wait_for_ssh)
+                   wait_for_ssh, reach)
 
 
 def _up(client: Client, inventory: Inventory, limit: Sequence[str], vault: Vault, known_hosts: KnownHosts,
         progress: Progress, confirm: Callable[[Plan], bool],
-        wait_for_ssh: Callable[[Container], None] | None) -> Outcome:
+        wait_for_ssh: Callable[[Container], None] | None, reach: Reach | None) -> Outcome:
     containers = chosen(inventory, limit)
     found, plan, waited = planned(client, inventory, progress, lambda there: plan_up(inventory, there, limit))
     plan.refuse_unsafe()
@@ -48,8 +53,15 @@ def _up(client: Client, inventory: Inventory, limit: Sequence[str], vault: Vault
     work = plan.by_container()
     turns = threading.Semaphore(inventory.endpoint.parallel)
 
+    cloned = {action.container.name for action in plan.actions if isinstance(action, Clone | Renew)}
+    from_golden = _from_golden(client, inventory, builder, known_hosts, progress, reach, private) if cloned else None
+
     def make(container: Container) -> None:
         actions = work.get(container.name, ())
+        if from_golden and container.name in cloned:
+            with turns:
+                from_golden.carry_out(actions)
+            return
         if not any(isinstance(action, Create) for action in actions):
             _pin(client, known_hosts, found[container.vmid], container.name)
         if actions:
@@ -69,6 +81,14 @@ def _nothing(containers: Sequence[Container]) -> str:
     if len(containers) == 1:
         return f"Nothing to do: {containers[0].name} matches the inventory and runs."
     return f"Nothing to do: {len(containers)} containers match the inventory and run."
+
+
+def _from_golden(client: Client, inventory: Inventory, builder: Builder, known_hosts: KnownHosts, progress: Progress,
+                 reach: Reach | None, private_key: Secret) -> FromGolden:
+    from homelab.commands.from_golden import FromGolden
+    from homelab.commands.renewal import over_ssh
+
+    return FromGolden(client, inventory, builder, known_hosts, progress, reach or over_ssh(private_key))
 
 
 def _pin(client: Client, known_hosts: KnownHosts, found: Found, name: str) -> None:

@@ -104,10 +104,10 @@ def _usage(row: Mapping[str, Any]) -> Usage:
 
 def _half_made(client: Client, there: Found) -> Found:
     # While a create runs, the configuration shows nothing but its lock: the task says whose it is.
-    creates = tasks.of_container(client, there.node, there.vmid, "vzcreate")
-    if not creates:
-        return there
-    return replace(there, creator=creates[0].creator, task=creates[0].upid if creates[0].running else None)
+    task = next(iter(tasks.of_container(client, there.node, there.vmid, "vzcreate")), None)
+    if task is None or not task.running:
+        task = tasks.clone_into(client, there.node, there.vmid) or task
+    return replace(there, creator=task.creator, task=task.upid if task.running else None) if task else there
 
 
 def configured(client: Client, there: Found) -> Found:

@@ -156,6 +156,14 @@ def of_container(client: Client, node: str, vmid: int | str, kind: str | None = 
     return sorted(wanted, key=lambda task: task.started, reverse=True)
 
 
+def clone_into(client: Client, node: str, vmid: int) -> Task | None:
+    """The newest task that makes this container a clone of another one, under whose vmid it is listed."""
+    rows = client.get(f"nodes/{node}/tasks", source="all", typefilter="vzclone", limit=_PAGE)
+    clones = sorted((_listed(node, row) for row in rows), key=lambda task: task.started, reverse=True)
+    return next((task for task in clones if any(line.endswith(f"with ID {vmid}") for line in log(client, task)[:1])),
+                None)
+
+
 def settle(client: Client, node: str, vmid: int, deadline: float) -> None:
     """Wait for whatever still runs on a container, however it ends: a killed run's tasks go on without it."""
     for task in of_container(client, node, vmid, finished=False):
