@@ -69,7 +69,7 @@ def placement(table: Table, defaults: Placement) -> Placement:
         "stop_timeout": table.whole("stop_timeout", None, low=0, high=3600, unit="seconds"),
         "protection": table.flag("protection", defaults.protection),
         "features": _texts(table, "features", _FEATURE, f"one of {', '.join(_FLAGS)}, or mount=nfs"),
-        "tags": _texts(table, "tags", _TAG, "a tag: lower-case letters, digits, and _ . + - after the first; those that begin with homelab are ours"),
+        "tags": _texts(table, "tags", _TAG, "a tag: lower-case letters, digits, _ . + -, not beginning with homelab"),
         "ssh_keys": _ssh_keys(table),
         "golden": table.text("golden", None, pattern=HOST_NAME, says="the name of a baked container"),
     }

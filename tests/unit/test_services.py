@@ -189,3 +189,19 @@ def test_how_a_service_is(service: Postgres | Analytics | Airflow, said: list[st
     answers = [Result("probe", 1) if text is None else Result("probe", 0, text.encode()) for text in said]
     health = service.health(answers)
     assert (health.healthy, health.summary) == (healthy, summary)
+
+
+def test_root_is_open_to_homelab_and_to_the_inventorys_keys_and_to_nobody_else(tmp_path: Path) -> None:
+    wanted = inventory(tmp_path)
+    database = replace(wanted.container_with("postgres"), ssh_keys=(
+        "ssh-rsa AAAA me", FixedVault.public, "ssh-rsa BBBB"))
+    site = Site(inventory=wanted, container=database, vault=FixedVault(), host_keys=KEYS)
+    (step,) = [each for each in steps_of(site) if each.title == "file /root/.ssh/authorized_keys"]
+    assert isinstance(step, File)
+    comment, *keys = step.content.decode().splitlines()
+    assert comment.startswith("# ")
+    assert keys == [FixedVault.public, "ssh-rsa AAAA me", "ssh-rsa BBBB"]
+    assert step.mode == 0o600
+    by_hand = step.pending([Result("", 0, b"root:root 600\n", b""), Result("", 0, step.content + b"ssh-rsa CC\n", b"")])
+    assert by_hand is not None
+    assert "-ssh-rsa CC" in by_hand.diff
