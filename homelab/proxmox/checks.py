@@ -9,15 +9,18 @@ from typing import Any
 from homelab.errors import HomelabError
 from homelab.model import Container, Inventory
 from homelab.plan import Found, plan_up
+from homelab.plan.template import Template
 from homelab.proxmox import firewall
 from homelab.proxmox.access import grant_lines, grants, held, role_line
 from homelab.proxmox.apply import only_node
 from homelab.proxmox.client import Client
 from homelab.proxmox.find import find
 from homelab.proxmox.templates import Templates
+from homelab.roles import TEMPLATES
 
 _SKEW = 30.0  # seconds that the clocks may differ
 _GIB = 1 << 30
+_DOWNLOADS = "Datastore.AllocateTemplate"
 _SHOWN = 4  # paths in one line
 
 
@@ -146,10 +149,19 @@ def _templates(client: Client, node: str, containers: Sequence[Container], _: Ma
         title = f"template {container.template} on {node}"
         try:
             template = templates.of(container, node)
-            yield Check(title, True, f"{template.file_name} will be downloaded to {template.storage} by `homelab up`"
-                        if template.missing else template.volume)
+            yield _download(client, title, template) if template.missing else Check(title, True, template.volume)
         except HomelabError as error:
             yield Check.of(title, error)
+
+
+def _download(client: Client, title: str, template: Template) -> Check:
+    path, token = f"/storage/{template.storage}", client.endpoint.token_id
+    if _DOWNLOADS in held(client.get("access/permissions"), path):
+        return Check(title, True, f"{template.file_name} will be downloaded to {template.storage} by `homelab up`")
+    return Check(title, False, f"{template.file_name} is to be downloaded to {template.storage}, but {_DOWNLOADS} on "
+                 f"{path} is missing, for the token or its user",
+                 (role_line(TEMPLATES, (_DOWNLOADS,)), *grant_lines({path: [TEMPLATES]}, token),
+                  f"or, without that privilege: pveam download {template.storage} {template.file_name}"))
 
 
 def _containers(inventory: Inventory, found: Mapping[int, Found]) -> Iterator[Check]:

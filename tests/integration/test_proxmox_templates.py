@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
-import itertools
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -18,8 +18,10 @@ from homelab.plan import Create, Plan
 from homelab.plan.template import Template
 from homelab.progress import TerminalProgress
 from homelab.proxmox import Client, downloads
+from homelab.proxmox.checks import Check
 from homelab.proxmox.templates import Templates
-from tests.integration.test_proxmox_recovery import empty, fails, finished, killed_at
+from tests.integration.test_proxmox_kill import scene
+from tests.integration.test_proxmox_recovery import fails, finished
 from tests.integration.test_proxmox_up import NAMES, Site
 from tests.integration.test_proxmox_up import pair as pair
 from tests.integration.test_proxmox_up import site as site
@@ -172,21 +174,22 @@ def test_a_download_of_an_earlier_run_that_fails_is_begun_anew(bare: Site) -> No
 
 
 @pytest.mark.timeout(120)
-def test_killed_after_every_call_of_the_download_and_run_again(bare: Site) -> None:
-    bare.pve.time_scale, bare.pve.download_secs = 1.0, 0.2
-    bare.pve.ct_secs |= {"create": 0.05, "start": 0.05}
-    for number in itertools.count(6):  # those before are the plan's, and only read
-        empty(bare)
-        forget_templates(bare)
-        bare.pve.tasklog.clear()
-        bare.pve.requests.clear()
-        assert killed_at(number, True, lambda: bare.up(ONE))
-        changes = bare.pve.calls("POST")
-        finished(bare, ONE)
-        assert (downloaded(bare), bare.pve.kinds().count("vzcreate")) == ([UBUNTU], 1)
-        if "POST /nodes/pve/lxc" in changes:
-            break
-    assert number > 12
+def test_killed_after_every_call_of_the_download(tmp_path: Path, pair: tuple[tuple[str, str], str],
+                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOMELAB_PROXMOX_TOKEN", raising=False)
+    with scene(tmp_path / "lab", pair) as place:
+        place.pve.download_secs = 0.1
+        at, hit = "", []
+        while at != "POST /nodes/pve/lxc":
+            for there in (place.pve.cts, place.pve.keys, place.pve.tasklog, place.pve.storages["local"]["volumes"]):
+                there.clear()
+            place.pins.forget(ONE)
+            place.run("up", ONE, deadly=len(hit) + 1, acts=True)
+            hit.append(at := place.pve.hit)
+            place.succeeds("up", ONE)
+            assert place.did() == {("download", UBUNTU, "OK"): 1, ("vzcreate", "167", "OK"): 1,
+                                   ("vzstart", "167", "OK"): 1}, hit
+        assert hit.count("POST /nodes/pve/aplinfo") == 1
 
 
 def test_a_lost_answer_is_looked_for(bare: Site) -> None:
@@ -215,12 +218,18 @@ def test_a_token_that_may_not_download(bare: Site) -> None:
 
 
 def test_doctor_says_that_it_will_be_downloaded(bare: Site) -> None:
-    def check() -> tuple[bool, str]:
+    def check() -> Check:
         diagnosis = doctor(bare.inventory, ask=lambda pipeline, key: 200)
-        return next((c.ok, c.said) for c in diagnosis.checks if c.name == "template ubuntu-24.04 on pve")
-    assert check() == (True, f"{UBUNTU} will be downloaded to local by `homelab up`")
-    bare.up(ONE)
-    assert check() == (True, VOLUME)
+        return next(check for check in diagnosis.checks if check.name == "template ubuntu-24.04 on pve")
+    assert (check().ok, check().said) == (True, f"{UBUNTU} will be downloaded to local by `homelab up`")
+    bare.pve.grant_least(bare.inventory, without="Datastore.AllocateTemplate")
+    assert "Datastore.AllocateTemplate on /storage/local is missing" in check().said
+    assert [line.partition(" --")[0] for line in check().todo] == [
+        "pveum role add HomelabTemplates 2>/dev/null; pveum role modify HomelabTemplates",
+        "pveum acl modify /storage/local",
+        f"or, without that privilege: pveam download local {UBUNTU}"]
+    bare.pve.store_file("local", UBUNTU, 1000, content="vztmpl")
+    assert (check().ok, check().said) == (True, VOLUME)
 
 
 # ------------------------------------------------------------------ the record
