@@ -1,0 +1,90 @@
+"""`homelab backup`: whole containers onto a storage of Proxmox's, with vzdump; which there are; how many are kept."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from homelab.commands.keeping import Confirm, ours
+from homelab.commands.lock import only_one
+from homelab.commands.provision import at_once, changing
+from homelab.model import Container, Inventory
+from homelab.plan import chosen
+from homelab.progress import Progress
+from homelab.proxmox import Client, backups, vmids
+from homelab.proxmox.apply import only_node
+from homelab.proxmox.backups import Backup, Made, Mode
+from homelab.proxmox.keeping import Kept
+from homelab.trust import KnownHosts
+
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class BackedUp:
+    """The backups that were made; `confirmed` is False when the user said no."""
+
+    made: Sequence[Made] = ()
+    confirmed: bool = True
+
+    def __str__(self) -> str:
+        if not self.confirmed:
+            return "Nothing has been changed."
+        return "\n".join(map(_line, self.made)) or "Nothing to do: no container is there."
+
+
+def _line(made: Made) -> str:
+    how = {"stop": "it was down for", "suspend": "it stood still for"}.get(made.mode) if made.still else None
+    return "; ".join(part for part in (
+        f"{made.container}: {made.volid}, {made.size / _MIB:.0f} MiB", how and f"{how} {made.still} s",
+        f"{len(made.removed)} older removed" if made.removed else None) if part)
+
+
+def backup(inventory: Inventory, *, known_hosts: KnownHosts, progress: Progress, confirm: Confirm,
+           names: Sequence[str] = (), storage: str | None = None, mode: Mode | None = None,
+           keep: int | None = None) -> BackedUp:
+    """Back up the named containers, or all: one after the other on a node, the nodes side by side.
+
+    `keep` is how many backups of each are left afterwards; without it, the storage's own retention decides.
+    `confirm` is asked where containers are shut down for it. Raises HomelabError.
+    """
+    chosen(inventory, names)
+    with only_one(inventory.state_dir, "backup"):
+        client = changing(inventory)
+        there = ours(client, vmids.settled(client, inventory), names, progress)
+        turns = {kept.found.node: threading.Lock() for kept in there}
+        targets = {node: backups.storage_for(client, node, storage) for node in turns}
+        if mode == "stop" and (up := [kept for kept in there if kept.found.running]) and not confirm(
+                [f"{kept.name} is shut down, and started again when its backup is made" for kept in up]):
+            return BackedUp(confirmed=False)
+
+        def work(kept: Kept) -> Made:
+            target = targets[kept.found.node]
+            with turns[kept.found.node]:  # a node makes one backup at a time
+                kept.free()
+                pin = known_hosts.pins().get(kept.name)
+                note = backups.notes(inventory.lab, pin.fingerprint if pin else None)
+                made = backups.back_up(kept, target, mode, note)
+                if keep is None:
+                    return made
+                return replace(made, removed=backups.prune(kept, target, keep))
+
+        return BackedUp(list(at_once(client, {kept.name: partial(work, kept) for kept in there}).values()))
+
+
+def listed(inventory: Inventory, *, names: Sequence[str] = (), storage: str | None = None) -> Sequence[Backup]:
+    """The backups of the named containers, or of all, oldest first; the containers need not be there any more."""
+    client = Client(inventory.endpoint)
+    settled = vmids.settled(client, inventory)
+    containers = chosen(settled, names)
+    where = {node: backups.storage_for(client, node, storage) for node in _nodes(client, containers)}
+    found = {each.volid: each for node, name in where.items()
+             for each in backups.backups(client, node, name, {c.vmid: c.name for c in containers}, inventory.lab)}
+    return sorted(found.values(), key=lambda each: (each.container, each.made))
+
+
+def _nodes(client: Client, containers: Sequence[Container]) -> Sequence[str]:
+    rows = {int(row["vmid"]): str(row["node"]) for row in client.get("cluster/resources", type="vm")}
+    return sorted({rows.get(c.vmid) or c.node or only_node(client) for c in containers})

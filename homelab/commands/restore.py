@@ -1,0 +1,117 @@
+"""`homelab restore`: a container that is not there any more is made anew from its backup."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from homelab.commands.keeping import ago
+from homelab.commands.lock import only_one
+from homelab.commands.provision import Outcome, changing
+from homelab.commands.up import SSH_DEADLINE
+from homelab.errors import HomelabError, InputError
+from homelab.model import Container, Inventory, Vault
+from homelab.plan import Found, chosen
+from homelab.progress import Progress
+from homelab.proxmox import Builder, Client, backups, find, hostkeys, restores, tasks, vmids
+from homelab.proxmox.apply import only_node
+from homelab.proxmox.backups import Backup
+from homelab.proxmox.tasks import Task
+from homelab.trust import KnownHosts, Pin
+
+_EARLIER = 6 * 3600.0  # seconds to wait for a restore that an earlier run has begun
+
+
+def restore(inventory: Inventory, name: str, volid: str | None = None, *, vault: Vault, known_hosts: KnownHosts,
+            progress: Progress, storage: str | None = None,
+            wait_for_ssh: Callable[[Container], None] | None = None) -> Outcome:
+    """Make a container anew from a backup, the newest unless one is named, and start it. Raises HomelabError.
+
+    Never over one that is there. It comes back with its SSH host keys, so its pin is what it was.
+    """
+    chosen(inventory, [name])
+    with only_one(inventory.state_dir, "restore"):
+        client = changing(inventory)
+        inventory = vmids.settled(client, inventory, take=True)
+        container = chosen(inventory, [name])[0]
+        there = find(client, inventory).get(container.vmid)
+        node = there.node if there else container.node or only_node(client)
+        task = restores.running(client, node, container.vmid) if there else None
+        if there and task is None:
+            raise _is_there(container, there)
+        storage = backups.storage_for(client, node, volid.partition(":")[0] if volid else storage)
+        theirs = backups.backups(client, node, storage, {container.vmid: name}, inventory.lab)
+        if task:
+            backup = _waited_for(client, task, theirs, progress, name)
+        else:
+            backup = _choice(theirs, volid, container, storage, node)
+            config = restores.config_of(client, node, backup.volid)
+            restores.require_its_own(container, backup.volid, config)
+            for path in restores.left_out(config):
+                progress.note(name, f"{path} is no part of its backups: it comes back empty")
+            vmids.promise(inventory)
+            task = restores.restore(client, container, node, backup.volid, config, progress)
+        _pin(client, known_hosts, Found(vmid=container.vmid, name=name, node=node), backup)
+        with progress.step(name, "start"):
+            Builder(client, "", known_hosts, progress).await_start(container, node, task.started)
+        with progress.step(name, "wait for SSH, with the host key that it had"):
+            (wait_for_ssh or _ssh(vault, known_hosts))(container)
+    return Outcome({name: [f"{name}: it is as it was {ago(backup.made)}, from {backup.volid}. "
+                           "`homelab plan` shows what the inventory wants otherwise by now."]})
+
+
+def _is_there(container: Container, there: Found) -> HomelabError:
+    if there.lock != "create" and not there.belongs_to(container):
+        return HomelabError(f"{there.vmid} is not ours", f"It is `{there.name}` on node {there.node}; it was not "
+                            "touched.", "Write another vmid in the inventory: the backup can be restored to that.")
+    if there.lock == "create":
+        return HomelabError(
+            f"{container.name} is half made", "It is being made, or a create or restore of it was cut off.",
+            f"See whether a task runs on it. If none does, on node {there.node}: `pct unlock {there.vmid}`, then "
+            f"`pct destroy {there.vmid}`; then run the same command again.")
+    return HomelabError(
+        f"{container.name} is there: a restore never goes over it", f"It is {there.vmid} on node {there.node}, and "
+        f"{there.status}.", f"If it may be lost: `homelab destroy --limit {container.name}`, then run the same command "
+        "again. `homelab snapshot rollback` goes back without that, where there is a snapshot.")
+
+
+def _choice(theirs: Sequence[Backup], volid: str | None, container: Container, storage: str, node: str) -> Backup:
+    """The backup that is named, or the newest. Raises HomelabError if there is none, InputError for an unknown one."""
+    if volid is None and theirs:
+        return theirs[-1]
+    for each in theirs:
+        if each.volid == volid:
+            return each
+    names = ", ".join(each.volid for each in theirs)
+    if volid and theirs:
+        raise InputError(f"{container.name} has no backup {volid}", f"Storage {storage} has {names}.", "Name one of "
+                         "these, or none for the newest.")
+    raise HomelabError(
+        f"There is no backup of {container.name} on storage {storage}",
+        f"Node {node} lists none of vmid {container.vmid} that this token may see. To see them it needs VM.Backup on "
+        f"/vms/{container.vmid} and Datastore.AllocateSpace on /storage/{storage}.",
+        "Name another storage: --storage. Or make the container anew: `homelab up`.")
+
+
+def _waited_for(client: Client, task: Task, theirs: Sequence[Backup], progress: Progress, name: str) -> Backup:
+    with progress.step(name, "wait for its restore, which still runs") as update:
+        tasks.wait(client, task, f"{name}: restoring it", _EARLIER, update)
+    volid = restores.source(client, task)
+    return next((each for each in theirs if each.volid == volid), theirs[-1])
+
+
+def _pin(client: Client, known_hosts: KnownHosts, found: Found, backup: Backup) -> None:
+    """Trust the host key that it had when the backup was made: its notes say so, or else what we know already."""
+    pinned = known_hosts.pins().get(found.name)
+    key = backup.host_key or (pinned.fingerprint if pinned else hostkeys.recover(client, found, found.name))
+    if pinned is None or pinned.fingerprint != key:
+        known_hosts.pin(found.name, Pin(key))
+
+
+def _ssh(vault: Vault, known_hosts: KnownHosts) -> Callable[[Container], None]:
+    def wait(container: Container) -> None:
+        from homelab.ssh import Ssh
+
+        private, _ = vault.key_pair("operator")
+        with Ssh(container.name, str(container.address), private, known_hosts) as host:
+            host.connect(SSH_DEADLINE)
+    return wait
