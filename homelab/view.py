@@ -16,9 +16,11 @@ from homelab.progress import duration
 if TYPE_CHECKING:
     from homelab.commands.deploy import HostReport
     from homelab.commands.doctor import Diagnosis
+    from homelab.commands.importing import Imported, Proposal
     from homelab.commands.plan import Line, Preview
     from homelab.commands.status import ContainerReport, Report
     from homelab.lab import LabStatus
+    from homelab.plan import Plan
 
 
 _PIPE = 100_000  # columns: a pipe has no width, and nothing is cut
@@ -208,3 +210,49 @@ def show_lab(report: LabStatus) -> None:
         style = "green" if container.state == "running" else "red"
         console.print(Text.assemble(f"  {container.vmid:<10}{container.name:<24}{container.ip or '':<16}",
                                     (container.state, style)))
+
+
+def show_proposal(proposal: Proposal) -> None:
+    """What an import would write and tag, and what `homelab up` would change after it: on standard error."""
+    from homelab.commands.plan import lines
+
+    console = Console(stderr=True, highlight=False)
+    if proposal.entries:
+        console.print(Text(f"{proposal.path.name} gets", "bold"))
+        for entry in proposal.entries.values():
+            console.print(Text(entry, "green"), soft_wrap=True)
+    for name, tags in proposal.tagged.items():
+        console.print(Text(f"{name} gets the tags {', '.join(tags)}"), soft_wrap=True)
+    for remark in (*proposal.remarks, *map(str, proposal.plan.notes)):
+        console.print(Text(f"! {remark}", "yellow"), soft_wrap=True)
+    _show_left(console, proposal.plan, list(lines(proposal.plan)))
+
+
+def show_imported(imported: Imported | None) -> None:
+    """What an import did, and what is left to do."""
+    from homelab.commands.plan import lines
+
+    console = _console()
+    if imported is None:
+        console.print("Nothing has been changed.")
+        return
+    names = ", ".join(imported.names)
+    console.print(Text(f"Nothing to do: {names} is in the inventory, and ours." if imported.nothing else
+                       f"{names}: in the inventory now, and ours."), soft_wrap=True)
+    _show_left(console, imported.plan, list(lines(imported.plan)))
+    for name, commands in {} if imported.nothing else imported.let_in.items():
+        console.print(Text(f"\nhomelab cannot log in to {name} yet. On its node, as root:"), soft_wrap=True)
+        for command in commands:
+            console.print(Text(f"  {command}"), soft_wrap=True)
+        console.print(Text(f"Then here, so that its host key is known:\n  homelab trust {name}"), soft_wrap=True)
+
+
+def _show_left(console: Console, plan: Plan, left: Sequence[Line]) -> None:
+    for refusal in plan.refusals:
+        for line in (f"! homelab up will refuse: {refusal.what}", f"  {refusal.why}", f"  {refusal.way_out}"):
+            console.print(Text(line, "yellow"), soft_wrap=True)
+    if left:
+        console.print(Text("homelab up would then", "bold"))
+        _lines(console, left)
+    elif not plan.refusals:
+        console.print(Text("It matches: `homelab up` would change nothing."), soft_wrap=True)

@@ -15,11 +15,15 @@ from homelab.model import Inventory
 _SECTION = "a mapping, as in the commented example that `homelab init` writes"
 
 
-def load(paths: Sequence[Path]) -> Inventory:
-    """Read the inventory, then the overlays over it. Raises InputError with every fault that was found."""
+def load(paths: Sequence[Path], proposed: str | None = None) -> Inventory:
+    """Read the inventory, then the overlays over it. Raises InputError with every fault that was found.
+
+    `proposed` is read instead of what stands in the inventory's file.
+    """
     faults = Faults()
     path, *overlays = (path.absolute() for path in paths)
-    document = _read(path, faults, "`homelab init` writes a commented one to start from.")
+    document = (_read(path, faults, "`homelab init` writes a commented one to start from.") if proposed is None
+                else _parsed(path, proposed, faults))
     above = [_read(overlay, faults, "It was given as an overlay of the inventory.") for overlay in overlays]
     if document.broken or any(overlay.broken for overlay in above):
         faults.raise_all(path)
@@ -38,6 +42,10 @@ def _read(path: Path, faults: Faults, hint: str) -> source.Document:
         raise InputError(f"{path.name} cannot be read", f"{path}: {error.strerror}.", hint) from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path.name} is not UTF-8 text", f"{path}: {error}.", hint) from error
+    return _parsed(path, text, faults)
+
+
+def _parsed(path: Path, text: str, faults: Faults) -> source.Document:
     document = source.parse(path, text, faults)
     if document.data is None:
         document.data = {}

@@ -26,7 +26,7 @@ def find(client: Client, inventory: Inventory) -> dict[int, Found]:
     """
     rows = {int(row["vmid"]): row for row in client.get("cluster/resources", type="vm")}
     wanted = {container.vmid: container for container in inventory.containers}
-    found: dict[int, Found | None] = {vmid: _listed(row) for vmid, row in rows.items()}
+    found: dict[int, Found | None] = {vmid: listed(row) for vmid, row in rows.items()}
     nodes = {there.node for vmid, there in found.items() if there and vmid in wanted and there.kind == "lxc"}
     lives = {node: _live(client, node) for node in sorted(nodes)}
     seen = [there for vmid, there in found.items() if there and vmid in wanted and there.kind == "lxc"]
@@ -44,7 +44,8 @@ def _together(looks: Sequence[Callable[[], Found | None]]) -> Iterator[Found | N
         return pool.map(lambda look: look(), looks)
 
 
-def _listed(row: Mapping[str, Any]) -> Found:
+def listed(row: Mapping[str, Any]) -> Found:
+    """A guest from the cluster's list, which is up to 10 s old."""
     return Found(vmid=int(row["vmid"]), name=str(row.get("name", "")), node=str(row["node"]),
                  kind="qemu" if row["type"] == "qemu" else "lxc", status=str(row.get("status", "unknown")),
                  lock=row.get("lock") or None, tags=tags(row.get("tags")), pool=row.get("pool") or None,

@@ -1,0 +1,54 @@
+"""The verb that makes containers ours which were there before."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from homelab.cli.common import Yes, settings, trust_of
+from homelab.errors import InputError
+
+if TYPE_CHECKING:
+    from homelab.commands.importing import Proposal
+
+
+def register(app: typer.Typer) -> None:
+    """Add this verb."""
+    app.command("import")(import_)
+
+
+def import_(
+    vmids: Annotated[list[int], typer.Argument(metavar="VMID", help="The containers, by their vmids.")],
+    yes: Yes = False,
+) -> None:
+    """Write containers that exist into the inventory, and make them ours by tagging them.
+
+    It shows what it would write, and what `homelab up` would then change, and asks. Nothing in them is touched.
+
+    Example:  homelab import 105 106
+    """
+    from homelab.commands.importing import import_containers
+    from homelab.view import show_imported
+
+    inventory = settings.load()
+    vault, _ = trust_of(inventory)
+    imported = import_containers([settings.inventory, *settings.overlays], vmids, vault=vault, confirm=_confirm(yes))
+    show_imported(imported)
+
+
+def _confirm(yes: bool) -> Callable[[Proposal], bool]:
+    """Shows what would be done, and asks. Raises InputError when nobody is there to answer."""
+    from homelab.view import show_proposal
+
+    def confirm(proposal: Proposal) -> bool:
+        show_proposal(proposal)
+        if yes:
+            return True
+        if not sys.stdin.isatty():
+            raise InputError("Nobody is there to confirm", "Standard input is not a terminal.",
+                             "Say `homelab import … --yes` if you mean it.")
+        return typer.confirm("Go on?", err=True)
+    return confirm

@@ -1,0 +1,265 @@
+"""`import`: a container that somebody made gets an entry and our tags, and nothing else is touched."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from homelab.cli import app
+from homelab.cli.common import settings
+from homelab.commands.importing import Imported, Proposal, import_containers
+from homelab.errors import HomelabError
+from homelab.inventory import load
+from homelab.roles import OTHERS
+from homelab.trust import Pin
+from tests.integration.fakenode import TOKEN
+from tests.integration.test_proxmox_up import SECRET, Site
+from tests.integration.test_proxmox_up import pair as pair
+from tests.integration.test_proxmox_up import site as site
+from tests.support import FixedVault
+
+# As Proxmox's web interface makes one, but for the firewall.
+PLAIN: dict[str, Any] = {
+    "hostname": "web", "ostype": "ubuntu", "arch": "amd64", "cores": 2, "memory": 1024, "swap": 512, "unprivileged": 1,
+    "rootfs": "local-lvm:vm-105-disk-0,size=8G", "features": "nesting=1", "onboot": 1,
+    "net0": "name=eth0,bridge=vmbr0,gw=192.168.2.1,hwaddr=BC:24:11:00:00:05,ip=192.168.2.70/24,type=veth"}
+ENTRY = "\n  web:\n    vmid: 105\n    ip: .70\n    cores: 2\n    memory: 1024\n"
+
+
+@dataclass
+class Desk:
+    """A node with containers of somebody's, and an inventory that does not know them."""
+
+    site: Site
+    paths: list[Path]
+    asked: list[Proposal] = field(default_factory=list)
+    answer: bool = True
+
+    @property
+    def text(self) -> str:
+        return self.paths[0].read_text()
+
+    def add(self, vmid: int = 105, **config: Any) -> Any:
+        whole = {key: value for key, value in (PLAIN | config).items() if value is not None}
+        return self.site.pve.add_ct(vmid, str(whole.get("hostname")), node="pve", config=whole, defaults=False)
+
+    def run(self, *vmids: int) -> Imported | None:
+        return import_containers(self.paths, vmids or (105,), vault=FixedVault(), confirm=self._confirm)
+
+    def _confirm(self, proposal: Proposal) -> bool:
+        self.asked.append(proposal)
+        return self.answer
+
+    def changes(self) -> list[str]:
+        return [call for call in self.site.pve.calls() if not call.startswith("GET")]
+
+
+@pytest.fixture
+def desk(site: Site) -> Desk:
+    over = site.folder / "where.yaml"
+    over.write_text(f'proxmox: {{host: 127.0.0.1, port: {site.pve.port}, fingerprint: "{site.fingerprint}"}}\n')
+    return Desk(site, [site.inventory.path, over])
+
+
+def test_a_plain_container_becomes_ours_with_the_least_entry(desk: Desk) -> None:
+    ct, before = desk.add(), desk.text
+    config = dict(ct.config)
+    imported = desk.run()
+    assert imported is not None
+    assert desk.text.replace(ENTRY, "", 1) == before
+    assert ct.config == config | {"tags": "homelab;homelab-home"}
+    assert desk.changes() == ["PUT /nodes/pve/lxc/105/config"]
+    (proposal,) = desk.asked
+    assert proposal.tagged == {"web": ["homelab", "homelab-home"]}
+    assert proposal.entries["web"] == ENTRY.strip("\n")
+    # All that `up` would add is the description that says whose it is.
+    assert [str(action).split(":")[:2] for action in imported.plan.actions] == [
+        ["update web", " description"], ["start web"]]
+    assert imported.let_in == {"web": ["pct start 105", imported.let_in["web"][1]]}
+    assert imported.let_in["web"][1].startswith("pct exec 105 -- sh -c 'umask 077; mkdir -p /root/.ssh; echo ")
+    assert "homelab-test" in imported.let_in["web"][1]
+
+
+def test_the_second_run_has_nothing_to_do(desk: Desk) -> None:
+    desk.add()
+    desk.run()
+    before = desk.text
+    imported = desk.run()
+    assert (imported is not None and imported.nothing, desk.text, len(desk.asked)) == (True, before, 1)
+
+
+def test_no_is_no(desk: Desk) -> None:
+    ct, before = desk.add(), desk.text
+    desk.answer = False
+    assert desk.run() is None
+    assert (desk.text, "tags" in ct.config, desk.changes()) == (before, False, [])
+
+
+def test_killed_between_the_entry_and_the_tags_it_goes_on(desk: Desk) -> None:
+    ct = desk.add()
+    desk.site.pve.fail("PUT", "/nodes/pve/lxc/105/config", 500, "killed", times=1)
+    with pytest.raises(HomelabError):
+        desk.run()
+    assert ENTRY in desk.text
+    assert "tags" not in ct.config
+    desk.run()
+    assert ct.config["tags"] == "homelab;homelab-home"
+    assert desk.text.count("web:") == 1
+    assert desk.asked[-1].entries == {}
+
+
+def test_a_lost_answer_is_looked_for(desk: Desk) -> None:
+    ct = desk.add(tags="mine")
+    desk.site.pve.losing["PUT", "/lxc/105/config"] = 1
+    desk.run()
+    assert ct.config["tags"] == "homelab;homelab-home;mine"
+    assert desk.changes() == ["PUT /nodes/pve/lxc/105/config"]
+
+
+def test_a_change_while_a_person_thinks_is_seen(desk: Desk) -> None:
+    ct = desk.add()
+
+    def confirm(proposal: Proposal) -> bool:
+        ct.config["memory"] = 2048
+        return True
+    with pytest.raises(HomelabError, match="web was changed after it was looked at"):
+        import_containers(desk.paths, [105], vault=FixedVault(), confirm=confirm)
+    assert "tags" not in ct.config
+
+
+@pytest.mark.parametrize(("config", "lines"), [
+    ({"swap": 0, "onboot": None}, ["swap: 0", "onboot: false"]),
+    ({"rootfs": "fast:vm-105-disk-0,size=32G"}, ["storage: fast", "disk: 32"]),
+    ({"mp0": "local-lvm:vm-105-disk-1,mp=/srv,size=4G,backup=1",
+      "mp1": "slow:vm-105-disk-2,mp=/data,size=9G"},
+     ["mounts:", "  /data: {size: 9, storage: slow, backup: false}", "  /srv: 4"]),
+    ({"net0": PLAIN["net0"].replace("vmbr0", "vmbr1") + ",tag=20,mtu=1400"},
+     ["bridge: vmbr1", "vlan: 20", "mtu: 1400"]),
+    ({"startup": "up=30,down=90", "protection": 1}, ["start_delay: 30", "stop_timeout: 90", "protection: true"]),
+    ({"features": "keyctl=1,mount=nfs;cifs"}, ['features: [keyctl, "mount=nfs;cifs"]']),
+    ({"features": None}, ["features: []"]),
+    ({"tags": "dev;web"}, ["tags: [dev, web]"]),
+    ({"ostype": "debian"}, ["template: debian-13"]),
+    ({"ostype": "debian", "description": "x\n\nMade from local:vztmpl/debian-12-standard_12.7-1_amd64.tar.zst on "
+                                         "2026-01-02.\n"}, ["template: debian-12"]),
+])
+def test_only_what_differs_from_the_defaults_is_written(desk: Desk, config: dict[str, Any], lines: list[str]) -> None:
+    desk.add(**config)
+    imported = desk.run()
+    (proposal,) = desk.asked
+    assert sorted(proposal.entries["web"].splitlines()[5:]) == sorted(f"    {line}" for line in lines)
+    assert imported is not None
+    said = [change.field for action in imported.plan.actions for change in getattr(action, "changes", ())]
+    assert set(said) <= {"description"}
+
+
+def test_what_the_inventory_cannot_say_is_named(desk: Desk) -> None:
+    desk.add(net1="name=eth1,bridge=vmbr9,ip=dhcp", net0=PLAIN["net0"] + ",rate=10,firewall=1", cores=None,
+             ostype="alpine", description="mine\n", nameserver="9.9.9.9", hookscript="local:snippets/x.sh")
+    imported = desk.run()
+    (proposal,) = desk.asked
+    said = "\n".join([*proposal.remarks, *map(str, proposal.plan.notes), str(proposal.plan)])
+    for part in ("net1", "hookscript", "net0 rate=10", "may use all cores", "its system is alpine",
+                 "behind Proxmox's firewall", "has a description", "nameservers: 9.9.9.9 → none"):
+        assert part in said, part
+    assert imported is not None
+
+
+@pytest.mark.parametrize(("config", "what", "way_out"), [
+    ({"unprivileged": None}, "105 is a privileged container", "pct restore 105"),
+    ({"net0": "name=eth0,bridge=vmbr0,ip=dhcp"}, "105 has no fixed address in 192.168.2.0/24",
+     "pct set 105 --net0 name=eth0,bridge=vmbr0,ip=ADDRESS/24,gw=192.168.2.1"),
+    ({"net0": None}, "105 has no fixed address", "pct set 105 --net0 name=eth0,bridge=vmbr0,ip=ADDRESS/24"),
+    ({"net0": "name=eth0,bridge=vmbr0,ip=10.0.0.5/8"}, "105 has no fixed address", "pct set 105"),
+    ({"lock": "backup"}, "105 is locked (backup)", "pct unlock 105"),
+    ({"tags": "homelab;homelab-other"}, "105 belongs to another lab", "Leave it"),
+    ({"hostname": "Web.lan"}, "105 has a name that the inventory cannot have", "pct set 105 --hostname"),
+    ({"hostname": "postgres-data"}, "105: its name postgres-data is in the inventory already", "Change one"),
+    ({"net0": PLAIN["net0"].replace(".70", ".68")}, "its address 192.168.2.68/24 is in the inventory", "Change one"),
+    ({"rootfs": "local-lvm:vm-105-disk-0,size=512M"}, "105 has a root disk", "pct resize 105 rootfs 1G"),
+    ({"memory": 64}, "105 has too little memory", "pct set 105 --memory 128"),
+    ({"template": 1}, "105 is a template", "pct clone 105"),
+])
+def test_what_cannot_be_imported_is_refused_in_three_lines(desk: Desk, config: dict[str, Any], what: str,
+                                                          way_out: str) -> None:
+    desk.add(**config)
+    before = desk.text
+    with pytest.raises(HomelabError) as caught:
+        desk.run()
+    error = caught.value
+    assert what in error.brief
+    assert way_out in error.resolution
+    assert [part for part in (error.brief, error.details, error.resolution) if not part or "\n" in part] == []
+    assert (desk.text, desk.changes(), desk.asked) == (before, [], [])
+
+
+def test_other_guests_are_refused_and_all_is_said_at_once(desk: Desk) -> None:
+    desk.site.pve.add_vm(200, "windows", node="pve")
+    desk.add(167, hostname="theirs")
+    desk.add()
+    with pytest.raises(HomelabError, match="3 things cannot be done safely") as caught:
+        desk.run(200, 105, 999, 167)
+    for part in ("200 is a virtual machine", "There is no guest 999", "its vmid 167 is in the inventory already"):
+        assert part in caught.value.details
+    assert desk.changes() == []
+
+
+def test_two_at_once(desk: Desk) -> None:
+    desk.add()
+    desk.add(106, hostname="mail", net0=PLAIN["net0"].replace(".70", ".71"))
+    imported = desk.run(105, 106, 105)
+    assert imported is not None
+    assert list(imported.names) == ["web", "mail"]
+    assert [container.name for container in load(desk.paths).containers[-2:]] == ["web", "mail"]
+    assert len(desk.asked) == 1
+
+
+def test_a_token_that_may_not_change_it_is_told_the_lines(desk: Desk) -> None:
+    desk.add()
+    desk.site.pve.grant_least(desk.site.inventory)
+    with pytest.raises(HomelabError, match="There is no guest 105") as caught:
+        desk.run()
+    line = "pveum acl modify /vms/105 --roles HomelabContainers --users homelab@pve --tokens 'homelab@pve!cli'"
+    assert line in caught.value.resolution
+    for who in (TOKEN, TOKEN.partition("!")[0]):
+        desk.site.pve.grant(who, "/vms", *OTHERS.privileges)
+    with pytest.raises(HomelabError, match="The token may not change 105") as caught:
+        desk.run()
+    assert line in caught.value.resolution
+    desk.site.pve.grant_least(load(desk.paths))
+    for who in (TOKEN, TOKEN.partition("!")[0]):
+        desk.site.pve.grant(who, "/vms/105", *desk.site.pve.acl[who][0][1])
+    assert desk.run() is not None
+
+
+def test_after_it_up_and_destroy_know_it(desk: Desk) -> None:
+    ct = desk.add()
+    desk.run()
+    desk.site.inventory = load(desk.paths)
+    desk.site.known_hosts.pin("web", Pin("SHA256:" + "A" * 43))
+    desk.site.up("web")
+    assert ct.status == "running"
+    assert "web of the homelab `home`" in ct.config["description"]
+    assert desk.site.destroy("web").done
+    assert desk.site.pve.ct(105) is None
+
+
+def test_the_command_line(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.add()
+    monkeypatch.setattr(settings.__class__, "load", lambda self: load(desk.paths))
+    arguments = ["-i", str(desk.paths[0]), "--overlay", str(desk.paths[1]), "import", "105"]
+    refused = CliRunner().invoke(app, arguments)
+    assert "Nobody is there to confirm" in str(refused.exception)
+    assert ENTRY not in desk.text
+    done = CliRunner().invoke(app, [*arguments, "--yes"])
+    assert done.exit_code == 0, done.output
+    assert "web: in the inventory now, and ours." in done.stdout
+    assert "homelab trust web" in done.stdout
+    assert "    vmid: 105" in done.stderr
+    assert SECRET not in done.output
+
+
