@@ -1,0 +1,63 @@
+"""What the lab's node says of templates, as any client hears it; no container is made here."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from homelab.errors import HomelabError
+from homelab.inventory import load
+from homelab.lab import settings
+from homelab.lab.node import LabNode
+from homelab.model import Container
+from homelab.paths import shipped
+from homelab.proxmox import Client
+from homelab.proxmox.errors import ProxmoxError
+from homelab.proxmox.templates import Templates
+from tests.integration.fakenode import certificate, serving
+
+FILE = "debian-12-standard_12.7-1_{}.tar.zst"
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Client, Container]]:
+    """A client of a lab's node, and a container of Debian 12."""
+    monkeypatch.setattr(settings, "STATE_ROOT", tmp_path / "state")
+    monkeypatch.delenv("HOMELAB_PROXMOX_TOKEN", raising=False)
+    place = settings.Lab(name="templates", api_port=0)
+    place.state_dir.mkdir(parents=True)
+    template = tmp_path / FILE.format("arm64" if os.uname().machine == "aarch64" else "amd64")
+    template.touch()
+    token = tmp_path / "token"
+    token.write_text(secrets.token_hex(16))
+    token.chmod(0o600)
+    node = LabNode(place, template, token.read_text())
+    node.grant(settings.TOKEN_ID, "/storage/local", "Datastore.AllocateTemplate")
+    pair, fingerprint = certificate(tmp_path)
+    inventory = load([shipped("inventory.yaml")])
+    with serving(node, pair):
+        yield Client(replace(inventory.endpoint, host="127.0.0.1", port=node.port, fingerprint=fingerprint,
+                             token_file=token, token_id=settings.TOKEN_ID)), replace(
+                                 inventory.containers[0], template="debian-12", template_storage="local")
+
+
+def test_it_has_its_own_for_this_machine_s_architecture(lab: tuple[Client, Container]) -> None:
+    client, container = lab
+    template = Templates(client).of(container, "pve")
+    assert (template.missing, template.volume.startswith("local:vztmpl/debian-12-standard_12.7-1_")) == (False, True)
+    assert client.get("nodes/pve/status")["current-kernel"]["machine"] == os.uname().machine
+
+
+def test_it_has_none_to_download(lab: tuple[Client, Container]) -> None:
+    client, container = lab
+    assert client.get("nodes/pve/aplinfo") == []
+    with pytest.raises(HomelabError, match="no template for debian-13 on storage local, and none to download"):
+        Templates(client).of(replace(container, template="debian-13"), "pve")
+    with pytest.raises(ProxmoxError) as caught:
+        client.post("nodes/pve/aplinfo", storage="local", template=FILE.format("amd64"))
+    assert (caught.value.status, "template: no such template" in caught.value.details) == (400, True)
