@@ -58,10 +58,7 @@ def plan_destroy(inventory: Inventory, found: Mapping[int, Found], limit: Sequen
 
 def _up(container: Container, found: Found | None, firewall: Firewall) -> Iterator[Action]:
     if found is None or found.shape is None:
-        if container.golden:
-            yield Clone(container)
-            return
-        yield Create(container)
+        yield Clone(container) if container.golden else Create(container)
         if firewall.on:
             yield Guard(container, None, firewall)
         return

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,9 +16,12 @@ from homelab.commands.doctor import doctor
 from homelab.commands.plan import lines
 from homelab.errors import HomelabError
 from homelab.firewall import wanted
+from homelab.model import Inventory
 from homelab.proxmox import Client, firewall
-from tests.integration.test_proxmox_recovery import killed_at
-from tests.integration.test_proxmox_up import Site
+from tests.integration.fakenode import inventory_for, serving
+from tests.integration.forks import runner
+from tests.integration.test_proxmox_kill import DeadlyNode, Scene
+from tests.integration.test_proxmox_up import SECRET, Site
 from tests.integration.test_proxmox_up import pair as pair
 from tests.integration.test_proxmox_up import site as site
 
@@ -28,7 +33,7 @@ MINE = {"type": "in", "action": "ACCEPT", "proto": "tcp", "dport": "80", "enable
 DENY = {"type": "in", "action": "DROP", "enable": 1}
 
 
-def kept(site: Site, vmid: int = 167) -> dict[str, Any]:
+def kept(site: Site | Scene, vmid: int = 167) -> dict[str, Any]:
     """The firewall as the node keeps it."""
     conf: dict[str, Any] = site.pve.firewall_config("ct", vmid=vmid)
     return conf
@@ -42,7 +47,7 @@ def as_wanted(site: Site, *limit: str) -> bool:
                for c in site.inventory.containers if not limit or c.name in limit)
 
 
-def lets_in(site: Site, port: int, source: str, vmid: int = 167) -> bool:
+def lets_in(site: Site | Scene, port: int, source: str, vmid: int = 167) -> bool:
     """What Proxmox would do with a packet: the first rule that matches decides, then the policy."""
     conf, net0 = kept(site, vmid), site.pve.ct(vmid).config["net0"].split(",")
     if not conf["options"].get("enable") or "firewall=1" not in net0:
@@ -56,7 +61,7 @@ def lets_in(site: Site, port: int, source: str, vmid: int = 167) -> bool:
 
 
 @contextmanager
-def watched(site: Site, port: int = 22, source: str = OPERATOR) -> Iterator[list[bool]]:
+def watched(site: Site | Scene, port: int = 22, source: str = OPERATOR) -> Iterator[list[bool]]:
     """Whether this gets into postgres-data, after every call."""
     seen: list[bool] = []
     answer = site.pve.answer
@@ -147,6 +152,8 @@ DRIFT: dict[str, tuple[Callable[[dict[str, Any]], None], list[str]]] = {
     "open by default": (lambda conf: conf["options"].update(policy_in="ACCEPT"), ["policy in: ACCEPT → DROP"]),
     "nothing out": (lambda conf: conf["options"].update(policy_out="REJECT"), ["policy out: REJECT → ACCEPT"]),
     "off": (lambda conf: conf["options"].update(enable=0), ["off → on"]),
+    "off, and nothing let in": (lambda conf: conf.update(options={}, rules=[dict(DENY)]), [
+        "+ ", "+ ", "+ ", "+ ", "- in DROP", "off → on"]),
 }
 
 
@@ -161,6 +168,7 @@ def test_drift_is_shown_and_put_back(site: Site, drift: Callable[[dict[str, Any]
     assert all(line.startswith(start) for line, start in zip(shown, expected, strict=True)), shown
     assert as_wanted(site, ONE)
     assert seen[seen.index(True):].count(False) == 0, "SSH was cut off in between"
+    assert seen[-1]
     assert not site.up(ONE)
 
 
@@ -258,30 +266,38 @@ def test_the_datacenters_switch_is_named_and_never_touched(site: Site) -> None:
     assert [call for call in site.pve.calls() if "cluster/firewall" in call and not call.startswith("GET")] == []
 
 
-@pytest.mark.parametrize("arrived", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("acts", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("to", ["on", "off"])
-@pytest.mark.timeout(300)
-def test_killed_at_every_call(site: Site, to: str, arrived: bool) -> None:
+def test_killed_at_every_call(tmp_path: Path, pair: tuple[tuple[str, str], str], to: str, acts: bool,
+                              monkeypatch: pytest.MonkeyPatch) -> None:
     """Wherever it dies, SSH gets in, and the next run finishes the job."""
-    site.overlaid(ON if to == "off" else "").up(ONE)
-    if to == "on":
-        kept(site).update(options={"enable": 1}, rules=[dict(MINE)])
-    config, conf = deepcopy(site.pve.ct(167).config), deepcopy(kept(site))
-    site.overlaid(ON if to == "on" else "")
-    number, cut_off = 0, True
-    with watched(site) as seen:
-        while cut_off:
-            number += 1
-            site.pve.ct(167).config = deepcopy(config)
-            kept(site).update(deepcopy(conf))
-            cut_off = killed_at(number, arrived, lambda: site.up(ONE))
-            site.up(ONE)
-            assert not site.up(ONE)
-            if to == "on":
-                assert as_wanted(site, ONE)
-            else:
-                assert (kept(site)["rules"], kept(site)["options"]["enable"]) == ([], 0)
-                assert "firewall" not in site.pve.ct(167).config["net0"]
+    monkeypatch.delenv("HOMELAB_PROXMOX_TOKEN", raising=False)
+    pve, hits = DeadlyNode(), []
+    with serving(pve, pair[0]), runner() as processes:
+        off, on = (inventory_for(tmp_path, pve, pair[1], SECRET, overlay) for overlay in ("", ON))
+        place = Scene(pve, *((off, on) if to == "on" else (on, off)), processes)
+        place.succeeds("up", ONE)
+        if to == "on":
+            kept(place).update(options={"enable": 1}, rules=[dict(MINE)])
+        config, conf = deepcopy(pve.ct(167).config), deepcopy(kept(place))
+        with watched(place) as seen:
+            while not hits or hits[-1]:
+                pve.ct(167).config = deepcopy(config)
+                kept(place).update(deepcopy(conf))
+                ended = place.run("up", ONE, changed=True, deadly=len(hits) + 1, acts=acts)
+                hits.append(pve.hit)
+                assert ended.status == (-signal.SIGKILL if hits[-1] else 0), (hits[-1], ended)
+                place.succeeds("up", ONE, changed=True)
+                assert place.succeeds("up", ONE, changed=True).startswith("Nothing to do"), hits[-1]
+                assert (rules(on) if to == "on" else []) == [rule["comment"] for rule in kept(place)["rules"]], hits[-1]
+                assert kept(place)["options"]["enable"] == int(to == "on")
+                assert ("firewall=1" in pve.ct(167).config["net0"]) is (to == "on")
     assert all(seen)
-    assert number > 16
-    assert site.pve.kinds() == ["vzcreate", "vzstart"]
+    changed = [hit.removeprefix("/nodes/pve/lxc/167/") for hit in hits if hit and not hit.startswith("GET")]
+    assert len(changed) == 6, changed
+    assert pve.kinds() == ["vzcreate", "vzstart"]
+
+
+def rules(inventory: Inventory) -> list[str]:
+    """The reasons of all rules that postgres-data is to have."""
+    return [rule.comment for rule in wanted(inventory, inventory.containers[0]).rules]
