@@ -55,9 +55,11 @@ class FakeNode(Appliances):
         return answer
 
     async def task(self, node: str, ttype: str, tid: Any, user: str, body: Any, **kwargs: Any) -> str:
-        """As on Proxmox, the create's log names the host keys."""
+        """As on Proxmox, the create's log names the host keys, and a clone keeps those of its source."""
         async def logging() -> str | None:
             note = await body()
+            if ttype == "vzclone" and int(tid) in self.keys:
+                self.keys[kwargs["vm"].vmid] = self.keys[int(tid)]
             if ttype == "vzcreate":
                 record = next(t for t in reversed(self.tasklog) if (t["type"], t["id"]) == (ttype, str(tid)))
                 record["log"] += self._key_lines(int(tid), str(self.ct(int(tid)).config["hostname"]))
@@ -74,6 +76,10 @@ class FakeNode(Appliances):
             self._starts.add(start)
             start.add_done_callback(self._starts.discard)
         return upid
+
+    async def _lxc_template(self, user: str, v: Mapping[str, Any]) -> None:
+        """As on Proxmox, the answer is null, whatever task it has begun."""
+        await super()._lxc_template(user, v)
 
     async def _start_after(self, upid: str, user: str, vmid: int) -> None:
         while self.tasks[upid]["status"] == "running":
