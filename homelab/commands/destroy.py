@@ -44,6 +44,9 @@ def _destroy(inventory: Inventory, known_hosts: KnownHosts, progress: Progress, 
             _forget(inventory, known_hosts, container.name)
         elif not there.belongs_to(container):
             progress.note(container.name, f"{there.vmid} is `{there.name}`, which is not ours: left alone")
+    for there in found.values():
+        if there.sealed and not limit:
+            progress.note(there.name, f"golden container {there.vmid} stays: `homelab bake --delete` removes it")
     return Outcome.of(plan) if plan else Outcome(nothing="Nothing to do: none of our containers is there.")
 
 

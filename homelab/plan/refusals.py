@@ -84,6 +84,11 @@ def _refuse_template(container: Container, there: Found) -> Iterator[Refusal]:
 
 def _foreign(container: Container, there: Found) -> Refusal:
     kind = "container" if there.kind == "lxc" else "virtual machine"
+    if there.sealed:
+        return Refusal(
+            f"{container.name}: vmid {there.vmid} is taken by a template",
+            f"`{there.name}` on node {there.node} is a golden container or another template, which never runs.",
+            f"Write another vmid for {container.name} in the inventory. Nothing has been touched.")
     return Refusal(
         f"{container.name}: vmid {there.vmid} is taken by a {kind} that is not ours",
         f"`{there.name}` on node {there.node} does not carry the tags {', '.join(sorted(container.marks))}.",
