@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from homelab.errors import HomelabError, InputError
-from homelab.model import Secret
+from homelab.model import Pipeline, Secret
 from homelab.trust import write_private
 
 _BYTES = 48  # gives 64 characters: what Airflow asks of a JWT secret
@@ -76,3 +76,9 @@ def read_secret(path: Path, what: str, resolution: str) -> Secret:
     if mode & 0o077:
         raise InputError(f"{what} is readable by others", f"{path} has mode {mode & 0o777:o}.", f"chmod 600 {path}")
     return Secret(value)
+
+
+def openweather_key(pipeline: Pipeline) -> Secret:
+    """OpenWeather's API key. Raises InputError as `read_secret`."""
+    return read_secret(pipeline.api_key_file, "The OpenWeather API key",
+                       f"Get one at https://openweathermap.org/api and write it to {pipeline.api_key_file}, mode 0600.")

@@ -6,10 +6,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from homelab.commands.neighbours import answering
 from homelab.errors import HomelabError
 from homelab.model import Inventory, Pipeline, Secret
 from homelab.proxmox import Client
-from homelab.proxmox.checks import Check, proxmox_checks
+from homelab.proxmox.checks import Answering, Check, proxmox_checks
+from homelab.secrets import openweather_key
 
 _WEATHER_TIMEOUT = 10  # seconds
 _UNAUTHORIZED, _TOO_MANY = 401, 429
@@ -41,31 +43,26 @@ def ask_openweather(pipeline: Pipeline, key: Secret) -> int:
 
 
 def doctor(inventory: Inventory, *, ask: Callable[[Pipeline, Secret], int] = ask_openweather,
-           now: Callable[[], float] = time.time) -> Diagnosis:
+           now: Callable[[], float] = time.time, answering: Answering = answering) -> Diagnosis:
     """Look at everything; what cannot be asked is a check that is not ok. `ask` gives OpenWeather's HTTP status."""
-    return Diagnosis([*_proxmox(inventory, now), _openweather(inventory.pipeline, ask)])
+    return Diagnosis([*_proxmox(inventory, now, answering), _openweather(inventory.pipeline, ask)])
 
 
-def _proxmox(inventory: Inventory, now: Callable[[], float]) -> Iterator[Check]:
+def _proxmox(inventory: Inventory, now: Callable[[], float], answering: Answering) -> Iterator[Check]:
     try:
         client = Client(inventory.endpoint)
     except HomelabError as error:
         yield Check.of("token", error)
         return
-    yield from proxmox_checks(client, inventory, now)
+    yield from proxmox_checks(client, inventory, now, answering)
 
 
 def _openweather(pipeline: Pipeline, ask: Callable[[Pipeline, Secret], int]) -> Check:
-    name, path = "OpenWeather key", pipeline.api_key_file
+    name = "OpenWeather key"
     try:
-        key, mode = Secret(path.read_text().strip()), path.stat().st_mode
-    except OSError as error:
-        return Check(name, False, f"{path}: {error.strerror}",
-                     ("Get a key at https://openweathermap.org/api and write it there, mode 0600.",))
-    if mode & 0o077:
-        return Check(name, False, f"{path} is readable by others", (f"chmod 600 {path}",))
-    if not key.reveal():
-        return Check(name, False, f"{path} is empty", ("Write the key there.",))
+        key = openweather_key(pipeline)
+    except HomelabError as error:
+        return Check.of(name, error)
     try:
         status = ask(pipeline, key)
     except HomelabError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from typing import Any
 
 from homelab.errors import HomelabError
@@ -16,12 +17,14 @@ from homelab.proxmox.apply import only_node
 from homelab.proxmox.client import Client
 from homelab.proxmox.find import find
 from homelab.proxmox.templates import Templates
+from homelab.proxmox.vmids import settled
 from homelab.roles import TEMPLATES
 
 _SKEW = 30.0  # seconds that the clocks may differ
 _GIB = 1 << 30
 _DOWNLOADS = "Datastore.AllocateTemplate"
 _SHOWN = 4  # paths in one line
+Answering = Callable[[Sequence[IPv4Address]], Mapping[IPv4Address, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +43,12 @@ class Check:
         return cls(name, False, f"{said}.", (error.resolution,))
 
 
-def proxmox_checks(client: Client, inventory: Inventory, now: Callable[[], float]) -> Iterator[Check]:
-    """Every check, in the order in which they should be mended. `now` is this machine's time in epoch seconds."""
+def proxmox_checks(client: Client, inventory: Inventory, now: Callable[[], float],
+                   answering: Answering) -> Iterator[Check]:
+    """Every check, in the order in which they should be mended. `now` is this machine's time in epoch seconds.
+
+    `answering` says of addresses who is there.
+    """
     try:
         version = client.get("version")
     except HomelabError as error:
@@ -54,6 +61,7 @@ def proxmox_checks(client: Client, inventory: Inventory, now: Callable[[], float
     try:
         nodes = {c.name: c.node or only_node(client) for c in inventory.containers}
         yield from _privileges(client, inventory, sorted(set(nodes.values())))
+        inventory = settled(client, inventory)
         found = find(client, inventory)
     except HomelabError as error:
         yield Check.of("node", error)
@@ -66,6 +74,7 @@ def proxmox_checks(client: Client, inventory: Inventory, now: Callable[[], float
             except HomelabError as error:
                 yield Check.of(f"{name} on {node}", error)
     yield from _containers(inventory, found)
+    yield from _addresses(inventory, found, answering)
     for note in firewall.notes(client, inventory.containers):
         yield Check(note.container, False, note.text)
 
@@ -170,3 +179,27 @@ def _containers(inventory: Inventory, found: Mapping[int, Found]) -> Iterator[Ch
         yield Check("containers", False, f"{refusal.what}: {refusal.why}", (refusal.way_out,))
     if not refusals:
         yield Check("containers", True, "every vmid is free or ours")
+
+
+def _addresses(inventory: Inventory, found: Mapping[int, Found], answering: Answering) -> Iterator[Check]:
+    """Whether somebody else has the address of a container that does not exist yet, or does not run."""
+    free = [container for container in inventory.containers if _down(container, found.get(container.vmid))]
+    heard = answering([container.address for container in free])
+    taken = {container.name: heard.get(container.address) or _configured(container, found) for container in free}
+    for container in free:
+        if said := taken[container.name]:
+            yield Check(f"address {container.address}", False, f"{said}, though {container.name} does not run",
+                        (f"Find out who has it, or write another `ip` for {container.name} in the inventory.",))
+    if free and not any(taken.values()):
+        yield Check("addresses", True, f"nobody is at {_some([str(container.address) for container in free])} yet")
+
+
+def _down(container: Container, there: Found | None) -> bool:
+    return there is None or (there.status == "stopped" and there.belongs_to(container))
+
+
+def _configured(container: Container, found: Mapping[int, Found]) -> str:
+    """The container of ours that has this address in its configuration, in words."""
+    return next((f"{there.name} ({there.vmid}) is configured with it" for there in found.values()
+                 if there.vmid != container.vmid and there.shape and there.shape.address
+                 and there.shape.address.ip == container.address), "")

@@ -16,6 +16,7 @@ from homelab.model import Endpoint, Secret
 from homelab.proxmox import errors
 from homelab.proxmox.audit import Audit
 from homelab.proxmox.tls import TrustAdapter
+from homelab.secrets import read_secret
 
 TOKEN_VARIABLE = "HOMELAB_PROXMOX_TOKEN"  # noqa: S105 - the variable's name
 # Seconds to connect, and to wait for an answer: a change waits up to 10 s for the container's lock.
@@ -128,18 +129,6 @@ def read_token(endpoint: Endpoint) -> Secret:
     """The token's secret, from the environment or its file. Raises HomelabError for none, or one that others read."""
     if value := os.environ.get(TOKEN_VARIABLE, "").strip():
         return Secret(value)
-    path = endpoint.token_file
-    try:
-        mode = path.stat().st_mode
-        value = path.read_text().strip()
-    except OSError as error:
-        raise HomelabError("The Proxmox token's secret cannot be read", f"{path}: {error.strerror}.",
-                           f"`homelab init` asks for it and writes it there; ${TOKEN_VARIABLE} is used instead if it "
-                           "is set.") from error
-    if mode & 0o077:
-        raise HomelabError("The Proxmox token's secret is readable by others", f"{path} has mode {mode & 0o777:o}.",
-                           f"chmod 600 {path}")
-    if not value:
-        raise HomelabError("The Proxmox token's secret is empty", f"{path} has nothing in it.",
-                           "Put the secret there that `pveum user token add` printed.")
-    return Secret(value)
+    return read_secret(endpoint.token_file, "The Proxmox token's secret",
+                       f"`homelab init` asks for it and writes it there; ${TOKEN_VARIABLE} is used instead if it is "
+                       "set.")

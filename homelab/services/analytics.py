@@ -11,7 +11,7 @@ from homelab.host import Result, argv
 from homelab.model import Access, Health, Listen, Service, Site, Step
 from homelab.paths import shipped
 from homelab.render import render
-from homelab.secrets import read_secret
+from homelab.secrets import openweather_key
 from homelab.steps import Command, Directory, File, Packages, Tree, User, Uv, Venv, WaitFor
 
 ROOT = "/opt/analytics-platform"
@@ -87,11 +87,10 @@ class Analytics(Service):
 
     def _environment(self, site: Site) -> bytes:
         pipeline = site.inventory.pipeline
-        key = read_secret(pipeline.api_key_file, "The OpenWeather API key",
-                          f"Get one at openweathermap.org and write it to {pipeline.api_key_file}.")
         cities = [{k: v for k, v in asdict(city).items() if v is not None} for city in pipeline.cities]
         return render("analytics/pipeline.env.j2", root=ROOT, extensions=_EXTENSIONS, pipeline=pipeline, cities=cities,
-                      api_key=key.reveal(), postgres=site.inventory.container_with("postgres").address,
+                      api_key=openweather_key(pipeline).reveal(),
+                      postgres=site.inventory.container_with("postgres").address,
                       password=site.vault.secret("postgres-analytics").reveal(), published=PUBLISHED)
 
     def _authorized_keys(self, site: Site) -> bytes:

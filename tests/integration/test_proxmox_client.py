@@ -101,7 +101,7 @@ def test_the_token_comes_from_a_private_file_or_the_environment(endpoint: Endpoi
         Client(endpoint)
     assert caught.value.resolution == f"chmod 600 {endpoint.token_file}"
     endpoint.token_file.unlink()
-    with pytest.raises(HomelabError, match="cannot be read"):
+    with pytest.raises(HomelabError, match="secret is missing"):
         Client(endpoint)
     monkeypatch.setenv("HOMELAB_PROXMOX_TOKEN", "from-env")
     with replaying(["resources"], pair[0]) as (port, seen):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from ipaddress import IPv4Address
+from types import MappingProxyType
 
 import pytest
 from typer.testing import CliRunner
@@ -37,12 +39,19 @@ def well(site: Site) -> Site:
     return site
 
 
-def look(site: Site, status: int = 200, now: float = NODE_TIME) -> Diagnosis:
-    return doctor(site.inventory, ask=lambda pipeline, key: status, now=lambda: now)
+def look(site: Site, status: int = 200, now: float = NODE_TIME, there: Mapping[str, str] = MappingProxyType({}),
+         asked: list[str] | None = None) -> Diagnosis:
+    """`there`: who answers at which address; `asked` is given the addresses that were looked at."""
+    def answering(addresses: Iterable[IPv4Address]) -> dict[IPv4Address, str]:
+        if asked is not None:
+            asked.extend(map(str, addresses))
+        return {address: there[str(address)] for address in addresses if str(address) in there}
+    return doctor(site.inventory, ask=lambda pipeline, key: status, now=lambda: now, answering=answering)
 
 
-def faults(site: Site, status: int = 200, now: float = NODE_TIME) -> list[Check]:
-    diagnosis = look(site, status, now)
+def faults(site: Site, status: int = 200, now: float = NODE_TIME,
+           there: Mapping[str, str] = MappingProxyType({})) -> list[Check]:
+    diagnosis = look(site, status, now, there)
     wrong = [check for check in diagnosis.checks if not check.ok]
     assert diagnosis.healthy is (not wrong)
     assert all(check.said and check.todo and all(check.todo) for check in wrong)
@@ -56,7 +65,7 @@ def test_all_is_well_before_and_after_up(well: Site) -> None:
     names = [check.name for check in look(well).checks]
     assert names == ["connection", "token", *(f"role Homelab{kind}" for kind in KINDS), "clock of pve",
                      "storage local-lvm on pve", "storage local on pve", "bridge vmbr0 on pve",
-                     "template ubuntu-24.04 on pve", "containers", "OpenWeather key"]
+                     "template ubuntu-24.04 on pve", "containers", "addresses", "OpenWeather key"]
     assert {call.split()[0] for call in well.pve.calls()} == {"GET"}
     well.up()
     assert faults(well) == []
@@ -97,7 +106,7 @@ def test_a_token_without_anything_is_told_every_line(well: Site) -> None:
 
 @pytest.mark.parametrize(("break_it", "name", "said", "todo"), [
     (lambda site: site.pve.apitokens.update({TOKEN: "other"}), "connection", "refused the token", "pveum user token"),
-    (lambda site: site.inventory.endpoint.token_file.unlink(), "token", "cannot be read", "homelab init"),
+    (lambda site: site.inventory.endpoint.token_file.unlink(), "token", "secret is missing", "homelab init"),
     (lambda site: site.inventory.endpoint.token_file.chmod(0o644), "token", "readable by others", "chmod 600"),
     (lambda site: site.pve.storages.pop("local-lvm"), "storage local-lvm on pve", "not there", "pvesm status"),
     (lambda site: site.pve.storages["local-lvm"].update(active=0), "storage local-lvm on pve", "not active", "pvesm"),
@@ -110,7 +119,7 @@ def test_a_token_without_anything_is_told_every_line(well: Site) -> None:
     (lambda site: site.pve.add_vm(168, "windows", node="pve"), "containers", "vmid 168 is taken", "another vmid"),
     (lambda site: site.inventory.pipeline.api_key_file.unlink(), "OpenWeather key", "No such file", "openweathermap"),
     (lambda site: site.inventory.pipeline.api_key_file.chmod(0o640), "OpenWeather key", "readable by", "chmod 600"),
-    (lambda site: site.inventory.pipeline.api_key_file.write_text("\n"), "OpenWeather key", "is empty", "Write"),
+    (lambda site: site.inventory.pipeline.api_key_file.write_text("\n"), "OpenWeather key", "is empty", "write it to"),
 ])
 def test_what_is_wrong_is_found(well: Site, break_it: Callable[[Site], object], name: str, said: str,
                                 todo: str) -> None:
@@ -143,6 +152,36 @@ def test_the_space_that_containers_have_already_is_not_asked_for_again(well: Sit
     assert storage.said.endswith("16 GiB still to be used")
 
 
+def test_an_address_at_which_somebody_is_already(well: Site) -> None:
+    asked: list[str] = []
+    look(well, asked=asked)
+    assert asked == ["192.168.2.67", "192.168.2.68", "192.168.2.69"]
+    (check,) = faults(well, there={"192.168.2.68": "a machine answers on port 22"})
+    assert (check.name, check.said) == (
+        "address 192.168.2.68", "a machine answers on port 22, though analytics-platform does not run")
+    assert "write another `ip` for analytics-platform" in check.todo[0]
+
+
+def test_the_address_of_what_runs_is_not_looked_at(well: Site) -> None:
+    well.up("postgres-data", "analytics-platform")
+    well.pve.ct(168).status = "stopped"
+    asked: list[str] = []
+    look(well, asked=asked)
+    assert asked == ["192.168.2.68", "192.168.2.69"]
+    well.up("analytics-platform", "airflow-orchestration")
+    asked.clear()
+    assert "addresses" not in [check.name for check in look(well, asked=asked).checks]
+    assert asked == []
+
+
+def test_an_address_that_another_container_of_ours_is_configured_with(well: Site) -> None:
+    well.up("postgres-data")
+    net0 = well.pve.ct(167).config["net0"]
+    well.pve.ct(167).config["net0"] = net0.replace("192.168.2.67", "192.168.2.69")
+    (check,) = faults(well)
+    assert check.said == "postgres-data (167) is configured with it, though airflow-orchestration does not run"
+
+
 @pytest.mark.parametrize(("away", "ok"), [(0, True), (-29, True), (31, False), (-3600, False)])
 def test_the_clock(well: Site, away: float, ok: bool) -> None:
     assert [check.name for check in faults(well, now=NODE_TIME + away)] == ([] if ok else ["clock of pve"])
@@ -172,7 +211,7 @@ def test_exit_code_and_json(well: Site, monkeypatch: pytest.MonkeyPatch) -> None
     def stand_in(inventory: object) -> Diagnosis:
         def ask(pipeline: Pipeline, key: Secret) -> int:
             return given[0]
-        return doctor(well.inventory, ask=ask, now=lambda: NODE_TIME)
+        return doctor(well.inventory, ask=ask, now=lambda: NODE_TIME, answering=lambda _: {})
     monkeypatch.setattr(module, "doctor", stand_in)
     run = CliRunner().invoke
     good = run(app, ["doctor"])
