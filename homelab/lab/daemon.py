@@ -1,4 +1,4 @@
-"""The node's process: `python -m homelab.lab.daemon --lab JSON --template FILE`."""
+"""The node's process: `python -m homelab.lab.daemon --lab JSON --template FILE …`."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import asyncio
 import contextlib
 import logging
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 from homelab.lab.node import LabNode
 from homelab.lab.settings import Lab
 
 
-async def serve(lab: Lab, template: Path) -> None:
+async def serve(lab: Lab, templates: Sequence[Path]) -> None:
     """Answer the API until SIGTERM; containers go on running after it."""
-    node = LabNode(lab, template, lab.token_file.read_text().strip())
+    node = LabNode(lab, templates, lab.token_file.read_text().strip())
     await asyncio.to_thread(node.recover)
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -31,7 +32,7 @@ def main() -> None:
     """Parse the arguments and serve."""
     parser = argparse.ArgumentParser(prog="homelab.lab.daemon")
     parser.add_argument("--lab", type=Lab.from_json, required=True)
-    parser.add_argument("--template", type=Path, required=True)
+    parser.add_argument("--template", type=Path, required=True, action="append")
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)

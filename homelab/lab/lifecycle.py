@@ -7,7 +7,7 @@ import http.client
 import shutil
 import ssl
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -31,11 +31,11 @@ def up(lab: Lab, progress: Progress) -> Path:
             machine.prepare()
             network.create_bridge(lab)
             network.apply_rules(lab)
-        made = _template(lab, progress)
+        templates = [argument for made in _templates(lab, progress) for argument in ("--template", str(made))]
         credentials.ensure(lab)
         Runtime(lab).prepare()
         lab.records.mkdir(mode=0o700, exist_ok=True)
-        _keep_running(lab, API, ["homelab.lab.daemon", "--lab", lab.to_json(), "--template", str(made)],
+        _keep_running(lab, API, ["homelab.lab.daemon", "--lab", lab.to_json(), *templates],
                       inputs=[lab.certificate, lab.token_file])
         _keep_running(lab, REPLAY, [
             "homelab.lab.openweather", "--host", str(lab.gateway), "--port", str(lab.replay_port),
@@ -75,13 +75,15 @@ def down(lab: Lab, progress: Progress, *, purge: bool = False) -> None:
             template.clean(lab.cache)
 
 
-def _template(lab: Lab, progress: Progress) -> Path:
-    recipe = template.recipe()
-    made = template.cached(lab.cache, recipe)
-    if made is None:
+def _templates(lab: Lab, progress: Progress) -> Iterator[Path]:
+    """The first release's template, made if it is not cached, and those of the others that are."""
+    first, *others = map(template.recipe, template.RELEASES)
+    if made := template.cached(lab.cache, first):
+        yield made
+    else:
         with progress.step(lab.name, "make the Debian 12 template (once; it is cached)"):
-            made = template.build(lab.cache, recipe)
-    return made
+            yield template.build(lab.cache, first)
+    yield from filter(None, (template.cached(lab.cache, other) for other in others))
 
 
 def _keep_running(lab: Lab, name: str, module: Sequence[str], inputs: Sequence[Path]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from fakepve import FakeCt, PveError, TaskError
 
 from homelab.errors import HomelabError
 from homelab.lab import guest, network
+from homelab.lab.appliances import ApplianceNode
 from homelab.lab.archives import BackupNode
 from homelab.lab.clones import CloneNode
 from homelab.lab.containers import Runtime
@@ -38,14 +39,13 @@ _START = "start after create"
 _VALUES: ContextVar[Mapping[str, Any]] = ContextVar("values")
 
 
-class LabNode(FirewallNode, CloneNode, BackupNode):
+class LabNode(FirewallNode, CloneNode, BackupNode, ApplianceNode):
     """One node, one storage, and containers that really run."""
 
-    def __init__(self, lab: Lab, template: Path, token: str) -> None:
+    def __init__(self, lab: Lab, templates: Sequence[Path], token: str) -> None:
         super().__init__(Records(lab.records), user="root@pam", password=secrets.token_urlsafe(32),
                          host="127.0.0.1", port=lab.api_port)
         self.lab = lab
-        self.template = template
         self.runtime = Runtime(lab)
         self.measure = Measure(self.runtime)
         self.time_scale = 1.0
@@ -54,9 +54,8 @@ class LabNode(FirewallNode, CloneNode, BackupNode):
         self.version, self.release_version = "9.0.10", "9.0"
         self.storages = {"local": {
             "type": "dir", "active": 1, "content": "rootdir,images,vztmpl,backup,iso,snippets", "files": set(),
-            "path": str(lab.state_dir), "volumes": {f"vztmpl/{template.name}": {
-                "content": "vztmpl", "size": template.stat().st_size, "ctime": int(template.stat().st_mtime),
-                "format": "tzst"}}}}
+            "path": str(lab.state_dir), "volumes": {}}}
+        self.hold(templates)
         self.apitokens = {TOKEN_ID: token}
         for path, privileges in PRIVILEGES.items():
             self.grant(TOKEN_ID, path, *privileges)
@@ -123,9 +122,9 @@ class LabNode(FirewallNode, CloneNode, BackupNode):
     async def _create(self, ct: FakeCt, user: str, values: Mapping[str, Any], body: Body) -> str | None:
         name = str(values.get("hostname") or f"CT{ct.vmid}")
         try:
-            if values["ostemplate"] != f"local:vztmpl/{self.template.name}":
+            if (template := self.templates.get(values["ostemplate"])) is None:
                 raise TaskError(f"volume '{values['ostemplate']}' does not exist")
-            await asyncio.to_thread(self.runtime.create, ct.vmid, name, self.template,
+            await asyncio.to_thread(self.runtime.create, ct.vmid, name, template,
                                     str(values.get("ssh-public-keys") or ""), values.get("password"), say)
             await asyncio.to_thread(self.measure.weigh, ct.vmid)
         except (TaskError, HomelabError, OSError) as error:

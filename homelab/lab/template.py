@@ -1,4 +1,4 @@
-"""The container template: Debian 12 made by mmdebstrap, once, and cached under the hash of its recipe."""
+"""The container templates: Debian made by mmdebstrap, each once, and cached under the hash of its recipe."""
 
 from __future__ import annotations
 
@@ -14,8 +14,16 @@ from pathlib import Path
 from homelab.errors import HomelabError
 from homelab.lab.command import attempt, run
 
-SUITE = "bookworm"
-SUITES = (SUITE, f"{SUITE}-updates", f"{SUITE}-security")
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A Debian release: its alias in the inventory, and its suite."""
+
+    alias: str
+    suite: str
+
+
+RELEASES = (Release("debian-12", "bookworm"), Release("debian-13", "trixie"))
 PACKAGES = ("systemd", "systemd-sysv", "dbus", "ifupdown", "iproute2", "netbase", "procps", "openssh-server",
             "ca-certificates")
 # Units that have nothing to do in an unprivileged container, or fail there.
@@ -33,15 +41,16 @@ _APT_OPTIONS = re.compile(r'^Acquire::(?:https?::Proxy|Check-Valid-Until|Check-D
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """All that the template depends on."""
+    """All that a template depends on."""
 
+    release: Release
     sources: tuple[str, ...]
     options: tuple[str, ...]
     certificates: tuple[tuple[str, bytes], ...]
 
     def digest(self) -> str:
         """A name for the result: the same recipe, the same template."""
-        return hashlib.sha256(repr((self, SUITE, PACKAGES, MASKED, UNREAD, _HOOK)).encode()).hexdigest()[:16]
+        return hashlib.sha256(repr((self, PACKAGES, MASKED, UNREAD, _HOOK)).encode()).hexdigest()[:16]
 
 
 # Runs on the host with the new root in $1. The host keys are made anew for each container.
@@ -57,23 +66,27 @@ fi
 """
 
 
-def recipe() -> Recipe:
-    """The recipe on this machine: its mirrors (if it runs the same suite), apt options and extra CAs."""
+def recipe(release: Release) -> Recipe:
+    """The recipe on this machine: its mirrors (if it runs Debian itself), apt options and extra CAs."""
     options = _APT_OPTIONS.findall(run(["apt-config", "dump", "Acquire"]))
-    return Recipe(sources=tuple(host_sources(Path("/etc/apt"))), options=tuple(sorted(options)),
+    return Recipe(release=release, sources=tuple(host_sources(Path("/etc/apt"), release)),
+                  options=tuple(sorted(options)),
                   certificates=tuple((file.name, file.read_bytes()) for file in sorted(HOST_CAS.glob("*.crt"))))
 
 
-def host_sources(apt: Path) -> Iterator[str]:
-    """The host's one-line sources of our suites; none if it runs another suite or misses the base one."""
+def host_sources(apt: Path, release: Release) -> Iterator[str]:
+    """A release's one-line sources on the host's mirrors; none if the host runs no release that we know."""
     files = [apt / "sources.list", *sorted((apt / "sources.list.d").glob("*"))]
     lines = [line for file in files if file.is_file() for line in source_lines(file.name, file.read_text())]
-    if any(line.split()[2] == SUITE for line in lines):
-        yield from lines
+    suites = {line.split()[2] for line in lines}
+    if own := next((known.suite for known in RELEASES if known.suite in suites), None):
+        for _, uri, suite, component in map(str.split, lines):
+            if suite.startswith(own):
+                yield f"deb {uri} {suite.replace(own, release.suite)} {component}"
 
 
 def source_lines(name: str, text: str) -> Iterator[str]:
-    """`deb URI SUITE main` for each source of our suites, from either format of apt's."""
+    """`deb URI SUITE main` for each source of a release that we know, from either format of apt's."""
     if name.endswith(".sources"):
         for stanza in re.split(r"\n\s*\n", text):
             fields = {key.lower(): value.split() for key, value in
@@ -88,7 +101,8 @@ def source_lines(name: str, text: str) -> Iterator[str]:
 
 
 def _ours(suite: str, components: Sequence[str]) -> bool:
-    return suite in SUITES and "main" in components
+    known = (f"{release.suite}{part}" for release in RELEASES for part in ("", "-updates", "-security"))
+    return suite in known and "main" in components
 
 
 def cached(cache: Path, made: Recipe) -> Path | None:
@@ -102,7 +116,7 @@ def newest(cache: Path) -> Path | None:
 
 
 def build(cache: Path, made: Recipe) -> Path:
-    """Make the template and put it into the cache in one rename. Takes a minute. Raises HomelabError."""
+    """Make a template and put it into the cache in one rename. Takes a minute. Raises HomelabError."""
     folder = cache / "templates"
     folder.mkdir(parents=True, exist_ok=True)
     clean(cache)
@@ -111,9 +125,7 @@ def build(cache: Path, made: Recipe) -> Path:
     try:
         ready = work / "ready"
         ready.mkdir()
-        draft = ready / "draft.tar.zst"
-        _debootstrap(made, work, draft)
-        draft.rename(ready / file_name(run(["tar", "-I", "zstd", "-xOf", draft, "./etc/debian_version"])))
+        _debootstrap(made, work, ready / file_name(made.release))
         final = folder / made.digest()
         shutil.rmtree(final, ignore_errors=True)
         ready.rename(final)
@@ -125,10 +137,20 @@ def build(cache: Path, made: Recipe) -> Path:
     return template
 
 
-def file_name(debian_version: str) -> str:
-    """Proxmox's name for such a template, from /etc/debian_version."""
-    architecture = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
-    return f"debian-12-standard_{debian_version.strip()}-1_{architecture}.tar.zst"
+def file_name(release: Release) -> str:
+    """A name for such a template as Proxmox gives them."""
+    return f"{release.alias}-standard_{version(release)}_{architecture()}.tar.zst"
+
+
+def version(release: Release) -> str:
+    """A template's version. Which point release it is, the mirror decides."""
+    return f"{release.alias.rpartition('-')[2]}-1"
+
+
+def architecture() -> str:
+    """Debian's name for this machine's architecture."""
+    machine = os.uname().machine
+    return {"x86_64": "amd64", "aarch64": "arm64"}.get(machine, machine)
 
 
 def clean(cache: Path) -> None:
@@ -151,7 +173,7 @@ def _debootstrap(made: Recipe, work: Path, target: Path) -> None:
     done = attempt(["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", f"--include={','.join(PACKAGES)}",
                     *(f"--dpkgopt={option}" for option in UNREAD), *(f"--aptopt={option}" for option in made.options),
                     f"--customize-hook={hook}",
-                    SUITE, target, *([sources] if made.sources else [])],
+                    made.release.suite, target, *([sources] if made.sources else [])],
                    timeout=900, env={**os.environ, "TMPDIR": str(work)})
     if done.returncode:
         raise HomelabError("The container template could not be made",

@@ -92,20 +92,12 @@ class ViewNode(TaskNode):
 
     def _routes_node(self) -> list[tuple[str, str, Any]]:
         node = "/nodes/{node}"
-        return [("GET", f"{node}/status", self._node_status), ("GET", f"{node}/aplinfo", self._appliances),
-                ("POST", f"{node}/aplinfo", self._download_appliance)]
+        return [("GET", f"{node}/status", self._node_status)]
 
     async def _node_status(self, v: Mapping[str, Any], user: str) -> Any:
         kernel = os.uname()
         return self._complete("/nodes/{node}/status", {"current-kernel": {
             name: getattr(kernel, name) for name in ("sysname", "release", "version", "machine")}}, node=v["node"])
-
-    async def _appliances(self, v: Mapping[str, Any], user: str) -> list[dict[str, Any]]:
-        """Templates to download: none, as on a Proxmox that `pveam update` has not run on."""
-        return []
-
-    async def _download_appliance(self, v: Mapping[str, Any], user: str) -> Any:
-        raise PveError(400, "Parameter verification failed.", {"template": "no such template"})
 
     async def _lxc_interfaces(self, user: str, v: Mapping[str, Any]) -> Any:
         ct = self._find_ct(v["node"], v["vmid"])

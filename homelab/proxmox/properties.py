@@ -133,8 +133,8 @@ def mount_options(shape: Shape, config: Mapping[str, Any]) -> dict[str, str]:
         option, found, _ = there[mount.path]
         if found.backup != mount.backup:
             # With the size that it has by now: Proxmox takes the text over as it is.
-            grown = {"size": f"{mount.size}G"} if mount.size > found.size else {}
-            made[option] = write(parse(str(config[option])) | {"backup": int(mount.backup)} | grown)
+            size = f"{max(mount.size, found.size)}G"
+            made[option] = write(parse(str(config[option])) | {"backup": str(int(mount.backup)), "size": size})
     return made
 
 

@@ -1,4 +1,4 @@
-"""What the lab's node says of templates, as any client hears it; no container is made here."""
+"""What the lab's node says of templates, as any client hears it; none is made here."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Clien
     token = tmp_path / "token"
     token.write_text(secrets.token_hex(16))
     token.chmod(0o600)
-    node = LabNode(place, template, token.read_text())
+    node = LabNode(place, [template], token.read_text())
     node.grant(settings.TOKEN_ID, "/storage/local", "Datastore.AllocateTemplate")
     pair, fingerprint = certificate(tmp_path)
     inventory = load([shipped("inventory.yaml")])
@@ -53,11 +53,13 @@ def test_it_has_its_own_for_this_machine_s_architecture(lab: tuple[Client, Conta
     assert client.get("nodes/pve/status")["current-kernel"]["machine"] == os.uname().machine
 
 
-def test_it_has_none_to_download(lab: tuple[Client, Container]) -> None:
+def test_it_offers_the_release_that_it_has_not_made_yet(lab: tuple[Client, Container]) -> None:
     client, container = lab
-    assert client.get("nodes/pve/aplinfo") == []
-    with pytest.raises(HomelabError, match="no template for debian-13 on storage local, and none to download"):
-        Templates(client).of(replace(container, template="debian-13"), "pve")
+    assert [row["os"] for row in client.get("nodes/pve/aplinfo")] == ["debian-12", "debian-13"]
+    wanted = Templates(client).of(replace(container, template="debian-13"), "pve")
+    assert (wanted.missing, wanted.volume.startswith("local:vztmpl/debian-13-standard_13-1_")) == (True, True)
+    with pytest.raises(HomelabError, match=r"no template for ubuntu-24\.04 on storage local, and none"):
+        Templates(client).of(replace(container, template="ubuntu-24.04"), "pve")
     with pytest.raises(ProxmoxError) as caught:
-        client.post("nodes/pve/aplinfo", storage="local", template=FILE.format("amd64"))
+        client.post("nodes/pve/aplinfo", storage="local", template="debian-11-standard_11.7-1_amd64.tar.zst")
     assert (caught.value.status, "template: no such template" in caught.value.details) == (400, True)

@@ -141,7 +141,7 @@ Components: main
 def test_the_hosts_sources_in_the_new_format() -> None:
     assert list(template.source_lines("debian.sources", DEB822)) == [
         "deb http://mirror.example/debian bookworm main", "deb http://mirror.example/debian bookworm-updates main",
-        "deb http://mirror.example/security bookworm-security main"]
+        "deb http://mirror.example/debian trixie main", "deb http://mirror.example/security bookworm-security main"]
 
 
 def test_the_hosts_sources_in_the_old_format() -> None:
@@ -154,32 +154,42 @@ def test_the_hosts_sources_in_the_old_format() -> None:
     assert list(template.source_lines("sources.list.save", text)) == []
 
 
-@pytest.mark.parametrize(("content", "count"), [
-    ("deb http://m.example/ bookworm main\ndeb http://m.example/ bookworm-updates main\n", 2),
-    ("deb http://m.example/ubuntu noble main\n", 0),
-    ("deb http://m.example/ bookworm-updates main\n", 0),  # of another release's host; no base suite
+BOOKWORM, TRIXIE = template.RELEASES
+
+
+@pytest.mark.parametrize(("content", "release", "sources"), [
+    ("deb http://m.example/ bookworm main\ndeb http://m.example/ bookworm-updates main\n", BOOKWORM,
+     ["deb http://m.example/ bookworm main", "deb http://m.example/ bookworm-updates main"]),
+    ("deb http://m.example/ bookworm main\ndeb http://m.example/ trixie-updates main\n", TRIXIE,
+     ["deb http://m.example/ trixie main"]),
+    ("deb http://m.example/ trixie main\n", BOOKWORM, ["deb http://m.example/ bookworm main"]),
+    ("deb http://m.example/ubuntu noble main\n", BOOKWORM, []),
+    ("deb http://m.example/ bookworm-updates main\n", BOOKWORM, []),  # of another release's host; no base suite
 ])
-def test_sources_count_only_if_the_host_runs_the_same_suite(tmp_path: Path, content: str, count: int) -> None:
+def test_a_releases_sources_are_the_hosts_own_if_it_runs_debian(
+        tmp_path: Path, content: str, release: template.Release, sources: list[str]) -> None:
     (tmp_path / "sources.list").write_text(content)
-    assert len(list(template.host_sources(tmp_path))) == count
+    assert list(template.host_sources(tmp_path, release)) == sources
 
 
 def test_the_template_is_made_anew_when_its_recipe_changes() -> None:
-    plain = template.Recipe((), (), ())
-    others = [template.Recipe(("deb x bookworm main",), (), ()), template.Recipe((), ('Acquire::x "y";',), ()),
-              template.Recipe((), (), (("ca.crt", b"1"),)), template.Recipe((), (), (("ca.crt", b"2"),))]
-    assert len({recipe.digest() for recipe in [plain, *others]}) == 5
-    assert template.Recipe((), (), ()).digest() == plain.digest()
+    plain = template.Recipe(BOOKWORM, (), (), ())
+    others = [template.Recipe(BOOKWORM, ("deb x bookworm main",), (), ()), template.Recipe(TRIXIE, (), (), ()),
+              template.Recipe(BOOKWORM, (), ('Acquire::x "y";',), ()),
+              template.Recipe(BOOKWORM, (), (), (("ca.crt", b"1"),)),
+              template.Recipe(BOOKWORM, (), (), (("ca.crt", b"2"),))]
+    assert len({recipe.digest() for recipe in [plain, *others]}) == 6
+    assert template.Recipe(BOOKWORM, (), (), ()).digest() == plain.digest()
 
 
 def test_a_template_is_found_by_its_recipe_and_half_made_ones_are_cleaned(tmp_path: Path) -> None:
-    recipe = template.Recipe((), (), ())
+    recipe = template.Recipe(TRIXIE, (), (), ())
     assert template.cached(tmp_path, recipe) is None
-    made = tmp_path / "templates" / recipe.digest() / template.file_name("12.11\n")
+    made = tmp_path / "templates" / recipe.digest() / template.file_name(TRIXIE)
     made.parent.mkdir(parents=True)
     made.touch()
     (tmp_path / "templates/.build-x/ready").mkdir(parents=True)
     template.clean(tmp_path)
     assert template.cached(tmp_path, recipe) == made == template.newest(tmp_path)
-    assert made.name.startswith("debian-12-standard_12.11-1_")
+    assert made.name.startswith("debian-13-standard_13-1_")
     assert not (tmp_path / "templates/.build-x").exists()
