@@ -1,0 +1,221 @@
+"""The firewall for real: packets between containers that `homelab up` has put behind it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network
+from pathlib import Path
+
+import pytest
+
+from homelab.commands.destroy import destroy
+from homelab.commands.provision import Outcome
+from homelab.commands.up import up
+from homelab.inventory import load
+from homelab.lab import Lab, down, missing
+from homelab.lab import up as lab_up
+from homelab.lab.containers import Runtime
+from homelab.lab.firewall import TABLE
+from homelab.model import Inventory
+from homelab.paths import shipped
+from homelab.progress import SilentProgress
+from homelab.proxmox import Client
+from homelab.secrets import FileVault
+from homelab.trust import KnownHosts
+
+# A lab of this file's own, so that it may run beside a demo and beside the end-to-end tests.
+LAB = Lab("walls", IPv4Network("10.99.2.96/27"), "hl-wall", 18056, 8139)
+QUIET = SilentProgress()
+SMALL = """
+defaults: {disk: 4, swap: 0}
+containers:
+  postgres-data: {ip: .107, cores: 1, memory: 512}
+  analytics-platform: {ip: .108, cores: 1, memory: 512}
+  airflow-orchestration: {ip: .109, cores: 1, memory: 512}
+"""
+ON = "defaults: {firewall: true}\n"
+DATABASE, LAKE, FLOW, HOST = 167, 168, 169, 0
+ADDRESSES = {DATABASE: "10.99.2.107", LAKE: "10.99.2.108", FLOW: "10.99.2.109"}
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(300),
+              pytest.mark.skipif(bool(missing()), reason="this machine cannot run a lab: " + "; ".join(missing()))]
+
+_KNOCK = """
+import socket, sys
+try:
+    socket.create_connection((sys.argv[1], int(sys.argv[2])), 1).close()
+    print("open")
+except ConnectionRefusedError:
+    print("refused")
+except OSError:
+    print("dropped")
+"""
+_PING = """
+import socket, sys
+with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as raw:
+    raw.settimeout(1)
+    raw.sendto(bytes.fromhex("0800" "f7fe" "0001" "0000"), (sys.argv[1], 0))
+    while raw.recv(100)[20:22] != bytes.fromhex("0000"):
+        pass
+"""
+_SERVE = """
+import socket
+with socket.create_server(("", 5432)) as server:
+    print("ready", flush=True)
+    while True:
+        server.accept()[0].close()
+"""
+
+
+def inside(vmid: int, *argv: str) -> list[str]:
+    """A program of this machine in a container's network; in this machine's own for HOST."""
+    return [*([] if vmid == HOST else ["nsenter", f"--net=/proc/{Runtime(LAB).pid(vmid)}/ns/net"]), *argv]
+
+
+def knock(source: int, target: int, port: int) -> str:
+    """What becomes of a new connection: `open`, `refused` by whom it has reached, or `dropped` on the way."""
+    done = subprocess.run(inside(source, sys.executable, "-c", _KNOCK, ADDRESSES[target], str(port)),
+                          capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def pings(source: int, target: int) -> bool:
+    return subprocess.run(inside(source, sys.executable, "-c", _PING, ADDRESSES[target]), check=False,
+                          capture_output=True).returncode == 0
+
+
+@contextmanager
+def database() -> Iterator[None]:
+    """Something that answers on postgres-data's port 5432."""
+    process = subprocess.Popen(inside(DATABASE, sys.executable, "-c", _SERVE), stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield
+    finally:
+        process.kill()
+        process.wait(10)
+
+
+@dataclass
+class Place:
+    """A lab and an inventory that points at it."""
+
+    folder: Path
+    inventory: Inventory = field(init=False)
+
+    def __post_init__(self) -> None:
+        (self.folder / "inventory.yaml").write_text(shipped("inventory.yaml").read_text())
+        (self.folder / "small.yaml").write_text(SMALL)
+
+    def up(self, overlay: str, *limit: str) -> Outcome:
+        """`homelab up --yes`, and what it did. It waits for SSH where it starts something."""
+        over = self.folder / "over.yaml"
+        over.write_text(overlay)
+        self.inventory = load([self.folder / "inventory.yaml", LAB.overlay, self.folder / "small.yaml", over])
+        state = self.inventory.state_dir
+        return up(self.inventory, vault=FileVault(state), known_hosts=KnownHosts.of(state), progress=QUIET,
+                  confirm=lambda plan: True, limit=limit)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    down(LAB, QUIET)
+    try:
+        lab_up(LAB, QUIET)
+        place = Place(tmp_path_factory.mktemp("walls"))
+        place.up(ON)
+        yield place
+        destroy(place.inventory, known_hosts=KnownHosts.of(place.inventory.state_dir), progress=QUIET,
+                confirm=lambda plan: True)
+    finally:
+        down(LAB, QUIET)
+
+
+@contextmanager
+def ssh_all_the_while() -> Iterator[list[bool]]:
+    """Whether the operator's new SSH connections to postgres-data come about, one after the other."""
+    seen, over = [], threading.Event()
+
+    def go_on() -> None:
+        while not over.is_set():
+            seen.append(knock(HOST, DATABASE, 22) == "open")
+    thread = threading.Thread(target=go_on)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        thread.join(10)
+
+
+# Who knocks, on whose port → what becomes of it. `refused`: it was let in, and nobody listens there.
+CLOSED: Mapping[tuple[int, int, int], str] = {
+    (LAKE, DATABASE, 5432): "open", (FLOW, DATABASE, 5432): "open", (HOST, DATABASE, 5432): "dropped",
+    (HOST, DATABASE, 22): "open", (LAKE, DATABASE, 22): "dropped", (FLOW, DATABASE, 22): "dropped",
+    (FLOW, LAKE, 22): "open", (HOST, LAKE, 22): "open", (DATABASE, LAKE, 22): "dropped",
+    (HOST, FLOW, 8080): "refused", (DATABASE, FLOW, 8080): "refused", (LAKE, FLOW, 22): "dropped",
+    (LAKE, FLOW, 9999): "dropped", (DATABASE, DATABASE, 9999): "refused",
+}
+
+
+def knocked() -> dict[tuple[int, int, int], str]:
+    with ThreadPoolExecutor(8) as pool:
+        return dict(zip(CLOSED, pool.map(lambda knocking: knock(*knocking), CLOSED), strict=True))
+
+
+def test_it_lets_in_who_has_business_there_and_nobody_else(place: Place) -> None:
+    with database():
+        assert knocked() == CLOSED
+    assert pings(LAKE, DATABASE)
+    assert pings(HOST, FLOW)
+    # What they ask for themselves comes back to them.
+    ask = f"import urllib.request as u; print(u.urlopen('{LAB.replay_url}/healthz', timeout=5).status)"
+    said = subprocess.run(inside(LAKE, sys.executable, "-c", ask), check=True, capture_output=True, text=True)
+    assert said.stdout == "200\n"
+    assert not place.up(ON)
+
+
+def test_changes_are_in_force_at_once_and_ssh_goes_on_all_the_while(place: Place) -> None:
+    with database(), ssh_all_the_while() as seen:
+        place.up(ON + "containers: {airflow-orchestration: {services: {airflow: {port: 9999}}}}")
+        assert (knock(LAKE, FLOW, 9999), knock(LAKE, FLOW, 8080)) == ("refused", "dropped")
+        # By hand: a hole, and nothing for Airflow. The next run puts both back.
+        client = Client(place.inventory.endpoint)
+        rules = "nodes/pve/lxc/167/firewall/rules"
+        client.delete(f"{rules}/2")
+        client.post(rules, type="in", action="ACCEPT", proto="tcp", dport="5432", source=str(LAB.gateway), enable=1)
+        assert (knock(HOST, DATABASE, 5432), knock(FLOW, DATABASE, 5432)) == ("open", "dropped")
+        place.up(ON)
+        assert knocked() == CLOSED
+        place.up("")
+        assert (knock(HOST, DATABASE, 5432), knock(LAKE, FLOW, 9999)) == ("open", "refused")
+        place.up(ON)
+        assert knocked() == CLOSED
+    assert all(seen)
+    assert len(seen) > 20
+
+
+def test_it_stands_again_before_a_container_that_starts_or_reboots_itself(place: Place) -> None:
+    before = Runtime(LAB).pid(DATABASE)
+    subprocess.run(["lxc-attach", "-P", LAB.lxcpath, "-n", str(DATABASE), "--", "reboot"], check=True, timeout=30)
+    until = time.monotonic() + 60
+    while (now := Runtime(LAB).pid(DATABASE)) in (None, before) or knock(HOST, DATABASE, 22) != "open":
+        assert time.monotonic() < until, now
+        time.sleep(0.1)
+    assert knock(LAKE, DATABASE, 22) == "dropped"
+    assert knock(LAKE, DATABASE, 5432) == "refused"
+    tables = subprocess.run(inside(DATABASE, "nft", "list", "tables"), check=True, capture_output=True, text=True)
+    assert tables.stdout == f"table inet {TABLE}\n"
+
+
+def test_nothing_of_it_is_on_this_machine(place: Place) -> None:
+    tables = subprocess.run(["nft", "list", "tables"], check=True, capture_output=True, text=True).stdout
+    assert TABLE not in tables
