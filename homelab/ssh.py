@@ -66,13 +66,9 @@ class Ssh:
                 time.sleep(_RETRY_PAUSE)
 
     def _connect_once(self) -> None:
-        sock = socket.create_connection((self._address, self._port), timeout=_CONNECT_TIMEOUT)
-        transport = paramiko.Transport(sock)
+        transport = _introduced(self._address, self._port)
         try:
-            # The pin is for the ed25519 key, so that is the one we ask for.
-            transport.get_security_options().key_types = ["ssh-ed25519"]
-            transport.start_client(timeout=_CONNECT_TIMEOUT * 3)
-            self._verify(transport.get_remote_server_key())
+            self._verify(_line(transport))
             transport.auth_publickey(self._user, self._key)
             transport.set_keepalive(15)
         except BaseException:
@@ -80,8 +76,7 @@ class Ssh:
             raise
         self._transport = transport
 
-    def _verify(self, key: paramiko.PKey) -> None:
-        line = f"{key.get_name()} {key.get_base64()}"
+    def _verify(self, line: str) -> None:
         shown = fingerprint(line)
         pin = self._known_hosts.pins().get(self.name)
         if pin is None:
@@ -158,3 +153,33 @@ class Ssh:
         """See Host.batch: one shell script goes over, one answer comes back."""
         script, parse = batch_script(commands)
         return parse(self.run("sh -s", stdin=script.encode()))
+
+
+def shown_key(address: str, port: int = 22) -> str | None:
+    """The line of the ed25519 host key that a machine shows, or None if none does. Nothing is sent to it."""
+    try:
+        transport = _introduced(address, port)
+    except (OSError, EOFError, paramiko.SSHException):
+        return None
+    try:
+        return _line(transport)
+    finally:
+        transport.close()
+
+
+def _introduced(address: str, port: int) -> paramiko.Transport:
+    """A connection on which the other side has proved that it has its host key, and nothing else was said."""
+    transport = paramiko.Transport(socket.create_connection((address, port), timeout=_CONNECT_TIMEOUT))
+    try:
+        # The pin is for the ed25519 key, so that is the one we ask for.
+        transport.get_security_options().key_types = ["ssh-ed25519"]
+        transport.start_client(timeout=_CONNECT_TIMEOUT * 3)
+    except BaseException:
+        transport.close()
+        raise
+    return transport
+
+
+def _line(transport: paramiko.Transport) -> str:
+    key = transport.get_remote_server_key()
+    return f"{key.get_name()} {key.get_base64()}"

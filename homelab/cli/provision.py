@@ -136,11 +136,14 @@ def trust(
 ) -> None:
     """Trust a container's SSH host key anew, after you made it again yourself.
 
+    Where Proxmox's log of its creation is gone, it says which command on the node shows the key, and asks.
+
     Example:  homelab trust postgres-data
     """
     from homelab.commands.trust import trust as run
 
     inventory = settings.load()
     _, known_hosts = trust_of(inventory)
-    pin = run(inventory, name, fingerprint, known_hosts=known_hosts)
+    pin = run(inventory, name, fingerprint, known_hosts=known_hosts,
+              ask=(lambda question: str(typer.prompt(question, err=True))) if sys.stdin.isatty() else None)
     typer.echo(f"{name}: {pin.fingerprint} is trusted from now on")

@@ -19,8 +19,8 @@ import pytest
 
 from homelab.errors import HomelabError
 from homelab.secrets import FileVault
-from homelab.ssh import HostKeyMismatch, Ssh
-from homelab.trust import KnownHosts, Pin
+from homelab.ssh import HostKeyMismatch, Ssh, shown_key
+from homelab.trust import KnownHosts, Pin, fingerprint
 
 UNPACKED = Path(__file__).parents[2] / ".venv" / "sshd"  # by ./bootstrap --test, where sshd is not installed
 SSHD = shutil.which("sshd", path=f"/usr/sbin:{UNPACKED}/usr/sbin")
@@ -112,9 +112,17 @@ def test_an_unknown_key_is_refused(server: Server) -> None:
 
 def test_another_key_is_a_hard_stop(server: Server) -> None:
     server.known_hosts.pin("box", Pin("SHA256:AAAA"))
-    with pytest.raises(HostKeyMismatch, match="has changed"):
+    with pytest.raises(HostKeyMismatch, match="has changed") as caught:
         server.client().connect()
+    assert "`homelab trust box`" in caught.value.resolution
     assert server.known_hosts.pins()["box"] == Pin("SHA256:AAAA")
+
+
+def test_the_key_that_is_shown_is_read_without_logging_in(server: Server) -> None:
+    line = shown_key("127.0.0.1", server.port)
+    assert line is not None
+    assert fingerprint(line) == server.fingerprint
+    assert shown_key("127.0.0.1", free_port()) is None
 
 
 def test_the_pinned_key_is_completed_and_commands_run(server: Server) -> None:
