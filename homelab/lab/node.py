@@ -25,14 +25,13 @@ from homelab.lab.process import boot_id
 from homelab.lab.records import Records
 from homelab.lab.settings import NODE, TOKEN_ID, Lab
 from homelab.lab.tasks import Body, say
+from homelab.roles import BRIDGE, CONTAINERS, POOL, STORAGE, TEMPLATES
+from homelab.roles import NODE as NODE_ROLE
 
-# The least that `homelab up`, `deploy`, `status` and `destroy` need.
+# What `homelab init` grants for an inventory, and what the other verbs need, for any inventory on this node.
 PRIVILEGES = {
-    "/vms": ("VM.Allocate", "VM.Audit", "VM.Backup", "VM.Clone", "VM.Config.CPU", "VM.Config.Disk", "VM.Config.Memory",
-             "VM.Config.Network", "VM.Config.Options", "VM.PowerMgmt", "VM.Snapshot"),
-    "/storage/local": ("Datastore.AllocateSpace", "Datastore.Audit"),
-    "/nodes": ("Sys.Audit",),
-    "/pool": ("Pool.Audit",),
+    "/vms": CONTAINERS.whole, "/storage/local": (*STORAGE.whole, *TEMPLATES.whole), "/nodes": NODE_ROLE.whole,
+    "/pool": POOL.whole,
 }
 _START = "start after create"
 # The parameters of the request that a task belongs to: fakepve's task bodies do not hand them on.
@@ -59,7 +58,7 @@ class LabNode(FirewallNode, CloneNode, BackupNode, ApplianceNode):
         self.apitokens = {TOKEN_ID: token}
         for path, privileges in PRIVILEGES.items():
             self.grant(TOKEN_ID, path, *privileges)
-        self.grant(TOKEN_ID, f"/sdn/zones/localnetwork/{lab.bridge}", "SDN.Use")
+        self.grant(TOKEN_ID, f"/sdn/zones/localnetwork/{lab.bridge}", *BRIDGE.whole)
 
     # ------------------------------------------------------------ memory
 
