@@ -34,29 +34,48 @@ def restore(inventory: Inventory, name: str, volid: str | None = None, *, vault:
         inventory = vmids.settled(client, inventory, take=True)
         container = chosen(inventory, [name])[0]
         there = find(client, inventory).get(container.vmid)
+        task = _earlier(client, container, there, progress) if there else None
         node = there.node if there else container.node or only_node(client)
-        task = restores.running(client, node, container.vmid) if there else None
-        if there and task is None:
-            raise _is_there(container, there)
         storage = backups.storage_for(client, node, volid.partition(":")[0] if volid else storage)
         theirs = backups.backups(client, node, storage, {container.vmid: name}, inventory.lab)
-        if task:
-            backup = _waited_for(client, task, theirs, progress, name)
+        backup = _choice(theirs, volid, container, storage, node)
+        if there and task:
+            if restores.source(client, task) != backup.volid:
+                raise _is_there(container, there)
+            if there.running and name in known_hosts.pins():
+                return Outcome(nothing=f"Nothing to do: {name} was restored {ago(task.started)} from {backup.volid}.")
         else:
-            backup = _choice(theirs, volid, container, storage, node)
-            config = restores.config_of(client, node, backup.volid)
-            restores.require_its_own(container, backup.volid, config)
-            for path in restores.left_out(config):
-                progress.note(name, f"{path} is no part of its backups: it comes back empty")
             vmids.promise(inventory)
-            task = restores.restore(client, container, node, backup.volid, config, progress)
-        _pin(client, known_hosts, Found(vmid=container.vmid, name=name, node=node), backup)
+            task = _restore(client, container, node, backup, progress)
+        _pin(known_hosts, name, backup, lambda: hostkeys.recover(
+            client, Found(vmid=container.vmid, name=name, node=node), name))
         with progress.step(name, "start"):
             Builder(client, "", known_hosts, progress).await_start(container, node, task.started)
         with progress.step(name, "wait for SSH, with the host key that it had"):
             (wait_for_ssh or _ssh(vault, known_hosts))(container)
     return Outcome({name: [f"{name}: it is as it was {ago(backup.made)}, from {backup.volid}. "
                            "`homelab plan` shows what the inventory wants otherwise by now."]})
+
+
+def _earlier(client: Client, container: Container, there: Found, progress: Progress) -> Task:
+    """The restore that has made the container that is there, when it has ended. Raises HomelabError if none has."""
+    task = restores.maker(client, there.node, there.vmid)
+    if task is None or (there.lock == "create" and not task.running):
+        raise _is_there(container, there)
+    if task.running:
+        with progress.step(container.name, "wait for its restore, which still runs") as update:
+            tasks.wait(client, task, f"{container.name}: restoring it", _EARLIER, update)
+    elif not there.belongs_to(container):
+        raise _is_there(container, there)
+    return task
+
+
+def _restore(client: Client, container: Container, node: str, backup: Backup, progress: Progress) -> Task:
+    config = restores.config_of(client, node, backup.volid)
+    restores.require_its_own(container, backup.volid, config)
+    for path in restores.left_out(config):
+        progress.note(container.name, f"{path} is no part of its backups: it comes back empty")
+    return restores.restore(client, container, node, backup.volid, config, progress)
 
 
 def _is_there(container: Container, there: Found) -> HomelabError:
@@ -92,19 +111,12 @@ def _choice(theirs: Sequence[Backup], volid: str | None, container: Container, s
         "Name another storage: --storage. Or make the container anew: `homelab up`.")
 
 
-def _waited_for(client: Client, task: Task, theirs: Sequence[Backup], progress: Progress, name: str) -> Backup:
-    with progress.step(name, "wait for its restore, which still runs") as update:
-        tasks.wait(client, task, f"{name}: restoring it", _EARLIER, update)
-    volid = restores.source(client, task)
-    return next((each for each in theirs if each.volid == volid), theirs[-1])
-
-
-def _pin(client: Client, known_hosts: KnownHosts, found: Found, backup: Backup) -> None:
+def _pin(known_hosts: KnownHosts, name: str, backup: Backup, recover: Callable[[], str]) -> None:
     """Trust the host key that it had when the backup was made: its notes say so, or else what we know already."""
-    pinned = known_hosts.pins().get(found.name)
-    key = backup.host_key or (pinned.fingerprint if pinned else hostkeys.recover(client, found, found.name))
+    pinned = known_hosts.pins().get(name)
+    key = backup.host_key or (pinned.fingerprint if pinned else recover())
     if pinned is None or pinned.fingerprint != key:
-        known_hosts.pin(found.name, Pin(key))
+        known_hosts.pin(name, Pin(key))
 
 
 def _ssh(vault: Vault, known_hosts: KnownHosts) -> Callable[[Container], None]:

@@ -24,6 +24,11 @@ def say(line: str) -> None:
     _LOG.get().append(line)
 
 
+def say_to(log: list[str]) -> None:
+    """From now on, in this task, `say` adds to that log."""
+    _LOG.set(log)
+
+
 def said() -> Sequence[str]:
     """The log so far of the task that we are in."""
     return tuple(_LOG.get())
@@ -58,7 +63,7 @@ class TaskNode(FakePve):  # type: ignore[misc]
 
     async def _run(self, record: dict[str, Any], body: Body, vm: Any) -> None:
         log: list[str] = record["log"]
-        _LOG.set(log)
+        say_to(log)
         status = "unexpected status"
         try:
             if vm is not None:

@@ -17,6 +17,7 @@ from homelab.proxmox.tasks import Task
 
 _DEADLINE = 6 * 3600.0  # seconds that a restore may take
 _SHOWN = 70  # characters of a log line on the progress line
+_MAKING = ("vzcreate", "vzclone", "vzrestore")
 _UNITS = {"": 1 / 1024**3, "K": 1 / 1024**2, "M": 1 / 1024, "G": 1, "T": 1024}  # in GiB
 
 
@@ -82,10 +83,11 @@ def _gib(size: str) -> str:
     return f"{float(found[1]) * _UNITS[found[2]]:g}"
 
 
-def running(client: Client, node: str, vmid: int) -> Task | None:
-    """The restore of that vmid that we have begun and that still runs."""
-    active = tasks.of_container(client, node, vmid, "vzrestore", finished=False)
-    return next((task for task in active if task.creator == client.endpoint.token_id), None)
+def maker(client: Client, node: str, vmid: int) -> Task | None:
+    """The restore of ours that has made the container of that vmid, or is making it; None if something else has."""
+    made = [task for task in tasks.of_container(client, node, vmid) if task.kind in _MAKING]
+    ours = made and made[0].kind == "vzrestore" and made[0].creator == client.endpoint.token_id
+    return made[0] if ours else None
 
 
 def source(client: Client, task: Task) -> str | None:

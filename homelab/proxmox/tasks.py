@@ -153,7 +153,8 @@ def of_container(client: Client, node: str, vmid: int | str, kind: str | None = 
     rows = client.get(f"nodes/{node}/tasks", **query)
     found = [_listed(node, row) for row in rows if str(row["id"]) == str(vmid)]
     wanted = [task for task in found if (not kind or task.kind == kind) and (finished or task.running)]
-    return sorted(wanted, key=lambda task: task.started, reverse=True)
+    # Of those of the same second, the one whose worker started last is the newest.
+    return sorted(wanted, key=lambda task: (task.started, task.upid.split(":")[3]), reverse=True)
 
 
 def clone_into(client: Client, node: str, vmid: int) -> Task | None:

@@ -22,12 +22,13 @@ from homelab.model import Inventory
 from homelab.paths import shipped
 from homelab.proxmox.access import privileges
 from tests.integration.appliances import Appliances
+from tests.integration.backing import Backing
 
 TOKEN = "homelab@pve!cli"
 TEMPLATES = ("ubuntu-24.04-standard_24.04-2_amd64.tar.zst", "debian-12-standard_12.7-1_amd64.tar.zst")
 
 
-class FakeNode(Appliances):
+class FakeNode(Appliances, Backing):
     """One node `pve` with the templates and storages that the shipped inventory names."""
 
     def __init__(self, token_secret: str) -> None:
@@ -38,7 +39,6 @@ class FakeNode(Appliances):
         self.prints_keys = True
         self.losing: dict[tuple[str, str], int] = {}  # (method, end of the path) → how many answers get lost
         self.stays: set[tuple[str, str]] = set()  # (user or token, path) whose grant is not handed down
-        self._starts: set[asyncio.Future[None]] = set()
         for template in TEMPLATES:
             self.store_file("local", template, 1000, content="vztmpl")
 
@@ -72,25 +72,12 @@ class FakeNode(Appliances):
             self._vm_perm(user, int(v["vmid"]), v.get("pool"), "VM.PowerMgmt")
         upid = await super()._lxc_create(user, {key: value for key, value in v.items() if key != "start"})
         if v.get("start"):
-            start = asyncio.ensure_future(self._start_after(upid, user, int(v["vmid"])))
-            self._starts.add(start)
-            start.add_done_callback(self._starts.discard)
+            self.start_after(upid, user, int(v["vmid"]))
         return upid
 
     async def _lxc_template(self, user: str, v: Mapping[str, Any]) -> None:
         """As on Proxmox, the answer is null, whatever task it has begun."""
         await super()._lxc_template(user, v)
-
-    async def _start_after(self, upid: str, user: str, vmid: int) -> None:
-        while self.tasks[upid]["status"] == "running":
-            await asyncio.sleep(0.005)
-        ct = self.ct(vmid)
-        if ct is None:
-            return
-
-        async def body() -> None:
-            await self._start_steps(ct, user)
-        await self._ct_task(ct, "vzstart", user, body)
 
     def _drop(self, ct: Any) -> None:
         """As on Proxmox, a container's firewall goes with it."""
