@@ -23,8 +23,7 @@ from homelab.proxmox.vmids import is_free
 from homelab.roles import CONTAINERS
 
 # Seconds that a task may take: a full clone copies all disks.
-_CLONE, _TEMPLATE, _DESTROY, _STOP, _OTHERS = 3600.0, 600.0, 600.0, 400.0, 3600.0
-_SHUTDOWN = 300  # seconds that a container has to end by itself: what is cut off makes no good copy
+_CLONE, _TEMPLATE, _DESTROY, _OTHERS = 3600.0, 600.0, 600.0, 3600.0
 _RANGE = 10_000  # vmids that are looked at for a free one
 _APPEARS = 10.0  # seconds within which a task that was begun is listed
 _TRIES = 3  # times that a change is sent whose answers are lost
@@ -32,7 +31,10 @@ _UNINVITED = ("startup", "protection", "hookscript")  # what a golden container 
 
 
 def goldens(client: Client, inventory: Inventory, of: str | None = None) -> list[Golden]:
-    """The lab's golden containers, or those of one container, whole or not, oldest first."""
+    """The lab's golden containers, or those of one container, whole or not, oldest first.
+
+    What is still going on with one that is locked is waited for.
+    """
     ours, taken = marks(inventory.lab), {container.vmid for container in inventory.containers}
     rows = [row for row in client.get("cluster/resources", type="vm")
             if row["type"] == "lxc" and int(row["vmid"]) not in taken and ours <= tags(row.get("tags"))]
@@ -41,7 +43,21 @@ def goldens(client: Client, inventory: Inventory, of: str | None = None) -> list
 
 
 def _looked_at(client: Client, node: str, vmid: int) -> Golden | None:
-    config = client.get(f"nodes/{node}/lxc/{vmid}/config")
+    there = _read(client, node, vmid)
+    if there and there.lock:
+        tasks.settle(client, node, vmid, _OTHERS)
+        there = _read(client, node, vmid)
+    return there
+
+
+def _read(client: Client, node: str, vmid: int) -> Golden | None:
+    """What it says of itself; None if it is no golden container, or has gone."""
+    try:
+        config = client.get(f"nodes/{node}/lxc/{vmid}/config")
+    except ProxmoxError as error:
+        if error.status == REFUSED and is_free(client, vmid):
+            return None
+        raise
     said = golden.read(str(config.get("description", "")))
     return said and replace(said, vmid=vmid, node=node, disk=shape_of(config, vmid).disk, lock=config.get("lock"),
                             whole=bool(config.get("template")))
@@ -102,12 +118,6 @@ def free_vmid(client: Client, inventory: Inventory, source: int) -> int:
         f"`{acl_line(f'/vms/{first}', [CONTAINERS], token)}`, and the same for another one.")
 
 
-def shut_down(client: Client, node: str, vmid: int, what: str) -> list[str]:
-    """Let a running container end by itself, all services in order; the warnings. Raises HomelabError."""
-    return tasks.wait(client, tasks.begin(client, node, vmid, "vzshutdown", partial(
-        client.post, f"nodes/{node}/lxc/{vmid}/status/shutdown", timeout=_SHUTDOWN)), what, _STOP)
-
-
 def clone(client: Client, node: str, source: int, target: int, what: str, **parameters: Any) -> list[str]:
     """Make a full clone of a container that does not run; its warnings. Raises HomelabError.
 
@@ -122,12 +132,13 @@ def clone(client: Client, node: str, source: int, target: int, what: str, **para
 def seal(client: Client, lab: str, made: Golden, what: str) -> list[str]:
     """Tag a clone as golden and as nothing else, and make it a template; the warnings. Raises HomelabError."""
     path = f"nodes/{made.node}/lxc/{made.vmid}"
+    tasks.settle(client, made.node, made.vmid, _OTHERS)
     config = client.get(f"{path}/config")
+    if config.get("template"):
+        return []
     dropped = [option for option in _UNINVITED if option in config]
     put(client, made.node, made.vmid, tags=";".join(sorted(marks(lab) | {TAG})), onboot=False,
         **({"delete": ",".join(dropped)} if dropped else {}))
-    if client.get(f"{path}/config").get("template"):
-        return []
     return tasks.wait(client, tasks.begin(client, made.node, made.vmid, "vztemplate", partial(
         _make_template, client, made)), what, _TEMPLATE)
 
@@ -162,6 +173,7 @@ def put(client: Client, node: str, vmid: int, **parameters: Any) -> None:
 
 def remove(client: Client, old: Golden) -> list[str]:
     """Destroy a golden container with its disk; the warnings. Raises HomelabError."""
+    tasks.settle(client, old.node, old.vmid, _OTHERS)
     try:
         task = tasks.begin(client, old.node, old.vmid, "vzdestroy", partial(
             client.delete, f"nodes/{old.node}/lxc/{old.vmid}", purge=True, **{"destroy-unreferenced-disks": True}))

@@ -1,0 +1,200 @@
+"""`homelab bake`: a deployed container becomes a template that `up` can start others from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+
+from homelab.commands.keeping import Confirm, ours
+from homelab.commands.lock import only_one
+from homelab.commands.provision import Outcome, at_once, changing
+from homelab.errors import HomelabError, InputError
+from homelab.model import Inventory
+from homelab.plan import Found, Start, chosen
+from homelab.plan.golden import Golden, host_name
+from homelab.progress import Progress
+from homelab.proxmox import Builder, Client, golden, hostkeys, vmids
+from homelab.proxmox.errors import REFUSED, ProxmoxError
+from homelab.proxmox.find import look
+from homelab.proxmox.keeping import Kept
+from homelab.trust import KnownHosts
+
+_SHUTDOWN = 300  # seconds that the container has to end by itself: what is cut off makes no good copy
+_STOP = 400.0  # seconds that the task has for it
+_OTHER_VMIDS = 3  # times that another vmid is taken because somebody was quicker
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What is to be done: bake anew or finish what was cut off, and which older golden containers go then."""
+
+    name: str
+    vmid: int
+    unfinished: Golden | None
+    old: Sequence[Golden]
+    cut_off: bool  # an earlier run has done all but removing the older ones
+
+    def lines(self) -> list[str]:
+        """The same in words."""
+        begun = []
+        if self.unfinished:
+            begun = [f"finish the golden container {self.unfinished}, which an earlier run began",
+                     f"start {self.name}, if it is not running"]
+        elif not self.cut_off:
+            begun = [f"shut {self.name} down, copy it to {self.vmid}, and start it again",
+                     f"make {self.vmid} a template, with all that {self.name} has in it: its passwords, its keys, its "
+                     "data. Whoever may clone it on Proxmox has them too"]
+        return [*begun, *(f"remove the older golden container {each}" for each in self.old)]
+
+
+def bake(inventory: Inventory, name: str, *, known_hosts: KnownHosts, progress: Progress, confirm: Confirm,
+         vmid: int | None = None) -> Outcome:
+    """Make a golden container of a deployed one, in the place of an older one. Raises HomelabError.
+
+    Killed at any point, the next run goes on: the container runs again at its end, and the older golden container
+    is there until the new one is whole.
+    """
+    chosen(inventory, [name])
+    with only_one(inventory.state_dir, "bake"):
+        client = changing(inventory)
+        inventory = vmids.settled(client, inventory)
+        (kept,) = ours(client, inventory, [name], progress)
+        kept.free()
+        kept.found = _whole(client, kept)
+        work = _work(client, inventory, kept, vmid)
+        if not confirm(work.lines()):
+            return Outcome(confirmed=False)
+        at_once(client, {name: partial(_Baker(client, inventory, kept, known_hosts).bake, work, vmid is not None)})
+        return Outcome({name: work.lines()})
+
+
+def remove(inventory: Inventory, name: str, *, progress: Progress, confirm: Confirm) -> Outcome:
+    """Remove the golden containers of a container, which itself need not be there any more. Raises HomelabError."""
+    with only_one(inventory.state_dir, "bake"):
+        client = changing(inventory)
+        found = golden.goldens(client, inventory, name)
+        _require_unlocked(found)
+        lines = [f"remove the golden container {each}" for each in found]
+        if found and not confirm(lines):
+            return Outcome(confirmed=False)
+        at_once(client, {f"golden container {each.vmid}": partial(_remove, client, progress, each) for each in found})
+        return Outcome({name: lines} if lines else {}, nothing=f"Nothing to do: {name} has no golden container.")
+
+
+def _whole(client: Client, kept: Kept) -> Found:
+    """What it is once nothing works on it any more. Raises HomelabError for one that is not fit to be copied."""
+    found = look(client, kept.container, kept.found.node)
+    if found is None or found.shape is None or found.unfinished:
+        raise HomelabError(f"{kept.name} is not whole",
+                           f"{kept.found.vmid} has gone, or is a clone that has no SSH host keys of its own yet.",
+                           "Run `homelab up` and `homelab deploy` first.")
+    return found
+
+
+def _work(client: Client, inventory: Inventory, kept: Kept, vmid: int | None) -> _Work:
+    found = golden.goldens(client, inventory, kept.name)
+    _require_unlocked(found)
+    half, whole = [each for each in found if not each.whole], [each for each in found if each.whole]
+    if half:
+        return _Work(kept.name, 0, half[-1], [*half[:-1], *whole], cut_off=False)
+    if len(whole) > 1:
+        return _Work(kept.name, 0, None, whole[:-1], cut_off=True)
+    if vmid is None:
+        vmid = golden.free_vmid(client, inventory, kept.container.vmid)
+    elif vmid in {container.vmid for container in inventory.containers} or not vmids.is_free(client, vmid):
+        raise InputError(f"vmid {vmid} is not free", "It belongs to a container of the inventory, or somebody has it.",
+                         "Name another one, or leave `--vmid` out.")
+    return _Work(kept.name, vmid, None, whole, cut_off=False)
+
+
+def _require_unlocked(found: Sequence[Golden]) -> None:
+    for each in found:
+        if each.lock:
+            raise HomelabError(
+                f"The golden container {each.vmid} is locked ({each.lock})",
+                f"Something else works on it, or was cut off on node {each.node} and left its lock behind.",
+                f"Wait for its end. If nothing runs any more, on the node: `pct unlock {each.vmid}`, `pct destroy "
+                f"{each.vmid}`.")
+
+
+def _remove(client: Client, progress: Progress, old: Golden) -> None:
+    with progress.step(old.of, f"remove the golden container {old.vmid}"):
+        for warning in golden.remove(client, old):
+            progress.note(old.of, warning)
+
+
+class _Baker:
+    """Bakes one container."""
+
+    def __init__(self, client: Client, inventory: Inventory, kept: Kept, known_hosts: KnownHosts) -> None:
+        self._client, self._inventory, self._kept, self._known_hosts = client, inventory, kept, known_hosts
+        self._progress = kept.progress
+        self._builder = Builder(client, "", known_hosts, kept.progress)
+
+    def bake(self, work: _Work, given: bool) -> None:
+        """Do all of it; `given`: no other vmid will do. Raises HomelabError."""
+        name, made = self._kept.name, work.unfinished
+        if not made and not work.cut_off:
+            made = self._copied(work.vmid, given)
+        self._start()
+        if made:
+            with self._progress.step(name, f"make {made.vmid} a template"):
+                self._warn(golden.seal(self._client, self._inventory.lab, made, f"{name}: making a template of it"))
+        for old in work.old:
+            _remove(self._client, self._progress, old)
+
+    def _copied(self, vmid: int, given: bool) -> Golden:
+        """The clone, not sealed yet. The container is down after that, unless that failed."""
+        kept, said = self._kept, self._record()
+        if kept.found.running:
+            with self._progress.step(kept.name, "shut down"):
+                kept.do("vzshutdown", "shutting it down", _STOP, partial(
+                    self._client.post, f"{kept.path}/status/shutdown", timeout=_SHUTDOWN))
+        try:
+            return self._cloned(said, vmid, given)
+        except HomelabError as error:
+            self._start_after(error)
+            raise
+
+    def _record(self) -> Golden:
+        kept, name = self._kept, self._kept.name
+        pin = self._known_hosts.pins().get(name)
+        return Golden(
+            of=name, made=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", node=kept.found.node,
+            template=kept.found.template or kept.container.template,
+            fingerprint=pin.fingerprint if pin else hostkeys.recover(self._client, kept.found, name))
+
+    def _cloned(self, said: Golden, vmid: int, given: bool) -> Golden:
+        kept = self._kept
+        pool = {"pool": kept.container.shape.pool} if kept.container.shape.pool else {}
+        for left in reversed(range(_OTHER_VMIDS)):
+            try:
+                with self._progress.step(kept.name, f"copy to {vmid}"):
+                    self._warn(golden.clone(
+                        self._client, said.node, kept.found.vmid, vmid, f"{kept.name}: copying it to {vmid}",
+                        hostname=host_name(kept.name), description=said.description(self._inventory.lab), **pool))
+                break
+            except ProxmoxError as error:
+                if given or not left or error.status != REFUSED or vmids.is_free(self._client, vmid):
+                    raise
+                vmid = golden.free_vmid(self._client, self._inventory, kept.found.vmid)
+        return replace(said, vmid=vmid)
+
+    def _start(self) -> None:
+        container = self._kept.container
+        found = look(self._client, container, self._kept.found.node)
+        if found and not found.running:
+            self._builder.carry_out([Start(container, found)])
+
+    def _start_after(self, error: HomelabError) -> None:
+        try:
+            self._start()
+        except HomelabError as second:
+            raise HomelabError(error.brief, f"{error.details}\nNor could it be started again: {second.brief}.",
+                               f"{error.resolution} `homelab up` starts {self._kept.name}.") from error
+
+    def _warn(self, warnings: Sequence[str]) -> None:
+        for warning in warnings:
+            self._progress.note(self._kept.name, warning)

@@ -1,0 +1,446 @@
+"""`bake`, and `up` from what it has made, against an in-process node and containers that answer from a table."""
+
+from __future__ import annotations
+
+import copy
+import secrets
+import threading
+from base64 import b64encode
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakepve.server import TaskError
+
+from homelab.commands import bake as baking
+from homelab.commands.plan import preview
+from homelab.commands.provision import Outcome
+from homelab.commands.renewal import PREPARE, RESTARTED, TAKE, WHOLE
+from homelab.commands.up import up
+from homelab.errors import HomelabError, InputError
+from homelab.host import Host, Result
+from homelab.model import Container
+from homelab.plan import golden
+from homelab.progress import SilentProgress
+from homelab.proxmox import Client
+from homelab.proxmox.find import look
+from homelab.ssh import HostKeyMismatch
+from homelab.trust import KnownHosts, fingerprint
+from tests.integration.fakenode import TOKEN, FakeNode, inventory_for, serving
+from tests.integration.test_proxmox_up import SECRET, Site
+from tests.integration.test_proxmox_up import pair as pair
+from tests.support import FixedVault
+
+ONE, TWO, THREE = "postgres-data", "analytics-platform", "airflow-orchestration"
+CLONED = "containers: {postgres-data: {golden: postgres-data, disk: 20, memory: 4096}}"
+
+
+@dataclass
+class Inside:
+    """A container behind its SSH port."""
+
+    name: str
+    vmid: int
+    guests: Guests
+
+    def run(self, command: str, *, stdin: bytes = b"", timeout: float = 900) -> Result:
+        """See Host.run."""
+        self.guests.before(command)
+        pve, ct = self.guests.pve, self.guests.pve.ct(self.vmid)
+        status, out = 0, b""
+        if command == PREPARE:
+            out = f"ssh-ed25519 {b64encode(secrets.token_bytes(51)).decode()} root@{self.name}\n".encode()
+            self.guests.prepared[self.vmid] = out.decode()
+        elif command == TAKE:
+            pve.keys[self.vmid] = fingerprint(self.guests.prepared.pop(self.vmid))
+            self.guests.owed[self.vmid] = ct.started_at
+        elif command == RESTARTED:
+            status = int(self.guests.owed.get(self.vmid) == ct.started_at)
+        else:
+            assert command == WHOLE, command
+        self.guests.after(command)
+        return Result(command, status, out)
+
+    def batch(self, commands: Sequence[str]) -> list[Result]:
+        """See Host.batch."""
+        return [self.run(command) for command in commands]
+
+
+@dataclass
+class Guests:
+    """What the containers of a node have inside, as far as renewing them goes."""
+
+    pve: FakeNode
+    prepared: dict[int, str] = field(default_factory=dict)
+    owed: dict[int, float] = field(default_factory=dict)  # the start after which a restart became due, by vmid
+    before: Callable[[str], None] = lambda command: None
+    after: Callable[[str], None] = lambda command: None
+
+    @contextmanager
+    def reach(self, container: Container, known_hosts: KnownHosts) -> Iterator[Host]:
+        """As SSH does: the key that is shown has to be the pinned one."""
+        ct, pin = self.pve.ct(container.vmid), known_hosts.pins().get(container.name)
+        assert ct.status == "running"
+        if pin is None or pin.fingerprint != self.pve.keys[ct.vmid]:
+            raise HostKeyMismatch(f"{container.name}: another key", f"shown is {self.pve.keys[ct.vmid]}", "no")
+        yield Inside(container.name, ct.vmid, self)
+
+
+@dataclass
+class Place(Site):
+    """A site with guests that can be reached."""
+
+    guests: Guests = field(init=False)
+    shown: list[list[str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.guests = Guests(self.pve)
+
+    def up(self, *limit: str) -> Outcome:
+        return up(self.inventory, vault=FixedVault(), known_hosts=self.known_hosts, progress=SilentProgress(),
+                  confirm=self._confirm, limit=limit, wait_for_ssh=lambda c: None, reach=self.guests.reach)
+
+    def bake(self, name: str = ONE, vmid: int | None = None) -> Outcome:
+        return baking.bake(self.inventory, name, known_hosts=self.known_hosts, progress=SilentProgress(),
+                           confirm=self._agree, vmid=vmid)
+
+    def remove(self, name: str = ONE) -> Outcome:
+        return baking.remove(self.inventory, name, progress=SilentProgress(), confirm=self._agree)
+
+    def _agree(self, lines: Sequence[str]) -> bool:
+        self.shown.append(list(lines))
+        return self.answer
+
+    @property
+    def goldens(self) -> list[Any]:
+        return [ct for ct in self.pve.cts if ct.template]
+
+    def pin(self, name: str) -> str:
+        return self.known_hosts.pins()[name].fingerprint
+
+    def gone(self, name: str = ONE) -> None:
+        """Destroy a container, and want it cloned from its golden one."""
+        self.destroy(name)
+        self.overlaid(CLONED)
+        self.pve.tasklog.clear()
+
+
+@pytest.fixture
+def place(tmp_path: Path, pair: tuple[tuple[str, str], str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    monkeypatch.delenv("HOMELAB_PROXMOX_TOKEN", raising=False)
+    pve = FakeNode(SECRET)
+    with serving(pve, pair[0]):
+        yield Place(pve, inventory_for(tmp_path, pve, pair[1], SECRET), tmp_path, pair[1],
+                    KnownHosts(tmp_path / ".homelab" / "known"))
+
+
+def fails(place: Place, act: Callable[[], object]) -> HomelabError:
+    with pytest.raises(HomelabError) as caught:
+        act()
+    assert all(part.strip() for part in (caught.value.brief, caught.value.details, caught.value.resolution))
+    return caught.value
+
+
+def done(place: Place, kind: str) -> Counter[str]:
+    return Counter(task["id"] for task in place.pve.tasklog if task["type"] == kind and task["exitstatus"] == "OK")
+
+
+# -------------------------------------------------------------------- bake
+
+
+def test_bake(place: Place) -> None:
+    place.up(ONE)
+    place.pve.ct(167).config |= {"protection": 1}
+    place.pve.tasklog.clear()
+    place.bake()
+    (made,) = place.goldens
+    assert place.pve.kinds() == ["vzshutdown", "vzclone", "vzstart", "vztemplate"]
+    assert place.pve.ct(167).status == "running"
+    assert (made.vmid, made.config["hostname"], made.config["onboot"]) == (100, "golden-postgres-data", 0)
+    assert not {"startup", "protection"} & set(made.config)
+    assert set(made.config["tags"].split(";")) == {"homelab", "homelab-home", golden.TAG}
+    said = golden.read(made.config["description"])
+    assert said
+    assert (said.of, said.template) == (ONE, "local:vztmpl/ubuntu-24.04-standard_24.04-2_amd64.tar.zst")
+    assert said.fingerprint == place.pin(ONE)
+    assert any("its passwords, its keys, its data" in line for line in place.shown[0])
+
+
+def test_a_golden_container_is_none_of_the_inventorys(place: Place) -> None:
+    place.up(ONE)
+    place.bake()
+    (made,) = place.goldens
+    before = dict(made.config)
+    assert not place.up(ONE)
+    place.overlaid("containers: {postgres-data: {vmid: 100}}")
+    error = fails(place, lambda: place.up(ONE))
+    assert error.brief == "postgres-data: vmid 100 is taken by a template"
+    assert not place.destroy(ONE)
+    assert (place.goldens, dict(made.config)) == ([made], before)
+
+
+def test_no_is_no(place: Place) -> None:
+    place.up(ONE)
+    place.pve.tasklog.clear()
+    place.answer = False
+    assert str(place.bake()) == "Nothing has been changed."
+    assert place.pve.kinds() == []
+
+
+def test_baked_again_the_older_one_goes_when_the_new_one_is_whole(place: Place) -> None:
+    place.up(ONE)
+    place.bake()
+    place.pve.tasklog.clear()
+    place.bake()
+    assert [ct.vmid for ct in place.goldens] == [101]
+    assert place.pve.kinds()[-2:] == ["vztemplate", "vzdestroy"]
+
+
+def test_a_copy_that_fails_leaves_all_as_it_was(place: Place) -> None:
+    place.up(ONE)
+    place.bake()
+    good = place.pve.ceph_io
+
+    async def full(*_: Any) -> None:
+        if len(place.pve.cts) > 2:
+            raise TaskError("clone failed: command 'lvcreate' failed: Insufficient free space")
+    place.pve.ceph_io = full
+    error = fails(place, place.bake)
+    assert "Insufficient free space" in error.details
+    assert [ct.vmid for ct in place.goldens] == [100]
+    assert place.pve.ct(167).status == "running"
+    place.pve.ceph_io = good
+    place.bake()
+    assert [ct.vmid for ct in place.goldens] == [101]
+
+
+def test_a_vmid_that_somebody_takes_meanwhile(place: Place) -> None:
+    place.up(ONE)
+
+    def agree(_: Sequence[str]) -> bool:
+        place.pve.add_ct(100, "paperless", node="pve")
+        return True
+    place._agree = agree  # type: ignore[method-assign]
+    place.bake()
+    assert [ct.vmid for ct in place.goldens] == [101]
+
+
+def test_the_vmid_is_the_users_or_the_last_of_the_range(place: Place) -> None:
+    place.up(ONE)
+    place.bake(vmid=900)
+    place.pve.ct(900).config["description"] = "another lab's"
+    for taken in (900, 168):
+        with pytest.raises(InputError, match=f"vmid {taken} is not free"):
+            place.bake(vmid=taken)
+    place.overlaid("defaults: {vmids: 160-199}")
+    place.bake()
+    assert [ct.vmid for ct in place.goldens] == [900, 199]
+
+
+def test_a_token_that_may_not_clone_is_told_so_before_anything_is_done(place: Place) -> None:
+    place.up(ONE)
+    place.pve.grant_least(place.inventory)
+    place.pve.tasklog.clear()
+    error = fails(place, place.bake)
+    assert "VM.Clone on /vms/167" in error.details
+    assert "--privs VM.Clone" in error.resolution
+    for who in (TOKEN, TOKEN.partition("!")[0]):
+        place.pve.grant(who, "/vms/167", "VM.Clone")
+    error = fails(place, place.bake)
+    assert "no free vmid" in error.brief
+    assert "pveum acl modify /vms/100" in error.resolution
+    assert place.pve.kinds() == []
+
+
+def test_removed(place: Place) -> None:
+    assert str(place.remove()) == "Nothing to do: postgres-data has no golden container."
+    place.up(ONE)
+    place.bake()
+    place.remove()
+    assert [ct.vmid for ct in place.pve.cts] == [167]
+
+
+# --------------------------------------------------------------- up from it
+
+
+def like_any_other(place: Place, name: str = ONE, vmid: int = 167) -> None:
+    """It matches, has keys of its own that are pinned, and nothing is left to do."""
+    ct, container = place.pve.ct(vmid), place.containers[name]
+    assert (ct.status, ct.lock) == ("running", None)
+    found = look(Client(place.inventory.endpoint), container, "pve")
+    assert found
+    assert (found.shape, found.unfinished) == (container.shape, None)
+    assert place.pin(name) == place.pve.keys[vmid]
+    assert all(place.pve.keys[vmid] != place.pve.keys[other.vmid] for other in place.pve.cts if other.vmid != vmid)
+    assert not place.up(name)
+
+
+def test_up_from_a_golden_container(place: Place) -> None:
+    place.up(ONE)
+    place.bake()
+    macs = {ct.config["net0"].partition("hwaddr=")[2][:17] for ct in place.pve.cts}
+    old = place.pin(ONE)
+    place.gone()
+    outcome = place.up(ONE)
+    (line,) = outcome.done[ONE]
+    assert line.startswith("clone postgres-data (167): 1 vCPU, 4096 MiB, 20 GiB, 192.168.2.67/24, golden/postgres-data")
+    like_any_other(place)
+    assert place.pin(ONE) != old
+    assert place.pve.kinds() == ["vzclone", "resize", "vzstart", "vzshutdown", "vzstart"]
+    assert place.pve.ct(167).config["net0"].partition("hwaddr=")[2][:17] not in macs
+    assert place.pve.ct(167).config["tags"] == "homelab;homelab-home"
+    description = place.pve.ct(167).config["description"]
+    assert "Made from local:vztmpl/ubuntu-24.04" in description
+    assert "Unfinished" not in description
+
+
+def test_several_of_one(place: Place) -> None:
+    place.up(ONE)
+    place.bake()
+    place.overlaid("containers: {analytics-platform: {golden: postgres-data}, airflow-orchestration: "
+                   "{golden: postgres-data}}")
+    place.pve.time_scale, place.pve.ct_secs["clone"] = 1.0, 0.1
+    place.up()
+    like_any_other(place, TWO, 168)
+    like_any_other(place, THREE, 169)
+    assert done(place, "vzclone") == {"167": 1, "100": 2}
+
+
+@pytest.mark.parametrize(("overlay", "said"), [
+    ("{golden: nobody}", "there is no golden container of nobody"),
+    ("{golden: postgres-data, template: debian-12, services: {postgres: {version: 15}}}", "stems from another"),
+    ("{golden: postgres-data, disk: 8}", "its disk would be smaller"),
+])
+def test_what_cannot_be_cloned_is_said_before_anything_is_done(place: Place, overlay: str, said: str) -> None:
+    place.up(ONE)
+    place.bake()
+    place.gone()
+    place.overlaid(f"containers: {{postgres-data: {overlay}}}")
+    assert said in fails(place, lambda: place.up(ONE)).brief
+    assert place.pve.kinds() == []
+
+
+def test_the_plan_says_so(place: Place) -> None:
+    place.up(ONE)
+    place.bake()
+    place.gone()
+    (line,) = preview(place.inventory, vault=FixedVault(), known_hosts=place.known_hosts, progress=SilentProgress(),
+                      limit=[ONE]).up
+    assert "golden/postgres-data (100, baked at " in line.what
+
+
+def test_a_key_that_is_neither_is_a_hard_stop(place: Place) -> None:
+    place.up(ONE)
+    place.bake()
+    place.gone()
+    place.pve.keys[100] = "SHA256:" + "x" * 43  # what the clone shows is not what the golden container says
+    error = fails(place, lambda: place.up(ONE))
+    assert "nobody has told us of" in error.brief
+    assert ONE not in place.known_hosts.pins()
+    assert "renew postgres-data" in str(place.asked[-1]) or place.pve.ct(167).config["memory"] == 4096
+    fails(place, lambda: place.up(ONE))
+    assert done(place, "vzclone") == {"100": 1}
+
+
+# ------------------------------------------------------------- killed anywhere
+
+
+class Killed(BaseException):
+    """What `kill -9` looks like from inside: nothing that cleans up may get hold of it and go on."""
+
+
+def killed_at(place: Place, number: int, arrived: bool, act: Callable[[], object]) -> bool:
+    """Do it, dead at that call to the API or into a container, and after it. Was it cut off?
+
+    With `arrived` only calls that change something count, and they still do. Without, the call does nothing; reads
+    count where a task goes on meanwhile.
+    """
+    call, count, lock = Client._call, 0, threading.Lock()
+
+    def here(counts: bool = True) -> bool:
+        nonlocal count
+        with lock:
+            count += counts
+            return count >= number
+
+    def dying(self: Client, method: str, path: str, params: dict[str, Any]) -> Any:
+        if here(method != "get" or (not arrived and "/tasks/" in path)):
+            if arrived and count == number and method != "get":
+                call(self, method, path, params)
+            raise Killed
+        return call(self, method, path, params)
+
+    def into(command: str) -> None:
+        if here(not arrived) and not arrived:
+            raise Killed
+
+    def out_of(command: str) -> None:
+        if arrived and here(command in (PREPARE, TAKE)):
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Client, "_call", dying)
+        patch.setattr(place.guests, "before", into)
+        patch.setattr(place.guests, "after", out_of)
+        try:
+            act()
+        except Killed:
+            return True
+        return False
+
+
+BOTH = pytest.mark.parametrize("arrived", [False, True], ids=["before", "after"])
+
+
+def everywhere(place: Place, arrived: bool, act: Callable[[], object], check: Callable[[], None]) -> int:
+    """Kill it at its first call, its second…, until a run completes; after each, see what the next run makes of it."""
+    place.pve.time_scale = 1.0
+    place.pve.ct_secs |= {"clone": 0.03, "template": 0.03, "destroy": 0.03}
+    stage, pins = copy.deepcopy((place.pve.cts, place.pve.keys)), place.known_hosts.pins()
+    for number in range(1, 1000):
+        place.pve.cts, place.pve.keys = copy.deepcopy(stage)
+        place.guests.prepared.clear()
+        for name in {*pins, *place.known_hosts.pins()}:
+            place.known_hosts.pin(name, pins[name]) if name in pins else place.known_hosts.forget(name)
+        place.pve.tasklog.clear()
+        cut_off = killed_at(place, number, arrived, act)
+        act()
+        check()
+        if not cut_off:
+            return number - 1
+    raise AssertionError("it never ended by itself")
+
+
+@BOTH
+@pytest.mark.timeout(120)
+def test_bake_killed_at_every_call(place: Place, arrived: bool) -> None:
+    place.up(ONE)
+    place.bake()
+
+    def check() -> None:
+        (made,) = place.goldens
+        assert {ct.vmid: (ct.status, ct.lock) for ct in place.pve.cts} == {
+            167: ("running", None), made.vmid: ("stopped", None)}
+        # One that was killed when all was done is followed by a run of its own.
+        often = {sum(done(place, kind).values()) for kind in ("vzshutdown", "vzclone", "vztemplate", "vzdestroy")}
+        assert often in ({1}, {2})
+    assert everywhere(place, arrived, place.bake, check) > 5
+
+
+@BOTH
+@pytest.mark.timeout(120)
+def test_up_from_a_golden_container_killed_at_every_call(place: Place, arrived: bool) -> None:
+    place.up(ONE)
+    place.bake()
+    place.gone()
+
+    def check() -> None:
+        like_any_other(place)
+        for kind, vmid in (("vzclone", "100"), ("resize", "167"), ("vzshutdown", "167")):
+            assert done(place, kind) == {vmid: 1}, kind
+        assert len(place.pve.cts) == 2
+    assert everywhere(place, arrived, lambda: place.up(ONE), check) > 8
