@@ -30,7 +30,8 @@ def side_by_side(work: Mapping[str, Callable[[], T]], what: str = "containers") 
     ended = gathered(work)
     failures = [failure for future in ended.values() if (failure := future.exception()) is not None]
     for failure in failures:
-        if len(failures) == 1 or not isinstance(failure, HomelabError):
+        # One that they all have in common, as a cluster without quorum, is said once.
+        if len({str(each) for each in failures}) == 1 or not isinstance(failure, HomelabError):
             raise failure
     if failures:
         raise HomelabError(f"{len(failures)} of {len(work)} {what} failed",

@@ -92,7 +92,7 @@ def _untrusted(error: requests.RequestException, endpoint: Endpoint, where: str)
     if endpoint.fingerprint:
         return HomelabError(
             f"{where} does not show the pinned certificate",
-            f"pinned: {endpoint.fingerprint}\nshown:  {_shown(endpoint)}\nThe token has not been sent.",
+            f"It shows {_shown(endpoint)}, pinned is {endpoint.fingerprint}; the token has not been sent.",
             "If the certificate was renewed: compare it with `pvenode cert info` on the node, and put the new "
             "fingerprint into the inventory.")
     authority = f"the CA file {endpoint.ca_file}" if endpoint.ca_file else "this machine's CAs"

@@ -137,7 +137,8 @@ def killed_everywhere(place: Scene, story: Story, acts: bool) -> set[str]:
     stage = copy.deepcopy((place.pve.cts, place.pve.keys)), place.pins.pins()
     place.pve.tasklog.clear()
     place.succeeds(story.verb, *story.limit, changed=story.changed)
-    wanted, once, hit = place.state(), place.did(), set()
+    wanted, once = place.state(), place.did()
+    hit: set[str] = set()
     for number in range(1, 1000):
         (place.pve.cts, place.pve.keys), pins = copy.deepcopy(stage[0]), stage[1]
         for name in {*pins, *place.pins.pins()}:
