@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from ipaddress import IPv4Address, IPv4Network
 
 from homelab.model import Container, Inventory
 
@@ -81,6 +82,11 @@ def _audience(inventory: Inventory, container: Container, name: str, audience: s
 
 def _tcp(port: int, source: str, why: str) -> Rule:
     return Rule(proto="tcp", port=str(port), source=source.removesuffix("/32"), comment=f"{OWNER}{why}")
+
+
+def lets_in_ssh(firewall: Firewall, source: IPv4Address) -> bool:
+    """Whether it lets SSH in from that address; all rules of a wanted one let something in."""
+    return any(rule.port == str(_SSH) and source in IPv4Network(rule.source) for rule in firewall.rules)
 
 
 def goal(want: Firewall, found: Firewall) -> Firewall:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from homelab.commands.neighbours import answering
+from homelab.commands.operator import shut_out
 from homelab.errors import HomelabError
 from homelab.model import Inventory, Pipeline, Secret
 from homelab.proxmox import Client
@@ -55,6 +56,8 @@ def _proxmox(inventory: Inventory, now: Callable[[], float], answering: Answerin
         yield Check.of("token", error)
         return
     yield from proxmox_checks(client, inventory, now, answering)
+    for note in shut_out(inventory, inventory.containers):
+        yield Check("firewall", False, str(note))
 
 
 def _openweather(pipeline: Pipeline, ask: Callable[[Pipeline, Secret], int]) -> Check:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from homelab.commands.deploy import HostReport, deploy
+from homelab.commands.operator import shut_out
 from homelab.commands.provision import planned
 from homelab.model import Inventory, Vault
 from homelab.plan import COLD, Action, Destroy, Found, Guard, Plan, Start, Stop, Update, chosen, plan_up
@@ -50,8 +51,9 @@ def preview(inventory: Inventory, *, vault: Vault, known_hosts: KnownHosts, prog
     inventory = vmids.settled(client, inventory, take=True)
     found, plan, _ = planned(client, inventory, progress, lambda there: plan_up(inventory, there, limit))
     plan.refuse_unsafe()
+    containers = chosen(inventory, limit)
     unseen = dict(_closed(inventory, found, limit))
-    open_ones = [container.name for container in chosen(inventory, limit) if container.name not in unseen]
+    open_ones = [container.name for container in containers if container.name not in unseen]
     # An empty limit would mean all of them.
     reports = deploy(inventory, vault=vault, known_hosts=known_hosts, progress=progress, limit=open_ones,
                      dry_run=True) if open_ones else ()
@@ -59,7 +61,7 @@ def preview(inventory: Inventory, *, vault: Vault, known_hosts: KnownHosts, prog
                for report in reports if report.failure}
     return Preview(up=list(lines(plan)), deploy=[line for report in reports for line in _inside(report)],
                    unseen=unseen, notes=[str(note) for note in (
-                       *plan.notes, *firewall.notes(client, chosen(inventory, limit)))])
+                       *plan.notes, *firewall.notes(client, containers), *shut_out(inventory, containers))])
 
 
 def _closed(inventory: Inventory, found: Mapping[int, Found], limit: Sequence[str]) -> Iterator[tuple[str, str]]:

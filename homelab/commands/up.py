@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from homelab.commands.lock import only_one
+from homelab.commands.operator import shut_out
 from homelab.commands.provision import Outcome, at_once, changing, planned
 from homelab.model import Container, Inventory, Secret, Vault
 from homelab.plan import Clone, Create, Found, Plan, Renew, Start, chosen, plan_up
@@ -45,7 +46,7 @@ def _up(client: Client, inventory: Inventory, limit: Sequence[str], vault: Vault
     if plan and not confirm(plan):
         return Outcome(confirmed=False)
     vmids.promise(inventory)
-    for note in (*plan.notes, *firewall.notes(client, containers)):
+    for note in (*plan.notes, *firewall.notes(client, containers), *shut_out(inventory, containers)):
         progress.note(note.container, note.text)
     private, public = vault.key_pair("operator")
     builder = Builder(client, public, known_hosts, progress)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
 
+from homelab.commands.operator import own_address, shut_out
 from homelab.firewall import Firewall, Insert, Move, Remove, Rule, changes, goal, next_change, wanted
 from homelab.inventory import load
 from homelab.model import Inventory
@@ -188,3 +190,24 @@ def test_postgres_is_open_to_exactly_those_of_pg_hba(tmp_path: Path) -> None:
     database = found.container_with("postgres")
     sources = {rule.source for rule in wanted(found, database).rules if rule.port == "5432"}
     assert sources == {str(container.address) for container, _ in found.accesses()}
+
+
+@pytest.mark.parametrize(("operators", "own", "names"), [
+    ("null", None, []),
+    ("null", "192.168.2.9", []),
+    ("null", "10.8.0.5", ["postgres-data", "analytics-platform", "airflow-orchestration"]),
+    ("[10.8.0.5]", "10.8.0.5", []),
+    # Airflow's own way in is not everybody's.
+    ("[10.8.0.0/24]", "192.168.2.69", ["postgres-data", "airflow-orchestration"]),
+])
+def test_who_works_from_elsewhere_is_told_before(tmp_path: Path, operators: str, own: str | None,
+                                                 names: list[str]) -> None:
+    found = inventory(tmp_path, f"network: {{operators: {operators}}}")
+    notes = list(shut_out(found, found.containers, lambda _: IPv4Address(own) if own else None))
+    assert [note.container for note in notes] == names
+    assert all(f"comes from {own}, which is not among `operators`" in note.text for note in notes)
+
+
+def test_this_machines_own_address_is_asked_of_its_routes_alone() -> None:
+    assert own_address(IPv4Address("127.0.0.1")) == IPv4Address("127.0.0.1")
+    assert own_address(IPv4Address("192.168.2.67")) is None, "the tests' guard"
