@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO
 
+from homelab.commands import backup, restore, snapshot
 from homelab.commands.destroy import destroy
 from homelab.commands.up import up
 from homelab.errors import HomelabError
@@ -41,6 +42,18 @@ class Job:
         if self.verb == "destroy":
             return str(destroy(self.inventory, known_hosts=known_hosts, progress=progress, limit=self.limit,
                                confirm=lambda plan: True))
+        if self.verb == "snapshot create":
+            return str(snapshot.create(self.inventory, "a1", progress=progress, limit=self.limit))
+        if self.verb == "snapshot rollback":
+            return str(snapshot.rollback(self.inventory, "a1", known_hosts=known_hosts, progress=progress,
+                                         limit=self.limit, confirm=lambda lines: True))
+        if self.verb == "backup":
+            return str(backup.backup(self.inventory, known_hosts=known_hosts, progress=progress, names=self.limit,
+                                     keep=1, confirm=lambda lines: True))
+        if self.verb == "restore":
+            return str(restore.restore(self.inventory, self.limit[0], vault=FileVault(self.inventory.state_dir),
+                                       known_hosts=known_hosts, progress=progress,
+                                       wait_for_ssh=lambda container: None))
         return str(up(self.inventory, vault=FileVault(self.inventory.state_dir), known_hosts=known_hosts,
                       progress=progress, confirm=lambda plan: True, limit=self.limit,
                       wait_for_ssh=lambda container: None))
