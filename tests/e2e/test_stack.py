@@ -287,6 +287,28 @@ def test_destroy_asks_and_then_removes_what_is_ours(cli: Cli) -> None:
     assert not cli.json("destroy", "--yes")["done"]
 
 
+TRIXIE = """
+defaults: {template: debian-13}
+containers: {postgres-data: {services: {postgres: {version: 17}}}}
+"""
+
+
+def test_the_same_on_debian_13_with_its_own_postgres_and_python(cli: Cli) -> None:
+    with cli.also(TRIXIE):
+        assert "debian-13-standard_13-1_" in cli.run("plan").stdout
+        cli.run("up")
+        assert cli.on("postgres-data", "cat /etc/debian_version").startswith("13")
+        cli.run("deploy")
+        assert [report["changes"] for report in cli.json("deploy")] == [[], [], []]
+        assert cli.on("postgres-data", "ls /etc/postgresql") == "17"
+        assert cli.on("analytics-platform", "/opt/analytics-platform/venv/bin/python -V").startswith("Python 3.13.")
+        outcome = cli.json("pipeline", "run")
+        assert outcome["tasks"] == {"fetch_weather_data": "success", "run_dbt_transformation": "success"}
+        assert cli.json("query", "select count(*) as n from weather_hourly") == [{"n": 3 * runs(cli)}]
+        assert "all is well" in cli.run("status").stdout
+        cli.run("destroy", "--yes")
+
+
 def test_lab_down_leaves_the_machine_as_it_was(cli: Cli) -> None:
     down(LAB, TerminalProgress())
     assert machine() == cli.before
