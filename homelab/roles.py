@@ -23,7 +23,7 @@ CONTAINERS = Role("HomelabContainers", (
     "VM.Allocate", "VM.Audit", "VM.Config.CPU", "VM.Config.Disk", "VM.Config.Memory", "VM.Config.Network",
     "VM.Config.Options", "VM.PowerMgmt"), beyond=(
     ("snapshot", ("VM.Snapshot", "VM.Snapshot.Rollback")), ("backup", ("VM.Backup",)), ("bake", ("VM.Clone",))))
-STORAGE = Role("HomelabStorage", ("Datastore.AllocateSpace", "Datastore.Audit"))
+STORAGE = Role("HomelabStorage", ("Datastore.AllocateSpace",))
 TEMPLATES = Role("HomelabTemplates", ("Datastore.Audit",), beyond=(
     ("download of templates", ("Datastore.AllocateTemplate",)),))
 NODE = Role("HomelabNode", ("Sys.Audit",))

@@ -243,35 +243,6 @@ def test_a_log_without_the_keys_is_refused(site: Site) -> None:
     assert site.waited == []
 
 
-@pytest.fixture
-def least(site: Site) -> Site:
-    """The node with a token that may do what `homelab init` asks for, and no more."""
-    site.pve.grant_least(site.inventory)
-    return site
-
-
-def test_the_least_privileges_are_enough(least: Site) -> None:
-    least.up()
-    least.pve.ct(168).config |= {"memory": 512, "onboot": 0, "tags": "homelab;homelab-home;x", "features": "nesting=0"}
-    least.overlaid("network: {nameservers: [.1]}\ndefaults: {disk: 20}")
-    least.up()
-    least.pve.ct(169).status = "stopped"
-    least.up()
-    proof = {call.rpartition("/")[2] for call in least.pve.calls()}
-    assert {"shutdown", "start", "config"} <= proof
-    assert len(least.destroy().done) == 3
-
-
-@pytest.mark.parametrize("privilege", sorted({p for ps in (
-    ("VM.Allocate", "VM.Config.CPU", "VM.Config.Memory", "VM.Config.Network", "VM.Config.Options", "VM.PowerMgmt",
-     "Datastore.AllocateSpace", "SDN.Use"),) for p in ps}))
-def test_each_of_them_is_needed(site: Site, privilege: str) -> None:
-    site.pve.grant_least(site.inventory, without=privilege)
-    with pytest.raises(HomelabError):
-        site.up("postgres-data")
-    assert site.pve.cts == []
-
-
 def test_several_nodes_need_a_choice(site: Site) -> None:
     site.pve.add_node("pve2")
     with pytest.raises(HomelabError, match="Which node") as caught:

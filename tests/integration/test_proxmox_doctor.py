@@ -78,7 +78,6 @@ CONTAINERS = ("VM.Allocate", "VM.Audit", "VM.Config.CPU", "VM.Config.Disk", "VM.
 @pytest.mark.parametrize(("path", "privilege", "role"), [
     *(("/vms/168", privilege, "HomelabContainers") for privilege in CONTAINERS),
     ("/nodes", "Sys.Audit", "HomelabNode"), ("/storage/local-lvm", "Datastore.AllocateSpace", "HomelabStorage"),
-    ("/storage/local-lvm", "Datastore.Audit", "HomelabStorage"),
     ("/storage/local", "Datastore.Audit", "HomelabTemplates"),
     ("/sdn/zones/localnetwork/vmbr0", "SDN.Use", "HomelabBridge")])
 @pytest.mark.parametrize("whose", [TOKEN, "homelab@pve"])

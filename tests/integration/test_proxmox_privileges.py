@@ -1,0 +1,97 @@
+"""What `homelab init` grants is enough for every inventory, and each privilege of it is needed."""
+
+from __future__ import annotations
+
+import pytest
+
+from homelab.commands.plan import preview
+from homelab.errors import HomelabError
+from homelab.progress import SilentProgress
+from homelab.proxmox.access import privileges
+from tests.integration.fakenode import TOKEN
+from tests.integration.test_proxmox_doctor import faults
+from tests.integration.test_proxmox_doctor import well as well
+from tests.integration.test_proxmox_up import NAMES, Site
+from tests.integration.test_proxmox_up import pair as pair
+from tests.integration.test_proxmox_up import site as site
+from tests.support import FixedVault
+
+INVENTORIES = {
+    "as shipped": "",
+    "a VLAN": "network: {vlan: 20}",
+    "pools": "defaults: {pool: lab}",
+    "mount points": "containers: {postgres-data: {mounts: {/srv: {size: 9, storage: local}}}}",
+    "one storage for all": "defaults: {storage: local}",
+    "the node by its name": "proxmox: {node: pve}",
+    "a range of vmids": "containers: {postgres-data: {vmid: null}}\ndefaults: {vmids: 180-189}",
+    "a firewall": "defaults: {firewall: true}",
+}
+
+
+@pytest.mark.parametrize("overlay", INVENTORIES.values(), ids=INVENTORIES.keys())
+def test_the_least_is_enough(well: Site, overlay: str) -> None:
+    site = well.overlaid(overlay)
+    site.pve.pools = {"lab": set()}
+    site.pve.storages["local"]["content"] = "rootdir,images,vztmpl"
+    site.pve.firewall_config("cluster")["options"]["enable"] = 1
+    site.pve.grant_least(site.inventory)
+    site.inventory.pipeline.api_key_file.write_text("key")
+    assert [(check.name, check.said) for check in faults(site)] == []
+    assert preview(site.inventory, vault=FixedVault(), known_hosts=site.known_hosts, progress=SilentProgress()).up
+    assert sorted(site.up().done) == sorted(NAMES)
+    assert not site.up()
+    assert [(check.name, check.said) for check in faults(site)] == []
+    assert len(site.destroy().done) == 3
+
+
+def test_it_is_enough_for_every_change(well: Site) -> None:
+    well.up()
+    well.pve.ct(168).config |= {"memory": 512, "onboot": 0, "tags": "homelab;homelab-home;x", "features": "nesting=0"}
+    well.overlaid("network: {nameservers: [.1]}\ncontainers: {postgres-data: {disk: 20}}")
+    well.up()
+    well.pve.ct(169).status = "stopped"
+    well.up()
+    assert {"shutdown", "start", "config", "resize"} <= {call.rpartition("/")[2] for call in well.pve.calls()}
+    assert len(well.destroy().done) == 3
+
+
+@pytest.mark.parametrize("privilege", [
+    "VM.Allocate", "VM.Config.CPU", "VM.Config.Disk", "VM.Config.Memory", "VM.Config.Network", "VM.Config.Options",
+    "VM.PowerMgmt", "Datastore.AllocateSpace", "Datastore.Audit", "SDN.Use"])
+def test_without_any_of_them_nothing_is_made(site: Site, privilege: str) -> None:
+    site.pve.grant_least(site.inventory, without=privilege)
+    with pytest.raises(HomelabError):
+        site.up("postgres-data")
+    assert site.pve.cts == []
+
+
+def test_what_the_token_does_not_see_is_not_made_twice(site: Site) -> None:
+    site.up("postgres-data")
+    site.pve.grant_least(site.inventory, without="VM.Audit")
+    with pytest.raises(HomelabError, match="Proxmox refused a call") as caught:
+        site.up("postgres-data")
+    assert "CT 167 already exists" in caught.value.details
+    assert len(site.pve.cts) == 1
+
+
+def test_other_guests_are_out_of_reach(well: Site) -> None:
+    well.pve.add_ct(500, "paperless", node="pve")
+    assert not any(path == "/vms" or "500" in path for path in privileges(well.inventory))
+    assert not well.pve.allowed(TOKEN, "/vms/500", "VM.Audit")
+    assert well.pve.allowed(TOKEN, "/vms/167", "VM.Audit")
+
+
+def test_a_role_on_a_pool_would_not_do(site: Site) -> None:
+    """As on Proxmox: tags are looked at on the container's own path, which a pool does not reach before it is made."""
+    site.pve.pools = {"lab": set()}
+    site.overlaid("defaults: {pool: lab}").pve.grant_least(site.inventory)
+    assert site.pve.acl is not None
+    for who, granted in site.pve.acl.items():
+        containers = next(privs for path, privs in granted if path == "/vms/167")
+        site.pve.acl[who] = [*((path, privs) for path, privs in granted if not path.startswith("/vms/")),
+                             ("/pool/lab", containers | {"Pool.Audit"})]
+    with pytest.raises(HomelabError) as caught:
+        site.up("postgres-data")
+    assert "VM.Config.Options on /vms/167" in caught.value.resolution
+
+
