@@ -47,6 +47,16 @@ class Host(Protocol):
     def batch(self, commands: Sequence[str]) -> list[Result]:
         """Run many short commands in one round trip; results in the same order, without standard error."""
 
+    def reconnect(self, deadline: float) -> None:
+        """Reach the machine anew after ConnectionLost, for `deadline` seconds in all: it may be rebooting.
+
+        Raises HomelabError when it does not answer, or is not the same machine.
+        """
+
+
+class ConnectionLost(HomelabError):
+    """The line broke in the middle of a command, which may go on over there."""
+
 
 class CommandFailed(HomelabError):
     """A command ended with a non-zero status: the error quotes it and the last lines it printed."""

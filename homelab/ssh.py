@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import io
 import socket
+import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
 
 import paramiko
 
 from homelab.errors import HomelabError
-from homelab.host import Result, batch_script
+from homelab.host import ConnectionLost, Result, batch_script
 from homelab.model import Secret
 from homelab.trust import KnownHosts, Pin, fingerprint
 
 _CONNECT_TIMEOUT = 5.0  # seconds for one attempt; a container that boots refuses or drops packets
 _RETRY_PAUSE = 0.2
 _POLL = 0.003
+_OPEN = 60.0  # seconds that sshd has to open a session
 _NO_STATUS = -1  # paramiko's sign that no exit status has come
 
 
@@ -26,17 +29,22 @@ class HostKeyMismatch(HomelabError):
 
 
 class Ssh:
-    """Runs commands as root in one container over one SSH connection, which lives until `close()`."""
+    """Runs commands as root in one container over one SSH connection, which lives until `close()`.
+
+    Every `beat` seconds sshd is asked for a sign of life; without one for `patience` seconds the connection is lost.
+    """
 
     def __init__(self, name: str, address: str, private_key: Secret, known_hosts: KnownHosts,
-                 port: int = 22, user: str = "root") -> None:
+                 port: int = 22, user: str = "root", beat: float = 10, patience: float = 20) -> None:
         self.name = name
         self._address = address
         self._port = port
         self._user = user
         self._key = paramiko.Ed25519Key.from_private_key(io.StringIO(private_key.reveal()))
         self._known_hosts = known_hosts
+        self._beat, self._patience = beat, patience
         self._transport: paramiko.Transport | None = None
+        self._hung_up = threading.Event()
 
     def __enter__(self) -> Ssh:
         return self
@@ -47,6 +55,7 @@ class Ssh:
 
     def close(self) -> None:
         """Hang up."""
+        self._hung_up.set()
         if self._transport is not None:
             self._transport.close()
             self._transport = None
@@ -70,11 +79,26 @@ class Ssh:
         try:
             self._verify(_line(transport))
             transport.auth_publickey(self._user, self._key)
-            transport.set_keepalive(15)
         except BaseException:
             transport.close()
             raise
-        self._transport = transport
+        self._transport, self._hung_up = transport, threading.Event()
+        threading.Thread(target=self._keep_alive, args=(transport, self._hung_up), daemon=True).start()
+
+    def _keep_alive(self, transport: paramiko.Transport, hung_up: threading.Event) -> None:
+        """Hang up when the other side gives no sign of life: whoever waits for it is told so."""
+        while not hung_up.wait(self._beat) and transport.is_active():
+            giving_up = threading.Timer(self._patience, transport.close)
+            giving_up.daemon = True
+            giving_up.start()
+            with suppress(OSError, EOFError, paramiko.SSHException):  # which whoever waits for a command is told, too
+                transport.global_request("keepalive@openssh.com")  # ends with the answer, or with the transport
+            giving_up.cancel()
+
+    def reconnect(self, deadline: float) -> None:
+        """See Host.reconnect."""
+        self.close()
+        self.connect(deadline)
 
     def _verify(self, line: str) -> None:
         shown = fingerprint(line)
@@ -106,22 +130,30 @@ class Ssh:
 
     def run(self, command: str, *, stdin: bytes = b"", timeout: float = 900) -> Result:
         """See Host.run."""
-        channel = self._channel()
         try:
-            channel.settimeout(timeout)
-            channel.exec_command(command)
-            if stdin:
-                channel.sendall(stdin)
-            channel.shutdown_write()
-            return self._collect(channel, command, timeout)
+            channel = self._channel()
+            try:
+                return self._run(channel, command, stdin, timeout)
+            finally:
+                channel.close()
         except (OSError, EOFError, paramiko.SSHException) as error:
+            if isinstance(error, TimeoutError) and self._transport is not None and self._transport.is_active():
+                raise HomelabError(
+                    f"{self.name}: a command does not end", f"`{_short(command)}`: no end after {timeout:.0f} s.",
+                    f"See what it waits for: `homelab ssh {self.name} -- ps axf`.") from error
             self.close()
-            raise HomelabError(
+            raise ConnectionLost(
                 f"{self.name}: the connection was lost",
-                f"It ended during `{command[:120]}`: {error or type(error).__name__}.",
+                f"It ended during `{_short(command)}`: {error or type(error).__name__}.",
                 "Run the same command again: it goes on where it stopped.") from error
-        finally:
-            channel.close()
+
+    def _run(self, channel: paramiko.Channel, command: str, stdin: bytes, timeout: float) -> Result:
+        channel.settimeout(timeout)
+        channel.exec_command(command)
+        if stdin:
+            channel.sendall(stdin)
+        channel.shutdown_write()
+        return self._collect(channel, command, timeout)
 
     def _collect(self, channel: paramiko.Channel, command: str, timeout: float) -> Result:
         until = time.monotonic() + timeout
@@ -147,7 +179,7 @@ class Ssh:
         if self._transport is None or not self._transport.is_active():
             self.connect()
         assert self._transport is not None  # noqa: S101 - connect() has set it or raised
-        return self._transport.open_session()
+        return self._transport.open_session(timeout=_OPEN)
 
     def batch(self, commands: Sequence[str]) -> list[Result]:
         """See Host.batch: one shell script goes over, one answer comes back."""
@@ -183,3 +215,8 @@ def _introduced(address: str, port: int) -> paramiko.Transport:
 def _line(transport: paramiko.Transport) -> str:
     key = transport.get_remote_server_key()
     return f"{key.get_name()} {key.get_base64()}"
+
+
+def _short(command: str) -> str:
+    first, *_ = command.splitlines()
+    return first if len(first) <= 120 else first[:119] + "…"

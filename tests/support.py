@@ -24,6 +24,7 @@ class LocalHost:
     name: str = "local"
     ran: list[str] = field(default_factory=list)
     batches: int = 0
+    reconnected: int = 0
     # Called before each command: lets a test end the run at a given point.
     before: Callable[[str], None] = lambda command: None
 
@@ -40,6 +41,10 @@ class LocalHost:
         script, parse = batch_script(commands)
         done = subprocess.run(["sh", "-s"], input=script.encode(), capture_output=True, timeout=60, check=False)
         return parse(Result("sh -s", done.returncode, done.stdout, done.stderr))
+
+    def reconnect(self, deadline: float) -> None:
+        """See Host.reconnect."""
+        self.reconnected += 1
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,9 +19,11 @@ from pathlib import Path
 import pytest
 
 from homelab.errors import HomelabError
+from homelab.host import ConnectionLost
 from homelab.secrets import FileVault
 from homelab.ssh import HostKeyMismatch, Ssh, shown_key
 from homelab.trust import KnownHosts, Pin, fingerprint
+from tests.integration.line import Line
 
 UNPACKED = Path(__file__).parents[2] / ".venv" / "sshd"  # by ./bootstrap --test, where sshd is not installed
 SSHD = shutil.which("sshd", path=f"/usr/sbin:{UNPACKED}/usr/sbin")
@@ -46,9 +49,9 @@ class Server:
     known_hosts: KnownHosts
     process: subprocess.Popen[bytes]
 
-    def client(self) -> Ssh:
+    def client(self, port: int = 0, **more: float) -> Ssh:
         key, _ = self.vault.key_pair("operator")
-        return Ssh("box", "127.0.0.1", key, self.known_hosts, port=self.port)
+        return Ssh("box", "127.0.0.1", key, self.known_hosts, port=port or self.port, **more)
 
 
 def free_port() -> int:
@@ -154,6 +157,35 @@ def test_a_lost_connection_is_an_error_and_the_next_command_reconnects(server: S
         with pytest.raises(HomelabError, match="connection was lost"):
             host.run(f"kill -{signal.SIGKILL.value} {parent}; sleep 5")
         assert host.run("echo back").text == "back"
+
+
+@pytest.mark.parametrize("how", ["cut", "freeze"])
+def test_a_line_that_breaks_or_falls_silent_is_noticed_and_taken_up_again(server: Server, how: str) -> None:
+    server.known_hosts.pin("box", Pin(server.fingerprint))
+    with Line(server.port) as line, server.client(line.port, beat=0.2, patience=0.4) as host:
+        threading.Timer(0.7, getattr(line, how)).start()
+        started = time.monotonic()
+        with pytest.raises(ConnectionLost):
+            host.run("sleep 20")
+        assert time.monotonic() - started < 5
+        line.mend()
+        host.reconnect(5)
+        assert host.run("echo back").text == "back"
+
+
+def test_a_line_that_is_only_quiet_is_kept(server: Server) -> None:
+    server.known_hosts.pin("box", Pin(server.fingerprint))
+    with server.client(beat=0.1, patience=0.3) as host:
+        assert host.run("sleep 1; echo $PPID").text == host.run("echo $PPID").text
+
+
+def test_whoever_answers_after_a_loss_is_held_against_the_pin(server: Server) -> None:
+    server.known_hosts.pin("box", Pin(server.fingerprint))
+    with server.client() as host:
+        host.connect()
+        server.known_hosts.pin("box", Pin("SHA256:AAAA"))
+        with pytest.raises(HostKeyMismatch, match="has changed"):
+            host.reconnect(5)
 
 
 def test_a_shell_that_is_killed_is_a_failure_of_the_command(server: Server) -> None:
