@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -457,6 +458,94 @@ def test_containers_start_with_the_machine(api: Api, guests: dict[int, Guest]) -
     assert api.state(136)["status"] == "stopped"
     assert guests[135].run("echo up") == "up"
     api.call("PUT", "/nodes/pve/lxc/136/config", onboot=1)
+
+
+def backups(api: Api, vmid: int) -> list[dict[str, Any]]:
+    """A container's backups, oldest first."""
+    found: list[dict[str, Any]] = api.call("GET", "/nodes/pve/storage/local/content", content="backup", vmid=vmid)
+    return found
+
+
+def back_up(api: Api, vmid: int, **more: str) -> list[str]:
+    """Make a backup; the task's log."""
+    return api.do("POST", "/nodes/pve/vzdump", vmid=vmid, storage="local", compress="zstd", **more)
+
+
+def test_a_backup_brings_back_all_that_was_there(api: Api, guests: dict[int, Guest]) -> None:
+    guest, dumps = guests[136], LAB.state_dir / "dump"
+    guest.run("install -D -o 1234 -g 5678 -m 4750 /bin/true /srv/mark; ln -s mark /srv/link; mkfifo /srv/pipe")
+    before = api.call("GET", "/nodes/pve/lxc/136/config")
+    log = back_up(api, 136, mode="snapshot", **{"notes-template": "{{guestname}} of the tests"})
+    # A plain folder has no snapshots, so the container stands still instead.
+    assert [line for line in log if "mode" in line] == [
+        "INFO: mode failure - some volumes do not support snapshots", "INFO: trying 'suspend' mode instead",
+        "INFO: backup mode: suspend"]
+    assert any(line.startswith("INFO: guest is online again after ") for line in log)
+    (row,) = backups(api, 136)
+    assert re.fullmatch(r"local:backup/vzdump-lxc-136-\d{4}(_\d\d){2}-\d\d(_\d\d){2}\.tar\.zst", row["volid"])
+    assert (row["notes"], row["format"], row["size"] > 10_000_000) == ("lab-b of the tests", "tar.zst", True)
+    assert sorted(path.suffix for path in dumps.iterdir()) == [".log", ".notes", ".zst"]
+    assert not list(LAB.lxcpath.glob("vzdump-*"))
+
+    guest.run("rm -r /srv/mark /etc/ssh/ssh_host_ed25519_key; echo late >/srv/late")
+    api.do("DELETE", "/nodes/pve/lxc/136", force=1)
+    log = api.do("POST", "/nodes/pve/lxc", vmid=136, ostemplate=row["volid"], restore=1, storage="local", start=1)
+    assert log[0] == f"recovering backed-up configuration from '{row['volid']}'"
+    eventually(lambda: api.state(136)["status"] == "running")
+    # Over SSH, with the host key that it was made with.
+    assert guest.run("stat -c '%u:%g %a' /srv/mark; readlink /srv/link; ls /srv /etc/vzdump").split() == [
+        "1234:5678", "4750", "mark", "/etc/vzdump:", "/srv:", "link", "mark", "pipe"]
+    assert api.call("GET", "/nodes/pve/lxc/136/config") == before
+
+
+def test_backups_go_with_their_files(api: Api, guests: dict[int, Guest]) -> None:
+    for mode in ("suspend", "stop"):
+        back_up(api, 136, mode=mode)
+    assert api.state(136)["status"] == "running"
+    *old, newest = backups(api, 136)
+    log = api.do("DELETE", "/nodes/pve/storage/local/prunebackups", vmid=136, type="lxc",
+                 **{"prune-backups": "keep-last=1"})
+    assert len([line for line in log if line.startswith("removing backup ")]) == len(old) == 2
+    assert backups(api, 136) == [newest]
+    assert {path.name.split(".")[0] for path in (LAB.state_dir / "dump").iterdir()} == {
+        newest["volid"].rpartition("/")[2].split(".")[0]}
+    node = running(LAB.pid_file("node"))
+    assert node is not None
+    os.kill(node, signal.SIGKILL)
+    eventually(lambda: running(LAB.pid_file("node")) is None)
+    up(LAB, QUIET)
+    assert backups(api, 136) == [newest]
+    api.do("DELETE", f"/nodes/pve/storage/local/content/{newest['volid']}")
+    assert (backups(api, 136), list((LAB.state_dir / "dump").iterdir())) == ([], [])
+
+
+def test_a_node_that_is_killed_in_a_backup_lets_the_container_go_on(api: Api, guests: dict[int, Guest]) -> None:
+    node = running(LAB.pid_file("node"))
+    assert node is not None
+    os.kill(node, signal.SIGKILL)
+    eventually(lambda: running(LAB.pid_file("node")) is None)
+    # What it leaves in the middle of a backup.
+    subprocess.run(["lxc-freeze", "-P", LAB.lxcpath, "-n", "136"], check=True)
+    record = LAB.records / "ct-136.json"
+    left = json.loads(record.read_text())
+    record.write_text(json.dumps({**left, "config": left["config"] | {"lock": "backup"}}))
+    (LAB.lxcpath / "vzdump-136").mkdir()
+    (LAB.state_dir / "dump" / "vzdump-lxc-136-2026_01_01-00_00_00.dat").write_text("half")
+    up(LAB, QUIET)
+    assert guests[136].run("echo on") == "on"
+    assert "lock" not in api.state(136)
+    assert not list(LAB.lxcpath.glob("vzdump-*"))
+    assert backups(api, 136) == []
+
+
+def test_a_plain_folder_takes_no_snapshots(api: Api, guests: dict[int, Guest]) -> None:
+    path = "/nodes/pve/lxc/136"
+    assert api.call("GET", f"{path}/feature", feature="snapshot") == {"hasFeature": 0}
+    exit_status, _ = api.wait(api.call("POST", f"{path}/snapshot", snapname="a1"))
+    assert exit_status == "snapshot feature is not available"
+    assert [row["name"] for row in api.call("GET", f"{path}/snapshot")] == ["current"]
+    exit_status, _ = api.wait(api.call("POST", f"{path}/snapshot/a1/rollback"))
+    assert exit_status == "snapshot 'a1' does not exist"
 
 
 def test_destroy(api: Api, guests: dict[int, Guest]) -> None:
