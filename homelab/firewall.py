@@ -121,12 +121,18 @@ class Insert:
 
     rule: Rule
 
+    def __str__(self) -> str:
+        return f"insert {self.rule}"
+
 
 @dataclass(frozen=True, slots=True)
 class Remove:
     """Take a rule away; positions are counted from 0."""
 
     position: int
+
+    def __str__(self) -> str:
+        return f"remove rule {self.position}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +141,9 @@ class Move:
 
     position: int
     to: int
+
+    def __str__(self) -> str:
+        return f"move rule {self.position} to {self.to}"
 
 
 def next_change(found: Sequence[Rule], want: Sequence[Rule]) -> Insert | Remove | Move | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from homelab.commands.side_by_side import side_by_side
 from homelab.errors import HomelabError
+from homelab.firewall import changes, goal, wanted
 from homelab.model import Container, Difference, Inventory
 from homelab.plan import Found, Plan, drift
 from homelab.progress import Progress
@@ -99,10 +100,10 @@ def proxmox_status(inventory: Inventory, client: Client | None = None) -> Sequen
     client = client or Client(inventory.endpoint)
     inventory = vmids.settled(client, inventory)
     found = find(client, inventory)
-    return [_state(container, found.get(container.vmid)) for container in inventory.containers]
+    return [_state(inventory, container, found.get(container.vmid)) for container in inventory.containers]
 
 
-def _state(container: Container, there: Found | None) -> ContainerState:
+def _state(inventory: Inventory, container: Container, there: Found | None) -> ContainerState:
     if there is None:
         return ContainerState(name=container.name, vmid=container.vmid, address=str(container.address))
     foreign = there.lock != "create" and not there.belongs_to(container)
@@ -112,7 +113,13 @@ def _state(container: Container, there: Found | None) -> ContainerState:
         running=there.running and not foreign, status=there.status, lock=there.lock, node=there.node,
         cores=shape.cores if shape else 0, pending=there.pending, memory_used=usage.memory,
         memory_total=usage.memory_total, disk_used=usage.disk, disk_total=usage.disk_total, uptime=usage.uptime,
-        drift=tuple(drift(container, shape)) if shape else ())
+        drift=(*drift(container, shape), *_walls(inventory, container, there)) if shape else ())
+
+
+def _walls(inventory: Inventory, container: Container, there: Found) -> Iterator[Difference]:
+    unlike = tuple(changes(goal(wanted(inventory, container), there.firewall), there.firewall))
+    if unlike:
+        yield Difference("firewall", "as the inventory says", f"{len(unlike)} rules or settings otherwise")
 
 
 def planned(client: Client, inventory: Inventory, progress: Progress,

@@ -17,7 +17,7 @@ from homelab.proxmox.errors import ProxmoxError, Unanswered
 _FORBIDDEN = 403
 _TRIES = 3  # times that a change is sent whose answers are lost
 _PAUSE = 0.2  # seconds before what became of it is looked up
-_CHANGES = 1000  # more than one container's rules can ever need
+_CHANGES = 500  # more than one container's rules ever need
 # Our fields, and what Proxmox calls them.
 _NAMES = {"direction": "type", "action": "action", "source": "source", "proto": "proto", "port": "dport",
           "icmp": "icmp-type", "comment": "comment"}
@@ -89,12 +89,14 @@ def _switch(client: Client, node: str, vmid: int, goal: Firewall) -> None:
 
 
 def _order(client: Client, node: str, vmid: int, goal: Firewall) -> None:
-    losses = 0
+    losses, inserted = 0, set[Insert]()
     for _ in range(_CHANGES):
         found, digest = _rules(client, node, vmid)
         change = next_change(found, goal.rules)
         if change is None:
             return
+        if change in inserted:
+            break
         try:
             _send(client, node, vmid, change, digest)
         except Unanswered:
@@ -102,9 +104,11 @@ def _order(client: Client, node: str, vmid: int, goal: Firewall) -> None:
             if losses == _TRIES:
                 raise
             time.sleep(_PAUSE)
+        else:
+            inserted |= {change} if isinstance(change, Insert) else set()
     raise HomelabError(f"The firewall rules of {vmid} do not stay as they are made",
-                       "Somebody else seems to change them at the same time.",
-                       "Run the same command again when nobody else does.")
+                       f"Again and again: {change}. Somebody else changes them, or Proxmox keeps them in other words.",
+                       "Look at them in the web interface; run the same command again when nobody else changes them.")
 
 
 def _send(client: Client, node: str, vmid: int, change: Insert | Remove | Move, digest: dict[str, str]) -> None:

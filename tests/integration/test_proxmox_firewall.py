@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 
 from homelab.commands.doctor import doctor
 from homelab.commands.plan import lines
+from homelab.commands.provision import proxmox_status
 from homelab.errors import HomelabError
 from homelab.firewall import wanted
 from homelab.model import Inventory
@@ -162,6 +164,8 @@ def test_drift_is_shown_and_put_back(site: Site, drift: Callable[[dict[str, Any]
                                      expected: Sequence[str]) -> None:
     site.overlaid(ON).up(ONE)
     drift(kept(site))
+    (told,) = proxmox_status(site.inventory)[0].drift
+    assert str(told) == f"firewall: {len(expected)} rules or settings otherwise → as the inventory says"
     with watched(site) as seen:
         site.up(ONE)
     shown = [line.what.removeprefix("firewall of postgres-data: ") for line in lines(site.asked[-1])]
@@ -224,6 +228,18 @@ def test_what_was_changed_after_the_plan_is_not_overrun(site: Site) -> None:
         site.up(ONE)
     assert "Its firewall on node pve" in caught.value.details
     assert calls(site, "POST", "PUT", "DELETE") == []
+
+
+def test_rules_that_do_not_stay_are_not_made_for_ever(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.up(ONE)
+    listed = firewall._rule
+    # As if Proxmox kept a comment in other words.
+    monkeypatch.setattr(firewall, "_rule", lambda row: replace(listed(row), comment=listed(row).comment.upper()))
+    with pytest.raises(HomelabError, match="The firewall rules of 167 do not stay as they are made") as caught:
+        site.overlaid(ON).up(ONE)
+    assert "insert in ACCEPT icmp echo-request (homelab: ping)" in caught.value.details
+    assert len(kept(site)["rules"]) == 1
+    assert not kept(site)["options"].get("enable")
 
 
 @pytest.mark.parametrize(("method", "suffix"), [("POST", "/firewall/rules"), ("PUT", "/firewall/options")])
