@@ -96,4 +96,4 @@ class FromGolden:
 
 def _description(container: Container, source: Golden) -> str:
     made = record.recorded(container.shape.description, source.template, datetime.now(UTC).date())
-    return record.begun(made, source.fingerprint)
+    return record.begun(record.cloned(made, source.of, source.made), source.fingerprint)

@@ -8,13 +8,24 @@ from datetime import date
 _MADE = r"Made from (?P<source>\S+) on \d{4}-\d\d-\d\d\."
 _BEGUN = (r"Unfinished: it still has the SSH host key (?P<key>SHA256:[A-Za-z0-9+/]{43}) of what it was cloned from; "
           r"`homelab up` goes on\.")
-_LINE = re.compile(rf"^(?:{_MADE}|{_BEGUN})\s*$", re.MULTILINE)
+_CLONED = r"Cloned from the golden container of (?P<golden>\S+), baked at \S+\."
+_LINE = re.compile(rf"^(?:{_MADE}|{_CLONED}|{_BEGUN})\s*$", re.MULTILINE)
 _UNFINISHED = re.compile(rf"^{_BEGUN}\s*$", re.MULTILINE)
 
 
 def recorded(description: str, source: str, day: date) -> str:
     """A description with the record of what the container was made from."""
     return _joined(description, f"Made from {source} on {day.isoformat()}.")
+
+
+def cloned(description: str, golden: str, baked: str) -> str:
+    """A description with the record of the golden container that this is a clone of."""
+    return _joined(description, f"Cloned from the golden container of {golden}, baked at {baked}.")
+
+
+def is_clone(description: str) -> bool:
+    """Whether it says that the container is a clone, whose SSH host keys were made inside it."""
+    return any(match["golden"] for match in _LINE.finditer(description))
 
 
 def begun(description: str, fingerprint: str) -> str:
