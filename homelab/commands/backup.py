@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 from homelab.commands.keeping import Confirm, ours
 from homelab.commands.lock import only_one
 from homelab.commands.provision import at_once, changing
-from homelab.model import Container, Inventory
+from homelab.model import Inventory
 from homelab.plan import chosen
 from homelab.progress import Progress
 from homelab.proxmox import Client, backups, vmids
@@ -55,13 +55,14 @@ def backup(inventory: Inventory, *, known_hosts: KnownHosts, progress: Progress,
         client = changing(inventory)
         there = ours(client, vmids.settled(client, inventory), names, progress)
         turns = {kept.found.node: threading.Lock() for kept in there}
-        targets = {node: backups.storage_for(client, node, storage) for node in turns}
+        wanted = {kept.name: (kept.found.node, storage or kept.container.backup_storage) for kept in there}
+        targets = {each: backups.storage_for(client, *each) for each in set(wanted.values())}
         if mode == "stop" and (up := [kept for kept in there if kept.found.running]) and not confirm(
                 [f"{kept.name} is shut down, and started again when its backup is made" for kept in up]):
             return BackedUp(confirmed=False)
 
         def work(kept: Kept) -> Made:
-            target = targets[kept.found.node]
+            target = targets[wanted[kept.name]]
             with turns[kept.found.node]:  # a node makes one backup at a time
                 kept.free()
                 pin = known_hosts.pins().get(kept.name)
@@ -79,12 +80,13 @@ def listed(inventory: Inventory, *, names: Sequence[str] = (), storage: str | No
     client = Client(inventory.endpoint)
     settled = vmids.settled(client, inventory)
     containers = chosen(settled, names)
-    where = {node: backups.storage_for(client, node, storage) for node in _nodes(client, containers)}
-    found = {each.volid: each for node, name in where.items()
-             for each in backups.backups(client, node, name, {c.vmid: c.name for c in containers}, inventory.lab)}
+    nodes = _nodes(client)
+    places = {(nodes.get(c.vmid) or c.node or only_node(client), storage or c.backup_storage) for c in containers}
+    names_of = {c.vmid: c.name for c in containers}
+    found = {each.volid: each for node, wanted in places for each in backups.backups(
+        client, node, backups.storage_for(client, node, wanted), names_of, inventory.lab)}
     return sorted(found.values(), key=lambda each: (each.container, each.made))
 
 
-def _nodes(client: Client, containers: Sequence[Container]) -> Sequence[str]:
-    rows = {int(row["vmid"]): str(row["node"]) for row in client.get("cluster/resources", type="vm")}
-    return sorted({rows.get(c.vmid) or c.node or only_node(client) for c in containers})
+def _nodes(client: Client) -> Mapping[int, str]:
+    return {int(row["vmid"]): str(row["node"]) for row in client.get("cluster/resources", type="vm")}

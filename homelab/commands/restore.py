@@ -36,7 +36,8 @@ def restore(inventory: Inventory, name: str, volid: str | None = None, *, vault:
         there = find(client, inventory).get(container.vmid)
         task = _earlier(client, container, there, progress) if there else None
         node = there.node if there else container.node or only_node(client)
-        storage = backups.storage_for(client, node, volid.partition(":")[0] if volid else storage)
+        storage = backups.storage_for(client, node, volid.partition(":")[0] if volid
+                                       else storage or container.backup_storage)
         theirs = backups.backups(client, node, storage, {container.vmid: name}, inventory.lab)
         backup = _choice(theirs, volid, container, storage, node)
         if there and task:

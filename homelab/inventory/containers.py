@@ -63,7 +63,7 @@ class Reader:
                         mounts=mounted)
         return Container(name=name, vmid=vmid, node=where, template=place.template, shape=shape, services=services,
                          template_storage=place.template_storage, storage=place.storage, ssh_keys=place.ssh_keys,
-                         golden=place.golden, marks=marks(self._lab))
+                         backup_storage=place.backup_storage, golden=place.golden, marks=marks(self._lab))
 
     def _claim(self, table: Table, name: str, key: str, value: object) -> None:
         if not value:

@@ -29,6 +29,7 @@ class Placement:
     template: str = "ubuntu-24.04"
     template_storage: str = "local"
     storage: str = "local-lvm"
+    backup_storage: str | None = None
     pool: str | None = None
     bridge: str = ""
     vlan: int | None = None
@@ -57,6 +58,7 @@ def placement(table: Table, defaults: Placement) -> Placement:
         "template": table.text("template", None, says="a template's alias or volume id"),
         "template_storage": table.text("template_storage", None, pattern=NAME, says="a storage's name"),
         "storage": table.text("storage", None, pattern=NAME, says="a storage's name"),
+        "backup_storage": table.text("backup_storage", None, pattern=NAME, says="a storage's name"),
         "pool": table.text("pool", None, pattern=r"[A-Za-z0-9._/-]+", says="a pool's name"),
         "bridge": table.text("bridge", None, pattern=BRIDGE, says="a bridge of the node, such as vmbr0"),
         "vlan": table.whole("vlan", None, low=1, high=4094),

@@ -125,6 +125,7 @@ class Container:
     shape: Shape
     services: Mapping[str, Service]
     ssh_keys: tuple[str, ...] = ()  # public keys that may log in as root, beside homelab's own
+    backup_storage: str | None = None  # None: the only one of its node that holds backups
     golden: str | None = None  # the container whose golden one it is cloned from, instead of created from its template
     marks: frozenset[str]  # the tags by which it is known to be this lab's; its shape may have more
 

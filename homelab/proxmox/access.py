@@ -32,6 +32,8 @@ def grants(inventory: Inventory, nodes: Sequence[str] = ()) -> Mapping[str, Sequ
         for storage in (container.storage, *(mount.storage for mount in container.shape.mounts)):
             give(f"/storage/{storage}", STORAGE)
         give(f"/storage/{container.template_storage}", TEMPLATES)
+        if container.backup_storage:
+            give(f"/storage/{container.backup_storage}", STORAGE)
         give(bridge(container.shape), BRIDGE)
         if container.shape.pool:
             give(f"/pool/{container.shape.pool}", POOL)

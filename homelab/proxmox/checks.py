@@ -113,6 +113,8 @@ def _storages(client: Client, node: str, containers: Sequence[Container], found:
     for container in containers:
         wanted.setdefault(container.storage, set()).add("rootdir")
         wanted.setdefault(container.template_storage, set()).add("vztmpl")
+        if container.backup_storage:
+            wanted.setdefault(container.backup_storage, set()).add("backup")
     for name, kinds in wanted.items():
         disks = [_growth(c, found.get(c.vmid)) for c in containers if c.storage == name]
         yield _storage(name, node, rows.get(name), kinds, sum(disks))

@@ -379,6 +379,16 @@ def test_which_storage(keeper: Keeper) -> None:
     assert changes(keeper) == ["POST /nodes/pve/vzdump"]
 
 
+def test_the_inventory_says_which_storage(keeper: Keeper) -> None:
+    keeper.pve.storages["nas"] = {"type": "nfs", "active": 1, "content": "backup", "files": set(), "volumes": {}}
+    keeper.site.overlaid("defaults: {backup_storage: nas}\ncontainers: {postgres-data: {backup_storage: local}}")
+    places = {made.container: made.volid.partition(":")[0] for made in keeper.back_up().made}
+    assert places == {"postgres-data": "local", "analytics-platform": "nas", "airflow-orchestration": "nas"}
+    assert len(keeper.backups()) == 3
+    keeper.site.destroy("analytics-platform")
+    assert " from nas:backup/" in str(keeper.restore("analytics-platform"))
+
+
 def test_a_full_storage(keeper: Keeper) -> None:
     keeper.pve.dump_fails = ("command 'tar …' failed: exit code 2\nzstd: error 25 : Write error : "
                              "No space left on device (cannot write compressed block)")
