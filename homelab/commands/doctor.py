@@ -15,7 +15,7 @@ from homelab.proxmox.checks import Answering, Check, proxmox_checks
 from homelab.secrets import openweather_key
 
 _WEATHER_TIMEOUT = 10  # seconds
-_UNAUTHORIZED, _TOO_MANY = 401, 429
+_UNAUTHORIZED, _NOT_FOUND, _TOO_MANY = 401, 404, 429
 
 
 @dataclass(frozen=True)
@@ -76,5 +76,6 @@ def _openweather(pipeline: Pipeline, ask: Callable[[Pipeline, Secret], int]) -> 
     if status == _TOO_MANY:
         return Check(name, False, "OpenWeather says that it was asked too often (429)",
                      ("Fewer cities or a rarer schedule in the inventory; the free plan has 60 calls a minute.",))
-    return Check(name, True, "accepted") if status < 400 else Check(
+    # The place is not found only by those whose key was accepted.
+    return Check(name, True, "accepted") if status < 400 or status == _NOT_FOUND else Check(
         name, False, f"{pipeline.base_url} answers {status}", ("Try again later: it is their side.",))

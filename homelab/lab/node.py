@@ -30,7 +30,8 @@ from homelab.roles import NODE as NODE_ROLE
 
 # What `homelab init` grants for an inventory, and what the other verbs need, for any inventory on this node.
 PRIVILEGES = {
-    "/vms": CONTAINERS.whole, "/storage/local": (*STORAGE.whole, *TEMPLATES.whole), "/nodes": NODE_ROLE.whole,
+    "/": NODE_ROLE.whole, "/nodes": NODE_ROLE.whole, "/vms": CONTAINERS.whole,
+    "/storage/local": (*STORAGE.whole, *TEMPLATES.whole),
     "/pool": POOL.whole,
 }
 _START = "start after create"

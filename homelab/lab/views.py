@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -92,12 +93,24 @@ class ViewNode(TaskNode):
 
     def _routes_node(self) -> list[tuple[str, str, Any]]:
         node = "/nodes/{node}"
-        return [("GET", f"{node}/status", self._node_status)]
+        return [("GET", f"{node}/status", self._node_status), ("GET", f"{node}/time", self._node_time),
+                ("GET", f"{node}/network", self._node_network)]
 
     async def _node_status(self, v: Mapping[str, Any], user: str) -> Any:
         kernel = os.uname()
         return self._complete("/nodes/{node}/status", {"current-kernel": {
             name: getattr(kernel, name) for name in ("sysname", "release", "version", "machine")}}, node=v["node"])
+
+    async def _node_time(self, v: Mapping[str, Any], user: str) -> Any:
+        now = int(time.time())
+        return {"time": now, "localtime": now, "timezone": "UTC"}
+
+    async def _node_network(self, v: Mapping[str, Any], user: str) -> Any:
+        """The lab's bridge, for whoever may use it."""
+        if not self.allowed(user, f"/sdn/zones/localnetwork/{self.lab.bridge}", "SDN.Use"):
+            return []
+        return [{"iface": self.lab.bridge, "type": "bridge", "active": 1, "autostart": 1, "method": "static",
+                 "cidr": str(self.lab.interface), "families": ["inet"], "priority": 1}]
 
     async def _lxc_interfaces(self, user: str, v: Mapping[str, Any]) -> Any:
         ct = self._find_ct(v["node"], v["vmid"])
