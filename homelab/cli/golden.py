@@ -21,6 +21,8 @@ def bake(
     name: Annotated[str, typer.Argument(help="The container.")],
     vmid: Annotated[int | None, typer.Option(min=100, help="The golden container's vmid; the next free one if left "
                                                            "out.")] = None,
+    storage: Annotated[str | None, typer.Option(help="Where its disks go; the container's own storage if left out."
+                                                )] = None,
     delete: Annotated[bool, typer.Option("--delete", help="Remove the golden container instead.")] = False,
     yes: Yes = False,
     as_json: Json = False,
@@ -41,7 +43,7 @@ def bake(
                                  confirm=_confirm(f"{name} --delete", "It will be gone. Go on?", yes))
     else:
         outcome = command.bake(inventory, name, known_hosts=known_hosts, progress=settings.progress(), vmid=vmid,
-                               confirm=_confirm(name, f"{name} is down meanwhile. Go on?", yes))
+                               storage=storage, confirm=_confirm(name, f"{name} is down meanwhile. Go on?", yes))
     emit(outcome, as_json, lambda: show_outcome(outcome))
 
 

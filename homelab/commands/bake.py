@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -19,6 +20,8 @@ from homelab.proxmox import Builder, Client, golden, hostkeys, vmids
 from homelab.proxmox.errors import REFUSED, ProxmoxError
 from homelab.proxmox.find import look
 from homelab.proxmox.keeping import Kept
+from homelab.proxmox.properties import parse
+from homelab.proxmox.tasks import TaskFailed
 from homelab.trust import KnownHosts
 
 _SHUTDOWN = 300  # seconds that the container has to end by itself: what is cut off makes no good copy
@@ -34,7 +37,9 @@ class _Work:
     vmid: int
     unfinished: Golden | None
     old: Sequence[Golden]
-    cut_off: bool  # an earlier run has done all but removing the older ones
+    cut_off: bool = False  # an earlier run has done all but removing the older ones
+    given: bool = False  # no other vmid will do
+    storage: str | None = None  # where its disks go; none: where the container's own are
 
     def lines(self) -> list[str]:
         """The same in words."""
@@ -50,7 +55,7 @@ class _Work:
 
 
 def bake(inventory: Inventory, name: str, *, known_hosts: KnownHosts, progress: Progress, confirm: Confirm,
-         vmid: int | None = None) -> Outcome:
+         vmid: int | None = None, storage: str | None = None) -> Outcome:
     """Make a golden container of a deployed one, in the place of an older one. Raises HomelabError.
 
     Killed at any point, the next run goes on: the container runs again at its end, and the older golden container
@@ -63,10 +68,10 @@ def bake(inventory: Inventory, name: str, *, known_hosts: KnownHosts, progress: 
         (kept,) = ours(client, inventory, [name], progress)
         kept.free()
         kept.found = _whole(client, kept)
-        work = _work(client, inventory, kept, vmid)
+        work = replace(_work(client, inventory, kept, vmid), storage=storage)
         if not confirm(work.lines()):
             return Outcome(confirmed=False)
-        at_once(client, {name: partial(_Baker(client, inventory, kept, known_hosts).bake, work, vmid is not None)})
+        at_once(client, {name: partial(_Baker(client, inventory, kept, known_hosts).bake, work)})
         return Outcome({name: work.lines()})
 
 
@@ -90,6 +95,12 @@ def _whole(client: Client, kept: Kept) -> Found:
         raise HomelabError(f"{kept.name} is not whole",
                            f"{kept.found.vmid} has gone, or is a clone that has no SSH host keys of its own yet.",
                            "Run `homelab up` and `homelab deploy` first.")
+    binds = [option for option, value in sorted(found.config.items())
+             if re.fullmatch(r"mp\d+", option) and parse(str(value)).get("", "").startswith("/")]
+    if binds:
+        raise HomelabError(f"{kept.name} cannot be copied",
+                           f"{', '.join(binds)} is a directory of the node, and Proxmox clones only volumes.",
+                           f"On the node, for the time being: `pct set {found.vmid} --delete {','.join(binds)}`.")
     return found
 
 
@@ -98,15 +109,15 @@ def _work(client: Client, inventory: Inventory, kept: Kept, vmid: int | None) ->
     _require_unlocked(found)
     half, whole = [each for each in found if not each.whole], [each for each in found if each.whole]
     if half:
-        return _Work(kept.name, 0, half[-1], [*half[:-1], *whole], cut_off=False)
+        return _Work(kept.name, 0, half[-1], [*half[:-1], *whole])
     if len(whole) > 1:
         return _Work(kept.name, 0, None, whole[:-1], cut_off=True)
     if vmid is None:
-        vmid = golden.free_vmid(client, inventory, kept.container.vmid)
-    elif vmid in {container.vmid for container in inventory.containers} or not vmids.is_free(client, vmid):
+        return _Work(kept.name, golden.free_vmid(client, inventory, kept.container.vmid), None, whole)
+    if vmid in {container.vmid for container in inventory.containers} or not vmids.is_free(client, vmid):
         raise InputError(f"vmid {vmid} is not free", "It belongs to a container of the inventory, or somebody has it.",
                          "Name another one, or leave `--vmid` out.")
-    return _Work(kept.name, vmid, None, whole, cut_off=False)
+    return _Work(kept.name, vmid, None, whole, given=True)
 
 
 def _require_unlocked(found: Sequence[Golden]) -> None:
@@ -133,19 +144,21 @@ class _Baker:
         self._progress = kept.progress
         self._builder = Builder(client, "", known_hosts, kept.progress)
 
-    def bake(self, work: _Work, given: bool) -> None:
-        """Do all of it; `given`: no other vmid will do. Raises HomelabError."""
+    def bake(self, work: _Work) -> None:
+        """Do all of it. Raises HomelabError."""
         name, made = self._kept.name, work.unfinished
-        if not made and not work.cut_off:
-            made = self._copied(work.vmid, given)
+        if made:
+            golden.mark(self._client, self._inventory.lab, made)
+        elif not work.cut_off:
+            made = self._copied(work)
         self._start()
         if made:
             with self._progress.step(name, f"make {made.vmid} a template"):
-                self._warn(golden.seal(self._client, self._inventory.lab, made, f"{name}: making a template of it"))
+                self._warn(self._sealed(made))
         for old in work.old:
             _remove(self._client, self._progress, old)
 
-    def _copied(self, vmid: int, given: bool) -> Golden:
+    def _copied(self, work: _Work) -> Golden:
         """The clone, not sealed yet. The container is down after that, unless that failed."""
         kept, said = self._kept, self._record()
         if kept.found.running:
@@ -153,10 +166,20 @@ class _Baker:
                 kept.do("vzshutdown", "shutting it down", _STOP, partial(
                     self._client.post, f"{kept.path}/status/shutdown", timeout=_SHUTDOWN))
         try:
-            return self._cloned(said, vmid, given)
+            made = self._cloned(said, work)
+            golden.mark(self._client, self._inventory.lab, made)
+            return made
         except HomelabError as error:
             self._start_after(error)
             raise
+
+    def _sealed(self, made: Golden) -> list[str]:
+        try:
+            return golden.seal(self._client, made, f"{self._kept.name}: making a template of {made.vmid}")
+        except TaskFailed as error:
+            raise HomelabError(error.brief, error.details,
+                               f"Where the storage cannot hold templates: `homelab bake --delete {made.of}`, which "
+                               "removes the copy, then `homelab bake` again with `--storage`.") from error
 
     def _record(self) -> Golden:
         kept, name = self._kept, self._kept.name
@@ -166,18 +189,19 @@ class _Baker:
             template=kept.found.template or kept.container.template,
             fingerprint=pin.fingerprint if pin else hostkeys.recover(self._client, kept.found, name))
 
-    def _cloned(self, said: Golden, vmid: int, given: bool) -> Golden:
-        kept = self._kept
-        pool = {"pool": kept.container.shape.pool} if kept.container.shape.pool else {}
+    def _cloned(self, said: Golden, work: _Work) -> Golden:
+        kept, vmid = self._kept, work.vmid
+        wanted = {"pool": kept.container.shape.pool, "storage": work.storage}
+        more = {name: value for name, value in wanted.items() if value}
         for left in reversed(range(_OTHER_VMIDS)):
             try:
                 with self._progress.step(kept.name, f"copy to {vmid}"):
                     self._warn(golden.clone(
                         self._client, said.node, kept.found.vmid, vmid, f"{kept.name}: copying it to {vmid}",
-                        hostname=host_name(kept.name), description=said.description(self._inventory.lab), **pool))
+                        hostname=host_name(kept.name), description=said.description(self._inventory.lab), **more))
                 break
             except ProxmoxError as error:
-                if given or not left or error.status != REFUSED or vmids.is_free(self._client, vmid):
+                if work.given or not left or error.status != REFUSED or vmids.is_free(self._client, vmid):
                     raise
                 vmid = golden.free_vmid(self._client, self._inventory, kept.found.vmid)
         return replace(said, vmid=vmid)

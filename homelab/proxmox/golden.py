@@ -129,16 +129,19 @@ def clone(client: Client, node: str, source: int, target: int, what: str, **para
     return tasks.wait(client, task, what, _CLONE)
 
 
-def seal(client: Client, lab: str, made: Golden, what: str) -> list[str]:
-    """Tag a clone as golden and as nothing else, and make it a template; the warnings. Raises HomelabError."""
-    path = f"nodes/{made.node}/lxc/{made.vmid}"
-    tasks.settle(client, made.node, made.vmid, _OTHERS)
-    config = client.get(f"{path}/config")
-    if config.get("template"):
-        return []
+def mark(client: Client, lab: str, made: Golden) -> None:
+    """Tag a clone as golden and as nothing else, and see that it never starts by itself. May be done twice."""
+    config = client.get(f"nodes/{made.node}/lxc/{made.vmid}/config")
     dropped = [option for option in _UNINVITED if option in config]
     put(client, made.node, made.vmid, tags=";".join(sorted(marks(lab) | {TAG})), onboot=False,
         **({"delete": ",".join(dropped)} if dropped else {}))
+
+
+def seal(client: Client, made: Golden, what: str) -> list[str]:
+    """Make a clone a template, unless it is one; the warnings. Raises HomelabError."""
+    tasks.settle(client, made.node, made.vmid, _OTHERS)
+    if client.get(f"nodes/{made.node}/lxc/{made.vmid}/config").get("template"):
+        return []
     return tasks.wait(client, tasks.begin(client, made.node, made.vmid, "vztemplate", partial(
         _make_template, client, made)), what, _TEMPLATE)
 

@@ -17,6 +17,7 @@ import pytest
 from fakepve.server import TaskError
 
 from homelab.commands import bake as baking
+from homelab.commands.destroy import destroy
 from homelab.commands.plan import preview
 from homelab.commands.provision import Outcome
 from homelab.commands.renewal import PREPARE, RESTARTED, TAKE, WHOLE
@@ -37,6 +38,28 @@ from tests.support import FixedVault
 
 ONE, TWO, THREE = "postgres-data", "analytics-platform", "airflow-orchestration"
 CLONED = "containers: {postgres-data: {golden: postgres-data, disk: 20, memory: 4096}}"
+
+
+class Noting(SilentProgress):
+    """Remembers what stays on the screen."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, who: str, text: str) -> None:
+        """See Progress.note."""
+        self.notes.append(f"{who}: {text}")
+
+
+class PlainNode(FakeNode):
+    """A node whose storage may be one that holds no templates."""
+
+    fail_task = ""
+
+    async def task(self, node: str, ttype: str, tid: Any, user: str, body: Any, **kwargs: Any) -> str:
+        async def failing() -> str | None:
+            raise TaskError(f"Template feature is not available for 'local-lvm:vm-{tid}-disk-0'")
+        return await super().task(node, ttype, tid, user, failing if ttype == self.fail_task else body, **kwargs)
 
 
 @dataclass
@@ -94,6 +117,7 @@ class Guests:
 class Place(Site):
     """A site with guests that can be reached."""
 
+    pve: PlainNode
     guests: Guests = field(init=False)
     shown: list[list[str]] = field(default_factory=list)
 
@@ -132,7 +156,7 @@ class Place(Site):
 @pytest.fixture
 def place(tmp_path: Path, pair: tuple[tuple[str, str], str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     monkeypatch.delenv("HOMELAB_PROXMOX_TOKEN", raising=False)
-    pve = FakeNode(SECRET)
+    pve = PlainNode(SECRET)
     with serving(pve, pair[0]):
         yield Place(pve, inventory_for(tmp_path, pve, pair[1], SECRET), tmp_path, pair[1],
                     KnownHosts(tmp_path / ".homelab" / "known"))
@@ -168,6 +192,15 @@ def test_bake(place: Place) -> None:
     assert (said.of, said.template) == (ONE, "local:vztmpl/ubuntu-24.04-standard_24.04-2_amd64.tar.zst")
     assert said.fingerprint == place.pin(ONE)
     assert any("its passwords, its keys, its data" in line for line in place.shown[0])
+
+
+def test_destroy_says_that_it_stays(place: Place) -> None:
+    place.up(ONE)
+    place.bake()
+    progress = Noting()
+    destroy(place.inventory, known_hosts=place.known_hosts, progress=progress, confirm=lambda plan: True)
+    assert progress.notes == ["golden-postgres-data: golden container 100 stays: `homelab bake --delete` removes it"]
+    assert [ct.vmid for ct in place.pve.cts] == [100]
 
 
 def test_a_golden_container_is_none_of_the_inventorys(place: Place) -> None:
@@ -256,6 +289,31 @@ def test_a_token_that_may_not_clone_is_told_so_before_anything_is_done(place: Pl
     assert place.pve.kinds() == []
 
 
+def test_a_storage_that_holds_no_templates(place: Place) -> None:
+    place.up(ONE)
+    place.pve.fail_task = "vztemplate"
+    error = fails(place, place.bake)
+    assert "Template feature is not available" in error.details
+    assert "bake --delete postgres-data" in error.resolution
+    assert place.pve.ct(167).status == "running"
+    half = place.pve.ct(100)
+    assert (half.template, half.config["onboot"], golden.TAG in half.config["tags"]) == (False, 0, True)
+    assert not place.up(ONE)
+    place.pve.fail_task = ""
+    place.remove()
+    place.bake()
+    assert [ct.vmid for ct in place.goldens] == [100]
+
+
+def test_a_directory_of_the_node_is_said_before_anything_is_done(place: Place) -> None:
+    place.up(ONE)
+    place.pve.ct(167).config["mp0"] = "/mnt/pictures,mp=/pictures"
+    place.pve.tasklog.clear()
+    error = fails(place, place.bake)
+    assert "mp0 is a directory of the node" in error.details
+    assert place.pve.kinds() == []
+
+
 def test_removed(place: Place) -> None:
     assert str(place.remove()) == "Nothing to do: postgres-data has no golden container."
     place.up(ONE)
@@ -295,7 +353,19 @@ def test_up_from_a_golden_container(place: Place) -> None:
     assert place.pve.ct(167).config["tags"] == "homelab;homelab-home"
     description = place.pve.ct(167).config["description"]
     assert "Made from local:vztmpl/ubuntu-24.04" in description
+    assert "Cloned from the golden container of postgres-data, baked at 2" in description
     assert "Unfinished" not in description
+
+
+def test_a_pin_that_is_lost_is_not_taken_from_another_containers_log(place: Place) -> None:
+    place.up(ONE)
+    place.bake()
+    place.gone()
+    place.up(ONE)
+    place.known_hosts.forget(ONE)
+    error = fails(place, lambda: place.up(ONE))
+    assert "It is a clone" in error.details
+    assert "homelab trust postgres-data SHA256:" in error.resolution
 
 
 def test_several_of_one(place: Place) -> None:
