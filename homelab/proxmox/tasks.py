@@ -108,7 +108,7 @@ def ended(client: Client, task: Task, deadline: float, hear: Callable[[str], Non
 def _hear(client: Client, task: Task, heard: int, hear: Callable[[str], None]) -> int:
     """Tell the newest of the log's lines that have come since; how many there are now."""
     fresh = log(client, task, heard)
-    for line in [line for line in fresh if line.strip()][-1:]:
+    for line in [line for line in fresh if line.strip() and not line.startswith("TASK ")][-1:]:
         hear(line)
     return heard + len(fresh)
 
