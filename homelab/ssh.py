@@ -109,10 +109,7 @@ class Ssh:
                 f"{self._address} shows {shown}, and no pin says whether that is right.",
                 "Run `homelab up`: it reads the key's fingerprint from Proxmox.")
         if pin.fingerprint != shown:
-            raise HostKeyMismatch(
-                f"{self.name}: its SSH host key has changed",
-                f"{self._address} shows {shown}, pinned is {pin.fingerprint}: another machine may be answering.",
-                "If you made the container anew yourself, run `homelab trust " + self.name + "`.")
+            raise changed(self.name, self._address, shown, pin)
         if pin.key is None:
             self._known_hosts.pin(self.name, Pin(shown, line))
 
@@ -187,6 +184,14 @@ class Ssh:
         return parse(self.run("sh -s", stdin=script.encode()))
 
 
+def changed(name: str, address: str, shown: str, pin: Pin) -> HostKeyMismatch:
+    """What is to be said where a machine shows another key, of fingerprint `SHA256:…`, than the pinned one."""
+    return HostKeyMismatch(
+        f"{name}: its SSH host key has changed",
+        f"{address} shows {shown}, pinned is {pin.fingerprint}: another machine may be answering.",
+        f"If you made the container anew yourself, run `homelab trust {name}`.")
+
+
 def shown_key(address: str, port: int = 22) -> str | None:
     """The line of the ed25519 host key that a machine shows, or None if none does. Nothing is sent to it."""
     try:
@@ -218,5 +223,5 @@ def _line(transport: paramiko.Transport) -> str:
 
 
 def _short(command: str) -> str:
-    first, *_ = command.splitlines()
+    first = command.splitlines()[0].removeprefix("# ")
     return first if len(first) <= 120 else first[:119] + "…"

@@ -245,6 +245,8 @@ def show_imported(imported: Imported | None) -> None:
         for command in commands:
             console.print(Text(f"  {command}"), soft_wrap=True)
         console.print(Text(f"Then here, so that its host key is known:\n  homelab trust {name}"), soft_wrap=True)
+        console.print(Text("Keys of yours that are to stay in it belong under `ssh_keys:` in its entry before the next "
+                           "`homelab deploy`."), soft_wrap=True)
 
 
 def _show_left(console: Console, plan: Plan, left: Sequence[Line]) -> None:

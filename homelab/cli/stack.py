@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import signal
 import subprocess
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from homelab.cli.common import Json, Limit, complain, emit, settings, trust_of
 from homelab.errors import HomelabError, InputError
+
+if TYPE_CHECKING:
+    from homelab.model import Inventory
+
+_REFUSED = 255  # ssh's own exit status for "no connection"
 
 
 def register(app: typer.Typer) -> None:
@@ -87,7 +92,7 @@ def ssh(
     from homelab.commands.access import ssh_argv
 
     inventory = settings.load()
-    _hand_over(ssh_argv(inventory, name, command or (), *trust_of(inventory)))
+    _hand_over(ssh_argv(inventory, name, command or (), *trust_of(inventory)), inventory, name)
 
 
 def logs(
@@ -103,11 +108,16 @@ def logs(
     from homelab.commands.access import logs_argv
 
     inventory = settings.load()
-    _hand_over(logs_argv(inventory, name, unit, follow, lines, *trust_of(inventory)))
+    _hand_over(logs_argv(inventory, name, unit, follow, lines, *trust_of(inventory)), inventory, name)
 
 
-def _hand_over(argv: list[str]) -> None:
-    """Give the terminal to ssh, and end as it ends. Raises HomelabError when it is not installed."""
+def _hand_over(argv: list[str], inventory: Inventory, name: str) -> None:
+    """Give the terminal to ssh, and end as it ends. Raises HomelabError when it is not installed.
+
+    Where it would not connect because of another host key, the way out is said after its own words.
+    """
+    from homelab.commands.access import why_refused
+
     interrupts: list[int] = []
     # Ctrl-C reaches ssh as well: it ends, and so do we. (An interactive ssh hands it on to the other side.)
     signal.signal(signal.SIGINT, lambda number, _frame: interrupts.append(number))
@@ -116,6 +126,8 @@ def _hand_over(argv: list[str]) -> None:
     except FileNotFoundError as error:
         raise HomelabError("ssh is not installed", "This command hands over to OpenSSH's client.",
                            "Install it: apt install openssh-client") from error
+    if status == _REFUSED and (reason := why_refused(inventory, name, trust_of(inventory)[1])):
+        complain(reason)
     raise typer.Exit(130 if interrupts else status)
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from homelab.errors import HomelabError
 from homelab.host import argv
 from homelab.model import Inventory
 from homelab.plan import chosen
 from homelab.secrets import FileVault
-from homelab.trust import KnownHosts, write_private
+from homelab.trust import KnownHosts, fingerprint, write_private
 
 
 def ssh_argv(inventory: Inventory, name: str, command: Sequence[str], vault: FileVault,
@@ -38,3 +38,18 @@ def logs_argv(inventory: Inventory, name: str, unit: str | None, follow: bool, l
     units = [unit] if unit else [u for service in services for u in service.units()]
     words = ["journalctl", "--no-pager", f"--lines={lines}", *(f"--unit={u}" for u in units)]
     return ssh_argv(inventory, name, [*words, *(["--follow"] if follow else [])], vault, known_hosts)
+
+
+def why_refused(inventory: Inventory, name: str, known_hosts: KnownHosts,
+                shown: Callable[[str], str | None] | None = None) -> HomelabError | None:
+    """Why OpenSSH's client would not connect, if that is because the host key has changed.
+
+    `shown` gives the key line that an address shows.
+    """
+    from homelab.ssh import changed, shown_key
+
+    address, pin = str(chosen(inventory, [name])[0].address), known_hosts.pins().get(name)
+    line = (shown or shown_key)(address) if pin else None
+    if pin is None or line is None or fingerprint(line) == pin.fingerprint:
+        return None
+    return changed(name, address, fingerprint(line), pin)

@@ -6,6 +6,7 @@ import base64
 
 import pytest
 
+from homelab.commands.access import why_refused
 from homelab.commands.trust import trust
 from homelab.errors import HomelabError, InputError
 from homelab.trust import Pin, fingerprint
@@ -110,3 +111,17 @@ def test_the_keys_of_destroyed_containers_are_forgotten(made: Site) -> None:
     made.pve.cts.clear()
     made.destroy()
     assert made.known_hosts.pins() == {}
+
+
+@pytest.mark.parametrize(("pin", "line", "refused"), [
+    (Pin(fingerprint(LINE)), OTHER, True), (Pin(fingerprint(LINE)), LINE, False), (Pin(fingerprint(LINE)), None, False),
+    (None, OTHER, False)])
+def test_when_ssh_itself_stops_the_way_out_is_said(site: Site, pin: Pin | None, line: str | None,
+                                                   refused: bool) -> None:
+    if pin:
+        site.known_hosts.pin(NAME, pin)
+    error = why_refused(site.inventory, NAME, site.known_hosts, lambda address: line)
+    assert (error is not None) is refused
+    if error:
+        assert error.brief == "postgres-data: its SSH host key has changed"
+        assert "`homelab trust postgres-data`" in error.resolution
