@@ -31,7 +31,7 @@ from homelab.secrets import FileVault
 from homelab.trust import KnownHosts
 
 # A lab of this file's own, so that it may run beside a demo and beside the end-to-end tests.
-LAB = Lab("walls", IPv4Network("10.99.2.96/27"), "hl-wall", 18056, 8139)
+LAB = Lab("walls", IPv4Network("10.99.2.96/28"), "hl-wall", 18076, 8159)
 QUIET = SilentProgress()
 SMALL = """
 defaults: {disk: 4, swap: 0}
