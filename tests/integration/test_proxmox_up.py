@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -118,6 +119,25 @@ def test_limit(site: Site) -> None:
     assert site.pve.ct(168) is None
     with pytest.raises(InputError, match="No container is called nope"):
         site.up("nope")
+
+
+@pytest.mark.parametrize(("overlay", "most"), [("proxmox: {parallel: 1}", 1), ("proxmox: {parallel: 2}", 2), ("", 3)])
+def test_no_more_at_a_time_than_the_inventory_says(site: Site, overlay: str, most: int) -> None:
+    site.overlaid(overlay)
+    site.pve.time_scale = 1.0
+    site.pve.ct_secs |= {"create": 0.2, "destroy": 0.2}
+    running: list[int] = []
+    begin = site.pve.task
+
+    async def counting(*arguments: Any, **options: Any) -> str:
+        upid = await begin(*arguments, **options)
+        running.append(sum(task["status"] == "running" for task in site.pve.tasklog))
+        return upid
+    site.pve.task = counting  # type: ignore[method-assign]
+    for verb in (site.up, site.destroy):
+        running.clear()
+        verb()
+        assert min(2, most) <= max(running) <= most
 
 
 def test_no_is_no(site: Site) -> None:
