@@ -5,14 +5,16 @@ Progress goes to standard error, results go to standard output, so `--json` can 
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TextIO
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -35,6 +37,9 @@ class Progress(Protocol):
 
     def note(self, who: str, text: str) -> None:
         """A line that stays."""
+
+    def told(self, who: str, event: str, **facts: object) -> None:
+        """What a script, or a person with --verbose, may want to know: a command and what it printed, a step's end."""
 
     def close(self) -> None:
         """Show nothing any more: the terminal is somebody else's from now on."""
@@ -63,8 +68,8 @@ class _Step:
 class TerminalProgress:
     """Live lines on a terminal, plain lines otherwise or with CI set."""
 
-    def __init__(self, console: Console | None = None, every: float = _PLAIN_EVERY) -> None:
-        self._every = every
+    def __init__(self, console: Console | None = None, every: float = _PLAIN_EVERY, verbose: bool = False) -> None:
+        self._every, self._verbose = every, verbose
         self._console = console or Console(stderr=True, highlight=False)
         self._live_wanted = self._console.is_terminal and not os.environ.get("CI")
         self._running: dict[int, _Step] = {}
@@ -89,6 +94,11 @@ class TerminalProgress:
     def note(self, who: str, text: str) -> None:
         """See Progress.note."""
         self._line("·", "cyan", who, text)
+
+    def told(self, who: str, event: str, **facts: object) -> None:
+        """See Progress.told: commands are shown if the user wants to see them, all else is for scripts."""
+        if self._verbose and event == "command":
+            self._line("$", "dim", who, f"{facts['command']}\n{facts['output']}\n[status {facts['status']}]".strip())
 
     def close(self) -> None:
         """See Progress.close."""
@@ -144,6 +154,41 @@ class SilentProgress:
 
     def note(self, who: str, text: str) -> None:
         """See Progress.note."""
+
+    def close(self) -> None:
+        """See Progress.close."""
+
+    def told(self, who: str, event: str, **facts: object) -> None:
+        """See Progress.told."""
+
+
+class JsonProgress:
+    """One line of JSON for each event, as it happens: for `--json`. `time` is in UTC, `seconds` since the start."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._lock = stream, threading.Lock()
+
+    @contextmanager
+    def step(self, who: str, what: str) -> Iterator[Update]:
+        """See Progress.step."""
+        started, good = time.monotonic(), False
+        self.told(who, "started", step=what)
+        try:
+            yield lambda far: self.told(who, "progress", step=what, far=far)
+            good = True
+        finally:
+            self.told(who, "ended", step=what, good=good, seconds=round(time.monotonic() - started, 3))
+
+    def note(self, who: str, text: str) -> None:
+        """See Progress.note."""
+        self.told(who, "note", text=text)
+
+    def told(self, who: str, event: str, **facts: object) -> None:
+        """See Progress.told."""
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        line = json.dumps({"time": now, "host": who, "event": event, **facts}, ensure_ascii=False)
+        with self._lock:
+            print(line, file=self._stream, flush=True)
 
     def close(self) -> None:
         """See Progress.close."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
+
+from homelab.steps import places
 from tests.guard import sitecustomize  # the import puts the guard in place
 
 _GUARD = str(Path(sitecustomize.__file__).parent)
@@ -13,3 +16,11 @@ _GUARD = str(Path(sitecustomize.__file__).parent)
 def pytest_configure() -> None:
     """Python programs that tests start find the guard first on their path."""
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [_GUARD, os.environ.get("PYTHONPATH")]))
+
+
+@pytest.fixture(autouse=True)
+def _own_places(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What steps note on a host that is this machine, they note in a folder of the test's own."""
+    folder = tmp_path_factory.mktemp("places")
+    monkeypatch.setattr(places, "STATE", str(folder / "state"))
+    monkeypatch.setattr(places, "RUN", str(folder / "run"))

@@ -50,6 +50,10 @@ class Step(ABC):
     """One thing that has to be so. It asks probes, says from the answers why it is pending, and applies."""
 
     watches: Sequence[Step] = ()
+    waits: ClassVar[bool] = False  # whether it only waits for something, and changes nothing
+
+    def __str__(self) -> str:
+        return self.title
 
     @property
     @abstractmethod

@@ -3,29 +3,38 @@
 A step that watches others has to act after they changed, also when the run is killed in between. So before
 anything is changed, a marker for each watcher is put down on the host; the watcher takes it away when it has
 acted, and a marker that is found means that the action is still owed.
+
+A lost connection is like a killed run, and the same run goes on: it connects again, waits for the end of what it
+had begun there, and looks at everything anew.
 """
 
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from shlex import quote
 
 from homelab.errors import HomelabError
-from homelab.host import Host, Result, check
+from homelab.host import ConnectionLost, Host, Result, check
 from homelab.model import Pending, Step
 from homelab.progress import Progress
+from homelab.steps import places
+from homelab.steps.exclusive import Busy, Exclusive, busy_probe, wait_until_idle
 
-OWED = "/var/lib/homelab/owed"
+_LOSSES = 5  # times that one run takes up a lost connection again
+_REBOOT = 180.0  # seconds that a container has to answer again
+_LONGEST = 1800.0  # seconds that what an earlier run began may still take
 
 
 @dataclass(frozen=True)
 class Change:
-    """A step that has something to do on a host, and why."""
+    """A step that has something to do on a host, and why; `seconds` is what it took, once it was done."""
 
     step: Step
     pending: Pending
+    seconds: float = 0.0
 
     def __str__(self) -> str:
         return f"{self.step.title}: {self.pending.reason}"
@@ -33,31 +42,28 @@ class Change:
 
 def survey(host: Host, steps: Sequence[Step]) -> list[Change]:
     """What is pending, in order, from one round trip. Changes nothing."""
-    return list(_pending(steps, *_ask(host, steps)))
+    return _look(host, steps).changes
 
 
 def converge(host: Host, steps: Sequence[Step], progress: Progress) -> list[Change]:
     """Apply what is pending, and look again whether it took. Returns what was changed.
 
-    Raises HomelabError from the step that failed, or when a step still wants to act after it has acted.
+    Raises HomelabError from the step that failed, or when a step still wants to act after it has acted, or when the
+    connection was lost too often.
     """
-    changes = survey(host, steps)
-    if not changes:
-        return []
-    watchers = {c.step.title: [w for w in steps if c.step in w.watches] for c in changes}
-    owed = sorted({marker(w) for ws in watchers.values() for w in ws})
-    check(host, f"mkdir -p {OWED} && cd {OWED} && touch {' '.join(map(quote, owed))} .", "noting what is owed")
-    for change in changes:
-        with progress.step(host.name, change.step.title):
-            change.step.apply(host)
-            if change.step.watches:
-                check(host, f"rm -f {OWED}/{quote(marker(change.step))}", "noting what is done")
-    left = survey(host, [change.step for change in changes])
-    if left:
-        raise HomelabError(f"{host.name}: {left[0].step.title} did not take",
-                           f"It ran without an error, and still: {left[0].pending.reason}.",
-                           "Something else changes it at the same time, or this is a fault of homelab's.")
-    return changes
+    run = _Run(host, steps, progress)
+    before: HomelabError | None = None
+    for left in reversed(range(_LOSSES)):
+        try:
+            if before:
+                run.take_up_again(before)
+            run.once()
+            break
+        except (ConnectionLost, Busy) as error:
+            if not left:
+                raise
+            before = error
+    return list(run.changed.values())
 
 
 def marker(step: Step) -> str:
@@ -65,13 +71,73 @@ def marker(step: Step) -> str:
     return re.sub(r"[^A-Za-z0-9.@_-]+", "-", step.title)
 
 
-def _ask(host: Host, steps: Sequence[Step]) -> tuple[Mapping[int, Sequence[Result]], set[str]]:
+@dataclass(frozen=True)
+class _Look:
+    """What one batch of probes has shown."""
+
+    changes: list[Change]
+    busy: bool
+
+
+class _Run:
+    """One run on one host, over as many connections as it takes."""
+
+    def __init__(self, host: Host, steps: Sequence[Step], progress: Progress) -> None:
+        self._host, self._steps, self._progress = host, steps, progress
+        self._alone = Exclusive(host, progress)
+        self.changed: dict[str, Change] = {}
+
+    def once(self) -> None:
+        """Look, and bring about what is pending. Raises Busy, ConnectionLost: then it has to be called again."""
+        look = _look(self._host, self._steps)
+        if look.busy:
+            raise Busy(f"{self._host.name}: what an earlier run has begun is still going on")
+        if not look.changes:
+            return
+        self._note_owed(look.changes)
+        for number, change in enumerate(look.changes):
+            self._apply(change, look.changes[number + 1:])
+        if left := survey(self._host, [change.step for change in look.changes]):
+            raise HomelabError(f"{self._host.name}: {left[0].step.title} did not take",
+                               f"It ran without an error, and still: {left[0].pending.reason}.",
+                               "Something else changes it at the same time, or this is a fault of homelab's.")
+
+    def take_up_again(self, after: HomelabError) -> None:
+        """Get the connection back if it was lost, and wait for the end of what runs there."""
+        name, lost = self._host.name, isinstance(after, ConnectionLost)
+        self._progress.note(name, f"{after.brief.removeprefix(f'{name}: ')}: waiting, then looking at everything again")
+        with self._progress.step(name, "waiting for it to answer again" if lost else "waiting for its end"):
+            if lost:
+                self._host.reconnect(_REBOOT)
+            wait_until_idle(self._host, _LONGEST)
+
+    def _note_owed(self, changes: Sequence[Change]) -> None:
+        owed = sorted({marker(w) for c in changes for w in self._steps if c.step in w.watches})
+        folder = places.owed()
+        check(self._alone, f"mkdir -p {folder} && cd {folder} && touch {' '.join(map(quote, owed))} .",
+              "noting what is owed")
+
+    def _apply(self, change: Change, after: Sequence[Change]) -> None:
+        step, started = change.step, time.monotonic()
+        try:
+            with self._progress.step(self._host.name, step.title):
+                step.apply(self._alone)
+                if step.watches:
+                    check(self._alone, f"rm -f {places.owed()}/{quote(marker(step))}", "noting what is done")
+        except (ConnectionLost, Busy):
+            # It may have acted nevertheless: then the next look finds nothing to do.
+            self.changed[step.title] = replace(change, seconds=time.monotonic() - started)
+            raise
+        self.changed[step.title] = replace(change, seconds=time.monotonic() - started)
+
+
+def _look(host: Host, steps: Sequence[Step]) -> _Look:
     probes = [(index, probe) for index, step in enumerate(steps) for probe in step.probes()]
-    owed, *results = host.batch([f"ls -A {OWED}", *(probe for _, probe in probes)])
+    owed, busy, *results = host.batch([f"ls -A {places.owed()}", busy_probe(), *(probe for _, probe in probes)])
     answers: dict[int, list[Result]] = {index: [] for index in range(len(steps))}
     for (index, _), result in zip(probes, results, strict=True):
         answers[index].append(result)
-    return answers, set(owed.text.splitlines()) if owed.ok else set()
+    return _Look(list(_pending(steps, answers, set(owed.text.splitlines()) if owed.ok else set())), not busy.ok)
 
 
 def _pending(steps: Sequence[Step], answers: Mapping[int, Sequence[Result]], owed: set[str]) -> Iterator[Change]:

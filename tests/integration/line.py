@@ -27,9 +27,20 @@ class Line:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
-        self._listener.close()
+        self.stop()
         self._whole.set()
+
+    def stop(self) -> None:
+        """Cut, and take no new connection any more."""
+        if self._listener.fileno() != -1:
+            self._listener.shutdown(socket.SHUT_RDWR)  # which wakes accept(), and closing alone would not
+            self._listener.close()
         self.cut()
+
+    @property
+    def frozen(self) -> bool:
+        """Whether it is silent now."""
+        return not self._whole.is_set()
 
     def cut(self) -> None:
         """Close what is open; new connections are taken."""

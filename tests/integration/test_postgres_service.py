@@ -17,7 +17,6 @@ from homelab.paths import shipped
 from homelab.progress import SilentProgress
 from homelab.services.postgres import contents, hba
 from homelab.steps import Hba
-from homelab.steps import converge as engine
 from homelab.steps.converge import converge, survey
 from tests.integration import pg
 from tests.support import FixedVault, LocalHost, owner_of_new_files
@@ -38,11 +37,6 @@ containers:
 def server() -> Iterator[pg.Server]:
     with pg.server() as running:
         yield running
-
-
-@pytest.fixture(autouse=True)
-def _owed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "OWED", str(tmp_path / "owed"))
 
 
 def site(folder: Path, analytics: int, airflow: int) -> Site:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from homelab.errors import HomelabError
-from homelab.host import argv
+from homelab.host import ConnectionLost, Result, argv
 from homelab.model import Step
 from homelab.progress import SilentProgress
 from homelab.steps import Command, File
-from homelab.steps import converge as engine
 from homelab.steps.converge import converge, survey
+from homelab.steps.exclusive import Exclusive, wait_until_idle
 from tests.support import LocalHost, owner_of_new_files
 
 
@@ -20,9 +22,21 @@ class Killed(BaseException):
     """What ends a run at a boundary; not an Exception, as SIGKILL is none."""
 
 
-@pytest.fixture(autouse=True)
-def _owed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "OWED", str(tmp_path / "owed"))
+class Flaky(LocalHost):
+    """Loses its connection once, at a command."""
+
+    def __init__(self, point: int, when: str) -> None:
+        super().__init__()
+        self.left, self.when = point, when
+
+    def run(self, command: str, *, stdin: bytes = b"", timeout: float = 60) -> Result:
+        """See Host.run."""
+        self.left -= 1
+        if self.left != -1:
+            return super().run(command, stdin=stdin, timeout=timeout)
+        if self.when == "after":
+            super().run(command, stdin=stdin, timeout=timeout)
+        raise ConnectionLost("local: the connection was lost")
 
 
 def stack(folder: Path, content: bytes = b"1\n") -> list[Step]:
@@ -75,6 +89,76 @@ def test_killed_at_every_command_the_next_run_finishes(tmp_path: Path) -> None:
         assert survey(LocalHost(), stack(folder, b"2\n")) == []
         point += 1
     assert point > 3, "the walk must have met every boundary"
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_connection_lost_at_any_command_is_taken_up_again(tmp_path: Path, when: str) -> None:
+    """Lost before a command has begun, or after it has done all and its answer is lost."""
+    point, lost = 0, True
+    while lost:
+        folder = tmp_path / str(point)
+        folder.mkdir()
+        converge(LocalHost(), stack(folder), SilentProgress())
+        host = Flaky(point, when)
+        changes = converge(host, stack(folder, b"2\n"), SilentProgress())
+        lost = host.reconnected == 1
+        assert [c.step.title for c in changes] == [f"file {folder}/config", "service"], f"lost at command {point + 1}"
+        assert (folder / "running").read_bytes() == b"2\n"
+        assert survey(LocalHost(), stack(folder, b"2\n")) == []
+        point += 1
+    assert point > 3, "the walk must have met every boundary"
+    assert (folder / "restarts").read_text() == "restart\n" * 2, "without a loss, once for each content"
+
+
+def test_a_connection_that_is_lost_again_and_again_is_an_error(tmp_path: Path) -> None:
+    def lose(command: str) -> None:
+        raise ConnectionLost("local: the connection was lost")
+
+    host = LocalHost(before=lose)
+    with pytest.raises(ConnectionLost):
+        converge(host, stack(tmp_path), SilentProgress())
+    assert host.reconnected > 1
+
+
+def test_what_an_earlier_run_began_is_waited_for_and_not_begun_again(tmp_path: Path) -> None:
+    log, made = tmp_path / "log", tmp_path / "made"
+    step = Command("long", argv("test", "-e", str(made)), f"echo began >>{log}; sleep 1; touch {made}")
+    first = threading.Thread(target=Exclusive(LocalHost(), SilentProgress()).run, args=(step.command,))
+    first.start()  # as a command of a run that was killed: nobody waits for it
+    while not log.exists():
+        time.sleep(0.01)
+    assert converge(LocalHost(), [step], SilentProgress()) == []
+    assert log.read_text() == "began\n"
+    first.join()
+
+
+def test_what_does_not_end_is_named(tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    first = threading.Thread(target=Exclusive(LocalHost(), SilentProgress()).run, args=(f"touch {made}; sleep 2",))
+    first.start()
+    while not made.exists():
+        time.sleep(0.01)
+    with pytest.raises(HomelabError) as error:
+        wait_until_idle(LocalHost(), 0.1)
+    assert "sleep 2" in error.value.details
+    first.join()
+
+
+def test_a_command_that_takes_too_long_is_ended_over_there(tmp_path: Path) -> None:
+    host = Exclusive(LocalHost(), SilentProgress())
+    with pytest.raises(HomelabError, match=r"ended after 1 s: `echo so far; sleep 7") as error:
+        host.run("echo so far; sleep 7 && touch never", timeout=1)
+    assert "so far" in error.value.details
+    assert host.run("echo next").text == "next", "it holds nothing any more"
+
+
+def test_half_of_standard_input_begins_nothing(tmp_path: Path) -> None:
+    class Half(LocalHost):
+        def run(self, command: str, *, stdin: bytes = b"", timeout: float = 60) -> Result:
+            return super().run(command, stdin=stdin[:2], timeout=timeout)
+
+    assert not Exclusive(Half(), SilentProgress()).run(f"cat >{tmp_path}/file", stdin=b"whole").ok
+    assert not (tmp_path / "file").exists()
 
 
 def test_a_step_that_does_not_take_is_an_error(tmp_path: Path) -> None:

@@ -1,0 +1,16 @@
+"""Where homelab keeps its own notes in a container. What needs them asks at the time, so that tests can move them."""
+
+from __future__ import annotations
+
+STATE = "/var/lib/homelab"  # survives a reboot: what is owed, what is ours
+RUN = "/run/homelab"  # does not: what is going on
+
+
+def owed() -> str:
+    """The folder of the markers for what is still owed."""
+    return f"{STATE}/owed"
+
+
+def lock() -> str:
+    """The file that is locked while a command of ours changes something."""
+    return f"{RUN}/lock"

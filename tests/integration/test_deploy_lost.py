@@ -1,0 +1,108 @@
+"""The engine over a real sshd whose line is cut: what had begun over there goes on, and is not begun twice."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from homelab.errors import HomelabError
+from homelab.host import argv
+from homelab.progress import SilentProgress
+from homelab.ssh import Ssh
+from homelab.steps import Command, File
+from homelab.steps.converge import converge, survey
+from homelab.trust import Pin
+from tests.integration.line import Line
+from tests.integration.test_ssh import Server, lacking, server  # noqa: F401 - a fixture
+from tests.support import owner_of_new_files
+
+pytestmark = pytest.mark.skipif(bool(lacking()), reason=lacking() or "nothing")
+
+
+def when(condition: Callable[[], bool], act: Callable[[], None]) -> None:
+    """Act from another thread as soon as it is so."""
+    def wait() -> None:
+        until = time.monotonic() + 20
+        while not condition() and time.monotonic() < until:
+            time.sleep(0.01)
+        act()
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+@pytest.fixture
+def line(server: Server) -> object:  # noqa: F811
+    server.known_hosts.pin("box", Pin(server.fingerprint))
+    with Line(server.port) as line:
+        yield line
+
+
+def long(folder: Path) -> Command:
+    """Takes a while, and counts how often it was begun. It prints all the time, as apt does."""
+    return Command("long", argv("test", "-e", str(folder / "made")),
+                   f"echo began >>{folder}/log; for i in $(seq 20); do echo $i; sleep 0.1; done; touch {folder}/made")
+
+
+@pytest.mark.parametrize("how", ["cut", "freeze"])
+def test_a_long_command_goes_on_without_the_line_and_is_waited_for(server: Server, line: Line, tmp_path: Path,  # noqa: F811
+                                                                   how: str) -> None:
+    when((tmp_path / "log").exists, getattr(line, how))
+    when(lambda: (tmp_path / "log").exists() and line.frozen, lambda: time.sleep(1.2) or line.mend())
+    with server.client(line.port, beat=0.2, patience=0.5) as host:
+        changes = converge(host, [long(tmp_path)], SilentProgress())
+    assert [c.step.title for c in changes] == ["long"]
+    assert (tmp_path / "log").read_text() == "began\n"
+
+
+def test_a_file_that_is_cut_off_never_stands_there_in_half(server: Server, line: Line, tmp_path: Path) -> None:  # noqa: F811
+    path, content = tmp_path / "file", b"0123456789abcdef" * (1 << 18)
+    path.write_bytes(b"old")
+    seen: set[bytes] = set()
+    step = File(str(path), content, *owner_of_new_files())
+
+    class Watched(Ssh):
+        """Cuts the line in the middle of the first long standard input."""
+
+        cut = False
+
+        def run(self, command: str, *, stdin: bytes = b"", timeout: float = 900) -> object:  # type: ignore[override]
+            if len(stdin) == len(content) and not Watched.cut:
+                Watched.cut = True
+                threading.Timer(0.05, line.cut).start()
+            try:
+                return super().run(command, stdin=stdin, timeout=timeout)
+            finally:
+                seen.add(path.read_bytes())
+
+    key, _ = server.vault.key_pair("operator")
+    with Watched("box", "127.0.0.1", key, server.known_hosts, port=line.port) as host:
+        converge(host, [step], SilentProgress())
+        assert survey(host, [step]) == []
+    assert Watched.cut
+    assert seen == {b"old", content}
+
+
+def test_a_machine_that_stays_away_is_an_error(server: Server, line: Line, tmp_path: Path,  # noqa: F811
+                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("homelab.steps.converge._REBOOT", 0.5)
+    when((tmp_path / "log").exists, line.stop)
+    with server.client(line.port) as host, pytest.raises(HomelabError, match="no answer over SSH"):
+        converge(host, [long(tmp_path)], SilentProgress())
+    host = server.client()
+    with host:
+        assert converge(host, [long(tmp_path)], SilentProgress()) == [], "the next run waits for it, too"
+
+
+def test_the_shell_over_there_is_killed_and_its_children_are_waited_for(server: Server, tmp_path: Path) -> None:  # noqa: F811
+    server.known_hosts.pin("box", Pin(server.fingerprint))
+    step = Command("long", argv("test", "-e", str(tmp_path / "made")),
+                   f"(sleep 1; touch {tmp_path}/made) & kill -9 $PPID $$")
+    with server.client() as host:
+        with pytest.raises(HomelabError):
+            converge(host, [step], SilentProgress())
+        assert converge(host, [step], SilentProgress()) == []
+
