@@ -303,6 +303,8 @@ def test_killed_at_every_call(tmp_path: Path, pair: tuple[tuple[str, str], str],
                 ended = place.run("up", ONE, changed=True, deadly=len(hits) + 1, acts=acts)
                 hits.append(pve.hit)
                 assert ended.status == (-signal.SIGKILL if hits[-1] else 0), (hits[-1], ended)
+                if acts and hits[-1].startswith("GET"):
+                    continue  # the same as before it
                 place.succeeds("up", ONE, changed=True)
                 assert place.succeeds("up", ONE, changed=True).startswith("Nothing to do"), hits[-1]
                 assert (rules(on) if to == "on" else []) == [rule["comment"] for rule in kept(place)["rules"]], hits[-1]
