@@ -9,13 +9,14 @@ from typing import Any
 
 from homelab.errors import HomelabError
 from homelab.model import Container, Inventory
-from homelab.plan import Found, plan_up
+from homelab.plan import Clone, Found, Plan, plan_up
 from homelab.plan.template import Template
 from homelab.proxmox import firewall
 from homelab.proxmox.access import grant_lines, grants, held, role_line
 from homelab.proxmox.apply import only_node
 from homelab.proxmox.client import Client
 from homelab.proxmox.find import find
+from homelab.proxmox.golden import with_goldens
 from homelab.proxmox.templates import Templates
 from homelab.proxmox.vmids import settled
 from homelab.roles import TEMPLATES
@@ -73,6 +74,7 @@ def proxmox_checks(client: Client, inventory: Inventory, now: Callable[[], float
                 yield from check(client, node, theirs, found, now)
             except HomelabError as error:
                 yield Check.of(f"{name} on {node}", error)
+    yield from _goldens(client, inventory, found)
     yield from _containers(inventory, found)
     yield from _addresses(inventory, found, answering)
     for note in firewall.notes(client, inventory.containers):
@@ -156,7 +158,7 @@ def _bridges(client: Client, node: str, containers: Sequence[Container], _: Mapp
 def _templates(client: Client, node: str, containers: Sequence[Container], _: Mapping[int, Found],
                __: Callable[[], float]) -> Iterator[Check]:
     templates = Templates(client)
-    for container in {(c.template, c.template_storage): c for c in containers}.values():
+    for container in {(c.template, c.template_storage): c for c in containers if not c.golden}.values():
         title = f"template {container.template} on {node}"
         try:
             template = templates.of(container, node)
@@ -173,6 +175,20 @@ def _download(client: Client, title: str, template: Template) -> Check:
                  f"{path} is missing, for the token or its user",
                  (role_line(TEMPLATES, (_DOWNLOADS,)), *grant_lines({path: [TEMPLATES]}, token),
                   f"or, without that privilege: pveam download {template.storage} {template.file_name}"))
+
+
+def _goldens(client: Client, inventory: Inventory, found: Mapping[int, Found]) -> Iterator[Check]:
+    """The golden containers of what is still to be cloned."""
+    for container in inventory.containers:
+        if not container.golden or container.vmid in found:
+            continue
+        title = f"golden container for {container.name}"
+        try:
+            (clone,) = with_goldens(client, inventory, Plan((Clone(container),))).actions
+        except HomelabError as error:
+            yield Check.of(title, error)
+        else:
+            yield Check(title, True, str(clone))
 
 
 def _containers(inventory: Inventory, found: Mapping[int, Found]) -> Iterator[Check]:
