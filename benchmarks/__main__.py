@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 import tempfile
@@ -24,7 +25,7 @@ def main() -> None:
     if unknown := set(names) - set(ALL):
         raise SystemExit(f"There is no benchmark {', '.join(unknown)}; there are {', '.join(ALL)}.")
     peer = ansible.installed() if "noop" in names else "no peer"
-    started, rows = time.monotonic(), []
+    started, rows, load = time.monotonic(), [], os.getloadavg()[0]
     for name in names:
         with tempfile.TemporaryDirectory() as folder, node(Path(folder)) as running:
             for row in ALL[name](Path(folder), running):
@@ -32,7 +33,7 @@ def main() -> None:
                 rows.append(row)
     print(markdown(rows))
     print(f"\n{datetime.now(UTC):%Y-%m-%d}, Python {platform.python_version()}, {peer}; "
-          f"took {time.monotonic() - started:.0f} s.")
+          f"{os.cpu_count()} cores, load {load:.1f} at the start; took {time.monotonic() - started:.0f} s.")
     sys.exit(any(not row.good for row in rows))
 
 

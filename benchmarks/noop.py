@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks import node as on_node
 from benchmarks.ansible import Playbook
-from benchmarks.create import made
+from benchmarks.create import again, made
 from benchmarks.node import SECRET, Node
 from benchmarks.site import Site, site, timed
 from benchmarks.table import Row
@@ -20,12 +20,14 @@ _TIMES = 3  # runs of each; the median counts
 _FAR = 0.010  # seconds that an answer takes, as on a busy node
 # The same reads one after another over one connection, in a bare Python that checks and understands nothing.
 _FLOOR = """
-import http.client, json, ssl, sys
+import http.client, json, ssl, sys, time
+started = time.perf_counter()
 port, token, paths = json.load(open(sys.argv[1]))
 line = http.client.HTTPSConnection("127.0.0.1", port, context=ssl._create_unverified_context())
 for path in paths:
     line.request("GET", path, headers={"Authorization": token})
     line.getresponse().read()
+print(time.perf_counter() - started)
 """
 
 
@@ -46,6 +48,13 @@ def three(folder: Path, node: Node) -> Iterator[Row]:
     fast, slow = statistics.median(t for t, _ in ours), statistics.median(run.seconds for run in theirs)
     yield Row("… from start to end", f"{fast:.2f} s", f"{slow:.2f} s (Ansible)", f"{slow / fast:.1f}x faster", "faster",
               fast < slow)
+    within = []
+    for _ in range(_TIMES):
+        with node.counting():
+            within.append(again(place))
+    itself, (_, floor) = statistics.median(within), _bare(folder, node)
+    yield Row("… of that in `up`, once Python has started", f"{itself:.3f} s", f"{floor:.3f} s (the bare calls)",
+              f"{itself / floor:.1f}x", "≤ 0.3 s", itself <= 0.3)
 
 
 def hundred(folder: Path, node: Node) -> Iterator[Row]:
@@ -55,7 +64,7 @@ def hundred(folder: Path, node: Node) -> Iterator[Row]:
     for name, seconds in (("", 0.0), (f", each answer {_FAR * 1000:.0f} ms late", _FAR)):
         node.ask(on_node.latency, seconds)
         ours = [_up(place, node) for _ in range(_TIMES)]
-        floor = _bare(folder, node, _TIMES)
+        floor, _ = _bare(folder, node)
         fast = statistics.median(t for t, _ in ours)
         yield Row(f"no-op `up`, 100 containers{name} ({ours[0][1].calls} calls)", f"{fast:.2f} s",
                   f"{floor:.2f} s (the bare calls)", f"{fast / floor:.1f}x", "≤ 2 s", fast <= 2)
@@ -70,8 +79,9 @@ def _up(place: Site, node: Node) -> tuple[float, on_node.Seen]:
     return seconds, seen[0]
 
 
-def _bare(folder: Path, node: Node, times: int) -> float:
-    """The median seconds of the reads that the last run of ours has made."""
+def _bare(folder: Path, node: Node) -> tuple[float, float]:
+    """The reads that the last counted run has made, alone: median seconds, of the process and of the calls in it."""
     paths = folder / "paths.json"
     paths.write_text(json.dumps([node.port, f"PVEAPIToken={TOKEN}={SECRET}", node.ask(on_node.reads)]))
-    return statistics.median(timed([sys.executable, "-c", _FLOOR, str(paths)], folder)[0] for _ in range(times))
+    runs = [timed([sys.executable, "-c", _FLOOR, str(paths)], folder) for _ in range(_TIMES)]
+    return statistics.median(seconds for seconds, _ in runs), statistics.median(float(said) for _, said in runs)
