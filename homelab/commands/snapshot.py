@@ -66,6 +66,8 @@ def rollback(inventory: Inventory, name: str, *, known_hosts: KnownHosts, progre
         targets = [(kept, _required(kept, has, name)) for kept, has in found]
         if not targets:
             return Outcome(nothing="Nothing to do: no container is there.")
+        for (kept, theirs), (_, has) in zip(found, targets, strict=True):
+            snapshots.require_way_back(kept, theirs, has)
         if not confirm([f"{kept.name} goes back to {name}, taken {ago(has.made)}: all that came after is lost. "
                         + ("It is stopped at once, and started again." if kept.found.running else "It is started.")
                         for kept, has in targets]):

@@ -14,6 +14,7 @@ from homelab.proxmox.tasks import Task, TaskFailed
 # Types of storage on which Proxmox can take snapshots of a container's disk.
 ABLE = ("btrfs", "lvmthin", "rbd", "zfspool")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{1,39}")
+_NEWEST_ONLY = "zfspool"  # where a rollback would have to destroy the newer ones
 _TAKEN_BY_PROXMOX = ("current", "vzdump")
 _DEADLINE = 1800.0  # seconds that a task may take; a removal may have to merge a disk
 
@@ -94,6 +95,13 @@ def remove(kept: Kept, snapshot: Snapshot) -> None:
             kept.client.delete, f"{kept.path}/snapshot/{snapshot.name}", **force))
 
 
+def require_way_back(kept: Kept, found: Sequence[Snapshot], snapshot: Snapshot) -> None:
+    """Raise HomelabError if newer snapshots are in the way, as they are on ZFS."""
+    later = [each.name for each in found if each.made > snapshot.made]
+    if later and _NEWEST_ONLY in _types(kept).values():
+        raise _not_the_newest(kept, snapshot.name, later)
+
+
 def go_back(kept: Kept, name: str) -> Task:
     """Go back to a snapshot; the task, after which Proxmox starts the container. Raises HomelabError.
 
@@ -105,14 +113,11 @@ def go_back(kept: Kept, name: str) -> Task:
                 kept.client.post, f"{kept.path}/snapshot/{name}/rollback", start=True))
         except TaskFailed as error:
             if "is not most recent snapshot" in error.details:
-                raise _not_the_newest(kept, name) from error
+                raise _not_the_newest(kept, name, []) from error
             raise
 
 
-def _not_the_newest(kept: Kept, name: str) -> HomelabError:
-    there = snapshots(kept)
-    made = next((each.made for each in there if each.name == name), 0)
-    later = [each.name for each in there if each.made > made]
+def _not_the_newest(kept: Kept, name: str, later: Sequence[str]) -> HomelabError:
     removals = [f"`homelab snapshot delete {each} --limit {kept.name}`" for each in reversed(later)]
     return HomelabError(
         f"{kept.name} cannot go back to {name} while there are newer snapshots",
@@ -123,13 +128,21 @@ def _not_the_newest(kept: Kept, name: str) -> HomelabError:
 
 def _disks(kept: Kept) -> Iterator[str]:
     """The disks that are on a storage that cannot; all of them if none seems to be the cause."""
-    types = {str(row["storage"]): str(row["type"]) for row in kept.client.get(f"nodes/{kept.found.node}/storage")}
-    disks = {key: str(value).partition(",")[0] for key, value in sorted(kept.found.config.items())
-             if re.fullmatch(r"rootfs|mp\d+", key)}
-    kinds = {key: types.get(volume.partition(":")[0]) for key, volume in disks.items()}
-    for key, volume in disks.items():
+    kinds = _types(kept)
+    for key, volume in _volumes(kept).items():
         if volume.startswith("/"):
             yield f"{key} of {kept.name} is {volume} of the node itself"
         elif kinds[key] not in ABLE or set(kinds.values()) <= set(ABLE):
             kind = kinds[key] or "a type that this token may not see"
             yield f"{key} of {kept.name} is on {volume.partition(':')[0]}, of type {kind}"
+
+
+def _types(kept: Kept) -> Mapping[str, str | None]:
+    """The type of each disk's storage, as far as the token may see it."""
+    types = {str(row["storage"]): str(row["type"]) for row in kept.client.get(f"nodes/{kept.found.node}/storage")}
+    return {key: types.get(volume.partition(":")[0]) for key, volume in _volumes(kept).items()}
+
+
+def _volumes(kept: Kept) -> Mapping[str, str]:
+    return {key: str(value).partition(",")[0] for key, value in sorted(kept.found.config.items())
+            if re.fullmatch(r"rootfs|mp\d+", key)}
