@@ -118,7 +118,8 @@ class FirewallNode(ConfigNode):
     def _check_rule(self, scope: str, rule: dict[str, Any], conf: Any) -> Any:
         checked = super()._check_rule(scope, rule, conf)
         names = [rule.get(key, "") for key in ("source", "dest")]
-        if scope != "ct" or set(rule) - _KNOWN or any(name[:1].isalpha() or name[:1] == "+" for name in names):
+        elsewhere = rule["type"] not in ("in", "out") or any(name[:1].isalpha() or name[:1] == "+" for name in names)
+        if scope != "ct" or set(rule) - _KNOWN or elsewhere:
             raise PveError(501, "the lab node only has a container's own rules, by addresses and ports")
         return checked
 

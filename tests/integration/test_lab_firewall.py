@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -18,11 +20,13 @@ import pytest
 from homelab.commands.destroy import destroy
 from homelab.commands.provision import Outcome
 from homelab.commands.up import up
+from homelab.errors import HomelabError
 from homelab.inventory import load
 from homelab.lab import Lab, down, missing
 from homelab.lab import up as lab_up
 from homelab.lab.containers import Runtime
 from homelab.lab.firewall import TABLE
+from homelab.lab.process import running
 from homelab.model import Inventory
 from homelab.paths import shipped
 from homelab.progress import SilentProgress
@@ -219,3 +223,21 @@ def test_it_stands_again_before_a_container_that_starts_or_reboots_itself(place:
 def test_nothing_of_it_is_on_this_machine(place: Place) -> None:
     tables = subprocess.run(["nft", "list", "tables"], check=True, capture_output=True, text=True).stdout
     assert TABLE not in tables
+
+
+def test_a_node_that_was_killed_knows_it_again(place: Place) -> None:
+    node = running(LAB.pid_file("node"))
+    assert node is not None
+    os.kill(node, signal.SIGKILL)
+    lab_up(LAB, QUIET)
+    assert not place.up(ON)
+    assert knock(LAKE, DATABASE, 22) == "dropped"
+
+
+def test_the_lab_says_which_rules_it_cannot_keep(place: Place) -> None:
+    client = Client(place.inventory.endpoint)
+    for rule in ({"type": "in", "action": "ACCEPT", "macro": "SSH"}, {"type": "group", "action": "web"}):
+        with pytest.raises(HomelabError, match="Proxmox refused") as caught:
+            client.post("nodes/pve/lxc/167/firewall/rules", **rule)
+        assert "501" in caught.value.details
+    assert not place.up(ON)
