@@ -23,6 +23,7 @@ from homelab.proxmox import Client, firewall
 from tests.integration.fakenode import inventory_for, serving
 from tests.integration.forks import runner
 from tests.integration.test_proxmox_kill import DeadlyNode, Scene
+from tests.integration.test_proxmox_plan import look
 from tests.integration.test_proxmox_up import SECRET, Site
 from tests.integration.test_proxmox_up import pair as pair
 from tests.integration.test_proxmox_up import site as site
@@ -274,8 +275,10 @@ def test_the_datacenters_switch_is_named_and_never_touched(site: Site) -> None:
     (off,) = said(ON)
     assert "pvesh set /cluster/firewall/options --enable 1" in off
     assert "closes the nodes, too" in off
+    assert look(site).notes == [f"firewall: {off}"]
     site.pve.firewall_config("cluster")["options"]["enable"] = 1
     assert said(ON) == []
+    assert look(site).notes == []
     site.pve.grant_least(site.inventory, without="Sys.Audit", path="/")
     (unseen,) = said(ON)
     assert "give the token Sys.Audit on /" in unseen
