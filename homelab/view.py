@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from homelab.plan import Plan
 
 
+_SLOW, _SLOWEST = 1.0, 5  # seconds from which a step is named in the summary, and how many are
 _PIPE = 100_000  # columns: a pipe has no width, and nothing is cut
 
 
@@ -108,19 +109,24 @@ def show_outcome(outcome: object) -> None:
 
 
 def show_deploy(reports: Sequence[HostReport], dry_run: bool) -> None:
-    """What a deploy did in each container, or would do, with the diffs."""
+    """What a deploy did in each container, or would do, with the diffs; and where the time went."""
     console = _console()
     for report in reports:
         if report.failure:
-            outcome = ("failed", "red")
+            outcome = (f"failed after {len(report.changes)} changes", "red")
         elif not report.changes:
             outcome = ("nothing to change", "green")
         else:
-            outcome = (f"{len(report.changes)} {'to change' if dry_run else 'changed'}", "yellow")
+            outcome = (f"{len(report.changes)} {'to change' if dry_run else 'changed'}, {report.unchanged} unchanged",
+                       "yellow")
         console.print(Text.assemble((f"{report.container:<24}", "bold"), outcome, f"  [{duration(report.seconds)}]"))
         for change in report.changes if dry_run else ():
             console.print(Text(f"  {change}"), soft_wrap=True)
             _show_diff(console, change.pending.diff)
+    slow = sorted(((change.seconds, report.container, change) for report in reports for change in report.changes
+                   if change.seconds >= _SLOW), key=lambda each: -each[0])
+    for seconds, name, change in slow[:_SLOWEST]:
+        console.print(Text(f"{duration(seconds):>10}  {name}: {change.step.title}", "dim"), soft_wrap=True)
 
 
 def show_status(report: Report) -> None:

@@ -30,7 +30,8 @@ def options(
                                             help="The inventory.")] = Path("inventory.yaml"),
     overlay: Annotated[list[Path] | None, typer.Option(help="A file laid over the inventory; may be repeated.")] = None,
     lab: Annotated[bool, typer.Option("--lab", help="Work on this machine's lab instead of your Proxmox.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show tracebacks.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show tracebacks, and what runs in containers.")
+                       ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
 ) -> None:
     """One inventory.yaml becomes a running data stack on Proxmox VE: PostgreSQL, dbt + DuckDB, Airflow.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,11 +40,16 @@ class Settings:
 
         return load([self.inventory, *self.overlays])
 
-    def progress(self) -> Progress:
-        """Where long work reports itself."""
-        from homelab.progress import SilentProgress, TerminalProgress
+    def progress(self, events: bool = False) -> Progress:
+        """Where long work reports itself: to a person, or as lines of JSON, both on standard error."""
+        from homelab.progress import JsonProgress, SilentProgress, TerminalProgress
 
-        self._progress = SilentProgress() if self.quiet else TerminalProgress()
+        if self.quiet:
+            self._progress = SilentProgress()
+        elif events:
+            self._progress = JsonProgress(sys.stderr)
+        else:
+            self._progress = TerminalProgress(verbose=self.verbose)
         return self._progress
 
     def stop_progress(self) -> None:

@@ -30,7 +30,11 @@ def register(app: typer.Typer) -> None:
 def deploy(
     limit: Limit = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change, with diffs.")] = False,
-    as_json: Json = False,
+    check_only: Annotated[bool, typer.Option("--check-only", help="The same, and exit code 2 if there is anything."),
+                          ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show every command and what it printed.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The result as JSON on standard output, and what happens as "
+                                                         "it happens on standard error, an event a line.")] = False,
 ) -> None:
     """Bring what is inside the containers to the desired state. A second run changes nothing.
 
@@ -39,16 +43,19 @@ def deploy(
     from homelab.commands.deploy import deploy as run
     from homelab.view import show_deploy
 
+    settings.verbose |= verbose
     inventory = settings.load()
     vault, known_hosts = trust_of(inventory)
-    reports = run(inventory, vault=vault, known_hosts=known_hosts, progress=settings.progress(), limit=limit or (),
-                  dry_run=dry_run)
-    emit(reports, as_json, lambda: show_deploy(reports, dry_run))
+    reports = run(inventory, vault=vault, known_hosts=known_hosts, progress=settings.progress(events=as_json),
+                  limit=limit or (), dry_run=dry_run or check_only)
+    emit(reports, as_json, lambda: show_deploy(reports, dry_run or check_only))
     failures = [report.failure for report in reports if report.failure]
-    for failure in failures:
+    for failure in () if as_json else failures:
         complain(failure)
     if failures:
         raise typer.Exit(1)
+    if check_only and any(report.changes for report in reports):
+        raise typer.Exit(2)
 
 
 def status(as_json: Json = False) -> None:

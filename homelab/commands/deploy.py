@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 from homelab.commands.lock import only_one
 from homelab.commands.side_by_side import gathered
@@ -17,18 +18,37 @@ from homelab.plan import chosen
 from homelab.progress import Progress
 from homelab.services.everywhere import everywhere
 from homelab.ssh import Ssh
-from homelab.steps.converge import Change, converge, survey
+from homelab.steps.converge import Change, StepFailed, converge, survey
 from homelab.trust import KnownHosts
 
 
 @dataclass(frozen=True)
 class HostReport:
-    """What a deploy did, or would do, in one container; `seconds` is the wall time it took."""
+    """What a deploy did, or would do, in one container; `seconds` is the wall time it took.
+
+    After a failure, `changes` is what was done before it.
+    """
 
     container: str
     changes: Sequence[Change]
     seconds: float
     failure: HomelabError | None = None
+    steps: int = 0  # all that were looked at
+
+    @property
+    def unchanged(self) -> int:
+        """How many steps found nothing to do, or were not reached."""
+        return self.steps - len(self.changes) - bool(self.failure and self.steps)
+
+
+class Connection(Host, Protocol):
+    """A host that has to be hung up."""
+
+    def close(self) -> None:
+        """Hang up."""
+
+
+Reach = Callable[[Container, Secret, KnownHosts], Connection]
 
 
 def connect(container: Container, key: Secret, known_hosts: KnownHosts, deadline: float = 10) -> Ssh:
@@ -39,17 +59,17 @@ def connect(container: Container, key: Secret, known_hosts: KnownHosts, deadline
 
 
 def deploy(inventory: Inventory, *, vault: Vault, known_hosts: KnownHosts, progress: Progress,
-           limit: Sequence[str] = (), dry_run: bool = False) -> Sequence[HostReport]:
+           limit: Sequence[str] = (), dry_run: bool = False, reach: Reach = connect) -> Sequence[HostReport]:
     """Converge the containers side by side; one that fails stops only those that wait for it. Raises HomelabError."""
     containers = chosen(inventory, limit)
     with nullcontext() if dry_run else only_one(inventory.state_dir, "deploy"):
-        return _deploy(inventory, containers, vault, known_hosts, progress, dry_run)
+        return _deploy(inventory, containers, vault, known_hosts, progress, dry_run, reach)
 
 
 def _deploy(inventory: Inventory, containers: Sequence[Container], vault: Vault, known_hosts: KnownHosts,
-            progress: Progress, dry_run: bool) -> Sequence[HostReport]:
+            progress: Progress, dry_run: bool, reach: Reach) -> Sequence[HostReport]:
     key, _ = vault.key_pair("operator")
-    connected = gathered({c.name: partial(_connected, c, key, known_hosts) for c in containers})
+    connected = gathered({c.name: partial(_reached, reach, c, key, known_hosts) for c in containers})
     hosts = {name: future.result() for name, future in connected.items()}
     failed = {name for name, host in hosts.items() if isinstance(host, HomelabError)}
     # The keys are complete only now that every container has shown its own.
@@ -60,15 +80,17 @@ def _deploy(inventory: Inventory, containers: Sequence[Container], vault: Vault,
         host = hosts[container.name]
         if isinstance(host, HomelabError):
             return HostReport(container.name, (), 0.0, host)
-        with host:
+        with closing(host):
+            wanted: Sequence[Step] = ()
             try:
-                site = Site(inventory=inventory, container=container, vault=vault, host_keys=keys, failed=failed,
-                            deploying=[c.name for c in containers])
-                changes = _converge(host, steps_of(site), progress, dry_run)
-                return HostReport(container.name, changes, time.monotonic() - started)
+                wanted = steps_of(Site(inventory=inventory, container=container, vault=vault, host_keys=keys,
+                                       failed=failed, deploying=[c.name for c in containers]))
+                changes = survey(host, wanted) if dry_run else converge(host, wanted, progress)
+                return HostReport(container.name, _real(changes), time.monotonic() - started, steps=len(wanted))
             except HomelabError as error:
                 failed.add(container.name)
-                return HostReport(container.name, (), time.monotonic() - started, error)
+                made = error.changed if isinstance(error, StepFailed) else ()
+                return HostReport(container.name, _real(made), time.monotonic() - started, error, len(wanted))
 
     return [report.result() for report in gathered({c.name: partial(work, c) for c in containers}).values()]
 
@@ -82,12 +104,13 @@ def steps_of(site: Site) -> Sequence[Step]:
     return list(steps.values())
 
 
-def _converge(host: Host, steps: Sequence[Step], progress: Progress, dry_run: bool) -> Sequence[Change]:
-    return survey(host, steps) if dry_run else converge(host, steps, progress)
+def _real(changes: Sequence[Change]) -> Sequence[Change]:
+    """Without those that only wait for something."""
+    return [change for change in changes if not change.step.waits]
 
 
-def _connected(container: Container, key: Secret, known_hosts: KnownHosts) -> Ssh | HomelabError:
+def _reached(reach: Reach, container: Container, key: Secret, known_hosts: KnownHosts) -> Connection | HomelabError:
     try:
-        return connect(container, key, known_hosts)
+        return reach(container, key, known_hosts)
     except HomelabError as error:
         return error

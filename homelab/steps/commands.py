@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from homelab.errors import HomelabError
 from homelab.host import Host, Result, check
@@ -53,6 +54,7 @@ class WaitFor(Step):
     failed: Collection[str] = ()
     deadline: float = 60  # seconds
     diagnose: str = ""
+    waits: ClassVar[bool] = True
 
     @property
     def title(self) -> str:

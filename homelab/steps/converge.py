@@ -22,6 +22,7 @@ from homelab.model import Pending, Step
 from homelab.progress import Progress
 from homelab.steps import places
 from homelab.steps.exclusive import Busy, Exclusive, busy_probe, wait_until_idle
+from homelab.steps.meaning import meaning
 
 _LOSSES = 5  # times that one run takes up a lost connection again
 _REBOOT = 180.0  # seconds that a container has to answer again
@@ -71,6 +72,24 @@ def marker(step: Step) -> str:
     return re.sub(r"[^A-Za-z0-9.@_-]+", "-", step.title)
 
 
+class StepFailed(HomelabError):
+    """A step that failed: why, what that means where we know it, and what is now half done.
+
+    `changed` is what the run had changed before.
+    """
+
+    def __init__(self, host: str, error: HomelabError, step: Step, changed: Sequence[Change],
+                 after: Sequence[Change]) -> None:
+        known = None if step.waits else meaning(error.details, host)
+        says, todo = known or ("", error.resolution)
+        done = f"{len(changed)} changes were made before it" if len(changed) != 1 else "One change was made before it"
+        left = [change.step.title for change in after if not change.step.waits]
+        rest = ", ".join(left[:6]) + (f" and {len(left) - 6} more" if len(left) > 6 else "") if left else "nothing"
+        super().__init__(error.brief, "\n".join(part for part in (
+            error.details, says, f"{done}; `{step.title}` may be half done; not begun: {rest}.") if part), todo)
+        self.changed = changed
+
+
 @dataclass(frozen=True)
 class _Look:
     """What one batch of probes has shown."""
@@ -92,6 +111,9 @@ class _Run:
         look = _look(self._host, self._steps)
         if look.busy:
             raise Busy(f"{self._host.name}: what an earlier run has begun is still going on")
+        for step in self._steps:
+            if step not in {change.step for change in look.changes}:
+                self._progress.told(self._host.name, "unchanged", step=step.title)
         if not look.changes:
             return
         self._note_owed(look.changes)
@@ -118,17 +140,25 @@ class _Run:
               "noting what is owed")
 
     def _apply(self, change: Change, after: Sequence[Change]) -> None:
-        step, started = change.step, time.monotonic()
+        step, host, started = change.step, self._host.name, time.monotonic()
         try:
-            with self._progress.step(self._host.name, step.title):
+            with self._progress.step(host, step.title):
                 step.apply(self._alone)
                 if step.watches:
                     check(self._alone, f"rm -f {places.owed()}/{quote(marker(step))}", "noting what is done")
-        except (ConnectionLost, Busy):
+        except Busy:
+            raise
+        except ConnectionLost:
             # It may have acted nevertheless: then the next look finds nothing to do.
             self.changed[step.title] = replace(change, seconds=time.monotonic() - started)
             raise
+        except HomelabError as error:
+            self._progress.told(host, "failed", step=step.title, seconds=round(time.monotonic() - started, 3),
+                                reason=change.pending.reason, error=str(error))
+            raise StepFailed(host, error, step, list(self.changed.values()), after) from error
         self.changed[step.title] = replace(change, seconds=time.monotonic() - started)
+        self._progress.told(host, "changed", step=step.title, seconds=round(time.monotonic() - started, 3),
+                            reason=change.pending.reason)
 
 
 def _look(host: Host, steps: Sequence[Step]) -> _Look:
