@@ -10,7 +10,7 @@ from homelab.commands.provision import Outcome, changing
 from homelab.commands.up import SSH_DEADLINE
 from homelab.errors import HomelabError, InputError
 from homelab.model import Container, Inventory, Vault
-from homelab.plan import Found, chosen
+from homelab.plan import Found, Start, chosen
 from homelab.progress import Progress
 from homelab.proxmox import Builder, Client, backups, find, hostkeys, restores, tasks, vmids
 from homelab.proxmox.apply import only_node
@@ -50,8 +50,12 @@ def restore(inventory: Inventory, name: str, volid: str | None = None, *, vault:
             task = _restore(client, container, node, backup, progress)
         _pin(known_hosts, name, backup, lambda: hostkeys.recover(
             client, Found(vmid=container.vmid, name=name, node=node), name))
-        with progress.step(name, "start"):
-            Builder(client, "", known_hosts, progress).await_start(container, node, task.started)
+        builder = Builder(client, "", known_hosts, progress)
+        if there and not task.running and not there.running:
+            builder.carry_out([Start(container, there)])
+        else:
+            with progress.step(name, "start"):
+                builder.await_start(container, node, task.started)
         with progress.step(name, "wait for SSH, with the host key that it had"):
             (wait_for_ssh or _ssh(vault, known_hosts))(container)
     return Outcome({name: [f"{name}: it is as it was {ago(backup.made)}, from {backup.volid}. "

@@ -69,8 +69,8 @@ def storage_for(client: Client, node: str, wanted: str | None) -> str:
             return able[0]
         if not able:
             raise HomelabError(f"No storage of node {node} holds backups", _those(rows),
-                               "Let one hold them: Datacenter > Storage > Edit > Content, or on the node: "
-                               "`pvesm set local --content vztmpl,iso,backup`.")
+                               "Let one hold them: Datacenter > Storage > Edit > Content. If one does, this token "
+                               "may not see it: it needs Datastore.Audit on /storage/NAME.")
         raise InputError("Which storage are the backups on?", f"Node {node} has {', '.join(able)} for backups.",
                          "Name one: --storage.")
     if wanted not in rows:

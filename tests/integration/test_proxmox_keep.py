@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import re
 import time
 from collections import Counter
@@ -10,7 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from typer import main
 
+from homelab.cli import app
+from homelab.cli.common import Settings
 from homelab.commands import backup, restore, snapshot
 from homelab.errors import HomelabError, InputError
 from homelab.progress import SilentProgress
@@ -479,6 +483,10 @@ def test_again_it_has_nothing_to_do(keeper: Keeper) -> None:
     keeper.restore()
     assert keeper.site.known_hosts.pins()[ONE].fingerprint == keeper.pve.keys[167]
     assert keeper.done() == {}
+    keeper.pve.ct(167).status = "stopped"
+    keeper.restore()
+    assert keeper.done() == {("vzstart", "167"): 1}
+    assert keeper.waited == [ONE] * 3
 
 
 def test_never_over_one_that_is_there(keeper: Keeper) -> None:
@@ -556,3 +564,30 @@ def test_disks_come_back_to_their_storages(keeper: Keeper) -> None:
     assert re.fullmatch(r"fast:vm-167-disk-\d,backup=1,mp=/data,size=4G", config["mp0"])
     assert re.fullmatch(r"fast:vm-167-disk-\d,mp=/cache,size=512M", config["mp1"])
     assert keeper.progress.lines == [f"{ONE}: /cache is no part of its backups: it comes back empty"]
+
+
+# ----------------------------------------------------------- the command line
+
+
+def test_on_the_command_line(keeper: Keeper, monkeypatch: pytest.MonkeyPatch,
+                             capsys: pytest.CaptureFixture[str]) -> None:
+    def homelab(*words: str) -> str:
+        main.get_command(app)(["--quiet", *words], standalone_mode=False)
+        return capsys.readouterr().out
+
+    monkeypatch.setattr(Settings, "load", lambda self: keeper.site.inventory)
+    assert homelab("snapshot", "list") == "There are no snapshots.\n"
+    assert homelab("backup", "--list") == "There are no backups.\n"
+    assert homelab("snapshot", "create", "a1", "--description", "before", "--limit", ONE) == (
+        "postgres-data: snapshot a1 is taken\n")
+    assert re.search(r"\npostgres-data +a1 +\d{4}-\d\d-\d\d \d\d:\d\d \(\d+ s ago\) +here +before",
+                     homelab("snapshot", "list"))
+    (row,) = json.loads(homelab("snapshot", "list", "--json"))
+    assert (row["name"], row["current"]) == ("a1", True)
+    for verb in ("rollback", "delete"):
+        error = fails(homelab, "snapshot", verb, "a1", "--limit", ONE)
+        assert (error.brief, error.exit_code) == ("Nobody is there to confirm", 2)
+        assert homelab("snapshot", verb, "a1", "--limit", ONE, "--yes").startswith("postgres-data: ")
+    made = json.loads(homelab("backup", ONE, "--mode", "stop", "--keep", "1", "--yes", "--json"))["made"]
+    assert re.search(rf"\npostgres-data +\S+ \S+ \(.*\) +48 MiB +{made[0]['volid']}", homelab("backup", "--list", ONE))
+    assert "Say `homelab backup … --yes`" in fails(homelab, "backup", "--mode", "stop").resolution
