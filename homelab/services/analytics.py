@@ -39,8 +39,8 @@ class Analytics(Service):
         "pattern": r"[1-9][0-9]*(\.[0-9]+)?\s*[KMGT]i?B", "says": "a size such as 2GB or 512MiB"})
 
     def accesses(self) -> Sequence[Access]:
-        """Appends raw observations and reads them back."""
-        return (Access("project_data", "analytics", "append"),)
+        """The ingestion appends raw observations and asks what it has already; dbt reads them."""
+        return (Access("project_data", "analytics", "append"), Access("project_data", "dbt", "read"))
 
     def listens(self) -> Sequence[Listen]:
         """Who needs it starts the pipeline over SSH."""
@@ -91,7 +91,8 @@ class Analytics(Service):
         return render("analytics/pipeline.env.j2", root=ROOT, extensions=_EXTENSIONS, pipeline=pipeline, cities=cities,
                       api_key=openweather_key(pipeline).reveal(),
                       postgres=site.inventory.container_with("postgres").address,
-                      password=site.vault.secret("postgres-analytics").reveal(), published=PUBLISHED)
+                      password=site.vault.secret("postgres-analytics").reveal(), published=PUBLISHED,
+                      dbt_password=site.vault.secret("postgres-dbt").reveal())
 
     def _authorized_keys(self, site: Site) -> bytes:
         _, public = site.vault.key_pair("airflow")

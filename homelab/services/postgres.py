@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from homelab.distributions import Distribution
@@ -22,9 +23,10 @@ _FACTS = """select json_build_object(
   'sizes', (select json_object_agg(datname, pg_database_size(oid)) from pg_database
             where not datistemplate and datname <> 'postgres'),
   'connections', (select count(*) from pg_stat_activity where backend_type = 'client backend'),
-  'raw_rows', (select case when reltuples > 100000 then reltuples::bigint
+  'raw_rows', (select case when sum(reltuples) > 100000 then sum(reltuples)::bigint
                       else (select count(*) from raw.weather_observations) end
-               from pg_class where oid = 'raw.weather_observations'::regclass),
+               from pg_inherits join pg_class on pg_class.oid = inhrelid
+               where inhparent = 'raw.weather_observations'::regclass),
   'newest_raw_row', (select to_char(max(ingested_at) at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
                      from raw.weather_observations))"""
 _PORT = 5432
@@ -35,10 +37,14 @@ _PGDG_LIST = "/etc/apt/sources.list.d/pgdg.list"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Postgres(Service):
-    """Options of `postgres`. `source` says whose packages: the distribution's, or PGDG's."""
+    """Options of `postgres`. `source` says whose packages: the distribution's, or PGDG's.
+
+    `retention_months` is how many whole months of raw observations are kept beside the present one; 0: all.
+    """
 
     version: int = 16
     source: Literal["distribution", "pgdg"] = "distribution"
+    retention_months: int = field(default=0, metadata={"low": 0, "high": 1200})
 
     def objections(self, distribution: Distribution) -> Iterator[tuple[str, str]]:
         """A distribution ships one version; PGDG has them all."""
@@ -64,7 +70,8 @@ class Postgres(Service):
         settings = File(f"{folder}/conf.d/homelab.conf",
                         render("postgres/postgresql.conf.j2", memory=site.container.shape.memory))
         return (*self._packages(), settings, Running(self.units()[0], watches=[settings]),
-                *contents(site), Hba(f"{folder}/pg_hba.conf", hba(site), "postgres", "postgres", 0o640))
+                *contents(site), retention(self.retention_months),
+                Hba(f"{folder}/pg_hba.conf", hba(site), "postgres", "postgres", 0o640))
 
     def health_probes(self) -> Sequence[str]:
         """Sizes, connections, and the newest raw row."""
@@ -104,15 +111,30 @@ def contents(site: Site, command: str = PSQL) -> Iterator[Step]:
     owners = {access.database: access.role for access in accesses if access.privilege == "own"}
     for database in sorted({access.database for access in accesses}):
         yield Database(database, owners.get(database, "postgres"), command)
-    raw = (shipped("templates") / "postgres" / "project_data.sql").read_text()
-    yield Sql("table raw.weather_observations",
-              "select to_regclass('raw.weather_observations_ingested_at') is not null", raw, "project_data", command)
+    yield _tables(command)
     for access in accesses:
         if access.privilege != "own":
-            yield _grants(access, command)
+            yield grants(access, command)
 
 
-def _grants(access: Access, command: str) -> Sql:
+def _tables(command: str) -> Sql:
+    raw = (shipped("templates") / "postgres" / "project_data.sql").read_text()
+    # The text is safe to run again, so any change of it is one that has to be made.
+    mark = f"homelab {hashlib.sha256(raw.encode()).hexdigest()[:16]}"
+    return Sql("tables of raw", f"select obj_description(to_regnamespace('raw'), 'pg_namespace') = '{mark}'",
+               f"{raw}comment on schema raw is '{mark}';\n", "project_data", command)
+
+
+def retention(months: int, command: str = PSQL) -> Sql:
+    """How many whole months of raw observations are kept, beside the present one; 0: all of them."""
+    return Sql(f"raw observations are kept for {months} months" if months else "raw observations are kept",
+               f"select coalesce((select months from upkeep.retention), 0) = {months}",
+               f"insert into upkeep.retention (months) values ({months}) on conflict (one) do update "
+               "set months = excluded.months;", "project_data", command)
+
+
+def grants(access: Access, command: str = PSQL) -> Sql:
+    """What a role may do with the raw tables: read, or append as well."""
     role, granted = access.role, ("select", "insert") if access.privilege == "append" else ("select",)
     refused = [privilege for privilege in _WRITES if privilege not in granted]
     has = " and ".join([*(f"has_table_privilege('{role}', oid, '{p}')" for p in granted),
@@ -120,6 +142,13 @@ def _grants(access: Access, command: str) -> Sql:
     done = (f"select has_database_privilege('{role}', current_database(), 'connect') "
             f"and has_schema_privilege('{role}', 'raw', 'usage') "
             f"and not has_schema_privilege('{role}', 'raw', 'create') and bool_and({has}) from {_TABLES}")
+    # Who appends stages in a table of its session what it is about to append, and has partitions made for it.
+    appends = access.privilege == "append"
+    upkeep, word, to = "upkeep.partitions()", *(("grant", "to") if appends else ("revoke", "from"))
+    may = (f"has_database_privilege('{role}', current_database(), 'temporary')",
+           f"has_function_privilege('{role}', '{upkeep}', 'execute')",
+           f"has_schema_privilege('{role}', 'upkeep', 'usage')")
+    done += "".join(f" and {'' if appends else 'not '}{each}" for each in may)
     tables = ", ".join(granted)
     sql = "\n".join([
         f"grant connect on database {access.database} to {role};",
@@ -127,6 +156,10 @@ def _grants(access: Access, command: str) -> Sql:
         f"grant usage on schema raw to {role};",
         f"revoke all on all tables in schema raw from {role};",
         f"grant {tables} on all tables in schema raw to {role};",
+        f"alter default privileges in schema raw revoke all on tables from {role};",
         f"alter default privileges in schema raw grant {tables} on tables to {role};",
+        f"{word} temporary on database {access.database} {to} {role};",
+        f"{word} usage on schema upkeep {to} {role};",
+        f"{word} execute on function {upkeep} {to} {role};",
     ])
     return Sql(f"grants: {role} may {access.privilege} {access.database}", done, sql, access.database, command)

@@ -1,10 +1,169 @@
--- Raw observations, as OpenWeather sent them. Grain: one answer of the API for one city.
+-- The database project_data: what OpenWeather said, as it said it, and how it came here. One transaction, which may be
+-- killed at any point and run again; a table of an earlier version becomes a partition, and no row is moved.
+--
+-- What may be relied on by whoever reads raw.weather_observations (dbt's landing does):
+--   * Grain: one answer for one city. The ingestion stores each (city, data ->> 'dt') once, as it was first told.
+--   * Rows are only ever appended; with a retention, whole months are dropped.
+--   * `ingested_at` is when a row was written, not when it was fetched: what waited in a spool comes in late. The
+--     ingestion's writes follow one another under an advisory lock, so for them a later commit has a later
+--     `ingested_at`; whoever else inserts gets the start of his transaction.
+--   * Ask with a literal, `where ingested_at > '…'`: the primary key finds the rows, and older months are not opened.
+--   * `data` went through a check: an object with `dt` (whole seconds since 1970, not after tomorrow) and `main`; the
+--     numbers in main, wind, clouds, rain, snow and coord are numbers, and none is as large as a million. A station
+--     may leave any of them out.
+--   * `units` is what was asked for: standard, metric or imperial. Rows older than this column have null.
+-- Answers that failed the check are in raw.quarantine, runs in raw.ingestion_runs.
+begin;
+set local client_min_messages = warning;
+select pg_advisory_xact_lock(1717, 2);
+
 create schema if not exists raw;
+-- What the ingestion may call, but not see into.
+create schema if not exists upkeep;
+
+-- A plain table, as an earlier version made it, is set aside.
+do $aside$
+begin
+    if (select relkind from pg_class where oid = to_regclass('raw.weather_observations')) = 'r' then
+        alter table raw.weather_observations rename to weather_observations_before;
+        alter table raw.weather_observations_before
+            add column if not exists units text,
+            drop constraint if exists weather_observations_units,
+            add constraint weather_observations_units check (units in ('standard', 'metric', 'imperial')),
+            drop constraint if exists weather_observations_pkey,
+            alter column id drop identity if exists,
+            alter column data set compression lz4;
+        drop index if exists raw.weather_observations_ingested_at;
+    end if;
+end
+$aside$;
+
 create table if not exists raw.weather_observations (
-    id bigint generated always as identity primary key,
+    id bigint generated always as identity,
     city text not null,
     ingested_at timestamptz not null default now(),
-    data jsonb not null
+    data jsonb compression lz4 not null,
+    units text constraint weather_observations_units check (units in ('standard', 'metric', 'imperial')),
+    -- In this order it serves the incremental read as well.
+    constraint weather_observations_key primary key (ingested_at, id)
+) partition by range (ingested_at);
+-- By which the ingestion knows what it has stored.
+create index if not exists weather_observations_told
+    on raw.weather_observations (city, (data ->> 'dt') collate "C");
+
+-- What had been set aside holds everything up to the end of this month, or of the month of its newest row.
+do $attach$
+declare
+    upto timestamptz;
+begin
+    if to_regclass('raw.weather_observations_before') is null
+        or (select relispartition from pg_class where oid = to_regclass('raw.weather_observations_before')) then
+        return;
+    end if;
+    select date_trunc('month', greatest(max(ingested_at), now()) at time zone 'UTC') at time zone 'UTC'
+        into upto from raw.weather_observations_before;
+    upto := (upto at time zone 'UTC' + interval '1 month') at time zone 'UTC';
+    execute format('alter table raw.weather_observations attach partition raw.weather_observations_before '
+                   'for values from (minvalue) to (%L)', upto);
+    perform setval(pg_get_serial_sequence('raw.weather_observations', 'id'),
+                   (select coalesce(max(id), 0) + 1 from raw.weather_observations_before), false);
+end
+$attach$;
+
+-- Answers that could not go in, and why. Grain: one answer. `bytes` is its whole size, `body` how it begins.
+create table if not exists raw.quarantine (
+    id bigint generated always as identity primary key,
+    city text not null,
+    received_at timestamptz not null,
+    ingested_at timestamptz not null default now(),
+    units text,
+    reason text not null,
+    bytes bigint not null,
+    body bytea not null,
+    unique (city, received_at)
 );
--- The incremental read asks for what came after a watermark.
-create index if not exists weather_observations_ingested_at on raw.weather_observations (ingested_at);
+
+-- Runs of the ingestion, in two tables as it may only append. Grain: one run; one without an end was cut off.
+create table if not exists raw.ingestion_starts (
+    run uuid primary key,
+    started timestamptz not null
+);
+create table if not exists raw.ingestion_ends (
+    run uuid primary key,
+    finished timestamptz not null,
+    asked int not null,
+    stored int not null,
+    unchanged int not null,
+    failed int not null,
+    quarantined int not null,
+    spooled int not null,
+    recovered int not null,
+    requests int not null,
+    error text
+);
+create or replace view raw.ingestion_runs as
+select * from raw.ingestion_starts left join raw.ingestion_ends using (run);
+
+-- How many whole months are kept; 0, or no row: all of them.
+create table if not exists upkeep.retention (
+    one boolean primary key default true check (one),
+    months int not null check (months >= 0)
+);
+
+-- Makes this month's partition and the next three, and drops what is past its time. The ingestion calls it before it
+-- writes: it runs as its owner, takes no arguments, and so lets the caller decide nothing.
+create or replace function upkeep.partitions() returns void
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+set lock_timeout = '10s'
+set client_min_messages = warning
+as $partitions$
+declare
+    month timestamptz;
+    name text;
+    upto timestamptz;
+    oldest timestamptz;
+    kept int := coalesce((select r.months from upkeep.retention as r), 0);
+begin
+    perform pg_advisory_xact_lock(1717, 2);
+    select coalesce(max(b.upto), '-infinity') into upto from upkeep.bounds as b;
+    for ahead in 0..3 loop
+        month := date_trunc('month', now()) + make_interval(months => ahead);
+        continue when month < upto;
+        name := to_char(month, '"weather_observations_"YYYY_MM');
+        -- Attached afterwards, it does not shut out those who read and write meanwhile.
+        execute format('create table raw.%I (like raw.weather_observations including defaults '
+                       'including constraints including compression)', name);
+        execute format('alter table raw.weather_observations attach partition raw.%I for values from (%L) to (%L)',
+                       name, month, month + interval '1 month');
+    end loop;
+    if kept = 0 then
+        return;
+    end if;
+    oldest := date_trunc('month', now()) - make_interval(months => kept);
+    begin
+        for name in select b.name from upkeep.bounds as b where b.upto <= oldest loop
+            execute format('drop table raw.%I', name);
+        end loop;
+    exception when lock_not_available then
+        raise warning 'somebody reads what is past its time: it goes the next time';
+    end;
+    delete from raw.quarantine where ingested_at < oldest;
+    delete from raw.ingestion_ends where finished < oldest;
+    delete from raw.ingestion_starts where started < oldest;
+end
+$partitions$;
+
+-- The partitions, and where each of them ends.
+create or replace view upkeep.bounds as
+select
+    child.relname::text as name,
+    substring(pg_get_expr(child.relpartbound, child.oid) from $$TO \('([^']+)'\)$$)::timestamptz as upto
+from pg_inherits
+join pg_class as child on child.oid = pg_inherits.inhrelid
+where pg_inherits.inhparent = 'raw.weather_observations'::regclass;
+
+revoke all on function upkeep.partitions() from public;
+select upkeep.partitions();
+commit;

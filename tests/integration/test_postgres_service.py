@@ -61,7 +61,7 @@ def connect(server: pg.Server, database: str, role: str) -> psycopg.Connection[t
 
 
 def test_a_second_run_changes_nothing(server: pg.Server, tmp_path: Path) -> None:
-    assert len(converge(LocalHost(), steps(server, site(tmp_path, 1, 2)), SilentProgress())) == 8
+    assert len(converge(LocalHost(), steps(server, site(tmp_path, 1, 2)), SilentProgress())) == 10
     assert survey(LocalHost(), steps(server, site(tmp_path, 1, 2))) == []
 
 

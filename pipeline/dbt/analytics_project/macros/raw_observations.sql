@@ -12,6 +12,7 @@ postgres_query('{{ source.database }}', $sql$
             id,
             city,
             ingested_at,
+            units,
             data ->> 'dt' as dt,
             data -> 'main' ->> 'temp' as temperature,
             data -> 'main' ->> 'humidity' as humidity,

@@ -15,6 +15,7 @@ case {{ units }}
     end
 {%- endmacro %}
 
+{# The units of rows that do not say theirs: they were stored before rows did. #}
 {% macro units() -%}
     {% set said = var('units', env_var('OPENWEATHER_UNITS', 'imperial')) %}
     {% if said not in ('standard', 'metric', 'imperial') %}
