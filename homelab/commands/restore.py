@@ -36,30 +36,39 @@ def restore(inventory: Inventory, name: str, volid: str | None = None, *, vault:
         there = find(client, inventory).get(container.vmid)
         task = _earlier(client, container, there, progress) if there else None
         node = there.node if there else container.node or only_node(client)
-        storage = backups.storage_for(client, node, volid.partition(":")[0] if volid
-                                       else storage or container.backup_storage)
-        theirs = backups.backups(client, node, storage, {container.vmid: name}, inventory.lab)
-        backup = _choice(theirs, volid, container, storage, node)
-        if there and task:
-            if restores.source(client, task) != backup.volid:
-                raise _is_there(container, there)
-            if there.running and name in known_hosts.pins():
-                return Outcome(nothing=f"Nothing to do: {name} was restored {ago(task.started)} from {backup.volid}.")
-        else:
+        backup = _backup(client, inventory, container, node, volid, storage)
+        if there and task and restores.source(client, task) != backup.volid:
+            raise _is_there(container, there)
+        if there and task and there.running and name in known_hosts.pins():
+            return Outcome(nothing=f"Nothing to do: {name} was restored {ago(task.started)} from {backup.volid}.")
+        if task is None:
             vmids.promise(inventory)
             task = _restore(client, container, node, backup, progress)
         _pin(known_hosts, name, backup, lambda: hostkeys.recover(
             client, Found(vmid=container.vmid, name=name, node=node), name))
-        builder = Builder(client, "", known_hosts, progress)
-        if there and not task.running and not there.running:
-            builder.carry_out([Start(container, there)])
-        else:
-            with progress.step(name, "start"):
-                builder.await_start(container, node, task.started)
+        _start(Builder(client, "", known_hosts, progress), container, node, there, task, progress)
         with progress.step(name, "wait for SSH, with the host key that it had"):
             (wait_for_ssh or _ssh(vault, known_hosts))(container)
     return Outcome({name: [f"{name}: it is as it was {ago(backup.made)}, from {backup.volid}. "
                            "`homelab plan` shows what the inventory wants otherwise by now."]})
+
+
+def _backup(client: Client, inventory: Inventory, container: Container, node: str, volid: str | None,
+            storage: str | None) -> Backup:
+    wanted = volid.partition(":")[0] if volid else storage or container.backup_storage
+    place = backups.storage_for(client, node, wanted)
+    theirs = backups.backups(client, node, place, {container.vmid: container.name}, inventory.lab)
+    return _choice(theirs, volid, container, place, node)
+
+
+def _start(builder: Builder, container: Container, node: str, there: Found | None, task: Task,
+           progress: Progress) -> None:
+    """Judge the start that follows a restore; start it if that has ended long ago."""
+    if there and not task.running and not there.running:
+        builder.carry_out([Start(container, there)])
+        return
+    with progress.step(container.name, "start"):
+        builder.await_start(container, node, task.started)
 
 
 def _earlier(client: Client, container: Container, there: Found, progress: Progress) -> Task:
