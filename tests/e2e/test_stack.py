@@ -288,12 +288,12 @@ def test_destroy_asks_and_then_removes_what_is_ours(cli: Cli) -> None:
 
 
 TRIXIE = """
-defaults: {template: debian-13}
+defaults: {template: debian-13, firewall: true}
 containers: {postgres-data: {services: {postgres: {version: 17}}}}
 """
 
 
-def test_the_same_on_debian_13_with_its_own_postgres_and_python(cli: Cli) -> None:
+def test_the_same_on_debian_13_with_its_own_postgres_and_python_and_behind_a_firewall(cli: Cli) -> None:
     with cli.also(TRIXIE):
         assert "debian-13-standard_13-1_" in cli.run("plan").stdout
         cli.run("up")
@@ -304,6 +304,8 @@ def test_the_same_on_debian_13_with_its_own_postgres_and_python(cli: Cli) -> Non
         assert cli.on("analytics-platform", "/opt/analytics-platform/venv/bin/python -V").startswith("Python 3.13.")
         outcome = cli.json("pipeline", "run")
         assert outcome["tasks"] == {"fetch_weather_data": "success", "run_dbt_transformation": "success"}
+        # What no service needs is dropped: another container's SSH.
+        cli.on("analytics-platform", "timeout 3 bash -c '</dev/tcp/10.99.2.195/22'", expect=124)
         assert cli.json("query", "select count(*) as n from weather_hourly") == [{"n": 3 * runs(cli)}]
         assert "all is well" in cli.run("status").stdout
         cli.run("destroy", "--yes")
