@@ -1,7 +1,8 @@
 """Build and test the marts with dbt in a private file, and publish a copy of it if all is well.
 
 Readers open data/published.duckdb, which is replaced in one step: they never see half a build, and a bad build leaves
-them what they had. data/last_build.json tells how it went. Postgres is reached by libpq's own variables.
+them what they had. data/last_build.json tells how it went. Postgres is reached by libpq's own variables; DBT_PGUSER and
+DBT_PGPASSWORD, where they are set, win over PGUSER and PGPASSWORD, as dbt need not write there.
 
 The last line on standard output is the same report. Exit status: 0 published, 1 not, 2 bad options.
 """
@@ -25,8 +26,10 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import tested
 
 ROOT = Path(__file__).resolve().parents[1]
+FULL_REFRESH = "--full-refresh"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,8 @@ def build(layout: Layout, lock: int, words: Sequence[str]) -> int:
     # target/ is kept: from it dbt knows what it need not parse again.
     environment = {**os.environ, "DBT_TARGET_PATH": str(layout.results.parent),
                    "DBT_LOG_PATH": str(layout.data / "logs"), "DBT_SEND_ANONYMOUS_USAGE_STATS": "false"}
+    environment |= {name.removeprefix("DBT_"): os.environ[name] for name in ("DBT_PGUSER", "DBT_PGPASSWORD")
+                    if name in os.environ}
     # dbt inherits the lock, so it is held as long as dbt runs, even if this process is killed.
     return subprocess.run(command, cwd=layout.data, env=environment, stdout=sys.stderr, pass_fds=(lock,),
                           check=False).returncode
@@ -85,8 +90,6 @@ def build(layout: Layout, lock: int, words: Sequence[str]) -> int:
 
 def publish(layout: Layout) -> None:
     """Put a whole copy of the built file in the place of the published one."""
-    with duckdb.connect(str(layout.warehouse)) as connection:
-        connection.execute("checkpoint")
     new = layout.published.with_suffix(".new")
     shutil.copyfile(layout.warehouse, new)
     _settle(new)
@@ -120,13 +123,30 @@ def summary(results: Path) -> dict[str, Any]:
     }
 
 
-def run(layout: Layout, patience: float, words: Sequence[str]) -> dict[str, Any]:
-    """Build, test, and publish if that went well; returns and writes down the report. Raises TimeoutError."""
+def run(layout: Layout, patience: float, words: Sequence[str], everything: bool = False) -> dict[str, Any]:
+    """Build, test, and publish if that went well; returns and writes down the report. Raises TimeoutError.
+
+    The tests look at what is new; at `everything` if asked to, once a week, and when all is built anew.
+    """
     layout.data.mkdir(parents=True, exist_ok=True)
     with only_one(layout.data / "transform.lock", patience) as lock:
         started = datetime.now(UTC)
+        code = tested.code(layout.project, os.environ.get("OPENWEATHER_UNITS", ""))
+        known = tested.read(layout.warehouse)
+        if known.code != code:
+            # Rows that other code has made would stand beside this one's.
+            words = [*dict.fromkeys((*words, FULL_REFRESH))]
+        anew = FULL_REFRESH in words
+        if anew:
+            tested.begin_anew(layout.warehouse)
+        elif everything or not known.lately(started):
+            everything = True
+            tested.forget(layout.warehouse)
         status = build(layout, lock, words)
         if status == 0:
+            with duckdb.connect(str(layout.warehouse)) as connection:
+                tested.remember(connection, started if anew or everything else known.in_full, code)
+                connection.execute("checkpoint")
             publish(layout)
         finished = datetime.now(UTC)
         report = {
@@ -134,6 +154,8 @@ def run(layout: Layout, patience: float, words: Sequence[str]) -> dict[str, Any]
             "finished": finished.isoformat(timespec="seconds"),
             "seconds": round((finished - started).total_seconds(), 1),
             "status": "success" if status == 0 else "failed",
+            "full_refresh": anew,
+            "tested": "everything" if anew or everything else "new rows",
             **summary(layout.results),
         }
         new = layout.data / "last_build.new"
@@ -150,10 +172,12 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=ROOT / "data", help="where to build and to publish")
     parser.add_argument("--wait", type=float, default=900, help="seconds to wait for another run")
     parser.add_argument("--full-refresh", action="store_true", help="build everything anew from the raw rows")
+    parser.add_argument("--test-everything", action="store_true", help="test the old rows as well, as once a week")
     options = parser.parse_args()
     layout = Layout(options.project.resolve(), options.profiles.resolve(), options.data.resolve())
     try:
-        report = run(layout, options.wait, ["--full-refresh"] if options.full_refresh else [])
+        report = run(layout, options.wait, [FULL_REFRESH] if options.full_refresh else [],
+                     options.test_everything)
     except TimeoutError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -2,7 +2,7 @@
 {% macro from_unix_time(seconds) -%}
     {{ return(adapter.dispatch('from_unix_time')(seconds)) }}
 {%- endmacro %}
-{% macro duckdb__from_unix_time(seconds) -%} to_timestamp({{ seconds }}) {%- endmacro %}
+{% macro duckdb__from_unix_time(seconds) -%} try(to_timestamp({{ seconds }})) {%- endmacro %}
 
 {% macro utc_date(time) -%}
     {{ return(adapter.dispatch('utc_date')(time)) }}

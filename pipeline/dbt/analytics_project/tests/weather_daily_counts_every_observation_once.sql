@@ -1,23 +1,25 @@
 -- However often it was built in pieces, the mart counts what staging holds, and its means lie between its extremes.
-with counted as (
-    select city, sum(observations) as observations
-    from {{ ref('weather_daily') }}
-    group by city
+{% set first = first_untested(ref('weather_daily')) %}
+
+with days as (
+    select * from {{ untested(ref('weather_daily')) }} as untested
 ),
 
 observed as (
-    select city, count(distinct observation_timestamp) as observations
+    select city, {{ utc_date('observation_timestamp') }} as observation_date,
+        count(distinct observation_timestamp) as observations
     from {{ ref('stg_weather') }}
-    group by city
+    {% if first %}where observation_timestamp >= cast('{{ first }}' as timestamp with time zone){% endif %}
+    group by all
 )
 
-select city, 'count' as broken
-from counted
-full join observed using (city)
-where counted.observations is distinct from observed.observations
+select city, observation_date, 'count' as broken
+from days
+full join observed using (city, observation_date)
+where days.observations is distinct from observed.observations
 
 union all
 
-select city, 'extremes' as broken
-from {{ ref('weather_daily') }}
+select city, observation_date, 'extremes' as broken
+from days
 where temperature_mean_f < temperature_min_f - 1e-9 or temperature_mean_f > temperature_max_f + 1e-9

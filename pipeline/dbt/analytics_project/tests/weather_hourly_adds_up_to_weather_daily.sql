@@ -1,11 +1,14 @@
 -- A day's hours count as many observations as the day does.
+{% set first = first_untested(ref('weather_daily')) %}
+
 with hours as (
     select city, {{ utc_date('observation_hour') }} as observation_date, sum(observations) as observations
     from {{ ref('weather_hourly') }}
+    {% if first %}where observation_hour >= cast('{{ first }}' as timestamp with time zone){% endif %}
     group by all
 )
 
 select city, observation_date
 from hours
-full join {{ ref('weather_daily') }} as days using (city, observation_date)
+full join {{ untested(ref('weather_daily')) }} as days using (city, observation_date)
 where hours.observations is distinct from days.observations

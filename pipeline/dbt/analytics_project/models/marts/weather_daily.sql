@@ -1,7 +1,7 @@
 {{ config(unique_key=['city', 'observation_date']) }}
 
 with observations as (
-    {{ observations_of(ref('stg_weather'), utc_date('observation_timestamp')) }}
+    {{ observations_of(ref('stg_weather'), utc_date) }}
 )
 
 select

@@ -1,7 +1,7 @@
 {{ config(unique_key=['city', 'observation_hour']) }}
 
 with observations as (
-    {{ observations_of(ref('stg_weather'), utc_hour('observation_timestamp')) }}
+    {{ observations_of(ref('stg_weather'), utc_hour) }}
 )
 
 select

@@ -2,7 +2,7 @@ select
     id,
     city,
     ingested_at,
-    {{ from_unix_time('dt') }} as observation_timestamp,
+    observation_timestamp,
     {{ to_fahrenheit('temperature', 'units') }} as temperature_f,
     humidity as humidity_pct,
     pressure as pressure_hpa,
