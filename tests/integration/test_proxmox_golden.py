@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import secrets
 import threading
+import time
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +29,7 @@ from homelab.model import Container
 from homelab.plan import golden
 from homelab.progress import SilentProgress
 from homelab.proxmox import Client
+from homelab.proxmox.checks import proxmox_checks
 from homelab.proxmox.find import look
 from homelab.ssh import HostKeyMismatch
 from homelab.trust import KnownHosts, fingerprint
@@ -401,6 +403,24 @@ def test_the_plan_says_so(place: Place) -> None:
     (line,) = preview(place.inventory, vault=FixedVault(), known_hosts=place.known_hosts, progress=SilentProgress(),
                       limit=[ONE]).up
     assert "golden/postgres-data (100, baked at " in line.what
+
+
+def test_doctor_looks_for_it(place: Place) -> None:
+    def said() -> list[tuple[bool, str]]:
+        checks = proxmox_checks(Client(place.inventory.endpoint), place.inventory, time.time, lambda addresses: {})
+        return [(check.ok, check.said) for check in checks if check.name == "golden container for postgres-data"]
+
+    place.overlaid(CLONED)
+    ((ok, why),) = said()
+    assert (ok, why.partition(".")[0]) == (False, "postgres-data: there is no golden container of postgres-data")
+    place.overlaid("").up(ONE)
+    place.bake()
+    place.gone()
+    ((ok, why),) = said()
+    assert ok
+    assert "golden/postgres-data (100, baked at 2" in why
+    place.up(ONE)
+    assert said() == []
 
 
 def test_a_key_that_is_neither_is_a_hard_stop(place: Place) -> None:
