@@ -1,6 +1,6 @@
 """The frozen types that everything else speaks in: what the inventory wants, and what was found."""
 
-from homelab.model.service import Health, Pending, Service, Site, Step, Vault
+from homelab.model.service import Health, Owned, Pending, Service, Site, Step, Vault
 from homelab.model.shape import Difference, Mount, Shape, differences
 from homelab.model.wanted import (
     Access,
@@ -17,5 +17,5 @@ from homelab.model.wanted import (
 )
 
 __all__ = ["Access", "City", "Container", "Difference", "Endpoint", "Health", "Inventory", "Listen", "Mount", "Network",
-           "Pending", "Pipeline", "Privilege", "Secret", "Service", "Shape", "Site", "Step", "Vault", "differences",
-           "marks"]
+           "Owned", "Pending", "Pipeline", "Privilege", "Secret", "Service", "Shape", "Site", "Step", "Vault",
+           "differences", "marks"]

@@ -46,6 +46,17 @@ class Pending:
     diff: str = ""
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Owned:
+    """What a step leaves in a container: a `unit`, or a `file`, `tree`, `venv` or `directory` by its absolute path."""
+
+    kind: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}"
+
+
 class Step(ABC):
     """One thing that has to be so. It asks probes, says from the answers why it is pending, and applies."""
 
@@ -59,6 +70,10 @@ class Step(ABC):
     @abstractmethod
     def title(self) -> str:
         """What it is about, unique on its host: `file /etc/x`, `unit airflow-scheduler`."""
+
+    def owns(self) -> Sequence[Owned]:
+        """What is removed again once no step wants it any more; never data."""
+        return ()
 
     @abstractmethod
     def probes(self) -> Sequence[str]:

@@ -13,10 +13,10 @@ from typing import ClassVar, Literal
 from homelab.distributions import Distribution
 from homelab.errors import HomelabError
 from homelab.host import Result, argv
-from homelab.model import Access, Health, Listen, Service, Site, Step
+from homelab.model import Access, Health, Listen, Owned, Service, Site, Step
 from homelab.paths import shipped
 from homelab.render import render
-from homelab.steps import Command, Directory, File, Packages, Running, Tree, UnitGone, User, Uv, Venv, WaitFor
+from homelab.steps import Command, Directory, File, Packages, Running, Tree, User, Uv, Venv, WaitFor
 
 DAG = "weather_ingestion_pipeline"
 HOME = "/home/airflow/airflow"
@@ -99,8 +99,6 @@ class Airflow(Service):
             File(_DATABASE, render("airflow/database.env.j2", postgres=postgres.address,
                                    password=self._password(site)), mode=0o600, secret=True),
             File(CLI, render("airflow/homelab-airflow.j2", environment=_ENVIRONMENT, venv=_VENV), mode=0o700),
-            *(UnitGone(f"airflow-{process}.service") for processes in _PROCESSES.values()
-              for process in processes if process not in _PROCESSES[self.version]),
             WaitFor(f"{postgres.name} accepts airflow_admin", in_metadata("select 1"), postgres.name, site.failed,
                     site.patience(postgres)),
             migrated,
@@ -142,7 +140,7 @@ class Airflow(Service):
                 + in_metadata("select version_num from alembic_version limit 1") + " | grep -q .")
         command = (f"systemctl stop 'airflow-*' && {CLI} db migrate && mkdir -p {_STAMPS} && "
                    f"echo {venv.digest} >{stamp}")
-        return Command("airflow db migrate", done, command, watches=[venv])
+        return Command("airflow db migrate", done, command, watches=[venv], makes=[Owned("file", stamp)])
 
     def _admin(self, site: Site, migrated: Command) -> Command:
         password = site.vault.secret("airflow-admin").reveal()
@@ -157,7 +155,7 @@ class Airflow(Service):
                    f"then {argv(CLI, 'users', 'delete', '--username', 'admin')}; fi && {create} && "
                    f"echo {digest} >{stamp}")
         return Command("airflow's admin user", done, command, stdin=f"{password}\n{password}\n".encode(),
-                       watches=[migrated])
+                       watches=[migrated], makes=[Owned("file", stamp)])
 
     def _units(self, venv: Step, environment: Step, migrated: Step) -> Iterator[Step]:
         for process, unit in zip(_PROCESSES[self.version], self.units(), strict=True):

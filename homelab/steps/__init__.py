@@ -4,11 +4,11 @@ from homelab.steps.commands import Command, WaitFor
 from homelab.steps.files import Directory, File, Tree
 from homelab.steps.packages import Packages
 from homelab.steps.postgres import Database, Hba, Role, Sql
-from homelab.steps.units import Running, UnitGone
+from homelab.steps.units import Running
 from homelab.steps.users import User
 from homelab.steps.venv import Uv, Venv
 
 __all__ = [
-    "Command", "Database", "Directory", "File", "Hba", "Packages", "Role", "Running", "Sql", "Tree", "UnitGone",
-    "User", "Uv", "Venv", "WaitFor",
+    "Command", "Database", "Directory", "File", "Hba", "Packages", "Role", "Running", "Sql", "Tree", "User",
+    "Uv", "Venv", "WaitFor",
 ]

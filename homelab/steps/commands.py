@@ -9,12 +9,15 @@ from typing import ClassVar
 
 from homelab.errors import HomelabError
 from homelab.host import Host, Result, check
-from homelab.model import Pending, Step
+from homelab.model import Owned, Pending, Step
 
 
 @dataclass(frozen=True, eq=False)
 class Command(Step):
-    """Shell text that has to run until `done` succeeds, and again when something that it watches has changed."""
+    """Shell text that has to run until `done` succeeds, and again when something that it watches has changed.
+
+    `makes` is what it leaves that may be removed once nobody wants the step any more.
+    """
 
     name: str
     done: str
@@ -22,11 +25,16 @@ class Command(Step):
     stdin: bytes = b""
     timeout: float = 900  # seconds
     watches: Sequence[Step] = ()
+    makes: Sequence[Owned] = ()
 
     @property
     def title(self) -> str:
         """See Step."""
         return self.name
+
+    def owns(self) -> Sequence[Owned]:
+        """See Step."""
+        return self.makes
 
     def probes(self) -> Sequence[str]:
         """See Step."""

@@ -2,7 +2,8 @@
 
 A step that watches others has to act after they changed, also when the run is killed in between. So before
 anything is changed, a marker for each watcher is put down on the host; the watcher takes it away when it has
-acted, and a marker that is found means that the action is still owed.
+acted, and a marker that is found means that the action is still owed. In the same way, what is about to be made is
+first listed in the manifest, and what it lists and no step wants any more is removed before all else.
 
 A lost connection is like a killed run, and the same run goes on: it connects again, waits for the end of what it
 had begun there, and looks at everything anew.
@@ -12,15 +13,15 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from shlex import quote
 
 from homelab.errors import HomelabError
 from homelab.host import ConnectionLost, Host, Result, check
-from homelab.model import Pending, Step
+from homelab.model import Owned, Pending, Step
 from homelab.progress import Progress
-from homelab.steps import places
+from homelab.steps import manifest, places
 from homelab.steps.exclusive import Busy, Exclusive, busy_probe, wait_until_idle
 from homelab.steps.meaning import meaning
 
@@ -43,7 +44,8 @@ class Change:
 
 def survey(host: Host, steps: Sequence[Step]) -> list[Change]:
     """What is pending, in order, from one round trip. Changes nothing."""
-    return _look(host, steps).changes
+    look = _look(host, steps)
+    return [*_removals(look, steps), *look.changes]
 
 
 def converge(host: Host, steps: Sequence[Step], progress: Progress) -> list[Change]:
@@ -96,6 +98,8 @@ class _Look:
 
     changes: list[Change]
     busy: bool
+    owed: frozenset[str]
+    listed: str  # the manifest, as it is there
 
 
 class _Run:
@@ -111,15 +115,24 @@ class _Run:
         look = _look(self._host, self._steps)
         if look.busy:
             raise Busy(f"{self._host.name}: what an earlier run has begun is still going on")
+        changes = [*_removals(look, self._steps), *look.changes]
+        pending = {change.step for change in changes}
         for step in self._steps:
-            if step not in {change.step for change in look.changes}:
+            if step not in pending:
                 self._progress.told(self._host.name, "unchanged", step=step.title)
-        if not look.changes:
-            return
-        self._note_owed(look.changes)
-        for number, change in enumerate(look.changes):
-            self._apply(change, look.changes[number + 1:])
-        if left := survey(self._host, [change.step for change in look.changes]):
+        wanted = _wanted(self._steps)
+        stale = look.owed - set(map(marker, self._steps))
+        if changes:
+            self._note({*wanted, *manifest.parse(look.listed)}, [
+                marker(w) for c in changes for w in self._steps if c.step in w.watches])
+            for number, change in enumerate(changes):
+                self._apply(change, changes[number + 1:])
+            self._require_taken([change.step for change in changes])
+        if changes or stale or manifest.text(wanted) != look.listed.encode():
+            self._note(wanted, (), stale)
+
+    def _require_taken(self, steps: Sequence[Step]) -> None:
+        if left := _look(self._host, steps).changes:
             raise HomelabError(f"{self._host.name}: {left[0].step.title} did not take",
                                f"It ran without an error, and still: {left[0].pending.reason}.",
                                "Something else changes it at the same time, or this is a fault of homelab's.")
@@ -133,11 +146,13 @@ class _Run:
                 self._host.reconnect(_REBOOT)
             wait_until_idle(self._host, _LONGEST)
 
-    def _note_owed(self, changes: Sequence[Change]) -> None:
-        owed = sorted({marker(w) for c in changes for w in self._steps if c.step in w.watches})
-        folder = places.owed()
-        check(self._alone, f"mkdir -p {folder} && cd {folder} && touch {' '.join(map(quote, owed))} .",
-              "noting what is owed")
+    def _note(self, ours: Collection[Owned], owed: Collection[str], stale: Collection[str] = ()) -> None:
+        """List what is ours, and put down markers for what is owed; take away those of steps that are no more."""
+        file = places.manifest()
+        check(self._alone, "\n".join([
+            "set -e", f"mkdir -p {places.owed()}; cat >{file}.new; sync {file}.new; mv -fT {file}.new {file}",
+            f"cd {places.owed()}; touch {' '.join(map(quote, sorted(owed)))} .",
+            f"rm -f {' '.join(map(quote, sorted(stale)))}"]), "noting what is ours", stdin=manifest.text(ours))
 
     def _apply(self, change: Change, after: Sequence[Change]) -> None:
         step, host, started = change.step, self._host.name, time.monotonic()
@@ -161,16 +176,28 @@ class _Run:
                             reason=change.pending.reason)
 
 
+def _wanted(steps: Sequence[Step]) -> frozenset[Owned]:
+    return frozenset(owned for step in steps for owned in step.owns())
+
+
+def _removals(look: _Look, steps: Sequence[Step]) -> list[Change]:
+    return [Change(manifest.Gone(owned), Pending("no longer in the inventory"))
+            for owned in manifest.surplus(manifest.parse(look.listed), _wanted(steps))]
+
+
 def _look(host: Host, steps: Sequence[Step]) -> _Look:
     probes = [(index, probe) for index, step in enumerate(steps) for probe in step.probes()]
-    owed, busy, *results = host.batch([f"ls -A {places.owed()}", busy_probe(), *(probe for _, probe in probes)])
+    owed, busy, listed, *results = host.batch([f"ls -A {places.owed()}", busy_probe(), f"cat {places.manifest()}",
+                                               *(probe for _, probe in probes)])
     answers: dict[int, list[Result]] = {index: [] for index in range(len(steps))}
     for (index, _), result in zip(probes, results, strict=True):
         answers[index].append(result)
-    return _Look(list(_pending(steps, answers, set(owed.text.splitlines()) if owed.ok else set())), not busy.ok)
+    markers = frozenset(owed.text.splitlines()) if owed.ok else frozenset()
+    return _Look(list(_pending(steps, answers, markers)), not busy.ok, markers, listed.stdout.decode(errors="replace"))
 
 
-def _pending(steps: Sequence[Step], answers: Mapping[int, Sequence[Result]], owed: set[str]) -> Iterator[Change]:
+def _pending(steps: Sequence[Step], answers: Mapping[int, Sequence[Result]],
+             owed: Collection[str]) -> Iterator[Change]:
     changing: set[Step] = set()
     for index, step in enumerate(steps):
         pending = step.pending(answers[index])

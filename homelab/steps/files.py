@@ -12,7 +12,7 @@ from pathlib import Path
 from shlex import quote
 
 from homelab.host import Host, Result, argv, check
-from homelab.model import Pending, Step
+from homelab.model import Owned, Pending, Step
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +28,10 @@ class Directory(Step):
     def title(self) -> str:
         """See Step."""
         return f"directory {self.path}"
+
+    def owns(self) -> Sequence[Owned]:
+        """See Step."""
+        return (Owned("directory", self.path),)
 
     def probes(self) -> Sequence[str]:
         """See Step."""
@@ -55,7 +59,7 @@ class File(Step):
     """
 
     path: str
-    content: bytes
+    content: bytes = field(repr=False)
     owner: str = "root"
     group: str = "root"
     mode: int = 0o644
@@ -67,6 +71,10 @@ class File(Step):
     def title(self) -> str:
         """See Step."""
         return f"file {self.path}"
+
+    def owns(self) -> Sequence[Owned]:
+        """See Step."""
+        return (Owned("file", self.path),)
 
     def probes(self) -> Sequence[str]:
         """See Step."""
@@ -126,6 +134,10 @@ class Tree(Step):
     def title(self) -> str:
         """See Step."""
         return f"tree {self.path}"
+
+    def owns(self) -> Sequence[Owned]:
+        """See Step."""
+        return (Owned("tree", self.path),)
 
     def probes(self) -> Sequence[str]:
         """See Step."""

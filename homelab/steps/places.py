@@ -14,3 +14,8 @@ def owed() -> str:
 def lock() -> str:
     """The file that is locked while a command of ours changes something."""
     return f"{RUN}/lock"
+
+
+def manifest() -> str:
+    """The file that lists what is there because of us."""
+    return f"{STATE}/manifest"

@@ -12,7 +12,7 @@ from shlex import quote
 
 from homelab.errors import HomelabError
 from homelab.host import Host, Result, check
-from homelab.model import Pending, Secret, Step
+from homelab.model import Owned, Pending, Secret, Step
 from homelab.steps.files import File
 
 PSQL = "env --chdir=/ runuser -u postgres -- psql"  # which may not enter root's folder, and would say so
@@ -161,6 +161,10 @@ class Hba(File):
     """pg_hba.conf: put in place, read by the server's own parser, and only then loaded; a faulty one is taken back."""
 
     psql: str = PSQL
+
+    def owns(self) -> Sequence[Owned]:
+        """Nothing: without it, the cluster, and so the data, could not be used any more."""
+        return ()
 
     def probes(self) -> Sequence[str]:
         """See Step. The third one finds a file that a killed run wrote and did not load."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from shlex import quote
 
 from homelab.errors import HomelabError
-from homelab.host import Host, Result, argv, check
-from homelab.model import Pending, Step
+from homelab.host import Host, Result, argv
+from homelab.model import Owned, Pending, Step
 
 # How a unit can be set to start at boot: by us, or by a package's generator.
 _ENABLED = ("enabled", "enabled-runtime", "generated", "static", "indirect", "alias")
@@ -27,6 +27,10 @@ class Running(Step):
         """See Step."""
         return f"unit {self.unit}"
 
+    def owns(self) -> Sequence[Owned]:
+        """See Step."""
+        return (Owned("unit", self.unit),)
+
     def probes(self) -> Sequence[str]:
         """See Step."""
         return (argv("systemctl", "show", "--property=ActiveState,UnitFileState,NeedDaemonReload", self.unit),)
@@ -43,40 +47,13 @@ class Running(Step):
     def apply(self, host: Host) -> None:
         """See Step. Raises HomelabError with the journal's last lines when the unit does not come up."""
         unit = quote(self.unit)
-        result = host.run(f"systemctl daemon-reload && systemctl enable --quiet {unit} && systemctl restart {unit} "
-                          f"&& sleep {self.settle} && systemctl is-active --quiet {unit}", timeout=300)
+        # It may be masked, if it was a package's and not wanted here for a while.
+        result = host.run(f"systemctl daemon-reload && systemctl unmask --quiet {unit} && "
+                          f"systemctl enable --quiet {unit} && systemctl restart {unit} && "
+                          f"sleep {self.settle} && systemctl is-active --quiet {unit}", timeout=300)
         if not result.ok:
             journal = host.run(argv("journalctl", "--no-pager", "--output=cat", "--lines=15", f"--unit={self.unit}"))
             raise HomelabError(
                 f"{host.name}: {self.unit} does not come up",
                 "\n".join(f"  {line}" for line in (journal.text or result.stderr.decode()).splitlines()[-15:]),
                 f"See `homelab logs {host.name} {self.unit}`; mend the cause and run `homelab deploy` again.")
-
-
-@dataclass(frozen=True, eq=False)
-class UnitGone(Step):
-    """A unit of ours that is no longer wanted: stopped, disabled, and its file removed."""
-
-    unit: str
-
-    @property
-    def title(self) -> str:
-        """See Step."""
-        return f"no unit {self.unit}"
-
-    def probes(self) -> Sequence[str]:
-        """See Step."""
-        return (argv("test", "-e", self._file),)
-
-    def pending(self, answers: Sequence[Result]) -> Pending | None:
-        """See Step."""
-        return Pending("is still there") if answers[0].ok else None
-
-    def apply(self, host: Host) -> None:
-        """See Step."""
-        check(host, f"systemctl disable --quiet --now {quote(self.unit)}; rm -f {quote(self._file)} "
-                    "&& systemctl daemon-reload", f"removing {self.unit}")
-
-    @property
-    def _file(self) -> str:
-        return f"/etc/systemd/system/{self.unit}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from shlex import quote
 
 from homelab.host import Host, Result, argv, check
-from homelab.model import Pending, Step
+from homelab.model import Owned, Pending, Step
 
 UV = "/opt/homelab/uv/bin/uv"
 _PYTHON = "/usr/bin/python3"
@@ -34,6 +34,10 @@ class Venv(Step):
         """See Step."""
         return f"venv {self.path}"
 
+    def owns(self) -> Sequence[Owned]:
+        """See Step."""
+        return (Owned("venv", self.path),)
+
     @property
     def digest(self) -> str:
         """What identifies the lock: the first 16 characters of its SHA-256."""
@@ -50,6 +54,8 @@ class Venv(Step):
             return Pending("does not exist")
         if self.digest not in link.text:
             return Pending("the lock file has changed")
+        if not version.ok:
+            return Pending("the interpreter is missing")
         # "Python 3.11.2" and "…-3.11.2-<digest>"
         return None if f"-{version.text.split()[-1]}-" in link.text else Pending("the interpreter has changed")
 
@@ -83,6 +89,10 @@ class Uv(Step):
     def title(self) -> str:
         """See Step."""
         return "uv"
+
+    def owns(self) -> Sequence[Owned]:
+        """See Step."""
+        return (Owned("tree", "/opt/homelab/uv"),)
 
     def probes(self) -> Sequence[str]:
         """See Step."""

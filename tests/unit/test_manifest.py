@@ -1,0 +1,141 @@
+"""What is ours and no longer wanted goes, and nothing else: wherever the run is killed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from homelab.model import Owned, Step
+from homelab.progress import SilentProgress
+from homelab.steps import Command, Directory, File, Tree, Venv, places
+from homelab.steps import manifest as m
+from homelab.steps.converge import converge, survey
+from tests.support import LocalHost, owner_of_new_files
+from tests.unit.test_converge import Killed
+
+
+def owned(*lines: str) -> frozenset[Owned]:
+    return frozenset(Owned(*line.split(" ", 1)) for line in lines)
+
+
+SURPLUS = [
+    (["file /a/b"], ["file /a/b"], []),
+    (["file /a/b", "unit x.service", "directory /a", "tree /a/t"], [],
+     ["unit x.service", "file /a/b", "tree /a/t", "directory /a"]),
+    (["directory /a", "directory /a/b", "directory /a/b/c"], [],
+     ["directory /a/b/c", "directory /a/b", "directory /a"]),
+    # A file of old that a tree holds now, and a tree of old in which a file is still wanted.
+    (["file /a/t/x"], ["tree /a/t"], []),
+    (["tree /a/t"], ["file /a/t/x"], []),
+    (["tree /a/t"], ["file /a/tx"], ["tree /a/t"]),
+    (["venv /a/v"], ["tree /a/v"], []),
+    (["unit x.service"], ["file /etc/systemd/system/x.service"], ["unit x.service"]),
+]
+
+
+@pytest.mark.parametrize(("ours", "wanted", "goes"), SURPLUS)
+def test_what_goes_and_in_which_order(ours: list[str], wanted: list[str], goes: list[str]) -> None:
+    assert [str(each) for each in m.surplus(owned(*ours), owned(*wanted))] == goes
+
+
+def test_a_manifest_reads_as_it_was_written() -> None:
+    ours = owned("file /a/it's a file", "unit x@1.service", "tree /opt/x/y")
+    assert m.parse(m.text(ours).decode()) == ours
+
+
+@pytest.mark.parametrize("line", [
+    "file /", "tree /etc", "tree /etc/../usr", "file etc/x", "tree //etc/x", "unit x.service; reboot",
+    "unit ../x.service", "database /a/b", "file", "", "tree /a/b/"])
+def test_a_line_that_we_would_not_write_names_nothing(line: str) -> None:
+    assert m.parse(line + "\n") == frozenset()
+
+
+def before(folder: Path) -> list[Step]:
+    """A directory with a file in it, a tree, something that a command makes, and somebody's data."""
+    owner = owner_of_new_files()
+    return [Directory(str(folder / "d"), *owner), Directory(str(folder / "e"), *owner),
+            File(str(folder / "d" / "f"), b"1", *owner), Tree(str(folder / "t"), {"a/b": b"2"}),
+            Command("c", f"test -e {folder}/c", f"touch {folder}/c", makes=[Owned("file", str(folder / "c"))]),
+            File(str(folder / "stays"), b"3", *owner)]
+
+
+def after(folder: Path) -> list[Step]:
+    return [File(str(folder / "stays"), b"3", *owner_of_new_files())]
+
+
+def left(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def test_what_is_no_longer_wanted_is_shown_and_then_removed_and_data_stays(tmp_path: Path) -> None:
+    converge(LocalHost(), before(tmp_path), SilentProgress())
+    (tmp_path / "e" / "data").write_text("somebody's")
+    (tmp_path / "other").write_text("not ours")
+    shown = [str(change) for change in survey(LocalHost(), after(tmp_path))]
+    assert shown[0] == f"remove file {tmp_path}/d/f: no longer in the inventory"
+    assert len(shown) == 5
+    assert len(converge(LocalHost(), after(tmp_path), SilentProgress())) == 5
+    assert left(tmp_path) == ["e", "e/data", "other", "stays"]
+    host = LocalHost()
+    assert converge(host, after(tmp_path), SilentProgress()) == []
+    assert (host.batches, host.ran) == (1, [])
+
+
+def test_killed_at_every_command_nothing_of_ours_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed while it makes the one, then asked for the other: what the first run had made by then is gone."""
+    point, ended = 0, False
+    while not ended:
+        folder = tmp_path / str(point)
+        folder.mkdir()
+        monkeypatch.setattr(places, "STATE", str(tmp_path / f"state-{point}"))
+        for count, steps in ((point, before), (point // 3, after)):
+            commands = iter(range(count))
+
+            def kill(command: str, commands=commands) -> None:  # type: ignore[no-untyped-def]
+                if next(commands, None) is None:
+                    raise Killed
+
+            try:
+                converge(LocalHost(before=kill), steps(folder), SilentProgress())
+                ended = steps is before
+            except Killed:
+                pass
+        converge(LocalHost(), after(folder), SilentProgress())
+        assert left(folder) == ["stays"], f"killed before command {point + 1}"
+        assert m.parse(Path(places.manifest()).read_text()) == owned(f"file {folder}/stays")
+        point += 1
+    assert point > 7, "the walk must have met every boundary"
+
+
+SYSTEMCTL = """#!/bin/sh
+echo "$*" >>{log}
+case "$1" in cat) {cat} ;; is-active) exit 3 ;; esac
+"""
+
+
+@pytest.mark.parametrize(("there", "calls"), [
+    (True, ["cat x.service", "stop x.service", "disable --quiet x.service", "cat x.service", "mask --quiet x.service",
+            "daemon-reload", "reset-failed x.service"]),
+    (False, ["cat x.service", "cat x.service", "daemon-reload", "reset-failed x.service"]),
+])
+def test_a_unit_is_stopped_and_one_of_a_package_is_masked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool,
+                                                          calls: list[str]) -> None:
+    log = tmp_path / "log"
+    (tmp_path / "systemctl").write_text(SYSTEMCTL.format(log=log, cat="exit 0" if there else "exit 1"))
+    (tmp_path / "systemctl").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    step = m.Gone(Owned("unit", "x.service"))
+    step.apply(LocalHost())
+    assert log.read_text().splitlines() == calls
+    assert step.pending(LocalHost().batch(step.probes())) is None
+
+
+def test_a_venv_goes_with_all_its_folders(tmp_path: Path) -> None:
+    for name in ("v-3.11.2-aa", "v-3.11.2-bb"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "v").symlink_to("v-3.11.2-aa")
+    (tmp_path / "vx").mkdir()
+    (gone,) = (m.Gone(each) for each in Venv(str(tmp_path / "v"), b"").owns())
+    gone.apply(LocalHost())
+    assert left(tmp_path) == ["vx"]
