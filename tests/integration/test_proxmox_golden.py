@@ -483,6 +483,65 @@ def killed_at(place: Place, number: int, arrived: bool, act: Callable[[], object
         return False
 
 
+def slowly(place: Place) -> None:
+    """From here on, Proxmox takes its time to clone."""
+    place.pve.time_scale, place.pve.ct_secs["clone"] = 1.0, 0.5
+
+
+def test_a_clone_that_a_killed_up_has_begun_is_waited_for(place: Place) -> None:
+    place.up(ONE)
+    place.bake()
+    place.gone()
+    slowly(place)
+    assert killed_at(place, 1, arrived=True, act=lambda: place.up(ONE))
+    assert place.pve.ct(167).lock == "create"
+    place.up(ONE)
+    like_any_other(place)
+    assert done(place, "vzclone") == {"100": 1}
+
+
+@pytest.mark.parametrize("then", ["bake", "up"])
+def test_a_copy_that_a_killed_bake_has_begun_is_waited_for(place: Place, then: str) -> None:
+    place.up(ONE)
+    place.pve.tasklog.clear()
+    slowly(place)
+    assert killed_at(place, 2, arrived=True, act=place.bake)
+    assert (place.pve.ct(167).status, place.pve.ct(167).lock) == ("stopped", "disk")
+    if then == "up":
+        place.up(ONE)
+        assert place.pve.ct(167).status == "running"
+    place.bake()
+    assert done(place, "vzclone") == done(place, "vzshutdown") == {"167": 1}
+    assert ([ct.vmid for ct in place.goldens], place.pve.ct(167).status) == ([100], "running")
+
+
+@pytest.mark.parametrize(("method", "suffix"), [("POST", "/clone"), ("POST", "/template"), ("PUT", "/100/config"),
+                                                ("POST", "/shutdown"), ("DELETE", "/lxc/100")])
+def test_answers_that_get_lost_while_it_is_baked(place: Place, method: str, suffix: str) -> None:
+    place.up(ONE)
+    if method == "DELETE":
+        place.bake()
+    place.pve.tasklog.clear()
+    place.pve.losing[method, suffix] = 1
+    place.bake()
+    assert place.pve.losing == {(method, suffix): 0}
+    assert len(place.goldens) == 1
+    assert done(place, "vzclone") == {"167": 1}
+    assert not place.up(ONE)
+
+
+@pytest.mark.parametrize(("method", "suffix"), [("POST", "/clone"), ("PUT", "/167/config")])
+def test_answers_that_get_lost_while_it_is_cloned(place: Place, method: str, suffix: str) -> None:
+    place.up(ONE)
+    place.bake()
+    place.gone()
+    place.pve.losing[method, suffix] = 2 if method == "PUT" else 1
+    place.up(ONE)
+    assert place.pve.losing == {(method, suffix): 0}
+    like_any_other(place)
+    assert done(place, "vzclone") == {"100": 1}
+
+
 BOTH = pytest.mark.parametrize("arrived", [False, True], ids=["before", "after"])
 
 
