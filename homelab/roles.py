@@ -30,5 +30,7 @@ NODE = Role("HomelabNode", ("Sys.Audit",))
 BRIDGE = Role("HomelabBridge", ("SDN.Use",))
 POOL = Role("HomelabPool", ("Pool.Audit",), beyond=(
     ("another pool for a container that is there", ("Pool.Allocate",)),))
-OTHERS = Role("HomelabOthers", ("VM.Audit",))
-ROLES = (CONTAINERS, STORAGE, TEMPLATES, NODE, BRIDGE, POOL, OTHERS)
+# Beside a role on a pool: what Proxmox asks for on a container's own path before it is in the pool.
+GUESTS = Role("HomelabGuests", ("VM.Audit", "VM.Config.Options"), beyond=(
+    ("restore of a container that is gone", ("VM.Backup",)),))
+ROLES = (CONTAINERS, STORAGE, TEMPLATES, NODE, BRIDGE, POOL, GUESTS)

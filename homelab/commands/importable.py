@@ -11,13 +11,13 @@ from homelab.distributions import DISTRIBUTIONS, distribution_of
 from homelab.inventory.placement import HOST_NAME
 from homelab.model import Container, Inventory, Mount, Shape, differences
 from homelab.plan import Found, Refusal
-from homelab.proxmox.access import acl_line, held, role_line
+from homelab.proxmox.access import adoption, held, role_line
 from homelab.proxmox.properties import parse, write
 from homelab.roles import CONTAINERS
 
 _LEAST_MEMORY = 128  # MiB
-# The keys of an entry, in their order. A firewall is not among them: `firewall: true` would bring rules with it.
-_SAID = ("swap", "disk", "mounts", "bridge", "vlan", "mtu", "pool", "onboot", "start_delay", "stop_timeout",
+# The keys of an entry, in their order.
+_SAID = ("swap", "disk", "mounts", "bridge", "vlan", "mtu", "firewall", "pool", "onboot", "start_delay", "stop_timeout",
          "protection", "features", "tags")
 
 
@@ -45,7 +45,7 @@ def refusals(inventory: Inventory, vmid: int, there: Found | None,
              permissions: Mapping[str, Mapping[str, object]]) -> Iterator[Refusal]:
     """Why a guest cannot be imported; nothing if it can."""
     token = inventory.endpoint.token_id
-    grant = f"`{acl_line(f'/vms/{vmid}', [CONTAINERS], token)}`"
+    grant = f"`{adoption(inventory, vmid)}`"
     if there is None:
         yield Refusal(f"There is no guest {vmid}", f"Or {token} may not see it.",
                       f"`pct list` on the node shows what is there. If it is: {grant}.")
@@ -147,6 +147,8 @@ def further(container: Container, candidate: Candidate, several_nodes: bool) -> 
 def _said(key: str, value: Any, container: Container) -> Any:
     if key == "mounts":
         return {mount.path: _mount(mount, container) for mount in value} or None
+    if key == "firewall":
+        return None if value else False  # `true` would bring homelab's rules, and close what is open
     if key == "tags":
         return sorted(value - container.marks)
     return sorted(value) if isinstance(value, frozenset) else value
@@ -170,7 +172,7 @@ def _template(container: Container, there: Found) -> str | None:
     return None if not fitting or (default and default.alias in fitting) else fitting[-1]
 
 
-def remarks(candidate: Candidate, entry: Mapping[str, Any]) -> Iterator[str]:
+def remarks(candidate: Candidate, container: Container, entry: Mapping[str, Any]) -> Iterator[str]:
     """What a person should know of an entry before it is written."""
     name, there = candidate.name, candidate.there
     if "cores" not in there.config:
@@ -179,7 +181,7 @@ def remarks(candidate: Candidate, entry: Mapping[str, Any]) -> Iterator[str]:
         said = f"`template: {entry['template']}`" if "template" in entry else "the default template"
         yield (f"Proxmox knows of {name} only that its system is {there.config.get('ostype', 'unmanaged')}; {said} "
                "counts if it is ever made anew")
-    if candidate.shape.firewall:
+    if candidate.shape.firewall and not container.shape.firewall:
         yield (f"{name}'s network card is behind Proxmox's firewall; `firewall: true` in its entry keeps that, and "
                "brings homelab's own rules")
     if candidate.shape.description:

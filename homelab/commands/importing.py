@@ -118,12 +118,13 @@ def _checked(paths: Sequence[Path], text: str, before: Inventory) -> Inventory:
 
 def _proposal(inventory: Inventory, candidates: Sequence[Candidate],
               entries: Mapping[str, Mapping[str, Any]]) -> Proposal:
+    made = {container.name: container for container in inventory.containers}
     untagged = [candidate for candidate in candidates if _ours(candidate, inventory) != candidate.shape.tags]
     return Proposal(
         path=inventory.path, entries={name: "\n".join(entry(name, values)) for name, values in entries.items()},
         tagged={candidate.name: sorted(marks(inventory.lab)) for candidate in untagged},
-        remarks=[line for candidate in candidates if candidate.name in entries
-                 for line in importable.remarks(candidate, entries[candidate.name])],
+        remarks=[line for candidate in candidates if candidate.name in entries for line in importable.remarks(
+            candidate, made[candidate.name], entries[candidate.name])],
         plan=plan_up(inventory, {c.there.vmid: _adopted(c, inventory).there for c in candidates},
                      [candidate.name for candidate in candidates]))
 

@@ -14,6 +14,8 @@ from homelab.proxmox.access import pveum
 from homelab.proxmox.tls import fetch_fingerprint
 from homelab.trust import write_private
 
+_POOL = "homelab"
+
 
 def init(path: Path, *, host: str, port: int = 8006, confirm: Callable[[str], bool], ask: Callable[[str], str],
          say: Callable[[str], None], token_id: str = "homelab@pve!cli") -> Inventory:  # noqa: S107 - a name, no secret
@@ -42,15 +44,18 @@ def init(path: Path, *, host: str, port: int = 8006, confirm: Callable[[str], bo
 
 
 def starter(text: str, host: str, port: int, fingerprint: str, token_id: str) -> str:
-    """The shipped inventory with these values filled in, its comments kept."""
+    """The shipped inventory with these values filled in, its comments kept.
+
+    It has a pool: what the token may do to containers then ends there.
+    """
     for key, value in (("host", host), ("port", str(port)), ("token_id", token_id),
-                       ("fingerprint", f'"{fingerprint}"')):
+                       ("fingerprint", f'"{fingerprint}"'), ("pool", _POOL)):
         text = _set(text, key, value)
     return text
 
 
 def _set(text: str, key: str, value: str) -> str:
-    """With `key` under `proxmox:` set, also where it stands there as a comment."""
+    """With a key of the second level set, also where it stands there as a comment."""
     changed, count = re.subn(rf"(?m)^  (?:# )?{key}:( +)(?:\"[^\"]*\"|[^\s#]+)( *#.*)?$",
                              lambda match: f"  {key}: {value}{match[2] or ''}", text, count=1)
     if count != 1:

@@ -7,24 +7,28 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 
 from homelab.model import Inventory, Shape
-from homelab.roles import BRIDGE, CONTAINERS, NODE, OTHERS, POOL, ROLES, STORAGE, TEMPLATES, Role
+from homelab.roles import BRIDGE, CONTAINERS, GUESTS, NODE, POOL, ROLES, STORAGE, TEMPLATES, Role
 
 
 def grants(inventory: Inventory, nodes: Sequence[str] = ()) -> Mapping[str, Sequence[Role]]:
-    """The roles by path. A role on a path takes the place of those above it, so each path has all that it needs.
+    """The roles by path. A role on a path takes the place of those above it.
 
-    `nodes` are those that a container without a `node` may be on; all, if none are given.
-    Containers are granted one by one, not by their pool: who makes a container with tags needs VM.Config.Options on
-    its own path, before it is in any pool.
+    `nodes` are those that a container without a `node` may be on; all, if none are given. Containers are granted by
+    their pool, or all together: Proxmox removes what is granted on a container's own path with the container.
     """
     given: dict[str, dict[Role, None]] = {}
 
     def give(path: str, role: Role) -> None:
         given.setdefault(path, {})[role] = None
 
-    for vmid in vmids(inventory):
-        give(f"/vms/{vmid}", CONTAINERS)
     for container in inventory.containers:
+        if container.shape.pool:
+            give(f"/pool/{container.shape.pool}", CONTAINERS)
+            give(f"/pool/{container.shape.pool}", POOL)
+            # Its tags are set before it is in the pool, and until then it has to be seen.
+            give("/vms", GUESTS)
+        else:
+            give("/vms", CONTAINERS)
         for node in [container.node] if container.node else nodes:
             give(f"/nodes/{node}", NODE)
         if not container.node and not nodes:
@@ -35,8 +39,6 @@ def grants(inventory: Inventory, nodes: Sequence[str] = ()) -> Mapping[str, Sequ
         if container.backup_storage:
             give(f"/storage/{container.backup_storage}", STORAGE)
         give(bridge(container.shape), BRIDGE)
-        if container.shape.pool:
-            give(f"/pool/{container.shape.pool}", POOL)
         if container.shape.firewall:
             give("/", NODE)  # whether the cluster's firewall is on
     return {path: tuple(roles) for path, roles in given.items()}
@@ -48,10 +50,16 @@ def bridge(shape: Shape) -> str:
     return f"{path}/{shape.vlan}" if shape.vlan else path
 
 
-def vmids(inventory: Inventory) -> Sequence[int]:
-    """The vmids that containers have or may get."""
-    given = {container.vmid for container in inventory.containers}
-    return sorted(given - {0} | (set(inventory.vmids) if 0 in given else set()))
+def pools(inventory: Inventory) -> Sequence[str]:
+    """The pools that the inventory names."""
+    return sorted({container.shape.pool for container in inventory.containers if container.shape.pool})
+
+
+def adoption(inventory: Inventory, vmid: int) -> str:
+    """The command that brings a container of somebody's under the roles that the inventory's containers have."""
+    if names := pools(inventory):
+        return shlex.join(["pveum", "pool", "modify", names[0], "--vms", str(vmid), "--allow-move", "1"])
+    return acl_line("/vms", [CONTAINERS], inventory.endpoint.token_id)
 
 
 def privileges(inventory: Inventory) -> Mapping[str, Sequence[str]]:
@@ -81,15 +89,14 @@ def pveum(inventory: Inventory) -> list[str]:
     return [
         "# One role for each kind of path; run again, these lines bring a role up to date.",
         *(role_line(role, role.privileges) for role in roles),
-        "# The user and its token. They say so if they are there already.",
+        "# The pool, the user and its token. They say so if they are there already.",
+        *(shlex.join(["pveum", "pool", "add", pool]) for pool in pools(inventory)),
         shlex.join(["pveum", "user", "add", user, "--comment", "homelab"]),
         shlex.join(["pveum", "user", "token", "add", user, name, "--privsep", "1"]),
         "# A token with privilege separation may do what both it and its user may.",
         *grant_lines(granted, inventory.endpoint.token_id),
         "# Only if you use them:",
-        *(f"{role_line(role, more)}    # {verb}" for role in roles for verb, more in role.beyond),
-        f"{role_line(OTHERS, OTHERS.privileges)}; {acl_line('/vms', [OTHERS], inventory.endpoint.token_id)}"
-        "    # `homelab import` looks at containers that are not ours yet"]
+        *(f"{role_line(role, more)}    # {verb}" for role in roles for verb, more in role.beyond)]
 
 
 def role_line(role: Role, names: Iterable[str]) -> str:
@@ -107,25 +114,8 @@ def acl_line(path: str, roles: Iterable[Role], token_id: str) -> str:
 
 
 def grant_lines(granted: Mapping[str, Sequence[Role]], token_id: str) -> list[str]:
-    """The commands for several paths; those of many containers are one."""
-    containers = [path for path in granted if path.startswith("/vms/")]
-    lines = [acl_line(path, roles, token_id) for path, roles in granted.items() if path not in containers]
-    if len(containers) < 2:
-        return [*(acl_line(path, granted[path], token_id) for path in containers), *lines]
-    each = acl_line("/vms/ID", [CONTAINERS], token_id).replace("/vms/ID", "/vms/$id")
-    numbers = runs(int(path.rpartition("/")[2]) for path in containers)
-    return [f"for id in {numbers}; do {each}; done", *lines]
-
-
-def runs(numbers: Iterable[int]) -> str:
-    """Numbers in rising order as a shell's words, those that follow one another as `{167..169}`."""
-    found: list[list[int]] = []
-    for number in numbers:
-        if found and number == found[-1][-1] + 1:
-            found[-1].append(number)
-        else:
-            found.append([number])
-    return " ".join(f"{{{run[0]}..{run[-1]}}}" if len(run) > 1 else str(run[0]) for run in found)
+    """The commands for several paths."""
+    return [acl_line(path, roles, token_id) for path, roles in granted.items()]
 
 
 def grant(said: str, token_id: str) -> str:
@@ -136,12 +126,18 @@ def grant(said: str, token_id: str) -> str:
     if tag := re.search(r"for modifying tag '([^']+)'", said):
         return (f"The datacenter's options restrict tags: Datacenter > Options > User Tag Access has to allow "
                 f"`{tag[1]}`, or any tag (`free`), and it must not be a registered one.")
+    if pool := re.search(r"pool '([^']+)' does not exist", said):
+        return f"On the node: `pveum pool add {pool[1]}`; or write another `pool` in the inventory."
     match = re.search(r"\((/[^,]*), ([\w.|]+)\)", said)
-    path, privilege = (match[1], match[2].partition("|")[0]) if match else ("/vms", "VM.Allocate")
+    if match is None:
+        return "`homelab doctor` looks at all privileges, and prints the lines that grant what is missing."
+    path, privilege = match[1], match[2].partition("|")[0]
     role = role_of(path, privilege)
-    return (f"It needs {privilege} on {path}, for the token and for its user. On the node: "
-            f"`{role_line(role, [privilege])}`, then `{acl_line(path, [role], token_id)}`. "
-            "`homelab doctor` looks at all privileges.")
+    line = f"`{role_line(role, [privilege])}`"
+    # A container's own path is the last place to grant it: its pool, or /vms, outlives the container.
+    where = "" if path.startswith("/vms") else f", then `{acl_line(path, [role], token_id)}`"
+    return (f"It needs {privilege} on {path}, for the token and for its user. On the node: {line}{where}. "
+            "`homelab doctor` looks at all privileges, and where the roles are missing.")
 
 
 def role_of(path: str, privilege: str) -> Role:

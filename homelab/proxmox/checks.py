@@ -12,7 +12,7 @@ from homelab.model import Container, Inventory
 from homelab.plan import Clone, Found, Plan, plan_up
 from homelab.plan.template import Template
 from homelab.proxmox import firewall
-from homelab.proxmox.access import grant_lines, grants, held, role_line
+from homelab.proxmox.access import grant_lines, grants, held, pools, role_line
 from homelab.proxmox.apply import only_node
 from homelab.proxmox.client import Client
 from homelab.proxmox.find import find
@@ -62,6 +62,7 @@ def proxmox_checks(client: Client, inventory: Inventory, now: Callable[[], float
     try:
         nodes = {c.name: c.node or only_node(client) for c in inventory.containers}
         yield from _privileges(client, inventory, sorted(set(nodes.values())))
+        yield from _pools(client, inventory)
         inventory = settled(client, inventory)
         found = find(client, inventory)
     except HomelabError as error:
@@ -95,6 +96,14 @@ def _privileges(client: Client, inventory: Inventory, nodes: Sequence[str]) -> I
                     f"missing, for the token or its user: {said}" if missing else f"all there on {_some(paths)}",
                     (role_line(role, role.privileges),
                      *grant_lines({path: [role] for path in missing}, token)) if missing else ())
+
+
+def _pools(client: Client, inventory: Inventory) -> Iterator[Check]:
+    wanted = pools(inventory)
+    there = {str(row["poolid"]) for row in client.get("pools")} if wanted else set()
+    for pool in wanted:
+        yield Check(f"pool {pool}", pool in there, "there" if pool in there else
+                    "not there, or this token may not see it", () if pool in there else (f"pveum pool add {pool}",))
 
 
 def _some(paths: Sequence[str]) -> str:

@@ -108,14 +108,18 @@ def free_vmid(client: Client, inventory: Inventory, source: int) -> int:
     named = sorted(int(path[5:]) for path in permissions if re.fullmatch(r"/vms/\d+", path))
     candidates = reversed(inventory.vmids) if inventory.vmids else chain(range(first, first + _RANGE), named)
     taken = {container.vmid for container in inventory.containers}
+    # A clone is made in its source's pool, and may be made by whoever may make containers there.
+    pool = next((c.shape.pool for c in inventory.containers if c.vmid == source and c.shape.pool), None)
+    anywhere = pool is not None and "VM.Allocate" in held(permissions, f"/pool/{pool}")
     for vmid in candidates:
-        if vmid not in taken and "VM.Allocate" in held(permissions, f"/vms/{vmid}") and is_free(client, vmid):
+        allowed = anywhere or "VM.Allocate" in held(permissions, f"/vms/{vmid}")
+        if vmid not in taken and allowed and is_free(client, vmid):
             return vmid
     raise HomelabError(
         "There is no free vmid on which this token may make a golden container",
         "Golden containers need vmids of their own: two, as a new one is made before the old one goes.",
-        f"On the node, with vmids that you want to give away: `{role_line(CONTAINERS, CONTAINERS.whole)}`, then "
-        f"`{acl_line(f'/vms/{first}', [CONTAINERS], token)}`, and the same for another one.")
+        f"On the node: `{role_line(CONTAINERS, CONTAINERS.whole)}`, then `{acl_line('/vms', [CONTAINERS], token)}`; or "
+        "give the inventory a `pool`, and run the lines that `homelab doctor` prints.")
 
 
 def clone(client: Client, node: str, source: int, target: int, what: str, **parameters: Any) -> list[str]:

@@ -80,8 +80,10 @@ class FakeNode(Appliances, Backing):
         await super()._lxc_template(user, v)
 
     def _drop(self, ct: Any) -> None:
-        """As on Proxmox, a container's firewall goes with it."""
+        """As on Proxmox, a container's firewall goes with it, and what was granted on its own path."""
         super()._drop(ct)
+        for who, entries in (self.acl or {}).items():
+            self.acl[who] = [(path, privs) for path, privs in entries if path != f"/vms/{ct.vmid}"]
         self._fw()["guests"].pop(ct.vmid, None)
 
     async def _lxc_pending(self, user: str, v: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -128,11 +130,12 @@ class FakeNode(Appliances, Backing):
         return held.union(*(privs for granted, privs in entries if granted in pools))
 
     async def _permissions(self, v: Mapping[str, Any], user: str) -> dict[str, dict[str, int]]:
-        """As on Proxmox: what the token has on one path, or on each path that any grant or default names."""
+        """As on Proxmox: what the token has on one path, or on each path that any grant, pool or default names."""
         if self.acl is None:
             answer: dict[str, dict[str, int]] = await super()._permissions(v, user)
             return answer
         named = {granted for entries in self.acl.values() for granted, _ in entries}
+        named |= {f"/vms/{vmid}" for members in self.pools.values() for vmid in members}
         defaults = {"/", "/access", "/access/groups", "/nodes", "/pool", "/sdn", "/storage", "/vms"}
         paths = [v["path"]] if v.get("path") else sorted(named | defaults)
         found = {path: {priv: int((user, path) not in self.stays) for priv in sorted(self._effective(user, path))}

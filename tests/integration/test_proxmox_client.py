@@ -115,8 +115,7 @@ def test_the_token_comes_from_a_private_file_or_the_environment(endpoint: Endpoi
 @pytest.mark.parametrize(("name", "brief", "parts"), [
     ("unauthorized", "Proxmox refused the token homelab@pve!cli", ["Authentication failed!", "token list homelab@pve"]),
     ("forbidden", "does not allow that to this token",
-     ["VM.Audit on /vms/167",
-      "pveum acl modify /vms/167 --roles HomelabContainers --users homelab@pve --tokens 'homelab@pve!cli'"]),
+     ["VM.Audit on /vms/167", "pveum role modify HomelabContainers --append 1 --privs VM.Audit"]),
     ("bad_parameters", "Proxmox refused a call", ["400 Parameter verification failed.",
                                                   "cores: type check ('integer') failed - got 'x'"]),
     ("locked", "The container is locked", ["CT is locked (backup)", "pct unlock 167"]),
@@ -282,8 +281,14 @@ def test_init_then_up(tmp_path: Path, pair: Pair, monkeypatch: pytest.MonkeyPatc
         assert pair[1] in text
         assert secret not in text
         assert "pveum user token add homelab@pve cli --privsep 1" in text
+        assert "pveum pool add homelab" in text
         site = Site(pve, inventory, folder, pair[1], KnownHosts(folder / "pins"))
+        with pytest.raises(HomelabError) as caught:
+            site.up("postgres-data")
+        assert "`pveum pool add homelab`" in caught.value.resolution
+        pve.pools = {"homelab": set()}
         assert len(site.up().done) == 3
+        assert pve.pools == {"homelab": {167, 168, 169}}
     with pytest.raises(InputError, match="exists already"):
         init(folder / "inventory.yaml", host="127.0.0.1", confirm=lambda _: True, ask=str, say=said.append)
 

@@ -76,7 +76,7 @@ CONTAINERS = ("VM.Allocate", "VM.Audit", "VM.Config.CPU", "VM.Config.Disk", "VM.
 
 
 @pytest.mark.parametrize(("path", "privilege", "role"), [
-    *(("/vms/168", privilege, "HomelabContainers") for privilege in CONTAINERS),
+    *(("/vms", privilege, "HomelabContainers") for privilege in CONTAINERS),
     ("/nodes", "Sys.Audit", "HomelabNode"), ("/storage/local-lvm", "Datastore.AllocateSpace", "HomelabStorage"),
     ("/storage/local", "Datastore.Audit", "HomelabTemplates"),
     ("/sdn/zones/localnetwork/vmbr0", "SDN.Use", "HomelabBridge")])
@@ -99,8 +99,15 @@ def test_a_token_without_anything_is_told_every_line(well: Site) -> None:
     well.pve.acl = {TOKEN: [], "homelab@pve": []}
     checks = [check for check in faults(well) if check.name.startswith("role ")]
     assert [check.name for check in checks] == [f"role Homelab{kind}" for kind in KINDS]
-    assert checks[0].todo[1:] == ("for id in {167..169}; do pveum acl modify /vms/$id --roles HomelabContainers "
-                                  "--users homelab@pve --tokens 'homelab@pve!cli'; done",)
+    assert checks[0].todo[1:] == ("pveum acl modify /vms --roles HomelabContainers --users homelab@pve "
+                                  "--tokens 'homelab@pve!cli'",)
+
+
+def test_a_pool_that_is_not_there(well: Site) -> None:
+    well.overlaid("defaults: {pool: lab}")
+    well.pve.acl = None
+    (check,) = faults(well)
+    assert (check.name, check.todo) == ("pool lab", ("pveum pool add lab",))
 
 
 @pytest.mark.parametrize(("break_it", "name", "said", "todo"), [

@@ -284,11 +284,24 @@ def test_a_token_that_may_not_clone_is_told_so_before_anything_is_done(place: Pl
     assert "VM.Clone on /vms/167" in error.details
     assert "--privs VM.Clone" in error.resolution
     for who in (TOKEN, TOKEN.partition("!")[0]):
-        place.pve.grant(who, "/vms/167", "VM.Clone")
+        place.pve.grant(who, "/vms/167", "VM.Clone", "VM.Audit")
+        place.pve.acl[who] = [(path, privs - {"VM.Allocate"}) for path, privs in place.pve.acl[who]]
     error = fails(place, place.bake)
     assert "no free vmid" in error.brief
-    assert "pveum acl modify /vms/100" in error.resolution
+    assert "pveum acl modify /vms --roles HomelabContainers" in error.resolution
     assert place.pve.kinds() == []
+
+
+def test_in_a_pool_the_pool_is_enough(place: Place) -> None:
+    place.pve.pools = {"lab": set()}
+    place.overlaid("defaults: {pool: lab}")
+    place.up(ONE)
+    place.pve.grant_least(place.inventory)
+    for who in (TOKEN, TOKEN.partition("!")[0]):
+        place.pve.grant(who, "/pool/lab", "VM.Clone")
+    place.bake()
+    assert len(place.goldens) == 1
+    assert place.pve.pools["lab"] == {167, place.goldens[0].vmid}
 
 
 def test_a_storage_that_holds_no_templates(place: Place) -> None:

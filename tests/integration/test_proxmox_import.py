@@ -14,9 +14,7 @@ from homelab.cli.common import settings
 from homelab.commands.importing import Imported, Proposal, import_containers
 from homelab.errors import HomelabError
 from homelab.inventory import load
-from homelab.roles import OTHERS
 from homelab.trust import Pin
-from tests.integration.fakenode import TOKEN
 from tests.integration.test_proxmox_up import SECRET, Site
 from tests.integration.test_proxmox_up import pair as pair
 from tests.integration.test_proxmox_up import site as site
@@ -143,18 +141,33 @@ def test_a_change_while_a_person_thinks_is_seen(desk: Desk) -> None:
     ({"features": "keyctl=1,mount=nfs;cifs"}, ['features: [keyctl, "mount=nfs;cifs"]']),
     ({"features": None}, ["features: []"]),
     ({"tags": "dev;web"}, ["tags: [dev, web]"]),
+    ({"pool": "lab"}, ["pool: lab"]),
+    ({"node": "pve2"}, ["node: pve2"]),
     ({"ostype": "debian"}, ["template: debian-13"]),
     ({"ostype": "debian", "description": "x\n\nMade from local:vztmpl/debian-12-standard_12.7-1_amd64.tar.zst on "
                                          "2026-01-02.\n"}, ["template: debian-12"]),
 ])
 def test_only_what_differs_from_the_defaults_is_written(desk: Desk, config: dict[str, Any], lines: list[str]) -> None:
-    desk.add(**config)
+    elsewhere = {"pool": None, "node": "pve"} | {key: config[key] for key in ("pool", "node") if key in config}
+    ct = desk.add(**{key: value for key, value in config.items() if key not in elsewhere})
+    desk.site.pve.nodes.setdefault(elsewhere["node"], {"online": True})
+    ct.pool, ct.node = elsewhere["pool"], elsewhere["node"]
     imported = desk.run()
     (proposal,) = desk.asked
     assert sorted(proposal.entries["web"].splitlines()[5:]) == sorted(f"    {line}" for line in lines)
     assert imported is not None
     said = [change.field for action in imported.plan.actions for change in getattr(action, "changes", ())]
     assert set(said) <= {"description"}
+
+
+def test_a_firewall_is_left_off_where_it_is_off_and_never_written_as_on(desk: Desk) -> None:
+    desk.paths[1].write_text(desk.paths[1].read_text() + "defaults: {firewall: true}\n")
+    desk.add()
+    desk.add(106, hostname="mail", net0=PLAIN["net0"].replace(".70", ".71") + ",firewall=1")
+    desk.run(105, 106)
+    entries = desk.asked[0].entries
+    assert "    firewall: false" in entries["web"]
+    assert "firewall" not in entries["mail"]
 
 
 def test_what_the_inventory_cannot_say_is_named(desk: Desk) -> None:
@@ -218,22 +231,28 @@ def test_two_at_once(desk: Desk) -> None:
     assert len(desk.asked) == 1
 
 
-def test_a_token_that_may_not_change_it_is_told_the_lines(desk: Desk) -> None:
+@pytest.mark.parametrize(("overlay", "line"), [
+    ("", "pveum acl modify /vms --roles HomelabContainers --users homelab@pve --tokens 'homelab@pve!cli'"),
+    ("defaults: {pool: lab}", "pveum pool modify lab --vms 105 --allow-move 1")])
+def test_a_token_that_may_not_change_it_is_told_the_line(desk: Desk, overlay: str, line: str) -> None:
     desk.add()
-    desk.site.pve.grant_least(desk.site.inventory)
+    desk.paths[1].write_text(desk.paths[1].read_text() + overlay)
+    pve, inventory = desk.site.pve, load(desk.paths)
+    pve.pools = {"lab": set()}
+    pve.grant_least(inventory, without="VM.Audit", path="/vms")
     with pytest.raises(HomelabError, match="There is no guest 105") as caught:
         desk.run()
-    line = "pveum acl modify /vms/105 --roles HomelabContainers --users homelab@pve --tokens 'homelab@pve!cli'"
     assert line in caught.value.resolution
-    for who in (TOKEN, TOKEN.partition("!")[0]):
-        desk.site.pve.grant(who, "/vms", *OTHERS.privileges)
+    pve.grant_least(inventory, without="VM.Config.Memory")
     with pytest.raises(HomelabError, match="The token may not change 105") as caught:
         desk.run()
     assert line in caught.value.resolution
-    desk.site.pve.grant_least(load(desk.paths))
-    for who in (TOKEN, TOKEN.partition("!")[0]):
-        desk.site.pve.grant(who, "/vms/105", *desk.site.pve.acl[who][0][1])
-    assert desk.run() is not None
+    pve.grant_least(inventory)
+    pve.pools["lab"].add(105)
+    pve.ct(105).pool = "lab" if overlay else None
+    imported = desk.run()
+    assert imported is not None
+    assert "pool" not in str(imported.plan)
 
 
 def test_after_it_up_and_destroy_know_it(desk: Desk) -> None:

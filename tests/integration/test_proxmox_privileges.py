@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from homelab.commands.plan import preview
 from homelab.errors import HomelabError
 from homelab.progress import SilentProgress
-from homelab.proxmox.access import privileges
+from homelab.proxmox import Client
 from tests.integration.fakenode import TOKEN
 from tests.integration.test_proxmox_doctor import faults
 from tests.integration.test_proxmox_doctor import well as well
@@ -74,24 +76,38 @@ def test_what_the_token_does_not_see_is_not_made_twice(site: Site) -> None:
     assert len(site.pve.cts) == 1
 
 
-def test_other_guests_are_out_of_reach(well: Site) -> None:
-    well.pve.add_ct(500, "paperless", node="pve")
-    assert not any(path == "/vms" or "500" in path for path in privileges(well.inventory))
-    assert not well.pve.allowed(TOKEN, "/vms/500", "VM.Audit")
-    assert well.pve.allowed(TOKEN, "/vms/167", "VM.Audit")
+def test_what_the_token_may_do_outlives_the_containers(well: Site) -> None:
+    """As on Proxmox: what is granted on a container's own path is removed with the container."""
+    for overlay in ("", "defaults: {pool: lab}"):
+        site = well.overlaid(overlay)
+        site.pve.pools = {"lab": set()}
+        site.pve.grant_least(site.inventory)
+        site.pve.grant(TOKEN, "/vms/500", "VM.Audit")
+        for _ in range(2):
+            assert len(site.up().done) == 3
+            assert len(site.destroy().done) == 3
 
 
-def test_a_role_on_a_pool_would_not_do(site: Site) -> None:
-    """As on Proxmox: tags are looked at on the container's own path, which a pool does not reach before it is made."""
+def test_with_a_pool_other_guests_are_out_of_reach(well: Site) -> None:
+    site = well.overlaid("defaults: {pool: lab}")
     site.pve.pools = {"lab": set()}
-    site.overlaid("defaults: {pool: lab}").pve.grant_least(site.inventory)
-    assert site.pve.acl is not None
-    for who, granted in site.pve.acl.items():
-        containers = next(privs for path, privs in granted if path == "/vms/167")
-        site.pve.acl[who] = [*((path, privs) for path, privs in granted if not path.startswith("/vms/")),
-                             ("/pool/lab", containers | {"Pool.Audit"})]
+    site.pve.grant_least(site.inventory)
+    site.up()
+    site.pve.add_ct(500, "paperless", node="pve", status="running")
+    client = Client(site.inventory.endpoint)
+    for call in (partial(client.delete, "nodes/pve/lxc/500", force=True),
+                 partial(client.post, "nodes/pve/lxc/500/status/stop"),
+                 partial(client.put, "nodes/pve/lxc/500/config", memory=64)):
+        with pytest.raises(HomelabError, match="does not allow that to this token"):
+            call()
+    assert site.pve.ct(500).status == "running"
+
+
+def test_the_pool_alone_would_not_do(site: Site) -> None:
+    """As on Proxmox: tags are looked at on the container's own path, which a pool does not reach before it is made."""
+    site.overlaid("defaults: {pool: lab}").pve.pools = {"lab": set()}
+    site.pve.grant_least(site.inventory, without="VM.Config.Options", path="/vms")
     with pytest.raises(HomelabError) as caught:
         site.up("postgres-data")
     assert "VM.Config.Options on /vms/167" in caught.value.resolution
-
-
+    assert site.pve.cts == []

@@ -9,7 +9,7 @@ import pytest
 from homelab.inventory import load
 from homelab.model import Inventory
 from homelab.paths import shipped
-from homelab.proxmox.access import grant, grants, held, pveum, runs
+from homelab.proxmox.access import adoption, grant, grants, held, privileges, pveum
 
 TOKEN = "homelab@pve!cli"
 
@@ -23,7 +23,7 @@ def inventory(folder: Path, overlay: str = "") -> Inventory:
 
 def test_each_kind_of_path_has_a_role_of_its_own(tmp_path: Path) -> None:
     assert {path: [role.name for role in roles] for path, roles in grants(inventory(tmp_path)).items()} == {
-        **{f"/vms/{vmid}": ["HomelabContainers"] for vmid in (167, 168, 169)}, "/nodes": ["HomelabNode"],
+        "/vms": ["HomelabContainers"], "/nodes": ["HomelabNode"],
         "/storage/local-lvm": ["HomelabStorage"], "/storage/local": ["HomelabTemplates"],
         "/sdn/zones/localnetwork/vmbr0": ["HomelabBridge"]}
 
@@ -31,12 +31,12 @@ def test_each_kind_of_path_has_a_role_of_its_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("overlay", "path", "roles"), [
     ("network: {vlan: 20}", "/sdn/zones/localnetwork/vmbr0/20", ["HomelabBridge"]),
     ("proxmox: {node: pve3}", "/nodes/pve3", ["HomelabNode"]),
-    ("defaults: {pool: lab}", "/pool/lab", ["HomelabPool"]),
+    ("defaults: {pool: lab}", "/pool/lab", ["HomelabContainers", "HomelabPool"]),
+    ("defaults: {pool: lab}", "/vms", ["HomelabGuests"]),
     ("defaults: {storage: local}", "/storage/local", ["HomelabStorage", "HomelabTemplates"]),
     ("containers: {postgres-data: {storage: fast}}", "/storage/fast", ["HomelabStorage"]),
     ("containers: {postgres-data: {mounts: {/srv: {size: 9, storage: big}}}}", "/storage/big", ["HomelabStorage"]),
     ("containers: {postgres-data: {firewall: true}}", "/", ["HomelabNode"]),
-    ("containers: {postgres-data: {vmid: null}}\ndefaults: {vmids: 180-199}", "/vms/199", ["HomelabContainers"]),
 ])
 def test_only_what_the_inventory_uses(tmp_path: Path, overlay: str, path: str, roles: list[str]) -> None:
     assert [role.name for role in grants(inventory(tmp_path, overlay))[path]] == roles
@@ -47,8 +47,7 @@ def test_the_lines_may_be_run_again_and_are_for_the_token_and_its_user(tmp_path:
     assert lines[1] == ("pveum role add HomelabContainers 2>/dev/null; pveum role modify HomelabContainers --append 1 "
                         "--privs 'VM.Allocate VM.Audit VM.Config.CPU VM.Config.Disk VM.Config.Memory "
                         "VM.Config.Network VM.Config.Options VM.PowerMgmt'")
-    assert ("for id in {167..169}; do pveum acl modify /vms/$id --roles HomelabContainers --users homelab@pve "
-            f"--tokens '{TOKEN}'; done") in lines
+    assert f"pveum acl modify /vms --roles HomelabContainers --users homelab@pve --tokens '{TOKEN}'" in lines
     assert f"pveum acl modify /nodes --roles HomelabNode --users homelab@pve --tokens '{TOKEN}'" in lines
     assert next(line for line in lines if "VM.Snapshot" in line).endswith("# snapshot")
     wanted = lines[:lines.index("# Only if you use them:")]
@@ -72,12 +71,14 @@ def test_what_is_held_on_a_path(permissions: dict[str, dict[str, int]], path: st
 @pytest.mark.parametrize(("said", "parts"), [
     ("Permission check failed (/vms/167, VM.Snapshot)", [
         "VM.Snapshot on /vms/167", "pveum role modify HomelabContainers --append 1 --privs VM.Snapshot",
-        "pveum acl modify /vms/167 --roles HomelabContainers --users homelab@pve"]),
+        "homelab doctor"]),
     ("Permission check failed (/storage/local, Datastore.AllocateTemplate)", [
         "role modify HomelabTemplates", "acl modify /storage/local --roles HomelabTemplates"]),
     ("Permission check failed (/storage/b, Datastore.Audit|Datastore.AllocateSpace)", ["--privs Datastore.Audit"]),
     ("Permission check failed (/, Sys.Audit)", ["acl modify / --roles HomelabNode", "--propagate 0"]),
     ("Permission check failed (/, Sys.Modify for modifying tag 'homelab')", ["User Tag Access", "`homelab`"]),
+    ("Permission check failed (pool 'lab' does not exist)", ["pveum pool add lab"]),
+    ("Permission check failed", ["homelab doctor"]),
     ("Permission check failed (changing feature flags (except nesting) is only allowed for root@pam)", [
         "nobody but root@pam", "pct set"]),
 ])
@@ -87,7 +88,17 @@ def test_the_way_out_of_a_refusal(said: str, parts: list[str]) -> None:
     assert ("Sys.Modify" in way_out) is False
 
 
-@pytest.mark.parametrize(("numbers", "words"), [
-    ([5], "5"), ([5, 6], "{5..6}"), ([1, 3], "1 3"), ([1, 2, 3, 7, 9, 10], "{1..3} 7 {9..10}")])
-def test_runs_of_numbers(numbers: list[int], words: str) -> None:
-    assert runs(numbers) == words
+def test_with_a_pool_the_power_ends_at_the_pool(tmp_path: Path) -> None:
+    wanted = privileges(inventory(tmp_path, "defaults: {pool: lab}"))
+    assert wanted["/vms"] == ["VM.Audit", "VM.Config.Options"]
+    assert {"VM.Allocate", "VM.PowerMgmt", "Pool.Audit"} <= set(wanted["/pool/lab"])
+    lines = pveum(inventory(tmp_path, "defaults: {pool: lab}"))
+    assert "pveum pool add lab" in lines
+    assert ("pveum acl modify /pool/lab --roles HomelabContainers,HomelabPool --users homelab@pve "
+            f"--tokens '{TOKEN}'") in lines
+
+
+def test_how_a_container_of_somebody_s_comes_under_the_roles(tmp_path: Path) -> None:
+    assert adoption(inventory(tmp_path), 105).startswith("pveum acl modify /vms --roles HomelabContainers")
+    assert adoption(inventory(tmp_path, "defaults: {pool: lab}"), 105) == (
+        "pveum pool modify lab --vms 105 --allow-move 1")

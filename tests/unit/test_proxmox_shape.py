@@ -164,4 +164,4 @@ def test_the_starter_is_the_shipped_inventory_with_values() -> None:
     text = starter(shipped("inventory.yaml").read_text(), "pve.lan", 8443, "AB:" * 31 + "CD", "me@pve!x")
     changed = [line for line in text.splitlines() if line not in shipped("inventory.yaml").read_text().splitlines()]
     assert [line.split("#")[0].strip() for line in changed] == [
-        "host: pve.lan", "port: 8443", "token_id: me@pve!x", 'fingerprint: "' + "AB:" * 31 + 'CD"']
+        "host: pve.lan", "port: 8443", "token_id: me@pve!x", 'fingerprint: "' + "AB:" * 31 + 'CD"', "pool: homelab"]
