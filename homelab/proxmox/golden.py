@@ -122,14 +122,14 @@ def free_vmid(client: Client, inventory: Inventory, source: int) -> int:
         "give the inventory a `pool`, and run the lines that `homelab doctor` prints.")
 
 
-def clone(client: Client, node: str, source: int, target: int, what: str, **parameters: Any) -> list[str]:
+def clone(client: Client, node: str, source: int, vmid: int, what: str, **parameters: Any) -> list[str]:
     """Make a full clone of a container that does not run; its warnings. Raises HomelabError.
 
     Proxmox locks the source meanwhile, so a clone that still runs is waited for.
     """
     tasks.settle(client, node, source, _OTHERS)
     task = tasks.begin(client, node, source, "vzclone", partial(
-        client.post, f"nodes/{node}/lxc/{source}/clone", newid=target, full=True, **parameters))
+        client.post, f"nodes/{node}/lxc/{source}/clone", newid=vmid, full=True, **parameters))
     return tasks.wait(client, task, what, _CLONE)
 
 

@@ -395,6 +395,25 @@ def test_several_of_one(place: Place) -> None:
     assert done(place, "vzclone") == {"167": 1, "100": 2}
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_on_another_node_only_from_shared_storage(place: Place, shared: bool) -> None:
+    place.pve.nodes["pve2"] = {"online": True}
+    place.overlaid("proxmox: {node: pve}").up(ONE)
+    place.bake()
+    place.gone()
+    place.overlaid("proxmox: {node: pve}\ncontainers: {postgres-data: {golden: postgres-data, node: pve2}}")
+    place.pve.storages["local-lvm"]["shared"] = int(shared)
+    if shared:
+        place.up(ONE)
+        assert (place.pve.ct(167).node, place.pve.ct(167).status) == ("pve2", "running")
+        assert not place.up(ONE)
+    else:
+        error = fails(place, lambda: place.up(ONE))
+        assert "non-shared storage 'local-lvm'" in error.details
+        assert "node" in error.resolution
+        assert place.pve.kinds() == []
+
+
 @pytest.mark.parametrize(("overlay", "said"), [
     ("{golden: nobody}", "there is no golden container of nobody"),
     ("{golden: postgres-data, template: debian-12, services: {postgres: {version: 15}}}", "stems from another"),
