@@ -62,12 +62,6 @@ def adoption(inventory: Inventory, vmid: int) -> str:
     return acl_line("/vms", [CONTAINERS], inventory.endpoint.token_id)
 
 
-def privileges(inventory: Inventory) -> Mapping[str, Sequence[str]]:
-    """The privileges by path. Creating, changing, starting and removing containers, and reading their tasks."""
-    return {path: sorted({privilege for role in roles for privilege in role.privileges})
-            for path, roles in grants(inventory).items()}
-
-
 def held(permissions: Mapping[str, Mapping[str, object]], path: str) -> set[str]:
     """The privileges on a path, from all that /access/permissions lists: its own, or those handed down to it."""
     parts = path.split("/")

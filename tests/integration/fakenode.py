@@ -20,7 +20,7 @@ from fakepve.certs import make_cert
 from homelab.inventory import load
 from homelab.model import Inventory
 from homelab.paths import shipped
-from homelab.proxmox.access import privileges
+from homelab.proxmox.access import grants
 from tests.integration.appliances import Appliances
 from tests.integration.backing import Backing
 
@@ -162,8 +162,8 @@ class FakeNode(Appliances, Backing):
         Without it everywhere, or on one path only.
         """
         self.acl = {}
-        for place, granted in privileges(inventory).items():
-            kept = [each for each in granted if each != without or path not in ("", place)]
+        for place, roles in grants(inventory).items():
+            kept = [each for role in roles for each in role.privileges if each != without or path not in ("", place)]
             for who in (TOKEN, TOKEN.partition("!")[0]):
                 self.grant(who, place, *kept)
                 if place == "/":

@@ -18,7 +18,6 @@ from homelab import cli
 from homelab.cli.common import Settings
 from homelab.commands.lock import only_one
 from homelab.proxmox import apply, client
-from homelab.proxmox.access import privileges
 from tests.integration.fakenode import TOKEN
 from tests.integration.test_proxmox_up import SECRET, Site
 from tests.integration.test_proxmox_up import pair as pair
@@ -39,8 +38,7 @@ def unreachable(site: Site) -> None:
 
 
 def no_privilege(site: Site) -> None:
-    for path, granted in privileges(site.inventory).items():
-        site.pve.grant(TOKEN, path, *(p for p in granted if p != "VM.PowerMgmt"))
+    site.pve.grant_least(site.inventory, without="VM.PowerMgmt")
 
 
 def during_the_create(site: Site, act: Callable[[], object]) -> None:
