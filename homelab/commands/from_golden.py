@@ -66,8 +66,8 @@ class FromGolden:
                 raise HomelabError(
                     f"{name}: it cannot be cloned to node {node}",
                     f"Its golden container {source.vmid} is on node {source.node}. {error.details}",
-                    f"Write `node: {source.node}` at {name}, or bake {source.of} again with a `--storage` that the nodes "
-                    "share.") from error
+                    f"Write `node: {source.node}` at {name}; or bake {source.of} again, with `--storage` for one that "
+                    "the nodes share.") from error
         plan = plan_up(self._inventory, {container.vmid: self._found(container, node)}, [name])
         plan.refuse_unsafe()
         return plan.actions

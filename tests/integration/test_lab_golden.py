@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -16,6 +18,8 @@ from homelab.commands.up import up as make_up
 from homelab.host import check
 from homelab.inventory import load
 from homelab.lab import Lab, down, missing, up
+from homelab.lab.containers import Runtime
+from homelab.lab.process import running
 from homelab.model import Inventory
 from homelab.progress import SilentProgress
 from homelab.proxmox import Client
@@ -109,6 +113,22 @@ def test_a_clone_of_a_golden_container_is_a_container_of_its_own(home: Home) -> 
     # The rest is the same: content, owners, links.
     assert home.inside(CLONE, "cat /srv/same; stat -c '%U %h' /srv/data").split() == ["secret", "daemon", "2"]
     assert home.up() == "Nothing to do: 2 containers match the inventory and run."
+
+
+def test_a_killed_node_leaves_nothing_half_cloned(home: Home) -> None:
+    client = Client(home.inventory.endpoint)
+    (vmid,) = [row["vmid"] for row in client.get("nodes/pve/lxc") if row.get("template")]
+    client.post(f"nodes/pve/lxc/{vmid}/clone", newid=199, full=True)
+    assert client.get("nodes/pve/lxc/199/config")["lock"] == "create"
+    node = running(LAB.pid_file("node"))
+    assert node is not None
+    os.kill(node, signal.SIGKILL)
+    while running(LAB.pid_file("node")):
+        time.sleep(0.05)
+    up(LAB, QUIET)
+    assert {int(row["vmid"]) for row in client.get("nodes/pve/lxc")} == {120, 121, vmid}
+    assert not Runtime(LAB).root(199).parent.exists()
+    assert "lock" not in client.get(f"nodes/pve/lxc/{vmid}/config")
 
 
 def test_the_golden_container_itself_cannot_be_started(home: Home) -> None:
