@@ -471,8 +471,16 @@ def back_up(api: Api, vmid: int, **more: str) -> list[str]:
     return api.do("POST", "/nodes/pve/vzdump", vmid=vmid, storage="local", compress="zstd", **more)
 
 
-def test_a_backup_brings_back_all_that_was_there(api: Api, guests: dict[int, Guest]) -> None:
-    guest, dumps = guests[136], LAB.state_dir / "dump"
+@pytest.fixture
+def guest(api: Api, guests: dict[int, Guest]) -> Guest:
+    """Number 136, which runs."""
+    if api.state(136)["status"] != "running":
+        api.do("POST", "/nodes/pve/lxc/136/status/start")
+    return guests[136]
+
+
+def test_a_backup_brings_back_all_that_was_there(api: Api, guest: Guest) -> None:
+    dumps = LAB.state_dir / "dump"
     guest.run("install -D -o 1234 -g 5678 -m 4750 /bin/true /srv/mark; ln -s mark /srv/link; mkfifo /srv/pipe")
     before = api.call("GET", "/nodes/pve/lxc/136/config")
     log = back_up(api, 136, mode="snapshot", **{"notes-template": "{{guestname}} of the tests"})
@@ -498,7 +506,7 @@ def test_a_backup_brings_back_all_that_was_there(api: Api, guests: dict[int, Gue
     assert api.call("GET", "/nodes/pve/lxc/136/config") == before
 
 
-def test_backups_go_with_their_files(api: Api, guests: dict[int, Guest]) -> None:
+def test_backups_go_with_their_files(api: Api, guest: Guest) -> None:
     for mode in ("suspend", "stop"):
         back_up(api, 136, mode=mode)
     assert api.state(136)["status"] == "running"
@@ -519,7 +527,7 @@ def test_backups_go_with_their_files(api: Api, guests: dict[int, Guest]) -> None
     assert (backups(api, 136), list((LAB.state_dir / "dump").iterdir())) == ([], [])
 
 
-def test_a_node_that_is_killed_in_a_backup_lets_the_container_go_on(api: Api, guests: dict[int, Guest]) -> None:
+def test_a_node_that_is_killed_in_a_backup_lets_the_container_go_on(api: Api, guest: Guest) -> None:
     node = running(LAB.pid_file("node"))
     assert node is not None
     os.kill(node, signal.SIGKILL)
@@ -530,15 +538,16 @@ def test_a_node_that_is_killed_in_a_backup_lets_the_container_go_on(api: Api, gu
     left = json.loads(record.read_text())
     record.write_text(json.dumps({**left, "config": left["config"] | {"lock": "backup"}}))
     (LAB.lxcpath / "vzdump-136").mkdir()
+    (LAB.state_dir / "dump").mkdir(exist_ok=True)
     (LAB.state_dir / "dump" / "vzdump-lxc-136-2026_01_01-00_00_00.dat").write_text("half")
     up(LAB, QUIET)
-    assert guests[136].run("echo on") == "on"
+    assert guest.run("echo on") == "on"
     assert "lock" not in api.state(136)
     assert not list(LAB.lxcpath.glob("vzdump-*"))
     assert backups(api, 136) == []
 
 
-def test_a_plain_folder_takes_no_snapshots(api: Api, guests: dict[int, Guest]) -> None:
+def test_a_plain_folder_takes_no_snapshots(api: Api, guest: Guest) -> None:
     path = "/nodes/pve/lxc/136"
     assert api.call("GET", f"{path}/feature", feature="snapshot") == {"hasFeature": 0}
     exit_status, _ = api.wait(api.call("POST", f"{path}/snapshot", snapname="a1"))
