@@ -57,9 +57,11 @@ def import_containers(paths: Sequence[Path], wanted: Sequence[int], *, vault: Va
     inventory = load(paths)
     with only_one(inventory.state_dir, "import"):
         client = changing(inventory)
-        candidates = _candidates(client, inventory, list(dict.fromkeys(wanted)))
+        settled = vmids.settled(client, inventory)
+        candidates = _candidates(client, settled, list(dict.fromkeys(wanted)))
         before = read_text(inventory.path)
-        entries = _entries(client, paths, before, inventory, candidates)
+        new = [candidate for candidate in candidates if not candidate.in_(settled)]
+        entries = _entries(client, paths, before, inventory, new) if new else {}
         after = inserted(before, inventory.path, entries) if entries else before
         proposal = _proposal(_checked(paths, after, inventory), candidates, entries)
         if proposal and not confirm(proposal):
@@ -75,9 +77,8 @@ def import_containers(paths: Sequence[Path], wanted: Sequence[int], *, vault: Va
 
 def _candidates(client: Client, inventory: Inventory, wanted: Sequence[int]) -> Sequence[Candidate]:
     found, permissions = guests(client, wanted), client.get("access/permissions")
-    settled = vmids.settled(client, inventory)
     Plan(refusals=tuple(refusal for vmid in wanted for refusal in importable.refusals(
-        settled, vmid, found.get(vmid), permissions))).refuse_unsafe()
+        inventory, vmid, found.get(vmid), permissions))).refuse_unsafe()
     return [Candidate(there, there.shape) for there in found.values() if there.shape]
 
 
@@ -93,12 +94,9 @@ def _adopted(candidate: Candidate, inventory: Inventory) -> Candidate:
 
 
 def _entries(client: Client, paths: Sequence[Path], text: str, inventory: Inventory,
-             candidates: Sequence[Candidate]) -> dict[str, dict[str, Any]]:
+             new: Sequence[Candidate]) -> dict[str, dict[str, Any]]:
     """What the inventory has to say of each. What its defaults make of the least shows what else there is to say."""
-    new = [candidate for candidate in candidates if not candidate.in_(inventory)]
     entries = {candidate.name: importable.least(inventory, candidate) for candidate in new}
-    if not entries:
-        return {}
     least = _checked(paths, inserted(text, inventory.path, entries), inventory)
     made = {container.name: container for container in least.containers}
     several = len(client.get("nodes")) > 1
@@ -108,8 +106,9 @@ def _entries(client: Client, paths: Sequence[Path], text: str, inventory: Invent
 
 def _checked(paths: Sequence[Path], text: str, before: Inventory) -> Inventory:
     """The inventory that the text is, held against the one before: what was there has to be the same."""
-    after = load(paths, text)
-    if after.containers[:len(before.containers)] != before.containers:
+    after, names = load(paths, text), {container.name for container in before.containers}
+    # An overlay's own containers come after the new ones.
+    if tuple(container for container in after.containers if container.name in names) != before.containers:
         raise HomelabError("The inventory would not be the same with a new entry",
                            f"An entry at the end of `containers:` in {before.path.name} changes what stands before it.",
                            "Write the entry by hand, then run the same command again: it sets the tags.")

@@ -90,6 +90,23 @@ def test_the_second_run_has_nothing_to_do(desk: Desk) -> None:
     assert (imported is not None and imported.nothing, desk.text, len(desk.asked)) == (True, before, 1)
 
 
+def test_one_of_ours_whose_vmid_came_from_the_range_needs_no_entry(desk: Desk) -> None:
+    overlay = "containers: {postgres-data: {vmid: null}}\ndefaults: {vmids: 180-189}\n"
+    desk.paths[1].write_text(desk.paths[1].read_text() + overlay)
+    desk.site.inventory, before = load(desk.paths), desk.text
+    desk.site.up("postgres-data")
+    imported = desk.run(180)
+    assert (imported is not None and imported.nothing, desk.text, desk.asked) == (True, before, [])
+
+
+def test_an_overlay_may_have_containers_of_its_own(desk: Desk) -> None:
+    overlay = "containers: {extra: {vmid: 190, ip: .90, cores: 1, memory: 512}}\n"
+    desk.paths[1].write_text(desk.paths[1].read_text() + overlay)
+    desk.add()
+    assert desk.run() is not None
+    assert [container.name for container in load(desk.paths).containers][-2:] == ["web", "extra"]
+
+
 def test_no_is_no(desk: Desk) -> None:
     ct, before = desk.add(), desk.text
     desk.answer = False
