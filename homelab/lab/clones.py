@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
 from fakepve import FakeCt, PveError, TaskError
@@ -28,7 +29,10 @@ class CloneNode(ConfigNode):
             # What Proxmox says where the storage is a folder with raw images, as this node's is.
             volume = str(source.config.get("rootfs", "")).partition(",")[0]
             raise PveError(500, f"Linked clone feature for '{volume}' is not available")
-        return await super()._lxc_clone(user, {**v, **described(v), "full": 1})
+        upid = await super()._lxc_clone(user, {**v, **described(v), "full": 1})
+        # As on Proxmox, a clone begins with its source's firewall.
+        self.firewall_config("ct", vmid=v["newid"]).update(deepcopy(self.firewall_config("ct", vmid=source.vmid)))
+        return upid
 
     async def _lxc_template(self, user: str, v: Mapping[str, Any]) -> None:
         # Proxmox does not say which task it is: the call answers null.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import copy
 import hashlib
 import secrets
 import threading
@@ -73,6 +74,12 @@ class FakeNode(Appliances, Backing):
         upid = await super()._lxc_create(user, {key: value for key, value in v.items() if key != "start"})
         if v.get("start"):
             self.start_after(upid, user, int(v["vmid"]))
+        return upid
+
+    async def _lxc_clone(self, user: str, v: Mapping[str, Any]) -> Any:
+        """As on Proxmox, a clone begins with its source's firewall."""
+        upid = await super()._lxc_clone(user, v)
+        self.firewall_config("ct", vmid=v["newid"]).update(copy.deepcopy(self.firewall_config("ct", vmid=v["vmid"])))
         return upid
 
     async def _lxc_template(self, user: str, v: Mapping[str, Any]) -> None:
