@@ -11,7 +11,7 @@ from homelab.errors import HomelabError
 from homelab.progress import SilentProgress
 from homelab.proxmox import Client
 from tests.integration.fakenode import TOKEN
-from tests.integration.test_proxmox_doctor import faults
+from tests.integration.test_proxmox_doctor import faults, look
 from tests.integration.test_proxmox_doctor import well as well
 from tests.integration.test_proxmox_up import NAMES, Site
 from tests.integration.test_proxmox_up import pair as pair
@@ -111,3 +111,16 @@ def test_the_pool_alone_would_not_do(site: Site) -> None:
         site.up("postgres-data")
     assert "VM.Config.Options on /vms/167" in caught.value.resolution
     assert site.pve.cts == []
+
+
+@pytest.mark.parametrize(("path", "privilege", "role"), [
+    ("/pool/lab", "Pool.Audit", "HomelabPool"), ("/pool/lab", "VM.PowerMgmt", "HomelabContainers"),
+    ("/vms", "VM.Config.Options", "HomelabGuests"), ("/", "Sys.Audit", "HomelabNode"),
+    ("/sdn/zones/localnetwork/vmbr0/20", "SDN.Use", "HomelabBridge")])
+def test_what_is_missing_beside_a_pool_is_named(well: Site, path: str, privilege: str, role: str) -> None:
+    site = well.overlaid("defaults: {pool: lab, firewall: true}\nnetwork: {vlan: 20}")
+    site.pve.pools = {"lab": set()}
+    site.pve.grant_least(site.inventory, without=privilege, path=path)
+    check = next(check for check in look(site).checks if check.name == f"role {role}")
+    assert check.said == f"missing, for the token or its user: {privilege} on {path}"
+    assert f"pveum acl modify {path} --roles {role} " in check.todo[1]
