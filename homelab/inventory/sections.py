@@ -13,6 +13,7 @@ from homelab.inventory.placement import BRIDGE
 from homelab.inventory.table import Table, shown
 from homelab.model import City, Endpoint, Network, Pipeline
 
+_RUN = 10  # minutes that the ingestion has for one run
 _DOMAIN = r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*"
 
 
@@ -68,7 +69,8 @@ def network(table: Table) -> Network | None:
 
 def pipeline(table: Table) -> Pipeline:
     """`pipeline:`, what is fetched and how often."""
-    cities = tuple(_cities(table))
+    cities_file = _cities_file(table)
+    cities = () if cities_file else tuple(_cities(table))
     names = [city.name for city in cities]
     for index, name in enumerate(names):
         if name in names[:index]:
@@ -81,9 +83,23 @@ def pipeline(table: Table) -> Pipeline:
     base_url = table.text("base_url", "https://api.openweathermap.org", pattern=r"https?://[^\s/?#]+(/[^\s?#]*)?",
                           says="an http or https URL") or ""
     api_key_file = path(table, "api_key_file", ".homelab/openweather-api-key") or Path()
+    rate_limit = table.whole("rate_limit", 60, low=0, high=1_000_000, unit="requests a minute")
+    if rate_limit and len(cities) > rate_limit * _RUN:
+        table.fault(f"has {len(cities)} cities, and at {rate_limit} requests a minute a run of {_RUN} minutes asks for "
+                    f"{rate_limit * _RUN}", "cities")
     table.close()
     return Pipeline(cities=cities, units=units, schedule=when, base_url=base_url.rstrip("/"),
-                    api_key_file=api_key_file)
+                    api_key_file=api_key_file, cities_file=cities_file, rate_limit=rate_limit)
+
+
+def _cities_file(table: Table) -> Path | None:
+    """`cities: {file: …}`; what is in it is read where it is used."""
+    if not isinstance(table.data.get("cities"), dict):
+        return None
+    below = table.table("cities")
+    text = below.text("file", pattern=r"\S(.*\S)?\.(csv|json)", says="a path that ends in .csv or .json")
+    below.close()
+    return (below.file("file").parent / Path(text).expanduser()).absolute() if text else None
 
 
 def _cities(table: Table) -> Iterator[City]:

@@ -105,6 +105,8 @@ class Pipeline:
     schedule: str
     base_url: str
     api_key_file: Path
+    cities_file: Path | None = None  # instead of `cities`, which are none then
+    rate_limit: int = 60  # requests a minute; 0: any number
 
 
 def marks(lab: str) -> frozenset[str]:

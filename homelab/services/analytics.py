@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import ClassVar
 
+from homelab.errors import InputError
 from homelab.host import Result, argv
 from homelab.model import Access, Health, Listen, Service, Site, Step
 from homelab.paths import shipped
@@ -19,7 +21,12 @@ SCRIPTS = f"{ROOT}/scripts"
 PUBLISHED = f"{ROOT}/data/published.duckdb"
 _ENVIRONMENT = f"{ROOT}/pipeline.env"
 _EXTENSIONS = f"{ROOT}/extensions"
-_COMMANDS = ("fetch_weather_data", "run_dbt_transformation")
+_COMMANDS = ("fetch_weather_data", "run_dbt_transformation", "check_every_city")
+_LONG = 1 << 16  # bytes: a longer list of cities is compared by its hash, and its difference is for nobody to read
+
+
+def _cities_file(path: Path) -> str:
+    return f"{ROOT}/cities{path.suffix}"
 
 
 def as_analytics(command: str) -> str:
@@ -73,6 +80,7 @@ class Analytics(Service):
             Command("DuckDB's postgres extension", f"test -n \"$(find {_EXTENSIONS} -name 'postgres_scanner*' -print "
                     f"-quit 2>/dev/null)\"", argv(f"{ROOT}/venv/bin/python", f"{SCRIPTS}/install_extension.py",
                                                   _EXTENSIONS), watches=[venv]),
+            *self._cities(site),
             File(_ENVIRONMENT, self._environment(site), "analytics", "analytics", 0o600, secret=True),
             *(File(f"{ROOT}/bin/{name}", render(f"analytics/{name}.j2", root=ROOT), mode=0o755) for name in _COMMANDS),
             File(f"{ROOT}/bin/gate", render("analytics/gate.j2", root=ROOT, commands=_COMMANDS), mode=0o755),
@@ -85,10 +93,27 @@ class Analytics(Service):
             File("/home/analytics/.ssh/authorized_keys", self._authorized_keys(site)),
         )
 
+    def _cities(self, site: Site) -> Iterator[Step]:
+        """The file of cities, where there is one; the ingestion itself says whether it can be read."""
+        path = site.inventory.pipeline.cities_file
+        if path is None:
+            return
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise InputError("The file of cities cannot be read", f"{path}: {error.strerror}.",
+                             "It stands under `pipeline: cities:` in the inventory.") from None
+        check = argv(f"{ROOT}/venv/bin/python", f"{SCRIPTS}/ingest_weather.py", "--check")
+        # By its name it is known whether it is CSV or JSON.
+        copy = f'"$new{path.suffix}"'
+        yield File(_cities_file(path), content, secret=len(content) > _LONG,
+                   validate=f'ln -f "$new" {copy}; {check} {copy} || {{ rm -f {copy}; exit 1; }}; rm -f {copy}')
+
     def _environment(self, site: Site) -> bytes:
         pipeline = site.inventory.pipeline
         cities = [{k: v for k, v in asdict(city).items() if v is not None} for city in pipeline.cities]
         return render("analytics/pipeline.env.j2", root=ROOT, extensions=_EXTENSIONS, pipeline=pipeline, cities=cities,
+                      cities_file=pipeline.cities_file and _cities_file(pipeline.cities_file),
                       api_key=openweather_key(pipeline).reveal(),
                       postgres=site.inventory.container_with("postgres").address,
                       password=site.vault.secret("postgres-analytics").reveal(), published=PUBLISHED,

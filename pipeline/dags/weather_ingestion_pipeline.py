@@ -1,6 +1,8 @@
-"""Hourly: fetch the weather into Postgres, then build the marts; both run over SSH on the analytics container.
+"""Hourly: fetch the weather into Postgres, then build the marts; all of it runs over SSH on the analytics container.
 
-The key behind the connection `analytics` may run these two commands there and nothing else.
+A city that fails does not keep the others from the marts: the fetch has succeeded when something was stored, and
+check_every_city fails the run when something was not. The key behind the connection `analytics` may run these three
+commands there and nothing else.
 """
 
 from __future__ import annotations
@@ -47,4 +49,13 @@ with DAG(
         command="run_dbt_transformation",
         cmd_timeout=30 * 60,
     )
+    # It says what the fetch has come to, and would say the same again.
+    check_every_city = SSHOperator(
+        task_id="check_every_city",
+        ssh_conn_id="analytics",
+        command="check_every_city",
+        cmd_timeout=60,
+        retries=0,
+    )
     fetch_weather_data >> run_dbt_transformation
+    fetch_weather_data >> check_every_city

@@ -1,171 +1,275 @@
 """Ask OpenWeather for each city's current weather and append the answers to raw.weather_observations.
 
-Configuration comes from the environment: OPENWEATHER_BASE_URL, OPENWEATHER_API_KEY, OPENWEATHER_UNITS (standard,
-metric or imperial), WEATHER_CITIES (a JSON list of {"name", "id", "latitude", "longitude"}, of which only the name is
-required), and libpq's own variables (PGHOST, PGDATABASE, PGUSER, PGPASSWORD, PGPASSFILE …). OPENWEATHER_DEADLINE is
-the whole run's limit in seconds (600).
+Configuration comes from the environment: see ingest_settings.py, and libpq's own variables (PGHOST, PGDATABASE, PGUSER,
+PGPASSWORD, PGPASSFILE …). Every answer is first written to a spool on disk and then brought into Postgres, so that
+nothing is lost when this process is killed or Postgres is away; what is left there goes in with the next run.
 
-The last line on standard output is a JSON summary. Exit status: 0 all stored, 1 some or all failed, 2 bad
-configuration.
+The last line on standard output is a JSON summary, which is kept in last_ingest.json too. Each city counts once: its
+observation was stored, unchanged (it is there already), spooled (it waits for Postgres), or the city failed; an answer
+that cannot go in is kept in raw.quarantine, and its city has failed.
+
+Exit status: 0 all is in Postgres; 4 some of it is, and something failed; 1 none of it is; 2 bad configuration.
+`--last` asks nobody, and says how the last run went: 0 well, 1 not. `--check FILE` reads a file of cities, 0 or 2.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from urllib.parse import urlsplit
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from queue import SimpleQueue
+from uuid import UUID, uuid4
 
 import psycopg
-from openweather import City, Client, FetchError, Patience
+from answers import FetchError, Rejected, checked
+from cities import CitiesError, of_file
+from ingest_settings import Configuration, ConfigurationError, configuration
+from openweather import City, Client, Limit, Patience
+from rawtables import Connection, Outcome, began, connect, ended, store
+from spool import Segment, Spool, SpoolFull, bad, good
 
-UNITS = ("standard", "metric", "imperial")
-_AT_ONCE = 4  # requests; a free key may ask 60 times a minute
-_CITY_KEYS: dict[str, tuple[type, ...]] = {"name": (str,), "id": (int,), "latitude": (int, float),
-                                            "longitude": (int, float)}
-Connection = psycopg.Connection[tuple[object, ...]]
-
-
-class ConfigurationError(Exception):
-    """The environment does not hold what is needed."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Configuration:
-    """What the environment asks for."""
-
-    base_url: str
-    api_key: str = field(repr=False)
-    units: str
-    cities: Sequence[City]
-    deadline: float  # seconds
+SOME, NONE, BAD_CONFIGURATION = 4, 1, 2
+_BATCH = 5_000  # rows that go to Postgres at once
+_LINGER = 5.0  # seconds that rows wait for more
+_AHEAD = 64  # requests that may be under way or answered for each one at work
+_NAMED = 1_000  # cities whose failure is told one by one
+_AGAIN = 20.0  # seconds after which Postgres is tried again
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What one city gave: its observation as it came, or why there is none."""
+    """What one city gave: its line for the spool, or why there is none; both for an answer that cannot go in."""
 
     city: str
-    observation: str | None = None
+    line: bytes = b""
     error: str = ""
 
 
-def configuration(environment: Mapping[str, str]) -> Configuration:
-    """Read the environment. Raises ConfigurationError."""
-    base_url = _required(environment, "OPENWEATHER_BASE_URL")
-    address = urlsplit(base_url)
-    if address.scheme not in ("http", "https") or not address.hostname or address.query:
-        raise ConfigurationError("OPENWEATHER_BASE_URL has to look like https://api.openweathermap.org")
-    units = environment.get("OPENWEATHER_UNITS", "imperial")
-    if units not in UNITS:
-        raise ConfigurationError(f"OPENWEATHER_UNITS is {units!r}, but has to be one of {', '.join(UNITS)}")
-    try:
-        deadline = float(environment.get("OPENWEATHER_DEADLINE", "600"))
-    except ValueError:
-        raise ConfigurationError("OPENWEATHER_DEADLINE has to be a number of seconds") from None
-    return Configuration(base_url=base_url, api_key=_required(environment, "OPENWEATHER_API_KEY"), units=units,
-                         cities=cities(_required(environment, "WEATHER_CITIES")), deadline=deadline)
+@dataclass(slots=True)
+class Summary:
+    """What came of a run. stored + unchanged + failed + spooled = asked; `quarantined` cities are among the failed."""
+
+    asked: int
+    stored: int = 0
+    unchanged: int = 0
+    failed: int = 0
+    quarantined: int = 0
+    spooled: int = 0
+    recovered: int = 0  # rows of earlier runs that went in with this one
+    requests: int = 0
+    errors: dict[str, str] = field(default_factory=dict)  # of the first thousand
+    problem: str | None = None
+    seconds: float = 0
+
+    def fail(self, city: str, why: str) -> None:
+        """Count a city that failed, and say so."""
+        self.failed += 1
+        if len(self.errors) < _NAMED:
+            self.errors[city] = why
+            print(f"error: {city}: {why}", file=sys.stderr)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The numbers that are kept in Postgres."""
+        names = ("asked", "stored", "unchanged", "failed", "quarantined", "spooled", "recovered", "requests")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def status(self) -> int:
+        """The exit status."""
+        if not self.failed and not self.spooled and not self.problem:
+            return 0
+        return SOME if self.stored + self.unchanged + self.recovered else NONE
 
 
-def cities(text: str) -> list[City]:
-    """The cities of a JSON list. Raises ConfigurationError."""
-    try:
-        entries = json.loads(text)
-    except ValueError as error:
-        raise ConfigurationError(f"WEATHER_CITIES is not JSON: {error}") from None
-    if not isinstance(entries, list) or not entries:
-        raise ConfigurationError("WEATHER_CITIES has to be a list of at least one city")
-    return [_city(entry) for entry in entries]
+class Postgres:
+    """Brings segments in, as long as Postgres is there; those that it does not get are kept in the spool."""
 
+    def __init__(self, run: UUID, summary: Summary, spool: Spool) -> None:
+        self._run, self._summary, self._spool = run, summary, spool
+        self._started, self._failed_at = datetime.now(UTC), float("-inf")
+        self._connection: Connection | None = None
+        self._kept = list[Segment]()
 
-def _city(entry: object) -> City:
-    if not isinstance(entry, dict) or not entry.get("name") or not entry.keys() <= _CITY_KEYS.keys():
-        raise ConfigurationError(f"WEATHER_CITIES: {entry!r} needs a name, and may have only {', '.join(_CITY_KEYS)}")
-    for key, value in entry.items():
-        if not isinstance(value, _CITY_KEYS[key]) or isinstance(value, bool):
-            raise ConfigurationError(f"WEATHER_CITIES: {entry['name']}: {key} cannot be {value!r}")
-    if ("latitude" in entry) != ("longitude" in entry):
-        raise ConfigurationError(f"WEATHER_CITIES: {entry['name']} has one coordinate, and needs both or none")
-    return City(**entry)
+    def send(self, segment: Segment) -> None:
+        """Bring it in, or keep it."""
+        connection = self._connected()
+        if connection is not None:
+            try:
+                self._count(store(connection, segment.read()), segment)
+            except psycopg.Error as error:
+                self._gone(error)
+            else:
+                self._spool.done(segment)
+                return
+        segment.keep()
+        self._kept.append(segment)
 
-
-def _required(environment: Mapping[str, str], name: str) -> str:
-    value = environment.get(name, "").strip()
-    if not value:
-        raise ConfigurationError(f"{name} is not set")
-    return value
-
-
-def fetch(wanted: Configuration) -> list[Fetched]:
-    """Ask for every city, some side by side; one that fails does not stop the others."""
-    patience = Patience(run=wanted.deadline)
-    client = Client(base_url=wanted.base_url, api_key=wanted.api_key, units=wanted.units, patience=patience,
-                    until=patience.clock() + patience.run)
-
-    def one(city: City) -> Fetched:
+    def finish(self) -> None:
+        """Try once more what was kept, and note how the run has ended."""
+        self._failed_at = float("-inf")
+        kept, self._kept = self._kept, []
+        for segment in kept:
+            self.send(segment)
+        self._summary.spooled = sum(segment.good for segment in self._kept if segment.mine)
+        connection = self._connected()
+        if connection is None:
+            return
+        if not self._kept:
+            self._summary.problem = None
         try:
-            return Fetched(city.name, client.current(city))
-        except FetchError as error:
-            return Fetched(city.name, error=str(error))
+            ended(connection, self._run, self._summary.counts, self._summary.problem)
+        except psycopg.Error as error:
+            self._gone(error)
+        connection.close()
 
-    with ThreadPoolExecutor(_AT_ONCE) as threads:
-        return list(threads.map(one, wanted.cities))
+    def _connected(self) -> Connection | None:
+        if self._connection is None and time.monotonic() >= self._failed_at + _AGAIN:
+            try:
+                self._connection = connect()
+                began(self._connection, self._run, self._started)
+            except psycopg.Error as error:
+                self._gone(error)
+        return self._connection
+
+    def _gone(self, error: psycopg.Error) -> None:
+        self._summary.problem = f"Postgres: {' '.join(str(error).split())}"
+        print(f"error: {self._summary.problem}", file=sys.stderr)
+        if self._connection is not None:
+            self._connection.close()
+        self._connection, self._failed_at = None, time.monotonic()
+
+    def _count(self, outcome: Outcome, segment: Segment) -> None:
+        if not segment.mine:
+            self._summary.recovered += outcome.new
+            return
+        self._summary.stored += outcome.new
+        self._summary.unchanged += outcome.known
+        self._summary.quarantined += outcome.quarantined
+        for city, why in outcome.refused:
+            self._summary.fail(city, why)
 
 
-def store(connection: Connection, rows: Sequence[Fetched]) -> list[Fetched]:
-    """Append the observations; what Postgres refuses comes back as an error of its city. Raises psycopg.Error."""
+def fetch(client: Client, wanted: Configuration) -> Iterator[Fetched]:
+    """What each city gives, as the answers come; one that fails does not stop the others."""
+    answered = SimpleQueue[Future[Fetched]]()
+    under_way = 0
+    with ThreadPoolExecutor(wanted.at_once) as threads:
+        for city in wanted.cities:
+            if under_way == wanted.at_once * _AHEAD:
+                yield answered.get().result()
+                under_way -= 1
+            threads.submit(_one, client, city).add_done_callback(answered.put)
+            under_way += 1
+        for _ in range(under_way):
+            yield answered.get().result()
+
+
+def _one(client: Client, city: City) -> Fetched:
     try:
-        with connection.cursor().copy("copy raw.weather_observations (city, data) from stdin") as copy:
-            for row in rows:
-                if row.observation is not None:
-                    copy.write_row((row.city, row.observation))
-    except psycopg.DataError:
-        # One value spoils a whole COPY: singly, the others get in.
-        with connection.transaction():
-            return [_insert(connection, row) for row in rows]
-    return list(rows)
+        text, dt = checked(client.current(city), time.time())
+    except Rejected as rejected:
+        return Fetched(city.name, bad(city.name, client.units, str(rejected), rejected.body), str(rejected))
+    except FetchError as error:
+        return Fetched(city.name, error=str(error))
+    return Fetched(city.name, good(city.name, client.units, dt, text))
 
 
-def _insert(connection: Connection, row: Fetched) -> Fetched:
-    if row.observation is None:
-        return row
+def run(wanted: Configuration) -> Summary:
+    """Ask, spool, and bring in what is spooled."""
+    started, summary = time.monotonic(), Summary(len(wanted.cities))
+    patience = Patience(request=wanted.request, run=wanted.deadline)
+    client = Client(base_url=wanted.base_url, api_key=wanted.api_key, units=wanted.units, patience=patience,
+                    until=patience.clock() + patience.run, at_once=wanted.at_once,
+                    limit=Limit(wanted.rate_limit, patience))
+    spool = Spool(wanted.data / "spool", wanted.spool_bytes)
+    postgres = Postgres(uuid4(), summary, spool)
+    for segment in spool.left_behind():
+        postgres.send(segment)
+    sent = time.monotonic()
+    for answer in fetch(client, wanted):
+        if answer.error:
+            summary.fail(answer.city, answer.error)
+        if (answer.line and _spooled(answer, spool, client, summary) >= _BATCH) or time.monotonic() > sent + _LINGER:
+            _send(spool, postgres)
+            sent = time.monotonic()
+    _send(spool, postgres)
+    summary.requests = client.requests
+    postgres.finish()
+    summary.seconds = round(time.monotonic() - started, 3)
+    return summary
+
+
+def _spooled(answer: Fetched, spool: Spool, client: Client, summary: Summary) -> int:
+    """Write an answer down; returns how many rows wait with it."""
     try:
-        with connection.transaction():
-            connection.execute("insert into raw.weather_observations (city, data) values (%s, %s)",
-                               (row.city, row.observation))
-    except psycopg.DataError as error:
-        return Fetched(row.city, error=f"Postgres refuses the answer: {error.diag.message_primary}")
-    return row
+        return spool.add(answer.line, good=not answer.error)
+    except SpoolFull as full:
+        if not answer.error:
+            summary.fail(answer.city, str(full))
+        client.refused = str(full)  # nothing more is asked for that there is no place for
+        return 0
+
+
+def _send(spool: Spool, postgres: Postgres) -> None:
+    segment = spool.take()
+    if segment is not None:
+        postgres.send(segment)
+
+
+def ingest(environment: Mapping[str, str]) -> int:
+    """One run; returns the exit status."""
+    try:
+        wanted = configuration(environment)
+    except ConfigurationError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_CONFIGURATION
+    summary = run(wanted)
+    if summary.failed > len(summary.errors):
+        print(f"error: and {summary.failed - len(summary.errors)} more", file=sys.stderr)
+    text = json.dumps({**asdict(summary), "finished": datetime.now(UTC).isoformat(timespec="seconds")},
+                      ensure_ascii=False)
+    new = wanted.data / "last_ingest.new"
+    new.write_text(text + "\n")
+    os.replace(new, wanted.data / "last_ingest.json")
+    print(text)
+    return summary.status
+
+
+def last(data: Path) -> int:
+    """Say how the last run went; 0 if every city's observation is in Postgres."""
+    try:
+        said = json.loads((data / "last_ingest.json").read_text())
+    except FileNotFoundError:
+        print("error: nothing has been asked for yet", file=sys.stderr)
+        return NONE
+    for city, why in said["errors"].items():
+        print(f"error: {city}: {why}", file=sys.stderr)
+    print(json.dumps({key: value for key, value in said.items() if key != "errors"}, ensure_ascii=False))
+    return NONE if said["failed"] or said["spooled"] or said["problem"] else 0
 
 
 def main() -> int:
     """Run once; see the top of the file."""
-    started = time.monotonic()
-    try:
-        wanted = configuration(os.environ)
-    except ConfigurationError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    rows: list[Fetched] = []
-    problem = None
-    try:
-        # Connected first: without a place to put them, no observation is asked for.
-        with psycopg.connect("", autocommit=True, application_name="ingest_weather") as connection:
-            rows = store(connection, fetch(wanted))
-    except psycopg.Error as error:
-        problem = f"Postgres: {' '.join(str(error).split())}"
-        print(f"error: {problem}", file=sys.stderr)
-    stored = sum(row.observation is not None for row in rows)
-    errors = {row.city: row.error for row in rows if row.error}
-    for city, why in errors.items():
-        print(f"error: {city}: {why}", file=sys.stderr)
-    print(json.dumps({"stored": stored, "failed": len(wanted.cities) - stored, "errors": errors, "problem": problem,
-                      "seconds": round(time.monotonic() - started, 3)}, ensure_ascii=False))
-    return 0 if stored == len(wanted.cities) else 1
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--last", action="store_true", help="ask nobody, say how the last run went")
+    parser.add_argument("--check", type=Path, metavar="FILE", help="ask nobody, read a file of cities")
+    options = parser.parse_args()
+    if options.check:
+        try:
+            print(f"{len(of_file(options.check))} cities")
+        except CitiesError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return BAD_CONFIGURATION
+        return 0
+    return last(Path(os.environ.get("WEATHER_DATA", "."))) if options.last else ingest(os.environ)
 
 
 if __name__ == "__main__":

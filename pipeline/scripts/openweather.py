@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -12,14 +14,11 @@ from email.utils import parsedate_to_datetime
 from urllib.parse import quote, quote_plus
 
 import urllib3
+from answers import LARGEST, FetchError, Rejected
 
 # https://openweathermap.org/current: the API is asked again only where another try can help.
 RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
-_LARGEST_ANSWER = 1 << 20  # bytes; a real one has about 600
-
-
-class FetchError(Exception):
-    """A city could not be fetched, for good; the text never holds the API key."""
+_MINUTE = 61.0  # seconds; a little longer, as the server counts when a request arrives
 
 
 class _TryAgain(Exception):
@@ -67,7 +66,33 @@ class Patience:
         return longest * (0.5 + self.jitter() / 2)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """Lets at most so many requests begin within any minute (0: any number); may be shared between threads."""
+
+    def __init__(self, a_minute: int, patience: Patience) -> None:
+        self._patience, self._lock = patience, threading.Lock()
+        self._begun, self._held = deque[float](maxlen=a_minute), float("-inf")
+
+    def wait(self, until: float) -> bool:
+        """Sleep until it is this request's turn; False, and at once, if that comes too late."""
+        with self._lock:
+            now = self._patience.clock()
+            full = self._begun.maxlen and len(self._begun) == self._begun.maxlen
+            turn = max(now, self._held, self._begun[0] + _MINUTE if full else now)
+            if turn >= until:
+                return False
+            self._begun.append(turn)
+        if turn > now:
+            self._patience.sleep(turn - now)
+        return True
+
+    def hold(self, seconds: float) -> None:
+        """Nobody's turn comes sooner than this: the server has had enough."""
+        with self._lock:
+            self._held = max(self._held, self._patience.clock() + seconds)
+
+
+@dataclass(slots=True, kw_only=True)
 class Client:
     """Asks one API with one key; may be shared between threads."""
 
@@ -76,14 +101,21 @@ class Client:
     units: str
     patience: Patience
     until: float  # on the patience's clock: when the run ends
-    pool: urllib3.PoolManager = field(default_factory=lambda: urllib3.PoolManager(maxsize=8))
+    at_once: int = 8  # connections that are kept
+    limit: Limit | None = None
+    requests: int = 0
+    refused: str = ""  # what the API said of a key that it does not know
+    pool: urllib3.PoolManager = field(init=False)
 
-    def current(self, city: City) -> str:
-        """The observation's JSON, exactly as it came. Raises FetchError."""
+    def __post_init__(self) -> None:
+        self.pool = urllib3.PoolManager(maxsize=self.at_once)
+
+    def current(self, city: City) -> bytes:
+        """The answer's body, exactly as it came. Raises FetchError."""
         why = "there was no time left to ask"
         for attempt in range(self.patience.attempts):
             try:
-                return checked(self._ask(city))
+                return self._ask(city)
             except _TryAgain as failure:
                 why = str(failure)
                 pause = self.patience.pause(attempt, failure.after)
@@ -98,9 +130,14 @@ class Client:
         return self.until - self.patience.clock()
 
     def _ask(self, city: City) -> bytes:
+        if self.refused:
+            raise FetchError(self.refused)
+        if self.limit is not None and not self.limit.wait(self.until):
+            raise FetchError("there was no time left to ask")
         seconds = min(self.patience.request, self._left())
         if seconds <= 0:
             raise FetchError("there was no time left to ask")
+        self.requests += 1
         url = f"{self.base_url.rstrip('/')}/data/2.5/weather"
         try:
             response = self.pool.request(
@@ -117,15 +154,20 @@ class Client:
             return body
         said = f"HTTP {response.status}: {self._message(body)}"
         if response.status in RETRIED:
-            raise _TryAgain(said, retry_after(response.headers))
+            after = retry_after(response.headers)
+            if response.status == 429 and after and self.limit is not None:
+                self.limit.hold(after)
+            raise _TryAgain(said, after)
+        if response.status == 401:
+            self.refused = said  # for every city, and each further question counts against the key
         raise FetchError(said)
 
     def _read(self, response: urllib3.BaseHTTPResponse, until: float) -> bytes:
         body = bytearray()
         while chunk := response.read1(1 << 16):
             body += chunk
-            if len(body) > _LARGEST_ANSWER:
-                raise FetchError(f"the answer is longer than {_LARGEST_ANSWER} bytes")
+            if len(body) > LARGEST:
+                raise Rejected(f"the answer is longer than {LARGEST} bytes", bytes(body))
             if self.patience.clock() > until:
                 raise _TryAgain("the answer took too long")
         return bytes(body)
@@ -151,19 +193,3 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     except ValueError:
         return None
     return max(0.0, (when.replace(tzinfo=when.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
-
-
-def checked(body: bytes) -> str:
-    """The body as text, if it is an observation. Raises FetchError."""
-    try:
-        text = body.decode()
-        observation = json.loads(text, parse_constant=_refuse)
-    except ValueError:
-        raise FetchError("the answer is not JSON") from None
-    if not isinstance(observation, dict) or not isinstance(observation.get("dt"), int):
-        raise FetchError("the answer is no observation: it has no time `dt`")
-    return text
-
-
-def _refuse(constant: str) -> float:
-    raise ValueError(f"{constant} is not JSON")

@@ -1,6 +1,6 @@
 """The pipeline's own way, all parts real: replayed weather → ingestion → PostgreSQL 16 → dbt → published marts.
 
-All of it runs as the role `analytics`, which may append and read raw rows, and nothing else.
+The roles are those that a deploy makes: the ingestion may append raw rows and read them, dbt may read them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ import psycopg
 import pytest
 
 from homelab.lab.observations import PLACES, answer, load
+from homelab.model import Access
 from homelab.render import render
+from homelab.services.postgres import grants
 from tests.integration import pg
 from tests.integration.conftest import KEY, Replay
 from tests.scripts import ROOT, SCRIPTS
@@ -30,7 +32,7 @@ pytestmark = pytest.mark.timeout(300)
 CITIES = {"EWR": "Newark,US", "LGA": "New York,US", "JFK": "Queens,US"}
 TABLES = ("stg_weather", "weather_daily", "weather_hourly")
 NOTHING_YET = 3
-SOME_FAILED = 1
+SOME_FAILED, NONE_STORED = 4, 1
 
 
 @dataclass
@@ -50,6 +52,7 @@ class Stack:
         done = subprocess.run(
             [str(self.python), str(SCRIPTS / name), *words], capture_output=True, text=True, check=False, timeout=120,
             env={**known, **self.server.environment(self.database, "analytics", "analytics"),
+                 "DBT_PGUSER": "dbt", "DBT_PGPASSWORD": "dbt", "WEATHER_DATA": str(self.data),
                  "OPENWEATHER_BASE_URL": self.base_url, "OPENWEATHER_API_KEY": KEY, **environment})
         assert expect is None or done.returncode == expect, done.stdout + done.stderr
         assert KEY not in done.stdout + done.stderr
@@ -85,9 +88,9 @@ class Stack:
         return found
 
     def raw(self) -> list[tuple[str, dict[str, Any]]]:
-        """The raw rows, in the order in which they came."""
+        """The raw rows by city, each city's in the order in which they came."""
         with self.server.connect(self.database, "analytics", "analytics") as connection:
-            return connection.execute("select city, data from raw.weather_observations order by id").fetchall()  # type: ignore[return-value]
+            return connection.execute("select city, data from raw.weather_observations order by city, id").fetchall()  # type: ignore[return-value]
 
     @property
     def published(self) -> Path:
@@ -103,11 +106,13 @@ def stack(postgres: pg.Server, analytics_python: Path, extensions: Path, replay:
     (data / "profiles.yml").write_bytes(render(
         "analytics/profiles.yml.j2", warehouse=str(data / "warehouse.duckdb"), threads=2,
         extension_directory=str(extensions), memory_limit="1GB"))
-    with postgres.role("analytics", "analytics"), postgres.database("project_data") as database:
+    with (postgres.role("analytics", "analytics"), postgres.role("dbt", "dbt"),
+          postgres.database("project_data") as database):
         with postgres.connect(database) as connection:
+            connection.execute(f"revoke all on database {database} from public".encode())
             connection.execute((ROOT / "templates" / "postgres" / "project_data.sql").read_bytes())
-            connection.execute("grant usage on schema raw to analytics")
-            connection.execute("grant select, insert on raw.weather_observations to analytics")
+            for role, privilege in (("analytics", "append"), ("dbt", "read")):
+                connection.execute(grants(Access(database, role, privilege)).sql.encode())  # type: ignore[arg-type]
         yield Stack(postgres, analytics_python, data, database, replay.url)
 
 
@@ -264,6 +269,22 @@ def test_units_are_converted_on_the_way(stack: Stack) -> None:
     assert row == {"temperature_f": pytest.approx(39.02, abs=0.01), "wind_speed_mph": pytest.approx(10.36, abs=0.02)}
 
 
+def test_a_later_change_of_units_does_not_change_history(stack: Stack) -> None:
+    for units in ("metric", "standard", "imperial"):
+        stack.ingest(["Newark,US"], OPENWEATHER_UNITS=units)
+    with stack.server.connect(stack.database) as connection:  # as an earlier version stored it, in imperial units
+        connection.execute("insert into raw.weather_observations (city, data) select city, "
+                           "jsonb_set(data, '{dt}', '7') from raw.weather_observations where units = 'imperial'")
+    stack.transform("--full-refresh")
+    rows = stack.query("select temperature_f, wind_speed_mph from stg_weather order by id")
+    wanted = observed(3)
+    newark = wanted[wanted["city"] == "Newark,US"]
+    for row, temperature, wind in zip(rows, [*newark["temperature"], newark["temperature"].iloc[2]],
+                                      [*newark["wind"], newark["wind"].iloc[2]], strict=True):
+        assert row == {"temperature_f": pytest.approx(temperature, abs=0.01),
+                       "wind_speed_mph": pytest.approx(wind, abs=0.02)}
+
+
 def test_answers_are_stored_as_they_came(stack: Stack) -> None:
     summary = stack.ingest(["Newark,US", "Queens,US"])
     assert (summary["stored"], summary["failed"], summary["errors"], summary["problem"]) == (2, 0, {}, None)
@@ -279,26 +300,81 @@ def test_a_city_that_fails_does_not_stop_the_others(stack: Stack) -> None:
 
 
 def test_a_bad_key_stores_nothing(stack: Stack) -> None:
-    summary = stack.ingest(["Newark,US", "Queens,US"], expect=SOME_FAILED, OPENWEATHER_API_KEY="another")
+    summary = stack.ingest(["Newark,US", "Queens,US"], expect=NONE_STORED, OPENWEATHER_API_KEY="another")
     assert summary["stored"] == 0
     assert {why.partition(".")[0] for why in summary["errors"].values()} == {"HTTP 401: Invalid API key"}
     assert stack.raw() == []
 
 
 def test_what_postgres_refuses_keeps_nobody_out(stack: Stack) -> None:
-    good, nul = b'{"dt": 1, "main": {"temp": 2.50}}', rb'{"dt": 2, "name": "\u0000"}'
-    with serving([Answer(body=good), Answer(body=nul), Answer(body=good)]) as stub:
+    good, nul = b'{"dt": 1, "main": {"temp": 2.50}}', rb'{"dt": 2, "main": {}, "name": "\u0000"}'
+    half, long = rb'{"dt": 2, "main": {}, "name": "\ud800"}', b'{"dt": 1, "main": {}, "x": "%s"}' % (b"x" * (1 << 20))
+    bodies = [good, nul, good, half, b"<html>\xff", long, b'{"dt": 1, "main": {"temp": NaN}}']
+    with serving([Answer(body=body) for body in bodies]) as stub:
         stack.base_url = stub.url
-        summary = stack.ingest(["A", "B", "C"], expect=SOME_FAILED)
-    assert (summary["stored"], summary["failed"]) == (2, 1)
-    assert [why for why in summary["errors"].values() if "Postgres refuses the answer" in why] != []
-    assert [data for _, data in stack.raw()] == [json.loads(good)] * 2
+        summary = stack.ingest(list("ABCDEFG"), expect=SOME_FAILED, OPENWEATHER_AT_ONCE="1")
+    assert (summary["stored"], summary["failed"], summary["quarantined"]) == (2, 5, 5)
+    assert [(city, data) for city, data in stack.raw()] == [("A", json.loads(good)), ("C", json.loads(good))]
+    with stack.server.connect(stack.database, "dbt", "dbt") as connection:
+        kept = connection.execute("select city, reason, bytes, body, units from raw.quarantine "
+                                  "order by city").fetchall()
+    assert [row[0] for row in kept] == list("BDEFG")
+    assert {str(city): why for city, why, *_ in kept} == summary["errors"]
+    assert [row[3] for row in kept] == [nul, half, b"<html>\xff", long[:8192], bodies[-1]]
+    assert {row[4] for row in kept} == {"imperial"}
+    assert kept[3][2] == pytest.approx(1 << 20, rel=0.1)  # as much of it as was read
+    assert "Postgres refuses the answer" in summary["errors"]["B"]
+
+
+def test_the_same_observation_is_stored_once(stack: Stack) -> None:
+    with serving([Answer(body=b'{"dt": 5, "main": {"temp": 1}}')]) as stub:
+        stack.base_url = stub.url
+        told = [stack.ingest(["A", "B", "A"]), stack.ingest(["A", "B"]), stack.ingest(["A", "C"])]
+    assert [(one["stored"], one["unchanged"]) for one in told] == [(2, 1), (0, 2), (1, 1)]
+    assert [city for city, _ in stack.raw()] == ["A", "B", "C"]
+
+
+def test_two_runs_at_once_do_no_harm(stack: Stack) -> None:
+    cities = [f"C{number}" for number in range(40)]
+    with serving([Answer(body=b'{"dt": 5, "main": {}}')]) as stub, ThreadPoolExecutor(4) as threads:
+        stack.base_url = stub.url
+        told = list(threads.map(lambda _: stack.ingest(cities, OPENWEATHER_RATE_LIMIT="0"), range(4)))
+    assert sum(one["stored"] for one in told) == 40
+    assert [one["stored"] + one["unchanged"] for one in told] == [40] * 4
+    assert sorted(city for city, _ in stack.raw()) == sorted(cities)
+
+
+def test_what_waits_in_the_spool_goes_in_with_the_next_run(stack: Stack) -> None:
+    away = stack.ingest(["Newark,US", "Nowhere,XX"], expect=NONE_STORED, PGPORT=str(pg.free_port()))
+    assert (away["stored"], away["spooled"], away["failed"]) == (0, 1, 1)
+    told = stack.ingest(["Queens,US"])
+    assert (told["stored"], told["recovered"], told["problem"]) == (1, 1, None)
+    assert sorted(city for city, _ in stack.raw()) == ["Newark,US", "Queens,US"]
+    assert list((stack.data / "spool").iterdir()) == []
+    with stack.server.connect(stack.database, "dbt", "dbt") as connection:
+        runs = connection.execute("select asked, stored, recovered, error, finished >= started "
+                                  "from raw.ingestion_runs").fetchall()
+    assert runs == [(1, 1, 1, None, True)]
+
+
+def test_what_the_gate_runs_says_what_failed_afterwards(stack: Stack) -> None:
+    stack.ingest(["Newark,US", "Nowhere,XX"], expect=SOME_FAILED)
+    last = stack.script("ingest_weather.py", "--last", expect=1)
+    assert last.stderr == "error: Nowhere,XX: HTTP 404: city not found\n"
+    stack.ingest(["Newark,US"])
+    assert json.loads(stack.script("ingest_weather.py", "--last").stdout)["stored"] == 1
 
 
 def test_the_role_may_append_and_read_and_no_more(stack: Stack) -> None:
     stack.ingest(["Newark,US"])
-    with stack.server.connect(stack.database, "analytics", "analytics") as connection:
-        for sql in ("delete from raw.weather_observations", "update raw.weather_observations set city = 'x'",
-                    "create table raw.mine (id int)", "truncate raw.weather_observations"):
-            with pytest.raises(psycopg.errors.InsufficientPrivilege):
-                connection.execute(sql.encode())
+    more = "insert into raw.weather_observations (city, data) values ('x', '{}')"
+    refused = ["delete from raw.weather_observations", "update raw.weather_observations set city = 'x'",
+               "create table raw.mine (id int)", "truncate raw.weather_observations", "select * from upkeep.retention",
+               "insert into upkeep.retention (months) values (1)", "create table upkeep.mine (id int)"]
+    for role, beyond in (("analytics", []), ("dbt", [more, "create temp table t (id int)",
+                                                     "select upkeep.partitions()"])):
+        with stack.server.connect(stack.database, role, role) as connection:
+            assert connection.execute("select city from raw.weather_observations").fetchall() == [("Newark,US",)]
+            for sql in (*refused, *beyond):
+                with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                    connection.execute(sql.encode())

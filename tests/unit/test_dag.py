@@ -48,6 +48,7 @@ def test_the_dag(monkeypatch: pytest.MonkeyPatch, series: str, backoff: float) -
     monkeypatch.delenv("WEATHER_SCHEDULE", raising=False)
     found = read(monkeypatch, series)
     dag, fetch, transform = (found[name] for name in ("dag", "fetch_weather_data", "run_dbt_transformation"))
+    check = found["check_every_city"]
     assert dag.arguments["dag_id"] == "weather_ingestion_pipeline"
     assert dag.arguments["schedule"] == "@hourly"
     assert (dag.arguments["catchup"], dag.arguments["max_active_runs"]) == (False, 1)
@@ -60,7 +61,9 @@ def test_the_dag(monkeypatch: pytest.MonkeyPatch, series: str, backoff: float) -
         assert task.arguments["ssh_conn_id"] == "analytics"
         assert task.arguments["command"] == task.arguments["task_id"]
         assert task.arguments["cmd_timeout"] >= 600
-    assert (fetch.after, transform.after) == ([transform], [])
+    assert (check.arguments["command"], check.arguments["retries"]) == ("check_every_city", 0)
+    # The marts do not wait for what only fails when a city has failed.
+    assert (fetch.after, transform.after, check.after) == ([transform, check], [], [])
 
 
 def test_the_schedule_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

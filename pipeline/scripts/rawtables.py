@@ -1,0 +1,144 @@
+"""The raw tables in Postgres: what is new of a batch is appended, and what is there already is left alone.
+
+Only the keys are staged: they are copied into a temporary table and compared, and then the new rows are copied, once,
+to where they belong. An advisory lock makes all writers follow one another, so nobody stores what another one is just
+storing, and `ingested_at` grows in the order of the commits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from uuid import UUID
+
+import psycopg
+from spool import bad, plain
+
+Connection = psycopg.Connection[tuple[object, ...]]
+_LOCK = "1717, 1"
+_PREPARE = """
+set lock_timeout = '60s';
+-- Whatever the planner believes of tables that it has not looked at: each key is looked up in the index.
+set enable_hashjoin = off; set enable_mergejoin = off; set enable_seqscan = off;
+create temporary table if not exists staged (line int, city text, dt text) on commit delete rows;
+select upkeep.partitions();
+"""
+# An observation cannot have been stored before it was made: older months are not opened.
+_KNOWN = """
+select line from staged
+where exists (
+    select from raw.weather_observations as stored
+    where stored.city = staged.city
+        and stored.data ->> 'dt' = staged.dt collate "C"
+        and stored.ingested_at >= to_timestamp(staged.dt::bigint) - interval '2 days'
+)
+"""
+_QUARANTINE = """
+insert into raw.quarantine (city, units, received_at, bytes, reason, body)
+values (%s, %s, %s, %s, %s, decode(%s, 'hex')) on conflict do nothing
+"""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How many rows of a batch were new, known already, and kept in quarantine; whom Postgres refused, and why."""
+
+    new: int = 0
+    known: int = 0
+    quarantined: int = 0
+    refused: list[tuple[str, str]] = field(default_factory=list)
+
+    def __add__(self, other: Outcome) -> Outcome:
+        return Outcome(self.new + other.new, self.known + other.known, self.quarantined + other.quarantined,
+                       self.refused + other.refused)
+
+
+def connect() -> Connection:
+    """A connection by libpq's own variables, ready to store. Raises psycopg.Error."""
+    connection = psycopg.connect("", autocommit=True, application_name="ingest_weather", prepare_threshold=None)
+    try:
+        connection.execute(_PREPARE)
+    except psycopg.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def store(connection: Connection, lines: Sequence[bytes]) -> Outcome:
+    """Bring lines of a spool in. Raises psycopg.Error; then none of what is not committed is lost from the spool."""
+    try:
+        return _merge(connection, lines)
+    except psycopg.DataError as error:
+        # One value spoils a whole COPY: in halves, the others get in.
+        if len(lines) > 1:
+            half = len(lines) // 2
+            return store(connection, lines[:half]) + store(connection, lines[half:])
+        dt, city, units, data = lines[0].rstrip(b"\n").split(b"\t", 3)
+        if not dt:
+            raise
+        why = f"Postgres refuses the answer: {error.diag.message_primary}"
+        outcome = _merge(connection, [bad(plain(city), units.decode(), why, plain(data).encode())])
+        return outcome + Outcome(refused=[(plain(city), why)])
+
+
+def _merge(connection: Connection, lines: Sequence[bytes]) -> Outcome:
+    """One transaction: the lines that are new, and the bad ones."""
+    told: dict[tuple[bytes, bytes], bytes] = {}
+    quarantined, twice = list[bytes](), 0
+    for line in lines:
+        dt, city, rest = line.split(b"\t", 2)
+        if not dt:
+            quarantined.append(line)
+        elif (dt, city) in told:
+            twice += 1
+        else:
+            told[dt, city] = city + b"\t" + rest
+    with _alone(connection), connection.transaction(), connection.cursor() as cursor:
+        known = _known(cursor, list(told))
+        rows = [row for number, row in enumerate(told.values()) if number not in known]
+        if rows:
+            with cursor.copy("copy raw.weather_observations (city, units, data) from stdin") as copy:
+                copy.write(b"".join(rows))
+        if quarantined:
+            cursor.executemany(_QUARANTINE, list(map(_fields, quarantined)))
+    return Outcome(len(rows), len(known) + twice, len(quarantined))
+
+
+def _known(cursor: psycopg.Cursor[tuple[object, ...]], keys: Sequence[tuple[bytes, bytes]]) -> set[object]:
+    """The numbers of the keys that are stored already."""
+    if not keys:
+        return set()
+    with cursor.copy("copy staged (line, dt, city) from stdin") as copy:
+        copy.write(b"".join(b"%d\t%s\t%s\n" % (number, dt, city) for number, (dt, city) in enumerate(keys)))
+    return {number for (number,) in cursor.execute(_KNOWN)}
+
+
+@contextmanager
+def _alone(connection: Connection) -> Iterator[None]:
+    """Hold the writers' lock from before the transaction until after it: so now() comes after the last commit."""
+    connection.execute(f"select pg_advisory_lock({_LOCK})")
+    try:
+        yield
+    finally:
+        if not connection.broken:
+            connection.execute(f"select pg_advisory_unlock({_LOCK})")
+
+
+def _fields(line: bytes) -> list[str]:
+    _, *fields = line.rstrip(b"\n").split(b"\t")
+    return [plain(each) for each in fields]
+
+
+def began(connection: Connection, run: UUID, started: datetime) -> None:
+    """Note that a run has begun."""
+    connection.execute("insert into raw.ingestion_starts (run, started) values (%s, %s) on conflict do nothing",
+                       (run, started))
+
+
+def ended(connection: Connection, run: UUID, counts: dict[str, int], error: str | None) -> None:
+    """Note how a run has ended."""
+    columns = ", ".join(counts)
+    connection.execute(f"insert into raw.ingestion_ends (run, finished, error, {columns}) values (%s, now(), %s, "  # noqa: S608
+                       f"{', '.join(['%s'] * len(counts))})", (run, error, *counts.values()))
