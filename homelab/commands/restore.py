@@ -87,8 +87,8 @@ def _earlier(client: Client, container: Container, there: Found, progress: Progr
 def _restore(client: Client, container: Container, node: str, backup: Backup, progress: Progress) -> Task:
     config = restores.config_of(client, node, backup.volid)
     restores.require_its_own(container, backup.volid, config)
-    for path in restores.left_out(config):
-        progress.note(container.name, f"{path} is no part of its backups: it comes back empty")
+    for line in restores.left_out(config):
+        progress.note(container.name, line)
     return restores.restore(client, container, node, backup.volid, config, progress)
 
 

@@ -20,7 +20,7 @@ ARCHIVE = re.compile(r"backup/vzdump-lxc-(\d+)-(\d{4}(?:_\d\d){2}-\d\d(?:_\d\d){
 _STAMP = "%Y_%m_%d-%H_%M_%S"
 _NOT_KEPT = frozenset({"lock", "parent", "digest"})
 # What a restore takes from the backup's configuration by other ways than a parameter.
-_NOT_GIVEN = frozenset({"arch", "ostype", "rootfs"})
+_NOT_GIVEN = frozenset({"arch", "ostype"})
 _NUMBERS = frozenset({"cores", "cpuunits", "memory", "onboot", "protection", "swap", "tty", "unprivileged"})
 _SHUTDOWN = 600  # seconds that a container has to end by itself
 
@@ -238,10 +238,12 @@ class BackupApi(FakePve):  # type: ignore[misc]
         if not v.get("restore") or self.volume_exists(v["ostemplate"]) is not True:
             return await super()._lxc_create(user, v)
         kept = parsed(await self.config_in(v["ostemplate"]))
-        gib = re.search(r"size=(\d+)G", kept["rootfs"])
-        given = {key: value for key, value in kept.items() if key not in _NOT_GIVEN}
-        return await super()._lxc_create(user, {
-            **given, "rootfs": f"{v.get('storage') or 'local'}:{gib[1] if gib else 4}", **v})
+        disks = {key for key in kept if re.fullmatch(r"rootfs|(mp|unused)\d+", key)}
+        given = {key: value for key, value in kept.items() if key not in _NOT_GIVEN | disks}
+        if "rootfs" not in v:  # all disks, onto one storage
+            given |= {key: _anew(v.get("storage") or "local", key, kept[key]) for key in disks
+                      if not key.startswith("unused")}
+        return await super()._lxc_create(user, {**given, **v})
 
     async def restored(self, ct: FakeCt, volid: str, body: Body) -> str | None:
         """The model's part of a restore: what is no parameter comes from the backup as well."""
@@ -261,6 +263,16 @@ def made_at(volume: str) -> int:
     """When a backup was made, in seconds since the epoch: its name says so, in local time."""
     found = ARCHIVE.fullmatch(volume)
     return int(time.mktime(time.strptime(found[2], _STAMP))) if found else 0
+
+
+def _anew(storage: str, key: str, disk: str) -> str:
+    """A disk of the backup's as a new one of its size."""
+    volume, *properties = disk.split(",")
+    if volume.startswith("/"):
+        raise PveError(500, f"restoring '{key}' to bind mount is only possible for root")
+    sizes = [part for part in properties if part.startswith("size=")]
+    size = re.fullmatch(r"size=(\d+)G", sizes[0]) if sizes else None
+    return ",".join([f"{storage}:{size[1] if size else 4}", *(part for part in properties if part not in sizes)])
 
 
 def _clock(at: float | None = None) -> str:

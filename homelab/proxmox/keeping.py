@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ from homelab.plan import Found
 from homelab.progress import Progress
 from homelab.proxmox import tasks
 from homelab.proxmox.client import Client
-from homelab.proxmox.tasks import Task
+from homelab.proxmox.tasks import Task, TaskFailed
 
 _EARLIER = 6 * 3600.0  # seconds to wait for what an earlier run has begun
 # What a lock that nobody holds any more was left by.
@@ -69,6 +70,12 @@ class Kept:
            hear: Callable[[str], None] | None = None) -> Task:
         """Begin a task, once, and wait for its end; it. Its warnings are shown. Raises HomelabError."""
         task = tasks.begin(self.client, self.found.node, self.found.vmid, kind, send)
-        for warning in tasks.wait(self.client, task, f"{self.name}: {doing}", deadline, hear):
+        try:
+            warnings = tasks.wait(self.client, task, f"{self.name}: {doing}", deadline, hear)
+        except TaskFailed as error:
+            if lock := re.search(r"CT is locked \(([\w-]+)\)", error.details):
+                raise self.locked(lock[1]) from error  # by somebody who was quicker
+            raise
+        for warning in warnings:
             self.progress.note(self.name, warning)
         return task

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -63,10 +63,13 @@ def disks(storage: str, config: Mapping[str, str]) -> dict[str, Any]:
         key: _anew(mount) for key, mount in mounts.items() if not mount[""].startswith("/")}
 
 
-def left_out(config: Mapping[str, str]) -> list[str]:
-    """The mount points whose content is not part of a backup, by their paths."""
-    mounts = [parse(value) for key, value in sorted(config.items()) if re.fullmatch(r"mp\d+", key)]
-    return [mount.get("mp", "") for mount in mounts if mount.get("backup") != "1"]
+def left_out(config: Mapping[str, str]) -> Iterator[str]:
+    """What is told of the mount points that do not come back as they were."""
+    for mount in (parse(value) for key, value in sorted(config.items()) if re.fullmatch(r"mp\d+", key)):
+        if mount[""].startswith("/"):
+            yield f"{mount.get('mp')} is {mount['']} of the node, which only root@pam can mount again: `pct set`"
+        elif mount.get("backup") != "1":
+            yield f"{mount.get('mp')} is no part of its backups: it comes back empty"
 
 
 def _anew(mount: Mapping[str, str]) -> str:

@@ -291,6 +291,20 @@ def test_somebody_elses_task_is_named(keeper: Keeper) -> None:
     assert changes(keeper) == ["POST /nodes/pve/vzdump"]
 
 
+def test_somebody_who_was_quicker(keeper: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
+    ask = Client.get
+
+    def and_locked(self: Client, path: str, **params: Any) -> Any:
+        answer = ask(self, path, **params)
+        if path.endswith("/feature"):
+            keeper.pve.ct(167).lock = "migrate"
+        return answer
+    monkeypatch.setattr(Client, "get", and_locked)
+    error = fails(keeper.snap, "create", "a1", ONE)
+    assert error.brief == "postgres-data is locked (migrate)"
+    assert "`pct unlock 167`" in error.resolution
+
+
 @pytest.mark.parametrize(("method", "suffix", "kind"), [
     ("POST", "/snapshot", "vzsnapshot"), ("POST", "/rollback", "vzrollback"),
     ("DELETE", "/snapshot/a1", "vzdelsnapshot"), ("POST", "/vzdump", "vzdump"),
@@ -555,7 +569,7 @@ def test_a_restore_that_still_runs_is_waited_for(keeper: Keeper) -> None:
 def test_disks_come_back_to_their_storages(keeper: Keeper) -> None:
     keeper.pve.storages["fast"] = dict(keeper.pve.storages["local-lvm"], volumes={})
     keeper.pve.ct(167).config |= {"mp0": "fast:vm-167-disk-0,mp=/data,backup=1,size=4G",
-                                  "mp1": "fast:vm-167-disk-1,mp=/cache,size=512M"}
+                                  "mp1": "fast:vm-167-disk-1,mp=/cache,size=512M", "mp2": "/srv/data,mp=/data2"}
     keeper.back_up(ONE)
     keeper.site.destroy(ONE)
     keeper.restore()
@@ -563,7 +577,10 @@ def test_disks_come_back_to_their_storages(keeper: Keeper) -> None:
     assert config["rootfs"].startswith("local-lvm:")
     assert re.fullmatch(r"fast:vm-167-disk-\d,backup=1,mp=/data,size=4G", config["mp0"])
     assert re.fullmatch(r"fast:vm-167-disk-\d,mp=/cache,size=512M", config["mp1"])
-    assert keeper.progress.lines == [f"{ONE}: /cache is no part of its backups: it comes back empty"]
+    assert keeper.progress.lines == [
+        f"{ONE}: /cache is no part of its backups: it comes back empty",
+        f"{ONE}: /data2 is /srv/data of the node, which only root@pam can mount again: `pct set`"]
+    assert "mp2" not in config
 
 
 # ----------------------------------------------------------- the command line
