@@ -13,6 +13,9 @@ from shlex import quote
 
 from homelab.host import Host, Result, argv, check
 from homelab.model import Owned, Pending, Step
+from homelab.steps import places
+
+_KEPT = 5  # how many of what was replaced are kept for each path
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,9 +53,36 @@ class Directory(Step):
               f"making {self.path}")
 
 
+def keep(path: str, digest: str, new: str) -> str:
+    """Shell text that keeps what is at `path` unless it came from us, and notes the hash of what comes now.
+
+    `digest` is shell text that prints the hash of what is there, `new` is the hash of what comes; without one, nothing
+    will stand there any more.
+    """
+    note, kept = quote(places.written(path)), quote(places.replaced(path))
+    return "\n".join([
+        f"if [ -e {quote(path)} ]; then",
+        f"    was=$({digest}) && was=${{was%% *}}",
+        f'    if [ "$was" != "{new}" ] && [ "$was" != "$(cat {note} 2>/dev/null)" ]; then',
+        f"        mkdir -p {kept}; rm -rf {kept}/.new; cp -a {quote(path)} {kept}/.new",
+        f"        mv -T {kept}/.new {kept}/$(date -u +%Y%m%dT%H%M%SZ)",
+        f"        ls -1 {kept} | head -n -{_KEPT} | while read -r each; do rm -rf {kept}/\"$each\"; done",
+        "    fi",
+        "fi",
+        f"mkdir -p {quote(places.written(path.rpartition('/')[0]))}; echo {new} >{note}" if new else f"rm -f {note}",
+    ])
+
+
+def _whose(path: str, found: str, noted: str) -> str:
+    """How a plan says whose work is replaced."""
+    if found == noted:
+        return "its content differs"
+    return f"{'changed by hand' if noted else 'its content differs'}; kept in {places.replaced(path)}"
+
+
 @dataclass(frozen=True, eq=False)
 class File(Step):
-    """A file with this content, owner and mode, replaced atomically.
+    """A file with this content, owner and mode, replaced atomically. What was not from us is kept.
 
     `secret` files are compared by hash and never shown. `validate` is shell text that has to succeed on the new
     file (its path is in `$new`) before it takes its place.
@@ -79,19 +109,25 @@ class File(Step):
     def probes(self) -> Sequence[str]:
         """See Step."""
         read = "sha256sum <" if self.secret else "cat "
-        return (argv("stat", "-c", "%U:%G %a", self.path), f"{read}{quote(self.path)}")
+        return (f"{argv('stat', '-c', '%U:%G %a', self.path)} && {{ cat {quote(places.written(self.path))} || true; }}",
+                f"{read}{quote(self.path)}")
 
     def pending(self, answers: Sequence[Result]) -> Pending | None:
         """See Step."""
         attributes, content = answers
         if not attributes.ok:
             return Pending("does not exist", self._diff(b""))
-        if self.secret and not content.text.startswith(hashlib.sha256(self.content).hexdigest()):
-            return Pending("its content differs (secret, not shown)")
-        if not self.secret and content.stdout != self.content:
-            return Pending("its content differs", self._diff(content.stdout))
+        shown, noted, *_ = [*attributes.text.splitlines(), "", ""]
+        digest = content.text[:64] if self.secret else hashlib.sha256(content.stdout).hexdigest()
+        if digest != self._digest:
+            why = _whose(self.path, digest, noted)
+            return Pending(f"{why} (secret, not shown)" if self.secret else why, self._diff(content.stdout))
         wanted = f"{self.owner}:{self.group} {self.mode:o}"
-        return None if attributes.text == wanted else Pending(f"{attributes.text} → {wanted}")
+        return None if shown == wanted else Pending(f"{shown} → {wanted}")
+
+    @property
+    def _digest(self) -> str:
+        return hashlib.sha256(self.content).hexdigest()
 
     def _diff(self, found: bytes) -> str:
         if self.secret:
@@ -110,8 +146,18 @@ class File(Step):
             'cat >"$new"',
             f'chown -h {quote(f"{self.owner}:{self.group}")} "$new"; chmod {self.mode:o} "$new"',
             self.validate,
+            keep(self.path, f"sha256sum <{quote(self.path)}", self._digest),
             f'sync "$new"; mv -fT "$new" {quote(self.path)}',
         ]), f"writing {self.path}", stdin=self.content)
+
+
+_HASHES = "find . -type f -printf '%P\\0' | xargs -0r sha256sum"
+
+
+def _digest_of(hashes: Mapping[str, str]) -> str:
+    """The hash of a whole tree: of the sorted lines that sha256sum prints for its files."""
+    lines = sorted(f"{digest}  {name}\n".encode() for name, digest in hashes.items())
+    return hashlib.sha256(b"".join(lines)).hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,20 +187,27 @@ class Tree(Step):
 
     def probes(self) -> Sequence[str]:
         """See Step."""
-        return (f"cd {quote(self.path)} && find . -type f -printf '%P\\0' | xargs -0r sha256sum",)
+        return (f"cd {quote(self.path)} && {_HASHES}", f"cat {quote(places.written(self.path))}")
 
     def pending(self, answers: Sequence[Result]) -> Pending | None:
         """See Step."""
         if not answers[0].ok:
             return Pending("does not exist", self._listing("+", self.files))
         found = {line[66:]: line[:64] for line in answers[0].stdout.decode(errors="replace").splitlines()}
-        wanted = {name: hashlib.sha256(content).hexdigest() for name, content in self.files.items()}
+        wanted = self._wanted()
         changed = [name for name in wanted if found.get(name) != wanted[name]]
         surplus = [name for name in found if name not in wanted]
         if not changed and not surplus:
             return None
-        return Pending(f"{len(changed)} files to write, {len(surplus)} to remove",
+        return Pending(f"{_whose(self.path, _digest_of(found), answers[1].text)}: "
+                       f"{len(changed)} files to write, {len(surplus)} to remove",
                        self._listing("+", changed) + self._listing("-", surplus))
+
+    def _wanted(self) -> Mapping[str, str]:
+        return {name: hashlib.sha256(content).hexdigest() for name, content in self.files.items()}
+
+    def _hash_of_what_is_there(self) -> str:
+        return f"cd {quote(self.path)} && {_HASHES} | LC_ALL=C sort | sha256sum"
 
     def _listing(self, sign: str, names: Sequence[str] | Mapping[str, bytes]) -> str:
         return "".join(f"{sign} {self.path}/{name}\n" for name in sorted(names))
@@ -168,6 +221,7 @@ class Tree(Step):
             argv("rm", "-rf", new, old),
             argv("mkdir", "-p", new),
             argv("tar", "-xzf", "-", "-C", new, "--no-same-owner"),
+            f"(umask 077; {keep(self.path, self._hash_of_what_is_there(), _digest_of(self._wanted()))})",
             f"if [ -e {quote(self.path)} ]; then {argv('mv', '-T', self.path, old)}; fi",
             argv("mv", "-T", new, self.path),
             argv("rm", "-rf", old),

@@ -10,6 +10,7 @@ from shlex import quote
 
 from homelab.host import Host, Result, argv, check
 from homelab.model import Owned, Pending, Step
+from homelab.steps.files import keep
 
 _UNIT = re.compile(r"[A-Za-z0-9@:_.\\-]+\.(service|socket|timer|path|target|mount)")
 # What depends on others goes before them: a unit before its files, and what is in a directory before the directory.
@@ -98,7 +99,8 @@ class Gone(Step):
     def _remove_paths(self) -> str:
         path = quote(self.owned.name)
         beside = {"tree": f" {path}.new {path}.old", "venv": f" {path}.next {path}-*"}.get(self.owned.kind, "")
-        return f"rm -rf {path}{beside}"
+        kept = keep(self.owned.name, f"sha256sum <{path}", "") + "\n" if self.owned.kind == "file" else ""
+        return f"set -e; umask 077\n{kept}rm -rf {path}{beside}"
 
     def _remove_directory(self) -> str:
         return f"[ ! -d {quote(self.owned.name)} ] || {argv('rmdir', '--ignore-fail-on-non-empty', self.owned.name)}"

@@ -19,3 +19,13 @@ def lock() -> str:
 def manifest() -> str:
     """The file that lists what is there because of us."""
     return f"{STATE}/manifest"
+
+
+def written(path: str) -> str:
+    """The file that holds the hash of what we last wrote to a path: what is there and differs is not from us."""
+    return f"{STATE}/written{path}"
+
+
+def replaced(path: str) -> str:
+    """The folder in which what was not from us is kept before it is replaced, by the time at which that was done."""
+    return f"{STATE}/replaced{path}"

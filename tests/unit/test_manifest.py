@@ -72,11 +72,14 @@ def test_what_is_no_longer_wanted_is_shown_and_then_removed_and_data_stays(tmp_p
     converge(LocalHost(), before(tmp_path), SilentProgress())
     (tmp_path / "e" / "data").write_text("somebody's")
     (tmp_path / "other").write_text("not ours")
+    (tmp_path / "d" / "f").write_text("changed by hand")
     shown = [str(change) for change in survey(LocalHost(), after(tmp_path))]
     assert shown[0] == f"remove file {tmp_path}/d/f: no longer in the inventory"
     assert len(shown) == 5
     assert len(converge(LocalHost(), after(tmp_path), SilentProgress())) == 5
     assert left(tmp_path) == ["e", "e/data", "other", "stays"]
+    (kept,) = Path(places.replaced(f"{tmp_path}/d/f")).iterdir()
+    assert kept.read_text() == "changed by hand"
     host = LocalHost()
     assert converge(host, after(tmp_path), SilentProgress()) == []
     assert (host.batches, host.ran) == (1, [])

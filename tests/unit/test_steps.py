@@ -9,7 +9,22 @@ import pytest
 
 from homelab.host import CommandFailed, Result
 from homelab.model import Secret, Step
-from homelab.steps import Command, Database, Directory, File, Hba, Packages, Role, Running, Sql, Tree, User, Uv, Venv
+from homelab.steps import (
+    Command,
+    Database,
+    Directory,
+    File,
+    Hba,
+    Packages,
+    Role,
+    Running,
+    Sql,
+    Tree,
+    User,
+    Uv,
+    Venv,
+    places,
+)
 from homelab.steps.postgres import scram_verifier, verifies
 from tests.support import LocalHost, owner_of_new_files
 
@@ -24,6 +39,8 @@ def answer(text: str = "", status: int = 0) -> Result:
 GONE = answer(status=1)
 PASSWORD = Secret("pencil")
 VENV = Venv("/opt/x/venv", b"dbt==1\n")
+Y = hashlib.sha256(b"y\n").hexdigest()
+TWO = f"{'0' * 64}  a\n{'0' * 64}  b\n"
 HBA = Hba("/hba", b"local\n", "postgres", "postgres", 0o640)
 
 TABLE: list[tuple[Step, list[Result], str | None]] = [
@@ -38,20 +55,26 @@ TABLE: list[tuple[Step, list[Result], str | None]] = [
     (Directory("/d"), [answer("regular file root:root 755")], "regular file root:root 755 → directory root:root 755"),
     (Directory("/d"), [GONE], "does not exist"),
     (File("/f", b"x\n"), [answer("root:root 644"), answer("x\n")], None),
-    (File("/f", b"x\n"), [answer("root:root 644"), answer("y\n")], "its content differs"),
-    (File("/f", b"x\n"), [answer("root:root 644"), answer("x")], "its content differs"),
+    (File("/f", b"x\n"), [answer(f"root:root 644\n{Y}"), answer("y\n")], "its content differs"),
+    (File("/f", b"x\n"), [answer("root:root 644"), answer("x")], "its content differs; kept in STATE/replaced/f"),
+    (File("/f", b"x\n"), [answer(f"root:root 644\n{Y}"), answer("z\n")], "changed by hand; kept in STATE/replaced/f"),
+    (File("/f", b"x\n"), [answer(f"root:root 644\n{Y}"), answer("x\n")], None),
     (File("/f", b"x\n"), [answer("root:root 600"), answer("x\n")], "root:root 600 → root:root 644"),
     (File("/f", b"x\n"), [GONE, GONE], "does not exist"),
     (File("/f", b"x\n", secret=True), [answer("root:root 644"), answer(hashlib.sha256(b"x\n").hexdigest() + "  -")],
      None),
     (File("/f", b"x\n", secret=True), [answer("root:root 644"), answer("0" * 64)],
-     "its content differs (secret, not shown)"),
+     "its content differs; kept in STATE/replaced/f (secret, not shown)"),
     (HBA, [answer("postgres:postgres 640"), answer("local\n"), answer("t")], None),
     (HBA, [answer("postgres:postgres 640"), answer("local\n"), answer("f")], "is not loaded yet"),
-    (HBA, [answer("postgres:postgres 640"), answer("trust\n"), answer("t")], "its content differs"),
-    (Tree("/t", {"a": b"1"}), [answer(f"{hashlib.sha256(b'1').hexdigest()}  a\n")], None),
-    (Tree("/t", {"a": b"1"}), [answer(f"{'0' * 64}  a\n{'0' * 64}  b\n")], "1 files to write, 1 to remove"),
-    (Tree("/t", {"a": b"1"}), [GONE], "does not exist"),
+    (HBA, [answer("postgres:postgres 640"), answer("trust\n"), answer("t")],
+     "its content differs; kept in STATE/replaced/hba"),
+    (Tree("/t", {"a": b"1"}), [answer(f"{hashlib.sha256(b'1').hexdigest()}  a\n"), GONE], None),
+    (Tree("/t", {"a": b"1"}), [answer(TWO), answer(hashlib.sha256(TWO.encode()).hexdigest())],
+     "its content differs: 1 files to write, 1 to remove"),
+    (Tree("/t", {"a": b"1"}), [answer(TWO), answer("0" * 64)],
+     "changed by hand; kept in STATE/replaced/t: 1 files to write, 1 to remove"),
+    (Tree("/t", {"a": b"1"}), [GONE, GONE], "does not exist"),
     (Command("c", "true", "x"), [answer()], None),
     (Command("c", "true", "x"), [GONE], "not done yet"),
     (Running("u"), [answer("ActiveState=active\nUnitFileState=enabled\nNeedDaemonReload=no")], None),
@@ -90,7 +113,7 @@ TABLE: list[tuple[Step, list[Result], str | None]] = [
 def test_what_a_step_says(step: Step, answers: list[Result], reason: str | None) -> None:
     assert len(answers) == len(step.probes())
     pending = step.pending(answers)
-    assert (pending and pending.reason) == reason
+    assert (pending and pending.reason.replace(places.STATE, "STATE")) == reason
 
 
 def test_scram_is_that_of_the_rfc() -> None:
@@ -112,7 +135,7 @@ def test_a_secret_is_never_printed() -> None:
 
 def settle(host: LocalHost, step: Step) -> str | None:
     pending = step.pending(host.batch(step.probes()))
-    return pending.reason if pending else None
+    return pending.reason.replace(places.STATE, "STATE") if pending else None
 
 
 def test_file_is_written_and_then_left_alone(tmp_path: Path) -> None:
@@ -129,6 +152,20 @@ def test_file_is_written_and_then_left_alone(tmp_path: Path) -> None:
     step.apply(host)
     assert path.read_bytes() == b"one\ntwo\n"
     assert [p.name for p in tmp_path.iterdir()] == ["it's a file"]
+
+
+def test_what_was_not_from_us_is_kept_and_the_oldest_of_it_goes(tmp_path: Path) -> None:
+    host, path = LocalHost(), tmp_path / "it's a file"
+    kept = Path(places.replaced(str(path)))
+    path.write_text("by hand 0")
+    for number in range(1, 8):
+        File(str(path), b"ours %d" % number, *owner_of_new_files()).apply(host)
+        File(str(path), b"ours again", *owner_of_new_files()).apply(host)
+        path.write_text(f"by hand {number}")
+        for index, each in enumerate(sorted(kept.iterdir())):
+            each.rename(kept / f"2000-{index}")  # as if some time had passed
+    assert [each.read_text() for each in sorted(kept.iterdir())] == [f"by hand {number}" for number in range(2, 7)]
+    assert oct(kept.stat().st_mode) == "0o40700"
 
 
 def test_file_that_is_not_valid_leaves_the_old_one(tmp_path: Path) -> None:
@@ -151,9 +188,16 @@ def test_tree_is_exactly_what_it_says(tmp_path: Path) -> None:
     assert sorted(step.files) == ["a/b.sql", "d.yml"]
     step.apply(host)
     (goal / "surplus").write_text("x")
-    assert settle(host, step) == "0 files to write, 1 to remove"
+    why = f"changed by hand; kept in STATE/replaced{goal}: 0 files to write, 1 to remove"
+    assert settle(host, step) == why
     step.apply(host)
     assert settle(host, step) is None
+    (kept,) = Path(places.replaced(str(goal))).iterdir()
+    assert (kept / "surplus").read_text() == "x"
+    changed = Tree(str(goal), {"a": b"ours"})
+    assert settle(host, changed) == "its content differs: 1 files to write, 2 to remove"
+    changed.apply(host)
+    assert len(list(kept.parent.iterdir())) == 1, "what came from us is not kept"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["goal", "source"]
 
 
