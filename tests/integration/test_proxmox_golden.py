@@ -395,6 +395,20 @@ def test_several_of_one(place: Place) -> None:
     assert done(place, "vzclone") == {"167": 1, "100": 2}
 
 
+@pytest.mark.parametrize("wanted", ["true", "false"])
+def test_it_has_a_firewall_of_its_own(place: Place, wanted: str) -> None:
+    place.overlaid("defaults: {firewall: true}").up(ONE)
+    place.bake()
+    place.overlaid(f"containers: {{postgres-data: {{firewall: true}}, analytics-platform: {{golden: postgres-data, "
+                   f"firewall: {wanted}}}}}")
+    place.up(TWO)
+    like_any_other(place, TWO, 168)
+    source, kept = (place.pve.firewall_config("ct", vmid=vmid) for vmid in (167, 168))
+    assert any("PostgreSQL" in rule["comment"] for rule in source["rules"])
+    assert not any("PostgreSQL" in rule["comment"] for rule in kept["rules"])
+    assert bool(kept["options"].get("enable")) == (wanted == "true")
+
+
 @pytest.mark.parametrize("shared", [True, False])
 def test_on_another_node_only_from_shared_storage(place: Place, shared: bool) -> None:
     place.pve.nodes["pve2"] = {"online": True}
