@@ -102,6 +102,14 @@ def keeper(site: Site) -> Keeper:
     return Keeper(site)
 
 
+@pytest.fixture
+def alone(site: Site) -> Keeper:
+    """One of them is there, and runs."""
+    site.up(ONE)
+    site.pve.requests.clear()
+    return Keeper(site)
+
+
 def fails(act: Any, *words: str, **more: str) -> HomelabError:
     """The error that a verb ends with: it says what happened, why, and what to do."""
     with pytest.raises(HomelabError) as caught:
@@ -150,21 +158,21 @@ def test_what_is_there_already_is_not_taken_again(keeper: Keeper) -> None:
     assert changes(keeper) == []
 
 
-def test_list_shows_the_order_and_where_we_are(keeper: Keeper) -> None:
+def test_list_shows_the_order_and_where_we_are(alone: Keeper) -> None:
     for number, name in enumerate(("a1", "b1", "c1")):
-        keeper.snap("create", name, ONE)
-        keeper.pve.ct(167).snapshots[name]["snaptime"] += number
-    keeper.snap("rollback", "b1", ONE)
-    rows = [(each["name"], each["parent"], each["current"]) for each in plain(keeper.snapshots(ONE))]
+        alone.snap("create", name, ONE)
+        alone.pve.ct(167).snapshots[name]["snaptime"] += number
+    alone.snap("rollback", "b1", ONE)
+    rows = [(each["name"], each["parent"], each["current"]) for each in plain(alone.snapshots(ONE))]
     assert rows == [("a1", None, False), ("b1", "a1", True), ("c1", "b1", False)]
 
 
 @pytest.mark.parametrize("name", ["", "a", "1st", "-x", "before upgrade", "before/upgrade", "current", "vzdump",
                                   "x" * 41, "ä1"])
-def test_names_are_checked_before_anything_is_sent(keeper: Keeper, name: str) -> None:
+def test_names_are_checked_before_anything_is_sent(site: Site, name: str) -> None:
     with pytest.raises(InputError, match="is no name for a snapshot"):
-        keeper.snap("create", name)
-    assert keeper.pve.requests == []
+        Keeper(site).snap("create", name)
+    assert site.pve.requests == []
 
 
 @pytest.mark.parametrize("kind", ["dir", "lvm", "nfs"])
@@ -260,19 +268,19 @@ def begun(keeper: Keeper, path: str, kind: str, **parameters: Any) -> None:
     assert [task["type"] for task in keeper.pve.tasklog if task["status"] == "running"] == [kind]
 
 
-def test_a_snapshot_that_is_being_taken_is_waited_for(keeper: Keeper) -> None:
-    begun(keeper, "nodes/pve/lxc/167/snapshot", "vzsnapshot", snapname="a1")
-    assert str(keeper.snap("create", "a1", ONE)) == "Nothing to do: every container has a1."
-    assert keeper.done() == {("vzsnapshot", "167"): 1}
+def test_a_snapshot_that_is_being_taken_is_waited_for(alone: Keeper) -> None:
+    begun(alone, "nodes/pve/lxc/167/snapshot", "vzsnapshot", snapname="a1")
+    assert str(alone.snap("create", "a1", ONE)) == "Nothing to do: every container has a1."
+    assert alone.done() == {("vzsnapshot", "167"): 1}
 
 
-def test_a_rollback_that_still_runs_is_not_made_again(keeper: Keeper) -> None:
-    keeper.snap("create", "a1", ONE)
-    keeper.done()
-    begun(keeper, "nodes/pve/lxc/167/snapshot/a1/rollback", "vzrollback", start=True)
-    assert keeper.snap("rollback", "a1", ONE).done
-    assert keeper.done() == {("vzrollback", "167"): 1, ("vzstart", "167"): 1}
-    assert keeper.pve.ct(167).status == "running"
+def test_a_rollback_that_still_runs_is_not_made_again(alone: Keeper) -> None:
+    alone.snap("create", "a1", ONE)
+    alone.done()
+    begun(alone, "nodes/pve/lxc/167/snapshot/a1/rollback", "vzrollback", start=True)
+    assert alone.snap("rollback", "a1", ONE).done
+    assert alone.done() == {("vzrollback", "167"): 1, ("vzstart", "167"): 1}
+    assert alone.pve.ct(167).status == "running"
 
 
 def test_somebody_elses_task_is_named(keeper: Keeper) -> None:
@@ -291,16 +299,16 @@ def test_somebody_elses_task_is_named(keeper: Keeper) -> None:
     assert changes(keeper) == ["POST /nodes/pve/vzdump"]
 
 
-def test_somebody_who_was_quicker(keeper: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_somebody_who_was_quicker(alone: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
     ask = Client.get
 
     def and_locked(self: Client, path: str, **params: Any) -> Any:
         answer = ask(self, path, **params)
         if path.endswith("/feature"):
-            keeper.pve.ct(167).lock = "migrate"
+            alone.pve.ct(167).lock = "migrate"
         return answer
     monkeypatch.setattr(Client, "get", and_locked)
-    error = fails(keeper.snap, "create", "a1", ONE)
+    error = fails(alone.snap, "create", "a1", ONE)
     assert error.brief == "postgres-data is locked (migrate)"
     assert "`pct unlock 167`" in error.resolution
 
@@ -310,20 +318,20 @@ def test_somebody_who_was_quicker(keeper: Keeper, monkeypatch: pytest.MonkeyPatc
     ("DELETE", "/snapshot/a1", "vzdelsnapshot"), ("POST", "/vzdump", "vzdump"),
     ("DELETE", "/prunebackups", "prunebackups"), ("POST", "/lxc", "vzrestore"),
 ])
-def test_an_answer_that_is_lost_is_looked_for(keeper: Keeper, method: str, suffix: str, kind: str) -> None:
-    keeper.back_up(ONE)
+def test_an_answer_that_is_lost_is_looked_for(alone: Keeper, method: str, suffix: str, kind: str) -> None:
+    alone.back_up(ONE)
     if kind != "vzsnapshot":
-        keeper.snap("create", "a1", ONE)
+        alone.snap("create", "a1", ONE)
     if kind == "vzrestore":
-        keeper.site.destroy(ONE)
-    keeper.done()
-    keeper.pve.losing[method, suffix] = 1
-    {"vzsnapshot": lambda: keeper.snap("create", "a1", ONE), "vzrollback": lambda: keeper.snap("rollback", "a1", ONE),
-     "vzdelsnapshot": lambda: keeper.snap("delete", "a1", ONE), "vzdump": lambda: keeper.back_up(ONE),
-     "prunebackups": lambda: keeper.back_up(ONE, keep=1), "vzrestore": keeper.restore}[kind]()
-    assert keeper.pve.losing == {(method, suffix): 0}
-    assert [count for (made, _), count in keeper.done().items() if made == kind] == [1]
-    assert keeper.pve.ct(167).status == "running"
+        alone.site.destroy(ONE)
+    alone.done()
+    alone.pve.losing[method, suffix] = 1
+    {"vzsnapshot": lambda: alone.snap("create", "a1", ONE), "vzrollback": lambda: alone.snap("rollback", "a1", ONE),
+     "vzdelsnapshot": lambda: alone.snap("delete", "a1", ONE), "vzdump": lambda: alone.back_up(ONE),
+     "prunebackups": lambda: alone.back_up(ONE, keep=1), "vzrestore": alone.restore}[kind]()
+    assert alone.pve.losing == {(method, suffix): 0}
+    assert [count for (made, _), count in alone.done().items() if made == kind] == [1]
+    assert alone.pve.ct(167).status == "running"
 
 
 def test_strangers_are_not_touched(keeper: Keeper) -> None:
@@ -360,30 +368,30 @@ def test_backups_with_retention(keeper: Keeper) -> None:
     assert {kind for kind, _ in keeper.done()} == {"vzdump", "prunebackups"}
 
 
-def test_what_a_backup_notes_is_whose_it_is_and_its_host_key(keeper: Keeper) -> None:
-    keeper.back_up(ONE)
-    (found,) = backup.listed(keeper.site.inventory, names=(ONE,))
-    assert found.notes == f"postgres-data of homelab lab home, SSH host key {keeper.pve.keys[167]}"
-    assert (found.guest, found.lab, found.host_key, found.vmid) == (ONE, "home", keeper.pve.keys[167], 167)
+def test_what_a_backup_notes_is_whose_it_is_and_its_host_key(alone: Keeper) -> None:
+    alone.back_up(ONE)
+    (found,) = backup.listed(alone.site.inventory, names=(ONE,))
+    assert found.notes == f"postgres-data of homelab lab home, SSH host key {alone.pve.keys[167]}"
+    assert (found.guest, found.lab, found.host_key, found.vmid) == (ONE, "home", alone.pve.keys[167], 167)
 
 
 @pytest.mark.parametrize(("kind", "mode", "line"), [
     ("dir", None, "; it stood still for N s"), ("zfspool", "stop", "; it was down for N s"),
     ("zfspool", "suspend", "; it stood still for N s"), ("lvmthin", None, " MiB"),
 ])
-def test_what_it_does_to_a_running_container(keeper: Keeper, kind: str, mode: Any, line: str) -> None:
-    keeper.pve.storages["local-lvm"]["type"] = kind
-    assert re.sub(r"for (<1|\d+) s$", "for N s", str(keeper.back_up(ONE, mode=mode))).endswith(line)
-    assert keeper.asked == (["postgres-data is shut down, and started again when its backup is made"]
+def test_what_it_does_to_a_running_container(alone: Keeper, kind: str, mode: Any, line: str) -> None:
+    alone.pve.storages["local-lvm"]["type"] = kind
+    assert re.sub(r"for (<1|\d+) s$", "for N s", str(alone.back_up(ONE, mode=mode))).endswith(line)
+    assert alone.asked == (["postgres-data is shut down, and started again when its backup is made"]
                             if mode == "stop" else [])
-    assert keeper.pve.ct(167).status == "running"
+    assert alone.pve.ct(167).status == "running"
 
 
-def test_a_backup_that_still_runs_is_taken_for_ours(keeper: Keeper) -> None:
-    begun(keeper, "nodes/pve/vzdump", "vzdump", vmid=167, storage="local", compress="zstd")
-    (made,) = keeper.back_up(ONE).made
-    assert keeper.backups(ONE) == [made.volid]
-    assert keeper.done() == {("vzdump", "167"): 1}
+def test_a_backup_that_still_runs_is_taken_for_ours(alone: Keeper) -> None:
+    begun(alone, "nodes/pve/vzdump", "vzdump", vmid=167, storage="local", compress="zstd")
+    (made,) = alone.back_up(ONE).made
+    assert alone.backups(ONE) == [made.volid]
+    assert alone.done() == {("vzdump", "167"): 1}
 
 
 def test_which_storage(keeper: Keeper) -> None:
@@ -414,16 +422,16 @@ def test_the_inventory_says_which_storage(keeper: Keeper) -> None:
     assert " from nas:backup/" in str(keeper.restore("analytics-platform"))
 
 
-def test_a_full_storage(keeper: Keeper) -> None:
-    keeper.pve.dump_fails = ("command 'tar …' failed: exit code 2\nzstd: error 25 : Write error : "
+def test_a_full_storage(alone: Keeper) -> None:
+    alone.pve.dump_fails = ("command 'tar …' failed: exit code 2\nzstd: error 25 : Write error : "
                              "No space left on device (cannot write compressed block)")
-    error = fails(keeper.back_up, ONE)
+    error = fails(alone.back_up, ONE)
     assert error.brief == "postgres-data: storage local is full"
     assert error.details == "Backup of VM 167 failed - command 'tar …' failed: exit code 2"
     assert "--storage" in error.resolution
-    assert (keeper.backups(), keeper.pve.ct(167).lock) == ([], None)
-    keeper.pve.dump_fails = None
-    assert keeper.back_up(ONE).made
+    assert (alone.backups(), alone.pve.ct(167).lock) == ([], None)
+    alone.pve.dump_fails = None
+    assert alone.back_up(ONE).made
 
 
 def test_one_that_fails_does_not_stop_the_others(keeper: Keeper) -> None:
@@ -437,29 +445,29 @@ def test_one_that_fails_does_not_stop_the_others(keeper: Keeper) -> None:
     ("create", "/vms/167", "VM.Snapshot"), ("back_up", "/vms/167", "VM.Backup"),
     ("back_up", "/storage/local", "Datastore.AllocateSpace"),
 ])
-def test_a_missing_privilege_is_named(keeper: Keeper, verb: str, path: str, privilege: str) -> None:
-    keeper.pve.grant_least(keeper.site.inventory)
+def test_a_missing_privilege_is_named(alone: Keeper, verb: str, path: str, privilege: str) -> None:
+    alone.pve.grant_least(alone.site.inventory)
     for who in (TOKEN, TOKEN.partition("!")[0]):
-        keeper.pve.grant(who, "/vms", *({"VM.Snapshot", "VM.Backup"} - {privilege}))
-        keeper.pve.grant(who, "/storage/local", *({"Datastore.AllocateSpace"} - {privilege}))
+        alone.pve.grant(who, "/vms", *({"VM.Snapshot", "VM.Backup"} - {privilege}))
+        alone.pve.grant(who, "/storage/local", *({"Datastore.AllocateSpace"} - {privilege}))
 
     def act() -> object:
-        return keeper.snap("create", "a1", ONE) if verb == "create" else keeper.back_up(ONE)
+        return alone.snap("create", "a1", ONE) if verb == "create" else alone.back_up(ONE)
     error = fails(act)
     assert f"It needs {privilege} on {path}" in error.resolution
     assert f"--append 1 --privs {privilege}" in error.resolution
     for who in (TOKEN, TOKEN.partition("!")[0]):
-        keeper.pve.grant(who, path.removesuffix("/167"), privilege)
+        alone.pve.grant(who, path.removesuffix("/167"), privilege)
     act()
 
 
-def test_retention_needs_no_more_than_a_backup(keeper: Keeper) -> None:
-    keeper.pve.grant_least(keeper.site.inventory)
+def test_retention_needs_no_more_than_a_backup(alone: Keeper) -> None:
+    alone.pve.grant_least(alone.site.inventory)
     for who in (TOKEN, TOKEN.partition("!")[0]):
-        keeper.pve.grant(who, "/vms", "VM.Backup")
-        keeper.pve.grant(who, "/storage/local", "Datastore.AllocateSpace")
-    keeper.back_up(ONE)
-    assert len(keeper.back_up(ONE, keep=1).made[0].removed) == 1
+        alone.pve.grant(who, "/vms", "VM.Backup")
+        alone.pve.grant(who, "/storage/local", "Datastore.AllocateSpace")
+    alone.back_up(ONE)
+    assert len(alone.back_up(ONE, keep=1).made[0].removed) == 1
 
 
 # ------------------------------------------------------------------- restores
@@ -486,98 +494,98 @@ def test_a_container_comes_back_as_it_was(keeper: Keeper) -> None:
     assert not site.up()  # nothing differs from the inventory
 
 
-def test_again_it_has_nothing_to_do(keeper: Keeper) -> None:
-    keeper.back_up(ONE)
-    keeper.site.destroy(ONE)
-    keeper.restore()
-    keeper.done()
-    assert re.match(r"Nothing to do: postgres-data was restored \d+ s ago from local:", str(keeper.restore()))
+def test_again_it_has_nothing_to_do(alone: Keeper) -> None:
+    alone.back_up(ONE)
+    alone.site.destroy(ONE)
+    alone.restore()
+    alone.done()
+    assert re.match(r"Nothing to do: postgres-data was restored \d+ s ago from local:", str(alone.restore()))
     # As a run leaves it that was killed before it came to these.
-    keeper.site.known_hosts.forget(ONE)
-    keeper.restore()
-    assert keeper.site.known_hosts.pins()[ONE].fingerprint == keeper.pve.keys[167]
-    assert keeper.done() == {}
-    keeper.pve.ct(167).status = "stopped"
-    keeper.restore()
-    assert keeper.done() == {("vzstart", "167"): 1}
-    assert keeper.waited == [ONE] * 3
+    alone.site.known_hosts.forget(ONE)
+    alone.restore()
+    assert alone.site.known_hosts.pins()[ONE].fingerprint == alone.pve.keys[167]
+    assert alone.done() == {}
+    alone.pve.ct(167).status = "stopped"
+    alone.restore()
+    assert alone.done() == {("vzstart", "167"): 1}
+    assert alone.waited == [ONE] * 3
 
 
-def test_never_over_one_that_is_there(keeper: Keeper) -> None:
-    keeper.back_up()
-    keeper.pve.requests.clear()
-    error = fails(keeper.restore)
+def test_never_over_one_that_is_there(alone: Keeper) -> None:
+    alone.back_up()
+    alone.pve.requests.clear()
+    error = fails(alone.restore)
     assert error.brief == "postgres-data is there: a restore never goes over it"
     assert "homelab destroy --limit postgres-data" in error.resolution
-    keeper.pve.ct(167).config["tags"] = "paperless"
-    assert fails(keeper.restore).brief == "167 is not ours"
-    keeper.pve.ct(167).config["lock"] = "create"
-    assert "`pct unlock 167`" in fails(keeper.restore).resolution
-    assert changes(keeper) == []
+    alone.pve.ct(167).config["tags"] = "paperless"
+    assert fails(alone.restore).brief == "167 is not ours"
+    alone.pve.ct(167).config["lock"] = "create"
+    assert "`pct unlock 167`" in fails(alone.restore).resolution
+    assert changes(alone) == []
 
 
-def test_a_restored_one_is_not_gone_over_by_another_backup(keeper: Keeper) -> None:
-    keeper.back_up(ONE)
-    keeper.site.destroy(ONE)
-    keeper.restore()
-    keeper.back_up(ONE)
-    assert fails(keeper.restore).brief == "postgres-data is there: a restore never goes over it"
+def test_a_restored_one_is_not_gone_over_by_another_backup(alone: Keeper) -> None:
+    alone.back_up(ONE)
+    alone.site.destroy(ONE)
+    alone.restore()
+    alone.back_up(ONE)
+    assert fails(alone.restore).brief == "postgres-data is there: a restore never goes over it"
 
 
-def test_an_older_one_by_its_name(keeper: Keeper) -> None:
-    keeper.pve.ct(167).config["memory"] = 1024
-    old = keeper.back_up(ONE).made[0].volid
-    keeper.pve.ct(167).config["memory"] = 2048
-    keeper.back_up(ONE)
-    keeper.site.destroy(ONE)
-    error = fails(keeper.restore, ONE, "local:backup/vzdump-lxc-167-2020_01_01-00_00_00.tar.zst")
+def test_an_older_one_by_its_name(alone: Keeper) -> None:
+    alone.pve.ct(167).config["memory"] = 1024
+    old = alone.back_up(ONE).made[0].volid
+    alone.pve.ct(167).config["memory"] = 2048
+    alone.back_up(ONE)
+    alone.site.destroy(ONE)
+    error = fails(alone.restore, ONE, "local:backup/vzdump-lxc-167-2020_01_01-00_00_00.tar.zst")
     assert "has no backup" in error.brief
-    keeper.restore(ONE, old)
-    assert keeper.pve.ct(167).config["memory"] == 1024
+    alone.restore(ONE, old)
+    assert alone.pve.ct(167).config["memory"] == 1024
 
 
-def test_somebody_elses_backup_of_the_same_vmid(keeper: Keeper) -> None:
-    keeper.pve.ct(167).config |= {"hostname": "paperless", "tags": "paperless"}
-    begun(keeper, "nodes/pve/vzdump", "vzdump", vmid=167, storage="local", compress="zstd")
-    keeper.done()
-    keeper.pve.cts = [ct for ct in keeper.pve.cts if ct.vmid != 167]
-    error = fails(keeper.restore)
+def test_somebody_elses_backup_of_the_same_vmid(alone: Keeper) -> None:
+    alone.pve.ct(167).config |= {"hostname": "paperless", "tags": "paperless"}
+    begun(alone, "nodes/pve/vzdump", "vzdump", vmid=167, storage="local", compress="zstd")
+    alone.done()
+    alone.pve.cts = [ct for ct in alone.pve.cts if ct.vmid != 167]
+    error = fails(alone.restore)
     assert isinstance(error, InputError)
     assert error.brief.endswith("is not a backup of postgres-data")
     assert "It is of `paperless`" in error.details
-    assert keeper.pve.ct(167) is None
+    assert alone.pve.ct(167) is None
 
 
-def test_no_backup_at_all(keeper: Keeper) -> None:
-    keeper.site.destroy(ONE)
-    error = fails(keeper.restore)
+def test_no_backup_at_all(alone: Keeper) -> None:
+    alone.site.destroy(ONE)
+    error = fails(alone.restore)
     assert error.brief == "There is no backup of postgres-data on storage local"
     assert "VM.Backup on /vms/167" in error.details
 
 
-def test_a_restore_that_still_runs_is_waited_for(keeper: Keeper) -> None:
-    (made,) = keeper.back_up(ONE).made
-    keeper.site.destroy(ONE)
-    keeper.done()
-    begun(keeper, "nodes/pve/lxc", "vzrestore", vmid=167, ostemplate=made.volid, restore=True, storage="local-lvm",
+def test_a_restore_that_still_runs_is_waited_for(alone: Keeper) -> None:
+    (made,) = alone.back_up(ONE).made
+    alone.site.destroy(ONE)
+    alone.done()
+    begun(alone, "nodes/pve/lxc", "vzrestore", vmid=167, ostemplate=made.volid, restore=True, storage="local-lvm",
           start=True)
-    assert keeper.restore().done
-    assert keeper.done() == {("vzrestore", "167"): 1, ("vzstart", "167"): 1}
-    assert keeper.site.known_hosts.pins()[ONE].fingerprint == keeper.pve.keys[167]
+    assert alone.restore().done
+    assert alone.done() == {("vzrestore", "167"): 1, ("vzstart", "167"): 1}
+    assert alone.site.known_hosts.pins()[ONE].fingerprint == alone.pve.keys[167]
 
 
-def test_disks_come_back_to_their_storages(keeper: Keeper) -> None:
-    keeper.pve.storages["fast"] = dict(keeper.pve.storages["local-lvm"], volumes={})
-    keeper.pve.ct(167).config |= {"mp0": "fast:vm-167-disk-0,mp=/data,backup=1,size=4G",
+def test_disks_come_back_to_their_storages(alone: Keeper) -> None:
+    alone.pve.storages["fast"] = dict(alone.pve.storages["local-lvm"], volumes={})
+    alone.pve.ct(167).config |= {"mp0": "fast:vm-167-disk-0,mp=/data,backup=1,size=4G",
                                   "mp1": "fast:vm-167-disk-1,mp=/cache,size=512M", "mp2": "/srv/data,mp=/data2"}
-    keeper.back_up(ONE)
-    keeper.site.destroy(ONE)
-    keeper.restore()
-    config = keeper.pve.ct(167).config
+    alone.back_up(ONE)
+    alone.site.destroy(ONE)
+    alone.restore()
+    config = alone.pve.ct(167).config
     assert config["rootfs"].startswith("local-lvm:")
     assert re.fullmatch(r"fast:vm-167-disk-\d,backup=1,mp=/data,size=4G", config["mp0"])
     assert re.fullmatch(r"fast:vm-167-disk-\d,mp=/cache,size=512M", config["mp1"])
-    assert keeper.progress.lines == [
+    assert alone.progress.lines == [
         f"{ONE}: /cache is no part of its backups: it comes back empty",
         f"{ONE}: /data2 is /srv/data of the node, which only root@pam can mount again: `pct set`"]
     assert "mp2" not in config
@@ -586,13 +594,13 @@ def test_disks_come_back_to_their_storages(keeper: Keeper) -> None:
 # ----------------------------------------------------------- the command line
 
 
-def test_on_the_command_line(keeper: Keeper, monkeypatch: pytest.MonkeyPatch,
+def test_on_the_command_line(alone: Keeper, monkeypatch: pytest.MonkeyPatch,
                              capsys: pytest.CaptureFixture[str]) -> None:
     def homelab(*words: str) -> str:
         main.get_command(app)(["--quiet", *words], standalone_mode=False)
         return capsys.readouterr().out
 
-    monkeypatch.setattr(Settings, "load", lambda self: keeper.site.inventory)
+    monkeypatch.setattr(Settings, "load", lambda self: alone.site.inventory)
     assert homelab("snapshot", "list") == "There are no snapshots.\n"
     assert homelab("backup", "--list") == "There are no backups.\n"
     assert homelab("snapshot", "create", "a1", "--description", "before", "--limit", ONE) == (
