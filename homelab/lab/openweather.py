@@ -1,8 +1,10 @@
 """A replay of real weather that answers as OpenWeather's current-weather API does, its errors included.
 
-`python -m homelab.lab.openweather --host H --port P --key-file F --state FILE [--clock step|real]`. With the clock
-`step`, each request for a city gets that city's next observation, and the state file keeps the place; after the last
-one it begins again. With `real` it is the observation of this hour of the year. `dt` is the data set's own time.
+`python -m homelab.lab.openweather --host H --port P --key-file F --state FILE [--clock step|real] [--generated N]`.
+With the clock `step`, each request for a city gets that city's next observation, and the state file keeps the place;
+after the last one it begins again. With `real` it is the observation of this hour of the year. `dt` is the data set's
+own time. `--generated` adds that many cities, with the ids 1, 2, …: each has the weather of one of the stations, and
+another observation only after POST /_hour?appid=KEY, however often it is asked for.
 Tests inject failures: POST /_faults?appid=KEY with {"status": 429, "times": 2, "retry_after": 1, "delay": 0, "q": …}.
 """
 
@@ -16,7 +18,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -48,6 +50,25 @@ class Fault:
     retry_after: int | None = None
     delay: float = 0
     q: str | None = None
+
+
+class Generated:
+    """Cities that are not there: as many as are wanted, with the weather of the stations, each its own hour ahead."""
+
+    def __init__(self, count: int, stations: Mapping[str, Sequence[Observation]]) -> None:
+        self.hour = 0
+        self._count, self._stations = count, stations
+
+    def __call__(self, query: Mapping[str, str]) -> tuple[Place, Observation] | None:
+        """What the city of this id sees, if it is one of these."""
+        text = query.get("id", "")
+        number = int(text) if text.isdecimal() else 0
+        if not 1 <= number <= self._count:
+            return None
+        near = PLACES[number % len(PLACES)]
+        rows = self._stations[near.station]
+        place = replace(near, name=f"Generated {number}", id=number)
+        return place, rows[(number + self.hour) % len(rows)]
 
 
 def find(query: Mapping[str, str]) -> Place:
@@ -112,8 +133,9 @@ def _of_year(time: datetime) -> tuple[int, int, int]:
     return time.month, time.day, time.hour
 
 
-def application(key: str, choose: Callable[[Place], Observation]) -> web.Application:
-    """The server, for one key and one way to choose the observation."""
+def application(key: str, choose: Callable[[Place], Observation], generated: Generated | None = None
+                ) -> web.Application:
+    """The server, for one key and one way to choose the observation, and the cities that are generated."""
     faults: list[Fault] = []
 
     def admit(request: web.Request) -> None:
@@ -138,8 +160,20 @@ def application(key: str, choose: Callable[[Place], Observation]) -> web.Applica
         failed = await fail(request.query)
         if failed is not None:
             return failed
-        place = find(request.query)
-        return web.json_response(answer(place, choose(place), request.query.get("units", "standard")))
+        made = generated and generated(request.query)
+        if made:
+            place, seen = made
+        else:
+            place = find(request.query)
+            seen = choose(place)
+        return web.json_response(answer(place, seen, request.query.get("units", "standard")))
+
+    async def next_hour(request: web.Request) -> web.Response:
+        admit(request)
+        if generated is None:
+            raise Refusal(404, "Internal error: there are no generated cities", 404)
+        generated.hour += 1
+        return web.json_response({"hour": generated.hour})
 
     async def inject(request: web.Request) -> web.Response:
         admit(request)
@@ -159,7 +193,7 @@ def application(key: str, choose: Callable[[Place], Observation]) -> web.Applica
 
     app = web.Application(middlewares=[_refusals])
     app.add_routes([web.get("/data/2.5/weather", weather), web.get("/healthz", healthz),
-                    web.post("/_faults", inject), web.delete("/_faults", clear)])
+                    web.post("/_faults", inject), web.delete("/_faults", clear), web.post("/_hour", next_hour)])
     return app
 
 
@@ -181,12 +215,13 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--key-file", required=True, type=Path)
     parser.add_argument("--state", required=True, type=Path)
     parser.add_argument("--clock", choices=["step", "real"], default="step")
+    parser.add_argument("--generated", type=int, default=0, metavar="N", help="cities beside the three real ones")
     options = parser.parse_args(words)
     stations = load()
     choose = Steps(options.state, stations) if options.clock == "step" else ThisHour(stations)
     # Its access log would hold the key, which is part of every URL.
-    web.run_app(application(options.key_file.read_text().strip(), choose), host=options.host, port=options.port,
-                access_log=None, print=None)
+    app = application(options.key_file.read_text().strip(), choose, Generated(options.generated, stations))
+    web.run_app(app, host=options.host, port=options.port, access_log=None, print=None)
 
 
 if __name__ == "__main__":

@@ -139,16 +139,16 @@ def grants(access: Access, command: str = PSQL) -> Sql:
     refused = [privilege for privilege in _WRITES if privilege not in granted]
     has = " and ".join([*(f"has_table_privilege('{role}', oid, '{p}')" for p in granted),
                         *(f"not has_table_privilege('{role}', oid, '{p}')" for p in refused)])
-    done = (f"select has_database_privilege('{role}', current_database(), 'connect') "
-            f"and has_schema_privilege('{role}', 'raw', 'usage') "
-            f"and not has_schema_privilege('{role}', 'raw', 'create') and bool_and({has}) from {_TABLES}")
     # Who appends stages in a table of its session what it is about to append, and has partitions made for it.
     appends = access.privilege == "append"
     upkeep, word, to = "upkeep.partitions()", *(("grant", "to") if appends else ("revoke", "from"))
     may = (f"has_database_privilege('{role}', current_database(), 'temporary')",
            f"has_function_privilege('{role}', '{upkeep}', 'execute')",
            f"has_schema_privilege('{role}', 'upkeep', 'usage')")
-    done += "".join(f" and {'' if appends else 'not '}{each}" for each in may)
+    beyond = " and ".join(each if appends else f"not {each}" for each in may)
+    done = (f"select has_database_privilege('{role}', current_database(), 'connect') "
+            f"and has_schema_privilege('{role}', 'raw', 'usage') "
+            f"and not has_schema_privilege('{role}', 'raw', 'create') and {beyond} and bool_and({has}) from {_TABLES}")
     tables = ", ".join(granted)
     sql = "\n".join([
         f"grant connect on database {access.database} to {role};",

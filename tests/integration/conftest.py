@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,10 +62,18 @@ class Replay:
 @pytest.fixture
 def replay(tmp_path: Path) -> Iterator[Replay]:
     """The lab's OpenWeather, as the lab starts it, on a free port."""
+    with replaying(tmp_path) as running:
+        yield running
+
+
+@contextmanager
+def replaying(tmp_path: Path, *words: str) -> Iterator[Replay]:
+    """A replay server that is there as long as the block, with further words on its command line."""
     key, state, port = tmp_path / "key", tmp_path / "replay.json", pg.free_port()
     key.write_text(KEY + "\n")
     process = subprocess.Popen([sys.executable, "-m", "homelab.lab.openweather", "--host", "127.0.0.1", "--port",
-                                str(port), "--key-file", str(key), "--state", str(state)], cwd=ROOT, env=os.environ)
+                                str(port), "--key-file", str(key), "--state", str(state), *words],
+                               cwd=ROOT, env=os.environ)
     try:
         _wait(process, f"http://127.0.0.1:{port}/healthz")
         yield Replay(f"http://127.0.0.1:{port}", state)

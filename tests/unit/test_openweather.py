@@ -13,7 +13,7 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
 from homelab.lab.observations import PLACES, Observation, answer, load
-from homelab.lab.openweather import Steps, ThisHour, application
+from homelab.lab.openweather import Generated, Steps, ThisHour, application
 
 KEY = "sekret"
 NEWARK, NEW_YORK, QUEENS = PLACES
@@ -136,6 +136,22 @@ def test_errors_are_openweathers_own(query: dict[str, str], status: int, body: d
     state = tmp_path / "state.json"
     talk(Steps(state, stations), story)
     assert not state.exists()
+
+
+def test_generated_cities_have_the_same_weather_until_the_next_hour(stations: dict[str, Any]) -> None:
+    async def story() -> None:
+        async with TestClient(TestServer(application(KEY, lambda _: stations["EWR"][0],
+                                                     Generated(9000, stations)))) as client:
+            asked = [(await ask(client, id=number))[1] for number in ("1", "9000", "1")]
+            assert [said["name"] for said in asked] == ["Generated 1", "Generated 9000", "Generated 1"]
+            assert asked[0] == asked[2]
+            assert asked[0]["dt"] == stations["LGA"][1].time.timestamp()
+            assert (await client.post("/_hour")).status == 401
+            assert await (await client.post("/_hour", params={"appid": KEY})).json() == {"hour": 1}
+            assert (await ask(client, id="1"))[1]["dt"] == stations["LGA"][2].time.timestamp()
+            assert [(await ask(client, id=number))[0] for number in ("0", "9001", "x", "5128581")] == [404] * 3 + [200]
+
+    asyncio.run(story())
 
 
 def test_injected_faults_take_their_turns_and_move_nothing(stations: dict[str, Any], tmp_path: Path) -> None:
