@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from homelab.errors import InputError
-from homelab.inventory import containers, sections, source
+from homelab.inventory import containers, sections, source, sources
 from homelab.inventory.faults import Faults, Place
 from homelab.inventory.placement import Placement, placement
 from homelab.inventory.table import Table, shown
@@ -68,8 +68,9 @@ def _inventory(path: Path, root: Table) -> Inventory | None:
     reader = containers.Reader(lab, path, network, endpoint.node, defaults, vmids)
     found = tuple(reader.read(root.table("containers", says=_SECTION)))
     pipeline = sections.pipeline(root.table("pipeline", says=_SECTION))
+    packages = sources.sources(root.table("packages", required=False, says=_SECTION))
     root.close()
     if network is None:
         return None
     return Inventory(lab=lab, path=path, state_dir=path.parent / ".homelab" / lab, endpoint=endpoint,
-                     network=network, containers=found, pipeline=pipeline, vmids=vmids)
+                     network=network, containers=found, pipeline=pipeline, vmids=vmids, sources=packages)

@@ -13,9 +13,10 @@ from homelab.model.wanted import (
     Pipeline,
     Privilege,
     Secret,
+    Sources,
     marks,
 )
 
 __all__ = ["Access", "City", "Container", "Difference", "Endpoint", "Health", "Inventory", "Listen", "Mount", "Network",
-           "Owned", "Pending", "Pipeline", "Privilege", "Secret", "Service", "Shape", "Site", "Step", "Vault",
-           "differences", "marks"]
+           "Owned", "Pending", "Pipeline", "Privilege", "Secret", "Service", "Shape", "Site", "Sources",
+           "Step", "Vault", "differences", "marks"]

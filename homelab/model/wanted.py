@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -109,6 +109,16 @@ class Pipeline:
     rate_limit: int = 60  # requests a minute; 0: any number
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """Where the containers get their packages from, beside what their distribution says, and whom they trust."""
+
+    apt_proxy: str | None = None  # as apt-cacher-ng; for plain http, as it cannot look into the rest
+    pypi_index: str | None = None  # instead of PyPI, as devpi: a "simple" index
+    certificates: tuple[str, ...] = ()  # CAs, each in PEM
+    pins: Mapping[str, str] = field(default_factory=dict)  # Debian package → pattern of its version
+
+
 def marks(lab: str) -> frozenset[str]:
     """The tags that every container of a lab carries."""
     return frozenset({"homelab", f"homelab-{lab}"})
@@ -150,6 +160,7 @@ class Inventory:
     network: Network
     containers: tuple[Container, ...]
     pipeline: Pipeline
+    sources: Sources = Sources()
     vmids: range = range(0)  # where a container's vmid is taken from if the inventory gives it none
 
     def container_with(self, service: str) -> Container:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterator, Sequence
+from urllib.parse import urlsplit
 
-from homelab.model import Site, Step
+from homelab.model import Site, Sources, Step
 from homelab.render import render
-from homelab.steps import Command, Directory, File
+from homelab.steps import Certificate, Command, Directory, File, Packages, Pinned
 
 
 def everywhere(site: Site) -> Sequence[Step]:
@@ -22,4 +24,27 @@ def everywhere(site: Site) -> Sequence[Step]:
         settings, reloaded,
         Directory("/root/.ssh", mode=0o700),
         File("/root/.ssh/authorized_keys", render("authorized_keys.j2", keys=keys), mode=0o600),
+        *packages_from(site.inventory.sources),
     )
+
+
+def packages_from(sources: Sources) -> Iterator[Step]:
+    """Whom apt, pip and uv trust, and where they get packages from; nothing where the inventory says nothing."""
+    if sources.apt_proxy:
+        yield File("/etc/apt/apt.conf.d/90homelab", f'Acquire::http::Proxy "{sources.apt_proxy}";\n'.encode())
+    if sources.certificates:
+        yield Packages(["ca-certificates"])
+    for certificate in sources.certificates:
+        name = hashlib.sha256(certificate.encode()).hexdigest()[:12]
+        yield Certificate(f"/usr/local/share/ca-certificates/homelab-{name}.crt", f"{certificate}\n".encode())
+    if sources.pypi_index:
+        url = urlsplit(sources.pypi_index)
+        trusted = f"trusted-host = {url.hostname}\n" if url.scheme == "http" else ""  # pip asks for that, uv does not
+        yield File("/etc/pip.conf", f"[global]\nindex-url = {sources.pypi_index}\n{trusted}".encode())
+        yield Directory("/etc/uv")
+        yield File("/etc/uv/uv.toml", f'[[index]]\nurl = "{sources.pypi_index}"\ndefault = true\n'.encode())
+    if sources.pins:
+        text = "\n".join(f"Package: {name}\nPin: version {version}\nPin-Priority: 1001\n"
+                         for name, version in sorted(sources.pins.items()))
+        yield File("/etc/apt/preferences.d/homelab", text.encode())
+        yield Pinned(sources.pins)

@@ -1,14 +1,14 @@
 """Steps: what has to be so on a host, each able to say why it is not, and to make it so."""
 
 from homelab.steps.commands import Command, WaitFor
-from homelab.steps.files import Directory, File, Tree
-from homelab.steps.packages import Packages
+from homelab.steps.files import Certificate, Directory, File, Tree
+from homelab.steps.packages import Packages, Pinned
 from homelab.steps.postgres import Database, Hba, Role, Sql
 from homelab.steps.units import Running
 from homelab.steps.users import User
 from homelab.steps.venv import Uv, Venv
 
 __all__ = [
-    "Command", "Database", "Directory", "File", "Hba", "Packages", "Role", "Running", "Sql", "Tree", "User",
-    "Uv", "Venv", "WaitFor",
+    "Certificate", "Command", "Database", "Directory", "File", "Hba", "Packages", "Pinned", "Role", "Running", "Sql",
+    "Tree", "User", "Uv", "Venv", "WaitFor",
 ]

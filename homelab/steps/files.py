@@ -151,6 +151,29 @@ class File(Step):
         ]), f"writing {self.path}", stdin=self.content)
 
 
+@dataclass(frozen=True, eq=False)
+class Certificate(File):
+    """A CA that the whole machine trusts; `path` is below /usr/local/share/ca-certificates and ends in `.crt`."""
+
+    def owns(self) -> Sequence[Owned]:
+        """See Step."""
+        return (Owned("certificate", self.path),)
+
+    def probes(self) -> Sequence[str]:
+        """See Step. The third one finds a file that a killed run wrote and nobody trusts yet."""
+        return (*super().probes(), argv("test", "-e", f"/etc/ssl/certs/{Path(self.path).stem}.pem"))
+
+    def pending(self, answers: Sequence[Result]) -> Pending | None:
+        """See Step."""
+        *file, trusted = answers
+        return super().pending(file) or (None if trusted.ok else Pending("is not trusted yet"))
+
+    def apply(self, host: Host) -> None:
+        """See Step."""
+        super().apply(host)
+        check(host, "update-ca-certificates", "trusting a CA")
+
+
 _HASHES = "find . -type f -printf '%P\\0' | xargs -0r sha256sum"
 
 

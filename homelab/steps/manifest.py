@@ -14,7 +14,7 @@ from homelab.steps.files import keep
 
 _UNIT = re.compile(r"[A-Za-z0-9@:_.\\-]+\.(service|socket|timer|path|target|mount)")
 # What depends on others goes before them: a unit before its files, and what is in a directory before the directory.
-_ORDER = ("unit", "file", "tree", "venv", "directory")
+_ORDER = ("unit", "file", "certificate", "tree", "venv", "directory")
 
 
 def parse(text: str) -> frozenset[Owned]:
@@ -78,9 +78,8 @@ class Gone(Step):
 
     def apply(self, host: Host) -> None:
         """See Step. Packages stay, so a unit of theirs is masked: it would start at the next boot."""
-        check(host, {"unit": self._remove_unit, "file": self._remove_paths, "tree": self._remove_paths,
-                     "venv": self._remove_paths, "directory": self._remove_directory}[self.owned.kind](),
-              self.title, timeout=300)
+        remove = {"unit": self._remove_unit, "directory": self._remove_directory}
+        check(host, remove.get(self.owned.kind, self._remove_path)(), self.title, timeout=300)
 
     @property
     def _unit_file(self) -> str:
@@ -96,11 +95,15 @@ class Gone(Step):
             f"systemctl daemon-reload && {{ systemctl reset-failed {unit} 2>/dev/null || true; }}",
         ])
 
-    def _remove_paths(self) -> str:
-        path = quote(self.owned.name)
-        beside = {"tree": f" {path}.new {path}.old", "venv": f" {path}.next {path}-*"}.get(self.owned.kind, "")
-        kept = keep(self.owned.name, f"sha256sum <{path}", "") + "\n" if self.owned.kind == "file" else ""
-        return f"set -e; umask 077\n{kept}rm -rf {path}{beside}"
+    def _remove_path(self) -> str:
+        kind, path = self.owned.kind, quote(self.owned.name)
+        beside = {"tree": f" {path}.new {path}.old", "venv": f" {path}.next {path}-*"}.get(kind, "")
+        return "\n".join([
+            "set -e; umask 077",
+            keep(self.owned.name, f"sha256sum <{path}", "") if kind == "file" else "",
+            f"rm -rf {path}{beside}",
+            "update-ca-certificates --fresh" if kind == "certificate" else "",
+        ])
 
     def _remove_directory(self) -> str:
         return f"[ ! -d {quote(self.owned.name)} ] || {argv('rmdir', '--ignore-fail-on-non-empty', self.owned.name)}"

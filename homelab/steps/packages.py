@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from homelab.host import Host, Result, argv, check
 from homelab.model import Pending, Step
 
 _OPTIONS = ("-q", "-y", "-o", "DPkg::Lock::Timeout=300", "-o", "Dpkg::Options::=--force-confold",
             "-o", "Acquire::Retries=3")
-# A first boot often runs apt by itself. Installing waits for dpkg's lock, but updating the lists does not wait for
-# theirs, so that is tried again. What dpkg was cut off from is finished first: apt refuses to work before.
-_UPDATE = f"""export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8
-if ls /var/lib/dpkg/updates/* >/dev/null 2>&1; then dpkg --configure -a || exit; fi
-tries=0
-until said=$({argv("apt-get", "update", *_OPTIONS)} 2>&1); do
-    case "$said" in *"Could not get lock"*) tries=$((tries + 1)) ;; *) tries=999 ;; esac
-    [ "$tries" -le 150 ] || {{ echo "$said" >&2; exit 100; }}
-    sleep 2
-done
+# A first boot often runs apt by itself. Installing waits for dpkg's lock, but dpkg itself and updating the lists do
+# not, so these are tried again. What dpkg was cut off from is finished first: apt refuses to work before. Where that
+# alone does not help, as packages are missing that were not unpacked yet, apt mends it. An update that fails in part
+# is a good one to apt, so what it said is shown if the packages then cannot be had.
+_READY = f"""export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8
+patiently() {{
+    tries=0
+    until said=$("$@" 2>&1); do
+        status=$?
+        case "$said" in
+            *"ould not get lock"*|*"nable to lock"*|*"nable to acquire"*|*"locked by another process"*) ;;
+            *) return $status ;;
+        esac
+        tries=$((tries + 1))
+        [ "$tries" -le 150 ] || return $status
+        sleep 2
+    done
+}}
+patiently dpkg --force-confold --configure -a; whole=$?
+patiently {argv("apt-get", "update", *_OPTIONS)} || {{ status=$?; echo "$said" >&2; exit $status; }}
+[ "$whole" = 0 ] || {argv("apt-get", "install", "--fix-broken", *_OPTIONS)} || exit
 """
+_OR_SAY_WHY = """ || {
+    status=$?; echo "$said" | grep -E '^(Err|W|E):|^  ' >&2; exit $status
+}"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,5 +61,43 @@ class Packages(Step):
 
     def apply(self, host: Host) -> None:
         """See Step."""
-        check(host, _UPDATE + argv("apt-get", "install", "--no-install-recommends", *_OPTIONS, *self.names),
-              "installing packages", timeout=1800)
+        install = argv("apt-get", "install", "--no-install-recommends", *_OPTIONS, *self.names)
+        check(host, _READY + install + _OR_SAY_WHY, "installing packages", timeout=1800)
+
+
+@dataclass(frozen=True, eq=False)
+class Pinned(Step):
+    """Packages that have a version of this pattern, as `16.4-*`, if they are installed; newer ones go back to it."""
+
+    versions: Mapping[str, str]
+
+    @property
+    def title(self) -> str:
+        """See Step."""
+        return "pinned versions"
+
+    def probes(self) -> Sequence[str]:
+        """See Step."""
+        return (self._query("${Package} ${db:Status-Status} ${Version}"),)
+
+    def _query(self, shown: str) -> str:
+        return argv("dpkg-query", "--show", f"--showformat={shown}\\n", *self.versions)
+
+    def pending(self, answers: Sequence[Result]) -> Pending | None:
+        """See Step."""
+        found = [line.split() for line in answers[0].text.splitlines()]
+        wrong = [f"{name} {words[-1]} → {self.versions[name]}" for name, state, *words in found
+                 if state == "installed" and not fnmatchcase(words[-1], self.versions[name])]
+        return Pending(", ".join(wrong)) if wrong else None
+
+    def apply(self, host: Host) -> None:
+        """See Step."""
+        wanted = " ".join(f"{name}={pattern}" for name, pattern in sorted(self.versions.items()))
+        there = f"there=$({self._query('${db:Status-Status} ${Package}')} 2>/dev/null | sed -n 's/^installed //p')"
+        install = argv("apt-get", "install", "--allow-downgrades", "--no-install-recommends", *_OPTIONS)
+        check(host, "\n".join([
+            _READY + there, "set -f",  # the patterns are apt's, not the shell's
+            f'for each in {wanted}; do',
+            '    if echo "$there" | grep -qxF "${each%%=*}"; then set -- "$@" "$each"; fi',
+            "done",
+            f'{install} "$@"{_OR_SAY_WHY}']), "installing pinned versions", timeout=1800)

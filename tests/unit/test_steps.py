@@ -10,12 +10,14 @@ import pytest
 from homelab.host import CommandFailed, Result
 from homelab.model import Secret, Step
 from homelab.steps import (
+    Certificate,
     Command,
     Database,
     Directory,
     File,
     Hba,
     Packages,
+    Pinned,
     Role,
     Running,
     Sql,
@@ -47,6 +49,12 @@ TABLE: list[tuple[Step, list[Result], str | None]] = [
     (Packages(["a", "b"]), [answer("a installed\nb installed")], None),
     (Packages(["a", "b"]), [answer("a installed\nb config-files", 1)], "not installed: b"),
     (Packages(["a", "b"]), [GONE], "not installed: a, b"),
+    (Pinned({"a": "1.*"}), [answer("a installed 1.2-3")], None),
+    (Pinned({"a": "1.*"}), [answer("a installed 2.0")], "a 2.0 → 1.*"),
+    (Pinned({"a": "1.*"}), [answer("a config-files 2.0")], None),
+    (Pinned({"a": "1.*"}), [GONE], None),
+    (Certificate("/c/x.crt", b"x\n"), [answer("root:root 644"), answer("x\n"), answer()], None),
+    (Certificate("/c/x.crt", b"x\n"), [answer("root:root 644"), answer("x\n"), GONE], "is not trusted yet"),
     (User("u", "/home/u"), [answer("u:x:999:999::/home/u:/usr/sbin/nologin")], None),
     (User("u", "/home/u"), [answer("u:x:999:999::/:/bin/sh")], "home / → /home/u, shell /bin/sh → /usr/sbin/nologin"),
     (User("u", "/home/u"), [GONE], "does not exist"),
@@ -210,6 +218,14 @@ esac
 """
 
 
+DPKG = """#!/bin/sh
+echo dpkg >>{log}.dpkg
+[ $(wc -l <{log}.dpkg) -gt 2 ] || {{
+    echo "dpkg: error: dpkg frontend lock was locked by another process with pid 7" >&2; exit 2
+}}
+"""
+
+
 @pytest.mark.parametrize(("second", "calls", "good"), [
     ("exit 0", ["update", "update", "install"], True),
     ("echo 'E: The repository is gone' >&2; exit 100", ["update", "update"], False),
@@ -217,7 +233,8 @@ esac
 def test_packages_wait_for_a_lock_and_for_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, second: str,
                                                        calls: list[str], good: bool) -> None:
     log = tmp_path / "log"
-    for name, text in (("apt-get", APT.format(log=log, second=second)), ("sleep", "#!/bin/sh\n")):
+    for name, text in (("apt-get", APT.format(log=log, second=second)), ("sleep", "#!/bin/sh\n"),
+                       ("dpkg", DPKG.format(log=log))):
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
@@ -228,3 +245,20 @@ def test_packages_wait_for_a_lock_and_for_nothing_else(tmp_path: Path, monkeypat
             Packages(["x"]).apply(LocalHost())
         assert "The repository is gone" in error.value.details
     assert log.read_text().split() == calls
+    assert Path(f"{log}.dpkg").read_text().split() == ["dpkg"] * 3
+
+
+def test_pins_hold_only_what_is_installed_and_are_apts_patterns(tmp_path: Path,
+                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    log = tmp_path / "log"
+    (tmp_path / "a=1-x").touch()  # which a shell would find for the pattern
+    monkeypatch.chdir(tmp_path)
+    for name, text in (("apt-get", f'[ "$1" = update ] || echo "$*" >{log}'), ("dpkg", ""),
+                       ("dpkg-query", 'printf "installed a\\nconfig-files b\\ninstalled ab\\n"')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    Pinned({"a": "1*", "b": "2*", "c": "3"}).apply(LocalHost())
+    assert log.read_text().split()[-1] == "a=1*"
+    assert "b=2*" not in log.read_text()
+    assert "--allow-downgrades" in log.read_text()

@@ -1,0 +1,99 @@
+"""`packages:` of the inventory: what is read, and what of it comes into every container."""
+
+from __future__ import annotations
+
+import configparser
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from homelab.inventory import load
+from homelab.model import Inventory, Site, Sources
+from homelab.paths import shipped
+from homelab.services.everywhere import everywhere, packages_from
+from homelab.steps import File
+from homelab.steps.manifest import surplus
+from tests.support import FixedVault
+from tests.unit.test_inventory import BASE, faults, read
+
+ONE = "-----BEGIN CERTIFICATE-----\nMIIBdummy\n-----END CERTIFICATE-----"
+TWO = "-----BEGIN CERTIFICATE-----\nMIICdummy\n-----END CERTIFICATE-----"
+
+
+def with_packages(folder: Path, text: str) -> Inventory:
+    return read(folder, BASE + text)
+
+
+def test_what_is_read(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text(f"# mine\n{ONE}\n{TWO}\n{ONE}\n")
+    inventory = with_packages(tmp_path, """packages:
+  apt_proxy: http://192.168.2.5:3142
+  pypi_index: https://devpi.home.arpa/root/pypi/+simple/
+  ca_certificates: [ca.pem]
+  pins: {postgresql-16: "16.4-*", libc6: 2.36-9+deb12u9}
+""")
+    assert inventory.sources == Sources(
+        apt_proxy="http://192.168.2.5:3142", pypi_index="https://devpi.home.arpa/root/pypi/+simple/",
+        certificates=(ONE, TWO), pins={"postgresql-16": "16.4-*", "libc6": "2.36-9+deb12u9"})
+    assert read(tmp_path, BASE).sources == Sources()
+
+
+@pytest.mark.parametrize(("text", "fault"), [
+    ("{apt_proxy: 192.168.2.5:3142}", "must be a URL"),
+    ("{pypi_index: 'https://me:secret@devpi/x'}", "no password|without a password"),
+    ("{ca_certificates: [none.pem]}", "cannot be read"),
+    ("{ca_certificates: [empty.pem]}", "has no certificate in PEM"),
+    ("{ca_certificates: [1]}", "must be a file in PEM"),
+    ("{pins: {postgresql-16: 16.4; reboot}}", "must be a version"),
+    ("{pins: {Postgres: '1'}}", "is not a name of a Debian package"),
+    ("{proxy: x}", "unknown key"),
+])
+def test_what_is_wrong_is_said(tmp_path: Path, text: str, fault: str) -> None:
+    (tmp_path / "empty.pem").write_text("nothing")
+    (found,) = faults(tmp_path, f"{BASE}packages: {text}\n")
+    assert any(part in found for part in fault.split("|"))
+
+
+def files(sources: Sources) -> dict[str, str]:
+    return {step.path: step.content.decode() for step in packages_from(sources) if isinstance(step, File)}
+
+
+def test_each_program_gets_it_in_its_own_words() -> None:
+    found = files(Sources(apt_proxy="http://a:3142", pypi_index="http://b:3141/+simple/", certificates=(ONE,),
+                          pins={"p": "1.*", "a": "2"}))
+    assert found["/etc/apt/apt.conf.d/90homelab"] == 'Acquire::http::Proxy "http://a:3142";\n'
+    pip = configparser.ConfigParser()
+    pip.read_string(found["/etc/pip.conf"])
+    assert dict(pip["global"]) == {"index-url": "http://b:3141/+simple/", "trusted-host": "b"}
+    assert tomllib.loads(found["/etc/uv/uv.toml"]) == {"index": [{"url": "http://b:3141/+simple/", "default": True}]}
+    assert found["/etc/apt/preferences.d/homelab"] == (
+        "Package: a\nPin: version 2\nPin-Priority: 1001\n\nPackage: p\nPin: version 1.*\nPin-Priority: 1001\n")
+    (certificate,) = (path for path in found if path.endswith(".crt"))
+    assert found[certificate] == ONE + "\n"
+    assert "trusted-host" not in files(Sources(pypi_index="https://b/+simple/"))["/etc/pip.conf"]
+
+
+def test_without_the_section_there_is_nothing_and_what_was_there_goes() -> None:
+    given = Sources(apt_proxy="http://a", certificates=(ONE,))
+    before = [owned for step in packages_from(given) for owned in step.owns()]
+    assert list(packages_from(Sources())) == []
+    assert [each.kind for each in surplus(before, [])] == ["file", "certificate"]
+
+
+def test_it_comes_before_all_that_needs_it_and_into_every_container(tmp_path: Path) -> None:
+    inventory = with_packages(tmp_path, "packages: {apt_proxy: 'http://a:1'}\n")
+    for container in inventory.containers:
+        site = Site(inventory=inventory, container=container, vault=FixedVault(), host_keys={})
+        assert "file /etc/apt/apt.conf.d/90homelab" in [step.title for step in everywhere(site)]
+
+
+def test_the_shipped_example_is_valid(tmp_path: Path) -> None:
+    text = shipped("inventory.yaml").read_text()
+    (tmp_path / "home-ca.pem").write_text(ONE)
+    start = text.index("# packages:")
+    opened = text[:start] + text[start + 2:].replace("\n# ", "\n")
+    (tmp_path / "inventory.yaml").write_text(opened)
+    assert set(yaml.safe_load(opened)["packages"]) == {"apt_proxy", "pypi_index", "ca_certificates", "pins"}
+    assert load([tmp_path / "inventory.yaml"]).sources.certificates == (ONE,)
