@@ -1,0 +1,97 @@
+"""kill -9 of the ingestion at random points: nothing that was answered and written down is lost, nothing is twice."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from homelab.model import Access
+from homelab.services.postgres import grants
+from tests.integration import pg
+from tests.integration.conftest import KEY, Replay, replaying
+from tests.scripts import ROOT, SCRIPTS
+
+KILLS = int(os.environ.get("HOMELAB_KILLS", "8"))
+CITIES = 300
+pytestmark = pytest.mark.timeout(60 + 10 * KILLS)
+
+
+@pytest.fixture
+def database(postgres: pg.Server) -> Iterator[str]:
+    with (postgres.role("analytics", "analytics"), postgres.role("dbt", "dbt"),
+          postgres.database("ingest_kill") as name):
+        with postgres.connect(name) as connection:
+            connection.execute(f"revoke all on database {name} from public".encode())
+            connection.execute((ROOT / "templates" / "postgres" / "project_data.sql").read_bytes())
+            connection.execute(grants(Access(name, "analytics", "append")).sql.encode())
+        yield name
+
+
+@pytest.fixture
+def replay(tmp_path: Path) -> Iterator[Replay]:
+    with replaying(tmp_path, "--generated", str(CITIES)) as running:
+        yield running
+
+
+def stored(server: pg.Server, database: str) -> list[tuple[str, str]]:
+    with server.connect(database) as connection:
+        return [(str(city), str(dt)) for city, dt in
+                connection.execute("select city, data ->> 'dt' from raw.weather_observations")]
+
+
+def spooled(data: Path) -> set[tuple[str, str]]:
+    """What stands in whole lines of the spool."""
+    lines = [line for path in (data / "spool").glob("*.rows") for line in path.read_bytes().splitlines(True)
+             if line.endswith(b"\n")]
+    return {(city.decode(), dt.decode()) for dt, city, *_ in (line.split(b"\t") for line in lines)}
+
+
+def test_killed_at_random_points(postgres: pg.Server, database: str, replay: Replay, tmp_path: Path) -> None:
+    cities, data = tmp_path / "cities.csv", tmp_path / "data"
+    data.mkdir()
+    cities.write_text("name,id\n" + "".join(f"C{number},{number}\n" for number in range(1, CITIES + 1)))
+    environment = {**{key: os.environ[key] for key in ("PATH", "PYTHONPATH")},
+                   **postgres.environment(database, "analytics", "analytics"), "WEATHER_DATA": str(data),
+                   "WEATHER_CITIES_FILE": str(cities), "OPENWEATHER_BASE_URL": replay.url, "OPENWEATHER_API_KEY": KEY,
+                   "OPENWEATHER_RATE_LIMIT": "0"}
+
+    def start() -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, str(SCRIPTS / "ingest_weather.py")], env=environment,
+                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    begun = time.monotonic()
+    whole = start()
+    assert whole.wait(60) == 0
+    duration = time.monotonic() - begun
+    chance = random.Random(5)  # noqa: S311
+    known, cut = set(stored(postgres, database)), 0
+    for number in range(KILLS):
+        # Another hour has come: every answer is a new one.
+        urllib.request.urlopen(f"{replay.url}/_hour?appid={KEY}", data=b"", timeout=10).close()  # noqa: S310
+        # Some of them two at once, some while the one before has left a spool behind.
+        running = [start() for _ in range(1 + number % 2)]
+        time.sleep(chance.uniform(0.3, 1) * duration)
+        for process in running:
+            process.kill()
+            cut += process.wait() != 0
+        known |= set(stored(postgres, database)) | spooled(data)
+        if number % 3 == 2:
+            assert start().wait(60) == 0
+            found = stored(postgres, database)
+            assert len(found) == len(set(found)), "something is there twice"
+            assert known <= set(found), "something is lost"
+            assert spooled(data) == set()
+    assert start().wait(60) == 0
+    found = stored(postgres, database)
+    assert len(found) == len(set(found)), "something is there twice"
+    assert known <= set(found), "something is lost"
+    assert spooled(data) == set()
+    assert cut >= KILLS // 2
