@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from homelab.cli.common import Yes, settings, trust_of
-from homelab.errors import InputError
+from homelab.cli.common import Yes, agreed, settings, trust_of
 
 if TYPE_CHECKING:
     from homelab.commands.importing import Proposal
@@ -45,10 +43,5 @@ def _confirm(yes: bool) -> Callable[[Proposal], bool]:
 
     def confirm(proposal: Proposal) -> bool:
         show_proposal(proposal)
-        if yes:
-            return True
-        if not sys.stdin.isatty():
-            raise InputError("Nobody is there to confirm", "Standard input is not a terminal.",
-                             "Say `homelab import … --yes` if you mean it.")
-        return typer.confirm("Go on?", err=True)
+        return agreed("import …", "Go on?", yes)
     return confirm

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from homelab.errors import HomelabError
+from homelab.errors import HomelabError, InputError
 
 if TYPE_CHECKING:
     from homelab.model import Inventory
@@ -77,6 +77,25 @@ def emit(result: Any, as_json: bool, text: Callable[[], None]) -> None:
         typer.echo(json.dumps(plain(result), indent=2, ensure_ascii=False))
     else:
         text()
+
+
+def agreed(command: str, question: str, yes: bool) -> bool:
+    """Whether a person agrees to harm. Raises InputError when nobody is there to answer."""
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        raise InputError("Nobody is there to confirm", "Standard input is not a terminal.",
+                         f"Say `homelab {command} --yes` if you mean it.")
+    return typer.confirm(question, err=True)
+
+
+def agreed_to_lines(command: str, question: str, yes: bool) -> Callable[[Sequence[str]], bool]:
+    """Shows what would happen, line by line, and asks. Raises as `agreed` does."""
+    def confirm(lines: Sequence[str]) -> bool:
+        for line in lines:
+            typer.echo(f"  {line}", err=True)
+        return agreed(command, question, yes)
+    return confirm
 
 
 def complain(error: HomelabError) -> None:

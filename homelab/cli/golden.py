@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import typer
 
-from homelab.cli.common import Json, Yes, emit, settings, trust_of
-from homelab.errors import InputError
+from homelab.cli.common import Json, Yes, agreed_to_lines, emit, settings, trust_of
 
 
 def register(app: typer.Typer) -> None:
@@ -40,22 +37,9 @@ def bake(
     _, known_hosts = trust_of(inventory)
     if delete:
         outcome = command.remove(inventory, name, progress=settings.progress(),
-                                 confirm=_confirm(f"{name} --delete", "It will be gone. Go on?", yes))
+                                 confirm=agreed_to_lines(f"bake {name} --delete", "It will be gone. Go on?", yes))
     else:
         outcome = command.bake(inventory, name, known_hosts=known_hosts, progress=settings.progress(), vmid=vmid,
-                               storage=storage, confirm=_confirm(name, f"{name} is down meanwhile. Go on?", yes))
+                               storage=storage,
+                               confirm=agreed_to_lines(f"bake {name}", f"{name} is down meanwhile. Go on?", yes))
     emit(outcome, as_json, lambda: show_outcome(outcome))
-
-
-def _confirm(words: str, question: str, yes: bool) -> Callable[[Sequence[str]], bool]:
-    """Shows what would be done, and asks. Raises InputError when nobody is there to answer."""
-    def confirm(lines: Sequence[str]) -> bool:
-        for line in lines:
-            typer.echo(f"  {line}", err=True)
-        if yes:
-            return True
-        if not sys.stdin.isatty():
-            raise InputError("Nobody is there to confirm", "Standard input is not a terminal.",
-                             f"Say `homelab bake {words} --yes` if you mean it.")
-        return typer.confirm(question, err=True)
-    return confirm

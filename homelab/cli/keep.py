@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from homelab.cli.common import Json, Limit, Yes, emit, settings, trust_of
-from homelab.errors import InputError
+from homelab.cli.common import Json, Limit, Yes, agreed_to_lines, emit, settings, trust_of
 
 if TYPE_CHECKING:
     from homelab.proxmox.backups import Backup
@@ -85,7 +82,7 @@ def rollback(name: Name, limit: Limit = None, yes: Yes = False, as_json: Json = 
 
     inventory = settings.load()
     outcome = run(inventory, name, known_hosts=trust_of(inventory)[1], progress=settings.progress(), limit=limit or (),
-                  confirm=_confirm("snapshot rollback", "What came after it will be lost. Go on?", yes))
+                  confirm=agreed_to_lines(f"snapshot rollback {name}", "What came after it will be lost. Go on?", yes))
     emit(outcome, as_json, lambda: show_outcome(outcome))
 
 
@@ -98,7 +95,7 @@ def delete(name: Name, limit: Limit = None, yes: Yes = False, as_json: Json = Fa
     from homelab.view import show_outcome
 
     outcome = run(settings.load(), name, progress=settings.progress(), limit=limit or (),
-                  confirm=_confirm("snapshot delete", "There will be no way back to it. Go on?", yes))
+                  confirm=agreed_to_lines(f"snapshot delete {name}", "There will be no way back to it. Go on?", yes))
     emit(outcome, as_json, lambda: show_outcome(outcome))
 
 
@@ -128,7 +125,7 @@ def backup(
         return
     made = run(inventory, names=names or (), storage=storage, mode=mode.value if mode else None, keep=keep,
                known_hosts=trust_of(inventory)[1], progress=settings.progress(),
-               confirm=_confirm("backup", "They will be down meanwhile. Go on?", yes))
+               confirm=agreed_to_lines("backup … --mode stop", "They will be down meanwhile. Go on?", yes))
     emit(made, as_json, lambda: show_outcome(made))
 
 
@@ -158,17 +155,3 @@ def restore(
     outcome = run(inventory, name, volume, vault=vault, known_hosts=known_hosts, progress=settings.progress(),
                   storage=storage)
     emit(outcome, as_json, lambda: show_outcome(outcome))
-
-
-def _confirm(verb: str, question: str, yes: bool) -> Callable[[Sequence[str]], bool]:
-    """Shows what would happen, and asks. Raises InputError when nobody is there to answer."""
-    def confirm(lines: Sequence[str]) -> bool:
-        for line in lines:
-            typer.echo(f"  {line}", err=True)
-        if yes:
-            return True
-        if not sys.stdin.isatty():
-            raise InputError("Nobody is there to confirm", "Standard input is not a terminal.",
-                             f"Say `homelab {verb} … --yes` if you mean it.")
-        return typer.confirm(question, err=True)
-    return confirm

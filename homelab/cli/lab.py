@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
-from homelab.cli.common import Json, Yes, emit, settings
+from homelab.cli.common import Json, Yes, agreed, emit, settings
 
 
 def register(app: typer.Typer) -> None:
@@ -49,8 +48,8 @@ def lab_down(
     from homelab.lab import Lab
     from homelab.lab import down as run
 
-    if not yes and sys.stdin.isatty():
-        typer.confirm("The lab's containers and all their data will be gone. Go on?", abort=True, err=True)
+    if not agreed("lab down", "The lab's containers and all their data will be gone. Go on?", yes):
+        raise typer.Abort
     run(Lab(), settings.progress(), purge=purge)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from homelab.cli.common import Json, Limit, Yes, complain, emit, settings, trust_of
+from homelab.cli.common import Json, Limit, Yes, agreed, complain, emit, settings, trust_of
 from homelab.errors import InputError
 
 if TYPE_CHECKING:
@@ -105,12 +105,7 @@ def _confirm(verb: str, question: str, yes: bool) -> Callable[[Plan], bool]:
 
     def confirm(plan: Plan) -> bool:
         show_lines(lines(plan))
-        if yes or not plan.harms:
-            return True
-        if not sys.stdin.isatty():
-            raise InputError("Nobody is there to confirm", "Standard input is not a terminal.",
-                             f"Say `homelab {verb} --yes` if you mean it.")
-        return typer.confirm(question, err=True)
+        return not plan.harms or agreed(verb, question, yes)
     return confirm
 
 

@@ -615,4 +615,4 @@ def test_on_the_command_line(alone: Keeper, monkeypatch: pytest.MonkeyPatch,
         assert homelab("snapshot", verb, "a1", "--limit", ONE, "--yes").startswith("postgres-data: ")
     made = json.loads(homelab("backup", ONE, "--mode", "stop", "--keep", "1", "--yes", "--json"))["made"]
     assert re.search(rf"\npostgres-data +\S+ \S+ \(.*\) +48 MiB +{made[0]['volid']}", homelab("backup", "--list", ONE))
-    assert "Say `homelab backup … --yes`" in fails(homelab, "backup", "--mode", "stop").resolution
+    assert "Say `homelab backup … --mode stop --yes`" in fails(homelab, "backup", "--mode", "stop").resolution
