@@ -18,6 +18,7 @@ from homelab.plan import chosen
 from homelab.progress import Progress
 from homelab.services.everywhere import everywhere
 from homelab.ssh import Ssh
+from homelab.steps import Gate
 from homelab.steps.converge import Change, StepFailed, converge, survey
 from homelab.trust import KnownHosts
 
@@ -96,12 +97,15 @@ def _deploy(inventory: Inventory, containers: Sequence[Container], vault: Vault,
 
 
 def steps_of(site: Site) -> Sequence[Step]:
-    """All steps of a container; what two services share is done once, where it is first wanted."""
+    """All steps of a container; what two services share is done once, where it is first wanted. Last, that all work."""
     steps: dict[str, Step] = {}
-    for group in (everywhere(site), *(service.steps(site) for service in site.container.services.values())):
+    services = site.container.services
+    for group in (everywhere(site), *(service.steps(site) for service in services.values())):
         for step in group:
             steps.setdefault(step.title, step)
-    return list(steps.values())
+    changing = tuple(step for step in steps.values() if not step.waits)
+    return [*steps.values(), *(Gate(name, service.health_probes(), service.health, service.units(), changing)
+                               for name, service in services.items())]
 
 
 def _real(changes: Sequence[Change]) -> Sequence[Change]:

@@ -90,11 +90,20 @@ class Step(ABC):
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """How a service is: one line for people, facts for `--json`."""
+    """How a service is: one line for people, facts for `--json`.
+
+    `works` says whether it does its work, where that is not the same, as after a run that failed.
+    """
 
     healthy: bool
     summary: str
     facts: Mapping[str, Any] = field(default_factory=dict)
+    works: bool | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether it does its work, whatever became of its last runs."""
+        return self.healthy if self.works is None else self.works
 
 
 class Service(ABC):

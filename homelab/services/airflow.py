@@ -28,6 +28,8 @@ _STAMPS = "/var/lib/homelab"
 _KEY = "/home/airflow/.ssh/analytics"
 _KNOWN = "/home/airflow/.ssh/known_hosts"
 
+_IMPORT = argv("runuser", "-u", "airflow", "--", f"{_VENV}/bin/python", f"{HOME}/dags/{DAG}.py")
+
 # What a series runs, and where it says how it is.
 _PROCESSES = {"3.3": ("api-server", "scheduler", "dag-processor"), "2.11": ("webserver", "scheduler")}
 # The scheduler's log server would listen on all addresses, and LocalExecutor has no use for it.
@@ -77,11 +79,12 @@ class Airflow(Service):
         return tuple(f"airflow-{process}.service" for process in _PROCESSES[self.version])
 
     def steps(self, site: Site) -> Sequence[Step]:
-        """User, venv, configuration, metadata, admin, units, DAG; last, that it says it is healthy."""
+        """User, venv, configuration, metadata, admin, units, DAG."""
         requirements = shipped("pipeline") / "requirements"
         venv = Venv(_VENV, (requirements / f"airflow-{self.version}.txt").read_bytes())
         environment = File(_ENVIRONMENT, self._environment(site), mode=0o600, secret=True)
         postgres, analytics = (site.inventory.container_with(name) for name in ("postgres", "analytics"))
+        dags = Tree.of(f"{HOME}/dags", shipped("pipeline") / "dags", "*.py")
         migrated = self._migrated(venv)
         return (
             Packages(["python3", "python3-venv", "ca-certificates", "postgresql-client"]),
@@ -92,7 +95,7 @@ class Airflow(Service):
             Directory("/etc/homelab", mode=0o700),
             Uv((requirements / "uv.txt").read_bytes()),
             venv,
-            Tree.of(f"{HOME}/dags", shipped("pipeline") / "dags", "*.py"),
+            dags,
             File(_KEY, site.vault.key_pair("airflow")[0].reveal().encode(), "airflow", "airflow", 0o600, secret=True),
             environment,
             File(_KNOWN, f"{analytics.address} {self._host_key(site)}\n".encode()),
@@ -105,10 +108,10 @@ class Airflow(Service):
             # The scheduler begins with a run of this hour at once; a retry would come five minutes later.
             WaitFor(f"{analytics.name} accepts Airflow's key", _refused_by_gate(str(analytics.address)),
                     analytics.name, site.failed, site.patience(analytics)),
+            Command("Airflow can import the DAG", "true", f"set -a; . {_ENVIRONMENT}; cd / && {_IMPORT}",
+                    watches=[venv, dags, migrated]),
             *self._units(venv, environment, migrated),
             self._admin(site, migrated),
-            WaitFor("Airflow is healthy", f"{self._ask()} | grep -q '\"scheduler\".*\"healthy\"'", site.container.name,
-                    deadline=180, diagnose="journalctl --no-pager --output=cat --lines=15 --unit='airflow-*'"),
         )
 
     def _password(self, site: Site) -> str:
@@ -185,7 +188,7 @@ class Airflow(Service):
         last = json.loads(runs.text)
         finished = next((run for run in last if run["state"] in ("success", "failed")), None)
         outcome = f"last run {finished['state']} at {finished['end_date'][:19]}" if finished else "no run yet"
-        well = all(status == "healthy" for status in parts.values())
-        well = well and (finished is None or finished["state"] == "success")
+        works = all(status == "healthy" for status in parts.values())
+        well = works and (finished is None or finished["state"] == "success")
         return Health(well, f"{', '.join(f'{name} {status}' for name, status in parts.items())}; {outcome}",
-                      {"processes": parts, "last_runs": last})
+                      {"processes": parts, "last_runs": last}, works)

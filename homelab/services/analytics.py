@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from homelab.errors import InputError
 from homelab.host import Result, argv
-from homelab.model import Access, Health, Listen, Service, Site, Step
+from homelab.model import Access, Health, Listen, Owned, Service, Site, Step
 from homelab.paths import shipped
 from homelab.render import render
 from homelab.secrets import openweather_key
@@ -21,6 +21,10 @@ SCRIPTS = f"{ROOT}/scripts"
 PUBLISHED = f"{ROOT}/data/published.duckdb"
 _ENVIRONMENT = f"{ROOT}/pipeline.env"
 _EXTENSIONS = f"{ROOT}/extensions"
+_PROJECT = f"{ROOT}/dbt/analytics_project"
+# In a folder of its own: a build may be going on.
+_PARSE = (f'folder=$(mktemp -d); dbt --no-use-colors --quiet parse --project-dir {_PROJECT} --profiles-dir {ROOT}/dbt '
+          '--target-path "$folder" --log-path "$folder"; status=$?; rm -rf "$folder"; exit $status')
 _COMMANDS = ("fetch_weather_data", "run_dbt_transformation", "check_every_city")
 _LONG = 1 << 16  # bytes: a longer list of cities is compared by its hash, and its difference is for nobody to read
 
@@ -63,6 +67,10 @@ class Analytics(Service):
         venv = Venv(f"{ROOT}/venv", (pipeline / "requirements" / "analytics.txt").read_bytes())
         scripts = Tree.of(SCRIPTS, pipeline / "scripts", "*.py")
         postgres = site.inventory.container_with("postgres")
+        project = Tree.of(_PROJECT, pipeline / "dbt" / "analytics_project")
+        profiles = File(f"{ROOT}/dbt/profiles.yml", render(
+            "analytics/profiles.yml.j2", warehouse=f"{ROOT}/data/warehouse.duckdb", threads=self.threads,
+            extension_directory=_EXTENSIONS, memory_limit=self.memory_limit))
         return (
             Packages(["python3", "python3-venv", "ca-certificates", "postgresql-client"]),
             User("analytics", "/home/analytics", "/bin/sh"),
@@ -73,15 +81,14 @@ class Analytics(Service):
             Uv((pipeline / "requirements" / "uv.txt").read_bytes()),
             venv,
             scripts,
-            Tree.of(f"{ROOT}/dbt/analytics_project", pipeline / "dbt" / "analytics_project"),
-            File(f"{ROOT}/dbt/profiles.yml", render(
-                "analytics/profiles.yml.j2", warehouse=f"{ROOT}/data/warehouse.duckdb", threads=self.threads,
-                extension_directory=_EXTENSIONS, memory_limit=self.memory_limit)),
+            project,
+            profiles,
             Command("DuckDB's postgres extension", f"test -n \"$(find {_EXTENSIONS} -name 'postgres_scanner*' -print "
                     f"-quit 2>/dev/null)\"", argv(f"{ROOT}/venv/bin/python", f"{SCRIPTS}/install_extension.py",
-                                                  _EXTENSIONS), watches=[venv]),
+                                                  _EXTENSIONS), watches=[venv], makes=[Owned("tree", _EXTENSIONS)]),
             *self._cities(site),
             File(_ENVIRONMENT, self._environment(site), "analytics", "analytics", 0o600, secret=True),
+            Command("dbt can read the project", "true", as_analytics(_PARSE), watches=[venv, project, profiles]),
             *(File(f"{ROOT}/bin/{name}", render(f"analytics/{name}.j2", root=ROOT), mode=0o755) for name in _COMMANDS),
             File(f"{ROOT}/bin/gate", render("analytics/gate.j2", root=ROOT, commands=_COMMANDS), mode=0o755),
             WaitFor(f"{postgres.name} accepts analytics", as_analytics("psql -qAtc 'select 1'"), postgres.name,
@@ -135,7 +142,8 @@ class Analytics(Service):
         facts = json.loads(answers[0].text.splitlines()[-1])
         build = facts.get("last_build")
         if not build:
-            return Health(False, "nothing has been built yet", facts)
+            return Health(False, "nothing has been built yet", facts, works=True)
         marts = "; ".join(f"{mart['name']} {mart['rows']} rows to {mart['newest']}" for mart in facts["marts"])
         tests = f"{build['tests_passed']} tests passed, {build['tests_failed']} failed"
-        return Health(build["status"] == "success", f"built {build['finished']}, {tests}; {marts}", facts)
+        return Health(build["status"] == "success", f"built {build['finished']}, {tests}; {marts}", facts,
+                      works=True)

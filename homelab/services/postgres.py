@@ -10,7 +10,7 @@ from typing import Literal
 
 from homelab.distributions import Distribution
 from homelab.host import Result
-from homelab.model import Access, Health, Listen, Service, Site, Step
+from homelab.model import Access, Health, Listen, Owned, Service, Site, Step
 from homelab.paths import shipped
 from homelab.render import render
 from homelab.steps import Command, Database, File, Hba, Packages, Role, Running, Sql
@@ -92,7 +92,8 @@ class Postgres(Service):
             yield Packages(["postgresql-common", "ca-certificates"])
             line = f"deb [signed-by={_PGDG_KEY}] https://apt.postgresql.org/pub/repos/apt $VERSION_CODENAME-pgdg main"
             yield Command("apt repository PGDG", f'. /etc/os-release; grep -qxs "{line}" {_PGDG_LIST}',
-                          f'. /etc/os-release; echo "{line}" >{_PGDG_LIST}.new && mv -f {_PGDG_LIST}.new {_PGDG_LIST}')
+                          f'. /etc/os-release; echo "{line}" >{_PGDG_LIST}.new && mv -f {_PGDG_LIST}.new {_PGDG_LIST}',
+                          makes=[Owned("file", _PGDG_LIST)])
         yield Packages([f"postgresql-{self.version}"])
 
 
