@@ -36,7 +36,7 @@ from rawtables import Connection, Outcome, began, connect, ended, store
 from spool import Segment, Spool, SpoolFull, bad, good
 
 SOME, NONE, BAD_CONFIGURATION = 4, 1, 2
-_BATCH = 5_000  # rows that go to Postgres at once
+BATCH = 10_000  # rows that go to Postgres at once
 _LINGER = 5.0  # seconds that rows wait for more
 _AHEAD = 64  # requests that may be under way or answered for each one at work
 _NAMED = 1_000  # cities whose failure is told one by one
@@ -90,34 +90,55 @@ class Summary:
 
 
 class Postgres:
-    """Brings segments in, as long as Postgres is there; those that it does not get are kept in the spool."""
+    """Brings segments in, as long as Postgres is there; those that it does not get are kept in the spool.
+
+    One at a time, in a thread of its own, so that answers are taken in meanwhile.
+    """
 
     def __init__(self, run: UUID, summary: Summary, spool: Spool) -> None:
         self._run, self._summary, self._spool = run, summary, spool
         self._started, self._failed_at = datetime.now(UTC), float("-inf")
         self._connection: Connection | None = None
         self._kept = list[Segment]()
+        self._thread = ThreadPoolExecutor(1)
+        self._under_way: tuple[Segment, Future[Outcome | None]] | None = None
 
     def send(self, segment: Segment) -> None:
-        """Bring it in, or keep it."""
+        """Bring it in, or keep it, once the one before is through."""
+        self._settle()
+        self._under_way = segment, self._thread.submit(self._bring, segment)
+
+    def _settle(self) -> None:
+        """Wait for the segment that is under way, and count what came of it."""
+        if self._under_way is None:
+            return
+        segment, future = self._under_way
+        self._under_way = None
+        outcome = future.result()
+        if outcome is None:
+            segment.keep()
+            self._kept.append(segment)
+        else:
+            self._count(outcome, segment)
+            self._spool.done(segment)
+
+    def _bring(self, segment: Segment) -> Outcome | None:
         connection = self._connected()
-        if connection is not None:
-            try:
-                self._count(store(connection, segment.read()), segment)
-            except psycopg.Error as error:
-                self._gone(error)
-            else:
-                self._spool.done(segment)
-                return
-        segment.keep()
-        self._kept.append(segment)
+        try:
+            return None if connection is None else store(connection, segment.read())
+        except psycopg.Error as error:
+            self._gone(error)
+            return None
 
     def finish(self) -> None:
         """Try once more what was kept, and note how the run has ended."""
+        self._settle()
         self._failed_at = float("-inf")
         kept, self._kept = self._kept, []
         for segment in kept:
             self.send(segment)
+        self._settle()
+        self._thread.shutdown()
         self._summary.spooled = sum(segment.good for segment in self._kept if segment.mine)
         connection = self._connected()
         if connection is None:
@@ -197,10 +218,10 @@ def run(wanted: Configuration) -> Summary:
     for answer in fetch(client, wanted):
         if answer.error:
             summary.fail(answer.city, answer.error)
-        if (answer.line and _spooled(answer, spool, client, summary) >= _BATCH) or time.monotonic() > sent + _LINGER:
-            _send(spool, postgres)
+        if (answer.line and _spooled(answer, spool, client, summary) >= BATCH) or time.monotonic() > sent + _LINGER:
+            send(spool, postgres)
             sent = time.monotonic()
-    _send(spool, postgres)
+    send(spool, postgres)
     summary.requests = client.requests
     postgres.finish()
     summary.seconds = round(time.monotonic() - started, 3)
@@ -218,7 +239,8 @@ def _spooled(answer: Fetched, spool: Spool, client: Client, summary: Summary) ->
         return 0
 
 
-def _send(spool: Spool, postgres: Postgres) -> None:
+def send(spool: Spool, postgres: Postgres) -> None:
+    """What is spooled so far goes on its way."""
     segment = spool.take()
     if segment is not None:
         postgres.send(segment)

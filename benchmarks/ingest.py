@@ -1,0 +1,151 @@
+"""The ingestion, measured: `python -m benchmarks.ingest [cities]`. PostgreSQL 16 with fsync, the roles as deployed.
+
+The write path (spool, keys, merge) beside one raw psycopg COPY of the same rows into the same table, in turns; then
+200,000 cities from the replay server without a rate limit, each part of it a process of its own, on this machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+
+from benchmarks.table import Row, markdown
+from homelab.lab.observations import PLACES, answer, load
+from homelab.model import Access
+from homelab.services.postgres import grants
+from tests.integration import pg
+from tests.integration.conftest import KEY, replaying
+from tests.scripts import ROOT, SCRIPTS
+
+from ingest_weather import BATCH, Postgres, Summary, send  # isort: skip
+from spool import Spool, good  # isort: skip
+
+_ROWS, _ROUNDS = 100_000, 5
+_DURABLE = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on", "shared_buffers": "512MB",
+            "max_wal_size": "4GB"}
+
+
+@contextmanager
+def deployed() -> Iterator[tuple[pg.Server, str]]:
+    """A server with the database as a deploy makes it."""
+    with (pg.server(_DURABLE) as server, server.role("analytics", "analytics"), server.role("dbt", "dbt"),
+          server.database("project_data") as name):
+        with server.connect(name) as connection:
+            connection.execute(f"revoke all on database {name} from public".encode())
+            connection.execute((ROOT / "templates" / "postgres" / "project_data.sql").read_bytes())
+            connection.execute(grants(Access(name, "analytics", "append")).sql.encode())
+        yield server, name
+
+
+def rows(count: int) -> Sequence[tuple[str, int, str]]:
+    """City, time and payload of different observations: real ones, as the replay server words them."""
+    stations = load()
+    texts = [(seen.time.timestamp(), json.dumps(answer(place, seen, "imperial")))
+             for place in PLACES for seen in stations[place.station][:2000]]
+    return [(f"City {number}", int(texts[number % 6000][0]), texts[number % 6000][1]) for number in range(count)]
+
+
+def raw_copy(server: pg.Server, database: str, wanted: Sequence[tuple[str, int, str]]) -> float:
+    """Seconds that psycopg's COPY takes, row by row as its manual has it."""
+    with server.connect(database, "analytics", "analytics") as connection:
+        started = time.perf_counter()
+        with connection.cursor().copy("copy raw.weather_observations (city, units, data) from stdin") as copy:
+            for city, _, text in wanted:
+                copy.write_row((city, "imperial", text))
+        return time.perf_counter() - started
+
+
+def write_path(server: pg.Server, database: str, wanted: Sequence[tuple[str, int, str]]) -> float:
+    """Seconds that the ingestion takes for the same rows: written down, compared, merged, and off the disk again."""
+    os.environ.update(server.environment(database, "analytics", "analytics"))
+    with tempfile.TemporaryDirectory() as folder:
+        waiting, summary = Spool(Path(folder), 1 << 30), Summary(len(wanted))
+        started = time.perf_counter()
+        postgres = Postgres(uuid4(), summary, waiting)
+        for city, dt, text in wanted:
+            if waiting.add(good(city, "imperial", dt, text), good=True) >= BATCH:
+                send(waiting, postgres)
+        send(waiting, postgres)
+        postgres.finish()
+        taken = time.perf_counter() - started
+        assert (summary.stored, summary.problem, os.listdir(folder)) == (len(wanted), None, [])  # noqa: S101
+        return taken
+
+
+def writing(server: pg.Server, database: str) -> Iterator[Row]:
+    """The write path beside COPY, in turns, each on an empty table."""
+    wanted = rows(_ROWS)
+    taken: dict[Callable[..., float], list[float]] = {raw_copy: [], write_path: []}
+    for _ in range(_ROUNDS):
+        for way, seconds in taken.items():
+            with server.connect(database) as connection:
+                connection.execute("truncate raw.weather_observations")
+                connection.execute("checkpoint")
+            seconds.append(way(server, database, wanted))
+    ours, copy = (_ROWS / statistics.median(taken[way]) for way in (write_path, raw_copy))
+    yield Row(f"write path, {_ROWS:,} rows", f"{ours:,.0f} rows/s", f"raw COPY {copy:,.0f} rows/s",
+              f"{ours / copy:.0%}", "≥ 80%", ours >= 0.8 * copy)
+
+
+def fetching(server: pg.Server, database: str, cities: int) -> Iterator[Row]:
+    """So many cities, asked for as fast as it goes; and once more, when nothing is new."""
+    with server.connect(database) as connection:
+        connection.execute("truncate raw.weather_observations")
+    with tempfile.TemporaryDirectory() as name, replaying(Path(name), "--generated", str(cities)) as replay:
+        folder = Path(name)
+        (folder / "cities.csv").write_text("name,id\n" + "".join(f"City {n},{n}\n" for n in range(1, cities + 1)))
+        environment = {**os.environ, **server.environment(database, "analytics", "analytics"), "WEATHER_DATA": name,
+                       "WEATHER_CITIES_FILE": str(folder / "cities.csv"), "OPENWEATHER_BASE_URL": replay.url,
+                       "OPENWEATHER_API_KEY": KEY, "OPENWEATHER_RATE_LIMIT": "0", "OPENWEATHER_DEADLINE": "7200"}
+        for what in ("stored", "unchanged"):
+            summary, peak = run(environment)
+            assert summary[what] == cities, summary  # noqa: S101
+            rate = cities / summary["seconds"]
+            yield Row(f"{cities:,} cities, all {what}", f"{rate:,.0f} requests and rows/s, {summary['seconds']:.0f} s",
+                      "", "", "", True)
+            yield Row(f"{cities:,} cities, all {what}: peak memory", f"{peak:.0f} MB", "", "", "≤ 300 MB", peak <= 300)
+
+
+def run(environment: dict[str, str]) -> tuple[dict[str, Any], float]:
+    """The summary of one ingestion, and the most memory that it had, in MB."""
+    python = ROOT / ".venv-analytics" / "bin" / "python"
+    process = subprocess.Popen([str(python if python.exists() else sys.executable), str(SCRIPTS / "ingest_weather.py")],
+                               env=environment, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None  # noqa: S101
+    said = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0, said  # noqa: S101
+    return json.loads(said.splitlines()[-1]), usage.ru_maxrss * 1024 / 1e6
+
+
+def main() -> None:
+    """Measure and print one table; the exit code is 1 if an aim is missed."""
+    cities = int(sys.argv[1]) if len(sys.argv) > 1 else 200_000
+    found = []
+    with deployed() as (server, database):
+        for part in (writing(server, database), fetching(server, database, cities)):
+            for row in part:
+                print(f"· {row.what}: {row.ours} {row.beside} {row.ratio}", file=sys.stderr, flush=True)
+                found.append(row)
+    print(markdown(found))
+    print(f"\nPython {platform.python_version()}, psycopg {psycopg.__version__}, load {os.getloadavg()[0]:.1f} on "
+          f"{os.cpu_count()} cores.")
+    sys.exit(any(not row.good for row in found))
+
+
+if __name__ == "__main__":
+    main()
