@@ -114,6 +114,11 @@ def test_an_overlay_merges_replaces_and_deletes(tmp_path: Path) -> None:
     assert inventory.state_dir == tmp_path / ".homelab" / "lab"
 
 
+def test_cities_of_a_file_stand_beside_the_inventory_that_names_it(tmp_path: Path) -> None:
+    pipeline = read(tmp_path, BASE.replace('["Newark,US"]', "{file: cities.csv}\n  rate_limit: 0")).pipeline
+    assert (pipeline.cities, pipeline.cities_file, pipeline.rate_limit) == ((), tmp_path / "cities.csv", 0)
+
+
 # (replace this, by this) → the fault, as file:line: path: and a part of what is said
 FAULTS = [
     ("lab: home", "lab: Home", "inventory.yaml:1: lab: must be the lab's name"),
@@ -175,6 +180,11 @@ FAULTS = [
     ('["Newark,US"]', "[x]\n  schedule: '@hurly'", "inventory.yaml:31: pipeline.schedule: unknown preset '@hurly'; d"),
     ('["Newark,US"]', "[x]\n  units: kelvin", "inventory.yaml:31: pipeline.units: must be one of 'standard', 'metric'"),
     ('["Newark,US"]', "[x]\n  base_url: ftp://x", "inventory.yaml:31: pipeline.base_url: must be an http or https URL"),
+    ('["Newark,US"]', "{file: cities.txt}", "inventory.yaml:30: pipeline.cities.file: must be a path that ends in"),
+    ('["Newark,US"]', "{fil: cities.csv}", "inventory.yaml:30: pipeline.cities.fil: unknown key; did you mean `file`"),
+    ('["Newark,US"]', "[x]\n  rate_limit: -1", "inventory.yaml:31: pipeline.rate_limit: must be a whole number of req"),
+    ('["Newark,US"]', f"{[f'c{n}' for n in range(11)]}\n  rate_limit: 1",
+     "inventory.yaml:30: pipeline.cities: has 11 cities, and at 1 requests a minute a run of 10 minutes asks for 10"),
     ("pipeline:\n  cities: [\"Newark,US\"]\n", "", "inventory.yaml:1: pipeline: is missing"),
     ("pipeline:", "pipelines:", "inventory.yaml:29: pipelines: unknown key; did you mean `pipeline`?"),
 ]

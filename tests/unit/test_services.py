@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from homelab.services.airflow import Airflow
 from homelab.services.analytics import Analytics
 from homelab.services.postgres import Postgres
 from homelab.steps import Directory, File, Packages, Running
+from tests.scripts import SCRIPTS
 from tests.support import FixedVault
 
 KEYS = {"analytics-platform": "ssh-ed25519 AAAAHost"}
@@ -139,6 +142,62 @@ def test_the_pipelines_environment_holds_the_cities_as_json(tmp_path: Path) -> N
     assert [city["name"] for city in json.loads(values["WEATHER_CITIES"])] == [c.name for c in wanted.pipeline.cities]
     assert values["OPENWEATHER_API_KEY"] == "openweather-key"
     assert values["PGHOST"] == "192.168.2.67"
+
+
+def with_file(tmp_path: Path, name: str, text: str) -> Inventory:
+    file = tmp_path / name
+    file.write_text(text)
+    wanted = inventory(tmp_path)
+    return replace(wanted, pipeline=replace(wanted.pipeline, cities=(), cities_file=file, rate_limit=600))
+
+
+def test_cities_of_a_file_are_put_in_place_once_the_ingestion_can_read_them(tmp_path: Path) -> None:
+    found = steps(with_file(tmp_path, "mine.csv", "name\nBerlin\n"), "analytics")
+    (cities,) = [s for s in found if isinstance(s, File) and s.path == "/opt/analytics-platform/cities.csv"]
+    assert (cities.content, cities.secret, cities.mode) == (b"name\nBerlin\n", False, 0o644)
+    assert "ingest_weather.py --check" in cities.validate
+    titles = [step.title for step in found]
+    assert titles.index("tree /opt/analytics-platform/scripts") < titles.index(cities.title)
+    lines = file(found, "/opt/analytics-platform/pipeline.env").splitlines()
+    assert "WEATHER_CITIES_FILE=/opt/analytics-platform/cities.csv" in lines
+    assert "OPENWEATHER_RATE_LIMIT=600" in lines
+    assert not [line for line in lines if line.startswith("WEATHER_CITIES=")]
+
+
+@pytest.mark.parametrize(("text", "accepted"), [("name\nBerlin\n", True), ("town\nBerlin\n", False)])
+def test_a_file_of_cities_is_read_before_it_takes_its_place(tmp_path: Path, text: str, accepted: bool) -> None:
+    found = steps(with_file(tmp_path, "mine.csv", text), "analytics")
+    (cities,) = [s for s in found if isinstance(s, File) and s.path == "/opt/analytics-platform/cities.csv"]
+    new = tmp_path / ".cities.csv.x1"
+    new.write_bytes(cities.content)
+    here = cities.validate.replace("/opt/analytics-platform/venv/bin/python", sys.executable).replace(
+        "/opt/analytics-platform/scripts", str(SCRIPTS))
+    done = subprocess.run(["sh", "-ec", f"new={new}\n{here}"], capture_output=True, text=True, check=False,
+                          timeout=60)
+    assert (done.returncode == 0) == accepted
+    assert accepted or "the first line has to name the columns" in done.stderr
+    assert [path.name for path in tmp_path.glob(".cities*")] == [".cities.csv.x1"]
+
+
+def test_a_file_of_cities_that_is_not_there_is_told(tmp_path: Path) -> None:
+    wanted = with_file(tmp_path, "mine.csv", "")
+    (tmp_path / "mine.csv").unlink()
+    with pytest.raises(InputError, match="file of cities cannot be read"):
+        steps(wanted, "analytics")
+
+
+@pytest.mark.parametrize(("status", "seen"), [(0, 0), (4, 0), (1, 1), (2, 2)])
+def test_the_marts_wait_only_for_a_fetch_that_has_brought_nothing(tmp_path: Path, status: int, seen: int) -> None:
+    script = file(steps(inventory(tmp_path), "analytics"), "/opt/analytics-platform/bin/fetch_weather_data")
+    root = tmp_path / "root"
+    (root / "venv" / "bin").mkdir(parents=True)
+    (root / "data").mkdir()
+    (root / "pipeline.env").touch()
+    python = root / "venv" / "bin" / "python"
+    python.write_text(f"#!/bin/sh\nexit {status}\n")
+    python.chmod(0o755)
+    done = subprocess.run(["sh", "-c", script.replace("/opt/analytics-platform", str(root))], check=False, timeout=60)
+    assert done.returncode == seen
 
 
 def test_another_container_is_another_line_of_the_inventory(tmp_path: Path) -> None:
