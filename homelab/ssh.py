@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import socket
 import threading
 import time
@@ -17,6 +18,7 @@ from homelab.host import ConnectionLost, Result, batch_script
 from homelab.model import Secret
 from homelab.trust import KnownHosts, Pin, fingerprint
 
+logging.getLogger("paramiko").addHandler(logging.NullHandler())  # what it has to say comes as exceptions, too
 _CONNECT_TIMEOUT = 5.0  # seconds for one attempt; a container that boots refuses or drops packets
 _RETRY_PAUSE = 0.2
 _POLL = 0.003

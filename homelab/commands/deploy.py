@@ -34,7 +34,7 @@ class HostReport:
     changes: Sequence[Change]
     seconds: float
     failure: HomelabError | None = None
-    steps: int = 0  # all that were looked at
+    steps: int = 0  # all that there are, those that remove something included
 
     @property
     def unchanged(self) -> int:
@@ -87,11 +87,13 @@ def _deploy(inventory: Inventory, containers: Sequence[Container], vault: Vault,
                 wanted = steps_of(Site(inventory=inventory, container=container, vault=vault, host_keys=keys,
                                        failed=failed, deploying=[c.name for c in containers]))
                 changes = survey(host, wanted) if dry_run else converge(host, wanted, progress)
-                return HostReport(container.name, _real(changes), time.monotonic() - started, steps=len(wanted))
+                return HostReport(container.name, _real(changes), time.monotonic() - started,
+                                  steps=len({*wanted, *(change.step for change in changes)}))
             except HomelabError as error:
                 failed.add(container.name)
                 made = error.changed if isinstance(error, StepFailed) else ()
-                return HostReport(container.name, _real(made), time.monotonic() - started, error, len(wanted))
+                return HostReport(container.name, _real(made), time.monotonic() - started, error,
+                                  len({*wanted, *(change.step for change in made)}))
 
     return [report.result() for report in gathered({c.name: partial(work, c) for c in containers}).values()]
 

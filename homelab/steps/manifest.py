@@ -68,7 +68,7 @@ class Gone(Step):
         """See Step."""
         name = quote(self.owned.name)
         return ({
-            "unit": f"[ -e {self._unit_file} ] || systemctl is-active --quiet {name}",
+            "unit": f"{self._has_file} || systemctl is-active --quiet {name}",
             "directory": f'[ -d {name} ] && [ -z "$(ls -A {name})" ]',
         }.get(self.owned.kind, f"[ -e {name} ] || [ -L {name} ]"),)
 
@@ -85,13 +85,16 @@ class Gone(Step):
     def _unit_file(self) -> str:
         return quote(f"/etc/systemd/system/{self.owned.name}")
 
+    @property
+    def _has_file(self) -> str:
+        return f"{{ [ -f {self._unit_file} ] && [ ! -L {self._unit_file} ]; }}"  # a masked unit is a link
+
     def _remove_unit(self) -> str:
         unit = quote(self.owned.name)
         return "\n".join([
             f"there() {{ systemctl cat {unit} >/dev/null 2>&1; }}",
             f"if there; then systemctl stop {unit} && systemctl disable --quiet {unit} 2>/dev/null; fi",
-            f"if [ -e {self._unit_file} ]; then rm -f {self._unit_file};",
-            f"elif there; then systemctl mask --quiet {unit}; fi",
+            f"if {self._has_file}; then rm -f {self._unit_file}; elif there; then systemctl mask --quiet {unit}; fi",
             f"systemctl daemon-reload && {{ systemctl reset-failed {unit} 2>/dev/null || true; }}",
         ])
 
