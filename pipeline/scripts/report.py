@@ -12,7 +12,8 @@ import duckdb
 from published import NothingPublished, connect
 
 _MARTS = """select table_name, min(column_name) filter (column_name like 'observation\\_%' escape '\\')
-from information_schema.columns where table_schema = 'main' group by table_name order by table_name"""
+from information_schema.columns where table_schema = 'main' group by table_name
+having bool_or(column_name = 'last_ingested_at') order by table_name"""
 
 
 def marts(connection: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:

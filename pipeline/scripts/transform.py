@@ -13,7 +13,6 @@ import argparse
 import fcntl
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ from typing import Any
 
 import duckdb
 import tested
+from publish import publish
 
 ROOT = Path(__file__).resolve().parents[1]
 FULL_REFRESH = "--full-refresh"
@@ -75,9 +75,11 @@ def only_one(lock: Path, patience: float) -> Iterator[int]:
 def build(layout: Layout, lock: int, words: Sequence[str]) -> int:
     """Run `dbt build`; returns its exit status. Its own words go to standard error."""
     layout.results.unlink(missing_ok=True)
-    # The unit tests are about the code, which is the same every hour.
-    command = [str(Path(sys.executable).with_name("dbt")), "--no-use-colors", "build", "--exclude-resource-type",
-               "unit_test", "--project-dir", str(layout.project), "--profiles-dir", str(layout.profiles), *words]
+    # The unit tests are about the code, which is the same every hour; so are the seeds, once they are there.
+    passed_over = ["unit_test", "exposure", *(() if FULL_REFRESH in words else ("seed",))]
+    command = [str(Path(sys.executable).with_name("dbt")), "--no-use-colors", "build",
+               *(f"--exclude-resource-type={kind}" for kind in passed_over),
+               "--project-dir", str(layout.project), "--profiles-dir", str(layout.profiles), *words]
     # target/ is kept: from it dbt knows what it need not parse again.
     environment = {**os.environ, "DBT_TARGET_PATH": str(layout.results.parent),
                    "DBT_LOG_PATH": str(layout.data / "logs"), "DBT_SEND_ANONYMOUS_USAGE_STATS": "false"}
@@ -86,23 +88,6 @@ def build(layout: Layout, lock: int, words: Sequence[str]) -> int:
     # dbt inherits the lock, so it is held as long as dbt runs, even if this process is killed.
     return subprocess.run(command, cwd=layout.data, env=environment, stdout=sys.stderr, pass_fds=(lock,),
                           check=False).returncode
-
-
-def publish(layout: Layout) -> None:
-    """Put a whole copy of the built file in the place of the published one."""
-    new = layout.published.with_suffix(".new")
-    shutil.copyfile(layout.warehouse, new)
-    _settle(new)
-    os.replace(new, layout.published)
-    _settle(layout.data)
-
-
-def _settle(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def summary(results: Path) -> dict[str, Any]:
@@ -147,7 +132,7 @@ def run(layout: Layout, patience: float, words: Sequence[str], everything: bool 
             with duckdb.connect(str(layout.warehouse)) as connection:
                 tested.remember(connection, started if anew or everything else known.in_full, code)
                 connection.execute("checkpoint")
-            publish(layout)
+            publish(layout.warehouse, layout.published)
         finished = datetime.now(UTC)
         report = {
             "started": started.isoformat(timespec="seconds"),

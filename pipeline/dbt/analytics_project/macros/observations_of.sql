@@ -14,7 +14,7 @@
         select distinct city, {{ period('observation_timestamp') }} from {{ new }}
     )
     {% endif %}
-    qualify row_number() over (partition by city, observation_timestamp order by id desc) = 1
+    qualify row_number() over (partition by city, observation_timestamp order by ingested_at desc, id desc) = 1
 {%- endmacro %}
 
 {% macro bound(value, relation) -%}

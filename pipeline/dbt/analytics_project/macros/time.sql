@@ -7,9 +7,35 @@
 {% macro utc_date(time) -%}
     {{ return(adapter.dispatch('utc_date')(time)) }}
 {%- endmacro %}
-{% macro duckdb__utc_date(time) -%} cast({{ time }} at time zone 'UTC' as date) {%- endmacro %}
+{% macro duckdb__utc_date(time) -%} cast(({{ time }}) at time zone 'UTC' as date) {%- endmacro %}
 
 {% macro utc_hour(time) -%}
     {{ return(adapter.dispatch('utc_hour')(time)) }}
 {%- endmacro %}
-{% macro duckdb__utc_hour(time) -%} date_trunc('hour', {{ time }} at time zone 'UTC') at time zone 'UTC' {%- endmacro %}
+{% macro duckdb__utc_hour(time) -%} date_trunc('hour', ({{ time }}) at time zone 'UTC') at time zone 'UTC' {%- endmacro %}
+
+{# The beginning of a day, as a moment. #}
+{% macro utc_midnight(date) -%}
+    {{ return(adapter.dispatch('utc_midnight')(date)) }}
+{%- endmacro %}
+{% macro duckdb__utc_midnight(date) -%} cast({{ date }} as timestamp) at time zone 'UTC' {%- endmacro %}
+
+{# A row for each day from `first` to `last`, both included. #}
+{% macro each_day(first, last) -%}
+    {{ return(adapter.dispatch('each_day')(first, last)) }}
+{%- endmacro %}
+{% macro duckdb__each_day(first, last) -%}
+    cast(unnest(generate_series(cast({{ first }} as timestamp), cast({{ last }} as timestamp), interval '1 day')) as date)
+{%- endmacro %}
+
+{# An interval's length in hours. #}
+{% macro hours_of(interval) -%}
+    {{ return(adapter.dispatch('hours_of')(interval)) }}
+{%- endmacro %}
+{% macro duckdb__hours_of(interval) -%} extract(epoch from {{ interval }}) / 3600 {%- endmacro %}
+
+{# The value that stands beside the newest `time`. #}
+{% macro newest(value, time) -%}
+    {{ return(adapter.dispatch('newest')(value, time)) }}
+{%- endmacro %}
+{% macro duckdb__newest(value, time) -%} arg_max({{ value }}, {{ time }}) {%- endmacro %}

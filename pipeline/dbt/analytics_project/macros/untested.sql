@@ -1,8 +1,10 @@
 {# What of a relation was not there, or was another, when all tests were last passed. A model whose `meta` names a
    column `tested_by` is looked at from that column's first new value on: a mart by its period, so that a row is seen
-   beside the one that it may repeat. All of it is, if nothing is known: the first run, a full refresh, once a week. #}
+   beside the one that it may repeat. All of it is, if nothing is known: the first run, a full refresh, once a week.
+   What is tested by `everything` is so only then: a view over all of a mart, with unit tests of its own. #}
 {% macro untested(relation) -%}
     {% set first = first_untested(relation) %}
+    {% if first and tested_by(relation) == 'everything' %}{{ return("(select * from " ~ relation ~ " where false)") }}{% endif %}
     {{ return("(select * from " ~ relation ~ " where " ~ tested_by(relation) ~ " >= '" ~ first ~ "')" if first else relation) }}
 {%- endmacro %}
 
@@ -10,7 +12,7 @@
 {% macro first_untested(relation) -%}
     {% set column = tested_by(relation) %}
     {% set through = tested_through() if column else none %}
-    {% if not through or column == 'ingested_at' %}{{ return(through) }}{% endif %}
+    {% if not through or column not in ('observation_hour', 'observation_date') %}{{ return(through) }}{% endif %}
     {{ return(looked_up("coalesce(min(" ~ column ~ "), 'infinity')", relation ~ " where last_ingested_at > '" ~ through ~ "'")) }}
 {%- endmacro %}
 
@@ -27,6 +29,7 @@
     {% for node in graph.nodes.values() if node.resource_type == 'model' and node.alias == relation.identifier %}
         {{ return(node.config.meta.get('tested_by')) }}
     {% endfor %}
+    {{ return(none) }}
 {%- endmacro %}
 
 {# What dbt's generic tests look at. #}

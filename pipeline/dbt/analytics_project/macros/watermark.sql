@@ -8,7 +8,7 @@
 {%- endmacro %}
 
 {# The newest `column` of what this model holds, less the overlap; none before the first row. #}
-{% macro watermark(column) -%}
+{% macro watermark(column, overlap=var('overlap')) -%}
     {% if not (execute and is_incremental()) %}{{ return(none) }}{% endif %}
-    {{ return(looked_up("max(" ~ column ~ ") - interval '" ~ var('overlap') ~ "'", this)) }}
+    {{ return(looked_up("max(" ~ column ~ ") - interval '" ~ overlap ~ "'", this)) }}
 {%- endmacro %}

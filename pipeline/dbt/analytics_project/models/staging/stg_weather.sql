@@ -7,6 +7,23 @@ select
     humidity as humidity_pct,
     pressure as pressure_hpa,
     description as weather_description,
-    {{ to_mph('wind_speed', 'units') }} as wind_speed_mph
+    {{ to_mph('wind_speed', 'units') }} as wind_speed_mph,
+    condition_code,
+    {{ to_fahrenheit('feels_like', 'units') }} as feels_like_f,
+    wind_direction as wind_direction_deg,
+    {{ to_mph('wind_gust', 'units') }} as wind_gust_mph,
+    clouds as cloudiness_pct,
+    visibility as visibility_m,
+    -- Left out by OpenWeather when none has fallen.
+    coalesce(rain, 0) as rain_1h_mm,
+    coalesce(snow, 0) as snow_1h_mm,
+    sunrise as sunrise_at,
+    sunset as sunset_at,
+    utc_offset as utc_offset_s,
+    latitude as latitude_deg,
+    longitude as longitude_deg,
+    country as country_code,
+    place_id,
+    place as place_name
 -- Without the database's name, which is another one in the published copy.
 from {{ ref('landing_weather').include(database=false) }}
