@@ -19,7 +19,8 @@ from homelab.progress import Progress
 from homelab.services.everywhere import everywhere
 from homelab.ssh import Ssh
 from homelab.steps import Gate
-from homelab.steps.converge import Change, StepFailed, converge, survey
+from homelab.steps.converge import StepFailed, converge
+from homelab.steps.look import Change, survey
 from homelab.trust import KnownHosts
 
 

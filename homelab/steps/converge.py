@@ -11,41 +11,24 @@ had begun there, and looks at everything anew.
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from shlex import quote
 
 from homelab.errors import HomelabError
-from homelab.host import ConnectionLost, Host, Result, check
-from homelab.model import Owned, Pending, Step
-from homelab.progress import Progress
+from homelab.host import ConnectionLost, Host, check
+from homelab.model import Owned, Step
+from homelab.progress import Progress, duration
 from homelab.steps import manifest, places
-from homelab.steps.exclusive import Busy, Exclusive, busy_probe, wait_until_idle
+from homelab.steps.exclusive import Busy, Exclusive, wait_until_idle
+from homelab.steps.look import Change, look, marker, removals, wanted
 from homelab.steps.meaning import meaning
 
 _LOSSES = 5  # times that one run takes up a lost connection again
 _REBOOT = 180.0  # seconds that a container has to answer again
+_OFF = 60.0  # seconds that a container's clock may differ from ours
 _LONGEST = 1800.0  # seconds that what an earlier run began may still take
-
-
-@dataclass(frozen=True)
-class Change:
-    """A step that has something to do on a host, and why; `seconds` is what it took, once it was done."""
-
-    step: Step
-    pending: Pending
-    seconds: float = 0.0
-
-    def __str__(self) -> str:
-        return f"{self.step.title}: {self.pending.reason}"
-
-
-def survey(host: Host, steps: Sequence[Step]) -> list[Change]:
-    """What is pending, in order, from one round trip. Changes nothing."""
-    look = _look(host, steps)
-    return [*_removals(look, steps), *look.changes]
 
 
 def converge(host: Host, steps: Sequence[Step], progress: Progress) -> list[Change]:
@@ -69,11 +52,6 @@ def converge(host: Host, steps: Sequence[Step], progress: Progress) -> list[Chan
     return list(run.changed.values())
 
 
-def marker(step: Step) -> str:
-    """The name of the marker for what a step owes."""
-    return re.sub(r"[^A-Za-z0-9.@_-]+", "-", step.title)
-
-
 class StepFailed(HomelabError):
     """A step that failed: why, what that means where we know it, and what is now half done.
 
@@ -92,16 +70,6 @@ class StepFailed(HomelabError):
         self.changed = changed
 
 
-@dataclass(frozen=True)
-class _Look:
-    """What one batch of probes has shown."""
-
-    changes: list[Change]
-    busy: bool
-    owed: frozenset[str]
-    listed: str  # the manifest, as it is there
-
-
 class _Run:
     """One run on one host, over as many connections as it takes."""
 
@@ -112,27 +80,31 @@ class _Run:
 
     def once(self) -> None:
         """Look, and bring about what is pending. Raises Busy, ConnectionLost: then it has to be called again."""
-        look = _look(self._host, self._steps)
-        if look.busy:
+        seen = look(self._host, self._steps)
+        if seen.busy:
             raise Busy(f"{self._host.name}: what an earlier run has begun is still going on")
-        changes = [*_removals(look, self._steps), *look.changes]
+        if abs(seen.off) > _OFF:
+            off = f"{duration(abs(seen.off))} {'ahead' if seen.off > 0 else 'behind'}"
+            self._progress.note(self._host.name, f"its clock is {off}: set that of its node, or certificates and "
+                                                 "package lists will be refused")
+        changes = [*removals(seen, self._steps), *seen.changes]
         pending = {change.step for change in changes}
         for step in self._steps:
             if step not in pending:
                 self._progress.told(self._host.name, "unchanged", step=step.title)
-        wanted = _wanted(self._steps)
-        stale = look.owed - set(map(marker, self._steps))
+        ours = wanted(self._steps)
+        stale = seen.owed - set(map(marker, self._steps))
         if changes:
-            self._note({*wanted, *manifest.parse(look.listed)}, [
+            self._note({*ours, *manifest.parse(seen.listed)}, [
                 marker(w) for c in changes for w in self._steps if c.step in w.watches])
             for number, change in enumerate(changes):
                 self._apply(change, changes[number + 1:])
             self._require_taken([change.step for change in changes])
-        if changes or stale or manifest.text(wanted) != look.listed.encode():
-            self._note(wanted, (), stale)
+        if changes or stale or manifest.text(ours) != seen.listed.encode():
+            self._note(ours, (), stale)
 
     def _require_taken(self, steps: Sequence[Step]) -> None:
-        if left := _look(self._host, steps).changes:
+        if left := look(self._host, steps).changes:
             raise HomelabError(f"{self._host.name}: {left[0].step.title} did not take",
                                f"It ran without an error, and still: {left[0].pending.reason}.",
                                "Something else changes it at the same time, or this is a fault of homelab's.")
@@ -174,37 +146,3 @@ class _Run:
         self.changed[step.title] = replace(change, seconds=time.monotonic() - started)
         self._progress.told(host, "changed", step=step.title, seconds=round(time.monotonic() - started, 3),
                             reason=change.pending.reason)
-
-
-def _wanted(steps: Sequence[Step]) -> frozenset[Owned]:
-    return frozenset(owned for step in steps for owned in step.owns())
-
-
-def _removals(look: _Look, steps: Sequence[Step]) -> list[Change]:
-    return [Change(manifest.Gone(owned), Pending("no longer in the inventory"))
-            for owned in manifest.surplus(manifest.parse(look.listed), _wanted(steps))]
-
-
-def _look(host: Host, steps: Sequence[Step]) -> _Look:
-    probes = [(index, probe) for index, step in enumerate(steps) for probe in step.probes()]
-    owed, busy, listed, *results = host.batch([f"ls -A {places.owed()}", busy_probe(), f"cat {places.manifest()}",
-                                               *(probe for _, probe in probes)])
-    answers: dict[int, list[Result]] = {index: [] for index in range(len(steps))}
-    for (index, _), result in zip(probes, results, strict=True):
-        answers[index].append(result)
-    markers = frozenset(owed.text.splitlines()) if owed.ok else frozenset()
-    return _Look(list(_pending(steps, answers, markers)), not busy.ok, markers, listed.stdout.decode(errors="replace"))
-
-
-def _pending(steps: Sequence[Step], answers: Mapping[int, Sequence[Result]],
-             owed: Collection[str]) -> Iterator[Change]:
-    changing: set[Step] = set()
-    for index, step in enumerate(steps):
-        pending = step.pending(answers[index])
-        if pending is None and marker(step) in owed:
-            pending = Pending("still owed from a run that was cut off")
-        if pending is None and (cause := next((w for w in step.watches if w in changing), None)):
-            pending = Pending(f"because of {cause.title}")
-        if pending is not None:
-            changing.add(step)
-            yield Change(step, pending)

@@ -14,7 +14,8 @@ from homelab.host import argv
 from homelab.progress import SilentProgress
 from homelab.ssh import Ssh
 from homelab.steps import Command, File
-from homelab.steps.converge import converge, survey
+from homelab.steps.converge import converge
+from homelab.steps.look import survey
 from homelab.trust import Pin
 from tests.integration.line import Line
 from tests.integration.test_ssh import Server, lacking, server  # noqa: F401 - a fixture

@@ -17,7 +17,8 @@ from homelab.paths import shipped
 from homelab.progress import SilentProgress
 from homelab.services.postgres import contents, hba
 from homelab.steps import Hba
-from homelab.steps.converge import converge, survey
+from homelab.steps.converge import converge
+from homelab.steps.look import survey
 from tests.integration import pg
 from tests.support import FixedVault, LocalHost, owner_of_new_files
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import threading
 import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from homelab.errors import HomelabError
 from homelab.host import ConnectionLost, Result, argv
 from homelab.model import Step
-from homelab.progress import SilentProgress
+from homelab.progress import SilentProgress, TerminalProgress
 from homelab.steps import Command, File
-from homelab.steps.converge import converge, survey
+from homelab.steps.converge import converge
 from homelab.steps.exclusive import Exclusive, wait_until_idle
+from homelab.steps.look import ahead, survey
 from tests.support import LocalHost, owner_of_new_files
 
 
@@ -159,6 +162,20 @@ def test_half_of_standard_input_begins_nothing(tmp_path: Path) -> None:
 
     assert not Exclusive(Half(), SilentProgress()).run(f"cat >{tmp_path}/file", stdin=b"whole").ok
     assert not (tmp_path / "file").exists()
+
+
+@pytest.mark.parametrize(("clock", "off"), [(1000, 0), (1009, 0), (990, -10), (1040, 30)])
+def test_a_clock_that_is_off_by_more_than_the_question_took_is_noticed(clock: int, off: float) -> None:
+    assert ahead(clock, 1000.0, 1010.0) == off
+
+
+def test_a_clock_that_is_off_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "date").write_text("#!/bin/sh\necho 1000\n")
+    (tmp_path / "date").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    said = io.StringIO()
+    converge(LocalHost(), [], TerminalProgress(Console(file=said, width=300)))
+    assert "behind: set that of its node" in said.getvalue()
 
 
 def test_a_step_that_does_not_take_is_an_error(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from homelab.services.airflow import Airflow
 from homelab.services.analytics import Analytics
 from homelab.services.postgres import Postgres
 from homelab.steps import Command, Gate
-from homelab.steps.converge import converge, survey
+from homelab.steps.converge import converge
+from homelab.steps.look import survey
 from tests.support import FixedVault, LocalHost
 from tests.unit.test_services import KEYS, inventory
 

@@ -10,7 +10,8 @@ from homelab.model import Owned, Step
 from homelab.progress import SilentProgress
 from homelab.steps import Command, Directory, File, Tree, Venv, places
 from homelab.steps import manifest as m
-from homelab.steps.converge import converge, survey
+from homelab.steps.converge import converge
+from homelab.steps.look import survey
 from tests.support import LocalHost, owner_of_new_files
 from tests.unit.test_converge import Killed
 

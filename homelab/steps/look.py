@@ -1,0 +1,92 @@
+"""Looking at a host: all probes of all steps in one batch, and what follows from the answers. Changes nothing."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from homelab.host import Host, Result
+from homelab.model import Owned, Pending, Step
+from homelab.steps import manifest, places
+from homelab.steps.exclusive import busy_probe
+
+
+@dataclass(frozen=True)
+class Change:
+    """A step that has something to do on a host, and why; `seconds` is what it took, once it was done."""
+
+    step: Step
+    pending: Pending
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{self.step.title}: {self.pending.reason}"
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one batch of probes has shown."""
+
+    changes: list[Change]
+    busy: bool
+    owed: frozenset[str]
+    listed: str  # the manifest, as it is there
+    off: float  # seconds that its clock is ahead of ours, at least
+
+
+def survey(host: Host, steps: Sequence[Step]) -> list[Change]:
+    """What is pending, in order, from one round trip. Changes nothing."""
+    seen = look(host, steps)
+    return [*removals(seen, steps), *seen.changes]
+
+
+def marker(step: Step) -> str:
+    """The name of the marker for what a step owes."""
+    return re.sub(r"[^A-Za-z0-9.@_-]+", "-", step.title)
+
+
+def wanted(steps: Sequence[Step]) -> frozenset[Owned]:
+    """What is ours once all steps have acted."""
+    return frozenset(owned for step in steps for owned in step.owns())
+
+
+def removals(seen: Look, steps: Sequence[Step]) -> list[Change]:
+    """What is ours over there and no step wants any more, in the order in which it goes."""
+    return [Change(manifest.Gone(owned), Pending("no longer in the inventory"))
+            for owned in manifest.surplus(manifest.parse(seen.listed), wanted(steps))]
+
+
+def look(host: Host, steps: Sequence[Step]) -> Look:
+    """Ask all probes in one round trip. Raises HomelabError when the answers do not come."""
+    probes = [(index, probe) for index, step in enumerate(steps) for probe in step.probes()]
+    before = time.time()
+    owed, busy, listed, clock, *results = host.batch([
+        f"ls -A {places.owed()}", busy_probe(), f"cat {places.manifest()}", "date +%s",
+        *(probe for _, probe in probes)])
+    answers: dict[int, list[Result]] = {index: [] for index in range(len(steps))}
+    for (index, _), result in zip(probes, results, strict=True):
+        answers[index].append(result)
+    markers = frozenset(owed.text.splitlines()) if owed.ok else frozenset()
+    return Look(list(_pending(steps, answers, markers)), not busy.ok, markers,
+                 listed.stdout.decode(errors="replace"), ahead(int(clock.text), before, time.time()))
+
+
+def ahead(clock: float, before: float, after: float) -> float:
+    """Seconds by which a clock that was read between two moments is ahead, at least; negative if it is behind."""
+    return min(clock - before, 0) or max(clock - after, 0)
+
+
+def _pending(steps: Sequence[Step], answers: Mapping[int, Sequence[Result]],
+             owed: Collection[str]) -> Iterator[Change]:
+    changing: set[Step] = set()
+    for index, step in enumerate(steps):
+        pending = step.pending(answers[index])
+        if pending is None and marker(step) in owed:
+            pending = Pending("still owed from a run that was cut off")
+        if pending is None and (cause := next((w for w in step.watches if w in changing), None)):
+            pending = Pending(f"because of {cause.title}")
+        if pending is not None:
+            changing.add(step)
+            yield Change(step, pending)
