@@ -30,7 +30,8 @@ from tests.integration import pg
 from tests.integration.conftest import KEY, replaying
 from tests.scripts import ROOT, SCRIPTS
 
-from ingest_weather import BATCH, Postgres, Summary, send  # isort: skip
+from delivery import Postgres, Summary  # isort: skip
+from ingest_weather import BATCH, send  # isort: skip
 from spool import Spool, good  # isort: skip
 
 _ROWS, _ROUNDS = 100_000, 5

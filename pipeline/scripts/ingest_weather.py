@@ -21,26 +21,23 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from queue import SimpleQueue
-from uuid import UUID, uuid4
+from uuid import uuid4
 
-import psycopg
 from answers import FetchError, Rejected, checked
 from cities import CitiesError, of_file
+from delivery import NONE, Postgres, Summary
 from ingest_settings import Configuration, ConfigurationError, configuration
 from openweather import City, Client, Limit, Patience
-from rawtables import Connection, Outcome, began, connect, ended, store
-from spool import Segment, Spool, SpoolFull, bad, good
+from spool import Spool, SpoolFull, bad, good
 
-SOME, NONE, BAD_CONFIGURATION = 4, 1, 2
+BAD_CONFIGURATION = 2
 BATCH = 10_000  # rows that go to Postgres at once
 _LINGER = 5.0  # seconds that rows wait for more
 _AHEAD = 64  # requests that may be under way or answered for each one at work
-_NAMED = 1_000  # cities whose failure is told one by one
-_AGAIN = 20.0  # seconds after which Postgres is tried again
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,132 +47,6 @@ class Fetched:
     city: str
     line: bytes = b""
     error: str = ""
-
-
-@dataclass(slots=True)
-class Summary:
-    """What came of a run. stored + unchanged + failed + spooled = asked; `quarantined` cities are among the failed."""
-
-    asked: int
-    stored: int = 0
-    unchanged: int = 0
-    failed: int = 0
-    quarantined: int = 0
-    spooled: int = 0
-    recovered: int = 0  # rows of earlier runs that went in with this one
-    requests: int = 0
-    errors: dict[str, str] = field(default_factory=dict)  # of the first thousand
-    problem: str | None = None
-    seconds: float = 0
-
-    def fail(self, city: str, why: str) -> None:
-        """Count a city that failed, and say so."""
-        self.failed += 1
-        if len(self.errors) < _NAMED:
-            self.errors[city] = why
-            print(f"error: {city}: {why}", file=sys.stderr)
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """The numbers that are kept in Postgres."""
-        names = ("asked", "stored", "unchanged", "failed", "quarantined", "spooled", "recovered", "requests")
-        return {name: getattr(self, name) for name in names}
-
-    @property
-    def status(self) -> int:
-        """The exit status."""
-        if not self.failed and not self.spooled and not self.problem:
-            return 0
-        return SOME if self.stored + self.unchanged + self.recovered else NONE
-
-
-class Postgres:
-    """Brings segments in, as long as Postgres is there; those that it does not get are kept in the spool.
-
-    One at a time, in a thread of its own, so that answers are taken in meanwhile.
-    """
-
-    def __init__(self, run: UUID, summary: Summary, spool: Spool) -> None:
-        self._run, self._summary, self._spool = run, summary, spool
-        self._started, self._failed_at = datetime.now(UTC), float("-inf")
-        self._connection: Connection | None = None
-        self._kept = list[Segment]()
-        self._thread = ThreadPoolExecutor(1)
-        self._under_way: tuple[Segment, Future[Outcome | None]] | None = None
-
-    def send(self, segment: Segment) -> None:
-        """Bring it in, or keep it, once the one before is through."""
-        self._settle()
-        self._under_way = segment, self._thread.submit(self._bring, segment)
-
-    def _settle(self) -> None:
-        """Wait for the segment that is under way, and count what came of it."""
-        if self._under_way is None:
-            return
-        segment, future = self._under_way
-        self._under_way = None
-        outcome = future.result()
-        if outcome is None:
-            segment.keep()
-            self._kept.append(segment)
-        else:
-            self._count(outcome, segment)
-            self._spool.done(segment)
-
-    def _bring(self, segment: Segment) -> Outcome | None:
-        connection = self._connected()
-        try:
-            return None if connection is None else store(connection, segment.read())
-        except psycopg.Error as error:
-            self._gone(error)
-            return None
-
-    def finish(self) -> None:
-        """Try once more what was kept, and note how the run has ended."""
-        self._settle()
-        self._failed_at = float("-inf")
-        kept, self._kept = self._kept, []
-        for segment in kept:
-            self.send(segment)
-        self._settle()
-        self._thread.shutdown()
-        self._summary.spooled = sum(segment.good for segment in self._kept if segment.mine)
-        connection = self._connected()
-        if connection is None:
-            return
-        if not self._kept:
-            self._summary.problem = None
-        try:
-            ended(connection, self._run, self._summary.counts, self._summary.problem)
-        except psycopg.Error as error:
-            self._gone(error)
-        connection.close()
-
-    def _connected(self) -> Connection | None:
-        if self._connection is None and time.monotonic() >= self._failed_at + _AGAIN:
-            try:
-                self._connection = connect()
-                began(self._connection, self._run, self._started)
-            except psycopg.Error as error:
-                self._gone(error)
-        return self._connection
-
-    def _gone(self, error: psycopg.Error) -> None:
-        self._summary.problem = f"Postgres: {' '.join(str(error).split())}"
-        print(f"error: {self._summary.problem}", file=sys.stderr)
-        if self._connection is not None:
-            self._connection.close()
-        self._connection, self._failed_at = None, time.monotonic()
-
-    def _count(self, outcome: Outcome, segment: Segment) -> None:
-        if not segment.mine:
-            self._summary.recovered += outcome.new
-            return
-        self._summary.stored += outcome.new
-        self._summary.unchanged += outcome.known
-        self._summary.quarantined += outcome.quarantined
-        for city, why in outcome.refused:
-            self._summary.fail(city, why)
 
 
 def fetch(client: Client, wanted: Configuration) -> Iterator[Fetched]:

@@ -64,6 +64,11 @@ class Segment:
                 self.lines = [line for line in file if line.endswith(b"\n")]
         return self.lines
 
+    def release(self) -> None:
+        """For another run to bring in."""
+        os.close(self.descriptor)
+        self.lines = []
+
     def keep(self) -> None:
         """Safe on the disk, and no longer in memory."""
         os.fsync(self.descriptor)
