@@ -80,14 +80,17 @@ def wait_until_idle(host: Host, deadline: float) -> None:
 
 def _script(command: str, size: int, timeout: float) -> str:
     run = places.RUN
+    taken_in = [
+        f'cat >{run}/in && [ "$(stat -c %s {run}/in)" = {size} ] || exit {_CUT_OFF}',
+        f"exec 8<{run}/in; rm -f {run}/in",
+    ] if size else ["exec 8</dev/null"]
     return "\n".join([
         f"# {command.strip().splitlines()[0]}",  # by which messages name it
-        f"umask 077; mkdir -p {run} && exec 9>>{places.lock()} || exit",
+        f"umask 077; [ -d {run} ] || mkdir -p {run}; exec 9>>{places.lock()} || exit",
         f"flock --timeout 5 9 || {{ echo 'homelab: taken' >&2; exit {_TAKEN}; }}",
-        f'cat >{run}/in && [ "$(stat -c %s {run}/in)" = {size} ] || exit {_CUT_OFF}',
-        f"umask 022; exec 8<{run}/in; rm -f {run}/in",
-        f"timeout --kill-after=10 {timeout:.0f} sh -c {quote(command)} <&8 8<&- >{run}/out 2>{run}/err",
-        f"status=$?; cat {run}/out; cat {run}/err >&2; rm -f {run}/out {run}/err; exit $status",
+        *taken_in,
+        f"umask 022; timeout --kill-after=10 {timeout:.0f} sh -c {quote(command)} <&8 8<&- >{run}/out 2>{run}/err",
+        f"status=$?; cat {run}/out; [ ! -s {run}/err ] || cat {run}/err >&2; exit $status",
     ])
 
 

@@ -62,9 +62,9 @@ class Line:
         while True:
             try:
                 client, _ = self._listener.accept()
+                pair = client, socket.create_connection(("127.0.0.1", self._target))
             except OSError:
                 return
-            pair = client, socket.create_connection(("127.0.0.1", self._target))
             self._pairs.append(pair)
             threading.Thread(target=self._forward, args=pair, daemon=True).start()
 

@@ -87,6 +87,17 @@ def test_a_file_that_is_cut_off_never_stands_there_in_half(server: Server, line:
     assert seen == {b"old", content}
 
 
+def test_a_run_that_finds_nothing_to_do_takes_four_round_trips(server: Server, line: Line, tmp_path: Path) -> None:  # noqa: F811
+    """However many steps there are: the session, the command, its answer; one is left over."""
+    steps = [File(str(tmp_path / f"file-{number}"), b"x" * 500, *owner_of_new_files()) for number in range(12)]
+    with server.client(line.port) as host:
+        host.connect()
+        converge(host, steps, SilentProgress())
+        before = line.turns
+        assert converge(host, steps, SilentProgress()) == []
+        assert 1 <= line.turns - before <= 4
+
+
 def test_a_machine_that_stays_away_is_an_error(server: Server, line: Line, tmp_path: Path,  # noqa: F811
                                                monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("homelab.steps.converge._REBOOT", 0.5)
