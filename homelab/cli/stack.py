@@ -19,12 +19,8 @@ _REFUSED = 255  # ssh's own exit status for "no connection"
 
 def register(app: typer.Typer) -> None:
     """Add these verbs."""
-    for verb in (deploy, status, query, ssh, logs, secret):
+    for verb in (deploy, status, ssh, logs, secret):
         app.command()(verb)
-    pipeline = typer.Typer(no_args_is_help=True, help="The weather pipeline.")
-    pipeline.command("run")(pipeline_run)
-    pipeline.command("rebuild")(pipeline_rebuild)
-    app.add_typer(pipeline, name="pipeline")
 
 
 def deploy(
@@ -69,23 +65,6 @@ def status(as_json: Json = False) -> None:
     emit(report, as_json, lambda: show_status(report))
     if not report.healthy:
         raise typer.Exit(1)
-
-
-def query(
-    sql: Annotated[str, typer.Argument(help="One SQL statement for DuckDB.")],
-    as_json: Json = False,
-) -> None:
-    """Ask the published marts. Readers never wait for a build, and never see half of one.
-
-    Example:  homelab query "select * from weather_daily order by observation_date desc limit 10"
-    """
-    from homelab.commands.query import query as run
-    from homelab.view import show_rows
-
-    inventory = settings.load()
-    vault, known_hosts = trust_of(inventory)
-    rows = run(inventory, sql, vault=vault, known_hosts=known_hosts)
-    emit(rows, as_json, lambda: show_rows(rows))
 
 
 def ssh(
@@ -149,23 +128,3 @@ def secret(name: Annotated[str, typer.Argument(help="Its name, as `airflow-admin
         raise InputError(f"There is no secret {name}", f"There are: {', '.join(vault.names()) or 'none yet'}.",
                          "They are made by the first `homelab deploy`.")
     typer.echo(vault.secret(name).reveal())
-
-
-def pipeline_run(as_json: Json = False) -> None:
-    """Run the pipeline now, and wait for its end."""
-    from homelab.commands.pipeline import run
-
-    inventory = settings.load()
-    vault, known_hosts = trust_of(inventory)
-    outcome = run(inventory, vault=vault, known_hosts=known_hosts, progress=settings.progress())
-    emit(outcome, as_json, lambda: typer.echo(str(outcome)))
-
-
-def pipeline_rebuild(as_json: Json = False) -> None:
-    """Build the marts anew from all raw observations: after a restore, or when their meaning has changed."""
-    from homelab.commands.pipeline import rebuild
-
-    inventory = settings.load()
-    vault, known_hosts = trust_of(inventory)
-    outcome = rebuild(inventory, vault=vault, known_hosts=known_hosts, progress=settings.progress())
-    emit(outcome, as_json, lambda: typer.echo(str(outcome)))

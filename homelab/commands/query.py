@@ -1,4 +1,4 @@
-"""`homelab query`: SQL on the published marts, where they are."""
+"""`homelab query`: SQL on the published marts, where they are; a shell over there, if no SQL is given."""
 
 from __future__ import annotations
 
@@ -6,16 +6,27 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from homelab.commands.access import ssh_argv
 from homelab.commands.deploy import connect
 from homelab.errors import HomelabError, InputError
 from homelab.host import argv
 from homelab.model import Inventory, Vault
+from homelab.secrets import FileVault
 from homelab.services.analytics import PUBLISHED, SCRIPTS, as_analytics
 from homelab.trust import KnownHosts
 
 _DEADLINE = 600  # seconds
 # Exit statuses of query.py: DuckDB refuses the SQL; no build has been published yet.
 _REFUSED, _NOT_PUBLISHED = 1, 3
+
+
+def shell_argv(inventory: Inventory, vault: FileVault, known_hosts: KnownHosts, form: str,
+               terminal: bool) -> list[str]:
+    """The words that run the shell over OpenSSH's client; without a terminal it reads statements from the input."""
+    name = inventory.container_with("analytics").name
+    command = as_analytics(argv("python", f"{SCRIPTS}/query.py", "--database", PUBLISHED, "--format", form))
+    ssh, *words = ssh_argv(inventory, name, [command], vault, known_hosts)
+    return [ssh, *(["-t"] if terminal else []), *words]
 
 
 def query(inventory: Inventory, sql: str, *, vault: Vault, known_hosts: KnownHosts) -> Sequence[dict[str, Any]]:

@@ -1,0 +1,154 @@
+"""Verbs about the weather pipeline and what it publishes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from homelab.cli.common import Json, emit, settings, trust_of
+from homelab.errors import HomelabError
+
+
+def register(app: typer.Typer) -> None:
+    """Add these verbs."""
+    app.command()(query)
+    app.command()(docs)
+    pipeline = typer.Typer(no_args_is_help=True, help="The weather pipeline.")
+    for name, verb in (("run", run), ("status", status), ("backfill", backfill), ("rebuild", rebuild)):
+        pipeline.command(name)(verb)
+    app.add_typer(pipeline, name="pipeline")
+
+
+def query(
+    sql: Annotated[str | None, typer.Argument(help="One SQL statement for DuckDB; a shell if left out.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Ask the published marts. Readers never wait for a build, and never see half of one.
+
+    Without SQL this is a shell: statements end with a semicolon, `.tables` lists what there is. What is piped into it
+    is run statement by statement.
+
+    Example:  homelab query "select * from weather_daily order by observation_date desc limit 10"
+    """
+    from homelab.commands.query import query as run_query
+    from homelab.commands.query import shell_argv
+    from homelab.view import show_rows
+
+    inventory = settings.load()
+    vault, known_hosts = trust_of(inventory)
+    if sql is None:
+        words = shell_argv(inventory, vault, known_hosts, "json" if as_json else "table", sys.stdin.isatty())
+        raise typer.Exit(_handed_over(words))
+    rows = run_query(inventory, sql, vault=vault, known_hosts=known_hosts)
+    emit(rows, as_json, lambda: show_rows(rows))
+
+
+def _handed_over(words: list[str]) -> int:
+    """ssh's exit status; the shell over there takes Ctrl-C. Raises HomelabError when ssh is not installed."""
+    import signal
+
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        return subprocess.call(words)
+    except FileNotFoundError as error:
+        raise HomelabError("ssh is not installed", "This command hands over to OpenSSH's client.",
+                           "Install it: apt install openssh-client") from error
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def docs(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to put the page.")] = Path("warehouse.html"),
+    show: Annotated[bool, typer.Option("--open/--no-open", help="Show it in a browser.")] = True,
+) -> None:
+    """Fetch the warehouse's documentation: every table, column, test, and where it comes from, as one page.
+
+    Example:  homelab docs --output /tmp/warehouse.html --no-open
+    """
+    from homelab.commands.docs import fetch
+
+    inventory = settings.load()
+    vault, known_hosts = trust_of(inventory)
+    page = fetch(inventory, vault=vault, known_hosts=known_hosts, progress=settings.progress())
+    output.write_bytes(page)
+    typer.echo(f"{output}: {len(page) // 1024} KiB")
+    if show and sys.stdout.isatty():
+        typer.launch(str(output.resolve()))
+
+
+def run(as_json: Json = False) -> None:
+    """Run the pipeline now, and wait for its end.
+
+    Example:  homelab pipeline run
+    """
+    from homelab.commands.pipeline import run as run_now
+
+    inventory = settings.load()
+    vault, known_hosts = trust_of(inventory)
+    outcome = run_now(inventory, vault=vault, known_hosts=known_hosts, progress=settings.progress())
+    emit(outcome, as_json, lambda: typer.echo(str(outcome)))
+
+
+def status(as_json: Json = False) -> None:
+    """Show the last fetches and the last build, and what is missing of the last days.
+
+    Example:  homelab pipeline status
+    """
+    from homelab.commands.backfill import status as read
+    from homelab.view import show_rows
+
+    inventory = settings.load()
+    vault, known_hosts = trust_of(inventory)
+    report = read(inventory, vault=vault, known_hosts=known_hosts)
+
+    def text() -> None:
+        for line in report.lines():
+            typer.echo(line)
+        if report.runs:
+            typer.echo("\nThe last fetches:")
+            show_rows(report.runs)
+        if report.missing:
+            typer.echo("\nMissing of the last days:")
+            show_rows(report.missing)
+
+    emit(report, as_json, text)
+
+
+def backfill(
+    file: Annotated[Path, typer.Argument(help="JSON or JSON lines: answers of OpenWeather, or of its history API.",
+                                         exists=True, dir_okay=False, readable=True)],
+    city: Annotated[str | None, typer.Option(help="Whose observations these are, where the file does not say.")] = None,
+    units: Annotated[Literal["standard", "metric", "imperial"] | None,
+                     typer.Option(help="Their units; those of the inventory, if left out.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Bring history from a file into the raw observations. What is there already is left as it is.
+
+    The marts take it in with the next run of the pipeline.
+
+    Example:  homelab pipeline backfill 2019.jsonl --city Newark,US --units metric
+    """
+    from homelab.commands.backfill import backfill as bring_in
+
+    inventory = settings.load()
+    vault, known_hosts = trust_of(inventory)
+    outcome = bring_in(inventory, file, city, units, vault=vault, known_hosts=known_hosts,
+                       progress=settings.progress())
+    emit(outcome, as_json, lambda: typer.echo(str(outcome)))
+
+
+def rebuild(as_json: Json = False) -> None:
+    """Build the marts anew from all raw observations: after a restore, or when their meaning has changed.
+
+    Example:  homelab pipeline rebuild
+    """
+    from homelab.commands.pipeline import rebuild as build
+
+    inventory = settings.load()
+    vault, known_hosts = trust_of(inventory)
+    outcome = build(inventory, vault=vault, known_hosts=known_hosts, progress=settings.progress())
+    emit(outcome, as_json, lambda: typer.echo(str(outcome)))

@@ -1,0 +1,100 @@
+"""`homelab pipeline backfill` and `status`: history from a file into the raw table; how the pipeline is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from homelab.commands.deploy import connect
+from homelab.errors import HomelabError, InputError
+from homelab.host import CommandFailed, argv, check
+from homelab.model import Inventory, Vault
+from homelab.progress import Progress
+from homelab.services.analytics import PUBLISHED, SCRIPTS, as_analytics
+from homelab.trust import KnownHosts
+
+_DEADLINE = 4 * 3600.0  # seconds
+# Exit statuses of backfill_weather.py.
+_SOME_REFUSED, _BAD_FILE = 4, 2
+
+
+@dataclass(frozen=True)
+class Backfilled:
+    """What came of a file: observations that are new, that were there, and that cannot go in, with the reasons."""
+
+    stored: int
+    unchanged: int
+    quarantined: int
+    reasons: dict[str, int]
+
+    def __str__(self) -> str:
+        said = f"{self.stored} observations stored, {self.unchanged} were there already"
+        if self.quarantined:
+            reasons = "".join(f"\n  {count} times: {reason}" for reason, count in self.reasons.items())
+            said += f", {self.quarantined} cannot go in and are kept in raw.quarantine:{reasons}"
+        return f"{said}\nThe marts take them in with the next run: homelab pipeline run"
+
+
+@dataclass(frozen=True)
+class PipelineStatus:
+    """The last build and fetch as their scripts tell them, the last runs, and the hours that are missing."""
+
+    last_build: dict[str, Any] | None
+    last_ingest: dict[str, Any] | None
+    published: dict[str, Any] | None
+    spooled_bytes: int
+    runs: Sequence[dict[str, Any]]
+    missing: Sequence[dict[str, Any]]
+
+    def lines(self) -> Iterator[str]:
+        """How it is, in words."""
+        build, fetch, published = self.last_build, self.last_ingest, self.published
+        if build is None:
+            yield "build      none yet"
+        else:
+            yield (f"build      {build['status']} at {build['finished']}, {build['seconds']} s: {build['models_built']}"
+                   f" models, {build['tests_passed']} tests passed, {build['tests_failed']} failed")
+            yield from (f"           {problem['status']}: {problem['node']}" for problem in build["problems"])
+        if fetch is not None:
+            yield (f"fetch      {fetch['finished']}: {fetch['stored']} stored, {fetch['unchanged']} unchanged, "
+                   f"{fetch['failed']} failed of {fetch['asked']}")
+        if published is not None:
+            yield (f"published  {published['cities']} cities, newest day {published['newest_day']}, newest row "
+                   f"{published['newest_row']}")
+        if self.spooled_bytes:
+            yield f"waiting    {self.spooled_bytes} bytes on disk, for Postgres"
+
+
+def backfill(inventory: Inventory, file: Path, city: str | None, units: str | None, *, vault: Vault,
+             known_hosts: KnownHosts, progress: Progress) -> Backfilled:
+    """Bring a file's observations in. Raises InputError when it is neither JSON nor JSON lines."""
+    container = inventory.container_with("analytics")
+    key, _ = vault.key_pair("operator")
+    options = [*(["--city", city] if city else []), *(["--units", units] if units else [])]
+    command = as_analytics(argv("python", f"{SCRIPTS}/backfill_weather.py", *options))
+    with connect(container, key, known_hosts) as host, progress.step(container.name, f"bringing in {file.name}"):
+        result = host.run(command, stdin=file.read_bytes(), timeout=_DEADLINE)
+    if result.status == _BAD_FILE:
+        said = result.stderr.decode(errors="replace").strip().removeprefix("error: ")
+        raise InputError(f"{file} cannot be read as observations", said[:1500],
+                         "It has to hold OpenWeather's answers: one JSON object a line, or a list of them.")
+    if result.status not in (0, _SOME_REFUSED):
+        raise CommandFailed(container.name, result, f"bringing in {file.name}")
+    return Backfilled(**json.loads(result.text.splitlines()[-1]))
+
+
+def status(inventory: Inventory, *, vault: Vault, known_hosts: KnownHosts) -> PipelineStatus:
+    """How the pipeline is. Raises HomelabError when that cannot be read."""
+    container = inventory.container_with("analytics")
+    key, _ = vault.key_pair("operator")
+    with connect(container, key, known_hosts) as host:
+        said = check(host, as_analytics(argv("python", f"{SCRIPTS}/pipeline_status.py", "--database", PUBLISHED)),
+                     "reading how the pipeline is")
+    try:
+        return PipelineStatus(**json.loads(said.text.splitlines()[-1]))
+    except (ValueError, TypeError, IndexError) as error:
+        raise HomelabError(f"{container.name}: how the pipeline is cannot be read", str(error),
+                           "Run `homelab deploy`: the scripts there may be of another version.") from error
