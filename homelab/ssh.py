@@ -208,7 +208,10 @@ def shown_key(address: str, port: int = 22) -> str | None:
 
 def _introduced(address: str, port: int) -> paramiko.Transport:
     """A connection on which the other side has proved that it has its host key, and nothing else was said."""
-    transport = paramiko.Transport(socket.create_connection((address, port), timeout=_CONNECT_TIMEOUT))
+    connection = socket.create_connection((address, port), timeout=_CONNECT_TIMEOUT)
+    # A command is several small packets, and each would wait 40 ms for the acknowledgement of the one before.
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    transport = paramiko.Transport(connection)
     try:
         # The pin is for the ed25519 key, so that is the one we ask for.
         transport.get_security_options().key_types = ["ssh-ed25519"]

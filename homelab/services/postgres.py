@@ -14,7 +14,8 @@ from homelab.model import Access, Health, Listen, Owned, Service, Site, Step
 from homelab.paths import shipped
 from homelab.render import render
 from homelab.steps import Command, Database, File, Hba, Packages, Role, Running, Sql
-from homelab.steps.postgres import PSQL, psql
+from homelab.steps.postgres import PSQL
+from homelab.steps.queries import Query
 
 _TABLES = "pg_class where relnamespace = to_regnamespace('raw') and relkind in ('r', 'p')"
 # One JSON object; the row count is the planner's estimate once there are many, as counting would read them all.
@@ -75,7 +76,7 @@ class Postgres(Service):
 
     def health_probes(self) -> Sequence[str]:
         """Sizes, connections, and the newest raw row."""
-        return (psql(PSQL, "project_data", _FACTS) + " 2>&1",)
+        return (Query(PSQL, "project_data", _FACTS) + " 2>&1",)
 
     def health(self, answers: Sequence[Result]) -> Health:
         """Healthy when it answers."""

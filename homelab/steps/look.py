@@ -11,6 +11,7 @@ from homelab.host import Host, Result
 from homelab.model import Owned, Pending, Step
 from homelab.steps import manifest, places
 from homelab.steps.exclusive import busy_probe
+from homelab.steps.queries import merged
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,9 @@ def look(host: Host, steps: Sequence[Step]) -> Look:
     """Ask all probes in one round trip. Raises HomelabError when the answers do not come."""
     probes = [(index, probe) for index, step in enumerate(steps) for probe in step.probes()]
     before = time.time()
-    owed, busy, listed, clock, *results = host.batch([
-        f"ls -A {places.owed()}", busy_probe(), f"cat {places.manifest()}", "date +%s",
-        *(probe for _, probe in probes)])
+    commands, taken_apart = merged([f"ls -A {places.owed()}", busy_probe(), f"cat {places.manifest()}", "date +%s",
+                                    *(probe for _, probe in probes)])
+    owed, busy, listed, clock, *results = taken_apart(host.batch(commands))
     answers: dict[int, list[Result]] = {index: [] for index in range(len(steps))}
     for (index, _), result in zip(probes, results, strict=True):
         answers[index].append(result)

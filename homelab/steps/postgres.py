@@ -14,14 +14,10 @@ from homelab.errors import HomelabError
 from homelab.host import Host, Result, check
 from homelab.model import Owned, Pending, Secret, Step
 from homelab.steps.files import File
+from homelab.steps.queries import Query
 
 PSQL = "env --chdir=/ runuser -u postgres -- psql"  # which may not enter root's folder, and would say so
 _ITERATIONS = 4096  # PostgreSQL's own default for SCRAM
-
-
-def psql(command: str, database: str, sql: str) -> str:
-    """Shell text that runs SQL and prints bare values, and stops at the first error."""
-    return f"{command} -X -q -A -t -v ON_ERROR_STOP=1 -d {quote(database)} -c {quote(sql)}"
 
 
 def literal(value: str) -> str:
@@ -52,7 +48,7 @@ class Sql(Step):
 
     def probes(self) -> Sequence[str]:
         """See Step."""
-        return (psql(self.psql, self.database, self.done),)
+        return (Query(self.psql, self.database, self.done),)
 
     def pending(self, answers: Sequence[Result]) -> Pending | None:
         """See Step."""
@@ -78,7 +74,7 @@ class Database(Step):
 
     def probes(self) -> Sequence[str]:
         """See Step."""
-        return (psql(self.psql, "postgres",
+        return (Query(self.psql, "postgres",
                      "select pg_get_userbyid(datdba) || ' ' || has_database_privilege('public', oid, 'connect') "
                      f"from pg_database where datname = {literal(self.name)}"),)
 
@@ -111,7 +107,7 @@ class Role(Step):
 
     def probes(self) -> Sequence[str]:
         """See Step."""
-        return (psql(self.psql, "postgres",
+        return (Query(self.psql, "postgres",
                      "select rolpassword from pg_authid where rolcanlogin and not rolsuper and not rolcreatedb "
                      f"and not rolcreaterole and not rolbypassrls and rolname = {literal(self.name)}"),)
 
@@ -169,7 +165,7 @@ class Hba(File):
     def probes(self) -> Sequence[str]:
         """See Step. The third one finds a file that a killed run wrote and did not load."""
         loaded = "select pg_conf_load_time() >= (pg_stat_file(current_setting('hba_file'))).modification"
-        return (*super().probes(), psql(self.psql, "postgres", loaded))
+        return (*super().probes(), Query(self.psql, "postgres", loaded))
 
     def pending(self, answers: Sequence[Result]) -> Pending | None:
         """See Step."""
@@ -181,12 +177,12 @@ class Hba(File):
         path, kept = quote(self.path), quote(f"{self.path}.homelab-previous")
         check(host, f"cp -p {path} {kept}", f"keeping the old {self.path}")
         super().apply(host)
-        faults = check(host, psql(self.psql, "postgres",
+        faults = check(host, Query(self.psql, "postgres",
                                   "select line_number || ': ' || error from pg_hba_file_rules where error is not null"),
                        f"reading {self.path} back")
         if faults.text:
             check(host, f"mv -f {kept} {path}", f"taking back {self.path}")
             raise HomelabError(f"{host.name}: PostgreSQL refuses the new pg_hba.conf", faults.text,
                                "The old one is still in force. Mend templates/postgres/pg_hba.conf.j2.")
-        check(host, psql(self.psql, "postgres", "select pg_reload_conf()"), "reloading PostgreSQL")
+        check(host, Query(self.psql, "postgres", "select pg_reload_conf()"), "reloading PostgreSQL")
         check(host, f"rm -f {kept}", "tidying up")
