@@ -14,6 +14,7 @@ from pathlib import Path
 from benchmarks import ansible, create, noop
 from benchmarks.node import Node, node
 from benchmarks.table import Row, markdown
+from tests.guard import sitecustomize as sitecustomize  # the import puts it in place
 
 ALL: dict[str, Callable[[Path, Node], Iterator[Row]]] = {
     "noop": noop.three, "create": create.side_by_side, "hundred": noop.hundred}
