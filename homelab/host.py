@@ -59,11 +59,12 @@ class ConnectionLost(HomelabError):
 
 
 class CommandFailed(HomelabError):
-    """A command ended with a non-zero status: the error quotes it and the last lines it printed."""
+    """A command ended with a non-zero status: the error quotes it, its last line, and the last lines it printed."""
 
     def __init__(self, host: str, result: Result, what: str, resolution: str = "") -> None:
         output = (result.stderr or result.stdout).decode(errors="replace").strip().splitlines()[-12:]
-        command = result.command if len(result.command) < 160 else result.command[:157] + "…"
+        *before, command = result.command.strip().splitlines() or [""]
+        command = ("… " if before else "") + (command if len(command) < 160 else command[:157] + "…")
         super().__init__(
             f"{host}: {what} failed",
             "\n".join([f"`{command}` ended with status {result.status}", *(f"  {line}" for line in output)]),

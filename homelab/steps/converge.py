@@ -62,11 +62,12 @@ class StepFailed(HomelabError):
                  after: Sequence[Change]) -> None:
         known = None if step.waits else meaning(error.details, host)
         says, todo = known or ("", error.resolution)
-        done = f"{len(changed)} changes were made before it" if len(changed) != 1 else "One change was made before it"
+        made = ("Nothing was changed", "One change was made", f"{len(changed)} changes were made")[min(len(changed), 2)]
         left = [change.step.title for change in after if not change.step.waits]
-        rest = ", ".join(left[:6]) + (f" and {len(left) - 6} more" if len(left) > 6 else "") if left else "nothing"
+        rest = ", ".join(left[:6]) + (f" and {len(left) - 6} more" if len(left) > 6 else "")
         super().__init__(error.brief, "\n".join(part for part in (
-            error.details, says, f"{done}; `{step.title}` may be half done; not begun: {rest}.") if part), todo)
+            error.details, says, f"{made} before it; `{step.title}` may be half done; "
+                                 f"{f'not begun: {rest}' if rest else 'nothing was to come after it'}.") if part), todo)
         self.changed = changed
 
 

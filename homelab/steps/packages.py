@@ -15,7 +15,8 @@ _OPTIONS = ("-q", "-y", "-o", "DPkg::Lock::Timeout=300", "-o", "Dpkg::Options::=
 # not, so these are tried again. What dpkg was cut off from is finished first: apt refuses to work before. Where that
 # alone does not help, as packages are missing that were not unpacked yet, apt mends it. An update that fails in part
 # is a good one to apt, so what it said is shown if the packages then cannot be had.
-_READY = f"""export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8
+_READY = f"""or_say_why() {{ status=$?; echo "$said" | grep -E '^(Err|W|E):|^  ' >&2; exit $status; }}
+export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8
 patiently() {{
     tries=0
     until said=$("$@" 2>&1); do
@@ -33,9 +34,6 @@ patiently dpkg --force-confold --configure -a; whole=$?
 patiently {argv("apt-get", "update", *_OPTIONS)} || {{ status=$?; echo "$said" >&2; exit $status; }}
 [ "$whole" = 0 ] || {argv("apt-get", "install", "--fix-broken", *_OPTIONS)} || exit
 """
-_OR_SAY_WHY = """ || {
-    status=$?; echo "$said" | grep -E '^(Err|W|E):|^  ' >&2; exit $status
-}"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +60,7 @@ class Packages(Step):
     def apply(self, host: Host) -> None:
         """See Step."""
         install = argv("apt-get", "install", "--no-install-recommends", *_OPTIONS, *self.names)
-        check(host, _READY + install + _OR_SAY_WHY, "installing packages", timeout=1800)
+        check(host, f"{_READY}{install} || or_say_why", "installing packages", timeout=1800)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,4 +98,4 @@ class Pinned(Step):
             f'for each in {wanted}; do',
             '    if echo "$there" | grep -qxF "${each%%=*}"; then set -- "$@" "$each"; fi',
             "done",
-            f'{install} "$@"{_OR_SAY_WHY}']), "installing pinned versions", timeout=1800)
+            f'{install} "$@" || or_say_why']), "installing pinned versions", timeout=1800)
