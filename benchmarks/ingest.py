@@ -1,4 +1,5 @@
-"""The ingestion, measured: `python -m benchmarks.ingest [cities]`. PostgreSQL 16 with fsync, the roles as deployed.
+"""The ingestion, measured: `python -m benchmarks.ingest [cities]`, 0: only the write path. PostgreSQL 16 with fsync.
+
 
 The write path (spool, keys, merge) beside one raw psycopg COPY of the same rows into the same table, in turns; then
 200,000 cities from the replay server without a rate limit, each part of it a process of its own, on this machine.
@@ -16,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -138,10 +140,9 @@ def main() -> None:
     cities = int(sys.argv[1]) if len(sys.argv) > 1 else 200_000
     found = []
     with deployed() as (server, database):
-        for part in (writing(server, database), fetching(server, database, cities)):
-            for row in part:
-                print(f"· {row.what}: {row.ours} {row.beside} {row.ratio}", file=sys.stderr, flush=True)
-                found.append(row)
+        for row in chain(writing(server, database), fetching(server, database, cities) if cities else ()):
+            print(f"· {row.what}: {row.ours} {row.beside} {row.ratio}", file=sys.stderr, flush=True)
+            found.append(row)
     print(markdown(found))
     print(f"\nPython {platform.python_version()}, psycopg {psycopg.__version__}, load {os.getloadavg()[0]:.1f} on "
           f"{os.cpu_count()} cores.")

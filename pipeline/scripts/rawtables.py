@@ -25,7 +25,7 @@ set enable_hashjoin = off; set enable_mergejoin = off; set enable_seqscan = off;
 create temporary table if not exists staged (line int, city text, dt text) on commit delete rows;
 select upkeep.partitions();
 """
-# An observation cannot have been stored before it was made: older months are not opened.
+# An observation cannot have been stored before it was made, nor tomorrow: only the months between are opened.
 _KNOWN = """
 select line from staged
 where exists (
@@ -33,6 +33,7 @@ where exists (
     where stored.city = staged.city
         and stored.data ->> 'dt' = staged.dt collate "C"
         and stored.ingested_at >= to_timestamp(staged.dt::bigint) - interval '2 days'
+        and stored.ingested_at < now() + interval '1 day'
 )
 """
 _QUARANTINE = """
@@ -85,16 +86,14 @@ def store(connection: Connection, lines: Sequence[bytes]) -> Outcome:
 
 def _merge(connection: Connection, lines: Sequence[bytes]) -> Outcome:
     """One transaction: the lines that are new, and the bad ones."""
-    told: dict[tuple[bytes, bytes], bytes] = {}
-    quarantined, twice = list[bytes](), 0
+    told: dict[bytes, bytes] = {}  # by time and city, as they begin the line: what has to be copied
+    quarantined = list[bytes]()
     for line in lines:
-        dt, city, rest = line.split(b"\t", 2)
-        if not dt:
-            quarantined.append(line)
-        elif (dt, city) in told:
-            twice += 1
+        first = line.index(b"\t")
+        if first:
+            told.setdefault(line[:line.index(b"\t", first + 1)], line[first + 1:])
         else:
-            told[dt, city] = city + b"\t" + rest
+            quarantined.append(line)
     with _alone(connection), connection.transaction(), connection.cursor() as cursor:
         known = _known(cursor, list(told))
         rows = [row for number, row in enumerate(told.values()) if number not in known]
@@ -103,15 +102,15 @@ def _merge(connection: Connection, lines: Sequence[bytes]) -> Outcome:
                 copy.write(b"".join(rows))
         if quarantined:
             cursor.executemany(_QUARANTINE, list(map(_fields, quarantined)))
-    return Outcome(len(rows), len(known) + twice, len(quarantined))
+    return Outcome(len(rows), len(lines) - len(quarantined) - len(rows), len(quarantined))
 
 
-def _known(cursor: psycopg.Cursor[tuple[object, ...]], keys: Sequence[tuple[bytes, bytes]]) -> set[object]:
+def _known(cursor: psycopg.Cursor[tuple[object, ...]], keys: Sequence[bytes]) -> set[object]:
     """The numbers of the keys that are stored already."""
     if not keys:
         return set()
     with cursor.copy("copy staged (line, dt, city) from stdin") as copy:
-        copy.write(b"".join(b"%d\t%s\t%s\n" % (number, dt, city) for number, (dt, city) in enumerate(keys)))
+        copy.write(b"".join(b"%d\t%s\n" % (number, key) for number, key in enumerate(keys)))
     return {number for (number,) in cursor.execute(_KNOWN)}
 
 

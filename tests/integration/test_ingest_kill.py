@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -54,19 +54,44 @@ def spooled(data: Path) -> set[tuple[str, str]]:
     return {(city.decode(), dt.decode()) for dt, city, *_ in (line.split(b"\t") for line in lines)}
 
 
-def test_killed_at_random_points(postgres: pg.Server, database: str, replay: Replay, tmp_path: Path) -> None:
-    cities, data = tmp_path / "cities.csv", tmp_path / "data"
-    data.mkdir()
+Start = Callable[[], subprocess.Popen[bytes]]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    (tmp_path / "data").mkdir()
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def start(postgres: pg.Server, database: str, replay: Replay, data: Path, tmp_path: Path) -> Start:
+    cities = tmp_path / "cities.csv"
     cities.write_text("name,id\n" + "".join(f"C{number},{number}\n" for number in range(1, CITIES + 1)))
     environment = {**{key: os.environ[key] for key in ("PATH", "PYTHONPATH")},
                    **postgres.environment(database, "analytics", "analytics"), "WEATHER_DATA": str(data),
                    "WEATHER_CITIES_FILE": str(cities), "OPENWEATHER_BASE_URL": replay.url, "OPENWEATHER_API_KEY": KEY,
                    "OPENWEATHER_RATE_LIMIT": "0"}
+    return lambda: subprocess.Popen([sys.executable, str(SCRIPTS / "ingest_weather.py")], env=environment,
+                                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
-    def start() -> subprocess.Popen[bytes]:
-        return subprocess.Popen([sys.executable, str(SCRIPTS / "ingest_weather.py")], env=environment,
-                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
+def test_connections_that_are_cut_lose_nothing(postgres: pg.Server, database: str, data: Path, start: Start) -> None:
+    running, cut = start(), 0
+    with postgres.connect() as connection:
+        while running.poll() is None:
+            cut += len(connection.execute("select pg_terminate_backend(pid) from pg_stat_activity "
+                                          "where application_name = 'ingest_weather'").fetchall())
+            time.sleep(0.02)
+    assert cut > 0
+    assert running.returncode in (0, 1, 4)
+    kept = set(stored(postgres, database)) | spooled(data)
+    assert len(kept) == CITIES
+    assert start().wait(60) == 0
+    assert sorted(stored(postgres, database)) == sorted(kept)
+    assert spooled(data) == set()
+
+
+def test_killed_at_random_points(postgres: pg.Server, database: str, replay: Replay, data: Path, start: Start) -> None:
     begun = time.monotonic()
     whole = start()
     assert whole.wait(60) == 0
