@@ -48,7 +48,10 @@ class Pending:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Owned:
-    """What a step leaves in a container: a `unit`, or a `file`, `tree`, `venv` or `directory` by its absolute path."""
+    """What a step leaves in a container: a `unit` by its name, all else by its absolute path.
+
+    It is a `file`, `certificate`, `tree`, `venv` or `directory`, or something that a command has `made`.
+    """
 
     kind: str
     name: str

@@ -143,7 +143,7 @@ class Airflow(Service):
                 + in_metadata("select version_num from alembic_version limit 1") + " | grep -q .")
         command = (f"systemctl stop 'airflow-*' && {CLI} db migrate && mkdir -p {_STAMPS} && "
                    f"echo {venv.digest} >{stamp}")
-        return Command("airflow db migrate", done, command, watches=[venv], makes=[Owned("file", stamp)])
+        return Command("airflow db migrate", done, command, watches=[venv], makes=[Owned("made", stamp)])
 
     def _admin(self, site: Site, migrated: Command) -> Command:
         password = site.vault.secret("airflow-admin").reveal()
@@ -158,7 +158,7 @@ class Airflow(Service):
                    f"then {argv(CLI, 'users', 'delete', '--username', 'admin')}; fi && {create} && "
                    f"echo {digest} >{stamp}")
         return Command("airflow's admin user", done, command, stdin=f"{password}\n{password}\n".encode(),
-                       watches=[migrated], makes=[Owned("file", stamp)])
+                       watches=[migrated], makes=[Owned("made", stamp)])
 
     def _units(self, venv: Step, environment: Step, migrated: Step) -> Iterator[Step]:
         for process, unit in zip(_PROCESSES[self.version], self.units(), strict=True):

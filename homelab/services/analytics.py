@@ -85,7 +85,7 @@ class Analytics(Service):
             profiles,
             Command("DuckDB's postgres extension", f"test -n \"$(find {_EXTENSIONS} -name 'postgres_scanner*' -print "
                     f"-quit 2>/dev/null)\"", argv(f"{ROOT}/venv/bin/python", f"{SCRIPTS}/install_extension.py",
-                                                  _EXTENSIONS), watches=[venv], makes=[Owned("tree", _EXTENSIONS)]),
+                                                  _EXTENSIONS), watches=[venv], makes=[Owned("made", _EXTENSIONS)]),
             *self._cities(site),
             File(_ENVIRONMENT, self._environment(site), "analytics", "analytics", 0o600, secret=True),
             Command("dbt can read the project", "true", as_analytics(_PARSE), watches=[venv, project, profiles]),

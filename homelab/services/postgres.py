@@ -94,7 +94,7 @@ class Postgres(Service):
             line = f"deb [signed-by={_PGDG_KEY}] https://apt.postgresql.org/pub/repos/apt $VERSION_CODENAME-pgdg main"
             yield Command("apt repository PGDG", f'. /etc/os-release; grep -qxs "{line}" {_PGDG_LIST}',
                           f'. /etc/os-release; echo "{line}" >{_PGDG_LIST}.new && mv -f {_PGDG_LIST}.new {_PGDG_LIST}',
-                          makes=[Owned("file", _PGDG_LIST)])
+                          makes=[Owned("made", _PGDG_LIST)])
         yield Packages([f"postgresql-{self.version}"])
 
 

@@ -14,7 +14,7 @@ from homelab.steps.files import keep
 
 _UNIT = re.compile(r"[A-Za-z0-9@:_.\\-]+\.(service|socket|timer|path|target|mount)")
 # What depends on others goes before them: a unit before its files, and what is in a directory before the directory.
-_ORDER = ("unit", "file", "certificate", "tree", "venv", "directory")
+_ORDER = ("unit", "file", "certificate", "made", "tree", "venv", "directory")
 
 
 def parse(text: str) -> frozenset[Owned]:

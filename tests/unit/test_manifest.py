@@ -57,7 +57,7 @@ def before(folder: Path) -> list[Step]:
     owner = owner_of_new_files()
     return [Directory(str(folder / "d"), *owner), Directory(str(folder / "e"), *owner),
             File(str(folder / "d" / "f"), b"1", *owner), Tree(str(folder / "t"), {"a/b": b"2"}),
-            Command("c", f"test -e {folder}/c", f"touch {folder}/c", makes=[Owned("file", str(folder / "c"))]),
+            Command("c", f"test -e {folder}/c", f"touch {folder}/c", makes=[Owned("made", str(folder / "c"))]),
             File(str(folder / "stays"), b"3", *owner)]
 
 
