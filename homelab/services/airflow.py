@@ -24,6 +24,7 @@ CLI = "/usr/local/sbin/homelab-airflow"  # Airflow's own command line, as its us
 _VENV = "/opt/airflow/venv"
 _ENVIRONMENT = "/etc/homelab/airflow.env"
 _DATABASE = "/etc/homelab/airflow-database.env"
+_READY = "/usr/local/sbin/homelab-airflow-ready"
 _STAMPS = "/var/lib/homelab"
 _KEY = "/home/airflow/.ssh/analytics"
 _KNOWN = "/home/airflow/.ssh/known_hosts"
@@ -31,7 +32,7 @@ _KNOWN = "/home/airflow/.ssh/known_hosts"
 _IMPORT = argv("runuser", "-u", "airflow", "--", f"{_VENV}/bin/python", f"{HOME}/dags/{DAG}.py")
 
 # What a series runs, and where it says how it is.
-_PROCESSES = {"3.3": ("api-server", "scheduler", "dag-processor"), "2.11": ("webserver", "scheduler")}
+_PROCESSES = {"3.3": ("api-server", "dag-processor", "scheduler"), "2.11": ("webserver", "scheduler")}
 # The scheduler's log server would listen on all addresses, and LocalExecutor has no use for it.
 _ARGUMENTS = {"scheduler": " --skip-serve-logs"}
 _HEALTH = {"3.3": "/api/v2/monitor/health", "2.11": "/health"}
@@ -161,16 +162,23 @@ class Airflow(Service):
                        watches=[migrated], makes=[Owned("made", stamp)])
 
     def _units(self, venv: Step, environment: Step, migrated: Step) -> Iterator[Step]:
+        # From 3 on, tasks talk to the API server: the scheduler starts none before that answers.
+        api = "api-server" in _PROCESSES[self.version]
+        if api:
+            yield File(_READY, render("airflow/ready.j2", url=self._health_url()), mode=0o755)
         for process, unit in zip(_PROCESSES[self.version], self.units(), strict=True):
             text = render("airflow/airflow.service.j2", process=process, arguments=_ARGUMENTS.get(process, ""),
-                          venv=_VENV, home=HOME, environment=_ENVIRONMENT)
+                          venv=_VENV, home=HOME, environment=_ENVIRONMENT,
+                          ready=_READY if api and process == "scheduler" else "")
             file = File(f"/etc/systemd/system/{unit}", text)
             yield file
             yield Running(unit, watches=[file, environment, venv, migrated])
 
+    def _health_url(self) -> str:
+        return f"http://127.0.0.1:{self.port}{_HEALTH[self.version]}"
+
     def _ask(self) -> str:
-        url = f"http://127.0.0.1:{self.port}{_HEALTH[self.version]}"
-        script = f"import urllib.request as u; print(u.urlopen({url!r}, timeout=5).read().decode())"
+        script = f"import urllib.request as u; print(u.urlopen({self._health_url()!r}, timeout=5).read().decode())"
         return argv("/usr/bin/python3", "-c", script)
 
     def health_probes(self) -> Sequence[str]:

@@ -82,7 +82,7 @@ def test_titles_are_unique_and_what_is_watched_comes_first(tmp_path: Path, templ
 
 
 @pytest.mark.parametrize(("version", "processes"), [
-    ("3.3", ["api-server", "scheduler", "dag-processor"]), ("2.11", ["webserver", "scheduler"])])
+    ("3.3", ["api-server", "dag-processor", "scheduler"]), ("2.11", ["webserver", "scheduler"])])
 def test_airflow_runs_the_processes_of_its_series(tmp_path: Path, version: str, processes: list[str]) -> None:
     found = steps(inventory(tmp_path, airflow=version), "airflow")
     assert [s.unit for s in found if isinstance(s, Running)] == [f"airflow-{p}.service" for p in processes]
@@ -91,6 +91,9 @@ def test_airflow_runs_the_processes_of_its_series(tmp_path: Path, version: str, 
         assert f"ExecStart=/opt/airflow/venv/bin/airflow {process}" in unit
         assert "User=airflow" in unit
         assert "secret-of" not in unit
+        # A task that the scheduler starts before the API answers fails, and is tried again minutes later.
+        assert ("ExecStartPre=/usr/local/sbin/homelab-airflow-ready\n" in unit) is (
+            (version, process) == ("3.3", "scheduler"))
 
 
 @pytest.mark.parametrize("version", ["3.3", "2.11"])
