@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -126,13 +127,16 @@ def run(environment: dict[str, str]) -> tuple[dict[str, Any], float]:
     """The summary of one ingestion, and the most memory that it had, in MB."""
     python = ROOT / ".venv-analytics" / "bin" / "python"
     process = subprocess.Popen([str(python if python.exists() else sys.executable), str(SCRIPTS / "ingest_weather.py")],
-                               env=environment, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None  # noqa: S101
-    said = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
+                               env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    peak = 0.0
+    while process.poll() is None:
+        # Not from its resource usage, in which the memory of this process counts from before the exec.
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text())
+        peak = max(peak, int(found[1]) * 1024 / 1e6 if found else 0)
+        time.sleep(0.05)
+    said, _ = process.communicate()
     assert process.returncode == 0, said  # noqa: S101
-    return json.loads(said.splitlines()[-1]), usage.ru_maxrss * 1024 / 1e6
+    return json.loads(said.splitlines()[-1]), peak
 
 
 def main() -> None:

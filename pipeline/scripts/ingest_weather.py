@@ -93,7 +93,7 @@ def run(wanted: Configuration) -> Summary:
             send(spool, postgres)
             sent = time.monotonic()
     send(spool, postgres)
-    summary.requests = client.requests
+    summary.requests = client.limit.granted
     postgres.finish()
     summary.seconds = round(time.monotonic() - started, 3)
     return summary

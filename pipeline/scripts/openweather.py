@@ -72,6 +72,7 @@ class Limit:
     def __init__(self, a_minute: int, patience: Patience) -> None:
         self._patience, self._lock = patience, threading.Lock()
         self._begun, self._held = deque[float](maxlen=a_minute), float("-inf")
+        self.granted = 0  # requests
 
     def wait(self, until: float) -> bool:
         """Sleep until it is this request's turn; False, and at once, if that comes too late."""
@@ -82,6 +83,7 @@ class Limit:
             if turn >= until:
                 return False
             self._begun.append(turn)
+            self.granted += 1
         if turn > now:
             self._patience.sleep(turn - now)
         return True
@@ -100,10 +102,9 @@ class Client:
     api_key: str = field(repr=False)
     units: str
     patience: Patience
+    limit: Limit
     until: float  # on the patience's clock: when the run ends
     at_once: int = 8  # connections that are kept
-    limit: Limit | None = None
-    requests: int = 0
     refused: str = ""  # what the API said of a key that it does not know
     pool: urllib3.PoolManager = field(init=False)
 
@@ -132,12 +133,11 @@ class Client:
     def _ask(self, city: City) -> bytes:
         if self.refused:
             raise FetchError(self.refused)
-        if self.limit is not None and not self.limit.wait(self.until):
+        if not self.limit.wait(self.until):
             raise FetchError("there was no time left to ask")
         seconds = min(self.patience.request, self._left())
         if seconds <= 0:
             raise FetchError("there was no time left to ask")
-        self.requests += 1
         url = f"{self.base_url.rstrip('/')}/data/2.5/weather"
         try:
             response = self.pool.request(
@@ -155,7 +155,7 @@ class Client:
         said = f"HTTP {response.status}: {self._message(body)}"
         if response.status in RETRIED:
             after = retry_after(response.headers)
-            if response.status == 429 and after and self.limit is not None:
+            if response.status == 429 and after:
                 self.limit.hold(after)
             raise _TryAgain(said, after)
         if response.status == 401:

@@ -99,7 +99,7 @@ class Spool:
         if self.size + len(line) > self.limit:
             raise SpoolFull(f"{self.folder} holds {self.size >> 20} MiB that wait for Postgres, and may hold no more")
         segment = self._current or self._new()
-        os.write(segment.descriptor, line)
+        _append(segment, line)
         segment.lines.append(line)
         segment.rows += 1
         segment.good += good
@@ -129,6 +129,16 @@ class Spool:
         os.rename(new, path)
         self._current = Segment(path, descriptor, mine=True)
         return self._current
+
+
+def _append(segment: Segment, line: bytes) -> None:
+    try:
+        written = os.write(segment.descriptor, line)
+    except OSError as error:
+        raise SpoolFull(f"{segment.path.parent} cannot be written to: {error.strerror}") from None
+    if written < len(line):
+        os.ftruncate(segment.descriptor, segment.size)  # half a line would spoil the next one
+        raise SpoolFull(f"{segment.path.parent} cannot be written to: there is no room")
 
 
 def _hold(path: Path) -> int | None:

@@ -46,7 +46,8 @@ class Clock:
 
 def client(url: str, clock: Clock, run: float = 100) -> Client:
     patience = Patience(request=5, run=run, sleep=clock.sleep, clock=lambda: clock.now, jitter=lambda: 1.0)
-    return Client(base_url=url, api_key=KEY, units="imperial", patience=patience, until=run)
+    return Client(base_url=url, api_key=KEY, units="imperial", patience=patience, until=run,
+                  limit=Limit(0, patience))
 
 
 @pytest.mark.parametrize(("answers", "slept"), [
@@ -94,7 +95,7 @@ def test_nobody_listening_is_no_answer_and_the_key_is_not_in_it() -> None:
 def test_an_answer_that_trickles_in_is_given_up() -> None:
     patience = Patience(attempts=1, request=0.3, run=60)
     with serving([Answer(delay=0.05)]) as stub, pytest.raises(FetchError, match="the answer took too long; asked 1"):
-        Client(base_url=stub.url, api_key=KEY, units="metric", patience=patience,
+        Client(base_url=stub.url, api_key=KEY, units="metric", patience=patience, limit=Limit(0, patience),
                until=patience.clock() + 60).current(CITY)
 
 
@@ -280,6 +281,22 @@ def test_a_spool_takes_no_more_than_it_may(tmp_path: Path) -> None:
     assert (summary["spooled"], summary["failed"]) == (1, 3)
     assert all("MiB that wait for Postgres" in why for why in summary["errors"].values())
     assert sum(path.stat().st_size for path in (tmp_path / "spool").iterdir()) < 1 << 20
+
+
+def test_a_full_disk_spoils_nothing_that_is_written_down(tmp_path: Path) -> None:
+    environment = GOOD | {"PGHOST": "127.0.0.1", "PGPORT": "1", "PGUSER": "x", "WEATHER_DATA": str(tmp_path),
+                          "WEATHER_CITIES": '["A", "B", "C"]', "OPENWEATHER_AT_ONCE": "1"}
+    long = Answer(body=b'{"dt": 1, "main": {}, "x": "%s"}' % (b"x" * 5000))
+    with serving([OK, long]) as stub:
+        limited = f"ulimit -f 8; exec {sys.executable} {SCRIPTS / 'ingest_weather.py'}"  # 4 KiB in each file
+        done = subprocess.run(["sh", "-c", limited], capture_output=True, text=True, check=False, timeout=60,
+                              env={"PATH": os.environ["PATH"], "PYTHONPATH": os.environ["PYTHONPATH"], **environment,
+                                   "OPENWEATHER_BASE_URL": stub.url})
+    summary = json.loads(done.stdout.splitlines()[-1])
+    assert (summary["spooled"], summary["failed"]) == (1, 2)
+    assert "there is no room" in summary["errors"]["B"]
+    (waiting,) = (tmp_path / "spool").glob("*.rows")
+    assert waiting.read_bytes().count(b"\n") == waiting.read_bytes().count(b"imperial") == 1
 
 
 @pytest.mark.parametrize("text", ["plain", "tab\there", "line\nbreak\r", "back\\slash", r"\n", r"\\t", "Zürich", ""])
