@@ -145,5 +145,5 @@ class _Run:
                                 reason=change.pending.reason, error=str(error))
             raise StepFailed(host, error, step, list(self.changed.values()), after) from error
         self.changed[step.title] = replace(change, seconds=time.monotonic() - started)
-        self._progress.told(host, "changed", step=step.title, seconds=round(time.monotonic() - started, 3),
-                            reason=change.pending.reason)
+        self._progress.told(host, "waited" if step.waits else "changed", step=step.title,
+                            seconds=round(time.monotonic() - started, 3), reason=change.pending.reason)

@@ -82,7 +82,7 @@ def test_events_tell_every_step_and_no_secret(run: Deploy, tmp_path: Path) -> No
     name = f"file {tmp_path}/f"
     assert kinds == [("started", name), ("ended", name), ("changed", name),
                      ("started", "service"), ("ended", "service"), ("changed", "service"),
-                     ("started", "it is up"), ("ended", "it is up"), ("changed", "it is up")]
+                     ("started", "it is up"), ("ended", "it is up"), ("waited", "it is up")]
     (command,) = [e for e in events if e["event"] == "command" and "echo well" in e["command"]]
     assert (command["status"], command["output"]) == (0, "well")
     assert b"secret" not in said.getvalue().encode()

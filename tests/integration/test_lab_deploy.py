@@ -1,0 +1,208 @@
+"""The deploy engine in a real container: killed in the middle of every command, rebooted, dpkg cut off, ports taken."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Network
+from pathlib import Path
+
+import pytest
+
+from homelab.commands.deploy import connect
+from homelab.commands.up import up as make_up
+from homelab.errors import HomelabError
+from homelab.host import Result, check
+from homelab.inventory import load
+from homelab.lab import Lab, down, missing, up
+from homelab.model import Inventory, Owned, Step
+from homelab.progress import SilentProgress
+from homelab.secrets import FileVault
+from homelab.ssh import Ssh
+from homelab.steps import Command, Directory, File, Packages, Running, Tree
+from homelab.steps import manifest as m
+from homelab.steps.converge import converge
+from homelab.steps.look import survey
+from homelab.trust import KnownHosts
+
+LAB = Lab("deploys", IPv4Network("10.99.2.80/28"), "hl-depl", 18096, 8179)
+QUIET = SilentProgress()
+INVENTORY = """
+lab: x
+proxmox: {host: x, token_id: homelab@pve!x}
+network: {subnet: 10.99.2.80/28, gateway: .81, bridge: x}
+containers:
+  postgres-data: {vmid: 184, ip: .84, cores: 1, memory: 512, disk: 4, services: {postgres: {version: 15}}}
+pipeline: {cities: ["Newark,US"]}
+"""
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(300),
+              pytest.mark.skipif(bool(missing()), reason="this machine cannot run a lab: " + "; ".join(missing()))]
+
+
+@dataclass(frozen=True)
+class Box:
+    """The one container."""
+
+    inventory: Inventory
+
+    def connect(self) -> Ssh:
+        """A connection of its own."""
+        private, _ = FileVault(self.inventory.state_dir).key_pair("operator")
+        return connect(self.inventory.containers[0], private, KnownHosts.of(self.inventory.state_dir), 60)
+
+    def run(self, command: str) -> str:
+        """What a command prints; it has to succeed."""
+        with self.connect() as host:
+            return check(host, command, command).text
+
+    def deploy(self, steps: Sequence[Step]) -> list[str]:
+        """Converge; what was done."""
+        with self.connect() as host:
+            return [str(change) for change in converge(host, steps, QUIET)]
+
+    def pending(self, steps: Sequence[Step]) -> list[str]:
+        """What a run would do."""
+        with self.connect() as host:
+            return [str(change) for change in survey(host, steps)]
+
+    def deploy_and_be_killed(self, steps: Sequence[Step], point: int) -> bool:
+        """Deploy in a process that is killed in the middle of its command number `point`; whether it came to that."""
+        child = os.fork()
+        if child == 0:
+            host = self.connect()
+            doomed = Doomed(host, point)
+            converge(doomed, steps, QUIET)  # type: ignore[arg-type]
+            os._exit(0)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+class Doomed:
+    """A host on which the process is killed with SIGKILL while a command runs over there."""
+
+    def __init__(self, host: Ssh, point: int) -> None:
+        self.name, self.batch, self.reconnect = host.name, host.batch, host.reconnect
+        self._host, self._left = host, point
+
+    def run(self, command: str, *, stdin: bytes = b"", timeout: float = 900) -> Result:
+        """See Host.run."""
+        if self._left == 0:
+            threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGKILL)).start()
+        self._left -= 1
+        result = self._host.run(command, stdin=stdin, timeout=timeout)
+        if self._left == -1:
+            time.sleep(60)  # it ended before we did
+        return result
+
+
+@pytest.fixture(scope="module")
+def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
+    folder: Path = tmp_path_factory.mktemp("deploys")
+    (folder / "inventory.yaml").write_text(INVENTORY)
+    down(LAB, QUIET)
+    try:
+        up(LAB, QUIET)
+        inventory = replace(load([folder / "inventory.yaml", LAB.overlay]), state_dir=folder / "state")
+        make_up(inventory, vault=FileVault(inventory.state_dir), known_hosts=KnownHosts.of(inventory.state_dir),
+                progress=QUIET, confirm=lambda plan: True)
+        yield Box(inventory)
+    finally:
+        down(LAB, QUIET)
+
+
+UNIT = """[Service]
+ExecStart=/bin/sh -c 'cp /opt/life/config /run/life; exec sleep infinity'
+# {version}
+[Install]
+WantedBy=multi-user.target
+"""
+STATE = """cd /
+find opt/life etc/systemd/system/life.service var/lib/homelab/manifest var/lib/homelab/owed | sort | while read -r each
+do stat -c '%n %U %a %F' "$each"; [ ! -f "$each" ] || cat "$each"; done
+systemctl is-active life.service; systemctl is-enabled life.service; cat /run/life"""
+
+
+def life(version: str) -> list[Step]:
+    """A service with its configuration, of which every part depends on the version, and each leaves something old."""
+    config = File("/opt/life/config", f"{version}\n".encode(), mode=0o600, secret=True)
+    tree = Tree("/opt/life/tree", {"part/a": version.encode(), f"only-in-{version}": b""})
+    unit = File("/etc/systemd/system/life.service", UNIT.format(version=version).encode())
+    made = Command("made", f"grep -qx {version} /opt/life/made", f"echo {version} >/opt/life/made", watches=[tree],
+                   makes=[Owned("made", "/opt/life/made")])
+    return [Directory("/opt/life"), Directory(f"/opt/life/of-{version}"), config, tree,
+            File(f"/opt/life/of-{version}/file", b"x"), made, unit,
+            Running("life.service", watches=[config, unit, tree], settle=0.1)]
+
+
+def test_killed_in_the_middle_of_every_command_the_next_run_ends_as_a_clean_one(box: Box) -> None:
+    def ended(version: str) -> str:
+        """What is there after a run that nobody killed."""
+        with box.connect() as host:
+            converge(host, life(version), QUIET)
+            return check(host, STATE, "looking").text.replace(version, "V")
+
+    clean = ended("v0")
+    assert "active\nenabled\nV" in clean
+    point = 1
+    while box.deploy_and_be_killed(life(f"v{point}"), point - 1):
+        assert ended(f"v{point}") == clean, f"killed in command {point}"
+        point += 1
+    assert box.pending(life(f"v{point}")) == [], "the last one was not killed"
+    assert ended(f"v{point}") == clean
+    assert point > 10, "the walk must have met every command"
+
+
+def test_a_reboot_in_the_middle_is_waited_for(box: Box) -> None:
+    box.run("rm -f /root/begun /root/done")
+    long = Command("long", "test -e /root/done", "echo begun >>/root/begun; sync; sleep 4; touch /root/done")
+    step = [*life("v0"), long]
+    before = box.run("stat -c %Y /run/systemd")
+    rebooting = threading.Thread(target=lambda: box.run(
+        "until [ -e /root/begun ]; do sleep 0.1; done; (sleep 0.2; systemctl reboot) >/dev/null 2>&1 &"))
+    rebooting.start()
+    assert "long: not done yet" in box.deploy(step)
+    rebooting.join()
+    assert box.run("stat -c %Y /run/systemd") != before
+    assert box.run("wc -l </root/begun") == "2", "the first one died with the container"
+    assert box.pending(step) == []
+
+
+def test_dpkg_that_was_cut_off_is_finished_and_one_that_works_is_waited_for(box: Box) -> None:
+    steps = [*life("v0"), Packages(["vim-tiny"])]
+    box.run("(apt-get update && apt-get install -y --no-install-recommends vim-tiny) >/root/apt 2>&1 & "
+            "for i in $(seq 3000); do if ls /var/lib/dpkg/updates | grep -q . && pgrep -x dpkg >/dev/null; then "
+            "pkill -9 -x dpkg; pkill -9 -x apt-get; break; fi; sleep 0.01; done; sleep 0.3")
+    assert box.run("dpkg -l vim-tiny | tail -n 1")[:2] != "ii"
+    box.run("command -v perl >/dev/null; (perl -e 'use Fcntl; open F, \">/var/lib/dpkg/lock-frontend\"; "
+            "fcntl(F, F_SETLKW, pack(\"s s x4 q q i x4\", F_WRLCK, 0, 0, 0, 0)); sleep 3' >/dev/null 2>&1 &)")
+    assert box.deploy(steps) == ["packages vim-tiny: not installed: vim-tiny"]
+    assert box.run("dpkg --audit; dpkg -l vim-tiny | tail -n 1")[:2] == "ii"
+
+
+def test_a_port_that_is_taken_is_said_and_what_goes_is_gone(box: Box) -> None:
+    text = "[Service]\nExecStart=/usr/sbin/sshd -D -p {port}\n[Install]\nWantedBy=multi-user.target\n"
+    taken, free = (File("/etc/systemd/system/second.service", text.format(port=port).encode()) for port in (22, 2222))
+    with pytest.raises(HomelabError) as error:
+        box.deploy([taken, Running("second.service", watches=[taken])])
+    assert "listens on that port already" in error.value.details
+    assert box.deploy([free, Running("second.service", watches=[free])]) == [
+        "file /etc/systemd/system/second.service: its content differs", "unit second.service: is failed"]
+    assert box.deploy([]) == ["remove unit second.service: no longer in the inventory",
+                              "remove file /etc/systemd/system/second.service: no longer in the inventory"]
+    assert "second" not in box.run("systemctl list-units --all --plain; ls /etc/systemd/system")
+
+
+def test_a_unit_of_a_package_is_masked_and_comes_back(box: Box) -> None:
+    gone = m.Gone(Owned("unit", "systemd-networkd.service"))
+    unit = Running(gone.owned.name, settle=0)
+    with box.connect() as host:
+        gone.apply(host)
+        gone.apply(host)
+        assert gone.pending(host.batch(gone.probes())) is None
+        assert host.run(f"systemctl is-enabled {unit.unit}").text == "masked"
+        assert unit.pending(host.batch(unit.probes())) is not None
+        host.run(f"systemctl unmask {unit.unit}")
