@@ -119,8 +119,7 @@ def status(as_json: Json = False) -> None:
 
 
 def backfill(
-    file: Annotated[Path, typer.Argument(help="JSON or JSON lines: answers of OpenWeather, or of its history API.",
-                                         exists=True, dir_okay=False, readable=True)],
+    file: Annotated[Path, typer.Argument(help="JSON or JSON lines: answers of OpenWeather, or of its history API.")],
     city: Annotated[str | None, typer.Option(help="Whose observations these are, where the file does not say.")] = None,
     units: Annotated[Literal["standard", "metric", "imperial"] | None,
                      typer.Option(help="Their units; those of the inventory, if left out.")] = None,

@@ -70,13 +70,17 @@ class PipelineStatus:
 
 def backfill(inventory: Inventory, file: Path, city: str | None, units: str | None, *, vault: Vault,
              known_hosts: KnownHosts, progress: Progress) -> Backfilled:
-    """Bring a file's observations in. Raises InputError when it is neither JSON nor JSON lines."""
+    """Bring a file's observations in. Raises InputError when it cannot be read, as a file or as JSON."""
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise InputError(f"{file} cannot be read", str(error), "Name a file of JSON or JSON lines.") from error
     container = inventory.container_with("analytics")
     key, _ = vault.key_pair("operator")
     options = [*(["--city", city] if city else []), *(["--units", units] if units else [])]
     command = as_analytics(argv("python", f"{SCRIPTS}/backfill_weather.py", *options))
     with connect(container, key, known_hosts) as host, progress.step(container.name, f"bringing in {file.name}"):
-        result = host.run(command, stdin=file.read_bytes(), timeout=_DEADLINE)
+        result = host.run(command, stdin=content, timeout=_DEADLINE)
     if result.status == _BAD_FILE:
         said = result.stderr.decode(errors="replace").strip().removeprefix("error: ")
         raise InputError(f"{file} cannot be read as observations", said[:1500],

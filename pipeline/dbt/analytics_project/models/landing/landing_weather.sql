@@ -34,8 +34,10 @@ where not exists (
 {% elif execute and load_relation(this) %}
 -- Built anew: what the retention has dropped from Postgres stays as it was landed.
 {% set oldest = oldest_raw(raw) %}
+{% set wanted = ['id', 'city', 'ingested_at', 'observation_timestamp', 'units'] + (raw_fields().keys() | list) %}
 union all by name
-select * from {{ this }}
+select {{ adapter.get_columns_in_relation(this) | map(attribute='name') | select('in', wanted) | reject('eq', 'dt') | join(', ') }}
+from {{ this }}
 {% if oldest %}where ingested_at < '{{ oldest }}'{% endif %}
 {% endif %}
 order by ingested_at, id
