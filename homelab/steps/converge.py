@@ -88,7 +88,8 @@ class _Run:
             off = f"{duration(abs(seen.off))} {'ahead' if seen.off > 0 else 'behind'}"
             self._progress.note(self._host.name, f"its clock is {off}: set that of its node, or certificates and "
                                                  "package lists will be refused")
-        changes = [*removals(seen, self._steps), *seen.changes]
+        gone = removals(seen, self._steps)
+        changes = [*gone, *seen.changes]
         pending = {change.step for change in changes}
         for step in self._steps:
             if step not in pending:
@@ -100,6 +101,8 @@ class _Run:
                 marker(w) for c in changes for w in self._steps if c.step in w.watches])
             for number, change in enumerate(changes):
                 self._apply(change, changes[number + 1:])
+                if change in gone[-1:]:
+                    self._note(ours, ())  # what is gone is not listed any more, whatever becomes of the rest
             self._require_taken([change.step for change in changes])
         if changes or stale or manifest.text(ours) != seen.listed.encode():
             self._note(ours, (), stale)

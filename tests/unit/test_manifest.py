@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from homelab.errors import HomelabError
 from homelab.model import Owned, Step
 from homelab.progress import SilentProgress
 from homelab.steps import Command, Directory, File, Tree, Venv, places
@@ -84,6 +85,14 @@ def test_what_is_no_longer_wanted_is_shown_and_then_removed_and_data_stays(tmp_p
     host = LocalHost()
     assert converge(host, after(tmp_path), SilentProgress()) == []
     assert (host.batches, host.ran) == (1, [])
+
+
+def test_what_is_gone_is_not_removed_again_after_a_failure(tmp_path: Path) -> None:
+    converge(LocalHost(), before(tmp_path), SilentProgress())
+    steps = [*after(tmp_path), Command("bad", "false", "exit 1")]
+    with pytest.raises(HomelabError):
+        converge(LocalHost(), steps, SilentProgress())
+    assert [str(change) for change in survey(LocalHost(), steps)] == ["bad: not done yet"]
 
 
 def test_killed_at_every_command_nothing_of_ours_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
