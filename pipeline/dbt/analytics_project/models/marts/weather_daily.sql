@@ -19,7 +19,8 @@ hours as (
 ),
 
 fallen as (
-    select city, period, count(*) as hours_observed, sum(rain_mm) as rain_mm, sum(snow_mm) as snow_mm
+    -- Rounded as they are told: a sum's last digits depend on the order, and records would with them.
+    select city, period, count(*) as hours_observed, round(sum(rain_mm), 2) as rain_mm, round(sum(snow_mm), 2) as snow_mm
     from hours
     group by city, period
 ),
