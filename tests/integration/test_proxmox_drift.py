@@ -112,7 +112,8 @@ def test_mount_points_are_made_grown_and_taken_into_backups_and_never_removed(si
     assert "vzshutdown" not in site.pve.kinds()  # a new one is there at once
     assert re.fullmatch(r"local-lvm:vm-167-disk-\d,backup=1,mp=/var/lib/postgresql,size=32G",
                         site.pve.ct(167).config["mp0"])
-    site.overlaid("containers: {postgres-data: {mounts: {/var/lib/postgresql: {size: 40, backup: false}, /opt/x: 1, /srv: 5}}}")
+    site.overlaid("containers: {postgres-data: {mounts: {/var/lib/postgresql: {size: 40, backup: false}, /opt/x: 1, "
+                  "/srv: 5}}}")
     assert site.up().done["postgres-data"] == [
         "resize postgres-data: /var/lib/postgresql 32 → 40 GiB",
         "update postgres-data: mounts: none → /srv 5 GiB; backup: /var/lib/postgresql 32 GiB → "
@@ -128,7 +129,8 @@ def test_mount_points_are_made_grown_and_taken_into_backups_and_never_removed(si
     assert "`size: 40`" in caught.value.resolution
     site.overlaid("")
     assert settled(site) == config
-    assert "also has the mount point /opt/x, the mount point /srv, the mount point /var/lib/postgresql" in str(site.noted())
+    assert "also has the mount point /opt/x, the mount point /srv, the mount point /var/lib/postgresql" in str(
+        site.noted())
 
 
 def test_what_no_inventory_speaks_of_is_named_and_left_alone(site: Site) -> None:
