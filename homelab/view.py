@@ -113,7 +113,8 @@ def show_deploy(reports: Sequence[HostReport], dry_run: bool) -> None:
     console = _console()
     for report in reports:
         if report.failure:
-            outcome = (f"failed after {len(report.changes)} changes", "red")
+            outcome = (f"failed after {len(report.changes)} changes" +
+                       (", rolled back" if report.rolled_back else ""), "red")
         elif not report.changes:
             outcome = ("nothing to change", "green")
         else:

@@ -28,6 +28,9 @@ def deploy(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change, with diffs.")] = False,
     check_only: Annotated[bool, typer.Option("--check-only", help="The same, and exit code 2 if there is anything."),
                           ] = False,
+    rollback: Annotated[bool, typer.Option("--rollback-on-failure", help="Take a snapshot of each container before it "
+                        "is changed, and go back to it if its deploy fails. What came in meanwhile is lost then, such "
+                        "as rows in PostgreSQL.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show every command and what it printed.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The result as JSON on standard output, and what happens as "
                                                          "it happens on standard error, an event a line.")] = False,
@@ -39,11 +42,14 @@ def deploy(
     from homelab.commands.deploy import deploy as run
     from homelab.view import show_deploy
 
+    if rollback and (dry_run or check_only):
+        raise InputError("--rollback-on-failure is for a deploy that changes something",
+                         f"`{'--dry-run' if dry_run else '--check-only'}` changes nothing.", "Leave one of them out.")
     settings.verbose |= verbose
     inventory = settings.load()
     vault, known_hosts = trust_of(inventory)
     reports = run(inventory, vault=vault, known_hosts=known_hosts, progress=settings.progress(events=as_json),
-                  limit=limit or (), dry_run=dry_run or check_only)
+                  limit=limit or (), dry_run=dry_run or check_only, rollback=rollback)
     emit(reports, as_json, lambda: show_deploy(reports, dry_run or check_only))
     failures = [report.failure for report in reports if report.failure]
     for failure in () if as_json else failures:

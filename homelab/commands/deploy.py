@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
 from homelab.commands.lock import only_one
 from homelab.commands.side_by_side import gathered
+from homelab.commands.way_back import WayBack, changes_something
 from homelab.errors import HomelabError
 from homelab.host import Host
 from homelab.model import Container, Inventory, Secret, Site, Step, Vault
@@ -28,7 +29,7 @@ from homelab.trust import KnownHosts
 class HostReport:
     """What a deploy did, or would do, in one container; `seconds` is the wall time it took.
 
-    After a failure, `changes` is what was done before it.
+    After a failure, `changes` is what was done before it; `rolled_back` says that none of it is there any more.
     """
 
     container: str
@@ -36,6 +37,7 @@ class HostReport:
     seconds: float
     failure: HomelabError | None = None
     steps: int = 0  # all that there are, those that remove something included
+    rolled_back: bool = False
 
     @property
     def unchanged(self) -> int:
@@ -61,15 +63,21 @@ def connect(container: Container, key: Secret, known_hosts: KnownHosts, deadline
 
 
 def deploy(inventory: Inventory, *, vault: Vault, known_hosts: KnownHosts, progress: Progress,
-           limit: Sequence[str] = (), dry_run: bool = False, reach: Reach = connect) -> Sequence[HostReport]:
-    """Converge the containers side by side; one that fails stops only those that wait for it. Raises HomelabError."""
+           limit: Sequence[str] = (), dry_run: bool = False, rollback: bool = False,
+           reach: Reach = connect) -> Sequence[HostReport]:
+    """Converge the containers side by side; one that fails stops only those that wait for it. Raises HomelabError.
+
+    With `rollback`, one that fails goes back to where it was. Raises InputError, before anything is changed, if that
+    cannot be had.
+    """
     containers = chosen(inventory, limit)
+    way_back = WayBack(inventory, known_hosts, progress) if rollback else None
     with nullcontext() if dry_run else only_one(inventory.state_dir, "deploy"):
-        return _deploy(inventory, containers, vault, known_hosts, progress, dry_run, reach)
+        return _deploy(inventory, containers, vault, known_hosts, progress, dry_run, way_back, reach)
 
 
 def _deploy(inventory: Inventory, containers: Sequence[Container], vault: Vault, known_hosts: KnownHosts,
-            progress: Progress, dry_run: bool, reach: Reach) -> Sequence[HostReport]:
+            progress: Progress, dry_run: bool, way_back: WayBack | None, reach: Reach) -> Sequence[HostReport]:
     key, _ = vault.key_pair("operator")
     connected = gathered({c.name: partial(_reached, reach, c, key, known_hosts) for c in containers})
     hosts = {name: future.result() for name, future in connected.items()}
@@ -77,26 +85,51 @@ def _deploy(inventory: Inventory, containers: Sequence[Container], vault: Vault,
     # The keys are complete only now that every container has shown its own.
     keys = {name: pin.key for name, pin in known_hosts.pins().items() if pin.key}
 
+    def wanted(container: Container) -> Sequence[Step]:
+        return steps_of(Site(inventory=inventory, container=container, vault=vault, host_keys=keys,
+                             failed=failed, deploying=[c.name for c in containers]))
+
     def work(container: Container) -> HostReport:
         started = time.monotonic()
         host = hosts[container.name]
         if isinstance(host, HomelabError):
             return HostReport(container.name, (), 0.0, host)
-        with closing(host):
-            wanted: Sequence[Step] = ()
-            try:
-                wanted = steps_of(Site(inventory=inventory, container=container, vault=vault, host_keys=keys,
-                                       failed=failed, deploying=[c.name for c in containers]))
-                changes = survey(host, wanted) if dry_run else converge(host, wanted, progress)
-                return HostReport(container.name, _real(changes), time.monotonic() - started,
-                                  steps=len({*wanted, *(change.step for change in changes)}))
-            except HomelabError as error:
-                failed.add(container.name)
-                made = error.changed if isinstance(error, StepFailed) else ()
-                return HostReport(container.name, _real(made), time.monotonic() - started, error,
-                                  len({*wanted, *(change.step for change in made)}))
+        steps: Sequence[Step] = ()
+        failure: HomelabError | None = None
+        try:
+            steps = wanted(container)
+            changes: Sequence[Change] = survey(host, steps) if dry_run else converge(host, steps, progress)
+        except HomelabError as error:
+            failed.add(container.name)
+            failure, changes = error, error.changed if isinstance(error, StepFailed) else ()
+        failure, rolled_back = way_back.end(host, failure) if way_back else (failure, False)
+        return HostReport(container.name, _real(changes), time.monotonic() - started, failure,
+                          len({*steps, *(change.step for change in changes)}), rolled_back)
 
-    return [report.result() for report in gathered({c.name: partial(work, c) for c in containers}).values()]
+    with ExitStack() as open_ones:
+        for host in hosts.values():
+            if not isinstance(host, HomelabError):
+                open_ones.callback(host.close)
+        if way_back:
+            _prepare(way_back, containers, hosts, wanted)
+            failed.update(name for name, host in hosts.items() if isinstance(host, HomelabError))
+        return [report.result() for report in gathered({c.name: partial(work, c) for c in containers}).values()]
+
+
+def _prepare(way_back: WayBack, containers: Sequence[Container], hosts: dict[str, Connection | HomelabError],
+             wanted: Callable[[Container], Sequence[Step]]) -> None:
+    """Have a way back for each container that is about to be changed; one that cannot be looked into is left out."""
+    def look(container: Container) -> bool | HomelabError:
+        host = hosts[container.name]
+        try:
+            return host if isinstance(host, HomelabError) else changes_something(host, wanted(container))
+        except HomelabError as error:
+            return error
+
+    seen = {name: future.result() for name, future in gathered({c.name: partial(look, c) for c in containers}).items()}
+    hosts |= {name: found for name, found in seen.items() if isinstance(found, HomelabError)}
+    way_back.prepare([name for name, found in seen.items() if found is True],
+                     [name for name, found in seen.items() if not isinstance(found, HomelabError)])
 
 
 def steps_of(site: Site) -> Sequence[Step]:

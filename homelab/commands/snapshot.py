@@ -28,10 +28,10 @@ def create(inventory: Inventory, name: str, *, progress: Progress, limit: Sequen
     snapshots.check_name(name)
     with only_one(inventory.state_dir, "snapshot create"):
         client = changing(inventory)
-        there = _looked_at(client, inventory, limit, progress)
+        there = looked_at(client, inventory, limit, progress)
         missing = []
         for kept, found in there:
-            if (has := _named(found, name)) is None:
+            if (has := named(found, name)) is None:
                 missing.append(kept)
                 continue
             _require_whole(kept, has)
@@ -62,7 +62,7 @@ def rollback(inventory: Inventory, name: str, *, known_hosts: KnownHosts, progre
     snapshots.check_name(name)
     with only_one(inventory.state_dir, "snapshot rollback"):
         client = changing(inventory)
-        found = _looked_at(client, inventory, limit, progress)
+        found = looked_at(client, inventory, limit, progress)
         targets = [(kept, _required(kept, has, name)) for kept, has in found]
         if not targets:
             return Outcome(nothing="Nothing to do: no container is there.")
@@ -83,8 +83,8 @@ def delete(inventory: Inventory, name: str, *, progress: Progress, confirm: Conf
     """Remove the snapshots of that name; the containers stay as they are. Raises HomelabError."""
     with only_one(inventory.state_dir, "snapshot delete"):
         client = changing(inventory)
-        there = _looked_at(client, inventory, limit, progress)
-        targets = [(kept, has) for kept, found in there if (has := _named(found, name))]
+        there = looked_at(client, inventory, limit, progress)
+        targets = [(kept, has) for kept, found in there if (has := named(found, name))]
         if not targets:
             return Outcome(nothing=f"Nothing to do: there is no snapshot {name}.")
         if not confirm([f"{kept.name}: snapshot {name}, taken {ago(has.made)}, is removed" for kept, has in targets]):
@@ -93,9 +93,9 @@ def delete(inventory: Inventory, name: str, *, progress: Progress, confirm: Conf
     return Outcome({kept.name: [f"{kept.name}: snapshot {name} is removed"] for kept, _ in targets})
 
 
-def _looked_at(client: Client, inventory: Inventory, limit: Sequence[str],
-               progress: Progress) -> list[tuple[Kept, Sequence[Snapshot]]]:
-    """The containers, once what we have begun on them has ended, with their snapshots."""
+def looked_at(client: Client, inventory: Inventory, limit: Sequence[str],
+              progress: Progress) -> list[tuple[Kept, Sequence[Snapshot]]]:
+    """The containers, once what we have begun on them has ended, with their snapshots. Raises HomelabError."""
     chosen(inventory, limit)
     there = ours(client, vmids.settled(client, inventory), limit, progress)
 
@@ -107,12 +107,13 @@ def _looked_at(client: Client, inventory: Inventory, limit: Sequence[str],
     return [(kept, found[kept.name]) for kept in there]
 
 
-def _named(found: Sequence[Snapshot], name: str) -> Snapshot | None:
+def named(found: Sequence[Snapshot], name: str) -> Snapshot | None:
+    """The snapshot of that name, if there is one."""
     return next((each for each in found if each.name == name), None)
 
 
 def _required(kept: Kept, found: Sequence[Snapshot], name: str) -> Snapshot:
-    has = _named(found, name)
+    has = named(found, name)
     if has is None:
         names = ", ".join(each.name for each in found) or "none at all"
         raise InputError(f"{kept.name} has no snapshot {name}", f"It has {names}.",
