@@ -33,8 +33,8 @@ def restore(inventory: Inventory, name: str, volid: str | None = None, *, vault:
         client = changing(inventory)
         inventory = vmids.settled(client, inventory, take=True)
         container = chosen(inventory, [name])[0]
-        there = find(client, inventory).get(container.vmid)
-        task = _earlier(client, container, there, progress) if there else None
+        there, maker = _look(client, inventory, container)
+        task = _earlier(client, container, there, maker, progress) if there else None
         node = there.node if there else container.node or only_node(client)
         backup = _backup(client, inventory, container, node, volid, storage)
         if there and task and restores.source(client, task) != backup.volid:
@@ -71,9 +71,17 @@ def _start(builder: Builder, container: Container, node: str, there: Found | Non
         builder.await_start(container, node, task.started)
 
 
-def _earlier(client: Client, container: Container, there: Found, progress: Progress) -> Task:
+def _look(client: Client, inventory: Inventory, container: Container) -> tuple[Found | None, Task | None]:
+    """What is there, and the restore of ours that has made it or is making it."""
+    there = find(client, inventory).get(container.vmid)
+    task = restores.maker(client, there.node, there.vmid) if there else None
+    if there and there.lock == "create" and task and not task.running:
+        there = find(client, inventory).get(container.vmid)  # its end may have come between the two looks
+    return there, task
+
+
+def _earlier(client: Client, container: Container, there: Found, task: Task | None, progress: Progress) -> Task:
     """The restore that has made the container that is there, when it has ended. Raises HomelabError if none has."""
-    task = restores.maker(client, there.node, there.vmid)
     if task is None or (there.lock == "create" and not task.running):
         raise _is_there(container, there)
     if task.running:

@@ -18,7 +18,8 @@ from homelab.cli.common import Settings
 from homelab.commands import backup, restore, snapshot
 from homelab.errors import HomelabError, InputError
 from homelab.progress import SilentProgress
-from homelab.proxmox import Client, snapshots
+from homelab.proxmox import Client, restores, snapshots
+from homelab.proxmox.tasks import Task
 from homelab.view import plain
 from tests.integration.fakenode import TOKEN
 from tests.integration.test_proxmox_up import NAMES, Site
@@ -571,6 +572,28 @@ def test_a_restore_that_still_runs_is_waited_for(alone: Keeper) -> None:
           start=True)
     assert alone.restore().done
     assert alone.done() == {("vzrestore", "167"): 1, ("vzstart", "167"): 1}
+    assert alone.site.known_hosts.pins()[ONE].fingerprint == alone.pve.keys[167]
+
+
+def test_a_restore_that_ends_between_two_looks_is_seen(alone: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
+    (made,) = alone.back_up(ONE).made
+    alone.site.destroy(ONE)
+    alone.done()
+    begun(alone, "nodes/pve/lxc", "vzrestore", vmid=167, ostemplate=made.volid, restore=True, storage="local-lvm",
+          start=True)
+    assert alone.pve.ct(167).lock == "create"
+    ask, ended = restores.maker, []
+
+    def late(client: Client, node: str, vmid: int) -> Task | None:
+        if not ended:
+            alone.done()  # it ended since the container was looked at
+            ended.append(vmid)
+        return ask(client, node, vmid)
+    monkeypatch.setattr(restores, "maker", late)
+    alone.restore()
+    assert ended
+    assert alone.waited == [ONE]
+    assert alone.pve.ct(167).status == "running"
     assert alone.site.known_hosts.pins()[ONE].fingerprint == alone.pve.keys[167]
 
 

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -291,6 +292,15 @@ def test_a_token_that_expires_in_mid_run(site: Site) -> None:
     assert done(site, "vzcreate") == {"167": 1}
 
 
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """Ctrl-C is heard, also where a shell has started the tests in the background and has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard")
 def test_ctrl_c_says_what_goes_on_without_us(site: Site) -> None:
     site.pve.time_scale, site.pve.ct_secs["create"] = 1.0, 1.5
 
