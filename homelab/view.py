@@ -214,7 +214,7 @@ def show_lab(report: LabStatus) -> None:
                         ("subnet", report.subnet), ("template", report.template), ("overlay", report.overlay)):
         console.print(Text(f"  {name:<10}{value or 'none'}"), soft_wrap=True)
     for container in report.containers:
-        style = "green" if container.state == "running" else "red"
+        style = "green" if container.state in ("running", "golden") else "red"
         console.print(Text.assemble(f"  {container.vmid:<10}{container.name:<24}{container.ip or '':<16}",
                                     (container.state, style)))
 

@@ -37,7 +37,10 @@ def logs_argv(inventory: Inventory, name: str, unit: str | None, follow: bool, l
     services = chosen(inventory, [name])[0].services.values()
     units = [unit] if unit else [u for service in services for u in service.units()]
     words = ["journalctl", "--no-pager", f"--lines={lines}", *(f"--unit={u}" for u in units)]
-    return ssh_argv(inventory, name, [*words, *(["--follow"] if follow else [])], vault, known_hosts)
+    shown = argv(*words, *(["--follow"] if follow else []))
+    # journalctl is content with a unit that it has never heard of.
+    known = f"{argv('systemctl', 'cat', '--', unit)} >/dev/null && " if unit else ""
+    return ssh_argv(inventory, name, [known + shown], vault, known_hosts)
 
 
 def why_refused(inventory: Inventory, name: str, known_hosts: KnownHosts,

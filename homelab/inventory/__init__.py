@@ -56,8 +56,8 @@ def _parsed(path: Path, text: str, faults: Faults) -> source.Document:
 
 
 def _inventory(path: Path, root: Table) -> Inventory | None:
-    lab = root.text("lab", pattern=r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?",
-                    says="the lab's name: lower-case letters, digits and hyphens, at most 32") or "lab"
+    lab = root.text("lab", pattern=r"(?!golden$)[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?",  # homelab-golden is a tag
+                    says="the lab's name: lower-case letters, digits and hyphens, at most 32; not `golden`") or "lab"
     endpoint = sections.endpoint(root.table("proxmox", says=_SECTION))
     network = sections.network(root.table("network", says=_SECTION))
     defaults_table = root.table("defaults", required=False, says=_SECTION)

@@ -15,7 +15,7 @@ from homelab.lab.settings import Lab
 
 @dataclass(frozen=True, slots=True)
 class LabContainer:
-    """One container of a lab; `state` is `running`, `stopped` or the lock it has, such as `create`."""
+    """One container of a lab; `state` is `running`, `stopped`, `golden` or the lock it has, such as `create`."""
 
     vmid: int
     name: str
@@ -57,5 +57,6 @@ def status(lab: Lab) -> LabStatus:
 
 def _container(runtime: Runtime, vmid: int, config: Mapping[str, Any]) -> LabContainer:
     addresses = [device["ip"].split("/")[0] for device in guest.network_devices(config).values() if "ip" in device]
-    state = config.get("lock") or ("running" if runtime.pid(vmid) else "stopped")
+    state = config.get("lock") or ("golden" if config.get("template") else
+                                   "running" if runtime.pid(vmid) else "stopped")
     return LabContainer(vmid, str(config.get("hostname", f"CT{vmid}")), state, addresses[0] if addresses else None)

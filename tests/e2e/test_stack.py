@@ -252,6 +252,7 @@ def test_a_container_of_somebody_else_is_refused(cli: Cli) -> None:
 def test_logs_of_a_unit(cli: Cli) -> None:
     assert "LOG:" in cli.run("logs", "postgres-data", "-n", "200").stdout
     assert len(cli.run("logs", "airflow-orchestration", "airflow-scheduler", "-n", "5").stdout.splitlines()) >= 5
+    assert "No files found for nosuch.service" in cli.run("logs", "postgres-data", "nosuch", expect=1).stderr
 
 
 def test_a_container_that_is_down_is_shown_as_down_and_up_starts_it(cli: Cli) -> None:

@@ -122,6 +122,7 @@ def test_cities_of_a_file_stand_beside_the_inventory_that_names_it(tmp_path: Pat
 # (replace this, by this) → the fault, as file:line: path: and a part of what is said
 FAULTS = [
     ("lab: home", "lab: Home", "inventory.yaml:1: lab: must be the lab's name"),
+    ("lab: home", "lab: golden", "inventory.yaml:1: lab: must be the lab's name"),
     ("lab: home\n", "", "inventory.yaml:1: lab: is missing"),
     ("host: pve.lan", "host: https://pve.lan", "inventory.yaml:3: proxmox.host: must be a host name"),
     ("host: pve.lan", "hots: pve.lan", "inventory.yaml:3: proxmox.hots: unknown key; did you mean `host`?"),
