@@ -9,5 +9,5 @@ _BUNDLED = _PACKAGE / "_data"
 
 
 def shipped(name: str) -> Path:
-    """The path of `templates`, `pipeline` or `inventory.yaml` as shipped."""
+    """The path of `templates`, `pipeline`, `requirements` or `inventory.yaml` as shipped."""
     return (_BUNDLED if _BUNDLED.is_dir() else _PACKAGE.parent) / name

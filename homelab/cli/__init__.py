@@ -13,14 +13,14 @@ from typing import Annotated
 
 import typer
 
-from homelab.cli import adopt, golden, keep, pipeline, provision, stack
+from homelab.cli import adopt, dev, golden, keep, pipeline, provision, stack
 from homelab.cli import lab as lab_verbs
 from homelab.cli.common import complain, settings
 from homelab.errors import HomelabError, InputError
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, rich_markup_mode=None, pretty_exceptions_enable=False,
                   context_settings={"help_option_names": ["-h", "--help"]})
-for group in (provision, adopt, stack, pipeline, keep, golden, lab_verbs):
+for group in (provision, adopt, stack, pipeline, dev, keep, golden, lab_verbs):
     group.register(app)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from homelab.commands.access import ssh_argv
 from homelab.commands.deploy import connect
 from homelab.errors import HomelabError, InputError
-from homelab.host import argv
+from homelab.host import Result, argv
 from homelab.model import Inventory, Vault
 from homelab.secrets import FileVault
 from homelab.services.analytics import PUBLISHED, SCRIPTS, as_analytics
@@ -37,15 +37,20 @@ def query(inventory: Inventory, sql: str, *, vault: Vault, known_hosts: KnownHos
         # Ended over there as well: it would go on when nobody waits any more.
         result = host.run(as_analytics(argv("timeout", str(_DEADLINE), "python", f"{SCRIPTS}/query.py", "--database",
                                             PUBLISHED, "--format", "json", "--", sql)), timeout=_DEADLINE + 10)
+    return rows_of(result, container.name, mend="Run `homelab deploy`, which puts everything there in order.",
+                   wait="Wait for the next hourly run, or see `homelab status` for what keeps it.")
+
+
+def rows_of(result: Result, where: str, *, wait: str, mend: str) -> Sequence[dict[str, Any]]:
+    """What query.py has answered. Raises InputError for SQL that DuckDB refuses, else HomelabError with the way out."""
     if result.status == _NOT_PUBLISHED:
-        raise HomelabError("There are no marts yet", "No build of the pipeline has been published.",
-                           "Wait for the next hourly run, or see `homelab status` for what keeps it.")
+        raise HomelabError("There are no marts yet", "No build of the pipeline has been published.", wait)
     said = result.stderr.decode(errors="replace").strip()
     if result.status == _REFUSED and said.startswith("error: "):
         raise InputError("DuckDB refuses the query", said.removeprefix("error: ")[:1500],
                          'The tables: homelab query "show all tables"')
     if not result.ok:
-        raise HomelabError(f"{container.name}: the query could not be run", said[-1500:] or f"It ended with status "
-                           f"{result.status}.", "Run `homelab deploy`, which puts everything there in order.")
+        raise HomelabError(f"{where}: the query could not be run", said[-1500:] or f"It ended with status "
+                           f"{result.status}.", mend)
     rows: list[dict[str, Any]] = json.loads(result.stdout)
     return rows

@@ -29,7 +29,7 @@ def tracked(*folders: str) -> set[str]:
 
 
 def test_templates_pipeline_and_inventory_come_along(unpacked: Path) -> None:
-    wanted = tracked("templates", "pipeline", "inventory.yaml")
+    wanted = tracked("templates", "pipeline", "inventory.yaml", "requirements/postgres.txt")
     found = {str(p.relative_to(unpacked / "homelab" / "_data")) for p in (unpacked / "homelab" / "_data").rglob("*")}
     assert wanted - found == set()
 

@@ -23,6 +23,7 @@ LAYERS = [
     {"cli"},
     {"view"},
     {"commands"},
+    {"dev"},
     {"inventory", "proxmox", "ssh", "lab"},
     {"services"},
     {"plan", "steps", "render", "secrets", "trust"},

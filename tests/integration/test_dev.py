@@ -1,0 +1,79 @@
+"""`homelab dev`: the whole pipeline on this machine, killed in the middle, and gone afterwards."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from homelab.dev.stack import folder_of
+from homelab.lab.process import wait_until
+from tests.integration import pg
+from tests.scripts import ROOT
+
+pytestmark = pytest.mark.timeout(180)
+
+
+def left(folder: Path) -> list[str]:
+    """The commands of live processes that have to do with the folder."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = entry.read_bytes().replace(b"\0", b" ").decode()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if str(folder) in words:
+            found.append(words)
+    return found
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Path]:
+    """A folder with an inventory of its own; what `homelab dev` has made for it goes, whatever happens."""
+    if pg.archive() is None:
+        pytest.skip("what it installs has not been fetched yet: ./bootstrap --test")
+    shutil.copy(ROOT / "inventory.yaml", tmp_path)
+    yield tmp_path
+    homelab(tmp_path, "reset", "--yes")
+
+
+def homelab(site: Path, *words: str, expect: int = 0) -> str:
+    done = subprocess.run([sys.executable, "-m", "homelab", "dev", *words], cwd=site, capture_output=True, text=True,
+                          check=False, timeout=150, stdin=subprocess.DEVNULL)
+    assert done.returncode == expect, done.stdout + done.stderr
+    return done.stdout + done.stderr * (expect != 0)
+
+
+def test_the_pipeline_without_containers(site: Path) -> None:
+    state = next(line.split()[1] for line in (site / "inventory.yaml").read_text().splitlines()
+                 if line.startswith("lab:"))
+    folder = folder_of(site / ".homelab" / state)
+    assert "homelab dev run" in homelab(site, "query", "select 1", expect=1)
+
+    first = subprocess.Popen([sys.executable, "-m", "homelab", "dev", "run", "--hours", "5"], cwd=site,
+                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert wait_until(lambda: (folder / "data" / "logs" / "dbt.log").exists(), 60)
+    time.sleep(2)
+    assert any("postgres -D" in words for words in left(folder))
+    first.kill()
+    first.wait()
+    assert wait_until(lambda: left(folder) == [], 20), left(folder)
+
+    again = json.loads(homelab(site, "run", "--hours", "3", "--json"))
+    assert again["stored"] == 9
+    assert {mart["name"]: mart["rows"] for mart in again["marts"]}["weather_hourly"] == 24
+    assert json.loads(homelab(site, "query", "--json", "select count(*) as n from stg_weather")) == [{"n": 24}]
+
+    assert "PASS=" in homelab(site, "dbt", "--", "build", "-s", "weather_daily")
+    assert "No such command" in homelab(site, "dbt", "nonsense", expect=2)
+    assert left(folder) == []
+    assert "--yes" in homelab(site, "reset", expect=2)
+    assert folder.exists()
+    homelab(site, "reset", "--yes")
+    assert not folder.exists()
