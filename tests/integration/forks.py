@@ -25,6 +25,7 @@ from homelab.model import Inventory
 from homelab.progress import SilentProgress
 from homelab.secrets import FileVault
 from homelab.trust import KnownHosts
+from tests.integration.deployed import deploy_as_job
 from tests.scripts import ROOT
 
 
@@ -42,6 +43,8 @@ class Job:
         if self.verb == "destroy":
             return str(destroy(self.inventory, known_hosts=known_hosts, progress=progress, limit=self.limit,
                                confirm=lambda plan: True))
+        if self.verb == "deploy":
+            return deploy_as_job(self.inventory, self.limit)
         if self.verb == "snapshot create":
             return str(snapshot.create(self.inventory, "a1", progress=progress, limit=self.limit))
         if self.verb == "snapshot rollback":

@@ -1,0 +1,125 @@
+"""Containers of a fake node that have something in them: a folder each, which snapshots keep and rollbacks bring back.
+
+A deploy in them writes `content`; files beside the folders make it fail or die: `NAME.broken`, `NAME.deadly`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from homelab.commands import deploy as verb
+from homelab.commands.deploy import HostReport
+from homelab.errors import HomelabError
+from homelab.host import Host
+from homelab.model import Container, Inventory, Site, Step
+from homelab.progress import Progress, SilentProgress
+from homelab.steps import Command, places
+from homelab.trust import KnownHosts
+from tests.integration.fakenode import FakeNode
+from tests.support import FixedVault, LocalHost
+
+NEW = "new\n"
+
+
+@dataclass
+class Disks:
+    """The folders of the containers."""
+
+    root: Path
+
+    def of(self, vmid: int) -> Path:
+        """The folder of a container."""
+        return self.root / str(vmid)
+
+    def content(self, vmid: int) -> str:
+        """What a deploy writes, or what was there before."""
+        return (self.of(vmid) / "content").read_text()
+
+    def put(self, vmid: int, content: str) -> None:
+        """Put something there."""
+        self.of(vmid).mkdir(parents=True, exist_ok=True)
+        (self.of(vmid) / "content").write_text(content)
+
+    def mark(self, vmid: int, what: str, there: bool = True) -> None:
+        """Make its deploy `broken` or `deadly`, or as it should be."""
+        mark = self.root / f"{vmid}.{what}"
+        mark.touch() if there else mark.unlink(missing_ok=True)
+
+    def behind(self, pve: FakeNode) -> None:
+        """Have the node's tasks act on them."""
+        begin = pve.task
+
+        async def task(node: str, kind: str, tid: Any, user: str, body: Any, **more: Any) -> str:
+            async def acting() -> str | None:
+                note: str | None = await body()
+                disk, kept = self.of(int(tid)), self.root / f"{tid}@"
+                if kind == "vzsnapshot":
+                    shutil.copytree(disk, kept, dirs_exist_ok=True)
+                elif kind == "vzrollback":
+                    shutil.rmtree(disk)
+                    shutil.copytree(kept, disk)
+                elif kind == "vzdelsnapshot":
+                    shutil.rmtree(kept, ignore_errors=True)
+                return note
+            return await begin(node, kind, tid, user, acting, **more)
+        pve.task = task  # type: ignore[method-assign]
+
+
+class Dies(Command):
+    """Kills the whole program, once."""
+
+    def apply(self, host: Host) -> None:
+        """See Step."""
+        super().apply(host)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def steps_in(disks: Disks) -> Callable[[Site], Sequence[Step]]:
+    """What a deploy does: it writes the content, and looks whether that works."""
+    def steps(site: Site) -> Sequence[Step]:
+        mark, disk = disks.of(site.container.vmid), disks.of(site.container.vmid)
+        content = f"{disk}/content"
+        written = Command("content", f"grep -qx new {content}", f"echo half >{content}; echo new >{content}")
+        return [written,
+                Dies("deadly", f"[ ! -e {mark}.deadly ]", f"rm {mark}.deadly"),
+                Command("works", f"[ ! -e {mark}.broken ] || ! grep -qx new {content}",
+                        f"[ ! -e {mark}.broken ] || {{ echo 'it does not' >&2; false; }}", watches=[written])]
+    return steps
+
+
+@dataclass
+class Inside(LocalHost):
+    """A container that is a folder of this machine."""
+
+    def close(self) -> None:
+        """See Connection.close."""
+
+
+def deploy(inventory: Inventory, disks: Disks, *limit: str, rollback: bool = True,
+           progress: Progress | None = None) -> Sequence[HostReport]:
+    """`homelab deploy --rollback-on-failure --limit …` in these containers."""
+    def reach(container: Container, *_: object) -> Inside:
+        return Inside(container.name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verb, "steps_of", steps_in(disks))
+        return verb.deploy(inventory, vault=FixedVault(), known_hosts=KnownHosts.of(inventory.state_dir), limit=limit,
+                           progress=progress or SilentProgress(), rollback=rollback, reach=reach)
+
+
+def deploy_as_job(inventory: Inventory, limit: Sequence[str]) -> str:
+    """The same in a process of its own. Raises HomelabError if a container has failed."""
+    disks = Disks(inventory.path.parent / "disks")
+    places.STATE, places.RUN = f"{disks.root}/state", f"{disks.root}/run"
+    reports = deploy(inventory, disks, *limit)
+    if failures := [report for report in reports if report.failure]:
+        raise HomelabError(*(f"{report.failure} rolled back: {report.rolled_back}" for report in failures))
+    return "deployed"
