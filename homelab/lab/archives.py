@@ -12,7 +12,6 @@ from typing import Any
 
 from fakepve import FakeCt, TaskError
 
-from homelab.errors import HomelabError
 from homelab.lab import guest
 from homelab.lab.backups import ARCHIVE, BackupApi, made_at, online_again
 from homelab.lab.command import ProgramFailed, attempt, run
@@ -112,7 +111,7 @@ class BackupNode(BackupApi, ConfigNode):
     async def unpack_backup(self, ct: FakeCt, volid: str, body: Body) -> str | None:
         """Make a container of a backup, in reality first and in the model after it. Raises TaskError."""
         say(f"recovering backed-up configuration from '{volid}'")
-        try:
+        async with self.made_or_gone(ct, f"unable to restore CT {ct.vmid} - "):
             if self.volume_exists(volid) is not True:
                 raise TaskError(f"volume '{volid}' does not exist")
             say(f"restoring '{volid}' now..")
@@ -120,13 +119,6 @@ class BackupNode(BackupApi, ConfigNode):
             await asyncio.to_thread(self.measure.weigh, ct.vmid)
             say("merging backed-up and given configuration..")
             return await self.restored(ct, volid, body)
-        except (TaskError, HomelabError, OSError) as error:
-            await asyncio.to_thread(self.runtime.remove, ct.vmid)
-            self._drop(ct)
-            why, *more = str(error).splitlines()
-            for line in more:
-                say(line)
-            raise TaskError(f"unable to restore CT {ct.vmid} - {why}") from error
 
     def _unpack(self, vmid: int, file: Path) -> None:
         root = self.runtime.root(vmid)

@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
-from fakepve import FakeCt, PveError, TaskError
+from fakepve import FakeCt, PveError
 
-from homelab.errors import HomelabError
 from homelab.lab import guest
 from homelab.lab.command import run
 from homelab.lab.containers import Runtime
@@ -42,16 +41,10 @@ class CloneNode(ConfigNode):
         source = self.ct(int(values["vmid"]))
         say(f"create full clone of mountpoint rootfs ({str(source.config['rootfs']).partition(',')[0]})")
         try:
-            await asyncio.to_thread(copy, self.runtime, source.vmid, ct.vmid)
-            await asyncio.to_thread(self.measure.weigh, ct.vmid)
-            return await body()
-        except (TaskError, HomelabError, OSError) as error:
-            await asyncio.to_thread(self.runtime.remove, ct.vmid)
-            self._drop(ct)
-            why, *more = str(error).splitlines()
-            for line in more:
-                say(line)
-            raise TaskError(f"clone failed: {why}") from error
+            async with self.made_or_gone(ct, "clone failed: "):
+                await asyncio.to_thread(copy, self.runtime, source.vmid, ct.vmid)
+                await asyncio.to_thread(self.measure.weigh, ct.vmid)
+                return await body()
         finally:
             if source.lock == "disk":
                 source.lock = None

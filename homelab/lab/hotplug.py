@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from ipaddress import IPv4Interface
 from typing import Any
 
-from fakepve import FakeCt, PveError
+from fakepve import FakeCt, PveError, TaskError
 
 from homelab.errors import HomelabError
 from homelab.lab import cgroups, guest
+from homelab.lab.tasks import say
 from homelab.lab.views import ViewNode
 
 # Of a network device; `firewall` is seen to by the node's firewall.
@@ -28,6 +30,19 @@ class ConfigNode(ViewNode):
     def record(self, ct: FakeCt) -> dict[str, Any]:
         """What is remembered of a container."""
         return {"config": ct.config, "pending": ct.pending}
+
+    @asynccontextmanager
+    async def made_or_gone(self, ct: FakeCt, failed: str) -> AsyncIterator[None]:
+        """What makes a container: if it fails, nothing is left of it. Raises TaskError, which begins with `failed`."""
+        try:
+            yield
+        except (TaskError, HomelabError, OSError) as error:
+            await asyncio.to_thread(self.runtime.remove, ct.vmid)
+            self._drop(ct)
+            why, *more = str(error).splitlines()
+            for line in more:
+                say(line)
+            raise TaskError(f"{failed}{why}") from error
 
     async def _lxc_config_put(self, user: str, v: Mapping[str, Any]) -> Any:
         return await super()._lxc_config_put(user, {**v, **described(v)})

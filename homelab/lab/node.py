@@ -12,7 +12,6 @@ from typing import Any
 
 from fakepve import FakeCt, PveError, TaskError
 
-from homelab.errors import HomelabError
 from homelab.lab import guest, network
 from homelab.lab.appliances import ApplianceNode
 from homelab.lab.archives import BackupNode
@@ -121,19 +120,12 @@ class LabNode(FirewallNode, CloneNode, BackupNode, ApplianceNode):
 
     async def _create(self, ct: FakeCt, user: str, values: Mapping[str, Any], body: Body) -> str | None:
         name = str(values.get("hostname") or f"CT{ct.vmid}")
-        try:
+        async with self.made_or_gone(ct, f"unable to create CT {ct.vmid} - "):
             if (template := self.templates.get(values["ostemplate"])) is None:
                 raise TaskError(f"volume '{values['ostemplate']}' does not exist")
             await asyncio.to_thread(self.runtime.create, ct.vmid, name, template,
                                     str(values.get("ssh-public-keys") or ""), values.get("password"), say)
             await asyncio.to_thread(self.measure.weigh, ct.vmid)
-        except (TaskError, HomelabError, OSError) as error:
-            await asyncio.to_thread(self.runtime.remove, ct.vmid)
-            self._drop(ct)
-            why, *more = str(error).splitlines()
-            for line in more:
-                say(line)
-            raise TaskError(f"unable to create CT {ct.vmid} - {why}") from error
         note = await body()
         if values.get(_START):
             await self._start_task(ct, user)

@@ -27,7 +27,7 @@ from homelab.secrets import FileVault
 from homelab.ssh import Ssh
 from homelab.trust import KnownHosts, fingerprint
 
-LAB = Lab("golden", IPv4Network("10.99.2.16/28"), "hl-gold", 18066, 8149)
+LAB = Lab("bakery", IPv4Network("10.99.2.16/28"), "hl-gold", 18066, 8149)
 QUIET = SilentProgress()
 SOURCE, CLONE = "postgres-data", "second"
 INVENTORY = """

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import secrets
 import socket
+import time
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from homelab.commands.init import init
 from homelab.commands.trust import trust
 from homelab.errors import HomelabError, InputError
 from homelab.model import Endpoint
-from homelab.proxmox import Client, find, tasks
+from homelab.proxmox import Client, client, find, tasks
 from homelab.proxmox.apply import only_node
 from homelab.proxmox.errors import ProxmoxError
 from homelab.proxmox.tls import fetch_fingerprint
@@ -140,6 +142,25 @@ def test_nobody_listens(endpoint: Endpoint) -> None:
         with pytest.raises(HomelabError, match="cannot be reached") as caught:
             Client(replace(endpoint, port=sock.getsockname()[1])).get("version")
     assert "Connection refused" in caught.value.details
+
+
+@pytest.mark.parametrize(("connects", "brief"), [(False, "cannot be reached"), (True, "takes too long to answer")])
+def test_a_node_that_is_silent_is_given_up(connects: bool, brief: str, endpoint: Endpoint,
+                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "_TIMEOUT", (0.2, 0.2))
+    monkeypatch.setattr(client, "_PATIENCE", 0.0)
+    with socket.socket() as listener, ExitStack() as stack:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        if not connects:  # its queue is full: what comes now is not even connected, as with an address that drops all
+            for _ in range(2):
+                waiting = stack.enter_context(socket.socket())
+                waiting.setblocking(False)
+                waiting.connect_ex(listener.getsockname())
+        started = time.monotonic()
+        with pytest.raises(HomelabError, match=brief):
+            Client(replace(endpoint, port=listener.getsockname()[1])).get("version")
+    assert time.monotonic() - started < 4
 
 
 def test_what_is_not_proxmox(endpoint: Endpoint, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
