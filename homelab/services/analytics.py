@@ -25,6 +25,9 @@ _PROJECT = f"{ROOT}/dbt/analytics_project"
 # In a folder of its own: a build may be going on.
 _PARSE = (f'folder=$(mktemp -d); dbt --no-use-colors --quiet parse --project-dir {_PROJECT} --profiles-dir {ROOT}/dbt '
           '--target-path "$folder" --log-path "$folder"; status=$?; rm -rf "$folder"; exit $status')
+# Beside the old one first, so that there is never half of one.
+_EXTEND = (f"rm -rf {_EXTENSIONS}.new && {ROOT}/venv/bin/python {SCRIPTS}/install_extension.py {_EXTENSIONS}.new && "
+           f"rm -rf {_EXTENSIONS} && mv -T {_EXTENSIONS}.new {_EXTENSIONS}")
 _COMMANDS = ("fetch_weather_data", "run_dbt_transformation", "check_every_city")
 _LONG = 1 << 16  # bytes: a longer list of cities is compared by its hash, and its difference is for nobody to read
 
@@ -84,8 +87,7 @@ class Analytics(Service):
             project,
             profiles,
             Command("DuckDB's postgres extension", f"test -n \"$(find {_EXTENSIONS} -name 'postgres_scanner*' -print "
-                    f"-quit 2>/dev/null)\"", argv(f"{ROOT}/venv/bin/python", f"{SCRIPTS}/install_extension.py",
-                                                  _EXTENSIONS), watches=[venv], makes=[Owned("made", _EXTENSIONS)]),
+                    f"-quit 2>/dev/null)\"", _EXTEND, watches=[venv], makes=[Owned("made", _EXTENSIONS)]),
             *self._cities(site),
             File(_ENVIRONMENT, self._environment(site), "analytics", "analytics", 0o600, secret=True),
             Command("dbt can read the project", "true", as_analytics(_PARSE), watches=[venv, project, profiles]),

@@ -13,7 +13,7 @@ from homelab.host import Result
 from homelab.model import Access, Health, Listen, Owned, Service, Site, Step
 from homelab.paths import shipped
 from homelab.render import render
-from homelab.steps import Command, Database, File, Hba, Packages, Role, Running, Sql
+from homelab.steps import Command, Database, Directory, File, Hba, Packages, Role, Running, Sql
 from homelab.steps.postgres import PSQL
 from homelab.steps.queries import Query
 
@@ -31,6 +31,7 @@ _FACTS = """select json_build_object(
   'newest_raw_row', (select to_char(max(ingested_at) at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
                      from raw.weather_observations))"""
 _PORT = 5432
+_CREATE = "/etc/postgresql-common/createcluster.d"
 _WRITES = ("insert", "update", "delete", "truncate")
 _PGDG_KEY = "/usr/share/postgresql-common/pgdg/apt.postgresql.org.asc"
 _PGDG_LIST = "/etc/apt/sources.list.d/pgdg.list"
@@ -70,7 +71,7 @@ class Postgres(Service):
         folder = f"/etc/postgresql/{self.version}/main"
         settings = File(f"{folder}/conf.d/homelab.conf",
                         render("postgres/postgresql.conf.j2", memory=site.container.shape.memory))
-        return (*self._packages(), settings, Running(self.units()[0], watches=[settings]),
+        return (*self._packages(), self._cluster(), settings, Running(self.units()[0], watches=[settings]),
                 *contents(site), retention(self.retention_months),
                 Hba(f"{folder}/pg_hba.conf", hba(site), "postgres", "postgres", 0o640))
 
@@ -87,7 +88,23 @@ class Postgres(Service):
         return Health(True, f"{sizes}; {facts['connections']} connections; {facts['raw_rows']} raw rows, newest "
                             f"{facts['newest_raw_row'] or 'none yet'}", facts)
 
+    def _cluster(self) -> Command:
+        """The cluster `main`. While it is being made, a stamp says so: what a killed run left of it holds no data.
+
+        The package's own script takes whatever initdb has left behind for a whole cluster.
+        """
+        conf, data = f"/etc/postgresql/{self.version}/main", f"/var/lib/postgresql/{self.version}/main"
+        stamp = f"/var/lib/homelab/making-postgresql-{self.version}"
+        return Command(f"cluster {self.version}/main", f"[ ! -e {stamp} ] && [ -e {conf}/postgresql.conf ]", "\n".join([
+            "set -e; mkdir -p /var/lib/homelab",
+            f"if [ -e {stamp} ]; then systemctl stop {self.units()[0]}; rm -rf {conf} {data}; fi",
+            f"touch {stamp}; sync {stamp}",
+            f"LC_ALL=C.UTF-8 pg_createcluster {self.version} main",
+            f"rm -f {stamp}; systemctl daemon-reload"]))
+
     def _packages(self) -> Iterator[Step]:
+        yield Directory(_CREATE)
+        yield File(f"{_CREATE}/homelab.conf", b"create_main_cluster = false\n")
         if self.source == "pgdg":
             # Debian and Ubuntu ship PGDG's key in this package, so it need not be fetched from anywhere.
             yield Packages(["postgresql-common", "ca-certificates"])

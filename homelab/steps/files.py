@@ -15,6 +15,7 @@ from homelab.host import Host, Result, argv, check
 from homelab.model import Owned, Pending, Step
 from homelab.steps import places
 
+_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 _KEPT = 5  # how many of what was replaced are kept for each path
 
 
@@ -57,25 +58,33 @@ def keep(path: str, digest: str, new: str) -> str:
     """Shell text that keeps what is at `path` unless it came from us, and notes the hash of what comes now.
 
     `digest` is shell text that prints the hash of what is there, `new` is the hash of what comes; without one, nothing
-    will stand there any more.
+    will stand there any more. What is there now is noted as well: a run that is killed before the new one takes its
+    place must not lead the next one to think that somebody else wrote the old one, nor to keep it twice.
     """
     note, kept = quote(places.written(path)), quote(places.replaced(path))
     return "\n".join([
+        "was=",
         f"if [ -e {quote(path)} ]; then",
         f"    was=$({digest}) && was=${{was%% *}}",
-        f'    if [ "$was" != "{new}" ] && [ "$was" != "$(cat {note} 2>/dev/null)" ]; then',
+        f'    if [ "$was" != "{new}" ] && ! grep -qsxF "$was" {note}; then',
         f"        mkdir -p {kept}; rm -rf {kept}/.new; cp -a {quote(path)} {kept}/.new",
         f"        mv -T {kept}/.new {kept}/$(date -u +%Y%m%dT%H%M%SZ)",
         f"        ls -1 {kept} | head -n -{_KEPT} | while read -r each; do rm -rf {kept}/\"$each\"; done",
         "    fi",
         "fi",
-        f"mkdir -p {quote(places.written(path.rpartition('/')[0]))}; echo {new} >{note}" if new else f"rm -f {note}",
+        "\n".join([
+            f'[ "$was" != {new} ] || was=',
+            f'if [ -n "$was" ] || ! grep -qsxF {new} {note}; then',
+            f"    mkdir -p {quote(places.written(path.rpartition('/')[0]))}",
+            f'    {{ echo {new}; [ -z "$was" ] || echo "$was"; }} >{note}.new; mv -fT {note}.new {note}',
+            "fi",
+        ]) if new else f"rm -f {note}",
     ])
 
 
-def _whose(path: str, found: str, noted: str) -> str:
+def _whose(path: str, found: str, noted: Sequence[str]) -> str:
     """How a plan says whose work is replaced."""
-    if found == noted:
+    if found in noted:
         return "its content differs"
     return f"{'changed by hand' if noted else 'its content differs'}; kept in {places.replaced(path)}"
 
@@ -117,7 +126,7 @@ class File(Step):
         attributes, content = answers
         if not attributes.ok:
             return Pending("does not exist", self._diff(b""))
-        shown, noted, *_ = [*attributes.text.splitlines(), "", ""]
+        shown, *noted = attributes.text.splitlines()
         digest = content.text[:64] if self.secret else hashlib.sha256(content.stdout).hexdigest()
         if digest != self._digest:
             why = _whose(self.path, digest, noted)
@@ -141,7 +150,8 @@ class File(Step):
         folder, _, name = self.path.rpartition("/")
         check(host, "\n".join([
             "set -e; umask 077",
-            f"new=$(mktemp {quote(f'{folder}/.{name}.XXXXXX')})",
+            f"rm -f {quote(f'{folder}/.{name}.homelab.')}??????*",  # what a killed run may have left
+            f"new=$(mktemp {quote(f'{folder}/.{name}.homelab.XXXXXX')})",
             "trap 'rm -f \"$new\"' EXIT",
             'cat >"$new"',
             f'chown -h {quote(f"{self.owner}:{self.group}")} "$new"; chmod {self.mode:o} "$new"',
@@ -153,7 +163,7 @@ class File(Step):
 
 @dataclass(frozen=True, eq=False)
 class Certificate(File):
-    """A CA that the whole machine trusts; `path` is below /usr/local/share/ca-certificates and ends in `.crt`."""
+    """A CA in PEM that the whole machine trusts; `path` is below /usr/local/share/ca-certificates, ending in `.crt`."""
 
     def owns(self) -> Sequence[Owned]:
         """See Step."""
@@ -161,7 +171,9 @@ class Certificate(File):
 
     def probes(self) -> Sequence[str]:
         """See Step. The third one finds a file that a killed run wrote and nobody trusts yet."""
-        return (*super().probes(), argv("test", "-e", f"/etc/ssl/certs/{Path(self.path).stem}.pem"))
+        # The last whole line of a certificate is part of its signature, and the bundle is what is written last.
+        line = max(self.content.decode().strip().splitlines()[-3:-1], key=len)
+        return (*super().probes(), argv("grep", "-qxF", "-e", line, _BUNDLE))
 
     def pending(self, answers: Sequence[Result]) -> Pending | None:
         """See Step."""
@@ -210,19 +222,21 @@ class Tree(Step):
 
     def probes(self) -> Sequence[str]:
         """See Step."""
-        return (f"cd {quote(self.path)} && {_HASHES}", f"cat {quote(places.written(self.path))}")
+        return (f"cd {quote(self.path)} && {_HASHES}", f"cat {quote(places.written(self.path))}",
+                f"[ ! -e {quote(f'{self.path}.old')} ]")
 
     def pending(self, answers: Sequence[Result]) -> Pending | None:
         """See Step."""
-        if not answers[0].ok:
+        files, noted, tidy = answers
+        if not files.ok:
             return Pending("does not exist", self._listing("+", self.files))
-        found = {line[66:]: line[:64] for line in answers[0].stdout.decode(errors="replace").splitlines()}
+        found = {line[66:]: line[:64] for line in files.stdout.decode(errors="replace").splitlines()}
         wanted = self._wanted()
         changed = [name for name in wanted if found.get(name) != wanted[name]]
         surplus = [name for name in found if name not in wanted]
         if not changed and not surplus:
-            return None
-        return Pending(f"{_whose(self.path, _digest_of(found), answers[1].text)}: "
+            return None if tidy.ok else Pending("the one before was not cleared away")
+        return Pending(f"{_whose(self.path, _digest_of(found), noted.text.split())}: "
                        f"{len(changed)} files to write, {len(surplus)} to remove",
                        self._listing("+", changed) + self._listing("-", surplus))
 

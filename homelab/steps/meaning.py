@@ -66,7 +66,7 @@ MEANINGS = (
             f"Give it more `memory` or `swap` in the inventory, run `homelab up`, {_AGAIN}."),
     Meaning(r"python3: (not found|No such file or directory)",
             "{host} has no Python.",
-            "Run `homelab deploy` again: it installs what is missing."),
+            f"Run `homelab ssh {{host}} -- apt-get install --reinstall python3-minimal`, {_AGAIN}."),
     Meaning(r"Failed to fetch|Unable to connect to|does not have a Release file|error sending request|"
             r"Could not connect to|No matching distribution found|not found in the package registry",
             "A mirror or proxy does not give what is needed: it is down, or refuses {host}.",

@@ -175,7 +175,9 @@ class Hba(File):
     def apply(self, host: Host) -> None:
         """See Step. Raises HomelabError that quotes the server, and the old file stands."""
         path, kept = quote(self.path), quote(f"{self.path}.homelab-previous")
-        check(host, f"cp -p {path} {kept}", f"keeping the old {self.path}")
+        # One that is there is from a run that was killed: it is the one in force, and what stands here may not be.
+        check(host, f"[ -e {kept} ] || {{ cp -p {path} {kept}.new && mv -fT {kept}.new {kept}; }}",
+              f"keeping the old {self.path}")
         super().apply(host)
         faults = check(host, Query(self.psql, "postgres",
                                   "select line_number || ': ' || error from pg_hba_file_rules where error is not null"),
@@ -184,5 +186,5 @@ class Hba(File):
             check(host, f"mv -f {kept} {path}", f"taking back {self.path}")
             raise HomelabError(f"{host.name}: PostgreSQL refuses the new pg_hba.conf", faults.text,
                                "The old one is still in force. Mend templates/postgres/pg_hba.conf.j2.")
-        check(host, Query(self.psql, "postgres", "select pg_reload_conf()"), "reloading PostgreSQL")
-        check(host, f"rm -f {kept}", "tidying up")
+        # In this order: a run that is killed in between finds that it is not loaded yet.
+        check(host, f"rm -f {kept}; {Query(self.psql, 'postgres', 'select pg_reload_conf()')}", "reloading PostgreSQL")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,9 @@ def answer(text: str = "", status: int = 0) -> Result:
 GONE = answer(status=1)
 PASSWORD = Secret("pencil")
 VENV = Venv("/opt/x/venv", b"dbt==1\n")
+PEM = b"-----BEGIN CERTIFICATE-----\n" + b"".join(each * 64 + b"\n" for each in (b"a", b"b", b"c")) + (
+    b"d==\n-----END CERTIFICATE-----\n")
+Z = "0" * 64
 Y = hashlib.sha256(b"y\n").hexdigest()
 TWO = f"{'0' * 64}  a\n{'0' * 64}  b\n"
 HBA = Hba("/hba", b"local\n", "postgres", "postgres", 0o640)
@@ -53,17 +58,21 @@ TABLE: list[tuple[Step, list[Result], str | None]] = [
     (Pinned({"a": "1.*"}), [answer("a installed 2.0")], "a 2.0 → 1.*"),
     (Pinned({"a": "1.*"}), [answer("a config-files 2.0")], None),
     (Pinned({"a": "1.*"}), [GONE], None),
-    (Certificate("/c/x.crt", b"x\n"), [answer("root:root 644"), answer("x\n"), answer()], None),
-    (Certificate("/c/x.crt", b"x\n"), [answer("root:root 644"), answer("x\n"), GONE], "is not trusted yet"),
-    (User("u", "/home/u"), [answer("u:x:999:999::/home/u:/usr/sbin/nologin")], None),
-    (User("u", "/home/u"), [answer("u:x:999:999::/:/bin/sh")], "home / → /home/u, shell /bin/sh → /usr/sbin/nologin"),
-    (User("u", "/home/u"), [GONE], "does not exist"),
+    (Certificate("/c/x.crt", PEM), [answer("root:root 644"), answer(PEM.decode()), answer()], None),
+    (Certificate("/c/x.crt", PEM), [answer("root:root 644"), answer(PEM.decode()), GONE], "is not trusted yet"),
+    (User("u", "/home/u"), [answer("u:x:999:999::/home/u:/usr/sbin/nologin"), answer()], None),
+    (User("u", "/home/u"), [answer("u:x:999:999::/home/u:/usr/sbin/nologin"), GONE],
+     "has no group, no entry in shadow, or no home"),
+    (User("u", "/home/u"), [answer("u:x:999:999::/:/bin/sh"), answer()],
+     "home / → /home/u, shell /bin/sh → /usr/sbin/nologin"),
+    (User("u", "/home/u"), [GONE, GONE], "does not exist"),
     (Directory("/d"), [answer("directory root:root 755")], None),
     (Directory("/d"), [answer("directory u:root 755")], "directory u:root 755 → directory root:root 755"),
     (Directory("/d"), [answer("regular file root:root 755")], "regular file root:root 755 → directory root:root 755"),
     (Directory("/d"), [GONE], "does not exist"),
     (File("/f", b"x\n"), [answer("root:root 644"), answer("x\n")], None),
     (File("/f", b"x\n"), [answer(f"root:root 644\n{Y}"), answer("y\n")], "its content differs"),
+    (File("/f", b"x\n"), [answer(f"root:root 644\n{Z}\n{Y}"), answer("y\n")], "its content differs"),
     (File("/f", b"x\n"), [answer("root:root 644"), answer("x")], "its content differs; kept in STATE/replaced/f"),
     (File("/f", b"x\n"), [answer(f"root:root 644\n{Y}"), answer("z\n")], "changed by hand; kept in STATE/replaced/f"),
     (File("/f", b"x\n"), [answer(f"root:root 644\n{Y}"), answer("x\n")], None),
@@ -77,12 +86,14 @@ TABLE: list[tuple[Step, list[Result], str | None]] = [
     (HBA, [answer("postgres:postgres 640"), answer("local\n"), answer("f")], "is not loaded yet"),
     (HBA, [answer("postgres:postgres 640"), answer("trust\n"), answer("t")],
      "its content differs; kept in STATE/replaced/hba"),
-    (Tree("/t", {"a": b"1"}), [answer(f"{hashlib.sha256(b'1').hexdigest()}  a\n"), GONE], None),
-    (Tree("/t", {"a": b"1"}), [answer(TWO), answer(hashlib.sha256(TWO.encode()).hexdigest())],
+    (Tree("/t", {"a": b"1"}), [answer(f"{hashlib.sha256(b'1').hexdigest()}  a\n"), GONE, answer()], None),
+    (Tree("/t", {"a": b"1"}), [answer(f"{hashlib.sha256(b'1').hexdigest()}  a\n"), GONE, GONE],
+     "the one before was not cleared away"),
+    (Tree("/t", {"a": b"1"}), [answer(TWO), answer(hashlib.sha256(TWO.encode()).hexdigest()), answer()],
      "its content differs: 1 files to write, 1 to remove"),
-    (Tree("/t", {"a": b"1"}), [answer(TWO), answer("0" * 64)],
+    (Tree("/t", {"a": b"1"}), [answer(TWO), answer("0" * 64), answer()],
      "changed by hand; kept in STATE/replaced/t: 1 files to write, 1 to remove"),
-    (Tree("/t", {"a": b"1"}), [GONE, GONE], "does not exist"),
+    (Tree("/t", {"a": b"1"}), [GONE, GONE, answer()], "does not exist"),
     (Command("c", "true", "x"), [answer()], None),
     (Command("c", "true", "x"), [GONE], "not done yet"),
     (Running("u"), [answer("ActiveState=active\nUnitFileState=enabled\nNeedDaemonReload=no")], None),
@@ -207,6 +218,73 @@ def test_tree_is_exactly_what_it_says(tmp_path: Path) -> None:
     changed.apply(host)
     assert len(list(kept.parent.iterdir())) == 1, "what came from us is not kept"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["goal", "source"]
+
+
+class Cut(LocalHost):
+    """Runs only the first lines of what it is told to, as if the shell over there were killed after them."""
+
+    def __init__(self, lines: int) -> None:
+        super().__init__()
+        self.lines = lines
+
+    def run(self, command: str, *, stdin: bytes = b"", timeout: float = 60) -> Result:
+        """See Host.run. Who is killed tidies nothing up."""
+        super().run("\n".join(command.splitlines()[:self.lines]).replace("trap ", ": "), stdin=stdin, timeout=timeout)
+        return Result(command, 137)
+
+
+def ends(step: Step) -> list[int]:
+    """After how many lines a command of a step's script has ended: not in the middle of an `if`."""
+    host = LocalHost()
+    step.apply(host)
+    (lines,) = (command.splitlines() for command in host.ran)
+    return [count for count in range(1, len(lines)) if not subprocess.run(
+        ["sh", "-n", "-c", "\n".join(lines[:count])], check=False, capture_output=True).returncode]
+
+
+def everything(folder: Path) -> dict[str, str]:
+    """Each path below a folder, with its mode and content; moments do not matter."""
+    return {re.sub(r"\d{8}T\d{6}Z", "MOMENT", str(path.relative_to(folder))):
+            f"{path.lstat().st_mode:o} {path.read_text() if path.is_file() else ''}" for path in folder.rglob("*")}
+
+
+def changing(kind: str, path: str) -> list[Step]:
+    """The same step with the content that was there before, and with another one."""
+    owner = owner_of_new_files()
+    if kind == "tree":
+        return [Tree(path, {"a/b": content, "c": b"x"}) for content in (b"1", b"2")]
+    return [File(path, content, *owner, mode=0o640, validate='ln -f "$new" "$new.csv"; rm -f "$new.csv"')
+            for content in (b"1", b"2")]
+
+
+@pytest.mark.parametrize("before", ["nothing", "ours", "somebody's"])
+@pytest.mark.parametrize("kind", ["file", "tree"])
+def test_killed_after_every_line_the_next_run_ends_as_a_clean_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                                   kind: str, before: str) -> None:
+    """File by file: what is kept, what is noted, and nothing that lies about."""
+    def ended(name: str, lines: int) -> dict[str, str]:
+        folder = tmp_path / name
+        (folder / "etc").mkdir(parents=True)
+        monkeypatch.setattr(places, "STATE", str(folder / "state"))
+        path = folder / "etc" / "thing"
+        old, new = changing(kind, str(path))
+        if before != "nothing":
+            old.apply(LocalHost())
+        if before == "somebody's":
+            (path / "c" if kind == "tree" else path).write_text("by hand")
+        if lines:
+            with pytest.raises(CommandFailed):
+                new.apply(Cut(lines))
+        if settle(LocalHost(), new):
+            new.apply(LocalHost())
+        assert settle(LocalHost(), new) is None
+        return {key.replace(str(folder).lstrip("/"), "FOLDER"): text for key, text in everything(folder).items()}
+
+    clean = ended("clean", 0)
+    assert sum("replaced" in path and "MOMENT" in path for path in clean) == (before == "somebody's") * (
+        4 if kind == "tree" else 1)
+    for lines in ends(changing(kind, str(tmp_path / "any"))[1]):
+        assert ended(str(lines), lines) == clean, f"killed after line {lines}"
 
 
 APT = """#!/bin/sh
