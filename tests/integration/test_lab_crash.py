@@ -1,0 +1,193 @@
+"""A deploy that is cut off in every one of its commands ends as one that nobody disturbed, part by part.
+
+One run is cut off in the first command that was not cut off before, the next one in the next, and so on until one
+comes through: so the walk over all commands costs little more than one deploy. What takes long is cut off three
+times, each time after another part of what it takes.
+
+By itself this walks over PostgreSQL's container, in which each command is cut off in one of four ways, by chance. With
+`HOMELAB_CRASHES=all`, or some of `cli,cut,kill,reboot`, it walks over the whole stack, once for each of them.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Network
+from pathlib import Path
+
+import pytest
+
+from homelab.commands.deploy import HostReport, deploy
+from homelab.commands.deploy import connect as over_ssh
+from homelab.commands.destroy import destroy
+from homelab.commands.up import up as make_up
+from homelab.host import check
+from homelab.inventory import load
+from homelab.lab import Lab, down, missing, up
+from homelab.model import Container, Inventory, Secret
+from homelab.paths import shipped
+from homelab.plan import chosen
+from homelab.progress import SilentProgress
+from homelab.secrets import FileVault
+from homelab.ssh import Ssh
+from homelab.trust import KnownHosts, Pin, fingerprint
+from tests.integration.crash import KINDS, Doomed, Fate, differences, state
+
+LAB = Lab("crash", IPv4Network("10.99.2.112/28"), "hl-crsh", 18086, 8169)
+OVERLAY = """
+containers:
+  postgres-data: {vmid: 215, ip: 10.99.2.115}
+  analytics-platform: {vmid: 216, ip: 10.99.2.116}
+  airflow-orchestration: {vmid: 217, ip: 10.99.2.117}
+"""
+QUIET = SilentProgress()
+ASKED = os.environ.get("HOMELAB_CRASHES", "")
+WALKS = [(kind,) for kind in KINDS if ASKED == "all" or kind in ASKED.split(",")] or [KINDS]
+SEED = int(os.environ.get("HOMELAB_SEED", "5"))
+LIMIT = () if ASKED else ("postgres-data",)
+_KEY = "/etc/ssh/ssh_host_ed25519_key"
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(3600 if ASKED else 300),
+              pytest.mark.skipif(bool(missing()), reason="this machine cannot run a lab: " + "; ".join(missing()))]
+
+
+@pytest.fixture(autouse=True)
+def _own_places() -> None:
+    """None: the containers are nobody else's."""
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The containers of the walk."""
+
+    inventory: Inventory
+    folder: Path
+
+    @property
+    def vault(self) -> FileVault:
+        """The secrets, the same for all runs."""
+        return FileVault(self.inventory.state_dir)
+
+    @property
+    def known(self) -> KnownHosts:
+        """The pinned host keys."""
+        return KnownHosts.of(self.inventory.state_dir)
+
+    @property
+    def containers(self) -> Sequence[Container]:
+        """Those that the walk goes over."""
+        return chosen(self.inventory, LIMIT)
+
+    def connect(self, container: Container) -> Ssh:
+        """A connection for looking."""
+        return over_ssh(container, self.vault.key_pair("operator")[0], self.known, 60)
+
+    def make(self, keys: Mapping[str, bytes]) -> dict[str, bytes]:
+        """Fresh containers, with these host keys, or with new ones. Returns the keys."""
+        destroy(self.inventory, known_hosts=self.known, progress=QUIET, confirm=lambda plan: True, limit=LIMIT)
+        make_up(self.inventory, vault=self.vault, known_hosts=self.known, progress=QUIET, limit=LIMIT,
+                confirm=lambda plan: True)
+        made = {}
+        for container in self.containers:
+            with self.connect(container) as host:
+                check(host, "systemctl is-system-running --wait", "booting")
+                if container.name in keys:
+                    check(host, f"cat >{_KEY} && ssh-keygen -yf {_KEY} >{_KEY}.pub && systemctl restart ssh",
+                          "giving it the keys of before", stdin=keys[container.name])
+                made[container.name] = check(host, f"cat {_KEY}", "its key").stdout
+                line = " ".join(check(host, f"cat {_KEY}.pub", "its key").text.split()[:2])
+            self.known.pin(container.name, Pin(fingerprint(line), line))
+        return made
+
+    def deploy(self, reach: Callable[..., object] = over_ssh) -> Sequence[HostReport]:
+        """What `homelab deploy` does."""
+        return deploy(self.inventory, vault=self.vault, known_hosts=self.known, progress=QUIET, limit=LIMIT,
+                      reach=reach)  # type: ignore[arg-type]
+
+    def deploy_and_be_cut_off(self, fate: Fate) -> int:
+        """The same in a process of its own, cut off as fate has it: 0 if all went well, 1 if not, -9 if killed."""
+        child = os.fork()
+        if child:
+            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        try:
+            failures = [str(report.failure) for report in self.deploy(reaching(fate)) if report.failure]
+            sys.stderr.write("".join(f"{failure}\n\n" for failure in failures))
+            sys.stderr.flush()
+            os._exit(len(failures) and 1)
+        finally:
+            os._exit(70)
+
+    def state(self) -> dict[str, dict[str, str]]:
+        """Part by part, what each container is."""
+        found = {}
+        for container in self.containers:
+            with self.connect(container) as host:
+                check(host, "systemctl is-system-running --wait || systemctl --failed >&2", "booting")
+                found[container.name] = state(host)
+        return found
+
+
+def reaching(fate: Fate) -> Callable[[Container, Secret, KnownHosts], Doomed]:
+    """What connects to a container on which commands are cut off."""
+    def reach(container: Container, private: Secret, known_hosts: KnownHosts) -> Doomed:
+        host = Ssh(container.name, str(container.address), private, known_hosts, beat=2, patience=5)
+        host.connect(60)
+        return Doomed(host, fate)
+
+    return reach
+
+
+@dataclass(frozen=True)
+class Clean:
+    """A deploy that nobody disturbed: what it left, what its commands took, and the host keys that it stands on."""
+
+    state: Mapping[str, Mapping[str, str]]
+    seconds: dict[str, float]
+    keys: Mapping[str, bytes]
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    folder: Path = tmp_path_factory.mktemp("crash")
+    (folder / "overlay.yaml").write_text(OVERLAY)
+    down(LAB, QUIET)
+    try:
+        up(LAB, QUIET)
+        inventory = load([shipped("inventory.yaml"), LAB.overlay, folder / "overlay.yaml"])
+        yield Stack(replace(inventory, state_dir=folder / "state"), folder)
+    finally:
+        down(LAB, QUIET)
+
+
+@pytest.fixture(scope="module")
+def clean(stack: Stack) -> Clean:
+    keys = stack.make({})
+    learning = Fate(stack.folder / "none")
+    assert [report.failure for report in stack.deploy(reaching(learning))] == [None] * len(stack.containers)
+    return Clean(stack.state(), learning.seconds, keys)
+
+
+@pytest.mark.parametrize("kinds", WALKS, ids="-".join)
+def test_cut_off_in_every_command_it_ends_as_a_clean_one(stack: Stack, clean: Clean, kinds: Sequence[str]) -> None:
+    stack.make(clean.keys)
+    fate = Fate(stack.folder / "-".join(kinds), kinds, SEED, dict(clean.seconds))
+    runs, before, started = Counter[int](), -1, time.monotonic()
+    while (ended := stack.deploy_and_be_cut_off(fate)) or len(fate.met()) > before:
+        assert ended in (0, 1, -signal.SIGKILL)
+        runs[ended] += 1
+        assert ended != 1 or len(fate.met()) > before, "a run that was left in peace has failed"
+        before = len(fate.met())
+    missed = [name for name in clean.seconds if name not in fate.met()]
+    print(f"{kinds}: {len(fate.met())} times cut off in {runs.total()} runs {dict(runs)}, "
+          f"{time.monotonic() - started:.0f} s; not met: {missed}")
+    assert [report.changes for report in stack.deploy()] == [[]] * len(stack.containers)
+    found = stack.state()
+    wrong = [f"{name}: {line}" for name in clean.state for line in differences(clean.state[name], found[name])]
+    assert wrong == []
+    # A command is not needed any more where a look at what the one before it has made shows that it is so already.
+    assert len(missed) <= len(clean.seconds) / 10, "the walk must have met every command"
