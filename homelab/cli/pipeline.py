@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from homelab.cli.common import Json, emit, settings, trust_of
-from homelab.errors import HomelabError
+from homelab.errors import HomelabError, InputError
 
 
 def register(app: typer.Typer) -> None:
@@ -119,24 +120,43 @@ def status(as_json: Json = False) -> None:
 
 
 def backfill(
-    file: Annotated[Path, typer.Argument(help="JSON or JSON lines: answers of OpenWeather, or of its history API.")],
-    city: Annotated[str | None, typer.Option(help="Whose observations these are, where the file does not say.")] = None,
+    file: Annotated[Path | None, typer.Argument(help="JSON or JSON lines: answers of OpenWeather, or of its history "
+                                                     "API.")] = None,
+    first: Annotated[datetime | None, typer.Option("--from", formats=["%Y-%m-%d"], help="Instead of a file: ask "
+                                                   "OpenWeather's history API, from this day (UTC) on.")] = None,
+    until: Annotated[datetime | None, typer.Option("--to", formats=["%Y-%m-%d"], help="… up to this day, which is no "
+                                                   "part of it; today, if left out.")] = None,
+    city: Annotated[list[str] | None, typer.Option(help="Whose observations these are, where the file does not say; "
+                                                   "with --from, only this one, and may be repeated.")] = None,
     units: Annotated[Literal["standard", "metric", "imperial"] | None,
                      typer.Option(help="Their units; those of the inventory, if left out.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Bring history from a file into the raw observations. What is there already is left as it is.
+    """Bring history into the raw observations, from a file or from OpenWeather. What is there already stays as it is.
 
-    The marts take it in with the next run of the pipeline.
+    OpenWeather's history API is not part of its free plan. It is asked for a week of a city at a time, within the
+    inventory's rate limit; a run that was cut off goes on where it stopped. The marts take all of it in with the next
+    run of the pipeline.
+
+    Example:  homelab pipeline backfill --from 2019-01-01 --to 2019-02-01
 
     Example:  homelab pipeline backfill 2019.jsonl --city Newark,US --units metric
     """
-    from homelab.commands.backfill import backfill as bring_in
+    from homelab.commands import backfill as commands
 
+    cities = city or []
+    if (file is None) == (first is None) or (file is not None and (until is not None or len(cities) > 1)):
+        raise InputError("It is either a file or days", "A file comes with one --city at most, --to with --from.",
+                         "Say `homelab pipeline backfill FILE`, or `homelab pipeline backfill --from DAY`.")
     inventory = settings.load()
     vault, known_hosts = trust_of(inventory)
-    outcome = bring_in(inventory, file, city, units, vault=vault, known_hosts=known_hosts,
-                       progress=settings.progress())
+    if file is not None:
+        outcome = commands.backfill(inventory, file, cities[0] if cities else None, units, vault=vault,
+                                    known_hosts=known_hosts, progress=settings.progress())
+    else:
+        assert first is not None  # noqa: S101 - as just looked at
+        outcome = commands.history(inventory, first.date(), until and until.date(), cities, units, vault=vault,
+                                   known_hosts=known_hosts, progress=settings.progress())
     emit(outcome, as_json, lambda: typer.echo(str(outcome)))
 
 

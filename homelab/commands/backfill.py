@@ -1,37 +1,50 @@
-"""`homelab pipeline backfill` and `status`: history from a file into the raw table; how the pipeline is."""
+"""`homelab pipeline backfill` and `status`: history, from a file or OpenWeather, into the raw table; how it is."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 from homelab.commands.deploy import connect
 from homelab.errors import HomelabError, InputError
-from homelab.host import CommandFailed, argv, check
+from homelab.host import CommandFailed, Host, argv, check
 from homelab.model import Inventory, Vault
 from homelab.progress import Progress
-from homelab.services.analytics import PUBLISHED, SCRIPTS, as_analytics
+from homelab.services.analytics import PUBLISHED, ROOT, SCRIPTS, as_analytics
 from homelab.trust import KnownHosts
 
 _DEADLINE = 4 * 3600.0  # seconds
-# Exit statuses of backfill_weather.py.
-_SOME_REFUSED, _BAD_FILE = 4, 2
+# Exit statuses of backfill_weather.py; the last two are those of history_weather.py alone.
+_SOME_REFUSED, _BAD_FILE, _KEY_REFUSED, _BUSY = 4, 2, 3, 5
+_LOOK = 2.0  # seconds between two looks at how far it is
 
 
 @dataclass(frozen=True)
 class Backfilled:
-    """What came of a file: observations that are new, that were there, and that cannot go in, with the reasons."""
+    """What came of it: observations that are new, that were there, and that cannot go in, with the reasons.
+
+    Of OpenWeather's history also: how many requests it took, how many weeks of a city were stored whole already, and
+    which cities failed.
+    """
 
     stored: int
     unchanged: int
     quarantined: int
     reasons: dict[str, int]
+    requests: int = 0
+    whole: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         said = f"{self.stored} observations stored, {self.unchanged} were there already"
+        if self.whole:
+            said += f", {self.whole} weeks were whole and not asked for again"
+        said += "".join(f"\n  {city}: {why}" for city, why in self.failed.items())
         if self.quarantined:
             reasons = "".join(f"\n  {count} times: {reason}" for reason, count in self.reasons.items())
             said += f", {self.quarantined} cannot go in and are kept in raw.quarantine:{reasons}"
@@ -87,6 +100,46 @@ def backfill(inventory: Inventory, file: Path, city: str | None, units: str | No
                          "It has to hold OpenWeather's answers: one JSON object a line, or a list of them.")
     if result.status not in (0, _SOME_REFUSED):
         raise CommandFailed(container.name, result, f"bringing in {file.name}")
+    return Backfilled(**json.loads(result.text.splitlines()[-1]))
+
+
+def history(inventory: Inventory, first: date, until: date | None, cities: Sequence[str], units: str | None, *,
+            vault: Vault, known_hosts: KnownHosts, progress: Progress) -> Backfilled:
+    """Bring in OpenWeather's history from `first` to before `until` (today, if left out), of all cities or of these.
+
+    Raises InputError for days that are no span of time in the past, HomelabError when the key's plan has no history.
+    """
+    container = inventory.container_with("analytics")
+    key, _ = vault.key_pair("operator")
+    with connect(container, key, known_hosts) as host:
+        return history_on(host, first, until, cities, units, progress)
+
+
+def history_on(host: Host, first: date, until: date | None, cities: Sequence[str], units: str | None,
+               progress: Progress) -> Backfilled:
+    """As `history`, on the container itself."""
+    options = ["--from", str(first), *(["--to", str(until)] if until else []),
+               *(word for city in cities for word in ("--city", city)), *(["--units", units] if units else [])]
+    command = as_analytics(argv("python", f"{SCRIPTS}/history_weather.py", *options))
+    what = f"bringing in the history since {first}"
+    with progress.step(host.name, what) as far, ThreadPoolExecutor(1) as thread:
+        running = thread.submit(host.run, command, timeout=_DEADLINE)
+        while wait([running], _LOOK).not_done:
+            far(host.run(f"cat {ROOT}/data/history.progress 2>/dev/null || true").text)
+        result = running.result()
+    said = result.stderr.decode(errors="replace").strip().removeprefix("error: ")
+    if result.status == _BAD_FILE:
+        raise InputError("The history cannot be asked for", said[:1500], "Name days as in --from 2019-01-01 --to "
+                         "2019-02-01; if the pipeline's settings are meant, run `homelab deploy`.")
+    if result.status == _KEY_REFUSED:
+        raise HomelabError("OpenWeather refuses the key for its history", said[:1500],
+                           "The free plan has none: see https://openweathermap.org/price, or bring in a file: homelab "
+                           "pipeline backfill FILE")
+    if result.status == _BUSY:
+        raise HomelabError("A backfill is going on", f"It was begun earlier, and goes on in {host.name}.",
+                           "Wait for its end; what it has stored is not asked for again.")
+    if result.status not in (0, _SOME_REFUSED):
+        raise CommandFailed(host.name, result, what)
     return Backfilled(**json.loads(result.text.splitlines()[-1]))
 
 

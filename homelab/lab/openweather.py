@@ -5,6 +5,7 @@ With the clock `step`, each request for a city gets that city's next observation
 after the last one it begins again. With `real` it is the observation of this hour of the year. `dt` is the data set's
 own time. `--generated` adds that many cities, with the ids 1, 2, …: each has the weather of one of the stations, and
 another observation only after POST /_hour?appid=KEY, however often it is asked for.
+The history API has all hours of the real ones, a week at a time; with `--no-history` the key is of the free plan.
 Tests inject failures: POST /_faults?appid=KEY with {"status": 429, "times": 2, "retry_after": 1, "delay": 0, "q": …}.
 """
 
@@ -27,6 +28,8 @@ from aiohttp import web
 
 from homelab.lab.observations import PLACES, Observation, Place, answer, load
 
+_WEEK = 7 * 86400  # seconds
+_IN_HISTORY = ("dt", "main", "wind", "clouds", "weather", "rain", "snow")
 _NEAR = 0.5  # degrees: further away, no station speaks for a point
 _BLOCKED = ("Your account is temporary blocked due to exceeding of requests limitation of your subscription type. "
             "Please choose the proper subscription https://openweathermap.org/price")
@@ -133,9 +136,26 @@ def _of_year(time: datetime) -> tuple[int, int, int]:
     return time.month, time.day, time.hour
 
 
-def application(key: str, choose: Callable[[Place], Observation], generated: Generated | None = None
-                ) -> web.Application:
-    """The server, for one key and one way to choose the observation, and the cities that are generated."""
+def history(query: Mapping[str, str], stations: Mapping[str, Sequence[Observation]]) -> dict[str, Any]:
+    """The hours that a request for the history asks for. Raises Refusal."""
+    place = find(query)
+    try:
+        start = int(query["start"])
+        end = int(query["end"]) if "end" in query else start + 3600 * (int(query["cnt"]) - 1)
+    except (KeyError, ValueError):
+        raise Refusal(400, "wrong start, end or cnt", "400") from None
+    if query.get("type") != "hour" or not 0 <= end - start <= _WEEK:
+        raise Refusal(400, "the type has to be hour, and the period a week at most", "400")
+    told = [answer(place, seen, query.get("units", "standard")) for seen in stations[place.station]
+            if start <= seen.time.timestamp() <= end]
+    hours = [{key: one[key] for key in _IN_HISTORY if key in one} for one in told]
+    return {"message": f"Count: {len(hours)}", "cod": "200", "city_id": place.id, "calctime": 0.01, "cnt": len(hours),
+            "list": hours}
+
+
+def application(key: str, choose: Callable[[Place], Observation], generated: Generated | None = None,
+                past: Mapping[str, Sequence[Observation]] | None = None) -> web.Application:
+    """The server, for one key and one way to choose the observation, the cities that are generated, and the history."""
     faults: list[Fault] = []
 
     def admit(request: web.Request) -> None:
@@ -168,6 +188,13 @@ def application(key: str, choose: Callable[[Place], Observation], generated: Gen
             seen = choose(place)
         return web.json_response(answer(place, seen, request.query.get("units", "standard")))
 
+    async def city_history(request: web.Request) -> web.Response:
+        admit(request)
+        failed = await fail(request.query)
+        if failed is None and past is None:
+            raise Refusal(401, _BAD_KEY, 401)
+        return failed or web.json_response(history(request.query, past or {}))
+
     async def next_hour(request: web.Request) -> web.Response:
         admit(request)
         if generated is None:
@@ -193,6 +220,7 @@ def application(key: str, choose: Callable[[Place], Observation], generated: Gen
 
     app = web.Application(middlewares=[_refusals])
     app.add_routes([web.get("/data/2.5/weather", weather), web.get("/healthz", healthz),
+                    web.get("/data/2.5/history/city", city_history),
                     web.post("/_faults", inject), web.delete("/_faults", clear), web.post("/_hour", next_hour)])
     return app
 
@@ -216,11 +244,13 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--state", required=True, type=Path)
     parser.add_argument("--clock", choices=["step", "real"], default="step")
     parser.add_argument("--generated", type=int, default=0, metavar="N", help="cities beside the three real ones")
+    parser.add_argument("--no-history", action="store_true", help="the key is of the free plan")
     options = parser.parse_args(words)
     stations = load()
     choose = Steps(options.state, stations) if options.clock == "step" else ThisHour(stations)
     # Its access log would hold the key, which is part of every URL.
-    app = application(options.key_file.read_text().strip(), choose, Generated(options.generated, stations))
+    app = application(options.key_file.read_text().strip(), choose, Generated(options.generated, stations),
+                      None if options.no_history else stations)
     web.run_app(app, host=options.host, port=options.port, access_log=None, print=None)
 
 

@@ -1,4 +1,4 @@
-"""OpenWeather's current-weather API: one city's observation, asked for until it answers or nothing helps."""
+"""OpenWeather's API: one city's weather, now or hour by hour in the past, asked for until it answers."""
 
 from __future__ import annotations
 
@@ -112,11 +112,19 @@ class Client:
         self.pool = urllib3.PoolManager(maxsize=self.at_once)
 
     def current(self, city: City) -> bytes:
-        """The answer's body, exactly as it came. Raises FetchError."""
+        """The present weather: the answer's body, exactly as it came. Raises FetchError."""
+        return self._answer("data/2.5/weather", city.query())
+
+    def history(self, city: City, start: int, end: int) -> bytes:
+        """Each hour from `start` to `end` (seconds since 1970, at most a week), as it came. Raises FetchError."""
+        return self._answer("data/2.5/history/city", {**city.query(), "type": "hour", "start": str(start),
+                                                      "end": str(end)})
+
+    def _answer(self, path: str, query: Mapping[str, str]) -> bytes:
         why = "there was no time left to ask"
         for attempt in range(self.patience.attempts):
             try:
-                return self._ask(city)
+                return self._ask(path, query)
             except _TryAgain as failure:
                 why = str(failure)
                 pause = self.patience.pause(attempt, failure.after)
@@ -130,7 +138,7 @@ class Client:
     def _left(self) -> float:
         return self.until - self.patience.clock()
 
-    def _ask(self, city: City) -> bytes:
+    def _ask(self, path: str, query: Mapping[str, str]) -> bytes:
         if self.refused:
             raise FetchError(self.refused)
         if not self.limit.wait(self.until):
@@ -138,10 +146,10 @@ class Client:
         seconds = min(self.patience.request, self._left())
         if seconds <= 0:
             raise FetchError("there was no time left to ask")
-        url = f"{self.base_url.rstrip('/')}/data/2.5/weather"
+        url = f"{self.base_url.rstrip('/')}/{path}"
         try:
             response = self.pool.request(
-                "GET", url, fields={**city.query(), "appid": self.api_key, "units": self.units}, retries=False,
+                "GET", url, fields={**query, "appid": self.api_key, "units": self.units}, retries=False,
                 redirect=False, timeout=urllib3.Timeout(connect=seconds, read=seconds), preload_content=False)
             try:
                 body = self._read(response, self.patience.clock() + seconds)

@@ -193,3 +193,30 @@ def test_steps_go_on_after_a_restart_and_begin_again_at_the_end(stations: dict[s
 ])
 def test_the_real_clock_gives_this_hour_of_the_year(stations: dict[str, Any], now: datetime, seen: datetime) -> None:
     assert ThisHour(stations, lambda: now)(NEWARK).time == seen
+
+
+@pytest.mark.parametrize(("more", "status", "hours"), [
+    ({"start": "1357020000", "end": "1357034400"}, 200, 5),
+    ({"start": "1357020000", "cnt": "2"}, 200, 2),
+    ({"start": "1357020000", "end": "1357020000"}, 200, 1),
+    ({"start": "1357020000", "end": "1357713600"}, 400, 0),
+    ({"start": "1357020000", "end": "1357016400"}, 400, 0),
+    ({"start": "soon", "end": "1357034400"}, 400, 0),
+    ({"start": "1357020000", "end": "1357034400", "type": "day"}, 400, 0),
+    ({"start": "1357020000", "end": "1357034400", "q": "Nowhere"}, 404, 0),
+])
+def test_the_history_has_the_documented_shape_a_week_at_a_time(
+        stations: dict[str, Any], more: dict[str, str], status: int, hours: int) -> None:
+    async def story(past: Any, wanted: int) -> None:
+        async with TestClient(TestServer(application(KEY, ThisHour(stations), None, past))) as client:
+            response = await client.get("/data/2.5/history/city", params={
+                "appid": KEY, "q": "Newark,US", "type": "hour", "units": "metric", **more})
+            said = await response.json()
+        assert response.status == wanted
+        if wanted == 200:
+            assert (said["cod"], said["city_id"], said["cnt"], len(said["list"])) == ("200", NEWARK.id, hours, hours)
+            first = answer(NEWARK, stations["EWR"][0], "metric")
+            assert said["list"][0] == {key: first[key] for key in ("dt", "main", "wind", "clouds", "weather")}
+
+    asyncio.run(story(stations, status))
+    asyncio.run(story(None, 401))

@@ -10,7 +10,11 @@
 {% set since = tested_through() %}
 select city, place_id, place_name, country_code, latitude_deg, longitude_deg, ingested_at
 from {{ ref('stg_weather') }}
-{% if since %}where ingested_at > '{{ since }}'{% endif %}
-qualify row_number() over (partition by city order by ingested_at desc, id desc) = 1
+{% if since %}
+where ingested_at > '{{ since }}'
+-- The history API tells no place: what it tells counts only for a city of which nothing else is known.
+and (place_name is not null or city not in (select city from {{ this }}))
+{% endif %}
+qualify row_number() over (partition by city order by place_name is null, ingested_at desc, id desc) = 1
 
 {% endsnapshot %}
