@@ -29,6 +29,11 @@ DISTRIBUTIONS = {
 }
 
 
+# Where apt is told of a distribution's own archive: in one of these, as its image was made.
+APT_SOURCES = ("/etc/apt/sources.list", "/etc/apt/sources.list.d/debian.sources",
+               "/etc/apt/sources.list.d/ubuntu.sources")
+
+
 def distribution_of(template: str) -> Distribution | None:
     """The distribution of an alias or of a template's volume id; None for a template that is not in the table."""
     file_name = template.rpartition("/")[2]

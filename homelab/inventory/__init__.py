@@ -68,7 +68,7 @@ def _inventory(path: Path, root: Table) -> Inventory | None:
     reader = containers.Reader(lab, path, network, endpoint.node, defaults, vmids)
     found = tuple(reader.read(root.table("containers", says=_SECTION)))
     pipeline = sections.pipeline(root.table("pipeline", says=_SECTION))
-    packages = sources.sources(root.table("packages", required=False, says=_SECTION))
+    packages = sources.sources(root.table("packages", required=False, says=_SECTION), [c.template for c in found])
     root.close()
     if network is None:
         return None

@@ -12,11 +12,12 @@ from homelab.model.wanted import (
     Network,
     Pipeline,
     Privilege,
+    Repository,
     Secret,
     Sources,
     marks,
 )
 
 __all__ = ["Access", "City", "Container", "Difference", "Endpoint", "Health", "Inventory", "Listen", "Mount", "Network",
-           "Owned", "Pending", "Pipeline", "Privilege", "Secret", "Service", "Shape", "Site", "Sources",
+           "Owned", "Pending", "Pipeline", "Privilege", "Repository", "Secret", "Service", "Shape", "Site", "Sources",
            "Step", "Vault", "differences", "marks"]

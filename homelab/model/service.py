@@ -50,7 +50,8 @@ class Pending:
 class Owned:
     """What a step leaves in a container: a `unit` by its name, all else by its absolute path.
 
-    It is a `file`, `certificate`, `tree`, `venv` or `directory`, or something that a command has `made`.
+    It is a `file`, `certificate`, `tree`, `venv` or `directory`, a file of apt's that names a `mirror`, or something
+    that a command has `made`.
     """
 
     kind: str

@@ -110,10 +110,27 @@ class Pipeline:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Repository:
+    """An apt repository beside the distribution's: `suite` ends in `/`, and has no components, where it is a flat one.
+
+    `key` are the packets of the one OpenPGP key that may sign it, checked against the inventory's fingerprint.
+    """
+
+    name: str
+    uri: str
+    suite: str
+    components: tuple[str, ...]
+    key: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
     """Where the containers get their packages from, beside what their distribution says, and whom they trust."""
 
     apt_proxy: str | None = None  # as apt-cacher-ng; for plain http, as it cannot look into the rest
+    apt_mirror: str | None = None  # instead of the distribution's archive
+    apt_security_mirror: str | None = None  # instead of that of its security updates
+    repositories: tuple[Repository, ...] = ()
     pypi_index: str | None = None  # instead of PyPI, as devpi: a "simple" index
     certificates: tuple[str, ...] = ()  # CAs, each in PEM
     pins: Mapping[str, str] = field(default_factory=dict)  # Debian package → pattern of its version

@@ -6,9 +6,9 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from urllib.parse import urlsplit
 
-from homelab.model import Site, Sources, Step
+from homelab.model import Repository, Site, Sources, Step
 from homelab.render import render
-from homelab.steps import Certificate, Command, Directory, File, Packages, Pinned
+from homelab.steps import Archives, Certificate, Command, Directory, File, Mirror, Packages, Pinned
 
 
 def everywhere(site: Site) -> Sequence[Step]:
@@ -32,11 +32,15 @@ def packages_from(sources: Sources) -> Iterator[Step]:
     """Whom apt, pip and uv trust, and where they get packages from; nothing where the inventory says nothing."""
     if sources.apt_proxy:
         yield File("/etc/apt/apt.conf.d/90homelab", f'Acquire::http::Proxy "{sources.apt_proxy}";\n'.encode())
-    if sources.certificates:
+    if sources.certificates or any(url.startswith("https:") for url in _apt(sources)):
         yield Packages(["ca-certificates"])
     for certificate in sources.certificates:
         name = hashlib.sha256(certificate.encode()).hexdigest()[:12]
         yield Certificate(f"/usr/local/share/ca-certificates/homelab-{name}.crt", f"{certificate}\n".encode())
+    if sources.apt_mirror:
+        yield Mirror(Archives(sources.apt_mirror, sources.apt_security_mirror))
+    for repository in sources.repositories:
+        yield from _repository(repository)
     if sources.pypi_index:
         url = urlsplit(sources.pypi_index)
         trusted = f"trusted-host = {url.hostname}\n" if url.scheme == "http" else ""  # pip asks for that, uv does not
@@ -48,3 +52,18 @@ def packages_from(sources: Sources) -> Iterator[Step]:
                          for name, version in sorted(sources.pins.items()))
         yield File("/etc/apt/preferences.d/homelab", text.encode())
         yield Pinned(sources.pins)
+
+
+def _apt(sources: Sources) -> Iterator[str]:
+    yield from (url for url in (sources.apt_mirror, sources.apt_security_mirror) if url)
+    yield from (repository.uri for repository in sources.repositories)
+
+
+def _repository(repository: Repository) -> Iterator[Step]:
+    """The key, which is good for this repository alone, and then the repository."""
+    key = f"/usr/share/keyrings/homelab-{repository.name}.gpg"
+    yield File(key, repository.key)
+    fields = {"Types": "deb", "URIs": repository.uri, "Suites": repository.suite,
+              "Components": " ".join(repository.components), "Signed-By": key}
+    yield File(f"/etc/apt/sources.list.d/homelab-{repository.name}.sources",
+               "".join(f"{name}: {value}\n" for name, value in fields.items() if value).encode())

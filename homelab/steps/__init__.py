@@ -3,6 +3,7 @@
 from homelab.steps.commands import Command, WaitFor
 from homelab.steps.files import Certificate, Directory, File, Tree
 from homelab.steps.gate import Gate
+from homelab.steps.mirror import Archives, Mirror
 from homelab.steps.packages import Packages, Pinned
 from homelab.steps.postgres import Database, Hba, Role, Sql
 from homelab.steps.units import Running
@@ -10,6 +11,6 @@ from homelab.steps.users import User
 from homelab.steps.venv import Uv, Venv
 
 __all__ = [
-    "Certificate", "Command", "Database", "Directory", "File", "Gate", "Hba", "Packages", "Pinned", "Role", "Running",
-    "Sql", "Tree", "User", "Uv", "Venv", "WaitFor",
+    "Archives", "Certificate", "Command", "Database", "Directory", "File", "Gate", "Hba", "Mirror", "Packages",
+    "Pinned", "Role", "Running", "Sql", "Tree", "User", "Uv", "Venv", "WaitFor",
 ]

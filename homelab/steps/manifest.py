@@ -11,10 +11,11 @@ from shlex import quote
 from homelab.host import Host, Result, argv, check
 from homelab.model import Owned, Pending, Step
 from homelab.steps.files import keep
+from homelab.steps.mirror import is_mirrored, put_back
 
 _UNIT = re.compile(r"[A-Za-z0-9@:_.\\-]+\.(service|socket|timer|path|target|mount)")
 # What depends on others goes before them: a unit before its files, and what is in a directory before the directory.
-_ORDER = ("unit", "file", "certificate", "made", "tree", "venv", "directory")
+_ORDER = ("unit", "file", "mirror", "certificate", "made", "tree", "venv", "directory")
 
 
 def parse(text: str) -> frozenset[Owned]:
@@ -69,6 +70,7 @@ class Gone(Step):
         name = quote(self.owned.name)
         return ({
             "unit": f"{self._has_file} || systemctl is-active --quiet {name}",
+            "mirror": is_mirrored(),
             "directory": f'[ -d {name} ] && [ -z "$(ls -A {name})" ]',
         }.get(self.owned.kind, f"[ -e {name} ] || [ -L {name} ]"),)
 
@@ -78,7 +80,8 @@ class Gone(Step):
 
     def apply(self, host: Host) -> None:
         """See Step. Packages stay, so a unit of theirs is masked: it would start at the next boot."""
-        remove = {"unit": self._remove_unit, "directory": self._remove_directory}
+        remove = {"unit": self._remove_unit, "directory": self._remove_directory,
+                  "mirror": self._put_back}
         check(host, remove.get(self.owned.kind, self._remove_path)(), self.title, timeout=300)
 
     @property
@@ -107,6 +110,9 @@ class Gone(Step):
             f"rm -rf {path}{beside}",
             "update-ca-certificates --fresh" if kind == "certificate" else "",
         ])
+
+    def _put_back(self) -> str:
+        return put_back()
 
     def _remove_directory(self) -> str:
         return f"[ ! -d {quote(self.owned.name)} ] || {argv('rmdir', '--ignore-fail-on-non-empty', self.owned.name)}"

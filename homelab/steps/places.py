@@ -26,6 +26,11 @@ def written(path: str) -> str:
     return f"{STATE}/written{path}"
 
 
+def original(path: str) -> str:
+    """The file in which what stood at a path before us is kept until it is put back there."""
+    return f"{STATE}/original{path}"
+
+
 def replaced(path: str) -> str:
     """The folder in which what was not from us is kept before it is replaced, by the time at which that was done."""
     return f"{STATE}/replaced{path}"

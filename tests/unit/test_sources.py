@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import configparser
+import re
 import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
 
+from homelab.errors import InputError
 from homelab.inventory import load
-from homelab.model import Inventory, Site, Sources
+from homelab.inventory.openpgp import dearmored
+from homelab.model import Inventory, Repository, Site, Sources
 from homelab.paths import shipped
 from homelab.services.everywhere import everywhere, packages_from
-from homelab.steps import File
+from homelab.steps import Archives, File, Mirror
 from homelab.steps.manifest import surplus
 from tests.support import FixedVault
 from tests.unit.test_inventory import BASE, faults, read
+from tests.unit.test_openpgp import BOOKWORM, FINGERPRINT
 
 ONE = "-----BEGIN CERTIFICATE-----\nMIIBdummy\n-----END CERTIFICATE-----"
 TWO = "-----BEGIN CERTIFICATE-----\nMIICdummy\n-----END CERTIFICATE-----"
@@ -49,11 +53,80 @@ def test_what_is_read(tmp_path: Path) -> None:
     ("{pins: {postgresql-16: 16.4; reboot}}", "must be a version"),
     ("{pins: {Postgres: '1'}}", "is not a name of a Debian package"),
     ("{proxy: x}", "unknown key"),
+    ("{apt_mirror: mirror.home.arpa}", "must be a URL"),
+    ("{apt_security_mirror: 'http://m/s'}", "stands without `apt_mirror`"),
+    ("{repositories: [x]}", "must be repositories by name"),
 ])
 def test_what_is_wrong_is_said(tmp_path: Path, text: str, fault: str) -> None:
     (tmp_path / "empty.pem").write_text("nothing")
     (found,) = faults(tmp_path, f"{BASE}packages: {text}\n")
     assert any(part in found for part in fault.split("|"))
+
+
+REPOSITORY = f"""packages:
+  repositories:
+    grafana:
+      uri: https://apt.home.arpa
+      suite: stable
+      components: [main, extra]
+      key: home.asc
+      fingerprint: "{' '.join(re.findall('.{4}', FINGERPRINT.lower()))}"
+"""
+
+
+def test_a_repository_is_read_and_its_key_checked(tmp_path: Path) -> None:
+    (tmp_path / "home.asc").write_text(BOOKWORM)
+    key = dearmored(BOOKWORM.encode())
+    sources = with_packages(tmp_path, REPOSITORY).sources
+    assert sources.repositories == (Repository(name="grafana", uri="https://apt.home.arpa", suite="stable",
+                                               components=("main", "extra"), key=key),)
+    found = {step.path: step.content for step in packages_from(sources) if isinstance(step, File)}
+    assert found == {"/usr/share/keyrings/homelab-grafana.gpg": key,
+                     "/etc/apt/sources.list.d/homelab-grafana.sources": b"""Types: deb
+URIs: https://apt.home.arpa
+Suites: stable
+Components: main extra
+Signed-By: /usr/share/keyrings/homelab-grafana.gpg
+"""}
+    assert "packages ca-certificates" in [step.title for step in packages_from(sources)], "it is reached over https"
+    flat = REPOSITORY.replace("stable", "./").replace("      components: [main, extra]\n", "").replace("https", "http")
+    sources = with_packages(tmp_path, flat).sources
+    assert b"Components" not in [step.content for step in packages_from(sources) if isinstance(step, File)][1]
+
+
+@pytest.mark.parametrize(("old", "new", "fault"), [
+    ("home.asc", "none.asc", "cannot be read"), ("home.asc", "text.asc", "it is not an OpenPGP key"),
+    ("home.asc", "two.asc", "must hold one key, and holds 2"), ("4d64", "4d65", f"which is {FINGERPRINT}"),
+    ("4d64 ", "", "must be the key's fingerprint"), ("fingerprint:", "fingerprnt:", "is missing"),
+    ("grafana:", "Grafana!:", "must be a name"), ("stable", "sta ble", "must be a suite"),
+    ("stable", "./", "a flat repository has none"), ("[main, extra]", "[]", "is missing: a list"),
+    ("[main, extra]", "[main, 1]", "must be a component"), ("https://", "ftp://", "must be a URL"),
+])
+def test_what_is_wrong_with_a_repository_is_said(tmp_path: Path, old: str, new: str, fault: str) -> None:
+    for name, content in (("home.asc", BOOKWORM), ("two.asc", BOOKWORM * 2), ("text.asc", "hello")):
+        (tmp_path / name).write_text(content)
+    found = faults(tmp_path, BASE + REPOSITORY.replace(old, new))
+    assert any(fault in each and re.match(r"inventory.yaml:\d+: packages.repositories", each) for each in found), found
+
+
+def test_a_mirror_is_one_step(tmp_path: Path) -> None:
+    sources = with_packages(tmp_path, """packages:
+  apt_mirror: http://mirror.home.arpa/debian
+  apt_security_mirror: https://mirror.home.arpa/debian-security
+""").sources
+    steps = list(packages_from(sources))
+    assert [step.title for step in steps] == ["packages ca-certificates", "mirror of the distribution's archive"]
+    assert {step.archives for step in steps if isinstance(step, Mirror)} == {
+        Archives("http://mirror.home.arpa/debian", "https://mirror.home.arpa/debian-security")}
+
+
+def test_one_archive_is_not_for_two_distributions(tmp_path: Path) -> None:
+    mixed = shipped("inventory.yaml").read_text() + "packages: {apt_mirror: 'http://m/ubuntu'}\n"
+    (tmp_path / "inventory.yaml").write_text(mixed)
+    (tmp_path / "over.yaml").write_text("containers: {analytics-platform: {template: debian-12}}\n")
+    assert load([tmp_path / "inventory.yaml"]).sources.apt_mirror == "http://m/ubuntu"
+    with pytest.raises(InputError, match="apt_mirror: would be for containers of debian and of ubuntu"):
+        load([tmp_path / "inventory.yaml", tmp_path / "over.yaml"])
 
 
 def files(sources: Sources) -> dict[str, str]:
@@ -95,5 +168,6 @@ def test_the_shipped_example_is_valid(tmp_path: Path) -> None:
     start = text.index("# packages:")
     opened = text[:start] + text[start + 2:].replace("\n# ", "\n")
     (tmp_path / "inventory.yaml").write_text(opened)
-    assert set(yaml.safe_load(opened)["packages"]) == {"apt_proxy", "pypi_index", "ca_certificates", "pins"}
+    assert set(yaml.safe_load(opened)["packages"]) == {
+        "apt_proxy", "apt_mirror", "apt_security_mirror", "repositories", "pypi_index", "ca_certificates", "pins"}
     assert load([tmp_path / "inventory.yaml"]).sources.certificates == (ONE,)

@@ -1,0 +1,156 @@
+"""A mirror in the stead of the distribution's archive: in every form in which templates name it, and back again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from homelab.progress import SilentProgress
+from homelab.steps import Archives, Mirror, mirror
+from homelab.steps.converge import converge
+from homelab.steps.look import survey
+from homelab.steps.mirror import mirrored
+from tests.support import LocalHost
+
+LIST, DEBIAN, UBUNTU = "/etc/apt/sources.list", "/x/debian.sources", "/x/ubuntu.sources"
+ONE, BOTH = Archives("http://m/main"), Archives("http://m/main", "http://m/security")
+
+# As Proxmox's template of Debian 12 has it.
+ONE_LINE = """# Debian 12
+deb http://deb.debian.org/debian bookworm main contrib
+
+deb http://deb.debian.org/debian bookworm-updates main contrib
+deb-src [arch=amd64 signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian bookworm main
+
+deb http://security.debian.org bookworm-security main contrib  # soon
+"""
+# As Debian 13 names it.
+STANZAS = """Types: deb
+URIs: http://deb.debian.org/debian
+Suites: trixie trixie-updates
+Components: main contrib
+Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
+
+Types: deb
+URIs: http://security.debian.org/debian-security
+Suites: trixie-security
+Components: main contrib
+Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
+"""
+# As Ubuntu 24.04 does, with its comment, and with a list over several lines as deb822 allows it.
+NOBLE = """# See http://help.ubuntu.com/community/UpgradeNotes
+Types: deb
+URIs: http://archive.ubuntu.com/ubuntu/
+  http://de.archive.ubuntu.com/ubuntu/
+Suites: noble noble-updates
+  noble-backports
+Components: main restricted universe multiverse
+Signed-By: /usr/share/keyrings/ubuntu-archive-keyring.gpg
+
+Types: deb
+URIs: http://security.ubuntu.com/ubuntu/
+Suites: noble-security
+Components: main restricted universe multiverse
+Signed-By: /usr/share/keyrings/ubuntu-archive-keyring.gpg
+"""
+OTHERS = """deb https://download.docker.com/linux/debian bookworm stable
+deb https://apt.postgresql.org/pub/repos/apt bookworm-pgdg main
+deb http://mine/flat ./
+# deb http://deb.debian.org/debian bookworm main
+"""
+OTHER_STANZA = """Types: deb
+URIs: https://apt.grafana.com
+Suites: stable
+Components: oss
+"""
+
+
+@pytest.mark.parametrize(("path", "text", "archives", "replaced"), [
+    (LIST, ONE_LINE, ONE, {"http://deb.debian.org/debian": "http://m/main"}),
+    (LIST, ONE_LINE, BOTH, {"http://deb.debian.org/debian": "http://m/main",
+                            "http://security.debian.org": "http://m/security"}),
+    (DEBIAN, STANZAS, ONE, {"http://deb.debian.org/debian": "http://m/main"}),
+    (DEBIAN, STANZAS, BOTH, {"http://deb.debian.org/debian": "http://m/main",
+                             "http://security.debian.org/debian-security": "http://m/security"}),
+    (UBUNTU, NOBLE, ONE, {"http://archive.ubuntu.com/ubuntu/\n  http://de.archive.ubuntu.com/ubuntu/":
+                          "http://m/main"}),
+    (UBUNTU, NOBLE, Archives("http://m/u", "http://m/u"), {
+        "http://archive.ubuntu.com/ubuntu/\n  http://de.archive.ubuntu.com/ubuntu/": "http://m/u",
+        "http://security.ubuntu.com/ubuntu/": "http://m/u"}),
+    (LIST, OTHERS, BOTH, {}), (DEBIAN, OTHER_STANZA, BOTH, {}), (LIST, "", BOTH, {}), (DEBIAN, "\n\n", BOTH, {}),
+])
+def test_only_the_archive_is_another_one(path: str, text: str, archives: Archives, replaced: dict[str, str]) -> None:
+    wanted = text
+    for old, new in replaced.items():
+        assert old in text
+        wanted = wanted.replace(old, new)
+    assert mirrored(path, text, archives) == wanted
+    assert mirrored(path, wanted, archives) == wanted
+
+
+@pytest.fixture
+def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in which apt's files are; the third one is never there."""
+    monkeypatch.setattr(mirror, "APT_SOURCES", [str(tmp_path / name) for name in (
+        "sources.list", "debian.sources", "ubuntu.sources")])
+    return tmp_path
+
+
+def test_what_stood_there_comes_back_to_the_byte(apt: Path) -> None:
+    file, stanzas = apt / "sources.list", apt / "debian.sources"
+    file.write_bytes(before := ONE_LINE.encode() + b"# \xff\n")
+    stanzas.write_text(STANZAS)
+    host = LocalHost()
+    first, other = Mirror(ONE), Mirror(Archives("http://other", "http://other"))
+    (change,) = converge(host, [first], SilentProgress())
+    assert "+deb http://m/main bookworm main contrib" in change.pending.diff
+    assert "+URIs: http://m/main" in change.pending.diff
+    assert b"deb.debian.org" not in file.read_bytes() + stanzas.read_bytes()
+    assert converge(host, [first], SilentProgress()) == []
+    assert len(converge(host, [other], SilentProgress())) == 1
+    assert b"deb http://other bookworm-security" in file.read_bytes(), "from what stood there, not from the first one"
+    file.write_text("deb http://by-hand bookworm main\n")
+    assert "changed by hand" in str(survey(host, [other])[0])
+    converge(host, [other], SilentProgress())
+    assert [change.step.title for change in converge(host, [], SilentProgress())] == [f"remove mirror {file}"]
+    assert (file.read_bytes(), stanzas.read_text()) == (before, STANZAS)
+    assert sorted(path.name for path in apt.iterdir()) == ["debian.sources", "sources.list"]
+    assert converge(host, [], SilentProgress()) == []
+
+
+def test_a_file_that_names_no_archive_is_left_alone(apt: Path) -> None:
+    (apt / "sources.list").write_text(OTHERS)
+    assert converge(LocalHost(), [Mirror(ONE)], SilentProgress()) == []
+    converge(LocalHost(), [], SilentProgress())
+    assert [(path.name, path.read_text()) for path in apt.iterdir()] == [("sources.list", OTHERS)]
+
+
+class Cut(Exception):
+    """The run was cut off."""
+
+
+def test_cut_off_at_any_command_it_comes_back_all_the_same(apt: Path) -> None:
+    files = {apt / "sources.list": ONE_LINE, apt / "debian.sources": STANZAS}
+    for number in range(60):
+        for file, text in files.items():
+            file.write_text(text)
+        count = 0
+
+        def before(_: str, number: int = number) -> None:
+            nonlocal count
+            count += 1
+            if count > number:
+                raise Cut
+        cut = False
+        for steps in ([Mirror(ONE)], []):  # to the mirror, and back
+            try:
+                converge(LocalHost(before=before), steps, SilentProgress())
+            except Cut:
+                cut = True
+            converge(LocalHost(), steps, SilentProgress())
+            for file, text in files.items():
+                assert file.read_text() == (mirrored(str(file), text, ONE) if steps else text), number
+        if not cut:
+            return
+    raise AssertionError("it never ended by itself")
