@@ -10,6 +10,8 @@ from typing import Protocol
 
 from homelab.errors import HomelabError
 
+_LANES = 4  # how many commands of a batch run at a time
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
@@ -45,7 +47,10 @@ class Host(Protocol):
         """
 
     def batch(self, commands: Sequence[str]) -> list[Result]:
-        """Run many short commands in one round trip; results in the same order, without standard error."""
+        """Run many short commands in one round trip; results in the same order, without standard error.
+
+        The first runs alone, the others side by side.
+        """
 
     def reconnect(self, deadline: float) -> None:
         """Reach the machine anew after ConnectionLost, for `deadline` seconds in all: it may be rebooting.
@@ -89,11 +94,15 @@ def check(host: Host, command: str, what: str, *, stdin: bytes = b"", timeout: f
 def batch_script(commands: Sequence[str]) -> tuple[str, Callable[[Result], list[Result]]]:
     """One shell script that runs all the commands, and the parser of its output.
 
+    The first command runs alone; then the others, several at a time, as most of them wait more than they work.
     A random mark stands between the answers, so no command's output can be taken for the end of it. Each
     command runs in a subshell without standard input, so none can eat the script or end it.
     """
     mark = secrets.token_hex(16)
     parts = [f"(\n{command}\n) </dev/null 2>/dev/null; printf '\\n{mark} %s\\n' $?" for command in commands]
+    # In order, so that what stands together and is likely to be slow, as the last questions are, is spread.
+    lanes = [range(1 + lane, len(commands), _LANES) for lane in range(_LANES)]
+    order = [0, *(index for lane in lanes for index in lane)][:len(commands)]
 
     def parse(result: Result) -> list[Result]:
         chunks = result.stdout.split(f"\n{mark} ".encode())
@@ -103,6 +112,18 @@ def batch_script(commands: Sequence[str]) -> tuple[str, Callable[[Result], list[
         # Each chunk begins with the status line of the command before it.
         bodies = [chunks[0], *(chunk.partition(b"\n")[2] for chunk in chunks[1:])]
         statuses = [int(chunk.partition(b"\n")[0]) for chunk in chunks[1:]]
-        return [Result(c, s, b) for c, s, b in zip(commands, statuses, bodies, strict=False)]
+        found = {index: Result(commands[index], status, body)
+                 for index, status, body in zip(order, statuses, bodies, strict=False)}
+        return [found[index] for index in range(len(commands))]
 
-    return "\n".join(parts) + "\n", parse
+    return "\n".join([*parts[:1], _side_by_side(["\n".join(parts[i] for i in lane) for lane in lanes])]) + "\n", parse
+
+
+def _side_by_side(lanes: Sequence[str]) -> str:
+    """Shell text that runs all of these at the same time, and prints what they print one after another.
+
+    Each hands on what comes from its standard input once it is through: a pipe needs no file to keep that in.
+    """
+    first, *others = [f"{{ {lane}\n{hand_on}\n}}" for lane, hand_on in zip(lanes, [*["cat"] * (len(lanes) - 1), ":"],
+                                                                       strict=True)]
+    return " | ".join([*reversed(others), first])

@@ -5,11 +5,17 @@ from __future__ import annotations
 import io
 import logging
 import socket
+import sys
 import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
+
+# paramiko asks for it only in ssh_config's `Match exec`, which nobody reads here, and it takes as long to import as all
+# the rest of paramiko, which does without.
+if "invoke" not in sys.modules:
+    sys.modules["invoke"] = None  # type: ignore[assignment]
 
 import paramiko
 

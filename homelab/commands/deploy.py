@@ -7,11 +7,10 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from homelab.commands.lock import only_one
 from homelab.commands.side_by_side import gathered
-from homelab.commands.way_back import WayBack, changes_something
 from homelab.errors import HomelabError
 from homelab.host import Host
 from homelab.model import Container, Inventory, Secret, Site, Step, Vault
@@ -23,6 +22,9 @@ from homelab.steps import Gate
 from homelab.steps.converge import StepFailed, converge
 from homelab.steps.look import Change, survey
 from homelab.trust import KnownHosts
+
+if TYPE_CHECKING:
+    from homelab.commands.way_back import WayBack
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def deploy(inventory: Inventory, *, vault: Vault, known_hosts: KnownHosts, progr
     cannot be had.
     """
     containers = chosen(inventory, limit)
-    way_back = WayBack(inventory, known_hosts, progress) if rollback else None
+    way_back = _way_back(inventory, known_hosts, progress) if rollback else None
     with nullcontext() if dry_run else only_one(inventory.state_dir, "deploy"):
         return _deploy(inventory, containers, vault, known_hosts, progress, dry_run, way_back, reach)
 
@@ -116,9 +118,17 @@ def _deploy(inventory: Inventory, containers: Sequence[Container], vault: Vault,
         return [report.result() for report in gathered({c.name: partial(work, c) for c in containers}).values()]
 
 
+def _way_back(inventory: Inventory, known_hosts: KnownHosts, progress: Progress) -> WayBack:
+    from homelab.commands.way_back import WayBack  # it talks to Proxmox, for which most deploys have no use
+
+    return WayBack(inventory, known_hosts, progress)
+
+
 def _prepare(way_back: WayBack, containers: Sequence[Container], hosts: dict[str, Connection | HomelabError],
              wanted: Callable[[Container], Sequence[Step]]) -> None:
     """Have a way back for each container that is about to be changed; one that cannot be looked into is left out."""
+    from homelab.commands.way_back import changes_something
+
     def look(container: Container) -> bool | HomelabError:
         host = hosts[container.name]
         try:

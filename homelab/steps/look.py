@@ -63,9 +63,10 @@ def look(host: Host, steps: Sequence[Step]) -> Look:
     """Ask all probes in one round trip. Raises HomelabError when the answers do not come."""
     probes = [(index, probe) for index, step in enumerate(steps) for probe in step.probes()]
     before = time.time()
-    commands, taken_apart = merged([f"ls -A {places.owed()}", busy_probe(), f"cat {places.manifest()}", "date +%s",
+    # The first is answered before the others are asked: what they see was not being changed any more.
+    commands, taken_apart = merged([busy_probe(), f"ls -A {places.owed()}", f"cat {places.manifest()}", "date +%s",
                                     *(probe for _, probe in probes)])
-    owed, busy, listed, clock, *results = taken_apart(host.batch(commands))
+    busy, owed, listed, clock, *results = taken_apart(host.batch(commands))
     answers: dict[int, list[Result]] = {index: [] for index in range(len(steps))}
     for (index, _), result in zip(probes, results, strict=True):
         answers[index].append(result)
