@@ -61,7 +61,11 @@ def tell(stack: Stack, told: Sequence[Told], age: str = "0 s") -> None:
 def frame(told: Sequence[Told]) -> pd.DataFrame:
     """What pandas reads from the data set's own rows; each city's hour once, as it was last told."""
     rows = pd.DataFrame([{**one.row, "city": one.city, "time": one.time} for one in told])
-    rows = rows.drop_duplicates(["city", "time"], keep="last")
+    return measured_in(rows.drop_duplicates(["city", "time"], keep="last"))
+
+
+def measured_in(rows: pd.DataFrame) -> pd.DataFrame:
+    """The data set's own rows, with their `city` and `time`, in the marts' units."""
     measured = {column: pd.to_numeric(rows[column], errors="coerce")
                 for column in ("temp", "humid", "pressure", "wind_speed", "wind_gust", "precip", "visib", "wind_dir")}
     fallen = (measured["precip"].fillna(0)).map(lambda inches: round(inches * 25.4, 2))

@@ -44,14 +44,15 @@ class Stack:
     data: Path
     database: str
     base_url: str
+    patience: float = 120  # seconds for one script
 
     def script(self, name: str, *words: str, expect: int | None = 0,
                **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a script as Airflow's command does; checks its exit status."""
         known = {key: os.environ[key] for key in ("PATH", "PYTHONPATH")}
         done = subprocess.run(
-            [str(self.python), str(SCRIPTS / name), *words], capture_output=True, text=True, check=False, timeout=120,
-            env={**known, **self.server.environment(self.database, "analytics", "analytics"),
+            [str(self.python), str(SCRIPTS / name), *words], capture_output=True, text=True, check=False,
+            timeout=self.patience, env={**known, **self.server.environment(self.database, "analytics", "analytics"),
                  "DBT_PGUSER": "dbt", "DBT_PGPASSWORD": "dbt", "WEATHER_DATA": str(self.data),
                  "OPENWEATHER_BASE_URL": self.base_url, "OPENWEATHER_API_KEY": KEY, **environment})
         assert expect is None or done.returncode == expect, done.stdout + done.stderr
