@@ -91,14 +91,15 @@ class Postgres(Service):
     def _cluster(self) -> Command:
         """The cluster `main`. While it is being made, a stamp says so: what a killed run left of it holds no data.
 
-        The package's own script takes whatever initdb has left behind for a whole cluster.
+        The package's own script takes whatever initdb has left behind for a whole cluster. Data that were there before
+        get no stamp: whatever happens, they are taken over and never removed.
         """
         conf, data = f"/etc/postgresql/{self.version}/main", f"/var/lib/postgresql/{self.version}/main"
         stamp = f"/var/lib/homelab/making-postgresql-{self.version}"
         return Command(f"cluster {self.version}/main", f"[ ! -e {stamp} ] && [ -e {conf}/postgresql.conf ]", "\n".join([
             "set -e; mkdir -p /var/lib/homelab",
             f"if [ -e {stamp} ]; then systemctl stop {self.units()[0]}; rm -rf {conf} {data}; fi",
-            f"touch {stamp}; sync {stamp}",
+            f'[ -n "$(ls -A {data} 2>/dev/null)" ] || {{ touch {stamp}; sync {stamp}; }}',
             f"LC_ALL=C.UTF-8 pg_createcluster {self.version} main",
             f"rm -f {stamp}; systemctl daemon-reload"]))
 

@@ -20,7 +20,7 @@ from homelab.paths import shipped
 from homelab.services.airflow import Airflow
 from homelab.services.analytics import Analytics
 from homelab.services.postgres import Postgres
-from homelab.steps import Directory, File, Packages, Running
+from homelab.steps import Command, Directory, File, Packages, Running
 from tests.scripts import SCRIPTS
 from tests.support import FixedVault
 
@@ -70,6 +70,38 @@ def test_pgdg_comes_with_its_key_from_a_signed_package(tmp_path: Path) -> None:
     site = Site(inventory=wanted, container=wanted.container_with("postgres"), vault=FixedVault(), host_keys=KEYS)
     titles = [step.title for step in Postgres(version=16, source="pgdg").steps(site)][2:5]
     assert titles == ["packages postgresql-common ca-certificates", "apt repository PGDG", "packages postgresql-16"]
+
+
+@pytest.mark.parametrize(("data", "makes", "left"), [
+    ({}, "mkdir -p {data} {conf}; echo new >{data}/base; touch {conf}/postgresql.conf", {"base": "new\n"}),
+    ({"base": "rows\n"}, "touch {conf}/postgresql.conf", {"base": "rows\n"}),
+    ({"base": "rows\n"}, "exit 1", {"base": "rows\n"}),
+])
+def test_a_cluster_that_is_there_is_never_removed_and_half_of_one_is(
+        tmp_path: Path, data: dict[str, str], makes: str, left: dict[str, str]) -> None:
+    (step,) = [s for s in steps(inventory(tmp_path), "postgres") if s.title == "cluster 16/main"]
+    assert isinstance(step, Command)
+    root, programs = tmp_path / "root", tmp_path / "bin"
+    places = {"conf": root / "etc/postgresql/16/main", "data": root / "var/lib/postgresql/16/main"}
+    for folder in (*places.values(), programs):
+        folder.mkdir(parents=True)
+    for name, text in data.items():
+        (places["data"] / name).write_text(text)
+
+    def run(text: str, creates: str) -> int:
+        for name, does in (("systemctl", ":"), ("pg_createcluster", creates.format(**places))):
+            (programs / name).write_text(f"#!/bin/sh\n{does}\n")
+            (programs / name).chmod(0o755)
+        inside = text.replace("/etc/", f"{root}/etc/").replace("/var/lib/", f"{root}/var/lib/")
+        return subprocess.run(["sh", "-c", inside], env={"PATH": f"{programs}:/usr/bin:/bin"}, check=False).returncode
+
+    if not data:  # killed in the middle, after initdb has written something
+        assert run(step.command, "echo half >{data}/junk; kill -9 $PPID") != 0
+        assert run(step.done, "") != 0
+    for _ in range(2):
+        run(step.command, makes)
+        assert {path.name: path.read_text() for path in places["data"].iterdir()} == left
+    assert run(step.done, "") == (1 if makes == "exit 1" else 0)
 
 
 @pytest.mark.parametrize("template", POSTGRES)
