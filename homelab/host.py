@@ -70,9 +70,10 @@ class CommandFailed(HomelabError):
         output = (result.stderr or result.stdout).decode(errors="replace").strip().splitlines()[-12:]
         *before, command = result.command.strip().splitlines() or [""]
         command = ("… " if before else "") + (command if len(command) < 160 else command[:157] + "…")
+        end = f"ended with status {result.status}" if result.status >= 0 else "was killed"
         super().__init__(
             f"{host}: {what} failed",
-            "\n".join([f"`{command}` ended with status {result.status}", *(f"  {line}" for line in output)]),
+            "\n".join([f"`{command}` {end}", *(f"  {line}" for line in output)]),
             resolution or "Mend the cause and run the same command again: it goes on where it stopped.",
         )
         self.result = result

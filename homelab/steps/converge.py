@@ -17,7 +17,7 @@ from dataclasses import replace
 from shlex import quote
 
 from homelab.errors import HomelabError
-from homelab.host import ConnectionLost, Host, check
+from homelab.host import CommandFailed, ConnectionLost, Host, check
 from homelab.model import Owned, Step
 from homelab.progress import Progress, duration
 from homelab.steps import manifest, places
@@ -60,7 +60,9 @@ class StepFailed(HomelabError):
 
     def __init__(self, host: str, error: HomelabError, step: Step, changed: Sequence[Change],
                  after: Sequence[Change]) -> None:
-        known = None if step.waits else meaning(error.details, host)
+        # What it means may stand far above the last lines that are shown, as where pip lists all hashes.
+        said = error.result.stderr.decode(errors="replace") if isinstance(error, CommandFailed) else ""
+        known = None if step.waits else meaning(error.details, host) or meaning(said, host)
         says, todo = known or ("", error.resolution)
         made = ("Nothing was changed", "One change was made", f"{len(changed)} changes were made")[min(len(changed), 2)]
         left = [change.step.title for change in after if not change.step.waits]

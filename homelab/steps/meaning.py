@@ -22,7 +22,8 @@ class Meaning:
 _AGAIN = "then run `homelab deploy` again"
 # The first one that is found counts, so what causes the others stands before them.
 MEANINGS = (
-    Meaning(r"No space left on device|Disk quota exceeded|You don't have enough free space",
+    Meaning(r"No space left on device|Disk quota exceeded|You don't have enough free space|"
+            r"tar: .*: Wrote only \d+ of \d+ bytes",
             "The disk of {host} is full.",
             "Look with `homelab ssh {host} -- df -h`. Give it a larger `disk` in the inventory and run `homelab up`, "
             f"or remove something there, {_AGAIN}."),
@@ -52,9 +53,6 @@ MEANINGS = (
     Meaning(r"Network is unreachable|No route to host",
             "{host} has no way to that address.",
             f"Check `gateway` and `vlan` in the inventory, and `homelab ssh {{host}} -- ip route`, {_AGAIN}."),
-    Meaning(r"Unable to locate package|has no installation candidate|Version '.*' for '.*' was not found",
-            "The package, or the version that is pinned, is not in the sources of {host}.",
-            f"See `homelab ssh {{host}} -- apt-cache policy PACKAGE`; mend the pin or the sources, {_AGAIN}."),
     Meaning(r"[Cc]ould not get lock|Unable to acquire the dpkg frontend lock|Unable to lock directory",
             "Another package manager works in {host} and did not end.",
             f"See what it is (`homelab ssh {{host}} -- ps axf`), let it end, {_AGAIN}."),
@@ -72,6 +70,9 @@ MEANINGS = (
             "A mirror or proxy does not give what is needed: it is down, or refuses {host}.",
             f"Try the address above from the container; wait, or name another one under `packages` in the inventory, "
             f"{_AGAIN}."),
+    Meaning(r"Unable to locate package|has no installation candidate|Version '.*' for '.*' was not found",
+            "The package, or the version that is pinned, is not in the sources of {host}.",
+            f"See `homelab ssh {{host}} -- apt-cache policy PACKAGE`; mend the pin or the sources, {_AGAIN}."),
 )
 
 

@@ -146,6 +146,7 @@ OTHERWISE = {
     r"/var/lib/dpkg/(status|status-old|available|diversions-old|statoverride-old)": "asked by dpkg-query",
     r"/var/lib/apt/extended_states": "asked by apt-mark",
     r"/etc/ld\.so\.cache": "a cache",
+    r"/opt/.*/site-packages/dbt/((adapters|include)/)?__init__\.py": "in several wheels, which uv unpacks side by side",
 }
 
 _PRUNED = " -o ".join(f"-path '{path}'" for path in [*ELSEWHERE, "*/__pycache__"])

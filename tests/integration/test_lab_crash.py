@@ -188,6 +188,6 @@ def test_cut_off_in_every_command_it_ends_as_a_clean_one(stack: Stack, clean: Cl
     assert [report.changes for report in stack.deploy()] == [[]] * len(stack.containers)
     found = stack.state()
     wrong = [f"{name}: {line}" for name in clean.state for line in differences(clean.state[name], found[name])]
-    assert wrong == []
+    assert not wrong, "\n".join(wrong)
     # A command is not needed any more where a look at what the one before it has made shows that it is so already.
     assert len(missed) <= len(clean.seconds) / 10, "the walk must have met every command"

@@ -1,8 +1,9 @@
-"""The deploy engine in a real container: killed in the middle of every command, rebooted, dpkg cut off, ports taken."""
+"""The deploy engine in a real container: killed in the middle of every command, rebooted, and all that can be wrong."""
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 import time
@@ -14,20 +15,22 @@ from pathlib import Path
 import pytest
 
 from homelab.commands.deploy import connect
+from homelab.commands.trust import trust
 from homelab.commands.up import up as make_up
 from homelab.errors import HomelabError
 from homelab.host import Result, check
 from homelab.inventory import load
 from homelab.lab import Lab, down, missing, up
 from homelab.model import Inventory, Owned, Step
+from homelab.paths import shipped
 from homelab.progress import SilentProgress
 from homelab.secrets import FileVault
-from homelab.ssh import Ssh
-from homelab.steps import Command, Directory, File, Packages, Running, Tree
+from homelab.ssh import Ssh, shown_key
+from homelab.steps import Command, Directory, File, Packages, Running, Tree, Uv, Venv
 from homelab.steps import manifest as m
 from homelab.steps.converge import converge
 from homelab.steps.look import survey
-from homelab.trust import KnownHosts
+from homelab.trust import KnownHosts, fingerprint
 
 LAB = Lab("deploys", IPv4Network("10.99.2.80/28"), "hl-depl", 18096, 8179)
 QUIET = SilentProgress()
@@ -69,6 +72,16 @@ class Box:
         """Converge; what was done."""
         with self.connect() as host:
             return [str(change) for change in converge(host, steps, QUIET)]
+
+    def fails(self, steps: Sequence[Step]) -> HomelabError:
+        """The error in which a deploy ends: with what happened, why, and what to do."""
+        with pytest.raises(HomelabError) as caught:
+            self.deploy(steps)
+        error = caught.value
+        assert error.brief
+        assert "may be half done" in error.details
+        assert "run `homelab deploy` again" in error.resolution, str(error)
+        return error
 
     def pending(self, steps: Sequence[Step]) -> list[str]:
         """What a run would do."""
@@ -200,6 +213,96 @@ def test_a_port_that_is_taken_is_said_and_what_goes_is_gone(box: Box) -> None:
     assert box.deploy([]) == ["remove unit second.service: no longer in the inventory",
                               "remove file /etc/systemd/system/second.service: no longer in the inventory"]
     assert "second" not in box.run("systemctl list-units --all --plain; ls /etc/systemd/system")
+
+
+def test_a_unit_that_does_not_come_up_shows_its_journal(box: Box) -> None:
+    text = "[Service]\nExecStart=/bin/sh -c '{does}'\n[Install]\nWantedBy=multi-user.target\n"
+    bad, good = (File("/etc/systemd/system/third.service", text.format(does=does).encode())
+                 for does in ("echo no key in /etc/third; exit 3", "sleep infinity"))
+    error = box.fails([bad, Running("third.service", watches=[bad])])
+    assert error.brief == "postgres-data: third.service does not come up"
+    assert "  no key in /etc/third\n" in error.details
+    assert "`homelab logs postgres-data third.service`" in error.resolution
+    assert len(box.deploy([good, Running("third.service", watches=[good])])) == 2
+    box.deploy([])
+
+
+def test_a_full_disk_is_said_and_leaves_nothing_in_half(box: Box) -> None:
+    box.run("mkdir -p /opt/small && mount -t tmpfs -o size=64k none /opt/small")
+    large = bytes(range(256)) * 1024
+    for step in (File("/opt/small/file", large), Tree("/opt/small/tree", {"a/b": os.urandom(len(large))})):
+        error = box.fails([step])
+        assert "The disk of postgres-data is full." in error.details
+        assert "`homelab ssh postgres-data -- df -h`" in error.resolution
+        assert box.run("cd /opt/small; find . -type f -name '*file*'") == ""
+        box.run("umount /opt/small")
+        assert len(box.deploy([step])) == 1
+        box.run("mount -t tmpfs -o size=64k none /opt/small")
+    box.run("umount /opt/small; mount -t tmpfs -o size=64k none /var/cache/apt/archives")
+    error = box.fails([Packages(["vim-tiny", "postgresql-15"])])
+    assert "The disk of postgres-data is full." in error.details
+    assert "You don't have enough free space in /var/cache/apt/archives/." in error.details
+    box.run("umount /var/cache/apt/archives")
+    assert box.deploy([Packages(["tree"])]) == ["packages tree: not installed: tree"]
+
+
+def test_without_a_network_and_without_a_mirror(box: Box) -> None:
+    package = Packages(["figlet"])
+    box.run("echo 'Acquire::Retries::Delay false;' >/etc/apt/apt.conf.d/98quick")
+    route = box.run("ip route show default")
+    box.run("ip route del default")
+    try:
+        error = box.fails([package])
+    finally:
+        box.run(f"ip route replace {route}")
+    assert "postgres-data cannot look up names" in error.details or "no way to that address" in error.details
+    assert "`gateway`" in error.resolution
+    box.deploy([closed := File("/etc/apt/apt.conf.d/99closed", b'Acquire::http::Proxy "http://127.0.0.1:9";\n')])
+    error = box.fails([closed, package])
+    assert "A mirror or proxy does not give what is needed" in error.details
+    assert "127.0.0.1:9" in error.details
+    assert "under `packages`" in error.resolution
+    assert box.deploy([package])[1:] == ["packages figlet: not installed: figlet"]
+
+
+UV = (shipped("pipeline") / "requirements" / "uv.txt").read_bytes()
+
+
+def test_python_a_wrong_hash_and_an_index_that_is_down(box: Box) -> None:
+    assert box.run("command -v python3 || echo none") == "none"
+    python, wrong = Packages(["python3", "python3-venv"]), re.sub(rb"sha256:[0-9a-f]{8}", b"sha256:01234567", UV)
+    error = box.fails([Uv(UV)])
+    assert "postgres-data has no Python." in error.details
+    error = box.fails([python, Uv(wrong)])
+    assert "is not what its hash says" in error.details
+    assert "empty the proxy's cache" in error.resolution
+    found = [python, Uv(UV), Directory("/opt/third")]
+    assert box.deploy(found)[0] == "uv: not installed, or of another version"
+    venv = Venv("/opt/third/venv", UV)
+    closed = File("/etc/uv/uv.toml", b'[[index]]\nurl = "http://127.0.0.1:9/simple"\ndefault = true\n')
+    error = box.fails([*found, Directory("/etc/uv"), closed, venv])
+    assert "A mirror or proxy does not give what is needed" in error.details
+    box.run("mv /usr/bin/python3 /usr/bin/python3.gone")
+    box.deploy(found)
+    error = box.fails([*found, venv])
+    assert "postgres-data has no Python." in error.details
+    box.run("mv /usr/bin/python3.gone /usr/bin/python3")
+    assert box.deploy([*found, venv]) == ["venv /opt/third/venv: does not exist"]
+
+
+def test_another_host_key_is_a_hard_stop_until_it_is_trusted(box: Box) -> None:
+    key = "/etc/ssh/ssh_host_ed25519_key"
+    box.run(f"rm -f {key} && ssh-keygen -qt ed25519 -N '' -f {key} && systemctl restart ssh")
+    with pytest.raises(HomelabError) as error:
+        box.connect()
+    assert error.value.brief == "postgres-data: its SSH host key has changed"
+    assert "another machine may be answering" in error.value.details
+    assert "`homelab trust postgres-data`" in error.value.resolution
+    known = KnownHosts.of(box.inventory.state_dir)
+    line = shown_key(str(box.inventory.containers[0].address))
+    assert line
+    trust(box.inventory, "postgres-data", fingerprint(line), known_hosts=known)
+    assert box.deploy([]) is not None
 
 
 def test_a_unit_of_a_package_is_masked_and_comes_back(box: Box) -> None:

@@ -190,3 +190,11 @@ def test_a_step_that_fails_stops_what_comes_after(tmp_path: Path) -> None:
     assert "status 3" in str(error.value)
     assert "why" in str(error.value)
     assert not (tmp_path / "later").exists()
+
+
+def test_what_a_failure_means_is_found_above_the_last_lines_too(tmp_path: Path) -> None:
+    said = "echo DO NOT MATCH THE HASHES >&2; for i in $(seq 30); do echo expected $i >&2; done; exit 1"
+    with pytest.raises(HomelabError) as error:
+        converge(LocalHost(), [Command("c", "false", said)], SilentProgress())
+    assert "expected 1\n" not in error.value.details
+    assert "not what its hash says" in error.value.details

@@ -12,6 +12,7 @@ SAID = [
     ("dpkg: error: failed to write status database record: No space left on device", "The disk of box is full."),
     ("E: You don't have enough free space in /var/cache/apt/archives/.", "The disk of box is full."),
     ("psql: error: could not extend file: No space left on device\nKilled", "The disk of box is full."),
+    ("tar: a/b: Wrote only 4608 of 10240 bytes\ntar: Exiting with failure status", "The disk of box is full."),
     ("mkdir: cannot create directory '/opt/x': Read-only file system", "cannot be written any more"),
     ("E: Release file for http://deb.debian.org/debian/dists/bookworm/InRelease is not valid yet (invalid for another "
      "3h 2min 1s). Updates for this repository will not be applied.", "too new or too old for the clock of box"),
@@ -41,6 +42,8 @@ SAID = [
     ("E: Failed to fetch http://deb.debian.org/x  503  Service Unavailable", "A mirror or proxy does not give"),
     ("  Could not connect to apt.example:3142 (192.0.2.1). - connect (111: Connection refused)",
      "A mirror or proxy does not give"),
+    ("E: Unable to locate package figlet\nE: Failed to fetch http://deb.debian.org/debian/dists/bookworm/InRelease  "
+     "Could not connect to 127.0.0.1:9 (127.0.0.1).", "A mirror or proxy does not give"),
     ("error: Failed to fetch: `https://pypi.org/simple/six/`\n  Caused by: error sending request for url",
      "A mirror or proxy does not give"),
     ("Killed", "run out of it"),
