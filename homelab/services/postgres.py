@@ -110,7 +110,7 @@ class Postgres(Service):
             # Debian and Ubuntu ship PGDG's key in this package, so it need not be fetched from anywhere.
             yield Packages(["postgresql-common", "ca-certificates"])
             line = f"deb [signed-by={_PGDG_KEY}] https://apt.postgresql.org/pub/repos/apt $VERSION_CODENAME-pgdg main"
-            yield Command("apt repository PGDG", f'. /etc/os-release; grep -qxs "{line}" {_PGDG_LIST}',
+            yield Command("apt repository PGDG", f'. /etc/os-release; grep -qxsF "{line}" {_PGDG_LIST}',
                           f'. /etc/os-release; echo "{line}" >{_PGDG_LIST}.new && mv -f {_PGDG_LIST}.new {_PGDG_LIST}',
                           makes=[Owned("made", _PGDG_LIST)])
         yield Packages([f"postgresql-{self.version}"])
