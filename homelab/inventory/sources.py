@@ -36,7 +36,7 @@ def _mirrors(table: Table, templates: Collection[str]) -> tuple[str | None, str 
     mirror, security = (table.text(key, None, pattern=_URL, says=f"a URL such as {example}, without a password")
                         for key, example in (("apt_mirror", "http://mirror.home.arpa/ubuntu"),
                                              ("apt_security_mirror", "http://mirror.home.arpa/debian-security")))
-    known = {found.alias.partition("-")[0] for found in map(distribution_of, templates) if found}
+    known = {found.family for found in map(distribution_of, templates) if found}
     if mirror and len(known) > 1:
         table.fault(f"would be for containers of {' and of '.join(sorted(known))}, and each needs an archive of its "
                     "own: write `apt_proxy`, or have containers of one of them", "apt_mirror")
@@ -49,7 +49,7 @@ def _repositories(table: Table) -> Iterator[Repository]:
     for name, below in table.tables(says="a mapping with uri, suite, components, key and fingerprint"):
         if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
             table.fault("must be a name of lower-case letters, digits and hyphens", name)
-        uri = below.text("uri", pattern=_URL, says="a URL such as https://apt.grafana.com, without a password")
+        uri = below.text("uri", pattern=_URL, says="a URL such as https://apt.home.arpa, without a password")
         suite = below.text("suite", pattern=_SUITE, says="a suite such as stable; with a `/` at its end if it is flat")
         components = below.items("components", [], says="a list such as [main]") or []
         for index, item in enumerate(components):

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from homelab.distributions import DISTRIBUTIONS
 from homelab.errors import HomelabError
 from homelab.lab.command import attempt, run
 
@@ -23,7 +24,7 @@ class Release:
     suite: str
 
 
-RELEASES = (Release("debian-12", "bookworm"), Release("debian-13", "trixie"))
+RELEASES = tuple(Release(each.alias, each.codename) for each in DISTRIBUTIONS.values() if each.family == "debian")
 PACKAGES = ("systemd", "systemd-sysv", "dbus", "ifupdown", "iproute2", "netbase", "procps", "openssh-server",
             "ca-certificates")
 # Units that have nothing to do in an unprivileged container, or fail there.
