@@ -9,7 +9,6 @@ import os
 import subprocess
 import urllib.request
 from collections.abc import Iterator
-from io import StringIO
 from pathlib import Path
 
 import pandas as pd
@@ -28,7 +27,7 @@ READ = """
 import duckdb, sys
 with duckdb.connect(sys.argv[1], read_only=True) as connection:
     connection.execute("set TimeZone = 'UTC'")
-    connection.execute(f"copy ({sys.argv[2]}) to '/dev/stdout' (header)")
+    connection.execute(f"copy ({sys.argv[2]}) to '{sys.argv[3]}' (header)")
 """
 
 
@@ -53,9 +52,9 @@ def told() -> pd.DataFrame:
 
 def read(stack: Stack, sql: str) -> pd.DataFrame:
     """A statement's rows, from the published file."""
-    done = subprocess.run([str(stack.python), "-c", READ, str(stack.published), sql], capture_output=True, text=True,
-                          check=True)
-    return pd.read_csv(StringIO(done.stdout))
+    table = stack.data / "table.csv"
+    subprocess.run([str(stack.python), "-c", READ, str(stack.published), sql, str(table)], check=True)
+    return pd.read_csv(table)
 
 
 def extremes(days: pd.DataFrame, column: str, ascending: bool) -> pd.DataFrame:

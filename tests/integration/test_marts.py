@@ -25,8 +25,8 @@ from tests.integration.test_pipeline import CITIES, Stack
 from tests.integration.test_pipeline import stack as stack
 from tests.scripts import SCRIPTS
 
-pytestmark = pytest.mark.timeout(300)
 KILLS = int(os.environ.get("HOMELAB_KILLS", "3"))
+pytestmark = pytest.mark.timeout(300 + 30 * KILLS)
 BUILT = ("stg_weather", "weather_hourly", "weather_daily", "weather_records", "weather_month_to_date",
          "weather_quality", "cities")
 

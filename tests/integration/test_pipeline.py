@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -283,6 +284,38 @@ def test_a_later_change_of_units_does_not_change_history(stack: Stack) -> None:
                                       [*newark["wind"], newark["wind"].iloc[2]], strict=True):
         assert row == {"temperature_f": pytest.approx(temperature, abs=0.01),
                        "wind_speed_mph": pytest.approx(wind, abs=0.02)}
+
+
+def test_cities_by_name_by_id_by_coordinates_and_from_a_file(stack: Stack, tmp_path: Path) -> None:
+    (tmp_path / "cities.csv").write_text('name,id,latitude,longitude\n"Newark,US",,,\nSecond,5128581,,\n'
+                                         "Cabin,,40.68,-73.83\nAtlantic,,30,-40\n")
+    done = stack.script("ingest_weather.py", expect=SOME_FAILED, WEATHER_CITIES_FILE=str(tmp_path / "cities.csv"))
+    assert done.stderr == "error: Atlantic: HTTP 404: city not found\n"
+    assert [(city, data["name"]) for city, data in stack.raw()] == [
+        ("Cabin", "Queens"), ("Newark,US", "Newark"), ("Second", "New York")]
+
+
+def test_the_sources_freshness_is_told_by_dbt(stack: Stack) -> None:
+    def freshness(hours: int) -> tuple[int, dict[str, str]]:
+        with stack.server.connect(stack.database) as connection:
+            connection.execute("delete from raw.weather_observations")
+            connection.execute("insert into raw.weather_observations (city, ingested_at, data) "
+                               "values ('A', now() - make_interval(hours => %s), '{}')", (hours,))
+        done = subprocess.run(
+            [str(stack.python.with_name("dbt")), "source", "freshness", "--project-dir",
+             str(ROOT / "pipeline" / "dbt" / "analytics_project"), "--profiles-dir", str(stack.data)],
+            capture_output=True, text=True, check=False, timeout=120,
+            env={**os.environ, **stack.server.environment(stack.database, "dbt", "dbt"),
+                 "DBT_TARGET_PATH": str(stack.data / "target"), "DBT_LOG_PATH": str(stack.data / "logs")})
+        results = json.loads((stack.data / "target" / "sources.json").read_text())["results"]
+        return done.returncode, {result["unique_id"].rpartition(".")[2]: result["status"] for result in results}
+
+    with stack.server.connect(stack.database) as connection:  # on the first of a month it was another one
+        connection.execute("create table raw.before partition of raw.weather_observations for values from (minvalue) "
+                           f"to ('{datetime.now(UTC):%Y-%m-01} 00:00+00')".encode())
+        connection.execute("insert into raw.ingestion_starts values (gen_random_uuid(), now())")
+    assert freshness(3) == (0, {"weather_observations": "warn", "ingestion_runs": "pass"})
+    assert freshness(25) == (1, {"weather_observations": "error", "ingestion_runs": "pass"})
 
 
 def test_answers_are_stored_as_they_came(stack: Stack) -> None:
