@@ -1,8 +1,10 @@
 """The marts, measured: `python -m benchmarks.marts [rows of history …]`; 1,000, 100,000 and 5,000,000 by themselves.
 
 An hourly build with 1,000 new rows, with more and more history behind it, in turns and the fastest of each: what is
-compared ran side by side, on the same machine. Then the hour's whole run for three cities: fetch, build, publish. Where
+compared ran side by side, on the same machine. The hour's whole run for three cities: fetch, build, publish. Where
 dbt's own start is taken off, it is that of `dbt ls` in the same place: imports, configuration, the parsed project.
+Last, the daily mart's aggregates over the longest history, in DuckDB's published file and in the Postgres that it came
+from: over a plain table with the same columns, and over the raw jsonb.
 """
 
 from __future__ import annotations
@@ -19,6 +21,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from benchmarks.ingest import deployed
 from benchmarks.table import Row, markdown
@@ -48,6 +53,30 @@ select 'City ' || city, moment, 'imperial', jsonb_build_object(
 from generate_series({first}, {last}) as hour, generate_series(1, {new}) as city,
     lateral (select date_trunc('hour', now()) - interval '1 day' + interval '1 hour' * hour) as at (moment)
 order by hour
+"""
+
+
+# Over {observations} with the columns of staging; the day is UTC's.
+_DAYS = """
+select city, cast(observation_timestamp at time zone 'UTC' as date) as day, count(*), min(temperature_f),
+    avg(temperature_f), max(temperature_f), avg(humidity_pct), avg(pressure_hpa), avg(wind_speed_mph),
+    max(wind_speed_mph)
+from {observations} as observations group by city, day order by city, day
+"""
+_FLATTENED = """(select city, to_timestamp((data ->> 'dt')::bigint) as observation_timestamp,
+    (data #>> '{main,temp}')::float8 as temperature_f, (data #>> '{main,humidity}')::float8 as humidity_pct,
+    (data #>> '{main,pressure}')::float8 as pressure_hpa, (data #>> '{wind,speed}')::float8 as wind_speed_mph
+from raw.weather_observations)"""
+_IN_DUCKDB = """
+import duckdb, json, sys, time
+with duckdb.connect(sys.argv[1], read_only=True, config={"threads": 2, "memory_limit": "2GB"}) as connection:
+    connection.execute("set TimeZone = 'UTC'")
+    taken = []
+    for _ in range(int(sys.argv[3])):
+        started = time.perf_counter()
+        rows = connection.execute(sys.argv[2]).fetchall()
+        taken.append(time.perf_counter() - started)
+print(json.dumps([min(taken), len(rows), sum(row[2] for row in rows), sum(row[4] for row in rows)]))
 """
 
 
@@ -126,6 +155,29 @@ def flat(server: pg.Server, sizes: Sequence[int]) -> Iterator[Row]:
             yield Row(f"hourly build, {_NEW:,} new rows, {size:,} before", f"{best:.1f} s",
                       f"{best - start:.1f} s without dbt's start", f"{best / least:.2f}", "≤ 1.2",
                       best <= 1.2 * least)
+        yield from beside_postgres(wanted[max(sizes)])
+
+
+def beside_postgres(warehouse: Warehouse) -> Iterator[Row]:
+    """The daily mart's aggregates over all observations, in DuckDB and in Postgres; all three answers are the same."""
+    sql = _DAYS.format(observations="staging.stg_weather")
+    said = subprocess.run([_PYTHON, "-c", _IN_DUCKDB, str(warehouse.data / "published.duckdb"), sql, str(_ROUNDS)],
+                          check=True, capture_output=True, text=True).stdout
+    duckdb, *answer = json.loads(said)
+    with warehouse.server.connect(warehouse.database) as connection:
+        connection.execute(f"create table flattened as {_FLATTENED[1:-1]}".encode())
+        connection.execute("vacuum analyze flattened")
+        connection.execute("set work_mem = '256MB'; set timezone = 'UTC'; set max_parallel_workers_per_gather = 2")
+        for what, observations, rounds in (("a plain table", "flattened", 3), ("the raw jsonb", _FLATTENED, 2)):
+            taken = []
+            for _ in range(rounds):
+                started = time.perf_counter()
+                rows: list[Any] = connection.execute(_DAYS.format(observations=observations).encode()).fetchall()
+                taken.append(time.perf_counter() - started)
+            found = [len(rows), sum(row[2] for row in rows), sum(row[4] for row in rows)]
+            assert found == [*answer[:2], pytest.approx(answer[2])], (found, answer)  # noqa: S101
+            yield Row(f"daily aggregates of {answer[1]:,} observations", f"DuckDB {duckdb:.2f} s",
+                      f"Postgres, {what}: {min(taken):.2f} s", f"{min(taken) / duckdb:.0f}x faster", "", True)
 
 
 def hour(server: pg.Server, database: str) -> Iterator[Row]:
