@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 from homelab.commands.deploy import connect
+from homelab.commands.following import followed
 from homelab.errors import HomelabError, InputError
 from homelab.host import CommandFailed, Host, argv, check
 from homelab.model import Inventory, Vault
@@ -21,7 +21,7 @@ from homelab.trust import KnownHosts
 _DEADLINE = 4 * 3600.0  # seconds
 # Exit statuses of backfill_weather.py; the last two are those of history_weather.py alone.
 _SOME_REFUSED, _BAD_FILE, _KEY_REFUSED, _BUSY = 4, 2, 3, 5
-_LOOK = 2.0  # seconds between two looks at how far it is
+_FAR = f"cat {ROOT}/data/history.progress 2>/dev/null || true"
 
 
 @dataclass(frozen=True)
@@ -122,11 +122,8 @@ def history_on(host: Host, first: date, until: date | None, cities: Sequence[str
                *(word for city in cities for word in ("--city", city)), *(["--units", units] if units else [])]
     command = as_analytics(argv("python", f"{SCRIPTS}/history_weather.py", *options))
     what = f"bringing in the history since {first}"
-    with progress.step(host.name, what) as far, ThreadPoolExecutor(1) as thread:
-        running = thread.submit(host.run, command, timeout=_DEADLINE)
-        while wait([running], _LOOK).not_done:
-            far(host.run(f"cat {ROOT}/data/history.progress 2>/dev/null || true").text)
-        result = running.result()
+    with progress.step(host.name, what) as far:
+        result = followed(host, command, lambda: host.run(_FAR).text, far, _DEADLINE)
     said = result.stderr.decode(errors="replace").strip().removeprefix("error: ")
     if result.status == _BAD_FILE:
         raise InputError("The history cannot be asked for", said[:1500], "Name days as in --from 2019-01-01 --to "

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from homelab.commands.deploy import connect
+from homelab.commands.following import LOOK, DbtLog, followed
 from homelab.errors import HomelabError
-from homelab.host import Host, argv, check
+from homelab.host import CommandFailed, Host, argv, check
 from homelab.model import Container, Inventory, Vault
 from homelab.progress import Progress
 from homelab.services.airflow import CLI, DAG, Airflow, in_metadata
@@ -56,11 +58,10 @@ def run(inventory: Inventory, *, vault: Vault, known_hosts: KnownHosts, progress
         with progress.step(container.name, f"asking Airflow to run {DAG}"):
             _known(host)
             check(host, argv(CLI, "dags", "trigger", "--run-id", run_id, DAG), f"triggering {DAG}")
-        with progress.step(container.name, "fetch_weather_data, then run_dbt_transformation"):
-            state = _wait(host, run_id)
-        tasks = json.loads(check(host, in_metadata(
-            "select coalesce(json_object_agg(task_id, state), '{}') from task_instance where run_id = "
-            f"'{run_id}'"), "reading the tasks' states").text)
+        with connect(inventory.container_with("analytics"), key, known_hosts) as analytics, \
+                progress.step(container.name, "fetch_weather_data, then run_dbt_transformation") as far:
+            state = _wait(host, run_id, DbtLog(analytics), far)
+        tasks = _tasks(host, run_id)
     outcome = Run(run_id, state, time.monotonic() - started, tasks)
     if state != "success":
         raise HomelabError(f"The pipeline's run ended as {state}", str(outcome),
@@ -73,8 +74,12 @@ def rebuild(inventory: Inventory, *, vault: Vault, known_hosts: KnownHosts, prog
     container = inventory.container_with("analytics")
     key, _ = vault.key_pair("operator")
     command = as_analytics(argv("python", f"{SCRIPTS}/transform.py", "--full-refresh"))
-    with connect(container, key, known_hosts) as host, progress.step(container.name, "dbt build --full-refresh"):
-        report = json.loads(check(host, command, "rebuilding the marts", timeout=_REBUILD).text.splitlines()[-1])
+    with connect(container, key, known_hosts) as host, \
+            progress.step(container.name, "dbt build --full-refresh") as far:
+        result = followed(host, command, DbtLog(host), far, _REBUILD)
+    if not result.ok:
+        raise CommandFailed(container.name, result, "rebuilding the marts")
+    report = json.loads(result.text.splitlines()[-1])
     return Build(report["models_built"], report["tests_passed"], report["seconds"])
 
 
@@ -107,12 +112,26 @@ def _known(host: Host) -> None:
         time.sleep(0.5)
 
 
-def _wait(host: Host, run_id: str) -> str:
-    until = time.monotonic() + _DEADLINE
+def _tasks(host: Host, run_id: str) -> dict[str, str]:
+    """The state of each task of a run."""
+    found: dict[str, str] = json.loads(check(host, in_metadata(
+        "select coalesce(json_object_agg(task_id, state order by task_id), '{}') from task_instance where run_id = "
+        f"'{run_id}'"), "reading the tasks' states").text)
+    return found
+
+
+def _wait(host: Host, run_id: str, dbt: Callable[[], str], far: Callable[[str], None]) -> str:
+    """The run's state at its end; until then it is told which task runs, and how far dbt is."""
+    until, look = time.monotonic() + _DEADLINE, time.monotonic() + LOOK
     asked = in_metadata(f"select state from dag_run where run_id = '{run_id}'")
     while (state := host.run(asked).text) not in ("success", "failed"):
         if time.monotonic() > until:
             raise HomelabError("The pipeline's run has not ended in time", f"It is {state or 'not there'} after "
                                f"{_DEADLINE} s.", "See `homelab status`, and the run in Airflow's UI.")
+        if time.monotonic() >= look:
+            running = [task for task, each in _tasks(host, run_id).items() if each == "running"]
+            if running:
+                far(" ".join(filter(None, [*running, dbt() if "run_dbt_transformation" in running else ""])))
+            look = time.monotonic() + LOOK
         time.sleep(0.3)
     return state

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from homelab.cli import pipeline
-from homelab.commands import backfill
+from homelab.commands import backfill, following
 from homelab.errors import HomelabError, InputError
 from homelab.host import Result
 from homelab.progress import SilentProgress, Update
@@ -66,7 +66,7 @@ def ask(host: Far, progress: Seen) -> backfill.Backfilled:
 
 
 def test_how_far_it_is_and_what_came_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backfill, "_LOOK", 0.01)
+    monkeypatch.setattr(following, "LOOK", 0.01)
     host, progress = Far(status=4), Seen()
     told = ask(host, progress)
     assert progress.far[0] == "3 of 9 weeks"
@@ -81,7 +81,7 @@ def test_how_far_it_is_and_what_came_of_it(monkeypatch: pytest.MonkeyPatch) -> N
 ])
 def test_each_end_has_its_words(monkeypatch: pytest.MonkeyPatch, status: int, kind: type[HomelabError],
                                 brief: str) -> None:
-    monkeypatch.setattr(backfill, "_LOOK", 0.01)
+    monkeypatch.setattr(following, "LOOK", 0.01)
     with pytest.raises(kind, match=brief) as caught:
         ask(Far(status=status), Seen())
     assert "it is so" in str(caught.value) or status == 5
