@@ -7,7 +7,6 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from shlex import quote
 from typing import ClassVar, Literal
 
 from homelab.distributions import Distribution
@@ -17,6 +16,7 @@ from homelab.model import Access, Health, Listen, Owned, Service, Site, Step
 from homelab.paths import shipped
 from homelab.render import render
 from homelab.steps import Command, Directory, File, Packages, Running, Tree, User, Uv, Venv, WaitFor
+from homelab.steps.queries import Query
 
 DAG = "weather_ingestion_pipeline"
 HOME = "/home/airflow/airflow"
@@ -38,9 +38,14 @@ _ARGUMENTS = {"scheduler": " --skip-serve-logs"}
 _HEALTH = {"3.3": "/api/v2/monitor/health", "2.11": "/health"}
 
 
-def in_metadata(sql: str) -> str:
+def in_metadata(sql: str) -> Query:
     """Shell text that runs SQL in Airflow's metadata database, from Airflow's container."""
-    return f"set -a; . {_DATABASE}; psql -X -q -A -t -v ON_ERROR_STOP=1 -c {quote(sql)}"
+    return Query(f"set -a; . {_DATABASE}; psql", "airflow_metadata", sql)
+
+
+def _there(table: str) -> Query:
+    """Shell text that succeeds when there is such a row in the metadata: where there is none, it divides by zero."""
+    return in_metadata(f"select 1 / count(*) from {table}")
 
 
 def _refused_by_gate(address: str) -> str:
@@ -140,8 +145,7 @@ class Airflow(Service):
     def _migrated(self, venv: Venv) -> Command:
         stamp = f"{_STAMPS}/airflow-migrated"
         # A metadata database that was made anew has no alembic_version, whatever the stamp says.
-        done = (f"grep -qxs {venv.digest} {stamp} && "
-                + in_metadata("select version_num from alembic_version limit 1") + " | grep -q .")
+        done = (f"grep -qxs {venv.digest} {stamp}", _there("alembic_version"))
         command = (f"systemctl stop 'airflow-*' && {CLI} db migrate && mkdir -p {_STAMPS} && "
                    f"echo {venv.digest} >{stamp}")
         return Command("airflow db migrate", done, command, watches=[venv], makes=[Owned("made", stamp)])
@@ -149,8 +153,7 @@ class Airflow(Service):
     def _admin(self, site: Site, migrated: Command) -> Command:
         password = site.vault.secret("airflow-admin").reveal()
         stamp, digest = f"{_STAMPS}/airflow-admin", hashlib.sha256(password.encode()).hexdigest()
-        done = (f"grep -qxs {digest} {stamp} && "
-                + in_metadata("select 1 from ab_user where username = 'admin'") + " | grep -q 1")
+        done = (f"grep -qxs {digest} {stamp}", _there("ab_user where username = 'admin'"))
         create = argv(CLI, "users", "create", "--username", "admin", "--firstname", "Home", "--lastname", "Lab",
                       "--role", "Admin", "--email", "admin@example.org")
         # It asks for the password twice on standard input, where no process list can see it. For a user that

@@ -14,13 +14,13 @@ from homelab.model import Owned, Pending, Step
 
 @dataclass(frozen=True, eq=False)
 class Command(Step):
-    """Shell text that has to run until `done` succeeds, and again when something that it watches has changed.
+    """Shell text that has to run until `done`, all of it, succeeds, and again when what it watches has changed.
 
     `makes` is what it leaves that may be removed once nobody wants the step any more.
     """
 
     name: str
-    done: str
+    done: str | tuple[str, ...]
     command: str
     stdin: bytes = b""
     timeout: float = 900  # seconds
@@ -38,11 +38,11 @@ class Command(Step):
 
     def probes(self) -> Sequence[str]:
         """See Step."""
-        return (self.done,)
+        return (self.done,) if isinstance(self.done, str) else self.done
 
     def pending(self, answers: Sequence[Result]) -> Pending | None:
         """See Step."""
-        return None if answers[0].ok else Pending("not done yet")
+        return None if all(answer.ok for answer in answers) else Pending("not done yet")
 
     def apply(self, host: Host) -> None:
         """See Step."""

@@ -1,0 +1,15 @@
+"""Commands with a check of several parts."""
+
+from __future__ import annotations
+
+import pytest
+
+from homelab.steps import Command
+from tests.support import LocalHost
+
+
+@pytest.mark.parametrize(("done", "pending"), [
+    ("true", False), ("false", True), (("true", "true"), False), (("false", "true"), True), (("true", "false"), True)])
+def test_all_of_it_has_to_be_so(done: str | tuple[str, ...], pending: bool) -> None:
+    step = Command("x", done, "true")
+    assert bool(step.pending(LocalHost().batch(step.probes()))) is pending
