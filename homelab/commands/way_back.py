@@ -25,7 +25,7 @@ from homelab.proxmox.access import grant, held
 from homelab.proxmox.keeping import Kept
 from homelab.proxmox.snapshots import Snapshot
 from homelab.steps.exclusive import wait_until_idle
-from homelab.steps.look import look, survey
+from homelab.steps.look import look, removals
 from homelab.trust import KnownHosts, write_private
 
 SNAPSHOT = "homelab-deploy"
@@ -36,9 +36,11 @@ _REBOOT = 180.0  # seconds that a container has to answer again
 
 def changes_something(host: Host, steps: Sequence[Step]) -> bool:
     """Whether a deploy would change anything there, once what an earlier run began has ended. Raises HomelabError."""
-    if look(host, ()).busy:
+    seen = look(host, steps)
+    if seen.busy:
         wait_until_idle(host, _LONGEST)
-    return any(not change.step.waits for change in survey(host, steps))
+        seen = look(host, steps)
+    return any(not change.step.waits for change in (*removals(seen, steps), *seen.changes))
 
 
 class WayBack:
