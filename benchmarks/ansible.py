@@ -42,7 +42,13 @@ def installed() -> str:
     manifest, = _VENV.glob("lib/python3*/site-packages/ansible_collections/community/proxmox/MANIFEST.json")
     collection = json.loads(manifest.read_text())["collection_info"]["version"]
     core = subprocess.run([_VENV / "bin" / "ansible", "--version"], check=True, capture_output=True, text=True).stdout
-    return f"ansible-core {core.partition('[core ')[2].partition(']')[0]}, community.proxmox {collection}"
+    others = ", ".join(f"{name} {_version(name)}" for name in ("mitogen", "pyinfra"))
+    return f"ansible-core {core.partition('[core ')[2].partition(']')[0]}, community.proxmox {collection}, {others}"
+
+
+def _version(package: str) -> str:
+    found, = _VENV.glob(f"lib/python3*/site-packages/{package}-*.dist-info")
+    return found.name.removesuffix(".dist-info").rpartition("-")[2]
 
 
 class Playbook:

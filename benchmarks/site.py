@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -56,12 +58,26 @@ def site(folder: Path, node: Node, count: int) -> Site:
 
 def timed(command: list[str], folder: Path) -> tuple[float, str]:
     """Run a program that has to succeed: seconds from start to end, and what it printed."""
-    path = os.pathsep.join(filter(None, [str(_GUARD), str(ROOT), os.environ.get("PYTHONPATH")]))
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HOMELAB", "ANSIBLE"))}
     started = time.perf_counter()
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False,
-                          env=environment | {"PYTHONPATH": path})
+                          env=environment())
     seconds = time.perf_counter() - started
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
     return seconds, done.stdout
+
+
+def environment() -> dict[str, str]:
+    """What programs that are measured find in their environment: the guard, and no settings of the caller's.
+
+    What Python has compiled is kept, as it is where a program is installed, but not in this checkout.
+    """
+    path = os.pathsep.join(filter(None, [str(_GUARD), str(ROOT), os.environ.get("PYTHONPATH")]))
+    kept = {name: value for name, value in os.environ.items()
+            if not name.startswith(("HOMELAB", "ANSIBLE")) and name != "PYTHONDONTWRITEBYTECODE"}
+    return kept | {"PYTHONPATH": path, "PYTHONPYCACHEPREFIX": _compiled().name}
+
+
+@cache
+def _compiled() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="homelab-compiled-")

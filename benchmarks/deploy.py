@@ -1,0 +1,76 @@
+"""`homelab deploy`, measured: `python -m benchmarks.deploy [name …]`, in a lab of its own, as root.
+
+help, hosts, noop, distance, change and memory take five minutes together; cold, the slowest, about ten. The lab is gone
+afterwards, also after a failure, Ctrl-C or SIGTERM.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Collection, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from benchmarks import ansible
+from benchmarks.deploys.cold import cold
+from benchmarks.deploys.command_line import command_line
+from benchmarks.deploys.deployed import Deployed, change, distance, memory, noop
+from benchmarks.deploys.hosts import hosts
+from benchmarks.stack import lab, whole
+from benchmarks.table import Row, markdown
+from tests.guard import sitecustomize as sitecustomize  # the import puts it in place
+
+_DEPLOYED: dict[str, Callable[[Deployed], Iterator[Row]]] = {
+    "noop": noop, "distance": distance, "change": change, "memory": memory}
+ALL = ("help", "hosts", *_DEPLOYED, "cold")
+_ROUNDS = 1  # of cold deploys
+
+
+def measured(names: Collection[str]) -> Iterator[Row]:
+    """The rows of those that are named, in an order in which none is in the way of another."""
+    if "help" in names:
+        with tempfile.TemporaryDirectory() as folder:
+            yield from command_line(Path(folder))
+    if set(names) == {"help"}:
+        return
+    with lab():
+        if "hosts" in names:
+            with tempfile.TemporaryDirectory() as folder:
+                yield from hosts(Path(folder))
+        if not {*_DEPLOYED, "cold"} & set(names):
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            stack = whole(Path(folder))
+            stack.anew()
+            place = Deployed(stack, stack.homelab("deploy"))
+            for name, rows in _DEPLOYED.items():
+                if name in names:
+                    yield from rows(place)
+            if "cold" in names:
+                yield from cold(stack, _ROUNDS)
+
+
+def main() -> None:
+    """Measure and print one table; the exit code is 1 if an aim is missed."""
+    names = sys.argv[1:] or list(ALL)
+    if unknown := set(names) - set(ALL):
+        raise SystemExit(f"There is no benchmark {', '.join(unknown)}; there are {', '.join(ALL)}.")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    peers = ansible.installed() if {"noop", "change", "cold"} & set(names) else "no peer"
+    started, found, load = time.monotonic(), [], os.getloadavg()[0]
+    for row in measured(names):
+        print(f"· {row.what}: {row.ours} | {row.beside} | {row.ratio}", file=sys.stderr, flush=True)
+        found.append(row)
+    print(markdown(found))
+    print(f"\n{datetime.now(UTC):%Y-%m-%d}, Python {platform.python_version()}, {peers}; {os.cpu_count()} cores, load "
+          f"{load:.1f} at the start and {os.getloadavg()[0]:.1f} at the end; took {time.monotonic() - started:.0f} s.")
+    sys.exit(any(not row.good for row in found))
+
+
+if __name__ == "__main__":
+    main()

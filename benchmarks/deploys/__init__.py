@@ -1,0 +1,1 @@
+"""What `python -m benchmarks.deploy` measures, each as rows of its table."""

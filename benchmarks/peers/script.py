@@ -1,0 +1,113 @@
+"""The script written by hand, `cold.sh`, and the files that it finds beside it: content alone comes from the steps."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import tarfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+from pathlib import Path
+from shlex import quote
+
+from benchmarks.peers.asked import asked
+from benchmarks.stack import Stack
+from homelab.commands.access import ssh_argv
+from homelab.model import Step
+from homelab.steps import Database, Directory, File, Gate, Packages, Role, Running, Sql, Tree, Uv, Venv, WaitFor
+from homelab.trust import KnownHosts
+
+_LATE = ("/etc/postgresql/", "/home/analytics/.ssh")  # which needs the cluster; which lets Airflow in
+
+
+class Script:
+    """One archive for each container, and one connection over which it goes and runs."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+        self._archives = {name: _archive(_beside(stack, steps)) for name, steps in stack.steps().items()}
+
+    def run(self) -> float:
+        """Run all three side by side; seconds until the last has ended. Raises SystemExit, quoting one that failed."""
+        started = time.perf_counter()
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(self._one, self._archives))
+        return time.perf_counter() - started
+
+    def _one(self, name: str) -> None:
+        command = ("mkdir /root/cold && cd /root/cold && tar -xzf - && "
+                   f"sh cold.sh {name}; status=$?; rm -rf /root/cold; exit $status")
+        words = ssh_argv(self._stack.inventory, name, [command], self._stack.vault,
+                         KnownHosts.of(self._stack.inventory.state_dir))
+        done = subprocess.run(words, input=self._archives[name], capture_output=True, check=False)
+        if done.returncode:
+            raise SystemExit(f"The script failed in {name}: {done.stderr.decode()[-2000:]}")
+
+
+def _beside(stack: Stack, steps: Sequence[Step]) -> dict[str, bytes]:
+    """What stands beside the script, by name."""
+    late = [step for step in steps if isinstance(step, File | Directory) and step.path.startswith(_LATE)]
+    files = {"early.tar": _tree([step for step in steps if step not in late]), "late.tar": _tree(late),
+             "cold.sh": Path(__file__).with_name("cold.sh").read_bytes()}
+    waits = iter(("database.sh", "gate.sh"))
+    facts = {"ADMIN": sha256((password := stack.vault.secret("airflow-admin").reveal()).encode()).hexdigest(),
+             "UNITS": " ".join(step.unit for step in steps if isinstance(step, Running))}
+    files["password"] = f"{password}\n{password}\n".encode()
+    for step in steps:
+        match step:
+            case Packages():
+                files["packages"] = " ".join(step.names).encode()
+                facts["POSTGRES"] = step.names[0].rpartition("-")[2]
+            case Uv():
+                files["uv.txt"], facts["UV_DIGEST"] = step.lock, sha256(step.lock).hexdigest()
+            case Venv():
+                files["venv.txt"], facts["VENV"], facts["VENV_DIGEST"] = step.lock, step.path, step.digest
+            case WaitFor():
+                files[next(waits)] = step.check.encode()
+            case Gate():
+                files["health.sh"] = step.asks[0].encode()
+            case Role() | Database() | Sql():
+                name = f"{step.database if isinstance(step, Sql) else 'postgres'}.sql"
+                files[name] = files.get(name, b"") + asked(step).stdin.encode()
+    return files | {"facts": "".join(f"{name}={quote(value)}\n" for name, value in facts.items()).encode()}
+
+
+def _tree(steps: Sequence[Step]) -> bytes:
+    """Files and directories with their owners and modes, by their absolute paths."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for step in steps:
+            for entry, content in _entries(step):
+                archive.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def _entries(step: Step) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
+    if isinstance(step, Directory):
+        entry = _entry(step.path, step.owner, step.group, step.mode)
+        entry.type = tarfile.DIRTYPE
+        yield entry, b""
+    elif isinstance(step, File):
+        yield _entry(step.path, step.owner, step.group, step.mode, len(step.content)), step.content
+    elif isinstance(step, Tree):
+        for name, content in step.files.items():
+            mode = 0o755 if name in step.executable else 0o644
+            yield _entry(f"{step.path}/{name}", "root", "root", mode, len(content)), content
+
+
+def _entry(path: str, owner: str, group: str, mode: int, size: int = 0) -> tarfile.TarInfo:
+    entry = tarfile.TarInfo(path.lstrip("/"))
+    entry.uname, entry.gname, entry.mode, entry.size = owner, group, mode, size
+    return entry
+
+
+def _archive(files: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()

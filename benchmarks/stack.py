@@ -1,0 +1,152 @@
+"""A lab of the benchmarks' own, with the whole stack in it, or with containers that hold nothing but SSH."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from ipaddress import IPv4Network
+from pathlib import Path
+
+import yaml
+
+from benchmarks.site import environment
+from homelab.commands.deploy import steps_of
+from homelab.inventory import load
+from homelab.lab import Lab, down, missing, network, up
+from homelab.model import Inventory, Site, Step
+from homelab.paths import shipped
+from homelab.progress import TerminalProgress
+from homelab.secrets import FileVault
+from homelab.trust import KnownHosts
+
+LAB = Lab("bench", IPv4Network("10.99.2.128/26"), "hl-bnch", 18106, 8189)
+_FIRST = {"postgres-data": 131, "analytics-platform": 132, "airflow-orchestration": 133}
+_EXTRA = 140  # the last part of the first other container's address; there is room for 50
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A run of a program to its end: seconds, CPU seconds, MiB at its peak, and what it printed."""
+
+    seconds: float
+    cpu: float
+    peak: float
+    said: str
+
+
+def ran(command: Sequence[str], folder: Path, expect: int = 0) -> Ran:
+    """Run a program. Raises SystemExit, quoting it, when it ends with another exit code than the one expected."""
+    with (folder / "out").open("w") as out, (folder / "err").open("w") as err:
+        started = time.perf_counter()
+        process = subprocess.Popen(command, cwd=folder, stdout=out, stderr=err, env=environment())
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - started
+        process.returncode = os.waitstatus_to_exitcode(status)
+    said, complained = ((folder / name).read_text() for name in ("out", "err"))
+    if process.returncode != expect:
+        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}:\n{said}{complained}")
+    return Ran(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, said)
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A folder with an inventory that points at the lab."""
+
+    folder: Path
+    files: tuple[Path, ...]
+
+    @property
+    def command(self) -> list[str]:
+        """The words of the command line, without a verb."""
+        words = [sys.executable, "-m", "homelab", "-q", "-i", str(self.files[0])]
+        return words + [word for overlay in self.files[1:] for word in ("--overlay", str(overlay))]
+
+    def homelab(self, *words: str, expect: int = 0) -> Ran:
+        """Run `homelab …` as people do, in a process of its own."""
+        return ran([*self.command, *words], self.folder, expect)
+
+    @cached_property
+    def inventory(self) -> Inventory:
+        """The inventory, as the command line reads it."""
+        return load(list(self.files))
+
+    @property
+    def vault(self) -> FileVault:
+        """Its secrets."""
+        return FileVault(self.inventory.state_dir)
+
+    @property
+    def keys(self) -> Mapping[str, str]:
+        """The host keys of all containers, by name."""
+        pins = KnownHosts.of(self.inventory.state_dir).pins()
+        return {name: pin.key for name, pin in pins.items() if pin.key}
+
+    @property
+    def known_hosts(self) -> str:
+        """The same, as OpenSSH reads them."""
+        return "".join(f"{c.address} {self.keys[c.name]}\n" for c in self.inventory.containers)
+
+    def steps(self) -> dict[str, Sequence[Step]]:
+        """All steps by container, as a deploy would take them."""
+        everyone = [c.name for c in self.inventory.containers]
+        return {c.name: steps_of(Site(inventory=self.inventory, container=c, vault=self.vault, host_keys=self.keys,
+                                      deploying=everyone)) for c in self.inventory.containers}
+
+    def anew(self) -> None:
+        """Containers with nothing in them; those that were there are gone."""
+        self.homelab("destroy", "--yes")
+        self.homelab("up", "--yes")
+        self.ssh_answers()
+
+    def ssh_answers(self) -> None:
+        """Wait until every container has shown its key, and finished its boot."""
+        for container in self.inventory.containers:
+            self.on(container.name, "systemctl is-system-running --wait >/dev/null || true")
+
+    def on(self, name: str, command: str) -> str:
+        """What shell text prints in a container."""
+        return self.homelab("ssh", name, "--", command).said.strip()
+
+
+@contextmanager
+def lab() -> Iterator[None]:
+    """The lab, until the end of the block, however that comes. Raises SystemExit where there can be none."""
+    if lacking := missing():
+        raise SystemExit("This machine cannot run a lab: " + "; ".join(lacking))
+    progress = TerminalProgress()
+    network.guard()
+    down(LAB, progress)  # what a killed run may have left
+    try:
+        up(LAB, progress)
+        yield
+    finally:
+        down(LAB, progress)
+
+
+def whole(folder: Path) -> Stack:
+    """The shipped inventory: three containers with all services."""
+    shutil.copy(shipped("inventory.yaml"), folder / "inventory.yaml")
+    places = {name: {"vmid": 200 + last, "ip": f".{last}"} for name, last in _FIRST.items()}
+    return _written(folder, {"containers": places})
+
+
+def many(folder: Path, count: int) -> Stack:
+    """So many containers without a service."""
+    (folder / "inventory.yaml").write_text(yaml.safe_dump({
+        "lab": "x", "proxmox": {"host": "x", "token_id": "homelab@pve!x"},
+        "network": {"subnet": str(LAB.subnet), "gateway": str(LAB.gateway), "bridge": "x"}, "pipeline": {},
+        "containers": {f"host-{number:02}": {"vmid": 300 + number, "ip": f".{_EXTRA + number}", "cores": 1,
+                                             "memory": 256, "disk": 2} for number in range(count)}}))
+    return _written(folder, {"containers": {"postgres-data": None}})  # the lab's overlay says its version
+
+
+def _written(folder: Path, overlay: Mapping[str, object]) -> Stack:
+    (folder / "overlay.yaml").write_text(yaml.safe_dump(dict(overlay)))
+    return Stack(folder, (folder / "inventory.yaml", LAB.overlay, folder / "overlay.yaml"))
