@@ -3,7 +3,7 @@ SHELL := /bin/sh
 BIN := .venv/bin
 export PYTHONDONTWRITEBYTECODE = 1
 
-.PHONY: help demo test test-unit lint bench lock clean
+.PHONY: help demo test test-unit lint bench bench-deploy lock clean
 
 help:  ## Show what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1 	/'
@@ -24,6 +24,9 @@ lint: .venv/ready  ## ruff and mypy --strict
 
 bench: .venv/ready  ## Measure homelab beside Ansible and beside the bare calls; about two minutes
 	$(BIN)/python -m benchmarks
+
+bench-deploy: .venv/ready  ## Measure `homelab deploy` in a lab, beside Ansible, pyinfra and a script; 15 minutes, as root
+	$(BIN)/python -m benchmarks.deploy
 
 COMPILE := $(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links
