@@ -1,6 +1,6 @@
 """Containers of a fake node that have something in them: a folder each, which snapshots keep and rollbacks bring back.
 
-A deploy in them writes `content`; files beside the folders make it fail or die: `NAME.broken`, `NAME.deadly`.
+A deploy in them writes `content`; files beside the folders make it fail or die: `VMID.broken`, `VMID.deadly`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Disks:
         (self.of(vmid) / "content").write_text(content)
 
     def mark(self, vmid: int, what: str, there: bool = True) -> None:
-        """Make its deploy `broken` or `deadly`, or as it should be."""
+        """Make its deploy `broken` or `deadly`, or have it stay `away` after a rollback; or as it should be."""
         mark = self.root / f"{vmid}.{what}"
         mark.touch() if there else mark.unlink(missing_ok=True)
 
@@ -97,7 +97,15 @@ def steps_in(disks: Disks) -> Callable[[Site], Sequence[Step]]:
 
 @dataclass
 class Inside(LocalHost):
-    """A container that is a folder of this machine."""
+    """A container that is a folder of this machine; `away` marks one that does not come back."""
+
+    mark: str = ""
+
+    def reconnect(self, deadline: float) -> None:
+        """See Host.reconnect."""
+        if Path(f"{self.mark}.away").exists():
+            raise HomelabError(f"{self.name}: no answer over SSH", f"It was away for {deadline:.0f} s.", "Look at it.")
+        Path(f"{self.mark}.back").touch()
 
     def close(self) -> None:
         """See Connection.close."""
@@ -107,7 +115,7 @@ def deploy(inventory: Inventory, disks: Disks, *limit: str, rollback: bool = Tru
            progress: Progress | None = None) -> Sequence[HostReport]:
     """`homelab deploy --rollback-on-failure --limit …` in these containers."""
     def reach(container: Container, *_: object) -> Inside:
-        return Inside(container.name)
+        return Inside(container.name, mark=str(disks.of(container.vmid)))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(verb, "steps_of", steps_in(disks))

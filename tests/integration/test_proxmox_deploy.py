@@ -112,8 +112,8 @@ def test_what_fails_goes_back_and_the_others_keep_what_they_have(rig: Rig) -> No
     assert two.failure.details.splitlines()[-1].startswith("The container was rolled back: it is as it was ")
     assert plain(two)["rolled_back"] is True
     assert [rig.disks.content(vmid) for vmid in VMIDS] == [NEW, "old\n", NEW]
-    assert ("vzrollback", "168") in rig.tasks()
     assert [task for task in rig.tasks() if task[0] == "vzrollback"] == [("vzrollback", "168")]
+    assert sorted(path.name for path in rig.disks.root.glob("*.back")) == ["168.back"], "it was waited for"
     assert (rig.snapshots(), {ct.status for ct in rig.pve.cts}) == ({}, {"running"})
     assert [e["host"] for e in map(json.loads, rig.said.getvalue().splitlines()) if e["event"] == "rolled_back"] == [
         "analytics-platform"]
@@ -210,6 +210,15 @@ def test_a_rollback_that_fails_says_how_to_go_back(rig: Rig) -> None:
     snapshot.rollback(rig.site.inventory, SNAPSHOT, known_hosts=rig.site.known_hosts, progress=SilentProgress(),
                       confirm=lambda lines: True, limit=[ONE])
     assert rig.disks.content(167) == "old\n"
+
+
+def test_one_that_does_not_come_back_keeps_its_snapshot(rig: Rig) -> None:
+    rig.disks.mark(167, "broken")
+    rig.disks.mark(167, "away")
+    (report,) = rig.deploy(ONE)
+    assert report.failure is not None
+    assert "postgres-data: no answer over SSH" in report.failure.details
+    assert (report.rolled_back, rig.snapshots()) == (False, {167: [SNAPSHOT]})
 
 
 def test_a_snapshot_that_does_not_go_is_said(rig: Rig) -> None:

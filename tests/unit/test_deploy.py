@@ -17,6 +17,7 @@ from homelab.cli import app
 from homelab.cli.common import settings
 from homelab.commands import deploy as verb
 from homelab.commands.deploy import HostReport, deploy
+from homelab.errors import HomelabError
 from homelab.inventory import load
 from homelab.model import Container, Site, Step
 from homelab.paths import shipped
@@ -152,6 +153,13 @@ def test_drift_is_exit_code_2(run: Deploy, tmp_path: Path, monkeypatch: pytest.M
     assert done.exit_code == status
     assert ("its content" in done.stdout or "does not exist" in done.stdout) == (changed and bool(options))
     assert "secret" not in done.stdout
+
+
+def test_one_that_was_rolled_back_is_said_to_be_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = HostReport("postgres-data", (), 0.1, HomelabError("it failed"), 3, rolled_back=True)
+    done = command_line([report], monkeypatch, tmp_path, "--rollback-on-failure")
+    assert (done.exit_code, "failed after 0 changes, rolled back" in done.stdout) == (1, True)
+    assert json.loads(command_line([report], monkeypatch, tmp_path, "--json").stdout)[0]["rolled_back"] is True
 
 
 def test_a_failure_is_exit_code_1_and_the_result_is_json(run: Deploy, tmp_path: Path,
