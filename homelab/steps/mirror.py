@@ -54,7 +54,7 @@ def _line(line: str, archives: Archives) -> str:
 def _stanza(text: str, archives: Archives) -> str:
     fields = {name: "\n".join(re.findall(_FIELD.format(name), text)).split() for name in ("Suites", "Components")}
     url = archives.of(fields["Suites"], fields["Components"])
-    return re.sub(_FIELD.format("URIs"), f"URIs: {url}", text) if url else text
+    return re.sub(_FIELD.format("URIs"), lambda _: f"URIs: {url}", text) if url else text
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,8 @@ from homelab.steps.mirror import mirrored
 from tests.support import LocalHost
 
 LIST, DEBIAN, UBUNTU = "/etc/apt/sources.list", "/x/debian.sources", "/x/ubuntu.sources"
-ONE, BOTH = Archives("http://m/main"), Archives("http://m/main", "http://m/security")
+# A backslash is nothing special.
+ONE, BOTH = Archives("http://m/\\1/main"), Archives("http://m/\\1/main", "http://m/security")
 
 # As Proxmox's template of Debian 12 has it.
 ONE_LINE = """# Debian 12
@@ -67,14 +68,14 @@ Components: oss
 
 
 @pytest.mark.parametrize(("path", "text", "archives", "replaced"), [
-    (LIST, ONE_LINE, ONE, {"http://deb.debian.org/debian": "http://m/main"}),
-    (LIST, ONE_LINE, BOTH, {"http://deb.debian.org/debian": "http://m/main",
+    (LIST, ONE_LINE, ONE, {"http://deb.debian.org/debian": "http://m/\\1/main"}),
+    (LIST, ONE_LINE, BOTH, {"http://deb.debian.org/debian": "http://m/\\1/main",
                             "http://security.debian.org": "http://m/security"}),
-    (DEBIAN, STANZAS, ONE, {"http://deb.debian.org/debian": "http://m/main"}),
-    (DEBIAN, STANZAS, BOTH, {"http://deb.debian.org/debian": "http://m/main",
+    (DEBIAN, STANZAS, ONE, {"http://deb.debian.org/debian": "http://m/\\1/main"}),
+    (DEBIAN, STANZAS, BOTH, {"http://deb.debian.org/debian": "http://m/\\1/main",
                              "http://security.debian.org/debian-security": "http://m/security"}),
     (UBUNTU, NOBLE, ONE, {"http://archive.ubuntu.com/ubuntu/\n  http://de.archive.ubuntu.com/ubuntu/":
-                          "http://m/main"}),
+                          "http://m/\\1/main"}),
     (UBUNTU, NOBLE, Archives("http://m/u", "http://m/u"), {
         "http://archive.ubuntu.com/ubuntu/\n  http://de.archive.ubuntu.com/ubuntu/": "http://m/u",
         "http://security.ubuntu.com/ubuntu/": "http://m/u"}),
@@ -104,8 +105,8 @@ def test_what_stood_there_comes_back_to_the_byte(apt: Path) -> None:
     host = LocalHost()
     first, other = Mirror(ONE), Mirror(Archives("http://other", "http://other"))
     (change,) = converge(host, [first], SilentProgress())
-    assert "+deb http://m/main bookworm main contrib" in change.pending.diff
-    assert "+URIs: http://m/main" in change.pending.diff
+    assert "+deb http://m/\\1/main bookworm main contrib" in change.pending.diff
+    assert "+URIs: http://m/\\1/main" in change.pending.diff
     assert b"deb.debian.org" not in file.read_bytes() + stanzas.read_bytes()
     assert converge(host, [first], SilentProgress()) == []
     assert len(converge(host, [other], SilentProgress())) == 1
