@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import wait
+from functools import partial
 
+from homelab.commands.side_by_side import begun
 from homelab.host import Host, Result
 from homelab.services.analytics import ROOT
 
@@ -20,15 +22,14 @@ def followed(host: Host, command: str, look: Callable[[], str], tell: Callable[[
 
     Raises as Host.run does.
     """
-    with ThreadPoolExecutor(1) as thread:
-        running = thread.submit(host.run, command, timeout=timeout)
-        before = ""
-        while wait([running], LOOK).not_done:
-            said = look()
-            if said and said != before:
-                tell(said)
-            before = said
-        return running.result()
+    running = begun(host.name, partial(host.run, command, timeout=timeout))
+    before = ""
+    while wait([running], LOOK).not_done:
+        said = look()
+        if said and said != before:
+            tell(said)
+        before = said
+    return running.result()
 
 
 class DbtLog:

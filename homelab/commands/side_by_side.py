@@ -12,15 +12,20 @@ from homelab.errors import HomelabError
 T = TypeVar("T")
 
 
-def gathered(work: Mapping[str, Callable[[], T]]) -> dict[str, Future[T]]:
-    """Do all of it at once, by container name, and wait for the end. One that fails does not stop the others.
+def begun(name: str, job: Callable[[], T]) -> Future[T]:
+    """Do it in a thread of that name; what comes of it.
 
-    The threads do not outlive an interrupted main thread, as a pool's would: what they have begun goes on over
-    there, and the next run finds it.
+    The thread does not outlive an interrupted main thread, as a pool's would: what it has begun goes on over there,
+    and the next run finds it.
     """
-    futures = {name: Future[T]() for name in work}
-    for name, job in work.items():
-        threading.Thread(target=_run, args=(job, futures[name]), name=name, daemon=True).start()
+    future = Future[T]()
+    threading.Thread(target=_run, args=(job, future), name=name, daemon=True).start()
+    return future
+
+
+def gathered(work: Mapping[str, Callable[[], T]]) -> dict[str, Future[T]]:
+    """Do all of it at once, by container name, and wait for the end. One that fails does not stop the others."""
+    futures = {name: begun(name, job) for name, job in work.items()}
     wait(futures.values())
     return futures
 
