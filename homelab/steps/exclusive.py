@@ -69,6 +69,7 @@ def busy_probe() -> str:
 def wait_until_idle(host: Host, deadline: float) -> None:
     """Wait for the end of a boot, and of what an earlier run began. Raises HomelabError, naming what does not end."""
     check(host, "\n".join([
+        "# waiting for the end of what has begun",
         "if command -v systemctl >/dev/null; then timeout 90 systemctl is-system-running --wait >/dev/null 2>&1; fi",
         f"lock={places.lock()}",
         f'[ ! -e "$lock" ] || flock --shared --timeout {deadline:.0f} "$lock" true && exit',
@@ -85,7 +86,7 @@ def _script(command: str, size: int, timeout: float) -> str:
         f"exec 8<{run}/in; rm -f {run}/in",
     ] if size else ["exec 8</dev/null"]
     return "\n".join([
-        f"# {command.strip().splitlines()[0]}",  # by which messages name it
+        f"# {command.strip().splitlines()[0].removeprefix('# ')}",  # by which messages name it
         f"umask 077; [ -d {run} ] || mkdir -p {run}; exec 9>>{places.lock()} || exit",
         f"flock --timeout 5 9 || {{ echo 'homelab: taken' >&2; exit {_TAKEN}; }}",
         *taken_in,

@@ -60,7 +60,8 @@ class Packages(Step):
     def apply(self, host: Host) -> None:
         """See Step."""
         install = argv("apt-get", "install", "--no-install-recommends", *_OPTIONS, *self.names)
-        check(host, f"{_READY}{install} || or_say_why", "installing packages", timeout=1800)
+        check(host, f"# installing {' '.join(self.names)}\n{_READY}{install} || or_say_why", "installing packages",
+              timeout=1800)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +95,7 @@ class Pinned(Step):
         there = f"there=$({self._query('${db:Status-Status} ${Package}')} 2>/dev/null | sed -n 's/^installed //p')"
         install = argv("apt-get", "install", "--allow-downgrades", "--no-install-recommends", *_OPTIONS)
         check(host, "\n".join([
-            _READY + there, "set -f",  # the patterns are apt's, not the shell's
+            "# installing pinned versions", _READY + there, "set -f",  # the patterns are apt's, not the shell's
             f'for each in {wanted}; do',
             '    if echo "$there" | grep -qxF "${each%%=*}"; then set -- "$@" "$each"; fi',
             "done",

@@ -42,8 +42,8 @@ def key(host: str, command: str, stdin: bytes) -> str:
 
 def _named(command: str) -> str:
     """The line of a script that tells most."""
-    lines = [line.strip() for line in command.splitlines()[5:]] or [command]
-    return max(lines, key=lambda line: ("homelab" in line, len(line)))[:120]
+    lines = command.partition(" sh -c ")[2].partition(" <&8")[0].splitlines() or [command]
+    return max(lines, key=len).strip()[:160]
 
 
 @dataclass
