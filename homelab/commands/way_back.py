@@ -66,17 +66,9 @@ class WayBack:
         stale: list[tuple[Kept, Snapshot]] = []
         new: list[Kept] = []
         for kept, found in looked_at(client, self._inventory, about, self._progress):
-            left = named(found, SNAPSHOT)
-            if left and not left.unfinished and left is found[-1] and time.time() - left.made < _FRESH:
-                self._progress.note(kept.name, f"an earlier deploy was cut off: its snapshot {SNAPSHOT}, taken "
-                                               f"{ago(left.made)}, is kept, and is what this one goes back to")
-                self._kept[kept.name] = kept, left
-                continue
-            if left:
-                self._progress.note(kept.name, f"an earlier deploy was cut off: its snapshot {SNAPSHOT}, taken "
-                                               f"{ago(left.made)}, is removed")
+            if left := self._left_behind(kept, found):
                 stale.append((kept, left))
-            if kept.name in changing_now:
+            if kept.name in changing_now and kept.name not in self._kept:
                 new.append(kept)
         _require_privileges(client, [*new, *(kept for kept, _ in self._kept.values())])
         _require_able(new)
@@ -84,6 +76,19 @@ class WayBack:
         at_once(client, {kept.name: partial(snapshots.remove, kept, left) for kept, left in stale})
         self._take(client, new)
         self._forget(name for name in about if name not in self._kept)
+
+    def _left_behind(self, kept: Kept, found: Sequence[Snapshot]) -> Snapshot | None:
+        """What a killed run has left and has to go; what is still good is kept, to go back to."""
+        left = named(found, SNAPSHOT)
+        if left is None:
+            return None
+        good = not left.unfinished and left is found[-1] and time.time() - left.made < _FRESH
+        then = "is kept, and is what this one goes back to" if good else "is removed"
+        self._progress.note(kept.name, f"an earlier deploy was cut off: its snapshot {SNAPSHOT}, taken "
+                                       f"{ago(left.made)}, {then}")
+        if good:
+            self._kept[kept.name] = kept, left
+        return None if good else left
 
     def _take(self, client: Client, new: Sequence[Kept]) -> None:
         what_for = "before `homelab deploy --rollback-on-failure`"
