@@ -19,8 +19,8 @@ from homelab.host import Host, Result, check
 from homelab.ssh import Ssh
 from homelab.steps.places import lock
 
-KINDS = ("cli", "cut", "kill", "reboot")
-_LONG = 2.0  # seconds: what takes longer is cut off three times, at different moments
+KINDS = ("kill", "reboot", "cli", "cut")
+_LONG = 2.0  # seconds: what takes longer is cut off several times, at different moments
 _SHORT = 0.05  # seconds that a command takes of which we do not know it
 
 # All processes of the command that is going on: those that hold our lock, and what they have started.
@@ -53,6 +53,7 @@ class Fate:
     log: Path
     kinds: Sequence[str] = ()  # without any, nothing is cut off, and what commands take is learned
     seed: int = 5
+    times: int = 3  # that a long command is cut off
     seconds: dict[str, float] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -64,7 +65,7 @@ class Fate:
         """How this command is cut off, this time; None if it is left in peace."""
         with self._lock:
             before = self.met().count(name)
-            if not self.kinds or before >= (3 if self.seconds.get(name, 0) > _LONG else 1):
+            if not self.kinds or before >= (self.times if self.seconds.get(name, 0) > _LONG else 1):
                 return None
             with self.log.open("a") as file:
                 file.write(f"{name}\n")
@@ -88,7 +89,7 @@ class Doomed:
 
     def run(self, command: str, *, stdin: bytes = b"", timeout: float = 900) -> Result:
         """See Host.run. What only looks or waits is left in peace."""
-        if not command.startswith("# "):
+        if "flock --timeout 5 9" not in command:
             return self._host.run(command, stdin=stdin, timeout=timeout)
         name, started = key(self.name, command, stdin), time.monotonic()
         how = self._fate.meets(name)
@@ -146,6 +147,7 @@ OTHERWISE = {
     r"/var/lib/dpkg/(status|status-old|available|diversions-old|statoverride-old)": "asked by dpkg-query",
     r"/var/lib/apt/extended_states": "asked by apt-mark",
     r"/etc/ld\.so\.cache": "a cache",
+    r"/home/airflow/airflow/airflow\.cfg": "Airflow puts keys made by chance into it; the rest is compared",
     r"/opt/.*/site-packages/dbt/((adapters|include)/)?__init__\.py": "in several wheels, which uv unpacks side by side",
 }
 
@@ -170,6 +172,7 @@ _PARTS = {
     "units": "systemctl list-units --state=active,failed --type=service,socket,timer --no-legend --no-pager --plain | "
              "awk '{print $1, $3, $4}' | grep -Ev '^(user|user-runtime-dir|apt-daily|dpkg-db-backup)'",
     "databases": f"{{ {_SQL} }} 2>/dev/null | grep -Ev '(^|: )(--|$|.(un)?restrict )' | sort",
+    "airflow.cfg": "sed -E '/^[a-z_]*(key|secret) = /d' /home/airflow/airflow/airflow.cfg | sha256sum",
     "listening": "ss -Hltn | awk '{print $4}' | sort -u",
 }
 
