@@ -102,7 +102,7 @@ def _answers(step: Step, wanted: str) -> str:
 
 def asked(step: Step) -> Asked:
     """The step as shell text. Raises SystemExit for a kind of step that has none."""
-    question = f"{{ {met(step)}\n}} 2>/dev/null"
+    question = f"{{ {met(step)}\n}} >/dev/null 2>&1"
     if step.waits:
         return Asked(question, f"until {question}; do sleep 0.5; done")
     record = Recorder()

@@ -7,6 +7,7 @@ operation; else one that asks by a fact whether it has to act, as pyinfra's own 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from functools import singledispatch
@@ -43,9 +44,13 @@ class Deploy:
 
     def run(self) -> Run:
         """Run it, each host at its own pace. Raises SystemExit, quoting it, when it fails."""
-        seconds, said = timed([str(VENV / "bin" / "pyinfra"), "-y", "--no-wait", "inventory.py", "deploy.py"],
-                              self._folder)
-        return Run(seconds, said.count("Success"))
+        seconds, said = timed(["sh", "-c", 'exec "$0" "$@" 2>&1', str(VENV / "bin" / "pyinfra"), "-y", "--no-wait",
+                               "inventory.py", "deploy.py"], self._folder)
+        # Operations, those with a change, errors, those without a change; `-` is none.
+        total = re.search(r"Grand total[\s|]+[\d-]+[\s|]+([\d-]+)", said)
+        if total is None:
+            raise SystemExit(f"pyinfra says nothing of what it changed:\n{said}")
+        return Run(seconds, int(total[1].replace("-", "0")))
 
 
 def _operation(step: Step, name: str, only_after: bool = False, **arguments: Any) -> Operation:
@@ -78,7 +83,8 @@ def _packages(step: Packages, place: Path) -> list[Operation]:
 
 @told.register
 def _user(step: User, place: Path) -> list[Operation]:
-    return [_operation(step, "user", user=step.name, home=step.home, shell=step.shell, system=True)]
+    return [_operation(step, "user", user=step.name, home=step.home, shell=step.shell, system=True,
+                       create_home=True, ensure_home=False)]
 
 
 @told.register
