@@ -67,8 +67,9 @@ class StepFailed(HomelabError):
         made = ("Nothing was changed", "One change was made", f"{len(changed)} changes were made")[min(len(changed), 2)]
         left = [change.step.title for change in after if not change.step.waits]
         rest = ", ".join(left[:6]) + (f" and {len(left) - 6} more" if len(left) > 6 else "")
+        half = "" if step.waits else f"`{step.title}` may be half done; "
         super().__init__(error.brief, "\n".join(part for part in (
-            error.details, says, f"{made} before it; `{step.title}` may be half done; "
+            error.details, says, f"{made} before it; {half}"
                                  f"{f'not begun: {rest}' if rest else 'nothing was to come after it'}.") if part), todo)
         self.changed = changed
 
