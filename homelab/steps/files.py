@@ -66,7 +66,9 @@ def keep(path: str, digest: str, new: str) -> str:
         "was=",
         f"if [ -e {quote(path)} ]; then",
         f"    was=$({digest}) && was=${{was%% *}}",
-        f'    if [ "$was" != "{new}" ] && ! grep -qsxF "$was" {note}; then',
+        f'    last=$(ls -1 {kept} 2>/dev/null | tail -n 1)',  # by a run that was killed before it could note that
+        f'    if [ "$was" != "{new}" ] && ! grep -qsxF "$was" {note} &&',
+        f'        {{ [ -z "$last" ] || ! diff -rq {quote(path)} {kept}/"$last" >/dev/null; }}; then',
         f"        mkdir -p {kept}; rm -rf {kept}/.new; cp -a {quote(path)} {kept}/.new",
         f"        mv -T {kept}/.new {kept}/$(date -u +%Y%m%dT%H%M%SZ)",
         f"        ls -1 {kept} | head -n -{_KEPT} | while read -r each; do rm -rf {kept}/\"$each\"; done",

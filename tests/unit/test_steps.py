@@ -243,9 +243,20 @@ def ends(step: Step) -> list[int]:
 
 
 def everything(folder: Path) -> dict[str, str]:
-    """Each path below a folder, with its mode and content; moments do not matter."""
-    return {re.sub(r"\d{8}T\d{6}Z", "MOMENT", str(path.relative_to(folder))):
-            f"{path.lstat().st_mode:o} {path.read_text() if path.is_file() else ''}" for path in folder.rglob("*")}
+    """Each path below a folder, with its mode and content; how many moments there are matters, and not which."""
+    moments = sorted({found[0] for path in folder.rglob("*") if (found := re.search(r"\d{8}T\d{6}Z", str(path)))})
+
+    def timeless(path: Path) -> str:
+        name = str(path.relative_to(folder))
+        return re.sub(r"\d{8}T\d{6}Z", lambda found: f"MOMENT {moments.index(found[0])}", name)
+
+    return {timeless(path): f"{path.lstat().st_mode:o} {path.read_text() if path.is_file() else ''}"
+            for path in folder.rglob("*")}
+
+
+CLOCK = """#!/bin/sh
+echo tick >>{ticks}; printf '20261123T%06dZ\\n' $(wc -l <{ticks})
+"""
 
 
 def changing(kind: str, path: str) -> list[Step]:
@@ -262,6 +273,11 @@ def changing(kind: str, path: str) -> list[Step]:
 def test_killed_after_every_line_the_next_run_ends_as_a_clean_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                                                    kind: str, before: str) -> None:
     """File by file: what is kept, what is noted, and nothing that lies about."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "date").write_text(CLOCK.format(ticks=tmp_path / "ticks"))
+    (tmp_path / "bin" / "date").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
+
     def ended(name: str, lines: int) -> dict[str, str]:
         folder = tmp_path / name
         (folder / "etc").mkdir(parents=True)
