@@ -70,7 +70,7 @@ from raw.weather_observations)"""
 _IN_DUCKDB = """
 import duckdb, json, sys, time
 with duckdb.connect(sys.argv[1], read_only=True, config={"threads": 2, "memory_limit": "2GB"}) as connection:
-    connection.execute("set TimeZone = 'UTC'")
+    connection.execute("set TimeZone = 'UTC'; set enable_progress_bar = false")
     taken = []
     for _ in range(int(sys.argv[3])):
         started = time.perf_counter()

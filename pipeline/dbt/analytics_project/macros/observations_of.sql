@@ -4,7 +4,9 @@
 {% macro observations_of(staging, period) -%}
     {% set since = watermark('last_ingested_at') %}
     {% set new = staging ~ " where ingested_at > '" ~ since ~ "'" %}
-    select *, {{ period('observation_timestamp') }} as period
+    select * from (
+    select *, {{ period('observation_timestamp') }} as period,
+        row_number() over (partition by city, observation_timestamp order by ingested_at desc, id desc) as recency
     from {{ staging }}
     {% if since %}
     -- Bounds that are literals, so that only the blocks with these times are read.
@@ -14,7 +16,8 @@
         select distinct city, {{ period('observation_timestamp') }} from {{ new }}
     )
     {% endif %}
-    qualify row_number() over (partition by city, observation_timestamp order by ingested_at desc, id desc) = 1
+    ) as told
+    where recency = 1
 {%- endmacro %}
 
 {% macro bound(value, relation) -%}

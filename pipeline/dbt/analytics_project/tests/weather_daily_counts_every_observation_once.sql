@@ -10,7 +10,7 @@ observed as (
         count(distinct observation_timestamp) as observations
     from {{ ref('stg_weather') }}
     {% if first %}where observation_timestamp >= cast('{{ first }}' as timestamp with time zone){% endif %}
-    group by all
+    group by 1, 2
 )
 
 select city, observation_date, 'count' as broken

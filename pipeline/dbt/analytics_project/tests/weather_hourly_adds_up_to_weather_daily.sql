@@ -5,7 +5,7 @@ with hours as (
     select city, {{ utc_date('observation_hour') }} as observation_date, sum(observations) as observations
     from {{ ref('weather_hourly') }}
     {% if first %}where observation_hour >= cast('{{ first }}' as timestamp with time zone){% endif %}
-    group by all
+    group by 1, 2
 )
 
 select city, observation_date

@@ -2,24 +2,25 @@
 
 {% set raw = source('raw', 'weather_observations') %}
 {% set since = watermark('ingested_at') %}
+{% set measured = ['temperature', 'feels_like', 'humidity', 'pressure', 'wind_speed', 'wind_direction', 'wind_gust',
+                   'clouds', 'visibility', 'rain', 'snow', 'latitude', 'longitude'] %}
 
 select
     id,
     city,
     ingested_at,
-    {{ from_unix_time('try_cast(dt as bigint)') }} as observation_timestamp,
+    {{ from_unix_time(number_of('dt', 'bigint')) }} as observation_timestamp,
     coalesce(units, '{{ units() }}') as units,
-    {%- for column in ('temperature', 'feels_like', 'humidity', 'pressure', 'wind_speed', 'wind_direction', 'wind_gust',
-                       'clouds', 'visibility', 'rain', 'snow', 'latitude', 'longitude') %}
-    try_cast({{ column }} as double) as {{ column }},
+    {%- for column in measured %}
+    {{ number_of(column, 'double') }} as {{ column }},
     {%- endfor %}
-    try_cast(condition_code as integer) as condition_code,
+    {{ number_of('condition_code', 'integer') }} as condition_code,
     description,
-    {{ from_unix_time('try_cast(sunrise as bigint)') }} as sunrise,
-    {{ from_unix_time('try_cast(sunset as bigint)') }} as sunset,
-    try_cast(utc_offset as integer) as utc_offset,
+    {{ from_unix_time(number_of('sunrise', 'bigint')) }} as sunrise,
+    {{ from_unix_time(number_of('sunset', 'bigint')) }} as sunset,
+    {{ number_of('utc_offset', 'integer') }} as utc_offset,
     country,
-    try_cast(place_id as bigint) as place_id,
+    {{ number_of('place_id', 'bigint') }} as place_id,
     place
 from {{ raw_observations(raw, since) }} as pulled
 
@@ -34,9 +35,13 @@ where not exists (
 {% elif execute and load_relation(this) %}
 -- Built anew: what the retention has dropped from Postgres stays as it was landed.
 {% set oldest = oldest_raw(raw) %}
-{% set wanted = ['id', 'city', 'ingested_at', 'observation_timestamp', 'units'] + (raw_fields().keys() | list) %}
-union all by name
-select {{ adapter.get_columns_in_relation(this) | map(attribute='name') | select('in', wanted) | reject('eq', 'dt') | join(', ') }}
+{% set there = adapter.get_columns_in_relation(this) | map(attribute='name') | list %}
+union all
+select
+    {%- for column in ['id', 'city', 'ingested_at', 'observation_timestamp', 'units'] + measured + [
+        'condition_code', 'description', 'sunrise', 'sunset', 'utc_offset', 'country', 'place_id', 'place'] %}
+    {{ column if column in there else 'null as ' ~ column }}{{ "," if not loop.last }}
+    {%- endfor %}
 from {{ this }}
 {% if oldest %}where ingested_at < '{{ oldest }}'{% endif %}
 {% endif %}

@@ -1,0 +1,27 @@
+"""The dbt project's SQL: what only DuckDB understands stands in macros, so that another target is another profile."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[2] / "pipeline" / "dbt" / "analytics_project"
+FILES = [path for folder in ("models", "snapshots", "tests") for path in sorted((PROJECT / folder).rglob("*.sql"))]
+ONLY_DUCKDB = ("qualify", r"group by all", r"order by all", r"by name", r"try_cast", r"try\(", r"arg_m(ax|in)\b",
+               r"unnest\(", r"generate_series", r"strftime", r"strptime", r"to_timestamp", r"epoch", r"::",
+               r"\bexclude\s*\(", r"\breplace\s*\(", r"list_\w+\(", r"postgres_query", r"read_\w+\(", r"asof join")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_what_only_duckdb_understands_stands_in_macros(path: Path) -> None:
+    sql = re.sub(r"--.*", "", re.sub(r"\{#.*?#\}", "", path.read_text(), flags=re.DOTALL))
+    assert [word for word in ONLY_DUCKDB if re.search(word, sql, re.IGNORECASE)] == []
+
+
+def test_every_dispatched_macro_has_its_duckdb() -> None:
+    text = "".join(path.read_text() for path in sorted((PROJECT / "macros").glob("*.sql")))
+    wanted = set(re.findall(r"adapter\.dispatch\('(\w+)'\)", text))
+    assert wanted == set(re.findall(r"macro duckdb__(\w+)", text))
+    assert "number_of" in wanted
