@@ -177,7 +177,7 @@ def beside_postgres(warehouse: Warehouse) -> Iterator[Row]:
             found = [len(rows), sum(row[2] for row in rows), sum(row[4] for row in rows)]
             assert found == [*answer[:2], pytest.approx(answer[2])], (found, answer)  # noqa: S101
             yield Row(f"daily aggregates of {answer[1]:,} observations", f"DuckDB {duckdb:.2f} s",
-                      f"Postgres, {what}: {min(taken):.2f} s", f"{min(taken) / duckdb:.0f}x faster", "", True)
+                      f"Postgres, {what}: {min(taken):.2f} s", f"{min(taken) / duckdb:.1f}x faster", "", True)
 
 
 def hour(server: pg.Server, database: str) -> Iterator[Row]:
