@@ -87,8 +87,12 @@ class Ssh:
         try:
             self._verify(_line(transport))
             transport.auth_publickey(self._user, self._key)
-        except BaseException:
+        except BaseException as error:
+            # A machine that goes down in the middle of it refuses nobody; paramiko says the same of both.
+            gone = isinstance(error, paramiko.AuthenticationException) and not transport.is_active()
             transport.close()
+            if gone:
+                raise EOFError("it hung up during the login") from error
             raise
         self._transport, self._hung_up = transport, threading.Event()
         threading.Thread(target=self._keep_alive, args=(transport, self._hung_up), daemon=True).start()
