@@ -15,6 +15,7 @@ Exit status: 0 all is in Postgres; 4 some of it is, and something failed; 1 none
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import sys
@@ -129,11 +130,18 @@ def ingest(environment: Mapping[str, str]) -> int:
         print(f"error: and {summary.failed - len(summary.errors)} more", file=sys.stderr)
     text = json.dumps({**asdict(summary), "finished": datetime.now(UTC).isoformat(timespec="seconds")},
                       ensure_ascii=False)
-    new = wanted.data / "last_ingest.new"
-    new.write_text(text + "\n")
-    os.replace(new, wanted.data / "last_ingest.json")
+    remember(wanted.data, text)
     print(text)
     return summary.status
+
+
+def remember(data: Path, text: str) -> None:
+    """Keep a run's summary; runs that end at the same time take turns."""
+    new = data / "last_ingest.new"
+    with (data / "last_ingest.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        new.write_text(text + "\n")
+        os.replace(new, data / "last_ingest.json")
 
 
 def last(data: Path) -> int:

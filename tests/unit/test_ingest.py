@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -18,6 +19,7 @@ from tests.stub import Answer, serving
 
 import cities  # isort: skip
 import ingest_settings  # isort: skip
+import ingest_weather  # isort: skip
 import openweather  # isort: skip
 import spool  # isort: skip
 from answers import FetchError, Rejected, checked  # isort: skip
@@ -250,6 +252,15 @@ def test_a_bad_configuration_ends_with_2() -> None:
     done = run(GOOD | {"OPENWEATHER_UNITS": "kelvin"})
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: OPENWEATHER_UNITS is 'kelvin'")
+
+
+def test_runs_that_end_at_the_same_time_keep_a_whole_summary_each(tmp_path: Path) -> None:
+    def keep(number: int) -> None:
+        for _ in range(50):
+            ingest_weather.remember(tmp_path, json.dumps([number] * 3000 * (number + 1)))
+            json.loads((tmp_path / "last_ingest.json").read_text())
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(keep, range(4)))
 
 
 def test_without_postgres_the_answers_wait_in_the_spool(tmp_path: Path) -> None:
