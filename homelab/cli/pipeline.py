@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from homelab.cli.common import Json, emit, settings, trust_of
-from homelab.errors import HomelabError, InputError
+from homelab.errors import InputError
 
 
 def register(app: typer.Typer) -> None:
@@ -37,29 +36,16 @@ def query(
     """
     from homelab.commands.query import query as run_query
     from homelab.commands.query import shell_argv
+    from homelab.commands.terminal import handed_over
     from homelab.view import show_rows
 
     inventory = settings.load()
     vault, known_hosts = trust_of(inventory)
     if sql is None:
         words = shell_argv(inventory, vault, known_hosts, "json" if as_json else "table", sys.stdin.isatty())
-        raise typer.Exit(_handed_over(words))
+        raise typer.Exit(handed_over(words)[0])
     rows = run_query(inventory, sql, vault=vault, known_hosts=known_hosts)
     emit(rows, as_json, lambda: show_rows(rows))
-
-
-def _handed_over(words: list[str]) -> int:
-    """ssh's exit status; the shell over there takes Ctrl-C. Raises HomelabError when ssh is not installed."""
-    import signal
-
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        return subprocess.call(words)
-    except FileNotFoundError as error:
-        raise HomelabError("ssh is not installed", "This command hands over to OpenSSH's client.",
-                           "Install it: apt install openssh-client") from error
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def docs(

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from homelab.cli.common import Json, Limit, complain, emit, settings, trust_of
-from homelab.errors import HomelabError, InputError
+from homelab.errors import InputError
 
 if TYPE_CHECKING:
     from homelab.model import Inventory
@@ -109,18 +107,12 @@ def _hand_over(argv: list[str], inventory: Inventory, name: str) -> None:
     Where it would not connect because of another host key, the way out is said after its own words.
     """
     from homelab.commands.access import why_refused
+    from homelab.commands.terminal import handed_over
 
-    interrupts: list[int] = []
-    # Ctrl-C reaches ssh as well: it ends, and so do we. (An interactive ssh hands it on to the other side.)
-    signal.signal(signal.SIGINT, lambda number, _frame: interrupts.append(number))
-    try:
-        status = subprocess.call(argv)
-    except FileNotFoundError as error:
-        raise HomelabError("ssh is not installed", "This command hands over to OpenSSH's client.",
-                           "Install it: apt install openssh-client") from error
+    status, interrupted = handed_over(argv)
     if status == _REFUSED and (reason := why_refused(inventory, name, trust_of(inventory)[1])):
         complain(reason)
-    raise typer.Exit(130 if interrupts else status)
+    raise typer.Exit(130 if interrupted else status)
 
 
 def secret(name: Annotated[str, typer.Argument(help="Its name, as `airflow-admin`.")] = "airflow-admin") -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 
 from homelab.commands.lock import only_one
 from homelab.commands.query import rows_of
+from homelab.commands.terminal import handed_over
 from homelab.dev import stack
 from homelab.dev.install import Installed, install
 from homelab.errors import HomelabError
@@ -96,24 +95,14 @@ def dbt(inventory: Inventory, words: Sequence[str], *, progress: Progress) -> in
     with _ready(inventory, "dev dbt", progress) as (folder, installed), \
             stack.running(folder, installed, weather=False) as parts:
         progress.close()
-        return _handed_over([str(installed.python.with_name("dbt")), *words], parts.dbt_environment())
+        return handed_over([str(installed.python.with_name("dbt")), *words], parts.dbt_environment())[0]
 
 
 def shell(inventory: Inventory, form: str, unpublished: bool, *, progress: Progress) -> int:
     """A shell on the local marts; returns its exit status. Raises HomelabError if there are none."""
     words = _query(inventory, form, unpublished, progress)
     progress.close()
-    return _handed_over(words, os.environ)
-
-
-def _handed_over(words: Sequence[str], environment: Mapping[str, str]) -> int:
-    """The exit status of a command that has the terminal, and Ctrl-C with it."""
-    # Not ignored, which the command would inherit.
-    before = signal.signal(signal.SIGINT, lambda number, frame: None)
-    try:
-        return subprocess.call(words, env=environment)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    return handed_over(words)[0]
 
 
 def _query(inventory: Inventory, form: str, unpublished: bool, progress: Progress) -> list[str]:
