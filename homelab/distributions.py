@@ -46,6 +46,7 @@ DISTRIBUTIONS = {
                      sources="/etc/apt/sources.list.d/debian.sources"),
     )
 }
+CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"  # all CAs that a machine trusts, in one file
 # Where apt is told of a distribution's own archive: in one of these, as its image was made.
 APT_SOURCES = ("/etc/apt/sources.list", *sorted({each.sources for each in DISTRIBUTIONS.values()}))
 

@@ -24,21 +24,20 @@ from homelab.proxmox import Builder, Client, snapshots
 from homelab.proxmox.access import grant, held
 from homelab.proxmox.keeping import Kept
 from homelab.proxmox.snapshots import Snapshot
+from homelab.steps.converge import LONGEST, REBOOT
 from homelab.steps.exclusive import wait_until_idle
 from homelab.steps.look import look, removals
 from homelab.trust import KnownHosts, write_private
 
 SNAPSHOT = "homelab-deploy"
 _FRESH = 3600.0  # seconds for which what a killed run has left is still where the next one goes back to
-_LONGEST = 1800.0  # seconds that what an earlier run began may still take
-_REBOOT = 180.0  # seconds that a container has to answer again
 
 
 def changes_something(host: Host, steps: Sequence[Step]) -> bool:
     """Whether a deploy would change anything there, once what an earlier run began has ended. Raises HomelabError."""
     seen = look(host, steps)
     if seen.busy:
-        wait_until_idle(host, _LONGEST)
+        wait_until_idle(host, LONGEST)
         seen = look(host, steps)
     return any(not change.step.waits for change in (*removals(seen, steps), *seen.changes))
 
@@ -138,7 +137,7 @@ class WayBack:
             Builder(kept.client, "", self._known_hosts, self._progress).await_start(
                 kept.container, kept.found.node, task.started)
         with self._progress.step(kept.name, "waiting for it to answer again"):
-            host.reconnect(_REBOOT)
+            host.reconnect(REBOOT)
 
     def _forget(self, names: Iterable[str]) -> None:
         with self._lock:

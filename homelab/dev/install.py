@@ -14,12 +14,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from homelab.dev import postgres
+from homelab.distributions import CA_BUNDLE
 from homelab.errors import HomelabError, InputError
 from homelab.paths import shipped
 from homelab.progress import Progress
 
-# As in the containers: a homelab may have a CA of its own, and uv trusts only what it carries or is told.
-_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 _MINUTES = 1800  # seconds: a slow line
 _WHOLE = "installed"  # a file that says so
 
@@ -104,8 +103,9 @@ def _made(folder: Path, name: str, lock: Path, what: str, make: Callable[[Path],
 
 def _run(words: Sequence[str]) -> None:
     environment = {**os.environ, "UV_PYTHON_DOWNLOADS": "never", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-    if Path(_BUNDLE).exists():
-        environment = {"PIP_CERT": _BUNDLE, "SSL_CERT_FILE": _BUNDLE, **environment}
+    # As in the containers: a homelab may have a CA of its own, and uv trusts only what it carries or is told.
+    if Path(CA_BUNDLE).exists():
+        environment = {"PIP_CERT": CA_BUNDLE, "SSL_CERT_FILE": CA_BUNDLE, **environment}
     # From an environment with a venv of its own uv would take that one for its target.
     environment.pop("VIRTUAL_ENV", None)
     done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False, timeout=_MINUTES)

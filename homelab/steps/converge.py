@@ -26,9 +26,9 @@ from homelab.steps.look import Change, look, marker, removals, wanted
 from homelab.steps.meaning import meaning
 
 _LOSSES = 5  # times that one run takes up a lost connection again
-_REBOOT = 180.0  # seconds that a container has to answer again
+REBOOT = 180.0  # seconds that a container has to answer again
 _OFF = 60.0  # seconds that a container's clock may differ from ours
-_LONGEST = 1800.0  # seconds that what an earlier run began may still take
+LONGEST = 1800.0  # seconds that what an earlier run began may still take
 
 
 def converge(host: Host, steps: Sequence[Step], progress: Progress) -> list[Change]:
@@ -122,8 +122,8 @@ class _Run:
         self._progress.note(name, f"{after.brief.removeprefix(f'{name}: ')}: waiting, then looking at everything again")
         with self._progress.step(name, "waiting for it to answer again" if lost else "waiting for its end"):
             if lost:
-                self._host.reconnect(_REBOOT)
-            wait_until_idle(self._host, _LONGEST)
+                self._host.reconnect(REBOOT)
+            wait_until_idle(self._host, LONGEST)
 
     def _note(self, ours: Collection[Owned], owed: Collection[str], stale: Collection[str] = ()) -> None:
         """List what is ours, and put down markers for what is owed; take away those of steps that are no more."""

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
 
+from homelab.distributions import CA_BUNDLE
 from homelab.host import Host, Result, argv, check
 from homelab.model import Owned, Pending, Step
 from homelab.steps import places
 
-_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 _KEPT = 5  # how many of what was replaced are kept for each path
 
 
@@ -175,7 +175,7 @@ class Certificate(File):
         """See Step. The third one finds a file that a killed run wrote and nobody trusts yet."""
         # The last whole line of a certificate is part of its signature, and the bundle is what is written last.
         line = max(self.content.decode().strip().splitlines()[-3:-1], key=len)
-        return (*super().probes(), argv("grep", "-qxF", "-e", line, _BUNDLE))
+        return (*super().probes(), argv("grep", "-qxF", "-e", line, CA_BUNDLE))
 
     def pending(self, answers: Sequence[Result]) -> Pending | None:
         """See Step."""

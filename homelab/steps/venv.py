@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from shlex import quote
 
+from homelab.distributions import CA_BUNDLE
 from homelab.host import Host, Result, argv, check
 from homelab.model import Owned, Pending, Step
 
 UV = "/opt/homelab/uv/bin/uv"
 _PYTHON = "/usr/bin/python3"
 # A homelab may have a CA of its own; uv and pip would otherwise trust only the bundle that they carry.
-_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
-_ENVIRONMENT = f"export PIP_CERT={_BUNDLE} SSL_CERT_FILE={_BUNDLE} UV_PYTHON_DOWNLOADS=never UV_LINK_MODE=hardlink; "
+_ENVIRONMENT = (f"export PIP_CERT={CA_BUNDLE} SSL_CERT_FILE={CA_BUNDLE} UV_PYTHON_DOWNLOADS=never "
+                "UV_LINK_MODE=hardlink; ")
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from homelab.dev.postgres import free_port
 from homelab.errors import HomelabError
 from homelab.host import ConnectionLost
 from homelab.secrets import FileVault
@@ -52,13 +53,6 @@ class Server:
     def client(self, port: int = 0, **more: float) -> Ssh:
         key, _ = self.vault.key_pair("operator")
         return Ssh("box", "127.0.0.1", key, self.known_hosts, port=port or self.port, **more)
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 @pytest.fixture
