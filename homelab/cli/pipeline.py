@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -131,18 +132,16 @@ def backfill(
     from homelab.commands import backfill as commands
 
     cities = city or []
-    if (file is None) == (first is None) or (file is not None and (until is not None or len(cities) > 1)):
+    if file and not first and not until and len(cities) <= 1:
+        bring_in = partial(commands.backfill, file=file, city=cities[0] if cities else None)
+    elif first and not file:
+        bring_in = partial(commands.history, first=first.date(), until=until and until.date(), cities=cities)
+    else:
         raise InputError("It is either a file or days", "A file comes with one --city at most, --to with --from.",
                          "Say `homelab pipeline backfill FILE`, or `homelab pipeline backfill --from DAY`.")
     inventory = settings.load()
     vault, known_hosts = trust_of(inventory)
-    if file is not None:
-        outcome = commands.backfill(inventory, file, cities[0] if cities else None, units, vault=vault,
-                                    known_hosts=known_hosts, progress=settings.progress())
-    else:
-        assert first is not None  # noqa: S101 - as just looked at
-        outcome = commands.history(inventory, first.date(), until and until.date(), cities, units, vault=vault,
-                                   known_hosts=known_hosts, progress=settings.progress())
+    outcome = bring_in(inventory, units=units, vault=vault, known_hosts=known_hosts, progress=settings.progress())
     emit(outcome, as_json, lambda: typer.echo(str(outcome)))
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,7 @@ def history_on(host: Host, first: date, until: date | None, cities: Sequence[str
     command = as_analytics(argv("python", f"{SCRIPTS}/history_weather.py", *options))
     what = f"bringing in the history since {first}"
     with progress.step(host.name, what) as far:
-        result = followed(host, command, lambda: host.run(_FAR).text, far, _DEADLINE)
+        result = followed(partial(host.run, command, timeout=_DEADLINE), lambda: host.run(_FAR).text, far)
     said = result.stderr.decode(errors="replace").strip().removeprefix("error: ")
     if result.status == _BAD_FILE:
         raise InputError("The history cannot be asked for", said[:1500], "Name days as in --from 2019-01-01 --to "

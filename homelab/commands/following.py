@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from concurrent.futures import wait
-from functools import partial
 
 from homelab.commands.side_by_side import begun
 from homelab.host import Host, Result
@@ -17,12 +16,12 @@ DBT_LOG = f"tail -n 400 {ROOT}/data/logs/dbt.log 2>/dev/null | grep -a '\\[info 
 _NODE = re.compile(r"\b(\d+ of \d+ (?:OK|PASS|WARN|FAIL|ERROR|SKIP)\b.*?)[ .]*\[")
 
 
-def followed(host: Host, command: str, look: Callable[[], str], tell: Callable[[str], None], timeout: float) -> Result:
-    """Run a command as Host.run does; what `look` says meanwhile is told, as soon as it says something new.
+def followed(job: Callable[[], Result], look: Callable[[], str], tell: Callable[[str], None]) -> Result:
+    """What comes of a long command; what `look` says meanwhile is told, as soon as it says something new.
 
-    Raises as Host.run does.
+    Raises as `job` does.
     """
-    running = begun(host.name, partial(host.run, command, timeout=timeout))
+    running = begun("followed", job)
     before = ""
     while wait([running], LOOK).not_done:
         said = look()

@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 from homelab.commands.deploy import connect
 from homelab.commands.following import LOOK, DbtLog, followed
 from homelab.errors import HomelabError
-from homelab.host import CommandFailed, Host, argv, check
+from homelab.host import Host, argv, check
 from homelab.model import Container, Inventory, Vault
 from homelab.progress import Progress
 from homelab.services.airflow import CLI, DAG, Airflow, in_metadata
@@ -76,10 +77,8 @@ def rebuild(inventory: Inventory, *, vault: Vault, known_hosts: KnownHosts, prog
     command = as_analytics(argv("python", f"{SCRIPTS}/transform.py", "--full-refresh"))
     with connect(container, key, known_hosts) as host, \
             progress.step(container.name, "dbt build --full-refresh") as far:
-        result = followed(host, command, DbtLog(host), far, _REBUILD)
-    if not result.ok:
-        raise CommandFailed(container.name, result, "rebuilding the marts")
-    report = json.loads(result.text.splitlines()[-1])
+        built = followed(partial(check, host, command, "rebuilding the marts", timeout=_REBUILD), DbtLog(host), far)
+    report = json.loads(built.text.splitlines()[-1])
     return Build(report["models_built"], report["tests_passed"], report["seconds"])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 
@@ -49,7 +50,7 @@ def test_the_task_that_runs_and_the_node_that_dbt_has_built(monkeypatch: pytest.
 def test_what_goes_wrong_over_there_is_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(following, "LOOK", 0.01)
     told = list[str]()
-    done = following.followed(LocalHost(), "sleep 0.2; exit 3", lambda: "half", told.append, 5)
+    done = following.followed(partial(LocalHost().run, "sleep 0.2; exit 3"), lambda: "half", told.append)
     assert (done.status, told) == (3, ["half"])
     with pytest.raises(ZeroDivisionError):
-        following.followed(LocalHost(), "sleep 0.2", lambda: str(1 // 0), told.append, 5)
+        following.followed(partial(LocalHost().run, "sleep 0.2"), lambda: str(1 // 0), told.append)
