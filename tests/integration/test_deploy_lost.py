@@ -100,7 +100,7 @@ def test_a_run_that_finds_nothing_to_do_takes_four_round_trips(server: Server, l
 
 def test_a_machine_that_stays_away_is_an_error(server: Server, line: Line, tmp_path: Path,  # noqa: F811
                                                monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("homelab.steps.converge._REBOOT", 0.5)
+    monkeypatch.setattr("homelab.steps.converge.REBOOT", 0.5)
     when((tmp_path / "log").exists, line.stop)
     with server.client(line.port) as host, pytest.raises(HomelabError, match="no answer over SSH"):
         converge(host, [long(tmp_path)], SilentProgress())
