@@ -7,17 +7,24 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks import ansible, create, noop
 from benchmarks.node import Node, node
-from benchmarks.table import Row, markdown
+from benchmarks.table import Row, shown
 from tests.guard import sitecustomize as sitecustomize  # the import puts it in place
 
 ALL: dict[str, Callable[[Path, Node], Iterator[Row]]] = {
     "noop": noop.three, "create": create.side_by_side, "hundred": noop.hundred}
+
+
+def measured(names: Sequence[str]) -> Iterator[Row]:
+    """The rows of those that are named, each on a node of its own."""
+    for name in names:
+        with tempfile.TemporaryDirectory() as folder, node(Path(folder)) as running:
+            yield from ALL[name](Path(folder), running)
 
 
 def main() -> None:
@@ -26,16 +33,9 @@ def main() -> None:
     if unknown := set(names) - set(ALL):
         raise SystemExit(f"There is no benchmark {', '.join(unknown)}; there are {', '.join(ALL)}.")
     peer = ansible.installed() if "noop" in names else "no peer"
-    started, rows, load = time.monotonic(), [], os.getloadavg()[0]
-    for name in names:
-        with tempfile.TemporaryDirectory() as folder, node(Path(folder)) as running:
-            for row in ALL[name](Path(folder), running):
-                print(f"· {row.what}: {row.ours}", file=sys.stderr, flush=True)
-                rows.append(row)
-    print(markdown(rows))
-    print(f"\n{datetime.now(UTC):%Y-%m-%d}, Python {platform.python_version()}, {peer}; "
+    started, load = time.monotonic(), os.getloadavg()[0]
+    shown(measured(names), lambda: f"{datetime.now(UTC):%Y-%m-%d}, Python {platform.python_version()}, {peer}; "
           f"{os.cpu_count()} cores, load {load:.1f} at the start; took {time.monotonic() - started:.0f} s.")
-    sys.exit(any(not row.good for row in rows))
 
 
 if __name__ == "__main__":

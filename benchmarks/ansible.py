@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.node import SECRET, Node, Seen
-from benchmarks.site import ROOT, timed
+from benchmarks.process import ROOT, ran
 from homelab.model import Container
 from homelab.proxmox.properties import options
 from tests.integration.fakenode import TOKEN
 
-_VENV = ROOT / "benchmarks" / ".venv"
+VENV = ROOT / "benchmarks" / ".venv"
 _REQUIREMENTS = ROOT / "benchmarks" / "requirements.txt"
 # Each container is a host, and there are as many forks as hosts: Ansible's own way of working side by side.
 _TASKS = ("described", "running")
@@ -35,19 +35,19 @@ class Run:
 
 def installed() -> str:
     """Make the peer's own environment if it is not there; what is in it, in words."""
-    uv, python = Path(sys.executable).with_name("uv"), _VENV / "bin" / "python"
+    uv, python = Path(sys.executable).with_name("uv"), VENV / "bin" / "python"
     if not python.exists():
-        subprocess.run([uv, "venv", "-q", "--python", sys.executable, _VENV], check=True)
+        subprocess.run([uv, "venv", "-q", "--python", sys.executable, VENV], check=True)
     subprocess.run([uv, "pip", "sync", "-q", "--require-hashes", "--python", python, _REQUIREMENTS], check=True)
-    manifest, = _VENV.glob("lib/python3*/site-packages/ansible_collections/community/proxmox/MANIFEST.json")
+    manifest, = VENV.glob("lib/python3*/site-packages/ansible_collections/community/proxmox/MANIFEST.json")
     collection = json.loads(manifest.read_text())["collection_info"]["version"]
-    core = subprocess.run([_VENV / "bin" / "ansible", "--version"], check=True, capture_output=True, text=True).stdout
+    core = subprocess.run([VENV / "bin" / "ansible", "--version"], check=True, capture_output=True, text=True).stdout
     others = ", ".join(f"{name} {_version(name)}" for name in ("mitogen", "pyinfra"))
     return f"ansible-core {core.partition('[core ')[2].partition(']')[0]}, community.proxmox {collection}, {others}"
 
 
 def _version(package: str) -> str:
-    found, = _VENV.glob(f"lib/python3*/site-packages/{package}-*.dist-info")
+    found, = VENV.glob(f"lib/python3*/site-packages/{package}-*.dist-info")
     return found.name.removesuffix(".dist-info").rpartition("-")[2]
 
 
@@ -65,7 +65,7 @@ class Playbook:
         first = hosts[containers[0].name]
         tasks = [{"community.proxmox.proxmox": {option: f"{{{{ {task}['{option}'] }}}}" for option in first[task]}}
                  for task in _TASKS]
-        everyone = {"ansible_connection": "local", "ansible_python_interpreter": str(_VENV / "bin" / "python")}
+        everyone = {"ansible_connection": "local", "ansible_python_interpreter": str(VENV / "bin" / "python")}
         (folder / "hosts.json").write_text(json.dumps({"all": {"hosts": hosts, "vars": everyone}}))
         (folder / "play.yml").write_text(json.dumps([{"hosts": "all", "gather_facts": False, "tasks": tasks}]))
         (folder / "ansible.cfg").write_text(_CONFIG)
@@ -73,9 +73,14 @@ class Playbook:
     def run(self) -> Run:
         """Run it to its end."""
         with self._node.counting() as seen:
-            seconds, said = timed([str(_VENV / "bin" / "ansible-playbook"), "-i", "hosts.json", "play.yml"],
-                                  self._folder)
-        return Run(seconds, seen[0], sum(int(count) for count in re.findall(r"changed=(\d+)", said)))
+            run = ran([str(VENV / "bin" / "ansible-playbook"), "-i", "hosts.json", "play.yml"],
+                      self._folder)
+        return Run(run.seconds, seen[0], changes(run.said))
+
+
+def changes(said: str) -> int:
+    """How many tasks changed something, as a playbook's recap says."""
+    return sum(int(count) for count in re.findall(r"changed=(\d+)", said))
 
 
 def _login(node: Node) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from benchmarks.deploys.command_line import command_line
 from benchmarks.deploys.deployed import Deployed, change, distance, memory, noop
 from benchmarks.deploys.hosts import hosts
 from benchmarks.stack import lab, whole
-from benchmarks.table import Row, markdown
+from benchmarks.table import Row, shown
 from tests.guard import sitecustomize as sitecustomize  # the import puts it in place
 
 _DEPLOYED: dict[str, Callable[[Deployed], Iterator[Row]]] = {
@@ -62,14 +62,10 @@ def main() -> None:
         raise SystemExit(f"There is no benchmark {', '.join(unknown)}; there are {', '.join(ALL)}.")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     peers = ansible.installed() if {"noop", "change", "cold"} & set(names) else "no peer"
-    started, found, load = time.monotonic(), [], os.getloadavg()[0]
-    for row in measured(names):
-        print(f"· {row.what}: {row.ours} | {row.beside} | {row.ratio}", file=sys.stderr, flush=True)
-        found.append(row)
-    print(markdown(found))
-    print(f"\n{datetime.now(UTC):%Y-%m-%d}, Python {platform.python_version()}, {peers}; {os.cpu_count()} cores, load "
-          f"{load:.1f} at the start and {os.getloadavg()[0]:.1f} at the end; took {time.monotonic() - started:.0f} s.")
-    sys.exit(any(not row.good for row in found))
+    started, load = time.monotonic(), os.getloadavg()[0]
+    shown(measured(names), lambda: f"{datetime.now(UTC):%Y-%m-%d}, Python {platform.python_version()}, {peers}; "
+          f"{os.cpu_count()} cores, load {load:.1f} at the start and {os.getloadavg()[0]:.1f} at the end; took "
+          f"{time.monotonic() - started:.0f} s.")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import re
 import statistics
 import subprocess
 import sys
@@ -25,7 +24,8 @@ from uuid import uuid4
 
 import psycopg
 
-from benchmarks.table import Row, markdown
+from benchmarks.process import peak
+from benchmarks.table import Row, shown
 from homelab.lab.observations import PLACES, answer, load
 from homelab.model import Access
 from homelab.services.postgres import grants
@@ -128,29 +128,19 @@ def run(environment: dict[str, str]) -> tuple[dict[str, Any], float]:
     python = ROOT / ".venv-analytics" / "bin" / "python"
     process = subprocess.Popen([str(python if python.exists() else sys.executable), str(SCRIPTS / "ingest_weather.py")],
                                env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    peak = 0.0
-    while process.poll() is None:
-        # Not from its resource usage, in which the memory of this process counts from before the exec.
-        found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text())
-        peak = max(peak, int(found[1]) * 1024 / 1e6 if found else 0)
-        time.sleep(0.05)
+    most = peak(process.pid)
     said, _ = process.communicate()
     assert process.returncode == 0, said  # noqa: S101
-    return json.loads(said.splitlines()[-1]), peak
+    return json.loads(said.splitlines()[-1]), most
 
 
 def main() -> None:
     """Measure and print one table; the exit code is 1 if an aim is missed."""
     cities = int(sys.argv[1]) if len(sys.argv) > 1 else 200_000
-    found = []
     with deployed() as (server, database):
-        for row in chain(writing(server, database), fetching(server, database, cities) if cities else ()):
-            print(f"· {row.what}: {row.ours} {row.beside} {row.ratio}", file=sys.stderr, flush=True)
-            found.append(row)
-    print(markdown(found))
-    print(f"\nPython {platform.python_version()}, psycopg {psycopg.__version__}, load {os.getloadavg()[0]:.1f} on "
-          f"{os.cpu_count()} cores.")
-    sys.exit(any(not row.good for row in found))
+        shown(chain(writing(server, database), fetching(server, database, cities) if cities else ()),
+              lambda: f"Python {platform.python_version()}, psycopg {psycopg.__version__}, load "
+              f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores.")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from typing import Any
 import pytest
 
 from benchmarks.ingest import deployed
-from benchmarks.table import Row, markdown
+from benchmarks.table import Row, shown
 from homelab.model import Access
 from homelab.render import render
 from homelab.services.postgres import grants
@@ -206,14 +206,9 @@ def hour(server: pg.Server, database: str) -> Iterator[Row]:
 def main() -> None:
     """Measure and print one table; the exit code is 1 if an aim is missed."""
     sizes = [int(word) for word in sys.argv[1:]] or list(_SIZES)
-    found = []
     with deployed() as (server, database):
-        for row in chain(hour(server, database), flat(server, sizes)):
-            print(f"· {row.what}: {row.ours} {row.beside} {row.ratio}", file=sys.stderr, flush=True)
-            found.append(row)
-    print(markdown(found))
-    print(f"\nPython {platform.python_version()}, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores.")
-    sys.exit(any(not row.good for row in found))
+        shown(chain(hour(server, database), flat(server, sizes)), lambda: f"Python {platform.python_version()}, load "
+              f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores.")
 
 
 if __name__ == "__main__":

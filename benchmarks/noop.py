@@ -12,7 +12,8 @@ from benchmarks import node as on_node
 from benchmarks.ansible import Playbook
 from benchmarks.create import again, made
 from benchmarks.node import SECRET, Node
-from benchmarks.site import Site, site, timed
+from benchmarks.process import ran
+from benchmarks.site import Site, site
 from benchmarks.table import Row
 from tests.integration.fakenode import TOKEN
 
@@ -73,15 +74,15 @@ def hundred(folder: Path, node: Node) -> Iterator[Row]:
 
 def _up(place: Site, node: Node) -> tuple[float, on_node.Seen]:
     with node.counting() as seen:
-        seconds, said = place.homelab("up", "--yes")
-    if not said.startswith("Nothing to do"):
-        raise SystemExit(f"`up` was no no-op:\n{said}")
-    return seconds, seen[0]
+        run = place.homelab("up", "--yes")
+    if not run.said.startswith("Nothing to do"):
+        raise SystemExit(f"`up` was no no-op:\n{run.said}")
+    return run.seconds, seen[0]
 
 
 def _bare(folder: Path, node: Node) -> tuple[float, float]:
     """The reads that the last counted run has made, alone: median seconds, of the process and of the calls in it."""
     paths = folder / "paths.json"
     paths.write_text(json.dumps([node.port, f"PVEAPIToken={TOKEN}={SECRET}", node.ask(on_node.reads)]))
-    runs = [timed([sys.executable, "-c", _FLOOR, str(paths)], folder) for _ in range(_TIMES)]
-    return statistics.median(seconds for seconds, _ in runs), statistics.median(float(said) for _, said in runs)
+    runs = [ran([sys.executable, "-c", _FLOOR, str(paths)], folder) for _ in range(_TIMES)]
+    return statistics.median(run.seconds for run in runs), statistics.median(float(run.said) for run in runs)

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
-import tempfile
-import time
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import yaml
 
 from benchmarks.node import SECRET, Node
+from benchmarks.process import Ran, ran
 from homelab.inventory import load
 from homelab.model import Inventory
 from homelab.paths import shipped
-
-ROOT = Path(__file__).resolve().parent.parent
-_GUARD = ROOT / "tests" / "guard"  # refuses connections to anything but loopback and the lab's subnet
 
 
 @dataclass(frozen=True)
@@ -34,11 +27,11 @@ class Site:
         """The inventory, read anew."""
         return load(list(self.files))
 
-    def homelab(self, *arguments: str) -> tuple[float, str]:
-        """Run the command line in a process of its own: seconds from start to end, and what it printed."""
+    def homelab(self, *arguments: str) -> Ran:
+        """Run the command line in a process of its own."""
         inventory, overlay = map(str, self.files)
-        return timed([sys.executable, "-m", "homelab", "-q", "-i", inventory, "--overlay", overlay, *arguments],
-                     self.folder)
+        return ran([sys.executable, "-m", "homelab", "-q", "-i", inventory, "--overlay", overlay, *arguments],
+                   self.folder)
 
 
 def site(folder: Path, node: Node, count: int) -> Site:
@@ -54,30 +47,3 @@ def site(folder: Path, node: Node, count: int) -> Site:
                     "token_file": str(token)},
         "network": {"subnet": "10.99.2.0/24"}, "containers": more}))
     return Site(folder, (inventory, overlay))
-
-
-def timed(command: list[str], folder: Path) -> tuple[float, str]:
-    """Run a program that has to succeed: seconds from start to end, and what it printed."""
-    started = time.perf_counter()
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False,
-                          env=environment())
-    seconds = time.perf_counter() - started
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
-    return seconds, done.stdout
-
-
-def environment() -> dict[str, str]:
-    """What programs that are measured find in their environment: the guard, and no settings of the caller's.
-
-    What Python has compiled is kept, as it is where a program is installed, but not in this checkout.
-    """
-    path = os.pathsep.join(filter(None, [str(_GUARD), str(ROOT), os.environ.get("PYTHONPATH")]))
-    kept = {name: value for name, value in os.environ.items()
-            if not name.startswith(("HOMELAB", "ANSIBLE")) and name != "PYTHONDONTWRITEBYTECODE"}
-    return kept | {"PYTHONPATH": path, "PYTHONPYCACHEPREFIX": _compiled().name}
-
-
-@cache
-def _compiled() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="homelab-compiled-")

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from benchmarks.site import environment
+from benchmarks.process import Ran, ran
 from homelab.commands.deploy import steps_of
 from homelab.inventory import load
 from homelab.lab import Lab, down, missing, network, up
@@ -32,30 +29,6 @@ _EXTRA = 140  # the last part of the first other container's address; there is r
 
 
 @dataclass(frozen=True)
-class Ran:
-    """A run of a program to its end: seconds, CPU seconds, MiB at its peak, and what it printed."""
-
-    seconds: float
-    cpu: float
-    peak: float
-    said: str
-
-
-def ran(command: Sequence[str], folder: Path, expect: int = 0) -> Ran:
-    """Run a program. Raises SystemExit, quoting it, when it ends with another exit code than the one expected."""
-    with (folder / "out").open("w") as out, (folder / "err").open("w") as err:
-        started = time.perf_counter()
-        process = subprocess.Popen(command, cwd=folder, stdout=out, stderr=err, env=environment())
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - started
-        process.returncode = os.waitstatus_to_exitcode(status)
-    said, complained = ((folder / name).read_text() for name in ("out", "err"))
-    if process.returncode != expect:
-        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}:\n{said}{complained}")
-    return Ran(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, said)
-
-
-@dataclass(frozen=True)
 class Stack:
     """A folder with an inventory that points at the lab."""
 
@@ -68,9 +41,9 @@ class Stack:
         words = [sys.executable, "-m", "homelab", "-q", "-i", str(self.files[0])]
         return words + [word for overlay in self.files[1:] for word in ("--overlay", str(overlay))]
 
-    def homelab(self, *words: str, expect: int = 0) -> Ran:
+    def homelab(self, *words: str) -> Ran:
         """Run `homelab …` as people do, in a process of its own."""
-        return ran([*self.command, *words], self.folder, expect)
+        return ran([*self.command, *words], self.folder)
 
     @cached_property
     def inventory(self) -> Inventory:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import NoReturn
 
 
 @dataclass(frozen=True)
@@ -15,6 +18,16 @@ class Row:
     ratio: str
     aim: str
     good: bool
+
+
+def shown(rows: Iterable[Row], stamp: Callable[[], str]) -> NoReturn:
+    """Print each row as it comes, then the table and what `stamp` says of the run; exit 1 if an aim is missed."""
+    found = []
+    for row in rows:
+        print(f"· {row.what}: {row.ours} | {row.beside} | {row.ratio}", file=sys.stderr, flush=True)
+        found.append(row)
+    print(f"{markdown(found)}\n\n{stamp()}")
+    sys.exit(any(not row.good for row in found))
 
 
 HEAD = ("what", "homelab", "beside it", "ratio", "aim", "kept")

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.stack import ran
+from benchmarks.process import ran
 from benchmarks.table import Row
 
 _TIMES = 9

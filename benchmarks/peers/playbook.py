@@ -8,7 +8,6 @@ file would take a second of each run.
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,12 +16,12 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
+from benchmarks.ansible import VENV, changes
 from benchmarks.peers.asked import Recorder, asked
-from benchmarks.site import ROOT, timed
+from benchmarks.process import ran
 from homelab.model import Step
 from homelab.steps import Command, Directory, File, Hba, Packages, Running, Tree, User
 
-VENV = ROOT / "benchmarks" / ".venv"
 _CHANGED = "homelab-changed"
 _OWN = "[defaults]\nhome = {home}\n"
 _FAST = _OWN + "forks = 30\ngathering = explicit\ninterpreter_python = /usr/bin/python3\n"
@@ -62,10 +61,8 @@ class Playbook:
         bring = "test -e /usr/bin/python3 || (apt-get update -qq && apt-get install -qq -y python3)"
         (folder / "cold.yml").write_text(json.dumps([{
             "hosts": "all", "tasks": [{"ansible.builtin.raw": bring, "changed_when": False}]}]))
-        self.tasks = 0
         for name, (_, steps) in hosts.items():
             tasks = Tasks(folder / "files" / name, steps).all()
-            self.tasks += len(tasks)
             (folder / f"{name}.yml").write_text(json.dumps(tasks, indent=1))
 
     def run(self, configuration: str, cold: bool = False, limit: str = "all") -> Run:
@@ -74,11 +71,11 @@ class Playbook:
         mitogen, = VENV.glob("lib/python3*/site-packages/ansible_mitogen/plugins/strategy")
         (self._folder / "ansible.cfg").write_text(CONFIGURATIONS[configuration].format(home=home, mitogen=mitogen))
         try:
-            seconds, said = timed([str(VENV / "bin" / "ansible-playbook"), "-i", "hosts.json", "--limit", limit,
-                                   *(["cold.yml"] if cold else []), "play.yml"], self._folder)
+            run = ran([str(VENV / "bin" / "ansible-playbook"), "-i", "hosts.json", "--limit", limit,
+                       *(["cold.yml"] if cold else []), "play.yml"], self._folder)
         finally:
             self.hang_up()
-        return Run(seconds, sum(int(count) for count in re.findall(r"changed=(\d+)", said)))
+        return Run(run.seconds, changes(run.said))
 
     def hang_up(self) -> None:
         """End the connections that Ansible keeps open for a minute, so that each run begins with none."""

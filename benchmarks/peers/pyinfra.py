@@ -14,9 +14,10 @@ from functools import singledispatch
 from pathlib import Path
 from typing import Any
 
+from benchmarks.ansible import VENV
 from benchmarks.peers.asked import asked
-from benchmarks.peers.playbook import VENV, Run
-from benchmarks.site import timed
+from benchmarks.peers.playbook import Run
+from benchmarks.process import ran
 from homelab.model import Step
 from homelab.steps import Command, Directory, File, Hba, Packages, Running, Tree, User
 
@@ -39,18 +40,17 @@ class Deploy:
         operations = {name: [each for number, step in enumerate(steps)
                              for each in told(step, folder / "files" / name / str(number))]
                       for name, (_, steps) in hosts.items()}
-        self.operations = sum(map(len, operations.values()))
         (folder / "steps.json").write_text(json.dumps(operations))
 
     def run(self) -> Run:
         """Run it, each host at its own pace. Raises SystemExit, quoting it, when it fails."""
-        seconds, said = timed(["sh", "-c", 'exec "$0" "$@" 2>&1', str(VENV / "bin" / "pyinfra"), "-y", "--no-wait",
-                               "inventory.py", "deploy.py"], self._folder)
+        run = ran(["sh", "-c", 'exec "$0" "$@" 2>&1', str(VENV / "bin" / "pyinfra"), "-y", "--no-wait",
+                   "inventory.py", "deploy.py"], self._folder)
         # Operations, those with a change, errors, those without a change; `-` is none.
-        total = re.search(r"Grand total[\s|]+[\d-]+[\s|]+([\d-]+)", said)
+        total = re.search(r"Grand total[\s|]+[\d-]+[\s|]+([\d-]+)", run.said)
         if total is None:
-            raise SystemExit(f"pyinfra says nothing of what it changed:\n{said}")
-        return Run(seconds, int(total[1].replace("-", "0")))
+            raise SystemExit(f"pyinfra says nothing of what it changed:\n{run.said}")
+        return Run(run.seconds, int(total[1].replace("-", "0")))
 
 
 def _operation(step: Step, name: str, only_after: bool = False, **arguments: Any) -> Operation:
