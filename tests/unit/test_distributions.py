@@ -12,7 +12,7 @@ No lab can run Ubuntu here, so every fact of its row stands here a second time, 
 - Debian: https://packages.debian.org/bookworm/postgresql (15), …/trixie/postgresql (17), …/bookworm/python3 (3.11),
   …/trixie/python3 (3.13), …/bookworm/systemd (252), …/trixie/systemd (257)
 - the cluster's folder and unit: pg_createcluster(1) of postgresql-common, which all three have
-- Airflow 2.11 runs on Python 3.10 to 3.12: https://pypi.org/project/apache-airflow/2.11.2/
+- Airflow 2.11 runs on Python 3.10 to 3.12: the page of apache-airflow 2.11.2 on the Python Package Index
 """
 
 from __future__ import annotations
