@@ -49,7 +49,7 @@ MEANINGS = (
             r"failed to lookup address",
             "{host} cannot look up names: it has no network, or its name servers do not answer.",
             "Check `gateway`, `vlan` and `nameservers` in the inventory, and "
-            f"`homelab ssh {{host}} -- getent hosts deb.debian.org`, {_AGAIN}."),
+            f"`homelab ssh {{host}} -- getent hosts example.org`, {_AGAIN}."),
     Meaning(r"Network is unreachable|No route to host",
             "{host} has no way to that address.",
             f"Check `gateway` and `vlan` in the inventory, and `homelab ssh {{host}} -- ip route`, {_AGAIN}."),

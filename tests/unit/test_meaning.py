@@ -14,22 +14,22 @@ SAID = [
     ("psql: error: could not extend file: No space left on device\nKilled", "The disk of box is full."),
     ("tar: a/b: Wrote only 4608 of 10240 bytes\ntar: Exiting with failure status", "The disk of box is full."),
     ("mkdir: cannot create directory '/opt/x': Read-only file system", "cannot be written any more"),
-    ("E: Release file for http://deb.debian.org/debian/dists/bookworm/InRelease is not valid yet (invalid for another "
+    ("E: Release file for http://archive.example/debian/dists/bookworm/InRelease is not valid yet (invalid for another "
      "3h 2min 1s). Updates for this repository will not be applied.", "too new or too old for the clock of box"),
     ("invalid peer certificate: NotValidYet", "for the clock of box"),
     ("invalid peer certificate: UnknownIssuer", "signed by a CA that box does not know"),
     ("Certificate verification failed: The certificate is NOT trusted. The certificate issuer is unknown.",
      "signed by a CA that box does not know"),
-    ("E: Failed to fetch http://deb.debian.org/x.deb  Hash Sum mismatch", "not what its hash says"),
+    ("E: Failed to fetch http://archive.example/x.deb  Hash Sum mismatch", "not what its hash says"),
     ("ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE.", "not what its hash says"),
     ("error: Failed to download `six==1.17.0`\n  Caused by: Hash mismatch for `six==1.17.0`", "not what its hash says"),
     ("W: GPG error: https://x InRelease: The following signatures couldn't be verified because the public key is not "
      "available: NO_PUBKEY 7FCC7D46ACCC4CF8", "not signed by a key that box trusts"),
-    ("Err:1 http://deb.debian.org/debian bookworm InRelease\n  Temporary failure resolving 'deb.debian.org'\n"
-     "E: Failed to fetch http://deb.debian.org/debian/dists/bookworm/InRelease", "box cannot look up names"),
+    ("Err:1 http://archive.example/debian bookworm InRelease\n  Temporary failure resolving 'archive.example'\n"
+     "E: Failed to fetch http://archive.example/debian/dists/bookworm/InRelease", "box cannot look up names"),
     ("error: client error (Connect)\n  Caused by: dns error: failed to lookup address information: Temporary failure "
      "in name resolution", "box cannot look up names"),
-    ("Cannot initiate the connection to deb.debian.org:80 (2a04::). - connect (101: Network is unreachable)",
+    ("Cannot initiate the connection to archive.example:80 (2a04::). - connect (101: Network is unreachable)",
      "box has no way to that address"),
     ("E: Unable to locate package postgresql-99", "is not in the sources of box"),
     ("E: Version '16.1' for 'postgresql-16' was not found", "is not in the sources of box"),
@@ -39,12 +39,12 @@ SAID = [
     ("[Errno 98] error while attempting to bind on address ('0.0.0.0', 8080): address already in use",
      "listens on that port already"),
     ("sh: 3: /usr/bin/python3: not found", "box has no Python"),
-    ("E: Failed to fetch http://deb.debian.org/x  503  Service Unavailable", "A mirror or proxy does not give"),
+    ("E: Failed to fetch http://archive.example/x  503  Service Unavailable", "A mirror or proxy does not give"),
     ("  Could not connect to apt.example:3142 (192.0.2.1). - connect (111: Connection refused)",
      "A mirror or proxy does not give"),
-    ("E: Unable to locate package figlet\nE: Failed to fetch http://deb.debian.org/debian/dists/bookworm/InRelease  "
+    ("E: Unable to locate package figlet\nE: Failed to fetch http://archive.example/debian/dists/bookworm/InRelease  "
      "Could not connect to 127.0.0.1:9 (127.0.0.1).", "A mirror or proxy does not give"),
-    ("error: Failed to fetch: `https://pypi.org/simple/six/`\n  Caused by: error sending request for url",
+    ("error: Failed to fetch: `https://pypi.example/simple/six/`\n  Caused by: error sending request for url",
      "A mirror or proxy does not give"),
     ("Killed", "run out of it"),
 ]

@@ -19,66 +19,66 @@ ONE, BOTH = Archives("http://m/\\1/main"), Archives("http://m/\\1/main", "http:/
 
 # As Proxmox's template of Debian 12 has it.
 ONE_LINE = """# Debian 12
-deb http://deb.debian.org/debian bookworm main contrib
+deb http://archive.example/debian bookworm main contrib
 
-deb http://deb.debian.org/debian bookworm-updates main contrib
-deb-src [arch=amd64 signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian bookworm main
+deb http://archive.example/debian bookworm-updates main contrib
+deb-src [arch=amd64 signed-by=/usr/share/keyrings/debian-archive.gpg] http://archive.example/debian bookworm main
 
-deb http://security.debian.org bookworm-security main contrib  # soon
+deb http://security.example bookworm-security main contrib  # soon
 """
 # As Debian 13 names it.
 STANZAS = """Types: deb
-URIs: http://deb.debian.org/debian
+URIs: http://archive.example/debian
 Suites: trixie trixie-updates
 Components: main contrib
 Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
 
 Types: deb
-URIs: http://security.debian.org/debian-security
+URIs: http://security.example/debian-security
 Suites: trixie-security
 Components: main contrib
 Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
 """
 # As Ubuntu 24.04 does, with its comment, and with a list over several lines as deb822 allows it.
-NOBLE = """# See http://help.ubuntu.com/community/UpgradeNotes
+NOBLE = """# See http://help.example/community/UpgradeNotes
 Types: deb
-URIs: http://archive.ubuntu.com/ubuntu/
-  http://de.archive.ubuntu.com/ubuntu/
+URIs: http://archive.example/ubuntu/
+  http://de.archive.example/ubuntu/
 Suites: noble noble-updates
   noble-backports
 Components: main restricted universe multiverse
 Signed-By: /usr/share/keyrings/ubuntu-archive-keyring.gpg
 
 Types: deb
-URIs: http://security.ubuntu.com/ubuntu/
+URIs: http://security.example/ubuntu/
 Suites: noble-security
 Components: main restricted universe multiverse
 Signed-By: /usr/share/keyrings/ubuntu-archive-keyring.gpg
 """
-OTHERS = """deb https://download.docker.com/linux/debian bookworm stable
-deb https://apt.postgresql.org/pub/repos/apt bookworm-pgdg main
+OTHERS = """deb https://docker.example/linux/debian bookworm stable
+deb https://pgdg.example/pub/repos/apt bookworm-pgdg main
 deb http://mine/flat ./
-# deb http://deb.debian.org/debian bookworm main
+# deb http://archive.example/debian bookworm main
 """
 OTHER_STANZA = """Types: deb
-URIs: https://apt.grafana.com
+URIs: https://grafana.example
 Suites: stable
 Components: oss
 """
 
 
 @pytest.mark.parametrize(("path", "text", "archives", "replaced"), [
-    (LIST, ONE_LINE, ONE, {"http://deb.debian.org/debian": "http://m/\\1/main"}),
-    (LIST, ONE_LINE, BOTH, {"http://deb.debian.org/debian": "http://m/\\1/main",
-                            "http://security.debian.org": "http://m/security"}),
-    (DEBIAN, STANZAS, ONE, {"http://deb.debian.org/debian": "http://m/\\1/main"}),
-    (DEBIAN, STANZAS, BOTH, {"http://deb.debian.org/debian": "http://m/\\1/main",
-                             "http://security.debian.org/debian-security": "http://m/security"}),
-    (UBUNTU, NOBLE, ONE, {"http://archive.ubuntu.com/ubuntu/\n  http://de.archive.ubuntu.com/ubuntu/":
+    (LIST, ONE_LINE, ONE, {"http://archive.example/debian": "http://m/\\1/main"}),
+    (LIST, ONE_LINE, BOTH, {"http://archive.example/debian": "http://m/\\1/main",
+                            "http://security.example": "http://m/security"}),
+    (DEBIAN, STANZAS, ONE, {"http://archive.example/debian": "http://m/\\1/main"}),
+    (DEBIAN, STANZAS, BOTH, {"http://archive.example/debian": "http://m/\\1/main",
+                             "http://security.example/debian-security": "http://m/security"}),
+    (UBUNTU, NOBLE, ONE, {"http://archive.example/ubuntu/\n  http://de.archive.example/ubuntu/":
                           "http://m/\\1/main"}),
     (UBUNTU, NOBLE, Archives("http://m/u", "http://m/u"), {
-        "http://archive.ubuntu.com/ubuntu/\n  http://de.archive.ubuntu.com/ubuntu/": "http://m/u",
-        "http://security.ubuntu.com/ubuntu/": "http://m/u"}),
+        "http://archive.example/ubuntu/\n  http://de.archive.example/ubuntu/": "http://m/u",
+        "http://security.example/ubuntu/": "http://m/u"}),
     (LIST, OTHERS, BOTH, {}), (DEBIAN, OTHER_STANZA, BOTH, {}), (LIST, "", BOTH, {}), (DEBIAN, "\n\n", BOTH, {}),
 ])
 def test_only_the_archive_is_another_one(path: str, text: str, archives: Archives, replaced: dict[str, str]) -> None:
@@ -107,7 +107,7 @@ def test_what_stood_there_comes_back_to_the_byte(apt: Path) -> None:
     (change,) = converge(host, [first], SilentProgress())
     assert "+deb http://m/\\1/main bookworm main contrib" in change.pending.diff
     assert "+URIs: http://m/\\1/main" in change.pending.diff
-    assert b"deb.debian.org" not in file.read_bytes() + stanzas.read_bytes()
+    assert b"archive.example" not in file.read_bytes() + stanzas.read_bytes()
     assert converge(host, [first], SilentProgress()) == []
     assert len(converge(host, [other], SilentProgress())) == 1
     assert b"deb http://other bookworm-security" in file.read_bytes(), "from what stood there, not from the first one"
