@@ -15,8 +15,8 @@ from fakepve import FakeCt, TaskError
 from homelab.lab import guest
 from homelab.lab.backups import ARCHIVE, BackupApi, made_at, online_again
 from homelab.lab.command import ProgramFailed, attempt, run
-from homelab.lab.containers import AS_CONTAINER_ROOT
-from homelab.lab.hotplug import ConfigNode
+from homelab.lab.containers import AS_CONTAINER_ROOT, copy_tree, remove_tree
+from homelab.lab.snapshots import SnapshotNode
 from homelab.lab.subids import FIRST
 from homelab.lab.tasks import Body, said, say
 
@@ -30,7 +30,7 @@ _LEFT_OUT = ("--no-anchored", "--exclude=lost+found", "--anchored", "--exclude=.
              "--exclude=./var/run/?*.pid")
 
 
-class BackupNode(BackupApi, ConfigNode):
+class BackupNode(BackupApi, SnapshotNode):
     """The part of the node that makes backups of containers and containers of backups."""
 
     def recall_backups(self) -> None:
@@ -48,7 +48,7 @@ class BackupNode(BackupApi, ConfigNode):
     def thaw(self, ct: FakeCt) -> None:
         """Let a container go on that a killed node was making a backup of. Blocks."""
         if ct.lock == "backup":
-            attempt(["lxc-unfreeze", "-P", self.lab.lxcpath, "-n", str(ct.vmid)])
+            self.runtime.thaw(ct.vmid)
             ct.lock = None
 
     async def dump(self, ct: FakeCt, volume: str, mode: str, config: str) -> int:
@@ -66,8 +66,8 @@ class BackupNode(BackupApi, ConfigNode):
             work.mkdir()
             shutil.chown(work, FIRST, FIRST)
             guest.write_inside(work, {_CONF: config.encode(), _FIREWALL: b""})
-            with self._suspended(vmid, mode):
-                say_all(self._pack(vmid, work))
+            with self._still(vmid, mode, work) as root:
+                say_all(self._pack(root, work))
             run(["zstd", "--quiet", "--threads=0", work / "root.tar", "-o", draft], timeout=_LONG)
             shutil.chown(draft, 0, 0)  # zstd hands on whose the tar was
             draft.rename(file)
@@ -76,9 +76,9 @@ class BackupNode(BackupApi, ConfigNode):
             draft.unlink(missing_ok=True)
         return file.stat().st_size
 
-    def _pack(self, vmid: int, work: Path) -> str:
+    def _pack(self, root: Path, work: Path) -> str:
         done = attempt([*AS_CONTAINER_ROOT, "tar", "-cf", work / "root.tar", *_TAR_FLAGS, f"--directory={work}",
-                        f"./{_CONF}", f"./{_FIREWALL}", f"--directory={self.runtime.root(vmid)}", *_LEFT_OUT, "./"],
+                        f"./{_CONF}", f"./{_FIREWALL}", f"--directory={root}", *_LEFT_OUT, "./"],
                        timeout=_LONG)
         said = done.stderr.decode(errors="replace")
         if done.returncode:
@@ -86,19 +86,27 @@ class BackupNode(BackupApi, ConfigNode):
         return said
 
     @contextmanager
-    def _suspended(self, vmid: int, mode: str) -> Iterator[None]:
-        if mode != "suspend":
-            yield
-            return
-        say("INFO: suspending guest")
-        began = time.time()
-        run(["lxc-freeze", "-P", self.lab.lxcpath, "-n", str(vmid)])
-        try:
-            yield
-        finally:
-            say("INFO: resuming guest")
-            run(["lxc-unfreeze", "-P", self.lab.lxcpath, "-n", str(vmid)])
-            online_again(began)
+    def _still(self, vmid: int, mode: str, work: Path) -> Iterator[Path]:
+        """A root in which nothing moves, as the mode has it: a snapshot's, or the container's own meanwhile."""
+        root = self.runtime.root(vmid)
+        if mode == "snapshot":
+            say("INFO: create storage snapshot 'vzdump'")
+            with self.runtime.frozen(vmid):
+                copy_tree(root, work / "vzdump")
+            yield work / "vzdump"
+            say("INFO: cleanup temporary 'vzdump' snapshot")
+            remove_tree(work / "vzdump")
+        elif mode == "suspend":
+            say("INFO: suspending guest")
+            began = time.time()
+            try:
+                with self.runtime.frozen(vmid):
+                    yield root
+            finally:
+                say("INFO: resuming guest")
+                online_again(began)
+        else:
+            yield root
 
     async def config_in(self, volid: str) -> str:
         """See BackupApi.config_in."""

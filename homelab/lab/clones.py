@@ -10,12 +10,9 @@ from typing import Any
 from fakepve import FakeCt, PveError
 
 from homelab.lab import guest
-from homelab.lab.command import run
-from homelab.lab.containers import Runtime
+from homelab.lab.containers import Runtime, copy_tree
 from homelab.lab.hotplug import ConfigNode, described
 from homelab.lab.tasks import Body, say
-
-_COPY = 1800.0  # seconds that a copy may take
 
 
 class CloneNode(ConfigNode):
@@ -25,7 +22,7 @@ class CloneNode(ConfigNode):
         source = self._find_ct(v["node"], v["vmid"])
         full = v.get("full", not source.template)
         if not full or v.get("snapname"):
-            # What Proxmox says where the storage is a folder with raw images, as this node's is.
+            # What Proxmox says where the storage is a folder with raw images, as this node's first one is.
             volume = str(source.config.get("rootfs", "")).partition(",")[0]
             raise PveError(500, f"Linked clone feature for '{volume}' is not available")
         upid = await super()._lxc_clone(user, {**v, **described(v), "full": 1})
@@ -55,6 +52,6 @@ def copy(runtime: Runtime, source: int, target: int) -> None:
     """Copy a stopped container's root. SSH host keys stay the source's; the machine-id is emptied, as by Proxmox."""
     root = runtime.root(target)
     root.parent.mkdir()
-    run(["cp", "--archive", "--reflink=auto", "--one-file-system", runtime.root(source), root], timeout=_COPY)
+    copy_tree(runtime.root(source), root)
     guest.write_inside(root, {"etc/machine-id": b"\n"}, 0o444)
     guest.remove_inside(root, "var/lib/dbus/machine-id")

@@ -7,8 +7,9 @@ import random
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from homelab.trust import fingerprint
 _SHARED = Path("/usr/share/lxc/config")
 _KEY_TYPES = ("rsa", "ecdsa", "ed25519")
 _INTERFACE_NAME_MAX = 15
+_COPY = 1800.0  # seconds that a copy may take
 AS_CONTAINER_ROOT = ("lxc-usernsexec", "-m", f"b:0:{FIRST}:{COUNT}", "--")
 
 
@@ -161,11 +163,26 @@ class Runtime:
         kill_all(lambda: [stat.pid for stat in processes() if _title(stat.pid) == title], f"the monitor of {vmid}")
         cgroups.clean(self.lab.cgroup(vmid))
 
+    @contextmanager
+    def frozen(self, vmid: int) -> Iterator[None]:
+        """Have a container stand still meanwhile, if it runs. Raises HomelabError."""
+        running = self.pid(vmid) is not None
+        if running:
+            run(["lxc-freeze", "-P", self.lab.lxcpath, "-n", str(vmid)])
+        try:
+            yield
+        finally:
+            if running:
+                run(["lxc-unfreeze", "-P", self.lab.lxcpath, "-n", str(vmid)])
+
+    def thaw(self, vmid: int) -> None:
+        """Let a container go on that a killed node has left frozen, if it is."""
+        attempt(["lxc-unfreeze", "-P", self.lab.lxcpath, "-n", str(vmid)])
+
     def remove(self, vmid: int) -> None:
         """Kill the container and remove its files."""
         self.kill(vmid)
-        folder = self.root(vmid).parent
-        run(["rm", "-rf", "--one-file-system", "--", folder], timeout=300)
+        remove_tree(self.root(vmid).parent)
 
     def known(self) -> list[int]:
         """The containers that have files here, whole or not."""
@@ -193,6 +210,17 @@ class Runtime:
         if pid is None:
             raise ProgramFailed(f"container {vmid} is not running")
         return run(["nsenter", f"--net=/proc/{pid}/ns/net", *argv])
+
+
+def copy_tree(source: Path, target: Path) -> None:
+    """Copy a folder as it is: owners, modes, times, links, extended attributes. Raises HomelabError."""
+    run(["cp", "--archive", "--reflink=auto", "--one-file-system", "--no-target-directory", source, target],
+        timeout=_COPY)
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder and all that is in it, if it is there. Raises HomelabError."""
+    run(["rm", "-rf", "--one-file-system", "--", folder], timeout=300)
 
 
 def _make_host_keys(folder: Path, hostname: str) -> None:

@@ -23,6 +23,7 @@ from homelab.lab.measure import Measure
 from homelab.lab.process import boot_id
 from homelab.lab.records import Records
 from homelab.lab.settings import NODE, TOKEN_ID, Lab
+from homelab.lab.snapshots import STORAGE as SNAPSHOTS
 from homelab.lab.tasks import Body, say
 from homelab.roles import BRIDGE, CONTAINERS, POOL, STORAGE, TEMPLATES
 from homelab.roles import NODE as NODE_ROLE
@@ -30,7 +31,7 @@ from homelab.roles import NODE as NODE_ROLE
 # What `homelab init` grants for an inventory, and what the other verbs need, for any inventory on this node.
 PRIVILEGES = {
     "/": NODE_ROLE.whole, "/nodes": NODE_ROLE.whole, "/vms": CONTAINERS.whole,
-    "/storage/local": (*STORAGE.whole, *TEMPLATES.whole),
+    "/storage/local": (*STORAGE.whole, *TEMPLATES.whole), f"/storage/{SNAPSHOTS}": STORAGE.whole,
     "/pool": POOL.whole,
 }
 _START = "start after create"
@@ -39,7 +40,7 @@ _VALUES: ContextVar[Mapping[str, Any]] = ContextVar("values")
 
 
 class LabNode(FirewallNode, CloneNode, BackupNode, ApplianceNode):
-    """One node, one storage, and containers that really run."""
+    """One node, a storage like a folder and one that can take snapshots, and containers that really run."""
 
     def __init__(self, lab: Lab, templates: Sequence[Path], token: str) -> None:
         super().__init__(Records(lab.records), user="root@pam", password=secrets.token_urlsafe(32),
@@ -53,7 +54,9 @@ class LabNode(FirewallNode, CloneNode, BackupNode, ApplianceNode):
         self.version, self.release_version = "9.0.10", "9.0"
         self.storages = {"local": {
             "type": "dir", "active": 1, "content": "rootdir,images,vztmpl,backup,iso,snippets", "files": set(),
-            "path": str(lab.state_dir), "volumes": {}}}
+            "path": str(lab.state_dir), "volumes": {}},
+            SNAPSHOTS: {"type": "btrfs", "active": 1, "content": "rootdir,images", "files": set(),
+                        "path": str(lab.state_dir), "volumes": {}}}
         self.hold(templates)
         self.apitokens = {TOKEN_ID: token}
         for path, privileges in PRIVILEGES.items():
@@ -74,6 +77,7 @@ class LabNode(FirewallNode, CloneNode, BackupNode, ApplianceNode):
             ct = FakeCt(vmid, node=NODE, config=record["config"], pending=record["pending"], defaults=False)
             self.cts.append(ct)
             self.recall(vmid, record)
+            self.recall_snapshots(ct, record)
             self.thaw(ct)
             self.refresh(ct)
             self.runtime.guard(vmid, self.filter_of(ct), ct.status == "running")
@@ -99,7 +103,8 @@ class LabNode(FirewallNode, CloneNode, BackupNode, ApplianceNode):
                    log: Any = ()) -> str:
         """Start a task; those that change a container do so in reality first and in the model after it."""
         work = {"vzcreate": self._create, "vzclone": self._clone, "vzrestore": self._restore, "vzstop": self._stop,
-                "vzdestroy": self._destroy}.get(ttype)
+                "vzdestroy": self._destroy, "vzsnapshot": self.take_snapshot, "vzdelsnapshot": self.remove_snapshot,
+                "vzrollback": self._rollback}.get(ttype)
         real = body
         if work and vm is not None:
             values = _VALUES.get()
@@ -134,6 +139,12 @@ class LabNode(FirewallNode, CloneNode, BackupNode, ApplianceNode):
     async def _restore(self, ct: FakeCt, user: str, values: Mapping[str, Any], body: Body) -> str | None:
         note = await self.unpack_backup(ct, str(values["ostemplate"]), body)
         if values.get(_START):
+            await self._start_task(ct, user)
+        return note
+
+    async def _rollback(self, ct: FakeCt, user: str, values: Mapping[str, Any], body: Body) -> str | None:
+        note = await self.go_back(ct, body, str(values["snapname"]))
+        if values.get("start"):
             await self._start_task(ct, user)
         return note
 
