@@ -171,6 +171,7 @@ def grants(access: Access, command: str = PSQL) -> Sql:
             f"and not has_schema_privilege('{role}', 'raw', 'create') and {beyond} and bool_and({has}) from {_TABLES}")
     tables = ", ".join(granted)
     sql = "\n".join([
+        "begin;",  # as what tables will get in the future is not asked for
         f"grant connect on database {access.database} to {role};",
         f"revoke all on schema raw from {role};",
         f"grant usage on schema raw to {role};",
@@ -181,5 +182,6 @@ def grants(access: Access, command: str = PSQL) -> Sql:
         f"{word} temporary on database {access.database} {to} {role};",
         f"{word} usage on schema upkeep {to} {role};",
         f"{word} execute on function {upkeep} {to} {role};",
+        "commit;",
     ])
     return Sql(f"grants: {role} may {access.privilege} {access.database}", done, sql, access.database, command)
