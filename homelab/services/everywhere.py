@@ -15,7 +15,8 @@ def everywhere(site: Site) -> Sequence[Step]:
     """Nobody logs in over SSH with a password, and as root only those whom the inventory names, and homelab."""
     _, operator = site.vault.key_pair("operator")
     keys = list(dict.fromkeys((operator.strip(), *site.container.ssh_keys)))
-    settings = File("/etc/ssh/sshd_config.d/homelab.conf", render("sshd.conf.j2"),
+    # What sshd reads first counts, and Ubuntu's cloud images let passwords in by `50-cloud-init.conf`.
+    settings = File("/etc/ssh/sshd_config.d/00-homelab.conf", render("sshd.conf.j2"),
                     validate='/usr/sbin/sshd -t -f "$new"')
     # On Ubuntu a socket starts ssh.service, so it may not run yet.
     reloaded = Command("sshd has read its settings", "true", "systemctl try-reload-or-restart ssh.service",

@@ -11,6 +11,8 @@ from homelab.errors import HomelabError
 from homelab.host import Host, Result, check
 from homelab.model import Owned, Pending, Step
 
+_SOON = 0.5  # seconds between the first question and the second
+
 
 @dataclass(frozen=True, eq=False)
 class Command(Step):
@@ -54,6 +56,7 @@ class WaitFor(Step):
     """Something outside this host, or slow to come up, that has to be there before the next step.
 
     `container` is the one that is waited for; when its own deploy has failed (it is in `failed`), waiting ends.
+    It is asked again soon after the first time, then every `every` seconds.
     """
 
     name: str
@@ -62,6 +65,7 @@ class WaitFor(Step):
     failed: Collection[str] = ()
     deadline: float = 60  # seconds
     diagnose: str = ""
+    every: float = 0.5  # seconds
     waits: ClassVar[bool] = True
 
     @property
@@ -79,7 +83,7 @@ class WaitFor(Step):
 
     def apply(self, host: Host) -> None:
         """See Step. Raises HomelabError at the deadline, or as soon as waiting has become pointless."""
-        until = time.monotonic() + self.deadline
+        until, pause = time.monotonic() + self.deadline, _SOON
         while not (result := host.run(self.check, timeout=60)).ok:
             if self.container in self.failed:
                 raise HomelabError(f"{host.name}: gave up: {self.name}", f"The deploy of {self.container} has failed.",
@@ -88,4 +92,5 @@ class WaitFor(Step):
                 said = host.run(self.diagnose).text if self.diagnose else (result.text or result.stderr.decode())
                 raise HomelabError(f"{host.name}: {self.name}: not within {self.deadline:.0f} s", said[-1500:],
                                    f"Look at `homelab logs {self.container}`, then run `homelab deploy` again.")
-            time.sleep(0.5)
+            time.sleep(pause)
+            pause = self.every
