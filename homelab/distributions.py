@@ -1,8 +1,8 @@
 """The distributions whose templates we know, and all that homelab has to know of each: one row for each of them.
 
 What is the same on all of them is no column: `ssh.service` (which on Ubuntu `ssh.socket` starts), `/usr/bin/python3`
-with `python3-venv`, and postgresql-common with its clusters `N/main` in `/etc/postgresql` and their units
-`postgresql@N-main.service`. tests/unit/test_distributions.py holds all this against what is published of them.
+with `python3-venv`, and postgresql-common with its clusters `N/main` in `/etc/postgresql`, their units
+`postgresql@N-main.service`, and PGDG's key. tests/unit/test_distributions.py holds all this against what is published.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 class Distribution:
     """A distribution by its alias in the inventory, with the versions that its own packages have.
 
-    `codename` is how apt's lists call it; `sources` is the file that names its archive in its images, where that is not
-    the older `/etc/apt/sources.list`, as it still is in some of Proxmox's templates.
+    `codename` is how apt's lists call it; `sources` is the file in which its own images name its archive. Proxmox's
+    templates of Ubuntu 24.04 and Debian 12 still name it in `/etc/apt/sources.list`.
     """
 
     alias: str
@@ -47,7 +47,7 @@ DISTRIBUTIONS = {
     )
 }
 CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"  # all CAs that a machine trusts, in one file
-# Where apt is told of a distribution's own archive: in one of these, as its image was made.
+# Where apt is told of a distribution's own archive: in one of these, as its image or template was made.
 APT_SOURCES = ("/etc/apt/sources.list", *sorted({each.sources for each in DISTRIBUTIONS.values()}))
 
 

@@ -1,59 +1,79 @@
 """The table of distributions, and what follows from a row of it, against what is published of each distribution.
 
-No lab can run Ubuntu here, so every fact of its row stands here a second time, with where it is from:
+No lab can run Ubuntu here, so every fact of its row stands here a second time, with where it is from. What is in a git
+repository is named as `owner/repository: file` on GitHub.
 
-- codename, Python: https://packages.ubuntu.com/source/noble/python3-defaults is 3.12.3
-- PostgreSQL: https://packages.ubuntu.com/noble/postgresql is 16+257, and depends on postgresql-16
-- systemd: https://packages.ubuntu.com/noble/systemd-dev is 255.4
-- ssh: https://discourse.ubuntu.com/t/sshd-now-uses-socket-based-activation-ubuntu-22-10-and-later/30189
-- apt's sources: https://linuxconfig.org, "Ubuntu's Repository Configuration: Ubuntu Sources Have Moved to
-  /etc/apt/sources.list.d/ubuntu.sources"; https://wiki.debian.org/SourcesList for `debian.sources`
-- PGDG has `noble`: https://www.postgresql.org/download/linux/ubuntu/; its key is in postgresql-common since before 248
-- Debian: https://packages.debian.org/bookworm/postgresql (15), …/trixie/postgresql (17), …/bookworm/python3 (3.11),
-  …/trixie/python3 (3.13), …/bookworm/systemd (252), …/trixie/systemd (257)
-- the cluster's folder and unit: pg_createcluster(1) of postgresql-common, which all three have
-- Airflow 2.11 runs on Python 3.10 to 3.12: the page of apache-airflow 2.11.2 on the Python Package Index
+- Ubuntu: its package search (packages.ubuntu.com), suite noble: `postgresql` is 16+257build1 and depends on
+  `postgresql-16`, `python3-venv` (in universe) on `python3` 3.12.3, `systemd-dev` is 255.4, `openssh-server` 1:9.6p1,
+  the source package `postgresql-common` 257build1. The same from an image: docker-library/repo-info:
+  repos/buildpack-deps/local/noble.md. Not actions/runner-images: PostgreSQL 16 there is PGDG's.
+- Debian: `apt-cache policy` on each: `postgresql` 15+248, 17+278; `python3` 3.11.2, 3.13.5; `systemd` 252, 257;
+  `openssh-server` 1:9.2p1, 1:10.0p1
+- its own images name the archive: actions/runner-images: images/ubuntu/scripts/build/configure-apt-sources.sh for
+  `ubuntu.sources`; debuerreotype/debuerreotype: examples/debian.sh, which makes Debian's for Docker, for
+  `debian.sources` with apt 2.3 and later
+- Proxmox's templates name it: proxmox/dab: PVE/DAB.pm, `modern_apt_sources`, which trixie has, bookworm and noble have
+  not; there stand noble's components, universe among them, too
+- the templates' names: proxmox/pve-manager: aplinfo/aplinfo.dat, the list that `pveam update` gets anew
+- ssh: Ubuntu's forum (discourse.ubuntu.com), "SSHd now uses socket-based activation (Ubuntu 22.10 and later)". That a
+  reload of ssh.service is enough where no address changes: willshersystems/ansible-sshd: issue 307, tried on 24.04.
+  That `sshd.service` is an alias: `[Install]` of ssh.service in Debian's packages
+- sshd's settings: sshd_config(5): the first value counts, and `sshd_config.d/*.conf` stands at the beginning.
+  canonical/cloud-init: issue 5934 for `50-cloud-init.conf` with `PasswordAuthentication yes` on Ubuntu 24.04
+- sshd's penalties: `sshd -T` on Debian 13: `authfail:5 noauth:1 min:15`; since OpenSSH 9.8 (its release notes)
+- PGDG has `noble`: "Linux downloads (Ubuntu)" on postgresql.org; `bookworm`, `trixie`: docker-library/postgres:
+  17/bookworm/Dockerfile, 17/trixie/Dockerfile. Its key: the changelog of postgresql-common, 246 ("Include .asc and .gpg
+  keys") and 269 (moved to postgresql-client-common, which postgresql-common depends on, at the same path)
+- the cluster's folder: pg_createcluster(1), also in noble's (manpages.ubuntu.com); its unit: README.systemd of
+  postgresql-common, the same in 248 and 278
+- the CAs' file: update-ca-certificates(8), also in noble's
+- apt: Ubuntu's forum, "needrestart changes in Ubuntu 24.04: service restarts": it asks nobody any more
+- Airflow 2.11.2 is tested with Python 3.10 to 3.12, 3.3.0 with 3.10 to 3.14: apache/airflow: README.md
 """
 
 from __future__ import annotations
 
 import re
 import subprocess
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
 
 from homelab.distributions import APT_SOURCES, DISTRIBUTIONS, distribution_of
-from homelab.errors import InputError
+from homelab.errors import HomelabError, InputError
 from homelab.host import Result
 from homelab.model import Step
 from homelab.paths import shipped
 from homelab.services.airflow import Airflow
 from homelab.services.postgres import Postgres
-from homelab.steps import Command, Hba, Packages, Running, Uv, Venv
+from homelab.steps import Command, File, Hba, Packages, Running, Uv, Venv, WaitFor, commands
 from tests.support import LocalHost
 from tests.unit.test_services import inventory, steps
 
 T = TypeVar("T")
 UBUNTU, BOOKWORM, TRIXIE = "ubuntu-24.04", "debian-12", "debian-13"
-# alias: (codename, PostgreSQL, Python, where its image names its archive, systemd)
+# alias: (codename, PostgreSQL, Python, where its own image names its archive, where Proxmox's template does, systemd)
 FACTS = {
-    UBUNTU: ("noble", 16, (3, 12), "/etc/apt/sources.list.d/ubuntu.sources", 255),
-    BOOKWORM: ("bookworm", 15, (3, 11), "/etc/apt/sources.list.d/debian.sources", 252),
-    TRIXIE: ("trixie", 17, (3, 13), "/etc/apt/sources.list.d/debian.sources", 257),
+    UBUNTU: ("noble", 16, (3, 12), "/etc/apt/sources.list.d/ubuntu.sources", "/etc/apt/sources.list", 255),
+    BOOKWORM: ("bookworm", 15, (3, 11), "/etc/apt/sources.list.d/debian.sources", "/etc/apt/sources.list", 252),
+    TRIXIE: ("trixie", 17, (3, 13), *["/etc/apt/sources.list.d/debian.sources"] * 2, 257),
 }
-# systemd's directives that came with version 200 or later, from "Added in version" in systemd.exec(5), systemd.unit(5).
+# systemd's directives that came with version 200 or later: "Added in version" in systemd.exec(5), systemd.unit(5).
 SINCE = {
-    "AmbientCapabilities": 229, "LockPersonality": 235, "PrivateDevices": 209, "ProtectClock": 245,
+    "After": 201, "AmbientCapabilities": 229, "Description": 201, "LockPersonality": 235, "PrivateDevices": 209,
+    "ProtectClock": 245,
     "ProtectControlGroups": 232, "ProtectHostname": 242, "ProtectKernelLogs": 244, "ProtectKernelModules": 232,
     "ProtectKernelTunables": 232, "ProtectSystem": 214, "ReadWritePaths": 231, "RemoveIPC": 232,
     "RestrictAddressFamilies": 211, "RestrictNamespaces": 233, "RestrictRealtime": 231, "RestrictSUIDSGID": 242,
-    "StartLimitIntervalSec": 230, "SystemCallArchitectures": 209,
+    "StartLimitIntervalSec": 229, "SystemCallArchitectures": 209, "SystemCallErrorNumber": 209, "WantedBy": 201,
+    "Wants": 201,
 }
-OLDER = {"After", "CapabilityBoundingSet", "Description", "EnvironmentFile", "ExecStart", "ExecStartPre", "Group",
-         "KillMode", "NoNewPrivileges", "PrivateTmp", "Restart", "RestartSec", "SystemCallErrorNumber",
-         "SystemCallFilter", "TimeoutStartSec", "TimeoutStopSec", "UMask", "User", "WantedBy", "Wants"}
+OLDER = {"CapabilityBoundingSet", "EnvironmentFile", "ExecStart", "ExecStartPre", "Group", "KillMode",
+         "NoNewPrivileges", "PrivateTmp", "Restart", "RestartSec", "SystemCallFilter", "TimeoutStartSec",
+         "TimeoutStopSec", "UMask", "User"}
 
 
 def one(found: list[Step], kind: type[T]) -> T:
@@ -65,16 +85,16 @@ def one(found: list[Step], kind: type[T]) -> T:
 def test_each_row_is_what_is_published() -> None:
     assert {d.alias: (d.codename, d.postgres, d.python, d.sources) for d in DISTRIBUTIONS.values()} == {
         alias: row[:4] for alias, row in FACTS.items()}
-    assert set(APT_SOURCES) == {"/etc/apt/sources.list", *(row[3] for row in FACTS.values())}
+    assert set(APT_SOURCES) == {path for row in FACTS.values() for path in row[3:5]}
     assert [d.family for d in DISTRIBUTIONS.values()] == ["ubuntu", "debian", "debian"]
 
 
-# As Proxmox names them: https://download.proxmox.com/images/system/
 @pytest.mark.parametrize(("template", "alias"), [
     ("local:vztmpl/ubuntu-24.04-standard_24.04-2_amd64.tar.zst", UBUNTU),
     ("local:vztmpl/debian-12-standard_12.12-1_amd64.tar.zst", BOOKWORM),
-    ("local:vztmpl/debian-13-standard_13.1-2_amd64.tar.zst", TRIXIE),
-    ("local:vztmpl/ubuntu-24.10-standard_24.10-1_amd64.tar.zst", None), ("local:vztmpl/alpine-3.22.tar.xz", None),
+    ("local:vztmpl/debian-13-standard_13.6-1_amd64.tar.zst", TRIXIE),
+    ("local:vztmpl/ubuntu-26.04-standard_26.04-1_amd64.tar.zst", None),
+    ("local:vztmpl/alpine-3.24-default_20260714_amd64.tar.xz", None),
 ])
 def test_templates_are_known_by_their_names(template: str, alias: str | None) -> None:
     found = distribution_of(template)
@@ -148,14 +168,69 @@ def test_airflow_objects_to_a_python_that_it_cannot_run_on(tmp_path: Path, alias
 
 @pytest.mark.parametrize("alias", FACTS)
 def test_sshd_is_told_under_the_name_that_all_of_them_have(tmp_path: Path, alias: str) -> None:
-    """`sshd.service` is only an alias, on Ubuntu not even that; and with a socket the service may not run just now."""
+    """`sshd.service` is an alias that is there only where ssh.service is enabled, and on Ubuntu its socket is instead.
+
+    With a socket, the service may not run just now.
+    """
     (told,) = [step for step in steps(inventory(tmp_path, alias), "postgres")
                if isinstance(step, Command) and "sshd" in step.title]
     assert told.command == "systemctl try-reload-or-restart ssh.service"
 
 
+@pytest.mark.parametrize("alias", FACTS)
+def test_what_sshd_is_told_stands_before_what_cloud_init_says(tmp_path: Path, alias: str) -> None:
+    (path,) = [step.path for step in steps(inventory(tmp_path, alias), "postgres")
+               if isinstance(step, File) and step.path.startswith("/etc/ssh/sshd_config.d/")]
+    assert path.endswith(".conf")
+    assert path < "/etc/ssh/sshd_config.d/50-cloud-init.conf"
+
+
+class Refusing(LocalHost):
+    """A login that is always refused, at once; remembers when it was tried."""
+
+    def __init__(self, clock: list[float]) -> None:
+        super().__init__()
+        self.clock, self.tries = clock, [0.0]  # the first one: the look before
+
+    def run(self, command: str, *, stdin: bytes = b"", timeout: float = 60) -> Result:
+        """See Host.run."""
+        self.tries.append(self.clock[0])
+        return Result(command, 255)
+
+
+def test_whoever_waits_to_be_let_in_is_not_taken_for_an_attacker(tmp_path: Path,
+                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    """Debian 13's sshd counts 5 s for a refused login, lets them run down, and hangs up at 15 s."""
+    (wait,) = [step for step in steps(inventory(tmp_path, TRIXIE), "airflow")
+               if isinstance(step, WaitFor) and "accepts Airflow's key" in step.title]
+    clock = [0.0]
+    host = Refusing(clock)
+    monkeypatch.setattr(commands.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(commands.time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
+    with pytest.raises(HomelabError, match="not within"):
+        replace(wait, deadline=600).apply(host)
+    penalty = 5.0
+    for before, now in pairwise(host.tries):
+        penalty = max(0.0, penalty - (now - before)) + 5
+        assert penalty < 15
+    assert len(host.tries) > 60, "and it still asks often enough"
+
+
+def test_apt_asks_nobody_and_keeps_what_was_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ubuntu's servers run needrestart after apt, which asked for a while; and debconf asks on all of them."""
+    for name in ("apt-get", "dpkg"):
+        (tmp_path / name).write_text(f'#!/bin/sh\necho "$DEBIAN_FRONTEND $*" >>{tmp_path}/said\n')
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    Packages(["x"]).apply(LocalHost())
+    said = (tmp_path / "said").read_text().splitlines()
+    assert [line.split()[0] for line in said] == ["noninteractive"] * 3
+    assert ["--force-confold" in line for line in said] == [True] * 3
+    assert " -y " in said[-1]
+
+
 def test_units_use_only_what_the_oldest_systemd_has() -> None:
-    oldest = min(row[4] for row in FACTS.values())
+    oldest = min(row[5] for row in FACTS.values())
     used = {name for path in shipped("templates").rglob("*.service.j2")
             for name in re.findall(r"(?m)^([A-Z]\w+)=", path.read_text())}
     assert "ProtectClock" in used

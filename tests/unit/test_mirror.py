@@ -26,6 +26,9 @@ deb-src [arch=amd64 signed-by=/usr/share/keyrings/debian-archive.gpg] http://arc
 
 deb http://security.example bookworm-security main contrib  # soon
 """
+# As Proxmox's template of Ubuntu 24.04 has it: the security updates come from the same archive.
+NOBLE_LINES = "".join(f"deb http://archive.example/ubuntu {suite} main restricted universe multiverse\n\n"
+                      for suite in ("noble", "noble-updates", "noble-security"))
 # As Debian 13 names it.
 STANZAS = """Types: deb
 URIs: http://archive.example/debian
@@ -79,6 +82,9 @@ Components: oss
     (UBUNTU, NOBLE, Archives("http://m/u", "http://m/u"), {
         "http://archive.example/ubuntu/\n  http://de.archive.example/ubuntu/": "http://m/u",
         "http://security.example/ubuntu/": "http://m/u"}),
+    (LIST, NOBLE_LINES, ONE, {f"http://archive.example/ubuntu {suite} ": f"http://m/\\1/main {suite} "
+                              for suite in ("noble", "noble-updates")}),
+    (LIST, NOBLE_LINES, Archives("http://m/u", "http://m/u"), {"http://archive.example/ubuntu": "http://m/u"}),
     (LIST, OTHERS, BOTH, {}), (DEBIAN, OTHER_STANZA, BOTH, {}), (LIST, "", BOTH, {}), (DEBIAN, "\n\n", BOTH, {}),
 ])
 def test_only_the_archive_is_another_one(path: str, text: str, archives: Archives, replaced: dict[str, str]) -> None:
