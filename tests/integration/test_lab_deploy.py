@@ -8,32 +8,24 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
-from pathlib import Path
 
 import pytest
 
-from homelab.commands.deploy import connect
 from homelab.commands.trust import trust
-from homelab.commands.up import up as make_up
 from homelab.errors import HomelabError
 from homelab.host import Result, check
-from homelab.inventory import load
-from homelab.lab import Lab, down, missing, up
-from homelab.model import Inventory, Owned, Step
+from homelab.lab import Lab
+from homelab.model import Owned, Step
 from homelab.paths import shipped
-from homelab.progress import SilentProgress
-from homelab.secrets import FileVault
 from homelab.ssh import Ssh, shown_key
 from homelab.steps import Command, Directory, File, Packages, Running, Tree, Uv, Venv
 from homelab.steps import manifest as m
 from homelab.steps.converge import converge
-from homelab.steps.look import survey
-from homelab.trust import KnownHosts, fingerprint
+from homelab.trust import fingerprint
+from tests.integration.box import QUIET, Box, in_a_lab, lab_with
 
 LAB = Lab("deploys", IPv4Network("10.99.2.80/28"), "hl-depl", 18096, 8179)
-QUIET = SilentProgress()
 INVENTORY = """
 lab: x
 proxmox: {host: x, token_id: homelab@pve!x}
@@ -43,60 +35,7 @@ containers:
 pipeline: {cities: ["Newark,US"]}
 """
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(300),
-              pytest.mark.skipif(bool(missing()), reason="this machine cannot run a lab: " + "; ".join(missing()))]
-
-
-@pytest.fixture(autouse=True)
-def _own_places() -> None:
-    """None: the container is nobody else's."""
-
-
-@dataclass(frozen=True)
-class Box:
-    """The one container."""
-
-    inventory: Inventory
-
-    def connect(self) -> Ssh:
-        """A connection of its own."""
-        private, _ = FileVault(self.inventory.state_dir).key_pair("operator")
-        return connect(self.inventory.containers[0], private, KnownHosts.of(self.inventory.state_dir), 60)
-
-    def run(self, command: str) -> str:
-        """What a command prints; it has to succeed."""
-        with self.connect() as host:
-            return check(host, command, command).text
-
-    def deploy(self, steps: Sequence[Step]) -> list[str]:
-        """Converge; what was done."""
-        with self.connect() as host:
-            return [str(change) for change in converge(host, steps, QUIET)]
-
-    def fails(self, steps: Sequence[Step]) -> HomelabError:
-        """The error in which a deploy ends: with what happened, why, and what to do."""
-        with pytest.raises(HomelabError) as caught:
-            self.deploy(steps)
-        error = caught.value
-        assert error.brief
-        assert "may be half done" in error.details
-        assert "run `homelab deploy` again" in error.resolution, str(error)
-        return error
-
-    def pending(self, steps: Sequence[Step]) -> list[str]:
-        """What a run would do."""
-        with self.connect() as host:
-            return [str(change) for change in survey(host, steps)]
-
-    def deploy_and_be_killed(self, steps: Sequence[Step], point: int) -> bool:
-        """Deploy in a process that is killed in the middle of its command number `point`; whether it came to that."""
-        child = os.fork()
-        if child == 0:
-            host = self.connect()
-            doomed = Doomed(host, point)
-            converge(doomed, steps, QUIET)  # type: ignore[arg-type]
-            os._exit(0)
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+pytestmark = in_a_lab()
 
 
 class Doomed:
@@ -117,19 +56,21 @@ class Doomed:
         return result
 
 
+def deploy_and_be_killed(box: Box, steps: Sequence[Step], point: int) -> bool:
+    """Deploy in a process that is killed in the middle of its command number `point`; whether it came to that."""
+    child = os.fork()
+    if child == 0:
+        doomed = Doomed(box.connect(), point)
+        converge(doomed, steps, QUIET)  # type: ignore[arg-type]
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
 @pytest.fixture(scope="module")
 def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
-    folder: Path = tmp_path_factory.mktemp("deploys")
-    (folder / "inventory.yaml").write_text(INVENTORY)
-    down(LAB, QUIET)
-    try:
-        up(LAB, QUIET)
-        inventory = replace(load([folder / "inventory.yaml", LAB.overlay]), state_dir=folder / "state")
-        make_up(inventory, vault=FileVault(inventory.state_dir), known_hosts=KnownHosts.of(inventory.state_dir),
-                progress=QUIET, confirm=lambda plan: True)
-        yield Box(inventory)
-    finally:
-        down(LAB, QUIET)
+    with lab_with(LAB, tmp_path_factory.mktemp("deploys"), INVENTORY) as box:
+        box.up()
+        yield box
 
 
 UNIT = """[Service]
@@ -167,7 +108,7 @@ def test_killed_in_the_middle_of_every_command_the_next_run_ends_as_a_clean_one(
     assert "active\nenabled\nV" in clean
     assert "var/lib/homelab/manifest root 644 regular file\ndirectory /opt/life\n" in clean
     point = 1
-    while box.deploy_and_be_killed(life(f"v{point}"), point - 1):
+    while deploy_and_be_killed(box, life(f"v{point}"), point - 1):
         assert ended(f"v{point}") == clean, f"killed in command {point}"
         point += 1
     assert box.pending(life(f"v{point}")) == [], "the last one was not killed"
@@ -298,10 +239,9 @@ def test_another_host_key_is_a_hard_stop_until_it_is_trusted(box: Box) -> None:
     assert error.value.brief == "postgres-data: its SSH host key has changed"
     assert "another machine may be answering" in error.value.details
     assert "`homelab trust postgres-data`" in error.value.resolution
-    known = KnownHosts.of(box.inventory.state_dir)
     line = shown_key(str(box.inventory.containers[0].address))
     assert line
-    trust(box.inventory, "postgres-data", fingerprint(line), known_hosts=known)
+    trust(box.inventory, "postgres-data", fingerprint(line), known_hosts=box.known_hosts)
     assert box.deploy([]) is not None
 
 

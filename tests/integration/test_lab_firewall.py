@@ -22,21 +22,20 @@ from homelab.commands.provision import Outcome
 from homelab.commands.up import up
 from homelab.errors import HomelabError
 from homelab.inventory import load
-from homelab.lab import Lab, down, missing
+from homelab.lab import Lab
 from homelab.lab import up as lab_up
 from homelab.lab.containers import Runtime
 from homelab.lab.firewall import TABLE
 from homelab.lab.process import running
 from homelab.model import Inventory
 from homelab.paths import shipped
-from homelab.progress import SilentProgress
 from homelab.proxmox import Client
 from homelab.secrets import FileVault
 from homelab.trust import KnownHosts
+from tests.integration.box import QUIET, fresh, in_a_lab
 
 # A lab of this file's own, so that it may run beside a demo and beside the end-to-end tests.
 LAB = Lab("walls", IPv4Network("10.99.2.96/28"), "hl-wall", 18076, 8159)
-QUIET = SilentProgress()
 SMALL = """
 defaults: {disk: 4, swap: 0}
 containers:
@@ -48,8 +47,7 @@ ON = "defaults: {firewall: true}\n"
 DATABASE, LAKE, FLOW, HOST = 167, 168, 169, 0
 ADDRESSES = {DATABASE: "10.99.2.107", LAKE: "10.99.2.108", FLOW: "10.99.2.109"}
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(300),
-              pytest.mark.skipif(bool(missing()), reason="this machine cannot run a lab: " + "; ".join(missing()))]
+pytestmark = in_a_lab()
 
 _KNOCK = """
 import socket, sys
@@ -131,16 +129,12 @@ class Place:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    down(LAB, QUIET)
-    try:
-        lab_up(LAB, QUIET)
+    with fresh(LAB):
         place = Place(tmp_path_factory.mktemp("walls"))
         place.up(ON)
         yield place
         destroy(place.inventory, known_hosts=KnownHosts.of(place.inventory.state_dir), progress=QUIET,
                 confirm=lambda plan: True)
-    finally:
-        down(LAB, QUIET)
 
 
 @contextmanager

@@ -7,28 +7,19 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
-from pathlib import Path
 
 import pytest
 
 from homelab.commands import bake as baking
-from homelab.commands.up import up as make_up
-from homelab.host import check
-from homelab.inventory import load
-from homelab.lab import Lab, down, missing, up
+from homelab.lab import Lab, up
 from homelab.lab.containers import Runtime
 from homelab.lab.process import running
-from homelab.model import Inventory
-from homelab.progress import SilentProgress
 from homelab.proxmox import Client
-from homelab.secrets import FileVault
-from homelab.ssh import Ssh
-from homelab.trust import KnownHosts, fingerprint
+from homelab.trust import fingerprint
+from tests.integration.box import QUIET, Box, in_a_lab, lab_with
 
 LAB = Lab("bakery", IPv4Network("10.99.2.16/28"), "hl-gold", 18066, 8149)
-QUIET = SilentProgress()
 SOURCE, CLONE = "postgres-data", "second"
 INVENTORY = """
 lab: x
@@ -48,56 +39,24 @@ sync"""
 LEFT = ("cat /var/log/app.log /var/log/app.log.1 /root/.bash_history 2>/dev/null; "
         "ls /var/log/journal/0123456789abcdef0123456789abcdef; ls -d /etc/ssh/homelab-new; true")
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(300),
-              pytest.mark.skipif(bool(missing()), reason="this machine cannot run a lab: " + "; ".join(missing()))]
-
-
-@dataclass(frozen=True)
-class Home:
-    """An inventory that points at the lab."""
-
-    inventory: Inventory
-
-    @property
-    def known_hosts(self) -> KnownHosts:
-        return KnownHosts.of(self.inventory.state_dir)
-
-    def up(self, *limit: str) -> str:
-        return str(make_up(self.inventory, vault=FileVault(self.inventory.state_dir), known_hosts=self.known_hosts,
-                           progress=QUIET, confirm=lambda plan: True, limit=limit))
-
-    def inside(self, name: str, command: str) -> str:
-        """What a command prints in a container, which shows the key that is pinned for it."""
-        container = next(c for c in self.inventory.containers if c.name == name)
-        private, _ = FileVault(self.inventory.state_dir).key_pair("operator")
-        with Ssh(name, str(container.address), private, self.known_hosts) as host:
-            host.connect(60)
-            return check(host, command, command).text
+pytestmark = in_a_lab()
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
-    folder: Path = tmp_path_factory.mktemp("golden")
-    path = folder / "inventory.yaml"
-    path.write_text(INVENTORY)
-    down(LAB, QUIET)
-    try:
-        up(LAB, QUIET)
-        inventory = load([path, LAB.overlay])
-        yield Home(replace(inventory, state_dir=folder / "state"))
-    finally:
-        down(LAB, QUIET)
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
+    with lab_with(LAB, tmp_path_factory.mktemp("golden"), INVENTORY) as box:
+        yield box
 
 
-def test_a_clone_of_a_golden_container_is_a_container_of_its_own(home: Home) -> None:
+def test_a_clone_of_a_golden_container_is_a_container_of_its_own(home: Box) -> None:
     home.up(SOURCE)
-    home.inside(SOURCE, LITTER)
+    home.run(LITTER, SOURCE)
     baking.bake(home.inventory, SOURCE, known_hosts=home.known_hosts, progress=QUIET, confirm=lambda lines: True)
-    assert home.inside(SOURCE, "cat /srv/data") == "secret"
+    assert home.run("cat /srv/data", SOURCE) == "secret"
 
-    assert "clone second (121)" in home.up(CLONE)
+    assert "clone second (121)" in str(home.up(CLONE))
     facts = "cat /etc/machine-id; cat /etc/ssh/ssh_host_*_key.pub | cut -d' ' -f1,2"
-    (old_id, *old_keys), (new_id, *new_keys) = (home.inside(name, facts).splitlines() for name in (SOURCE, CLONE))
+    (old_id, *old_keys), (new_id, *new_keys) = (home.run(facts, name).splitlines() for name in (SOURCE, CLONE))
     assert len(new_id) == 32
     assert old_id != new_id
     assert {key.split()[0] for key in new_keys} == {key.split()[0] for key in old_keys}
@@ -106,16 +65,16 @@ def test_a_clone_of_a_golden_container_is_a_container_of_its_own(home: Home) -> 
         shown = subprocess.run(["ssh-keyscan", "-T", "5", "-t", "ed25519", address], capture_output=True, text=True,
                                check=True).stdout
         assert fingerprint(shown.split(" ", 1)[1]) == home.known_hosts.pins()[name].fingerprint
-    assert home.inside(CLONE, "hostname; ip -br -4 addr show eth0").split()[::3] == [CLONE, "10.99.2.21/28"]
+    assert home.run("hostname; ip -br -4 addr show eth0", CLONE).split()[::3] == [CLONE, "10.99.2.21/28"]
     # What runs knows the new machine-id too.
-    assert home.inside(CLONE, "journalctl -n 1 -o export | grep ^_MACHINE_ID=") == f"_MACHINE_ID={new_id}"
-    assert home.inside(CLONE, LEFT) == ""
+    assert home.run("journalctl -n 1 -o export | grep ^_MACHINE_ID=", CLONE) == f"_MACHINE_ID={new_id}"
+    assert home.run(LEFT, CLONE) == ""
     # The rest is the same: content, owners, links.
-    assert home.inside(CLONE, "cat /srv/same; stat -c '%U %h' /srv/data").split() == ["secret", "daemon", "2"]
-    assert home.up() == "Nothing to do: 2 containers match the inventory and run."
+    assert home.run("cat /srv/same; stat -c '%U %h' /srv/data", CLONE).split() == ["secret", "daemon", "2"]
+    assert str(home.up()) == "Nothing to do: 2 containers match the inventory and run."
 
 
-def test_a_killed_node_leaves_nothing_half_cloned(home: Home) -> None:
+def test_a_killed_node_leaves_nothing_half_cloned(home: Box) -> None:
     client = Client(home.inventory.endpoint)
     (vmid,) = [row["vmid"] for row in client.get("nodes/pve/lxc") if row.get("template")]
     client.post(f"nodes/pve/lxc/{vmid}/clone", newid=199, full=True)
@@ -131,7 +90,7 @@ def test_a_killed_node_leaves_nothing_half_cloned(home: Home) -> None:
     assert "lock" not in client.get(f"nodes/pve/lxc/{vmid}/config")
 
 
-def test_the_golden_container_itself_cannot_be_started(home: Home) -> None:
+def test_the_golden_container_itself_cannot_be_started(home: Box) -> None:
     client = Client(home.inventory.endpoint)
     (row,) = [row for row in client.get("nodes/pve/lxc") if row.get("template")]
     assert row["name"] == "golden-postgres-data"

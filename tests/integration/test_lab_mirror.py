@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+import re
+from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Network
-from pathlib import Path
 
 import pytest
 
-from homelab.commands.up import up as make_up
-from homelab.inventory import load
 from homelab.inventory.openpgp import fingerprints
-from homelab.lab import Lab, down, missing, up
-from homelab.lab.template import RELEASES, host_sources
+from homelab.lab import Lab
 from homelab.model import Repository, Sources, Step
-from homelab.secrets import FileVault
 from homelab.services.everywhere import packages_from
 from homelab.steps import Packages
-from homelab.trust import KnownHosts
-from tests.integration.test_lab_deploy import QUIET, Box
+from tests.integration.box import Box, in_a_lab, lab_with
 
 LAB = Lab("mirror", IPv4Network("10.99.2.0/28"), "hl-mirr", 18116, 8199)
 INVENTORY = """
@@ -41,52 +35,39 @@ Components: main
 AUTOMATIC = ("automatic", "B8B80B5B623EAB6AD8775C45B7C5D7D6350947F8")
 STABLE = ("stable", "4D64FEC119C2029067D6E791F8D2585B8783D481")
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(300),
-              pytest.mark.skipif(bool(missing()), reason="this machine cannot run a lab: " + "; ".join(missing()))]
-
-
-@pytest.fixture(autouse=True)
-def _own_places() -> None:
-    """None: the container is nobody else's."""
+pytestmark = in_a_lab()
 
 
 @pytest.fixture(scope="module")
 def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
-    folder: Path = tmp_path_factory.mktemp("mirror")
-    (folder / "inventory.yaml").write_text(INVENTORY)
-    down(LAB, QUIET)
-    try:
-        up(LAB, QUIET)
-        inventory = replace(load([folder / "inventory.yaml", LAB.overlay]), state_dir=folder / "state")
-        make_up(inventory, vault=FileVault(inventory.state_dir), known_hosts=KnownHosts.of(inventory.state_dir),
-                progress=QUIET, confirm=lambda plan: True)
-        yield Box(inventory)
-    finally:
-        down(LAB, QUIET)
+    with lab_with(LAB, tmp_path_factory.mktemp("mirror"), INVENTORY) as box:
+        box.up()
+        yield box
 
 
-def of_this_machine(suite: str) -> str:
-    """Where this machine's own apt has a suite from: only it knows what can be reached here."""
-    found = (line.split()[1:3] for line in host_sources(Path("/etc/apt"), RELEASES[0]))
-    return next((uri for uri, theirs in found if theirs == suite), "http://deb.debian.org/debian")
+@pytest.fixture(scope="module")
+def uris(box: Box) -> dict[str, str]:
+    """Where apt has each suite from as the container was made: only that can be reached here."""
+    return {suite: uri for uri, suite in re.findall(r"'(\S+)/dists/(\S+)/InRelease'",
+                                                    box.run("apt-get update --print-uris"))}
 
 
-def sources(box: Box, key: tuple[str, str]) -> Sources:
+def sources(box: Box, uris: Mapping[str, str], key: tuple[str, str]) -> Sources:
     """A mirror, and its `bookworm-updates` as a repository of its own."""
     name, fingerprint = key
     packets = bytes.fromhex(box.run(f"od -An -v -tx1 /usr/share/keyrings/debian-archive-bookworm-{name}.gpg"))
     assert fingerprints(packets) == [fingerprint]
-    return Sources(apt_mirror=of_this_machine("bookworm"), apt_security_mirror=of_this_machine("bookworm-security"),
-                   repositories=(Repository(name="updates", uri=of_this_machine("bookworm-updates"), key=packets,
+    return Sources(apt_mirror=uris["bookworm"], apt_security_mirror=uris["bookworm-security"],
+                   repositories=(Repository(name="updates", uri=uris["bookworm-updates"], key=packets,
                                             suite="bookworm-updates", components=("main",)),))
 
 
-def test_apt_works_with_them_and_what_stood_there_comes_back(box: Box) -> None:
+def test_apt_works_with_them_and_what_stood_there_comes_back(box: Box, uris: dict[str, str]) -> None:
     there = "cat /etc/apt/sources.list /etc/apt/sources.list.d/debian.sources; ls /etc/apt/sources.list.d"
     box.run(f"rm -rf /etc/apt/sources.list.d/* /var/lib/apt/lists/*; printf '{LIST}' >/etc/apt/sources.list; "
             f"printf '{STANZA}' >/etc/apt/sources.list.d/debian.sources")
     before = box.run(there)
-    steps: list[Step] = [*packages_from(sources(box, AUTOMATIC)), Packages(["hello"])]
+    steps: list[Step] = [*packages_from(sources(box, uris, AUTOMATIC)), Packages(["hello"])]
     box.deploy(steps)
     assert box.pending(steps) == []
     assert box.run("hello") == "Hello, world!"
@@ -103,8 +84,8 @@ def test_apt_works_with_them_and_what_stood_there_comes_back(box: Box) -> None:
     assert box.deploy([]) == []
 
 
-def test_a_repository_that_another_key_has_signed_is_refused(box: Box) -> None:
-    box.deploy([*packages_from(sources(box, STABLE))])
+def test_a_repository_that_another_key_has_signed_is_refused(box: Box, uris: dict[str, str]) -> None:
+    box.deploy([*packages_from(sources(box, uris, STABLE))])
     said = box.run("apt-get update 2>&1; apt-cache policy")
     assert "NO_PUBKEY" in said or "not signed" in said or "Missing key" in said
     box.deploy([])

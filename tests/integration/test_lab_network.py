@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 
-from homelab.lab import missing
+from tests.integration.box import in_a_lab
 
-pytestmark = [pytest.mark.lab,
-              pytest.mark.skipif(bool(missing()), reason="this machine cannot run a lab: " + "; ".join(missing()))]
+pytestmark = in_a_lab(120)
 
 _PRELUDE = """
 import json, shutil

@@ -20,19 +20,17 @@ import pytest
 import requests
 import yaml
 
-from homelab.lab import LABS, Lab, down, missing, network, status, up
+from homelab.lab import LABS, Lab, down, network, status, up
 from homelab.lab.containers import Runtime
 from homelab.lab.process import running
-from homelab.progress import SilentProgress
 from homelab.trust import fingerprint
+from tests.integration.box import QUIET, fresh, in_a_lab
 
 # A lab of this file's own, so that it may run beside a demo and beside the end-to-end tests.
 LAB = Lab("nodetest", IPv4Network("10.99.2.32/27"), "hl-test", 18026, 8109)
-QUIET = SilentProgress()
 NAMES = {135: "lab-a", 136: "lab-b", 137: "lab-c"}
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(300),
-              pytest.mark.skipif(bool(missing()), reason="this machine cannot run a lab: " + "; ".join(missing()))]
+pytestmark = in_a_lab()
 
 
 @dataclass
@@ -199,12 +197,8 @@ def test_down_leaves_the_machine_as_it_was_even_after_a_crash(no_lab: None, key:
 
 @pytest.fixture(scope="module")
 def api() -> Iterator[Api]:
-    down(LAB, QUIET)
-    try:
-        up(LAB, QUIET)
+    with fresh(LAB):
         yield Api()
-    finally:
-        down(LAB, QUIET)
 
 
 @pytest.fixture(scope="module")
