@@ -23,11 +23,14 @@ from homelab.errors import HomelabError
 from homelab.host import ConnectionLost
 from homelab.secrets import FileVault
 from homelab.ssh import HostKeyMismatch, Ssh, shown_key
+from homelab.steps import File
 from homelab.trust import KnownHosts, Pin, fingerprint
 from tests.integration.line import Line
+from tests.unit.test_services import inventory, steps
 
 UNPACKED = Path(__file__).parents[2] / ".venv" / "sshd"  # by ./bootstrap --test, where sshd is not installed
 SSHD = shutil.which("sshd", path=f"/usr/sbin:{UNPACKED}/usr/sbin")
+LIBRARIES = ":".join(str(path) for path in UNPACKED.glob("usr/lib/*-linux-gnu"))
 
 
 def lacking() -> str:
@@ -67,10 +70,9 @@ def server(tmp_path: Path) -> Iterator[Server]:
     config = tmp_path / "sshd_config"
     config.write_text(f"ListenAddress 127.0.0.1:{port}\nHostKey {vault.key_path('host')}\nAuthorizedKeysFile {keys}\n"
                       f"PidFile none\nStrictModes no\nPermitRootLogin prohibit-password\nUsePAM no\n")
-    libraries = ":".join(str(path) for path in UNPACKED.glob("usr/lib/*-linux-gnu"))
     command = [*as_if_sshd_were_a_user(tmp_path), str(SSHD), "-D", "-e", "-f", str(config)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL,
-                               env={**os.environ, "LD_LIBRARY_PATH": libraries})
+                               env={**os.environ, "LD_LIBRARY_PATH": LIBRARIES})
     try:
         wait_for(port, process)
         digest = hashlib.sha256(base64.b64decode(host_public.split()[1])).digest()
@@ -206,3 +208,20 @@ def test_a_refused_login_says_so(server: Server) -> None:
     stranger, _ = server.vault.key_pair("stranger")
     with pytest.raises(HomelabError, match="was refused"):
         Ssh("box", "127.0.0.1", stranger, server.known_hosts, port=server.port).connect(deadline=5)
+
+
+def test_ubuntus_cloud_images_do_not_let_passwords_in_again(tmp_path: Path) -> None:
+    (ours,) = [step for step in steps(inventory(tmp_path), "postgres")
+               if isinstance(step, File) and "/sshd_config.d/" in step.path]
+    folder, config, vault = tmp_path / "sshd_config.d", tmp_path / "sshd_config", FileVault(tmp_path / "vault")
+    folder.mkdir()
+    (folder / Path(ours.path).name).write_bytes(ours.content)
+    (folder / "50-cloud-init.conf").write_text("PasswordAuthentication yes\n")
+    vault.key_pair("host")
+    config.write_text(f"Include {folder}/*.conf\nHostKey {vault.key_path('host')}\n")
+    Path("/run/sshd").mkdir(exist_ok=True)
+    command = [*as_if_sshd_were_a_user(tmp_path), str(SSHD), "-T", "-f", str(config)]
+    said = subprocess.run(command, env={**os.environ, "LD_LIBRARY_PATH": LIBRARIES}, capture_output=True, text=True,
+                          check=True).stdout.splitlines()
+    assert "passwordauthentication no" in said
+    assert "permitrootlogin without-password" in said
