@@ -42,7 +42,8 @@ MEANINGS = (
             "What was downloaded is not what its hash says: a mirror that is just being updated, or a proxy that "
             "keeps something old or changes it. Nothing of it was installed.",
             f"Wait a while or empty the proxy's cache, {_AGAIN}."),
-    Meaning(r"NO_PUBKEY|BADSIG|EXPKEYSIG|is not signed|signatures couldn't be verified",
+    Meaning(r"NO_PUBKEY|BADSIG|EXPKEYSIG|is not signed|signatures couldn't be verified|"
+            r"OpenPGP signature verification failed",  # so says apt 3, on Debian 13
             "The package lists are not signed by a key that {host} trusts.",
             f"Do not force it: look which source it is (`homelab ssh {{host}} -- apt-get update`), {_AGAIN}."),
     Meaning(r"Temporary failure (in name resolution|resolving)|Could not resolve|Name or service not known|dns error|"

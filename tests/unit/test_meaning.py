@@ -25,6 +25,11 @@ SAID = [
     ("error: Failed to download `six==1.17.0`\n  Caused by: Hash mismatch for `six==1.17.0`", "not what its hash says"),
     ("W: GPG error: https://x InRelease: The following signatures couldn't be verified because the public key is not "
      "available: NO_PUBKEY 7FCC7D46ACCC4CF8", "not signed by a key that box trusts"),
+    ("W: An error occurred during the signature verification. The repository is not updated and the previous index "
+     "files will be used. OpenPGP signature verification failed: https://x trixie InRelease: Sub-process /usr/bin/sqv "
+     "returned an error code (1), error message is: Missing key 7FCC7D46ACCC4CF8, which is needed.\n"
+     "W: Failed to fetch https://x/dists/trixie/InRelease  Sub-process /usr/bin/sqv returned an error code (1)\n"
+     "E: Unable to locate package figlet", "not signed by a key that box trusts"),
     ("Err:1 http://archive.example/debian bookworm InRelease\n  Temporary failure resolving 'archive.example'\n"
      "E: Failed to fetch http://archive.example/debian/dists/bookworm/InRelease", "box cannot look up names"),
     ("error: client error (Connect)\n  Caused by: dns error: failed to lookup address information: Temporary failure "
