@@ -20,7 +20,7 @@ import pytest
 import requests
 import yaml
 
-from homelab.lab import LABS, Lab, down, network, status, up
+from homelab.lab import Lab, down, network, status, up
 from homelab.lab.containers import Runtime
 from homelab.lab.process import running
 from homelab.trust import fingerprint
@@ -130,12 +130,12 @@ class Guest:
 
 def machine() -> dict[str, list[str]]:
     """All of this machine that a lab touches. What belongs to the labs beside it is left out."""
-    others = ("hl-lab", "homelab_lab", "hl-e2e", "homelab_e2e")
-    beside = any(lab.state_dir.exists() for lab in LABS.values())
+    others = re.compile(rf"hl-(?!{LAB.bridge.removeprefix('hl-')})|homelab_(?!{LAB.name})")
+    beside = any(each.is_dir() and each != LAB.state_dir for each in LAB.state_dir.parent.glob("*"))
 
     def shown(*argv: str) -> list[str]:
         text = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
-        return sorted(line.strip() for line in text.splitlines() if not any(other in line for other in others))
+        return sorted(line.strip() for line in text.splitlines() if not others.search(line))
 
     command_lines = []
     for process in Path("/proc").glob("[0-9]*"):
