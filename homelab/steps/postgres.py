@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from shlex import quote
 
 from homelab.errors import HomelabError
-from homelab.host import Host, Result, check
+from homelab.host import Host, Result, argv, check
 from homelab.model import Owned, Pending, Secret, Step
 from homelab.steps.files import File
 from homelab.steps.queries import Query
@@ -163,14 +163,19 @@ class Hba(File):
         return ()
 
     def probes(self) -> Sequence[str]:
-        """See Step. The third one finds a file that a killed run wrote and did not load."""
+        """See Step. The last two find what a killed run wrote and did not load, or loaded and did not clear away."""
         loaded = "select pg_conf_load_time() >= (pg_stat_file(current_setting('hba_file'))).modification"
-        return (*super().probes(), Query(self.psql, "postgres", loaded))
+        return (*super().probes(), Query(self.psql, "postgres", loaded),
+                argv("test", "!", "-e", f"{self.path}.homelab-previous"))
 
     def pending(self, answers: Sequence[Result]) -> Pending | None:
         """See Step."""
-        *file, loaded = answers
-        return super().pending(file) or (None if loaded.text == "t" else Pending("is not loaded yet"))
+        *file, loaded, cleared = answers
+        if changed := super().pending(file):
+            return changed
+        if loaded.text != "t":
+            return Pending("is not loaded yet")
+        return None if cleared.ok else Pending("the one before was not cleared away")
 
     def apply(self, host: Host) -> None:
         """See Step. Raises HomelabError that quotes the server, and the old file stands."""

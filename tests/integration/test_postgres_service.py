@@ -133,3 +133,12 @@ def test_a_file_that_was_written_and_not_loaded_is_loaded(server: pg.Server, tmp
     stat = path.stat()
     os.utime(path, (stat.st_atime + 2, stat.st_mtime + 2))
     assert [str(c) for c in survey(LocalHost(), steps(server, swapped))] == [f"file {path}: is not loaded yet"]
+
+
+def test_what_was_kept_goes_though_a_restart_has_loaded_the_new_file_already(server: pg.Server, tmp_path: Path) -> None:
+    wanted = steps(server, site(tmp_path, 1, 2))
+    converge(LocalHost(), wanted, SilentProgress())
+    kept = server.data / "pg_hba.conf.homelab-previous"
+    kept.write_text("local all all trust\n")
+    assert [change.step for change in converge(LocalHost(), wanted, SilentProgress())] == [wanted[-1]]
+    assert not kept.exists()
