@@ -5,9 +5,12 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from homelab.host import Result, batch_script
 
@@ -45,6 +48,37 @@ class LocalHost:
     def reconnect(self, deadline: float) -> None:
         """See Host.reconnect."""
         self.reconnected += 1
+
+
+class Kept:
+    """Folders as they are now, to be put back as often as a test wants; the first one is pytest's, and there."""
+
+    def __init__(self, *folders: Path) -> None:
+        place = Path(tempfile.mkdtemp(dir=folders[0].parent, prefix="kept-"))
+        self._copies = {folder: place / str(number) for number, folder in enumerate(folders)}
+        for folder, copy in self._copies.items():
+            if folder.exists():
+                shutil.copytree(folder, copy, symlinks=True)
+
+    def put_back(self) -> None:
+        """Have the folders as they were."""
+        for folder, copy in self._copies.items():
+            shutil.rmtree(folder, ignore_errors=True)
+            if copy.exists():
+                shutil.copytree(copy, folder, symlinks=True)
+
+
+def killed_before_each_command(run: Callable[[LocalHost], object], *folders: Path) -> Iterator[int]:
+    """The folders as each kill before one of the run's commands would leave them, and at last as its end does.
+
+    Gives how many commands are done then. The run itself is made once: how far it had come by then is kept.
+    """
+    kept: list[Kept] = []
+    run(LocalHost(before=lambda command: kept.append(Kept(*folders))))
+    kept.append(Kept(*folders))
+    for done, each in enumerate(kept):
+        each.put_back()
+        yield done
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from homelab.errors import HomelabError
 from homelab.host import ConnectionLost, Result, argv
 from homelab.model import Step
 from homelab.progress import SilentProgress, TerminalProgress
-from homelab.steps import Command, File
+from homelab.steps import Command, File, places
 from homelab.steps.converge import converge
 from homelab.steps.exclusive import Exclusive, wait_until_idle
 from homelab.steps.look import ahead, survey
-from tests.support import LocalHost, owner_of_new_files
+from tests.support import Kept, LocalHost, killed_before_each_command, owner_of_new_files
 
 
 class Killed(BaseException):
@@ -72,45 +72,35 @@ def test_looking_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_killed_at_every_command_the_next_run_finishes(tmp_path: Path) -> None:
-    point, ended = 0, False
-    while not ended:
-        folder = tmp_path / str(point)
-        folder.mkdir()
-        converge(LocalHost(), stack(folder), SilentProgress())
-        count = iter(range(point + 1))
+    def run(host: LocalHost) -> None:
+        converge(host, stack(tmp_path, b"2\n"), SilentProgress())
 
-        def kill(command: str, count=count) -> None:  # type: ignore[no-untyped-def]
-            if next(count, None) is None:
-                raise Killed
-
-        try:
-            converge(LocalHost(before=kill), stack(folder, b"2\n"), SilentProgress())
-            ended = True
-        except Killed:
-            converge(LocalHost(), stack(folder, b"2\n"), SilentProgress())
-        assert (folder / "running").read_bytes() == b"2\n", f"killed before command {point + 1}"
-        assert survey(LocalHost(), stack(folder, b"2\n")) == []
-        point += 1
-    assert point > 3, "the walk must have met every boundary"
+    converge(LocalHost(), stack(tmp_path), SilentProgress())
+    done = 0
+    for done in killed_before_each_command(run, tmp_path, Path(places.STATE)):
+        run(LocalHost())
+        assert (tmp_path / "running").read_bytes() == b"2\n", f"killed before command {done + 1}"
+        assert survey(LocalHost(), stack(tmp_path, b"2\n")) == []
+    assert done > 3, "the walk must have met every boundary"
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_connection_lost_at_any_command_is_taken_up_again(tmp_path: Path, when: str) -> None:
     """Lost before a command has begun, or after it has done all and its answer is lost."""
+    converge(LocalHost(), stack(tmp_path), SilentProgress())
+    first = Kept(tmp_path, Path(places.STATE))
     point, lost = 0, True
     while lost:
-        folder = tmp_path / str(point)
-        folder.mkdir()
-        converge(LocalHost(), stack(folder), SilentProgress())
+        first.put_back()
         host = Flaky(point, when)
-        changes = converge(host, stack(folder, b"2\n"), SilentProgress())
+        changes = converge(host, stack(tmp_path, b"2\n"), SilentProgress())
         lost = host.reconnected == 1
-        assert [c.step.title for c in changes] == [f"file {folder}/config", "service"], f"lost at command {point + 1}"
-        assert (folder / "running").read_bytes() == b"2\n"
-        assert survey(LocalHost(), stack(folder, b"2\n")) == []
+        assert [c.step.title for c in changes] == [f"file {tmp_path}/config", "service"], f"lost at command {point + 1}"
+        assert (tmp_path / "running").read_bytes() == b"2\n"
+        assert survey(LocalHost(), stack(tmp_path, b"2\n")) == []
         point += 1
     assert point > 3, "the walk must have met every boundary"
-    assert (folder / "restarts").read_text() == "restart\n" * 2, "without a loss, once for each content"
+    assert (tmp_path / "restarts").read_text() == "restart\n" * 2, "without a loss, once for each content"
 
 
 def test_a_connection_that_is_lost_again_and_again_is_an_error(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from homelab.steps import Command, Directory, File, Tree, Venv, places
 from homelab.steps import manifest as m
 from homelab.steps.converge import converge
 from homelab.steps.look import survey
-from tests.support import LocalHost, owner_of_new_files
+from tests.support import LocalHost, killed_before_each_command, owner_of_new_files
 from tests.unit.test_converge import Killed
 
 
@@ -95,30 +96,25 @@ def test_what_is_gone_is_not_removed_again_after_a_failure(tmp_path: Path) -> No
     assert [str(change) for change in survey(LocalHost(), steps)] == ["bad: not done yet"]
 
 
-def test_killed_at_every_command_nothing_of_ours_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_at_every_command_nothing_of_ours_is_forgotten(tmp_path: Path) -> None:
     """Killed while it makes the one, then asked for the other: what the first run had made by then is gone."""
-    point, ended = 0, False
-    while not ended:
-        folder = tmp_path / str(point)
-        folder.mkdir()
-        monkeypatch.setattr(places, "STATE", str(tmp_path / f"state-{point}"))
-        for count, steps in ((point, before), (point // 3, after)):
-            commands = iter(range(count))
+    def run(host: LocalHost) -> None:
+        converge(host, before(tmp_path), SilentProgress())
 
-            def kill(command: str, commands=commands) -> None:  # type: ignore[no-untyped-def]
-                if next(commands, None) is None:
-                    raise Killed
+    done = 0
+    for done in killed_before_each_command(run, tmp_path, Path(places.STATE)):
+        commands = iter(range(done // 3))
 
-            try:
-                converge(LocalHost(before=kill), steps(folder), SilentProgress())
-                ended = steps is before
-            except Killed:
-                pass
-        converge(LocalHost(), after(folder), SilentProgress())
-        assert left(folder) == ["stays"], f"killed before command {point + 1}"
-        assert m.parse(Path(places.manifest()).read_text()) == owned(f"file {folder}/stays")
-        point += 1
-    assert point > 7, "the walk must have met every boundary"
+        def kill(command: str, commands=commands) -> None:  # type: ignore[no-untyped-def]
+            if next(commands, None) is None:
+                raise Killed
+
+        with contextlib.suppress(Killed):
+            converge(LocalHost(before=kill), after(tmp_path), SilentProgress())
+        converge(LocalHost(), after(tmp_path), SilentProgress())
+        assert left(tmp_path) == ["stays"], f"killed before command {done + 1}"
+        assert m.parse(Path(places.manifest()).read_text()) == owned(f"file {tmp_path}/stays")
+    assert done > 7, "the walk must have met every boundary"
 
 
 SYSTEMCTL = """#!/bin/sh

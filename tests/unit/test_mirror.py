@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from homelab.progress import SilentProgress
-from homelab.steps import Archives, Mirror, mirror
+from homelab.steps import Archives, Mirror, mirror, places
 from homelab.steps.converge import converge
 from homelab.steps.look import survey
 from homelab.steps.mirror import mirrored
-from tests.support import LocalHost
+from tests.support import LocalHost, killed_before_each_command
 
 LIST, DEBIAN, UBUNTU = "/etc/apt/sources.list", "/x/debian.sources", "/x/ubuntu.sources"
 # A backslash is nothing special.
@@ -133,31 +133,25 @@ def test_a_file_that_names_no_archive_is_left_alone(apt: Path) -> None:
     assert [(path.name, path.read_text()) for path in apt.iterdir()] == [("sources.list", OTHERS)]
 
 
-class Cut(Exception):
-    """The run was cut off."""
-
-
 def test_cut_off_at_any_command_it_comes_back_all_the_same(apt: Path) -> None:
     files = {apt / "sources.list": ONE_LINE, apt / "debian.sources": STANZAS}
-    for number in range(60):
-        for file, text in files.items():
-            file.write_text(text)
-        count = 0
+    for file, text in files.items():
+        file.write_text(text)
 
-        def before(_: str, number: int = number) -> None:
-            nonlocal count
-            count += 1
-            if count > number:
-                raise Cut
-        cut = False
-        for steps in ([Mirror(ONE)], []):  # to the mirror, and back
-            try:
-                converge(LocalHost(before=before), steps, SilentProgress())
-            except Cut:
-                cut = True
-            converge(LocalHost(), steps, SilentProgress())
-            for file, text in files.items():
-                assert file.read_text() == (mirrored(str(file), text, ONE) if steps else text), number
-        if not cut:
-            return
-    raise AssertionError("it never ended by itself")
+    def to_the_mirror(host: LocalHost) -> None:
+        converge(host, [Mirror(ONE)], SilentProgress())
+
+    def back(host: LocalHost) -> None:
+        converge(host, [], SilentProgress())
+
+    done = there = 0
+    for there in killed_before_each_command(to_the_mirror, apt, Path(places.STATE)):
+        to_the_mirror(LocalHost())
+        assert all(file.read_text() == mirrored(str(file), text, ONE) for file, text in files.items()), there
+        back(LocalHost())
+        assert all(file.read_text() == text for file, text in files.items()), there
+    to_the_mirror(LocalHost())
+    for done in killed_before_each_command(back, apt, Path(places.STATE)):
+        back(LocalHost())
+        assert all(file.read_text() == text for file, text in files.items()), done
+    assert min(there, done) > 3, "the walk must have met every boundary"
