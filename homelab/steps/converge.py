@@ -130,7 +130,7 @@ class _Run:
         file = places.manifest()
         check(self._alone, "\n".join([
             "set -e", f"mkdir -p {places.owed()}; cat >{file}.new; sync {file}.new; mv -fT {file}.new {file}",
-            f"cd {places.owed()}; touch {' '.join(map(quote, sorted(owed)))} .",
+            f"cd {places.owed()}; touch {' '.join(map(quote, sorted({*owed})))} .",
             f"rm -f {' '.join(map(quote, sorted(stale)))}"]), "noting what is ours", stdin=manifest.text(ours))
 
     def _apply(self, change: Change, after: Sequence[Change]) -> None:
