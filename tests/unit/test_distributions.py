@@ -5,8 +5,9 @@ repository is named as `owner/repository: file` on GitHub.
 
 - Ubuntu: its package search (packages.ubuntu.com), suite noble: `postgresql` is 16+257build1 and depends on
   `postgresql-16`, `python3-venv` (in universe) on `python3` 3.12.3, `systemd-dev` is 255.4, `openssh-server` 1:9.6p1,
-  the source package `postgresql-common` 257build1. The same from an image: docker-library/repo-info:
-  repos/buildpack-deps/local/noble.md. Not actions/runner-images: PostgreSQL 16 there is PGDG's.
+  the source package `postgresql-common` 257build1. What an image has of them (`python3-defaults`, `postgresql-16`,
+  `openssh`): docker-library/repo-info: repos/buildpack-deps/local/noble.md. Not actions/runner-images: PostgreSQL 16
+  there is PGDG's.
 - Debian: `apt-cache policy` on each: `postgresql` 15+248, 17+278; `python3` 3.11.2, 3.13.5; `systemd` 252, 257;
   `openssh-server` 1:9.2p1, 1:10.0p1
 - its own images name the archive: actions/runner-images: images/ubuntu/scripts/build/configure-apt-sources.sh for
@@ -20,12 +21,13 @@ repository is named as `owner/repository: file` on GitHub.
   That `sshd.service` is an alias: `[Install]` of ssh.service in Debian's packages
 - sshd's settings: sshd_config(5): the first value counts, and `sshd_config.d/*.conf` stands at the beginning.
   canonical/cloud-init: issue 5934 for `50-cloud-init.conf` with `PasswordAuthentication yes` on Ubuntu 24.04
-- sshd's penalties: `sshd -T` on Debian 13: `authfail:5 noauth:1 min:15`; since OpenSSH 9.8 (its release notes)
+- sshd's penalties: `sshd -T` on Debian 13 (`authfail:5 noauth:1 min:15`), and what it did when tried; since OpenSSH
+  9.8: simplified.guide, ssh/persource-penalties-configure
 - PGDG has `noble`: "Linux downloads (Ubuntu)" on postgresql.org; `bookworm`, `trixie`: docker-library/postgres:
   17/bookworm/Dockerfile, 17/trixie/Dockerfile. Its key: the changelog of postgresql-common, 246 ("Include .asc and .gpg
   keys") and 269 (moved to postgresql-client-common, which postgresql-common depends on, at the same path)
 - the cluster's folder: pg_createcluster(1), also in noble's (manpages.ubuntu.com); its unit: README.systemd of
-  postgresql-common, the same in 248 and 278
+  postgresql-common, and the generator that it names, which is the same in 248 and 278
 - the CAs' file: update-ca-certificates(8), also in noble's
 - apt: Ubuntu's forum, "needrestart changes in Ubuntu 24.04: service restarts": it asks nobody any more
 - Airflow 2.11.2 is tested with Python 3.10 to 3.12, 3.3.0 with 3.10 to 3.14: apache/airflow: README.md
