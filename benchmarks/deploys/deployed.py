@@ -18,7 +18,7 @@ from benchmarks.peers.pyinfra import Deploy
 from benchmarks.process import Ran, ran
 from benchmarks.stack import Stack
 from benchmarks.table import Row
-from homelab.steps import File, Running
+from homelab.steps import Running, Settings
 
 _ROUNDS = 2  # of the peers, in turns
 _OURS = 4  # runs of homelab in each round
@@ -138,33 +138,45 @@ def distance(place: Deployed) -> Iterator[Row]:
 
 
 def change(place: Deployed) -> Iterator[Row]:
-    """One changed file, and the restart of the service that reads it."""
-    unit, = (step for step in place.stack.steps()[_SERVER] if isinstance(step, Running))
-    settings, = (step for step in unit.watches if isinstance(step, File))
+    """One changed file: one that its server only has to read anew, and one for which it has to be restarted.
 
-    def by_hand() -> None:
-        place.stack.on(_SERVER, f"echo '# by hand' >>{settings.path}")
+    Ansible's playbook restarts the server for both, as its handlers know of nothing else.
+    """
+    steps = place.stack.steps()[_SERVER]
+    unit, = (step.unit for step in steps if isinstance(step, Running))
+    file, = (step.path for step in steps if isinstance(step, Settings))
 
     # In the container, without anybody who looks after it.
-    alone = float(place.stack.on(_SERVER, f"s=$(date +%s.%N); systemctl restart {unit.unit}; "
+    alone = float(place.stack.on(_SERVER, f"s=$(date +%s.%N); systemctl restart {unit}; "
                                  "echo $s $(date +%s.%N) | awk '{print $2 - $1}'"))
-    ours, theirs, playbook = [], [], playbook_of(place.stack)
-    for _ in range(_ROUNDS):
-        for _ in range(2):
-            by_hand()
-            run = place.stack.homelab("deploy", "--limit", _SERVER)
-            if "2 changed" not in run.said:
-                raise SystemExit(f"Not one file and one restart:\n{run.said}")
-            ours.append(run.seconds)
-        by_hand()
-        peer = playbook.run(FAST, limit=_SERVER)
-        if peer.changed != 2:
-            raise SystemExit(f"Not one file and one restart: {peer.changed} changed by Ansible")
-        theirs.append(peer.seconds)
-    fast, slow = statistics.median(ours), statistics.median(theirs)
-    yield Row("one changed file, with the restart of PostgreSQL", f"{fast:.2f} s",
-              f"{slow:.1f} s ({FAST}); {alone:.1f} s (the restart alone)",
-              f"{slow / fast:.1f}x faster", "≤ 2 s", fast <= 2)
+    ways = {"a reload": (f"echo '# by hand' >>{file}", ""),
+            "the restart": (f"sed -i 's/^shared_buffers.*/shared_buffers = 99MB/' {file}; systemctl restart {unit}",
+                            f"; {alone:.1f} s (the restart alone)")}
+    playbook = playbook_of(place.stack)
+    for way, (by_hand, beside) in ways.items():
+        ours, theirs = [], []
+        for _ in range(_ROUNDS):
+            for _ in range(2):
+                place.stack.on(_SERVER, by_hand)
+                ours.append(_changed(place, unit, way == "the restart"))
+            place.stack.on(_SERVER, by_hand)
+            peer = playbook.run(FAST, limit=_SERVER)
+            if peer.changed != 2:
+                raise SystemExit(f"Not one file and one restart: {peer.changed} changed by Ansible")
+            theirs.append(peer.seconds)
+        fast, slow = statistics.median(ours), statistics.median(theirs)
+        yield Row(f"one changed file, with {way} of PostgreSQL", f"{fast:.2f} s", f"{slow:.1f} s ({FAST}){beside}",
+                  f"{slow / fast:.1f}x faster", "≤ 2 s", fast <= 2)
+
+
+def _changed(place: Deployed, unit: str, restarts: bool) -> float:
+    """Seconds that homelab takes to put one file back. Raises SystemExit if it does more than that, or less."""
+    begun = f"systemctl show -P MainPID {unit}"
+    before = place.stack.on(_SERVER, begun)
+    run = place.stack.homelab("deploy", "--limit", _SERVER)
+    if "1 changed" not in run.said or (place.stack.on(_SERVER, begun) != before) != restarts:
+        raise SystemExit(f"Not one file, with{'' if restarts else 'out'} a restart:\n{run.said}")
+    return run.seconds
 
 
 def memory(place: Deployed) -> Iterator[Row]:

@@ -20,7 +20,7 @@ from benchmarks.ansible import VENV, changes
 from benchmarks.peers.asked import Recorder, asked
 from benchmarks.process import ran
 from homelab.model import Step
-from homelab.steps import Command, Directory, File, Hba, Packages, Running, Tree, User
+from homelab.steps import Command, Directory, File, Hba, Packages, Running, Settings, Tree, User
 
 _CHANGED = "homelab-changed"
 _OWN = "[defaults]\nhome = {home}\n"
@@ -162,6 +162,15 @@ def _file(step: File, tasks: Tasks) -> list[Task]:
     if step.validate:
         arguments["validate"] = f"sh -c {quote(f'new=$1; {step.validate}')} sh %s"
     return [tasks.task(step, "copy", arguments)]
+
+
+@said.register
+def _settings(step: Settings, tasks: Tasks) -> list[Task]:
+    # homelab restarts it only where a setting needs that.
+    file, = _file(step, tasks)
+    restart = {"name": step.server.unit, "state": "restarted"}
+    return [file, {"name": "restart PostgreSQL", "ansible.builtin.systemd_service": restart,
+                   "when": f"{file['register']} is changed"}]
 
 
 @said.register

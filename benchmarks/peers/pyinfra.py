@@ -19,7 +19,7 @@ from benchmarks.peers.asked import asked
 from benchmarks.peers.playbook import Run
 from benchmarks.process import ran
 from homelab.model import Step
-from homelab.steps import Command, Directory, File, Hba, Packages, Running, Tree, User
+from homelab.steps import Command, Directory, File, Hba, Packages, Running, Settings, Tree, User
 
 Operation = dict[str, Any]
 _END = "homelab-end-of-input"
@@ -99,11 +99,19 @@ def _file(step: File, place: Path) -> list[Operation]:
 
 
 @told.register
+def _settings(step: Settings, place: Path) -> list[Operation]:
+    restart = _operation(step, "service", only_after=True, service=step.server.unit, restarted=True)
+    return _then(_file(step, place), step, {**restart, "title": "restart PostgreSQL"})
+
+
+@told.register
 def _hba(step: Hba, place: Path) -> list[Operation]:
-    file, = _file(step, place)
-    reload = {**_operation(step, "shell", only_after=True, commands=f"{step.psql} -c 'select pg_reload_conf()'"),
-              "title": "load pg_hba.conf", "watches": [step.title]}
-    return [file, reload]
+    reload = _operation(step, "shell", only_after=True, commands=f"{step.psql} -c 'select pg_reload_conf()'")
+    return _then(_file(step, place), step, {**reload, "title": "load pg_hba.conf"})
+
+
+def _then(first: list[Operation], step: Step, after: Operation) -> list[Operation]:
+    return [*first, {**after, "watches": [step.title]}]
 
 
 @told.register

@@ -13,7 +13,7 @@ from homelab.host import Result
 from homelab.model import Access, Health, Listen, Owned, Service, Site, Step
 from homelab.paths import shipped
 from homelab.render import render
-from homelab.steps import Command, Database, Directory, File, Hba, Packages, Role, Running, Sql
+from homelab.steps import Command, Database, Directory, File, Hba, Packages, Role, Running, Settings, Sql
 from homelab.steps.postgres import PSQL
 from homelab.steps.queries import Query
 
@@ -68,11 +68,16 @@ class Postgres(Service):
 
     def steps(self, site: Site) -> Sequence[Step]:
         """Packages, settings, roles, databases, grants, pg_hba.conf."""
-        folder = f"/etc/postgresql/{self.version}/main"
-        settings = File(f"{folder}/conf.d/homelab.conf",
-                        render("postgres/postgresql.conf.j2", memory=site.container.shape.memory))
-        return (*self._packages(), self._cluster(), settings, Running(self.units()[0], watches=[settings]),
-                *contents(site), retention(self.retention_months),
+        folder, unit = f"/etc/postgresql/{self.version}/main", self.units()[0]
+        dropin = File(f"/etc/systemd/system/{unit}.d/homelab.conf", render("postgres/postgresql.service.conf.j2"))
+        server = Running(unit, watches=[dropin], settle=0)
+        parsed = (f"runuser -u postgres -- /usr/lib/postgresql/{self.version}/bin/postgres -C port "
+                  f'-D /var/lib/postgresql/{self.version}/main -c config_file="$new" >/dev/null')
+        settings = Settings(f"{folder}/conf.d/homelab.conf",
+                            render("postgres/postgresql.conf.j2", memory=site.container.shape.memory),
+                            validate=f"cd / && {parsed}", server=server)
+        return (*self._packages(), self._cluster(), settings, Directory(f"/etc/systemd/system/{unit}.d"), dropin,
+                server, *contents(site), retention(self.retention_months),
                 Hba(f"{folder}/pg_hba.conf", hba(site), "postgres", "postgres", 0o640))
 
     def health_probes(self) -> Sequence[str]:

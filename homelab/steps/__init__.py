@@ -5,12 +5,12 @@ from homelab.steps.files import Certificate, Directory, File, Tree
 from homelab.steps.gate import Gate
 from homelab.steps.mirror import Archives, Mirror
 from homelab.steps.packages import Packages, Pinned
-from homelab.steps.postgres import Database, Hba, Role, Sql
+from homelab.steps.postgres import Database, Hba, Role, Settings, Sql
 from homelab.steps.units import Running
 from homelab.steps.users import User
 from homelab.steps.venv import Uv, Venv
 
 __all__ = [
     "Archives", "Certificate", "Command", "Database", "Directory", "File", "Gate", "Hba", "Mirror", "Packages",
-    "Pinned", "Role", "Running", "Sql", "Tree", "User", "Uv", "Venv", "WaitFor",
+    "Pinned", "Role", "Running", "Settings", "Sql", "Tree", "User", "Uv", "Venv", "WaitFor",
 ]

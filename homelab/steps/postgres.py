@@ -6,6 +6,7 @@ import base64
 import hashlib
 import hmac
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from shlex import quote
@@ -15,6 +16,7 @@ from homelab.host import Host, Result, argv, check
 from homelab.model import Owned, Pending, Secret, Step
 from homelab.steps.files import File
 from homelab.steps.queries import Query
+from homelab.steps.units import Running
 
 PSQL = "env --chdir=/ runuser -u postgres -- psql"  # which may not enter root's folder, and would say so
 _ITERATIONS = 4096  # PostgreSQL's own default for SCRAM
@@ -152,6 +154,61 @@ def verifies(verifier: str, password: Secret) -> bool:
         verifier, scram_verifier(password, base64.b64decode(salt), int(iterations)))
 
 
+def _loaded_since(psql: str, path: str) -> Query:
+    """Whether the server has read its files since that one was written; `path` is SQL."""
+    return Query(psql, "postgres", f"select pg_conf_load_time() >= (pg_stat_file({path})).modification")
+
+
+def _reload(psql: str, then: str = "exit 0") -> str:
+    """Shell text that has the server read its files anew, waits until it has, and goes on with `then`.
+
+    Where no server answers there is nothing to do: one that starts reads them.
+    """
+    when = Query(psql, "postgres", "select pg_conf_load_time()")
+    return "\n".join([
+        f"before=$({when}) || exit 0", f"{Query(psql, 'postgres', 'select pg_reload_conf()')} >/dev/null",
+        f'for _ in $(seq 100); do [ "$({when})" = "$before" ] || {{ {then}; exit; }}; sleep 0.05; done',
+        "echo 'It does not take what stands in its files; its journal says why.' >&2; exit 1"])
+
+
+@dataclass(frozen=True, eq=False)
+class Settings(File):
+    """A file of settings: put in place, loaded, and the server restarted only where a setting cannot do without.
+
+    Where no server answers, the file is all there is to do: `server`, which comes later, starts it.
+    """
+
+    server: Running = field(kw_only=True)
+    psql: str = PSQL
+
+    def probes(self) -> Sequence[str]:
+        """See Step. The last two find what a killed run wrote and did not load, or what it loaded in vain."""
+        return (*super().probes(), _loaded_since(self.psql, literal(self.path)), self._waiting)
+
+    @property
+    def _waiting(self) -> Query:
+        """Which of the settings here wait for a restart, also of those that stand here no more."""
+        names = ",".join(re.findall(r"^(\w+)\s*=", self.content.decode(), re.MULTILINE))
+        return Query(self.psql, "postgres", "select string_agg(name, ', ' order by name) from pg_settings where "
+                     f"pending_restart and (sourcefile = {literal(self.path)} or name = any ('{{{names}}}'))")
+
+    def pending(self, answers: Sequence[Result]) -> Pending | None:
+        """See Step."""
+        *file, loaded, waiting = answers
+        if changed := super().pending(file):
+            return changed
+        if loaded.text == "f":
+            return Pending("is not loaded yet")
+        return Pending(f"{waiting.text}: restart needed") if waiting.ok and waiting.text else None
+
+    def apply(self, host: Host) -> None:
+        """See Step. Raises HomelabError that quotes the server; with `validate`, before the old file is replaced."""
+        super().apply(host)
+        # In this order: a run that is killed in between finds that it is not loaded yet, or what waits for a restart.
+        if check(host, _reload(self.psql, self._waiting), "reloading PostgreSQL").text:
+            self.server.restart(host)
+
+
 @dataclass(frozen=True, eq=False)
 class Hba(File):
     """pg_hba.conf: put in place, read by the server's own parser, and only then loaded; a faulty one is taken back."""
@@ -164,8 +221,7 @@ class Hba(File):
 
     def probes(self) -> Sequence[str]:
         """See Step. The last two find what a killed run wrote and did not load, or loaded and did not clear away."""
-        loaded = "select pg_conf_load_time() >= (pg_stat_file(current_setting('hba_file'))).modification"
-        return (*super().probes(), Query(self.psql, "postgres", loaded),
+        return (*super().probes(), _loaded_since(self.psql, "current_setting('hba_file')"),
                 argv("test", "!", "-e", f"{self.path}.homelab-previous"))
 
     def pending(self, answers: Sequence[Result]) -> Pending | None:
@@ -192,4 +248,4 @@ class Hba(File):
             raise HomelabError(f"{host.name}: PostgreSQL refuses the new pg_hba.conf", faults.text,
                                "The old one is still in force. Mend templates/postgres/pg_hba.conf.j2.")
         # In this order: a run that is killed in between finds that it is not loaded yet.
-        check(host, f"rm -f {kept}; {Query(self.psql, 'postgres', 'select pg_reload_conf()')}", "reloading PostgreSQL")
+        check(host, f"rm -f {kept}\n{_reload(self.psql)}", "reloading PostgreSQL")

@@ -20,7 +20,7 @@ class Running(Step):
 
     unit: str
     watches: Sequence[Step] = ()
-    settle: float = 0.5  # seconds after the start at which it still has to run
+    settle: float = 0.5  # seconds after the start at which it still has to run; 0 where the start says that it does
 
     @property
     def title(self) -> str:
@@ -49,10 +49,14 @@ class Running(Step):
         unit = quote(self.unit)
         # It may be masked, if it was a package's and not wanted here for a while. Each of these has systemd read
         # everything anew, which a plain restart need not wait for.
-        enabled = (f'[ "$(systemctl is-enabled {unit} 2>/dev/null)" = enabled ] || '
-                   f"{{ systemctl unmask --quiet {unit} && systemctl enable --quiet {unit}; }}")
-        result = host.run(f"systemctl daemon-reload && {{ {enabled}; }} && systemctl restart {unit} && "
-                          f"sleep {self.settle} && systemctl is-active --quiet {unit}", timeout=300)
+        self.restart(host, f'systemctl daemon-reload && {{ [ "$(systemctl is-enabled {unit} 2>/dev/null)" = enabled ] '
+                           f"|| {{ systemctl unmask --quiet {unit} && systemctl enable --quiet {unit}; }}; }}")
+
+    def restart(self, host: Host, first: str = "true") -> None:
+        """Restart it, after that shell text. Raises as `apply` does."""
+        unit, settle = quote(self.unit), f"sleep {self.settle} && " if self.settle else ""
+        result = host.run(f"{first} && systemctl restart {unit} && {settle}systemctl is-active --quiet {unit}",
+                          timeout=300)
         if not result.ok:
             journal = host.run(argv("journalctl", "--no-pager", "--output=cat", "--lines=15", f"--unit={self.unit}"))
             raise HomelabError(

@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
 import pytest
 
 from homelab.errors import HomelabError
+from homelab.host import Host
 from homelab.inventory import load
 from homelab.model import Site, Step
 from homelab.paths import shipped
 from homelab.progress import SilentProgress
 from homelab.services.postgres import contents, hba
-from homelab.steps import Hba
+from homelab.steps import Hba, Running, Settings
 from homelab.steps.converge import converge
 from homelab.steps.look import survey
 from tests.integration import pg
@@ -47,10 +49,13 @@ def site(folder: Path, analytics: int, airflow: int) -> Site:
     return Site(inventory=inventory, container=inventory.container_with("postgres"), vault=FixedVault(), host_keys={})
 
 
-def steps(server: pg.Server, where: Site, rules: bytes | None = None) -> list[Step]:
+def psql(server: pg.Server) -> str:
     words = [f"{key}={value}" for key, value in server.environment("postgres").items() if key != "PGDATABASE"]
-    command = shlex.join(["env", *words, str(server.home / "bin" / "psql")])
-    own_way_in = b"host all postgres 127.0.0.1/32 scram-sha-256\n"
+    return shlex.join(["env", *words, server.program("psql")])
+
+
+def steps(server: pg.Server, where: Site, rules: bytes | None = None) -> list[Step]:
+    command, own_way_in = psql(server), b"host all postgres 127.0.0.1/32 scram-sha-256\n"
     owner, group = ("nobody", "nogroup") if os.geteuid() == 0 else owner_of_new_files()
     return [*contents(where, command),
             Hba(str(server.data / "pg_hba.conf"), own_way_in + (hba(where) if rules is None else rules), owner, group,
@@ -142,3 +147,72 @@ def test_what_was_kept_goes_though_a_restart_has_loaded_the_new_file_already(ser
     kept.write_text("local all all trust\n")
     assert [change.step for change in converge(LocalHost(), wanted, SilentProgress())] == [wanted[-1]]
     assert not kept.exists()
+
+
+@dataclass(frozen=True, eq=False)
+class ByHand(Running):
+    """A server without systemd."""
+
+    server: pg.Server | None = None
+
+    def restart(self, host: Host, first: str = "true") -> None:
+        assert self.server
+        self.server.run("pg_ctl", "restart", "--wait", "-D", str(self.server.data), "-l", str(self.server.data / "log"))
+
+
+@pytest.fixture
+def settings(server: pg.Server) -> Iterator[Path]:
+    """A file of settings that the server reads, as long as the test."""
+    file, main = server.data / "homelab.conf", server.data / "postgresql.conf"
+    before = main.read_bytes()
+    main.write_bytes(before + b"include_if_exists 'homelab.conf'\n")
+    try:
+        yield file
+    finally:
+        main.write_bytes(before)
+        ByHand("server", server=server).restart(LocalHost())
+
+
+def wanting(server: pg.Server, file: Path, content: bytes) -> Settings:
+    return Settings(str(file), content, *owner_of_new_files(), server=ByHand("server", server=server),
+                    psql=psql(server))
+
+
+def deployed(server: pg.Server, file: Path, content: bytes) -> tuple[list[str], bool]:
+    """Why there was something to do, and whether the server was restarted."""
+    wanted = wanting(server, file, content)
+    begun = shown(server, "pg_postmaster_start_time()")
+    changes = converge(LocalHost(), [wanted], SilentProgress())
+    assert survey(LocalHost(), [wanted]) == []
+    return [change.pending.reason for change in changes], shown(server, "pg_postmaster_start_time()") != begun
+
+
+def shown(server: pg.Server, what: str) -> str:
+    with server.connect() as connection:
+        found = connection.execute(f"select {what}").fetchone()  # the tests' own words
+    assert found
+    return str(found[0])
+
+
+def test_settings_are_loaded_and_only_those_that_need_it_restart_the_server(server: pg.Server, settings: Path) -> None:
+    assert deployed(server, settings, b"work_mem = '5MB'\n") == (["does not exist"], False)
+    assert shown(server, "current_setting('work_mem')") == "5MB"
+    assert deployed(server, settings, b"work_mem = '5MB'\nmax_connections = 33\n") == (["its content differs"], True)
+    assert shown(server, "current_setting('max_connections')") == "33"
+    assert deployed(server, settings, b"work_mem = '6MB'\n") == (["its content differs"], True)  # 33 is in it no more
+    assert shown(server, "current_setting('max_connections')") == "100"
+    assert deployed(server, settings, b"work_mem = '6MB'\n") == ([], False)
+
+
+def test_a_run_that_was_killed_before_the_reload_or_the_restart_is_made_up_for(server: pg.Server,
+                                                                               settings: Path) -> None:
+    deployed(server, settings, b"max_connections = 33\n")
+    settings.write_bytes(b"max_connections = 34\n")
+    stat = settings.stat()
+    os.utime(settings, (stat.st_atime + 2, stat.st_mtime + 2))  # as where the server's clock is read once in a second
+    change, = survey(LocalHost(), [wanting(server, settings, b"max_connections = 34\n")])
+    assert change.pending.reason == "is not loaded yet"
+    os.utime(settings, (stat.st_atime - 2, stat.st_mtime - 2))
+    server.reload()
+    assert deployed(server, settings, b"max_connections = 34\n") == (["max_connections: restart needed"], True)
+

@@ -22,6 +22,7 @@ from homelab.steps import (
     Pinned,
     Role,
     Running,
+    Settings,
     Sql,
     Tree,
     User,
@@ -30,7 +31,7 @@ from homelab.steps import (
     places,
 )
 from homelab.steps.postgres import scram_verifier, verifies
-from tests.support import LocalHost, owner_of_new_files
+from tests.support import Kept, LocalHost, owner_of_new_files
 
 # RFC 7677's example: user `user`, password `pencil`, this salt, 4096 iterations.
 _RFC_SALT = b"[m\x99h\x9d\x12\x35\x8e\xec\xa0K\x14\x12\x36\xfa\x81"
@@ -49,6 +50,7 @@ Z = "0" * 64
 Y = hashlib.sha256(b"y\n").hexdigest()
 TWO = f"{'0' * 64}  a\n{'0' * 64}  b\n"
 HBA = Hba("/hba", b"local\n", "postgres", "postgres", 0o640)
+SETTINGS = Settings("/conf", b"port = 1\n", server=Running("u"))
 
 TABLE: list[tuple[Step, list[Result], str | None]] = [
     (Packages(["a", "b"]), [answer("a installed\nb installed")], None),
@@ -280,29 +282,32 @@ def test_killed_after_every_line_the_next_run_ends_as_a_clean_one(tmp_path: Path
     (tmp_path / "bin" / "date").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
 
-    def ended(name: str, lines: int) -> dict[str, str]:
-        folder = tmp_path / name
-        (folder / "etc").mkdir(parents=True)
-        monkeypatch.setattr(places, "STATE", str(folder / "state"))
-        path = folder / "etc" / "thing"
-        old, new = changing(kind, str(path))
-        if before != "nothing":
-            old.apply(LocalHost())
-        if before == "somebody's":
-            (path / "c" if kind == "tree" else path).write_text("by hand")
+    folder = tmp_path / "host"
+    path = folder / "etc" / "thing"
+    path.parent.mkdir(parents=True)
+    monkeypatch.setattr(places, "STATE", str(folder / "state"))
+    old, new = changing(kind, str(path))
+    if before != "nothing":
+        old.apply(LocalHost())
+    if before == "somebody's":
+        (path / "c" if kind == "tree" else path).write_text("by hand")
+    first = Kept(folder)
+
+    def ended(lines: int) -> dict[str, str]:
+        first.put_back()
         if lines:
             with pytest.raises(CommandFailed):
                 new.apply(Cut(lines))
         if settle(LocalHost(), new):
             new.apply(LocalHost())
         assert settle(LocalHost(), new) is None
-        return {key.replace(str(folder).lstrip("/"), "FOLDER"): text for key, text in everything(folder).items()}
+        return everything(folder)
 
-    clean = ended("clean", 0)
+    clean = ended(0)
     assert sum("replaced" in path and "MOMENT" in path for path in clean) == (before == "somebody's") * (
         4 if kind == "tree" else 1)
     for lines in ends(changing(kind, str(tmp_path / "any"))[1]):
-        assert ended(str(lines), lines) == clean, f"killed after line {lines}"
+        assert ended(lines) == clean, f"killed after line {lines}"
 
 
 APT = """#!/bin/sh
