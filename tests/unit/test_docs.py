@@ -13,6 +13,7 @@ import typer
 
 from homelab.cli import app
 
+HOMELAB = typer.main.get_command(app)
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 _BLOCK = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -38,7 +39,7 @@ def _words(command: str) -> list[str]:
 
 def _parse(words: list[str]) -> None:
     """Go down to the verb and parse its options, running nothing. Raises what the user would be shown."""
-    name, command, context = "homelab", typer.main.get_command(app), None
+    name, command, context = "homelab", HOMELAB, None
     while True:
         context = command.make_context(name, words, parent=context)
         if not hasattr(command, "resolve_command"):

@@ -7,12 +7,12 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 import homelab
-from tests.guard.sitecustomize import RefusedByGuard
 
 PACKAGE = Path(homelab.__file__).parent
 ROOT = PACKAGE.parent
@@ -38,17 +38,24 @@ BESIDE = {("secrets", "trust")}
 ONE_IMPORTER = {"proxmoxer": "proxmox", "paramiko": "ssh", "jinja2": "render", "typer": "cli", "fakepve": "lab"}
 
 
+@cache
+def modules(path: Path) -> list[str]:
+    """The modules that a file imports."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            found.append(node.module or "")
+        elif isinstance(node, ast.Import):
+            found += [name.name for name in node.names]
+    return found
+
+
 def imports() -> Iterator[tuple[str, str, str]]:
     """(file, part of the package it belongs to, module that it imports)."""
     for path in sorted(PACKAGE.rglob("*.py")):
         relative = path.relative_to(PACKAGE)
-        part = relative.parts[0].removesuffix(".py")
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom):
-                yield str(relative), part, node.module or ""
-            elif isinstance(node, ast.Import):
-                for name in node.names:
-                    yield str(relative), part, name.name
+        for module in modules(path):
+            yield str(relative), relative.parts[0].removesuffix(".py"), module
 
 
 def test_imports_run_downwards() -> None:
@@ -71,16 +78,8 @@ def test_each_library_has_one_importer() -> None:
 
 def test_the_pipeline_and_homelab_do_not_know_each_other() -> None:
     for path in (ROOT / "pipeline").rglob("*.py"):
-        assert "homelab" not in {name.split(".")[0] for name in _modules(path)}, path
+        assert "homelab" not in {name.split(".")[0] for name in modules(path)}, path
     assert [f for f, _, module in imports() if module.split(".")[0] == "pipeline"] == []
-
-
-def _modules(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (name.name for name in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield node.module or ""
 
 
 def test_modules_are_small() -> None:
@@ -99,7 +98,8 @@ def test_help_imports_nothing_heavy() -> None:
 
 @pytest.mark.parametrize("address", ["192.168.2.67", "10.99.3.1", "8.8.8.8", "192.168.2.10"])
 def test_the_guard_refuses(address: str) -> None:
-    with socket.socket() as sock, pytest.raises(RefusedByGuard):
+    # By its words: a worker of pytest's has the guard's class a second time, from Python's start.
+    with socket.socket() as sock, pytest.raises(PermissionError, match="the tests' guard refuses"):
         sock.connect((address, 22))
 
 
