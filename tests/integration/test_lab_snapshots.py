@@ -45,6 +45,9 @@ CHANGE = """set -e
 rm /srv/gone /srv/same; echo late >/srv/late; chown 0:0 /srv/mark; chmod 600 /srv/mark; rmdir /srv/folder
 sync"""
 FACTS = """cd /srv; stat -c '%n %u:%g %a %h %F %Y' *; readlink link; cat gone; sha256sum mark /etc/ssh/ssh_host_*_key"""
+# One number to two places, one right after the other, for ever.
+COUNT = """nohup sh -c 'i=0; while :; do i=$((i+1)); for at in /etc /var/lib; do echo $i >$at/count.new
+mv $at/count.new $at/count; done; done' >/dev/null 2>&1 &"""
 # What nothing here needs: there is half as much to copy without it.
 SPARE = "cd /usr && rm -rf share/perl share/zoneinfo share/doc share/man lib/x86_64-linux-gnu/perl/5* && sync"
 # All that is there, without what the system itself writes while it runs.
@@ -107,12 +110,16 @@ def test_back_to_a_snapshot_all_is_as_it_was(home: Home, client: Client) -> None
     os.setxattr(root / "srv/mark", "security.capability", CAPABILITY)
     before, config = home.run(FACTS), client.get(f"{HERE}/config")
 
+    home.run(COUNT)
     home.homelab("snapshot", "create", "before", "--description", "of the tests")
     (row,) = home.snapshots()
     assert (row["container"], row["name"], row["description"], row["current"], row["unfinished"]) == (
         "box", "before", "of the tests", True, None)
     assert abs(row["made"] - time.time()) < 60
     assert copies() == ["before"]
+    kept = root.parent / "snapshots" / "before"
+    first, second = (int((kept / at / "count").read_text()) for at in ("etc", "var/lib"))
+    assert first - second in (0, 1), "it stood still while it was copied"
 
     home.run(CHANGE)
     client.put(f"{HERE}/config", memory=300)
