@@ -112,7 +112,7 @@ class Postgres(Service):
         yield Directory(_CREATE)
         yield File(f"{_CREATE}/homelab.conf", b"create_main_cluster = false\n")
         if self.source == "pgdg":
-            # Debian and Ubuntu ship PGDG's key in this package, so it need not be fetched from anywhere.
+            # Debian and Ubuntu ship PGDG's key with this package, so it need not be fetched from anywhere.
             yield Packages(["postgresql-common", "ca-certificates"])
             line = f"deb [signed-by={_PGDG_KEY}] https://apt.postgresql.org/pub/repos/apt $VERSION_CODENAME-pgdg main"
             yield Command("apt repository PGDG", f'. /etc/os-release; grep -qxsF "{line}" {_PGDG_LIST}',

@@ -102,13 +102,35 @@ class _Run:
         if changes:
             self._note({*ours, *manifest.parse(seen.listed)}, [
                 marker(w) for c in changes for w in self._steps if c.step in w.watches])
-            for number, change in enumerate(changes):
-                self._apply(change, changes[number + 1:])
+            left = changes
+            while left:
+                change, *left = left
+                self._apply(change, left)
                 if change in gone[-1:]:
                     self._note(ours, ())  # what is gone is not listed any more, whatever becomes of the rest
+                if change.step.waits:
+                    left = self._still_pending(left, seen.owed)
             self._require_taken([change.step for change in changes])
         if changes or stale or manifest.text(ours) != seen.listed.encode():
             self._note(ours, (), stale)
+
+    def _still_pending(self, left: Sequence[Change], owed: Collection[str]) -> list[Change]:
+        """What is still to be done after something was waited for: without it, what a step asked had no answer.
+
+        `owed` are the markers that stood there before this run.
+        """
+        if all(change.step.waits for change in left):
+            return list(left)
+        acted = {change.step for change in self.changed.values()}
+        due = {*owed, *(marker(step) for step in self._steps if acted.intersection(step.watches))}
+        pending = {change.step for change in look(self._host, self._steps, due).changes}
+        dropped = [change.step for change in left if change.step not in pending]
+        if dropped:
+            check(self._alone, f"cd {places.owed()}; rm -f {' '.join(quote(marker(step)) for step in dropped)}",
+                  "noting what is not owed")
+        for step in dropped:
+            self._progress.told(self._host.name, "unchanged", step=step.title)
+        return [change for change in left if change.step in pending]
 
     def _require_taken(self, steps: Sequence[Step]) -> None:
         if left := look(self._host, steps).changes:

@@ -59,8 +59,11 @@ def removals(seen: Look, steps: Sequence[Step]) -> list[Change]:
             for owned in manifest.surplus(manifest.parse(seen.listed), wanted(steps))]
 
 
-def look(host: Host, steps: Sequence[Step]) -> Look:
-    """Ask all probes in one round trip. Raises HomelabError when the answers do not come."""
+def look(host: Host, steps: Sequence[Step], due: Collection[str] | None = None) -> Look:
+    """Ask all probes in one round trip; of the markers, only those `due` count, if given.
+
+    Raises HomelabError when the answers do not come.
+    """
     probes = [(index, probe) for index, step in enumerate(steps) for probe in step.probes()]
     before = time.time()
     # The first is answered before the others are asked: what they see was not being changed any more.
@@ -71,7 +74,8 @@ def look(host: Host, steps: Sequence[Step]) -> Look:
     for (index, _), result in zip(probes, results, strict=True):
         answers[index].append(result)
     markers = frozenset(owed.text.splitlines()) if owed.ok else frozenset()
-    return Look(list(_pending(steps, answers, markers)), not busy.ok, markers,
+    counting = markers if due is None else markers.intersection(due)
+    return Look(list(_pending(steps, answers, counting)), not busy.ok, markers,
                  listed.stdout.decode(errors="replace"), ahead(int(clock.text), before, time.time()))
 
 

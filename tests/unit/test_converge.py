@@ -14,7 +14,7 @@ from homelab.errors import HomelabError
 from homelab.host import ConnectionLost, Result, argv
 from homelab.model import Step
 from homelab.progress import SilentProgress, TerminalProgress
-from homelab.steps import Command, File, places
+from homelab.steps import Command, File, WaitFor, places
 from homelab.steps.converge import converge
 from homelab.steps.exclusive import Exclusive, wait_until_idle
 from homelab.steps.look import ahead, survey
@@ -64,6 +64,25 @@ def test_a_change_reaches_what_watches_it(tmp_path: Path) -> None:
     assert str(changes[1]) == f"service: because of file {tmp_path}/config"
     assert (tmp_path / "running").read_bytes() == b"2\n"
     assert (tmp_path / "restarts").read_text() == "restart\n" * 2
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_what_had_no_answer_is_looked_at_again_once_there_is_one(tmp_path: Path, lost: bool) -> None:
+    """As Airflow's metadata, while PostgreSQL is being restarted: what is in there need not be made again."""
+    server, log, table = tmp_path / "server", tmp_path / "log", tmp_path / "table"
+    config = File(str(tmp_path / "config"), b"1\n", *owner_of_new_files())
+    wait = WaitFor("the server answers", argv("test", "-e", str(server)), "data")
+    made = Command("table", f"test -e {server} && test -e {table}", f"echo table >>{log}; touch {table}")
+    unit = Command("unit", f"test -e {server}", f"echo unit >>{log}", watches=[made])
+    other = Command("other", f"test -e {server}", f"echo other >>{log}", watches=[config])
+    if not lost:
+        table.touch()
+    host = LocalHost(before=lambda command: server.touch() if wait.check in command else None)
+    changes = converge(host, [config, wait, made, unit, other], SilentProgress())
+    acted = ["table", "unit", "other"] if lost else ["other"]
+    assert [c.step.title for c in changes] == [config.title, wait.title, *acted]
+    assert log.read_text().split() == acted
+    assert survey(LocalHost(), [config, wait, made, unit, other]) == [], "nothing is owed"
 
 
 def test_looking_changes_nothing(tmp_path: Path) -> None:
