@@ -1,7 +1,9 @@
 # Two commands: `make demo` shows the whole way on this machine, `make test` runs every test.
 SHELL := /bin/sh
 BIN := .venv/bin
-export PYTHONDONTWRITEBYTECODE = 1
+# What Python has compiled is kept, but not beside the sources: those go into containers.
+export PYTHONPYCACHEPREFIX = $(CURDIR)/.venv/pycache
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test test-unit lint bench bench-deploy lock clean
 
@@ -11,12 +13,12 @@ help:  ## Show what there is
 demo: .venv/ready  ## The whole way: lab, three containers, deploy, one run of the pipeline, its weather
 	@$(BIN)/homelab demo
 
-test: .venv/ready .venv/test-ready lint  ## Every test, the end-to-end one on the lab included
+test: .venv/ready .venv/test-ready lint test-unit  ## Every test, the end-to-end one on the lab included
 	$(BIN)/mypy --python-executable .venv-analytics/bin/python pipeline/scripts
-	$(BIN)/pytest
+	$(BIN)/pytest tests/integration tests/e2e
 
-test-unit: .venv/ready  ## The fast tests: no network, no containers
-	$(BIN)/pytest -q tests/unit
+test-unit: .venv/ready  ## The fast tests, on all cores: no network, no containers
+	$(BIN)/pytest -q --numprocesses auto --dist worksteal tests/unit
 
 lint: .venv/ready  ## ruff and mypy --strict
 	$(BIN)/ruff check
