@@ -192,6 +192,12 @@ def test_a_step_that_does_not_take_is_an_error(tmp_path: Path) -> None:
         converge(LocalHost(), [Command("useless", "false", "true")], SilentProgress())
 
 
+def test_what_was_waited_for_and_is_slow_to_answer_again_is_no_error(tmp_path: Path) -> None:
+    asked = tmp_path / "asked"
+    second = f"echo >>{asked}; [ $(wc -l <{asked}) = 2 ]"  # as a service on a busy machine, which answers now and then
+    assert len(converge(LocalHost(), [WaitFor("w", second, "c")], SilentProgress())) == 1
+
+
 def test_a_step_that_fails_stops_what_comes_after(tmp_path: Path) -> None:
     later = File(str(tmp_path / "later"), b"", *owner_of_new_files())
     with pytest.raises(HomelabError) as error:
