@@ -134,7 +134,7 @@ def test_a_connection_that_is_lost_again_and_again_is_an_error(tmp_path: Path) -
 
 def test_what_an_earlier_run_began_is_waited_for_and_not_begun_again(tmp_path: Path) -> None:
     log, made = tmp_path / "log", tmp_path / "made"
-    step = Command("long", argv("test", "-e", str(made)), f"echo began >>{log}; sleep 1; touch {made}")
+    step = Command("long", argv("test", "-e", str(made)), f"echo began >>{log}; sleep 0.5; touch {made}")
     first = threading.Thread(target=Exclusive(LocalHost(), SilentProgress()).run, args=(step.command,))
     first.start()  # as a command of a run that was killed: nobody waits for it
     while not log.exists():

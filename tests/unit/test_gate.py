@@ -16,6 +16,7 @@ from homelab.services.airflow import Airflow
 from homelab.services.analytics import Analytics
 from homelab.services.postgres import Postgres
 from homelab.steps import Command, Gate
+from homelab.steps import gate as gates
 from homelab.steps.converge import converge
 from homelab.steps.look import survey
 from tests.support import FixedVault, LocalHost
@@ -51,6 +52,12 @@ def test_every_service_has_its_gate_after_all_that_could_break_it(tmp_path: Path
         assert all(step in gate.watches for gate in gates for step in steps if not step.waits)
 
 
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gates do not wait as long as for a real service."""
+    monkeypatch.setattr(gates, "_EVERY", 0.05)
+
+
 def gate(folder: Path, watched: Sequence[Command], deadline: float = 60) -> Gate:
     """Works once a file is there; what it is asked counts."""
     def judge(answers: Sequence[Result]) -> Health:
@@ -60,8 +67,8 @@ def gate(folder: Path, watched: Sequence[Command], deadline: float = 60) -> Gate
                 deadline=deadline)
 
 
-def test_it_is_asked_again_after_a_change_and_until_it_works(tmp_path: Path) -> None:
-    change = Command("change", f"test -e {tmp_path}/done", f"touch {tmp_path}/done; (sleep 0.7; touch {tmp_path}/up) "
+def test_it_is_asked_again_after_a_change_and_until_it_works(tmp_path: Path, often: None) -> None:
+    change = Command("change", f"test -e {tmp_path}/done", f"touch {tmp_path}/done; (sleep 0.3; touch {tmp_path}/up) "
                      ">/dev/null 2>&1 9>&- &")
     changes = converge(LocalHost(), [change, gate(tmp_path, [change])], SilentProgress())
     assert [str(each) for each in changes] == ["change: not done yet", "service works: its file is not there"]
@@ -71,7 +78,7 @@ def test_it_is_asked_again_after_a_change_and_until_it_works(tmp_path: Path) -> 
     assert survey(LocalHost(), [change, gate(tmp_path, [change])]) == []
 
 
-def test_one_that_does_not_work_is_a_failed_deploy(tmp_path: Path) -> None:
+def test_one_that_does_not_work_is_a_failed_deploy(tmp_path: Path, often: None) -> None:
     change = Command("change", f"test -e {tmp_path}/done", f"touch {tmp_path}/done")
     for _ in range(2):  # also in the next run, which finds nothing else to do
         with pytest.raises(HomelabError) as error:
