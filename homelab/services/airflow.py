@@ -111,7 +111,7 @@ class Airflow(Service):
                                    password=self._password(site)), mode=0o600, secret=True),
             File(CLI, render("airflow/homelab-airflow.j2", environment=_ENVIRONMENT, venv=_VENV), mode=0o700),
             WaitFor(f"{postgres.name} accepts airflow_admin", in_metadata("select 1"), postgres.name, site.failed,
-                    site.patience(postgres)),
+                    site.patience(postgres), early=True),
             migrated,
             # The scheduler begins with a run of this hour at once; a retry would come five minutes later.
             WaitFor(f"{analytics.name} accepts Airflow's key", _refused_by_gate(str(analytics.address)),

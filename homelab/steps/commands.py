@@ -57,6 +57,9 @@ class WaitFor(Step):
 
     `container` is the one that is waited for; when its own deploy has failed (it is in `failed`), waiting ends.
     It is asked again soon after the first time, then every `every` seconds.
+
+    Where nothing after it is to be done, it is not asked at all. One that is `early` is: without what it waits for,
+    probes of other steps have no answer, and are asked again after it.
     """
 
     name: str
@@ -66,6 +69,7 @@ class WaitFor(Step):
     deadline: float = 60  # seconds
     diagnose: str = ""
     every: float = 0.5  # seconds
+    early: bool = False
     waits: ClassVar[bool] = True
 
     @property
@@ -75,11 +79,11 @@ class WaitFor(Step):
 
     def probes(self) -> Sequence[str]:
         """See Step."""
-        return (self.check,)
+        return (self.check,) if self.early else ()
 
     def pending(self, answers: Sequence[Result]) -> Pending | None:
         """See Step."""
-        return None if answers[0].ok else Pending("not yet")
+        return None if any(answer.ok for answer in answers) else Pending("not yet")
 
     def apply(self, host: Host) -> None:
         """See Step. Raises HomelabError at the deadline, or as soon as waiting has become pointless."""

@@ -108,7 +108,7 @@ class _Run:
                 self._apply(change, left)
                 if change in gone[-1:]:
                     self._note(ours, ())  # what is gone is not listed any more, whatever becomes of the rest
-                if change.step.waits:
+                if change.step.waits and change.step.probes():
                     left = self._still_pending(left, seen.owed)
             self._require_taken([change.step for change in changes])
         if changes or stale or manifest.text(ours) != seen.listed.encode():

@@ -75,13 +75,20 @@ def look(host: Host, steps: Sequence[Step], due: Collection[str] | None = None) 
         answers[index].append(result)
     markers = frozenset(owed.text.splitlines()) if owed.ok else frozenset()
     counting = markers if due is None else markers.intersection(due)
-    return Look(list(_pending(steps, answers, counting)), not busy.ok, markers,
+    return Look(_needed(list(_pending(steps, answers, counting))), not busy.ok, markers,
                  listed.stdout.decode(errors="replace"), ahead(int(clock.text), before, time.time()))
 
 
 def ahead(clock: float, before: float, after: float) -> float:
     """Seconds by which a clock that was read between two moments is ahead, at least; negative if it is behind."""
     return min(clock - before, 0) or max(clock - after, 0)
+
+
+def _needed(changes: Sequence[Change]) -> list[Change]:
+    """Without the waits that were not asked and have nothing after them that has to be done."""
+    last = max((index for index, change in enumerate(changes) if not change.step.waits), default=-1)
+    return [change for index, change in enumerate(changes) if index < last or not change.step.waits
+            or change.step.probes()]
 
 
 def _pending(steps: Sequence[Step], answers: Mapping[int, Sequence[Result]],

@@ -71,7 +71,7 @@ def test_what_had_no_answer_is_looked_at_again_once_there_is_one(tmp_path: Path,
     """As Airflow's metadata, while PostgreSQL is being restarted: what is in there need not be made again."""
     server, log, table = tmp_path / "server", tmp_path / "log", tmp_path / "table"
     config = File(str(tmp_path / "config"), b"1\n", *owner_of_new_files())
-    wait = WaitFor("the server answers", argv("test", "-e", str(server)), "data")
+    wait = WaitFor("the server answers", argv("test", "-e", str(server)), "data", early=True)
     made = Command("table", f"test -e {server} && test -e {table}", f"echo table >>{log}; touch {table}")
     unit = Command("unit", f"test -e {server}", f"echo unit >>{log}", watches=[made])
     other = Command("other", f"test -e {server}", f"echo other >>{log}", watches=[config])
@@ -83,6 +83,17 @@ def test_what_had_no_answer_is_looked_at_again_once_there_is_one(tmp_path: Path,
     assert [c.step.title for c in changes] == [config.title, wait.title, *acted]
     assert log.read_text().split() == acted
     assert survey(LocalHost(), [config, wait, made, unit, other]) == [], "nothing is owed"
+
+
+def test_what_nothing_waits_for_is_not_asked(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    config = File(str(tmp_path / "config"), b"1\n", *owner_of_new_files())
+    steps = [config, WaitFor("first", f"echo first >>{log}", "c"),
+             Command("unit", f"grep -qs unit {log}", f"echo unit >>{log}"), WaitFor("last", f"echo last >>{log}", "c")]
+    assert [c.step.title for c in converge(LocalHost(), steps, SilentProgress())] == [config.title, "first", "unit"]
+    assert log.read_text().split() == ["first", "unit"]
+    assert converge(LocalHost(), steps, SilentProgress()) == []
+    assert log.read_text().split() == ["first", "unit"]
 
 
 def test_looking_changes_nothing(tmp_path: Path) -> None:
@@ -195,7 +206,7 @@ def test_a_step_that_does_not_take_is_an_error(tmp_path: Path) -> None:
 def test_what_was_waited_for_and_is_slow_to_answer_again_is_no_error(tmp_path: Path) -> None:
     asked = tmp_path / "asked"
     second = f"echo >>{asked}; [ $(wc -l <{asked}) = 2 ]"  # as a service on a busy machine, which answers now and then
-    assert len(converge(LocalHost(), [WaitFor("w", second, "c")], SilentProgress())) == 1
+    assert len(converge(LocalHost(), [WaitFor("w", second, "c", early=True)], SilentProgress())) == 1
 
 
 def test_a_step_that_fails_stops_what_comes_after(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def two(folder: Path) -> Callable[[Site], Sequence[Step]]:
     """A file, a service that reads it, and something to wait for."""
     file = File(str(folder / "f"), b"secret", *owner_of_new_files(), secret=True)
     steps = [file, Command("service", f"test -e {folder}/s", f"touch {folder}/s; echo well", watches=[file]),
-             WaitFor("it is up", f"test -e {folder}/s", "postgres-data")]
+             WaitFor("it is up", f"test -e {folder}/s", "postgres-data", early=True)]
     return lambda site: steps
 
 
@@ -119,7 +119,8 @@ def test_a_failure_says_what_it_means_and_what_is_half_done(run: Deploy, tmp_pat
 def test_who_waits_for_one_that_fails_gives_up_and_the_others_finish(run: Deploy, tmp_path: Path) -> None:
     def steps(site: Site) -> Sequence[Step]:
         return {"postgres-data": [Command("bad", "false", "exit 1")],
-                "analytics-platform": [WaitFor("postgres-data is there", "false", "postgres-data", site.failed, 60)],
+                "analytics-platform": [WaitFor("postgres-data is there", "false", "postgres-data", site.failed, 60),
+                                       Command("after it", "false", "exit 1")],
                 "airflow-orchestration": [Command("good", f"test -e {tmp_path}/g", f"touch {tmp_path}/g")],
                 }[site.container.name]
 
