@@ -16,7 +16,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -27,15 +27,14 @@ from homelab.commands.deploy import connect as over_ssh
 from homelab.commands.destroy import destroy
 from homelab.commands.up import up as make_up
 from homelab.host import check
-from homelab.inventory import load
-from homelab.lab import Lab, down, missing, up
+from homelab.lab import Lab
 from homelab.model import Container, Inventory, Secret
 from homelab.paths import shipped
 from homelab.plan import chosen
-from homelab.progress import SilentProgress
 from homelab.secrets import FileVault
 from homelab.ssh import Ssh
 from homelab.trust import KnownHosts, Pin, fingerprint
+from tests.integration.box import QUIET, in_a_lab, lab_with
 from tests.integration.crash import KINDS, Doomed, Fate, differences, state
 
 LAB = Lab("crash", IPv4Network("10.99.2.112/28"), "hl-crsh", 18086, 8169)
@@ -45,20 +44,13 @@ containers:
   analytics-platform: {vmid: 216, ip: 10.99.2.116}
   airflow-orchestration: {vmid: 217, ip: 10.99.2.117}
 """
-QUIET = SilentProgress()
 ASKED = os.environ.get("HOMELAB_CRASHES", "")
 WALKS = [(kind,) for kind in KINDS if ASKED == "all" or kind in ASKED.split(",")] or [KINDS]
 SEED = int(os.environ.get("HOMELAB_SEED", "5"))
 LIMIT = () if ASKED else ("postgres-data",)
 _KEY = "/etc/ssh/ssh_host_ed25519_key"
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(3600 if ASKED else 300),
-              pytest.mark.skipif(bool(missing()), reason="this machine cannot run a lab: " + "; ".join(missing()))]
-
-
-@pytest.fixture(autouse=True)
-def _own_places() -> None:
-    """None: the containers are nobody else's."""
+pytestmark = in_a_lab(3600 if ASKED else 300)
 
 
 @dataclass(frozen=True)
@@ -158,14 +150,8 @@ class Clean:
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder: Path = tmp_path_factory.mktemp("crash")
-    (folder / "overlay.yaml").write_text(OVERLAY)
-    down(LAB, QUIET)
-    try:
-        up(LAB, QUIET)
-        inventory = load([shipped("inventory.yaml"), LAB.overlay, folder / "overlay.yaml"])
-        yield Stack(replace(inventory, state_dir=folder / "state"), folder)
-    finally:
-        down(LAB, QUIET)
+    with lab_with(LAB, folder, shipped("inventory.yaml").read_text(), OVERLAY) as box:
+        yield Stack(box.inventory, folder)
 
 
 @pytest.fixture(scope="module")
