@@ -92,10 +92,12 @@ def main() -> None:
         else:
             complain(error)
         sys.exit(error.exit_code)
-    except SystemExit:
+    except SystemExit as end:
         if not _interrupts:
             raise
-        # What Typer makes of a KeyboardInterrupt that nobody has dealt with: an exit without a word.
         settings.stop_progress()
-        typer.echo("Interrupted. Run the same command again: it goes on where it stopped.", err=True)
+        # What Typer makes of a KeyboardInterrupt that nobody has dealt with: an exit without a word. At a question,
+        # which comes before anything is begun, it has said "Aborted.".
+        if not isinstance(end.__context__, typer.Abort):
+            typer.echo("Interrupted. Run the same command again: it goes on where it stopped.", err=True)
         sys.exit(130)

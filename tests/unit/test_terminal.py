@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import signal
+import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -26,3 +31,21 @@ def test_ssh_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(HomelabError, match="ssh is not installed"):
         handed_over(["ssh", "root@box"])
+
+
+def test_ctrl_c_at_a_question_gets_one_word_for_an_answer(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    asking = subprocess.Popen(["setsid", "--ctty", "--wait", sys.executable, "-m", "homelab", "init"], cwd=tmp_path,
+                              stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    said = b""
+    while not said.endswith(b":"):
+        said += os.read(ours, 1024)
+    os.write(ours, b"\x03")
+    assert asking.wait(20) == 130
+    with suppress(OSError):  # how a terminal says that nobody is on its other side any more
+        while part := os.read(ours, 1024):
+            said += part
+    os.close(ours)
+    assert said == b"Proxmox node (name or address):^CAborted!\r\n"
+    assert list(tmp_path.iterdir()) == []
