@@ -39,7 +39,7 @@ def test_ctrl_c_at_a_question_gets_one_word_for_an_answer(tmp_path: Path) -> Non
                               stdin=theirs, stdout=theirs, stderr=theirs)
     os.close(theirs)
     said = b""
-    while not said.endswith(b":"):
+    while b"address):" not in said:
         said += os.read(ours, 1024)
     os.write(ours, b"\x03")
     assert asking.wait(20) == 130
@@ -47,5 +47,5 @@ def test_ctrl_c_at_a_question_gets_one_word_for_an_answer(tmp_path: Path) -> Non
         while part := os.read(ours, 1024):
             said += part
     os.close(ours)
-    assert said == b"Proxmox node (name or address):^CAborted!\r\n"
+    assert said.replace(b" ", b"") == b"Proxmoxnode(nameoraddress):^CAborted!\r\n"  # one may be between : and ^
     assert list(tmp_path.iterdir()) == []
