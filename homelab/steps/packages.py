@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 
 from homelab.host import Host, Result, argv, check
 from homelab.model import Pending, Step
+from homelab.steps.users import unlocked
 
 _OPTIONS = ("-q", "-y", "-o", "DPkg::Lock::Timeout=300", "-o", "Dpkg::Options::=--force-confold",
             "-o", "Acquire::Retries=3")
@@ -30,6 +31,7 @@ patiently() {{
         sleep 2
     done
 }}
+{unlocked()}
 patiently dpkg --force-confold --configure -a; whole=$?
 patiently {argv("apt-get", "update", *_OPTIONS)} || {{ status=$?; echo "$said" >&2; exit $status; }}
 [ "$whole" = 0 ] || {argv("apt-get", "install", "--fix-broken", *_OPTIONS)} || exit

@@ -10,6 +10,20 @@ from homelab.host import Host, Result, argv, check
 from homelab.model import Pending, Step
 
 
+def unlocked(etc: str = "/etc") -> str:
+    """Shell text that removes what useradd and its like leave when they are killed; nothing while one of them runs.
+
+    A lock names a process, and a later one of the same number would seem to hold it for as long as it lives.
+    """
+    return rf"""find /proc/[0-9]*/fd -lname {etc}/.pwd.lock 2>/dev/null | grep -q . ||
+for each in passwd group shadow gshadow subuid subgid; do
+    rm -f {etc}/$each.lock {etc}/$each+
+    for own in {etc}/$each.[0-9]*; do
+        if [ -e "$own" ] && [ "$(tr -d '\0' <"$own")" = "${{own##*.}}" ]; then rm -f "$own"; fi
+    done
+done"""
+
+
 @dataclass(frozen=True, eq=False)
 class User(Step):
     """A system user with a group and a home of its own, and no password."""
@@ -26,8 +40,8 @@ class User(Step):
     def probes(self) -> Sequence[str]:
         """See Step."""
         return (argv("getent", "passwd", self.name),
-                f"{argv('getent', 'group', self.name)} && {argv('getent', 'shadow', self.name)} && "
-                f"{argv('test', '-d', self.home)}")
+                " && ".join([*(argv("getent", each, self.name) for each in ("group", "gshadow", "shadow")),
+                             argv("test", "-d", self.home)]))
 
     def pending(self, answers: Sequence[Result]) -> Pending | None:
         """See Step."""
@@ -36,7 +50,7 @@ class User(Step):
         home, shell = answers[0].text.split(":")[5:7]
         if (home, shell) != (self.home, self.shell):
             return Pending(f"home {home} → {self.home}, shell {shell} → {self.shell}")
-        return None if answers[1].ok else Pending("has no group, no entry in shadow, or no home")
+        return None if answers[1].ok else Pending("has no group, no entry in shadow or gshadow, or no home")
 
     def apply(self, host: Host) -> None:
         """See Step."""
@@ -46,9 +60,10 @@ class User(Step):
         change = argv("usermod", "--gid", self.name, "--home", self.home, "--shell", self.shell, self.name)
         # Each on its own, and the home in one rename: a run that was killed in between left half of it.
         check(host, "\n".join([
-            "set -e",
+            f"# making the user {self.name}", unlocked(), "set -e",
             f"getent group {name} >/dev/null || {argv('groupadd', '--system', self.name)}",
             f"if getent passwd {name} >/dev/null; then {change}; else {add}; fi",
+            f"getent gshadow {name} >/dev/null || grpconv",
             f"getent shadow {name} >/dev/null || pwconv",
             f"[ ! -d {home} ] || exit 0",
             f"rm -rf {home}.new; cp -rT /etc/skel {home}.new",

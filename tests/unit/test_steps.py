@@ -31,6 +31,7 @@ from homelab.steps import (
     places,
 )
 from homelab.steps.postgres import scram_verifier, verifies
+from homelab.steps.users import unlocked
 from tests.support import Kept, LocalHost, owner_of_new_files
 
 # RFC 7677's example: user `user`, password `pencil`, this salt, 4096 iterations.
@@ -64,7 +65,7 @@ TABLE: list[tuple[Step, list[Result], str | None]] = [
     (Certificate("/c/x.crt", PEM), [answer("root:root 644"), answer(PEM.decode()), GONE], "is not trusted yet"),
     (User("u", "/home/u"), [answer("u:x:999:999::/home/u:/usr/sbin/nologin"), answer()], None),
     (User("u", "/home/u"), [answer("u:x:999:999::/home/u:/usr/sbin/nologin"), GONE],
-     "has no group, no entry in shadow, or no home"),
+     "has no group, no entry in shadow or gshadow, or no home"),
     (User("u", "/home/u"), [answer("u:x:999:999::/:/bin/sh"), answer()],
      "home / → /home/u, shell /bin/sh → /usr/sbin/nologin"),
     (User("u", "/home/u"), [GONE, GONE], "does not exist"),
@@ -363,3 +364,15 @@ def test_pins_hold_only_what_is_installed_and_are_apts_patterns(tmp_path: Path,
     assert log.read_text().split()[-1] == "a=1*"
     assert "b=2*" not in log.read_text()
     assert "--allow-downgrades" in log.read_text()
+
+
+def test_what_a_killed_useradd_leaves_goes_unless_one_is_going_on(tmp_path: Path) -> None:
+    mine = {"group", "group-", "group.1", "shadow.2024"}
+    left = {"group.lock": "1910\0", "group.1910": "1910\0", "gshadow+": "half"}
+    for name, content in {**dict.fromkeys(mine, "kept"), **left, ".pwd.lock": ""}.items():
+        (tmp_path / name).write_text(content)
+    with (tmp_path / ".pwd.lock").open():
+        assert LocalHost().run(unlocked(str(tmp_path))).ok
+        assert (tmp_path / "group.lock").exists()
+    assert LocalHost().run(unlocked(str(tmp_path))).ok
+    assert {path.name for path in tmp_path.iterdir()} == {*mine, ".pwd.lock"}
