@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import ClassVar, Literal
 
 from homelab.distributions import Distribution
@@ -94,6 +95,7 @@ class Airflow(Service):
         postgres, analytics = (site.inventory.container_with(name) for name in ("postgres", "analytics"))
         dags = Tree.of(f"{HOME}/dags", shipped("pipeline") / "dags", "*.py")
         migrated = self._migrated(venv)
+        web, *others = self._units(venv, environment, migrated)
         return (
             Packages(["python3", "python3-venv", "ca-certificates", "postgresql-client"]),
             User("airflow", "/home/airflow"),
@@ -113,12 +115,13 @@ class Airflow(Service):
             WaitFor(f"{postgres.name} accepts airflow_admin", in_metadata("select 1"), postgres.name, site.failed,
                     site.patience(postgres), early=True),
             migrated,
+            *web,  # what comes next is done while it comes up, for which the scheduler waits
+            Command("Airflow can import the DAG", "true", f"set -a; . {_ENVIRONMENT}; cd / && {_IMPORT}",
+                    watches=[venv, dags, migrated]),
             # The scheduler begins with a run of this hour at once; a retry would come five minutes later.
             WaitFor(f"{analytics.name} accepts Airflow's key", _refused_by_gate(str(analytics.address)),
                     analytics.name, site.failed, site.patience(analytics), every=_EVERY),
-            Command("Airflow can import the DAG", "true", f"set -a; . {_ENVIRONMENT}; cd / && {_IMPORT}",
-                    watches=[venv, dags, migrated]),
-            *self._units(venv, environment, migrated),
+            *chain.from_iterable(others),
             self._admin(site, migrated),
         )
 
@@ -166,18 +169,17 @@ class Airflow(Service):
         return Command("airflow's admin user", done, command, stdin=f"{password}\n{password}\n".encode(),
                        watches=[migrated], makes=[Owned("made", stamp)])
 
-    def _units(self, venv: Step, environment: Step, migrated: Step) -> Iterator[Step]:
+    def _units(self, venv: Step, environment: Step, migrated: Step) -> Iterator[Sequence[Step]]:
+        """What each process takes; the web server's first."""
         # From 3 on, tasks talk to the API server: the scheduler starts none before that answers.
         api = "api-server" in _PROCESSES[self.version]
-        if api:
-            yield File(_READY, render("airflow/ready.j2", url=self._health_url()), mode=0o755)
+        ready = File(_READY, render("airflow/ready.j2", url=self._health_url()), mode=0o755)
         for process, unit in zip(_PROCESSES[self.version], self.units(), strict=True):
+            waits = api and process == "scheduler"
             text = render("airflow/airflow.service.j2", process=process, arguments=_ARGUMENTS.get(process, ""),
-                          venv=_VENV, home=HOME, environment=_ENVIRONMENT,
-                          ready=_READY if api and process == "scheduler" else "")
+                          venv=_VENV, home=HOME, environment=_ENVIRONMENT, ready=_READY if waits else "")
             file = File(f"/etc/systemd/system/{unit}", text)
-            yield file
-            yield Running(unit, watches=[file, environment, venv, migrated])
+            yield (*([ready] if waits else []), file, Running(unit, watches=[file, environment, venv, migrated]))
 
     def _health_url(self) -> str:
         return f"http://127.0.0.1:{self.port}{_HEALTH[self.version]}"
