@@ -28,7 +28,7 @@ from uuid import uuid4
 
 import psycopg
 from answers import Rejected, checked
-from rawtables import Outcome, began, connect, ended, store
+from rawtables import Batch, Outcome, began, connect, ended, store
 from spool import bad, good
 
 SOME, NONE, BAD_FILE = 4, 1, 2
@@ -120,11 +120,11 @@ def bring_in(file: IO[bytes], naming: Naming) -> tuple[Outcome, Counter[str]]:
                 reasons.update([reason] if reason else [])
                 lines.append(line)
                 if len(lines) == _BATCH:
-                    outcome += store(connection, lines)
+                    outcome += store(connection, Batch.of(lines))
                     lines = []
         except FileError as error:
             problem = error
-        outcome += store(connection, lines)
+        outcome += store(connection, Batch.of(lines))
         asked = outcome.new + outcome.known + outcome.quarantined
         ended(connection, run, {"asked": asked, "stored": outcome.new, "unchanged": outcome.known,
                                 "failed": outcome.quarantined, "quarantined": outcome.quarantined, "spooled": 0,

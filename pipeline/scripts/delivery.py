@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from uuid import UUID
 
 import psycopg
-from rawtables import Connection, Outcome, began, connect, ended, store
+from rawtables import Batch, Connection, Outcome, began, connect, ended, store
 from spool import Segment, Spool
 
 SOME, NONE = 4, 1  # exit statuses
@@ -58,7 +59,8 @@ class Summary:
 class Postgres:
     """Brings segments in, as long as Postgres is there; those that it does not get are kept in the spool.
 
-    One at a time, in a thread of its own, so that answers are taken in meanwhile.
+    One after the other, in a thread of its own, so that answers are taken in meanwhile; the next one stands ready
+    there. The thread begins with the connection, which need not wait for answers.
     """
 
     def __init__(self, run: UUID, summary: Summary, spool: Spool) -> None:
@@ -67,20 +69,22 @@ class Postgres:
         self._connection: Connection | None = None
         self._kept, self._left = list[Segment](), 0
         self._thread = ThreadPoolExecutor(1)
-        self._under_way: tuple[Segment, Future[Outcome | None]] | None = None
+        self._thread.submit(self._connected)
+        self._under_way = deque[tuple[Segment, Future[Outcome | None]]]()
 
     def send(self, segment: Segment) -> None:
-        """Bring it in, or keep it, once the one before is through."""
-        self._settle()
-        self._under_way = segment, self._thread.submit(self._bring, segment)
+        """Bring it in, or keep it; waits until it is the next one."""
+        batch = Batch.of(segment.read())
+        self._settle(but=1)
+        self._under_way.append((segment, self._thread.submit(self._bring, batch)))
 
-    def _settle(self) -> None:
-        """Wait for the segment that is under way, and count what came of it."""
-        if self._under_way is None:
-            return
-        segment, future = self._under_way
-        self._under_way = None
-        outcome = future.result()
+    def _settle(self, but: int = 0) -> None:
+        """Count what came of the segments under way; wait until only so many of them are left."""
+        while self._under_way and (len(self._under_way) > but or self._under_way[0][1].done()):
+            segment, future = self._under_way.popleft()
+            self._settled(segment, future.result())
+
+    def _settled(self, segment: Segment, outcome: Outcome | None) -> None:
         if outcome is None and segment.mine:
             segment.keep()
             self._kept.append(segment)
@@ -91,10 +95,10 @@ class Postgres:
             self._count(outcome, segment)
             self._spool.done(segment)
 
-    def _bring(self, segment: Segment) -> Outcome | None:
+    def _bring(self, batch: Batch) -> Outcome | None:
         connection = self._connected()
         try:
-            return None if connection is None else store(connection, segment.read())
+            return None if connection is None else store(connection, batch)
         except psycopg.Error as error:
             self._gone(error)
             return None

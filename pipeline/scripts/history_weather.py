@@ -35,7 +35,7 @@ from answers import FetchError
 from backfill_weather import SOME, UNITS, Naming
 from ingest_settings import Configuration, ConfigurationError, configuration
 from openweather import City, Client, Limit, Patience
-from rawtables import Connection, Outcome, began, connect, ended, store
+from rawtables import Batch, Connection, Outcome, began, connect, ended, store
 from spool import bad
 
 NO_POSTGRES, BAD_OPTIONS, REFUSED, BUSY = 1, 2, 3, 5
@@ -107,7 +107,7 @@ def bring_in(connection: Connection, client: Client, wanted: Sequence[Week], at_
                     continue
                 rows = list(lines(week, body, client.units))
                 told.reasons.update(reason for _, reason in rows if reason)
-                told.outcome += store(connection, [row for row, _ in rows])
+                told.outcome += store(connection, Batch.of([row for row, _ in rows]))
             done += len(batch)
             progress.write_text(f"{done} of {len(wanted)} weeks, {told.outcome.new} observations\n")
             if client.refused:

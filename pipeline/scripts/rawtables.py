@@ -7,10 +7,13 @@ storing, and `ingested_at` grows in the order of the commits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import islice
+from struct import Struct
+from typing import Self
 from uuid import UUID
 
 import psycopg
@@ -25,7 +28,9 @@ set enable_hashjoin = off; set enable_mergejoin = off; set enable_seqscan = off;
 create temporary table if not exists staged (line int, city text, dt text) on commit delete rows;
 select upkeep.partitions();
 """
-# An observation cannot have been stored before it was made, nor tomorrow: only the months between are opened.
+# An observation cannot have been stored before it was made, nor tomorrow: only the months between are opened. Told as
+# literals for the whole batch, they are mostly one month, and then no key has to look for its own.
+_SPAN = "select (to_timestamp(min(dt::bigint)) - interval '2 days')::text, (now() + interval '1 day')::text from staged"
 _KNOWN = """
 select line from staged
 where exists (
@@ -33,9 +38,15 @@ where exists (
     where stored.city = staged.city
         and stored.data ->> 'dt' = staged.dt collate "C"
         and stored.ingested_at >= to_timestamp(staged.dt::bigint) - interval '2 days'
-        and stored.ingested_at < now() + interval '1 day'
+        and stored.ingested_at >= %s::timestamptz
+        and stored.ingested_at < %s::timestamptz
 )
 """
+# COPY's binary format, in which Postgres need not look at each byte for the end of a field: how it begins and ends; the
+# head of a row, its number of fields and the length of the first one; the length of a field; the version of a jsonb.
+_BEGINS, _ENDS = b"PGCOPY\n\xff\r\n\0" + bytes(8), b"\xff\xff"
+_HEAD, _LENGTH, _JSONB = Struct("!hi"), Struct("!i"), b"\1"
+_CHUNK = 500  # rows that are handed to COPY at once
 _QUARANTINE = """
 insert into raw.quarantine (city, units, received_at, bytes, reason, body)
 values (%s, %s, %s, %s, %s, decode(%s, 'hex')) on conflict do nothing
@@ -56,6 +67,27 @@ class Outcome:
                        self.refused + other.refused)
 
 
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Lines of a spool, made ready to store: each observation once, as it was first told."""
+
+    lines: Sequence[bytes]
+    told: dict[bytes, bytes]  # by time and city, as they begin the line
+    bad: Sequence[bytes]
+
+    @classmethod
+    def of(cls, lines: Sequence[bytes]) -> Self:
+        """Sort them out."""
+        told, bad = dict[bytes, bytes](), list[bytes]()
+        for line in lines:
+            first = line.index(b"\t")
+            if first:
+                told.setdefault(line[:line.index(b"\t", first + 1)], line)
+            else:
+                bad.append(line)
+        return cls(lines, told, bad)
+
+
 def connect() -> Connection:
     """A connection by libpq's own variables, ready to store. Raises psycopg.Error."""
     connection = psycopg.connect("", autocommit=True, application_name="ingest_weather", prepare_threshold=None)
@@ -67,51 +99,59 @@ def connect() -> Connection:
     return connection
 
 
-def store(connection: Connection, lines: Sequence[bytes]) -> Outcome:
+def store(connection: Connection, batch: Batch) -> Outcome:
     """Bring lines of a spool in. Raises psycopg.Error; then none of what is not committed is lost from the spool."""
     try:
-        return _merge(connection, lines)
+        return _merge(connection, batch)
     except psycopg.DataError as error:
         # One value spoils a whole COPY: in halves, the others get in.
-        if len(lines) > 1:
-            half = len(lines) // 2
-            return store(connection, lines[:half]) + store(connection, lines[half:])
-        dt, city, units, data = lines[0].rstrip(b"\n").split(b"\t", 3)
+        if len(batch.lines) > 1:
+            half = len(batch.lines) // 2
+            return store(connection, Batch.of(batch.lines[:half])) + store(connection, Batch.of(batch.lines[half:]))
+        dt, name, units, data = map(plain, batch.lines[0].rstrip(b"\n").split(b"\t", 3))
         if not dt:
             raise
-        why = f"Postgres refuses the answer: {error.diag.message_primary}"
-        outcome = _merge(connection, [bad(plain(city), units.decode(), why, plain(data).encode())])
-        return outcome + Outcome(refused=[(plain(city), why)])
+        city, why = name.decode(), f"Postgres refuses the answer: {error.diag.message_primary}"
+        outcome = _merge(connection, Batch.of([bad(city, units.decode(), why, data)]))
+        return outcome + Outcome(refused=[(city, why)])
 
 
-def _merge(connection: Connection, lines: Sequence[bytes]) -> Outcome:
+def _merge(connection: Connection, batch: Batch) -> Outcome:
     """One transaction: the lines that are new, and the bad ones."""
-    told: dict[bytes, bytes] = {}  # by time and city, as they begin the line: what has to be copied
-    quarantined = list[bytes]()
-    for line in lines:
-        first = line.index(b"\t")
-        if first:
-            told.setdefault(line[:line.index(b"\t", first + 1)], line[first + 1:])
-        else:
-            quarantined.append(line)
     with _alone(connection), connection.transaction(), connection.cursor() as cursor:
-        known = _known(cursor, list(told))
-        rows = [row for number, row in enumerate(told.values()) if number not in known]
-        if rows:
-            with cursor.copy("copy raw.weather_observations (city, units, data) from stdin") as copy:
-                copy.write(b"".join(rows))
-        if quarantined:
-            cursor.executemany(_QUARANTINE, list(map(_fields, quarantined)))
-    return Outcome(len(rows), len(lines) - len(quarantined) - len(rows), len(quarantined))
+        known = _known(cursor, batch.told)
+        if len(known) < len(batch.told):
+            _append(cursor, (line for number, line in enumerate(batch.told.values()) if number not in known))
+        if batch.bad:
+            cursor.executemany(_QUARANTINE, list(map(_fields, batch.bad)))
+    new = len(batch.told) - len(known)
+    return Outcome(new, len(batch.lines) - len(batch.bad) - new, len(batch.bad))
 
 
-def _known(cursor: psycopg.Cursor[tuple[object, ...]], keys: Sequence[bytes]) -> set[object]:
+def _known(cursor: psycopg.Cursor[tuple[object, ...]], keys: Collection[bytes]) -> set[object]:
     """The numbers of the keys that are stored already."""
     if not keys:
         return set()
     with cursor.copy("copy staged (line, dt, city) from stdin") as copy:
         copy.write(b"".join(b"%d\t%s\n" % (number, key) for number, key in enumerate(keys)))
-    return {number for (number,) in cursor.execute(_KNOWN)}
+    span = cursor.execute(_SPAN).fetchone()
+    return {number for (number,) in cursor.execute(_KNOWN, span)}
+
+
+def _append(cursor: psycopg.Cursor[tuple[object, ...]], lines: Iterator[bytes]) -> None:
+    """Copy them where they belong; Postgres is at work on the first ones while the next ones are put together."""
+    with cursor.copy("copy raw.weather_observations (city, units, data) from stdin (format binary)") as copy:
+        copy.write(_BEGINS)
+        while chunk := b"".join(map(_row, islice(lines, _CHUNK))):
+            copy.write(chunk)
+        copy.write(_ENDS)
+
+
+def _row(line: bytes) -> bytes:
+    """An observation as COPY's binary format has it."""
+    _, city, units, data = map(plain, line[:-1].split(b"\t"))
+    return b"".join((_HEAD.pack(3, len(city)), city, _LENGTH.pack(len(units)), units,
+                     _LENGTH.pack(len(_JSONB) + len(data)), _JSONB, data))
 
 
 @contextmanager
@@ -127,7 +167,7 @@ def _alone(connection: Connection) -> Iterator[None]:
 
 def _fields(line: bytes) -> list[str]:
     _, *fields = line.rstrip(b"\n").split(b"\t")
-    return [plain(each) for each in fields]
+    return [plain(each).decode() for each in fields]
 
 
 def began(connection: Connection, run: UUID, started: datetime) -> None:

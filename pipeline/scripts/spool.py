@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 _KEPT = 8192  # bytes of an answer that cannot go in
-_ESCAPED = {r"\\": "\\", r"\n": "\n", r"\r": "\r", r"\t": "\t"}
+_ESCAPED = {rb"\\": b"\\", rb"\n": b"\n", rb"\r": b"\r", rb"\t": b"\t"}
 
 
 class SpoolFull(Exception):
@@ -40,9 +40,11 @@ def escaped(text: str) -> str:
     return text.replace("\\", r"\\").replace("\n", r"\n").replace("\r", r"\r").replace("\t", r"\t")
 
 
-def plain(field_of_line: bytes) -> str:
-    """A text as it was before `escaped`."""
-    return re.sub(r"\\[\\nrt]", lambda found: _ESCAPED[found[0]], field_of_line.decode())
+def plain(field_of_line: bytes) -> bytes:
+    """A text, in UTF-8, as it was before `escaped`."""
+    if b"\\" not in field_of_line:
+        return field_of_line
+    return re.sub(rb"\\[\\nrt]", lambda found: _ESCAPED[found[0]], field_of_line)
 
 
 @dataclass(slots=True)
