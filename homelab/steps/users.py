@@ -19,7 +19,9 @@ def unlocked(etc: str = "/etc") -> str:
 for each in passwd group shadow gshadow subuid subgid; do
     rm -f {etc}/$each.lock {etc}/$each+
     for own in {etc}/$each.[0-9]*; do
-        if [ -e "$own" ] && [ "$(tr -d '\0' <"$own")" = "${{own##*.}}" ]; then rm -f "$own"; fi
+        [ -e "$own" ] || continue
+        said=$(tr -d '\0' <"$own")  # its number, or nothing yet
+        if [ "${{said:-${{own##*.}}}}" = "${{own##*.}}" ]; then rm -f "$own"; fi
     done
 done"""
 

@@ -368,7 +368,7 @@ def test_pins_hold_only_what_is_installed_and_are_apts_patterns(tmp_path: Path,
 
 def test_what_a_killed_useradd_leaves_goes_unless_one_is_going_on(tmp_path: Path) -> None:
     mine = {"group", "group-", "group.1", "shadow.2024"}
-    left = {"group.lock": "1910\0", "group.1910": "1910\0", "gshadow+": "half"}
+    left = {"group.lock": "1910\0", "group.1910": "1910\0", "gshadow.2503": "", "gshadow+": "half"}
     for name, content in {**dict.fromkeys(mine, "kept"), **left, ".pwd.lock": ""}.items():
         (tmp_path / name).write_text(content)
     with (tmp_path / ".pwd.lock").open():
