@@ -34,7 +34,7 @@ from tests.integration.conftest import KEY, replaying
 from tests.scripts import ROOT, SCRIPTS
 
 from delivery import Postgres, Summary  # isort: skip
-from ingest_weather import BATCH, send  # isort: skip
+from ingest_weather import send  # isort: skip
 from spool import Spool, good  # isort: skip
 
 _ROWS, _ROUNDS = 100_000, 5
@@ -80,7 +80,7 @@ def write_path(server: pg.Server, database: str, wanted: Sequence[tuple[str, int
         started = time.perf_counter()
         postgres = Postgres(uuid4(), summary, waiting)
         for city, dt, text in wanted:
-            if waiting.add(good(city, "imperial", dt, text), good=True) >= BATCH:
+            if postgres.takes(waiting.add(good(city, "imperial", dt, text), good=True)):
                 send(waiting, postgres)
         send(waiting, postgres)
         postgres.finish()

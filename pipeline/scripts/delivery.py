@@ -15,6 +15,7 @@ from rawtables import Batch, Connection, Outcome, began, connect, ended, store
 from spool import Segment, Spool
 
 SOME, NONE = 4, 1  # exit statuses
+_MANY, _FEW = 10_000, 1_000  # rows that go to Postgres at once, and while it has nothing else to do
 _NAMED = 1_000  # cities whose failure is told one by one
 _AGAIN = 20.0  # seconds after which Postgres is tried again
 
@@ -71,6 +72,10 @@ class Postgres:
         self._thread = ThreadPoolExecutor(1)
         self._thread.submit(self._connected)
         self._under_way = deque[tuple[Segment, Future[Outcome | None]]]()
+
+    def takes(self, rows: int) -> bool:
+        """Whether so many are worth a transaction: a few while nothing is under way, else as many as memory holds."""
+        return rows > 0 and rows % _FEW == 0 and (rows >= _MANY or all(future.done() for _, future in self._under_way))
 
     def send(self, segment: Segment) -> None:
         """Bring it in, or keep it; waits until it is the next one."""

@@ -36,7 +36,6 @@ from openweather import City, Client, Limit, Patience
 from spool import Spool, SpoolFull, bad, good
 
 BAD_CONFIGURATION = 2
-BATCH = 10_000  # rows that go to Postgres at once
 _LINGER = 5.0  # seconds that rows wait for more
 _AHEAD = 64  # requests that may be under way or answered for each one at work
 
@@ -90,7 +89,8 @@ def run(wanted: Configuration) -> Summary:
     for answer in fetch(client, wanted):
         if answer.error:
             summary.fail(answer.city, answer.error)
-        if (answer.line and _spooled(answer, spool, client, summary) >= BATCH) or time.monotonic() > sent + _LINGER:
+        waiting = _spooled(answer, spool, client, summary) if answer.line else 0
+        if postgres.takes(waiting) or time.monotonic() > sent + _LINGER:
             send(spool, postgres)
             sent = time.monotonic()
     send(spool, postgres)

@@ -149,7 +149,9 @@ def _append(cursor: psycopg.Cursor[tuple[object, ...]], lines: Iterator[bytes]) 
 
 def _row(line: bytes) -> bytes:
     """An observation as COPY's binary format has it."""
-    _, city, units, data = map(plain, line[:-1].split(b"\t"))
+    _, city, units, data = line[:-1].split(b"\t")
+    if b"\\" in line:
+        city, data = plain(city), plain(data)
     return b"".join((_HEAD.pack(3, len(city)), city, _LENGTH.pack(len(units)), units,
                      _LENGTH.pack(len(_JSONB) + len(data)), _JSONB, data))
 

@@ -42,8 +42,6 @@ def escaped(text: str) -> str:
 
 def plain(field_of_line: bytes) -> bytes:
     """A text, in UTF-8, as it was before `escaped`."""
-    if b"\\" not in field_of_line:
-        return field_of_line
     return re.sub(rb"\\[\\nrt]", lambda found: _ESCAPED[found[0]], field_of_line)
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import random
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -15,6 +19,11 @@ from homelab.model import Access
 from homelab.services.postgres import grants, retention
 from tests.integration import pg
 from tests.scripts import ROOT
+
+import delivery  # isort: skip
+import ingest_weather  # isort: skip
+import rawtables  # isort: skip
+from spool import Spool, bad, good  # isort: skip
 
 TABLES = (ROOT / "templates" / "postgres" / "project_data.sql").read_bytes()
 # As the first version made it, and as it may have been filled: twice the same, and one that is no observation.
@@ -169,6 +178,68 @@ def test_the_incremental_read_opens_one_month_and_its_index(postgres: pg.Server,
         literal = "\n".join(str(line) for (line,) in connection.execute(
             f"explain select id from raw.weather_observations where ingested_at > '{next_month()}'".encode()))  # noqa: S608
         assert "weather_observations_before" not in literal
+
+
+def test_what_is_stored_is_as_it_came_and_there_once(postgres: pg.Server, database: str,
+                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    deploy(postgres, database)
+    for name, value in postgres.environment(database, "analytics", "analytics").items():
+        monkeypatch.setenv(name, value)
+    now = int(datetime.now(UTC).timestamp())
+    told = [("plain", now, '{"a": 1}'),
+            ("tab\there\n", now, '{\n\t"a": "b\\\\c\\n\\u00fc"\r\n}'),
+            (r"back\slash \t \N", now, '{"a": 2}'),
+            ("Zürich", now, '{"a": "Zürich, 北京, 🌧"}'), ("plain", now - 3600, '{"a": 3}'), (r"\N", 0, "{}"),
+            ("before", 1577836800 + 86400, "{}"), ("plain", now, '{"a": "told later"}')]
+    lines = [good(city, "metric", dt, text.replace("{", f'{{"dt": {dt}, ', 1).replace(", }", "}"))
+             for city, dt, text in told]
+    with postgres.connect(database) as connection:
+        connection.execute("create table raw.old_2020 partition of raw.weather_observations "
+                           "for values from ('2020-01-01') to ('2020-02-01')")
+        connection.execute("insert into raw.weather_observations (city, data, ingested_at) "
+                           "values ('before', '{\"dt\": 1577923200}', '2020-01-04')")
+    with rawtables.connect() as connection:
+        outcome = rawtables.store(connection, rawtables.Batch.of([*lines, bad("odd", "metric", "why\t", b"\0")]))
+        assert (outcome.new, outcome.known, outcome.quarantined) == (len(told) - 2, 2, 1)
+        assert rawtables.store(connection, rawtables.Batch.of(lines)).new == 0
+        assert rawtables.store(connection, rawtables.Batch.of([])) == rawtables.Outcome()
+    with postgres.connect(database) as connection:
+        stored = {(city, dt): (units, data) for city, dt, units, data in connection.execute(
+            "select city, (data ->> 'dt')::bigint, units, data from raw.weather_observations where city <> 'before'")}
+        assert stored == {(city, dt): ("metric", {"dt": dt, **json.loads(text)}) for city, dt, text in reversed(told)
+                          if city != "before"}
+        assert connection.execute("select reason, body from raw.quarantine").fetchall() == [("why\t", b"\0")]
+
+
+def test_the_next_batch_stands_ready_while_postgres_is_at_work(postgres: pg.Server, database: str, tmp_path: Path,
+                                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    deploy(postgres, database)
+    for name, value in postgres.environment(database, "analytics", "analytics").items():
+        monkeypatch.setenv(name, value)
+    run, summary, waiting = uuid4(), delivery.Summary(3), Spool(tmp_path, 1 << 20)
+    with postgres.connect(database) as another:
+        another.execute("select pg_advisory_lock(1717, 1)")
+        bringing = delivery.Postgres(run, summary, waiting)
+        until(lambda: another.execute("select run from raw.ingestion_starts").fetchall() == [(run,)])
+        assert [bringing.takes(rows) for rows in (0, 999, 1000, 1001, 10_000)] == [False, False, True, False, True]
+        for number in range(3):
+            waiting.add(good(f"C{number}", "metric", 1, '{"dt": 1}'), good=True)
+            if number < 2:
+                ingest_weather.send(waiting, bringing)  # does not wait for the lock
+        assert [bringing.takes(rows) for rows in (1000, 10_000)] == [False, True]
+        another.execute("select pg_advisory_unlock(1717, 1)")
+        ingest_weather.send(waiting, bringing)
+        bringing.finish()
+        assert (summary.stored, summary.problem, list(tmp_path.iterdir())) == (3, None, [])
+        assert another.execute("select stored, finished is not null from raw.ingestion_runs").fetchall() == [(3, True)]
+
+
+def until(holds: Callable[[], bool]) -> None:
+    for _ in range(200):
+        if holds():
+            return
+        time.sleep(0.05)
+    raise AssertionError("it never came")
 
 
 def next_month() -> str:
