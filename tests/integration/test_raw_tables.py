@@ -201,7 +201,8 @@ def test_what_is_stored_is_as_it_came_and_there_once(postgres: pg.Server, databa
     with rawtables.connect() as connection:
         outcome = rawtables.store(connection, rawtables.Batch.of([*lines, bad("odd", "metric", "why\t", b"\0")]))
         assert (outcome.new, outcome.known, outcome.quarantined) == (len(told) - 2, 2, 1)
-        assert rawtables.store(connection, rawtables.Batch.of(lines)).new == 0
+        for again in (lines, *([line] for line in lines)):
+            assert rawtables.store(connection, rawtables.Batch.of(again)).new == 0
         assert rawtables.store(connection, rawtables.Batch.of([])) == rawtables.Outcome()
     with postgres.connect(database) as connection:
         stored = {(city, dt): (units, data) for city, dt, units, data in connection.execute(
