@@ -15,7 +15,8 @@ demo: .venv/ready  ## The whole way: lab, three containers, deploy, one run of t
 
 test: .venv/ready .venv/test-ready lint test-unit  ## Every test, the end-to-end one on the lab included
 	$(BIN)/mypy --python-executable .venv-analytics/bin/python pipeline/scripts
-	$(BIN)/pytest tests/integration tests/e2e
+	$(BIN)/pytest -m "not lab" --numprocesses auto --dist loadfile --no-loadscope-reorder tests/integration
+	$(BIN)/pytest -m lab tests/integration tests/e2e
 
 test-unit: .venv/ready  ## The fast tests, on all cores: no network, no containers
 	$(BIN)/pytest -q --numprocesses auto --dist worksteal tests/unit
