@@ -150,10 +150,12 @@ class _Run:
 
     def _note(self, ours: Collection[Owned], owed: Collection[str], stale: Collection[str] = ()) -> None:
         """List what is ours, and put down markers for what is owed; take away those of steps that are no more."""
-        file = places.manifest()
+        # What a kill leaves of it among the markers is taken for one of a step that is no more, and goes as those do.
+        new = "manifest.new"
         check(self._alone, "\n".join([
-            "set -e", f"mkdir -p {places.owed()}; cat >{file}.new; sync {file}.new; mv -fT {file}.new {file}",
-            f"cd {places.owed()}; touch {' '.join(map(quote, sorted({*owed})))} .",
+            f"set -e; mkdir -p {places.owed()}; cd {places.owed()}",
+            f"cat >{new}; sync {new}; mv -fT {new} {places.manifest()}",
+            f"touch {' '.join(map(quote, sorted({*owed})))} .",
             f"rm -f {' '.join(map(quote, sorted(stale)))}"]), "noting what is ours", stdin=manifest.text(ours))
 
     def _apply(self, change: Change, after: Sequence[Change]) -> None:

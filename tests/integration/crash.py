@@ -34,7 +34,7 @@ _KILL = rf"""roots=$(find /proc/[0-9]*/fd -lname {lock()} 2>/dev/null | cut -d/ 
 
 def key(host: str, command: str, stdin: bytes) -> str:
     """What names a command that changes something; the same in every run. Notes differ in what is owed."""
-    text = "noting what is ours" if ".new; mv -fT /var/lib/homelab/manifest.new" in command else command
+    text = "noting what is ours" if "mv -fT manifest.new /var/lib/homelab/manifest" in command else command
     if "psql" in command:
         text += re.sub(r"SCRAM-SHA-256\$[^']*", "", stdin.decode())  # which has a salt
     return f"{host} {hashlib.sha256(text.encode()).hexdigest()[:12]} {_named(command)}"

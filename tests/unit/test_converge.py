@@ -114,6 +114,14 @@ def test_killed_at_every_command_the_next_run_finishes(tmp_path: Path) -> None:
     assert done > 3, "the walk must have met every boundary"
 
 
+def test_a_manifest_that_was_only_half_put_in_place_is_cleared_away(tmp_path: Path) -> None:
+    converge(LocalHost(), stack(tmp_path), SilentProgress())
+    left = Path(places.owed()) / "manifest.new"
+    left.write_text("file /half")
+    assert converge(LocalHost(), stack(tmp_path), SilentProgress()) == []
+    assert not left.exists()
+
+
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_connection_lost_at_any_command_is_taken_up_again(tmp_path: Path, when: str) -> None:
     """Lost before a command has begun, or after it has done all and its answer is lost."""
