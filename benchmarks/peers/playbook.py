@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import singledispatch
 from pathlib import Path
 from shlex import quote
@@ -166,8 +166,9 @@ def _file(step: File, tasks: Tasks) -> list[Task]:
 
 @said.register
 def _settings(step: Settings, tasks: Tasks) -> list[Task]:
-    # homelab restarts it only where a setting needs that.
-    file, = _file(step, tasks)
+    # homelab restarts it only where a setting needs that, and has PostgreSQL read the file before it takes its place:
+    # Ansible would have it read in root's folder, where PostgreSQL may not look.
+    file, = _file(replace(step, validate=""), tasks)
     restart = {"name": step.server.unit, "state": "restarted"}
     return [file, {"name": "restart PostgreSQL", "ansible.builtin.systemd_service": restart,
                    "when": f"{file['register']} is changed"}]
