@@ -40,12 +40,17 @@ class Deployed:
     runs: list[Ran] = field(default_factory=list)
 
     @cached_property
-    def peers(self) -> dict[str, Callable[[], PeerRun]]:
-        """How each peer is run. Ansible wants a Python over there, which PostgreSQL's container has no use for."""
-        self.stack.on("postgres-data", "test -e /usr/bin/python3 || "
+    def playbook(self) -> Playbook:
+        """Ansible's playbook. It wants a Python over there, which PostgreSQL's container has no use for."""
+        self.stack.on(_SERVER, "test -e /usr/bin/python3 || "
                       "apt-get install -qq -y --no-install-recommends python3 >/dev/null 2>&1")
-        playbook, deploy = playbook_of(self.stack), pyinfra_of(self.stack)
-        return {"pyinfra": deploy.run, **{name: lambda name=name: playbook.run(name)  # type: ignore[misc]
+        return playbook_of(self.stack)
+
+    @cached_property
+    def peers(self) -> dict[str, Callable[[], PeerRun]]:
+        """How each peer is run."""
+        deploy = pyinfra_of(self.stack)
+        return {"pyinfra": deploy.run, **{name: lambda name=name: self.playbook.run(name)  # type: ignore[misc]
                                           for name in ("Ansible + mitogen", FAST, "Ansible")}}
 
     def noop(self) -> Ran:
@@ -152,7 +157,6 @@ def change(place: Deployed) -> Iterator[Row]:
     ways = {"a reload": (f"echo '# by hand' >>{file}", ""),
             "the restart": (f"sed -i 's/^shared_buffers.*/shared_buffers = 99MB/' {file}; systemctl restart {unit}",
                             f"; {alone:.1f} s (the restart alone)")}
-    playbook = playbook_of(place.stack)
     for way, (by_hand, beside) in ways.items():
         ours, theirs = [], []
         for _ in range(_ROUNDS):
@@ -160,7 +164,7 @@ def change(place: Deployed) -> Iterator[Row]:
                 place.stack.on(_SERVER, by_hand)
                 ours.append(_changed(place, unit, way == "the restart"))
             place.stack.on(_SERVER, by_hand)
-            peer = playbook.run(FAST, limit=_SERVER)
+            peer = place.playbook.run(FAST, limit=_SERVER)
             if peer.changed != 2:
                 raise SystemExit(f"Not one file and one restart: {peer.changed} changed by Ansible")
             theirs.append(peer.seconds)
