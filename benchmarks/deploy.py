@@ -28,7 +28,7 @@ from tests.guard import sitecustomize as sitecustomize  # the import puts it in 
 _DEPLOYED: dict[str, Callable[[Deployed], Iterator[Row]]] = {
     "noop": noop, "distance": distance, "change": change, "memory": memory}
 ALL = ("help", "hosts", *_DEPLOYED, "cold")
-_ROUNDS = 1  # of cold deploys
+_ROUNDS = 3  # of cold deploys
 
 
 def measured(names: Collection[str]) -> Iterator[Row]:

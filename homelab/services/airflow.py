@@ -179,7 +179,9 @@ class Airflow(Service):
             text = render("airflow/airflow.service.j2", process=process, arguments=_ARGUMENTS.get(process, ""),
                           venv=_VENV, home=HOME, environment=_ENVIRONMENT, ready=_READY if waits else "")
             file = File(f"/etc/systemd/system/{unit}", text)
-            yield (*([ready] if waits else []), file, Running(unit, watches=[file, environment, venv, migrated]))
+            # It takes Python seconds to find a fault: whether it works is asked at the end.
+            running = Running(unit, watches=[file, environment, venv, migrated], settle=0)
+            yield (*([ready] if waits else []), file, running)
 
     def _health_url(self) -> str:
         return f"http://127.0.0.1:{self.port}{_HEALTH[self.version]}"

@@ -11,7 +11,7 @@ from homelab.errors import HomelabError
 from homelab.host import Host, Result, argv
 from homelab.model import Health, Pending, Step
 
-_EVERY = 1.0  # seconds between two questions
+_EVERY = 0.5  # seconds between two questions
 
 
 @dataclass(frozen=True, eq=False)

@@ -64,16 +64,17 @@ FACTS = {
     TRIXIE: ("trixie", 17, (3, 13), *["/etc/apt/sources.list.d/debian.sources"] * 2, 257),
 }
 # systemd's directives that came with version 200 or later: "Added in version" in systemd.exec(5), systemd.unit(5).
+# `Type` itself is older; `exec` is what it is set to, and since when that can be is in systemd's NEWS.
 SINCE = {
     "After": 201, "AmbientCapabilities": 229, "Description": 201, "LockPersonality": 235, "PrivateDevices": 209,
     "ProtectClock": 245,
     "ProtectControlGroups": 232, "ProtectHostname": 242, "ProtectKernelLogs": 244, "ProtectKernelModules": 232,
     "ProtectKernelTunables": 232, "ProtectSystem": 214, "ReadWritePaths": 231, "RemoveIPC": 232,
     "RestrictAddressFamilies": 211, "RestrictNamespaces": 233, "RestrictRealtime": 231, "RestrictSUIDSGID": 242,
-    "StartLimitIntervalSec": 229, "SystemCallArchitectures": 209, "SystemCallErrorNumber": 209, "WantedBy": 201,
-    "Wants": 201,
+    "StartLimitIntervalSec": 229, "SystemCallArchitectures": 209, "SystemCallErrorNumber": 209, "Type": 240,
+    "WantedBy": 201, "Wants": 201,
 }
-OLDER = {"CapabilityBoundingSet", "EnvironmentFile", "ExecStart", "ExecStartPre", "Group", "KillMode",
+OLDER = {"CapabilityBoundingSet", "EnvironmentFile", "ExecStart", "ExecStartPost", "ExecStartPre", "Group", "KillMode",
          "NoNewPrivileges", "PrivateTmp", "Restart", "RestartSec", "SystemCallFilter", "TimeoutStartSec",
          "TimeoutStopSec", "UMask", "User"}
 
@@ -233,7 +234,7 @@ def test_apt_asks_nobody_and_keeps_what_was_changed(tmp_path: Path, monkeypatch:
 
 def test_units_use_only_what_the_oldest_systemd_has() -> None:
     oldest = min(row[5] for row in FACTS.values())
-    used = {name for path in shipped("templates").rglob("*.service.j2")
+    used = {name for path in shipped("templates").rglob("*.service*.j2")
             for name in re.findall(r"(?m)^([A-Z]\w+)=", path.read_text())}
     assert "ProtectClock" in used
     assert used - OLDER - set(SINCE) == set(), "say since when systemd has it"
