@@ -1,7 +1,7 @@
 """`homelab deploy`, measured: `python -m benchmarks.deploy [name …]`, in a lab of its own, as root.
 
-help, hosts, noop, distance, change and memory take five minutes together; cold, the slowest, about ten. The lab is gone
-afterwards, also after a failure, Ctrl-C or SIGTERM.
+help, hosts, noop, distance, change and memory take five minutes together; cold, which is done three times, about eight.
+The lab is gone afterwards, also after a failure, Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
