@@ -41,11 +41,15 @@ def test_ctrl_c_at_a_question_gets_one_word_for_an_answer(tmp_path: Path) -> Non
     said = b""
     while b"address):" not in said:
         said += os.read(ours, 1024)
-    os.write(ours, b"\x03")
-    assert asking.wait(20) == 130
+    for _ in range(3):  # one that comes between the question and the wait for its answer is heard at the next one
+        os.write(ours, b"\x03")
+        with suppress(subprocess.TimeoutExpired):
+            asking.wait(5)
+            break
+    assert asking.poll() == 130
     with suppress(OSError):  # how a terminal says that nobody is on its other side any more
         while part := os.read(ours, 1024):
             said += part
     os.close(ours)
-    assert said.replace(b" ", b"") == b"Proxmoxnode(nameoraddress):^CAborted!\r\n"  # one may be between : and ^
+    assert b"".join(said.replace(b"^C", b"").split()) == b"Proxmoxnode(nameoraddress):Aborted!"
     assert list(tmp_path.iterdir()) == []
