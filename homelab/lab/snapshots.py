@@ -113,11 +113,12 @@ class SnapshotNode(ConfigNode):
         root, (new, old) = self.runtime.root(vmid), self._beside(vmid)
         try:
             copy_tree(self._kept(vmid, name), new)
-            root.rename(old)
-            new.rename(root)
-        finally:
+        except (HomelabError, OSError):
             remove_tree(new)
-            remove_tree(old)
+            raise
+        root.rename(old)
+        new.rename(root)
+        remove_tree(old)  # not before: until then it is the only one that was in use
 
     def _kept(self, vmid: int, name: str) -> Path:
         return self.runtime.root(vmid).parent / "snapshots" / name
