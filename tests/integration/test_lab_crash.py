@@ -25,16 +25,14 @@ import pytest
 from homelab.commands.deploy import HostReport, deploy
 from homelab.commands.deploy import connect as over_ssh
 from homelab.commands.destroy import destroy
-from homelab.commands.up import up as make_up
 from homelab.host import check
 from homelab.lab import Lab
-from homelab.model import Container, Inventory, Secret
+from homelab.model import Container, Secret
 from homelab.paths import shipped
 from homelab.plan import chosen
-from homelab.secrets import FileVault
 from homelab.ssh import Ssh
 from homelab.trust import KnownHosts, Pin, fingerprint
-from tests.integration.box import QUIET, in_a_lab, lab_with
+from tests.integration.box import QUIET, Box, in_a_lab, lab_with
 from tests.integration.crash import KINDS, Doomed, Fate, differences, state
 
 LAB = Lab("crash", IPv4Network("10.99.2.112/28"), "hl-crsh", 18086, 8169)
@@ -54,51 +52,35 @@ pytestmark = in_a_lab(3600 if ASKED else 300)
 
 
 @dataclass(frozen=True)
-class Stack:
-    """The containers of the walk."""
+class Stack(Box):
+    """The containers of the walk; what it notes is in the folder."""
 
-    inventory: Inventory
     folder: Path
-
-    @property
-    def vault(self) -> FileVault:
-        """The secrets, the same for all runs."""
-        return FileVault(self.inventory.state_dir)
-
-    @property
-    def known(self) -> KnownHosts:
-        """The pinned host keys."""
-        return KnownHosts.of(self.inventory.state_dir)
 
     @property
     def containers(self) -> Sequence[Container]:
         """Those that the walk goes over."""
         return chosen(self.inventory, LIMIT)
 
-    def connect(self, container: Container) -> Ssh:
-        """A connection for looking."""
-        return over_ssh(container, self.vault.key_pair("operator")[0], self.known, 60)
-
     def make(self, keys: Mapping[str, bytes]) -> dict[str, bytes]:
         """Fresh containers, with these host keys, or with new ones. Returns the keys."""
-        destroy(self.inventory, known_hosts=self.known, progress=QUIET, confirm=lambda plan: True, limit=LIMIT)
-        make_up(self.inventory, vault=self.vault, known_hosts=self.known, progress=QUIET, limit=LIMIT,
-                confirm=lambda plan: True)
+        destroy(self.inventory, known_hosts=self.known_hosts, progress=QUIET, confirm=lambda plan: True, limit=LIMIT)
+        self.up(*LIMIT)
         made = {}
         for container in self.containers:
-            with self.connect(container) as host:
+            with self.connect(container.name) as host:
                 check(host, "systemctl is-system-running --wait", "booting")
                 if container.name in keys:
                     check(host, f"cat >{_KEY} && ssh-keygen -yf {_KEY} >{_KEY}.pub && systemctl restart ssh",
                           "giving it the keys of before", stdin=keys[container.name])
                 made[container.name] = check(host, f"cat {_KEY}", "its key").stdout
                 line = " ".join(check(host, f"cat {_KEY}.pub", "its key").text.split()[:2])
-            self.known.pin(container.name, Pin(fingerprint(line), line))
+            self.known_hosts.pin(container.name, Pin(fingerprint(line), line))
         return made
 
-    def deploy(self, reach: Callable[..., object] = over_ssh) -> Sequence[HostReport]:
+    def deploy_all(self, reach: Callable[..., object] = over_ssh) -> Sequence[HostReport]:
         """What `homelab deploy` does."""
-        return deploy(self.inventory, vault=self.vault, known_hosts=self.known, progress=QUIET, limit=LIMIT,
+        return deploy(self.inventory, vault=self.vault, known_hosts=self.known_hosts, progress=QUIET, limit=LIMIT,
                       reach=reach)  # type: ignore[arg-type]
 
     def deploy_and_be_cut_off(self, fate: Fate) -> int:
@@ -111,7 +93,7 @@ class Stack:
                 os.kill(child, signal.SIGKILL)
                 raise
         try:
-            failures = [str(report.failure) for report in self.deploy(reaching(fate)) if report.failure]
+            failures = [str(report.failure) for report in self.deploy_all(reaching(fate)) if report.failure]
             sys.stderr.write("".join(f"{failure}\n\n" for failure in failures))
             sys.stderr.flush()
             os._exit(len(failures) and 1)
@@ -122,7 +104,7 @@ class Stack:
         """Part by part, what each container is."""
         found = {}
         for container in self.containers:
-            with self.connect(container) as host:
+            with self.connect(container.name) as host:
                 check(host, "systemctl is-system-running --wait || systemctl --failed >&2", "booting")
                 found[container.name] = state(host)
         return found
@@ -158,7 +140,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 def clean(stack: Stack) -> Clean:
     keys = stack.make({})
     learning = Fate(stack.folder / "none")
-    assert [report.failure for report in stack.deploy(reaching(learning))] == [None] * len(stack.containers)
+    assert [report.failure for report in stack.deploy_all(reaching(learning))] == [None] * len(stack.containers)
     return Clean(stack.state(), learning.seconds, keys)
 
 
@@ -175,7 +157,7 @@ def test_cut_off_in_every_command_it_ends_as_a_clean_one(stack: Stack, clean: Cl
     missed = [name for name in clean.seconds if name not in fate.met()]
     sys.stderr.write(f"{kinds}: {len(fate.met())} times cut off in {runs.total()} runs {dict(runs)}, "
                      f"{time.monotonic() - started:.0f} s; not met: {missed}\n")
-    assert [report.changes for report in stack.deploy()] == [[]] * len(stack.containers)
+    assert [report.changes for report in stack.deploy_all()] == [[]] * len(stack.containers)
     found = stack.state()
     wrong = [f"{name}: {line}" for name in clean.state for line in differences(clean.state[name], found[name])]
     sys.stderr.write("".join(f"{line}\n" for line in wrong))
@@ -188,7 +170,7 @@ def test_whatever_differs_would_be_seen(stack: Stack, clean: Clean) -> None:
     """In the container that the walk has left: a file too many, a mode, a content, a package, a unit, a role."""
     container = stack.containers[0]
     before = clean.state[container.name]
-    with stack.connect(container) as host:
+    with stack.connect(container.name) as host:
         check(host, """cd /etc/postgresql/15/main; touch .pg_hba.conf.homelab.abcdef; chmod 600 environment
 echo >>pg_ident.conf; apt-mark manual libpq5; systemctl mask cron.service e2scrub_reap.service 2>/dev/null
 cd /; runuser -u postgres -- psql -qc 'create role other'; ln -sf /etc/hosts /etc/link""", "spoiling it")
