@@ -14,7 +14,7 @@ from homelab.model import Access, Health, Listen, Owned, Service, Site, Step
 from homelab.paths import shipped
 from homelab.render import render
 from homelab.steps import Command, Database, Directory, File, Hba, Packages, Role, Running, Settings, Sql
-from homelab.steps.postgres import PSQL
+from homelab.steps.postgres import AS_POSTGRES, PSQL
 from homelab.steps.queries import Query
 
 _TABLES = "pg_class where relnamespace = to_regnamespace('raw') and relkind in ('r', 'p')"
@@ -71,11 +71,11 @@ class Postgres(Service):
         folder, unit = f"/etc/postgresql/{self.version}/main", self.units()[0]
         dropin = File(f"/etc/systemd/system/{unit}.d/homelab.conf", render("postgres/postgresql.service.conf.j2"))
         server = Running(unit, watches=[dropin], settle=0)
-        parsed = (f"runuser -u postgres -- /usr/lib/postgresql/{self.version}/bin/postgres -C port "
+        parsed = (f"{AS_POSTGRES} /usr/lib/postgresql/{self.version}/bin/postgres -C port "
                   f'-D /var/lib/postgresql/{self.version}/main -c config_file="$new" >/dev/null')
         settings = Settings(f"{folder}/conf.d/homelab.conf",
                             render("postgres/postgresql.conf.j2", memory=site.container.shape.memory),
-                            validate=f"cd / && {parsed}", server=server)
+                            validate=parsed, server=server)
         return (*self._packages(), self._cluster(), settings, Directory(f"/etc/systemd/system/{unit}.d"), dropin,
                 server, *contents(site), retention(self.retention_months),
                 Hba(f"{folder}/pg_hba.conf", hba(site), "postgres", "postgres", 0o640))

@@ -18,7 +18,8 @@ from homelab.steps.files import File
 from homelab.steps.queries import Query
 from homelab.steps.units import Running
 
-PSQL = "env --chdir=/ runuser -u postgres -- psql"  # which may not enter root's folder, and would say so
+AS_POSTGRES = "env --chdir=/ runuser -u postgres --"  # who may not enter root's folder, and would say so
+PSQL = f"{AS_POSTGRES} psql"
 _ITERATIONS = 4096  # PostgreSQL's own default for SCRAM
 
 
