@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from homelab.host import Result, batch_script
+from homelab.steps.together import NOW
 
 
 def owner_of_new_files() -> tuple[str, str]:
@@ -68,15 +69,33 @@ class Kept:
                 shutil.copytree(copy, folder, symlinks=True)
 
 
+@dataclass
+class _Keeping(LocalHost):
+    """Keeps folders as they are before each command, and between the steps that go over in one."""
+
+    folders: Sequence[Path] = ()
+    kept: list[Kept] = field(default_factory=list)
+
+    def run(self, command: str, *, stdin: bytes = b"", timeout: float = 60) -> Result:
+        """See Host.run."""
+        before = Kept(*self.folders)
+        self.kept.append(before)
+        texts = command.split(NOW)  # the first one stands before the first step, the last one after the last
+        for done in range(2, len(texts) - 1):
+            super().run(f"{NOW.join(texts[:done])}exit 9{NOW.join(texts[done:])}", stdin=stdin, timeout=timeout)
+            self.kept.append(Kept(*self.folders))
+            before.put_back()
+        return super().run(command, stdin=stdin, timeout=timeout)
+
+
 def killed_before_each_command(run: Callable[[LocalHost], object], *folders: Path) -> Iterator[int]:
     """The folders as each kill before one of the run's commands would leave them, and at last as its end does.
 
     Gives how many commands are done then. The run itself is made once: how far it had come by then is kept.
     """
-    kept: list[Kept] = []
-    run(LocalHost(before=lambda command: kept.append(Kept(*folders))))
-    kept.append(Kept(*folders))
-    for done, each in enumerate(kept):
+    host = _Keeping(folders=folders)
+    run(host)
+    for done, each in enumerate([*host.kept, Kept(*folders)]):
         each.put_back()
         yield done
 

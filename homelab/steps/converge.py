@@ -24,6 +24,7 @@ from homelab.steps import manifest, places
 from homelab.steps.exclusive import Busy, Exclusive, wait_until_idle
 from homelab.steps.look import Change, look, marker, removals, wanted
 from homelab.steps.meaning import meaning
+from homelab.steps.together import applied, title, together
 
 _LOSSES = 5  # times that one run takes up a lost connection again
 REBOOT = 180.0  # seconds that a container has to answer again
@@ -104,11 +105,12 @@ class _Run:
                 marker(w) for c in changes for w in self._steps if c.step in w.watches])
             left = changes
             while left:
-                change, *left = left
-                self._apply(change, left)
-                if change in gone[-1:]:
+                count = together([change.step for change in left])
+                now, left = left[:count], left[count:]
+                self._apply(now, left)
+                if now[-1] in gone[-1:]:
                     self._note(ours, ())  # what is gone is not listed any more, whatever becomes of the rest
-                if change.step.waits and change.step.probes():
+                if now[-1].step.waits and now[-1].step.probes():
                     left = self._still_pending(left, seen.owed)
             self._require_taken([change.step for change in changes])
         if changes or stale or manifest.text(ours) != seen.listed.encode():
@@ -158,23 +160,35 @@ class _Run:
             f"touch {' '.join(map(quote, sorted({*owed})))} .",
             f"rm -f {' '.join(map(quote, sorted(stale)))}"]), "noting what is ours", stdin=manifest.text(ours))
 
-    def _apply(self, change: Change, after: Sequence[Change]) -> None:
-        step, host, started = change.step, self._host.name, time.monotonic()
+    def _apply(self, now: Sequence[Change], after: Sequence[Change]) -> None:
+        """Do what goes over together; `after` is what comes then."""
+        steps, host, started, done = [change.step for change in now], self._host.name, time.monotonic(), list[Change]()
         try:
-            with self._progress.step(host, step.title):
-                step.apply(self._alone)
-                if step.watches:
-                    check(self._alone, f"rm -f {places.owed()}/{quote(marker(step))}", "noting what is done")
+            with self._progress.step(host, title(steps)):
+                for change, seconds in zip(now, applied(self._alone, steps, _settled), strict=True):
+                    done.append(replace(change, seconds=seconds))
         except Busy:
             raise
         except ConnectionLost:
-            # It may have acted nevertheless: then the next look finds nothing to do.
-            self.changed[step.title] = replace(change, seconds=time.monotonic() - started)
+            # They may have acted nevertheless: then the next look finds nothing to do.
+            self.changed |= {change.step.title: replace(change, seconds=time.monotonic() - started) for change in now}
             raise
         except HomelabError as error:
-            self._progress.told(host, "failed", step=step.title, seconds=round(time.monotonic() - started, 3),
-                                reason=change.pending.reason, error=str(error))
-            raise StepFailed(host, error, step, list(self.changed.values()), after) from error
-        self.changed[step.title] = replace(change, seconds=time.monotonic() - started)
-        self._progress.told(host, "waited" if step.waits else "changed", step=step.title,
-                            seconds=round(time.monotonic() - started, 3), reason=change.pending.reason)
+            failed, *rest = now[len(done):]
+            self._done(done)
+            seconds = time.monotonic() - started - sum(change.seconds for change in done)
+            self._progress.told(host, "failed", step=failed.step.title, seconds=round(seconds, 3),
+                                reason=failed.pending.reason, error=str(error))
+            raise StepFailed(host, error, failed.step, list(self.changed.values()), [*rest, *after]) from error
+        self._done(done)
+
+    def _done(self, changes: Sequence[Change]) -> None:
+        for change in changes:
+            self.changed[change.step.title] = change
+            self._progress.told(self._host.name, "waited" if change.step.waits else "changed", step=change.step.title,
+                                seconds=round(change.seconds, 3), reason=change.pending.reason)
+
+
+def _settled(step: Step) -> str:
+    """Shell text that notes that a step does not owe anything any more; none for a step that never did."""
+    return f"rm -f {places.owed()}/{quote(marker(step))}" if step.watches else ""

@@ -7,20 +7,21 @@ import hashlib
 import io
 import tarfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from shlex import quote
 
 from homelab.distributions import CA_BUNDLE
-from homelab.host import Host, Result, argv, check
+from homelab.host import Result, argv
 from homelab.model import Owned, Pending, Step
 from homelab.steps import places
+from homelab.steps.together import Brief, Script
 
 _KEPT = 5  # how many of what was replaced are kept for each path
 
 
 @dataclass(frozen=True, eq=False)
-class Directory(Step):
+class Directory(Brief):
     """A directory with an owner and a mode; what is in it does not matter."""
 
     path: str
@@ -48,10 +49,10 @@ class Directory(Step):
         wanted = f"directory {self.owner}:{self.group} {self.mode:o}"
         return None if answers[0].text == wanted else Pending(f"{answers[0].text} → {wanted}")
 
-    def apply(self, host: Host) -> None:
-        """See Step."""
-        check(host, argv("install", "-d", "-o", self.owner, "-g", self.group, "-m", f"{self.mode:o}", self.path),
-              f"making {self.path}")
+    def script(self) -> Script:
+        """See Brief."""
+        return Script(argv("install", "-d", "-o", self.owner, "-g", self.group, "-m", f"{self.mode:o}", self.path),
+                      f"making {self.path}")
 
 
 def keep(path: str, digest: str, new: str) -> str:
@@ -92,7 +93,7 @@ def _whose(path: str, found: str, noted: Sequence[str]) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class File(Step):
+class File(Brief):
     """A file with this content, owner and mode, replaced atomically. What was not from us is kept.
 
     `secret` files are compared by hash and never shown. `validate` is shell text that has to succeed on the new
@@ -147,10 +148,10 @@ class File(Step):
         return "".join(line if line.endswith("\n") else line + "\n" for line in
                        difflib.unified_diff(old, new, f"a{self.path}", f"b{self.path}"))
 
-    def apply(self, host: Host) -> None:
-        """See Step."""
+    def script(self) -> Script:
+        """See Brief."""
         folder, _, name = self.path.rpartition("/")
-        check(host, "\n".join([
+        return Script("\n".join([
             "set -e; umask 077",
             f"rm -f {quote(f'{folder}/.{name}.homelab.')}??????*",  # what a killed run may have left
             f"new=$(mktemp {quote(f'{folder}/.{name}.homelab.XXXXXX')})",
@@ -160,7 +161,7 @@ class File(Step):
             self.validate,
             keep(self.path, f"sha256sum <{quote(self.path)}", self._digest),
             f'sync "$new"; mv -fT "$new" {quote(self.path)}',
-        ]), f"writing {self.path}", stdin=self.content)
+        ]), f"writing {self.path}", self.content)
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,10 +183,10 @@ class Certificate(File):
         *file, trusted = answers
         return super().pending(file) or (None if trusted.ok else Pending("is not trusted yet"))
 
-    def apply(self, host: Host) -> None:
-        """See Step."""
-        super().apply(host)
-        check(host, "update-ca-certificates", "trusting a CA")
+    def script(self) -> Script:
+        """See Brief."""
+        written = super().script()
+        return replace(written, text=f"{written.text}\numask 022; update-ca-certificates")
 
 
 _HASHES = "find . -type f -printf '%P\\0' | xargs -0r sha256sum"
@@ -198,7 +199,7 @@ def _digest_of(hashes: Mapping[str, str]) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class Tree(Step):
+class Tree(Brief):
     """A directory whose files are exactly these, all owned by root and readable by everyone."""
 
     path: str
@@ -251,11 +252,11 @@ class Tree(Step):
     def _listing(self, sign: str, names: Sequence[str] | Mapping[str, bytes]) -> str:
         return "".join(f"{sign} {self.path}/{name}\n" for name in sorted(names))
 
-    def apply(self, host: Host) -> None:
-        """See Step."""
+    def script(self) -> Script:
+        """See Brief."""
         new, old = f"{self.path}.new", f"{self.path}.old"
         # The swap leaves a moment without the directory; a run that falls into it fails and is repeated.
-        check(host, "\n".join([
+        return Script("\n".join([
             "set -e",
             argv("rm", "-rf", new, old),
             argv("mkdir", "-p", new),
@@ -264,7 +265,7 @@ class Tree(Step):
             f"if [ -e {quote(self.path)} ]; then {argv('mv', '-T', self.path, old)}; fi",
             argv("mv", "-T", new, self.path),
             argv("rm", "-rf", old),
-        ]), f"writing {self.path}", stdin=self._archive())
+        ]), f"writing {self.path}", self._archive())
 
     def _archive(self) -> bytes:
         buffer = io.BytesIO()

@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from shlex import quote
+from typing import ClassVar
 
 from homelab.errors import HomelabError
 from homelab.host import Host, Result, argv, check
@@ -181,6 +182,7 @@ class Settings(File):
 
     server: Running = field(kw_only=True)
     psql: str = PSQL
+    alone: ClassVar[bool] = True
 
     def probes(self) -> Sequence[str]:
         """See Step. The last two find what a killed run wrote and did not load, or what it loaded in vain."""
@@ -215,6 +217,7 @@ class Hba(File):
     """pg_hba.conf: put in place, read by the server's own parser, and only then loaded; a faulty one is taken back."""
 
     psql: str = PSQL
+    alone: ClassVar[bool] = True
 
     def owns(self) -> Sequence[Owned]:
         """Nothing: without it, the cluster, and so the data, could not be used any more."""

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from shlex import quote
 
-from homelab.host import Host, Result, argv, check
-from homelab.model import Pending, Step
+from homelab.host import Result, argv
+from homelab.model import Pending
+from homelab.steps.together import Brief, Script
 
 
 def unlocked(etc: str = "/etc") -> str:
@@ -27,7 +28,7 @@ done"""
 
 
 @dataclass(frozen=True, eq=False)
-class User(Step):
+class User(Brief):
     """A system user with a group and a home of its own, and no password."""
 
     name: str
@@ -54,14 +55,14 @@ class User(Step):
             return Pending(f"home {home} → {self.home}, shell {shell} → {self.shell}")
         return None if answers[1].ok else Pending("has no group, no entry in shadow or gshadow, or no home")
 
-    def apply(self, host: Host) -> None:
-        """See Step."""
+    def script(self) -> Script:
+        """See Brief."""
         name, home = quote(self.name), quote(self.home)
         fields = ("--home-dir", self.home, "--shell", self.shell)
         add = argv("useradd", "--system", "--gid", self.name, "--no-create-home", *fields, self.name)
         change = argv("usermod", "--gid", self.name, "--home", self.home, "--shell", self.shell, self.name)
         # Each on its own, and the home in one rename: a run that was killed in between left half of it.
-        check(host, "\n".join([
+        return Script("\n".join([
             f"# making the user {self.name}", unlocked(), "set -e",
             f"getent group {name} >/dev/null || {argv('groupadd', '--system', self.name)}",
             f"if getent passwd {name} >/dev/null; then {change}; else {add}; fi",
