@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,6 +16,7 @@ from homelab.steps import places
 _TAKEN = 75  # exit status: another command of ours still runs
 _CUT_OFF = 74  # exit status: not all of standard input came over, so nothing was begun
 _ENDED = 124  # exit status of timeout(1)
+_LARGE = 4096  # bytes of standard input from which on it is compressed
 _GRACE = 30.0  # seconds that the other side has beyond the deadline, to end the command itself
 
 
@@ -25,8 +27,8 @@ class Busy(HomelabError):
 class Exclusive:
     """A host on which every command holds a lock until its last process has ended, also without us.
 
-    Standard input comes over whole before a command begins, so that none takes half a file for a whole one, and
-    what a command prints goes to files, so that it does not die of a line that broke.
+    Standard input comes over whole before a command begins, so that none takes half a file for a whole one; what is
+    large, compressed. What a command prints goes to files, so that it does not die of a line that broke.
     """
 
     def __init__(self, host: Host, progress: Progress) -> None:
@@ -40,7 +42,8 @@ class Exclusive:
     def run(self, command: str, *, stdin: bytes = b"", timeout: float = 900) -> Result:
         """See Host.run. Raises Busy; and HomelabError when the command did not end in time, and was ended."""
         started = time.monotonic()
-        result = self._host.run(_script(command, len(stdin), timeout), stdin=stdin, timeout=timeout + _GRACE)
+        sent = gzip.compress(stdin, mtime=0) if (packed := len(stdin) > _LARGE) else stdin
+        result = self._host.run(_script(command, len(sent), packed, timeout), stdin=sent, timeout=timeout + _GRACE)
         if result.status == _TAKEN and b"homelab: taken" in result.stderr:
             raise Busy(f"{self.name}: something is still going on there", "A command of an earlier run has not ended.")
         result = replace(result, command=command)
@@ -79,18 +82,20 @@ def wait_until_idle(host: Host, deadline: float) -> None:
     ]), "waiting for the end of what an earlier run has begun", timeout=deadline + 100)
 
 
-def _script(command: str, size: int, timeout: float) -> str:
+def _script(command: str, size: int, packed: bool, timeout: float) -> str:
     run = places.RUN
     taken_in = [
         f'cat >{run}/in && [ "$(stat -c %s {run}/in)" = {size} ] || exit {_CUT_OFF}',
         f"exec 8<{run}/in; rm -f {run}/in",
     ] if size else ["exec 8</dev/null"]
+    begin = f"timeout --kill-after=10 {timeout:.0f} sh -c {quote(command)}"
+    fed = f"gzip -dc <&8 | {begin}" if packed else f"{begin} <&8"
     return "\n".join([
         f"# {command.strip().splitlines()[0].removeprefix('# ')}",  # by which messages name it
         f"umask 077; [ -d {run} ] || mkdir -p {run}; exec 9>>{places.lock()} || exit",
         f"flock --timeout 5 9 || {{ echo 'homelab: taken' >&2; exit {_TAKEN}; }}",
         *taken_in,
-        f"umask 022; timeout --kill-after=10 {timeout:.0f} sh -c {quote(command)} <&8 8<&- >{run}/out 2>{run}/err",
+        f"umask 022; {fed} 8<&- >{run}/out 2>{run}/err",
         f"status=$?; cat {run}/out; [ ! -s {run}/err ] || cat {run}/err >&2; exit $status",
     ])
 

@@ -260,7 +260,7 @@ class Tree(Brief):
             "set -e",
             argv("rm", "-rf", new, old),
             argv("mkdir", "-p", new),
-            argv("tar", "-xzf", "-", "-C", new, "--no-same-owner"),
+            argv("tar", "-xf", "-", "-C", new, "--no-same-owner"),
             f"(umask 077; {keep(self.path, self._hash_of_what_is_there(), _digest_of(self._wanted()))})",
             f"if [ -e {quote(self.path)} ]; then {argv('mv', '-T', self.path, old)}; fi",
             argv("mv", "-T", new, self.path),
@@ -269,7 +269,7 @@ class Tree(Brief):
 
     def _archive(self) -> bytes:
         buffer = io.BytesIO()
-        with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        with tarfile.open(fileobj=buffer, mode="w") as archive:
             for name, content in self.files.items():
                 entry = tarfile.TarInfo(name)
                 entry.size = len(content)

@@ -47,10 +47,14 @@ class Running(Step):
     def apply(self, host: Host) -> None:
         """See Step. Raises HomelabError with the journal's last lines when the unit does not come up."""
         unit = quote(self.unit)
-        # It may be masked, if it was a package's and not wanted here for a while. Each of these has systemd read
-        # everything anew, which a plain restart need not wait for.
-        self.restart(host, f'systemctl daemon-reload && {{ [ "$(systemctl is-enabled {unit} 2>/dev/null)" = enabled ] '
-                           f"|| {{ systemctl unmask --quiet {unit} && systemctl enable --quiet {unit}; }}; }}")
+        # Each of these has systemd read everything anew, which takes a while, so it is done once. It may be masked, if
+        # it was a package's and not wanted here for a while.
+        self.restart(host, "\n".join([
+            f"case $(systemctl is-enabled {unit} 2>/dev/null) in",
+            "    enabled) systemctl daemon-reload;;",
+            f"    masked*) systemctl unmask --quiet {unit} && systemctl enable --quiet {unit};;",
+            f"    *) systemctl enable --quiet {unit};;",
+            "esac"]))
 
     def restart(self, host: Host, first: str = "true") -> None:
         """Restart it, after that shell text. Raises as `apply` does."""

@@ -18,6 +18,7 @@ from homelab.errors import HomelabError
 from homelab.host import Host, Result, check
 from homelab.ssh import Ssh
 from homelab.steps.places import lock
+from homelab.steps.together import NOW
 
 KINDS = ("kill", "reboot", "cli", "cut")
 _LONG = 2.0  # seconds: what takes longer is cut off several times, at different moments
@@ -61,11 +62,11 @@ class Fate:
         """The keys of all that was cut off, as often as it was."""
         return self.log.read_text().splitlines() if self.log.exists() else []
 
-    def meets(self, name: str) -> str | None:
-        """How this command is cut off, this time; None if it is left in peace."""
+    def meets(self, name: str, several: bool) -> str | None:
+        """How this command is cut off, this time; None if it is left in peace. `several` steps are many moments."""
         with self._lock:
             before = self.met().count(name)
-            if not self.kinds or before >= (self.times if self.seconds.get(name, 0) > _LONG else 1):
+            if not self.kinds or before >= (self.times if self.seconds.get(name, 0) > _LONG or several else 1):
                 return None
             with self.log.open("a") as file:
                 file.write(f"{name}\n")
@@ -92,7 +93,7 @@ class Doomed:
         if "flock --timeout 5 9" not in command:
             return self._host.run(command, stdin=stdin, timeout=timeout)
         name, started = key(self.name, command, stdin), time.monotonic()
-        how = self._fate.meets(name)
+        how = self._fate.meets(name, several=NOW in command)
         try:
             with _ending(self._fate.moment(name), getattr(self, f"_{how}")) if how else nullcontext():
                 return self._host.run(command, stdin=stdin, timeout=timeout)

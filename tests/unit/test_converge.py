@@ -14,8 +14,8 @@ from homelab.errors import HomelabError
 from homelab.host import ConnectionLost, Result, argv
 from homelab.model import Step
 from homelab.progress import SilentProgress, TerminalProgress
-from homelab.steps import Command, File, WaitFor, places
-from homelab.steps.converge import converge
+from homelab.steps import Command, Directory, File, Tree, WaitFor, places
+from homelab.steps.converge import StepFailed, converge
 from homelab.steps.exclusive import Exclusive, wait_until_idle
 from homelab.steps.look import ahead, survey
 from tests.support import Kept, LocalHost, killed_before_each_command, owner_of_new_files
@@ -66,6 +66,52 @@ def test_a_change_reaches_what_watches_it(tmp_path: Path) -> None:
     assert (tmp_path / "restarts").read_text() == "restart\n" * 2
 
 
+def several(folder: Path, middle: bytes = b"x") -> list[Step]:
+    """What goes over together, between two commands that do not; the file in the middle has to be valid."""
+    me = owner_of_new_files()
+    return [Command("first", argv("test", "-e", f"{folder}/first"), f"touch {folder}/first"),
+            Directory(f"{folder}/etc", *me, 0o700), File(f"{folder}/etc/large", b"0123456789\n" * 10_000, *me),
+            watched := File(f"{folder}/etc/middle", middle, *me,
+                            validate='grep -q x "$new" || { echo "no x" >&2; exit 4; }'),
+            Tree(f"{folder}/etc/tree", {"a": b"a", "b/c": b"c"}), File(f"{folder}/etc/it's last", b"", *me),
+            Command("last", argv("test", "-e", f"{folder}/last"), f"touch {folder}/last", watches=[watched])]
+
+
+def test_files_that_stand_one_after_another_go_over_in_one_command(tmp_path: Path) -> None:
+    host, said = LocalHost(), io.StringIO()
+    steps = several(tmp_path)
+    changes = converge(host, steps, TerminalProgress(Console(file=said, width=300)))
+    assert [change.step for change in changes] == steps
+    assert len([ran for ran in host.ran if "mktemp" in ran]) == 1
+    assert f"directory {tmp_path}/etc and 4 more" in said.getvalue()
+    assert (tmp_path / "etc" / "large").stat().st_size == 110_000
+    assert (tmp_path / "etc" / "tree" / "b" / "c").read_bytes() == b"c"
+    assert survey(LocalHost(), steps) == []
+
+
+def test_one_that_fails_among_several_is_named(tmp_path: Path) -> None:
+    """Those before it are done, those after it not begun; once it is mended, only the rest is done."""
+    with pytest.raises(StepFailed) as error:
+        converge(LocalHost(), several(tmp_path, b"y"), SilentProgress())
+    assert error.value.brief == f"local: writing {tmp_path}/etc/middle failed"
+    assert "ended with status 4\n  no x" in error.value.details
+    assert [change.step.title for change in error.value.changed] == ["first", f"directory {tmp_path}/etc",
+                                                                     f"file {tmp_path}/etc/large"]
+    assert (f"3 changes were made before it; `file {tmp_path}/etc/middle` may be half done; not begun: tree "
+            f"{tmp_path}/etc/tree, file {tmp_path}/etc/it's last, last.") in error.value.details
+    assert [change.step.title for change in converge(LocalHost(), several(tmp_path), SilentProgress())] == [
+        f"file {tmp_path}/etc/middle", f"tree {tmp_path}/etc/tree", f"file {tmp_path}/etc/it's last", "last"]
+
+
+def test_no_command_becomes_too_long_for_linux(tmp_path: Path) -> None:
+    host = LocalHost()
+    steps = [File(f"{tmp_path}/it's {'long ' * 30}{number}", b"'", *owner_of_new_files()) for number in range(120)]
+    assert len(converge(host, steps, SilentProgress())) == 120
+    assert 1 < len([ran for ran in host.ran if "mktemp" in ran]) < 30
+    assert max(map(len, host.ran)) < 131_072
+    assert survey(LocalHost(), steps) == []
+
+
 @pytest.mark.parametrize("lost", [False, True])
 def test_what_had_no_answer_is_looked_at_again_once_there_is_one(tmp_path: Path, lost: bool) -> None:
     """As Airflow's metadata, while PostgreSQL is being restarted: what is in there need not be made again."""
@@ -99,6 +145,20 @@ def test_what_nothing_waits_for_is_not_asked(tmp_path: Path) -> None:
 def test_looking_changes_nothing(tmp_path: Path) -> None:
     assert len(survey(LocalHost(), stack(tmp_path))) == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_killed_between_any_two_of_several_the_next_run_finishes(tmp_path: Path) -> None:
+    def run(host: LocalHost) -> None:
+        converge(host, several(tmp_path, b"x2"), SilentProgress())
+
+    converge(LocalHost(), several(tmp_path)[:4], SilentProgress())
+    done = 0
+    for done in killed_before_each_command(run, tmp_path, Path(places.STATE)):
+        run(LocalHost())
+        assert (tmp_path / "etc" / "middle").read_bytes() == b"x2", f"killed at point {done + 1}"
+        assert (tmp_path / "last").exists()
+        assert survey(LocalHost(), several(tmp_path, b"x2")) == []
+    assert done == 7, "before notes, each of the three that go together, the last, its marker, notes; and the end"
 
 
 def test_killed_at_every_command_the_next_run_finishes(tmp_path: Path) -> None:
@@ -181,6 +241,20 @@ def test_a_command_that_takes_too_long_is_ended_over_there(tmp_path: Path) -> No
         host.run("echo so far; sleep 7 && touch never", timeout=1)
     assert "so far" in error.value.details
     assert host.run("echo next").text == "next", "it holds nothing any more"
+
+
+@pytest.mark.parametrize(("content", "most"), [(b"small", 5), (b"large\n" * 100_000, 2000)])
+def test_what_is_large_goes_over_compressed(tmp_path: Path, content: bytes, most: int) -> None:
+    sent = []
+
+    class Line(LocalHost):
+        def run(self, command: str, *, stdin: bytes = b"", timeout: float = 60) -> Result:
+            sent.append(len(stdin))
+            return super().run(command, stdin=stdin, timeout=timeout)
+
+    assert Exclusive(Line(), SilentProgress()).run(f"cat >{tmp_path}/file; exit 3", stdin=content).status == 3
+    assert (tmp_path / "file").read_bytes() == content
+    assert sent[0] <= most
 
 
 def test_half_of_standard_input_begins_nothing(tmp_path: Path) -> None:
