@@ -46,12 +46,16 @@ class Progress(Protocol):
 
 
 def duration(seconds: float) -> str:
-    """A span of time for people: `0.4 s`, `12 s`, `2 min 05 s`."""
+    """A span of time for people: `0.4 s`, `12 s`, `2 min 05 s`, `3 h 04 min`, `2 d 7 h`."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     if seconds < 60:
         return f"{seconds:.0f} s"
-    return f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    if hours >= 24:
+        return f"{hours // 24} d {hours % 24} h"
+    return f"{hours} h {minute:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
 @dataclass(slots=True)

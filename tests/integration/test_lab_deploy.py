@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Network
 
 import pytest
+from rich.console import Console
 
 from homelab.commands.trust import trust
 from homelab.errors import HomelabError
@@ -18,6 +20,7 @@ from homelab.host import Result, check
 from homelab.lab import Lab
 from homelab.model import Owned, Step
 from homelab.paths import shipped
+from homelab.progress import TerminalProgress
 from homelab.ssh import Ssh, shown_key
 from homelab.steps import Command, Directory, File, Packages, Running, Tree, Uv, Venv
 from homelab.steps import manifest as m
@@ -204,6 +207,26 @@ def test_without_a_network_and_without_a_mirror(box: Box) -> None:
     assert "127.0.0.1:9" in error.details
     assert "under `packages`" in error.resolution
     assert box.deploy([package])[1:] == ["packages figlet: not installed: figlet"]
+
+
+def test_a_clock_that_is_off_is_said_and_what_it_breaks_is_understood(box: Box) -> None:
+    """No container has a clock of its own: what is started over SSH is told another time by libfaketime."""
+    box.deploy([Packages(["libfaketime"])])
+    box.run("""cp /etc/environment /root/environment; rm -rf /var/lib/apt/lists/*
+        echo 'Acquire::Check-Date true;' >/etc/apt/apt.conf.d/zz-dates  # which the machine's own settings may leave out
+        library=$(dpkg -L libfaketime | grep -m 1 /libfaketime.so)
+        printf 'FAKETIME=-5y\\nLD_PRELOAD=%s\\n' "$library" >>/etc/environment""")
+    said = io.StringIO()
+    try:
+        with box.connect() as host:
+            converge(host, [], TerminalProgress(Console(file=said, width=300)))
+        error = box.fails([Packages(["sl"])])
+    finally:
+        box.run("mv /root/environment /etc/environment; rm /etc/apt/apt.conf.d/zz-dates")
+    assert re.search(r"postgres-data +its clock is 182\d d \d+ h behind: set that of its node", said.getvalue())
+    assert "too new or too old for the clock of postgres-data" in error.details
+    assert "`homelab ssh postgres-data -- date -u`" in error.resolution
+    assert box.deploy([Packages(["sl"])]) == ["packages sl: not installed: sl"]
 
 
 UV = (shipped("pipeline") / "requirements" / "uv.txt").read_bytes()
