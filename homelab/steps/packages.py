@@ -11,7 +11,7 @@ from homelab.model import Pending, Step
 from homelab.steps.users import unlocked
 
 _OPTIONS = ("-q", "-y", "-o", "DPkg::Lock::Timeout=300", "-o", "Dpkg::Options::=--force-confold",
-            "-o", "Acquire::Retries=3")
+            "-o", "Acquire::Retries=3", "-o", "Dpkg::Use-Pty=0")  # else what dpkg says of a fault is no error output
 # A first boot often runs apt by itself. Installing waits for dpkg's lock, but dpkg itself and updating the lists do
 # not, so these are tried again. What dpkg was cut off from is finished first: apt refuses to work before. Where that
 # alone does not help, as packages are missing that were not unpacked yet, apt mends it. An update that fails in part
