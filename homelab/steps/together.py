@@ -62,9 +62,9 @@ def applied(host: Host, steps: Sequence[Step], after: Callable[[Step], str]) -> 
     `after` gives the shell text that follows a step, or nothing. Raises the HomelabError of the one that failed:
     those for which there was a time are done, and those that come after it are not begun.
     """
-    brief = [step.script() for step in steps if isinstance(step, Brief)]
     if len(steps) > 1:
-        yield from _in_one(host, steps, brief, after)
+        brief = [step for step in steps if isinstance(step, Brief)]
+        yield from _in_one(host, title(steps), [(step.script(), after(step)) for step in brief])
         return
     started = time.monotonic()
     steps[0].apply(host)
@@ -73,14 +73,13 @@ def applied(host: Host, steps: Sequence[Step], after: Callable[[Step], str]) -> 
     yield time.monotonic() - started
 
 
-def _in_one(host: Host, steps: Sequence[Step], scripts: Sequence[Script],
-            after: Callable[[Step], str]) -> Iterator[float]:
-    parts = [_part(script, after(step)) for step, script in zip(steps, scripts, strict=True)]
-    result = host.run("\n".join([f"# {title(steps)}", NOW, *parts]), stdin=b"".join(each.stdin for each in scripts))
+def _in_one(host: Host, name: str, parts: Sequence[tuple[Script, str]]) -> Iterator[float]:
+    command = "\n".join([f"# {name}", NOW, *(_part(script, then) for script, then in parts)])
+    result = host.run(command, stdin=b"".join(script.stdin for script, _ in parts))
     moments = [int(line) for line in result.text.split()]
     yield from ((later - earlier) / 1e9 for earlier, later in pairwise(moments))
     if not result.ok:
-        failed = scripts[max(len(moments) - 1, 0)]
+        failed, _ = parts[max(len(moments) - 1, 0)]
         raise CommandFailed(host.name, replace(result, command=failed.text), failed.what)
 
 
