@@ -71,6 +71,10 @@ MEANINGS = (
             "A mirror or proxy does not give what is needed: it is down, or refuses {host}.",
             f"Try the address above from the container; wait, or name another one under `packages` in the inventory, "
             f"{_AGAIN}."),
+    Meaning(r"dpkg: error processing (package|archive)",
+            "dpkg could not finish a package in {host}, which it names above with what went wrong.",
+            "If the reason says nothing, install that package anew: `homelab ssh {host} -- apt-get install --reinstall "
+            f"PACKAGE`, {_AGAIN}."),
     Meaning(r"Unable to locate package|has no installation candidate|Version '.*' for '.*' was not found",
             "The package, or the version that is pinned, is not in the sources of {host}.",
             f"See `homelab ssh {{host}} -- apt-cache policy PACKAGE`; mend the pin or the sources, {_AGAIN}."),

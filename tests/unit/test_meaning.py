@@ -52,6 +52,9 @@ SAID = [
     ("error: Failed to fetch: `https://pypi.example/simple/six/`\n  Caused by: error sending request for url",
      "A mirror or proxy does not give"),
     ("Killed", "run out of it"),
+    ("dpkg: error processing package ca-certificates (--configure):\n installed ca-certificates package "
+     "post-installation script subprocess returned error exit status 1\nErrors were encountered while processing:\n "
+     "ca-certificates\nE: Sub-process /usr/bin/dpkg returned an error code (1)", "dpkg could not finish a package"),
 ]
 
 
