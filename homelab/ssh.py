@@ -175,7 +175,9 @@ class Ssh:
                 out += channel.recv(1 << 16)
             while channel.recv_stderr_ready():
                 err += channel.recv_stderr(1 << 16)
-            if ended and channel.exit_status == _NO_STATUS and not channel.get_transport().is_active():
+            # What came before the line broke need not be all, even where the status is among it.
+            whole = channel.exit_status != _NO_STATUS and channel.eof_received
+            if ended and not whole and not channel.get_transport().is_active():
                 raise EOFError("the remote side is gone")
             if ended:
                 # Without a status on a live connection, the remote shell itself was killed by a signal.
@@ -187,8 +189,9 @@ class Ssh:
     def _channel(self) -> paramiko.Channel:
         if self._transport is None or not self._transport.is_active():
             self.connect()
-        assert self._transport is not None  # noqa: S101 - connect() has set it or raised
-        return self._transport.open_session(timeout=_OPEN)
+        if (transport := self._transport) is None:
+            raise EOFError("it was hung up meanwhile")
+        return transport.open_session(timeout=_OPEN)
 
     def batch(self, commands: Sequence[str]) -> list[Result]:
         """See Host.batch: one shell script goes over, one answer comes back."""

@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -97,6 +98,9 @@ class Stack(Box):
             sys.stderr.write("".join(f"{failure}\n\n" for failure in failures))
             sys.stderr.flush()
             os._exit(len(failures) and 1)
+        except BaseException:
+            traceback.print_exc()
+            raise
         finally:
             os._exit(70)
 

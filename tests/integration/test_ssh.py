@@ -169,6 +169,16 @@ def test_a_line_that_breaks_or_falls_silent_is_noticed_and_taken_up_again(server
         assert host.run("echo back").text == "back"
 
 
+def test_an_answer_of_which_only_the_beginning_came_is_none(server: Server) -> None:
+    """sshd says how the shell ended as soon as it has, and what its children print comes after it."""
+    server.known_hosts.pin("box", Pin(server.fingerprint))
+    with Line(server.port) as line, server.client(line.port) as host:
+        host.connect()
+        threading.Timer(0.5, line.cut).start()
+        with pytest.raises(ConnectionLost):
+            host.run("echo first; (sleep 3; echo second) & exit 0")
+
+
 def test_a_line_that_is_only_quiet_is_kept(server: Server) -> None:
     server.known_hosts.pin("box", Pin(server.fingerprint))
     with server.client(beat=0.1, patience=0.3) as host:
