@@ -169,17 +169,17 @@ class Ssh:
         out, err = bytearray(), bytearray()
         while True:
             # Asked before the last read, so that nothing which came before the end is left behind.
-            ended = channel.closed or (channel.exit_status != _NO_STATUS and channel.eof_received)
+            closed = channel.closed
+            whole = channel.exit_status != _NO_STATUS and channel.eof_received
             # Both streams share one window: reading one alone could wait for ever.
             while channel.recv_ready():
                 out += channel.recv(1 << 16)
             while channel.recv_stderr_ready():
                 err += channel.recv_stderr(1 << 16)
             # What came before the line broke need not be all, even where the status is among it.
-            whole = channel.exit_status != _NO_STATUS and channel.eof_received
-            if ended and not whole and not channel.get_transport().is_active():
+            if closed and not whole and not channel.get_transport().is_active():
                 raise EOFError("the remote side is gone")
-            if ended:
+            if closed or whole:
                 # Without a status on a live connection, the remote shell itself was killed by a signal.
                 return Result(command, channel.exit_status, bytes(out), bytes(err))
             if time.monotonic() > until:
