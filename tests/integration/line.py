@@ -71,9 +71,9 @@ class Line:
     def _forward(self, client: socket.socket, server: socket.socket) -> None:
         other, asked = {client: server, server: client}, False
         with selectors.DefaultSelector() as ready:
-            for end in other:
-                ready.register(end, selectors.EVENT_READ)
             try:
+                for end in other:
+                    ready.register(end, selectors.EVENT_READ)  # one that was cut as it began is closed already
                 while True:
                     for key, _ in ready.select(0.1):
                         end: socket.socket = key.fileobj  # type: ignore[assignment]
