@@ -14,8 +14,9 @@ _OPTIONS = ("-q", "-y", "-o", "DPkg::Lock::Timeout=300", "-o", "Dpkg::Options::=
             "-o", "Acquire::Retries=3", "-o", "Dpkg::Use-Pty=0")  # else what dpkg says of a fault is no error output
 # A first boot often runs apt by itself. Installing waits for dpkg's lock, but dpkg itself and updating the lists do
 # not, so these are tried again. What dpkg was cut off from is finished first: apt refuses to work before. Where that
-# alone does not help, as packages are missing that were not unpacked yet, apt mends it. An update that fails in part
-# is a good one to apt, so what it said is shown if the packages then cannot be had.
+# alone does not help, as packages are missing that were not unpacked yet, apt mends it; but one that dpkg had almost
+# unpacked (unpacked, and to be reinstalled) apt takes for whole, and reinstalls it only by its name. An update that
+# fails in part is a good one to apt, so what it said is shown if the packages then cannot be had.
 _READY = f"""or_say_why() {{ status=$?; echo "$said" | grep -E '^(Err|W|E):|^  ' >&2; exit $status; }}
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8
 patiently() {{
@@ -34,7 +35,10 @@ patiently() {{
 {unlocked()}
 patiently dpkg --force-confold --configure -a; whole=$?
 patiently {argv("apt-get", "update", *_OPTIONS)} || {{ status=$?; echo "$said" >&2; exit $status; }}
-[ "$whole" = 0 ] || {argv("apt-get", "install", "--fix-broken", *_OPTIONS)} || exit
+torn=$(dpkg-query --show --showformat='${{db:Status-Eflag}} ${{binary:Package}}\\n' | sed -n 's/^reinstreq //p')
+[ "$whole" = 0 ] && [ -z "$torn" ] ||
+    {argv("apt-get", "install", "--no-install-recommends", "--fix-broken", *_OPTIONS)} \\
+        ${{torn:+--reinstall $torn}} || exit
 """
 
 

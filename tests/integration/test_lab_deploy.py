@@ -146,6 +146,17 @@ def test_dpkg_that_was_cut_off_is_finished_and_one_that_works_is_waited_for(box:
     assert box.run("dpkg --audit; dpkg -l vim-tiny | tail -n 1")[:2] == "ii"
 
 
+def test_a_package_that_dpkg_had_almost_unpacked_is_unpacked_again(box: Box) -> None:
+    """Where dpkg is killed between its last two notes of a package, apt takes it for whole, and dpkg refuses it."""
+    box.run("apt-get update; cd /var/tmp; apt-get download libjq1; dpkg --unpack libjq1_*.deb; apt-mark auto libjq1; "
+            "sed -i '/^Package: libjq1$/,/^$/s/^Status: install ok unpacked$/Status: install reinstreq unpacked/' "
+            "/var/lib/dpkg/status; ! apt-get install --fix-broken --yes")
+    assert box.run("dpkg -l libjq1 | tail -n 1")[:3] == "iUR"
+    assert box.deploy([*life("v0"), Packages(["jq"])])[-1] == "packages jq: not installed: jq"
+    assert box.run("dpkg --audit; dpkg -l libjq1 jq | cut -c1-3 | tail -n 2").split() == ["ii", "ii"]
+    assert box.run("apt-mark showauto libjq1") == "libjq1"
+
+
 def test_a_port_that_is_taken_is_said_and_what_goes_is_gone(box: Box) -> None:
     text = "[Service]\nExecStart=/usr/sbin/sshd -D -p {port}\n[Install]\nWantedBy=multi-user.target\n"
     taken, free = (File("/etc/systemd/system/second.service", text.format(port=port).encode()) for port in (22, 2222))
