@@ -299,7 +299,8 @@ def test_a_full_disk_spoils_nothing_that_is_written_down(tmp_path: Path) -> None
                           "WEATHER_CITIES": '["A", "B", "C"]', "OPENWEATHER_AT_ONCE": "1"}
     long = Answer(body=b'{"dt": 1, "main": {}, "x": "%s"}' % (b"x" * 5000))
     with serving([OK, long]) as stub:
-        limited = f"ulimit -f 8; exec {sys.executable} {SCRIPTS / 'ingest_weather.py'}"  # 4 KiB in each file
+        # 4 KiB in each file: of a module's bytecode, too, which all other tests would then import.
+        limited = f"ulimit -f 8; exec {sys.executable} -B {SCRIPTS / 'ingest_weather.py'}"
         done = subprocess.run(["sh", "-c", limited], capture_output=True, text=True, check=False, timeout=60,
                               env={"PATH": os.environ["PATH"], "PYTHONPATH": os.environ["PYTHONPATH"], **environment,
                                    "OPENWEATHER_BASE_URL": stub.url})
