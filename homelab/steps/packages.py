@@ -11,7 +11,8 @@ from homelab.model import Pending, Step
 from homelab.steps.users import unlocked
 
 _OPTIONS = ("-q", "-y", "-o", "DPkg::Lock::Timeout=300", "-o", "Dpkg::Options::=--force-confold",
-            "-o", "Acquire::Retries=3", "-o", "Dpkg::Use-Pty=0")  # else what dpkg says of a fault is no error output
+            "-o", "APT::Install-Recommends=no", "-o", "Acquire::Retries=3",
+            "-o", "Dpkg::Use-Pty=0")  # else what dpkg says of a fault is no error output
 # A first boot often runs apt by itself. Installing waits for dpkg's lock, but dpkg itself and updating the lists do
 # not, so these are tried again. What dpkg was cut off from is finished first: apt refuses to work before. Where that
 # alone does not help, as packages are missing that were not unpacked yet, apt mends it; but one that dpkg had almost
@@ -37,8 +38,7 @@ patiently dpkg --force-confold --configure -a; whole=$?
 patiently {argv("apt-get", "update", *_OPTIONS)} || {{ status=$?; echo "$said" >&2; exit $status; }}
 torn=$(dpkg-query --show --showformat='${{db:Status-Eflag}} ${{binary:Package}}\\n' | sed -n 's/^reinstreq //p')
 [ "$whole" = 0 ] && [ -z "$torn" ] ||
-    {argv("apt-get", "install", "--no-install-recommends", "--fix-broken", *_OPTIONS)} \\
-        ${{torn:+--reinstall $torn}} || exit
+    {argv("apt-get", "install", "--fix-broken", *_OPTIONS)} ${{torn:+--reinstall $torn}} || exit
 """
 
 
@@ -65,7 +65,7 @@ class Packages(Step):
 
     def apply(self, host: Host) -> None:
         """See Step."""
-        install = argv("apt-get", "install", "--no-install-recommends", *_OPTIONS, *self.names)
+        install = argv("apt-get", "install", *_OPTIONS, *self.names)
         check(host, f"# installing {' '.join(self.names)}\n{_READY}{install} || or_say_why", "installing packages",
               timeout=1800)
 
@@ -99,7 +99,7 @@ class Pinned(Step):
         """See Step."""
         wanted = " ".join(f"{name}={pattern}" for name, pattern in sorted(self.versions.items()))
         there = f"there=$({self._query('${db:Status-Status} ${Package}')} 2>/dev/null | sed -n 's/^installed //p')"
-        install = argv("apt-get", "install", "--allow-downgrades", "--no-install-recommends", *_OPTIONS)
+        install = argv("apt-get", "install", "--allow-downgrades", *_OPTIONS)
         check(host, "\n".join([
             "# installing pinned versions", _READY + there, "set -f",  # the patterns are apt's, not the shell's
             f'for each in {wanted}; do',
