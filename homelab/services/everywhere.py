@@ -8,11 +8,14 @@ from urllib.parse import urlsplit
 
 from homelab.model import Repository, Site, Sources, Step
 from homelab.render import render
-from homelab.steps import Archives, Certificate, Command, Directory, File, Mirror, Packages, Pinned
+from homelab.steps import Archives, Certificate, Command, Directory, File, Finished, Mirror, Packages, Pinned
 
 
 def everywhere(site: Site) -> Sequence[Step]:
-    """Nobody logs in over SSH with a password, and as root only those whom the inventory names, and homelab."""
+    """Nobody logs in over SSH with a password, and as root only those whom the inventory names, and homelab.
+
+    Packages come from where the inventory says, and none is left in between.
+    """
     _, operator = site.vault.key_pair("operator")
     keys = list(dict.fromkeys((operator.strip(), *site.container.ssh_keys)))
     # What sshd reads first counts, and Ubuntu's cloud images let passwords in by `50-cloud-init.conf`.
@@ -26,6 +29,7 @@ def everywhere(site: Site) -> Sequence[Step]:
         Directory("/root/.ssh", mode=0o700),
         File("/root/.ssh/authorized_keys", render("authorized_keys.j2", keys=keys), mode=0o600),
         *packages_from(site.inventory.sources),
+        Finished(),
     )
 
 

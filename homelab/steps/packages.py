@@ -14,11 +14,8 @@ _OPTIONS = ("-q", "-y", "-o", "DPkg::Lock::Timeout=300", "-o", "Dpkg::Options::=
             "-o", "APT::Install-Recommends=no", "-o", "Acquire::Retries=3",
             "-o", "Dpkg::Use-Pty=0")  # else what dpkg says of a fault is no error output
 # A first boot often runs apt by itself. Installing waits for dpkg's lock, but dpkg itself and updating the lists do
-# not, so these are tried again. What dpkg was cut off from is finished first: apt refuses to work before. Where that
-# alone does not help, as packages are missing that were not unpacked yet, apt mends it; but one that dpkg had almost
-# unpacked (unpacked, and to be reinstalled) apt takes for whole, and reinstalls it only by its name. An update that
-# fails in part is a good one to apt, so what it said is shown if the packages then cannot be had.
-_READY = f"""or_say_why() {{ status=$?; echo "$said" | grep -E '^(Err|W|E):|^  ' >&2; exit $status; }}
+# not, so these are tried again. What dpkg was cut off from is finished first: apt refuses to work before.
+_FINISHED = f"""or_say_why() {{ status=$?; echo "$said" | grep -E '^(Err|W|E):|^  ' >&2; exit $status; }}
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8
 patiently() {{
     tries=0
@@ -35,11 +32,48 @@ patiently() {{
 }}
 {unlocked()}
 patiently dpkg --force-confold --configure -a; whole=$?
-patiently {argv("apt-get", "update", *_OPTIONS)} || {{ status=$?; echo "$said" >&2; exit $status; }}
 torn=$(dpkg-query --show --showformat='${{db:Status-Eflag}} ${{binary:Package}}\\n' | sed -n 's/^reinstreq //p')
-[ "$whole" = 0 ] && [ -z "$torn" ] ||
-    {argv("apt-get", "install", "--fix-broken", *_OPTIONS)} ${{torn:+--reinstall $torn}} || exit
+is_finished() {{ [ "$whole" = 0 ] && [ -z "$torn" ]; }}
 """
+# Where that alone does not help, as packages are missing that were not unpacked yet, apt mends it; but one that dpkg
+# had almost unpacked (unpacked, and to be reinstalled) apt takes for whole, and reinstalls it only by its name. An
+# update that fails in part is a good one to apt, so what it said is shown if the packages then cannot be had.
+_MENDED = f"""
+patiently {argv("apt-get", "update", *_OPTIONS)} || {{ status=$?; echo "$said" >&2; exit $status; }}
+is_finished || {argv("apt-get", "install", "--fix-broken", *_OPTIONS)} ${{torn:+--reinstall $torn}} || exit
+"""
+_READY = _FINISHED + _MENDED
+# What was asked for may be there, and dpkg was killed nevertheless before it had run the triggers, or put its
+# journal away: apt refuses to work then. While somebody is at it, it is no fault.
+_UNFINISHED = r"""left=$(ls -A /var/lib/dpkg/updates | sed -n '1s/.*/its journal is not empty/p'
+dpkg-query --show --showformat='${db:Status-Eflag} ${db:Status-Status} ${binary:Package}\n' |
+    sed -nE '/^ok (installed|config-files|not-installed) /d; s/^(ok )?(.*) (.*)/\3 is \2/p')
+[ -z "$left" ] || find /proc/[0-9]*/fd -lname '/var/lib/dpkg/lock*' 2>/dev/null | grep -q . || echo "$left" """
+
+
+@dataclass(frozen=True, eq=False)
+class Finished(Step):
+    """dpkg has ended what it had begun, and no package is in between."""
+
+    @property
+    def title(self) -> str:
+        """See Step."""
+        return "dpkg has finished"
+
+    def probes(self) -> Sequence[str]:
+        """See Step."""
+        return (_UNFINISHED,)
+
+    def pending(self, answers: Sequence[Result]) -> Pending | None:
+        """See Step."""
+        left = answers[0].text.splitlines()
+        more = f" and {len(left) - 3} more" if len(left) > 3 else ""
+        return Pending(f"was cut off: {', '.join(left[:3])}{more}") if left else None
+
+    def apply(self, host: Host) -> None:
+        """See Step."""
+        check(host, f"# finishing what dpkg had begun\n{_FINISHED}! is_finished || exit 0\n{_MENDED}",
+              "finishing what dpkg had begun", timeout=1800)
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,7 +22,7 @@ from homelab.model import Owned, Step
 from homelab.paths import shipped
 from homelab.progress import TerminalProgress
 from homelab.ssh import Ssh, shown_key
-from homelab.steps import Command, Directory, File, Packages, Running, Tree, Uv, Venv
+from homelab.steps import Command, Directory, File, Finished, Packages, Running, Tree, Uv, Venv
 from homelab.steps import manifest as m
 from homelab.steps.converge import converge
 from homelab.trust import fingerprint
@@ -155,6 +155,26 @@ def test_a_package_that_dpkg_had_almost_unpacked_is_unpacked_again(box: Box) -> 
     assert box.deploy([*life("v0"), Packages(["jq"])])[-1] == "packages jq: not installed: jq"
     assert box.run("dpkg --audit; dpkg -l libjq1 jq | cut -c1-3 | tail -n 2").split() == ["ii", "ii"]
     assert box.run("apt-mark showauto libjq1") == "libjq1"
+
+
+@pytest.mark.parametrize(("cut_off", "left"), [
+    # In the end dpkg copies its journal into its list of packages, and then empties it, file by file.
+    ("sed -n '/^Package: jq$/,/^$/p' /var/lib/dpkg/status >/var/lib/dpkg/updates/0000", "its journal is not empty"),
+    # What is asked for has been configured, and ldconfig, one of libc-bin's triggers, has not run yet.
+    ("cd /var/tmp; dpkg --no-triggers --install libjq1_*.deb", "libc-bin is triggers-pending"),
+])
+def test_what_dpkg_had_left_to_do_when_all_was_installed_is_done(box: Box, cut_off: str, left: str) -> None:
+    steps = [*life("v0"), Finished(), Packages(["jq"])]
+    box.deploy(steps)
+    assert box.pending(steps) == []
+    box.run(f"apt-get update; cd /var/tmp; apt-get download libjq1; {cut_off}")
+    assert box.pending(steps) == [f"dpkg has finished: was cut off: {left}"]
+    box.run("(exec 7>>/var/lib/dpkg/lock-frontend; touch /run/held; sleep 3) >/dev/null 2>&1 & "
+            "until [ -e /run/held ]; do sleep 0.1; done; rm /run/held")
+    assert box.pending(steps) == [], "somebody is at it"
+    box.run("sleep 3")
+    assert box.deploy(steps) == [f"dpkg has finished: was cut off: {left}"]
+    assert box.run("ls -A /var/lib/dpkg/updates; dpkg --audit; apt-get check -qq") == ""
 
 
 def test_a_port_that_is_taken_is_said_and_what_goes_is_gone(box: Box) -> None:
