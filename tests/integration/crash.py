@@ -140,6 +140,8 @@ ELSEWHERE = {
     "/tmp": "temporary, emptied at each boot", "/var/tmp": "temporary, aged by systemd",
     "/var/lib/apt/lists": "apt's lists, as the mirror has them", "/var/backups": "what dpkg looked like before",
     "/var/lib/ucf/*.[0-9]": "ucf's lists before each time it was run, which is once more after dpkg was killed",
+    "/var/lib/apt/extended_states.??????": "what apt was writing as it was killed; it never looks at it again",
+    "/var/lib/dpkg/tmp.ci": "what dpkg had unpacked of a package's own scripts; it goes as the next one is unpacked",
     "/var/lib/systemd": "seeds, and when timers last ran", "/var/lib/postgresql/*/main": "data: asked by SQL",
     "/opt/analytics-platform/data": "data of the pipeline", "/home/airflow/airflow/logs": "logs",
 }

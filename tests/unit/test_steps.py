@@ -17,6 +17,7 @@ from homelab.steps import (
     Database,
     Directory,
     File,
+    Finished,
     Hba,
     Packages,
     Pinned,
@@ -54,6 +55,9 @@ HBA = Hba("/hba", b"local\n", "postgres", "postgres", 0o640)
 SETTINGS = Settings("/conf", b"port = 1\n", server=Running("u"))
 
 TABLE: list[tuple[Step, list[Result], str | None]] = [
+    (Finished(), [answer("")], None),
+    (Finished(), [answer("its journal is not empty\na is unpacked\nb is unpacked\nc is unpacked\nd is unpacked")],
+     "was cut off: its journal is not empty, a is unpacked, b is unpacked and 2 more"),
     (Packages(["a", "b"]), [answer("a installed\nb installed")], None),
     (Packages(["a", "b"]), [answer("a installed\nb config-files", 1)], "not installed: b"),
     (Packages(["a", "b"]), [GONE], "not installed: a, b"),
