@@ -140,6 +140,7 @@ ELSEWHERE = {
     "/tmp": "temporary, emptied at each boot", "/var/tmp": "temporary, aged by systemd",
     "/var/lib/apt/lists": "apt's lists, as the mirror has them", "/var/backups": "what dpkg looked like before",
     "/var/lib/ucf/*.[0-9]": "ucf's lists before each time it was run, which is once more after dpkg was killed",
+    "/etc/rc?.d": "System V's links: update-rc.d leaves them as it finds them, and nothing that has a unit needs them",
     "/var/lib/apt/extended_states.??????": "what apt was writing as it was killed; it never looks at it again",
     "/var/lib/dpkg/tmp.ci": "what dpkg had unpacked of a package's own scripts; it goes as the next one is unpacked",
     "/var/lib/systemd": "seeds, and when timers last ran", "/var/lib/postgresql/*/main": "data: asked by SQL",
