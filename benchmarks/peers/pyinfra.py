@@ -19,7 +19,7 @@ from benchmarks.peers.asked import asked
 from benchmarks.peers.playbook import Run
 from benchmarks.process import ran
 from homelab.model import Step
-from homelab.steps import Command, Directory, File, Hba, Packages, Running, Settings, Tree, User
+from homelab.steps import Command, Directory, File, Finished, Hba, Packages, Running, Settings, Tree, User
 
 Operation = dict[str, Any]
 _END = "homelab-end-of-input"
@@ -79,6 +79,11 @@ def told(step: Step, place: Path) -> list[Operation]:
 def _packages(step: Packages, place: Path) -> list[Operation]:
     return [_operation(step, "packages", packages=list(step.names), no_recommends=True, update=True,
                        cache_time=86400)]
+
+
+@told.register
+def _finished(step: Finished, place: Path) -> list[Operation]:
+    return []  # homelab also asks whether dpkg was cut off; a peer gets away without
 
 
 @told.register
