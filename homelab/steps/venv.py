@@ -71,7 +71,6 @@ class Venv(Step):
             'cat >"$folder/lock.txt"',
             f'{UV} pip sync --quiet --require-hashes --no-build --compile-bytecode --python "$folder/bin/python" '
             '"$folder/lock.txt"',
-            'sync -f "$folder"',  # or a power cut leaves the link, and files of no length behind it
             f"before=$(readlink {quote(self.path)} || true)",
             f'ln -sfn "$folder" {quote(self.path)}.next',
             f"mv -fT {quote(self.path)}.next {quote(self.path)}",
@@ -113,6 +112,5 @@ class Uv(Step):
             f"{_PYTHON} -m venv /opt/homelab/uv",
             "/opt/homelab/uv/bin/pip install --quiet --disable-pip-version-check --require-hashes "
             "--only-binary :all: --requirement /dev/stdin",
-            "sync -f /opt/homelab/uv",
             f"echo {digest} >/opt/homelab/uv/lock.sha256",
         ]), "installing uv", stdin=self.lock)
