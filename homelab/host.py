@@ -84,6 +84,11 @@ def argv(*words: str) -> str:
     return shlex.join(words)
 
 
+def is_open(pattern: str) -> str:
+    """Shell text that succeeds while a process has a file open whose path is like that, as one has that locks it."""
+    return f"find /proc/[0-9]*/fd -lname {shlex.quote(pattern)} 2>/dev/null | grep -q ."
+
+
 def check(host: Host, command: str, what: str, *, stdin: bytes = b"", timeout: float = 900) -> Result:
     """Run a command that has to succeed; `what` names it in the error. Raises CommandFailed."""
     result = host.run(command, stdin=stdin, timeout=timeout)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from homelab.host import Host, Result, argv, check
+from homelab.host import Host, Result, argv, check, is_open
 from homelab.model import Pending, Step
 from homelab.steps.users import unlocked
 
@@ -15,8 +15,7 @@ _OPTIONS = ("-q", "-y", "-o", "DPkg::Lock::Timeout=300", "-o", "Dpkg::Options::=
             "-o", "Dpkg::Use-Pty=0")  # else what dpkg says of a fault is no error output
 # A first boot often runs apt by itself. Installing waits for dpkg's lock, but dpkg itself and updating the lists do
 # not, so these are tried again. What dpkg was cut off from is finished first: apt refuses to work before.
-_FINISHED = f"""or_say_why() {{ status=$?; echo "$said" | grep -E '^(Err|W|E):|^  ' >&2; exit $status; }}
-export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8
+_FINISHED = f"""export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8
 patiently() {{
     tries=0
     until said=$("$@" 2>&1); do
@@ -38,17 +37,17 @@ is_finished() {{ [ "$whole" = 0 ] && [ -z "$torn" ]; }}
 # Where that alone does not help, as packages are missing that were not unpacked yet, apt mends it; but one that dpkg
 # had almost unpacked (unpacked, and to be reinstalled) apt takes for whole, and reinstalls it only by its name. An
 # update that fails in part is a good one to apt, so what it said is shown if the packages then cannot be had.
-_MENDED = f"""
+_MENDED = f"""or_say_why() {{ status=$?; echo "$said" | grep -E '^(Err|W|E):|^  ' >&2; exit $status; }}
 patiently {argv("apt-get", "update", *_OPTIONS)} || {{ status=$?; echo "$said" >&2; exit $status; }}
 is_finished || {argv("apt-get", "install", "--fix-broken", *_OPTIONS)} ${{torn:+--reinstall $torn}} || exit
 """
 _READY = _FINISHED + _MENDED
 # What was asked for may be there, and dpkg was killed nevertheless before it had run the triggers, or put its
 # journal away: apt refuses to work then. While somebody is at it, it is no fault.
-_UNFINISHED = r"""left=$(ls -A /var/lib/dpkg/updates | sed -n '1s/.*/its journal is not empty/p'
-dpkg-query --show --showformat='${db:Status-Eflag} ${db:Status-Status} ${binary:Package}\n' |
+_UNFINISHED = rf"""left=$(ls -A /var/lib/dpkg/updates | sed -n '1s/.*/its journal is not empty/p'
+dpkg-query --show --showformat='${{db:Status-Eflag}} ${{db:Status-Status}} ${{binary:Package}}\n' |
     sed -nE '/^ok (installed|config-files|not-installed) /d; s/^(ok )?(.*) (.*)/\3 is \2/p')
-[ -z "$left" ] || find /proc/[0-9]*/fd -lname '/var/lib/dpkg/lock*' 2>/dev/null | grep -q . || echo "$left" """
+[ -z "$left" ] || {is_open('/var/lib/dpkg/lock*')} || echo "$left" """
 
 
 @dataclass(frozen=True, eq=False)

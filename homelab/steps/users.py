@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from shlex import quote
 
-from homelab.host import Result, argv
+from homelab.host import Result, argv, is_open
 from homelab.model import Pending
 from homelab.steps.together import Brief, Script
 
@@ -16,7 +16,7 @@ def unlocked(etc: str = "/etc") -> str:
 
     A lock names a process, and a later one of the same number would seem to hold it for as long as it lives.
     """
-    return rf"""find /proc/[0-9]*/fd -lname {etc}/.pwd.lock 2>/dev/null | grep -q . ||
+    return rf"""{is_open(f"{etc}/.pwd.lock")} ||
 for each in passwd group shadow gshadow subuid subgid; do
     rm -f {etc}/$each.lock {etc}/$each+
     for own in {etc}/$each.[0-9]*; do
