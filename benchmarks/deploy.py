@@ -42,17 +42,18 @@ def measured(names: Collection[str]) -> Iterator[Row]:
         if "hosts" in names:
             with tempfile.TemporaryDirectory() as folder:
                 yield from hosts(Path(folder))
-        if not {*_DEPLOYED, "cold"} & set(names):
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            stack = whole(Path(folder))
-            stack.anew()
-            place = Deployed(stack, stack.homelab("deploy"))
-            for name, rows in _DEPLOYED.items():
-                if name in names:
-                    yield from rows(place)
-            if "cold" in names:
-                yield from cold(stack, _ROUNDS)
+        if set(_DEPLOYED) & set(names):
+            with tempfile.TemporaryDirectory() as folder:
+                stack = whole(Path(folder))
+                stack.anew()
+                place = Deployed(stack, stack.homelab("deploy"))
+                for name, rows in _DEPLOYED.items():
+                    if name in names:
+                        yield from rows(place)
+                stack.off()
+        if "cold" in names:
+            with tempfile.TemporaryDirectory() as folder:
+                yield from cold(Path(folder), _ROUNDS)
 
 
 def main() -> None:

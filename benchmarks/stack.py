@@ -17,6 +17,7 @@ from benchmarks.process import Ran, ran
 from homelab.commands.deploy import steps_of
 from homelab.inventory import load
 from homelab.lab import Lab, down, missing, network, up
+from homelab.lab.containers import Runtime
 from homelab.model import Inventory, Site, Step
 from homelab.paths import shipped
 from homelab.progress import TerminalProgress
@@ -24,7 +25,8 @@ from homelab.secrets import FileVault
 from homelab.trust import KnownHosts
 
 LAB = Lab("bench", IPv4Network("10.99.2.128/26"), "hl-bnch", 18106, 8189)
-_FIRST = {"postgres-data": 131, "analytics-platform": 132, "airflow-orchestration": 133}
+_NAMES = ("postgres-data", "analytics-platform", "airflow-orchestration")
+_FIRST = 131  # the last part of the first container's address; there is room for 20 stacks
 _EXTRA = 140  # the last part of the first other container's address; there is room for 50
 
 
@@ -78,6 +80,11 @@ class Stack:
         self.homelab("up", "--yes")
         self.ssh_answers()
 
+    def off(self) -> None:
+        """Stop its containers, and keep them."""
+        for container in self.inventory.containers:
+            Runtime(LAB).kill(container.vmid)
+
     def ssh_answers(self) -> None:
         """Wait until every container has shown its key, and finished its boot."""
         for container in self.inventory.containers:
@@ -103,11 +110,12 @@ def lab() -> Iterator[None]:
         down(LAB, progress)
 
 
-def whole(folder: Path) -> Stack:
-    """The shipped inventory: three containers with all services."""
+def whole(folder: Path, number: int = 0) -> Stack:
+    """The shipped inventory: three containers with all services, beside those of other numbers."""
     shutil.copy(shipped("inventory.yaml"), folder / "inventory.yaml")
-    places = {name: {"vmid": 200 + last, "ip": f".{last}"} for name, last in _FIRST.items()}
-    return _written(folder, {"containers": places})
+    places = {name: {"vmid": 200 + last, "ip": f".{last}"}
+              for last, name in enumerate(_NAMES, _FIRST + number * len(_NAMES))}
+    return _written(folder, {"lab": f"{LAB.name}-{number}", "containers": places})
 
 
 def many(folder: Path, count: int) -> Stack:
