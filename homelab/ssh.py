@@ -27,7 +27,8 @@ from homelab.trust import KnownHosts, Pin, fingerprint
 logging.getLogger("paramiko").addHandler(logging.NullHandler())  # what it has to say comes as exceptions, too
 _CONNECT_TIMEOUT = 5.0  # seconds for one attempt; a container that boots refuses or drops packets
 _RETRY_PAUSE = 0.2
-_POLL = 0.003
+_SOONEST, _LATEST = 0.003, 0.05  # seconds between two looks for a command's end
+_LATE = 0.02  # by how much of what a command took it may be seen late
 _OPEN = 60.0  # seconds that sshd has to open a session
 _NO_STATUS = -1  # paramiko's sign that no exit status has come
 
@@ -165,7 +166,7 @@ class Ssh:
         return self._collect(channel, command, timeout)
 
     def _collect(self, channel: paramiko.Channel, command: str, timeout: float) -> Result:
-        until = time.monotonic() + timeout
+        began = time.monotonic()
         out, err = bytearray(), bytearray()
         while True:
             # Asked before the last read, so that nothing which came before the end is left behind.
@@ -182,9 +183,9 @@ class Ssh:
             if closed or whole:
                 # Without a status on a live connection, the remote shell itself was killed by a signal.
                 return Result(command, channel.exit_status, bytes(out), bytes(err))
-            if time.monotonic() > until:
+            if (taken := time.monotonic() - began) > timeout:
                 raise TimeoutError(f"no end after {timeout:.0f} s")
-            time.sleep(_POLL)
+            time.sleep(min(max(_SOONEST, taken * _LATE), _LATEST))
 
     def _channel(self) -> paramiko.Channel:
         if self._transport is None or not self._transport.is_active():

@@ -67,8 +67,8 @@ airflow-orchestration)
     systemctl daemon-reload
     systemctl enable --quiet $UNITS
     systemctl start --no-block $UNITS
-    /usr/local/sbin/homelab-airflow users create --username admin --firstname Home --lastname Lab --role Admin \
-        --email admin@example.org <password >/dev/null 2>&1
+    AIRFLOW__FAB__UPDATE_FAB_PERMS=False /usr/local/sbin/homelab-airflow users create --username admin \
+        --firstname Home --lastname Lab --role Admin --email admin@example.org <password >/dev/null 2>&1
     echo "$ADMIN" >/var/lib/homelab/airflow-admin
     while until_answered health.sh; grep -q unhealthy answer; do sleep 0.2; done
     ;;

@@ -96,6 +96,8 @@ class Airflow(Service):
         dags = Tree.of(f"{HOME}/dags", shipped("pipeline") / "dags", "*.py")
         migrated = self._migrated(venv)
         web, *others = self._units(venv, environment, migrated)
+        admin = [self._admin(site, migrated)]
+        soon, late = (admin, []) if self._api else ([], admin)
         return (
             Packages(["python3", "python3-venv", "ca-certificates", "postgresql-client"]),
             User("airflow", "/home/airflow"),
@@ -116,14 +118,19 @@ class Airflow(Service):
                     site.patience(postgres), early=True),
             migrated,
             *web,  # what comes next is done while it comes up, for which the scheduler waits
+            *soon,
             Command("Airflow can import the DAG", "true", f"set -a; . {_ENVIRONMENT}; cd / && {_IMPORT}",
                     watches=[venv, dags, migrated]),
             # The scheduler begins with a run of this hour at once; a retry would come five minutes later.
             WaitFor(f"{analytics.name} accepts Airflow's key", _refused_by_gate(str(analytics.address)),
                     analytics.name, site.failed, site.patience(analytics), every=_EVERY),
             *chain.from_iterable(others),
-            self._admin(site, migrated),
+            *late,
         )
+
+    @property
+    def _api(self) -> bool:
+        return "api-server" in _PROCESSES[self.version]
 
     def _password(self, site: Site) -> str:
         return site.vault.secret("postgres-airflow_admin").reveal()
@@ -163,7 +170,10 @@ class Airflow(Service):
                       "--role", "Admin", "--email", "admin@example.org")
         # It asks for the password twice on standard input, where no process list can see it. For a user that
         # exists it would change nothing, and 2.11.2 cannot reset a password: so the old one goes first.
-        command = (f"if {in_metadata('select 1 from ab_user where username = $$admin$$')} | grep -q 1; "
+        # The web server writes what each role may do, at every start. So does this command, and both at once fail; but
+        # from 3 on it need not, and so not wait for the other.
+        roles = "export AIRFLOW__FAB__UPDATE_FAB_PERMS=False; " if self._api else ""
+        command = (f"{roles}if {in_metadata('select 1 from ab_user where username = $$admin$$')} | grep -q 1; "
                    f"then {argv(CLI, 'users', 'delete', '--username', 'admin')}; fi && {create} && "
                    f"echo {digest} >{stamp}")
         return Command("airflow's admin user", done, command, stdin=f"{password}\n{password}\n".encode(),
@@ -172,10 +182,9 @@ class Airflow(Service):
     def _units(self, venv: Step, environment: Step, migrated: Step) -> Iterator[Sequence[Step]]:
         """What each process takes; the web server's first."""
         # From 3 on, tasks talk to the API server: the scheduler starts none before that answers.
-        api = "api-server" in _PROCESSES[self.version]
         ready = File(_READY, render("airflow/ready.j2", url=self._health_url()), mode=0o755)
         for process, unit in zip(_PROCESSES[self.version], self.units(), strict=True):
-            waits = api and process == "scheduler"
+            waits = self._api and process == "scheduler"
             text = render("airflow/airflow.service.j2", process=process, arguments=_ARGUMENTS.get(process, ""),
                           venv=_VENV, home=HOME, environment=_ENVIRONMENT, ready=_READY if waits else "")
             file = File(f"/etc/systemd/system/{unit}", text)

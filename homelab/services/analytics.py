@@ -90,11 +90,12 @@ class Analytics(Service):
                     f"-quit 2>/dev/null)\"", _EXTEND, watches=[venv], makes=[Owned("made", _EXTENSIONS)]),
             *self._cities(site),
             File(_ENVIRONMENT, self._environment(site), "analytics", "analytics", 0o600, secret=True),
-            Command("dbt can read the project", "true", as_analytics(_PARSE), watches=[venv, project, profiles]),
             *(File(f"{ROOT}/bin/{name}", render(f"analytics/{name}.j2", root=ROOT), mode=0o755) for name in _COMMANDS),
             File(f"{ROOT}/bin/gate", render("analytics/gate.j2", root=ROOT, commands=_COMMANDS), mode=0o755),
             WaitFor(f"{postgres.name} accepts analytics", as_analytics("psql -qAtc 'select 1'"), postgres.name,
                     site.failed, site.patience(postgres)),
+            # Not before: in a first deploy Airflow is being installed until then, for which others wait.
+            Command("dbt can read the project", "true", as_analytics(_PARSE), watches=[venv, project, profiles]),
             # Last, so that Airflow is let in only when the pipeline can run. The home is root's as well: who owns
             # it could put another .ssh in the place of this one.
             Directory("/home/analytics"),
