@@ -1,6 +1,6 @@
 """`homelab deploy`, measured: `python -m benchmarks.deploy [name …]`, in a lab of its own, as root.
 
-help, hosts, noop, distance, change and memory take five minutes together; cold, done five times, a quarter of an hour.
+help, hosts, noop, distance, change and memory take five minutes together; cold, done five times, ten minutes and 25 GB.
 The lab is gone afterwards, also after a failure, Ctrl-C or SIGTERM.
 """
 

@@ -56,6 +56,7 @@ def _fresh(folder: Path, number: int) -> Stack:
 
 
 def _require_same(stack: Stack, name: str) -> None:
-    """What homelab would still do there is said: it ought to be nothing."""
+    """Raises SystemExit if homelab would still do anything there."""
     said = stack.homelab("deploy", "--dry-run").said
-    print(f"  after {name}, homelab finds: {said}", file=sys.stderr)
+    if said.count("nothing to change") != len(stack.inventory.containers):
+        raise SystemExit(f"After {name}, homelab finds something to do:\n{said}")

@@ -94,7 +94,7 @@ class Analytics(Service):
             File(f"{ROOT}/bin/gate", render("analytics/gate.j2", root=ROOT, commands=_COMMANDS), mode=0o755),
             WaitFor(f"{postgres.name} accepts analytics", as_analytics("psql -qAtc 'select 1'"), postgres.name,
                     site.failed, site.patience(postgres)),
-            # Not before: in a first deploy Airflow is being installed until then, for which others wait.
+            # Not before: until Postgres is there, a first deploy installs Airflow, which takes longest of all.
             Command("dbt can read the project", "true", as_analytics(_PARSE), watches=[venv, project, profiles]),
             # Last, so that Airflow is let in only when the pipeline can run. The home is root's as well: who owns
             # it could put another .ssh in the place of this one.

