@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,15 @@ class Flaky(LocalHost):
         if self.when == "after":
             super().run(command, stdin=stdin, timeout=timeout)
         raise ConnectionLost("local: the connection was lost")
+
+
+class KilledAtItsEnd(LocalHost):
+    """A shell that dies when all that it was to do is done: there is an answer, and no good status."""
+
+    def run(self, command: str, *, stdin: bytes = b"", timeout: float = 60) -> Result:
+        """See Host.run."""
+        result = super().run(command, stdin=stdin, timeout=timeout)
+        return replace(result, status=-1) if "and 4 more" in command else result
 
 
 def stack(folder: Path, content: bytes = b"1\n") -> list[Step]:
@@ -101,6 +111,12 @@ def test_one_that_fails_among_several_is_named(tmp_path: Path) -> None:
             f"{tmp_path}/etc/tree, file {tmp_path}/etc/it's last, last.") in error.value.details
     assert [change.step.title for change in converge(LocalHost(), several(tmp_path), SilentProgress())] == [
         f"file {tmp_path}/etc/middle", f"tree {tmp_path}/etc/tree", f"file {tmp_path}/etc/it's last", "last"]
+
+
+def test_a_shell_that_is_killed_after_the_last_of_several_has_done_them_all(tmp_path: Path) -> None:
+    steps = several(tmp_path)
+    assert [change.step for change in converge(KilledAtItsEnd(), steps, SilentProgress())] == steps
+    assert survey(LocalHost(), steps) == []
 
 
 def test_no_command_becomes_too_long_for_linux(tmp_path: Path) -> None:
