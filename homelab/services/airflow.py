@@ -170,8 +170,8 @@ class Airflow(Service):
                       "--role", "Admin", "--email", "admin@example.org")
         # It asks for the password twice on standard input, where no process list can see it. For a user that
         # exists it would change nothing, and 2.11.2 cannot reset a password: so the old one goes first.
-        # The web server writes what each role may do, at every start. So does this command, and both at once fail; but
-        # from 3 on it need not, and so not wait for the other.
+        # The web server writes what each role may do, at every start. So does this command, and two at once get in each
+        # other's way; but from 3 on it need not, and so not wait for the other.
         roles = "export AIRFLOW__FAB__UPDATE_FAB_PERMS=False; " if self._api else ""
         command = (f"{roles}if {in_metadata('select 1 from ab_user where username = $$admin$$')} | grep -q 1; "
                    f"then {argv(CLI, 'users', 'delete', '--username', 'admin')}; fi && {create} && "
