@@ -51,7 +51,8 @@ SAID = [
      "Could not connect to 127.0.0.1:9 (127.0.0.1).", "A mirror or proxy does not give"),
     ("error: Failed to fetch: `https://pypi.example/simple/six/`\n  Caused by: error sending request for url",
      "A mirror or proxy does not give"),
-    ("Killed", "run out of it"),
+    ("MemoryError", "box has run out of it"),
+    ("Killed", "or by somebody"),
     ("dpkg: error processing package ca-certificates (--configure):\n installed ca-certificates package "
      "post-installation script subprocess returned error exit status 1\nErrors were encountered while processing:\n "
      "ca-certificates\nE: Sub-process /usr/bin/dpkg returned an error code (1)", "dpkg could not finish a package"),
