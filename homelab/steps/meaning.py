@@ -65,8 +65,7 @@ MEANINGS = (
             f"Give it more `memory` or `swap` in the inventory, run `homelab up`, {_AGAIN}."),
     Meaning(r"\bKilled\b",
             "A process was killed with SIGKILL: by the kernel where {host} had no memory left, or by somebody.",
-            "If nobody did, give it more `memory` or `swap` in the inventory and run "
-            f"`homelab up`; {_AGAIN}."),
+            f"If nobody did, give it more `memory` or `swap` in the inventory and run `homelab up`; {_AGAIN}."),
     Meaning(r"python3: (not found|No such file or directory)",
             "{host} has no Python.",
             f"Run `homelab ssh {{host}} -- apt-get install --reinstall python3-minimal`, {_AGAIN}."),

@@ -78,9 +78,10 @@ def _in_one(host: Host, name: str, parts: Sequence[tuple[Script, str]]) -> Itera
     result = host.run(command, stdin=b"".join(script.stdin for script, _ in parts))
     moments = [int(line) for line in result.text.split()]
     yield from ((later - earlier) / 1e9 for earlier, later in pairwise(moments))
+    done = max(len(moments) - 1, 0)
     # A shell that is killed when the last one has said that it is done takes nothing back.
-    if not result.ok and len(moments) <= len(parts):
-        failed, _ = parts[max(len(moments) - 1, 0)]
+    if not result.ok and done < len(parts):
+        failed, _ = parts[done]
         raise CommandFailed(host.name, replace(result, command=failed.text), failed.what)
 
 
