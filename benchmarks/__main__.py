@@ -14,10 +14,13 @@ from pathlib import Path
 from benchmarks import ansible, create, noop
 from benchmarks.node import Node, node
 from benchmarks.table import Row, shown
-from tests.guard import sitecustomize as sitecustomize  # the import puts it in place
+from tests.network_guard import sitecustomize as sitecustomize  # the import puts it in place
 
 ALL: dict[str, Callable[[Path, Node], Iterator[Row]]] = {
-    "noop": noop.three, "create": create.side_by_side, "hundred": noop.hundred}
+    "noop": noop.three,
+    "create": create.side_by_side,
+    "hundred": noop.hundred,
+}
 
 
 def measured(names: Sequence[str]) -> Iterator[Row]:
@@ -34,8 +37,13 @@ def main() -> None:
         raise SystemExit(f"There is no benchmark {', '.join(unknown)}; there are {', '.join(ALL)}.")
     peer = ansible.installed() if "noop" in names else "no peer"
     started, load = time.monotonic(), os.getloadavg()[0]
-    shown(measured(names), lambda: f"{datetime.now(UTC):%Y-%m-%d}, Python {platform.python_version()}, {peer}; "
-          f"{os.cpu_count()} cores, load {load:.1f} at the start; took {time.monotonic() - started:.0f} s.")
+    shown(
+        measured(names),
+        lambda: (
+            f"{datetime.now(UTC):%Y-%m-%d}, Python {platform.python_version()}, {peer}; "
+            f"{os.cpu_count()} cores, load {load:.1f} at the start; took {time.monotonic() - started:.0f} s."
+        ),
+    )
 
 
 if __name__ == "__main__":

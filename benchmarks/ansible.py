@@ -39,7 +39,7 @@ def installed() -> str:
     if not python.exists():
         subprocess.run([uv, "venv", "-q", "--python", sys.executable, VENV], check=True)
     subprocess.run([uv, "pip", "sync", "-q", "--require-hashes", "--python", python, _REQUIREMENTS], check=True)
-    manifest, = VENV.glob("lib/python3*/site-packages/ansible_collections/community/proxmox/MANIFEST.json")
+    (manifest,) = VENV.glob("lib/python3*/site-packages/ansible_collections/community/proxmox/MANIFEST.json")
     collection = json.loads(manifest.read_text())["collection_info"]["version"]
     core = subprocess.run([VENV / "bin" / "ansible", "--version"], check=True, capture_output=True, text=True).stdout
     others = ", ".join(f"{name} {_version(name)}" for name in ("mitogen", "pyinfra"))
@@ -47,7 +47,7 @@ def installed() -> str:
 
 
 def _version(package: str) -> str:
-    found, = VENV.glob(f"lib/python3*/site-packages/{package}-*.dist-info")
+    (found,) = VENV.glob(f"lib/python3*/site-packages/{package}-*.dist-info")
     return found.name.removesuffix(".dist-info").rpartition("-")[2]
 
 
@@ -63,8 +63,10 @@ class Playbook:
         folder.mkdir()
         hosts = {c.name: {"described": _described(c, node), "running": _running(c, node)} for c in containers}
         first = hosts[containers[0].name]
-        tasks = [{"community.proxmox.proxmox": {option: f"{{{{ {task}['{option}'] }}}}" for option in first[task]}}
-                 for task in _TASKS]
+        tasks = [
+            {"community.proxmox.proxmox": {option: f"{{{{ {task}['{option}'] }}}}" for option in first[task]}}
+            for task in _TASKS
+        ]
         everyone = {"ansible_connection": "local", "ansible_python_interpreter": str(VENV / "bin" / "python")}
         (folder / "hosts.json").write_text(json.dumps({"all": {"hosts": hosts, "vars": everyone}}))
         (folder / "play.yml").write_text(json.dumps([{"hosts": "all", "gather_facts": False, "tasks": tasks}]))
@@ -73,8 +75,7 @@ class Playbook:
     def run(self) -> Run:
         """Run it to its end."""
         with self._node.counting() as seen:
-            run = ran([str(VENV / "bin" / "ansible-playbook"), "-i", "hosts.json", "play.yml"],
-                      self._folder)
+            run = ran([str(VENV / "bin" / "ansible-playbook"), "-i", "hosts.json", "play.yml"], self._folder)
         return Run(run.seconds, seen[0], changes(run.said))
 
 
@@ -85,19 +86,36 @@ def changes(said: str) -> int:
 
 def _login(node: Node) -> dict[str, Any]:
     user, _, name = TOKEN.partition("!")
-    return {"api_host": "127.0.0.1", "api_port": node.port, "api_user": user, "api_token_id": name,
-            "api_token_secret": SECRET, "validate_certs": False, "node": "pve"}
+    return {
+        "api_host": "127.0.0.1",
+        "api_port": node.port,
+        "api_user": user,
+        "api_token_id": name,
+        "api_token_secret": SECRET,
+        "validate_certs": False,
+        "node": "pve",
+    }
 
 
 def _described(container: Container, node: Node) -> dict[str, Any]:
     wanted = options(container.shape)
     return _login(node) | {
-        "vmid": container.vmid, "hostname": container.name, "state": "present", "update": True,
+        "vmid": container.vmid,
+        "hostname": container.name,
+        "state": "present",
+        "update": True,
         "ostemplate": "local:vztmpl/ubuntu-24.04-standard_24.04-2_amd64.tar.zst",
-        "disk": f"{container.storage}:{container.shape.disk}", "timeout": 120, "unprivileged": True,
-        "cores": wanted["cores"], "memory": wanted["memory"], "swap": wanted["swap"],
-        "netif": {"net0": wanted["net0"]}, "onboot": bool(wanted["onboot"]), "features": [wanted["features"]],
-        "startup": [wanted["startup"]]}
+        "disk": f"{container.storage}:{container.shape.disk}",
+        "timeout": 120,
+        "unprivileged": True,
+        "cores": wanted["cores"],
+        "memory": wanted["memory"],
+        "swap": wanted["swap"],
+        "netif": {"net0": wanted["net0"]},
+        "onboot": bool(wanted["onboot"]),
+        "features": [wanted["features"]],
+        "startup": [wanted["startup"]],
+    }
 
 
 def _running(container: Container, node: Node) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from benchmarks.site import Site, site
 from benchmarks.table import Row
 from homelab.commands.up import up
 from homelab.progress import Progress, SilentProgress
-from homelab.secrets import FileVault
+from homelab.secrets import FileSecretStore
 from homelab.trust import KnownHosts
 
 _CREATE, _START = 3.0, 0.5  # seconds that the node takes for the tasks of one container
@@ -46,8 +46,14 @@ def again(place: Site, progress: Progress | None = None) -> float:
     """`up` in this process, without a wait for SSH: nobody listens there. Seconds."""
     inventory = place.inventory
     started = time.perf_counter()
-    up(inventory, vault=FileVault(inventory.state_dir), known_hosts=KnownHosts.of(inventory.state_dir),
-       progress=progress or SilentProgress(), confirm=lambda plan: True, wait_for_ssh=lambda container: None)
+    up(
+        inventory,
+        secret_store=FileSecretStore(inventory.state_dir),
+        known_hosts=KnownHosts.of(inventory.state_dir),
+        progress=progress or SilentProgress(),
+        confirm=lambda plan: True,
+        wait_for_ssh=lambda container: None,
+    )
     return time.perf_counter() - started
 
 
@@ -66,5 +72,11 @@ def side_by_side(folder: Path, node: Node) -> Iterator[Row]:
         failed = node.ask(on_node.unsuccessful)
         node.ask(on_node.slow_tasks, 0.0, 0.0)
         bad = seen[0].refused + len(failed)
-        yield Row(f"create {count} containers, {min(count, at_once)} at a time; {bad} errors", f"{total:.1f} s",
-                  f"{slowest:.1f} s (the slowest one) x {rounds}", f"{ratio:.2f}x", "≤ 1.3x", ratio <= 1.3 and not bad)
+        yield Row(
+            f"create {count} containers, {min(count, at_once)} at a time; {bad} errors",
+            f"{total:.1f} s",
+            f"{slowest:.1f} s (the slowest one) x {rounds}",
+            f"{ratio:.2f}x",
+            "≤ 1.3x",
+            ratio <= 1.3 and not bad,
+        )

@@ -23,10 +23,14 @@ from benchmarks.deploys.deployed import Deployed, change, distance, memory, noop
 from benchmarks.deploys.hosts import hosts
 from benchmarks.stack import lab, whole
 from benchmarks.table import Row, shown
-from tests.guard import sitecustomize as sitecustomize  # the import puts it in place
+from tests.network_guard import sitecustomize as sitecustomize  # the import puts it in place
 
 _DEPLOYED: dict[str, Callable[[Deployed], Iterator[Row]]] = {
-    "noop": noop, "distance": distance, "change": change, "memory": memory}
+    "noop": noop,
+    "distance": distance,
+    "change": change,
+    "memory": memory,
+}
 ALL = ("help", "hosts", *_DEPLOYED, "cold")
 _ROUNDS = 5  # of cold deploys: what registries take to answer changes by half within minutes
 
@@ -64,9 +68,14 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     peers = ansible.installed() if {"noop", "change", "cold"} & set(names) else "no peer"
     started, load = time.monotonic(), os.getloadavg()[0]
-    shown(measured(names), lambda: f"{datetime.now(UTC):%Y-%m-%d}, Python {platform.python_version()}, {peers}; "
-          f"{os.cpu_count()} cores, load {load:.1f} at the start and {os.getloadavg()[0]:.1f} at the end; took "
-          f"{time.monotonic() - started:.0f} s.")
+    shown(
+        measured(names),
+        lambda: (
+            f"{datetime.now(UTC):%Y-%m-%d}, Python {platform.python_version()}, {peers}; "
+            f"{os.cpu_count()} cores, load {load:.1f} at the start and {os.getloadavg()[0]:.1f} at the end; took "
+            f"{time.monotonic() - started:.0f} s."
+        ),
+    )
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ import psycopg
 from benchmarks.process import peak
 from benchmarks.table import Row, shown
 from homelab.lab.observations import PLACES, answer, load
-from homelab.model import Access
+from homelab.model import DatabaseGrant
 from homelab.services.postgres import grants
 from tests.integration import pg
 from tests.integration.conftest import KEY, replaying
@@ -38,27 +38,39 @@ from ingest_weather import send  # isort: skip
 from spool import Spool, good  # isort: skip
 
 _ROWS, _ROUNDS = 100_000, 5
-_DURABLE = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on", "shared_buffers": "512MB",
-            "max_wal_size": "4GB"}
+_DURABLE = {
+    "fsync": "on",
+    "synchronous_commit": "on",
+    "full_page_writes": "on",
+    "shared_buffers": "512MB",
+    "max_wal_size": "4GB",
+}
 
 
 @contextmanager
 def deployed() -> Iterator[tuple[pg.Server, str]]:
     """A server with the database as a deploy makes it."""
-    with (pg.server(_DURABLE) as server, server.role("analytics", "analytics"), server.role("dbt", "dbt"),
-          server.database("project_data") as name):
+    with (
+        pg.server(_DURABLE) as server,
+        server.role("analytics", "analytics"),
+        server.role("dbt", "dbt"),
+        server.database("project_data") as name,
+    ):
         with server.connect(name) as connection:
             connection.execute(f"revoke all on database {name} from public".encode())
             connection.execute((ROOT / "templates" / "postgres" / "project_data.sql").read_bytes())
-            connection.execute(grants(Access(name, "analytics", "append")).sql.encode())
+            connection.execute(grants(DatabaseGrant(name, "analytics", "append")).sql.encode())
         yield server, name
 
 
 def rows(count: int) -> Sequence[tuple[str, int, str]]:
     """City, time and payload of different observations: real ones, as the replay server words them."""
     stations = load()
-    texts = [(seen.time.timestamp(), json.dumps(answer(place, seen, "imperial")))
-             for place in PLACES for seen in stations[place.station][:2000]]
+    texts = [
+        (seen.time.timestamp(), json.dumps(answer(place, seen, "imperial")))
+        for place in PLACES
+        for seen in stations[place.station][:2000]
+    ]
     return [(f"City {number}", int(texts[number % 6000][0]), texts[number % 6000][1]) for number in range(count)]
 
 
@@ -100,8 +112,14 @@ def writing(server: pg.Server, database: str) -> Iterator[Row]:
                 connection.execute("checkpoint")
             seconds.append(way(server, database, wanted))
     ours, copy = (_ROWS / statistics.median(taken[way]) for way in (write_path, raw_copy))
-    yield Row(f"write path, {_ROWS:,} rows", f"{ours:,.0f} rows/s", f"raw COPY {copy:,.0f} rows/s",
-              f"{ours / copy:.0%}", "≥ 80%", ours >= 0.8 * copy)
+    yield Row(
+        f"write path, {_ROWS:,} rows",
+        f"{ours:,.0f} rows/s",
+        f"raw COPY {copy:,.0f} rows/s",
+        f"{ours / copy:.0%}",
+        "≥ 80%",
+        ours >= 0.8 * copy,
+    )
 
 
 def fetching(server: pg.Server, database: str, cities: int) -> Iterator[Row]:
@@ -111,23 +129,41 @@ def fetching(server: pg.Server, database: str, cities: int) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as name, replaying(Path(name), "--generated", str(cities)) as replay:
         folder = Path(name)
         (folder / "cities.csv").write_text("name,id\n" + "".join(f"City {n},{n}\n" for n in range(1, cities + 1)))
-        environment = {**os.environ, **server.environment(database, "analytics", "analytics"), "WEATHER_DATA": name,
-                       "WEATHER_CITIES_FILE": str(folder / "cities.csv"), "OPENWEATHER_BASE_URL": replay.url,
-                       "OPENWEATHER_API_KEY": KEY, "OPENWEATHER_RATE_LIMIT": "0", "OPENWEATHER_DEADLINE": "7200"}
+        environment = {
+            **os.environ,
+            **server.environment(database, "analytics", "analytics"),
+            "WEATHER_DATA": name,
+            "WEATHER_CITIES_FILE": str(folder / "cities.csv"),
+            "OPENWEATHER_BASE_URL": replay.url,
+            "OPENWEATHER_API_KEY": KEY,
+            "OPENWEATHER_RATE_LIMIT": "0",
+            "OPENWEATHER_DEADLINE": "7200",
+        }
         for what in ("stored", "unchanged"):
             summary, peak = run(environment)
             assert summary[what] == cities, summary  # noqa: S101
             rate = cities / summary["seconds"]
-            yield Row(f"{cities:,} cities, all {what}", f"{rate:,.0f} requests and rows/s, {summary['seconds']:.0f} s",
-                      "", "", "", True)
+            yield Row(
+                f"{cities:,} cities, all {what}",
+                f"{rate:,.0f} requests and rows/s, {summary['seconds']:.0f} s",
+                "",
+                "",
+                "",
+                True,
+            )
             yield Row(f"{cities:,} cities, all {what}: peak memory", f"{peak:.0f} MB", "", "", "≤ 300 MB", peak <= 300)
 
 
 def run(environment: dict[str, str]) -> tuple[dict[str, Any], float]:
     """The summary of one ingestion, and the most memory that it had, in MB."""
     python = ROOT / ".venv-analytics" / "bin" / "python"
-    process = subprocess.Popen([str(python if python.exists() else sys.executable), str(SCRIPTS / "ingest_weather.py")],
-                               env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(
+        [str(python if python.exists() else sys.executable), str(SCRIPTS / "ingest_weather.py")],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
     most = peak(process.pid)
     said, _ = process.communicate()
     assert process.returncode == 0, said  # noqa: S101
@@ -138,9 +174,13 @@ def main() -> None:
     """Measure and print one table; the exit code is 1 if an aim is missed."""
     cities = int(sys.argv[1]) if len(sys.argv) > 1 else 200_000
     with deployed() as (server, database):
-        shown(chain(writing(server, database), fetching(server, database, cities) if cities else ()),
-              lambda: f"Python {platform.python_version()}, psycopg {psycopg.__version__}, load "
-              f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores.")
+        shown(
+            chain(writing(server, database), fetching(server, database, cities) if cities else ()),
+            lambda: (
+                f"Python {platform.python_version()}, psycopg {psycopg.__version__}, load "
+                f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores."
+            ),
+        )
 
 
 if __name__ == "__main__":

@@ -42,20 +42,44 @@ def three(folder: Path, node: Node) -> Iterator[Row]:
     if any(run.changed for run in theirs):
         raise SystemExit("Ansible's run was no no-op, so there is nothing to compare.")
     mine, other = ours[0][1], theirs[0].seen
-    yield Row("no-op `up`, 3 containers: API calls", f"{mine.calls}", f"{other.calls} (Ansible)",
-              f"{other.calls / mine.calls:.1f}x fewer", "≤ 5", mine.calls <= 5)
-    yield Row("… connections", f"{mine.connections}", f"{other.connections} (Ansible)",
-              f"{other.connections / mine.connections:.0f}x fewer", "1", mine.connections == 1)
+    yield Row(
+        "no-op `up`, 3 containers: API calls",
+        f"{mine.calls}",
+        f"{other.calls} (Ansible)",
+        f"{other.calls / mine.calls:.1f}x fewer",
+        "≤ 5",
+        mine.calls <= 5,
+    )
+    yield Row(
+        "… connections",
+        f"{mine.connections}",
+        f"{other.connections} (Ansible)",
+        f"{other.connections / mine.connections:.0f}x fewer",
+        "1",
+        mine.connections == 1,
+    )
     fast, slow = statistics.median(t for t, _ in ours), statistics.median(run.seconds for run in theirs)
-    yield Row("… from start to end", f"{fast:.2f} s", f"{slow:.2f} s (Ansible)", f"{slow / fast:.1f}x faster", "faster",
-              fast < slow)
+    yield Row(
+        "… from start to end",
+        f"{fast:.2f} s",
+        f"{slow:.2f} s (Ansible)",
+        f"{slow / fast:.1f}x faster",
+        "faster",
+        fast < slow,
+    )
     within = []
     for _ in range(_TIMES):
         with node.counting():
             within.append(again(place))
     itself, (_, floor) = statistics.median(within), _bare(folder, node)
-    yield Row("… of that in `up`, once Python has started", f"{itself:.3f} s", f"{floor:.3f} s (the bare calls)",
-              f"{itself / floor:.1f}x", "≤ 0.3 s", itself <= 0.3)
+    yield Row(
+        "… of that in `up`, once Python has started",
+        f"{itself:.3f} s",
+        f"{floor:.3f} s (the bare calls)",
+        f"{itself / floor:.1f}x",
+        "≤ 0.3 s",
+        itself <= 0.3,
+    )
 
 
 def hundred(folder: Path, node: Node) -> Iterator[Row]:
@@ -67,8 +91,14 @@ def hundred(folder: Path, node: Node) -> Iterator[Row]:
         ours = [_up(place, node) for _ in range(_TIMES)]
         floor, _ = _bare(folder, node)
         fast = statistics.median(t for t, _ in ours)
-        yield Row(f"no-op `up`, 100 containers{name} ({ours[0][1].calls} calls)", f"{fast:.2f} s",
-                  f"{floor:.2f} s (the bare calls)", f"{fast / floor:.1f}x", "≤ 2 s", fast <= 2)
+        yield Row(
+            f"no-op `up`, 100 containers{name} ({ours[0][1].calls} calls)",
+            f"{fast:.2f} s",
+            f"{floor:.2f} s (the bare calls)",
+            f"{fast / floor:.1f}x",
+            "≤ 2 s",
+            fast <= 2,
+        )
     node.ask(on_node.latency, 0.0)
 
 

@@ -29,7 +29,7 @@ class Ran:
 
 def ran(command: Sequence[str], folder: Path) -> Ran:
     """Run a program. Raises SystemExit, quoting it, when it fails."""
-    with (tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err, ThreadPoolExecutor(1) as watch):
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err, ThreadPoolExecutor(1) as watch:
         started = time.perf_counter()
         process = subprocess.Popen(command, cwd=folder, stdout=out, stderr=err, env=environment())
         most = watch.submit(peak, process.pid)
@@ -68,8 +68,11 @@ def environment() -> dict[str, str]:
     What Python has compiled is kept, as it is where a program is installed, but not in this checkout.
     """
     path = os.pathsep.join(filter(None, [str(_GUARD), str(ROOT), os.environ.get("PYTHONPATH")]))
-    kept = {name: value for name, value in os.environ.items()
-            if not name.startswith(("HOMELAB", "ANSIBLE")) and name != "PYTHONDONTWRITEBYTECODE"}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("HOMELAB", "ANSIBLE")) and name != "PYTHONDONTWRITEBYTECODE"
+    }
     return kept | {"PYTHONPATH": path, "PYTHONPYCACHEPREFIX": _compiled().name}
 
 

@@ -18,10 +18,10 @@ from homelab.commands.deploy import steps_of
 from homelab.inventory import load
 from homelab.lab import Lab, down, missing, network, up
 from homelab.lab.containers import Runtime
-from homelab.model import Inventory, Site, Step
-from homelab.paths import shipped
+from homelab.model import Inventory, ServiceContext, Step
+from homelab.paths import bundled_path
 from homelab.progress import TerminalProgress
-from homelab.secrets import FileVault
+from homelab.secrets import FileSecretStore
 from homelab.trust import KnownHosts
 
 LAB = Lab("bench", IPv4Network("10.99.2.128/26"), "hl-bnch", 18106, 8189)
@@ -53,9 +53,9 @@ class Stack:
         return load(list(self.files))
 
     @property
-    def vault(self) -> FileVault:
+    def secret_store(self) -> FileSecretStore:
         """Its secrets."""
-        return FileVault(self.inventory.state_dir)
+        return FileSecretStore(self.inventory.state_dir)
 
     @property
     def keys(self) -> Mapping[str, str]:
@@ -71,8 +71,18 @@ class Stack:
     def steps(self) -> dict[str, Sequence[Step]]:
         """All steps by container, as a deploy would take them."""
         everyone = [c.name for c in self.inventory.containers]
-        return {c.name: steps_of(Site(inventory=self.inventory, container=c, vault=self.vault, host_keys=self.keys,
-                                      deploying=everyone)) for c in self.inventory.containers}
+        return {
+            c.name: steps_of(
+                ServiceContext(
+                    inventory=self.inventory,
+                    container=c,
+                    secret_store=self.secret_store,
+                    host_keys=self.keys,
+                    deploying=everyone,
+                )
+            )
+            for c in self.inventory.containers
+        }
 
     def anew(self) -> None:
         """Containers with nothing in them; those that were there are gone."""
@@ -112,19 +122,35 @@ def lab() -> Iterator[None]:
 
 def whole(folder: Path, number: int = 0) -> Stack:
     """The shipped inventory: three containers with all services, beside those of other numbers."""
-    shutil.copy(shipped("inventory.yaml"), folder / "inventory.yaml")
-    places = {name: {"vmid": 200 + last, "ip": f".{last}"}
-              for last, name in enumerate(_NAMES, _FIRST + number * len(_NAMES))}
+    shutil.copy(bundled_path("inventory.yaml"), folder / "inventory.yaml")
+    places = {
+        name: {"vmid": 200 + last, "ip": f".{last}"} for last, name in enumerate(_NAMES, _FIRST + number * len(_NAMES))
+    }
     return _written(folder, {"lab": f"{LAB.name}-{number}", "containers": places})
 
 
 def many(folder: Path, count: int) -> Stack:
     """So many containers without a service."""
-    (folder / "inventory.yaml").write_text(yaml.safe_dump({
-        "lab": "x", "proxmox": {"host": "x", "token_id": "homelab@pve!x"},
-        "network": {"subnet": str(LAB.subnet), "gateway": str(LAB.gateway), "bridge": "x"}, "pipeline": {},
-        "containers": {f"host-{number:02}": {"vmid": 300 + number, "ip": f".{_EXTRA + number}", "cores": 1,
-                                             "memory": 256, "disk": 2} for number in range(count)}}))
+    (folder / "inventory.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "lab": "x",
+                "proxmox": {"host": "x", "token_id": "homelab@pve!x"},
+                "network": {"subnet": str(LAB.subnet), "gateway": str(LAB.gateway), "bridge": "x"},
+                "pipeline": {},
+                "containers": {
+                    f"host-{number:02}": {
+                        "vmid": 300 + number,
+                        "ip": f".{_EXTRA + number}",
+                        "cores": 1,
+                        "memory": 256,
+                        "disk": 2,
+                    }
+                    for number in range(count)
+                },
+            }
+        )
+    )
     return _written(folder, {"containers": {"postgres-data": None}})  # the lab's overlay says its version
 
 

@@ -38,12 +38,15 @@ class Distribution:
 DISTRIBUTIONS = {
     distribution.alias: distribution
     for distribution in (
-        Distribution("ubuntu-24.04", "noble", postgres=16, python=(3, 12),
-                     sources="/etc/apt/sources.list.d/ubuntu.sources"),
-        Distribution("debian-12", "bookworm", postgres=15, python=(3, 11),
-                     sources="/etc/apt/sources.list.d/debian.sources"),
-        Distribution("debian-13", "trixie", postgres=17, python=(3, 13),
-                     sources="/etc/apt/sources.list.d/debian.sources"),
+        Distribution(
+            "ubuntu-24.04", "noble", postgres=16, python=(3, 12), sources="/etc/apt/sources.list.d/ubuntu.sources"
+        ),
+        Distribution(
+            "debian-12", "bookworm", postgres=15, python=(3, 11), sources="/etc/apt/sources.list.d/debian.sources"
+        ),
+        Distribution(
+            "debian-13", "trixie", postgres=17, python=(3, 13), sources="/etc/apt/sources.list.d/debian.sources"
+        ),
     )
 }
 CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"  # all CAs that a machine trusts, in one file
@@ -55,4 +58,5 @@ def distribution_of(template: str) -> Distribution | None:
     """The distribution of an alias or of a template's volume id; None for a template that is not in the table."""
     file_name = template.rpartition("/")[2]
     return DISTRIBUTIONS.get(template) or next(
-        (d for d in DISTRIBUTIONS.values() if file_name.startswith(f"{d.alias}-")), None)
+        (d for d in DISTRIBUTIONS.values() if file_name.startswith(f"{d.alias}-")), None
+    )

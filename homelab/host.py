@@ -108,18 +108,21 @@ def batch_script(commands: Sequence[str]) -> tuple[str, Callable[[Result], list[
     parts = [f"(\n{command}\n) </dev/null 2>/dev/null; printf '\\n{mark} %s\\n' $?" for command in commands]
     # In order, so that what stands together and is likely to be slow, as the last questions are, is spread.
     lanes = [range(1 + lane, len(commands), _LANES) for lane in range(_LANES)]
-    order = [0, *(index for lane in lanes for index in lane)][:len(commands)]
+    order = [0, *(index for lane in lanes for index in lane)][: len(commands)]
 
     def parse(result: Result) -> list[Result]:
         chunks = result.stdout.split(f"\n{mark} ".encode())
         if len(chunks) != len(commands) + 1:
-            raise HomelabError("The remote shell did not answer every probe",
-                               result.stderr.decode(errors="replace").strip()[-300:])
+            raise HomelabError(
+                "The remote shell did not answer every probe", result.stderr.decode(errors="replace").strip()[-300:]
+            )
         # Each chunk begins with the status line of the command before it.
         bodies = [chunks[0], *(chunk.partition(b"\n")[2] for chunk in chunks[1:])]
         statuses = [int(chunk.partition(b"\n")[0]) for chunk in chunks[1:]]
-        found = {index: Result(commands[index], status, body)
-                 for index, status, body in zip(order, statuses, bodies, strict=False)}
+        found = {
+            index: Result(commands[index], status, body)
+            for index, status, body in zip(order, statuses, bodies, strict=False)
+        }
         return [found[index] for index in range(len(commands))]
 
     return "\n".join([*parts[:1], _side_by_side(["\n".join(parts[i] for i in lane) for lane in lanes])]) + "\n", parse
@@ -130,6 +133,7 @@ def _side_by_side(lanes: Sequence[str]) -> str:
 
     Each hands on what comes from its standard input once it is through: a pipe needs no file to keep that in.
     """
-    first, *others = [f"{{ {lane}\n{hand_on}\n}}" for lane, hand_on in zip(lanes, [*["cat"] * (len(lanes) - 1), ":"],
-                                                                       strict=True)]
+    first, *others = [
+        f"{{ {lane}\n{hand_on}\n}}" for lane, hand_on in zip(lanes, [*["cat"] * (len(lanes) - 1), ":"], strict=True)
+    ]
     return " | ".join([*reversed(others), first])

@@ -8,6 +8,6 @@ _PACKAGE = Path(__file__).resolve().parent
 _BUNDLED = _PACKAGE / "_data"
 
 
-def shipped(name: str) -> Path:
+def bundled_path(name: str) -> Path:
     """The path of `templates`, `pipeline`, `requirements` or `inventory.yaml` as shipped."""
     return (_BUNDLED if _BUNDLED.is_dir() else _PACKAGE.parent) / name

@@ -38,7 +38,7 @@ class Progress(Protocol):
     def note(self, who: str, text: str) -> None:
         """A line that stays."""
 
-    def told(self, who: str, event: str, **facts: object) -> None:
+    def event(self, who: str, event: str, **facts: object) -> None:
         """What a script, or a person with --verbose, may want to know: a command and what it printed, a step's end."""
 
     def close(self) -> None:
@@ -99,7 +99,7 @@ class TerminalProgress:
         """See Progress.note."""
         self._line("·", "cyan", who, text)
 
-    def told(self, who: str, event: str, **facts: object) -> None:
+    def event(self, who: str, event: str, **facts: object) -> None:
         """See Progress.told: commands are shown if the user wants to see them, all else is for scripts."""
         if self._verbose and event == "command":
             self._line("$", "dim", who, f"{facts['command']}\n{facts['output']}\n[status {facts['status']}]".strip())
@@ -127,8 +127,9 @@ class TerminalProgress:
             self._count += 1
             self._running[self._count] = step
             if self._live_wanted and self._live is None:
-                self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=8,
-                                  transient=True)
+                self._live = Live(
+                    get_renderable=self._render, console=self._console, refresh_per_second=8, transient=True
+                )
                 self._live.start()
             return self._count
 
@@ -143,8 +144,12 @@ class TerminalProgress:
         now = time.monotonic()
         table = Table.grid(padding=(0, 1))
         for step in list(self._running.values()):
-            table.add_row(Spinner("dots"), Text(f"{step.who:<22}", style="bold"),
-                          Text(f"{step.what}: {step.far}" if step.far else step.what), duration(now - step.started))
+            table.add_row(
+                Spinner("dots"),
+                Text(f"{step.who:<22}", style="bold"),
+                Text(f"{step.what}: {step.far}" if step.far else step.what),
+                duration(now - step.started),
+            )
         return Group(table)
 
 
@@ -162,7 +167,7 @@ class SilentProgress:
     def close(self) -> None:
         """See Progress.close."""
 
-    def told(self, who: str, event: str, **facts: object) -> None:
+    def event(self, who: str, event: str, **facts: object) -> None:
         """See Progress.told."""
 
 
@@ -176,18 +181,18 @@ class JsonProgress:
     def step(self, who: str, what: str) -> Iterator[Update]:
         """See Progress.step."""
         started, good = time.monotonic(), False
-        self.told(who, "started", step=what)
+        self.event(who, "started", step=what)
         try:
-            yield lambda far: self.told(who, "progress", step=what, far=far)
+            yield lambda far: self.event(who, "progress", step=what, far=far)
             good = True
         finally:
-            self.told(who, "ended", step=what, good=good, seconds=round(time.monotonic() - started, 3))
+            self.event(who, "ended", step=what, good=good, seconds=round(time.monotonic() - started, 3))
 
     def note(self, who: str, text: str) -> None:
         """See Progress.note."""
-        self.told(who, "note", text=text)
+        self.event(who, "note", text=text)
 
-    def told(self, who: str, event: str, **facts: object) -> None:
+    def event(self, who: str, event: str, **facts: object) -> None:
         """See Progress.told."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         line = json.dumps({"time": now, "host": who, "event": event, **facts}, ensure_ascii=False)

@@ -8,7 +8,7 @@ import shlex
 from typing import TYPE_CHECKING, Any
 
 from homelab.errors import HomelabError
-from homelab.paths import shipped
+from homelab.paths import bundled_path
 
 if TYPE_CHECKING:
     import jinja2
@@ -19,7 +19,7 @@ def _environment() -> jinja2.Environment:
     import jinja2  # here, as what only reads the inventory need not wait for it
 
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(shipped("templates")),
+        loader=jinja2.FileSystemLoader(bundled_path("templates")),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -53,7 +53,10 @@ def _line_of(error: Exception) -> int:
 
 
 def _fault(template: str, line: int, message: str) -> HomelabError:
-    lines = (shipped("templates") / template).read_text().splitlines()
+    lines = (bundled_path("templates") / template).read_text().splitlines()
     quoted = lines[line - 1].strip() if 0 < line <= len(lines) else ""
-    return HomelabError(f"templates/{template}:{line}: {message}", f"  {quoted}",
-                        "This is a fault of homelab's template, or of a change that you made to it.")
+    return HomelabError(
+        f"templates/{template}:{line}: {message}",
+        f"  {quoted}",
+        "This is a fault of homelab's template, or of a change that you made to it.",
+    )

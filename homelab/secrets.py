@@ -17,7 +17,7 @@ from homelab.trust import write_private
 _BYTES = 48  # gives 64 characters: what Airflow asks of a JWT secret
 
 
-class FileVault:
+class FileSecretStore:
     """Keeps secrets and SSH keys in a folder of mode 0700; the same name always gives the same value."""
 
     def __init__(self, folder: Path) -> None:
@@ -42,9 +42,12 @@ class FileVault:
         try:
             known: dict[str, str] = json.loads(self._path.read_text()) if self._path.exists() else {}
         except ValueError as error:
-            raise HomelabError(f"{self._path} is damaged", f"It is not JSON: {error}.",
-                               "Put it back from your backup. Without one, move it away: `homelab deploy` then makes "
-                               "new passwords and sets them everywhere.") from error
+            raise HomelabError(
+                f"{self._path} is damaged",
+                f"It is not JSON: {error}.",
+                "Put it back from your backup. Without one, move it away: `homelab deploy` then makes "
+                "new passwords and sets them everywhere.",
+            ) from error
         return known
 
     def key_path(self, name: str) -> Path:
@@ -57,8 +60,12 @@ class FileVault:
         path = self._folder / f"{name}_ed25519"
         with self._lock:
             if not path.exists():
-                write_private(path, Ed25519PrivateKey.generate().private_bytes(
-                    serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()))
+                write_private(
+                    path,
+                    Ed25519PrivateKey.generate().private_bytes(
+                        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+                    ),
+                )
             pem = path.read_bytes()
         key = serialization.load_ssh_private_key(pem, None)
         public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
@@ -80,5 +87,8 @@ def read_secret(path: Path, what: str, resolution: str) -> Secret:
 
 def openweather_key(pipeline: Pipeline) -> Secret:
     """OpenWeather's API key. Raises InputError as `read_secret`."""
-    return read_secret(pipeline.api_key_file, "The OpenWeather API key",
-                       f"Get one at https://openweathermap.org/api and write it to {pipeline.api_key_file}, mode 0600.")
+    return read_secret(
+        pipeline.api_key_file,
+        "The OpenWeather API key",
+        f"Get one at https://openweathermap.org/api and write it to {pipeline.api_key_file}, mode 0600.",
+    )

@@ -43,8 +43,17 @@ class Ssh:
     Every `beat` seconds sshd is asked for a sign of life; without one for `patience` seconds the connection is lost.
     """
 
-    def __init__(self, name: str, address: str, private_key: Secret, known_hosts: KnownHosts,
-                 port: int = 22, user: str = "root", beat: float = 10, patience: float = 20) -> None:
+    def __init__(
+        self,
+        name: str,
+        address: str,
+        private_key: Secret,
+        known_hosts: KnownHosts,
+        port: int = 22,
+        user: str = "root",
+        beat: float = 10,
+        patience: float = 20,
+    ) -> None:
         self.name = name
         self._address = address
         self._port = port
@@ -58,8 +67,9 @@ class Ssh:
     def __enter__(self) -> Ssh:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -120,7 +130,8 @@ class Ssh:
             raise HostKeyMismatch(
                 f"{self.name}: its SSH host key is not known",
                 f"{self._address} shows {shown}, and no pin says whether that is right.",
-                "Run `homelab up`: it reads the key's fingerprint from Proxmox.")
+                "Run `homelab up`: it reads the key's fingerprint from Proxmox.",
+            )
         if pin.fingerprint != shown:
             raise changed(self.name, self._address, shown, pin)
         if pin.key is None:
@@ -132,11 +143,13 @@ class Ssh:
                 f"{self.name}: SSH login as {self._user} was refused",
                 f"{self._address} does not accept this inventory's key.",
                 "Was the container made with other keys? Put the public one of .homelab/<lab>/operator_ed25519 "
-                "(`ssh-keygen -yf` prints it) into its /root/.ssh/authorized_keys.")
+                "(`ssh-keygen -yf` prints it) into its /root/.ssh/authorized_keys.",
+            )
         return HomelabError(
             f"{self.name}: no answer over SSH",
             f"{self._address} port {self._port}: {error or type(error).__name__}.",
-            "Is the container running? `homelab status` shows it, `homelab up` starts it.")
+            "Is the container running? `homelab status` shows it, `homelab up` starts it.",
+        )
 
     def run(self, command: str, *, stdin: bytes = b"", timeout: float = 900) -> Result:
         """See Host.run."""
@@ -149,13 +162,16 @@ class Ssh:
         except (OSError, EOFError, paramiko.SSHException) as error:
             if isinstance(error, TimeoutError) and self._transport is not None and self._transport.is_active():
                 raise HomelabError(
-                    f"{self.name}: a command does not end", f"`{_short(command)}`: no end after {timeout:.0f} s.",
-                    f"See what it waits for: `homelab ssh {self.name} -- ps axf`.") from error
+                    f"{self.name}: a command does not end",
+                    f"`{_short(command)}`: no end after {timeout:.0f} s.",
+                    f"See what it waits for: `homelab ssh {self.name} -- ps axf`.",
+                ) from error
             self.close()
             raise ConnectionLost(
                 f"{self.name}: the connection was lost",
                 f"It ended during `{_short(command)}`: {error or type(error).__name__}.",
-                "Run the same command again: it goes on where it stopped.") from error
+                "Run the same command again: it goes on where it stopped.",
+            ) from error
 
     def _run(self, channel: paramiko.Channel, command: str, stdin: bytes, timeout: float) -> Result:
         channel.settimeout(timeout)
@@ -205,7 +221,8 @@ def changed(name: str, address: str, shown: str, pin: Pin) -> HostKeyMismatch:
     return HostKeyMismatch(
         f"{name}: its SSH host key has changed",
         f"{address} shows {shown}, pinned is {pin.fingerprint}: another machine may be answering.",
-        f"If you made the container anew yourself, run `homelab trust {name}`.")
+        f"If you made the container anew yourself, run `homelab trust {name}`.",
+    )
 
 
 def shown_key(address: str, port: int = 22) -> str | None:

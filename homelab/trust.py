@@ -48,8 +48,11 @@ class KnownHosts:
         except FileNotFoundError:
             return {}
         except ValueError as error:
-            raise HomelabError(f"{self._path} is damaged", f"It is not JSON: {error}.",
-                               "Move it away and run `homelab up`, which reads them from Proxmox again.") from error
+            raise HomelabError(
+                f"{self._path} is damaged",
+                f"It is not JSON: {error}.",
+                "Move it away and run `homelab up`, which reads them from Proxmox again.",
+            ) from error
         return {name: Pin(**pin) for name, pin in raw.items()}
 
     def pin(self, name: str, pin: Pin) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from homelab.steps import places
-from tests.guard import sitecustomize  # the import puts the guard in place
+from homelab.steps import remote_paths
+from tests.network_guard import sitecustomize  # the import puts the guard in place
 
 _GUARD = str(Path(sitecustomize.__file__).parent)
 
@@ -19,11 +19,12 @@ def pytest_configure() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _own_places(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory,
-                monkeypatch: pytest.MonkeyPatch) -> None:
+def _own_places(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What steps note on a host that is this machine, they note in a folder of the test's own."""
     if request.node.get_closest_marker("lab"):
         return  # its hosts are containers that are nobody else's
     folder = tmp_path_factory.mktemp("places")
-    monkeypatch.setattr(places, "STATE", str(folder / "state"))
-    monkeypatch.setattr(places, "RUN", str(folder / "run"))
+    monkeypatch.setattr(remote_paths, "STATE", str(folder / "state"))
+    monkeypatch.setattr(remote_paths, "RUN", str(folder / "run"))

@@ -21,8 +21,9 @@ def data(name: str) -> Any:
 
 
 @contextmanager
-def replaying(names: Sequence[str], certificate: tuple[str, str],
-              host: str = "127.0.0.1") -> Iterator[tuple[int, list[str]]]:
+def replaying(
+    names: Sequence[str], certificate: tuple[str, str], host: str = "127.0.0.1"
+) -> Iterator[tuple[int, list[str]]]:
     """Give these answers in turn, whatever is asked; yields the port, and the Authorization headers that came."""
     answers, seen = iter(names), []
 

@@ -51,7 +51,7 @@ def serving(answers: Sequence[Answer]) -> Iterator[Stub]:
             try:
                 for byte in range(0, len(answer.body), 1 if answer.delay else len(answer.body)):
                     time.sleep(answer.delay)
-                    self.wfile.write(answer.body[byte:] if not answer.delay else answer.body[byte:byte + 1])
+                    self.wfile.write(answer.body[byte:] if not answer.delay else answer.body[byte : byte + 1])
             except OSError:
                 return  # the client has lost its patience, as it should
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from homelab.host import Result, batch_script
-from homelab.steps.together import NOW
+from homelab.steps.batching import NOW
 
 
 def owner_of_new_files() -> tuple[str, str]:
@@ -101,7 +101,7 @@ def killed_before_each_command(run: Callable[[LocalHost], object], *folders: Pat
 
 
 @dataclass(frozen=True)
-class FixedVault:
+class FixedSecretStore:
     """A vault whose secrets are their own names: for renderings that must not change."""
 
     public: str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFixed homelab-test"

@@ -19,7 +19,8 @@ _MOST = 1.15
 _WAYS: dict[str, Callable[[Stack], float]] = {
     "script": lambda stack: Script(stack).run(),
     "homelab": lambda stack: stack.homelab("deploy").seconds,
-    "Ansible": lambda stack: playbook_of(stack).run(FAST, cold=True).seconds}
+    "Ansible": lambda stack: playbook_of(stack).run(FAST, cold=True).seconds,
+}
 
 
 def cold(folder: Path, rounds: int) -> Iterator[Row]:
@@ -42,10 +43,22 @@ def cold(folder: Path, rounds: int) -> Iterator[Row]:
                 _require_same(stack, name)
             stack.off()
     ours, script, ansible = (statistics.median(seconds[name]) for name in ("homelab", "script", "Ansible"))
-    yield Row("cold `deploy`, whole stack", f"{ours:.0f} s", f"{script:.0f} s (a script written by hand)",
-              f"{ours / script:.2f}", f"≤ {_MOST}", ours / script <= _MOST)
-    yield Row(f"… beside {FAST}", f"{ours:.0f} s", f"{ansible:.0f} s", f"{ansible / ours:.1f}x faster",
-              "faster", ours < ansible)
+    yield Row(
+        "cold `deploy`, whole stack",
+        f"{ours:.0f} s",
+        f"{script:.0f} s (a script written by hand)",
+        f"{ours / script:.2f}",
+        f"≤ {_MOST}",
+        ours / script <= _MOST,
+    )
+    yield Row(
+        f"… beside {FAST}",
+        f"{ours:.0f} s",
+        f"{ansible:.0f} s",
+        f"{ansible / ours:.1f}x faster",
+        "faster",
+        ours < ansible,
+    )
 
 
 def _fresh(folder: Path, number: int) -> Stack:

@@ -20,5 +20,11 @@ def command_line(folder: Path) -> Iterator[Row]:
         bare.append(ran([sys.executable, "-c", "pass"], folder).cpu)
         ours.append(ran([sys.executable, "-m", "homelab", "--help"], folder).cpu)
     mine, floor = statistics.median(ours[1:]), statistics.median(bare[1:])
-    yield Row("`homelab --help`: CPU", f"{mine:.3f} s", f"{floor:.3f} s (Python)", f"{mine - floor:.3f} s more",
-              "≤ 0.15 s more", mine - floor <= 0.15)
+    yield Row(
+        "`homelab --help`: CPU",
+        f"{mine:.3f} s",
+        f"{floor:.3f} s (Python)",
+        f"{mine - floor:.3f} s more",
+        "≤ 0.15 s more",
+        mine - floor <= 0.15,
+    )

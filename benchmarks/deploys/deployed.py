@@ -18,7 +18,7 @@ from benchmarks.peers.pyinfra import Deploy
 from benchmarks.process import Ran, ran
 from benchmarks.stack import Stack
 from benchmarks.table import Row
-from homelab.steps import Running, Settings
+from homelab.steps import Settings, SystemdUnit
 
 _ROUNDS = 2  # of the peers, in turns
 _OURS = 4  # runs of homelab in each round
@@ -27,8 +27,12 @@ _RTT = (0.0, 0.010, 0.050)  # seconds
 _BY_HAND = "/opt/analytics-platform/bin/gate"  # on which nothing depends
 _SERVER = "postgres-data"
 FAST = "Ansible, pipelining"
-_AIMS = {"Ansible": ("faster", 1.0), FAST: ("≥ 20x", 20.0), "Ansible + mitogen": ("≥ 4x", 4.0),
-         "pyinfra": ("≥ 4x", 4.0)}
+_AIMS = {
+    "Ansible": ("faster", 1.0),
+    FAST: ("≥ 20x", 20.0),
+    "Ansible + mitogen": ("≥ 4x", 4.0),
+    "pyinfra": ("≥ 4x", 4.0),
+}
 
 
 @dataclass
@@ -42,16 +46,23 @@ class Deployed:
     @cached_property
     def playbook(self) -> Playbook:
         """Ansible's playbook. It wants a Python over there, which PostgreSQL's container has no use for."""
-        self.stack.on(_SERVER, "test -e /usr/bin/python3 || "
-                      "apt-get install -qq -y --no-install-recommends python3 >/dev/null 2>&1")
+        self.stack.on(
+            _SERVER,
+            "test -e /usr/bin/python3 || apt-get install -qq -y --no-install-recommends python3 >/dev/null 2>&1",
+        )
         return playbook_of(self.stack)
 
     @cached_property
     def peers(self) -> dict[str, Callable[[], PeerRun]]:
         """How each peer is run."""
         deploy = pyinfra_of(self.stack)
-        return {"pyinfra": deploy.run, **{name: lambda name=name: self.playbook.run(name)  # type: ignore[misc]
-                                          for name in ("Ansible + mitogen", FAST, "Ansible")}}
+        return {
+            "pyinfra": deploy.run,
+            **{
+                name: lambda name=name: self.playbook.run(name)  # type: ignore[misc]
+                for name in ("Ansible + mitogen", FAST, "Ansible")
+            },
+        }
 
     def noop(self) -> Ran:
         """A run of homelab's that finds nothing to do. Raises SystemExit if it was none."""
@@ -64,12 +75,12 @@ class Deployed:
 
 def playbook_of(stack: Stack) -> Playbook:
     """Ansible's playbook for the stack."""
-    return Playbook(_folder(stack), _hosts(stack), stack.vault.key_path("operator"), stack.known_hosts)
+    return Playbook(_folder(stack), _hosts(stack), stack.secret_store.key_path("operator"), stack.known_hosts)
 
 
 def pyinfra_of(stack: Stack) -> Deploy:
     """pyinfra's deploy for the stack."""
-    return Deploy(_folder(stack), _hosts(stack), stack.vault.key_path("operator"), stack.known_hosts)
+    return Deploy(_folder(stack), _hosts(stack), stack.secret_store.key_path("operator"), stack.known_hosts)
 
 
 def _folder(stack: Stack) -> Path:
@@ -98,12 +109,24 @@ def noop(place: Deployed) -> Iterator[Row]:
                 raise SystemExit(f"The run of {name} was no no-op: {peer.changed} changed.")
             theirs[name].append(peer.seconds)
     fast, steps = statistics.median(ours), sum(map(len, place.stack.steps().values()))
-    yield Row(f"no-op `deploy`, whole stack, {steps} steps", f"{fast:.2f} s", f"{min(ours):.2f} s (the fastest)", "",
-              "≤ 1.5 s", fast <= 1.5)
+    yield Row(
+        f"no-op `deploy`, whole stack, {steps} steps",
+        f"{fast:.2f} s",
+        f"{min(ours):.2f} s (the fastest)",
+        "",
+        "≤ 1.5 s",
+        fast <= 1.5,
+    )
     for name, (aim, least) in _AIMS.items():
         slow = statistics.median(theirs[name])
-        yield Row(f"… beside {name}", f"{fast:.2f} s", f"{slow:.1f} s", f"{slow / fast:.1f}x faster", aim,
-                  slow / fast >= least)
+        yield Row(
+            f"… beside {name}",
+            f"{fast:.2f} s",
+            f"{slow:.1f} s",
+            f"{slow / fast:.1f}x faster",
+            aim,
+            slow / fast >= least,
+        )
 
 
 def _all_see_a_change(place: Deployed) -> None:
@@ -126,20 +149,37 @@ def distance(place: Deployed) -> Iterator[Row]:
     """The same over lines of several lengths."""
     fastest, works, turns = {}, {}, 0
     for rtt in _RTT:
-        runs = [ran([sys.executable, "-m", "benchmarks.far", str(rtt / 2), *map(str, place.stack.files)],
-                    place.stack.folder) for _ in range(_FAR_RUNS)]
+        runs = [
+            ran(
+                [sys.executable, "-m", "benchmarks.latency", str(rtt / 2), *map(str, place.stack.files)],
+                place.stack.folder,
+            )
+            for _ in range(_FAR_RUNS)
+        ]
         seen = [json.loads(run.said) for run in runs]
         fastest[rtt] = min(run.seconds for run in runs)
         works[rtt] = {name: min(each[name]["work"] for each in seen) for name in seen[0]}
         turns = max(turns, *(host["turns"] for each in seen for host in each.values()))
     far = _RTT[-1]
     slopes = {name: (works[far][name] - works[0.0][name]) / far for name in works[far]}
-    yield Row("round trips a container, after the handshake", f"{turns}",
-              f"{max(slopes.values()):.1f} (from the time over the line's length)", "", "≤ 4", turns <= 4)
+    yield Row(
+        "round trips a container, after the handshake",
+        f"{turns}",
+        f"{max(slopes.values()):.1f} (from the time over the line's length)",
+        "",
+        "≤ 4",
+        turns <= 4,
+    )
     for rtt in _RTT[1:]:
         longer = fastest[rtt] - fastest[0.0]
-        yield Row(f"no-op `deploy`, {rtt * 1000:.0f} ms further away", f"{fastest[rtt]:.2f} s",
-                  f"{fastest[0.0]:.2f} s (no further away)", f"{longer / rtt:.0f} round trips in all", "", True)
+        yield Row(
+            f"no-op `deploy`, {rtt * 1000:.0f} ms further away",
+            f"{fastest[rtt]:.2f} s",
+            f"{fastest[0.0]:.2f} s (no further away)",
+            f"{longer / rtt:.0f} round trips in all",
+            "",
+            True,
+        )
 
 
 def change(place: Deployed) -> Iterator[Row]:
@@ -148,15 +188,22 @@ def change(place: Deployed) -> Iterator[Row]:
     Ansible's playbook restarts the server for both, as its handlers know of nothing else.
     """
     steps = place.stack.steps()[_SERVER]
-    unit, = (step.unit for step in steps if isinstance(step, Running))
-    file, = (step.path for step in steps if isinstance(step, Settings))
+    (unit,) = (step.unit for step in steps if isinstance(step, SystemdUnit))
+    (file,) = (step.path for step in steps if isinstance(step, Settings))
 
     # In the container, without anybody who looks after it.
-    alone = float(place.stack.on(_SERVER, f"s=$(date +%s.%N); systemctl restart {unit}; "
-                                 "echo $s $(date +%s.%N) | awk '{print $2 - $1}'"))
-    ways = {"a reload": (f"echo '# by hand' >>{file}", ""),
-            "the restart": (f"sed -i 's/^shared_buffers.*/shared_buffers = 99MB/' {file}; systemctl restart {unit}",
-                            f"; {alone:.1f} s (the restart alone)")}
+    alone = float(
+        place.stack.on(
+            _SERVER, f"s=$(date +%s.%N); systemctl restart {unit}; echo $s $(date +%s.%N) | awk '{{print $2 - $1}}'"
+        )
+    )
+    ways = {
+        "a reload": (f"echo '# by hand' >>{file}", ""),
+        "the restart": (
+            f"sed -i 's/^shared_buffers.*/shared_buffers = 99MB/' {file}; systemctl restart {unit}",
+            f"; {alone:.1f} s (the restart alone)",
+        ),
+    }
     for way, (by_hand, beside) in ways.items():
         ours, theirs = [], []
         for _ in range(_ROUNDS):
@@ -169,8 +216,14 @@ def change(place: Deployed) -> Iterator[Row]:
                 raise SystemExit(f"Not one file and one restart: {peer.changed} changed by Ansible")
             theirs.append(peer.seconds)
         fast, slow = statistics.median(ours), statistics.median(theirs)
-        yield Row(f"one changed file, with {way} of PostgreSQL", f"{fast:.2f} s", f"{slow:.1f} s ({FAST}){beside}",
-                  f"{slow / fast:.1f}x faster", "≤ 2 s", fast <= 2)
+        yield Row(
+            f"one changed file, with {way} of PostgreSQL",
+            f"{fast:.2f} s",
+            f"{slow:.1f} s ({FAST}){beside}",
+            f"{slow / fast:.1f}x faster",
+            "≤ 2 s",
+            fast <= 2,
+        )
 
 
 def _changed(place: Deployed, unit: str, restarts: bool) -> float:
@@ -187,5 +240,11 @@ def memory(place: Deployed) -> Iterator[Row]:
     """What the command line takes at its peak."""
     place.noop()
     most = max(run.peak for run in (place.first, *place.runs))
-    yield Row("memory of `homelab deploy` at its peak", f"{most:.0f} MB", f"{place.first.peak:.0f} MB (cold)", "",
-              "≤ 150 MB", most <= 150)
+    yield Row(
+        "memory of `homelab deploy` at its peak",
+        f"{most:.0f} MB",
+        f"{place.first.peak:.0f} MB (cold)",
+        "",
+        "≤ 150 MB",
+        most <= 150,
+    )

@@ -49,6 +49,11 @@ def hosts(folder: Path) -> Iterator[Row]:
         most = 1 + _SHARE * (count / few - 1)
         held = count <= 10
         grown = medians[count] / medians[few]
-        yield Row(f"no-op `deploy`, {count} containers without services", f"{medians[count]:.2f} s",
-                  f"{medians[few]:.2f} s ({few} containers)", f"{grown:.2f}", f"≤ {most:.2f}" if held else "",
-                  not held or grown <= most)
+        yield Row(
+            f"no-op `deploy`, {count} containers without services",
+            f"{medians[count]:.2f} s",
+            f"{medians[few]:.2f} s ({few} containers)",
+            f"{grown:.2f}",
+            f"≤ {most:.2f}" if held else "",
+            not held or grown <= most,
+        )

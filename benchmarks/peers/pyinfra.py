@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.ansible import VENV
-from benchmarks.peers.asked import asked
 from benchmarks.peers.playbook import Run
+from benchmarks.peers.shell_steps import asked
 from benchmarks.process import ran
 from homelab.model import Step
-from homelab.steps import Command, Directory, File, Finished, Hba, Packages, Running, Settings, Tree, User
+from homelab.steps import Command, Directory, DpkgConfigured, File, Packages, PgHba, Settings, SystemdUnit, Tree, User
 
 Operation = dict[str, Any]
 _END = "homelab-end-of-input"
@@ -32,20 +32,38 @@ class Deploy:
         """See Playbook."""
         self._folder = folder
         (folder / "known_hosts").write_text(pins)
-        common = {"ssh_user": "root", "ssh_key": str(key), "ssh_known_hosts_file": str(folder / "known_hosts"),
-                  "ssh_strict_host_key_checking": "yes"}
+        common = {
+            "ssh_user": "root",
+            "ssh_key": str(key),
+            "ssh_known_hosts_file": str(folder / "known_hosts"),
+            "ssh_strict_host_key_checking": "yes",
+        }
         machines = [(name, {"ssh_hostname": address, **common}) for name, (address, _) in hosts.items()]
         (folder / "inventory.py").write_text(f"machines = {machines!r}\n")
         shutil.copy(Path(__file__).with_name("pyinfra_deploy.py"), folder / "deploy.py")
-        operations = {name: [each for number, step in enumerate(steps)
-                             for each in told(step, folder / "files" / name / str(number))]
-                      for name, (_, steps) in hosts.items()}
+        operations = {
+            name: [
+                each for number, step in enumerate(steps) for each in told(step, folder / "files" / name / str(number))
+            ]
+            for name, (_, steps) in hosts.items()
+        }
         (folder / "steps.json").write_text(json.dumps(operations))
 
     def run(self) -> Run:
         """Run it, each host at its own pace. Raises SystemExit, quoting it, when it fails."""
-        run = ran(["sh", "-c", 'exec "$0" "$@" 2>&1', str(VENV / "bin" / "pyinfra"), "-y", "--no-wait",
-                   "inventory.py", "deploy.py"], self._folder)
+        run = ran(
+            [
+                "sh",
+                "-c",
+                'exec "$0" "$@" 2>&1',
+                str(VENV / "bin" / "pyinfra"),
+                "-y",
+                "--no-wait",
+                "inventory.py",
+                "deploy.py",
+            ],
+            self._folder,
+        )
         # Operations, those with a change, errors, those without a change; `-` is none.
         total = re.search(r"Grand total[\s|]+[\d-]+[\s|]+([\d-]+)", run.said)
         if total is None:
@@ -54,8 +72,13 @@ class Deploy:
 
 
 def _operation(step: Step, name: str, only_after: bool = False, **arguments: Any) -> Operation:
-    return {"title": step.title, "operation": name, "arguments": arguments, "only_after": only_after,
-            "watches": [each.title for each in step.watches if not step.waits]}
+    return {
+        "title": step.title,
+        "operation": name,
+        "arguments": arguments,
+        "only_after": only_after,
+        "watches": [each.title for each in step.triggered_by if not step.waits],
+    }
 
 
 def _stored(path: Path, content: bytes) -> str:
@@ -77,19 +100,28 @@ def told(step: Step, place: Path) -> list[Operation]:
 
 @told.register
 def _packages(step: Packages, place: Path) -> list[Operation]:
-    return [_operation(step, "packages", packages=list(step.names), no_recommends=True, update=True,
-                       cache_time=86400)]
+    return [_operation(step, "packages", packages=list(step.names), no_recommends=True, update=True, cache_time=86400)]
 
 
 @told.register
-def _finished(step: Finished, place: Path) -> list[Operation]:
+def _finished(step: DpkgConfigured, place: Path) -> list[Operation]:
     return []  # homelab also asks whether dpkg was cut off; a peer gets away without
 
 
 @told.register
 def _user(step: User, place: Path) -> list[Operation]:
-    return [_operation(step, "user", user=step.name, home=step.home, shell=step.shell, system=True,
-                       create_home=True, ensure_home=False)]
+    return [
+        _operation(
+            step,
+            "user",
+            user=step.name,
+            home=step.home,
+            shell=step.shell,
+            system=True,
+            create_home=True,
+            ensure_home=False,
+        )
+    ]
 
 
 @told.register
@@ -99,8 +131,17 @@ def _directory(step: Directory, place: Path) -> list[Operation]:
 
 @told.register
 def _file(step: File, place: Path) -> list[Operation]:
-    return [_operation(step, "put", src=_stored(place, step.content), dest=step.path, user=step.owner,
-                       group=step.group, mode=f"{step.mode:o}")]
+    return [
+        _operation(
+            step,
+            "put",
+            src=_stored(place, step.content),
+            dest=step.path,
+            user=step.owner,
+            group=step.group,
+            mode=f"{step.mode:o}",
+        )
+    ]
 
 
 @told.register
@@ -110,7 +151,7 @@ def _settings(step: Settings, place: Path) -> list[Operation]:
 
 
 @told.register
-def _hba(step: Hba, place: Path) -> list[Operation]:
+def _hba(step: PgHba, place: Path) -> list[Operation]:
     reload = _operation(step, "shell", only_after=True, commands=f"{step.psql} -c 'select pg_reload_conf()'")
     return _then(_file(step, place), step, {**reload, "title": "load pg_hba.conf"})
 
@@ -127,7 +168,7 @@ def _tree(step: Tree, place: Path) -> list[Operation]:
 
 
 @told.register
-def _running(step: Running, place: Path) -> list[Operation]:
+def _running(step: SystemdUnit, place: Path) -> list[Operation]:
     begin = {**_operation(step, "service", service=step.unit, running=True, enabled=True), "watches": []}
     again = _operation(step, "service", only_after=True, service=step.unit, restarted=True, daemon_reload=True)
     return [begin, {**again, "title": f"{step.title} again"}]

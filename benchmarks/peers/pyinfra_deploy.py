@@ -9,8 +9,15 @@ from pyinfra.facts.server import Command
 from pyinfra.operations import apt, files, server, systemd
 from pyinfra.operations.util import any_changed
 
-OPERATIONS = {"packages": apt.packages, "user": server.user, "directory": files.directory, "put": files.put,
-              "sync": files.sync, "service": systemd.service, "shell": server.shell}
+OPERATIONS = {
+    "packages": apt.packages,
+    "user": server.user,
+    "directory": files.directory,
+    "put": files.put,
+    "sync": files.sync,
+    "service": systemd.service,
+    "shell": server.shell,
+}
 
 
 @operation()

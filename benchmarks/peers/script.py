@@ -12,11 +12,24 @@ from hashlib import sha256
 from pathlib import Path
 from shlex import quote
 
-from benchmarks.peers.asked import asked
+from benchmarks.peers.shell_steps import asked
 from benchmarks.stack import Stack
-from homelab.commands.access import ssh_argv
 from homelab.model import Step
-from homelab.steps import Database, Directory, File, Gate, Packages, Role, Running, Sql, Tree, Uv, Venv, WaitFor
+from homelab.runtime.ssh_client import ssh_argv
+from homelab.steps import (
+    Database,
+    Directory,
+    File,
+    HealthCheck,
+    Packages,
+    Role,
+    Sql,
+    SystemdUnit,
+    Tree,
+    UvInstall,
+    Venv,
+    WaitFor,
+)
 from homelab.trust import KnownHosts
 
 _LATE = ("/etc/postgresql/", "/home/analytics/.ssh")  # which needs the cluster; which lets Airflow in
@@ -37,10 +50,17 @@ class Script:
         return time.perf_counter() - started
 
     def _one(self, name: str) -> None:
-        command = ("mkdir /root/cold && cd /root/cold && tar -xzf - && "
-                   f"sh cold.sh {name}; status=$?; rm -rf /root/cold; exit $status")
-        words = ssh_argv(self._stack.inventory, name, [command], self._stack.vault,
-                         KnownHosts.of(self._stack.inventory.state_dir))
+        command = (
+            "mkdir /root/cold && cd /root/cold && tar -xzf - && "
+            f"sh cold.sh {name}; status=$?; rm -rf /root/cold; exit $status"
+        )
+        words = ssh_argv(
+            self._stack.inventory,
+            name,
+            [command],
+            self._stack.secret_store,
+            KnownHosts.of(self._stack.inventory.state_dir),
+        )
         done = subprocess.run(words, input=self._archives[name], capture_output=True, check=False)
         if done.returncode:
             raise SystemExit(f"The script failed in {name}: {done.stderr.decode()[-2000:]}")
@@ -49,24 +69,29 @@ class Script:
 def _beside(stack: Stack, steps: Sequence[Step]) -> dict[str, bytes]:
     """What stands beside the script, by name."""
     late = [step for step in steps if isinstance(step, File | Directory) and step.path.startswith(_LATE)]
-    files = {"early.tar": _tree([step for step in steps if step not in late]), "late.tar": _tree(late),
-             "cold.sh": Path(__file__).with_name("cold.sh").read_bytes()}
+    files = {
+        "early.tar": _tree([step for step in steps if step not in late]),
+        "late.tar": _tree(late),
+        "cold.sh": Path(__file__).with_name("cold.sh").read_bytes(),
+    }
     waits = iter(("database.sh", "gate.sh"))
-    facts = {"ADMIN": sha256((password := stack.vault.secret("airflow-admin").reveal()).encode()).hexdigest(),
-             "UNITS": " ".join(step.unit for step in steps if isinstance(step, Running))}
+    facts = {
+        "ADMIN": sha256((password := stack.secret_store.secret("airflow-admin").reveal()).encode()).hexdigest(),
+        "UNITS": " ".join(step.unit for step in steps if isinstance(step, SystemdUnit)),
+    }
     files["password"] = f"{password}\n{password}\n".encode()
     for step in steps:
         match step:
             case Packages():
                 files["packages"] = " ".join(step.names).encode()
                 facts["POSTGRES"] = step.names[0].rpartition("-")[2]
-            case Uv():
+            case UvInstall():
                 files["uv.txt"], facts["UV_DIGEST"] = step.lock, sha256(step.lock).hexdigest()
             case Venv():
                 files["venv.txt"], facts["VENV"], facts["VENV_DIGEST"] = step.lock, step.path, step.digest
             case WaitFor():
                 files[next(waits)] = step.check.encode()
-            case Gate():
+            case HealthCheck():
                 files["health.sh"] = step.asks[0].encode()
             case Role() | Database() | Sql():
                 name = f"{step.database if isinstance(step, Sql) else 'postgres'}.sql"

@@ -13,25 +13,32 @@ from typing import Annotated
 
 import typer
 
-from homelab.cli import adopt, dev, golden, keep, pipeline, provision, stack
+from homelab.cli import backup, containers, deploy, dev, golden, import_, pipeline
 from homelab.cli import lab as lab_verbs
-from homelab.cli.common import complain, settings
+from homelab.cli.common import print_error, settings
 from homelab.errors import HomelabError, InputError
 
-app = typer.Typer(no_args_is_help=True, add_completion=True, rich_markup_mode=None, pretty_exceptions_enable=False,
-                  context_settings={"help_option_names": ["-h", "--help"]})
-for group in (provision, adopt, stack, pipeline, dev, keep, golden, lab_verbs):
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for group in (containers, import_, deploy, pipeline, dev, backup, golden, lab_verbs):
     group.register(app)
 
 
 @app.callback()
 def options(
-    inventory: Annotated[Path, typer.Option("--inventory", "-i", envvar="HOMELAB_INVENTORY",
-                                            help="The inventory.")] = Path("inventory.yaml"),
+    inventory: Annotated[
+        Path, typer.Option("--inventory", "-i", envvar="HOMELAB_INVENTORY", help="The inventory.")
+    ] = Path("inventory.yaml"),
     overlay: Annotated[list[Path] | None, typer.Option(help="A file laid over the inventory; may be repeated.")] = None,
     lab: Annotated[bool, typer.Option("--lab", help="Work on this machine's lab instead of your Proxmox.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show tracebacks, and what runs in containers.")
-                       ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show tracebacks, and what runs in containers.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
 ) -> None:
     """One inventory.yaml becomes a running data stack on Proxmox VE: PostgreSQL, dbt + DuckDB, Airflow.
@@ -75,8 +82,13 @@ def _unforeseen(kind: type[BaseException], error: BaseException, trace: Tracebac
     if settings.verbose:
         sys.__excepthook__(kind, error, trace)
     else:
-        complain(HomelabError("This is a fault of homelab's", f"{kind.__name__}: {error}",
-                              "Run it again with `homelab --verbose …` and report what it shows."))
+        print_error(
+            HomelabError(
+                "This is a fault of homelab's",
+                f"{kind.__name__}: {error}",
+                "Run it again with `homelab --verbose …` and report what it shows.",
+            )
+        )
 
 
 def main() -> None:
@@ -90,7 +102,7 @@ def main() -> None:
         if settings.verbose:
             sys.__excepthook__(*sys.exc_info())
         else:
-            complain(error)
+            print_error(error)
         sys.exit(error.exit_code)
     except SystemExit as end:
         if not _interrupts:

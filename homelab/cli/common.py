@@ -16,7 +16,7 @@ from homelab.errors import HomelabError, InputError
 if TYPE_CHECKING:
     from homelab.model import Inventory
     from homelab.progress import Progress
-    from homelab.secrets import FileVault
+    from homelab.secrets import FileSecretStore
     from homelab.trust import KnownHosts
 
 Limit = Annotated[list[str] | None, typer.Option("--limit", help="Only this container; may be repeated.")]
@@ -61,45 +61,50 @@ class Settings:
 settings = Settings()
 
 
-def trust_of(inventory: Inventory) -> tuple[FileVault, KnownHosts]:
+def open_state(inventory: Inventory) -> tuple[FileSecretStore, KnownHosts]:
     """Where this lab's secrets and pins are kept."""
-    from homelab.secrets import FileVault
+    from homelab.secrets import FileSecretStore
     from homelab.trust import KnownHosts
 
-    return FileVault(inventory.state_dir), KnownHosts.of(inventory.state_dir)
+    return FileSecretStore(inventory.state_dir), KnownHosts.of(inventory.state_dir)
 
 
 def emit(result: Any, as_json: bool, text: Callable[[], None]) -> None:
     """Print a result: as JSON, or in words."""
     if as_json:
-        from homelab.view import plain
+        from homelab.cli.output import to_json
 
-        typer.echo(json.dumps(plain(result), indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(to_json(result), indent=2, ensure_ascii=False))
     else:
         text()
 
 
-def agreed(command: str, question: str, yes: bool) -> bool:
+def confirm(command: str, question: str, yes: bool) -> bool:
     """Whether a person agrees to harm. Raises InputError when nobody is there to answer."""
     if yes:
         return True
     if not sys.stdin.isatty():
-        raise InputError("Nobody is there to confirm", "Standard input is not a terminal.",
-                         f"Say `homelab {command} --yes` if you mean it.")
+        raise InputError(
+            "Nobody is there to confirm",
+            "Standard input is not a terminal.",
+            f"Say `homelab {command} --yes` if you mean it.",
+        )
     return typer.confirm(question, err=True)
 
 
-def agreed_to_lines(command: str, question: str, yes: bool) -> Callable[[Sequence[str]], bool]:
+def confirm_lines(command: str, question: str, yes: bool) -> Callable[[Sequence[str]], bool]:
     """Shows what would happen, line by line, and asks. Raises as `agreed` does."""
+
     def confirm(lines: Sequence[str]) -> bool:
         for line in lines:
             typer.echo(f"  {line}", err=True)
-        return agreed(command, question, yes)
+        return confirm(command, question, yes)
+
     return confirm
 
 
-def complain(error: HomelabError) -> None:
+def print_error(error: HomelabError) -> None:
     """Show an error on standard error."""
-    from homelab.view import show_error
+    from homelab.cli.output import show_error
 
     show_error(error)

@@ -6,15 +6,16 @@ from typing import Annotated
 
 import typer
 
-from homelab.cli.common import Json, Yes, agreed, emit, settings
+from homelab.cli.common import Json, Yes, confirm, emit, settings
 
 _UNPUBLISHED = Annotated[bool, typer.Option("--unpublished", help="What dbt has built last, tested or not.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add these verbs."""
-    dev = typer.Typer(no_args_is_help=True, help="The pipeline on this machine, without containers, for working on "
-                                                 "its models.")
+    dev = typer.Typer(
+        no_args_is_help=True, help="The pipeline on this machine, without containers, for working on its models."
+    )
     dev.command("run")(run)
     dev.command("query")(query)
     dev.command("dbt", context_settings={"ignore_unknown_options": True, "help_option_names": []})(dbt)
@@ -34,8 +35,8 @@ def run(
 
     Example:  homelab dev run --hours 48
     """
+    from homelab.cli.output import show_rows
     from homelab.commands.dev import run as run_now
-    from homelab.view import show_rows
 
     outcome = run_now(settings.load(), hours, full_refresh, progress=settings.progress())
 
@@ -55,9 +56,9 @@ def query(
 
     Example:  homelab dev query "select * from weather_daily order by observation_date desc limit 10"
     """
+    from homelab.cli.output import show_rows
     from homelab.commands.dev import query as run_query
     from homelab.commands.dev import shell
-    from homelab.view import show_rows
 
     inventory, progress = settings.load(), settings.progress()
     if sql is None:
@@ -84,7 +85,7 @@ def reset(yes: Yes = False) -> None:
     from homelab.commands.dev import reset as remove
 
     inventory = settings.load()
-    if not agreed("dev reset", "Delete the local database, its marts and what was installed?", yes):
+    if not confirm("dev reset", "Delete the local database, its marts and what was installed?", yes):
         raise typer.Exit(1)
     removed = remove(inventory)
     typer.echo(f"{removed} is gone" if removed else "There is nothing to delete")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from homelab.cli.common import Json, Yes, agreed_to_lines, emit, settings, trust_of
+from homelab.cli.common import Json, Yes, confirm_lines, emit, open_state, settings
 
 
 def register(app: typer.Typer) -> None:
@@ -16,10 +16,12 @@ def register(app: typer.Typer) -> None:
 
 def bake(
     name: Annotated[str, typer.Argument(help="The container.")],
-    vmid: Annotated[int | None, typer.Option(min=100, help="The golden container's vmid; the next free one if left "
-                                                           "out.")] = None,
-    storage: Annotated[str | None, typer.Option(help="Where its disks go; the container's own storage if left out."
-                                                )] = None,
+    vmid: Annotated[
+        int | None, typer.Option(min=100, help="The golden container's vmid; the next free one if left out.")
+    ] = None,
+    storage: Annotated[
+        str | None, typer.Option(help="Where its disks go; the container's own storage if left out.")
+    ] = None,
     delete: Annotated[bool, typer.Option("--delete", help="Remove the golden container instead.")] = False,
     yes: Yes = False,
     as_json: Json = False,
@@ -30,16 +32,26 @@ def bake(
 
     Example:  homelab bake analytics-platform
     """
-    from homelab.commands import bake as command
-    from homelab.view import show_outcome
+    from homelab.cli.output import show_outcome
+    from homelab.commands import golden as command
 
     inventory = settings.load()
-    _, known_hosts = trust_of(inventory)
+    _, known_hosts = open_state(inventory)
     if delete:
-        outcome = command.remove(inventory, name, progress=settings.progress(),
-                                 confirm=agreed_to_lines(f"bake {name} --delete", "It will be gone. Go on?", yes))
+        outcome = command.remove(
+            inventory,
+            name,
+            progress=settings.progress(),
+            confirm=confirm_lines(f"bake {name} --delete", "It will be gone. Go on?", yes),
+        )
     else:
-        outcome = command.bake(inventory, name, known_hosts=known_hosts, progress=settings.progress(), vmid=vmid,
-                               storage=storage,
-                               confirm=agreed_to_lines(f"bake {name}", f"{name} is down meanwhile. Go on?", yes))
+        outcome = command.bake(
+            inventory,
+            name,
+            known_hosts=known_hosts,
+            progress=settings.progress(),
+            vmid=vmid,
+            storage=storage,
+            confirm=confirm_lines(f"bake {name}", f"{name} is down meanwhile. Go on?", yes),
+        )
     emit(outcome, as_json, lambda: show_outcome(outcome))

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from homelab.cli.common import Json, emit, settings, trust_of
+from homelab.cli.common import Json, emit, open_state, settings
 from homelab.errors import InputError
 
 
@@ -35,17 +35,17 @@ def query(
 
     Example:  homelab query "select * from weather_daily order by observation_date desc limit 10"
     """
+    from homelab.cli.output import show_rows
     from homelab.commands.query import query as run_query
     from homelab.commands.query import shell_argv
-    from homelab.commands.terminal import handed_over
-    from homelab.view import show_rows
+    from homelab.runtime.interactive import run_interactive
 
     inventory = settings.load()
-    vault, known_hosts = trust_of(inventory)
+    secret_store, known_hosts = open_state(inventory)
     if sql is None:
-        words = shell_argv(inventory, vault, known_hosts, "json" if as_json else "table", sys.stdin.isatty())
-        raise typer.Exit(handed_over(words)[0])
-    rows = run_query(inventory, sql, vault=vault, known_hosts=known_hosts)
+        words = shell_argv(inventory, secret_store, known_hosts, "json" if as_json else "table", sys.stdin.isatty())
+        raise typer.Exit(run_interactive(words)[0])
+    rows = run_query(inventory, sql, secret_store=secret_store, known_hosts=known_hosts)
     emit(rows, as_json, lambda: show_rows(rows))
 
 
@@ -60,8 +60,8 @@ def docs(
     from homelab.commands.docs import fetch
 
     inventory = settings.load()
-    vault, known_hosts = trust_of(inventory)
-    page = fetch(inventory, vault=vault, known_hosts=known_hosts, progress=settings.progress())
+    secret_store, known_hosts = open_state(inventory)
+    page = fetch(inventory, secret_store=secret_store, known_hosts=known_hosts, progress=settings.progress())
     output.write_bytes(page)
     typer.echo(f"{output}: {len(page) // 1024} KiB")
     if show and sys.stdout.isatty():
@@ -76,8 +76,8 @@ def run(as_json: Json = False) -> None:
     from homelab.commands.pipeline import run as run_now
 
     inventory = settings.load()
-    vault, known_hosts = trust_of(inventory)
-    outcome = run_now(inventory, vault=vault, known_hosts=known_hosts, progress=settings.progress())
+    secret_store, known_hosts = open_state(inventory)
+    outcome = run_now(inventory, secret_store=secret_store, known_hosts=known_hosts, progress=settings.progress())
     emit(outcome, as_json, lambda: typer.echo(str(outcome)))
 
 
@@ -86,12 +86,12 @@ def status(as_json: Json = False) -> None:
 
     Example:  homelab pipeline status
     """
+    from homelab.cli.output import show_rows
     from homelab.commands.backfill import status as read
-    from homelab.view import show_rows
 
     inventory = settings.load()
-    vault, known_hosts = trust_of(inventory)
-    report = read(inventory, vault=vault, known_hosts=known_hosts)
+    secret_store, known_hosts = open_state(inventory)
+    report = read(inventory, secret_store=secret_store, known_hosts=known_hosts)
 
     def text() -> None:
         for line in report.lines():
@@ -107,16 +107,34 @@ def status(as_json: Json = False) -> None:
 
 
 def backfill(
-    file: Annotated[Path | None, typer.Argument(help="JSON or JSON lines: answers of OpenWeather, or of its history "
-                                                     "API.")] = None,
-    first: Annotated[datetime | None, typer.Option("--from", formats=["%Y-%m-%d"], help="Instead of a file: ask "
-                                                   "OpenWeather's history API, from this day (UTC) on.")] = None,
-    until: Annotated[datetime | None, typer.Option("--to", formats=["%Y-%m-%d"], help="… up to this day, which is no "
-                                                   "part of it; today, if left out.")] = None,
-    city: Annotated[list[str] | None, typer.Option(help="Whose observations these are, where the file does not say; "
-                                                   "with --from, only this one, and may be repeated.")] = None,
-    units: Annotated[Literal["standard", "metric", "imperial"] | None,
-                     typer.Option(help="Their units; those of the inventory, if left out.")] = None,
+    file: Annotated[
+        Path | None, typer.Argument(help="JSON or JSON lines: answers of OpenWeather, or of its history API.")
+    ] = None,
+    first: Annotated[
+        datetime | None,
+        typer.Option(
+            "--from",
+            formats=["%Y-%m-%d"],
+            help="Instead of a file: ask OpenWeather's history API, from this day (UTC) on.",
+        ),
+    ] = None,
+    until: Annotated[
+        datetime | None,
+        typer.Option(
+            "--to", formats=["%Y-%m-%d"], help="… up to this day, which is no part of it; today, if left out."
+        ),
+    ] = None,
+    city: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Whose observations these are, where the file does not say; "
+            "with --from, only this one, and may be repeated."
+        ),
+    ] = None,
+    units: Annotated[
+        Literal["standard", "metric", "imperial"] | None,
+        typer.Option(help="Their units; those of the inventory, if left out."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Bring history into the raw observations, from a file or from OpenWeather. What is there already stays as it is.
@@ -137,11 +155,16 @@ def backfill(
     elif first and not file:
         bring_in = partial(commands.history, first=first.date(), until=until and until.date(), cities=cities)
     else:
-        raise InputError("It is either a file or days", "A file comes with one --city at most, --to with --from.",
-                         "Say `homelab pipeline backfill FILE`, or `homelab pipeline backfill --from DAY`.")
+        raise InputError(
+            "It is either a file or days",
+            "A file comes with one --city at most, --to with --from.",
+            "Say `homelab pipeline backfill FILE`, or `homelab pipeline backfill --from DAY`.",
+        )
     inventory = settings.load()
-    vault, known_hosts = trust_of(inventory)
-    outcome = bring_in(inventory, units=units, vault=vault, known_hosts=known_hosts, progress=settings.progress())
+    secret_store, known_hosts = open_state(inventory)
+    outcome = bring_in(
+        inventory, units=units, secret_store=secret_store, known_hosts=known_hosts, progress=settings.progress()
+    )
     emit(outcome, as_json, lambda: typer.echo(str(outcome)))
 
 
@@ -153,6 +176,6 @@ def rebuild(as_json: Json = False) -> None:
     from homelab.commands.pipeline import rebuild as build
 
     inventory = settings.load()
-    vault, known_hosts = trust_of(inventory)
-    outcome = build(inventory, vault=vault, known_hosts=known_hosts, progress=settings.progress())
+    secret_store, known_hosts = open_state(inventory)
+    outcome = build(inventory, secret_store=secret_store, known_hosts=known_hosts, progress=settings.progress())
     emit(outcome, as_json, lambda: typer.echo(str(outcome)))

@@ -16,7 +16,7 @@ from homelab.inventory import load
 from homelab.lab import Lab
 from homelab.lab import up as lab_up
 from homelab.progress import Progress, duration
-from homelab.secrets import FileVault
+from homelab.secrets import FileSecretStore
 from homelab.trust import KnownHosts
 
 _WEATHER = """select city, observation_date as day, observations, round(temperature_min_f, 1) as min_f,
@@ -33,21 +33,25 @@ def demo(inventory_path: Path, progress: Progress) -> tuple[Report, Sequence[dic
     started = time.monotonic()
     overlay = lab_up(Lab(), progress)
     inventory = load([inventory_path, overlay])
-    vault, known_hosts = FileVault(inventory.state_dir), KnownHosts.of(inventory.state_dir)
+    secret_store, known_hosts = FileSecretStore(inventory.state_dir), KnownHosts.of(inventory.state_dir)
     with progress.step("homelab up", "in all"):
-        outcome = up(inventory, vault=vault, known_hosts=known_hosts, progress=progress, confirm=lambda plan: True)
+        outcome = up(
+            inventory, secret_store=secret_store, known_hosts=known_hosts, progress=progress, confirm=lambda plan: True
+        )
     progress.note("homelab up", str(outcome))
     with progress.step("homelab deploy", "in all"):
-        reports = deploy(inventory, vault=vault, known_hosts=known_hosts, progress=progress)
+        reports = deploy(inventory, secret_store=secret_store, known_hosts=known_hosts, progress=progress)
     for deployed in reports:
         if deployed.failure:
             raise deployed.failure
         progress.note(deployed.container, f"{len(deployed.changes) or 'nothing'} changed")
-    if succeeded_lately(inventory, vault=vault, known_hosts=known_hosts):
+    if succeeded_lately(inventory, secret_store=secret_store, known_hosts=known_hosts):
         progress.note("pipeline", "it ran within the last hour: not run again")
     else:
-        progress.note("pipeline", str(run(inventory, vault=vault, known_hosts=known_hosts, progress=progress)))
-    report = status(inventory, vault=vault, known_hosts=known_hosts)
-    rows = query(inventory, _WEATHER, vault=vault, known_hosts=known_hosts)
+        progress.note(
+            "pipeline", str(run(inventory, secret_store=secret_store, known_hosts=known_hosts, progress=progress))
+        )
+    report = status(inventory, secret_store=secret_store, known_hosts=known_hosts)
+    rows = query(inventory, _WEATHER, secret_store=secret_store, known_hosts=known_hosts)
     progress.note("demo", f"took {duration(time.monotonic() - started)} in all")
     return report, rows, ui(inventory.container_with("airflow"))

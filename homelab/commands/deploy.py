@@ -9,22 +9,22 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from homelab.commands.lock import only_one
-from homelab.commands.side_by_side import gathered
 from homelab.errors import HomelabError
 from homelab.host import Host
-from homelab.model import Container, Inventory, Secret, Site, Step, Vault
-from homelab.plan import chosen
+from homelab.model import Container, Inventory, Secret, SecretStore, ServiceContext, Step
+from homelab.plan import select_containers
 from homelab.progress import Progress
-from homelab.services.everywhere import everywhere
+from homelab.runtime.concurrency import run_all
+from homelab.runtime.lab_lock import lab_lock
+from homelab.services.base_system import base_system
 from homelab.ssh import Ssh
-from homelab.steps import Gate
+from homelab.steps import HealthCheck
 from homelab.steps.converge import StepFailed, converge
-from homelab.steps.look import Change, survey
+from homelab.steps.host_state import Change, pending_changes
 from homelab.trust import KnownHosts
 
 if TYPE_CHECKING:
-    from homelab.commands.way_back import WayBack
+    from homelab.runtime.rollback import DeployRollback
 
 
 @dataclass(frozen=True)
@@ -64,32 +64,56 @@ def connect(container: Container, key: Secret, known_hosts: KnownHosts, deadline
     return host
 
 
-def deploy(inventory: Inventory, *, vault: Vault, known_hosts: KnownHosts, progress: Progress,
-           limit: Sequence[str] = (), dry_run: bool = False, rollback: bool = False,
-           reach: Reach = connect) -> Sequence[HostReport]:
+def deploy(
+    inventory: Inventory,
+    *,
+    secret_store: SecretStore,
+    known_hosts: KnownHosts,
+    progress: Progress,
+    limit: Sequence[str] = (),
+    dry_run: bool = False,
+    rollback: bool = False,
+    reach: Reach = connect,
+) -> Sequence[HostReport]:
     """Converge the containers side by side; one that fails stops only those that wait for it. Raises HomelabError.
 
     With `rollback`, one that fails goes back to where it was. Raises InputError, before anything is changed, if that
     cannot be had.
     """
-    containers = chosen(inventory, limit)
+    containers = select_containers(inventory, limit)
     way_back = _way_back(inventory, known_hosts, progress) if rollback else None
-    with nullcontext() if dry_run else only_one(inventory.state_dir, "deploy"):
-        return _deploy(inventory, containers, vault, known_hosts, progress, dry_run, way_back, reach)
+    with nullcontext() if dry_run else lab_lock(inventory.state_dir, "deploy"):
+        return _deploy(inventory, containers, secret_store, known_hosts, progress, dry_run, way_back, reach)
 
 
-def _deploy(inventory: Inventory, containers: Sequence[Container], vault: Vault, known_hosts: KnownHosts,
-            progress: Progress, dry_run: bool, way_back: WayBack | None, reach: Reach) -> Sequence[HostReport]:
-    key, _ = vault.key_pair("operator")
-    connected = gathered({c.name: partial(_reached, reach, c, key, known_hosts) for c in containers})
+def _deploy(
+    inventory: Inventory,
+    containers: Sequence[Container],
+    secret_store: SecretStore,
+    known_hosts: KnownHosts,
+    progress: Progress,
+    dry_run: bool,
+    way_back: DeployRollback | None,
+    reach: Reach,
+) -> Sequence[HostReport]:
+    key, _ = secret_store.key_pair("operator")
+    connected = run_all({c.name: partial(_reached, reach, c, key, known_hosts) for c in containers})
     hosts = {name: future.result() for name, future in connected.items()}
     failed = {name for name, host in hosts.items() if isinstance(host, HomelabError)}
     # The keys are complete only now that every container has shown its own.
     keys = {name: pin.key for name, pin in known_hosts.pins().items() if pin.key}
 
     def wanted(container: Container) -> Sequence[Step]:
-        return steps_of(Site(inventory=inventory, container=container, vault=vault, host_keys=keys,
-                             failed=failed, deploying=[c.name for c in containers]))
+        return steps_of(
+            ServiceContext(
+                inventory=inventory,
+                container=container,
+                secret_store=secret_store,
+                host_keys=keys,
+                failed=failed,
+                deploying=[c.name for c in containers],
+            )
+        )
 
     def work(container: Container) -> HostReport:
         started = time.monotonic()
@@ -100,13 +124,19 @@ def _deploy(inventory: Inventory, containers: Sequence[Container], vault: Vault,
         failure: HomelabError | None = None
         try:
             steps = wanted(container)
-            changes: Sequence[Change] = survey(host, steps) if dry_run else converge(host, steps, progress)
+            changes: Sequence[Change] = pending_changes(host, steps) if dry_run else converge(host, steps, progress)
         except HomelabError as error:
             failed.add(container.name)
             failure, changes = error, error.changed if isinstance(error, StepFailed) else ()
         failure, rolled_back = way_back.end(host, failure) if way_back else (failure, False)
-        return HostReport(container.name, _real(changes), time.monotonic() - started, failure,
-                          len({*steps, *(change.step for change in changes)}), rolled_back)
+        return HostReport(
+            container.name,
+            _real(changes),
+            time.monotonic() - started,
+            failure,
+            len({*steps, *(change.step for change in changes)}),
+            rolled_back,
+        )
 
     with ExitStack() as open_ones:
         for host in hosts.values():
@@ -115,19 +145,23 @@ def _deploy(inventory: Inventory, containers: Sequence[Container], vault: Vault,
         if way_back:
             _prepare(way_back, containers, hosts, wanted)
             failed.update(name for name, host in hosts.items() if isinstance(host, HomelabError))
-        return [report.result() for report in gathered({c.name: partial(work, c) for c in containers}).values()]
+        return [report.result() for report in run_all({c.name: partial(work, c) for c in containers}).values()]
 
 
-def _way_back(inventory: Inventory, known_hosts: KnownHosts, progress: Progress) -> WayBack:
-    from homelab.commands.way_back import WayBack  # it talks to Proxmox, for which most deploys have no use
+def _way_back(inventory: Inventory, known_hosts: KnownHosts, progress: Progress) -> DeployRollback:
+    from homelab.runtime.rollback import DeployRollback  # it talks to Proxmox, for which most deploys have no use
 
-    return WayBack(inventory, known_hosts, progress)
+    return DeployRollback(inventory, known_hosts, progress)
 
 
-def _prepare(way_back: WayBack, containers: Sequence[Container], hosts: dict[str, Connection | HomelabError],
-             wanted: Callable[[Container], Sequence[Step]]) -> None:
+def _prepare(
+    way_back: DeployRollback,
+    containers: Sequence[Container],
+    hosts: dict[str, Connection | HomelabError],
+    wanted: Callable[[Container], Sequence[Step]],
+) -> None:
     """Have a way back for each container that is about to be changed; one that cannot be looked into is left out."""
-    from homelab.commands.way_back import changes_something
+    from homelab.runtime.rollback import changes_something
 
     def look(container: Container) -> bool | HomelabError:
         host = hosts[container.name]
@@ -136,22 +170,29 @@ def _prepare(way_back: WayBack, containers: Sequence[Container], hosts: dict[str
         except HomelabError as error:
             return error
 
-    seen = {name: future.result() for name, future in gathered({c.name: partial(look, c) for c in containers}).items()}
+    seen = {name: future.result() for name, future in run_all({c.name: partial(look, c) for c in containers}).items()}
     hosts |= {name: found for name, found in seen.items() if isinstance(found, HomelabError)}
-    way_back.prepare([name for name, found in seen.items() if found is True],
-                     [name for name, found in seen.items() if not isinstance(found, HomelabError)])
+    way_back.prepare(
+        [name for name, found in seen.items() if found is True],
+        [name for name, found in seen.items() if not isinstance(found, HomelabError)],
+    )
 
 
-def steps_of(site: Site) -> Sequence[Step]:
+def steps_of(context: ServiceContext) -> Sequence[Step]:
     """All steps of a container; what two services share is done once, where it is first wanted. Last, that all work."""
     steps: dict[str, Step] = {}
-    services = site.container.services
-    for group in (everywhere(site), *(service.steps(site) for service in services.values())):
+    services = context.container.services
+    for group in (base_system(context), *(service.steps(context) for service in services.values())):
         for step in group:
             steps.setdefault(step.title, step)
     changing = tuple(step for step in steps.values() if not step.waits)
-    return [*steps.values(), *(Gate(name, service.health_probes(), service.health, service.units(), changing)
-                               for name, service in services.items())]
+    return [
+        *steps.values(),
+        *(
+            HealthCheck(name, service.health_probes(), service.health, service.units(), changing)
+            for name, service in services.items()
+        ),
+    ]
 
 
 def _real(changes: Sequence[Change]) -> Sequence[Change]:

@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from homelab.commands.lock import only_one
-from homelab.commands.query import rows_of
-from homelab.commands.terminal import handed_over
-from homelab.dev import stack
+from homelab.commands.query import parse_rows
+from homelab.dev import local_stack
 from homelab.dev.install import Installed, install
 from homelab.errors import HomelabError
 from homelab.host import Result
 from homelab.model import Inventory
-from homelab.paths import shipped
+from homelab.paths import bundled_path
 from homelab.progress import Progress
+from homelab.runtime.interactive import run_interactive
+from homelab.runtime.lab_lock import lab_lock
 
 _RUN_FIRST = "Run `homelab dev run`: it brings in some weather and builds the marts."
 
@@ -37,8 +37,10 @@ class DevRun:
 
     def __str__(self) -> str:
         how = "built anew" if self.full_refresh else "built"
-        return (f"{self.stored} observations stored; {self.models_built} models {how}, {self.tests_passed} tests "
-                f"passed, published after {self.seconds:.0f} s")
+        return (
+            f"{self.stored} observations stored; {self.models_built} models {how}, {self.tests_passed} tests "
+            f"passed, published after {self.seconds:.0f} s"
+        )
 
 
 def run(inventory: Inventory, hours: int, full_refresh: bool, *, progress: Progress) -> DevRun:
@@ -46,30 +48,49 @@ def run(inventory: Inventory, hours: int, full_refresh: bool, *, progress: Progr
 
     Raises HomelabError when a model or a test fails; then what was published stays.
     """
-    with _ready(inventory, "dev run", progress) as (folder, installed), \
-            stack.running(folder, installed, weather=hours > 0) as parts:
+    with (
+        _ready(inventory, "dev run", progress) as (folder, installed),
+        local_stack.running(folder, installed, weather=hours > 0) as parts,
+    ):
         stored = _ingest(parts, hours, progress) if hours else 0
         with progress.step("dev", "dbt build, and publish"):
-            done = parts.script("transform.py", "--project", str(stack.project()), "--profiles", str(parts.data),
-                                "--data", str(parts.data), *(["--full-refresh"] if full_refresh else []))
-            progress.told("dev", "command", command="transform.py", output=done.stderr, status=done.returncode)
+            done = parts.script(
+                "transform.py",
+                "--project",
+                str(local_stack.project()),
+                "--profiles",
+                str(parts.data),
+                "--data",
+                str(parts.data),
+                *(["--full-refresh"] if full_refresh else []),
+            )
+            progress.event("dev", "command", command="transform.py", output=done.stderr, status=done.returncode)
         report = _last_line(done)
         if done.returncode:
             raise _not_published(report, done.stderr, parts.data)
         marts = _last_line(parts.script("report.py", "--database", str(parts.data / "published.duckdb")))["marts"]
-    return DevRun(stored, report["models_built"], report["tests_passed"], report["full_refresh"], report["seconds"],
-                  [{name: mart[name] for name in ("name", "rows", "newest")} for mart in marts])
+    return DevRun(
+        stored,
+        report["models_built"],
+        report["tests_passed"],
+        report["full_refresh"],
+        report["seconds"],
+        [{name: mart[name] for name in ("name", "rows", "newest")} for mart in marts],
+    )
 
 
-def _ingest(parts: stack.Stack, hours: int, progress: Progress) -> int:
+def _ingest(parts: local_stack.Stack, hours: int, progress: Progress) -> int:
     """As many observations of each city as are asked for; returns how many are new."""
-    with progress.step("dev", f"the next {hours} hours of {len(stack.CITIES)} cities"):
+    with progress.step("dev", f"the next {hours} hours of {len(local_stack.CITIES)} cities"):
         # A city that is named twice is asked for twice, and the replay goes on by an hour each time.
-        cities = json.dumps([{"name": city} for _ in range(hours) for city in stack.CITIES])
+        cities = json.dumps([{"name": city} for _ in range(hours) for city in local_stack.CITIES])
         done = parts.script("ingest_weather.py", WEATHER_CITIES=cities)
     if done.returncode:
-        raise HomelabError("The weather could not be brought in", done.stderr.strip()[-1500:],
-                           "Run it again; `homelab dev reset` begins anew.")
+        raise HomelabError(
+            "The weather could not be brought in",
+            done.stderr.strip()[-1500:],
+            "Run it again; `homelab dev reset` begins anew.",
+        )
     stored: int = _last_line(done)["stored"]
     return stored
 
@@ -82,62 +103,79 @@ def _last_line(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 
 def _not_published(report: dict[str, Any], said: str, data: Path) -> HomelabError:
     """What is wrong with the models, in dbt's own words."""
-    problems = [f"{problem['status']}: {problem['node']}\n  {' '.join(str(problem['message']).split())[:400]}"
-                for problem in report.get("problems", ()) if problem["status"] != "warn"]
-    return HomelabError("Nothing was published: dbt's build has failed",
-                        "\n".join(problems[:10]) or said.strip()[-2000:],
-                        f"Mend the model and run it again, or a part of it: homelab dev dbt -- build -s MODEL+\n"
-                        f"All that dbt said: {data / 'logs' / 'dbt.log'}")
+    problems = [
+        f"{problem['status']}: {problem['node']}\n  {' '.join(str(problem['message']).split())[:400]}"
+        for problem in report.get("problems", ())
+        if problem["status"] != "warn"
+    ]
+    return HomelabError(
+        "Nothing was published: dbt's build has failed",
+        "\n".join(problems[:10]) or said.strip()[-2000:],
+        f"Mend the model and run it again, or a part of it: homelab dev dbt -- build -s MODEL+\n"
+        f"All that dbt said: {data / 'logs' / 'dbt.log'}",
+    )
 
 
 def dbt(inventory: Inventory, words: Sequence[str], *, progress: Progress) -> int:
     """Run dbt on the project, with PostgreSQL beside it; its output is the caller's. Returns dbt's exit status."""
-    with _ready(inventory, "dev dbt", progress) as (folder, installed), \
-            stack.running(folder, installed, weather=False) as parts:
+    with (
+        _ready(inventory, "dev dbt", progress) as (folder, installed),
+        local_stack.running(folder, installed, weather=False) as parts,
+    ):
         progress.close()
-        return handed_over([str(installed.python.with_name("dbt")), *words], parts.dbt_environment())[0]
+        return run_interactive([str(installed.python.with_name("dbt")), *words], parts.dbt_environment())[0]
 
 
 def shell(inventory: Inventory, form: str, unpublished: bool, *, progress: Progress) -> int:
     """A shell on the local marts; returns its exit status. Raises HomelabError if there are none."""
     words = _query(inventory, form, unpublished, progress)
     progress.close()
-    return handed_over(words)[0]
+    return run_interactive(words)[0]
 
 
 def _query(inventory: Inventory, form: str, unpublished: bool, progress: Progress) -> list[str]:
     """The words that run the shell, or with SQL after them a statement, on the local marts. Raises HomelabError."""
-    folder = stack.folder_of(inventory.state_dir)
+    folder = local_stack.folder_of(inventory.state_dir)
     database = folder / "data" / ("warehouse.duckdb" if unpublished else "published.duckdb")
     if not database.exists():
         raise HomelabError("There are no marts yet", f"{database} is not there.", _RUN_FIRST)
     python = install(folder, progress).python
-    return [str(python), str(shipped("pipeline") / "scripts" / "query.py"), "--database", str(database),
-            "--format", form]
+    return [
+        str(python),
+        str(bundled_path("pipeline") / "scripts" / "query.py"),
+        "--database",
+        str(database),
+        "--format",
+        form,
+    ]
 
 
 def query(inventory: Inventory, sql: str, unpublished: bool, *, progress: Progress) -> Sequence[dict[str, Any]]:
     """The rows of one statement. Raises InputError for SQL that DuckDB refuses."""
     words = _query(inventory, "json", unpublished, progress)
     done = subprocess.run([*words, "--", sql], capture_output=True, check=False)
-    return rows_of(Result("query.py", done.returncode, done.stdout, done.stderr), "dev", wait=_RUN_FIRST,
-                   mend="Wait for the end of what writes there, or see `homelab dev run`.")
+    return parse_rows(
+        Result("query.py", done.returncode, done.stdout, done.stderr),
+        "dev",
+        wait=_RUN_FIRST,
+        mend="Wait for the end of what writes there, or see `homelab dev run`.",
+    )
 
 
 def reset(inventory: Inventory) -> str | None:
     """Remove all of it; returns the folder that it was, None if there is none."""
-    folder = stack.folder_of(inventory.state_dir)
+    folder = local_stack.folder_of(inventory.state_dir)
     if not folder.exists():
         return None
-    with only_one(folder, "dev reset"):
-        stack.remove(folder)
+    with lab_lock(folder, "dev reset"):
+        local_stack.remove(folder)
     return str(folder)
 
 
 @contextmanager
 def _ready(inventory: Inventory, verb: str, progress: Progress) -> Iterator[tuple[Path, Installed]]:
     """The folder, held by this command alone, and what is installed in it."""
-    folder = stack.folder_of(inventory.state_dir)
-    stack.make(folder)
-    with only_one(folder, verb):
+    folder = local_stack.folder_of(inventory.state_dir)
+    local_stack.make(folder)
+    with lab_lock(folder, verb):
         yield folder, install(folder, progress)

@@ -9,30 +9,46 @@ from pathlib import Path
 from homelab.errors import HomelabError, InputError
 from homelab.inventory import load
 from homelab.model import Inventory
-from homelab.paths import shipped
-from homelab.proxmox.access import pveum
+from homelab.paths import bundled_path
+from homelab.proxmox.privileges import pveum
 from homelab.proxmox.tls import fetch_fingerprint
 from homelab.trust import write_private
 
 _POOL = "homelab"
 
 
-def init(path: Path, *, host: str, port: int = 8006, confirm: Callable[[str], bool], ask: Callable[[str], str],
-         say: Callable[[str], None], token_id: str = "homelab@pve!cli") -> Inventory:  # noqa: S107 - a name, no secret
+def init(
+    path: Path,
+    *,
+    host: str,
+    port: int = 8006,
+    confirm: Callable[[str], bool],
+    ask: Callable[[str], str],
+    say: Callable[[str], None],
+    token_id: str = "homelab@pve!cli",
+) -> Inventory:  # noqa: S107 - a name, no secret
     """Write the inventory, and the secrets that are given. Raises InputError if the inventory is there already.
 
     `ask` hides what is typed; an empty answer leaves a secret for later.
     """
     if path.exists():
-        raise InputError(f"{path} exists already", "It would be overwritten.",
-                         "Change it by hand, or name another file with --inventory.")
+        raise InputError(
+            f"{path} exists already",
+            "It would be overwritten.",
+            "Change it by hand, or name another file with --inventory.",
+        )
     fingerprint = fetch_fingerprint(host, port)
-    say(f"The certificate of {host}:{port} has the SHA-256 fingerprint\n  {fingerprint}\n"
-        "On the node, `pvenode cert info` shows it.")
+    say(
+        f"The certificate of {host}:{port} has the SHA-256 fingerprint\n  {fingerprint}\n"
+        "On the node, `pvenode cert info` shows it."
+    )
     if not confirm("Is it the same there?"):
-        raise HomelabError("The certificate was not confirmed", "Nothing has been written.",
-                           "Compare it on the node itself. If it differs, something else answers at this address.")
-    path.write_text(starter(shipped("inventory.yaml").read_text(), host, port, fingerprint, token_id))
+        raise HomelabError(
+            "The certificate was not confirmed",
+            "Nothing has been written.",
+            "Compare it on the node itself. If it differs, something else answers at this address.",
+        )
+    path.write_text(starter(bundled_path("inventory.yaml").read_text(), host, port, fingerprint, token_id))
     inventory = load([path])
     say(f"\n{path.name} is written. On the node, as root, make the user, the role and the token:\n")
     for line in pveum(inventory):
@@ -48,16 +64,25 @@ def starter(text: str, host: str, port: int, fingerprint: str, token_id: str) ->
 
     It has a pool: what the token may do to containers then ends there.
     """
-    for key, value in (("host", host), ("port", str(port)), ("token_id", token_id),
-                       ("fingerprint", f'"{fingerprint}"'), ("pool", _POOL)):
+    for key, value in (
+        ("host", host),
+        ("port", str(port)),
+        ("token_id", token_id),
+        ("fingerprint", f'"{fingerprint}"'),
+        ("pool", _POOL),
+    ):
         text = _set(text, key, value)
     return text
 
 
 def _set(text: str, key: str, value: str) -> str:
     """With a key of the second level set, also where it stands there as a comment."""
-    changed, count = re.subn(rf"(?m)^  (?:# )?{key}:( +)(?:\"[^\"]*\"|[^\s#]+)( *#.*)?$",
-                             lambda match: f"  {key}: {value}{match[2] or ''}", text, count=1)
+    changed, count = re.subn(
+        rf"(?m)^  (?:# )?{key}:( +)(?:\"[^\"]*\"|[^\s#]+)( *#.*)?$",
+        lambda match: f"  {key}: {value}{match[2] or ''}",
+        text,
+        count=1,
+    )
     if count != 1:
         raise AssertionError(f"the shipped inventory has no {key}")
     return changed

@@ -7,12 +7,24 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from homelab.commands.deploy import HostReport, deploy
-from homelab.commands.operator import shut_out
-from homelab.commands.provision import planned
-from homelab.model import Inventory, Vault
-from homelab.plan import COLD, Action, Destroy, Found, Guard, Plan, Start, Stop, Update, chosen, plan_up
+from homelab.model import Inventory, SecretStore
+from homelab.plan import (
+    NEEDS_RESTART,
+    Action,
+    Destroy,
+    ObservedGuest,
+    Plan,
+    Start,
+    Stop,
+    Update,
+    UpdateFirewall,
+    plan_up,
+    select_containers,
+)
 from homelab.progress import Progress
-from homelab.proxmox import Client, firewall, vmids
+from homelab.proxmox import Client, firewall_api, vmids
+from homelab.runtime.container_changes import plan_when_idle
+from homelab.runtime.lockout import lockout_notes
 from homelab.trust import KnownHosts
 
 Effect = Literal["live", "pending until restart", "restarts the container", "gone for good"]
@@ -44,28 +56,53 @@ class Preview:
         return bool(self.up or self.deploy)
 
 
-def preview(inventory: Inventory, *, vault: Vault, known_hosts: KnownHosts, progress: Progress,
-            limit: Sequence[str] = ()) -> Preview:
+def preview(
+    inventory: Inventory,
+    *,
+    secret_store: SecretStore,
+    known_hosts: KnownHosts,
+    progress: Progress,
+    limit: Sequence[str] = (),
+) -> Preview:
     """Find, compare, and look into what runs. Raises HomelabError, naming what cannot be done safely."""
     client = Client(inventory.endpoint)
-    inventory = vmids.settled(client, inventory, take=True)
-    found, plan, _ = planned(client, inventory, progress, lambda there: plan_up(inventory, there, limit))
+    inventory = vmids.resolve_vmids(client, inventory, take=True)
+    found, plan, _ = plan_when_idle(client, inventory, progress, lambda there: plan_up(inventory, there, limit))
     plan.refuse_unsafe()
-    containers = chosen(inventory, limit)
+    containers = select_containers(inventory, limit)
     unseen = dict(_closed(inventory, found, limit))
     open_ones = [container.name for container in containers if container.name not in unseen]
     # An empty limit would mean all of them.
-    reports = deploy(inventory, vault=vault, known_hosts=known_hosts, progress=progress, limit=open_ones,
-                     dry_run=True) if open_ones else ()
-    unseen |= {report.container: f"{report.failure.brief}: {report.failure.details}"
-               for report in reports if report.failure}
-    return Preview(up=list(lines(plan)), deploy=[line for report in reports for line in _inside(report)],
-                   unseen=unseen, notes=[str(note) for note in (
-                       *plan.notes, *firewall.notes(client, containers), *shut_out(inventory, containers))])
+    reports = (
+        deploy(
+            inventory,
+            secret_store=secret_store,
+            known_hosts=known_hosts,
+            progress=progress,
+            limit=open_ones,
+            dry_run=True,
+        )
+        if open_ones
+        else ()
+    )
+    unseen |= {
+        report.container: f"{report.failure.brief}: {report.failure.details}" for report in reports if report.failure
+    }
+    return Preview(
+        up=list(lines(plan)),
+        deploy=[line for report in reports for line in _inside(report)],
+        unseen=unseen,
+        notes=[
+            str(note)
+            for note in (*plan.notes, *firewall_api.notes(client, containers), *lockout_notes(inventory, containers))
+        ],
+    )
 
 
-def _closed(inventory: Inventory, found: Mapping[int, Found], limit: Sequence[str]) -> Iterator[tuple[str, str]]:
-    for container in chosen(inventory, limit):
+def _closed(
+    inventory: Inventory, found: Mapping[int, ObservedGuest], limit: Sequence[str]
+) -> Iterator[tuple[str, str]]:
+    for container in select_containers(inventory, limit):
         there = found.get(container.vmid)
         if there is None:
             yield container.name, "it does not exist yet: `homelab deploy` would set up everything in it"
@@ -91,9 +128,9 @@ def _effects(action: Action, restarts: bool) -> Iterator[tuple[str, Effect]]:
     match action:
         case Update(container, found, changes):
             for change in changes:
-                waits = found.running and change.field in COLD
+                waits = found.running and change.field in NEEDS_RESTART
                 yield f"update {container.name}: {change}", "pending until restart" if waits else "live"
-        case Guard(container):
+        case UpdateFirewall(container):
             for each in action.changes:
                 yield f"firewall of {container.name}: {each}", "live"
         case Destroy():

@@ -8,14 +8,14 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from homelab.commands.deploy import connect
-from homelab.commands.side_by_side import gathered
 from homelab.errors import HomelabError
 from homelab.host import Result, argv
-from homelab.model import Container, Health, Inventory, Secret, Vault
+from homelab.model import Container, Health, Inventory, Secret, SecretStore
+from homelab.runtime.concurrency import run_all
 from homelab.trust import KnownHosts
 
 if TYPE_CHECKING:
-    from homelab.commands.provision import ContainerState
+    from homelab.runtime.container_changes import ContainerState
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,12 @@ class ContainerReport:
     @property
     def healthy(self) -> bool:
         """Whether it runs as the inventory says and all its services are well."""
-        return (self.proxmox.running and not self.proxmox.drift and not self.unreachable
-                and all(service.healthy for service in self.services))
+        return (
+            self.proxmox.running
+            and not self.proxmox.drift
+            and not self.unreachable
+            and all(service.healthy for service in self.services)
+        )
 
 
 @dataclass(frozen=True)
@@ -60,14 +64,18 @@ class Report:
         object.__setattr__(self, "healthy", all(container.healthy for container in self.containers))
 
 
-def status(inventory: Inventory, *, vault: Vault, known_hosts: KnownHosts) -> Report:
+def status(inventory: Inventory, *, secret_store: SecretStore, known_hosts: KnownHosts) -> Report:
     """Ask everything at once; what is down is shown as down, and the rest is still shown."""
-    from homelab.commands.provision import proxmox_status
+    from homelab.runtime.container_changes import container_states
 
-    states = {state.name: state for state in proxmox_status(inventory)}
-    key, _ = vault.key_pair("operator")
-    reports = gathered({container.name: partial(_container, container, states[container.name], key, known_hosts)
-                        for container in inventory.containers})
+    states = {state.name: state for state in container_states(inventory)}
+    key, _ = secret_store.key_pair("operator")
+    reports = run_all(
+        {
+            container.name: partial(_container, container, states[container.name], key, known_hosts)
+            for container in inventory.containers
+        }
+    )
     return Report(inventory.lab, [report.result() for report in reports.values()])
 
 
@@ -76,15 +84,21 @@ def _container(container: Container, state: ContainerState, key: Secret, known_h
         return ContainerReport(container.name, state)
     try:
         with connect(container, key, known_hosts, deadline=3) as host:
-            probes = [[_units_probe(service.units()), *service.health_probes()]
-                      for service in container.services.values()]
+            probes = [
+                [_units_probe(service.units()), *service.health_probes()] for service in container.services.values()
+            ]
             answers = iter(host.batch([probe for group in probes for probe in group]))
     except HomelabError as error:
         return ContainerReport(container.name, state, unreachable=f"{error.brief}: {error.details}")
     grouped = [[next(answers) for _ in group] for group in probes]
-    return ContainerReport(container.name, state, [
-        ServiceReport(name, _units(service.units(), units), service.health(said))
-        for (name, service), (units, *said) in zip(container.services.items(), grouped, strict=True)])
+    return ContainerReport(
+        container.name,
+        state,
+        [
+            ServiceReport(name, _units(service.units(), units), service.health(said))
+            for (name, service), (units, *said) in zip(container.services.items(), grouped, strict=True)
+        ],
+    )
 
 
 def _units_probe(units: Sequence[str]) -> str:

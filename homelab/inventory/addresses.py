@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from ipaddress import AddressValueError, IPv4Address, IPv4Network, NetmaskValueError
 
-from homelab.inventory.table import Table, shown
+from homelab.inventory.section import Section, shown
 
 _SAYS = "an IPv4 address, whole or as its last part (`.67`)"
 
 
-def subnet(table: Table, key: str) -> IPv4Network | None:
+def subnet(table: Section, key: str) -> IPv4Network | None:
     """An IPv4 network in CIDR notation that leaves room for a gateway and a container."""
     text = table.text(key, says="a network such as 192.168.2.0/24")
     if text is None:
@@ -26,7 +26,7 @@ def subnet(table: Table, key: str) -> IPv4Network | None:
     return network
 
 
-def parse(table: Table, value: object, network: IPv4Network | None, *path: str | int) -> IPv4Address | None:
+def parse(table: Section, value: object, network: IPv4Network | None, *path: str | int) -> IPv4Address | None:
     """One address; a fault stands at `path` below the table. Without a network a last part gives None."""
     if not isinstance(value, str):
         table.fault(f"must be {_SAYS}, not {shown(value)}", *path)
@@ -46,7 +46,7 @@ def parse(table: Table, value: object, network: IPv4Network | None, *path: str |
         return None
 
 
-def networks(table: Table, key: str, subnet: IPv4Network | None) -> tuple[IPv4Network, ...]:
+def networks(table: Section, key: str, subnet: IPv4Network | None) -> tuple[IPv4Network, ...]:
     """A list of networks and addresses; where there is none, the subnet."""
     items = table.items(key, None, says="a list of networks and addresses")
     if items is None:
@@ -56,7 +56,7 @@ def networks(table: Table, key: str, subnet: IPv4Network | None) -> tuple[IPv4Ne
     return tuple(found for index, item in enumerate(items) if (found := _network(table, item, subnet, key, index)))
 
 
-def _network(table: Table, value: object, subnet: IPv4Network | None, *path: str | int) -> IPv4Network | None:
+def _network(table: Section, value: object, subnet: IPv4Network | None, *path: str | int) -> IPv4Network | None:
     if isinstance(value, str) and "/" in value:
         try:
             return IPv4Network(value)
@@ -67,7 +67,7 @@ def _network(table: Table, value: object, subnet: IPv4Network | None, *path: str
     return None if address is None else IPv4Network(address)
 
 
-def inside(table: Table, key: str, network: IPv4Network | None) -> IPv4Address | None:
+def inside(table: Section, key: str, network: IPv4Network | None) -> IPv4Address | None:
     """An address that a machine of the subnet can have."""
     value = table.value(key, says=_SAYS)
     address = None if value is None else parse(table, value, network, key)

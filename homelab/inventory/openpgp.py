@@ -8,8 +8,9 @@ import hashlib
 import re
 from collections.abc import Iterator
 
-_ARMOR = re.compile(rb"-----BEGIN PGP PUBLIC KEY BLOCK-----\s*?\n(?P<body>.*?)-----END PGP PUBLIC KEY BLOCK-----",
-                    re.DOTALL)
+_ARMOR = re.compile(
+    rb"-----BEGIN PGP PUBLIC KEY BLOCK-----\s*?\n(?P<body>.*?)-----END PGP PUBLIC KEY BLOCK-----", re.DOTALL
+)
 _PUBLIC_KEY = 6  # the tag of a primary key's packet
 _VERSION = 4
 
@@ -61,14 +62,14 @@ def _new(data: bytes, at: int) -> tuple[int, int, int]:
     if first < 192:
         return data[at] & 0x3F, at + 2, first
     if first < 224:
-        return data[at] & 0x3F, at + 3, ((first - 192) << 8) + int.from_bytes(data[at + 2:at + 3]) + 192
+        return data[at] & 0x3F, at + 3, ((first - 192) << 8) + int.from_bytes(data[at + 2 : at + 3]) + 192
     if first < 255:
         raise ValueError("it has a packet in parts, which no key has")
-    return data[at] & 0x3F, at + 6, int.from_bytes(data[at + 2:at + 6])
+    return data[at] & 0x3F, at + 6, int.from_bytes(data[at + 2 : at + 6])
 
 
 def _old(data: bytes, at: int) -> tuple[int, int, int]:
     kind = data[at] & 3
     if kind == 3:
         raise ValueError("it has a packet without a length, which no key has")
-    return (data[at] >> 2) & 0xF, at + 1 + (1 << kind), int.from_bytes(data[at + 1:at + 1 + (1 << kind)])
+    return (data[at] >> 2) & 0xF, at + 1 + (1 << kind), int.from_bytes(data[at + 1 : at + 1 + (1 << kind)])

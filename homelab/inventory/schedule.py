@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 
-from homelab.inventory.faults import did_you_mean
+from homelab.inventory.errors import did_you_mean
 
 PRESETS = ("@hourly", "@daily", "@weekly", "@monthly", "@yearly")
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 _FIELDS: tuple[tuple[str, int, int, tuple[str, ...]], ...] = (
-    ("minute", 0, 59, ()), ("hour", 0, 23, ()), ("day of the month", 1, 31, ()), ("month", 1, 12, _MONTHS),
-    ("day of the week", 0, 7, _DAYS))
+    ("minute", 0, 59, ()),
+    ("hour", 0, 23, ()),
+    ("day of the month", 1, 31, ()),
+    ("month", 1, 12, _MONTHS),
+    ("day of the week", 0, 7, _DAYS),
+)
 
 
 def objection(text: str) -> str | None:
@@ -20,8 +24,7 @@ def objection(text: str) -> str | None:
         return None if text in PRESETS else f"unknown preset {text!r}; {did_you_mean(text, PRESETS)}"
     parts = text.split()
     if len(parts) != len(_FIELDS):
-        return (f"must be {', '.join(PRESETS)}, or cron's five fields (minute hour day month weekday), "
-                f"not {text!r}")
+        return f"must be {', '.join(PRESETS)}, or cron's five fields (minute hour day month weekday), not {text!r}"
     for part, (name, low, high, names) in zip(parts, _FIELDS, strict=True):
         if not all(_fits(item, low, high, names) for item in part.split(",")):
             return f"cron's {name} must lie within {low} to {high}, with *, a-b, */n and lists, not {part!r}"

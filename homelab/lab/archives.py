@@ -23,11 +23,27 @@ from homelab.lab.tasks import Body, said, say
 STORAGE = "local"
 _LONG = 3600.0  # seconds that packing or unpacking may take
 _CONF, _FIREWALL = "etc/vzdump/pct.conf", "etc/vzdump/pct.fw"
-_TAR_FLAGS = ("--one-file-system", "-p", "--sparse", "--numeric-owner", "--acls", "--xattrs",
-              "--xattrs-include=user.*", "--xattrs-include=security.capability", "--warning=no-file-ignored",
-              "--warning=no-xattr-write", "--totals")
-_LEFT_OUT = ("--no-anchored", "--exclude=lost+found", "--anchored", "--exclude=./tmp/?*", "--exclude=./var/tmp/?*",
-             "--exclude=./var/run/?*.pid")
+_TAR_FLAGS = (
+    "--one-file-system",
+    "-p",
+    "--sparse",
+    "--numeric-owner",
+    "--acls",
+    "--xattrs",
+    "--xattrs-include=user.*",
+    "--xattrs-include=security.capability",
+    "--warning=no-file-ignored",
+    "--warning=no-xattr-write",
+    "--totals",
+)
+_LEFT_OUT = (
+    "--no-anchored",
+    "--exclude=lost+found",
+    "--anchored",
+    "--exclude=./tmp/?*",
+    "--exclude=./var/tmp/?*",
+    "--exclude=./var/run/?*.pid",
+)
 
 
 class BackupNode(BackupApi, SnapshotNode):
@@ -41,9 +57,14 @@ class BackupNode(BackupApi, SnapshotNode):
             if found := ARCHIVE.fullmatch(volume := f"backup/{file.name}"):
                 notes = _beside(file, ".notes")
                 self.storages[STORAGE]["volumes"][volume] = {
-                    "content": "backup", "format": "tar.zst", "size": file.stat().st_size, "vmid": int(found[1]),
-                    "ctime": made_at(volume), **({"notes": notes.read_text()} if notes.exists() else {}),
-                    **({"protected": True} if _beside(file, ".protected").exists() else {})}
+                    "content": "backup",
+                    "format": "tar.zst",
+                    "size": file.stat().st_size,
+                    "vmid": int(found[1]),
+                    "ctime": made_at(volume),
+                    **({"notes": notes.read_text()} if notes.exists() else {}),
+                    **({"protected": True} if _beside(file, ".protected").exists() else {}),
+                }
 
     def thaw(self, ct: FakeCt) -> None:
         """Let a container go on that a killed node was making a backup of. Blocks."""
@@ -77,9 +98,22 @@ class BackupNode(BackupApi, SnapshotNode):
         return file.stat().st_size
 
     def _pack(self, root: Path, work: Path) -> str:
-        done = attempt([*AS_CONTAINER_ROOT, "tar", "-cf", work / "root.tar", *_TAR_FLAGS, f"--directory={work}",
-                        f"./{_CONF}", f"./{_FIREWALL}", f"--directory={root}", *_LEFT_OUT, "./"],
-                       timeout=_LONG)
+        done = attempt(
+            [
+                *AS_CONTAINER_ROOT,
+                "tar",
+                "-cf",
+                work / "root.tar",
+                *_TAR_FLAGS,
+                f"--directory={work}",
+                f"./{_CONF}",
+                f"./{_FIREWALL}",
+                f"--directory={root}",
+                *_LEFT_OUT,
+                "./",
+            ],
+            timeout=_LONG,
+        )
         said = done.stderr.decode(errors="replace")
         if done.returncode:
             raise ProgramFailed(f"tar ended with status {done.returncode}", said.strip())
@@ -111,8 +145,9 @@ class BackupNode(BackupApi, SnapshotNode):
     async def config_in(self, volid: str) -> str:
         """See BackupApi.config_in."""
         try:
-            return await asyncio.to_thread(run, ["tar", "-I", "zstd", "--occurrence=1", "-xOf",
-                                                 self._file(volid.partition(":")[2]), f"./{_CONF}"])
+            return await asyncio.to_thread(
+                run, ["tar", "-I", "zstd", "--occurrence=1", "-xOf", self._file(volid.partition(":")[2]), f"./{_CONF}"]
+            )
         except ProgramFailed as error:
             raise TaskError(f"unable to read the configuration in '{volid}': {error.details}") from error
 
@@ -135,8 +170,24 @@ class BackupNode(BackupApi, SnapshotNode):
         say(f"extracting archive '{file}'")
         # The archive is root's alone, and unpacked as the container's root: it goes through standard input.
         with file.open("rb") as archive:
-            run([*AS_CONTAINER_ROOT, "tar", "-I", "zstd", "-xpf", "-", *_TAR_FLAGS, "-C", root, "--skip-old-files",
-                 "--anchored", "--exclude=./dev/*"], stdin=archive, timeout=_LONG)
+            run(
+                [
+                    *AS_CONTAINER_ROOT,
+                    "tar",
+                    "-I",
+                    "zstd",
+                    "-xpf",
+                    "-",
+                    *_TAR_FLAGS,
+                    "-C",
+                    root,
+                    "--skip-old-files",
+                    "--anchored",
+                    "--exclude=./dev/*",
+                ],
+                stdin=archive,
+                timeout=_LONG,
+            )
         for name in (_CONF, _FIREWALL):
             guest.remove_inside(root, name)
 
@@ -166,15 +217,18 @@ class BackupNode(BackupApi, SnapshotNode):
         """See BackupApi.keep_log."""
         _log_of(self._file(volume)).write_text("".join(f"{line}\n" for line in said()))
 
-    async def task(self, node: str, ttype: str, tid: Any, user: str, body: Body, vm: Any = None, lock: bool = True,
-                   log: Any = ()) -> str:
+    async def task(
+        self, node: str, ttype: str, tid: Any, user: str, body: Body, vm: Any = None, lock: bool = True, log: Any = ()
+    ) -> str:
         """Start a task; one that deletes a volume deletes its files too."""
+
         async def and_files() -> str | None:
             note = await body()
             for file in self._dumps.glob("*.tar.zst"):
                 if (volume := f"backup/{file.name}") not in self.storages[STORAGE]["volumes"]:
                     self.forget_volume(volume)
             return note
+
         return await super().task(node, ttype, tid, user, and_files if ttype == "imgdel" else body, vm, lock, log)
 
     @property

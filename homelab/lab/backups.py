@@ -31,14 +31,16 @@ def parsed(text: str) -> dict[str, Any]:
     options = dict(line.split(": ", 1) for line in lines if ": " in line and not line.startswith("#"))
     description = "".join(f"{line[1:]}\n" for line in lines if line.startswith("#"))
     return {key: int(value) if key in _NUMBERS else value for key, value in options.items()} | (
-        {"description": description} if description else {})
+        {"description": description} if description else {}
+    )
 
 
 def written(config: Mapping[str, Any]) -> str:
     """A configuration in the form of Proxmox's files, as it goes into a backup."""
     comments = "".join(f"#{line}\n" for line in str(config.get("description", "")).splitlines())
-    return comments + "".join(f"{key}: {value}\n" for key, value in sorted(config.items())
-                              if key != "description" and key not in _NOT_KEPT)
+    return comments + "".join(
+        f"{key}: {value}\n" for key, value in sorted(config.items()) if key != "description" and key not in _NOT_KEPT
+    )
 
 
 class BackupApi(FakePve):  # type: ignore[misc]
@@ -65,20 +67,22 @@ class BackupApi(FakePve):  # type: ignore[misc]
 
     async def synthesise(self, match: Any, method: str, info: Any, user: str, values: Mapping[str, Any]) -> Any:
         """What fakepve would make up, its parameters and privileges checked already."""
-        handler = {("POST", "/nodes/{node}/vzdump"): self._vzdump,
-                   ("GET", "/nodes/{node}/vzdump/extractconfig"): self._extract_config,
-                   ("GET", "/nodes/{node}/lxc/{vmid}/feature"): self._feature,
-                   ("GET", "/nodes/{node}/storage/{storage}/prunebackups"): self._prune_preview,
-                   ("DELETE", "/nodes/{node}/storage/{storage}/prunebackups"): self._prune,
-                   }.get((method, match.template))
+        handler = {
+            ("POST", "/nodes/{node}/vzdump"): self._vzdump,
+            ("GET", "/nodes/{node}/vzdump/extractconfig"): self._extract_config,
+            ("GET", "/nodes/{node}/lxc/{vmid}/feature"): self._feature,
+            ("GET", "/nodes/{node}/storage/{storage}/prunebackups"): self._prune_preview,
+            ("DELETE", "/nodes/{node}/storage/{storage}/prunebackups"): self._prune,
+        }.get((method, match.template))
         return await (handler(user, values) if handler else super().synthesise(match, method, info, user, values))
 
     async def _feature(self, user: str, v: Mapping[str, Any]) -> dict[str, int]:
         return {"hasFeature": int(self._can_snapshot(self._find_ct(v["node"], v["vmid"])))}
 
     def _can_snapshot(self, ct: FakeCt) -> bool:
-        mounts = [str(value).partition(",")[0] for key, value in ct.config.items()
-                  if re.fullmatch(r"rootfs|mp\d+", key)]
+        mounts = [
+            str(value).partition(",")[0] for key, value in ct.config.items() if re.fullmatch(r"rootfs|mp\d+", key)
+        ]
         return all(self.storages.get(mount.split(":")[0], {}).get("type") in SNAPSHOT_STORAGE for mount in mounts)
 
     async def _vzdump(self, user: str, v: Mapping[str, Any]) -> str:
@@ -97,12 +101,15 @@ class BackupApi(FakePve):  # type: ignore[misc]
 
         async def body() -> None:
             await self._job(user, vmid, storage, v)
+
         return str(await self.task(v["node"], "vzdump", vmid, user, body, vm=ct, lock=False))
 
     async def _job(self, user: str, vmid: str, storage: str, v: Mapping[str, Any]) -> None:
         if "backup" not in str(self.storages.get(storage, {}).get("content", "")).split(","):
-            raise TaskError(f"could not get storage information for '{storage}': can't use storage '{storage}' for "
-                            "backups - wrong content type")
+            raise TaskError(
+                f"could not get storage information for '{storage}': can't use storage '{storage}' for "
+                "backups - wrong content type"
+            )
         say(f"INFO: starting new backup job: vzdump {vmid} --storage {storage} --compress zstd")
         if not self.allowed(user, f"/vms/{vmid}", "VM.Backup"):
             raise TaskError(f"Permission check failed (/vms/{vmid}, VM.Backup)")
@@ -143,8 +150,9 @@ class BackupApi(FakePve):  # type: ignore[misc]
         entry = {"content": "backup", "format": "tar.zst", "size": size, "vmid": ct.vmid, "ctime": made_at(volume)}
         if template := v.get("notes-template"):
             say("INFO: adding notes to backup")
-            entry["notes"] = template.replace("{{guestname}}", ct.name).replace("{{vmid}}", vmid).replace(
-                "{{node}}", ct.node)
+            entry["notes"] = (
+                template.replace("{{guestname}}", ct.name).replace("{{vmid}}", vmid).replace("{{node}}", ct.node)
+            )
         self.storages[storage].setdefault("volumes", {})[volume] = entry
         self.remember_volume(volume)
         return volume
@@ -190,15 +198,19 @@ class BackupApi(FakePve):  # type: ignore[misc]
             raise PveError(501, "this node only knows the retention keep-last")
         left: dict[int, int] = {}
         rows = []
-        volumes = [(entry["ctime"], volume, entry) for volume, entry in self._volumes(v["storage"]).items()
-                   if ARCHIVE.fullmatch(volume) and v.get("vmid") in (None, entry["vmid"])]
+        volumes = [
+            (entry["ctime"], volume, entry)
+            for volume, entry in self._volumes(v["storage"]).items()
+            if ARCHIVE.fullmatch(volume) and v.get("vmid") in (None, entry["vmid"])
+        ]
         for made, volume, entry in sorted(volumes, key=lambda each: each[:2], reverse=True):
             mark = "protected"
             if not entry.get("protected"):
                 left[entry["vmid"]] = left.get(entry["vmid"], int(found[1])) - 1
                 mark = "keep" if left[entry["vmid"]] >= 0 else "remove"
-            rows.append({"volid": f"{v['storage']}:{volume}", "ctime": made, "type": "lxc", "vmid": entry["vmid"],
-                         "mark": mark})
+            rows.append(
+                {"volid": f"{v['storage']}:{volume}", "ctime": made, "type": "lxc", "vmid": entry["vmid"], "mark": mark}
+            )
         return rows
 
     async def _prune_preview(self, user: str, v: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
@@ -219,6 +231,7 @@ class BackupApi(FakePve):  # type: ignore[misc]
                     volume = row["volid"].partition(":")[2]
                     self.storages[storage]["volumes"].pop(volume, None)
                     await asyncio.to_thread(self.forget_volume, volume)
+
         who = storage if vmid is None else f"{vmid}@{storage}"
         return str(await self.task(v["node"], "prunebackups", who, user, body))
 
@@ -241,8 +254,9 @@ class BackupApi(FakePve):  # type: ignore[misc]
         disks = {key for key in kept if re.fullmatch(r"rootfs|(mp|unused)\d+", key)}
         given = {key: value for key, value in kept.items() if key not in _NOT_GIVEN | disks}
         if "rootfs" not in v:  # all disks, onto one storage
-            given |= {key: _anew(v.get("storage") or "local", key, kept[key]) for key in disks
-                      if not key.startswith("unused")}
+            given |= {
+                key: _anew(v.get("storage") or "local", key, kept[key]) for key in disks if not key.startswith("unused")
+            }
         return await super()._lxc_create(user, {**given, **v})
 
     async def restored(self, ct: FakeCt, volid: str, body: Body) -> str | None:

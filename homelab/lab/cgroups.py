@@ -23,8 +23,12 @@ def limits(config: Mapping[str, object], *, unified: bool) -> dict[str, str]:
     if unified:
         quota = f"{cores * _PERIOD} {_PERIOD}" if cores else f"max {_PERIOD}"
         return {"memory.max": str(memory), "memory.swap.max": str(swap), "cpu.max": quota}
-    return {"memory.limit_in_bytes": str(memory), "memory.memsw.limit_in_bytes": str(memory + swap),
-            "cpu.cfs_period_us": str(_PERIOD), "cpu.cfs_quota_us": str(cores * _PERIOD if cores else -1)}
+    return {
+        "memory.limit_in_bytes": str(memory),
+        "memory.memsw.limit_in_bytes": str(memory + swap),
+        "cpu.cfs_period_us": str(_PERIOD),
+        "cpu.cfs_quota_us": str(cores * _PERIOD if cores else -1),
+    }
 
 
 def supported(file: str, *, unified: bool) -> bool:
@@ -46,8 +50,11 @@ def lxc_lines(config: Mapping[str, object]) -> Iterator[str]:
 def apply(name: str, config: Mapping[str, object]) -> None:
     """Put changed limits in force on a running container. Raises OSError when the kernel refuses."""
     unified = v2()
-    files = {_file(name, file): value for file, value in limits(config, unified=unified).items()
-             if supported(file, unified=unified)}
+    files = {
+        _file(name, file): value
+        for file, value in limits(config, unified=unified).items()
+        if supported(file, unified=unified)
+    }
     refused = {path: value for path, value in files.items() if not _write(path, value)}
     # Memory may never exceed memory and swap together, so one order fits growing and the other shrinking.
     for path, value in refused.items():
@@ -86,17 +93,22 @@ def usage(name: str) -> Usage:
 def _usage_v1(name: str) -> Usage:
     used = int(_file(name, "memory.usage_in_bytes").read_text())
     stat = _pairs(_file(name, "memory.stat").read_text())
-    return Usage(cpu=int(_file(name, "cpuacct.usage").read_text()) / 1e9,
-                 memory=max(used - stat.get("total_inactive_file", 0), 0), swap=stat.get("total_swap", 0))
+    return Usage(
+        cpu=int(_file(name, "cpuacct.usage").read_text()) / 1e9,
+        memory=max(used - stat.get("total_inactive_file", 0), 0),
+        swap=stat.get("total_swap", 0),
+    )
 
 
 def _usage_v2(name: str) -> Usage:
     used = int(_file(name, "memory.current").read_text())
     stat = _pairs(_file(name, "memory.stat").read_text())
     swap = _file(name, "memory.swap.current")
-    return Usage(cpu=_pairs(_file(name, "cpu.stat").read_text())["usage_usec"] / 1e6,
-                 memory=max(used - stat.get("inactive_file", 0), 0),
-                 swap=int(swap.read_text()) if swap.exists() else 0)
+    return Usage(
+        cpu=_pairs(_file(name, "cpu.stat").read_text())["usage_usec"] / 1e6,
+        memory=max(used - stat.get("inactive_file", 0), 0),
+        swap=int(swap.read_text()) if swap.exists() else 0,
+    )
 
 
 def _pairs(text: str) -> dict[str, int]:
@@ -110,6 +122,7 @@ def exists(name: str) -> bool:
 
 def clean(name: str) -> None:
     """Kill what still runs in the cgroups of that name, a regular expression, and remove them."""
+
     def inside() -> list[int]:
         return [int(pid) for folder in _folders(name) for pid in (folder / "cgroup.procs").read_text().split()]
 
@@ -120,7 +133,11 @@ def clean(name: str) -> None:
 
 def _folders(name: str) -> list[Path]:
     """The cgroups of that name, their monitors' too, and those below them, deepest first."""
-    tops = [top for pattern in ("homelab-*", "*/homelab-*") for top in ROOT.glob(pattern)
-            if top.is_dir() and re.fullmatch(f"{name}(-monitor)?", top.name)]
+    tops = [
+        top
+        for pattern in ("homelab-*", "*/homelab-*")
+        for top in ROOT.glob(pattern)
+        if top.is_dir() and re.fullmatch(f"{name}(-monitor)?", top.name)
+    ]
     every = {folder for top in tops for folder in [top, *(path for path in top.rglob("*") if path.is_dir())]}
     return sorted(every, key=lambda folder: len(folder.parts), reverse=True)

@@ -15,14 +15,20 @@ class ProgramFailed(HomelabError):
     """A program of this machine ended with a non-zero status or took too long."""
 
 
-def attempt(argv: Sequence[str | Path], *, stdin: bytes | IO[bytes] | None = None, timeout: float = 60,
-            env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[bytes]:
+def attempt(
+    argv: Sequence[str | Path],
+    *,
+    stdin: bytes | IO[bytes] | None = None,
+    timeout: float = 60,
+    env: Mapping[str, str] | None = None,
+) -> subprocess.CompletedProcess[bytes]:
     """Run a program whose failure is an answer. Raises ProgramFailed when it is missing or takes too long."""
     words = [str(word) for word in argv]
     try:
         # No standard input is an empty one: nothing here may wait for a person.
-        given: dict[str, Any] = {"input": stdin or b""} if stdin is None or isinstance(stdin, bytes) else {
-            "stdin": stdin}
+        given: dict[str, Any] = (
+            {"input": stdin or b""} if stdin is None or isinstance(stdin, bytes) else {"stdin": stdin}
+        )
         return subprocess.run(words, **given, capture_output=True, timeout=timeout, check=False, env=env)
     except FileNotFoundError as error:
         raise ProgramFailed(f"{words[0]} is not installed", str(error)) from error
@@ -30,8 +36,13 @@ def attempt(argv: Sequence[str | Path], *, stdin: bytes | IO[bytes] | None = Non
         raise ProgramFailed(f"{words[0]} did not end within {timeout:g} s", shlex.join(words)) from error
 
 
-def run(argv: Sequence[str | Path], *, stdin: bytes | IO[bytes] | None = None, timeout: float = 60,
-        env: Mapping[str, str] | None = None) -> str:
+def run(
+    argv: Sequence[str | Path],
+    *,
+    stdin: bytes | IO[bytes] | None = None,
+    timeout: float = 60,
+    env: Mapping[str, str] | None = None,
+) -> str:
     """Run a program that has to succeed and return what it printed. Raises ProgramFailed."""
     done = attempt(argv, stdin=stdin, timeout=timeout, env=env)
     if done.returncode:

@@ -43,8 +43,15 @@ class Runtime:
         """The container's root file system, its files owned by the ids that the container's are mapped to."""
         return self.lab.lxcpath / str(vmid) / "rootfs"
 
-    def create(self, vmid: int, hostname: str, template: Path, public_keys: str, password: str | None,
-               say: Callable[[str], None]) -> None:
+    def create(
+        self,
+        vmid: int,
+        hostname: str,
+        template: Path,
+        public_keys: str,
+        password: str | None,
+        say: Callable[[str], None],
+    ) -> None:
         """Unpack the template and give the container keys of its own; `say` gets Proxmox's log lines."""
         root = self.root(vmid)
         root.mkdir(parents=True)
@@ -54,16 +61,30 @@ class Runtime:
             making = pool.submit(_make_host_keys, Path(folder), hostname)
             # As the container's root, so that every file gets its owner there. (An id-mapped mount would do too,
             # but LXC 5.0 forgets the mapping when a container reboots itself.)
-            run([*AS_CONTAINER_ROOT, "tar", "-I", "zstd", "--numeric-owner", "--xattrs", "-xpf", template, "-C", root,
-                 "--anchored", "--exclude=./dev/*"], timeout=600)
+            run(
+                [
+                    *AS_CONTAINER_ROOT,
+                    "tar",
+                    "-I",
+                    "zstd",
+                    "--numeric-owner",
+                    "--xattrs",
+                    "-xpf",
+                    template,
+                    "-C",
+                    root,
+                    "--anchored",
+                    "--exclude=./dev/*",
+                ],
+                timeout=600,
+            )
             say("Detected container architecture: amd64")
             making.result()
             self._personalise(root, Path(folder), hostname, public_keys, say)
         if password:
             run([*AS_CONTAINER_ROOT, "chpasswd", "--root", root], stdin=f"root:{password}\n".encode())
 
-    def _personalise(self, root: Path, keys: Path, hostname: str, public_keys: str,
-                     say: Callable[[str], None]) -> None:
+    def _personalise(self, root: Path, keys: Path, hostname: str, public_keys: str, say: Callable[[str], None]) -> None:
         # Proxmox makes them in no certain order, and a client must not rely on one.
         for kind in random.sample(_KEY_TYPES, len(_KEY_TYPES)):
             name = f"ssh_host_{kind}_key"
@@ -97,25 +118,30 @@ class Runtime:
         """The container's LXC configuration."""
         features = guest.parse_properties(str(config.get("features", "")))
         nesting = features.get("nesting") == "1"
-        return "\n".join([
-            f"lxc.include = {_SHARED}/common.conf",
-            f"lxc.include = {_SHARED}/userns.conf",
-            *([f"lxc.include = {_SHARED}/nesting.conf"] if nesting else []),
-            *_apparmor(nesting=nesting),
-            f"lxc.idmap = u 0 {FIRST} {COUNT}",
-            f"lxc.idmap = g 0 {FIRST} {COUNT}",
-            f"lxc.rootfs.path = dir:{self.root(vmid)}",
-            f"lxc.uts.name = {config['hostname']}",
-            "lxc.autodev = 1",
-            "lxc.tty.max = 0",
-            "lxc.signal.halt = SIGRTMIN+3",
-            f"lxc.cgroup.dir.monitor = {self.lab.cgroup(vmid)}-monitor",
-            f"lxc.cgroup.dir.container = {self.lab.cgroup(vmid)}",
-            *cgroups.lxc_lines(config),
-            *self._network(vmid, config),
-            # Before its init runs, and again whenever it reboots itself.
-            f"lxc.hook.start-host = sh -c 'exec nsenter --net=/proc/$LXC_PID/ns/net nft -f {self._filters(vmid)}'",
-        ]) + "\n"
+        return (
+            "\n".join(
+                [
+                    f"lxc.include = {_SHARED}/common.conf",
+                    f"lxc.include = {_SHARED}/userns.conf",
+                    *([f"lxc.include = {_SHARED}/nesting.conf"] if nesting else []),
+                    *_apparmor(nesting=nesting),
+                    f"lxc.idmap = u 0 {FIRST} {COUNT}",
+                    f"lxc.idmap = g 0 {FIRST} {COUNT}",
+                    f"lxc.rootfs.path = dir:{self.root(vmid)}",
+                    f"lxc.uts.name = {config['hostname']}",
+                    "lxc.autodev = 1",
+                    "lxc.tty.max = 0",
+                    "lxc.signal.halt = SIGRTMIN+3",
+                    f"lxc.cgroup.dir.monitor = {self.lab.cgroup(vmid)}-monitor",
+                    f"lxc.cgroup.dir.container = {self.lab.cgroup(vmid)}",
+                    *cgroups.lxc_lines(config),
+                    *self._network(vmid, config),
+                    # Before its init runs, and again whenever it reboots itself.
+                    f"lxc.hook.start-host = sh -c 'exec nsenter --net=/proc/$LXC_PID/ns/net nft -f {self._filters(vmid)}'",
+                ]
+            )
+            + "\n"
+        )
 
     def guard(self, vmid: int, filters: str, running: bool) -> None:
         """Keep a container's nftables rules for its next start, and load them now if it runs. Raises HomelabError."""
@@ -131,8 +157,13 @@ class Runtime:
         lines = []
         for number, device in guest.network_devices(config).items():
             key = f"lxc.net.{number}"
-            lines += [f"{key}.type = veth", f"{key}.link = {device['bridge']}", f"{key}.flags = up",
-                      f"{key}.name = {device.get('name', f'eth{number}')}", f"{key}.hwaddr = {device['hwaddr']}"]
+            lines += [
+                f"{key}.type = veth",
+                f"{key}.link = {device['bridge']}",
+                f"{key}.flags = up",
+                f"{key}.name = {device.get('name', f'eth{number}')}",
+                f"{key}.hwaddr = {device['hwaddr']}",
+            ]
             if len(pair := self.veth(vmid, number)) <= _INTERFACE_NAME_MAX:
                 lines.append(f"{key}.veth.pair = {pair}")
         return lines or ["lxc.net.0.type = empty"]
@@ -149,8 +180,13 @@ class Runtime:
 
     def shutdown(self, vmid: int, timeout: int) -> bool:
         """Ask init to power off; whether it did within that many seconds."""
-        return attempt(["lxc-stop", "-P", self.lab.lxcpath, "-n", str(vmid), "--nokill", "--timeout", str(timeout)],
-                       timeout=timeout + 30).returncode == 0
+        return (
+            attempt(
+                ["lxc-stop", "-P", self.lab.lxcpath, "-n", str(vmid), "--nokill", "--timeout", str(timeout)],
+                timeout=timeout + 30,
+            ).returncode
+            == 0
+        )
 
     def kill(self, vmid: int) -> None:
         """Stop the container at once and remove its cgroups, whatever state it is in."""
@@ -193,8 +229,10 @@ class Runtime:
     def sweep(self) -> None:
         """Remove what is left of the lab's containers where their files are gone already."""
         title = f"[lxc monitor] {self.lab.lxcpath} "
-        kill_all(lambda: [stat.pid for stat in processes() if _title(stat.pid).startswith(title)],
-                 f"the monitors of {self.lab.name}")
+        kill_all(
+            lambda: [stat.pid for stat in processes() if _title(stat.pid).startswith(title)],
+            f"the monitors of {self.lab.name}",
+        )
         cgroups.clean(rf"homelab-{self.lab.name}-\d+")
         locks = Path("/run/lxc/lock") / self.lab.lxcpath.relative_to("/")
         shutil.rmtree(locks, ignore_errors=not locks.exists())
@@ -214,8 +252,10 @@ class Runtime:
 
 def copy_tree(source: Path, target: Path) -> None:
     """Copy a folder as it is: owners, modes, times, links, extended attributes. Raises HomelabError."""
-    run(["cp", "--archive", "--reflink=auto", "--one-file-system", "--no-target-directory", source, target],
-        timeout=_COPY)
+    run(
+        ["cp", "--archive", "--reflink=auto", "--one-file-system", "--no-target-directory", source, target],
+        timeout=_COPY,
+    )
 
 
 def remove_tree(folder: Path) -> None:

@@ -36,8 +36,10 @@ def _certificate_is_good(lab: Lab) -> bool:
     try:
         certificate = x509.load_pem_x509_certificate(lab.certificate.read_bytes())
         # The key is written last: without it a kill came in between.
-        return lab.certificate.with_suffix(".key").stat().st_size > 0 \
+        return (
+            lab.certificate.with_suffix(".key").stat().st_size > 0
             and certificate.not_valid_after_utc > datetime.now(UTC) + _RENEW_BEFORE
+        )
     except (FileNotFoundError, ValueError):
         return False
 
@@ -45,7 +47,7 @@ def _certificate_is_good(lab: Lab) -> bool:
 def certificate_fingerprint(pem: str) -> str:
     """A certificate's SHA-256 fingerprint as Proxmox shows it: `AA:BB:…`."""
     digest = hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).hexdigest().upper()
-    return ":".join(digest[index:index + 2] for index in range(0, len(digest), 2))
+    return ":".join(digest[index : index + 2] for index in range(0, len(digest), 2))
 
 
 def write_overlay(lab: Lab, nameservers: Sequence[IPv4Address]) -> None:
@@ -54,16 +56,27 @@ def write_overlay(lab: Lab, nameservers: Sequence[IPv4Address]) -> None:
 
     overlay = {
         "lab": lab.name,
-        "proxmox": {"host": "127.0.0.1", "port": lab.api_port, "node": NODE, "token_id": TOKEN_ID,
-                    "token_file": str(lab.token_file),
-                    "fingerprint": certificate_fingerprint(lab.certificate.read_text())},
-        "network": {"subnet": str(lab.subnet), "gateway": str(lab.gateway), "bridge": lab.bridge,
-                    "nameservers": [str(server) for server in nameservers], "operators": [str(lab.gateway)]},
+        "proxmox": {
+            "host": "127.0.0.1",
+            "port": lab.api_port,
+            "node": NODE,
+            "token_id": TOKEN_ID,
+            "token_file": str(lab.token_file),
+            "fingerprint": certificate_fingerprint(lab.certificate.read_text()),
+        },
+        "network": {
+            "subnet": str(lab.subnet),
+            "gateway": str(lab.gateway),
+            "bridge": lab.bridge,
+            "nameservers": [str(server) for server in nameservers],
+            "operators": [str(lab.gateway)],
+        },
         "defaults": {"template": "debian-12", "storage": "local", "template_storage": "local"},
         # Debian 12 brings PostgreSQL 15.
         "containers": {"postgres-data": {"services": {"postgres": {"version": 15}}}},
         "pipeline": {"base_url": lab.replay_url, "api_key_file": str(lab.api_key_file), "cities": _CITIES},
     }
-    text = "# Written by `homelab lab up`: the difference between your inventory and the lab's.\n" \
-        + yaml.safe_dump(overlay, sort_keys=False)
+    text = "# Written by `homelab lab up`: the difference between your inventory and the lab's.\n" + yaml.safe_dump(
+        overlay, sort_keys=False
+    )
     write_private(lab.overlay, text.encode())

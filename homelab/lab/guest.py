@@ -28,8 +28,11 @@ def parse_properties(text: str) -> dict[str, str]:
 
 def network_devices(config: Mapping[str, object]) -> dict[int, dict[str, str]]:
     """The container's `net<n>` entries by number."""
-    return {int(key[3:]): parse_properties(str(value)) for key, value in sorted(config.items())
-            if re.fullmatch(r"net\d+", key)}
+    return {
+        int(key[3:]): parse_properties(str(value))
+        for key, value in sorted(config.items())
+        if re.fullmatch(r"net\d+", key)
+    }
 
 
 def interfaces(devices: Mapping[int, Mapping[str, str]]) -> str:
@@ -50,8 +53,10 @@ def hosts(hostname: str, searchdomain: str, devices: Mapping[int, Mapping[str, s
     """/etc/hosts: the container's own name at its own address."""
     static = [device["ip"].split("/")[0] for device in devices.values() if "/" in device.get("ip", "")]
     names = f"{hostname}.{searchdomain} {hostname}" if searchdomain else hostname
-    return f"127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n{static[0] if static else '127.0.1.1'} " \
-           f"{names}\n"
+    return (
+        f"127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n{static[0] if static else '127.0.1.1'} "
+        f"{names}\n"
+    )
 
 
 def settings(config: Mapping[str, object], resolvers: Sequence[IPv4Address]) -> dict[str, bytes]:
@@ -61,8 +66,12 @@ def settings(config: Mapping[str, object], resolvers: Sequence[IPv4Address]) -> 
     servers = str(config.get("nameserver") or "").split() or [str(resolver) for resolver in resolvers]
     resolv = "".join([f"search {domain}\n"] * bool(domain) + [f"nameserver {server}\n" for server in servers])
     name = str(config["hostname"])
-    return {"etc/hostname": f"{name}\n".encode(), "etc/hosts": hosts(name, domain, devices).encode(),
-            "etc/network/interfaces": interfaces(devices).encode(), "etc/resolv.conf": resolv.encode()}
+    return {
+        "etc/hostname": f"{name}\n".encode(),
+        "etc/hosts": hosts(name, domain, devices).encode(),
+        "etc/network/interfaces": interfaces(devices).encode(),
+        "etc/resolv.conf": resolv.encode(),
+    }
 
 
 def write_inside(root: Path, files: Mapping[str, bytes], mode: int = 0o644, owner: int = FIRST) -> None:

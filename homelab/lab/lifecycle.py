@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from homelab.errors import HomelabError
-from homelab.lab import credentials, machine, network, process, template
+from homelab.lab import credentials, machine, network, process, template_build
 from homelab.lab.containers import Runtime
 from homelab.lab.settings import GUARDED, NODE, STATE_ROOT, TOKEN_ID, Lab
 from homelab.progress import Progress
@@ -35,11 +35,28 @@ def up(lab: Lab, progress: Progress) -> Path:
         credentials.ensure(lab)
         Runtime(lab).prepare()
         lab.records.mkdir(mode=0o700, exist_ok=True)
-        _keep_running(lab, API, ["homelab.lab.daemon", "--lab", lab.to_json(), *templates],
-                      inputs=[lab.certificate, lab.token_file])
-        _keep_running(lab, REPLAY, [
-            "homelab.lab.openweather", "--host", str(lab.gateway), "--port", str(lab.replay_port),
-            "--key-file", str(lab.api_key_file), "--state", str(lab.replay_state)], inputs=[lab.api_key_file])
+        _keep_running(
+            lab,
+            API,
+            ["homelab.lab.daemon", "--lab", lab.to_json(), *templates],
+            inputs=[lab.certificate, lab.token_file],
+        )
+        _keep_running(
+            lab,
+            REPLAY,
+            [
+                "homelab.lab.openweather",
+                "--host",
+                str(lab.gateway),
+                "--port",
+                str(lab.replay_port),
+                "--key-file",
+                str(lab.api_key_file),
+                "--state",
+                str(lab.replay_state),
+            ],
+            inputs=[lab.api_key_file],
+        )
         with progress.step(lab.name, f"Proxmox node at {lab.api_url}"):
             _wait(lab, API, lambda: api_answers(lab))
         credentials.write_overlay(lab, network.nameservers())
@@ -67,23 +84,24 @@ def down(lab: Lab, progress: Progress, *, purge: bool = False) -> None:
             others = _others_up(lab)
             guarded = network.guarded() if others else machine.restore(guard_too=purge)
         if guarded:
-            progress.note(lab.name, f"the route `unreachable {GUARDED}` stays, so that no packet for a lab "
-                                    "leaves this machine")
+            progress.note(
+                lab.name, f"the route `unreachable {GUARDED}` stays, so that no packet for a lab leaves this machine"
+            )
         if purge and not others:
             shutil.rmtree(lab.cache, ignore_errors=not lab.cache.exists())
         else:
-            template.clean(lab.cache)
+            template_build.clean(lab.cache)
 
 
 def _templates(lab: Lab, progress: Progress) -> Iterator[Path]:
     """The first release's template, made if it is not cached, and those of the others that are."""
-    first, *others = map(template.recipe, template.RELEASES)
-    if made := template.cached(lab.cache, first):
+    first, *others = map(template_build.recipe, template_build.RELEASES)
+    if made := template_build.cached(lab.cache, first):
         yield made
     else:
         with progress.step(lab.name, "make the Debian 12 template (once; it is cached)"):
-            yield template.build(lab.cache, first)
-    yield from filter(None, (template.cached(lab.cache, other) for other in others))
+            yield template_build.build(lab.cache, first)
+    yield from filter(None, (template_build.cached(lab.cache, other) for other in others))
 
 
 def _keep_running(lab: Lab, name: str, module: Sequence[str], inputs: Sequence[Path]) -> None:
@@ -107,8 +125,11 @@ def _wait(lab: Lab, name: str, ready: Callable[[], bool]) -> None:
     if not process.wait_until(settled, _READY_WITHIN) or not ready():
         log = lab.log_file(name)
         lines = log.read_text(errors="replace").splitlines()[-8:] if log.exists() else []
-        raise HomelabError(f"The lab's {name} process does not answer", "\n".join(lines),
-                           f"Look at {log}; then `homelab lab down` and `homelab lab up` begin afresh.")
+        raise HomelabError(
+            f"The lab's {name} process does not answer",
+            "\n".join(lines),
+            f"Look at {log}; then `homelab lab down` and `homelab lab up` begin afresh.",
+        )
 
 
 def api_answers(lab: Lab) -> bool:

@@ -21,8 +21,16 @@ from homelab.progress import Progress
 from homelab.trust import write_private
 
 _RECORD = STATE_ROOT / "machine.json"
-_PROGRAMS = {"lxc-start": "lxc", "mmdebstrap": "mmdebstrap", "newuidmap": "uidmap", "ip": "iproute2",
-             "nft": "nftables", "zstd": "zstd", "ssh-keygen": "openssh-client", "nsenter": "util-linux"}
+_PROGRAMS = {
+    "lxc-start": "lxc",
+    "mmdebstrap": "mmdebstrap",
+    "newuidmap": "uidmap",
+    "ip": "iproute2",
+    "nft": "nftables",
+    "zstd": "zstd",
+    "ssh-keygen": "openssh-client",
+    "nsenter": "util-linux",
+}
 CGROUPS = Path("/sys/fs/cgroup")
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
@@ -35,7 +43,7 @@ class Lack:
     package: str = ""
 
 
-def lacks() -> Iterator[Lack]:
+def missing_requirements() -> Iterator[Lack]:
     """All that stands in the way of a lab on this machine."""
     if os.geteuid() != 0:
         yield Lack("not root: the lab makes a bridge and containers")
@@ -60,12 +68,12 @@ def v2() -> bool:
 
 def missing() -> list[str]:
     """What this machine lacks for a lab, a sentence each; empty if it can run one."""
-    return [lack.sentence for lack in lacks()]
+    return [lack.sentence for lack in missing_requirements()]
 
 
 def require() -> None:
     """Raises HomelabError that names all that is missing, and the apt command that mends it."""
-    if found := list(lacks()):
+    if found := list(missing_requirements()):
         raise refusal(found)
 
 
@@ -79,8 +87,11 @@ def refusal(found: Sequence[Lack]) -> HomelabError:
 def require_root() -> None:
     """Raises HomelabError for anybody else."""
     if os.geteuid() != 0:
-        raise HomelabError("Only root can look into a lab or remove it", "Its files are readable by root only.",
-                           "Run this again as root.")
+        raise HomelabError(
+            "Only root can look into a lab or remove it",
+            "Its files are readable by root only.",
+            "Run this again as root.",
+        )
 
 
 @contextmanager
@@ -147,8 +158,9 @@ def prepare() -> None:
         changes.save()
         network.guard()
     if not all(file.exists() and subids.covers(file.read_text()) for file in subids.FILES):
-        changes.subid_files = [str(file) for file in subids.FILES
-                               if not (file.exists() and subids.covers(file.read_text()))]
+        changes.subid_files = [
+            str(file) for file in subids.FILES if not (file.exists() and subids.covers(file.read_text()))
+        ]
         changes.save()
         subids.grant()
     if not changes.pivot and not _pivots():

@@ -108,11 +108,17 @@ def folder_size(folder: Path) -> int:
 
 def machine() -> dict[str, float | int]:
     """This machine as the node reports itself."""
-    memory = {line.split(":")[0]: int(line.split()[1]) * 1024
-              for line in Path("/proc/meminfo").read_text().splitlines()}
+    memory = {
+        line.split(":")[0]: int(line.split()[1]) * 1024 for line in Path("/proc/meminfo").read_text().splitlines()
+    }
     disk = os.statvfs("/")
     cpus = os.cpu_count() or 1
-    return {"cpu": min(os.getloadavg()[0] / cpus, 1.0), "maxcpu": cpus, "maxmem": memory["MemTotal"],
-            "mem": memory["MemTotal"] - memory["MemAvailable"], "maxdisk": disk.f_blocks * disk.f_frsize,
-            "disk": (disk.f_blocks - disk.f_bfree) * disk.f_frsize,
-            "uptime": int(float(Path("/proc/uptime").read_text().split()[0]))}
+    return {
+        "cpu": min(os.getloadavg()[0] / cpus, 1.0),
+        "maxcpu": cpus,
+        "maxmem": memory["MemTotal"],
+        "mem": memory["MemTotal"] - memory["MemAvailable"],
+        "maxdisk": disk.f_blocks * disk.f_frsize,
+        "disk": (disk.f_blocks - disk.f_bfree) * disk.f_frsize,
+        "uptime": int(float(Path("/proc/uptime").read_text().split()[0])),
+    }

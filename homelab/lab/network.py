@@ -62,15 +62,18 @@ def delete_bridge(lab: Lab) -> None:
         run(["ip", "link", "del", lab.bridge])
 
 
-def nameservers(files: Sequence[Path] = (Path("/run/systemd/resolve/resolv.conf"), Path("/etc/resolv.conf")),
-                ) -> tuple[IPv4Address, ...]:
+def nameservers(
+    files: Sequence[Path] = (Path("/run/systemd/resolve/resolv.conf"), Path("/etc/resolv.conf")),
+) -> tuple[IPv4Address, ...]:
     """The host's IPv4 name servers that a container can reach too. Raises HomelabError if there is none."""
     for file in files:
         if file.is_file() and (found := parse_nameservers(file.read_text())):
             return found
-    raise HomelabError("No name server that a container could use",
-                       "/etc/resolv.conf names none, or only one on this machine's loopback.",
-                       "Add a line `nameserver <address>` with your network's name server to /etc/resolv.conf.")
+    raise HomelabError(
+        "No name server that a container could use",
+        "/etc/resolv.conf names none, or only one on this machine's loopback.",
+        "Add a line `nameserver <address>` with your network's name server to /etc/resolv.conf.",
+    )
 
 
 def parse_nameservers(text: str) -> tuple[IPv4Address, ...]:
@@ -132,8 +135,11 @@ def _open_closed_chains(lab: Lab) -> None:
     if not shutil.which("iptables"):
         return
     present = _foreign_rules(lab)
-    for chain, match in (("FORWARD", ["-i", lab.bridge]), ("FORWARD", ["-o", lab.bridge]),
-                         ("INPUT", ["-i", lab.bridge])):
+    for chain, match in (
+        ("FORWARD", ["-i", lab.bridge]),
+        ("FORWARD", ["-o", lab.bridge]),
+        ("INPUT", ["-i", lab.bridge]),
+    ):
         policy = run(["iptables", "-w", "-S", chain]).splitlines()[0]
         rule = [chain, *match, "-m", "comment", "--comment", _comment(lab), "-j", "ACCEPT"]
         if not policy.endswith(" ACCEPT") and rule not in present:

@@ -17,7 +17,7 @@ from homelab.lab.appliances import ApplianceNode
 from homelab.lab.archives import BackupNode
 from homelab.lab.clones import CloneNode
 from homelab.lab.containers import Runtime
-from homelab.lab.firewall import FirewallNode
+from homelab.lab.host_firewall import FirewallNode
 from homelab.lab.hotplug import described
 from homelab.lab.measure import Measure
 from homelab.lab.process import boot_id
@@ -30,8 +30,11 @@ from homelab.roles import NODE as NODE_ROLE
 
 # What `homelab init` grants for an inventory, and what the other verbs need, for any inventory on this node.
 PRIVILEGES = {
-    "/": NODE_ROLE.whole, "/nodes": NODE_ROLE.whole, "/vms": CONTAINERS.whole,
-    "/storage/local": (*STORAGE.whole, *TEMPLATES.whole), f"/storage/{SNAPSHOTS}": STORAGE.whole,
+    "/": NODE_ROLE.whole,
+    "/nodes": NODE_ROLE.whole,
+    "/vms": CONTAINERS.whole,
+    "/storage/local": (*STORAGE.whole, *TEMPLATES.whole),
+    f"/storage/{SNAPSHOTS}": STORAGE.whole,
     "/pool": POOL.whole,
 }
 _START = "start after create"
@@ -43,8 +46,13 @@ class LabNode(FirewallNode, CloneNode, BackupNode, ApplianceNode):
     """One node, a storage like a folder and one that can take snapshots, and containers that really run."""
 
     def __init__(self, lab: Lab, templates: Sequence[Path], token: str) -> None:
-        super().__init__(Records(lab.records), user="root@pam", password=secrets.token_urlsafe(32),
-                         host="127.0.0.1", port=lab.api_port)
+        super().__init__(
+            Records(lab.records),
+            user="root@pam",
+            password=secrets.token_urlsafe(32),
+            host="127.0.0.1",
+            port=lab.api_port,
+        )
         self.lab = lab
         self.runtime = Runtime(lab)
         self.measure = Measure(self.runtime)
@@ -52,11 +60,24 @@ class LabNode(FirewallNode, CloneNode, BackupNode, ApplianceNode):
         self.max_requests = 1000
         self.nodes = {NODE: {"online": True}}
         self.version, self.release_version = "9.0.10", "9.0"
-        self.storages = {"local": {
-            "type": "dir", "active": 1, "content": "rootdir,images,vztmpl,backup,iso,snippets", "files": set(),
-            "path": str(lab.state_dir), "volumes": {}},
-            SNAPSHOTS: {"type": "btrfs", "active": 1, "content": "rootdir,images", "files": set(),
-                        "path": str(lab.state_dir), "volumes": {}}}
+        self.storages = {
+            "local": {
+                "type": "dir",
+                "active": 1,
+                "content": "rootdir,images,vztmpl,backup,iso,snippets",
+                "files": set(),
+                "path": str(lab.state_dir),
+                "volumes": {},
+            },
+            SNAPSHOTS: {
+                "type": "btrfs",
+                "active": 1,
+                "content": "rootdir,images",
+                "files": set(),
+                "path": str(lab.state_dir),
+                "volumes": {},
+            },
+        }
         self.hold(templates)
         self.apitokens = {TOKEN_ID: token}
         for path, privileges in PRIVILEGES.items():
@@ -99,12 +120,20 @@ class LabNode(FirewallNode, CloneNode, BackupNode, ApplianceNode):
 
         return super()._lxc_handler(remembering)
 
-    async def task(self, node: str, ttype: str, tid: Any, user: str, body: Body, vm: Any = None, lock: bool = True,
-                   log: Any = ()) -> str:
+    async def task(
+        self, node: str, ttype: str, tid: Any, user: str, body: Body, vm: Any = None, lock: bool = True, log: Any = ()
+    ) -> str:
         """Start a task; those that change a container do so in reality first and in the model after it."""
-        work = {"vzcreate": self._create, "vzclone": self._clone, "vzrestore": self._restore, "vzstop": self._stop,
-                "vzdestroy": self._destroy, "vzsnapshot": self.take_snapshot, "vzdelsnapshot": self.remove_snapshot,
-                "vzrollback": self._rollback}.get(ttype)
+        work = {
+            "vzcreate": self._create,
+            "vzclone": self._clone,
+            "vzrestore": self._restore,
+            "vzstop": self._stop,
+            "vzdestroy": self._destroy,
+            "vzsnapshot": self.take_snapshot,
+            "vzdelsnapshot": self.remove_snapshot,
+            "vzrollback": self._rollback,
+        }.get(ttype)
         real = body
         if work and vm is not None:
             values = _VALUES.get()
@@ -128,8 +157,15 @@ class LabNode(FirewallNode, CloneNode, BackupNode, ApplianceNode):
         async with self.made_or_gone(ct, f"unable to create CT {ct.vmid} - "):
             if (template := self.templates.get(values["ostemplate"])) is None:
                 raise TaskError(f"volume '{values['ostemplate']}' does not exist")
-            await asyncio.to_thread(self.runtime.create, ct.vmid, name, template,
-                                    str(values.get("ssh-public-keys") or ""), values.get("password"), say)
+            await asyncio.to_thread(
+                self.runtime.create,
+                ct.vmid,
+                name,
+                template,
+                str(values.get("ssh-public-keys") or ""),
+                values.get("password"),
+                say,
+            )
             await asyncio.to_thread(self.measure.weigh, ct.vmid)
         note = await body()
         if values.get(_START):
@@ -150,7 +186,8 @@ class LabNode(FirewallNode, CloneNode, BackupNode, ApplianceNode):
 
     async def _lxc_create(self, user: str, v: Mapping[str, Any]) -> Any:
         refused = [key for key in v if re.fullmatch(r"mp\d+|dev\d+", key)] + [
-            key for key in ("ha-managed",) if v.get(key)]
+            key for key in ("ha-managed",) if v.get(key)
+        ]
         if refused or v.get("unprivileged") == 0:
             raise PveError(500, f"the lab node does not support {', '.join(refused) or 'privileged containers'}")
         if v.get("start"):

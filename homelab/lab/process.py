@@ -103,8 +103,14 @@ def spawn(argv: Sequence[str], pid_file: Path, log: Path) -> None:
     pid_file.unlink(missing_ok=True)
     with log.open("ab") as output:
         # setsid forks and ends, so the process is init's child, and no zombie of ours when it ends.
-        subprocess.run(["setsid", "--fork", "sh", "-c", _LAUNCH, str(pid_file), *argv], check=True, cwd="/",
-                       stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        subprocess.run(
+            ["setsid", "--fork", "sh", "-c", _LAUNCH, str(pid_file), *argv],
+            check=True,
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
 
 
 def stop(pid_file: Path, grace: float = 5) -> None:
@@ -123,6 +129,7 @@ def stop(pid_file: Path, grace: float = 5) -> None:
 
 def kill_all(find: Callable[[], Sequence[int]], what: str) -> None:
     """Kill whatever `find` names until it names nobody. Raises HomelabError after 5 s."""
+
     def gone() -> bool:
         pids = find()
         for pid in pids:
@@ -130,8 +137,11 @@ def kill_all(find: Callable[[], Sequence[int]], what: str) -> None:
         return not pids
 
     if not wait_until(gone, 5):
-        raise HomelabError(f"Could not end {what}", f"Still running: {', '.join(map(str, find()))}",
-                           "Look at these processes with `ps`, then run the same command again.")
+        raise HomelabError(
+            f"Could not end {what}",
+            f"Still running: {', '.join(map(str, find()))}",
+            "Look at these processes with `ps`, then run the same command again.",
+        )
 
 
 def wait_until(condition: Callable[[], bool], seconds: float) -> bool:

@@ -48,9 +48,12 @@ class Records:
             if line.endswith("}"):
                 task = json.loads(line)
                 latest[task["upid"]] = task
-        tasks = [task if "exitstatus" in task else {
-            **task, "status": "stopped", "exitstatus": "unexpected status", "endtime": task["starttime"],
-        } for task in latest.values()][-KEPT_TASKS:]
+        tasks = [
+            task
+            if "exitstatus" in task
+            else {**task, "status": "stopped", "exitstatus": "unexpected status", "endtime": task["starttime"]}
+            for task in latest.values()
+        ][-KEPT_TASKS:]
         write_private(self._journal, "".join(json.dumps(task) + "\n" for task in tasks).encode())
         return tasks
 

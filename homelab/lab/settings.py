@@ -105,8 +105,15 @@ class Lab:
 
     def to_json(self) -> str:
         """The lab as one argument for the daemon."""
-        return json.dumps({"name": self.name, "subnet": str(self.subnet), "bridge": self.bridge,
-                           "api_port": self.api_port, "replay_port": self.replay_port})
+        return json.dumps(
+            {
+                "name": self.name,
+                "subnet": str(self.subnet),
+                "bridge": self.bridge,
+                "api_port": self.api_port,
+                "replay_port": self.replay_port,
+            }
+        )
 
     @classmethod
     def from_json(cls, text: str) -> Lab:
@@ -115,8 +122,11 @@ class Lab:
         return cls(**{**raw, "subnet": IPv4Network(raw["subnet"])})
 
 
-LABS = {lab.name: lab for lab in (
-    Lab(),
-    # A node of the tests' own, which may run beside a demo: the upper half of the same network.
-    Lab("e2e", IPv4Network("10.99.2.128/25"), "hl-e2e", 18016, 8099),
-)}
+LABS = {
+    lab.name: lab
+    for lab in (
+        Lab(),
+        # A node of the tests' own, which may run beside a demo: the upper half of the same network.
+        Lab("e2e", IPv4Network("10.99.2.128/25"), "hl-e2e", 18016, 8099),
+    )
+}

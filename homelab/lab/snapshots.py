@@ -81,6 +81,7 @@ class SnapshotNode(ConfigNode):
 
     async def _doing(self, ct: FakeCt, body: Body, act: Callable[[], None]) -> str | None:
         """Run fakepve's part of a task, with its checks and its lock, and in the middle of it the real one."""
+
         async def work() -> None:
             self.save(ct)  # with its lock: a node that is killed now knows what it was doing
             try:

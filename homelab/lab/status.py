@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from homelab.lab import guest, machine, network, process, template
+from homelab.lab import guest, machine, network, process, template_build
 from homelab.lab.containers import Runtime
 from homelab.lab.lifecycle import API, REPLAY, api_answers
 from homelab.lab.records import Records
@@ -44,19 +44,29 @@ class LabStatus:
 def status(lab: Lab) -> LabStatus:
     """Look at the lab; changes nothing. Raises HomelabError."""
     machine.require_root()
-    made = template.newest(lab.cache)
+    made = template_build.newest(lab.cache)
     runtime = Runtime(lab)
     return LabStatus(
-        name=lab.name, running=api_answers(lab), api_url=lab.api_url, replay_url=lab.replay_url,
-        node_pid=process.running(lab.pid_file(API)), replay_pid=process.running(lab.pid_file(REPLAY)),
-        bridge=lab.bridge, bridge_up=network.bridge_exists(lab.bridge), subnet=str(lab.subnet),
-        template=made.name if made else None, overlay=str(lab.overlay) if lab.overlay.exists() else None,
-        containers=tuple(_container(runtime, vmid, record["config"])
-                         for vmid, record in Records(lab.records).containers()))
+        name=lab.name,
+        running=api_answers(lab),
+        api_url=lab.api_url,
+        replay_url=lab.replay_url,
+        node_pid=process.running(lab.pid_file(API)),
+        replay_pid=process.running(lab.pid_file(REPLAY)),
+        bridge=lab.bridge,
+        bridge_up=network.bridge_exists(lab.bridge),
+        subnet=str(lab.subnet),
+        template=made.name if made else None,
+        overlay=str(lab.overlay) if lab.overlay.exists() else None,
+        containers=tuple(
+            _container(runtime, vmid, record["config"]) for vmid, record in Records(lab.records).containers()
+        ),
+    )
 
 
 def _container(runtime: Runtime, vmid: int, config: Mapping[str, Any]) -> LabContainer:
     addresses = [device["ip"].split("/")[0] for device in guest.network_devices(config).values() if "ip" in device]
-    state = config.get("lock") or ("golden" if config.get("template") else
-                                   "running" if runtime.pid(vmid) else "stopped")
+    state = config.get("lock") or (
+        "golden" if config.get("template") else "running" if runtime.pid(vmid) else "stopped"
+    )
     return LabContainer(vmid, str(config.get("hostname", f"CT{vmid}")), state, addresses[0] if addresses else None)

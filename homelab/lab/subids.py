@@ -17,8 +17,13 @@ def covers(text: str) -> bool:
     for line in text.splitlines():
         user, _, numbers = line.partition(":")
         start, _, count = numbers.partition(":")
-        if user in ("root", "0") and start.isdigit() and count.isdigit() \
-                and int(start) <= FIRST and int(start) + int(count) >= FIRST + COUNT:
+        if (
+            user in ("root", "0")
+            and start.isdigit()
+            and count.isdigit()
+            and int(start) <= FIRST
+            and int(start) + int(count) >= FIRST + COUNT
+        ):
             return True
     return False
 

@@ -45,13 +45,31 @@ class TaskNode(FakePve):  # type: ignore[misc]
             self.tasks[task["upid"]] = task
             self.tasklog.append(task)
 
-    async def task(self, node: str, ttype: str, tid: Any, user: str, body: Body, vm: Any = None, lock: bool = True,
-                   log: Sequence[str] = ()) -> str:
+    async def task(
+        self,
+        node: str,
+        ttype: str,
+        tid: Any,
+        user: str,
+        body: Body,
+        vm: Any = None,
+        lock: bool = True,
+        log: Sequence[str] = (),
+    ) -> str:
         """Start a task and return its UPID at once."""
         upid, pid, start = self._upid(node, ttype, tid, user)
         record: dict[str, Any] = {
-            "upid": upid, "node": node, "pid": pid, "pstart": pid * 7, "starttime": start, "type": ttype,
-            "id": str(tid), "user": user, "status": "running", "log": list(log)}
+            "upid": upid,
+            "node": node,
+            "pid": pid,
+            "pstart": pid * 7,
+            "starttime": start,
+            "type": ttype,
+            "id": str(tid),
+            "user": user,
+            "status": "running",
+            "log": list(log),
+        }
         self.tasks[upid] = record
         self.tasklog.append(record)
         self.records.note(record)
@@ -93,15 +111,19 @@ class TaskNode(FakePve):  # type: ignore[misc]
         user, node = request[USER], request.match_info["node"]
         source, kind, vmid = asked.get("source", "archive"), asked.get("typefilter"), asked.get("vmid")
         audit = self.allowed(user, f"/nodes/{node}", "Sys.Audit")
-        found = [self._task_view(task, listing=True) | ({"status": "RUNNING"} if task["status"] == "running" else {})
-                 for task in self.tasklog
-                 if task["node"] == node and (audit or self._task_owner(user, task))
-                 and (vmid is None or task["id"] == str(vmid)) and kind in (None, task["type"])
-                 and (source == "all" or (task["status"] == "running") == (source == "active"))]
+        found = [
+            self._task_view(task, listing=True) | ({"status": "RUNNING"} if task["status"] == "running" else {})
+            for task in self.tasklog
+            if task["node"] == node
+            and (audit or self._task_owner(user, task))
+            and (vmid is None or task["id"] == str(vmid))
+            and kind in (None, task["type"])
+            and (source == "all" or (task["status"] == "running") == (source == "active"))
+        ]
         # Newest first; those of the same second in the order in which they were started.
         found.reverse()
         start, limit = asked.get("start", 0), asked.get("limit", 50)
-        return web.json_response({"data": found[start:start + limit], "total": len(found)})
+        return web.json_response({"data": found[start : start + limit], "total": len(found)})
 
     async def _task_log(self, request: web.Request) -> web.Response:
         """GET /nodes/{node}/tasks/{upid}/log, with the total beside the data."""
@@ -109,7 +131,7 @@ class TaskNode(FakePve):  # type: ignore[misc]
         lines = self._get_task(request)["log"]
         start, limit = asked.get("start", 0), asked.get("limit", 50) or len(lines)
         numbered = [{"n": number, "t": line} for number, line in enumerate(lines, 1)]
-        return web.json_response({"data": numbered[start:start + limit], "total": len(lines)})
+        return web.json_response({"data": numbered[start : start + limit], "total": len(lines)})
 
 
 def _last_line(status: str) -> str:

@@ -93,13 +93,19 @@ class ViewNode(TaskNode):
 
     def _routes_node(self) -> list[tuple[str, str, Any]]:
         node = "/nodes/{node}"
-        return [("GET", f"{node}/status", self._node_status), ("GET", f"{node}/time", self._node_time),
-                ("GET", f"{node}/network", self._node_network)]
+        return [
+            ("GET", f"{node}/status", self._node_status),
+            ("GET", f"{node}/time", self._node_time),
+            ("GET", f"{node}/network", self._node_network),
+        ]
 
     async def _node_status(self, v: Mapping[str, Any], user: str) -> Any:
         kernel = os.uname()
-        return self._complete("/nodes/{node}/status", {"current-kernel": {
-            name: getattr(kernel, name) for name in ("sysname", "release", "version", "machine")}}, node=v["node"])
+        return self._complete(
+            "/nodes/{node}/status",
+            {"current-kernel": {name: getattr(kernel, name) for name in ("sysname", "release", "version", "machine")}},
+            node=v["node"],
+        )
 
     async def _node_time(self, v: Mapping[str, Any], user: str) -> Any:
         now = int(time.time())
@@ -109,8 +115,18 @@ class ViewNode(TaskNode):
         """The lab's bridge, for whoever may use it."""
         if not self.allowed(user, f"/sdn/zones/localnetwork/{self.lab.bridge}", "SDN.Use"):
             return []
-        return [{"iface": self.lab.bridge, "type": "bridge", "active": 1, "autostart": 1, "method": "static",
-                 "cidr": str(self.lab.interface), "families": ["inet"], "priority": 1}]
+        return [
+            {
+                "iface": self.lab.bridge,
+                "type": "bridge",
+                "active": 1,
+                "autostart": 1,
+                "method": "static",
+                "cidr": str(self.lab.interface),
+                "families": ["inet"],
+                "priority": 1,
+            }
+        ]
 
     async def _lxc_interfaces(self, user: str, v: Mapping[str, Any]) -> Any:
         ct = self._find_ct(v["node"], v["vmid"])
@@ -130,7 +146,13 @@ def _interface(link: Mapping[str, Any]) -> dict[str, Any]:
     """One entry of `ip -j addr` as Proxmox shows it."""
     addresses = link.get("addr_info", [])
     mac = link.get("address", "")
-    return {"name": link["ifname"], "hwaddr": mac, "hardware-address": mac,
-            **{address["family"]: f"{address['local']}/{address['prefixlen']}" for address in reversed(addresses)},
-            "ip-addresses": [{"ip-address-type": address["family"], "ip-address": address["local"],
-                              "prefix": str(address["prefixlen"])} for address in addresses]}
+    return {
+        "name": link["ifname"],
+        "hwaddr": mac,
+        "hardware-address": mac,
+        **{address["family"]: f"{address['local']}/{address['prefixlen']}" for address in reversed(addresses)},
+        "ip-addresses": [
+            {"ip-address-type": address["family"], "ip-address": address["local"], "prefix": str(address["prefixlen"])}
+            for address in addresses
+        ],
+    }

@@ -1,23 +1,46 @@
 """The frozen types that everything else speaks in: what the inventory wants, and what was found."""
 
-from homelab.model.service import Health, Owned, Pending, Service, Site, Step, Vault
-from homelab.model.shape import Difference, Mount, Shape, differences
-from homelab.model.wanted import (
-    Access,
+from homelab.model.container_config import ContainerConfig, Difference, Mount, differences
+from homelab.model.inventory import (
     City,
     Container,
+    DatabaseGrant,
     Endpoint,
     Inventory,
-    Listen,
     Network,
+    PackageSources,
     Pipeline,
+    Port,
     Privilege,
     Repository,
     Secret,
-    Sources,
-    marks,
+    lab_tags,
 )
+from homelab.model.service import Health, ManagedResource, Pending, SecretStore, Service, ServiceContext, Step
 
-__all__ = ["Access", "City", "Container", "Difference", "Endpoint", "Health", "Inventory", "Listen", "Mount", "Network",
-           "Owned", "Pending", "Pipeline", "Privilege", "Repository", "Secret", "Service", "Shape", "Site", "Sources",
-           "Step", "Vault", "differences", "marks"]
+__all__ = [
+    "DatabaseGrant",
+    "City",
+    "Container",
+    "Difference",
+    "Endpoint",
+    "Health",
+    "Inventory",
+    "Port",
+    "Mount",
+    "Network",
+    "ManagedResource",
+    "Pending",
+    "Pipeline",
+    "Privilege",
+    "Repository",
+    "Secret",
+    "Service",
+    "ContainerConfig",
+    "ServiceContext",
+    "PackageSources",
+    "Step",
+    "SecretStore",
+    "differences",
+    "lab_tags",
+]

@@ -9,10 +9,10 @@ from typing import Any, ClassVar, Protocol
 
 from homelab.distributions import Distribution
 from homelab.host import Host, Result
-from homelab.model.wanted import Access, Container, Inventory, Listen, Secret
+from homelab.model.inventory import Container, DatabaseGrant, Inventory, Port, Secret
 
 
-class Vault(Protocol):
+class SecretStore(Protocol):
     """Keeps the secrets: the same name always gives the same value."""
 
     def secret(self, name: str) -> Secret:
@@ -23,12 +23,12 @@ class Vault(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Site:
+class ServiceContext:
     """What a service may look at while it writes down its steps."""
 
     inventory: Inventory
     container: Container
-    vault: Vault
+    secret_store: SecretStore
     host_keys: Mapping[str, str]  # container name → its SSH host key line, as far as known
     failed: Collection[str] = ()  # containers whose deploy has failed by now: nobody waits for them
     deploying: Collection[str] = ()  # containers that are deployed side by side with this one
@@ -47,7 +47,7 @@ class Pending:
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Owned:
+class ManagedResource:
     """What a step leaves in a container: a `unit` by its name, all else by its absolute path.
 
     It is a `file`, `certificate`, `tree`, `venv` or `directory`, a file of apt's that names a `mirror`, or something
@@ -64,7 +64,7 @@ class Owned:
 class Step(ABC):
     """One thing that has to be so. It asks probes, says from the answers why it is pending, and applies."""
 
-    watches: Sequence[Step] = ()
+    triggered_by: Sequence[Step] = ()
     waits: ClassVar[bool] = False  # whether it only waits for something, and changes nothing
 
     def __str__(self) -> str:
@@ -75,7 +75,7 @@ class Step(ABC):
     def title(self) -> str:
         """What it is about, unique on its host: `file /etc/x`, `unit airflow-scheduler`."""
 
-    def owns(self) -> Sequence[Owned]:
+    def managed_resources(self) -> Sequence[ManagedResource]:
         """What is removed again once no step wants it any more; never data."""
         return ()
 
@@ -84,7 +84,7 @@ class Step(ABC):
         """Shell texts that read and never change anything."""
 
     @abstractmethod
-    def pending(self, answers: Sequence[Result]) -> Pending | None:
+    def check(self, answers: Sequence[Result]) -> Pending | None:
         """Why there is something to do, or None. Pure: it looks at nothing but the answers."""
 
     @abstractmethod
@@ -113,19 +113,19 @@ class Health:
 class Service(ABC):
     """A service of the inventory; the fields of each dataclass below it are its options there."""
 
-    needs: ClassVar[tuple[str, ...]] = ()
+    requires: ClassVar[tuple[str, ...]] = ()
     many: ClassVar[bool] = False  # whether it may stand on more than one container
 
-    def objections(self, distribution: Distribution) -> Iterable[tuple[str, str]]:
+    def unsupported_options(self, distribution: Distribution) -> Iterable[tuple[str, str]]:
         """Options that cannot be had on this distribution, each with the reason and what is allowed."""
         return ()
 
     @abstractmethod
-    def accesses(self) -> Sequence[Access]:
+    def database_grants(self) -> Sequence[DatabaseGrant]:
         """The databases it has to reach."""
 
     @abstractmethod
-    def listens(self) -> Sequence[Listen]:
+    def ports(self) -> Sequence[Port]:
         """The ports that others have to reach it on; a firewall lets nobody else in."""
 
     @abstractmethod
@@ -133,7 +133,7 @@ class Service(ABC):
         """The systemd units whose health is this service's health."""
 
     @abstractmethod
-    def steps(self, site: Site) -> Sequence[Step]:
+    def steps(self, context: ServiceContext) -> Sequence[Step]:
         """What has to be so in its container, in order."""
 
     @abstractmethod

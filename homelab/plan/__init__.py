@@ -5,21 +5,42 @@ from homelab.plan.actions import (
     Clone,
     Create,
     Destroy,
-    Guard,
-    Join,
+    MoveToPool,
     Note,
     Plan,
     Refusal,
-    Renew,
+    RegenerateIdentity,
     Resize,
     Start,
     Stop,
     Update,
+    UpdateFirewall,
 )
-from homelab.plan.drift import COLD, Disk, drift
-from homelab.plan.found import Found, Usage
-from homelab.plan.making import chosen, plan_destroy, plan_up
+from homelab.plan.drift import NEEDS_RESTART, Disk, drift
+from homelab.plan.observed_guest import ObservedGuest, Usage
+from homelab.plan.planner import plan_destroy, plan_up, select_containers
 
-__all__ = ["COLD", "Action", "Clone", "Create", "Destroy", "Disk", "Found", "Guard", "Join", "Note", "Plan",
-           "Refusal", "Renew", "Resize", "Start", "Stop", "Update", "Usage", "chosen", "drift",
-           "plan_destroy", "plan_up"]
+__all__ = [
+    "NEEDS_RESTART",
+    "Action",
+    "Clone",
+    "Create",
+    "Destroy",
+    "Disk",
+    "ObservedGuest",
+    "UpdateFirewall",
+    "MoveToPool",
+    "Note",
+    "Plan",
+    "Refusal",
+    "RegenerateIdentity",
+    "Resize",
+    "Start",
+    "Stop",
+    "Update",
+    "Usage",
+    "select_containers",
+    "drift",
+    "plan_destroy",
+    "plan_up",
+]

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from homelab.errors import HomelabError
-from homelab.firewall import Firewall, changes
 from homelab.model import Container, Difference
+from homelab.model.firewall import Firewall, changes
 from homelab.plan.drift import Disk
-from homelab.plan.found import Found
-from homelab.plan.golden import Golden
+from homelab.plan.golden_container import GoldenContainer
+from homelab.plan.observed_guest import ObservedGuest
 from homelab.plan.template import Template
 
 
@@ -23,8 +23,10 @@ class Create:
 
     def __str__(self) -> str:
         shape = self.container.shape
-        return (f"create {self.container.name} ({self.container.vmid}): {shape.cores} vCPU, {shape.memory} MiB, "
-                f"{shape.disk} GiB, {shape.address}, {self.template or self.container.template}")
+        return (
+            f"create {self.container.name} ({self.container.vmid}): {shape.cores} vCPU, {shape.memory} MiB, "
+            f"{shape.disk} GiB, {shape.address}, {self.template or self.container.template}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,21 +37,23 @@ class Clone:
     """
 
     container: Container
-    golden: Golden | None = None
+    golden: GoldenContainer | None = None
 
     def __str__(self) -> str:
         shape = self.container.shape
-        return (f"clone {self.container.name} ({self.container.vmid}): {shape.cores} vCPU, {shape.memory} MiB, "
-                f"{shape.disk} GiB, {shape.address}, golden/{self.container.golden}"
-                f"{f' ({self.golden})' if self.golden else ''}")
+        return (
+            f"clone {self.container.name} ({self.container.vmid}): {shape.cores} vCPU, {shape.memory} MiB, "
+            f"{shape.disk} GiB, {shape.address}, golden/{self.container.golden}"
+            f"{f' ({self.golden})' if self.golden else ''}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class Renew:
+class RegenerateIdentity:
     """Give a clone SSH host keys and a machine-id of its own, and start it again; then it is finished."""
 
     container: Container
-    found: Found
+    found: ObservedGuest
 
     def __str__(self) -> str:
         return f"renew {self.container.name}: SSH host keys and machine-id are still those of its golden container"
@@ -60,7 +64,7 @@ class Update:
     """Change the configuration in place."""
 
     container: Container
-    found: Found
+    found: ObservedGuest
     changes: tuple[Difference, ...]
 
     def __str__(self) -> str:
@@ -68,11 +72,11 @@ class Update:
 
 
 @dataclass(frozen=True, slots=True)
-class Guard:
+class UpdateFirewall:
     """Make a container's firewall what it should be: its rules and policies, on or off. `found`: None for a new one."""
 
     container: Container
-    found: Found | None
+    found: ObservedGuest | None
     goal: Firewall
 
     @property
@@ -89,7 +93,7 @@ class Resize:
     """Grow a disk, the root disk or a mount point's."""
 
     container: Container
-    found: Found
+    found: ObservedGuest
     disk: Disk
 
     def __str__(self) -> str:
@@ -98,11 +102,11 @@ class Resize:
 
 
 @dataclass(frozen=True, slots=True)
-class Join:
+class MoveToPool:
     """Make it a member of a pool, and of no other."""
 
     container: Container
-    found: Found
+    found: ObservedGuest
     pool: str
 
     def __str__(self) -> str:
@@ -114,7 +118,7 @@ class Start:
     """Start it."""
 
     container: Container
-    found: Found
+    found: ObservedGuest
 
     def __str__(self) -> str:
         return f"start {self.container.name}"
@@ -125,7 +129,7 @@ class Stop:
     """Shut it down, because something takes effect only when it starts again."""
 
     container: Container
-    found: Found
+    found: ObservedGuest
     because: tuple[str, ...]
 
     def __str__(self) -> str:
@@ -137,13 +141,13 @@ class Destroy:
     """Remove it with its disk."""
 
     container: Container
-    found: Found
+    found: ObservedGuest
 
     def __str__(self) -> str:
         return f"destroy {self.container.name} ({self.container.vmid}) and its disk"
 
 
-Action = Create | Clone | Renew | Guard | Update | Resize | Join | Start | Stop | Destroy
+Action = Create | Clone | RegenerateIdentity | UpdateFirewall | Update | Resize | MoveToPool | Start | Stop | Destroy
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +156,7 @@ class Refusal:
 
     what: str
     why: str
-    way_out: str
+    resolution: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +200,8 @@ class Plan:
             return
         first, *others = self.refusals
         if not others:
-            raise HomelabError(first.what, first.why, first.way_out)
-        lines = [f"{refusal.what}: {refusal.why}\n  {refusal.way_out}" for refusal in self.refusals]
-        raise HomelabError(f"{len(self.refusals)} things cannot be done safely", "\n".join(lines),
-                           "Nothing has been changed.")
+            raise HomelabError(first.what, first.why, first.resolution)
+        lines = [f"{refusal.what}: {refusal.why}\n  {refusal.resolution}" for refusal in self.refusals]
+        raise HomelabError(
+            f"{len(self.refusals)} things cannot be done safely", "\n".join(lines), "Nothing has been changed."
+        )

@@ -35,7 +35,7 @@ def file_name(volume: str) -> str:
     return volume.rpartition("/")[2]
 
 
-def stands_for(template: str, volume: str) -> bool:
+def is_same_template(template: str, volume: str) -> bool:
     """Whether a template as the inventory names it is that volume, or an alias of its distribution."""
     distribution = DISTRIBUTIONS.get(template)
     return distribution_of(volume) == distribution if distribution else file_name(template) == file_name(volume)

@@ -1,7 +1,7 @@
 """Proxmox VE, over its API: the only importer of proxmoxer."""
 
-from homelab.proxmox.apply import Builder
 from homelab.proxmox.client import Client
-from homelab.proxmox.find import find
+from homelab.proxmox.inspect import find_guests
+from homelab.proxmox.plan_executor import PlanExecutor
 
-__all__ = ["Builder", "Client", "find"]
+__all__ = ["PlanExecutor", "Client", "find_guests"]

@@ -56,9 +56,11 @@ class Audit:
             with os.fdopen(handle, "ab", buffering=0) as file:
                 file.write((json.dumps(line, ensure_ascii=False) + "\n").encode())
         except OSError as error:
-            raise HomelabError("The audit log cannot be written", f"{self._path}: {error.strerror}.",
-                               "Nothing is changed without a note of it. Mend that, then run the same command again."
-                               ) from error
+            raise HomelabError(
+                "The audit log cannot be written",
+                f"{self._path}: {error.strerror}.",
+                "Nothing is changed without a note of it. Mend that, then run the same command again.",
+            ) from error
 
 
 def redacted(parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from homelab.errors import HomelabError, InputError
 from homelab.proxmox import tasks
 from homelab.proxmox.client import Client
 from homelab.proxmox.errors import Unanswered
-from homelab.proxmox.keeping import Kept
+from homelab.proxmox.managed_container import ManagedContainer
 from homelab.proxmox.tasks import Task, TaskFailed
 
 Mode = Literal["snapshot", "suspend", "stop"]
@@ -68,22 +68,34 @@ def storage_for(client: Client, node: str, wanted: str | None) -> str:
         if len(able) == 1:
             return able[0]
         if not able:
-            raise HomelabError(f"No storage of node {node} holds backups", _those(rows),
-                               "Let one hold them: Datacenter > Storage > Edit > Content. If one does, this token "
-                               "may not see it: it needs Datastore.Audit on /storage/NAME.")
-        raise InputError("Which storage are the backups on?", f"Node {node} has {', '.join(able)} for backups.",
-                         "Name one: --storage.")
+            raise HomelabError(
+                f"No storage of node {node} holds backups",
+                _those(rows),
+                "Let one hold them: Datacenter > Storage > Edit > Content. If one does, this token "
+                "may not see it: it needs Datastore.Audit on /storage/NAME.",
+            )
+        raise InputError(
+            "Which storage are the backups on?",
+            f"Node {node} has {', '.join(able)} for backups.",
+            "Name one: --storage.",
+        )
     if wanted not in rows:
         raise InputError(f"There is no storage {wanted} on node {node}", _those(rows), "Name one that it has.")
     row = rows[wanted]
     if wanted not in able:
         let = f"`pvesm set {wanted} --content {','.join([*_content(row), 'backup'])}`"
         others = f"; or name another: --storage {' or '.join(able)}" if able else ""
-        raise HomelabError(f"Storage {wanted} holds no backups", f"It holds {', '.join(_content(row))}.",
-                           f"On the node, if it can: {let}{others}.")
+        raise HomelabError(
+            f"Storage {wanted} holds no backups",
+            f"It holds {', '.join(_content(row))}.",
+            f"On the node, if it can: {let}{others}.",
+        )
     if not row.get("active", 1):
-        raise HomelabError(f"Storage {wanted} is not active", f"Node {node} cannot reach it at the moment.",
-                           f"See `pvesm status --storage {wanted}` on the node.")
+        raise HomelabError(
+            f"Storage {wanted} is not active",
+            f"Node {node} cannot reach it at the moment.",
+            f"See `pvesm status --storage {wanted}` on the node.",
+        )
     return wanted
 
 
@@ -107,12 +119,21 @@ def _backup(row: Mapping[str, Any], names: Mapping[int, str]) -> Backup:
     vmid, text = int(row["vmid"]), str(row.get("notes", ""))
     noted = _NOTES.fullmatch(text.strip())
     guest, lab, key = noted.groups() if noted else (None, None, None)
-    return Backup(container=guest or names.get(vmid, str(vmid)), vmid=vmid, volid=str(row["volid"]),
-                  made=int(row.get("ctime") or 0), size=int(row.get("size") or 0), notes=text,
-                  protected=bool(row.get("protected")), guest=guest, lab=lab, host_key=key)
+    return Backup(
+        container=guest or names.get(vmid, str(vmid)),
+        vmid=vmid,
+        volid=str(row["volid"]),
+        made=int(row.get("ctime") or 0),
+        size=int(row.get("size") or 0),
+        notes=text,
+        protected=bool(row.get("protected")),
+        guest=guest,
+        lab=lab,
+        host_key=key,
+    )
 
 
-def back_up(kept: Kept, storage: str, mode: Mode | None, note: str) -> Made:
+def back_up(kept: ManagedContainer, storage: str, mode: Mode | None, note: str) -> Made:
     """Make a backup of a container; one that a killed run has begun is taken for it. Raises HomelabError.
 
     Without a mode, Proxmox takes a snapshot where the storage can, and else holds the container for a moment.
@@ -122,12 +143,29 @@ def back_up(kept: Kept, storage: str, mode: Mode | None, note: str) -> Made:
         if task.kind == "vzdump" and status == "OK" and f"--storage {storage} " in f"{log[0]} ":
             return _made(kept, storage, log)
     with kept.progress.step(kept.name, f"back up to {storage}") as update:
-        task = tasks.begin(kept.client, kept.found.node, kept.found.vmid, "vzdump", partial(
-            kept.client.post, f"nodes/{kept.found.node}/vzdump", vmid=kept.found.vmid, storage=storage,
-            mode=mode or "snapshot", compress="zstd", **{"notes-template": note}))
+        task = tasks.begin(
+            kept.client,
+            kept.found.node,
+            kept.found.vmid,
+            "vzdump",
+            partial(
+                kept.client.post,
+                f"nodes/{kept.found.node}/vzdump",
+                vmid=kept.found.vmid,
+                storage=storage,
+                mode=mode or "snapshot",
+                compress="zstd",
+                **{"notes-template": note},
+            ),
+        )
         try:
-            warnings = tasks.wait(kept.client, task, f"{kept.name}: its backup", _DEADLINE,
-                                  lambda line: update(line.removeprefix("INFO: ")[:_SHOWN]))
+            warnings = tasks.wait(
+                kept.client,
+                task,
+                f"{kept.name}: its backup",
+                _DEADLINE,
+                lambda line: update(line.removeprefix("INFO: ")[:_SHOWN]),
+            )
         except TaskFailed as error:
             raise _explained(kept, storage, task, error) from error
     for warning in warnings:
@@ -135,7 +173,7 @@ def back_up(kept: Kept, storage: str, mode: Mode | None, note: str) -> Made:
     return _made(kept, storage, tasks.log(kept.client, task))
 
 
-def _made(kept: Kept, storage: str, log: Sequence[str]) -> Made:
+def _made(kept: ManagedContainer, storage: str, log: Sequence[str]) -> Made:
     text = "\n".join(log)
 
     def said(pattern: str) -> str | None:
@@ -146,24 +184,32 @@ def _made(kept: Kept, storage: str, log: Sequence[str]) -> Made:
     volid = f"{storage}:backup/{target.rpartition('/')[2] if target.startswith('/') else target}"
     rows = kept.client.get(f"nodes/{kept.found.node}/storage/{storage}/content", content="backup", vmid=kept.found.vmid)
     size = next((int(row.get("size") or 0) for row in rows if row["volid"] == volid), 0)
-    return Made(container=kept.name, volid=volid, mode=said(r"backup mode: (\w+)") or "", size=size,
-                still=said(r"guest is online again after (\S+) seconds"))
+    return Made(
+        container=kept.name,
+        volid=volid,
+        mode=said(r"backup mode: (\w+)") or "",
+        size=size,
+        still=said(r"guest is online again after (\S+) seconds"),
+    )
 
 
-def _explained(kept: Kept, storage: str, task: Task, error: TaskFailed) -> HomelabError:
+def _explained(kept: ManagedContainer, storage: str, task: Task, error: TaskFailed) -> HomelabError:
     """The error with what vzdump itself says of the cause: its task only says `job errors`."""
     log = tasks.log(kept.client, task)
     causes = [line.removeprefix("ERROR: ") for line in log if line.startswith("ERROR: ")]
     if any("No space left on device" in line or "Disk quota exceeded" in line for line in log):
-        return HomelabError(f"{kept.name}: storage {storage} is full", "\n".join(causes) or error.details,
-                            "Nothing is left of this backup. Make room there (`homelab backup --list` shows what it "
-                            "holds), or name another: --storage.")
+        return HomelabError(
+            f"{kept.name}: storage {storage} is full",
+            "\n".join(causes) or error.details,
+            "Nothing is left of this backup. Make room there (`homelab backup --list` shows what it "
+            "holds), or name another: --storage.",
+        )
     if lock := re.search(r"CT is locked \(([\w-]+)\)", "\n".join(causes)):
         return kept.locked(lock[1])
     return HomelabError(error.brief, "\n".join(causes), error.resolution) if causes else error
 
 
-def prune(kept: Kept, storage: str, keep: int) -> Sequence[str]:
+def prune(kept: ManagedContainer, storage: str, keep: int) -> Sequence[str]:
     """Remove a container's oldest backups beyond `keep`, but none that is protected; those. Raises HomelabError.
 
     As a call of its own, with its vmid: for that the token needs no more than for a backup.

@@ -9,16 +9,16 @@ from typing import Any
 
 from homelab.errors import HomelabError
 from homelab.model import Container, Inventory
-from homelab.plan import Clone, Found, Plan, plan_up
+from homelab.plan import Clone, ObservedGuest, Plan, plan_up
 from homelab.plan.template import Template
-from homelab.proxmox import firewall
-from homelab.proxmox.access import grant_lines, grants, held, pools, role_line
-from homelab.proxmox.apply import only_node
+from homelab.proxmox import firewall_api
 from homelab.proxmox.client import Client
-from homelab.proxmox.find import find
-from homelab.proxmox.golden import with_goldens
+from homelab.proxmox.golden_templates import with_goldens
+from homelab.proxmox.inspect import find_guests
+from homelab.proxmox.plan_executor import only_node
+from homelab.proxmox.privileges import grant_lines, grants, pools, privileges_on, role_line
 from homelab.proxmox.templates import Templates
-from homelab.proxmox.vmids import settled
+from homelab.proxmox.vmids import resolve_vmids
 from homelab.roles import TEMPLATES
 
 _SKEW = 30.0  # seconds that the clocks may differ
@@ -44,8 +44,9 @@ class Check:
         return cls(name, False, f"{said}.", (error.resolution,))
 
 
-def proxmox_checks(client: Client, inventory: Inventory, now: Callable[[], float],
-                   answering: Answering) -> Iterator[Check]:
+def proxmox_checks(
+    client: Client, inventory: Inventory, now: Callable[[], float], answering: Answering
+) -> Iterator[Check]:
     """Every check, in the order in which they should be mended. `now` is this machine's time in epoch seconds.
 
     `answering` says of addresses who is there.
@@ -63,8 +64,8 @@ def proxmox_checks(client: Client, inventory: Inventory, now: Callable[[], float
         nodes = {c.name: c.node or only_node(client) for c in inventory.containers}
         yield from _privileges(client, inventory, sorted(set(nodes.values())))
         yield from _pools(client, inventory)
-        inventory = settled(client, inventory)
-        found = find(client, inventory)
+        inventory = resolve_vmids(client, inventory)
+        found = find_guests(client, inventory)
     except HomelabError as error:
         yield Check.of("node", error)
         return
@@ -78,7 +79,7 @@ def proxmox_checks(client: Client, inventory: Inventory, now: Callable[[], float
     yield from _goldens(client, inventory, found)
     yield from _containers(inventory, found)
     yield from _addresses(inventory, found, answering)
-    for note in firewall.notes(client, inventory.containers):
+    for note in firewall_api.notes(client, inventory.containers):
         yield Check(note.container, False, note.text)
 
 
@@ -89,36 +90,57 @@ def _privileges(client: Client, inventory: Inventory, nodes: Sequence[str]) -> I
     permissions = client.get("access/permissions")
     for role in dict.fromkeys(role for roles in granted.values() for role in roles):
         paths = [path for path, roles in granted.items() if role in roles]
-        missing = {path: lacking for path in paths
-                   if (lacking := [each for each in role.privileges if each not in held(permissions, path)])}
+        missing = {
+            path: lacking
+            for path in paths
+            if (lacking := [each for each in role.privileges if each not in privileges_on(permissions, path)])
+        }
         said = "; ".join(f"{', '.join(lacking)} on {path}" for path, lacking in missing.items())
-        yield Check(f"role {role.name}", not missing,
-                    f"missing, for the token or its user: {said}" if missing else f"all there on {_some(paths)}",
-                    (role_line(role, role.privileges),
-                     *grant_lines({path: [role] for path in missing}, token)) if missing else ())
+        yield Check(
+            f"role {role.name}",
+            not missing,
+            f"missing, for the token or its user: {said}" if missing else f"all there on {_some(paths)}",
+            (role_line(role, role.privileges), *grant_lines({path: [role] for path in missing}, token))
+            if missing
+            else (),
+        )
 
 
 def _pools(client: Client, inventory: Inventory) -> Iterator[Check]:
     wanted = pools(inventory)
     there = {str(row["poolid"]) for row in client.get("pools")} if wanted else set()
     for pool in wanted:
-        yield Check(f"pool {pool}", pool in there, "there" if pool in there else
-                    "not there, or this token may not see it", () if pool in there else (f"pveum pool add {pool}",))
+        yield Check(
+            f"pool {pool}",
+            pool in there,
+            "there" if pool in there else "not there, or this token may not see it",
+            () if pool in there else (f"pveum pool add {pool}",),
+        )
 
 
 def _some(paths: Sequence[str]) -> str:
     return ", ".join(paths) if len(paths) <= _SHOWN else f"{', '.join(paths[:_SHOWN])} and {len(paths) - _SHOWN} more"
 
 
-def _clock(client: Client, node: str, _: Sequence[Container], __: Mapping[int, Found],
-           now: Callable[[], float]) -> Iterator[Check]:
+def _clock(
+    client: Client, node: str, _: Sequence[Container], __: Mapping[int, ObservedGuest], now: Callable[[], float]
+) -> Iterator[Check]:
     skew = abs(float(client.get(f"nodes/{node}/time")["time"]) - now())
-    yield Check(f"clock of {node}", skew <= _SKEW, f"{skew:.0f} s away from this machine's",
-                () if skew <= _SKEW else ("See `timedatectl` here and on the node: one of them is not synchronised.",))
+    yield Check(
+        f"clock of {node}",
+        skew <= _SKEW,
+        f"{skew:.0f} s away from this machine's",
+        () if skew <= _SKEW else ("See `timedatectl` here and on the node: one of them is not synchronised.",),
+    )
 
 
-def _storages(client: Client, node: str, containers: Sequence[Container], found: Mapping[int, Found],
-              _: Callable[[], float]) -> Iterator[Check]:
+def _storages(
+    client: Client,
+    node: str,
+    containers: Sequence[Container],
+    found: Mapping[int, ObservedGuest],
+    _: Callable[[], float],
+) -> Iterator[Check]:
     rows = {str(row["storage"]): row for row in client.get(f"nodes/{node}/storage")}
     wanted: dict[str, set[str]] = {}
     for container in containers:
@@ -134,38 +156,57 @@ def _storages(client: Client, node: str, containers: Sequence[Container], found:
 def _storage(name: str, node: str, row: Mapping[str, Any] | None, kinds: set[str], needed: int) -> Check:
     title = f"storage {name} on {node}"
     if row is None:
-        return Check(title, False, "not there, or this token may not see it",
-                     ("Write a storage that the node has in the inventory; `pvesm status` on the node lists them.",))
+        return Check(
+            title,
+            False,
+            "not there, or this token may not see it",
+            ("Write a storage that the node has in the inventory; `pvesm status` on the node lists them.",),
+        )
     if not row.get("active"):
         return Check(title, False, "not active", (f"See `pvesm status --storage {name}` on the node.",))
     has = set(str(row["content"]).split(","))
     if kinds - has:
-        return Check(title, False, f"holds {', '.join(sorted(has))}, but not {', '.join(sorted(kinds - has))}",
-                     (f"pvesm set {name} --content {','.join(sorted(has | kinds))}",))
+        return Check(
+            title,
+            False,
+            f"holds {', '.join(sorted(has))}, but not {', '.join(sorted(kinds - has))}",
+            (f"pvesm set {name} --content {','.join(sorted(has | kinds))}",),
+        )
     free = int(row["avail"]) // _GIB
     if needed > free:
-        return Check(title, False, f"{free} GiB free, the disks that are still to be made take {needed} GiB",
-                     ("Make room on it, or write smaller disks or another storage in the inventory.",))
+        return Check(
+            title,
+            False,
+            f"{free} GiB free, the disks that are still to be made take {needed} GiB",
+            ("Make room on it, or write smaller disks or another storage in the inventory.",),
+        )
     return Check(title, True, f"{free} GiB free, {needed} GiB still to be used")
 
 
-def _growth(container: Container, there: Found | None) -> int:
+def _growth(container: Container, there: ObservedGuest | None) -> int:
     """GiB that its disk is still to take."""
     have = there.shape.disk if there and there.shape and there.belongs_to(container) else 0
     return max(container.shape.disk - have, 0)
 
 
-def _bridges(client: Client, node: str, containers: Sequence[Container], _: Mapping[int, Found],
-             __: Callable[[], float]) -> Iterator[Check]:
+def _bridges(
+    client: Client, node: str, containers: Sequence[Container], _: Mapping[int, ObservedGuest], __: Callable[[], float]
+) -> Iterator[Check]:
     there = {str(row["iface"]) for row in client.get(f"nodes/{node}/network", type="any_bridge")}
     for bridge in sorted({container.shape.bridge for container in containers}):
-        yield Check(f"bridge {bridge} on {node}", bridge in there, "there" if bridge in there else
-                    f"not there, or this token may not use it; there are {', '.join(sorted(there)) or 'none'}",
-                    () if bridge in there else ("Write a bridge that the node has in the inventory.",))
+        yield Check(
+            f"bridge {bridge} on {node}",
+            bridge in there,
+            "there"
+            if bridge in there
+            else f"not there, or this token may not use it; there are {', '.join(sorted(there)) or 'none'}",
+            () if bridge in there else ("Write a bridge that the node has in the inventory.",),
+        )
 
 
-def _templates(client: Client, node: str, containers: Sequence[Container], _: Mapping[int, Found],
-               __: Callable[[], float]) -> Iterator[Check]:
+def _templates(
+    client: Client, node: str, containers: Sequence[Container], _: Mapping[int, ObservedGuest], __: Callable[[], float]
+) -> Iterator[Check]:
     templates = Templates(client)
     for container in {(c.template, c.template_storage): c for c in containers if not c.golden}.values():
         title = f"template {container.template} on {node}"
@@ -178,15 +219,22 @@ def _templates(client: Client, node: str, containers: Sequence[Container], _: Ma
 
 def _download(client: Client, title: str, template: Template) -> Check:
     path, token = f"/storage/{template.storage}", client.endpoint.token_id
-    if _DOWNLOADS in held(client.get("access/permissions"), path):
+    if _DOWNLOADS in privileges_on(client.get("access/permissions"), path):
         return Check(title, True, f"{template.file_name} will be downloaded to {template.storage} by `homelab up`")
-    return Check(title, False, f"{template.file_name} is to be downloaded to {template.storage}, but {_DOWNLOADS} on "
-                 f"{path} is missing, for the token or its user",
-                 (role_line(TEMPLATES, (_DOWNLOADS,)), *grant_lines({path: [TEMPLATES]}, token),
-                  f"or, without that privilege: pveam download {template.storage} {template.file_name}"))
+    return Check(
+        title,
+        False,
+        f"{template.file_name} is to be downloaded to {template.storage}, but {_DOWNLOADS} on "
+        f"{path} is missing, for the token or its user",
+        (
+            role_line(TEMPLATES, (_DOWNLOADS,)),
+            *grant_lines({path: [TEMPLATES]}, token),
+            f"or, without that privilege: pveam download {template.storage} {template.file_name}",
+        ),
+    )
 
 
-def _goldens(client: Client, inventory: Inventory, found: Mapping[int, Found]) -> Iterator[Check]:
+def _goldens(client: Client, inventory: Inventory, found: Mapping[int, ObservedGuest]) -> Iterator[Check]:
     """The golden containers of what is still to be cloned."""
     for container in inventory.containers:
         if not container.golden or container.vmid in found:
@@ -200,33 +248,45 @@ def _goldens(client: Client, inventory: Inventory, found: Mapping[int, Found]) -
             yield Check(title, True, str(clone))
 
 
-def _containers(inventory: Inventory, found: Mapping[int, Found]) -> Iterator[Check]:
+def _containers(inventory: Inventory, found: Mapping[int, ObservedGuest]) -> Iterator[Check]:
     refusals = plan_up(inventory, found).refusals
     for refusal in refusals:
-        yield Check("containers", False, f"{refusal.what}: {refusal.why}", (refusal.way_out,))
+        yield Check("containers", False, f"{refusal.what}: {refusal.why}", (refusal.resolution,))
     if not refusals:
         yield Check("containers", True, "every vmid is free or ours")
 
 
-def _addresses(inventory: Inventory, found: Mapping[int, Found], answering: Answering) -> Iterator[Check]:
+def _addresses(inventory: Inventory, found: Mapping[int, ObservedGuest], answering: Answering) -> Iterator[Check]:
     """Whether somebody else has the address of a container that does not exist yet, or does not run."""
     free = [container for container in inventory.containers if _down(container, found.get(container.vmid))]
     heard = answering([container.address for container in free])
     taken = {container.name: heard.get(container.address) or _configured(container, found) for container in free}
     for container in free:
         if said := taken[container.name]:
-            yield Check(f"address {container.address}", False, f"{said}, though {container.name} does not run",
-                        (f"Find out who has it, or write another `ip` for {container.name} in the inventory.",))
+            yield Check(
+                f"address {container.address}",
+                False,
+                f"{said}, though {container.name} does not run",
+                (f"Find out who has it, or write another `ip` for {container.name} in the inventory.",),
+            )
     if free and not any(taken.values()):
         yield Check("addresses", True, f"nobody is at {_some([str(container.address) for container in free])} yet")
 
 
-def _down(container: Container, there: Found | None) -> bool:
+def _down(container: Container, there: ObservedGuest | None) -> bool:
     return there is None or (there.status == "stopped" and there.belongs_to(container))
 
 
-def _configured(container: Container, found: Mapping[int, Found]) -> str:
+def _configured(container: Container, found: Mapping[int, ObservedGuest]) -> str:
     """The container of ours that has this address in its configuration, in words."""
-    return next((f"{there.name} ({there.vmid}) is configured with it" for there in found.values()
-                 if there.vmid != container.vmid and there.shape and there.shape.address
-                 and there.shape.address.ip == container.address), "")
+    return next(
+        (
+            f"{there.name} ({there.vmid}) is configured with it"
+            for there in found.values()
+            if there.vmid != container.vmid
+            and there.shape
+            and there.shape.address
+            and there.shape.address.ip == container.address
+        ),
+        "",
+    )

@@ -46,7 +46,7 @@ class Client:
             try:
                 return self._call("get", path, params)
             except HomelabError as error:
-                if not errors.passing(error) or time.monotonic() > until:
+                if not errors.is_transient(error) or time.monotonic() > until:
                     raise
             time.sleep(pause)
         return self._call("get", path, params)
@@ -79,8 +79,11 @@ class Client:
 
     def _change(self, method: str, path: str, params: dict[str, Any]) -> Any:
         if self._closed.is_set():
-            raise HomelabError("Interrupted", f"`{method.upper()} /{path}` was not sent any more.",
-                               "Run the same command again: it goes on from there.")
+            raise HomelabError(
+                "Interrupted",
+                f"`{method.upper()} /{path}` was not sent any more.",
+                "Run the same command again: it goes on from there.",
+            )
         if self._audit is None:
             return self._call(method, path, params)
         call = self._audit.sent(method.upper(), f"/{path}", params)
@@ -103,9 +106,11 @@ class Client:
         except requests.RequestException as error:
             raise errors.unreachable(error, self.endpoint, call) from error
         if isinstance(answer, dict) and isinstance(answer.get("errors"), bytes):
-            raise HomelabError(f"{self.endpoint.host}:{self.endpoint.port} does not answer like Proxmox VE",
-                               f"`{call}` gave something that is not JSON.",
-                               "Is `proxmox.host` in the inventory the node itself, and not a proxy?")
+            raise HomelabError(
+                f"{self.endpoint.host}:{self.endpoint.port} does not answer like Proxmox VE",
+                f"`{call}` gave something that is not JSON.",
+                "Is `proxmox.host` in the inventory the node itself, and not a proxy?",
+            )
         return answer
 
     def _resource(self) -> ProxmoxResource:
@@ -115,8 +120,15 @@ class Client:
 
     def _connect(self) -> ProxmoxResource:
         user, _, name = self.endpoint.token_id.partition("!")
-        backend = Backend(self.endpoint.host, port=self.endpoint.port, user=user, token_name=name,
-                          token_value=self._token.reveal(), verify_ssl=True, timeout=_TIMEOUT)
+        backend = Backend(
+            self.endpoint.host,
+            port=self.endpoint.port,
+            user=user,
+            token_name=name,
+            token_value=self._token.reveal(),
+            verify_ssl=True,
+            timeout=_TIMEOUT,
+        )
         session = backend.get_session()
         # Neither a proxy nor CAs nor a .netrc out of the environment: the inventory says whom we talk to.
         session.trust_env = False
@@ -129,6 +141,8 @@ def read_token(endpoint: Endpoint) -> Secret:
     """The token's secret, from the environment or its file. Raises HomelabError for none, or one that others read."""
     if value := os.environ.get(TOKEN_VARIABLE, "").strip():
         return Secret(value)
-    return read_secret(endpoint.token_file, "The Proxmox token's secret",
-                       f"`homelab init` asks for it and writes it there; ${TOKEN_VARIABLE} is used instead if it is "
-                       "set.")
+    return read_secret(
+        endpoint.token_file,
+        "The Proxmox token's secret",
+        f"`homelab init` asks for it and writes it there; ${TOKEN_VARIABLE} is used instead if it is set.",
+    )

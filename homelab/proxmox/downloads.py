@@ -20,8 +20,11 @@ _DEADLINE = 3600.0  # seconds: some 130 MiB, over whatever line the node has
 def missing(plan: Plan) -> Sequence[Template]:
     """The templates that have to be downloaded before the plan is carried out, each once however many need it."""
     wanted = [action.template for action in plan.actions if isinstance(action, Create) and action.template]
-    return list({(template.shared or template.node, template.volume): template
-                 for template in wanted if template.missing}.values())
+    return list(
+        {
+            (template.shared or template.node, template.volume): template for template in wanted if template.missing
+        }.values()
+    )
 
 
 def download(client: Client, template: Template, progress: Progress) -> None:
@@ -37,16 +40,23 @@ def download(client: Client, template: Template, progress: Progress) -> None:
     if template.volume in volumes(client, node, template.storage):
         return
     with progress.step(node, f"download {name} to {template.storage}") as update:
-        task = tasks.begin(client, node, name, "download", partial(
-            client.post, f"nodes/{node}/aplinfo", storage=template.storage, template=name))
+        task = tasks.begin(
+            client,
+            node,
+            name,
+            "download",
+            partial(client.post, f"nodes/{node}/aplinfo", storage=template.storage, template=name),
+        )
         try:
-            tasks.wait(client, task, f"{name}: downloading it to {template.storage}", _DEADLINE,
-                       partial(_tell, update))
+            tasks.wait(client, task, f"{name}: downloading it to {template.storage}", _DEADLINE, partial(_tell, update))
         except tasks.TaskFailed as error:
             raise HomelabError(
-                error.brief, error.details, f"Does node {node} reach the internet (`pveam update` on it tells), is "
+                error.brief,
+                error.details,
+                f"Does node {node} reach the internet (`pveam update` on it tells), is "
                 f"there room on {template.storage}? A proxy goes into the datacenter's options. Then run the same "
-                "command again; nothing else has been begun.") from error
+                "command again; nothing else has been begun.",
+            ) from error
 
 
 def _tell(update: Update, line: str) -> None:

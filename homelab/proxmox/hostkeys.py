@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 from homelab.errors import HomelabError
-from homelab.plan import Found
-from homelab.proxmox import record, tasks
+from homelab.plan import ObservedGuest
+from homelab.proxmox import description_metadata, tasks
 from homelab.proxmox.client import Client
 
 _ED25519 = "Creating SSH host key 'ssh_host_ed25519_key'"
@@ -30,21 +30,26 @@ def known(log: Sequence[str], name: str, vmid: int) -> str:
         raise HomelabError(
             f"{name}: its SSH host key is not known",
             f"The log of its creation ({len(log)} lines are left on the node) does not have the key's fingerprint.",
-            _way_out(name, vmid))
+            _way_out(name, vmid),
+        )
     return fingerprint
 
 
 def _way_out(name: str, vmid: int) -> str:
-    return (f"On the node: `pct exec {vmid} -- ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub`; then here: "
-            f"`homelab trust {name} SHA256:…` with what it shows.")
+    return (
+        f"On the node: `pct exec {vmid} -- ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub`; then here: "
+        f"`homelab trust {name} SHA256:…` with what it shows."
+    )
 
 
-def recover(client: Client, found: Found, name: str) -> str:
+def recover(client: Client, found: ObservedGuest, name: str) -> str:
     """The fingerprint of a container that exists, from its create's log. Raises HomelabError if that is gone."""
-    if record.is_clone(str(found.config.get("description", ""))):
+    if description_metadata.is_clone(str(found.config.get("description", ""))):
         # The log of a creation may be there all the same: of another one, which had its vmid before.
-        raise HomelabError(f"{name}: its SSH host key is not known",
-                           "It is a clone: its keys were made inside it, and no log of Proxmox's names them.",
-                           _way_out(name, found.vmid))
+        raise HomelabError(
+            f"{name}: its SSH host key is not known",
+            "It is a clone: its keys were made inside it, and no log of Proxmox's names them.",
+            _way_out(name, found.vmid),
+        )
     creates = tasks.of_container(client, found.node, found.vmid, "vzcreate")
     return known(tasks.log(client, creates[0]) if creates else (), name, found.vmid)

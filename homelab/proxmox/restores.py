@@ -30,25 +30,31 @@ def config_of(client: Client, node: str, volid: str) -> Mapping[str, str]:
 def require_its_own(container: Container, volid: str, config: Mapping[str, str]) -> None:
     """Raise InputError if a backup is not of this container: a vmid may have been somebody else's before."""
     name = config.get("hostname", "")
-    if name != container.name or not container.marks <= tags(config.get("tags")):
+    if name != container.name or not container.lab_tags <= tags(config.get("tags")):
         raise InputError(
             f"{volid} is not a backup of {container.name}",
             f"It is of `{name}`, with the tags {config.get('tags') or 'none'}; {container.name} carries "
-            f"{', '.join(sorted(container.marks))}.",
-            f"`homelab backup --list {container.name}` shows its backups; the web interface restores any.")
+            f"{', '.join(sorted(container.lab_tags))}.",
+            f"`homelab backup --list {container.name}` shows its backups; the web interface restores any.",
+        )
 
 
-def restore(client: Client, container: Container, node: str, volid: str, config: Mapping[str, str],
-            progress: Progress) -> Task:
+def restore(
+    client: Client, container: Container, node: str, volid: str, config: Mapping[str, str], progress: Progress
+) -> Task:
     """Make a container of a backup; the task, after which Proxmox starts it. Raises HomelabError."""
-    parameters = {"vmid": container.vmid, "ostemplate": volid, "restore": True, "storage": container.storage,
-                  "start": True} | disks(container.storage, config) | (
-                      {"pool": container.shape.pool} if container.shape.pool else {})
+    parameters = (
+        {"vmid": container.vmid, "ostemplate": volid, "restore": True, "storage": container.storage, "start": True}
+        | disks(container.storage, config)
+        | ({"pool": container.shape.pool} if container.shape.pool else {})
+    )
     with progress.step(container.name, f"restore it from {volid.rpartition('/')[2]}") as update:
-        task = tasks.begin(client, node, container.vmid, "vzrestore", partial(
-            client.post, f"nodes/{node}/lxc", **parameters))
-        for warning in tasks.wait(client, task, f"{container.name}: restoring it", _DEADLINE,
-                                  lambda line: update(line[:_SHOWN])):
+        task = tasks.begin(
+            client, node, container.vmid, "vzrestore", partial(client.post, f"nodes/{node}/lxc", **parameters)
+        )
+        for warning in tasks.wait(
+            client, task, f"{container.name}: restoring it", _DEADLINE, lambda line: update(line[:_SHOWN])
+        ):
             progress.note(container.name, warning)
     return task
 
@@ -60,7 +66,8 @@ def disks(storage: str, config: Mapping[str, str]) -> dict[str, Any]:
         return {}
     root = parse(config["rootfs"])
     return {"rootfs": f"{storage}:{_gib(root['size'])}"} | {
-        key: _anew(mount) for key, mount in mounts.items() if not mount[""].startswith("/")}
+        key: _anew(mount) for key, mount in mounts.items() if not mount[""].startswith("/")
+    }
 
 
 def left_out(config: Mapping[str, str]) -> Iterator[str]:
@@ -81,8 +88,11 @@ def _anew(mount: Mapping[str, str]) -> str:
 def _gib(size: str) -> str:
     found = re.fullmatch(r"([0-9.]+)([KMGT]?)", size)
     if found is None:
-        raise HomelabError("The backup's configuration cannot be read", f"{size!r} is no disk's size.",
-                           "Restore it in the web interface, where the sizes can be given.")
+        raise HomelabError(
+            "The backup's configuration cannot be read",
+            f"{size!r} is no disk's size.",
+            "Restore it in the web interface, where the sizes can be given.",
+        )
     return f"{float(found[1]) * _UNITS[found[2]]:g}"
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from homelab.errors import HomelabError
-from homelab.proxmox.access import grant
 from homelab.proxmox.client import Client
 from homelab.proxmox.errors import ProxmoxError, Unanswered
+from homelab.proxmox.privileges import grant
 
 _FIRST_PAUSE, _LONGEST_PAUSE, _GROWTH = 0.05, 1.0, 1.5  # seconds between two looks at a task
 _LOOKS = (0.2, 0.5, 1.0, 3.0)  # seconds before a call whose answer was lost is looked for
@@ -38,8 +38,11 @@ class Task:
         """The task that a call has started, from its answer. Raises HomelabError if that is no UPID."""
         parts = str(upid).split(":")
         if len(parts) != 9 or parts[0] != "UPID":
-            raise HomelabError("Proxmox did not say which task it started", f"It answered {upid!r}.",
-                               "Run the same command again: it finds out what has been done.")
+            raise HomelabError(
+                "Proxmox did not say which task it started",
+                f"It answered {upid!r}.",
+                "Run the same command again: it finds out what has been done.",
+            )
         return cls(upid, parts[1], parts[5], parts[6], int(parts[4], 16))
 
 
@@ -100,9 +103,11 @@ def ended(client: Client, task: Task, deadline: float, hear: Callable[[str], Non
         if time.monotonic() > until:
             break
         time.sleep(pause)
-    raise HomelabError(f"{task.kind} of {task.vmid} has not ended after {deadline:.0f} s",
-                       f"The task still runs on node {task.node}: {task.upid}",
-                       "Run the same command again: it waits for what still runs and goes on from there.")
+    raise HomelabError(
+        f"{task.kind} of {task.vmid} has not ended after {deadline:.0f} s",
+        f"The task still runs on node {task.node}: {task.upid}",
+        "Run the same command again: it waits for what still runs and goes on from there.",
+    )
 
 
 def _hear(client: Client, task: Task, heard: int, hear: Callable[[str], None]) -> int:
@@ -113,8 +118,9 @@ def _hear(client: Client, task: Task, heard: int, hear: Callable[[str], None]) -
     return heard + len(fresh)
 
 
-def wait(client: Client, task: Task, what: str, deadline: float,
-         hear: Callable[[str], None] | None = None) -> list[str]:
+def wait(
+    client: Client, task: Task, what: str, deadline: float, hear: Callable[[str], None] | None = None
+) -> list[str]:
     """Wait for a task that has to succeed; its warnings. Raises TaskFailed with the last lines of its log."""
     status = ended(client, task, deadline, hear)
     if status == "OK":
@@ -123,10 +129,13 @@ def wait(client: Client, task: Task, what: str, deadline: float,
     if status.startswith("WARNINGS"):
         return [line for line in lines if line.startswith("WARN")]
     shown = [line for line in lines if line.strip()][-_SHOWN:]
-    raise TaskFailed(f"{what} failed", "\n".join([f"{task.kind} {task.vmid} on node {task.node}: {status}",
-                                                  *(f"  {line}" for line in shown)]),
-                     grant(status, client.endpoint.token_id) if "Permission check failed" in status else
-                     "Mend the cause and run the same command again: it goes on where it stopped.")
+    raise TaskFailed(
+        f"{what} failed",
+        "\n".join([f"{task.kind} {task.vmid} on node {task.node}: {status}", *(f"  {line}" for line in shown)]),
+        grant(status, client.endpoint.token_id)
+        if "Permission check failed" in status
+        else "Mend the cause and run the same command again: it goes on where it stopped.",
+    )
 
 
 def log(client: Client, task: Task, start: int = 0) -> list[str]:
@@ -139,8 +148,9 @@ def log(client: Client, task: Task, start: int = 0) -> list[str]:
             return lines
 
 
-def of_container(client: Client, node: str, vmid: int | str, kind: str | None = None, *,
-                 finished: bool = True) -> Sequence[Task]:
+def of_container(
+    client: Client, node: str, vmid: int | str, kind: str | None = None, *, finished: bool = True
+) -> Sequence[Task]:
     """A container's tasks of one kind or of all, newest first: those that run, and those that have ended too.
 
     Or those of a download, by the name of its file.
@@ -161,8 +171,9 @@ def clone_into(client: Client, node: str, vmid: int) -> Task | None:
     """The newest task that makes this container a clone of another one, under whose vmid it is listed."""
     rows = client.get(f"nodes/{node}/tasks", source="all", typefilter="vzclone", limit=_PAGE)
     clones = sorted((_listed(node, row) for row in rows), key=lambda task: task.started, reverse=True)
-    return next((task for task in clones if any(line.endswith(f"with ID {vmid}") for line in log(client, task)[:1])),
-                None)
+    return next(
+        (task for task in clones if any(line.endswith(f"with ID {vmid}") for line in log(client, task)[:1])), None
+    )
 
 
 def settle(client: Client, node: str, vmid: int, deadline: float) -> None:
@@ -175,5 +186,6 @@ def _listed(node: str, row: dict[str, Any]) -> Task:
     user = str(row.get("user", "")).partition("!")[0]
     creator = f"{user}!{row['tokenid']}" if row.get("tokenid") else str(row.get("user", ""))
     # Only a task that has ended has an end; the status is its exit status then, and RUNNING before.
-    return Task(str(row["upid"]), node, str(row["type"]), str(row["id"]), int(row["starttime"]), creator,
-                "endtime" not in row)
+    return Task(
+        str(row["upid"]), node, str(row["type"]), str(row["id"]), int(row["starttime"]), creator, "endtime" not in row
+    )

@@ -13,8 +13,8 @@ from homelab.errors import HomelabError
 from homelab.model import Container
 from homelab.plan import Create, Plan
 from homelab.plan.template import Template, file_name
-from homelab.proxmox.apply import only_node
 from homelab.proxmox.client import Client
+from homelab.proxmox.plan_executor import only_node
 
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}  # Debian's names for what the kernel says
 
@@ -38,19 +38,23 @@ class Templates:
         status: Mapping[str, Any] = self._storage(node, storage)
         if "vztmpl" not in str(status["content"]).split(","):
             raise HomelabError(
-                f"{container.name}: storage {storage} takes no templates", f"On node {node} it holds "
+                f"{container.name}: storage {storage} takes no templates",
+                f"On node {node} it holds "
                 f"{status['content']}, but not vztmpl, so {container.template} can be neither there nor downloaded.",
                 f"On the node: `pvesm set {storage} --content {status['content']},vztmpl`; or write another "
-                "`template_storage` in the inventory.")
+                "`template_storage` in the inventory.",
+            )
         if package := self._choice(node, self._available(node), container.template):
             return Template(node, f"{storage}:vztmpl/{package}", missing=True, shared=bool(status.get("shared")))
         name = f"{alias.template_prefix}…" if alias else file_name(container.template)
         raise HomelabError(
             f"{container.name}: there is no template for {container.template} on storage {storage}, and none to "
-            "download", f"Node {node} has {', '.join(map(file_name, there)) or 'none at all'}, and its list of "
+            "download",
+            f"Node {node} has {', '.join(map(file_name, there)) or 'none at all'}, and its list of "
             f"templates has no {name} for its architecture.",
             "On the node: `pveam update` reads the list anew, `pveam available --section system` shows it; then run "
-            "the same command again.")
+            "the same command again.",
+        )
 
     def _choice(self, node: str, names: Sequence[str], template: str) -> str | None:
         """The newest of an alias's that runs on the node, or the very one that is named."""
@@ -64,9 +68,15 @@ def with_templates(client: Client, plan: Plan) -> Plan:
     """The plan with the template of each container that it makes. Raises HomelabError for one that cannot be had."""
     templates = Templates(client)
     nodes = cache(lambda: only_node(client))
-    return replace(plan, actions=tuple(
-        replace(action, template=templates.of(action.container, action.container.node or nodes()))
-        if isinstance(action, Create) else action for action in plan.actions))
+    return replace(
+        plan,
+        actions=tuple(
+            replace(action, template=templates.of(action.container, action.container.node or nodes()))
+            if isinstance(action, Create)
+            else action
+            for action in plan.actions
+        ),
+    )
 
 
 def volumes(client: Client, node: str, storage: str) -> Sequence[str]:

@@ -37,13 +37,19 @@ def _trust(endpoint: Endpoint) -> dict[str, Any]:
         # context of ours it does not read all of the system's CAs for each connection either (60 ms).
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        return {"cert_reqs": "CERT_NONE", "ssl_context": context,
-                "assert_fingerprint": endpoint.fingerprint.replace(":", "")}
+        return {
+            "cert_reqs": "CERT_NONE",
+            "ssl_context": context,
+            "assert_fingerprint": endpoint.fingerprint.replace(":", ""),
+        }
     try:
         context = ssl.create_default_context(cafile=str(endpoint.ca_file) if endpoint.ca_file else None)
     except (OSError, ssl.SSLError) as error:
-        raise HomelabError(f"The CA file {endpoint.ca_file} cannot be used", f"{error}.",
-                           "Copy /etc/pve/pve-root-ca.pem from the node to it, or pin `fingerprint`.") from error
+        raise HomelabError(
+            f"The CA file {endpoint.ca_file} cannot be used",
+            f"{error}.",
+            "Copy /etc/pve/pve-root-ca.pem from the node to it, or pin `fingerprint`.",
+        ) from error
     # Proxmox's own CA lacks extensions that newer Pythons insist on.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     return {"cert_reqs": "CERT_REQUIRED", "ssl_context": context}
@@ -54,6 +60,9 @@ def fetch_fingerprint(host: str, port: int) -> str:
     try:
         pem = ssl.get_server_certificate((host, port), timeout=_TIMEOUT)
     except OSError as error:
-        raise HomelabError(f"No TLS answer from {host}:{port}", f"{error}.",
-                           "Is the address right, and is Proxmox VE's web interface up there?") from error
+        raise HomelabError(
+            f"No TLS answer from {host}:{port}",
+            f"{error}.",
+            "Is the address right, and is Proxmox VE's web interface up there?",
+        ) from error
     return hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).digest().hex(":").upper()

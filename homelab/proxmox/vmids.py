@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from homelab.errors import HomelabError
-from homelab.model import Container, Inventory, marks
-from homelab.plan.golden import GOLDEN
+from homelab.model import Container, Inventory, lab_tags
+from homelab.plan.golden_container import GOLDEN
 from homelab.proxmox.client import Client
 from homelab.proxmox.errors import ProxmoxError
 from homelab.proxmox.properties import tags
@@ -21,7 +21,7 @@ _TAKEN = 400  # what `nextid` answers for a vmid that somebody has, visible to t
 _WRITING = threading.Lock()  # containers are removed side by side
 
 
-def settled(client: Client, inventory: Inventory, *, take: bool = False) -> Inventory:
+def resolve_vmids(client: Client, inventory: Inventory, *, take: bool = False) -> Inventory:
     """The inventory with the vmids of the containers that are there already; the others' stay 0, or are taken.
 
     Proxmox is only asked if a vmid is missing. Raises HomelabError if the range is used up, or if two containers
@@ -64,8 +64,11 @@ def _promised(inventory: Inventory) -> Mapping[str, int]:
     except FileNotFoundError:
         return {}
     except (ValueError, AttributeError, TypeError) as error:
-        raise HomelabError(f"{_file(inventory)} is damaged", f"It is not what homelab wrote: {error}.",
-                           "Move it away: containers that are there are known by their names and tags.") from error
+        raise HomelabError(
+            f"{_file(inventory)} is damaged",
+            f"It is not what homelab wrote: {error}.",
+            "Move it away: containers that are there are known by their names and tags.",
+        ) from error
 
 
 def _file(inventory: Inventory) -> Path:
@@ -74,35 +77,52 @@ def _file(inventory: Inventory) -> Path:
 
 def _present(container: Container, rows: Mapping[int, Mapping[str, Any]]) -> int:
     """The vmid of the container of ours that has this name; 0 if there is none."""
-    found = [vmid for vmid, row in rows.items() if row["type"] == "lxc" and row.get("name") == container.name
-             and not row.get("template") and container.marks <= tags(row.get("tags"))]
+    found = [
+        vmid
+        for vmid, row in rows.items()
+        if row["type"] == "lxc"
+        and row.get("name") == container.name
+        and not row.get("template")
+        and container.lab_tags <= tags(row.get("tags"))
+    ]
     if len(found) > 1:
-        raise HomelabError(f"Which one is {container.name}?",
-                           f"{' and '.join(map(str, sorted(found)))} carry its name and this lab's tags.",
-                           f"Write the right `vmid:` at {container.name} in the inventory.")
+        raise HomelabError(
+            f"Which one is {container.name}?",
+            f"{' and '.join(map(str, sorted(found)))} carry its name and this lab's tags.",
+            f"Write the right `vmid:` at {container.name} in the inventory.",
+        )
     return found[0] if found else 0
 
 
 def _no_stranger(inventory: Inventory, rows: Mapping[int, Mapping[str, Any]], vmids: Mapping[str, int]) -> None:
     """Raise HomelabError if a container of this lab is nobody's: it may be the one that would be made once more."""
-    strangers = [vmid for vmid, row in sorted(rows.items()) if row["type"] == "lxc" and not row.get("template")
-                 and marks(inventory.lab) <= tags(row.get("tags")) and vmid not in vmids.values()
-                 and not str(row.get("name", "")).startswith(GOLDEN)]  # nor one that is still being baked
+    strangers = [
+        vmid
+        for vmid, row in sorted(rows.items())
+        if row["type"] == "lxc"
+        and not row.get("template")
+        and lab_tags(inventory.lab) <= tags(row.get("tags"))
+        and vmid not in vmids.values()
+        and not str(row.get("name", "")).startswith(GOLDEN)
+    ]  # nor one that is still being baked
     missing = [name for name, vmid in vmids.items() if not vmid]
     if strangers and missing:
         raise HomelabError(
             f"Is {strangers[0]} one of {', '.join(missing)}?",
             f"It carries this lab's tags, and its name `{rows[strangers[0]].get('name', '')}` is not in the inventory.",
-            f"If so, write `vmid: {strangers[0]}` there; if not, take the lab's tags off it.")
+            f"If so, write `vmid: {strangers[0]}` there; if not, take the lab's tags off it.",
+        )
 
 
 def _free(client: Client, inventory: Inventory, taken: Collection[int]) -> Iterator[int]:
     for vmid in inventory.vmids:
         if vmid not in taken and is_free(client, vmid):
             yield vmid
-    raise HomelabError("No vmid is left for a new container",
-                       f"{inventory.vmids.start}-{inventory.vmids.stop - 1}, `vmids:` in the inventory, are all taken.",
-                       "Write a wider range, or a `vmid:` at the container.")
+    raise HomelabError(
+        "No vmid is left for a new container",
+        f"{inventory.vmids.start}-{inventory.vmids.stop - 1}, `vmids:` in the inventory, are all taken.",
+        "Write a wider range, or a `vmid:` at the container.",
+    )
 
 
 def is_free(client: Client, vmid: int) -> bool:

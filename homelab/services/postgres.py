@@ -10,11 +10,11 @@ from typing import Literal
 
 from homelab.distributions import Distribution
 from homelab.host import Result
-from homelab.model import Access, Health, Listen, Owned, Service, Site, Step
-from homelab.paths import shipped
+from homelab.model import DatabaseGrant, Health, ManagedResource, Port, Service, ServiceContext, Step
+from homelab.paths import bundled_path
 from homelab.render import render
-from homelab.steps import Command, Database, Directory, File, Hba, Packages, Role, Running, Settings, Sql
-from homelab.steps.postgres import AS_POSTGRES, PSQL
+from homelab.steps import Command, Database, Directory, File, Packages, PgHba, Role, Settings, Sql, SystemdUnit
+from homelab.steps.postgres_objects import AS_POSTGRES, PSQL
 from homelab.steps.queries import Query
 
 _TABLES = "pg_class where relnamespace = to_regnamespace('raw') and relkind in ('r', 'p')"
@@ -48,37 +48,55 @@ class Postgres(Service):
     source: Literal["distribution", "pgdg"] = "distribution"
     retention_months: int = field(default=0, metadata={"low": 0, "high": 1200})
 
-    def objections(self, distribution: Distribution) -> Iterator[tuple[str, str]]:
+    def unsupported_options(self, distribution: Distribution) -> Iterator[tuple[str, str]]:
         """A distribution ships one version; PGDG has them all."""
         if self.source == "distribution" and self.version != distribution.postgres:
-            yield "version", (f"{distribution.alias} ships PostgreSQL {distribution.postgres}, not {self.version}: "
-                              f"write {distribution.postgres}, or `source: pgdg`")
+            yield (
+                "version",
+                (
+                    f"{distribution.alias} ships PostgreSQL {distribution.postgres}, not {self.version}: "
+                    f"write {distribution.postgres}, or `source: pgdg`"
+                ),
+            )
 
-    def accesses(self) -> Sequence[Access]:
+    def database_grants(self) -> Sequence[DatabaseGrant]:
         """None: it is the one that is reached."""
         return ()
 
-    def listens(self) -> Sequence[Listen]:
+    def ports(self) -> Sequence[Port]:
         """Whoever has an access may come in, as pg_hba.conf has it."""
-        return (Listen(_PORT, "PostgreSQL", "accesses"),)
+        return (Port(_PORT, "PostgreSQL", "accesses"),)
 
     def units(self) -> Sequence[str]:
         """The cluster's unit, as Debian's postgresql-common names it."""
         return (f"postgresql@{self.version}-main.service",)
 
-    def steps(self, site: Site) -> Sequence[Step]:
+    def steps(self, context: ServiceContext) -> Sequence[Step]:
         """Packages, settings, roles, databases, grants, pg_hba.conf."""
         folder, unit = f"/etc/postgresql/{self.version}/main", self.units()[0]
         dropin = File(f"/etc/systemd/system/{unit}.d/homelab.conf", render("postgres/postgresql.service.conf.j2"))
-        server = Running(unit, watches=[dropin], settle=0)
-        parsed = (f"{AS_POSTGRES} /usr/lib/postgresql/{self.version}/bin/postgres -C port "
-                  f'-D /var/lib/postgresql/{self.version}/main -c config_file="$new" >/dev/null')
-        settings = Settings(f"{folder}/conf.d/homelab.conf",
-                            render("postgres/postgresql.conf.j2", memory=site.container.shape.memory),
-                            validate=parsed, server=server)
-        return (*self._packages(), self._cluster(), settings, Directory(f"/etc/systemd/system/{unit}.d"), dropin,
-                server, *contents(site), retention(self.retention_months),
-                Hba(f"{folder}/pg_hba.conf", hba(site), "postgres", "postgres", 0o640))
+        server = SystemdUnit(unit, triggered_by=[dropin], settle=0)
+        parsed = (
+            f"{AS_POSTGRES} /usr/lib/postgresql/{self.version}/bin/postgres -C port "
+            f'-D /var/lib/postgresql/{self.version}/main -c config_file="$new" >/dev/null'
+        )
+        settings = Settings(
+            f"{folder}/conf.d/homelab.conf",
+            render("postgres/postgresql.conf.j2", memory=context.container.shape.memory),
+            validate=parsed,
+            server=server,
+        )
+        return (
+            *self._packages(),
+            self._cluster(),
+            settings,
+            Directory(f"/etc/systemd/system/{unit}.d"),
+            dropin,
+            server,
+            *contents(context),
+            retention(self.retention_months),
+            PgHba(f"{folder}/pg_hba.conf", hba(context), "postgres", "postgres", 0o640),
+        )
 
     def health_probes(self) -> Sequence[str]:
         """Sizes, connections, and the newest raw row."""
@@ -90,8 +108,12 @@ class Postgres(Service):
             return Health(False, f"does not answer: {answers[0].text[-200:]}")
         facts = json.loads(answers[0].text)
         sizes = ", ".join(f"{name} {size // 2**20} MiB" for name, size in facts["sizes"].items())
-        return Health(True, f"{sizes}; {facts['connections']} connections; {facts['raw_rows']} raw rows, newest "
-                            f"{facts['newest_raw_row'] or 'none yet'}", facts)
+        return Health(
+            True,
+            f"{sizes}; {facts['connections']} connections; {facts['raw_rows']} raw rows, newest "
+            f"{facts['newest_raw_row'] or 'none yet'}",
+            facts,
+        )
 
     def _cluster(self) -> Command:
         """The cluster `main`. While it is being made, a stamp says so: what a killed run left of it holds no data.
@@ -101,12 +123,19 @@ class Postgres(Service):
         """
         conf, data = f"/etc/postgresql/{self.version}/main", f"/var/lib/postgresql/{self.version}/main"
         stamp = f"/var/lib/homelab/making-postgresql-{self.version}"
-        return Command(f"cluster {self.version}/main", f"[ ! -e {stamp} ] && [ -e {conf}/postgresql.conf ]", "\n".join([
-            "set -e; mkdir -p /var/lib/homelab",
-            f"if [ -e {stamp} ]; then systemctl stop {self.units()[0]}; rm -rf {conf} {data}; fi",
-            f'[ -n "$(ls -A {data} 2>/dev/null)" ] || {{ touch {stamp}; sync {stamp}; }}',
-            f"LC_ALL=C.UTF-8 pg_createcluster {self.version} main",
-            f"rm -f {stamp}; systemctl daemon-reload"]))
+        return Command(
+            f"cluster {self.version}/main",
+            f"[ ! -e {stamp} ] && [ -e {conf}/postgresql.conf ]",
+            "\n".join(
+                [
+                    "set -e; mkdir -p /var/lib/homelab",
+                    f"if [ -e {stamp} ]; then systemctl stop {self.units()[0]}; rm -rf {conf} {data}; fi",
+                    f'[ -n "$(ls -A {data} 2>/dev/null)" ] || {{ touch {stamp}; sync {stamp}; }}',
+                    f"LC_ALL=C.UTF-8 pg_createcluster {self.version} main",
+                    f"rm -f {stamp}; systemctl daemon-reload",
+                ]
+            ),
+        )
 
     def _packages(self) -> Iterator[Step]:
         yield Directory(_CREATE)
@@ -115,78 +144,104 @@ class Postgres(Service):
             # Debian and Ubuntu ship PGDG's key with this package, so it need not be fetched from anywhere.
             yield Packages(["postgresql-common", "ca-certificates"])
             line = f"deb [signed-by={_PGDG_KEY}] https://apt.postgresql.org/pub/repos/apt $VERSION_CODENAME-pgdg main"
-            yield Command("apt repository PGDG", f'. /etc/os-release; grep -qxsF "{line}" {_PGDG_LIST}',
-                          f'. /etc/os-release; echo "{line}" >{_PGDG_LIST}.new && mv -f {_PGDG_LIST}.new {_PGDG_LIST}',
-                          makes=[Owned("made", _PGDG_LIST)])
+            yield Command(
+                "apt repository PGDG",
+                f'. /etc/os-release; grep -qxsF "{line}" {_PGDG_LIST}',
+                f'. /etc/os-release; echo "{line}" >{_PGDG_LIST}.new && mv -f {_PGDG_LIST}.new {_PGDG_LIST}',
+                makes=[ManagedResource("made", _PGDG_LIST)],
+            )
         yield Packages([f"postgresql-{self.version}"])
 
 
-def hba(site: Site) -> bytes:
+def hba(context: ServiceContext) -> bytes:
     """pg_hba.conf: one line for each role, database and address, and nobody else."""
-    rows = sorted({(access.database, access.role, str(container.address))
-                   for container, access in site.inventory.accesses()})
+    rows = sorted(
+        {
+            (access.database, access.role, str(container.address))
+            for container, access in context.inventory.database_grants()
+        }
+    )
     return render("postgres/pg_hba.conf.j2", rows=rows)
 
 
-def contents(site: Site, command: str = PSQL) -> Iterator[Step]:
+def contents(context: ServiceContext, command: str = PSQL) -> Iterator[Step]:
     """Roles, databases, the raw table and the grants, all from the services' accesses."""
-    accesses = sorted({access for _, access in site.inventory.accesses()}, key=str)
-    for role in sorted({access.role for access in accesses}):
-        yield Role(role, site.vault.secret(f"postgres-{role}"), command)
-    owners = {access.database: access.role for access in accesses if access.privilege == "own"}
-    for database in sorted({access.database for access in accesses}):
+    database_grants = sorted({access for _, access in context.inventory.database_grants()}, key=str)
+    for role in sorted({access.role for access in database_grants}):
+        yield Role(role, context.secret_store.secret(f"postgres-{role}"), command)
+    owners = {access.database: access.role for access in database_grants if access.privilege == "own"}
+    for database in sorted({access.database for access in database_grants}):
         yield Database(database, owners.get(database, "postgres"), command)
     yield _tables(command)
-    for access in accesses:
+    for access in database_grants:
         if access.privilege != "own":
             yield grants(access, command)
 
 
 def _tables(command: str) -> Sql:
-    raw = (shipped("templates") / "postgres" / "project_data.sql").read_text()
+    raw = (bundled_path("templates") / "postgres" / "project_data.sql").read_text()
     # The text is safe to run again, so any change of it is one that has to be made.
     mark = f"homelab {hashlib.sha256(raw.encode()).hexdigest()[:16]}"
-    return Sql("tables of raw", f"select obj_description(to_regnamespace('raw'), 'pg_namespace') = '{mark}'",
-               f"{raw}comment on schema raw is '{mark}';\n", "project_data", command)
+    return Sql(
+        "tables of raw",
+        f"select obj_description(to_regnamespace('raw'), 'pg_namespace') = '{mark}'",
+        f"{raw}comment on schema raw is '{mark}';\n",
+        "project_data",
+        command,
+    )
 
 
 def retention(months: int, command: str = PSQL) -> Sql:
     """How many whole months of raw observations are kept, beside the present one; 0: all of them."""
-    return Sql(f"raw observations are kept for {months} months" if months else "raw observations are kept",
-               f"select coalesce((select months from upkeep.retention), 0) = {months}",
-               f"insert into upkeep.retention (months) values ({months}) on conflict (one) do update "
-               "set months = excluded.months;", "project_data", command)
+    return Sql(
+        f"raw observations are kept for {months} months" if months else "raw observations are kept",
+        f"select coalesce((select months from upkeep.retention), 0) = {months}",
+        f"insert into upkeep.retention (months) values ({months}) on conflict (one) do update "
+        "set months = excluded.months;",
+        "project_data",
+        command,
+    )
 
 
-def grants(access: Access, command: str = PSQL) -> Sql:
+def grants(access: DatabaseGrant, command: str = PSQL) -> Sql:
     """What a role may do with the raw tables: read, or append as well."""
     role, granted = access.role, ("select", "insert") if access.privilege == "append" else ("select",)
     refused = [privilege for privilege in _WRITES if privilege not in granted]
-    has = " and ".join([*(f"has_table_privilege('{role}', oid, '{p}')" for p in granted),
-                        *(f"not has_table_privilege('{role}', oid, '{p}')" for p in refused)])
+    has = " and ".join(
+        [
+            *(f"has_table_privilege('{role}', oid, '{p}')" for p in granted),
+            *(f"not has_table_privilege('{role}', oid, '{p}')" for p in refused),
+        ]
+    )
     # Who appends stages in a table of its session what it is about to append, and has partitions made for it.
     appends = access.privilege == "append"
     upkeep, word, to = "upkeep.partitions()", *(("grant", "to") if appends else ("revoke", "from"))
-    may = (f"has_database_privilege('{role}', current_database(), 'temporary')",
-           f"has_function_privilege('{role}', '{upkeep}', 'execute')",
-           f"has_schema_privilege('{role}', 'upkeep', 'usage')")
+    may = (
+        f"has_database_privilege('{role}', current_database(), 'temporary')",
+        f"has_function_privilege('{role}', '{upkeep}', 'execute')",
+        f"has_schema_privilege('{role}', 'upkeep', 'usage')",
+    )
     beyond = " and ".join(each if appends else f"not {each}" for each in may)
-    done = (f"select has_database_privilege('{role}', current_database(), 'connect') "
-            f"and has_schema_privilege('{role}', 'raw', 'usage') "
-            f"and not has_schema_privilege('{role}', 'raw', 'create') and {beyond} and bool_and({has}) from {_TABLES}")
+    done = (
+        f"select has_database_privilege('{role}', current_database(), 'connect') "
+        f"and has_schema_privilege('{role}', 'raw', 'usage') "
+        f"and not has_schema_privilege('{role}', 'raw', 'create') and {beyond} and bool_and({has}) from {_TABLES}"
+    )
     tables = ", ".join(granted)
-    sql = "\n".join([
-        "begin;",  # as what tables will get in the future is not asked for
-        f"grant connect on database {access.database} to {role};",
-        f"revoke all on schema raw from {role};",
-        f"grant usage on schema raw to {role};",
-        f"revoke all on all tables in schema raw from {role};",
-        f"grant {tables} on all tables in schema raw to {role};",
-        f"alter default privileges in schema raw revoke all on tables from {role};",
-        f"alter default privileges in schema raw grant {tables} on tables to {role};",
-        f"{word} temporary on database {access.database} {to} {role};",
-        f"{word} usage on schema upkeep {to} {role};",
-        f"{word} execute on function {upkeep} {to} {role};",
-        "commit;",
-    ])
+    sql = "\n".join(
+        [
+            "begin;",  # as what tables will get in the future is not asked for
+            f"grant connect on database {access.database} to {role};",
+            f"revoke all on schema raw from {role};",
+            f"grant usage on schema raw to {role};",
+            f"revoke all on all tables in schema raw from {role};",
+            f"grant {tables} on all tables in schema raw to {role};",
+            f"alter default privileges in schema raw revoke all on tables from {role};",
+            f"alter default privileges in schema raw grant {tables} on tables to {role};",
+            f"{word} temporary on database {access.database} {to} {role};",
+            f"{word} usage on schema upkeep {to} {role};",
+            f"{word} execute on function {upkeep} {to} {role};",
+            "commit;",
+        ]
+    )
     return Sql(f"grants: {role} may {access.privilege} {access.database}", done, sql, access.database, command)

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from homelab.errors import HomelabError
 from homelab.host import Host, Result, check
-from homelab.model import Owned, Pending, Step
+from homelab.model import ManagedResource, Pending, Step
 
 _SOON = 0.5  # seconds between the first question and the second
 
@@ -26,15 +26,15 @@ class Command(Step):
     command: str
     stdin: bytes = b""
     timeout: float = 900  # seconds
-    watches: Sequence[Step] = ()
-    makes: Sequence[Owned] = ()
+    triggered_by: Sequence[Step] = ()
+    makes: Sequence[ManagedResource] = ()
 
     @property
     def title(self) -> str:
         """See Step."""
         return self.name
 
-    def owns(self) -> Sequence[Owned]:
+    def managed_resources(self) -> Sequence[ManagedResource]:
         """See Step."""
         return self.makes
 
@@ -42,7 +42,7 @@ class Command(Step):
         """See Step."""
         return (self.done,) if isinstance(self.done, str) else self.done
 
-    def pending(self, answers: Sequence[Result]) -> Pending | None:
+    def check(self, answers: Sequence[Result]) -> Pending | None:
         """See Step."""
         return None if all(answer.ok for answer in answers) else Pending("not done yet")
 
@@ -81,7 +81,7 @@ class WaitFor(Step):
         """See Step."""
         return (self.check,) if self.early else ()
 
-    def pending(self, answers: Sequence[Result]) -> Pending | None:
+    def check(self, answers: Sequence[Result]) -> Pending | None:
         """See Step."""
         return None if any(answer.ok for answer in answers) else Pending("not yet")
 
@@ -90,11 +90,17 @@ class WaitFor(Step):
         until, pause = time.monotonic() + self.deadline, _SOON
         while not (result := host.run(self.check, timeout=60)).ok:
             if self.container in self.failed:
-                raise HomelabError(f"{host.name}: gave up: {self.name}", f"The deploy of {self.container} has failed.",
-                                   "Mend that first, then run `homelab deploy` again.")
+                raise HomelabError(
+                    f"{host.name}: gave up: {self.name}",
+                    f"The deploy of {self.container} has failed.",
+                    "Mend that first, then run `homelab deploy` again.",
+                )
             if time.monotonic() > until:
                 said = host.run(self.diagnose).text if self.diagnose else (result.text or result.stderr.decode())
-                raise HomelabError(f"{host.name}: {self.name}: not within {self.deadline:.0f} s", said[-1500:],
-                                   f"Look at `homelab logs {self.container}`, then run `homelab deploy` again.")
+                raise HomelabError(
+                    f"{host.name}: {self.name}: not within {self.deadline:.0f} s",
+                    said[-1500:],
+                    f"Look at `homelab logs {self.container}`, then run `homelab deploy` again.",
+                )
             time.sleep(pause)
             pause = self.every

@@ -13,15 +13,15 @@ from shlex import quote
 
 from homelab.distributions import CA_BUNDLE
 from homelab.host import Result, argv
-from homelab.model import Owned, Pending, Step
-from homelab.steps import places
-from homelab.steps.together import Brief, Script
+from homelab.model import ManagedResource, Pending, Step
+from homelab.steps import remote_paths
+from homelab.steps.batching import Script, ScriptStep
 
 _KEPT = 5  # how many of what was replaced are kept for each path
 
 
 @dataclass(frozen=True, eq=False)
-class Directory(Brief):
+class Directory(ScriptStep):
     """A directory with an owner and a mode; what is in it does not matter."""
 
     path: str
@@ -34,15 +34,15 @@ class Directory(Brief):
         """See Step."""
         return f"directory {self.path}"
 
-    def owns(self) -> Sequence[Owned]:
+    def managed_resources(self) -> Sequence[ManagedResource]:
         """See Step."""
-        return (Owned("directory", self.path),)
+        return (ManagedResource("directory", self.path),)
 
     def probes(self) -> Sequence[str]:
         """See Step."""
         return (argv("stat", "-c", "%F %U:%G %a", self.path),)
 
-    def pending(self, answers: Sequence[Result]) -> Pending | None:
+    def check(self, answers: Sequence[Result]) -> Pending | None:
         """See Step."""
         if not answers[0].ok:
             return Pending("does not exist")
@@ -51,8 +51,10 @@ class Directory(Brief):
 
     def script(self) -> Script:
         """See Brief."""
-        return Script(argv("install", "-d", "-o", self.owner, "-g", self.group, "-m", f"{self.mode:o}", self.path),
-                      f"making {self.path}")
+        return Script(
+            argv("install", "-d", "-o", self.owner, "-g", self.group, "-m", f"{self.mode:o}", self.path),
+            f"making {self.path}",
+        )
 
 
 def keep(path: str, digest: str, new: str) -> str:
@@ -62,38 +64,44 @@ def keep(path: str, digest: str, new: str) -> str:
     will stand there any more. What is there now is noted as well: a run that is killed before the new one takes its
     place must not lead the next one to think that somebody else wrote the old one, nor to keep it twice.
     """
-    note, kept = quote(places.written(path)), quote(places.replaced(path))
-    return "\n".join([
-        "was=",
-        f"if [ -e {quote(path)} ]; then",
-        f"    was=$({digest}) && was=${{was%% *}}",
-        f'    last=$(ls -1 {kept} 2>/dev/null | tail -n 1)',  # by a run that was killed before it could note that
-        f'    if [ "$was" != "{new}" ] && ! grep -qsxF "$was" {note} &&',
-        f'        {{ [ -z "$last" ] || ! diff -rq {quote(path)} {kept}/"$last" >/dev/null; }}; then',
-        f"        mkdir -p {kept}; rm -rf {kept}/.new; cp -a {quote(path)} {kept}/.new",
-        f"        mv -T {kept}/.new {kept}/$(date -u +%Y%m%dT%H%M%SZ)",
-        f"        ls -1 {kept} | head -n -{_KEPT} | while read -r each; do rm -rf {kept}/\"$each\"; done",
-        "    fi",
-        "fi",
-        "\n".join([
-            f'[ "$was" != {new} ] || was=',
-            f'if [ -n "$was" ] || ! grep -qsxF {new} {note}; then',
-            f"    mkdir -p {quote(places.written(path.rpartition('/')[0]))}",
-            f'    {{ echo {new}; [ -z "$was" ] || echo "$was"; }} >{note}.new; mv -fT {note}.new {note}',
+    note, kept = quote(remote_paths.written(path)), quote(remote_paths.replaced(path))
+    return "\n".join(
+        [
+            "was=",
+            f"if [ -e {quote(path)} ]; then",
+            f"    was=$({digest}) && was=${{was%% *}}",
+            f"    last=$(ls -1 {kept} 2>/dev/null | tail -n 1)",  # by a run that was killed before it could note that
+            f'    if [ "$was" != "{new}" ] && ! grep -qsxF "$was" {note} &&',
+            f'        {{ [ -z "$last" ] || ! diff -rq {quote(path)} {kept}/"$last" >/dev/null; }}; then',
+            f"        mkdir -p {kept}; rm -rf {kept}/.new; cp -a {quote(path)} {kept}/.new",
+            f"        mv -T {kept}/.new {kept}/$(date -u +%Y%m%dT%H%M%SZ)",
+            f'        ls -1 {kept} | head -n -{_KEPT} | while read -r each; do rm -rf {kept}/"$each"; done',
+            "    fi",
             "fi",
-        ]) if new else f"rm -f {note}",
-    ])
+            "\n".join(
+                [
+                    f'[ "$was" != {new} ] || was=',
+                    f'if [ -n "$was" ] || ! grep -qsxF {new} {note}; then',
+                    f"    mkdir -p {quote(remote_paths.written(path.rpartition('/')[0]))}",
+                    f'    {{ echo {new}; [ -z "$was" ] || echo "$was"; }} >{note}.new; mv -fT {note}.new {note}',
+                    "fi",
+                ]
+            )
+            if new
+            else f"rm -f {note}",
+        ]
+    )
 
 
 def _whose(path: str, found: str, noted: Sequence[str]) -> str:
     """How a plan says whose work is replaced."""
     if found in noted:
         return "its content differs"
-    return f"{'changed by hand' if noted else 'its content differs'}; kept in {places.replaced(path)}"
+    return f"{'changed by hand' if noted else 'its content differs'}; kept in {remote_paths.replaced(path)}"
 
 
 @dataclass(frozen=True, eq=False)
-class File(Brief):
+class File(ScriptStep):
     """A file with this content, owner and mode, replaced atomically. What was not from us is kept.
 
     `secret` files are compared by hash and never shown. `validate` is shell text that has to succeed on the new
@@ -107,24 +115,26 @@ class File(Brief):
     mode: int = 0o644
     secret: bool = False
     validate: str = ""
-    watches: Sequence[Step] = ()
+    triggered_by: Sequence[Step] = ()
 
     @property
     def title(self) -> str:
         """See Step."""
         return f"file {self.path}"
 
-    def owns(self) -> Sequence[Owned]:
+    def managed_resources(self) -> Sequence[ManagedResource]:
         """See Step."""
-        return (Owned("file", self.path),)
+        return (ManagedResource("file", self.path),)
 
     def probes(self) -> Sequence[str]:
         """See Step."""
         read = "sha256sum <" if self.secret else "cat "
-        return (f"{argv('stat', '-c', '%U:%G %a', self.path)} && {{ cat {quote(places.written(self.path))} || true; }}",
-                f"{read}{quote(self.path)}")
+        return (
+            f"{argv('stat', '-c', '%U:%G %a', self.path)} && {{ cat {quote(remote_paths.written(self.path))} || true; }}",
+            f"{read}{quote(self.path)}",
+        )
 
-    def pending(self, answers: Sequence[Result]) -> Pending | None:
+    def check(self, answers: Sequence[Result]) -> Pending | None:
         """See Step."""
         attributes, content = answers
         if not attributes.ok:
@@ -145,32 +155,40 @@ class File(Brief):
         if self.secret:
             return ""
         old, new = (text.decode(errors="replace").splitlines(keepends=True) for text in (found, self.content))
-        return "".join(line if line.endswith("\n") else line + "\n" for line in
-                       difflib.unified_diff(old, new, f"a{self.path}", f"b{self.path}"))
+        return "".join(
+            line if line.endswith("\n") else line + "\n"
+            for line in difflib.unified_diff(old, new, f"a{self.path}", f"b{self.path}")
+        )
 
     def script(self) -> Script:
         """See Brief."""
         folder, _, name = self.path.rpartition("/")
-        return Script("\n".join([
-            "set -e; umask 077",
-            f"rm -f {quote(f'{folder}/.{name}.homelab.')}??????*",  # what a killed run may have left
-            f"new=$(mktemp {quote(f'{folder}/.{name}.homelab.XXXXXX')})",
-            "trap 'rm -f \"$new\"' EXIT",
-            'cat >"$new"',
-            f'chown -h {quote(f"{self.owner}:{self.group}")} "$new"; chmod {self.mode:o} "$new"',
-            self.validate,
-            keep(self.path, f"sha256sum <{quote(self.path)}", self._digest),
-            f'sync "$new"; mv -fT "$new" {quote(self.path)}',
-        ]), f"writing {self.path}", self.content)
+        return Script(
+            "\n".join(
+                [
+                    "set -e; umask 077",
+                    f"rm -f {quote(f'{folder}/.{name}.homelab.')}??????*",  # what a killed run may have left
+                    f"new=$(mktemp {quote(f'{folder}/.{name}.homelab.XXXXXX')})",
+                    "trap 'rm -f \"$new\"' EXIT",
+                    'cat >"$new"',
+                    f'chown -h {quote(f"{self.owner}:{self.group}")} "$new"; chmod {self.mode:o} "$new"',
+                    self.validate,
+                    keep(self.path, f"sha256sum <{quote(self.path)}", self._digest),
+                    f'sync "$new"; mv -fT "$new" {quote(self.path)}',
+                ]
+            ),
+            f"writing {self.path}",
+            self.content,
+        )
 
 
 @dataclass(frozen=True, eq=False)
 class Certificate(File):
     """A CA in PEM that the whole machine trusts; `path` is below /usr/local/share/ca-certificates, ending in `.crt`."""
 
-    def owns(self) -> Sequence[Owned]:
+    def managed_resources(self) -> Sequence[ManagedResource]:
         """See Step."""
-        return (Owned("certificate", self.path),)
+        return (ManagedResource("certificate", self.path),)
 
     def probes(self) -> Sequence[str]:
         """See Step. The third one finds a file that a killed run wrote and nobody trusts yet."""
@@ -178,10 +196,10 @@ class Certificate(File):
         line = max(self.content.decode().strip().splitlines()[-3:-1], key=len)
         return (*super().probes(), argv("grep", "-qxF", "-e", line, CA_BUNDLE))
 
-    def pending(self, answers: Sequence[Result]) -> Pending | None:
+    def check(self, answers: Sequence[Result]) -> Pending | None:
         """See Step."""
         *file, trusted = answers
-        return super().pending(file) or (None if trusted.ok else Pending("is not trusted yet"))
+        return super().check(file) or (None if trusted.ok else Pending("is not trusted yet"))
 
     def script(self) -> Script:
         """See Brief."""
@@ -199,7 +217,7 @@ def _digest_of(hashes: Mapping[str, str]) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class Tree(Brief):
+class Tree(ScriptStep):
     """A directory whose files are exactly these, all owned by root and readable by everyone."""
 
     path: str
@@ -210,8 +228,11 @@ class Tree(Brief):
     def of(cls, path: str, source: Path, pattern: str = "**/*") -> Tree:
         """The files below a local folder, without what editors, Python and dbt leave there."""
         ignored = {"__pycache__", "target", "logs", "dbt_packages", ".user.yml", ".keep"}
-        files = sorted(p for p in source.glob(pattern)
-                       if p.is_file() and not ignored & set(p.relative_to(source).parts) and p.suffix != ".pyc")
+        files = sorted(
+            p
+            for p in source.glob(pattern)
+            if p.is_file() and not ignored & set(p.relative_to(source).parts) and p.suffix != ".pyc"
+        )
         return cls(path, {str(p.relative_to(source)): p.read_bytes() for p in files})
 
     @property
@@ -219,16 +240,19 @@ class Tree(Brief):
         """See Step."""
         return f"tree {self.path}"
 
-    def owns(self) -> Sequence[Owned]:
+    def managed_resources(self) -> Sequence[ManagedResource]:
         """See Step."""
-        return (Owned("tree", self.path),)
+        return (ManagedResource("tree", self.path),)
 
     def probes(self) -> Sequence[str]:
         """See Step."""
-        return (f"cd {quote(self.path)} && {_HASHES}", f"cat {quote(places.written(self.path))}",
-                f"[ ! -e {quote(f'{self.path}.old')} ]")
+        return (
+            f"cd {quote(self.path)} && {_HASHES}",
+            f"cat {quote(remote_paths.written(self.path))}",
+            f"[ ! -e {quote(f'{self.path}.old')} ]",
+        )
 
-    def pending(self, answers: Sequence[Result]) -> Pending | None:
+    def check(self, answers: Sequence[Result]) -> Pending | None:
         """See Step."""
         files, noted, tidy = answers
         if not files.ok:
@@ -239,9 +263,11 @@ class Tree(Brief):
         surplus = [name for name in found if name not in wanted]
         if not changed and not surplus:
             return None if tidy.ok else Pending("the one before was not cleared away")
-        return Pending(f"{_whose(self.path, _digest_of(found), noted.text.split())}: "
-                       f"{len(changed)} files to write, {len(surplus)} to remove",
-                       self._listing("+", changed) + self._listing("-", surplus))
+        return Pending(
+            f"{_whose(self.path, _digest_of(found), noted.text.split())}: "
+            f"{len(changed)} files to write, {len(surplus)} to remove",
+            self._listing("+", changed) + self._listing("-", surplus),
+        )
 
     def _wanted(self) -> Mapping[str, str]:
         return {name: hashlib.sha256(content).hexdigest() for name, content in self.files.items()}
@@ -256,16 +282,22 @@ class Tree(Brief):
         """See Brief."""
         new, old = f"{self.path}.new", f"{self.path}.old"
         # The swap leaves a moment without the directory; a run that falls into it fails and is repeated.
-        return Script("\n".join([
-            "set -e",
-            argv("rm", "-rf", new, old),
-            argv("mkdir", "-p", new),
-            argv("tar", "-xf", "-", "-C", new, "--no-same-owner"),
-            f"(umask 077; {keep(self.path, self._hash_of_what_is_there(), _digest_of(self._wanted()))})",
-            f"if [ -e {quote(self.path)} ]; then {argv('mv', '-T', self.path, old)}; fi",
-            argv("mv", "-T", new, self.path),
-            argv("rm", "-rf", old),
-        ]), f"writing {self.path}", self._archive())
+        return Script(
+            "\n".join(
+                [
+                    "set -e",
+                    argv("rm", "-rf", new, old),
+                    argv("mkdir", "-p", new),
+                    argv("tar", "-xf", "-", "-C", new, "--no-same-owner"),
+                    f"(umask 077; {keep(self.path, self._hash_of_what_is_there(), _digest_of(self._wanted()))})",
+                    f"if [ -e {quote(self.path)} ]; then {argv('mv', '-T', self.path, old)}; fi",
+                    argv("mv", "-T", new, self.path),
+                    argv("rm", "-rf", old),
+                ]
+            ),
+            f"writing {self.path}",
+            self._archive(),
+        )
 
     def _archive(self) -> bytes:
         buffer = io.BytesIO()

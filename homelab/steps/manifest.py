@@ -9,32 +9,32 @@ from dataclasses import dataclass
 from shlex import quote
 
 from homelab.host import Host, Result, argv, check
-from homelab.model import Owned, Pending, Step
+from homelab.model import ManagedResource, Pending, Step
+from homelab.steps.apt_mirror import is_mirrored, put_back
 from homelab.steps.files import keep
-from homelab.steps.mirror import is_mirrored, put_back
 
 _UNIT = re.compile(r"[A-Za-z0-9@:_.\\-]+\.(service|socket|timer|path|target|mount)")
 # What depends on others goes before them: a unit before its files, and what is in a directory before the directory.
 _ORDER = ("unit", "file", "mirror", "certificate", "made", "tree", "venv", "directory")
 
 
-def parse(text: str) -> frozenset[Owned]:
+def parse(text: str) -> frozenset[ManagedResource]:
     """What a manifest lists. A line that we would not have written names nothing."""
-    found = (Owned(*line.split(" ", 1)) for line in text.splitlines() if " " in line)
+    found = (ManagedResource(*line.split(" ", 1)) for line in text.splitlines() if " " in line)
     return frozenset(owned for owned in found if _is_sound(owned))
 
 
-def text(owned: Collection[Owned]) -> bytes:
+def text(owned: Collection[ManagedResource]) -> bytes:
     """A manifest that lists these."""
     return "".join(f"{each}\n" for each in sorted(owned)).encode()
 
 
-def surplus(ours: Collection[Owned], wanted: Collection[Owned]) -> list[Owned]:
+def orphaned(ours: Collection[ManagedResource], wanted: Collection[ManagedResource]) -> list[ManagedResource]:
     """What is ours and no longer wanted, in the order in which it goes; nothing in it holds what is still wanted."""
     paths = {each.name for each in wanted if each.kind != "unit"}
     whole = {each.name for each in wanted if each.kind in ("tree", "venv")}
 
-    def goes(each: Owned) -> bool:
+    def goes(each: ManagedResource) -> bool:
         if each.kind == "unit":
             return each not in wanted
         inside = any(_within(each.name, path) for path in whole)
@@ -47,7 +47,7 @@ def _within(path: str, folder: str) -> bool:
     return path == folder or path.startswith(f"{folder}/")
 
 
-def _is_sound(owned: Owned) -> bool:
+def _is_sound(owned: ManagedResource) -> bool:
     if owned.kind == "unit":
         return _UNIT.fullmatch(owned.name) is not None
     path = owned.name
@@ -55,10 +55,10 @@ def _is_sound(owned: Owned) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
-class Gone(Step):
+class RemoveResource(Step):
     """Something of ours that is no longer wanted. Of a directory, only an empty one goes: what is in it is not ours."""
 
-    owned: Owned
+    owned: ManagedResource
 
     @property
     def title(self) -> str:
@@ -68,20 +68,21 @@ class Gone(Step):
     def probes(self) -> Sequence[str]:
         """See Step."""
         name = quote(self.owned.name)
-        return ({
-            "unit": f"{self._has_file} || systemctl is-active --quiet {name}",
-            "mirror": is_mirrored(),
-            "directory": f'[ -d {name} ] && [ -z "$(ls -A {name})" ]',
-        }.get(self.owned.kind, f"[ -e {name} ] || [ -L {name} ]"),)
+        return (
+            {
+                "unit": f"{self._has_file} || systemctl is-active --quiet {name}",
+                "mirror": is_mirrored(),
+                "directory": f'[ -d {name} ] && [ -z "$(ls -A {name})" ]',
+            }.get(self.owned.kind, f"[ -e {name} ] || [ -L {name} ]"),
+        )
 
-    def pending(self, answers: Sequence[Result]) -> Pending | None:
+    def check(self, answers: Sequence[Result]) -> Pending | None:
         """See Step."""
         return Pending("no longer in the inventory") if answers[0].ok else None
 
     def apply(self, host: Host) -> None:
         """See Step. Packages stay, so a unit of theirs is masked: it would start at the next boot."""
-        remove = {"unit": self._remove_unit, "directory": self._remove_directory,
-                  "mirror": self._put_back}
+        remove = {"unit": self._remove_unit, "directory": self._remove_directory, "mirror": self._put_back}
         check(host, remove.get(self.owned.kind, self._remove_path)(), self.title, timeout=300)
 
     @property
@@ -94,22 +95,26 @@ class Gone(Step):
 
     def _remove_unit(self) -> str:
         unit = quote(self.owned.name)
-        return "\n".join([
-            f"there() {{ systemctl cat {unit} >/dev/null 2>&1; }}",
-            f"if there; then systemctl stop {unit} && systemctl disable --quiet {unit} 2>/dev/null; fi",
-            f"if {self._has_file}; then rm -f {self._unit_file}; elif there; then systemctl mask --quiet {unit}; fi",
-            f"systemctl daemon-reload && {{ systemctl reset-failed {unit} 2>/dev/null || true; }}",
-        ])
+        return "\n".join(
+            [
+                f"there() {{ systemctl cat {unit} >/dev/null 2>&1; }}",
+                f"if there; then systemctl stop {unit} && systemctl disable --quiet {unit} 2>/dev/null; fi",
+                f"if {self._has_file}; then rm -f {self._unit_file}; elif there; then systemctl mask --quiet {unit}; fi",
+                f"systemctl daemon-reload && {{ systemctl reset-failed {unit} 2>/dev/null || true; }}",
+            ]
+        )
 
     def _remove_path(self) -> str:
         kind, path = self.owned.kind, quote(self.owned.name)
         beside = {"tree": f" {path}.new {path}.old", "venv": f" {path}.next {path}-*"}.get(kind, "")
-        return "\n".join([
-            "set -e; umask 077",
-            keep(self.owned.name, f"sha256sum <{path}", "") if kind == "file" else "",
-            f"rm -rf {path}{beside}",
-            "update-ca-certificates --fresh" if kind == "certificate" else "",
-        ])
+        return "\n".join(
+            [
+                "set -e; umask 077",
+                keep(self.owned.name, f"sha256sum <{path}", "") if kind == "file" else "",
+                f"rm -rf {path}{beside}",
+                "update-ca-certificates --fresh" if kind == "certificate" else "",
+            ]
+        )
 
     def _put_back(self) -> str:
         return put_back()

@@ -10,9 +10,20 @@ from homelab.host import Host, Result, argv, check, is_open
 from homelab.model import Pending, Step
 from homelab.steps.users import unlocked
 
-_OPTIONS = ("-q", "-y", "-o", "DPkg::Lock::Timeout=300", "-o", "Dpkg::Options::=--force-confold",
-            "-o", "APT::Install-Recommends=no", "-o", "Acquire::Retries=3",
-            "-o", "Dpkg::Use-Pty=0")  # else what dpkg says of a fault is no error output
+_OPTIONS = (
+    "-q",
+    "-y",
+    "-o",
+    "DPkg::Lock::Timeout=300",
+    "-o",
+    "Dpkg::Options::=--force-confold",
+    "-o",
+    "APT::Install-Recommends=no",
+    "-o",
+    "Acquire::Retries=3",
+    "-o",
+    "Dpkg::Use-Pty=0",
+)  # else what dpkg says of a fault is no error output
 # A first boot often runs apt by itself. Installing waits for dpkg's lock, but dpkg itself and updating the lists do
 # not, so these are tried again. What dpkg was cut off from is finished first: apt refuses to work before.
 _FINISHED = f"""export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8
@@ -47,11 +58,11 @@ _READY = _FINISHED + _MENDED
 _UNFINISHED = rf"""left=$(ls -A /var/lib/dpkg/updates | sed -n '1s/.*/its journal is not empty/p'
 dpkg-query --show --showformat='${{db:Status-Eflag}} ${{db:Status-Status}} ${{binary:Package}}\n' |
     sed -nE '/^ok (installed|config-files|not-installed) /d; s/^(ok )?(.*) (.*)/\3 is \2/p')
-[ -z "$left" ] || {is_open('/var/lib/dpkg/lock*')} || echo "$left" """
+[ -z "$left" ] || {is_open("/var/lib/dpkg/lock*")} || echo "$left" """
 
 
 @dataclass(frozen=True, eq=False)
-class Finished(Step):
+class DpkgConfigured(Step):
     """dpkg has ended what it had begun, and no package is in between."""
 
     @property
@@ -63,7 +74,7 @@ class Finished(Step):
         """See Step."""
         return (_UNFINISHED,)
 
-    def pending(self, answers: Sequence[Result]) -> Pending | None:
+    def check(self, answers: Sequence[Result]) -> Pending | None:
         """See Step."""
         left = answers[0].text.splitlines()
         more = f" and {len(left) - 3} more" if len(left) > 3 else ""
@@ -71,8 +82,12 @@ class Finished(Step):
 
     def apply(self, host: Host) -> None:
         """See Step."""
-        check(host, f"# finishing what dpkg had begun\n{_FINISHED}! is_finished || exit 0\n{_MENDED}",
-              "finishing what dpkg had begun", timeout=1800)
+        check(
+            host,
+            f"# finishing what dpkg had begun\n{_FINISHED}! is_finished || exit 0\n{_MENDED}",
+            "finishing what dpkg had begun",
+            timeout=1800,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +105,7 @@ class Packages(Step):
         """See Step."""
         return (argv("dpkg-query", "--show", "--showformat=${Package} ${db:Status-Status}\\n", *self.names),)
 
-    def pending(self, answers: Sequence[Result]) -> Pending | None:
+    def check(self, answers: Sequence[Result]) -> Pending | None:
         """See Step."""
         installed = {line.split()[0] for line in answers[0].text.splitlines() if line.endswith(" installed")}
         missing = [name for name in self.names if name not in installed]
@@ -99,12 +114,16 @@ class Packages(Step):
     def apply(self, host: Host) -> None:
         """See Step."""
         install = argv("apt-get", "install", *_OPTIONS, *self.names)
-        check(host, f"# installing {' '.join(self.names)}\n{_READY}{install} || or_say_why", "installing packages",
-              timeout=1800)
+        check(
+            host,
+            f"# installing {' '.join(self.names)}\n{_READY}{install} || or_say_why",
+            "installing packages",
+            timeout=1800,
+        )
 
 
 @dataclass(frozen=True, eq=False)
-class Pinned(Step):
+class PinnedPackages(Step):
     """Packages that have a version of this pattern, as `16.4-*`, if they are installed; newer ones go back to it."""
 
     versions: Mapping[str, str]
@@ -121,11 +140,14 @@ class Pinned(Step):
     def _query(self, shown: str) -> str:
         return argv("dpkg-query", "--show", f"--showformat={shown}\\n", *self.versions)
 
-    def pending(self, answers: Sequence[Result]) -> Pending | None:
+    def check(self, answers: Sequence[Result]) -> Pending | None:
         """See Step."""
         found = [line.split() for line in answers[0].text.splitlines()]
-        wrong = [f"{name} {words[-1]} → {self.versions[name]}" for name, state, *words in found
-                 if state == "installed" and not fnmatchcase(words[-1], self.versions[name])]
+        wrong = [
+            f"{name} {words[-1]} → {self.versions[name]}"
+            for name, state, *words in found
+            if state == "installed" and not fnmatchcase(words[-1], self.versions[name])
+        ]
         return Pending(", ".join(wrong)) if wrong else None
 
     def apply(self, host: Host) -> None:
@@ -133,9 +155,19 @@ class Pinned(Step):
         wanted = " ".join(f"{name}={pattern}" for name, pattern in sorted(self.versions.items()))
         there = f"there=$({self._query('${db:Status-Status} ${Package}')} 2>/dev/null | sed -n 's/^installed //p')"
         install = argv("apt-get", "install", "--allow-downgrades", *_OPTIONS)
-        check(host, "\n".join([
-            "# installing pinned versions", _READY + there, "set -f",  # the patterns are apt's, not the shell's
-            f'for each in {wanted}; do',
-            '    if echo "$there" | grep -qxF "${each%%=*}"; then set -- "$@" "$each"; fi',
-            "done",
-            f'{install} "$@" || or_say_why']), "installing pinned versions", timeout=1800)
+        check(
+            host,
+            "\n".join(
+                [
+                    "# installing pinned versions",
+                    _READY + there,
+                    "set -f",  # the patterns are apt's, not the shell's
+                    f"for each in {wanted}; do",
+                    '    if echo "$there" | grep -qxF "${each%%=*}"; then set -- "$@" "$each"; fi',
+                    "done",
+                    f'{install} "$@" || or_say_why',
+                ]
+            ),
+            "installing pinned versions",
+            timeout=1800,
+        )

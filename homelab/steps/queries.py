@@ -26,7 +26,7 @@ class Query(str):
         return self
 
 
-def merged(probes: Sequence[str]) -> tuple[list[str], Callable[[Sequence[Result]], list[Result]]]:
+def merge_queries(probes: Sequence[str]) -> tuple[list[str], Callable[[Sequence[Result]], list[Result]]]:
     """Fewer commands that ask the same, and what makes of their results those of the probes, in the same order."""
     groups: dict[tuple[str, ...], list[int]] = {}
     for index, probe in enumerate(probes):
@@ -65,4 +65,4 @@ def _parts(mark: str, queries: Sequence[str], result: Result) -> list[Result]:
         else:
             said += line
     # Where psql ended before its time, or did not begin.
-    return parts + [Result(query, result.status or 1) for query in queries[len(parts):]]
+    return parts + [Result(query, result.status or 1) for query in queries[len(parts) :]]

@@ -8,18 +8,18 @@ from shlex import quote
 
 from homelab.errors import HomelabError
 from homelab.host import Host, Result, argv
-from homelab.model import Owned, Pending, Step
+from homelab.model import ManagedResource, Pending, Step
 
 # How a unit can be set to start at boot: by us, or by a package's generator.
 _ENABLED = ("enabled", "enabled-runtime", "generated", "static", "indirect", "alias")
 
 
 @dataclass(frozen=True, eq=False)
-class Running(Step):
+class SystemdUnit(Step):
     """A unit that runs and starts at boot; restarted when something that it watches has changed."""
 
     unit: str
-    watches: Sequence[Step] = ()
+    triggered_by: Sequence[Step] = ()
     settle: float = 0.5  # seconds after the start at which it still has to run; 0 where the start says that it does
 
     @property
@@ -27,15 +27,15 @@ class Running(Step):
         """See Step."""
         return f"unit {self.unit}"
 
-    def owns(self) -> Sequence[Owned]:
+    def managed_resources(self) -> Sequence[ManagedResource]:
         """See Step."""
-        return (Owned("unit", self.unit),)
+        return (ManagedResource("unit", self.unit),)
 
     def probes(self) -> Sequence[str]:
         """See Step."""
         return (argv("systemctl", "show", "--property=ActiveState,UnitFileState,NeedDaemonReload", self.unit),)
 
-    def pending(self, answers: Sequence[Result]) -> Pending | None:
+    def check(self, answers: Sequence[Result]) -> Pending | None:
         """See Step."""
         state = dict(line.partition("=")[::2] for line in answers[0].text.splitlines())
         if state.get("ActiveState") != "active":
@@ -49,21 +49,29 @@ class Running(Step):
         unit = quote(self.unit)
         # Each of these has systemd read everything anew, which takes a while, so it is done once. It may be masked, if
         # it was a package's and not wanted here for a while.
-        self.restart(host, "\n".join([
-            f"case $(systemctl is-enabled {unit} 2>/dev/null) in",
-            "    enabled) systemctl daemon-reload;;",
-            f"    masked*) systemctl unmask --quiet {unit} && systemctl enable --quiet {unit};;",
-            f"    *) systemctl enable --quiet {unit};;",
-            "esac"]))
+        self.restart(
+            host,
+            "\n".join(
+                [
+                    f"case $(systemctl is-enabled {unit} 2>/dev/null) in",
+                    "    enabled) systemctl daemon-reload;;",
+                    f"    masked*) systemctl unmask --quiet {unit} && systemctl enable --quiet {unit};;",
+                    f"    *) systemctl enable --quiet {unit};;",
+                    "esac",
+                ]
+            ),
+        )
 
     def restart(self, host: Host, first: str = "true") -> None:
         """Restart it, after that shell text. Raises as `apply` does."""
         unit, settle = quote(self.unit), f"sleep {self.settle} && " if self.settle else ""
-        result = host.run(f"{first} && systemctl restart {unit} && {settle}systemctl is-active --quiet {unit}",
-                          timeout=300)
+        result = host.run(
+            f"{first} && systemctl restart {unit} && {settle}systemctl is-active --quiet {unit}", timeout=300
+        )
         if not result.ok:
             journal = host.run(argv("journalctl", "--no-pager", "--output=cat", "--lines=15", f"--unit={self.unit}"))
             raise HomelabError(
                 f"{host.name}: {self.unit} does not come up",
                 "\n".join(f"  {line}" for line in (journal.text or result.stderr.decode()).splitlines()[-15:]),
-                f"See `homelab logs {host.name} {self.unit}`; mend the cause and run `homelab deploy` again.")
+                f"See `homelab logs {host.name} {self.unit}`; mend the cause and run `homelab deploy` again.",
+            )

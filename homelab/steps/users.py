@@ -8,7 +8,7 @@ from shlex import quote
 
 from homelab.host import Result, argv, is_open
 from homelab.model import Pending
-from homelab.steps.together import Brief, Script
+from homelab.steps.batching import Script, ScriptStep
 
 
 def unlocked(etc: str = "/etc") -> str:
@@ -28,7 +28,7 @@ done"""
 
 
 @dataclass(frozen=True, eq=False)
-class User(Brief):
+class User(ScriptStep):
     """A system user with a group and a home of its own, and no password."""
 
     name: str
@@ -42,11 +42,17 @@ class User(Brief):
 
     def probes(self) -> Sequence[str]:
         """See Step."""
-        return (argv("getent", "passwd", self.name),
-                " && ".join([*(argv("getent", each, self.name) for each in ("group", "gshadow", "shadow")),
-                             argv("test", "-d", self.home)]))
+        return (
+            argv("getent", "passwd", self.name),
+            " && ".join(
+                [
+                    *(argv("getent", each, self.name) for each in ("group", "gshadow", "shadow")),
+                    argv("test", "-d", self.home),
+                ]
+            ),
+        )
 
-    def pending(self, answers: Sequence[Result]) -> Pending | None:
+    def check(self, answers: Sequence[Result]) -> Pending | None:
         """See Step."""
         if not answers[0].ok:
             return Pending("does not exist")
@@ -62,13 +68,20 @@ class User(Brief):
         add = argv("useradd", "--system", "--gid", self.name, "--no-create-home", *fields, self.name)
         change = argv("usermod", "--gid", self.name, "--home", self.home, "--shell", self.shell, self.name)
         # Each on its own, and the home in one rename: a run that was killed in between left half of it.
-        return Script("\n".join([
-            f"# making the user {self.name}", unlocked(), "set -e",
-            f"getent group {name} >/dev/null || {argv('groupadd', '--system', self.name)}",
-            f"if getent passwd {name} >/dev/null; then {change}; else {add}; fi",
-            f"getent gshadow {name} >/dev/null || grpconv",
-            f"getent shadow {name} >/dev/null || pwconv",
-            f"[ ! -d {home} ] || exit 0",
-            f"rm -rf {home}.new; cp -rT /etc/skel {home}.new",
-            f"chown -R {name}:{name} {home}.new; chmod 700 {home}.new; mv -T {home}.new {home}",
-        ]), f"making the user {self.name}")
+        return Script(
+            "\n".join(
+                [
+                    f"# making the user {self.name}",
+                    unlocked(),
+                    "set -e",
+                    f"getent group {name} >/dev/null || {argv('groupadd', '--system', self.name)}",
+                    f"if getent passwd {name} >/dev/null; then {change}; else {add}; fi",
+                    f"getent gshadow {name} >/dev/null || grpconv",
+                    f"getent shadow {name} >/dev/null || pwconv",
+                    f"[ ! -d {home} ] || exit 0",
+                    f"rm -rf {home}.new; cp -rT /etc/skel {home}.new",
+                    f"chown -R {name}:{name} {home}.new; chmod 700 {home}.new; mv -T {home}.new {home}",
+                ]
+            ),
+            f"making the user {self.name}",
+        )

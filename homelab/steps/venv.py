@@ -9,13 +9,14 @@ from shlex import quote
 
 from homelab.distributions import CA_BUNDLE
 from homelab.host import Host, Result, argv, check
-from homelab.model import Owned, Pending, Step
+from homelab.model import ManagedResource, Pending, Step
 
 UV = "/opt/homelab/uv/bin/uv"
 _PYTHON = "/usr/bin/python3"
 # A homelab may have a CA of its own; uv and pip would otherwise trust only the bundle that they carry.
-_ENVIRONMENT = (f"export PIP_CERT={CA_BUNDLE} SSL_CERT_FILE={CA_BUNDLE} UV_PYTHON_DOWNLOADS=never "
-                "UV_LINK_MODE=hardlink; ")
+_ENVIRONMENT = (
+    f"export PIP_CERT={CA_BUNDLE} SSL_CERT_FILE={CA_BUNDLE} UV_PYTHON_DOWNLOADS=never UV_LINK_MODE=hardlink; "
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,16 +29,16 @@ class Venv(Step):
 
     path: str
     lock: bytes = field(repr=False)
-    watches: Sequence[Step] = ()
+    triggered_by: Sequence[Step] = ()
 
     @property
     def title(self) -> str:
         """See Step."""
         return f"venv {self.path}"
 
-    def owns(self) -> Sequence[Owned]:
+    def managed_resources(self) -> Sequence[ManagedResource]:
         """See Step."""
-        return (Owned("venv", self.path),)
+        return (ManagedResource("venv", self.path),)
 
     @property
     def digest(self) -> str:
@@ -48,7 +49,7 @@ class Venv(Step):
         """See Step."""
         return (argv("readlink", self.path), argv(_PYTHON, "--version"), argv("test", "-x", f"{self.path}/bin/python"))
 
-    def pending(self, answers: Sequence[Result]) -> Pending | None:
+    def check(self, answers: Sequence[Result]) -> Pending | None:
         """See Step."""
         link, version, whole = answers
         if not link.ok or not whole.ok:
@@ -62,26 +63,35 @@ class Venv(Step):
 
     def apply(self, host: Host) -> None:
         """See Step."""
-        check(host, _ENVIRONMENT + "\n".join([
-            "set -eu",
-            f"version=$({_PYTHON} -c 'import platform; print(platform.python_version())')",
-            f"folder={quote(self.path)}-$version-{self.digest}",
-            'rm -rf "$folder"',  # what a killed run may have left
-            f'{UV} venv --quiet --python {_PYTHON} "$folder"',
-            'cat >"$folder/lock.txt"',
-            f'{UV} pip sync --quiet --require-hashes --no-build --compile-bytecode --python "$folder/bin/python" '
-            '"$folder/lock.txt"',
-            f"before=$(readlink {quote(self.path)} || true)",
-            f'ln -sfn "$folder" {quote(self.path)}.next',
-            f"mv -fT {quote(self.path)}.next {quote(self.path)}",
-            # The one before stays until the next change: what was started from it may still run.
-            f'for old in {quote(self.path)}-*; do '
-            '[ "$old" = "$folder" ] || [ "$old" = "$before" ] || rm -rf "$old"; done',
-        ]), f"building {self.path}", stdin=self.lock, timeout=1800)
+        check(
+            host,
+            _ENVIRONMENT
+            + "\n".join(
+                [
+                    "set -eu",
+                    f"version=$({_PYTHON} -c 'import platform; print(platform.python_version())')",
+                    f"folder={quote(self.path)}-$version-{self.digest}",
+                    'rm -rf "$folder"',  # what a killed run may have left
+                    f'{UV} venv --quiet --python {_PYTHON} "$folder"',
+                    'cat >"$folder/lock.txt"',
+                    f'{UV} pip sync --quiet --require-hashes --no-build --compile-bytecode --python "$folder/bin/python" '
+                    '"$folder/lock.txt"',
+                    f"before=$(readlink {quote(self.path)} || true)",
+                    f'ln -sfn "$folder" {quote(self.path)}.next',
+                    f"mv -fT {quote(self.path)}.next {quote(self.path)}",
+                    # The one before stays until the next change: what was started from it may still run.
+                    f"for old in {quote(self.path)}-*; do "
+                    '[ "$old" = "$folder" ] || [ "$old" = "$before" ] || rm -rf "$old"; done',
+                ]
+            ),
+            f"building {self.path}",
+            stdin=self.lock,
+            timeout=1800,
+        )
 
 
 @dataclass(frozen=True, eq=False)
-class Uv(Step):
+class UvInstall(Step):
     """uv itself, in an environment of its own, from a lock file with hashes."""
 
     lock: bytes = field(repr=False)
@@ -91,15 +101,15 @@ class Uv(Step):
         """See Step."""
         return "uv"
 
-    def owns(self) -> Sequence[Owned]:
+    def managed_resources(self) -> Sequence[ManagedResource]:
         """See Step."""
-        return (Owned("tree", "/opt/homelab/uv"),)
+        return (ManagedResource("tree", "/opt/homelab/uv"),)
 
     def probes(self) -> Sequence[str]:
         """See Step."""
         return ("cat /opt/homelab/uv/lock.sha256",)
 
-    def pending(self, answers: Sequence[Result]) -> Pending | None:
+    def check(self, answers: Sequence[Result]) -> Pending | None:
         """See Step."""
         digest = hashlib.sha256(self.lock).hexdigest()
         return None if answers[0].text == digest else Pending("not installed, or of another version")
@@ -107,10 +117,18 @@ class Uv(Step):
     def apply(self, host: Host) -> None:
         """See Step."""
         digest = hashlib.sha256(self.lock).hexdigest()
-        check(host, _ENVIRONMENT + "\n".join([
-            "set -e; rm -rf /opt/homelab/uv; mkdir -p /opt/homelab",
-            f"{_PYTHON} -m venv /opt/homelab/uv",
-            "/opt/homelab/uv/bin/pip install --quiet --disable-pip-version-check --require-hashes "
-            "--only-binary :all: --requirement /dev/stdin",
-            f"echo {digest} >/opt/homelab/uv/lock.sha256",
-        ]), "installing uv", stdin=self.lock)
+        check(
+            host,
+            _ENVIRONMENT
+            + "\n".join(
+                [
+                    "set -e; rm -rf /opt/homelab/uv; mkdir -p /opt/homelab",
+                    f"{_PYTHON} -m venv /opt/homelab/uv",
+                    "/opt/homelab/uv/bin/pip install --quiet --disable-pip-version-check --require-hashes "
+                    "--only-binary :all: --requirement /dev/stdin",
+                    f"echo {digest} >/opt/homelab/uv/lock.sha256",
+                ]
+            ),
+            "installing uv",
+            stdin=self.lock,
+        )

@@ -38,24 +38,14 @@ with DAG(
     },
 ) as dag:
     fetch_weather_data = SSHOperator(
-        task_id="fetch_weather_data",
-        ssh_conn_id="analytics",
-        command="fetch_weather_data",
-        cmd_timeout=15 * 60,
+        task_id="fetch_weather_data", ssh_conn_id="analytics", command="fetch_weather_data", cmd_timeout=15 * 60
     )
     run_dbt_transformation = SSHOperator(
-        task_id="run_dbt_transformation",
-        ssh_conn_id="analytics",
-        command="run_dbt_transformation",
-        cmd_timeout=30 * 60,
+        task_id="run_dbt_transformation", ssh_conn_id="analytics", command="run_dbt_transformation", cmd_timeout=30 * 60
     )
     # It says what the fetch has come to, and would say the same again.
     check_every_city = SSHOperator(
-        task_id="check_every_city",
-        ssh_conn_id="analytics",
-        command="check_every_city",
-        cmd_timeout=60,
-        retries=0,
+        task_id="check_every_city", ssh_conn_id="analytics", command="check_every_city", cmd_timeout=60, retries=0
     )
     fetch_weather_data >> run_dbt_transformation
     fetch_weather_data >> check_every_city

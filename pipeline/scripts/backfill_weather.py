@@ -126,9 +126,21 @@ def bring_in(file: IO[bytes], naming: Naming) -> tuple[Outcome, Counter[str]]:
             problem = error
         outcome += store(connection, Batch.of(lines))
         asked = outcome.new + outcome.known + outcome.quarantined
-        ended(connection, run, {"asked": asked, "stored": outcome.new, "unchanged": outcome.known,
-                                "failed": outcome.quarantined, "quarantined": outcome.quarantined, "spooled": 0,
-                                "recovered": 0, "requests": 0}, str(problem) if problem else None)
+        ended(
+            connection,
+            run,
+            {
+                "asked": asked,
+                "stored": outcome.new,
+                "unchanged": outcome.known,
+                "failed": outcome.quarantined,
+                "quarantined": outcome.quarantined,
+                "spooled": 0,
+                "recovered": 0,
+                "requests": 0,
+            },
+            str(problem) if problem else None,
+        )
     if problem:
         raise problem
     return outcome, reasons + Counter(why for _, why in outcome.refused)
@@ -138,8 +150,12 @@ def main() -> int:
     """Run once; see the top of the file."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--city", help="whose observations these are")
-    parser.add_argument("--units", choices=UNITS, default=os.environ.get("OPENWEATHER_UNITS", "imperial"),
-                        help="of the records that do not say theirs")
+    parser.add_argument(
+        "--units",
+        choices=UNITS,
+        default=os.environ.get("OPENWEATHER_UNITS", "imperial"),
+        help="of the records that do not say theirs",
+    )
     parser.add_argument("file", nargs="?", type=Path)
     options = parser.parse_args()
     cities = json.loads(os.environ.get("WEATHER_CITIES") or "[]")
@@ -153,8 +169,17 @@ def main() -> int:
     except psycopg.Error as error:
         print(f"error: Postgres: {' '.join(str(error).split())}", file=sys.stderr)
         return NONE
-    print(json.dumps({"stored": outcome.new, "unchanged": outcome.known, "quarantined": outcome.quarantined,
-                      "reasons": dict(reasons.most_common(10))}, ensure_ascii=False))
+    print(
+        json.dumps(
+            {
+                "stored": outcome.new,
+                "unchanged": outcome.known,
+                "quarantined": outcome.quarantined,
+                "reasons": dict(reasons.most_common(10)),
+            },
+            ensure_ascii=False,
+        )
+    )
     return SOME if outcome.quarantined else 0
 
 

@@ -39,8 +39,9 @@ def of_file(path: Path) -> list[City]:
     seen = set[str]()
     twice = [city.name for city in found if city.name in seen or seen.add(city.name)]  # type: ignore[func-returns-value]
     if twice:
-        raise CitiesError(f"{path.name}: {', '.join(map(repr, twice[:_SHOWN]))} named twice: the name is what tells "
-                          "them apart later")
+        raise CitiesError(
+            f"{path.name}: {', '.join(map(repr, twice[:_SHOWN]))} named twice: the name is what tells them apart later"
+        )
     return found
 
 
@@ -58,11 +59,14 @@ def _rows(text: str, what: str) -> Iterator[tuple[str, object]]:
     """Each line of a CSV file with its number, its values typed as in JSON."""
     reader = csv.DictReader(text.splitlines(), restkey="", skipinitialspace=True)
     if not {"name"} <= set(reader.fieldnames or ()) <= _KEYS.keys():
-        raise CitiesError(f"{what}: the first line has to name the columns: name, and as needed id, latitude, "
-                          f"longitude; not {', '.join(map(repr, reader.fieldnames or ()))}")
+        raise CitiesError(
+            f"{what}: the first line has to name the columns: name, and as needed id, latitude, "
+            f"longitude; not {', '.join(map(repr, reader.fieldnames or ()))}"
+        )
     for row in reader:
-        entry = {key: _typed(key, value.strip()) for key, value in row.items()
-                 if isinstance(value, str) and value.strip()}
+        entry = {
+            key: _typed(key, value.strip()) for key, value in row.items() if isinstance(value, str) and value.strip()
+        }
         yield f"line {reader.line_num}", None if "" in row else entry
 
 
@@ -90,8 +94,9 @@ def _cities(entries: Iterable[tuple[str, object]], what: str) -> list[City]:
     if faults:
         raise CitiesError("; ".join(faults))
     if not found or len(found) > MOST:
-        raise CitiesError(f"{what} has to be a list of at least one city" if not found else
-                          f"{what} has more than {MOST} cities")
+        raise CitiesError(
+            f"{what} has to be a list of at least one city" if not found else f"{what} has more than {MOST} cities"
+        )
     return found
 
 

@@ -26,11 +26,27 @@ def page(layout: Layout, patience: float) -> Path:
     folder = layout.data / "target-docs"  # another one, so that builds need not parse again
     with only_one(layout.data / "transform.lock", patience):
         subprocess.run(
-            [str(Path(sys.executable).with_name("dbt")), "--no-use-colors", "docs", "generate", "--static",
-             "--project-dir", str(layout.project), "--profiles-dir", str(layout.profiles)],
-            cwd=layout.data, stdout=sys.stderr, check=True, env={
-                **os.environ, "DBT_TARGET_PATH": str(folder), "DBT_LOG_PATH": str(layout.data / "logs"),
-                "DBT_SEND_ANONYMOUS_USAGE_STATS": "false"})
+            [
+                str(Path(sys.executable).with_name("dbt")),
+                "--no-use-colors",
+                "docs",
+                "generate",
+                "--static",
+                "--project-dir",
+                str(layout.project),
+                "--profiles-dir",
+                str(layout.profiles),
+            ],
+            cwd=layout.data,
+            stdout=sys.stderr,
+            check=True,
+            env={
+                **os.environ,
+                "DBT_TARGET_PATH": str(folder),
+                "DBT_LOG_PATH": str(layout.data / "logs"),
+                "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
+            },
+        )
     os.replace(folder / "static_index.html", made)
     code.write_text(present)
     return made

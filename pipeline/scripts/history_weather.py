@@ -75,7 +75,9 @@ def is_whole(connection: Connection, week: Week) -> bool:
     hours = [str(hour) for hour in range(week.start, week.end, _HOUR)]
     found = connection.execute(
         "select count(distinct data ->> 'dt') from raw.weather_observations "
-        "where city = %s and (data ->> 'dt') collate \"C\" = any(%s)", (week.city.name, hours)).fetchone()
+        "where city = %s and (data ->> 'dt') collate \"C\" = any(%s)",
+        (week.city.name, hours),
+    ).fetchone()
     return found == (len(hours),)
 
 
@@ -132,24 +134,47 @@ def run(wanted: Configuration, options: argparse.Namespace, start: int, end: int
     """Bring it in; returns the exit status and the summary. Raises psycopg.Error."""
     patience = Patience(request=wanted.request * 3, run=_RUN)
     limit = Limit(wanted.rate_limit, patience)
-    client = Client(base_url=wanted.base_url.replace(_CURRENT, _PAST), api_key=wanted.api_key, patience=patience,
-                    units=options.units or wanted.units, until=patience.clock() + patience.run, at_once=wanted.at_once,
-                    limit=limit)
+    client = Client(
+        base_url=wanted.base_url.replace(_CURRENT, _PAST),
+        api_key=wanted.api_key,
+        patience=patience,
+        units=options.units or wanted.units,
+        until=patience.clock() + patience.run,
+        at_once=wanted.at_once,
+        limit=limit,
+    )
     asked = list(weeks(chosen(wanted.cities, options.city), start, end))
     with connect() as connection:
         identity = uuid4()
         began(connection, identity, datetime.now(UTC))
         told = bring_in(connection, client, asked, wanted.at_once, wanted.data / "history.progress")
         outcome = told.outcome
-        ended(connection, identity, {
-            "asked": outcome.new + outcome.known + outcome.quarantined, "stored": outcome.new,
-            "unchanged": outcome.known, "failed": outcome.quarantined, "quarantined": outcome.quarantined, "spooled": 0,
-            "recovered": 0, "requests": limit.granted}, next(iter(told.failed.values()), None))
+        ended(
+            connection,
+            identity,
+            {
+                "asked": outcome.new + outcome.known + outcome.quarantined,
+                "stored": outcome.new,
+                "unchanged": outcome.known,
+                "failed": outcome.quarantined,
+                "quarantined": outcome.quarantined,
+                "spooled": 0,
+                "recovered": 0,
+                "requests": limit.granted,
+            },
+            next(iter(told.failed.values()), None),
+        )
     status = REFUSED if client.refused else SOME if told.failed or outcome.quarantined else 0
     reasons = told.reasons + Counter(why for _, why in outcome.refused)
-    return status, {"stored": outcome.new, "unchanged": outcome.known, "quarantined": outcome.quarantined,
-                    "reasons": dict(reasons.most_common(10)), "requests": limit.granted, "whole": told.whole,
-                    "failed": dict(islice(told.failed.items(), 100))}
+    return status, {
+        "stored": outcome.new,
+        "unchanged": outcome.known,
+        "quarantined": outcome.quarantined,
+        "reasons": dict(reasons.most_common(10)),
+        "requests": limit.granted,
+        "whole": told.whole,
+        "failed": dict(islice(told.failed.items(), 100)),
+    }
 
 
 def _seconds(day: str) -> int:

@@ -51,13 +51,17 @@ def configuration(environment: Mapping[str, str]) -> Configuration:
     if units not in UNITS:
         raise ConfigurationError(f"OPENWEATHER_UNITS is {units!r}, but has to be one of {', '.join(UNITS)}")
     return Configuration(
-        base_url=base_url, api_key=_required(environment, "OPENWEATHER_API_KEY"), units=units,
-        cities=_cities(environment), data=Path(environment.get("WEATHER_DATA", ".")),
+        base_url=base_url,
+        api_key=_required(environment, "OPENWEATHER_API_KEY"),
+        units=units,
+        cities=_cities(environment),
+        data=Path(environment.get("WEATHER_DATA", ".")),
         rate_limit=_whole(environment, "OPENWEATHER_RATE_LIMIT", 60, low=0, high=1_000_000),
         at_once=_whole(environment, "OPENWEATHER_AT_ONCE", 8, low=1, high=256),
         request=_seconds(environment, "OPENWEATHER_REQUEST_DEADLINE", 10),
         deadline=_seconds(environment, "OPENWEATHER_DEADLINE", 600),
-        spool_bytes=_whole(environment, "WEATHER_SPOOL_MEGABYTES", 256, low=1, high=1 << 20) << 20)
+        spool_bytes=_whole(environment, "WEATHER_SPOOL_MEGABYTES", 256, low=1, high=1 << 20) << 20,
+    )
 
 
 def _cities(environment: Mapping[str, str]) -> Sequence[City]:

@@ -78,9 +78,15 @@ def run(wanted: Configuration) -> Summary:
     """Ask, spool, and bring in what is spooled."""
     started, summary = time.monotonic(), Summary(len(wanted.cities))
     patience = Patience(request=wanted.request, run=wanted.deadline)
-    client = Client(base_url=wanted.base_url, api_key=wanted.api_key, units=wanted.units, patience=patience,
-                    until=patience.clock() + patience.run, at_once=wanted.at_once,
-                    limit=Limit(wanted.rate_limit, patience))
+    client = Client(
+        base_url=wanted.base_url,
+        api_key=wanted.api_key,
+        units=wanted.units,
+        patience=patience,
+        until=patience.clock() + patience.run,
+        at_once=wanted.at_once,
+        limit=Limit(wanted.rate_limit, patience),
+    )
     spool = Spool(wanted.data / "spool", wanted.spool_bytes)
     postgres = Postgres(uuid4(), summary, spool)
     for segment in spool.left_behind():
@@ -128,8 +134,9 @@ def ingest(environment: Mapping[str, str]) -> int:
     summary = run(wanted)
     if summary.failed > len(summary.errors):
         print(f"error: and {summary.failed - len(summary.errors)} more", file=sys.stderr)
-    text = json.dumps({**asdict(summary), "finished": datetime.now(UTC).isoformat(timespec="seconds")},
-                      ensure_ascii=False)
+    text = json.dumps(
+        {**asdict(summary), "finished": datetime.now(UTC).isoformat(timespec="seconds")}, ensure_ascii=False
+    )
     remember(wanted.data, text)
     print(text)
     return summary.status

@@ -117,8 +117,9 @@ class Client:
 
     def history(self, city: City, start: int, end: int) -> bytes:
         """Each hour from `start` to `end` (seconds since 1970, at most a week), as it came. Raises FetchError."""
-        return self._answer("data/2.5/history/city", {**city.query(), "type": "hour", "start": str(start),
-                                                      "end": str(end)})
+        return self._answer(
+            "data/2.5/history/city", {**city.query(), "type": "hour", "start": str(start), "end": str(end)}
+        )
 
     def _answer(self, path: str, query: Mapping[str, str]) -> bytes:
         why = "there was no time left to ask"
@@ -149,8 +150,14 @@ class Client:
         url = f"{self.base_url.rstrip('/')}/{path}"
         try:
             response = self.pool.request(
-                "GET", url, fields={**query, "appid": self.api_key, "units": self.units}, retries=False,
-                redirect=False, timeout=urllib3.Timeout(connect=seconds, read=seconds), preload_content=False)
+                "GET",
+                url,
+                fields={**query, "appid": self.api_key, "units": self.units},
+                retries=False,
+                redirect=False,
+                timeout=urllib3.Timeout(connect=seconds, read=seconds),
+                preload_content=False,
+            )
             try:
                 body = self._read(response, self.patience.clock() + seconds)
             finally:

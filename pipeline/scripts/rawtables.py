@@ -63,8 +63,12 @@ class Outcome:
     refused: list[tuple[str, str]] = field(default_factory=list)
 
     def __add__(self, other: Outcome) -> Outcome:
-        return Outcome(self.new + other.new, self.known + other.known, self.quarantined + other.quarantined,
-                       self.refused + other.refused)
+        return Outcome(
+            self.new + other.new,
+            self.known + other.known,
+            self.quarantined + other.quarantined,
+            self.refused + other.refused,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +86,7 @@ class Batch:
         for line in lines:
             first = line.index(b"\t")
             if first:
-                told.setdefault(line[:line.index(b"\t", first + 1)], line)
+                told.setdefault(line[: line.index(b"\t", first + 1)], line)
             else:
                 bad.append(line)
         return cls(lines, told, bad)
@@ -152,8 +156,17 @@ def _row(line: bytes) -> bytes:
     _, city, units, data = line[:-1].split(b"\t")
     if b"\\" in line:
         city, data = plain(city), plain(data)
-    return b"".join((_HEAD.pack(3, len(city)), city, _LENGTH.pack(len(units)), units,
-                     _LENGTH.pack(len(_JSONB) + len(data)), _JSONB, data))
+    return b"".join(
+        (
+            _HEAD.pack(3, len(city)),
+            city,
+            _LENGTH.pack(len(units)),
+            units,
+            _LENGTH.pack(len(_JSONB) + len(data)),
+            _JSONB,
+            data,
+        )
+    )
 
 
 @contextmanager
@@ -174,12 +187,16 @@ def _fields(line: bytes) -> list[str]:
 
 def began(connection: Connection, run: UUID, started: datetime) -> None:
     """Note that a run has begun."""
-    connection.execute("insert into raw.ingestion_starts (run, started) values (%s, %s) on conflict do nothing",
-                       (run, started))
+    connection.execute(
+        "insert into raw.ingestion_starts (run, started) values (%s, %s) on conflict do nothing", (run, started)
+    )
 
 
 def ended(connection: Connection, run: UUID, counts: dict[str, int], error: str | None) -> None:
     """Note how a run has ended."""
     columns = ", ".join(counts)
-    connection.execute(f"insert into raw.ingestion_ends (run, finished, error, {columns}) values (%s, now(), %s, "  # noqa: S608
-                       f"{', '.join(['%s'] * len(counts))})", (run, error, *counts.values()))
+    connection.execute(
+        f"insert into raw.ingestion_ends (run, finished, error, {columns}) values (%s, now(), %s, "  # noqa: S608
+        f"{', '.join(['%s'] * len(counts))})",
+        (run, error, *counts.values()),
+    )

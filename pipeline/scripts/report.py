@@ -22,9 +22,16 @@ def marts(connection: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
     for name, period in connection.execute(_MARTS).fetchall():
         newest = f'max("{period}")' if period else "null"
         rows, last, came = connection.execute(
-            f'select count(*), {newest}, max(last_ingested_at) from "{name}"').fetchone() or (0, None, None)  # noqa: S608
-        found.append({"name": name, "rows": rows, "newest": last and last.isoformat(),
-                      "last_ingested_at": came and came.isoformat()})
+            f'select count(*), {newest}, max(last_ingested_at) from "{name}"'
+        ).fetchone() or (0, None, None)  # noqa: S608
+        found.append(
+            {
+                "name": name,
+                "rows": rows,
+                "newest": last and last.isoformat(),
+                "last_ingested_at": came and came.isoformat(),
+            }
+        )
     return found
 
 

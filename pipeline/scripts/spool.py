@@ -31,8 +31,10 @@ def good(city: str, units: str, dt: int, text: str) -> bytes:
 
 def bad(city: str, units: str, reason: str, body: bytes) -> bytes:
     """The line of an answer that cannot go in; its time of receipt is now."""
-    return (f"\t{escaped(city)}\t{units}\t{datetime.now(UTC).isoformat()}\t{len(body)}\t{escaped(reason)}\t"
-            f"{body[:_KEPT].hex()}\n").encode()
+    return (
+        f"\t{escaped(city)}\t{units}\t{datetime.now(UTC).isoformat()}\t{len(body)}\t{escaped(reason)}\t"
+        f"{body[:_KEPT].hex()}\n"
+    ).encode()
 
 
 def escaped(text: str) -> str:

@@ -69,6 +69,8 @@ def _change(warehouse: Path, sql: str) -> None:
 
 def remember(connection: duckdb.DuckDBPyConnection, in_full: datetime, code: str) -> None:
     """Note that what is there now has passed."""
-    connection.execute("create or replace table landing.tested as select max(ingested_at) as through, "
-                       "$1::timestamptz as in_full, $2 as code from landing.landing_weather",
-                       [in_full.isoformat(), code])
+    connection.execute(
+        "create or replace table landing.tested as select max(ingested_at) as through, "
+        "$1::timestamptz as in_full, $2 as code from landing.landing_weather",
+        [in_full.isoformat(), code],
+    )

@@ -77,17 +77,31 @@ def build(layout: Layout, lock: int, words: Sequence[str]) -> int:
     layout.results.unlink(missing_ok=True)
     # The unit tests are about the code, which is the same every hour; so are the seeds, once they are there.
     passed_over = ["unit_test", "exposure", *(() if FULL_REFRESH in words else ("seed",))]
-    command = [str(Path(sys.executable).with_name("dbt")), "--no-use-colors", "build",
-               *(f"--exclude-resource-type={kind}" for kind in passed_over),
-               "--project-dir", str(layout.project), "--profiles-dir", str(layout.profiles), *words]
+    command = [
+        str(Path(sys.executable).with_name("dbt")),
+        "--no-use-colors",
+        "build",
+        *(f"--exclude-resource-type={kind}" for kind in passed_over),
+        "--project-dir",
+        str(layout.project),
+        "--profiles-dir",
+        str(layout.profiles),
+        *words,
+    ]
     # target/ is kept: from it dbt knows what it need not parse again.
-    environment = {**os.environ, "DBT_TARGET_PATH": str(layout.results.parent),
-                   "DBT_LOG_PATH": str(layout.data / "logs"), "DBT_SEND_ANONYMOUS_USAGE_STATS": "false"}
-    environment |= {name.removeprefix("DBT_"): os.environ[name] for name in ("DBT_PGUSER", "DBT_PGPASSWORD")
-                    if name in os.environ}
+    environment = {
+        **os.environ,
+        "DBT_TARGET_PATH": str(layout.results.parent),
+        "DBT_LOG_PATH": str(layout.data / "logs"),
+        "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
+    }
+    environment |= {
+        name.removeprefix("DBT_"): os.environ[name] for name in ("DBT_PGUSER", "DBT_PGPASSWORD") if name in os.environ
+    }
     # dbt inherits the lock, so it is held as long as dbt runs, even if this process is killed.
-    return subprocess.run(command, cwd=layout.data, env=environment, stdout=sys.stderr, pass_fds=(lock,),
-                          check=False).returncode
+    return subprocess.run(
+        command, cwd=layout.data, env=environment, stdout=sys.stderr, pass_fds=(lock,), check=False
+    ).returncode
 
 
 def summary(results: Path) -> dict[str, Any]:
@@ -103,8 +117,11 @@ def summary(results: Path) -> dict[str, Any]:
         "tests_warned": tests["warn"],
         "tests_failed": tests["fail"] + tests["error"],
         "skipped": models["skipped"] + tests["skipped"],
-        "problems": [{"node": node["unique_id"], "status": node["status"], "message": node["message"]}
-                     for node in nodes if node["status"] in ("error", "fail", "warn")],
+        "problems": [
+            {"node": node["unique_id"], "status": node["status"], "message": node["message"]}
+            for node in nodes
+            if node["status"] in ("error", "fail", "warn")
+        ],
     }
 
 
@@ -161,8 +178,7 @@ def main() -> int:
     options = parser.parse_args()
     layout = Layout(options.project.resolve(), options.profiles.resolve(), options.data.resolve())
     try:
-        report = run(layout, options.wait, [FULL_REFRESH] if options.full_refresh else [],
-                     options.test_everything)
+        report = run(layout, options.wait, [FULL_REFRESH] if options.full_refresh else [], options.test_everything)
     except TimeoutError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from homelab.lab import LABS, Lab, down, missing, network, up
-from homelab.paths import shipped
+from homelab.paths import bundled_path
 from homelab.progress import TerminalProgress
 
 LAB = LABS["e2e"]
@@ -52,13 +52,23 @@ class Cli:
 
     def run(self, *words: str, expect: int | None = 0, timeout: float = 900) -> subprocess.CompletedProcess[str]:
         """Run `homelab …`; the exit code has to be `expect`, unless that is None."""
-        command = [sys.executable, "-m", "homelab", "-i", str(self.folder / "inventory.yaml"),
-                   "--overlay", str(self.lab.overlay), "--overlay", str(self.folder / "overlay.yaml")]
+        command = [
+            sys.executable,
+            "-m",
+            "homelab",
+            "-i",
+            str(self.folder / "inventory.yaml"),
+            "--overlay",
+            str(self.lab.overlay),
+            "--overlay",
+            str(self.folder / "overlay.yaml"),
+        ]
         for more in self.folder.glob("also.yaml"):
             command += ["--overlay", str(more)]
         command += words
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False,
-                              env={**os.environ, "CI": "true"})
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=timeout, check=False, env={**os.environ, "CI": "true"}
+        )
         sys.stderr.write(done.stderr)
         if expect is not None:
             assert done.returncode == expect, f"{' '.join(words)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
@@ -75,6 +85,7 @@ class Cli:
 
 def machine() -> dict[str, list[str]]:
     """What a lab could leave behind on this machine."""
+
     def lines(*command: str) -> list[str]:
         return sorted(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines())
 
@@ -83,8 +94,11 @@ def machine() -> dict[str, list[str]]:
         "routes": lines("ip", "route", "show", "table", "all"),
         "mounts": [line.split()[1] for line in sorted(Path("/proc/mounts").read_text().splitlines())],
         "rules": lines("nft", "list", "ruleset"),
-        "processes": sorted(text for path in Path("/proc").glob("[0-9]*/cmdline")
-                            if "hl-e2e" in (text := _read(path)) or "/var/lib/homelab/e2e" in text),
+        "processes": sorted(
+            text
+            for path in Path("/proc").glob("[0-9]*/cmdline")
+            if "hl-e2e" in (text := _read(path)) or "/var/lib/homelab/e2e" in text
+        ),
         "cgroups": sorted(str(path) for path in Path("/sys/fs/cgroup").glob("**/homelab-e2e-*")),
         "state": [str(LAB.state_dir)] if LAB.state_dir.exists() else [],
         "forwarding": lines("sysctl", "net.ipv4.ip_forward"),
@@ -104,7 +118,7 @@ def cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
     if lacking := missing():
         pytest.skip("the lab cannot run here: " + "; ".join(lacking))
     folder = tmp_path_factory.mktemp("e2e")
-    shutil.copy(shipped("inventory.yaml"), folder / "inventory.yaml")
+    shutil.copy(bundled_path("inventory.yaml"), folder / "inventory.yaml")
     down(LAB, TerminalProgress())  # what a killed run of the tests may have left
     network.guard()  # it stands before the lab and after it
     cli = Cli(folder, LAB, machine())

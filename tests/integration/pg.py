@@ -12,9 +12,9 @@ from pathlib import Path
 
 import psycopg
 
-from homelab.dev.postgres import SETTINGS, Cluster, given, unpack
-from homelab.dev.postgres import archive as archive_in
-from homelab.dev.postgres import free_port as free_port
+from homelab.dev.local_postgres import SETTINGS, Cluster, given, unpack
+from homelab.dev.local_postgres import archive as archive_in
+from homelab.dev.local_postgres import free_port as free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / ".venv" / "pg16"
@@ -29,11 +29,18 @@ def archive() -> Path | None:
 class Server(Cluster):
     """A running server."""
 
-    def connect(self, database: str = "postgres", user: str = "postgres",
-                password: str | None = None) -> psycopg.Connection[tuple[object, ...]]:
+    def connect(
+        self, database: str = "postgres", user: str = "postgres", password: str | None = None
+    ) -> psycopg.Connection[tuple[object, ...]]:
         """An autocommit connection."""
-        return psycopg.connect(host=self.host, port=self.port, dbname=database, user=user,
-                               password=self.password if password is None else password, autocommit=True)
+        return psycopg.connect(
+            host=self.host,
+            port=self.port,
+            dbname=database,
+            user=user,
+            password=self.password if password is None else password,
+            autocommit=True,
+        )
 
     def reload(self) -> None:
         """Have the server read pg_hba.conf and its settings again."""

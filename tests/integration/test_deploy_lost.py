@@ -16,9 +16,9 @@ from homelab.progress import SilentProgress
 from homelab.ssh import Ssh
 from homelab.steps import Command, File
 from homelab.steps.converge import converge
-from homelab.steps.look import survey
+from homelab.steps.host_state import pending_changes
 from homelab.trust import Pin
-from tests.integration.line import Line
+from tests.integration.flaky_proxy import FlakyProxy
 from tests.integration.test_ssh import Server, lacking, server  # noqa: F401 - a fixture
 from tests.support import owner_of_new_files
 
@@ -27,6 +27,7 @@ pytestmark = pytest.mark.skipif(bool(lacking()), reason=lacking() or "nothing")
 
 def when(condition: Callable[[], bool], act: Callable[[], None]) -> None:
     """Act from another thread as soon as it is so."""
+
     def wait() -> None:
         until = time.monotonic() + 20
         while not condition() and time.monotonic() < until:
@@ -39,19 +40,26 @@ def when(condition: Callable[[], bool], act: Callable[[], None]) -> None:
 @pytest.fixture
 def line(server: Server) -> object:  # noqa: F811
     server.known_hosts.pin("box", Pin(server.fingerprint))
-    with Line(server.port) as line:
+    with FlakyProxy(server.port) as line:
         yield line
 
 
 def long(folder: Path) -> Command:
     """Takes a while, and counts how often it was begun. It prints all the time, as apt does."""
-    return Command("long", argv("test", "-e", str(folder / "made")),
-                   f"echo began >>{folder}/log; for i in $(seq 20); do echo $i; sleep 0.1; done; touch {folder}/made")
+    return Command(
+        "long",
+        argv("test", "-e", str(folder / "made")),
+        f"echo began >>{folder}/log; for i in $(seq 20); do echo $i; sleep 0.1; done; touch {folder}/made",
+    )
 
 
 @pytest.mark.parametrize("how", ["cut", "freeze"])
-def test_a_long_command_goes_on_without_the_line_and_is_waited_for(server: Server, line: Line, tmp_path: Path,  # noqa: F811
-                                                                   how: str) -> None:
+def test_a_long_command_goes_on_without_the_line_and_is_waited_for(
+    server: Server,
+    line: FlakyProxy,
+    tmp_path: Path,  # noqa: F811
+    how: str,
+) -> None:
     when((tmp_path / "log").exists, getattr(line, how))
     when(lambda: (tmp_path / "log").exists() and line.frozen, lambda: time.sleep(1.2) or line.mend())
     with server.client(line.port, beat=0.2, patience=0.5) as host:
@@ -60,7 +68,7 @@ def test_a_long_command_goes_on_without_the_line_and_is_waited_for(server: Serve
     assert (tmp_path / "log").read_text() == "began\n"
 
 
-def test_a_file_that_is_cut_off_never_stands_there_in_half(server: Server, line: Line, tmp_path: Path) -> None:  # noqa: F811
+def test_a_file_that_is_cut_off_never_stands_there_in_half(server: Server, line: FlakyProxy, tmp_path: Path) -> None:  # noqa: F811
     path, content = tmp_path / "file", os.urandom(1 << 22)  # which does not get smaller by compressing it
     path.write_bytes(b"old")
     seen: set[bytes] = set()
@@ -80,15 +88,17 @@ def test_a_file_that_is_cut_off_never_stands_there_in_half(server: Server, line:
             finally:
                 seen.add(path.read_bytes())
 
-    key, _ = server.vault.key_pair("operator")
+    key, _ = server.secret_store.key_pair("operator")
     with Watched("box", "127.0.0.1", key, server.known_hosts, port=line.port) as host:
         converge(host, [step], SilentProgress())
-        assert survey(host, [step]) == []
+        assert pending_changes(host, [step]) == []
     assert Watched.cut
     assert seen == {b"old", content}
 
 
-def test_a_run_that_finds_nothing_to_do_takes_four_round_trips(server: Server, line: Line, tmp_path: Path) -> None:  # noqa: F811
+def test_a_run_that_finds_nothing_to_do_takes_four_round_trips(
+    server: Server, line: FlakyProxy, tmp_path: Path
+) -> None:  # noqa: F811
     """However many steps there are: the session, the command, its answer; one is left over."""
     steps = [File(str(tmp_path / f"file-{number}"), b"x" * 500, *owner_of_new_files()) for number in range(12)]
     with server.client(line.port) as host:
@@ -99,8 +109,12 @@ def test_a_run_that_finds_nothing_to_do_takes_four_round_trips(server: Server, l
         assert 1 <= line.turns - before <= 4
 
 
-def test_a_machine_that_stays_away_is_an_error(server: Server, line: Line, tmp_path: Path,  # noqa: F811
-                                               monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_that_stays_away_is_an_error(
+    server: Server,
+    line: FlakyProxy,
+    tmp_path: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("homelab.steps.converge.REBOOT", 0.5)
     when((tmp_path / "log").exists, line.stop)
     with server.client(line.port) as host, pytest.raises(HomelabError, match="no answer over SSH"):
@@ -112,10 +126,10 @@ def test_a_machine_that_stays_away_is_an_error(server: Server, line: Line, tmp_p
 
 def test_the_shell_over_there_is_killed_and_its_children_are_waited_for(server: Server, tmp_path: Path) -> None:  # noqa: F811
     server.known_hosts.pin("box", Pin(server.fingerprint))
-    step = Command("long", argv("test", "-e", str(tmp_path / "made")),
-                   f"(sleep 1; touch {tmp_path}/made) & kill -9 $PPID $$")
+    step = Command(
+        "long", argv("test", "-e", str(tmp_path / "made")), f"(sleep 1; touch {tmp_path}/made) & kill -9 $PPID $$"
+    )
     with server.client() as host:
         with pytest.raises(HomelabError):
             converge(host, [step], SilentProgress())
         assert converge(host, [step], SilentProgress()) == []
-

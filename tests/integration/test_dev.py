@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from homelab.dev.stack import folder_of
+from homelab.dev.local_stack import folder_of
 from homelab.lab.process import wait_until
 from tests.integration import pg
 from tests.scripts import ROOT
@@ -44,20 +44,32 @@ def site(tmp_path: Path) -> Iterator[Path]:
 
 
 def homelab(site: Path, *words: str, expect: int = 0) -> str:
-    done = subprocess.run([sys.executable, "-m", "homelab", "dev", *words], cwd=site, capture_output=True, text=True,
-                          check=False, timeout=150, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        [sys.executable, "-m", "homelab", "dev", *words],
+        cwd=site,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=150,
+        stdin=subprocess.DEVNULL,
+    )
     assert done.returncode == expect, done.stdout + done.stderr
     return done.stdout + done.stderr * (expect != 0)
 
 
 def test_the_pipeline_without_containers(site: Path) -> None:
-    state = next(line.split()[1] for line in (site / "inventory.yaml").read_text().splitlines()
-                 if line.startswith("lab:"))
+    state = next(
+        line.split()[1] for line in (site / "inventory.yaml").read_text().splitlines() if line.startswith("lab:")
+    )
     folder = folder_of(site / ".homelab" / state)
     assert "homelab dev run" in homelab(site, "query", "select 1", expect=1)
 
-    first = subprocess.Popen([sys.executable, "-m", "homelab", "dev", "run", "--hours", "5"], cwd=site,
-                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    first = subprocess.Popen(
+        [sys.executable, "-m", "homelab", "dev", "run", "--hours", "5"],
+        cwd=site,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     assert wait_until(lambda: (folder / "data" / "logs" / "dbt.log").exists(), 60)
     time.sleep(2)
     assert any("postgres -D" in words for words in left(folder))

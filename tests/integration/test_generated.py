@@ -39,14 +39,18 @@ def replay(tmp_path: Path) -> Iterator[Replay]:
 
 def told() -> pd.DataFrame:
     """What the cities 1, 2, … were told: each the weather of one of the stations, each its own hour ahead."""
-    stations = {station: pd.DataFrame([{**seen.row, "time": pd.Timestamp(seen.time)} for seen in rows])
-                for station, rows in load().items()}
+    stations = {
+        station: pd.DataFrame([{**seen.row, "time": pd.Timestamp(seen.time)} for seen in rows])
+        for station, rows in load().items()
+    }
     numbers = pd.Series(range(1, CITIES + 1))
     found = []
     for remainder, place in enumerate(PLACES):
         own, rows = numbers[numbers % len(PLACES) == remainder], stations[place.station]
-        found += [rows.iloc[((own + hour) % len(rows)).to_numpy()].assign(city=[f"City {n}" for n in own])
-                  for hour in range(HOURS)]
+        found += [
+            rows.iloc[((own + hour) % len(rows)).to_numpy()].assign(city=[f"City {n}" for n in own])
+            for hour in range(HOURS)
+        ]
     return measured_in(pd.concat(found, ignore_index=True))
 
 
@@ -71,15 +75,23 @@ def test_many_cities_equal_pandas(stack: Stack, replay: Replay, tmp_path: Path) 
     for hour in range(HOURS):
         if hour:
             urllib.request.urlopen(f"{replay.url}/_hour?appid={KEY}", data=b"", timeout=10).close()  # noqa: S310
-        done = stack.script("ingest_weather.py", WEATHER_CITIES_FILE=str(cities), OPENWEATHER_RATE_LIMIT="0",
-                            OPENWEATHER_DEADLINE="7200", WEATHER_SPOOL_MEGABYTES="1024")
+        done = stack.script(
+            "ingest_weather.py",
+            WEATHER_CITIES_FILE=str(cities),
+            OPENWEATHER_RATE_LIMIT="0",
+            OPENWEATHER_DEADLINE="7200",
+            WEATHER_SPOOL_MEGABYTES="1024",
+        )
         assert f'"stored": {CITIES},' in done.stdout
         assert stack.transform("--wait", "1")["status"] == "success"
 
     seen = told()
     days = daily(seen)
-    found = read(stack, "select * replace (strftime(observation_hour, '%Y-%m-%dT%H:00:00+00:00') as observation_hour) "
-                        "from weather_hourly order by city, weather_hourly.observation_hour")
+    found = read(
+        stack,
+        "select * replace (strftime(observation_hour, '%Y-%m-%dT%H:00:00+00:00') as observation_hour) "
+        "from weather_hourly order by city, weather_hourly.observation_hour",
+    )
     wanted = hourly(seen)
     assert len(found) == len(wanted) == CITIES * HOURS
     pd.testing.assert_frame_equal(found[wanted.columns], wanted, check_dtype=False, rtol=1e-9, atol=1e-9)
@@ -88,16 +100,21 @@ def test_many_cities_equal_pandas(stack: Stack, replay: Replay, tmp_path: Path) 
     pd.testing.assert_frame_equal(found[days.columns], days, check_dtype=False, rtol=1e-9, atol=1e-9)
     assert found["observations"].sum() == CITIES * HOURS
 
-    for record, column, ascending in (("hottest day", "temperature_max_f", False),
-                                      ("coldest day", "temperature_min_f", True)):
+    for record, column, ascending in (
+        ("hottest day", "temperature_max_f", False),
+        ("coldest day", "temperature_min_f", True),
+    ):
         best = extremes(days, column, ascending)
         found = read(stack, f"from weather_records where record = '{record}' order by city")
         pd.testing.assert_frame_equal(found[best.columns], best, check_dtype=False)
 
     own = seen.groupby("city")["hour"].agg(["min", "max", "nunique"])
     until = (own["max"] + pd.Timedelta(days=7)).clip(upper=seen["hour"].max())
-    quality = read(stack, "select city, sum(hours_expected)::bigint as expected, sum(hours_observed)::bigint as "
-                          "observed from weather_quality group by city order by city").set_index("city")
+    quality = read(
+        stack,
+        "select city, sum(hours_expected)::bigint as expected, sum(hours_observed)::bigint as "
+        "observed from weather_quality group by city order by city",
+    ).set_index("city")
     assert (quality["expected"] == (until - own["min"]).dt.total_seconds() / 3600 + 1).all()
     assert (quality["observed"] == own["nunique"]).all()
     assert len(quality) == CITIES

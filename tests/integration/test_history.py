@@ -24,15 +24,19 @@ STATIONS = {"Newark,US": "EWR", "Queens,US": "JFK"}
 JANUARY = ("--from", "2013-01-01", "--to", "2013-02-01")
 
 
-def backfill(stack: Stack, *words: str, expect: int = 0, cities: Sequence[str] = tuple(STATIONS),
-             **environment: str) -> tuple[Backfilled, str]:
+def backfill(
+    stack: Stack, *words: str, expect: int = 0, cities: Sequence[str] = tuple(STATIONS), **environment: str
+) -> tuple[Backfilled, str]:
     done = stack.script("history_weather.py", *words, expect=expect, **settings(cities), **environment)
     return Backfilled(**json.loads(done.stdout.splitlines()[-1])), done.stderr
 
 
 def settings(cities: Sequence[str]) -> dict[str, str]:
-    return {"WEATHER_CITIES": json.dumps([{"name": name} for name in cities]), "OPENWEATHER_RATE_LIMIT": "0",
-            "OPENWEATHER_UNITS": "metric"}
+    return {
+        "WEATHER_CITIES": json.dumps([{"name": name} for name in cities]),
+        "OPENWEATHER_RATE_LIMIT": "0",
+        "OPENWEATHER_UNITS": "metric",
+    }
 
 
 def hours(city: str, first: datetime, end: datetime) -> list[int]:
@@ -63,8 +67,9 @@ def test_a_month_of_two_cities_and_once_more(stack: Stack) -> None:
     more, _ = backfill(stack, "--from", "2013-01-29", "--to", "2013-02-03", "--city", "Queens,US")
     assert more.stored == len(hours("Queens,US", day("2013-02-01"), day("2013-02-03")))
     with stack.server.connect(stack.database, "dbt", "dbt") as connection:
-        rows = connection.execute("select distinct units, data ?& array['main', 'wind', 'weather'] "
-                                  "from raw.weather_observations").fetchall()
+        rows = connection.execute(
+            "select distinct units, data ?& array['main', 'wind', 'weather'] from raw.weather_observations"
+        ).fetchall()
         runs = connection.execute("select asked, stored, requests from raw.ingestion_runs order by started").fetchall()
     assert rows == [("metric", True)]
     assert runs[0] == (told.stored, told.stored, 10)
@@ -86,12 +91,27 @@ def test_a_key_without_history_is_told_from_one_that_is_wrong_and_from_a_city(st
 
 
 def test_killed_and_run_again_it_goes_on_where_it_stopped(stack: Stack) -> None:
-    words: list[Any] = [str(stack.python), str(SCRIPTS / "history_weather.py"), "--from", "2013-01-01", "--to",
-                        "2013-03-01"]
+    words: list[Any] = [
+        str(stack.python),
+        str(SCRIPTS / "history_weather.py"),
+        "--from",
+        "2013-01-01",
+        "--to",
+        "2013-03-01",
+    ]
     slow = {**settings(["Newark,US"]), "OPENWEATHER_RATE_LIMIT": "3", "OPENWEATHER_AT_ONCE": "1"}
-    first = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={
-        **stack.server.environment(stack.database, "analytics", "analytics"), "WEATHER_DATA": str(stack.data),
-        "OPENWEATHER_BASE_URL": stack.base_url, "OPENWEATHER_API_KEY": KEY, **slow})
+    first = subprocess.Popen(
+        words,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={
+            **stack.server.environment(stack.database, "analytics", "analytics"),
+            "WEATHER_DATA": str(stack.data),
+            "OPENWEATHER_BASE_URL": stack.base_url,
+            "OPENWEATHER_API_KEY": KEY,
+            **slow,
+        },
+    )
     try:
         progress, until = stack.data / "history.progress", time.monotonic() + 30
         while not (progress.exists() and progress.read_text().startswith("3 of 9")):
@@ -104,7 +124,7 @@ def test_killed_and_run_again_it_goes_on_where_it_stopped(stack: Stack) -> None:
     before = stored(stack)["Newark,US"]
     told, _ = backfill(stack, *words[2:], cities=["Newark,US"])
     wanted = hours("Newark,US", day("2013-01-01"), day("2013-03-01"))
-    assert before == wanted[:len(before)]
+    assert before == wanted[: len(before)]
     assert stored(stack) == {"Newark,US": wanted}
     assert told.stored == len(wanted) - len(before)
     assert told.whole >= 1

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from homelab.model import Access
+from homelab.model import DatabaseGrant
 from homelab.services.postgres import grants
 from tests.integration import pg
 from tests.integration.conftest import KEY, Replay, replaying
@@ -26,12 +26,11 @@ pytestmark = pytest.mark.timeout(60 + 10 * KILLS)
 
 @pytest.fixture
 def database(postgres: pg.Server) -> Iterator[str]:
-    with (postgres.role("analytics", "analytics"), postgres.role("dbt", "dbt"),
-          postgres.database("ingest_kill") as name):
+    with postgres.role("analytics", "analytics"), postgres.role("dbt", "dbt"), postgres.database("ingest_kill") as name:
         with postgres.connect(name) as connection:
             connection.execute(f"revoke all on database {name} from public".encode())
             connection.execute((ROOT / "templates" / "postgres" / "project_data.sql").read_bytes())
-            connection.execute(grants(Access(name, "analytics", "append")).sql.encode())
+            connection.execute(grants(DatabaseGrant(name, "analytics", "append")).sql.encode())
         yield name
 
 
@@ -43,14 +42,20 @@ def replay(tmp_path: Path) -> Iterator[Replay]:
 
 def stored(server: pg.Server, database: str) -> list[tuple[str, str]]:
     with server.connect(database) as connection:
-        return [(str(city), str(dt)) for city, dt in
-                connection.execute("select city, data ->> 'dt' from raw.weather_observations")]
+        return [
+            (str(city), str(dt))
+            for city, dt in connection.execute("select city, data ->> 'dt' from raw.weather_observations")
+        ]
 
 
 def spooled(data: Path) -> set[tuple[str, str]]:
     """What stands in whole lines of the spool."""
-    lines = [line for path in (data / "spool").glob("*.rows") for line in path.read_bytes().splitlines(True)
-             if line.endswith(b"\n")]
+    lines = [
+        line
+        for path in (data / "spool").glob("*.rows")
+        for line in path.read_bytes().splitlines(True)
+        if line.endswith(b"\n")
+    ]
     return {(city.decode(), dt.decode()) for dt, city, *_ in (line.split(b"\t") for line in lines)}
 
 
@@ -67,20 +72,32 @@ def data(tmp_path: Path) -> Path:
 def start(postgres: pg.Server, database: str, replay: Replay, data: Path, tmp_path: Path) -> Start:
     cities = tmp_path / "cities.csv"
     cities.write_text("name,id\n" + "".join(f"C{number},{number}\n" for number in range(1, CITIES + 1)))
-    environment = {**{key: os.environ[key] for key in ("PATH", "PYTHONPATH")},
-                   **postgres.environment(database, "analytics", "analytics"), "WEATHER_DATA": str(data),
-                   "WEATHER_CITIES_FILE": str(cities), "OPENWEATHER_BASE_URL": replay.url, "OPENWEATHER_API_KEY": KEY,
-                   "OPENWEATHER_RATE_LIMIT": "0"}
-    return lambda: subprocess.Popen([sys.executable, str(SCRIPTS / "ingest_weather.py")], env=environment,
-                                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    environment = {
+        **{key: os.environ[key] for key in ("PATH", "PYTHONPATH")},
+        **postgres.environment(database, "analytics", "analytics"),
+        "WEATHER_DATA": str(data),
+        "WEATHER_CITIES_FILE": str(cities),
+        "OPENWEATHER_BASE_URL": replay.url,
+        "OPENWEATHER_API_KEY": KEY,
+        "OPENWEATHER_RATE_LIMIT": "0",
+    }
+    return lambda: subprocess.Popen(
+        [sys.executable, str(SCRIPTS / "ingest_weather.py")],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
 
 
 def test_connections_that_are_cut_lose_nothing(postgres: pg.Server, database: str, data: Path, start: Start) -> None:
     running, cut = start(), 0
     with postgres.connect() as connection:
         while running.poll() is None:
-            cut += len(connection.execute("select pg_terminate_backend(pid) from pg_stat_activity "
-                                          "where application_name = 'ingest_weather'").fetchall())
+            cut += len(
+                connection.execute(
+                    "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'ingest_weather'"
+                ).fetchall()
+            )
             time.sleep(0.02)
     assert cut > 0
     assert running.returncode in (0, 1, 4)

@@ -29,12 +29,12 @@ from homelab.commands.destroy import destroy
 from homelab.host import check
 from homelab.lab import Lab
 from homelab.model import Container, Secret
-from homelab.paths import shipped
-from homelab.plan import chosen
+from homelab.paths import bundled_path
+from homelab.plan import select_containers
 from homelab.ssh import Ssh
 from homelab.trust import KnownHosts, Pin, fingerprint
-from tests.integration.box import QUIET, Box, in_a_lab, lab_with
-from tests.integration.crash import KINDS, Doomed, Fate, differences, state
+from tests.integration.fault_injection import KINDS, FaultInjectingHost, FaultPlan, differences, state
+from tests.integration.lab_fixture import QUIET, LabFixture, in_a_lab, lab_with
 
 LAB = Lab("crash", IPv4Network("10.99.2.112/28"), "hl-crsh", 18086, 8169)
 OVERLAY = """
@@ -53,7 +53,7 @@ pytestmark = in_a_lab(3600 if ASKED else 300)
 
 
 @dataclass(frozen=True)
-class Stack(Box):
+class Stack(LabFixture):
     """The containers of the walk; what it notes is in the folder."""
 
     folder: Path
@@ -61,7 +61,7 @@ class Stack(Box):
     @property
     def containers(self) -> Sequence[Container]:
         """Those that the walk goes over."""
-        return chosen(self.inventory, LIMIT)
+        return select_containers(self.inventory, LIMIT)
 
     def make(self, keys: Mapping[str, bytes]) -> dict[str, bytes]:
         """Fresh containers, with these host keys, or with new ones. Returns the keys."""
@@ -72,8 +72,12 @@ class Stack(Box):
             with self.connect(container.name) as host:
                 check(host, "systemctl is-system-running --wait", "booting")
                 if container.name in keys:
-                    check(host, f"cat >{_KEY} && ssh-keygen -yf {_KEY} >{_KEY}.pub && systemctl restart ssh",
-                          "giving it the keys of before", stdin=keys[container.name])
+                    check(
+                        host,
+                        f"cat >{_KEY} && ssh-keygen -yf {_KEY} >{_KEY}.pub && systemctl restart ssh",
+                        "giving it the keys of before",
+                        stdin=keys[container.name],
+                    )
                 made[container.name] = check(host, f"cat {_KEY}", "its key").stdout
                 line = " ".join(check(host, f"cat {_KEY}.pub", "its key").text.split()[:2])
             self.known_hosts.pin(container.name, Pin(fingerprint(line), line))
@@ -81,10 +85,16 @@ class Stack(Box):
 
     def deploy_all(self, reach: Callable[..., object] = over_ssh) -> Sequence[HostReport]:
         """What `homelab deploy` does."""
-        return deploy(self.inventory, vault=self.vault, known_hosts=self.known_hosts, progress=QUIET, limit=LIMIT,
-                      reach=reach)  # type: ignore[arg-type]
+        return deploy(
+            self.inventory,
+            secret_store=self.secret_store,
+            known_hosts=self.known_hosts,
+            progress=QUIET,
+            limit=LIMIT,
+            reach=reach,
+        )  # type: ignore[arg-type]
 
-    def deploy_and_be_cut_off(self, fate: Fate) -> int:
+    def deploy_and_be_cut_off(self, fate: FaultPlan) -> int:
         """The same in a process of its own, cut off as fate has it: 0 if all went well, 1 if not, -9 if killed."""
         child = os.fork()
         if child:
@@ -114,12 +124,13 @@ class Stack(Box):
         return found
 
 
-def reaching(fate: Fate) -> Callable[[Container, Secret, KnownHosts], Doomed]:
+def reaching(fate: FaultPlan) -> Callable[[Container, Secret, KnownHosts], FaultInjectingHost]:
     """What connects to a container on which commands are cut off."""
-    def reach(container: Container, private: Secret, known_hosts: KnownHosts) -> Doomed:
+
+    def reach(container: Container, private: Secret, known_hosts: KnownHosts) -> FaultInjectingHost:
         host = Ssh(container.name, str(container.address), private, known_hosts, beat=2, patience=5)
         host.connect(60)
-        return Doomed(host, fate)
+        return FaultInjectingHost(host, fate)
 
     return reach
 
@@ -136,14 +147,14 @@ class Clean:
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder: Path = tmp_path_factory.mktemp("crash")
-    with lab_with(LAB, folder, shipped("inventory.yaml").read_text(), OVERLAY) as box:
+    with lab_with(LAB, folder, bundled_path("inventory.yaml").read_text(), OVERLAY) as box:
         yield Stack(box.inventory, folder)
 
 
 @pytest.fixture(scope="module")
 def clean(stack: Stack) -> Clean:
     keys = stack.make({})
-    learning = Fate(stack.folder / "none")
+    learning = FaultPlan(stack.folder / "none")
     assert [report.failure for report in stack.deploy_all(reaching(learning))] == [None] * len(stack.containers)
     return Clean(stack.state(), learning.seconds, keys)
 
@@ -151,7 +162,7 @@ def clean(stack: Stack) -> Clean:
 @pytest.mark.parametrize("kinds", WALKS, ids="-".join)
 def test_cut_off_in_every_command_it_ends_as_a_clean_one(stack: Stack, clean: Clean, kinds: Sequence[str]) -> None:
     stack.make(clean.keys)
-    fate = Fate(stack.folder / "-".join(kinds), kinds, SEED, 3 if ASKED else 2, dict(clean.seconds))
+    fate = FaultPlan(stack.folder / "-".join(kinds), kinds, SEED, 3 if ASKED else 2, dict(clean.seconds))
     runs, before, started = Counter[int](), -1, time.monotonic()
     while (ended := stack.deploy_and_be_cut_off(fate)) or len(fate.met()) > before:
         assert ended in (0, 1, -signal.SIGKILL)
@@ -159,8 +170,10 @@ def test_cut_off_in_every_command_it_ends_as_a_clean_one(stack: Stack, clean: Cl
         assert ended != 1 or len(fate.met()) > before, "a run that was left in peace has failed"
         before = len(fate.met())
     missed = [name for name in clean.seconds if name not in fate.met()]
-    sys.stderr.write(f"{kinds}: {len(fate.met())} times cut off in {runs.total()} runs {dict(runs)}, "
-                     f"{time.monotonic() - started:.0f} s; not met: {missed}\n")
+    sys.stderr.write(
+        f"{kinds}: {len(fate.met())} times cut off in {runs.total()} runs {dict(runs)}, "
+        f"{time.monotonic() - started:.0f} s; not met: {missed}\n"
+    )
     assert [report.changes for report in stack.deploy_all()] == [[]] * len(stack.containers)
     found = stack.state()
     wrong = [f"{name}: {line}" for name in clean.state for line in differences(clean.state[name], found[name])]
@@ -175,10 +188,21 @@ def test_whatever_differs_would_be_seen(stack: Stack, clean: Clean) -> None:
     container = stack.containers[0]
     before = clean.state[container.name]
     with stack.connect(container.name) as host:
-        check(host, """cd /etc/postgresql/15/main; touch .pg_hba.conf.homelab.abcdef; chmod 600 environment
+        check(
+            host,
+            """cd /etc/postgresql/15/main; touch .pg_hba.conf.homelab.abcdef; chmod 600 environment
 echo >>pg_ident.conf; apt-mark manual libpq5; systemctl mask cron.service e2scrub_reap.service 2>/dev/null
-cd /; runuser -u postgres -- psql -qc 'create role other'; ln -sf /etc/hosts /etc/link""", "spoiling it")
+cd /; runuser -u postgres -- psql -qc 'create role other'; ln -sf /etc/hosts /etc/link""",
+            "spoiling it",
+        )
         found = [line.partition(":")[0] for line in differences(before, state(host))]
     folder = "/etc/postgresql/15/main"
-    assert {f"{folder}/.pg_hba.conf.homelab.abcdef", f"{folder}/environment", f"{folder}/pg_ident.conf", "/etc/link",
-            "packages", "unit files", "databases"} <= set(found)
+    assert {
+        f"{folder}/.pg_hba.conf.homelab.abcdef",
+        f"{folder}/environment",
+        f"{folder}/pg_ident.conf",
+        "/etc/link",
+        "packages",
+        "unit files",
+        "databases",
+    } <= set(found)

@@ -18,15 +18,15 @@ from homelab.commands.trust import trust
 from homelab.errors import HomelabError
 from homelab.host import Result, check
 from homelab.lab import Lab
-from homelab.model import Owned, Step
-from homelab.paths import shipped
+from homelab.model import ManagedResource, Step
+from homelab.paths import bundled_path
 from homelab.progress import TerminalProgress
 from homelab.ssh import Ssh, shown_key
-from homelab.steps import Command, Directory, File, Finished, Packages, Running, Tree, Uv, Venv
+from homelab.steps import Command, Directory, DpkgConfigured, File, Packages, SystemdUnit, Tree, UvInstall, Venv
 from homelab.steps import manifest as m
 from homelab.steps.converge import converge
 from homelab.trust import fingerprint
-from tests.integration.box import QUIET, Box, in_a_lab, lab_with
+from tests.integration.lab_fixture import QUIET, LabFixture, in_a_lab, lab_with
 
 LAB = Lab("deploys", IPv4Network("10.99.2.80/28"), "hl-depl", 18096, 8179)
 INVENTORY = """
@@ -59,7 +59,7 @@ class Doomed:
         return result
 
 
-def deploy_and_be_killed(box: Box, steps: Sequence[Step], point: int) -> bool:
+def deploy_and_be_killed(box: LabFixture, steps: Sequence[Step], point: int) -> bool:
     """Deploy in a process that is killed in the middle of its command number `point`; whether it came to that."""
     child = os.fork()
     if child == 0:
@@ -70,7 +70,7 @@ def deploy_and_be_killed(box: Box, steps: Sequence[Step], point: int) -> bool:
 
 
 @pytest.fixture(scope="module")
-def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
+def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabFixture]:
     with lab_with(LAB, tmp_path_factory.mktemp("deploys"), INVENTORY) as box:
         box.up()
         yield box
@@ -93,14 +93,26 @@ def life(version: str) -> list[Step]:
     config = File("/opt/life/config", f"{version}\n".encode(), mode=0o600, secret=True)
     tree = Tree("/opt/life/tree", {"part/a": version.encode(), f"only-in-{version}": b""})
     unit = File("/etc/systemd/system/life.service", UNIT.format(version=version).encode())
-    made = Command("made", f"grep -qx {version} /opt/life/made", f"echo {version} >/opt/life/made", watches=[tree],
-                   makes=[Owned("made", "/opt/life/made")])
-    return [Directory("/opt/life"), Directory(f"/opt/life/of-{version}"), config, tree,
-            File(f"/opt/life/of-{version}/file", b"x"), made, unit,
-            Running("life.service", watches=[config, unit, tree], settle=0.1)]
+    made = Command(
+        "made",
+        f"grep -qx {version} /opt/life/made",
+        f"echo {version} >/opt/life/made",
+        triggered_by=[tree],
+        makes=[ManagedResource("made", "/opt/life/made")],
+    )
+    return [
+        Directory("/opt/life"),
+        Directory(f"/opt/life/of-{version}"),
+        config,
+        tree,
+        File(f"/opt/life/of-{version}/file", b"x"),
+        made,
+        unit,
+        SystemdUnit("life.service", triggered_by=[config, unit, tree], settle=0.1),
+    ]
 
 
-def test_killed_in_the_middle_of_every_command_the_next_run_ends_as_a_clean_one(box: Box) -> None:
+def test_killed_in_the_middle_of_every_command_the_next_run_ends_as_a_clean_one(box: LabFixture) -> None:
     def ended(version: str) -> str:
         """What is there after a run that nobody killed."""
         with box.connect() as host:
@@ -114,95 +126,115 @@ def test_killed_in_the_middle_of_every_command_the_next_run_ends_as_a_clean_one(
     while deploy_and_be_killed(box, life(f"v{point}"), point - 1):
         assert ended(f"v{point}") == clean, f"killed in command {point}"
         point += 1
-    assert box.pending(life(f"v{point}")) == [], "the last one was not killed"
+    assert box.check(life(f"v{point}")) == [], "the last one was not killed"
     assert ended(f"v{point}") == clean
     assert point > 10, "the walk must have met every command"
 
 
-def test_a_reboot_in_the_middle_is_waited_for(box: Box) -> None:
+def test_a_reboot_in_the_middle_is_waited_for(box: LabFixture) -> None:
     box.run("rm -f /root/begun /root/done")
     long = Command("long", "test -e /root/done", "echo begun >>/root/begun; sync; sleep 4; touch /root/done")
     step = [*life("v0"), long]
     before = box.run("stat -c %Y /run/systemd")
-    rebooting = threading.Thread(target=lambda: box.run(
-        "until [ -e /root/begun ]; do sleep 0.1; done; (sleep 0.2; systemctl reboot) >/dev/null 2>&1 &"))
+    rebooting = threading.Thread(
+        target=lambda: box.run(
+            "until [ -e /root/begun ]; do sleep 0.1; done; (sleep 0.2; systemctl reboot) >/dev/null 2>&1 &"
+        )
+    )
     rebooting.start()
     assert "long: not done yet" in box.deploy(step)
     rebooting.join()
     assert box.run("stat -c %Y /run/systemd") != before
     assert box.run("wc -l </root/begun") == "2", "the first one died with the container"
-    assert box.pending(step) == []
+    assert box.check(step) == []
 
 
-def test_dpkg_that_was_cut_off_is_finished_and_one_that_works_is_waited_for(box: Box) -> None:
+def test_dpkg_that_was_cut_off_is_finished_and_one_that_works_is_waited_for(box: LabFixture) -> None:
     steps = [*life("v0"), Packages(["vim-tiny"])]
-    box.run("(apt-get update && apt-get install -y --no-install-recommends vim-tiny) >/root/apt 2>&1 & "
-            "for i in $(seq 3000); do if ls /var/lib/dpkg/updates | grep -q . && pgrep -x dpkg >/dev/null; then "
-            "pkill -9 -x dpkg; pkill -9 -x apt-get; break; fi; sleep 0.01; done; sleep 0.3")
+    box.run(
+        "(apt-get update && apt-get install -y --no-install-recommends vim-tiny) >/root/apt 2>&1 & "
+        "for i in $(seq 3000); do if ls /var/lib/dpkg/updates | grep -q . && pgrep -x dpkg >/dev/null; then "
+        "pkill -9 -x dpkg; pkill -9 -x apt-get; break; fi; sleep 0.01; done; sleep 0.3"
+    )
     assert box.run("dpkg -l vim-tiny | tail -n 1")[:2] != "ii"
-    box.run("command -v perl >/dev/null; (perl -e 'use Fcntl; open F, \">/var/lib/dpkg/lock-frontend\"; "
-            "fcntl(F, F_SETLKW, pack(\"s s x4 q q i x4\", F_WRLCK, 0, 0, 0, 0)); sleep 3' >/dev/null 2>&1 &)")
+    box.run(
+        'command -v perl >/dev/null; (perl -e \'use Fcntl; open F, ">/var/lib/dpkg/lock-frontend"; '
+        'fcntl(F, F_SETLKW, pack("s s x4 q q i x4", F_WRLCK, 0, 0, 0, 0)); sleep 3\' >/dev/null 2>&1 &)'
+    )
     assert box.deploy(steps)[-1] == "packages vim-tiny: not installed: vim-tiny"
     assert box.run("dpkg --audit; dpkg -l vim-tiny | tail -n 1")[:2] == "ii"
 
 
-def test_a_package_that_dpkg_had_almost_unpacked_is_unpacked_again(box: Box) -> None:
+def test_a_package_that_dpkg_had_almost_unpacked_is_unpacked_again(box: LabFixture) -> None:
     """Where dpkg is killed between its last two notes of a package, apt takes it for whole, and dpkg refuses it."""
-    box.run("apt-get update; cd /var/tmp; apt-get download libjq1; dpkg --unpack libjq1_*.deb; apt-mark auto libjq1; "
-            "sed -i '/^Package: libjq1$/,/^$/s/^Status: install ok unpacked$/Status: install reinstreq unpacked/' "
-            "/var/lib/dpkg/status; ! apt-get install --fix-broken --yes")
+    box.run(
+        "apt-get update; cd /var/tmp; apt-get download libjq1; dpkg --unpack libjq1_*.deb; apt-mark auto libjq1; "
+        "sed -i '/^Package: libjq1$/,/^$/s/^Status: install ok unpacked$/Status: install reinstreq unpacked/' "
+        "/var/lib/dpkg/status; ! apt-get install --fix-broken --yes"
+    )
     assert box.run("dpkg -l libjq1 | tail -n 1")[:3] == "iUR"
     assert box.deploy([*life("v0"), Packages(["jq"])])[-1] == "packages jq: not installed: jq"
     assert box.run("dpkg --audit; dpkg -l libjq1 jq | cut -c1-3 | tail -n 2").split() == ["ii", "ii"]
     assert box.run("apt-mark showauto libjq1") == "libjq1"
 
 
-@pytest.mark.parametrize(("cut_off", "left"), [
-    # In the end dpkg copies its journal into its list of packages, and then empties it, file by file.
-    ("sed -n '/^Package: jq$/,/^$/p' /var/lib/dpkg/status >/var/lib/dpkg/updates/0000", "its journal is not empty"),
-    # What is asked for has been configured, and ldconfig, one of libc-bin's triggers, has not run yet.
-    ("cd /var/tmp; dpkg --no-triggers --install libjq1_*.deb", "libc-bin is triggers-pending"),
-])
-def test_what_dpkg_had_left_to_do_when_all_was_installed_is_done(box: Box, cut_off: str, left: str) -> None:
-    steps = [*life("v0"), Finished(), Packages(["jq"])]
+@pytest.mark.parametrize(
+    ("cut_off", "left"),
+    [
+        # In the end dpkg copies its journal into its list of packages, and then empties it, file by file.
+        ("sed -n '/^Package: jq$/,/^$/p' /var/lib/dpkg/status >/var/lib/dpkg/updates/0000", "its journal is not empty"),
+        # What is asked for has been configured, and ldconfig, one of libc-bin's triggers, has not run yet.
+        ("cd /var/tmp; dpkg --no-triggers --install libjq1_*.deb", "libc-bin is triggers-pending"),
+    ],
+)
+def test_what_dpkg_had_left_to_do_when_all_was_installed_is_done(box: LabFixture, cut_off: str, left: str) -> None:
+    steps = [*life("v0"), DpkgConfigured(), Packages(["jq"])]
     box.deploy(steps)
-    assert box.pending(steps) == []
+    assert box.check(steps) == []
     box.run(f"apt-get update; cd /var/tmp; apt-get download libjq1; {cut_off}")
-    assert box.pending(steps) == [f"dpkg has finished: was cut off: {left}"]
-    box.run("(exec 7>>/var/lib/dpkg/lock-frontend; touch /run/held; sleep 3) >/dev/null 2>&1 & "
-            "until [ -e /run/held ]; do sleep 0.1; done; rm /run/held")
-    assert box.pending(steps) == [], "somebody is at it"
+    assert box.check(steps) == [f"dpkg has finished: was cut off: {left}"]
+    box.run(
+        "(exec 7>>/var/lib/dpkg/lock-frontend; touch /run/held; sleep 3) >/dev/null 2>&1 & "
+        "until [ -e /run/held ]; do sleep 0.1; done; rm /run/held"
+    )
+    assert box.check(steps) == [], "somebody is at it"
     box.run("sleep 3")
     assert box.deploy(steps) == [f"dpkg has finished: was cut off: {left}"]
     assert box.run("ls -A /var/lib/dpkg/updates; dpkg --audit; apt-get check -qq") == ""
 
 
-def test_a_port_that_is_taken_is_said_and_what_goes_is_gone(box: Box) -> None:
+def test_a_port_that_is_taken_is_said_and_what_goes_is_gone(box: LabFixture) -> None:
     text = "[Service]\nExecStart=/usr/sbin/sshd -D -p {port}\n[Install]\nWantedBy=multi-user.target\n"
     taken, free = (File("/etc/systemd/system/second.service", text.format(port=port).encode()) for port in (22, 2222))
     with pytest.raises(HomelabError) as error:
-        box.deploy([taken, Running("second.service", watches=[taken])])
+        box.deploy([taken, SystemdUnit("second.service", triggered_by=[taken])])
     assert "listens on that port already" in error.value.details
-    assert box.deploy([free, Running("second.service", watches=[free])]) == [
-        "file /etc/systemd/system/second.service: its content differs", "unit second.service: is failed"]
-    assert box.deploy([]) == ["remove unit second.service: no longer in the inventory",
-                              "remove file /etc/systemd/system/second.service: no longer in the inventory"]
+    assert box.deploy([free, SystemdUnit("second.service", triggered_by=[free])]) == [
+        "file /etc/systemd/system/second.service: its content differs",
+        "unit second.service: is failed",
+    ]
+    assert box.deploy([]) == [
+        "remove unit second.service: no longer in the inventory",
+        "remove file /etc/systemd/system/second.service: no longer in the inventory",
+    ]
     assert "second" not in box.run("systemctl list-units --all --plain; ls /etc/systemd/system")
 
 
-def test_a_unit_that_does_not_come_up_shows_its_journal(box: Box) -> None:
+def test_a_unit_that_does_not_come_up_shows_its_journal(box: LabFixture) -> None:
     text = "[Service]\nExecStart=/bin/sh -c '{does}'\n[Install]\nWantedBy=multi-user.target\n"
-    bad, good = (File("/etc/systemd/system/third.service", text.format(does=does).encode())
-                 for does in ("echo no key in /etc/third; exit 3", "sleep infinity"))
-    error = box.fails([bad, Running("third.service", watches=[bad])])
+    bad, good = (
+        File("/etc/systemd/system/third.service", text.format(does=does).encode())
+        for does in ("echo no key in /etc/third; exit 3", "sleep infinity")
+    )
+    error = box.fails([bad, SystemdUnit("third.service", triggered_by=[bad])])
     assert error.brief == "postgres-data: third.service does not come up"
     assert "  no key in /etc/third\n" in error.details
     assert "`homelab logs postgres-data third.service`" in error.resolution
-    assert len(box.deploy([good, Running("third.service", watches=[good])])) == 2
+    assert len(box.deploy([good, SystemdUnit("third.service", triggered_by=[good])])) == 2
     box.deploy([])
 
 
-def test_a_full_disk_is_said_and_leaves_nothing_in_half(box: Box) -> None:
+def test_a_full_disk_is_said_and_leaves_nothing_in_half(box: LabFixture) -> None:
     box.run("mkdir -p /opt/small && mount -t tmpfs -o size=64k none /opt/small")
     large = bytes(range(256)) * 1024
     for step in (File("/opt/small/file", large), Tree("/opt/small/tree", {"a/b": os.urandom(len(large))})):
@@ -221,7 +253,7 @@ def test_a_full_disk_is_said_and_leaves_nothing_in_half(box: Box) -> None:
     assert box.deploy([Packages(["tree"])]) == ["packages tree: not installed: tree"]
 
 
-def test_without_a_network_and_without_a_mirror(box: Box) -> None:
+def test_without_a_network_and_without_a_mirror(box: LabFixture) -> None:
     package = Packages(["figlet"])
     box.run("echo 'Acquire::Retries::Delay false;' >/etc/apt/apt.conf.d/98quick")
     route = box.run("ip route show default")
@@ -240,7 +272,7 @@ def test_without_a_network_and_without_a_mirror(box: Box) -> None:
     assert box.deploy([package])[1:] == ["packages figlet: not installed: figlet"]
 
 
-def test_a_clock_that_is_off_is_said_and_what_it_breaks_is_understood(box: Box) -> None:
+def test_a_clock_that_is_off_is_said_and_what_it_breaks_is_understood(box: LabFixture) -> None:
     """No container has a clock of its own: what is started over SSH is told another time by libfaketime."""
     box.deploy([Packages(["libfaketime"])])
     box.run("""cp /etc/environment /root/environment; rm -rf /var/lib/apt/lists/*
@@ -260,18 +292,18 @@ def test_a_clock_that_is_off_is_said_and_what_it_breaks_is_understood(box: Box) 
     assert box.deploy([Packages(["sl"])]) == ["packages sl: not installed: sl"]
 
 
-UV = (shipped("pipeline") / "requirements" / "uv.txt").read_bytes()
+UV = (bundled_path("pipeline") / "requirements" / "uv.txt").read_bytes()
 
 
-def test_python_a_wrong_hash_and_an_index_that_is_down(box: Box) -> None:
+def test_python_a_wrong_hash_and_an_index_that_is_down(box: LabFixture) -> None:
     assert box.run("command -v python3 || echo none") == "none"
     python, wrong = Packages(["python3", "python3-venv"]), re.sub(rb"sha256:[0-9a-f]{8}", b"sha256:01234567", UV)
-    error = box.fails([Uv(UV)])
+    error = box.fails([UvInstall(UV)])
     assert "postgres-data has no Python." in error.details
-    error = box.fails([python, Uv(wrong)])
+    error = box.fails([python, UvInstall(wrong)])
     assert "is not what its hash says" in error.details
     assert "empty the proxy's cache" in error.resolution
-    found = [python, Uv(UV), Directory("/opt/third")]
+    found = [python, UvInstall(UV), Directory("/opt/third")]
     assert box.deploy(found)[0] == "uv: not installed, or of another version"
     venv = Venv("/opt/third/venv", UV)
     closed = File("/etc/uv/uv.toml", b'[[index]]\nurl = "http://127.0.0.1:9/simple"\ndefault = true\n')
@@ -285,7 +317,7 @@ def test_python_a_wrong_hash_and_an_index_that_is_down(box: Box) -> None:
     assert box.deploy([*found, venv]) == ["venv /opt/third/venv: does not exist"]
 
 
-def test_another_host_key_is_a_hard_stop_until_it_is_trusted(box: Box) -> None:
+def test_another_host_key_is_a_hard_stop_until_it_is_trusted(box: LabFixture) -> None:
     key = "/etc/ssh/ssh_host_ed25519_key"
     box.run(f"rm -f {key} && ssh-keygen -qt ed25519 -N '' -f {key} && systemctl restart ssh")
     with pytest.raises(HomelabError) as error:
@@ -299,13 +331,13 @@ def test_another_host_key_is_a_hard_stop_until_it_is_trusted(box: Box) -> None:
     assert box.deploy([]) is not None
 
 
-def test_a_unit_of_a_package_is_masked_and_comes_back(box: Box) -> None:
-    gone = m.Gone(Owned("unit", "systemd-networkd.service"))
-    unit = Running(gone.owned.name, settle=0)
+def test_a_unit_of_a_package_is_masked_and_comes_back(box: LabFixture) -> None:
+    gone = m.RemoveResource(ManagedResource("unit", "systemd-networkd.service"))
+    unit = SystemdUnit(gone.owned.name, settle=0)
     with box.connect() as host:
         gone.apply(host)
         gone.apply(host)
-        assert gone.pending(host.batch(gone.probes())) is None
+        assert gone.check(host.batch(gone.probes())) is None
         assert host.run(f"systemctl is-enabled {unit.unit}").text == "masked"
-        assert unit.pending(host.batch(unit.probes())) is not None
+        assert unit.check(host.batch(unit.probes())) is not None
         host.run(f"systemctl unmask {unit.unit}")

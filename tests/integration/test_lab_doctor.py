@@ -12,7 +12,7 @@ from homelab.commands.doctor import doctor
 from homelab.inventory import load
 from homelab.lab import settings
 from homelab.lab.node import LabNode
-from homelab.paths import shipped
+from homelab.paths import bundled_path
 from tests.integration.fakenode import certificate, serving
 
 
@@ -38,10 +38,11 @@ containers: {{postgres-data: {{disk: 1, services: {{postgres: {{version: 15}}}}}
               airflow-orchestration: {{disk: 1}}}}
 pipeline: {{api_key_file: key}}
 """)
-        (tmp_path / "inventory.yaml").write_text(shipped("inventory.yaml").read_text())
+        (tmp_path / "inventory.yaml").write_text(bundled_path("inventory.yaml").read_text())
         # 404: the replay knows three cities, and the place that is asked for is none of them.
         inventory = load([tmp_path / "inventory.yaml", tmp_path / "overlay.yaml"])
         diagnosis = doctor(inventory, ask=lambda pipeline, key: 404, answering=lambda _: {})
     assert [(check.name, check.said) for check in diagnosis.checks if not check.ok] == []
     assert {"role HomelabContainers", "clock of pve", f"bridge {lab.bridge} on pve"} <= {
-        check.name for check in diagnosis.checks}
+        check.name for check in diagnosis.checks
+    }

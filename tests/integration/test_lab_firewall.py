@@ -18,21 +18,21 @@ from pathlib import Path
 import pytest
 
 from homelab.commands.destroy import destroy
-from homelab.commands.provision import Outcome
 from homelab.commands.up import up
 from homelab.errors import HomelabError
 from homelab.inventory import load
 from homelab.lab import Lab
 from homelab.lab import up as lab_up
 from homelab.lab.containers import Runtime
-from homelab.lab.firewall import TABLE
+from homelab.lab.host_firewall import TABLE
 from homelab.lab.process import running
 from homelab.model import Inventory
-from homelab.paths import shipped
+from homelab.paths import bundled_path
 from homelab.proxmox import Client
-from homelab.secrets import FileVault
+from homelab.runtime.container_changes import Outcome
+from homelab.secrets import FileSecretStore
 from homelab.trust import KnownHosts
-from tests.integration.box import QUIET, fresh, in_a_lab
+from tests.integration.lab_fixture import QUIET, fresh, in_a_lab
 
 # A lab of this file's own, so that it may run beside a demo and beside the end-to-end tests.
 LAB = Lab("walls", IPv4Network("10.99.2.96/28"), "hl-wall", 18076, 8159)
@@ -83,14 +83,22 @@ def inside(vmid: int, *argv: str) -> list[str]:
 
 def knock(source: int, target: int, port: int) -> str:
     """What becomes of a new connection: `open`, `refused` by whom it has reached, or `dropped` on the way."""
-    done = subprocess.run(inside(source, sys.executable, "-c", _KNOCK, ADDRESSES[target], str(port)),
-                          capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        inside(source, sys.executable, "-c", _KNOCK, ADDRESSES[target], str(port)),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return done.stdout.strip()
 
 
 def pings(source: int, target: int) -> bool:
-    return subprocess.run(inside(source, sys.executable, "-c", _PING, ADDRESSES[target]), check=False,
-                          capture_output=True).returncode == 0
+    return (
+        subprocess.run(
+            inside(source, sys.executable, "-c", _PING, ADDRESSES[target]), check=False, capture_output=True
+        ).returncode
+        == 0
+    )
 
 
 @contextmanager
@@ -114,7 +122,7 @@ class Place:
     inventory: Inventory = field(init=False)
 
     def __post_init__(self) -> None:
-        (self.folder / "inventory.yaml").write_text(shipped("inventory.yaml").read_text())
+        (self.folder / "inventory.yaml").write_text(bundled_path("inventory.yaml").read_text())
         (self.folder / "small.yaml").write_text(SMALL)
 
     def up(self, overlay: str, *limit: str) -> Outcome:
@@ -123,8 +131,14 @@ class Place:
         over.write_text(overlay)
         self.inventory = load([self.folder / "inventory.yaml", LAB.overlay, self.folder / "small.yaml", over])
         state = self.inventory.state_dir
-        return up(self.inventory, vault=FileVault(state), known_hosts=KnownHosts.of(state), progress=QUIET,
-                  confirm=lambda plan: True, limit=limit)
+        return up(
+            self.inventory,
+            secret_store=FileSecretStore(state),
+            known_hosts=KnownHosts.of(state),
+            progress=QUIET,
+            confirm=lambda plan: True,
+            limit=limit,
+        )
 
 
 @pytest.fixture(scope="module")
@@ -133,8 +147,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         place = Place(tmp_path_factory.mktemp("walls"))
         place.up(ON)
         yield place
-        destroy(place.inventory, known_hosts=KnownHosts.of(place.inventory.state_dir), progress=QUIET,
-                confirm=lambda plan: True)
+        destroy(
+            place.inventory,
+            known_hosts=KnownHosts.of(place.inventory.state_dir),
+            progress=QUIET,
+            confirm=lambda plan: True,
+        )
 
 
 @contextmanager
@@ -145,6 +163,7 @@ def ssh_all_the_while() -> Iterator[list[bool]]:
     def go_on() -> None:
         while not over.is_set():
             seen.append(knock(HOST, DATABASE, 22) == "open")
+
     thread = threading.Thread(target=go_on)
     thread.start()
     try:
@@ -156,11 +175,20 @@ def ssh_all_the_while() -> Iterator[list[bool]]:
 
 # Who knocks, on whose port → what becomes of it. `refused`: it was let in, and nobody listens there.
 CLOSED: Mapping[tuple[int, int, int], str] = {
-    (LAKE, DATABASE, 5432): "open", (FLOW, DATABASE, 5432): "open", (HOST, DATABASE, 5432): "dropped",
-    (HOST, DATABASE, 22): "open", (LAKE, DATABASE, 22): "dropped", (FLOW, DATABASE, 22): "dropped",
-    (FLOW, LAKE, 22): "open", (HOST, LAKE, 22): "open", (DATABASE, LAKE, 22): "dropped",
-    (HOST, FLOW, 8080): "refused", (DATABASE, FLOW, 8080): "refused", (LAKE, FLOW, 22): "dropped",
-    (LAKE, FLOW, 9999): "dropped", (DATABASE, DATABASE, 9999): "refused",
+    (LAKE, DATABASE, 5432): "open",
+    (FLOW, DATABASE, 5432): "open",
+    (HOST, DATABASE, 5432): "dropped",
+    (HOST, DATABASE, 22): "open",
+    (LAKE, DATABASE, 22): "dropped",
+    (FLOW, DATABASE, 22): "dropped",
+    (FLOW, LAKE, 22): "open",
+    (HOST, LAKE, 22): "open",
+    (DATABASE, LAKE, 22): "dropped",
+    (HOST, FLOW, 8080): "refused",
+    (DATABASE, FLOW, 8080): "refused",
+    (LAKE, FLOW, 22): "dropped",
+    (LAKE, FLOW, 9999): "dropped",
+    (DATABASE, DATABASE, 9999): "refused",
 }
 
 

@@ -11,13 +11,13 @@ from ipaddress import IPv4Network
 
 import pytest
 
-from homelab.commands import bake as baking
+from homelab.commands import golden as baking
 from homelab.lab import Lab, up
 from homelab.lab.containers import Runtime
 from homelab.lab.process import running
 from homelab.proxmox import Client
 from homelab.trust import fingerprint
-from tests.integration.box import QUIET, Box, in_a_lab, lab_with
+from tests.integration.lab_fixture import QUIET, LabFixture, in_a_lab, lab_with
 
 LAB = Lab("bakery", IPv4Network("10.99.2.16/28"), "hl-gold", 18066, 8149)
 SOURCE, CLONE = "postgres-data", "second"
@@ -36,19 +36,21 @@ echo secret | tee /var/log/app.log /var/log/app.log.1 /root/.bash_history /srv/d
 chown daemon /srv/data; ln -f /srv/data /srv/same
 echo old >/var/log/journal/0123456789abcdef0123456789abcdef/system.journal
 sync"""
-LEFT = ("cat /var/log/app.log /var/log/app.log.1 /root/.bash_history 2>/dev/null; "
-        "ls /var/log/journal/0123456789abcdef0123456789abcdef; ls -d /etc/ssh/homelab-new; true")
+LEFT = (
+    "cat /var/log/app.log /var/log/app.log.1 /root/.bash_history 2>/dev/null; "
+    "ls /var/log/journal/0123456789abcdef0123456789abcdef; ls -d /etc/ssh/homelab-new; true"
+)
 
 pytestmark = in_a_lab()
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabFixture]:
     with lab_with(LAB, tmp_path_factory.mktemp("golden"), INVENTORY) as box:
         yield box
 
 
-def test_a_clone_of_a_golden_container_is_a_container_of_its_own(home: Box) -> None:
+def test_a_clone_of_a_golden_container_is_a_container_of_its_own(home: LabFixture) -> None:
     home.up(SOURCE)
     home.run(LITTER, SOURCE)
     baking.bake(home.inventory, SOURCE, known_hosts=home.known_hosts, progress=QUIET, confirm=lambda lines: True)
@@ -62,8 +64,9 @@ def test_a_clone_of_a_golden_container_is_a_container_of_its_own(home: Box) -> N
     assert {key.split()[0] for key in new_keys} == {key.split()[0] for key in old_keys}
     assert not set(new_keys) & set(old_keys)
     for name, address in ((SOURCE, "10.99.2.20"), (CLONE, "10.99.2.21")):
-        shown = subprocess.run(["ssh-keyscan", "-T", "5", "-t", "ed25519", address], capture_output=True, text=True,
-                               check=True).stdout
+        shown = subprocess.run(
+            ["ssh-keyscan", "-T", "5", "-t", "ed25519", address], capture_output=True, text=True, check=True
+        ).stdout
         assert fingerprint(shown.split(" ", 1)[1]) == home.known_hosts.pins()[name].fingerprint
     assert home.run("hostname; ip -br -4 addr show eth0", CLONE).split()[::3] == [CLONE, "10.99.2.21/28"]
     # What runs knows the new machine-id too.
@@ -74,7 +77,7 @@ def test_a_clone_of_a_golden_container_is_a_container_of_its_own(home: Box) -> N
     assert str(home.up()) == "Nothing to do: 2 containers match the inventory and run."
 
 
-def test_a_killed_node_leaves_nothing_half_cloned(home: Box) -> None:
+def test_a_killed_node_leaves_nothing_half_cloned(home: LabFixture) -> None:
     client = Client(home.inventory.endpoint)
     (vmid,) = [row["vmid"] for row in client.get("nodes/pve/lxc") if row.get("template")]
     client.post(f"nodes/pve/lxc/{vmid}/clone", newid=199, full=True)
@@ -90,7 +93,7 @@ def test_a_killed_node_leaves_nothing_half_cloned(home: Box) -> None:
     assert "lock" not in client.get(f"nodes/pve/lxc/{vmid}/config")
 
 
-def test_the_golden_container_itself_cannot_be_started(home: Box) -> None:
+def test_the_golden_container_itself_cannot_be_started(home: LabFixture) -> None:
     client = Client(home.inventory.endpoint)
     (row,) = [row for row in client.get("nodes/pve/lxc") if row.get("template")]
     assert row["name"] == "golden-postgres-data"

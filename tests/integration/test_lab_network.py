@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.box import in_a_lab
+from tests.integration.lab_fixture import in_a_lab
 
 pytestmark = in_a_lab(120)
 
@@ -30,8 +30,13 @@ def tables():
 
 def alone(story: str) -> Any:
     """What a story prints as JSON, told in a network namespace that ends with it."""
-    done = subprocess.run(["unshare", "--net", sys.executable, "-c", _PRELUDE + story], capture_output=True, text=True,
-                          check=False, timeout=60)
+    done = subprocess.run(
+        ["unshare", "--net", sys.executable, "-c", _PRELUDE + story],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -86,7 +91,11 @@ print(json.dumps([closed, rules()]))
 """)
     during, after = found
     foreign = '-A FORWARD -m comment --comment "homelab:labour" -j ACCEPT'
-    assert sorted(during) == sorted([
-        '-A FORWARD -i hl-lab -m comment --comment "homelab:lab" -j ACCEPT',
-        '-A FORWARD -o hl-lab -m comment --comment "homelab:lab" -j ACCEPT', foreign])
+    assert sorted(during) == sorted(
+        [
+            '-A FORWARD -i hl-lab -m comment --comment "homelab:lab" -j ACCEPT',
+            '-A FORWARD -o hl-lab -m comment --comment "homelab:lab" -j ACCEPT',
+            foreign,
+        ]
+    )
     assert after == [foreign]

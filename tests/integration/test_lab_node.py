@@ -24,7 +24,7 @@ from homelab.lab import Lab, down, network, status, up
 from homelab.lab.containers import Runtime
 from homelab.lab.process import running
 from homelab.trust import fingerprint
-from tests.integration.box import QUIET, fresh, in_a_lab
+from tests.integration.lab_fixture import QUIET, fresh, in_a_lab
 
 # A lab of this file's own, so that it may run beside a demo and beside the end-to-end tests.
 LAB = Lab("nodetest", IPv4Network("10.99.2.32/27"), "hl-test", 18026, 8109)
@@ -79,10 +79,22 @@ class Api:
         """Begin to create and start a container; the UPID."""
         template = self.call("GET", "/nodes/pve/storage/local/content", content="vztmpl")[0]["volid"]
         upid: str = self.call(
-            "POST", "/nodes/pve/lxc", vmid=vmid, hostname=NAMES[vmid], ostemplate=template, cores=1, memory=512,
-            swap=0, rootfs="local:8", features="nesting=1", start=1, onboot=1, tags="homelab",
+            "POST",
+            "/nodes/pve/lxc",
+            vmid=vmid,
+            hostname=NAMES[vmid],
+            ostemplate=template,
+            cores=1,
+            memory=512,
+            swap=0,
+            rootfs="local:8",
+            features="nesting=1",
+            start=1,
+            onboot=1,
+            tags="homelab",
             net0=f"name=eth0,bridge={LAB.bridge},ip=10.99.2.{vmid - 100}/{LAB.subnet.prefixlen},gw={LAB.gateway}",
-            **{"ssh-public-keys": key.with_suffix(".pub").read_text(), **more})
+            **{"ssh-public-keys": key.with_suffix(".pub").read_text(), **more},
+        )
         return upid
 
 
@@ -109,8 +121,9 @@ class Guest:
 
     def scan(self) -> str:
         """The line of its ed25519 host key; empty while it does not answer."""
-        done = subprocess.run(["ssh-keyscan", "-T", "2", "-t", "ed25519", self.address], capture_output=True, text=True,
-                              check=False)
+        done = subprocess.run(
+            ["ssh-keyscan", "-T", "2", "-t", "ed25519", self.address], capture_output=True, text=True, check=False
+        )
         return done.stdout.strip()
 
     def run(self, command: str) -> str:
@@ -121,9 +134,20 @@ class Guest:
         assert fingerprint(line.split(" ", 1)[1]) == self.pinned
         known.write_text(line + "\n")
         options = ("StrictHostKeyChecking=yes", "BatchMode=yes", "ConnectTimeout=5", f"UserKnownHostsFile={known}")
-        done = subprocess.run(["ssh", "-i", self.key, *(word for option in options for word in ("-o", option)),
-                               f"root@{self.address}", command],
-                              capture_output=True, text=True, check=False, timeout=60)
+        done = subprocess.run(
+            [
+                "ssh",
+                "-i",
+                self.key,
+                *(word for option in options for word in ("-o", option)),
+                f"root@{self.address}",
+                command,
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
@@ -148,15 +172,19 @@ def machine() -> dict[str, list[str]]:
         "addresses": [line for line in shown("ip", "-o", "-br", "addr") if "hl-" in line],
         "routes": shown("ip", "-4", "route"),
         "tables": shown("nft", "list", "tables"),
-        "iptables": [line for line in (shown("iptables-save") if shutil.which("iptables-save") else ())
-                     if not line.startswith("#")],
+        "iptables": [
+            line
+            for line in (shown("iptables-save") if shutil.which("iptables-save") else ())
+            if not line.startswith("#")
+        ],
         "mounts": [line for line in Path("/proc/mounts").read_text().splitlines() if str(LAB.state_dir) in line],
         "processes": [line for line in command_lines if str(LAB.state_dir) in line or '"name": "nodetest"' in line],
         "cgroups": sorted(map(str, Path("/sys/fs/cgroup").glob("**/homelab-nodetest-*"))),
         # All labs share these; the last one to go down takes them away.
         "pivots": [] if beside else sorted(map(str, Path("/sys/fs/cgroup").glob("*/lxc.pivot"))),
-        "state": [str(path) for path in (LAB.state_dir, Path("/run/lxc/lock") / LAB.lxcpath.relative_to("/"))
-                  if path.exists()],
+        "state": [
+            str(path) for path in (LAB.state_dir, Path("/run/lxc/lock") / LAB.lxcpath.relative_to("/")) if path.exists()
+        ],
         "ids": Path("/etc/subuid").read_text().splitlines() + Path("/etc/subgid").read_text().splitlines(),
         "forwarding": [network.FORWARDING.read_text()],
     }
@@ -238,8 +266,10 @@ def test_each_container_is_started_by_a_task_of_its_own(api: Api, guests: dict[i
 
 def memory_limit(vmid: int) -> int:
     """What the kernel holds a container to, in MiB; for either kind of cgroups."""
-    files = (Path(f"/sys/fs/cgroup/memory/homelab-nodetest-{vmid}/memory.limit_in_bytes"),
-             Path(f"/sys/fs/cgroup/homelab-nodetest-{vmid}/memory.max"))
+    files = (
+        Path(f"/sys/fs/cgroup/memory/homelab-nodetest-{vmid}/memory.limit_in_bytes"),
+        Path(f"/sys/fs/cgroup/homelab-nodetest-{vmid}/memory.max"),
+    )
     return next(int(file.read_text()) for file in files if file.exists()) // 1024 // 1024
 
 
@@ -281,20 +311,28 @@ def test_status_tells_the_same_without_the_api(guests: dict[int, Guest]) -> None
     found = status(LAB)
     assert (found.running, found.bridge_up) == (True, True)
     assert {c.vmid: (c.name, c.state, c.ip) for c in found.containers} == {
-        vmid: (name, "running", f"10.99.2.{vmid - 100}") for vmid, name in NAMES.items()}
+        vmid: (name, "running", f"10.99.2.{vmid - 100}") for vmid, name in NAMES.items()
+    }
 
 
 def test_the_token_may_do_what_it_needs_and_no_more(api: Api) -> None:
     refused = api.ask("PUT", "/nodes/pve/lxc/135/config", net0="name=eth0,bridge=vmbr9")
     assert (refused.status_code, refused.json()["message"]) == (
-        403, "Permission check failed (/sdn/zones/localnetwork/vmbr9, SDN.Use)\n")
+        403,
+        "Permission check failed (/sdn/zones/localnetwork/vmbr9, SDN.Use)\n",
+    )
     assert api.ask("POST", "/access/users", userid="x@pve").status_code == 403
-    assert api.ask("POST", "/nodes/pve/lxc", vmid=138, ostemplate="local:vztmpl/x.tar.zst", unprivileged=0
-                   ).status_code in (403, 500)
+    assert api.ask(
+        "POST", "/nodes/pve/lxc", vmid=138, ostemplate="local:vztmpl/x.tar.zst", unprivileged=0
+    ).status_code in (403, 500)
     stranger = requests.Session()
     stranger.trust_env = False
-    answer = stranger.get(f"{LAB.api_url}/api2/json/nodes", verify=str(LAB.certificate), timeout=10,
-                          headers={"Authorization": "PVEAPIToken=homelab@pve!lab=wrong"})
+    answer = stranger.get(
+        f"{LAB.api_url}/api2/json/nodes",
+        verify=str(LAB.certificate),
+        timeout=10,
+        headers={"Authorization": "PVEAPIToken=homelab@pve!lab=wrong"},
+    )
     assert answer.status_code == 401
 
 
@@ -310,6 +348,7 @@ def outside() -> Iterator[tuple[str, str]]:
 
     No packet for them can leave this machine: they are on a veth pair.
     """
+
     def ip(*words: str) -> None:
         subprocess.run(["ip", *words], check=True, capture_output=True)
 
@@ -323,9 +362,20 @@ def outside() -> Iterator[tuple[str, str]]:
             ip("-n", "hl-outside", "addr", "add", address, "dev", "hl-out1")
         ip("-n", "hl-outside", "link", "set", "hl-out1", "up")
         server = subprocess.Popen(
-            ["ip", "netns", "exec", "hl-outside", "/usr/bin/env", "-u", "PYTHONPATH", "python3", "-c",
-             "import socket\nlistening = socket.create_server(('0.0.0.0', 7))\n"
-             "while True:\n    peer, who = listening.accept(); peer.sendall(who[0].encode()); peer.close()"])
+            [
+                "ip",
+                "netns",
+                "exec",
+                "hl-outside",
+                "/usr/bin/env",
+                "-u",
+                "PYTHONPATH",
+                "python3",
+                "-c",
+                "import socket\nlistening = socket.create_server(('0.0.0.0', 7))\n"
+                "while True:\n    peer, who = listening.accept(); peer.sendall(who[0].encode()); peer.close()",
+            ]
+        )
         try:
             yield "10.98.7.2", "138.51.100.2"
         finally:
@@ -345,8 +395,9 @@ def test_containers_get_out_but_not_to_private_networks(guests: dict[int, Guest]
     # Through NAT: the neighbour sees this machine's address, not the container's.
     eventually(lambda: echo(public) == "138.51.100.1")
     # The host itself reaches the private neighbour, so what holds the container back is our rule.
-    said = subprocess.run(["bash", "-c", f"exec 3<>/dev/tcp/{private}/7; cat <&3"], capture_output=True, text=True,
-                          check=True, timeout=10).stdout
+    said = subprocess.run(
+        ["bash", "-c", f"exec 3<>/dev/tcp/{private}/7; cat <&3"], capture_output=True, text=True, check=True, timeout=10
+    ).stdout
     assert said == "10.98.7.1"
     assert "No route to host" in echo(private)
 
@@ -412,8 +463,9 @@ def test_a_bridge_that_is_not_there_fails_the_start_only(api: Api, guests: dict[
     api.do("POST", "/nodes/pve/lxc/137/status/start")
 
 
-def test_containers_survive_a_killed_node_and_half_made_ones_are_cleaned(api: Api, guests: dict[int, Guest],
-                                                                       key: Path) -> None:
+def test_containers_survive_a_killed_node_and_half_made_ones_are_cleaned(
+    api: Api, guests: dict[int, Guest], key: Path
+) -> None:
     runtime = Runtime(LAB)
     inits = {vmid: runtime.pid(vmid) for vmid in NAMES}
     NAMES[138] = "half-made"
@@ -480,8 +532,10 @@ def test_a_backup_brings_back_all_that_was_there(api: Api, guest: Guest) -> None
     log = back_up(api, 136, mode="snapshot", **{"notes-template": "{{guestname}} of the tests"})
     # A plain folder has no snapshots, so the container stands still instead.
     assert [line for line in log if "mode" in line] == [
-        "INFO: mode failure - some volumes do not support snapshots", "INFO: trying 'suspend' mode instead",
-        "INFO: backup mode: suspend"]
+        "INFO: mode failure - some volumes do not support snapshots",
+        "INFO: trying 'suspend' mode instead",
+        "INFO: backup mode: suspend",
+    ]
     assert any(line.startswith("INFO: guest is online again after ") for line in log)
     (row,) = backups(api, 136)
     assert re.fullmatch(r"local:backup/vzdump-lxc-136-\d{4}(_\d\d){2}-\d\d(_\d\d){2}\.tar\.zst", row["volid"])
@@ -496,7 +550,15 @@ def test_a_backup_brings_back_all_that_was_there(api: Api, guest: Guest) -> None
     eventually(lambda: api.state(136)["status"] == "running")
     # Over SSH, with the host key that it was made with.
     assert guest.run("stat -c '%u:%g %a' /srv/mark; readlink /srv/link; ls /srv /etc/vzdump").split() == [
-        "1234:5678", "4750", "mark", "/etc/vzdump:", "/srv:", "link", "mark", "pipe"]
+        "1234:5678",
+        "4750",
+        "mark",
+        "/etc/vzdump:",
+        "/srv:",
+        "link",
+        "mark",
+        "pipe",
+    ]
     assert api.call("GET", "/nodes/pve/lxc/136/config") == before
 
 
@@ -505,12 +567,14 @@ def test_backups_go_with_their_files(api: Api, guest: Guest) -> None:
         back_up(api, 136, mode=mode)
     assert api.state(136)["status"] == "running"
     *old, newest = backups(api, 136)
-    log = api.do("DELETE", "/nodes/pve/storage/local/prunebackups", vmid=136, type="lxc",
-                 **{"prune-backups": "keep-last=1"})
+    log = api.do(
+        "DELETE", "/nodes/pve/storage/local/prunebackups", vmid=136, type="lxc", **{"prune-backups": "keep-last=1"}
+    )
     assert len([line for line in log if line.startswith("removing backup ")]) == len(old) == 2
     assert backups(api, 136) == [newest]
     assert {path.name.split(".")[0] for path in (LAB.state_dir / "dump").iterdir()} == {
-        newest["volid"].rpartition("/")[2].split(".")[0]}
+        newest["volid"].rpartition("/")[2].split(".")[0]
+    }
     node = running(LAB.pid_file("node"))
     assert node is not None
     os.kill(node, signal.SIGKILL)

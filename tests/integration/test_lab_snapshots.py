@@ -22,10 +22,10 @@ from homelab.lab.containers import Runtime
 from homelab.lab.process import running
 from homelab.lab.subids import FIRST
 from homelab.proxmox import Client
-from tests.integration.box import QUIET, Box, fresh, in_a_lab
+from tests.integration.lab_fixture import QUIET, LabFixture, fresh, in_a_lab
 from tests.integration.test_proxmox_up import Site
+from tests.integration.test_proxmox_up import context as context
 from tests.integration.test_proxmox_up import pair as pair
-from tests.integration.test_proxmox_up import site as site
 
 LAB = Lab("snaptest", IPv4Network("10.99.2.64/28"), "hl-snap", 18126, 8209)
 VMID = 168
@@ -58,7 +58,7 @@ NOTE, CAPABILITY = b"kept", struct.pack("<6I", 0x03000001, 1 << 13, 0, 0, 0, FIR
 pytestmark = in_a_lab()
 
 
-class Home(Box):
+class Home(LabFixture):
     """The one container, and the command line as a user calls it."""
 
     def homelab(self, *words: str, overlay: str = "", expect: int = 0) -> subprocess.CompletedProcess[str]:
@@ -67,8 +67,9 @@ class Home(Box):
         more.write_text(overlay or "{}")
         files = [word for path in (LAB.overlay, own, more) for word in ("--overlay", str(path))]
         command = [sys.executable, "-m", "homelab", "-i", str(self.inventory.path), *files, *words]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False,
-                              env={**os.environ, "CI": "true"})
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=120, check=False, env={**os.environ, "CI": "true"}
+        )
         assert done.returncode == expect, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 
@@ -114,7 +115,12 @@ def test_back_to_a_snapshot_all_is_as_it_was(home: Home, client: Client) -> None
     home.homelab("snapshot", "create", "before", "--description", "of the tests")
     (row,) = home.snapshots()
     assert (row["container"], row["name"], row["description"], row["current"], row["unfinished"]) == (
-        "box", "before", "of the tests", True, None)
+        "box",
+        "before",
+        "of the tests",
+        True,
+        None,
+    )
     assert abs(row["made"] - time.time()) < 60
     assert copies() == ["before"]
     kept = root.parent / "snapshots" / "before"
@@ -140,7 +146,7 @@ def test_a_deploy_that_fails_goes_back_and_the_next_one_comes_through(home: Home
     before = home.run(STATE)
     failed = home.homelab("deploy", "--rollback-on-failure", overlay='packages: {pins: {bash: "99-*"}}', expect=1)
     assert "rolled back" in failed.stdout
-    error = failed.stderr[failed.stderr.index("Error: "):].strip().splitlines()
+    error = failed.stderr[failed.stderr.index("Error: ") :].strip().splitlines()
     assert error[0].startswith("Error: box: "), error
     assert any("Version '99-*' for 'bash' was not found" in line for line in error), error
     assert error[-2].startswith("The container was rolled back: it is as it was "), error
@@ -162,8 +168,11 @@ def test_a_backup_of_it_is_taken_from_a_snapshot(home: Home, client: Client) -> 
     eventually(lambda: [line["t"] for line in client.get(log)][-1].startswith("TASK "))
     said = [line["t"] for line in client.get(log)]
     assert [line for line in said if "snapshot" in line or line.startswith("TASK ")] == [
-        "INFO: backup mode: snapshot", "INFO: create storage snapshot 'vzdump'",
-        "INFO: cleanup temporary 'vzdump' snapshot", "TASK OK"], said
+        "INFO: backup mode: snapshot",
+        "INFO: create storage snapshot 'vzdump'",
+        "INFO: cleanup temporary 'vzdump' snapshot",
+        "TASK OK",
+    ], said
     (made,) = client.get("nodes/pve/storage/local/content", content="backup", vmid=VMID)
     assert made["size"] > 10_000_000
     assert not list(LAB.lxcpath.glob("vzdump-*"))
@@ -239,8 +248,11 @@ def told(client: Client, vmid: int) -> Iterator[Any]:
     def rows() -> list[dict[str, Any]]:
         found = client.get(f"{path}/snapshot")
         assert all(abs(row["snaptime"] - time.time()) < 60 for row in found if "snaptime" in row)
-        return [{key: value.strip() if key == "description" else value for key, value in row.items()}
-                | {key: "there" for key in ("digest", "snaptime") if key in row} for row in found]
+        return [
+            {key: value.strip() if key == "description" else value for key, value in row.items()}
+            | {key: "there" for key in ("digest", "snaptime") if key in row}
+            for row in found
+        ]
 
     def refused(name: str) -> str:
         with pytest.raises(HomelabError) as caught:
@@ -269,17 +281,22 @@ def told(client: Client, vmid: int) -> Iterator[Any]:
     yield rows()
 
 
-def test_the_answers_are_proxmoxs(home: Home, client: Client, site: Site) -> None:
+def test_the_answers_are_proxmoxs(home: Home, client: Client, context: Site) -> None:
     """Those that a Proxmox VE 9.2 gave on record, word for word; the others as the other tests' node gives them."""
-    site.up("postgres-data")
-    theirs = list(told(Client(site.inventory.endpoint), 167))
+    context.up("postgres-data")
+    theirs = list(told(Client(context.inventory.endpoint), 167))
     ours = list(told(client, VMID))
     at = next(at for at, each in enumerate(ours) if isinstance(each, list) and "rootfs" in each)
     assert {"rootfs", "snaptime", "net0", "parent"} <= set(ours[at]) & set(theirs[at])
     del ours[at], theirs[at]
     assert ours == theirs
-    for recorded in (("vzsnapshot", "snapshot name 'a1' already used"), ("vzsnapshot", "OK"), ("vzdelsnapshot", "OK"),
-                     ("vzdelsnapshot", "snapshot 'b2' does not exist"), {"hasFeature": 1}):
+    for recorded in (
+        ("vzsnapshot", "snapshot name 'a1' already used"),
+        ("vzsnapshot", "OK"),
+        ("vzdelsnapshot", "OK"),
+        ("vzdelsnapshot", "snapshot 'b2' does not exist"),
+        {"hasFeature": 1},
+    ):
         assert recorded in ours
     tasks = [task["type"] for task in client.get("nodes/pve/tasks", vmid=VMID, source="all", limit=9)]
     assert tasks == ["vzrollback", *["vzdelsnapshot"] * 3, "vzstart", "vzrollback", *["vzsnapshot"] * 3]

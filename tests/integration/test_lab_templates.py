@@ -15,7 +15,7 @@ from homelab.inventory import load
 from homelab.lab import settings
 from homelab.lab.node import LabNode
 from homelab.model import Container
-from homelab.paths import shipped
+from homelab.paths import bundled_path
 from homelab.proxmox import Client
 from homelab.proxmox.errors import ProxmoxError
 from homelab.proxmox.templates import Templates
@@ -39,11 +39,21 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Clien
     node = LabNode(place, [template], token.read_text())
     node.grant(settings.TOKEN_ID, "/storage/local", "Datastore.AllocateTemplate")
     pair, fingerprint = certificate(tmp_path)
-    inventory = load([shipped("inventory.yaml")])
+    inventory = load([bundled_path("inventory.yaml")])
     with serving(node, pair):
-        yield Client(replace(inventory.endpoint, host="127.0.0.1", port=node.port, fingerprint=fingerprint,
-                             token_file=token, token_id=settings.TOKEN_ID)), replace(
-                                 inventory.containers[0], template="debian-12", template_storage="local")
+        yield (
+            Client(
+                replace(
+                    inventory.endpoint,
+                    host="127.0.0.1",
+                    port=node.port,
+                    fingerprint=fingerprint,
+                    token_file=token,
+                    token_id=settings.TOKEN_ID,
+                )
+            ),
+            replace(inventory.containers[0], template="debian-12", template_storage="local"),
+        )
 
 
 def test_it_has_its_own_for_this_machine_s_architecture(lab: tuple[Client, Container]) -> None:

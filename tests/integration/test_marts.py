@@ -27,8 +27,15 @@ from tests.scripts import SCRIPTS
 
 KILLS = int(os.environ.get("HOMELAB_KILLS", "3"))
 pytestmark = pytest.mark.timeout(300 + 30 * KILLS)
-BUILT = ("stg_weather", "weather_hourly", "weather_daily", "weather_records", "weather_month_to_date",
-         "weather_quality", "cities")
+BUILT = (
+    "stg_weather",
+    "weather_hourly",
+    "weather_daily",
+    "weather_records",
+    "weather_month_to_date",
+    "weather_quality",
+    "cities",
+)
 
 
 @dataclass(frozen=True)
@@ -43,8 +50,11 @@ class Told:
 
 def everything() -> list[Told]:
     """All observations in the data set's order."""
-    return [Told(CITIES[place.station], pd.Timestamp(seen.time), dict(seen.row), answer(place, seen, "imperial"))
-            for place in PLACES for seen in load()[place.station]]
+    return [
+        Told(CITIES[place.station], pd.Timestamp(seen.time), dict(seen.row), answer(place, seen, "imperial"))
+        for place in PLACES
+        for seen in load()[place.station]
+    ]
 
 
 def tell(stack: Stack, told: Sequence[Told], age: str = "0 s") -> None:
@@ -53,7 +63,8 @@ def tell(stack: Stack, told: Sequence[Told], age: str = "0 s") -> None:
         when = connection.execute(f"select now() - interval '{age}'".encode()).fetchone()
         assert when
         with connection.cursor().copy(
-                "copy raw.weather_observations (city, ingested_at, units, data) from stdin") as copy:
+            "copy raw.weather_observations (city, ingested_at, units, data) from stdin"
+        ) as copy:
             for one in told:
                 copy.write_row((one.city, when[0], "imperial", json.dumps(one.data)))
 
@@ -66,26 +77,48 @@ def frame(told: Sequence[Told]) -> pd.DataFrame:
 
 def measured_in(rows: pd.DataFrame) -> pd.DataFrame:
     """The data set's own rows, with their `city` and `time`, in the marts' units."""
-    measured = {column: pd.to_numeric(rows[column], errors="coerce")
-                for column in ("temp", "humid", "pressure", "wind_speed", "wind_gust", "precip", "visib", "wind_dir")}
+    measured = {
+        column: pd.to_numeric(rows[column], errors="coerce")
+        for column in ("temp", "humid", "pressure", "wind_speed", "wind_gust", "precip", "visib", "wind_dir")
+    }
     fallen = (measured["precip"].fillna(0)).map(lambda inches: round(inches * 25.4, 2))
     freezing = measured["temp"] <= 32
-    return pd.DataFrame({
-        "city": rows["city"], "time": rows["time"], "hour": rows["time"].dt.floor("h"),
-        "day": rows["time"].dt.strftime("%Y-%m-%d"), "temperature": measured["temp"], "humidity": measured["humid"],
-        "pressure": measured["pressure"], "wind": measured["wind_speed"].map(lambda mph: round(mph, 2)),
-        "gust": measured["wind_gust"].map(lambda mph: round(mph, 2)), "direction": measured["wind_dir"],
-        "visibility": measured["visib"].map(lambda miles: min(10_000, round(miles * 1609.344))),
-        "rain": fallen.where(~freezing, 0.0), "snow": fallen.where(freezing, 0.0)})
+    return pd.DataFrame(
+        {
+            "city": rows["city"],
+            "time": rows["time"],
+            "hour": rows["time"].dt.floor("h"),
+            "day": rows["time"].dt.strftime("%Y-%m-%d"),
+            "temperature": measured["temp"],
+            "humidity": measured["humid"],
+            "pressure": measured["pressure"],
+            "wind": measured["wind_speed"].map(lambda mph: round(mph, 2)),
+            "gust": measured["wind_gust"].map(lambda mph: round(mph, 2)),
+            "direction": measured["wind_dir"],
+            "visibility": measured["visib"].map(lambda miles: min(10_000, round(miles * 1609.344))),
+            "rain": fallen.where(~freezing, 0.0),
+            "snow": fallen.where(freezing, 0.0),
+        }
+    )
 
 
 def hourly(seen: pd.DataFrame) -> pd.DataFrame:
     """weather_hourly as pandas has it."""
-    found = seen.groupby(["city", "hour"]).agg(
-        observations=("time", "size"), temperature_mean_f=("temperature", "mean"),
-        humidity_mean_pct=("humidity", "mean"), pressure_mean_hpa=("pressure", "mean"),
-        wind_speed_mean_mph=("wind", "mean"), wind_gust_max_mph=("gust", "max"),
-        visibility_min_m=("visibility", "min"), rain_mm=("rain", "max"), snow_mm=("snow", "max")).reset_index()
+    found = (
+        seen.groupby(["city", "hour"])
+        .agg(
+            observations=("time", "size"),
+            temperature_mean_f=("temperature", "mean"),
+            humidity_mean_pct=("humidity", "mean"),
+            pressure_mean_hpa=("pressure", "mean"),
+            wind_speed_mean_mph=("wind", "mean"),
+            wind_gust_max_mph=("gust", "max"),
+            visibility_min_m=("visibility", "min"),
+            rain_mm=("rain", "max"),
+            snow_mm=("snow", "max"),
+        )
+        .reset_index()
+    )
     found.insert(1, "observation_hour", found.pop("hour").dt.strftime("%Y-%m-%dT%H:00:00+00:00"))
     return found
 
@@ -94,12 +127,23 @@ def daily(seen: pd.DataFrame) -> pd.DataFrame:
     """weather_daily as pandas has it."""
     seen = seen.sort_values("time")
     seen["gap"] = seen.groupby(["city", "day"])["time"].diff().dt.total_seconds() / 3600
-    days = seen.groupby(["city", "day"]).agg(
-        observations=("time", "size"), temperature_min_f=("temperature", "min"),
-        temperature_mean_f=("temperature", "mean"), temperature_max_f=("temperature", "max"),
-        humidity_mean_pct=("humidity", "mean"), pressure_mean_hpa=("pressure", "mean"),
-        wind_speed_mean_mph=("wind", "mean"), wind_speed_max_mph=("wind", "max"), wind_gust_max_mph=("gust", "max"),
-        hours_observed=("hour", "nunique"), longest_gap_h=("gap", "max")).reset_index()
+    days = (
+        seen.groupby(["city", "day"])
+        .agg(
+            observations=("time", "size"),
+            temperature_min_f=("temperature", "min"),
+            temperature_mean_f=("temperature", "mean"),
+            temperature_max_f=("temperature", "max"),
+            humidity_mean_pct=("humidity", "mean"),
+            pressure_mean_hpa=("pressure", "mean"),
+            wind_speed_mean_mph=("wind", "mean"),
+            wind_speed_max_mph=("wind", "max"),
+            wind_gust_max_mph=("gust", "max"),
+            hours_observed=("hour", "nunique"),
+            longest_gap_h=("gap", "max"),
+        )
+        .reset_index()
+    )
     fallen = seen.groupby(["city", "day", "hour"])[["rain", "snow"]].max().groupby(["city", "day"]).sum()
     days["rain_mm"], days["snow_mm"] = fallen["rain"].to_numpy(), fallen["snow"].to_numpy()
     middle = (days["temperature_min_f"] + days["temperature_max_f"]) / 2
@@ -119,9 +163,12 @@ def check(stack: Stack, told: Sequence[Told]) -> None:
 
     records = stack.table("weather_records").set_index(["city", "record"])
     for city, own in days.groupby("city"):
-        for record, column, end in (("hottest day", "temperature_max_f", "max"), ("wettest day", "rain_mm", "max"),
-                                    ("coldest day", "temperature_min_f", "min"),
-                                    ("strongest gust", "wind_gust_max_mph", "max")):
+        for record, column, end in (
+            ("hottest day", "temperature_max_f", "max"),
+            ("wettest day", "rain_mm", "max"),
+            ("coldest day", "temperature_min_f", "min"),
+            ("strongest gust", "wind_gust_max_mph", "max"),
+        ):
             values = own[column].round(6)  # a sum depends on the order, in its last digit
             first = own.loc[values == values.agg(end), "observation_date"].min()
             assert records.loc[(city, record), "value"] == pytest.approx(values.agg(end))
@@ -155,8 +202,10 @@ def test_all_26115_observations_told_in_pieces_late_and_twice_equal_pandas(stack
     late = told[25:half:50]
     first = [one for number, one in enumerate(told[:half]) if number % 50 != 25]
     with stack.server.connect(stack.database) as connection:  # the data set's hours are told as of some days ago
-        connection.execute("create table raw.before partition of raw.weather_observations for values from (minvalue) "
-                           f"to ('{datetime.now(UTC):%Y-%m-01} 00:00+00')".encode())
+        connection.execute(
+            "create table raw.before partition of raw.weather_observations for values from (minvalue) "
+            f"to ('{datetime.now(UTC):%Y-%m-01} 00:00+00')".encode()
+        )
     tell(stack, first, "3 days")
     assert stack.transform()["tested"] == "everything"
 
@@ -180,8 +229,10 @@ def test_all_26115_observations_told_in_pieces_late_and_twice_equal_pandas(stack
     check(stack, [*first, *late, *told[half:], *first[:100], first[0]])
     assert stack.query("select count(*) as n from stg_weather") == [{"n": 26_115 + 102}]
     versions = "select latitude_deg as at, dbt_valid_to is null as now from city_history where city = 'Newark,US'"
-    assert stack.query(f"{versions} order by dbt_valid_from") == [{"at": 40.7357, "now": False},
-                                                                  {"at": 41.0, "now": True}]
+    assert stack.query(f"{versions} order by dbt_valid_from") == [
+        {"at": 40.7357, "now": False},
+        {"at": 41.0, "now": True},
+    ]
     assert stack.query("select latitude_deg as at from cities where city = 'Newark,US'") == [{"at": 41.0}]
 
     increments = {name: stack.table(name) for name in BUILT}
@@ -194,9 +245,17 @@ def test_all_26115_observations_told_in_pieces_late_and_twice_equal_pandas(stack
 
 def spoil(stack: Stack, sql: str) -> None:
     """Change the private warehouse behind everybody's back."""
-    subprocess.run([str(stack.python), "-c", "import duckdb, sys; c = duckdb.connect(sys.argv[1]); "
-                    "c.execute(\"set TimeZone = 'UTC'\"); c.execute(sys.argv[2])",
-                    str(stack.data / "warehouse.duckdb"), sql], check=True)
+    subprocess.run(
+        [
+            str(stack.python),
+            "-c",
+            "import duckdb, sys; c = duckdb.connect(sys.argv[1]); "
+            "c.execute(\"set TimeZone = 'UTC'\"); c.execute(sys.argv[2])",
+            str(stack.data / "warehouse.duckdb"),
+            sql,
+        ],
+        check=True,
+    )
 
 
 def test_built_anew_after_an_upgrade_and_with_what_the_retention_has_dropped(stack: Stack) -> None:
@@ -240,15 +299,29 @@ def test_killed_anywhere_a_build_leaves_a_whole_file_and_the_next_goes_on(stack:
     stack.transform()
     took += time.monotonic()
     stop, chance = tmp_path / "stop", random.Random(5)  # noqa: S311 - moments, no secrets
-    reader = subprocess.Popen([str(stack.python), "-c", READER, str(stack.published), str(stop)],
-                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    reader = subprocess.Popen(
+        [str(stack.python), "-c", READER, str(stack.published), str(stop)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     try:
         for number in range(KILLS):
             tell(stack, [told[100 + number]])
             build = subprocess.Popen(
-                [str(stack.python), str(SCRIPTS / "transform.py"), "--data", str(stack.data), "--profiles",
-                 str(stack.data)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-                env={**os.environ, **stack.server.environment(stack.database, "dbt", "dbt")})
+                [
+                    str(stack.python),
+                    str(SCRIPTS / "transform.py"),
+                    "--data",
+                    str(stack.data),
+                    "--profiles",
+                    str(stack.data),
+                ],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+                env={**os.environ, **stack.server.environment(stack.database, "dbt", "dbt")},
+            )
             time.sleep(chance.uniform(0.2, took))
             os.killpg(build.pid, signal.SIGKILL)
             build.wait()
@@ -261,7 +334,8 @@ def test_killed_anywhere_a_build_leaves_a_whole_file_and_the_next_goes_on(stack:
     assert len(lines.splitlines()) > 10 * KILLS
     wanted = 100 + KILLS
     assert stack.query("select count(*) as n, count(distinct id) as ids from stg_weather") == [
-        {"n": wanted, "ids": wanted}]
+        {"n": wanted, "ids": wanted}
+    ]
     assert stack.query("select sum(observations) as n from weather_daily") == [{"n": wanted}]
     assert {path.name for path in stack.data.glob("published*")} == {"published.duckdb", "published.spare"}
 
@@ -271,8 +345,10 @@ def test_units_of_every_field(stack: Stack) -> None:
     windy = next(one for one in load()["EWR"] if all(one.number(name) for name in ("wind_gust", "precip", "pressure")))
     with stack.server.connect(stack.database, "analytics", "analytics") as connection:
         for units in ("imperial", "metric", "standard"):
-            connection.execute("insert into raw.weather_observations (city, units, data) values (%s, %s, %s)",
-                               (units, units, json.dumps(answer(PLACES[0], windy, units))))
+            connection.execute(
+                "insert into raw.weather_observations (city, units, data) values (%s, %s, %s)",
+                (units, units, json.dumps(answer(PLACES[0], windy, units))),
+            )
         connection.execute("insert into raw.ingestion_starts values (gen_random_uuid(), now())")
     stack.transform()
     rows = stack.table("stg_weather").set_index("city").drop(columns=["id", "ingested_at"])
@@ -280,8 +356,9 @@ def test_units_of_every_field(stack: Stack) -> None:
     assert imperial["wind_gust_mph"] == pytest.approx(windy.number("wind_gust"), abs=0.01)
     for units in ("metric", "standard"):
         for column, value in rows.loc[units].items():
-            assert value == (pytest.approx(imperial[column], abs=0.02) if isinstance(value, float)
-                             else imperial[column]), (units, column)
+            assert value == (
+                pytest.approx(imperial[column], abs=0.02) if isinstance(value, float) else imperial[column]
+            ), (units, column)
     assert rows.loc["imperial"].notna().sum() == len(rows.columns), "every column has a value here"
     runs = stack.query("select outcome, finished_at from pipeline_runs")
     assert runs == [{"outcome": "cut off", "finished_at": None}]

@@ -21,7 +21,7 @@ import psycopg
 import pytest
 
 from homelab.lab.observations import PLACES, answer, load
-from homelab.model import Access
+from homelab.model import DatabaseGrant
 from homelab.render import render
 from homelab.services.postgres import grants
 from tests.integration import pg
@@ -47,15 +47,28 @@ class Stack:
     base_url: str
     patience: float = 120  # seconds for one script
 
-    def script(self, name: str, *words: str, expect: int | None = 0,
-               **environment: str) -> subprocess.CompletedProcess[str]:
+    def script(
+        self, name: str, *words: str, expect: int | None = 0, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         """Run a script as Airflow's command does; checks its exit status."""
         known = {key: os.environ[key] for key in ("PATH", "PYTHONPATH")}
         done = subprocess.run(
-            [str(self.python), str(SCRIPTS / name), *words], capture_output=True, text=True, check=False,
-            timeout=self.patience, env={**known, **self.server.environment(self.database, "analytics", "analytics"),
-                 "DBT_PGUSER": "dbt", "DBT_PGPASSWORD": "dbt", "WEATHER_DATA": str(self.data),
-                 "OPENWEATHER_BASE_URL": self.base_url, "OPENWEATHER_API_KEY": KEY, **environment})
+            [str(self.python), str(SCRIPTS / name), *words],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=self.patience,
+            env={
+                **known,
+                **self.server.environment(self.database, "analytics", "analytics"),
+                "DBT_PGUSER": "dbt",
+                "DBT_PGPASSWORD": "dbt",
+                "WEATHER_DATA": str(self.data),
+                "OPENWEATHER_BASE_URL": self.base_url,
+                "OPENWEATHER_API_KEY": KEY,
+                **environment,
+            },
+        )
         assert expect is None or done.returncode == expect, done.stdout + done.stderr
         assert KEY not in done.stdout + done.stderr
         return done
@@ -69,8 +82,9 @@ class Stack:
 
     def transform(self, *words: str, expect: int | None = 0) -> dict[str, Any]:
         """Build, test and publish."""
-        done = self.script("transform.py", "--data", str(self.data), "--profiles", str(self.data), *words,
-                           expect=expect)
+        done = self.script(
+            "transform.py", "--data", str(self.data), "--profiles", str(self.data), *words, expect=expect
+        )
         report: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         return report
 
@@ -101,20 +115,30 @@ class Stack:
 
 
 @pytest.fixture
-def stack(postgres: pg.Server, analytics_python: Path, extensions: Path, replay: Replay,
-          tmp_path: Path) -> Iterator[Stack]:
+def stack(
+    postgres: pg.Server, analytics_python: Path, extensions: Path, replay: Replay, tmp_path: Path
+) -> Iterator[Stack]:
     data = tmp_path / "data"
     data.mkdir()
-    (data / "profiles.yml").write_bytes(render(
-        "analytics/profiles.yml.j2", warehouse=str(data / "warehouse.duckdb"), threads=2,
-        extension_directory=str(extensions), memory_limit="1GB"))
-    with (postgres.role("analytics", "analytics"), postgres.role("dbt", "dbt"),
-          postgres.database("project_data") as database):
+    (data / "profiles.yml").write_bytes(
+        render(
+            "analytics/profiles.yml.j2",
+            warehouse=str(data / "warehouse.duckdb"),
+            threads=2,
+            extension_directory=str(extensions),
+            memory_limit="1GB",
+        )
+    )
+    with (
+        postgres.role("analytics", "analytics"),
+        postgres.role("dbt", "dbt"),
+        postgres.database("project_data") as database,
+    ):
         with postgres.connect(database) as connection:
             connection.execute(f"revoke all on database {database} from public".encode())
             connection.execute((ROOT / "templates" / "postgres" / "project_data.sql").read_bytes())
             for role, privilege in (("analytics", "append"), ("dbt", "read")):
-                connection.execute(grants(Access(database, role, privilege)).sql.encode())  # type: ignore[arg-type]
+                connection.execute(grants(DatabaseGrant(database, role, privilege)).sql.encode())  # type: ignore[arg-type]
         yield Stack(postgres, analytics_python, data, database, replay.url)
 
 
@@ -125,31 +149,46 @@ def observed(hours: int) -> pd.DataFrame:
     assert spec.submodule_search_locations
     weather = pd.read_csv(Path(spec.submodule_search_locations[0]) / "data" / "weather.csv")
     first = weather.groupby("origin", sort=False).head(hours)
-    return pd.DataFrame({
-        "city": first["origin"].map(CITIES),
-        "time": pd.to_datetime(first["time_hour"], utc=True),
-        "temperature": first["temp"],
-        "humidity": first["humid"],
-        "pressure": first["pressure"],
-        "wind": first["wind_speed"].round(2),  # as precise as OpenWeather is
-    })
+    return pd.DataFrame(
+        {
+            "city": first["origin"].map(CITIES),
+            "time": pd.to_datetime(first["time_hour"], utc=True),
+            "temperature": first["temp"],
+            "humidity": first["humid"],
+            "pressure": first["pressure"],
+            "wind": first["wind_speed"].round(2),  # as precise as OpenWeather is
+        }
+    )
 
 
 def check_marts(stack: Stack, hours: int) -> None:
     """Every row and value of both marts is what pandas says."""
     wanted = observed(hours)
     days = wanted.assign(observation_date=wanted["time"].dt.strftime("%Y-%m-%d")).groupby(["city", "observation_date"])
-    daily = days.agg(observations=("time", "size"), temperature_min_f=("temperature", "min"),
-                     temperature_mean_f=("temperature", "mean"), temperature_max_f=("temperature", "max"),
-                     humidity_mean_pct=("humidity", "mean"), pressure_mean_hpa=("pressure", "mean"),
-                     wind_speed_mean_mph=("wind", "mean"), wind_speed_max_mph=("wind", "max")).reset_index()
-    pd.testing.assert_frame_equal(stack.table("weather_daily")[daily.columns], daily,
-                                  check_dtype=False, rtol=1e-9)
+    daily = days.agg(
+        observations=("time", "size"),
+        temperature_min_f=("temperature", "min"),
+        temperature_mean_f=("temperature", "mean"),
+        temperature_max_f=("temperature", "max"),
+        humidity_mean_pct=("humidity", "mean"),
+        pressure_mean_hpa=("pressure", "mean"),
+        wind_speed_mean_mph=("wind", "mean"),
+        wind_speed_max_mph=("wind", "max"),
+    ).reset_index()
+    pd.testing.assert_frame_equal(stack.table("weather_daily")[daily.columns], daily, check_dtype=False, rtol=1e-9)
     hour = wanted["time"].dt.strftime("%Y-%m-%dT%H:00:00+00:00")
-    hourly = wanted.assign(observation_hour=hour).groupby(["city", "observation_hour"]).agg(
-        observations=("time", "size"), temperature_mean_f=("temperature", "mean"),
-        humidity_mean_pct=("humidity", "mean"), pressure_mean_hpa=("pressure", "mean"),
-        wind_speed_mean_mph=("wind", "mean")).reset_index()
+    hourly = (
+        wanted.assign(observation_hour=hour)
+        .groupby(["city", "observation_hour"])
+        .agg(
+            observations=("time", "size"),
+            temperature_mean_f=("temperature", "mean"),
+            humidity_mean_pct=("humidity", "mean"),
+            pressure_mean_hpa=("pressure", "mean"),
+            wind_speed_mean_mph=("wind", "mean"),
+        )
+        .reset_index()
+    )
     pd.testing.assert_frame_equal(stack.table("weather_hourly")[hourly.columns], hourly, check_dtype=False, rtol=1e-9)
 
 
@@ -160,7 +199,9 @@ def test_increments_equal_pandas_and_a_full_refresh(stack: Stack) -> None:
 
     assert stack.transform()["status"] == "success"
     assert [(mart["name"], mart["rows"], mart["newest"]) for mart in stack.report()["marts"]] == [
-        ("weather_daily", 0, None), ("weather_hourly", 0, None)]
+        ("weather_daily", 0, None),
+        ("weather_hourly", 0, None),
+    ]
 
     every = list(CITIES.values())
     assert stack.ingest(every * 10)["stored"] == 30  # not yet a whole day
@@ -168,8 +209,10 @@ def test_increments_equal_pandas_and_a_full_refresh(stack: Stack) -> None:
     check_marts(stack, 10)
 
     with stack.server.connect(stack.database, "analytics", "analytics") as connection:
-        connection.execute("insert into raw.weather_observations (city, data) "
-                           "select city, data from raw.weather_observations order by id limit 5")
+        connection.execute(
+            "insert into raw.weather_observations (city, data) "
+            "select city, data from raw.weather_observations order by id limit 5"
+        )
     stack.ingest(every * 20)
     report = stack.transform()
     check_marts(stack, 30)
@@ -184,8 +227,17 @@ def test_increments_equal_pandas_and_a_full_refresh(stack: Stack) -> None:
         pd.testing.assert_frame_equal(stack.table(name), increments[name], rtol=1e-12)
 
     columns = [row["column_name"] for row in stack.query("describe stg_weather")]
-    assert columns[:9] == ["id", "city", "ingested_at", "observation_timestamp", "temperature_f", "humidity_pct",
-                       "pressure_hpa", "weather_description", "wind_speed_mph"]
+    assert columns[:9] == [
+        "id",
+        "city",
+        "ingested_at",
+        "observation_timestamp",
+        "temperature_f",
+        "humidity_pct",
+        "pressure_hpa",
+        "weather_description",
+        "wind_speed_mph",
+    ]
 
 
 def test_a_failed_test_keeps_what_is_published(stack: Stack) -> None:
@@ -198,7 +250,8 @@ def test_a_failed_test_keeps_what_is_published(stack: Stack) -> None:
     report = stack.transform(expect=1)
     assert (report["status"], report["tests_failed"]) == ("failed", 1)
     assert [problem["node"].split(".")[2] for problem in report["problems"] if problem["status"] == "fail"] == [
-        "complete_stg_weather_id__city__ingested_at__observation_timestamp"]
+        "complete_stg_weather_id__city__ingested_at__observation_timestamp"
+    ]
     assert report["skipped"] > 0
     assert stack.published.read_bytes() == before
     assert stack.report()["last_build"]["status"] == "failed"
@@ -211,8 +264,9 @@ def test_a_failed_test_keeps_what_is_published(stack: Stack) -> None:
 
 
 def test_without_postgres_the_build_fails_and_says_so(stack: Stack) -> None:
-    done = stack.script("transform.py", "--data", str(stack.data), "--profiles", str(stack.data), expect=1,
-                        PGPORT=str(pg.free_port()))
+    done = stack.script(
+        "transform.py", "--data", str(stack.data), "--profiles", str(stack.data), expect=1, PGPORT=str(pg.free_port())
+    )
     assert "Connection refused" in done.stderr
     report = json.loads(done.stdout.splitlines()[-1])
     assert (report["status"], report["models_built"]) == ("failed", 0)
@@ -241,23 +295,47 @@ def test_the_published_file_is_for_reading_and_stands_alone(stack: Stack) -> Non
     stack.transform()
     (stack.data / "warehouse.duckdb").unlink()
     assert stack.query("select city from stg_weather") == [{"city": "Newark,US"}]
-    for sql, complaint in (("delete from weather_daily", "read-only"), ("select * from read_text('/etc/passwd')",
-                           "disabled"), ("set memory_limit = '9GB'", "locked"), ("selec", "syntax error")):
+    for sql, complaint in (
+        ("delete from weather_daily", "read-only"),
+        ("select * from read_text('/etc/passwd')", "disabled"),
+        ("set memory_limit = '9GB'", "locked"),
+        ("selec", "syntax error"),
+    ):
         refused = stack.script("query.py", "--database", str(stack.published), sql, expect=1)
         assert complaint in refused.stderr
         assert "Traceback" not in refused.stderr
-    shown = stack.script("query.py", "--database", str(stack.published), "--format", "csv",
-                         "select city, observations from weather_daily").stdout
+    shown = stack.script(
+        "query.py",
+        "--database",
+        str(stack.published),
+        "--format",
+        "csv",
+        "select city, observations from weather_daily",
+    ).stdout
     assert shown.splitlines() == ["city,observations", '"Newark,US",1']
 
 
 def test_all_of_dbt_build_its_unit_tests_included(stack: Stack) -> None:
     dbt = subprocess.run(
-        [str(stack.python.with_name("dbt")), "build", "--project-dir",
-         str(ROOT / "pipeline" / "dbt" / "analytics_project"), "--profiles-dir", str(stack.data)],
-        capture_output=True, text=True, check=False, timeout=120,
-        env={**os.environ, **stack.server.environment(stack.database, "analytics", "analytics"),
-             "DBT_TARGET_PATH": str(stack.data / "target"), "DBT_LOG_PATH": str(stack.data / "logs")})
+        [
+            str(stack.python.with_name("dbt")),
+            "build",
+            "--project-dir",
+            str(ROOT / "pipeline" / "dbt" / "analytics_project"),
+            "--profiles-dir",
+            str(stack.data),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env={
+            **os.environ,
+            **stack.server.environment(stack.database, "analytics", "analytics"),
+            "DBT_TARGET_PATH": str(stack.data / "target"),
+            "DBT_LOG_PATH": str(stack.data / "logs"),
+        },
+    )
     assert dbt.returncode == 0, dbt.stdout
     assert "7 unit tests" in dbt.stdout
     assert "WARN=0 ERROR=0 SKIP=0" in dbt.stdout
@@ -274,43 +352,76 @@ def test_a_later_change_of_units_does_not_change_history(stack: Stack) -> None:
     for units in ("metric", "standard", "imperial"):
         stack.ingest(["Newark,US"], OPENWEATHER_UNITS=units)
     with stack.server.connect(stack.database) as connection:  # as an earlier version stored it, in imperial units
-        connection.execute("insert into raw.weather_observations (city, data) select city, "
-                           "jsonb_set(data, '{dt}', '7') from raw.weather_observations where units = 'imperial'")
+        connection.execute(
+            "insert into raw.weather_observations (city, data) select city, "
+            "jsonb_set(data, '{dt}', '7') from raw.weather_observations where units = 'imperial'"
+        )
     stack.transform("--full-refresh")
     rows = stack.query("select temperature_f, wind_speed_mph from stg_weather order by id")
     wanted = observed(3)
     newark = wanted[wanted["city"] == "Newark,US"]
-    for row, temperature, wind in zip(rows, [*newark["temperature"], newark["temperature"].iloc[2]],
-                                      [*newark["wind"], newark["wind"].iloc[2]], strict=True):
-        assert row == {"temperature_f": pytest.approx(temperature, abs=0.01),
-                       "wind_speed_mph": pytest.approx(wind, abs=0.02)}
+    for row, temperature, wind in zip(
+        rows,
+        [*newark["temperature"], newark["temperature"].iloc[2]],
+        [*newark["wind"], newark["wind"].iloc[2]],
+        strict=True,
+    ):
+        assert row == {
+            "temperature_f": pytest.approx(temperature, abs=0.01),
+            "wind_speed_mph": pytest.approx(wind, abs=0.02),
+        }
 
 
 def test_cities_by_name_by_id_by_coordinates_and_from_a_file(stack: Stack, tmp_path: Path) -> None:
-    (tmp_path / "cities.csv").write_text('name,id,latitude,longitude\n"Newark,US",,,\nSecond,5128581,,\n'
-                                         "Cabin,,40.68,-73.83\nAtlantic,,30,-40\n")
+    (tmp_path / "cities.csv").write_text(
+        'name,id,latitude,longitude\n"Newark,US",,,\nSecond,5128581,,\nCabin,,40.68,-73.83\nAtlantic,,30,-40\n'
+    )
     done = stack.script("ingest_weather.py", expect=SOME_FAILED, WEATHER_CITIES_FILE=str(tmp_path / "cities.csv"))
     assert done.stderr == "error: Atlantic: HTTP 404: city not found\n"
     assert [(city, data["name"]) for city, data in stack.raw()] == [
-        ("Cabin", "Queens"), ("Newark,US", "Newark"), ("Second", "New York")]
+        ("Cabin", "Queens"),
+        ("Newark,US", "Newark"),
+        ("Second", "New York"),
+    ]
 
 
 def test_the_sources_freshness_is_told_by_dbt(stack: Stack) -> None:
     with stack.server.connect(stack.database) as connection:  # on the first of a month a day ago was another one
-        connection.execute("create table raw.before partition of raw.weather_observations for values from (minvalue) "
-                           f"to ('{datetime.now(UTC):%Y-%m-01} 00:00+00')".encode())
-        connection.execute("insert into raw.weather_observations (city, ingested_at, data) "
-                           "values ('A', now() - interval '25 hours', '{}')")
+        connection.execute(
+            "create table raw.before partition of raw.weather_observations for values from (minvalue) "
+            f"to ('{datetime.now(UTC):%Y-%m-01} 00:00+00')".encode()
+        )
+        connection.execute(
+            "insert into raw.weather_observations (city, ingested_at, data) "
+            "values ('A', now() - interval '25 hours', '{}')"
+        )
         connection.execute("insert into raw.ingestion_starts values (gen_random_uuid(), now() - interval '3 hours')")
     done = subprocess.run(
-        [str(stack.python.with_name("dbt")), "source", "freshness", "--project-dir",
-         str(ROOT / "pipeline" / "dbt" / "analytics_project"), "--profiles-dir", str(stack.data)],
-        capture_output=True, text=True, check=False, timeout=120,
-        env={**os.environ, **stack.server.environment(stack.database, "dbt", "dbt"),
-             "DBT_TARGET_PATH": str(stack.data / "target"), "DBT_LOG_PATH": str(stack.data / "logs")})
+        [
+            str(stack.python.with_name("dbt")),
+            "source",
+            "freshness",
+            "--project-dir",
+            str(ROOT / "pipeline" / "dbt" / "analytics_project"),
+            "--profiles-dir",
+            str(stack.data),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env={
+            **os.environ,
+            **stack.server.environment(stack.database, "dbt", "dbt"),
+            "DBT_TARGET_PATH": str(stack.data / "target"),
+            "DBT_LOG_PATH": str(stack.data / "logs"),
+        },
+    )
     results = json.loads((stack.data / "target" / "sources.json").read_text())["results"]
     assert {result["unique_id"].rpartition(".")[2]: result["status"] for result in results} == {
-        "weather_observations": "error", "ingestion_runs": "warn"}
+        "weather_observations": "error",
+        "ingestion_runs": "warn",
+    }
     assert done.returncode == 1
 
 
@@ -318,8 +429,10 @@ def test_answers_are_stored_as_they_came(stack: Stack) -> None:
     summary = stack.ingest(["Newark,US", "Queens,US"])
     assert (summary["stored"], summary["failed"], summary["errors"], summary["problem"]) == (2, 0, {}, None)
     stations, (newark, _, queens) = load(), PLACES
-    assert stack.raw() == [("Newark,US", answer(newark, stations["EWR"][0], "imperial")),
-                           ("Queens,US", answer(queens, stations["JFK"][0], "imperial"))]
+    assert stack.raw() == [
+        ("Newark,US", answer(newark, stations["EWR"][0], "imperial")),
+        ("Queens,US", answer(queens, stations["JFK"][0], "imperial")),
+    ]
 
 
 def test_a_city_that_fails_does_not_stop_the_others(stack: Stack) -> None:
@@ -345,8 +458,9 @@ def test_what_postgres_refuses_keeps_nobody_out(stack: Stack) -> None:
     assert (summary["stored"], summary["failed"], summary["quarantined"]) == (2, 5, 5)
     assert [(city, data) for city, data in stack.raw()] == [("A", json.loads(good)), ("C", json.loads(good))]
     with stack.server.connect(stack.database, "dbt", "dbt") as connection:
-        kept = connection.execute("select city, reason, bytes, body, units from raw.quarantine "
-                                  "order by city").fetchall()
+        kept = connection.execute(
+            "select city, reason, bytes, body, units from raw.quarantine order by city"
+        ).fetchall()
     assert [row[0] for row in kept] == list("BDEFG")
     assert {str(city): why for city, why, *_ in kept} == summary["errors"]
     assert [row[3] for row in kept] == [nul, half, b"<html>\xff", long[:8192], bodies[-1]]
@@ -381,8 +495,9 @@ def test_what_waits_in_the_spool_goes_in_with_the_next_run(stack: Stack) -> None
     assert sorted(city for city, _ in stack.raw()) == ["Newark,US", "Queens,US"]
     assert list((stack.data / "spool").iterdir()) == []
     with stack.server.connect(stack.database, "dbt", "dbt") as connection:
-        runs = connection.execute("select asked, stored, recovered, error, finished >= started "
-                                  "from raw.ingestion_runs").fetchall()
+        runs = connection.execute(
+            "select asked, stored, recovered, error, finished >= started from raw.ingestion_runs"
+        ).fetchall()
     assert runs == [(1, 1, 1, None, True)]
 
 
@@ -397,11 +512,19 @@ def test_what_the_gate_runs_says_what_failed_afterwards(stack: Stack) -> None:
 def test_the_role_may_append_and_read_and_no_more(stack: Stack) -> None:
     stack.ingest(["Newark,US"])
     more = "insert into raw.weather_observations (city, data) values ('x', '{}')"
-    refused = ["delete from raw.weather_observations", "update raw.weather_observations set city = 'x'",
-               "create table raw.mine (id int)", "truncate raw.weather_observations", "select * from upkeep.retention",
-               "insert into upkeep.retention (months) values (1)", "create table upkeep.mine (id int)"]
-    for role, beyond in (("analytics", []), ("dbt", [more, "create temp table t (id int)",
-                                                     "select upkeep.partitions()"])):
+    refused = [
+        "delete from raw.weather_observations",
+        "update raw.weather_observations set city = 'x'",
+        "create table raw.mine (id int)",
+        "truncate raw.weather_observations",
+        "select * from upkeep.retention",
+        "insert into upkeep.retention (months) values (1)",
+        "create table upkeep.mine (id int)",
+    ]
+    for role, beyond in (
+        ("analytics", []),
+        ("dbt", [more, "create temp table t (id int)", "select upkeep.partitions()"]),
+    ):
         with stack.server.connect(stack.database, role, role) as connection:
             assert connection.execute("select city from raw.weather_observations").fetchall() == [("Newark,US",)]
             for sql in (*refused, *beyond):

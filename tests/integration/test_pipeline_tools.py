@@ -28,9 +28,18 @@ def history(hours: int, units: str = "imperial") -> list[dict[str, Any]]:
 def backfill(stack: Stack, text: str, *words: str, expect: int = 0) -> Backfilled:
     """Bring a file in from standard input, as `homelab pipeline backfill` does."""
     done = subprocess.run(
-        [str(stack.python), str(SCRIPTS / "backfill_weather.py"), *words], input=text, capture_output=True, text=True,
-        check=False, timeout=120, env={**os.environ, "WEATHER_CITIES": '[{"name": "Home", "id": 5101798}]',
-                                       **stack.server.environment(stack.database, "analytics", "analytics")})
+        [str(stack.python), str(SCRIPTS / "backfill_weather.py"), *words],
+        input=text,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env={
+            **os.environ,
+            "WEATHER_CITIES": '[{"name": "Home", "id": 5101798}]',
+            **stack.server.environment(stack.database, "analytics", "analytics"),
+        },
+    )
     assert done.returncode == expect, done.stderr
     return Backfilled(**json.loads(done.stdout.splitlines()[-1]))
 
@@ -46,8 +55,11 @@ def test_history_comes_in_from_files_of_every_form(stack: Stack) -> None:
     assert backfill(stack, json.dumps(told[12:15], indent=1)).stored == 3, "one document over many lines"
     exported = [{"city": "Elsewhere", "units": "metric", "data": one} for one in history(5, "metric")]
     assert backfill(stack, lines(exported)).stored == 5
-    of_the_history_api = {"cnt": 2, "city_id": 1, "list": [{k: v for k, v in one.items() if k in ("dt", "main", "wind")}
-                                                           for one in told[:2]]}
+    of_the_history_api = {
+        "cnt": 2,
+        "city_id": 1,
+        "list": [{k: v for k, v in one.items() if k in ("dt", "main", "wind")} for one in told[:2]],
+    }
     assert backfill(stack, json.dumps(of_the_history_api), "--city", "Named").stored == 2
     stranger = {**told[0], "id": 7}
     assert backfill(stack, lines([stranger])).stored == 1
@@ -64,9 +76,14 @@ def test_history_comes_in_from_files_of_every_form(stack: Stack) -> None:
 
 @pytest.mark.parametrize("text", ["no json", '{"dt": 1}\nno json\n', "[1, 2"])
 def test_what_is_no_json_is_said(stack: Stack, text: str) -> None:
-    done = subprocess.run([str(stack.python), str(SCRIPTS / "backfill_weather.py")], input=text, capture_output=True,
-                          text=True, check=False,
-                          env={**os.environ, **stack.server.environment(stack.database, "analytics", "analytics")})
+    done = subprocess.run(
+        [str(stack.python), str(SCRIPTS / "backfill_weather.py")],
+        input=text,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **stack.server.environment(stack.database, "analytics", "analytics")},
+    )
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert "Traceback" not in done.stderr
@@ -74,8 +91,13 @@ def test_what_is_no_json_is_said(stack: Stack, text: str) -> None:
 
 def shell(stack: Stack, text: str, expect: int = 0) -> str:
     """What the shell answers to statements that are piped into it."""
-    done = subprocess.run([str(stack.python), str(SCRIPTS / "query.py"), "--database", str(stack.published),
-                           "--format", "csv"], input=text, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [str(stack.python), str(SCRIPTS / "query.py"), "--database", str(stack.published), "--format", "csv"],
+        input=text,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == expect, done.stderr
     return done.stdout + done.stderr
 
@@ -97,10 +119,13 @@ def test_status_the_shell_and_the_documentation(stack: Stack, tmp_path: Path) ->
     assert "published  2 cities, newest day 2013-01-0" in text
     assert [(run["outcome"], run["observations_stored"]) for run in report.runs] == [("partly", 1), ("success", 27)]
     assert sum(row["hours_missing"] for row in report.missing if row["city"] == "Home") == (
-        (told[29]["dt"] - told[0]["dt"]) // 3600 + 1 - 27)  # the station was silent for an hour, too
+        (told[29]["dt"] - told[0]["dt"]) // 3600 + 1 - 27
+    )  # the station was silent for an hour, too
 
-    answered = shell(stack, ".tables\nselect count(*) as n\nfrom weather_hourly where city = 'Home';\n"
-                            "select 'a;\nb' as c;\nselect 2 as d").replace("\r", "")
+    answered = shell(
+        stack,
+        ".tables\nselect count(*) as n\nfrom weather_hourly where city = 'Home';\nselect 'a;\nb' as c;\nselect 2 as d",
+    ).replace("\r", "")
     assert "weather_month_to_date" in answered
     assert answered.endswith('n\n27\nc\n"a;\nb"\nd\n2\n')
     assert "error: Parser Error" in shell(stack, "selec 1;", expect=1)

@@ -14,15 +14,15 @@ import pytest
 from homelab.errors import HomelabError
 from homelab.host import Host
 from homelab.inventory import load
-from homelab.model import Site, Step
-from homelab.paths import shipped
+from homelab.model import ServiceContext, Step
+from homelab.paths import bundled_path
 from homelab.progress import SilentProgress
 from homelab.services.postgres import contents, hba
-from homelab.steps import Hba, Running, Settings
+from homelab.steps import PgHba, Settings, SystemdUnit
 from homelab.steps.converge import converge
-from homelab.steps.look import survey
+from homelab.steps.host_state import pending_changes
 from tests.integration import pg
-from tests.support import FixedVault, LocalHost, owner_of_new_files
+from tests.support import FixedSecretStore, LocalHost, owner_of_new_files
 
 pytestmark = pytest.mark.skipif(pg.archive() is None, reason="PostgreSQL 16 is not in .venv/pg16: ./bootstrap --test")
 
@@ -42,11 +42,16 @@ def server() -> Iterator[pg.Server]:
         yield running
 
 
-def site(folder: Path, analytics: int, airflow: int) -> Site:
+def context(folder: Path, analytics: int, airflow: int) -> ServiceContext:
     overlay = folder / "overlay.yaml"
     overlay.write_text(OVERLAY.format(analytics=analytics, airflow=airflow))
-    inventory = load([shipped("inventory.yaml"), overlay])
-    return Site(inventory=inventory, container=inventory.container_with("postgres"), vault=FixedVault(), host_keys={})
+    inventory = load([bundled_path("inventory.yaml"), overlay])
+    return ServiceContext(
+        inventory=inventory,
+        container=inventory.container_with("postgres"),
+        secret_store=FixedSecretStore(),
+        host_keys={},
+    )
 
 
 def psql(server: pg.Server) -> str:
@@ -54,12 +59,20 @@ def psql(server: pg.Server) -> str:
     return shlex.join(["env", *words, server.program("psql")])
 
 
-def steps(server: pg.Server, where: Site, rules: bytes | None = None) -> list[Step]:
+def steps(server: pg.Server, where: ServiceContext, rules: bytes | None = None) -> list[Step]:
     command, own_way_in = psql(server), b"host all postgres 127.0.0.1/32 scram-sha-256\n"
     owner, group = ("nobody", "nogroup") if os.geteuid() == 0 else owner_of_new_files()
-    return [*contents(where, command),
-            Hba(str(server.data / "pg_hba.conf"), own_way_in + (hba(where) if rules is None else rules), owner, group,
-                0o600, psql=command)]
+    return [
+        *contents(where, command),
+        PgHba(
+            str(server.data / "pg_hba.conf"),
+            own_way_in + (hba(where) if rules is None else rules),
+            owner,
+            group,
+            0o600,
+            psql=command,
+        ),
+    ]
 
 
 def connect(server: pg.Server, database: str, role: str) -> psycopg.Connection[tuple[object, ...]]:
@@ -67,18 +80,23 @@ def connect(server: pg.Server, database: str, role: str) -> psycopg.Connection[t
 
 
 def test_a_second_run_changes_nothing(server: pg.Server, tmp_path: Path) -> None:
-    assert len(converge(LocalHost(), steps(server, site(tmp_path, 1, 2)), SilentProgress())) == 10
-    assert survey(LocalHost(), steps(server, site(tmp_path, 1, 2))) == []
+    assert len(converge(LocalHost(), steps(server, context(tmp_path, 1, 2)), SilentProgress())) == 10
+    assert pending_changes(LocalHost(), steps(server, context(tmp_path, 1, 2))) == []
 
 
 def test_analytics_may_append_and_read_and_nothing_else(server: pg.Server, tmp_path: Path) -> None:
-    converge(LocalHost(), steps(server, site(tmp_path, 1, 2)), SilentProgress())
+    converge(LocalHost(), steps(server, context(tmp_path, 1, 2)), SilentProgress())
     with connect(server, "project_data", "analytics") as connection:
         connection.execute("insert into raw.weather_observations (city, data) values ('x', '{}')")
         assert connection.execute("select city from raw.weather_observations").fetchone() == ("x",)
-        for sql in ("update raw.weather_observations set city = 'y'", "delete from raw.weather_observations",
-                    "truncate raw.weather_observations", "create table raw.t (i int)", "create schema s",
-                    "drop table raw.weather_observations"):
+        for sql in (
+            "update raw.weather_observations set city = 'y'",
+            "delete from raw.weather_observations",
+            "truncate raw.weather_observations",
+            "create table raw.t (i int)",
+            "create schema s",
+            "drop table raw.weather_observations",
+        ):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 connection.execute(sql)
     with pytest.raises(psycopg.OperationalError, match="rejects connection"):
@@ -86,13 +104,16 @@ def test_analytics_may_append_and_read_and_nothing_else(server: pg.Server, tmp_p
 
 
 def test_airflow_reads_the_data_and_owns_its_metadata(server: pg.Server, tmp_path: Path) -> None:
-    converge(LocalHost(), steps(server, site(tmp_path, 2, 1)), SilentProgress())
+    converge(LocalHost(), steps(server, context(tmp_path, 2, 1)), SilentProgress())
     with connect(server, "airflow_metadata", "airflow_admin") as connection:
         connection.execute("create table if not exists t (i int)")
     with connect(server, "project_data", "airflow_admin") as connection:
         connection.execute("select count(*) from raw.weather_observations")
-        for sql in ("insert into raw.weather_observations (city, data) values ('x', '{}')",
-                    "delete from raw.weather_observations", "create table raw.t (i int)"):
+        for sql in (
+            "insert into raw.weather_observations (city, data) values ('x', '{}')",
+            "delete from raw.weather_observations",
+            "create table raw.t (i int)",
+        ):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 connection.execute(sql)
     with pytest.raises(psycopg.OperationalError, match="rejects connection"):
@@ -100,13 +121,13 @@ def test_airflow_reads_the_data_and_owns_its_metadata(server: pg.Server, tmp_pat
 
 
 def test_a_wrong_password_is_refused(server: pg.Server, tmp_path: Path) -> None:
-    converge(LocalHost(), steps(server, site(tmp_path, 1, 2)), SilentProgress())
+    converge(LocalHost(), steps(server, context(tmp_path, 1, 2)), SilentProgress())
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
         server.connect("project_data", "analytics", "guessed")
 
 
 def test_what_somebody_changed_is_put_back(server: pg.Server, tmp_path: Path) -> None:
-    wanted = site(tmp_path, 1, 2)
+    wanted = context(tmp_path, 1, 2)
     converge(LocalHost(), steps(server, wanted), SilentProgress())
     with server.connect("project_data") as connection:
         connection.execute("grant delete on raw.weather_observations to analytics")
@@ -114,34 +135,37 @@ def test_what_somebody_changed_is_put_back(server: pg.Server, tmp_path: Path) ->
         connection.execute("grant connect on database project_data to public")
     changed = converge(LocalHost(), steps(server, wanted), SilentProgress())
     assert [change.step.title for change in changed] == [
-        "role airflow_admin", "database project_data", "grants: analytics may append project_data"]
+        "role airflow_admin",
+        "database project_data",
+        "grants: analytics may append project_data",
+    ]
 
 
 def test_a_faulty_pg_hba_is_taken_back_before_it_is_loaded(server: pg.Server, tmp_path: Path) -> None:
-    wanted = site(tmp_path, 1, 2)
+    wanted = context(tmp_path, 1, 2)
     converge(LocalHost(), steps(server, wanted), SilentProgress())
     before = (server.data / "pg_hba.conf").read_bytes()
     with pytest.raises(HomelabError, match=r"refuses the new pg_hba\.conf") as error:
         converge(LocalHost(), steps(server, wanted, b"host all all 127.0.0.1/32 nonsense\n"), SilentProgress())
     assert "nonsense" in error.value.details
     assert (server.data / "pg_hba.conf").read_bytes() == before
-    assert survey(LocalHost(), steps(server, wanted)) == []
+    assert pending_changes(LocalHost(), steps(server, wanted)) == []
 
 
 def test_a_file_that_was_written_and_not_loaded_is_loaded(server: pg.Server, tmp_path: Path) -> None:
-    swapped = site(tmp_path, 2, 1)
-    converge(LocalHost(), steps(server, site(tmp_path, 1, 2)), SilentProgress())
+    swapped = context(tmp_path, 2, 1)
+    converge(LocalHost(), steps(server, context(tmp_path, 1, 2)), SilentProgress())
     final = steps(server, swapped)[-1]
-    assert isinstance(final, Hba)
+    assert isinstance(final, PgHba)
     path = server.data / "pg_hba.conf"
     path.write_bytes(final.content)  # as a run that was killed before the reload leaves it
     stat = path.stat()
     os.utime(path, (stat.st_atime + 2, stat.st_mtime + 2))
-    assert [str(c) for c in survey(LocalHost(), steps(server, swapped))] == [f"file {path}: is not loaded yet"]
+    assert [str(c) for c in pending_changes(LocalHost(), steps(server, swapped))] == [f"file {path}: is not loaded yet"]
 
 
 def test_what_was_kept_goes_though_a_restart_has_loaded_the_new_file_already(server: pg.Server, tmp_path: Path) -> None:
-    wanted = steps(server, site(tmp_path, 1, 2))
+    wanted = steps(server, context(tmp_path, 1, 2))
     converge(LocalHost(), wanted, SilentProgress())
     kept = server.data / "pg_hba.conf.homelab-previous"
     kept.write_text("local all all trust\n")
@@ -150,7 +174,7 @@ def test_what_was_kept_goes_though_a_restart_has_loaded_the_new_file_already(ser
 
 
 @dataclass(frozen=True, eq=False)
-class ByHand(Running):
+class ByHand(SystemdUnit):
     """A server without systemd."""
 
     server: pg.Server | None = None
@@ -174,8 +198,9 @@ def settings(server: pg.Server) -> Iterator[Path]:
 
 
 def wanting(server: pg.Server, file: Path, content: bytes) -> Settings:
-    return Settings(str(file), content, *owner_of_new_files(), server=ByHand("server", server=server),
-                    psql=psql(server))
+    return Settings(
+        str(file), content, *owner_of_new_files(), server=ByHand("server", server=server), psql=psql(server)
+    )
 
 
 def deployed(server: pg.Server, file: Path, content: bytes) -> tuple[list[str], bool]:
@@ -183,7 +208,7 @@ def deployed(server: pg.Server, file: Path, content: bytes) -> tuple[list[str], 
     wanted = wanting(server, file, content)
     begun = shown(server, "pg_postmaster_start_time()")
     changes = converge(LocalHost(), [wanted], SilentProgress())
-    assert survey(LocalHost(), [wanted]) == []
+    assert pending_changes(LocalHost(), [wanted]) == []
     return [change.pending.reason for change in changes], shown(server, "pg_postmaster_start_time()") != begun
 
 
@@ -204,15 +229,15 @@ def test_settings_are_loaded_and_only_those_that_need_it_restart_the_server(serv
     assert deployed(server, settings, b"work_mem = '6MB'\n") == ([], False)
 
 
-def test_a_run_that_was_killed_before_the_reload_or_the_restart_is_made_up_for(server: pg.Server,
-                                                                               settings: Path) -> None:
+def test_a_run_that_was_killed_before_the_reload_or_the_restart_is_made_up_for(
+    server: pg.Server, settings: Path
+) -> None:
     deployed(server, settings, b"max_connections = 33\n")
     settings.write_bytes(b"max_connections = 34\n")
     stat = settings.stat()
     os.utime(settings, (stat.st_atime + 2, stat.st_mtime + 2))  # as where the server's clock is read once in a second
-    change, = survey(LocalHost(), [wanting(server, settings, b"max_connections = 34\n")])
+    (change,) = pending_changes(LocalHost(), [wanting(server, settings, b"max_connections = 34\n")])
     assert change.pending.reason == "is not loaded yet"
     os.utime(settings, (stat.st_atime - 2, stat.st_mtime - 2))
     server.reload()
     assert deployed(server, settings, b"max_connections = 34\n") == (["max_connections: restart needed"], True)
-

@@ -16,15 +16,15 @@ from homelab.commands.init import init
 from homelab.commands.trust import trust
 from homelab.errors import HomelabError, InputError
 from homelab.model import Endpoint
-from homelab.proxmox import Client, client, find, tasks
-from homelab.proxmox.apply import only_node
+from homelab.proxmox import Client, client, find_guests, tasks
 from homelab.proxmox.errors import ProxmoxError
+from homelab.proxmox.plan_executor import only_node
 from homelab.proxmox.tls import fetch_fingerprint
 from homelab.trust import KnownHosts
 from tests.integration.fakenode import TOKEN, FakeNode, certificate, serving
 from tests.integration.test_proxmox_up import SECRET, Site
+from tests.integration.test_proxmox_up import context as context
 from tests.integration.test_proxmox_up import pair as pair
-from tests.integration.test_proxmox_up import site as site
 from tests.recorded import RECORDED, data, replaying
 
 Pair = tuple[tuple[str, str], str]
@@ -35,8 +35,9 @@ def endpoint(tmp_path: Path, pair: Pair) -> Endpoint:
     token = tmp_path / "token"
     token.write_text(SECRET)
     token.chmod(0o600)
-    return Endpoint(host="127.0.0.1", port=0, node=None, token_id=TOKEN, token_file=token, fingerprint=pair[1],
-                    ca_file=None)
+    return Endpoint(
+        host="127.0.0.1", port=0, node=None, token_id=TOKEN, token_file=token, fingerprint=pair[1], ca_file=None
+    )
 
 
 # ------------------------------------------------------------------ trust
@@ -72,8 +73,9 @@ def test_a_certificate_for_another_name_is_refused(endpoint: Endpoint, pair: Pai
         assert seen == []
 
 
-def test_the_environment_cannot_loosen_trust(endpoint: Endpoint, pair: Pair, tmp_path: Path,
-                                             monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_cannot_loosen_trust(
+    endpoint: Endpoint, pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     other, _ = certificate(tmp_path, "other")
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", other[0])
     monkeypatch.setenv("CURL_CA_BUNDLE", other[0])
@@ -96,8 +98,9 @@ def test_fetch_fingerprint(pair: Pair) -> None:
 # ------------------------------------------------------------------ token
 
 
-def test_the_token_comes_from_a_private_file_or_the_environment(endpoint: Endpoint, pair: Pair,
-                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_token_comes_from_a_private_file_or_the_environment(
+    endpoint: Endpoint, pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
     endpoint.token_file.chmod(0o644)
     with pytest.raises(HomelabError, match="readable by others") as caught:
         Client(endpoint)
@@ -114,19 +117,33 @@ def test_the_token_comes_from_a_private_file_or_the_environment(endpoint: Endpoi
 # ----------------------------------------------------- errors, as recorded
 
 
-@pytest.mark.parametrize(("name", "brief", "parts"), [
-    ("unauthorized", "Proxmox refused the token homelab@pve!cli", ["Authentication failed!", "token list homelab@pve"]),
-    ("forbidden", "does not allow that to this token",
-     ["VM.Audit on /vms/167", "pveum role modify HomelabContainers --append 1 --privs VM.Audit"]),
-    ("bad_parameters", "Proxmox refused a call", ["400 Parameter verification failed.",
-                                                  "cores: type check ('integer') failed - got 'x'"]),
-    ("locked", "The container is locked", ["CT is locked (backup)", "pct unlock 167"]),
-    ("lock_timeout", "The container is locked", ["can't lock file", "pct unlock 167"]),
-    ("missing", "Proxmox refused a call", ["500 Configuration file 'nodes/pve/lxc/99999.conf' does not exist"]),
-    ("exists", "Proxmox refused a call", ["500 CT 167 already exists on node 'pve'"]),
-])
-def test_errors_have_proxmox_own_text_and_a_way_out(endpoint: Endpoint, pair: Pair, name: str, brief: str,
-                                                    parts: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("name", "brief", "parts"),
+    [
+        (
+            "unauthorized",
+            "Proxmox refused the token homelab@pve!cli",
+            ["Authentication failed!", "token list homelab@pve"],
+        ),
+        (
+            "forbidden",
+            "does not allow that to this token",
+            ["VM.Audit on /vms/167", "pveum role modify HomelabContainers --append 1 --privs VM.Audit"],
+        ),
+        (
+            "bad_parameters",
+            "Proxmox refused a call",
+            ["400 Parameter verification failed.", "cores: type check ('integer') failed - got 'x'"],
+        ),
+        ("locked", "The container is locked", ["CT is locked (backup)", "pct unlock 167"]),
+        ("lock_timeout", "The container is locked", ["can't lock file", "pct unlock 167"]),
+        ("missing", "Proxmox refused a call", ["500 Configuration file 'nodes/pve/lxc/99999.conf' does not exist"]),
+        ("exists", "Proxmox refused a call", ["500 CT 167 already exists on node 'pve'"]),
+    ],
+)
+def test_errors_have_proxmox_own_text_and_a_way_out(
+    endpoint: Endpoint, pair: Pair, name: str, brief: str, parts: list[str]
+) -> None:
     with replaying([name], pair[0]) as (port, _), pytest.raises(ProxmoxError, match=r"Proxmox|locked") as caught:
         Client(replace(endpoint, port=port)).put("nodes/pve/lxc/167/config", memory=1)
     assert brief in caught.value.brief
@@ -145,8 +162,9 @@ def test_nobody_listens(endpoint: Endpoint) -> None:
 
 
 @pytest.mark.parametrize(("connects", "brief"), [(False, "cannot be reached"), (True, "takes too long to answer")])
-def test_a_node_that_is_silent_is_given_up(connects: bool, brief: str, endpoint: Endpoint,
-                                           monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_that_is_silent_is_given_up(
+    connects: bool, brief: str, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(client, "_TIMEOUT", (0.2, 0.2))
     monkeypatch.setattr(client, "_PATIENCE", 0.0)
     with socket.socket() as listener, ExitStack() as stack:
@@ -190,27 +208,29 @@ def test_recorded_task_lists(endpoint: Endpoint, pair: Pair) -> None:
         assert (stopped.kind, stopped.running, stopped.creator) == ("vzstop", False, "deploy@pve!ci")
 
 
-def test_a_long_log_is_read_to_its_end(site: Site) -> None:
-    site.up("postgres-data")
-    record = site.pve.tasklog[0]
+def test_a_long_log_is_read_to_its_end(context: Site) -> None:
+    context.up("postgres-data")
+    record = context.pve.tasklog[0]
     record["log"] = [f"line {n}" for n in range(1001)]
-    assert tasks.log(Client(site.inventory.endpoint), tasks.Task.of(record["upid"])) == record["log"]
+    assert tasks.log(Client(context.inventory.endpoint), tasks.Task.of(record["upid"])) == record["log"]
 
 
 def test_a_task_that_does_not_end_in_time(endpoint: Endpoint, pair: Pair) -> None:
     task = tasks.Task.of(data("task_running")["upid"])
-    with (replaying(["task_running"] * 9, pair[0]) as (port, _),
-          pytest.raises(HomelabError, match="vzcreate of 167 has not ended after 0 s")):
+    with (
+        replaying(["task_running"] * 9, pair[0]) as (port, _),
+        pytest.raises(HomelabError, match="vzcreate of 167 has not ended after 0 s"),
+    ):
         tasks.wait(Client(replace(endpoint, port=port)), task, "creating", 0.2)
 
 
 # ------------------------------------------------------ on the in-process node
 
 
-def test_our_node_answers_like_the_recorded_one(site: Site) -> None:
+def test_our_node_answers_like_the_recorded_one(context: Site) -> None:
     """What the tests stand on, held against the real one: the fields that we read, their types, and the errors."""
-    site.up()
-    client = Client(site.inventory.endpoint)
+    context.up()
+    client = Client(context.inventory.endpoint)
     rows = {"resources": client.get("cluster/resources", type="vm")[0], "lxc": client.get("nodes/pve/lxc")[0]}
     for name, row in rows.items():
         for key in {"vmid", "node", "type", "status", "tags", "mem", "maxmem", "uptime", "disk"} & set(data(name)[0]):
@@ -221,68 +241,69 @@ def test_our_node_answers_like_the_recorded_one(site: Site) -> None:
     pending = client.get("nodes/pve/lxc/167/pending")
     assert {"digest", "net0", "rootfs"} <= {row["key"] for row in pending} & {row["key"] for row in data("pending")}
     assert set(pending[0]) == set(data("pending")[0])
-    site.pve.ct(168).lock = "backup"
+    context.pve.ct(168).lock = "backup"
     for name, path in (("missing", "nodes/pve/lxc/99999/config"), ("locked", "nodes/pve/lxc/168/config")):
         with pytest.raises(ProxmoxError) as caught:
             client.put(path, memory=700)
         assert (caught.value.status, RECORDED[name]["reason"] in caught.value.details) == (500, True)
 
 
-def test_a_create_that_fails_shows_the_end_of_its_log(site: Site) -> None:
-    site.pve.add_ceph_storage("ceph")
-    site.pve.ceph["down"] = True
-    site.overlaid("defaults: {storage: ceph}")
+def test_a_create_that_fails_shows_the_end_of_its_log(context: Site) -> None:
+    context.pve.add_ceph_storage("ceph")
+    context.pve.ceph["down"] = True
+    context.overlaid("defaults: {storage: ceph}")
     with pytest.raises(HomelabError, match="3 of 3 containers failed") as caught:
-        site.up()
+        context.up()
     assert "rbd error" in caught.value.details
     assert "TASK ERROR: unable to create CT 167" in caught.value.details
 
 
-def test_a_start_that_fails_after_a_good_create_is_seen(site: Site) -> None:
-    begin = site.pve._start_steps
+def test_a_start_that_fails_after_a_good_create_is_seen(context: Site) -> None:
+    begin = context.pve._start_steps
 
     async def broken(ct: Any, user: str, skiplock: bool = False) -> None:
         ct.start_error = "bridge 'vmbr0' does not exist" if ct.vmid == 168 else None
         await begin(ct, user, skiplock)
-    site.pve._start_steps = broken  # type: ignore[method-assign]
+
+    context.pve._start_steps = broken  # type: ignore[method-assign]
     with pytest.raises(HomelabError, match="analytics-platform: starting it failed") as caught:
-        site.up()
+        context.up()
     assert "bridge 'vmbr0' does not exist" in caught.value.details
-    assert sorted(site.waited) == ["airflow-orchestration", "postgres-data"]
-    assert site.pve.ct(168) is not None
-    site.pve._start_steps = begin  # type: ignore[method-assign]
-    site.pve.ct(168).start_error = None
-    assert site.up().done == {"analytics-platform": ["start analytics-platform"]}
+    assert sorted(context.waited) == ["airflow-orchestration", "postgres-data"]
+    assert context.pve.ct(168) is not None
+    context.pve._start_steps = begin  # type: ignore[method-assign]
+    context.pve.ct(168).start_error = None
+    assert context.up().done == {"analytics-platform": ["start analytics-platform"]}
 
 
-def test_a_log_without_the_keys_is_refused(site: Site) -> None:
-    site.pve.prints_keys = False
+def test_a_log_without_the_keys_is_refused(context: Site) -> None:
+    context.pve.prints_keys = False
     with pytest.raises(HomelabError, match="SSH host key is not known") as caught:
-        site.up("postgres-data")
+        context.up("postgres-data")
     assert "homelab trust postgres-data SHA256:" in caught.value.resolution
-    assert site.waited == []
+    assert context.waited == []
 
 
-def test_several_nodes_need_a_choice(site: Site) -> None:
-    site.pve.add_node("pve2")
+def test_several_nodes_need_a_choice(context: Site) -> None:
+    context.pve.add_node("pve2")
     with pytest.raises(HomelabError, match="Which node") as caught:
-        only_node(Client(site.inventory.endpoint))
+        only_node(Client(context.inventory.endpoint))
     assert "pve, pve2" in caught.value.details
-    assert len(site.overlaid("proxmox: {node: pve2}").up().done) == 3
-    assert {ct.node for ct in site.pve.cts} == {"pve2"}
-    assert not site.up()
+    assert len(context.overlaid("proxmox: {node: pve2}").up().done) == 3
+    assert {ct.node for ct in context.pve.cts} == {"pve2"}
+    assert not context.up()
 
 
-def test_a_dropped_connection_is_read_again_and_a_change_is_not(site: Site) -> None:
-    site.up()
-    site.pve.flaky_network(drop_rate=0.2, seed=4)
-    site.pve._random.seed(4)
-    assert len(find(Client(site.inventory.endpoint), site.inventory)) == 3
-    site.pve.flaky_network(drop_rate=1.0)
-    site.pve.requests.clear()
+def test_a_dropped_connection_is_read_again_and_a_change_is_not(context: Site) -> None:
+    context.up()
+    context.pve.flaky_network(drop_rate=0.2, seed=4)
+    context.pve._random.seed(4)
+    assert len(find_guests(Client(context.inventory.endpoint), context.inventory)) == 3
+    context.pve.flaky_network(drop_rate=1.0)
+    context.pve.requests.clear()
     with pytest.raises(HomelabError, match="cannot be reached"):
-        Client(site.inventory.endpoint).post("nodes/pve/lxc/167/status/stop")
-    assert site.pve.ct(167).status == "running"
+        Client(context.inventory.endpoint).post("nodes/pve/lxc/167/status/stop")
+    assert context.pve.ct(167).status == "running"
 
 
 def test_init_then_up(tmp_path: Path, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,8 +314,14 @@ def test_init_then_up(tmp_path: Path, pair: Pair, monkeypatch: pytest.MonkeyPatc
         folder = tmp_path / "new"
         folder.mkdir()
         answers = iter([secret, ""])
-        inventory = init(folder / "inventory.yaml", host="127.0.0.1", port=pve.port, confirm=lambda _: True,
-                         ask=lambda _: next(answers), say=said.append)
+        inventory = init(
+            folder / "inventory.yaml",
+            host="127.0.0.1",
+            port=pve.port,
+            confirm=lambda _: True,
+            ask=lambda _: next(answers),
+            say=said.append,
+        )
         assert inventory.endpoint.fingerprint == pair[1]
         assert inventory.endpoint.token_file.stat().st_mode & 0o777 == 0o600
         assert not inventory.pipeline.api_key_file.exists()
@@ -303,12 +330,12 @@ def test_init_then_up(tmp_path: Path, pair: Pair, monkeypatch: pytest.MonkeyPatc
         assert secret not in text
         assert "pveum user token add homelab@pve cli --privsep 1" in text
         assert "pveum pool add homelab" in text
-        site = Site(pve, inventory, folder, pair[1], KnownHosts(folder / "pins"))
+        context = Site(pve, inventory, folder, pair[1], KnownHosts(folder / "pins"))
         with pytest.raises(HomelabError) as caught:
-            site.up("postgres-data")
+            context.up("postgres-data")
         assert "`pveum pool add homelab`" in caught.value.resolution
         pve.pools = {"homelab": set()}
-        assert len(site.up().done) == 3
+        assert len(context.up().done) == 3
         assert pve.pools == {"homelab": {167, 168, 169}}
     with pytest.raises(InputError, match="exists already"):
         init(folder / "inventory.yaml", host="127.0.0.1", confirm=lambda _: True, ask=str, say=said.append)
@@ -320,13 +347,15 @@ def test_init_writes_nothing_when_the_fingerprint_is_not_confirmed(tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_trust_by_hand_and_from_the_log(site: Site) -> None:
-    site.up("postgres-data")
+def test_trust_by_hand_and_from_the_log(context: Site) -> None:
+    context.up("postgres-data")
     mine = "SHA256:" + "A" * 43
-    assert trust(site.inventory, "postgres-data", mine, known_hosts=site.known_hosts).fingerprint == mine
-    assert site.known_hosts.pins()["postgres-data"].fingerprint == mine
-    assert trust(site.inventory, "postgres-data", known_hosts=site.known_hosts).fingerprint == site.pve.keys[167]
+    assert trust(context.inventory, "postgres-data", mine, known_hosts=context.known_hosts).fingerprint == mine
+    assert context.known_hosts.pins()["postgres-data"].fingerprint == mine
+    assert (
+        trust(context.inventory, "postgres-data", known_hosts=context.known_hosts).fingerprint == context.pve.keys[167]
+    )
     with pytest.raises(InputError, match="not a host key's fingerprint"):
-        trust(site.inventory, "postgres-data", "MD5:aa", known_hosts=site.known_hosts)
+        trust(context.inventory, "postgres-data", "MD5:aa", known_hosts=context.known_hosts)
     with pytest.raises(HomelabError, match="does not exist"):
-        trust(site.inventory, "analytics-platform", known_hosts=site.known_hosts)
+        trust(context.inventory, "analytics-platform", known_hosts=context.known_hosts)

@@ -14,18 +14,18 @@ import pytest
 from typer.testing import CliRunner
 
 from homelab.cli import app
+from homelab.cli.output import to_json
 from homelab.commands import snapshot
 from homelab.commands.deploy import HostReport
-from homelab.commands.way_back import SNAPSHOT
 from homelab.errors import InputError
 from homelab.progress import JsonProgress, SilentProgress
-from homelab.view import plain
+from homelab.runtime.rollback import SNAPSHOT
 from tests.integration.deployed import NEW, Disks, deploy
 from tests.integration.fakenode import TOKEN
 from tests.integration.test_proxmox_kill import Scene, scene
 from tests.integration.test_proxmox_up import NAMES, Site
+from tests.integration.test_proxmox_up import context as context
 from tests.integration.test_proxmox_up import pair as pair
-from tests.integration.test_proxmox_up import site as site
 
 ONE = "postgres-data"
 VMIDS = (167, 168, 169)
@@ -34,13 +34,13 @@ VMIDS = (167, 168, 169)
 class Rig:
     """A site whose containers hold something old, and run."""
 
-    def __init__(self, site: Site) -> None:
-        self.site, self.pve, self.said = site, site.pve, io.StringIO()
-        site.up()
-        self.disks = Disks(site.folder / "disks")
+    def __init__(self, context: Site) -> None:
+        self.site, self.pve, self.said = context, context.pve, io.StringIO()
+        context.up()
+        self.disks = Disks(context.folder / "disks")
         for vmid in VMIDS:
             self.disks.put(vmid, "old\n")
-        self.disks.behind(site.pve)
+        self.disks.behind(context.pve)
         self.begin()
 
     def begin(self) -> None:
@@ -50,8 +50,9 @@ class Rig:
 
     def deploy(self, *limit: str, rollback: bool = True) -> list[HostReport]:
         """Deploy; what is said meanwhile is kept."""
-        return list(deploy(self.site.inventory, self.disks, *limit, rollback=rollback,
-                           progress=JsonProgress(self.said)))
+        return list(
+            deploy(self.site.inventory, self.disks, *limit, rollback=rollback, progress=JsonProgress(self.said))
+        )
 
     def tasks(self) -> list[tuple[str, str]]:
         """What the node has done, in no order."""
@@ -59,8 +60,11 @@ class Rig:
 
     def notes(self) -> str:
         """What was noted."""
-        return "\n".join(event["text"] for line in self.said.getvalue().splitlines()
-                         if (event := json.loads(line))["event"] == "note")
+        return "\n".join(
+            event["text"]
+            for line in self.said.getvalue().splitlines()
+            if (event := json.loads(line))["event"] == "note"
+        )
 
     def snapshots(self) -> dict[int, list[str]]:
         """Those that are there, by vmid."""
@@ -77,8 +81,8 @@ class Rig:
 
 
 @pytest.fixture
-def rig(site: Site) -> Rig:
-    return Rig(site)
+def rig(context: Site) -> Rig:
+    return Rig(context)
 
 
 def test_what_succeeds_stays_and_nothing_is_left_of_its_snapshot(rig: Rig) -> None:
@@ -110,13 +114,14 @@ def test_what_fails_goes_back_and_the_others_keep_what_they_have(rig: Rig) -> No
     assert two.rolled_back
     assert "it does not" in two.failure.details
     assert two.failure.details.splitlines()[-1].startswith("The container was rolled back: it is as it was ")
-    assert plain(two)["rolled_back"] is True
+    assert to_json(two)["rolled_back"] is True
     assert [rig.disks.content(vmid) for vmid in VMIDS] == [NEW, "old\n", NEW]
     assert [task for task in rig.tasks() if task[0] == "vzrollback"] == [("vzrollback", "168")]
     assert sorted(path.name for path in rig.disks.root.glob("*.back")) == ["168.back"], "it was waited for"
     assert (rig.snapshots(), {ct.status for ct in rig.pve.cts}) == ({}, {"running"})
     assert [e["host"] for e in map(json.loads, rig.said.getvalue().splitlines()) if e["event"] == "rolled_back"] == [
-        "analytics-platform"]
+        "analytics-platform"
+    ]
     rig.disks.mark(168, "broken", there=False)
     assert [report.failure for report in rig.deploy()] == [None] * 3
     assert rig.disks.content(168) == NEW
@@ -161,8 +166,11 @@ def test_what_a_killed_run_has_left_is_where_the_next_one_goes_back_to(rig: Rig)
     rig.disks.mark(167, "broken")
     (report,) = rig.deploy(ONE)
     assert (report.rolled_back, rig.disks.content(167)) == (True, "old\n")
-    assert re.fullmatch(f"an earlier deploy was cut off: its snapshot {SNAPSHOT}, taken [0-9] s ago, is kept, and is "
-                        "what this one goes back to", rig.notes())
+    assert re.fullmatch(
+        f"an earlier deploy was cut off: its snapshot {SNAPSHOT}, taken [0-9] s ago, is kept, and is "
+        "what this one goes back to",
+        rig.notes(),
+    )
     assert (rig.snapshots(), [kind for kind, _ in rig.tasks()]) == ({}, ["vzdelsnapshot", "vzrollback", "vzstart"])
 
 
@@ -207,8 +215,14 @@ def test_a_rollback_that_fails_says_how_to_go_back(rig: Rig) -> None:
     assert "it did not go back to where it was" in report.failure.details
     assert report.failure.resolution.endswith(f"homelab snapshot rollback {SNAPSHOT} --limit {ONE}")
     assert rig.snapshots() == {167: [SNAPSHOT]}
-    snapshot.rollback(rig.site.inventory, SNAPSHOT, known_hosts=rig.site.known_hosts, progress=SilentProgress(),
-                      confirm=lambda lines: True, limit=[ONE])
+    snapshot.rollback(
+        rig.site.inventory,
+        SNAPSHOT,
+        known_hosts=rig.site.known_hosts,
+        progress=SilentProgress(),
+        confirm=lambda lines: True,
+        limit=[ONE],
+    )
     assert rig.disks.content(167) == "old\n"
 
 
@@ -233,8 +247,9 @@ def test_a_snapshot_that_does_not_go_is_said(rig: Rig) -> None:
 
 @pytest.mark.parametrize("other", ["--dry-run", "--check-only"])
 def test_it_is_not_for_a_look(rig: Rig, other: str) -> None:
-    done = CliRunner().invoke(app, ["-i", str(rig.site.folder / "inventory.yaml"), "deploy", "--rollback-on-failure",
-                                    other])
+    done = CliRunner().invoke(
+        app, ["-i", str(rig.site.folder / "inventory.yaml"), "deploy", "--rollback-on-failure", other]
+    )
     assert isinstance(done.exception, InputError)
     assert done.exception.exit_code == 2
     assert rig.pve.requests == []
@@ -286,20 +301,23 @@ def killed_everywhere(place: Scene, broken: bool, acts: bool) -> int:
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(("broken", "calls"), [(False, 8), (True, 12)])
-def test_killed_at_every_call(broken: bool, calls: int, tmp_path: Path, pair: tuple[tuple[str, str], str],
-                              monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_at_every_call(
+    broken: bool, calls: int, tmp_path: Path, pair: tuple[tuple[str, str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("HOMELAB_PROXMOX_TOKEN", raising=False)
 
     def act(acts: bool) -> int:
         with scene(tmp_path / f"{'after' if acts else 'before'}", pair) as place:
             return killed_everywhere(place, broken, acts)
+
     with ThreadPoolExecutor(2) as both:
         assert min(both.map(act, (False, True))) > calls
 
 
 @pytest.mark.parametrize("broken", [False, True])
-def test_killed_in_the_middle_of_the_changes(broken: bool, tmp_path: Path, pair: tuple[tuple[str, str], str],
-                                             monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_in_the_middle_of_the_changes(
+    broken: bool, tmp_path: Path, pair: tuple[tuple[str, str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("HOMELAB_PROXMOX_TOKEN", raising=False)
     with scene(tmp_path / "scene", pair) as place:
         disks = _begin(place)
@@ -320,6 +338,12 @@ def test_snapshot_list_shows_it(rig: Rig) -> None:
 
 def test_the_node_of_these_tests_keeps_what_is_in_its_containers(rig: Rig) -> None:
     rig.left_by_a_killed_run()
-    snapshot.rollback(rig.site.inventory, SNAPSHOT, known_hosts=rig.site.known_hosts, progress=SilentProgress(),
-                      confirm=lambda lines: True, limit=[ONE])
+    snapshot.rollback(
+        rig.site.inventory,
+        SNAPSHOT,
+        known_hosts=rig.site.known_hosts,
+        progress=SilentProgress(),
+        confirm=lambda lines: True,
+        limit=[ONE],
+    )
     assert rig.disks.content(167) == "old\n"

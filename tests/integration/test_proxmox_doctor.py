@@ -20,8 +20,8 @@ from homelab.model import Pipeline, Secret
 from homelab.proxmox.checks import Check
 from tests.integration.fakenode import TOKEN
 from tests.integration.test_proxmox_up import SECRET, Site
+from tests.integration.test_proxmox_up import context as context
 from tests.integration.test_proxmox_up import pair as pair
-from tests.integration.test_proxmox_up import site as site
 from tests.stub import Answer, serving
 
 NODE_TIME = 1297163644  # what the node's clock always shows
@@ -30,28 +30,36 @@ KINDS = ("Containers", "Node", "Storage", "Templates", "Bridge")
 
 
 @pytest.fixture
-def well(site: Site) -> Site:
+def well(context: Site) -> Site:
     """A node on which nothing is wrong, with a token that may do the least, and a key for OpenWeather."""
-    site.pve.grant_least(site.inventory)
-    key = site.inventory.pipeline.api_key_file
+    context.pve.grant_least(context.inventory)
+    key = context.inventory.pipeline.api_key_file
     key.write_text(KEY)
     key.chmod(0o600)
-    return site
+    return context
 
 
-def look(site: Site, status: int = 200, now: float = NODE_TIME, there: Mapping[str, str] = MappingProxyType({}),
-         asked: list[str] | None = None) -> Diagnosis:
+def look(
+    context: Site,
+    status: int = 200,
+    now: float = NODE_TIME,
+    there: Mapping[str, str] = MappingProxyType({}),
+    asked: list[str] | None = None,
+) -> Diagnosis:
     """`there`: who answers at which address; `asked` is given the addresses that were looked at."""
+
     def answering(addresses: Iterable[IPv4Address]) -> dict[IPv4Address, str]:
         if asked is not None:
             asked.extend(map(str, addresses))
         return {address: there[str(address)] for address in addresses if str(address) in there}
-    return doctor(site.inventory, ask=lambda pipeline, key: status, now=lambda: now, answering=answering)
+
+    return doctor(context.inventory, ask=lambda pipeline, key: status, now=lambda: now, answering=answering)
 
 
-def faults(site: Site, status: int = 200, now: float = NODE_TIME,
-           there: Mapping[str, str] = MappingProxyType({})) -> list[Check]:
-    diagnosis = look(site, status, now, there)
+def faults(
+    context: Site, status: int = 200, now: float = NODE_TIME, there: Mapping[str, str] = MappingProxyType({})
+) -> list[Check]:
+    diagnosis = look(context, status, now, there)
     wrong = [check for check in diagnosis.checks if not check.ok]
     assert diagnosis.healthy is (not wrong)
     assert all(check.said and check.todo and all(check.todo) for check in wrong)
@@ -63,44 +71,71 @@ def faults(site: Site, status: int = 200, now: float = NODE_TIME,
 def test_all_is_well_before_and_after_up(well: Site) -> None:
     assert faults(well) == []
     names = [check.name for check in look(well).checks]
-    assert names == ["connection", "token", *(f"role Homelab{kind}" for kind in KINDS), "clock of pve",
-                     "storage local-lvm on pve", "storage local on pve", "bridge vmbr0 on pve",
-                     "template ubuntu-24.04 on pve", "containers", "addresses", "OpenWeather key"]
+    assert names == [
+        "connection",
+        "token",
+        *(f"role Homelab{kind}" for kind in KINDS),
+        "clock of pve",
+        "storage local-lvm on pve",
+        "storage local on pve",
+        "bridge vmbr0 on pve",
+        "template ubuntu-24.04 on pve",
+        "containers",
+        "addresses",
+        "OpenWeather key",
+    ]
     assert {call.split()[0] for call in well.pve.calls()} == {"GET"}
     well.up()
     assert faults(well) == []
 
 
-CONTAINERS = ("VM.Allocate", "VM.Audit", "VM.Config.CPU", "VM.Config.Disk", "VM.Config.Memory", "VM.Config.Network",
-              "VM.Config.Options", "VM.PowerMgmt")
+CONTAINERS = (
+    "VM.Allocate",
+    "VM.Audit",
+    "VM.Config.CPU",
+    "VM.Config.Disk",
+    "VM.Config.Memory",
+    "VM.Config.Network",
+    "VM.Config.Options",
+    "VM.PowerMgmt",
+)
 
 
-@pytest.mark.parametrize(("path", "privilege", "role"), [
-    *(("/vms", privilege, "HomelabContainers") for privilege in CONTAINERS),
-    ("/nodes", "Sys.Audit", "HomelabNode"), ("/storage/local-lvm", "Datastore.AllocateSpace", "HomelabStorage"),
-    ("/storage/local", "Datastore.Audit", "HomelabTemplates"),
-    ("/sdn/zones/localnetwork/vmbr0", "SDN.Use", "HomelabBridge")])
+@pytest.mark.parametrize(
+    ("path", "privilege", "role"),
+    [
+        *(("/vms", privilege, "HomelabContainers") for privilege in CONTAINERS),
+        ("/nodes", "Sys.Audit", "HomelabNode"),
+        ("/storage/local-lvm", "Datastore.AllocateSpace", "HomelabStorage"),
+        ("/storage/local", "Datastore.Audit", "HomelabTemplates"),
+        ("/sdn/zones/localnetwork/vmbr0", "SDN.Use", "HomelabBridge"),
+    ],
+)
 @pytest.mark.parametrize("whose", [TOKEN, "homelab@pve"])
-def test_each_missing_privilege_is_named_with_the_lines_that_grant_it(well: Site, path: str, privilege: str, role: str,
-                                                                      whose: str) -> None:
+def test_each_missing_privilege_is_named_with_the_lines_that_grant_it(
+    well: Site, path: str, privilege: str, role: str, whose: str
+) -> None:
     assert well.pve.acl is not None
-    well.pve.acl[whose] = [(place, set(granted) - {privilege} if place == path else granted)
-                           for place, granted in well.pve.acl[whose]]
+    well.pve.acl[whose] = [
+        (place, set(granted) - {privilege} if place == path else granted) for place, granted in well.pve.acl[whose]
+    ]
     check = next(check for check in faults(well) if check.name == f"role {role}")
     exact = "/nodes/pve" if path == "/nodes" else path
     assert check.said == f"missing, for the token or its user: {privilege} on {exact}"
     assert f"pveum role add {role} 2>/dev/null; pveum role modify {role} --append 1 --privs " in check.todo[0]
     assert privilege in check.todo[0]
     assert check.todo[1:] == (
-        f"pveum acl modify {exact} --roles {role} --users homelab@pve --tokens 'homelab@pve!cli'",)
+        f"pveum acl modify {exact} --roles {role} --users homelab@pve --tokens 'homelab@pve!cli'",
+    )
 
 
 def test_a_token_without_anything_is_told_every_line(well: Site) -> None:
     well.pve.acl = {TOKEN: [], "homelab@pve": []}
     checks = [check for check in faults(well) if check.name.startswith("role ")]
     assert [check.name for check in checks] == [f"role Homelab{kind}" for kind in KINDS]
-    assert checks[0].todo[1:] == ("pveum acl modify /vms --roles HomelabContainers --users homelab@pve "
-                                  "--tokens 'homelab@pve!cli'",)
+    assert checks[0].todo[1:] == (
+        "pveum acl modify /vms --roles HomelabContainers --users homelab@pve --tokens 'homelab@pve!cli'",
+    )
 
 
 def test_a_pool_that_is_not_there(well: Site) -> None:
@@ -110,25 +145,81 @@ def test_a_pool_that_is_not_there(well: Site) -> None:
     assert (check.name, check.todo) == ("pool lab", ("pveum pool add lab",))
 
 
-@pytest.mark.parametrize(("break_it", "name", "said", "todo"), [
-    (lambda site: site.pve.apitokens.update({TOKEN: "other"}), "connection", "refused the token", "pveum user token"),
-    (lambda site: site.inventory.endpoint.token_file.unlink(), "token", "secret is missing", "homelab init"),
-    (lambda site: site.inventory.endpoint.token_file.chmod(0o644), "token", "readable by others", "chmod 600"),
-    (lambda site: site.pve.storages.pop("local-lvm"), "storage local-lvm on pve", "not there", "pvesm status"),
-    (lambda site: site.pve.storages["local-lvm"].update(active=0), "storage local-lvm on pve", "not active", "pvesm"),
-    (lambda site: site.pve.storages["local-lvm"].update(content="images"), "storage local-lvm on pve",
-     "holds images, but not rootdir", "pvesm set local-lvm --content images,rootdir"),
-    (lambda site: site.pve.storages["local-lvm"].update(total=40 << 30), "storage local-lvm on pve",
-     "40 GiB free, the disks that are still to be made take 48 GiB", "Make room"),
-    (lambda site: (site.pve.storages["local"].update(volumes={}), site.pve.appliances.clear()),
-     "template ubuntu-24.04 on pve", "no template for", "pveam update"),
-    (lambda site: site.pve.add_vm(168, "windows", node="pve"), "containers", "vmid 168 is taken", "another vmid"),
-    (lambda site: site.inventory.pipeline.api_key_file.unlink(), "OpenWeather key", "No such file", "openweathermap"),
-    (lambda site: site.inventory.pipeline.api_key_file.chmod(0o640), "OpenWeather key", "readable by", "chmod 600"),
-    (lambda site: site.inventory.pipeline.api_key_file.write_text("\n"), "OpenWeather key", "is empty", "write it to"),
-])
-def test_what_is_wrong_is_found(well: Site, break_it: Callable[[Site], object], name: str, said: str,
-                                todo: str) -> None:
+@pytest.mark.parametrize(
+    ("break_it", "name", "said", "todo"),
+    [
+        (
+            lambda context: context.pve.apitokens.update({TOKEN: "other"}),
+            "connection",
+            "refused the token",
+            "pveum user token",
+        ),
+        (lambda context: context.inventory.endpoint.token_file.unlink(), "token", "secret is missing", "homelab init"),
+        (
+            lambda context: context.inventory.endpoint.token_file.chmod(0o644),
+            "token",
+            "readable by others",
+            "chmod 600",
+        ),
+        (
+            lambda context: context.pve.storages.pop("local-lvm"),
+            "storage local-lvm on pve",
+            "not there",
+            "pvesm status",
+        ),
+        (
+            lambda context: context.pve.storages["local-lvm"].update(active=0),
+            "storage local-lvm on pve",
+            "not active",
+            "pvesm",
+        ),
+        (
+            lambda context: context.pve.storages["local-lvm"].update(content="images"),
+            "storage local-lvm on pve",
+            "holds images, but not rootdir",
+            "pvesm set local-lvm --content images,rootdir",
+        ),
+        (
+            lambda context: context.pve.storages["local-lvm"].update(total=40 << 30),
+            "storage local-lvm on pve",
+            "40 GiB free, the disks that are still to be made take 48 GiB",
+            "Make room",
+        ),
+        (
+            lambda context: (context.pve.storages["local"].update(volumes={}), context.pve.appliances.clear()),
+            "template ubuntu-24.04 on pve",
+            "no template for",
+            "pveam update",
+        ),
+        (
+            lambda context: context.pve.add_vm(168, "windows", node="pve"),
+            "containers",
+            "vmid 168 is taken",
+            "another vmid",
+        ),
+        (
+            lambda context: context.inventory.pipeline.api_key_file.unlink(),
+            "OpenWeather key",
+            "No such file",
+            "openweathermap",
+        ),
+        (
+            lambda context: context.inventory.pipeline.api_key_file.chmod(0o640),
+            "OpenWeather key",
+            "readable by",
+            "chmod 600",
+        ),
+        (
+            lambda context: context.inventory.pipeline.api_key_file.write_text("\n"),
+            "OpenWeather key",
+            "is empty",
+            "write it to",
+        ),
+    ],
+)
+def test_what_is_wrong_is_found(
+    well: Site, break_it: Callable[[Site], object], name: str, said: str, todo: str
+) -> None:
     well.pve.acl = None  # a foreign guest is not hidden from this token
     break_it(well)
     (check,) = faults(well)
@@ -148,8 +239,9 @@ def test_what_the_inventory_asks_for_and_the_node_lacks(well: Site) -> None:
     assert ("Which node" in check.said, check.todo) == (True, ("Write `node:` under `proxmox:` in the inventory.",))
     assert faults(well.overlaid("proxmox: {node: pve2}")) == []
     well.pve.set_node_offline("pve2")
-    assert [check.name for check in faults(well)] == [f"{what} on pve2" for what in (
-        "clock", "storage", "bridge", "template ubuntu-24.04")]
+    assert [check.name for check in faults(well)] == [
+        f"{what} on pve2" for what in ("clock", "storage", "bridge", "template ubuntu-24.04")
+    ]
 
 
 def test_the_space_that_containers_have_already_is_not_asked_for_again(well: Site) -> None:
@@ -164,7 +256,9 @@ def test_an_address_at_which_somebody_is_already(well: Site) -> None:
     assert asked == ["192.168.2.67", "192.168.2.68", "192.168.2.69"]
     (check,) = faults(well, there={"192.168.2.68": "a machine answers on port 22"})
     assert (check.name, check.said) == (
-        "address 192.168.2.68", "a machine answers on port 22, though analytics-platform does not run")
+        "address 192.168.2.68",
+        "a machine answers on port 22, though analytics-platform does not run",
+    )
     assert "write another `ip` for analytics-platform" in check.todo[0]
 
 
@@ -193,8 +287,10 @@ def test_the_clock(well: Site, away: float, ok: bool) -> None:
     assert [check.name for check in faults(well, now=NODE_TIME + away)] == ([] if ok else ["clock of pve"])
 
 
-@pytest.mark.parametrize(("status", "said", "todo"), [
-    (401, "does not accept it", "two hours"), (429, "too often", "60 calls"), (503, "answers 503", "later")])
+@pytest.mark.parametrize(
+    ("status", "said", "todo"),
+    [(401, "does not accept it", "two hours"), (429, "too often", "60 calls"), (503, "answers 503", "later")],
+)
 def test_a_key_that_openweather_refuses(well: Site, status: int, said: str, todo: str) -> None:
     (check,) = faults(well, status)
     assert (check.name, said in check.said, todo in check.todo[0]) == ("OpenWeather key", True, True)
@@ -217,7 +313,9 @@ def test_exit_code_and_json(well: Site, monkeypatch: pytest.MonkeyPatch) -> None
     def stand_in(inventory: object) -> Diagnosis:
         def ask(pipeline: Pipeline, key: Secret) -> int:
             return given[0]
+
         return doctor(well.inventory, ask=ask, now=lambda: NODE_TIME, answering=lambda _: {})
+
     monkeypatch.setattr(module, "doctor", stand_in)
     run = CliRunner().invoke
     good = run(app, ["doctor"])

@@ -17,26 +17,26 @@ from typing import Any
 import pytest
 from fakepve.server import TaskError
 
-from homelab.commands import bake as baking
+from homelab.commands import golden as baking
 from homelab.commands.destroy import destroy
 from homelab.commands.plan import preview
-from homelab.commands.provision import Outcome
-from homelab.commands.renewal import PREPARE, RESTARTED, TAKE, WHOLE
 from homelab.commands.up import up
 from homelab.errors import HomelabError, InputError
 from homelab.host import Host, Result
 from homelab.model import Container
-from homelab.plan import golden
+from homelab.plan import golden_container
 from homelab.progress import SilentProgress
 from homelab.proxmox import Client
 from homelab.proxmox.checks import proxmox_checks
-from homelab.proxmox.find import look
+from homelab.proxmox.inspect import inspect_container
+from homelab.runtime.clone_identity import PREPARE, RESTARTED, TAKE, WHOLE
+from homelab.runtime.container_changes import Outcome
 from homelab.ssh import HostKeyMismatch
 from homelab.trust import KnownHosts, fingerprint
 from tests.integration.fakenode import TOKEN, FakeNode, inventory_for, serving
 from tests.integration.test_proxmox_up import SECRET, Site
 from tests.integration.test_proxmox_up import pair as pair
-from tests.support import FixedVault
+from tests.support import FixedSecretStore
 
 ONE, TWO, THREE = "postgres-data", "analytics-platform", "airflow-orchestration"
 CLONED = "containers: {postgres-data: {golden: postgres-data, disk: 20, memory: 4096}}"
@@ -61,6 +61,7 @@ class PlainNode(FakeNode):
     async def task(self, node: str, ttype: str, tid: Any, user: str, body: Any, **kwargs: Any) -> str:
         async def failing() -> str | None:
             raise TaskError(f"Template feature is not available for 'local-lvm:vm-{tid}-disk-0'")
+
         return await super().task(node, ttype, tid, user, failing if ttype == self.fail_task else body, **kwargs)
 
 
@@ -127,12 +128,26 @@ class Place(Site):
         self.guests = Guests(self.pve)
 
     def up(self, *limit: str) -> Outcome:
-        return up(self.inventory, vault=FixedVault(), known_hosts=self.known_hosts, progress=SilentProgress(),
-                  confirm=self._confirm, limit=limit, wait_for_ssh=lambda c: None, reach=self.guests.reach)
+        return up(
+            self.inventory,
+            secret_store=FixedSecretStore(),
+            known_hosts=self.known_hosts,
+            progress=SilentProgress(),
+            confirm=self._confirm,
+            limit=limit,
+            wait_for_ssh=lambda c: None,
+            reach=self.guests.reach,
+        )
 
     def bake(self, name: str = ONE, vmid: int | None = None) -> Outcome:
-        return baking.bake(self.inventory, name, known_hosts=self.known_hosts, progress=SilentProgress(),
-                           confirm=self._agree, vmid=vmid)
+        return baking.bake(
+            self.inventory,
+            name,
+            known_hosts=self.known_hosts,
+            progress=SilentProgress(),
+            confirm=self._agree,
+            vmid=vmid,
+        )
 
     def remove(self, name: str = ONE) -> Outcome:
         return baking.remove(self.inventory, name, progress=SilentProgress(), confirm=self._agree)
@@ -160,8 +175,13 @@ def place(tmp_path: Path, pair: tuple[tuple[str, str], str], monkeypatch: pytest
     monkeypatch.delenv("HOMELAB_PROXMOX_TOKEN", raising=False)
     pve = PlainNode(SECRET)
     with serving(pve, pair[0]):
-        yield Place(pve, inventory_for(tmp_path, pve, pair[1], SECRET), tmp_path, pair[1],
-                    KnownHosts(tmp_path / ".homelab" / "known"))
+        yield Place(
+            pve,
+            inventory_for(tmp_path, pve, pair[1], SECRET),
+            tmp_path,
+            pair[1],
+            KnownHosts(tmp_path / ".homelab" / "known"),
+        )
 
 
 def fails(place: Place, act: Callable[[], object]) -> HomelabError:
@@ -188,8 +208,8 @@ def test_bake(place: Place) -> None:
     assert place.pve.ct(167).status == "running"
     assert (made.vmid, made.config["hostname"], made.config["onboot"]) == (100, "golden-postgres-data", 0)
     assert not {"startup", "protection"} & set(made.config)
-    assert set(made.config["tags"].split(";")) == {"homelab", "homelab-home", golden.TAG}
-    said = golden.read(made.config["description"])
+    assert set(made.config["tags"].split(";")) == {"homelab", "homelab-home", golden_container.TAG}
+    said = golden_container.read(made.config["description"])
     assert said
     assert (said.of, said.template) == (ONE, "local:vztmpl/ubuntu-24.04-standard_24.04-2_amd64.tar.zst")
     assert said.fingerprint == place.pin(ONE)
@@ -243,6 +263,7 @@ def test_a_copy_that_fails_leaves_all_as_it_was(place: Place) -> None:
     async def full(*_: Any) -> None:
         if len(place.pve.cts) > 2:
             raise TaskError("clone failed: command 'lvcreate' failed: Insufficient free space")
+
     place.pve.ceph_io = full
     error = fails(place, place.bake)
     assert "Insufficient free space" in error.details
@@ -259,6 +280,7 @@ def test_a_vmid_that_somebody_takes_meanwhile(place: Place) -> None:
     def agree(_: Sequence[str]) -> bool:
         place.pve.add_ct(100, "paperless", node="pve")
         return True
+
     place._agree = agree  # type: ignore[method-assign]
     place.bake()
     assert [ct.vmid for ct in place.goldens] == [101]
@@ -312,7 +334,7 @@ def test_a_storage_that_holds_no_templates(place: Place) -> None:
     assert "bake --delete postgres-data" in error.resolution
     assert place.pve.ct(167).status == "running"
     half = place.pve.ct(100)
-    assert (half.template, half.config["onboot"], golden.TAG in half.config["tags"]) == (False, 0, True)
+    assert (half.template, half.config["onboot"], golden_container.TAG in half.config["tags"]) == (False, 0, True)
     assert not place.up(ONE)
     place.pve.fail_task = ""
     place.remove()
@@ -344,7 +366,7 @@ def like_any_other(place: Place, name: str = ONE, vmid: int = 167) -> None:
     """It matches, has keys of its own that are pinned, and nothing is left to do."""
     ct, container = place.pve.ct(vmid), place.containers[name]
     assert (ct.status, ct.lock) == ("running", None)
-    found = look(Client(place.inventory.endpoint), container, "pve")
+    found = inspect_container(Client(place.inventory.endpoint), container, "pve")
     assert found
     assert (found.shape, found.unfinished) == (container.shape, None)
     assert place.pin(name) == place.pve.keys[vmid]
@@ -386,8 +408,9 @@ def test_a_pin_that_is_lost_is_not_taken_from_another_containers_log(place: Plac
 def test_several_of_one(place: Place) -> None:
     place.up(ONE)
     place.bake()
-    place.overlaid("containers: {analytics-platform: {golden: postgres-data}, airflow-orchestration: "
-                   "{golden: postgres-data}}")
+    place.overlaid(
+        "containers: {analytics-platform: {golden: postgres-data}, airflow-orchestration: {golden: postgres-data}}"
+    )
     place.pve.time_scale, place.pve.ct_secs["clone"] = 1.0, 0.1
     place.up()
     like_any_other(place, TWO, 168)
@@ -399,8 +422,10 @@ def test_several_of_one(place: Place) -> None:
 def test_it_has_a_firewall_of_its_own(place: Place, wanted: str) -> None:
     place.overlaid("defaults: {firewall: true}").up(ONE)
     place.bake()
-    place.overlaid(f"containers: {{postgres-data: {{firewall: true}}, analytics-platform: {{golden: postgres-data, "
-                   f"firewall: {wanted}}}}}")
+    place.overlaid(
+        f"containers: {{postgres-data: {{firewall: true}}, analytics-platform: {{golden: postgres-data, "
+        f"firewall: {wanted}}}}}"
+    )
     place.up(TWO)
     like_any_other(place, TWO, 168)
     source, kept = (place.pve.firewall_config("ct", vmid=vmid) for vmid in (167, 168))
@@ -428,11 +453,14 @@ def test_on_another_node_only_from_shared_storage(place: Place, shared: bool) ->
         assert place.pve.kinds() == []
 
 
-@pytest.mark.parametrize(("overlay", "said"), [
-    ("{golden: nobody}", "there is no golden container of nobody"),
-    ("{golden: postgres-data, template: debian-12, services: {postgres: {version: 15}}}", "stems from another"),
-    ("{golden: postgres-data, disk: 8}", "its disk would be smaller"),
-])
+@pytest.mark.parametrize(
+    ("overlay", "said"),
+    [
+        ("{golden: nobody}", "there is no golden container of nobody"),
+        ("{golden: postgres-data, template: debian-12, services: {postgres: {version: 15}}}", "stems from another"),
+        ("{golden: postgres-data, disk: 8}", "its disk would be smaller"),
+    ],
+)
 def test_what_cannot_be_cloned_is_said_before_anything_is_done(place: Place, overlay: str, said: str) -> None:
     place.up(ONE)
     place.bake()
@@ -446,8 +474,13 @@ def test_the_plan_says_so(place: Place) -> None:
     place.up(ONE)
     place.bake()
     place.gone()
-    (line,) = preview(place.inventory, vault=FixedVault(), known_hosts=place.known_hosts, progress=SilentProgress(),
-                      limit=[ONE]).up
+    (line,) = preview(
+        place.inventory,
+        secret_store=FixedSecretStore(),
+        known_hosts=place.known_hosts,
+        progress=SilentProgress(),
+        limit=[ONE],
+    ).up
     assert "golden/postgres-data (100, baked at " in line.what
 
 
@@ -561,8 +594,10 @@ def test_a_copy_that_a_killed_bake_has_begun_is_waited_for(place: Place, then: s
     assert ([ct.vmid for ct in place.goldens], place.pve.ct(167).status) == ([100], "running")
 
 
-@pytest.mark.parametrize(("method", "suffix"), [("POST", "/clone"), ("POST", "/template"), ("PUT", "/100/config"),
-                                                ("POST", "/shutdown"), ("DELETE", "/lxc/100")])
+@pytest.mark.parametrize(
+    ("method", "suffix"),
+    [("POST", "/clone"), ("POST", "/template"), ("PUT", "/100/config"), ("POST", "/shutdown"), ("DELETE", "/lxc/100")],
+)
 def test_answers_that_get_lost_while_it_is_baked(place: Place, method: str, suffix: str) -> None:
     place.up(ONE)
     if method == "DELETE":
@@ -619,10 +654,13 @@ def test_bake_killed_at_every_call(place: Place, arrived: bool) -> None:
     def check() -> None:
         (made,) = place.goldens
         assert {ct.vmid: (ct.status, ct.lock) for ct in place.pve.cts} == {
-            167: ("running", None), made.vmid: ("stopped", None)}
+            167: ("running", None),
+            made.vmid: ("stopped", None),
+        }
         # One that was killed when all was done is followed by a run of its own.
         often = {sum(done(place, kind).values()) for kind in ("vzshutdown", "vzclone", "vztemplate", "vzdestroy")}
         assert often in ({1}, {2})
+
     assert everywhere(place, arrived, place.bake, check) > 5
 
 
@@ -638,4 +676,5 @@ def test_up_from_a_golden_container_killed_at_every_call(place: Place, arrived: 
         for kind, vmid in (("vzclone", "100"), ("resize", "167"), ("vzshutdown", "167")):
             assert done(place, kind) == {vmid: 1}, kind
         assert len(place.pve.cts) == 2
+
     assert everywhere(place, arrived, lambda: place.up(ONE), check) > 8

@@ -11,20 +11,29 @@ from typer.testing import CliRunner
 
 from homelab.cli import app
 from homelab.cli.common import settings
-from homelab.commands.importing import Imported, Proposal, import_containers
+from homelab.commands.import_ import Imported, Proposal, import_containers
 from homelab.errors import HomelabError
 from homelab.inventory import load
 from homelab.trust import Pin
 from tests.integration.test_proxmox_up import SECRET, Site
+from tests.integration.test_proxmox_up import context as context
 from tests.integration.test_proxmox_up import pair as pair
-from tests.integration.test_proxmox_up import site as site
-from tests.support import FixedVault
+from tests.support import FixedSecretStore
 
 # As Proxmox's web interface makes one, but for the firewall.
 PLAIN: dict[str, Any] = {
-    "hostname": "web", "ostype": "ubuntu", "arch": "amd64", "cores": 2, "memory": 1024, "swap": 512, "unprivileged": 1,
-    "rootfs": "local-lvm:vm-105-disk-0,size=8G", "features": "nesting=1", "onboot": 1,
-    "net0": "name=eth0,bridge=vmbr0,gw=192.168.2.1,hwaddr=BC:24:11:00:00:05,ip=192.168.2.70/24,type=veth"}
+    "hostname": "web",
+    "ostype": "ubuntu",
+    "arch": "amd64",
+    "cores": 2,
+    "memory": 1024,
+    "swap": 512,
+    "unprivileged": 1,
+    "rootfs": "local-lvm:vm-105-disk-0,size=8G",
+    "features": "nesting=1",
+    "onboot": 1,
+    "net0": "name=eth0,bridge=vmbr0,gw=192.168.2.1,hwaddr=BC:24:11:00:00:05,ip=192.168.2.70/24,type=veth",
+}
 ENTRY = "\n  web:\n    vmid: 105\n    ip: .70\n    cores: 2\n    memory: 1024\n"
 
 
@@ -32,7 +41,7 @@ ENTRY = "\n  web:\n    vmid: 105\n    ip: .70\n    cores: 2\n    memory: 1024\n"
 class Desk:
     """A node with containers of somebody's, and an inventory that does not know them."""
 
-    site: Site
+    context: Site
     paths: list[Path]
     asked: list[Proposal] = field(default_factory=list)
     answer: bool = True
@@ -46,7 +55,7 @@ class Desk:
         return self.site.pve.add_ct(vmid, str(whole.get("hostname")), node="pve", config=whole, defaults=False)
 
     def run(self, *vmids: int) -> Imported | None:
-        return import_containers(self.paths, vmids or (105,), vault=FixedVault(), confirm=self._confirm)
+        return import_containers(self.paths, vmids or (105,), secret_store=FixedSecretStore(), confirm=self._confirm)
 
     def _confirm(self, proposal: Proposal) -> bool:
         self.asked.append(proposal)
@@ -57,10 +66,10 @@ class Desk:
 
 
 @pytest.fixture
-def desk(site: Site) -> Desk:
-    over = site.folder / "where.yaml"
-    over.write_text(f'proxmox: {{host: 127.0.0.1, port: {site.pve.port}, fingerprint: "{site.fingerprint}"}}\n')
-    return Desk(site, [site.inventory.path, over])
+def desk(context: Site) -> Desk:
+    over = context.folder / "where.yaml"
+    over.write_text(f'proxmox: {{host: 127.0.0.1, port: {context.pve.port}, fingerprint: "{context.fingerprint}"}}\n')
+    return Desk(context, [context.inventory.path, over])
 
 
 def test_a_plain_container_becomes_ours_with_the_least_entry(desk: Desk) -> None:
@@ -76,7 +85,9 @@ def test_a_plain_container_becomes_ours_with_the_least_entry(desk: Desk) -> None
     assert proposal.entries["web"] == ENTRY.strip("\n")
     # All that `up` would add is the description that says whose it is.
     assert [str(action).split(":")[:2] for action in imported.plan.actions] == [
-        ["update web", " description"], ["start web"]]
+        ["update web", " description"],
+        ["start web"],
+    ]
     assert imported.let_in == {"web": ["pct start 105", imported.let_in["web"][1]]}
     assert imported.let_in["web"][1].startswith("pct exec 105 -- sh -c 'umask 077; mkdir -p /root/.ssh; echo ")
     assert "homelab-test" in imported.let_in["web"][1]
@@ -141,29 +152,41 @@ def test_a_change_while_a_person_thinks_is_seen(desk: Desk) -> None:
     def confirm(proposal: Proposal) -> bool:
         ct.config["memory"] = 2048
         return True
+
     with pytest.raises(HomelabError, match="web was changed after it was looked at"):
-        import_containers(desk.paths, [105], vault=FixedVault(), confirm=confirm)
+        import_containers(desk.paths, [105], secret_store=FixedSecretStore(), confirm=confirm)
     assert "tags" not in ct.config
 
 
-@pytest.mark.parametrize(("config", "lines"), [
-    ({"swap": 0, "onboot": None}, ["swap: 0", "onboot: false"]),
-    ({"rootfs": "fast:vm-105-disk-0,size=32G"}, ["storage: fast", "disk: 32"]),
-    ({"mp0": "local-lvm:vm-105-disk-1,mp=/srv,size=4G,backup=1",
-      "mp1": "slow:vm-105-disk-2,mp=/data,size=9G"},
-     ["mounts:", "  /data: {size: 9, storage: slow, backup: false}", "  /srv: 4"]),
-    ({"net0": PLAIN["net0"].replace("vmbr0", "vmbr1") + ",tag=20,mtu=1400"},
-     ["bridge: vmbr1", "vlan: 20", "mtu: 1400"]),
-    ({"startup": "up=30,down=90", "protection": 1}, ["start_delay: 30", "stop_timeout: 90", "protection: true"]),
-    ({"features": "keyctl=1,mount=nfs;cifs"}, ['features: [keyctl, "mount=nfs;cifs"]']),
-    ({"features": None}, ["features: []"]),
-    ({"tags": "dev;web"}, ["tags: [dev, web]"]),
-    ({"pool": "lab"}, ["pool: lab"]),
-    ({"node": "pve2"}, ["node: pve2"]),
-    ({"ostype": "debian"}, ["template: debian-13"]),
-    ({"ostype": "debian", "description": "x\n\nMade from local:vztmpl/debian-12-standard_12.7-1_amd64.tar.zst on "
-                                         "2026-01-02.\n"}, ["template: debian-12"]),
-])
+@pytest.mark.parametrize(
+    ("config", "lines"),
+    [
+        ({"swap": 0, "onboot": None}, ["swap: 0", "onboot: false"]),
+        ({"rootfs": "fast:vm-105-disk-0,size=32G"}, ["storage: fast", "disk: 32"]),
+        (
+            {"mp0": "local-lvm:vm-105-disk-1,mp=/srv,size=4G,backup=1", "mp1": "slow:vm-105-disk-2,mp=/data,size=9G"},
+            ["mounts:", "  /data: {size: 9, storage: slow, backup: false}", "  /srv: 4"],
+        ),
+        (
+            {"net0": PLAIN["net0"].replace("vmbr0", "vmbr1") + ",tag=20,mtu=1400"},
+            ["bridge: vmbr1", "vlan: 20", "mtu: 1400"],
+        ),
+        ({"startup": "up=30,down=90", "protection": 1}, ["start_delay: 30", "stop_timeout: 90", "protection: true"]),
+        ({"features": "keyctl=1,mount=nfs;cifs"}, ['features: [keyctl, "mount=nfs;cifs"]']),
+        ({"features": None}, ["features: []"]),
+        ({"tags": "dev;web"}, ["tags: [dev, web]"]),
+        ({"pool": "lab"}, ["pool: lab"]),
+        ({"node": "pve2"}, ["node: pve2"]),
+        ({"ostype": "debian"}, ["template: debian-13"]),
+        (
+            {
+                "ostype": "debian",
+                "description": "x\n\nMade from local:vztmpl/debian-12-standard_12.7-1_amd64.tar.zst on 2026-01-02.\n",
+            },
+            ["template: debian-12"],
+        ),
+    ],
+)
 def test_only_what_differs_from_the_defaults_is_written(desk: Desk, config: dict[str, Any], lines: list[str]) -> None:
     elsewhere = {"pool": None, "node": "pve"} | {key: config[key] for key in ("pool", "node") if key in config}
     ct = desk.add(**{key: value for key, value in config.items() if key not in elsewhere})
@@ -188,41 +211,67 @@ def test_a_firewall_is_left_off_where_it_is_off_and_never_written_as_on(desk: De
 
 
 def test_what_the_inventory_cannot_say_is_named(desk: Desk) -> None:
-    desk.add(net1="name=eth1,bridge=vmbr9,ip=dhcp", net0=PLAIN["net0"] + ",rate=10,firewall=1", cores=None,
-             ostype="alpine", description="mine\n", nameserver="9.9.9.9", hookscript="local:snippets/x.sh")
+    desk.add(
+        net1="name=eth1,bridge=vmbr9,ip=dhcp",
+        net0=PLAIN["net0"] + ",rate=10,firewall=1",
+        cores=None,
+        ostype="alpine",
+        description="mine\n",
+        nameserver="9.9.9.9",
+        hookscript="local:snippets/x.sh",
+    )
     imported = desk.run()
     (proposal,) = desk.asked
     said = "\n".join([*proposal.remarks, *map(str, proposal.plan.notes), str(proposal.plan)])
-    for part in ("net1", "hookscript", "net0 rate=10", "may use all cores", "its system is alpine",
-                 "behind Proxmox's firewall", "has a description", "nameservers: 9.9.9.9 → none"):
+    for part in (
+        "net1",
+        "hookscript",
+        "net0 rate=10",
+        "may use all cores",
+        "its system is alpine",
+        "behind Proxmox's firewall",
+        "has a description",
+        "nameservers: 9.9.9.9 → none",
+    ):
         assert part in said, part
     assert imported is not None
 
 
-@pytest.mark.parametrize(("config", "what", "way_out"), [
-    ({"unprivileged": None}, "105 is a privileged container", "pct restore 105"),
-    ({"net0": "name=eth0,bridge=vmbr0,ip=dhcp"}, "105 has no fixed address in 192.168.2.0/24",
-     "pct set 105 --net0 name=eth0,bridge=vmbr0,ip=ADDRESS/24,gw=192.168.2.1"),
-    ({"net0": None}, "105 has no fixed address", "pct set 105 --net0 name=eth0,bridge=vmbr0,ip=ADDRESS/24"),
-    ({"net0": "name=eth0,bridge=vmbr0,ip=10.0.0.5/8"}, "105 has no fixed address", "pct set 105"),
-    ({"lock": "backup"}, "105 is locked (backup)", "pct unlock 105"),
-    ({"tags": "homelab;homelab-other"}, "105 belongs to another lab", "Leave it"),
-    ({"hostname": "Web.lan"}, "105 has a name that the inventory cannot have", "pct set 105 --hostname"),
-    ({"hostname": "postgres-data"}, "105: its name postgres-data is in the inventory already", "Change one"),
-    ({"net0": PLAIN["net0"].replace(".70", ".68")}, "its address 192.168.2.68/24 is in the inventory", "Change one"),
-    ({"rootfs": "local-lvm:vm-105-disk-0,size=512M"}, "105 has a root disk", "pct resize 105 rootfs 1G"),
-    ({"memory": 64}, "105 has too little memory", "pct set 105 --memory 128"),
-    ({"template": 1}, "105 is a template", "pct clone 105"),
-])
-def test_what_cannot_be_imported_is_refused_in_three_lines(desk: Desk, config: dict[str, Any], what: str,
-                                                          way_out: str) -> None:
+@pytest.mark.parametrize(
+    ("config", "what", "way_out"),
+    [
+        ({"unprivileged": None}, "105 is a privileged container", "pct restore 105"),
+        (
+            {"net0": "name=eth0,bridge=vmbr0,ip=dhcp"},
+            "105 has no fixed address in 192.168.2.0/24",
+            "pct set 105 --net0 name=eth0,bridge=vmbr0,ip=ADDRESS/24,gw=192.168.2.1",
+        ),
+        ({"net0": None}, "105 has no fixed address", "pct set 105 --net0 name=eth0,bridge=vmbr0,ip=ADDRESS/24"),
+        ({"net0": "name=eth0,bridge=vmbr0,ip=10.0.0.5/8"}, "105 has no fixed address", "pct set 105"),
+        ({"lock": "backup"}, "105 is locked (backup)", "pct unlock 105"),
+        ({"tags": "homelab;homelab-other"}, "105 belongs to another lab", "Leave it"),
+        ({"hostname": "Web.lan"}, "105 has a name that the inventory cannot have", "pct set 105 --hostname"),
+        ({"hostname": "postgres-data"}, "105: its name postgres-data is in the inventory already", "Change one"),
+        (
+            {"net0": PLAIN["net0"].replace(".70", ".68")},
+            "its address 192.168.2.68/24 is in the inventory",
+            "Change one",
+        ),
+        ({"rootfs": "local-lvm:vm-105-disk-0,size=512M"}, "105 has a root disk", "pct resize 105 rootfs 1G"),
+        ({"memory": 64}, "105 has too little memory", "pct set 105 --memory 128"),
+        ({"template": 1}, "105 is a template", "pct clone 105"),
+    ],
+)
+def test_what_cannot_be_imported_is_refused_in_three_lines(
+    desk: Desk, config: dict[str, Any], what: str, resolution: str
+) -> None:
     desk.add(**config)
     before = desk.text
     with pytest.raises(HomelabError) as caught:
         desk.run()
     error = caught.value
     assert what in error.brief
-    assert way_out in error.resolution
+    assert resolution in error.resolution
     assert [part for part in (error.brief, error.details, error.resolution) if not part or "\n" in part] == []
     assert (desk.text, desk.changes(), desk.asked) == (before, [], [])
 
@@ -248,9 +297,13 @@ def test_two_at_once(desk: Desk) -> None:
     assert len(desk.asked) == 1
 
 
-@pytest.mark.parametrize(("overlay", "line"), [
-    ("", "pveum acl modify /vms --roles HomelabContainers --users homelab@pve --tokens 'homelab@pve!cli'"),
-    ("defaults: {pool: lab}", "pveum pool modify lab --vms 105 --allow-move 1")])
+@pytest.mark.parametrize(
+    ("overlay", "line"),
+    [
+        ("", "pveum acl modify /vms --roles HomelabContainers --users homelab@pve --tokens 'homelab@pve!cli'"),
+        ("defaults: {pool: lab}", "pveum pool modify lab --vms 105 --allow-move 1"),
+    ],
+)
 def test_a_token_that_may_not_change_it_is_told_the_line(desk: Desk, overlay: str, line: str) -> None:
     desk.add()
     desk.paths[1].write_text(desk.paths[1].read_text() + overlay)
@@ -297,5 +350,3 @@ def test_the_command_line(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "homelab trust web" in done.stdout
     assert "    vmid: 105" in done.stderr
     assert SECRET not in done.output
-
-

@@ -15,17 +15,17 @@ from typer import main
 
 from homelab.cli import app
 from homelab.cli.common import Settings
+from homelab.cli.output import to_json
 from homelab.commands import backup, restore, snapshot
 from homelab.errors import HomelabError, InputError
 from homelab.progress import SilentProgress
 from homelab.proxmox import Client, restores, snapshots
 from homelab.proxmox.tasks import Task
-from homelab.view import plain
 from tests.integration.fakenode import TOKEN
 from tests.integration.test_proxmox_up import NAMES, Site
+from tests.integration.test_proxmox_up import context as context
 from tests.integration.test_proxmox_up import pair as pair
-from tests.integration.test_proxmox_up import site as site
-from tests.support import FixedVault
+from tests.support import FixedSecretStore
 
 ONE = "postgres-data"
 ROOTS = "local:backup/vzdump-lxc-167-"
@@ -45,14 +45,14 @@ class Notes(SilentProgress):
 class Keeper:
     """The verbs on a site; what they noted, and what they asked."""
 
-    def __init__(self, site: Site) -> None:
-        self.site = site
-        self.pve = site.pve
+    def __init__(self, context: Site) -> None:
+        self.site = context
+        self.pve = context.pve
         self.progress = Notes()
         self.asked: list[str] = []
         self.answer = True
         self.waited: list[str] = []
-        self.seen = len(site.pve.tasklog)
+        self.seen = len(context.pve.tasklog)
 
     def _confirm(self, lines: Sequence[str]) -> bool:
         self.asked += [re.sub(r"\d+ s ago", "just now", line) for line in lines]
@@ -72,8 +72,14 @@ class Keeper:
 
     def back_up(self, *names: str, **more: Any) -> backup.BackedUp:
         """`homelab backup NAME…`."""
-        return backup.backup(self.site.inventory, known_hosts=self.site.known_hosts, progress=self.progress,
-                             confirm=self._confirm, names=names, **more)
+        return backup.backup(
+            self.site.inventory,
+            known_hosts=self.site.known_hosts,
+            progress=self.progress,
+            confirm=self._confirm,
+            names=names,
+            **more,
+        )
 
     def backups(self, *names: str) -> list[str]:
         """`homelab backup --list`: the volumes."""
@@ -81,34 +87,41 @@ class Keeper:
 
     def restore(self, name: str = ONE, volid: str | None = None, **more: Any) -> Any:
         """`homelab restore NAME VOLID`."""
-        return restore.restore(self.site.inventory, name, volid, vault=FixedVault(), progress=self.progress,
-                               known_hosts=self.site.known_hosts, wait_for_ssh=lambda c: self.waited.append(c.name),
-                               **more)
+        return restore.restore(
+            self.site.inventory,
+            name,
+            volid,
+            secret_store=FixedSecretStore(),
+            progress=self.progress,
+            known_hosts=self.site.known_hosts,
+            wait_for_ssh=lambda c: self.waited.append(c.name),
+            **more,
+        )
 
     def done(self) -> Counter[tuple[str, str]]:
         """How many tasks of each kind ended well, by vmid; since the last time."""
         until = time.monotonic() + 5
         while any("exitstatus" not in task for task in self.pve.tasklog) and time.monotonic() < until:
             time.sleep(0.005)
-        counted = Counter((t["type"], t["id"]) for t in self.pve.tasklog[self.seen:] if t["exitstatus"] == "OK")
+        counted = Counter((t["type"], t["id"]) for t in self.pve.tasklog[self.seen :] if t["exitstatus"] == "OK")
         self.seen = len(self.pve.tasklog)
         return counted
 
 
 @pytest.fixture
-def keeper(site: Site) -> Keeper:
+def keeper(context: Site) -> Keeper:
     """All three containers run."""
-    site.up()
-    site.pve.requests.clear()
-    return Keeper(site)
+    context.up()
+    context.pve.requests.clear()
+    return Keeper(context)
 
 
 @pytest.fixture
-def alone(site: Site) -> Keeper:
+def alone(context: Site) -> Keeper:
     """One of them is there, and runs."""
-    site.up(ONE)
-    site.pve.requests.clear()
-    return Keeper(site)
+    context.up(ONE)
+    context.pve.requests.clear()
+    return Keeper(context)
 
 
 def fails(act: Any, *words: str, **more: str) -> HomelabError:
@@ -140,8 +153,9 @@ def test_a_snapshot_of_all_and_back(keeper: Keeper) -> None:
     ct = keeper.pve.ct(167)
     ct.config["memory"], ct.status = 512, "stopped"
     assert keeper.snap("rollback", "before-upgrade", ONE).done
-    assert keeper.asked == ["postgres-data goes back to before-upgrade, taken just now: all that came after is lost. "
-                            "It is started."]
+    assert keeper.asked == [
+        "postgres-data goes back to before-upgrade, taken just now: all that came after is lost. It is started."
+    ]
     assert (ct.config["memory"], ct.status) == (2048, "running")
     assert keeper.done() == {("vzrollback", "167"): 1, ("vzstart", "167"): 1}
     assert keeper.snap("rollback", "before-upgrade").done
@@ -164,16 +178,17 @@ def test_list_shows_the_order_and_where_we_are(alone: Keeper) -> None:
         alone.snap("create", name, ONE)
         alone.pve.ct(167).snapshots[name]["snaptime"] += number
     alone.snap("rollback", "b1", ONE)
-    rows = [(each["name"], each["parent"], each["current"]) for each in plain(alone.snapshots(ONE))]
+    rows = [(each["name"], each["parent"], each["current"]) for each in to_json(alone.snapshots(ONE))]
     assert rows == [("a1", None, False), ("b1", "a1", True), ("c1", "b1", False)]
 
 
-@pytest.mark.parametrize("name", ["", "a", "1st", "-x", "before upgrade", "before/upgrade", "current", "vzdump",
-                                  "x" * 41, "ä1"])
-def test_names_are_checked_before_anything_is_sent(site: Site, name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["", "a", "1st", "-x", "before upgrade", "before/upgrade", "current", "vzdump", "x" * 41, "ä1"]
+)
+def test_names_are_checked_before_anything_is_sent(context: Site, name: str) -> None:
     with pytest.raises(InputError, match="is no name for a snapshot"):
-        Keeper(site).snap("create", name)
-    assert site.pve.requests == []
+        Keeper(context).snap("create", name)
+    assert context.pve.requests == []
 
 
 @pytest.mark.parametrize("kind", ["dir", "lvm", "nfs"])
@@ -219,8 +234,11 @@ def test_no_is_no(keeper: Keeper) -> None:
     keeper.snap("create", "a1")
     keeper.pve.requests.clear()
     keeper.answer = False
-    for act in (functools.partial(keeper.snap, "rollback", "a1"), functools.partial(keeper.snap, "delete", "a1"),
-                functools.partial(keeper.back_up, mode="stop")):
+    for act in (
+        functools.partial(keeper.snap, "rollback", "a1"),
+        functools.partial(keeper.snap, "delete", "a1"),
+        functools.partial(keeper.back_up, mode="stop"),
+    ):
         assert str(act()) == "Nothing has been changed."
     assert changes(keeper) == []
     assert len(keeper.asked) == 9
@@ -289,8 +307,11 @@ def test_somebody_elses_task_is_named(keeper: Keeper) -> None:
     keeper.pve.ct_secs["create"] = 5
     keeper.pve.apitokens["root@pam!cron"] = "x"
     endpoint = keeper.site.inventory.endpoint
-    other = Client(endpoint.__class__(**{name: getattr(endpoint, name) for name in endpoint.__slots__}
-                                      | {"token_id": "root@pam!cron"}))
+    other = Client(
+        endpoint.__class__(
+            **{name: getattr(endpoint, name) for name in endpoint.__slots__} | {"token_id": "root@pam!cron"}
+        )
+    )
     other._token = type(other._token)("x")
     other.post("nodes/pve/vzdump", vmid=167, storage="local", compress="zstd")
     for act in (functools.partial(keeper.snap, "create", "a1"), functools.partial(keeper.back_up, ONE)):
@@ -308,17 +329,24 @@ def test_somebody_who_was_quicker(alone: Keeper, monkeypatch: pytest.MonkeyPatch
         if path.endswith("/feature"):
             alone.pve.ct(167).lock = "migrate"
         return answer
+
     monkeypatch.setattr(Client, "get", and_locked)
     error = fails(alone.snap, "create", "a1", ONE)
     assert error.brief == "postgres-data is locked (migrate)"
     assert "`pct unlock 167`" in error.resolution
 
 
-@pytest.mark.parametrize(("method", "suffix", "kind"), [
-    ("POST", "/snapshot", "vzsnapshot"), ("POST", "/rollback", "vzrollback"),
-    ("DELETE", "/snapshot/a1", "vzdelsnapshot"), ("POST", "/vzdump", "vzdump"),
-    ("DELETE", "/prunebackups", "prunebackups"), ("POST", "/lxc", "vzrestore"),
-])
+@pytest.mark.parametrize(
+    ("method", "suffix", "kind"),
+    [
+        ("POST", "/snapshot", "vzsnapshot"),
+        ("POST", "/rollback", "vzrollback"),
+        ("DELETE", "/snapshot/a1", "vzdelsnapshot"),
+        ("POST", "/vzdump", "vzdump"),
+        ("DELETE", "/prunebackups", "prunebackups"),
+        ("POST", "/lxc", "vzrestore"),
+    ],
+)
 def test_an_answer_that_is_lost_is_looked_for(alone: Keeper, method: str, suffix: str, kind: str) -> None:
     alone.back_up(ONE)
     if kind != "vzsnapshot":
@@ -327,9 +355,14 @@ def test_an_answer_that_is_lost_is_looked_for(alone: Keeper, method: str, suffix
         alone.site.destroy(ONE)
     alone.done()
     alone.pve.losing[method, suffix] = 1
-    {"vzsnapshot": lambda: alone.snap("create", "a1", ONE), "vzrollback": lambda: alone.snap("rollback", "a1", ONE),
-     "vzdelsnapshot": lambda: alone.snap("delete", "a1", ONE), "vzdump": lambda: alone.back_up(ONE),
-     "prunebackups": lambda: alone.back_up(ONE, keep=1), "vzrestore": alone.restore}[kind]()
+    {
+        "vzsnapshot": lambda: alone.snap("create", "a1", ONE),
+        "vzrollback": lambda: alone.snap("rollback", "a1", ONE),
+        "vzdelsnapshot": lambda: alone.snap("delete", "a1", ONE),
+        "vzdump": lambda: alone.back_up(ONE),
+        "prunebackups": lambda: alone.back_up(ONE, keep=1),
+        "vzrestore": alone.restore,
+    }[kind]()
     assert alone.pve.losing == {(method, suffix): 0}
     assert [count for (made, _), count in alone.done().items() if made == kind] == [1]
     assert alone.pve.ct(167).status == "running"
@@ -337,8 +370,11 @@ def test_an_answer_that_is_lost_is_looked_for(alone: Keeper, method: str, suffix
 
 def test_strangers_are_not_touched(keeper: Keeper) -> None:
     keeper.pve.ct(168).config["tags"] = "paperless"
-    for act in (functools.partial(keeper.snap, "create", "a1"), keeper.back_up,
-                functools.partial(keeper.snap, "delete", "a1")):
+    for act in (
+        functools.partial(keeper.snap, "create", "a1"),
+        keeper.back_up,
+        functools.partial(keeper.snap, "delete", "a1"),
+    ):
         assert fails(act).brief == "168 is not ours"
     assert changes(keeper) == []
 
@@ -376,15 +412,21 @@ def test_what_a_backup_notes_is_whose_it_is_and_its_host_key(alone: Keeper) -> N
     assert (found.guest, found.lab, found.host_key, found.vmid) == (ONE, "home", alone.pve.keys[167], 167)
 
 
-@pytest.mark.parametrize(("kind", "mode", "line"), [
-    ("dir", None, "; it stood still for N s"), ("zfspool", "stop", "; it was down for N s"),
-    ("zfspool", "suspend", "; it stood still for N s"), ("lvmthin", None, " MiB"),
-])
+@pytest.mark.parametrize(
+    ("kind", "mode", "line"),
+    [
+        ("dir", None, "; it stood still for N s"),
+        ("zfspool", "stop", "; it was down for N s"),
+        ("zfspool", "suspend", "; it stood still for N s"),
+        ("lvmthin", None, " MiB"),
+    ],
+)
 def test_what_it_does_to_a_running_container(alone: Keeper, kind: str, mode: Any, line: str) -> None:
     alone.pve.storages["local-lvm"]["type"] = kind
     assert re.sub(r"for (<1|\d+) s$", "for N s", str(alone.back_up(ONE, mode=mode))).endswith(line)
-    assert alone.asked == (["postgres-data is shut down, and started again when its backup is made"]
-                            if mode == "stop" else [])
+    assert alone.asked == (
+        ["postgres-data is shut down, and started again when its backup is made"] if mode == "stop" else []
+    )
     assert alone.pve.ct(167).status == "running"
 
 
@@ -424,8 +466,10 @@ def test_the_inventory_says_which_storage(keeper: Keeper) -> None:
 
 
 def test_a_full_storage(alone: Keeper) -> None:
-    alone.pve.dump_fails = ("command 'tar …' failed: exit code 2\nzstd: error 25 : Write error : "
-                             "No space left on device (cannot write compressed block)")
+    alone.pve.dump_fails = (
+        "command 'tar …' failed: exit code 2\nzstd: error 25 : Write error : "
+        "No space left on device (cannot write compressed block)"
+    )
     error = fails(alone.back_up, ONE)
     assert error.brief == "postgres-data: storage local is full"
     assert error.details == "Backup of VM 167 failed - command 'tar …' failed: exit code 2"
@@ -442,10 +486,14 @@ def test_one_that_fails_does_not_stop_the_others(keeper: Keeper) -> None:
     assert len(keeper.backups()) == 2
 
 
-@pytest.mark.parametrize(("verb", "path", "privilege"), [
-    ("create", "/vms/167", "VM.Snapshot"), ("back_up", "/vms/167", "VM.Backup"),
-    ("back_up", "/storage/local", "Datastore.AllocateSpace"),
-])
+@pytest.mark.parametrize(
+    ("verb", "path", "privilege"),
+    [
+        ("create", "/vms/167", "VM.Snapshot"),
+        ("back_up", "/vms/167", "VM.Backup"),
+        ("back_up", "/storage/local", "Datastore.AllocateSpace"),
+    ],
+)
 def test_a_missing_privilege_is_named(alone: Keeper, verb: str, path: str, privilege: str) -> None:
     alone.pve.grant_least(alone.site.inventory)
     for who in (TOKEN, TOKEN.partition("!")[0]):
@@ -454,6 +502,7 @@ def test_a_missing_privilege_is_named(alone: Keeper, verb: str, path: str, privi
 
     def act() -> object:
         return alone.snap("create", "a1", ONE) if verb == "create" else alone.back_up(ONE)
+
     error = fails(act)
     assert f"It needs {privilege} on {path}" in error.resolution
     assert f"--append 1 --privs {privilege}" in error.resolution
@@ -480,19 +529,19 @@ def stripped(config: dict[str, Any]) -> dict[str, str]:
 
 
 def test_a_container_comes_back_as_it_was(keeper: Keeper) -> None:
-    site, key = keeper.site, keeper.pve.keys[167]
+    context, key = keeper.site, keeper.pve.keys[167]
     keeper.back_up()
     before = stripped(keeper.pve.ct(167).config)
-    site.destroy(ONE)
-    assert ONE not in site.known_hosts.pins()
+    context.destroy(ONE)
+    assert ONE not in context.known_hosts.pins()
     keeper.done()
     assert keeper.restore().done
     assert keeper.waited == [ONE]
     assert keeper.done() == {("vzrestore", "167"): 1, ("vzstart", "167"): 1}
     assert stripped(keeper.pve.ct(167).config) == before
     assert keeper.pve.ct(167).status == "running"
-    assert site.known_hosts.pins()[ONE].fingerprint == key
-    assert not site.up()  # nothing differs from the inventory
+    assert context.known_hosts.pins()[ONE].fingerprint == key
+    assert not context.up()  # nothing differs from the inventory
 
 
 def test_again_it_has_nothing_to_do(alone: Keeper) -> None:
@@ -568,8 +617,16 @@ def test_a_restore_that_still_runs_is_waited_for(alone: Keeper) -> None:
     (made,) = alone.back_up(ONE).made
     alone.site.destroy(ONE)
     alone.done()
-    begun(alone, "nodes/pve/lxc", "vzrestore", vmid=167, ostemplate=made.volid, restore=True, storage="local-lvm",
-          start=True)
+    begun(
+        alone,
+        "nodes/pve/lxc",
+        "vzrestore",
+        vmid=167,
+        ostemplate=made.volid,
+        restore=True,
+        storage="local-lvm",
+        start=True,
+    )
     assert alone.restore().done
     assert alone.done() == {("vzrestore", "167"): 1, ("vzstart", "167"): 1}
     assert alone.site.known_hosts.pins()[ONE].fingerprint == alone.pve.keys[167]
@@ -579,8 +636,16 @@ def test_a_restore_that_ends_between_two_looks_is_seen(alone: Keeper, monkeypatc
     (made,) = alone.back_up(ONE).made
     alone.site.destroy(ONE)
     alone.done()
-    begun(alone, "nodes/pve/lxc", "vzrestore", vmid=167, ostemplate=made.volid, restore=True, storage="local-lvm",
-          start=True)
+    begun(
+        alone,
+        "nodes/pve/lxc",
+        "vzrestore",
+        vmid=167,
+        ostemplate=made.volid,
+        restore=True,
+        storage="local-lvm",
+        start=True,
+    )
     assert alone.pve.ct(167).lock == "create"
     ask, ended = restores.maker, []
 
@@ -589,6 +654,7 @@ def test_a_restore_that_ends_between_two_looks_is_seen(alone: Keeper, monkeypatc
             alone.done()  # it ended since the container was looked at
             ended.append(vmid)
         return ask(client, node, vmid)
+
     monkeypatch.setattr(restores, "maker", late)
     alone.restore()
     assert ended
@@ -599,8 +665,11 @@ def test_a_restore_that_ends_between_two_looks_is_seen(alone: Keeper, monkeypatc
 
 def test_disks_come_back_to_their_storages(alone: Keeper) -> None:
     alone.pve.storages["fast"] = dict(alone.pve.storages["local-lvm"], volumes={})
-    alone.pve.ct(167).config |= {"mp0": "fast:vm-167-disk-0,mp=/data,backup=1,size=4G",
-                                  "mp1": "fast:vm-167-disk-1,mp=/cache,size=512M", "mp2": "/srv/data,mp=/data2"}
+    alone.pve.ct(167).config |= {
+        "mp0": "fast:vm-167-disk-0,mp=/data,backup=1,size=4G",
+        "mp1": "fast:vm-167-disk-1,mp=/cache,size=512M",
+        "mp2": "/srv/data,mp=/data2",
+    }
     alone.back_up(ONE)
     alone.site.destroy(ONE)
     alone.restore()
@@ -610,15 +679,17 @@ def test_disks_come_back_to_their_storages(alone: Keeper) -> None:
     assert re.fullmatch(r"fast:vm-167-disk-\d,mp=/cache,size=512M", config["mp1"])
     assert alone.progress.lines == [
         f"{ONE}: /cache is no part of its backups: it comes back empty",
-        f"{ONE}: /data2 is /srv/data of the node, which only root@pam can mount again: `pct set`"]
+        f"{ONE}: /data2 is /srv/data of the node, which only root@pam can mount again: `pct set`",
+    ]
     assert "mp2" not in config
 
 
 # ----------------------------------------------------------- the command line
 
 
-def test_on_the_command_line(alone: Keeper, monkeypatch: pytest.MonkeyPatch,
-                             capsys: pytest.CaptureFixture[str]) -> None:
+def test_on_the_command_line(
+    alone: Keeper, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def homelab(*words: str) -> str:
         main.get_command(app)(["--quiet", *words], standalone_mode=False)
         return capsys.readouterr().out
@@ -627,9 +698,11 @@ def test_on_the_command_line(alone: Keeper, monkeypatch: pytest.MonkeyPatch,
     assert homelab("snapshot", "list") == "There are no snapshots.\n"
     assert homelab("backup", "--list") == "There are no backups.\n"
     assert homelab("snapshot", "create", "a1", "--description", "before", "--limit", ONE) == (
-        "postgres-data: snapshot a1 is taken\n")
-    assert re.search(r"\npostgres-data +a1 +\d{4}-\d\d-\d\d \d\d:\d\d \(\d+ s ago\) +here +before",
-                     homelab("snapshot", "list"))
+        "postgres-data: snapshot a1 is taken\n"
+    )
+    assert re.search(
+        r"\npostgres-data +a1 +\d{4}-\d\d-\d\d \d\d:\d\d \(\d+ s ago\) +here +before", homelab("snapshot", "list")
+    )
     (row,) = json.loads(homelab("snapshot", "list", "--json"))
     assert (row["name"], row["current"]) == ("a1", True)
     for verb in ("rollback", "delete"):

@@ -55,8 +55,9 @@ def restored(place: Scene) -> None:
     assert place.pins.pins()[ONE[0]].fingerprint == place.pve.keys[167]
 
 
-def killed_everywhere(place: Scene, verb: str, begin: Callable[[Scene], None], check: Callable[[Scene], None],
-                      acts: bool) -> int:
+def killed_everywhere(
+    place: Scene, verb: str, begin: Callable[[Scene], None], check: Callable[[Scene], None], acts: bool
+) -> int:
     """Kill a run at its first call, its second…; each time the next run finishes the job. How many calls it has."""
     place.succeeds("up", *ONE)
     begin(place)
@@ -84,17 +85,29 @@ def killed_everywhere(place: Scene, verb: str, begin: Callable[[Scene], None], c
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize(("verb", "begin", "check", "calls"), [
-    ("snapshot create", nothing, one_snapshot, 6), ("snapshot rollback", snapshot, as_before, 8),
-    ("backup", nothing, one_backup, 9), ("restore", lost, restored, 12),
-])
-def test_killed_at_every_call(verb: str, begin: Callable[[Scene], None], check: Callable[[Scene], None], calls: int,
-                              tmp_path: Path, pair: tuple[tuple[str, str], str],
-                              monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("verb", "begin", "check", "calls"),
+    [
+        ("snapshot create", nothing, one_snapshot, 6),
+        ("snapshot rollback", snapshot, as_before, 8),
+        ("backup", nothing, one_backup, 9),
+        ("restore", lost, restored, 12),
+    ],
+)
+def test_killed_at_every_call(
+    verb: str,
+    begin: Callable[[Scene], None],
+    check: Callable[[Scene], None],
+    calls: int,
+    tmp_path: Path,
+    pair: tuple[tuple[str, str], str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.delenv("HOMELAB_PROXMOX_TOKEN", raising=False)
 
     def act(acts: bool) -> int:
         with scene(tmp_path / f"{'after' if acts else 'before'}", pair) as place:
             return killed_everywhere(place, verb, begin, check, acts)
+
     with ThreadPoolExecutor(2) as both:
         assert min(both.map(act, (False, True))) > calls

@@ -21,7 +21,7 @@ from aiohttp import web
 from homelab.model import Inventory
 from homelab.trust import KnownHosts
 from tests.integration.fakenode import FakeNode, inventory_for, serving
-from tests.integration.forks import Ended, Job, Runner, runner
+from tests.integration.fork_server import Ended, ForkServer, Job, runner
 from tests.integration.test_proxmox_up import SECRET
 from tests.integration.test_proxmox_up import pair as pair
 
@@ -82,7 +82,7 @@ class Scene:
     pve: DeadlyNode
     inventory: Inventory
     changed: Inventory
-    runner: Runner
+    runner: ForkServer
     pins: KnownHosts = field(init=False)
 
     def __post_init__(self) -> None:
@@ -103,9 +103,17 @@ class Scene:
     def state(self) -> Any:
         """All that is there, without what is different each time."""
         assert {name: pin.fingerprint for name, pin in self.pins.pins().items()} == {
-            ct.config["hostname"]: self.pve.keys[ct.vmid] for ct in self.pve.cts if ct.vmid in self.pve.keys}
-        return {ct.vmid: (re.sub(r"hwaddr=[^,]*", "hwaddr=…", repr(sorted(ct.config.items()))), ct.status, ct.lock,
-                          ct.pending) for ct in self.pve.cts}
+            ct.config["hostname"]: self.pve.keys[ct.vmid] for ct in self.pve.cts if ct.vmid in self.pve.keys
+        }
+        return {
+            ct.vmid: (
+                re.sub(r"hwaddr=[^,]*", "hwaddr=…", repr(sorted(ct.config.items()))),
+                ct.status,
+                ct.lock,
+                ct.pending,
+            )
+            for ct in self.pve.cts
+        }
 
     def did(self) -> Counter[tuple[str, str, str]]:
         """How often each task has ended in which way: (kind, vmid, exit status)."""
@@ -113,7 +121,6 @@ class Scene:
         while any("exitstatus" not in task for task in self.pve.tasklog) and time.monotonic() < until:
             time.sleep(0.005)
         return Counter((task["type"], task["id"], task.get("exitstatus", "running")) for task in self.pve.tasklog)
-
 
     def kept(self) -> dict[str, bytes]:
         """What homelab has written down of its containers."""
@@ -196,19 +203,32 @@ DESTROY = Story("destroy", all_there, "Nothing to do: none of our containers is 
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("story", "calls"), [
-    (UP, {"POST /nodes/pve/lxc"}),
-    (CHANGES, {"PUT /nodes/pve/lxc/VMID/config", "PUT /nodes/pve/lxc/VMID/resize",
-               "POST /nodes/pve/lxc/VMID/status/shutdown", "POST /nodes/pve/lxc/VMID/status/start"}),
-    (VMIDS, {"POST /nodes/pve/lxc"}),
-    (DESTROY, {"DELETE /nodes/pve/lxc/VMID"}),
-], ids=["up", "changes", "vmids", "destroy"])
-def test_killed_at_every_call(story: Story, calls: set[str], tmp_path: Path,
-                              pair: tuple[tuple[str, str], str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("story", "calls"),
+    [
+        (UP, {"POST /nodes/pve/lxc"}),
+        (
+            CHANGES,
+            {
+                "PUT /nodes/pve/lxc/VMID/config",
+                "PUT /nodes/pve/lxc/VMID/resize",
+                "POST /nodes/pve/lxc/VMID/status/shutdown",
+                "POST /nodes/pve/lxc/VMID/status/start",
+            },
+        ),
+        (VMIDS, {"POST /nodes/pve/lxc"}),
+        (DESTROY, {"DELETE /nodes/pve/lxc/VMID"}),
+    ],
+    ids=["up", "changes", "vmids", "destroy"],
+)
+def test_killed_at_every_call(
+    story: Story, calls: set[str], tmp_path: Path, pair: tuple[tuple[str, str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("HOMELAB_PROXMOX_TOKEN", raising=False)
 
     def act(acts: bool) -> set[str]:
         with scene(tmp_path / f"{'after' if acts else 'before'}", pair, story.overlay) as place:
             return killed_everywhere(place, story, acts)
+
     with ThreadPoolExecutor(2) as both:
         assert list(both.map(act, (False, True))) == [calls, calls]

@@ -23,76 +23,102 @@ from homelab.proxmox.templates import Templates
 from tests.integration.test_proxmox_kill import scene
 from tests.integration.test_proxmox_recovery import fails, finished
 from tests.integration.test_proxmox_up import NAMES, Site
+from tests.integration.test_proxmox_up import context as context
 from tests.integration.test_proxmox_up import pair as pair
-from tests.integration.test_proxmox_up import site as site
 from tests.recorded import replaying
-from tests.support import FixedVault
+from tests.support import FixedSecretStore
 
 ONE = "postgres-data"
 UBUNTU = "ubuntu-24.04-standard_24.04-2_amd64.tar.zst"
 VOLUME = f"local:vztmpl/{UBUNTU}"
 
 
-def forget_templates(site: Site) -> None:
-    site.pve.storages["local"]["volumes"].clear()
+def forget_templates(context: Site) -> None:
+    context.pve.storages["local"]["volumes"].clear()
 
 
 @pytest.fixture
-def bare(site: Site) -> Site:
+def bare(context: Site) -> Site:
     """A node that has no template yet."""
-    forget_templates(site)
-    return site
+    forget_templates(context)
+    return context
 
 
-def downloaded(site: Site) -> list[str]:
-    return [task["id"] for task in site.pve.tasklog if task["type"] == "download"]
+def downloaded(context: Site) -> list[str]:
+    return [task["id"] for task in context.pve.tasklog if task["type"] == "download"]
 
 
-def chosen(site: Site, template: str) -> Template:
-    container = replace(site.inventory.containers[0], template=template)
-    return Templates(Client(site.inventory.endpoint)).of(container, "pve")
+def chosen(context: Site, template: str) -> Template:
+    container = replace(context.inventory.containers[0], template=template)
+    return Templates(Client(context.inventory.endpoint)).of(container, "pve")
 
 
 # ------------------------------------------------------------- which one it is
 
 
-@pytest.mark.parametrize(("name", "answers", "volume"), [
-    ("debian-12", ["templates", "node_status"], "debian-12-standard_12.7-1_amd64.tar.zst"),
-    ("local:vztmpl/tiny-1_amd64.tar.gz", ["templates"], "tiny-1_amd64.tar.gz")])
-def test_recorded_templates(site: Site, pair: tuple[tuple[str, str], str], name: str, answers: list[str],
-                            volume: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "answers", "volume"),
+    [
+        ("debian-12", ["templates", "node_status"], "debian-12-standard_12.7-1_amd64.tar.zst"),
+        ("local:vztmpl/tiny-1_amd64.tar.gz", ["templates"], "tiny-1_amd64.tar.gz"),
+    ],
+)
+def test_recorded_templates(
+    context: Site, pair: tuple[tuple[str, str], str], name: str, answers: list[str], volume: str
+) -> None:
     with replaying(answers, pair[0]) as (port, _):
-        endpoint = replace(site.inventory.endpoint, port=port)
-        container = replace(site.inventory.containers[0], template=name)
+        endpoint = replace(context.inventory.endpoint, port=port)
+        container = replace(context.inventory.containers[0], template=name)
         assert Templates(Client(endpoint)).of(container, "pve") == Template("pve", f"local:vztmpl/{volume}")
 
 
-@pytest.mark.parametrize(("there", "template", "machine", "expected"), [
-    # What the node has wins, though the list may have a newer one.
-    (["debian-12-standard_12.7-1_amd64.tar.zst", "debian-12-standard_12.12-1_amd64.tar.zst"], "debian-12", "x86_64",
-     "debian-12-standard_12.12-1_amd64.tar.zst"),
-    (["debian-12-standard_12.7-1_amd64.tar.zst"], "debian-12", "x86_64", "debian-12-standard_12.7-1_amd64.tar.zst"),
-    (["debian-12-standard_12.7-1_amd64.tar.zst", "debian-12-standard_12.2-1_arm64.tar.zst"], "debian-12", "aarch64",
-     "debian-12-standard_12.2-1_arm64.tar.zst"),
-    (["debian-12-standard_12.7-1_arm64.tar.zst"], "debian-12", "x86_64",
-     "debian-12-standard_12.12-1_amd64.tar.zst, downloaded to local first"),
-    # Else the newest of the list, of the distribution's own and for the node's architecture.
-    ([], "debian-12", "x86_64", "debian-12-standard_12.12-1_amd64.tar.zst, downloaded to local first"),
-    ([], "debian-12", "aarch64", "debian-12-standard_12.13-1_arm64.tar.zst, downloaded to local first"),
-    ([], "ubuntu-24.04", "x86_64", f"{UBUNTU}, downloaded to local first"),
-    ([], "local:vztmpl/debian-12-standard_12.2-1_amd64.tar.zst", "x86_64",
-     "debian-12-standard_12.2-1_amd64.tar.zst, downloaded to local first"),
-])
-def test_the_newest_that_is_there_or_else_that_there_is(bare: Site, there: list[str], template: str, machine: str,
-                                                        expected: str) -> None:
+@pytest.mark.parametrize(
+    ("there", "template", "machine", "expected"),
+    [
+        # What the node has wins, though the list may have a newer one.
+        (
+            ["debian-12-standard_12.7-1_amd64.tar.zst", "debian-12-standard_12.12-1_amd64.tar.zst"],
+            "debian-12",
+            "x86_64",
+            "debian-12-standard_12.12-1_amd64.tar.zst",
+        ),
+        (["debian-12-standard_12.7-1_amd64.tar.zst"], "debian-12", "x86_64", "debian-12-standard_12.7-1_amd64.tar.zst"),
+        (
+            ["debian-12-standard_12.7-1_amd64.tar.zst", "debian-12-standard_12.2-1_arm64.tar.zst"],
+            "debian-12",
+            "aarch64",
+            "debian-12-standard_12.2-1_arm64.tar.zst",
+        ),
+        (
+            ["debian-12-standard_12.7-1_arm64.tar.zst"],
+            "debian-12",
+            "x86_64",
+            "debian-12-standard_12.12-1_amd64.tar.zst, downloaded to local first",
+        ),
+        # Else the newest of the list, of the distribution's own and for the node's architecture.
+        ([], "debian-12", "x86_64", "debian-12-standard_12.12-1_amd64.tar.zst, downloaded to local first"),
+        ([], "debian-12", "aarch64", "debian-12-standard_12.13-1_arm64.tar.zst, downloaded to local first"),
+        ([], "ubuntu-24.04", "x86_64", f"{UBUNTU}, downloaded to local first"),
+        (
+            [],
+            "local:vztmpl/debian-12-standard_12.2-1_amd64.tar.zst",
+            "x86_64",
+            "debian-12-standard_12.2-1_amd64.tar.zst, downloaded to local first",
+        ),
+    ],
+)
+def test_the_newest_that_is_there_or_else_that_there_is(
+    bare: Site, there: list[str], template: str, machine: str, expected: str
+) -> None:
     bare.pve.machine = machine
     for name in there:
         bare.pve.store_file("local", name, 1000, content="vztmpl")
     assert str(chosen(bare, template)) == expected
 
 
-@pytest.mark.parametrize(("template", "machine"), [
-    ("debian-13", "aarch64"), ("local:vztmpl/my-own_1_amd64.tar.zst", "x86_64")])
+@pytest.mark.parametrize(
+    ("template", "machine"), [("debian-13", "aarch64"), ("local:vztmpl/my-own_1_amd64.tar.zst", "x86_64")]
+)
 def test_one_that_is_nowhere(bare: Site, template: str, machine: str) -> None:
     bare.pve.machine = machine
     with pytest.raises(HomelabError, match="there is no template for") as caught:
@@ -108,9 +134,10 @@ def test_a_storage_for_other_things_is_refused_before_anything_is_done(bare: Sit
     assert {call.split()[0] for call in bare.pve.calls()} == {"GET"}
 
 
-def test_what_several_containers_or_nodes_share_is_downloaded_once(site: Site) -> None:
+def test_what_several_containers_or_nodes_share_is_downloaded_once(context: Site) -> None:
     def plan(*templates: Template) -> Plan:
-        return Plan(tuple(Create(site.inventory.containers[0], template) for template in templates))
+        return Plan(tuple(Create(context.inventory.containers[0], template) for template in templates))
+
     one, other = Template("pve", VOLUME, missing=True), Template("pve2", VOLUME, missing=True)
     assert downloads.missing(plan(one, one, other, Template("pve3", VOLUME))) == [one, other]
     shared = [replace(template, shared=True) for template in (one, other)]
@@ -124,17 +151,26 @@ def test_three_containers_need_one_download(bare: Site) -> None:
     out = io.StringIO()
     bare.pve.time_scale, bare.pve.download_secs = 0.1, 8.0
     bare.pve.ct_secs |= {"create": 0.5, "start": 0.5}
-    outcome = up(bare.inventory, vault=FixedVault(), known_hosts=bare.known_hosts, confirm=bare._confirm,
-                 progress=TerminalProgress(Console(file=out, width=200, force_terminal=False), every=0),
-                 wait_for_ssh=lambda container: None)
+    outcome = up(
+        bare.inventory,
+        secret_store=FixedSecretStore(),
+        known_hosts=bare.known_hosts,
+        confirm=bare._confirm,
+        progress=TerminalProgress(Console(file=out, width=200, force_terminal=False), every=0),
+        wait_for_ssh=lambda container: None,
+    )
     assert [lines[0].rpartition(", ubuntu")[2] for lines in outcome.done.values()] == [
-        f"{UBUNTU.removeprefix('ubuntu')}, downloaded to local first"] * 3
+        f"{UBUNTU.removeprefix('ubuntu')}, downloaded to local first"
+    ] * 3
     assert downloaded(bare) == [UBUNTU]
     assert bare.pve.kinds()[0] == "download"
     assert {ct.config["hostname"] for ct in bare.pve.cts} == set(NAMES)
     shown = [" ".join(line.split()) for line in out.getvalue().splitlines()]
-    percents = [int(match[1]) for line in shown if (match := re.fullmatch(
-        rf"· pve download {re.escape(UBUNTU)} to local: (\d+) %", line))]
+    percents = [
+        int(match[1])
+        for line in shown
+        if (match := re.fullmatch(rf"· pve download {re.escape(UBUNTU)} to local: (\d+) %", line))
+    ]
     assert percents
     assert percents == sorted(set(percents))
     assert sum(line.startswith(f"✓ pve download {UBUNTU} to local") for line in shown) == 1
@@ -147,17 +183,22 @@ def test_three_containers_need_one_download(bare: Site) -> None:
 
 
 def test_the_plan_says_it_and_changes_nothing(bare: Site) -> None:
-    seen = preview(bare.inventory, vault=FixedVault(), known_hosts=bare.known_hosts,
-                   progress=TerminalProgress(Console(file=io.StringIO())), limit=[ONE])
+    seen = preview(
+        bare.inventory,
+        secret_store=FixedSecretStore(),
+        known_hosts=bare.known_hosts,
+        progress=TerminalProgress(Console(file=io.StringIO())),
+        limit=[ONE],
+    )
     assert [line.what.endswith(f"{UBUNTU}, downloaded to local first") for line in seen.up] == [True]
     assert {call.split()[0] for call in bare.pve.calls()} == {"GET"}
 
 
-def begin(site: Site, seconds: float = 0.5) -> None:
+def begin(context: Site, seconds: float = 0.5) -> None:
     """A download as a run that is killed right after leaves it."""
-    site.pve.time_scale, site.pve.download_secs = 1.0, seconds
-    site.pve.ct_secs |= {"create": 0.05, "start": 0.05}
-    Client(site.inventory.endpoint).post("nodes/pve/aplinfo", storage="local", template=UBUNTU)
+    context.pve.time_scale, context.pve.download_secs = 1.0, seconds
+    context.pve.ct_secs |= {"create": 0.05, "start": 0.05}
+    Client(context.inventory.endpoint).post("nodes/pve/aplinfo", storage="local", template=UBUNTU)
 
 
 def test_a_download_that_still_runs_is_waited_for(bare: Site) -> None:
@@ -174,8 +215,9 @@ def test_a_download_of_an_earlier_run_that_fails_is_begun_anew(bare: Site) -> No
 
 
 @pytest.mark.timeout(120)
-def test_killed_after_every_call_of_the_download(tmp_path: Path, pair: tuple[tuple[str, str], str],
-                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_after_every_call_of_the_download(
+    tmp_path: Path, pair: tuple[tuple[str, str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("HOMELAB_PROXMOX_TOKEN", raising=False)
     with scene(tmp_path / "lab", pair) as place:
         place.pve.download_secs = 0.1
@@ -187,8 +229,11 @@ def test_killed_after_every_call_of_the_download(tmp_path: Path, pair: tuple[tup
             place.run("up", ONE, deadly=len(hit) + 1, acts=True)
             hit.append(at := place.pve.hit)
             place.succeeds("up", ONE)
-            assert place.did() == {("download", UBUNTU, "OK"): 1, ("vzcreate", "167", "OK"): 1,
-                                   ("vzstart", "167", "OK"): 1}, hit
+            assert place.did() == {
+                ("download", UBUNTU, "OK"): 1,
+                ("vzcreate", "167", "OK"): 1,
+                ("vzstart", "167", "OK"): 1,
+            }, hit
         assert hit.count("POST /nodes/pve/aplinfo") == 1
 
 
@@ -221,13 +266,15 @@ def test_doctor_says_that_it_will_be_downloaded(bare: Site) -> None:
     def check() -> Check:
         diagnosis = doctor(bare.inventory, ask=lambda pipeline, key: 200)
         return next(check for check in diagnosis.checks if check.name == "template ubuntu-24.04 on pve")
+
     assert (check().ok, check().said) == (True, f"{UBUNTU} will be downloaded to local by `homelab up`")
     bare.pve.grant_least(bare.inventory, without="Datastore.AllocateTemplate")
     assert "Datastore.AllocateTemplate on /storage/local is missing" in check().said
     assert [line.partition(" --")[0] for line in check().todo] == [
         "pveum role add HomelabTemplates 2>/dev/null; pveum role modify HomelabTemplates",
         "pveum acl modify /storage/local",
-        f"or, without that privilege: pveam download local {UBUNTU}"]
+        f"or, without that privilege: pveam download local {UBUNTU}",
+    ]
     bare.pve.store_file("local", UBUNTU, 1000, content="vztmpl")
     assert (check().ok, check().said) == (True, VOLUME)
 
@@ -235,33 +282,33 @@ def test_doctor_says_that_it_will_be_downloaded(bare: Site) -> None:
 # ------------------------------------------------------------------ the record
 
 
-def description(site: Site, vmid: int = 167) -> str:
-    return str(site.pve.ct(vmid).config["description"])
+def description(context: Site, vmid: int = 167) -> str:
+    return str(context.pve.ct(vmid).config["description"])
 
 
-def test_what_it_was_made_from_is_recorded_and_kept(site: Site) -> None:
-    site.up()
+def test_what_it_was_made_from_is_recorded_and_kept(context: Site) -> None:
+    context.up()
     for vmid in (167, 168, 169):
-        assert re.fullmatch(rf"(?s).+\n\nMade from {VOLUME} on 20\d\d-\d\d-\d\d\.\s*", description(site, vmid))
-    assert not site.up()
-    line = description(site).strip().splitlines()[-1]
-    site.pve.ct(167).config["description"] = f"Something else.\n\n{line}\n"
-    site.pve.ct(168).config["description"] = "Somebody took the record away.\n"
-    assert sorted(site.up().done) == ["analytics-platform", ONE]
-    assert "Something else" not in description(site)
-    assert description(site).strip().splitlines()[-1] == line
-    assert "Made from" not in description(site, 168)
-    assert not site.up()
+        assert re.fullmatch(rf"(?s).+\n\nMade from {VOLUME} on 20\d\d-\d\d-\d\d\.\s*", description(context, vmid))
+    assert not context.up()
+    line = description(context).strip().splitlines()[-1]
+    context.pve.ct(167).config["description"] = f"Something else.\n\n{line}\n"
+    context.pve.ct(168).config["description"] = "Somebody took the record away.\n"
+    assert sorted(context.up().done) == ["analytics-platform", ONE]
+    assert "Something else" not in description(context)
+    assert description(context).strip().splitlines()[-1] == line
+    assert "Made from" not in description(context, 168)
+    assert not context.up()
 
 
-def test_a_newer_template_is_no_drift(site: Site) -> None:
-    site.up()
-    site.pve.store_file("local", "ubuntu-24.04-standard_24.04-3_amd64.tar.zst", 1000, content="vztmpl")
-    assert not site.up()
-    site.destroy(ONE)
-    site.up(ONE)
-    assert "24.04-3_amd64" in description(site)
-    assert not site.up()
+def test_a_newer_template_is_no_drift(context: Site) -> None:
+    context.up()
+    context.pve.store_file("local", "ubuntu-24.04-standard_24.04-3_amd64.tar.zst", 1000, content="vztmpl")
+    assert not context.up()
+    context.destroy(ONE)
+    context.up(ONE)
+    assert "24.04-3_amd64" in description(context)
+    assert not context.up()
 
 
 OTHER = """
@@ -271,24 +318,24 @@ containers:
 
 
 @pytest.mark.parametrize("template", ["debian-12", "local:vztmpl/debian-12-standard_12.7-1_amd64.tar.zst"])
-def test_another_template_is_refused_with_the_way_out(site: Site, template: str) -> None:
-    site.up()
-    site.overlaid(OTHER % template)
-    site.pve.requests.clear()
-    error = fails(site)
+def test_another_template_is_refused_with_the_way_out(context: Site, template: str) -> None:
+    context.up()
+    context.overlaid(OTHER % template)
+    context.pve.requests.clear()
+    error = fails(context)
     assert error.brief == "postgres-data: its template cannot be changed"
     assert (VOLUME in error.details, template in error.details) == (True, True)
     assert "Write `template: ubuntu-24.04` in the inventory" in error.resolution
     assert "homelab destroy --limit postgres-data" in error.resolution
-    assert {call.split()[0] for call in site.pve.calls()} == {"GET"}
+    assert {call.split()[0] for call in context.pve.calls()} == {"GET"}
     # That way out:
-    site.destroy(ONE)
-    site.up()
-    assert "Made from local:vztmpl/debian-12-standard_12.7-1_amd64.tar.zst" in description(site)
+    context.destroy(ONE)
+    context.up()
+    assert "Made from local:vztmpl/debian-12-standard_12.7-1_amd64.tar.zst" in description(context)
 
 
-def test_of_one_without_a_record_nothing_is_said(site: Site) -> None:
-    site.up()
-    site.overlaid(OTHER % "debian-12")
-    site.pve.ct(167).config["description"] = site.containers[ONE].shape.description + "\n"
-    assert not site.up(ONE)
+def test_of_one_without_a_record_nothing_is_said(context: Site) -> None:
+    context.up()
+    context.overlaid(OTHER % "debian-12")
+    context.pve.ct(167).config["description"] = context.containers[ONE].shape.description + "\n"
+    assert not context.up(ONE)

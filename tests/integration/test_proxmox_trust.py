@@ -6,13 +6,13 @@ import base64
 
 import pytest
 
-from homelab.commands.access import why_refused
 from homelab.commands.trust import trust
 from homelab.errors import HomelabError, InputError
+from homelab.runtime.ssh_client import host_key_change
 from homelab.trust import Pin, fingerprint
 from tests.integration.test_proxmox_up import Site
+from tests.integration.test_proxmox_up import context as context
 from tests.integration.test_proxmox_up import pair as pair
-from tests.integration.test_proxmox_up import site as site
 
 NAME = "postgres-data"
 LINE, OTHER = (f"ssh-ed25519 {base64.b64encode(text).decode()}" for text in (b"its key", b"another"))
@@ -31,11 +31,11 @@ class Person:
 
 
 @pytest.fixture
-def made(site: Site) -> Site:
+def made(context: Site) -> Site:
     """One container, whose pin was lost."""
-    site.up(NAME)
-    site.known_hosts.forget(NAME)
-    return site
+    context.up(NAME)
+    context.known_hosts.forget(NAME)
+    return context
 
 
 @pytest.fixture
@@ -45,9 +45,15 @@ def rotated(made: Site) -> Site:
     return made
 
 
-def run(site: Site, given: str | None = None, person: Person | None = None, line: str | None = None) -> Pin:
-    return trust(site.inventory, NAME, given, known_hosts=site.known_hosts, ask=person,
-                 shown=lambda address: line if address == "192.168.2.67" else OTHER)
+def run(context: Site, given: str | None = None, person: Person | None = None, line: str | None = None) -> Pin:
+    return trust(
+        context.inventory,
+        NAME,
+        given,
+        known_hosts=context.known_hosts,
+        ask=person,
+        shown=lambda address: line if address == "192.168.2.67" else OTHER,
+    )
 
 
 def test_the_log_counts_where_nobody_answers(made: Site) -> None:
@@ -58,7 +64,8 @@ def test_the_log_counts_where_nobody_answers(made: Site) -> None:
 def test_the_log_and_the_container_agree(made: Site) -> None:
     made.pve.tasks[next(task["upid"] for task in made.pve.tasklog if task["type"] == "vzcreate")]["log"] = [
         "Creating SSH host key 'ssh_host_ed25519_key' - this may take some time ...",
-        f"done: {fingerprint(LINE)} root@x"]
+        f"done: {fingerprint(LINE)} root@x",
+    ]
     assert run(made, line=LINE) == Pin(fingerprint(LINE), LINE)
 
 
@@ -113,14 +120,21 @@ def test_the_keys_of_destroyed_containers_are_forgotten(made: Site) -> None:
     assert made.known_hosts.pins() == {}
 
 
-@pytest.mark.parametrize(("pin", "line", "refused"), [
-    (Pin(fingerprint(LINE)), OTHER, True), (Pin(fingerprint(LINE)), LINE, False), (Pin(fingerprint(LINE)), None, False),
-    (None, OTHER, False)])
-def test_when_ssh_itself_stops_the_way_out_is_said(site: Site, pin: Pin | None, line: str | None,
-                                                   refused: bool) -> None:
+@pytest.mark.parametrize(
+    ("pin", "line", "refused"),
+    [
+        (Pin(fingerprint(LINE)), OTHER, True),
+        (Pin(fingerprint(LINE)), LINE, False),
+        (Pin(fingerprint(LINE)), None, False),
+        (None, OTHER, False),
+    ],
+)
+def test_when_ssh_itself_stops_the_way_out_is_said(
+    context: Site, pin: Pin | None, line: str | None, refused: bool
+) -> None:
     if pin:
-        site.known_hosts.pin(NAME, pin)
-    error = why_refused(site.inventory, NAME, site.known_hosts, lambda address: line)
+        context.known_hosts.pin(NAME, pin)
+    error = host_key_change(context.inventory, NAME, context.known_hosts, lambda address: line)
     assert (error is not None) is refused
     if error:
         assert error.brief == "postgres-data: its SSH host key has changed"

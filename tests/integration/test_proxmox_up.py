@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 
 from homelab.commands.destroy import destroy
-from homelab.commands.provision import Outcome, proxmox_status
 from homelab.commands.up import up
 from homelab.errors import HomelabError, InputError
 from homelab.model import Container, Inventory
 from homelab.plan import Plan, plan_up
 from homelab.progress import SilentProgress
-from homelab.proxmox import Client, find
+from homelab.proxmox import Client, find_guests
 from homelab.proxmox.properties import options
+from homelab.runtime.container_changes import Outcome, container_states
 from homelab.trust import KnownHosts
 from tests.integration.fakenode import TOKEN, FakeNode, certificate, inventory_for, serving
-from tests.support import FixedVault
+from tests.support import FixedSecretStore
 
 SECRET = secrets.token_hex(16)
 NAMES = ["postgres-data", "analytics-platform", "airflow-orchestration"]
@@ -41,16 +41,24 @@ class Site:
     answer: bool = True
 
     def up(self, *limit: str) -> Outcome:
-        return up(self.inventory, vault=FixedVault(), known_hosts=self.known_hosts, progress=SilentProgress(),
-                  confirm=self._confirm, limit=limit, wait_for_ssh=lambda c: self.waited.append(c.name))
+        return up(
+            self.inventory,
+            secret_store=FixedSecretStore(),
+            known_hosts=self.known_hosts,
+            progress=SilentProgress(),
+            confirm=self._confirm,
+            limit=limit,
+            wait_for_ssh=lambda c: self.waited.append(c.name),
+        )
 
     def destroy(self, *limit: str) -> Outcome:
-        return destroy(self.inventory, known_hosts=self.known_hosts, progress=SilentProgress(),
-                       confirm=self._confirm, limit=limit)
+        return destroy(
+            self.inventory, known_hosts=self.known_hosts, progress=SilentProgress(), confirm=self._confirm, limit=limit
+        )
 
     def noted(self) -> object:
         """What `plan` says beside its actions; None if that is nothing."""
-        notes = plan_up(self.inventory, find(Client(self.inventory.endpoint), self.inventory)).notes
+        notes = plan_up(self.inventory, find_guests(Client(self.inventory.endpoint), self.inventory)).notes
         return notes[0] if notes else None
 
     def _confirm(self, plan: Plan) -> bool:
@@ -77,8 +85,13 @@ def site(tmp_path: Path, pair: tuple[tuple[str, str], str], monkeypatch: pytest.
     monkeypatch.delenv("HOMELAB_PROXMOX_TOKEN", raising=False)
     pve = FakeNode(SECRET)
     with serving(pve, pair[0]):
-        yield Site(pve, inventory_for(tmp_path, pve, pair[1], SECRET), tmp_path, pair[1],
-                   KnownHosts(tmp_path / ".homelab" / "known"))
+        yield Site(
+            pve,
+            inventory_for(tmp_path, pve, pair[1], SECRET),
+            tmp_path,
+            pair[1],
+            KnownHosts(tmp_path / ".homelab" / "known"),
+        )
 
 
 def test_from_nothing(site: Site) -> None:
@@ -90,7 +103,10 @@ def test_from_nothing(site: Site) -> None:
         ct = site.pve.ct(container.vmid)
         assert ct.status == "running"
         assert (ct.config["hostname"], ct.config["memory"], ct.config["unprivileged"]) == (
-            container.name, container.shape.memory, 1)
+            container.name,
+            container.shape.memory,
+            1,
+        )
         assert ct.config["features"] == "nesting=1"
         assert ct.config["tags"] == "homelab;homelab-home"
         assert ct.config["rootfs"].endswith("size=16G")
@@ -133,6 +149,7 @@ def test_no_more_at_a_time_than_the_inventory_says(site: Site, overlay: str, mos
         upid = await begin(*arguments, **options)
         running.append(sum(task["status"] == "running" for task in site.pve.tasklog))
         return upid
+
     site.pve.task = counting  # type: ignore[method-assign]
     for verb in (site.up, site.destroy):
         running.clear()
@@ -244,6 +261,7 @@ def test_what_somebody_changes_meanwhile_is_not_overwritten(site: Site) -> None:
     def confirm(plan: Plan) -> bool:
         ct.config["memory"] = 777
         return True
+
     site._confirm = confirm  # type: ignore[method-assign]
     before = site.pve.calls("PUT")
     with pytest.raises(HomelabError, match="postgres-data was changed after the plan was made") as caught:
@@ -298,7 +316,7 @@ def test_the_status_of_what_runs_drifts_and_is_missing(site: Site) -> None:
     site.up("postgres-data", "analytics-platform")
     site.pve.ct(168).config["memory"] = 512
     site.pve.ct(168).status = "stopped"
-    postgres, analytics, airflow = proxmox_status(site.inventory)
+    postgres, analytics, airflow = container_states(site.inventory)
     assert (postgres.running, postgres.cores, postgres.memory_total, postgres.drift) == (True, 1, 2 << 30, ())
     assert (analytics.running, analytics.exists, str(analytics.drift[0])) == (False, True, "memory: 512 → 4096")
     assert (airflow.exists, airflow.status) == (False, "missing")
@@ -307,7 +325,7 @@ def test_the_status_of_what_runs_drifts_and_is_missing(site: Site) -> None:
 def test_a_node_that_is_down_is_an_unknown_status(site: Site) -> None:
     site.up()
     site.pve.set_node_offline("pve")
-    assert {state.status for state in proxmox_status(site.inventory)} == {"unknown"}
+    assert {state.status for state in container_states(site.inventory)} == {"unknown"}
     with pytest.raises(HomelabError):
         site.up()
 
@@ -315,6 +333,7 @@ def test_a_node_that_is_down_is_an_unknown_status(site: Site) -> None:
 @pytest.fixture
 def slow(site: Site) -> Callable[[], None]:
     """Begin a create that takes a while, as a run that is killed right after leaves it."""
+
     def begin(user: str = TOKEN, seconds: float = 0.4) -> None:
         site.pve.time_scale = 1.0
         site.pve.ct_secs["create"] = seconds
@@ -322,8 +341,15 @@ def slow(site: Site) -> Callable[[], None]:
             site.pve.apitokens[user] = SECRET
         container = site.containers["postgres-data"]
         client = Client(replace(site.inventory.endpoint, token_id=user))
-        client.post("nodes/pve/lxc", vmid=167, ostemplate="local:vztmpl/ubuntu-24.04-standard_24.04-2_amd64.tar.zst",
-                    rootfs="local-lvm:16", start=1, **options(container.shape))
+        client.post(
+            "nodes/pve/lxc",
+            vmid=167,
+            ostemplate="local:vztmpl/ubuntu-24.04-standard_24.04-2_amd64.tar.zst",
+            rootfs="local-lvm:16",
+            start=1,
+            **options(container.shape),
+        )
+
     return begin
 
 

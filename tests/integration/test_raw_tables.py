@@ -15,7 +15,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from homelab.model import Access
+from homelab.model import DatabaseGrant
 from homelab.services.postgres import grants, retention
 from tests.integration import pg
 from tests.scripts import ROOT
@@ -46,8 +46,7 @@ Connection = psycopg.Connection[tuple[object, ...]]
 
 @pytest.fixture
 def database(postgres: pg.Server) -> Iterator[str]:
-    with (postgres.role("analytics", "analytics"), postgres.role("dbt", "dbt"),
-          postgres.database("raw_tables") as name):
+    with postgres.role("analytics", "analytics"), postgres.role("dbt", "dbt"), postgres.database("raw_tables") as name:
         with postgres.connect(name) as connection:
             connection.execute(f"revoke all on database {name} from public".encode())
         yield name
@@ -59,7 +58,7 @@ def deploy(server: pg.Server, database: str) -> None:
         for _ in range(2):
             connection.execute(TABLES)
         for role, privilege in (("analytics", "append"), ("dbt", "read")):
-            step = grants(Access(database, role, privilege))  # type: ignore[arg-type]
+            step = grants(DatabaseGrant(database, role, privilege))  # type: ignore[arg-type]
             connection.execute(step.sql.encode())
             assert connection.execute(step.done.encode()).fetchone() == (True,)
 
@@ -69,14 +68,18 @@ def partitions(connection: Connection) -> list[str]:
 
 
 def fingerprint(connection: Connection) -> object:
-    return connection.execute("select count(*), md5(string_agg(r::text, '' order by id)) from "
-                              "(select id, city, ingested_at, data from raw.weather_observations) as r").fetchone()
+    return connection.execute(
+        "select count(*), md5(string_agg(r::text, '' order by id)) from "
+        "(select id, city, ingested_at, data from raw.weather_observations) as r"
+    ).fetchone()
 
 
 def months(ahead: int) -> list[str]:
     now = datetime.now(UTC)
-    return [f"weather_observations_{now.year + (now.month - 1 + n) // 12}_{(now.month - 1 + n) % 12 + 1:02}"
-            for n in range(ahead)]
+    return [
+        f"weather_observations_{now.year + (now.month - 1 + n) // 12}_{(now.month - 1 + n) % 12 + 1:02}"
+        for n in range(ahead)
+    ]
 
 
 def test_partitions_are_there_ahead(postgres: pg.Server, database: str) -> None:
@@ -84,7 +87,8 @@ def test_partitions_are_there_ahead(postgres: pg.Server, database: str) -> None:
     with postgres.connect(database, "analytics", "analytics") as connection:
         connection.execute("insert into raw.weather_observations (city, data, units) values ('A', '{}', 'metric')")
         assert connection.execute("select tableoid::regclass::text from raw.weather_observations").fetchall() == [
-            (f"raw.{months(1)[0]}",)]
+            (f"raw.{months(1)[0]}",)
+        ]
         with pytest.raises(psycopg.errors.CheckViolation):
             connection.execute("insert into raw.weather_observations (city, data, units) values ('A', '{}', 'kelvin')")
     with postgres.connect(database) as connection:
@@ -96,7 +100,8 @@ def test_partitions_are_there_ahead(postgres: pg.Server, database: str) -> None:
         assert partitions(connection) == months(4)
         compressed = connection.execute(
             "select distinct attcompression from pg_attribute join pg_class on pg_class.oid = attrelid "
-            "where attname = 'data' and relname like 'weather_observations%' and relkind in ('r', 'p')").fetchall()
+            "where attname = 'data' and relname like 'weather_observations%' and relkind in ('r', 'p')"
+        ).fetchall()
         assert compressed == [("l",)]
 
 
@@ -132,8 +137,9 @@ def test_a_migration_that_is_killed_loses_nothing(postgres: pg.Server, database:
     deploy(postgres, database)
     with postgres.connect(database) as connection:
         assert fingerprint(connection) == before
-        assert connection.execute("select relkind from pg_class where oid = 'raw.weather_observations'::regclass"
-                                  ).fetchone() == ("p",)
+        assert connection.execute(
+            "select relkind from pg_class where oid = 'raw.weather_observations'::regclass"
+        ).fetchone() == ("p",)
 
 
 def kill(server: pg.Server, pid: int) -> None:
@@ -145,12 +151,18 @@ def test_what_is_past_its_time_is_dropped(postgres: pg.Server, database: str) ->
     deploy(postgres, database)
     with postgres.connect(database) as connection:
         for year in (2020, 2021):
-            connection.execute(f"create table raw.old_{year} partition of raw.weather_observations "
-                               f"for values from ('{year}-01-01') to ('{year}-02-01')".encode())
-            connection.execute("insert into raw.weather_observations (city, data, ingested_at) values ('A', '{}', %s)",
-                               (f"{year}-01-05",))
-        connection.execute("insert into raw.quarantine (city, received_at, ingested_at, reason, bytes, body) "
-                           "values ('A', now(), '2020-01-01', '', 0, ''), ('B', now(), now(), '', 0, '')")
+            connection.execute(
+                f"create table raw.old_{year} partition of raw.weather_observations "
+                f"for values from ('{year}-01-01') to ('{year}-02-01')".encode()
+            )
+            connection.execute(
+                "insert into raw.weather_observations (city, data, ingested_at) values ('A', '{}', %s)",
+                (f"{year}-01-05",),
+            )
+        connection.execute(
+            "insert into raw.quarantine (city, received_at, ingested_at, reason, bytes, body) "
+            "values ('A', now(), '2020-01-01', '', 0, ''), ('B', now(), now(), '', 0, '')"
+        )
         now = datetime.now(UTC)
         for keep, left in ((0, 2), ((now.year - 2020) * 12 + now.month - 2, 1), (1, 0)):
             step = retention(keep)
@@ -171,33 +183,52 @@ def test_the_incremental_read_opens_one_month_and_its_index(postgres: pg.Server,
         connection.execute("analyze raw.weather_observations")
     with postgres.connect(database, "dbt", "dbt") as connection:
         connection.execute("begin read only")
-        plan = "\n".join(str(line) for (line,) in connection.execute(
-            "explain select id from raw.weather_observations where ingested_at > now() - interval '1 hour'"))
+        plan = "\n".join(
+            str(line)
+            for (line,) in connection.execute(
+                "explain select id from raw.weather_observations where ingested_at > now() - interval '1 hour'"
+            )
+        )
         assert "Index" in plan
         assert "Seq Scan on weather_observations_before" not in plan
-        literal = "\n".join(str(line) for (line,) in connection.execute(
-            f"explain select id from raw.weather_observations where ingested_at > '{next_month()}'".encode()))  # noqa: S608
+        literal = "\n".join(
+            str(line)
+            for (line,) in connection.execute(
+                f"explain select id from raw.weather_observations where ingested_at > '{next_month()}'".encode()
+            )
+        )  # noqa: S608
         assert "weather_observations_before" not in literal
 
 
-def test_what_is_stored_is_as_it_came_and_there_once(postgres: pg.Server, database: str,
-                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_stored_is_as_it_came_and_there_once(
+    postgres: pg.Server, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     deploy(postgres, database)
     for name, value in postgres.environment(database, "analytics", "analytics").items():
         monkeypatch.setenv(name, value)
     now = int(datetime.now(UTC).timestamp())
-    told = [("plain", now, '{"a": 1}'),
-            ("tab\there\n", now, '{\n\t"a": "b\\\\c\\n\\u00fc"\r\n}'),
-            (r"back\slash \t \N", now, '{"a": 2}'),
-            ("Zürich", now, '{"a": "Zürich, 北京, 🌧"}'), ("plain", now - 3600, '{"a": 3}'), (r"\N", 0, "{}"),
-            ("before", 1577836800 + 86400, "{}"), ("plain", now, '{"a": "told later"}')]
-    lines = [good(city, "metric", dt, text.replace("{", f'{{"dt": {dt}, ', 1).replace(", }", "}"))
-             for city, dt, text in told]
+    told = [
+        ("plain", now, '{"a": 1}'),
+        ("tab\there\n", now, '{\n\t"a": "b\\\\c\\n\\u00fc"\r\n}'),
+        (r"back\slash \t \N", now, '{"a": 2}'),
+        ("Zürich", now, '{"a": "Zürich, 北京, 🌧"}'),
+        ("plain", now - 3600, '{"a": 3}'),
+        (r"\N", 0, "{}"),
+        ("before", 1577836800 + 86400, "{}"),
+        ("plain", now, '{"a": "told later"}'),
+    ]
+    lines = [
+        good(city, "metric", dt, text.replace("{", f'{{"dt": {dt}, ', 1).replace(", }", "}")) for city, dt, text in told
+    ]
     with postgres.connect(database) as connection:
-        connection.execute("create table raw.old_2020 partition of raw.weather_observations "
-                           "for values from ('2020-01-01') to ('2020-02-01')")
-        connection.execute("insert into raw.weather_observations (city, data, ingested_at) "
-                           "values ('before', '{\"dt\": 1577923200}', '2020-01-04')")
+        connection.execute(
+            "create table raw.old_2020 partition of raw.weather_observations "
+            "for values from ('2020-01-01') to ('2020-02-01')"
+        )
+        connection.execute(
+            "insert into raw.weather_observations (city, data, ingested_at) "
+            "values ('before', '{\"dt\": 1577923200}', '2020-01-04')"
+        )
     with rawtables.connect() as connection:
         outcome = rawtables.store(connection, rawtables.Batch.of([*lines, bad("odd", "metric", "why\t", b"\0")]))
         assert (outcome.new, outcome.known, outcome.quarantined) == (len(told) - 2, 2, 1)
@@ -205,15 +236,23 @@ def test_what_is_stored_is_as_it_came_and_there_once(postgres: pg.Server, databa
             assert rawtables.store(connection, rawtables.Batch.of(again)).new == 0
         assert rawtables.store(connection, rawtables.Batch.of([])) == rawtables.Outcome()
     with postgres.connect(database) as connection:
-        stored = {(city, dt): (units, data) for city, dt, units, data in connection.execute(
-            "select city, (data ->> 'dt')::bigint, units, data from raw.weather_observations where city <> 'before'")}
-        assert stored == {(city, dt): ("metric", {"dt": dt, **json.loads(text)}) for city, dt, text in reversed(told)
-                          if city != "before"}
+        stored = {
+            (city, dt): (units, data)
+            for city, dt, units, data in connection.execute(
+                "select city, (data ->> 'dt')::bigint, units, data from raw.weather_observations where city <> 'before'"
+            )
+        }
+        assert stored == {
+            (city, dt): ("metric", {"dt": dt, **json.loads(text)})
+            for city, dt, text in reversed(told)
+            if city != "before"
+        }
         assert connection.execute("select reason, body from raw.quarantine").fetchall() == [("why\t", b"\0")]
 
 
-def test_the_next_batch_stands_ready_while_postgres_is_at_work(postgres: pg.Server, database: str, tmp_path: Path,
-                                                               monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_next_batch_stands_ready_while_postgres_is_at_work(
+    postgres: pg.Server, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     deploy(postgres, database)
     for name, value in postgres.environment(database, "analytics", "analytics").items():
         monkeypatch.setenv(name, value)

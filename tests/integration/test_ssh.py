@@ -18,14 +18,14 @@ from pathlib import Path
 
 import pytest
 
-from homelab.dev.postgres import free_port
+from homelab.dev.local_postgres import free_port
 from homelab.errors import HomelabError
 from homelab.host import ConnectionLost
-from homelab.secrets import FileVault
+from homelab.secrets import FileSecretStore
 from homelab.ssh import HostKeyMismatch, Ssh, shown_key
 from homelab.steps import File
 from homelab.trust import KnownHosts, Pin, fingerprint
-from tests.integration.line import Line
+from tests.integration.flaky_proxy import FlakyProxy
 from tests.unit.test_services import inventory, steps
 
 UNPACKED = Path(__file__).parents[2] / ".venv" / "sshd"  # by ./bootstrap --test, where sshd is not installed
@@ -49,35 +49,36 @@ pytestmark = pytest.mark.skipif(bool(lacking()), reason=lacking() or "nothing")
 class Server:
     port: int
     fingerprint: str
-    vault: FileVault
+    secret_store: FileSecretStore
     known_hosts: KnownHosts
     process: subprocess.Popen[bytes]
 
     def client(self, port: int = 0, **more: float) -> Ssh:
-        key, _ = self.vault.key_pair("operator")
+        key, _ = self.secret_store.key_pair("operator")
         return Ssh("box", "127.0.0.1", key, self.known_hosts, port=port or self.port, **more)
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    vault = FileVault(tmp_path / "vault")
-    _, host_public = vault.key_pair("host")
-    _, public = vault.key_pair("operator")
+    secret_store = FileSecretStore(tmp_path / "vault")
+    _, host_public = secret_store.key_pair("host")
+    _, public = secret_store.key_pair("operator")
     keys = tmp_path / "authorized_keys"
     keys.write_text(public + "\n")
     port = free_port()
     Path("/run/sshd").mkdir(exist_ok=True)
     config = tmp_path / "sshd_config"
-    config.write_text(f"ListenAddress 127.0.0.1:{port}\nHostKey {vault.key_path('host')}\nAuthorizedKeysFile {keys}\n"
-                      f"PidFile none\nStrictModes no\nPermitRootLogin prohibit-password\nUsePAM no\n")
+    config.write_text(
+        f"ListenAddress 127.0.0.1:{port}\nHostKey {secret_store.key_path('host')}\nAuthorizedKeysFile {keys}\n"
+        f"PidFile none\nStrictModes no\nPermitRootLogin prohibit-password\nUsePAM no\n"
+    )
     command = [*as_if_sshd_were_a_user(tmp_path), str(SSHD), "-D", "-e", "-f", str(config)]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL,
-                               env={**os.environ, "LD_LIBRARY_PATH": LIBRARIES})
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env={**os.environ, "LD_LIBRARY_PATH": LIBRARIES})
     try:
         wait_for(port, process)
         digest = hashlib.sha256(base64.b64decode(host_public.split()[1])).digest()
         fingerprint = "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
-        yield Server(port, fingerprint, vault, KnownHosts(tmp_path / "pins.json"), process)
+        yield Server(port, fingerprint, secret_store, KnownHosts(tmp_path / "pins.json"), process)
     finally:
         process.terminate()
         process.wait(10)
@@ -158,7 +159,7 @@ def test_a_lost_connection_is_an_error_and_the_next_command_reconnects(server: S
 @pytest.mark.parametrize("how", ["cut", "freeze"])
 def test_a_line_that_breaks_or_falls_silent_is_noticed_and_taken_up_again(server: Server, how: str) -> None:
     server.known_hosts.pin("box", Pin(server.fingerprint))
-    with Line(server.port) as line, server.client(line.port, beat=0.2, patience=0.4) as host:
+    with FlakyProxy(server.port) as line, server.client(line.port, beat=0.2, patience=0.4) as host:
         threading.Timer(0.7, getattr(line, how)).start()
         started = time.monotonic()
         with pytest.raises(ConnectionLost):
@@ -172,7 +173,7 @@ def test_a_line_that_breaks_or_falls_silent_is_noticed_and_taken_up_again(server
 def test_an_answer_of_which_only_the_beginning_came_is_none(server: Server) -> None:
     """sshd says how the shell ended as soon as it has, and what its children print comes after it."""
     server.known_hosts.pin("box", Pin(server.fingerprint))
-    with Line(server.port) as line, server.client(line.port) as host:
+    with FlakyProxy(server.port) as line, server.client(line.port) as host:
         host.connect()
         threading.Timer(0.5, line.cut).start()
         with pytest.raises(ConnectionLost):
@@ -208,30 +209,38 @@ def test_a_command_that_does_not_end_is_given_up(server: Server) -> None:
 
 
 def test_nobody_answers(server: Server) -> None:
-    key, _ = server.vault.key_pair("operator")
+    key, _ = server.secret_store.key_pair("operator")
     with pytest.raises(HomelabError, match="no answer over SSH"):
         Ssh("box", "127.0.0.1", key, server.known_hosts, port=free_port()).connect(deadline=0.5)
 
 
 def test_a_refused_login_says_so(server: Server) -> None:
     server.known_hosts.pin("box", Pin(server.fingerprint))
-    stranger, _ = server.vault.key_pair("stranger")
+    stranger, _ = server.secret_store.key_pair("stranger")
     with pytest.raises(HomelabError, match="was refused"):
         Ssh("box", "127.0.0.1", stranger, server.known_hosts, port=server.port).connect(deadline=5)
 
 
 def test_ubuntus_cloud_images_do_not_let_passwords_in_again(tmp_path: Path) -> None:
-    (ours,) = [step for step in steps(inventory(tmp_path), "postgres")
-               if isinstance(step, File) and "/sshd_config.d/" in step.path]
-    folder, config, vault = tmp_path / "sshd_config.d", tmp_path / "sshd_config", FileVault(tmp_path / "vault")
+    (ours,) = [
+        step
+        for step in steps(inventory(tmp_path), "postgres")
+        if isinstance(step, File) and "/sshd_config.d/" in step.path
+    ]
+    folder, config, secret_store = (
+        tmp_path / "sshd_config.d",
+        tmp_path / "sshd_config",
+        FileSecretStore(tmp_path / "vault"),
+    )
     folder.mkdir()
     (folder / Path(ours.path).name).write_bytes(ours.content)
     (folder / "50-cloud-init.conf").write_text("PasswordAuthentication yes\n")
-    vault.key_pair("host")
-    config.write_text(f"Include {folder}/*.conf\nHostKey {vault.key_path('host')}\n")
+    secret_store.key_pair("host")
+    config.write_text(f"Include {folder}/*.conf\nHostKey {secret_store.key_path('host')}\n")
     Path("/run/sshd").mkdir(exist_ok=True)
     command = [*as_if_sshd_were_a_user(tmp_path), str(SSHD), "-T", "-f", str(config)]
-    said = subprocess.run(command, env={**os.environ, "LD_LIBRARY_PATH": LIBRARIES}, capture_output=True, text=True,
-                          check=True).stdout.splitlines()
+    said = subprocess.run(
+        command, env={**os.environ, "LD_LIBRARY_PATH": LIBRARIES}, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
     assert "passwordauthentication no" in said
     assert "permitrootlogin without-password" in said

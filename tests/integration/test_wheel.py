@@ -15,8 +15,12 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
-    subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)], cwd=ROOT,
-                   check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
     (wheel,) = folder.glob("homelab_data_stack-*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder / "site")
@@ -35,14 +39,22 @@ def test_templates_pipeline_and_inventory_come_along(unpacked: Path) -> None:
 
 
 def test_it_works_away_from_the_checkout(unpacked: Path, tmp_path: Path) -> None:
-    code = ("from pathlib import Path; import homelab\n"
-            "from homelab.inventory import load; from homelab.render import render; from homelab.paths import shipped\n"
-            f"assert Path(homelab.__file__).is_relative_to({str(unpacked)!r}), homelab.__file__\n"
-            "print(len(load([shipped('inventory.yaml')]).containers), len(render('postgres/pg_hba.conf.j2', rows=[])))")
+    code = (
+        "from pathlib import Path; import homelab\n"
+        "from homelab.inventory import load; from homelab.render import render; from homelab.paths import shipped\n"
+        f"assert Path(homelab.__file__).is_relative_to({str(unpacked)!r}), homelab.__file__\n"
+        "print(len(load([shipped('inventory.yaml')]).containers), len(render('postgres/pg_hba.conf.j2', rows=[])))"
+    )
     # -S and the wheel first: the editable install of the checkout must not be what answers.
     packages = next(p for p in sys.path if p.endswith("site-packages"))
-    done = subprocess.run([sys.executable, "-S", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False,
-                          env={"PYTHONPATH": f"{unpacked}:{packages}"})
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PYTHONPATH": f"{unpacked}:{packages}"},
+    )
     assert done.stdout.split()[:1] == ["3"], done.stderr
 
 
@@ -53,4 +65,8 @@ def test_the_metadata_says_what_it_is(unpacked: Path) -> None:
     assert "Provides-Extra: lab" in text
     assert any(line.startswith("Requires-Dist: fakepve") and "extra == 'lab'" in line for line in text.splitlines())
     assert (metadata.parent / "entry_points.txt").read_text().split() == [
-        "[console_scripts]", "homelab", "=", "homelab.cli:main"]
+        "[console_scripts]",
+        "homelab",
+        "=",
+        "homelab.cli:main",
+    ]

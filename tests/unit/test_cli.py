@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from homelab.commands.lock import only_one
-from homelab.commands.side_by_side import gathered, side_by_side
+from homelab.cli.output import show_rows
 from homelab.errors import HomelabError
-from homelab.secrets import FileVault
+from homelab.runtime.concurrency import run_all, run_all_or_raise
+from homelab.runtime.lab_lock import lab_lock
+from homelab.secrets import FileSecretStore
 from homelab.trust import KnownHosts
-from homelab.view import show_rows
 
 # Runs `homelab status` with `load` put in the place of reading the inventory.
 _PROGRAM = """
@@ -40,8 +40,14 @@ def _homelab(load: str, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(_program(load, *options), capture_output=True, text=True, timeout=30, check=False)
 
 
-@pytest.mark.parametrize(("error", "status"), [
-    ('HomelabError("what", "why", "do")', 1), ('InputError("what", "why", "do")', 2), ('ZeroDivisionError("what")', 1)])
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        ('HomelabError("what", "why", "do")', 1),
+        ('InputError("what", "why", "do")', 2),
+        ('ZeroDivisionError("what")', 1),
+    ],
+)
 @pytest.mark.parametrize("verbose", [False, True])
 def test_an_error_shows_a_traceback_only_if_asked(error: str, status: int, verbose: bool) -> None:
     ended = _homelab(f"def load(self): raise {error}", *(["--verbose"] if verbose else []))
@@ -53,7 +59,7 @@ def test_an_error_shows_a_traceback_only_if_asked(error: str, status: int, verbo
 def test_ctrl_c_ends_at_once_though_work_goes_on() -> None:
     load = """
 def load(self):
-    from homelab.commands.side_by_side import gathered
+    from homelab.runtime.concurrency import gathered
     import time
     with self.progress().step("somebody", "slow work"):
         print("begun", flush=True)
@@ -78,22 +84,26 @@ def test_all_work_is_done_though_one_fails() -> None:
         raise HomelabError("no")
 
     with pytest.raises(HomelabError, match="no"):
-        side_by_side({"a": fail, "b": lambda: done.append("b")})
+        run_all_or_raise({"a": fail, "b": lambda: done.append("b")})
     assert done == ["b"]
-    assert {name: future.result() for name, future in gathered({"x": lambda: 1, "y": lambda: 2}).items()} == {
-        "x": 1, "y": 2}
+    assert {name: future.result() for name, future in run_all({"x": lambda: 1, "y": lambda: 2}).items()} == {
+        "x": 1,
+        "y": 2,
+    }
 
 
 def test_only_one_at_a_time(tmp_path: Path) -> None:
     folder = tmp_path / ".homelab" / "lab"
-    with only_one(folder, "up"):
-        with pytest.raises(HomelabError, match="Another command is changing this lab") as caught, \
-                only_one(folder, "deploy"):
+    with lab_lock(folder, "up"):
+        with (
+            pytest.raises(HomelabError, match="Another command is changing this lab") as caught,
+            lab_lock(folder, "deploy"),
+        ):
             pass
         assert f"`homelab up`, process {os.getpid()}, begun at " in caught.value.details
-        with only_one(tmp_path / ".homelab" / "another", "up"):
+        with lab_lock(tmp_path / ".homelab" / "another", "up"):
             pass
-    with only_one(folder, "deploy"):
+    with lab_lock(folder, "deploy"):
         assert folder.stat().st_mode & 0o777 == 0o700
 
 
@@ -101,25 +111,27 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     for name in ("secrets.json", "known_hosts.json"):
         (tmp_path / name).write_text("{")
     with pytest.raises(HomelabError, match=r"secrets\.json is damaged"):
-        FileVault(tmp_path).secret("airflow-admin")
+        FileSecretStore(tmp_path).secret("airflow-admin")
     with pytest.raises(HomelabError, match=r"known_hosts\.json is damaged"):
         KnownHosts(tmp_path / "known_hosts.json").pins()
 
 
-@pytest.mark.parametrize(("rows", "shown"), [
-    ([], "no rows\n"),
-    ([{"a": None, "b": 1}], "a  b  \n   1  \n"),
-    ([{"[red]x": "[/foo]"}], "[red]x  \n[/foo]  \n"),
-])
+@pytest.mark.parametrize(
+    ("rows", "shown"),
+    [([], "no rows\n"), ([{"a": None, "b": 1}], "a  b  \n   1  \n"), ([{"[red]x": "[/foo]"}], "[red]x  \n[/foo]  \n")],
+)
 def test_rows(rows: list[dict[str, Any]], shown: str, capsys: pytest.CaptureFixture[str]) -> None:
     show_rows(rows)
     assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == [
-        line.rstrip() for line in shown.splitlines()]
+        line.rstrip() for line in shown.splitlines()
+    ]
 
 
 def test_rows_wider_than_the_terminal_are_shown_whole() -> None:
-    program = ("import rich.console as c; from homelab import view; "
-               "view._console = lambda: c.Console(width=40, force_terminal=True, color_system=None); "
-               "view.show_rows([{'name': 'x' * 30, 'other': 'y' * 30}])")
+    program = (
+        "import rich.console as c; from homelab import view; "
+        "view._console = lambda: c.Console(width=40, force_terminal=True, color_system=None); "
+        "view.show_rows([{'name': 'x' * 30, 'other': 'y' * 30}])"
+    )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
     assert ended.stdout.splitlines() == ["row 1", "  name   " + "x" * 30, "  other  " + "y" * 30]

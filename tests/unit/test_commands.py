@@ -8,8 +8,10 @@ from homelab.steps import Command
 from tests.support import LocalHost
 
 
-@pytest.mark.parametrize(("done", "pending"), [
-    ("true", False), ("false", True), (("true", "true"), False), (("false", "true"), True), (("true", "false"), True)])
+@pytest.mark.parametrize(
+    ("done", "pending"),
+    [("true", False), ("false", True), (("true", "true"), False), (("false", "true"), True), (("true", "false"), True)],
+)
 def test_all_of_it_has_to_be_so(done: str | tuple[str, ...], pending: bool) -> None:
     step = Command("x", done, "true")
-    assert bool(step.pending(LocalHost().batch(step.probes()))) is pending
+    assert bool(step.check(LocalHost().batch(step.probes()))) is pending

@@ -32,8 +32,14 @@ class Recorder:
 
 
 def read(monkeypatch: pytest.MonkeyPatch, series: str) -> dict[str, Any]:
-    names = ["airflow", "airflow.providers", "airflow.providers.ssh", "airflow.providers.ssh.operators",
-             "airflow.providers.ssh.operators.ssh", "airflow.sdk"]
+    names = [
+        "airflow",
+        "airflow.providers",
+        "airflow.providers.ssh",
+        "airflow.providers.ssh.operators",
+        "airflow.providers.ssh.operators.ssh",
+        "airflow.sdk",
+    ]
     modules = {name: ModuleType(name) for name in names}
     modules["airflow.providers.ssh.operators.ssh"].SSHOperator = Recorder  # type: ignore[attr-defined]
     modules["airflow.sdk" if series == "3.3" else "airflow"].DAG = Recorder  # type: ignore[attr-defined]

@@ -19,12 +19,12 @@ from homelab.commands import deploy as verb
 from homelab.commands.deploy import HostReport, deploy
 from homelab.errors import HomelabError
 from homelab.inventory import load
-from homelab.model import Container, Site, Step
-from homelab.paths import shipped
+from homelab.model import Container, ServiceContext, Step
+from homelab.paths import bundled_path
 from homelab.progress import JsonProgress, Progress, SilentProgress, TerminalProgress
 from homelab.steps import Command, File, WaitFor
 from homelab.trust import KnownHosts
-from tests.support import FixedVault, LocalHost, owner_of_new_files
+from tests.support import FixedSecretStore, LocalHost, owner_of_new_files
 
 
 @dataclass
@@ -41,35 +41,52 @@ Deploy = Callable[..., Sequence[HostReport]]
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deploy:
     """Runs a deploy of these steps in a container that is this machine."""
-    shutil.copy(shipped("inventory.yaml"), tmp_path / "inventory.yaml")
+    shutil.copy(bundled_path("inventory.yaml"), tmp_path / "inventory.yaml")
     inventory = load([tmp_path / "inventory.yaml"])
 
     def reach(container: Container, *_: object) -> Local:
         return Local(container.name)
 
-    def run(steps: Callable[[Site], Sequence[Step]], progress: Progress | None = None, dry_run: bool = False,
-            limit: Sequence[str] = ("postgres-data",)) -> Sequence[HostReport]:
+    def run(
+        steps: Callable[[ServiceContext], Sequence[Step]],
+        progress: Progress | None = None,
+        dry_run: bool = False,
+        limit: Sequence[str] = ("postgres-data",),
+    ) -> Sequence[HostReport]:
         monkeypatch.setattr(verb, "steps_of", steps)
-        return deploy(inventory, vault=FixedVault(), known_hosts=KnownHosts(tmp_path / "pins"), limit=limit,
-                      progress=progress or SilentProgress(), dry_run=dry_run, reach=reach)
+        return deploy(
+            inventory,
+            secret_store=FixedSecretStore(),
+            known_hosts=KnownHosts(tmp_path / "pins"),
+            limit=limit,
+            progress=progress or SilentProgress(),
+            dry_run=dry_run,
+            reach=reach,
+        )
 
     return run
 
 
-def two(folder: Path) -> Callable[[Site], Sequence[Step]]:
+def two(folder: Path) -> Callable[[ServiceContext], Sequence[Step]]:
     """A file, a service that reads it, and something to wait for."""
     file = File(str(folder / "f"), b"secret", *owner_of_new_files(), secret=True)
-    steps = [file, Command("service", f"test -e {folder}/s", f"touch {folder}/s; echo well", watches=[file]),
-             WaitFor("it is up", f"test -e {folder}/s", "postgres-data", early=True)]
-    return lambda site: steps
+    steps = [
+        file,
+        Command("service", f"test -e {folder}/s", f"touch {folder}/s; echo well", triggered_by=[file]),
+        WaitFor("it is up", f"test -e {folder}/s", "postgres-data", early=True),
+    ]
+    return lambda context: steps
 
 
 def test_what_was_done_and_what_was_not(run: Deploy, tmp_path: Path) -> None:
     (would,) = run(two(tmp_path), dry_run=True)
     (did,) = run(two(tmp_path))
     (again,) = run(two(tmp_path))
-    assert [c.step.title for c in would.changes] == [c.step.title for c in did.changes] == [f"file {tmp_path}/f",
-                                                                                            "service"]
+    assert (
+        [c.step.title for c in would.changes]
+        == [c.step.title for c in did.changes]
+        == [f"file {tmp_path}/f", "service"]
+    )
     assert (did.unchanged, again.changes, again.unchanged) == (1, [], 3)
     assert all(change.seconds > 0 for change in did.changes)
 
@@ -81,9 +98,17 @@ def test_events_tell_every_step_and_no_secret(run: Deploy, tmp_path: Path) -> No
     assert all(event["host"] == "postgres-data" and event["time"].endswith("+00:00") for event in events)
     kinds = [(event["event"], event.get("step")) for event in events if event["event"] != "command"]
     name = f"file {tmp_path}/f"
-    assert kinds == [("started", name), ("ended", name), ("changed", name),
-                     ("started", "service"), ("ended", "service"), ("changed", "service"),
-                     ("started", "it is up"), ("ended", "it is up"), ("waited", "it is up")]
+    assert kinds == [
+        ("started", name),
+        ("ended", name),
+        ("changed", name),
+        ("started", "service"),
+        ("ended", "service"),
+        ("changed", "service"),
+        ("started", "it is up"),
+        ("ended", "it is up"),
+        ("waited", "it is up"),
+    ]
     (command,) = [e for e in events if e["event"] == "command" and "echo well" in e["command"]]
     assert (command["status"], command["output"]) == (0, "well")
     assert b"secret" not in said.getvalue().encode()
@@ -104,7 +129,7 @@ def test_a_failure_says_what_it_means_and_what_is_half_done(run: Deploy, tmp_pat
     file = File(str(tmp_path / "f"), b"1", *owner_of_new_files())
     full = Command("the middle", "false", "echo 'tar: x: No space left on device' >&2; exit 2")
     later = [Command(f"later {number}", "false", "true") for number in range(8)]
-    (report,) = run(lambda site: [file, full, *later])
+    (report,) = run(lambda context: [file, full, *later])
     assert report.failure is not None
     assert [c.step for c in report.changes] == [file]
     assert report.failure.details.splitlines() == [
@@ -112,17 +137,21 @@ def test_a_failure_says_what_it_means_and_what_is_half_done(run: Deploy, tmp_pat
         "  tar: x: No space left on device",
         "The disk of postgres-data is full.",
         "One change was made before it; `the middle` may be half done; not begun: later 0, later 1, later 2, later 3, "
-        "later 4, later 5 and 2 more."]
+        "later 4, later 5 and 2 more.",
+    ]
     assert "df -h" in report.failure.resolution
 
 
 def test_who_waits_for_one_that_fails_gives_up_and_the_others_finish(run: Deploy, tmp_path: Path) -> None:
-    def steps(site: Site) -> Sequence[Step]:
-        return {"postgres-data": [Command("bad", "false", "exit 1")],
-                "analytics-platform": [WaitFor("postgres-data is there", "false", "postgres-data", site.failed, 60),
-                                       Command("after it", "false", "exit 1")],
-                "airflow-orchestration": [Command("good", f"test -e {tmp_path}/g", f"touch {tmp_path}/g")],
-                }[site.container.name]
+    def steps(context: ServiceContext) -> Sequence[Step]:
+        return {
+            "postgres-data": [Command("bad", "false", "exit 1")],
+            "analytics-platform": [
+                WaitFor("postgres-data is there", "false", "postgres-data", context.failed, 60),
+                Command("after it", "false", "exit 1"),
+            ],
+            "airflow-orchestration": [Command("good", f"test -e {tmp_path}/g", f"touch {tmp_path}/g")],
+        }[context.container.name]
 
     one, two, three = run(steps, limit=())
     assert one.failure is not None
@@ -132,23 +161,28 @@ def test_who_waits_for_one_that_fails_gives_up_and_the_others_finish(run: Deploy
     assert (tmp_path / "g").exists()
 
 
-def command_line(reports: Sequence[HostReport], monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
-                 *options: str) -> Result:
+def command_line(
+    reports: Sequence[HostReport], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *options: str
+) -> Result:
     """`homelab deploy …`, where a deploy gives these reports."""
+
     def given(*_: object, **more: object) -> Sequence[HostReport]:
         assert more["dry_run"] == ("--dry-run" in options or "--check-only" in options)
         return reports
 
-    shutil.copy(shipped("inventory.yaml"), tmp_path / "inventory.yaml")
+    shutil.copy(bundled_path("inventory.yaml"), tmp_path / "inventory.yaml")
     monkeypatch.setattr(verb, "deploy", given)
     monkeypatch.setattr(settings, "verbose", False)
     return CliRunner().invoke(app, ["-i", str(tmp_path / "inventory.yaml"), "deploy", *options])
 
 
-@pytest.mark.parametrize(("options", "changed", "status"), [
-    ([], True, 0), (["--dry-run"], True, 0), (["--check-only"], True, 2), (["--check-only"], False, 0)])
-def test_drift_is_exit_code_2(run: Deploy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str],
-                              changed: bool, status: int) -> None:
+@pytest.mark.parametrize(
+    ("options", "changed", "status"),
+    [([], True, 0), (["--dry-run"], True, 0), (["--check-only"], True, 2), (["--check-only"], False, 0)],
+)
+def test_drift_is_exit_code_2(
+    run: Deploy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], changed: bool, status: int
+) -> None:
     reports = run(two(tmp_path), dry_run=True) if changed else [HostReport("postgres-data", (), 0.1, steps=3)]
     done = command_line(reports, monkeypatch, tmp_path, *options)
     assert done.exit_code == status
@@ -163,9 +197,10 @@ def test_one_that_was_rolled_back_is_said_to_be_so(tmp_path: Path, monkeypatch: 
     assert json.loads(command_line([report], monkeypatch, tmp_path, "--json").stdout)[0]["rolled_back"] is True
 
 
-def test_a_failure_is_exit_code_1_and_the_result_is_json(run: Deploy, tmp_path: Path,
-                                                         monkeypatch: pytest.MonkeyPatch) -> None:
-    reports = run(lambda site: [*two(tmp_path)(site), Command("bad", "false", "exit 3")])
+def test_a_failure_is_exit_code_1_and_the_result_is_json(
+    run: Deploy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reports = run(lambda context: [*two(tmp_path)(context), Command("bad", "false", "exit 3")])
     done = command_line(reports, monkeypatch, tmp_path, "--check-only", "--json")
     assert done.exit_code == 1
     (report,) = json.loads(done.stdout)

@@ -48,10 +48,10 @@ from homelab.distributions import APT_SOURCES, DISTRIBUTIONS, distribution_of
 from homelab.errors import HomelabError, InputError
 from homelab.host import Result
 from homelab.model import Step
-from homelab.paths import shipped
+from homelab.paths import bundled_path
 from homelab.services.airflow import Airflow
 from homelab.services.postgres import Postgres
-from homelab.steps import Command, File, Hba, Packages, Running, Uv, Venv, WaitFor, commands
+from homelab.steps import Command, File, Packages, PgHba, SystemdUnit, UvInstall, Venv, WaitFor, commands
 from tests.support import LocalHost
 from tests.unit.test_services import inventory, steps
 
@@ -66,17 +66,49 @@ FACTS = {
 # systemd's directives that came with version 200 or later: "Added in version" in systemd.exec(5), systemd.unit(5).
 # `Type` itself is older; `exec` is what it is set to, and since when that can be is in systemd's NEWS.
 SINCE = {
-    "After": 201, "AmbientCapabilities": 229, "Description": 201, "LockPersonality": 235, "PrivateDevices": 209,
+    "After": 201,
+    "AmbientCapabilities": 229,
+    "Description": 201,
+    "LockPersonality": 235,
+    "PrivateDevices": 209,
     "ProtectClock": 245,
-    "ProtectControlGroups": 232, "ProtectHostname": 242, "ProtectKernelLogs": 244, "ProtectKernelModules": 232,
-    "ProtectKernelTunables": 232, "ProtectSystem": 214, "ReadWritePaths": 231, "RemoveIPC": 232,
-    "RestrictAddressFamilies": 211, "RestrictNamespaces": 233, "RestrictRealtime": 231, "RestrictSUIDSGID": 242,
-    "StartLimitIntervalSec": 229, "SystemCallArchitectures": 209, "SystemCallErrorNumber": 209, "Type": 240,
-    "WantedBy": 201, "Wants": 201,
+    "ProtectControlGroups": 232,
+    "ProtectHostname": 242,
+    "ProtectKernelLogs": 244,
+    "ProtectKernelModules": 232,
+    "ProtectKernelTunables": 232,
+    "ProtectSystem": 214,
+    "ReadWritePaths": 231,
+    "RemoveIPC": 232,
+    "RestrictAddressFamilies": 211,
+    "RestrictNamespaces": 233,
+    "RestrictRealtime": 231,
+    "RestrictSUIDSGID": 242,
+    "StartLimitIntervalSec": 229,
+    "SystemCallArchitectures": 209,
+    "SystemCallErrorNumber": 209,
+    "Type": 240,
+    "WantedBy": 201,
+    "Wants": 201,
 }
-OLDER = {"CapabilityBoundingSet", "EnvironmentFile", "ExecStart", "ExecStartPost", "ExecStartPre", "Group", "KillMode",
-         "NoNewPrivileges", "PrivateTmp", "Restart", "RestartSec", "SystemCallFilter", "TimeoutStartSec",
-         "TimeoutStopSec", "UMask", "User"}
+OLDER = {
+    "CapabilityBoundingSet",
+    "EnvironmentFile",
+    "ExecStart",
+    "ExecStartPost",
+    "ExecStartPre",
+    "Group",
+    "KillMode",
+    "NoNewPrivileges",
+    "PrivateTmp",
+    "Restart",
+    "RestartSec",
+    "SystemCallFilter",
+    "TimeoutStartSec",
+    "TimeoutStopSec",
+    "UMask",
+    "User",
+}
 
 
 def one(found: list[Step], kind: type[T]) -> T:
@@ -87,18 +119,22 @@ def one(found: list[Step], kind: type[T]) -> T:
 
 def test_each_row_is_what_is_published() -> None:
     assert {d.alias: (d.codename, d.postgres, d.python, d.sources) for d in DISTRIBUTIONS.values()} == {
-        alias: row[:4] for alias, row in FACTS.items()}
+        alias: row[:4] for alias, row in FACTS.items()
+    }
     assert set(APT_SOURCES) == {path for row in FACTS.values() for path in row[3:5]}
     assert [d.family for d in DISTRIBUTIONS.values()] == ["ubuntu", "debian", "debian"]
 
 
-@pytest.mark.parametrize(("template", "alias"), [
-    ("local:vztmpl/ubuntu-24.04-standard_24.04-2_amd64.tar.zst", UBUNTU),
-    ("local:vztmpl/debian-12-standard_12.12-1_amd64.tar.zst", BOOKWORM),
-    ("local:vztmpl/debian-13-standard_13.6-1_amd64.tar.zst", TRIXIE),
-    ("local:vztmpl/ubuntu-26.04-standard_26.04-1_amd64.tar.zst", None),
-    ("local:vztmpl/alpine-3.24-default_20260714_amd64.tar.xz", None),
-])
+@pytest.mark.parametrize(
+    ("template", "alias"),
+    [
+        ("local:vztmpl/ubuntu-24.04-standard_24.04-2_amd64.tar.zst", UBUNTU),
+        ("local:vztmpl/debian-12-standard_12.12-1_amd64.tar.zst", BOOKWORM),
+        ("local:vztmpl/debian-13-standard_13.6-1_amd64.tar.zst", TRIXIE),
+        ("local:vztmpl/ubuntu-26.04-standard_26.04-1_amd64.tar.zst", None),
+        ("local:vztmpl/alpine-3.24-default_20260714_amd64.tar.xz", None),
+    ],
+)
 def test_templates_are_known_by_their_names(template: str, alias: str | None) -> None:
     found = distribution_of(template)
     assert (found.alias if found else None) == alias
@@ -110,8 +146,8 @@ def test_postgres_is_where_the_distribution_puts_it(tmp_path: Path, alias: str) 
     version = FACTS[alias][1]
     found = steps(inventory(tmp_path, alias), "postgres")
     assert [f"postgresql-{version}"] in [step.names for step in found if isinstance(step, Packages)]
-    assert one(found, Hba).path == f"/etc/postgresql/{version}/main/pg_hba.conf"
-    assert [step.unit for step in found if isinstance(step, Running)] == [f"postgresql@{version}-main.service"]
+    assert one(found, PgHba).path == f"/etc/postgresql/{version}/main/pg_hba.conf"
+    assert [step.unit for step in found if isinstance(step, SystemdUnit)] == [f"postgresql@{version}-main.service"]
     assert f"file /etc/postgresql/{version}/main/conf.d/homelab.conf" in [step.title for step in found]
 
 
@@ -119,10 +155,10 @@ def test_postgres_is_where_the_distribution_puts_it(tmp_path: Path, alias: str) 
 @pytest.mark.parametrize("version", [15, 16, 17])
 def test_another_postgres_needs_another_source(alias: str, version: int) -> None:
     distribution, ships = DISTRIBUTIONS[alias], FACTS[alias][1]
-    said = list(Postgres(version=version).objections(distribution))
+    said = list(Postgres(version=version).unsupported_options(distribution))
     assert [option for option, _ in said] == ([] if version == ships else ["version"])
     assert all(f"ships PostgreSQL {ships}" in text for _, text in said)
-    assert list(Postgres(version=version, source="pgdg").objections(distribution)) == []
+    assert list(Postgres(version=version, source="pgdg").unsupported_options(distribution)) == []
 
 
 @pytest.mark.parametrize("alias", FACTS)
@@ -134,12 +170,14 @@ def test_pgdg_has_a_suite_of_the_codename(tmp_path: Path, alias: str) -> None:
 
     def here(text: str) -> str:
         return text.replace("/etc/os-release", f"{tmp_path}/os-release").replace(path, f"{tmp_path}/pgdg.list")
+
     assert not LocalHost().run(here(repository.done)).ok
     subprocess.run(["sh", "-c", here(repository.command)], check=True)
     assert LocalHost().run(here(repository.done)).ok
     assert (tmp_path / "pgdg.list").read_text() == (
         "deb [signed-by=/usr/share/postgresql-common/pgdg/apt.postgresql.org.asc] "
-        f"https://apt.postgresql.org/pub/repos/apt {FACTS[alias][0]}-pgdg main\n")
+        f"https://apt.postgresql.org/pub/repos/apt {FACTS[alias][0]}-pgdg main\n"
+    )
 
 
 @pytest.mark.parametrize("alias", FACTS)
@@ -152,17 +190,17 @@ def test_environments_are_made_from_the_distributions_own_python(tmp_path: Path,
     version = ".".join(map(str, FACTS[alias][2]))
     link = Result("", 0, f"{venv.path}-{version}.3-{venv.digest}".encode())
     own, other = (Result("", 0, f"Python {number}".encode()) for number in (f"{version}.3", "3.9.2"))
-    assert venv.pending([link, own, Result("", 0)]) is None
-    assert str(venv.pending([link, other, Result("", 0)])).count("the interpreter has changed") == 1
+    assert venv.check([link, own, Result("", 0)]) is None
+    assert str(venv.check([link, other, Result("", 0)])).count("the interpreter has changed") == 1
     assert "/usr/bin/python3 --version" in venv.probes()
-    assert one(found, Uv)
+    assert one(found, UvInstall)
 
 
 @pytest.mark.parametrize("alias", FACTS)
 def test_airflow_objects_to_a_python_that_it_cannot_run_on(tmp_path: Path, alias: str) -> None:
     distribution = DISTRIBUTIONS[alias]
-    assert list(Airflow(version="3.3").objections(distribution)) == []
-    said = [text for _, text in Airflow(version="2.11").objections(distribution)]
+    assert list(Airflow(version="3.3").unsupported_options(distribution)) == []
+    said = [text for _, text in Airflow(version="2.11").unsupported_options(distribution)]
     assert bool(said) == (FACTS[alias][2] > (3, 12)) == (alias == TRIXIE)
     if said:
         with pytest.raises(InputError, match=r"debian-13 has 3\.13"):
@@ -175,15 +213,21 @@ def test_sshd_is_told_under_the_name_that_all_of_them_have(tmp_path: Path, alias
 
     With a socket, the service may not run just now.
     """
-    (told,) = [step for step in steps(inventory(tmp_path, alias), "postgres")
-               if isinstance(step, Command) and "sshd" in step.title]
+    (told,) = [
+        step
+        for step in steps(inventory(tmp_path, alias), "postgres")
+        if isinstance(step, Command) and "sshd" in step.title
+    ]
     assert told.command == "systemctl try-reload-or-restart ssh.service"
 
 
 @pytest.mark.parametrize("alias", FACTS)
 def test_what_sshd_is_told_stands_before_what_cloud_init_says(tmp_path: Path, alias: str) -> None:
-    (path,) = [step.path for step in steps(inventory(tmp_path, alias), "postgres")
-               if isinstance(step, File) and step.path.startswith("/etc/ssh/sshd_config.d/")]
+    (path,) = [
+        step.path
+        for step in steps(inventory(tmp_path, alias), "postgres")
+        if isinstance(step, File) and step.path.startswith("/etc/ssh/sshd_config.d/")
+    ]
     assert path.endswith(".conf")
     assert path < "/etc/ssh/sshd_config.d/50-cloud-init.conf"
 
@@ -201,11 +245,15 @@ class Refusing(LocalHost):
         return Result(command, 255)
 
 
-def test_whoever_waits_to_be_let_in_is_not_taken_for_an_attacker(tmp_path: Path,
-                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whoever_waits_to_be_let_in_is_not_taken_for_an_attacker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Debian 13's sshd counts 5 s for a refused login, lets them run down, and hangs up at 15 s."""
-    (wait,) = [step for step in steps(inventory(tmp_path, TRIXIE), "airflow")
-               if isinstance(step, WaitFor) and "accepts Airflow's key" in step.title]
+    (wait,) = [
+        step
+        for step in steps(inventory(tmp_path, TRIXIE), "airflow")
+        if isinstance(step, WaitFor) and "accepts Airflow's key" in step.title
+    ]
     clock = [0.0]
     host = Refusing(clock)
     monkeypatch.setattr(commands.time, "monotonic", lambda: clock[0])
@@ -234,8 +282,11 @@ def test_apt_asks_nobody_and_keeps_what_was_changed(tmp_path: Path, monkeypatch:
 
 def test_units_use_only_what_the_oldest_systemd_has() -> None:
     oldest = min(row[5] for row in FACTS.values())
-    used = {name for path in shipped("templates").rglob("*.service*.j2")
-            for name in re.findall(r"(?m)^([A-Z]\w+)=", path.read_text())}
+    used = {
+        name
+        for path in bundled_path("templates").rglob("*.service*.j2")
+        for name in re.findall(r"(?m)^([A-Z]\w+)=", path.read_text())
+    }
     assert "ProtectClock" in used
     assert used - OLDER - set(SINCE) == set(), "say since when systemd has it"
     assert {name: SINCE[name] for name in used & set(SINCE) if SINCE[name] > oldest} == {}

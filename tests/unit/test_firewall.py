@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from homelab.commands.operator import own_address, shut_out
-from homelab.firewall import Firewall, Insert, Move, Remove, Rule, changes, goal, next_change, wanted
 from homelab.inventory import load
 from homelab.model import Inventory
-from homelab.paths import shipped
+from homelab.model.firewall import Firewall, Insert, Move, Remove, Rule, changes, desired_firewall, goal, next_change
+from homelab.paths import bundled_path
+from homelab.runtime.lockout import lockout_notes, own_address
 
 SSH = Rule(proto="tcp", port="22", source="192.168.2.0/24", comment="homelab: SSH for the operator")
 DB = Rule(proto="tcp", port="5432", source="192.168.2.68", comment="homelab: PostgreSQL for analytics-platform")
@@ -56,19 +56,22 @@ def steps(found: Sequence[Rule], want: Sequence[Rule]) -> list[Insert | Remove |
     return made
 
 
-@pytest.mark.parametrize(("found", "want", "expected"), [
-    ((), (), []),
-    ((SSH, DB), (SSH, DB), []),
-    ((), (SSH, DB, PING), [Insert(PING), Insert(DB), Insert(SSH)]),
-    ((SSH, MINE), (SSH,), [Remove(1)]),
-    ((MINE, DENY, SSH), (SSH,), [Remove(1), Remove(0)]),
-    ((DB, SSH), (SSH, DB), [Move(1, 0)]),
-    ((SSH, SSH), (SSH,), [Remove(0)]),
-    ((replace(SSH, enabled=False), DB), (SSH, DB), [Insert(SSH), Remove(1)]),
-    # One rule is another: only the two are touched, and put where it belongs.
-    ((SSH, WEB, PING), (SSH, MOVED, PING), [Insert(MOVED), Remove(2), Move(1, 0)]),
-    ((SSH, DB), (), [Remove(0), Remove(0)]),
-])
+@pytest.mark.parametrize(
+    ("found", "want", "expected"),
+    [
+        ((), (), []),
+        ((SSH, DB), (SSH, DB), []),
+        ((), (SSH, DB, PING), [Insert(PING), Insert(DB), Insert(SSH)]),
+        ((SSH, MINE), (SSH,), [Remove(1)]),
+        ((MINE, DENY, SSH), (SSH,), [Remove(1), Remove(0)]),
+        ((DB, SSH), (SSH, DB), [Move(1, 0)]),
+        ((SSH, SSH), (SSH,), [Remove(0)]),
+        ((replace(SSH, enabled=False), DB), (SSH, DB), [Insert(SSH), Remove(1)]),
+        # One rule is another: only the two are touched, and put where it belongs.
+        ((SSH, WEB, PING), (SSH, MOVED, PING), [Insert(MOVED), Remove(2), Move(1, 0)]),
+        ((SSH, DB), (), [Remove(0), Remove(0)]),
+    ],
+)
 def test_the_changes_in_order(found: Sequence[Rule], want: Sequence[Rule], expected: list[object]) -> None:
     assert steps(found, want) == expected
 
@@ -84,9 +87,14 @@ def lets_in(rules: Sequence[Rule], port: str, source: str) -> bool:
 def test_what_is_let_in_before_and_after_is_let_in_all_the_while() -> None:
     dice = random.Random(3)  # noqa: S311 - the same cases at every run
     packets = [(port, source) for port in "123" for source in "AB"]
-    pool = [Rule(action=action, port=port, source=source, enabled=enabled, comment=comment)
-            for action in ("ACCEPT", "DROP") for port in ("1", "2", "") for source in ("A", "B", "")
-            for enabled in (True, False) for comment in ("x", "y")]
+    pool = [
+        Rule(action=action, port=port, source=source, enabled=enabled, comment=comment)
+        for action in ("ACCEPT", "DROP")
+        for port in ("1", "2", "")
+        for source in ("A", "B", "")
+        for enabled in (True, False)
+        for comment in ("x", "y")
+    ]
     opens = [rule for rule in pool if rule.action == "ACCEPT" and rule.enabled]
     kept = 0
     for _ in range(500):
@@ -101,18 +109,24 @@ def test_what_is_let_in_before_and_after_is_let_in_all_the_while() -> None:
     assert kept > 300, "too few cases to prove anything"
 
 
-@pytest.mark.parametrize(("want", "found", "expected"), [
-    (Firewall(), Firewall(), []),
-    (Firewall(), Firewall(rules=(MINE,)), []),
-    (Firewall(), Firewall(on=True, rules=(SSH, MINE)), [f"- {SSH}", "on → off"]),
-    (Firewall(), Firewall(rules=(SSH,)), [f"- {SSH}"]),
-    (Firewall(on=True, rules=(SSH,)), Firewall(), [f"+ {SSH}", "off → on"]),
-    (Firewall(on=True, rules=(SSH,)), Firewall(on=True, rules=(SSH,)), []),
-    (Firewall(on=True, rules=(SSH,)), Firewall(on=True, rules=(DENY, SSH)), [f"- {DENY}"]),
-    (Firewall(on=True, rules=(SSH, DB)), Firewall(on=True, rules=(DB, SSH)), ["its rules in another order"]),
-    (Firewall(on=True), Firewall(on=True, policy_in="ACCEPT", policy_out="DROP"),
-     ["policy in: ACCEPT → DROP", "policy out: DROP → ACCEPT"]),
-])
+@pytest.mark.parametrize(
+    ("want", "found", "expected"),
+    [
+        (Firewall(), Firewall(), []),
+        (Firewall(), Firewall(rules=(MINE,)), []),
+        (Firewall(), Firewall(on=True, rules=(SSH, MINE)), [f"- {SSH}", "on → off"]),
+        (Firewall(), Firewall(rules=(SSH,)), [f"- {SSH}"]),
+        (Firewall(on=True, rules=(SSH,)), Firewall(), [f"+ {SSH}", "off → on"]),
+        (Firewall(on=True, rules=(SSH,)), Firewall(on=True, rules=(SSH,)), []),
+        (Firewall(on=True, rules=(SSH,)), Firewall(on=True, rules=(DENY, SSH)), [f"- {DENY}"]),
+        (Firewall(on=True, rules=(SSH, DB)), Firewall(on=True, rules=(DB, SSH)), ["its rules in another order"]),
+        (
+            Firewall(on=True),
+            Firewall(on=True, policy_in="ACCEPT", policy_out="DROP"),
+            ["policy in: ACCEPT → DROP", "policy out: DROP → ACCEPT"],
+        ),
+    ],
+)
 def test_what_is_different(want: Firewall, found: Firewall, expected: list[str]) -> None:
     target = goal(want, found)
     assert list(changes(target, found)) == expected
@@ -131,12 +145,12 @@ def inventory(folder: Path, overlay: str = "") -> Inventory:
     over.write_text(overlay)
     on = folder / "on.yaml"
     on.write_text("defaults: {firewall: true}")
-    return load([shipped("inventory.yaml"), on, over])
+    return load([bundled_path("inventory.yaml"), on, over])
 
 
 def rules(inventory: Inventory) -> dict[str, list[str]]:
     """What gets into each container."""
-    found = {container.name: wanted(inventory, container) for container in inventory.containers}
+    found = {container.name: desired_firewall(inventory, container) for container in inventory.containers}
     assert {(each.on, each.policy_in, each.policy_out) for each in found.values()} == {(True, "DROP", "ACCEPT")}
     return {name: [str(rule).removeprefix("in ACCEPT ") for rule in each.rules] for name, each in found.items()}
 
@@ -146,64 +160,94 @@ SHIPPED = {
         "tcp 22 from 192.168.2.0/24 (homelab: SSH for the operator)",
         "tcp 5432 from 192.168.2.68 (homelab: PostgreSQL for analytics-platform)",
         "tcp 5432 from 192.168.2.69 (homelab: PostgreSQL for airflow-orchestration)",
-        "icmp echo-request (homelab: ping)"],
+        "icmp echo-request (homelab: ping)",
+    ],
     "analytics-platform": [
         "tcp 22 from 192.168.2.0/24 (homelab: SSH for the operator)",
         "tcp 22 from 192.168.2.69 (homelab: SSH for airflow-orchestration)",
-        "icmp echo-request (homelab: ping)"],
+        "icmp echo-request (homelab: ping)",
+    ],
     "airflow-orchestration": [
         "tcp 22 from 192.168.2.0/24 (homelab: SSH for the operator)",
         "tcp 8080 from 192.168.2.0/24 (homelab: Airflow's web UI for the LAN)",
-        "icmp echo-request (homelab: ping)"],
+        "icmp echo-request (homelab: ping)",
+    ],
 }
 SSH_RULE = SHIPPED["postgres-data"][0]
 
 
-@pytest.mark.parametrize(("overlay", "changed"), [
-    ("", {}),
-    ("network: {operators: [10.8.0.0/24, .5]}", {name: [
-        "tcp 22 from 10.8.0.0/24 (homelab: SSH for the operator)",
-        "tcp 22 from 192.168.2.5 (homelab: SSH for the operator)", *lines[1:]] for name, lines in SHIPPED.items()}),
-    ("containers: {airflow-orchestration: {ip: .79, services: {airflow: {port: 9090}}}}", {
-        "postgres-data": [line.replace(".69", ".79") for line in SHIPPED["postgres-data"]],
-        "analytics-platform": [line.replace(".69", ".79") for line in SHIPPED["analytics-platform"]],
-        "airflow-orchestration": [line.replace("8080", "9090") for line in SHIPPED["airflow-orchestration"]]}),
-    # A service that moves takes its rules along, and nobody needs a rule to reach himself.
-    ("containers: {postgres-data: {services: {postgres: {}, analytics: {}}}, analytics-platform: {services: null}}", {
-        "postgres-data": [SSH_RULE, SHIPPED["postgres-data"][2], SHIPPED["analytics-platform"][1],
-                          "icmp echo-request (homelab: ping)"],
-        "analytics-platform": [SSH_RULE, "icmp echo-request (homelab: ping)"]}),
-])
+@pytest.mark.parametrize(
+    ("overlay", "changed"),
+    [
+        ("", {}),
+        (
+            "network: {operators: [10.8.0.0/24, .5]}",
+            {
+                name: [
+                    "tcp 22 from 10.8.0.0/24 (homelab: SSH for the operator)",
+                    "tcp 22 from 192.168.2.5 (homelab: SSH for the operator)",
+                    *lines[1:],
+                ]
+                for name, lines in SHIPPED.items()
+            },
+        ),
+        (
+            "containers: {airflow-orchestration: {ip: .79, services: {airflow: {port: 9090}}}}",
+            {
+                "postgres-data": [line.replace(".69", ".79") for line in SHIPPED["postgres-data"]],
+                "analytics-platform": [line.replace(".69", ".79") for line in SHIPPED["analytics-platform"]],
+                "airflow-orchestration": [line.replace("8080", "9090") for line in SHIPPED["airflow-orchestration"]],
+            },
+        ),
+        # A service that moves takes its rules along, and nobody needs a rule to reach himself.
+        (
+            "containers: {postgres-data: {services: {postgres: {}, analytics: {}}}, analytics-platform: {services: null}}",
+            {
+                "postgres-data": [
+                    SSH_RULE,
+                    SHIPPED["postgres-data"][2],
+                    SHIPPED["analytics-platform"][1],
+                    "icmp echo-request (homelab: ping)",
+                ],
+                "analytics-platform": [SSH_RULE, "icmp echo-request (homelab: ping)"],
+            },
+        ),
+    ],
+)
 def test_who_may_come_in(tmp_path: Path, overlay: str, changed: dict[str, list[str]]) -> None:
     assert rules(inventory(tmp_path, overlay)) == SHIPPED | changed
 
 
 def test_it_is_off_unless_said_and_can_be_said_for_one(tmp_path: Path) -> None:
-    shipped_one = load([shipped("inventory.yaml")])
-    assert {wanted(shipped_one, container) for container in shipped_one.containers} == {Firewall()}
+    shipped_one = load([bundled_path("inventory.yaml")])
+    assert {desired_firewall(shipped_one, container) for container in shipped_one.containers} == {Firewall()}
     but_one = inventory(tmp_path, "containers: {postgres-data: {firewall: false}}")
-    assert [wanted(but_one, container).on for container in but_one.containers] == [False, True, True]
+    assert [desired_firewall(but_one, container).on for container in but_one.containers] == [False, True, True]
 
 
 def test_postgres_is_open_to_exactly_those_of_pg_hba(tmp_path: Path) -> None:
     found = inventory(tmp_path)
     database = found.container_with("postgres")
-    sources = {rule.source for rule in wanted(found, database).rules if rule.port == "5432"}
-    assert sources == {str(container.address) for container, _ in found.accesses()}
+    sources = {rule.source for rule in desired_firewall(found, database).rules if rule.port == "5432"}
+    assert sources == {str(container.address) for container, _ in found.database_grants()}
 
 
-@pytest.mark.parametrize(("operators", "own", "names"), [
-    ("null", None, []),
-    ("null", "192.168.2.9", []),
-    ("null", "10.8.0.5", ["postgres-data", "analytics-platform", "airflow-orchestration"]),
-    ("[10.8.0.5]", "10.8.0.5", []),
-    # Airflow's own way in is not everybody's.
-    ("[10.8.0.0/24]", "192.168.2.69", ["postgres-data", "airflow-orchestration"]),
-])
-def test_who_works_from_elsewhere_is_told_before(tmp_path: Path, operators: str, own: str | None,
-                                                 names: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("operators", "own", "names"),
+    [
+        ("null", None, []),
+        ("null", "192.168.2.9", []),
+        ("null", "10.8.0.5", ["postgres-data", "analytics-platform", "airflow-orchestration"]),
+        ("[10.8.0.5]", "10.8.0.5", []),
+        # Airflow's own way in is not everybody's.
+        ("[10.8.0.0/24]", "192.168.2.69", ["postgres-data", "airflow-orchestration"]),
+    ],
+)
+def test_who_works_from_elsewhere_is_told_before(
+    tmp_path: Path, operators: str, own: str | None, names: list[str]
+) -> None:
     found = inventory(tmp_path, f"network: {{operators: {operators}}}")
-    notes = list(shut_out(found, found.containers, lambda _: IPv4Address(own) if own else None))
+    notes = list(lockout_notes(found, found.containers, lambda _: IPv4Address(own) if own else None))
     assert [note.container for note in notes] == names
     assert all(f"comes from {own}, which is not among `operators`" in note.text for note in notes)
 

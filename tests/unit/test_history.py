@@ -14,19 +14,26 @@ from typing import Any
 import pytest
 
 from homelab.cli import pipeline
-from homelab.commands import backfill, following
+from homelab.commands import backfill
 from homelab.errors import HomelabError, InputError
 from homelab.host import Result
 from homelab.progress import SilentProgress, Update
+from homelab.runtime import job_progress
 from tests.support import LocalHost
 
 DAY = datetime(2019, 1, 1)
 
 
-@pytest.mark.parametrize("words", [
-    {}, {"file": Path("a"), "first": DAY}, {"file": Path("a"), "until": DAY}, {"until": DAY},
-    {"file": Path("a"), "city": ["A", "B"]},
-])
+@pytest.mark.parametrize(
+    "words",
+    [
+        {},
+        {"file": Path("a"), "first": DAY},
+        {"file": Path("a"), "until": DAY},
+        {"until": DAY},
+        {"file": Path("a"), "city": ["A", "B"]},
+    ],
+)
 def test_a_file_and_days_exclude_each_other(words: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="either a file or days"):
         pipeline.backfill(**words)
@@ -45,8 +52,15 @@ class Far(LocalHost):
             return Result(command, 0, b"3 of 9 weeks\n")
         self.ran.append(command)
         assert self.looked.wait(10)
-        said = {"stored": 5, "unchanged": 0, "quarantined": 0, "reasons": {}, "requests": 2, "whole": 1,
-                "failed": {"B": "HTTP 404: city not found"} if self.status == 4 else {}}
+        said = {
+            "stored": 5,
+            "unchanged": 0,
+            "quarantined": 0,
+            "reasons": {},
+            "requests": 2,
+            "whole": 1,
+            "failed": {"B": "HTTP 404: city not found"} if self.status == 4 else {},
+        }
         return Result(command, self.status, json.dumps(said).encode(), b"error: it is so\n")
 
 
@@ -66,22 +80,30 @@ def ask(host: Far, progress: Seen) -> backfill.Backfilled:
 
 
 def test_how_far_it_is_and_what_came_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(following, "LOOK", 0.01)
+    monkeypatch.setattr(job_progress, "LOOK", 0.01)
     host, progress = Far(status=4), Seen()
     told = ask(host, progress)
     assert progress.far[0] == "3 of 9 weeks"
     assert "--from 2019-01-01 --to 2019-02-01 --city A --city B" in host.ran[0]
-    assert str(told).splitlines()[:2] == ["5 observations stored, 0 were there already, 1 weeks were whole and not "
-                                          "asked for again", "  B: HTTP 404: city not found"]
+    assert str(told).splitlines()[:2] == [
+        "5 observations stored, 0 were there already, 1 weeks were whole and not asked for again",
+        "  B: HTTP 404: city not found",
+    ]
 
 
-@pytest.mark.parametrize(("status", "kind", "brief"), [
-    (2, InputError, "The history cannot be asked for"), (3, HomelabError, "OpenWeather refuses the key"),
-    (5, HomelabError, "A backfill is going on"), (1, HomelabError, "local: bringing in the history"),
-])
-def test_each_end_has_its_words(monkeypatch: pytest.MonkeyPatch, status: int, kind: type[HomelabError],
-                                brief: str) -> None:
-    monkeypatch.setattr(following, "LOOK", 0.01)
+@pytest.mark.parametrize(
+    ("status", "kind", "brief"),
+    [
+        (2, InputError, "The history cannot be asked for"),
+        (3, HomelabError, "OpenWeather refuses the key"),
+        (5, HomelabError, "A backfill is going on"),
+        (1, HomelabError, "local: bringing in the history"),
+    ],
+)
+def test_each_end_has_its_words(
+    monkeypatch: pytest.MonkeyPatch, status: int, kind: type[HomelabError], brief: str
+) -> None:
+    monkeypatch.setattr(job_progress, "LOOK", 0.01)
     with pytest.raises(kind, match=brief) as caught:
         ask(Far(status=status), Seen())
     assert "it is so" in str(caught.value) or status == 5

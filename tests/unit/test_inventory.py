@@ -11,11 +11,11 @@ import pytest
 import yaml
 
 from homelab.errors import InputError
-from homelab.inventory import load, options, schedule
-from homelab.inventory.placement import Placement
-from homelab.inventory.table import Table
+from homelab.inventory import load, schedule, service_options
+from homelab.inventory.container_defaults import ContainerDefaults
+from homelab.inventory.section import Section
 from homelab.model import City, Inventory
-from homelab.paths import shipped
+from homelab.paths import bundled_path
 from homelab.services import SERVICES
 from homelab.services.analytics import Analytics
 
@@ -81,14 +81,22 @@ def test_what_is_read(tmp_path: Path) -> None:
     assert inventory.endpoint.token_file == tmp_path / ".homelab" / "proxmox-token"
     assert inventory.pipeline.cities == (City(name="Newark,US"),)
     assert (db.template, db.storage, db.shape.disk, db.shape.swap, db.shape.pool) == (
-        "ubuntu-24.04", "local-lvm", 8, 512, None)
+        "ubuntu-24.04",
+        "local-lvm",
+        8,
+        512,
+        None,
+    )
 
 
-@pytest.mark.parametrize(("subnet", "short", "whole"), [
-    ("192.168.2.0/24", ".67", "192.168.2.67"),
-    ("192.168.2.64/26", ".67", "192.168.2.67"),
-    ("10.20.0.0/16", ".67", "10.20.0.67"),
-])
+@pytest.mark.parametrize(
+    ("subnet", "short", "whole"),
+    [
+        ("192.168.2.0/24", ".67", "192.168.2.67"),
+        ("192.168.2.64/26", ".67", "192.168.2.67"),
+        ("10.20.0.0/16", ".67", "10.20.0.67"),
+    ],
+)
 def test_the_last_part_of_an_address(tmp_path: Path, subnet: str, short: str, whole: str) -> None:
     text = BASE.replace("192.168.2.0/24", subnet).replace(".67", short)
     text = text.replace("gateway: .1", "gateway: .65").replace("192.168.2.68", ".68")
@@ -99,9 +107,11 @@ def test_an_overlay_merges_replaces_and_deletes(tmp_path: Path) -> None:
     base = BASE + "defaults: {disk: 9, pool: mine}\n"
     (tmp_path / "sub").mkdir()
     overlay = tmp_path / "sub" / "lab.yaml"
-    overlay.write_text("lab: lab\nproxmox: {port: 18006, token_file: token}\ndefaults: {pool: null, swap: 0}\n"
-                       "containers: {db: {memory: 1024}, flow: null, lake: {services: {analytics: {threads: 4}}}}\n"
-                       "pipeline: {cities: [a, b]}\n")
+    overlay.write_text(
+        "lab: lab\nproxmox: {port: 18006, token_file: token}\ndefaults: {pool: null, swap: 0}\n"
+        "containers: {db: {memory: 1024}, flow: null, lake: {services: {analytics: {threads: 4}}}}\n"
+        "pipeline: {cities: [a, b]}\n"
+    )
     (tmp_path / "inventory.yaml").write_text(base)
     inventory = load([tmp_path / "inventory.yaml", overlay])
     assert [c.name for c in inventory.containers] == ["db", "lake"]
@@ -129,8 +139,11 @@ FAULTS = [
     ("homelab@pve!cli", "homelab", "inventory.yaml:4: proxmox.token_id: must be user@realm!name"),
     ("host: pve.lan", "host: a\n  port: 0", "inventory.yaml:4: proxmox.port: must be a whole number from 1 to 65535"),
     ("host: pve.lan", "host: a\n  fingerprint: AA:BB", "inventory.yaml:4: proxmox.fingerprint: must be a SHA-256"),
-    ("host: pve.lan", f"host: a\n  fingerprint: {'ab' * 32}\n  ca_file: x",
-     "inventory.yaml:5: proxmox.ca_file: stands beside `fingerprint`"),
+    (
+        "host: pve.lan",
+        f"host: a\n  fingerprint: {'ab' * 32}\n  ca_file: x",
+        "inventory.yaml:5: proxmox.ca_file: stands beside `fingerprint`",
+    ),
     ("192.168.2.0/24", "192.168.2.1/24", "inventory.yaml:6: network.subnet: must be a network such as"),
     ("192.168.2.0/24", "192.168.2.0/30", "inventory.yaml:6: network.subnet: must have a prefix length"),
     ("gateway: .1", "gateway: 10.0.0.1", "inventory.yaml:7: network.gateway: 10.0.0.1 is outside the subnet"),
@@ -152,8 +165,11 @@ FAULTS = [
     ("memory: 2048", "memory: 2 GB", "inventory.yaml:14: containers.db.memory: must be a whole number of MiB from 128"),
     ("memory: 2048", "memory: 2048\n    disk: 0", "inventory.yaml:15: containers.db.disk: must be a whole number of"),
     ("memory: 2048", "memory: 2048\n    onboot: yes", "inventory.yaml:15: containers.db.onboot: must be true or false"),
-    ("memory: 2048", "memory: 2048\n    template: ubuntu-2404",
-     "inventory.yaml:15: containers.db.template: unknown template 'ubuntu-2404'; did you mean `ubuntu-24.04`?"),
+    (
+        "memory: 2048",
+        "memory: 2048\n    template: ubuntu-2404",
+        "inventory.yaml:15: containers.db.template: unknown template 'ubuntu-2404'; did you mean `ubuntu-24.04`?",
+    ),
     ("  db:", "  Db_1:", "inventory.yaml:10: containers.Db_1: the name is also the host name"),
     ("  lake:", "  db:", "inventory.yaml:16: containers.db: written twice; the first one is in line 10"),
     ("    cores: 1\n", "", "inventory.yaml:10: containers.db.cores: is missing"),
@@ -165,28 +181,39 @@ FAULTS = [
     ("{version: 16}", "{source: apt}", "inventory.yaml:15: containers.db.services.postgres.source: must be one of 'di"),
     ("{version: 16}", "{verison: 16}", "inventory.yaml:15: containers.db.services.postgres.verison: unknown key; did "),
     ("{version: 16}", "{version: 15}", "inventory.yaml:15: containers.db.services.postgres.version: ubuntu-24.04 ship"),
-    ("{airflow: {}}", "{airflow: {version: 3.3}}",
-     "inventory.yaml:28: containers.flow.services.airflow.version: must be one of '3.3', '2.11', not 3.3; put it in q"),
-    ("ip: .69", "ip: .69\n    template: local:vztmpl/debian-13-standard_13.1-2_amd64.tar.zst\n"
-     "    disk: 9", None),
+    (
+        "{airflow: {}}",
+        "{airflow: {version: 3.3}}",
+        "inventory.yaml:28: containers.flow.services.airflow.version: must be one of '3.3', '2.11', not 3.3; put it in q",
+    ),
+    ("ip: .69", "ip: .69\n    template: local:vztmpl/debian-13-standard_13.1-2_amd64.tar.zst\n    disk: 9", None),
     ('["Newark,US"]', "[]", "inventory.yaml:30: pipeline.cities: must name at least one city"),
     ('["Newark,US"]', "[x, x]", "inventory.yaml:30: pipeline.cities[1]: 'x' stands in the list twice"),
     ('["Newark,US"]', "[5]", "inventory.yaml:30: pipeline.cities[0]: must be a name such as"),
     ('["Newark,US"]', "[{id: 5}]", "inventory.yaml:30: pipeline.cities[0].name: is missing"),
     ('["Newark,US"]', "[{name: x, latitude: 5}]", "inventory.yaml:30: pipeline.cities[0]: needs both latitude"),
-    ('["Newark,US"]', "[{name: x, latitude: 95, longitude: 1}]",
-     "inventory.yaml:30: pipeline.cities[0].latitude: must be a number from -90 to 90"),
-    ('["Newark,US"]', "[{name: x, id: 1, latitude: 5, longitude: 1}]",
-     "inventory.yaml:30: pipeline.cities[0]: has both an id and coordinates"),
+    (
+        '["Newark,US"]',
+        "[{name: x, latitude: 95, longitude: 1}]",
+        "inventory.yaml:30: pipeline.cities[0].latitude: must be a number from -90 to 90",
+    ),
+    (
+        '["Newark,US"]',
+        "[{name: x, id: 1, latitude: 5, longitude: 1}]",
+        "inventory.yaml:30: pipeline.cities[0]: has both an id and coordinates",
+    ),
     ('["Newark,US"]', "[x]\n  schedule: '@hurly'", "inventory.yaml:31: pipeline.schedule: unknown preset '@hurly'; d"),
     ('["Newark,US"]', "[x]\n  units: kelvin", "inventory.yaml:31: pipeline.units: must be one of 'standard', 'metric'"),
     ('["Newark,US"]', "[x]\n  base_url: ftp://x", "inventory.yaml:31: pipeline.base_url: must be an http or https URL"),
     ('["Newark,US"]', "{file: cities.txt}", "inventory.yaml:30: pipeline.cities.file: must be a path that ends in"),
     ('["Newark,US"]', "{fil: cities.csv}", "inventory.yaml:30: pipeline.cities.fil: unknown key; did you mean `file`"),
     ('["Newark,US"]', "[x]\n  rate_limit: -1", "inventory.yaml:31: pipeline.rate_limit: must be a whole number of req"),
-    ('["Newark,US"]', f"{[f'c{n}' for n in range(11)]}\n  rate_limit: 1",
-     "inventory.yaml:30: pipeline.cities: has 11 cities, and at 1 requests a minute a run of 10 minutes asks for 10"),
-    ("pipeline:\n  cities: [\"Newark,US\"]\n", "", "inventory.yaml:1: pipeline: is missing"),
+    (
+        '["Newark,US"]',
+        f"{[f'c{n}' for n in range(11)]}\n  rate_limit: 1",
+        "inventory.yaml:30: pipeline.cities: has 11 cities, and at 1 requests a minute a run of 10 minutes asks for 10",
+    ),
+    ('pipeline:\n  cities: ["Newark,US"]\n', "", "inventory.yaml:1: pipeline: is missing"),
     ("pipeline:", "pipelines:", "inventory.yaml:29: pipelines: unknown key; did you mean `pipeline`?"),
 ]
 
@@ -204,8 +231,9 @@ def test_each_fault_has_its_line_and_path(tmp_path: Path, old: str, new: str, ex
 def test_airflow_2_needs_an_older_python(tmp_path: Path) -> None:
     text = BASE.replace("{airflow: {}}", '{airflow: {version: "2.11"}}\n    template: debian-13')
     assert faults(tmp_path, text) == [
-        'inventory.yaml:28: containers.flow.services.airflow.version: Airflow 2.11 runs on Python up to 3.12, and '
-        'debian-13 has 3.13: write "3.3", or another template']
+        "inventory.yaml:28: containers.flow.services.airflow.version: Airflow 2.11 runs on Python up to 3.12, and "
+        'debian-13 has 3.13: write "3.3", or another template'
+    ]
 
 
 def test_all_faults_come_at_once_in_the_order_of_the_lines(tmp_path: Path) -> None:
@@ -215,10 +243,18 @@ def test_all_faults_come_at_once_in_the_order_of_the_lines(tmp_path: Path) -> No
 
 
 def test_a_fault_of_an_overlay_points_into_the_overlay(tmp_path: Path) -> None:
-    found = faults(tmp_path, BASE.replace("cores: 1", "cores: 0"),
-                   "\n\ncontainers:\n  db: {memory: 1}\n", "network: {gateway: 1.2.3.4}\nnetwrok: {}\n")
+    found = faults(
+        tmp_path,
+        BASE.replace("cores: 1", "cores: 0"),
+        "\n\ncontainers:\n  db: {memory: 1}\n",
+        "network: {gateway: 1.2.3.4}\nnetwrok: {}\n",
+    )
     assert [line.partition(": ")[0] for line in found] == [
-        "inventory.yaml:13", "overlay1.yaml:4", "overlay2.yaml:1", "overlay2.yaml:2"]
+        "inventory.yaml:13",
+        "overlay1.yaml:4",
+        "overlay2.yaml:1",
+        "overlay2.yaml:2",
+    ]
 
 
 def test_what_an_overlay_has_replaced_is_forgotten(tmp_path: Path) -> None:
@@ -226,16 +262,22 @@ def test_what_an_overlay_has_replaced_is_forgotten(tmp_path: Path) -> None:
     assert found == ["overlay1.yaml:2: pipeline.cities[0].name: is missing: a city's name"]
 
 
-@pytest.mark.parametrize(("text", "expected"), [
-    ("lab: [\n", "inventory.yaml:2: not valid YAML"),
-    ("schedule: @hourly\n", "inventory.yaml:1: not valid YAML: found character '@' that cannot start any token; put"),
-    ("lab: home\n\tx: 1\n", "inventory.yaml:2: not valid YAML"),
-    ("- a\n", "inventory.yaml:1: must be a mapping, not a list"),
-    ("lab: !!python/object:os.system x\n", "inventory.yaml:1: not valid YAML"),
-    ("lab: \x00\n", "inventory.yaml:1: not valid YAML: unacceptable character"),
-    ("lab: " + "[" * 1000, "inventory.yaml:1: nested too deeply"),
-    ("a: &x [*x]\n", "inventory.yaml:1: a[0]: nested too deeply, or an alias that contains itself"),
-])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("lab: [\n", "inventory.yaml:2: not valid YAML"),
+        (
+            "schedule: @hourly\n",
+            "inventory.yaml:1: not valid YAML: found character '@' that cannot start any token; put",
+        ),
+        ("lab: home\n\tx: 1\n", "inventory.yaml:2: not valid YAML"),
+        ("- a\n", "inventory.yaml:1: must be a mapping, not a list"),
+        ("lab: !!python/object:os.system x\n", "inventory.yaml:1: not valid YAML"),
+        ("lab: \x00\n", "inventory.yaml:1: not valid YAML: unacceptable character"),
+        ("lab: " + "[" * 1000, "inventory.yaml:1: nested too deeply"),
+        ("a: &x [*x]\n", "inventory.yaml:1: a[0]: nested too deeply, or an alias that contains itself"),
+    ],
+)
 def test_what_is_no_inventory_at_all(tmp_path: Path, text: str, expected: str) -> None:
     (fault, *_) = faults(tmp_path, text)
     assert fault.startswith(expected)
@@ -243,7 +285,12 @@ def test_what_is_no_inventory_at_all(tmp_path: Path, text: str, expected: str) -
 
 def test_an_empty_file_lacks_every_section_and_nothing_below(tmp_path: Path) -> None:
     assert [line.split(": ")[1] for line in faults(tmp_path, "")] == [
-        "lab", "proxmox", "network", "containers", "pipeline"]
+        "lab",
+        "proxmox",
+        "network",
+        "containers",
+        "pipeline",
+    ]
 
 
 def test_a_missing_file_names_init(tmp_path: Path) -> None:
@@ -252,32 +299,51 @@ def test_a_missing_file_names_init(tmp_path: Path) -> None:
     assert "homelab init" in caught.value.resolution
 
 
-@pytest.mark.parametrize(("text", "good"), [
-    ("@hourly", True), ("@daily", True), ("0 * * * *", True), ("*/15 0-6,12 1 jan-mar mon", True),
-    ("5/10 * * * *", True),
-    ("@often", False), ("0 * * *", False), ("60 * * * *", False), ("* 24 * * *", False), ("* * 0 * *", False),
-    ("* * * 13 *", False), ("* * * * 8", False), ("*/0 * * * *", False), ("5-1 * * * *", False), ("a * * * *", False),
-    ("* * * foo *", False), ("", False), ("-1 * * * *", False),
-])
+@pytest.mark.parametrize(
+    ("text", "good"),
+    [
+        ("@hourly", True),
+        ("@daily", True),
+        ("0 * * * *", True),
+        ("*/15 0-6,12 1 jan-mar mon", True),
+        ("5/10 * * * *", True),
+        ("@often", False),
+        ("0 * * *", False),
+        ("60 * * * *", False),
+        ("* 24 * * *", False),
+        ("* * 0 * *", False),
+        ("* * * 13 *", False),
+        ("* * * * 8", False),
+        ("*/0 * * * *", False),
+        ("5-1 * * * *", False),
+        ("a * * * *", False),
+        ("* * * foo *", False),
+        ("", False),
+        ("-1 * * * *", False),
+    ],
+)
 def test_schedules(text: str, good: bool) -> None:
     assert (schedule.objection(text) is None) is good
 
 
-@pytest.mark.parametrize(("line", "fault"), [
-    ("features: [keyctl, x]", "features[1]: must be one of nesting, keyctl"),
-    ("tags: [Prod]", "tags[0]: must be a tag: lower-case letters"),
-    ("tags: [homelab-x]", "tags[0]: must be a tag: lower-case letters"),
-    ("tags: prod", "tags: must be a list, not 'prod'"),
-    ("protection: 1", "protection: must be true or false"),
-    ("stop_timeout: -1", "stop_timeout: must be a whole number of seconds from 0"),
-    ("mounts: {data: 8}", "mounts.data: must be an absolute path"),
-    ("mounts: {/a/../b: 8}", "mounts./a/../b: must be an absolute path"),
-    ("mounts: {/a: 0}", "mounts./a.size: must be a whole number of GiB from 1"),
-    ("mounts: {/a: {backup: true}}", "mounts./a.size: is missing"),
-    ("mounts: {/a: {size: 1, bakup: true}}", "mounts./a.bakup: unknown key; did you mean `backup`?"),
-    ("ssh_keys: [5]", "ssh_keys[0]: must be a public key or a file with some, not 5"),
-    ("ssh_keys: [ssh-ed25519 AAAA, inventory.yaml]", "ssh_keys[1]: is not a public key: 'lab: home'"),
-])
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ("features: [keyctl, x]", "features[1]: must be one of nesting, keyctl"),
+        ("tags: [Prod]", "tags[0]: must be a tag: lower-case letters"),
+        ("tags: [homelab-x]", "tags[0]: must be a tag: lower-case letters"),
+        ("tags: prod", "tags: must be a list, not 'prod'"),
+        ("protection: 1", "protection: must be true or false"),
+        ("stop_timeout: -1", "stop_timeout: must be a whole number of seconds from 0"),
+        ("mounts: {data: 8}", "mounts.data: must be an absolute path"),
+        ("mounts: {/a/../b: 8}", "mounts./a/../b: must be an absolute path"),
+        ("mounts: {/a: 0}", "mounts./a.size: must be a whole number of GiB from 1"),
+        ("mounts: {/a: {backup: true}}", "mounts./a.size: is missing"),
+        ("mounts: {/a: {size: 1, bakup: true}}", "mounts./a.bakup: unknown key; did you mean `backup`?"),
+        ("ssh_keys: [5]", "ssh_keys[0]: must be a public key or a file with some, not 5"),
+        ("ssh_keys: [ssh-ed25519 AAAA, inventory.yaml]", "ssh_keys[1]: is not a public key: 'lab: home'"),
+    ],
+)
 def test_each_fault_of_a_placement(tmp_path: Path, line: str, fault: str) -> None:
     found = faults(tmp_path, BASE.replace("    cores: 1\n", f"    cores: 1\n    {line}\n"))
     assert found[0].startswith(f"inventory.yaml:14: containers.db.{fault}")
@@ -285,8 +351,10 @@ def test_each_fault_of_a_placement(tmp_path: Path, line: str, fault: str) -> Non
 
 def test_a_file_of_public_keys_that_is_not_there(tmp_path: Path) -> None:
     fault = faults(tmp_path, BASE + "defaults: {ssh_keys: [nosuch.pub]}\n")[0]
-    assert fault == f"inventory.yaml:31: defaults.ssh_keys[0]: {tmp_path}/nosuch.pub cannot be read: No such file " \
-                    "or directory"
+    assert (
+        fault == f"inventory.yaml:31: defaults.ssh_keys[0]: {tmp_path}/nosuch.pub cannot be read: No such file "
+        "or directory"
+    )
 
 
 def test_public_keys_come_from_the_inventory_and_from_files(tmp_path: Path) -> None:
@@ -299,7 +367,8 @@ def test_public_keys_come_from_the_inventory_and_from_files(tmp_path: Path) -> N
 def test_a_range_of_vmids_stands_for_those_that_are_not_given(tmp_path: Path) -> None:
     without = BASE.replace("    vmid: 167\n", "")
     assert [fault.split(": ", 1)[1] for fault in faults(tmp_path, without)] == [
-        "containers.db.vmid: is missing: a whole number from 100 to 999999999"]
+        "containers.db.vmid: is missing: a whole number from 100 to 999999999"
+    ]
     inventory = read(tmp_path, without + "defaults: {vmids: 160-199}\n")
     assert ([c.vmid for c in inventory.containers], inventory.vmids) == ([0, 168, 169], range(160, 200))
     fault = faults(tmp_path, without + "defaults: {vmids: 200-100}\n")[1]
@@ -308,52 +377,63 @@ def test_a_range_of_vmids_stands_for_those_that_are_not_given(tmp_path: Path) ->
 
 def test_what_a_placement_becomes(tmp_path: Path) -> None:
     extra = "    bridge: vmbr1\n    vlan: 7\n    tags: [prod]\n    mounts: {/data: 5, /big: {size: 9, storage: zfs}}\n"
-    db, lake, _ = read(tmp_path, BASE.replace("    cores: 1\n", f"    cores: 1\n{extra}") + (
-        "defaults: {mtu: 1400, start_delay: 5, features: [nesting, keyctl], protection: true}\n")).containers
+    db, lake, _ = read(
+        tmp_path,
+        BASE.replace("    cores: 1\n", f"    cores: 1\n{extra}")
+        + ("defaults: {mtu: 1400, start_delay: 5, features: [nesting, keyctl], protection: true}\n"),
+    ).containers
     assert (db.shape.bridge, db.shape.vlan, db.shape.mtu) == ("vmbr1", 7, 1400)
     assert (lake.shape.bridge, lake.shape.vlan, lake.shape.mtu) == ("vmbr0", None, 1400)
     assert db.shape.tags == {"homelab", "homelab-home", "prod"}
     assert [(m.path, m.size, m.storage, m.backup) for m in db.shape.mounts] == [
-        ("/big", 9, "zfs", True), ("/data", 5, "local-lvm", True)]
+        ("/big", 9, "zfs", True),
+        ("/data", 5, "local-lvm", True),
+    ]
     assert (lake.shape.start_delay, lake.shape.features, lake.shape.protection) == (5, {"nesting", "keyctl"}, True)
 
 
 def test_the_shipped_inventory_is_the_manual(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every option stands in it, commented out or not, and nothing in it is unknown."""
     asked: set[str] = set()
-    value = Table.value
+    value = Section.value
 
-    def remembering(self: Table, key: str, *args: object, **kwargs: object) -> object:
+    def remembering(self: Section, key: str, *args: object, **kwargs: object) -> object:
         asked.add(key)
         return value(self, key, *args, **kwargs)  # type: ignore[arg-type]
-    monkeypatch.setattr(Table, "value", remembering)
-    path = shipped("inventory.yaml")
+
+    monkeypatch.setattr(Section, "value", remembering)
+    path = bundled_path("inventory.yaml")
     inventory = load([path])
-    asked |= {option for service in SERVICES.values() for option in options.names(service)} | {"id", "latitude"}
+    asked |= {option for service in SERVICES.values() for option in service_options.names(service)} | {"id", "latitude"}
     text = path.read_text()
     missing = [key for key in sorted(asked) if not re.search(rf"(?m)(^\s*(# )?|[{{ ]){key}:", text)]
     assert missing == []
     assert {"vlan", "token_file", "template", "schedule", "memory_limit"} <= asked
     assert [(c.name, c.vmid, str(c.address), c.shape.cores, c.shape.memory) for c in inventory.containers] == [
-        ("postgres-data", 167, "192.168.2.67", 1, 2048), ("analytics-platform", 168, "192.168.2.68", 2, 4096),
-        ("airflow-orchestration", 169, "192.168.2.69", 2, 4096)]
+        ("postgres-data", 167, "192.168.2.67", 1, 2048),
+        ("analytics-platform", 168, "192.168.2.68", 2, 4096),
+        ("airflow-orchestration", 169, "192.168.2.69", 2, 4096),
+    ]
 
 
 def test_the_comments_of_the_shipped_inventory_tell_the_truth(tmp_path: Path) -> None:
     """What stands there as a comment is valid, and where it says that it is the default, it is."""
-    text = shipped("inventory.yaml").read_text()
+    text = bundled_path("inventory.yaml").read_text()
     opened = re.sub(r"(?m)^( +)# (\w+:( |$))", r"\1\2", text)
     opened = re.sub(r"(?m)^( +)# (- \{)", r"\1\2", opened).replace("  ca_file", "  # ca_file")
     opened = re.sub(r"(?m)^( +)#   (/)", r"\1  \2", opened)
-    assert set(yaml.safe_load(opened)["defaults"]) == {field.name for field in fields(Placement)} | {"vmids"}
+    assert set(yaml.safe_load(opened)["defaults"]) == {field.name for field in fields(ContainerDefaults)} | {"vmids"}
     inventory, plain = read(tmp_path, opened), read(tmp_path, text)
     assert inventory.network.vlan == 20
     assert list(map(str, inventory.containers[0].shape.mounts)) == [
-        "/srv/archive 100 GiB without backup", "/var/lib/postgresql 32 GiB"]
+        "/srv/archive 100 GiB without backup",
+        "/var/lib/postgresql 32 GiB",
+    ]
     assert (inventory.vmids, plain.vmids) == (range(160, 200), range(0))
     for name in ("bridge", "firewall", "protection", "features", "tags"):
         assert [getattr(c.shape, name) for c in inventory.containers] == [
-            getattr(c.shape, name) for c in plain.containers]
+            getattr(c.shape, name) for c in plain.containers
+        ]
     assert inventory.endpoint.fingerprint is not None
     assert inventory.endpoint.token_file == plain.endpoint.token_file
     assert inventory.pipeline.units == plain.pipeline.units

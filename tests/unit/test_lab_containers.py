@@ -10,21 +10,30 @@ from pathlib import Path
 
 import pytest
 
-from homelab.lab import LABS, guest, template
+from homelab.lab import LABS, guest, template_build
 from homelab.lab.containers import Runtime
 from homelab.trust import fingerprint
 
-CONFIG = {"hostname": "db", "memory": 512, "swap": 0, "cores": 1, "features": "nesting=1",
-          "net0": "name=eth0,bridge=hl-e2e,gw=10.99.2.129,hwaddr=BC:24:11:00:00:01,ip=10.99.2.195/25,type=veth"}
+CONFIG = {
+    "hostname": "db",
+    "memory": 512,
+    "swap": 0,
+    "cores": 1,
+    "features": "nesting=1",
+    "net0": "name=eth0,bridge=hl-e2e,gw=10.99.2.129,hwaddr=BC:24:11:00:00:01,ip=10.99.2.195/25,type=veth",
+}
 
 
-@pytest.mark.parametrize(("text", "found"), [
-    ("name=eth0,bridge=vmbr0", {"name": "eth0", "bridge": "vmbr0"}),
-    ("local:195/vm-195-disk-0.raw,size=8G", {"volume": "local:195/vm-195-disk-0.raw", "size": "8G"}),
-    ("order=2,up=30", {"order": "2", "up": "30"}),
-    ("key=a=b", {"key": "a=b"}),
-    ("", {}),
-])
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("name=eth0,bridge=vmbr0", {"name": "eth0", "bridge": "vmbr0"}),
+        ("local:195/vm-195-disk-0.raw,size=8G", {"volume": "local:195/vm-195-disk-0.raw", "size": "8G"}),
+        ("order=2,up=30", {"order": "2", "up": "30"}),
+        ("key=a=b", {"key": "a=b"}),
+        ("", {}),
+    ],
+)
 def test_property_strings(text: str, found: dict[str, str]) -> None:
     assert guest.parse_properties(text) == found
 
@@ -58,7 +67,8 @@ def test_the_files_of_a_start() -> None:
     assert files["etc/hosts"] == b"127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n10.99.2.195 db\n"
     assert files["etc/network/interfaces"] == (
         b"auto lo\niface lo inet loopback\n\n"
-        b"auto eth0\niface eth0 inet static\n\taddress 10.99.2.195/25\n\tgateway 10.99.2.129\n")
+        b"auto eth0\niface eth0 inet static\n\taddress 10.99.2.195/25\n\tgateway 10.99.2.129\n"
+    )
 
 
 def test_the_containers_own_name_servers_and_domain_win() -> None:
@@ -70,8 +80,10 @@ def test_the_containers_own_name_servers_and_domain_win() -> None:
 
 def test_a_removed_name_server_means_the_nodes_own() -> None:
     # Proxmox stores an emptied value as one space.
-    assert guest.settings({**CONFIG, "nameserver": " "}, [IPv4Address("9.9.9.9")])["etc/resolv.conf"] \
+    assert (
+        guest.settings({**CONFIG, "nameserver": " "}, [IPv4Address("9.9.9.9")])["etc/resolv.conf"]
         == b"nameserver 9.9.9.9\n"
+    )
 
 
 def test_dhcp_and_no_address() -> None:
@@ -139,57 +151,75 @@ Components: main
 
 
 def test_the_hosts_sources_in_the_new_format() -> None:
-    assert list(template.source_lines("debian.sources", DEB822)) == [
-        "deb http://mirror.example/debian bookworm main", "deb http://mirror.example/debian bookworm-updates main",
-        "deb http://mirror.example/debian trixie main", "deb http://mirror.example/security bookworm-security main"]
+    assert list(template_build.source_lines("debian.sources", DEB822)) == [
+        "deb http://mirror.example/debian bookworm main",
+        "deb http://mirror.example/debian bookworm-updates main",
+        "deb http://mirror.example/debian trixie main",
+        "deb http://mirror.example/security bookworm-security main",
+    ]
 
 
 def test_the_hosts_sources_in_the_old_format() -> None:
-    text = ("# deb http://off.example/debian bookworm main\n"
-            "deb [arch=amd64 signed-by=/x.gpg] http://mirror.example/debian bookworm main non-free\n"
-            "deb-src http://mirror.example/debian bookworm main\n"
-            "deb http://other.example/apt cloud-sdk-bookworm main\n"
-            "deb http://mirror.example/debian bookworm contrib\n")
-    assert list(template.source_lines("sources.list", text)) == ["deb http://mirror.example/debian bookworm main"]
-    assert list(template.source_lines("sources.list.save", text)) == []
+    text = (
+        "# deb http://off.example/debian bookworm main\n"
+        "deb [arch=amd64 signed-by=/x.gpg] http://mirror.example/debian bookworm main non-free\n"
+        "deb-src http://mirror.example/debian bookworm main\n"
+        "deb http://other.example/apt cloud-sdk-bookworm main\n"
+        "deb http://mirror.example/debian bookworm contrib\n"
+    )
+    assert list(template_build.source_lines("sources.list", text)) == ["deb http://mirror.example/debian bookworm main"]
+    assert list(template_build.source_lines("sources.list.save", text)) == []
 
 
-BOOKWORM, TRIXIE = template.RELEASES
+BOOKWORM, TRIXIE = template_build.RELEASES
 
 
-@pytest.mark.parametrize(("content", "release", "sources"), [
-    ("deb http://m.example/ bookworm main\ndeb http://m.example/ bookworm-updates main\n", BOOKWORM,
-     ["deb http://m.example/ bookworm main", "deb http://m.example/ bookworm-updates main"]),
-    ("deb http://m.example/ bookworm main\ndeb http://m.example/ trixie-updates main\n", TRIXIE,
-     ["deb http://m.example/ trixie main"]),
-    ("deb http://m.example/ trixie main\n", BOOKWORM, ["deb http://m.example/ bookworm main"]),
-    ("deb http://m.example/ubuntu noble main\n", BOOKWORM, []),
-    ("deb http://m.example/ bookworm-updates main\n", BOOKWORM, []),  # of another release's host; no base suite
-])
+@pytest.mark.parametrize(
+    ("content", "release", "sources"),
+    [
+        (
+            "deb http://m.example/ bookworm main\ndeb http://m.example/ bookworm-updates main\n",
+            BOOKWORM,
+            ["deb http://m.example/ bookworm main", "deb http://m.example/ bookworm-updates main"],
+        ),
+        (
+            "deb http://m.example/ bookworm main\ndeb http://m.example/ trixie-updates main\n",
+            TRIXIE,
+            ["deb http://m.example/ trixie main"],
+        ),
+        ("deb http://m.example/ trixie main\n", BOOKWORM, ["deb http://m.example/ bookworm main"]),
+        ("deb http://m.example/ubuntu noble main\n", BOOKWORM, []),
+        ("deb http://m.example/ bookworm-updates main\n", BOOKWORM, []),  # of another release's host; no base suite
+    ],
+)
 def test_a_releases_sources_are_the_hosts_own_if_it_runs_debian(
-        tmp_path: Path, content: str, release: template.Release, sources: list[str]) -> None:
+    tmp_path: Path, content: str, release: template_build.Release, sources: list[str]
+) -> None:
     (tmp_path / "sources.list").write_text(content)
-    assert list(template.host_sources(tmp_path, release)) == sources
+    assert list(template_build.host_sources(tmp_path, release)) == sources
 
 
 def test_the_template_is_made_anew_when_its_recipe_changes() -> None:
-    plain = template.Recipe(BOOKWORM, (), (), ())
-    others = [template.Recipe(BOOKWORM, ("deb x bookworm main",), (), ()), template.Recipe(TRIXIE, (), (), ()),
-              template.Recipe(BOOKWORM, (), ('Acquire::x "y";',), ()),
-              template.Recipe(BOOKWORM, (), (), (("ca.crt", b"1"),)),
-              template.Recipe(BOOKWORM, (), (), (("ca.crt", b"2"),))]
+    plain = template_build.Recipe(BOOKWORM, (), (), ())
+    others = [
+        template_build.Recipe(BOOKWORM, ("deb x bookworm main",), (), ()),
+        template_build.Recipe(TRIXIE, (), (), ()),
+        template_build.Recipe(BOOKWORM, (), ('Acquire::x "y";',), ()),
+        template_build.Recipe(BOOKWORM, (), (), (("ca.crt", b"1"),)),
+        template_build.Recipe(BOOKWORM, (), (), (("ca.crt", b"2"),)),
+    ]
     assert len({recipe.digest() for recipe in [plain, *others]}) == 6
-    assert template.Recipe(BOOKWORM, (), (), ()).digest() == plain.digest()
+    assert template_build.Recipe(BOOKWORM, (), (), ()).digest() == plain.digest()
 
 
 def test_a_template_is_found_by_its_recipe_and_half_made_ones_are_cleaned(tmp_path: Path) -> None:
-    recipe = template.Recipe(TRIXIE, (), (), ())
-    assert template.cached(tmp_path, recipe) is None
-    made = tmp_path / "templates" / recipe.digest() / template.file_name(TRIXIE)
+    recipe = template_build.Recipe(TRIXIE, (), (), ())
+    assert template_build.cached(tmp_path, recipe) is None
+    made = tmp_path / "templates" / recipe.digest() / template_build.file_name(TRIXIE)
     made.parent.mkdir(parents=True)
     made.touch()
     (tmp_path / "templates/.build-x/ready").mkdir(parents=True)
-    template.clean(tmp_path)
-    assert template.cached(tmp_path, recipe) == made == template.newest(tmp_path)
+    template_build.clean(tmp_path)
+    assert template_build.cached(tmp_path, recipe) == made == template_build.newest(tmp_path)
     assert made.name.startswith("debian-13-standard_13-1_")
     assert not (tmp_path / "templates/.build-x").exists()

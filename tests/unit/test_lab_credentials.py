@@ -62,8 +62,13 @@ def test_the_overlay_says_all_that_differs(lab: Lab) -> None:
     credentials.write_overlay(lab, [IPv4Address("10.0.0.53")])
     overlay = yaml.safe_load(lab.overlay.read_text())
     assert overlay["lab"] == "x"
-    assert overlay["network"] == {"subnet": "10.99.2.0/24", "gateway": "10.99.2.1", "bridge": "hl-lab",
-                                  "nameservers": ["10.0.0.53"], "operators": ["10.99.2.1"]}
+    assert overlay["network"] == {
+        "subnet": "10.99.2.0/24",
+        "gateway": "10.99.2.1",
+        "bridge": "hl-lab",
+        "nameservers": ["10.0.0.53"],
+        "operators": ["10.99.2.1"],
+    }
     assert overlay["proxmox"]["port"] == 18006
     assert Path(overlay["proxmox"]["token_file"]) == lab.token_file
     assert overlay["proxmox"]["fingerprint"].count(":") == 31

@@ -8,14 +8,18 @@ from typing import Any
 
 import pytest
 
-from homelab.lab.firewall import TABLE, ruleset, statement
+from homelab.lab.host_firewall import TABLE, ruleset, statement
 
 NET = {"net0": "name=eth0,bridge=hl-lab,firewall=1,hwaddr=BC:24:11:00:00:01,ip=10.99.2.67/24,type=veth"}
 RULES: list[tuple[dict[str, Any], str]] = [
-    ({"proto": "tcp", "dport": "22", "source": "192.168.2.0/24"},
-     "ip saddr { 192.168.2.0/24 } meta l4proto tcp th dport { 22 } accept"),
-    ({"proto": "tcp", "dport": "80,8000:8010", "source": "10.0.0.1,10.0.0.2", "dest": "10.0.0.9"},
-     "ip saddr { 10.0.0.1, 10.0.0.2 } ip daddr { 10.0.0.9 } meta l4proto tcp th dport { 80, 8000-8010 } accept"),
+    (
+        {"proto": "tcp", "dport": "22", "source": "192.168.2.0/24"},
+        "ip saddr { 192.168.2.0/24 } meta l4proto tcp th dport { 22 } accept",
+    ),
+    (
+        {"proto": "tcp", "dport": "80,8000:8010", "source": "10.0.0.1,10.0.0.2", "dest": "10.0.0.9"},
+        "ip saddr { 10.0.0.1, 10.0.0.2 } ip daddr { 10.0.0.9 } meta l4proto tcp th dport { 80, 8000-8010 } accept",
+    ),
     ({"proto": "icmp", "icmp-type": "echo-request"}, "meta l4proto icmp icmp type echo-request accept"),
     ({"proto": "udp", "sport": "53", "action": "REJECT"}, "meta l4proto udp th sport { 53 } reject"),
     ({"source": "fd00::1", "action": "DROP"}, "ip6 saddr { fd00::1 } drop"),
@@ -28,22 +32,38 @@ def test_a_rule(rule: dict[str, Any], text: str) -> None:
     assert statement({"type": "in", "action": "ACCEPT", **rule}) == text
 
 
-@pytest.mark.parametrize(("config", "options"), [
-    (NET, {}), (NET, {"enable": 0}), ({}, {"enable": 1}),
-    ({"net0": NET["net0"].replace("firewall=1,", "")}, {"enable": 1})])
+@pytest.mark.parametrize(
+    ("config", "options"),
+    [
+        (NET, {}),
+        (NET, {"enable": 0}),
+        ({}, {"enable": 1}),
+        ({"net0": NET["net0"].replace("firewall=1,", "")}, {"enable": 1}),
+    ],
+)
 def test_nothing_but_the_removal_where_it_is_off(config: dict[str, str], options: dict[str, int]) -> None:
     assert ruleset(config, options, [{"type": "in", "action": "ACCEPT", "enable": 1}]) == (
-        f"table inet {TABLE}\ndelete table inet {TABLE}\n")
+        f"table inet {TABLE}\ndelete table inet {TABLE}\n"
+    )
 
 
 def test_the_defaults_are_proxmoxs_and_what_is_disabled_counts_for_nothing() -> None:
-    lines = [line.strip() for line in ruleset(NET, {"enable": 1}, [
-        {"type": "in", "action": "ACCEPT", "proto": "tcp", "dport": "22", "enable": 1},
-        {"type": "in", "action": "ACCEPT", "proto": "tcp", "dport": "23", "enable": 0}]).splitlines()]
-    first, second = (lines.index(f"type filter hook {hook} priority filter; policy accept;")
-                     for hook in ("input", "output"))
+    lines = [
+        line.strip()
+        for line in ruleset(
+            NET,
+            {"enable": 1},
+            [
+                {"type": "in", "action": "ACCEPT", "proto": "tcp", "dport": "22", "enable": 1},
+                {"type": "in", "action": "ACCEPT", "proto": "tcp", "dport": "23", "enable": 0},
+            ],
+        ).splitlines()
+    ]
+    first, second = (
+        lines.index(f"type filter hook {hook} priority filter; policy accept;") for hook in ("input", "output")
+    )
     assert lines[first + 1] == 'iifname != { "eth0" } accept'
-    assert lines[second - 3:second - 1] == ["drop", "}"]
+    assert lines[second - 3 : second - 1] == ["drop", "}"]
     assert [line for line in lines if "dport" in line] == ["meta l4proto tcp th dport { 22 } accept"]
     assert lines[-3] == "accept"
 
@@ -52,6 +72,11 @@ def test_the_defaults_are_proxmoxs_and_what_is_disabled_counts_for_nothing() -> 
 def test_nft_takes_it() -> None:
     rules = [{"type": kind, "action": "ACCEPT", "enable": 1, **rule} for rule, _ in RULES for kind in ("in", "out")]
     text = ruleset(NET, {"enable": 1, "policy_in": "REJECT", "policy_out": "DROP"}, rules)
-    done = subprocess.run(["unshare", "--net", "--map-root-user", "nft", "-c", "-f", "-"], input=text, text=True,
-                          capture_output=True, check=False)
+    done = subprocess.run(
+        ["unshare", "--net", "--map-root-user", "nft", "-c", "-f", "-"],
+        input=text,
+        text=True,
+        capture_output=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr

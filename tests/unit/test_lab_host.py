@@ -27,14 +27,20 @@ def test_the_labs_can_run_side_by_side() -> None:
     assert str(LABS["e2e"].interface) == "10.99.2.129/25"
 
 
-@pytest.mark.parametrize(("text", "found"), [
-    ("nameserver 10.0.0.53\n", ("10.0.0.53",)),
-    ("# nameserver 1.2.3.4\nsearch lan\nnameserver 10.0.0.1\nnameserver 10.0.0.2 # second\n", ("10.0.0.1", "10.0.0.2")),
-    ("nameserver 127.0.0.53\noptions edns0\n", ()),
-    ("nameserver fe80::1%eth0\nnameserver ::1\n", ()),
-    ("nameserver\n", ()),
-    ("", ()),
-])
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("nameserver 10.0.0.53\n", ("10.0.0.53",)),
+        (
+            "# nameserver 1.2.3.4\nsearch lan\nnameserver 10.0.0.1\nnameserver 10.0.0.2 # second\n",
+            ("10.0.0.1", "10.0.0.2"),
+        ),
+        ("nameserver 127.0.0.53\noptions edns0\n", ()),
+        ("nameserver fe80::1%eth0\nnameserver ::1\n", ()),
+        ("nameserver\n", ()),
+        ("", ()),
+    ],
+)
 def test_name_servers_that_a_container_can_reach(text: str, found: tuple[str, ...]) -> None:
     assert tuple(map(str, network.parse_nameservers(text))) == found
 
@@ -54,16 +60,19 @@ def test_the_rules_are_all_in_one_table_of_our_own() -> None:
     assert dns < private, "a private name server is allowed before private networks are refused"
 
 
-@pytest.mark.parametrize(("text", "covered"), [
-    ("root:100000:65536\n", True),
-    ("0:100000:65536\n", True),
-    ("root:65536:1000000\n", True),
-    ("root:100000:65535\n", False),
-    ("root:100001:65536\n", False),
-    ("somebody:100000:65536\n", False),
-    ("root:x:y\nroot\n", False),
-    ("", False),
-])
+@pytest.mark.parametrize(
+    ("text", "covered"),
+    [
+        ("root:100000:65536\n", True),
+        ("0:100000:65536\n", True),
+        ("root:65536:1000000\n", True),
+        ("root:100000:65535\n", False),
+        ("root:100001:65536\n", False),
+        ("somebody:100000:65536\n", False),
+        ("root:x:y\nroot\n", False),
+        ("", False),
+    ],
+)
 def test_whether_root_may_map_the_containers_ids(text: str, covered: bool) -> None:
     assert subids.covers(text) is covered
 
@@ -84,10 +93,16 @@ def test_ids_are_granted_once_and_taken_back(tmp_path: Path, before: str | None)
 def test_limits_for_both_kinds_of_cgroups() -> None:
     config = {"memory": 1024, "swap": 512, "cores": 2}
     assert cgroups.limits(config, unified=True) == {
-        "memory.max": "1073741824", "memory.swap.max": "536870912", "cpu.max": "200000 100000"}
+        "memory.max": "1073741824",
+        "memory.swap.max": "536870912",
+        "cpu.max": "200000 100000",
+    }
     assert cgroups.limits(config, unified=False) == {
-        "memory.limit_in_bytes": "1073741824", "memory.memsw.limit_in_bytes": "1610612736",
-        "cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "200000"}
+        "memory.limit_in_bytes": "1073741824",
+        "memory.memsw.limit_in_bytes": "1610612736",
+        "cpu.cfs_period_us": "100000",
+        "cpu.cfs_quota_us": "200000",
+    }
 
 
 def test_no_cores_means_all_of_them() -> None:
@@ -114,8 +129,14 @@ def test_a_folder_weighs_what_its_files_take_on_disk(tmp_path: Path) -> None:
 
 
 def test_what_is_missing_is_named_with_the_command_that_brings_it() -> None:
-    error = refusal([Lack("lxc-start is not installed", "lxc"), Lack("nft is not installed", "nftables"),
-                     Lack("newuidmap is not installed", "uidmap"), Lack("no cgroups")])
+    error = refusal(
+        [
+            Lack("lxc-start is not installed", "lxc"),
+            Lack("nft is not installed", "nftables"),
+            Lack("newuidmap is not installed", "uidmap"),
+            Lack("no cgroups"),
+        ]
+    )
     assert "- lxc-start is not installed" in error.details
     assert "- no cgroups" in error.details
     assert error.resolution == "As root: apt-get install lxc nftables uidmap"

@@ -49,16 +49,23 @@ def finished(folder: Path, body: Callable[[], Awaitable[Any]]) -> dict[str, Any]
     return asyncio.run(story())
 
 
-@pytest.mark.parametrize(("body", "exit_status", "log"), [
-    (warns, "WARNINGS: 1", ["WARN: Systemd 252 detected. You may need to enable nesting.", "TASK WARNINGS: 1"]),
-    (speaks, "OK", ["from a thread", "and a last note", "TASK OK"]),
-    (refuses, "CT is locked (backup)", ["TASK ERROR: CT is locked (backup)"]),
-    (fails, "startup for container '167' failed",
-     ["because", "of this", "TASK ERROR: startup for container '167' failed"]),
-    (breaks, "unexpected status", ["TASK ERROR: unexpected status"]),
-])
-def test_a_task_ends_as_proxmox_says_it(tmp_path: Path, body: Callable[[], Awaitable[Any]], exit_status: str,
-                                        log: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("body", "exit_status", "log"),
+    [
+        (warns, "WARNINGS: 1", ["WARN: Systemd 252 detected. You may need to enable nesting.", "TASK WARNINGS: 1"]),
+        (speaks, "OK", ["from a thread", "and a last note", "TASK OK"]),
+        (refuses, "CT is locked (backup)", ["TASK ERROR: CT is locked (backup)"]),
+        (
+            fails,
+            "startup for container '167' failed",
+            ["because", "of this", "TASK ERROR: startup for container '167' failed"],
+        ),
+        (breaks, "unexpected status", ["TASK ERROR: unexpected status"]),
+    ],
+)
+def test_a_task_ends_as_proxmox_says_it(
+    tmp_path: Path, body: Callable[[], Awaitable[Any]], exit_status: str, log: list[str]
+) -> None:
     task = finished(tmp_path, body)
     assert (task["status"], task["exitstatus"], task["log"]) == ("stopped", exit_status, log)
     assert Records(tmp_path).tasks() == [task]
@@ -86,7 +93,8 @@ def test_containers_are_remembered_and_forgotten(tmp_path: Path) -> None:
     records.forget(168)
     assert list(records.containers()) == [
         (167, {"config": {"hostname": "new"}, "pending": {"memory": 1}}),
-        (1000, {"config": {"hostname": "c1000"}, "pending": {}})]
+        (1000, {"config": {"hostname": "c1000"}, "pending": {}}),
+    ]
 
 
 def test_the_boot_is_remembered(tmp_path: Path) -> None:

@@ -8,26 +8,32 @@ from pathlib import Path
 import pytest
 
 from homelab.errors import HomelabError
-from homelab.model import Owned, Step
+from homelab.model import ManagedResource, Step
 from homelab.progress import SilentProgress
-from homelab.steps import Command, Directory, File, Tree, Venv, places
+from homelab.steps import Command, Directory, File, Tree, Venv, remote_paths
 from homelab.steps import manifest as m
 from homelab.steps.converge import converge
-from homelab.steps.look import survey
+from homelab.steps.host_state import pending_changes
 from tests.support import LocalHost, killed_before_each_command, owner_of_new_files
 from tests.unit.test_converge import Killed
 
 
-def owned(*lines: str) -> frozenset[Owned]:
-    return frozenset(Owned(*line.split(" ", 1)) for line in lines)
+def owned(*lines: str) -> frozenset[ManagedResource]:
+    return frozenset(ManagedResource(*line.split(" ", 1)) for line in lines)
 
 
 SURPLUS = [
     (["file /a/b"], ["file /a/b"], []),
-    (["file /a/b", "unit x.service", "directory /a", "tree /a/t"], [],
-     ["unit x.service", "file /a/b", "tree /a/t", "directory /a"]),
-    (["directory /a", "directory /a/b", "directory /a/b/c"], [],
-     ["directory /a/b/c", "directory /a/b", "directory /a"]),
+    (
+        ["file /a/b", "unit x.service", "directory /a", "tree /a/t"],
+        [],
+        ["unit x.service", "file /a/b", "tree /a/t", "directory /a"],
+    ),
+    (
+        ["directory /a", "directory /a/b", "directory /a/b/c"],
+        [],
+        ["directory /a/b/c", "directory /a/b", "directory /a"],
+    ),
     # A file of old that a tree holds now, and a tree of old in which a file is still wanted.
     (["file /a/t/x"], ["tree /a/t"], []),
     (["tree /a/t"], ["file /a/t/x"], []),
@@ -39,7 +45,7 @@ SURPLUS = [
 
 @pytest.mark.parametrize(("ours", "wanted", "goes"), SURPLUS)
 def test_what_goes_and_in_which_order(ours: list[str], wanted: list[str], goes: list[str]) -> None:
-    assert [str(each) for each in m.surplus(owned(*ours), owned(*wanted))] == goes
+    assert [str(each) for each in m.orphaned(owned(*ours), owned(*wanted))] == goes
 
 
 def test_a_manifest_reads_as_it_was_written() -> None:
@@ -47,9 +53,22 @@ def test_a_manifest_reads_as_it_was_written() -> None:
     assert m.parse(m.text(ours).decode()) == ours
 
 
-@pytest.mark.parametrize("line", [
-    "file /", "tree /etc", "tree /etc/../usr", "file etc/x", "tree //etc/x", "unit x.service; reboot",
-    "unit ../x.service", "database /a/b", "file", "", "tree /a/b/"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "file /",
+        "tree /etc",
+        "tree /etc/../usr",
+        "file etc/x",
+        "tree //etc/x",
+        "unit x.service; reboot",
+        "unit ../x.service",
+        "database /a/b",
+        "file",
+        "",
+        "tree /a/b/",
+    ],
+)
 def test_a_line_that_we_would_not_write_names_nothing(line: str) -> None:
     assert m.parse(line + "\n") == frozenset()
 
@@ -57,10 +76,14 @@ def test_a_line_that_we_would_not_write_names_nothing(line: str) -> None:
 def before(folder: Path) -> list[Step]:
     """A directory with a file in it, a tree, something that a command makes, and somebody's data."""
     owner = owner_of_new_files()
-    return [Directory(str(folder / "d"), *owner), Directory(str(folder / "e"), *owner),
-            File(str(folder / "d" / "f"), b"1", *owner), Tree(str(folder / "t"), {"a/b": b"2"}),
-            Command("c", f"test -e {folder}/c", f"touch {folder}/c", makes=[Owned("made", str(folder / "c"))]),
-            File(str(folder / "stays"), b"3", *owner)]
+    return [
+        Directory(str(folder / "d"), *owner),
+        Directory(str(folder / "e"), *owner),
+        File(str(folder / "d" / "f"), b"1", *owner),
+        Tree(str(folder / "t"), {"a/b": b"2"}),
+        Command("c", f"test -e {folder}/c", f"touch {folder}/c", makes=[ManagedResource("made", str(folder / "c"))]),
+        File(str(folder / "stays"), b"3", *owner),
+    ]
 
 
 def after(folder: Path) -> list[Step]:
@@ -76,12 +99,12 @@ def test_what_is_no_longer_wanted_is_shown_and_then_removed_and_data_stays(tmp_p
     (tmp_path / "e" / "data").write_text("somebody's")
     (tmp_path / "other").write_text("not ours")
     (tmp_path / "d" / "f").write_text("changed by hand")
-    shown = [str(change) for change in survey(LocalHost(), after(tmp_path))]
+    shown = [str(change) for change in pending_changes(LocalHost(), after(tmp_path))]
     assert shown[0] == f"remove file {tmp_path}/d/f: no longer in the inventory"
     assert len(shown) == 5
     assert len(converge(LocalHost(), after(tmp_path), SilentProgress())) == 5
     assert left(tmp_path) == ["e", "e/data", "other", "stays"]
-    (kept,) = Path(places.replaced(f"{tmp_path}/d/f")).iterdir()
+    (kept,) = Path(remote_paths.replaced(f"{tmp_path}/d/f")).iterdir()
     assert kept.read_text() == "changed by hand"
     host = LocalHost()
     assert converge(host, after(tmp_path), SilentProgress()) == []
@@ -93,16 +116,17 @@ def test_what_is_gone_is_not_removed_again_after_a_failure(tmp_path: Path) -> No
     steps = [*after(tmp_path), Command("bad", "false", "exit 1")]
     with pytest.raises(HomelabError):
         converge(LocalHost(), steps, SilentProgress())
-    assert [str(change) for change in survey(LocalHost(), steps)] == ["bad: not done yet"]
+    assert [str(change) for change in pending_changes(LocalHost(), steps)] == ["bad: not done yet"]
 
 
 def test_killed_at_every_command_nothing_of_ours_is_forgotten(tmp_path: Path) -> None:
     """Killed while it makes the one, then asked for the other: what the first run had made by then is gone."""
+
     def run(host: LocalHost) -> None:
         converge(host, before(tmp_path), SilentProgress())
 
     done = 0
-    for done in killed_before_each_command(run, tmp_path, Path(places.STATE)):
+    for done in killed_before_each_command(run, tmp_path, Path(remote_paths.STATE)):
         commands = iter(range(done // 3))
 
         def kill(command: str, commands=commands) -> None:  # type: ignore[no-untyped-def]
@@ -113,7 +137,7 @@ def test_killed_at_every_command_nothing_of_ours_is_forgotten(tmp_path: Path) ->
             converge(LocalHost(before=kill), after(tmp_path), SilentProgress())
         converge(LocalHost(), after(tmp_path), SilentProgress())
         assert left(tmp_path) == ["stays"], f"killed before command {done + 1}"
-        assert m.parse(Path(places.manifest()).read_text()) == owned(f"file {tmp_path}/stays")
+        assert m.parse(Path(remote_paths.manifest()).read_text()) == owned(f"file {tmp_path}/stays")
     assert done > 7, "the walk must have met every boundary"
 
 
@@ -123,21 +147,35 @@ case "$1" in cat) {cat} ;; is-active) exit 3 ;; esac
 """
 
 
-@pytest.mark.parametrize(("there", "calls"), [
-    (True, ["cat x.service", "stop x.service", "disable --quiet x.service", "cat x.service", "mask --quiet x.service",
-            "daemon-reload", "reset-failed x.service"]),
-    (False, ["cat x.service", "cat x.service", "daemon-reload", "reset-failed x.service"]),
-])
-def test_a_unit_is_stopped_and_one_of_a_package_is_masked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool,
-                                                          calls: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("there", "calls"),
+    [
+        (
+            True,
+            [
+                "cat x.service",
+                "stop x.service",
+                "disable --quiet x.service",
+                "cat x.service",
+                "mask --quiet x.service",
+                "daemon-reload",
+                "reset-failed x.service",
+            ],
+        ),
+        (False, ["cat x.service", "cat x.service", "daemon-reload", "reset-failed x.service"]),
+    ],
+)
+def test_a_unit_is_stopped_and_one_of_a_package_is_masked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool, calls: list[str]
+) -> None:
     log = tmp_path / "log"
     (tmp_path / "systemctl").write_text(SYSTEMCTL.format(log=log, cat="exit 0" if there else "exit 1"))
     (tmp_path / "systemctl").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    step = m.Gone(Owned("unit", "x.service"))
+    step = m.RemoveResource(ManagedResource("unit", "x.service"))
     step.apply(LocalHost())
     assert log.read_text().splitlines() == calls
-    assert step.pending(LocalHost().batch(step.probes())) is None
+    assert step.check(LocalHost().batch(step.probes())) is None
 
 
 def test_a_venv_goes_with_all_its_folders(tmp_path: Path) -> None:
@@ -145,6 +183,6 @@ def test_a_venv_goes_with_all_its_folders(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     (tmp_path / "v").symlink_to("v-3.11.2-aa")
     (tmp_path / "vx").mkdir()
-    (gone,) = (m.Gone(each) for each in Venv(str(tmp_path / "v"), b"").owns())
+    (gone,) = (m.RemoveResource(each) for each in Venv(str(tmp_path / "v"), b"").managed_resources())
     gone.apply(LocalHost())
     assert left(tmp_path) == ["vx"]

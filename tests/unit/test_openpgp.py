@@ -24,9 +24,15 @@ WoG/4oBsAQCEN8Z00DXagPHbwrvsY2t9BCsT+PgnSn9biobwX7bDDg==
 FINGERPRINT = "4D64FEC119C2029067D6E791F8D2585B8783D481"
 
 
-@pytest.mark.parametrize("data", [
-    BOOKWORM.encode(), BOOKWORM.replace("\n", "\r\n").encode(), b"told by mail:\n" + BOOKWORM.encode() + b"bye\n",
-    dearmored(BOOKWORM.encode())])
+@pytest.mark.parametrize(
+    "data",
+    [
+        BOOKWORM.encode(),
+        BOOKWORM.replace("\n", "\r\n").encode(),
+        b"told by mail:\n" + BOOKWORM.encode() + b"bye\n",
+        dearmored(BOOKWORM.encode()),
+    ],
+)
 def test_a_real_key_in_every_form(data: bytes) -> None:
     assert fingerprints(dearmored(data)) == [FINGERPRINT]
 
@@ -38,8 +44,16 @@ def test_two_keys_are_two() -> None:
 KEY = dearmored(BOOKWORM.encode())
 
 
-@pytest.mark.parametrize("head", [  # each way in which OpenPGP may write the length of a packet of 51 bytes
-    b"\x98\x33", b"\x99\x00\x33", b"\x9a\x00\x00\x00\x33", b"\xc6\x33", b"\xc6\xff\x00\x00\x00\x33"])
+@pytest.mark.parametrize(
+    "head",
+    [  # each way in which OpenPGP may write the length of a packet of 51 bytes
+        b"\x98\x33",
+        b"\x99\x00\x33",
+        b"\x9a\x00\x00\x00\x33",
+        b"\xc6\x33",
+        b"\xc6\xff\x00\x00\x00\x33",
+    ],
+)
 def test_every_way_of_writing_a_length(head: bytes) -> None:
     assert fingerprints(head + KEY[2:53] + KEY[53:]) == [FINGERPRINT]
 
@@ -49,10 +63,20 @@ def test_a_long_packet() -> None:
     assert fingerprints(b"\xc6\xc0\x3b" + body) == fingerprints(b"\x99\x00\xfb" + body)
 
 
-@pytest.mark.parametrize(("data", "fault"), [
-    (b"hello", "not an OpenPGP key"), (KEY[:40], "cut off"), (KEY[:1], "cut off"), (b"\x98\x01\x06", "version 6"),
-    (b"\x9b\x04", "without a length"), (b"\xc6\xe1\x00", "in parts"),
-    (BOOKWORM.replace("mDMEY", "mD€EY").encode(), "armour is broken"), (b"", None), (KEY[53:], None)])
+@pytest.mark.parametrize(
+    ("data", "fault"),
+    [
+        (b"hello", "not an OpenPGP key"),
+        (KEY[:40], "cut off"),
+        (KEY[:1], "cut off"),
+        (b"\x98\x01\x06", "version 6"),
+        (b"\x9b\x04", "without a length"),
+        (b"\xc6\xe1\x00", "in parts"),
+        (BOOKWORM.replace("mDMEY", "mD€EY").encode(), "armour is broken"),
+        (b"", None),
+        (KEY[53:], None),
+    ],
+)
 def test_what_is_no_key(data: bytes, fault: str | None) -> None:
     if fault is None:
         assert fingerprints(dearmored(data)) == []

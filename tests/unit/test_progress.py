@@ -46,8 +46,18 @@ def test_a_terminal_shows_it_on_the_step_s_own_line() -> None:
     assert "· pve                    download it:" not in text
 
 
-@pytest.mark.parametrize(("seconds", "said"), [
-    (0, "0.0 s"), (9.94, "9.9 s"), (59.4, "59 s"), (60, "1 min 00 s"), (3599, "59 min 59 s"), (3600, "1 h 00 min"),
-    (86399, "23 h 59 min"), (200_000, "2 d 7 h")])
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0, "0.0 s"),
+        (9.94, "9.9 s"),
+        (59.4, "59 s"),
+        (60, "1 min 00 s"),
+        (3599, "59 min 59 s"),
+        (3600, "1 h 00 min"),
+        (86399, "23 h 59 min"),
+        (200_000, "2 d 7 h"),
+    ],
+)
 def test_a_span_of_time_is_told_in_two_numbers_at_most(seconds: float, said: str) -> None:
     assert duration(seconds) == said

@@ -10,8 +10,8 @@ import pytest
 
 from homelab.commands.init import starter
 from homelab.inventory import load
-from homelab.model import Inventory, Mount, Shape, differences
-from homelab.paths import shipped
+from homelab.model import ContainerConfig, Inventory, Mount, differences
+from homelab.paths import bundled_path
 from homelab.proxmox.hostkeys import fingerprint_in
 from homelab.proxmox.properties import disk_option, not_spoken_of, options, parse, shape_of, tags, write
 from tests.recorded import data
@@ -19,15 +19,21 @@ from tests.recorded import data
 
 @pytest.fixture(scope="module")
 def inventory() -> Inventory:
-    return load([shipped("inventory.yaml")])
+    return load([bundled_path("inventory.yaml")])
 
 
-@pytest.mark.parametrize(("text", "expected"), [
-    ("name=eth0,bridge=vmbr0", {"name": "eth0", "bridge": "vmbr0"}),
-    ("local:167/vm-167-disk-0.raw,size=8G", {"": "local:167/vm-167-disk-0.raw", "size": "8G"}),
-    ("name=eth0,bridge=vmbr0,ip=dhcp,", {"name": "eth0", "bridge": "vmbr0", "ip": "dhcp"}),
-    ("mp=/a=b", {"mp": "/a=b"}), ("3", {"": "3"}), ("", {}), (" ", {}),
-])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("name=eth0,bridge=vmbr0", {"name": "eth0", "bridge": "vmbr0"}),
+        ("local:167/vm-167-disk-0.raw,size=8G", {"": "local:167/vm-167-disk-0.raw", "size": "8G"}),
+        ("name=eth0,bridge=vmbr0,ip=dhcp,", {"name": "eth0", "bridge": "vmbr0", "ip": "dhcp"}),
+        ("mp=/a=b", {"mp": "/a=b"}),
+        ("3", {"": "3"}),
+        ("", {}),
+        (" ", {}),
+    ],
+)
 def test_property_strings(text: str, expected: dict[str, str]) -> None:
     assert parse(text) == expected
     assert parse(write(expected)) == expected
@@ -37,19 +43,33 @@ def test_what_is_none_is_not_written() -> None:
     assert write({"name": "eth0", "gw": None, "tag": 5}) == "name=eth0,tag=5"
 
 
-@pytest.mark.parametrize(("text", "expected"), [
-    ("alpha;db;prod", {"alpha", "db", "prod"}), (" ", set()), ("", set()), (None, set()), ("a,b c", {"a", "b", "c"})])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("alpha;db;prod", {"alpha", "db", "prod"}), (" ", set()), ("", set()), (None, set()), ("a,b c", {"a", "b", "c"})],
+)
 def test_tags(text: str | None, expected: set[str]) -> None:
     assert tags(text) == expected
 
 
 def test_a_recorded_configuration() -> None:
-    assert shape_of(data("config"), 167) == Shape(
-        hostname="ct167", cores=2, memory=1024, swap=512, disk=8, bridge="vmbr0",
-        address=IPv4Interface("192.168.3.167/24"), gateway=IPv4Address("192.168.3.1"), vlan=None,
-        nameservers=(IPv4Address("192.168.3.1"),), searchdomain="bench.invalid", onboot=True, startup_order=None,
-        unprivileged=True, tags=frozenset({"alpha", "db", "prod"}),
-        description="line one\nline two: äöü €")
+    assert shape_of(data("config"), 167) == ContainerConfig(
+        hostname="ct167",
+        cores=2,
+        memory=1024,
+        swap=512,
+        disk=8,
+        bridge="vmbr0",
+        address=IPv4Interface("192.168.3.167/24"),
+        gateway=IPv4Address("192.168.3.1"),
+        vlan=None,
+        nameservers=(IPv4Address("192.168.3.1"),),
+        searchdomain="bench.invalid",
+        onboot=True,
+        startup_order=None,
+        unprivileged=True,
+        tags=frozenset({"alpha", "db", "prod"}),
+        description="line one\nline two: äöü €",
+    )
     pending = {row["key"]: row["value"] for row in data("pending")}
     assert shape_of(pending, 167) == shape_of(data("config"), 167)
 
@@ -64,8 +84,9 @@ def test_a_recorded_configuration_of_a_create_that_runs() -> None:
     assert (shape.hostname, shape.memory, shape.disk, shape.address) == ("CT168", 512, 0, None)
 
 
-@pytest.mark.parametrize(("size", "gib"), [("8G", 8), ("8192M", 8), ("1T", 1024), ("8.5G", 8), ("8255M", 8),
-                                           ("512M", 0), ("", 0)])
+@pytest.mark.parametrize(
+    ("size", "gib"), [("8G", 8), ("8192M", 8), ("1T", 1024), ("8.5G", 8), ("8255M", 8), ("512M", 0), ("", 0)]
+)
 def test_disk_sizes(size: str, gib: int) -> None:
     assert shape_of({"rootfs": f"local:x,size={size}"}, 1).disk == gib
 
@@ -82,16 +103,33 @@ def test_memory_may_be_text() -> None:
 def as_proxmox_returns(values: dict[str, Any], disk: int) -> dict[str, Any]:
     """What a GET shows after these were set: reordered, completed, and with a newline after the description."""
     net = parse(values["net0"])
-    return values | {"net0": write(dict(sorted((net | {"hwaddr": "BC:24:11:00:00:01", "type": "veth"}).items()))),
-                     "onboot": int(values["onboot"]), "unprivileged": int(values["unprivileged"]),
-                     "rootfs": f"local-lvm:vm-167-disk-0,size={disk}G", "description": values["description"] + "\n"}
+    return values | {
+        "net0": write(dict(sorted((net | {"hwaddr": "BC:24:11:00:00:01", "type": "veth"}).items()))),
+        "onboot": int(values["onboot"]),
+        "unprivileged": int(values["unprivileged"]),
+        "rootfs": f"local-lvm:vm-167-disk-0,size={disk}G",
+        "description": values["description"] + "\n",
+    }
 
 
-@pytest.mark.parametrize("changed", [
-    {}, {"vlan": 5}, {"nameservers": (IPv4Address("9.9.9.9"), IPv4Address("1.1.1.1"))}, {"searchdomain": "home.arpa"},
-    {"startup_order": None}, {"onboot": False}, {"features": frozenset()}, {"swap": 0},
-    {"mtu": 9000}, {"firewall": True}, {"start_delay": 5, "stop_timeout": 0},
-    {"features": frozenset({"keyctl", "mount=nfs;cifs"})}, {"protection": True}])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"vlan": 5},
+        {"nameservers": (IPv4Address("9.9.9.9"), IPv4Address("1.1.1.1"))},
+        {"searchdomain": "home.arpa"},
+        {"startup_order": None},
+        {"onboot": False},
+        {"features": frozenset()},
+        {"swap": 0},
+        {"mtu": 9000},
+        {"firewall": True},
+        {"start_delay": 5, "stop_timeout": 0},
+        {"features": frozenset({"keyctl", "mount=nfs;cifs"})},
+        {"protection": True},
+    ],
+)
 def test_a_shape_comes_back_as_it_went(inventory: Inventory, changed: dict[str, Any]) -> None:
     shape = replace(inventory.containers[0].shape, **changed)
     back = shape_of(as_proxmox_returns(options(shape), shape.disk), 167)
@@ -100,17 +138,30 @@ def test_a_shape_comes_back_as_it_went(inventory: Inventory, changed: dict[str, 
 
 CONFIG = {
     "net0": "name=eth1,bridge=vmbr9,firewall=1,gw=10.0.0.1,hwaddr=BC:24:11:60:10:47,ip=10.0.0.5/8,rate=5,tag=7",
-    "features": "keyctl=1", "startup": "order=9,up=30", "rootfs": "zfs:subvol-167-disk-0,acl=1,size=8G",
-    "mp0": "zfs:subvol-167-disk-1,mp=/data,size=10G,backup=1", "mp3": "/host/films,mp=/films", "net1": "name=eth1",
-    "mp1": "zfs:subvol-167-disk-2,mp=/x,size=3G,mountoptions=noatime", "unused0": "zfs:subvol-167-disk-9"}
+    "features": "keyctl=1",
+    "startup": "order=9,up=30",
+    "rootfs": "zfs:subvol-167-disk-0,acl=1,size=8G",
+    "mp0": "zfs:subvol-167-disk-1,mp=/data,size=10G,backup=1",
+    "mp3": "/host/films,mp=/films",
+    "net1": "name=eth1",
+    "mp1": "zfs:subvol-167-disk-2,mp=/x,size=3G,mountoptions=noatime",
+    "unused0": "zfs:subvol-167-disk-9",
+}
 
 
 def test_an_update_keeps_the_network_cards_name_and_mac_address(inventory: Inventory) -> None:
-    values = options(inventory.containers[0].shape, ["address", "gateway", "vlan", "bridge", "by_hand", "features",
-                                                     "startup_order"], CONFIG)
+    values = options(
+        inventory.containers[0].shape,
+        ["address", "gateway", "vlan", "bridge", "by_hand", "features", "startup_order"],
+        CONFIG,
+    )
     assert parse(values["net0"]) == {
-        "name": "eth1", "bridge": "vmbr0", "gw": "192.168.2.1", "hwaddr": "BC:24:11:60:10:47",
-        "ip": "192.168.2.67/24"}
+        "name": "eth1",
+        "bridge": "vmbr0",
+        "gw": "192.168.2.1",
+        "hwaddr": "BC:24:11:60:10:47",
+        "ip": "192.168.2.67/24",
+    }
     assert (values["features"], values["startup"]) == ("nesting=1", "order=1")
     assert set(values) == {"net0", "features", "startup"}
 
@@ -134,34 +185,50 @@ def test_mount_points(inventory: Inventory) -> None:
     assert found.mounts == (Mount("/data", 10, True), Mount("/x", 3, False))
     assert [mount.storage for mount in found.mounts] == ["zfs", "zfs"]
     assert (disk_option(CONFIG, "/"), disk_option(CONFIG, "/x")) == ("rootfs", "mp1")
-    wanted = replace(inventory.containers[0].shape, mounts=(
-        Mount("/data", 20, True, "zfs"), Mount("/new", 5, True, "lvm"), Mount("/x", 3, True, "zfs")))
+    wanted = replace(
+        inventory.containers[0].shape,
+        mounts=(Mount("/data", 20, True, "zfs"), Mount("/new", 5, True, "lvm"), Mount("/x", 3, True, "zfs")),
+    )
     assert options(wanted, ["mounts"], CONFIG) == {
-        "mp2": "lvm:5,mp=/new,backup=1", "mp1": "zfs:subvol-167-disk-2,mp=/x,size=3G,mountoptions=noatime,backup=1"}
+        "mp2": "lvm:5,mp=/new,backup=1",
+        "mp1": "zfs:subvol-167-disk-2,mp=/x,size=3G,mountoptions=noatime,backup=1",
+    }
 
 
 def test_the_host_key_in_a_recorded_log() -> None:
     log = [line["t"] for line in data("create_log")]
     assert fingerprint_in(log) == "SHA256:78YWpJqJsZwyiDhIh2chjg09YfmE4OP+Ie9QBTXjuL8"
     # The order is random: the line before says which key it is.
-    keys = [log[n:n + 2] for n in range(8, 14, 2)]
+    keys = [log[n : n + 2] for n in range(8, 14, 2)]
     shuffled = [*log[:8], *keys[1], *keys[2], *keys[0], log[-1]]
     assert fingerprint_in(shuffled) == "SHA256:78YWpJqJsZwyiDhIh2chjg09YfmE4OP+Ie9QBTXjuL8"
 
 
-@pytest.mark.parametrize("log", [
-    [], ["TASK OK"], ["unable to open file - No such file or directory"],
-    ["Creating SSH host key 'ssh_host_ed25519_key' - this may take some time ..."],
-    ["Creating SSH host key 'ssh_host_rsa_key' - this may take some time ...", f"done: SHA256:{'A' * 43} root@x"],
-    ["Creating SSH host key 'ssh_host_ed25519_key' - this may take some time ...", "done: SHA256:short root@x"],
-])
+@pytest.mark.parametrize(
+    "log",
+    [
+        [],
+        ["TASK OK"],
+        ["unable to open file - No such file or directory"],
+        ["Creating SSH host key 'ssh_host_ed25519_key' - this may take some time ..."],
+        ["Creating SSH host key 'ssh_host_rsa_key' - this may take some time ...", f"done: SHA256:{'A' * 43} root@x"],
+        ["Creating SSH host key 'ssh_host_ed25519_key' - this may take some time ...", "done: SHA256:short root@x"],
+    ],
+)
 def test_logs_without_the_host_key(log: list[str]) -> None:
     assert fingerprint_in(log) is None
     assert [line["t"] for line in data("unlocked_log_gone")] == ["unable to open file - No such file or directory"]
 
 
 def test_the_starter_is_the_shipped_inventory_with_values() -> None:
-    text = starter(shipped("inventory.yaml").read_text(), "pve.lan", 8443, "AB:" * 31 + "CD", "me@pve!x")
-    changed = [line for line in text.splitlines() if line not in shipped("inventory.yaml").read_text().splitlines()]
+    text = starter(bundled_path("inventory.yaml").read_text(), "pve.lan", 8443, "AB:" * 31 + "CD", "me@pve!x")
+    changed = [
+        line for line in text.splitlines() if line not in bundled_path("inventory.yaml").read_text().splitlines()
+    ]
     assert [line.split("#")[0].strip() for line in changed] == [
-        "host: pve.lan", "port: 8443", "token_id: me@pve!x", 'fingerprint: "' + "AB:" * 31 + 'CD"', "pool: homelab"]
+        "host: pve.lan",
+        "port: 8443",
+        "token_id: me@pve!x",
+        'fingerprint: "' + "AB:" * 31 + 'CD"',
+        "pool: homelab",
+    ]

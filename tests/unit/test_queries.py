@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from homelab.host import Result
-from homelab.steps.queries import Query, merged
+from homelab.steps.queries import Query, merge_queries
 from tests.support import LocalHost
 
 # Prints what a query's text says, as psql would the rows, and knows an error from none.
@@ -35,29 +35,46 @@ def psql(tmp_path: Path) -> str:
 
 
 def ask(probes: list[str]) -> list[tuple[str, bool]]:
-    commands, taken_apart = merged(probes)
+    commands, taken_apart = merge_queries(probes)
     results = taken_apart(LocalHost().batch(commands))
     assert [result.command for result in results] == probes
     return [(result.text, result.ok) for result in results]
 
 
 def test_each_probe_gets_its_own_answer_from_few_processes(psql: str, tmp_path: Path) -> None:
-    probes = [Query(psql, "a", "one\ntwo"), "echo between", Query(psql, "a", "bad"), Query(psql, "b", "alone"),
-              Query(psql, "a", "it's three"), "exit 3", Query(psql, "a", "")]
-    assert ask(probes) == [("one\ntwo", True), ("between", True), ("", False), ("alone", True), ("it's three", True),
-                           ("", False), ("", True)]
+    probes = [
+        Query(psql, "a", "one\ntwo"),
+        "echo between",
+        Query(psql, "a", "bad"),
+        Query(psql, "b", "alone"),
+        Query(psql, "a", "it's three"),
+        "exit 3",
+        Query(psql, "a", ""),
+    ]
+    assert ask(probes) == [
+        ("one\ntwo", True),
+        ("between", True),
+        ("", False),
+        ("alone", True),
+        ("it's three", True),
+        ("", False),
+        ("", True),
+    ]
     assert len((tmp_path / "log").read_text().splitlines()) == 2
 
 
 def test_what_comes_after_the_end_of_psql_is_no_answer(psql: str) -> None:
     assert ask([Query(psql, "a", "one"), Query(psql, "a", "die"), Query(psql, "a", "two")]) == [
-        ("one", True), ("", False), ("", False)]
+        ("one", True),
+        ("", False),
+        ("", False),
+    ]
     assert ask([Query("false", "a", "one"), Query("false", "a", "two")]) == [("", False), ("", False)]
 
 
 def test_a_query_alone_is_plain_shell_text(psql: str) -> None:
     query = Query(psql, "a", "one")
-    assert merged([query])[0] == [query]
+    assert merge_queries([query])[0] == [query]
     assert LocalHost().run(query + " 2>&1").text == "one"
-    assert merged([])[1]([]) == []
-    assert merged([query])[1]([Result("x", 0, b"1")])[0].text == "1"
+    assert merge_queries([])[1]([]) == []
+    assert merge_queries([query])[1]([Result("x", 0, b"1")])[0].text == "1"

@@ -10,7 +10,7 @@ import pytest
 from homelab.errors import HomelabError, InputError
 from homelab.model import Secret
 from homelab.render import render
-from homelab.secrets import FileVault, read_secret
+from homelab.secrets import FileSecretStore, read_secret
 from homelab.trust import KnownHosts, Pin
 
 
@@ -27,8 +27,11 @@ def test_a_name_that_is_not_given_is_an_error_with_its_line() -> None:
 
 def test_pg_hba_names_each_address_and_rejects_the_rest() -> None:
     rows = [("airflow_metadata", "airflow_admin", "192.168.2.69"), ("project_data", "analytics", "192.168.2.68")]
-    lines = [" ".join(line.split()) for line in render("postgres/pg_hba.conf.j2", rows=rows).decode().splitlines()
-             if not line.startswith("#")]
+    lines = [
+        " ".join(line.split())
+        for line in render("postgres/pg_hba.conf.j2", rows=rows).decode().splitlines()
+        if not line.startswith("#")
+    ]
     assert lines == [
         "local all postgres peer",
         "host airflow_metadata airflow_admin 192.168.2.69/32 scram-sha-256",
@@ -49,18 +52,18 @@ def test_values_for_the_shell_arrive_whole(value: str) -> None:
 
 def test_a_secret_is_made_once_and_kept_private(tmp_path: Path) -> None:
     folder = tmp_path / "state"
-    first = FileVault(folder).secret("a").reveal()
-    assert FileVault(folder).secret("a").reveal() == first
-    assert FileVault(folder).secret("b").reveal() != first
+    first = FileSecretStore(folder).secret("a").reveal()
+    assert FileSecretStore(folder).secret("a").reveal() == first
+    assert FileSecretStore(folder).secret("b").reveal() != first
     assert len(first) == 64
-    assert FileVault(folder).names() == ["a", "b"]
+    assert FileSecretStore(folder).names() == ["a", "b"]
     assert (mode(folder), mode(folder / "secrets.json")) == (0o700, 0o600)
     assert (folder / ".gitignore").read_text() == "*\n"
 
 
 def test_many_threads_get_the_same_secret(tmp_path: Path) -> None:
-    vault, seen = FileVault(tmp_path / "state"), set()
-    threads = [threading.Thread(target=lambda: seen.add(vault.secret("x").reveal())) for _ in range(8)]
+    secret_store, seen = FileSecretStore(tmp_path / "state"), set()
+    threads = [threading.Thread(target=lambda: seen.add(secret_store.secret("x").reveal())) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -71,11 +74,11 @@ def test_many_threads_get_the_same_secret(tmp_path: Path) -> None:
 def test_a_key_pair_is_made_once_and_openssh_reads_it(tmp_path: Path) -> None:
     import subprocess
 
-    vault = FileVault(tmp_path / "state")
-    private, public = vault.key_pair("operator")
-    assert vault.key_pair("operator")[1] == public
+    secret_store = FileSecretStore(tmp_path / "state")
+    private, public = secret_store.key_pair("operator")
+    assert secret_store.key_pair("operator")[1] == public
     assert private.reveal().startswith("-----BEGIN OPENSSH PRIVATE KEY-----")
-    path = vault.key_path("operator")
+    path = secret_store.key_path("operator")
     assert mode(path) == 0o600
     derived = subprocess.run(["ssh-keygen", "-y", "-f", str(path)], capture_output=True, text=True, check=True)
     assert derived.stdout.split()[:2] == public.split()[:2]

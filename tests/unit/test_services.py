@@ -15,14 +15,14 @@ from homelab.commands.deploy import steps_of
 from homelab.errors import HomelabError, InputError
 from homelab.host import Result
 from homelab.inventory import load
-from homelab.model import Inventory, Site, Step
-from homelab.paths import shipped
+from homelab.model import Inventory, ServiceContext, Step
+from homelab.paths import bundled_path
 from homelab.services.airflow import Airflow
 from homelab.services.analytics import Analytics
 from homelab.services.postgres import Postgres
-from homelab.steps import Command, Directory, File, Packages, Running
+from homelab.steps import Command, Directory, File, Packages, SystemdUnit
 from tests.scripts import SCRIPTS
-from tests.support import FixedVault
+from tests.support import FixedSecretStore
 
 KEYS = {"analytics-platform": "ssh-ed25519 AAAAHost"}
 POSTGRES = {"ubuntu-24.04": 16, "debian-12": 15, "debian-13": 17}
@@ -30,22 +30,28 @@ POSTGRES = {"ubuntu-24.04": 16, "debian-12": 15, "debian-13": 17}
 
 def inventory(tmp_path: Path, template: str = "ubuntu-24.04", airflow: str = "3.3") -> Inventory:
     overlay = tmp_path / "overlay.yaml"
-    overlay.write_text(json.dumps({
-        "defaults": {"template": template},
-        "containers": {
-            "postgres-data": {"services": {"postgres": {"version": POSTGRES[template]}}},
-            "airflow-orchestration": {"services": {"airflow": {"version": airflow}}},
-        },
-        "pipeline": {"api_key_file": str(tmp_path / "key")},
-    }))
+    overlay.write_text(
+        json.dumps(
+            {
+                "defaults": {"template": template},
+                "containers": {
+                    "postgres-data": {"services": {"postgres": {"version": POSTGRES[template]}}},
+                    "airflow-orchestration": {"services": {"airflow": {"version": airflow}}},
+                },
+                "pipeline": {"api_key_file": str(tmp_path / "key")},
+            }
+        )
+    )
     (tmp_path / "key").write_text("openweather-key")
     (tmp_path / "key").chmod(0o600)
-    return load([shipped("inventory.yaml"), overlay])
+    return load([bundled_path("inventory.yaml"), overlay])
 
 
 def steps(wanted: Inventory, service: str, keys: dict[str, str] = KEYS) -> list[Step]:
-    site = Site(inventory=wanted, container=wanted.container_with(service), vault=FixedVault(), host_keys=keys)
-    return list(steps_of(site))
+    context = ServiceContext(
+        inventory=wanted, container=wanted.container_with(service), secret_store=FixedSecretStore(), host_keys=keys
+    )
+    return list(steps_of(context))
 
 
 def file(found: list[Step], path: str) -> str:
@@ -58,7 +64,7 @@ def test_postgres_is_that_of_the_distribution(tmp_path: Path, template: str) -> 
     version = POSTGRES[template]
     found = steps(inventory(tmp_path, template), "postgres")
     assert [s.names for s in found if isinstance(s, Packages)] == [[f"postgresql-{version}"]]
-    assert [s.unit for s in found if isinstance(s, Running)] == [f"postgresql@{version}-main.service"]
+    assert [s.unit for s in found if isinstance(s, SystemdUnit)] == [f"postgresql@{version}-main.service"]
     rules = file(found, f"/etc/postgresql/{version}/main/pg_hba.conf")
     assert "host    project_data      analytics       192.168.2.68/32      scram-sha-256" in rules
     assert "host    airflow_metadata  airflow_admin   192.168.2.69/32      scram-sha-256" in rules
@@ -67,18 +73,24 @@ def test_postgres_is_that_of_the_distribution(tmp_path: Path, template: str) -> 
 
 def test_pgdg_comes_with_its_key_from_a_signed_package(tmp_path: Path) -> None:
     wanted = inventory(tmp_path)
-    site = Site(inventory=wanted, container=wanted.container_with("postgres"), vault=FixedVault(), host_keys=KEYS)
-    titles = [step.title for step in Postgres(version=16, source="pgdg").steps(site)][2:5]
+    context = ServiceContext(
+        inventory=wanted, container=wanted.container_with("postgres"), secret_store=FixedSecretStore(), host_keys=KEYS
+    )
+    titles = [step.title for step in Postgres(version=16, source="pgdg").steps(context)][2:5]
     assert titles == ["packages postgresql-common ca-certificates", "apt repository PGDG", "packages postgresql-16"]
 
 
-@pytest.mark.parametrize(("data", "makes", "left"), [
-    ({}, "mkdir -p {data} {conf}; echo new >{data}/base; touch {conf}/postgresql.conf", {"base": "new\n"}),
-    ({"base": "rows\n"}, "touch {conf}/postgresql.conf", {"base": "rows\n"}),
-    ({"base": "rows\n"}, "exit 1", {"base": "rows\n"}),
-])
+@pytest.mark.parametrize(
+    ("data", "makes", "left"),
+    [
+        ({}, "mkdir -p {data} {conf}; echo new >{data}/base; touch {conf}/postgresql.conf", {"base": "new\n"}),
+        ({"base": "rows\n"}, "touch {conf}/postgresql.conf", {"base": "rows\n"}),
+        ({"base": "rows\n"}, "exit 1", {"base": "rows\n"}),
+    ],
+)
 def test_a_cluster_that_is_there_is_never_removed_and_half_of_one_is(
-        tmp_path: Path, data: dict[str, str], makes: str, left: dict[str, str]) -> None:
+    tmp_path: Path, data: dict[str, str], makes: str, left: dict[str, str]
+) -> None:
     (step,) = [s for s in steps(inventory(tmp_path), "postgres") if s.title == "cluster 16/main"]
     assert isinstance(step, Command)
     root, programs = tmp_path / "root", tmp_path / "bin"
@@ -110,14 +122,16 @@ def test_titles_are_unique_and_what_is_watched_comes_first(tmp_path: Path, templ
     found = steps(inventory(tmp_path, template), service)
     assert len({step.title for step in found}) == len(found)
     for position, step in enumerate(found):
-        assert all(found.index(watched) < position for watched in step.watches), step.title
+        assert all(found.index(watched) < position for watched in step.triggered_by), step.title
 
 
-@pytest.mark.parametrize(("version", "processes"), [
-    ("3.3", ["api-server", "dag-processor", "scheduler"]), ("2.11", ["webserver", "scheduler"])])
+@pytest.mark.parametrize(
+    ("version", "processes"),
+    [("3.3", ["api-server", "dag-processor", "scheduler"]), ("2.11", ["webserver", "scheduler"])],
+)
 def test_airflow_runs_the_processes_of_its_series(tmp_path: Path, version: str, processes: list[str]) -> None:
     found = steps(inventory(tmp_path, airflow=version), "airflow")
-    assert [s.unit for s in found if isinstance(s, Running)] == [f"airflow-{p}.service" for p in processes]
+    assert [s.unit for s in found if isinstance(s, SystemdUnit)] == [f"airflow-{p}.service" for p in processes]
     for process in processes:
         unit = file(found, f"/etc/systemd/system/airflow-{process}.service")
         assert f"ExecStart=/opt/airflow/venv/bin/airflow {process}" in unit
@@ -125,12 +139,14 @@ def test_airflow_runs_the_processes_of_its_series(tmp_path: Path, version: str, 
         assert "secret-of" not in unit
         # A task that the scheduler starts before the API answers fails, and is tried again minutes later.
         assert ("ExecStartPre=/usr/local/sbin/homelab-airflow-ready\n" in unit) is (
-            (version, process) == ("3.3", "scheduler"))
+            (version, process) == ("3.3", "scheduler")
+        )
 
 
 @pytest.mark.parametrize(("version", "then"), [("3.3", "Airflow can import the DAG"), ("2.11", "airflow works")])
 def test_the_admin_is_made_while_the_web_server_comes_up_where_they_are_not_in_each_others_way(
-        tmp_path: Path, version: str, then: str) -> None:
+    tmp_path: Path, version: str, then: str
+) -> None:
     found = steps(inventory(tmp_path, airflow=version), "airflow")
     titles = [step.title for step in found]
     at = titles.index("airflow's admin user")
@@ -144,8 +160,12 @@ def test_airflows_environment_can_be_read_by_a_shell_and_is_private(tmp_path: Pa
     found = steps(inventory(tmp_path, airflow=version), "airflow")
     (step,) = [s for s in found if isinstance(s, File) and s.path == "/etc/homelab/airflow.env"]
     assert (step.mode, step.owner, step.secret) == (0o600, "root", True)
-    values = dict(word.split("=", 1) for line in step.content.decode().splitlines() if not line.startswith("#")
-                  for word in shlex.split(line))
+    values = dict(
+        word.split("=", 1)
+        for line in step.content.decode().splitlines()
+        if not line.startswith("#")
+        for word in shlex.split(line)
+    )
     connection = json.loads(values["AIRFLOW_CONN_ANALYTICS"])
     assert connection["host"] == "192.168.2.68"
     assert connection["extra"]["host_key"] == "ssh-ed25519 AAAAHost"
@@ -173,18 +193,28 @@ def test_airflows_key_is_held_to_the_gate_and_the_address(tmp_path: Path) -> Non
 
 
 def test_what_holds_the_gate_is_roots_all_the_way_down(tmp_path: Path) -> None:
-    owners = {step.path: step.owner for step in steps(inventory(tmp_path), "analytics")
-              if isinstance(step, Directory | File)}
-    assert {owners[path] for path in ("/home/analytics", "/home/analytics/.ssh", "/home/analytics/.ssh/authorized_keys",
-                                      "/opt/analytics-platform", "/opt/analytics-platform/bin",
-                                      "/opt/analytics-platform/bin/gate")} == {"root"}
+    owners = {
+        step.path: step.owner for step in steps(inventory(tmp_path), "analytics") if isinstance(step, Directory | File)
+    }
+    assert {
+        owners[path]
+        for path in (
+            "/home/analytics",
+            "/home/analytics/.ssh",
+            "/home/analytics/.ssh/authorized_keys",
+            "/opt/analytics-platform",
+            "/opt/analytics-platform/bin",
+            "/opt/analytics-platform/bin/gate",
+        )
+    } == {"root"}
 
 
 def test_the_pipelines_environment_holds_the_cities_as_json(tmp_path: Path) -> None:
     wanted = inventory(tmp_path)
     text = file(steps(wanted, "analytics"), "/opt/analytics-platform/pipeline.env")
-    values = dict(word.split("=", 1) for line in text.splitlines() if not line.startswith("#")
-                  for word in shlex.split(line))
+    values = dict(
+        word.split("=", 1) for line in text.splitlines() if not line.startswith("#") for word in shlex.split(line)
+    )
     assert [city["name"] for city in json.loads(values["WEATHER_CITIES"])] == [c.name for c in wanted.pipeline.cities]
     assert values["OPENWEATHER_API_KEY"] == "openweather-key"
     assert values["PGHOST"] == "192.168.2.67"
@@ -217,9 +247,9 @@ def test_a_file_of_cities_is_read_before_it_takes_its_place(tmp_path: Path, text
     new = tmp_path / ".cities.csv.x1"
     new.write_bytes(cities.content)
     here = cities.validate.replace("/opt/analytics-platform/venv/bin/python", sys.executable).replace(
-        "/opt/analytics-platform/scripts", str(SCRIPTS))
-    done = subprocess.run(["sh", "-ec", f"new={new}\n{here}"], capture_output=True, text=True, check=False,
-                          timeout=60)
+        "/opt/analytics-platform/scripts", str(SCRIPTS)
+    )
+    done = subprocess.run(["sh", "-ec", f"new={new}\n{here}"], capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode == 0) == accepted
     assert accepted or "the first line has to name the columns" in done.stderr
     assert [path.name for path in tmp_path.glob(".cities*")] == [".cities.csv.x1"]
@@ -268,26 +298,47 @@ def test_what_two_services_share_is_done_once_and_in_time(tmp_path: Path) -> Non
 
 
 HEALTH = [
-    (Postgres(), ['{"sizes": {"project_data": 7340032}, "connections": 3, "raw_rows": 0, "newest_raw_row": null}'],
-     True, "project_data 7 MiB; 3 connections; 0 raw rows, newest none yet"),
+    (
+        Postgres(),
+        ['{"sizes": {"project_data": 7340032}, "connections": 3, "raw_rows": 0, "newest_raw_row": null}'],
+        True,
+        "project_data 7 MiB; 3 connections; 0 raw rows, newest none yet",
+    ),
     (Postgres(), [None], False, "does not answer: "),
     (Analytics(), ['{"last_build": null, "marts": []}'], False, "nothing has been built yet"),
-    (Analytics(), ['{"last_build": {"status": "failed", "finished": "F", "tests_passed": 1, "tests_failed": 2}, '
-                   '"marts": [{"name": "m", "rows": 3, "newest": "N"}]}'], False,
-     "built F, 1 tests passed, 2 failed; m 3 rows to N"),
-    (Airflow(), ['{"scheduler": {"status": "healthy"}, "triggerer": {"status": null}}', "[]"], True,
-     "scheduler healthy; no run yet"),
+    (
+        Analytics(),
+        [
+            '{"last_build": {"status": "failed", "finished": "F", "tests_passed": 1, "tests_failed": 2}, '
+            '"marts": [{"name": "m", "rows": 3, "newest": "N"}]}'
+        ],
+        False,
+        "built F, 1 tests passed, 2 failed; m 3 rows to N",
+    ),
+    (
+        Airflow(),
+        ['{"scheduler": {"status": "healthy"}, "triggerer": {"status": null}}', "[]"],
+        True,
+        "scheduler healthy; no run yet",
+    ),
     (Airflow(), ['{"scheduler": {"status": "unhealthy"}}', "[]"], False, "scheduler unhealthy; no run yet"),
-    (Airflow(), ['{"scheduler": {"status": "healthy"}}', '[{"state": "running", "end_date": null}, '
-                 '{"state": "failed", "end_date": "2026-01-01T00:00:00.5"}]'], False,
-     "scheduler healthy; last run failed at 2026-01-01T00:00:00"),
+    (
+        Airflow(),
+        [
+            '{"scheduler": {"status": "healthy"}}',
+            '[{"state": "running", "end_date": null}, {"state": "failed", "end_date": "2026-01-01T00:00:00.5"}]',
+        ],
+        False,
+        "scheduler healthy; last run failed at 2026-01-01T00:00:00",
+    ),
     (Airflow(), [None, "[]"], False, "does not answer"),
 ]
 
 
 @pytest.mark.parametrize(("service", "said", "healthy", "summary"), HEALTH)
-def test_how_a_service_is(service: Postgres | Analytics | Airflow, said: list[str | None], healthy: bool,
-                          summary: str) -> None:
+def test_how_a_service_is(
+    service: Postgres | Analytics | Airflow, said: list[str | None], healthy: bool, summary: str
+) -> None:
     answers = [Result("probe", 1) if text is None else Result("probe", 0, text.encode()) for text in said]
     health = service.health(answers)
     assert (health.healthy, health.summary) == (healthy, summary)
@@ -295,15 +346,16 @@ def test_how_a_service_is(service: Postgres | Analytics | Airflow, said: list[st
 
 def test_root_is_open_to_homelab_and_to_the_inventorys_keys_and_to_nobody_else(tmp_path: Path) -> None:
     wanted = inventory(tmp_path)
-    database = replace(wanted.container_with("postgres"), ssh_keys=(
-        "ssh-rsa AAAA me", FixedVault.public, "ssh-rsa BBBB"))
-    site = Site(inventory=wanted, container=database, vault=FixedVault(), host_keys=KEYS)
-    (step,) = [each for each in steps_of(site) if each.title == "file /root/.ssh/authorized_keys"]
+    database = replace(
+        wanted.container_with("postgres"), ssh_keys=("ssh-rsa AAAA me", FixedSecretStore.public, "ssh-rsa BBBB")
+    )
+    context = ServiceContext(inventory=wanted, container=database, secret_store=FixedSecretStore(), host_keys=KEYS)
+    (step,) = [each for each in steps_of(context) if each.title == "file /root/.ssh/authorized_keys"]
     assert isinstance(step, File)
     comment, *keys = step.content.decode().splitlines()
     assert comment.startswith("# ")
-    assert keys == [FixedVault.public, "ssh-rsa AAAA me", "ssh-rsa BBBB"]
+    assert keys == [FixedSecretStore.public, "ssh-rsa AAAA me", "ssh-rsa BBBB"]
     assert step.mode == 0o600
-    by_hand = step.pending([Result("", 0, b"root:root 600\n", b""), Result("", 0, step.content + b"ssh-rsa CC\n", b"")])
+    by_hand = step.check([Result("", 0, b"root:root 600\n", b""), Result("", 0, step.content + b"ssh-rsa CC\n", b"")])
     assert by_hand is not None
     assert "-ssh-rsa CC" in by_hand.diff

@@ -9,9 +9,28 @@ import pytest
 
 PROJECT = Path(__file__).parents[2] / "pipeline" / "dbt" / "analytics_project"
 FILES = [path for folder in ("models", "snapshots", "tests") for path in sorted((PROJECT / folder).rglob("*.sql"))]
-ONLY_DUCKDB = ("qualify", r"group by all", r"order by all", r"by name", r"try_cast", r"try\(", r"arg_m(ax|in)\b",
-               r"unnest\(", r"generate_series", r"strftime", r"strptime", r"to_timestamp", r"epoch", r"::",
-               r"\bexclude\s*\(", r"\breplace\s*\(", r"list_\w+\(", r"postgres_query", r"read_\w+\(", r"asof join")
+ONLY_DUCKDB = (
+    "qualify",
+    r"group by all",
+    r"order by all",
+    r"by name",
+    r"try_cast",
+    r"try\(",
+    r"arg_m(ax|in)\b",
+    r"unnest\(",
+    r"generate_series",
+    r"strftime",
+    r"strptime",
+    r"to_timestamp",
+    r"epoch",
+    r"::",
+    r"\bexclude\s*\(",
+    r"\breplace\s*\(",
+    r"list_\w+\(",
+    r"postgres_query",
+    r"read_\w+\(",
+    r"asof join",
+)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

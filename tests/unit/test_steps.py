@@ -16,22 +16,22 @@ from homelab.steps import (
     Command,
     Database,
     Directory,
+    DpkgConfigured,
     File,
-    Finished,
-    Hba,
     Packages,
-    Pinned,
+    PgHba,
+    PinnedPackages,
     Role,
-    Running,
     Settings,
     Sql,
+    SystemdUnit,
     Tree,
     User,
-    Uv,
+    UvInstall,
     Venv,
-    places,
+    remote_paths,
 )
-from homelab.steps.postgres import scram_verifier, verifies
+from homelab.steps.postgres_objects import scram_verifier, verifies
 from homelab.steps.users import unlocked
 from tests.support import Kept, LocalHost, owner_of_new_files
 
@@ -46,32 +46,44 @@ def answer(text: str = "", status: int = 0) -> Result:
 GONE = answer(status=1)
 PASSWORD = Secret("pencil")
 VENV = Venv("/opt/x/venv", b"dbt==1\n")
-PEM = b"-----BEGIN CERTIFICATE-----\n" + b"".join(each * 64 + b"\n" for each in (b"a", b"b", b"c")) + (
-    b"d==\n-----END CERTIFICATE-----\n")
+PEM = (
+    b"-----BEGIN CERTIFICATE-----\n"
+    + b"".join(each * 64 + b"\n" for each in (b"a", b"b", b"c"))
+    + (b"d==\n-----END CERTIFICATE-----\n")
+)
 Z = "0" * 64
 Y = hashlib.sha256(b"y\n").hexdigest()
 TWO = f"{'0' * 64}  a\n{'0' * 64}  b\n"
-HBA = Hba("/hba", b"local\n", "postgres", "postgres", 0o640)
-SETTINGS = Settings("/conf", b"port = 1\n", server=Running("u"))
+HBA = PgHba("/hba", b"local\n", "postgres", "postgres", 0o640)
+SETTINGS = Settings("/conf", b"port = 1\n", server=SystemdUnit("u"))
 
 TABLE: list[tuple[Step, list[Result], str | None]] = [
-    (Finished(), [answer("")], None),
-    (Finished(), [answer("its journal is not empty\na is unpacked\nb is unpacked\nc is unpacked\nd is unpacked")],
-     "was cut off: its journal is not empty, a is unpacked, b is unpacked and 2 more"),
+    (DpkgConfigured(), [answer("")], None),
+    (
+        DpkgConfigured(),
+        [answer("its journal is not empty\na is unpacked\nb is unpacked\nc is unpacked\nd is unpacked")],
+        "was cut off: its journal is not empty, a is unpacked, b is unpacked and 2 more",
+    ),
     (Packages(["a", "b"]), [answer("a installed\nb installed")], None),
     (Packages(["a", "b"]), [answer("a installed\nb config-files", 1)], "not installed: b"),
     (Packages(["a", "b"]), [GONE], "not installed: a, b"),
-    (Pinned({"a": "1.*"}), [answer("a installed 1.2-3")], None),
-    (Pinned({"a": "1.*"}), [answer("a installed 2.0")], "a 2.0 → 1.*"),
-    (Pinned({"a": "1.*"}), [answer("a config-files 2.0")], None),
-    (Pinned({"a": "1.*"}), [GONE], None),
+    (PinnedPackages({"a": "1.*"}), [answer("a installed 1.2-3")], None),
+    (PinnedPackages({"a": "1.*"}), [answer("a installed 2.0")], "a 2.0 → 1.*"),
+    (PinnedPackages({"a": "1.*"}), [answer("a config-files 2.0")], None),
+    (PinnedPackages({"a": "1.*"}), [GONE], None),
     (Certificate("/c/x.crt", PEM), [answer("root:root 644"), answer(PEM.decode()), answer()], None),
     (Certificate("/c/x.crt", PEM), [answer("root:root 644"), answer(PEM.decode()), GONE], "is not trusted yet"),
     (User("u", "/home/u"), [answer("u:x:999:999::/home/u:/usr/sbin/nologin"), answer()], None),
-    (User("u", "/home/u"), [answer("u:x:999:999::/home/u:/usr/sbin/nologin"), GONE],
-     "has no group, no entry in shadow or gshadow, or no home"),
-    (User("u", "/home/u"), [answer("u:x:999:999::/:/bin/sh"), answer()],
-     "home / → /home/u, shell /bin/sh → /usr/sbin/nologin"),
+    (
+        User("u", "/home/u"),
+        [answer("u:x:999:999::/home/u:/usr/sbin/nologin"), GONE],
+        "has no group, no entry in shadow or gshadow, or no home",
+    ),
+    (
+        User("u", "/home/u"),
+        [answer("u:x:999:999::/:/bin/sh"), answer()],
+        "home / → /home/u, shell /bin/sh → /usr/sbin/nologin",
+    ),
     (User("u", "/home/u"), [GONE, GONE], "does not exist"),
     (Directory("/d"), [answer("directory root:root 755")], None),
     (Directory("/d"), [answer("directory u:root 755")], "directory u:root 755 → directory root:root 755"),
@@ -85,43 +97,76 @@ TABLE: list[tuple[Step, list[Result], str | None]] = [
     (File("/f", b"x\n"), [answer(f"root:root 644\n{Y}"), answer("x\n")], None),
     (File("/f", b"x\n"), [answer("root:root 600"), answer("x\n")], "root:root 600 → root:root 644"),
     (File("/f", b"x\n"), [GONE, GONE], "does not exist"),
-    (File("/f", b"x\n", secret=True), [answer("root:root 644"), answer(hashlib.sha256(b"x\n").hexdigest() + "  -")],
-     None),
-    (File("/f", b"x\n", secret=True), [answer("root:root 644"), answer("0" * 64)],
-     "its content differs; kept in STATE/replaced/f (secret, not shown)"),
+    (
+        File("/f", b"x\n", secret=True),
+        [answer("root:root 644"), answer(hashlib.sha256(b"x\n").hexdigest() + "  -")],
+        None,
+    ),
+    (
+        File("/f", b"x\n", secret=True),
+        [answer("root:root 644"), answer("0" * 64)],
+        "its content differs; kept in STATE/replaced/f (secret, not shown)",
+    ),
     (HBA, [answer("postgres:postgres 640"), answer("local\n"), answer("t"), answer()], None),
     (HBA, [answer("postgres:postgres 640"), answer("local\n"), answer("f"), answer()], "is not loaded yet"),
-    (HBA, [answer("postgres:postgres 640"), answer("local\n"), answer("t"), GONE],
-     "the one before was not cleared away"),
-    (HBA, [answer("postgres:postgres 640"), answer("trust\n"), answer("t"), answer()],
-     "its content differs; kept in STATE/replaced/hba"),
+    (
+        HBA,
+        [answer("postgres:postgres 640"), answer("local\n"), answer("t"), GONE],
+        "the one before was not cleared away",
+    ),
+    (
+        HBA,
+        [answer("postgres:postgres 640"), answer("trust\n"), answer("t"), answer()],
+        "its content differs; kept in STATE/replaced/hba",
+    ),
     (Tree("/t", {"a": b"1"}), [answer(f"{hashlib.sha256(b'1').hexdigest()}  a\n"), GONE, answer()], None),
-    (Tree("/t", {"a": b"1"}), [answer(f"{hashlib.sha256(b'1').hexdigest()}  a\n"), GONE, GONE],
-     "the one before was not cleared away"),
-    (Tree("/t", {"a": b"1"}), [answer(TWO), answer(hashlib.sha256(TWO.encode()).hexdigest()), answer()],
-     "its content differs: 1 files to write, 1 to remove"),
-    (Tree("/t", {"a": b"1"}), [answer(TWO), answer("0" * 64), answer()],
-     "changed by hand; kept in STATE/replaced/t: 1 files to write, 1 to remove"),
+    (
+        Tree("/t", {"a": b"1"}),
+        [answer(f"{hashlib.sha256(b'1').hexdigest()}  a\n"), GONE, GONE],
+        "the one before was not cleared away",
+    ),
+    (
+        Tree("/t", {"a": b"1"}),
+        [answer(TWO), answer(hashlib.sha256(TWO.encode()).hexdigest()), answer()],
+        "its content differs: 1 files to write, 1 to remove",
+    ),
+    (
+        Tree("/t", {"a": b"1"}),
+        [answer(TWO), answer("0" * 64), answer()],
+        "changed by hand; kept in STATE/replaced/t: 1 files to write, 1 to remove",
+    ),
     (Tree("/t", {"a": b"1"}), [GONE, GONE, answer()], "does not exist"),
     (Command("c", "true", "x"), [answer()], None),
     (Command("c", "true", "x"), [GONE], "not done yet"),
-    (Running("u"), [answer("ActiveState=active\nUnitFileState=enabled\nNeedDaemonReload=no")], None),
-    (Running("u"), [answer("ActiveState=active\nUnitFileState=enabled-runtime\nNeedDaemonReload=no")], None),
-    (Running("u"), [answer("ActiveState=failed\nUnitFileState=enabled\nNeedDaemonReload=no")], "is failed"),
-    (Running("u"), [answer("ActiveState=active\nUnitFileState=disabled\nNeedDaemonReload=no")],
-     "does not start at boot"),
-    (Running("u"), [answer("ActiveState=active\nUnitFileState=enabled\nNeedDaemonReload=yes")],
-     "its file has changed"),
-    (Running("u"), [GONE], "is not there"),
+    (SystemdUnit("u"), [answer("ActiveState=active\nUnitFileState=enabled\nNeedDaemonReload=no")], None),
+    (SystemdUnit("u"), [answer("ActiveState=active\nUnitFileState=enabled-runtime\nNeedDaemonReload=no")], None),
+    (SystemdUnit("u"), [answer("ActiveState=failed\nUnitFileState=enabled\nNeedDaemonReload=no")], "is failed"),
+    (
+        SystemdUnit("u"),
+        [answer("ActiveState=active\nUnitFileState=disabled\nNeedDaemonReload=no")],
+        "does not start at boot",
+    ),
+    (
+        SystemdUnit("u"),
+        [answer("ActiveState=active\nUnitFileState=enabled\nNeedDaemonReload=yes")],
+        "its file has changed",
+    ),
+    (SystemdUnit("u"), [GONE], "is not there"),
     (VENV, [answer(f"/opt/x/venv-3.11.2-{VENV.digest}"), answer("Python 3.11.2"), answer()], None),
-    (VENV, [answer(f"/opt/x/venv-3.11.2-{VENV.digest}"), answer("Python 3.13.5"), answer()],
-     "the interpreter has changed"),
-    (VENV, [answer("/opt/x/venv-3.11.2-0123456789abcdef"), answer("Python 3.11.2"), answer()],
-     "the lock file has changed"),
+    (
+        VENV,
+        [answer(f"/opt/x/venv-3.11.2-{VENV.digest}"), answer("Python 3.13.5"), answer()],
+        "the interpreter has changed",
+    ),
+    (
+        VENV,
+        [answer("/opt/x/venv-3.11.2-0123456789abcdef"), answer("Python 3.11.2"), answer()],
+        "the lock file has changed",
+    ),
     (VENV, [answer(f"/opt/x/venv-3.11.2-{VENV.digest}"), answer("Python 3.11.2"), GONE], "does not exist"),
     (VENV, [GONE, answer("Python 3.11.2"), GONE], "does not exist"),
-    (Uv(b"uv==1\n"), [answer(hashlib.sha256(b"uv==1\n").hexdigest())], None),
-    (Uv(b"uv==1\n"), [answer("0" * 64)], "not installed, or of another version"),
+    (UvInstall(b"uv==1\n"), [answer(hashlib.sha256(b"uv==1\n").hexdigest())], None),
+    (UvInstall(b"uv==1\n"), [answer("0" * 64)], "not installed, or of another version"),
     (Role("r", PASSWORD), [answer(scram_verifier(PASSWORD))], None),
     (Role("r", PASSWORD), [answer(scram_verifier(Secret("crayon")))], "its password differs"),
     (Role("r", PASSWORD), [answer("md5abc")], "its password differs"),
@@ -136,34 +181,39 @@ TABLE: list[tuple[Step, list[Result], str | None]] = [
 ]
 
 
-@pytest.mark.parametrize(("step", "answers", "reason"), TABLE,
-                         ids=[f"{i}-{step.title}-{reason}" for i, (step, _, reason) in enumerate(TABLE)])
+@pytest.mark.parametrize(
+    ("step", "answers", "reason"),
+    TABLE,
+    ids=[f"{i}-{step.title}-{reason}" for i, (step, _, reason) in enumerate(TABLE)],
+)
 def test_what_a_step_says(step: Step, answers: list[Result], reason: str | None) -> None:
     assert len(answers) == len(step.probes())
-    pending = step.pending(answers)
-    assert (pending and pending.reason.replace(places.STATE, "STATE")) == reason
+    pending = step.check(answers)
+    assert (pending and pending.reason.replace(remote_paths.STATE, "STATE")) == reason
 
 
 def test_scram_is_that_of_the_rfc() -> None:
     # The stored and server keys follow from RFC 7677's exchange; PostgreSQL itself is asked in the integration tests.
     verifier = scram_verifier(PASSWORD, _RFC_SALT)
     assert verifier.startswith("SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$")
-    assert verifier == ("SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY="
-                        ":wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU=")
+    assert verifier == (
+        "SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY="
+        ":wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU="
+    )
     assert verifies(verifier, PASSWORD)
     assert not verifies(verifier, Secret("Pencil"))
 
 
 def test_a_secret_is_never_printed() -> None:
     step = File("/f", b"hunter2", secret=True)
-    shown = f"{PASSWORD} {PASSWORD!r} {Role('r', PASSWORD)!r} {step.pending([GONE, GONE])}"
+    shown = f"{PASSWORD} {PASSWORD!r} {Role('r', PASSWORD)!r} {step.check([GONE, GONE])}"
     assert "pencil" not in shown
     assert "hunter2" not in shown
 
 
 def settle(host: LocalHost, step: Step) -> str | None:
-    pending = step.pending(host.batch(step.probes()))
-    return pending.reason.replace(places.STATE, "STATE") if pending else None
+    pending = step.check(host.batch(step.probes()))
+    return pending.reason.replace(remote_paths.STATE, "STATE") if pending else None
 
 
 def test_file_is_written_and_then_left_alone(tmp_path: Path) -> None:
@@ -174,7 +224,7 @@ def test_file_is_written_and_then_left_alone(tmp_path: Path) -> None:
     assert settle(host, step) is None
     path = Path(step.path)
     path.write_bytes(b"one\nthree\n")
-    pending = step.pending(host.batch(step.probes()))
+    pending = step.check(host.batch(step.probes()))
     assert pending is not None
     assert "-three\n+two\n" in pending.diff
     step.apply(host)
@@ -184,7 +234,7 @@ def test_file_is_written_and_then_left_alone(tmp_path: Path) -> None:
 
 def test_what_was_not_from_us_is_kept_and_the_oldest_of_it_goes(tmp_path: Path) -> None:
     host, path = LocalHost(), tmp_path / "it's a file"
-    kept = Path(places.replaced(str(path)))
+    kept = Path(remote_paths.replaced(str(path)))
     path.write_text("by hand 0")
     for number in range(1, 8):
         File(str(path), b"ours %d" % number, *owner_of_new_files()).apply(host)
@@ -220,7 +270,7 @@ def test_tree_is_exactly_what_it_says(tmp_path: Path) -> None:
     assert settle(host, step) == why
     step.apply(host)
     assert settle(host, step) is None
-    (kept,) = Path(places.replaced(str(goal))).iterdir()
+    (kept,) = Path(remote_paths.replaced(str(goal))).iterdir()
     assert (kept / "surplus").read_text() == "x"
     changed = Tree(str(goal), {"a": b"ours"})
     assert settle(host, changed) == "its content differs: 1 files to write, 2 to remove"
@@ -238,7 +288,7 @@ class Cut(LocalHost):
 
     def run(self, command: str, *, stdin: bytes = b"", timeout: float = 60) -> Result:
         """See Host.run. Who is killed tidies nothing up."""
-        super().run("\n".join(command.splitlines()[:self.lines]).replace("trap ", ": "), stdin=stdin, timeout=timeout)
+        super().run("\n".join(command.splitlines()[: self.lines]).replace("trap ", ": "), stdin=stdin, timeout=timeout)
         return Result(command, 137)
 
 
@@ -247,8 +297,11 @@ def ends(step: Step) -> list[int]:
     host = LocalHost()
     step.apply(host)
     (lines,) = (command.splitlines() for command in host.ran)
-    return [count for count in range(1, len(lines)) if not subprocess.run(
-        ["sh", "-n", "-c", "\n".join(lines[:count])], check=False, capture_output=True).returncode]
+    return [
+        count
+        for count in range(1, len(lines))
+        if not subprocess.run(["sh", "-n", "-c", "\n".join(lines[:count])], check=False, capture_output=True).returncode
+    ]
 
 
 def everything(folder: Path) -> dict[str, str]:
@@ -259,8 +312,10 @@ def everything(folder: Path) -> dict[str, str]:
         name = str(path.relative_to(folder))
         return re.sub(r"\d{8}T\d{6}Z", lambda found: f"MOMENT {moments.index(found[0])}", name)
 
-    return {timeless(path): f"{path.lstat().st_mode:o} {path.read_text() if path.is_file() else ''}"
-            for path in folder.rglob("*")}
+    return {
+        timeless(path): f"{path.lstat().st_mode:o} {path.read_text() if path.is_file() else ''}"
+        for path in folder.rglob("*")
+    }
 
 
 CLOCK = """#!/bin/sh
@@ -273,14 +328,17 @@ def changing(kind: str, path: str) -> list[Step]:
     owner = owner_of_new_files()
     if kind == "tree":
         return [Tree(path, {"a/b": content, "c": b"x"}) for content in (b"1", b"2")]
-    return [File(path, content, *owner, mode=0o640, validate='ln -f "$new" "$new.csv"; rm -f "$new.csv"')
-            for content in (b"1", b"2")]
+    return [
+        File(path, content, *owner, mode=0o640, validate='ln -f "$new" "$new.csv"; rm -f "$new.csv"')
+        for content in (b"1", b"2")
+    ]
 
 
 @pytest.mark.parametrize("before", ["nothing", "ours", "somebody's"])
 @pytest.mark.parametrize("kind", ["file", "tree"])
-def test_killed_after_every_line_the_next_run_ends_as_a_clean_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                                   kind: str, before: str) -> None:
+def test_killed_after_every_line_the_next_run_ends_as_a_clean_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, before: str
+) -> None:
     """File by file: what is kept, what is noted, and nothing that lies about."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "date").write_text(CLOCK.format(ticks=tmp_path / "ticks"))
@@ -290,7 +348,7 @@ def test_killed_after_every_line_the_next_run_ends_as_a_clean_one(tmp_path: Path
     folder = tmp_path / "host"
     path = folder / "etc" / "thing"
     path.parent.mkdir(parents=True)
-    monkeypatch.setattr(places, "STATE", str(folder / "state"))
+    monkeypatch.setattr(remote_paths, "STATE", str(folder / "state"))
     old, new = changing(kind, str(path))
     if before != "nothing":
         old.apply(LocalHost())
@@ -310,7 +368,8 @@ def test_killed_after_every_line_the_next_run_ends_as_a_clean_one(tmp_path: Path
 
     clean = ended(0)
     assert sum("replaced" in path and "MOMENT" in path for path in clean) == (before == "somebody's") * (
-        4 if kind == "tree" else 1)
+        4 if kind == "tree" else 1
+    )
     for lines in ends(changing(kind, str(tmp_path / "any"))[1]):
         assert ended(lines) == clean, f"killed after line {lines}"
 
@@ -332,15 +391,22 @@ echo dpkg >>{log}.dpkg
 """
 
 
-@pytest.mark.parametrize(("second", "calls", "good"), [
-    ("exit 0", ["update", "update", "install"], True),
-    ("echo 'E: The repository is gone' >&2; exit 100", ["update", "update"], False),
-])
-def test_packages_wait_for_a_lock_and_for_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, second: str,
-                                                       calls: list[str], good: bool) -> None:
+@pytest.mark.parametrize(
+    ("second", "calls", "good"),
+    [
+        ("exit 0", ["update", "update", "install"], True),
+        ("echo 'E: The repository is gone' >&2; exit 100", ["update", "update"], False),
+    ],
+)
+def test_packages_wait_for_a_lock_and_for_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, second: str, calls: list[str], good: bool
+) -> None:
     log = tmp_path / "log"
-    for name, text in (("apt-get", APT.format(log=log, second=second)), ("sleep", "#!/bin/sh\n"),
-                       ("dpkg", DPKG.format(log=log))):
+    for name, text in (
+        ("apt-get", APT.format(log=log, second=second)),
+        ("sleep", "#!/bin/sh\n"),
+        ("dpkg", DPKG.format(log=log)),
+    ):
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
@@ -354,17 +420,21 @@ def test_packages_wait_for_a_lock_and_for_nothing_else(tmp_path: Path, monkeypat
     assert Path(f"{log}.dpkg").read_text().split() == ["dpkg"] * 3
 
 
-def test_pins_hold_only_what_is_installed_and_are_apts_patterns(tmp_path: Path,
-                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pins_hold_only_what_is_installed_and_are_apts_patterns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     log = tmp_path / "log"
     (tmp_path / "a=1-x").touch()  # which a shell would find for the pattern
     monkeypatch.chdir(tmp_path)
-    for name, text in (("apt-get", f'[ "$1" = update ] || echo "$*" >{log}'), ("dpkg", ""),
-                       ("dpkg-query", 'printf "installed a\\nconfig-files b\\ninstalled ab\\n"')):
+    for name, text in (
+        ("apt-get", f'[ "$1" = update ] || echo "$*" >{log}'),
+        ("dpkg", ""),
+        ("dpkg-query", 'printf "installed a\\nconfig-files b\\ninstalled ab\\n"'),
+    ):
         (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    Pinned({"a": "1*", "b": "2*", "c": "3"}).apply(LocalHost())
+    PinnedPackages({"a": "1*", "b": "2*", "c": "3"}).apply(LocalHost())
     assert log.read_text().split()[-1] == "a=1*"
     assert "b=2*" not in log.read_text()
     assert "--allow-downgrades" in log.read_text()

@@ -6,8 +6,8 @@ from datetime import date
 
 import pytest
 
-from homelab.plan.template import Template, stands_for
-from homelab.proxmox import record
+from homelab.plan.template import Template, is_same_template
+from homelab.proxmox import description_metadata
 from homelab.proxmox.templates import fitting, newest
 
 VOLUME = "local:vztmpl/debian-12-standard_12.12-1_amd64.tar.zst"
@@ -15,26 +15,34 @@ DAY = date(2026, 11, 23)
 LINE = f"Made from {VOLUME} on 2026-11-23."
 
 
-@pytest.mark.parametrize(("template", "volume", "same"), [
-    ("debian-12", VOLUME, True),
-    ("debian-12", "local:vztmpl/debian-12-standard_12.7-1_amd64.tar.zst", True),  # an older one is no other
-    ("debian-13", VOLUME, False),
-    ("ubuntu-24.04", VOLUME, False),
-    ("debian-12", "local:vztmpl/my-own_1_amd64.tar.zst", False),
-    (VOLUME, VOLUME, True),
-    ("nas:vztmpl/debian-12-standard_12.12-1_amd64.tar.zst", VOLUME, True),  # the same file on another storage
-    ("local:vztmpl/debian-12-standard_12.7-1_amd64.tar.zst", VOLUME, False),
-])
+@pytest.mark.parametrize(
+    ("template", "volume", "same"),
+    [
+        ("debian-12", VOLUME, True),
+        ("debian-12", "local:vztmpl/debian-12-standard_12.7-1_amd64.tar.zst", True),  # an older one is no other
+        ("debian-13", VOLUME, False),
+        ("ubuntu-24.04", VOLUME, False),
+        ("debian-12", "local:vztmpl/my-own_1_amd64.tar.zst", False),
+        (VOLUME, VOLUME, True),
+        ("nas:vztmpl/debian-12-standard_12.12-1_amd64.tar.zst", VOLUME, True),  # the same file on another storage
+        ("local:vztmpl/debian-12-standard_12.7-1_amd64.tar.zst", VOLUME, False),
+    ],
+)
 def test_whether_the_inventory_names_what_a_container_was_made_from(template: str, volume: str, same: bool) -> None:
-    assert stands_for(template, volume) is same
+    assert is_same_template(template, volume) is same
 
 
-@pytest.mark.parametrize(("names", "expected"), [
-    (["a_12.7-1_amd64.tar.zst", "a_12.12-1_amd64.tar.zst", "a_12.2-1_amd64.tar.zst"], "a_12.12-1_amd64.tar.zst"),
-    (["local:vztmpl/a_24.04-2_amd64.tar.zst", "local:vztmpl/a_24.04-10_amd64.tar.zst"],
-     "local:vztmpl/a_24.04-10_amd64.tar.zst"),
-    ([], None),
-])
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["a_12.7-1_amd64.tar.zst", "a_12.12-1_amd64.tar.zst", "a_12.2-1_amd64.tar.zst"], "a_12.12-1_amd64.tar.zst"),
+        (
+            ["local:vztmpl/a_24.04-2_amd64.tar.zst", "local:vztmpl/a_24.04-10_amd64.tar.zst"],
+            "local:vztmpl/a_24.04-10_amd64.tar.zst",
+        ),
+        ([], None),
+    ],
+)
 def test_the_newest(names: list[str], expected: str | None) -> None:
     assert newest(names) == expected
 
@@ -52,23 +60,26 @@ def test_a_template_says_where_it_comes_from() -> None:
 
 @pytest.mark.parametrize("text", ["", "Weather data.", "Weather data.\n\n* made by homelab\n* see the inventory"])
 def test_the_record_is_put_on_read_back_and_taken_off(text: str) -> None:
-    written = record.recorded(text, VOLUME, DAY)
+    written = description_metadata.with_source(text, VOLUME, DAY)
     assert written.splitlines()[-1] == LINE
-    assert record.source(written + "\n") == VOLUME
-    assert record.without(written + "\n") == text
+    assert description_metadata.source(written + "\n") == VOLUME
+    assert description_metadata.strip(written + "\n") == text
 
 
-@pytest.mark.parametrize(("before", "after"), [
-    (f"Old.\n\n{LINE}\n", f"New.\n\n{LINE}"),
-    (f"{LINE}\nwith something below\n", f"New.\n\n{LINE}"),
-    ("Old.\n", "New."),
-    ("", "New."),
-])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (f"Old.\n\n{LINE}\n", f"New.\n\n{LINE}"),
+        (f"{LINE}\nwith something below\n", f"New.\n\n{LINE}"),
+        ("Old.\n", "New."),
+        ("", "New."),
+    ],
+)
 def test_a_new_description_keeps_the_record(before: str, after: str) -> None:
-    assert record.kept("New.", before) == after
+    assert description_metadata.carry_over("New.", before) == after
 
 
 def test_what_only_looks_like_a_record_is_text() -> None:
     text = "It is Made from love on 2026-11-23.\nMade from scratch."
-    assert record.source(text) is None
-    assert record.without(text) == text
+    assert description_metadata.source(text) is None
+    assert description_metadata.strip(text) == text

@@ -1,0 +1,165 @@
+"""The node's firewall: what Proxmox would make of a container's options and rules, in the container's own network.
+
+On Proxmox the rules stand outside, where root in the container cannot reach them; here that root could undo them.
+What is proven by packets is the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from fakepve import FakeCt, PveError
+from fakepve.firewall import empty_conf
+
+from homelab.errors import HomelabError
+from homelab.lab import guest
+from homelab.lab.hotplug import ConfigNode
+
+TABLE = "homelab_firewall"
+_VERDICTS = {"ACCEPT": "accept", "DROP": "drop", "REJECT": "reject"}
+# What a rule may say here; a macro, a group, an alias and an IP set would have to be looked up elsewhere first.
+_KNOWN = frozenset(
+    {
+        "type",
+        "action",
+        "proto",
+        "dport",
+        "sport",
+        "source",
+        "dest",
+        "icmp-type",
+        "enable",
+        "comment",
+        "log",
+        "ipversion",
+    }
+)
+
+
+def ruleset(config: Mapping[str, Any], options: Mapping[str, Any], rules: Sequence[Mapping[str, Any]]) -> str:
+    """The nftables table for a container; nothing but the removal of an older one where no device has the firewall."""
+    devices = [
+        device.get("name", f"eth{number}")
+        for number, device in guest.network_devices(config).items()
+        if device.get("firewall") == "1"
+    ]
+    lines = [f"table inet {TABLE}", f"delete table inet {TABLE}"]
+    if options.get("enable") and devices:
+        lines += [
+            f"table inet {TABLE} {{",
+            *_direction("in", "input", "iifname", devices, options, rules),
+            *_direction("out", "output", "oifname", devices, options, rules),
+            "}",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _direction(
+    direction: str,
+    hook: str,
+    match: str,
+    devices: Sequence[str],
+    options: Mapping[str, Any],
+    rules: Sequence[Mapping[str, Any]],
+) -> Iterator[str]:
+    policy = options.get(f"policy_{direction}", "DROP" if direction == "in" else "ACCEPT")
+    names = ", ".join(f'"{device}"' for device in devices)
+    yield f"  chain {hook} {{"
+    yield f"    type filter hook {hook} priority filter; policy accept;"
+    yield f"    {match} != {{ {names} }} accept"
+    yield "    ct state invalid drop"
+    yield "    ct state established,related accept"
+    yield "    icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-advert } accept"
+    yield from (f"    {statement(rule)}" for rule in rules if rule.get("enable") and rule["type"] == direction)
+    yield f"    {_VERDICTS[policy]}"
+    yield "  }"
+
+
+def statement(rule: Mapping[str, Any]) -> str:
+    """One rule in nftables' words."""
+    parts = []
+    for key, word in (("source", "saddr"), ("dest", "daddr")):
+        if value := rule.get(key):
+            parts.append(f"{'ip6' if ':' in value else 'ip'} {word} {{ {value.replace(',', ', ')} }}")
+    if proto := rule.get("proto"):
+        parts.append(f"meta l4proto {proto}")
+    for key in ("sport", "dport"):
+        if value := rule.get(key):
+            parts.append(f"th {key} {{ {value.replace(':', '-').replace(',', ', ')} }}")
+    if kind := rule.get("icmp-type"):
+        parts.append(f"icmp type {kind}")
+    return " ".join([*parts, _VERDICTS[rule["action"]]])
+
+
+class FirewallNode(ConfigNode):
+    """The part of the node that guards its containers."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._enforcing = asyncio.Lock()
+        # There is no machine here that the datacenter's switch could cut off, and nobody to turn it on.
+        self.firewall_config("cluster")["options"]["enable"] = 1
+
+    def filter_of(self, ct: FakeCt) -> str:
+        """What the container's network has to load."""
+        kept = self.firewall_config("ct", ct.node, ct.vmid)
+        switched = self.firewall_config("cluster")["options"].get("enable")
+        return ruleset(ct.config, kept["options"] if switched else {}, kept["rules"])
+
+    def record(self, ct: FakeCt) -> dict[str, Any]:
+        """What is remembered of a container, its firewall included."""
+        kept = self.firewall_config("ct", ct.node, ct.vmid)
+        return {**super().record(ct), "firewall": {"options": kept["options"], "rules": kept["rules"]}}
+
+    def recall(self, vmid: int, record: Mapping[str, Any]) -> None:
+        """Take up a container's firewall from its record."""
+        self.firewall_config("ct", vmid=vmid).update(empty_conf() | dict(record.get("firewall", {})))
+
+    def _drop(self, ct: FakeCt) -> None:
+        """As on Proxmox, a container's firewall goes with it."""
+        super()._drop(ct)
+        self._fw()["guests"].pop(ct.vmid, None)
+
+    async def _hotplug(self, ct: FakeCt, before: Mapping[str, Any]) -> None:
+        await super()._hotplug(ct, before)
+        await self._guard(ct)
+
+    async def _fw_options_put(self, scope: str, v: Mapping[str, Any], user: str) -> None:
+        await super()._fw_options_put(scope, v, user)
+        await self._enforce(scope, v)
+
+    async def _fw_rule_create(self, scope: str, v: Mapping[str, Any], user: str) -> None:
+        await super()._fw_rule_create(scope, v, user)
+        await self._enforce(scope, v)
+
+    async def _fw_rule_update(self, scope: str, v: Mapping[str, Any], user: str) -> None:
+        await super()._fw_rule_update(scope, v, user)
+        await self._enforce(scope, v)
+
+    async def _fw_rule_delete(self, scope: str, v: Mapping[str, Any], user: str) -> None:
+        await super()._fw_rule_delete(scope, v, user)
+        await self._enforce(scope, v)
+
+    def _check_rule(self, scope: str, rule: dict[str, Any], conf: Any) -> Any:
+        checked = super()._check_rule(scope, rule, conf)
+        names = [rule.get(key, "") for key in ("source", "dest")]
+        elsewhere = rule["type"] not in ("in", "out") or any(name[:1].isalpha() or name[:1] == "+" for name in names)
+        if scope != "ct" or set(rule) - _KNOWN or elsewhere:
+            raise PveError(501, "the lab node only has a container's own rules, by addresses and ports")
+        return checked
+
+    async def _enforce(self, scope: str, v: Mapping[str, Any]) -> None:
+        """Put what was changed in force, before the change is answered."""
+        for ct in [ct for ct in self.cts if scope == "cluster" or ct.vmid == int(v.get("vmid", 0))]:
+            self._refresh(ct)
+            await self._guard(ct)
+            self.save(ct)
+
+    async def _guard(self, ct: FakeCt) -> None:
+        async with self._enforcing:
+            try:
+                await asyncio.to_thread(self.runtime.guard, ct.vmid, self.filter_of(ct), ct.status == "running")
+            except HomelabError as error:
+                raise PveError(500, f"unable to enforce the firewall: {str(error).splitlines()[0]}") from error

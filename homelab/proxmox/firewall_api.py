@@ -1,0 +1,164 @@
+"""A container's firewall over the API: what it is, and how it becomes what it should be."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from homelab.errors import HomelabError
+from homelab.model import Container
+from homelab.model.firewall import Firewall, Insert, Move, Remove, Rule, next_change
+from homelab.plan import Note
+from homelab.proxmox.client import Client
+from homelab.proxmox.errors import ProxmoxError, Unanswered
+
+_FORBIDDEN = 403
+_TRIES = 3  # times that a change is sent whose answers are lost
+_PAUSE = 0.2  # seconds before what became of it is looked up
+_CHANGES = 500  # more than one container's rules ever need
+# Our fields, and what Proxmox calls them.
+_NAMES = {
+    "direction": "type",
+    "action": "action",
+    "source": "source",
+    "proto": "proto",
+    "port": "dport",
+    "icmp": "icmp-type",
+    "comment": "comment",
+}
+_OFF = (
+    "it is off for the whole datacenter, so the containers' rules do nothing yet. Somebody with Sys.Modify on / "
+    "turns it on, at Datacenter > Firewall > Options or with `pvesh set /cluster/firewall/options --enable 1`. "
+    "That closes the nodes, too, to all but their own network: read docs/firewall.md before"
+)
+_UNSEEN = (
+    "this token may not see whether it is on for the whole datacenter, without which the containers' rules do "
+    "nothing: look at Datacenter > Firewall > Options, or give the token Sys.Audit on /"
+)
+_ASIDE = frozenset({*_NAMES.values(), "enable", "pos", "digest", "ipversion"})
+
+
+def read(client: Client, node: str, vmid: int) -> Firewall:
+    """A container's firewall as it is. Two calls."""
+    return replace(_switches(client, node, vmid), rules=_rules(client, node, vmid)[0])
+
+
+def make(client: Client, node: str, vmid: int, goal: Firewall) -> None:
+    """Bring it there, from wherever it is. Killed at any point, the next run goes on. Raises HomelabError.
+
+    The rules are in place before anything is dropped, and stay until nothing is dropped any more.
+    """
+    if not goal.on:
+        _switch(client, node, vmid, goal)
+    _order(client, node, vmid, goal)
+    if goal.on:
+        _switch(client, node, vmid, goal)
+
+
+def notes(client: Client, containers: Iterable[Container]) -> Iterator[Note]:
+    """What a person should know where the inventory wants a firewall and the datacenter's switch is not known to be on.
+
+    That switch is never touched: it closes the nodes, too. One call, and none where no firewall is wanted.
+    """
+    if any(container.shape.firewall for container in containers) and not (on := _datacenter_on(client)):
+        yield Note("firewall", _UNSEEN if on is None else _OFF)
+
+
+def _datacenter_on(client: Client) -> bool | None:
+    """Whether the datacenter's switch is on; None if this token may not see it."""
+    try:
+        return _flag(client.get("cluster/firewall/options").get("enable"))
+    except ProxmoxError as error:
+        if error.status != _FORBIDDEN:
+            raise
+        return None
+
+
+def _switches(client: Client, node: str, vmid: int) -> Firewall:
+    """On or off and the policies, with Proxmox's defaults; without the rules."""
+    options = client.get(_path(node, vmid, "options"))
+    return Firewall(
+        on=_flag(options.get("enable")),
+        policy_in=str(options.get("policy_in", "DROP")),
+        policy_out=str(options.get("policy_out", "ACCEPT")),
+    )
+
+
+def _switch(client: Client, node: str, vmid: int, goal: Firewall) -> None:
+    if _switches(client, node, vmid) == replace(goal, rules=()):
+        return
+    options: dict[str, Any] = {"enable": int(goal.on)}
+    if goal.on:
+        options |= {"policy_in": goal.policy_in, "policy_out": goal.policy_out}
+    for _ in range(_TRIES):
+        try:
+            client.put(_path(node, vmid, "options"), **options)
+            return
+        except Unanswered as error:  # said once more, it changes nothing
+            lost = error
+        time.sleep(_PAUSE)
+    raise lost
+
+
+def _order(client: Client, node: str, vmid: int, goal: Firewall) -> None:
+    losses, inserted = 0, set[Insert]()
+    for _ in range(_CHANGES):
+        found, digest = _rules(client, node, vmid)
+        change = next_change(found, goal.rules)
+        if change is None:
+            return
+        if change in inserted:
+            break
+        try:
+            _send(client, node, vmid, change, digest)
+        except Unanswered:
+            losses += 1
+            if losses == _TRIES:
+                raise
+            time.sleep(_PAUSE)
+        else:
+            inserted |= {change} if isinstance(change, Insert) else set()
+    raise HomelabError(
+        f"The firewall rules of {vmid} do not stay as they are made",
+        f"Again and again: {change}. Somebody else changes them, or Proxmox keeps them in other words.",
+        "Look at them in the web interface; run the same command again when nobody else changes them.",
+    )
+
+
+def _send(client: Client, node: str, vmid: int, change: Insert | Remove | Move, digest: dict[str, str]) -> None:
+    match change:
+        case Insert(rule):
+            client.post(_path(node, vmid, "rules"), **_parameters(rule))
+        case Remove(position):
+            client.delete(_path(node, vmid, f"rules/{position}"), **digest)
+        case Move(position, to):
+            client.put(_path(node, vmid, f"rules/{position}"), moveto=to, **digest)
+
+
+def _rules(client: Client, node: str, vmid: int) -> tuple[tuple[Rule, ...], dict[str, str]]:
+    """The rules in order, and the digest by which Proxmox notices that somebody else has changed them since."""
+    rows = sorted(client.get(_path(node, vmid, "rules")), key=lambda row: int(row["pos"]))
+    return tuple(_rule(row) for row in rows), {"digest": str(rows[0]["digest"])} if rows else {}
+
+
+def _rule(row: Mapping[str, Any]) -> Rule:
+    return Rule(
+        **{field: str(row.get(name, "")) for field, name in _NAMES.items()},
+        enabled=_flag(row.get("enable")),
+        more=tuple(f"{name}={value}" for name, value in sorted(row.items()) if name not in _ASIDE),
+    )
+
+
+def _parameters(rule: Rule) -> dict[str, Any]:
+    named = {name: getattr(rule, field) for field, name in _NAMES.items()}
+    return {name: value for name, value in named.items() if value} | {"enable": int(rule.enabled)}
+
+
+def _path(node: str, vmid: int, below: str) -> str:
+    return f"nodes/{node}/lxc/{vmid}/firewall/{below}"
+
+
+def _flag(value: object) -> bool:
+    return str(value or 0) not in ("0", "False")

@@ -1,0 +1,283 @@
+"""What changes things: one function for each kind of action, each safe to be killed and run again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+from homelab.errors import HomelabError
+from homelab.model import Container
+from homelab.plan import (
+    Action,
+    Clone,
+    Create,
+    Destroy,
+    MoveToPool,
+    ObservedGuest,
+    Resize,
+    Start,
+    Stop,
+    Update,
+    UpdateFirewall,
+)
+from homelab.plan.drift import settings
+from homelab.plan.refusals import FOR_EVERYBODY
+from homelab.plan.template import Template
+from homelab.progress import Progress
+from homelab.proxmox import description_metadata, firewall_api, hostkeys, tasks
+from homelab.proxmox.client import Client
+from homelab.proxmox.errors import REFUSED, ProxmoxError, Unanswered
+from homelab.proxmox.inspect import current_digest, with_config
+from homelab.proxmox.properties import disk_option, mount_options, options
+from homelab.trust import KnownHosts, Pin
+
+# Seconds that a task may take; a create unpacks hundreds of megabytes onto a slow disk.
+_CREATE, _START, _STOP, _RESIZE, _DESTROY, _OTHERS = 1800.0, 180.0, 180.0, 600.0, 600.0, 600.0
+_SHUTDOWN = 60  # seconds that the container has to end by itself before it is stopped
+_DESTROY_WHOLLY = {"force": True, "purge": True, "destroy-unreferenced-disks": True}
+_TRIES = 3  # times that a change is sent whose answers are lost
+_START_APPEARS = 10.0  # seconds within which the start that follows a create has to be seen
+
+
+class PlanExecutor:
+    """Carries out actions. May be used from several threads, for different containers."""
+
+    def __init__(self, client: Client, public_key: str, known_hosts: KnownHosts, progress: Progress) -> None:
+        self._client = client
+        self._public_key = public_key
+        self._known_hosts = known_hosts
+        self._progress = progress
+
+    def execute(self, actions: Sequence[Action]) -> None:
+        """Carry out one container's actions in order, each to its end. Raises HomelabError."""
+        first = actions[0]
+        if not isinstance(first, Create | Clone) and first.found:
+            tasks.settle(self._client, first.found.node, first.found.vmid, _OTHERS)
+            self._unchanged(first.container, first.found)
+        for before, action in zip((None, *actions), actions, strict=False):
+            self._apply(self._as_grown(action) if isinstance(before, Resize) and isinstance(action, Update) else action)
+
+    def _unchanged(self, container: Container, found: ObservedGuest) -> None:
+        """Raise HomelabError if the container is not the one any more that the plan was made for."""
+        if current_digest(self._client, found) != found.digest:
+            raise _changed(container, found, "configuration")
+
+    def _as_grown(self, action: Update) -> Update:
+        """An update that comes after the growth of a disk, which has changed the configuration."""
+        return replace(action, found=replace(action.found, digest=current_digest(self._client, action.found)))
+
+    def _apply(self, action: Action) -> None:
+        step, name = self._progress.step, action.container.name
+        match action:
+            case Create(container, template):
+                if template is None:
+                    raise ValueError(f"{name}: nobody has looked its template up")
+                self._create(container, template)
+            case Update():
+                with step(name, "update"):
+                    self._update(action)
+            case UpdateFirewall():
+                with step(name, "firewall"):
+                    self._guard(action)
+            case Resize(container, found, disk):
+                with step(name, f"grow the disk at {disk.path} to {disk.wanted} GiB"):
+                    self._do(
+                        container,
+                        found.node,
+                        "resize",
+                        "growing the disk",
+                        _RESIZE,
+                        partial(
+                            self._client.put,
+                            _path(found, "resize"),
+                            disk=disk_option(found.config, disk.path),
+                            size=f"{disk.wanted}G",
+                        ),
+                    )
+            case MoveToPool(container, found, pool):
+                with step(name, f"move to pool {pool}"):
+                    self._join(found, pool)
+            case Stop(container, found):
+                if not self._running(container, found.node):
+                    return
+                with step(name, "shut down"):
+                    self._do(
+                        container,
+                        found.node,
+                        "vzshutdown",
+                        "shutting it down",
+                        _STOP,
+                        partial(self._client.post, _path(found, "status/shutdown"), timeout=_SHUTDOWN, forceStop=True),
+                    )
+            case Start(container, found):
+                with step(name, "start"):
+                    self._start(container, found.node)
+            case Destroy(container, found):
+                with step(name, "destroy"):
+                    self._do(
+                        container,
+                        found.node,
+                        "vzdestroy",
+                        "destroying it",
+                        _DESTROY,
+                        partial(self._client.delete, _path(found), **_DESTROY_WHOLLY),
+                    )
+
+    def _create(self, container: Container, template: Template) -> None:
+        name, node = container.name, template.node
+        with self._progress.step(name, f"create from {template.file_name}"):
+            try:
+                task = tasks.begin(
+                    self._client,
+                    node,
+                    container.vmid,
+                    "vzcreate",
+                    partial(self._client.post, f"nodes/{node}/lxc", **self._parameters(container, template)),
+                )
+            except ProxmoxError as error:
+                self.say_if_taken(container, error)
+                raise
+            self._warn(name, tasks.wait(self._client, task, f"{name}: creating it", _CREATE))
+            # The log rotates away, so the pin is kept at once.
+            self._known_hosts.pin(name, Pin(hostkeys.known(tasks.log(self._client, task), name, container.vmid)))
+        with self._progress.step(name, "start"):
+            self.await_start(container, node, task.started)
+
+    def say_if_taken(self, container: Container, cause: ProxmoxError) -> None:
+        """Raise HomelabError if that refusal's cause is that somebody has the vmid by now."""
+        rows = self._client.get("cluster/resources", type="vm") if cause.status == REFUSED else ()
+        for row in rows:
+            if int(row["vmid"]) == container.vmid:
+                raise HomelabError(
+                    f"{container.name}: vmid {container.vmid} was taken after the plan was made",
+                    f"It is `{row.get('name', '')}` on node {row['node']} now; it has not been touched.",
+                    "Run the same command again: it says whose that is.",
+                ) from cause
+
+    def _parameters(self, container: Container, template: Template) -> dict[str, Any]:
+        shape = replace(container.shape, features=container.shape.features & FOR_EVERYBODY)
+        parameters = (
+            options(shape)
+            | mount_options(shape, {})
+            | {
+                "vmid": container.vmid,
+                "ostemplate": template.volume,
+                "rootfs": f"{container.storage}:{shape.disk}",
+                "description": description_metadata.with_source(
+                    shape.description, template.volume, datetime.now(UTC).date()
+                ),
+                "ssh-public-keys": "\n".join((self._public_key, *container.ssh_keys)),
+                "start": True,
+            }
+        )
+        return parameters | ({"pool": shape.pool} if shape.pool else {})
+
+    def await_start(self, container: Container, node: str, since: int) -> None:
+        """Judge the start that followed a task begun at `since`, in seconds since the epoch. Raises HomelabError.
+
+        `start=1` makes a task of its own, and the create, restore or rollback says OK even when that one fails.
+        """
+        until = time.monotonic() + _START_APPEARS
+        for pause in tasks.pauses():
+            starts = tasks.of_container(self._client, node, container.vmid, "vzstart")
+            if starts and starts[0].started >= since:
+                self._judge(container, starts[0], "starting it", _START)
+                return
+            if self._running(container, node):
+                return
+            if time.monotonic() > until:
+                break
+            time.sleep(pause)
+        self._start(container, node)
+
+    def _update(self, action: Update) -> None:
+        names = [change.field for change in action.changes]
+        values = options(action.container.shape, names, action.found.config)
+        deleted = [option for option, value in values.items() if value is None]
+        parameters = {option: value for option, value in values.items() if value is not None}
+        if deleted:
+            parameters["delete"] = ",".join(deleted)
+        if action.found.digest:
+            parameters["digest"] = action.found.digest
+        for _ in range(_TRIES):
+            try:
+                self._client.put(_path(action.found, "config"), **parameters)
+                return
+            except Unanswered as error:
+                lost = error
+            now = with_config(self._client, action.found)
+            if now.shape and not {change.field for change in settings(action.container, now.shape)} & set(names):
+                return
+            # The digest holds back whatever may still be on its way.
+            self._unchanged(action.container, action.found)
+        raise lost
+
+    def _guard(self, action: UpdateFirewall) -> None:
+        container, found = action.container, action.found
+        node = found.node if found else container.node or only_node(self._client)
+        if found and firewall_api.read(self._client, node, container.vmid) != found.firewall:
+            raise _changed(container, found, "firewall")
+        firewall_api.make(self._client, node, container.vmid, action.goal)
+
+    def _join(self, found: ObservedGuest, pool: str) -> None:
+        try:
+            self._client.put("pools", poolid=pool, vms=found.vmid, **({"allow-move": True} if found.pool else {}))
+        except Unanswered:
+            rows = self._client.get("cluster/resources", type="vm")
+            if pool not in (row.get("pool") for row in rows if int(row["vmid"]) == found.vmid):
+                raise
+
+    def _start(self, container: Container, node: str) -> None:
+        if not self._running(container, node):
+            self._do(
+                container,
+                node,
+                "vzstart",
+                "starting it",
+                _START,
+                partial(self._client.post, f"nodes/{node}/lxc/{container.vmid}/status/start"),
+            )
+
+    def _running(self, container: Container, node: str) -> bool:
+        current = self._client.get(f"nodes/{node}/lxc/{container.vmid}/status/current")
+        return bool(current["status"] == "running")
+
+    def _do(
+        self, container: Container, node: str, kind: str, doing: str, deadline: float, send: Callable[[], Any]
+    ) -> None:
+        self._judge(container, tasks.begin(self._client, node, container.vmid, kind, send), doing, deadline)
+
+    def _judge(self, container: Container, task: tasks.Task, doing: str, deadline: float) -> None:
+        self._warn(container.name, tasks.wait(self._client, task, f"{container.name}: {doing}", deadline))
+
+    def _warn(self, name: str, warnings: list[str]) -> None:
+        for warning in warnings:
+            self._progress.note(name, warning)
+
+
+def _changed(container: Container, found: ObservedGuest, what: str) -> HomelabError:
+    return HomelabError(
+        f"{container.name} was changed after the plan was made",
+        f"Its {what} on node {found.node} is not the one any more that the plan was compared with.",
+        "Nothing of its plan was done. Run the same command again: it makes a new plan.",
+    )
+
+
+def _path(found: ObservedGuest, below: str = "") -> str:
+    return f"nodes/{found.node}/lxc/{found.vmid}/{below}".rstrip("/")
+
+
+def only_node(client: Client) -> str:
+    """The name of the only node. Raises HomelabError if there are several."""
+    nodes = sorted(str(row["node"]) for row in client.get("nodes"))
+    if len(nodes) != 1:
+        raise HomelabError(
+            "Which node should the containers be made on?",
+            f"The cluster has {', '.join(nodes) or 'none that this token can see'}.",
+            "Write `node:` under `proxmox:` in the inventory.",
+        )
+    return nodes[0]

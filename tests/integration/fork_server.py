@@ -1,0 +1,173 @@
+"""`up` and `destroy` in processes of their own that can be killed: forks of one that has imported everything.
+
+As a program it takes a job per line, as hex of a pickle, forks, and prints JSON lines: the child's process id, what
+the child has to say, and its exit status.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO
+
+from homelab.commands import backup, restore, snapshot
+from homelab.commands.destroy import destroy
+from homelab.commands.up import up
+from homelab.errors import HomelabError
+from homelab.model import Inventory
+from homelab.progress import SilentProgress
+from homelab.secrets import FileSecretStore
+from homelab.trust import KnownHosts
+from tests.integration.deployed import deploy_as_job
+from tests.scripts import ROOT
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run of `homelab VERB --yes --limit …`; nobody listens on the containers' SSH ports, so none is waited for."""
+
+    verb: str
+    inventory: Inventory
+    limit: tuple[str, ...] = ()
+
+    def run(self) -> str:
+        """Do it; what it says of itself. Raises HomelabError."""
+        known_hosts, progress = KnownHosts.of(self.inventory.state_dir), SilentProgress()
+        if self.verb == "destroy":
+            return str(
+                destroy(
+                    self.inventory,
+                    known_hosts=known_hosts,
+                    progress=progress,
+                    limit=self.limit,
+                    confirm=lambda plan: True,
+                )
+            )
+        if self.verb == "deploy":
+            return deploy_as_job(self.inventory, self.limit)
+        if self.verb == "snapshot create":
+            return str(snapshot.create(self.inventory, "a1", progress=progress, limit=self.limit))
+        if self.verb == "snapshot rollback":
+            return str(
+                snapshot.rollback(
+                    self.inventory,
+                    "a1",
+                    known_hosts=known_hosts,
+                    progress=progress,
+                    limit=self.limit,
+                    confirm=lambda lines: True,
+                )
+            )
+        if self.verb == "backup":
+            return str(
+                backup.backup(
+                    self.inventory,
+                    known_hosts=known_hosts,
+                    progress=progress,
+                    names=self.limit,
+                    keep=1,
+                    confirm=lambda lines: True,
+                )
+            )
+        if self.verb == "restore":
+            return str(
+                restore.restore(
+                    self.inventory,
+                    self.limit[0],
+                    secret_store=FileSecretStore(self.inventory.state_dir),
+                    known_hosts=known_hosts,
+                    progress=progress,
+                    wait_for_ssh=lambda container: None,
+                )
+            )
+        return str(
+            up(
+                self.inventory,
+                secret_store=FileSecretStore(self.inventory.state_dir),
+                known_hosts=known_hosts,
+                progress=progress,
+                confirm=lambda plan: True,
+                limit=self.limit,
+                wait_for_ssh=lambda container: None,
+            )
+        )
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a process has ended: its exit status (minus the signal that killed it), and what it said."""
+
+    status: int
+    said: str
+
+
+class ForkServer:
+    """Starts jobs, one at a time."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdin
+        assert process.stdout
+        self._to: IO[str] = process.stdin
+        self._lines: Iterator[str] = iter(process.stdout)
+
+    def begin(self, job: Job) -> int:
+        """Start a job; its process id."""
+        print(pickle.dumps(job).hex(), file=self._to, flush=True)
+        return int(json.loads(next(self._lines)))
+
+    def end(self) -> Ended:
+        """Wait for the end of the job that was begun."""
+        *said, status = iter(lambda: json.loads(next(self._lines)), None)
+        return Ended(int(status), "".join(said))
+
+
+@contextmanager
+def runner() -> Iterator[ForkServer]:
+    """A runner, for as long as the block lasts."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", __name__], cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with process:
+        yield ForkServer(process)
+
+
+def _say(something: object) -> None:
+    os.write(1, (json.dumps(something) + "\n").encode())
+
+
+def _child(job: Job) -> int:
+    try:
+        _say(job.run())
+    except HomelabError as error:
+        _say(str(error))
+        return error.exit_code
+    return 0
+
+
+def main() -> None:
+    """Serve until the input ends. It has one thread, so that forks of it are sound."""
+    for line in iter(sys.stdin.readline, ""):
+        job = pickle.loads(bytes.fromhex(line))  # noqa: S301 - from our own test
+        child = os.fork()
+        if child == 0:
+            status = 70
+            try:
+                status = _child(job)
+            finally:
+                if status == 70:
+                    traceback.print_exc()
+                os._exit(status)  # whatever happens: this process must not go on with the loop
+        _say(child)
+        _say(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        _say(None)
+
+
+if __name__ == "__main__":
+    main()
