@@ -63,7 +63,7 @@ def side_by_side(folder: Path, node: Node) -> Iterator[Row]:
         below = folder / str(count)
         below.mkdir()
         place = site(below, node, count)
-        at_once = place.inventory.endpoint.parallel
+        at_once = place.inventory.endpoint.max_parallel
         node.ask(on_node.slow_tasks, _CREATE, _START)
         with node.counting() as seen:
             total, slowest = made(place, node)

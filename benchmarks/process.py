@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-_GUARD = ROOT / "tests" / "guard"  # refuses connections to anything but loopback and the lab's subnet
+_GUARD = ROOT / "tests" / "network_guard"  # refuses connections to anything but loopback and the lab's subnet
 
 
 @dataclass(frozen=True)

@@ -95,12 +95,12 @@ def confirm(command: str, question: str, yes: bool) -> bool:
 def confirm_lines(command: str, question: str, yes: bool) -> Callable[[Sequence[str]], bool]:
     """Shows what would happen, line by line, and asks. Raises as `agreed` does."""
 
-    def confirm(lines: Sequence[str]) -> bool:
+    def ask(lines: Sequence[str]) -> bool:
         for line in lines:
             typer.echo(f"  {line}", err=True)
         return confirm(command, question, yes)
 
-    return confirm
+    return ask
 
 
 def print_error(error: HomelabError) -> None:

@@ -121,11 +121,11 @@ def _confirm(verb: str, question: str, yes: bool) -> Callable[[Plan], bool]:
     from homelab.cli.output import show_lines
     from homelab.commands.plan import lines
 
-    def confirm(plan: Plan) -> bool:
+    def ask(plan: Plan) -> bool:
         show_lines(lines(plan))
         return not plan.harms or confirm(verb, question, yes)
 
-    return confirm
+    return ask
 
 
 def destroy(limit: Limit = None, yes: Yes = False, as_json: Json = False) -> None:

@@ -26,7 +26,7 @@ def bake(
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Make a golden container of a deployed one: a template that `up` clones for whoever says `golden: NAME`.
+    """Make a golden container of a deployed one: a template that `up` clones for whoever says `clone_from: NAME`.
 
     The container is shut down, copied and started again. All that is in it is in the copy: passwords, keys and data.
 

@@ -43,8 +43,8 @@ def _confirm(yes: bool) -> Callable[[Proposal], bool]:
     """Shows what would be done, and asks. Raises InputError when nobody is there to answer."""
     from homelab.cli.output import show_proposal
 
-    def confirm(proposal: Proposal) -> bool:
+    def ask(proposal: Proposal) -> bool:
         show_proposal(proposal)
         return confirm("import …", "Go on?", yes)
 
-    return confirm
+    return ask

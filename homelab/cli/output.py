@@ -308,7 +308,7 @@ def show_imported(imported: Imported | None) -> None:
 
 def _show_left(console: Console, plan: Plan, left: Sequence[Line]) -> None:
     for refusal in plan.refusals:
-        for line in (f"! homelab up will refuse: {refusal.what}", f"  {refusal.why}", f"  {refusal.resolution}"):
+        for line in (f"! homelab up will refuse: {refusal.brief}", f"  {refusal.details}", f"  {refusal.resolution}"):
             console.print(Text(line, "yellow"), soft_wrap=True)
     if left:
         console.print(Text("homelab up would then", "bold"))

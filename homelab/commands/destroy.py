@@ -46,7 +46,7 @@ def _destroy(
     if plan and not confirm(plan):
         return Outcome(confirmed=False)
     builder = PlanExecutor(client, "", known_hosts, progress)
-    turns = threading.Semaphore(inventory.endpoint.parallel)
+    turns = threading.Semaphore(inventory.endpoint.max_parallel)
     run_on_containers(
         client,
         {

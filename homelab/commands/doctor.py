@@ -36,14 +36,14 @@ def ask_openweather(pipeline: Pipeline, key: Secret) -> int:
     try:
         # The coordinates are nobody's: only whether the key is accepted is asked.
         return requests.get(
-            f"{pipeline.base_url}/data/2.5/weather",
+            f"{pipeline.api_url}/data/2.5/weather",
             timeout=_WEATHER_TIMEOUT,
             params={"lat": "0", "lon": "0", "appid": key.reveal()},
         ).status_code
     except requests.RequestException as error:
         # Not the error's own text: it has the URL, and the key in it.
         raise HomelabError(
-            f"{pipeline.base_url} does not answer",
+            f"{pipeline.api_url} does not answer",
             f"{type(error).__name__}.",
             "Is this machine online? The containers need to reach it, too.",
         ) from None
@@ -99,5 +99,5 @@ def _openweather(pipeline: Pipeline, ask: Callable[[Pipeline, Secret], int]) -> 
     return (
         Check(name, True, "accepted")
         if status < 400 or status == _NOT_FOUND
-        else Check(name, False, f"{pipeline.base_url} answers {status}", ("Try again later: it is their side.",))
+        else Check(name, False, f"{pipeline.api_url} answers {status}", ("Try again later: it is their side.",))
     )

@@ -25,8 +25,8 @@ def init(
     confirm: Callable[[str], bool],
     ask: Callable[[str], str],
     say: Callable[[str], None],
-    token_id: str = "homelab@pve!cli",
-) -> Inventory:  # noqa: S107 - a name, no secret
+    token_id: str = "homelab@pve!cli",  # noqa: S107 - a name, no secret
+) -> Inventory:
     """Write the inventory, and the secrets that are given. Raises InputError if the inventory is there already.
 
     `ask` hides what is typed; an empty answer leaves a secret for later.

@@ -134,8 +134,8 @@ def _tasks(host: Host, run_id: str) -> dict[str, str]:
         check(
             host,
             in_metadata(
-                "select coalesce(json_object_agg(task_id, state order by task_id), '{}') from task_instance where run_id = "
-                f"'{run_id}'"
+                "select coalesce(json_object_agg(task_id, state order by task_id), '{}') from task_instance where "
+                f"run_id = '{run_id}'"
             ),
             "reading the tasks' states",
         ).text

@@ -77,7 +77,7 @@ def _up(
     builder = PlanExecutor(client, public, known_hosts, progress)
     wait = wait_for_ssh or partial(_wait_for_ssh, private, known_hosts)
     work = plan.by_container()
-    turns = threading.Semaphore(inventory.endpoint.parallel)
+    turns = threading.Semaphore(inventory.endpoint.max_parallel)
 
     cloned = {action.container.name for action in plan.actions if isinstance(action, Clone | RegenerateIdentity)}
     from_golden = _from_golden(client, inventory, builder, known_hosts, progress, reach, private) if cloned else None

@@ -91,6 +91,6 @@ def _inventory(path: Path, root: Section) -> Inventory | None:
         network=network,
         containers=found,
         pipeline=pipeline,
-        vmids=vmids,
+        vmid_range=vmids,
         sources=packages,
     )

@@ -46,7 +46,7 @@ class ContainerDefaults:
     features: frozenset[str] = frozenset({"nesting"})
     tags: frozenset[str] = frozenset()
     ssh_keys: tuple[str, ...] = ()
-    golden: str | None = None
+    clone_from: str | None = None
 
     @classmethod
     def on(cls, network: Network | None) -> ContainerDefaults:
@@ -75,7 +75,7 @@ def container_defaults(table: Section, defaults: ContainerDefaults) -> Container
         "features": _texts(table, "features", _FEATURE, f"one of {', '.join(_FLAGS)}, or mount=nfs"),
         "tags": _texts(table, "tags", _TAG, "a tag: lower-case letters, digits, _ . + -, not beginning with homelab"),
         "ssh_keys": _ssh_keys(table),
-        "golden": table.text("golden", None, pattern=HOST_NAME, says="the name of a baked container"),
+        "clone_from": table.text("clone_from", None, pattern=HOST_NAME, says="the name of a baked container"),
     }
     for key in ("features", "tags"):
         given[key] = None if given[key] is None else frozenset(given[key])

@@ -74,7 +74,7 @@ class Reader:
             storage=place.storage,
             ssh_keys=place.ssh_keys,
             backup_storage=place.backup_storage,
-            golden=place.golden,
+            clone_from=place.clone_from,
             lab_tags=lab_tags(self._lab),
         )
 
@@ -141,11 +141,11 @@ class Reader:
 
 
 def vmid_range(table: Section) -> range:
-    """`vmids:`, the vmids that are taken for containers without one; an empty range where none is given."""
-    text = table.text("vmids", None, pattern=r"[1-9]\d{2,8}-[1-9]\d{2,8}", says="a range such as 160-199")
+    """`vmid_range:`, the vmids that are taken for containers without one; an empty range where none is given."""
+    text = table.text("vmid_range", None, pattern=r"[1-9]\d{2,8}-[1-9]\d{2,8}", says="a range such as 160-199")
     first, _, last = (text or "1-0").partition("-")
     if int(last) < int(first) and text:
-        table.fault(f"must be a range such as 160-199, and {first} is more than {last}", "vmids")
+        table.fault(f"must be a range such as 160-199, and {first} is more than {last}", "vmid_range")
     return range(int(first), int(last) + 1)
 
 

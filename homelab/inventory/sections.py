@@ -46,7 +46,7 @@ def endpoint(table: Section) -> Endpoint:
         token_file=path(table, "token_file", ".homelab/proxmox-token") or Path(),
         fingerprint=":".join(re.findall("..", fingerprint.replace(":", "").upper())) if fingerprint else None,
         ca_file=ca_file,
-        parallel=table.whole("parallel", 4, low=1, high=64),
+        max_parallel=table.whole("max_parallel", 4, low=1, high=64),
     )
     table.close()
     return result
@@ -67,7 +67,7 @@ def network(table: Section) -> Network | None:
     items = table.items("nameservers", [], says="a list of addresses") or []
     nameservers = [addresses.parse(table, item, subnet, "nameservers", index) for index, item in enumerate(items)]
     searchdomain = table.text("searchdomain", None, pattern=_DOMAIN, says="a domain")
-    operators = addresses.networks(table, "operators", subnet)
+    ssh_allowed_from = addresses.networks(table, "ssh_allowed_from", subnet)
     table.close()
     if subnet is None or gateway is None:
         return None
@@ -78,7 +78,7 @@ def network(table: Section) -> Network | None:
         vlan=vlan,
         mtu=mtu,
         searchdomain=searchdomain,
-        operators=operators,
+        ssh_allowed_from=ssh_allowed_from,
         nameservers=tuple(ip for ip in nameservers if isinstance(ip, IPv4Address)),
     )
 
@@ -96,9 +96,9 @@ def pipeline(table: Section) -> Pipeline:
     wrong = schedule.objection(when) if when else None
     if wrong:
         table.fault(wrong, "schedule")
-    base_url = (
+    api_url = (
         table.text(
-            "base_url",
+            "api_url",
             "https://api.openweathermap.org",
             pattern=r"https?://[^\s/?#]+(/[^\s?#]*)?",
             says="an http or https URL",
@@ -118,7 +118,7 @@ def pipeline(table: Section) -> Pipeline:
         cities=cities,
         units=units,
         schedule=when,
-        base_url=base_url.rstrip("/"),
+        api_url=api_url.rstrip("/"),
         api_key_file=api_key_file,
         cities_file=cities_file,
         rate_limit=rate_limit,

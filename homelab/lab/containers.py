@@ -137,7 +137,8 @@ class Runtime:
                     *cgroups.lxc_lines(config),
                     *self._network(vmid, config),
                     # Before its init runs, and again whenever it reboots itself.
-                    f"lxc.hook.start-host = sh -c 'exec nsenter --net=/proc/$LXC_PID/ns/net nft -f {self._filters(vmid)}'",
+                    "lxc.hook.start-host = "
+                    f"sh -c 'exec nsenter --net=/proc/$LXC_PID/ns/net nft -f {self._filters(vmid)}'",
                 ]
             )
             + "\n"

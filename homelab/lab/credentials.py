@@ -69,12 +69,12 @@ def write_overlay(lab: Lab, nameservers: Sequence[IPv4Address]) -> None:
             "gateway": str(lab.gateway),
             "bridge": lab.bridge,
             "nameservers": [str(server) for server in nameservers],
-            "operators": [str(lab.gateway)],
+            "ssh_allowed_from": [str(lab.gateway)],
         },
         "defaults": {"template": "debian-12", "storage": "local", "template_storage": "local"},
         # Debian 12 brings PostgreSQL 15.
         "containers": {"postgres-data": {"services": {"postgres": {"version": 15}}}},
-        "pipeline": {"base_url": lab.replay_url, "api_key_file": str(lab.api_key_file), "cities": _CITIES},
+        "pipeline": {"api_url": lab.replay_url, "api_key_file": str(lab.api_key_file), "cities": _CITIES},
     }
     text = "# Written by `homelab lab up`: the difference between your inventory and the lab's.\n" + yaml.safe_dump(
         overlay, sort_keys=False

@@ -65,7 +65,7 @@ def desired_firewall(inventory: Inventory, container: Container) -> Firewall:
 
 
 def _rules(inventory: Inventory, container: Container) -> Iterator[Rule]:
-    for operator in inventory.network.operators:
+    for operator in inventory.network.ssh_allowed_from:
         yield _tcp(_SSH, str(operator), "SSH for the operator")
     for name, service in container.services.items():
         for listen in service.ports():

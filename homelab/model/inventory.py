@@ -51,7 +51,7 @@ class Endpoint:
     token_file: Path
     fingerprint: str | None
     ca_file: Path | None
-    parallel: int = 4
+    max_parallel: int = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +65,7 @@ class Network:
     mtu: int | None = None
     nameservers: tuple[IPv4Address, ...]
     searchdomain: str | None
-    operators: tuple[IPv4Network, ...] = ()  # where SSH comes from, through a firewall
+    ssh_allowed_from: tuple[IPv4Network, ...] = ()  # where SSH comes from, through a firewall
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ class Pipeline:
     cities: tuple[City, ...]
     units: Literal["standard", "metric", "imperial"]
     schedule: str
-    base_url: str
+    api_url: str
     api_key_file: Path
     cities_file: Path | None = None  # instead of `cities`, which are none then
     rate_limit: int = 60  # requests a minute; 0: any number
@@ -155,7 +155,7 @@ class Container:
     services: Mapping[str, Service]
     ssh_keys: tuple[str, ...] = ()  # public keys that may log in as root, beside homelab's own
     backup_storage: str | None = None  # None: the only one of its node that holds backups
-    golden: str | None = None  # the container whose golden one it is cloned from, instead of created from its template
+    clone_from: str | None = None  # clone the golden container of this one instead of unpacking a template
     lab_tags: frozenset[str]  # the tags by which it is known to be this lab's; its shape may have more
 
     @property
@@ -178,7 +178,7 @@ class Inventory:
     containers: tuple[Container, ...]
     pipeline: Pipeline
     sources: PackageSources = PackageSources()
-    vmids: range = range(0)  # where a container's vmid is taken from if the inventory gives it none
+    vmid_range: range = range(0)  # where a container's vmid is taken from if the inventory gives it none
 
     def container_with(self, service: str) -> Container:
         """The container on which a service runs; validation has made sure that there is one."""

@@ -94,20 +94,19 @@ class Step(ABC):
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """How a service is: one line for people, facts for `--json`.
+    """A service's health: one line for people, facts for `--json`.
 
-    `works` says whether it does its work, where that is not the same, as after a run that failed.
+    `ready`: the service does its work, even if its last run failed; equals `healthy` unless given.
     """
 
     healthy: bool
     summary: str
     facts: Mapping[str, Any] = field(default_factory=dict)
-    works: bool | None = None
+    ready: bool = None  # type: ignore[assignment]  # set below
 
-    @property
-    def ready(self) -> bool:
-        """Whether it does its work, whatever became of its last runs."""
-        return self.healthy if self.works is None else self.works
+    def __post_init__(self) -> None:
+        if self.ready is None:
+            object.__setattr__(self, "ready", self.healthy)
 
 
 class Service(ABC):

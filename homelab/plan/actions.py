@@ -43,7 +43,7 @@ class Clone:
         shape = self.container.shape
         return (
             f"clone {self.container.name} ({self.container.vmid}): {shape.cores} vCPU, {shape.memory} MiB, "
-            f"{shape.disk} GiB, {shape.address}, golden/{self.container.golden}"
+            f"{shape.disk} GiB, {shape.address}, golden/{self.container.clone_from}"
             f"{f' ({self.golden})' if self.golden else ''}"
         )
 
@@ -154,8 +154,8 @@ Action = Create | Clone | RegenerateIdentity | UpdateFirewall | Update | Resize 
 class Refusal:
     """Why something will not be done: what, why, and the way out."""
 
-    what: str
-    why: str
+    brief: str
+    details: str
     resolution: str
 
 
@@ -200,8 +200,8 @@ class Plan:
             return
         first, *others = self.refusals
         if not others:
-            raise HomelabError(first.what, first.why, first.resolution)
-        lines = [f"{refusal.what}: {refusal.why}\n  {refusal.resolution}" for refusal in self.refusals]
+            raise HomelabError(first.brief, first.details, first.resolution)
+        lines = [f"{refusal.brief}: {refusal.details}\n  {refusal.resolution}" for refusal in self.refusals]
         raise HomelabError(
             f"{len(self.refusals)} things cannot be done safely", "\n".join(lines), "Nothing has been changed."
         )

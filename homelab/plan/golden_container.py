@@ -38,7 +38,7 @@ class GoldenContainer:
         return (
             f"Golden container of {self.of}, baked at {self.made} from {self.template}. Its SSH host key is "
             f"{self.fingerprint}.\n\n"
-            f"`homelab up` clones it for containers of the homelab `{lab}` that say `golden: {self.of}`. All that "
+            f"`homelab up` clones it for containers of the homelab `{lab}` that say `clone_from: {self.of}`. All that "
             f"{self.of} had is in it, passwords, keys and data too. `homelab bake --delete {self.of}` removes it."
         )
 

@@ -67,7 +67,7 @@ def plan_destroy(inventory: Inventory, found: Mapping[int, ObservedGuest], limit
 
 def _up(container: Container, found: ObservedGuest | None, firewall: Firewall) -> Iterator[Action]:
     if found is None or found.shape is None:
-        yield Clone(container) if container.golden else Create(container)
+        yield Clone(container) if container.clone_from else Create(container)
         if firewall.on:
             yield UpdateFirewall(container, None, firewall)
         return

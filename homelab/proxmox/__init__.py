@@ -4,4 +4,4 @@ from homelab.proxmox.client import Client
 from homelab.proxmox.inspect import find_guests
 from homelab.proxmox.plan_executor import PlanExecutor
 
-__all__ = ["PlanExecutor", "Client", "find_guests"]
+__all__ = ["Client", "PlanExecutor", "find_guests"]

@@ -208,7 +208,7 @@ def _templates(
     client: Client, node: str, containers: Sequence[Container], _: Mapping[int, ObservedGuest], __: Callable[[], float]
 ) -> Iterator[Check]:
     templates = Templates(client)
-    for container in {(c.template, c.template_storage): c for c in containers if not c.golden}.values():
+    for container in {(c.template, c.template_storage): c for c in containers if not c.clone_from}.values():
         title = f"template {container.template} on {node}"
         try:
             template = templates.of(container, node)
@@ -237,7 +237,7 @@ def _download(client: Client, title: str, template: Template) -> Check:
 def _goldens(client: Client, inventory: Inventory, found: Mapping[int, ObservedGuest]) -> Iterator[Check]:
     """The golden containers of what is still to be cloned."""
     for container in inventory.containers:
-        if not container.golden or container.vmid in found:
+        if not container.clone_from or container.vmid in found:
             continue
         title = f"golden container for {container.name}"
         try:
@@ -251,7 +251,7 @@ def _goldens(client: Client, inventory: Inventory, found: Mapping[int, ObservedG
 def _containers(inventory: Inventory, found: Mapping[int, ObservedGuest]) -> Iterator[Check]:
     refusals = plan_up(inventory, found).refusals
     for refusal in refusals:
-        yield Check("containers", False, f"{refusal.what}: {refusal.why}", (refusal.resolution,))
+        yield Check("containers", False, f"{refusal.brief}: {refusal.details}", (refusal.resolution,))
     if not refusals:
         yield Check("containers", True, "every vmid is free or ours")
 

@@ -87,14 +87,14 @@ def with_goldens(client: Client, inventory: Inventory, plan: Plan) -> Plan:
 
 
 def _choice(container: Container, known: list[GoldenContainer]) -> GoldenContainer:
-    name, of = container.name, str(container.golden)
+    name, of = container.name, str(container.clone_from)
     theirs = [each for each in known if each.of == of and each.whole]
     if not theirs:
         others = ", ".join(sorted({each.of for each in known if each.whole}))
         raise HomelabError(
             f"{name}: there is no golden container of {of}",
             f"There are golden containers of {others or 'nobody'} in this lab.",
-            f"`homelab bake {of}` makes one while {of} is there; or take `golden: {of}` out of the inventory.",
+            f"`homelab bake {of}` makes one while {of} is there; or take `clone_from: {of}` out of the inventory.",
         )
     newest = theirs[-1]
     if not is_same_template(container.template, newest.template):
@@ -128,7 +128,7 @@ def free_vmid(client: Client, inventory: Inventory, source: int) -> int:
         )
     first = int(client.get("cluster/nextid"))
     named = sorted(int(path[5:]) for path in permissions if re.fullmatch(r"/vms/\d+", path))
-    candidates = reversed(inventory.vmids) if inventory.vmids else chain(range(first, first + _RANGE), named)
+    candidates = reversed(inventory.vmid_range) if inventory.vmid_range else chain(range(first, first + _RANGE), named)
     taken = {container.vmid for container in inventory.containers}
     # A clone is made in its source's pool, and may be made by whoever may make containers there.
     pool = next((c.shape.pool for c in inventory.containers if c.vmid == source and c.shape.pool), None)

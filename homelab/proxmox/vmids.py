@@ -45,7 +45,7 @@ def resolve_vmids(client: Client, inventory: Inventory, *, take: bool = False) -
 def promise(inventory: Inventory) -> None:
     """Keep the vmids, before anything is made: a killed run's next one then looks for its container where it is."""
     kept = {container.name: container.vmid for container in inventory.containers}
-    if inventory.vmids and kept != _promised(inventory):
+    if inventory.vmid_range and kept != _promised(inventory):
         write_private(_file(inventory), json.dumps(kept, indent=2).encode())
 
 
@@ -115,12 +115,12 @@ def _no_stranger(inventory: Inventory, rows: Mapping[int, Mapping[str, Any]], vm
 
 
 def _free(client: Client, inventory: Inventory, taken: Collection[int]) -> Iterator[int]:
-    for vmid in inventory.vmids:
+    for vmid in inventory.vmid_range:
         if vmid not in taken and is_free(client, vmid):
             yield vmid
     raise HomelabError(
         "No vmid is left for a new container",
-        f"{inventory.vmids.start}-{inventory.vmids.stop - 1}, `vmids:` in the inventory, are all taken.",
+        f"{inventory.vmid_range.start}-{inventory.vmid_range.stop - 1}, `vmid_range:` in the inventory, are all taken.",
         "Write a wider range, or a `vmid:` at the container.",
     )
 

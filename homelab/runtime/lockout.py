@@ -36,7 +36,7 @@ def lockout_notes(
         if address and not lets_in_ssh(want, address):
             yield Note(
                 container.name,
-                f"SSH from here comes from {address}, which is not among `operators` under "
+                f"SSH from here comes from {address}, which is not among `ssh_allowed_from` under "
                 "`network:` in the inventory: the firewall will not let it in, unless the "
                 "container sees it under another address",
             )

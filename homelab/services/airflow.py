@@ -314,11 +314,11 @@ class Airflow(Service):
         last = json.loads(runs.text)
         finished = next((run for run in last if run["state"] in ("success", "failed")), None)
         outcome = f"last run {finished['state']} at {finished['end_date'][:19]}" if finished else "no run yet"
-        works = all(status == "healthy" for status in parts.values())
-        well = works and (finished is None or finished["state"] == "success")
+        ready = all(status == "healthy" for status in parts.values())
+        well = ready and (finished is None or finished["state"] == "success")
         return Health(
             well,
             f"{', '.join(f'{name} {status}' for name, status in parts.items())}; {outcome}",
             {"processes": parts, "last_runs": last},
-            works,
+            ready,
         )

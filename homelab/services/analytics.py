@@ -189,7 +189,7 @@ class Analytics(Service):
         facts = json.loads(answers[0].text.splitlines()[-1])
         build = facts.get("last_build")
         if not build:
-            return Health(False, "nothing has been built yet", facts, works=True)
+            return Health(False, "nothing has been built yet", facts, ready=True)
         marts = "; ".join(f"{mart['name']} {mart['rows']} rows to {mart['newest']}" for mart in facts["marts"])
         tests = f"{build['tests_passed']} tests passed, {build['tests_failed']} failed"
-        return Health(build["status"] == "success", f"built {build['finished']}, {tests}; {marts}", facts, works=True)
+        return Health(build["status"] == "success", f"built {build['finished']}, {tests}; {marts}", facts, ready=True)

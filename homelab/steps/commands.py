@@ -63,7 +63,7 @@ class WaitFor(Step):
     """
 
     name: str
-    check: str
+    probe: str
     container: str
     failed: Collection[str] = ()
     deadline: float = 60  # seconds
@@ -79,7 +79,7 @@ class WaitFor(Step):
 
     def probes(self) -> Sequence[str]:
         """See Step."""
-        return (self.check,) if self.early else ()
+        return (self.probe,) if self.early else ()
 
     def check(self, answers: Sequence[Result]) -> Pending | None:
         """See Step."""
@@ -88,7 +88,7 @@ class WaitFor(Step):
     def apply(self, host: Host) -> None:
         """See Step. Raises HomelabError at the deadline, or as soon as waiting has become pointless."""
         until, pause = time.monotonic() + self.deadline, _SOON
-        while not (result := host.run(self.check, timeout=60)).ok:
+        while not (result := host.run(self.probe, timeout=60)).ok:
             if self.container in self.failed:
                 raise HomelabError(
                     f"{host.name}: gave up: {self.name}",

@@ -130,7 +130,8 @@ class File(ScriptStep):
         """See Step."""
         read = "sha256sum <" if self.secret else "cat "
         return (
-            f"{argv('stat', '-c', '%U:%G %a', self.path)} && {{ cat {quote(remote_paths.written(self.path))} || true; }}",
+            f"{argv('stat', '-c', '%U:%G %a', self.path)} && "
+            f"{{ cat {quote(remote_paths.written(self.path))} || true; }}",
             f"{read}{quote(self.path)}",
         )
 

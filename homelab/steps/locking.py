@@ -84,11 +84,14 @@ def wait_until_idle(host: Host, deadline: float) -> None:
         "\n".join(
             [
                 "# waiting for the end of what has begun",
-                "if command -v systemctl >/dev/null; then timeout 90 systemctl is-system-running --wait >/dev/null 2>&1; fi",
+                "if command -v systemctl >/dev/null; then",
+                "    timeout 90 systemctl is-system-running --wait >/dev/null 2>&1",
+                "fi",
                 f"lock={remote_paths.lock()}",
                 f'[ ! -e "$lock" ] || flock --shared --timeout {deadline:.0f} "$lock" true && exit',
                 'for held in $(find /proc/[0-9]*/fd -lname "$lock" 2>/dev/null); do',
-                "    pid=${held#/proc/}; pid=${pid%%/*}; echo \"process $pid: $(tr '\\0' ' ' </proc/$pid/cmdline)\" >&2",
+                "    pid=${held#/proc/}; pid=${pid%%/*}",
+                "    echo \"process $pid: $(tr '\\0' ' ' </proc/$pid/cmdline)\" >&2",
                 "done; exit 1",
             ]
         ),

@@ -99,7 +99,8 @@ class RemoveResource(Step):
             [
                 f"there() {{ systemctl cat {unit} >/dev/null 2>&1; }}",
                 f"if there; then systemctl stop {unit} && systemctl disable --quiet {unit} 2>/dev/null; fi",
-                f"if {self._has_file}; then rm -f {self._unit_file}; elif there; then systemctl mask --quiet {unit}; fi",
+                f"if {self._has_file}; then rm -f {self._unit_file}",
+                f"elif there; then systemctl mask --quiet {unit}; fi",
                 f"systemctl daemon-reload && {{ systemctl reset-failed {unit} 2>/dev/null || true; }}",
             ]
         )

@@ -74,7 +74,8 @@ class Venv(Step):
                     'rm -rf "$folder"',  # what a killed run may have left
                     f'{UV} venv --quiet --python {_PYTHON} "$folder"',
                     'cat >"$folder/lock.txt"',
-                    f'{UV} pip sync --quiet --require-hashes --no-build --compile-bytecode --python "$folder/bin/python" '
+                    f"{UV} pip sync --quiet --require-hashes --no-build --compile-bytecode "
+                    '--python "$folder/bin/python" '
                     '"$folder/lock.txt"',
                     f"before=$(readlink {quote(self.path)} || true)",
                     f'ln -sfn "$folder" {quote(self.path)}.next',

@@ -22,8 +22,8 @@ def marts(connection: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
     for name, period in connection.execute(_MARTS).fetchall():
         newest = f'max("{period}")' if period else "null"
         rows, last, came = connection.execute(
-            f'select count(*), {newest}, max(last_ingested_at) from "{name}"'
-        ).fetchone() or (0, None, None)  # noqa: S608
+            f'select count(*), {newest}, max(last_ingested_at) from "{name}"'  # noqa: S608
+        ).fetchone() or (0, None, None)
         found.append(
             {
                 "name": name,

@@ -55,9 +55,9 @@ def long(folder: Path) -> Command:
 
 @pytest.mark.parametrize("how", ["cut", "freeze"])
 def test_a_long_command_goes_on_without_the_line_and_is_waited_for(
-    server: Server,
+    server: Server,  # noqa: F811
     line: FlakyProxy,
-    tmp_path: Path,  # noqa: F811
+    tmp_path: Path,
     how: str,
 ) -> None:
     when((tmp_path / "log").exists, getattr(line, how))
@@ -97,8 +97,10 @@ def test_a_file_that_is_cut_off_never_stands_there_in_half(server: Server, line:
 
 
 def test_a_run_that_finds_nothing_to_do_takes_four_round_trips(
-    server: Server, line: FlakyProxy, tmp_path: Path
-) -> None:  # noqa: F811
+    server: Server,  # noqa: F811
+    line: FlakyProxy,
+    tmp_path: Path,
+) -> None:
     """However many steps there are: the session, the command, its answer; one is left over."""
     steps = [File(str(tmp_path / f"file-{number}"), b"x" * 500, *owner_of_new_files()) for number in range(12)]
     with server.client(line.port) as host:
@@ -110,9 +112,9 @@ def test_a_run_that_finds_nothing_to_do_takes_four_round_trips(
 
 
 def test_a_machine_that_stays_away_is_an_error(
-    server: Server,
+    server: Server,  # noqa: F811
     line: FlakyProxy,
-    tmp_path: Path,  # noqa: F811
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("homelab.steps.converge.REBOOT", 0.5)

@@ -24,8 +24,8 @@ from homelab.lab.subids import FIRST
 from homelab.proxmox import Client
 from tests.integration.lab_fixture import QUIET, LabFixture, fresh, in_a_lab
 from tests.integration.test_proxmox_up import Site
-from tests.integration.test_proxmox_up import context as context
 from tests.integration.test_proxmox_up import pair as pair
+from tests.integration.test_proxmox_up import site as site
 
 LAB = Lab("snaptest", IPv4Network("10.99.2.64/28"), "hl-snap", 18126, 8209)
 VMID = 168
@@ -281,10 +281,10 @@ def told(client: Client, vmid: int) -> Iterator[Any]:
     yield rows()
 
 
-def test_the_answers_are_proxmoxs(home: Home, client: Client, context: Site) -> None:
+def test_the_answers_are_proxmoxs(home: Home, client: Client, site: Site) -> None:
     """Those that a Proxmox VE 9.2 gave on record, word for word; the others as the other tests' node gives them."""
-    context.up("postgres-data")
-    theirs = list(told(Client(context.inventory.endpoint), 167))
+    site.up("postgres-data")
+    theirs = list(told(Client(site.inventory.endpoint), 167))
     ours = list(told(client, VMID))
     at = next(at for at, each in enumerate(ours) if isinstance(each, list) and "rootfs" in each)
     assert {"rootfs", "snaptime", "net0", "parent"} <= set(ours[at]) & set(theirs[at])

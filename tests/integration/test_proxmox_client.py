@@ -23,8 +23,8 @@ from homelab.proxmox.tls import fetch_fingerprint
 from homelab.trust import KnownHosts
 from tests.integration.fakenode import TOKEN, FakeNode, certificate, serving
 from tests.integration.test_proxmox_up import SECRET, Site
-from tests.integration.test_proxmox_up import context as context
 from tests.integration.test_proxmox_up import pair as pair
+from tests.integration.test_proxmox_up import site as site
 from tests.recorded import RECORDED, data, replaying
 
 Pair = tuple[tuple[str, str], str]
@@ -208,11 +208,11 @@ def test_recorded_task_lists(endpoint: Endpoint, pair: Pair) -> None:
         assert (stopped.kind, stopped.running, stopped.creator) == ("vzstop", False, "deploy@pve!ci")
 
 
-def test_a_long_log_is_read_to_its_end(context: Site) -> None:
-    context.up("postgres-data")
-    record = context.pve.tasklog[0]
+def test_a_long_log_is_read_to_its_end(site: Site) -> None:
+    site.up("postgres-data")
+    record = site.pve.tasklog[0]
     record["log"] = [f"line {n}" for n in range(1001)]
-    assert tasks.log(Client(context.inventory.endpoint), tasks.Task.of(record["upid"])) == record["log"]
+    assert tasks.log(Client(site.inventory.endpoint), tasks.Task.of(record["upid"])) == record["log"]
 
 
 def test_a_task_that_does_not_end_in_time(endpoint: Endpoint, pair: Pair) -> None:
@@ -227,10 +227,10 @@ def test_a_task_that_does_not_end_in_time(endpoint: Endpoint, pair: Pair) -> Non
 # ------------------------------------------------------ on the in-process node
 
 
-def test_our_node_answers_like_the_recorded_one(context: Site) -> None:
+def test_our_node_answers_like_the_recorded_one(site: Site) -> None:
     """What the tests stand on, held against the real one: the fields that we read, their types, and the errors."""
-    context.up()
-    client = Client(context.inventory.endpoint)
+    site.up()
+    client = Client(site.inventory.endpoint)
     rows = {"resources": client.get("cluster/resources", type="vm")[0], "lxc": client.get("nodes/pve/lxc")[0]}
     for name, row in rows.items():
         for key in {"vmid", "node", "type", "status", "tags", "mem", "maxmem", "uptime", "disk"} & set(data(name)[0]):
@@ -241,69 +241,69 @@ def test_our_node_answers_like_the_recorded_one(context: Site) -> None:
     pending = client.get("nodes/pve/lxc/167/pending")
     assert {"digest", "net0", "rootfs"} <= {row["key"] for row in pending} & {row["key"] for row in data("pending")}
     assert set(pending[0]) == set(data("pending")[0])
-    context.pve.ct(168).lock = "backup"
+    site.pve.ct(168).lock = "backup"
     for name, path in (("missing", "nodes/pve/lxc/99999/config"), ("locked", "nodes/pve/lxc/168/config")):
         with pytest.raises(ProxmoxError) as caught:
             client.put(path, memory=700)
         assert (caught.value.status, RECORDED[name]["reason"] in caught.value.details) == (500, True)
 
 
-def test_a_create_that_fails_shows_the_end_of_its_log(context: Site) -> None:
-    context.pve.add_ceph_storage("ceph")
-    context.pve.ceph["down"] = True
-    context.overlaid("defaults: {storage: ceph}")
+def test_a_create_that_fails_shows_the_end_of_its_log(site: Site) -> None:
+    site.pve.add_ceph_storage("ceph")
+    site.pve.ceph["down"] = True
+    site.overlaid("defaults: {storage: ceph}")
     with pytest.raises(HomelabError, match="3 of 3 containers failed") as caught:
-        context.up()
+        site.up()
     assert "rbd error" in caught.value.details
     assert "TASK ERROR: unable to create CT 167" in caught.value.details
 
 
-def test_a_start_that_fails_after_a_good_create_is_seen(context: Site) -> None:
-    begin = context.pve._start_steps
+def test_a_start_that_fails_after_a_good_create_is_seen(site: Site) -> None:
+    begin = site.pve._start_steps
 
     async def broken(ct: Any, user: str, skiplock: bool = False) -> None:
         ct.start_error = "bridge 'vmbr0' does not exist" if ct.vmid == 168 else None
         await begin(ct, user, skiplock)
 
-    context.pve._start_steps = broken  # type: ignore[method-assign]
+    site.pve._start_steps = broken  # type: ignore[method-assign]
     with pytest.raises(HomelabError, match="analytics-platform: starting it failed") as caught:
-        context.up()
+        site.up()
     assert "bridge 'vmbr0' does not exist" in caught.value.details
-    assert sorted(context.waited) == ["airflow-orchestration", "postgres-data"]
-    assert context.pve.ct(168) is not None
-    context.pve._start_steps = begin  # type: ignore[method-assign]
-    context.pve.ct(168).start_error = None
-    assert context.up().done == {"analytics-platform": ["start analytics-platform"]}
+    assert sorted(site.waited) == ["airflow-orchestration", "postgres-data"]
+    assert site.pve.ct(168) is not None
+    site.pve._start_steps = begin  # type: ignore[method-assign]
+    site.pve.ct(168).start_error = None
+    assert site.up().done == {"analytics-platform": ["start analytics-platform"]}
 
 
-def test_a_log_without_the_keys_is_refused(context: Site) -> None:
-    context.pve.prints_keys = False
+def test_a_log_without_the_keys_is_refused(site: Site) -> None:
+    site.pve.prints_keys = False
     with pytest.raises(HomelabError, match="SSH host key is not known") as caught:
-        context.up("postgres-data")
+        site.up("postgres-data")
     assert "homelab trust postgres-data SHA256:" in caught.value.resolution
-    assert context.waited == []
+    assert site.waited == []
 
 
-def test_several_nodes_need_a_choice(context: Site) -> None:
-    context.pve.add_node("pve2")
+def test_several_nodes_need_a_choice(site: Site) -> None:
+    site.pve.add_node("pve2")
     with pytest.raises(HomelabError, match="Which node") as caught:
-        only_node(Client(context.inventory.endpoint))
+        only_node(Client(site.inventory.endpoint))
     assert "pve, pve2" in caught.value.details
-    assert len(context.overlaid("proxmox: {node: pve2}").up().done) == 3
-    assert {ct.node for ct in context.pve.cts} == {"pve2"}
-    assert not context.up()
+    assert len(site.overlaid("proxmox: {node: pve2}").up().done) == 3
+    assert {ct.node for ct in site.pve.cts} == {"pve2"}
+    assert not site.up()
 
 
-def test_a_dropped_connection_is_read_again_and_a_change_is_not(context: Site) -> None:
-    context.up()
-    context.pve.flaky_network(drop_rate=0.2, seed=4)
-    context.pve._random.seed(4)
-    assert len(find_guests(Client(context.inventory.endpoint), context.inventory)) == 3
-    context.pve.flaky_network(drop_rate=1.0)
-    context.pve.requests.clear()
+def test_a_dropped_connection_is_read_again_and_a_change_is_not(site: Site) -> None:
+    site.up()
+    site.pve.flaky_network(drop_rate=0.2, seed=4)
+    site.pve._random.seed(4)
+    assert len(find_guests(Client(site.inventory.endpoint), site.inventory)) == 3
+    site.pve.flaky_network(drop_rate=1.0)
+    site.pve.requests.clear()
     with pytest.raises(HomelabError, match="cannot be reached"):
-        Client(context.inventory.endpoint).post("nodes/pve/lxc/167/status/stop")
-    assert context.pve.ct(167).status == "running"
+        Client(site.inventory.endpoint).post("nodes/pve/lxc/167/status/stop")
+    assert site.pve.ct(167).status == "running"
 
 
 def test_init_then_up(tmp_path: Path, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,12 +330,12 @@ def test_init_then_up(tmp_path: Path, pair: Pair, monkeypatch: pytest.MonkeyPatc
         assert secret not in text
         assert "pveum user token add homelab@pve cli --privsep 1" in text
         assert "pveum pool add homelab" in text
-        context = Site(pve, inventory, folder, pair[1], KnownHosts(folder / "pins"))
+        site = Site(pve, inventory, folder, pair[1], KnownHosts(folder / "pins"))
         with pytest.raises(HomelabError) as caught:
-            context.up("postgres-data")
+            site.up("postgres-data")
         assert "`pveum pool add homelab`" in caught.value.resolution
         pve.pools = {"homelab": set()}
-        assert len(context.up().done) == 3
+        assert len(site.up().done) == 3
         assert pve.pools == {"homelab": {167, 168, 169}}
     with pytest.raises(InputError, match="exists already"):
         init(folder / "inventory.yaml", host="127.0.0.1", confirm=lambda _: True, ask=str, say=said.append)
@@ -347,15 +347,13 @@ def test_init_writes_nothing_when_the_fingerprint_is_not_confirmed(tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_trust_by_hand_and_from_the_log(context: Site) -> None:
-    context.up("postgres-data")
+def test_trust_by_hand_and_from_the_log(site: Site) -> None:
+    site.up("postgres-data")
     mine = "SHA256:" + "A" * 43
-    assert trust(context.inventory, "postgres-data", mine, known_hosts=context.known_hosts).fingerprint == mine
-    assert context.known_hosts.pins()["postgres-data"].fingerprint == mine
-    assert (
-        trust(context.inventory, "postgres-data", known_hosts=context.known_hosts).fingerprint == context.pve.keys[167]
-    )
+    assert trust(site.inventory, "postgres-data", mine, known_hosts=site.known_hosts).fingerprint == mine
+    assert site.known_hosts.pins()["postgres-data"].fingerprint == mine
+    assert trust(site.inventory, "postgres-data", known_hosts=site.known_hosts).fingerprint == site.pve.keys[167]
     with pytest.raises(InputError, match="not a host key's fingerprint"):
-        trust(context.inventory, "postgres-data", "MD5:aa", known_hosts=context.known_hosts)
+        trust(site.inventory, "postgres-data", "MD5:aa", known_hosts=site.known_hosts)
     with pytest.raises(HomelabError, match="does not exist"):
-        trust(context.inventory, "analytics-platform", known_hosts=context.known_hosts)
+        trust(site.inventory, "analytics-platform", known_hosts=site.known_hosts)

@@ -24,8 +24,8 @@ from tests.integration.deployed import NEW, Disks, deploy
 from tests.integration.fakenode import TOKEN
 from tests.integration.test_proxmox_kill import Scene, scene
 from tests.integration.test_proxmox_up import NAMES, Site
-from tests.integration.test_proxmox_up import context as context
 from tests.integration.test_proxmox_up import pair as pair
+from tests.integration.test_proxmox_up import site as site
 
 ONE = "postgres-data"
 VMIDS = (167, 168, 169)
@@ -34,13 +34,13 @@ VMIDS = (167, 168, 169)
 class Rig:
     """A site whose containers hold something old, and run."""
 
-    def __init__(self, context: Site) -> None:
-        self.site, self.pve, self.said = context, context.pve, io.StringIO()
-        context.up()
-        self.disks = Disks(context.folder / "disks")
+    def __init__(self, site: Site) -> None:
+        self.site, self.pve, self.said = site, site.pve, io.StringIO()
+        site.up()
+        self.disks = Disks(site.folder / "disks")
         for vmid in VMIDS:
             self.disks.put(vmid, "old\n")
-        self.disks.behind(context.pve)
+        self.disks.behind(site.pve)
         self.begin()
 
     def begin(self) -> None:
@@ -81,8 +81,8 @@ class Rig:
 
 
 @pytest.fixture
-def rig(context: Site) -> Rig:
-    return Rig(context)
+def rig(site: Site) -> Rig:
+    return Rig(site)
 
 
 def test_what_succeeds_stays_and_nothing_is_left_of_its_snapshot(rig: Rig) -> None:

@@ -20,8 +20,8 @@ from homelab.model import Pipeline, Secret
 from homelab.proxmox.checks import Check
 from tests.integration.fakenode import TOKEN
 from tests.integration.test_proxmox_up import SECRET, Site
-from tests.integration.test_proxmox_up import context as context
 from tests.integration.test_proxmox_up import pair as pair
+from tests.integration.test_proxmox_up import site as site
 from tests.stub import Answer, serving
 
 NODE_TIME = 1297163644  # what the node's clock always shows
@@ -30,17 +30,17 @@ KINDS = ("Containers", "Node", "Storage", "Templates", "Bridge")
 
 
 @pytest.fixture
-def well(context: Site) -> Site:
+def well(site: Site) -> Site:
     """A node on which nothing is wrong, with a token that may do the least, and a key for OpenWeather."""
-    context.pve.grant_least(context.inventory)
-    key = context.inventory.pipeline.api_key_file
+    site.pve.grant_least(site.inventory)
+    key = site.inventory.pipeline.api_key_file
     key.write_text(KEY)
     key.chmod(0o600)
-    return context
+    return site
 
 
 def look(
-    context: Site,
+    site: Site,
     status: int = 200,
     now: float = NODE_TIME,
     there: Mapping[str, str] = MappingProxyType({}),
@@ -53,13 +53,13 @@ def look(
             asked.extend(map(str, addresses))
         return {address: there[str(address)] for address in addresses if str(address) in there}
 
-    return doctor(context.inventory, ask=lambda pipeline, key: status, now=lambda: now, answering=answering)
+    return doctor(site.inventory, ask=lambda pipeline, key: status, now=lambda: now, answering=answering)
 
 
 def faults(
-    context: Site, status: int = 200, now: float = NODE_TIME, there: Mapping[str, str] = MappingProxyType({})
+    site: Site, status: int = 200, now: float = NODE_TIME, there: Mapping[str, str] = MappingProxyType({})
 ) -> list[Check]:
-    diagnosis = look(context, status, now, there)
+    diagnosis = look(site, status, now, there)
     wrong = [check for check in diagnosis.checks if not check.ok]
     assert diagnosis.healthy is (not wrong)
     assert all(check.said and check.todo and all(check.todo) for check in wrong)
@@ -149,68 +149,48 @@ def test_a_pool_that_is_not_there(well: Site) -> None:
     ("break_it", "name", "said", "todo"),
     [
         (
-            lambda context: context.pve.apitokens.update({TOKEN: "other"}),
+            lambda site: site.pve.apitokens.update({TOKEN: "other"}),
             "connection",
             "refused the token",
             "pveum user token",
         ),
-        (lambda context: context.inventory.endpoint.token_file.unlink(), "token", "secret is missing", "homelab init"),
+        (lambda site: site.inventory.endpoint.token_file.unlink(), "token", "secret is missing", "homelab init"),
+        (lambda site: site.inventory.endpoint.token_file.chmod(0o644), "token", "readable by others", "chmod 600"),
+        (lambda site: site.pve.storages.pop("local-lvm"), "storage local-lvm on pve", "not there", "pvesm status"),
         (
-            lambda context: context.inventory.endpoint.token_file.chmod(0o644),
-            "token",
-            "readable by others",
-            "chmod 600",
-        ),
-        (
-            lambda context: context.pve.storages.pop("local-lvm"),
-            "storage local-lvm on pve",
-            "not there",
-            "pvesm status",
-        ),
-        (
-            lambda context: context.pve.storages["local-lvm"].update(active=0),
+            lambda site: site.pve.storages["local-lvm"].update(active=0),
             "storage local-lvm on pve",
             "not active",
             "pvesm",
         ),
         (
-            lambda context: context.pve.storages["local-lvm"].update(content="images"),
+            lambda site: site.pve.storages["local-lvm"].update(content="images"),
             "storage local-lvm on pve",
             "holds images, but not rootdir",
             "pvesm set local-lvm --content images,rootdir",
         ),
         (
-            lambda context: context.pve.storages["local-lvm"].update(total=40 << 30),
+            lambda site: site.pve.storages["local-lvm"].update(total=40 << 30),
             "storage local-lvm on pve",
             "40 GiB free, the disks that are still to be made take 48 GiB",
             "Make room",
         ),
         (
-            lambda context: (context.pve.storages["local"].update(volumes={}), context.pve.appliances.clear()),
+            lambda site: (site.pve.storages["local"].update(volumes={}), site.pve.appliances.clear()),
             "template ubuntu-24.04 on pve",
             "no template for",
             "pveam update",
         ),
+        (lambda site: site.pve.add_vm(168, "windows", node="pve"), "containers", "vmid 168 is taken", "another vmid"),
         (
-            lambda context: context.pve.add_vm(168, "windows", node="pve"),
-            "containers",
-            "vmid 168 is taken",
-            "another vmid",
-        ),
-        (
-            lambda context: context.inventory.pipeline.api_key_file.unlink(),
+            lambda site: site.inventory.pipeline.api_key_file.unlink(),
             "OpenWeather key",
             "No such file",
             "openweathermap",
         ),
+        (lambda site: site.inventory.pipeline.api_key_file.chmod(0o640), "OpenWeather key", "readable by", "chmod 600"),
         (
-            lambda context: context.inventory.pipeline.api_key_file.chmod(0o640),
-            "OpenWeather key",
-            "readable by",
-            "chmod 600",
-        ),
-        (
-            lambda context: context.inventory.pipeline.api_key_file.write_text("\n"),
+            lambda site: site.inventory.pipeline.api_key_file.write_text("\n"),
             "OpenWeather key",
             "is empty",
             "write it to",
@@ -298,7 +278,7 @@ def test_a_key_that_openweather_refuses(well: Site, status: int, said: str, todo
 
 def test_openweather_is_asked_with_the_key_and_its_silence_does_not_show_it(well: Site) -> None:
     with serving([Answer(401)]) as stub:
-        pipeline = replace(well.inventory.pipeline, base_url=stub.url)
+        pipeline = replace(well.inventory.pipeline, api_url=stub.url)
         assert ask_openweather(pipeline, Secret(KEY)) == 401
         assert stub.asked[0]["appid"] == KEY
     with pytest.raises(HomelabError, match="does not answer") as caught:

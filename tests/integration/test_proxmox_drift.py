@@ -9,33 +9,33 @@ import pytest
 
 from homelab.errors import HomelabError
 from tests.integration.test_proxmox_up import NAMES, Site
-from tests.integration.test_proxmox_up import context as context
 from tests.integration.test_proxmox_up import pair as pair
+from tests.integration.test_proxmox_up import site as site
 
 VOLUME = "local-lvm:vm-167-disk-7"
 
 
-def by_hand(context: Site, **changed: Any) -> None:
+def by_hand(site: Site, **changed: Any) -> None:
     """Change options of the first container as its web interface would; None deletes."""
-    config = context.pve.ct(167).config
+    config = site.pve.ct(167).config
     for option, value in changed.items():
         config.pop(option, None)
         if value is not None:
             config[option] = value
 
 
-def net0(context: Site, *replaced: tuple[str, str]) -> str:
-    text = str(context.pve.ct(167).config["net0"])
+def net0(site: Site, *replaced: tuple[str, str]) -> str:
+    text = str(site.pve.ct(167).config["net0"])
     for old, new in replaced:
         assert old in text
         text = text.replace(old, new)
     return text
 
 
-def settled(context: Site) -> dict[str, Any]:
+def settled(site: Site) -> dict[str, Any]:
     """The configuration after an `up`, and after it nothing is left to do."""
-    assert not context.up()
-    return dict(context.pve.ct(167).config)
+    assert not site.up()
+    return dict(site.pve.ct(167).config)
 
 
 @pytest.mark.parametrize(
@@ -55,22 +55,22 @@ def settled(context: Site) -> dict[str, Any]:
         ({"protection": 1}, "protection: True → False"),
     ],
 )
-def test_what_was_changed_by_hand_is_put_back(context: Site, changed: dict[str, Any], line: str) -> None:
-    context.up()
-    before = dict(context.pve.ct(167).config)
-    by_hand(context, **changed)
-    done = context.up().done
+def test_what_was_changed_by_hand_is_put_back(site: Site, changed: dict[str, Any], line: str) -> None:
+    site.up()
+    before = dict(site.pve.ct(167).config)
+    by_hand(site, **changed)
+    done = site.up().done
     assert list(done) == ["postgres-data"]
     assert line in done["postgres-data"][0]
-    assert settled(context) == before
+    assert settled(site) == before
 
 
-def test_a_description_that_was_changed_by_hand(context: Site) -> None:
-    context.up()
-    before = dict(context.pve.ct(167).config)
-    by_hand(context, description=before["description"].replace("Make changes there", "Mine now"))
-    assert "description: “postgres-data of the homelab" in context.up().done["postgres-data"][0]
-    assert settled(context) == before
+def test_a_description_that_was_changed_by_hand(site: Site) -> None:
+    site.up()
+    before = dict(site.pve.ct(167).config)
+    by_hand(site, description=before["description"].replace("Make changes there", "Mine now"))
+    assert "description: “postgres-data of the homelab" in site.up().done["postgres-data"][0]
+    assert settled(site) == before
 
 
 @pytest.mark.parametrize(
@@ -85,78 +85,78 @@ def test_a_description_that_was_changed_by_hand(context: Site) -> None:
         (("ip=", "rate=10,link_down=1,ip="), "by_hand: net0 link_down=1,net0 rate=10 → none"),
     ],
 )
-def test_every_part_of_the_network_card(context: Site, replaced: tuple[str, str], line: str) -> None:
-    context.up()
-    before = dict(context.pve.ct(167).config)
-    by_hand(context, net0=net0(context, replaced))
-    (said,) = context.up().done["postgres-data"]
+def test_every_part_of_the_network_card(site: Site, replaced: tuple[str, str], line: str) -> None:
+    site.up()
+    before = dict(site.pve.ct(167).config)
+    by_hand(site, net0=net0(site, replaced))
+    (said,) = site.up().done["postgres-data"]
     assert line in said
-    after = settled(context)
+    after = settled(site)
     assert set(after["net0"].split(",")) == set(before["net0"].split(","))
     assert "hwaddr=" in after["net0"]
 
 
-def test_memory_and_cores_change_without_a_restart(context: Site) -> None:
-    context.up()
-    context.overlaid("containers: {postgres-data: {memory: 1024, cores: 4, swap: 0, tags: [prod]}}").up()
-    assert context.pve.kinds().count("vzstart") == len(NAMES)
-    assert "vzshutdown" not in context.pve.kinds()
-    assert (context.pve.ct(167).config["memory"], context.pve.ct(167).config["cores"]) == (1024, 4)
-    assert context.pve.ct(167).config["tags"] == "homelab;homelab-home;prod"
+def test_memory_and_cores_change_without_a_restart(site: Site) -> None:
+    site.up()
+    site.overlaid("containers: {postgres-data: {memory: 1024, cores: 4, swap: 0, tags: [prod]}}").up()
+    assert site.pve.kinds().count("vzstart") == len(NAMES)
+    assert "vzshutdown" not in site.pve.kinds()
+    assert (site.pve.ct(167).config["memory"], site.pve.ct(167).config["cores"]) == (1024, 4)
+    assert site.pve.ct(167).config["tags"] == "homelab;homelab-home;prod"
 
 
-def test_a_user_tag_that_is_missing_does_not_make_it_a_strangers(context: Site) -> None:
-    context.up()
-    context.overlaid("defaults: {tags: [prod]}")
-    assert [len(lines) for lines in context.up().done.values()] == [1, 1, 1]
-    assert context.pve.kinds().count("vzcreate") == len(NAMES)
+def test_a_user_tag_that_is_missing_does_not_make_it_a_strangers(site: Site) -> None:
+    site.up()
+    site.overlaid("defaults: {tags: [prod]}")
+    assert [len(lines) for lines in site.up().done.values()] == [1, 1, 1]
+    assert site.pve.kinds().count("vzcreate") == len(NAMES)
 
 
-def test_mount_points_are_made_grown_and_taken_into_backups_and_never_removed(context: Site) -> None:
-    context.overlaid("containers: {postgres-data: {mounts: {/var/lib/postgresql: 32}}}").up()
-    context.overlaid("containers: {postgres-data: {mounts: {/var/lib/postgresql: 32, /opt/x: 1}}}").up()
-    assert "vzshutdown" not in context.pve.kinds()  # a new one is there at once
+def test_mount_points_are_made_grown_and_taken_into_backups_and_never_removed(site: Site) -> None:
+    site.overlaid("containers: {postgres-data: {mounts: {/var/lib/postgresql: 32}}}").up()
+    site.overlaid("containers: {postgres-data: {mounts: {/var/lib/postgresql: 32, /opt/x: 1}}}").up()
+    assert "vzshutdown" not in site.pve.kinds()  # a new one is there at once
     assert re.fullmatch(
-        r"local-lvm:vm-167-disk-\d,backup=1,mp=/var/lib/postgresql,size=32G", context.pve.ct(167).config["mp0"]
+        r"local-lvm:vm-167-disk-\d,backup=1,mp=/var/lib/postgresql,size=32G", site.pve.ct(167).config["mp0"]
     )
-    context.overlaid(
+    site.overlaid(
         "containers: {postgres-data: {mounts: {/var/lib/postgresql: {size: 40, backup: false}, /opt/x: 1, /srv: 5}}}"
     )
-    assert context.up().done["postgres-data"] == [
+    assert site.up().done["postgres-data"] == [
         "resize postgres-data: /var/lib/postgresql 32 → 40 GiB",
         "update postgres-data: mounts: none → /srv 5 GiB; backup: /var/lib/postgresql 32 GiB → "
         "/var/lib/postgresql 40 GiB without backup",
         "stop postgres-data, so that it starts with the new backup",
         "start postgres-data",
     ]
-    config = settled(context)
+    config = settled(site)
     assert config["mp0"].endswith(",backup=0,mp=/var/lib/postgresql,size=40G")
     assert config["mp2"].endswith(",backup=1,mp=/srv,size=5G")
-    context.overlaid("containers: {postgres-data: {mounts: {/var/lib/postgresql: 8}}}")
+    site.overlaid("containers: {postgres-data: {mounts: {/var/lib/postgresql: 8}}}")
     with pytest.raises(HomelabError) as caught:
-        context.up()
+        site.up()
     assert "its disk at /var/lib/postgresql cannot shrink" in caught.value.brief
     assert "`size: 40`" in caught.value.resolution
-    context.overlaid("")
-    assert settled(context) == config
+    site.overlaid("")
+    assert settled(site) == config
     assert "also has the mount point /opt/x, the mount point /srv, the mount point /var/lib/postgresql" in str(
-        context.noted()
+        site.noted()
     )
 
 
-def test_what_no_inventory_speaks_of_is_named_and_left_alone(context: Site) -> None:
-    context.up()
+def test_what_no_inventory_speaks_of_is_named_and_left_alone(site: Site) -> None:
+    site.up()
     by_hand(
-        context,
+        site,
         net1="name=eth1,bridge=vmbr1",
         mp3=f"{VOLUME},mp=/films,size=9G",
         hookscript="local:snippets/x.sh",
-        rootfs=f"{context.pve.ct(167).config['rootfs']},acl=1",
+        rootfs=f"{site.pve.ct(167).config['rootfs']},acl=1",
         cpulimit=1,
     )
-    before = dict(context.pve.ct(167).config)
-    assert settled(context) == before
-    assert str(context.noted()) == (
+    before = dict(site.pve.ct(167).config)
+    assert settled(site) == before
+    assert str(site.noted()) == (
         "postgres-data: it also has the mount point /films, cpulimit, hookscript, net1, rootfs acl=1, of which the "
         "inventory says nothing: left alone"
     )
@@ -178,52 +178,52 @@ def test_what_no_inventory_speaks_of_is_named_and_left_alone(context: Site) -> N
     ],
 )
 def test_what_cannot_be_made_in_place_is_refused_and_nothing_is_touched(
-    context: Site, wanted: str, found: dict[str, Any], brief: str, resolution: str
+    site: Site, wanted: str, found: dict[str, Any], brief: str, resolution: str
 ) -> None:
-    context.up()
-    by_hand(context, **found)
-    context.overlaid(f"containers: {{postgres-data: {wanted}, analytics-platform: {{memory: 512}}}}")
-    before = len(context.pve.calls("PUT")), len(context.pve.kinds())
+    site.up()
+    by_hand(site, **found)
+    site.overlaid(f"containers: {{postgres-data: {wanted}, analytics-platform: {{memory: 512}}}}")
+    before = len(site.pve.calls("PUT")), len(site.pve.kinds())
     with pytest.raises(HomelabError) as caught:
-        context.up()
+        site.up()
     assert brief in caught.value.brief
     assert resolution in caught.value.resolution
-    assert (len(context.pve.calls("PUT")), len(context.pve.kinds())) == before
+    assert (len(site.pve.calls("PUT")), len(site.pve.kinds())) == before
 
 
-def test_features_of_root_alone_are_left_for_root_and_said(context: Site) -> None:
-    context.overlaid("containers: {postgres-data: {features: [nesting, keyctl]}}").up()
-    assert context.pve.ct(167).config["features"] == "nesting=1"
-    context.pve.ct(167).config["features"] = "keyctl=1,nesting=1"
-    assert not context.up()
-    assert context.noted() is None
+def test_features_of_root_alone_are_left_for_root_and_said(site: Site) -> None:
+    site.overlaid("containers: {postgres-data: {features: [nesting, keyctl]}}").up()
+    assert site.pve.ct(167).config["features"] == "nesting=1"
+    site.pve.ct(167).config["features"] = "keyctl=1,nesting=1"
+    assert not site.up()
+    assert site.noted() is None
 
 
-def test_a_protected_container_is_not_destroyed_until_somebody_says_so(context: Site) -> None:
-    context.overlaid("containers: {postgres-data: {protection: true}}").up()
+def test_a_protected_container_is_not_destroyed_until_somebody_says_so(site: Site) -> None:
+    site.overlaid("containers: {postgres-data: {protection: true}}").up()
     with pytest.raises(HomelabError) as caught:
-        context.destroy()
+        site.destroy()
     assert caught.value.brief == "postgres-data is protected"
-    assert "vzdestroy" not in context.pve.kinds()
-    context.overlaid("").up()
-    context.destroy()
-    assert context.pve.cts == []
+    assert "vzdestroy" not in site.pve.kinds()
+    site.overlaid("").up()
+    site.destroy()
+    assert site.pve.cts == []
 
 
-def test_pools(context: Site) -> None:
-    context.pve.pools = {"a": set(), "b": set()}
-    context.overlaid("defaults: {pool: a}").up()
-    assert context.pve.pools["a"] == {167, 168, 169}
-    context.overlaid("containers: {postgres-data: {pool: b}}")
-    assert context.up().done == {"postgres-data": ["move postgres-data: pool a → b"]}
-    assert context.pve.pools == {"a": {168, 169}, "b": {167}}
-    assert not context.overlaid("").up()
+def test_pools(site: Site) -> None:
+    site.pve.pools = {"a": set(), "b": set()}
+    site.overlaid("defaults: {pool: a}").up()
+    assert site.pve.pools["a"] == {167, 168, 169}
+    site.overlaid("containers: {postgres-data: {pool: b}}")
+    assert site.up().done == {"postgres-data": ["move postgres-data: pool a → b"]}
+    assert site.pve.pools == {"a": {168, 169}, "b": {167}}
+    assert not site.overlaid("").up()
 
 
-def test_an_answer_that_gets_lost_while_a_pool_is_joined(context: Site) -> None:
-    context.up()
-    context.pve.pools = {"a": set()}
-    context.overlaid("containers: {postgres-data: {pool: a}}")
-    context.pve.losing["PUT", "/pools"] = 1
-    assert context.up().done
-    assert context.pve.pools["a"] == {167}
+def test_an_answer_that_gets_lost_while_a_pool_is_joined(site: Site) -> None:
+    site.up()
+    site.pve.pools = {"a": set()}
+    site.overlaid("containers: {postgres-data: {pool: a}}")
+    site.pve.losing["PUT", "/pools"] = 1
+    assert site.up().done
+    assert site.pve.pools["a"] == {167}

@@ -25,8 +25,8 @@ from tests.integration.fork_server import runner
 from tests.integration.test_proxmox_kill import DeadlyNode, Scene
 from tests.integration.test_proxmox_plan import look
 from tests.integration.test_proxmox_up import SECRET, Site
-from tests.integration.test_proxmox_up import context as context
 from tests.integration.test_proxmox_up import pair as pair
+from tests.integration.test_proxmox_up import site as site
 
 ONE = "postgres-data"
 ON = "defaults: {firewall: true}\n"
@@ -36,26 +36,26 @@ MINE = {"type": "in", "action": "ACCEPT", "proto": "tcp", "dport": "80", "enable
 DENY = {"type": "in", "action": "DROP", "enable": 1}
 
 
-def kept(context: Site | Scene, vmid: int = 167) -> dict[str, Any]:
+def kept(site: Site | Scene, vmid: int = 167) -> dict[str, Any]:
     """The firewall as the node keeps it."""
-    conf: dict[str, Any] = context.pve.firewall_config("ct", vmid=vmid)
+    conf: dict[str, Any] = site.pve.firewall_config("ct", vmid=vmid)
     return conf
 
 
-def as_wanted(context: Site, *limit: str) -> bool:
+def as_wanted(site: Site, *limit: str) -> bool:
     """Whether every container has the firewall that the inventory wants, before its network card, too."""
-    client = Client(context.inventory.endpoint)
+    client = Client(site.inventory.endpoint)
     return all(
-        firewall_api.read(client, "pve", c.vmid) == desired_firewall(context.inventory, c)
-        and ("firewall=1" in context.pve.ct(c.vmid).config["net0"].split(",")) is c.shape.firewall
-        for c in context.inventory.containers
+        firewall_api.read(client, "pve", c.vmid) == desired_firewall(site.inventory, c)
+        and ("firewall=1" in site.pve.ct(c.vmid).config["net0"].split(",")) is c.shape.firewall
+        for c in site.inventory.containers
         if not limit or c.name in limit
     )
 
 
-def lets_in(context: Site | Scene, port: int, source: str, vmid: int = 167) -> bool:
+def lets_in(site: Site | Scene, port: int, source: str, vmid: int = 167) -> bool:
     """What Proxmox would do with a packet: the first rule that matches decides, then the policy."""
-    conf, net0 = kept(context, vmid), context.pve.ct(vmid).config["net0"].split(",")
+    conf, net0 = kept(site, vmid), site.pve.ct(vmid).config["net0"].split(",")
     if not conf["options"].get("enable") or "firewall=1" not in net0:
         return True
     for rule in conf["rules"]:
@@ -71,70 +71,70 @@ def lets_in(context: Site | Scene, port: int, source: str, vmid: int = 167) -> b
 
 
 @contextmanager
-def watched(context: Site | Scene, port: int = 22, source: str = OPERATOR) -> Iterator[list[bool]]:
+def watched(site: Site | Scene, port: int = 22, source: str = OPERATOR) -> Iterator[list[bool]]:
     """Whether this gets into postgres-data, after every call."""
     seen: list[bool] = []
-    answer = context.pve.answer
+    answer = site.pve.answer
 
     async def watching(*arguments: Any) -> Any:
         try:
             return await answer(*arguments)
         finally:
-            if context.pve.ct(167) is not None and "net0" in context.pve.ct(167).config:
-                seen.append(lets_in(context, port, source))
+            if site.pve.ct(167) is not None and "net0" in site.pve.ct(167).config:
+                seen.append(lets_in(site, port, source))
 
-    context.pve.answer = watching
+    site.pve.answer = watching
     try:
         yield seen
     finally:
-        del context.pve.answer
+        del site.pve.answer
 
 
-def calls(context: Site, *methods: str) -> list[str]:
-    return [call.removeprefix("/nodes/pve/lxc") for call in context.pve.calls() if call.split()[0] in methods]
+def calls(site: Site, *methods: str) -> list[str]:
+    return [call.removeprefix("/nodes/pve/lxc") for call in site.pve.calls() if call.split()[0] in methods]
 
 
-def test_from_nothing_behind_a_firewall(context: Site) -> None:
-    outcome = context.overlaid(ON).up()
+def test_from_nothing_behind_a_firewall(site: Site) -> None:
+    outcome = site.overlaid(ON).up()
     assert outcome.done[ONE][1].startswith("firewall of postgres-data: + in ACCEPT tcp 22 from 192.168.2.0/24 ")
-    assert as_wanted(context)
-    assert kept(context)["options"] == {"enable": 1, "policy_in": "DROP", "policy_out": "ACCEPT"}
-    ours = kept(context)["rules"]
+    assert as_wanted(site)
+    assert kept(site)["options"] == {"enable": 1, "policy_in": "DROP", "policy_out": "ACCEPT"}
+    ours = kept(site)["rules"]
     assert [(rule["enable"], rule.get("dport"), rule.get("source"), rule["comment"]) for rule in ours] == [
         (1, "22", "192.168.2.0/24", "homelab: SSH for the operator"),
         (1, "5432", "192.168.2.68", "homelab: PostgreSQL for analytics-platform"),
         (1, "5432", "192.168.2.69", "homelab: PostgreSQL for airflow-orchestration"),
         (1, None, None, "homelab: ping"),
     ]
-    assert lets_in(context, 5432, "192.168.2.69")
-    assert not lets_in(context, 5432, OPERATOR)
-    context.pve.requests.clear()
-    assert not context.up()
+    assert lets_in(site, 5432, "192.168.2.69")
+    assert not lets_in(site, 5432, OPERATOR)
+    site.pve.requests.clear()
+    assert not site.up()
     # Three more a container or less: its options and its rules; and one for the datacenter's switch.
-    assert len(context.pve.requests) <= 5 + 2 * 3 + 1, context.pve.calls()
-    assert calls(context, "POST", "PUT", "DELETE") == []
+    assert len(site.pve.requests) <= 5 + 2 * 3 + 1, site.pve.calls()
+    assert calls(site, "POST", "PUT", "DELETE") == []
 
 
-def test_off_by_default_and_then_not_even_asked_for(context: Site) -> None:
-    context.up()
-    context.pve.requests.clear()
-    assert not context.up()
-    assert len(context.pve.requests) <= 5
-    assert [call for call in context.pve.calls() if "firewall" in call] == []
-    assert "firewall" not in context.pve.ct(167).config["net0"]
+def test_off_by_default_and_then_not_even_asked_for(site: Site) -> None:
+    site.up()
+    site.pve.requests.clear()
+    assert not site.up()
+    assert len(site.pve.requests) <= 5
+    assert [call for call in site.pve.calls() if "firewall" in call] == []
+    assert "firewall" not in site.pve.ct(167).config["net0"]
 
 
-def test_one_line_turns_it_on_and_ssh_goes_on_all_the_while(context: Site) -> None:
-    context.up()
+def test_one_line_turns_it_on_and_ssh_goes_on_all_the_while(site: Site) -> None:
+    site.up()
     # Somebody has prepared it, in a way that would cut everybody off with the network card's switch alone.
-    kept(context).update(options={"enable": 1, "policy_in": "DROP"}, rules=[dict(DENY)])
-    context.overlaid(ON)
-    with watched(context) as seen:
-        outcome = context.up(ONE)
+    kept(site).update(options={"enable": 1, "policy_in": "DROP"}, rules=[dict(DENY)])
+    site.overlaid(ON)
+    with watched(site) as seen:
+        outcome = site.up(ONE)
     assert all(seen)
     assert len(seen) > 12
     assert [line.split(":")[0] for line in outcome.done[ONE]] == ["firewall of postgres-data", "update postgres-data"]
-    shown = [(line.what, line.effect) for line in lines(context.asked[-1])]
+    shown = [(line.what, line.effect) for line in lines(site.asked[-1])]
     assert shown[:2] == [
         ("firewall of postgres-data: + in ACCEPT tcp 22 from 192.168.2.0/24 (homelab: SSH for the operator)", "live"),
         (
@@ -147,9 +147,9 @@ def test_one_line_turns_it_on_and_ssh_goes_on_all_the_while(context: Site) -> No
         ("firewall of postgres-data: - in DROP", "live"),
         ("update postgres-data: firewall: False → True", "live"),
     ]
-    assert as_wanted(context, ONE)
-    assert context.pve.ct(167).status == "running"
-    assert context.pve.kinds().count("vzshutdown") == 0
+    assert as_wanted(site, ONE)
+    assert site.pve.ct(167).status == "running"
+    assert site.pve.kinds().count("vzshutdown") == 0
 
 
 def without(port: str) -> Callable[[dict[str, Any]], None]:
@@ -183,131 +183,131 @@ DRIFT: dict[str, tuple[Callable[[dict[str, Any]], None], list[str]]] = {
 
 @pytest.mark.parametrize(("drift", "expected"), DRIFT.values(), ids=DRIFT)
 def test_drift_is_shown_and_put_back(
-    context: Site, drift: Callable[[dict[str, Any]], None], expected: Sequence[str]
+    site: Site, drift: Callable[[dict[str, Any]], None], expected: Sequence[str]
 ) -> None:
-    context.overlaid(ON).up(ONE)
-    drift(kept(context))
-    (told,) = container_states(context.inventory)[0].drift
+    site.overlaid(ON).up(ONE)
+    drift(kept(site))
+    (told,) = container_states(site.inventory)[0].drift
     assert str(told) == f"firewall: {len(expected)} rules or settings otherwise → as the inventory says"
-    with watched(context) as seen:
-        context.up(ONE)
-    shown = [line.what.removeprefix("firewall of postgres-data: ") for line in lines(context.asked[-1])]
+    with watched(site) as seen:
+        site.up(ONE)
+    shown = [line.what.removeprefix("firewall of postgres-data: ") for line in lines(site.asked[-1])]
     assert all(line.startswith(start) for line, start in zip(shown, expected, strict=True)), shown
-    assert as_wanted(context, ONE)
+    assert as_wanted(site, ONE)
     assert seen[seen.index(True) :].count(False) == 0, "SSH was cut off in between"
     assert seen[-1]
-    assert not context.up(ONE)
+    assert not site.up(ONE)
 
 
-def test_a_network_card_that_was_taken_out_comes_back(context: Site) -> None:
-    context.overlaid(ON).up(ONE)
-    config = context.pve.ct(167).config
+def test_a_network_card_that_was_taken_out_comes_back(site: Site) -> None:
+    site.overlaid(ON).up(ONE)
+    config = site.pve.ct(167).config
     config["net0"] = config["net0"].replace(",firewall=1", "")
-    assert context.up(ONE).done[ONE] == ["update postgres-data: firewall: False → True"]
-    assert as_wanted(context, ONE)
+    assert site.up(ONE).done[ONE] == ["update postgres-data: firewall: False → True"]
+    assert as_wanted(site, ONE)
 
 
-def test_a_new_port_or_address_changes_only_the_rules_concerned(context: Site) -> None:
-    context.overlaid(ON).up()
-    context.pve.requests.clear()
-    context.overlaid(ON + "containers: {airflow-orchestration: {services: {airflow: {port: 9090}}}}").up()
-    assert calls(context, "POST", "PUT", "DELETE") == [
+def test_a_new_port_or_address_changes_only_the_rules_concerned(site: Site) -> None:
+    site.overlaid(ON).up()
+    site.pve.requests.clear()
+    site.overlaid(ON + "containers: {airflow-orchestration: {services: {airflow: {port: 9090}}}}").up()
+    assert calls(site, "POST", "PUT", "DELETE") == [
         "POST /nodes/pve/lxc/169/firewall/rules",
         "DELETE /nodes/pve/lxc/169/firewall/rules/2",
         "PUT /nodes/pve/lxc/169/firewall/rules/1",
     ]
-    assert as_wanted(context)
-    before = deepcopy(kept(context)["rules"])
-    context.overlaid(ON + "containers: {airflow-orchestration: {ip: .79}}").up()
-    after = kept(context)["rules"]
+    assert as_wanted(site)
+    before = deepcopy(kept(site)["rules"])
+    site.overlaid(ON + "containers: {airflow-orchestration: {ip: .79}}").up()
+    after = kept(site)["rules"]
     assert [old["source"] for old, new in zip(before[:3], after[:3], strict=True) if old != new] == ["192.168.2.69"]
-    assert {rule.get("source") for rule in kept(context, 168)["rules"]} == {"192.168.2.0/24", "192.168.2.79", None}
+    assert {rule.get("source") for rule in kept(site, 168)["rules"]} == {"192.168.2.0/24", "192.168.2.79", None}
 
 
-def test_off_again_leaves_what_others_have_made(context: Site) -> None:
-    context.overlaid(ON).up(ONE)
-    kept(context)["rules"].insert(1, dict(MINE))
-    with watched(context) as seen:
-        outcome = context.overlaid("").up(ONE)
+def test_off_again_leaves_what_others_have_made(site: Site) -> None:
+    site.overlaid(ON).up(ONE)
+    kept(site)["rules"].insert(1, dict(MINE))
+    with watched(site) as seen:
+        outcome = site.overlaid("").up(ONE)
     assert all(seen)
     assert outcome.done[ONE][0].endswith("(homelab: ping); on → off")
     assert outcome.done[ONE][1] == "update postgres-data: firewall: True → False"
-    assert kept(context)["rules"] == [MINE]
-    assert kept(context)["options"]["enable"] == 0
-    assert "firewall" not in context.pve.ct(167).config["net0"]
-    context.pve.requests.clear()
-    assert not context.up(ONE)
-    assert [call for call in context.pve.calls() if "firewall" in call] == []
+    assert kept(site)["rules"] == [MINE]
+    assert kept(site)["options"]["enable"] == 0
+    assert "firewall" not in site.pve.ct(167).config["net0"]
+    site.pve.requests.clear()
+    assert not site.up(ONE)
+    assert [call for call in site.pve.calls() if "firewall" in call] == []
 
 
-def test_what_was_changed_after_the_plan_is_not_overrun(context: Site) -> None:
-    context.overlaid(ON).up(ONE)
-    kept(context)["rules"].pop()
+def test_what_was_changed_after_the_plan_is_not_overrun(site: Site) -> None:
+    site.overlaid(ON).up(ONE)
+    kept(site)["rules"].pop()
 
     def meanwhile(plan: object) -> bool:
-        kept(context)["rules"].insert(0, dict(MINE))
+        kept(site)["rules"].insert(0, dict(MINE))
         return True
 
-    context._confirm = meanwhile  # type: ignore[method-assign]
-    context.pve.requests.clear()
+    site._confirm = meanwhile  # type: ignore[method-assign]
+    site.pve.requests.clear()
     with pytest.raises(HomelabError, match="postgres-data was changed after the plan was made") as caught:
-        context.up(ONE)
+        site.up(ONE)
     assert "Its firewall on node pve" in caught.value.details
-    assert calls(context, "POST", "PUT", "DELETE") == []
+    assert calls(site, "POST", "PUT", "DELETE") == []
 
 
-def test_rules_that_do_not_stay_are_not_made_for_ever(context: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    context.up(ONE)
+def test_rules_that_do_not_stay_are_not_made_for_ever(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.up(ONE)
     listed = firewall_api._rule
     # As if Proxmox kept a comment in other words.
     monkeypatch.setattr(firewall_api, "_rule", lambda row: replace(listed(row), comment=listed(row).comment.upper()))
     with pytest.raises(HomelabError, match="The firewall rules of 167 do not stay as they are made") as caught:
-        context.overlaid(ON).up(ONE)
+        site.overlaid(ON).up(ONE)
     assert "insert in ACCEPT icmp echo-request (homelab: ping)" in caught.value.details
-    assert len(kept(context)["rules"]) == 1
-    assert not kept(context)["options"].get("enable")
+    assert len(kept(site)["rules"]) == 1
+    assert not kept(site)["options"].get("enable")
 
 
 @pytest.mark.parametrize(("method", "suffix"), [("POST", "/firewall/rules"), ("PUT", "/firewall/options")])
-def test_an_answer_that_is_lost_makes_no_rule_twice(context: Site, method: str, suffix: str) -> None:
-    context.pve.losing[method, suffix] = 2
-    context.overlaid(ON).up(ONE)
-    assert context.pve.losing[method, suffix] == 0
-    assert as_wanted(context, ONE)
+def test_an_answer_that_is_lost_makes_no_rule_twice(site: Site, method: str, suffix: str) -> None:
+    site.pve.losing[method, suffix] = 2
+    site.overlaid(ON).up(ONE)
+    assert site.pve.losing[method, suffix] == 0
+    assert as_wanted(site, ONE)
 
 
-def test_the_least_privileges_are_enough(context: Site) -> None:
-    context.overlaid(ON)
-    context.pve.grant_least(context.inventory)
-    context.up()
-    context.overlaid("").up()
-    assert "firewall" not in context.pve.ct(167).config["net0"]
+def test_the_least_privileges_are_enough(site: Site) -> None:
+    site.overlaid(ON)
+    site.pve.grant_least(site.inventory)
+    site.up()
+    site.overlaid("").up()
+    assert "firewall" not in site.pve.ct(167).config["net0"]
 
 
-def test_a_destroyed_container_leaves_no_rules_for_the_next_one(context: Site) -> None:
-    context.overlaid(ON).up(ONE)
-    context.destroy(ONE)
-    context.overlaid("").up(ONE)
-    assert (kept(context)["rules"], kept(context)["options"]) == ([], {})
+def test_a_destroyed_container_leaves_no_rules_for_the_next_one(site: Site) -> None:
+    site.overlaid(ON).up(ONE)
+    site.destroy(ONE)
+    site.overlaid("").up(ONE)
+    assert (kept(site)["rules"], kept(site)["options"]) == ([], {})
 
 
-def test_the_datacenters_switch_is_named_and_never_touched(context: Site) -> None:
+def test_the_datacenters_switch_is_named_and_never_touched(site: Site) -> None:
     def said(overlay: str) -> list[str]:
-        checks = doctor(context.overlaid(overlay).inventory, ask=lambda *_: 200).checks
+        checks = doctor(site.overlaid(overlay).inventory, ask=lambda *_: 200).checks
         return [check.said for check in checks if check.name == "firewall"]
 
     assert said("") == []
     (off,) = said(ON)
     assert "pvesh set /cluster/firewall/options --enable 1" in off
     assert "closes the nodes, too" in off
-    assert look(context).notes == [f"firewall: {off}"]
-    context.pve.firewall_config("cluster")["options"]["enable"] = 1
+    assert look(site).notes == [f"firewall: {off}"]
+    site.pve.firewall_config("cluster")["options"]["enable"] = 1
     assert said(ON) == []
-    assert look(context).notes == []
-    context.pve.grant_least(context.inventory, without="Sys.Audit", path="/")
+    assert look(site).notes == []
+    site.pve.grant_least(site.inventory, without="Sys.Audit", path="/")
     (unseen,) = said(ON)
     assert "give the token Sys.Audit on /" in unseen
-    assert [call for call in context.pve.calls() if "cluster/firewall" in call and not call.startswith("GET")] == []
+    assert [call for call in site.pve.calls() if "cluster/firewall" in call and not call.startswith("GET")] == []
 
 
 @pytest.mark.parametrize("acts", [False, True], ids=["before", "after"])

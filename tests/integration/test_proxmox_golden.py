@@ -39,7 +39,7 @@ from tests.integration.test_proxmox_up import pair as pair
 from tests.support import FixedSecretStore
 
 ONE, TWO, THREE = "postgres-data", "analytics-platform", "airflow-orchestration"
-CLONED = "containers: {postgres-data: {golden: postgres-data, disk: 20, memory: 4096}}"
+CLONED = "containers: {postgres-data: {clone_from: postgres-data, disk: 20, memory: 4096}}"
 
 
 class Noting(SilentProgress):
@@ -293,7 +293,7 @@ def test_the_vmid_is_the_users_or_the_last_of_the_range(place: Place) -> None:
     for taken in (900, 168):
         with pytest.raises(InputError, match=f"vmid {taken} is not free"):
             place.bake(vmid=taken)
-    place.overlaid("defaults: {vmids: 160-199}")
+    place.overlaid("defaults: {vmid_range: 160-199}")
     place.bake()
     assert [ct.vmid for ct in place.goldens] == [900, 199]
 
@@ -409,7 +409,8 @@ def test_several_of_one(place: Place) -> None:
     place.up(ONE)
     place.bake()
     place.overlaid(
-        "containers: {analytics-platform: {golden: postgres-data}, airflow-orchestration: {golden: postgres-data}}"
+        "containers: {analytics-platform: {clone_from: postgres-data}, "
+        "airflow-orchestration: {clone_from: postgres-data}}"
     )
     place.pve.time_scale, place.pve.ct_secs["clone"] = 1.0, 0.1
     place.up()
@@ -423,7 +424,7 @@ def test_it_has_a_firewall_of_its_own(place: Place, wanted: str) -> None:
     place.overlaid("defaults: {firewall: true}").up(ONE)
     place.bake()
     place.overlaid(
-        f"containers: {{postgres-data: {{firewall: true}}, analytics-platform: {{golden: postgres-data, "
+        f"containers: {{postgres-data: {{firewall: true}}, analytics-platform: {{clone_from: postgres-data, "
         f"firewall: {wanted}}}}}"
     )
     place.up(TWO)
@@ -440,7 +441,7 @@ def test_on_another_node_only_from_shared_storage(place: Place, shared: bool) ->
     place.overlaid("proxmox: {node: pve}").up(ONE)
     place.bake()
     place.gone()
-    place.overlaid("proxmox: {node: pve}\ncontainers: {postgres-data: {golden: postgres-data, node: pve2}}")
+    place.overlaid("proxmox: {node: pve}\ncontainers: {postgres-data: {clone_from: postgres-data, node: pve2}}")
     place.pve.storages["local-lvm"]["shared"] = int(shared)
     if shared:
         place.up(ONE)
@@ -456,9 +457,9 @@ def test_on_another_node_only_from_shared_storage(place: Place, shared: bool) ->
 @pytest.mark.parametrize(
     ("overlay", "said"),
     [
-        ("{golden: nobody}", "there is no golden container of nobody"),
-        ("{golden: postgres-data, template: debian-12, services: {postgres: {version: 15}}}", "stems from another"),
-        ("{golden: postgres-data, disk: 8}", "its disk would be smaller"),
+        ("{clone_from: nobody}", "there is no golden container of nobody"),
+        ("{clone_from: postgres-data, template: debian-12, services: {postgres: {version: 15}}}", "stems from another"),
+        ("{clone_from: postgres-data, disk: 8}", "its disk would be smaller"),
     ],
 )
 def test_what_cannot_be_cloned_is_said_before_anything_is_done(place: Place, overlay: str, said: str) -> None:

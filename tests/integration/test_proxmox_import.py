@@ -16,8 +16,8 @@ from homelab.errors import HomelabError
 from homelab.inventory import load
 from homelab.trust import Pin
 from tests.integration.test_proxmox_up import SECRET, Site
-from tests.integration.test_proxmox_up import context as context
 from tests.integration.test_proxmox_up import pair as pair
+from tests.integration.test_proxmox_up import site as site
 from tests.support import FixedSecretStore
 
 # As Proxmox's web interface makes one, but for the firewall.
@@ -41,7 +41,7 @@ ENTRY = "\n  web:\n    vmid: 105\n    ip: .70\n    cores: 2\n    memory: 1024\n"
 class Desk:
     """A node with containers of somebody's, and an inventory that does not know them."""
 
-    context: Site
+    site: Site
     paths: list[Path]
     asked: list[Proposal] = field(default_factory=list)
     answer: bool = True
@@ -66,10 +66,10 @@ class Desk:
 
 
 @pytest.fixture
-def desk(context: Site) -> Desk:
-    over = context.folder / "where.yaml"
-    over.write_text(f'proxmox: {{host: 127.0.0.1, port: {context.pve.port}, fingerprint: "{context.fingerprint}"}}\n')
-    return Desk(context, [context.inventory.path, over])
+def desk(site: Site) -> Desk:
+    over = site.folder / "where.yaml"
+    over.write_text(f'proxmox: {{host: 127.0.0.1, port: {site.pve.port}, fingerprint: "{site.fingerprint}"}}\n')
+    return Desk(site, [site.inventory.path, over])
 
 
 def test_a_plain_container_becomes_ours_with_the_least_entry(desk: Desk) -> None:
@@ -102,7 +102,7 @@ def test_the_second_run_has_nothing_to_do(desk: Desk) -> None:
 
 
 def test_one_of_ours_whose_vmid_came_from_the_range_needs_no_entry(desk: Desk) -> None:
-    overlay = "containers: {postgres-data: {vmid: null}}\ndefaults: {vmids: 180-189}\n"
+    overlay = "containers: {postgres-data: {vmid: null}}\ndefaults: {vmid_range: 180-189}\n"
     desk.paths[1].write_text(desk.paths[1].read_text() + overlay)
     desk.site.inventory, before = load(desk.paths), desk.text
     desk.site.up("postgres-data")

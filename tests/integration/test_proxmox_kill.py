@@ -31,7 +31,7 @@ network: {nameservers: [.1]}
 containers: {postgres-data: {disk: 20, memory: 4096}}
 """
 RANGE = """
-defaults: {vmids: 200-210}
+defaults: {vmid_range: 200-210}
 containers:
   postgres-data: {vmid: null, mounts: {/srv/archive: 4}}
   analytics-platform: {vmid: null}

@@ -20,83 +20,83 @@ from homelab.proxmox import client, plan_executor
 from homelab.runtime.lab_lock import lab_lock
 from tests.integration.fakenode import TOKEN
 from tests.integration.test_proxmox_up import SECRET, Site
-from tests.integration.test_proxmox_up import context as context
 from tests.integration.test_proxmox_up import pair as pair
+from tests.integration.test_proxmox_up import site as site
 
 MORE_MEMORY = "containers: {postgres-data: {memory: 4096}}"
 
 
-def endpoint(context: Site, **changes: Any) -> None:
+def endpoint(site: Site, **changes: Any) -> None:
     """Change where Proxmox answers or how it is trusted."""
-    context.inventory = replace(context.inventory, endpoint=replace(context.inventory.endpoint, **changes))
+    site.inventory = replace(site.inventory, endpoint=replace(site.inventory.endpoint, **changes))
 
 
-def unreachable(context: Site) -> None:
+def unreachable(site: Site) -> None:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
-        endpoint(context, port=sock.getsockname()[1])
+        endpoint(site, port=sock.getsockname()[1])
 
 
-def no_privilege(context: Site) -> None:
-    context.pve.grant_least(context.inventory, without="VM.PowerMgmt")
+def no_privilege(site: Site) -> None:
+    site.pve.grant_least(site.inventory, without="VM.PowerMgmt")
 
 
-def during_the_create(context: Site, act: Callable[[], object]) -> None:
+def during_the_create(site: Site, act: Callable[[], object]) -> None:
     """Do something while the create is being asked for."""
-    check = context.pve._check_vmid_unused
+    check = site.pve._check_vmid_unused
 
     def disturbed(vmid: int) -> None:
-        context.pve._check_vmid_unused = check
+        site.pve._check_vmid_unused = check
         act()
         check(vmid)
 
-    context.pve._check_vmid_unused = disturbed
+    site.pve._check_vmid_unused = disturbed
 
 
-def failing(context: Site, step: str, why: str) -> None:
+def failing(site: Site, step: str, why: str) -> None:
     """Let a step of the node's tasks fail."""
 
     async def fail(*_: Any, **__: Any) -> None:
         raise TaskError(why)
 
-    setattr(context.pve, step, fail)
+    setattr(site.pve, step, fail)
 
 
-def slow(context: Site) -> None:
-    context.pve.time_scale, context.pve.ct_secs["create"] = 1.0, 0.5
+def slow(site: Site) -> None:
+    site.pve.time_scale, site.pve.ct_secs["create"] = 1.0, 0.5
 
 
-def late(context: Site) -> None:
-    context.pve.time_scale = 1.0
-    context.pve.slow_network(latency=1.0)
+def late(site: Site) -> None:
+    site.pve.time_scale = 1.0
+    site.pve.slow_network(latency=1.0)
 
 
-def expiring(context: Site) -> None:
-    slow(context)
-    during_the_create(context, lambda: context.pve.apitokens.update({TOKEN: "expired"}))
+def expiring(site: Site) -> None:
+    slow(site)
+    during_the_create(site, lambda: site.pve.apitokens.update({TOKEN: "expired"}))
 
 
-def interrupted(context: Site) -> None:
-    slow(context)
+def interrupted(site: Site) -> None:
+    slow(site)
     main = threading.main_thread().ident
     assert main is not None
-    during_the_create(context, lambda: threading.Timer(0.2, signal.pthread_kill, (main, signal.SIGINT)).start())
+    during_the_create(site, lambda: threading.Timer(0.2, signal.pthread_kill, (main, signal.SIGINT)).start())
 
 
-def there(context: Site, overlay: str = MORE_MEMORY) -> None:
+def there(site: Site, overlay: str = MORE_MEMORY) -> None:
     """The containers are there, and the inventory wants something else of them now."""
-    context.up("postgres-data")
-    context.overlaid(overlay)
+    site.up("postgres-data")
+    site.overlaid(overlay)
 
 
-def locked(context: Site) -> None:
-    there(context)
-    asyncio.run(context.pve.hold_config_lock(167, None))
+def locked(site: Site) -> None:
+    there(site)
+    asyncio.run(site.pve.hold_config_lock(167, None))
 
 
-def locked_by_a_create(context: Site) -> None:
-    there(context)
-    context.pve.fail("DELETE", "/lxc/167", 500, "CT is locked (create)")
+def locked_by_a_create(site: Site) -> None:
+    there(site)
+    site.pve.fail("DELETE", "/lxc/167", 500, "CT is locked (create)")
 
 
 @dataclass(frozen=True)
@@ -116,45 +116,45 @@ CASES = {
     "node unreachable": Case(unreachable, "cannot be reached", "Connection refused", "`proxmox.host`"),
     "no answer in time": Case(late, "takes too long to answer", "`GET /cluster/resources`", "overloaded"),
     "another certificate": Case(
-        lambda context: endpoint(context, fingerprint="AB:" * 31 + "AB"),
+        lambda site: endpoint(site, fingerprint="AB:" * 31 + "AB"),
         "does not show the pinned certificate",
         "the token has not been sent",
         "pvenode cert",
     ),
     "no trusted CA": Case(
-        lambda context: endpoint(context, fingerprint=None), "is not trusted", "The token has not been", "Pin it"
+        lambda site: endpoint(site, fingerprint=None), "is not trusted", "The token has not been", "Pin it"
     ),
     "401": Case(
-        lambda context: context.pve.apitokens.update({TOKEN: "another"}),
+        lambda site: site.pve.apitokens.update({TOKEN: "another"}),
         "refused the token",
         "authentication",
         "pveum user token list",
     ),
     "403": Case(no_privilege, "does not allow that to this token", "Permission check failed", "VM.PowerMgmt"),
     "5xx that stays": Case(
-        lambda context: context.pve.fail("GET", "/cluster/resources", 503, "Service Unavailable"),
+        lambda site: site.pve.fail("GET", "/cluster/resources", 503, "Service Unavailable"),
         "cannot answer right now",
         "503 Service Unavailable",
         "run the same command again",
     ),
     "connections that drop": Case(
-        lambda context: context.pve.flaky_network(drop_rate=1.0), "cannot be reached", "`GET /", "reachable from here"
+        lambda site: site.pve.flaky_network(drop_rate=1.0), "cannot be reached", "`GET /", "reachable from here"
     ),
     "a create whose answers are lost": Case(
-        lambda context: context.pve.fail("POST", "/nodes/pve/lxc", 502, "Bad Gateway"),
+        lambda site: site.pve.fail("POST", "/nodes/pve/lxc", 502, "Bad Gateway"),
         "cannot answer right now",
         "502 Bad Gateway",
         "run the same command again",
     ),
     "a full storage": Case(
-        lambda context: failing(context, "ceph_io", "Insufficient free space"),
+        lambda site: failing(site, "ceph_io", "Insufficient free space"),
         "creating it failed",
         "vzcreate 167 on node pve: unable to create CT 167 - Insufficient free space",
         "Mend the cause",
         follows="TASK ERROR: unable to create CT 167",
     ),
     "a start that fails": Case(
-        lambda context: failing(context, "_start_steps", "bridge 'vmbr0' does not exist"),
+        lambda site: failing(site, "_start_steps", "bridge 'vmbr0' does not exist"),
         "starting it failed",
         "vzstart 167 on node pve: bridge 'vmbr0'",
         "Mend the cause",
@@ -166,21 +166,21 @@ CASES = {
         locked_by_a_create, "The container is locked", "CT is locked (create)", "pct unlock 167", verb="destroy"
     ),
     "half made": Case(
-        lambda context: context.pve.add_ct(167, node="pve", config={"lock": "create"}, defaults=False),
+        lambda site: site.pve.add_ct(167, node="pve", config={"lock": "create"}, defaults=False),
         "167 is half made",
         "left its lock behind",
         "pct unlock 167",
     ),
     "a vmid that is taken": Case(
-        lambda context: context.pve.add_ct(167, "paperless", node="pve"), "not ours", "`paperless`", "another vmid"
+        lambda site: site.pve.add_ct(167, "paperless", node="pve"), "not ours", "`paperless`", "another vmid"
     ),
     "a vmid that is taken meanwhile": Case(
-        lambda context: during_the_create(context, lambda: context.pve.add_ct(167, "paperless", node="pve")),
+        lambda site: during_the_create(site, lambda: site.pve.add_ct(167, "paperless", node="pve")),
         "vmid 167 was taken after the plan was made",
         "`paperless` on node pve",
         "Run the same command again",
     ),
-    "no quorum": Case(lambda context: context.pve.lose_quorum(), "no quorum", "cluster not ready", "pvecm status"),
+    "no quorum": Case(lambda site: site.pve.lose_quorum(), "no quorum", "cluster not ready", "pvecm status"),
     "a token that expires in mid-run": Case(expiring, "refused the token", "authentication", "pveum user token list"),
     "Ctrl-C": Case(
         interrupted,
@@ -191,7 +191,7 @@ CASES = {
         follows="vzcreate of 167 on pve: UPID:pve:",
     ),
     "a disk that would shrink": Case(
-        lambda context: there(context, "containers: {postgres-data: {disk: 8}}"),
+        lambda site: there(site, "containers: {postgres-data: {disk: 8}}"),
         "its disk cannot shrink",
         "has 16 GiB",
         "disk: 16",
@@ -212,10 +212,10 @@ def _as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def says(
-    context: Site, verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    site: Site, verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> tuple[int, list[str]]:
     """The exit status of `homelab VERB --yes --limit postgres-data`, and the lines of its error."""
-    monkeypatch.setattr(Settings, "load", lambda self: context.inventory)
+    monkeypatch.setattr(Settings, "load", lambda self: site.inventory)
     monkeypatch.setattr(sys, "argv", ["homelab", "--quiet", verb, "--yes", "--limit", "postgres-data"])
     with pytest.raises(SystemExit) as ended:
         cli.main()
@@ -227,15 +227,15 @@ def says(
 
 @pytest.mark.parametrize("name", CASES)
 def test_three_lines(
-    context: Site, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    site: Site, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     case = CASES[name]
-    case.prepare(context)
+    case.prepare(site)
     if name == "no answer in time":
         monkeypatch.setattr(client, "_TIMEOUT", (5, 0.1))
     if name == "a task past its deadline":
         monkeypatch.setattr(plan_executor, "_CREATE", 0.1)
-    status, (what, why, *more, todo) = says(context, case.verb, monkeypatch, capsys)
+    status, (what, why, *more, todo) = says(site, case.verb, monkeypatch, capsys)
     assert case.what in what
     assert case.why in why
     assert case.todo in todo
@@ -245,11 +245,11 @@ def test_three_lines(
     assert status == case.status
 
 
-def test_two_at_once(context: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_at_once(site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     for verb in ("up", "destroy"):
-        with lab_lock(context.inventory.state_dir, "up"):
-            status, (what, why, todo) = says(context, verb, monkeypatch, capsys)
+        with lab_lock(site.inventory.state_dir, "up"):
+            status, (what, why, todo) = says(site, verb, monkeypatch, capsys)
         assert (status, what) == (1, "Another command is changing this lab")
         assert "`homelab up`, process " in why
         assert "run the same command again" in todo
-    assert context.pve.requests == []
+    assert site.pve.requests == []

@@ -14,8 +14,8 @@ from tests.integration.fakenode import TOKEN
 from tests.integration.test_proxmox_doctor import faults, look
 from tests.integration.test_proxmox_doctor import well as well
 from tests.integration.test_proxmox_up import NAMES, Site
-from tests.integration.test_proxmox_up import context as context
 from tests.integration.test_proxmox_up import pair as pair
+from tests.integration.test_proxmox_up import site as site
 from tests.support import FixedSecretStore
 
 INVENTORIES = {
@@ -25,27 +25,27 @@ INVENTORIES = {
     "mount points": "containers: {postgres-data: {mounts: {/srv: {size: 9, storage: local}}}}",
     "one storage for all": "defaults: {storage: local}",
     "the node by its name": "proxmox: {node: pve}",
-    "a range of vmids": "containers: {postgres-data: {vmid: null}}\ndefaults: {vmids: 180-189}",
+    "a range of vmids": "containers: {postgres-data: {vmid: null}}\ndefaults: {vmid_range: 180-189}",
     "a firewall": "defaults: {firewall: true}",
 }
 
 
 @pytest.mark.parametrize("overlay", INVENTORIES.values(), ids=INVENTORIES.keys())
 def test_the_least_is_enough(well: Site, overlay: str) -> None:
-    context = well.overlaid(overlay)
-    context.pve.pools = {"lab": set()}
-    context.pve.storages["local"]["content"] = "rootdir,images,vztmpl"
-    context.pve.firewall_config("cluster")["options"]["enable"] = 1
-    context.pve.grant_least(context.inventory)
-    context.inventory.pipeline.api_key_file.write_text("key")
-    assert [(check.name, check.said) for check in faults(context)] == []
+    site = well.overlaid(overlay)
+    site.pve.pools = {"lab": set()}
+    site.pve.storages["local"]["content"] = "rootdir,images,vztmpl"
+    site.pve.firewall_config("cluster")["options"]["enable"] = 1
+    site.pve.grant_least(site.inventory)
+    site.inventory.pipeline.api_key_file.write_text("key")
+    assert [(check.name, check.said) for check in faults(site)] == []
     assert preview(
-        context.inventory, secret_store=FixedSecretStore(), known_hosts=context.known_hosts, progress=SilentProgress()
+        site.inventory, secret_store=FixedSecretStore(), known_hosts=site.known_hosts, progress=SilentProgress()
     ).up
-    assert sorted(context.up().done) == sorted(NAMES)
-    assert not context.up()
-    assert [(check.name, check.said) for check in faults(context)] == []
-    assert len(context.destroy().done) == 3
+    assert sorted(site.up().done) == sorted(NAMES)
+    assert not site.up()
+    assert [(check.name, check.said) for check in faults(site)] == []
+    assert len(site.destroy().done) == 3
 
 
 def test_it_is_enough_for_every_change(well: Site) -> None:
@@ -74,41 +74,41 @@ def test_it_is_enough_for_every_change(well: Site) -> None:
         "SDN.Use",
     ],
 )
-def test_without_any_of_them_nothing_is_made(context: Site, privilege: str) -> None:
-    context.pve.grant_least(context.inventory, without=privilege)
+def test_without_any_of_them_nothing_is_made(site: Site, privilege: str) -> None:
+    site.pve.grant_least(site.inventory, without=privilege)
     with pytest.raises(HomelabError):
-        context.up("postgres-data")
-    assert context.pve.cts == []
+        site.up("postgres-data")
+    assert site.pve.cts == []
 
 
-def test_what_the_token_does_not_see_is_not_made_twice(context: Site) -> None:
-    context.up("postgres-data")
-    context.pve.grant_least(context.inventory, without="VM.Audit")
+def test_what_the_token_does_not_see_is_not_made_twice(site: Site) -> None:
+    site.up("postgres-data")
+    site.pve.grant_least(site.inventory, without="VM.Audit")
     with pytest.raises(HomelabError, match="Proxmox refused a call") as caught:
-        context.up("postgres-data")
+        site.up("postgres-data")
     assert "CT 167 already exists" in caught.value.details
-    assert len(context.pve.cts) == 1
+    assert len(site.pve.cts) == 1
 
 
 def test_what_the_token_may_do_outlives_the_containers(well: Site) -> None:
     """As on Proxmox: what is granted on a container's own path is removed with the container."""
     for overlay in ("", "defaults: {pool: lab}"):
-        context = well.overlaid(overlay)
-        context.pve.pools = {"lab": set()}
-        context.pve.grant_least(context.inventory)
-        context.pve.grant(TOKEN, "/vms/500", "VM.Audit")
+        site = well.overlaid(overlay)
+        site.pve.pools = {"lab": set()}
+        site.pve.grant_least(site.inventory)
+        site.pve.grant(TOKEN, "/vms/500", "VM.Audit")
         for _ in range(2):
-            assert len(context.up().done) == 3
-            assert len(context.destroy().done) == 3
+            assert len(site.up().done) == 3
+            assert len(site.destroy().done) == 3
 
 
 def test_with_a_pool_other_guests_are_out_of_reach(well: Site) -> None:
-    context = well.overlaid("defaults: {pool: lab}")
-    context.pve.pools = {"lab": set()}
-    context.pve.grant_least(context.inventory)
-    context.up()
-    context.pve.add_ct(500, "paperless", node="pve", status="running")
-    client = Client(context.inventory.endpoint)
+    site = well.overlaid("defaults: {pool: lab}")
+    site.pve.pools = {"lab": set()}
+    site.pve.grant_least(site.inventory)
+    site.up()
+    site.pve.add_ct(500, "paperless", node="pve", status="running")
+    client = Client(site.inventory.endpoint)
     for call in (
         partial(client.delete, "nodes/pve/lxc/500", force=True),
         partial(client.post, "nodes/pve/lxc/500/status/stop"),
@@ -116,17 +116,17 @@ def test_with_a_pool_other_guests_are_out_of_reach(well: Site) -> None:
     ):
         with pytest.raises(HomelabError, match="does not allow that to this token"):
             call()
-    assert context.pve.ct(500).status == "running"
+    assert site.pve.ct(500).status == "running"
 
 
-def test_the_pool_alone_would_not_do(context: Site) -> None:
+def test_the_pool_alone_would_not_do(site: Site) -> None:
     """As on Proxmox: tags are looked at on the container's own path, which a pool does not reach before it is made."""
-    context.overlaid("defaults: {pool: lab}").pve.pools = {"lab": set()}
-    context.pve.grant_least(context.inventory, without="VM.Config.Options", path="/vms")
+    site.overlaid("defaults: {pool: lab}").pve.pools = {"lab": set()}
+    site.pve.grant_least(site.inventory, without="VM.Config.Options", path="/vms")
     with pytest.raises(HomelabError) as caught:
-        context.up("postgres-data")
+        site.up("postgres-data")
     assert "VM.Config.Options on /vms/167" in caught.value.resolution
-    assert context.pve.cts == []
+    assert site.pve.cts == []
 
 
 @pytest.mark.parametrize(
@@ -140,9 +140,9 @@ def test_the_pool_alone_would_not_do(context: Site) -> None:
     ],
 )
 def test_what_is_missing_beside_a_pool_is_named(well: Site, path: str, privilege: str, role: str) -> None:
-    context = well.overlaid("defaults: {pool: lab, firewall: true}\nnetwork: {vlan: 20}")
-    context.pve.pools = {"lab": set()}
-    context.pve.grant_least(context.inventory, without=privilege, path=path)
-    check = next(check for check in look(context).checks if check.name == f"role {role}")
+    site = well.overlaid("defaults: {pool: lab, firewall: true}\nnetwork: {vlan: 20}")
+    site.pve.pools = {"lab": set()}
+    site.pve.grant_least(site.inventory, without=privilege, path=path)
+    check = next(check for check in look(site).checks if check.name == f"role {role}")
     assert check.said == f"missing, for the token or its user: {privilege} on {path}"
     assert f"pveum acl modify {path} --roles {role} " in check.todo[1]

@@ -23,8 +23,8 @@ from homelab.proxmox.templates import Templates
 from tests.integration.test_proxmox_kill import scene
 from tests.integration.test_proxmox_recovery import fails, finished
 from tests.integration.test_proxmox_up import NAMES, Site
-from tests.integration.test_proxmox_up import context as context
 from tests.integration.test_proxmox_up import pair as pair
+from tests.integration.test_proxmox_up import site as site
 from tests.recorded import replaying
 from tests.support import FixedSecretStore
 
@@ -33,24 +33,24 @@ UBUNTU = "ubuntu-24.04-standard_24.04-2_amd64.tar.zst"
 VOLUME = f"local:vztmpl/{UBUNTU}"
 
 
-def forget_templates(context: Site) -> None:
-    context.pve.storages["local"]["volumes"].clear()
+def forget_templates(site: Site) -> None:
+    site.pve.storages["local"]["volumes"].clear()
 
 
 @pytest.fixture
-def bare(context: Site) -> Site:
+def bare(site: Site) -> Site:
     """A node that has no template yet."""
-    forget_templates(context)
-    return context
+    forget_templates(site)
+    return site
 
 
-def downloaded(context: Site) -> list[str]:
-    return [task["id"] for task in context.pve.tasklog if task["type"] == "download"]
+def downloaded(site: Site) -> list[str]:
+    return [task["id"] for task in site.pve.tasklog if task["type"] == "download"]
 
 
-def chosen(context: Site, template: str) -> Template:
-    container = replace(context.inventory.containers[0], template=template)
-    return Templates(Client(context.inventory.endpoint)).of(container, "pve")
+def chosen(site: Site, template: str) -> Template:
+    container = replace(site.inventory.containers[0], template=template)
+    return Templates(Client(site.inventory.endpoint)).of(container, "pve")
 
 
 # ------------------------------------------------------------- which one it is
@@ -64,11 +64,11 @@ def chosen(context: Site, template: str) -> Template:
     ],
 )
 def test_recorded_templates(
-    context: Site, pair: tuple[tuple[str, str], str], name: str, answers: list[str], volume: str
+    site: Site, pair: tuple[tuple[str, str], str], name: str, answers: list[str], volume: str
 ) -> None:
     with replaying(answers, pair[0]) as (port, _):
-        endpoint = replace(context.inventory.endpoint, port=port)
-        container = replace(context.inventory.containers[0], template=name)
+        endpoint = replace(site.inventory.endpoint, port=port)
+        container = replace(site.inventory.containers[0], template=name)
         assert Templates(Client(endpoint)).of(container, "pve") == Template("pve", f"local:vztmpl/{volume}")
 
 
@@ -134,9 +134,9 @@ def test_a_storage_for_other_things_is_refused_before_anything_is_done(bare: Sit
     assert {call.split()[0] for call in bare.pve.calls()} == {"GET"}
 
 
-def test_what_several_containers_or_nodes_share_is_downloaded_once(context: Site) -> None:
+def test_what_several_containers_or_nodes_share_is_downloaded_once(site: Site) -> None:
     def plan(*templates: Template) -> Plan:
-        return Plan(tuple(Create(context.inventory.containers[0], template) for template in templates))
+        return Plan(tuple(Create(site.inventory.containers[0], template) for template in templates))
 
     one, other = Template("pve", VOLUME, missing=True), Template("pve2", VOLUME, missing=True)
     assert downloads.missing(plan(one, one, other, Template("pve3", VOLUME))) == [one, other]
@@ -194,11 +194,11 @@ def test_the_plan_says_it_and_changes_nothing(bare: Site) -> None:
     assert {call.split()[0] for call in bare.pve.calls()} == {"GET"}
 
 
-def begin(context: Site, seconds: float = 0.5) -> None:
+def begin(site: Site, seconds: float = 0.5) -> None:
     """A download as a run that is killed right after leaves it."""
-    context.pve.time_scale, context.pve.download_secs = 1.0, seconds
-    context.pve.ct_secs |= {"create": 0.05, "start": 0.05}
-    Client(context.inventory.endpoint).post("nodes/pve/aplinfo", storage="local", template=UBUNTU)
+    site.pve.time_scale, site.pve.download_secs = 1.0, seconds
+    site.pve.ct_secs |= {"create": 0.05, "start": 0.05}
+    Client(site.inventory.endpoint).post("nodes/pve/aplinfo", storage="local", template=UBUNTU)
 
 
 def test_a_download_that_still_runs_is_waited_for(bare: Site) -> None:
@@ -282,33 +282,33 @@ def test_doctor_says_that_it_will_be_downloaded(bare: Site) -> None:
 # ------------------------------------------------------------------ the record
 
 
-def description(context: Site, vmid: int = 167) -> str:
-    return str(context.pve.ct(vmid).config["description"])
+def description(site: Site, vmid: int = 167) -> str:
+    return str(site.pve.ct(vmid).config["description"])
 
 
-def test_what_it_was_made_from_is_recorded_and_kept(context: Site) -> None:
-    context.up()
+def test_what_it_was_made_from_is_recorded_and_kept(site: Site) -> None:
+    site.up()
     for vmid in (167, 168, 169):
-        assert re.fullmatch(rf"(?s).+\n\nMade from {VOLUME} on 20\d\d-\d\d-\d\d\.\s*", description(context, vmid))
-    assert not context.up()
-    line = description(context).strip().splitlines()[-1]
-    context.pve.ct(167).config["description"] = f"Something else.\n\n{line}\n"
-    context.pve.ct(168).config["description"] = "Somebody took the record away.\n"
-    assert sorted(context.up().done) == ["analytics-platform", ONE]
-    assert "Something else" not in description(context)
-    assert description(context).strip().splitlines()[-1] == line
-    assert "Made from" not in description(context, 168)
-    assert not context.up()
+        assert re.fullmatch(rf"(?s).+\n\nMade from {VOLUME} on 20\d\d-\d\d-\d\d\.\s*", description(site, vmid))
+    assert not site.up()
+    line = description(site).strip().splitlines()[-1]
+    site.pve.ct(167).config["description"] = f"Something else.\n\n{line}\n"
+    site.pve.ct(168).config["description"] = "Somebody took the record away.\n"
+    assert sorted(site.up().done) == ["analytics-platform", ONE]
+    assert "Something else" not in description(site)
+    assert description(site).strip().splitlines()[-1] == line
+    assert "Made from" not in description(site, 168)
+    assert not site.up()
 
 
-def test_a_newer_template_is_no_drift(context: Site) -> None:
-    context.up()
-    context.pve.store_file("local", "ubuntu-24.04-standard_24.04-3_amd64.tar.zst", 1000, content="vztmpl")
-    assert not context.up()
-    context.destroy(ONE)
-    context.up(ONE)
-    assert "24.04-3_amd64" in description(context)
-    assert not context.up()
+def test_a_newer_template_is_no_drift(site: Site) -> None:
+    site.up()
+    site.pve.store_file("local", "ubuntu-24.04-standard_24.04-3_amd64.tar.zst", 1000, content="vztmpl")
+    assert not site.up()
+    site.destroy(ONE)
+    site.up(ONE)
+    assert "24.04-3_amd64" in description(site)
+    assert not site.up()
 
 
 OTHER = """
@@ -318,24 +318,24 @@ containers:
 
 
 @pytest.mark.parametrize("template", ["debian-12", "local:vztmpl/debian-12-standard_12.7-1_amd64.tar.zst"])
-def test_another_template_is_refused_with_the_way_out(context: Site, template: str) -> None:
-    context.up()
-    context.overlaid(OTHER % template)
-    context.pve.requests.clear()
-    error = fails(context)
+def test_another_template_is_refused_with_the_way_out(site: Site, template: str) -> None:
+    site.up()
+    site.overlaid(OTHER % template)
+    site.pve.requests.clear()
+    error = fails(site)
     assert error.brief == "postgres-data: its template cannot be changed"
     assert (VOLUME in error.details, template in error.details) == (True, True)
     assert "Write `template: ubuntu-24.04` in the inventory" in error.resolution
     assert "homelab destroy --limit postgres-data" in error.resolution
-    assert {call.split()[0] for call in context.pve.calls()} == {"GET"}
+    assert {call.split()[0] for call in site.pve.calls()} == {"GET"}
     # That way out:
-    context.destroy(ONE)
-    context.up()
-    assert "Made from local:vztmpl/debian-12-standard_12.7-1_amd64.tar.zst" in description(context)
+    site.destroy(ONE)
+    site.up()
+    assert "Made from local:vztmpl/debian-12-standard_12.7-1_amd64.tar.zst" in description(site)
 
 
-def test_of_one_without_a_record_nothing_is_said(context: Site) -> None:
-    context.up()
-    context.overlaid(OTHER % "debian-12")
-    context.pve.ct(167).config["description"] = context.containers[ONE].shape.description + "\n"
-    assert not context.up(ONE)
+def test_of_one_without_a_record_nothing_is_said(site: Site) -> None:
+    site.up()
+    site.overlaid(OTHER % "debian-12")
+    site.pve.ct(167).config["description"] = site.containers[ONE].shape.description + "\n"
+    assert not site.up(ONE)

@@ -11,8 +11,8 @@ from homelab.errors import HomelabError, InputError
 from homelab.runtime.ssh_client import host_key_change
 from homelab.trust import Pin, fingerprint
 from tests.integration.test_proxmox_up import Site
-from tests.integration.test_proxmox_up import context as context
 from tests.integration.test_proxmox_up import pair as pair
+from tests.integration.test_proxmox_up import site as site
 
 NAME = "postgres-data"
 LINE, OTHER = (f"ssh-ed25519 {base64.b64encode(text).decode()}" for text in (b"its key", b"another"))
@@ -31,11 +31,11 @@ class Person:
 
 
 @pytest.fixture
-def made(context: Site) -> Site:
+def made(site: Site) -> Site:
     """One container, whose pin was lost."""
-    context.up(NAME)
-    context.known_hosts.forget(NAME)
-    return context
+    site.up(NAME)
+    site.known_hosts.forget(NAME)
+    return site
 
 
 @pytest.fixture
@@ -45,12 +45,12 @@ def rotated(made: Site) -> Site:
     return made
 
 
-def run(context: Site, given: str | None = None, person: Person | None = None, line: str | None = None) -> Pin:
+def run(site: Site, given: str | None = None, person: Person | None = None, line: str | None = None) -> Pin:
     return trust(
-        context.inventory,
+        site.inventory,
         NAME,
         given,
-        known_hosts=context.known_hosts,
+        known_hosts=site.known_hosts,
         ask=person,
         shown=lambda address: line if address == "192.168.2.67" else OTHER,
     )
@@ -130,11 +130,11 @@ def test_the_keys_of_destroyed_containers_are_forgotten(made: Site) -> None:
     ],
 )
 def test_when_ssh_itself_stops_the_way_out_is_said(
-    context: Site, pin: Pin | None, line: str | None, refused: bool
+    site: Site, pin: Pin | None, line: str | None, refused: bool
 ) -> None:
     if pin:
-        context.known_hosts.pin(NAME, pin)
-    error = host_key_change(context.inventory, NAME, context.known_hosts, lambda address: line)
+        site.known_hosts.pin(NAME, pin)
+    error = host_key_change(site.inventory, NAME, site.known_hosts, lambda address: line)
     assert (error is not None) is refused
     if error:
         assert error.brief == "postgres-data: its SSH host key has changed"

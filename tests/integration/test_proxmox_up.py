@@ -137,7 +137,9 @@ def test_limit(site: Site) -> None:
         site.up("nope")
 
 
-@pytest.mark.parametrize(("overlay", "most"), [("proxmox: {parallel: 1}", 1), ("proxmox: {parallel: 2}", 2), ("", 3)])
+@pytest.mark.parametrize(
+    ("overlay", "most"), [("proxmox: {max_parallel: 1}", 1), ("proxmox: {max_parallel: 2}", 2), ("", 3)]
+)
 def test_no_more_at_a_time_than_the_inventory_says(site: Site, overlay: str, most: int) -> None:
     site.overlaid(overlay)
     site.pve.time_scale = 1.0

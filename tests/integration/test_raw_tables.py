@@ -194,9 +194,9 @@ def test_the_incremental_read_opens_one_month_and_its_index(postgres: pg.Server,
         literal = "\n".join(
             str(line)
             for (line,) in connection.execute(
-                f"explain select id from raw.weather_observations where ingested_at > '{next_month()}'".encode()
+                f"explain select id from raw.weather_observations where ingested_at > '{next_month()}'".encode()  # noqa: S608
             )
-        )  # noqa: S608
+        )
         assert "weather_observations_before" not in literal
 
 

@@ -37,7 +37,7 @@ def test_how_a_connection_ends(error: OSError | None, said: str | None) -> None:
         if error:
             raise error
 
-    assert addresses_in_use([A], knock=ends, neighbours=dict).get(A) == said
+    assert addresses_in_use([A], probe=ends, neighbours=dict).get(A) == said
 
 
 def test_a_machine_that_drops_everything_still_says_its_mac_address() -> None:
@@ -47,7 +47,7 @@ def test_a_machine_that_drops_everything_still_says_its_mac_address() -> None:
         raise TimeoutError
 
     # What was known before may have gone since.
-    assert addresses_in_use([A, B, C], knock=dropped, neighbours=lambda: tables.pop(0)) == {
+    assert addresses_in_use([A, B, C], probe=dropped, neighbours=lambda: tables.pop(0)) == {
         B: "a network card answers, bc:24:11:00:00:02"
     }
 
@@ -63,6 +63,6 @@ def test_real_connections() -> None:
     here = IPv4Address("127.0.0.1")
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        assert addresses_in_use([here], knock=partial(probe, port=port)) == {here: "a machine answers on port 22"}
-    assert addresses_in_use([here], knock=partial(probe, port=port)) == {here: "a machine answers, and refuses SSH"}
+        assert addresses_in_use([here], probe=partial(probe, port=port)) == {here: "a machine answers on port 22"}
+    assert addresses_in_use([here], probe=partial(probe, port=port)) == {here: "a machine answers, and refuses SSH"}
     assert addresses_in_use([]) == {}

@@ -155,7 +155,7 @@ def test_what_had_no_answer_is_looked_at_again_once_there_is_one(tmp_path: Path,
     other = Command("other", f"test -e {server}", f"echo other >>{log}", triggered_by=[config])
     if not lost:
         table.touch()
-    host = LocalHost(before=lambda command: server.touch() if wait.check in command else None)
+    host = LocalHost(before=lambda command: server.touch() if wait.probe in command else None)
     changes = converge(host, [config, wait, made, unit, other], SilentProgress())
     acted = ["table", "unit", "other"] if lost else ["other"]
     assert [c.step.title for c in changes] == [config.title, wait.title, *acted]

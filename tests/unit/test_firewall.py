@@ -181,7 +181,7 @@ SSH_RULE = SHIPPED["postgres-data"][0]
     [
         ("", {}),
         (
-            "network: {operators: [10.8.0.0/24, .5]}",
+            "network: {ssh_allowed_from: [10.8.0.0/24, .5]}",
             {
                 name: [
                     "tcp 22 from 10.8.0.0/24 (homelab: SSH for the operator)",
@@ -201,7 +201,8 @@ SSH_RULE = SHIPPED["postgres-data"][0]
         ),
         # A service that moves takes its rules along, and nobody needs a rule to reach himself.
         (
-            "containers: {postgres-data: {services: {postgres: {}, analytics: {}}}, analytics-platform: {services: null}}",
+            "containers: {postgres-data: {services: {postgres: {}, analytics: {}}}, "
+            "analytics-platform: {services: null}}",
             {
                 "postgres-data": [
                     SSH_RULE,
@@ -233,7 +234,7 @@ def test_postgres_is_open_to_exactly_those_of_pg_hba(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("operators", "own", "names"),
+    ("ssh_allowed_from", "own", "names"),
     [
         ("null", None, []),
         ("null", "192.168.2.9", []),
@@ -244,12 +245,12 @@ def test_postgres_is_open_to_exactly_those_of_pg_hba(tmp_path: Path) -> None:
     ],
 )
 def test_who_works_from_elsewhere_is_told_before(
-    tmp_path: Path, operators: str, own: str | None, names: list[str]
+    tmp_path: Path, ssh_allowed_from: str, own: str | None, names: list[str]
 ) -> None:
-    found = inventory(tmp_path, f"network: {{operators: {operators}}}")
+    found = inventory(tmp_path, f"network: {{ssh_allowed_from: {ssh_allowed_from}}}")
     notes = list(lockout_notes(found, found.containers, lambda _: IPv4Address(own) if own else None))
     assert [note.container for note in notes] == names
-    assert all(f"comes from {own}, which is not among `operators`" in note.text for note in notes)
+    assert all(f"comes from {own}, which is not among `ssh_allowed_from`" in note.text for note in notes)
 
 
 def test_this_machines_own_address_is_asked_of_its_routes_alone() -> None:

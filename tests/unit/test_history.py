@@ -80,7 +80,7 @@ def ask(host: Far, progress: Seen) -> backfill.Backfilled:
 
 
 def test_how_far_it_is_and_what_came_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job_progress, "LOOK", 0.01)
+    monkeypatch.setattr(job_progress, "POLL_INTERVAL", 0.01)
     host, progress = Far(status=4), Seen()
     told = ask(host, progress)
     assert progress.far[0] == "3 of 9 weeks"
@@ -103,7 +103,7 @@ def test_how_far_it_is_and_what_came_of_it(monkeypatch: pytest.MonkeyPatch) -> N
 def test_each_end_has_its_words(
     monkeypatch: pytest.MonkeyPatch, status: int, kind: type[HomelabError], brief: str
 ) -> None:
-    monkeypatch.setattr(job_progress, "LOOK", 0.01)
+    monkeypatch.setattr(job_progress, "POLL_INTERVAL", 0.01)
     with pytest.raises(kind, match=brief) as caught:
         ask(Far(status=status), Seen())
     assert "it is so" in str(caught.value) or status == 5

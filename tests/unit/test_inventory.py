@@ -184,7 +184,8 @@ FAULTS = [
     (
         "{airflow: {}}",
         "{airflow: {version: 3.3}}",
-        "inventory.yaml:28: containers.flow.services.airflow.version: must be one of '3.3', '2.11', not 3.3; put it in q",
+        "inventory.yaml:28: containers.flow.services.airflow.version: must be one of '3.3', '2.11', "
+        "not 3.3; put it in q",
     ),
     ("ip: .69", "ip: .69\n    template: local:vztmpl/debian-13-standard_13.1-2_amd64.tar.zst\n    disk: 9", None),
     ('["Newark,US"]', "[]", "inventory.yaml:30: pipeline.cities: must name at least one city"),
@@ -204,7 +205,7 @@ FAULTS = [
     ),
     ('["Newark,US"]', "[x]\n  schedule: '@hurly'", "inventory.yaml:31: pipeline.schedule: unknown preset '@hurly'; d"),
     ('["Newark,US"]', "[x]\n  units: kelvin", "inventory.yaml:31: pipeline.units: must be one of 'standard', 'metric'"),
-    ('["Newark,US"]', "[x]\n  base_url: ftp://x", "inventory.yaml:31: pipeline.base_url: must be an http or https URL"),
+    ('["Newark,US"]', "[x]\n  api_url: ftp://x", "inventory.yaml:31: pipeline.api_url: must be an http or https URL"),
     ('["Newark,US"]', "{file: cities.txt}", "inventory.yaml:30: pipeline.cities.file: must be a path that ends in"),
     ('["Newark,US"]', "{fil: cities.csv}", "inventory.yaml:30: pipeline.cities.fil: unknown key; did you mean `file`"),
     ('["Newark,US"]', "[x]\n  rate_limit: -1", "inventory.yaml:31: pipeline.rate_limit: must be a whole number of req"),
@@ -369,10 +370,10 @@ def test_a_range_of_vmids_stands_for_those_that_are_not_given(tmp_path: Path) ->
     assert [fault.split(": ", 1)[1] for fault in faults(tmp_path, without)] == [
         "containers.db.vmid: is missing: a whole number from 100 to 999999999"
     ]
-    inventory = read(tmp_path, without + "defaults: {vmids: 160-199}\n")
-    assert ([c.vmid for c in inventory.containers], inventory.vmids) == ([0, 168, 169], range(160, 200))
-    fault = faults(tmp_path, without + "defaults: {vmids: 200-100}\n")[1]
-    assert "defaults.vmids: must be a range such as 160-199, and 200 is more than 100" in fault
+    inventory = read(tmp_path, without + "defaults: {vmid_range: 160-199}\n")
+    assert ([c.vmid for c in inventory.containers], inventory.vmid_range) == ([0, 168, 169], range(160, 200))
+    fault = faults(tmp_path, without + "defaults: {vmid_range: 200-100}\n")[1]
+    assert "defaults.vmid_range: must be a range such as 160-199, and 200 is more than 100" in fault
 
 
 def test_what_a_placement_becomes(tmp_path: Path) -> None:
@@ -422,14 +423,16 @@ def test_the_comments_of_the_shipped_inventory_tell_the_truth(tmp_path: Path) ->
     opened = re.sub(r"(?m)^( +)# (\w+:( |$))", r"\1\2", text)
     opened = re.sub(r"(?m)^( +)# (- \{)", r"\1\2", opened).replace("  ca_file", "  # ca_file")
     opened = re.sub(r"(?m)^( +)#   (/)", r"\1  \2", opened)
-    assert set(yaml.safe_load(opened)["defaults"]) == {field.name for field in fields(ContainerDefaults)} | {"vmids"}
+    assert set(yaml.safe_load(opened)["defaults"]) == {field.name for field in fields(ContainerDefaults)} | {
+        "vmid_range"
+    }
     inventory, plain = read(tmp_path, opened), read(tmp_path, text)
     assert inventory.network.vlan == 20
     assert list(map(str, inventory.containers[0].shape.mounts)) == [
         "/srv/archive 100 GiB without backup",
         "/var/lib/postgresql 32 GiB",
     ]
-    assert (inventory.vmids, plain.vmids) == (range(160, 200), range(0))
+    assert (inventory.vmid_range, plain.vmid_range) == (range(160, 200), range(0))
     for name in ("bridge", "firewall", "protection", "features", "tags"):
         assert [getattr(c.shape, name) for c in inventory.containers] == [
             getattr(c.shape, name) for c in plain.containers
@@ -437,6 +440,6 @@ def test_the_comments_of_the_shipped_inventory_tell_the_truth(tmp_path: Path) ->
     assert inventory.endpoint.fingerprint is not None
     assert inventory.endpoint.token_file == plain.endpoint.token_file
     assert inventory.pipeline.units == plain.pipeline.units
-    assert inventory.pipeline.base_url == plain.pipeline.base_url
+    assert inventory.pipeline.api_url == plain.pipeline.api_url
     assert inventory.pipeline.api_key_file == plain.pipeline.api_key_file
     assert [c.template_storage for c in inventory.containers] == [c.template_storage for c in plain.containers]

@@ -39,7 +39,7 @@ class Airflow(LocalHost):
 
 
 def test_the_task_that_runs_and_the_node_that_dbt_has_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "LOOK", 0)
+    monkeypatch.setattr(pipeline, "POLL_INTERVAL", 0)
     fetch, build = "fetch_weather_data", "run_dbt_transformation"
     host = Airflow(
         states=[
@@ -58,7 +58,7 @@ def test_the_task_that_runs_and_the_node_that_dbt_has_built(monkeypatch: pytest.
 
 
 def test_what_goes_wrong_over_there_is_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job_progress, "LOOK", 0.01)
+    monkeypatch.setattr(job_progress, "POLL_INTERVAL", 0.01)
     told = list[str]()
     done = job_progress.run_with_progress(partial(LocalHost().run, "sleep 0.2; exit 3"), lambda: "half", told.append)
     assert (done.status, told) == (3, ["half"])

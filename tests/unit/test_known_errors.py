@@ -15,7 +15,8 @@ SAID = [
     ("tar: a/b: Wrote only 4608 of 10240 bytes\ntar: Exiting with failure status", "The disk of box is full."),
     ("mkdir: cannot create directory '/opt/x': Read-only file system", "cannot be written any more"),
     (
-        "E: Release file for http://archive.example/debian/dists/bookworm/InRelease is not valid yet (invalid for another "
+        "E: Release file for http://archive.example/debian/dists/bookworm/InRelease is not valid "
+        "yet (invalid for another "
         "3h 2min 1s). Updates for this repository will not be applied.",
         "too new or too old for the clock of box",
     ),
@@ -29,13 +30,15 @@ SAID = [
     ("ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE.", "not what its hash says"),
     ("error: Failed to download `six==1.17.0`\n  Caused by: Hash mismatch for `six==1.17.0`", "not what its hash says"),
     (
-        "W: GPG error: https://x InRelease: The following signatures couldn't be verified because the public key is not "
+        "W: GPG error: https://x InRelease: The following signatures couldn't be verified because "
+        "the public key is not "
         "available: NO_PUBKEY 7FCC7D46ACCC4CF8",
         "not signed by a key that box trusts",
     ),
     (
         "W: An error occurred during the signature verification. The repository is not updated and the previous index "
-        "files will be used. OpenPGP signature verification failed: https://x trixie InRelease: Sub-process /usr/bin/sqv "
+        "files will be used. OpenPGP signature verification failed: https://x trixie InRelease: "
+        "Sub-process /usr/bin/sqv "
         "returned an error code (1), error message is: Missing key 7FCC7D46ACCC4CF8, which is needed.\n"
         "W: Failed to fetch https://x/dists/trixie/InRelease  Sub-process /usr/bin/sqv returned an error code (1)\n"
         "E: Unable to locate package figlet",
@@ -47,7 +50,8 @@ SAID = [
         "box cannot look up names",
     ),
     (
-        "error: client error (Connect)\n  Caused by: dns error: failed to lookup address information: Temporary failure "
+        "error: client error (Connect)\n  Caused by: dns error: failed to lookup address "
+        "information: Temporary failure "
         "in name resolution",
         "box cannot look up names",
     ),
@@ -73,7 +77,8 @@ SAID = [
         "A mirror or proxy does not give",
     ),
     (
-        "E: Unable to locate package figlet\nE: Failed to fetch http://archive.example/debian/dists/bookworm/InRelease  "
+        "E: Unable to locate package figlet\nE: Failed to fetch "
+        "http://archive.example/debian/dists/bookworm/InRelease  "
         "Could not connect to 127.0.0.1:9 (127.0.0.1).",
         "A mirror or proxy does not give",
     ),

@@ -67,10 +67,10 @@ def test_the_overlay_says_all_that_differs(lab: Lab) -> None:
         "gateway": "10.99.2.1",
         "bridge": "hl-lab",
         "nameservers": ["10.0.0.53"],
-        "operators": ["10.99.2.1"],
+        "ssh_allowed_from": ["10.99.2.1"],
     }
     assert overlay["proxmox"]["port"] == 18006
     assert Path(overlay["proxmox"]["token_file"]) == lab.token_file
     assert overlay["proxmox"]["fingerprint"].count(":") == 31
-    assert overlay["pipeline"]["base_url"] == "http://10.99.2.1:8089"
+    assert overlay["pipeline"]["api_url"] == "http://10.99.2.1:8089"
     assert lab.token_file.read_text().strip() not in lab.overlay.read_text()

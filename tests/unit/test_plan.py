@@ -111,7 +111,7 @@ def test_what_differs(inventory: Inventory, differing: dict[str, Any], expected:
 
 
 @pytest.mark.parametrize(
-    ("differing", "brief", "way_out"),
+    ("differing", "brief", "resolution"),
     [
         ({"tags": frozenset()}, "vmid 167 is taken by a container that is not ours", "another vmid"),
         ({"tags": frozenset({"homelab"})}, "not ours", "another vmid"),

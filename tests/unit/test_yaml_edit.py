@@ -48,8 +48,8 @@ def test_the_shipped_inventory_with_one_more() -> None:
         ),
         (
             "containers:\n  a:\n    vmid: 1\n\n  b:\n    text: |\n      x\n      y\n\nlab: x\n",
-            "containers:\n  a:\n    vmid: 1\n\n  b:\n    text: |\n      x\n      y\n\n  web:\n    vmid: 105\n    ip: .70\n"
-            "\nlab: x\n",
+            "containers:\n  a:\n    vmid: 1\n\n  b:\n    text: |\n      x\n      y\n\n  web:\n    vmid: 105\n"
+            "    ip: .70\n\nlab: x\n",
         ),
         (
             "containers:\r\n  a:\r\n    vmid: 1\r\nlab: x\r\n",
