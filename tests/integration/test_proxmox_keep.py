@@ -23,8 +23,8 @@ from homelab.proxmox import Client, restores, snapshots
 from homelab.proxmox.tasks import Task
 from tests.integration.fakenode import TOKEN
 from tests.integration.test_proxmox_up import NAMES, Site
-from tests.integration.test_proxmox_up import context as context
 from tests.integration.test_proxmox_up import pair as pair
+from tests.integration.test_proxmox_up import site as site
 from tests.support import FixedSecretStore
 
 ONE = "postgres-data"
@@ -45,14 +45,14 @@ class Notes(SilentProgress):
 class Keeper:
     """The verbs on a site; what they noted, and what they asked."""
 
-    def __init__(self, context: Site) -> None:
-        self.site = context
-        self.pve = context.pve
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.pve = site.pve
         self.progress = Notes()
         self.asked: list[str] = []
         self.answer = True
         self.waited: list[str] = []
-        self.seen = len(context.pve.tasklog)
+        self.seen = len(site.pve.tasklog)
 
     def _confirm(self, lines: Sequence[str]) -> bool:
         self.asked += [re.sub(r"\d+ s ago", "just now", line) for line in lines]
@@ -109,19 +109,19 @@ class Keeper:
 
 
 @pytest.fixture
-def keeper(context: Site) -> Keeper:
+def keeper(site: Site) -> Keeper:
     """All three containers run."""
-    context.up()
-    context.pve.requests.clear()
-    return Keeper(context)
+    site.up()
+    site.pve.requests.clear()
+    return Keeper(site)
 
 
 @pytest.fixture
-def alone(context: Site) -> Keeper:
+def alone(site: Site) -> Keeper:
     """One of them is there, and runs."""
-    context.up(ONE)
-    context.pve.requests.clear()
-    return Keeper(context)
+    site.up(ONE)
+    site.pve.requests.clear()
+    return Keeper(site)
 
 
 def fails(act: Any, *words: str, **more: str) -> HomelabError:
@@ -185,10 +185,10 @@ def test_list_shows_the_order_and_where_we_are(alone: Keeper) -> None:
 @pytest.mark.parametrize(
     "name", ["", "a", "1st", "-x", "before upgrade", "before/upgrade", "current", "vzdump", "x" * 41, "ä1"]
 )
-def test_names_are_checked_before_anything_is_sent(context: Site, name: str) -> None:
+def test_names_are_checked_before_anything_is_sent(site: Site, name: str) -> None:
     with pytest.raises(InputError, match="is no name for a snapshot"):
-        Keeper(context).snap("create", name)
-    assert context.pve.requests == []
+        Keeper(site).snap("create", name)
+    assert site.pve.requests == []
 
 
 @pytest.mark.parametrize("kind", ["dir", "lvm", "nfs"])
@@ -529,19 +529,19 @@ def stripped(config: dict[str, Any]) -> dict[str, str]:
 
 
 def test_a_container_comes_back_as_it_was(keeper: Keeper) -> None:
-    context, key = keeper.site, keeper.pve.keys[167]
+    site, key = keeper.site, keeper.pve.keys[167]
     keeper.back_up()
     before = stripped(keeper.pve.ct(167).config)
-    context.destroy(ONE)
-    assert ONE not in context.known_hosts.pins()
+    site.destroy(ONE)
+    assert ONE not in site.known_hosts.pins()
     keeper.done()
     assert keeper.restore().done
     assert keeper.waited == [ONE]
     assert keeper.done() == {("vzrestore", "167"): 1, ("vzstart", "167"): 1}
     assert stripped(keeper.pve.ct(167).config) == before
     assert keeper.pve.ct(167).status == "running"
-    assert context.known_hosts.pins()[ONE].fingerprint == key
-    assert not context.up()  # nothing differs from the inventory
+    assert site.known_hosts.pins()[ONE].fingerprint == key
+    assert not site.up()  # nothing differs from the inventory
 
 
 def test_again_it_has_nothing_to_do(alone: Keeper) -> None:

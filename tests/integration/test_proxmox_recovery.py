@@ -21,16 +21,16 @@ from homelab.proxmox import Client, find_guests, plan_executor
 from homelab.runtime.container_changes import Interrupted
 from tests.integration.fakenode import TOKEN
 from tests.integration.test_proxmox_up import SECRET, Site
-from tests.integration.test_proxmox_up import context as context
 from tests.integration.test_proxmox_up import pair as pair
+from tests.integration.test_proxmox_up import site as site
 
 ONE = "postgres-data"
 
 
-def fails(context: Site, *limit: str, verb: str = "up") -> HomelabError:
+def fails(site: Site, *limit: str, verb: str = "up") -> HomelabError:
     """The error that a verb ends with: it says what happened, why, and what to do."""
     with pytest.raises(HomelabError) as caught:
-        getattr(context, verb)(*limit)
+        getattr(site, verb)(*limit)
     error = caught.value
     assert all(part.strip() for part in (error.brief, error.details, error.resolution)), error
     assert "\n" not in error.brief
@@ -39,80 +39,80 @@ def fails(context: Site, *limit: str, verb: str = "up") -> HomelabError:
     return error
 
 
-def finished(context: Site, *limit: str) -> None:
+def finished(site: Site, *limit: str) -> None:
     """The next run finishes the job: one of each, made once, running, its key pinned, and nothing is left to do."""
-    context.up(*limit)
-    whole(context, *limit)
-    assert not context.up(*limit)
+    site.up(*limit)
+    whole(site, *limit)
+    assert not site.up(*limit)
 
 
-def whole(context: Site, *limit: str) -> None:
-    wanted = {c.vmid: c.name for c in context.inventory.containers if not limit or c.name in limit}
-    assert {ct.vmid: ct.config["hostname"] for ct in context.pve.cts} == wanted
-    assert {ct.status for ct in context.pve.cts} == {"running"}
-    assert {ct.lock for ct in context.pve.cts} == {None}
-    pins = {name: pin.fingerprint for name, pin in context.known_hosts.pins().items()}
-    assert pins == {name: context.pve.keys[vmid] for vmid, name in wanted.items()}
+def whole(site: Site, *limit: str) -> None:
+    wanted = {c.vmid: c.name for c in site.inventory.containers if not limit or c.name in limit}
+    assert {ct.vmid: ct.config["hostname"] for ct in site.pve.cts} == wanted
+    assert {ct.status for ct in site.pve.cts} == {"running"}
+    assert {ct.lock for ct in site.pve.cts} == {None}
+    pins = {name: pin.fingerprint for name, pin in site.known_hosts.pins().items()}
+    assert pins == {name: site.pve.keys[vmid] for vmid, name in wanted.items()}
 
 
-def done(context: Site, kind: str) -> Counter[str]:
+def done(site: Site, kind: str) -> Counter[str]:
     """How many tasks of a kind ended well, by vmid."""
-    return Counter(task["id"] for task in context.pve.tasklog if task["type"] == kind and task["exitstatus"] == "OK")
+    return Counter(task["id"] for task in site.pve.tasklog if task["type"] == kind and task["exitstatus"] == "OK")
 
 
 # ------------------------------------------------------------- the way there
 
 
-def test_the_node_cannot_be_reached(context: Site) -> None:
-    good = context.inventory
+def test_the_node_cannot_be_reached(site: Site) -> None:
+    good = site.inventory
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
-        context.inventory = replace(good, endpoint=replace(good.endpoint, port=sock.getsockname()[1]))
-        error = fails(context)
+        site.inventory = replace(good, endpoint=replace(good.endpoint, port=sock.getsockname()[1]))
+        error = fails(site)
     assert "cannot be reached" in error.brief
     assert "Connection refused" in error.details
-    context.inventory = good
-    finished(context)
+    site.inventory = good
+    finished(site)
 
 
-def test_another_certificate(context: Site) -> None:
-    good = context.inventory
-    context.inventory = replace(good, endpoint=replace(good.endpoint, fingerprint="AB:" * 31 + "AB"))
-    error = fails(context)
+def test_another_certificate(site: Site) -> None:
+    good = site.inventory
+    site.inventory = replace(good, endpoint=replace(good.endpoint, fingerprint="AB:" * 31 + "AB"))
+    error = fails(site)
     assert "does not show the pinned certificate" in error.brief
-    assert context.fingerprint in error.details
-    assert context.pve.requests == []
-    context.inventory = good
-    finished(context)
+    assert site.fingerprint in error.details
+    assert site.pve.requests == []
+    site.inventory = good
+    finished(site)
 
 
-def test_a_wrong_token(context: Site) -> None:
-    context.pve.apitokens[TOKEN] = "another"
-    error = fails(context)
+def test_a_wrong_token(site: Site) -> None:
+    site.pve.apitokens[TOKEN] = "another"
+    error = fails(site)
     assert f"refused the token {TOKEN}" in error.brief
     assert "pveum user token list homelab@pve" in error.resolution
-    context.pve.apitokens[TOKEN] = SECRET
-    finished(context)
+    site.pve.apitokens[TOKEN] = SECRET
+    finished(site)
 
 
-def test_a_missing_privilege_is_named(context: Site) -> None:
-    context.pve.grant_least(context.inventory, without="VM.PowerMgmt")
-    error = fails(context, ONE)
+def test_a_missing_privilege_is_named(site: Site) -> None:
+    site.pve.grant_least(site.inventory, without="VM.PowerMgmt")
+    error = fails(site, ONE)
     assert "VM.PowerMgmt on /vms/167" in error.resolution
     assert "pveum role modify HomelabContainers --append 1 --privs VM.PowerMgmt" in error.resolution
-    context.pve.grant_least(context.inventory)
-    finished(context, ONE)
+    site.pve.grant_least(site.inventory)
+    finished(site, ONE)
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_connections_that_drop_now_and_then_do_not_show(context: Site, seed: int) -> None:
-    context.pve._random.seed(seed)
-    context.pve.flaky_network(drop_rate=0.05)
-    context.up()
-    context.pve.flaky_network(drop_rate=0.0)
-    whole(context)
-    assert set(done(context, "vzcreate").values()) == {1}
-    assert set(done(context, "vzstart").values()) == {1}
+def test_connections_that_drop_now_and_then_do_not_show(site: Site, seed: int) -> None:
+    site.pve._random.seed(seed)
+    site.pve.flaky_network(drop_rate=0.05)
+    site.up()
+    site.pve.flaky_network(drop_rate=0.0)
+    whole(site)
+    assert set(done(site, "vzcreate").values()) == {1}
+    assert set(done(site, "vzstart").values()) == {1}
 
 
 @pytest.mark.parametrize(
@@ -127,21 +127,21 @@ def test_connections_that_drop_now_and_then_do_not_show(context: Site, seed: int
         ("POST", "/lxc", 599),
     ],
 )
-def test_errors_that_pass_do_not_show(context: Site, method: str, suffix: str, status: int) -> None:
-    context.pve.fail(method, suffix, status, "try again", times=2)
-    context.up()
-    whole(context)
-    assert set(done(context, "vzcreate").values()) == {1}
+def test_errors_that_pass_do_not_show(site: Site, method: str, suffix: str, status: int) -> None:
+    site.pve.fail(method, suffix, status, "try again", times=2)
+    site.up()
+    whole(site)
+    assert set(done(site, "vzcreate").values()) == {1}
 
 
-def test_errors_that_stay_are_shown(context: Site) -> None:
-    context.pve.fail("GET", "/cluster/resources", 503, "Service Unavailable")
-    error = fails(context)
+def test_errors_that_stay_are_shown(site: Site) -> None:
+    site.pve.fail("GET", "/cluster/resources", 503, "Service Unavailable")
+    error = fails(site)
     assert "cannot answer right now" in error.brief
     assert "503 Service Unavailable" in error.details
-    assert len(context.pve.requests) == 5
-    context.pve.failures.clear()
-    finished(context)
+    assert len(site.pve.requests) == 5
+    site.pve.failures.clear()
+    finished(site)
 
 
 @pytest.mark.parametrize(
@@ -156,160 +156,160 @@ def test_errors_that_stay_are_shown(context: Site) -> None:
     ],
 )
 def test_a_change_whose_answer_is_lost_is_looked_for_and_not_made_twice(
-    context: Site, method: str, suffix: str, act: str
+    site: Site, method: str, suffix: str, act: str
 ) -> None:
     if act != "create":
-        context.up(ONE)
-    context.pve.requests.clear()
+        site.up(ONE)
+    site.pve.requests.clear()
     if act == "start":
-        context.pve.ct(167).status = "stopped"
+        site.pve.ct(167).status = "stopped"
     if act == "change":
-        context.overlaid("network: {nameservers: [.1]}\ncontainers: {postgres-data: {disk: 20}}")
-    context.pve.losing[method, suffix] = 1
+        site.overlaid("network: {nameservers: [.1]}\ncontainers: {postgres-data: {disk: 20}}")
+    site.pve.losing[method, suffix] = 1
     if act == "destroy":
-        context.destroy(ONE)
-        assert context.pve.cts == []
+        site.destroy(ONE)
+        assert site.pve.cts == []
     else:
-        context.up(ONE)
-        whole(context, ONE)
-        assert not context.up(ONE)
-    assert context.pve.losing == {(method, suffix): 0}
-    assert len([call for call in context.pve.calls(method) if call.endswith(suffix)]) == 1
+        site.up(ONE)
+        whole(site, ONE)
+        assert not site.up(ONE)
+    assert site.pve.losing == {(method, suffix): 0}
+    assert len([call for call in site.pve.calls(method) if call.endswith(suffix)]) == 1
 
 
-def test_a_change_that_somebody_made_while_our_answer_was_lost(context: Site) -> None:
-    context.up(ONE)
-    context.overlaid("containers: {postgres-data: {memory: 4096}}")
-    context.pve.fail("PUT", "/config", 502, "Bad Gateway", times=1)
-    ask, ct = Client.get, context.pve.ct(167)
+def test_a_change_that_somebody_made_while_our_answer_was_lost(site: Site) -> None:
+    site.up(ONE)
+    site.overlaid("containers: {postgres-data: {memory: 4096}}")
+    site.pve.fail("PUT", "/config", 502, "Bad Gateway", times=1)
+    ask, ct = Client.get, site.pve.ct(167)
 
     def meddle(self: Client, path: str, **params: Any) -> Any:
-        if any(call.endswith("/config") for call in context.pve.calls("PUT")):
+        if any(call.endswith("/config") for call in site.pve.calls("PUT")):
             ct.config["cores"] = 4
         return ask(self, path, **params)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Client, "get", meddle)
-        assert "was changed after the plan was made" in fails(context, ONE).brief
+        assert "was changed after the plan was made" in fails(site, ONE).brief
     assert ct.config["memory"] == 2048
-    finished(context, ONE)
+    finished(site, ONE)
 
 
-def test_one_that_goes_away_while_it_is_looked_at(context: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    context.up(ONE)
+def test_one_that_goes_away_while_it_is_looked_at(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.up(ONE)
     ask = Client.get
 
     def and_gone(self: Client, path: str, **params: Any) -> Any:
         rows = ask(self, path, **params)
         if path == "nodes/pve/lxc":
-            context.pve.cts.clear()
+            site.pve.cts.clear()
         return rows
 
     monkeypatch.setattr(Client, "get", and_gone)
-    assert find_guests(Client(context.inventory.endpoint), context.inventory) == {}
+    assert find_guests(Client(site.inventory.endpoint), site.inventory) == {}
 
 
 # --------------------------------------------------------------- on the node
 
 
-def test_a_full_storage(context: Site) -> None:
+def test_a_full_storage(site: Site) -> None:
     async def full(*_: Any) -> None:
         raise TaskError("command 'lvcreate' failed: Insufficient free space")
 
-    good, context.pve.ceph_io = context.pve.ceph_io, full
-    error = fails(context, ONE)
+    good, site.pve.ceph_io = site.pve.ceph_io, full
+    error = fails(site, ONE)
     assert error.brief == "postgres-data: creating it failed"
     assert "Insufficient free space" in error.details
     assert "TASK ERROR: unable to create CT 167" in error.details
-    assert context.pve.cts == []
-    context.pve.ceph_io = good
-    finished(context, ONE)
+    assert site.pve.cts == []
+    site.pve.ceph_io = good
+    finished(site, ONE)
 
 
-def test_a_start_that_fails_after_a_good_create(context: Site) -> None:
-    begin = context.pve._start_steps
+def test_a_start_that_fails_after_a_good_create(site: Site) -> None:
+    begin = site.pve._start_steps
 
     async def broken(ct: Any, user: str, skiplock: bool = False) -> None:
         raise TaskError("bridge 'vmbr0' does not exist")
 
-    context.pve._start_steps = broken  # type: ignore[method-assign]
-    error = fails(context, ONE)
+    site.pve._start_steps = broken  # type: ignore[method-assign]
+    error = fails(site, ONE)
     assert error.brief == "postgres-data: starting it failed"
     assert "bridge 'vmbr0' does not exist" in error.details
-    context.pve._start_steps = begin  # type: ignore[method-assign]
-    finished(context, ONE)
-    assert done(context, "vzcreate") == {"167": 1}
+    site.pve._start_steps = begin  # type: ignore[method-assign]
+    finished(site, ONE)
+    assert done(site, "vzcreate") == {"167": 1}
 
 
-def test_a_task_that_outlasts_the_deadline(context: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    context.pve.time_scale, context.pve.ct_secs["create"] = 1.0, 0.6
+def test_a_task_that_outlasts_the_deadline(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.pve.time_scale, site.pve.ct_secs["create"] = 1.0, 0.6
     monkeypatch.setattr(plan_executor, "_CREATE", 0.1)
-    error = fails(context, ONE)
+    error = fails(site, ONE)
     assert "vzcreate of 167 has not ended after 0 s" in error.brief
     assert "UPID:pve:" in error.details
-    finished(context, ONE)
-    assert done(context, "vzcreate") == {"167": 1}
+    finished(site, ONE)
+    assert done(site, "vzcreate") == {"167": 1}
 
 
-def test_somebody_holds_the_configs_lock(context: Site) -> None:
-    context.up(ONE)
-    context.overlaid("containers: {postgres-data: {memory: 4096}}")
-    asyncio.run(context.pve.hold_config_lock(167, None))
-    error = fails(context, ONE)
+def test_somebody_holds_the_configs_lock(site: Site) -> None:
+    site.up(ONE)
+    site.overlaid("containers: {postgres-data: {memory: 4096}}")
+    asyncio.run(site.pve.hold_config_lock(167, None))
+    error = fails(site, ONE)
     assert "locked" in error.brief
     assert "can't lock file" in error.details
     assert "pct unlock 167" in error.resolution
-    context.pve.release_config_lock(167)
-    finished(context, ONE)
+    site.pve.release_config_lock(167)
+    finished(site, ONE)
 
 
-def test_locked_by_a_create(context: Site) -> None:
-    context.up(ONE)
-    context.pve.snapshot_lock(167, "create")
+def test_locked_by_a_create(site: Site) -> None:
+    site.up(ONE)
+    site.pve.snapshot_lock(167, "create")
     with pytest.raises(HomelabError, match="The container is locked") as caught:
-        Client(context.inventory.endpoint).delete("nodes/pve/lxc/167", force=True)
+        Client(site.inventory.endpoint).delete("nodes/pve/lxc/167", force=True)
     assert "CT is locked (create)" in caught.value.details
-    assert "167 is half made" in fails(context, ONE, verb="destroy").brief
-    context.pve.unlock(167)
-    context.destroy(ONE)
-    assert context.pve.cts == []
+    assert "167 is half made" in fails(site, ONE, verb="destroy").brief
+    site.pve.unlock(167)
+    site.destroy(ONE)
+    assert site.pve.cts == []
 
 
-def test_a_vmid_that_is_taken_after_the_plan(context: Site) -> None:
+def test_a_vmid_that_is_taken_after_the_plan(site: Site) -> None:
     def confirm(plan: Plan) -> bool:
-        context.pve.add_ct(167, "paperless", node="pve")
+        site.pve.add_ct(167, "paperless", node="pve")
         return True
 
-    good, context._confirm = context._confirm, confirm  # type: ignore[method-assign]
-    error = fails(context, ONE)
+    good, site._confirm = site._confirm, confirm  # type: ignore[method-assign]
+    error = fails(site, ONE)
     assert error.brief == "postgres-data: vmid 167 was taken after the plan was made"
     assert "`paperless` on node pve" in error.details
-    context._confirm = good  # type: ignore[method-assign]
-    assert "taken by a container that is not ours" in fails(context, ONE).brief
-    context.pve.cts.clear()
-    finished(context, ONE)
+    site._confirm = good  # type: ignore[method-assign]
+    assert "taken by a container that is not ours" in fails(site, ONE).brief
+    site.pve.cts.clear()
+    finished(site, ONE)
 
 
-def test_a_cluster_without_quorum(context: Site) -> None:
-    context.pve.lose_quorum()
-    error = fails(context, ONE)
+def test_a_cluster_without_quorum(site: Site) -> None:
+    site.pve.lose_quorum()
+    error = fails(site, ONE)
     assert "no quorum" in error.brief
     assert "pvecm status" in error.resolution
-    assert context.pve.cts == []
-    context.pve.regain_quorum()
-    finished(context, ONE)
+    assert site.pve.cts == []
+    site.pve.regain_quorum()
+    finished(site, ONE)
 
 
-def test_a_token_that_expires_in_mid_run(context: Site) -> None:
-    context.pve.time_scale, context.pve.ct_secs["create"] = 1.0, 0.3
-    expire = threading.Timer(0.15, lambda: context.pve.apitokens.update({TOKEN: "expired"}))
+def test_a_token_that_expires_in_mid_run(site: Site) -> None:
+    site.pve.time_scale, site.pve.ct_secs["create"] = 1.0, 0.3
+    expire = threading.Timer(0.15, lambda: site.pve.apitokens.update({TOKEN: "expired"}))
     expire.start()
-    error = fails(context, ONE)
+    error = fails(site, ONE)
     expire.join()
     assert f"refused the token {TOKEN}" in error.brief
-    context.pve.apitokens[TOKEN] = SECRET
-    finished(context, ONE)
-    assert done(context, "vzcreate") == {"167": 1}
+    site.pve.apitokens[TOKEN] = SECRET
+    finished(site, ONE)
+    assert done(site, "vzcreate") == {"167": 1}
 
 
 @pytest.fixture
@@ -321,12 +321,12 @@ def heard() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("heard")
-def test_ctrl_c_says_what_goes_on_without_us(context: Site) -> None:
-    context.pve.time_scale, context.pve.ct_secs["create"] = 1.0, 1.5
+def test_ctrl_c_says_what_goes_on_without_us(site: Site) -> None:
+    site.pve.time_scale, site.pve.ct_secs["create"] = 1.0, 1.5
 
     def when_all_are_waited_for() -> None:
         until = time.monotonic() + 10
-        while len({c for c in context.pve.calls("GET") if "vzcreate" in c}) < 3 and time.monotonic() < until:
+        while len({c for c in site.pve.calls("GET") if "vzcreate" in c}) < 3 and time.monotonic() < until:
             time.sleep(0.01)
         signal.pthread_kill(main, signal.SIGINT)
 
@@ -335,30 +335,30 @@ def test_ctrl_c_says_what_goes_on_without_us(context: Site) -> None:
     interrupt = threading.Thread(target=when_all_are_waited_for)
     interrupt.start()
     with pytest.raises(Interrupted) as caught:
-        context.up()
+        site.up()
     interrupt.join()
     assert caught.value.exit_code == 130
     for vmid in (167, 168, 169):
         assert f"vzcreate of {vmid} on pve: UPID:pve:" in caught.value.details
     assert "waits for what still runs" in caught.value.resolution
-    finished(context)
-    assert done(context, "vzcreate") == {"167": 1, "168": 1, "169": 1}
+    finished(site)
+    assert done(site, "vzcreate") == {"167": 1, "168": 1, "169": 1}
 
 
-def test_what_a_task_changed_while_we_looked_is_seen(context: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    context.up(ONE)
-    context.overlaid("containers: {postgres-data: {memory: 4096}}")
+def test_what_a_task_changed_while_we_looked_is_seen(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.up(ONE)
+    site.overlaid("containers: {postgres-data: {memory: 4096}}")
     call, ended = Client._call, []
 
     def late(self: Client, method: str, path: str, params: dict[str, Any]) -> Any:
         if path.endswith("/tasks") and not ended:
             # As if a killed run's task had ended since the configuration was read: it is not among the running ones.
             ended.append(path)
-            context.pve.ct(167).config["cores"] = 7
+            site.pve.ct(167).config["cores"] = 7
         return call(self, method, path, params)
 
     monkeypatch.setattr(Client, "_call", late)
-    context.up(ONE)
+    site.up(ONE)
     assert ended
-    config = context.pve.ct(167).config
+    config = site.pve.ct(167).config
     assert (config["memory"], config["cores"]) == (4096, 1)

@@ -59,11 +59,11 @@ def test_an_error_shows_a_traceback_only_if_asked(error: str, status: int, verbo
 def test_ctrl_c_ends_at_once_though_work_goes_on() -> None:
     load = """
 def load(self):
-    from homelab.runtime.concurrency import gathered
+    from homelab.runtime.concurrency import run_all
     import time
     with self.progress().step("somebody", "slow work"):
         print("begun", flush=True)
-        gathered({"slow": lambda: time.sleep(60)})
+        run_all({"slow": lambda: time.sleep(60)})
 """
     with subprocess.Popen(_program(load), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -129,7 +129,7 @@ def test_rows(rows: list[dict[str, Any]], shown: str, capsys: pytest.CaptureFixt
 
 def test_rows_wider_than_the_terminal_are_shown_whole() -> None:
     program = (
-        "import rich.console as c; from homelab import view; "
+        "import rich.console as c; from homelab.cli import output as view; "
         "view._console = lambda: c.Console(width=40, force_terminal=True, color_system=None); "
         "view.show_rows([{'name': 'x' * 30, 'other': 'y' * 30}])"
     )
