@@ -13,9 +13,9 @@ from benchmarks.node import Node
 from benchmarks.site import Site, site
 from benchmarks.table import Row
 from homelab.commands.up import up
+from homelab.known_hosts import KnownHosts
 from homelab.progress import Progress, SilentProgress
 from homelab.secrets import FileSecretStore
-from homelab.trust import KnownHosts
 
 _CREATE, _START = 3.0, 0.5  # seconds that the node takes for the tasks of one container
 

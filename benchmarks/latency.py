@@ -18,11 +18,11 @@ from pathlib import Path
 
 from homelab.commands.deploy import deploy
 from homelab.inventory import load
+from homelab.known_hosts import KnownHosts
 from homelab.model import Container, Secret
 from homelab.progress import SilentProgress
 from homelab.secrets import FileSecretStore
 from homelab.ssh import Ssh
-from homelab.trust import KnownHosts
 
 _PATIENCE = 60.0  # seconds to connect
 

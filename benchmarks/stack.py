@@ -16,13 +16,13 @@ import yaml
 from benchmarks.process import Ran, ran
 from homelab.commands.deploy import steps_of
 from homelab.inventory import load
+from homelab.known_hosts import KnownHosts
 from homelab.lab import Lab, down, missing, network, up
 from homelab.lab.containers import Runtime
 from homelab.model import Inventory, ServiceContext, Step
 from homelab.paths import bundled_path
 from homelab.progress import TerminalProgress
 from homelab.secrets import FileSecretStore
-from homelab.trust import KnownHosts
 
 LAB = Lab("bench", IPv4Network("10.99.2.128/26"), "hl-bnch", 18106, 8189)
 _NAMES = ("postgres-data", "analytics-platform", "airflow-orchestration")

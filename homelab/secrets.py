@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from homelab.errors import HomelabError, InputError
 from homelab.model import Pipeline, Secret
-from homelab.trust import write_private
+from homelab.private_files import write_private
 
 _BYTES = 48  # gives 64 characters: what Airflow asks of a JWT secret
 

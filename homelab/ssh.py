@@ -21,8 +21,8 @@ import paramiko
 
 from homelab.errors import HomelabError
 from homelab.host import ConnectionLost, Result, batch_script
+from homelab.known_hosts import KnownHosts, Pin, fingerprint
 from homelab.model import Secret
-from homelab.trust import KnownHosts, Pin, fingerprint
 
 logging.getLogger("paramiko").addHandler(logging.NullHandler())  # what it has to say comes as exceptions, too
 _CONNECT_TIMEOUT = 5.0  # seconds for one attempt; a container that boots refuses or drops packets

@@ -14,6 +14,7 @@ from shlex import quote
 
 from benchmarks.peers.shell_steps import asked
 from benchmarks.stack import Stack
+from homelab.known_hosts import KnownHosts
 from homelab.model import Step
 from homelab.runtime.ssh_client import ssh_argv
 from homelab.steps import (
@@ -30,7 +31,6 @@ from homelab.steps import (
     Venv,
     WaitFor,
 )
-from homelab.trust import KnownHosts
 
 _LATE = ("/etc/postgresql/", "/home/analytics/.ssh")  # which needs the cluster; which lets Airflow in
 

@@ -14,10 +14,10 @@ import typer
 from homelab.errors import HomelabError, InputError
 
 if TYPE_CHECKING:
+    from homelab.known_hosts import KnownHosts
     from homelab.model import Inventory
     from homelab.progress import Progress
     from homelab.secrets import FileSecretStore
-    from homelab.trust import KnownHosts
 
 Limit = Annotated[list[str] | None, typer.Option("--limit", help="Only this container; may be repeated.")]
 Json = Annotated[bool, typer.Option("--json", help="The result as JSON on standard output.")]
@@ -63,8 +63,8 @@ settings = Settings()
 
 def open_state(inventory: Inventory) -> tuple[FileSecretStore, KnownHosts]:
     """Where this lab's secrets and pins are kept."""
+    from homelab.known_hosts import KnownHosts
     from homelab.secrets import FileSecretStore
-    from homelab.trust import KnownHosts
 
     return FileSecretStore(inventory.state_dir), KnownHosts.of(inventory.state_dir)
 

@@ -13,11 +13,11 @@ from typing import Any
 from homelab.commands.deploy import connect
 from homelab.errors import HomelabError, InputError
 from homelab.host import CommandFailed, Host, argv, check
+from homelab.known_hosts import KnownHosts
 from homelab.model import Inventory, SecretStore
 from homelab.progress import Progress
 from homelab.runtime.job_progress import run_with_progress
 from homelab.services.analytics import PUBLISHED, ROOT, SCRIPTS, as_analytics
-from homelab.trust import KnownHosts
 
 _DEADLINE = 4 * 3600.0  # seconds
 # Exit statuses of backfill_weather.py; the last two are those of history_weather.py alone.

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from homelab.known_hosts import KnownHosts
 from homelab.model import Inventory
 from homelab.plan import select_containers
 from homelab.progress import Progress
@@ -17,7 +18,6 @@ from homelab.proxmox.plan_executor import only_node
 from homelab.runtime.container_changes import audited_client, run_on_containers
 from homelab.runtime.lab_lock import lab_lock
 from homelab.runtime.owned_containers import Confirm, owned_containers
-from homelab.trust import KnownHosts
 
 _MIB = 1 << 20
 

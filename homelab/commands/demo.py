@@ -13,11 +13,11 @@ from homelab.commands.query import query
 from homelab.commands.status import Report, status
 from homelab.commands.up import up
 from homelab.inventory import load
+from homelab.known_hosts import KnownHosts
 from homelab.lab import Lab
 from homelab.lab import up as lab_up
 from homelab.progress import Progress, duration
 from homelab.secrets import FileSecretStore
-from homelab.trust import KnownHosts
 
 _WEATHER = """select city, observation_date as day, observations, round(temperature_min_f, 1) as min_f,
 round(temperature_mean_f, 1) as mean_f, round(temperature_max_f, 1) as max_f, round(humidity_mean_pct) as humidity_pct

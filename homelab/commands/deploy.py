@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from homelab.errors import HomelabError
 from homelab.host import Host
+from homelab.known_hosts import KnownHosts
 from homelab.model import Container, Inventory, Secret, SecretStore, ServiceContext, Step
 from homelab.plan import select_containers
 from homelab.progress import Progress
@@ -21,7 +22,6 @@ from homelab.ssh import Ssh
 from homelab.steps import HealthCheck
 from homelab.steps.converge import StepFailed, converge
 from homelab.steps.host_state import Change, pending_changes
-from homelab.trust import KnownHosts
 
 if TYPE_CHECKING:
     from homelab.runtime.rollback import DeployRollback

@@ -6,13 +6,13 @@ import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from homelab.known_hosts import KnownHosts
 from homelab.model import Inventory
 from homelab.plan import Action, Plan, plan_destroy, select_containers
 from homelab.progress import Progress
 from homelab.proxmox import PlanExecutor, vmids
 from homelab.runtime.container_changes import Outcome, audited_client, plan_when_idle, run_on_containers
 from homelab.runtime.lab_lock import lab_lock
-from homelab.trust import KnownHosts
 
 
 def destroy(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from homelab.commands.deploy import connect
 from homelab.host import argv, check
+from homelab.known_hosts import KnownHosts
 from homelab.model import Inventory, SecretStore
 from homelab.progress import Progress
 from homelab.services.analytics import SCRIPTS, as_analytics
-from homelab.trust import KnownHosts
 
 _DEADLINE = 900.0  # seconds; it waits for a build that is going on
 

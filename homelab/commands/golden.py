@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 from homelab.errors import HomelabError, InputError
+from homelab.known_hosts import KnownHosts
 from homelab.model import Inventory
 from homelab.plan import ObservedGuest, Start, select_containers
 from homelab.plan.golden_container import GoldenContainer, host_name
@@ -22,7 +23,6 @@ from homelab.proxmox.tasks import TaskFailed
 from homelab.runtime.container_changes import Outcome, audited_client, run_on_containers
 from homelab.runtime.lab_lock import lab_lock
 from homelab.runtime.owned_containers import Confirm, owned_containers
-from homelab.trust import KnownHosts
 
 _SHUTDOWN = 300  # seconds that the container has to end by itself: what is cut off makes no good copy
 _STOP = 400.0  # seconds that the task has for it

@@ -10,9 +10,9 @@ from homelab.errors import HomelabError, InputError
 from homelab.inventory import load
 from homelab.model import Inventory
 from homelab.paths import bundled_path
+from homelab.private_files import write_private
 from homelab.proxmox.privileges import pveum
 from homelab.proxmox.tls import fetch_fingerprint
-from homelab.trust import write_private
 
 _POOL = "homelab"
 

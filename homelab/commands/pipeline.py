@@ -12,12 +12,12 @@ from functools import partial
 from homelab.commands.deploy import connect
 from homelab.errors import HomelabError
 from homelab.host import Host, argv, check
+from homelab.known_hosts import KnownHosts
 from homelab.model import Container, Inventory, SecretStore
 from homelab.progress import Progress
 from homelab.runtime.job_progress import POLL_INTERVAL, DbtLog, run_with_progress
 from homelab.services.airflow import CLI, DAG, Airflow, in_metadata
 from homelab.services.analytics import SCRIPTS, as_analytics
-from homelab.trust import KnownHosts
 
 _DEADLINE = 900  # seconds; the DAG's own retry comes after five minutes
 _REBUILD = 4 * 3600.0  # seconds; it reads all of the history

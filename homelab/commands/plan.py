@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from homelab.commands.deploy import HostReport, deploy
+from homelab.known_hosts import KnownHosts
 from homelab.model import Inventory, SecretStore
 from homelab.plan import (
     NEEDS_RESTART,
@@ -25,7 +26,6 @@ from homelab.progress import Progress
 from homelab.proxmox import Client, firewall_api, vmids
 from homelab.runtime.container_changes import plan_when_idle
 from homelab.runtime.lockout import lockout_notes
-from homelab.trust import KnownHosts
 
 Effect = Literal["live", "pending until restart", "restarts the container", "gone for good"]
 

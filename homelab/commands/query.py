@@ -9,11 +9,11 @@ from typing import Any
 from homelab.commands.deploy import connect
 from homelab.errors import HomelabError, InputError
 from homelab.host import Result, argv
+from homelab.known_hosts import KnownHosts
 from homelab.model import Inventory, SecretStore
 from homelab.runtime.ssh_client import ssh_argv
 from homelab.secrets import FileSecretStore
 from homelab.services.analytics import PUBLISHED, SCRIPTS, as_analytics
-from homelab.trust import KnownHosts
 
 _DEADLINE = 600  # seconds
 # Exit statuses of query.py: DuckDB refuses the SQL; no build has been published yet.

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from homelab.commands.up import SSH_DEADLINE
 from homelab.errors import HomelabError, InputError
+from homelab.known_hosts import KnownHosts, Pin
 from homelab.model import Container, Inventory, SecretStore
 from homelab.plan import ObservedGuest, Start, select_containers
 from homelab.progress import Progress
@@ -16,7 +17,6 @@ from homelab.proxmox.tasks import Task
 from homelab.runtime.container_changes import Outcome, audited_client
 from homelab.runtime.lab_lock import lab_lock
 from homelab.runtime.owned_containers import time_since
-from homelab.trust import KnownHosts, Pin
 
 _EARLIER = 6 * 3600.0  # seconds to wait for a restore that an earlier run has begun
 

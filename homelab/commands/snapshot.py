@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from homelab.errors import HomelabError, InputError
+from homelab.known_hosts import KnownHosts
 from homelab.model import Inventory
 from homelab.plan import select_containers
 from homelab.progress import Progress
@@ -16,7 +17,6 @@ from homelab.runtime.concurrency import run_all_or_raise
 from homelab.runtime.container_changes import Outcome, audited_client, run_on_containers
 from homelab.runtime.lab_lock import lab_lock
 from homelab.runtime.owned_containers import Confirm, owned_containers, time_since
-from homelab.trust import KnownHosts
 
 
 def create(

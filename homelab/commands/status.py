@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from homelab.commands.deploy import connect
 from homelab.errors import HomelabError
 from homelab.host import Result, argv
+from homelab.known_hosts import KnownHosts
 from homelab.model import Container, Health, Inventory, Secret, SecretStore
 from homelab.runtime.concurrency import run_all
-from homelab.trust import KnownHosts
 
 if TYPE_CHECKING:
     from homelab.runtime.container_changes import ContainerState

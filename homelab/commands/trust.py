@@ -6,12 +6,12 @@ import re
 from collections.abc import Callable
 
 from homelab.errors import HomelabError, InputError
+from homelab.known_hosts import KnownHosts, Pin
+from homelab.known_hosts import fingerprint as fingerprint_of
 from homelab.model import Container, Inventory
 from homelab.plan import ObservedGuest, select_containers
 from homelab.proxmox import Client, find_guests, hostkeys
 from homelab.proxmox.vmids import resolve_vmids
-from homelab.trust import KnownHosts, Pin
-from homelab.trust import fingerprint as fingerprint_of
 
 
 def _shown(address: str) -> str | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from homelab.known_hosts import KnownHosts, Pin
 from homelab.model import Container, Inventory, Secret, SecretStore
 from homelab.plan import Clone, Create, ObservedGuest, Plan, RegenerateIdentity, Start, plan_up, select_containers
 from homelab.progress import Progress
@@ -14,7 +15,6 @@ from homelab.proxmox import Client, PlanExecutor, downloads, firewall_api, hostk
 from homelab.runtime.container_changes import Outcome, audited_client, plan_when_idle, run_on_containers
 from homelab.runtime.lab_lock import lab_lock
 from homelab.runtime.lockout import lockout_notes
-from homelab.trust import KnownHosts, Pin
 
 if TYPE_CHECKING:
     from homelab.runtime.clone import Cloner

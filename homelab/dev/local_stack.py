@@ -25,9 +25,9 @@ from homelab.lab.observations import PLACES
 from homelab.lab.process import wait_until
 from homelab.model import DatabaseGrant
 from homelab.paths import bundled_path
+from homelab.private_files import private_folder
 from homelab.render import render
 from homelab.services.postgres import grants
-from homelab.trust import private_folder
 
 CITIES = tuple(f"{place.name},US" for place in PLACES)
 DATABASE = "project_data"

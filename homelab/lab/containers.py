@@ -13,12 +13,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from homelab.known_hosts import fingerprint
 from homelab.lab import cgroups, guest, network
 from homelab.lab.command import ProgramFailed, attempt, run
 from homelab.lab.process import kill_all, processes
 from homelab.lab.settings import Lab
 from homelab.lab.subids import COUNT, FIRST
-from homelab.trust import fingerprint
 
 _SHARED = Path("/usr/share/lxc/config")
 _KEY_TYPES = ("rsa", "ecdsa", "ed25519")

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 
 from homelab.lab.settings import NODE, TOKEN_ID, Lab
-from homelab.trust import write_private
+from homelab.private_files import write_private
 
 _RENEW_BEFORE = timedelta(days=3)
 # OpenWeather's replay has observations of these: the weather stations of New York's three airports.

@@ -17,8 +17,8 @@ from homelab.errors import HomelabError
 from homelab.lab import network, subids
 from homelab.lab.command import run
 from homelab.lab.settings import STATE_ROOT
+from homelab.private_files import write_private
 from homelab.progress import Progress
-from homelab.trust import write_private
 
 _RECORD = STATE_ROOT / "machine.json"
 _PROGRAMS = {

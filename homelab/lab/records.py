@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from homelab.trust import write_private
+from homelab.private_files import write_private
 
 # Proxmox forgets old task logs too; what was running when we were killed is always kept.
 KEPT_TASKS = 500

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from homelab.errors import HomelabError
-from homelab.trust import private_folder
+from homelab.private_files import private_folder
 
 _SECRET = re.compile(r"password|secret|token|ticket|(?<!public-)\bkeys?\b", re.IGNORECASE)
 

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from homelab.errors import HomelabError
+from homelab.known_hosts import KnownHosts, Pin
 from homelab.model import Container
 from homelab.plan import (
     Action,
@@ -33,7 +34,6 @@ from homelab.proxmox.client import Client
 from homelab.proxmox.errors import REFUSED, ProxmoxError, Unanswered
 from homelab.proxmox.inspect import current_digest, with_config
 from homelab.proxmox.properties import disk_option, mount_options, options
-from homelab.trust import KnownHosts, Pin
 
 # Seconds that a task may take; a create unpacks hundreds of megabytes onto a slow disk.
 _CREATE, _START, _STOP, _RESIZE, _DESTROY, _OTHERS = 1800.0, 180.0, 180.0, 600.0, 600.0, 600.0

@@ -12,10 +12,10 @@ from typing import Any
 from homelab.errors import HomelabError
 from homelab.model import Container, Inventory, lab_tags
 from homelab.plan.golden_container import GOLDEN
+from homelab.private_files import write_private
 from homelab.proxmox.client import Client
 from homelab.proxmox.errors import ProxmoxError
 from homelab.proxmox.properties import tags
-from homelab.trust import write_private
 
 _TAKEN = 400  # what `nextid` answers for a vmid that somebody has, visible to this token or not
 _WRITING = threading.Lock()  # containers are removed side by side

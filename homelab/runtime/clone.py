@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from homelab.errors import HomelabError
+from homelab.known_hosts import KnownHosts
 from homelab.model import Container, Inventory
 from homelab.plan import Action, Clone, ObservedGuest, RegenerateIdentity, Start, Stop, plan_up
 from homelab.plan.golden_container import GoldenContainer
@@ -15,7 +16,6 @@ from homelab.proxmox import Client, PlanExecutor, description_metadata, golden_t
 from homelab.proxmox.errors import ProxmoxError
 from homelab.proxmox.inspect import inspect_container
 from homelab.runtime.clone_identity import Reach, renew_identity, verify_identity
-from homelab.trust import KnownHosts
 
 
 class Cloner:

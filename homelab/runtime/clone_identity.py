@@ -7,9 +7,9 @@ from contextlib import AbstractContextManager
 
 from homelab.errors import HomelabError
 from homelab.host import Host, check
+from homelab.known_hosts import KnownHosts, Pin, fingerprint
 from homelab.model import Container, Secret
 from homelab.ssh import HostKeyMismatch, Ssh
-from homelab.trust import KnownHosts, Pin, fingerprint
 
 # How a container is reached, its host key held against these pins. Raises HostKeyMismatch, HomelabError.
 Reach = Callable[[Container, KnownHosts], AbstractContextManager[Host]]

@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from homelab.errors import HomelabError
-from homelab.trust import private_folder
+from homelab.private_files import private_folder
 
 
 @contextmanager

@@ -15,7 +15,9 @@ from threading import Lock
 from homelab.commands.snapshot import looked_at, named
 from homelab.errors import HomelabError, InputError
 from homelab.host import Host
+from homelab.known_hosts import KnownHosts
 from homelab.model import Inventory, Step
+from homelab.private_files import write_private
 from homelab.progress import Progress
 from homelab.proxmox import Client, PlanExecutor, snapshots
 from homelab.proxmox.managed_container import ManagedContainer
@@ -27,7 +29,6 @@ from homelab.runtime.owned_containers import time_since
 from homelab.steps.converge import LONGEST, REBOOT
 from homelab.steps.host_state import inspect_host, removals
 from homelab.steps.locking import wait_until_idle
-from homelab.trust import KnownHosts, write_private
 
 SNAPSHOT = "homelab-deploy"
 _FRESH = 3600.0  # seconds for which what a killed run has left is still where the next one goes back to

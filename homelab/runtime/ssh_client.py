@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 
 from homelab.errors import HomelabError
 from homelab.host import argv
+from homelab.known_hosts import KnownHosts, fingerprint
 from homelab.model import Inventory
 from homelab.plan import select_containers
+from homelab.private_files import write_private
 from homelab.secrets import FileSecretStore
-from homelab.trust import KnownHosts, fingerprint, write_private
 
 
 def ssh_argv(

@@ -19,10 +19,10 @@ from homelab.commands import deploy as verb
 from homelab.commands.deploy import HostReport
 from homelab.errors import HomelabError
 from homelab.host import Host
+from homelab.known_hosts import KnownHosts
 from homelab.model import Container, Inventory, ServiceContext, Step
 from homelab.progress import Progress, SilentProgress
 from homelab.steps import Command, remote_paths
-from homelab.trust import KnownHosts
 from tests.integration.fakenode import FakeNode
 from tests.support import FixedSecretStore, LocalHost
 

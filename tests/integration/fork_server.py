@@ -21,10 +21,10 @@ from homelab.commands import backup, restore, snapshot
 from homelab.commands.destroy import destroy
 from homelab.commands.up import up
 from homelab.errors import HomelabError
+from homelab.known_hosts import KnownHosts
 from homelab.model import Inventory
 from homelab.progress import SilentProgress
 from homelab.secrets import FileSecretStore
-from homelab.trust import KnownHosts
 from tests.integration.deployed import deploy_as_job
 from tests.scripts import ROOT
 

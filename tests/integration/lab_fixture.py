@@ -14,6 +14,7 @@ from homelab.commands.up import up as make_up
 from homelab.errors import HomelabError
 from homelab.host import check
 from homelab.inventory import load
+from homelab.known_hosts import KnownHosts
 from homelab.lab import Lab, down, missing, up
 from homelab.model import Inventory, Step
 from homelab.progress import SilentProgress
@@ -22,7 +23,6 @@ from homelab.secrets import FileSecretStore
 from homelab.ssh import Ssh
 from homelab.steps.converge import converge
 from homelab.steps.host_state import pending_changes
-from homelab.trust import KnownHosts
 
 QUIET = SilentProgress()
 

@@ -12,12 +12,12 @@ import pytest
 
 from homelab.errors import HomelabError
 from homelab.host import argv
+from homelab.known_hosts import Pin
 from homelab.progress import SilentProgress
 from homelab.ssh import Ssh
 from homelab.steps import Command, File
 from homelab.steps.converge import converge
 from homelab.steps.host_state import pending_changes
-from homelab.trust import Pin
 from tests.integration.flaky_proxy import FlakyProxy
 from tests.integration.test_ssh import Server, lacking, server  # noqa: F401 - a fixture
 from tests.support import owner_of_new_files

@@ -27,12 +27,12 @@ from homelab.commands.deploy import HostReport, deploy
 from homelab.commands.deploy import connect as over_ssh
 from homelab.commands.destroy import destroy
 from homelab.host import check
+from homelab.known_hosts import KnownHosts, Pin, fingerprint
 from homelab.lab import Lab
 from homelab.model import Container, Secret
 from homelab.paths import bundled_path
 from homelab.plan import select_containers
 from homelab.ssh import Ssh
-from homelab.trust import KnownHosts, Pin, fingerprint
 from tests.integration.fault_injection import KINDS, FaultInjectingHost, FaultPlan, differences, state
 from tests.integration.lab_fixture import QUIET, LabFixture, in_a_lab, lab_with
 

@@ -17,6 +17,7 @@ from rich.console import Console
 from homelab.commands.trust import trust
 from homelab.errors import HomelabError
 from homelab.host import Result, check
+from homelab.known_hosts import fingerprint
 from homelab.lab import Lab
 from homelab.model import ManagedResource, Step
 from homelab.paths import bundled_path
@@ -25,7 +26,6 @@ from homelab.ssh import Ssh, shown_key
 from homelab.steps import Command, Directory, DpkgConfigured, File, Packages, SystemdUnit, Tree, UvInstall, Venv
 from homelab.steps import manifest as m
 from homelab.steps.converge import converge
-from homelab.trust import fingerprint
 from tests.integration.lab_fixture import QUIET, LabFixture, in_a_lab, lab_with
 
 LAB = Lab("deploys", IPv4Network("10.99.2.80/28"), "hl-depl", 18096, 8179)

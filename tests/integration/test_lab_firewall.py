@@ -21,6 +21,7 @@ from homelab.commands.destroy import destroy
 from homelab.commands.up import up
 from homelab.errors import HomelabError
 from homelab.inventory import load
+from homelab.known_hosts import KnownHosts
 from homelab.lab import Lab
 from homelab.lab import up as lab_up
 from homelab.lab.containers import Runtime
@@ -31,7 +32,6 @@ from homelab.paths import bundled_path
 from homelab.proxmox import Client
 from homelab.runtime.container_changes import Outcome
 from homelab.secrets import FileSecretStore
-from homelab.trust import KnownHosts
 from tests.integration.lab_fixture import QUIET, fresh, in_a_lab
 
 # A lab of this file's own, so that it may run beside a demo and beside the end-to-end tests.

@@ -12,11 +12,11 @@ from ipaddress import IPv4Network
 import pytest
 
 from homelab.commands import golden as baking
+from homelab.known_hosts import fingerprint
 from homelab.lab import Lab, up
 from homelab.lab.containers import Runtime
 from homelab.lab.process import running
 from homelab.proxmox import Client
-from homelab.trust import fingerprint
 from tests.integration.lab_fixture import QUIET, LabFixture, in_a_lab, lab_with
 
 LAB = Lab("bakery", IPv4Network("10.99.2.16/28"), "hl-gold", 18066, 8149)

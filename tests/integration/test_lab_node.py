@@ -20,10 +20,10 @@ import pytest
 import requests
 import yaml
 
+from homelab.known_hosts import fingerprint
 from homelab.lab import Lab, down, network, status, up
 from homelab.lab.containers import Runtime
 from homelab.lab.process import running
-from homelab.trust import fingerprint
 from tests.integration.lab_fixture import QUIET, fresh, in_a_lab
 
 # A lab of this file's own, so that it may run beside a demo and beside the end-to-end tests.

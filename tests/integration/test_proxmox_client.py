@@ -15,12 +15,12 @@ import pytest
 from homelab.commands.init import init
 from homelab.commands.trust import trust
 from homelab.errors import HomelabError, InputError
+from homelab.known_hosts import KnownHosts
 from homelab.model import Endpoint
 from homelab.proxmox import Client, client, find_guests, tasks
 from homelab.proxmox.errors import ProxmoxError
 from homelab.proxmox.plan_executor import only_node
 from homelab.proxmox.tls import fetch_fingerprint
-from homelab.trust import KnownHosts
 from tests.integration.fakenode import TOKEN, FakeNode, certificate, serving
 from tests.integration.test_proxmox_up import SECRET, Site
 from tests.integration.test_proxmox_up import pair as pair

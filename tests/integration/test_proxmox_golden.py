@@ -23,6 +23,7 @@ from homelab.commands.plan import preview
 from homelab.commands.up import up
 from homelab.errors import HomelabError, InputError
 from homelab.host import Host, Result
+from homelab.known_hosts import KnownHosts, fingerprint
 from homelab.model import Container
 from homelab.plan import golden_container
 from homelab.progress import SilentProgress
@@ -32,7 +33,6 @@ from homelab.proxmox.inspect import inspect_container
 from homelab.runtime.clone_identity import PREPARE, RESTARTED, TAKE, WHOLE
 from homelab.runtime.container_changes import Outcome
 from homelab.ssh import HostKeyMismatch
-from homelab.trust import KnownHosts, fingerprint
 from tests.integration.fakenode import TOKEN, FakeNode, inventory_for, serving
 from tests.integration.test_proxmox_up import SECRET, Site
 from tests.integration.test_proxmox_up import pair as pair

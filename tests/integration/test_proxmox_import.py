@@ -14,7 +14,7 @@ from homelab.cli.common import settings
 from homelab.commands.import_ import Imported, Proposal, import_containers
 from homelab.errors import HomelabError
 from homelab.inventory import load
-from homelab.trust import Pin
+from homelab.known_hosts import Pin
 from tests.integration.test_proxmox_up import SECRET, Site
 from tests.integration.test_proxmox_up import pair as pair
 from tests.integration.test_proxmox_up import site as site

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from homelab.known_hosts import KnownHosts
 from homelab.model import Inventory
-from homelab.trust import KnownHosts
 from tests.integration.fakenode import FakeNode, inventory_for, serving
 from tests.integration.fork_server import Ended, ForkServer, Job, runner
 from tests.integration.test_proxmox_up import SECRET

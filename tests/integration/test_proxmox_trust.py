@@ -8,8 +8,8 @@ import pytest
 
 from homelab.commands.trust import trust
 from homelab.errors import HomelabError, InputError
+from homelab.known_hosts import Pin, fingerprint
 from homelab.runtime.ssh_client import host_key_change
-from homelab.trust import Pin, fingerprint
 from tests.integration.test_proxmox_up import Site
 from tests.integration.test_proxmox_up import pair as pair
 from tests.integration.test_proxmox_up import site as site

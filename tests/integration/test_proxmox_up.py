@@ -13,13 +13,13 @@ import pytest
 from homelab.commands.destroy import destroy
 from homelab.commands.up import up
 from homelab.errors import HomelabError, InputError
+from homelab.known_hosts import KnownHosts
 from homelab.model import Container, Inventory
 from homelab.plan import Plan, plan_up
 from homelab.progress import SilentProgress
 from homelab.proxmox import Client, find_guests
 from homelab.proxmox.properties import options
 from homelab.runtime.container_changes import Outcome, container_states
-from homelab.trust import KnownHosts
 from tests.integration.fakenode import TOKEN, FakeNode, certificate, inventory_for, serving
 from tests.support import FixedSecretStore
 

@@ -21,10 +21,10 @@ import pytest
 from homelab.dev.local_postgres import free_port
 from homelab.errors import HomelabError
 from homelab.host import ConnectionLost
+from homelab.known_hosts import KnownHosts, Pin, fingerprint
 from homelab.secrets import FileSecretStore
 from homelab.ssh import HostKeyMismatch, Ssh, shown_key
 from homelab.steps import File
-from homelab.trust import KnownHosts, Pin, fingerprint
 from tests.integration.flaky_proxy import FlakyProxy
 from tests.unit.test_services import inventory, steps
 

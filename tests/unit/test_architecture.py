@@ -26,15 +26,15 @@ LAYERS = [
     {"dev"},
     {"inventory", "proxmox", "ssh", "lab"},
     {"services"},
-    {"plan", "steps", "render", "secrets", "trust"},
-    {"progress", "paths"},
+    {"plan", "steps", "render", "secrets", "known_hosts"},
+    {"progress", "paths", "private_files"},
     {"model"},
     {"distributions", "roles"},
     {"host"},
     {"errors"},
 ]
 # What a layer may know beside those below it.
-BESIDE = {("secrets", "trust")}
+BESIDE = set[tuple[str, str]]()
 ONE_IMPORTER = {"proxmoxer": "proxmox", "paramiko": "ssh", "jinja2": "render", "typer": "cli", "fakepve": "lab"}
 
 

@@ -14,10 +14,10 @@ import pytest
 
 from homelab.cli.output import show_rows
 from homelab.errors import HomelabError
+from homelab.known_hosts import KnownHosts
 from homelab.runtime.concurrency import run_all, run_all_or_raise
 from homelab.runtime.lab_lock import lab_lock
 from homelab.secrets import FileSecretStore
-from homelab.trust import KnownHosts
 
 # Runs `homelab status` with `load` put in the place of reading the inventory.
 _PROGRAM = """

@@ -19,11 +19,11 @@ from homelab.commands import deploy as verb
 from homelab.commands.deploy import HostReport, deploy
 from homelab.errors import HomelabError
 from homelab.inventory import load
+from homelab.known_hosts import KnownHosts
 from homelab.model import Container, ServiceContext, Step
 from homelab.paths import bundled_path
 from homelab.progress import JsonProgress, Progress, SilentProgress, TerminalProgress
 from homelab.steps import Command, File, WaitFor
-from homelab.trust import KnownHosts
 from tests.support import FixedSecretStore, LocalHost, owner_of_new_files
 
 

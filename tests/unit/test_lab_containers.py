@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from homelab.known_hosts import fingerprint
 from homelab.lab import LABS, guest, template_build
 from homelab.lab.containers import Runtime
-from homelab.trust import fingerprint
 
 CONFIG = {
     "hostname": "db",

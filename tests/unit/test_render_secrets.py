@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from homelab.errors import HomelabError, InputError
+from homelab.known_hosts import KnownHosts, Pin
 from homelab.model import Secret
 from homelab.render import render
 from homelab.secrets import FileSecretStore, read_secret
-from homelab.trust import KnownHosts, Pin
 
 
 def mode(path: Path) -> int:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
-import tempfile
 import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from homelab.errors import HomelabError
+from homelab.private_files import write_private
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,25 +67,3 @@ class KnownHosts:
     def _write(self, pins: Mapping[str, Pin]) -> None:
         text = json.dumps({name: asdict(pin) for name, pin in sorted(pins.items())}, indent=1)
         write_private(self._path, text.encode())
-
-
-def private_folder(folder: Path) -> None:
-    """Make a folder of mode 0700 that git ignores, if it is not there."""
-    if not folder.is_dir():
-        folder.mkdir(parents=True, mode=0o700, exist_ok=True)
-        (folder / ".gitignore").write_text("*\n")
-
-
-def write_private(path: Path, content: bytes) -> None:
-    """Replace a file atomically, with mode 0600, in a folder of mode 0700 that git ignores."""
-    private_folder(path.parent)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
