@@ -1,15 +1,20 @@
-"""What went wrong, why, and the command that mends it."""
+"""Errors for people: the cause, the details, and the command that helps."""
 
 from __future__ import annotations
 
+# The exit codes of the command line.
+FAILED = 1
+BAD_INPUT = 2
+INTERRUPTED = 130
+
 
 class HomelabError(Exception):
-    """An error for a person: `brief` says what happened, `details` why, `resolution` what to do.
+    """An error in three parts: `brief` (`Cannot VERB THING: cause`), `details`, and `resolution`, the way out.
 
-    `exit_code` is what the command line ends with.
+    `exit_code` is the command line's exit code for it.
     """
 
-    exit_code = 1
+    exit_code = FAILED
 
     def __init__(self, brief: str, details: str = "", resolution: str = "") -> None:
         super().__init__(brief)
@@ -22,6 +27,6 @@ class HomelabError(Exception):
 
 
 class InputError(HomelabError):
-    """The user's input cannot be used; nothing has been touched. Exit code 2."""
+    """Input that cannot be used; nothing was touched."""
 
-    exit_code = 2
+    exit_code = BAD_INPUT

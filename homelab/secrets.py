@@ -26,7 +26,7 @@ class FileSecretStore:
         self._lock = threading.Lock()
 
     def secret(self, name: str) -> Secret:
-        """See Vault.secret: 64 characters, safe in URLs and configuration files."""
+        """See SecretStore.secret: 64 characters, safe in URLs and configuration files."""
         with self._lock:
             known = self._known()
             if name not in known:
@@ -34,8 +34,13 @@ class FileSecretStore:
                 write_private(self._path, json.dumps(known, indent=1).encode())
             return Secret(known[name])
 
+    def set(self, name: str, value: str) -> None:
+        """See SecretStore.set."""
+        with self._lock:
+            write_private(self._path, json.dumps({**self._known(), name: value}, indent=1).encode())
+
     def names(self) -> list[str]:
-        """The secrets that there are."""
+        """See SecretStore.names."""
         return sorted(self._known())
 
     def _known(self) -> dict[str, str]:
@@ -51,12 +56,12 @@ class FileSecretStore:
         return known
 
     def key_path(self, name: str) -> Path:
-        """The file of a private key, for programs such as ssh."""
+        """See SecretStore.key_path."""
         self.key_pair(name)
         return self._folder / f"{name}_ed25519"
 
     def key_pair(self, name: str) -> tuple[Secret, str]:
-        """See Vault.key_pair: ed25519."""
+        """See SecretStore.key_pair: ed25519."""
         path = self._folder / f"{name}_ed25519"
         with self._lock:
             if not path.exists():

@@ -1,22 +1,21 @@
-"""The command line: verbs, options, output; the only catch of HomelabError, and the only importer of typer.
+"""The command line: the only importer of typer, and the only place that catches HomelabError.
 
-What a verb needs is imported when it runs, so that `homelab --help` answers at once.
+Each verb imports its command at the call, so that `homelab --help` is quick.
 """
 
 from __future__ import annotations
 
 import signal
 import sys
-from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Annotated
 
 import typer
 
-from homelab.cli import backup, containers, deploy, dev, golden, import_, pipeline
-from homelab.cli import lab as lab_verbs
-from homelab.cli.common import print_error, settings
-from homelab.errors import HomelabError, InputError
+from homelab.cli import backup, containers, deploy, dev, golden, import_, lab, pipeline, secret
+from homelab.cli.options import InventoryFile, Json, Overlay, Quiet, UseLab, Verbose, apply_global_options, settings
+from homelab.cli.results import print_error
+from homelab.errors import BAD_INPUT, FAILED, INTERRUPTED, HomelabError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,21 +24,29 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (containers, import_, deploy, pipeline, dev, backup, golden, lab_verbs):
+for group in (containers, import_, deploy, secret, pipeline, dev, backup, golden, lab):
     group.register(app)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from homelab import __version__
+
+        typer.echo(f"homelab {__version__}")
+        raise typer.Exit
 
 
 @app.callback()
 def options(
-    inventory: Annotated[
-        Path, typer.Option("--inventory", "-i", envvar="HOMELAB_INVENTORY", help="The inventory.")
-    ] = Path("inventory.yaml"),
-    overlay: Annotated[list[Path] | None, typer.Option(help="A file laid over the inventory; may be repeated.")] = None,
-    lab: Annotated[bool, typer.Option("--lab", help="Work on this machine's lab instead of your Proxmox.")] = False,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Show tracebacks, and what runs in containers.")
+    inventory: InventoryFile = None,
+    overlay: Overlay = None,
+    lab: UseLab = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
 ) -> None:
     """One inventory.yaml becomes a running data stack on Proxmox VE: PostgreSQL, dbt + DuckDB, Airflow.
 
@@ -49,23 +56,8 @@ def options(
 
     To try it:    homelab lab up, homelab --lab up, homelab --lab deploy
     """
-    settings.inventory, settings.overlays = inventory, list(overlay or ())
-    settings.verbose, settings.quiet = verbose, quiet
-    if lab:
-        from homelab.lab import Lab
-
-        overlay_file = Lab().overlay
-        if not overlay_file.exists():
-            raise InputError("The lab is not up", f"{overlay_file} is not there.", "Run `homelab lab up` first.")
-        settings.overlays.append(overlay_file)
-
-
-@app.command()
-def version() -> None:
-    """Print the version."""
-    from homelab import __version__
-
-    typer.echo(f"homelab {__version__}")
+    apply_global_options(inventory=inventory, overlay=overlay, lab=lab, verbose=verbose, quiet=quiet)
+    settings.json |= as_json
 
 
 _interrupts: list[int] = []
@@ -76,40 +68,49 @@ def _interrupt(number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _unforeseen(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Say in three lines what nobody has thought of; the traceback only if it is asked for."""
+def _report_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Report an unexpected exception in three lines; print the traceback only with --verbose."""
+    _report(
+        HomelabError(
+            "Internal error: this is a bug in homelab",
+            f"{kind.__name__}: {error}",
+            "Run the command again with `--verbose` and report its output.",
+        ),
+        (kind, error, trace),
+    )
+
+
+def _report(shown: HomelabError, cause: tuple[type[BaseException], BaseException, TracebackType | None]) -> None:
     settings.stop_progress()
     if settings.verbose:
-        sys.__excepthook__(kind, error, trace)
+        sys.__excepthook__(*cause)
     else:
-        print_error(
-            HomelabError(
-                "This is a fault of homelab's",
-                f"{kind.__name__}: {error}",
-                "Run it again with `homelab --verbose …` and report what it shows.",
-            )
-        )
+        print_error(shown)
 
 
 def main() -> None:
-    """Run the command line. Exit codes: 0 good, 1 something failed, 2 the input cannot be used, 130 Ctrl-C."""
+    """Run the command line. Exit codes: 0 success, 1 failure, 2 bad input, 130 Ctrl-C.
+
+    With --detailed-exitcode, 2 means changes, and bad input is 1.
+    """
     signal.signal(signal.SIGINT, _interrupt)
-    sys.excepthook = _unforeseen
+    sys.excepthook = _report_bug
     try:
-        typer.main.get_command(app)()  # called itself, a Typer puts its own excepthook in the place of ours
+        typer.main.get_command(app)()  # a Typer called itself would install its own excepthook
     except HomelabError as error:
-        settings.stop_progress()
-        if settings.verbose:
-            sys.__excepthook__(*sys.exc_info())
-        else:
-            print_error(error)
-        sys.exit(error.exit_code)
+        _report(error, (type(error), error, error.__traceback__))
+        sys.exit(_exit_code(error.exit_code))
     except SystemExit as end:
         if not _interrupts:
-            raise
+            sys.exit(_exit_code(end.code) if isinstance(end.code, int) else end.code)
         settings.stop_progress()
-        # What Typer makes of a KeyboardInterrupt that nobody has dealt with: an exit without a word. At a question,
-        # which comes before anything is begun, it has said "Aborted.".
+        # Typer turns an unhandled KeyboardInterrupt into an exit without a message. At a question, before any work,
+        # it prints "Aborted.".
         if not isinstance(end.__context__, typer.Abort):
-            typer.echo("Interrupted. Run the same command again: it goes on where it stopped.", err=True)
-        sys.exit(130)
+            typer.echo("Interrupted. Run the same command again: it continues from here.", err=True)
+        sys.exit(INTERRUPTED)
+
+
+def _exit_code(code: int) -> int:
+    mistaken = code == BAD_INPUT and "--detailed-exitcode" in sys.argv and not settings.changes_found
+    return FAILED if mistaken else code

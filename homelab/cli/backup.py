@@ -1,4 +1,4 @@
-"""Verbs that keep the containers' state, and bring it back."""
+"""Verbs for snapshots, backups and restores."""
 
 from __future__ import annotations
 
@@ -7,18 +7,28 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from homelab.cli.common import Json, Limit, Yes, confirm_lines, emit, open_state, settings
+from homelab.cli import completion
+from homelab.cli.confirmation import confirm_lines
+from homelab.cli.options import Container, Containers, Json, Limit, Yes, add_verb, settings
+from homelab.cli.results import print_result
 
 if TYPE_CHECKING:
     from homelab.proxmox.backups import Backup
     from homelab.proxmox.snapshots import Snapshot
 
-Name = Annotated[str, typer.Argument(metavar="SNAPSHOT", help="The snapshot's name, the same in every container.")]
-Storage = Annotated[str | None, typer.Option(help="The storage for backups; the only one that holds any if left out.")]
+_Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="SNAPSHOT",
+        help="The snapshot's name, the same in every container.",
+        autocompletion=completion.snapshots,
+    ),
+]
+_Storage = Annotated[str | None, typer.Option(help="The storage for backups; default: the only one that holds any.")]
 
 
-class HowToBackUp(StrEnum):
-    """Proxmox's modes of a backup."""
+class BackupMode(StrEnum):
+    """Proxmox's backup modes."""
 
     snapshot = "snapshot"
     suspend = "suspend"
@@ -27,150 +37,124 @@ class HowToBackUp(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add these verbs."""
-    snapshot = typer.Typer(no_args_is_help=True, help="The containers' state, kept on their own storage.")
-    for name, verb in (("create", create), ("list", listed), ("rollback", rollback), ("delete", delete)):
-        snapshot.command(name)(verb)
+    snapshot = typer.Typer(no_args_is_help=True, help="Snapshots of the containers on their own storage.")
+    add_verb(snapshot, create)
+    add_verb(snapshot, list_, "list")
+    add_verb(snapshot, rollback)
+    add_verb(snapshot, delete)
     app.add_typer(snapshot, name="snapshot")
-    app.command()(backup)
-    app.command()(restore)
+    add_verb(app, backup)
+    add_verb(app, restore)
 
 
 def create(
-    name: Name,
+    name: Annotated[str, typer.Argument(metavar="SNAPSHOT", help="The snapshot's name, the same in every container.")],
     limit: Limit = None,
-    description: Annotated[str, typer.Option(help="What it is for: Proxmox shows it.")] = "",
+    description: Annotated[str, typer.Option(help="Its purpose; Proxmox shows it.")] = "",
     as_json: Json = False,
 ) -> None:
-    """Take a snapshot of all containers at once, or of those that are named. One that is there already stays.
+    """Take a snapshot of all containers, or of the selected ones, in parallel. Keeps an existing one.
 
     Example:  homelab snapshot create before_upgrade
     """
-    from homelab.cli.output import show_outcome
     from homelab.commands.snapshot import create as run
 
-    outcome = run(settings.load(), name, progress=settings.progress(), limit=limit or (), description=description)
-    emit(outcome, as_json, lambda: show_outcome(outcome))
+    outcome = run(settings.session(), name, limit=limit or (), description=description)
+    print_result(outcome, as_json, lambda: typer.echo(str(outcome)))
 
 
-def listed(limit: Limit = None, as_json: Json = False) -> None:
-    """Show the snapshots: when each was taken, what for, which one it follows, and which one is the present's.
+def list_(limit: Limit = None, as_json: Json = False) -> None:
+    """List the snapshots: time, purpose, parent, and the current one.
 
     Example:  homelab snapshot list
     """
     from homelab.cli.output import show_rows
-    from homelab.commands.snapshot import listed as run
+    from homelab.commands.snapshot import list_snapshots
 
-    found = run(settings.load(), progress=settings.progress(), limit=limit or ())
-    emit(
-        found,
-        as_json,
-        lambda: show_rows([_snapshot(each) for each in found]) if found else typer.echo("There are no snapshots."),
-    )
+    found = list_snapshots(settings.session(), limit=limit or ())
+    rows = [_snapshot_row(each) for each in found]
+    print_result(found, as_json, lambda: show_rows(rows) if rows else typer.echo("There are no snapshots."))
 
 
-def _snapshot(each: Snapshot) -> dict[str, str]:
+def _snapshot_row(each: Snapshot) -> dict[str, str]:
     from homelab.runtime.owned_containers import local_time, time_since
 
     return {
         "container": each.container,
         "snapshot": each.name,
         "taken": f"{local_time(each.made)} ({time_since(each.made)})",
-        "follows": each.parent or "",
-        "now": "here" if each.current else "",
-        "description": f"not whole: {each.unfinished}" if each.unfinished else each.description,
+        "parent": each.parent or "",
+        "current": "yes" if each.current else "",
+        "description": f"incomplete: {each.unfinished}" if each.unfinished else each.description,
     }
 
 
-def rollback(name: Name, limit: Limit = None, yes: Yes = False, as_json: Json = False) -> None:
-    """Go back to a snapshot, with all containers or with those that are named. What came after it is lost.
+def rollback(name: _Name, limit: Limit = None, yes: Yes = False, as_json: Json = False) -> None:
+    """Roll all containers, or the selected ones, back to a snapshot. Later changes are lost.
 
     Example:  homelab snapshot rollback before_upgrade
     """
-    from homelab.cli.output import show_outcome
     from homelab.commands.snapshot import rollback as run
 
-    inventory = settings.load()
-    outcome = run(
-        inventory,
-        name,
-        known_hosts=open_state(inventory)[1],
-        progress=settings.progress(),
-        limit=limit or (),
-        confirm=confirm_lines(f"snapshot rollback {name}", "What came after it will be lost. Go on?", yes),
-    )
-    emit(outcome, as_json, lambda: show_outcome(outcome))
+    ask = confirm_lines("Later changes will be lost. Continue?", yes)
+    outcome = run(settings.session(), name, limit=limit or (), confirm=ask)
+    print_result(outcome, as_json, lambda: typer.echo(str(outcome)))
 
 
-def delete(name: Name, limit: Limit = None, yes: Yes = False, as_json: Json = False) -> None:
-    """Remove a snapshot. The containers stay as they are.
+def delete(name: _Name, limit: Limit = None, yes: Yes = False, as_json: Json = False) -> None:
+    """Delete a snapshot. The containers stay as they are.
 
     Example:  homelab snapshot delete before_upgrade
     """
-    from homelab.cli.output import show_outcome
     from homelab.commands.snapshot import delete as run
 
-    outcome = run(
-        settings.load(),
-        name,
-        progress=settings.progress(),
-        limit=limit or (),
-        confirm=confirm_lines(f"snapshot delete {name}", "There will be no way back to it. Go on?", yes),
-    )
-    emit(outcome, as_json, lambda: show_outcome(outcome))
+    ask = confirm_lines("A rollback to it will not be possible any more. Continue?", yes)
+    outcome = run(settings.session(), name, limit=limit or (), confirm=ask)
+    print_result(outcome, as_json, lambda: typer.echo(str(outcome)))
 
 
 def backup(
-    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="The containers; all if none.")] = None,
-    list_them: Annotated[bool, typer.Option("--list", help="Show the backups that there are.")] = False,
+    names: Containers = None,
+    list_them: Annotated[bool, typer.Option("--list", help="List the existing backups.")] = False,
     keep: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Keep so many of each container, and remove older ones; the storage's own retention if left out.",
+            help="Keep this number of backups of each container, remove older ones; default: the storage's own "
+            "retention.",
         ),
     ] = None,
-    storage: Storage = None,
+    storage: _Storage = None,
     mode: Annotated[
-        HowToBackUp | None,
+        BackupMode | None,
         typer.Option(
-            help="snapshot: it goes on all the while; suspend: it stands "
-            "still for a moment; stop: it is shut down. The first that its storage can if left out."
+            help="snapshot: no downtime; suspend: a short pause; stop: shut down. Default: the first that the storage "
+            "supports."
         ),
     ] = None,
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Back up whole containers to a storage of Proxmox's, with vzdump.
+    """Back up whole containers to a Proxmox storage with vzdump.
 
     Example:  homelab backup --keep 7
     """
-    from homelab.cli.output import show_outcome, show_rows
+    from homelab.cli.output import show_rows
     from homelab.commands.backup import backup as run
-    from homelab.commands.backup import listed as look
+    from homelab.commands.backup import list_backups
 
-    inventory = settings.load()
+    session = settings.session()
     if list_them:
-        found = look(inventory, names=names or (), storage=storage)
-        emit(
-            found,
-            as_json,
-            lambda: show_rows([_backup(each) for each in found]) if found else typer.echo("There are no backups."),
-        )
+        found = list_backups(session, names=names or (), storage=storage)
+        rows = [_backup_row(each) for each in found]
+        print_result(found, as_json, lambda: show_rows(rows) if rows else typer.echo("There are no backups."))
         return
-    made = run(
-        inventory,
-        names=names or (),
-        storage=storage,
-        mode=mode.value if mode else None,
-        keep=keep,
-        known_hosts=open_state(inventory)[1],
-        progress=settings.progress(),
-        confirm=confirm_lines("backup … --mode stop", "They will be down meanwhile. Go on?", yes),
-    )
-    emit(made, as_json, lambda: show_outcome(made))
+    ask = confirm_lines("The containers are down during the backup. Continue?", yes)
+    made = run(session, names=names or (), storage=storage, mode=mode.value if mode else None, keep=keep, confirm=ask)
+    print_result(made, as_json, lambda: typer.echo(str(made)))
 
 
-def _backup(each: Backup) -> dict[str, str]:
+def _backup_row(each: Backup) -> dict[str, str]:
     from homelab.runtime.owned_containers import local_time, time_since
 
     return {
@@ -184,29 +168,18 @@ def _backup(each: Backup) -> dict[str, str]:
 
 
 def restore(
-    name: Annotated[str, typer.Argument(help="The container; it must not be there any more.")],
+    name: Container,
     volume: Annotated[
-        str | None, typer.Argument(help="The backup, as `backup --list` shows it; the newest if left out.")
+        str | None, typer.Argument(help="The backup, as in `homelab backup --list`; default: the newest.")
     ] = None,
-    storage: Storage = None,
+    storage: _Storage = None,
     as_json: Json = False,
 ) -> None:
-    """Make a container anew from a backup, and start it. Never over one that is there.
+    """Create a missing container from its backup, and start it. Never replaces an existing container.
 
     Example:  homelab restore postgres-data
     """
-    from homelab.cli.output import show_outcome
     from homelab.commands.restore import restore as run
 
-    inventory = settings.load()
-    secret_store, known_hosts = open_state(inventory)
-    outcome = run(
-        inventory,
-        name,
-        volume,
-        secret_store=secret_store,
-        known_hosts=known_hosts,
-        progress=settings.progress(),
-        storage=storage,
-    )
-    emit(outcome, as_json, lambda: show_outcome(outcome))
+    outcome = run(settings.session(), name, volume, storage=storage)
+    print_result(outcome, as_json, lambda: typer.echo(str(outcome)))

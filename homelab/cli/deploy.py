@@ -1,4 +1,4 @@
-"""Verbs about what runs in the containers."""
+"""Verbs for the inside of the containers."""
 
 from __future__ import annotations
 
@@ -6,149 +6,113 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from homelab.cli.common import Json, Limit, emit, open_state, print_error, settings
-from homelab.errors import InputError
+from homelab.cli import completion
+from homelab.cli.options import Container, DetailedExitcode, Json, Limit, add_verb, settings
+from homelab.cli.results import print_error, print_result
+from homelab.errors import INTERRUPTED, InputError
 
 if TYPE_CHECKING:
-    from homelab.model import Inventory
-
-_REFUSED = 255  # ssh's own exit status for "no connection"
+    from homelab.runtime.session import Session
 
 
 def register(app: typer.Typer) -> None:
     """Add these verbs."""
-    for verb in (deploy, status, ssh, logs, secret):
-        app.command()(verb)
+    add_verb(app, deploy)
+    add_verb(app, status)
+    # As with OpenSSH, everything after the container's name belongs to the command.
+    add_verb(app, ssh, allow_interspersed_args=False)
+    add_verb(app, logs)
 
 
 def deploy(
     limit: Limit = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change, with diffs.")] = False,
-    check_only: Annotated[
-        bool, typer.Option("--check-only", help="The same, and exit code 2 if there is anything.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the changes with diffs; change nothing.")] = False,
     rollback: Annotated[
         bool,
         typer.Option(
             "--rollback-on-failure",
-            help="Take a snapshot of each container before it "
-            "is changed, and go back to it if its deploy fails. What came in meanwhile is lost then, such "
-            "as rows in PostgreSQL.",
+            help="Take a snapshot of each container before it is changed, and go back to it if its deploy fails. "
+            "Data written meanwhile, such as rows in PostgreSQL, is then lost.",
         ),
     ] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show every command and what it printed.")] = False,
+    detailed_exitcode: DetailedExitcode = False,
     as_json: Annotated[
-        bool,
-        typer.Option(
-            "--json",
-            help="The result as JSON on standard output, and what happens as "
-            "it happens on standard error, an event a line.",
-        ),
+        bool, typer.Option("--json", help="Print the result as JSON, and events as JSON lines on standard error.")
     ] = False,
 ) -> None:
-    """Bring what is inside the containers to the desired state. A second run changes nothing.
+    """Bring the inside of the containers to the desired state. A second run changes nothing.
 
     Example:  homelab deploy --dry-run
     """
-    from homelab.cli.output import show_deploy
+    from homelab.cli.report_output import show_deploy
     from homelab.commands.deploy import deploy as run
 
-    if rollback and (dry_run or check_only):
-        raise InputError(
-            "--rollback-on-failure is for a deploy that changes something",
-            f"`{'--dry-run' if dry_run else '--check-only'}` changes nothing.",
-            "Leave one of them out.",
-        )
-    settings.verbose |= verbose
-    inventory = settings.load()
-    secret_store, known_hosts = open_state(inventory)
-    reports = run(
-        inventory,
-        secret_store=secret_store,
-        known_hosts=known_hosts,
-        progress=settings.progress(events=as_json),
-        limit=limit or (),
-        dry_run=dry_run or check_only,
-        rollback=rollback,
-    )
-    emit(reports, as_json, lambda: show_deploy(reports, dry_run or check_only))
+    if rollback and dry_run:
+        raise InputError("Cannot combine --rollback-on-failure and --dry-run", "", "Omit one of them.")
+    session = settings.session(events=as_json or settings.json)
+    reports = run(session, limit=limit or (), dry_run=dry_run, rollback=rollback)
+    print_result(reports, as_json, lambda: show_deploy(reports, dry_run))
     failures = [report.failure for report in reports if report.failure]
     for failure in () if as_json else failures:
         print_error(failure)
     if failures:
         raise typer.Exit(1)
-    if check_only and any(report.changes for report in reports):
+    if detailed_exitcode and any(report.changes for report in reports):
+        settings.changes_found = True
         raise typer.Exit(2)
 
 
 def status(as_json: Json = False) -> None:
-    """Show what runs: containers, services, data, the last runs. Exit code 0 only if all is healthy."""
-    from homelab.cli.output import show_status
+    """Show the state of containers, services, data and the last runs. The exit code is 0 only if all are healthy.
+
+    Example:  homelab status
+    """
+    from homelab.cli.report_output import show_status
     from homelab.commands.status import status as run
 
-    inventory = settings.load()
-    secret_store, known_hosts = open_state(inventory)
-    report = run(inventory, secret_store=secret_store, known_hosts=known_hosts)
-    emit(report, as_json, lambda: show_status(report))
+    report = run(settings.session())
+    print_result(report, as_json, lambda: show_status(report))
     if not report.healthy:
         raise typer.Exit(1)
 
 
 def ssh(
-    name: Annotated[str, typer.Argument(help="The container.")],
-    command: Annotated[list[str] | None, typer.Argument(help="What to run there; a shell if left out.")] = None,
+    name: Container, command: Annotated[list[str] | None, typer.Argument(help="The command; default: a shell.")] = None
 ) -> None:
     """Open a shell in a container, or run a command there.
 
-    Example:  homelab ssh postgres-data -- systemctl --failed
+    Example:  homelab ssh postgres-data systemctl --failed
     """
     from homelab.runtime.ssh_client import ssh_argv
 
-    inventory = settings.load()
-    _hand_over(ssh_argv(inventory, name, command or (), *open_state(inventory)), inventory, name)
+    session = settings.session()
+    _run_ssh(session, name, ssh_argv(session, name, command or ()))
 
 
 def logs(
-    name: Annotated[str, typer.Argument(help="The container.")],
-    unit: Annotated[str | None, typer.Argument(help="A unit; all of the container's services if left out.")] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines come in.")] = False,
-    lines: Annotated[int, typer.Option("--lines", "-n", help="How many lines to begin with.")] = 100,
+    name: Container,
+    unit: Annotated[
+        str | None, typer.Argument(help="A unit; default: all units of its services.", autocompletion=completion.units)
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Show new lines as they arrive.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", help="The number of lines to start with.")] = 100,
 ) -> None:
     """Show the journal of a container's services.
 
     Example:  homelab logs airflow-orchestration airflow-scheduler -f
     """
-    from homelab.runtime.ssh_client import logs_argv
+    from homelab.commands.logs import logs_argv
 
-    inventory = settings.load()
-    _hand_over(logs_argv(inventory, name, unit, follow, lines, *open_state(inventory)), inventory, name)
+    session = settings.session()
+    _run_ssh(session, name, logs_argv(session, name, unit, follow, lines))
 
 
-def _hand_over(argv: list[str], inventory: Inventory, name: str) -> None:
-    """Give the terminal to ssh, and end as it ends. Raises HomelabError when it is not installed.
-
-    Where it would not connect because of another host key, the way out is said after its own words.
-    """
+def _run_ssh(session: Session, name: str, argv: list[str]) -> None:
+    """Give the terminal to ssh and exit with its status; explain a changed host key after ssh's own message."""
     from homelab.runtime.interactive import run_interactive
-    from homelab.runtime.ssh_client import host_key_change
+    from homelab.runtime.ssh_client import CONNECTION_FAILED, host_key_change
 
     status, interrupted = run_interactive(argv)
-    if status == _REFUSED and (reason := host_key_change(inventory, name, open_state(inventory)[1])):
-        print_error(reason)
-    raise typer.Exit(130 if interrupted else status)
-
-
-def secret(name: Annotated[str, typer.Argument(help="Its name, as `airflow-admin`.")] = "airflow-admin") -> None:
-    """Print one secret: the password of Airflow's user `admin`, if no other is named.
-
-    Example:  homelab secret | wl-copy
-    """
-    inventory = settings.load()
-    secret_store, _ = open_state(inventory)
-    if name not in secret_store.names():
-        raise InputError(
-            f"There is no secret {name}",
-            f"There are: {', '.join(secret_store.names()) or 'none yet'}.",
-            "They are made by the first `homelab deploy`.",
-        )
-    typer.echo(secret_store.secret(name).reveal())
+    if status == CONNECTION_FAILED and (error := host_key_change(session, name)):
+        print_error(error)
+    raise typer.Exit(INTERRUPTED if interrupted else status)

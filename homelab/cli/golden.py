@@ -1,4 +1,4 @@
-"""The verb that makes golden containers."""
+"""Verbs for golden containers."""
 
 from __future__ import annotations
 
@@ -6,52 +6,73 @@ from typing import Annotated
 
 import typer
 
-from homelab.cli.common import Json, Yes, confirm_lines, emit, open_state, settings
+from homelab.cli.confirmation import confirm_lines
+from homelab.cli.options import Container, Json, Yes, add_verb, settings
+from homelab.cli.results import print_result
 
 
 def register(app: typer.Typer) -> None:
-    """Add this verb."""
-    app.command()(bake)
+    """Add these verbs."""
+    golden = typer.Typer(no_args_is_help=True, help="Golden containers: templates of deployed ones, which `up` clones.")
+    add_verb(golden, create)
+    add_verb(golden, list_, "list")
+    add_verb(golden, delete)
+    app.add_typer(golden, name="golden")
 
 
-def bake(
-    name: Annotated[str, typer.Argument(help="The container.")],
+def create(
+    name: Container,
     vmid: Annotated[
-        int | None, typer.Option(min=100, help="The golden container's vmid; the next free one if left out.")
+        int | None, typer.Option(min=100, help="The golden container's vmid; default: the next free one.")
     ] = None,
     storage: Annotated[
-        str | None, typer.Option(help="Where its disks go; the container's own storage if left out.")
+        str | None, typer.Option(help="The storage for its disks; default: the container's own.")
     ] = None,
-    delete: Annotated[bool, typer.Option("--delete", help="Remove the golden container instead.")] = False,
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Make a golden container of a deployed one: a template that `up` clones for whoever says `clone_from: NAME`.
+    """Make a golden container of a deployed one: `up` clones it for containers with `clone_from: NAME`.
 
-    The container is shut down, copied and started again. All that is in it is in the copy: passwords, keys and data.
+    The container is shut down, copied and started again. The copy contains everything: passwords, keys and data.
 
-    Example:  homelab bake analytics-platform
+    Example:  homelab golden create analytics-platform
     """
-    from homelab.cli.output import show_outcome
-    from homelab.commands import golden as command
+    from homelab.commands.golden import create as run
 
-    inventory = settings.load()
-    _, known_hosts = open_state(inventory)
-    if delete:
-        outcome = command.remove(
-            inventory,
-            name,
-            progress=settings.progress(),
-            confirm=confirm_lines(f"bake {name} --delete", "It will be gone. Go on?", yes),
-        )
-    else:
-        outcome = command.bake(
-            inventory,
-            name,
-            known_hosts=known_hosts,
-            progress=settings.progress(),
-            vmid=vmid,
-            storage=storage,
-            confirm=confirm_lines(f"bake {name}", f"{name} is down meanwhile. Go on?", yes),
-        )
-    emit(outcome, as_json, lambda: show_outcome(outcome))
+    ask = confirm_lines(f"{name} is down during the copy. Continue?", yes)
+    outcome = run(settings.session(), name, vmid=vmid, storage=storage, confirm=ask)
+    print_result(outcome, as_json, lambda: typer.echo(str(outcome)))
+
+
+def list_(as_json: Json = False) -> None:
+    """List the golden containers.
+
+    Example:  homelab golden list
+    """
+    from homelab.cli.output import show_rows
+    from homelab.commands.golden import list_golden
+
+    found = list_golden(settings.session())
+    rows = [
+        {
+            "container": g.of,
+            "vmid": g.vmid,
+            "node": g.node,
+            "made": g.made,
+            "disk": f"{g.disk} GiB",
+            "complete": "yes" if g.whole else "no",
+        }
+        for g in found
+    ]
+    print_result(found, as_json, lambda: show_rows(rows) if rows else typer.echo("There are no golden containers."))
+
+
+def delete(name: Container, yes: Yes = False, as_json: Json = False) -> None:
+    """Remove the golden containers of a container, which stays as it is.
+
+    Example:  homelab golden delete analytics-platform
+    """
+    from homelab.commands.golden import delete as run
+
+    outcome = run(settings.session(), name, confirm=confirm_lines("They cannot be restored. Continue?", yes))
+    print_result(outcome, as_json, lambda: typer.echo(str(outcome)))

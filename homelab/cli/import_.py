@@ -1,50 +1,35 @@
-"""The verb that makes containers ours which were there before."""
+"""The verb that adopts existing containers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from homelab.cli.common import Yes, confirm, open_state, settings
-
-if TYPE_CHECKING:
-    from homelab.commands.import_ import Proposal
+from homelab.cli.confirmation import confirm
+from homelab.cli.options import Yes, add_verb, settings
 
 
 def register(app: typer.Typer) -> None:
     """Add this verb."""
-    app.command("import")(import_)
+    add_verb(app, import_, "import")
 
 
 def import_(
-    vmids: Annotated[list[int], typer.Argument(metavar="VMID", help="The containers, by their vmids.")],
-    yes: Yes = False,
+    vmids: Annotated[list[int], typer.Argument(metavar="VMID", help="The containers' vmids.")], yes: Yes = False
 ) -> None:
-    """Write containers that exist into the inventory, and make them ours by tagging them.
+    """Adopt existing containers: write them into the inventory and tag them on Proxmox.
 
-    It shows what it would write, and what `homelab up` would then change, and asks. Nothing in them is touched.
+    Shows the new entries and the changes that `homelab up` would make after it, and asks. Changes nothing inside.
 
     Example:  homelab import 105 106
     """
-    from homelab.cli.output import show_imported
-    from homelab.commands.import_ import import_containers
-
-    inventory = settings.load()
-    secret_store, _ = open_state(inventory)
-    imported = import_containers(
-        [settings.inventory, *settings.overlays], vmids, secret_store=secret_store, confirm=_confirm(yes)
-    )
-    show_imported(imported)
-
-
-def _confirm(yes: bool) -> Callable[[Proposal], bool]:
-    """Shows what would be done, and asks. Raises InputError when nobody is there to answer."""
-    from homelab.cli.output import show_proposal
+    from homelab.cli.plan_output import show_imported, show_proposal
+    from homelab.commands.import_ import Proposal, import_containers
 
     def ask(proposal: Proposal) -> bool:
         show_proposal(proposal)
-        return confirm("import …", "Go on?", yes)
+        return confirm("Continue?", yes)
 
-    return ask
+    _, public_key = settings.session().secrets.key_pair("operator")
+    show_imported(import_containers(settings.paths, vmids, public_key=public_key, confirm=ask))

@@ -1,67 +1,83 @@
-"""Verbs about the weather pipeline and what it publishes."""
+"""Verbs for the weather pipeline and its published marts."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from datetime import datetime
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from homelab.cli.common import Json, emit, open_state, settings
+from homelab.cli.options import Json, add_verb, settings
+from homelab.cli.results import print_json, print_result
 from homelab.errors import InputError
+
+if TYPE_CHECKING:
+    from homelab.runtime.marts import Rows
 
 
 def register(app: typer.Typer) -> None:
     """Add these verbs."""
-    app.command()(query)
-    app.command()(docs)
-    pipeline = typer.Typer(no_args_is_help=True, help="The weather pipeline.")
-    for name, verb in (("run", run), ("status", status), ("backfill", backfill), ("rebuild", rebuild)):
-        pipeline.command(name)(verb)
+    add_verb(app, query)
+    add_verb(app, docs)
+    pipeline = typer.Typer(no_args_is_help=True, help="Run, inspect, backfill and rebuild the weather pipeline.")
+    for verb in (run, status, backfill, rebuild):
+        add_verb(pipeline, verb)
     app.add_typer(pipeline, name="pipeline")
 
 
 def query(
-    sql: Annotated[str | None, typer.Argument(help="One SQL statement for DuckDB; a shell if left out.")] = None,
-    as_json: Json = False,
+    sql: Annotated[str | None, typer.Argument(help="One SQL statement for DuckDB; default: a shell.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON; binary values as base64.")] = False,
 ) -> None:
-    """Ask the published marts. Readers never wait for a build, and never see half of one.
+    """Query the published marts. A query never waits for a build and never sees half of one.
 
-    Without SQL this is a shell: statements end with a semicolon, `.tables` lists what there is. What is piped into it
-    is run statement by statement.
+    Without SQL, opens a shell: statements end with a semicolon, .help lists its commands. Piped statements run one by
+    one.
 
     Example:  homelab query "select * from weather_daily order by observation_date desc limit 10"
     """
-    from homelab.cli.output import show_rows
     from homelab.commands.query import query as run_query
-    from homelab.commands.query import shell_argv
-    from homelab.runtime.interactive import run_interactive
 
-    inventory = settings.load()
-    secret_store, known_hosts = open_state(inventory)
+    session = settings.session()
     if sql is None:
-        words = shell_argv(inventory, secret_store, known_hosts, "json" if as_json else "table", sys.stdin.isatty())
-        raise typer.Exit(run_interactive(words)[0])
-    rows = run_query(inventory, sql, secret_store=secret_store, known_hosts=known_hosts)
-    emit(rows, as_json, lambda: show_rows(rows))
+        run_shell(lambda statement: run_query(session, statement), as_json)
+        return
+    show_result(run_query(session, sql), as_json)
+
+
+def show_result(rows: Rows, as_json: bool) -> None:
+    """Print a statement's rows."""
+    from homelab.cli.output import show_rows
+
+    print_result(rows, as_json, lambda: show_rows(rows))
+
+
+def run_shell(run: Callable[[str], Rows], as_json: bool) -> None:
+    """Run statements from the terminal or from standard input. Raises HomelabError at an error in piped ones."""
+    from homelab.cli.output import show_rows
+    from homelab.runtime.sql_shell import SqlShell, history_file
+
+    shell = SqlShell(run, print_json if as_json else show_rows, typer.echo)
+    if sys.stdin.isatty():
+        shell.interact(history_file())
+    else:
+        shell.run_all(sys.stdin)
 
 
 def docs(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where to put the page.")] = Path("warehouse.html"),
-    show: Annotated[bool, typer.Option("--open/--no-open", help="Show it in a browser.")] = True,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("warehouse.html"),
+    show: Annotated[bool, typer.Option("--open/--no-open", help="Open it in a browser.")] = True,
 ) -> None:
-    """Fetch the warehouse's documentation: every table, column, test, and where it comes from, as one page.
+    """Fetch the warehouse's documentation as one HTML page: tables, columns, tests, lineage.
 
     Example:  homelab docs --output /tmp/warehouse.html --no-open
     """
     from homelab.commands.docs import fetch
 
-    inventory = settings.load()
-    secret_store, known_hosts = open_state(inventory)
-    page = fetch(inventory, secret_store=secret_store, known_hosts=known_hosts, progress=settings.progress())
+    page = fetch(settings.session())
     output.write_bytes(page)
     typer.echo(f"{output}: {len(page) // 1024} KiB")
     if show and sys.stdout.isatty():
@@ -69,29 +85,25 @@ def docs(
 
 
 def run(as_json: Json = False) -> None:
-    """Run the pipeline now, and wait for its end.
+    """Run the pipeline now and wait for its end.
 
     Example:  homelab pipeline run
     """
-    from homelab.commands.pipeline import run as run_now
+    from homelab.commands.pipeline_run import run as run_now
 
-    inventory = settings.load()
-    secret_store, known_hosts = open_state(inventory)
-    outcome = run_now(inventory, secret_store=secret_store, known_hosts=known_hosts, progress=settings.progress())
-    emit(outcome, as_json, lambda: typer.echo(str(outcome)))
+    outcome = run_now(settings.session())
+    print_result(outcome, as_json, lambda: typer.echo(str(outcome)))
 
 
 def status(as_json: Json = False) -> None:
-    """Show the last fetches and the last build, and what is missing of the last days.
+    """Show the last fetches, the last build, and missing hours of the last days.
 
     Example:  homelab pipeline status
     """
     from homelab.cli.output import show_rows
-    from homelab.commands.backfill import status as read
+    from homelab.commands.pipeline_status import status as read
 
-    inventory = settings.load()
-    secret_store, known_hosts = open_state(inventory)
-    report = read(inventory, secret_store=secret_store, known_hosts=known_hosts)
+    report = read(settings.session())
 
     def text() -> None:
         for line in report.lines():
@@ -100,82 +112,67 @@ def status(as_json: Json = False) -> None:
             typer.echo("\nThe last fetches:")
             show_rows(report.runs)
         if report.missing:
-            typer.echo("\nMissing of the last days:")
+            typer.echo("\nMissing in the last days:")
             show_rows(report.missing)
 
-    emit(report, as_json, text)
+    print_result(report, as_json, text)
 
 
 def backfill(
     file: Annotated[
-        Path | None, typer.Argument(help="JSON or JSON lines: answers of OpenWeather, or of its history API.")
+        Path | None, typer.Argument(help="JSON or JSON lines: answers of OpenWeather or of its history API.")
     ] = None,
     first: Annotated[
         datetime | None,
         typer.Option(
-            "--from",
-            formats=["%Y-%m-%d"],
-            help="Instead of a file: ask OpenWeather's history API, from this day (UTC) on.",
+            "--from", formats=["%Y-%m-%d"], help="Instead of FILE: request OpenWeather's history from this day (UTC)."
         ),
     ] = None,
     until: Annotated[
-        datetime | None,
-        typer.Option(
-            "--to", formats=["%Y-%m-%d"], help="… up to this day, which is no part of it; today, if left out."
-        ),
+        datetime | None, typer.Option("--to", formats=["%Y-%m-%d"], help="… up to this day, exclusive; default: today.")
     ] = None,
     city: Annotated[
         list[str] | None,
         typer.Option(
-            help="Whose observations these are, where the file does not say; "
-            "with --from, only this one, and may be repeated."
+            help="The city of the observations, if FILE does not name it; with --from, only this city; repeatable."
         ),
     ] = None,
     units: Annotated[
-        Literal["standard", "metric", "imperial"] | None,
-        typer.Option(help="Their units; those of the inventory, if left out."),
+        Literal["standard", "metric", "imperial"] | None, typer.Option(help="Their units; default: the inventory's.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Bring history into the raw observations, from a file or from OpenWeather. What is there already stays as it is.
+    """Store history in the raw observations, from a file or from OpenWeather. Existing observations stay.
 
-    OpenWeather's history API is not part of its free plan. It is asked for a week of a city at a time, within the
-    inventory's rate limit; a run that was cut off goes on where it stopped. The marts take all of it in with the next
-    run of the pipeline.
+    OpenWeather's history API is not part of its free plan. It is requested for one week of a city at a time, within
+    the inventory's rate limit; an interrupted backfill continues. The next run of the pipeline updates the marts.
 
     Example:  homelab pipeline backfill --from 2019-01-01 --to 2019-02-01
 
     Example:  homelab pipeline backfill 2019.jsonl --city Newark,US --units metric
     """
-    from homelab.commands import backfill as commands
+    from homelab.commands.pipeline_backfill import backfill_api, backfill_file
 
     cities = city or []
     if file and not first and not until and len(cities) <= 1:
-        bring_in = partial(commands.backfill, file=file, city=cities[0] if cities else None)
+        outcome = backfill_file(settings.session(), file, cities[0] if cities else None, units)
     elif first and not file:
-        bring_in = partial(commands.history, first=first.date(), until=until and until.date(), cities=cities)
+        outcome = backfill_api(settings.session(), first.date(), until.date() if until else None, cities, units)
     else:
         raise InputError(
-            "It is either a file or days",
-            "A file comes with one --city at most, --to with --from.",
-            "Say `homelab pipeline backfill FILE`, or `homelab pipeline backfill --from DAY`.",
+            "Cannot combine these options: FILE and --from exclude each other",
+            "FILE takes at most one --city; --to needs --from.",
+            "homelab pipeline backfill FILE, or homelab pipeline backfill --from DAY",
         )
-    inventory = settings.load()
-    secret_store, known_hosts = open_state(inventory)
-    outcome = bring_in(
-        inventory, units=units, secret_store=secret_store, known_hosts=known_hosts, progress=settings.progress()
-    )
-    emit(outcome, as_json, lambda: typer.echo(str(outcome)))
+    print_result(outcome, as_json, lambda: typer.echo(str(outcome)))
 
 
 def rebuild(as_json: Json = False) -> None:
-    """Build the marts anew from all raw observations: after a restore, or when their meaning has changed.
+    """Rebuild the marts from all raw observations: after a restore, or after a change of their definitions.
 
     Example:  homelab pipeline rebuild
     """
-    from homelab.commands.pipeline import rebuild as build
+    from homelab.commands.pipeline_rebuild import rebuild as build
 
-    inventory = settings.load()
-    secret_store, known_hosts = open_state(inventory)
-    outcome = build(inventory, secret_store=secret_store, known_hosts=known_hosts, progress=settings.progress())
-    emit(outcome, as_json, lambda: typer.echo(str(outcome)))
+    outcome = build(settings.session())
+    print_result(outcome, as_json, lambda: typer.echo(str(outcome)))

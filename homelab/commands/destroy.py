@@ -1,4 +1,4 @@
-"""`homelab destroy`: the containers that are ours are gone, and nothing else is."""
+"""`homelab destroy`: remove the lab's own containers."""
 
 from __future__ import annotations
 
@@ -6,79 +6,53 @@ import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from homelab.known_hosts import KnownHosts
-from homelab.model import Inventory
 from homelab.plan import Action, Plan, plan_destroy, select_containers
-from homelab.progress import Progress
 from homelab.proxmox import PlanExecutor, vmids
 from homelab.runtime.container_changes import Outcome, audited_client, plan_when_idle, run_on_containers
 from homelab.runtime.lab_lock import lab_lock
+from homelab.runtime.session import Session
 
 
-def destroy(
-    inventory: Inventory,
-    *,
-    known_hosts: KnownHosts,
-    progress: Progress,
-    confirm: Callable[[Plan], bool],
-    limit: Sequence[str] = (),
-) -> Outcome:
-    """Remove what carries this lab's tags on the inventory's vmids, running or not, with its disk and its pin.
+def destroy(session: Session, *, confirm: Callable[[Plan], bool], limit: Sequence[str] = ()) -> Outcome:
+    """Remove the containers on the inventory's vmids that carry this lab's tags, with disk and host key pin.
 
-    `confirm` is given the plan and says whether to go on; it is not asked when there is nothing to do. A guest on
-    one of the vmids that is not ours is left alone. Raises HomelabError.
+    `confirm` decides on a plan that is not empty. A guest on one of the vmids without the tags is left alone.
+    Raises HomelabError.
     """
-    with lab_lock(inventory.state_dir, "destroy"):
-        return _destroy(inventory, known_hosts, progress, confirm, limit)
+    with lab_lock(session.inventory.state_dir, "destroy"):
+        return _destroy(session, confirm, limit)
 
 
-def _destroy(
-    inventory: Inventory,
-    known_hosts: KnownHosts,
-    progress: Progress,
-    confirm: Callable[[Plan], bool],
-    limit: Sequence[str],
-) -> Outcome:
-    client = audited_client(inventory)
-    inventory = vmids.resolve_vmids(client, inventory)
-    found, plan, _ = plan_when_idle(client, inventory, progress, lambda there: plan_destroy(inventory, there, limit))
+def _destroy(session: Session, confirm: Callable[[Plan], bool], limit: Sequence[str]) -> Outcome:
+    client = audited_client(session.inventory)
+    session = session.on(vmids.resolve_vmids(client, session.inventory))
+    inventory, progress = session.inventory, session.progress
+    found, plan, _ = plan_when_idle(session, client, lambda there: plan_destroy(inventory, there, limit))
     plan.refuse_unsafe()
     if plan and not confirm(plan):
         return Outcome(confirmed=False)
-    builder = PlanExecutor(client, "", known_hosts, progress)
-    turns = threading.Semaphore(inventory.endpoint.max_parallel)
-    run_on_containers(
-        client,
-        {
-            name: partial(_work, inventory, builder, turns, known_hosts, actions)
-            for name, actions in plan.by_container().items()
-        },
-    )
+    executor = PlanExecutor(client, "", session.known_hosts, progress)
+    slots = threading.Semaphore(inventory.endpoint.max_parallel)
+
+    def remove(name: str, actions: Sequence[Action]) -> None:
+        with slots:
+            executor.execute(actions)
+        _forget(session, name)
+
+    run_on_containers(client, {name: partial(remove, name, actions) for name, actions in plan.by_container().items()})
     for container in select_containers(inventory, limit):
         there = found.get(container.vmid)
         if there is None:
-            _forget(inventory, known_hosts, container.name)
+            _forget(session, container.name)
         elif not there.belongs_to(container):
-            progress.note(container.name, f"{there.vmid} is `{there.name}`, which is not ours: left alone")
+            progress.note(container.name, f"left alone: {there.vmid} is `{there.name}`, without this lab's tags")
     for there in found.values():
         if there.sealed and not limit:
-            progress.note(there.name, f"golden container {there.vmid} stays: `homelab bake --delete` removes it")
-    return Outcome.of(plan) if plan else Outcome(nothing="Nothing to do: none of our containers is there.")
+            progress.note(there.name, f"golden container {there.vmid} stays; `homelab golden delete` removes it")
+    return Outcome.of(plan) if plan else Outcome(nothing="Nothing to do: none of the lab's containers exists.")
 
 
-def _work(
-    inventory: Inventory,
-    builder: PlanExecutor,
-    turns: threading.Semaphore,
-    known_hosts: KnownHosts,
-    actions: Sequence[Action],
-) -> None:
-    with turns:
-        builder.execute(actions)
-    _forget(inventory, known_hosts, actions[0].container.name)
-
-
-def _forget(inventory: Inventory, known_hosts: KnownHosts, name: str) -> None:
-    vmids.forget(inventory, name)
-    if name in known_hosts.pins():
-        known_hosts.forget(name)
+def _forget(session: Session, name: str) -> None:
+    vmids.forget(session.inventory, name)
+    if name in session.known_hosts.pins():
+        session.known_hosts.forget(name)

@@ -11,7 +11,7 @@ from typing import Any
 from homelab.errors import HomelabError
 from homelab.inventory import load
 from homelab.inventory.yaml_edit import entry, insert_containers, read_text, replace_text
-from homelab.model import Inventory, SecretStore, lab_tags
+from homelab.model import Inventory, lab_tags
 from homelab.plan import ObservedGuest, Plan, plan_up
 from homelab.proxmox import Client, find_guests, vmids
 from homelab.proxmox.adoption import guests, tag
@@ -49,7 +49,7 @@ class Imported:
 
 
 def import_containers(
-    paths: Sequence[Path], wanted: Sequence[int], *, secret_store: SecretStore, confirm: Callable[[Proposal], bool]
+    paths: Sequence[Path], wanted: Sequence[int], *, public_key: str, confirm: Callable[[Proposal], bool]
 ) -> Imported | None:
     """Look, ask, write the entries, then set the tags; None if the answer is no, and then nothing is written.
 
@@ -73,7 +73,7 @@ def import_containers(
         for candidate in candidates:
             if candidate.name in proposal.tagged:
                 tag(client, candidate.there, _ours(candidate, inventory))
-        return _imported(client, load(paths), candidates, secret_store.key_pair("operator")[1], not proposal)
+        return _imported(client, load(paths), candidates, public_key, not proposal)
 
 
 def _candidates(client: Client, inventory: Inventory, wanted: Sequence[int]) -> Sequence[Candidate]:

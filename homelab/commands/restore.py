@@ -1,15 +1,13 @@
-"""`homelab restore`: a container that is not there any more is made anew from its backup."""
+"""`homelab restore`: create a missing container from its backup."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from homelab.commands.up import SSH_DEADLINE
 from homelab.errors import HomelabError, InputError
-from homelab.known_hosts import KnownHosts, Pin
-from homelab.model import Container, Inventory, SecretStore
+from homelab.known_hosts import Pin
+from homelab.model import Container
 from homelab.plan import ObservedGuest, Start, select_containers
-from homelab.progress import Progress
 from homelab.proxmox import Client, PlanExecutor, backups, find_guests, hostkeys, restores, tasks, vmids
 from homelab.proxmox.backups import Backup
 from homelab.proxmox.plan_executor import only_node
@@ -17,169 +15,148 @@ from homelab.proxmox.tasks import Task
 from homelab.runtime.container_changes import Outcome, audited_client
 from homelab.runtime.lab_lock import lab_lock
 from homelab.runtime.owned_containers import time_since
+from homelab.runtime.provisioning import await_ssh
+from homelab.runtime.session import Session
 
-_EARLIER = 6 * 3600.0  # seconds to wait for a restore that an earlier run has begun
+_EARLIER = 6 * 3600.0  # seconds to wait for the restore of an earlier run
 
 
-def restore(
-    inventory: Inventory,
-    name: str,
-    volid: str | None = None,
-    *,
-    secret_store: SecretStore,
-    known_hosts: KnownHosts,
-    progress: Progress,
-    storage: str | None = None,
-    wait_for_ssh: Callable[[Container], None] | None = None,
-) -> Outcome:
-    """Make a container anew from a backup, the newest unless one is named, and start it. Raises HomelabError.
+def restore(session: Session, name: str, volid: str | None = None, *, storage: str | None = None) -> Outcome:
+    """Create a container from a backup, the newest unless `volid` names one, and start it. Raises HomelabError.
 
-    Never over one that is there. It comes back with its SSH host keys, so its pin is what it was.
+    Refuses to replace an existing container. The SSH host keys, and so the pin, are those of the backup.
     """
-    select_containers(inventory, [name])
-    with lab_lock(inventory.state_dir, "restore"):
-        client = audited_client(inventory)
-        inventory = vmids.resolve_vmids(client, inventory, take=True)
-        container = select_containers(inventory, [name])[0]
-        there, maker = _look(client, inventory, container)
-        task = _earlier(client, container, there, maker, progress) if there else None
-        node = there.node if there else container.node or only_node(client)
-        backup = _backup(client, inventory, container, node, volid, storage)
-        if there and task and restores.source(client, task) != backup.volid:
-            raise _is_there(container, there)
+    select_containers(session.inventory, [name])
+    with lab_lock(session.inventory.state_dir, "restore"):
+        client = audited_client(session.inventory)
+        session = session.on(vmids.resolve_vmids(client, session.inventory, take=True))
+        return _Restore(session, client, select_containers(session.inventory, [name])[0]).run(volid, storage)
+
+
+class _Restore:
+    """The restore of one container; a repeated run continues an interrupted one."""
+
+    def __init__(self, session: Session, client: Client, container: Container) -> None:
+        self._session, self._client, self._container = session, client, container
+
+    def run(self, volid: str | None, storage: str | None) -> Outcome:
+        name, known_hosts = self._container.name, self._session.known_hosts
+        there, maker = self._find()
+        task = self._earlier(there, maker) if there else None
+        node = there.node if there else self._container.node or only_node(self._client)
+        backup = self._backup(node, volid, storage)
+        if there and task and restores.source(self._client, task) != backup.volid:
+            raise _exists(self._container, there)
         if there and task and there.running and name in known_hosts.pins():
             return Outcome(
                 nothing=f"Nothing to do: {name} was restored {time_since(task.started)} from {backup.volid}."
             )
         if task is None:
-            vmids.promise(inventory)
-            task = _restore(client, container, node, backup, progress)
-        _pin(
-            known_hosts,
-            name,
-            backup,
-            lambda: hostkeys.recover(client, ObservedGuest(vmid=container.vmid, name=name, node=node), name),
-        )
-        _start(PlanExecutor(client, "", known_hosts, progress), container, node, there, task, progress)
-        with progress.step(name, "wait for SSH, with the host key that it had"):
-            (wait_for_ssh or _ssh(secret_store, known_hosts))(container)
-    return Outcome(
-        {
-            name: [
-                f"{name}: it is as it was {time_since(backup.made)}, from {backup.volid}. "
-                "`homelab plan` shows what the inventory wants otherwise by now."
-            ]
-        }
-    )
+            vmids.promise(self._session.inventory)
+            task = self._begin(node, backup)
+        self._pin(node, backup)
+        self._start(node, there, task)
+        with self._session.progress.step(name, "wait for SSH with the host key of the backup"):
+            await_ssh(self._session, self._container)
+        done = f"{name}: restored to its state of {time_since(backup.made)}, from {backup.volid}. "
+        return Outcome({name: [f"{done}`homelab plan` shows its differences from the inventory."]})
+
+    def _find(self) -> tuple[ObservedGuest | None, Task | None]:
+        """Return the existing guest, and this lab's restore that has made it or is making it."""
+        vmid = self._container.vmid
+        there = find_guests(self._client, self._session.inventory).get(vmid)
+        task = restores.maker(self._client, there.node, there.vmid) if there else None
+        if there and there.lock == "create" and task and not task.running:
+            # The task may have ended between the two reads.
+            there = find_guests(self._client, self._session.inventory).get(vmid)
+        return there, task
+
+    def _earlier(self, there: ObservedGuest, task: Task | None) -> Task:
+        """Return the restore that made the existing guest, after its end. Raises HomelabError if there is none."""
+        if task is None or (there.lock == "create" and not task.running):
+            raise _exists(self._container, there)
+        if task.running:
+            name = self._container.name
+            with self._session.progress.step(name, "wait for its restore, which is still running") as update:
+                tasks.wait(self._client, task, f"{name}: restoring it", _EARLIER, update)
+        elif not there.belongs_to(self._container):
+            raise _exists(self._container, there)
+        return task
+
+    def _backup(self, node: str, volid: str | None, storage: str | None) -> Backup:
+        container = self._container
+        wanted = volid.partition(":")[0] if volid else storage or container.backup_storage
+        place = backups.storage_for(self._client, node, wanted)
+        lab = self._session.inventory.lab
+        found = backups.backups(self._client, node, place, {container.vmid: container.name}, lab)
+        return _choose(found, volid, container, place, node)
+
+    def _begin(self, node: str, backup: Backup) -> Task:
+        config = restores.config_of(self._client, node, backup.volid)
+        restores.require_its_own(self._container, backup.volid, config)
+        for line in restores.left_out(config):
+            self._session.progress.note(self._container.name, line)
+        return restores.restore(self._client, self._container, node, backup.volid, config, self._session.progress)
+
+    def _pin(self, node: str, backup: Backup) -> None:
+        """Pin the host key that the backup's notes name; without one, keep the pin or read Proxmox's log."""
+        container, known_hosts = self._container, self._session.known_hosts
+        pinned = known_hosts.pins().get(container.name)
+        key = backup.host_key or (pinned and pinned.fingerprint)
+        if not key:
+            guest = ObservedGuest(vmid=container.vmid, name=container.name, node=node)
+            key = hostkeys.recover(self._client, guest, container.name)
+        if pinned is None or pinned.fingerprint != key:
+            known_hosts.pin(container.name, Pin(key))
+
+    def _start(self, node: str, there: ObservedGuest | None, task: Task) -> None:
+        """Wait for the start that follows a restore; start the container if its restore ended in an earlier run."""
+        executor = PlanExecutor(self._client, "", self._session.known_hosts, self._session.progress)
+        if there and not task.running and not there.running:
+            executor.execute([Start(self._container, there)])
+            return
+        with self._session.progress.step(self._container.name, "start"):
+            executor.await_start(self._container, node, task.started)
 
 
-def _backup(
-    client: Client, inventory: Inventory, container: Container, node: str, volid: str | None, storage: str | None
-) -> Backup:
-    wanted = volid.partition(":")[0] if volid else storage or container.backup_storage
-    place = backups.storage_for(client, node, wanted)
-    theirs = backups.backups(client, node, place, {container.vmid: container.name}, inventory.lab)
-    return _choice(theirs, volid, container, place, node)
-
-
-def _start(
-    builder: PlanExecutor, container: Container, node: str, there: ObservedGuest | None, task: Task, progress: Progress
-) -> None:
-    """Judge the start that follows a restore; start it if that has ended long ago."""
-    if there and not task.running and not there.running:
-        builder.execute([Start(container, there)])
-        return
-    with progress.step(container.name, "start"):
-        builder.await_start(container, node, task.started)
-
-
-def _look(client: Client, inventory: Inventory, container: Container) -> tuple[ObservedGuest | None, Task | None]:
-    """What is there, and the restore of ours that has made it or is making it."""
-    there = find_guests(client, inventory).get(container.vmid)
-    task = restores.maker(client, there.node, there.vmid) if there else None
-    if there and there.lock == "create" and task and not task.running:
-        there = find_guests(client, inventory).get(container.vmid)  # its end may have come between the two looks
-    return there, task
-
-
-def _earlier(client: Client, container: Container, there: ObservedGuest, task: Task | None, progress: Progress) -> Task:
-    """The restore that has made the container that is there, when it has ended. Raises HomelabError if none has."""
-    if task is None or (there.lock == "create" and not task.running):
-        raise _is_there(container, there)
-    if task.running:
-        with progress.step(container.name, "wait for its restore, which still runs") as update:
-            tasks.wait(client, task, f"{container.name}: restoring it", _EARLIER, update)
-    elif not there.belongs_to(container):
-        raise _is_there(container, there)
-    return task
-
-
-def _restore(client: Client, container: Container, node: str, backup: Backup, progress: Progress) -> Task:
-    config = restores.config_of(client, node, backup.volid)
-    restores.require_its_own(container, backup.volid, config)
-    for line in restores.left_out(config):
-        progress.note(container.name, line)
-    return restores.restore(client, container, node, backup.volid, config, progress)
-
-
-def _is_there(container: Container, there: ObservedGuest) -> HomelabError:
+def _exists(container: Container, there: ObservedGuest) -> HomelabError:
     if there.lock != "create" and not there.belongs_to(container):
         return HomelabError(
-            f"{there.vmid} is not ours",
-            f"It is `{there.name}` on node {there.node}; it was not touched.",
+            f"Cannot restore {container.name}: guest {there.vmid} does not carry this lab's tags",
+            f"It is `{there.name}` on node {there.node}. It was not touched.",
             "Write another vmid in the inventory: the backup can be restored to that.",
         )
     if there.lock == "create":
         return HomelabError(
-            f"{container.name} is half made",
-            "It is being made, or a create or restore of it was cut off.",
-            f"See whether a task runs on it. If none does, on node {there.node}: `pct unlock {there.vmid}`, then "
+            f"Cannot restore {container.name}: {there.vmid} is incomplete",
+            "It is being created, or a create or restore of it was interrupted.",
+            f"Check for a task on it. If there is none, on node {there.node}: `pct unlock {there.vmid}`, then "
             f"`pct destroy {there.vmid}`; then run the same command again.",
         )
     return HomelabError(
-        f"{container.name} is there: a restore never goes over it",
-        f"It is {there.vmid} on node {there.node}, and {there.status}.",
-        f"If it may be lost: `homelab destroy --limit {container.name}`, then run the same command "
-        "again. `homelab snapshot rollback` goes back without that, where there is a snapshot.",
+        f"Cannot restore {container.name}: it exists",
+        f"It is {there.vmid} on node {there.node}, and {there.status}. A restore never replaces a container.",
+        f"If its data may be lost: `homelab destroy --limit {container.name}`, then run the same command again. "
+        "`homelab snapshot rollback` goes back without that, if there is a snapshot.",
     )
 
 
-def _choice(theirs: Sequence[Backup], volid: str | None, container: Container, storage: str, node: str) -> Backup:
-    """The backup that is named, or the newest. Raises HomelabError if there is none, InputError for an unknown one."""
-    if volid is None and theirs:
-        return theirs[-1]
-    for each in theirs:
+def _choose(found: Sequence[Backup], volid: str | None, container: Container, storage: str, node: str) -> Backup:
+    """Return the named backup, or the newest. Raises HomelabError if there is none, InputError for an unknown one."""
+    if volid is None and found:
+        return found[-1]
+    for each in found:
         if each.volid == volid:
             return each
-    names = ", ".join(each.volid for each in theirs)
-    if volid and theirs:
+    if volid and found:
         raise InputError(
-            f"{container.name} has no backup {volid}",
-            f"Storage {storage} has {names}.",
+            f"Cannot restore {container.name}: there is no backup {volid}",
+            f"Storage {storage} has {', '.join(each.volid for each in found)}.",
             "Name one of these, or none for the newest.",
         )
     raise HomelabError(
-        f"There is no backup of {container.name} on storage {storage}",
-        f"Node {node} lists none of vmid {container.vmid} that this token may see. To see them it needs VM.Backup on "
+        f"Cannot restore {container.name}: storage {storage} has no backup of it",
+        f"Node {node} lists none of vmid {container.vmid} to this token. To see them it needs VM.Backup on "
         f"/vms/{container.vmid} and Datastore.AllocateSpace on /storage/{storage}.",
-        "Name another storage: --storage. Or make the container anew: `homelab up`.",
+        "Name another storage with `--storage`. Or create the container without its data: `homelab up`.",
     )
-
-
-def _pin(known_hosts: KnownHosts, name: str, backup: Backup, recover: Callable[[], str]) -> None:
-    """Trust the host key that it had when the backup was made: its notes say so, or else what we know already."""
-    pinned = known_hosts.pins().get(name)
-    key = backup.host_key or (pinned.fingerprint if pinned else recover())
-    if pinned is None or pinned.fingerprint != key:
-        known_hosts.pin(name, Pin(key))
-
-
-def _ssh(secret_store: SecretStore, known_hosts: KnownHosts) -> Callable[[Container], None]:
-    def wait(container: Container) -> None:
-        from homelab.ssh import Ssh
-
-        private, _ = secret_store.key_pair("operator")
-        with Ssh(container.name, str(container.address), private, known_hosts) as host:
-            host.connect(SSH_DEADLINE)
-
-    return wait

@@ -1,4 +1,4 @@
-"""`homelab snapshot`: the containers' state kept where they are, and gone back to; each alone or all at once."""
+"""`homelab snapshot`: create, list, roll back to, and delete snapshots of the containers on their own storage."""
 
 from __future__ import annotations
 
@@ -6,161 +6,124 @@ from collections.abc import Sequence
 from functools import partial
 
 from homelab.errors import HomelabError, InputError
-from homelab.known_hosts import KnownHosts
-from homelab.model import Inventory
-from homelab.plan import select_containers
-from homelab.progress import Progress
-from homelab.proxmox import Client, PlanExecutor, snapshots, vmids
+from homelab.proxmox import Client, PlanExecutor, snapshots
 from homelab.proxmox.managed_container import ManagedContainer
 from homelab.proxmox.snapshots import Snapshot
 from homelab.runtime.concurrency import run_all_or_raise
 from homelab.runtime.container_changes import Outcome, audited_client, run_on_containers
+from homelab.runtime.container_snapshots import containers_with_snapshots, find_snapshot
 from homelab.runtime.lab_lock import lab_lock
 from homelab.runtime.owned_containers import Confirm, owned_containers, time_since
+from homelab.runtime.session import Session
+
+_NO_CONTAINER = "Nothing to do: no container exists."
 
 
-def create(
-    inventory: Inventory, name: str, *, progress: Progress, limit: Sequence[str] = (), description: str = ""
-) -> Outcome:
-    """Take a snapshot of that name of each container that has none of it, at once. Raises HomelabError.
+def create(session: Session, name: str, *, limit: Sequence[str] = (), description: str = "") -> Outcome:
+    """Take a snapshot of each container that has none of that name, in parallel. Raises HomelabError.
 
-    Nothing is done if one of the storages cannot.
+    Takes none if one of the storages cannot.
     """
     snapshots.check_name(name)
-    with lab_lock(inventory.state_dir, "snapshot create"):
-        client = audited_client(inventory)
-        there = looked_at(client, inventory, limit, progress)
+    with lab_lock(session.inventory.state_dir, "snapshot create"):
+        client = audited_client(session.inventory)
+        containers = containers_with_snapshots(session, client, limit)
         missing = []
-        for kept, found in there:
-            if (has := named(found, name)) is None:
-                missing.append(kept)
+        for container, found in containers:
+            if (existing := find_snapshot(found, name)) is None:
+                missing.append(container)
                 continue
-            _require_whole(kept, has)
-            progress.note(kept.name, f"has {name} already, taken {time_since(has.made)}")
-        cannot = run_all_or_raise({kept.name: partial(snapshots.unsupported_disks, kept) for kept in missing})
-        if any(cannot.values()):
-            raise snapshots.unable({who: why for who, why in cannot.items() if why})
-        run_on_containers(client, {kept.name: partial(snapshots.take, kept, name, description) for kept in missing})
+            _require_complete(container, existing)
+            session.progress.note(container.name, f"already has {name}, taken {time_since(existing.made)}")
+        unsupported = run_all_or_raise({each.name: partial(snapshots.unsupported_disks, each) for each in missing})
+        if any(unsupported.values()):
+            raise snapshots.unable({container: why for container, why in unsupported.items() if why})
+        run_on_containers(client, {each.name: partial(snapshots.take, each, name, description) for each in missing})
     return Outcome(
-        {kept.name: [f"{kept.name}: snapshot {name} is taken"] for kept in missing},
-        nothing=f"Nothing to do: every container has {name}." if there else "Nothing to do: no container is there.",
+        {each.name: [f"{each.name}: snapshot {name} taken"] for each in missing},
+        nothing=f"Nothing to do: every container has {name}." if containers else _NO_CONTAINER,
     )
 
 
-def listed(inventory: Inventory, *, progress: Progress, limit: Sequence[str] = ()) -> Sequence[Snapshot]:
-    """The snapshots of the containers, container by container, oldest first. Raises HomelabError."""
-    client = Client(inventory.endpoint)
-    there = owned_containers(client, vmids.resolve_vmids(client, inventory), limit, progress)
-    return [
-        each
-        for found in run_all_or_raise({kept.name: partial(snapshots.snapshots, kept) for kept in there}).values()
-        for each in found
-    ]
+def list_snapshots(session: Session, *, limit: Sequence[str] = ()) -> Sequence[Snapshot]:
+    """Return the snapshots by container, oldest first. Raises HomelabError."""
+    containers = owned_containers(session, Client(session.inventory.endpoint), limit)
+    found = run_all_or_raise({each.name: partial(snapshots.snapshots, each) for each in containers})
+    return [snapshot for snapshots_of_one in found.values() for snapshot in snapshots_of_one]
 
 
-def rollback(
-    inventory: Inventory,
-    name: str,
-    *,
-    known_hosts: KnownHosts,
-    progress: Progress,
-    confirm: Confirm,
-    limit: Sequence[str] = (),
-) -> Outcome:
-    """Go back to the snapshot of that name, on all containers at once, and start them. Raises HomelabError.
+def rollback(session: Session, name: str, *, confirm: Confirm, limit: Sequence[str] = ()) -> Outcome:
+    """Roll the containers back to the snapshot of that name, in parallel, and start them. Raises HomelabError.
 
-    Nothing is done if one of them does not have it. What came after it is lost: `confirm` is told how much.
+    Changes nothing if one of them lacks it. `confirm` receives one line per container with the time that is lost.
     """
     snapshots.check_name(name)
-    with lab_lock(inventory.state_dir, "snapshot rollback"):
-        client = audited_client(inventory)
-        found = looked_at(client, inventory, limit, progress)
-        targets = [(kept, _required(kept, has, name)) for kept, has in found]
+    with lab_lock(session.inventory.state_dir, "snapshot rollback"):
+        client = audited_client(session.inventory)
+        containers = containers_with_snapshots(session, client, limit)
+        targets = [(container, _require(container, found, name)) for container, found in containers]
         if not targets:
-            return Outcome(nothing="Nothing to do: no container is there.")
-        for (kept, theirs), (_, has) in zip(found, targets, strict=True):
-            snapshots.require_way_back(kept, theirs, has)
-        if not confirm(
-            [
-                f"{kept.name} goes back to {name}, taken {time_since(has.made)}: all that came after is lost. "
-                + ("It is stopped at once, and started again." if kept.found.running else "It is started.")
-                for kept, has in targets
-            ]
-        ):
+            return Outcome(nothing=_NO_CONTAINER)
+        for (container, found), (_, target) in zip(containers, targets, strict=True):
+            snapshots.require_way_back(container, found, target)
+        if not confirm([_rollback_line(container, target) for container, target in targets]):
             return Outcome(confirmed=False)
-        builder = PlanExecutor(client, "", known_hosts, progress)
-        run_on_containers(client, {kept.name: partial(_go_back, builder, kept, has) for kept, has in targets})
+        executor = PlanExecutor(client, "", session.known_hosts, session.progress)
+        run_on_containers(client, {each.name: partial(_roll_back, executor, each, to) for each, to in targets})
     return Outcome(
         {
-            kept.name: [f"{kept.name}: it is as it was {time_since(has.made)}, its configuration too"]
-            for kept, has in targets
+            each.name: [f"{each.name}: rolled back to its state of {time_since(to.made)}, configuration included"]
+            for each, to in targets
         }
     )
 
 
-def delete(
-    inventory: Inventory, name: str, *, progress: Progress, confirm: Confirm, limit: Sequence[str] = ()
-) -> Outcome:
-    """Remove the snapshots of that name; the containers stay as they are. Raises HomelabError."""
-    with lab_lock(inventory.state_dir, "snapshot delete"):
-        client = audited_client(inventory)
-        there = looked_at(client, inventory, limit, progress)
-        targets = [(kept, has) for kept, found in there if (has := named(found, name))]
+def delete(session: Session, name: str, *, confirm: Confirm, limit: Sequence[str] = ()) -> Outcome:
+    """Delete the snapshots of that name; the containers stay as they are. Raises HomelabError."""
+    with lab_lock(session.inventory.state_dir, "snapshot delete"):
+        client = audited_client(session.inventory)
+        containers = containers_with_snapshots(session, client, limit)
+        targets = [(each, snapshot) for each, found in containers if (snapshot := find_snapshot(found, name))]
         if not targets:
             return Outcome(nothing=f"Nothing to do: there is no snapshot {name}.")
-        if not confirm(
-            [f"{kept.name}: snapshot {name}, taken {time_since(has.made)}, is removed" for kept, has in targets]
-        ):
+        if not confirm([f"{each.name}: delete snapshot {name}, taken {time_since(s.made)}" for each, s in targets]):
             return Outcome(confirmed=False)
-        run_on_containers(client, {kept.name: partial(snapshots.remove, kept, has) for kept, has in targets})
-    return Outcome({kept.name: [f"{kept.name}: snapshot {name} is removed"] for kept, _ in targets})
+        run_on_containers(client, {each.name: partial(snapshots.remove, each, s) for each, s in targets})
+    return Outcome({each.name: [f"{each.name}: snapshot {name} deleted"] for each, _ in targets})
 
 
-def looked_at(
-    client: Client, inventory: Inventory, limit: Sequence[str], progress: Progress
-) -> list[tuple[ManagedContainer, Sequence[Snapshot]]]:
-    """The containers, once what we have begun on them has ended, with their snapshots. Raises HomelabError."""
-    select_containers(inventory, limit)
-    there = owned_containers(client, vmids.resolve_vmids(client, inventory), limit, progress)
-
-    def look(kept: ManagedContainer) -> Sequence[Snapshot]:
-        kept.free()
-        return snapshots.snapshots(kept)
-
-    found = run_all_or_raise({kept.name: partial(look, kept) for kept in there})
-    return [(kept, found[kept.name]) for kept in there]
+def _rollback_line(container: ManagedContainer, target: Snapshot) -> str:
+    start = "It is stopped immediately and started again." if container.found.running else "It is started."
+    back = f"{container.name} goes back to {target.name}, taken {time_since(target.made)}"
+    return f"{back}: everything later is lost. {start}"
 
 
-def named(found: Sequence[Snapshot], name: str) -> Snapshot | None:
-    """The snapshot of that name, if there is one."""
-    return next((each for each in found if each.name == name), None)
-
-
-def _required(kept: ManagedContainer, found: Sequence[Snapshot], name: str) -> Snapshot:
-    has = named(found, name)
-    if has is None:
-        names = ", ".join(each.name for each in found) or "none at all"
+def _require(container: ManagedContainer, found: Sequence[Snapshot], name: str) -> Snapshot:
+    snapshot = find_snapshot(found, name)
+    if snapshot is None:
+        names = ", ".join(each.name for each in found) or "none"
         raise InputError(
-            f"{kept.name} has no snapshot {name}",
-            f"It has {names}.",
-            "Name one that it has, or the containers that have it with `--limit`.",
+            f"Cannot find snapshot {name} of {container.name}: it does not exist",
+            f"Its snapshots: {names}.",
+            "Name one of these, or select the containers that have it with `--limit`.",
         )
-    _require_whole(kept, has)
-    return has
+    _require_complete(container, snapshot)
+    return snapshot
 
 
-def _require_whole(kept: ManagedContainer, has: Snapshot) -> None:
-    if has.unfinished:
+def _require_complete(container: ManagedContainer, snapshot: Snapshot) -> None:
+    if snapshot.unfinished:
+        doing = "deletion" if snapshot.unfinished == "delete" else "creation"
         raise HomelabError(
-            f"{kept.name}: snapshot {has.name} is not whole",
-            f"It was cut off while it was {'removed' if has.unfinished == 'delete' else 'taken'}.",
-            f"Remove what is left of it: homelab snapshot delete {has.name} --limit {kept.name}",
+            f"Cannot use snapshot {snapshot.name} of {container.name}: it is incomplete",
+            f"Its {doing} was interrupted.",
+            f"Delete the rest of it: `homelab snapshot delete {snapshot.name} --limit {container.name}`",
         )
 
 
-def _go_back(builder: PlanExecutor, kept: ManagedContainer, has: Snapshot) -> None:
-    # A killed run's rollback that has ended while we waited for it need not be made again.
-    done = [task for task, status in kept.waited.items() if task.kind == "vzrollback" and status == "OK"]
-    task = done[0] if done and has.current else snapshots.go_back(kept, has.name)
-    with kept.progress.step(kept.name, "start"):
-        builder.await_start(kept.container, kept.found.node, task.started)
+def _roll_back(executor: PlanExecutor, container: ManagedContainer, target: Snapshot) -> None:
+    # A rollback of an interrupted run that ended meanwhile is not repeated.
+    done = [task for task, status in container.waited.items() if task.kind == "vzrollback" and status == "OK"]
+    task = done[0] if done and target.current else snapshots.go_back(container, target.name)
+    with container.progress.step(container.name, "start"):
+        executor.await_start(container.container, container.found.node, task.started)

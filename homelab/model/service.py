@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from homelab.distributions import Distribution
@@ -18,8 +19,17 @@ class SecretStore(Protocol):
     def secret(self, name: str) -> Secret:
         """The secret of that name, made at the first asking."""
 
+    def set(self, name: str, value: str) -> None:
+        """Store a secret, replacing one of the same name."""
+
+    def names(self) -> list[str]:
+        """Return the names of the existing secrets, sorted."""
+
     def key_pair(self, name: str) -> tuple[Secret, str]:
-        """An SSH key pair: the private key in OpenSSH's PEM form, and the public key's line."""
+        """Return an SSH key pair, made at the first call: private key (OpenSSH's PEM form), public key line."""
+
+    def key_path(self, name: str) -> Path:
+        """Return the file of a private key, for programs such as ssh."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

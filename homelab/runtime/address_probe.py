@@ -1,4 +1,4 @@
-"""Whether somebody is at an address already: one connection to each, and what the kernel learnt by it."""
+"""Addresses in use: one connection to each, and the kernel's ARP table after it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 
 from homelab.runtime.concurrency import run_all
 
-_SSH, _PATIENCE = 22, 1.0  # port, and seconds to wait for an answer
+_SSH, _TIMEOUT = 22, 1.0  # port, and seconds to wait for an answer
 _ARP = Path("/proc/net/arp")
 _COMPLETE = 0x2
 
 
 def probe(address: IPv4Address, port: int = _SSH) -> None:
-    """Connect and hang up. Raises OSError as the kernel does."""
-    socket.create_connection((str(address), port), timeout=_PATIENCE).close()
+    """Connect and disconnect. Raises OSError."""
+    socket.create_connection((str(address), port), timeout=_TIMEOUT).close()
 
 
 def addresses_in_use(
@@ -26,40 +26,36 @@ def addresses_in_use(
     probe: Callable[[IPv4Address], None] = probe,
     neighbours: Callable[[], Mapping[str, str]] | None = None,
 ) -> dict[IPv4Address, str]:
-    """How each address answers at which somebody is; those where nobody is are left out. Takes a second at most.
+    """Map each address in use to its response; free addresses are omitted. Takes at most a second.
 
-    A machine that drops the connection is found too where it is in one network with us: it has to say its MAC address.
+    Also finds a machine on the same network that drops the connection: ARP makes it answer with its MAC address.
     """
-    asked, look = list(addresses), neighbours or partial(arp_table, _ARP)
-    before = look()
-    heard = {
-        address: future.result()
-        for address, future in zip(
-            asked, run_all({str(a): partial(_heard, probe, a) for a in asked}).values(), strict=True
-        )
-    }
-    # An older entry may be that of a machine that has gone.
-    fresh = {ip: mac for ip, mac in look().items() if ip not in before}
+    probed, read_neighbours = list(addresses), neighbours or partial(arp_table, _ARP)
+    before = read_neighbours()
+    futures = run_all({str(address): partial(_response, probe, address) for address in probed})
+    responses = {address: futures[str(address)].result() for address in probed}
+    # An older entry may belong to a machine that has left the network.
+    new = {ip: mac for ip, mac in read_neighbours().items() if ip not in before}
     found = {
-        address: said or (f"a network card answers, {fresh[str(address)]}" if str(address) in fresh else "")
-        for address, said in heard.items()
+        address: response or (f"a network card answers, {new[str(address)]}" if str(address) in new else "")
+        for address, response in responses.items()
     }
-    return {address: said for address, said in found.items() if said}
+    return {address: response for address, response in found.items() if response}
 
 
-def _heard(probe: Callable[[IPv4Address], None], address: IPv4Address) -> str:
-    """What came back; nothing where no answer came in time, or no way leads there."""
+def _response(probe: Callable[[IPv4Address], None], address: IPv4Address) -> str:
+    """Return the response, empty without an answer or a route."""
     try:
         probe(address)
     except (ConnectionRefusedError, ConnectionResetError):
-        return "a machine answers, and refuses SSH"
+        return "a machine answers and refuses SSH"
     except OSError:
         return ""
     return "a machine answers on port 22"
 
 
 def arp_table(table: Path) -> dict[str, str]:
-    """MAC addresses by address, from the kernel's table; empty where there is none, as on macOS."""
+    """Return the kernel's MAC addresses by address; empty without such a table, as on macOS."""
     if not table.exists():
         return {}
     rows = [line.split() for line in table.read_text().splitlines()[1:]]

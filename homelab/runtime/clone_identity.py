@@ -1,32 +1,27 @@
-"""What makes a clone a container of its own: SSH host keys and a machine-id that no other one has."""
+"""An identity of its own for a clone: SSH host keys and a machine-id."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-
 from homelab.errors import HomelabError
-from homelab.host import Host, check
+from homelab.host import check
 from homelab.known_hosts import KnownHosts, Pin, fingerprint
-from homelab.model import Container, Secret
-from homelab.ssh import HostKeyMismatch, Ssh
-
-# How a container is reached, its host key held against these pins. Raises HostKeyMismatch, HomelabError.
-Reach = Callable[[Container, KnownHosts], AbstractContextManager[Host]]
+from homelab.model import Container
+from homelab.runtime.connections import BOOT_DEADLINE
+from homelab.runtime.session import Session
+from homelab.ssh import HostKeyMismatch
 
 _NEW = "/etc/ssh/homelab-new"
-_OWED = "/run/homelab-restart"  # in memory: it is gone once the container has started again
-_DEADLINE = 120.0  # seconds that a container has to boot and answer
+_OWED = "/run/homelab-restart"  # in memory: a restart of the container removes it
 
-# Beside the keys in use, and from the start if an earlier run was cut off; prints the ed25519 one.
+# New keys are made next to those in use, and all again if an earlier run was interrupted. Prints the ed25519 one.
 PREPARE = f"""set -eu; umask 077
 rm -rf {_NEW}; mkdir -p {_NEW}/etc/ssh
 ssh-keygen -A -f {_NEW} >/dev/null
 cat {_NEW}/etc/ssh/ssh_host_ed25519_key.pub"""
 
-# The ed25519 key comes last: whoever is shown the new one knows that all the rest is done. Logs and shell history are
-# the other container's, and so is the TLS key that Debian's packages make once (PostgreSQL shows it). The next start
-# makes a machine-id where the file is empty.
+# The ed25519 key comes last: once a container shows the new one, all the rest is done. Logs and shell history are the
+# source's, and so is the TLS key that Debian's packages make once (PostgreSQL shows it). The next start makes a
+# machine-id where the file is empty.
 TAKE = f"""set -eu
 : >{_OWED}
 apt-get clean 2>/dev/null || true
@@ -51,7 +46,7 @@ WHOLE = f"test -s /etc/machine-id && rm -rf {_NEW}"
 
 
 class SingleHostKey(KnownHosts):
-    """The only key that is right for one container, in memory."""
+    """The only accepted host key of one container, in memory."""
 
     def __init__(self, name: str, fingerprint: str) -> None:
         self._only = {name: Pin(fingerprint)}
@@ -65,44 +60,33 @@ class SingleHostKey(KnownHosts):
         self._only = {name: pin}
 
 
-def reach_over_ssh(private_key: Secret) -> Reach:
-    """Reach containers over SSH, waiting while they boot."""
+def renew_identity(session: Session, container: Container, source_key: str) -> bool:
+    """Give a running clone its own keys and machine-id; return True if it needs a restart. Raises HomelabError.
 
-    def reach(container: Container, known_hosts: KnownHosts) -> Ssh:
-        host = Ssh(container.name, str(container.address), private_key, known_hosts)
-        host.connect(_DEADLINE)
-        return host
-
-    return reach
-
-
-def renew_identity(reach: Reach, container: Container, others_key: str, known_hosts: KnownHosts) -> bool:
-    """Give a running clone its own keys and machine-id; whether it has to be restarted. Raises HomelabError.
-
-    Only `others_key`, the host key's fingerprint of what it was cloned from, is accepted, or the one that an earlier
-    run pinned before it was cut off.
+    Accepts only `source_key`, the host key fingerprint of the clone's source, or the key that an interrupted run
+    has pinned.
     """
-    name = container.name
+    name, known_hosts = container.name, session.known_hosts
     try:
-        with reach(container, SingleHostKey(name, others_key)) as host:
+        with session.connect(container, BOOT_DEADLINE, SingleHostKey(name, source_key)) as host:
             line = check(host, PREPARE, "making its SSH host keys").text
-            # Pinned before it is in use: from here on, either key may answer, and both are known.
+            # Pinned before it is in use: from here on either key may answer, and both are known.
             known_hosts.pin(name, Pin(fingerprint(line), " ".join(line.split()[:2])))
             check(host, TAKE, "taking over its SSH host keys")
             return True
     except HostKeyMismatch as mismatch:
         if name not in known_hosts.pins():
             raise HomelabError(
-                f"{name}: a key is shown that nobody has told us of",
+                f"Cannot connect to {name}: it shows an unknown SSH host key",
                 mismatch.details,
                 f"If another machine has run `homelab up`, run it there again. If not, `homelab destroy --limit {name}`"
-                " and `homelab up` begin anew.",
+                " and `homelab up` make it again.",
             ) from mismatch
-        with reach(container, known_hosts) as host:
+        with session.connect(container, BOOT_DEADLINE) as host:
             return not host.run(RESTARTED).ok
 
 
-def verify_identity(reach: Reach, container: Container, known_hosts: KnownHosts) -> None:
-    """Wait until it answers with its own key. Raises HomelabError if something is missing in it."""
-    with reach(container, known_hosts) as host:
-        check(host, WHOLE, "looking for its machine-id")
+def verify_identity(session: Session, container: Container) -> None:
+    """Wait until a clone answers with its own key. Raises HomelabError if its machine-id is missing."""
+    with session.connect(container, BOOT_DEADLINE) as host:
+        check(host, WHOLE, "checking its machine-id")

@@ -1,4 +1,4 @@
-"""Work on several containers at once."""
+"""Parallel work on several containers."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ T = TypeVar("T")
 
 
 def start(name: str, job: Callable[[], T]) -> Future[T]:
-    """Do it in a thread of that name; what comes of it.
+    """Run a job in a thread of that name and return its future.
 
-    The thread does not outlive an interrupted main thread, as a pool's would: what it has begun goes on over there,
-    and the next run finds it.
+    Unlike a pool's, the thread does not outlive an interrupted main thread: its remote work continues, and the next
+    run finds it.
     """
     future = Future[T]()
     threading.Thread(target=_run, args=(job, future), name=name, daemon=True).start()
@@ -24,25 +24,25 @@ def start(name: str, job: Callable[[], T]) -> Future[T]:
 
 
 def run_all(work: Mapping[str, Callable[[], T]]) -> dict[str, Future[T]]:
-    """Do all of it at once, by container name, and wait for the end. One that fails does not stop the others."""
+    """Run jobs in parallel and wait for all; return their futures by name. A failing job does not stop the others."""
     futures = {name: start(name, job) for name, job in work.items()}
     wait(futures.values())
     return futures
 
 
-def run_all_or_raise(work: Mapping[str, Callable[[], T]], what: str = "containers") -> dict[str, T]:
-    """Do all of it at once; what came of each. Raises the one HomelabError, or one that names them all."""
+def run_all_or_raise(work: Mapping[str, Callable[[], T]], noun: str = "containers") -> dict[str, T]:
+    """Run jobs in parallel and return their results by name. Raises the only HomelabError, or one that names all."""
     ended = run_all(work)
     failures = [failure for future in ended.values() if (failure := future.exception()) is not None]
     for failure in failures:
-        # One that they all have in common, as a cluster without quorum, is said once.
+        # A common cause, such as a cluster without quorum, is reported once.
         if len({str(each) for each in failures}) == 1 or not isinstance(failure, HomelabError):
             raise failure
     if failures:
         raise HomelabError(
-            f"{len(failures)} of {len(work)} {what} failed",
+            f"{len(failures)} of {len(work)} {noun} failed",
             "\n\n".join(str(failure) for failure in failures),
-            "What the others needed has been done. Run the same command again to go on.",
+            "The work on the others is complete. Run the same command again to continue.",
         )
     return {name: future.result() for name, future in ended.items()}
 

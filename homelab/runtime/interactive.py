@@ -1,4 +1,4 @@
-"""A program that gets the terminal, and Ctrl-C with it."""
+"""Interactive programs, which get the terminal and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from collections.abc import Mapping, Sequence
 from homelab.errors import HomelabError
 
 
-def run_interactive(words: Sequence[str], environment: Mapping[str, str] | None = None) -> tuple[int, bool]:
-    """Run it to its end: its exit status, and whether Ctrl-C came meanwhile, which is for it alone.
+def run_interactive(argv: Sequence[str], environment: Mapping[str, str] | None = None) -> tuple[int, bool]:
+    """Run a program to its end; return its exit status, and True if Ctrl-C came, which only the program handles.
 
-    Raises HomelabError when OpenSSH's client is what is run, and is not installed.
+    Raises HomelabError if OpenSSH's client is not installed.
     """
     interrupts: list[int] = []
-    # A handler, as the program would inherit that the signal is ignored.
+    # A handler instead of SIG_IGN, which the program would inherit.
     before = signal.signal(signal.SIGINT, lambda number, _frame: interrupts.append(number))
     try:
-        return subprocess.call(words, env=environment), bool(interrupts)
+        return subprocess.call(argv, env=environment), bool(interrupts)
     except FileNotFoundError as error:
-        if words[0] != "ssh":
+        if argv[0] != "ssh":
             raise
         raise HomelabError(
-            "ssh is not installed",
-            "This command hands over to OpenSSH's client.",
+            "Cannot run ssh: it is not installed",
+            "This command uses OpenSSH's client.",
             "Install it: apt install openssh-client",
         ) from error
     finally:

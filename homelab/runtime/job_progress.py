@@ -1,4 +1,4 @@
-"""A long command in a container, and how far it is while it goes on."""
+"""Progress of long commands in a container."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ from homelab.host import Host, Result
 from homelab.runtime.concurrency import start
 from homelab.services.analytics import ROOT
 
-POLL_INTERVAL = 2.0  # seconds between two looks
-# dbt's own log is long: of its last lines, those that tell how far a node has come.
+POLL_INTERVAL = 2.0  # seconds
+# dbt's log is long; of its last lines, those that report a finished node.
 DBT_LOG = f"tail -n 400 {ROOT}/data/logs/dbt.log 2>/dev/null | grep -a '\\[info \\]' | tail -n 3 || true"
 _NODE = re.compile(r"\b(\d+ of \d+ (?:OK|PASS|WARN|FAIL|ERROR|SKIP)\b.*?)[ .]*\[")
 
 
-def run_with_progress(job: Callable[[], Result], look: Callable[[], str], tell: Callable[[str], None]) -> Result:
-    """What comes of a long command; what `look` says meanwhile is told, as soon as it says something new.
+def run_with_progress(job: Callable[[], Result], read: Callable[[], str], report: Callable[[str], None]) -> Result:
+    """Run a long command and return its result; report each new progress message that `read` returns.
 
-    Raises as `job` does.
+    Raises the same errors as `job`.
     """
-    running = start("followed", job)
+    running = start("job", job)
     before = ""
     while wait([running], POLL_INTERVAL).not_done:
-        said = look()
-        if said and said != before:
-            tell(said)
-        before = said
+        message = read()
+        if message and message != before:
+            report(message)
+        before = message
     return running.result()
 
 
 class DbtLog:
-    """How far dbt is in a container: the newest node that has come to an end since this was made."""
+    """The progress of dbt in a container: the newest finished node since this object was made."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
         self._old = self._last()
 
     def __call__(self) -> str:
-        """As `12 of 36 PASS unique_weather_daily`; empty while there is nothing new."""
+        """Return the node, such as `12 of 36 PASS unique_weather_daily`; empty if there is no new one."""
         found = self._last()
         return "" if found == self._old else found
 

@@ -1,4 +1,4 @@
-"""One change of a lab at a time."""
+"""The lab's lock: one change of a lab at a time."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from homelab.private_files import private_folder
 
 @contextmanager
 def lab_lock(state_dir: Path, verb: str) -> Iterator[None]:
-    """Hold the lab's lock, the same for all verbs that change something; it ends with the process that holds it.
+    """Hold the lab's lock, which all changing verbs share; it is released when the process ends. Not reentrant.
 
-    Raises HomelabError if another command holds it, and names that one. A verb that holds it cannot take it again.
+    Raises HomelabError, naming the other command, if another one holds it.
     """
     private_folder(state_dir)
     path = state_dir / "lock"
@@ -26,14 +26,14 @@ def lab_lock(state_dir: Path, verb: str) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             file.seek(0)
-            holder = file.read().strip() or "One that has just begun"
+            holder = file.read().strip() or "A command that has just started"
             raise HomelabError(
-                "Another command is changing this lab",
+                "Cannot lock the lab: another command is changing it",
                 f"{holder} holds {path}.",
                 "Wait for its end, then run the same command again.",
             ) from error
-        # Whoever is turned away reads here whom to wait for.
+        # A refused command reads the holder's name here.
         file.truncate(0)
-        file.write(f"`homelab {verb}`, process {os.getpid()}, begun at {datetime.now():%H:%M:%S},")
+        file.write(f"`homelab {verb}`, process {os.getpid()}, started at {datetime.now():%H:%M:%S},")
         file.flush()
         yield

@@ -1,4 +1,4 @@
-"""The machine that homelab runs on, as the containers' firewall sees it."""
+"""Lockout: a firewall that would refuse SSH from this machine."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from homelab.plan import Note
 
 
 def own_address(target: IPv4Address) -> IPv4Address | None:
-    """From which of its addresses this machine would reach that one; None if it would not. Nothing is sent."""
+    """Return this machine's address on the route to `target`, None without a route. Sends nothing."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect((str(target), 9))  # of a datagram socket that only asks the routes
+            probe.connect((str(target), 9))  # a datagram socket only looks up the route
         except OSError:
             return None
         return IPv4Address(probe.getsockname()[0])
@@ -26,17 +26,16 @@ def lockout_notes(
     containers: Sequence[Container],
     own: Callable[[IPv4Address], IPv4Address | None] = own_address,
 ) -> Iterator[Note]:
-    """Where the firewall that the inventory wants would not let this machine in over SSH.
+    """Yield a note per container whose firewall would refuse SSH from this machine.
 
-    A note and no refusal: behind NAT the containers see another address than this machine does.
+    A note instead of a refusal: behind NAT, the containers see another address.
     """
     for container in containers:
-        want = desired_firewall(inventory, container)
-        address = own(container.address) if want.on else None
-        if address and not lets_in_ssh(want, address):
+        firewall = desired_firewall(inventory, container)
+        address = own(container.address) if firewall.on else None
+        if address and not lets_in_ssh(firewall, address):
             yield Note(
                 container.name,
-                f"SSH from here comes from {address}, which is not among `ssh_allowed_from` under "
-                "`network:` in the inventory: the firewall will not let it in, unless the "
-                "container sees it under another address",
+                f"SSH from this machine comes from {address}, which `ssh_allowed_from` under `network:` in the "
+                "inventory does not contain: the firewall will refuse it, unless the container sees another address",
             )

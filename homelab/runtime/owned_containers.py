@@ -1,4 +1,4 @@
-"""What `snapshot`, `backup` and `restore` share: the containers that are there and ours, and how long ago is."""
+"""The existing containers of the lab, and points in time for people."""
 
 from __future__ import annotations
 
@@ -7,64 +7,63 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from homelab.errors import HomelabError
-from homelab.model import Container, Inventory
+from homelab.model import Container
 from homelab.plan import ObservedGuest, select_containers
-from homelab.progress import Progress
-from homelab.proxmox import Client, find_guests
+from homelab.proxmox import Client, find_guests, vmids
 from homelab.proxmox.managed_container import ManagedContainer
+from homelab.runtime.session import Session
 
-Confirm = Callable[[Sequence[str]], bool]  # is shown what would happen, and says whether to go on
+Confirm = Callable[[Sequence[str]], bool]  # receives the changes, line by line; returns the user's decision
 _UNITS = (("d", 86400), ("h", 3600), ("min", 60))
 
 
-def owned_containers(
-    client: Client, inventory: Inventory, limit: Sequence[str], progress: Progress
-) -> list[ManagedContainer]:
-    """The containers that `limit` names, or all that are there. Raises HomelabError for one that is not ours.
+def owned_containers(session: Session, client: Client, limit: Sequence[str]) -> list[ManagedContainer]:
+    """Return the existing containers among those that `limit` names, or among all.
 
-    One that is not there is an error only if it is named.
+    Raises HomelabError for a guest without this lab's tags, and for a named container that does not exist.
     """
+    inventory = vmids.resolve_vmids(client, session.inventory)
     found = find_guests(client, inventory)
-    kept = []
+    owned = []
     for container in select_containers(inventory, limit):
         there = found.get(container.vmid)
         if there is None and not limit:
-            progress.note(container.name, "it is not there: left out")
+            session.progress.note(container.name, "does not exist: left out")
         elif there is None:
             raise HomelabError(
-                f"{container.name} is not there",
-                "There is no container of this name yet.",
-                "`homelab up` makes it; `homelab restore` makes it from a backup.",
+                f"Cannot find {container.name}: it does not exist",
+                f"Proxmox has no container with vmid {container.vmid}.",
+                "`homelab up` creates it; `homelab restore` creates it from a backup.",
             )
         else:
-            _require_ours(container, there)
-            kept.append(ManagedContainer(client, container, there, progress))
-    return kept
+            _require_owned(container, there)
+            owned.append(ManagedContainer(client, container, there, session.progress))
+    return owned
 
 
-def _require_ours(container: Container, there: ObservedGuest) -> None:
+def _require_owned(container: Container, there: ObservedGuest) -> None:
     if there.status == "unknown":
         raise HomelabError(
-            f"{container.name}: node {there.node} does not answer",
-            "It is on that node.",
-            "See in the web interface whether the node is up, then run the same command again.",
+            f"Cannot reach {container.name}: node {there.node} does not answer",
+            f"{there.vmid} is on that node.",
+            "Check in the web interface that the node is up, then run the same command again.",
         )
     if there.lock != "create" and not there.belongs_to(container):
         raise HomelabError(
-            f"{there.vmid} is not ours",
-            f"It is `{there.name}` on node {there.node}, without the tags "
-            f"{', '.join(sorted(container.lab_tags))}: it was not touched.",
-            "Write another vmid in the inventory, or adopt it: `homelab import`.",
+            f"Cannot use {container.name}: guest {there.vmid} does not carry this lab's tags",
+            f"It is `{there.name}` on node {there.node}, without the tags {', '.join(sorted(container.lab_tags))}. "
+            "It was not touched.",
+            f"Write another vmid in the inventory, or adopt it: `homelab import {there.vmid}`.",
         )
 
 
-def time_since(made: int) -> str:
-    """How long ago that was, in words; `made` in seconds since the epoch."""
-    seconds = max(int(time.time()) - made, 0)
+def time_since(moment: int) -> str:
+    """Return the time since a moment for people, such as `3 h ago`; `moment` in seconds since the epoch."""
+    seconds = max(int(time.time()) - moment, 0)
     amount, unit = next(((seconds // length, unit) for unit, length in _UNITS if seconds >= length), (seconds, "s"))
     return f"{amount} {unit} ago"
 
 
-def local_time(made: int) -> str:
-    """The local time, to the minute."""
-    return f"{datetime.fromtimestamp(made).astimezone():%Y-%m-%d %H:%M}"
+def local_time(moment: int) -> str:
+    """Return a moment in local time, to the minute; `moment` in seconds since the epoch."""
+    return f"{datetime.fromtimestamp(moment).astimezone():%Y-%m-%d %H:%M}"

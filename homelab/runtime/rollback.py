@@ -1,7 +1,7 @@
-"""The way back of `homelab deploy --rollback-on-failure`: a snapshot of each container before it is changed.
+"""Rollback of a failed deploy: a snapshot of each container before it is changed.
 
-A snapshot is there only while a deploy goes on. Which containers have one is noted beside the lab's secrets before it
-is taken, so that the next run asks Proxmox about what a killed one has left, and only then.
+A snapshot exists only during a deploy. A file next to the lab's secrets lists the containers before their snapshots
+are taken, so that the next run asks Proxmox for leftovers of an interrupted one, and only then.
 """
 
 from __future__ import annotations
@@ -12,30 +12,30 @@ from functools import partial
 from pathlib import Path
 from threading import Lock
 
-from homelab.commands.snapshot import looked_at, named
 from homelab.errors import HomelabError, InputError
 from homelab.host import Host
-from homelab.known_hosts import KnownHosts
-from homelab.model import Inventory, Step
+from homelab.model import Step
 from homelab.private_files import write_private
-from homelab.progress import Progress
 from homelab.proxmox import Client, PlanExecutor, snapshots
 from homelab.proxmox.managed_container import ManagedContainer
 from homelab.proxmox.privileges import grant, privileges_on
 from homelab.proxmox.snapshots import Snapshot
 from homelab.runtime.concurrency import run_all, run_all_or_raise
-from homelab.runtime.container_changes import Interrupted, audited_client, run_on_containers
+from homelab.runtime.container_changes import UNCHANGED, Interrupted, audited_client, run_on_containers
+from homelab.runtime.container_snapshots import containers_with_snapshots, find_snapshot
 from homelab.runtime.owned_containers import time_since
+from homelab.runtime.session import Session
 from homelab.steps.converge import LONGEST, REBOOT
 from homelab.steps.host_state import inspect_host, removals
 from homelab.steps.locking import wait_until_idle
 
 SNAPSHOT = "homelab-deploy"
-_FRESH = 3600.0  # seconds for which what a killed run has left is still where the next one goes back to
+_PURPOSE = "before `homelab deploy --rollback-on-failure`"
+_FRESH = 3600.0  # seconds for which the snapshot of an interrupted run is still the state to go back to
 
 
 def changes_something(host: Host, steps: Sequence[Step]) -> bool:
-    """Whether a deploy would change anything there, once what an earlier run began has ended. Raises HomelabError."""
+    """Return True if a deploy would change the host; wait for an earlier run's commands first. Raises HomelabError."""
     seen = inspect_host(host, steps)
     if seen.busy:
         wait_until_idle(host, LONGEST)
@@ -44,170 +44,164 @@ def changes_something(host: Host, steps: Sequence[Step]) -> bool:
 
 
 class DeployRollback:
-    """The snapshots of one deploy; its methods may be called from threads, each for a container of its own."""
+    """The snapshots of one deploy; its methods may run in parallel for different containers."""
 
-    def __init__(self, inventory: Inventory, known_hosts: KnownHosts, progress: Progress) -> None:
-        self._inventory, self._known_hosts, self._progress = inventory, known_hosts, progress
-        self._note = inventory.state_dir / "deploy-snapshots"
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._list = session.inventory.state_dir / "deploy-snapshots"
         self._lock = Lock()
-        self._kept: dict[str, tuple[ManagedContainer, Snapshot]] = {}
+        self._snapshots: dict[str, tuple[ManagedContainer, Snapshot]] = {}
 
-    def prepare(self, changing_now: Sequence[str], reached: Sequence[str]) -> None:
-        """Take a snapshot of each container that is about to be changed, or of none of them.
+    def prepare(self, to_change: Sequence[str], reached: Sequence[str]) -> None:
+        """Take a snapshot of each container in `to_change`, or of none of them.
 
-        Proxmox is not asked if there is nothing to change and nothing left of a killed run. Raises InputError if a
-        storage cannot take snapshots, HomelabError if Proxmox will not: then nothing has been changed.
+        Asks Proxmox nothing if there is nothing to change and no leftover of an interrupted run. Raises InputError if
+        a storage or the token cannot take snapshots, HomelabError if Proxmox refuses; then nothing was changed.
         """
-        noted = _noted(self._note)
-        about = [name for name in reached if name in changing_now or name in noted]
-        if not about:
+        listed = _read(self._list)
+        affected = [name for name in reached if name in to_change or name in listed]
+        if not affected:
             return
-        client = audited_client(self._inventory)
+        client = audited_client(self._session.inventory)
         stale: list[tuple[ManagedContainer, Snapshot]] = []
         new: list[ManagedContainer] = []
-        for kept, found in looked_at(client, self._inventory, about, self._progress):
-            if left := self._left_behind(kept, found):
-                stale.append((kept, left))
-            if kept.name in changing_now and kept.name not in self._kept:
-                new.append(kept)
-        _require_privileges(client, [*new, *(kept for kept, _ in self._kept.values())])
+        for container, found in containers_with_snapshots(self._session, client, affected):
+            if leftover := self._leftover(container, found):
+                stale.append((container, leftover))
+            if container.name in to_change and container.name not in self._snapshots:
+                new.append(container)
+        _require_privileges(client, [*new, *(container for container, _ in self._snapshots.values())])
         _require_able(new)
-        write_private(self._note, _lines({*noted, *about}))
-        run_on_containers(client, {kept.name: partial(snapshots.remove, kept, left) for kept, left in stale})
+        write_private(self._list, _text({*listed, *affected}))
+        run_on_containers(client, {each.name: partial(snapshots.remove, each, old) for each, old in stale})
         self._take(client, new)
-        self._forget(name for name in about if name not in self._kept)
+        self._unlist(name for name in affected if name not in self._snapshots)
 
-    def _left_behind(self, kept: ManagedContainer, found: Sequence[Snapshot]) -> Snapshot | None:
-        """What a killed run has left and has to go; what is still good is kept, to go back to."""
-        left = named(found, SNAPSHOT)
-        if left is None:
+    def _leftover(self, container: ManagedContainer, found: Sequence[Snapshot]) -> Snapshot | None:
+        """Return the snapshot of an interrupted run that has to be removed; reuse one that is still good."""
+        old = find_snapshot(found, SNAPSHOT)
+        if old is None:
             return None
-        good = not left.unfinished and left is found[-1] and time.time() - left.made < _FRESH
-        then = "is kept, and is what this one goes back to" if good else "is removed"
-        self._progress.note(
-            kept.name, f"an earlier deploy was cut off: its snapshot {SNAPSHOT}, taken {time_since(left.made)}, {then}"
+        good = not old.unfinished and old is found[-1] and time.time() - old.made < _FRESH
+        self._session.progress.note(
+            container.name,
+            f"an earlier deploy was interrupted: its snapshot {SNAPSHOT}, taken {time_since(old.made)}, is "
+            + ("reused for a rollback of this one" if good else "removed"),
         )
         if good:
-            self._kept[kept.name] = kept, left
-        return None if good else left
+            self._snapshots[container.name] = container, old
+        return None if good else old
 
     def _take(self, client: Client, new: Sequence[ManagedContainer]) -> None:
-        what_for = "before `homelab deploy --rollback-on-failure`"
         try:
-            run_on_containers(client, {kept.name: partial(snapshots.take, kept, SNAPSHOT, what_for) for kept in new})
+            run_on_containers(client, {each.name: partial(snapshots.take, each, SNAPSHOT, _PURPOSE) for each in new})
         except Interrupted:
             raise
         except HomelabError:
-            # What cannot be removed now is found by the next run.
-            run_all({kept.name: partial(_drop, kept) for kept in new})
+            # The next run finds what cannot be removed now.
+            run_all({each.name: partial(_drop, each) for each in new})
             raise
-        self._kept |= {
-            kept.name: (
-                kept,
-                Snapshot(
-                    container=kept.name,
-                    name=SNAPSHOT,
-                    made=int(time.time()),
-                    description=what_for,
-                    parent=None,
-                    current=True,
-                ),
-            )
-            for kept in new
-        }
+        self._snapshots |= {each.name: (each, _new_snapshot(each.name)) for each in new}
 
-    def end(self, host: Host, failure: HomelabError | None) -> tuple[HomelabError | None, bool]:
-        """Go back if the container's deploy has failed, and remove its snapshot.
+    def finish(self, host: Host, failure: HomelabError | None) -> tuple[HomelabError | None, bool]:
+        """Roll the container back if its deploy failed, and remove its snapshot.
 
-        Returns what is to be reported as its failure, and whether it went back.
+        Returns the failure to report, and True after a rollback.
         """
-        if host.name not in self._kept:
+        if host.name not in self._snapshots:
             return failure, False
-        kept, snapshot = self._kept[host.name]
+        container, snapshot = self._snapshots[host.name]
         rolled_back = failure is not None
         if failure:
             try:
-                self._go_back(kept, host)
+                self._roll_back(container, host)
             except HomelabError as error:
                 return HomelabError(
                     failure.brief,
-                    f"{failure.details}\nAnd it did not go back to where it was: {error}",
-                    f"When that is mended: homelab snapshot rollback {SNAPSHOT} --limit {kept.name}",
+                    f"{failure.details}\nThe rollback failed, too: {error}",
+                    f"After fixing that: `homelab snapshot rollback {SNAPSHOT} --limit {container.name}`",
                 ), False
-            self._progress.event(kept.name, "rolled_back", snapshot=SNAPSHOT, made=snapshot.made)
-            failure = _and(
+            self._session.progress.event(container.name, "rolled_back", snapshot=SNAPSHOT, made=snapshot.made)
+            failure = _extend(
                 failure,
-                f"The container was rolled back: it is as it was {time_since(snapshot.made)}, and what "
-                "came after that is lost.",
+                f"The container was rolled back to its state of {time_since(snapshot.made)}; later changes in it "
+                "are lost.",
             )
         try:
-            snapshots.remove(kept, snapshot)
+            snapshots.remove(container, snapshot)
         except HomelabError as error:
-            resolution = f"homelab snapshot delete {SNAPSHOT} --limit {kept.name}"
-            return _and(failure, f"Its snapshot is still there: {error}\nRemove it: {resolution}") if failure else (
-                HomelabError(
-                    f"{kept.name} is deployed, but its snapshot {SNAPSHOT} is still there",
-                    str(error),
-                    f"Remove it: {resolution}",
-                )
-            ), rolled_back
-        self._forget([kept.name])
+            return _not_removed(container.name, error, failure), rolled_back
+        self._unlist([container.name])
         return failure, rolled_back
 
-    def _go_back(self, kept: ManagedContainer, host: Host) -> None:
-        task = snapshots.go_back(kept, SNAPSHOT)
-        with self._progress.step(kept.name, "start"):
-            PlanExecutor(kept.client, "", self._known_hosts, self._progress).await_start(
-                kept.container, kept.found.node, task.started
-            )
-        with self._progress.step(kept.name, "waiting for it to answer again"):
+    def _roll_back(self, container: ManagedContainer, host: Host) -> None:
+        task = snapshots.go_back(container, SNAPSHOT)
+        executor = PlanExecutor(container.client, "", self._session.known_hosts, self._session.progress)
+        with self._session.progress.step(container.name, "start"):
+            executor.await_start(container.container, container.found.node, task.started)
+        with self._session.progress.step(container.name, "wait for SSH"):
             host.reconnect(REBOOT)
 
-    def _forget(self, names: Iterable[str]) -> None:
+    def _unlist(self, names: Iterable[str]) -> None:
         with self._lock:
-            if left := _noted(self._note) - set(names):
-                write_private(self._note, _lines(left))
+            if left := _read(self._list) - set(names):
+                write_private(self._list, _text(left))
             else:
-                self._note.unlink(missing_ok=True)
+                self._list.unlink(missing_ok=True)
 
 
-def _and(failure: HomelabError, more: str) -> HomelabError:
+def _new_snapshot(container: str) -> Snapshot:
+    return Snapshot(
+        container=container, name=SNAPSHOT, made=int(time.time()), description=_PURPOSE, parent=None, current=True
+    )
+
+
+def _extend(failure: HomelabError, more: str) -> HomelabError:
     return HomelabError(failure.brief, f"{failure.details}\n{more}", failure.resolution)
 
 
-def _noted(file: Path) -> set[str]:
+def _not_removed(container: str, error: HomelabError, failure: HomelabError | None) -> HomelabError:
+    remove = f"`homelab snapshot delete {SNAPSHOT} --limit {container}`"
+    if failure:
+        return _extend(failure, f"Its snapshot could not be removed: {error}\nRemove it: {remove}")
+    return HomelabError(
+        f"Cannot remove snapshot {SNAPSHOT} of {container} after its deploy", str(error), f"Remove it: {remove}"
+    )
+
+
+def _read(file: Path) -> set[str]:
     return set(file.read_text().split()) if file.exists() else set()
 
 
-def _lines(names: Collection[str]) -> bytes:
+def _text(names: Collection[str]) -> bytes:
     return "".join(f"{name}\n" for name in sorted(names)).encode()
 
 
-def _require_privileges(client: Client, about: Sequence[ManagedContainer]) -> None:
-    """Raise HomelabError if the token could not go back: that would come out only when it is needed."""
-    permissions = client.get("access/permissions") if about else {}
-    for kept in about:
-        path = f"/vms/{kept.found.vmid}"
+def _require_privileges(client: Client, containers: Sequence[ManagedContainer]) -> None:
+    """Raise InputError if the token could not roll back: that would show only when it is needed."""
+    permissions = client.get("access/permissions") if containers else {}
+    for container in containers:
+        path = f"/vms/{container.found.vmid}"
         for privilege in ("VM.Snapshot", "VM.Snapshot.Rollback"):
             if privilege not in privileges_on(permissions, path):
                 raise InputError(
-                    "Proxmox does not allow this token to take snapshots and to go back to them",
-                    f"It has no {privilege} on {path}. Nothing has been changed.",
+                    "Cannot take snapshots: the token lacks a privilege",
+                    f"It has no {privilege} on {path}. {UNCHANGED}",
                     grant(f"({path}, {privilege})", client.endpoint.token_id),
                 )
 
 
 def _require_able(new: Sequence[ManagedContainer]) -> None:
-    cannot = run_all_or_raise({kept.name: partial(snapshots.unsupported_disks, kept) for kept in new})
-    if any(cannot.values()):
-        error = snapshots.unable({name: why for name, why in cannot.items() if why})
+    unsupported = run_all_or_raise({each.name: partial(snapshots.unsupported_disks, each) for each in new})
+    if any(unsupported.values()):
+        error = snapshots.unable({name: why for name, why in unsupported.items() if why})
         raise InputError(
             error.brief,
-            f"{error.details}\nSo there would be no way back. Nothing has been changed.",
+            f"{error.details}\nSo a rollback would not be possible. {UNCHANGED}",
             f"Deploy without `--rollback-on-failure`. {error.resolution}",
         )
 
 
-def _drop(kept: ManagedContainer) -> None:
-    if there := named(snapshots.snapshots(kept), SNAPSHOT):
-        snapshots.remove(kept, there)
+def _drop(container: ManagedContainer) -> None:
+    if found := find_snapshot(snapshots.snapshots(container), SNAPSHOT):
+        snapshots.remove(container, found)

@@ -4,34 +4,43 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from homelab.model import Inventory, Secret, SecretStore
+from homelab.known_hosts import KnownHosts
+from homelab.model import Container, Inventory, SecretStore
 from homelab.progress import Progress
-from homelab.secrets import FileSecretStore
-from homelab.trust import KnownHosts
+from homelab.runtime.connections import Connection, Connector, connect_ssh
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """An inventory with its secrets, host keys and progress display."""
+    """An inventory with its secrets, host keys and progress display; `connector` reaches the containers."""
 
     inventory: Inventory
     secrets: SecretStore
     known_hosts: KnownHosts
     progress: Progress
+    connector: Connector = connect_ssh
 
     @classmethod
     def open(cls, inventory: Inventory, progress: Progress) -> Session:
         """Return a session on the secrets and host keys in the inventory's state folder."""
+        from homelab.secrets import FileSecretStore
+
         folder = inventory.state_dir
         return cls(
             inventory=inventory, secrets=FileSecretStore(folder), known_hosts=KnownHosts.of(folder), progress=progress
         )
 
     def on(self, inventory: Inventory) -> Session:
-        """Return the same session on another form of its inventory, such as one with all vmids resolved."""
+        """Return this session on another form of its inventory, such as one with all vmids resolved."""
         return replace(self, inventory=inventory)
 
-    @property
-    def operator_key(self) -> Secret:
-        """The private SSH key that homelab logs in with."""
-        return self.secrets.key_pair("operator")[0]
+    def connect(
+        self, container: Container, deadline: float = 10.0, known_hosts: KnownHosts | None = None
+    ) -> Connection:
+        """Connect to a container within `deadline` seconds; `known_hosts` replaces the lab's. Raises HomelabError."""
+        key, _ = self.secrets.key_pair("operator")
+        return self.connector(container, key, known_hosts or self.known_hosts, deadline)
+
+    def connect_to(self, service: str) -> Connection:
+        """Connect to the container that runs a service. Raises HomelabError."""
+        return self.connect(self.inventory.container_with(service))

@@ -1,0 +1,72 @@
+"""Shell completion of names: containers, services, units, secrets, snapshots. Any error completes to nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from homelab.model import Inventory
+
+
+def _inventory(context: typer.Context) -> Inventory:
+    from homelab.inventory import load
+
+    root, own = context.find_root().params, context.params
+    default = os.environ.get("HOMELAB_INVENTORY") or "inventory.yaml"
+    paths = [own.get("inventory") or root.get("inventory") or default]
+    if own.get("lab") or root.get("lab"):
+        from homelab.lab import Lab
+
+        paths.append(Lab().overlay)
+    return load([Path(path) for path in (*paths, *(root.get("overlay") or ()), *(own.get("overlay") or ()))])
+
+
+def _completer(
+    candidates: Callable[[typer.Context, Inventory], Iterable[str]],
+) -> Callable[[typer.Context, str], list[str]]:
+    def complete(ctx: typer.Context, incomplete: str) -> list[str]:
+        try:
+            return [name for name in candidates(ctx, _inventory(ctx)) if name.startswith(incomplete)]
+        except Exception:  # noqa: BLE001 - a message would garble the shell's line
+            return []
+
+    return complete
+
+
+def _units(context: typer.Context, inventory: Inventory) -> Iterable[str]:
+    name = context.params.get("name")
+    return sorted(
+        unit.removesuffix(".service")
+        for container in inventory.containers
+        if name in (None, container.name)
+        for service in container.services.values()
+        for unit in service.units()
+    )
+
+
+def _secrets(_: typer.Context, inventory: Inventory) -> Iterable[str]:
+    from homelab.secrets import FileSecretStore
+
+    return FileSecretStore(inventory.state_dir).names()
+
+
+def _snapshots(_: typer.Context, inventory: Inventory) -> Iterable[str]:
+    from homelab.commands.snapshot import list_snapshots
+    from homelab.progress import SilentProgress
+    from homelab.runtime.session import Session
+
+    return sorted({each.name for each in list_snapshots(Session.open(inventory, SilentProgress()))})
+
+
+containers = _completer(lambda _, inventory: (container.name for container in inventory.containers))
+services = _completer(
+    lambda _, inventory: sorted({name for container in inventory.containers for name in container.services})
+)
+units = _completer(_units)
+secrets = _completer(_secrets)
+snapshots = _completer(_snapshots)

@@ -1,0 +1,146 @@
+"""The global options, understood before and after each verb, and the options that several verbs share."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from homelab.cli import completion
+from homelab.errors import InputError
+
+if TYPE_CHECKING:
+    from homelab.model import Inventory
+    from homelab.progress import Progress
+    from homelab.runtime.session import Session
+
+# The global options.
+InventoryFile = Annotated[
+    Path | None,
+    typer.Option("--inventory", "-i", help="The inventory; default: $HOMELAB_INVENTORY, else inventory.yaml."),
+]
+Overlay = Annotated[
+    list[Path] | None, typer.Option("--overlay", help="A file merged over the inventory; can be repeated.")
+]
+UseLab = Annotated[bool, typer.Option("--lab", help="Use this machine's lab instead of your Proxmox.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show tracebacks and the commands in containers.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+# The options that several verbs share.
+Container = Annotated[
+    str, typer.Argument(metavar="CONTAINER", help="The container.", autocompletion=completion.containers)
+]
+Containers = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="CONTAINER", help="The containers; default: all.", autocompletion=completion.containers),
+]
+Limit = Annotated[
+    list[str] | None,
+    typer.Option("--limit", help="Only this container; can be repeated.", autocompletion=completion.containers),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
+DetailedExitcode = Annotated[
+    bool, typer.Option("--detailed-exitcode", help="Exit with 0: no changes, 2: changes, 1: any error.")
+]
+
+
+@dataclass
+class Settings:
+    """The values of the global options."""
+
+    inventory: Path = field(default_factory=lambda: Path(os.environ.get("HOMELAB_INVENTORY") or "inventory.yaml"))
+    overlays: list[Path] = field(default_factory=list)
+    lab: bool = False
+    verbose: bool = False
+    quiet: bool = False
+    json: bool = False
+    changes_found: bool = False  # exit code 2 means changes, not an error
+    _progress: Progress | None = None
+
+    @property
+    def paths(self) -> list[Path]:
+        """The inventory, the lab's overlay with --lab, then the other overlays. Raises InputError without a lab."""
+        if not self.lab:
+            return [self.inventory, *self.overlays]
+        from homelab.lab import Lab
+
+        overlay = Lab().overlay
+        if not overlay.exists():
+            raise InputError("Cannot use the lab: it is not running", f"{overlay} does not exist.", "homelab lab up")
+        return [self.inventory, overlay, *self.overlays]
+
+    def load(self) -> Inventory:
+        """Return the inventory. Raises InputError with all its errors."""
+        from homelab.inventory import load
+
+        return load(self.paths)
+
+    def session(self, events: bool = False) -> Session:
+        """Return a session on the inventory; `events` reports progress as JSON lines. Raises InputError."""
+        from homelab.runtime.session import Session
+
+        return Session.open(self.load(), self.progress(events))
+
+    def progress(self, events: bool = False) -> Progress:
+        """Return the progress display: for people, or as JSON lines; on standard error."""
+        from homelab.progress import JsonProgress, SilentProgress, TerminalProgress
+
+        if self.quiet:
+            self._progress = SilentProgress()
+        elif events:
+            self._progress = JsonProgress(sys.stderr)
+        else:
+            self._progress = TerminalProgress(verbose=self.verbose)
+        return self._progress
+
+    def stop_progress(self) -> None:
+        """Restore the terminal before other output."""
+        if self._progress:
+            self._progress.close()
+
+
+settings = Settings()
+
+
+def apply_global_options(
+    *,
+    inventory: InventoryFile = None,
+    overlay: Overlay = None,
+    lab: UseLab = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Store the global options of one position, in addition to those of the other."""
+    if inventory is not None:
+        settings.inventory = inventory
+    settings.overlays += overlay or []
+    settings.lab |= lab
+    settings.verbose |= verbose
+    settings.quiet |= quiet
+
+
+def add_verb(app: typer.Typer, function: Callable[..., None], name: str | None = None, **context: Any) -> None:
+    """Add a verb that also understands the global options behind its name; `context` are click's context settings."""
+    signature = inspect.signature(function, eval_str=True)
+    own = list(signature.parameters.values())
+    shared = list(inspect.signature(apply_global_options, eval_str=True).parameters.values())
+
+    @functools.wraps(function)
+    def verb(**values: Any) -> None:
+        apply_global_options(**{each.name: values.pop(each.name) for each in shared})
+        if settings.json and "as_json" not in values:
+            raise InputError("Cannot print JSON: this command has no JSON output", "", "Omit `--json`.")
+        if "as_json" in values:
+            values["as_json"] |= settings.json
+        function(**values)
+
+    verb.__signature__ = signature.replace(parameters=[*own, *shared])  # type: ignore[attr-defined]
+    verb.__annotations__ = {each.name: each.annotation for each in [*own, *shared]}
+    app.command(name, context_settings=context or None)(verb)

@@ -1,0 +1,19 @@
+"""`homelab logs`: the journal of a container's services."""
+
+from __future__ import annotations
+
+from homelab.host import argv
+from homelab.plan import select_containers
+from homelab.runtime.session import Session
+from homelab.runtime.ssh_client import ssh_argv
+
+
+def logs_argv(session: Session, name: str, unit: str | None, follow: bool, lines: int) -> list[str]:
+    """Return the words that show a container's journal through OpenSSH's client. Raises HomelabError."""
+    services = select_containers(session.inventory, [name])[0].services.values()
+    units = [unit] if unit else [u for service in services for u in service.units()]
+    words = ["journalctl", "--no-pager", f"--lines={lines}", *(f"--unit={u}" for u in units)]
+    show = argv(*words, *(["--follow"] if follow else []))
+    # journalctl accepts unknown units.
+    require_known = f"{argv('systemctl', 'cat', '--', unit)} >/dev/null && " if unit else ""
+    return ssh_argv(session, name, [require_known + show])

@@ -1,0 +1,130 @@
+"""`homelab pipeline backfill`: store history in the raw table, from a file or from OpenWeather."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from functools import partial
+from pathlib import Path
+
+from homelab.errors import HomelabError, InputError
+from homelab.host import CommandFailed, Host, Result, argv
+from homelab.progress import Progress
+from homelab.runtime.job_progress import run_with_progress
+from homelab.runtime.session import Session
+from homelab.services.analytics import ROOT, SCRIPTS, as_analytics
+
+_DEADLINE = 4 * 3600.0  # seconds
+# Exit statuses of backfill_weather.py; the last two are those of history_weather.py alone.
+_PARTIAL, _BAD_INPUT, _KEY_REFUSED, _BUSY = 4, 2, 3, 5
+_READ_PROGRESS = f"cat {ROOT}/data/history.progress 2>/dev/null || true"
+
+
+@dataclass(frozen=True)
+class Backfilled:
+    """The observations that were stored, already present, and quarantined with the reasons.
+
+    From OpenWeather's history also: the number of requests, the weeks of a city that were already complete, and the
+    cities that failed.
+    """
+
+    stored: int
+    unchanged: int
+    quarantined: int
+    reasons: dict[str, int]
+    requests: int = 0
+    whole: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        text = f"{self.stored} observations stored, {self.unchanged} were already present"
+        if self.whole:
+            text += f", {self.whole} complete weeks skipped"
+        text += "".join(f"\n  {city}: {reason}" for city, reason in self.failed.items())
+        if self.quarantined:
+            reasons = "".join(f"\n  {count} times: {reason}" for reason, count in self.reasons.items())
+            text += f", {self.quarantined} invalid ones kept in raw.quarantine:{reasons}"
+        return f"{text}\nThe next run adds them to the marts: homelab pipeline run"
+
+
+def backfill_file(session: Session, file: Path, city: str | None, units: str | None) -> Backfilled:
+    """Store a file's observations. Raises InputError if it cannot be read, as a file or as observations."""
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise InputError(f"Cannot read {file}", str(error), "Name a file of JSON or JSON lines.") from error
+    container = session.inventory.container_with("analytics")
+    options = [*(["--city", city] if city else []), *(["--units", units] if units else [])]
+    command = as_analytics(argv("python", f"{SCRIPTS}/backfill_weather.py", *options))
+    action = f"storing {file.name}"
+    with session.connect(container) as host, session.progress.step(container.name, action):
+        result = host.run(command, stdin=content, timeout=_DEADLINE)
+    if result.status == _BAD_INPUT:
+        raise InputError(
+            f"Cannot read {file} as observations",
+            _error_text(result),
+            "It must hold OpenWeather's answers: one JSON object a line, or a list of them.",
+        )
+    return _outcome(container.name, result, action)
+
+
+def backfill_api(
+    session: Session, first: date, until: date | None, cities: Sequence[str], units: str | None
+) -> Backfilled:
+    """Store OpenWeather's history from `first` to before `until` (default: today), of all cities or of these.
+
+    Raises InputError for days that are not a period in the past, HomelabError if the key's plan has no history.
+    """
+    with session.connect_to("analytics") as host:
+        return backfill_api_on(host, first, until, cities, units, session.progress)
+
+
+def backfill_api_on(
+    host: Host, first: date, until: date | None, cities: Sequence[str], units: str | None, progress: Progress
+) -> Backfilled:
+    """As `backfill_api`, on the container itself."""
+    options = [
+        "--from",
+        str(first),
+        *(["--to", str(until)] if until else []),
+        *(word for city in cities for word in ("--city", city)),
+        *(["--units", units] if units else []),
+    ]
+    command = as_analytics(argv("python", f"{SCRIPTS}/history_weather.py", *options))
+    action = f"storing the history since {first}"
+    with progress.step(host.name, action) as report:
+        job = partial(host.run, command, timeout=_DEADLINE)
+        result = run_with_progress(job, lambda: host.run(_READ_PROGRESS).text, report)
+    if result.status == _BAD_INPUT:
+        raise InputError(
+            "Cannot request the history",
+            _error_text(result),
+            "Name days as in --from 2019-01-01 --to 2019-02-01. If it is about the pipeline's settings, run `homelab "
+            "deploy`.",
+        )
+    if result.status == _KEY_REFUSED:
+        raise HomelabError(
+            "Cannot request the history: OpenWeather refuses the key",
+            _error_text(result),
+            "The free plan has no history: see https://openweathermap.org/price, or store a file: homelab pipeline "
+            "backfill FILE",
+        )
+    if result.status == _BUSY:
+        raise HomelabError(
+            "Cannot start a backfill: another one is running",
+            f"An earlier one continues in {host.name}.",
+            "Wait for its end; its observations are not requested again.",
+        )
+    return _outcome(host.name, result, action)
+
+
+def _outcome(container: str, result: Result, action: str) -> Backfilled:
+    if result.status not in (0, _PARTIAL):
+        raise CommandFailed(container, result, action)
+    return Backfilled(**json.loads(result.text.splitlines()[-1]))
+
+
+def _error_text(result: Result) -> str:
+    return result.stderr.decode(errors="replace").strip().removeprefix("error: ")[:1500]

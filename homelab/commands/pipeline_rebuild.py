@@ -1,0 +1,40 @@
+"""`homelab pipeline rebuild`: build the marts again from all raw observations."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import partial
+
+from homelab.host import argv, check
+from homelab.runtime.job_progress import DbtLog, run_with_progress
+from homelab.runtime.session import Session
+from homelab.services.analytics import SCRIPTS, as_analytics
+
+_DEADLINE = 4 * 3600.0  # seconds; it reads the whole history
+
+
+@dataclass(frozen=True)
+class Build:
+    """A successful build of the marts."""
+
+    models: int
+    tests: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.models} models built, {self.tests} tests passed, published after {self.seconds:.0f} s"
+
+
+def rebuild(session: Session) -> Build:
+    """Rebuild and publish the marts. Raises HomelabError if a model or a test fails."""
+    container = session.inventory.container_with("analytics")
+    command = as_analytics(argv("python", f"{SCRIPTS}/transform.py", "--full-refresh"))
+    with (
+        session.connect(container) as host,
+        session.progress.step(container.name, "dbt build --full-refresh") as report,
+    ):
+        job = partial(check, host, command, "rebuilding the marts", timeout=_DEADLINE)
+        result = run_with_progress(job, DbtLog(host), report)
+    outcome = json.loads(result.text.splitlines()[-1])
+    return Build(outcome["models_built"], outcome["tests_passed"], outcome["seconds"])

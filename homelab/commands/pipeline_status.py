@@ -1,0 +1,65 @@
+"""`homelab pipeline status`: the last fetches, the last build, and missing hours."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from homelab.errors import HomelabError
+from homelab.host import argv, check
+from homelab.runtime.session import Session
+from homelab.services.analytics import PUBLISHED, SCRIPTS, as_analytics
+
+
+@dataclass(frozen=True)
+class PipelineStatus:
+    """The last build and fetch as their scripts report them, the last runs, and the missing hours."""
+
+    last_build: dict[str, Any] | None
+    last_ingest: dict[str, Any] | None
+    published: dict[str, Any] | None
+    spooled_bytes: int
+    runs: Sequence[dict[str, Any]]
+    missing: Sequence[dict[str, Any]]
+
+    def lines(self) -> Iterator[str]:
+        """Yield the status as lines for people."""
+        build, fetch, published = self.last_build, self.last_ingest, self.published
+        if build is None:
+            yield "build      none yet"
+        else:
+            yield (
+                f"build      {build['status']} at {build['finished']}, {build['seconds']} s: {build['models_built']}"
+                f" models, {build['tests_passed']} tests passed, {build['tests_failed']} failed"
+            )
+            yield from (f"           {problem['status']}: {problem['node']}" for problem in build["problems"])
+        if fetch is not None:
+            yield (
+                f"fetch      {fetch['finished']}: {fetch['stored']} stored, {fetch['unchanged']} unchanged, "
+                f"{fetch['failed']} failed of {fetch['asked']}"
+            )
+        if published is not None:
+            yield (
+                f"published  {published['cities']} cities, newest day {published['newest_day']}, newest row "
+                f"{published['newest_row']}"
+            )
+        if self.spooled_bytes:
+            yield f"spooled    {self.spooled_bytes} bytes on disk, waiting for PostgreSQL"
+
+
+def status(session: Session) -> PipelineStatus:
+    """Return the pipeline's status. Raises HomelabError if it cannot be read."""
+    container = session.inventory.container_with("analytics")
+    command = as_analytics(argv("python", f"{SCRIPTS}/pipeline_status.py", "--database", PUBLISHED))
+    with session.connect(container) as host:
+        result = check(host, command, "reading the pipeline's status")
+    try:
+        return PipelineStatus(**json.loads(result.text.splitlines()[-1]))
+    except (ValueError, TypeError, IndexError) as error:
+        raise HomelabError(
+            f"Cannot read the pipeline's status on {container.name}",
+            str(error),
+            "Run `homelab deploy`: the scripts there may be of another version.",
+        ) from error

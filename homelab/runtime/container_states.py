@@ -1,0 +1,74 @@
+"""The containers' states on Proxmox."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from homelab.model import Container, Difference, Inventory
+from homelab.model.firewall import changes, desired_firewall, goal
+from homelab.plan import ObservedGuest, drift
+from homelab.proxmox import Client, find_guests, vmids
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerState:
+    """A container as Proxmox has it; sizes in bytes, uptime in seconds. `foreign`: the guest is not this lab's."""
+
+    name: str
+    vmid: int
+    address: str
+    exists: bool = False
+    running: bool = False
+    foreign: bool = False
+    status: str = "missing"
+    lock: str | None = None
+    node: str | None = None
+    cores: int = 0
+    memory_used: int = 0
+    memory_total: int = 0
+    disk_used: int = 0
+    disk_total: int = 0
+    uptime: int = 0
+    drift: Sequence[Difference] = ()
+    pending: Sequence[str] = ()  # options that need a restart
+
+
+def container_states(inventory: Inventory, client: Client | None = None) -> Sequence[ContainerState]:
+    """Return each container's state in the inventory's order. Raises HomelabError if Proxmox does not answer."""
+    client = client or Client(inventory.endpoint)
+    inventory = vmids.resolve_vmids(client, inventory)
+    found = find_guests(client, inventory)
+    return [_state(inventory, container, found.get(container.vmid)) for container in inventory.containers]
+
+
+def _state(inventory: Inventory, container: Container, there: ObservedGuest | None) -> ContainerState:
+    if there is None:
+        return ContainerState(name=container.name, vmid=container.vmid, address=str(container.address))
+    foreign = there.lock != "create" and not there.belongs_to(container)
+    shape, usage = there.shape, there.usage
+    return ContainerState(
+        name=container.name,
+        vmid=container.vmid,
+        address=str(container.address),
+        exists=True,
+        foreign=foreign,
+        running=there.running and not foreign,
+        status=there.status,
+        lock=there.lock,
+        node=there.node,
+        cores=shape.cores if shape else 0,
+        pending=there.pending,
+        memory_used=usage.memory,
+        memory_total=usage.memory_total,
+        disk_used=usage.disk,
+        disk_total=usage.disk_total,
+        uptime=usage.uptime,
+        drift=(*drift(container, shape), *_firewall_drift(inventory, container, there)) if shape else (),
+    )
+
+
+def _firewall_drift(inventory: Inventory, container: Container, there: ObservedGuest) -> Iterator[Difference]:
+    differing = tuple(changes(goal(desired_firewall(inventory, container), there.firewall), there.firewall))
+    if differing:
+        yield Difference("firewall", "as in the inventory", f"{len(differing)} rules or settings differ")

@@ -1,0 +1,152 @@
+"""Convergence of containers over SSH: connect, compare, apply, in parallel."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from homelab.errors import HomelabError
+from homelab.model import Container, ServiceContext, Step
+from homelab.runtime.concurrency import run_all
+from homelab.runtime.connections import Connection
+from homelab.runtime.session import Session
+from homelab.services.base_system import base_system
+from homelab.steps import HealthCheck
+from homelab.steps.converge import StepFailed, converge
+from homelab.steps.host_state import Change, pending_changes
+
+if TYPE_CHECKING:
+    from homelab.runtime.rollback import DeployRollback
+
+
+@dataclass(frozen=True)
+class HostReport:
+    """The changes of a deploy in one container; `seconds` is wall time.
+
+    After a failure, `changes` were made before it; `rolled_back` means that the container has none of them any more.
+    """
+
+    container: str
+    changes: Sequence[Change]
+    seconds: float
+    failure: HomelabError | None = None
+    steps: int = 0  # of the container, removals included
+    rolled_back: bool = False
+
+    @property
+    def unchanged(self) -> int:
+        """The number of steps that were up to date or not reached."""
+        return self.steps - len(self.changes) - bool(self.failure and self.steps)
+
+
+def converge_containers(
+    session: Session, containers: Sequence[Container], dry_run: bool = False, rollback: DeployRollback | None = None
+) -> Sequence[HostReport]:
+    """Converge the containers in parallel; a failing one stops only those that wait for it.
+
+    With `dry_run`, only compare. Raises InputError, before anything is changed, if a rollback is not possible.
+    """
+    run = _Convergence(session, containers)
+    with ExitStack() as connections:
+        for host in run.hosts.values():
+            if not isinstance(host, HomelabError):
+                connections.callback(host.close)
+        if rollback:
+            run.prepare(rollback)
+        jobs = {c.name: partial(run.converge, c, dry_run, rollback) for c in containers}
+        return [report.result() for report in run_all(jobs).values()]
+
+
+def steps_of(context: ServiceContext) -> Sequence[Step]:
+    """Return a container's steps in order; a step that several services share comes once, health checks last."""
+    steps: dict[str, Step] = {}
+    services = context.container.services
+    for group in (base_system(context), *(service.steps(context) for service in services.values())):
+        for step in group:
+            steps.setdefault(step.title, step)
+    changing = tuple(step for step in steps.values() if not step.waits)
+    checks = [
+        HealthCheck(name, service.health_probes(), service.health, service.units(), changing)
+        for name, service in services.items()
+    ]
+    return [*steps.values(), *checks]
+
+
+class _Convergence:
+    """One run on several containers, each with a connection or the error that prevented it."""
+
+    def __init__(self, session: Session, containers: Sequence[Container]) -> None:
+        self._session, self._containers = session, containers
+        connected = run_all({c.name: partial(self._connect, c) for c in containers})
+        self.hosts = {name: future.result() for name, future in connected.items()}
+        self._failed = {name for name, host in self.hosts.items() if isinstance(host, HomelabError)}
+        # Complete only after every container has shown its key.
+        self._host_keys = {name: pin.key for name, pin in session.known_hosts.pins().items() if pin.key}
+
+    def _connect(self, container: Container) -> Connection | HomelabError:
+        try:
+            return self._session.connect(container)
+        except HomelabError as error:
+            return error
+
+    def _steps(self, container: Container) -> Sequence[Step]:
+        return steps_of(
+            ServiceContext(
+                inventory=self._session.inventory,
+                container=container,
+                secret_store=self._session.secrets,
+                host_keys=self._host_keys,
+                failed=self._failed,
+                deploying=[c.name for c in self._containers],
+            )
+        )
+
+    def prepare(self, rollback: DeployRollback) -> None:
+        """Take a snapshot of each container that will change; a container that cannot be inspected has failed."""
+        from homelab.runtime.rollback import changes_something
+
+        def will_change(container: Container) -> bool | HomelabError:
+            host = self.hosts[container.name]
+            try:
+                return host if isinstance(host, HomelabError) else changes_something(host, self._steps(container))
+            except HomelabError as error:
+                return error
+
+        inspected = run_all({c.name: partial(will_change, c) for c in self._containers})
+        results = {name: future.result() for name, future in inspected.items()}
+        errors = {name: result for name, result in results.items() if isinstance(result, HomelabError)}
+        self.hosts |= errors
+        rollback.prepare(
+            [name for name, result in results.items() if result is True], [n for n in results if n not in errors]
+        )
+        self._failed |= set(errors)
+
+    def converge(self, container: Container, dry_run: bool, rollback: DeployRollback | None) -> HostReport:
+        """Converge one container, or only compare it."""
+        started = time.monotonic()
+        host = self.hosts[container.name]
+        if isinstance(host, HomelabError):
+            return HostReport(container.name, (), 0.0, host)
+        steps: Sequence[Step] = ()
+        failure: HomelabError | None = None
+        try:
+            steps = self._steps(container)
+            changes: Sequence[Change] = (
+                pending_changes(host, steps) if dry_run else converge(host, steps, self._session.progress)
+            )
+        except HomelabError as error:
+            self._failed.add(container.name)
+            failure, changes = error, error.changed if isinstance(error, StepFailed) else ()
+        failure, rolled_back = rollback.finish(host, failure) if rollback else (failure, False)
+        return HostReport(
+            container.name,
+            [change for change in changes if not change.step.waits],
+            time.monotonic() - started,
+            failure,
+            len({*steps, *(change.step for change in changes)}),
+            rolled_back,
+        )

@@ -1,0 +1,102 @@
+"""The state of a whole lab: containers, units and services."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
+
+from homelab.errors import HomelabError
+from homelab.host import Result, argv
+from homelab.model import Container, Health
+from homelab.runtime.concurrency import run_all
+from homelab.runtime.session import Session
+
+if TYPE_CHECKING:
+    from homelab.runtime.container_states import ContainerState
+
+_CONNECT_DEADLINE = 3.0  # seconds
+
+
+@dataclass(frozen=True)
+class ServiceReport:
+    """A service: its units' states in systemd's words, and its health."""
+
+    name: str
+    units: Mapping[str, str]
+    health: Health
+
+    @property
+    def healthy(self) -> bool:
+        """True if the service is healthy and all its units are active."""
+        return self.health.healthy and all(state == "active" for state in self.units.values())
+
+
+@dataclass(frozen=True)
+class ContainerReport:
+    """A container's state on Proxmox, and its services; `unreachable` gives the reason for missing services."""
+
+    name: str
+    proxmox: ContainerState
+    services: Sequence[ServiceReport] = ()
+    unreachable: str = ""
+
+    @property
+    def healthy(self) -> bool:
+        """True if the container runs as in the inventory and all its services are healthy."""
+        return (
+            self.proxmox.running
+            and not self.proxmox.drift
+            and not self.unreachable
+            and all(service.healthy for service in self.services)
+        )
+
+
+@dataclass(frozen=True)
+class LabReport:
+    """All containers of a lab."""
+
+    lab: str
+    containers: Sequence[ContainerReport]
+    healthy: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "healthy", all(container.healthy for container in self.containers))
+
+
+def report_lab(session: Session) -> LabReport:
+    """Ask Proxmox, then all containers in parallel; a container that is down does not hide the others."""
+    from homelab.runtime.container_states import container_states
+
+    states = {state.name: state for state in container_states(session.inventory)}
+    reports = run_all({c.name: partial(_report, session, c, states[c.name]) for c in session.inventory.containers})
+    return LabReport(session.inventory.lab, [report.result() for report in reports.values()])
+
+
+def _report(session: Session, container: Container, state: ContainerState) -> ContainerReport:
+    if not state.running:
+        return ContainerReport(container.name, state)
+    try:
+        with session.connect(container, _CONNECT_DEADLINE) as host:
+            probes = [
+                [_units_probe(service.units()), *service.health_probes()] for service in container.services.values()
+            ]
+            answers = iter(host.batch([probe for group in probes for probe in group]))
+    except HomelabError as error:
+        return ContainerReport(container.name, state, unreachable=f"{error.brief}: {error.details}")
+    grouped = [[next(answers) for _ in group] for group in probes]
+    services = [
+        ServiceReport(name, _unit_states(service.units(), units), service.health(results))
+        for (name, service), (units, *results) in zip(container.services.items(), grouped, strict=True)
+    ]
+    return ContainerReport(container.name, state, services)
+
+
+def _units_probe(units: Sequence[str]) -> str:
+    return argv("systemctl", "is-active", *units) if units else "true"
+
+
+def _unit_states(units: Sequence[str], answer: Result) -> Mapping[str, str]:
+    # systemctl prints one line for each unit; its exit status covers all of them.
+    return dict(zip(units, answer.text.splitlines(), strict=False)) if units else {}

@@ -1,0 +1,53 @@
+"""SQL on the published marts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from homelab.errors import HomelabError, InputError
+from homelab.host import Result, argv
+from homelab.runtime.session import Session
+from homelab.services.analytics import PUBLISHED, SCRIPTS, as_analytics
+
+_DEADLINE = 600  # seconds
+# Exit statuses of query.py: DuckDB refuses the SQL; no build has been published yet.
+_REFUSED, _NOT_PUBLISHED = 1, 3
+
+Rows = Sequence[dict[str, Any]]
+
+
+def query_marts(session: Session, sql: str) -> Rows:
+    """Return the rows of one statement. Raises InputError for SQL that DuckDB refuses, else HomelabError."""
+    container = session.inventory.container_with("analytics")
+    script = argv("python", f"{SCRIPTS}/query.py", "--database", PUBLISHED, "--format", "json", "--", sql)
+    with session.connect(container) as host:
+        # `timeout` also ends a query whose connection was lost.
+        result = host.run(as_analytics(f"timeout {_DEADLINE} {script}"), timeout=_DEADLINE + 10)
+    return parse_rows(
+        result,
+        container.name,
+        not_published="Wait for the next hourly run; `homelab status` shows its problems.",
+        resolution="Run `homelab deploy`.",
+    )
+
+
+def parse_rows(result: Result, where: str, *, not_published: str, resolution: str) -> Rows:
+    """Return the rows in the output of query.py. Raises InputError for SQL that DuckDB refuses, else HomelabError."""
+    if result.status == _NOT_PUBLISHED:
+        raise HomelabError(
+            "Cannot query the marts: there are none yet", "No build of the pipeline was published.", not_published
+        )
+    error = result.stderr.decode(errors="replace").strip()
+    if result.status == _REFUSED and error.startswith("error: "):
+        raise InputError(
+            "Cannot run the query: DuckDB refuses it",
+            error.removeprefix("error: ")[:1500],
+            'The tables: homelab query "show all tables"',
+        )
+    if not result.ok:
+        details = error[-1500:] or f"query.py ended with status {result.status}."
+        raise HomelabError(f"Cannot run the query on {where}", details, resolution)
+    rows: list[dict[str, Any]] = json.loads(result.stdout)
+    return rows

@@ -1,0 +1,47 @@
+"""A plan as lines for people: each change and when it takes effect."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from homelab.plan import NEEDS_RESTART, Action, Destroy, Plan, Start, Stop, Update, UpdateFirewall
+
+Effect = Literal["live", "pending until restart", "restarts the container", "data is lost"]
+
+
+@dataclass(frozen=True, slots=True)
+class PlanLine:
+    """One change and when it takes effect; `diff` is a unified diff if a file differs."""
+
+    container: str
+    change: str
+    effect: Effect
+    diff: str = ""
+
+
+def plan_lines(plan: Plan) -> Iterator[PlanLine]:
+    """Yield a plan's lines: one for each action, one for each field of an update."""
+    for name, actions in plan.by_container().items():
+        restarts = any(isinstance(action, Stop) for action in actions)
+        for action in actions:
+            for change, effect in _effects(action, restarts):
+                yield PlanLine(name, change, effect)
+
+
+def _effects(action: Action, restarts: bool) -> Iterator[tuple[str, Effect]]:
+    match action:
+        case Update(container, found, changes):
+            for change in changes:
+                waits = found.running and change.field in NEEDS_RESTART
+                yield f"update {container.name}: {change}", "pending until restart" if waits else "live"
+        case UpdateFirewall(container):
+            for each in action.changes:
+                yield f"firewall of {container.name}: {each}", "live"
+        case Destroy():
+            yield str(action), "data is lost"
+        case Stop() | Start() if restarts:
+            yield str(action), "restarts the container"
+        case _:
+            yield str(action), "live"
