@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from math import ceil
 from pathlib import Path
 
@@ -13,9 +14,9 @@ from benchmarks.node import Node
 from benchmarks.site import Site, site
 from benchmarks.table import Row
 from homelab.commands.up import up
-from homelab.known_hosts import KnownHosts
 from homelab.progress import Progress, SilentProgress
-from homelab.secrets import FileSecretStore
+from homelab.runtime.session import Session
+from tests.support import NoHost
 
 _CREATE, _START = 3.0, 0.5  # seconds that the node takes for the tasks of one container
 
@@ -46,14 +47,8 @@ def again(place: Site, progress: Progress | None = None) -> float:
     """`up` in this process, without a wait for SSH: nobody listens there. Seconds."""
     inventory = place.inventory
     started = time.perf_counter()
-    up(
-        inventory,
-        secret_store=FileSecretStore(inventory.state_dir),
-        known_hosts=KnownHosts.of(inventory.state_dir),
-        progress=progress or SilentProgress(),
-        confirm=lambda plan: True,
-        wait_for_ssh=lambda container: None,
-    )
+    session = Session.open(inventory, progress or SilentProgress())
+    up(replace(session, connector=lambda *_: NoHost()), confirm=lambda plan: True)
     return time.perf_counter() - started
 
 

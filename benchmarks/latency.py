@@ -13,7 +13,7 @@ import json
 import sys
 import threading
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from homelab.commands.deploy import deploy
@@ -21,7 +21,7 @@ from homelab.inventory import load
 from homelab.known_hosts import KnownHosts
 from homelab.model import Container, Secret
 from homelab.progress import SilentProgress
-from homelab.secrets import FileSecretStore
+from homelab.runtime.session import Session
 from homelab.ssh import Ssh
 
 _PATIENCE = 60.0  # seconds to connect
@@ -77,7 +77,7 @@ class Line:
         self.seen: dict[str, Seen] = {}
         self.relays: dict[str, Relay] = {}
 
-    def reach(self, container: Container, key: Secret, known_hosts: KnownHosts) -> Ssh:
+    def connect(self, container: Container, key: Secret, known_hosts: KnownHosts, _: float) -> Ssh:
         """A live connection through a relay."""
         relay = self.relays[container.name] = Relay(self._loop, str(container.address), 22, self._delay)
         started = time.perf_counter()
@@ -91,13 +91,7 @@ def main() -> None:
     """Deploy; the exit code is 1 if that was no no-op."""
     delay, *files = sys.argv[1:]
     inventory, line = load([Path(file) for file in files]), Line(float(delay))
-    reports = deploy(
-        inventory,
-        secret_store=FileSecretStore(inventory.state_dir),
-        known_hosts=KnownHosts.of(inventory.state_dir),
-        progress=SilentProgress(),
-        reach=line.reach,
-    )
+    reports = deploy(replace(Session.open(inventory, SilentProgress()), connector=line.connect))
     for report in reports:
         if report.failure:
             raise report.failure

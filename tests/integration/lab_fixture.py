@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from homelab.commands.deploy import connect
 from homelab.commands.up import up as make_up
 from homelab.errors import HomelabError
 from homelab.host import check
@@ -18,9 +17,9 @@ from homelab.known_hosts import KnownHosts
 from homelab.lab import Lab, down, missing, up
 from homelab.model import Inventory, Step
 from homelab.progress import SilentProgress
+from homelab.runtime.connections import Connection
 from homelab.runtime.container_changes import Outcome
-from homelab.secrets import FileSecretStore
-from homelab.ssh import Ssh
+from homelab.runtime.session import Session
 from homelab.steps.converge import converge
 from homelab.steps.host_state import pending_changes
 
@@ -54,9 +53,9 @@ class LabFixture:
     inventory: Inventory
 
     @property
-    def secret_store(self) -> FileSecretStore:
-        """The inventory's secrets."""
-        return FileSecretStore(self.inventory.state_dir)
+    def session(self) -> Session:
+        """A session on the inventory."""
+        return Session.open(self.inventory, QUIET)
 
     @property
     def known_hosts(self) -> KnownHosts:
@@ -65,19 +64,12 @@ class LabFixture:
 
     def up(self, *limit: str) -> Outcome:
         """`homelab up --yes`, and what it did."""
-        return make_up(
-            self.inventory,
-            secret_store=self.secret_store,
-            known_hosts=self.known_hosts,
-            progress=QUIET,
-            confirm=lambda plan: True,
-            limit=limit,
-        )
+        return make_up(self.session, confirm=lambda plan: True, limit=limit)
 
-    def connect(self, name: str = "") -> Ssh:
+    def connect(self, name: str = "") -> Connection:
         """A connection of its own, to a container that shows the key that is pinned for it."""
         container = next(each for each in self.inventory.containers if name in ("", each.name))
-        return connect(container, self.secret_store.key_pair("operator")[0], self.known_hosts, 60)
+        return self.session.connect(container, 60)
 
     def run(self, command: str, name: str = "") -> str:
         """What a command prints; it has to succeed."""

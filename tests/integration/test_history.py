@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from homelab.commands.backfill import Backfilled
+from homelab.commands.pipeline_backfill import Backfilled
 from homelab.lab.observations import load
 from tests.integration.conftest import KEY, replaying
 from tests.integration.test_pipeline import Stack

@@ -17,14 +17,13 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
 
-from homelab.commands.deploy import HostReport, deploy
-from homelab.commands.deploy import connect as over_ssh
+from homelab.commands.deploy import deploy
 from homelab.commands.destroy import destroy
 from homelab.host import check
 from homelab.known_hosts import KnownHosts, Pin, fingerprint
@@ -32,9 +31,11 @@ from homelab.lab import Lab
 from homelab.model import Container, Secret
 from homelab.paths import bundled_path
 from homelab.plan import select_containers
+from homelab.runtime.connections import Connector, connect_ssh
+from homelab.runtime.convergence import HostReport
 from homelab.ssh import Ssh
 from tests.integration.fault_injection import KINDS, FaultInjectingHost, FaultPlan, differences, state
-from tests.integration.lab_fixture import QUIET, LabFixture, in_a_lab, lab_with
+from tests.integration.lab_fixture import LabFixture, in_a_lab, lab_with
 
 LAB = Lab("crash", IPv4Network("10.99.2.112/28"), "hl-crsh", 18086, 8169)
 OVERLAY = """
@@ -65,7 +66,7 @@ class Stack(LabFixture):
 
     def make(self, keys: Mapping[str, bytes]) -> dict[str, bytes]:
         """Fresh containers, with these host keys, or with new ones. Returns the keys."""
-        destroy(self.inventory, known_hosts=self.known_hosts, progress=QUIET, confirm=lambda plan: True, limit=LIMIT)
+        destroy(self.session, confirm=lambda plan: True, limit=LIMIT)
         self.up(*LIMIT)
         made = {}
         for container in self.containers:
@@ -83,16 +84,9 @@ class Stack(LabFixture):
             self.known_hosts.pin(container.name, Pin(fingerprint(line), line))
         return made
 
-    def deploy_all(self, reach: Callable[..., object] = over_ssh) -> Sequence[HostReport]:
+    def deploy_all(self, connector: Connector = connect_ssh) -> Sequence[HostReport]:
         """What `homelab deploy` does."""
-        return deploy(
-            self.inventory,
-            secret_store=self.secret_store,
-            known_hosts=self.known_hosts,
-            progress=QUIET,
-            limit=LIMIT,
-            reach=reach,
-        )  # type: ignore[arg-type]
+        return deploy(replace(self.session, connector=connector), limit=LIMIT)
 
     def deploy_and_be_cut_off(self, fate: FaultPlan) -> int:
         """The same in a process of its own, cut off as fate has it: 0 if all went well, 1 if not, -9 if killed."""

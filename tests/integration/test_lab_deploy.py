@@ -327,7 +327,7 @@ def test_another_host_key_is_a_hard_stop_until_it_is_trusted(box: LabFixture) ->
     assert "`homelab trust postgres-data`" in error.value.resolution
     line = shown_key(str(box.inventory.containers[0].address))
     assert line
-    trust(box.inventory, "postgres-data", fingerprint(line), known_hosts=box.known_hosts)
+    trust(box.session, "postgres-data", fingerprint(line))
     assert box.deploy([]) is not None
 
 

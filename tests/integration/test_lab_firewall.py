@@ -21,7 +21,6 @@ from homelab.commands.destroy import destroy
 from homelab.commands.up import up
 from homelab.errors import HomelabError
 from homelab.inventory import load
-from homelab.known_hosts import KnownHosts
 from homelab.lab import Lab
 from homelab.lab import up as lab_up
 from homelab.lab.containers import Runtime
@@ -31,7 +30,7 @@ from homelab.model import Inventory
 from homelab.paths import bundled_path
 from homelab.proxmox import Client
 from homelab.runtime.container_changes import Outcome
-from homelab.secrets import FileSecretStore
+from homelab.runtime.session import Session
 from tests.integration.lab_fixture import QUIET, fresh, in_a_lab
 
 # A lab of this file's own, so that it may run beside a demo and beside the end-to-end tests.
@@ -130,15 +129,7 @@ class Place:
         over = self.folder / "over.yaml"
         over.write_text(overlay)
         self.inventory = load([self.folder / "inventory.yaml", LAB.overlay, self.folder / "small.yaml", over])
-        state = self.inventory.state_dir
-        return up(
-            self.inventory,
-            secret_store=FileSecretStore(state),
-            known_hosts=KnownHosts.of(state),
-            progress=QUIET,
-            confirm=lambda plan: True,
-            limit=limit,
-        )
+        return up(Session.open(self.inventory, QUIET), confirm=lambda plan: True, limit=limit)
 
 
 @pytest.fixture(scope="module")
@@ -147,12 +138,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         place = Place(tmp_path_factory.mktemp("walls"))
         place.up(ON)
         yield place
-        destroy(
-            place.inventory,
-            known_hosts=KnownHosts.of(place.inventory.state_dir),
-            progress=QUIET,
-            confirm=lambda plan: True,
-        )
+        destroy(Session.open(place.inventory, QUIET), confirm=lambda plan: True)
 
 
 @contextmanager

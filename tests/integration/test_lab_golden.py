@@ -11,7 +11,7 @@ from ipaddress import IPv4Network
 
 import pytest
 
-from homelab.commands import golden as baking
+from homelab.commands import golden
 from homelab.known_hosts import fingerprint
 from homelab.lab import Lab, up
 from homelab.lab.containers import Runtime
@@ -53,7 +53,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabFixture]:
 def test_a_clone_of_a_golden_container_is_a_container_of_its_own(home: LabFixture) -> None:
     home.up(SOURCE)
     home.run(LITTER, SOURCE)
-    baking.bake(home.inventory, SOURCE, known_hosts=home.known_hosts, progress=QUIET, confirm=lambda lines: True)
+    golden.create(home.session, SOURCE, confirm=lambda lines: True)
     assert home.run("cat /srv/data", SOURCE) == "secret"
 
     assert "clone second (121)" in str(home.up(CLONE))
@@ -101,5 +101,5 @@ def test_the_golden_container_itself_cannot_be_started(home: LabFixture) -> None
     while (status := client.get(f"nodes/pve/tasks/{upid}/status"))["status"] != "stopped":
         time.sleep(0.05)
     assert status["exitstatus"] == "you can't start a CT if it's a template"
-    baking.remove(home.inventory, SOURCE, progress=QUIET, confirm=lambda lines: True)
+    golden.delete(home.session, SOURCE, confirm=lambda lines: True)
     assert {row["vmid"] for row in client.get("nodes/pve/lxc")} == {120, 121}

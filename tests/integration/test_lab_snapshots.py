@@ -159,7 +159,7 @@ def test_a_deploy_that_fails_goes_back_and_the_next_one_comes_through(home: Home
     home.homelab("deploy", "--rollback-on-failure", overlay=mended)
     assert "Package: bash" in home.run("cat /etc/apt/preferences.d/homelab")
     assert (home.snapshots(), copies()) == ([], [])
-    home.homelab("deploy", "--check-only", overlay=mended)
+    home.homelab("deploy", "--dry-run", "--detailed-exitcode", overlay=mended)
 
 
 def test_a_backup_of_it_is_taken_from_a_snapshot(home: Home, client: Client) -> None:

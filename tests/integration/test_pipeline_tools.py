@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from homelab.commands.backfill import Backfilled, PipelineStatus
+from homelab.commands.pipeline_backfill import Backfilled
+from homelab.commands.pipeline_status import PipelineStatus
 from homelab.lab.observations import PLACES, answer, load
 from tests.integration.test_pipeline import Stack
 from tests.integration.test_pipeline import stack as stack

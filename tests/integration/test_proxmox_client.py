@@ -26,6 +26,7 @@ from tests.integration.test_proxmox_up import SECRET, Site
 from tests.integration.test_proxmox_up import pair as pair
 from tests.integration.test_proxmox_up import site as site
 from tests.recorded import RECORDED, data, replaying
+from tests.support import make_session
 
 Pair = tuple[tuple[str, str], str]
 
@@ -349,11 +350,11 @@ def test_init_writes_nothing_when_the_fingerprint_is_not_confirmed(tmp_path: Pat
 
 def test_trust_by_hand_and_from_the_log(site: Site) -> None:
     site.up("postgres-data")
-    mine = "SHA256:" + "A" * 43
-    assert trust(site.inventory, "postgres-data", mine, known_hosts=site.known_hosts).fingerprint == mine
+    mine, session = "SHA256:" + "A" * 43, make_session(site.inventory, site.known_hosts)
+    assert trust(session, "postgres-data", mine).fingerprint == mine
     assert site.known_hosts.pins()["postgres-data"].fingerprint == mine
-    assert trust(site.inventory, "postgres-data", known_hosts=site.known_hosts).fingerprint == site.pve.keys[167]
-    with pytest.raises(InputError, match="not a host key's fingerprint"):
-        trust(site.inventory, "postgres-data", "MD5:aa", known_hosts=site.known_hosts)
+    assert trust(session, "postgres-data").fingerprint == site.pve.keys[167]
+    with pytest.raises(InputError, match="Cannot read the host key's fingerprint"):
+        trust(session, "postgres-data", "MD5:aa")
     with pytest.raises(HomelabError, match="does not exist"):
-        trust(site.inventory, "analytics-platform", known_hosts=site.known_hosts)
+        trust(session, "analytics-platform")

@@ -14,11 +14,11 @@ import pytest
 from typer.testing import CliRunner
 
 from homelab.cli import app
-from homelab.cli.output import to_json
+from homelab.cli.results import to_json
 from homelab.commands import snapshot
-from homelab.commands.deploy import HostReport
 from homelab.errors import InputError
 from homelab.progress import JsonProgress, SilentProgress
+from homelab.runtime.convergence import HostReport
 from homelab.runtime.rollback import SNAPSHOT
 from tests.integration.deployed import NEW, Disks, deploy
 from tests.integration.fakenode import TOKEN
@@ -26,6 +26,7 @@ from tests.integration.test_proxmox_kill import Scene, scene
 from tests.integration.test_proxmox_up import NAMES, Site
 from tests.integration.test_proxmox_up import pair as pair
 from tests.integration.test_proxmox_up import site as site
+from tests.support import make_session
 
 ONE = "postgres-data"
 VMIDS = (167, 168, 169)
@@ -215,14 +216,8 @@ def test_a_rollback_that_fails_says_how_to_go_back(rig: Rig) -> None:
     assert "it did not go back to where it was" in report.failure.details
     assert report.failure.resolution.endswith(f"homelab snapshot rollback {SNAPSHOT} --limit {ONE}")
     assert rig.snapshots() == {167: [SNAPSHOT]}
-    snapshot.rollback(
-        rig.site.inventory,
-        SNAPSHOT,
-        known_hosts=rig.site.known_hosts,
-        progress=SilentProgress(),
-        confirm=lambda lines: True,
-        limit=[ONE],
-    )
+    session = make_session(rig.site.inventory, rig.site.known_hosts)
+    snapshot.rollback(session, SNAPSHOT, confirm=lambda lines: True, limit=[ONE])
     assert rig.disks.content(167) == "old\n"
 
 
@@ -245,7 +240,6 @@ def test_a_snapshot_that_does_not_go_is_said(rig: Rig) -> None:
     assert rig.snapshots() == {}
 
 
-@pytest.mark.parametrize("other", ["--dry-run", "--check-only"])
 def test_it_is_not_for_a_look(rig: Rig, other: str) -> None:
     done = CliRunner().invoke(
         app, ["-i", str(rig.site.folder / "inventory.yaml"), "deploy", "--rollback-on-failure", other]
@@ -332,18 +326,12 @@ def test_killed_in_the_middle_of_the_changes(
 
 def test_snapshot_list_shows_it(rig: Rig) -> None:
     rig.left_by_a_killed_run()
-    (found,) = snapshot.listed(rig.site.inventory, progress=SilentProgress())
+    (found,) = snapshot.list_snapshots(make_session(rig.site.inventory, rig.site.known_hosts))
     assert (found.container, found.name) == (ONE, SNAPSHOT)
 
 
 def test_the_node_of_these_tests_keeps_what_is_in_its_containers(rig: Rig) -> None:
     rig.left_by_a_killed_run()
-    snapshot.rollback(
-        rig.site.inventory,
-        SNAPSHOT,
-        known_hosts=rig.site.known_hosts,
-        progress=SilentProgress(),
-        confirm=lambda lines: True,
-        limit=[ONE],
-    )
+    session = make_session(rig.site.inventory, rig.site.known_hosts)
+    snapshot.rollback(session, SNAPSHOT, confirm=lambda lines: True, limit=[ONE])
     assert rig.disks.content(167) == "old\n"

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from homelab.commands.doctor import doctor
-from homelab.commands.plan import lines
 from homelab.errors import HomelabError
 from homelab.model import Inventory
 from homelab.model.firewall import desired_firewall
 from homelab.proxmox import Client, firewall_api
-from homelab.runtime.container_changes import container_states
+from homelab.runtime.container_states import container_states
+from homelab.runtime.plan_lines import plan_lines
 from tests.integration.fakenode import inventory_for, serving
 from tests.integration.fork_server import runner
 from tests.integration.test_proxmox_kill import DeadlyNode, Scene
@@ -134,7 +134,7 @@ def test_one_line_turns_it_on_and_ssh_goes_on_all_the_while(site: Site) -> None:
     assert all(seen)
     assert len(seen) > 12
     assert [line.split(":")[0] for line in outcome.done[ONE]] == ["firewall of postgres-data", "update postgres-data"]
-    shown = [(line.what, line.effect) for line in lines(site.asked[-1])]
+    shown = [(line.change, line.effect) for line in plan_lines(site.asked[-1])]
     assert shown[:2] == [
         ("firewall of postgres-data: + in ACCEPT tcp 22 from 192.168.2.0/24 (homelab: SSH for the operator)", "live"),
         (
@@ -191,7 +191,7 @@ def test_drift_is_shown_and_put_back(
     assert str(told) == f"firewall: {len(expected)} rules or settings otherwise → as the inventory says"
     with watched(site) as seen:
         site.up(ONE)
-    shown = [line.what.removeprefix("firewall of postgres-data: ") for line in lines(site.asked[-1])]
+    shown = [line.change.removeprefix("firewall of postgres-data: ") for line in plan_lines(site.asked[-1])]
     assert all(line.startswith(start) for line, start in zip(shown, expected, strict=True)), shown
     assert as_wanted(site, ONE)
     assert seen[seen.index(True) :].count(False) == 0, "SSH was cut off in between"

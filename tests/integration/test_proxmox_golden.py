@@ -17,14 +17,14 @@ from typing import Any
 import pytest
 from fakepve.server import TaskError
 
-from homelab.commands import golden as baking
+from homelab.commands import golden
 from homelab.commands.destroy import destroy
 from homelab.commands.plan import preview
 from homelab.commands.up import up
 from homelab.errors import HomelabError, InputError
 from homelab.host import Host, Result
 from homelab.known_hosts import KnownHosts, fingerprint
-from homelab.model import Container
+from homelab.model import Container, Secret
 from homelab.plan import golden_container
 from homelab.progress import SilentProgress
 from homelab.proxmox import Client
@@ -32,11 +32,12 @@ from homelab.proxmox.checks import proxmox_checks
 from homelab.proxmox.inspect import inspect_container
 from homelab.runtime.clone_identity import PREPARE, RESTARTED, TAKE, WHOLE
 from homelab.runtime.container_changes import Outcome
+from homelab.runtime.session import Session
 from homelab.ssh import HostKeyMismatch
 from tests.integration.fakenode import TOKEN, FakeNode, inventory_for, serving
 from tests.integration.test_proxmox_up import SECRET, Site
 from tests.integration.test_proxmox_up import pair as pair
-from tests.support import FixedSecretStore
+from tests.support import make_session
 
 ONE, TWO, THREE = "postgres-data", "analytics-platform", "airflow-orchestration"
 CLONED = "containers: {postgres-data: {clone_from: postgres-data, disk: 20, memory: 4096}}"
@@ -107,7 +108,7 @@ class Guests:
     after: Callable[[str], None] = lambda command: None
 
     @contextmanager
-    def reach(self, container: Container, known_hosts: KnownHosts) -> Iterator[Host]:
+    def connect(self, container: Container, key: Secret, known_hosts: KnownHosts, deadline: float) -> Iterator[Host]:
         """As SSH does: the key that is shown has to be the pinned one."""
         ct, pin = self.pve.ct(container.vmid), known_hosts.pins().get(container.name)
         assert ct.status == "running"
@@ -128,29 +129,17 @@ class Place(Site):
         self.guests = Guests(self.pve)
 
     def up(self, *limit: str) -> Outcome:
-        return up(
-            self.inventory,
-            secret_store=FixedSecretStore(),
-            known_hosts=self.known_hosts,
-            progress=SilentProgress(),
-            confirm=self._confirm,
-            limit=limit,
-            wait_for_ssh=lambda c: None,
-            reach=self.guests.reach,
-        )
+        return up(self._session, confirm=self._confirm, limit=limit)
+
+    @property
+    def _session(self) -> Session:
+        return make_session(self.inventory, self.known_hosts, connector=self.guests.connect)
 
     def bake(self, name: str = ONE, vmid: int | None = None) -> Outcome:
-        return baking.bake(
-            self.inventory,
-            name,
-            known_hosts=self.known_hosts,
-            progress=SilentProgress(),
-            confirm=self._agree,
-            vmid=vmid,
-        )
+        return golden.create(self._session, name, confirm=self._agree, vmid=vmid)
 
     def remove(self, name: str = ONE) -> Outcome:
-        return baking.remove(self.inventory, name, progress=SilentProgress(), confirm=self._agree)
+        return golden.delete(self._session, name, confirm=self._agree)
 
     def _agree(self, lines: Sequence[str]) -> bool:
         self.shown.append(list(lines))
@@ -213,15 +202,15 @@ def test_bake(place: Place) -> None:
     assert said
     assert (said.of, said.template) == (ONE, "local:vztmpl/ubuntu-24.04-standard_24.04-2_amd64.tar.zst")
     assert said.fingerprint == place.pin(ONE)
-    assert any("its passwords, its keys, its data" in line for line in place.shown[0])
+    assert any("passwords, keys and data" in line for line in place.shown[0])
 
 
 def test_destroy_says_that_it_stays(place: Place) -> None:
     place.up(ONE)
     place.bake()
     progress = Noting()
-    destroy(place.inventory, known_hosts=place.known_hosts, progress=progress, confirm=lambda plan: True)
-    assert progress.notes == ["golden-postgres-data: golden container 100 stays: `homelab bake --delete` removes it"]
+    destroy(make_session(place.inventory, place.known_hosts, progress), confirm=lambda plan: True)
+    assert progress.notes == ["golden-postgres-data: golden container 100 stays; `homelab golden delete` removes it"]
     assert [ct.vmid for ct in place.pve.cts] == [100]
 
 
@@ -475,14 +464,8 @@ def test_the_plan_says_so(place: Place) -> None:
     place.up(ONE)
     place.bake()
     place.gone()
-    (line,) = preview(
-        place.inventory,
-        secret_store=FixedSecretStore(),
-        known_hosts=place.known_hosts,
-        progress=SilentProgress(),
-        limit=[ONE],
-    ).up
-    assert "golden/postgres-data (100, baked at " in line.what
+    (line,) = preview(make_session(place.inventory, place.known_hosts), limit=[ONE]).up
+    assert "golden/postgres-data (100, baked at " in line.change
 
 
 def test_doctor_looks_for_it(place: Place) -> None:
@@ -509,7 +492,7 @@ def test_a_key_that_is_neither_is_a_hard_stop(place: Place) -> None:
     place.gone()
     place.pve.keys[100] = "SHA256:" + "x" * 43  # what the clone shows is not what the golden container says
     error = fails(place, lambda: place.up(ONE))
-    assert "nobody has told us of" in error.brief
+    assert "an unknown SSH host key" in error.brief
     assert ONE not in place.known_hosts.pins()
     assert "renew postgres-data" in str(place.asked[-1]) or place.pve.ct(167).config["memory"] == 4096
     fails(place, lambda: place.up(ONE))

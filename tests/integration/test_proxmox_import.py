@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from homelab.cli import app
-from homelab.cli.common import settings
+from homelab.cli.options import settings
 from homelab.commands.import_ import Imported, Proposal, import_containers
 from homelab.errors import HomelabError
 from homelab.inventory import load
@@ -19,6 +19,8 @@ from tests.integration.test_proxmox_up import SECRET, Site
 from tests.integration.test_proxmox_up import pair as pair
 from tests.integration.test_proxmox_up import site as site
 from tests.support import FixedSecretStore
+
+_, PUBLIC_KEY = FixedSecretStore().key_pair("operator")
 
 # As Proxmox's web interface makes one, but for the firewall.
 PLAIN: dict[str, Any] = {
@@ -55,7 +57,7 @@ class Desk:
         return self.site.pve.add_ct(vmid, str(whole.get("hostname")), node="pve", config=whole, defaults=False)
 
     def run(self, *vmids: int) -> Imported | None:
-        return import_containers(self.paths, vmids or (105,), secret_store=FixedSecretStore(), confirm=self._confirm)
+        return import_containers(self.paths, vmids or (105,), public_key=PUBLIC_KEY, confirm=self._confirm)
 
     def _confirm(self, proposal: Proposal) -> bool:
         self.asked.append(proposal)
@@ -154,7 +156,7 @@ def test_a_change_while_a_person_thinks_is_seen(desk: Desk) -> None:
         return True
 
     with pytest.raises(HomelabError, match="web was changed after it was looked at"):
-        import_containers(desk.paths, [105], secret_store=FixedSecretStore(), confirm=confirm)
+        import_containers(desk.paths, [105], public_key=PUBLIC_KEY, confirm=confirm)
     assert "tags" not in ct.config
 
 

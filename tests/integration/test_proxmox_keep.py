@@ -14,18 +14,19 @@ import pytest
 from typer import main
 
 from homelab.cli import app
-from homelab.cli.common import Settings
-from homelab.cli.output import to_json
+from homelab.cli.options import Settings
+from homelab.cli.results import to_json
 from homelab.commands import backup, restore, snapshot
 from homelab.errors import HomelabError, InputError
 from homelab.progress import SilentProgress
 from homelab.proxmox import Client, restores, snapshots
 from homelab.proxmox.tasks import Task
+from homelab.runtime.session import Session
 from tests.integration.fakenode import TOKEN
 from tests.integration.test_proxmox_up import NAMES, Site
 from tests.integration.test_proxmox_up import pair as pair
 from tests.integration.test_proxmox_up import site as site
-from tests.support import FixedSecretStore
+from tests.support import make_session, recording
 
 ONE = "postgres-data"
 ROOTS = "local:backup/vzdump-lxc-167-"
@@ -62,41 +63,27 @@ class Keeper:
         """`homelab snapshot VERB NAME --limit …`."""
         if verb != "create":
             more["confirm"] = self._confirm
-        if verb == "rollback":
-            more["known_hosts"] = self.site.known_hosts
-        return getattr(snapshot, verb)(self.site.inventory, name, progress=self.progress, limit=limit, **more)
+        return getattr(snapshot, verb)(self._session, name, limit=limit, **more)
+
+    @property
+    def _session(self) -> Session:
+        return make_session(self.site.inventory, self.site.known_hosts, self.progress, recording(self.waited))
 
     def snapshots(self, *limit: str) -> Sequence[Any]:
         """`homelab snapshot list`."""
-        return snapshot.listed(self.site.inventory, progress=self.progress, limit=limit)
+        return snapshot.list_snapshots(self._session, limit=limit)
 
-    def back_up(self, *names: str, **more: Any) -> backup.BackedUp:
+    def back_up(self, *names: str, **more: Any) -> backup.BackupOutcome:
         """`homelab backup NAME…`."""
-        return backup.backup(
-            self.site.inventory,
-            known_hosts=self.site.known_hosts,
-            progress=self.progress,
-            confirm=self._confirm,
-            names=names,
-            **more,
-        )
+        return backup.backup(self._session, confirm=self._confirm, names=names, **more)
 
     def backups(self, *names: str) -> list[str]:
         """`homelab backup --list`: the volumes."""
-        return [each.volid for each in backup.listed(self.site.inventory, names=names)]
+        return [each.volid for each in backup.list_backups(self._session, names=names)]
 
     def restore(self, name: str = ONE, volid: str | None = None, **more: Any) -> Any:
         """`homelab restore NAME VOLID`."""
-        return restore.restore(
-            self.site.inventory,
-            name,
-            volid,
-            secret_store=FixedSecretStore(),
-            progress=self.progress,
-            known_hosts=self.site.known_hosts,
-            wait_for_ssh=lambda c: self.waited.append(c.name),
-            **more,
-        )
+        return restore.restore(self._session, name, volid, **more)
 
     def done(self) -> Counter[tuple[str, str]]:
         """How many tasks of each kind ended well, by vmid; since the last time."""

@@ -15,7 +15,7 @@ import pytest
 from fakepve.server import TaskError
 
 from homelab import cli
-from homelab.cli.common import Settings
+from homelab.cli.options import Settings
 from homelab.proxmox import client, plan_executor
 from homelab.runtime.lab_lock import lab_lock
 from tests.integration.fakenode import TOKEN
@@ -206,7 +206,7 @@ def _as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     monkeypatch.setattr(client, "_PAUSES", (0.01, 0.01))
     monkeypatch.setattr("homelab.proxmox.tasks._LOOKS", (0.01, 0.01))
-    monkeypatch.setattr("homelab.commands.up._wait_for_ssh", lambda *_: None)
+    monkeypatch.setattr("homelab.runtime.provisioning.await_ssh", lambda *_: None)
     yield
     signal.signal(signal.SIGINT, handler)
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from homelab.errors import HomelabError
-from homelab.runtime.container_changes import container_states
+from homelab.runtime.container_states import container_states
 from tests.integration.test_proxmox_up import NAMES, Site
 from tests.integration.test_proxmox_up import pair as pair
 from tests.integration.test_proxmox_up import site as site

@@ -5,26 +5,26 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from homelab.cli import app
-from homelab.cli.common import settings
+from homelab.cli.options import settings
 from homelab.commands import plan as module
-from homelab.commands.deploy import HostReport
-from homelab.commands.plan import Line, Preview, lines, preview
+from homelab.commands.plan import Preview, preview
 from homelab.errors import HomelabError, InputError
-from homelab.model import Inventory, Pending
+from homelab.model import Container, Pending
 from homelab.plan import Plan
-from homelab.progress import SilentProgress
+from homelab.runtime.convergence import HostReport
+from homelab.runtime.plan_lines import PlanLine, plan_lines
+from homelab.runtime.session import Session
 from homelab.steps import User
 from homelab.steps.converge import Change
 from tests.integration.test_proxmox_up import NAMES, Site
 from tests.integration.test_proxmox_up import pair as pair
 from tests.integration.test_proxmox_up import site as site
-from tests.support import FixedSecretStore
+from tests.support import make_session
 
 
 @pytest.fixture
@@ -32,33 +32,26 @@ def inside(monkeypatch: pytest.MonkeyPatch) -> dict[str, HostReport]:
     """What `deploy` says of each container, instead of SSH to it; nothing to change unless a test says otherwise."""
     reports: dict[str, HostReport] = {}
 
-    def deploy(inventory: Inventory, *, limit: Sequence[str], dry_run: bool, **_: Any) -> list[HostReport]:
+    def converge(_: Session, containers: Sequence[Container], dry_run: bool) -> list[HostReport]:
         assert dry_run
-        assert limit
-        return [reports.get(name, HostReport(name, (), 0.0)) for name in limit]
+        return [reports.get(container.name, HostReport(container.name, (), 0.0)) for container in containers]
 
-    monkeypatch.setattr(module, "deploy", deploy)
+    monkeypatch.setattr(module, "converge_containers", converge)
     return reports
 
 
 def look(site: Site, *limit: str) -> Preview:
-    return preview(
-        site.inventory,
-        secret_store=FixedSecretStore(),
-        known_hosts=site.known_hosts,
-        progress=SilentProgress(),
-        limit=limit,
-    )
+    return preview(make_session(site.inventory, site.known_hosts), limit=limit)
 
 
 def test_it_shows_what_up_then_does_and_changes_nothing(site: Site, inside: dict[str, HostReport]) -> None:
     seen = look(site)
     assert [(line.container, line.effect) for line in seen.up] == [(name, "live") for name in NAMES]
-    assert sorted(seen.unseen) == sorted(NAMES)
+    assert sorted(seen.not_inspected) == sorted(NAMES)
     assert {call.split()[0] for call in site.pve.calls()} == {"GET"}
-    assert [line.what for line in seen.up] == [text for texts in site.up().done.values() for text in texts]
+    assert [line.change for line in seen.up] == [text for texts in site.up().done.values() for text in texts]
     assert not look(site)
-    assert not look(site).unseen
+    assert not look(site).not_inspected
 
 
 def test_every_line_says_when_it_takes_effect(site: Site, inside: dict[str, HostReport]) -> None:
@@ -68,28 +61,28 @@ def test_every_line_says_when_it_takes_effect(site: Site, inside: dict[str, Host
     site.pve.ct(169).config["onboot"] = 0
     site.overlaid("network: {nameservers: [.1]}")
     assert look(site).up == [
-        Line("postgres-data", "update postgres-data: memory: 512 → 2048", "live"),
-        Line("postgres-data", "update postgres-data: nameservers: none → 192.168.2.1", "pending until restart"),
-        Line(
+        PlanLine("postgres-data", "update postgres-data: memory: 512 → 2048", "live"),
+        PlanLine("postgres-data", "update postgres-data: nameservers: none → 192.168.2.1", "pending until restart"),
+        PlanLine(
             "postgres-data", "stop postgres-data, so that it starts with the new nameservers", "restarts the container"
         ),
-        Line("postgres-data", "start postgres-data", "restarts the container"),
-        Line("analytics-platform", "update analytics-platform: nameservers: none → 192.168.2.1", "live"),
-        Line("analytics-platform", "start analytics-platform", "live"),
-        Line(
+        PlanLine("postgres-data", "start postgres-data", "restarts the container"),
+        PlanLine("analytics-platform", "update analytics-platform: nameservers: none → 192.168.2.1", "live"),
+        PlanLine("analytics-platform", "start analytics-platform", "live"),
+        PlanLine(
             "airflow-orchestration",
             "update airflow-orchestration: nameservers: none → 192.168.2.1",
             "pending until restart",
         ),
-        Line("airflow-orchestration", "update airflow-orchestration: onboot: False → True", "live"),
-        Line(
+        PlanLine("airflow-orchestration", "update airflow-orchestration: onboot: False → True", "live"),
+        PlanLine(
             "airflow-orchestration",
             "stop airflow-orchestration, so that it starts with the new nameservers",
             "restarts the container",
         ),
-        Line("airflow-orchestration", "start airflow-orchestration", "restarts the container"),
+        PlanLine("airflow-orchestration", "start airflow-orchestration", "restarts the container"),
     ]
-    assert look(site, "analytics-platform").unseen == {"analytics-platform": "it is stopped"}
+    assert look(site, "analytics-platform").not_inspected == {"analytics-platform": "it is stopped"}
 
 
 def test_it_looks_into_what_runs(site: Site, inside: dict[str, HostReport]) -> None:
@@ -98,9 +91,9 @@ def test_it_looks_into_what_runs(site: Site, inside: dict[str, HostReport]) -> N
     inside["postgres-data"] = HostReport("postgres-data", [change], 0.1)
     inside["analytics-platform"] = HostReport("analytics-platform", (), 0.1, HomelabError("No SSH", "timed out"))
     seen = look(site)
-    assert seen.deploy == [Line("postgres-data", "postgres-data: user etl: missing", "live", "+etl")]
-    assert seen.unseen["analytics-platform"] == "No SSH: timed out"
-    assert "does not exist yet" in seen.unseen["airflow-orchestration"]
+    assert seen.deploy == [PlanLine("postgres-data", "postgres-data: user etl: missing", "live", "+etl")]
+    assert seen.not_inspected["analytics-platform"] == "No SSH: timed out"
+    assert "does not exist yet" in seen.not_inspected["airflow-orchestration"]
 
 
 def test_what_is_unsafe_is_refused_by_plan_too(site: Site, inside: dict[str, HostReport]) -> None:
@@ -114,7 +107,7 @@ def test_up_shows_the_same_lines_as_plan(site: Site, inside: dict[str, HostRepor
     site.overlaid("network: {nameservers: [.1]}")
     seen = look(site).up
     site.up()
-    assert list(lines(site.asked[-1])) == seen
+    assert list(plan_lines(site.asked[-1])) == seen
 
 
 @pytest.mark.parametrize(

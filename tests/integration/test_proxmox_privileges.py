@@ -8,7 +8,6 @@ import pytest
 
 from homelab.commands.plan import preview
 from homelab.errors import HomelabError
-from homelab.progress import SilentProgress
 from homelab.proxmox import Client
 from tests.integration.fakenode import TOKEN
 from tests.integration.test_proxmox_doctor import faults, look
@@ -16,7 +15,7 @@ from tests.integration.test_proxmox_doctor import well as well
 from tests.integration.test_proxmox_up import NAMES, Site
 from tests.integration.test_proxmox_up import pair as pair
 from tests.integration.test_proxmox_up import site as site
-from tests.support import FixedSecretStore
+from tests.support import make_session
 
 INVENTORIES = {
     "as shipped": "",
@@ -39,9 +38,7 @@ def test_the_least_is_enough(well: Site, overlay: str) -> None:
     site.pve.grant_least(site.inventory)
     site.inventory.pipeline.api_key_file.write_text("key")
     assert [(check.name, check.said) for check in faults(site)] == []
-    assert preview(
-        site.inventory, secret_store=FixedSecretStore(), known_hosts=site.known_hosts, progress=SilentProgress()
-    ).up
+    assert preview(make_session(site.inventory, site.known_hosts)).up
     assert sorted(site.up().done) == sorted(NAMES)
     assert not site.up()
     assert [(check.name, check.said) for check in faults(site)] == []

@@ -26,7 +26,7 @@ from tests.integration.test_proxmox_up import NAMES, Site
 from tests.integration.test_proxmox_up import pair as pair
 from tests.integration.test_proxmox_up import site as site
 from tests.recorded import replaying
-from tests.support import FixedSecretStore
+from tests.support import make_session
 
 ONE = "postgres-data"
 UBUNTU = "ubuntu-24.04-standard_24.04-2_amd64.tar.zst"
@@ -151,14 +151,8 @@ def test_three_containers_need_one_download(bare: Site) -> None:
     out = io.StringIO()
     bare.pve.time_scale, bare.pve.download_secs = 0.1, 8.0
     bare.pve.ct_secs |= {"create": 0.5, "start": 0.5}
-    outcome = up(
-        bare.inventory,
-        secret_store=FixedSecretStore(),
-        known_hosts=bare.known_hosts,
-        confirm=bare._confirm,
-        progress=TerminalProgress(Console(file=out, width=200, force_terminal=False), every=0),
-        wait_for_ssh=lambda container: None,
-    )
+    progress = TerminalProgress(Console(file=out, width=200, force_terminal=False), every=0)
+    outcome = up(make_session(bare.inventory, bare.known_hosts, progress), confirm=bare._confirm)
     assert [lines[0].rpartition(", ubuntu")[2] for lines in outcome.done.values()] == [
         f"{UBUNTU.removeprefix('ubuntu')}, downloaded to local first"
     ] * 3
@@ -183,14 +177,9 @@ def test_three_containers_need_one_download(bare: Site) -> None:
 
 
 def test_the_plan_says_it_and_changes_nothing(bare: Site) -> None:
-    seen = preview(
-        bare.inventory,
-        secret_store=FixedSecretStore(),
-        known_hosts=bare.known_hosts,
-        progress=TerminalProgress(Console(file=io.StringIO())),
-        limit=[ONE],
-    )
-    assert [line.what.endswith(f"{UBUNTU}, downloaded to local first") for line in seen.up] == [True]
+    progress = TerminalProgress(Console(file=io.StringIO()))
+    seen = preview(make_session(bare.inventory, bare.known_hosts, progress), limit=[ONE])
+    assert [line.change.endswith(f"{UBUNTU}, downloaded to local first") for line in seen.up] == [True]
     assert {call.split()[0] for call in bare.pve.calls()} == {"GET"}
 
 

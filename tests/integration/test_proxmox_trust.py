@@ -13,6 +13,7 @@ from homelab.runtime.ssh_client import host_key_change
 from tests.integration.test_proxmox_up import Site
 from tests.integration.test_proxmox_up import pair as pair
 from tests.integration.test_proxmox_up import site as site
+from tests.support import make_session
 
 NAME = "postgres-data"
 LINE, OTHER = (f"ssh-ed25519 {base64.b64encode(text).decode()}" for text in (b"its key", b"another"))
@@ -47,10 +48,9 @@ def rotated(made: Site) -> Site:
 
 def run(site: Site, given: str | None = None, person: Person | None = None, line: str | None = None) -> Pin:
     return trust(
-        site.inventory,
+        make_session(site.inventory, site.known_hosts),
         NAME,
         given,
-        known_hosts=site.known_hosts,
         ask=person,
         shown=lambda address: line if address == "192.168.2.67" else OTHER,
     )
@@ -87,7 +87,7 @@ def test_without_the_log_and_a_terminal_it_says_how(rotated: Site) -> None:
 
 
 def test_a_key_made_anew_inside_is_not_taken_from_the_log(made: Site) -> None:
-    with pytest.raises(HomelabError, match="shows another SSH host key than it was made with") as caught:
+    with pytest.raises(HomelabError, match="shows another SSH host key than at its creation") as caught:
         run(made, line=LINE)
     assert (READ in caught.value.resolution, made.known_hosts.pins()) == (True, {})
     assert run(made, person=Person(fingerprint(LINE)), line=LINE) == Pin(fingerprint(LINE), LINE)
@@ -97,13 +97,13 @@ def test_a_key_made_anew_inside_is_not_taken_from_the_log(made: Site) -> None:
 def test_what_the_container_does_not_show_is_not_trusted(rotated: Site, given: str | None) -> None:
     with pytest.raises(HomelabError, match="does not show that SSH host key") as caught:
         run(rotated, given, Person(fingerprint(OTHER)), LINE)
-    assert "another machine is answering" in caught.value.resolution
+    assert "another machine answers" in caught.value.resolution
     assert rotated.known_hosts.pins() == {}
 
 
 @pytest.mark.parametrize("given", ["", "SHA256:short", "MD5:aa", fingerprint(LINE) + "x"])
 def test_what_is_no_fingerprint(made: Site, given: str) -> None:
-    with pytest.raises(InputError, match="not a host key's fingerprint") as caught:
+    with pytest.raises(InputError, match="Cannot read the host key's fingerprint") as caught:
         run(made, given)
     assert READ in caught.value.resolution
 
@@ -134,7 +134,7 @@ def test_when_ssh_itself_stops_the_way_out_is_said(
 ) -> None:
     if pin:
         site.known_hosts.pin(NAME, pin)
-    error = host_key_change(site.inventory, NAME, site.known_hosts, lambda address: line)
+    error = host_key_change(make_session(site.inventory, site.known_hosts), NAME, lambda address: line)
     assert (error is not None) is refused
     if error:
         assert error.brief == "postgres-data: its SSH host key has changed"

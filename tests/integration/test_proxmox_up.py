@@ -16,12 +16,12 @@ from homelab.errors import HomelabError, InputError
 from homelab.known_hosts import KnownHosts
 from homelab.model import Container, Inventory
 from homelab.plan import Plan, plan_up
-from homelab.progress import SilentProgress
 from homelab.proxmox import Client, find_guests
 from homelab.proxmox.properties import options
-from homelab.runtime.container_changes import Outcome, container_states
+from homelab.runtime.container_changes import Outcome
+from homelab.runtime.container_states import container_states
 from tests.integration.fakenode import TOKEN, FakeNode, certificate, inventory_for, serving
-from tests.support import FixedSecretStore
+from tests.support import make_session, recording
 
 SECRET = secrets.token_hex(16)
 NAMES = ["postgres-data", "analytics-platform", "airflow-orchestration"]
@@ -41,20 +41,11 @@ class Site:
     answer: bool = True
 
     def up(self, *limit: str) -> Outcome:
-        return up(
-            self.inventory,
-            secret_store=FixedSecretStore(),
-            known_hosts=self.known_hosts,
-            progress=SilentProgress(),
-            confirm=self._confirm,
-            limit=limit,
-            wait_for_ssh=lambda c: self.waited.append(c.name),
-        )
+        session = make_session(self.inventory, self.known_hosts, connector=recording(self.waited))
+        return up(session, confirm=self._confirm, limit=limit)
 
     def destroy(self, *limit: str) -> Outcome:
-        return destroy(
-            self.inventory, known_hosts=self.known_hosts, progress=SilentProgress(), confirm=self._confirm, limit=limit
-        )
+        return destroy(make_session(self.inventory, self.known_hosts), confirm=self._confirm, limit=limit)
 
     def noted(self) -> object:
         """What `plan` says beside its actions; None if that is nothing."""

@@ -250,7 +250,7 @@ def test_who_works_from_elsewhere_is_told_before(
     found = inventory(tmp_path, f"network: {{ssh_allowed_from: {ssh_allowed_from}}}")
     notes = list(lockout_notes(found, found.containers, lambda _: IPv4Address(own) if own else None))
     assert [note.container for note in notes] == names
-    assert all(f"comes from {own}, which is not among `ssh_allowed_from`" in note.text for note in notes)
+    assert all(f"comes from {own}, which `ssh_allowed_from` under `network:`" in note.text for note in notes)
 
 
 def test_this_machines_own_address_is_asked_of_its_routes_alone() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from homelab.cli import pipeline
-from homelab.commands import backfill
+from homelab.commands import pipeline_backfill
 from homelab.errors import HomelabError, InputError
 from homelab.host import Result
 from homelab.progress import SilentProgress, Update
@@ -35,7 +35,7 @@ DAY = datetime(2019, 1, 1)
     ],
 )
 def test_a_file_and_days_exclude_each_other(words: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="either a file or days"):
+    with pytest.raises(InputError, match="FILE and --from exclude each other"):
         pipeline.backfill(**words)
 
 
@@ -75,8 +75,8 @@ class Seen(SilentProgress):
         yield self.far.append
 
 
-def ask(host: Far, progress: Seen) -> backfill.Backfilled:
-    return backfill.history_on(host, date(2019, 1, 1), date(2019, 2, 1), ["A", "B"], None, progress)
+def ask(host: Far, progress: Seen) -> pipeline_backfill.Backfilled:
+    return pipeline_backfill.backfill_api_on(host, date(2019, 1, 1), date(2019, 2, 1), ["A", "B"], None, progress)
 
 
 def test_how_far_it_is_and_what_came_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +86,7 @@ def test_how_far_it_is_and_what_came_of_it(monkeypatch: pytest.MonkeyPatch) -> N
     assert progress.far[0] == "3 of 9 weeks"
     assert "--from 2019-01-01 --to 2019-02-01 --city A --city B" in host.ran[0]
     assert str(told).splitlines()[:2] == [
-        "5 observations stored, 0 were there already, 1 weeks were whole and not asked for again",
+        "5 observations stored, 0 were already present, 1 complete weeks skipped",
         "  B: HTTP 404: city not found",
     ]
 
@@ -94,10 +94,10 @@ def test_how_far_it_is_and_what_came_of_it(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     ("status", "kind", "brief"),
     [
-        (2, InputError, "The history cannot be asked for"),
+        (2, InputError, "Cannot request the history"),
         (3, HomelabError, "OpenWeather refuses the key"),
-        (5, HomelabError, "A backfill is going on"),
-        (1, HomelabError, "local: bringing in the history"),
+        (5, HomelabError, "another one is running"),
+        (1, HomelabError, "local: storing the history"),
     ],
 )
 def test_each_end_has_its_words(

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from homelab.commands.deploy import steps_of
 from homelab.errors import HomelabError, InputError
 from homelab.host import Result
 from homelab.inventory import load
 from homelab.model import Inventory, ServiceContext, Step
 from homelab.paths import bundled_path
+from homelab.runtime.convergence import steps_of
 from homelab.services.airflow import Airflow
 from homelab.services.analytics import Analytics
 from homelab.services.postgres import Postgres

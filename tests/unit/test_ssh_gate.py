@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from homelab.commands.deploy import steps_of
 from homelab.errors import HomelabError
 from homelab.host import Result
 from homelab.model import Health, ServiceContext
 from homelab.progress import SilentProgress
+from homelab.runtime.convergence import steps_of
 from homelab.services.airflow import Airflow
 from homelab.services.analytics import Analytics
 from homelab.services.postgres import Postgres
