@@ -240,9 +240,9 @@ def test_a_snapshot_that_does_not_go_is_said(rig: Rig) -> None:
     assert rig.snapshots() == {}
 
 
-def test_it_is_not_for_a_look(rig: Rig, other: str) -> None:
+def test_it_excludes_a_dry_run(rig: Rig) -> None:
     done = CliRunner().invoke(
-        app, ["-i", str(rig.site.folder / "inventory.yaml"), "deploy", "--rollback-on-failure", other]
+        app, ["-i", str(rig.site.folder / "inventory.yaml"), "deploy", "--rollback-on-failure", "--dry-run"]
     )
     assert isinstance(done.exception, InputError)
     assert done.exception.exit_code == 2
