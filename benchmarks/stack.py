@@ -17,7 +17,7 @@ from benchmarks.process import Ran, ran
 from homelab.inventory import load
 from homelab.known_hosts import KnownHosts
 from homelab.lab import Lab, down, missing, network, up
-from homelab.lab.containers import Runtime
+from homelab.lab.lxc import Runtime
 from homelab.model import Inventory, ServiceContext, Step
 from homelab.paths import bundled_path
 from homelab.progress import TerminalProgress

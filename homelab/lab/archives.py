@@ -15,7 +15,7 @@ from fakepve import FakeCt, TaskError
 from homelab.lab import guest
 from homelab.lab.backups import ARCHIVE, BackupApi, made_at, online_again
 from homelab.lab.command import ProgramFailed, attempt, run
-from homelab.lab.containers import AS_CONTAINER_ROOT, copy_tree, remove_tree
+from homelab.lab.lxc import AS_CONTAINER_ROOT, copy_tree, remove_tree
 from homelab.lab.snapshots import SnapshotNode
 from homelab.lab.subids import FIRST
 from homelab.lab.tasks import Body, said, say

@@ -10,8 +10,8 @@ from typing import Any
 from fakepve import FakeCt, PveError
 
 from homelab.lab import guest
-from homelab.lab.containers import Runtime, copy_tree
 from homelab.lab.hotplug import ConfigNode, described
+from homelab.lab.lxc import Runtime, copy_tree
 from homelab.lab.tasks import Body, say
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from homelab.errors import HomelabError
 from homelab.lab import credentials, machine, network, process, template_build
-from homelab.lab.containers import Runtime
+from homelab.lab.lxc import Runtime
 from homelab.lab.settings import GUARDED, NODE, STATE_ROOT, TOKEN_ID, Lab
 from homelab.progress import Progress
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from homelab.lab import cgroups
-from homelab.lab.containers import Runtime
+from homelab.lab.lxc import Runtime
 from homelab.lab.process import stat_of
 
 _DISK_EVERY = 60  # seconds; adding up a root file system reads its every folder

@@ -16,9 +16,9 @@ from homelab.lab import guest, network
 from homelab.lab.appliances import ApplianceNode
 from homelab.lab.archives import BackupNode
 from homelab.lab.clones import CloneNode
-from homelab.lab.containers import Runtime
 from homelab.lab.host_firewall import FirewallNode
 from homelab.lab.hotplug import described
+from homelab.lab.lxc import Runtime
 from homelab.lab.measure import Measure
 from homelab.lab.process import boot_id
 from homelab.lab.records import Records

@@ -16,8 +16,8 @@ from typing import Any
 from fakepve import FakeCt, TaskError
 
 from homelab.errors import HomelabError
-from homelab.lab.containers import copy_tree, remove_tree
 from homelab.lab.hotplug import ConfigNode, described
+from homelab.lab.lxc import copy_tree, remove_tree
 from homelab.lab.tasks import Body, say
 
 STORAGE = "local-btrfs"  # whose containers can have snapshots

@@ -12,7 +12,7 @@ from typing import Any
 from fakepve import FakeCt, PveError
 
 from homelab.lab import cgroups, measure
-from homelab.lab.containers import Runtime
+from homelab.lab.lxc import Runtime
 from homelab.lab.measure import Measure
 from homelab.lab.settings import Lab
 from homelab.lab.tasks import TaskNode

@@ -41,7 +41,7 @@ pipeline: {{api_key_file: key}}
         (tmp_path / "inventory.yaml").write_text(bundled_path("inventory.yaml").read_text())
         # 404: the replay knows three cities, and the place that is asked for is none of them.
         inventory = load([tmp_path / "inventory.yaml", tmp_path / "overlay.yaml"])
-        diagnosis = doctor(inventory, ask=lambda pipeline, key: 404, answering=lambda _: {})
+        diagnosis = doctor(inventory, ask=lambda pipeline, key: 404, addresses_in_use=lambda _: {})
     assert [(check.name, check.said) for check in diagnosis.checks if not check.ok] == []
     assert {"role HomelabContainers", "clock of pve", f"bridge {lab.bridge} on pve"} <= {
         check.name for check in diagnosis.checks

@@ -23,8 +23,8 @@ from homelab.errors import HomelabError
 from homelab.inventory import load
 from homelab.lab import Lab
 from homelab.lab import up as lab_up
-from homelab.lab.containers import Runtime
 from homelab.lab.host_firewall import TABLE
+from homelab.lab.lxc import Runtime
 from homelab.lab.process import running
 from homelab.model import Inventory
 from homelab.paths import bundled_path

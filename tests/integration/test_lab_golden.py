@@ -14,7 +14,7 @@ import pytest
 from homelab.commands import golden
 from homelab.known_hosts import fingerprint
 from homelab.lab import Lab, up
-from homelab.lab.containers import Runtime
+from homelab.lab.lxc import Runtime
 from homelab.lab.process import running
 from homelab.proxmox import Client
 from tests.integration.lab_fixture import QUIET, LabFixture, in_a_lab, lab_with

@@ -22,7 +22,7 @@ import yaml
 
 from homelab.known_hosts import fingerprint
 from homelab.lab import Lab, down, network, status, up
-from homelab.lab.containers import Runtime
+from homelab.lab.lxc import Runtime
 from homelab.lab.process import running
 from tests.integration.lab_fixture import QUIET, fresh, in_a_lab
 

@@ -18,7 +18,7 @@ import pytest
 from homelab.errors import HomelabError
 from homelab.inventory import load
 from homelab.lab import Lab, up
-from homelab.lab.containers import Runtime
+from homelab.lab.lxc import Runtime
 from homelab.lab.process import running
 from homelab.lab.subids import FIRST
 from homelab.proxmox import Client

@@ -53,7 +53,7 @@ def look(
             asked.extend(map(str, addresses))
         return {address: there[str(address)] for address in addresses if str(address) in there}
 
-    return doctor(site.inventory, ask=lambda pipeline, key: status, now=lambda: now, answering=answering)
+    return doctor(site.inventory, ask=lambda pipeline, key: status, now=lambda: now, addresses_in_use=answering)
 
 
 def faults(
@@ -294,7 +294,7 @@ def test_exit_code_and_json(well: Site, monkeypatch: pytest.MonkeyPatch) -> None
         def ask(pipeline: Pipeline, key: Secret) -> int:
             return given[0]
 
-        return doctor(well.inventory, ask=ask, now=lambda: NODE_TIME, answering=lambda _: {})
+        return doctor(well.inventory, ask=ask, now=lambda: NODE_TIME, addresses_in_use=lambda _: {})
 
     monkeypatch.setattr(module, "doctor", stand_in)
     run = CliRunner().invoke

@@ -12,7 +12,7 @@ import pytest
 
 from homelab.known_hosts import fingerprint
 from homelab.lab import LABS, guest, template_build
-from homelab.lab.containers import Runtime
+from homelab.lab.lxc import Runtime
 
 CONFIG = {
     "hostname": "db",

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from homelab.lab import guest, machine, network, process, template_build
-from homelab.lab.containers import Runtime
 from homelab.lab.lifecycle import API, REPLAY, api_answers
+from homelab.lab.lxc import Runtime
 from homelab.lab.records import Records
 from homelab.lab.settings import Lab
 
