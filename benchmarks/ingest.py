@@ -30,12 +30,12 @@ from homelab.lab.observations import PLACES, answer, load
 from homelab.model import DatabaseGrant
 from homelab.services.postgres import grants
 from tests.integration import pg
-from tests.integration.conftest import KEY, replaying
+from tests.integration.conftest import KEY, replay_server
 from tests.scripts import ROOT, SCRIPTS
 
-from delivery import Postgres, Summary  # isort: skip
-from ingest_weather import send  # isort: skip
-from spool import Spool, good  # isort: skip
+from ingest_weather import flush  # isort: skip
+from loader import Loader, RunSummary  # isort: skip
+from spool import Spool, observation_line  # isort: skip
 
 _ROWS, _ROUNDS = 100_000, 5
 _DURABLE = {
@@ -88,14 +88,14 @@ def write_path(server: pg.Server, database: str, wanted: Sequence[tuple[str, int
     """Seconds that the ingestion takes for the same rows: written down, compared, merged, and off the disk again."""
     os.environ.update(server.environment(database, "analytics", "analytics"))
     with tempfile.TemporaryDirectory() as folder:
-        waiting, summary = Spool(Path(folder), 1 << 30), Summary(len(wanted))
+        spool, summary = Spool(Path(folder), 1 << 30), RunSummary(len(wanted))
         started = time.perf_counter()
-        postgres = Postgres(uuid4(), summary, waiting)
+        loader = Loader(uuid4(), summary, spool)
         for city, dt, text in wanted:
-            if postgres.takes(waiting.add(good(city, "imperial", dt, text), good=True)):
-                send(waiting, postgres)
-        send(waiting, postgres)
-        postgres.finish()
+            if loader.should_flush(spool.add(observation_line(city, "imperial", dt, text))):
+                flush(spool, loader)
+        flush(spool, loader)
+        loader.finish()
         taken = time.perf_counter() - started
         assert (summary.stored, summary.problem, os.listdir(folder)) == (len(wanted), None, [])  # noqa: S101
         return taken
@@ -126,7 +126,7 @@ def fetching(server: pg.Server, database: str, cities: int) -> Iterator[Row]:
     """So many cities, asked for as fast as it goes; and once more, when nothing is new."""
     with server.connect(database) as connection:
         connection.execute("truncate raw.weather_observations")
-    with tempfile.TemporaryDirectory() as name, replaying(Path(name), "--generated", str(cities)) as replay:
+    with tempfile.TemporaryDirectory() as name, replay_server(Path(name), "--generated", str(cities)) as replay:
         folder = Path(name)
         (folder / "cities.csv").write_text("name,id\n" + "".join(f"City {n},{n}\n" for n in range(1, cities + 1)))
         environment = {

@@ -31,7 +31,7 @@ from homelab.model import DatabaseGrant
 from homelab.render import render
 from homelab.services.postgres import grants
 from tests.integration import pg
-from tests.integration.conftest import KEY, replaying
+from tests.integration.conftest import KEY, replay_server
 from tests.scripts import ROOT, SCRIPTS
 
 _SIZES, _ROUNDS, _NEW = (1_000, 100_000, 5_000_000), 5, 1_000
@@ -107,10 +107,10 @@ class Warehouse:
             connection.execute("analyze raw.weather_observations")
 
     def build(self) -> float:
-        """Seconds that transform.py takes."""
+        """Seconds that dbt_build.py takes."""
         started = time.perf_counter()
         subprocess.run(
-            [_PYTHON, str(SCRIPTS / "transform.py"), "--data", str(self.data), "--profiles", str(self.data)],
+            [_PYTHON, str(SCRIPTS / "dbt_build.py"), "--data", str(self.data), "--profiles", str(self.data)],
             env=self.environment,
             check=True,
             capture_output=True,
@@ -231,7 +231,7 @@ def hour(server: pg.Server, database: str) -> Iterator[Row]:
     """The hour's run for three cities: fetch, build, publish."""
     with ExitStack() as stack:
         warehouse = made(stack, server, database)
-        replay = stack.enter_context(replaying(Path(stack.enter_context(tempfile.TemporaryDirectory()))))
+        replay = stack.enter_context(replay_server(Path(stack.enter_context(tempfile.TemporaryDirectory()))))
         environment = {
             **os.environ,
             **server.environment(database, "analytics", "analytics"),

@@ -85,8 +85,10 @@ def ssh(
     """
     from homelab.runtime.ssh_client import ssh_argv
 
+    words = command or []
     session = settings.session()
-    _run_ssh(session, name, ssh_argv(session, name, command or ()))
+    # click keeps a `--` behind the container's name.
+    _run_ssh(session, name, ssh_argv(session, name, words[words[:1] == ["--"] :]))
 
 
 def logs(

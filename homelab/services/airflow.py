@@ -15,11 +15,11 @@ from homelab.errors import HomelabError
 from homelab.host import Result, argv
 from homelab.model import DatabaseGrant, Health, ManagedResource, Port, Service, ServiceContext, Step
 from homelab.paths import bundled_path
+from homelab.pipeline_contract import CONNECTION_ID, DAG_ID
 from homelab.render import render
 from homelab.steps import Command, Directory, File, Packages, SystemdUnit, Tree, User, UvInstall, Venv, WaitFor
 from homelab.steps.queries import Query
 
-DAG = "weather_ingestion_pipeline"
 HOME = "/home/airflow/airflow"
 CLI = "/usr/local/sbin/homelab-airflow"  # Airflow's own command line, as its user and with its environment
 _VENV = "/opt/airflow/venv"
@@ -32,7 +32,7 @@ _KNOWN = "/home/airflow/.ssh/known_hosts"
 # As of OpenSSH 9.8, a refused login counts 5 s against its address, and at 15 s sshd hangs up on all that come from it.
 _EVERY = 5.5  # seconds
 
-_IMPORT = argv("runuser", "-u", "airflow", "--", f"{_VENV}/bin/python", f"{HOME}/dags/{DAG}.py")
+_IMPORT = argv("runuser", "-u", "airflow", "--", f"{_VENV}/bin/python", f"{HOME}/dags/{DAG_ID}.py")
 
 # What a series runs, and where it says how it is.
 _PROCESSES = {"3.3": ("api-server", "dag-processor", "scheduler"), "2.11": ("webserver", "scheduler")}
@@ -216,6 +216,7 @@ class Airflow(Service):
             "airflow/airflow.env.j2",
             home=HOME,
             options=self,
+            connection_id=CONNECTION_ID,
             schedule=context.inventory.pipeline.schedule,
             postgres=context.inventory.container_with("postgres").address,
             password=self._password(context),
@@ -301,7 +302,7 @@ class Airflow(Service):
         """What it says of itself, and its last runs."""
         runs = (
             "select coalesce(json_agg(r), '[]') from (select run_id, state, start_date, end_date from dag_run "
-            f"where dag_id = '{DAG}' order by start_date desc nulls last limit 5) r"
+            f"where dag_id = '{DAG_ID}' order by start_date desc nulls last limit 5) r"
         )
         return (self._ask(), in_metadata(runs))
 

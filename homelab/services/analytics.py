@@ -12,6 +12,7 @@ from homelab.errors import InputError
 from homelab.host import Result, argv
 from homelab.model import DatabaseGrant, Health, ManagedResource, Port, Service, ServiceContext, Step
 from homelab.paths import bundled_path
+from homelab.pipeline_contract import COMMANDS, EXIT, TASKS
 from homelab.render import render
 from homelab.secrets import openweather_key
 from homelab.steps import Command, Directory, File, Packages, Tree, User, UvInstall, Venv, WaitFor
@@ -32,7 +33,6 @@ _EXTEND = (
     f"rm -rf {_EXTENSIONS}.new && {ROOT}/venv/bin/python {SCRIPTS}/install_extension.py {_EXTENSIONS}.new && "
     f"rm -rf {_EXTENSIONS} && mv -T {_EXTENSIONS}.new {_EXTENSIONS}"
 )
-_COMMANDS = ("fetch_weather_data", "run_dbt_transformation", "check_every_city")
 _LONG = 1 << 16  # bytes: a longer list of cities is compared by its hash, and its difference is for nobody to read
 
 
@@ -81,7 +81,7 @@ class Analytics(Service):
         """User, venv, scripts, dbt project, and the gate for Airflow's key."""
         pipeline = bundled_path("pipeline")
         venv = Venv(f"{ROOT}/venv", (pipeline / "requirements" / "analytics.txt").read_bytes())
-        scripts = Tree.of(SCRIPTS, pipeline / "scripts", "*.py")
+        scripts = Tree.of(SCRIPTS, pipeline / "scripts")
         postgres = context.inventory.container_with("postgres")
         project = Tree.of(_PROJECT, pipeline / "dbt" / "analytics_project")
         profiles = File(
@@ -115,8 +115,13 @@ class Analytics(Service):
             ),
             *self._cities(context),
             File(_ENVIRONMENT, self._environment(context), "analytics", "analytics", 0o600, secret=True),
-            *(File(f"{ROOT}/bin/{name}", render(f"analytics/{name}.j2", root=ROOT), mode=0o755) for name in _COMMANDS),
-            File(f"{ROOT}/bin/gate", render("analytics/gate.j2", root=ROOT, commands=_COMMANDS), mode=0o755),
+            *(
+                File(
+                    f"{ROOT}/bin/{name}", render(f"analytics/{name}.j2", root=ROOT, tasks=TASKS, exit=EXIT), mode=0o755
+                )
+                for name in COMMANDS
+            ),
+            File(f"{ROOT}/bin/gate", render("analytics/gate.j2", root=ROOT, commands=COMMANDS), mode=0o755),
             WaitFor(
                 f"{postgres.name} accepts analytics",
                 as_analytics("psql -qAtc 'select 1'"),

@@ -1,8 +1,8 @@
-"""Ask the published marts: `query.py --database FILE [--format json|table|csv] [SQL]`.
+"""Query the published marts: `query.py --database FILE [--format json|table|csv] [SQL]`.
 
-Without SQL, statements are read from standard input, each up to its semicolon; at a terminal that is a small shell.
+Without SQL, statements are read from standard input, each up to its semicolon; on a terminal this is a shell.
 
-Exit status: 0 answered, 1 DuckDB refuses the SQL, 3 nothing has been published yet.
+Exit status: 0 success, 1 DuckDB refuses the SQL, 3 no build has been published yet.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-from published import NOTHING_YET, NothingPublished, connect
+from contract import EXIT
+from read_published import NothingPublished, connect
 
-_WORDS = {".tables": "show tables"}
+_COMMANDS = {".tables": "show tables"}
 
 
-def plain(value: Any) -> Any:
-    """A value in JSON's own types; times in ISO 8601."""
+def to_json(value: Any) -> Any:
+    """Convert a value to JSON's types; times become ISO 8601."""
     if isinstance(value, datetime | date | time):
         return value.isoformat()
     if isinstance(value, Decimal):
@@ -32,14 +33,14 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and (value != value or abs(value) == float("inf")):
         return None
     if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): to_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [to_json(item) for item in value]
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 
-def unique(names: Sequence[str]) -> list[str]:
-    """Column names that are told apart, so that no value is lost in JSON: `a`, `a_1`, …"""
+def unique_names(names: Sequence[str]) -> list[str]:
+    """Number duplicate column names (`a`, `a_1`, …), so that no value is lost in JSON."""
     taken: dict[str, int] = {}
     found: list[str] = []
     for name in names:
@@ -49,8 +50,8 @@ def unique(names: Sequence[str]) -> list[str]:
     return found
 
 
-def show(form: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Write the answer to standard output."""
+def print_rows(form: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print the rows in this format."""
     if form == "json":
         print(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], ensure_ascii=False))
     elif form == "csv":
@@ -62,40 +63,40 @@ def show(form: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> No
             print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def ask(database: Path, form: str, sql: str) -> None:
-    """Run one statement and show its answer. Raises NothingPublished, and duckdb.Error for what DuckDB refuses."""
+def run_statement(database: Path, form: str, sql: str) -> None:
+    """Run one statement and print its rows. Raises NothingPublished and duckdb.Error."""
     with connect(database) as connection:
         if not duckdb.extract_statements(sql):
-            raise duckdb.ParserException("there is no statement to run")
+            raise duckdb.ParserException("the statement is empty")
         answer = connection.execute(sql)
-        columns = unique([column[0] for column in answer.description or ()])
-        rows = [[plain(value) for value in row] for row in answer.fetchall()]
-    show(form, columns, rows)
+        columns = unique_names([column[0] for column in answer.description or ()])
+        rows = [[to_json(value) for value in row] for row in answer.fetchall()]
+    print_rows(form, columns, rows)
 
 
-def asked(database: Path, form: str, sql: str) -> int:
-    """As `ask`, with what goes wrong told; returns the exit status."""
+def try_statement(database: Path, form: str, sql: str) -> int:
+    """Run one statement and report errors; return the exit status."""
     try:
-        ask(database, form, sql)
+        run_statement(database, form, sql)
     except NothingPublished as error:
         print(f"error: {error}", file=sys.stderr)
-        return NOTHING_YET
+        return EXIT.nothing_published
     except duckdb.Error as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+        return EXIT.failed
+    return EXIT.success
 
 
-def statements(lines: Iterator[str]) -> Iterator[str]:
-    """What is typed, statement by statement: each ends with a semicolon, or with the end of the input."""
+def split_statements(lines: Iterator[str]) -> Iterator[str]:
+    """Yield statements from lines of input; each ends with a semicolon or with the input."""
     text = ""
     for line in lines:
         word = line.strip()
-        if not text and word in _WORDS:
-            yield _WORDS[word]
+        if not text and word in _COMMANDS:
+            yield _COMMANDS[word]
             continue
         text += line
-        # A semicolon may stand within quotes.
+        # A semicolon may be within quotes.
         if word.endswith(";") and not (text.count("'") % 2 or text.count('"') % 2):
             yield text
             text = ""
@@ -103,11 +104,11 @@ def statements(lines: Iterator[str]) -> Iterator[str]:
         yield text
 
 
-def typed() -> Iterator[str]:
-    """Lines from a terminal, with history; Ctrl-C begins a new one, Ctrl-D ends."""
+def read_terminal() -> Iterator[str]:
+    """Yield lines from a terminal with history; Ctrl-C discards the line, Ctrl-D ends."""
     import readline  # noqa: F401 - gives input() its editing
 
-    print("The published marts. Statements end with ;  .tables lists what there is, .quit ends.")
+    print("The published marts. Statements end with ;  .tables lists the tables, .quit ends.")
     while True:
         try:
             line = input("weather> ")
@@ -123,21 +124,21 @@ def typed() -> Iterator[str]:
 
 
 def main() -> int:
-    """Run once; see the top of the file."""
+    """Parse the options and run; see the module's docstring."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition(":")[0])
     parser.add_argument("--database", type=Path, required=True)
     parser.add_argument("--format", choices=["json", "table", "csv"], default="json")
     parser.add_argument("sql", nargs="?")
     options = parser.parse_args()
     if options.sql is not None:
-        return asked(options.database, options.format, options.sql)
+        return try_statement(options.database, options.format, options.sql)
     at_terminal = sys.stdin.isatty()
-    status = 0
-    for sql in statements(typed() if at_terminal else iter(sys.stdin)):
-        status = asked(options.database, options.format, sql)
+    status = EXIT.success
+    for sql in split_statements(read_terminal() if at_terminal else iter(sys.stdin)):
+        status = try_statement(options.database, options.format, sql)
         if status and not at_terminal:
             return status
-    return 0 if at_terminal else status
+    return EXIT.success if at_terminal else status
 
 
 if __name__ == "__main__":

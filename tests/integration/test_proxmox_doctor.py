@@ -22,7 +22,7 @@ from tests.integration.fakenode import TOKEN
 from tests.integration.test_proxmox_up import SECRET, Site
 from tests.integration.test_proxmox_up import pair as pair
 from tests.integration.test_proxmox_up import site as site
-from tests.stub import Answer, serving
+from tests.stub import Response, serve
 
 NODE_TIME = 1297163644  # what the node's clock always shows
 KEY = "0123456789abcdef"
@@ -277,10 +277,10 @@ def test_a_key_that_openweather_refuses(well: Site, status: int, said: str, todo
 
 
 def test_openweather_is_asked_with_the_key_and_its_silence_does_not_show_it(well: Site) -> None:
-    with serving([Answer(401)]) as stub:
+    with serve([Response(401)]) as stub:
         pipeline = replace(well.inventory.pipeline, api_url=stub.url)
         assert ask_openweather(pipeline, Secret(KEY)) == 401
-        assert stub.asked[0]["appid"] == KEY
+        assert stub.requests[0]["appid"] == KEY
     with pytest.raises(HomelabError, match="does not answer") as caught:
         ask_openweather(pipeline, Secret(KEY))
     assert KEY not in str(caught.value)

@@ -26,7 +26,7 @@ LAYERS = [
     {"dev"},
     {"inventory", "proxmox", "ssh", "lab"},
     {"services"},
-    {"plan", "steps", "render", "secrets", "known_hosts"},
+    {"plan", "steps", "render", "secrets", "known_hosts", "pipeline_contract"},
     {"progress", "paths", "private_files"},
     {"model"},
     {"distributions", "roles"},

@@ -58,9 +58,7 @@ def test_options_work_on_both_sides_of_the_verb(inventory: Path, before: bool, o
     assert (settings.quiet, settings.verbose) == ("--quiet" in options, "--verbose" in options)
 
 
-def test_overlays_of_both_sides_add_up_and_the_labs_comes_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_overlays_of_both_sides_add_up_after_the_labs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lab = tmp_path / "lab.yaml"
     lab.write_text("")
     monkeypatch.setattr("homelab.lab.Lab.overlay", lab)

@@ -9,13 +9,13 @@ with cities as (
     group by city
 ),
 
--- A city is expected every hour from its first observation to the newest one of any city; one that has been silent for
--- longer than `given_up_after` has been given up, and is expected no more.
+-- A city is expected every hour from its first observation to the newest one of any city, but no longer than
+-- `inactive_after` past its own last one.
 expected as (
     select
         city,
         {{ utc_hour('first_at') }} as since,
-        {{ utc_hour("least(max(last_at) over (), last_at + interval '" ~ var('given_up_after') ~ "')") }}
+        {{ utc_hour("least(max(last_at) over (), last_at + interval '" ~ var('inactive_after') ~ "')") }}
             + interval '1 hour' as until
     from cities
 ),

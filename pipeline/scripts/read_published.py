@@ -1,4 +1,4 @@
-"""The published file, opened for reading."""
+"""Read access to the published file."""
 
 from __future__ import annotations
 
@@ -6,17 +6,15 @@ from pathlib import Path
 
 import duckdb
 
-NOTHING_YET = 3  # exit status: no build has been published
-
 
 class NothingPublished(Exception):
     """No build has been published yet."""
 
 
 def connect(database: Path) -> duckdb.DuckDBPyConnection:
-    """A connection that can read this one file and nothing else, with little memory. Raises NothingPublished."""
+    """Open this one file, without access to any other and with little memory. Raises NothingPublished."""
     if not database.exists():
-        raise NothingPublished(f"nothing has been published yet: {database} is not there")
+        raise NothingPublished(f"no build has been published yet: {database} does not exist")
     connection = duckdb.connect(
         str(database),
         read_only=True,
