@@ -94,7 +94,7 @@ def querier(session: Session, unpublished: bool) -> Callable[[str], Rows]:
         raise HomelabError("Cannot query the marts: there are none yet", f"{database} does not exist.", _RUN_FIRST)
     script = str(bundled_path("pipeline") / "scripts" / "query.py")
     python = str(install(folder, session.progress).python)
-    return partial(_query, [python, script, "--database", str(database), "--format", "json", "--"])
+    return partial(_query, [python, script, "--database", str(database), "--"])
 
 
 def reset(session: Session) -> str | None:

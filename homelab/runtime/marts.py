@@ -20,7 +20,7 @@ Rows = Sequence[dict[str, Any]]
 def query_marts(session: Session, sql: str) -> Rows:
     """Return the rows of one statement. Raises InputError for SQL that DuckDB refuses, else HomelabError."""
     container = session.inventory.container_with("analytics")
-    script = argv("python", f"{SCRIPTS}/query.py", "--database", PUBLISHED, "--format", "json", "--", sql)
+    script = argv("python", f"{SCRIPTS}/query.py", "--database", PUBLISHED, "--", sql)
     with session.connect(container) as host:
         # `timeout` also ends a query whose connection was lost.
         result = host.run(as_analytics(f"timeout {_DEADLINE} {script}"), timeout=_DEADLINE + 10)

@@ -14,6 +14,8 @@ import pytest
 from homelab.commands.pipeline_backfill import Backfilled
 from homelab.commands.pipeline_status import PipelineStatus
 from homelab.lab.observations import PLACES, answer, load
+from homelab.runtime.marts import Rows
+from homelab.runtime.sql_shell import SqlShell
 from tests.integration.test_pipeline import Stack
 from tests.integration.test_pipeline import stack as stack
 from tests.scripts import SCRIPTS
@@ -90,17 +92,7 @@ def test_a_file_without_json_is_refused(stack: Stack, text: str) -> None:
     assert "Traceback" not in done.stderr
 
 
-def shell(stack: Stack, text: str, expect: int = 0) -> str:
-    """Return the shell's output for statements on its standard input."""
-    done = subprocess.run(
-        [str(stack.python), str(SCRIPTS / "query.py"), "--database", str(stack.published), "--format", "csv"],
-        input=text,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == expect, done.stderr
-    return done.stdout + done.stderr
+MARTS = ("cities", "city_history", "pipeline_runs")
 
 
 def test_status_the_shell_and_the_documentation(stack: Stack, tmp_path: Path) -> None:
@@ -123,13 +115,14 @@ def test_status_the_shell_and_the_documentation(stack: Stack, tmp_path: Path) ->
         (samples[29]["dt"] - samples[0]["dt"]) // 3600 + 1 - 27
     )  # the station itself missed an hour
 
-    output = shell(
-        stack,
-        ".tables\nselect count(*) as n\nfrom weather_hourly where city = 'Home';\nselect 'a;\nb' as c;\nselect 2 as d",
-    ).replace("\r", "")
-    assert "weather_month_to_date" in output
-    assert output.endswith('n\n27\nc\n"a;\nb"\nd\n2\n')
-    assert "error: Parser Error" in shell(stack, "selec 1;", expect=EXIT.failed)
+    shown: list[Rows] = []
+    SqlShell(stack.query, shown.append, print).run_all(
+        [".tables", "select count(*) as n", "from weather_hourly where city = 'Home';", "select 'a;\nb' as c; select 2"]
+    )
+    tables = [row["table_name"] for row in shown[0]]
+    assert "weather_month_to_date" in tables
+    assert not [name for name in tables if not name.startswith("weather_") and name not in MARTS]
+    assert shown[1:] == [[{"n": 27}], [{"c": "a;\nb"}], [{"2": 2}]]
 
     started = time.monotonic()
     page = Path(stack.script("dbt_docs.py", "--data", str(stack.data), "--profiles", str(stack.data)).stdout.strip())

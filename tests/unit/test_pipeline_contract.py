@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from homelab.commands.backfill import PipelineStatus
-
 from homelab import pipeline_contract
+from homelab.commands.pipeline_status import PipelineStatus
 from tests.scripts import ROOT, SCRIPTS
 
 import contract  # isort: skip
