@@ -1,166 +1,228 @@
-"""`containers:`, each read into its identity, shape and services, and held against the others."""
+"""`containers:`, each checked alone and against the others."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
+from typing import Annotated, Any
 
-from homelab.distributions import DISTRIBUTIONS, distribution_of
-from homelab.inventory import addresses, service_options
-from homelab.inventory.container_defaults import HOST_NAME, ContainerDefaults, container_defaults, mounts
-from homelab.inventory.errors import did_you_mean
-from homelab.inventory.section import REQUIRED, Section
-from homelab.inventory.sections import node
-from homelab.model import Container, ContainerConfig, Network, Service, lab_tags
+from homelab.distributions import distribution_of
+from homelab.inventory import addresses
+from homelab.inventory.container_defaults import LARGEST, NAME, ContainerDefaults, override
+from homelab.inventory.declaration import declaration_of
+from homelab.inventory.section import Section
+from homelab.inventory.service_options import Services
+from homelab.model import Container, ContainerConfig, Mount, Network, Service, lab_tags
+from homelab.model.inventory import NODE
+from homelab.model.options import KeyNames, Option
 from homelab.services import SERVICES
 
+_VMID = "a whole number from 100 to 999999999"
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DefaultsSection(ContainerDefaults):
+    """The keys of `defaults:`."""
+
+    vmid_range: Annotated[
+        str | None,
+        Option(
+            "Range of vmids; a container without a vmid gets the next free one and keeps it.",
+            pattern=r"[1-9][0-9]{2,8}-[1-9][0-9]{2,8}",
+            expected="a range such as 160-199",
+            examples=("160-199",),
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountSection:
+    """The keys of a mount."""
+
+    size: Annotated[
+        int, Option("Size of the disk in GiB; it can grow, but not shrink.", low=1, high=LARGEST, unit="GiB")
+    ]
+    storage: Annotated[
+        str | None,
+        Option("Storage of the disk; by default, that of the container.", pattern=NAME, expected="a storage's name"),
+    ] = None
+    backup: Annotated[bool, Option("Include the disk in backups.")] = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerSection(ContainerDefaults):
+    """The keys of a container."""
+
+    vmid: Annotated[
+        int | None,
+        Option(
+            "Identifier of the container in Proxmox; by default, from `defaults.vmid_range`.", low=100, high=999_999_999
+        ),
+    ] = None
+    ip: Annotated[
+        str,
+        Option("IPv4 address, whole or as its last part (`.67`).", examples=(".67", "192.168.2.67")),
+        addresses.Address(),
+    ]
+    cores: Annotated[int, Option("Number of CPU cores.", low=1, high=8192)]
+    memory: Annotated[int, Option("Memory in MiB.", low=128, high=1 << 23, unit="MiB")]
+    node: Annotated[
+        str | None,
+        Option("Node of the container; by default, that of `proxmox:`.", pattern=NODE, expected="a node's name"),
+    ] = None
+    mounts: Annotated[
+        Mapping[
+            str,
+            Annotated[
+                MountSection,
+                Option(expected="a size in GiB, or a mapping with size, storage, backup", shorthand="size"),
+            ],
+        ],
+        Option(
+            "Further disks, by the path at which they are mounted.",
+            expected="sizes in GiB by path",
+            keys=KeyNames(r"(?!.*/\.\.(/|$))(/[^/,\s=]+)+", "must be an absolute path, as in /var/lib/postgresql"),
+            examples=({"/var/lib/postgresql": 32},),
+        ),
+    ] = field(default_factory=dict)
+    services: Annotated[
+        Mapping[str, Service], Option("Services of the container, each with its options."), Services()
+    ] = field(default_factory=dict)
+
+
+def vmid_range(section: Section, text: str | None) -> range:
+    """Parse `vmid_range`; an empty range if there is none."""
+    first, _, last = (text or "1-0").partition("-")
+    if int(last) < int(first) and text:
+        section.problem(f"must be a range such as 160-199, and {first} is more than {last}", "vmid_range")
+    return range(int(first), int(last) + 1)
+
+
+@dataclass(frozen=True, slots=True)
 class Reader:
-    """Reads containers one by one and remembers which vmids, addresses and services are taken."""
+    """Reads containers and remembers the vmids, addresses and services that are taken."""
 
-    def __init__(
-        self, lab: str, path: Path, network: Network | None, node: str | None, defaults: ContainerDefaults, vmids: range
-    ) -> None:
-        self._lab, self._path, self._network, self._node, self._defaults = lab, path, network, node, defaults
-        self._vmids = vmids
-        self._taken: dict[tuple[str, object], str] = {}
-        if network is not None:
-            self._taken["ip", network.gateway] = "the gateway"
+    lab: str
+    path: Path
+    network: Network | None
+    node: str | None
+    defaults: ContainerDefaults
+    vmids: range
+    _taken: dict[tuple[str, object], str] = field(default_factory=dict)
 
-    def read(self, root: Section) -> Iterator[Container]:
-        """The containers without a fault; the faults of the others are recorded."""
-        tables = list(root.tables(says="a mapping with vmid, ip, cores, memory, …"))
-        if not tables:
-            root.fault("must name at least one container")
-        for name, table in tables:
-            before = len(root.faults.found)
-            container = self._container(name, table)
-            if container is not None and len(root.faults.found) == before:
-                yield container
-        self._check_needs(tables)
+    def read(self, sections: Mapping[str, Section]) -> list[Container]:
+        """Return the containers; those without a valid address are left out."""
+        if self.network is not None:
+            self._taken["ip", self.network.gateway] = "the gateway"
+        found = [self._container(name, section) for name, section in sections.items()]
+        for section in sections.values():
+            self._check_requirements(section)
+        return [container for container in found if container is not None]
 
-    def _container(self, name: str, table: Section) -> Container | None:
-        if not re.fullmatch(HOST_NAME, name):
-            table.fault("the name is also the host name: lower-case letters, digits and hyphens, at most 63")
-        vmid = table.whole("vmid", 0 if self._vmids else REQUIRED, low=100, high=999_999_999)
-        self._claim(table, name, "vmid", vmid)
-        ip = addresses.inside(table, "ip", self._network.subnet if self._network else None)
-        self._claim(table, name, "ip", ip)
-        cores = table.whole("cores", low=1, high=8192)
-        memory = table.whole("memory", low=128, high=1 << 23, unit="MiB")
-        where = node(table, self._node)
-        place = container_defaults(table, self._defaults)
-        if "template" in table.data:
-            check_template(table, place.template)
-        mounted = mounts(table.table("mounts", required=False, says="sizes in GiB by path"), place.storage)
-        services = dict(self._services(name, table.table("services", required=False), place.template))
-        table.close()
-        if self._network is None or ip is None:
+    def _container(self, name: str, section: Section) -> Container | None:
+        values = declaration_of(ContainerSection).read(section)
+        if not self.vmids and not section.has("vmid"):
+            section.problem(f"is missing: {_VMID}", "vmid")
+        self._claim(section, name, "vmid", values.get("vmid"))
+        subnet = self.network.subnet if self.network else None
+        ip = addresses.host(section, "ip", values.get("ip"), subnet)
+        self._claim(section, name, "ip", ip)
+        settings = override(self.defaults, section, values)
+        services = values.get("services", {})
+        self._check_services(name, section, services, settings.template)
+        if self.network is None or ip is None:
             return None
-        shape = replace(
-            self._shape(name, self._network, ip, place, services), cores=cores, memory=memory, mounts=mounted
-        )
         return Container(
             name=name,
-            vmid=vmid,
-            node=where,
-            template=place.template,
-            shape=shape,
+            vmid=values.get("vmid", 0),
+            node=values.get("node", self.node),
+            template=settings.template,
+            shape=replace(
+                self._config(name, self.network, ip, settings, services),
+                cores=values.get("cores", 0),
+                memory=values.get("memory", 0),
+                mounts=_mounts(values.get("mounts", {}), settings.storage),
+            ),
             services=services,
-            template_storage=place.template_storage,
-            storage=place.storage,
-            ssh_keys=place.ssh_keys,
-            backup_storage=place.backup_storage,
-            clone_from=place.clone_from,
-            lab_tags=lab_tags(self._lab),
+            template_storage=settings.template_storage,
+            storage=settings.storage,
+            ssh_keys=settings.ssh_keys,
+            backup_storage=settings.backup_storage,
+            clone_from=settings.clone_from,
+            lab_tags=lab_tags(self.lab),
         )
 
-    def _claim(self, table: Section, name: str, key: str, value: object) -> None:
-        if not value:
+    def _claim(self, section: Section, name: str, key: str, value: object) -> None:
+        if value is None:
             return
         owner = self._taken.setdefault((key, value), name)
         if owner != name:
-            table.fault(f"{value} is taken by {owner}", key)
+            section.problem(f"{value} is taken by {owner}", key)
 
-    def _services(self, name: str, table: Section, template: str | None) -> Iterator[tuple[str, Service]]:
-        for key, options_table in table.tables(says="a mapping of options, `{}` if there are none"):
-            kind = SERVICES.get(key)
-            if kind is None:
-                table.fault(f"unknown service; {did_you_mean(key, SERVICES)}", key)
-                continue
+    def _check_services(self, name: str, section: Section, services: Mapping[str, Service], template: str) -> None:
+        distribution = distribution_of(template)
+        for key in _service_names(section):
             owner = self._taken.setdefault(("service", key), name)
-            if owner != name and not kind.many:
-                table.fault(f"stands at {owner} already, and there can be only one", key)
-            service = service_options.read(options_table, kind)
-            if service is None:
-                continue
-            distribution = distribution_of(template or "")
-            for option, objection in service.unsupported_options(distribution) if distribution else ():
-                options_table.fault(objection, option)
-            yield key, service
+            if owner != name and not SERVICES[key].many:
+                section.problem(f"is on {owner} already, and there can be only one", "services", key)
+            if distribution and key in services:
+                for option, error in services[key].unsupported_options(distribution):
+                    section.problem(error, "services", key, option)
 
-    def _check_needs(self, tables: list[tuple[str, Section]]) -> None:
-        for _, table in tables:
-            services = table.data.get("services")
-            for key in services if isinstance(services, dict) else ():
-                for need in SERVICES[key].requires if key in SERVICES else ():
-                    if ("service", need) not in self._taken:
-                        table.fault(f"needs the service `{need}`, which no container has", "services", key)
+    def _check_requirements(self, section: Section) -> None:
+        for key in _service_names(section):
+            for required in SERVICES[key].requires:
+                if ("service", required) not in self._taken:
+                    section.problem(f"needs the service `{required}`, which no container has", "services", key)
 
-    def _shape(
-        self, name: str, network: Network, ip: IPv4Address, place: ContainerDefaults, services: dict[str, Service]
+    def _config(
+        self, name: str, network: Network, ip: IPv4Address, settings: ContainerDefaults, services: Mapping[str, Service]
     ) -> ContainerConfig:
         return ContainerConfig(
             hostname=name,
             cores=0,
             memory=0,
-            swap=place.swap,
-            disk=place.disk,
-            bridge=place.bridge,
+            swap=settings.swap,
+            disk=settings.disk,
+            bridge=settings.bridge,
             address=IPv4Interface((ip, network.subnet.prefixlen)),
             gateway=network.gateway,
-            vlan=place.vlan,
-            mtu=place.mtu,
-            firewall=place.firewall,
+            vlan=settings.vlan,
+            mtu=settings.mtu,
+            firewall=settings.firewall,
             nameservers=network.nameservers,
             searchdomain=network.searchdomain,
-            onboot=place.onboot,
-            startup_order=max((_order(s) for s in services), default=None),
-            start_delay=place.start_delay,
-            stop_timeout=place.stop_timeout,
-            features=place.features,
+            onboot=settings.onboot,
+            startup_order=max(map(_order, services), default=None),
+            start_delay=settings.start_delay,
+            stop_timeout=settings.stop_timeout,
+            features=settings.features,
             unprivileged=True,
-            protection=place.protection,
-            pool=place.pool,
-            tags=place.tags | lab_tags(self._lab),
-            description=description(self._lab, name, self._path),
+            protection=settings.protection,
+            pool=settings.pool,
+            tags=settings.tags | lab_tags(self.lab),
+            description=description(self.lab, name, self.path),
         )
 
 
-def vmid_range(table: Section) -> range:
-    """`vmid_range:`, the vmids that are taken for containers without one; an empty range where none is given."""
-    text = table.text("vmid_range", None, pattern=r"[1-9]\d{2,8}-[1-9]\d{2,8}", says="a range such as 160-199")
-    first, _, last = (text or "1-0").partition("-")
-    if int(last) < int(first) and text:
-        table.fault(f"must be a range such as 160-199, and {first} is more than {last}", "vmid_range")
-    return range(int(first), int(last) + 1)
+def _service_names(section: Section) -> Iterator[str]:
+    """Yield the known services of a container, those with invalid options included."""
+    return (key for key in section.below("services").data if key in SERVICES)
 
 
-def check_template(table: Section, template: str | None) -> None:
-    """Record a template that is neither a known alias nor a volume id."""
-    if template is not None and template not in DISTRIBUTIONS and ":vztmpl/" not in template:
-        table.fault(
-            f"unknown template {template!r}; {did_you_mean(template, DISTRIBUTIONS)}; or a volume id such as "
-            "local:vztmpl/debian-12-standard_12.7-1_amd64.tar.zst",
-            "template",
+def _mounts(sections: Mapping[str, Any], storage: str) -> tuple[Mount, ...]:
+    return tuple(
+        sorted(
+            Mount(path=path, size=each.size or 1, backup=each.backup, storage=each.storage or storage)
+            for path, each in sections.items()
         )
+    )
 
 
 def description(lab: str, name: str, path: Path) -> str:
-    """What Proxmox shows beside the container: whose it is, and where changes belong."""
+    """Render the notes that Proxmox shows for the container: its lab, and the file to change."""
     return (
         f"{name} of the homelab `{lab}`, described in {path.parent.name}/{path.name}.\n\n"
         "Make changes there and run `homelab up`, which puts back what was changed by hand."
@@ -168,4 +230,4 @@ def description(lab: str, name: str, path: Path) -> str:
 
 
 def _order(service: str) -> int:
-    return 1 + max((_order(need) for need in SERVICES[service].requires), default=0)
+    return 1 + max((_order(required) for required in SERVICES[service].requires), default=0)

@@ -6,14 +6,15 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from homelab.distributions import Distribution
 from homelab.errors import HomelabError
 from homelab.host import Result, argv
 from homelab.model import DatabaseGrant, Health, ManagedResource, Port, Service, ServiceContext, Step
+from homelab.model.options import Option
 from homelab.paths import bundled_path
 from homelab.pipeline_contract import CONNECTION_ID, DAG_ID
 from homelab.render import render
@@ -79,13 +80,14 @@ def _refused_by_gate(address: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Airflow(Service):
-    """Options of `airflow`: its series, the web UI's port, and how many tasks may run at once."""
+    """Apache Airflow: runs the pipeline over SSH, and has a web UI."""
 
     requires: ClassVar[tuple[str, ...]] = ("postgres", "analytics")
 
-    version: Literal["3.3", "2.11"] = "3.3"
-    port: int = field(default=8080, metadata={"low": 1024})  # below, it would need a capability
-    parallelism: int = 4
+    version: Annotated[Literal["3.3", "2.11"], Option("Series of Airflow; 2.11 runs on Python up to 3.12.")] = "3.3"
+    # A port below 1024 would need a capability.
+    port: Annotated[int, Option("Port of the web UI.", low=1024, high=65535)] = 8080
+    parallelism: Annotated[int, Option("Number of tasks that may run in parallel.", low=1)] = 4
 
     def unsupported_options(self, distribution: Distribution) -> Iterator[tuple[str, str]]:
         """2.11 is the last series for Python up to 3.12."""

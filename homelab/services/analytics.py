@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from homelab.errors import InputError
 from homelab.host import Result, argv
 from homelab.model import DatabaseGrant, Health, ManagedResource, Port, Service, ServiceContext, Step
+from homelab.model.options import Option, Size
 from homelab.paths import bundled_path
 from homelab.pipeline_contract import COMMANDS, EXIT, TASKS
 from homelab.render import render
@@ -55,15 +56,12 @@ def as_analytics(command: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Analytics(Service):
-    """Options of `analytics`: how many threads dbt uses, and how much memory DuckDB may take (`2GB`)."""
+    """The ingestion script, dbt and DuckDB."""
 
     requires: ClassVar[tuple[str, ...]] = ("postgres",)
 
-    threads: int = 2
-    memory_limit: str = field(
-        default="2GB",
-        metadata={"pattern": r"[1-9][0-9]*(\.[0-9]+)?\s*[KMGT]i?B", "says": "a size such as 2GB or 512MiB"},
-    )
+    threads: Annotated[int, Option("Number of models that dbt builds in parallel.", low=1)] = 2
+    memory_limit: Annotated[Size, Option("Memory that DuckDB may use.")] = Size("2GB")
 
     def database_grants(self) -> Sequence[DatabaseGrant]:
         """The ingestion appends raw observations and asks what it has already; dbt reads them."""

@@ -1,0 +1,22 @@
+"""The verb that prints the JSON Schema of the inventory."""
+
+from __future__ import annotations
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add this verb."""
+    app.command()(schema)
+
+
+def schema() -> None:
+    """Print the JSON Schema of the inventory, with the options of all services, for editors and other tools.
+
+    An editor finds it by the first line of the inventory: `# yaml-language-server: $schema=inventory.schema.json`.
+
+    Example:  homelab schema > inventory.schema.json
+    """
+    from homelab.inventory.schema import render
+
+    typer.echo(render(), nl=False)
