@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import typer
 
+from homelab.cli.options import add_verb
+
 
 def register(app: typer.Typer) -> None:
     """Add this verb."""
-    app.command()(schema)
+    add_verb(app, schema)
 
 
 def schema() -> None:

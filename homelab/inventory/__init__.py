@@ -8,7 +8,7 @@ from pathlib import Path
 from homelab.errors import InputError
 from homelab.inventory import yaml_source
 from homelab.inventory.errors import Place, Problems
-from homelab.inventory.root import read
+from homelab.inventory.root_section import read
 from homelab.inventory.section import Section
 from homelab.inventory.value_types import shown
 from homelab.model import Inventory

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from homelab.distributions import DISTRIBUTIONS
 from homelab.inventory.errors import did_you_mean
-from homelab.inventory.network import Bridge, Mtu, VlanTag
+from homelab.inventory.network_section import Bridge, Mtu, VlanTag
 from homelab.inventory.section import Section
 from homelab.inventory.value_types import shown
 from homelab.model import Network

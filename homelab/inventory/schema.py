@@ -9,7 +9,7 @@ from typing import Any
 
 from homelab.inventory.container_defaults import ContainerDefaults
 from homelab.inventory.declaration import EXTENSION, declaration_of
-from homelab.inventory.root import Root
+from homelab.inventory.root_section import Root
 
 FILE_NAME = "inventory.schema.json"
 # Without a range of vmids, each container needs a vmid.

@@ -1,4 +1,4 @@
-"""A Proxmox-compatible node on this machine, over real LXC containers: for trying out, and for the tests."""
+"""A Proxmox-compatible node on this machine, over real LXC containers: for demos and tests."""
 
 from homelab.lab.lab_status import LabContainer, LabStatus, status
 from homelab.lab.lifecycle import down, up

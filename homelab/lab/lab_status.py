@@ -1,4 +1,4 @@
-"""What of a lab is there, read from this machine itself: it also answers when the node is down."""
+"""The status of a lab, read from this machine itself, so that it works while the node is down."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from homelab.lab.settings import Lab
 
 @dataclass(frozen=True, slots=True)
 class LabContainer:
-    """One container of a lab; `state` is `running`, `stopped`, `golden` or the lock it has, such as `create`."""
+    """One container of a lab; `state` is `running`, `stopped`, `golden` or its lock, such as `create`."""
 
     vmid: int
     name: str
@@ -25,7 +25,7 @@ class LabContainer:
 
 @dataclass(frozen=True, slots=True)
 class LabStatus:
-    """A lab as it is. `running` means that its node answers."""
+    """The status of a lab; `running` means that its node answers."""
 
     name: str
     running: bool
@@ -42,7 +42,7 @@ class LabStatus:
 
 
 def status(lab: Lab) -> LabStatus:
-    """Look at the lab; changes nothing. Raises HomelabError."""
+    """Read the lab's status. Raises HomelabError."""
     machine.require_root()
     made = template_build.newest(lab.cache)
     runtime = Runtime(lab)

@@ -1,4 +1,4 @@
-"""Real, unprivileged LXC containers: the runtime that Proxmox itself stands on. Every call here blocks."""
+"""Real, unprivileged LXC containers, with the runtime that Proxmox itself uses. Every call here blocks."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from homelab.lab.subids import COUNT, FIRST
 _SHARED = Path("/usr/share/lxc/config")
 _KEY_TYPES = ("rsa", "ecdsa", "ed25519")
 _INTERFACE_NAME_MAX = 15
-_COPY = 1800.0  # seconds that a copy may take
+_COPY = 1800.0  # timeout in seconds for a copy
 AS_CONTAINER_ROOT = ("lxc-usernsexec", "-m", f"b:0:{FIRST}:{COUNT}", "--")
 
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """The containers of one lab."""
+    """Manager of one lab's containers."""
 
     lab: Lab
 
     def prepare(self) -> None:
-        """Make the folder of containers: only root and the containers' own root get into it."""
+        """Create the folder of containers; only root and the containers' root can enter it."""
         self.lab.lxcpath.mkdir(exist_ok=True)
         os.chown(self.lab.lxcpath, 0, FIRST)
         self.lab.lxcpath.chmod(0o710)
 
     def root(self, vmid: int) -> Path:
-        """The container's root file system, its files owned by the ids that the container's are mapped to."""
+        """Return the container's root file system; its files are owned by the mapped ids."""
         return self.lab.lxcpath / str(vmid) / "rootfs"
 
     def create(
@@ -50,17 +50,17 @@ class Runtime:
         template: Path,
         public_keys: str,
         password: str | None,
-        say: Callable[[str], None],
+        log_line: Callable[[str], None],
     ) -> None:
-        """Unpack the template and give the container keys of its own; `say` gets Proxmox's log lines."""
+        """Unpack the template and generate the container's own keys; `log_line` receives Proxmox's log lines."""
         root = self.root(vmid)
         root.mkdir(parents=True)
         os.chown(root, FIRST, FIRST)
-        say(f"extracting archive '{template}'")
+        log_line(f"extracting archive '{template}'")
         with tempfile.TemporaryDirectory(dir=root.parent, prefix="keys-") as folder, ThreadPoolExecutor(1) as pool:
             making = pool.submit(_make_host_keys, Path(folder), hostname)
-            # As the container's root, so that every file gets its owner there. (An id-mapped mount would do too,
-            # but LXC 5.0 forgets the mapping when a container reboots itself.)
+            # Unpack as the container's root, so that every file gets its mapped owner. An id-mapped mount would do
+            # the same, but LXC 5.0 loses the mapping when a container reboots from inside.
             run(
                 [
                     *AS_CONTAINER_ROOT,
@@ -78,27 +78,29 @@ class Runtime:
                 ],
                 timeout=600,
             )
-            say("Detected container architecture: amd64")
+            log_line("Detected container architecture: amd64")
             making.result()
-            self._personalise(root, Path(folder), hostname, public_keys, say)
+            self._personalise(root, Path(folder), hostname, public_keys, log_line)
         if password:
             run([*AS_CONTAINER_ROOT, "chpasswd", "--root", root], stdin=f"root:{password}\n".encode())
 
-    def _personalise(self, root: Path, keys: Path, hostname: str, public_keys: str, say: Callable[[str], None]) -> None:
-        # Proxmox makes them in no certain order, and a client must not rely on one.
+    def _personalise(
+        self, root: Path, keys: Path, hostname: str, public_keys: str, log_line: Callable[[str], None]
+    ) -> None:
+        # Proxmox generates the keys in random order, so clients must not rely on one.
         for kind in random.sample(_KEY_TYPES, len(_KEY_TYPES)):
             name = f"ssh_host_{kind}_key"
-            say(f"Creating SSH host key '{name}' - this may take some time ...")
+            log_line(f"Creating SSH host key '{name}' - this may take some time ...")
             public = (keys / f"{name}.pub").read_bytes()
             guest.write_inside(root, {f"etc/ssh/{name}": (keys / name).read_bytes()}, 0o600)
             guest.write_inside(root, {f"etc/ssh/{name}.pub": public})
-            say(f"done: {fingerprint(public.decode())} root@{hostname}")
+            log_line(f"done: {fingerprint(public.decode())} root@{hostname}")
         guest.write_inside(root, {"etc/machine-id": f"{uuid.uuid4().hex}\n".encode()}, 0o444)
         if public_keys:
             guest.write_inside(root, {"root/.ssh/authorized_keys": public_keys.encode()}, 0o600)
 
     def start(self, vmid: int, config: Mapping[str, object], filters: str = "") -> None:
-        """Write the container's settings and boot it behind these nftables rules; returns when its init runs.
+        """Write the container's settings, load its nftables rules, boot it, and return when its init runs.
 
         Raises HomelabError.
         """
@@ -115,7 +117,7 @@ class Runtime:
             raise ProgramFailed(f"startup for container '{vmid}' failed", "\n".join(lines))
 
     def configuration(self, vmid: int, config: Mapping[str, object]) -> str:
-        """The container's LXC configuration."""
+        """Render the container's LXC configuration."""
         features = guest.parse_properties(str(config.get("features", "")))
         nesting = features.get("nesting") == "1"
         return (
@@ -136,7 +138,7 @@ class Runtime:
                     f"lxc.cgroup.dir.container = {self.lab.cgroup(vmid)}",
                     *cgroups.lxc_lines(config),
                     *self._network(vmid, config),
-                    # Before its init runs, and again whenever it reboots itself.
+                    # Runs before the container's init, also when it reboots from inside.
                     "lxc.hook.start-host = "
                     f"sh -c 'exec nsenter --net=/proc/$LXC_PID/ns/net nft -f {self._filters(vmid)}'",
                 ]
@@ -145,8 +147,8 @@ class Runtime:
         )
 
     def guard(self, vmid: int, filters: str, running: bool) -> None:
-        """Keep a container's nftables rules for its next start, and load them now if it runs. Raises HomelabError."""
-        if self._filters(vmid).parent.is_dir():  # it is not while the container is being made
+        """Store a container's nftables rules for its next start, and load them if it runs. Raises HomelabError."""
+        if self._filters(vmid).parent.is_dir():  # missing while the container is being created
             self._filters(vmid).write_text(filters)
         if running:
             self.inside(vmid, "nft", "-f", str(self._filters(vmid)))
@@ -170,17 +172,17 @@ class Runtime:
         return lines or ["lxc.net.0.type = empty"]
 
     def veth(self, vmid: int, number: int) -> str:
-        """The host's end of a container's network device."""
+        """Return the name of the host's end of a container's network device."""
         return f"{self.lab.bridge}{vmid}i{number}"
 
     def pid(self, vmid: int) -> int | None:
-        """The pid of the container's init on this machine; None if it does not run."""
+        """Return the host's pid of the container's init; None if it does not run."""
         done = attempt(["lxc-info", "-P", self.lab.lxcpath, "-n", str(vmid), "-p", "-H"])
         text = done.stdout.decode().strip()
         return int(text) if done.returncode == 0 and text.isdigit() and int(text) > 0 else None
 
     def shutdown(self, vmid: int, timeout: int) -> bool:
-        """Ask init to power off; whether it did within that many seconds."""
+        """Ask init to power off and return whether it did so within `timeout` seconds."""
         return (
             attempt(
                 ["lxc-stop", "-P", self.lab.lxcpath, "-n", str(vmid), "--nokill", "--timeout", str(timeout)],
@@ -190,19 +192,19 @@ class Runtime:
         )
 
     def kill(self, vmid: int) -> None:
-        """Stop the container at once and remove its cgroups, whatever state it is in."""
+        """Kill the container in any state and remove its cgroups."""
         attempt(["lxc-stop", "-P", self.lab.lxcpath, "-n", str(vmid), "-k"])
         self.tidy(vmid)
 
     def tidy(self, vmid: int) -> None:
-        """Remove what a stopped container leaves: its monitor, cgroups, and network device."""
+        """Remove the leftovers of a stopped container: monitor, cgroups and network device."""
         title = f"[lxc monitor] {self.lab.lxcpath} {vmid}"
         kill_all(lambda: [stat.pid for stat in processes() if _title(stat.pid) == title], f"the monitor of {vmid}")
         cgroups.clean(self.lab.cgroup(vmid))
 
     @contextmanager
     def frozen(self, vmid: int) -> Iterator[None]:
-        """Have a container stand still meanwhile, if it runs. Raises HomelabError."""
+        """Freeze a running container for the duration of the block. Raises HomelabError."""
         running = self.pid(vmid) is not None
         if running:
             run(["lxc-freeze", "-P", self.lab.lxcpath, "-n", str(vmid)])
@@ -212,8 +214,8 @@ class Runtime:
             if running:
                 run(["lxc-unfreeze", "-P", self.lab.lxcpath, "-n", str(vmid)])
 
-    def thaw(self, vmid: int) -> None:
-        """Let a container go on that a killed node has left frozen, if it is."""
+    def unfreeze(self, vmid: int) -> None:
+        """Unfreeze a container that a killed node has left frozen; does nothing to others."""
         attempt(["lxc-unfreeze", "-P", self.lab.lxcpath, "-n", str(vmid)])
 
     def remove(self, vmid: int) -> None:
@@ -222,13 +224,13 @@ class Runtime:
         remove_tree(self.root(vmid).parent)
 
     def known(self) -> list[int]:
-        """The containers that have files here, whole or not."""
+        """Return the vmids that have files here, including partly created containers."""
         if not self.lab.lxcpath.is_dir():
             return []
         return sorted(int(path.name) for path in self.lab.lxcpath.iterdir() if path.name.isdigit())
 
     def sweep(self) -> None:
-        """Remove what is left of the lab's containers where their files are gone already."""
+        """Remove the monitors, cgroups and locks of containers without files."""
         title = f"[lxc monitor] {self.lab.lxcpath} "
         kill_all(
             lambda: [stat.pid for stat in processes() if _title(stat.pid).startswith(title)],
@@ -238,7 +240,7 @@ class Runtime:
         locks = Path("/run/lxc/lock") / self.lab.lxcpath.relative_to("/")
         shutil.rmtree(locks, ignore_errors=not locks.exists())
         for folder in locks.parents:
-            # LXC made the folders above it too; those that hold other locks stay.
+            # LXC also created the parent folders; keep those that hold other locks.
             if folder == Path("/run") or not folder.is_dir() or any(folder.iterdir()):
                 break
             folder.rmdir()
@@ -247,12 +249,12 @@ class Runtime:
         """Run a program of this machine in a running container's network namespace. Raises HomelabError."""
         pid = self.pid(vmid)
         if pid is None:
-            raise ProgramFailed(f"container {vmid} is not running")
+            raise ProgramFailed(f"Cannot enter the network of container {vmid}: it is not running")
         return run(["nsenter", f"--net=/proc/{pid}/ns/net", *argv])
 
 
 def copy_tree(source: Path, target: Path) -> None:
-    """Copy a folder as it is: owners, modes, times, links, extended attributes. Raises HomelabError."""
+    """Copy a folder with owners, modes, times, links and extended attributes. Raises HomelabError."""
     run(
         ["cp", "--archive", "--reflink=auto", "--one-file-system", "--no-target-directory", source, target],
         timeout=_COPY,
@@ -260,7 +262,7 @@ def copy_tree(source: Path, target: Path) -> None:
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a folder and all that is in it, if it is there. Raises HomelabError."""
+    """Remove a folder with its content; does nothing if it is missing. Raises HomelabError."""
     run(["rm", "-rf", "--one-file-system", "--", folder], timeout=300)
 
 

@@ -1,4 +1,4 @@
-"""Proxmox's firewall before a container: what may reach it, from what its services say they listen on. Pure."""
+"""A container's Proxmox firewall: the wanted rules, derived from its services' ports, and the changes. Pure: no I/O."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from ipaddress import IPv4Address, IPv4Network
 
 from homelab.model import Container, Inventory
 
-OWNER = "homelab: "  # how the comment of every rule of ours begins
+OWNER = "homelab: "  # prefix of the comment of every rule of ours
 _SSH = 22
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """A rule as Proxmox keeps it: whoever it allows or refuses what. What else it says is in `more`, as `log=info`."""
+    """A firewall rule of Proxmox. `more` has its other options, such as `log=info`."""
 
     direction: str = "in"
     action: str = "ACCEPT"
-    source: str = ""  # an address or a network; none: anybody
+    source: str = ""  # an address or a network; empty: any
     proto: str = ""
-    port: str = ""  # the destination's
-    icmp: str = ""  # the kind of ICMP message
+    port: str = ""  # the destination port
+    icmp: str = ""  # the ICMP type
     comment: str = ""
     enabled: bool = True
     more: tuple[str, ...] = ()
 
     @property
     def ours(self) -> bool:
-        """Whether homelab has made it."""
+        """Whether homelab created the rule."""
         return self.comment.startswith(OWNER)
 
     def __str__(self) -> str:
@@ -49,7 +49,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Firewall:
-    """A container's firewall: whether it is on, what happens to what no rule is about, and its rules in order."""
+    """A container's firewall: its switch, its default policies, and its rules in order."""
 
     on: bool = False
     policy_in: str = "DROP"
@@ -58,7 +58,7 @@ class Firewall:
 
 
 def desired_firewall(inventory: Inventory, container: Container) -> Firewall:
-    """What the inventory wants before a container: nothing gets in but what is said to be for somebody."""
+    """Return the firewall that the inventory asks for: deny all inbound traffic except the declared ports."""
     if not container.shape.firewall:
         return Firewall()
     return Firewall(on=True, rules=tuple(dict.fromkeys(_rules(inventory, container))))
@@ -69,13 +69,13 @@ def _rules(inventory: Inventory, container: Container) -> Iterator[Rule]:
         yield _tcp(_SSH, str(operator), "SSH for the operator")
     for name, service in container.services.items():
         for listen in service.ports():
-            for source, who in _audience(inventory, container, name, listen.audience):
-                yield _tcp(listen.port, source, f"{listen.what} for {who}")
+            for source, audience in _audience(inventory, container, name, listen.audience):
+                yield _tcp(listen.port, source, f"{listen.what} for {audience}")
     yield Rule(proto="icmp", icmp="echo-request", comment=f"{OWNER}ping")
 
 
 def _audience(inventory: Inventory, container: Container, name: str, audience: str) -> Iterator[tuple[str, str]]:
-    """The sources that an audience stands for, each with the words for it. A container reaches itself anyway."""
+    """Yield the sources of an audience with their descriptions, without the container itself, which needs no rule."""
     if audience == "lan":
         yield str(inventory.network.subnet), "the LAN"
         return
@@ -93,39 +93,39 @@ def _tcp(port: int, source: str, why: str) -> Rule:
 
 
 def lets_in_ssh(firewall: Firewall, source: IPv4Address) -> bool:
-    """Whether it lets SSH in from that address; all rules of a wanted one let something in."""
+    """Check that a wanted firewall, in which every rule accepts traffic, lets SSH in from an address."""
     return any(rule.port == str(_SSH) and source in IPv4Network(rule.source) for rule in firewall.rules)
 
 
 def goal(want: Firewall, found: Firewall) -> Firewall:
-    """What is to become of what was found. Where none is wanted, it is off and our rules go; others' may stay."""
+    """Return the target state. If no firewall is wanted, switch it off and remove our rules, but keep all others."""
     if want.on:
         return want
     return replace(found, on=False, rules=tuple(rule for rule in found.rules if not rule.ours))
 
 
 def changes(want: Firewall, found: Firewall) -> Iterator[str]:
-    """What is different in what is to come, line by line; nothing if all is as it should be."""
-    yield from (f"+ {rule}" for rule in _beyond(want.rules, found.rules))
-    yield from (f"- {rule}" for rule in _beyond(found.rules, want.rules))
+    """Yield one line per difference between the wanted and the current firewall."""
+    yield from (f"+ {rule}" for rule in _without(want.rules, found.rules))
+    yield from (f"- {rule}" for rule in _without(found.rules, want.rules))
     if want.rules != found.rules and Counter(want.rules) == Counter(found.rules):
-        yield "its rules in another order"
+        yield "reorder its rules"
     if want.on:
-        for what in ("policy_in", "policy_out"):
-            before, after = getattr(found, what), getattr(want, what)
+        for policy in ("policy_in", "policy_out"):
+            before, after = getattr(found, policy), getattr(want, policy)
             if before != after:
-                yield f"{what.replace('_', ' ')}: {before} → {after}"
+                yield f"{policy.replace('_', ' ')}: {before} → {after}"
     if want.on != found.on:
         yield "off → on" if want.on else "on → off"
 
 
-def _beyond(rules: Sequence[Rule], others: Sequence[Rule]) -> list[Rule]:
+def _without(rules: Sequence[Rule], others: Sequence[Rule]) -> list[Rule]:
     return list((Counter(rules) - Counter(others)).elements())
 
 
 @dataclass(frozen=True, slots=True)
 class Insert:
-    """Put a rule before all others, as Proxmox does with a new one."""
+    """Insert a rule before all others, as Proxmox does with new rules."""
 
     rule: Rule
 
@@ -135,7 +135,7 @@ class Insert:
 
 @dataclass(frozen=True, slots=True)
 class Remove:
-    """Take a rule away; positions are counted from 0."""
+    """Remove the rule at a position, counted from 0."""
 
     position: int
 
@@ -145,7 +145,7 @@ class Remove:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """Put a rule before the one that stands at `to`."""
+    """Move a rule before the one at position `to`."""
 
     position: int
     to: int
@@ -155,14 +155,14 @@ class Move:
 
 
 def next_change(found: Sequence[Rule], want: Sequence[Rule]) -> Insert | Remove | Move | None:
-    """The next of the changes that make the one of the other; None where nothing is left to do.
+    """Return the next change that turns `found` into `want`; None if they are equal.
 
-    What is to be let in is let in first, and what refuses goes before what allows: nothing that both let in is
-    refused in between.
+    Insert rules first, then remove those that deny, then those that accept: traffic that both the old and the new rules
+    accept is never denied in between.
     """
-    if missing := _beyond(want, found):
+    if missing := _without(want, found):
         return Insert(missing[-1])
-    if surplus := sorted(_beyond(found, want), key=lambda rule: rule.action == "ACCEPT"):
+    if surplus := sorted(_without(found, want), key=lambda rule: rule.action == "ACCEPT"):
         return Remove(found.index(surplus[0]))
     for position, rule in enumerate(want):
         if found[position] != rule:

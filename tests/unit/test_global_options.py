@@ -78,7 +78,7 @@ def test_the_lab_has_to_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("words", [["-i", "given.yaml", "status"], ["status", "-i", "given.yaml"], ["status"]])
 def test_the_environment_names_the_inventory_unless_an_option_does(words: list[str]) -> None:
     name = "given.yaml" if "-i" in words else "of-environment.yaml"
-    assert f"{name} cannot be read" in run_main(*words, HOMELAB_INVENTORY="of-environment.yaml").stderr
+    assert f"Cannot read {name}" in run_main(*words, HOMELAB_INVENTORY="of-environment.yaml").stderr
 
 
 def test_json_is_refused_where_there_is_none(inventory: Path) -> None:

@@ -101,11 +101,11 @@ def test_what_is_held_on_a_path(permissions: dict[str, dict[str, int]], path: st
         ("Permission check failed", ["homelab doctor"]),
         (
             "Permission check failed (changing feature flags (except nesting) is only allowed for root@pam)",
-            ["nobody but root@pam", "pct set"],
+            ["reserves that for root@pam", "pct set"],
         ),
     ],
 )
-def test_the_way_out_of_a_refusal(said: str, parts: list[str]) -> None:
+def test_resolution_of_a_permission_error(said: str, parts: list[str]) -> None:
     resolution = grant(said, TOKEN)
     assert [part for part in parts if part not in resolution] == []
     assert ("Sys.Modify" in resolution) is False

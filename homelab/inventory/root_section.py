@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Annotated
 
 from homelab.inventory.container_defaults import HOST_NAME, ContainerDefaults, override
-from homelab.inventory.containers import ContainerSection, DefaultsSection, Reader, vmid_range
+from homelab.inventory.containers_section import ContainerSection, DefaultsSection, Reader, vmid_range
 from homelab.inventory.declaration import SectionOf, declaration_of
-from homelab.inventory.endpoint import endpoint
-from homelab.inventory.network import NetworkSection, network
+from homelab.inventory.network_section import NetworkSection, network
 from homelab.inventory.package_sources import MIRROR_RULE, PackagesSection, package_sources
-from homelab.inventory.pipeline import PipelineSection, pipeline
+from homelab.inventory.pipeline_section import PipelineSection, pipeline
+from homelab.inventory.proxmox_section import endpoint
 from homelab.inventory.schema_rules import exclusive
 from homelab.inventory.section import Section
 from homelab.model import Endpoint, Inventory
