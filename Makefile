@@ -5,7 +5,7 @@ BIN := .venv/bin
 export PYTHONPYCACHEPREFIX = $(CURDIR)/.venv/pycache
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-unit lint bench bench-deploy lock clean
+.PHONY: help demo test test-unit lint bench bench-deploy reference lock clean
 
 help:  ## Show what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1 	/'
@@ -33,6 +33,10 @@ bench-deploy: .venv/ready  ## Measure `homelab deploy` in a lab, beside Ansible,
 
 COMPILE := $(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links
+
+reference: .venv/ready  ## Generate docs/reference and inventory.schema.json from the code
+	$(BIN)/python docs/generate_reference.py
+	$(BIN)/homelab schema > inventory.schema.json
 
 lock: .venv/ready  ## Bring requirements/*.txt and pipeline/requirements/*.txt up to date
 	$(COMPILE) --group test --extra lab pyproject.toml -o requirements/dev.txt

@@ -13,7 +13,16 @@ from typing import Annotated
 import typer
 
 from homelab.cli import backup, deploy, dev, golden, import_, lab, pipeline, provision, schema, secret
-from homelab.cli.options import InventoryFile, Json, Overlay, Quiet, UseLab, Verbose, apply_global_options, settings
+from homelab.cli.global_options import (
+    InventoryFile,
+    Json,
+    Overlay,
+    Quiet,
+    UseLab,
+    Verbose,
+    apply_global_options,
+    settings,
+)
 from homelab.cli.results import print_error
 from homelab.errors import BAD_INPUT, FAILED, INTERRUPTED, HomelabError
 

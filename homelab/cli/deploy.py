@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from homelab.cli import completion
-from homelab.cli.options import Container, DetailedExitcode, Json, Limit, add_verb, settings
+from homelab.cli.global_options import Container, DetailedExitcode, Json, Limit, add_verb, settings
 from homelab.cli.results import print_error, print_result
 from homelab.errors import INTERRUPTED, InputError
 

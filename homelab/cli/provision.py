@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from homelab.cli.confirmation import confirm
-from homelab.cli.options import Container, DetailedExitcode, Json, Limit, Yes, add_verb, settings
+from homelab.cli.global_options import Container, DetailedExitcode, Json, Limit, Yes, add_verb, settings
 from homelab.cli.results import print_result
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from homelab.cli.options import add_verb
+from homelab.cli.global_options import add_verb
 
 
 def register(app: typer.Typer) -> None:
@@ -19,6 +19,6 @@ def schema() -> None:
 
     Example:  homelab schema > inventory.schema.json
     """
-    from homelab.inventory.schema import render
+    from homelab.inventory.json_schema import render
 
     typer.echo(render(), nl=False)

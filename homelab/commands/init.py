@@ -8,7 +8,7 @@ from pathlib import Path
 
 from homelab.errors import HomelabError, InputError
 from homelab.inventory import load
-from homelab.inventory.schema import write_schema
+from homelab.inventory.json_schema import write_schema
 from homelab.model import Inventory
 from homelab.paths import bundled_path
 from homelab.private_files import write_private

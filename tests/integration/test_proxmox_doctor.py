@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from homelab.cli import app
-from homelab.cli.options import settings
+from homelab.cli.global_options import settings
 from homelab.commands import doctor as module
 from homelab.commands.doctor import Diagnosis, ask_openweather, doctor
 from homelab.errors import HomelabError

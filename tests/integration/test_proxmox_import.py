@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from homelab.cli import app
-from homelab.cli.options import settings
+from homelab.cli.global_options import settings
 from homelab.commands.import_ import Imported, Proposal, import_containers
 from homelab.errors import HomelabError
 from homelab.inventory import load

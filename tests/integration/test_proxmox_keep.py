@@ -14,7 +14,7 @@ import pytest
 from typer import main
 
 from homelab.cli import app
-from homelab.cli.options import Settings
+from homelab.cli.global_options import Settings
 from homelab.cli.results import to_json
 from homelab.commands import backup, restore, snapshot
 from homelab.errors import HomelabError, InputError

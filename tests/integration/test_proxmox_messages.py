@@ -15,7 +15,7 @@ import pytest
 from fakepve.server import TaskError
 
 from homelab import cli
-from homelab.cli.options import Settings
+from homelab.cli.global_options import Settings
 from homelab.proxmox import client, plan_executor
 from homelab.runtime.lab_lock import lab_lock
 from tests.integration.fakenode import TOKEN

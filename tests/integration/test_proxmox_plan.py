@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from homelab.cli import app
-from homelab.cli.options import settings
+from homelab.cli.global_options import settings
 from homelab.commands import plan as module
 from homelab.commands.plan import Preview, preview
 from homelab.errors import HomelabError, InputError

@@ -19,7 +19,7 @@ ROOT = PACKAGE.parent
 
 # From top to bottom; packages on one line do not import each other.
 LAYERS = [
-    {"__main__", "reference"},
+    {"__main__"},
     {"cli"},
     {"commands"},
     {"runtime"},

@@ -23,7 +23,7 @@ from homelab.secrets import FileSecretStore
 _PROGRAM = """
 import sys
 from homelab import cli
-from homelab.cli.options import Settings
+from homelab.cli.global_options import Settings
 from homelab.errors import HomelabError, InputError
 {load}
 Settings.load = load

@@ -14,7 +14,7 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from homelab.cli import app
-from homelab.cli.options import settings
+from homelab.cli.global_options import settings
 from homelab.commands.deploy import deploy
 from homelab.errors import HomelabError
 from homelab.inventory import load

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from homelab import __version__
 from homelab.cli import app
-from homelab.cli.options import Settings, settings
+from homelab.cli.global_options import Settings, settings
 from homelab.errors import InputError
 from homelab.paths import bundled_path
 

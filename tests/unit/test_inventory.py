@@ -15,7 +15,7 @@ from homelab.errors import InputError
 from homelab.inventory import load, schedule, yaml_source
 from homelab.inventory.container_defaults import ContainerDefaults
 from homelab.inventory.errors import Problems
-from homelab.inventory.schema import json_schema
+from homelab.inventory.json_schema import json_schema
 from homelab.model import City, Inventory
 from homelab.paths import bundled_path
 from homelab.services.analytics import Analytics

@@ -23,7 +23,7 @@ from homelab.errors import InputError
 from homelab.inventory import load
 from homelab.inventory.declaration import declaration_of
 from homelab.inventory.errors import Problems
-from homelab.inventory.schema import FILE_NAME, json_schema, render, write_schema
+from homelab.inventory.json_schema import FILE_NAME, json_schema, render, write_schema
 from homelab.inventory.yaml_source import parse
 from homelab.model import Service
 from homelab.model.options import Duration, KeyNames, Option, SecretName, Size
