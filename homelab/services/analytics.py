@@ -30,8 +30,9 @@ _PARSE = (
     '--target-path "$folder" --log-path "$folder"; status=$?; rm -rf "$folder"; exit $status'
 )
 # Beside the old one first, so that there is never half of one.
+_AS_ROOT = (f"{ROOT}/venv/bin/python", "-B")  # compiled files would be foreign files in the tree of scripts
 _EXTEND = (
-    f"rm -rf {_EXTENSIONS}.new && {ROOT}/venv/bin/python {SCRIPTS}/install_extension.py {_EXTENSIONS}.new && "
+    f"rm -rf {_EXTENSIONS}.new && {argv(*_AS_ROOT)} {SCRIPTS}/install_extension.py {_EXTENSIONS}.new && "
     f"rm -rf {_EXTENSIONS} && mv -T {_EXTENSIONS}.new {_EXTENSIONS}"
 )
 _LONG = 1 << 16  # bytes: a longer list of cities is compared by its hash, and its difference is for nobody to read
@@ -149,7 +150,7 @@ class Analytics(Service):
                 f"{path}: {error.strerror}.",
                 "It stands under `pipeline: cities:` in the inventory.",
             ) from None
-        check = argv(f"{ROOT}/venv/bin/python", f"{SCRIPTS}/ingest_weather.py", "--check")
+        check = argv(*_AS_ROOT, f"{SCRIPTS}/ingest_weather.py", "--check")
         # By its name it is known whether it is CSV or JSON.
         copy = f'"$new{path.suffix}"'
         yield File(
