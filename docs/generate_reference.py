@@ -82,7 +82,7 @@ def cli() -> str:
     lines = [
         "# Command line",
         "",
-        "This page lists every command with its arguments and options. The option `--help` of each command shows the same.",
+        "This page lists every command with its arguments and options. The option `--help` shows the same.",
         "",
         "## Global options",
         "",
