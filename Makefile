@@ -21,8 +21,9 @@ test: .venv/ready .venv/test-ready lint test-unit  ## Every test, the end-to-end
 test-unit: .venv/ready  ## The fast tests, on all cores: no network, no containers
 	$(BIN)/pytest -q --numprocesses auto --dist worksteal tests/unit
 
-lint: .venv/ready  ## ruff and mypy --strict
+lint: .venv/ready  ## ruff check, ruff format --check and mypy --strict
 	$(BIN)/ruff check
+	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
 bench: .venv/ready  ## Measure homelab beside Ansible and beside the bare calls; about two minutes

@@ -94,7 +94,12 @@ def ssh(
 def logs(
     name: Container,
     unit: Annotated[
-        str | None, typer.Argument(help="A unit; default: all units of its services.", autocompletion=completion.units)
+        str | None,
+        typer.Argument(
+            metavar="SERVICE|UNIT",
+            help="One of its services, or a unit; default: all its services.",
+            autocompletion=completion.services_and_units,
+        ),
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Show new lines as they arrive.")] = False,
     lines: Annotated[int, typer.Option("--lines", "-n", help="The number of lines to start with.")] = 100,

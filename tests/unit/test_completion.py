@@ -45,6 +45,7 @@ def complete(folder: Path, line: str) -> list[str]:
         ("homelab ssh p", ["postgres-data"]),
         ("homelab up --limit a", ["analytics-platform", "airflow-orchestration"]),
         ("homelab logs airflow-orchestration airflow-s", ["airflow-scheduler"]),
+        ("homelab logs postgres-data ", ["postgres", "postgresql@16-main"]),
         ("homelab secret show ", ["airflow-admin", "postgres-dbt"]),
         ("homelab secret show x", []),
     ],
