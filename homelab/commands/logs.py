@@ -14,9 +14,10 @@ def logs_argv(session: Session, name: str, selected: str | None, follow: bool, l
     `selected` names one of the container's services or any unit; by default, all units of its services.
     """
     services = select_containers(session.inventory, [name])[0].services
-    unit = None if selected in services else selected
-    shown = [services[selected]] if selected in services else services.values()
-    units = [unit] if unit else [u for service in shown for u in service.units()]
+    service = services.get(selected or "")
+    unit = None if service else selected
+    shown = [service] if service else services.values()
+    units = [unit] if unit else [u for each in shown for u in each.units()]
     words = ["journalctl", "--no-pager", f"--lines={lines}", *(f"--unit={u}" for u in units)]
     show = argv(*words, *(["--follow"] if follow else []))
     # journalctl accepts unknown units.
