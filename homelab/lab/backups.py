@@ -14,33 +14,14 @@ from fakepve import FakeCt, FakePve, PveError, TaskError
 from fakepve.lxc import SNAPSHOT_STORAGE
 
 from homelab.errors import HomelabError
+from homelab.lab.config_file import parse_config, render_config
 from homelab.lab.tasks import Body, log_line
 
 ARCHIVE = re.compile(r"backup/vzdump-lxc-(\d+)-(\d{4}(?:_\d\d){2}-\d\d(?:_\d\d){2})\.tar\.zst")
 _STAMP = "%Y_%m_%d-%H_%M_%S"
-_NOT_KEPT = frozenset({"lock", "parent", "digest"})
 # Options that a restore copies from the backup's configuration without passing them as parameters.
 _NOT_GIVEN = frozenset({"arch", "ostype"})
-_NUMBERS = frozenset({"cores", "cpuunits", "memory", "onboot", "protection", "swap", "tty", "unprivileged"})
 _SHUTDOWN = 600  # timeout in seconds for a clean shutdown
-
-
-def parse_config(text: str) -> dict[str, Any]:
-    """Parse a Proxmox configuration file into its options; the comment lines are the description."""
-    lines = text.partition("\n[")[0].splitlines()
-    options = dict(line.split(": ", 1) for line in lines if ": " in line and not line.startswith("#"))
-    description = "".join(f"{line[1:]}\n" for line in lines if line.startswith("#"))
-    return {key: int(value) if key in _NUMBERS else value for key, value in options.items()} | (
-        {"description": description} if description else {}
-    )
-
-
-def render_config(config: Mapping[str, Any]) -> str:
-    """Render a configuration in Proxmox's file format, for the backup archive."""
-    comments = "".join(f"#{line}\n" for line in str(config.get("description", "")).splitlines())
-    return comments + "".join(
-        f"{key}: {value}\n" for key, value in sorted(config.items()) if key != "description" and key not in _NOT_KEPT
-    )
 
 
 class BackupApi(FakePve):  # type: ignore[misc]
