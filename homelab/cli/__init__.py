@@ -23,6 +23,7 @@ from homelab.cli.global_options import (
     apply_global_options,
     settings,
 )
+from homelab.cli.hints import typed
 from homelab.cli.results import print_error
 from homelab.errors import BAD_INPUT, FAILED, INTERRUPTED, HomelabError
 
@@ -65,6 +66,7 @@ def options(
 
     To try it:    homelab lab up, homelab --lab up, homelab --lab deploy
     """
+    typed.clear()
     apply_global_options(inventory=inventory, overlay=overlay, lab=lab, verbose=verbose, quiet=quiet)
     settings.json |= as_json
 

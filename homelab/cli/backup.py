@@ -10,7 +10,7 @@ import typer
 from homelab.cli import completion
 from homelab.cli.confirmation import confirm_lines
 from homelab.cli.global_options import Container, Containers, Json, Limit, Yes, add_verb, settings
-from homelab.cli.results import print_result
+from homelab.cli.results import print_outcome, print_result
 
 if TYPE_CHECKING:
     from homelab.proxmox.backups import Backup
@@ -60,7 +60,7 @@ def create(
     from homelab.commands.snapshot import create as run
 
     outcome = run(settings.session(), name, limit=limit or (), description=description)
-    print_result(outcome, as_json, lambda: typer.echo(str(outcome)))
+    print_result(outcome, as_json, lambda: print_outcome(outcome))
 
 
 def list_(limit: Limit = None, as_json: Json = False) -> None:
@@ -98,7 +98,7 @@ def rollback(name: _Name, limit: Limit = None, yes: Yes = False, as_json: Json =
 
     ask = confirm_lines("Later changes will be lost. Continue?", yes)
     outcome = run(settings.session(), name, limit=limit or (), confirm=ask)
-    print_result(outcome, as_json, lambda: typer.echo(str(outcome)))
+    print_result(outcome, as_json, lambda: print_outcome(outcome))
 
 
 def delete(name: _Name, limit: Limit = None, yes: Yes = False, as_json: Json = False) -> None:
@@ -110,7 +110,7 @@ def delete(name: _Name, limit: Limit = None, yes: Yes = False, as_json: Json = F
 
     ask = confirm_lines("A rollback to it will not be possible any more. Continue?", yes)
     outcome = run(settings.session(), name, limit=limit or (), confirm=ask)
-    print_result(outcome, as_json, lambda: typer.echo(str(outcome)))
+    print_result(outcome, as_json, lambda: print_outcome(outcome))
 
 
 def backup(
@@ -151,7 +151,7 @@ def backup(
         return
     ask = confirm_lines("The containers are down during the backup. Continue?", yes)
     made = run(session, names=names or (), storage=storage, mode=mode.value if mode else None, keep=keep, confirm=ask)
-    print_result(made, as_json, lambda: typer.echo(str(made)))
+    print_result(made, as_json, lambda: print_outcome(made))
 
 
 def _backup_row(each: Backup) -> dict[str, str]:
@@ -182,4 +182,4 @@ def restore(
     from homelab.commands.restore import restore as run
 
     outcome = run(settings.session(), name, volume, storage=storage)
-    print_result(outcome, as_json, lambda: typer.echo(str(outcome)))
+    print_result(outcome, as_json, lambda: print_outcome(outcome))

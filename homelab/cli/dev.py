@@ -8,7 +8,7 @@ import typer
 
 from homelab.cli.confirmation import confirm
 from homelab.cli.global_options import Json, Yes, add_verb, settings
-from homelab.cli.results import print_result
+from homelab.cli.results import print_outcome, print_result
 
 _Unpublished = Annotated[bool, typer.Option("--unpublished", help="dbt's last build, tested or not.")]
 
@@ -41,7 +41,7 @@ def run(
     outcome = run_now(settings.session(), hours, full_refresh)
 
     def text() -> None:
-        typer.echo(str(outcome))
+        print_outcome(outcome)
         show_rows(outcome.marts)
 
     print_result(outcome, as_json, text)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from homelab.cli import completion
+from homelab.cli.hints import typed
 from homelab.errors import InputError
 
 if TYPE_CHECKING:
@@ -97,7 +98,9 @@ class Settings:
         elif events:
             self._progress = JsonProgress(sys.stderr)
         else:
-            self._progress = TerminalProgress(verbose=self.verbose)
+            from homelab.cli.output import error_console
+
+            self._progress = TerminalProgress(error_console(), verbose=self.verbose)
         return self._progress
 
     def stop_progress(self) -> None:
@@ -118,6 +121,7 @@ def apply_global_options(
     quiet: Quiet = False,
 ) -> None:
     """Store the global options of one position, in addition to those of the other."""
+    typed.select(inventory=inventory, overlays=overlay or (), lab=lab)
     if inventory is not None:
         settings.inventory = inventory
     settings.overlays += overlay or []
@@ -139,6 +143,7 @@ def add_verb(app: typer.Typer, function: Callable[..., None], name: str | None =
             raise InputError("Cannot print JSON: this command has no JSON output", "", "Omit `--json`.")
         if "as_json" in values:
             values["as_json"] |= settings.json
+        typed.verb, typed.limit = name or function.__name__, values.get("limit") or ()
         function(**values)
 
     verb.__signature__ = signature.replace(parameters=[*own, *shared])  # type: ignore[attr-defined]

@@ -10,15 +10,33 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from homelab.cli.hints import typed
 from homelab.errors import HomelabError
 
 _UNBOUNDED = 100_000  # columns of a pipe, in which nothing is wrapped
 _PIPE_TABLE = 160  # columns of a table in a pipe, unless COLUMNS is set
 
 
+class _HintConsole(Console):
+    """A console that completes the commands in printed texts."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*map(_completed, objects), **options)
+
+
+def _completed(printed: Any) -> Any:
+    if isinstance(printed, str):
+        return typed.complete(printed)
+    if not isinstance(printed, Text):
+        return printed
+    for position, words in reversed(typed.insertions(printed.plain)):
+        printed = Text.assemble(printed[:position], (words, printed.style), printed[position:])
+    return printed
+
+
 def console() -> Console:
     """Return a console on standard output; it wraps lines only on a terminal."""
-    result = Console(highlight=False)
+    result = _HintConsole(highlight=False)
     if not result.is_terminal:
         result.width = _UNBOUNDED
     return result
@@ -26,7 +44,7 @@ def console() -> Console:
 
 def error_console() -> Console:
     """Return a console on standard error."""
-    return Console(stderr=True, highlight=False)
+    return _HintConsole(stderr=True, highlight=False)
 
 
 def health_line(healthy: bool) -> Text:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from homelab.cli.global_options import Json, add_verb, settings
-from homelab.cli.results import print_json, print_result
+from homelab.cli.results import print_json, print_outcome, print_result
 from homelab.errors import InputError
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def run(as_json: Json = False) -> None:
     from homelab.commands.pipeline_run import run as run_now
 
     outcome = run_now(settings.session())
-    print_result(outcome, as_json, lambda: typer.echo(str(outcome)))
+    print_result(outcome, as_json, lambda: print_outcome(outcome))
 
 
 def status(as_json: Json = False) -> None:
@@ -164,7 +164,7 @@ def backfill(
             "FILE takes at most one --city; --to needs --from.",
             "homelab pipeline backfill FILE, or homelab pipeline backfill --from DAY",
         )
-    print_result(outcome, as_json, lambda: typer.echo(str(outcome)))
+    print_result(outcome, as_json, lambda: print_outcome(outcome))
 
 
 def rebuild(as_json: Json = False) -> None:
@@ -175,4 +175,4 @@ def rebuild(as_json: Json = False) -> None:
     from homelab.commands.pipeline_rebuild import rebuild as build
 
     outcome = build(settings.session())
-    print_result(outcome, as_json, lambda: typer.echo(str(outcome)))
+    print_result(outcome, as_json, lambda: print_outcome(outcome))

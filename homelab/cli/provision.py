@@ -10,7 +10,7 @@ import typer
 
 from homelab.cli.confirmation import confirm
 from homelab.cli.global_options import Container, DetailedExitcode, Json, Limit, Yes, add_verb, settings
-from homelab.cli.results import print_result
+from homelab.cli.results import print_outcome, print_result
 
 if TYPE_CHECKING:
     from homelab.plan import Plan
@@ -88,7 +88,7 @@ def up(limit: Limit = None, yes: Yes = False, as_json: Json = False) -> None:
 
     ask = _confirm_plan("Running containers will be restarted. Continue?", yes)
     outcome = run(settings.session(), confirm=ask, limit=limit or ())
-    print_result(outcome, as_json, lambda: typer.echo(str(outcome)))
+    print_result(outcome, as_json, lambda: print_outcome(outcome))
 
 
 def destroy(limit: Limit = None, yes: Yes = False, as_json: Json = False) -> None:
@@ -100,7 +100,7 @@ def destroy(limit: Limit = None, yes: Yes = False, as_json: Json = False) -> Non
 
     ask = _confirm_plan("These containers and all their data will be lost. Continue?", yes)
     outcome = run(settings.session(), confirm=ask, limit=limit or ())
-    print_result(outcome, as_json, lambda: typer.echo(str(outcome)))
+    print_result(outcome, as_json, lambda: print_outcome(outcome))
 
 
 def trust(

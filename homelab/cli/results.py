@@ -9,6 +9,7 @@ from typing import Any
 
 import typer
 
+from homelab.cli.hints import typed
 from homelab.errors import HomelabError
 
 
@@ -25,6 +26,11 @@ def print_json(result: Any) -> None:
     typer.echo(json.dumps(to_json(result), indent=2, ensure_ascii=False))
 
 
+def print_outcome(outcome: object) -> None:
+    """Print an outcome as text."""
+    typer.echo(typed.complete(str(outcome)))
+
+
 def print_error(error: HomelabError) -> None:
     """Print an error on standard error."""
     from homelab.cli.output import show_error
@@ -38,7 +44,7 @@ def to_json(value: Any) -> Any:
         case None | bool() | int() | float() | str():
             return value
         case HomelabError():
-            return {"brief": value.brief, "details": value.details, "resolution": value.resolution}
+            return {"brief": value.brief, "details": value.details, "resolution": typed.complete(value.resolution)}
         case dict():
             return {str(key): to_json(item) for key, item in value.items()}
         case list() | tuple() | set() | frozenset():
