@@ -1,4 +1,4 @@
-"""`bake`, and `up` from its golden containers, with an in-process node and fake guests."""
+"""`golden create`, and `up` from golden containers, with an in-process node and fake guests."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def done(place: Place, kind: str) -> Counter[str]:
     return Counter(task["id"] for task in place.pve.tasklog if task["type"] == kind and task["exitstatus"] == "OK")
 
 
-# -------------------------------------------------------------------- bake
+# -------------------------------------------------------------------- golden create
 
 
 def test_bake_creates_a_golden_container(place: Place) -> None:
@@ -231,7 +231,7 @@ def test_nothing_is_done_without_confirmation(place: Place) -> None:
     place.up(ONE)
     place.pve.tasklog.clear()
     place.answer = False
-    assert str(place.bake()) == "Nothing has been changed."
+    assert str(place.bake()) == "Nothing was changed."
     assert place.pve.kinds() == []
 
 
@@ -280,7 +280,7 @@ def test_vmid_is_the_users_or_the_last_of_the_range(place: Place) -> None:
     place.bake(vmid=900)
     place.pve.ct(900).config["description"] = "another lab's"
     for taken in (900, 168):
-        with pytest.raises(InputError, match=f"vmid {taken} is not free"):
+        with pytest.raises(InputError, match=f"Cannot use vmid {taken}: it is taken"):
             place.bake(vmid=taken)
     place.overlaid("defaults: {vmid_range: 160-199}")
     place.bake()
@@ -320,7 +320,7 @@ def test_storage_without_template_support(place: Place) -> None:
     place.pve.fail_task = "vztemplate"
     error = fails(place, place.bake)
     assert "Template feature is not available" in error.details
-    assert "bake --delete postgres-data" in error.resolution
+    assert "`homelab golden delete postgres-data`" in error.resolution
     assert place.pve.ct(167).status == "running"
     half = place.pve.ct(100)
     assert (half.template, half.config["onboot"], golden_container.TAG in half.config["tags"]) == (False, 0, True)
