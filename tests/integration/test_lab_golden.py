@@ -1,4 +1,4 @@
-"""Golden containers in a real lab: bake one, clone another container from it, and compare their identities."""
+"""Golden containers in a real lab: create one, clone another container from it, and compare their identities."""
 
 from __future__ import annotations
 
