@@ -211,7 +211,7 @@ def test_status_is_healthy_and_says_so(cli: Cli) -> None:
     assert services["postgres"]["health"]["facts"]["raw_rows"] == runs(cli) * 3
     assert services["analytics"]["health"]["facts"]["last_build"]["tests_failed"] == 0
     assert services["airflow"]["health"]["facts"]["last_runs"][0]["state"] == "success"
-    assert "all is well" in cli.run("status").stdout
+    assert "all healthy" in cli.run("status").stdout
 
 
 def test_airflow_may_not_write_raw_data_and_nobody_else_comes_in(cli: Cli) -> None:
@@ -366,7 +366,7 @@ def test_the_same_on_debian_13_with_its_own_postgres_and_python_and_behind_a_fir
         # What no service needs is dropped: another container's SSH.
         cli.on("analytics-platform", "timeout 3 bash -c '</dev/tcp/10.99.2.195/22'", expect=124)
         assert cli.json("query", "select count(*) as n from weather_hourly") == [{"n": 3 * runs(cli)}]
-        assert "all is well" in cli.run("status").stdout
+        assert "all healthy" in cli.run("status").stdout
         cli.run("destroy", "--yes")
 
 

@@ -16,7 +16,7 @@ START = "12:09:14.20 [info ] [Thread-1 (]: 36 of 36 START test unique_cities_cit
 OLD = "12:08:14.28 [info ] [Thread-1 (]: 36 of 36 PASS unique_cities_city ...................... [PASS in 0.08s]\n"
 NEW = (
     "12:09:14.31 [info ] [Thread-2 (]: 3 of 36 OK created sql incremental model main.weather_daily .. [OK in 0.3s]\n"
-    "12:09:14.35 [info ] [Thread-2 (]: 4 of 36 START test plausible ................................. [RUN]\n"
+    "12:09:14.35 [info ] [Thread-2 (]: 4 of 36 START test accepted_range ............................. [RUN]\n"
 )
 
 
