@@ -19,7 +19,7 @@ from homelab.lab.process import running
 from homelab.proxmox import Client
 from tests.integration.lab_fixture import QUIET, LabFixture, in_a_lab, lab_with
 
-LAB = Lab("bakery", IPv4Network("10.99.2.16/28"), "hl-gold", 18066, 8149)
+LAB = Lab("goldtest", IPv4Network("10.99.2.16/28"), "hl-gold", 18066, 8149)
 SOURCE, CLONE = "postgres-data", "second"
 INVENTORY = """
 lab: x
