@@ -49,7 +49,7 @@ class Disks:
         (self.of(vmid) / "content").write_text(content)
 
     def mark(self, vmid: int, what: str, there: bool = True) -> None:
-        """Make a deploy `broken` or `deadly`, or a container `away` after a rollback; `there` False removes the mark."""
+        """Make a deploy `broken` or `deadly`, or a container `away` after a rollback; `there=False` undoes it."""
         mark = self.root / f"{vmid}.{what}"
         mark.touch() if there else mark.unlink(missing_ok=True)
 
