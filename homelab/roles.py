@@ -31,7 +31,11 @@ CONTAINERS = Role(
         "VM.Config.Options",
         "VM.PowerMgmt",
     ),
-    beyond=(("snapshot", ("VM.Snapshot", "VM.Snapshot.Rollback")), ("backup", ("VM.Backup",)), ("bake", ("VM.Clone",))),
+    beyond=(
+        ("snapshot", ("VM.Snapshot", "VM.Snapshot.Rollback")),
+        ("backup", ("VM.Backup",)),
+        ("golden create", ("VM.Clone",)),
+    ),
 )
 STORAGE = Role("HomelabStorage", ("Datastore.AllocateSpace",))
 TEMPLATES = Role(

@@ -14,8 +14,9 @@ from shlex import quote
 
 from benchmarks.peers.shell_steps import asked
 from benchmarks.stack import Stack
-from homelab.known_hosts import KnownHosts
 from homelab.model import Step
+from homelab.progress import SilentProgress
+from homelab.runtime.session import Session
 from homelab.runtime.ssh_client import ssh_argv
 from homelab.steps import (
     Database,
@@ -54,13 +55,7 @@ class Script:
             "mkdir /root/cold && cd /root/cold && tar -xzf - && "
             f"sh cold.sh {name}; status=$?; rm -rf /root/cold; exit $status"
         )
-        words = ssh_argv(
-            self._stack.inventory,
-            name,
-            [command],
-            self._stack.secret_store,
-            KnownHosts.of(self._stack.inventory.state_dir),
-        )
+        words = ssh_argv(Session.open(self._stack.inventory, SilentProgress()), name, [command])
         done = subprocess.run(words, input=self._archives[name], capture_output=True, check=False)
         if done.returncode:
             raise SystemExit(f"The script failed in {name}: {done.stderr.decode()[-2000:]}")
@@ -90,7 +85,7 @@ def _beside(stack: Stack, steps: Sequence[Step]) -> dict[str, bytes]:
             case Venv():
                 files["venv.txt"], facts["VENV"], facts["VENV_DIGEST"] = step.lock, step.path, step.digest
             case WaitFor():
-                files[next(waits)] = step.check.encode()
+                files[next(waits)] = step.probe.encode()
             case HealthCheck():
                 files["health.sh"] = step.asks[0].encode()
             case Role() | Database() | Sql():

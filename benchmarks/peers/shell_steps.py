@@ -89,7 +89,7 @@ def _uv(step: UvInstall) -> str:
 
 @met.register
 def _wait(step: WaitFor) -> str:
-    return step.check
+    return step.probe
 
 
 @met.register

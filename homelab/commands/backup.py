@@ -65,7 +65,9 @@ def backup(
         wanted = {each.name: (each.found.node, storage or each.container.backup_storage) for each in containers}
         targets = {each: backups.storage_for(client, *each) for each in set(wanted.values())}
         running = [each for each in containers if each.found.running] if mode == "stop" else []
-        if running and not confirm([f"{each.name} is shut down until its backup is complete" for each in running]):
+        if running and not confirm(
+            [f"{each.name} is shut down for its backup and started again afterwards" for each in running]
+        ):
             return BackupOutcome(confirmed=False)
 
         def back_up(container: ManagedContainer) -> Made:

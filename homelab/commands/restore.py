@@ -121,9 +121,11 @@ class _Restore:
 
 def _exists(container: Container, there: ObservedGuest) -> HomelabError:
     if there.lock != "create" and not there.belongs_to(container):
+        kind = "container" if there.kind == "lxc" else "virtual machine"
         return HomelabError(
-            f"Cannot restore {container.name}: guest {there.vmid} does not carry this lab's tags",
-            f"It is `{there.name}` on node {there.node}. It was not touched.",
+            f"Cannot use vmid {there.vmid} for {container.name}: it belongs to a {kind} that is not ours",
+            f"`{there.name}` on node {there.node} does not have the tags {', '.join(sorted(container.lab_tags))}. "
+            "It was not changed.",
             "Write another vmid in the inventory: the backup can be restored to that.",
         )
     if there.lock == "create":
@@ -150,8 +152,8 @@ def _choose(found: Sequence[Backup], volid: str | None, container: Container, st
             return each
     if volid and found:
         raise InputError(
-            f"Cannot restore {container.name}: there is no backup {volid}",
-            f"Storage {storage} has {', '.join(each.volid for each in found)}.",
+            f"Cannot restore {container.name}: storage {storage} has no backup {volid}",
+            f"It has {', '.join(each.volid for each in found)}.",
             "Name one of these, or none for the newest.",
         )
     raise HomelabError(

@@ -1,4 +1,4 @@
-"""Golden containers: Proxmox templates that `homelab bake` creates from deployed containers. Pure: no I/O."""
+"""Golden containers: Proxmox templates that `homelab golden create` makes from deployed containers. Pure: no I/O."""
 
 from __future__ import annotations
 

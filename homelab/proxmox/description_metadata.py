@@ -20,9 +20,9 @@ def with_source(description: str, source: str, day: date) -> str:
     return _joined(description, f"Created from {source} on {day.isoformat()}.")
 
 
-def with_clone_source(description: str, golden: str, baked: str) -> str:
+def with_clone_source(description: str, golden: str, created: str) -> str:
     """Add the golden container that the container was cloned from."""
-    return _joined(description, f"Cloned from the golden container of {golden}, created at {baked}.")
+    return _joined(description, f"Cloned from the golden container of {golden}, created at {created}.")
 
 
 def is_clone(description: str) -> bool:

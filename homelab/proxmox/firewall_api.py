@@ -31,7 +31,7 @@ _NAMES = {
 _OFF = (
     "it is off for the whole datacenter, so the containers' rules have no effect yet. A user with Sys.Modify on / "
     "can switch it on at Datacenter > Firewall > Options or with `pvesh set /cluster/firewall/options --enable 1`. "
-    "That also closes the nodes to all but their own network: read docs/firewall.md first"
+    "That also closes the nodes to all but their own network: read docs/how-to/firewall.md first"
 )
 _UNSEEN = (
     "this token cannot read the datacenter's switch, without which the containers' rules have no effect: check "

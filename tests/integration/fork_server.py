@@ -1,7 +1,7 @@
-"""`up` and `destroy` in processes of their own that can be killed: forks of one that has imported everything.
+"""Verbs in separate processes that can be killed: forks of one process that has imported everything.
 
-As a program it takes a job per line, as hex of a pickle, forks, and prints JSON lines: the child's process id, what
-the child has to say, and its exit status.
+As a program, it reads one job per line, as the hex text of a pickle, forks, and prints JSON lines: the child's process
+id, its output, its exit status, and null.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from tests.support import make_session
 
 @dataclass(frozen=True)
 class Job:
-    """A run of `homelab VERB --yes --limit …`; nobody listens on the containers' SSH ports, so none is waited for."""
+    """A run of `homelab VERB --yes --limit …`, without a wait for SSH: the containers have none."""
 
     verb: str
     inventory: Inventory
     limit: tuple[str, ...] = ()
 
     def run(self) -> str:
-        """Do it; what it says of itself. Raises HomelabError."""
+        """Run the verb and return its output. Raises HomelabError."""
         session = make_session(self.inventory)
         if self.verb == "destroy":
             return str(destroy(session, limit=self.limit, confirm=lambda plan: True))
@@ -55,7 +55,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a process has ended: its exit status (minus the signal that killed it), and what it said."""
+    """The end of a process: its exit status, or minus the signal that killed it, and its output."""
 
     status: int
     said: str
@@ -71,19 +71,19 @@ class ForkServer:
         self._lines: Iterator[str] = iter(process.stdout)
 
     def begin(self, job: Job) -> int:
-        """Start a job; its process id."""
+        """Start a job and return its process id."""
         print(pickle.dumps(job).hex(), file=self._to, flush=True)
         return int(json.loads(next(self._lines)))
 
     def end(self) -> Ended:
-        """Wait for the end of the job that was begun."""
+        """Wait for the end of the started job."""
         *said, status = iter(lambda: json.loads(next(self._lines)), None)
         return Ended(int(status), "".join(said))
 
 
 @contextmanager
 def runner() -> Iterator[ForkServer]:
-    """A runner, for as long as the block lasts."""
+    """Run a fork server for the duration of the block."""
     process = subprocess.Popen(
         [sys.executable, "-m", __name__], cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
@@ -105,7 +105,7 @@ def _child(job: Job) -> int:
 
 
 def main() -> None:
-    """Serve until the input ends. It has one thread, so that forks of it are sound."""
+    """Serve until the input ends. The process has only one thread, so forks of it are safe."""
     for line in iter(sys.stdin.readline, ""):
         job = pickle.loads(bytes.fromhex(line))  # noqa: S301 - from our own test
         child = os.fork()

@@ -117,12 +117,12 @@ class Stack(LabFixture):
         return found
 
 
-def connecting_with(fate: FaultPlan) -> Callable[[Container, Secret, KnownHosts], FaultInjectingHost]:
+def connecting_with(fate: FaultPlan) -> Callable[[Container, Secret, KnownHosts, float], FaultInjectingHost]:
     """Return a connect function for containers with faults in their commands."""
 
-    def reach(container: Container, private: Secret, known_hosts: KnownHosts) -> FaultInjectingHost:
+    def reach(container: Container, private: Secret, known_hosts: KnownHosts, _deadline: float) -> FaultInjectingHost:
         host = Ssh(container.name, str(container.address), private, known_hosts, beat=2, patience=5)
-        host.connect(60)
+        host.connect(60)  # a faulty container may be rebooting
         return FaultInjectingHost(host, fate)
 
     return reach

@@ -16,13 +16,13 @@ from rich.console import Console
 
 from homelab.commands.trust import trust
 from homelab.errors import HomelabError
-from homelab.host import Result, check
+from homelab.host import Host, Result, check
 from homelab.known_hosts import fingerprint
 from homelab.lab import Lab
 from homelab.model import ManagedResource, Step
 from homelab.paths import bundled_path
 from homelab.progress import TerminalProgress
-from homelab.ssh import Ssh, shown_key
+from homelab.ssh import shown_key
 from homelab.steps import Command, Directory, DpkgConfigured, File, Packages, SystemdUnit, Tree, UvInstall, Venv
 from homelab.steps import manifest as m
 from homelab.steps.converge import converge
@@ -44,7 +44,7 @@ pytestmark = in_a_lab()
 class Doomed:
     """A host that kills the local process with SIGKILL while a command runs in the container."""
 
-    def __init__(self, host: Ssh, point: int) -> None:
+    def __init__(self, host: Host, point: int) -> None:
         self.name, self.batch, self.reconnect = host.name, host.batch, host.reconnect
         self._host, self._left = host, point
 
@@ -63,8 +63,7 @@ def deploy_killed_at(box: LabFixture, steps: Sequence[Step], point: int) -> bool
     """Deploy in a process that is killed during its command number `point`; return False if it ended before."""
     child = os.fork()
     if child == 0:
-        doomed = Doomed(box.connect(), point)
-        converge(doomed, steps, QUIET)  # type: ignore[arg-type]
+        converge(Doomed(box.connect(), point), steps, QUIET)
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
 
@@ -126,7 +125,7 @@ def test_next_run_after_a_kill_in_every_command_ends_like_an_undisturbed_one(box
     while deploy_killed_at(box, life(f"v{point}"), point - 1):
         assert ended(f"v{point}") == clean, f"killed in command {point}"
         point += 1
-    assert box.check(life(f"v{point}")) == [], "the last run must have completed"
+    assert box.pending(life(f"v{point}")) == [], "the last run must have completed"
     assert ended(f"v{point}") == clean
     assert point > 10, "the walk must have covered every command"
 
@@ -146,7 +145,7 @@ def test_reboot_during_a_deploy_is_waited_for(box: LabFixture) -> None:
     rebooting.join()
     assert box.run("stat -c %Y /run/systemd") != before
     assert box.run("wc -l </root/begun") == "2", "the reboot did not interrupt the command"
-    assert box.check(step) == []
+    assert box.pending(step) == []
 
 
 def test_interrupted_dpkg_is_completed_and_a_running_one_is_waited_for(box: LabFixture) -> None:
@@ -190,14 +189,14 @@ def test_almost_unpacked_package_is_unpacked_again(box: LabFixture) -> None:
 def test_pending_work_of_dpkg_is_completed(box: LabFixture, cut_off: str, left: str) -> None:
     steps = [*life("v0"), DpkgConfigured(), Packages(["jq"])]
     box.deploy(steps)
-    assert box.check(steps) == []
+    assert box.pending(steps) == []
     box.run(f"apt-get update; cd /var/tmp; apt-get download libjq1; {cut_off}")
-    assert box.check(steps) == [f"dpkg has finished: was cut off: {left}"]
+    assert box.pending(steps) == [f"dpkg has finished: was cut off: {left}"]
     box.run(
         "(exec 7>>/var/lib/dpkg/lock-frontend; touch /run/held; sleep 3) >/dev/null 2>&1 & "
         "until [ -e /run/held ]; do sleep 0.1; done; rm /run/held"
     )
-    assert box.check(steps) == [], "another process holds dpkg's lock"
+    assert box.pending(steps) == [], "another process holds dpkg's lock"
     box.run("sleep 3")
     assert box.deploy(steps) == [f"dpkg has finished: was cut off: {left}"]
     assert box.run("ls -A /var/lib/dpkg/updates; dpkg --audit; apt-get check -qq") == ""

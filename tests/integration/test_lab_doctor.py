@@ -32,7 +32,7 @@ def test_doctor_passes_on_a_new_lab(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (tmp_path / "overlay.yaml").write_text(f"""
 proxmox: {{host: 127.0.0.1, port: {node.port}, node: pve, token_id: "{settings.TOKEN_ID}", token_file: token,
           fingerprint: "{fingerprint}"}}
-network: {{subnet: 10.99.2.0/24, gateway: .1, bridge: {lab.bridge}, operators: [0.0.0.0/0]}}
+network: {{subnet: 10.99.2.0/24, gateway: .1, bridge: {lab.bridge}, ssh_allowed_from: [0.0.0.0/0]}}
 defaults: {{template: debian-12, storage: local, firewall: true, disk: 1}}
 containers: {{postgres-data: {{disk: 1, services: {{postgres: {{version: 15}}}}}}, analytics-platform: {{disk: 1}},
               airflow-orchestration: {{disk: 1}}}}

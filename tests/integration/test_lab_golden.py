@@ -1,4 +1,4 @@
-"""Golden containers in a real lab: bake one, clone another container from it, and compare their identities."""
+"""Golden containers in a real lab: create one, clone another container from it, and compare their identities."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from homelab.lab.process import running
 from homelab.proxmox import Client
 from tests.integration.lab_fixture import QUIET, LabFixture, in_a_lab, lab_with
 
-LAB = Lab("bakery", IPv4Network("10.99.2.16/28"), "hl-gold", 18066, 8149)
+LAB = Lab("goldtest", IPv4Network("10.99.2.16/28"), "hl-gold", 18066, 8149)
 SOURCE, CLONE = "postgres-data", "second"
 INVENTORY = """
 lab: x

@@ -150,7 +150,7 @@ def test_failed_deploy_rolls_back_and_the_next_one_succeeds(home: Home) -> None:
     error = failed.stderr[failed.stderr.index("Error: ") :].strip().splitlines()
     assert error[0].startswith("Error: box: "), error
     assert any("Version '99-*' for 'bash' was not found" in line for line in error), error
-    assert error[-2].startswith("The container was rolled back: it is as it was "), error
+    assert error[-2].startswith("The container was rolled back to its state of "), error
     assert "run `homelab deploy` again" in error[-1]
     assert home.run(STATE) == before
     assert (home.snapshots(), copies()) == ([], [])

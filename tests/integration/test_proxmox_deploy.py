@@ -17,7 +17,7 @@ from homelab.cli import app
 from homelab.cli.results import to_json
 from homelab.commands import snapshot
 from homelab.errors import InputError
-from homelab.progress import JsonProgress, SilentProgress
+from homelab.progress import JsonProgress
 from homelab.runtime.convergence import HostReport
 from homelab.runtime.rollback import SNAPSHOT
 from tests.integration.deployed import NEW, Disks, deploy
@@ -73,7 +73,7 @@ class Rig:
 
     def left_by_a_killed_run(self, age: float = 0, *, noted: bool = True) -> None:
         """Create the state that a killed deploy of the first container leaves, with its snapshot."""
-        snapshot.create(self.site.inventory, SNAPSHOT, progress=SilentProgress(), limit=[ONE])
+        snapshot.create(make_session(self.site.inventory, self.site.known_hosts), SNAPSHOT, limit=[ONE])
         self.pve.ct(167).snapshots[SNAPSHOT]["snaptime"] -= age
         if noted:
             (self.site.inventory.state_dir / "deploy-snapshots").write_text(f"{ONE}\n")
@@ -114,7 +114,7 @@ def test_failed_container_is_rolled_back_and_others_are_kept(rig: Rig) -> None:
     assert two.failure is not None
     assert two.rolled_back
     assert "it does not" in two.failure.details
-    assert two.failure.details.splitlines()[-1].startswith("The container was rolled back: it is as it was ")
+    assert two.failure.details.splitlines()[-1].startswith("The container was rolled back to its state of ")
     assert to_json(two)["rolled_back"] is True
     assert [rig.disks.content(vmid) for vmid in VMIDS] == [NEW, "old\n", NEW]
     assert [task for task in rig.tasks() if task[0] == "vzrollback"] == [("vzrollback", "168")]
@@ -144,7 +144,7 @@ def test_token_without_snapshot_privileges_is_refused(rig: Rig, privilege: str) 
     rig.pve.grant_least(rig.site.inventory)
     for who in (TOKEN, TOKEN.partition("!")[0]):
         rig.pve.grant(who, "/vms", *({"VM.Snapshot", "VM.Snapshot.Rollback"} - {privilege}))
-    with pytest.raises(InputError, match="does not allow this token") as caught:
+    with pytest.raises(InputError, match="Cannot take snapshots: the token lacks a privilege") as caught:
         rig.deploy()
     assert f"--append 1 --privs {privilege}`" in caught.value.resolution
     assert (rig.disks.content(167), rig.tasks()) == ("old\n", [])
@@ -168,8 +168,8 @@ def test_next_run_rolls_back_to_the_snapshot_of_a_killed_run(rig: Rig) -> None:
     (report,) = rig.deploy(ONE)
     assert (report.rolled_back, rig.disks.content(167)) == (True, "old\n")
     assert re.fullmatch(
-        f"an earlier deploy was cut off: its snapshot {SNAPSHOT}, taken [0-9] s ago, is kept, and is "
-        "what this one goes back to",
+        f"an earlier deploy was interrupted: its snapshot {SNAPSHOT}, taken [0-9] s ago, is reused for a rollback of "
+        "this one",
         rig.notes(),
     )
     assert (rig.snapshots(), [kind for kind, _ in rig.tasks()]) == ({}, ["vzdelsnapshot", "vzrollback", "vzstart"])
@@ -202,7 +202,7 @@ def test_old_or_unfinished_snapshot_is_replaced(rig: Rig, noted: bool) -> None:
 
 def test_snapshot_that_is_not_the_newest_is_replaced(rig: Rig) -> None:
     rig.left_by_a_killed_run(60)
-    snapshot.create(rig.site.inventory, "mine", progress=SilentProgress(), limit=[ONE])
+    snapshot.create(make_session(rig.site.inventory, rig.site.known_hosts), "mine", limit=[ONE])
     assert rig.deploy(ONE)[0].failure is None
     assert rig.snapshots() == {167: ["mine"]}
 
@@ -213,8 +213,8 @@ def test_failed_rollback_names_the_command(rig: Rig) -> None:
     (report,) = rig.deploy(ONE)
     assert report.failure is not None
     assert not report.rolled_back
-    assert "it did not go back to where it was" in report.failure.details
-    assert report.failure.resolution.endswith(f"homelab snapshot rollback {SNAPSHOT} --limit {ONE}")
+    assert "\nThe rollback failed, too: " in report.failure.details
+    assert report.failure.resolution.endswith(f"`homelab snapshot rollback {SNAPSHOT} --limit {ONE}`")
     assert rig.snapshots() == {167: [SNAPSHOT]}
     session = make_session(rig.site.inventory, rig.site.known_hosts)
     snapshot.rollback(session, SNAPSHOT, confirm=lambda lines: True, limit=[ONE])
@@ -234,7 +234,7 @@ def test_failed_snapshot_removal_is_reported(rig: Rig) -> None:
     rig.pve.fail("DELETE", f"/lxc/167/snapshot/{SNAPSHOT}", 500, "no such luck", times=1)
     (report,) = rig.deploy(ONE)
     assert report.failure is not None
-    assert report.failure.brief == f"{ONE} is deployed, but its snapshot {SNAPSHOT} is still there"
+    assert report.failure.brief == f"Cannot remove snapshot {SNAPSHOT} of {ONE} after its deploy"
     assert rig.disks.content(167) == NEW
     assert rig.deploy(ONE)[0].failure is None, "the next one removes it"
     assert rig.snapshots() == {}

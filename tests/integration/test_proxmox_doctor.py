@@ -306,12 +306,12 @@ def test_exit_code_and_json(healthy_site: Site, monkeypatch: pytest.MonkeyPatch)
         def ask(pipeline: Pipeline, key: Secret) -> int:
             return given[0]
 
-        return doctor(healthy_site.inventory, ask=ask, now=lambda: NODE_TIME, answering=lambda _: {})
+        return doctor(healthy_site.inventory, ask=ask, now=lambda: NODE_TIME, addresses_in_use=lambda _: {})
 
     monkeypatch.setattr(module, "doctor", stand_in)
     run = CliRunner().invoke
     good = run(app, ["doctor"])
-    assert (good.exit_code, good.stdout.splitlines()[-1]) == (0, "all is well")
+    assert (good.exit_code, good.stdout.splitlines()[-1]) == (0, "all healthy")
     given[0] = 401
     bad = run(app, ["doctor", "--json"])
     data = json.loads(bad.stdout)

@@ -188,7 +188,7 @@ def test_drift_is_shown_and_reverted(
     site.overlaid(ON).up(ONE)
     drift(firewall_of(site))
     (difference,) = container_states(site.inventory)[0].drift
-    assert str(difference) == f"firewall: {len(expected)} rules or settings otherwise → as the inventory says"
+    assert str(difference) == f"firewall: {len(expected)} rules or settings differ → as in the inventory"
     with watched(site) as seen:
         site.up(ONE)
     shown = [line.change.removeprefix("firewall of postgres-data: ") for line in plan_lines(site.asked[-1])]

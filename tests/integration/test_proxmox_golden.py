@@ -1,4 +1,4 @@
-"""`bake`, and `up` from its golden containers, with an in-process node and fake guests."""
+"""`golden create`, and `up` from golden containers, with an in-process node and fake guests."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ class Place(Site):
     def _session(self) -> Session:
         return make_session(self.inventory, self.known_hosts, connector=self.guests.connect)
 
-    def bake(self, name: str = ONE, vmid: int | None = None) -> Outcome:
+    def create_golden(self, name: str = ONE, vmid: int | None = None) -> Outcome:
         return golden.create(self._session, name, confirm=self._agree, vmid=vmid)
 
     def remove(self, name: str = ONE) -> Outcome:
@@ -184,14 +184,14 @@ def done(place: Place, kind: str) -> Counter[str]:
     return Counter(task["id"] for task in place.pve.tasklog if task["type"] == kind and task["exitstatus"] == "OK")
 
 
-# -------------------------------------------------------------------- bake
+# -------------------------------------------------------------------- golden create
 
 
-def test_bake_creates_a_golden_container(place: Place) -> None:
+def test_golden_create_makes_a_template_of_a_container(place: Place) -> None:
     place.up(ONE)
     place.pve.ct(167).config |= {"protection": 1}
     place.pve.tasklog.clear()
-    place.bake()
+    place.create_golden()
     (made,) = place.goldens
     assert place.pve.kinds() == ["vzshutdown", "vzclone", "vzstart", "vztemplate"]
     assert place.pve.ct(167).status == "running"
@@ -207,7 +207,7 @@ def test_bake_creates_a_golden_container(place: Place) -> None:
 
 def test_destroy_notes_that_the_golden_container_is_kept(place: Place) -> None:
     place.up(ONE)
-    place.bake()
+    place.create_golden()
     progress = RecordingProgress()
     destroy(make_session(place.inventory, place.known_hosts, progress), confirm=lambda plan: True)
     assert progress.notes == ["golden-postgres-data: golden container 100 stays; `homelab golden delete` removes it"]
@@ -216,7 +216,7 @@ def test_destroy_notes_that_the_golden_container_is_kept(place: Place) -> None:
 
 def test_golden_container_is_not_managed_by_up_and_destroy(place: Place) -> None:
     place.up(ONE)
-    place.bake()
+    place.create_golden()
     (made,) = place.goldens
     before = dict(made.config)
     assert not place.up(ONE)
@@ -231,22 +231,22 @@ def test_nothing_is_done_without_confirmation(place: Place) -> None:
     place.up(ONE)
     place.pve.tasklog.clear()
     place.answer = False
-    assert str(place.bake()) == "Nothing has been changed."
+    assert str(place.create_golden()) == "Nothing was changed."
     assert place.pve.kinds() == []
 
 
-def test_second_bake_removes_the_older_one_last(place: Place) -> None:
+def test_second_golden_create_removes_the_older_one_last(place: Place) -> None:
     place.up(ONE)
-    place.bake()
+    place.create_golden()
     place.pve.tasklog.clear()
-    place.bake()
+    place.create_golden()
     assert [ct.vmid for ct in place.goldens] == [101]
     assert place.pve.kinds()[-2:] == ["vztemplate", "vzdestroy"]
 
 
 def test_failed_copy_keeps_the_older_one_and_restarts_the_source(place: Place) -> None:
     place.up(ONE)
-    place.bake()
+    place.create_golden()
     good = place.pve.ceph_io
 
     async def full(*_: Any) -> None:
@@ -254,12 +254,12 @@ def test_failed_copy_keeps_the_older_one_and_restarts_the_source(place: Place) -
             raise TaskError("clone failed: command 'lvcreate' failed: Insufficient free space")
 
     place.pve.ceph_io = full
-    error = fails(place, place.bake)
+    error = fails(place, place.create_golden)
     assert "Insufficient free space" in error.details
     assert [ct.vmid for ct in place.goldens] == [100]
     assert place.pve.ct(167).status == "running"
     place.pve.ceph_io = good
-    place.bake()
+    place.create_golden()
     assert [ct.vmid for ct in place.goldens] == [101]
 
 
@@ -271,19 +271,19 @@ def test_vmid_taken_during_confirmation(place: Place) -> None:
         return True
 
     place._agree = agree  # type: ignore[method-assign]
-    place.bake()
+    place.create_golden()
     assert [ct.vmid for ct in place.goldens] == [101]
 
 
 def test_vmid_is_the_users_or_the_last_of_the_range(place: Place) -> None:
     place.up(ONE)
-    place.bake(vmid=900)
+    place.create_golden(vmid=900)
     place.pve.ct(900).config["description"] = "another lab's"
     for taken in (900, 168):
-        with pytest.raises(InputError, match=f"vmid {taken} is not free"):
-            place.bake(vmid=taken)
+        with pytest.raises(InputError, match=f"Cannot use vmid {taken}: it is taken"):
+            place.create_golden(vmid=taken)
     place.overlaid("defaults: {vmid_range: 160-199}")
-    place.bake()
+    place.create_golden()
     assert [ct.vmid for ct in place.goldens] == [900, 199]
 
 
@@ -291,13 +291,13 @@ def test_missing_clone_privilege_is_refused_before_any_change(place: Place) -> N
     place.up(ONE)
     place.pve.grant_least(place.inventory)
     place.pve.tasklog.clear()
-    error = fails(place, place.bake)
+    error = fails(place, place.create_golden)
     assert "VM.Clone on /vms/167" in error.details
     assert "--privs VM.Clone" in error.resolution
     for who in (TOKEN, TOKEN.partition("!")[0]):
         place.pve.grant(who, "/vms/167", "VM.Clone", "VM.Audit")
         place.pve.acl[who] = [(path, privs - {"VM.Allocate"}) for path, privs in place.pve.acl[who]]
-    error = fails(place, place.bake)
+    error = fails(place, place.create_golden)
     assert "no free vmid" in error.brief
     assert "pveum acl modify /vms --roles HomelabContainers" in error.resolution
     assert place.pve.kinds() == []
@@ -310,7 +310,7 @@ def test_privilege_on_the_pool_is_sufficient(place: Place) -> None:
     place.pve.grant_least(place.inventory)
     for who in (TOKEN, TOKEN.partition("!")[0]):
         place.pve.grant(who, "/pool/lab", "VM.Clone")
-    place.bake()
+    place.create_golden()
     assert len(place.goldens) == 1
     assert place.pve.pools["lab"] == {167, place.goldens[0].vmid}
 
@@ -318,16 +318,16 @@ def test_privilege_on_the_pool_is_sufficient(place: Place) -> None:
 def test_storage_without_template_support(place: Place) -> None:
     place.up(ONE)
     place.pve.fail_task = "vztemplate"
-    error = fails(place, place.bake)
+    error = fails(place, place.create_golden)
     assert "Template feature is not available" in error.details
-    assert "bake --delete postgres-data" in error.resolution
+    assert "`homelab golden delete postgres-data`" in error.resolution
     assert place.pve.ct(167).status == "running"
     half = place.pve.ct(100)
     assert (half.template, half.config["onboot"], golden_container.TAG in half.config["tags"]) == (False, 0, True)
     assert not place.up(ONE)
     place.pve.fail_task = ""
     place.remove()
-    place.bake()
+    place.create_golden()
     assert [ct.vmid for ct in place.goldens] == [100]
 
 
@@ -335,7 +335,7 @@ def test_bind_mount_is_refused_before_any_change(place: Place) -> None:
     place.up(ONE)
     place.pve.ct(167).config["mp0"] = "/mnt/pictures,mp=/pictures"
     place.pve.tasklog.clear()
-    error = fails(place, place.bake)
+    error = fails(place, place.create_golden)
     assert "mp0 is a directory of the node" in error.details
     assert place.pve.kinds() == []
 
@@ -343,7 +343,7 @@ def test_bind_mount_is_refused_before_any_change(place: Place) -> None:
 def test_remove_destroys_the_golden_container(place: Place) -> None:
     assert str(place.remove()) == "Nothing to do: postgres-data has no golden container."
     place.up(ONE)
-    place.bake()
+    place.create_golden()
     place.remove()
     assert [ct.vmid for ct in place.pve.cts] == [167]
 
@@ -365,7 +365,7 @@ def assert_finished(place: Place, name: str = ONE, vmid: int = 167) -> None:
 
 def test_up_clones_from_a_golden_container(place: Place) -> None:
     place.up(ONE)
-    place.bake()
+    place.create_golden()
     macs = {ct.config["net0"].partition("hwaddr=")[2][:17] for ct in place.pve.cts}
     old = place.pin(ONE)
     place.destroyed_for_cloning()
@@ -385,7 +385,7 @@ def test_up_clones_from_a_golden_container(place: Place) -> None:
 
 def test_lost_pin_of_a_clone_is_not_read_from_a_create_log(place: Place) -> None:
     place.up(ONE)
-    place.bake()
+    place.create_golden()
     place.destroyed_for_cloning()
     place.up(ONE)
     place.known_hosts.forget(ONE)
@@ -396,7 +396,7 @@ def test_lost_pin_of_a_clone_is_not_read_from_a_create_log(place: Place) -> None
 
 def test_several_clones_of_one_golden_container(place: Place) -> None:
     place.up(ONE)
-    place.bake()
+    place.create_golden()
     place.overlaid(
         "containers: {analytics-platform: {clone_from: postgres-data}, "
         "airflow-orchestration: {clone_from: postgres-data}}"
@@ -411,7 +411,7 @@ def test_several_clones_of_one_golden_container(place: Place) -> None:
 @pytest.mark.parametrize("wanted", ["true", "false"])
 def test_clone_gets_its_own_firewall(place: Place, wanted: str) -> None:
     place.overlaid("defaults: {firewall: true}").up(ONE)
-    place.bake()
+    place.create_golden()
     place.overlaid(
         f"containers: {{postgres-data: {{firewall: true}}, analytics-platform: {{clone_from: postgres-data, "
         f"firewall: {wanted}}}}}"
@@ -428,7 +428,7 @@ def test_clone_gets_its_own_firewall(place: Place, wanted: str) -> None:
 def test_clone_to_another_node_needs_shared_storage(place: Place, shared: bool) -> None:
     place.pve.nodes["pve2"] = {"online": True}
     place.overlaid("proxmox: {node: pve}").up(ONE)
-    place.bake()
+    place.create_golden()
     place.destroyed_for_cloning()
     place.overlaid("proxmox: {node: pve}\ncontainers: {postgres-data: {clone_from: postgres-data, node: pve2}}")
     place.pve.storages["local-lvm"]["shared"] = int(shared)
@@ -456,7 +456,7 @@ def test_clone_to_another_node_needs_shared_storage(place: Place, shared: bool) 
 )
 def test_impossible_clone_is_refused_before_any_change(place: Place, overlay: str, cause: str) -> None:
     place.up(ONE)
-    place.bake()
+    place.create_golden()
     place.destroyed_for_cloning()
     place.overlaid(f"containers: {{postgres-data: {overlay}}}")
     assert cause in fails(place, lambda: place.up(ONE)).brief
@@ -465,7 +465,7 @@ def test_impossible_clone_is_refused_before_any_change(place: Place, overlay: st
 
 def test_plan_names_the_golden_container(place: Place) -> None:
     place.up(ONE)
-    place.bake()
+    place.create_golden()
     place.destroyed_for_cloning()
     (line,) = preview(make_session(place.inventory, place.known_hosts), limit=[ONE]).up
     assert "golden/postgres-data (100, created at " in line.change
@@ -483,7 +483,7 @@ def test_doctor_checks_the_golden_container(place: Place) -> None:
         "Cannot clone postgres-data: there is no golden container of postgres-data",
     )
     place.overlaid("").up(ONE)
-    place.bake()
+    place.create_golden()
     place.destroyed_for_cloning()
     ((ok, why),) = golden_checks()
     assert ok
@@ -494,7 +494,7 @@ def test_doctor_checks_the_golden_container(place: Place) -> None:
 
 def test_unexpected_host_key_of_a_clone_is_refused(place: Place) -> None:
     place.up(ONE)
-    place.bake()
+    place.create_golden()
     place.destroyed_for_cloning()
     # The clone presents a key that the golden container's description does not name.
     place.pve.keys[100] = "SHA256:" + "x" * 43
@@ -560,7 +560,7 @@ def slowly(place: Place) -> None:
 
 def test_clone_of_a_killed_up_is_waited_for(place: Place) -> None:
     place.up(ONE)
-    place.bake()
+    place.create_golden()
     place.destroyed_for_cloning()
     slowly(place)
     assert run_killed_at(place, 1, arrived=True, act=lambda: place.up(ONE))
@@ -570,17 +570,17 @@ def test_clone_of_a_killed_up_is_waited_for(place: Place) -> None:
     assert done(place, "vzclone") == {"100": 1}
 
 
-@pytest.mark.parametrize("then", ["bake", "up"])
-def test_copy_of_a_killed_bake_is_waited_for(place: Place, then: str) -> None:
+@pytest.mark.parametrize("then", ["golden create", "up"])
+def test_copy_of_a_killed_golden_create_is_waited_for(place: Place, then: str) -> None:
     place.up(ONE)
     place.pve.tasklog.clear()
     slowly(place)
-    assert run_killed_at(place, 2, arrived=True, act=place.bake)
+    assert run_killed_at(place, 2, arrived=True, act=place.create_golden)
     assert (place.pve.ct(167).status, place.pve.ct(167).lock) == ("stopped", "disk")
     if then == "up":
         place.up(ONE)
         assert place.pve.ct(167).status == "running"
-    place.bake()
+    place.create_golden()
     assert done(place, "vzclone") == done(place, "vzshutdown") == {"167": 1}
     assert ([ct.vmid for ct in place.goldens], place.pve.ct(167).status) == ([100], "running")
 
@@ -589,13 +589,13 @@ def test_copy_of_a_killed_bake_is_waited_for(place: Place, then: str) -> None:
     ("method", "suffix"),
     [("POST", "/clone"), ("POST", "/template"), ("PUT", "/100/config"), ("POST", "/shutdown"), ("DELETE", "/lxc/100")],
 )
-def test_lost_answers_during_bake(place: Place, method: str, suffix: str) -> None:
+def test_lost_answers_during_golden_create(place: Place, method: str, suffix: str) -> None:
     place.up(ONE)
     if method == "DELETE":
-        place.bake()
+        place.create_golden()
     place.pve.tasklog.clear()
     place.pve.losing[method, suffix] = 1
-    place.bake()
+    place.create_golden()
     assert place.pve.losing == {(method, suffix): 0}
     assert len(place.goldens) == 1
     assert done(place, "vzclone") == {"167": 1}
@@ -605,7 +605,7 @@ def test_lost_answers_during_bake(place: Place, method: str, suffix: str) -> Non
 @pytest.mark.parametrize(("method", "suffix"), [("POST", "/clone"), ("PUT", "/167/config")])
 def test_lost_answers_during_a_clone(place: Place, method: str, suffix: str) -> None:
     place.up(ONE)
-    place.bake()
+    place.create_golden()
     place.destroyed_for_cloning()
     place.pve.losing[method, suffix] = 2 if method == "PUT" else 1
     place.up(ONE)
@@ -638,9 +638,9 @@ def kill_at_every_call(place: Place, arrived: bool, act: Callable[[], object], c
 
 @BOTH
 @pytest.mark.timeout(120)
-def test_bake_killed_at_every_call(place: Place, arrived: bool) -> None:
+def test_golden_create_killed_at_every_call(place: Place, arrived: bool) -> None:
     place.up(ONE)
-    place.bake()
+    place.create_golden()
 
     def check() -> None:
         (made,) = place.goldens
@@ -652,14 +652,14 @@ def test_bake_killed_at_every_call(place: Place, arrived: bool) -> None:
         often = {sum(done(place, kind).values()) for kind in ("vzshutdown", "vzclone", "vztemplate", "vzdestroy")}
         assert often in ({1}, {2})
 
-    assert kill_at_every_call(place, arrived, place.bake, check) > 5
+    assert kill_at_every_call(place, arrived, place.create_golden, check) > 5
 
 
 @BOTH
 @pytest.mark.timeout(120)
 def test_up_from_a_golden_container_killed_at_every_call(place: Place, arrived: bool) -> None:
     place.up(ONE)
-    place.bake()
+    place.create_golden()
     place.destroyed_for_cloning()
 
     def check() -> None:

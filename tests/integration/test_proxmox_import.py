@@ -347,11 +347,11 @@ def test_command_line(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settings.__class__, "load", lambda self: load(desk.paths))
     arguments = ["-i", str(desk.paths[0]), "--overlay", str(desk.paths[1]), "import", "105"]
     refused = CliRunner().invoke(app, arguments)
-    assert "Nobody is there to confirm" in str(refused.exception)
+    assert "Cannot ask for confirmation: standard input is not a terminal" in str(refused.exception)
     assert ENTRY not in desk.text
     done = CliRunner().invoke(app, [*arguments, "--yes"])
     assert done.exit_code == 0, done.output
-    assert "web: in the inventory now, and ours." in done.stdout
+    assert "web: imported.\n" in done.stdout
     assert "homelab trust web" in done.stdout
     assert "    vmid: 105" in done.stderr
     assert SECRET not in done.output

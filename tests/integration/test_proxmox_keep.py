@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -141,12 +142,12 @@ def test_snapshot_of_all_and_rollback(verbs: Verbs) -> None:
     ct.config["memory"], ct.status = 512, "stopped"
     assert verbs.snap("rollback", "before-upgrade", ONE).done
     assert verbs.asked == [
-        "postgres-data goes back to before-upgrade, taken just now: all that came after is lost. It is started."
+        "postgres-data goes back to before-upgrade, taken just now: everything later is lost. It is started."
     ]
     assert (ct.config["memory"], ct.status) == (2048, "running")
     assert verbs.done() == {("vzrollback", "167"): 1, ("vzstart", "167"): 1}
     assert verbs.snap("rollback", "before-upgrade").done
-    assert "It is stopped at once, and started again." in verbs.asked[-1]
+    assert "It is stopped immediately and started again." in verbs.asked[-1]
     assert {ct.status for ct in verbs.pve.cts} == {"running"}
 
 
@@ -154,7 +155,7 @@ def test_existing_snapshot_is_not_taken_again(verbs: Verbs) -> None:
     verbs.snap("create", "a1", "analytics-platform")
     verbs.pve.ct(168).snapshots["a1"]["snaptime"] -= 3 * 86400
     assert sorted(verbs.snap("create", "a1").done) == sorted(set(NAMES) - {"analytics-platform"})
-    assert verbs.progress.lines == ["analytics-platform: has a1 already, taken 3 d ago"]
+    assert verbs.progress.lines == ["analytics-platform: already has a1, taken 3 d ago"]
     verbs.pve.requests.clear()
     assert str(verbs.snap("create", "a1")) == "Nothing to do: every container has a1."
     assert changes(verbs) == []
@@ -226,7 +227,7 @@ def test_nothing_is_changed_without_confirmation(verbs: Verbs) -> None:
         functools.partial(verbs.snap, "delete", "a1"),
         functools.partial(verbs.back_up, mode="stop"),
     ):
-        assert str(act()) == "Nothing has been changed."
+        assert str(act()) == "Nothing was changed."
     assert changes(verbs) == []
     assert len(verbs.asked) == 9
 
@@ -235,7 +236,7 @@ def test_rollback_needs_the_snapshot_on_every_container(verbs: Verbs) -> None:
     verbs.snap("create", "a1", ONE)
     verbs.pve.requests.clear()
     error = fails(verbs.snap, "rollback", "a1")
-    assert error.brief == "analytics-platform has no snapshot a1"
+    assert error.brief == "Cannot find snapshot a1 of analytics-platform: it does not exist"
     assert isinstance(error, InputError)
     assert (changes(verbs), verbs.asked) == ([], [])
 
@@ -243,7 +244,7 @@ def test_rollback_needs_the_snapshot_on_every_container(verbs: Verbs) -> None:
 def test_delete_snapshot(verbs: Verbs) -> None:
     verbs.snap("create", "a1", ONE)
     assert list(verbs.snap("delete", "a1").done) == [ONE]
-    assert verbs.asked == ["postgres-data: snapshot a1, taken just now, is removed"]
+    assert verbs.asked == ["postgres-data: delete snapshot a1, taken just now"]
     assert verbs.pve.ct(167).snapshots == {}
     assert str(verbs.snap("delete", "a1")) == "Nothing to do: there is no snapshot a1."
 
@@ -259,7 +260,7 @@ def test_interrupted_snapshot(verbs: Verbs) -> None:
     ct.lock = None
     for verb in ("create", "rollback"):
         error = fails(verbs.snap, verb, "a1", ONE)
-        assert error.brief == "postgres-data: snapshot a1 is not whole"
+        assert error.brief == "Cannot use snapshot a1 of postgres-data: it is incomplete"
         assert "homelab snapshot delete a1 --limit postgres-data" in error.resolution
     verbs.snap("delete", "a1", ONE)
     assert any(path.endswith("/snapshot/a1") for method, path, _ in verbs.pve.requests if method == "DELETE")
@@ -362,15 +363,17 @@ def test_foreign_containers_are_not_changed(verbs: Verbs) -> None:
         verbs.back_up,
         functools.partial(verbs.snap, "delete", "a1"),
     ):
-        assert fails(act).brief == "168 is not ours"
+        error = fails(act)
+        assert error.brief == "Cannot use vmid 168 for analytics-platform: it belongs to a container that is not ours"
+        assert error.details.endswith("It was not changed.")
     assert changes(verbs) == []
 
 
 def test_missing_container_is_skipped_unless_named(verbs: Verbs) -> None:
     verbs.site.destroy(ONE)
     assert sorted(verbs.snap("create", "a1").done) == sorted(set(NAMES) - {ONE})
-    assert f"{ONE}: it is not there: left out" in verbs.progress.lines
-    assert "`homelab up` makes it" in fails(verbs.snap, "create", "a1", ONE).resolution
+    assert f"{ONE}: does not exist: left out" in verbs.progress.lines
+    assert "`homelab up` creates it" in fails(verbs.snap, "create", "a1", ONE).resolution
 
 
 # -------------------------------------------------------------------- backups
@@ -402,9 +405,9 @@ def test_backup_notes_have_container_lab_and_host_key(single: Verbs) -> None:
 @pytest.mark.parametrize(
     ("kind", "mode", "line"),
     [
-        ("dir", None, "; it stood still for N s"),
+        ("dir", None, "; it was suspended for N s"),
         ("zfspool", "stop", "; it was down for N s"),
-        ("zfspool", "suspend", "; it stood still for N s"),
+        ("zfspool", "suspend", "; it was suspended for N s"),
         ("lvmthin", None, " MiB"),
     ],
 )
@@ -412,7 +415,7 @@ def test_downtime_of_a_running_container_per_mode(single: Verbs, kind: str, mode
     single.pve.storages["local-lvm"]["type"] = kind
     assert re.sub(r"for (<1|\d+) s$", "for N s", str(single.back_up(ONE, mode=mode))).endswith(line)
     assert single.asked == (
-        ["postgres-data is shut down, and started again when its backup is made"] if mode == "stop" else []
+        ["postgres-data is shut down for its backup and started again afterwards"] if mode == "stop" else []
     )
     assert single.pve.ct(167).status == "running"
 
@@ -553,10 +556,13 @@ def test_restore_never_replaces_an_existing_container(single: Verbs) -> None:
     single.back_up()
     single.pve.requests.clear()
     error = fails(single.restore)
-    assert error.brief == "postgres-data is there: a restore never goes over it"
+    assert error.brief == "Cannot restore postgres-data: it exists"
+    assert error.details.endswith("A restore never replaces a container.")
     assert "homelab destroy --limit postgres-data" in error.resolution
     single.pve.ct(167).config["tags"] = "paperless"
-    assert fails(single.restore).brief == "167 is not ours"
+    foreign = fails(single.restore)
+    assert foreign.brief == "Cannot use vmid 167 for postgres-data: it belongs to a container that is not ours"
+    assert foreign.details.endswith("It was not changed.")
     single.pve.ct(167).config["lock"] = "create"
     assert "`pct unlock 167`" in fails(single.restore).resolution
     assert changes(single) == []
@@ -567,7 +573,7 @@ def test_restored_container_is_not_replaced_by_another_backup(single: Verbs) -> 
     single.site.destroy(ONE)
     single.restore()
     single.back_up(ONE)
-    assert fails(single.restore).brief == "postgres-data is there: a restore never goes over it"
+    assert fails(single.restore).brief == "Cannot restore postgres-data: it exists"
 
 
 def test_restore_of_an_older_backup(single: Verbs) -> None:
@@ -576,8 +582,9 @@ def test_restore_of_an_older_backup(single: Verbs) -> None:
     single.pve.ct(167).config["memory"] = 2048
     single.back_up(ONE)
     single.site.destroy(ONE)
-    error = fails(single.restore, ONE, "local:backup/vzdump-lxc-167-2020_01_01-00_00_00.tar.zst")
-    assert "has no backup" in error.brief
+    unknown = "local:backup/vzdump-lxc-167-2020_01_01-00_00_00.tar.zst"
+    error = fails(single.restore, ONE, unknown)
+    assert error.brief == f"Cannot restore {ONE}: storage local has no backup {unknown}"
     single.restore(ONE, old)
     assert single.pve.ct(167).config["memory"] == 1024
 
@@ -597,7 +604,7 @@ def test_backup_of_another_container_with_the_same_vmid(single: Verbs) -> None:
 def test_restore_without_a_backup(single: Verbs) -> None:
     single.site.destroy(ONE)
     error = fails(single.restore)
-    assert error.brief == "There is no backup of postgres-data on storage local"
+    assert error.brief == "Cannot restore postgres-data: storage local has no backup of it"
     assert "VM.Backup on /vms/167" in error.details
 
 
@@ -677,24 +684,27 @@ def test_disks_are_restored_to_their_storages(single: Verbs) -> None:
 
 def test_command_line(single: Verbs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def homelab(*words: str) -> str:
-        main.get_command(app)(["--quiet", *words], standalone_mode=False)
+        monkeypatch.setattr(sys, "argv", ["homelab", "--quiet", *words])
+        main.get_command(app)(sys.argv[1:], standalone_mode=False)
         return capsys.readouterr().out
 
     monkeypatch.setattr(Settings, "load", lambda self: single.site.inventory)
+    monkeypatch.setenv("COLUMNS", "160")
     assert homelab("snapshot", "list") == "There are no snapshots.\n"
     assert homelab("backup", "--list") == "There are no backups.\n"
     assert homelab("snapshot", "create", "a1", "--description", "before", "--limit", ONE) == (
-        "postgres-data: snapshot a1 is taken\n"
+        "postgres-data: snapshot a1 taken\n"
     )
     assert re.search(
-        r"\npostgres-data +a1 +\d{4}-\d\d-\d\d \d\d:\d\d \(\d+ s ago\) +here +before", homelab("snapshot", "list")
+        r"\npostgres-data +a1 +\d{4}-\d\d-\d\d \d\d:\d\d \(\d+ s ago\) +yes +before", homelab("snapshot", "list")
     )
     (row,) = json.loads(homelab("snapshot", "list", "--json"))
     assert (row["name"], row["current"]) == ("a1", True)
     for verb in ("rollback", "delete"):
         error = fails(homelab, "snapshot", verb, "a1", "--limit", ONE)
-        assert (error.brief, error.exit_code) == ("Nobody is there to confirm", 2)
+        assert (error.brief, error.exit_code) == ("Cannot ask for confirmation: standard input is not a terminal", 2)
         assert homelab("snapshot", verb, "a1", "--limit", ONE, "--yes").startswith("postgres-data: ")
     made = json.loads(homelab("backup", ONE, "--mode", "stop", "--keep", "1", "--yes", "--json"))["made"]
     assert re.search(rf"\npostgres-data +\S+ \S+ \(.*\) +48 MiB +{made[0]['volid']}", homelab("backup", "--list", ONE))
-    assert "Say `homelab backup … --mode stop --yes`" in fails(homelab, "backup", "--mode", "stop").resolution
+    refused = fails(homelab, "backup", "--mode", "stop")
+    assert refused.resolution == "Confirm with --yes: homelab --quiet backup --mode stop --yes"

@@ -199,7 +199,7 @@ def with_all_containers(place: Scene) -> None:
 UP = Story("up", empty, "Nothing to do: 3 containers match")
 CHANGES = Story("up", with_all_containers, "Nothing to do: postgres-data matches", limit=ONE, changed=True)
 VMIDS = Story("up", empty, "Nothing to do: postgres-data matches", limit=ONE, changed=True, overlay=RANGE)
-DESTROY = Story("destroy", with_all_containers, "Nothing to do: none of our containers is there")
+DESTROY = Story("destroy", with_all_containers, "Nothing to do: none of the lab's containers exists")
 
 
 @pytest.mark.timeout(300)

@@ -194,7 +194,7 @@ CASES = {
     "Ctrl-C": Case(
         interrupted,
         "Interrupted",
-        "These tasks go on",
+        "These tasks continue on the node:",
         "Run the same command again",
         status=130,
         follows="vzcreate of 167 on pve: UPID:pve:",
@@ -258,7 +258,7 @@ def test_two_at_once(site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     for verb in ("up", "destroy"):
         with lab_lock(site.inventory.state_dir, "up"):
             status, (brief, details, resolution) = run_failing(site, verb, monkeypatch, capsys)
-        assert (status, brief) == (1, "Another command is changing this lab")
+        assert (status, brief) == (1, "Cannot lock the lab: another command is changing it")
         assert "`homelab up`, process " in details
         assert "run the same command again" in resolution
     assert site.pve.requests == []

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+import signal
+import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
-from homelab.cli import app
+from homelab.cli import app, main
 from homelab.cli.global_options import settings
 from homelab.commands import plan as module
 from homelab.commands.plan import Preview, preview
-from homelab.errors import HomelabError, InputError
+from homelab.errors import HomelabError
 from homelab.model import Container, Pending
 from homelab.plan import Plan
 from homelab.runtime.convergence import HostReport
@@ -82,7 +83,7 @@ def test_every_line_has_its_effect(site: Site, inside: dict[str, HostReport]) ->
         ),
         PlanLine("airflow-orchestration", "start airflow-orchestration", "restarts the container"),
     ]
-    assert look(site, "analytics-platform").not_inspected == {"analytics-platform": "it is stopped"}
+    assert look(site, "analytics-platform").not_inspected == {"analytics-platform": "is stopped"}
 
 
 def test_plan_inspects_running_containers(site: Site, inside: dict[str, HostReport]) -> None:
@@ -147,19 +148,26 @@ def test_exit_codes_and_json(site: Site, inside: dict[str, HostReport], monkeypa
     assert "create postgres-data (167)" in shown
     assert "[live]" in shown
     data = json.loads(cli(site, "--json").stdout)
-    assert data["up"][0] | {"what": ""} == {"container": "postgres-data", "what": "", "effect": "live", "diff": ""}
+    assert data["up"][0] | {"change": ""} == {"container": "postgres-data", "change": "", "effect": "live", "diff": ""}
     site.up()
     done = cli(site, "--detailed-exitcode")
     assert (done.exit_code, done.stdout) == (0, "Nothing to do.\n")
     # An incomplete plan is neither "nothing" nor "changes".
     inside["postgres-data"] = HostReport("postgres-data", (), 0.1, HomelabError("No SSH", "timed out"))
     assert (cli(site).exit_code, cli(site, "--detailed-exitcode").exit_code) == (0, 1)
-    assert "postgres-data: not looked into: No SSH: timed out" in cli(site).stdout
+    assert "postgres-data: not inspected: No SSH: timed out" in cli(site).stdout
 
 
-def test_input_error_is_not_reported_as_changes(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_input_error_is_not_reported_as_changes(
+    site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(settings.__class__, "load", lambda _: site.inventory)
-    wrong = ("--limit", "nope")
-    assert isinstance(cli(site, *wrong).exception, InputError)
-    done = cli(site, "--detailed-exitcode", *wrong)
-    assert (done.exit_code, "Cannot find container nope: it is not in the inventory" in done.output) == (1, True)
+    monkeypatch.setattr(settings, "changes_found", False)
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    for options, status in (((), 2), (("--detailed-exitcode",), 1)):
+        monkeypatch.setattr(sys, "argv", ["homelab", "--quiet", "plan", *options, "--limit", "nope"])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == status
+        assert "Error: Cannot find container nope: it is not in the inventory\n" in capsys.readouterr().err

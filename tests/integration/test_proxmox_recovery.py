@@ -338,7 +338,7 @@ def test_ctrl_c_lists_the_running_tasks(site: Site) -> None:
     assert caught.value.exit_code == 130
     for vmid in (167, 168, 169):
         assert f"vzcreate of {vmid} on pve: UPID:pve:" in caught.value.details
-    assert "waits for what still runs" in caught.value.resolution
+    assert "it waits for these tasks" in caught.value.resolution
     assert_next_run_completes(site)
     assert done(site, "vzcreate") == {"167": 1, "168": 1, "169": 1}
 

@@ -152,7 +152,7 @@ def test_parallel_limits_concurrent_tasks(site: Site, overlay: str, most: int) -
 
 def test_nothing_is_changed_without_confirmation(site: Site) -> None:
     site.answer = False
-    assert str(site.up()) == "Nothing has been changed."
+    assert str(site.up()) == "Nothing was changed."
     assert site.pve.calls("POST") == []
 
 
@@ -294,14 +294,14 @@ def test_destroy_is_idempotent(site: Site) -> None:
     assert sorted(outcome.done) == ["analytics-platform", "postgres-data"]
     assert site.pve.cts == [foreign]
     assert site.known_hosts.pins() == {}
-    assert str(site.destroy()) == "Nothing to do: none of our containers is there."
+    assert str(site.destroy()) == "Nothing to do: none of the lab's containers exists."
     assert site.up().done.keys() == set(NAMES)
 
 
 def test_destroy_asks_for_confirmation(site: Site) -> None:
     site.up()
     site.answer = False
-    assert str(site.destroy()) == "Nothing has been changed."
+    assert str(site.destroy()) == "Nothing was changed."
     assert len(site.pve.cts) == 3
     assert site.asked[-1].harms
 

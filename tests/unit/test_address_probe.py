@@ -1,4 +1,4 @@
-"""Whether somebody is at an address: from the connection's end, and from what the kernel learnt by it."""
+"""Addresses in use are found by the outcome of a connection, and by the kernel's ARP table after it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TABLE = """IP address       HW type     Flags       HW address            Mask  
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "response"),
     [
         (None, "a machine answers on port 22"),
         (ConnectionRefusedError(), "a machine answers and refuses SSH"),
@@ -32,34 +32,34 @@ TABLE = """IP address       HW type     Flags       HW address            Mask  
         (PermissionError(), None),
     ],
 )
-def test_how_a_connection_ends(error: OSError | None, said: str | None) -> None:
+def test_outcome_of_a_connection(error: OSError | None, response: str | None) -> None:
     def ends(_: IPv4Address) -> None:
         if error:
             raise error
 
-    assert addresses_in_use([A], probe=ends, neighbours=dict).get(A) == said
+    assert addresses_in_use([A], probe=ends, neighbours=dict).get(A) == response
 
 
-def test_a_machine_that_drops_everything_still_says_its_mac_address() -> None:
+def test_machine_that_drops_packets_is_found_by_its_mac_address() -> None:
     tables = [{str(A): "old"}, {str(A): "old", str(B): "bc:24:11:00:00:02"}]
 
     def dropped(_: IPv4Address) -> None:
         raise TimeoutError
 
-    # What was known before may have gone since.
+    # An earlier entry of the ARP table may be outdated.
     assert addresses_in_use([A, B, C], probe=dropped, neighbours=lambda: tables.pop(0)) == {
         B: "a network card answers, bc:24:11:00:00:02"
     }
 
 
-def test_the_kernels_table(tmp_path: Path) -> None:
+def test_arp_table_of_the_kernel(tmp_path: Path) -> None:
     table = tmp_path / "arp"
     assert arp_table(table) == {}
     table.write_text(TABLE)
     assert arp_table(table) == {str(A): "bc:24:11:00:00:01", str(C): "bc:24:11:00:00:03"}
 
 
-def test_real_connections() -> None:
+def test_connections_over_loopback() -> None:
     here = IPv4Address("127.0.0.1")
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]

@@ -50,12 +50,12 @@ def complete(folder: Path, line: str) -> list[str]:
         ("homelab secret show x", []),
     ],
 )
-def test_names_of_the_inventory(inventory: Path, line: str, expected: list[str]) -> None:
+def test_names_of_the_inventory_are_completed(inventory: Path, line: str, expected: list[str]) -> None:
     assert complete(inventory.parent, line) == expected
 
 
 @pytest.mark.parametrize("place", ["homelab -i other.yaml ssh p", "homelab ssh -i other.yaml p"])
-def test_the_named_inventory_counts(inventory: Path, place: str) -> None:
+def test_completion_uses_the_inventory_of_the_command_line(inventory: Path, place: str) -> None:
     inventory.rename(inventory.with_name("other.yaml"))
     assert complete(inventory.parent, place) == ["postgres-data"]
     assert complete(inventory.parent, "homelab ssh p") == []

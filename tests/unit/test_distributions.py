@@ -112,12 +112,12 @@ OLDER = {
 
 
 def one(found: list[Step], kind: type[T]) -> T:
-    """The only step of this kind."""
+    """Return the only step of this kind."""
     (step,) = [step for step in found if type(step) is kind]
     return step
 
 
-def test_each_row_is_what_is_published() -> None:
+def test_each_row_matches_the_published_facts() -> None:
     assert {d.alias: (d.codename, d.postgres, d.python, d.sources) for d in DISTRIBUTIONS.values()} == {
         alias: row[:4] for alias, row in FACTS.items()
     }
@@ -135,14 +135,14 @@ def test_each_row_is_what_is_published() -> None:
         ("local:vztmpl/alpine-3.24-default_20260714_amd64.tar.xz", None),
     ],
 )
-def test_templates_are_known_by_their_names(template: str, alias: str | None) -> None:
+def test_distribution_follows_from_the_name_of_the_template(template: str, alias: str | None) -> None:
     found = distribution_of(template)
     assert (found.alias if found else None) == alias
     assert found is None or template.rpartition("/")[2].startswith(found.template_prefix)
 
 
 @pytest.mark.parametrize("alias", FACTS)
-def test_postgres_is_where_the_distribution_puts_it(tmp_path: Path, alias: str) -> None:
+def test_paths_and_units_of_the_distributions_postgres(tmp_path: Path, alias: str) -> None:
     version = FACTS[alias][1]
     found = steps(inventory(tmp_path, alias), "postgres")
     assert [f"postgresql-{version}"] in [step.names for step in found if isinstance(step, Packages)]
@@ -153,17 +153,17 @@ def test_postgres_is_where_the_distribution_puts_it(tmp_path: Path, alias: str) 
 
 @pytest.mark.parametrize("alias", FACTS)
 @pytest.mark.parametrize("version", [15, 16, 17])
-def test_another_postgres_needs_another_source(alias: str, version: int) -> None:
+def test_other_postgres_versions_need_pgdg(alias: str, version: int) -> None:
     distribution, ships = DISTRIBUTIONS[alias], FACTS[alias][1]
-    said = list(Postgres(version=version).unsupported_options(distribution))
-    assert [option for option, _ in said] == ([] if version == ships else ["version"])
-    assert all(f"ships PostgreSQL {ships}" in text for _, text in said)
+    problems = list(Postgres(version=version).unsupported_options(distribution))
+    assert [option for option, _ in problems] == ([] if version == ships else ["version"])
+    assert all(f"ships PostgreSQL {ships}" in text for _, text in problems)
     assert list(Postgres(version=version, source="pgdg").unsupported_options(distribution)) == []
 
 
 @pytest.mark.parametrize("alias", FACTS)
-def test_pgdg_has_a_suite_of_the_codename(tmp_path: Path, alias: str) -> None:
-    """The container says which one it is: its os-release(5) names the codename, on all of them."""
+def test_pgdg_suite_is_named_by_the_codename(tmp_path: Path, alias: str) -> None:
+    """The codename comes from os-release(5) in the container, which all distributions have."""
     (repository,) = [step for step in Postgres(version=14, source="pgdg")._packages() if isinstance(step, Command)]
     ((_, path),) = [(owned.kind, owned.name) for owned in repository.makes]
     (tmp_path / "os-release").write_text(f"VERSION_CODENAME={FACTS[alias][0]}\n")
@@ -182,9 +182,9 @@ def test_pgdg_has_a_suite_of_the_codename(tmp_path: Path, alias: str) -> None:
 
 @pytest.mark.parametrize("alias", FACTS)
 @pytest.mark.parametrize("service", ["analytics", "airflow"])
-def test_environments_are_made_from_the_distributions_own_python(tmp_path: Path, alias: str, service: str) -> None:
+def test_venvs_use_the_distributions_python(tmp_path: Path, alias: str, service: str) -> None:
     found = steps(inventory(tmp_path, alias), service)
-    # Debian and Ubuntu have `venv` in a package of its own.
+    # Debian and Ubuntu have `venv` in a separate package.
     assert {"python3", "python3-venv"} <= {name for step in found if isinstance(step, Packages) for name in step.names}
     venv = one(found, Venv)
     version = ".".join(map(str, FACTS[alias][2]))
@@ -197,32 +197,32 @@ def test_environments_are_made_from_the_distributions_own_python(tmp_path: Path,
 
 
 @pytest.mark.parametrize("alias", FACTS)
-def test_airflow_objects_to_a_python_that_it_cannot_run_on(tmp_path: Path, alias: str) -> None:
+def test_airflow_refuses_an_unsupported_python(tmp_path: Path, alias: str) -> None:
     distribution = DISTRIBUTIONS[alias]
     assert list(Airflow(version="3.3").unsupported_options(distribution)) == []
-    said = [text for _, text in Airflow(version="2.11").unsupported_options(distribution)]
-    assert bool(said) == (FACTS[alias][2] > (3, 12)) == (alias == TRIXIE)
-    if said:
+    problems = [text for _, text in Airflow(version="2.11").unsupported_options(distribution)]
+    assert bool(problems) == (FACTS[alias][2] > (3, 12)) == (alias == TRIXIE)
+    if problems:
         with pytest.raises(InputError, match=r"debian-13 has 3\.13"):
             inventory(tmp_path, alias, "2.11")
 
 
 @pytest.mark.parametrize("alias", FACTS)
-def test_sshd_is_told_under_the_name_that_all_of_them_have(tmp_path: Path, alias: str) -> None:
-    """`sshd.service` is an alias that is there only where ssh.service is enabled, and on Ubuntu its socket is instead.
+def test_sshd_is_reloaded_as_ssh_service(tmp_path: Path, alias: str) -> None:
+    """The alias `sshd.service` exists only if ssh.service is enabled; Ubuntu enables ssh.socket instead.
 
-    With a socket, the service may not run just now.
+    With a socket, the service may not be running.
     """
-    (told,) = [
+    (reload,) = [
         step
         for step in steps(inventory(tmp_path, alias), "postgres")
         if isinstance(step, Command) and "sshd" in step.title
     ]
-    assert told.command == "systemctl try-reload-or-restart ssh.service"
+    assert reload.command == "systemctl try-reload-or-restart ssh.service"
 
 
 @pytest.mark.parametrize("alias", FACTS)
-def test_what_sshd_is_told_stands_before_what_cloud_init_says(tmp_path: Path, alias: str) -> None:
+def test_sshd_settings_precede_those_of_cloud_init(tmp_path: Path, alias: str) -> None:
     (path,) = [
         step.path
         for step in steps(inventory(tmp_path, alias), "postgres")
@@ -233,11 +233,11 @@ def test_what_sshd_is_told_stands_before_what_cloud_init_says(tmp_path: Path, al
 
 
 class Refusing(LocalHost):
-    """A login that is always refused, at once; remembers when it was tried."""
+    """A host that refuses every login immediately; records the times of the attempts."""
 
     def __init__(self, clock: list[float]) -> None:
         super().__init__()
-        self.clock, self.tries = clock, [0.0]  # the first one: the look before
+        self.clock, self.tries = clock, [0.0]  # the first one: the check before
 
     def run(self, command: str, *, stdin: bytes = b"", timeout: float = 60) -> Result:
         """See Host.run."""
@@ -245,10 +245,8 @@ class Refusing(LocalHost):
         return Result(command, 255)
 
 
-def test_whoever_waits_to_be_let_in_is_not_taken_for_an_attacker(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Debian 13's sshd counts 5 s for a refused login, lets them run down, and hangs up at 15 s."""
+def test_wait_for_a_login_stays_below_the_penalty_of_sshd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Debian 13's sshd adds a penalty of 5 s per refused login, and refuses connections from a penalty of 15 s."""
     (wait,) = [
         step
         for step in steps(inventory(tmp_path, TRIXIE), "airflow")
@@ -264,11 +262,11 @@ def test_whoever_waits_to_be_let_in_is_not_taken_for_an_attacker(
     for before, now in pairwise(host.tries):
         penalty = max(0.0, penalty - (now - before)) + 5
         assert penalty < 15
-    assert len(host.tries) > 60, "and it still asks often enough"
+    assert len(host.tries) > 60, "the attempts are still frequent"
 
 
-def test_apt_asks_nobody_and_keeps_what_was_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ubuntu's servers run needrestart after apt, which asked for a while; and debconf asks on all of them."""
+def test_apt_is_noninteractive_and_keeps_changed_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ubuntu's servers run needrestart after apt, which used to ask; debconf asks on all distributions."""
     for name in ("apt-get", "dpkg"):
         (tmp_path / name).write_text(f'#!/bin/sh\necho "$DEBIAN_FRONTEND $*" >>{tmp_path}/said\n')
         (tmp_path / name).chmod(0o755)
@@ -280,7 +278,7 @@ def test_apt_asks_nobody_and_keeps_what_was_changed(tmp_path: Path, monkeypatch:
     assert " -y " in said[-1]
 
 
-def test_units_use_only_what_the_oldest_systemd_has() -> None:
+def test_units_use_only_settings_of_the_oldest_systemd() -> None:
     oldest = min(row[5] for row in FACTS.values())
     used = {
         name
@@ -288,5 +286,5 @@ def test_units_use_only_what_the_oldest_systemd_has() -> None:
         for name in re.findall(r"(?m)^([A-Z]\w+)=", path.read_text())
     }
     assert "ProtectClock" in used
-    assert used - OLDER - set(SINCE) == set(), "say since when systemd has it"
+    assert used - OLDER - set(SINCE) == set(), "add the systemd version to SINCE"
     assert {name: SINCE[name] for name in used & set(SINCE) if SINCE[name] > oldest} == {}

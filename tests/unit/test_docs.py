@@ -16,7 +16,8 @@ from homelab.cli import app
 HOMELAB = typer.main.get_command(app)
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-PAGES = sorted([*ROOT.glob("*.md"), ROOT / "benchmarks" / "README.md", *DOCS.rglob("*.md")])
+READMES = [ROOT / folder / "README.md" for folder in ("benchmarks", "pipeline")]
+PAGES = sorted([*ROOT.glob("*.md"), *READMES, *DOCS.rglob("*.md")])
 # The pages that are generated from the code.
 GENERATED = {DOCS / f"reference/{name}.md" for name in ("cli", "inventory", "services", "steps", "exit-codes", "json")}
 _BLOCK = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)

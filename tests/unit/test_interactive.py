@@ -1,4 +1,4 @@
-"""A program that gets the terminal: Ctrl-C is for it, and how it ended is known."""
+"""An interactive program receives Ctrl-C itself, and its exit status is returned."""
 
 from __future__ import annotations
 
@@ -21,27 +21,24 @@ from homelab.runtime.interactive import run_interactive
     [
         ("exit 3", (3, False)),
         ("kill -INT $PPID; sleep 0.1; exit 3", (3, True)),
-        (
-            "kill -INT $$; exit 3",
-            (-signal.SIGINT, False),
-        ),  # it would go on, had it inherited that the signal is ignored
+        ("kill -INT $$; exit 3", (-signal.SIGINT, False)),  # it does not inherit an ignored signal
     ],
 )
-def test_ctrl_c_is_for_the_program(script: str, ended: tuple[int, bool]) -> None:
+def test_ctrl_c_is_handled_by_the_program(script: str, ended: tuple[int, bool]) -> None:
     before = signal.getsignal(signal.SIGINT)
     assert run_interactive(["sh", "-c", script]) == ended
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_ssh_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_ssh_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(HomelabError, match="Cannot run ssh: it is not installed"):
         run_interactive(["ssh", "root@box"])
 
 
-def test_ctrl_c_at_a_question_gets_one_word_for_an_answer(tmp_path: Path) -> None:
+def test_ctrl_c_at_a_question_prints_only_aborted(tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
-    asking = subprocess.Popen(
+    process = subprocess.Popen(
         ["setsid", "--ctty", "--wait", sys.executable, "-m", "homelab", "init"],
         cwd=tmp_path,
         stdin=theirs,
@@ -49,18 +46,18 @@ def test_ctrl_c_at_a_question_gets_one_word_for_an_answer(tmp_path: Path) -> Non
         stderr=theirs,
     )
     os.close(theirs)
-    said = b""
-    while b"address):" not in said:
-        said += os.read(ours, 1024)
-    for _ in range(3):  # one that comes between the question and the wait for its answer is heard at the next one
+    output = b""
+    while b"address):" not in output:
+        output += os.read(ours, 1024)
+    for _ in range(3):  # a Ctrl-C between the question and the wait for its answer takes effect at the next one
         os.write(ours, b"\x03")
         with suppress(subprocess.TimeoutExpired):
-            asking.wait(5)
+            process.wait(5)
             break
-    assert asking.poll() == 130
-    with suppress(OSError):  # how a terminal says that nobody is on its other side any more
+    assert process.poll() == 130
+    with suppress(OSError):  # a terminal without a process on its other side
         while part := os.read(ours, 1024):
-            said += part
+            output += part
     os.close(ours)
-    assert b"".join(said.replace(b"^C", b"").split()) == b"Proxmoxnode(nameoraddress):Aborted!"
+    assert b"".join(output.replace(b"^C", b"").split()) == b"Proxmoxnode(nameoraddress):Aborted!"
     assert list(tmp_path.iterdir()) == []

@@ -463,7 +463,7 @@ def declared_keys(schema: object) -> Iterator[str]:
 
 def test_the_shipped_inventory_is_the_manual() -> None:
     """It has every key, commented or not, and no unknown key."""
-    keys = set(declared_keys(json_schema())) - {"uri", "suite", "components", "key"}  # of a repository: docs/deploy.md
+    keys = set(declared_keys(json_schema())) - {"uri", "suite", "components", "key"}  # of a repository
     assert {"vlan", "token_file", "template", "schedule", "memory_limit", "latitude"} <= keys
     path = bundled_path("inventory.yaml")
     inventory = load([path])

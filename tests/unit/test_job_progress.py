@@ -1,4 +1,4 @@
-"""What a person sees while the pipeline works in the containers: the task that runs, and how far dbt is."""
+"""Progress of the pipeline in the containers: the running task, and the progress of dbt."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ START = "12:09:14.20 [info ] [Thread-1 (]: 36 of 36 START test unique_cities_cit
 OLD = "12:08:14.28 [info ] [Thread-1 (]: 36 of 36 PASS unique_cities_city ...................... [PASS in 0.08s]\n"
 NEW = (
     "12:09:14.31 [info ] [Thread-2 (]: 3 of 36 OK created sql incremental model main.weather_daily .. [OK in 0.3s]\n"
-    "12:09:14.35 [info ] [Thread-2 (]: 4 of 36 START test plausible ................................. [RUN]\n"
+    "12:09:14.35 [info ] [Thread-2 (]: 4 of 36 START test accepted_range ............................. [RUN]\n"
 )
 
 
 @dataclass
 class Airflow(LocalHost):
-    """Two containers in one: each look at the run finds the next state; dbt's log as it is."""
+    """Both containers in one: each query of the run returns the next state; dbt's log is `log`."""
 
     states: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     log: str = OLD + START
@@ -37,7 +37,7 @@ class Airflow(LocalHost):
         return Result(command, 0, self.states[0][0].encode())
 
 
-def test_the_task_that_runs_and_the_node_that_dbt_has_built(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_names_the_running_task_and_the_last_node_of_dbt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline_runs, "POLL_INTERVAL", 0)
     fetch, build = "fetch_weather_data", "run_dbt_transformation"
     host = Airflow(
@@ -49,17 +49,19 @@ def test_the_task_that_runs_and_the_node_that_dbt_has_built(monkeypatch: pytest.
             ("success", {}),
         ]
     )
-    dbt, told = job_progress.DbtLog(host), list[str]()
-    assert dbt() == "", "the build before this one"
+    dbt, reported = job_progress.DbtLog(host), list[str]()
+    assert dbt() == "", "the log of the previous build"
     host.log += NEW
-    assert pipeline_runs._wait(host, "r", dbt, told.append) == "success"
-    assert told == [fetch, f"{build} 3 of 36 OK created sql incremental model main.weather_daily"]
+    assert pipeline_runs._wait(host, "r", dbt, reported.append) == "success"
+    assert reported == [fetch, f"{build} 3 of 36 OK created sql incremental model main.weather_daily"]
 
 
-def test_what_goes_wrong_over_there_is_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_status_and_errors_of_a_job_are_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job_progress, "POLL_INTERVAL", 0.01)
-    told = list[str]()
-    done = job_progress.run_with_progress(partial(LocalHost().run, "sleep 0.2; exit 3"), lambda: "half", told.append)
-    assert (done.status, told) == (3, ["half"])
+    reported = list[str]()
+    done = job_progress.run_with_progress(
+        partial(LocalHost().run, "sleep 0.2; exit 3"), lambda: "half", reported.append
+    )
+    assert (done.status, reported) == (3, ["half"])
     with pytest.raises(ZeroDivisionError):
-        job_progress.run_with_progress(partial(LocalHost().run, "sleep 0.2"), lambda: str(1 // 0), told.append)
+        job_progress.run_with_progress(partial(LocalHost().run, "sleep 0.2"), lambda: str(1 // 0), reported.append)

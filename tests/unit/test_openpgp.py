@@ -33,11 +33,11 @@ FINGERPRINT = "4D64FEC119C2029067D6E791F8D2585B8783D481"
         dearmored(BOOKWORM.encode()),
     ],
 )
-def test_a_real_key_in_every_form(data: bytes) -> None:
+def test_fingerprint_of_a_key_in_every_format(data: bytes) -> None:
     assert fingerprints(dearmored(data)) == [FINGERPRINT]
 
 
-def test_two_keys_are_two() -> None:
+def test_file_with_two_keys() -> None:
     assert fingerprints(dearmored(BOOKWORM.encode() * 2)) == [FINGERPRINT] * 2
 
 
@@ -54,11 +54,11 @@ KEY = dearmored(BOOKWORM.encode())
         b"\xc6\xff\x00\x00\x00\x33",
     ],
 )
-def test_every_encoding_of_a_length(head: bytes) -> None:
+def test_every_encoding_of_a_packet_length(head: bytes) -> None:
     assert fingerprints(head + KEY[2:53] + KEY[53:]) == [FINGERPRINT]
 
 
-def test_a_long_packet() -> None:
+def test_packet_with_a_two_byte_length() -> None:
     body = KEY[2:53] + bytes(200)  # 251 bytes: 192 more than 59
     assert fingerprints(b"\xc6\xc0\x3b" + body) == fingerprints(b"\x99\x00\xfb" + body)
 
@@ -77,7 +77,7 @@ def test_a_long_packet() -> None:
         (KEY[53:], None),
     ],
 )
-def test_invalid_keys(data: bytes, error: str | None) -> None:
+def test_invalid_keys_are_refused(data: bytes, error: str | None) -> None:
     if error is None:
         assert fingerprints(dearmored(data)) == []
         return
@@ -85,7 +85,7 @@ def test_invalid_keys(data: bytes, error: str | None) -> None:
         fingerprints(dearmored(data))
 
 
-def test_one_bit_makes_another_key() -> None:
+def test_one_changed_bit_changes_the_fingerprint() -> None:
     packets = bytearray(base64.b64decode(base64.b64encode(KEY)))
     packets[30] ^= 1
     assert fingerprints(bytes(packets)) != [FINGERPRINT]

@@ -1,4 +1,4 @@
-"""The roles: one for each kind of path, nothing more than what the inventory uses, and the way out of a refusal."""
+"""Roles: one per kind of path, only the privileges that the inventory needs, and the resolution of a refusal."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def inventory(folder: Path, overlay: str = "") -> Inventory:
     return load([path, over])
 
 
-def test_each_kind_of_path_has_a_role_of_its_own(tmp_path: Path) -> None:
+def test_each_kind_of_path_has_its_own_role(tmp_path: Path) -> None:
     assert {path: [role.name for role in roles] for path, roles in grants(inventory(tmp_path)).items()} == {
         "/vms": ["HomelabContainers"],
         "/nodes": ["HomelabNode"],
@@ -44,11 +44,11 @@ def test_each_kind_of_path_has_a_role_of_its_own(tmp_path: Path) -> None:
         ("containers: {postgres-data: {firewall: true}}", "/", ["HomelabNode"]),
     ],
 )
-def test_only_what_the_inventory_uses(tmp_path: Path, overlay: str, path: str, roles: list[str]) -> None:
+def test_roles_cover_only_the_paths_of_the_inventory(tmp_path: Path, overlay: str, path: str, roles: list[str]) -> None:
     assert [role.name for role in grants(inventory(tmp_path, overlay))[path]] == roles
 
 
-def test_the_lines_may_be_run_again_and_are_for_the_token_and_its_user(tmp_path: Path) -> None:
+def test_commands_are_idempotent_and_for_the_token_and_its_user(tmp_path: Path) -> None:
     lines = pveum(inventory(tmp_path))
     assert lines[1] == (
         "pveum role add HomelabContainers 2>/dev/null; pveum role modify HomelabContainers --append 1 "
@@ -75,12 +75,12 @@ def test_the_lines_may_be_run_again_and_are_for_the_token_and_its_user(tmp_path:
         ({}, "/vms/167", set()),
     ],
 )
-def test_what_is_held_on_a_path(permissions: dict[str, dict[str, int]], path: str, expected: set[str]) -> None:
+def test_privileges_on_a_path(permissions: dict[str, dict[str, int]], path: str, expected: set[str]) -> None:
     assert privileges_on(permissions, path) == expected
 
 
 @pytest.mark.parametrize(
-    ("said", "parts"),
+    ("message", "parts"),
     [
         (
             "Permission check failed (/vms/167, VM.Snapshot)",
@@ -105,13 +105,13 @@ def test_what_is_held_on_a_path(permissions: dict[str, dict[str, int]], path: st
         ),
     ],
 )
-def test_resolution_of_a_permission_error(said: str, parts: list[str]) -> None:
-    resolution = grant(said, TOKEN)
+def test_resolution_of_a_permission_error(message: str, parts: list[str]) -> None:
+    resolution = grant(message, TOKEN)
     assert [part for part in parts if part not in resolution] == []
     assert ("Sys.Modify" in resolution) is False
 
 
-def test_with_a_pool_the_power_ends_at_the_pool(tmp_path: Path) -> None:
+def test_with_a_pool_the_privileges_are_limited_to_the_pool(tmp_path: Path) -> None:
     granted = grants(inventory(tmp_path, "defaults: {pool: lab}"))
     assert [role.privileges for role in granted["/vms"]] == [("VM.Audit", "VM.Config.Options")]
     lines = pveum(inventory(tmp_path, "defaults: {pool: lab}"))
@@ -121,7 +121,7 @@ def test_with_a_pool_the_power_ends_at_the_pool(tmp_path: Path) -> None:
     ) in lines
 
 
-def test_how_a_container_of_somebody_s_comes_under_the_roles(tmp_path: Path) -> None:
+def test_command_that_grants_the_roles_on_an_imported_container(tmp_path: Path) -> None:
     assert adoption(inventory(tmp_path), 105).startswith("pveum acl modify /vms --roles HomelabContainers")
     assert adoption(inventory(tmp_path, "defaults: {pool: lab}"), 105) == (
         "pveum pool modify lab --vms 105 --allow-move 1"
