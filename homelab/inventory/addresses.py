@@ -1,9 +1,9 @@
-"""IPv4 addresses of the inventory: whole, or as the last part (`.67`) within the subnet."""
+"""Addresses of the inventory: IPv4, whole or as the last part (`.67`) within the subnet; IPv6 for name servers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from ipaddress import AddressValueError, IPv4Address, IPv4Network, NetmaskValueError
+from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address, NetmaskValueError
 from typing import Any
 
 from homelab.inventory.section import Section
@@ -15,27 +15,43 @@ _OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 _WHOLE = rf"{_OCTET}(?:\.{_OCTET}){{3}}"
 _LAST_PART = r"\.(?:25[0-5]|2[0-4][0-9]|[01]?[0-9]?[0-9])"
 _ADDRESS = f"{_WHOLE}|{_LAST_PART}"
+_IPV6 = r"[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7}"
 _NETWORK = rf"{_WHOLE}/(?:0*(?:[0-9]|[12][0-9]|3[0-2])|{_WHOLE})"
 # A network with room for a gateway and a container; a netmask may be written instead of the prefix length.
 SUBNET = rf"{_WHOLE}/(?:0*(?:[89]|[12][0-9])|{_WHOLE})"
 
 
 class Address(Text):
-    """The text of an address, or, with `networks`, of a network in CIDR notation."""
+    """The text of an address, or, with `networks`, of a network in CIDR notation, or, with `ipv6`, of either kind."""
 
-    def __init__(self, *, networks: bool = False) -> None:
-        expected = "an IPv4 address, whole or as its last part (`.67`)"
-        pattern = f"{_ADDRESS}|.*/.*" if networks else _ADDRESS
+    def __init__(self, *, networks: bool = False, ipv6: bool = False) -> None:
+        expected = "an IPv4 address, whole or as its last part (`.67`)" + (", or an IPv6 address" if ipv6 else "")
+        pattern = f"{_ADDRESS}|.*/.*" if networks else f"{_ADDRESS}|{_IPV6}" if ipv6 else _ADDRESS
         super().__init__(Option(pattern=pattern, expected=expected))
-        self._strict = f"{_ADDRESS}|{_NETWORK}" if networks else _ADDRESS
+        self._strict = f"{_ADDRESS}|{_NETWORK}" if networks else pattern
 
     def read(self, value: Any, section: Section, at: KeyPath) -> Any:
-        return super().read(value, section, at) if isinstance(value, str) else self.refuse(value, section, at)
+        if not isinstance(value, str) or (":" in value and not _is_ipv6(value)):
+            return self.refuse(value, section, at)
+        return super().read(value, section, at)
 
     def schema(self) -> Mapping[str, Any]:
         # Editors read YAML 1.2, where `.67` is a number; here it is text.
         number = {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}
         return {"anyOf": [{"type": "string", "pattern": anchored(self._strict)}, number]}
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        IPv6Address(text)
+    except AddressValueError:
+        return False
+    return True
+
+
+def name_server(text: str, network: IPv4Network | None) -> IPv4Address | IPv6Address | None:
+    """Parse the text of an address of either kind; None for a last part without a network."""
+    return IPv6Address(text) if ":" in text else parse(text, network)
 
 
 def subnet(section: Section, key: str, text: str) -> IPv4Network | None:

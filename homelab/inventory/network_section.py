@@ -46,7 +46,7 @@ class NetworkSection:
     vlan: VlanTag = None
     mtu: Mtu = None
     nameservers: Annotated[
-        tuple[Annotated[str, addresses.Address()], ...],
+        tuple[Annotated[str, addresses.Address(ipv6=True)], ...],
         Option("Addresses of the name servers; by default, those of the node.", expected="a list of addresses"),
     ] = ()
     searchdomain: Annotated[
@@ -68,7 +68,7 @@ def network(section: Section) -> Network | None:
     found: NetworkSection = declaration_of(NetworkSection).build(section)
     subnet = addresses.subnet(section, "subnet", found.subnet) if found.subnet else None
     gateway = addresses.host(section, "gateway", found.gateway, subnet)
-    nameservers = [addresses.parse(text, subnet) for text in found.nameservers]
+    nameservers = [addresses.name_server(text, subnet) for text in found.nameservers]
     ssh_allowed_from = addresses.networks(section, "ssh_allowed_from", found.ssh_allowed_from or (), subnet)
     if subnet is None or gateway is None:
         return None

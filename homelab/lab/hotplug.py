@@ -8,18 +8,20 @@ from contextlib import asynccontextmanager
 from ipaddress import IPv4Interface
 from typing import Any
 
-from fakepve import FakeCt, PveError, TaskError
+from fakepve import FakeCt, TaskError
 
 from homelab.errors import HomelabError
 from homelab.lab import cgroups, guest
+from homelab.lab.pending import PendingApi, unpluggable
 from homelab.lab.tasks import log_line
 from homelab.lab.views import ViewNode
 
-# The properties of a network device that apply immediately; FirewallNode handles `firewall`.
-_HOTPLUGGED = {"ip": "", "gw": "", "firewall": ""}
+# The properties of a network device that change without a new device; FirewallNode handles `firewall`. Proxmox stores
+# another `mtu` immediately, but the running container keeps its own.
+_HOTPLUGGED = {"ip": "", "gw": "", "firewall": "", "mtu": ""}
 
 
-class ConfigNode(ViewNode):
+class ConfigNode(PendingApi, ViewNode):
     """Mixin that changes containers' configurations."""
 
     def save(self, ct: FakeCt) -> None:
@@ -54,8 +56,7 @@ class ConfigNode(ViewNode):
             if ct.status == "running":
                 await self._hotplug(ct, before)
         except (OSError, HomelabError) as error:
-            ct.config = before
-            raise PveError(500, f"unable to hotplug: {str(error).splitlines()[0]}") from error
+            raise unpluggable(ct, before, str(error).splitlines()[0]) from error
         finally:
             self.save(ct)
 

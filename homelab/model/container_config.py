@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -39,7 +39,7 @@ class ContainerConfig:
     vlan: int | None
     mtu: int | None = None  # bytes; None: the bridge's
     firewall: bool = False  # whether Proxmox's firewall stands before its network card
-    nameservers: tuple[IPv4Address, ...]
+    nameservers: tuple[IPv4Address | IPv6Address, ...]
     searchdomain: str | None
     onboot: bool
     startup_order: int | None
@@ -67,8 +67,9 @@ class Difference:
 
 
 def _plain(value: object) -> str:
-    if isinstance(value, frozenset | tuple):
-        return ",".join(sorted(str(item) for item in value)) or "none"
+    if isinstance(value, frozenset | tuple):  # a tuple's order matters: the first name server is asked first
+        items = [str(item) for item in value]
+        return ",".join(items if isinstance(value, tuple) else sorted(items)) or "none"
     text = "none" if value is None else str(value)
     return text if len(text) <= 60 and "\n" not in text else f"“{text.splitlines()[0][:50]}…”"
 

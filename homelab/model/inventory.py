@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -96,7 +96,7 @@ class Network:
     bridge: str
     vlan: int | None
     mtu: int | None = None
-    nameservers: tuple[IPv4Address, ...]
+    nameservers: tuple[IPv4Address | IPv6Address, ...]
     searchdomain: str | None
     ssh_allowed_from: tuple[IPv4Network, ...] = ()  # sources of SSH connections that a firewall admits
 

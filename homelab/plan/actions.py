@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from homelab.errors import HomelabError
 from homelab.model import Container, Difference
 from homelab.model.firewall import Firewall, changes
-from homelab.plan.drift import Disk
+from homelab.plan.drift import NEEDS_RESTART, Disk
 from homelab.plan.golden_container import GoldenContainer
 from homelab.plan.observed_guest import ObservedGuest
 from homelab.plan.template import Template
@@ -69,6 +69,18 @@ class Update:
     container: Container
     found: ObservedGuest
     changes: tuple[Difference, ...]
+
+    @property
+    def after_restart(self) -> frozenset[str]:
+        """The fields that the running container has only after a restart; not those whose live value is wanted."""
+        if not self.found.running:
+            return frozenset()
+        live = self.found.live
+        return frozenset(
+            change.field
+            for change in self.changes
+            if change.field in NEEDS_RESTART and (live is None or getattr(live, change.field, None) != change.wanted)
+        )
 
     def __str__(self) -> str:
         return f"update {self.container.name}: {'; '.join(map(str, self.changes))}"

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 from homelab.model import Container, ContainerConfig, Difference, Mount, differences
 
-# Fields that Proxmox applies to a running container only at its next start.
-NEEDS_RESTART = frozenset({"features", "nameservers", "searchdomain", "backup"})
+# Fields that a running container has only after its next start. Proxmox changes `hostname` and `mtu` in a running
+# container's configuration, but not in the container.
+NEEDS_RESTART = frozenset({"features", "nameservers", "searchdomain", "backup", "hostname", "mtu"})
 
 
 @dataclass(frozen=True, slots=True)

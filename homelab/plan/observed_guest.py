@@ -33,6 +33,7 @@ class ObservedGuest:
     lock: str | None = None
     tags: frozenset[str] = frozenset()
     shape: ContainerConfig | None = None
+    live: ContainerConfig | None = None  # `shape` without pending changes
     pending: tuple[str, ...] = ()  # options that wait for the next start
     creator: str | None = None  # for `lock: create`: the token that started the create task
     task: str | None = None  # the UPID of that task, if it still runs

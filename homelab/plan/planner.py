@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from homelab.errors import InputError
-from homelab.model import Container, Inventory
+from homelab.model import Container, Difference, Inventory
 from homelab.model.firewall import Firewall, desired_firewall, goal
 from homelab.plan.actions import (
     Action,
@@ -22,7 +22,7 @@ from homelab.plan.actions import (
     Update,
     UpdateFirewall,
 )
-from homelab.plan.drift import NEEDS_RESTART, disks, further_mounts, settings
+from homelab.plan.drift import disks, further_mounts, settings
 from homelab.plan.observed_guest import ObservedGuest
 from homelab.plan.refusals import FOR_EVERYBODY, leftover, locked, protected, refuse_up, set_features
 
@@ -76,20 +76,34 @@ def _up(container: Container, found: ObservedGuest | None, firewall: Firewall) -
         yield UpdateFirewall(container, found, goal(firewall, found.firewall))
     # Before the settings: an update of a mount point's option includes its size.
     for disk in disks(container, found.shape):
-        if disk.wanted > disk.found:
+        if disk.wanted > disk.found and _has_disk(found, disk.path):
             yield Resize(container, found, disk)
     changes = tuple(settings(container, found.shape))
     if changes:
         yield Update(container, found, changes)
     if container.shape.pool not in (None, found.shape.pool):
         yield MoveToPool(container, found, str(container.shape.pool))
-    owed = tuple(change.field for change in changes if change.field in NEEDS_RESTART) or found.pending
-    if found.running and owed:
-        yield Stop(container, found, owed)
-    if not found.running or owed:
+    due = tuple(_due_restarts(container, found, changes))
+    if due:
+        yield Stop(container, found, due)
+    if due or not found.running:
         yield Start(container, found)
     if found.unfinished:
         yield RegenerateIdentity(container, found)
+
+
+def _has_disk(found: ObservedGuest, path: str) -> bool:
+    """Return False for a mount point that the next start makes: it has no volume to grow yet."""
+    return path == "/" or found.live is None or path in {mount.path for mount in found.live.mounts}
+
+
+def _due_restarts(container: Container, found: ObservedGuest, changes: Sequence[Difference]) -> Iterator[str]:
+    """Yield the fields that need a restart: changed ones, and wanted ones that are still pending."""
+    if not found.running:
+        return
+    yield from sorted(Update(container, found, tuple(changes)).after_restart)
+    changed = {change.field for change in changes}
+    yield from (each.field for each in settings(container, found.live or container.shape) if each.field not in changed)
 
 
 def _notes(container: Container, found: ObservedGuest | None) -> Iterator[Note]:

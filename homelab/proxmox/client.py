@@ -22,6 +22,7 @@ TOKEN_VARIABLE = "HOMELAB_PROXMOX_TOKEN"  # noqa: S105 - the variable's name
 # Timeouts in seconds for the connection and the answer; Proxmox lets a change wait up to 10 s for the container's lock.
 _TIMEOUT = (5, 40)
 _PAUSES = (0.1, 0.3, 0.8, 1.5)  # seconds before each repetition of a read
+_REFUSALS = 3  # refusals of a read after which it is not repeated
 _PATIENCE = 60.0  # seconds after which a read is not repeated
 
 
@@ -41,12 +42,15 @@ class Client:
 
     def get(self, path: str, /, **params: Any) -> Any:
         """Read. Raises ProxmoxError if Proxmox refuses the call, HomelabError if it cannot be reached."""
-        until = time.monotonic() + _PATIENCE
+        until, refusals = time.monotonic() + _PATIENCE, 0
         for pause in _PAUSES:
             try:
                 return self._call("get", path, params)
             except HomelabError as error:
                 if not errors.is_transient(error) or time.monotonic() > until:
+                    raise
+                refusals += not isinstance(error, errors.Unanswered)
+                if refusals == _REFUSALS:
                     raise
             time.sleep(pause)
         return self._call("get", path, params)

@@ -47,10 +47,10 @@ def answered(error: ResourceException, endpoint: Endpoint, call: str) -> Proxmox
         return ProxmoxError(
             status,
             f"Cannot log in to Proxmox: it refused the token {endpoint.token_id}",
-            f"{text}.",
-            "Check that the token exists (`pveum user token list "
-            f"{endpoint.token_id.partition('!')[0]}`) and that its secret is in {endpoint.token_file}. "
-            "`homelab init` sets both up again.",
+            f"{text}. Proxmox answers this for a wrong secret, and for an expired or missing token or a disabled user.",
+            f"On the node, `pveum user token list {endpoint.token_id.partition('!')[0]}` shows the token and when it "
+            f"expires, `pveum user list` whether the user is enabled. The secret is read from {endpoint.token_file}. "
+            "`homelab init` sets all of them up again.",
         )
     if status == 403:
         return ProxmoxError(

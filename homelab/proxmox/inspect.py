@@ -134,11 +134,14 @@ def with_config(client: Client, guest: ObservedGuest) -> ObservedGuest:
     rows = client.get(f"nodes/{guest.node}/lxc/{guest.vmid}/pending")
     waiting = tuple(str(row["key"]) for row in rows if "pending" in row or row.get("delete"))
     config = {row["key"]: row.get("pending", row.get("value")) for row in rows if not row.get("delete")}
+    live = {row["key"]: row["value"] for row in rows if "value" in row}
     return replace(
         guest,
         shape=shape_of(config, guest.vmid, guest.pool),
+        live=shape_of(live, guest.vmid, guest.pool),
         pending=waiting,
         config=config,
+        sealed=guest.sealed or bool(config.get("template")),  # the cluster's list is up to 10 s old
         by_hand=tuple(not_spoken_of(config)),
         digest=config.get("digest"),
         template=description_metadata.source(str(config.get("description", ""))),

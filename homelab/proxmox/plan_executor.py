@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -25,21 +26,19 @@ from homelab.plan import (
     Update,
     UpdateFirewall,
 )
-from homelab.plan.drift import settings
 from homelab.plan.refusals import FOR_EVERYBODY
 from homelab.plan.template import Template
 from homelab.progress import Progress
-from homelab.proxmox import description_metadata, firewall_api, hostkeys, tasks
+from homelab.proxmox import container_update, description_metadata, firewall_api, hostkeys, tasks
 from homelab.proxmox.client import Client
 from homelab.proxmox.errors import REFUSED, ProxmoxError, Unanswered
-from homelab.proxmox.inspect import current_digest, with_config
-from homelab.proxmox.properties import disk_option, mount_options, options
+from homelab.proxmox.properties import disk_option, mount_options, options, parse
 
 # Timeouts of tasks in seconds; a create may unpack hundreds of megabytes onto a slow disk.
 _CREATE, _START, _STOP, _RESIZE, _DESTROY, _OTHERS = 1800.0, 180.0, 180.0, 600.0, 600.0, 600.0
 _SHUTDOWN = 60  # timeout in seconds for a clean shutdown, before Proxmox stops the container
 _DESTROY_WHOLLY = {"force": True, "purge": True, "destroy-unreferenced-disks": True}
-_TRIES = 3  # attempts to send a change when the answers are lost
+_RESIZE_FAILED = re.compile(r"resize2fs: |Permission denied")
 _START_APPEARS = 10.0  # seconds within which the start task after a create has to appear
 
 
@@ -57,18 +56,19 @@ class PlanExecutor:
         first = actions[0]
         if not isinstance(first, Create | Clone) and first.found:
             tasks.settle(self._client, first.found.node, first.found.vmid, _OTHERS)
-            self._unchanged(first.container, first.found)
+            container_update.refuse_changed(self._client, first.container, first.found)
+        restarts = any(isinstance(action, Stop) for action in actions)
         for before, action in zip((None, *actions), actions, strict=False):
-            self._apply(self._as_grown(action) if isinstance(before, Resize) and isinstance(action, Update) else action)
-
-    def _unchanged(self, container: Container, found: ObservedGuest) -> None:
-        """Raise HomelabError if the container's configuration has changed since the plan was made."""
-        if current_digest(self._client, found) != found.digest:
-            raise _changed(container, found, "configuration")
-
-    def _as_grown(self, action: Update) -> Update:
-        """Return an update with the current digest: the growth of a disk has changed the configuration."""
-        return replace(action, found=replace(action.found, digest=current_digest(self._client, action.found)))
+            if isinstance(action, Update):
+                with self._progress.step(action.container.name, "update the configuration"):
+                    grown = isinstance(before, Resize)
+                    container_update.update(
+                        self._client,
+                        container_update.after_growth(self._client, action) if grown else action,
+                        restarts=restarts,
+                    )
+            else:
+                self._apply(action)
 
     def _apply(self, action: Action) -> None:
         step, name = self._progress.step, action.container.name
@@ -77,28 +77,12 @@ class PlanExecutor:
                 if template is None:
                     raise ValueError(f"{name}: its template is not resolved")
                 self._create(container, template)
-            case Update():
-                with step(name, "update the configuration"):
-                    self._update(action)
             case UpdateFirewall():
                 with step(name, "update the firewall"):
                     self._guard(action)
-            case Resize(container, found, disk):
-                with step(name, f"grow the disk at {disk.path} to {disk.wanted} GiB"):
-                    goal = f"grow the disk at {disk.path} of {name}"
-                    self._do(
-                        container,
-                        found.node,
-                        "resize",
-                        goal,
-                        _RESIZE,
-                        partial(
-                            self._client.put,
-                            _path(found, "resize"),
-                            disk=disk_option(found.config, disk.path),
-                            size=f"{disk.wanted}G",
-                        ),
-                    )
+            case Resize():
+                with step(name, f"grow the disk at {action.disk.path} to {action.disk.wanted} GiB"):
+                    self._grow(action)
             case MoveToPool(container, found, pool):
                 with step(name, f"move to pool {pool}"):
                     self._join(found, pool)
@@ -195,34 +179,27 @@ class PlanExecutor:
             time.sleep(pause)
         self._start(container, node)
 
-    def _update(self, action: Update) -> None:
-        names = [change.field for change in action.changes]
-        values = options(action.container.shape, names, action.found.config)
-        deleted = [option for option, value in values.items() if value is None]
-        parameters = {option: value for option, value in values.items() if value is not None}
-        if deleted:
-            parameters["delete"] = ",".join(deleted)
-        if action.found.digest:
-            parameters["digest"] = action.found.digest
-        for _ in range(_TRIES):
-            try:
-                self._client.put(_path(action.found, "config"), **parameters)
-                return
-            except Unanswered as error:
-                lost = error
-            now = with_config(self._client, action.found)
-            if now.shape and not {change.field for change in settings(action.container, now.shape)} & set(names):
-                return
-            # With a new digest, Proxmox also refuses an earlier attempt that arrives late.
-            self._unchanged(action.container, action.found)
-        raise lost
-
     def _guard(self, action: UpdateFirewall) -> None:
         container, found = action.container, action.found
         node = found.node if found else container.node or only_node(self._client)
         if found and firewall_api.read(self._client, node, container.vmid) != found.firewall:
-            raise _changed(container, found, "firewall")
+            raise container_update.changed(container, found, "firewall")
         firewall_api.make(self._client, node, container.vmid, action.goal)
+
+    def _grow(self, action: Resize) -> None:
+        """Grow a volume and its file system. Raises HomelabError if only the volume grew: the task ends with OK."""
+        found, disk, name = action.found, action.disk, action.container.name
+        option = disk_option(found.config, disk.path)
+        send = partial(self._client.put, _path(found, "resize"), disk=option, size=f"{disk.wanted}G")
+        task = tasks.begin(self._client, found.node, found.vmid, "resize", send)
+        self._judge(action.container, task, f"grow the disk at {disk.path} of {name}", _RESIZE)
+        complaints = [line for line in tasks.log(self._client, task) if _RESIZE_FAILED.search(line)]
+        if complaints:
+            raise HomelabError(
+                f"Cannot grow the file system at {disk.path} of {name}: only its volume has {disk.wanted} GiB",
+                "\n".join(complaints),
+                f"On node {found.node}, as root: `resize2fs $(pvesm path {parse(str(found.config[option]))['']})`.",
+            )
 
     def _join(self, found: ObservedGuest, pool: str) -> None:
         try:
@@ -258,14 +235,6 @@ class PlanExecutor:
     def _warn(self, name: str, warnings: list[str]) -> None:
         for warning in warnings:
             self._progress.note(name, warning)
-
-
-def _changed(container: Container, found: ObservedGuest, aspect: str) -> HomelabError:
-    return HomelabError(
-        f"Cannot change {container.name}: it was changed after the plan was made",
-        f"Its {aspect} on node {found.node} is no longer the one that the plan was made from.",
-        "No action of its plan was carried out. Run the same command again: it makes a new plan.",
-    )
 
 
 def _path(found: ObservedGuest, below: str = "") -> str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping
-from ipaddress import AddressValueError, IPv4Address, IPv4Interface
+from dataclasses import fields
+from ipaddress import AddressValueError, IPv4Address, IPv4Interface, ip_address
 from typing import Any
 
 from homelab.model import ContainerConfig, Mount
 from homelab.proxmox import description_metadata
 
 _GIB = 1 << 30
+_TRUE, _FALSE = frozenset({"1", "on", "yes", "true"}), frozenset({"0", "off", "no", "false"})  # Proxmox's own words
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": _GIB, "T": 1 << 40}
 # The Proxmox option of each Shape field; other fields have the option's name.
 _OPTION = {
@@ -91,7 +93,7 @@ def shape_of(config: Mapping[str, Any], vmid: int, pool: str | None = None) -> C
         mtu=_number(net.get("mtu")),
         firewall=_flag(net.get("firewall")),
         nameservers=tuple(
-            ip for word in re.split(r"[;,\s]+", str(config.get("nameserver", ""))) if (ip := _address(word))
+            map(ip_address, filter(_is_address, re.split(r"[;,\s]+", str(config.get("nameserver", "")))))
         ),
         searchdomain=str(config.get("searchdomain", "")).strip() or None,
         onboot=_flag(config.get("onboot")),
@@ -118,7 +120,7 @@ def mounts(config: Mapping[str, Any]) -> dict[str, tuple[Mount, str]]:
             found[option] = (
                 Mount(
                     properties.get("mp", ""),
-                    _gib(properties.get("size", "0")),
+                    _gib(properties.get("size") or _new_volume(properties[""])),
                     _flag(properties.get("backup")),
                     storage,
                 ),
@@ -189,6 +191,18 @@ def options(
     )
 
 
+def revertable(wanted: ContainerConfig, live: ContainerConfig, names: Collection[str]) -> frozenset[str]:
+    """Return the options of these fields whose live value is the wanted one, so that only a pending value differs."""
+    groups: dict[str, list[str]] = {}
+    for field in fields(ContainerConfig):
+        groups.setdefault(_OPTION.get(field.name, field.name), []).append(field.name)
+    return frozenset(
+        option
+        for option in {_OPTION.get(name, name) for name in names} - {"mounts"}
+        if all(getattr(wanted, field) == getattr(live, field) for field in groups[option])
+    )
+
+
 def mount_options(shape: ContainerConfig, config: Mapping[str, Any]) -> dict[str, str]:
     """Return the options for missing mount points and for those with a wrong `backup` flag."""
     existing = {mount.path: (option, mount, volume) for option, (mount, volume) in mounts(config).items()}
@@ -208,6 +222,20 @@ def mount_options(shape: ContainerConfig, config: Mapping[str, Any]) -> dict[str
     return made
 
 
+def _new_volume(volume: str) -> str:
+    """Return the size of a mount point that is pending: `store:4` is a volume of 4 GiB that the next start makes."""
+    size = volume.partition(":")[2]
+    return f"{size}G" if re.fullmatch(r"[0-9.]+", size) else "0"
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _gib(size: str) -> int:
     """Convert a size such as 8G, 512M or 1T to whole GiB, rounded down so that it never looks larger than it is."""
     match = re.fullmatch(r"([0-9.]+)([KMGT]?)", size)
@@ -216,7 +244,9 @@ def _gib(size: str) -> int:
 
 def _features(config: Mapping[str, Any]) -> frozenset[str]:
     given = parse(str(config.get("features", "")))
-    return frozenset(name if value == "1" else f"{name}={value}" for name, value in given.items() if value != "0")
+    return frozenset(
+        name if _flag(value) else f"{name}={value}" for name, value in given.items() if value.lower() not in _FALSE
+    )
 
 
 def _startup(config: Mapping[str, Any]) -> dict[str, str]:
@@ -229,7 +259,7 @@ def _number(text: str | None) -> int | None:
 
 
 def _flag(value: object) -> bool:
-    return str(value) in ("1", "True", "true")
+    return str(value).lower() in _TRUE
 
 
 def _address(text: str) -> IPv4Address | None:

@@ -14,6 +14,7 @@ from homelab.proxmox.privileges import grant
 
 _FIRST_PAUSE, _LONGEST_PAUSE, _GROWTH = 0.05, 1.0, 1.5  # seconds between two polls of a task; growth factor
 _CHECK_AFTER = (0.2, 0.5, 1.0, 3.0)  # seconds before each check for a task after a lost answer
+_AWAY = 90.0  # seconds without an answer after which a task is no longer waited for
 _PAGE = 500  # log lines per call; Proxmox's default is 50
 _SHOWN = 8  # log lines in an error
 
@@ -89,13 +90,24 @@ def pauses() -> Iterator[float]:
 def ended(client: Client, task: Task, deadline: float, hear: Callable[[str], None] | None = None) -> str:
     """Wait at most `deadline` seconds for a task's end and return its exit status. Raises HomelabError on timeout.
 
-    `hear` receives the newest line of the task's log at each poll.
+    `hear` receives the newest line of the task's log at each poll. A node that does not answer, such as during a
+    restart of its API, is asked again for 90 seconds; its tasks go on meanwhile.
     """
-    until, heard = time.monotonic() + deadline, 0
+    until, heard, answered = time.monotonic() + deadline, 0, time.monotonic()
     for pause in pauses():
-        if hear:
-            heard = _hear(client, task, heard, hear)
-        status: dict[str, Any] = client.get(f"nodes/{task.node}/tasks/{task.upid}/status")
+        try:
+            if hear:
+                heard = _hear(client, task, heard, hear)
+            status: dict[str, Any] = client.get(f"nodes/{task.node}/tasks/{task.upid}/status")
+            answered = time.monotonic()
+        except Unanswered as error:
+            if time.monotonic() > answered + _AWAY:
+                raise HomelabError(
+                    f"Cannot follow {task.kind} of {task.vmid}: Proxmox does not answer",
+                    f"{error.details}\nThe task probably continues on node {task.node}: {task.upid}",
+                    "Run the same command again: it waits for the running task and continues from there.",
+                ) from error
+            status = {}
         if status.get("status") == "stopped":
             result = str(status.get("exitstatus", "unexpected status"))
             client.ended(task.upid, result)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from homelab.plan import NEEDS_RESTART, Action, Destroy, Plan, Start, Stop, Update, UpdateFirewall
+from homelab.plan import Action, Destroy, Plan, Start, Stop, Update, UpdateFirewall
 
 Effect = Literal["live", "pending until restart", "restarts the container", "data is lost"]
 
@@ -32,9 +32,9 @@ def plan_lines(plan: Plan) -> Iterator[PlanLine]:
 
 def _effects(action: Action, restarts: bool) -> Iterator[tuple[str, Effect]]:
     match action:
-        case Update(container, found, changes):
+        case Update(container, _, changes):
             for change in changes:
-                waits = found.running and change.field in NEEDS_RESTART
+                waits = change.field in action.after_restart
                 yield f"update {container.name}: {change}", "pending until restart" if waits else "live"
         case UpdateFirewall(container):
             for each in action.changes:

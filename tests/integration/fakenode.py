@@ -8,6 +8,7 @@ import copy
 import hashlib
 import secrets
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,6 +20,7 @@ from fakepve import FakePve
 from fakepve.certs import make_cert
 
 from homelab.inventory import load
+from homelab.lab.pending import PendingApi, unpluggable
 from homelab.model import Inventory
 from homelab.paths import bundled_path
 from homelab.proxmox.privileges import grants
@@ -29,7 +31,7 @@ TOKEN = "homelab@pve!cli"
 TEMPLATES = ("ubuntu-24.04-standard_24.04-2_amd64.tar.zst", "debian-12-standard_12.7-1_amd64.tar.zst")
 
 
-class FakeNode(Appliances, Backing):
+class FakeNode(Appliances, PendingApi, Backing):
     """A node `pve` with the templates and storages that the shipped inventory names."""
 
     def __init__(self, token_secret: str) -> None:
@@ -38,14 +40,29 @@ class FakeNode(Appliances, Backing):
         self.apitokens = {TOKEN: token_secret}
         self.keys: dict[int, str] = {}  # vmid → the fingerprint in the create's log
         self.prints_keys = True
+        self.logs: dict[str, list[str]] = {}  # task type → lines in the log of such tasks
+        self.silent_for = 0.0  # seconds without an answer after the first create
+        self._silent_until = 0.0
+        self.unpluggable: set[str] = set()  # options that cannot be changed in a running container
         self.losing: dict[tuple[str, str], int] = {}  # (method, end of the path) → number of answers to drop
         self.stays: set[tuple[str, str]] = set()  # (user or token, path) of grants that are not inherited
         for template in TEMPLATES:
             self.store_file("local", template, 1000, content="vztmpl")
 
+    async def _update_config(self, ct: Any, user: str, values: Any, deletes: Any, reverts: Any) -> None:
+        """Refuse to change the options in `unpluggable` while the container runs."""
+        before = dict(ct.config)
+        await super()._update_config(ct, user, values, deletes, reverts)
+        if ct.status == "running" and self.unpluggable.intersection(values):
+            raise unpluggable(ct, before, "command 'ip link' failed: exit code 1")
+
     @web.middleware
     async def _middleware(self, request: web.Request, handler: Any) -> Any:
         """Carry out the call, then drop its answer if `losing` asks for it."""
+        if time.monotonic() < self._silent_until:
+            assert request.transport is not None
+            request.transport.close()
+            raise ConnectionResetError("the API restarts")
         answer = await super()._middleware(request, handler)
         for (method, suffix), left in self.losing.items():
             if left and request.method == method and request.path.endswith(suffix):
@@ -60,10 +77,11 @@ class FakeNode(Appliances, Backing):
 
         async def logging() -> str | None:
             note = await body()
+            record = next(t for t in reversed(self.tasklog) if (t["type"], t["id"]) == (ttype, str(tid)))
+            record["log"] += self.logs.get(ttype, [])
             if ttype == "vzclone" and int(tid) in self.keys:
                 self.keys[kwargs["vm"].vmid] = self.keys[int(tid)]
             if ttype == "vzcreate":
-                record = next(t for t in reversed(self.tasklog) if (t["type"], t["id"]) == (ttype, str(tid)))
                 record["log"] += self._key_lines(int(tid), str(self.ct(int(tid)).config["hostname"]))
             return note
 
@@ -74,9 +92,15 @@ class FakeNode(Appliances, Backing):
         if v.get("start"):
             self._vm_perm(user, int(v["vmid"]), v.get("pool"), "VM.PowerMgmt")
         upid = await super()._lxc_create(user, {key: value for key, value in v.items() if key != "start"})
+        if self.silent_for:
+            asyncio.get_running_loop().call_later(0.2, self._fall_silent)
         if v.get("start"):
             self.start_after(upid, user, int(v["vmid"]))
         return upid
+
+    def _fall_silent(self) -> None:
+        if self.silent_for:  # once, however many creates there are
+            self._silent_until, self.silent_for = time.monotonic() + self.silent_for, 0.0
 
     async def _lxc_clone(self, user: str, v: Mapping[str, Any]) -> Any:
         """Copy the source's firewall to a clone, as Proxmox does."""

@@ -134,6 +134,12 @@ def test_transient_errors_are_hidden(site: Site, method: str, suffix: str, statu
     assert set(done(site, "vzcreate").values()) == {1}
 
 
+def test_lasting_refusal_of_a_read_is_shown_after_three_attempts(site: Site) -> None:
+    site.pve.fail("GET", "/cluster/resources", 500, "unable to open file")
+    assert "unable to open file" in fails(site).details
+    assert len(site.pve.requests) == 3
+
+
 def test_persistent_errors_are_shown(site: Site) -> None:
     site.pve.fail("GET", "/cluster/resources", 503, "Service Unavailable")
     error = fails(site)

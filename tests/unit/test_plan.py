@@ -22,7 +22,10 @@ def inventory() -> Inventory:
 
 
 def observed(inventory: Inventory, vmid: int = 167, **differing: Any) -> ObservedGuest:
-    """Return a running container that matches the inventory except for `differing`, fields of Found or Shape."""
+    """Return a running container that matches the inventory except for `differing`.
+
+    `differing` has fields of ObservedGuest or ContainerConfig; those of `live` differ from the configuration.
+    """
     container = next((c for c in inventory.containers if c.vmid == vmid), inventory.containers[0])
     fields = {field.name for field in dataclasses.fields(ContainerConfig)}
     shape = replace(container.shape, **{key: value for key, value in differing.items() if key in fields})
@@ -33,6 +36,7 @@ def observed(inventory: Inventory, vmid: int = 167, **differing: Any) -> Observe
         "status": "running",
         "tags": shape.tags,
         "shape": shape,
+        "live": replace(shape, **differing.pop("live", {})),
     } | {key: value for key, value in differing.items() if key not in fields}
     return ObservedGuest(**state)
 
@@ -82,13 +86,33 @@ def test_missing_containers_are_created(inventory: Inventory) -> None:
             ["update postgres-data: features: none → nesting", "start postgres-data"],
         ),
         (
-            {"pending": ("nameserver",)},
-            ["stop postgres-data, to restart it with the new nameserver", "start postgres-data"],
+            {"live": {"searchdomain": "old.invalid"}},
+            ["stop postgres-data, to restart it with the new searchdomain", "start postgres-data"],
         ),
-        ({"pending": ("nameserver",), "status": "stopped"}, ["start postgres-data"]),
+        ({"live": {"searchdomain": "old.invalid"}, "status": "stopped"}, ["start postgres-data"]),
+        (
+            {"searchdomain": "new.invalid", "live": {"searchdomain": None}},
+            ["update postgres-data: searchdomain: new.invalid → none"],
+        ),
+        ({"pending": ("timezone",)}, []),
         ({"lock": "backup"}, []),
         ({"vlan": 5}, ["update postgres-data: vlan: 5 → none"]),
-        ({"mtu": 9000, "firewall": True}, ["update postgres-data: mtu: 9000 → none; firewall: True → False"]),
+        (
+            {"mtu": 9000, "firewall": True},
+            [
+                "update postgres-data: mtu: 9000 → none; firewall: True → False",
+                "stop postgres-data, to restart it with the new mtu",
+                "start postgres-data",
+            ],
+        ),
+        (
+            {"hostname": "other", "onboot": False},
+            [
+                "update postgres-data: hostname: other → postgres-data; onboot: False → True",
+                "stop postgres-data, to restart it with the new hostname",
+                "start postgres-data",
+            ],
+        ),
         ({"protection": True}, ["update postgres-data: protection: True → False"]),
         (
             {"start_delay": 9, "stop_timeout": 5},
