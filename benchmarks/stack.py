@@ -14,7 +14,7 @@ from pathlib import Path
 import yaml
 
 from benchmarks.process import Ran, ran
-from homelab.commands.deploy import steps_of
+from homelab.runtime.convergence import steps_of
 from homelab.inventory import load
 from homelab.known_hosts import KnownHosts
 from homelab.lab import Lab, down, missing, network, up

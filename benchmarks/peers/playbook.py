@@ -135,7 +135,7 @@ class Tasks:
 def said(step: Step, tasks: Tasks) -> list[Task]:
     """The step as tasks; as shell text where Ansible has no module for it."""
     question = asked(step)
-    if step.waits:
+    if step.is_wait:
         return [
             tasks.task(
                 step,

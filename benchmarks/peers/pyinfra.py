@@ -77,7 +77,7 @@ def _operation(step: Step, name: str, only_after: bool = False, **arguments: Any
         "operation": name,
         "arguments": arguments,
         "only_after": only_after,
-        "watches": [each.title for each in step.triggered_by if not step.waits],
+        "watches": [each.title for each in step.triggered_by if not step.is_wait],
     }
 
 

@@ -105,7 +105,7 @@ def _answers(step: Step, wanted: str) -> str:
 def asked(step: Step) -> Asked:
     """The step as shell text. Raises SystemExit for a kind of step that has none."""
     question = f"{{ {met(step)}\n}} >/dev/null 2>&1"
-    if step.waits:
+    if step.is_wait:
         return Asked(question, f"until {question}; do sleep 0.5; done")
     record = Recorder()
     step.apply(record)

@@ -1,4 +1,4 @@
-"""Proxmox's firewall before a container: what may reach it, from what its services say they listen on. Pure."""
+"""Proxmox's firewall of a container: the rules that follow from the ports of its services. Pure."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from ipaddress import IPv4Address, IPv4Network
 
 from homelab.model import Container, Inventory
 
-OWNER = "homelab: "  # how the comment of every rule of ours begins
+OWNER = "homelab: "  # the prefix of the comments of our rules
 _SSH = 22
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """A rule as Proxmox keeps it: whoever it allows or refuses what. What else it says is in `more`, as `log=info`."""
+    """A rule as Proxmox stores it; `more` are its further properties, such as `log=info`."""
 
     direction: str = "in"
     action: str = "ACCEPT"
-    source: str = ""  # an address or a network; none: anybody
+    source: str = ""  # an address or a network; "": any
     proto: str = ""
-    port: str = ""  # the destination's
-    icmp: str = ""  # the kind of ICMP message
+    port: str = ""  # of the destination
+    icmp: str = ""  # type of the ICMP message
     comment: str = ""
     enabled: bool = True
     more: tuple[str, ...] = ()
 
     @property
     def ours(self) -> bool:
-        """Whether homelab has made it."""
+        """True if homelab created the rule."""
         return self.comment.startswith(OWNER)
 
     def __str__(self) -> str:
@@ -49,7 +49,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Firewall:
-    """A container's firewall: whether it is on, what happens to what no rule is about, and its rules in order."""
+    """The firewall of a container: on or off, the policies for unmatched packets, and its rules in order."""
 
     on: bool = False
     policy_in: str = "DROP"
@@ -58,7 +58,7 @@ class Firewall:
 
 
 def desired_firewall(inventory: Inventory, container: Container) -> Firewall:
-    """What the inventory wants before a container: nothing gets in but what is said to be for somebody."""
+    """Return the firewall that the inventory asks for: deny all inbound traffic except the declared ports."""
     if not container.shape.firewall:
         return Firewall()
     return Firewall(on=True, rules=tuple(dict.fromkeys(_rules(inventory, container))))
@@ -68,64 +68,64 @@ def _rules(inventory: Inventory, container: Container) -> Iterator[Rule]:
     for operator in inventory.network.ssh_allowed_from:
         yield _tcp(_SSH, str(operator), "SSH for the operator")
     for name, service in container.services.items():
-        for listen in service.ports():
-            for source, who in _audience(inventory, container, name, listen.audience):
-                yield _tcp(listen.port, source, f"{listen.what} for {who}")
+        for port in service.ports():
+            for source, client in _sources(inventory, container, name, port.audience):
+                yield _tcp(port.port, source, f"{port.description} for {client}")
     yield Rule(proto="icmp", icmp="echo-request", comment=f"{OWNER}ping")
 
 
-def _audience(inventory: Inventory, container: Container, name: str, audience: str) -> Iterator[tuple[str, str]]:
-    """The sources that an audience stands for, each with the words for it. A container reaches itself anyway."""
+def _sources(inventory: Inventory, container: Container, service: str, audience: str) -> Iterator[tuple[str, str]]:
+    """Yield the sources of an audience, each with its name. A container needs no rule to reach itself."""
     if audience == "lan":
         yield str(inventory.network.subnet), "the LAN"
         return
-    if audience == "accesses":
-        theirs = [other for other, _ in inventory.database_grants()]
+    if audience == "grantees":
+        clients = [other for other, _ in inventory.database_grants()]
     else:
-        theirs = [other for other in inventory.containers if any(name in s.requires for s in other.services.values())]
-    for other in theirs:
+        clients = [c for c in inventory.containers if any(service in s.requires for s in c.services.values())]
+    for other in clients:
         if other != container:
             yield str(other.address), other.name
 
 
-def _tcp(port: int, source: str, why: str) -> Rule:
-    return Rule(proto="tcp", port=str(port), source=source.removesuffix("/32"), comment=f"{OWNER}{why}")
+def _tcp(port: int, source: str, purpose: str) -> Rule:
+    return Rule(proto="tcp", port=str(port), source=source.removesuffix("/32"), comment=f"{OWNER}{purpose}")
 
 
 def lets_in_ssh(firewall: Firewall, source: IPv4Address) -> bool:
-    """Whether it lets SSH in from that address; all rules of a wanted one let something in."""
+    """Return True if a desired firewall, which has only allowing rules, allows SSH from that address."""
     return any(rule.port == str(_SSH) and source in IPv4Network(rule.source) for rule in firewall.rules)
 
 
 def goal(want: Firewall, found: Firewall) -> Firewall:
-    """What is to become of what was found. Where none is wanted, it is off and our rules go; others' may stay."""
+    """Return the firewall to reach. If none is wanted, it is switched off without our rules; foreign rules stay."""
     if want.on:
         return want
     return replace(found, on=False, rules=tuple(rule for rule in found.rules if not rule.ours))
 
 
 def changes(want: Firewall, found: Firewall) -> Iterator[str]:
-    """What is different in what is to come, line by line; nothing if all is as it should be."""
-    yield from (f"+ {rule}" for rule in _beyond(want.rules, found.rules))
-    yield from (f"- {rule}" for rule in _beyond(found.rules, want.rules))
+    """Yield one line per difference between the wanted and the found firewall."""
+    yield from (f"+ {rule}" for rule in _surplus(want.rules, found.rules))
+    yield from (f"- {rule}" for rule in _surplus(found.rules, want.rules))
     if want.rules != found.rules and Counter(want.rules) == Counter(found.rules):
         yield "its rules in another order"
     if want.on:
-        for what in ("policy_in", "policy_out"):
-            before, after = getattr(found, what), getattr(want, what)
+        for field in ("policy_in", "policy_out"):
+            before, after = getattr(found, field), getattr(want, field)
             if before != after:
-                yield f"{what.replace('_', ' ')}: {before} → {after}"
+                yield f"{field.replace('_', ' ')}: {before} → {after}"
     if want.on != found.on:
         yield "off → on" if want.on else "on → off"
 
 
-def _beyond(rules: Sequence[Rule], others: Sequence[Rule]) -> list[Rule]:
+def _surplus(rules: Sequence[Rule], others: Sequence[Rule]) -> list[Rule]:
     return list((Counter(rules) - Counter(others)).elements())
 
 
 @dataclass(frozen=True, slots=True)
 class Insert:
-    """Put a rule before all others, as Proxmox does with a new one."""
+    """The insertion of a rule before all others, where Proxmox puts a new rule."""
 
     rule: Rule
 
@@ -135,7 +135,7 @@ class Insert:
 
 @dataclass(frozen=True, slots=True)
 class Remove:
-    """Take a rule away; positions are counted from 0."""
+    """The removal of a rule; positions start at 0."""
 
     position: int
 
@@ -145,7 +145,7 @@ class Remove:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """Put a rule before the one that stands at `to`."""
+    """The move of a rule before the rule at `to`."""
 
     position: int
     to: int
@@ -155,15 +155,15 @@ class Move:
 
 
 def next_change(found: Sequence[Rule], want: Sequence[Rule]) -> Insert | Remove | Move | None:
-    """The next of the changes that make the one of the other; None where nothing is left to do.
+    """Return the next change that leads from the found rules to the wanted ones, or None if they are equal.
 
-    What is to be let in is let in first, and what refuses goes before what allows: nothing that both let in is
-    refused in between.
+    Missing rules are inserted first, and refusing rules are removed before allowing ones, so that no traffic that both
+    allow is refused in between.
     """
-    if missing := _beyond(want, found):
+    if missing := _surplus(want, found):
         return Insert(missing[-1])
-    if surplus := sorted(_beyond(found, want), key=lambda rule: rule.action == "ACCEPT"):
-        return Remove(found.index(surplus[0]))
+    if unwanted := sorted(_surplus(found, want), key=lambda rule: rule.action == "ACCEPT"):
+        return Remove(found.index(unwanted[0]))
     for position, rule in enumerate(want):
         if found[position] != rule:
             return Move(list(found).index(rule, position), position)

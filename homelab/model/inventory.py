@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from homelab.model.service import Service
 
 Privilege = Literal["own", "append", "read"]
-# Whom a port is for: the whole subnet, the containers with accesses, or those whose services need this one.
-Audience = Literal["lan", "accesses", "needing"]
+# The clients of a port: the whole subnet, the containers with a database grant, or those whose services require it.
+Audience = Literal["lan", "grantees", "dependents"]
 
 
 class Secret:
@@ -79,10 +79,10 @@ class DatabaseGrant:
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """A TCP port that a service listens on, what answers there, and whom it is for: firewall rules follow from it."""
+    """A TCP port of a service and its clients: firewall rules follow from it."""
 
     port: int
-    what: str
+    description: str
     audience: Audience
 
 

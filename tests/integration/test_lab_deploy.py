@@ -83,8 +83,8 @@ ExecStart=/bin/sh -c 'cp /opt/life/config /run/life; exec sleep infinity'
 WantedBy=multi-user.target
 """
 STATE = """cd /
-find opt/life etc/systemd/system/life.service var/lib/homelab/manifest var/lib/homelab/owed | sort | while read -r each
-do stat -c '%n %U %a %F' "$each"; [ ! -f "$each" ] || cat "$each"; done
+find opt/life etc/systemd/system/life.service var/lib/homelab/manifest var/lib/homelab/markers | sort |
+while read -r each; do stat -c '%n %U %a %F' "$each"; [ ! -f "$each" ] || cat "$each"; done
 systemctl is-active life.service; systemctl is-enabled life.service; cat /run/life"""
 
 
@@ -117,7 +117,7 @@ def test_killed_in_the_middle_of_every_command_the_next_run_ends_as_a_clean_one(
         """What is there after a run that nobody killed."""
         with box.connect() as host:
             converge(host, life(version), QUIET)
-            return check(host, STATE, "looking").text.replace(version, "V")
+            return check(host, STATE, "read the state").text.replace(version, "V")
 
     clean = ended("v0")
     assert "active\nenabled\nV" in clean
@@ -192,14 +192,14 @@ def test_what_dpkg_had_left_to_do_when_all_was_installed_is_done(box: LabFixture
     box.deploy(steps)
     assert box.check(steps) == []
     box.run(f"apt-get update; cd /var/tmp; apt-get download libjq1; {cut_off}")
-    assert box.check(steps) == [f"dpkg has finished: was cut off: {left}"]
+    assert box.check(steps) == [f"dpkg has finished: was interrupted: {left}"]
     box.run(
         "(exec 7>>/var/lib/dpkg/lock-frontend; touch /run/held; sleep 3) >/dev/null 2>&1 & "
         "until [ -e /run/held ]; do sleep 0.1; done; rm /run/held"
     )
     assert box.check(steps) == [], "somebody is at it"
     box.run("sleep 3")
-    assert box.deploy(steps) == [f"dpkg has finished: was cut off: {left}"]
+    assert box.deploy(steps) == [f"dpkg has finished: was interrupted: {left}"]
     assert box.run("ls -A /var/lib/dpkg/updates; dpkg --audit; apt-get check -qq") == ""
 
 
@@ -322,7 +322,7 @@ def test_another_host_key_is_a_hard_stop_until_it_is_trusted(box: LabFixture) ->
     box.run(f"rm -f {key} && ssh-keygen -qt ed25519 -N '' -f {key} && systemctl restart ssh")
     with pytest.raises(HomelabError) as error:
         box.connect()
-    assert error.value.brief == "postgres-data: its SSH host key has changed"
+    assert error.value.brief == "Cannot connect to postgres-data: its SSH host key has changed"
     assert "another machine may be answering" in error.value.details
     assert "`homelab trust postgres-data`" in error.value.resolution
     line = shown_key(str(box.inventory.containers[0].address))

@@ -17,7 +17,7 @@ from homelab.cli import pipeline
 from homelab.commands import backfill
 from homelab.errors import HomelabError, InputError
 from homelab.host import Result
-from homelab.progress import SilentProgress, Update
+from homelab.progress import SilentProgress, StatusUpdate
 from homelab.runtime import job_progress
 from tests.support import LocalHost
 
@@ -68,11 +68,11 @@ class Seen(SilentProgress):
     """Remembers how far it was said to be."""
 
     def __init__(self) -> None:
-        self.far: list[str] = []
+        self.statuses: list[str] = []
 
     @contextmanager
-    def step(self, who: str, what: str) -> Iterator[Update]:
-        yield self.far.append
+    def step(self, host: str, title: str) -> Iterator[StatusUpdate]:
+        yield self.statuses.append
 
 
 def ask(host: Far, progress: Seen) -> backfill.Backfilled:
@@ -83,7 +83,7 @@ def test_how_far_it_is_and_what_came_of_it(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(job_progress, "POLL_INTERVAL", 0.01)
     host, progress = Far(status=4), Seen()
     told = ask(host, progress)
-    assert progress.far[0] == "3 of 9 weeks"
+    assert progress.statuses[0] == "3 of 9 weeks"
     assert "--from 2019-01-01 --to 2019-02-01 --city A --city B" in host.ran[0]
     assert str(told).splitlines()[:2] == [
         "5 observations stored, 0 were there already, 1 weeks were whole and not asked for again",
