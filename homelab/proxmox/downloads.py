@@ -9,7 +9,7 @@ from functools import partial
 from homelab.errors import HomelabError
 from homelab.plan import Create, Plan
 from homelab.plan.template import Template
-from homelab.progress import Progress, Update
+from homelab.progress import Progress, StatusUpdate
 from homelab.proxmox import tasks
 from homelab.proxmox.client import Client
 from homelab.proxmox.templates import volumes
@@ -59,7 +59,7 @@ def download(client: Client, template: Template, progress: Progress) -> None:
             ) from error
 
 
-def _tell(update: Update, line: str) -> None:
+def _tell(update: StatusUpdate, line: str) -> None:
     """How far it is: the node's wget writes a line for each 32 MiB, with the percentage that it has by then."""
     if match := re.search(r"\s(\d+)%", line):
         update(f"{match[1]} %")

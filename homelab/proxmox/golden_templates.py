@@ -140,7 +140,8 @@ def free_vmid(client: Client, inventory: Inventory, source: int) -> int:
     raise HomelabError(
         "There is no free vmid on which this token may make a golden container",
         "Golden containers need vmids of their own: two, as a new one is made before the old one goes.",
-        f"On the node: `{role_line(CONTAINERS, CONTAINERS.whole)}`, then `{acl_line('/vms', [CONTAINERS], token)}`; or "
+        f"On the node: `{role_line(CONTAINERS, CONTAINERS.all_privileges)}`, "
+        f"then `{acl_line('/vms', [CONTAINERS], token)}`; or "
         "give the inventory a `pool`, and run the lines that `homelab doctor` prints.",
     )
 

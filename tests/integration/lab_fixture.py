@@ -82,7 +82,7 @@ class LabFixture:
     def run(self, command: str, name: str = "") -> str:
         """What a command prints; it has to succeed."""
         with self.connect(name) as host:
-            return check(host, command, command).text
+            return check(host, command, f"run `{command}`").text
 
     def deploy(self, steps: Sequence[Step]) -> list[str]:
         """Converge; what was done."""

@@ -62,7 +62,7 @@ def test_a_long_command_goes_on_without_the_line_and_is_waited_for(
 ) -> None:
     when((tmp_path / "log").exists, getattr(line, how))
     when(lambda: (tmp_path / "log").exists() and line.frozen, lambda: time.sleep(1.2) or line.mend())
-    with server.client(line.port, beat=0.2, patience=0.5) as host:
+    with server.client(line.port, keepalive_interval=0.2, keepalive_timeout=0.5) as host:
         changes = converge(host, [long(tmp_path)], SilentProgress())
     assert [c.step.title for c in changes] == ["long"]
     assert (tmp_path / "log").read_text() == "began\n"

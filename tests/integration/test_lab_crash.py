@@ -70,7 +70,7 @@ class Stack(LabFixture):
         made = {}
         for container in self.containers:
             with self.connect(container.name) as host:
-                check(host, "systemctl is-system-running --wait", "booting")
+                check(host, "systemctl is-system-running --wait", "boot")
                 if container.name in keys:
                     check(
                         host,
@@ -78,8 +78,8 @@ class Stack(LabFixture):
                         "giving it the keys of before",
                         stdin=keys[container.name],
                     )
-                made[container.name] = check(host, f"cat {_KEY}", "its key").stdout
-                line = " ".join(check(host, f"cat {_KEY}.pub", "its key").text.split()[:2])
+                made[container.name] = check(host, f"cat {_KEY}", "read its key").stdout
+                line = " ".join(check(host, f"cat {_KEY}.pub", "read its key").text.split()[:2])
             self.known_hosts.pin(container.name, Pin(fingerprint(line), line))
         return made
 
@@ -119,7 +119,7 @@ class Stack(LabFixture):
         found = {}
         for container in self.containers:
             with self.connect(container.name) as host:
-                check(host, "systemctl is-system-running --wait || systemctl --failed >&2", "booting")
+                check(host, "systemctl is-system-running --wait || systemctl --failed >&2", "boot")
                 found[container.name] = state(host)
         return found
 
@@ -128,7 +128,8 @@ def reaching(fate: FaultPlan) -> Callable[[Container, Secret, KnownHosts], Fault
     """What connects to a container on which commands are cut off."""
 
     def reach(container: Container, private: Secret, known_hosts: KnownHosts) -> FaultInjectingHost:
-        host = Ssh(container.name, str(container.address), private, known_hosts, beat=2, patience=5)
+        keepalive = {"keepalive_interval": 2.0, "keepalive_timeout": 5.0}
+        host = Ssh(container.name, str(container.address), private, known_hosts, **keepalive)
         host.connect(60)
         return FaultInjectingHost(host, fate)
 

@@ -102,11 +102,11 @@ def test_the_token_comes_from_a_private_file_or_the_environment(
     endpoint: Endpoint, pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     endpoint.token_file.chmod(0o644)
-    with pytest.raises(HomelabError, match="readable by others") as caught:
+    with pytest.raises(HomelabError, match="other users can read it") as caught:
         Client(endpoint)
     assert caught.value.resolution == f"chmod 600 {endpoint.token_file}"
     endpoint.token_file.unlink()
-    with pytest.raises(HomelabError, match="secret is missing"):
+    with pytest.raises(HomelabError, match="Cannot read the secret of the Proxmox token"):
         Client(endpoint)
     monkeypatch.setenv("HOMELAB_PROXMOX_TOKEN", "from-env")
     with replaying(["resources"], pair[0]) as (port, seen):

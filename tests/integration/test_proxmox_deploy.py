@@ -231,7 +231,7 @@ def test_one_that_does_not_come_back_keeps_its_snapshot(rig: Rig) -> None:
     rig.disks.mark(167, "away")
     (report,) = rig.deploy(ONE)
     assert report.failure is not None
-    assert "postgres-data: no answer over SSH" in report.failure.details
+    assert "Cannot connect to postgres-data: no answer over SSH" in report.failure.details
     assert (report.rolled_back, rig.snapshots()) == (False, {167: [SNAPSHOT]})
 
 

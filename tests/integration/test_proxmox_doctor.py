@@ -9,10 +9,10 @@ from ipaddress import IPv4Address
 from types import MappingProxyType
 
 import pytest
+from homelab.cli.common import settings
 from typer.testing import CliRunner
 
 from homelab.cli import app
-from homelab.cli.common import settings
 from homelab.commands import doctor as module
 from homelab.commands.doctor import Diagnosis, ask_openweather, doctor
 from homelab.errors import HomelabError
@@ -154,8 +154,8 @@ def test_a_pool_that_is_not_there(well: Site) -> None:
             "refused the token",
             "pveum user token",
         ),
-        (lambda site: site.inventory.endpoint.token_file.unlink(), "token", "secret is missing", "homelab init"),
-        (lambda site: site.inventory.endpoint.token_file.chmod(0o644), "token", "readable by others", "chmod 600"),
+        (lambda site: site.inventory.endpoint.token_file.unlink(), "token", "No such file", "homelab init"),
+        (lambda site: site.inventory.endpoint.token_file.chmod(0o644), "token", "other users can read it", "chmod 600"),
         (lambda site: site.pve.storages.pop("local-lvm"), "storage local-lvm on pve", "not there", "pvesm status"),
         (
             lambda site: site.pve.storages["local-lvm"].update(active=0),

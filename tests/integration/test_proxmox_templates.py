@@ -156,7 +156,7 @@ def test_three_containers_need_one_download(bare: Site) -> None:
         secret_store=FixedSecretStore(),
         known_hosts=bare.known_hosts,
         confirm=bare._confirm,
-        progress=TerminalProgress(Console(file=out, width=200, force_terminal=False), every=0),
+        progress=TerminalProgress(Console(file=out, width=200, force_terminal=False), interval=0),
         wait_for_ssh=lambda container: None,
     )
     assert [lines[0].rpartition(", ubuntu")[2] for lines in outcome.done.values()] == [

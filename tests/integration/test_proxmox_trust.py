@@ -137,5 +137,5 @@ def test_when_ssh_itself_stops_the_way_out_is_said(
     error = host_key_change(site.inventory, NAME, site.known_hosts, lambda address: line)
     assert (error is not None) is refused
     if error:
-        assert error.brief == "postgres-data: its SSH host key has changed"
+        assert error.brief == "Cannot connect to postgres-data: its SSH host key has changed"
         assert "`homelab trust postgres-data`" in error.resolution

@@ -159,7 +159,7 @@ def test_a_lost_connection_is_an_error_and_the_next_command_reconnects(server: S
 @pytest.mark.parametrize("how", ["cut", "freeze"])
 def test_a_line_that_breaks_or_falls_silent_is_noticed_and_taken_up_again(server: Server, how: str) -> None:
     server.known_hosts.pin("box", Pin(server.fingerprint))
-    with FlakyProxy(server.port) as line, server.client(line.port, beat=0.2, patience=0.4) as host:
+    with FlakyProxy(server.port) as line, server.client(line.port, keepalive_interval=0.2, keepalive_timeout=0.4) as host:
         threading.Timer(0.7, getattr(line, how)).start()
         started = time.monotonic()
         with pytest.raises(ConnectionLost):
@@ -182,7 +182,7 @@ def test_an_answer_of_which_only_the_beginning_came_is_none(server: Server) -> N
 
 def test_a_line_that_is_only_quiet_is_kept(server: Server) -> None:
     server.known_hosts.pin("box", Pin(server.fingerprint))
-    with server.client(beat=0.1, patience=0.3) as host:
+    with server.client(keepalive_interval=0.1, keepalive_timeout=0.3) as host:
         assert host.run("sleep 1; echo $PPID").text == host.run("echo $PPID").text
 
 
