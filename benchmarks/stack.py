@@ -14,7 +14,6 @@ from pathlib import Path
 import yaml
 
 from benchmarks.process import Ran, ran
-from homelab.runtime.convergence import steps_of
 from homelab.inventory import load
 from homelab.known_hosts import KnownHosts
 from homelab.lab import Lab, down, missing, network, up
@@ -22,6 +21,7 @@ from homelab.lab.containers import Runtime
 from homelab.model import Inventory, ServiceContext, Step
 from homelab.paths import bundled_path
 from homelab.progress import TerminalProgress
+from homelab.runtime.convergence import steps_of
 from homelab.secrets import FileSecretStore
 
 LAB = Lab("bench", IPv4Network("10.99.2.128/26"), "hl-bnch", 18106, 8189)

@@ -320,7 +320,7 @@ def test_init_then_up(tmp_path: Path, pair: Pair, monkeypatch: pytest.MonkeyPatc
             port=pve.port,
             confirm=lambda _: True,
             ask=lambda _: next(answers),
-            say=said.append,
+            output=said.append,
         )
         assert inventory.endpoint.fingerprint == pair[1]
         assert inventory.endpoint.token_file.stat().st_mode & 0o777 == 0o600
@@ -337,13 +337,13 @@ def test_init_then_up(tmp_path: Path, pair: Pair, monkeypatch: pytest.MonkeyPatc
         pve.pools = {"homelab": set()}
         assert len(site.up().done) == 3
         assert pve.pools == {"homelab": {167, 168, 169}}
-    with pytest.raises(InputError, match="exists already"):
-        init(folder / "inventory.yaml", host="127.0.0.1", confirm=lambda _: True, ask=str, say=said.append)
+    with pytest.raises(InputError, match="already exists"):
+        init(folder / "inventory.yaml", host="127.0.0.1", confirm=lambda _: True, ask=str, output=said.append)
 
 
 def test_init_writes_nothing_when_the_fingerprint_is_not_confirmed(tmp_path: Path, pair: Pair) -> None:
     with replaying([], pair[0]) as (port, _), pytest.raises(HomelabError, match="not confirmed"):
-        init(tmp_path / "inventory.yaml", host="127.0.0.1", port=port, confirm=lambda _: False, ask=str, say=str)
+        init(tmp_path / "inventory.yaml", host="127.0.0.1", port=port, confirm=lambda _: False, ask=str, output=str)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -269,7 +269,7 @@ def test_the_clock(well: Site, away: float, ok: bool) -> None:
 
 @pytest.mark.parametrize(
     ("status", "said", "todo"),
-    [(401, "does not accept it", "two hours"), (429, "too often", "60 calls"), (503, "answers 503", "later")],
+    [(401, "does not accept it", "two hours"), (429, "too many requests", "60 req"), (503, "answers 503", "later")],
 )
 def test_a_key_that_openweather_refuses(well: Site, status: int, said: str, todo: str) -> None:
     (check,) = faults(well, status)
