@@ -1,4 +1,4 @@
-"""Proxmox's firewall of a container: the rules that follow from the ports of its services. Pure."""
+"""A container's Proxmox firewall: the wanted rules, derived from its services' ports, and the changes. Pure: no I/O."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from ipaddress import IPv4Address, IPv4Network
 
 from homelab.model import Container, Inventory
 
-OWNER = "homelab: "  # the prefix of the comments of our rules
+OWNER = "homelab: "  # prefix of the comment of every rule of ours
 _SSH = 22
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """A rule as Proxmox stores it; `more` are its further properties, such as `log=info`."""
+    """A firewall rule of Proxmox. `more` has its other options, such as `log=info`."""
 
     direction: str = "in"
     action: str = "ACCEPT"
-    source: str = ""  # an address or a network; "": any
+    source: str = ""  # an address or a network; empty: any
     proto: str = ""
-    port: str = ""  # of the destination
-    icmp: str = ""  # type of the ICMP message
+    port: str = ""  # the destination port
+    icmp: str = ""  # the ICMP type
     comment: str = ""
     enabled: bool = True
     more: tuple[str, ...] = ()
 
     @property
     def ours(self) -> bool:
-        """True if homelab created the rule."""
+        """Whether homelab created the rule."""
         return self.comment.startswith(OWNER)
 
     def __str__(self) -> str:
@@ -49,7 +49,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Firewall:
-    """The firewall of a container: on or off, the policies for unmatched packets, and its rules in order."""
+    """A container's firewall: its switch, its default policies, and its rules in order."""
 
     on: bool = False
     policy_in: str = "DROP"
@@ -68,64 +68,64 @@ def _rules(inventory: Inventory, container: Container) -> Iterator[Rule]:
     for operator in inventory.network.ssh_allowed_from:
         yield _tcp(_SSH, str(operator), "SSH for the operator")
     for name, service in container.services.items():
-        for port in service.ports():
-            for source, client in _sources(inventory, container, name, port.audience):
-                yield _tcp(port.port, source, f"{port.description} for {client}")
+        for listen in service.ports():
+            for source, audience in _audience(inventory, container, name, listen.audience):
+                yield _tcp(listen.port, source, f"{listen.description} for {audience}")
     yield Rule(proto="icmp", icmp="echo-request", comment=f"{OWNER}ping")
 
 
-def _sources(inventory: Inventory, container: Container, service: str, audience: str) -> Iterator[tuple[str, str]]:
-    """Yield the sources of an audience, each with its name. A container needs no rule to reach itself."""
+def _audience(inventory: Inventory, container: Container, name: str, audience: str) -> Iterator[tuple[str, str]]:
+    """Yield the sources of an audience with their descriptions, without the container itself, which needs no rule."""
     if audience == "lan":
         yield str(inventory.network.subnet), "the LAN"
         return
     if audience == "grantees":
-        clients = [other for other, _ in inventory.database_grants()]
+        theirs = [other for other, _ in inventory.database_grants()]
     else:
-        clients = [c for c in inventory.containers if any(service in s.requires for s in c.services.values())]
-    for other in clients:
+        theirs = [other for other in inventory.containers if any(name in s.requires for s in other.services.values())]
+    for other in theirs:
         if other != container:
             yield str(other.address), other.name
 
 
-def _tcp(port: int, source: str, purpose: str) -> Rule:
-    return Rule(proto="tcp", port=str(port), source=source.removesuffix("/32"), comment=f"{OWNER}{purpose}")
+def _tcp(port: int, source: str, why: str) -> Rule:
+    return Rule(proto="tcp", port=str(port), source=source.removesuffix("/32"), comment=f"{OWNER}{why}")
 
 
 def lets_in_ssh(firewall: Firewall, source: IPv4Address) -> bool:
-    """Return True if a desired firewall, which has only allowing rules, allows SSH from that address."""
+    """Check that a wanted firewall, in which every rule accepts traffic, lets SSH in from an address."""
     return any(rule.port == str(_SSH) and source in IPv4Network(rule.source) for rule in firewall.rules)
 
 
 def goal(want: Firewall, found: Firewall) -> Firewall:
-    """Return the firewall to reach. If none is wanted, it is switched off without our rules; foreign rules stay."""
+    """Return the target state. If no firewall is wanted, switch it off and remove our rules, but keep all others."""
     if want.on:
         return want
     return replace(found, on=False, rules=tuple(rule for rule in found.rules if not rule.ours))
 
 
 def changes(want: Firewall, found: Firewall) -> Iterator[str]:
-    """Yield one line per difference between the wanted and the found firewall."""
-    yield from (f"+ {rule}" for rule in _surplus(want.rules, found.rules))
-    yield from (f"- {rule}" for rule in _surplus(found.rules, want.rules))
+    """Yield one line per difference between the wanted and the current firewall."""
+    yield from (f"+ {rule}" for rule in _without(want.rules, found.rules))
+    yield from (f"- {rule}" for rule in _without(found.rules, want.rules))
     if want.rules != found.rules and Counter(want.rules) == Counter(found.rules):
-        yield "its rules in another order"
+        yield "reorder its rules"
     if want.on:
-        for field in ("policy_in", "policy_out"):
-            before, after = getattr(found, field), getattr(want, field)
+        for policy in ("policy_in", "policy_out"):
+            before, after = getattr(found, policy), getattr(want, policy)
             if before != after:
-                yield f"{field.replace('_', ' ')}: {before} → {after}"
+                yield f"{policy.replace('_', ' ')}: {before} → {after}"
     if want.on != found.on:
         yield "off → on" if want.on else "on → off"
 
 
-def _surplus(rules: Sequence[Rule], others: Sequence[Rule]) -> list[Rule]:
+def _without(rules: Sequence[Rule], others: Sequence[Rule]) -> list[Rule]:
     return list((Counter(rules) - Counter(others)).elements())
 
 
 @dataclass(frozen=True, slots=True)
 class Insert:
-    """The insertion of a rule before all others, where Proxmox puts a new rule."""
+    """Insert a rule before all others, as Proxmox does with new rules."""
 
     rule: Rule
 
@@ -135,7 +135,7 @@ class Insert:
 
 @dataclass(frozen=True, slots=True)
 class Remove:
-    """The removal of a rule; positions start at 0."""
+    """Remove the rule at a position, counted from 0."""
 
     position: int
 
@@ -145,7 +145,7 @@ class Remove:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """The move of a rule before the rule at `to`."""
+    """Move a rule before the one at position `to`."""
 
     position: int
     to: int
@@ -155,15 +155,15 @@ class Move:
 
 
 def next_change(found: Sequence[Rule], want: Sequence[Rule]) -> Insert | Remove | Move | None:
-    """Return the next change that leads from the found rules to the wanted ones, or None if they are equal.
+    """Return the next change that turns `found` into `want`; None if they are equal.
 
-    Missing rules are inserted first, and refusing rules are removed before allowing ones, so that no traffic that both
-    allow is refused in between.
+    Insert rules first, then remove those that deny, then those that accept: traffic that both the old and the new rules
+    accept is never denied in between.
     """
-    if missing := _surplus(want, found):
+    if missing := _without(want, found):
         return Insert(missing[-1])
-    if unwanted := sorted(_surplus(found, want), key=lambda rule: rule.action == "ACCEPT"):
-        return Remove(found.index(unwanted[0]))
+    if surplus := sorted(_without(found, want), key=lambda rule: rule.action == "ACCEPT"):
+        return Remove(found.index(surplus[0]))
     for position, rule in enumerate(want):
         if found[position] != rule:
             return Move(list(found).index(rule, position), position)

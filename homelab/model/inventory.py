@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from homelab.model.service import Service
 
 Privilege = Literal["own", "append", "read"]
-# The clients of a port: the whole subnet, the containers with a database grant, or those whose services require it.
+# Clients of a port: the whole subnet, the containers with database grants, or those with a service that requires it.
 Audience = Literal["lan", "grantees", "dependents"]
 
 
@@ -79,7 +79,7 @@ class DatabaseGrant:
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """A TCP port of a service and its clients: firewall rules follow from it."""
+    """A TCP port of a service, its purpose and its clients; firewall rules are derived from it."""
 
     port: int
     description: str
