@@ -174,6 +174,7 @@ def test_a_file_without_the_archive_is_not_changed(apt: Path) -> None:
     assert [(path.name, path.read_text()) for path in apt.iterdir()] == [("sources.list", OTHERS)]
 
 
+@pytest.mark.slow
 def test_runs_killed_at_any_command_are_finished_in_both_directions(apt: Path) -> None:
     files = {apt / "sources.list": ONE_LINE, apt / "debian.sources": STANZAS}
     for file, text in files.items():

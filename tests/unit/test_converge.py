@@ -262,13 +262,13 @@ def test_a_command_of_an_earlier_run_is_awaited_and_not_repeated(tmp_path: Path)
 
 def test_a_process_that_does_not_end_is_named(tmp_path: Path) -> None:
     made = tmp_path / "made"
-    first = threading.Thread(target=LockedHost(LocalHost(), SilentProgress()).run, args=(f"touch {made}; sleep 2",))
+    first = threading.Thread(target=LockedHost(LocalHost(), SilentProgress()).run, args=(f"touch {made}; sleep 1",))
     first.start()
     while not made.exists():
         time.sleep(0.01)
     with pytest.raises(HomelabError) as error:
         wait_until_idle(LocalHost(), 0.1)
-    assert "sleep 2" in error.value.details
+    assert "sleep 1" in error.value.details
     first.join()
 
 

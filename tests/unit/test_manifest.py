@@ -119,6 +119,7 @@ def test_a_removed_resource_is_not_removed_again_after_a_failure(tmp_path: Path)
     assert [str(change) for change in pending_changes(LocalHost(), steps)] == ["bad: not done yet"]
 
 
+@pytest.mark.slow
 def test_no_managed_resource_is_lost_when_runs_are_killed(tmp_path: Path) -> None:
     """The first run is killed, then the inventory changes: all that the first run had created is removed."""
 
