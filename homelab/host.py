@@ -69,7 +69,7 @@ class CommandFailed(HomelabError):
     `action` is a phrase such as `write /etc/x`.
     """
 
-    def __init__(self, host: str, result: Result, action: str, resolution: str = "") -> None:
+    def __init__(self, host: str, result: Result, action: str) -> None:
         output = (result.stderr or result.stdout).decode(errors="replace").strip().splitlines()[-12:]
         *before, command = result.command.strip().splitlines() or [""]
         command = ("… " if before else "") + (command if len(command) < 160 else command[:157] + "…")
@@ -77,7 +77,7 @@ class CommandFailed(HomelabError):
         super().__init__(
             f"Cannot {action} on {host}: the command failed",
             "\n".join([f"`{command}` {end}", *(f"  {line}" for line in output)]),
-            resolution or "Fix the cause and run the same command again: it continues where it stopped.",
+            "Fix the cause and run the same command again: it continues where it stopped.",
         )
         self.result = result
 

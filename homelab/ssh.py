@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from types import TracebackType
 
 # paramiko uses `invoke` only for `Match exec` in ssh_config, which homelab does not read. Its import takes as long as
@@ -30,6 +31,7 @@ _RETRY_PAUSE = 0.2
 _POLL_MIN, _POLL_MAX = 0.003, 0.05  # seconds between two checks for the end of a command
 _POLL_SHARE = 0.02  # of the duration of the command: the interval in between
 _SESSION_TIMEOUT = 60.0  # seconds in which sshd has to open a session
+_USER = "root"
 _NO_STATUS = -1  # paramiko's value for a missing exit status
 
 
@@ -37,11 +39,21 @@ class HostKeyMismatch(HomelabError):
     """The machine that answers shows another host key than the pinned one."""
 
 
+@dataclass(frozen=True, slots=True)
+class Keepalive:
+    """The seconds between two keepalive requests to sshd, and the seconds in which it has to answer."""
+
+    interval: float = 10.0
+    timeout: float = 20.0
+
+
+_KEEPALIVE = Keepalive()
+
+
 class Ssh:
     """A container over one SSH connection as root, which stays open until `close()`.
 
-    sshd gets a keepalive request every `keepalive_interval` seconds; the connection is lost if it does not answer
-    within `keepalive_timeout` seconds.
+    The connection is lost if sshd does not answer a keepalive request in time.
     """
 
     def __init__(
@@ -51,17 +63,14 @@ class Ssh:
         private_key: Secret,
         known_hosts: KnownHosts,
         port: int = 22,
-        user: str = "root",
-        keepalive_interval: float = 10,
-        keepalive_timeout: float = 20,
+        keepalive: Keepalive = _KEEPALIVE,
     ) -> None:
         self.name = name
         self._address = address
         self._port = port
-        self._user = user
         self._key = paramiko.Ed25519Key.from_private_key(io.StringIO(private_key.reveal()))
         self._known_hosts = known_hosts
-        self._keepalive_interval, self._keepalive_timeout = keepalive_interval, keepalive_timeout
+        self._keepalive = keepalive
         self._transport: paramiko.Transport | None = None
         self._closed = threading.Event()
 
@@ -98,7 +107,7 @@ class Ssh:
         transport = _verified_transport(self._address, self._port)
         try:
             self._verify(_key_line(transport))
-            transport.auth_publickey(self._user, self._key)
+            transport.auth_publickey(_USER, self._key)
         except BaseException as error:
             # paramiko raises the same exception for a refused login and for a machine that shuts down during it.
             lost = isinstance(error, paramiko.AuthenticationException) and not transport.is_active()
@@ -111,8 +120,8 @@ class Ssh:
 
     def _keep_alive(self, transport: paramiko.Transport, closed: threading.Event) -> None:
         """Close the connection when sshd does not answer in time; a waiting command then gets an error."""
-        while not closed.wait(self._keepalive_interval) and transport.is_active():
-            timer = threading.Timer(self._keepalive_timeout, transport.close)
+        while not closed.wait(self._keepalive.interval) and transport.is_active():
+            timer = threading.Timer(self._keepalive.timeout, transport.close)
             timer.daemon = True
             timer.start()
             with suppress(OSError, EOFError, paramiko.SSHException):  # a waiting command gets the error, too
@@ -141,7 +150,7 @@ class Ssh:
     def _unreachable(self, error: Exception) -> HomelabError:
         if isinstance(error, paramiko.AuthenticationException):
             return HomelabError(
-                f"Cannot connect to {self.name}: the SSH login as {self._user} was refused",
+                f"Cannot connect to {self.name}: the SSH login as {_USER} was refused",
                 f"{self._address} does not accept this inventory's key; another key may have created the container.",
                 "Add the public key of .homelab/<lab>/operator_ed25519 (`ssh-keygen -yf` prints it) to its "
                 "/root/.ssh/authorized_keys.",

@@ -113,8 +113,7 @@ def _entries(step: Step) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
         yield _entry(step.path, step.owner, step.group, step.mode, len(step.content)), step.content
     elif isinstance(step, Tree):
         for name, content in step.files.items():
-            mode = 0o755 if name in step.executable else 0o644
-            yield _entry(f"{step.path}/{name}", "root", "root", mode, len(content)), content
+            yield _entry(f"{step.path}/{name}", "root", "root", 0o644, len(content)), content
 
 
 def _entry(path: str, owner: str, group: str, mode: int, size: int = 0) -> tarfile.TarInfo:

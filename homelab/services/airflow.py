@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 from homelab.distributions import Distribution
 from homelab.errors import HomelabError
 from homelab.host import Result, argv
-from homelab.model import DatabaseGrant, Health, Port, Service, ServiceContext, Step
+from homelab.model import Container, DatabaseGrant, Health, Port, Service, ServiceContext, Step
 from homelab.paths import bundled_path
 from homelab.render import render
 from homelab.services.airflow_metadata import CLI, DATABASE_ENVIRONMENT, admin_user, in_metadata, last_runs, migration
@@ -50,6 +50,17 @@ def _refused_by_gate(address: str) -> str:
     words = ["ssh", "-i", _KEY, *chain.from_iterable(("-o", option) for option in options)]
     login = argv("runuser", "-u", "airflow", "--", *words, f"analytics@{address}", "nothing")
     return f"{login} 2>&1 | grep -q '^refused:'"
+
+
+def _wait_for_gate(context: ServiceContext, analytics: Container) -> WaitFor:
+    return WaitFor(
+        f"{analytics.name} accepts Airflow's key",
+        _refused_by_gate(str(analytics.address)),
+        analytics.name,
+        context.failed,
+        context.wait_deadline(analytics),
+        interval=_LOGIN_INTERVAL,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,14 +149,7 @@ class Airflow(Service):
                 triggered_by=[venv, dags, migrated],
             ),
             # The scheduler starts a run immediately; if that failed, its retry would start five minutes later.
-            WaitFor(
-                f"{analytics.name} accepts Airflow's key",
-                _refused_by_gate(str(analytics.address)),
-                analytics.name,
-                context.failed,
-                context.wait_deadline(analytics),
-                interval=_LOGIN_INTERVAL,
-            ),
+            _wait_for_gate(context, analytics),
             *chain.from_iterable(others),
             *late,
         )

@@ -67,7 +67,6 @@ class WaitFor(Step):
     container: str
     failed: Collection[str] = ()
     deadline: float = 60  # seconds
-    diagnose: str = ""
     interval: float = 0.5  # seconds
     early: bool = False
     is_wait: ClassVar[bool] = True
@@ -96,10 +95,9 @@ class WaitFor(Step):
                     f"Fix {self.container} first, then run `homelab deploy` again.",
                 )
             if time.monotonic() > until:
-                output = host.run(self.diagnose).text if self.diagnose else (result.text or result.stderr.decode())
                 raise HomelabError(
                     f"Cannot continue on {host.name}: not within {self.deadline:.0f} s: {self.name}",
-                    output[-1500:],
+                    (result.text or result.stderr.decode())[-1500:],
                     f"See `homelab logs {self.container}`; fix the cause, then run `homelab deploy` again.",
                 )
             time.sleep(pause)

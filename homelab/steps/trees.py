@@ -26,7 +26,6 @@ class Tree(ScriptStep):
 
     path: str
     files: Mapping[str, bytes] = field(repr=False)
-    executable: Sequence[str] = ()
 
     @classmethod
     def of(cls, path: str, source: Path, pattern: str = "**/*") -> Tree:
@@ -106,7 +105,7 @@ class Tree(ScriptStep):
             for name, content in self.files.items():
                 entry = tarfile.TarInfo(name)
                 entry.size = len(content)
-                entry.mode = 0o755 if name in self.executable else 0o644
+                entry.mode = 0o644
                 archive.addfile(entry, io.BytesIO(content))
         return buffer.getvalue()
 

@@ -14,7 +14,7 @@ from homelab.errors import HomelabError
 from homelab.host import argv
 from homelab.known_hosts import Pin
 from homelab.progress import SilentProgress
-from homelab.ssh import Ssh
+from homelab.ssh import Keepalive, Ssh
 from homelab.steps import Command, File
 from homelab.steps.converge import converge
 from homelab.steps.host_state import pending_changes
@@ -62,7 +62,7 @@ def test_a_running_command_is_awaited_after_a_lost_connection(
 ) -> None:
     when((tmp_path / "log").exists, getattr(line, how))
     when(lambda: (tmp_path / "log").exists() and line.frozen, lambda: time.sleep(1.2) or line.mend())
-    with server.client(line.port, keepalive_interval=0.2, keepalive_timeout=0.5) as host:
+    with server.client(line.port, Keepalive(0.2, 0.5)) as host:
         changes = converge(host, [long_command(tmp_path)], SilentProgress())
     assert [c.step.title for c in changes] == ["long"]
     assert (tmp_path / "log").read_text() == "started\n"
@@ -123,9 +123,7 @@ def test_a_machine_that_stays_away_is_an_error(
         converge(host, [long_command(tmp_path)], SilentProgress())
     host = server.client()
     with host:
-        assert converge(host, [long_command(tmp_path)], SilentProgress()) == [], (
-            "the next run waits, too"
-        )
+        assert converge(host, [long_command(tmp_path)], SilentProgress()) == [], "the next run waits, too"
 
 
 def test_the_children_of_a_killed_shell_are_awaited(server: Server, tmp_path: Path) -> None:  # noqa: F811

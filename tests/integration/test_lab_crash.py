@@ -32,7 +32,7 @@ from homelab.lab import Lab
 from homelab.model import Container, Secret
 from homelab.paths import bundled_path
 from homelab.plan import select_containers
-from homelab.ssh import Ssh
+from homelab.ssh import Keepalive, Ssh
 from tests.integration.fault_injection import KINDS, FaultInjectingHost, FaultPlan, differences, state
 from tests.integration.lab_fixture import QUIET, LabFixture, in_a_lab, lab_with
 
@@ -128,8 +128,7 @@ def reaching(fate: FaultPlan) -> Callable[[Container, Secret, KnownHosts], Fault
     """What connects to a container on which commands are cut off."""
 
     def reach(container: Container, private: Secret, known_hosts: KnownHosts) -> FaultInjectingHost:
-        keepalive = {"keepalive_interval": 2.0, "keepalive_timeout": 5.0}
-        host = Ssh(container.name, str(container.address), private, known_hosts, **keepalive)
+        host = Ssh(container.name, str(container.address), private, known_hosts, keepalive=Keepalive(2, 5))
         host.connect(60)
         return FaultInjectingHost(host, fate)
 

@@ -23,7 +23,7 @@ from homelab.errors import HomelabError
 from homelab.host import ConnectionLost
 from homelab.known_hosts import KnownHosts, Pin, fingerprint
 from homelab.secrets import FileSecretStore
-from homelab.ssh import HostKeyMismatch, Ssh, shown_key
+from homelab.ssh import HostKeyMismatch, Keepalive, Ssh, shown_key
 from homelab.steps import File
 from tests.integration.flaky_proxy import FlakyProxy
 from tests.unit.test_services import inventory, steps
@@ -53,9 +53,11 @@ class Server:
     known_hosts: KnownHosts
     process: subprocess.Popen[bytes]
 
-    def client(self, port: int = 0, **more: float) -> Ssh:
+    def client(self, port: int = 0, keepalive: Keepalive | None = None) -> Ssh:
         key, _ = self.secret_store.key_pair("operator")
-        return Ssh("box", "127.0.0.1", key, self.known_hosts, port=port or self.port, **more)
+        return Ssh(
+            "box", "127.0.0.1", key, self.known_hosts, port=port or self.port, keepalive=keepalive or Keepalive()
+        )
 
 
 @pytest.fixture
@@ -159,8 +161,7 @@ def test_a_lost_connection_is_an_error_and_the_next_command_reconnects(server: S
 @pytest.mark.parametrize("how", ["cut", "freeze"])
 def test_a_broken_or_silent_connection_is_detected_and_replaced(server: Server, how: str) -> None:
     server.known_hosts.pin("box", Pin(server.fingerprint))
-    keepalive = {"keepalive_interval": 0.2, "keepalive_timeout": 0.4}
-    with FlakyProxy(server.port) as line, server.client(line.port, **keepalive) as host:
+    with FlakyProxy(server.port) as line, server.client(line.port, Keepalive(0.2, 0.4)) as host:
         threading.Timer(0.7, getattr(line, how)).start()
         started = time.monotonic()
         with pytest.raises(ConnectionLost):
@@ -183,7 +184,7 @@ def test_an_incomplete_output_is_an_error(server: Server) -> None:
 
 def test_an_idle_connection_is_kept(server: Server) -> None:
     server.known_hosts.pin("box", Pin(server.fingerprint))
-    with server.client(keepalive_interval=0.1, keepalive_timeout=0.3) as host:
+    with server.client(keepalive=Keepalive(0.1, 0.3)) as host:
         assert host.run("sleep 1; echo $PPID").text == host.run("echo $PPID").text
 
 
