@@ -227,7 +227,7 @@ class Ssh:
 
 
 def changed_key(name: str, address: str, shown: str, pin: Pin) -> HostKeyMismatch:
-    """Return the error for a machine whose key has another fingerprint, `shown` (`SHA256:…`), than the pinned one."""
+    """Return the error for a machine with the key fingerprint `shown` (`SHA256:…`) instead of the pinned one."""
     return HostKeyMismatch(
         f"Cannot connect to {name}: its SSH host key has changed",
         f"{address} shows {shown}, pinned is {pin.fingerprint}: another machine may be answering.",

@@ -102,7 +102,7 @@ def killed_before_each_command(run: Callable[[LocalHost], object], *folders: Pat
 
 @dataclass(frozen=True)
 class FixedSecretStore:
-    """A secret store whose secrets are their own names, for renderings that must not change."""
+    """A secret store with fixed secrets, for renderings that must not change."""
 
     public: str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFixed homelab-test"
 

@@ -99,7 +99,5 @@ def _openweather(pipeline: Pipeline, ask: Callable[[Pipeline, Secret], int]) -> 
     return (
         Check(name, True, "accepted")
         if status < 400 or status == _NOT_FOUND
-        else Check(
-            name, False, f"{pipeline.api_url} answers {status}", ("Try again later.",)
-        )
+        else Check(name, False, f"{pipeline.api_url} answers {status}", ("Try again later.",))
     )

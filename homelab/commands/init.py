@@ -63,12 +63,7 @@ def starter(text: str, host: str, port: int, fingerprint: str) -> str:
 
     It has a pool, which limits the token's privileges to the containers in it.
     """
-    for key, value in (
-        ("host", host),
-        ("port", str(port)),
-        ("fingerprint", f'"{fingerprint}"'),
-        ("pool", _POOL),
-    ):
+    for key, value in (("host", host), ("port", str(port)), ("fingerprint", f'"{fingerprint}"'), ("pool", _POOL)):
         text = _set(text, key, value)
     return text
 

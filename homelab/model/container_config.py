@@ -56,7 +56,7 @@ class ContainerConfig:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A field whose wanted and found values differ."""
+    """A field with different wanted and found values."""
 
     field: str
     wanted: object

@@ -40,7 +40,7 @@ class ServiceContext:
     container: Container
     secret_store: SecretStore
     host_keys: Mapping[str, str]  # container name → its SSH host key line; unknown keys are missing
-    failed: Collection[str] = ()  # containers whose deploy has failed: no step waits for them
+    failed: Collection[str] = ()  # containers with a failed deploy: no step waits for them
     deploying: Collection[str] = ()  # containers that are deployed in parallel with this one
 
     def wait_deadline(self, container: Container) -> float:

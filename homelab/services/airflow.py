@@ -74,7 +74,7 @@ class Airflow(Service):
     parallelism: int = 4
 
     def unsupported_options(self, distribution: Distribution) -> Iterator[tuple[str, str]]:
-        """Return an error for 2.11 on a distribution whose Python is newer than 3.12."""
+        """Return an error for 2.11 on a distribution with a Python newer than 3.12."""
         if self.version == "2.11" and distribution.python > (3, 12):
             yield (
                 "version",

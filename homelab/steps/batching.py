@@ -14,7 +14,7 @@ from homelab.host import CommandFailed, Host, check
 from homelab.model import Step
 
 _BATCH_LIMIT = 40_000  # characters of shell text in one command; Linux accepts 131,071, and quoting lengthens it
-NOW = "date +%s%N"  # printed after each step, in nanoseconds: the number of lines tells how many steps are done
+NOW = "date +%s%N"  # printed after each step, in nanoseconds; the number of lines shows the number of finished steps
 
 
 @dataclass(frozen=True, slots=True)

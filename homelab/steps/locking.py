@@ -107,8 +107,8 @@ def wait_until_idle(host: Host, deadline: float) -> None:
 def _script(command: str, size: int, compressed: bool, timeout: float) -> str:
     """Return the shell text that runs a command under the lock, with `size` bytes of standard input.
 
-    The command is a here-document, so that its text needs no quoting. In braces, as the shell then runs nothing of a
-    text whose end is missing. The delimiter is a hash, which the text cannot contain.
+    The command is a here-document, so that its text needs no quoting. In braces, as the shell then runs nothing of an
+    incomplete text. The delimiter is a hash, which the text cannot contain.
     """
     run = remote_paths.RUN
     delimiter = f"end-{hashlib.sha256(command.encode()).hexdigest()[:16]}"

@@ -124,7 +124,7 @@ class Packages(Step):
 
 @dataclass(frozen=True, eq=False)
 class PinnedPackages(Step):
-    """Installed packages whose version matches a pattern such as `16.4-*`; newer ones are downgraded."""
+    """Installed packages with versions that match patterns such as `16.4-*`; newer ones are downgraded."""
 
     versions: Mapping[str, str]
 

@@ -1,4 +1,4 @@
-"""Trees: directories whose files are exactly the given ones."""
+"""Trees: directories with exactly the given files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _IGNORED = {"__pycache__", "target", "logs", "dbt_packages", ".user.yml", ".keep
 
 @dataclass(frozen=True, eq=False)
 class Tree(ScriptStep):
-    """A directory whose files are exactly these, owned by root and readable by everyone."""
+    """A directory with exactly these files, owned by root and readable by everyone."""
 
     path: str
     files: Mapping[str, bytes] = field(repr=False)

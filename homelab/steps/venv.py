@@ -23,7 +23,7 @@ _ENVIRONMENT = (
 class Venv(Step):
     """A virtual environment at `path` with exactly the packages of the lock file.
 
-    `path` is a link to a folder whose name has the hash of the lock and the version of the interpreter. The link is
+    `path` is a link to a folder named after the interpreter's version and the hash of the lock. The link is
     changed only when the new folder is complete; until then, the old environment stays in use.
     """
 

@@ -146,7 +146,7 @@ begin
             execute format('drop table raw.%I', name);
         end loop;
     exception when lock_not_available then
-        raise warning 'somebody reads what is past its time: it goes the next time';
+        raise warning 'another session reads an expired partition: the next run drops it';
     end;
     delete from raw.quarantine where ingested_at < oldest;
     delete from raw.ingestion_ends where finished < oldest;

@@ -1,4 +1,4 @@
-"""Commands whose condition has several parts."""
+"""Commands with a condition of several parts."""
 
 from __future__ import annotations
 

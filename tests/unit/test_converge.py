@@ -27,7 +27,7 @@ class Killed(BaseException):
 
 
 class FlakyHost(LocalHost):
-    """A host whose connection is lost once, before or after a command."""
+    """A host that loses its connection once, before or after a command."""
 
     def __init__(self, commands: int, when: str) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class FlakyHost(LocalHost):
 
 
 class KilledAfterLastStep(LocalHost):
-    """A host whose shell is killed after the last step of a batch: the output is complete, the status is not 0."""
+    """A host that kills the shell after the last step of a batch: complete output, but a status other than 0."""
 
     def run(self, command: str, *, stdin: bytes = b"", timeout: float = 60) -> Result:
         """See Host.run."""
@@ -301,6 +301,33 @@ def test_a_command_does_not_start_with_incomplete_input(tmp_path: Path) -> None:
 
     assert not LockedHost(Truncating(), SilentProgress()).run(f"cat >{tmp_path}/file", stdin=b"whole").ok
     assert not (tmp_path / "file").exists()
+
+
+def test_a_command_does_not_start_with_an_incomplete_text(tmp_path: Path) -> None:
+    """As after a kill of the process that writes the here-document: the shell must not run its beginning."""
+
+    class Truncating(LocalHost):
+        def run(self, command: str, *, stdin: bytes = b"", timeout: float = 60) -> Result:
+            return super().run(command.replace("/second\n}\n", "/sec\n"), stdin=stdin, timeout=timeout)
+
+    result = LockedHost(Truncating(), SilentProgress()).run(f"touch {tmp_path}/first\ntouch {tmp_path}/second")
+    assert not result.ok
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_command_runs_with_its_exact_text() -> None:
+    """Quotes, expansions and here-documents of the command do not interfere with those around it."""
+    command = "\n".join(
+        [
+            "x='it'\\''s'; cat <<'EOF'; printf '%s\\n' \"$x\" \"$(cat)\" `echo back`",
+            "}",
+            '\\ $x "',
+            "EOF",
+            "exit 3 # the end",
+        ]
+    )
+    result = LockedHost(LocalHost(), SilentProgress()).run(command, stdin=b"input")
+    assert (result.status, result.text) == (3, "}\n\\ $x \"\nit's\ninput\nback")
 
 
 @pytest.mark.parametrize(("clock", "offset"), [(1000, 0), (1009, 0), (990, -10), (1040, 30)])
