@@ -208,7 +208,7 @@ def test_a_port_that_is_taken_is_said_and_what_goes_is_gone(box: LabFixture) -> 
     taken, free = (File("/etc/systemd/system/second.service", text.format(port=port).encode()) for port in (22, 2222))
     with pytest.raises(HomelabError) as error:
         box.deploy([taken, SystemdUnit("second.service", triggered_by=[taken])])
-    assert "listens on that port already" in error.value.details
+    assert "already listens on that port" in error.value.details
     assert box.deploy([free, SystemdUnit("second.service", triggered_by=[free])]) == [
         "file /etc/systemd/system/second.service: its content differs",
         "unit second.service: is failed",
@@ -227,7 +227,7 @@ def test_a_unit_that_does_not_come_up_shows_its_journal(box: LabFixture) -> None
         for does in ("echo no key in /etc/third; exit 3", "sleep infinity")
     )
     error = box.fails([bad, SystemdUnit("third.service", triggered_by=[bad])])
-    assert error.brief == "postgres-data: third.service does not come up"
+    assert error.brief == "Cannot start third.service on postgres-data: the unit is not active"
     assert "  no key in /etc/third\n" in error.details
     assert "`homelab logs postgres-data third.service`" in error.resolution
     assert len(box.deploy([good, SystemdUnit("third.service", triggered_by=[good])])) == 2
@@ -262,11 +262,11 @@ def test_without_a_network_and_without_a_mirror(box: LabFixture) -> None:
         error = box.fails([package])
     finally:
         box.run(f"ip route replace {route}")
-    assert "postgres-data cannot look up names" in error.details or "no way to that address" in error.details
+    assert "postgres-data cannot resolve names" in error.details or "no route to that address" in error.details
     assert "`gateway`" in error.resolution
     box.deploy([closed := File("/etc/apt/apt.conf.d/99closed", b'Acquire::http::Proxy "http://127.0.0.1:9";\n')])
     error = box.fails([closed, package])
-    assert "A mirror or proxy does not give what is needed" in error.details
+    assert "A mirror or proxy does not deliver a file" in error.details
     assert "127.0.0.1:9" in error.details
     assert "under `packages`" in error.resolution
     assert box.deploy([package])[1:] == ["packages figlet: not installed: figlet"]
@@ -286,7 +286,7 @@ def test_a_clock_that_is_off_is_said_and_what_it_breaks_is_understood(box: LabFi
         error = box.fails([Packages(["sl"])])
     finally:
         box.run("mv /root/environment /etc/environment; rm /etc/apt/apt.conf.d/zz-dates")
-    assert re.search(r"postgres-data +its clock is 182\d d \d+ h behind: set that of its node", said.getvalue())
+    assert re.search(r"postgres-data +its clock is 182\d d \d+ h behind: set the clock of its node", said.getvalue())
     assert "too new or too old for the clock of postgres-data" in error.details
     assert "`homelab ssh postgres-data -- date -u`" in error.resolution
     assert box.deploy([Packages(["sl"])]) == ["packages sl: not installed: sl"]
@@ -301,14 +301,14 @@ def test_python_a_wrong_hash_and_an_index_that_is_down(box: LabFixture) -> None:
     error = box.fails([UvInstall(UV)])
     assert "postgres-data has no Python." in error.details
     error = box.fails([python, UvInstall(wrong)])
-    assert "is not what its hash says" in error.details
+    assert "does not match its hash" in error.details
     assert "empty the proxy's cache" in error.resolution
     found = [python, UvInstall(UV), Directory("/opt/third")]
     assert box.deploy(found)[0] == "uv: not installed, or of another version"
     venv = Venv("/opt/third/venv", UV)
     closed = File("/etc/uv/uv.toml", b'[[index]]\nurl = "http://127.0.0.1:9/simple"\ndefault = true\n')
     error = box.fails([*found, Directory("/etc/uv"), closed, venv])
-    assert "A mirror or proxy does not give what is needed" in error.details
+    assert "A mirror or proxy does not deliver a file" in error.details
     box.run("mv /usr/bin/python3 /usr/bin/python3.gone")
     box.deploy(found)
     error = box.fails([*found, venv])
@@ -333,7 +333,7 @@ def test_another_host_key_is_a_hard_stop_until_it_is_trusted(box: LabFixture) ->
 
 def test_a_unit_of_a_package_is_masked_and_comes_back(box: LabFixture) -> None:
     gone = m.RemoveResource(ManagedResource("unit", "systemd-networkd.service"))
-    unit = SystemdUnit(gone.owned.name, settle=0)
+    unit = SystemdUnit(gone.resource.name, settle=0)
     with box.connect() as host:
         gone.apply(host)
         gone.apply(host)
