@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from homelab.commands.backfill import Backfilled
 
+from homelab.commands.backfill import Backfilled
 from homelab.lab.observations import load
 from tests.integration.conftest import KEY, replaying
 from tests.integration.test_pipeline import Stack

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from homelab.commands.backfill import Backfilled, PipelineStatus
 
+from homelab.commands.backfill import Backfilled, PipelineStatus
 from homelab.lab.observations import PLACES, answer, load
 from tests.integration.test_pipeline import Stack
 from tests.integration.test_pipeline import stack as stack

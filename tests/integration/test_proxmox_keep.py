@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from homelab.cli.common import Settings
 from typer import main
 
 from homelab.cli import app
+from homelab.cli.common import Settings
 from homelab.cli.output import to_json
 from homelab.commands import backup, restore, snapshot
 from homelab.errors import HomelabError, InputError

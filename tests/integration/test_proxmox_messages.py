@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 from fakepve.server import TaskError
-from homelab.cli.common import Settings
 
 from homelab import cli
+from homelab.cli.common import Settings
 from homelab.proxmox import client, plan_executor
 from homelab.runtime.lab_lock import lab_lock
 from tests.integration.fakenode import TOKEN

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from homelab.cli.common import settings
 from typer.testing import CliRunner, Result
 
 from homelab.cli import app
+from homelab.cli.common import settings
 from homelab.commands import plan as module
 from homelab.commands.deploy import HostReport
 from homelab.commands.plan import Line, Preview, lines, preview
