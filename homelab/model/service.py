@@ -120,7 +120,7 @@ class Health:
 
 
 class Service(ABC):
-    """A service of the inventory; the fields of its dataclass are its options there."""
+    """A service of the inventory; the fields of its dataclass are its options: see homelab.model.options."""
 
     requires: ClassVar[tuple[str, ...]] = ()
     many: ClassVar[bool] = False  # True: several containers may have it

@@ -1,4 +1,4 @@
-"""`homelab dev`: the pipeline on this machine, killed during a run, and removed afterwards."""
+"""`homelab dev`: the whole pipeline on this machine, killed in the middle, and gone afterwards."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from tests.scripts import ROOT
 pytestmark = pytest.mark.timeout(180)
 
 
-def processes_of(folder: Path) -> list[str]:
-    """Return the command lines of live processes that name the folder."""
+def left(folder: Path) -> list[str]:
+    """The commands of live processes that have to do with the folder."""
     found = []
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -35,9 +35,9 @@ def processes_of(folder: Path) -> list[str]:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Path]:
-    """Return a folder with its own inventory; the data of `homelab dev` are removed at the end."""
+    """A folder with an inventory of its own; what `homelab dev` has made for it goes, whatever happens."""
     if pg.archive() is None:
-        pytest.skip("the programs that it installs are not downloaded yet: ./bootstrap --test")
+        pytest.skip("what it installs has not been fetched yet: ./bootstrap --test")
     shutil.copy(ROOT / "inventory.yaml", tmp_path)
     yield tmp_path
     homelab(tmp_path, "reset", "--yes")
@@ -72,10 +72,10 @@ def test_the_pipeline_without_containers(site: Path) -> None:
     )
     assert wait_until(lambda: (folder / "data" / "logs" / "dbt.log").exists(), 60)
     time.sleep(2)
-    assert any("postgres -D" in words for words in processes_of(folder))
+    assert any("postgres -D" in words for words in left(folder))
     first.kill()
     first.wait()
-    assert wait_until(lambda: processes_of(folder) == [], 20), processes_of(folder)
+    assert wait_until(lambda: left(folder) == [], 20), left(folder)
 
     again = json.loads(homelab(site, "run", "--hours", "3", "--json"))
     assert again["stored"] == 9
@@ -84,7 +84,7 @@ def test_the_pipeline_without_containers(site: Path) -> None:
 
     assert "PASS=" in homelab(site, "dbt", "--", "build", "-s", "weather_daily")
     assert "No such command" in homelab(site, "dbt", "nonsense", expect=2)
-    assert processes_of(folder) == []
+    assert left(folder) == []
     assert "--yes" in homelab(site, "reset", expect=2)
     assert folder.exists()
     homelab(site, "reset", "--yes")

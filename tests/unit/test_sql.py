@@ -1,4 +1,4 @@
-"""The SQL of the dbt project: DuckDB's own syntax is in macros only, so that another target needs no new models."""
+"""The dbt project's SQL: what only DuckDB understands stands in macros, so that another target is another profile."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ ONLY_DUCKDB = (
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_models_have_no_syntax_of_duckdb(path: Path) -> None:
+def test_what_only_duckdb_understands_stands_in_macros(path: Path) -> None:
     sql = re.sub(r"--.*", "", re.sub(r"\{#.*?#\}", "", path.read_text(), flags=re.DOTALL))
     assert [word for word in ONLY_DUCKDB if re.search(word, sql, re.IGNORECASE)] == []
 
 
-def test_every_dispatched_macro_has_a_version_for_duckdb() -> None:
+def test_every_dispatched_macro_has_its_duckdb() -> None:
     text = "".join(path.read_text() for path in sorted((PROJECT / "macros").glob("*.sql")))
     wanted = set(re.findall(r"adapter\.dispatch\('(\w+)'\)", text))
     assert wanted == set(re.findall(r"macro duckdb__(\w+)", text))

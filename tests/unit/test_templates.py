@@ -1,4 +1,4 @@
-"""Templates: selection, the newest one, and the record of a container's template in its description."""
+"""Templates: which one is meant, which is the newest, and the record of what a container was made from."""
 
 from __future__ import annotations
 
@@ -19,11 +19,7 @@ LINE = f"Made from {VOLUME} on 2026-11-23."
     ("template", "volume", "same"),
     [
         ("debian-12", VOLUME, True),
-        (
-            "debian-12",
-            "local:vztmpl/debian-12-standard_12.7-1_amd64.tar.zst",
-            True,
-        ),  # an older version
+        ("debian-12", "local:vztmpl/debian-12-standard_12.7-1_amd64.tar.zst", True),  # an older one is no other
         ("debian-13", VOLUME, False),
         ("ubuntu-24.04", VOLUME, False),
         ("debian-12", "local:vztmpl/my-own_1_amd64.tar.zst", False),
@@ -32,7 +28,7 @@ LINE = f"Made from {VOLUME} on 2026-11-23."
         ("local:vztmpl/debian-12-standard_12.7-1_amd64.tar.zst", VOLUME, False),
     ],
 )
-def test_the_template_of_a_container_is_compared_with_the_inventory(template: str, volume: str, same: bool) -> None:
+def test_whether_the_inventory_names_what_a_container_was_made_from(template: str, volume: str, same: bool) -> None:
     assert is_same_template(template, volume) is same
 
 
@@ -47,23 +43,23 @@ def test_the_template_of_a_container_is_compared_with_the_inventory(template: st
         ([], None),
     ],
 )
-def test_the_newest_template_is_chosen(names: list[str], expected: str | None) -> None:
+def test_the_newest(names: list[str], expected: str | None) -> None:
     assert newest(names) == expected
 
 
-def test_templates_of_another_architecture_are_excluded() -> None:
+def test_those_of_another_architecture_do_not_fit() -> None:
     names = ["a_1_amd64.tar.zst", "a_1_arm64.tar.zst", "a_own.tar.gz"]
     assert fitting(names, "amd64") == ["a_1_amd64.tar.zst", "a_own.tar.gz"]
     assert fitting(names, "arm64") == ["a_1_arm64.tar.zst", "a_own.tar.gz"]
 
 
-def test_a_template_is_shown_with_its_download() -> None:
+def test_a_template_says_where_it_comes_from() -> None:
     assert str(Template("pve", VOLUME)) == "debian-12-standard_12.12-1_amd64.tar.zst"
     assert str(Template("pve", VOLUME, missing=True)).endswith(".tar.zst, downloaded to local first")
 
 
 @pytest.mark.parametrize("text", ["", "Weather data.", "Weather data.\n\n* made by homelab\n* see the inventory"])
-def test_the_record_is_added_read_and_removed(text: str) -> None:
+def test_the_record_is_put_on_read_back_and_taken_off(text: str) -> None:
     written = description_metadata.with_source(text, VOLUME, DAY)
     assert written.splitlines()[-1] == LINE
     assert description_metadata.source(written + "\n") == VOLUME
@@ -83,7 +79,7 @@ def test_a_new_description_keeps_the_record(before: str, after: str) -> None:
     assert description_metadata.carry_over("New.", before) == after
 
 
-def test_text_that_resembles_a_record_is_text() -> None:
+def test_what_only_looks_like_a_record_is_text() -> None:
     text = "It is Made from love on 2026-11-23.\nMade from scratch."
     assert description_metadata.source(text) is None
     assert description_metadata.strip(text) == text
