@@ -9,10 +9,10 @@ from ipaddress import IPv4Address
 from types import MappingProxyType
 
 import pytest
-from homelab.cli.common import settings
 from typer.testing import CliRunner
 
 from homelab.cli import app
+from homelab.cli.common import settings
 from homelab.commands import doctor as module
 from homelab.commands.doctor import Diagnosis, ask_openweather, doctor
 from homelab.errors import HomelabError

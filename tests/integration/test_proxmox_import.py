@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from homelab.cli.common import settings
 from typer.testing import CliRunner
 
 from homelab.cli import app
+from homelab.cli.common import settings
 from homelab.commands.import_ import Imported, Proposal, import_containers
 from homelab.errors import HomelabError
 from homelab.inventory import load

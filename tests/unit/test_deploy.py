@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from homelab.cli.common import settings
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from homelab.cli import app
+from homelab.cli.common import settings
 from homelab.commands import deploy as verb
 from homelab.commands.deploy import HostReport, deploy
 from homelab.errors import HomelabError
