@@ -28,9 +28,9 @@ def _guard(event: str, args: tuple) -> None:
     if event in ("socket.connect", "socket.sendto"):
         address = args[1]
         if isinstance(address, tuple) and not _allowed(str(address[0])):
-            raise RefusedByGuard(f"the network guard of the tests refuses {event} to {address[0]}")
+            raise RefusedByGuard(f"the tests' guard refuses {event} to {address[0]}")
     elif event == "socket.getaddrinfo" and isinstance(args[0], str) and not _allowed(args[0]):
-        raise RefusedByGuard(f"the network guard of the tests refuses to resolve {args[0]}")
+        raise RefusedByGuard(f"the tests' guard refuses to look up {args[0]}")
 
 
 sys.addaudithook(_guard)
