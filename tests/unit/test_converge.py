@@ -184,6 +184,7 @@ def test_an_inspection_changes_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_run_killed_between_two_steps_of_a_batch_is_finished_by_the_next(tmp_path: Path) -> None:
     def run(host: LocalHost) -> None:
         converge(host, batch_steps(tmp_path, b"x2"), SilentProgress())
@@ -219,6 +220,7 @@ def test_an_incomplete_manifest_of_a_killed_run_is_removed(tmp_path: Path) -> No
     assert not left.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_run_continues_after_a_connection_lost_at_any_command(tmp_path: Path, when: str) -> None:
     """The connection is lost before a command starts, or after its end and before its answer."""
