@@ -89,7 +89,7 @@ def read_secret(path: Path, name: str, resolution: str) -> Secret:
         raise InputError(
             f"Cannot use {name}: other users can read it",
             f"{path} has mode {mode & 0o777:o}.",
-            f"Run `chmod 600 {path}`.",
+            f"chmod 600 {path}",
         )
     return Secret(value)
 

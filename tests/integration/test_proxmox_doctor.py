@@ -188,7 +188,7 @@ def test_a_pool_that_is_not_there(well: Site) -> None:
             "No such file",
             "openweathermap",
         ),
-        (lambda site: site.inventory.pipeline.api_key_file.chmod(0o640), "OpenWeather key", "readable by", "chmod 600"),
+        (lambda site: site.inventory.pipeline.api_key_file.chmod(0o640), "OpenWeather key", "other users", "chmod 600"),
         (
             lambda site: site.inventory.pipeline.api_key_file.write_text("\n"),
             "OpenWeather key",

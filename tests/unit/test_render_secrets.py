@@ -112,7 +112,7 @@ def test_a_secret_that_others_can_read_is_refused(tmp_path: Path) -> None:
     path.chmod(0o640)
     with pytest.raises(InputError, match="Cannot use the key: other users can read it") as error:
         read_secret(path, "the key", "")
-    assert error.value.resolution == f"Run `chmod 600 {path}`."
+    assert error.value.resolution == f"chmod 600 {path}"
     path.chmod(0o600)
     assert read_secret(path, "the key", "").reveal() == "hunter2"
 
