@@ -96,7 +96,7 @@ def wait_until_idle(host: Host, deadline: float) -> None:
                 'for held in $(find /proc/[0-9]*/fd -lname "$lock" 2>/dev/null); do',
                 "    pid=${held#/proc/}; pid=${pid%%/*}",
                 "    echo \"process $pid: $(tr '\\0' ' ' </proc/$pid/cmdline)\" >&2",
-                "done; exit 1",
+                f"done; sed -n '2s/^/command: /p' {remote_paths.RUN}/command >&2 2>/dev/null; exit 1",
             ]
         ),
         "wait for the end of an earlier run's command",

@@ -271,6 +271,7 @@ def test_a_process_that_does_not_end_is_named(tmp_path: Path) -> None:
     with pytest.raises(HomelabError) as error:
         wait_until_idle(LocalHost(), 0.1)
     assert "sleep 1" in error.value.details
+    assert f"command: touch {made}; sleep 1" in error.value.details
     first.join()
 
 
