@@ -5,7 +5,7 @@ BIN := .venv/bin
 export PYTHONPYCACHEPREFIX = $(CURDIR)/.venv/pycache
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-unit lint bench bench-deploy lock clean
+.PHONY: help demo test test-unit lint bench bench-deploy reference lock clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1 	/'
@@ -22,8 +22,9 @@ test: .venv/ready .venv/test-ready lint test-unit  ## Run every test, including 
 test-unit: .venv/ready  ## Run the fast tests on all cores: no network, no containers
 	$(BIN)/pytest -q --numprocesses auto --dist worksteal -m "not slow" tests/unit
 
-lint: .venv/ready  ## Run ruff and mypy --strict
+lint: .venv/ready  ## Run ruff check, ruff format --check and mypy --strict
 	$(BIN)/ruff check
+	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
 bench: .venv/ready  ## Compare homelab with Ansible and with the bare calls; about two minutes
@@ -34,6 +35,10 @@ bench-deploy: .venv/ready  ## Compare `homelab deploy` with Ansible, pyinfra and
 
 COMPILE := $(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links
+
+reference: .venv/ready  ## Generate docs/reference and inventory.schema.json from the code
+	$(BIN)/python docs/generate_reference.py
+	$(BIN)/homelab schema > inventory.schema.json
 
 lock: .venv/ready  ## Update requirements/*.txt and pipeline/requirements/*.txt
 	$(COMPILE) --group test --extra lab pyproject.toml -o requirements/dev.txt

@@ -12,12 +12,12 @@ from ipaddress import IPv4Network
 from pathlib import Path
 
 import yaml
-from homelab.lab.lxc import Runtime
 
 from benchmarks.process import ProgramRun, run_program
 from homelab.inventory import load
 from homelab.known_hosts import KnownHosts
 from homelab.lab import Lab, down, missing, network, up
+from homelab.lab.lxc import Runtime
 from homelab.model import Inventory, ServiceContext, Step
 from homelab.paths import bundled_path
 from homelab.progress import TerminalProgress

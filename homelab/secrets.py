@@ -87,9 +87,7 @@ def read_secret(path: Path, name: str, resolution: str) -> Secret:
         raise InputError(f"Cannot use {name}: the file is empty", f"{path}", resolution)
     if mode & 0o077:
         raise InputError(
-            f"Cannot use {name}: other users can read it",
-            f"{path} has mode {mode & 0o777:o}.",
-            f"chmod 600 {path}",
+            f"Cannot use {name}: other users can read it", f"{path} has mode {mode & 0o777:o}.", f"chmod 600 {path}"
         )
     return Secret(value)
 

@@ -1,4 +1,4 @@
-"""The pipeline's scripts, made importable: they are programs of another venv, not a package of this one."""
+"""Makes the pipeline's scripts importable: they are programs of another venv, not a package."""
 
 from __future__ import annotations
 

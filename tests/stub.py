@@ -1,4 +1,4 @@
-"""An HTTP server on loopback that answers from a script and remembers what it was asked."""
+"""A scripted HTTP server on loopback that records its requests."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from urllib.parse import parse_qs, urlsplit
 
 
 @dataclass(frozen=True)
-class Answer:
-    """One answer; `drop` closes the connection instead, `delay` waits before each byte's worth of body."""
+class Response:
+    """One response; `drop` closes the connection instead, `delay` is the seconds before each byte of the body."""
 
     status: int = 200
     body: bytes = b'{"dt": 1357020000, "main": {"temp": 39.02}}'
@@ -25,38 +25,38 @@ class Answer:
 
 @dataclass
 class Stub:
-    """A running stub: its base URL, and the query of each request it got."""
+    """A running server: its base URL, and the query parameters of each request."""
 
     url: str
-    asked: list[dict[str, str]] = field(default_factory=list)
+    requests: list[dict[str, str]] = field(default_factory=list)
 
 
 @contextmanager
-def serving(answers: Sequence[Answer]) -> Iterator[Stub]:
-    """Give the answers in turn, the last one for ever."""
+def serve(responses: Sequence[Response]) -> Iterator[Stub]:
+    """Serve the responses in order, and the last one for all further requests."""
     lock = threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             with lock:
-                answer = answers[min(len(stub.asked), len(answers) - 1)]
-                stub.asked.append({key: values[0] for key, values in parse_qs(urlsplit(self.path).query).items()})
-            if answer.drop:
+                response = responses[min(len(stub.requests), len(responses) - 1)]
+                stub.requests.append({key: values[0] for key, values in parse_qs(urlsplit(self.path).query).items()})
+            if response.drop:
                 self.connection.shutdown(socket.SHUT_RDWR)
                 return
-            self.send_response(answer.status)
-            for name, value in {"Content-Length": str(len(answer.body)), **answer.headers}.items():
+            self.send_response(response.status)
+            for name, value in {"Content-Length": str(len(response.body)), **response.headers}.items():
                 self.send_header(name, value)
             self.end_headers()
             try:
-                for byte in range(0, len(answer.body), 1 if answer.delay else len(answer.body)):
-                    time.sleep(answer.delay)
-                    self.wfile.write(answer.body[byte:] if not answer.delay else answer.body[byte : byte + 1])
+                for byte in range(0, len(response.body), 1 if response.delay else len(response.body)):
+                    time.sleep(response.delay)
+                    self.wfile.write(response.body[byte:] if not response.delay else response.body[byte : byte + 1])
             except OSError:
-                return  # the client has lost its patience, as it should
+                return  # the client closed the connection, as it should
 
         def log_message(self, *_: object) -> None:
-            """Quiet."""
+            """Discard the log."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     stub = Stub(f"http://127.0.0.1:{server.server_port}")

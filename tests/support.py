@@ -13,6 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from homelab.host import Result, batch_script
+from homelab.known_hosts import KnownHosts
+from homelab.model import Container, Inventory
+from homelab.progress import Progress, SilentProgress
+from homelab.runtime.session import Session
 from homelab.steps.batching import NOW
 
 
@@ -98,6 +102,42 @@ def killed_before_each_command(run: Callable[[LocalHost], object], *folders: Pat
     for done, each in enumerate([*host.saved, SavedFolders(*folders)]):
         each.restore()
         yield done
+
+
+class NoHost:
+    """A connection to a container that runs nothing."""
+
+    def __enter__(self) -> NoHost:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """See Connection."""
+
+
+def make_session(
+    inventory: Inventory,
+    known_hosts: KnownHosts | None = None,
+    progress: Progress | None = None,
+    connector: Callable[..., object] = lambda container, *_: NoHost(),
+) -> Session:
+    """A session with fixed secrets; without a `connector`, containers answer over SSH at once."""
+    return Session(
+        inventory=inventory,
+        secrets=FixedSecretStore(),  # type: ignore[arg-type]
+        known_hosts=known_hosts or KnownHosts.of(inventory.state_dir),
+        progress=progress or SilentProgress(),
+        connector=connector,  # type: ignore[arg-type]
+    )
+
+
+def recording(names: list[str]) -> Callable[..., NoHost]:
+    """A connector that notes the names of the containers that were connected to."""
+
+    def connect(container: Container, *_: object) -> NoHost:
+        names.append(container.name)
+        return NoHost()
+
+    return connect
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,17 @@ from typing import Annotated
 
 import typer
 
-from homelab.cli import backup, containers, deploy, dev, golden, import_, lab, pipeline, secret
-from homelab.cli.options import InventoryFile, Json, Overlay, Quiet, UseLab, Verbose, apply_global_options, settings
+from homelab.cli import backup, deploy, dev, golden, import_, lab, pipeline, provision, schema, secret
+from homelab.cli.global_options import (
+    InventoryFile,
+    Json,
+    Overlay,
+    Quiet,
+    UseLab,
+    Verbose,
+    apply_global_options,
+    settings,
+)
 from homelab.cli.results import print_error
 from homelab.errors import BAD_INPUT, FAILED, INTERRUPTED, HomelabError
 
@@ -24,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (containers, import_, deploy, secret, pipeline, dev, backup, golden, lab):
+for group in (provision, import_, deploy, secret, pipeline, dev, backup, golden, schema, lab):
     group.register(app)
 
 

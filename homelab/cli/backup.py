@@ -9,7 +9,7 @@ import typer
 
 from homelab.cli import completion
 from homelab.cli.confirmation import confirm_lines
-from homelab.cli.options import Container, Containers, Json, Limit, Yes, add_verb, settings
+from homelab.cli.global_options import Container, Containers, Json, Limit, Yes, add_verb, settings
 from homelab.cli.results import print_result
 
 if TYPE_CHECKING:

@@ -38,15 +38,13 @@ def _completer(
     return complete
 
 
-def _units(context: typer.Context, inventory: Inventory) -> Iterable[str]:
+def _services_and_units(context: typer.Context, inventory: Inventory) -> Iterable[str]:
     name = context.params.get("name")
-    return sorted(
-        unit.removesuffix(".service")
-        for container in inventory.containers
-        if name in (None, container.name)
-        for service in container.services.values()
-        for unit in service.units()
-    )
+    for container in inventory.containers:
+        if name in (None, container.name):
+            yield from container.services
+            for service in container.services.values():
+                yield from (unit.removesuffix(".service") for unit in service.units())
 
 
 def _secrets(_: typer.Context, inventory: Inventory) -> Iterable[str]:
@@ -64,9 +62,6 @@ def _snapshots(_: typer.Context, inventory: Inventory) -> Iterable[str]:
 
 
 containers = _completer(lambda _, inventory: (container.name for container in inventory.containers))
-services = _completer(
-    lambda _, inventory: sorted({name for container in inventory.containers for name in container.services})
-)
-units = _completer(_units)
+services_and_units = _completer(_services_and_units)
 secrets = _completer(_secrets)
 snapshots = _completer(_snapshots)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from homelab.cli import completion
-from homelab.cli.options import Container, DetailedExitcode, Json, Limit, add_verb, settings
+from homelab.cli.global_options import Container, DetailedExitcode, Json, Limit, add_verb, settings
 from homelab.cli.results import print_error, print_result
 from homelab.errors import INTERRUPTED, InputError
 
@@ -85,14 +85,21 @@ def ssh(
     """
     from homelab.runtime.ssh_client import ssh_argv
 
+    words = command or []
     session = settings.session()
-    _run_ssh(session, name, ssh_argv(session, name, command or ()))
+    # click keeps a `--` behind the container's name.
+    _run_ssh(session, name, ssh_argv(session, name, words[words[:1] == ["--"] :]))
 
 
 def logs(
     name: Container,
     unit: Annotated[
-        str | None, typer.Argument(help="A unit; default: all units of its services.", autocompletion=completion.units)
+        str | None,
+        typer.Argument(
+            metavar="SERVICE|UNIT",
+            help="One of its services, or a unit; default: all its services.",
+            autocompletion=completion.services_and_units,
+        ),
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Show new lines as they arrive.")] = False,
     lines: Annotated[int, typer.Option("--lines", "-n", help="The number of lines to start with.")] = 100,

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from homelab.cli.confirmation import confirm_lines
-from homelab.cli.options import Container, Json, Yes, add_verb, settings
+from homelab.cli.global_options import Container, Json, Yes, add_verb, settings
 from homelab.cli.results import print_result
 
 

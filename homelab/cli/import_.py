@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from homelab.cli.confirmation import confirm
-from homelab.cli.options import Yes, add_verb, settings
+from homelab.cli.global_options import Yes, add_verb, settings
 
 
 def register(app: typer.Typer) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from homelab.cli.confirmation import confirm
-from homelab.cli.options import Json, Yes, add_verb, settings
+from homelab.cli.global_options import Json, Yes, add_verb, settings
 from homelab.cli.results import print_result
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from homelab.cli.options import Json, add_verb, settings
+from homelab.cli.global_options import Json, add_verb, settings
 from homelab.cli.results import print_json, print_result
 from homelab.errors import InputError
 

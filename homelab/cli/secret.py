@@ -9,7 +9,7 @@ import typer
 
 from homelab.cli import completion
 from homelab.cli.confirmation import confirm
-from homelab.cli.options import Json, Yes, add_verb, settings
+from homelab.cli.global_options import Json, Yes, add_verb, settings
 from homelab.cli.results import print_result
 
 _AIRFLOW_ADMIN = "airflow-admin"

@@ -57,8 +57,8 @@ def run(session: Session, hours: int, full_refresh: bool) -> DevRun:
         stored = _ingest(stack, hours, progress) if hours else 0
         options = ["--project", str(local_stack.project()), "--profiles", str(stack.data), "--data", str(stack.data)]
         with progress.step("dev", "dbt build and publish"):
-            done = stack.script("transform.py", *options, *(["--full-refresh"] if full_refresh else []))
-            progress.event("dev", "command", command="transform.py", output=done.stderr, status=done.returncode)
+            done = stack.script("dbt_build.py", *options, *(["--full-refresh"] if full_refresh else []))
+            progress.event("dev", "command", command="dbt_build.py", output=done.stderr, status=done.returncode)
         report = _last_line(done)
         if done.returncode:
             raise _build_failed(report, done.stderr, stack.data)
@@ -94,7 +94,7 @@ def querier(session: Session, unpublished: bool) -> Callable[[str], Rows]:
         raise HomelabError("Cannot query the marts: there are none yet", f"{database} does not exist.", _RUN_FIRST)
     script = str(bundled_path("pipeline") / "scripts" / "query.py")
     python = str(install(folder, session.progress).python)
-    return partial(_query, [python, script, "--database", str(database), "--format", "json", "--"])
+    return partial(_query, [python, script, "--database", str(database), "--"])
 
 
 def reset(session: Session) -> str | None:

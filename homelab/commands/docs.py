@@ -15,7 +15,7 @@ def fetch(session: Session) -> bytes:
     # With dbt's role, which only reads.
     command = as_analytics(
         'PGUSER="$DBT_PGUSER" PGPASSWORD="$DBT_PGPASSWORD" '
-        + argv("python", f"{SCRIPTS}/document.py")
+        + argv("python", f"{SCRIPTS}/dbt_docs.py")
         + " >&2 && cat docs.html"
     )
     with session.connect(container) as host, session.progress.step(container.name, "dbt docs generate"):

@@ -189,7 +189,7 @@ class _Creation:
         if container.found.running:
             shutdown = partial(self._client.post, f"{container.path}/status/shutdown", timeout=_SHUTDOWN)
             with self._progress.step(container.name, "shut down"):
-                container.do("vzshutdown", "shutting it down", _STOP, shutdown)
+                container.do("vzshutdown", f"shut down {container.name}", _STOP, shutdown)
         try:
             made = self._clone(record, work)
             golden_templates.mark(self._client, self._session.inventory.lab, made)
@@ -200,9 +200,7 @@ class _Creation:
 
     def _seal(self, made: GoldenContainer) -> list[str]:
         try:
-            return golden_templates.seal(
-                self._client, made, f"{self._container.name}: making a template of {made.vmid}"
-            )
+            return golden_templates.seal(self._client, made, f"convert {made.vmid} to a template")
         except TaskFailed as error:
             raise HomelabError(
                 error.brief,
@@ -235,7 +233,7 @@ class _Creation:
                             record.node,
                             container.found.vmid,
                             vmid,
-                            f"{container.name}: copying it to {vmid}",
+                            f"copy {container.name} to {vmid}",
                             hostname=host_name(container.name),
                             description=record.description(self._session.inventory.lab),
                             **more,

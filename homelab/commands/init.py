@@ -8,6 +8,7 @@ from pathlib import Path
 
 from homelab.errors import HomelabError, InputError
 from homelab.inventory import load
+from homelab.inventory.json_schema import write_schema
 from homelab.model import Inventory
 from homelab.paths import bundled_path
 from homelab.private_files import write_private
@@ -48,6 +49,7 @@ def init(
             "Compare it on the node itself. If it differs, another machine answers at this address.",
         )
     path.write_text(starter(bundled_path("inventory.yaml").read_text(), host, port, fingerprint))
+    write_schema(path.parent)
     inventory = load([path])
     output(f"\n{path.name} is written. On the node, as root, create the user, the role and the token:\n")
     for line in pveum(inventory):

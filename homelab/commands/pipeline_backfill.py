@@ -11,14 +11,13 @@ from pathlib import Path
 
 from homelab.errors import HomelabError, InputError
 from homelab.host import CommandFailed, Host, Result, argv
+from homelab.pipeline_contract import EXIT
 from homelab.progress import Progress
 from homelab.runtime.job_progress import run_with_progress
 from homelab.runtime.session import Session
 from homelab.services.analytics import ROOT, SCRIPTS, as_analytics
 
 _DEADLINE = 4 * 3600.0  # seconds
-# Exit statuses of backfill_weather.py; the last two are those of history_weather.py alone.
-_PARTIAL, _BAD_INPUT, _KEY_REFUSED, _BUSY = 4, 2, 3, 5
 _READ_PROGRESS = f"cat {ROOT}/data/history.progress 2>/dev/null || true"
 
 
@@ -35,13 +34,13 @@ class Backfilled:
     quarantined: int
     reasons: dict[str, int]
     requests: int = 0
-    whole: int = 0
+    complete_weeks: int = 0
     failed: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         text = f"{self.stored} observations stored, {self.unchanged} were already present"
-        if self.whole:
-            text += f", {self.whole} complete weeks skipped"
+        if self.complete_weeks:
+            text += f", {self.complete_weeks} complete weeks skipped"
         text += "".join(f"\n  {city}: {reason}" for city, reason in self.failed.items())
         if self.quarantined:
             reasons = "".join(f"\n  {count} times: {reason}" for reason, count in self.reasons.items())
@@ -57,11 +56,11 @@ def backfill_file(session: Session, file: Path, city: str | None, units: str | N
         raise InputError(f"Cannot read {file}", str(error), "Name a file of JSON or JSON lines.") from error
     container = session.inventory.container_with("analytics")
     options = [*(["--city", city] if city else []), *(["--units", units] if units else [])]
-    command = as_analytics(argv("python", f"{SCRIPTS}/backfill_weather.py", *options))
+    command = as_analytics(argv("python", f"{SCRIPTS}/backfill_file.py", *options))
     action = f"store {file.name}"
     with session.connect(container) as host, session.progress.step(container.name, action):
         result = host.run(command, stdin=content, timeout=_DEADLINE)
-    if result.status == _BAD_INPUT:
+    if result.status == EXIT.bad_input:
         raise InputError(
             f"Cannot read {file} as observations",
             _error_text(result),
@@ -92,26 +91,26 @@ def backfill_api_on(
         *(word for city in cities for word in ("--city", city)),
         *(["--units", units] if units else []),
     ]
-    command = as_analytics(argv("python", f"{SCRIPTS}/history_weather.py", *options))
+    command = as_analytics(argv("python", f"{SCRIPTS}/backfill_api.py", *options))
     action = f"store the history since {first}"
     with progress.step(host.name, action) as report:
         job = partial(host.run, command, timeout=_DEADLINE)
         result = run_with_progress(job, lambda: host.run(_READ_PROGRESS).text, report)
-    if result.status == _BAD_INPUT:
+    if result.status == EXIT.bad_input:
         raise InputError(
             "Cannot request the history",
             _error_text(result),
             "Name days as in --from 2019-01-01 --to 2019-02-01. If it is about the pipeline's settings, run `homelab "
             "deploy`.",
         )
-    if result.status == _KEY_REFUSED:
+    if result.status == EXIT.key_refused:
         raise HomelabError(
             "Cannot request the history: OpenWeather refuses the key",
             _error_text(result),
             "The free plan has no history: see https://openweathermap.org/price, or store a file: homelab pipeline "
             "backfill FILE",
         )
-    if result.status == _BUSY:
+    if result.status == EXIT.busy:
         raise HomelabError(
             "Cannot start a backfill: another one is running",
             f"An earlier one continues in {host.name}.",
@@ -121,7 +120,7 @@ def backfill_api_on(
 
 
 def _outcome(container: str, result: Result, action: str) -> Backfilled:
-    if result.status not in (0, _PARTIAL):
+    if result.status not in (EXIT.success, EXIT.partial):
         raise CommandFailed(container, result, action)
     return Backfilled(**json.loads(result.text.splitlines()[-1]))
 

@@ -29,7 +29,7 @@ class Build:
 def rebuild(session: Session) -> Build:
     """Rebuild and publish the marts. Raises HomelabError if a model or a test fails."""
     container = session.inventory.container_with("analytics")
-    command = as_analytics(argv("python", f"{SCRIPTS}/transform.py", "--full-refresh"))
+    command = as_analytics(argv("python", f"{SCRIPTS}/dbt_build.py", "--full-refresh"))
     with (
         session.connect(container) as host,
         session.progress.step(container.name, "dbt build --full-refresh") as report,

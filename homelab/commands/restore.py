@@ -78,7 +78,7 @@ class _Restore:
         if task.running:
             name = self._container.name
             with self._session.progress.step(name, "wait for its restore, which is still running") as update:
-                tasks.wait(self._client, task, f"{name}: restoring it", _EARLIER, update)
+                tasks.wait(self._client, task, f"restore {name}", _EARLIER, update)
         elif not there.belongs_to(self._container):
             raise _exists(self._container, there)
         return task

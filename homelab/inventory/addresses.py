@@ -1,83 +1,90 @@
-"""Addresses of the inventory: whole, or as the last part (`.67`) of the subnet."""
+"""IPv4 addresses of the inventory: whole, or as the last part (`.67`) within the subnet."""
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping
 from ipaddress import AddressValueError, IPv4Address, IPv4Network, NetmaskValueError
+from typing import Any
 
-from homelab.inventory.section import Section, shown
+from homelab.inventory.section import Section
+from homelab.inventory.value_types import Text, anchored, shown
+from homelab.inventory.yaml_source import KeyPath
+from homelab.model.options import Option
 
-_SAYS = "an IPv4 address, whole or as its last part (`.67`)"
+_OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+_WHOLE = rf"{_OCTET}(?:\.{_OCTET}){{3}}"
+_LAST_PART = r"\.(?:25[0-5]|2[0-4][0-9]|[01]?[0-9]?[0-9])"
+_ADDRESS = f"{_WHOLE}|{_LAST_PART}"
+_NETWORK = rf"{_WHOLE}/(?:0*(?:[0-9]|[12][0-9]|3[0-2])|{_WHOLE})"
+# A network with room for a gateway and a container; a netmask may be written instead of the prefix length.
+SUBNET = rf"{_WHOLE}/(?:0*(?:[89]|[12][0-9])|{_WHOLE})"
 
 
-def subnet(table: Section, key: str) -> IPv4Network | None:
-    """An IPv4 network in CIDR notation that leaves room for a gateway and a container."""
-    text = table.text(key, says="a network such as 192.168.2.0/24")
-    if text is None:
-        return None
-    try:
-        network = IPv4Network(text)
-    except (AddressValueError, NetmaskValueError, ValueError) as error:
-        table.fault(f"must be a network such as 192.168.2.0/24, not {shown(text)}: {error}", key)
-        return None
-    if "/" not in text or not 8 <= network.prefixlen <= 29:
-        table.fault(f"must have a prefix length from /8 to /29, not {shown(text)}", key)
+class Address(Text):
+    """The text of an address, or, with `networks`, of a network in CIDR notation."""
+
+    def __init__(self, *, networks: bool = False) -> None:
+        expected = "an IPv4 address, whole or as its last part (`.67`)"
+        pattern = f"{_ADDRESS}|.*/.*" if networks else _ADDRESS
+        super().__init__(Option(pattern=pattern, expected=expected))
+        self._strict = f"{_ADDRESS}|{_NETWORK}" if networks else _ADDRESS
+
+    def read(self, value: Any, section: Section, at: KeyPath) -> Any:
+        return super().read(value, section, at) if isinstance(value, str) else self.refuse(value, section, at)
+
+    def schema(self) -> Mapping[str, Any]:
+        # Editors read YAML 1.2, where `.67` is a number; here it is text.
+        number = {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}
+        return {"anyOf": [{"type": "string", "pattern": anchored(self._strict)}, number]}
+
+
+def subnet(section: Section, key: str, text: str) -> IPv4Network | None:
+    """Parse a network in CIDR notation with room for a gateway and a container."""
+    network = _network(section, text, key)
+    if network is not None and ("/" not in text or not 8 <= network.prefixlen <= 29):
+        section.problem(f"must have a prefix length from /8 to /29, not {shown(text)}", key)
         return None
     return network
 
 
-def parse(table: Section, value: object, network: IPv4Network | None, *path: str | int) -> IPv4Address | None:
-    """One address; a fault stands at `path` below the table. Without a network a last part gives None."""
-    if not isinstance(value, str):
-        table.fault(f"must be {_SAYS}, not {shown(value)}", *path)
-        return None
-    short = re.fullmatch(r"\.([0-9]{1,3})", value)
-    if short:
-        if int(short[1]) > 255:
-            table.fault(f"must be {_SAYS}, not {shown(value)}", *path)
-            return None
-        if network is None:
-            return None
-        return IPv4Address(int(network.network_address) & ~0xFF | int(short[1]))
+def _network(section: Section, text: str, *at: str | int) -> IPv4Network | None:
     try:
-        return IPv4Address(value)
-    except AddressValueError:
-        table.fault(f"must be {_SAYS}, not {shown(value)}", *path)
+        return IPv4Network(text)
+    except (AddressValueError, NetmaskValueError, ValueError) as error:
+        section.problem(f"must be a network such as 192.168.2.0/24, not {shown(text)}: {error}", *at)
         return None
 
 
-def networks(table: Section, key: str, subnet: IPv4Network | None) -> tuple[IPv4Network, ...]:
-    """A list of networks and addresses; where there is none, the subnet."""
-    items = table.items(key, None, says="a list of networks and addresses")
-    if items is None:
-        return (subnet,) if subnet else ()
-    if not items:
-        table.fault("must name at least one network or address, or be left out", key)
-    return tuple(found for index, item in enumerate(items) if (found := _network(table, item, subnet, key, index)))
+def parse(text: str, network: IPv4Network | None) -> IPv4Address | None:
+    """Parse the text of an address; None for a last part without a network."""
+    if not text.startswith("."):
+        return IPv4Address(text)
+    if network is None:
+        return None
+    return IPv4Address(int(network.network_address) & ~0xFF | int(text[1:]))
 
 
-def _network(table: Section, value: object, subnet: IPv4Network | None, *path: str | int) -> IPv4Network | None:
-    if isinstance(value, str) and "/" in value:
-        try:
-            return IPv4Network(value)
-        except (AddressValueError, NetmaskValueError, ValueError) as error:
-            table.fault(f"must be a network such as 192.168.2.0/24, not {shown(value)}: {error}", *path)
-            return None
-    address = parse(table, value, subnet, *path)
-    return None if address is None else IPv4Network(address)
+def networks(section: Section, key: str, texts: tuple[str, ...], subnet: IPv4Network | None) -> tuple[IPv4Network, ...]:
+    """Parse a list of addresses and networks; unreadable ones are left out."""
+    found = []
+    for index, text in enumerate(texts):
+        if "/" in text:
+            found.append(_network(section, text, key, index))
+        elif (address := parse(text, subnet)) is not None:
+            found.append(IPv4Network(address))
+    return tuple(network for network in found if network is not None)
 
 
-def inside(table: Section, key: str, network: IPv4Network | None) -> IPv4Address | None:
-    """An address that a machine of the subnet can have."""
-    value = table.value(key, says=_SAYS)
-    address = None if value is None else parse(table, value, network, key)
+def host(section: Section, key: str, text: str | None, network: IPv4Network | None) -> IPv4Address | None:
+    """Parse an address and check that a machine of the subnet can have it."""
+    address = None if text is None else parse(text, network)
     if address is None or network is None:
         return address
     if address not in network:
-        table.fault(f"{address} is outside the subnet {network}", key)
+        section.problem(f"{address} is outside the subnet {network}", key)
         return None
     for name, taken in (("network", network.network_address), ("broadcast", network.broadcast_address)):
         if address == taken:
-            table.fault(f"{address} is the {name} address of {network}", key)
+            section.problem(f"{address} is the {name} address of {network}", key)
             return None
     return address

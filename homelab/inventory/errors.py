@@ -1,4 +1,4 @@
-"""What is wrong with an inventory: collected one by one, raised all at once."""
+"""Problems of an inventory: collected one by one, raised together."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong: where it stands, its dotted path, and in words what is wrong and what is allowed."""
+    """A problem: its place, the dotted path of the value, the cause and the allowed values."""
 
     place: Place
     path: str
@@ -37,34 +37,34 @@ class Problem:
 
 
 class Problems:
-    """The faults so far."""
+    """The problems found so far."""
 
     def __init__(self) -> None:
         self.found: list[Problem] = []
 
     def add(self, place: Place, keys: Iterable[str | int], text: str) -> None:
-        """Record a fault."""
+        """Record a problem."""
         self.found.append(Problem(place, dotted(keys), text))
 
     def raise_all(self, path: Path) -> NoReturn:
-        """Raise one InputError that names every fault, in the order of the lines."""
-        count = f"{len(self.found)} faults" if len(self.found) > 1 else "a fault"
+        """Raise one InputError that lists all problems in the order of the lines."""
+        count = f"{len(self.found)} problems" if len(self.found) > 1 else "1 problem"
         # The inventory's own lines first, then those of the overlays.
-        ordered = sorted(self.found, key=lambda fault: (fault.place.file != path, fault.place))
+        ordered = sorted(self.found, key=lambda problem: (problem.place.file != path, problem.place))
         raise InputError(
-            f"{path.name} has {count}",
-            "\n".join(f"  {fault}" for fault in ordered),
-            "Nothing has been touched. Mend these lines and run the same command again.",
+            f"Cannot load {path.name}: {count}",
+            "\n".join(f"  {problem}" for problem in ordered),
+            "Nothing has been changed. Correct these lines and run the same command again.",
         )
 
 
 def dotted(keys: Iterable[str | int]) -> str:
-    """A path for people: `pipeline.cities[2].name`."""
+    """Render a path: `pipeline.cities[2].name`."""
     return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).removeprefix(".")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A hint at the known word that looks most like this one, or else at all of them."""
+    """Return a hint at the most similar known word, or else at all of them."""
     words = list(known)
     close = get_close_matches(word, words, n=1)
     return f"did you mean `{close[0]}`?" if close else f"known are {', '.join(words)}"

@@ -1,4 +1,4 @@
-"""The fingerprints of OpenPGP keys, as RFC 4880 and RFC 9580 define them, without any other program."""
+"""Fingerprints of OpenPGP keys (RFC 4880, RFC 9580), without gpg."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _VERSION = 4
 
 
 def dearmored(data: bytes) -> bytes:
-    """The packets of a key file, whether it is armoured or binary. Raises ValueError."""
+    """Return the packets of an armoured or binary key file. Raises ValueError."""
     blocks = [match["body"] for match in _ARMOR.finditer(data.replace(b"\r\n", b"\n"))]
     return b"".join(map(_decoded, blocks)) if blocks else data
 
@@ -25,7 +25,7 @@ def _decoded(body: bytes) -> bytes:
     lines = body.splitlines()
     while lines and (b":" in lines[0] or not lines[0].strip()):
         lines.pop(0)  # `Version: …`, `Comment: …`, and the empty line after them
-    # The last line may be a checksum, which is no protection: the fingerprint is.
+    # The last line may be a checksum; the fingerprint protects better.
     try:
         return base64.b64decode(b"".join(line.strip() for line in lines if not line.startswith(b"=")), validate=True)
     except binascii.Error as error:
@@ -33,7 +33,7 @@ def _decoded(body: bytes) -> bytes:
 
 
 def fingerprints(data: bytes) -> list[str]:
-    """The fingerprint of each primary key in a file of packets: 40 hexadecimal digits. Raises ValueError."""
+    """Return the fingerprint of each primary key in a file of packets: 40 hexadecimal digits. Raises ValueError."""
     return [_fingerprint(body) for tag, body in packets(data) if tag == _PUBLIC_KEY]
 
 
@@ -44,7 +44,7 @@ def _fingerprint(body: bytes) -> str:
 
 
 def packets(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Tag and body of each packet. Raises ValueError when it is no sequence of whole packets."""
+    """Yield tag and body of each packet. Raises ValueError if a packet is incomplete."""
     at = 0
     while at < len(data):
         head = data[at]
@@ -64,12 +64,12 @@ def _new(data: bytes, at: int) -> tuple[int, int, int]:
     if first < 224:
         return data[at] & 0x3F, at + 3, ((first - 192) << 8) + int.from_bytes(data[at + 2 : at + 3]) + 192
     if first < 255:
-        raise ValueError("it has a packet in parts, which no key has")
+        raise ValueError("it has a packet in parts, which keys do not have")
     return data[at] & 0x3F, at + 6, int.from_bytes(data[at + 2 : at + 6])
 
 
 def _old(data: bytes, at: int) -> tuple[int, int, int]:
     kind = data[at] & 3
     if kind == 3:
-        raise ValueError("it has a packet without a length, which no key has")
+        raise ValueError("it has a packet without a length, which keys do not have")
     return (data[at] >> 2) & 0xF, at + 1 + (1 << kind), int.from_bytes(data[at + 1 : at + 1 + (1 << kind)])

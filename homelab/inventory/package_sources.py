@@ -1,109 +1,180 @@
-"""`packages:`, where the containers get their packages from."""
+"""`packages:`, the package sources of the containers."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 from homelab.distributions import distribution_of
 from homelab.inventory import openpgp
-from homelab.inventory.section import Section, shown
+from homelab.inventory.declaration import SectionOf, declaration_of
+from homelab.inventory.schema_rules import together
+from homelab.inventory.section import Section
 from homelab.model import PackageSources, Repository
+from homelab.model.options import KeyNames, Option
 
-_URL = r"https?://[^\s@/?#]+(/[^\s@?#]*)?"  # without a password: it would be in the containers for everyone to read
-_PACKAGE = r"[a-z0-9][a-z0-9.+-]+"
-_VERSION = r"[A-Za-z0-9.+:~*-]+"
+_URL = r"https?://[^\s@/?#]+(/[^\s@?#]*)?"  # without a password: every user of the containers could read it
 _SUITE = r"[A-Za-z0-9./][A-Za-z0-9._+/-]*"
 _PEM = re.compile(r"-----BEGIN CERTIFICATE-----\n[A-Za-z0-9+/=\s]+?-----END CERTIFICATE-----")
+_FLAT = {  # the rule of JSON Schema: a flat repository has no components, any other has some
+    "if": {"properties": {"suite": {"pattern": "/$"}}, "required": ["suite"]},
+    "then": {"properties": {"components": {"maxItems": 0}}},
+    "else": {"properties": {"components": {"type": "array", "minItems": 1}}, "required": ["components"]},
+}
+MIRROR_RULE = together("apt_security_mirror", "apt_mirror")
 
 
-def sources(table: Section, templates: Collection[str]) -> PackageSources:
-    """The section, or what holds without one, for containers of these templates. What is wrong is recorded."""
-    mirror, security = _mirrors(table, templates)
-    repositories = tuple(_repositories(table.table("repositories", required=False, says="repositories by name")))
-    proxy = table.text("apt_proxy", None, pattern=_URL, says="a URL such as http://192.168.2.5:3142, no password")
-    index = table.text(
-        "pypi_index",
-        None,
-        pattern=_URL,
-        says="a URL such as https://devpi.home.arpa/root/pypi/+simple/, without a password",
-    )
-    certificates = tuple(dict.fromkeys(_certificates(table)))
-    pins = _pins(table.table("pins", required=False, says="versions by package"))
-    table.close()
+def _url(description: str, example: str, expected: str = "") -> Option:
+    expected = expected or f"a URL such as {example}, without a password"
+    return Option(description, pattern=_URL, expected=expected, examples=(example,))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepositorySection:
+    """The keys of a repository."""
+
+    uri: Annotated[str, _url("URL of the repository.", "https://apt.home.arpa")]
+    suite: Annotated[
+        str,
+        Option(
+            "Suite; that of a flat repository ends in `/`.",
+            pattern=_SUITE,
+            expected="a suite such as stable; with a `/` at its end if it is flat",
+        ),
+    ]
+    components: Annotated[
+        tuple[Annotated[str, Option(pattern=_SUITE, expected="a component such as main")], ...],
+        Option("Components; a flat repository has none.", expected="a list such as [main]"),
+    ] = ()
+    key: Annotated[Path, Option("File with the OpenPGP key of the repository.", expected="a file with an OpenPGP key")]
+    fingerprint: Annotated[
+        str,
+        Option(
+            "Fingerprint of the key, from a source that you trust.",
+            pattern=r"(\s*[0-9A-Fa-f]){40}\s*",
+            expected="the key's fingerprint: 40 hexadecimal digits, from a source that you trust",
+        ),
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackagesSection:
+    """The keys of `packages:`."""
+
+    apt_proxy: Annotated[
+        str | None,
+        _url(
+            "Proxy of apt for plain http, such as apt-cacher-ng.",
+            "http://192.168.2.5:3142",
+            "a URL such as http://192.168.2.5:3142, without a password",
+        ),
+    ] = None
+    apt_mirror: Annotated[
+        str | None, _url("Mirror that replaces the distribution's archive.", "http://mirror.home.arpa/ubuntu")
+    ] = None
+    apt_security_mirror: Annotated[
+        str | None,
+        _url("Mirror that replaces the archive of security updates.", "http://mirror.home.arpa/debian-security"),
+    ] = None
+    repositories: Annotated[
+        Mapping[
+            str,
+            Annotated[
+                Section,
+                SectionOf(
+                    RepositorySection, "a mapping with uri, suite, components, key and fingerprint", schema=_FLAT
+                ),
+            ],
+        ],
+        Option(
+            "Further apt repositories by name.",
+            expected="repositories by name",
+            keys=KeyNames(r"[a-z0-9][a-z0-9-]*", "must be a name of lower-case letters, digits and hyphens"),
+        ),
+    ] = field(default_factory=dict)
+    pypi_index: Annotated[
+        str | None, _url("Index that replaces PyPI, such as devpi.", "https://devpi.home.arpa/root/pypi/+simple/")
+    ] = None
+    ca_certificates: Annotated[
+        tuple[Annotated[Path, Option(expected="a file in PEM")], ...],
+        Option("Files with further CAs in PEM.", expected="a list of files in PEM", examples=(["home-ca.pem"],)),
+    ] = ()
+    pins: Annotated[
+        Mapping[
+            str,
+            Annotated[
+                str, Option(pattern=r"[A-Za-z0-9.+:~*-]+", expected='a version or a pattern of one, such as "16.4-*"')
+            ],
+        ],
+        Option(
+            "Versions of Debian packages.",
+            expected="versions by package",
+            keys=KeyNames(r"[a-z0-9][a-z0-9.+-]+", "is not a name of a Debian package"),
+            examples=({"postgresql-16": "16.4-*"},),
+        ),
+    ] = field(default_factory=dict)
+
+
+def package_sources(section: Section, templates: Collection[str]) -> PackageSources:
+    """Read the section for containers of these templates."""
+    found: PackagesSection = declaration_of(PackagesSection).build(section)
+    _check_mirrors(section, found, templates)
+    repositories = [_repository(name, below) for name, below in found.repositories.items()]
     return PackageSources(
-        apt_proxy=proxy,
-        apt_mirror=mirror,
-        apt_security_mirror=security,
-        repositories=repositories,
-        pypi_index=index,
-        certificates=certificates,
-        pins=pins,
+        apt_proxy=found.apt_proxy,
+        apt_mirror=found.apt_mirror,
+        apt_security_mirror=found.apt_security_mirror,
+        repositories=tuple(repository for repository in repositories if repository is not None),
+        pypi_index=found.pypi_index,
+        certificates=tuple(dict.fromkeys(_certificates(section, found.ca_certificates))),
+        pins=found.pins,
     )
 
 
-def _mirrors(table: Section, templates: Collection[str]) -> tuple[str | None, str | None]:
-    mirror, security = (
-        table.text(key, None, pattern=_URL, says=f"a URL such as {example}, without a password")
-        for key, example in (
-            ("apt_mirror", "http://mirror.home.arpa/ubuntu"),
-            ("apt_security_mirror", "http://mirror.home.arpa/debian-security"),
-        )
-    )
-    known = {found.family for found in map(distribution_of, templates) if found}
-    if mirror and len(known) > 1:
-        table.fault(
-            f"would be for containers of {' and of '.join(sorted(known))}, and each needs an archive of its "
-            "own: write `apt_proxy`, or have containers of one of them",
+def _check_mirrors(section: Section, found: PackagesSection, templates: Collection[str]) -> None:
+    families = sorted({known.family for known in map(distribution_of, templates) if known})
+    if found.apt_mirror and len(families) > 1:
+        section.problem(
+            f"would be for containers of {' and of '.join(families)}, and each needs an archive of its own: write "
+            "`apt_proxy`, or have containers of one of them",
             "apt_mirror",
         )
-    if security and not table.data.get("apt_mirror"):
-        table.fault("stands without `apt_mirror`: write both", "apt_security_mirror")
-    return mirror, security
+    if found.apt_security_mirror and not section.has("apt_mirror"):
+        section.problem("needs `apt_mirror`: write both", "apt_security_mirror")
 
 
-def _repositories(table: Section) -> Iterator[Repository]:
-    for name, below in table.tables(says="a mapping with uri, suite, components, key and fingerprint"):
-        if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
-            table.fault("must be a name of lower-case letters, digits and hyphens", name)
-        uri = below.text("uri", pattern=_URL, says="a URL such as https://apt.home.arpa, without a password")
-        suite = below.text("suite", pattern=_SUITE, says="a suite such as stable; with a `/` at its end if it is flat")
-        components = below.items("components", [], says="a list such as [main]") or []
-        for index, item in enumerate(components):
-            if not isinstance(item, str) or not re.fullmatch(_SUITE, item):
-                below.fault(f"must be a component such as main, not {shown(item)}", "components", index)
-        if suite and suite.endswith("/") == bool(components):
-            below.fault(
-                "must not be there: a flat repository has none" if components else "is missing: a list such as [main]",
-                "components",
-            )
-        key = _key(below)
-        below.close()
-        if uri and suite and key:
-            yield Repository(name=name, uri=uri, suite=suite, components=tuple(map(str, components)), key=key)
-
-
-def _key(table: Section) -> bytes | None:
-    """The key's packets, if the one key in that file has the fingerprint that stands beside it."""
-    name = table.text("key", says="a file with an OpenPGP key, as seen from here")
-    says = "the key's fingerprint: 40 hexadecimal digits, from a place that you trust"
-    wanted = table.text("fingerprint", pattern=r"(?i)(\s*[0-9a-f]){40}\s*", says=says)
-    if not name or not wanted:
+def _repository(name: str, section: Section) -> Repository | None:
+    found: RepositorySection = declaration_of(RepositorySection).build(section)
+    if found.suite and found.suite.endswith("/") == bool(section.data.get("components")):
+        section.problem(
+            "must be left out: a flat repository has none"
+            if found.suite.endswith("/")
+            else "is missing: a list such as [main]",
+            "components",
+        )
+    key = _key(section, found.key, found.fingerprint) if found.key and found.fingerprint else None
+    if key is None or not found.uri or not found.suite:
         return None
-    file = table.file("key").parent / Path(name).expanduser()
+    return Repository(name=name, uri=found.uri, suite=found.suite, components=found.components, key=key)
+
+
+def _key(section: Section, file: Path, fingerprint: str) -> bytes | None:
+    """Return the packets of the only key in the file, if it has the fingerprint."""
     try:
         key = openpgp.dearmored(file.read_bytes())
         found = openpgp.fingerprints(key)
     except OSError as error:
-        table.fault(f"{file} cannot be read: {error}", "key")
+        section.problem(f"cannot read {file}: {error.strerror}", "key")
     except ValueError as error:
-        table.fault(f"{file} cannot be used: {error}", "key")
+        section.problem(f"cannot use {file}: {error}", "key")
     else:
         if len(found) != 1:
-            table.fault(f"{file} must hold one key, and holds {len(found)}", "key")
-        elif found[0] != "".join(wanted.split()).upper():
-            table.fault(
+            section.problem(f"{file} must hold one key, and holds {len(found)}", "key")
+        elif found[0] != "".join(fingerprint.split()).upper():
+            section.problem(
                 f"is not that of {file}, which is {found[0]}: do not use that key unless you know why", "fingerprint"
             )
         else:
@@ -111,28 +182,14 @@ def _key(table: Section) -> bytes | None:
     return None
 
 
-def _certificates(table: Section) -> Iterator[str]:
-    for index, item in enumerate(table.items("ca_certificates", [], says="a list of files in PEM") or ()):
-        if not isinstance(item, str):
-            table.fault(f"must be a file in PEM, not {shown(item)}", "ca_certificates", index)
-            continue
-        file = table.file("ca_certificates").parent / Path(item).expanduser()
+def _certificates(section: Section, files: Collection[Path]) -> Iterator[str]:
+    for index, file in enumerate(files):
         try:
             found = _PEM.findall(file.read_text())
         except (OSError, UnicodeDecodeError) as error:
-            table.fault(f"{file} cannot be read: {error}", "ca_certificates", index)
+            reason = error.strerror if isinstance(error, OSError) else "not text"
+            section.problem(f"cannot read {file}: {reason}", "ca_certificates", index)
             continue
         if not found:
-            table.fault(f"{file} has no certificate in PEM in it", "ca_certificates", index)
+            section.problem(f"{file} has no certificate in PEM", "ca_certificates", index)
         yield from found
-
-
-def _pins(table: Section) -> Mapping[str, str]:
-    for name in table.data:
-        if not re.fullmatch(_PACKAGE, name):
-            table.fault("is not a name of a Debian package", name)
-    found = {
-        name: table.text(name, pattern=_VERSION, says='a version or a pattern of one, as "16.4-*"')
-        for name in table.data
-    }
-    return {name: version for name, version in found.items() if version}

@@ -16,10 +16,11 @@ _FIELDS: tuple[tuple[str, int, int, tuple[str, ...]], ...] = (
     ("month", 1, 12, _MONTHS),
     ("day of the week", 0, 7, _DAYS),
 )
+PATTERN = rf"{'|'.join(PRESETS)}|[^@\s]\S*(\s+\S+){{4}}"  # the structure alone; error_in() checks the fields
 
 
-def objection(text: str) -> str | None:
-    """What is wrong with a schedule, or None."""
+def error_in(text: str) -> str | None:
+    """Return the error in a schedule, or None."""
     if text.startswith("@"):
         return None if text in PRESETS else f"unknown preset {text!r}; {did_you_mean(text, PRESETS)}"
     parts = text.split()
@@ -27,7 +28,7 @@ def objection(text: str) -> str | None:
         return f"must be {', '.join(PRESETS)}, or cron's five fields (minute hour day month weekday), not {text!r}"
     for part, (name, low, high, names) in zip(parts, _FIELDS, strict=True):
         if not all(_fits(item, low, high, names) for item in part.split(",")):
-            return f"cron's {name} must lie within {low} to {high}, with *, a-b, */n and lists, not {part!r}"
+            return f"cron's {name} must be within {low} to {high}, with *, a-b, */n and lists, not {part!r}"
     return None
 
 

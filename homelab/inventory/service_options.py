@@ -1,59 +1,66 @@
-"""A service's options: the fields of its dataclass are the schema."""
+"""`services:` of a container: each service by its name, with its options."""
 
 from __future__ import annotations
 
-import types
-from collections.abc import Iterator
-from dataclasses import MISSING, Field, fields
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from collections.abc import Mapping
+from typing import Any
 
+from homelab.inventory.declaration import declaration_of
+from homelab.inventory.errors import did_you_mean
 from homelab.inventory.section import Section
+from homelab.inventory.value_types import ValueType, nullable, shown
+from homelab.inventory.yaml_source import KeyPath
 from homelab.model import Service
-
-_LOW, _HIGH = 1, 65535
-
-
-def read(table: Section, service: type[Service]) -> Service | None:
-    """The service with its options, or None when some of them are wrong."""
-    before = len(table.faults.found)
-    hints = get_type_hints(service)
-    options = {field.name: _option(table, field, hints[field.name]) for field in _fields(service)}
-    table.close()
-    return service(**options) if len(table.faults.found) == before else None
+from homelab.services import SERVICES
 
 
-def names(service: type[Service]) -> Iterator[str]:
-    """The names of a service's options."""
-    return (field.name for field in _fields(service))
+class Services(ValueType):
+    """A mapping of the services' names to their options, which the dataclass of each service declares."""
+
+    def __init__(self) -> None:
+        super().__init__("a mapping of services, each with its options")
+
+    def accepts(self, value: object) -> bool:
+        return isinstance(value, dict)
+
+    def read(self, value: Any, section: Section, at: KeyPath) -> Any:
+        if not isinstance(value, dict):
+            return self.refuse(value, section, at)
+        found = {}
+        for name, options in value.items():
+            if name not in SERVICES:
+                section.problem(f"unknown service; {did_you_mean(name, SERVICES)}", *at, name)
+            elif not isinstance(options, dict | None):
+                section.problem(
+                    f"must be a mapping of options, `{{}}` if there are none, not {shown(options)}", *at, name
+                )
+            else:
+                service = read_options(section.below(*at, name), SERVICES[name])
+                if service is not None:
+                    found[name] = service
+        return found
+
+    def schema(self) -> Mapping[str, Any]:
+        return {
+            "type": "object",
+            "properties": {name: options_schema(service) for name, service in SERVICES.items()},
+            "additionalProperties": False,
+        }
 
 
-def _fields(service: type[Service]) -> tuple[Field[Any], ...]:
-    return fields(service)  # type: ignore[arg-type]
+def read_options(section: Section, service: type[Service]) -> Service | None:
+    """Return the service with its options; None if a problem was recorded."""
+    before = len(section.problems.found)
+    built = declaration_of(service).build(section)
+    return built if len(section.problems.found) == before else None
 
 
-def _option(table: Section, field: Field[Any], kind: Any) -> Any:
-    default = {} if field.default is MISSING else {"default": field.default}
-    if field.default_factory is not MISSING:
-        default = {"default": field.default_factory()}
-    if get_origin(kind) in (Union, types.UnionType):
-        kind = next(part for part in get_args(kind) if part is not types.NoneType)
-    if get_origin(kind) is Literal:
-        return table.choice(field.name, get_args(kind), **default)
-    if get_origin(kind) is tuple:
-        return _texts(table, field.name, **default)
-    if kind is bool:
-        return table.flag(field.name, **default)
-    if kind is int:
-        limits = field.metadata
-        return table.whole(field.name, low=limits.get("low", _LOW), high=limits.get("high", _HIGH), **default)
-    if kind is str:
-        return table.text(field.name, **field.metadata, **default)
-    raise TypeError(f"an option of a service cannot be of type {kind}")
-
-
-def _texts(table: Section, key: str, **default: Any) -> tuple[str, ...]:
-    items = table.items(key, says="a list of texts", **default) or ()
-    for index, item in enumerate(items):
-        if not isinstance(item, str):
-            table.fault("must be some text", key, index)
-    return tuple(items)
+def options_schema(service: type[Service]) -> dict[str, Any]:
+    """Return the JSON Schema of a service's options; null counts as no options, unless one is required."""
+    declaration = declaration_of(service)
+    schema = declaration.json_schema()
+    doc = service.__doc__ or ""
+    if doc.startswith(f"{service.__name__}("):  # which dataclass() writes if there is none
+        doc = ""
+    description = " ".join(doc.partition("\n\n")[0].split()) or f"Options of {service.__name__}."
+    return {"description": description} | (schema if "required" in schema else nullable(schema))

@@ -1,4 +1,4 @@
-"""A new entry in inventory.yaml as text: every comment, blank line and quote around it stays as it is."""
+"""Insert entries into the text of inventory.yaml; comments, blank lines and quotes around them are kept."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _INDENT = 2
 
 
 def entry(name: str, values: Mapping[str, Any], indent: int = _INDENT) -> list[str]:
-    """The lines of a container's entry; `indent` is that of its name."""
+    """Return the lines of a container's entry; `indent` is that of its name."""
     return [f"{' ' * indent}{name}:", *_lines(values, indent + _INDENT)]
 
 
@@ -48,15 +48,15 @@ def _scalar(value: Any) -> str:
 
 
 def insert_containers(text: str, path: Path, entries: Mapping[str, Mapping[str, Any]]) -> str:
-    """The inventory's text with these entries at the end of `containers:`.
+    """Return the inventory's text with these entries at the end of `containers:`.
 
-    Raises InputError where that mapping is not written with a line for each container.
+    Raises InputError if that mapping does not have a line for each container.
     """
     containers = _containers(text, path)
     indent = containers.value[0][0].start_mark.column
     lines = text.split("\n")
     last = _last_line(lines, containers, indent)
-    # As the others are: with a blank line between two containers, or without.
+    # As between the existing entries: a blank line, or none.
     space = len(containers.value) > 1 and not lines[containers.value[-1][0].start_mark.line - 1].strip()
     new = [line for name, values in entries.items() for line in ([""] if space else []) + entry(name, values, indent)]
     end = "\r" if "\r\n" in text else ""
@@ -69,15 +69,15 @@ def _containers(text: str, path: Path) -> yaml.MappingNode:
     node = next((value for key, value in pairs if key.value == "containers"), None)
     if not isinstance(node, yaml.MappingNode) or node.flow_style or not node.value:
         raise InputError(
-            f"{path.name}: there is no place for a new container",
-            "`containers:` is not a mapping with a line for each container in this file.",
-            "Write it so, as in the commented example that `homelab init` writes; then run this again.",
+            f"Cannot add a container to {path.name}: no line for each container",
+            "`containers:` of this file must be a mapping with a line for each container.",
+            "Write it as in the commented example of `homelab init`; then run the same command again.",
         )
     return node
 
 
 def _last_line(lines: Sequence[str], containers: yaml.MappingNode, indent: int) -> int:
-    """The line where the last container ends, counted from 0, with the comments that belong to it."""
+    """Return the last line of the last container and its comments, counted from 0."""
     last = _end(containers)
     while not lines[last].strip():
         last -= 1
@@ -91,25 +91,27 @@ def _last_line(lines: Sequence[str], containers: yaml.MappingNode, indent: int) 
 
 
 def _end(node: yaml.Node) -> int:
-    """The last line of a value. A mapping's own end would be where the next thing begins."""
+    """Return the last line of a value. The end mark of a block mapping is at the beginning of the next value."""
     if isinstance(node, yaml.CollectionNode) and node.value and not node.flow_style:
         last = node.value[-1]
         return max(map(_end, last)) if isinstance(last, tuple) else _end(last)
-    # A block of text ends at the beginning of a line, anything else within its last one.
+    # A block of text ends at the beginning of the next line, other values within their last line.
     start, end = node.start_mark, node.end_mark
     return int(end.line) - (1 if end.column == 0 and end.line > start.line else 0)
 
 
 def replace_text(path: Path, before: str, after: str) -> None:
-    """Put a text in the place of another, atomically and with the file's mode; a link stays one.
+    """Replace the text of a file atomically; its mode is kept, and a link stays a link.
 
-    Raises HomelabError if it is not that other one any more, or cannot be written.
+    Raises HomelabError if the file has another text than `before`, or cannot be written.
     """
     real = path.resolve()
     try:
         if _text(real) != before:
             raise HomelabError(
-                f"{path.name} was changed in the meantime", "Nothing has been written.", "Run the same command again."
+                f"Cannot write {path.name}: it was changed in the meantime",
+                "Nothing has been written.",
+                "Run the same command again.",
             )
         handle, name = tempfile.mkstemp(dir=real.parent, prefix=f".{real.name}.")
         try:
@@ -124,18 +126,21 @@ def replace_text(path: Path, before: str, after: str) -> None:
             raise
     except OSError as error:
         raise HomelabError(
-            f"{path.name} cannot be written",
-            f"{real}: {error.strerror}.",
-            "Mend that and run the same command again; no container has been changed.",
+            f"Cannot write {path.name}: {error.strerror}",
+            f"{real}. No container has been changed.",
+            "Remove the cause and run the same command again.",
         ) from error
 
 
 def read_text(path: Path) -> str:
-    """The inventory's text, its line ends as they are. Raises InputError."""
+    """Return the inventory's text with its own line ends. Raises InputError."""
     try:
         return _text(path)
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path.name} cannot be read", f"{path}: {error}.", "Mend that and run this again.") from error
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise InputError(
+            f"Cannot read {path.name}: {reason}", f"{path}.", "Remove the cause and run the same command again."
+        ) from error
 
 
 def _text(path: Path) -> str:

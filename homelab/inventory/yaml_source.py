@@ -1,7 +1,8 @@
-"""YAML files as plain data that remembers the file and line of every value, and overlays merged over them."""
+"""YAML files as plain data with the file and line of every value, and overlays merged over them."""
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,20 +13,22 @@ import yaml
 
 from homelab.inventory.errors import Place, Problems
 
-Keys = tuple[str | int, ...]
-_DEEPEST = 20
+KeyPath = tuple[str | int, ...]
+_DEEPEST = 20  # levels of nesting
+_FAST_NESTING = 2000  # levels of nesting that are safe with libyaml
+_MERGE = "<<"  # a key that adds the keys of other mappings
 
 
 @dataclass(slots=True)
 class Document:
-    """Plain data, and where each of its values stands."""
+    """Plain data, and the place of each of its values."""
 
     data: Any
-    places: dict[Keys, Place] = field(default_factory=dict)
-    broken: bool = False  # nothing in it can be relied upon
+    places: dict[KeyPath, Place] = field(default_factory=dict)
+    broken: bool = False  # it cannot be used; the problem is recorded
 
-    def place(self, keys: Keys) -> Place:
-        """Where a value stands, or, if it is missing, where the nearest thing around it stands."""
+    def place(self, keys: KeyPath) -> Place:
+        """Return the place of a value; for a missing one, that of the nearest mapping around it."""
         while keys not in self.places and keys:
             keys = keys[:-1]
         return self.places[keys]
@@ -37,6 +40,12 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's own name
 
 
+class _FastLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """The same by libyaml, if present: ten times as fast, but with less clear errors."""
+
+    yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+
+
 for _tag, _pattern, _first in (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
@@ -44,28 +53,40 @@ for _tag, _pattern, _first in (
     ("float", r"[-+]?[0-9]+\.[0-9]*(?:[eE][-+]?[0-9]+)?", list("-+0123456789")),
 ):
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})$"), _first)
-_Loader.add_constructor("tag:yaml.org,2002:int", lambda _, node: int(node.value))
+for _loader in (_Loader, _FastLoader):
+    _loader.add_constructor("tag:yaml.org,2002:int", lambda _, node: int(node.value))
 
 
-def parse(path: Path, text: str, faults: Problems) -> Document:
-    """Read one file; what cannot be read is recorded among the faults."""
+def parse(path: Path, text: str, problems: Problems) -> Document:
+    """Read one file; record a problem if it cannot be read."""
     document = Document(None, {(): Place(path, 1)})
     try:
-        loader = _Loader(text)
-        root = loader.get_single_node()
+        loader, root = _compose(text)
         if root is not None:
-            document.data = _value(loader, root, (), document, faults, path)
+            document.data = _Builder(loader, document, problems, path).value(root, ())
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        faults.add(Place(path, mark.line + 1 if mark else 1), (), f"not valid YAML: {_explain(error)}")
+        problems.add(Place(path, mark.line + 1 if mark else 1), (), f"not valid YAML: {_explain(error)}")
         document.broken = True
     except yaml.YAMLError as error:
-        faults.add(Place(path, 1), (), f"not valid YAML: {' '.join(str(error).split())}")
+        problems.add(Place(path, 1), (), f"not valid YAML: {' '.join(str(error).split())}")
         document.broken = True
     except RecursionError:
-        faults.add(Place(path, 1), (), "nested too deeply")
+        problems.add(Place(path, 1), (), "nested too deeply")
         document.broken = True
     return document
+
+
+def _compose(text: str) -> tuple[Any, yaml.Node | None]:
+    """Return a loader and the root node, by libyaml if possible. Raises YAMLError."""
+    # libyaml would exhaust the stack of the process; a level of nesting takes a bracket, or a column of a line.
+    brackets, columns = text.count("[") + text.count("{"), max(map(len, text.splitlines()), default=0)
+    if max(brackets, columns) < _FAST_NESTING:
+        fast = _FastLoader(text)
+        with contextlib.suppress(yaml.YAMLError):
+            return fast, fast.get_single_node()
+    loader = _Loader(text)
+    return loader, loader.get_single_node()
 
 
 def _explain(error: yaml.MarkedYAMLError) -> str:
@@ -75,45 +96,92 @@ def _explain(error: yaml.MarkedYAMLError) -> str:
     return f"{problem} ({error.context})" if error.context else problem
 
 
-def _value(loader: _Loader, node: yaml.Node, keys: Keys, document: Document, faults: Problems, path: Path) -> Any:
-    document.places.setdefault(keys, Place(path, node.start_mark.line + 1))
-    if document.broken:
-        return None
-    if len(keys) > _DEEPEST:
-        faults.add(document.places[keys], keys[:2], "nested too deeply, or an alias that contains itself")
-        document.broken = True
-        return None
-    if isinstance(node, yaml.MappingNode):
-        return _mapping(loader, node, keys, document, faults, path)
-    if isinstance(node, yaml.SequenceNode):
-        return [_value(loader, item, (*keys, index), document, faults, path) for index, item in enumerate(node.value)]
-    return loader.construct_object(node)
+@dataclass(frozen=True, slots=True)
+class _Builder:
+    """Converts the nodes of one file to plain data."""
+
+    loader: Any  # a loader of PyYAML
+    document: Document
+    problems: Problems
+    path: Path
+
+    def value(self, node: yaml.Node, keys: KeyPath) -> Any:
+        """Convert a node and record its place."""
+        self.document.places.setdefault(keys, self._place(node))
+        if self.document.broken:
+            return None
+        if len(keys) > _DEEPEST:
+            self._nested_too_deeply(keys)
+            return None
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, keys)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.value(item, (*keys, index)) for index, item in enumerate(node.value)]
+        return self.loader.construct_object(node)
+
+    def _mapping(self, node: yaml.MappingNode, keys: KeyPath) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for key_node, value_node in self._pairs(node, keys, 0):
+            key = key_node.value
+            self.document.places[(*keys, key)] = self._place(key_node)
+            result[key] = self.value(value_node, (*keys, key))
+        return result
+
+    def _pairs(self, node: yaml.MappingNode, keys: KeyPath, depth: int) -> list[tuple[yaml.ScalarNode, yaml.Node]]:
+        """Return the keys and values, those of merge keys included: explicit keys win, then earlier mappings."""
+        if self.document.broken or len(keys) + depth > _DEEPEST:
+            self._nested_too_deeply(keys)
+            return []
+        found: dict[str, tuple[yaml.ScalarNode, yaml.Node]] = {}
+        merged: yaml.Node | None = None
+        for key_node, value_node in node.value:
+            key, place = key_node.value, self._place(key_node)
+            if not isinstance(key_node, yaml.ScalarNode):
+                self.problems.add(place, keys, "a key must be a word")
+            elif first_node := merged if _is_merge(key_node) else found.get(key, (None,))[0]:
+                first = self._place(first_node)
+                self.problems.add(place, (*keys, key), f"written twice; the first one is in line {first.line}")
+            elif _is_merge(key_node):
+                merged = value_node
+            else:
+                found[key] = (key_node, value_node)
+        for source in self._merge_sources(merged, keys):
+            for key_node, value_node in self._pairs(source, keys, depth + 1):
+                found.setdefault(key_node.value, (key_node, value_node))
+        return list(found.values())
+
+    def _merge_sources(self, node: yaml.Node | None, keys: KeyPath) -> list[yaml.MappingNode]:
+        nodes = node.value if isinstance(node, yaml.SequenceNode) else [node] if node else []
+        sources = [each for each in nodes if isinstance(each, yaml.MappingNode)]
+        if node and len(sources) < len(nodes):
+            self.problems.add(
+                self._place(node),
+                (*keys, _MERGE),
+                "must be an alias of a mapping, or a list of them, as in `<<: *name` or `<<: [*one, *two]`",
+            )
+        return sources
+
+    def _place(self, node: yaml.Node) -> Place:
+        return Place(self.path, node.start_mark.line + 1)
+
+    def _nested_too_deeply(self, keys: KeyPath) -> None:
+        if not self.document.broken:
+            self.problems.add(
+                self.document.places[keys], keys[:2], "nested too deeply, or an alias that contains itself"
+            )
+        self.document.broken = True
 
 
-def _mapping(
-    loader: _Loader, node: yaml.MappingNode, keys: Keys, document: Document, faults: Problems, path: Path
-) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for key_node, value_node in node.value:
-        place = Place(path, key_node.start_mark.line + 1)
-        key = key_node.value
-        if not isinstance(key, str):
-            faults.add(place, keys, "a key must be a word")
-        elif key in result:
-            first = document.places[(*keys, key)]
-            faults.add(place, (*keys, key), f"written twice; the first one is in line {first.line}")
-        else:
-            document.places[(*keys, key)] = place
-            result[key] = _value(loader, value_node, (*keys, key), document, faults, path)
-    return result
+def _is_merge(key: yaml.ScalarNode) -> bool:
+    return key.value == _MERGE and not key.style
 
 
 def merge(base: Document, overlay: Document) -> None:
-    """Lay a document over another: mappings merge, everything else replaces, null deletes."""
+    """Put an overlay over a document: mappings merge, other values replace, null deletes."""
     base.data = _merged(base, overlay, (), base.data, overlay.data)
 
 
-def _merged(base: Document, overlay: Document, keys: Keys, below: Any, above: Any) -> Any:
+def _merged(base: Document, overlay: Document, keys: KeyPath, below: Any, above: Any) -> Any:
     if not (isinstance(below, dict) and isinstance(above, dict)):
         _forget(base, keys)
         base.places.update(_beneath(overlay, keys))
@@ -132,11 +200,11 @@ def _merged(base: Document, overlay: Document, keys: Keys, below: Any, above: An
     return result
 
 
-def _beneath(document: Document, keys: Keys) -> Iterator[tuple[Keys, Place]]:
+def _beneath(document: Document, keys: KeyPath) -> Iterator[tuple[KeyPath, Place]]:
     return ((k, place) for k, place in document.places.items() if k[: len(keys)] == keys)
 
 
-def _forget(document: Document, keys: Keys) -> None:
+def _forget(document: Document, keys: KeyPath) -> None:
     for key, _ in list(_beneath(document, keys)):
         if key:
             del document.places[key]

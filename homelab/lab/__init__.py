@@ -1,8 +1,8 @@
-"""A Proxmox-compatible node on this machine, over real LXC containers: for trying out, and for the tests."""
+"""A Proxmox-compatible node on this machine, over real LXC containers: for demos and tests."""
 
+from homelab.lab.lab_status import LabContainer, LabStatus, status
 from homelab.lab.lifecycle import down, up
 from homelab.lab.machine import missing
 from homelab.lab.settings import LABS, Lab
-from homelab.lab.status import LabContainer, LabStatus, status
 
 __all__ = ["LABS", "Lab", "LabContainer", "LabStatus", "down", "missing", "status", "up"]

@@ -1,4 +1,4 @@
-"""The list of templates, and their download: what Proxmox fetches, this node makes with mmdebstrap."""
+"""The node's template list and download. Where Proxmox fetches a template, this node builds it with mmdebstrap."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from fakepve import FakePve, PveError
 
 from homelab.lab import template_build
 from homelab.lab.settings import Lab
-from homelab.lab.tasks import say
+from homelab.lab.tasks import log_line
 
 _SOURCE = "mmdebstrap"
 
 
 class ApplianceNode(FakePve):  # type: ignore[misc]
-    """The part of a node that has templates. Its storage `local` is the one that takes them."""
+    """Mixin for container templates, which are kept on the storage `local`."""
 
     lab: Lab
 
-    def hold(self, templates: Iterable[Path]) -> None:
-        """Have these templates on the storage."""
+    def register_templates(self, templates: Iterable[Path]) -> None:
+        """Register template files as volumes of the storage."""
         self.templates = {f"local:vztmpl/{file.name}": file for file in templates}
         for file in self.templates.values():
             self._show(file)
@@ -36,7 +36,7 @@ class ApplianceNode(FakePve):  # type: ignore[misc]
         }
 
     async def synthesise(self, match: Any, method: str, info: Any, user: str, values: Mapping[str, Any]) -> Any:
-        """What fakepve would make up, its parameters and privileges checked already."""
+        """Answer the template calls; fakepve has already checked parameters and privileges."""
         if match.template == "/nodes/{node}/aplinfo":
             return _rows() if method == "GET" else await self._download(user, values)
         return await super().synthesise(match, method, info, user, values)
@@ -58,9 +58,9 @@ class ApplianceNode(FakePve):  # type: ignore[misc]
     async def _make(self, release: template_build.Release) -> None:
         volume = f"local:vztmpl/{template_build.file_name(release)}"
         if volume in self.templates:
-            say("OK, got correct file already, no need to download")
+            log_line("OK, got correct file already, no need to download")
             return
-        say(f"making {volume} with {_SOURCE}")
+        log_line(f"building {volume} with {_SOURCE}")
         recipe = template_build.recipe(release)
         made = template_build.cached(self.lab.cache, recipe)
         if made is None:
@@ -70,7 +70,7 @@ class ApplianceNode(FakePve):  # type: ignore[misc]
 
 
 def _rows() -> list[dict[str, Any]]:
-    """The releases as Proxmox lists its templates."""
+    """Return the supported releases as rows of Proxmox's template list."""
     return [
         {
             "package": f"{release.alias}-standard",

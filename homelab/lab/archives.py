@@ -1,4 +1,4 @@
-"""Backups of real containers: a tar of the root with the owners that it has inside, as Proxmox's vzdump makes it."""
+"""Backup archives of real containers: tar files with the owner ids seen inside the container, as vzdump writes them."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from typing import Any
 from fakepve import FakeCt, TaskError
 
 from homelab.lab import guest
-from homelab.lab.backups import ARCHIVE, BackupApi, made_at, online_again
+from homelab.lab.backups import ARCHIVE, BackupApi, created_at, log_downtime
 from homelab.lab.command import ProgramFailed, attempt, run
-from homelab.lab.containers import AS_CONTAINER_ROOT, copy_tree, remove_tree
+from homelab.lab.lxc import AS_CONTAINER_ROOT, copy_tree, remove_tree
 from homelab.lab.snapshots import SnapshotNode
 from homelab.lab.subids import FIRST
-from homelab.lab.tasks import Body, said, say
+from homelab.lab.tasks import Body, log_line, task_log
 
 STORAGE = "local"
-_LONG = 3600.0  # seconds that packing or unpacking may take
+_LONG = 3600.0  # timeout in seconds for packing or unpacking
 _CONF, _FIREWALL = "etc/vzdump/pct.conf", "etc/vzdump/pct.fw"
 _TAR_FLAGS = (
     "--one-file-system",
@@ -47,37 +47,37 @@ _LEFT_OUT = (
 
 
 class BackupNode(BackupApi, SnapshotNode):
-    """The part of the node that makes backups of containers and containers of backups."""
+    """Mixin that writes backup archives and restores containers from them."""
 
-    def recall_backups(self) -> None:
-        """Take up the backups that are there, and remove what a killed node has left. Blocks."""
+    def load_backups(self) -> None:
+        """Register the existing backups and remove leftovers of a killed node. Blocks."""
         for leftover in [*self._dumps.glob("*.dat"), *self.lab.lxcpath.glob("vzdump-*")]:
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         for file in sorted(self._dumps.glob("*.tar.zst")):
             if found := ARCHIVE.fullmatch(volume := f"backup/{file.name}"):
-                notes = _beside(file, ".notes")
+                notes = _sidecar(file, ".notes")
                 self.storages[STORAGE]["volumes"][volume] = {
                     "content": "backup",
                     "format": "tar.zst",
                     "size": file.stat().st_size,
                     "vmid": int(found[1]),
-                    "ctime": made_at(volume),
+                    "ctime": created_at(volume),
                     **({"notes": notes.read_text()} if notes.exists() else {}),
-                    **({"protected": True} if _beside(file, ".protected").exists() else {}),
+                    **({"protected": True} if _sidecar(file, ".protected").exists() else {}),
                 }
 
-    def thaw(self, ct: FakeCt) -> None:
-        """Let a container go on that a killed node was making a backup of. Blocks."""
+    def unfreeze(self, ct: FakeCt) -> None:
+        """Unfreeze and unlock a container that a killed node was backing up. Blocks."""
         if ct.lock == "backup":
-            self.runtime.thaw(ct.vmid)
+            self.runtime.unfreeze(ct.vmid)
             ct.lock = None
 
     async def dump(self, ct: FakeCt, volume: str, mode: str, config: str) -> int:
-        """See BackupApi.dump. In mode `suspend` the container stands still while it is read.
+        """See BackupApi.dump. In mode `suspend` the container is frozen while it is read.
 
-        Proxmox copies it with rsync before, so that it stands still for the last changes only.
+        Proxmox copies it with rsync first, so it freezes the container only for the last changes.
         """
-        self.save(ct)  # with its lock: a node that is killed now knows whom to let go on
+        self.save(ct)  # with its lock, so that a killed node unfreezes this container when it restarts
         return await asyncio.to_thread(self._dump, ct.vmid, self._file(volume), mode, config)
 
     def _dump(self, vmid: int, file: Path, mode: str, config: str) -> int:
@@ -88,9 +88,9 @@ class BackupNode(BackupApi, SnapshotNode):
             shutil.chown(work, FIRST, FIRST)
             guest.write_inside(work, {_CONF: config.encode(), _FIREWALL: b""})
             with self._still(vmid, mode, work) as root:
-                say_all(self._pack(root, work))
+                log_output(self._pack(root, work))
             run(["zstd", "--quiet", "--threads=0", work / "root.tar", "-o", draft], timeout=_LONG)
-            shutil.chown(draft, 0, 0)  # zstd hands on whose the tar was
+            shutil.chown(draft, 0, 0)  # zstd copies the owner of the tar file
             draft.rename(file)
         finally:
             shutil.rmtree(work, ignore_errors=not work.exists())
@@ -114,31 +114,31 @@ class BackupNode(BackupApi, SnapshotNode):
             ],
             timeout=_LONG,
         )
-        said = done.stderr.decode(errors="replace")
+        output = done.stderr.decode(errors="replace")
         if done.returncode:
-            raise ProgramFailed(f"tar ended with status {done.returncode}", said.strip())
-        return said
+            raise ProgramFailed(f"Cannot run tar: exit status {done.returncode}", output.strip())
+        return output
 
     @contextmanager
     def _still(self, vmid: int, mode: str, work: Path) -> Iterator[Path]:
-        """A root in which nothing moves, as the mode has it: a snapshot's, or the container's own meanwhile."""
+        """Yield a root that does not change, depending on the mode: a snapshot's, or the frozen container's own."""
         root = self.runtime.root(vmid)
         if mode == "snapshot":
-            say("INFO: create storage snapshot 'vzdump'")
+            log_line("INFO: create storage snapshot 'vzdump'")
             with self.runtime.frozen(vmid):
                 copy_tree(root, work / "vzdump")
             yield work / "vzdump"
-            say("INFO: cleanup temporary 'vzdump' snapshot")
+            log_line("INFO: cleanup temporary 'vzdump' snapshot")
             remove_tree(work / "vzdump")
         elif mode == "suspend":
-            say("INFO: suspending guest")
+            log_line("INFO: suspending guest")
             began = time.time()
             try:
                 with self.runtime.frozen(vmid):
                     yield root
             finally:
-                say("INFO: resuming guest")
-                online_again(began)
+                log_line("INFO: resuming guest")
+                log_downtime(began)
         else:
             yield root
 
@@ -152,23 +152,23 @@ class BackupNode(BackupApi, SnapshotNode):
             raise TaskError(f"unable to read the configuration in '{volid}': {error.details}") from error
 
     async def unpack_backup(self, ct: FakeCt, volid: str, body: Body) -> str | None:
-        """Make a container of a backup, in reality first and in the model after it. Raises TaskError."""
-        say(f"recovering backed-up configuration from '{volid}'")
-        async with self.made_or_gone(ct, f"unable to restore CT {ct.vmid} - "):
+        """Restore a container from a backup: first the real one, then fakepve's model of it. Raises TaskError."""
+        log_line(f"recovering backed-up configuration from '{volid}'")
+        async with self.removed_on_failure(ct, f"unable to restore CT {ct.vmid} - "):
             if self.volume_exists(volid) is not True:
                 raise TaskError(f"volume '{volid}' does not exist")
-            say(f"restoring '{volid}' now..")
+            log_line(f"restoring '{volid}' now..")
             await asyncio.to_thread(self._unpack, ct.vmid, self._file(volid.partition(":")[2]))
-            await asyncio.to_thread(self.measure.weigh, ct.vmid)
-            say("merging backed-up and given configuration..")
+            await asyncio.to_thread(self.measure.measure_disk, ct.vmid)
+            log_line("merging backed-up and given configuration..")
             return await self.restored(ct, volid, body)
 
     def _unpack(self, vmid: int, file: Path) -> None:
         root = self.runtime.root(vmid)
         root.mkdir(parents=True)
         shutil.chown(root, FIRST, FIRST)
-        say(f"extracting archive '{file}'")
-        # The archive is root's alone, and unpacked as the container's root: it goes through standard input.
+        log_line(f"extracting archive '{file}'")
+        # Only root can read the archive, and the container's root unpacks it: pass it through standard input.
         with file.open("rb") as archive:
             run(
                 [
@@ -193,40 +193,40 @@ class BackupNode(BackupApi, SnapshotNode):
 
     async def _content_put(self, v: Any, user: str) -> None:
         await super()._content_put(v, user)
-        self.remember_volume(self._volume_target(v)[1])
+        self.save_volume(self._volume_target(v)[1])
 
-    def remember_volume(self, volume: str) -> None:
-        """See BackupApi.remember_volume: notes and protection are files beside the archive, as on Proxmox."""
+    def save_volume(self, volume: str) -> None:
+        """See BackupApi.save_volume: notes and protection are files next to the archive, as on Proxmox."""
         entry = self.storages[STORAGE]["volumes"].get(volume, {})
         if entry.get("content") != "backup":
             return
         for suffix, content in ((".notes", entry.get("notes")), (".protected", "" if entry.get("protected") else None)):
-            beside = _beside(self._file(volume), suffix)
+            sidecar = _sidecar(self._file(volume), suffix)
             if content is None:
-                beside.unlink(missing_ok=True)
+                sidecar.unlink(missing_ok=True)
             else:
-                beside.write_text(content)
+                sidecar.write_text(content)
 
-    def forget_volume(self, volume: str) -> None:
-        """See BackupApi.forget_volume."""
+    def delete_volume_files(self, volume: str) -> None:
+        """See BackupApi.delete_volume_files."""
         file = self._file(volume)
-        for path in (file, _beside(file, ".notes"), _beside(file, ".protected"), _log_of(file)):
+        for path in (file, _sidecar(file, ".notes"), _sidecar(file, ".protected"), _log_of(file)):
             path.unlink(missing_ok=True)
 
-    def keep_log(self, volume: str) -> None:
-        """See BackupApi.keep_log."""
-        _log_of(self._file(volume)).write_text("".join(f"{line}\n" for line in said()))
+    def save_log(self, volume: str) -> None:
+        """See BackupApi.save_log."""
+        _log_of(self._file(volume)).write_text("".join(f"{line}\n" for line in task_log()))
 
     async def task(
         self, node: str, ttype: str, tid: Any, user: str, body: Body, vm: Any = None, lock: bool = True, log: Any = ()
     ) -> str:
-        """Start a task; one that deletes a volume deletes its files too."""
+        """Start a task; a task that deletes a volume also deletes its files."""
 
         async def and_files() -> str | None:
             note = await body()
             for file in self._dumps.glob("*.tar.zst"):
                 if (volume := f"backup/{file.name}") not in self.storages[STORAGE]["volumes"]:
-                    self.forget_volume(volume)
+                    self.delete_volume_files(volume)
             return note
 
         return await super().task(node, ttype, tid, user, and_files if ttype == "imgdel" else body, vm, lock, log)
@@ -239,13 +239,13 @@ class BackupNode(BackupApi, SnapshotNode):
         return self._dumps / volume.removeprefix("backup/")
 
 
-def say_all(text: str) -> None:
-    """What a program has printed, as lines of the task's log."""
+def log_output(text: str) -> None:
+    """Add a program's output to the task's log."""
     for line in text.splitlines():
-        say(f"INFO: {line}")
+        log_line(f"INFO: {line}")
 
 
-def _beside(file: Path, suffix: str) -> Path:
+def _sidecar(file: Path, suffix: str) -> Path:
     return file.with_name(file.name + suffix)
 
 

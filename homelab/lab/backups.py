@@ -1,4 +1,4 @@
-"""vzdump, restore and retention as Proxmox's API has them. What an archive is made of is the subclass's to say."""
+"""Proxmox's API for vzdump, restore and retention. A subclass defines the archive format."""
 
 from __future__ import annotations
 
@@ -14,59 +14,40 @@ from fakepve import FakeCt, FakePve, PveError, TaskError
 from fakepve.lxc import SNAPSHOT_STORAGE
 
 from homelab.errors import HomelabError
-from homelab.lab.tasks import Body, say
+from homelab.lab.config_file import parse_config, render_config
+from homelab.lab.tasks import Body, log_line
 
 ARCHIVE = re.compile(r"backup/vzdump-lxc-(\d+)-(\d{4}(?:_\d\d){2}-\d\d(?:_\d\d){2})\.tar\.zst")
 _STAMP = "%Y_%m_%d-%H_%M_%S"
-_NOT_KEPT = frozenset({"lock", "parent", "digest"})
-# What a restore takes from the backup's configuration by other ways than a parameter.
+# Options that a restore copies from the backup's configuration without passing them as parameters.
 _NOT_GIVEN = frozenset({"arch", "ostype"})
-_NUMBERS = frozenset({"cores", "cpuunits", "memory", "onboot", "protection", "swap", "tty", "unprivileged"})
-_SHUTDOWN = 600  # seconds that a container has to end by itself
-
-
-def parsed(text: str) -> dict[str, Any]:
-    """The options of a configuration in the form of Proxmox's files; the description is its comment lines."""
-    lines = text.partition("\n[")[0].splitlines()
-    options = dict(line.split(": ", 1) for line in lines if ": " in line and not line.startswith("#"))
-    description = "".join(f"{line[1:]}\n" for line in lines if line.startswith("#"))
-    return {key: int(value) if key in _NUMBERS else value for key, value in options.items()} | (
-        {"description": description} if description else {}
-    )
-
-
-def written(config: Mapping[str, Any]) -> str:
-    """A configuration in the form of Proxmox's files, as it goes into a backup."""
-    comments = "".join(f"#{line}\n" for line in str(config.get("description", "")).splitlines())
-    return comments + "".join(
-        f"{key}: {value}\n" for key, value in sorted(config.items()) if key != "description" and key not in _NOT_KEPT
-    )
+_SHUTDOWN = 600  # timeout in seconds for a clean shutdown
 
 
 class BackupApi(FakePve):  # type: ignore[misc]
-    """The part of a node that answers for backups; fakepve alone only pretends to."""
+    """Mixin for the backup calls, which fakepve alone only simulates."""
 
     @abstractmethod
     async def dump(self, ct: FakeCt, volume: str, mode: str, config: str) -> int:
-        """Write a container's archive; its size in bytes. Raises TaskError, HomelabError or OSError."""
+        """Write a container's archive and return its size in bytes. Raises TaskError, HomelabError or OSError."""
 
     @abstractmethod
     async def config_in(self, volid: str) -> str:
-        """The configuration in an archive. Raises TaskError."""
+        """Return the configuration file inside an archive. Raises TaskError."""
 
-    def remember_volume(self, volume: str) -> None:
-        """A backup, its notes or its protection are to be kept."""
+    def save_volume(self, volume: str) -> None:
+        """Persist a backup's notes and protection."""
 
-    def forget_volume(self, volume: str) -> None:
-        """A backup is none any more."""
+    def delete_volume_files(self, volume: str) -> None:
+        """Delete a backup's files."""
 
-    def keep_log(self, volume: str) -> None:
-        """The log of the task that we are in is to be kept beside the backup."""
+    def save_log(self, volume: str) -> None:
+        """Write the current task's log next to the backup."""
 
     # ----------------------------------------------------------- requests
 
     async def synthesise(self, match: Any, method: str, info: Any, user: str, values: Mapping[str, Any]) -> Any:
-        """What fakepve would make up, its parameters and privileges checked already."""
+        """Answer the backup calls; fakepve has already checked parameters and privileges."""
         handler = {
             ("POST", "/nodes/{node}/vzdump"): self._vzdump,
             ("GET", "/nodes/{node}/vzdump/extractconfig"): self._extract_config,
@@ -88,7 +69,7 @@ class BackupApi(FakePve):  # type: ignore[misc]
     async def _vzdump(self, user: str, v: Mapping[str, Any]) -> str:
         storage, vmid = v.get("storage") or "local", str(v.get("vmid", ""))
         if not vmid.isdigit() or v.get("compress") != "zstd":
-            raise PveError(501, "this node only makes backups of one container, with zstd")
+            raise PveError(501, "this node only supports backups of one container, with zstd")
         if "prune-backups" in v:
             self.require(user, f"/storage/{storage}", "Datastore.Allocate")
         for key in ("bwlimit", "ionice", "performance"):
@@ -110,79 +91,79 @@ class BackupApi(FakePve):  # type: ignore[misc]
                 f"could not get storage information for '{storage}': can't use storage '{storage}' for "
                 "backups - wrong content type"
             )
-        say(f"INFO: starting new backup job: vzdump {vmid} --storage {storage} --compress zstd")
+        log_line(f"INFO: starting new backup job: vzdump {vmid} --storage {storage} --compress zstd")
         if not self.allowed(user, f"/vms/{vmid}", "VM.Backup"):
             raise TaskError(f"Permission check failed (/vms/{vmid}, VM.Backup)")
         began = time.time()
-        say(f"INFO: Starting Backup of VM {vmid} (lxc)")
-        say(f"INFO: Backup started at {_clock(began)}")
+        log_line(f"INFO: Starting Backup of VM {vmid} (lxc)")
+        log_line(f"INFO: Backup started at {_clock(began)}")
         try:
             volume = await self._back_up(vmid, storage, v)
         except (TaskError, HomelabError, OSError) as error:
             why, *more = str(error).splitlines()
             for line in more:
-                say(f"INFO: {line}")
-            say(f"ERROR: Backup of VM {vmid} failed - {why}")
-            say(f"INFO: Failed at {_clock()}")
-            say("INFO: Backup job finished with errors")
+                log_line(f"INFO: {line}")
+            log_line(f"ERROR: Backup of VM {vmid} failed - {why}")
+            log_line(f"INFO: Failed at {_clock()}")
+            log_line("INFO: Backup job finished with errors")
             raise TaskError("job errors") from error
-        say(f"INFO: Finished Backup of VM {vmid} ({time.strftime('%H:%M:%S', time.gmtime(time.time() - began))})")
-        say(f"INFO: Backup finished at {_clock()}")
-        self.keep_log(volume)
-        say("INFO: Backup job finished successfully")
+        log_line(f"INFO: Finished Backup of VM {vmid} ({time.strftime('%H:%M:%S', time.gmtime(time.time() - began))})")
+        log_line(f"INFO: Backup finished at {_clock()}")
+        self.save_log(volume)
+        log_line("INFO: Backup job finished successfully")
 
     async def _back_up(self, vmid: str, storage: str, v: Mapping[str, Any]) -> str:
         ct = self.ct(int(vmid))
         if ct is None:
             raise TaskError(f"unable to find VM '{vmid}'")
-        say(f"INFO: status = {ct.status}")
+        log_line(f"INFO: status = {ct.status}")
         self._task_lock(ct)
         ct.lock = "backup"
         try:
             mode = self._mode(ct, v.get("mode") or "snapshot")
             volume = self._free_name(storage, ct)
             async with self._stopped(ct, mode):
-                say(f"INFO: creating vzdump archive '{self._volume_path(storage, volume, 'backup')}'")
-                size = await self.dump(ct, volume, mode, written(ct.config))
+                log_line(f"INFO: creating vzdump archive '{self._volume_path(storage, volume, 'backup')}'")
+                size = await self.dump(ct, volume, mode, render_config(ct.config))
         finally:
             ct.lock = None
-        say(f"INFO: archive file size: {_size(size)}")
-        entry = {"content": "backup", "format": "tar.zst", "size": size, "vmid": ct.vmid, "ctime": made_at(volume)}
+        log_line(f"INFO: archive file size: {_size(size)}")
+        entry = {"content": "backup", "format": "tar.zst", "size": size, "vmid": ct.vmid, "ctime": created_at(volume)}
         if template := v.get("notes-template"):
-            say("INFO: adding notes to backup")
+            log_line("INFO: adding notes to backup")
             entry["notes"] = (
                 template.replace("{{guestname}}", ct.name).replace("{{vmid}}", vmid).replace("{{node}}", ct.node)
             )
         self.storages[storage].setdefault("volumes", {})[volume] = entry
-        self.remember_volume(volume)
+        self.save_volume(volume)
         return volume
 
     def _mode(self, ct: FakeCt, wanted: str) -> str:
         mode = wanted if ct.status == "running" else "stop"
-        say(f"INFO: CT Name: {ct.name}")
-        say("INFO: including mount point rootfs ('/') in backup")
+        log_line(f"INFO: CT Name: {ct.name}")
+        log_line("INFO: including mount point rootfs ('/') in backup")
         if mode == "snapshot" and not self._can_snapshot(ct):
-            say("INFO: mode failure - some volumes do not support snapshots")
-            say("INFO: trying 'suspend' mode instead")
+            log_line("INFO: mode failure - some volumes do not support snapshots")
+            log_line("INFO: trying 'suspend' mode instead")
             mode = "suspend"
-        say(f"INFO: backup mode: {mode}")
+        log_line(f"INFO: backup mode: {mode}")
         return mode
 
     @asynccontextmanager
     async def _stopped(self, ct: FakeCt, mode: str) -> Any:
-        """In mode `stop`, shut it down, and start it again whatever happens."""
+        """Shut the container down in mode `stop`, and always start it again afterwards."""
         if mode != "stop" or ct.status != "running":
             yield
             return
-        say("INFO: stopping virtual guest")
+        log_line("INFO: stopping virtual guest")
         began = time.time()
         await self._ct_powerdown(ct, _SHUTDOWN, False)
         try:
             yield
         finally:
-            say("INFO: restarting vm")
+            log_line("INFO: restarting vm")
             await self._start_steps(ct, "root@pam", skiplock=True)
-            online_again(began)
+            log_downtime(began)
 
     def _free_name(self, storage: str, ct: FakeCt) -> str:
         taken, at = self._volumes(storage), time.time()
@@ -195,7 +176,7 @@ class BackupApi(FakePve):  # type: ignore[misc]
     def _marked(self, v: Mapping[str, Any]) -> list[dict[str, Any]]:
         found = re.fullmatch(r"keep-last=(\d+)", v.get("prune-backups") or "")
         if found is None:
-            raise PveError(501, "this node only knows the retention keep-last")
+            raise PveError(501, "this node only supports the retention keep-last")
         left: dict[int, int] = {}
         rows = []
         volumes = [
@@ -227,13 +208,13 @@ class BackupApi(FakePve):  # type: ignore[misc]
         async def body() -> None:
             for row in self._marked(v):
                 if row["mark"] == "remove":
-                    say(f"removing backup '{row['volid']}'")
+                    log_line(f"removing backup '{row['volid']}'")
                     volume = row["volid"].partition(":")[2]
                     self.storages[storage]["volumes"].pop(volume, None)
-                    await asyncio.to_thread(self.forget_volume, volume)
+                    await asyncio.to_thread(self.delete_volume_files, volume)
 
-        who = storage if vmid is None else f"{vmid}@{storage}"
-        return str(await self.task(v["node"], "prunebackups", who, user, body))
+        task_id = storage if vmid is None else f"{vmid}@{storage}"
+        return str(await self.task(v["node"], "prunebackups", task_id, user, body))
 
     # ------------------------------------------------------------ restore
 
@@ -247,40 +228,42 @@ class BackupApi(FakePve):  # type: ignore[misc]
             raise PveError(500, str(error)) from error
 
     async def _lxc_create(self, user: str, v: Mapping[str, Any]) -> Any:
-        """With restore=1, what is not given comes from the backup's configuration."""
+        """Create a container; with restore=1, take missing parameters from the backup's configuration."""
         if not v.get("restore") or self.volume_exists(v["ostemplate"]) is not True:
             return await super()._lxc_create(user, v)
-        kept = parsed(await self.config_in(v["ostemplate"]))
+        kept = parse_config(await self.config_in(v["ostemplate"]))
         disks = {key for key in kept if re.fullmatch(r"rootfs|(mp|unused)\d+", key)}
         given = {key: value for key, value in kept.items() if key not in _NOT_GIVEN | disks}
         if "rootfs" not in v:  # all disks, onto one storage
             given |= {
-                key: _anew(v.get("storage") or "local", key, kept[key]) for key in disks if not key.startswith("unused")
+                key: _new_disk(v.get("storage") or "local", key, kept[key])
+                for key in disks
+                if not key.startswith("unused")
             }
         return await super()._lxc_create(user, {**given, **v})
 
     async def restored(self, ct: FakeCt, volid: str, body: Body) -> str | None:
-        """The model's part of a restore: what is no parameter comes from the backup as well."""
+        """Run the model's part of a restore, and copy the options that have no parameter from the backup."""
         note = await body()
-        kept = parsed(await self.config_in(volid))
+        kept = parse_config(await self.config_in(volid))
         ct.config.update({key: kept[key] for key in ("arch", "ostype") if key in kept})
         return note
 
 
-def online_again(since: float) -> None:
-    """Tell how long a guest stood still; `since` in seconds since the epoch."""
+def log_downtime(since: float) -> None:
+    """Log for how long a guest was frozen or stopped; `since` in seconds since the epoch."""
     seconds = int(time.time() - since)
-    say(f"INFO: guest is online again after {seconds or '<1'} seconds")
+    log_line(f"INFO: guest is online again after {seconds or '<1'} seconds")
 
 
-def made_at(volume: str) -> int:
-    """When a backup was made, in seconds since the epoch: its name says so, in local time."""
+def created_at(volume: str) -> int:
+    """Return a backup's time in seconds since the epoch, from its name, which has it in local time."""
     found = ARCHIVE.fullmatch(volume)
     return int(time.mktime(time.strptime(found[2], _STAMP))) if found else 0
 
 
-def _anew(storage: str, key: str, disk: str) -> str:
-    """A disk of the backup's as a new one of its size."""
+def _new_disk(storage: str, key: str, disk: str) -> str:
+    """Return the option of a new disk that has the size of a disk in the backup."""
     volume, *properties = disk.split(",")
     if volume.startswith("/"):
         raise PveError(500, f"restoring '{key}' to bind mount is only possible for root")

@@ -1,4 +1,4 @@
-"""A container's cgroups: its limits, what it uses, and cleaning up behind it. For cgroup v1 and v2."""
+"""A container's cgroups: limits, resource usage and cleanup, for cgroup v1 and v2."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MIB = 1024 * 1024
 
 
 def limits(config: Mapping[str, object], *, unified: bool) -> dict[str, str]:
-    """The control files for a container's cores, memory and swap, in an order that can be written."""
+    """Return the control files for a container's cores, memory and swap, in a writable order."""
     memory = int(str(config.get("memory") or 512)) * MIB
     swap = int(str(config.get("swap") or 0)) * MIB
     cores = int(str(config.get("cores") or 0))
@@ -32,7 +32,7 @@ def limits(config: Mapping[str, object], *, unified: bool) -> dict[str, str]:
 
 
 def supported(file: str, *, unified: bool) -> bool:
-    """Whether this kernel has that control: swap accounting, for one, may be off."""
+    """Check that this kernel has a control file: swap accounting, for example, may be disabled."""
     if unified:
         controllers = (ROOT / "cgroup.controllers").read_text().split()
         return file.split(".")[0] in controllers
@@ -40,7 +40,7 @@ def supported(file: str, *, unified: bool) -> bool:
 
 
 def lxc_lines(config: Mapping[str, object]) -> Iterator[str]:
-    """The limits as lines of an LXC configuration."""
+    """Yield the limits as lines of an LXC configuration."""
     unified = v2()
     for file, value in limits(config, unified=unified).items():
         if supported(file, unified=unified):
@@ -48,7 +48,7 @@ def lxc_lines(config: Mapping[str, object]) -> Iterator[str]:
 
 
 def apply(name: str, config: Mapping[str, object]) -> None:
-    """Put changed limits in force on a running container. Raises OSError when the kernel refuses."""
+    """Apply changed limits to a running container. Raises OSError when the kernel refuses them."""
     unified = v2()
     files = {
         _file(name, file): value
@@ -56,7 +56,7 @@ def apply(name: str, config: Mapping[str, object]) -> None:
         if supported(file, unified=unified)
     }
     refused = {path: value for path, value in files.items() if not _write(path, value)}
-    # Memory may never exceed memory and swap together, so one order fits growing and the other shrinking.
+    # The memory limit may never exceed the limit of memory plus swap, so growing and shrinking need opposite orders.
     for path, value in refused.items():
         path.write_text(value)
 
@@ -75,7 +75,7 @@ def _file(name: str, file: str) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a container uses: CPU seconds since its start, and bytes of memory without reclaimable cache."""
+    """A container's resource usage: CPU seconds since its start, bytes of memory without reclaimable cache, of swap."""
 
     cpu: float = 0
     memory: int = 0
@@ -83,7 +83,7 @@ class Usage:
 
 
 def usage(name: str) -> Usage:
-    """Read a container's use; zeros if it is not running."""
+    """Read a container's resource usage; zeros if it is not running."""
     try:
         return _usage_v2(name) if v2() else _usage_v1(name)
     except FileNotFoundError:
@@ -116,12 +116,12 @@ def _pairs(text: str) -> dict[str, int]:
 
 
 def exists(name: str) -> bool:
-    """Whether there is such a cgroup: a container that does not run has none."""
+    """Check that a cgroup exists; a stopped container has none."""
     return (ROOT / name if v2() else ROOT / "pids" / name).is_dir()
 
 
 def clean(name: str) -> None:
-    """Kill what still runs in the cgroups of that name, a regular expression, and remove them."""
+    """Kill the processes in all cgroups with a name that matches a regular expression, and remove these cgroups."""
 
     def inside() -> list[int]:
         return [int(pid) for folder in _folders(name) for pid in (folder / "cgroup.procs").read_text().split()]
@@ -132,7 +132,7 @@ def clean(name: str) -> None:
 
 
 def _folders(name: str) -> list[Path]:
-    """The cgroups of that name, their monitors' too, and those below them, deepest first."""
+    """Return the matching cgroups, their monitors' and all cgroups below them, deepest first."""
     tops = [
         top
         for pattern in ("homelab-*", "*/homelab-*")

@@ -1,4 +1,4 @@
-"""Clones and templates of real containers: the root is copied with its owners, as Proxmox's full clone does."""
+"""Clones and templates of real containers: a clone copies the root with its owners, as Proxmox's full clone does."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from typing import Any
 from fakepve import FakeCt, PveError
 
 from homelab.lab import guest
-from homelab.lab.containers import Runtime, copy_tree
-from homelab.lab.hotplug import ConfigNode, described
-from homelab.lab.tasks import Body, say
+from homelab.lab.hotplug import ConfigNode, stored_description
+from homelab.lab.lxc import Runtime, copy_tree
+from homelab.lab.tasks import Body, log_line
 
 
 class CloneNode(ConfigNode):
-    """The part of the node that clones containers and makes templates of them."""
+    """Mixin that clones containers and turns them into templates."""
 
     async def _lxc_clone(self, user: str, v: Mapping[str, Any]) -> Any:
         source = self._find_ct(v["node"], v["vmid"])
         full = v.get("full", not source.template)
         if not full or v.get("snapname"):
-            # What Proxmox says where the storage is a folder with raw images, as this node's first one is.
+            # Proxmox's answer for a directory storage with raw images, such as this node's `local`.
             volume = str(source.config.get("rootfs", "")).partition(",")[0]
             raise PveError(500, f"Linked clone feature for '{volume}' is not available")
-        upid = await super()._lxc_clone(user, {**v, **described(v), "full": 1})
-        # As on Proxmox, a clone begins with its source's firewall.
+        upid = await super()._lxc_clone(user, {**v, **stored_description(v), "full": 1})
+        # As on Proxmox, a clone starts with its source's firewall.
         self.firewall_config("ct", vmid=v["newid"]).update(deepcopy(self.firewall_config("ct", vmid=source.vmid)))
         return upid
 
     async def _lxc_template(self, user: str, v: Mapping[str, Any]) -> None:
-        # Proxmox does not say which task it is: the call answers null.
+        # As on Proxmox, the answer is null instead of the task's UPID.
         await super()._lxc_template(user, v)
 
     async def _clone(self, ct: FakeCt, user: str, values: Mapping[str, Any], body: Body) -> str | None:
         source = self.ct(int(values["vmid"]))
-        say(f"create full clone of mountpoint rootfs ({str(source.config['rootfs']).partition(',')[0]})")
+        log_line(f"create full clone of mountpoint rootfs ({str(source.config['rootfs']).partition(',')[0]})")
         try:
-            async with self.made_or_gone(ct, "clone failed: "):
+            async with self.removed_on_failure(ct, "clone failed: "):
                 await asyncio.to_thread(copy, self.runtime, source.vmid, ct.vmid)
-                await asyncio.to_thread(self.measure.weigh, ct.vmid)
+                await asyncio.to_thread(self.measure.measure_disk, ct.vmid)
                 return await body()
         finally:
             if source.lock == "disk":
@@ -49,7 +49,7 @@ class CloneNode(ConfigNode):
 
 
 def copy(runtime: Runtime, source: int, target: int) -> None:
-    """Copy a stopped container's root. SSH host keys stay the source's; the machine-id is emptied, as by Proxmox."""
+    """Copy a stopped container's root. As on Proxmox, keep the SSH host keys and empty the machine-id."""
     root = runtime.root(target)
     root.parent.mkdir()
     copy_tree(runtime.root(source), root)

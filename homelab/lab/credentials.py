@@ -1,4 +1,4 @@
-"""What proves the node to its clients and them to it, and the overlay that tells homelab about all of it."""
+"""The lab's credentials (TLS certificate, API token, weather key) and the inventory overlay that refers to them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from homelab.lab.settings import NODE, TOKEN_ID, Lab
 from homelab.private_files import write_private
 
 _RENEW_BEFORE = timedelta(days=3)
-# OpenWeather's replay has observations of these: the weather stations of New York's three airports.
+# The replay has observations of the weather stations at New York's three airports.
 _CITIES = ["Newark,US", "New York,US", "Queens,US"]
 
 
 def ensure(lab: Lab) -> None:
-    """Make the certificate, the token and the weather key, as far as they are not there and good."""
+    """Create the certificate, the token and the weather key if they are missing, and renew an expiring certificate."""
     if not _certificate_is_good(lab):
         from fakepve.certs import make_cert
 
@@ -31,11 +31,11 @@ def ensure(lab: Lab) -> None:
 
 
 def _certificate_is_good(lab: Lab) -> bool:
-    from cryptography import x509  # heavy, and not every command that knows labs needs it
+    from cryptography import x509  # a slow import that most lab commands do not need
 
     try:
         certificate = x509.load_pem_x509_certificate(lab.certificate.read_bytes())
-        # The key is written last: without it a kill came in between.
+        # The key is written last: if it is missing, an earlier run was killed in between.
         return (
             lab.certificate.with_suffix(".key").stat().st_size > 0
             and certificate.not_valid_after_utc > datetime.now(UTC) + _RENEW_BEFORE
@@ -45,13 +45,13 @@ def _certificate_is_good(lab: Lab) -> bool:
 
 
 def certificate_fingerprint(pem: str) -> str:
-    """A certificate's SHA-256 fingerprint as Proxmox shows it: `AA:BB:…`."""
+    """Return a certificate's SHA-256 fingerprint in Proxmox's format, `AA:BB:…`."""
     digest = hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).hexdigest().upper()
     return ":".join(digest[index : index + 2] for index in range(0, len(digest), 2))
 
 
 def write_overlay(lab: Lab, nameservers: Sequence[IPv4Address]) -> None:
-    """Write the overlay that, laid over an inventory, points it at this lab."""
+    """Write the overlay that redirects an inventory to this lab."""
     import yaml
 
     overlay = {
@@ -72,11 +72,12 @@ def write_overlay(lab: Lab, nameservers: Sequence[IPv4Address]) -> None:
             "ssh_allowed_from": [str(lab.gateway)],
         },
         "defaults": {"template": "debian-12", "storage": "local", "template_storage": "local"},
-        # Debian 12 brings PostgreSQL 15.
+        # Debian 12 packages PostgreSQL 15.
         "containers": {"postgres-data": {"services": {"postgres": {"version": 15}}}},
         "pipeline": {"api_url": lab.replay_url, "api_key_file": str(lab.api_key_file), "cities": _CITIES},
     }
-    text = "# Written by `homelab lab up`: the difference between your inventory and the lab's.\n" + yaml.safe_dump(
-        overlay, sort_keys=False
+    text = (
+        "# Written by `homelab lab up`: the values that replace those of your inventory in the lab.\n"
+        + yaml.safe_dump(overlay, sort_keys=False)
     )
     write_private(lab.overlay, text.encode())

@@ -15,7 +15,7 @@ from homelab.lab.settings import Lab
 
 
 async def serve(lab: Lab, templates: Sequence[Path]) -> None:
-    """Answer the API until SIGTERM; containers go on running after it."""
+    """Serve the API until SIGTERM; the containers keep running afterwards."""
     node = LabNode(lab, templates, lab.token_file.read_text().strip())
     await asyncio.to_thread(node.recover)
     ended = asyncio.Event()

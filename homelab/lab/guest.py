@@ -1,4 +1,4 @@
-"""Files inside a container's root, written so that nothing in the container can lead the write outside."""
+"""Files inside a container's root, written safely: symlinks in the container cannot redirect a write to the host."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from homelab.lab.subids import FIRST
 
 
 def parse_properties(text: str) -> dict[str, str]:
-    """A Proxmox property string such as `name=eth0,bridge=vmbr0`; a first bare value is called `volume`."""
+    """Parse a Proxmox property string such as `name=eth0,bridge=vmbr0`; a bare first value has the key `volume`."""
     found = {}
     for number, part in enumerate(text.split(",")):
         key, equals, value = part.partition("=")
@@ -27,7 +27,7 @@ def parse_properties(text: str) -> dict[str, str]:
 
 
 def network_devices(config: Mapping[str, object]) -> dict[int, dict[str, str]]:
-    """The container's `net<n>` entries by number."""
+    """Return the container's `net<n>` entries by number."""
     return {
         int(key[3:]): parse_properties(str(value))
         for key, value in sorted(config.items())
@@ -36,7 +36,7 @@ def network_devices(config: Mapping[str, object]) -> dict[int, dict[str, str]]:
 
 
 def interfaces(devices: Mapping[int, Mapping[str, str]]) -> str:
-    """/etc/network/interfaces as Proxmox writes it."""
+    """Render /etc/network/interfaces as Proxmox does."""
     parts = ["auto lo\niface lo inet loopback\n"]
     for device in devices.values():
         name, address = device.get("name", "eth0"), device.get("ip", "manual")
@@ -50,7 +50,7 @@ def interfaces(devices: Mapping[int, Mapping[str, str]]) -> str:
 
 
 def hosts(hostname: str, searchdomain: str, devices: Mapping[int, Mapping[str, str]]) -> str:
-    """/etc/hosts: the container's own name at its own address."""
+    """Render /etc/hosts, with the container's name at its own address."""
     static = [device["ip"].split("/")[0] for device in devices.values() if "/" in device.get("ip", "")]
     names = f"{hostname}.{searchdomain} {hostname}" if searchdomain else hostname
     return (
@@ -60,7 +60,7 @@ def hosts(hostname: str, searchdomain: str, devices: Mapping[int, Mapping[str, s
 
 
 def settings(config: Mapping[str, object], resolvers: Sequence[IPv4Address]) -> dict[str, bytes]:
-    """The files that Proxmox writes at every start; `resolvers` are the node's own, the default."""
+    """Return the files that Proxmox writes at every start; `resolvers` are the default name servers."""
     devices = network_devices(config)
     domain = str(config.get("searchdomain") or "").strip()
     servers = str(config.get("nameserver") or "").split() or [str(resolver) for resolver in resolvers]
@@ -75,9 +75,9 @@ def settings(config: Mapping[str, object], resolvers: Sequence[IPv4Address]) -> 
 
 
 def write_inside(root: Path, files: Mapping[str, bytes], mode: int = 0o644, owner: int = FIRST) -> None:
-    """Replace files below `root`; they belong to the container's root unless `owner` says otherwise.
+    """Replace files below `root`; their default owner is the container's root.
 
-    A symlink at the end of a path is replaced; one on the way is refused with OSError.
+    Replace a symlink at the end of a path. Raises OSError if a parent folder is a symlink.
     """
     for name, content in files.items():
         *folders, last = name.split("/")
@@ -92,7 +92,7 @@ def write_inside(root: Path, files: Mapping[str, bytes], mode: int = 0o644, owne
 
 
 def remove_inside(root: Path, name: str) -> None:
-    """Remove a regular file below `root`, if it is there. Raises OSError like `write_inside`."""
+    """Remove a regular file below `root`; does nothing if it is missing. Raises OSError like `write_inside`."""
     *folders, last = name.split("/")
     with _open_folder(root, folders, FIRST) as folder, suppress(FileNotFoundError):
         if S_ISREG(os.stat(last, dir_fd=folder, follow_symlinks=False).st_mode):

@@ -1,7 +1,7 @@
-"""The node's firewall: what Proxmox would make of a container's options and rules, in the container's own network.
+"""The node's firewall: a container's Proxmox options and rules as nftables rules in its network namespace.
 
-On Proxmox the rules stand outside, where root in the container cannot reach them; here that root could undo them.
-What is proven by packets is the same.
+Proxmox filters outside the container, out of reach of its root; here the container's root could remove the rules.
+Packets are filtered in the same way.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from homelab.lab.hotplug import ConfigNode
 
 TABLE = "homelab_firewall"
 _VERDICTS = {"ACCEPT": "accept", "DROP": "drop", "REJECT": "reject"}
-# What a rule may say here; a macro, a group, an alias and an IP set would have to be looked up elsewhere first.
+# The supported fields of a rule. Macros, groups, aliases and IP sets are defined outside it and are not supported.
 _KNOWN = frozenset(
     {
         "type",
@@ -39,7 +39,7 @@ _KNOWN = frozenset(
 
 
 def ruleset(config: Mapping[str, Any], options: Mapping[str, Any], rules: Sequence[Mapping[str, Any]]) -> str:
-    """The nftables table for a container; nothing but the removal of an older one where no device has the firewall."""
+    """Render a container's nftables table; if no device has the firewall, only remove an existing table."""
     devices = [
         device.get("name", f"eth{number}")
         for number, device in guest.network_devices(config).items()
@@ -78,7 +78,7 @@ def _direction(
 
 
 def statement(rule: Mapping[str, Any]) -> str:
-    """One rule in nftables' words."""
+    """Render one rule as an nftables statement."""
     parts = []
     for key, word in (("source", "saddr"), ("dest", "daddr")):
         if value := rule.get(key):
@@ -94,31 +94,31 @@ def statement(rule: Mapping[str, Any]) -> str:
 
 
 class FirewallNode(ConfigNode):
-    """The part of the node that guards its containers."""
+    """Mixin that enforces the containers' firewalls."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._enforcing = asyncio.Lock()
-        # There is no machine here that the datacenter's switch could cut off, and nobody to turn it on.
+        # Nothing else in the lab depends on the datacenter's switch, and no user could turn it on.
         self.firewall_config("cluster")["options"]["enable"] = 1
 
     def filter_of(self, ct: FakeCt) -> str:
-        """What the container's network has to load."""
+        """Return the ruleset for the container's network namespace."""
         kept = self.firewall_config("ct", ct.node, ct.vmid)
         switched = self.firewall_config("cluster")["options"].get("enable")
         return ruleset(ct.config, kept["options"] if switched else {}, kept["rules"])
 
     def record(self, ct: FakeCt) -> dict[str, Any]:
-        """What is remembered of a container, its firewall included."""
+        """Return a container's record, including its firewall."""
         kept = self.firewall_config("ct", ct.node, ct.vmid)
         return {**super().record(ct), "firewall": {"options": kept["options"], "rules": kept["rules"]}}
 
-    def recall(self, vmid: int, record: Mapping[str, Any]) -> None:
-        """Take up a container's firewall from its record."""
+    def load_firewall(self, vmid: int, record: Mapping[str, Any]) -> None:
+        """Load a container's firewall from its record."""
         self.firewall_config("ct", vmid=vmid).update(empty_conf() | dict(record.get("firewall", {})))
 
     def _drop(self, ct: FakeCt) -> None:
-        """As on Proxmox, a container's firewall goes with it."""
+        """Remove a container together with its firewall, as Proxmox does."""
         super()._drop(ct)
         self._fw()["guests"].pop(ct.vmid, None)
 
@@ -147,11 +147,11 @@ class FirewallNode(ConfigNode):
         names = [rule.get(key, "") for key in ("source", "dest")]
         elsewhere = rule["type"] not in ("in", "out") or any(name[:1].isalpha() or name[:1] == "+" for name in names)
         if scope != "ct" or set(rule) - _KNOWN or elsewhere:
-            raise PveError(501, "the lab node only has a container's own rules, by addresses and ports")
+            raise PveError(501, "this node only supports container rules with addresses and ports")
         return checked
 
     async def _enforce(self, scope: str, v: Mapping[str, Any]) -> None:
-        """Put what was changed in force, before the change is answered."""
+        """Load the changed rules before the request is answered."""
         for ct in [ct for ct in self.cts if scope == "cluster" or ct.vmid == int(v.get("vmid", 0))]:
             self._refresh(ct)
             await self._guard(ct)

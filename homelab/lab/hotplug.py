@@ -1,4 +1,4 @@
-"""What a running container takes at once: limits and addresses; the rest waits for its next start."""
+"""Configuration changes of running containers: limits and addresses apply immediately, others at the next start."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from fakepve import FakeCt, PveError, TaskError
 
 from homelab.errors import HomelabError
 from homelab.lab import cgroups, guest
-from homelab.lab.tasks import say
+from homelab.lab.tasks import log_line
 from homelab.lab.views import ViewNode
 
-# Of a network device; `firewall` is seen to by the node's firewall.
-_TAKEN_AT_ONCE = {"ip": "", "gw": "", "firewall": ""}
+# The properties of a network device that apply immediately; FirewallNode handles `firewall`.
+_HOTPLUGGED = {"ip": "", "gw": "", "firewall": ""}
 
 
 class ConfigNode(ViewNode):
-    """The part of the node that changes configurations."""
+    """Mixin that changes containers' configurations."""
 
     def save(self, ct: FakeCt) -> None:
-        """Write a container's record, unless it is gone."""
+        """Write a container's record, unless the container was removed."""
         if ct in self.cts:
             self.records.save(ct.vmid, self.record(ct))
 
     def record(self, ct: FakeCt) -> dict[str, Any]:
-        """What is remembered of a container."""
+        """Return a container's record."""
         return {"config": ct.config, "pending": ct.pending}
 
     @asynccontextmanager
-    async def made_or_gone(self, ct: FakeCt, failed: str) -> AsyncIterator[None]:
-        """What makes a container: if it fails, nothing is left of it. Raises TaskError, which begins with `failed`."""
+    async def removed_on_failure(self, ct: FakeCt, failed: str) -> AsyncIterator[None]:
+        """Remove the container if the block that creates it fails; its TaskError's text begins with `failed`."""
         try:
             yield
         except (TaskError, HomelabError, OSError) as error:
@@ -41,11 +41,11 @@ class ConfigNode(ViewNode):
             self._drop(ct)
             why, *more = str(error).splitlines()
             for line in more:
-                say(line)
+                log_line(line)
             raise TaskError(f"{failed}{why}") from error
 
     async def _lxc_config_put(self, user: str, v: Mapping[str, Any]) -> Any:
-        return await super()._lxc_config_put(user, {**v, **described(v)})
+        return await super()._lxc_config_put(user, {**v, **stored_description(v)})
 
     async def _update_config(self, ct: FakeCt, user: str, values: Any, deletes: Any, reverts: Any) -> None:
         before = dict(ct.config)
@@ -65,11 +65,11 @@ class ConfigNode(ViewNode):
         old, new = guest.network_devices(before), guest.network_devices(ct.config)
         for number in sorted(old.keys() | new.keys()):
             was, now = old.get(number, {}), new.get(number, {})
-            if was | _TAKEN_AT_ONCE == now | _TAKEN_AT_ONCE:
+            if was | _HOTPLUGGED == now | _HOTPLUGGED:
                 if (was.get("ip"), was.get("gw")) != (now.get("ip"), now.get("gw")):
                     await asyncio.to_thread(self._readdress, ct.vmid, now)
                 continue
-            # A device that has to be made anew waits for the next start: Proxmox shows that as pending.
+            # A device that has to be recreated waits for the next start: Proxmox lists it as pending.
             key = f"net{number}"
             ct.pending[key] = ct.config.pop(key, None)
             if key in before:
@@ -84,7 +84,7 @@ class ConfigNode(ViewNode):
             self.runtime.inside(vmid, "ip", "route", "replace", "default", "via", device["gw"], "dev", name)
 
 
-def described(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The description as Proxmox keeps it: comment lines, so it always ends with a line break."""
+def stored_description(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the description as Proxmox stores it, as comment lines: it always ends with a line break."""
     text = values.get("description")
     return {"description": text.rstrip("\n") + "\n"} if text else {}

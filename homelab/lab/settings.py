@@ -1,4 +1,4 @@
-"""What a lab is: its name, its network, its ports, and where its files are."""
+"""A lab's settings: name, network, ports and file paths."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 
-# The labs share one parent network. An `unreachable` route for it stands whenever no bridge covers it, so that
-# no packet meant for a lab ever leaves this machine.
+# All labs share this network. Whenever no bridge covers it, an `unreachable` route does, so that no packet for a lab
+# leaves this machine.
 GUARDED = IPv4Network("10.99.2.0/24")
 STATE_ROOT = Path("/var/lib/homelab")
 CACHE_ROOT = Path("/var/cache/homelab")
@@ -28,57 +28,57 @@ class Lab:
 
     @property
     def gateway(self) -> IPv4Address:
-        """The bridge's own address: the subnet's first host."""
+        """The bridge's address, the subnet's first host."""
         return self.subnet.network_address + 1
 
     @property
     def interface(self) -> IPv4Interface:
-        """The gateway with the subnet's prefix, as `ip addr` takes it."""
+        """The gateway with the subnet's prefix, as an argument of `ip addr`."""
         return IPv4Interface(f"{self.gateway}/{self.subnet.prefixlen}")
 
     @property
     def api_url(self) -> str:
-        """Where the node's API answers."""
+        """The URL of the node's API."""
         return f"https://127.0.0.1:{self.api_port}"
 
     @property
     def replay_url(self) -> str:
-        """Where the OpenWeather replay answers, as seen from the containers."""
+        """The URL of the OpenWeather replay for the containers."""
         return f"http://{self.gateway}:{self.replay_port}"
 
     @property
     def state_dir(self) -> Path:
-        """Everything that this lab keeps; `down` removes it."""
+        """The folder of this lab's files; `down` removes it."""
         return STATE_ROOT / self.name
 
     @property
     def cache(self) -> Path:
-        """What all labs share and `down` keeps: the container template."""
+        """The folder of container templates, which all labs share and `down` keeps."""
         return CACHE_ROOT
 
     @property
     def overlay(self) -> Path:
-        """The inventory overlay that points homelab at this lab."""
+        """The inventory overlay that redirects homelab to this lab."""
         return self.state_dir / "overlay.yaml"
 
     @property
     def token_file(self) -> Path:
-        """The API token's secret, 0600."""
+        """The file with the API token's secret, mode 0600."""
         return self.state_dir / "token"
 
     @property
     def api_key_file(self) -> Path:
-        """The key that the OpenWeather replay accepts, 0600."""
+        """The file with the API key of the OpenWeather replay, mode 0600."""
         return self.state_dir / "openweather-key"
 
     @property
     def replay_state(self) -> Path:
-        """Where the replay server keeps its place."""
+        """The file with the replay server's position in the data set."""
         return self.state_dir / "replay.json"
 
     @property
     def certificate(self) -> Path:
-        """The API's TLS certificate; its key lies beside it as `pve.key`."""
+        """The API's TLS certificate; its key is next to it in `pve.key`."""
         return self.state_dir / "pve.crt"
 
     @property
@@ -88,23 +88,23 @@ class Lab:
 
     @property
     def records(self) -> Path:
-        """The node's memory: one JSON file per container, and the task journal."""
+        """The folder of the node's state: one JSON file per container, and the task journal."""
         return self.state_dir / "node"
 
     def pid_file(self, process: str) -> Path:
-        """Who runs as `node` or `replay`: see process.Identity."""
+        """Return the pid file of the process `node` or `replay`; see process.Identity."""
         return self.state_dir / f"{process}.pid"
 
     def log_file(self, process: str) -> Path:
-        """What `node` or `replay` print."""
+        """Return the log file of the process `node` or `replay`."""
         return self.state_dir / f"{process}.log"
 
     def cgroup(self, vmid: int) -> str:
-        """The name of a container's cgroup, below each controller's root."""
+        """Return the name of a container's cgroup, below each controller's root."""
         return f"homelab-{self.name}-{vmid}"
 
     def to_json(self) -> str:
-        """The lab as one argument for the daemon."""
+        """Serialise the lab as one argument for the daemon."""
         return json.dumps(
             {
                 "name": self.name,
@@ -117,7 +117,7 @@ class Lab:
 
     @classmethod
     def from_json(cls, text: str) -> Lab:
-        """The inverse of to_json."""
+        """Parse the result of to_json."""
         raw = json.loads(text)
         return cls(**{**raw, "subnet": IPv4Network(raw["subnet"])})
 
@@ -126,7 +126,7 @@ LABS = {
     lab.name: lab
     for lab in (
         Lab(),
-        # A node of the tests' own, which may run beside a demo: the upper half of the same network.
+        # The tests' own node, which may run next to a demo, in the upper half of the same network.
         Lab("e2e", IPv4Network("10.99.2.128/25"), "hl-e2e", 18016, 8099),
     )
 }

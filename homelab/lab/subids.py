@@ -1,4 +1,4 @@
-"""The lines of /etc/subuid and /etc/subgid that let root map a container's ids."""
+"""The lines of /etc/subuid and /etc/subgid that allow root to map the containers' ids."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FILES = (Path("/etc/subuid"), Path("/etc/subgid"))
 
 
 def covers(text: str) -> bool:
-    """Whether root may map the whole range that the containers use."""
+    """Check that a file's text allows root to map the whole range that the containers use."""
     for line in text.splitlines():
         user, _, numbers = line.partition(":")
         start, _, count = numbers.partition(":")
@@ -29,7 +29,7 @@ def covers(text: str) -> bool:
 
 
 def grant(files: Sequence[Path] = FILES) -> list[str]:
-    """Let root map the containers' ids; returns the files to which a line had to be added."""
+    """Allow root to map the containers' ids, and return the files to which a line was added."""
     added = []
     for file in files:
         text = file.read_text() if file.exists() else ""

@@ -1,4 +1,4 @@
-"""Proxmox's tasks with an end whatever happens, a log that bodies write to, and a journal on disk."""
+"""Proxmox's tasks: every task ends with a status, has a log for its body, and is recorded in a journal on disk."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ Body = Callable[[], Awaitable[str | None]]
 _LOG: ContextVar[list[str]] = ContextVar("log")
 
 
-def say(line: str) -> None:
-    """Add a line to the log of the task that we are in; threads started by `asyncio.to_thread` count too."""
+def log_line(line: str) -> None:
+    """Add a line to the current task's log, also from threads started by `asyncio.to_thread`."""
     _LOG.get().append(line)
 
 
-def say_to(log: list[str]) -> None:
-    """From now on, in this task, `say` adds to that log."""
+def set_log(log: list[str]) -> None:
+    """Set the log that `log_line` writes to in the current asyncio task."""
     _LOG.set(log)
 
 
-def said() -> Sequence[str]:
-    """The log so far of the task that we are in."""
+def task_log() -> Sequence[str]:
+    """Return the current task's log so far."""
     return tuple(_LOG.get())
 
 
 class TaskNode(FakePve):  # type: ignore[misc]
-    """The part of the node that runs tasks."""
+    """Mixin that runs tasks."""
 
     def __init__(self, records: Records, **options: Any) -> None:
         super().__init__(**options)
@@ -56,7 +56,7 @@ class TaskNode(FakePve):  # type: ignore[misc]
         lock: bool = True,
         log: Sequence[str] = (),
     ) -> str:
-        """Start a task and return its UPID at once."""
+        """Start a task and return its UPID immediately."""
         upid, pid, start = self._upid(node, ttype, tid, user)
         record: dict[str, Any] = {
             "upid": upid,
@@ -74,14 +74,14 @@ class TaskNode(FakePve):  # type: ignore[misc]
         self.tasklog.append(record)
         self.records.note(record)
         job = asyncio.get_running_loop().create_task(self._run(record, body, vm if lock else None))
-        # asyncio itself keeps only a weak reference.
+        # Keep a reference: asyncio itself has only a weak one.
         self._jobs.add(job)
         job.add_done_callback(self._jobs.discard)
         return str(upid)
 
     async def _run(self, record: dict[str, Any], body: Body, vm: Any) -> None:
         log: list[str] = record["log"]
-        say_to(log)
+        set_log(log)
         status = "unexpected status"
         try:
             if vm is not None:
@@ -106,10 +106,10 @@ class TaskNode(FakePve):  # type: ignore[misc]
             self.records.note(record)
 
     async def _task_list(self, request: web.Request) -> web.Response:
-        """GET /nodes/{node}/tasks: finished ones; the running too (as RUNNING) where `source` asks for them."""
-        asked = self._verify(request, await params(request))
+        """Answer GET /nodes/{node}/tasks: finished tasks, and running ones (as RUNNING) if `source` includes them."""
+        query = self._verify(request, await params(request))
         user, node = request[USER], request.match_info["node"]
-        source, kind, vmid = asked.get("source", "archive"), asked.get("typefilter"), asked.get("vmid")
+        source, kind, vmid = query.get("source", "archive"), query.get("typefilter"), query.get("vmid")
         audit = self.allowed(user, f"/nodes/{node}", "Sys.Audit")
         found = [
             self._task_view(task, listing=True) | ({"status": "RUNNING"} if task["status"] == "running" else {})
@@ -120,16 +120,16 @@ class TaskNode(FakePve):  # type: ignore[misc]
             and kind in (None, task["type"])
             and (source == "all" or (task["status"] == "running") == (source == "active"))
         ]
-        # Newest first; those of the same second in the order in which they were started.
+        # Newest first, also among tasks of the same second.
         found.reverse()
-        start, limit = asked.get("start", 0), asked.get("limit", 50)
+        start, limit = query.get("start", 0), query.get("limit", 50)
         return web.json_response({"data": found[start : start + limit], "total": len(found)})
 
     async def _task_log(self, request: web.Request) -> web.Response:
-        """GET /nodes/{node}/tasks/{upid}/log, with the total beside the data."""
-        asked = self._verify(request, await params(request))
+        """Answer GET /nodes/{node}/tasks/{upid}/log, with the total next to the data."""
+        query = self._verify(request, await params(request))
         lines = self._get_task(request)["log"]
-        start, limit = asked.get("start", 0), asked.get("limit", 50) or len(lines)
+        start, limit = query.get("start", 0), query.get("limit", 50) or len(lines)
         numbered = [{"n": number, "t": line} for number, line in enumerate(lines, 1)]
         return web.json_response({"data": numbered[start : start + limit], "total": len(lines)})
 

@@ -1,4 +1,4 @@
-"""The container templates: Debian made by mmdebstrap, each once, and cached under the hash of its recipe."""
+"""The container templates: Debian built by mmdebstrap once and cached under the hash of its recipe."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ PACKAGES = (
     "openssh-server",
     "ca-certificates",
 )
-# Units that have nothing to do in an unprivileged container, or fail there.
+# Units that are useless or fail in an unprivileged container.
 MASKED = (
     "systemd-firstboot.service",
     "systemd-udevd.service",
@@ -49,7 +49,8 @@ MASKED = (
     "proc-sys-fs-binfmt_misc.automount",
     "systemd-modules-load.service",
 )
-# A third of the files, and nobody reads them in a container: unpacking and installing take a third less.
+# Files that are not read in a container. They are a third of all files; without them, unpacking and installing take a
+# third less time.
 UNREAD = (
     "path-exclude=/usr/share/locale/*",
     "path-exclude=/usr/share/man/*",
@@ -57,13 +58,13 @@ UNREAD = (
     "path-include=/usr/share/doc/*/copyright",
 )
 HOST_CAS = Path("/usr/local/share/ca-certificates")
-# What the host's apt needs to reach its mirrors, the containers' apt needs too.
+# The containers' apt reaches the mirrors only with these options of the host's apt.
 _APT_OPTIONS = re.compile(r'^Acquire::(?:https?::Proxy|Check-Valid-Until|Check-Date) ".+";$', re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """All that a template depends on."""
+    """The inputs of a template."""
 
     release: Release
     sources: tuple[str, ...]
@@ -71,11 +72,11 @@ class Recipe:
     certificates: tuple[tuple[str, bytes], ...]
 
     def digest(self) -> str:
-        """A name for the result: the same recipe, the same template."""
+        """Return a hash that names the template: the same recipe builds the same template."""
         return hashlib.sha256(repr((self, PACKAGES, MASKED, UNREAD, _HOOK)).encode()).hexdigest()[:16]
 
 
-# Runs on the host with the new root in $1. The host keys are made anew for each container.
+# Runs on the host with the new root in $1. SSH host keys are removed, because each container generates its own.
 _HOOK = r"""
 set -e
 rm -f "$1"/etc/ssh/ssh_host_* "$1"/etc/resolv.conf "$1"/etc/hostname "$1"/var/lib/dbus/machine-id
@@ -89,7 +90,7 @@ fi
 
 
 def recipe(release: Release) -> Recipe:
-    """The recipe on this machine: its mirrors (if it runs Debian itself), apt options and extra CAs."""
+    """Return the recipe on this machine, with its mirrors (if it runs Debian itself), apt options and extra CAs."""
     options = _APT_OPTIONS.findall(run(["apt-config", "dump", "Acquire"]))
     return Recipe(
         release=release,
@@ -100,7 +101,7 @@ def recipe(release: Release) -> Recipe:
 
 
 def host_sources(apt: Path, release: Release) -> Iterator[str]:
-    """A release's one-line sources on the host's mirrors; none if the host runs no release that we know."""
+    """Yield a release's one-line sources on the host's mirrors; none if the host runs no supported release."""
     files = [apt / "sources.list", *sorted((apt / "sources.list.d").glob("*"))]
     lines = [line for file in files if file.is_file() for line in source_lines(file.name, file.read_text())]
     suites = {line.split()[2] for line in lines}
@@ -111,7 +112,7 @@ def host_sources(apt: Path, release: Release) -> Iterator[str]:
 
 
 def source_lines(name: str, text: str) -> Iterator[str]:
-    """`deb URI SUITE main` for each source of a release that we know, from either format of apt's."""
+    """Yield `deb URI SUITE main` for each source of a supported release, from either of apt's formats."""
     if name.endswith(".sources"):
         for stanza in re.split(r"\n\s*\n", text):
             fields = {
@@ -137,17 +138,17 @@ def _ours(suite: str, components: Sequence[str]) -> bool:
 
 
 def cached(cache: Path, made: Recipe) -> Path | None:
-    """The template of that recipe, if it is there."""
+    """Return the cached template of a recipe, or None."""
     return next((cache / "templates" / made.digest()).glob("*.tar.zst"), None)
 
 
 def newest(cache: Path) -> Path | None:
-    """The template that was made last, whatever its recipe."""
+    """Return the newest cached template of any recipe, or None."""
     return max((cache / "templates").glob("*/*.tar.zst"), key=lambda file: file.stat().st_mtime, default=None)
 
 
 def build(cache: Path, made: Recipe) -> Path:
-    """Make a template and put it into the cache in one rename. Takes a minute. Raises HomelabError."""
+    """Build a template and move it into the cache atomically. Takes a minute. Raises HomelabError."""
     folder = cache / "templates"
     folder.mkdir(parents=True, exist_ok=True)
     clean(cache)
@@ -164,28 +165,32 @@ def build(cache: Path, made: Recipe) -> Path:
         shutil.rmtree(work, ignore_errors=True)
     template = cached(cache, made)
     if template is None:
-        raise HomelabError("The template is gone right after it was made", str(final))
+        raise HomelabError(
+            "Cannot use the container template: it was removed right after it was built",
+            str(final),
+            "Run the same command again.",
+        )
     return template
 
 
 def file_name(release: Release) -> str:
-    """A name for such a template as Proxmox gives them."""
+    """Return a template's file name in Proxmox's format."""
     return f"{release.alias}-standard_{version(release)}_{architecture()}.tar.zst"
 
 
 def version(release: Release) -> str:
-    """A template's version. Which point release it is, the mirror decides."""
+    """Return a template's version; the point release depends on the mirror and is not part of it."""
     return f"{release.alias.rpartition('-')[2]}-1"
 
 
 def architecture() -> str:
-    """Debian's name for this machine's architecture."""
+    """Return Debian's name for this machine's architecture."""
     machine = os.uname().machine
     return {"x86_64": "amd64", "aarch64": "arm64"}.get(machine, machine)
 
 
 def clean(cache: Path) -> None:
-    """Remove what a killed build left."""
+    """Remove the leftovers of a killed build."""
     for leftover in (cache / "templates").glob(".build-*"):
         shutil.rmtree(leftover, ignore_errors=True)
 
@@ -221,7 +226,7 @@ def _debootstrap(made: Recipe, work: Path, target: Path) -> None:
     )
     if done.returncode:
         raise HomelabError(
-            "The container template could not be made",
+            "Cannot build the container template: mmdebstrap failed",
             "\n".join(done.stderr.decode(errors="replace").strip().splitlines()[-10:]),
             "Check that apt works on this machine (`apt-get update`), then run `homelab lab up` again.",
         )

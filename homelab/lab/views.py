@@ -1,4 +1,4 @@
-"""What the node's API shows: the real state and the real use of containers, node and storage."""
+"""The node's read calls: the real state and resource usage of containers, node and storage."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from fakepve import FakeCt, PveError
 
 from homelab.lab import cgroups, measure
-from homelab.lab.containers import Runtime
+from homelab.lab.lxc import Runtime
 from homelab.lab.measure import Measure
 from homelab.lab.settings import Lab
 from homelab.lab.tasks import TaskNode
@@ -21,14 +21,14 @@ _RESOURCE_FIELDS = ("status", "cpu", "mem", "disk", "uptime", "netin", "netout")
 
 
 class ViewNode(TaskNode):
-    """The part of the node that answers questions."""
+    """Mixin that answers read calls."""
 
     lab: Lab
     runtime: Runtime
     measure: Measure
 
     def refresh(self, ct: FakeCt) -> None:
-        """Find out whether the container runs: it may have been powered off or rebooted from inside."""
+        """Update the container's state, which may have changed by a shutdown or reboot from inside."""
         if ct.status == "running" and ct.pid and self.measure.alive(ct.vmid, ct.pid):
             return
         ct.pid = self.runtime.pid(ct.vmid)
@@ -49,12 +49,12 @@ class ViewNode(TaskNode):
         return ct
 
     def _refresh(self, ct: FakeCt) -> None:
-        # Between two inits of a reboot from inside, a container seems to be stopped, yet has its cgroup.
+        # During a reboot from inside, a container has no init for a moment, but its cgroup exists.
         if ct.status == "running" or (ct.lock_holder is None and cgroups.exists(self.lab.cgroup(ct.vmid))):
             self.refresh(ct)
 
     async def _lxc_pending(self, user: str, v: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """As on Proxmox, the digest is among the rows."""
+        """Return the pending rows, with the digest as one of them, as Proxmox does."""
         rows: list[dict[str, Any]] = await super()._lxc_pending(user, v)
         return [*rows, {"key": "digest", "value": self._find_ct(v["node"], v["vmid"]).digest()}]
 
@@ -66,11 +66,11 @@ class ViewNode(TaskNode):
             data.update(self.measure.container(ct.vmid, int(data["cpus"])))
             data["disk"], fresh = self.measure.disk(ct.vmid)
             if not fresh:
-                asyncio.get_running_loop().run_in_executor(None, self.measure.weigh, ct.vmid)
+                asyncio.get_running_loop().run_in_executor(None, self.measure.measure_disk, ct.vmid)
         return data
 
     def ct_resources(self, user: str, kind: str | None = None) -> list[dict[str, Any]]:
-        """The containers as /cluster/resources lists them."""
+        """Return the containers as rows of /cluster/resources."""
         items: list[dict[str, Any]] = super().ct_resources(user, kind)
         for item in items:
             status = self._status(self.ct(item["vmid"]))
@@ -112,7 +112,7 @@ class ViewNode(TaskNode):
         return {"time": now, "localtime": now, "timezone": "UTC"}
 
     async def _node_network(self, v: Mapping[str, Any], user: str) -> Any:
-        """The lab's bridge, for whoever may use it."""
+        """Return the lab's bridge, if the user may use it."""
         if not self.allowed(user, f"/sdn/zones/localnetwork/{self.lab.bridge}", "SDN.Use"):
             return []
         return [
@@ -136,14 +136,14 @@ class ViewNode(TaskNode):
         return [_interface(link) for link in json.loads(printed)]
 
     async def _unsupported(self, user: str, v: Mapping[str, Any]) -> Any:
-        raise PveError(501, "the lab node does not support this; it only has what homelab needs")
+        raise PveError(501, "this node does not support this call; it only supports the calls of homelab")
 
-    # fakepve would only pretend to do these.
+    # fakepve only simulates these.
     _lxc_suspend = _lxc_resume = _lxc_migrate = _unsupported
 
 
 def _interface(link: Mapping[str, Any]) -> dict[str, Any]:
-    """One entry of `ip -j addr` as Proxmox shows it."""
+    """Convert an entry of `ip -j addr` to Proxmox's format."""
     addresses = link.get("addr_info", [])
     mac = link.get("address", "")
     return {

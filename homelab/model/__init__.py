@@ -16,6 +16,7 @@ from homelab.model.inventory import (
     Secret,
     lab_tags,
 )
+from homelab.model.options import Duration, KeyNames, Option, SecretName, Size
 from homelab.model.service import Health, ManagedResource, Pending, SecretStore, Service, ServiceContext, Step
 
 __all__ = [
@@ -24,12 +25,15 @@ __all__ = [
     "ContainerConfig",
     "DatabaseGrant",
     "Difference",
+    "Duration",
     "Endpoint",
     "Health",
     "Inventory",
+    "KeyNames",
     "ManagedResource",
     "Mount",
     "Network",
+    "Option",
     "PackageSources",
     "Pending",
     "Pipeline",
@@ -37,9 +41,11 @@ __all__ = [
     "Privilege",
     "Repository",
     "Secret",
+    "SecretName",
     "SecretStore",
     "Service",
     "ServiceContext",
+    "Size",
     "Step",
     "differences",
     "lab_tags",

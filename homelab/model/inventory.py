@@ -1,4 +1,4 @@
-"""What the inventory asks for."""
+"""The typed contents of an inventory."""
 
 from __future__ import annotations
 
@@ -6,20 +6,23 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from homelab.model.container_config import ContainerConfig
+from homelab.model.options import Option
 
 if TYPE_CHECKING:
     from homelab.model.service import Service
 
+DOMAIN = r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*"
+NODE = r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?"
 Privilege = Literal["own", "append", "read"]
 # Clients of a port: the whole subnet, the containers with database grants, or those with a service that requires it.
 Audience = Literal["lan", "grantees", "dependents"]
 
 
 class Secret:
-    """A value that never prints itself; `reveal()` is the only way to it."""
+    """A value that is never printed; only `reveal()` returns it."""
 
     __slots__ = ("_value",)
 
@@ -27,7 +30,7 @@ class Secret:
         self._value = value
 
     def reveal(self) -> str:
-        """The secret itself: for a file's content or a connection, never for a message."""
+        """Return the secret, for a file's content or a connection, never for a message."""
         return self._value
 
     def __repr__(self) -> str:
@@ -38,25 +41,55 @@ class Secret:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """Where Proxmox answers and how we trust it: by CA file, by SHA-256 fingerprint, or by the system's CAs.
+    """The Proxmox VE API: address, credentials and trust; the fields are the keys of `proxmox:`.
 
-    `parallel` is how many containers Proxmox works on for us at a time. Each create unpacks a template onto the same
-    disks and takes the storage's lock, for which a node waits only seconds. Proxmox's HA manager starts 4 at a time.
+    Each creation of a container unpacks a template onto the same disks and takes the storage's lock, for which a node
+    waits only seconds: hence `max_parallel`. Proxmox's HA manager starts 4 containers at a time.
     """
 
-    host: str
-    port: int
-    node: str | None
-    token_id: str
-    token_file: Path
-    fingerprint: str | None
-    ca_file: Path | None
-    max_parallel: int = 4
+    host: Annotated[
+        str,
+        Option(
+            "Host name or address of the Proxmox node.",
+            pattern=DOMAIN,
+            expected="a host name or an address, without `https://`",
+            examples=("192.168.2.10", "pve.home.arpa"),
+        ),
+    ]
+    port: Annotated[int, Option("Port of the Proxmox API.", low=1, high=65535)] = 8006
+    node: Annotated[
+        str | None, Option("Node of a cluster; by default, the only node.", pattern=NODE, expected="a node's name")
+    ] = None
+    token_id: Annotated[
+        str,
+        Option(
+            "Name of the API token: user@realm!name.",
+            pattern=r"[^\s@!:/]+@[A-Za-z][A-Za-z0-9_.-]+![A-Za-z][A-Za-z0-9_.-]*",
+            expected="user@realm!name, as in homelab@pve!cli",
+            examples=("homelab@pve!cli",),
+        ),
+    ]
+    token_file: Annotated[
+        Path, Option("File with the token's secret, mode 0600. The variable HOMELAB_PROXMOX_TOKEN takes precedence.")
+    ] = Path(".homelab/proxmox-token")
+    fingerprint: Annotated[
+        str | None,
+        Option(
+            "SHA-256 fingerprint of the node's certificate. Without `fingerprint` and `ca_file`, this machine's CAs "
+            "decide.",
+            pattern=r"[0-9A-Fa-f]{2}(:?[0-9A-Fa-f]{2}){31}",
+            expected="a SHA-256 fingerprint: 64 hexadecimal digits in pairs, `AA:BB:…`",
+        ),
+    ] = None
+    ca_file: Annotated[Path | None, Option("File with the CA that signed the node's certificate.")] = None
+    max_parallel: Annotated[
+        int, Option("Number of containers that are created or changed in parallel.", low=1, high=64)
+    ] = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Network:
-    """The subnet that the containers live in."""
+    """The subnet of the containers."""
 
     subnet: IPv4Network
     gateway: IPv4Address
@@ -65,12 +98,12 @@ class Network:
     mtu: int | None = None
     nameservers: tuple[IPv4Address, ...]
     searchdomain: str | None
-    ssh_allowed_from: tuple[IPv4Network, ...] = ()  # where SSH comes from, through a firewall
+    ssh_allowed_from: tuple[IPv4Network, ...] = ()  # sources of SSH connections that a firewall admits
 
 
 @dataclass(frozen=True, slots=True)
 class DatabaseGrant:
-    """A service's need to reach a database: rows of pg_hba.conf, grants and firewall rules follow from it."""
+    """Access of a service to a database; pg_hba.conf, grants and firewall rules are derived from it."""
 
     database: str
     role: str
@@ -90,30 +123,37 @@ class Port:
 class City:
     """A place to observe: by name (`Berlin,DE`), by OpenWeather id, or by coordinates."""
 
-    name: str
-    id: int | None = None
-    latitude: float | None = None
-    longitude: float | None = None
+    name: Annotated[
+        str,
+        Option(
+            "OpenWeather's name of the city; with an id or coordinates, any name.",
+            pattern=r".*\S.*",
+            expected="a city's name",
+        ),
+    ]
+    id: Annotated[int | None, Option("OpenWeather's id of the city.", low=1, high=1 << 31)] = None
+    latitude: Annotated[float | None, Option("Latitude in degrees.", low=-90, high=90)] = None
+    longitude: Annotated[float | None, Option("Longitude in degrees.", low=-180, high=180)] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pipeline:
-    """What the weather pipeline fetches, in which units, how often."""
+    """Settings of the weather pipeline."""
 
     cities: tuple[City, ...]
     units: Literal["standard", "metric", "imperial"]
     schedule: str
     api_url: str
     api_key_file: Path
-    cities_file: Path | None = None  # instead of `cities`, which are none then
-    rate_limit: int = 60  # requests a minute; 0: any number
+    cities_file: Path | None = None  # replaces `cities`, which is empty then
+    rate_limit: int = 60  # requests a minute; 0: unlimited
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repository:
-    """An apt repository beside the distribution's: `suite` ends in `/`, and has no components, where it is a flat one.
+    """A further apt repository; a flat one has a `suite` that ends in `/`, and no components.
 
-    `key` are the packets of the one OpenPGP key that may sign it, checked against the inventory's fingerprint.
+    `key` holds the packets of the only OpenPGP key that may sign it, checked against the inventory's fingerprint.
     """
 
     name: str
@@ -125,42 +165,42 @@ class Repository:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackageSources:
-    """Where the containers get their packages from, beside what their distribution says, and whom they trust."""
+    """Package sources and CAs of the containers, in addition to those of the distribution."""
 
-    apt_proxy: str | None = None  # as apt-cacher-ng; for plain http, as it cannot look into the rest
-    apt_mirror: str | None = None  # instead of the distribution's archive
-    apt_security_mirror: str | None = None  # instead of that of its security updates
+    apt_proxy: str | None = None  # such as apt-cacher-ng; for plain http only, as it cannot read https
+    apt_mirror: str | None = None  # replaces the distribution's archive
+    apt_security_mirror: str | None = None  # replaces the archive of its security updates
     repositories: tuple[Repository, ...] = ()
-    pypi_index: str | None = None  # instead of PyPI, as devpi: a "simple" index
+    pypi_index: str | None = None  # a "simple" index that replaces PyPI, such as devpi
     certificates: tuple[str, ...] = ()  # CAs, each in PEM
     pins: Mapping[str, str] = field(default_factory=dict)  # Debian package → pattern of its version
 
 
 def lab_tags(lab: str) -> frozenset[str]:
-    """The tags that every container of a lab carries."""
+    """Return the tags of every container of a lab."""
     return frozenset({"homelab", f"homelab-{lab}"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Container:
-    """One container of the inventory: its identity, its shape, and the services on it by name."""
+    """A container of the inventory: its identity, its configuration, and its services by name."""
 
     name: str
-    vmid: int  # 0: taken from the inventory's range once Proxmox has been asked
+    vmid: int  # 0: chosen from the inventory's range when the vmids in use are known
     node: str | None
     template: str
     template_storage: str
     storage: str
     shape: ContainerConfig
     services: Mapping[str, Service]
-    ssh_keys: tuple[str, ...] = ()  # public keys that may log in as root, beside homelab's own
-    backup_storage: str | None = None  # None: the only one of its node that holds backups
-    clone_from: str | None = None  # clone the golden container of this one instead of unpacking a template
-    lab_tags: frozenset[str]  # the tags by which it is known to be this lab's; its shape may have more
+    ssh_keys: tuple[str, ...] = ()  # public keys that may log in as root, in addition to homelab's own
+    backup_storage: str | None = None  # None: the only storage of its node that holds backups
+    clone_from: str | None = None  # a container whose golden container is cloned instead of unpacking a template
+    lab_tags: frozenset[str]  # tags that mark it as part of this lab; its configuration may have more
 
     @property
     def address(self) -> IPv4Address:
-        """Its IP address; every container of an inventory has one."""
+        """Return the IP address. Raises ValueError if the configuration has none; in an inventory, each has one."""
         if self.shape.address is None:
             raise ValueError(f"{self.name} has no address")
         return self.shape.address.ip
@@ -168,7 +208,7 @@ class Container:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inventory:
-    """All that the user asked for. `state_dir` keeps this lab's secrets and pins, beside the file."""
+    """A validated inventory. `state_dir` holds the lab's secrets and pinned host keys, next to the file."""
 
     lab: str
     path: Path
@@ -178,14 +218,14 @@ class Inventory:
     containers: tuple[Container, ...]
     pipeline: Pipeline
     sources: PackageSources = PackageSources()
-    vmid_range: range = range(0)  # where a container's vmid is taken from if the inventory gives it none
+    vmid_range: range = range(0)  # vmids for containers without one
 
     def container_with(self, service: str) -> Container:
-        """The container on which a service runs; validation has made sure that there is one."""
+        """Return the container on which a service runs; a validated inventory has one for each required service."""
         return next(c for c in self.containers if service in c.services)
 
     def database_grants(self) -> Iterator[tuple[Container, DatabaseGrant]]:
-        """Every container's need to reach a database, in inventory order."""
+        """Yield the database grants of all services with their containers, in inventory order."""
         for container in self.containers:
             for service in container.services.values():
                 for access in service.database_grants():

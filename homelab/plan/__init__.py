@@ -1,4 +1,4 @@
-"""What differs between the inventory and what was found, as actions. Pure: nothing here calls anything."""
+"""The differences between the inventory and the observed guests, as actions. Pure: no I/O."""
 
 from homelab.plan.actions import (
     Action,

@@ -1,4 +1,4 @@
-"""What can be done to a container, as data, and the plan that holds it."""
+"""The actions on containers, as data, and the plan that consists of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from homelab.plan.template import Template
 
 @dataclass(frozen=True, slots=True)
 class Create:
-    """Make a container that is not there, and start it. The template has been looked up before it is carried out."""
+    """Create a missing container and start it. `template` is resolved before the action is carried out."""
 
     container: Container
     template: Template | None = None
@@ -31,9 +31,9 @@ class Create:
 
 @dataclass(frozen=True, slots=True)
 class Clone:
-    """Make a container that is not there of a golden one, and all else that makes it what it should be.
+    """Clone a missing container from a golden one, adapt it to the inventory and start it.
 
-    The golden container has been looked up before it is carried out.
+    `golden` is resolved before the action is carried out.
     """
 
     container: Container
@@ -50,13 +50,16 @@ class Clone:
 
 @dataclass(frozen=True, slots=True)
 class RegenerateIdentity:
-    """Give a clone SSH host keys and a machine-id of its own, and start it again; then it is finished."""
+    """Give a clone its own SSH host keys and machine-id and restart it, which finishes the clone."""
 
     container: Container
     found: ObservedGuest
 
     def __str__(self) -> str:
-        return f"renew {self.container.name}: SSH host keys and machine-id are still those of its golden container"
+        return (
+            f"regenerate identity of {self.container.name}: SSH host keys and machine-id are still those of its "
+            "golden container"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,7 @@ class Update:
 
 @dataclass(frozen=True, slots=True)
 class UpdateFirewall:
-    """Make a container's firewall what it should be: its rules and policies, on or off. `found`: None for a new one."""
+    """Update a container's firewall: its rules, its policies and its switch. `found` is None for a new container."""
 
     container: Container
     found: ObservedGuest | None
@@ -81,7 +84,7 @@ class UpdateFirewall:
 
     @property
     def changes(self) -> tuple[str, ...]:
-        """What becomes different, line by line."""
+        """The changes, one line each."""
         return tuple(changes(self.goal, self.found.firewall if self.found else Firewall()))
 
     def __str__(self) -> str:
@@ -90,7 +93,7 @@ class UpdateFirewall:
 
 @dataclass(frozen=True, slots=True)
 class Resize:
-    """Grow a disk, the root disk or a mount point's."""
+    """Grow the root disk or the disk of a mount point."""
 
     container: Container
     found: ObservedGuest
@@ -103,7 +106,7 @@ class Resize:
 
 @dataclass(frozen=True, slots=True)
 class MoveToPool:
-    """Make it a member of a pool, and of no other."""
+    """Move the container to a pool."""
 
     container: Container
     found: ObservedGuest
@@ -115,7 +118,7 @@ class MoveToPool:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Start it."""
+    """Start the container."""
 
     container: Container
     found: ObservedGuest
@@ -126,19 +129,19 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Shut it down, because something takes effect only when it starts again."""
+    """Shut the container down, for changes that take effect at its next start."""
 
     container: Container
     found: ObservedGuest
     because: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"stop {self.container.name}, so that it starts with the new {', '.join(self.because)}"
+        return f"stop {self.container.name}, to restart it with the new {', '.join(self.because)}"
 
 
 @dataclass(frozen=True, slots=True)
 class Destroy:
-    """Remove it with its disk."""
+    """Destroy the container and its disk."""
 
     container: Container
     found: ObservedGuest
@@ -152,7 +155,7 @@ Action = Create | Clone | RegenerateIdentity | UpdateFirewall | Update | Resize 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why something will not be done: what, why, and the way out."""
+    """A change that homelab refuses to make, with the cause and a way out."""
 
     brief: str
     details: str
@@ -161,7 +164,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What a person should know about a container, though nothing is done about it."""
+    """Information about a container that leads to no action."""
 
     container: str
     text: str
@@ -172,7 +175,7 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Actions in order; falsy when there is nothing to do."""
+    """The actions in order, refusals and notes; falsy when there are no actions."""
 
     actions: tuple[Action, ...] = ()
     refusals: tuple[Refusal, ...] = ()
@@ -186,16 +189,16 @@ class Plan:
 
     @property
     def harms(self) -> bool:
-        """Whether it interrupts or destroys something, so that a person should be asked."""
+        """Whether it stops or destroys a container and therefore needs confirmation."""
         return any(isinstance(action, Stop | Destroy) for action in self.actions)
 
     def by_container(self) -> Mapping[str, Sequence[Action]]:
-        """The actions of each container, in order."""
+        """Group the actions by container, in order."""
         names = dict.fromkeys(action.container.name for action in self.actions)
         return {name: [action for action in self.actions if action.container.name == name] for name in names}
 
     def refuse_unsafe(self) -> None:
-        """Raise HomelabError, naming every refusal, if anything wanted is unsafe."""
+        """Raise HomelabError with every refusal, if there are any."""
         if not self.refusals:
             return
         first, *others = self.refusals
@@ -203,5 +206,7 @@ class Plan:
             raise HomelabError(first.brief, first.details, first.resolution)
         lines = [f"{refusal.brief}: {refusal.details}\n  {refusal.resolution}" for refusal in self.refusals]
         raise HomelabError(
-            f"{len(self.refusals)} things cannot be done safely", "\n".join(lines), "Nothing has been changed."
+            f"Cannot apply the plan: {len(self.refusals)} changes are unsafe",
+            "\n".join(lines),
+            "Nothing has been changed.",
         )

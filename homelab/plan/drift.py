@@ -1,4 +1,4 @@
-"""In what a container differs from the inventory, and what can be done about it."""
+"""The differences between a container and the inventory, and the changes that resolve them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 
 from homelab.model import Container, ContainerConfig, Difference, Mount, differences
 
-# What Proxmox takes into a running container only when it starts again.
+# Fields that Proxmox applies to a running container only at its next start.
 NEEDS_RESTART = frozenset({"features", "nameservers", "searchdomain", "backup"})
 
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """A disk that has another size than it should; sizes in GiB. The root disk's `path` is `/`."""
+    """A disk with a wrong size; sizes in GiB. The root disk's `path` is `/`."""
 
     path: str
     wanted: int
@@ -21,14 +21,14 @@ class Disk:
 
 
 def drift(container: Container, found: ContainerConfig) -> Iterator[Difference]:
-    """Every difference that matters: neither a pool that the inventory does not name, nor a mount point more."""
+    """Yield the relevant differences: all but a pool that the inventory does not set, and additional mount points."""
     further = further_mounts(container, found)
     ours = replace(found, mounts=tuple(mount for mount in found.mounts if mount not in further))
     return (each for each in differences(container.shape, ours) if each.field != "pool" or each.wanted is not None)
 
 
 def settings(container: Container, found: ContainerConfig) -> Iterator[Difference]:
-    """The differences that a change of the container's configuration mends."""
+    """Yield the differences that an update of the container's configuration resolves."""
     for each in drift(container, found):
         if each.field == "mounts":
             yield from _mounts(container.shape, found)
@@ -37,17 +37,17 @@ def settings(container: Container, found: ContainerConfig) -> Iterator[Differenc
 
 
 def _mounts(wanted: ContainerConfig, found: ContainerConfig) -> Iterator[Difference]:
-    """New mount points, which are made at once, and those whose part in backups changes, which is not."""
-    there = {mount.path: mount for mount in found.mounts}
-    if new := tuple(mount for mount in wanted.mounts if mount.path not in there):
+    """Yield new mount points, which apply immediately, and changed `backup` flags, which need a restart."""
+    existing = {mount.path: mount for mount in found.mounts}
+    if new := tuple(mount for mount in wanted.mounts if mount.path not in existing):
         yield Difference("mounts", new, ())
-    ours = [mount for mount in wanted.mounts if mount.path in there]
-    if others := tuple(mount for mount in ours if mount.backup != there[mount.path].backup):
-        yield Difference("backup", others, tuple(there[mount.path] for mount in others))
+    ours = [mount for mount in wanted.mounts if mount.path in existing]
+    if changed := tuple(mount for mount in ours if mount.backup != existing[mount.path].backup):
+        yield Difference("backup", changed, tuple(existing[mount.path] for mount in changed))
 
 
 def disks(container: Container, found: ContainerConfig) -> Iterator[Disk]:
-    """The root disk and the mount points that are there in another size."""
+    """Yield the root disk and the existing mount points that have another size than the inventory."""
     if container.shape.disk != found.disk:
         yield Disk("/", container.shape.disk, found.disk)
     before = {mount.path: mount.size for mount in found.mounts}
@@ -57,6 +57,6 @@ def disks(container: Container, found: ContainerConfig) -> Iterator[Disk]:
 
 
 def further_mounts(container: Container, found: ContainerConfig) -> Sequence[Mount]:
-    """Mount points that the inventory does not have. They hold data, so they stay."""
+    """Return the mount points that the inventory does not have. They contain data, so they are kept."""
     wanted = {mount.path for mount in container.shape.mounts}
     return [mount for mount in found.mounts if mount.path not in wanted]

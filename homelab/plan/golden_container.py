@@ -1,4 +1,4 @@
-"""Golden containers: Proxmox templates that `homelab bake` makes of deployed containers. Pure: text and data."""
+"""Golden containers: Proxmox templates that `homelab bake` creates from deployed containers. Pure: no I/O."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import re
 from dataclasses import dataclass
 
 TAG = "homelab-golden"
-GOLDEN = "golden-"  # how the host names of golden containers begin
-_LONGEST = 63  # characters in a host name
+GOLDEN = "golden-"  # prefix of the host names of golden containers
+_LONGEST = 63  # maximum length of a host name
 _LINE = re.compile(
-    r"^Golden container of (\S+), baked at (\S+) from (\S+)\. Its SSH host key is "
+    r"^Golden container of (\S+), created at (\S+) from (\S+)\. Its SSH host key is "
     r"(SHA256:[A-Za-z0-9+/]{43})\.$",
     re.MULTILINE,
 )
@@ -17,10 +17,10 @@ _LINE = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GoldenContainer:
-    """What a golden container says of itself, and where it is.
+    """A golden container: the record in its description, and its location.
 
-    `of`: the container that it was cloned from; `template`: what that one was made from; `fingerprint`: its SSH host
-    key's, which every clone shows at first; `whole`: it has been made a template.
+    `of`: the container that it was cloned from; `template`: the template of that container; `fingerprint`: that of its
+    SSH host key, which every new clone still has; `whole`: it has been converted to a template.
     """
 
     of: str
@@ -34,24 +34,24 @@ class GoldenContainer:
     lock: str | None = None
 
     def description(self, lab: str) -> str:
-        """What its description on Proxmox says."""
+        """Render its description on Proxmox, for the homelab named `lab`."""
         return (
-            f"Golden container of {self.of}, baked at {self.made} from {self.template}. Its SSH host key is "
+            f"Golden container of {self.of}, created at {self.made} from {self.template}. Its SSH host key is "
             f"{self.fingerprint}.\n\n"
-            f"`homelab up` clones it for containers of the homelab `{lab}` that say `clone_from: {self.of}`. All that "
-            f"{self.of} had is in it, passwords, keys and data too. `homelab bake --delete {self.of}` removes it."
+            f"`homelab up` clones it for containers of the homelab `{lab}` with `clone_from: {self.of}`. It contains "
+            f"all of {self.of}, including passwords, keys and data. `homelab golden delete {self.of}` removes it."
         )
 
     def __str__(self) -> str:
-        return f"{self.vmid}, baked at {self.made}"
+        return f"{self.vmid}, created at {self.made}"
 
 
 def read(description: str) -> GoldenContainer | None:
-    """What such a description says; None for any other."""
+    """Parse a golden container's description; None for other descriptions."""
     match = _LINE.search(description)
     return GoldenContainer(of=match[1], made=match[2], template=match[3], fingerprint=match[4]) if match else None
 
 
 def host_name(of: str) -> str:
-    """The host name of a container's golden one."""
+    """Return the host name of the golden container of `of`."""
     return f"{GOLDEN}{of}"[:_LONGEST].rstrip("-")

@@ -1,4 +1,4 @@
-"""A guest as Proxmox has it."""
+"""The observed state of a guest on Proxmox."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from homelab.model.firewall import Firewall
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a container uses: bytes, and seconds since its start; zeros while it is down."""
+    """A container's resource usage in bytes, and its uptime in seconds; zeros while it is stopped."""
 
     memory: int = 0
     memory_total: int = 0
@@ -23,7 +23,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObservedGuest:
-    """A guest as Proxmox has it. `shape` is None for one that is not ours, or only half made."""
+    """The observed state of a guest. `shape` is None if the guest is not ours or its creation is unfinished."""
 
     vmid: int
     name: str
@@ -34,23 +34,23 @@ class ObservedGuest:
     tags: frozenset[str] = frozenset()
     shape: ContainerConfig | None = None
     pending: tuple[str, ...] = ()  # options that wait for the next start
-    creator: str | None = None  # the token whose create task left or still runs it, for `lock: create`
-    task: str | None = None  # that task, if it still runs
+    creator: str | None = None  # for `lock: create`: the token that started the create task
+    task: str | None = None  # the UPID of that task, if it still runs
     pool: str | None = None
-    template: str | None = None  # the volume id that it was made from, as its description says
-    config: Mapping[str, Any] = field(default_factory=dict, compare=False)  # as it will be after the next start
-    by_hand: tuple[str, ...] = ()  # what it has that no inventory speaks of
+    template: str | None = None  # the volume id that it was created from, from its description
+    config: Mapping[str, Any] = field(default_factory=dict, compare=False)  # including pending changes
+    by_hand: tuple[str, ...] = ()  # options that no inventory can express
     sealed: bool = False  # a Proxmox template, which never runs
-    unfinished: str | None = None  # the SSH host key of what it was cloned from, while it has none of its own
+    unfinished: str | None = None  # for an unfinished clone: the SSH host key of its source, which it still has
     digest: str | None = None
-    firewall: Firewall = field(default_factory=Firewall)  # looked at only where there is or should be one
+    firewall: Firewall = field(default_factory=Firewall)  # read only if the guest or the inventory has one
     usage: Usage = field(default_factory=Usage, compare=False)
 
     @property
     def running(self) -> bool:
-        """Whether it runs."""
+        """Whether the guest is running."""
         return self.status == "running"
 
     def belongs_to(self, container: Container) -> bool:
-        """Whether it carries the tags of the container's lab."""
+        """Check that this is a container with the tags of the inventory's container, and not a template."""
         return self.kind == "lxc" and not self.sealed and container.lab_tags <= self.tags

@@ -1,4 +1,4 @@
-"""What differs between the inventory and what was found, as actions."""
+"""Compare the inventory with the observed guests and plan the actions."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from homelab.plan.refusals import FOR_EVERYBODY, leftover, locked, protected, re
 
 
 def select_containers(inventory: Inventory, limit: Sequence[str]) -> Sequence[Container]:
-    """The containers that `--limit` names, or all. Raises InputError for a name that is not in the inventory."""
+    """Return the containers that `--limit` names, or all. Raises InputError for a name missing in the inventory."""
     names = [container.name for container in inventory.containers]
     if unknown := [name for name in limit if name not in names]:
         raise InputError(
-            f"No container is called {', '.join(unknown)}",
+            f"Cannot find container {', '.join(unknown)}: it is not in the inventory",
             f"{inventory.path} has {', '.join(names)}.",
             "Name one of these.",
         )
@@ -40,7 +40,7 @@ def select_containers(inventory: Inventory, limit: Sequence[str]) -> Sequence[Co
 
 
 def plan_up(inventory: Inventory, found: Mapping[int, ObservedGuest], limit: Sequence[str] = ()) -> Plan:
-    """What makes the containers exist, match and run. Raises InputError for an unknown name."""
+    """Plan the actions after which the containers exist, match the inventory and run. Raises InputError."""
     containers = select_containers(inventory, limit)
     work = {c.name: tuple(_up(c, found.get(c.vmid), desired_firewall(inventory, c))) for c in containers}
     refusals = tuple(refusal for c in containers for refusal in refuse_up(c, found, work[c.name]))
@@ -52,17 +52,17 @@ def plan_up(inventory: Inventory, found: Mapping[int, ObservedGuest], limit: Seq
 
 
 def plan_destroy(inventory: Inventory, found: Mapping[int, ObservedGuest], limit: Sequence[str] = ()) -> Plan:
-    """What removes the containers that are ours; those that are not are left alone and not even refused."""
+    """Plan the removal of our containers. Guests that are not ours are skipped without a refusal."""
     present = [
         (container, found[container.vmid])
         for container in select_containers(inventory, limit)
         if container.vmid in found
     ]
-    ours = [(container, there) for container, there in present if there.belongs_to(container)]
-    refusals = [leftover(there) for _, there in present if there.lock == "create"]
-    refusals += [locked(container, there) for container, there in ours if there.lock not in (None, "create")]
-    refusals += [protected(container, there) for container, there in ours if there.shape and there.shape.protection]
-    return Plan(tuple(Destroy(container, there) for container, there in ours), tuple(refusals))
+    ours = [(container, guest) for container, guest in present if guest.belongs_to(container)]
+    refusals = [leftover(guest) for _, guest in present if guest.lock == "create"]
+    refusals += [locked(container, guest) for container, guest in ours if guest.lock not in (None, "create")]
+    refusals += [protected(container, guest) for container, guest in ours if guest.shape and guest.shape.protection]
+    return Plan(tuple(Destroy(container, guest) for container, guest in ours), tuple(refusals))
 
 
 def _up(container: Container, found: ObservedGuest | None, firewall: Firewall) -> Iterator[Action]:
@@ -71,10 +71,10 @@ def _up(container: Container, found: ObservedGuest | None, firewall: Firewall) -
         if firewall.on:
             yield UpdateFirewall(container, None, firewall)
         return
-    # Before the network card's own switch: this is what the next run looks for while something is left to do.
+    # Before the network card's `firewall` flag: after a kill, the next run still finds the flag to set.
     if goal(firewall, found.firewall) != found.firewall:
         yield UpdateFirewall(container, found, goal(firewall, found.firewall))
-    # Before the settings: what is said of a mount point there says its size as well.
+    # Before the settings: an update of a mount point's option includes its size.
     for disk in disks(container, found.shape):
         if disk.wanted > disk.found:
             yield Resize(container, found, disk)
@@ -97,12 +97,12 @@ def _notes(container: Container, found: ObservedGuest | None) -> Iterator[Note]:
         if container.shape.features - FOR_EVERYBODY:
             yield Note(
                 container.name,
-                "only root@pam may give it all of its features: once it is there, run "
+                "only root@pam may set all of its features: after its creation, run "
                 f"`{set_features(container)}` on the node",
             )
         return
     if container.node not in (None, found.node):
-        yield Note(container.name, f"it is on node {found.node}, the inventory says {container.node}: it is left there")
+        yield Note(container.name, f"it is on node {found.node}, the inventory has {container.node}: it is not moved")
     by_hand = [*(f"the mount point {mount.path}" for mount in further_mounts(container, found.shape)), *found.by_hand]
     if by_hand:
-        yield Note(container.name, f"it also has {', '.join(by_hand)}, of which the inventory says nothing: left alone")
+        yield Note(container.name, f"it also has {', '.join(by_hand)}, missing in the inventory: left unchanged")

@@ -1,4 +1,4 @@
-"""What will not be done, why, and the way out."""
+"""The changes that homelab refuses to make, with their cause and a way out."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ FOR_EVERYBODY = frozenset({"nesting"})  # features that a token may set
 
 
 def refuse_up(container: Container, found: Mapping[int, ObservedGuest], actions: Sequence[Action]) -> Iterator[Refusal]:
-    """What of `actions` on a container will not be done."""
-    there = found.get(container.vmid)
-    if there is None:
+    """Yield the refusals for a container and its planned actions."""
+    guest = found.get(container.vmid)
+    if guest is None:
         yield from _refuse_create(container, found)
-    elif there.lock == "create":
-        yield leftover(there)
-    elif there.status not in ("running", "stopped"):
+    elif guest.lock == "create":
+        yield leftover(guest)
+    elif guest.status not in ("running", "stopped"):
         yield Refusal(
-            f"{container.name} is {there.status}",
-            f"Node {there.node} does not answer for it.",
-            "See that the node is up, then run the same command again.",
+            f"Cannot change {container.name}: it is {guest.status}",
+            f"Node {guest.node} does not answer for it.",
+            "Check that the node is up, then run the same command again.",
         )
-    elif not there.belongs_to(container) or there.shape is None:
-        yield _foreign(container, there)
+    elif not guest.belongs_to(container) or guest.shape is None:
+        yield _foreign(container, guest)
     else:
-        if there.lock and actions:
-            yield locked(container, there)
-        yield from _refuse_changes(container, there.shape)
-        yield from _refuse_template(container, there)
+        if guest.lock and actions:
+            yield locked(container, guest)
+        yield from _refuse_changes(container, guest.shape)
+        yield from _refuse_template(container, guest)
 
 
 def _refuse_create(container: Container, found: Mapping[int, ObservedGuest]) -> Iterator[Refusal]:
     for other in found.values():
         if other.name == container.name and other.belongs_to(container):
             yield Refusal(
-                f"{container.name} exists already, as {other.vmid}",
-                f"The inventory says vmid {container.vmid}; a container's vmid cannot be changed.",
+                f"Cannot create {container.name}: it already exists as {other.vmid}",
+                f"The inventory has vmid {container.vmid}, and a container's vmid cannot be changed.",
                 f"Write `vmid: {other.vmid}` in the inventory, or destroy {other.vmid} first.",
             )
 
@@ -53,73 +53,74 @@ def _refuse_changes(container: Container, found: ContainerConfig) -> Iterator[Re
         if disk.wanted < disk.found:
             which, key = ("disk", "disk") if disk.path == "/" else (f"disk at {disk.path}", "size")
             yield Refusal(
-                f"{container.name}: its {which} cannot shrink",
-                f"It has {disk.found} GiB, the inventory says {disk.wanted}, and Proxmox cannot make a disk smaller.",
-                f"Write `{key}: {disk.found}` in the inventory; or destroy the container and make it anew.",
+                f"Cannot shrink the {which} of {container.name}: Proxmox can only grow disks",
+                f"It has {disk.found} GiB, the inventory has {disk.wanted}.",
+                f"Write `{key}: {disk.found}` in the inventory; or destroy the container and create it again.",
             )
     if (container.shape.features ^ found.features) - FOR_EVERYBODY:
         yield Refusal(
-            f"{container.name}: its features cannot be changed by a token",
-            f"It has {_list(found.features)}, wanted is {_list(container.shape.features)}; all but nesting are for "
-            "root@pam alone.",
+            f"Cannot change the features of {container.name}: only root@pam may",
+            f"It has {_list(found.features)}, the inventory has {_list(container.shape.features)}; a token may only "
+            "set nesting.",
             f"On the node: `{set_features(container)}`; or write `features: [{', '.join(sorted(found.features))}]` in "
             "the inventory.",
         )
     if found.protection and any(change.field == "mounts" for change in settings(container, found)):
         yield Refusal(
-            f"{container.name}: it is protected",
-            "Proxmox adds no mount point to a protected container.",
-            "Write `protection: false` and `homelab up` without the new mount point first; then both as you want them.",
+            f"Cannot add a mount point to {container.name}: it is protected",
+            "Proxmox adds no mount point while `protection` is set.",
+            "Write `protection: false`, leave the new mount point out, and run `homelab up`; then write both as you "
+            "want them.",
         )
     for change in differences(container.shape, found):
         if change.field in _UNCHANGEABLE:
             yield Refusal(
-                f"{container.name}: {change.field} cannot be changed",
-                f"It is {change.found}, wanted is {change.wanted}, and Proxmox decides that at creation.",
-                f"Back up what is in it, then `homelab destroy --limit {container.name}` and `homelab up`.",
+                f"Cannot change {change.field} of {container.name}: Proxmox sets it only at creation",
+                f"It is {change.found}, the inventory has {change.wanted}.",
+                f"Back up its data, then `homelab destroy --limit {container.name}` and `homelab up`.",
             )
 
 
-def _refuse_template(container: Container, there: ObservedGuest) -> Iterator[Refusal]:
-    if there.template and not is_same_template(container.template, there.template):
-        distribution = distribution_of(there.template)
+def _refuse_template(container: Container, guest: ObservedGuest) -> Iterator[Refusal]:
+    if guest.template and not is_same_template(container.template, guest.template):
+        distribution = distribution_of(guest.template)
         yield Refusal(
-            f"{container.name}: its template cannot be changed",
-            f"It was made from {there.template}, the inventory says {container.template}, and a template decides at "
-            "creation only.",
-            f"Write `template: {distribution.alias if distribution else there.template}` in the inventory; or back up "
-            f"what is in it, then `homelab destroy --limit {container.name}` and `homelab up`.",
+            f"Cannot change the template of {container.name}: Proxmox uses it only at creation",
+            f"It was created from {guest.template}, the inventory has {container.template}.",
+            f"Write `template: {distribution.alias if distribution else guest.template}` in the inventory; or back up "
+            f"its data, then `homelab destroy --limit {container.name}` and `homelab up`.",
         )
 
 
-def _foreign(container: Container, there: ObservedGuest) -> Refusal:
-    kind = "container" if there.kind == "lxc" else "virtual machine"
-    if there.sealed:
+def _foreign(container: Container, guest: ObservedGuest) -> Refusal:
+    kind = "container" if guest.kind == "lxc" else "virtual machine"
+    if guest.sealed:
         return Refusal(
-            f"{container.name}: vmid {there.vmid} is taken by a template",
-            f"`{there.name}` on node {there.node} is a golden container or another template, which never runs.",
-            f"Write another vmid for {container.name} in the inventory. Nothing has been touched.",
+            f"Cannot use vmid {guest.vmid} for {container.name}: it belongs to a template",
+            f"`{guest.name}` on node {guest.node} is a golden container or another template, which never runs. It was "
+            "not changed.",
+            f"Write another vmid for {container.name} in the inventory.",
         )
     return Refusal(
-        f"{container.name}: vmid {there.vmid} is taken by a {kind} that is not ours",
-        f"`{there.name}` on node {there.node} does not carry the tags {', '.join(sorted(container.lab_tags))}.",
-        f"Write another vmid for {container.name} in the inventory. Nothing has been touched.",
+        f"Cannot use vmid {guest.vmid} for {container.name}: it belongs to a {kind} that is not ours",
+        f"`{guest.name}` on node {guest.node} does not have the tags {', '.join(sorted(container.lab_tags))}. "
+        "It was not changed.",
+        f"Write another vmid for {container.name} in the inventory.",
     )
 
 
 def set_features(container: Container) -> str:
-    """The command that root runs on the node to give a container its features."""
+    """Return the command for root on the node that sets a container's features."""
     given = ",".join(f if "=" in f else f"{f}=1" for f in sorted(container.shape.features))
     return shlex.join(["pct", "set", str(container.vmid), "--features", given])
 
 
-def protected(container: Container, there: ObservedGuest) -> Refusal:
-    """Somebody wants it never to be removed."""
+def protected(container: Container, guest: ObservedGuest) -> Refusal:
+    """Return the refusal to destroy a protected container."""
     return Refusal(
-        f"{container.name} is protected",
-        f"{there.vmid} on node {there.node} has `protection` set, so Proxmox does not remove it.",
-        f"If it is to go: write `protection: false` at {container.name} in the inventory, run `homelab up`, "
-        "then destroy it.",
+        f"Cannot destroy {container.name}: it is protected",
+        f"{guest.vmid} on node {guest.node} has `protection` set, so Proxmox does not remove it.",
+        f"Write `protection: false` at {container.name} in the inventory, run `homelab up`, then destroy it.",
     )
 
 
@@ -127,26 +128,26 @@ def _list(features: Iterable[str]) -> str:
     return ", ".join(sorted(features)) or "none"
 
 
-def locked(container: Container, there: ObservedGuest) -> Refusal:
-    """Something else holds its lock."""
+def locked(container: Container, guest: ObservedGuest) -> Refusal:
+    """Return the refusal to change a locked container."""
     return Refusal(
-        f"{container.name} is locked ({there.lock})",
-        f"Something else works on {there.vmid}, or was cut off.",
-        f"Wait for its end. If nothing runs any more: `pct unlock {there.vmid}` on node {there.node}.",
+        f"Cannot change {container.name}: it is locked ({guest.lock})",
+        f"Another task works on {guest.vmid}, or was interrupted.",
+        f"Wait for its end. If no task runs any more: `pct unlock {guest.vmid}` on node {guest.node}.",
     )
 
 
-def leftover(there: ObservedGuest) -> Refusal:
-    """A create that goes on elsewhere, or was cut off."""
-    maker = f" It was begun by {there.creator}." if there.creator else ""
-    if there.task:
+def leftover(guest: ObservedGuest) -> Refusal:
+    """Return the refusal for a create that still runs elsewhere, or was interrupted."""
+    creator = f" {guest.creator} started it." if guest.creator else ""
+    if guest.task:
         return Refusal(
-            f"Somebody else is creating {there.vmid}",
-            f"The task runs on node {there.node}.{maker}",
+            f"Cannot create {guest.vmid}: another task is creating it",
+            f"The task runs on node {guest.node}.{creator}",
             "Wait for its end, or write another vmid in the inventory.",
         )
     return Refusal(
-        f"{there.vmid} is half made",
-        f"A create was cut off on node {there.node} and left its lock behind.{maker}",
-        f"On the node: `pct unlock {there.vmid}`, then `pct destroy {there.vmid}`; then run the same command again.",
+        f"Cannot use {guest.vmid}: its creation was interrupted",
+        f"The create on node {guest.node} ended without removing its lock.{creator}",
+        f"On the node: `pct unlock {guest.vmid}`, then `pct destroy {guest.vmid}`; then run the same command again.",
     )

@@ -1,4 +1,4 @@
-"""What a container is made from."""
+"""The templates that containers are created from."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from homelab.distributions import DISTRIBUTIONS, distribution_of
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A template for a node, by its volume id. One that is `missing` is downloaded to its storage first."""
+    """A template on a node, by its volume id. A `missing` one is downloaded to its storage first."""
 
     node: str
     volume: str  # local:vztmpl/debian-12-standard_12.12-1_amd64.tar.zst
     missing: bool = False
-    shared: bool = False  # whether its storage is that of all nodes
+    shared: bool = False  # whether all nodes share its storage
 
     @property
     def storage(self) -> str:
-        """The storage that has it, or will have it."""
+        """The storage that holds the template, or will hold it after the download."""
         return self.volume.partition(":")[0]
 
     @property
     def file_name(self) -> str:
-        """Its name on the storage."""
+        """The template's file name on the storage."""
         return file_name(self.volume)
 
     def __str__(self) -> str:
@@ -31,11 +31,11 @@ class Template:
 
 
 def file_name(volume: str) -> str:
-    """The file of a template's volume id, on whichever storage."""
+    """Return the file name in a template's volume id."""
     return volume.rpartition("/")[2]
 
 
 def is_same_template(template: str, volume: str) -> bool:
-    """Whether a template as the inventory names it is that volume, or an alias of its distribution."""
+    """Check that a template name of the inventory means this volume, or is an alias of its distribution."""
     distribution = DISTRIBUTIONS.get(template)
     return distribution_of(volume) == distribution if distribution else file_name(template) == file_name(volume)

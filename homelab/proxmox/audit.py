@@ -1,4 +1,4 @@
-"""What was changed on the node, when, and how it ended: JSON lines that are only ever added to."""
+"""The audit log: the changes on the node with time and result, as JSON lines that are only appended."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _SECRET = re.compile(r"password|secret|token|ticket|(?<!public-)\bkeys?\b", re.I
 class Audit:
     """An append-only log, mode 0600. Safe to use from several threads and processes: a line is one write.
 
-    A call has a line before it is sent, with its parameters, and one after it, with its UPID or its error; a task has
-    one when its end was seen. The lines of a call have the same `id`.
+    A call has one line before it is sent, with its parameters, and one after it, with its UPID or its error; a task has
+    one for its exit status. The lines of a call share an `id`.
     """
 
     def __init__(self, path: Path, who: str) -> None:
@@ -29,23 +29,23 @@ class Audit:
         self._who = who
 
     def sent(self, method: str, path: str, parameters: Mapping[str, Any]) -> str:
-        """Note a call that is about to be sent; its id. Raises HomelabError if it cannot be noted: then do not call."""
+        """Log a call before it is sent and return its id. Raises HomelabError, which prevents the call."""
         call = secrets.token_hex(4)
         self._add(id=call, who=self._who, method=method, path=path, parameters=redacted(parameters), result="sent")
         return call
 
     def answered(self, call: str, method: str, path: str, answer: object) -> None:
-        """Note what came back: a UPID, or nothing."""
+        """Log a call's answer: its UPID, if it is one."""
         upid = str(answer) if str(answer).startswith("UPID:") else None
         self._add(id=call, method=method, path=path, upid=upid, result="accepted" if upid else "OK")
 
     def failed(self, call: str, method: str, path: str, error: BaseException) -> None:
-        """Note that it failed, or that its answer was not waited for."""
-        said = f"{error.brief}: {error.details}" if isinstance(error, HomelabError) else type(error).__name__
-        self._add(id=call, method=method, path=path, upid=None, result=" ".join(said.split()))
+        """Log a call that failed or was interrupted."""
+        result = f"{error.brief}: {error.details}" if isinstance(error, HomelabError) else type(error).__name__
+        self._add(id=call, method=method, path=path, upid=None, result=" ".join(result.split()))
 
     def ended(self, upid: str, result: str) -> None:
-        """Note a task's exit status."""
+        """Log a task's exit status."""
         self._add(upid=upid, result=result)
 
     def _add(self, **fields: Any) -> None:
@@ -57,12 +57,12 @@ class Audit:
                 file.write((json.dumps(line, ensure_ascii=False) + "\n").encode())
         except OSError as error:
             raise HomelabError(
-                "The audit log cannot be written",
+                "Cannot write the audit log: homelab changes nothing without it",
                 f"{self._path}: {error.strerror}.",
-                "Nothing is changed without a note of it. Mend that, then run the same command again.",
+                "Make this file writable, then run the same command again.",
             ) from error
 
 
 def redacted(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters without the values of those that are secret by their name; public keys are not."""
+    """Mask the values of parameters with a name that marks a secret; public keys are not secret."""
     return {name: "***" if _SECRET.search(name) else value for name, value in parameters.items()}

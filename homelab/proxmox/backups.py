@@ -1,4 +1,4 @@
-"""Backups of whole containers: making them with vzdump, which there are, and how many are kept."""
+"""Backups of whole containers: create them with vzdump, list them, and remove old ones."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from homelab.proxmox.managed_container import ManagedContainer
 from homelab.proxmox.tasks import Task, TaskFailed
 
 Mode = Literal["snapshot", "suspend", "stop"]
-_DEADLINE = 6 * 3600.0  # seconds that a backup may take; another one on the node is waited for by Proxmox itself
-_PRUNE = 600.0
-_LOOKS = (0.5, 2.0, 5.0)  # seconds before a removal whose answer was lost is looked for
-_SHOWN = 70  # characters of a log line on the progress line
+_DEADLINE = 6 * 3600.0  # timeout of a backup in seconds; includes the time in which Proxmox waits for another backup
+_PRUNE = 600.0  # timeout of a removal in seconds
+_CHECK_AFTER = (0.5, 2.0, 5.0)  # seconds before each check for a removal after a lost answer
+_SHOWN = 70  # maximum length of a log line on the progress line
 _NOTES = re.compile(r"(\S+) of homelab lab (\S+?)(?:, SSH host key (SHA256:[A-Za-z0-9+/]{43}))?")
 
 
@@ -28,7 +28,7 @@ _NOTES = re.compile(r"(\S+) of homelab lab (\S+?)(?:, SSH host key (SHA256:[A-Za
 class Backup:
     """A backup on a storage; `made` in seconds since the epoch, `size` in bytes.
 
-    `guest`, `lab` and `host_key` are what its notes say, if homelab has made it.
+    `guest`, `lab` and `host_key` are from its notes; None if homelab did not create the backup.
     """
 
     container: str
@@ -45,23 +45,23 @@ class Backup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Made:
-    """A backup that was made: how, its size in bytes, how long the container stood still, and what went for it."""
+    """The result of a backup: mode, size in bytes, downtime, and the older backups that were removed."""
 
     container: str
     volid: str
     mode: str
     size: int
-    still: str | None  # seconds, as Proxmox says it: `<1`
+    still: str | None  # downtime in seconds, in Proxmox's words: `<1`
     removed: Sequence[str] = ()
 
 
 def notes(lab: str, host_key: str | None) -> str:
-    """What Proxmox is to note at a backup: whose it is, and the key by which it is known again after a restore."""
+    """Return the notes template of a backup: container, lab, and the SSH host key to trust after a restore."""
     return f"{{{{guestname}}}} of homelab lab {lab}" + (f", SSH host key {host_key}" if host_key else "")
 
 
 def storage_for(client: Client, node: str, wanted: str | None) -> str:
-    """The storage for backups: the one that is wanted, or the only one. Raises HomelabError if it cannot be that."""
+    """Return the storage for backups: the wanted one, or the only one. Raises HomelabError if none is usable."""
     rows = {str(row["storage"]): row for row in client.get(f"nodes/{node}/storage")}
     able = [name for name, row in rows.items() if "backup" in _content(row) and row.get("enabled", 1)]
     if wanted is None:
@@ -69,30 +69,32 @@ def storage_for(client: Client, node: str, wanted: str | None) -> str:
             return able[0]
         if not able:
             raise HomelabError(
-                f"No storage of node {node} holds backups",
-                _those(rows),
-                "Let one hold them: Datacenter > Storage > Edit > Content. If one does, this token "
-                "may not see it: it needs Datastore.Audit on /storage/NAME.",
+                f"Cannot find a storage for backups: none on node {node} accepts them",
+                _existing(rows),
+                "Allow backups on one: Datacenter > Storage > Edit > Content. If one already does, "
+                "this token cannot see it: it needs Datastore.Audit on /storage/NAME.",
             )
         raise InputError(
-            "Which storage are the backups on?",
+            "Cannot choose a storage for backups: there are several",
             f"Node {node} has {', '.join(able)} for backups.",
             "Name one: --storage.",
         )
     if wanted not in rows:
-        raise InputError(f"There is no storage {wanted} on node {node}", _those(rows), "Name one that it has.")
+        raise InputError(
+            f"Cannot use storage {wanted}: it is missing on node {node}", _existing(rows), "Name one that the node has."
+        )
     row = rows[wanted]
     if wanted not in able:
-        let = f"`pvesm set {wanted} --content {','.join([*_content(row), 'backup'])}`"
+        allow = f"`pvesm set {wanted} --content {','.join([*_content(row), 'backup'])}`"
         others = f"; or name another: --storage {' or '.join(able)}" if able else ""
         raise HomelabError(
-            f"Storage {wanted} holds no backups",
-            f"It holds {', '.join(_content(row))}.",
-            f"On the node, if it can: {let}{others}.",
+            f"Cannot use storage {wanted}: it does not accept backups",
+            f"It accepts {', '.join(_content(row))}.",
+            f"On the node, if possible: {allow}{others}.",
         )
     if not row.get("active", 1):
         raise HomelabError(
-            f"Storage {wanted} is not active",
+            f"Cannot use storage {wanted}: it is not active",
             f"Node {node} cannot reach it at the moment.",
             f"See `pvesm status --storage {wanted}` on the node.",
         )
@@ -103,12 +105,12 @@ def _content(row: Mapping[str, Any]) -> list[str]:
     return sorted(str(row.get("content", "")).split(","))
 
 
-def _those(rows: Mapping[str, Any]) -> str:
-    return f"It has {', '.join(rows) or 'none that this token may see'}."
+def _existing(rows: Mapping[str, Any]) -> str:
+    return f"It has {', '.join(rows) or 'none that this token can see'}."
 
 
 def backups(client: Client, node: str, storage: str, names: Mapping[int, str], lab: str) -> list[Backup]:
-    """The backups of these vmids, and those that say they are of this lab, oldest first."""
+    """Return the backups of these vmids, and those with notes that name this lab's containers, oldest first."""
     rows = client.get(f"nodes/{node}/storage/{storage}/content", content="backup")
     found = [_backup(row, names) for row in rows if row.get("subtype", "lxc") == "lxc" and row.get("vmid")]
     mine = [each for each in found if each.vmid in names or (each.lab == lab and each.guest in names.values())]
@@ -134,9 +136,9 @@ def _backup(row: Mapping[str, Any], names: Mapping[int, str]) -> Backup:
 
 
 def back_up(kept: ManagedContainer, storage: str, mode: Mode | None, note: str) -> Made:
-    """Make a backup of a container; one that a killed run has begun is taken for it. Raises HomelabError.
+    """Back up a container; a backup that a killed run had started counts as this one. Raises HomelabError.
 
-    Without a mode, Proxmox takes a snapshot where the storage can, and else holds the container for a moment.
+    Without a mode, Proxmox uses a snapshot if the storage supports it, and else suspends the container briefly.
     """
     for task, status in kept.waited.items():
         log = tasks.log(kept.client, task)
@@ -162,7 +164,7 @@ def back_up(kept: ManagedContainer, storage: str, mode: Mode | None, note: str) 
             warnings = tasks.wait(
                 kept.client,
                 task,
-                f"{kept.name}: its backup",
+                f"back up {kept.name}",
                 _DEADLINE,
                 lambda line: update(line.removeprefix("INFO: ")[:_SHOWN]),
             )
@@ -176,33 +178,33 @@ def back_up(kept: ManagedContainer, storage: str, mode: Mode | None, note: str) 
 def _made(kept: ManagedContainer, storage: str, log: Sequence[str]) -> Made:
     text = "\n".join(log)
 
-    def said(pattern: str) -> str | None:
+    def logged(pattern: str) -> str | None:
         found = re.search(pattern, text)
         return found[1] if found else None
 
-    target = said(r"creating .* archive '(.+)'") or ""
+    target = logged(r"creating .* archive '(.+)'") or ""
     volid = f"{storage}:backup/{target.rpartition('/')[2] if target.startswith('/') else target}"
     rows = kept.client.get(f"nodes/{kept.found.node}/storage/{storage}/content", content="backup", vmid=kept.found.vmid)
     size = next((int(row.get("size") or 0) for row in rows if row["volid"] == volid), 0)
     return Made(
         container=kept.name,
         volid=volid,
-        mode=said(r"backup mode: (\w+)") or "",
+        mode=logged(r"backup mode: (\w+)") or "",
         size=size,
-        still=said(r"guest is online again after (\S+) seconds"),
+        still=logged(r"guest is online again after (\S+) seconds"),
     )
 
 
 def _explained(kept: ManagedContainer, storage: str, task: Task, error: TaskFailed) -> HomelabError:
-    """The error with what vzdump itself says of the cause: its task only says `job errors`."""
+    """Return the error with the cause from vzdump's log: the task's exit status is only `job errors`."""
     log = tasks.log(kept.client, task)
     causes = [line.removeprefix("ERROR: ") for line in log if line.startswith("ERROR: ")]
     if any("No space left on device" in line or "Disk quota exceeded" in line for line in log):
         return HomelabError(
-            f"{kept.name}: storage {storage} is full",
+            f"Cannot back up {kept.name}: storage {storage} is full",
             "\n".join(causes) or error.details,
-            "Nothing is left of this backup. Make room there (`homelab backup --list` shows what it "
-            "holds), or name another: --storage.",
+            "The unfinished backup was removed. Free space there (`homelab backup --list` shows the "
+            "backups), or name another storage: --storage.",
         )
     if lock := re.search(r"CT is locked \(([\w-]+)\)", "\n".join(causes)):
         return kept.locked(lock[1])
@@ -210,30 +212,30 @@ def _explained(kept: ManagedContainer, storage: str, task: Task, error: TaskFail
 
 
 def prune(kept: ManagedContainer, storage: str, keep: int) -> Sequence[str]:
-    """Remove a container's oldest backups beyond `keep`, but none that is protected; those. Raises HomelabError.
+    """Remove a container's oldest unprotected backups beyond `keep` and return them. Raises HomelabError.
 
-    As a call of its own, with its vmid: for that the token needs no more than for a backup.
+    A separate call with the vmid: it needs only the privileges of a backup, unlike vzdump's own pruning.
     """
     path = f"nodes/{kept.found.node}/storage/{storage}/prunebackups"
     which = {"vmid": kept.found.vmid, "type": "lxc", "prune-backups": f"keep-last={keep}"}
 
-    def doomed() -> list[str]:
+    def surplus() -> list[str]:
         return [str(row["volid"]) for row in kept.client.get(path, **which) if row["mark"] == "remove"]
 
-    gone = doomed()
-    if not gone:
+    removed = surplus()
+    if not removed:
         return []
-    with kept.progress.step(kept.name, f"remove {len(gone)} older"):
-        for pause in _LOOKS:
+    with kept.progress.step(kept.name, f"remove older backups: {len(removed)}"):
+        for pause in _CHECK_AFTER:
             try:
                 task = Task.of(kept.client.delete(path, **which))
                 kept.client.begun(task.upid)
-                tasks.wait(kept.client, task, f"{kept.name}: removing older backups", _PRUNE)
-                return gone
+                tasks.wait(kept.client, task, f"remove older backups of {kept.name}", _PRUNE)
+                return removed
             except Unanswered as error:
                 lost = error
-            # What it removes is the same however often it is asked for.
+            # The call is idempotent, so it may be sent again.
             time.sleep(pause)
-            if not doomed():
-                return gone
+            if not surplus():
+                return removed
         raise lost

@@ -1,4 +1,4 @@
-"""What has to be so on the Proxmox side before `up` can work: each as one check. Reads only."""
+"""The prerequisites of `up` on the Proxmox side, as read-only checks."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from homelab.proxmox.templates import Templates
 from homelab.proxmox.vmids import resolve_vmids
 from homelab.roles import TEMPLATES
 
-_SKEW = 30.0  # seconds that the clocks may differ
+_SKEW = 30.0  # the largest accepted difference of the clocks, in seconds
 _GIB = 1 << 30
 _DOWNLOADS = "Datastore.AllocateTemplate"
-_SHOWN = 4  # paths in one line
+_SHOWN = 4  # the most paths in one line
 Answering = Callable[[Sequence[IPv4Address]], Mapping[IPv4Address, str]]
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at; `todo` says what to do where it is not so, one line each."""
+    """The result of one check; `todo` has the lines that resolve a failed one."""
 
     name: str
     ok: bool
@@ -39,23 +39,23 @@ class Check:
 
     @classmethod
     def of(cls, name: str, error: HomelabError) -> Check:
-        """A check that an error has ended."""
-        said = ". ".join(" ".join(part.split()).rstrip(".") for part in (error.brief, error.details) if part)
-        return cls(name, False, f"{said}.", (error.resolution,))
+        """Return the failed check for an error."""
+        text = ". ".join(" ".join(part.split()).rstrip(".") for part in (error.brief, error.details) if part)
+        return cls(name, False, f"{text}.", (error.resolution,))
 
 
 def proxmox_checks(
     client: Client, inventory: Inventory, now: Callable[[], float], answering: Answering
 ) -> Iterator[Check]:
-    """Every check, in the order in which they should be mended. `now` is this machine's time in epoch seconds.
+    """Yield every check, in the order in which failures should be resolved.
 
-    `answering` says of addresses who is there.
+    `now` returns this machine's time in seconds since the epoch; `answering` maps each address in use to its response.
     """
     try:
         version = client.get("version")
     except HomelabError as error:
         yield Check.of("connection", error)
-        return  # nothing else can be asked
+        return  # every other check needs the connection
     endpoint = inventory.endpoint
     trust = "pinned" if endpoint.fingerprint else f"signed by {endpoint.ca_file or 'a CA that this machine trusts'}"
     yield Check("connection", True, f"Proxmox VE {version['version']} at {endpoint.host}, certificate {trust}")
@@ -84,9 +84,9 @@ def proxmox_checks(
 
 
 def _privileges(client: Client, inventory: Inventory, nodes: Sequence[str]) -> Iterator[Check]:
-    """One check for each role, over all the paths on which it is needed."""
+    """Yield one check for each role, over all the paths on which it is needed."""
     token, granted = inventory.endpoint.token_id, grants(inventory, nodes)
-    # One call tells all; what a path has by those above it follows.
+    # One call returns all paths with grants; `held` derives the inherited privileges.
     permissions = client.get("access/permissions")
     for role in dict.fromkeys(role for roles in granted.values() for role in roles):
         paths = [path for path, roles in granted.items() if role in roles]
@@ -95,11 +95,11 @@ def _privileges(client: Client, inventory: Inventory, nodes: Sequence[str]) -> I
             for path in paths
             if (lacking := [each for each in role.privileges if each not in privileges_on(permissions, path)])
         }
-        said = "; ".join(f"{', '.join(lacking)} on {path}" for path, lacking in missing.items())
+        gaps = "; ".join(f"{', '.join(lacking)} on {path}" for path, lacking in missing.items())
         yield Check(
             f"role {role.name}",
             not missing,
-            f"missing, for the token or its user: {said}" if missing else f"all there on {_some(paths)}",
+            f"missing, for the token or its user: {gaps}" if missing else f"complete on {_some(paths)}",
             (role_line(role, role.privileges), *grant_lines({path: [role] for path in missing}, token))
             if missing
             else (),
@@ -108,13 +108,13 @@ def _privileges(client: Client, inventory: Inventory, nodes: Sequence[str]) -> I
 
 def _pools(client: Client, inventory: Inventory) -> Iterator[Check]:
     wanted = pools(inventory)
-    there = {str(row["poolid"]) for row in client.get("pools")} if wanted else set()
+    existing = {str(row["poolid"]) for row in client.get("pools")} if wanted else set()
     for pool in wanted:
         yield Check(
             f"pool {pool}",
-            pool in there,
-            "there" if pool in there else "not there, or this token may not see it",
-            () if pool in there else (f"pveum pool add {pool}",),
+            pool in existing,
+            "exists" if pool in existing else "missing, or this token cannot see it",
+            () if pool in existing else (f"pveum pool add {pool}",),
         )
 
 
@@ -129,7 +129,7 @@ def _clock(
     yield Check(
         f"clock of {node}",
         skew <= _SKEW,
-        f"{skew:.0f} s away from this machine's",
+        f"{skew:.0f} s difference to this machine's",
         () if skew <= _SKEW else ("See `timedatectl` here and on the node: one of them is not synchronised.",),
     )
 
@@ -159,8 +159,8 @@ def _storage(name: str, node: str, row: Mapping[str, Any] | None, kinds: set[str
         return Check(
             title,
             False,
-            "not there, or this token may not see it",
-            ("Write a storage that the node has in the inventory; `pvesm status` on the node lists them.",),
+            "missing, or this token cannot see it",
+            ("Write a storage of the node in the inventory; `pvesm status` on the node lists them.",),
         )
     if not row.get("active"):
         return Check(title, False, "not active", (f"See `pvesm status --storage {name}` on the node.",))
@@ -169,7 +169,7 @@ def _storage(name: str, node: str, row: Mapping[str, Any] | None, kinds: set[str
         return Check(
             title,
             False,
-            f"holds {', '.join(sorted(has))}, but not {', '.join(sorted(kinds - has))}",
+            f"accepts {', '.join(sorted(has))}, but not {', '.join(sorted(kinds - has))}",
             (f"pvesm set {name} --content {','.join(sorted(has | kinds))}",),
         )
     free = int(row["avail"]) // _GIB
@@ -177,30 +177,30 @@ def _storage(name: str, node: str, row: Mapping[str, Any] | None, kinds: set[str
         return Check(
             title,
             False,
-            f"{free} GiB free, the disks that are still to be made take {needed} GiB",
-            ("Make room on it, or write smaller disks or another storage in the inventory.",),
+            f"{free} GiB free, new disks need {needed} GiB",
+            ("Free space on it, or write smaller disks or another storage in the inventory.",),
         )
-    return Check(title, True, f"{free} GiB free, {needed} GiB still to be used")
+    return Check(title, True, f"{free} GiB free, new disks need {needed} GiB")
 
 
-def _growth(container: Container, there: ObservedGuest | None) -> int:
-    """GiB that its disk is still to take."""
-    have = there.shape.disk if there and there.shape and there.belongs_to(container) else 0
+def _growth(container: Container, guest: ObservedGuest | None) -> int:
+    """Return the GiB by which a container's disk will grow."""
+    have = guest.shape.disk if guest and guest.shape and guest.belongs_to(container) else 0
     return max(container.shape.disk - have, 0)
 
 
 def _bridges(
     client: Client, node: str, containers: Sequence[Container], _: Mapping[int, ObservedGuest], __: Callable[[], float]
 ) -> Iterator[Check]:
-    there = {str(row["iface"]) for row in client.get(f"nodes/{node}/network", type="any_bridge")}
+    existing = {str(row["iface"]) for row in client.get(f"nodes/{node}/network", type="any_bridge")}
     for bridge in sorted({container.shape.bridge for container in containers}):
         yield Check(
             f"bridge {bridge} on {node}",
-            bridge in there,
-            "there"
-            if bridge in there
-            else f"not there, or this token may not use it; there are {', '.join(sorted(there)) or 'none'}",
-            () if bridge in there else ("Write a bridge that the node has in the inventory.",),
+            bridge in existing,
+            "exists"
+            if bridge in existing
+            else f"missing, or this token may not use it; there are {', '.join(sorted(existing)) or 'none'}",
+            () if bridge in existing else ("Write a bridge of the node in the inventory.",),
         )
 
 
@@ -220,12 +220,12 @@ def _templates(
 def _download(client: Client, title: str, template: Template) -> Check:
     path, token = f"/storage/{template.storage}", client.endpoint.token_id
     if _DOWNLOADS in privileges_on(client.get("access/permissions"), path):
-        return Check(title, True, f"{template.file_name} will be downloaded to {template.storage} by `homelab up`")
+        return Check(title, True, f"`homelab up` will download {template.file_name} to {template.storage}")
     return Check(
         title,
         False,
-        f"{template.file_name} is to be downloaded to {template.storage}, but {_DOWNLOADS} on "
-        f"{path} is missing, for the token or its user",
+        f"cannot download {template.file_name} to {template.storage}: {_DOWNLOADS} on {path} "
+        "is missing, for the token or its user",
         (
             role_line(TEMPLATES, (_DOWNLOADS,)),
             *grant_lines({path: [TEMPLATES]}, token),
@@ -235,7 +235,7 @@ def _download(client: Client, title: str, template: Template) -> Check:
 
 
 def _goldens(client: Client, inventory: Inventory, found: Mapping[int, ObservedGuest]) -> Iterator[Check]:
-    """The golden containers of what is still to be cloned."""
+    """Yield one check per golden container that a missing container will be cloned from."""
     for container in inventory.containers:
         if not container.clone_from or container.vmid in found:
             continue
@@ -253,40 +253,42 @@ def _containers(inventory: Inventory, found: Mapping[int, ObservedGuest]) -> Ite
     for refusal in refusals:
         yield Check("containers", False, f"{refusal.brief}: {refusal.details}", (refusal.resolution,))
     if not refusals:
-        yield Check("containers", True, "every vmid is free or ours")
+        yield Check("containers", True, "each vmid is free or ours")
 
 
 def _addresses(inventory: Inventory, found: Mapping[int, ObservedGuest], answering: Answering) -> Iterator[Check]:
-    """Whether somebody else has the address of a container that does not exist yet, or does not run."""
-    free = [container for container in inventory.containers if _down(container, found.get(container.vmid))]
-    heard = answering([container.address for container in free])
-    taken = {container.name: heard.get(container.address) or _configured(container, found) for container in free}
-    for container in free:
-        if said := taken[container.name]:
+    """Check that no other machine uses the address of a container that is missing or stopped."""
+    down = [container for container in inventory.containers if _down(container, found.get(container.vmid))]
+    responses = answering([container.address for container in down])
+    conflicts = {
+        container.name: responses.get(container.address) or _configured(container, found) for container in down
+    }
+    for container in down:
+        if conflict := conflicts[container.name]:
             yield Check(
                 f"address {container.address}",
                 False,
-                f"{said}, though {container.name} does not run",
-                (f"Find out who has it, or write another `ip` for {container.name} in the inventory.",),
+                f"{conflict}, although {container.name} does not run",
+                (f"Find the machine that uses it, or write another `ip` for {container.name} in the inventory.",),
             )
-    if free and not any(taken.values()):
-        yield Check("addresses", True, f"nobody is at {_some([str(container.address) for container in free])} yet")
+    if down and not any(conflicts.values()):
+        yield Check("addresses", True, f"{_some([str(container.address) for container in down])} free")
 
 
-def _down(container: Container, there: ObservedGuest | None) -> bool:
-    return there is None or (there.status == "stopped" and there.belongs_to(container))
+def _down(container: Container, guest: ObservedGuest | None) -> bool:
+    return guest is None or (guest.status == "stopped" and guest.belongs_to(container))
 
 
 def _configured(container: Container, found: Mapping[int, ObservedGuest]) -> str:
-    """The container of ours that has this address in its configuration, in words."""
+    """Describe our other container that has this address in its configuration; empty if there is none."""
     return next(
         (
-            f"{there.name} ({there.vmid}) is configured with it"
-            for there in found.values()
-            if there.vmid != container.vmid
-            and there.shape
-            and there.shape.address
-            and there.shape.address.ip == container.address
+            f"{guest.name} ({guest.vmid}) is configured with it"
+            for guest in found.values()
+            if guest.vmid != container.vmid
+            and guest.shape
+            and guest.shape.address
+            and guest.shape.address.ip == container.address
         ),
         "",
     )

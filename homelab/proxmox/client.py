@@ -1,4 +1,4 @@
-"""The Proxmox API: token login over verified TLS, and errors in words. The package's only use of proxmoxer."""
+"""The Proxmox API client: token login over verified TLS, and readable errors. The only importer of proxmoxer's API."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from homelab.proxmox.tls import TrustAdapter
 from homelab.secrets import read_secret
 
 TOKEN_VARIABLE = "HOMELAB_PROXMOX_TOKEN"  # noqa: S105 - the variable's name
-# Seconds to connect, and to wait for an answer: a change waits up to 10 s for the container's lock.
+# Timeouts in seconds for the connection and the answer; Proxmox lets a change wait up to 10 s for the container's lock.
 _TIMEOUT = (5, 40)
-_PAUSES = (0.1, 0.3, 0.8, 1.5)  # seconds before a read is repeated
-_PATIENCE = 60.0  # seconds after which no read is begun anew
+_PAUSES = (0.1, 0.3, 0.8, 1.5)  # seconds before each repetition of a read
+_PATIENCE = 60.0  # seconds after which a read is not repeated
 
 
 class Client:
-    """Calls the API. May be used from several threads: each has a connection of its own, kept alive.
+    """A client of the API. May be used from several threads: each has its own connection, which is kept alive.
 
-    Reads are repeated where the way to Proxmox fails for a moment; changes never are, and each is noted in `audit`.
+    Reads are repeated after transient failures. Changes are never repeated, and each is logged in `audit`.
     """
 
     def __init__(self, endpoint: Endpoint, audit: Audit | None = None) -> None:
         self.endpoint = endpoint
-        self.under_way: dict[str, None] = {}  # the UPIDs of what was begun and has not been seen to end
+        self.under_way: dict[str, None] = {}  # the UPIDs of started tasks until their end is seen
         self._audit = audit
         self._closed = threading.Event()
         self._token = read_token(endpoint)
         self._local = threading.local()
 
     def get(self, path: str, /, **params: Any) -> Any:
-        """Read. Raises ProxmoxError for what Proxmox refuses, HomelabError where it cannot be reached."""
+        """Read. Raises ProxmoxError if Proxmox refuses the call, HomelabError if it cannot be reached."""
         until = time.monotonic() + _PATIENCE
         for pause in _PAUSES:
             try:
@@ -52,37 +52,37 @@ class Client:
         return self._call("get", path, params)
 
     def post(self, path: str, /, **params: Any) -> Any:
-        """Make or do. Raises like `get`, and Unanswered where it may have been done all the same."""
+        """Create or start. Raises like `get`; after Unanswered, Proxmox may have done it or not."""
         return self._change("post", path, params)
 
     def put(self, path: str, /, **params: Any) -> Any:
-        """Change. Raises like `post`."""
+        """Update. Raises like `post`."""
         return self._change("put", path, params)
 
     def delete(self, path: str, /, **params: Any) -> Any:
-        """Remove. Raises like `post`."""
+        """Delete. Raises like `post`."""
         return self._change("delete", path, params)
 
     def begun(self, upid: str) -> None:
-        """Note that a task is under way."""
+        """Record a started task."""
         self.under_way[upid] = None
 
     def ended(self, upid: str, result: str) -> None:
-        """Note that a task has ended, and how."""
+        """Record the end of a task with its exit status."""
         self.under_way.pop(upid, None)
         if self._audit:
             self._audit.ended(upid, result)
 
     def close(self) -> None:
-        """Change nothing more: threads that still work find out at their next call."""
+        """Refuse further changes: other threads get an error at their next change."""
         self._closed.set()
 
     def _change(self, method: str, path: str, params: dict[str, Any]) -> Any:
         if self._closed.is_set():
             raise HomelabError(
-                "Interrupted",
-                f"`{method.upper()} /{path}` was not sent any more.",
-                "Run the same command again: it goes on from there.",
+                "Cannot continue: interrupted",
+                f"`{method.upper()} /{path}` was not sent.",
+                "Run the same command again: it continues from there.",
             )
         if self._audit is None:
             return self._call(method, path, params)
@@ -107,9 +107,9 @@ class Client:
             raise errors.unreachable(error, self.endpoint, call) from error
         if isinstance(answer, dict) and isinstance(answer.get("errors"), bytes):
             raise HomelabError(
-                f"{self.endpoint.host}:{self.endpoint.port} does not answer like Proxmox VE",
-                f"`{call}` gave something that is not JSON.",
-                "Is `proxmox.host` in the inventory the node itself, and not a proxy?",
+                f"Cannot use the answer of Proxmox at {self.endpoint.host}:{self.endpoint.port}: it is not JSON",
+                f"The call was `{call}`.",
+                "Check that `proxmox.host` in the inventory is the node itself, and not a proxy.",
             )
         return answer
 
@@ -130,7 +130,7 @@ class Client:
             timeout=_TIMEOUT,
         )
         session = backend.get_session()
-        # Neither a proxy nor CAs nor a .netrc out of the environment: the inventory says whom we talk to.
+        # Ignore proxies, CAs and .netrc of the environment: only the inventory defines the endpoint.
         session.trust_env = False
         session.max_redirects = 0
         session.mount("https://", TrustAdapter(self.endpoint))
@@ -138,11 +138,11 @@ class Client:
 
 
 def read_token(endpoint: Endpoint) -> Secret:
-    """The token's secret, from the environment or its file. Raises HomelabError for none, or one that others read."""
+    """Read the token's secret from the environment or its file. Raises HomelabError if it is missing or not private."""
     if value := os.environ.get(TOKEN_VARIABLE, "").strip():
         return Secret(value)
     return read_secret(
         endpoint.token_file,
         "the secret of the Proxmox token",
-        f"`homelab init` asks for it and writes it there; ${TOKEN_VARIABLE} is used instead if it is set.",
+        f"`homelab init` asks for it and writes it there. ${TOKEN_VARIABLE} overrides the file.",
     )

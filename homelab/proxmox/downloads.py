@@ -1,4 +1,4 @@
-"""Templates that a node downloads from Proxmox's own list, which it also checks them against (SHA-512)."""
+"""Template downloads by a node, from Proxmox's list; the node verifies its SHA-512 checksums."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from homelab.proxmox import tasks
 from homelab.proxmox.client import Client
 from homelab.proxmox.templates import volumes
 
-_DEADLINE = 3600.0  # seconds: some 130 MiB, over whatever line the node has
+_DEADLINE = 3600.0  # timeout in seconds: about 130 MiB, even over a slow line
 
 
 def missing(plan: Plan) -> Sequence[Template]:
-    """The templates that have to be downloaded before the plan is carried out, each once however many need it."""
+    """Return the distinct templates that have to be downloaded before the plan is carried out."""
     wanted = [action.template for action in plan.actions if isinstance(action, Create) and action.template]
     return list(
         {
@@ -28,15 +28,15 @@ def missing(plan: Plan) -> Sequence[Template]:
 
 
 def download(client: Client, template: Template, progress: Progress) -> None:
-    """Have the node download a template; a download of it that runs already is waited for instead.
+    """Let the node download a template, or wait for a running download of it.
 
     Raises HomelabError with the last lines of the task's log.
     """
     node, name = template.node, template.file_name
     for running in tasks.of_container(client, node, name, "download", finished=False):
-        with progress.step(node, f"wait for the download of {name}, which still runs") as update:
-            tasks.ended(client, running, _DEADLINE, partial(_tell, update))
-    # What ran may have failed, or have been for another storage.
+        with progress.step(node, f"wait for the running download of {name}") as update:
+            tasks.ended(client, running, _DEADLINE, partial(_show_percentage, update))
+    # The earlier download may have failed, or used another storage.
     if template.volume in volumes(client, node, template.storage):
         return
     with progress.step(node, f"download {name} to {template.storage}") as update:
@@ -48,18 +48,20 @@ def download(client: Client, template: Template, progress: Progress) -> None:
             partial(client.post, f"nodes/{node}/aplinfo", storage=template.storage, template=name),
         )
         try:
-            tasks.wait(client, task, f"{name}: downloading it to {template.storage}", _DEADLINE, partial(_tell, update))
+            tasks.wait(
+                client, task, f"download {name} to {template.storage}", _DEADLINE, partial(_show_percentage, update)
+            )
         except tasks.TaskFailed as error:
             raise HomelabError(
                 error.brief,
                 error.details,
-                f"Does node {node} reach the internet (`pveam update` on it tells), is "
-                f"there room on {template.storage}? A proxy goes into the datacenter's options. Then run the same "
-                "command again; nothing else has been begun.",
+                f"Check that node {node} reaches the internet (`pveam update` on it) and "
+                f"that {template.storage} has free space; a proxy is set in the datacenter's options. Then run the "
+                "same command again; no other change was made.",
             ) from error
 
 
-def _tell(update: StatusUpdate, line: str) -> None:
-    """How far it is: the node's wget writes a line for each 32 MiB, with the percentage that it has by then."""
+def _show_percentage(update: StatusUpdate, line: str) -> None:
+    """Show the download's percentage: the node's wget logs it every 32 MiB."""
     if match := re.search(r"\s(\d+)%", line):
         update(f"{match[1]} %")

@@ -1,4 +1,4 @@
-"""Proxmox's errors in words for people: what it said, and the way out."""
+"""Proxmox's errors as readable errors, with a resolution."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from homelab.model import Endpoint
 from homelab.proxmox.privileges import grant
 from homelab.proxmox.tls import fetch_fingerprint
 
-REFUSED = 500  # nearly everything that Proxmox does not do; it has no 404
+REFUSED = 500  # Proxmox's status for nearly every refusal; it has no 404
 _GATEWAY = frozenset({502, 503, 504, 596, 597, 598, 599})
-NODE_DOWN = 595  # Proxmox's own: it cannot reach the node that the call is about
+NODE_DOWN = 595  # Proxmox's own status: it cannot reach the node of the call
 
 
 class ProxmoxError(HomelabError):
-    """Proxmox answered with an error; `status` is the HTTP status."""
+    """Error response of Proxmox; `status` is the HTTP status."""
 
     def __init__(self, status: int, brief: str, details: str = "", resolution: str = "") -> None:
         super().__init__(brief, details, resolution)
@@ -28,111 +28,115 @@ class ProxmoxError(HomelabError):
 
 
 class Unanswered(HomelabError):
-    """No answer came back, or a gateway's: whether the call has arrived is not known."""
+    """Missing answer, or one of a gateway: Proxmox may have received the call or not."""
 
 
 class GatewayError(ProxmoxError, Unanswered):
-    """A proxy on the way answered, not Proxmox itself."""
+    """Error response of a proxy on the way, not of Proxmox itself."""
 
 
 def is_transient(error: HomelabError) -> bool:
-    """Whether the same read may well succeed in a moment. Proxmox says 500 also for what passes, as a restart of it."""
+    """Check that the same read may succeed later. Proxmox also answers 500 to transient failures, e.g. its restart."""
     return isinstance(error, Unanswered) or (isinstance(error, ProxmoxError) and error.status == REFUSED)
 
 
 def answered(error: ResourceException, endpoint: Endpoint, call: str) -> ProxmoxError:
-    """An error that Proxmox answered with. The real text is the reason phrase, and per parameter `errors`."""
-    status, said = int(error.status_code), str(error.content).strip()
+    """Return the error for an error response. Its text is the HTTP reason phrase, and `errors` per parameter."""
+    status, text = int(error.status_code), str(error.content).strip()
     if status == 401:
         return ProxmoxError(
             status,
-            f"Proxmox refused the token {endpoint.token_id}",
-            f"It said: {said}.",
-            f"Is the token there (`pveum user token list {endpoint.token_id.partition('!')[0]}`), and "
-            f"is its secret in {endpoint.token_file}? `homelab init` makes a new start.",
+            f"Cannot log in to Proxmox: it refused the token {endpoint.token_id}",
+            f"{text}.",
+            "Check that the token exists (`pveum user token list "
+            f"{endpoint.token_id.partition('!')[0]}`) and that its secret is in {endpoint.token_file}. "
+            "`homelab init` sets both up again.",
         )
     if status == 403:
         return ProxmoxError(
-            status, "Proxmox does not allow that to this token", f"`{call}`: {said}.", grant(said, endpoint.token_id)
+            status,
+            "Cannot call Proxmox: the token lacks a privilege",
+            f"`{call}`: {text}.",
+            grant(text, endpoint.token_id),
         )
     if status == NODE_DOWN:
         return ProxmoxError(
             status,
-            "A Proxmox node does not answer",
-            f"`{call}`: {said}.",
-            "See in the web interface whether the node is up, then run the same command again.",
+            "Cannot reach a Proxmox node: it does not answer",
+            f"`{call}`: {text}.",
+            "Check in the web interface that the node is up, then run the same command again.",
         )
     if status in _GATEWAY:
         return GatewayError(
             status,
-            f"Proxmox at {endpoint.host}:{endpoint.port} cannot answer right now",
-            f"`{call}`: {status} {said}.",
-            "See whether the node is starting or overloaded, then run the same command again.",
+            f"Cannot reach Proxmox at {endpoint.host}:{endpoint.port}: gateway error",
+            f"`{call}`: {status} {text}.",
+            "Check that the node is up and not overloaded, then run the same command again.",
         )
-    if "no quorum" in said:
+    if "no quorum" in text:
         return ProxmoxError(
             status,
-            "The cluster has no quorum, so it changes nothing",
-            f"`{call}`: {said}.",
+            "Cannot change the cluster: it has no quorum",
+            f"`{call}`: {text}.",
             "Bring the missing nodes back (`pvecm status` on a node), then run the same command again.",
         )
-    if "is locked" in said or "can't lock file" in said:
+    if "is locked" in text or "can't lock file" in text:
         vmid = re.search(r"lxc/(\d+)", call)
         return ProxmoxError(
             status,
-            "The container is locked",
-            f"`{call}`: {said}.",
-            "Wait for the task that holds it, then run the same command again. If nothing runs any "
-            f"more: `pct unlock {vmid[1] if vmid else 'VMID'}` on the node.",
+            "Cannot change the container: it is locked",
+            f"`{call}`: {text}.",
+            "Wait for the task that holds the lock, then run the same command again. If no task runs "
+            f"any more: `pct unlock {vmid[1] if vmid else 'VMID'}` on the node.",
         )
     parameters = error.errors if isinstance(error.errors, Mapping) else {}
-    lines = [f"  {name}: {text.strip()}" for name, text in parameters.items() if isinstance(text, str)]
+    lines = [f"  {name}: {reason.strip()}" for name, reason in parameters.items() if isinstance(reason, str)]
     return ProxmoxError(
         status,
-        "Proxmox refused a call",
-        "\n".join([f"`{call}`: {status} {said}", *lines]),
-        "Nothing else was done after it. Mend the cause and run the same command again.",
+        "Cannot call Proxmox: it refused the call",
+        "\n".join([f"`{call}`: {status} {text}", *lines]),
+        "No further change was made. Fix the cause, then run the same command again.",
     )
 
 
 def unreachable(error: requests.RequestException, endpoint: Endpoint, call: str) -> HomelabError:
-    """An error on the way to Proxmox."""
+    """Return the error for a connection failure."""
     where = f"{endpoint.host}:{endpoint.port}"
     if isinstance(error, requests.exceptions.SSLError) and not _hung_up(error):
         return _untrusted(error, endpoint, where)
     if isinstance(error, requests.exceptions.ReadTimeout):
         return Unanswered(
-            f"Proxmox at {where} takes too long to answer",
-            f"`{call}` had no answer in time.",
-            "See whether the node is overloaded, then run the same command again.",
+            f"Cannot reach Proxmox at {where}: no answer in time",
+            f"The call was `{call}`.",
+            "Check that the node is up and not overloaded, then run the same command again.",
         )
     if isinstance(error, requests.exceptions.ConnectionError):
-        # A connection that never came about in all that time was repeated already, by TCP itself.
+        # No repetition after a connect timeout: TCP itself has already retried.
         kind = HomelabError if isinstance(error, requests.exceptions.ConnectTimeout) else Unanswered
         return kind(
-            f"Proxmox at {where} cannot be reached",
+            f"Cannot reach Proxmox at {where}: the connection failed",
             f"`{call}`: {_cause(error)}.",
-            "Is `proxmox.host` in the inventory right, and is the node up and reachable from here?",
+            "Check `proxmox.host` in the inventory, and that the node is up and reachable from here.",
         )
     return Unanswered(
-        f"Proxmox at {where} gave no usable answer",
+        f"Cannot use the answer of Proxmox at {where}: it is not valid HTTP",
         f"`{call}`: {_cause(error)}.",
-        "Is it Proxmox VE that answers there, and not a proxy?",
+        "Check that `proxmox.host` in the inventory is the node itself, and not a proxy.",
     )
 
 
 def _untrusted(error: requests.RequestException, endpoint: Endpoint, where: str) -> HomelabError:
     if endpoint.fingerprint:
         return HomelabError(
-            f"{where} does not show the pinned certificate",
-            f"It shows {_shown(endpoint)}, pinned is {endpoint.fingerprint}; the token has not been sent.",
-            "If the certificate was renewed: compare it with `pvenode cert info` on the node, and put the new "
-            "fingerprint into the inventory.",
+            f"Cannot trust {where}: its certificate is not the pinned one",
+            f"It presents {_presented(endpoint)}, pinned is {endpoint.fingerprint}; the token was not sent.",
+            "If the certificate was renewed: compare it with `pvenode cert info` on the node, and write the new "
+            "fingerprint in the inventory.",
         )
     authority = f"the CA file {endpoint.ca_file}" if endpoint.ca_file else "this machine's CAs"
     return HomelabError(
-        f"The certificate of {where} is not trusted",
-        f"By {authority}: {_cause(error)}. The token has not been sent.",
+        f"Cannot trust {where}: its certificate is not signed by a trusted CA",
+        f"Checked against {authority}: {_cause(error)}. The token was not sent.",
         "Pin it: `fingerprint:` under `proxmox:` in the inventory; `pvenode cert info` on the node shows it.",
     )
 
@@ -141,15 +145,15 @@ def _hung_up(error: BaseException) -> bool:
     return any(isinstance(cause, SSLEOFError | SSLZeroReturnError | ConnectionError) for cause in _chain(error))
 
 
-def _shown(endpoint: Endpoint) -> str:
+def _presented(endpoint: Endpoint) -> str:
     try:
         return fetch_fingerprint(endpoint.host, endpoint.port)
     except HomelabError:
-        return "none that could be read"
+        return "no readable certificate"
 
 
 def _cause(error: BaseException) -> str:
-    """The innermost cause: the layers around it only repeat where they were."""
+    """Return the text of the innermost cause, which the outer exceptions only repeat."""
     text = str(error)
     for cause in _chain(error):
         text = str(cause) or text

@@ -1,4 +1,4 @@
-"""A container's firewall over the API: what it is, and how it becomes what it should be."""
+"""A container's firewall over the API: read it, and change it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from homelab.proxmox.client import Client
 from homelab.proxmox.errors import ProxmoxError, Unanswered
 
 _FORBIDDEN = 403
-_TRIES = 3  # times that a change is sent whose answers are lost
-_PAUSE = 0.2  # seconds before what became of it is looked up
-_CHANGES = 500  # more than one container's rules ever need
-# Our fields, and what Proxmox calls them.
+_TRIES = 3  # attempts to send a change when the answers are lost
+_PAUSE = 0.2  # seconds before reading the rules after a lost answer
+_CHANGES = 500  # more than the rules of one container ever need
+# Our fields and Proxmox's names for them.
 _NAMES = {
     "direction": "type",
     "action": "action",
@@ -29,26 +29,26 @@ _NAMES = {
     "comment": "comment",
 }
 _OFF = (
-    "it is off for the whole datacenter, so the containers' rules do nothing yet. Somebody with Sys.Modify on / "
-    "turns it on, at Datacenter > Firewall > Options or with `pvesh set /cluster/firewall/options --enable 1`. "
-    "That closes the nodes, too, to all but their own network: read docs/firewall.md before"
+    "it is off for the whole datacenter, so the containers' rules have no effect yet. A user with Sys.Modify on / "
+    "can switch it on at Datacenter > Firewall > Options or with `pvesh set /cluster/firewall/options --enable 1`. "
+    "That also closes the nodes to all but their own network: read docs/firewall.md first"
 )
 _UNSEEN = (
-    "this token may not see whether it is on for the whole datacenter, without which the containers' rules do "
-    "nothing: look at Datacenter > Firewall > Options, or give the token Sys.Audit on /"
+    "this token cannot read the datacenter's switch, without which the containers' rules have no effect: check "
+    "Datacenter > Firewall > Options, or give the token Sys.Audit on /"
 )
-_ASIDE = frozenset({*_NAMES.values(), "enable", "pos", "digest", "ipversion"})
+_COVERED = frozenset({*_NAMES.values(), "enable", "pos", "digest", "ipversion"})
 
 
 def read(client: Client, node: str, vmid: int) -> Firewall:
-    """A container's firewall as it is. Two calls."""
+    """Read a container's firewall, in two calls."""
     return replace(_switches(client, node, vmid), rules=_rules(client, node, vmid)[0])
 
 
 def make(client: Client, node: str, vmid: int, goal: Firewall) -> None:
-    """Bring it there, from wherever it is. Killed at any point, the next run goes on. Raises HomelabError.
+    """Change the firewall to `goal` from any state; the next run continues after a kill. Raises HomelabError.
 
-    The rules are in place before anything is dropped, and stay until nothing is dropped any more.
+    The accepting rules are set before the firewall is switched on, and removed after it is switched off.
     """
     if not goal.on:
         _switch(client, node, vmid, goal)
@@ -58,16 +58,16 @@ def make(client: Client, node: str, vmid: int, goal: Firewall) -> None:
 
 
 def notes(client: Client, containers: Iterable[Container]) -> Iterator[Note]:
-    """What a person should know where the inventory wants a firewall and the datacenter's switch is not known to be on.
+    """Yield a note if the inventory wants a firewall but the datacenter's switch is off or unreadable.
 
-    That switch is never touched: it closes the nodes, too. One call, and none where no firewall is wanted.
+    Homelab never changes that switch, which also closes the nodes. One call; none if no firewall is wanted.
     """
     if any(container.shape.firewall for container in containers) and not (on := _datacenter_on(client)):
         yield Note("firewall", _UNSEEN if on is None else _OFF)
 
 
 def _datacenter_on(client: Client) -> bool | None:
-    """Whether the datacenter's switch is on; None if this token may not see it."""
+    """Read the datacenter's switch; None if this token may not."""
     try:
         return _flag(client.get("cluster/firewall/options").get("enable"))
     except ProxmoxError as error:
@@ -77,7 +77,7 @@ def _datacenter_on(client: Client) -> bool | None:
 
 
 def _switches(client: Client, node: str, vmid: int) -> Firewall:
-    """On or off and the policies, with Proxmox's defaults; without the rules."""
+    """Read the switch and the policies, with Proxmox's defaults."""
     options = client.get(_path(node, vmid, "options"))
     return Firewall(
         on=_flag(options.get("enable")),
@@ -96,7 +96,7 @@ def _switch(client: Client, node: str, vmid: int, goal: Firewall) -> None:
         try:
             client.put(_path(node, vmid, "options"), **options)
             return
-        except Unanswered as error:  # said once more, it changes nothing
+        except Unanswered as error:  # the call is idempotent, so repeat it
             lost = error
         time.sleep(_PAUSE)
     raise lost
@@ -121,9 +121,10 @@ def _order(client: Client, node: str, vmid: int, goal: Firewall) -> None:
         else:
             inserted |= {change} if isinstance(change, Insert) else set()
     raise HomelabError(
-        f"The firewall rules of {vmid} do not stay as they are made",
-        f"Again and again: {change}. Somebody else changes them, or Proxmox keeps them in other words.",
-        "Look at them in the web interface; run the same command again when nobody else changes them.",
+        f"Cannot set the firewall rules of {vmid}: they do not stay as set",
+        f"This change is repeatedly undone: {change}. Another client changes the rules, or Proxmox "
+        "stores them in another form.",
+        "Check them in the web interface; run the same command again when no other client changes them.",
     )
 
 
@@ -138,7 +139,7 @@ def _send(client: Client, node: str, vmid: int, change: Insert | Remove | Move, 
 
 
 def _rules(client: Client, node: str, vmid: int) -> tuple[tuple[Rule, ...], dict[str, str]]:
-    """The rules in order, and the digest by which Proxmox notices that somebody else has changed them since."""
+    """Return the rules in order, and the digest with which Proxmox detects concurrent changes."""
     rows = sorted(client.get(_path(node, vmid, "rules")), key=lambda row: int(row["pos"]))
     return tuple(_rule(row) for row in rows), {"digest": str(rows[0]["digest"])} if rows else {}
 
@@ -147,7 +148,7 @@ def _rule(row: Mapping[str, Any]) -> Rule:
     return Rule(
         **{field: str(row.get(name, "")) for field, name in _NAMES.items()},
         enabled=_flag(row.get("enable")),
-        more=tuple(f"{name}={value}" for name, value in sorted(row.items()) if name not in _ASIDE),
+        more=tuple(f"{name}={value}" for name, value in sorted(row.items()) if name not in _COVERED),
     )
 
 

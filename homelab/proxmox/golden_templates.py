@@ -1,4 +1,4 @@
-"""Golden containers on Proxmox: found by what they say of themselves, made by clone and template, cloned, removed."""
+"""Golden containers on Proxmox: find them by their descriptions, create, clone and remove them."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from homelab.proxmox.properties import shape_of, tags
 from homelab.proxmox.vmids import is_free
 from homelab.roles import CONTAINERS
 
-# Seconds that a task may take: a full clone copies all disks.
+# Timeouts of tasks in seconds: a full clone copies all disks.
 _CLONE, _TEMPLATE, _DESTROY, _OTHERS = 3600.0, 600.0, 600.0, 3600.0
-_RANGE = 10_000  # vmids that are looked at for a free one
-_APPEARS = 10.0  # seconds within which a task that was begun is listed
-_TRIES = 3  # times that a change is sent whose answers are lost
-_UNINVITED = ("startup", "protection", "hookscript")  # what a golden container does not take from its source
+_RANGE = 10_000  # number of vmids that are tried
+_APPEARS = 10.0  # seconds within which a started task has to be listed
+_TRIES = 3  # attempts to send a change when the answers are lost
+_DROPPED = ("startup", "protection", "hookscript")  # options that a golden container does not inherit from its source
 
 
 def goldens(client: Client, inventory: Inventory, of: str | None = None) -> list[GoldenContainer]:
-    """The lab's golden containers, or those of one container, whole or not, oldest first.
+    """Return the lab's golden containers, or those of one container, finished or not, oldest first.
 
-    What is still going on with one that is locked is waited for.
+    Wait for the running tasks of locked ones.
     """
     ours, taken = lab_tags(inventory.lab), {container.vmid for container in inventory.containers}
     rows = [
@@ -41,29 +41,30 @@ def goldens(client: Client, inventory: Inventory, of: str | None = None) -> list
         for row in client.get("cluster/resources", type="vm")
         if row["type"] == "lxc" and int(row["vmid"]) not in taken and ours <= tags(row.get("tags"))
     ]
-    found = (_looked_at(client, str(row["node"]), int(row["vmid"])) for row in rows)
+    found = (_settled(client, str(row["node"]), int(row["vmid"])) for row in rows)
     return sorted((each for each in found if each and of in (None, each.of)), key=lambda each: each.made)
 
 
-def _looked_at(client: Client, node: str, vmid: int) -> GoldenContainer | None:
-    there = _read(client, node, vmid)
-    if there and there.lock:
+def _settled(client: Client, node: str, vmid: int) -> GoldenContainer | None:
+    """Read a golden container; if it is locked, wait for its running tasks first."""
+    found = _read(client, node, vmid)
+    if found and found.lock:
         tasks.settle(client, node, vmid, _OTHERS)
-        there = _read(client, node, vmid)
-    return there
+        found = _read(client, node, vmid)
+    return found
 
 
 def _read(client: Client, node: str, vmid: int) -> GoldenContainer | None:
-    """What it says of itself; None if it is no golden container, or has gone."""
+    """Read a container; None if it is not golden or was removed."""
     try:
         config = client.get(f"nodes/{node}/lxc/{vmid}/config")
     except ProxmoxError as error:
         if error.status == REFUSED and is_free(client, vmid):
             return None
         raise
-    said = golden_container.read(str(config.get("description", "")))
-    return said and replace(
-        said,
+    record = golden_container.read(str(config.get("description", "")))
+    return record and replace(
+        record,
         vmid=vmid,
         node=node,
         disk=shape_of(config, vmid).disk,
@@ -73,7 +74,7 @@ def _read(client: Client, node: str, vmid: int) -> GoldenContainer | None:
 
 
 def with_goldens(client: Client, inventory: Inventory, plan: Plan) -> Plan:
-    """The plan with the golden container of each clone. Raises HomelabError where there is none that will do."""
+    """Return the plan with the golden container of each clone. Raises HomelabError if there is no suitable one."""
     if not any(isinstance(action, Clone) for action in plan.actions):
         return plan
     known = goldens(client, inventory)
@@ -92,37 +93,37 @@ def _choice(container: Container, known: list[GoldenContainer]) -> GoldenContain
     if not theirs:
         others = ", ".join(sorted({each.of for each in known if each.whole}))
         raise HomelabError(
-            f"{name}: there is no golden container of {of}",
-            f"There are golden containers of {others or 'nobody'} in this lab.",
-            f"`homelab bake {of}` makes one while {of} is there; or take `clone_from: {of}` out of the inventory.",
+            f"Cannot clone {name}: there is no golden container of {of}",
+            f"This lab has golden containers of {others}." if others else "This lab has no golden containers.",
+            f"`homelab golden create {of}` makes one while {of} exists; or remove `clone_from: {of}`.",
         )
     newest = theirs[-1]
     if not is_same_template(container.template, newest.template):
         raise HomelabError(
-            f"{name}: the golden container of {of} stems from another template",
-            f"It is {newest.template}, the inventory says {container.template}, and what services can "
-            "be had follows from that.",
-            f"Write the same `template` at {name} as {of} had, or bake {of} anew.",
+            f"Cannot clone {name}: the golden container of {of} has another template",
+            f"It is {newest.template}, the inventory has {container.template}, and the supported "
+            "services depend on it.",
+            f"Write the `template` of {of} at {name}, or run `homelab bake {of}` again.",
         )
     if container.shape.disk < newest.disk:
         raise HomelabError(
-            f"{name}: its disk would be smaller than that of its golden container",
-            f"{newest.vmid} has {newest.disk} GiB, the inventory says {container.shape.disk}, and a "
-            "disk cannot shrink.",
+            f"Cannot clone {name}: its disk is smaller than that of its golden container",
+            f"{newest.vmid} has {newest.disk} GiB, the inventory has {container.shape.disk}, and "
+            "Proxmox can only grow disks.",
             f"Write `disk: {newest.disk}` or more at {name}.",
         )
     return newest
 
 
 def free_vmid(client: Client, inventory: Inventory, source: int) -> int:
-    """A vmid that nobody has, where this token may make a clone: the last of the inventory's range, or the next one.
+    """Return a free vmid on which this token may create a clone: the last of the inventory's range, or the next one.
 
-    It is not reserved by that. Raises HomelabError, with the lines that grant what is missing.
+    The vmid is not reserved. Raises HomelabError, with the commands that grant missing privileges.
     """
     permissions, token = client.get("access/permissions"), inventory.endpoint.token_id
     if "VM.Clone" not in privileges_on(permissions, f"/vms/{source}"):
         raise HomelabError(
-            "Proxmox does not allow this token to clone",
+            "Cannot clone: the token lacks a privilege",
             f"It has no VM.Clone on /vms/{source}.",
             grant(f"(/vms/{source}, VM.Clone)", token),
         )
@@ -130,7 +131,7 @@ def free_vmid(client: Client, inventory: Inventory, source: int) -> int:
     named = sorted(int(path[5:]) for path in permissions if re.fullmatch(r"/vms/\d+", path))
     candidates = reversed(inventory.vmid_range) if inventory.vmid_range else chain(range(first, first + _RANGE), named)
     taken = {container.vmid for container in inventory.containers}
-    # A clone is made in its source's pool, and may be made by whoever may make containers there.
+    # Proxmox creates a clone in its source's pool, so VM.Allocate on the pool is sufficient.
     pool = next((c.shape.pool for c in inventory.containers if c.vmid == source and c.shape.pool), None)
     anywhere = pool is not None and "VM.Allocate" in privileges_on(permissions, f"/pool/{pool}")
     for vmid in candidates:
@@ -138,18 +139,18 @@ def free_vmid(client: Client, inventory: Inventory, source: int) -> int:
         if vmid not in taken and allowed and is_free(client, vmid):
             return vmid
     raise HomelabError(
-        "There is no free vmid on which this token may make a golden container",
-        "Golden containers need vmids of their own: two, as a new one is made before the old one goes.",
+        "Cannot create a golden container: no free vmid that this token may use",
+        "Golden containers need two vmids of their own: a new one is created before the old one is removed.",
         f"On the node: `{role_line(CONTAINERS, CONTAINERS.all_privileges)}`, "
         f"then `{acl_line('/vms', [CONTAINERS], token)}`; or "
-        "give the inventory a `pool`, and run the lines that `homelab doctor` prints.",
+        "write a `pool` in the inventory, and run the commands that `homelab doctor` prints.",
     )
 
 
-def clone(client: Client, node: str, source: int, vmid: int, what: str, **parameters: Any) -> list[str]:
-    """Make a full clone of a container that does not run; its warnings. Raises HomelabError.
+def clone(client: Client, node: str, source: int, vmid: int, goal: str, **parameters: Any) -> list[str]:
+    """Create a full clone of a stopped container and return the warnings. Raises HomelabError.
 
-    Proxmox locks the source meanwhile, so a clone that still runs is waited for.
+    `goal` names the action in errors, such as `copy NAME`. Proxmox locks the source, so wait for an earlier clone.
     """
     tasks.settle(client, node, source, _OTHERS)
     task = tasks.begin(
@@ -159,13 +160,13 @@ def clone(client: Client, node: str, source: int, vmid: int, what: str, **parame
         "vzclone",
         partial(client.post, f"nodes/{node}/lxc/{source}/clone", newid=vmid, full=True, **parameters),
     )
-    return tasks.wait(client, task, what, _CLONE)
+    return tasks.wait(client, task, goal, _CLONE)
 
 
 def mark(client: Client, lab: str, made: GoldenContainer) -> None:
-    """Tag a clone as golden and as nothing else, and see that it never starts by itself. May be done twice."""
+    """Replace a clone's tags by the golden ones, and disable its automatic start. Idempotent."""
     config = client.get(f"nodes/{made.node}/lxc/{made.vmid}/config")
-    dropped = [option for option in _UNINVITED if option in config]
+    dropped = [option for option in _DROPPED if option in config]
     put(
         client,
         made.node,
@@ -176,21 +177,21 @@ def mark(client: Client, lab: str, made: GoldenContainer) -> None:
     )
 
 
-def seal(client: Client, made: GoldenContainer, what: str) -> list[str]:
-    """Make a clone a template, unless it is one; the warnings. Raises HomelabError."""
+def seal(client: Client, made: GoldenContainer, goal: str) -> list[str]:
+    """Convert a clone to a template, unless it is one, and return the warnings. Raises HomelabError."""
     tasks.settle(client, made.node, made.vmid, _OTHERS)
     if client.get(f"nodes/{made.node}/lxc/{made.vmid}/config").get("template"):
         return []
     return tasks.wait(
         client,
         tasks.begin(client, made.node, made.vmid, "vztemplate", partial(_make_template, client, made)),
-        what,
+        goal,
         _TEMPLATE,
     )
 
 
 def _make_template(client: Client, made: GoldenContainer) -> str:
-    """The UPID of the task that makes it a template: the call's own answer is null."""
+    """Start the conversion to a template and return its UPID from the task list: the call's answer is null."""
     before = {task.upid for task in tasks.of_container(client, made.node, made.vmid, "vztemplate")}
     client.post(f"nodes/{made.node}/lxc/{made.vmid}/template")
     until = monotonic() + _APPEARS
@@ -202,14 +203,14 @@ def _make_template(client: Client, made: GoldenContainer) -> str:
             break
         sleep(pause)
     raise HomelabError(
-        f"{made.vmid} does not become a template",
-        "Proxmox accepted the call, and no task is to be seen.",
-        "Run the same command again: it goes on from there.",
+        f"Cannot convert {made.vmid} to a template: Proxmox started no task",
+        f"It accepted the call, but listed no task within {_APPEARS:.0f} s.",
+        "Run the same command again: it continues from there.",
     )
 
 
 def put(client: Client, node: str, vmid: int, **parameters: Any) -> None:
-    """Change a configuration to values that may be set twice. Raises HomelabError."""
+    """Update a configuration with values that can be set repeatedly. Raises HomelabError."""
     for left in reversed(range(_TRIES)):
         try:
             client.put(f"nodes/{node}/lxc/{vmid}/config", **parameters)
@@ -220,7 +221,7 @@ def put(client: Client, node: str, vmid: int, **parameters: Any) -> None:
 
 
 def remove(client: Client, old: GoldenContainer) -> list[str]:
-    """Destroy a golden container with its disk; the warnings. Raises HomelabError."""
+    """Destroy a golden container with its disk and return the warnings. Raises HomelabError."""
     tasks.settle(client, old.node, old.vmid, _OTHERS)
     try:
         task = tasks.begin(
@@ -236,4 +237,4 @@ def remove(client: Client, old: GoldenContainer) -> list[str]:
         if error.status == REFUSED and is_free(client, old.vmid):
             return []
         raise
-    return tasks.wait(client, task, f"removing the golden container {old.vmid}", _DESTROY)
+    return tasks.wait(client, task, f"remove the golden container {old.vmid}", _DESTROY)

@@ -1,4 +1,4 @@
-"""What is there: reads only, in as few calls as it takes."""
+"""Read the observed state of guests, in as few calls as possible."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ _ONE_CONNECTION, _CONNECTIONS = 10, 6
 
 
 def find_guests(client: Client, inventory: Inventory) -> dict[int, ObservedGuest]:
-    """Every guest on a vmid of the inventory, and every other one that carries our lab's tags, by vmid.
+    """Return the guests on the inventory's vmids, and all others with our lab's tags, by vmid.
 
-    One call lists the cluster, one per node gives the live state (the cluster's list is up to 10 s old), and one
-    per container that is ours gives its configuration.
+    One call lists the cluster, one per node reads the live state (the cluster's list is up to 10 s old), and one
+    per container of ours reads its configuration.
     """
     rows = {int(row["vmid"]): row for row in client.get("cluster/resources", type="vm")}
     wanted = {container.vmid: container for container in inventory.containers}
     found: dict[int, ObservedGuest | None] = {vmid: from_cluster_list(row) for vmid, row in rows.items()}
-    nodes = {there.node for vmid, there in found.items() if there and vmid in wanted and there.kind == "lxc"}
+    nodes = {guest.node for vmid, guest in found.items() if guest and vmid in wanted and guest.kind == "lxc"}
     lives = {node: _live(client, node) for node in sorted(nodes)}
-    seen = [there for vmid, there in found.items() if there and vmid in wanted and there.kind == "lxc"]
-    looks = [partial(_looked_at, client, wanted[there.vmid], there, lives[there.node]) for there in seen]
-    found |= dict(zip((there.vmid for there in seen), _together(looks), strict=True))
+    seen = [guest for vmid, guest in found.items() if guest and vmid in wanted and guest.kind == "lxc"]
+    reads = [partial(_inspected, client, wanted[guest.vmid], guest, lives[guest.node]) for guest in seen]
+    found |= dict(zip((guest.vmid for guest in seen), _run_all(reads), strict=True))
     ours = lab_tags(inventory.lab)
-    return {vmid: there for vmid, there in found.items() if there and (vmid in wanted or ours <= there.tags)}
+    return {vmid: guest for vmid, guest in found.items() if guest and (vmid in wanted or ours <= guest.tags)}
 
 
-def _together(looks: Sequence[Callable[[], ObservedGuest | None]]) -> Iterator[ObservedGuest | None]:
-    """What every look finds, in order. A few share one connection; for many, several connections are worth it."""
-    if len(looks) <= _ONE_CONNECTION:
-        return (inspect_container() for inspect_container in looks)
+def _run_all(reads: Sequence[Callable[[], ObservedGuest | None]]) -> Iterator[ObservedGuest | None]:
+    """Yield the result of every read in order. Only many reads are worth the cost of several connections."""
+    if len(reads) <= _ONE_CONNECTION:
+        return (read() for read in reads)
     with ThreadPoolExecutor(_CONNECTIONS) as pool:
-        return pool.map(lambda inspect_container: inspect_container(), looks)
+        return pool.map(lambda read: read(), reads)
 
 
 def from_cluster_list(row: Mapping[str, Any]) -> ObservedGuest:
-    """A guest from the cluster's list, which is up to 10 s old."""
+    """Convert a row of the cluster's list, which is up to 10 s old."""
     return ObservedGuest(
         vmid=int(row["vmid"]),
         name=str(row.get("name", "")),
@@ -60,7 +60,7 @@ def from_cluster_list(row: Mapping[str, Any]) -> ObservedGuest:
 
 
 def _live(client: Client, node: str) -> Mapping[int, Mapping[str, Any]] | None:
-    """The node's containers as they are now, or None if the node is down."""
+    """Return the node's containers with their live state, or None if the node is down."""
     try:
         return {int(row["vmid"]): row for row in client.get(f"nodes/{node}/lxc")}
     except ProxmoxError as error:
@@ -69,46 +69,46 @@ def _live(client: Client, node: str) -> Mapping[int, Mapping[str, Any]] | None:
         return None
 
 
-def _looked_at(
-    client: Client, container: Container, there: ObservedGuest, live: Mapping[int, Mapping[str, Any]] | None
+def _inspected(
+    client: Client, container: Container, guest: ObservedGuest, live: Mapping[int, Mapping[str, Any]] | None
 ) -> ObservedGuest | None:
-    """As it is now; None if it has gone since the cluster listed it."""
+    """Return the guest's live state; None if it was removed after the cluster listed it."""
     if live is None:
-        return replace(there, status="unknown")
-    if (row := live.get(there.vmid)) is None:
+        return replace(guest, status="unknown")
+    if (row := live.get(guest.vmid)) is None:
         return None
-    there = replace(
-        there,
+    guest = replace(
+        guest,
         status=str(row["status"]),
         lock=row.get("lock") or None,
         tags=tags(row.get("tags")),
-        name=str(row.get("name", there.name)),
+        name=str(row.get("name", guest.name)),
         usage=_usage(row),
     )
-    if there.lock == "create":
-        return _half_made(client, there)
-    if not there.belongs_to(container):
-        return there
+    if guest.lock == "create":
+        return _half_made(client, guest)
+    if not guest.belongs_to(container):
+        return guest
     try:
-        return _behind_firewall(client, container, with_config(client, there))
+        return _behind_firewall(client, container, with_config(client, guest))
     except ProxmoxError as error:
-        now = _live(client, there.node) if error.status == REFUSED else None
-        if now is None or there.vmid in now:
+        now = _live(client, guest.node) if error.status == REFUSED else None
+        if now is None or guest.vmid in now:
             raise
         return None
 
 
-def _behind_firewall(client: Client, container: Container, there: ObservedGuest) -> ObservedGuest:
-    """With its firewall, where the inventory wants one or its network card says that there is one."""
-    if container.shape.firewall or (there.shape and there.shape.firewall):
-        return replace(there, firewall=firewall_api.read(client, there.node, there.vmid))
-    return there
+def _behind_firewall(client: Client, container: Container, guest: ObservedGuest) -> ObservedGuest:
+    """Add the firewall, if the inventory wants one or the network card has its flag set."""
+    if container.shape.firewall or (guest.shape and guest.shape.firewall):
+        return replace(guest, firewall=firewall_api.read(client, guest.node, guest.vmid))
+    return guest
 
 
 def inspect_container(client: Client, container: Container, node: str) -> ObservedGuest | None:
-    """A container as it is now on the node that has it, asked directly; None if it is not there."""
-    there = ObservedGuest(vmid=container.vmid, name=container.name, node=node, pool=container.shape.pool)
-    return _looked_at(client, container, there, _live(client, node))
+    """Return a container's live state on a node; None if the node does not have it."""
+    guest = ObservedGuest(vmid=container.vmid, name=container.name, node=node, pool=container.shape.pool)
+    return _inspected(client, container, guest, _live(client, node))
 
 
 def _usage(row: Mapping[str, Any]) -> Usage:
@@ -121,22 +121,22 @@ def _usage(row: Mapping[str, Any]) -> Usage:
     )
 
 
-def _half_made(client: Client, there: ObservedGuest) -> ObservedGuest:
-    # While a create runs, the configuration shows nothing but its lock: the task says whose it is.
-    task = next(iter(tasks.of_container(client, there.node, there.vmid, "vzcreate")), None)
+def _half_made(client: Client, guest: ObservedGuest) -> ObservedGuest:
+    # While a create runs, the configuration contains only its lock; the task has the creator.
+    task = next(iter(tasks.of_container(client, guest.node, guest.vmid, "vzcreate")), None)
     if task is None or not task.running:
-        task = tasks.clone_into(client, there.node, there.vmid) or task
-    return replace(there, creator=task.creator, task=task.upid if task.running else None) if task else there
+        task = tasks.clone_into(client, guest.node, guest.vmid) or task
+    return replace(guest, creator=task.creator, task=task.upid if task.running else None) if task else guest
 
 
-def with_config(client: Client, there: ObservedGuest) -> ObservedGuest:
-    """A container with its configuration. What is live and what waits for the next start comes in one answer."""
-    rows = client.get(f"nodes/{there.node}/lxc/{there.vmid}/pending")
+def with_config(client: Client, guest: ObservedGuest) -> ObservedGuest:
+    """Add a container's configuration, live and pending values, from one call."""
+    rows = client.get(f"nodes/{guest.node}/lxc/{guest.vmid}/pending")
     waiting = tuple(str(row["key"]) for row in rows if "pending" in row or row.get("delete"))
     config = {row["key"]: row.get("pending", row.get("value")) for row in rows if not row.get("delete")}
     return replace(
-        there,
-        shape=shape_of(config, there.vmid, there.pool),
+        guest,
+        shape=shape_of(config, guest.vmid, guest.pool),
         pending=waiting,
         config=config,
         by_hand=tuple(not_spoken_of(config)),
@@ -146,10 +146,10 @@ def with_config(client: Client, there: ObservedGuest) -> ObservedGuest:
     )
 
 
-def current_digest(client: Client, there: ObservedGuest) -> str | None:
-    """The digest of a container's configuration at this moment; None if the container has gone."""
+def current_digest(client: Client, guest: ObservedGuest) -> str | None:
+    """Return the current digest of a container's configuration; None if the container was removed."""
     try:
-        digest = client.get(f"nodes/{there.node}/lxc/{there.vmid}/config").get("digest")
+        digest = client.get(f"nodes/{guest.node}/lxc/{guest.vmid}/config").get("digest")
     except ProxmoxError as error:
         if error.status != REFUSED:
             raise

@@ -1,4 +1,4 @@
-"""What changes things: one function for each kind of action, each safe to be killed and run again."""
+"""Carry out plans: one function for each kind of action; each can be killed and repeated safely."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ from homelab.proxmox.errors import REFUSED, ProxmoxError, Unanswered
 from homelab.proxmox.inspect import current_digest, with_config
 from homelab.proxmox.properties import disk_option, mount_options, options
 
-# Seconds that a task may take; a create unpacks hundreds of megabytes onto a slow disk.
+# Timeouts of tasks in seconds; a create may unpack hundreds of megabytes onto a slow disk.
 _CREATE, _START, _STOP, _RESIZE, _DESTROY, _OTHERS = 1800.0, 180.0, 180.0, 600.0, 600.0, 600.0
-_SHUTDOWN = 60  # seconds that the container has to end by itself before it is stopped
+_SHUTDOWN = 60  # timeout in seconds for a clean shutdown, before Proxmox stops the container
 _DESTROY_WHOLLY = {"force": True, "purge": True, "destroy-unreferenced-disks": True}
-_TRIES = 3  # times that a change is sent whose answers are lost
-_START_APPEARS = 10.0  # seconds within which the start that follows a create has to be seen
+_TRIES = 3  # attempts to send a change when the answers are lost
+_START_APPEARS = 10.0  # seconds within which the start task after a create has to appear
 
 
 class PlanExecutor:
-    """Carries out actions. May be used from several threads, for different containers."""
+    """Executor of actions. May be used from several threads, for different containers."""
 
     def __init__(self, client: Client, public_key: str, known_hosts: KnownHosts, progress: Progress) -> None:
         self._client = client
@@ -53,7 +53,7 @@ class PlanExecutor:
         self._progress = progress
 
     def execute(self, actions: Sequence[Action]) -> None:
-        """Carry out one container's actions in order, each to its end. Raises HomelabError."""
+        """Carry out one container's actions in order, and wait for the end of each. Raises HomelabError."""
         first = actions[0]
         if not isinstance(first, Create | Clone) and first.found:
             tasks.settle(self._client, first.found.node, first.found.vmid, _OTHERS)
@@ -62,12 +62,12 @@ class PlanExecutor:
             self._apply(self._as_grown(action) if isinstance(before, Resize) and isinstance(action, Update) else action)
 
     def _unchanged(self, container: Container, found: ObservedGuest) -> None:
-        """Raise HomelabError if the container is not the one any more that the plan was made for."""
+        """Raise HomelabError if the container's configuration has changed since the plan was made."""
         if current_digest(self._client, found) != found.digest:
             raise _changed(container, found, "configuration")
 
     def _as_grown(self, action: Update) -> Update:
-        """An update that comes after the growth of a disk, which has changed the configuration."""
+        """Return an update with the current digest: the growth of a disk has changed the configuration."""
         return replace(action, found=replace(action.found, digest=current_digest(self._client, action.found)))
 
     def _apply(self, action: Action) -> None:
@@ -75,21 +75,22 @@ class PlanExecutor:
         match action:
             case Create(container, template):
                 if template is None:
-                    raise ValueError(f"{name}: nobody has looked its template up")
+                    raise ValueError(f"{name}: its template is not resolved")
                 self._create(container, template)
             case Update():
-                with step(name, "update"):
+                with step(name, "update the configuration"):
                     self._update(action)
             case UpdateFirewall():
-                with step(name, "firewall"):
+                with step(name, "update the firewall"):
                     self._guard(action)
             case Resize(container, found, disk):
                 with step(name, f"grow the disk at {disk.path} to {disk.wanted} GiB"):
+                    goal = f"grow the disk at {disk.path} of {name}"
                     self._do(
                         container,
                         found.node,
                         "resize",
-                        "growing the disk",
+                        goal,
                         _RESIZE,
                         partial(
                             self._client.put,
@@ -109,7 +110,7 @@ class PlanExecutor:
                         container,
                         found.node,
                         "vzshutdown",
-                        "shutting it down",
+                        f"shut down {name}",
                         _STOP,
                         partial(self._client.post, _path(found, "status/shutdown"), timeout=_SHUTDOWN, forceStop=True),
                     )
@@ -122,7 +123,7 @@ class PlanExecutor:
                         container,
                         found.node,
                         "vzdestroy",
-                        "destroying it",
+                        f"destroy {name}",
                         _DESTROY,
                         partial(self._client.delete, _path(found), **_DESTROY_WHOLLY),
                     )
@@ -141,21 +142,21 @@ class PlanExecutor:
             except ProxmoxError as error:
                 self.say_if_taken(container, error)
                 raise
-            self._warn(name, tasks.wait(self._client, task, f"{name}: creating it", _CREATE))
-            # The log rotates away, so the pin is kept at once.
+            self._warn(name, tasks.wait(self._client, task, f"create {name}", _CREATE))
+            # Pin the key immediately: Proxmox deletes old task logs.
             self._known_hosts.pin(name, Pin(hostkeys.known(tasks.log(self._client, task), name, container.vmid)))
         with self._progress.step(name, "start"):
             self.await_start(container, node, task.started)
 
     def say_if_taken(self, container: Container, cause: ProxmoxError) -> None:
-        """Raise HomelabError if that refusal's cause is that somebody has the vmid by now."""
+        """Raise HomelabError if Proxmox refused the call because another guest now has the vmid."""
         rows = self._client.get("cluster/resources", type="vm") if cause.status == REFUSED else ()
         for row in rows:
             if int(row["vmid"]) == container.vmid:
                 raise HomelabError(
-                    f"{container.name}: vmid {container.vmid} was taken after the plan was made",
-                    f"It is `{row.get('name', '')}` on node {row['node']} now; it has not been touched.",
-                    "Run the same command again: it says whose that is.",
+                    f"Cannot create {container.name}: vmid {container.vmid} was taken after the plan was made",
+                    f"It now belongs to `{row.get('name', '')}` on node {row['node']}, which was not changed.",
+                    "Run the same command again: it makes a new plan.",
                 ) from cause
 
     def _parameters(self, container: Container, template: Template) -> dict[str, Any]:
@@ -177,15 +178,15 @@ class PlanExecutor:
         return parameters | ({"pool": shape.pool} if shape.pool else {})
 
     def await_start(self, container: Container, node: str, since: int) -> None:
-        """Judge the start that followed a task begun at `since`, in seconds since the epoch. Raises HomelabError.
+        """Wait for the start that followed a task begun at `since`, in seconds since the epoch. Raises HomelabError.
 
-        `start=1` makes a task of its own, and the create, restore or rollback says OK even when that one fails.
+        `start=1` starts a separate task, and the create, restore or rollback ends with OK even if that one fails.
         """
         until = time.monotonic() + _START_APPEARS
         for pause in tasks.pauses():
             starts = tasks.of_container(self._client, node, container.vmid, "vzstart")
             if starts and starts[0].started >= since:
-                self._judge(container, starts[0], "starting it", _START)
+                self._judge(container, starts[0], f"start {container.name}", _START)
                 return
             if self._running(container, node):
                 return
@@ -212,7 +213,7 @@ class PlanExecutor:
             now = with_config(self._client, action.found)
             if now.shape and not {change.field for change in settings(action.container, now.shape)} & set(names):
                 return
-            # The digest holds back whatever may still be on its way.
+            # With a new digest, Proxmox also refuses an earlier attempt that arrives late.
             self._unchanged(action.container, action.found)
         raise lost
 
@@ -237,7 +238,7 @@ class PlanExecutor:
                 container,
                 node,
                 "vzstart",
-                "starting it",
+                f"start {container.name}",
                 _START,
                 partial(self._client.post, f"nodes/{node}/lxc/{container.vmid}/status/start"),
             )
@@ -247,23 +248,23 @@ class PlanExecutor:
         return bool(current["status"] == "running")
 
     def _do(
-        self, container: Container, node: str, kind: str, doing: str, deadline: float, send: Callable[[], Any]
+        self, container: Container, node: str, kind: str, goal: str, deadline: float, send: Callable[[], Any]
     ) -> None:
-        self._judge(container, tasks.begin(self._client, node, container.vmid, kind, send), doing, deadline)
+        self._judge(container, tasks.begin(self._client, node, container.vmid, kind, send), goal, deadline)
 
-    def _judge(self, container: Container, task: tasks.Task, doing: str, deadline: float) -> None:
-        self._warn(container.name, tasks.wait(self._client, task, f"{container.name}: {doing}", deadline))
+    def _judge(self, container: Container, task: tasks.Task, goal: str, deadline: float) -> None:
+        self._warn(container.name, tasks.wait(self._client, task, goal, deadline))
 
     def _warn(self, name: str, warnings: list[str]) -> None:
         for warning in warnings:
             self._progress.note(name, warning)
 
 
-def _changed(container: Container, found: ObservedGuest, what: str) -> HomelabError:
+def _changed(container: Container, found: ObservedGuest, aspect: str) -> HomelabError:
     return HomelabError(
-        f"{container.name} was changed after the plan was made",
-        f"Its {what} on node {found.node} is not the one any more that the plan was compared with.",
-        "Nothing of its plan was done. Run the same command again: it makes a new plan.",
+        f"Cannot change {container.name}: it was changed after the plan was made",
+        f"Its {aspect} on node {found.node} is no longer the one that the plan was made from.",
+        "No action of its plan was carried out. Run the same command again: it makes a new plan.",
     )
 
 
@@ -272,11 +273,11 @@ def _path(found: ObservedGuest, below: str = "") -> str:
 
 
 def only_node(client: Client) -> str:
-    """The name of the only node. Raises HomelabError if there are several."""
+    """Return the name of the only node. Raises HomelabError if there are several."""
     nodes = sorted(str(row["node"]) for row in client.get("nodes"))
     if len(nodes) != 1:
         raise HomelabError(
-            "Which node should the containers be made on?",
+            "Cannot choose a node for the containers: the inventory names none",
             f"The cluster has {', '.join(nodes) or 'none that this token can see'}.",
             "Write `node:` under `proxmox:` in the inventory.",
         )

@@ -1,4 +1,4 @@
-"""Snapshots of a container: whether its storage can, which there are, and making, removing and going back to them."""
+"""Snapshots of a container: check that its storage supports them, list, take, remove and roll back."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from homelab.errors import HomelabError, InputError
 from homelab.proxmox.managed_container import ManagedContainer
 from homelab.proxmox.tasks import Task, TaskFailed
 
-# Types of storage on which Proxmox can take snapshots of a container's disk.
+# Storage types on which Proxmox supports snapshots of containers.
 ABLE = ("btrfs", "lvmthin", "rbd", "zfspool")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{1,39}")
-_NEWEST_ONLY = "zfspool"  # where a rollback would have to destroy the newer ones
+_NEWEST_ONLY = "zfspool"  # the type on which only the newest snapshot can be rolled back to
 _TAKEN_BY_PROXMOX = ("current", "vzdump")
-_DEADLINE = 1800.0  # seconds that a task may take; a removal may have to merge a disk
+_DEADLINE = 1800.0  # timeout of a task in seconds; a removal may have to merge a disk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """A container's state at a moment; `made` in seconds since the epoch.
 
-    `current`: what the container is now has grown out of this one. `unfinished`: it was cut off while it was made or
-    removed (`prepare`, `delete`).
+    `current`: it is the parent of the container's current state. `unfinished`: its creation (`prepare`) or removal
+    (`delete`) was interrupted.
     """
 
     container: str
@@ -37,18 +37,18 @@ class Snapshot:
 
 
 def check_name(name: str) -> None:
-    """Raise InputError if Proxmox would not take this name for a snapshot."""
+    """Raise InputError if Proxmox does not accept a snapshot's name."""
     if not _NAME.fullmatch(name) or name in _TAKEN_BY_PROXMOX:
         raise InputError(
-            f"{name!r} is no name for a snapshot",
-            "It begins with a letter and has 2 to 40 letters, digits, `_` and `-`; "
-            f"{' and '.join(_TAKEN_BY_PROXMOX)} are Proxmox's own.",
-            "Take another: before_upgrade",
+            f"Cannot use the snapshot name {name!r}: Proxmox does not accept it",
+            "A name begins with a letter and has 2 to 40 letters, digits, `_` and `-`; "
+            f"{' and '.join(_TAKEN_BY_PROXMOX)} are reserved.",
+            "Use another name, such as before_upgrade.",
         )
 
 
 def snapshots(kept: ManagedContainer) -> list[Snapshot]:
-    """A container's snapshots, oldest first."""
+    """Return a container's snapshots, oldest first."""
     rows = kept.client.get(f"{kept.path}/snapshot")
     now = next((row.get("parent") for row in rows if row["name"] == "current"), None)
     found = [
@@ -68,20 +68,18 @@ def snapshots(kept: ManagedContainer) -> list[Snapshot]:
 
 
 def unsupported_disks(kept: ManagedContainer) -> list[str]:
-    """What keeps Proxmox from taking snapshots of a container: its disks on storages that cannot; none if it can."""
+    """Return one sentence per disk on a storage without snapshot support; empty if Proxmox can take snapshots."""
     if int(kept.client.get(f"{kept.path}/feature", feature="snapshot").get("hasFeature") or 0):
         return []
     return list(_disks(kept)) or [f"a disk of {kept.name}"]
 
 
 def unable(cannot: Mapping[str, Sequence[str]]) -> HomelabError:
-    """The error for containers of which there can be no snapshots, each with its hindrances, and the way out."""
+    """Return the error for containers without snapshot support; `cannot` has their unsupported disks."""
     names = ", ".join(cannot)
     return HomelabError(
-        f"No snapshot can be taken of {names}",
-        "Proxmox says `snapshot feature is not available`: "
-        + "; ".join(each for them in cannot.values() for each in them)
-        + ".",
+        f"Cannot take a snapshot of {names}: the storage does not support it",
+        "; ".join(disk for disks in cannot.values() for disk in disks) + ".",
         f"`homelab backup {' '.join(cannot)}` works on every storage. Or move the disks to a storage of the type "
         f"{', '.join(ABLE[:-1])} or {ABLE[-1]}: in the web interface, Resources > Volume Action > Move Storage.",
     )
@@ -94,7 +92,7 @@ def take(kept: ManagedContainer, name: str, description: str) -> None:
         try:
             kept.do(
                 "vzsnapshot",
-                f"taking snapshot {name}",
+                f"take snapshot {name} of {kept.name}",
                 _DEADLINE,
                 partial(kept.client.post, f"{kept.path}/snapshot", snapname=name, **more),
             )
@@ -105,35 +103,35 @@ def take(kept: ManagedContainer, name: str, description: str) -> None:
 
 
 def remove(kept: ManagedContainer, snapshot: Snapshot) -> None:
-    """Remove a snapshot; of one that was cut off, what is left. Raises HomelabError."""
-    # Only `force` goes on where a part of it is not there any more.
+    """Remove a snapshot, or the rest of an unfinished one. Raises HomelabError."""
+    # Without `force`, Proxmox stops at the first missing part.
     force = {"force": True} if snapshot.unfinished else {}
     with kept.progress.step(kept.name, f"remove snapshot {snapshot.name}"):
         kept.do(
             "vzdelsnapshot",
-            f"removing snapshot {snapshot.name}",
+            f"remove snapshot {snapshot.name} of {kept.name}",
             _DEADLINE,
             partial(kept.client.delete, f"{kept.path}/snapshot/{snapshot.name}", **force),
         )
 
 
 def require_way_back(kept: ManagedContainer, found: Sequence[Snapshot], snapshot: Snapshot) -> None:
-    """Raise HomelabError if newer snapshots are in the way, as they are on ZFS."""
+    """Raise HomelabError if newer snapshots prevent a rollback, as on ZFS."""
     later = [each.name for each in found if each.made > snapshot.made]
     if later and _NEWEST_ONLY in _types(kept).values():
         raise _not_the_newest(kept, snapshot.name, later)
 
 
 def go_back(kept: ManagedContainer, name: str) -> Task:
-    """Go back to a snapshot; the task, after which Proxmox starts the container. Raises HomelabError.
+    """Roll back to a snapshot and return the task, after which Proxmox starts the container. Raises HomelabError.
 
-    Proxmox stops it first if it runs, at once: what it has in its memory is lost anyway.
+    Proxmox kills a running container first, because its memory is lost anyway.
     """
-    with kept.progress.step(kept.name, f"go back to snapshot {name}"):
+    with kept.progress.step(kept.name, f"roll back to snapshot {name}"):
         try:
             return kept.do(
                 "vzrollback",
-                f"going back to snapshot {name}",
+                f"roll {kept.name} back to snapshot {name}",
                 _DEADLINE,
                 partial(kept.client.post, f"{kept.path}/snapshot/{name}/rollback", start=True),
             )
@@ -146,27 +144,27 @@ def go_back(kept: ManagedContainer, name: str) -> Task:
 def _not_the_newest(kept: ManagedContainer, name: str, later: Sequence[str]) -> HomelabError:
     removals = [f"`homelab snapshot delete {each} --limit {kept.name}`" for each in reversed(later)]
     return HomelabError(
-        f"{kept.name} cannot go back to {name} while there are newer snapshots",
-        f"On its storage only the newest can be gone back to. Newer: {', '.join(later) or 'none that is listed'}.",
-        f"If they may be lost: {', '.join(removals)}; then run the same command again."
+        f"Cannot roll {kept.name} back to {name}: there are newer snapshots",
+        f"Its storage can only roll back to the newest. Newer: {', '.join(later) or 'none that is listed'}.",
+        f"To delete the newer ones: {', '.join(removals)}; then run the same command again."
         if later
-        else "See the storage's snapshots on the node: Proxmox does not list them at the container.",
+        else "Check the storage's snapshots on the node: Proxmox does not list them for the container.",
     )
 
 
 def _disks(kept: ManagedContainer) -> Iterator[str]:
-    """The disks that are on a storage that cannot; all of them if none seems to be the cause."""
+    """Describe each disk on a storage without snapshot support; all disks if no cause is visible."""
     kinds = _types(kept)
     for key, volume in _volumes(kept).items():
         if volume.startswith("/"):
             yield f"{key} of {kept.name} is {volume} of the node itself"
         elif kinds[key] not in ABLE or set(kinds.values()) <= set(ABLE):
-            kind = kinds[key] or "a type that this token may not see"
+            kind = kinds[key] or "a type that this token cannot see"
             yield f"{key} of {kept.name} is on {volume.partition(':')[0]}, of type {kind}"
 
 
 def _types(kept: ManagedContainer) -> Mapping[str, str | None]:
-    """The type of each disk's storage, as far as the token may see it."""
+    """Return the type of each disk's storage, or None if the token cannot see it."""
     types = {str(row["storage"]): str(row["type"]) for row in kept.client.get(f"nodes/{kept.found.node}/storage")}
     return {key: types.get(volume.partition(":")[0]) for key, volume in _volumes(kept).items()}
 

@@ -1,4 +1,4 @@
-"""Tasks on the node: wait for them, judge how they ended, read their logs."""
+"""Tasks on the node: start them, wait for their end, check their exit status, read their logs."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from homelab.proxmox.client import Client
 from homelab.proxmox.errors import ProxmoxError, Unanswered
 from homelab.proxmox.privileges import grant
 
-_FIRST_PAUSE, _LONGEST_PAUSE, _GROWTH = 0.05, 1.0, 1.5  # seconds between two looks at a task
-_LOOKS = (0.2, 0.5, 1.0, 3.0)  # seconds before a call whose answer was lost is looked for
-_PAGE = 500  # log lines in one call; Proxmox gives 50 unless asked
+_FIRST_PAUSE, _LONGEST_PAUSE, _GROWTH = 0.05, 1.0, 1.5  # seconds between two polls of a task; growth factor
+_CHECK_AFTER = (0.2, 0.5, 1.0, 3.0)  # seconds before each check for a task after a lost answer
+_PAGE = 500  # log lines per call; Proxmox's default is 50
 _SHOWN = 8  # log lines in an error
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A task by its UPID, with what the UPID says: node, type, vmid, and its start in seconds since the epoch.
+    """A task, with the fields of its UPID: node, type, vmid, and its start in seconds since the epoch.
 
-    A download's `vmid` is the name of its file.
+    The `vmid` of a download is its file name.
     """
 
     upid: str
@@ -35,25 +35,25 @@ class Task:
 
     @classmethod
     def of(cls, upid: str) -> Task:
-        """The task that a call has started, from its answer. Raises HomelabError if that is no UPID."""
+        """Parse the answer of a call that starts a task. Raises HomelabError if it is not a UPID."""
         parts = str(upid).split(":")
         if len(parts) != 9 or parts[0] != "UPID":
             raise HomelabError(
-                "Proxmox did not say which task it started",
+                "Cannot follow the task: Proxmox's answer is not a UPID",
                 f"It answered {upid!r}.",
-                "Run the same command again: it finds out what has been done.",
+                "Run the same command again: it reads the current state.",
             )
         return cls(upid, parts[1], parts[5], parts[6], int(parts[4], 16))
 
 
 def begin(client: Client, node: str, vmid: int | str, kind: str, send: Callable[[], Any]) -> Task:
-    """Send a call that starts a task of this kind; the task.
+    """Send a call that starts a task of this kind, and return the task.
 
-    When its answer is lost, it is sent again only once the node's list of tasks shows that it has not arrived.
+    If the answer is lost, send the call again only after the node's task list shows that it has not arrived.
     """
     before = {task.upid for task in of_container(client, node, vmid, kind)}
     failure: HomelabError | None = None
-    for pause in _LOOKS:
+    for pause in _CHECK_AFTER:
         try:
             task = Task.of(send())
             client.begun(task.upid)
@@ -63,7 +63,7 @@ def begin(client: Client, node: str, vmid: int | str, kind: str, send: Callable[
             if answered and failure is None:
                 raise
             failure = error
-        # Either no answer, or a refusal that the first sending itself may be the cause of.
+        # No answer, or a refusal that the first attempt may have caused, such as an existing vmid.
         time.sleep(pause)
         for task in of_container(client, node, vmid, kind):
             if task.upid not in before and task.creator == client.endpoint.token_id:
@@ -75,11 +75,11 @@ def begin(client: Client, node: str, vmid: int | str, kind: str, send: Callable[
 
 
 class TaskFailed(HomelabError):
-    """A task ended with an error: the error has its exit status and the last lines of its log."""
+    """Error for a failed task, with its exit status and the last lines of its log."""
 
 
 def pauses() -> Iterator[float]:
-    """Seconds to sleep between looks: short at first, never long."""
+    """Yield growing pauses between polls, in seconds."""
     pause = _FIRST_PAUSE
     while True:
         yield pause
@@ -87,9 +87,9 @@ def pauses() -> Iterator[float]:
 
 
 def ended(client: Client, task: Task, deadline: float, hear: Callable[[str], None] | None = None) -> str:
-    """Wait at most `deadline` seconds for a task's end; its exit status. Raises HomelabError when time is up.
+    """Wait at most `deadline` seconds for a task's end and return its exit status. Raises HomelabError on timeout.
 
-    `hear` is given the newest line of the task's log now and then.
+    `hear` receives the newest line of the task's log at each poll.
     """
     until, heard = time.monotonic() + deadline, 0
     for pause in pauses():
@@ -104,14 +104,14 @@ def ended(client: Client, task: Task, deadline: float, hear: Callable[[str], Non
             break
         time.sleep(pause)
     raise HomelabError(
-        f"{task.kind} of {task.vmid} has not ended after {deadline:.0f} s",
+        f"Cannot finish {task.kind} of {task.vmid}: no end after {deadline:.0f} s",
         f"The task still runs on node {task.node}: {task.upid}",
-        "Run the same command again: it waits for what still runs and goes on from there.",
+        "Run the same command again: it waits for the running task and continues from there.",
     )
 
 
 def _hear(client: Client, task: Task, heard: int, hear: Callable[[str], None]) -> int:
-    """Tell the newest of the log's lines that have come since; how many there are now."""
+    """Pass on the newest of the log's new lines, and return the number of lines so far."""
     fresh = log(client, task, heard)
     for line in [line for line in fresh if line.strip() and not line.startswith("TASK ")][-1:]:
         hear(line)
@@ -119,9 +119,12 @@ def _hear(client: Client, task: Task, heard: int, hear: Callable[[str], None]) -
 
 
 def wait(
-    client: Client, task: Task, what: str, deadline: float, hear: Callable[[str], None] | None = None
+    client: Client, task: Task, goal: str, deadline: float, hear: Callable[[str], None] | None = None
 ) -> list[str]:
-    """Wait for a task that has to succeed; its warnings. Raises TaskFailed with the last lines of its log."""
+    """Wait for a task that has to succeed and return its warnings. Raises TaskFailed with the last lines of its log.
+
+    `goal` names the action in the error, such as `create NAME`.
+    """
     status = ended(client, task, deadline, hear)
     if status == "OK":
         return []
@@ -130,16 +133,16 @@ def wait(
         return [line for line in lines if line.startswith("WARN")]
     shown = [line for line in lines if line.strip()][-_SHOWN:]
     raise TaskFailed(
-        f"{what} failed",
+        f"Cannot {goal}: its task failed",
         "\n".join([f"{task.kind} {task.vmid} on node {task.node}: {status}", *(f"  {line}" for line in shown)]),
         grant(status, client.endpoint.token_id)
         if "Permission check failed" in status
-        else "Mend the cause and run the same command again: it goes on where it stopped.",
+        else "Fix the cause, then run the same command again: it continues from there.",
     )
 
 
 def log(client: Client, task: Task, start: int = 0) -> list[str]:
-    """A task's log from a line on, the first being 0."""
+    """Return a task's log from line `start` on, counted from 0."""
     lines: list[str] = []
     while True:
         page = client.get(f"nodes/{task.node}/tasks/{task.upid}/log", start=start + len(lines), limit=_PAGE)
@@ -151,9 +154,9 @@ def log(client: Client, task: Task, start: int = 0) -> list[str]:
 def of_container(
     client: Client, node: str, vmid: int | str, kind: str | None = None, *, finished: bool = True
 ) -> Sequence[Task]:
-    """A container's tasks of one kind or of all, newest first: those that run, and those that have ended too.
+    """Return a container's tasks of one kind or all, newest first, including finished ones unless `finished` is false.
 
-    Or those of a download, by the name of its file.
+    For downloads, pass the file name in place of the vmid.
     """
     query: dict[str, Any] = {"source": "all" if finished else "active", "limit": _PAGE}
     if isinstance(vmid, int):
@@ -163,12 +166,12 @@ def of_container(
     rows = client.get(f"nodes/{node}/tasks", **query)
     found = [_listed(node, row) for row in rows if str(row["id"]) == str(vmid)]
     wanted = [task for task in found if (not kind or task.kind == kind) and (finished or task.running)]
-    # Of those of the same second, the one whose worker started last is the newest.
+    # Among tasks of the same second, the one with the latest start of its worker process is the newest.
     return sorted(wanted, key=lambda task: (task.started, task.upid.split(":")[3]), reverse=True)
 
 
 def clone_into(client: Client, node: str, vmid: int) -> Task | None:
-    """The newest task that makes this container a clone of another one, under whose vmid it is listed."""
+    """Return the newest task that clones another container to this one. Proxmox lists it under the source's vmid."""
     rows = client.get(f"nodes/{node}/tasks", source="all", typefilter="vzclone", limit=_PAGE)
     clones = sorted((_listed(node, row) for row in rows), key=lambda task: task.started, reverse=True)
     return next(
@@ -177,7 +180,7 @@ def clone_into(client: Client, node: str, vmid: int) -> Task | None:
 
 
 def settle(client: Client, node: str, vmid: int, deadline: float) -> None:
-    """Wait for whatever still runs on a container, however it ends: a killed run's tasks go on without it."""
+    """Wait for the running tasks on a container, such as those of a killed run, regardless of their exit status."""
     for task in of_container(client, node, vmid, finished=False):
         ended(client, task, deadline)
 
@@ -185,7 +188,7 @@ def settle(client: Client, node: str, vmid: int, deadline: float) -> None:
 def _listed(node: str, row: dict[str, Any]) -> Task:
     user = str(row.get("user", "")).partition("!")[0]
     creator = f"{user}!{row['tokenid']}" if row.get("tokenid") else str(row.get("user", ""))
-    # Only a task that has ended has an end; the status is its exit status then, and RUNNING before.
+    # `status` is RUNNING or the exit status, so look for `endtime`, which only finished tasks have.
     return Task(
         str(row["upid"]), node, str(row["type"]), str(row["id"]), int(row["starttime"]), creator, "endtime" not in row
     )

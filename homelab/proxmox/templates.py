@@ -1,4 +1,4 @@
-"""Container templates: from `ubuntu-24.04` or a volume id to the newest one that the node has, or can download."""
+"""Container templates: resolve `ubuntu-24.04` or a volume id to the newest template that a node has or can download."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from homelab.plan.template import Template, file_name
 from homelab.proxmox.client import Client
 from homelab.proxmox.plan_executor import only_node
 
-_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}  # Debian's names for what the kernel says
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}  # Debian's names for the kernel's architectures
 
 
 class Templates:
-    """The templates that the nodes have and can get: reads only, and asks for each thing once."""
+    """Reader of the templates that the nodes have or can download; caches every call."""
 
     def __init__(self, client: Client) -> None:
         self._volumes = cache(lambda node, storage: volumes(client, node, storage))
@@ -29,18 +29,17 @@ class Templates:
         self._architecture = cache(lambda node: _architecture(client.get(f"nodes/{node}/status")))
 
     def of(self, container: Container, node: str) -> Template:
-        """A container's template on a node. Raises HomelabError if there is none, and none to download either."""
+        """Return a container's template on a node. Raises HomelabError if the node neither has nor can download one."""
         alias = DISTRIBUTIONS.get(container.template)
         storage = container.template_storage if alias else container.template.partition(":")[0]
-        there: Sequence[str] = self._volumes(node, storage)
-        if volume := self._choice(node, there, container.template):
+        existing: Sequence[str] = self._volumes(node, storage)
+        if volume := self._choice(node, existing, container.template):
             return Template(node, volume)
         status: Mapping[str, Any] = self._storage(node, storage)
         if "vztmpl" not in str(status["content"]).split(","):
             raise HomelabError(
-                f"{container.name}: storage {storage} takes no templates",
-                f"On node {node} it holds "
-                f"{status['content']}, but not vztmpl, so {container.template} can be neither there nor downloaded.",
+                f"Cannot create {container.name}: storage {storage} does not accept templates",
+                f"On node {node} it accepts {status['content']}, but not vztmpl, which {container.template} needs.",
                 f"On the node: `pvesm set {storage} --content {status['content']},vztmpl`; or write another "
                 "`template_storage` in the inventory.",
             )
@@ -48,16 +47,16 @@ class Templates:
             return Template(node, f"{storage}:vztmpl/{package}", missing=True, shared=bool(status.get("shared")))
         name = f"{alias.template_prefix}…" if alias else file_name(container.template)
         raise HomelabError(
-            f"{container.name}: there is no template for {container.template} on storage {storage}, and none to "
-            "download",
-            f"Node {node} has {', '.join(map(file_name, there)) or 'none at all'}, and its list of "
-            f"templates has no {name} for its architecture.",
-            "On the node: `pveam update` reads the list anew, `pveam available --section system` shows it; then run "
+            f"Cannot create {container.name}: storage {storage} has no template for {container.template}, and the node "
+            "cannot download one",
+            f"Node {node} has {', '.join(map(file_name, existing)) or 'no templates'}, and its list of downloads has "
+            f"no {name} for its architecture.",
+            "On the node: `pveam update` refreshes the list, `pveam available --section system` shows it; then run "
             "the same command again.",
         )
 
     def _choice(self, node: str, names: Sequence[str], template: str) -> str | None:
-        """The newest of an alias's that runs on the node, or the very one that is named."""
+        """Return the newest template of an alias for the node's architecture, or the named template."""
         if alias := DISTRIBUTIONS.get(template):
             matching = [name for name in names if file_name(name).startswith(alias.template_prefix)]
             return newest(fitting(matching, self._architecture(node))) if matching else None
@@ -65,7 +64,7 @@ class Templates:
 
 
 def with_templates(client: Client, plan: Plan) -> Plan:
-    """The plan with the template of each container that it makes. Raises HomelabError for one that cannot be had."""
+    """Return the plan with the template of each new container. Raises HomelabError for an unavailable one."""
     templates = Templates(client)
     nodes = cache(lambda: only_node(client))
     return replace(
@@ -80,19 +79,19 @@ def with_templates(client: Client, plan: Plan) -> Plan:
 
 
 def volumes(client: Client, node: str, storage: str) -> Sequence[str]:
-    """The volume ids of the templates on a storage. Raises HomelabError."""
+    """Return the volume ids of the templates on a storage. Raises HomelabError."""
     rows = client.get(f"nodes/{node}/storage/{storage}/content", content="vztmpl")
     return [str(row["volid"]) for row in rows]
 
 
 def fitting(names: Iterable[str], architecture: str) -> Sequence[str]:
-    """The templates whose name does not say that they are for another architecture."""
+    """Return the templates without another architecture in their name."""
     others = set(_ARCHITECTURES.values()) - {architecture}
     return [name for name in names if not any(f"_{other}." in name for other in others)]
 
 
 def newest(names: Iterable[str]) -> str | None:
-    """The one of the highest version; 24.10 is newer than 24.9."""
+    """Return the template with the highest version; 24.10 is newer than 24.9."""
     return max(names, key=_version, default=None)
 
 

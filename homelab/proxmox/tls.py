@@ -1,4 +1,4 @@
-"""Whom we talk to: the certificate is checked on the very connection that carries the token, before it does."""
+"""TLS verification: the certificate is checked on the connection that carries the token, before the token is sent."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ _TIMEOUT = 10.0
 
 
 class TrustAdapter(HTTPAdapter):
-    """Verifies by the endpoint's pinned fingerprint, by its CA file, or by the system's CAs; there is no fourth way."""
+    """An HTTP adapter that verifies the pinned fingerprint, or else the CA file, or else the system's CAs."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._trust = _trust(endpoint)
-        super().__init__()  # repeats nothing: what may be repeated is the client's to know
+        super().__init__()  # without retries: only the client knows which calls may be repeated
 
     def build_connection_pool_key_attributes(self, request: PreparedRequest, verify: Any, cert: Any = None) -> Any:
-        """What a connection is made with: our trust, whatever the session or the environment says."""
+        """Use our trust settings for each connection, regardless of the session and the environment."""
         host, _ = super().build_connection_pool_key_attributes(request, True, None)
         return host, dict(self._trust)
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
-        """Nothing: requests would set its own CAs here, over ours."""
+        """Do nothing: requests would override our CAs with its own here."""
 
 
 def _trust(endpoint: Endpoint) -> dict[str, Any]:
     if endpoint.fingerprint:
-        # The pin is the verification, and urllib3 checks it right after the handshake: no CA has to agree. With a
-        # context of ours it does not read all of the system's CAs for each connection either (60 ms).
+        # urllib3 checks the pin right after the handshake, so CAs are not needed. With our own context it also does
+        # not load the system's CAs for each connection (60 ms).
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         return {
@@ -46,23 +46,23 @@ def _trust(endpoint: Endpoint) -> dict[str, Any]:
         context = ssl.create_default_context(cafile=str(endpoint.ca_file) if endpoint.ca_file else None)
     except (OSError, ssl.SSLError) as error:
         raise HomelabError(
-            f"The CA file {endpoint.ca_file} cannot be used",
+            f"Cannot use the CA file {endpoint.ca_file}: it is unreadable or invalid",
             f"{error}.",
             "Copy /etc/pve/pve-root-ca.pem from the node to it, or pin `fingerprint`.",
         ) from error
-    # Proxmox's own CA lacks extensions that newer Pythons insist on.
+    # Proxmox's own CA lacks extensions that newer Python versions require.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     return {"cert_reqs": "CERT_REQUIRED", "ssl_context": context}
 
 
 def fetch_fingerprint(host: str, port: int) -> str:
-    """The SHA-256 fingerprint of the certificate that answers there, `AA:BB:…`; sends nothing. Raises HomelabError."""
+    """Return the SHA-256 fingerprint of a server's certificate, `AA:BB:…`, without a request. Raises HomelabError."""
     try:
         pem = ssl.get_server_certificate((host, port), timeout=_TIMEOUT)
     except OSError as error:
         raise HomelabError(
-            f"No TLS answer from {host}:{port}",
+            f"Cannot read the certificate of {host}:{port}: no TLS answer",
             f"{error}.",
-            "Is the address right, and is Proxmox VE's web interface up there?",
+            "Check the address, and that Proxmox VE's web interface is up there.",
         ) from error
     return hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).digest().hex(":").upper()

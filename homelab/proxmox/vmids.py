@@ -1,4 +1,4 @@
-"""The vmids of containers to which the inventory gives none: found by name, or taken from its range, and kept."""
+"""The vmids of containers without a `vmid` in the inventory: found by name, or taken from its range and recorded."""
 
 from __future__ import annotations
 
@@ -17,15 +17,14 @@ from homelab.proxmox.client import Client
 from homelab.proxmox.errors import ProxmoxError
 from homelab.proxmox.properties import tags
 
-_TAKEN = 400  # what `nextid` answers for a vmid that somebody has, visible to this token or not
-_WRITING = threading.Lock()  # containers are removed side by side
+_TAKEN = 400  # status of `nextid` for a used vmid, whether this token can see the guest or not
+_WRITING = threading.Lock()  # containers are removed in parallel
 
 
 def resolve_vmids(client: Client, inventory: Inventory, *, take: bool = False) -> Inventory:
-    """The inventory with the vmids of the containers that are there already; the others' stay 0, or are taken.
+    """Return the inventory with the vmids of existing containers; those of others stay 0 or, with `take`, are assigned.
 
-    Proxmox is only asked if a vmid is missing. Raises HomelabError if the range is used up, or if two containers
-    could be meant.
+    Makes no call if no vmid is missing. Raises HomelabError if the range is exhausted, or a name is ambiguous.
     """
     open_ones = [container for container in inventory.containers if not container.vmid]
     if not open_ones:
@@ -34,7 +33,7 @@ def resolve_vmids(client: Client, inventory: Inventory, *, take: bool = False) -
     promised = _promised(inventory)
     vmids = {c.name: c.vmid or _present(c, rows) or promised.get(c.name, 0) for c in inventory.containers}
     if take:
-        _no_stranger(inventory, rows, vmids)
+        _require_no_unknown(inventory, rows, vmids)
         free = _free(client, inventory, {*rows, *vmids.values()})
         for container in open_ones:
             if not vmids[container.name]:
@@ -43,14 +42,14 @@ def resolve_vmids(client: Client, inventory: Inventory, *, take: bool = False) -
 
 
 def promise(inventory: Inventory) -> None:
-    """Keep the vmids, before anything is made: a killed run's next one then looks for its container where it is."""
+    """Record the vmids before containers are created, so that the run after a kill finds its containers."""
     kept = {container.name: container.vmid for container in inventory.containers}
     if inventory.vmid_range and kept != _promised(inventory):
         write_private(_file(inventory), json.dumps(kept, indent=2).encode())
 
 
 def forget(inventory: Inventory, name: str) -> None:
-    """A container is gone, so its vmid is anybody's."""
+    """Remove the record of a destroyed container's vmid."""
     with _WRITING:
         kept = dict(_promised(inventory))
         if kept.pop(name, None) is not None:
@@ -65,9 +64,9 @@ def _promised(inventory: Inventory) -> Mapping[str, int]:
         return {}
     except (ValueError, AttributeError, TypeError) as error:
         raise HomelabError(
-            f"{_file(inventory)} is damaged",
-            f"It is not what homelab wrote: {error}.",
-            "Move it away: containers that are there are known by their names and tags.",
+            f"Cannot read {_file(inventory)}: it is damaged",
+            f"{error}.",
+            "Delete it: homelab finds existing containers by their names and tags.",
         ) from error
 
 
@@ -76,7 +75,7 @@ def _file(inventory: Inventory) -> Path:
 
 
 def _present(container: Container, rows: Mapping[int, Mapping[str, Any]]) -> int:
-    """The vmid of the container of ours that has this name; 0 if there is none."""
+    """Return the vmid of our container with this name; 0 if there is none."""
     found = [
         vmid
         for vmid, row in rows.items()
@@ -87,16 +86,16 @@ def _present(container: Container, rows: Mapping[int, Mapping[str, Any]]) -> int
     ]
     if len(found) > 1:
         raise HomelabError(
-            f"Which one is {container.name}?",
-            f"{' and '.join(map(str, sorted(found)))} carry its name and this lab's tags.",
+            f"Cannot identify {container.name}: several containers match",
+            f"{' and '.join(map(str, sorted(found)))} have its name and this lab's tags.",
             f"Write the right `vmid:` at {container.name} in the inventory.",
         )
     return found[0] if found else 0
 
 
-def _no_stranger(inventory: Inventory, rows: Mapping[int, Mapping[str, Any]], vmids: Mapping[str, int]) -> None:
-    """Raise HomelabError if a container of this lab is nobody's: it may be the one that would be made once more."""
-    strangers = [
+def _require_no_unknown(inventory: Inventory, rows: Mapping[int, Mapping[str, Any]], vmids: Mapping[str, int]) -> None:
+    """Raise HomelabError if a container has this lab's tags but an unknown name: it may be one that seems missing."""
+    unknown = [
         vmid
         for vmid, row in sorted(rows.items())
         if row["type"] == "lxc"
@@ -104,13 +103,13 @@ def _no_stranger(inventory: Inventory, rows: Mapping[int, Mapping[str, Any]], vm
         and lab_tags(inventory.lab) <= tags(row.get("tags"))
         and vmid not in vmids.values()
         and not str(row.get("name", "")).startswith(GOLDEN)
-    ]  # nor one that is still being baked
+    ]  # such as an unfinished golden container
     missing = [name for name, vmid in vmids.items() if not vmid]
-    if strangers and missing:
+    if unknown and missing:
         raise HomelabError(
-            f"Is {strangers[0]} one of {', '.join(missing)}?",
-            f"It carries this lab's tags, and its name `{rows[strangers[0]].get('name', '')}` is not in the inventory.",
-            f"If so, write `vmid: {strangers[0]}` there; if not, take the lab's tags off it.",
+            f"Cannot create {', '.join(missing)}: {unknown[0]} may already be one of them",
+            f"It has this lab's tags, and its name `{rows[unknown[0]].get('name', '')}` is not in the inventory.",
+            f"If it is, write `vmid: {unknown[0]}` there; if not, remove the lab's tags from it.",
         )
 
 
@@ -119,14 +118,14 @@ def _free(client: Client, inventory: Inventory, taken: Collection[int]) -> Itera
         if vmid not in taken and is_free(client, vmid):
             yield vmid
     raise HomelabError(
-        "No vmid is left for a new container",
-        f"{inventory.vmid_range.start}-{inventory.vmid_range.stop - 1}, `vmid_range:` in the inventory, are all taken.",
+        "Cannot assign a vmid: the range is exhausted",
+        f"{inventory.vmid_range.start}-{inventory.vmid_range.stop - 1}, `vmid_range:` in the inventory, are all used.",
         "Write a wider range, or a `vmid:` at the container.",
     )
 
 
 def is_free(client: Client, vmid: int) -> bool:
-    """Whether nobody has this vmid. The list of guests has only those that this token may see."""
+    """Check that no guest has a vmid, including guests that this token cannot see."""
     try:
         client.get("cluster/nextid", vmid=vmid)
     except ProxmoxError as error:

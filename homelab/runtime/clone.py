@@ -61,7 +61,7 @@ class Cloner:
                     source.node,
                     source.vmid,
                     container.vmid,
-                    f"{name}: cloning it",
+                    f"clone {name}",
                     hostname=name,
                     storage=container.storage,
                     description=_description(container, source),

@@ -8,12 +8,11 @@ from typing import Any
 
 from homelab.errors import HomelabError, InputError
 from homelab.host import Result, argv
+from homelab.pipeline_contract import EXIT
 from homelab.runtime.session import Session
 from homelab.services.analytics import PUBLISHED, SCRIPTS, as_analytics
 
 _DEADLINE = 600  # seconds
-# Exit statuses of query.py: DuckDB refuses the SQL; no build has been published yet.
-_REFUSED, _NOT_PUBLISHED = 1, 3
 
 Rows = Sequence[dict[str, Any]]
 
@@ -21,7 +20,7 @@ Rows = Sequence[dict[str, Any]]
 def query_marts(session: Session, sql: str) -> Rows:
     """Return the rows of one statement. Raises InputError for SQL that DuckDB refuses, else HomelabError."""
     container = session.inventory.container_with("analytics")
-    script = argv("python", f"{SCRIPTS}/query.py", "--database", PUBLISHED, "--format", "json", "--", sql)
+    script = argv("python", f"{SCRIPTS}/query.py", "--database", PUBLISHED, "--", sql)
     with session.connect(container) as host:
         # `timeout` also ends a query whose connection was lost.
         result = host.run(as_analytics(f"timeout {_DEADLINE} {script}"), timeout=_DEADLINE + 10)
@@ -35,12 +34,12 @@ def query_marts(session: Session, sql: str) -> Rows:
 
 def parse_rows(result: Result, where: str, *, not_published: str, resolution: str) -> Rows:
     """Return the rows in the output of query.py. Raises InputError for SQL that DuckDB refuses, else HomelabError."""
-    if result.status == _NOT_PUBLISHED:
+    if result.status == EXIT.nothing_published:
         raise HomelabError(
             "Cannot query the marts: there are none yet", "No build of the pipeline was published.", not_published
         )
     error = result.stderr.decode(errors="replace").strip()
-    if result.status == _REFUSED and error.startswith("error: "):
+    if result.status == EXIT.failed and error.startswith("error: "):
         raise InputError(
             "Cannot run the query: DuckDB refuses it",
             error.removeprefix("error: ")[:1500],

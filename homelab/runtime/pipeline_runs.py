@@ -11,9 +11,10 @@ from datetime import UTC, datetime
 from homelab.errors import HomelabError
 from homelab.host import Host, argv, check
 from homelab.model import Container
+from homelab.pipeline_contract import DAG_ID, TASKS
 from homelab.runtime.job_progress import POLL_INTERVAL, DbtLog
 from homelab.runtime.session import Session
-from homelab.services.airflow import DAG, Airflow
+from homelab.services.airflow import Airflow
 from homelab.services.airflow_metadata import CLI, in_metadata
 
 _DEADLINE = 900  # seconds; the DAG's own retry comes after five minutes
@@ -40,12 +41,12 @@ def run_pipeline(session: Session) -> Run:
     run_id = f"homelab__{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}"
     started = time.monotonic()
     with session.connect(container) as host:
-        with session.progress.step(container.name, f"trigger {DAG}"):
+        with session.progress.step(container.name, f"trigger {DAG_ID}"):
             _await_dag(host)
-            check(host, argv(CLI, "dags", "trigger", "--run-id", run_id, DAG), f"trigger {DAG}")
+            check(host, argv(CLI, "dags", "trigger", "--run-id", run_id, DAG_ID), f"trigger {DAG_ID}")
         with (
             session.connect_to("analytics") as analytics,
-            session.progress.step(container.name, "fetch_weather_data, then run_dbt_transformation") as report,
+            session.progress.step(container.name, f"{TASKS.ingest}, then {TASKS.build}") as report,
         ):
             state = _wait(host, run_id, DbtLog(analytics), report)
         tasks = _tasks(host, run_id)
@@ -69,7 +70,7 @@ def ui(container: Container) -> str:
 def succeeded_lately(session: Session) -> bool:
     """Return True if a run has succeeded within the last hour. Raises HomelabError."""
     query = in_metadata(
-        f"select count(*) > 0 from dag_run where dag_id = '{DAG}' and state = 'success' "
+        f"select count(*) > 0 from dag_run where dag_id = '{DAG_ID}' and state = 'success' "
         "and end_date > now() - interval '1 hour'"
     )
     with session.connect_to("airflow") as host:
@@ -79,12 +80,12 @@ def succeeded_lately(session: Session) -> bool:
 def _await_dag(host: Host) -> None:
     """Wait until Airflow has read the DAG, some time after its start."""
     deadline = time.monotonic() + _KNOWN_WITHIN
-    query = in_metadata(f"select 1 from dag where dag_id = '{DAG}'")
+    query = in_metadata(f"select 1 from dag where dag_id = '{DAG_ID}'")
     while host.run(query).text != "1":
         if time.monotonic() > deadline:
             errors = host.run(in_metadata("select stacktrace from import_error")).text
             raise HomelabError(
-                f"Cannot run the pipeline: Airflow does not know the DAG {DAG}",
+                f"Cannot run the pipeline: Airflow does not know the DAG {DAG_ID}",
                 errors[-1500:] or "Airflow has not read it yet.",
                 f"See `homelab logs {host.name}`, then run `homelab deploy`.",
             )
@@ -115,7 +116,7 @@ def _wait(host: Host, run_id: str, dbt: Callable[[], str], report: Callable[[str
         if time.monotonic() >= next_report:
             running = [task for task, each in _tasks(host, run_id).items() if each == "running"]
             if running:
-                report(" ".join(filter(None, [*running, dbt() if "run_dbt_transformation" in running else ""])))
+                report(" ".join(filter(None, [*running, dbt() if TASKS.build in running else ""])))
             next_report = time.monotonic() + POLL_INTERVAL
         time.sleep(0.3)
     return state

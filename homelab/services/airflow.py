@@ -6,20 +6,21 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from homelab.distributions import Distribution
 from homelab.errors import HomelabError
 from homelab.host import Result, argv
 from homelab.model import Container, DatabaseGrant, Health, Port, Service, ServiceContext, Step
+from homelab.model.options import Option
 from homelab.paths import bundled_path
+from homelab.pipeline_contract import CONNECTION_ID, DAG_ID
 from homelab.render import render
 from homelab.services.airflow_metadata import CLI, DATABASE_ENVIRONMENT, admin_user, in_metadata, last_runs, migration
 from homelab.steps import Command, Directory, File, Packages, SystemdUnit, Tree, User, UvInstall, Venv, WaitFor
 
-DAG = "weather_ingestion_pipeline"
 HOME = "/home/airflow/airflow"
 _VENV = "/opt/airflow/venv"
 _ENVIRONMENT = "/etc/homelab/airflow.env"
@@ -29,7 +30,7 @@ _KNOWN_HOSTS = "/home/airflow/.ssh/known_hosts"
 # From OpenSSH 9.8 on, each refused login adds a penalty of 5 s to its address, and at 15 s sshd refuses the address.
 _LOGIN_INTERVAL = 5.5  # seconds
 
-_IMPORT_DAG = argv("runuser", "-u", "airflow", "--", f"{_VENV}/bin/python", f"{HOME}/dags/{DAG}.py")
+_IMPORT_DAG = argv("runuser", "-u", "airflow", "--", f"{_VENV}/bin/python", f"{HOME}/dags/{DAG_ID}.py")
 
 # The processes of each series, and the path of its health report.
 _PROCESSES = {"3.3": ("api-server", "dag-processor", "scheduler"), "2.11": ("webserver", "scheduler")}
@@ -65,13 +66,14 @@ def _wait_for_gate(context: ServiceContext, analytics: Container) -> WaitFor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Airflow(Service):
-    """Options of `airflow`: its series, the port of the web UI, and the number of parallel tasks."""
+    """Apache Airflow: runs the pipeline over SSH, and has a web UI."""
 
     requires: ClassVar[tuple[str, ...]] = ("postgres", "analytics")
 
-    version: Literal["3.3", "2.11"] = "3.3"
-    port: int = field(default=8080, metadata={"low": 1024})  # lower ports need a capability
-    parallelism: int = 4
+    version: Annotated[Literal["3.3", "2.11"], Option("Series of Airflow; 2.11 runs on Python up to 3.12.")] = "3.3"
+    # Lower ports need a capability.
+    port: Annotated[int, Option("Port of the web UI.", low=1024, high=65535)] = 8080
+    parallelism: Annotated[int, Option("Number of tasks that may run in parallel.", low=1)] = 4
 
     def unsupported_options(self, distribution: Distribution) -> Iterator[tuple[str, str]]:
         """Return an error for 2.11 on a distribution with a Python newer than 3.12."""
@@ -189,6 +191,7 @@ class Airflow(Service):
             "airflow/airflow.env.j2",
             home=HOME,
             options=self,
+            connection_id=CONNECTION_ID,
             schedule=context.inventory.pipeline.schedule,
             postgres=context.inventory.container_with("postgres").address,
             password=self._password(context),
@@ -227,7 +230,7 @@ class Airflow(Service):
 
     def health_probes(self) -> Sequence[str]:
         """Return the commands for its health report and its last runs."""
-        return (self._health_report(), last_runs(DAG))
+        return (self._health_report(), last_runs(DAG_ID))
 
     def health(self, answers: Sequence[Result]) -> Health:
         """Return healthy if its processes have a heartbeat and the last finished run succeeded."""

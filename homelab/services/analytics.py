@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from homelab.errors import InputError
 from homelab.host import Result, argv
 from homelab.model import DatabaseGrant, Health, ManagedResource, Port, Service, ServiceContext, Step
+from homelab.model.options import Option, Size
 from homelab.paths import bundled_path
+from homelab.pipeline_contract import COMMANDS, EXIT, TASKS
 from homelab.render import render
 from homelab.secrets import openweather_key
 from homelab.steps import Command, Directory, File, Packages, Tree, User, UvInstall, Venv, WaitFor
@@ -27,12 +29,13 @@ _PARSE = (
     f"folder=$(mktemp -d); dbt --no-use-colors --quiet parse --project-dir {_PROJECT} --profiles-dir {ROOT}/dbt "
     '--target-path "$folder" --log-path "$folder"; status=$?; rm -rf "$folder"; exit $status'
 )
+# Compiled files would be foreign files in the tree of scripts: hence -B.
+_PYTHON = (f"{ROOT}/venv/bin/python", "-B")
 # Installed next to the old one first, so that it is never incomplete.
 _INSTALL_EXTENSION = (
-    f"rm -rf {_EXTENSIONS}.new && {ROOT}/venv/bin/python {SCRIPTS}/install_extension.py {_EXTENSIONS}.new && "
+    f"rm -rf {_EXTENSIONS}.new && {argv(*_PYTHON)} {SCRIPTS}/install_extension.py {_EXTENSIONS}.new && "
     f"rm -rf {_EXTENSIONS} && mv -T {_EXTENSIONS}.new {_EXTENSIONS}"
 )
-_COMMANDS = ("fetch_weather_data", "run_dbt_transformation", "check_every_city")
 _LONG = 1 << 16  # bytes: a longer list of cities is compared by its hash, as its diff would be unreadable
 
 
@@ -48,15 +51,12 @@ def as_analytics(command: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Analytics(Service):
-    """Options of `analytics`: the number of dbt's threads, and DuckDB's memory limit (`2GB`)."""
+    """The ingestion script, dbt and DuckDB."""
 
     requires: ClassVar[tuple[str, ...]] = ("postgres",)
 
-    threads: int = 2
-    memory_limit: str = field(
-        default="2GB",
-        metadata={"pattern": r"[1-9][0-9]*(\.[0-9]+)?\s*[KMGT]i?B", "says": "a size such as 2GB or 512MiB"},
-    )
+    threads: Annotated[int, Option("Number of models that dbt builds in parallel.", low=1)] = 2
+    memory_limit: Annotated[Size, Option("Memory that DuckDB may use.")] = Size("2GB")
 
     def database_grants(self) -> Sequence[DatabaseGrant]:
         """Append and read raw observations for the ingestion, and read them for dbt."""
@@ -74,7 +74,7 @@ class Analytics(Service):
         """Return user, venv, scripts, dbt project, and the gate for Airflow's key."""
         pipeline = bundled_path("pipeline")
         venv = Venv(f"{ROOT}/venv", (pipeline / "requirements" / "analytics.txt").read_bytes())
-        scripts = Tree.of(SCRIPTS, pipeline / "scripts", "*.py")
+        scripts = Tree.of(SCRIPTS, pipeline / "scripts")
         postgres = context.inventory.container_with("postgres")
         project = Tree.of(_PROJECT, pipeline / "dbt" / "analytics_project")
         profiles = File(
@@ -108,8 +108,13 @@ class Analytics(Service):
             ),
             *self._cities(context),
             File(_ENVIRONMENT, self._environment(context), "analytics", "analytics", 0o600, secret=True),
-            *(File(f"{ROOT}/bin/{name}", render(f"analytics/{name}.j2", root=ROOT), mode=0o755) for name in _COMMANDS),
-            File(f"{ROOT}/bin/gate", render("analytics/gate.j2", root=ROOT, commands=_COMMANDS), mode=0o755),
+            *(
+                File(
+                    f"{ROOT}/bin/{name}", render(f"analytics/{name}.j2", root=ROOT, tasks=TASKS, exit=EXIT), mode=0o755
+                )
+                for name in COMMANDS
+            ),
+            File(f"{ROOT}/bin/gate", render("analytics/gate.j2", root=ROOT, commands=COMMANDS), mode=0o755),
             WaitFor(
                 f"{postgres.name} accepts analytics",
                 as_analytics("psql -qAtc 'select 1'"),
@@ -139,7 +144,7 @@ class Analytics(Service):
                 f"{path}, from `pipeline: cities:` in the inventory.",
                 "Correct the path, or the permissions of the file.",
             ) from None
-        check = argv(f"{ROOT}/venv/bin/python", f"{SCRIPTS}/ingest_weather.py", "--check")
+        check = argv(*_PYTHON, f"{SCRIPTS}/ingest_weather.py", "--check")
         # The script recognises CSV and JSON by the suffix.
         copy = f'"$new{path.suffix}"'
         yield File(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 from homelab.distributions import Distribution
 from homelab.host import Result
 from homelab.model import DatabaseGrant, Health, ManagedResource, Port, Service, ServiceContext, Step
+from homelab.model.options import Option
 from homelab.paths import bundled_path
 from homelab.render import render
 from homelab.steps import Command, Database, Directory, File, Packages, PgHba, Role, Settings, Sql, SystemdUnit
@@ -39,15 +40,18 @@ _PGDG_LIST = "/etc/apt/sources.list.d/pgdg.list"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Postgres(Service):
-    """Options of `postgres`. `source` is the origin of its packages: the distribution, or PGDG.
+    """PostgreSQL with the databases project_data (raw observations) and airflow_metadata."""
 
-    `retention_months` is the number of full months of raw observations that are kept in addition to the current one;
-    0 keeps all.
-    """
-
-    version: int = 16
-    source: Literal["distribution", "pgdg"] = "distribution"
-    retention_months: int = field(default=0, metadata={"low": 0, "high": 1200})
+    version: Annotated[
+        int, Option("Major version. Ubuntu 24.04 ships 16, Debian 12 15, Debian 13 17; PGDG has all of them.", low=1)
+    ] = 16
+    source: Annotated[
+        Literal["distribution", "pgdg"], Option("Packages of the distribution, or of PostgreSQL itself (PGDG).")
+    ] = "distribution"
+    retention_months: Annotated[
+        int,
+        Option("Whole months of raw observations to keep, in addition to the current one; 0: all.", low=0, high=1200),
+    ] = 0
 
     def unsupported_options(self, distribution: Distribution) -> Iterator[tuple[str, str]]:
         """Return an error for a version that the distribution does not ship; PGDG has all versions."""

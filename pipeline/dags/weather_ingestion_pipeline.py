@@ -1,8 +1,8 @@
-"""Hourly: fetch the weather into Postgres, then build the marts; all of it runs over SSH on the analytics container.
+"""Ingest the weather into PostgreSQL every hour, then build the marts. All commands run on the analytics container.
 
-A city that fails does not keep the others from the marts: the fetch has succeeded when something was stored, and
-check_every_city fails the run when something was not. The key behind the connection `analytics` may run these three
-commands there and nothing else.
+A failed city does not keep the others from the marts: the ingestion succeeds if anything was stored, and
+verify_ingestion fails the run if anything was not. The SSH key of the connection `analytics` is limited to these three
+commands. The names are those of pipeline/scripts/contract.json.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ try:
     from airflow.sdk import DAG
 
     BACKOFF = 2.0
-except ImportError:  # Airflow 2, where the backoff is a yes or no; on 3 a plain True means none
+except ImportError:  # Airflow 2, where it is a bool; for Airflow 3 True means a multiplier of 1, which is no backoff
     from airflow import DAG
 
     BACKOFF = True
@@ -24,7 +24,7 @@ except ImportError:  # Airflow 2, where the backoff is a yes or no; on 3 a plain
 with DAG(
     dag_id="weather_ingestion_pipeline",
     is_paused_upon_creation=False,
-    description="OpenWeather → Postgres → dbt → DuckDB",
+    description="OpenWeather → PostgreSQL → dbt → DuckDB",
     schedule=os.environ.get("WEATHER_SCHEDULE", "@hourly"),
     start_date=datetime(2025, 1, 1, tzinfo=UTC),
     catchup=False,
@@ -43,9 +43,9 @@ with DAG(
     run_dbt_transformation = SSHOperator(
         task_id="run_dbt_transformation", ssh_conn_id="analytics", command="run_dbt_transformation", cmd_timeout=30 * 60
     )
-    # It says what the fetch has come to, and would say the same again.
-    check_every_city = SSHOperator(
-        task_id="check_every_city", ssh_conn_id="analytics", command="check_every_city", cmd_timeout=60, retries=0
+    # No retry: it reports the last ingestion, and would report the same.
+    verify_ingestion = SSHOperator(
+        task_id="verify_ingestion", ssh_conn_id="analytics", command="verify_ingestion", cmd_timeout=60, retries=0
     )
     fetch_weather_data >> run_dbt_transformation
-    fetch_weather_data >> check_every_city
+    fetch_weather_data >> verify_ingestion

@@ -1,7 +1,7 @@
-"""The cities to ask for: from a JSON text, or from a file of up to 200,000, CSV or JSON.
+"""The cities to ingest, read from a JSON text or from a CSV or JSON file.
 
-Each entry has a name, and may have an `id` of OpenWeather's, or `latitude` and `longitude`. In JSON it may be a bare
-name; a CSV file begins with the names of its columns.
+Each entry has a name, and may have OpenWeather's `id`, or `latitude` and `longitude`. In JSON an entry may be just a
+name; the first line of a CSV file names the columns.
 """
 
 from __future__ import annotations
@@ -13,65 +13,72 @@ from pathlib import Path
 
 from openweather import City
 
-MOST = 200_000
-_LONGEST = 200  # characters of a name
-_SHOWN = 10  # faults
-_KEYS: dict[str, tuple[type, ...]] = {"name": (str,), "id": (int,), "latitude": (int, float), "longitude": (int, float)}
-_LIMITS = {"id": (1, 1 << 31), "latitude": (-90, 90), "longitude": (-180, 180)}
+MAX_CITIES = 200_000
+_MAX_NAME = 200  # characters
+_MAX_ERRORS = 10  # reported in one message
+_TYPES: dict[str, tuple[type, ...]] = {
+    "name": (str,),
+    "id": (int,),
+    "latitude": (int, float),
+    "longitude": (int, float),
+}
+_RANGES = {"id": (1, 1 << 31), "latitude": (-90, 90), "longitude": (-180, 180)}
 
 
 class CitiesError(Exception):
-    """The cities cannot be read; the text says which and why."""
+    """The list of cities is invalid; the text names the entries and the reasons."""
 
 
-def of_text(text: str, what: str) -> list[City]:
-    """The cities of a JSON list. Raises CitiesError."""
-    return _cities(((f"entry {number}", entry) for number, entry in enumerate(_list(text, what), 1)), what)
+def parse_cities(text: str, source: str) -> list[City]:
+    """Parse a JSON list of cities; `source` names it in messages. Raises CitiesError."""
+    return _validate(((f"entry {number}", entry) for number, entry in enumerate(_parse_list(text, source), 1)), source)
 
 
-def of_file(path: Path) -> list[City]:
-    """The cities of a CSV or JSON file, each name once. Raises CitiesError."""
+def read_cities(path: Path) -> list[City]:
+    """Read a CSV or JSON file of cities with distinct names. Raises CitiesError."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
-        raise CitiesError(f"{path} cannot be read: {error}") from None
-    found = of_text(text, path.name) if path.suffix.lower() == ".json" else _cities(_rows(text, path.name), path.name)
+        raise CitiesError(f"cannot read {path}: {error}") from None
+    is_json = path.suffix.lower() == ".json"
+    found = parse_cities(text, path.name) if is_json else _validate(_csv_rows(text, path.name), path.name)
     seen = set[str]()
-    twice = [city.name for city in found if city.name in seen or seen.add(city.name)]  # type: ignore[func-returns-value]
-    if twice:
+    duplicates = [city.name for city in found if city.name in seen or seen.add(city.name)]  # type: ignore[func-returns-value]
+    if duplicates:
         raise CitiesError(
-            f"{path.name}: {', '.join(map(repr, twice[:_SHOWN]))} named twice: the name is what tells them apart later"
+            f"{path.name}: duplicate names {', '.join(map(repr, duplicates[:_MAX_ERRORS]))}: the marts "
+            "identify a city by its name"
         )
     return found
 
 
-def _list(text: str, what: str) -> list[object]:
+def _parse_list(text: str, source: str) -> list[object]:
     try:
         entries = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise CitiesError(f"{what} is not JSON: {error}") from None
+        raise CitiesError(f"{source} is not JSON: {error}") from None
     if not isinstance(entries, list):
-        raise CitiesError(f"{what} has to be a list of at least one city")
+        raise CitiesError(f"{source} must be a list of at least one city")
     return entries
 
 
-def _rows(text: str, what: str) -> Iterator[tuple[str, object]]:
-    """Each line of a CSV file with its number, its values typed as in JSON."""
+def _csv_rows(text: str, source: str) -> Iterator[tuple[str, object]]:
+    """Yield each row of a CSV text with its place; None for a row that has too many values."""
     reader = csv.DictReader(text.splitlines(), restkey="", skipinitialspace=True)
-    if not {"name"} <= set(reader.fieldnames or ()) <= _KEYS.keys():
+    if not {"name"} <= set(reader.fieldnames or ()) <= _TYPES.keys():
         raise CitiesError(
-            f"{what}: the first line has to name the columns: name, and as needed id, latitude, "
+            f"{source}: the first line must name the columns: name, and optionally id, latitude, "
             f"longitude; not {', '.join(map(repr, reader.fieldnames or ()))}"
         )
     for row in reader:
         entry = {
-            key: _typed(key, value.strip()) for key, value in row.items() if isinstance(value, str) and value.strip()
+            key: _convert(key, value.strip()) for key, value in row.items() if isinstance(value, str) and value.strip()
         }
         yield f"line {reader.line_num}", None if "" in row else entry
 
 
-def _typed(key: str, value: str) -> object:
-    """A number where one has to stand; anything else stays text, and is refused later."""
+def _convert(key: str, value: str) -> object:
+    """Convert a value of a numeric CSV column; keep invalid text, which the validation refuses."""
     if key == "name":
         return value
     try:
@@ -80,37 +87,37 @@ def _typed(key: str, value: str) -> object:
         return value
 
 
-def _cities(entries: Iterable[tuple[str, object]], what: str) -> list[City]:
-    found, faults = list[City](), list[str]()
+def _validate(entries: Iterable[tuple[str, object]], source: str) -> list[City]:
+    found, errors = list[City](), list[str]()
     for place, entry in entries:
         entry = {"name": entry} if isinstance(entry, str) else entry
-        fault = "has more values than there are columns" if entry is None else _fault(entry)
-        if fault:
-            faults.append(f"{what}: {place}: {fault}")
+        error = "has more values than columns" if entry is None else _error_of(entry)
+        if error:
+            errors.append(f"{source}: {place}: {error}")
         elif isinstance(entry, dict):
             found.append(City(**entry))
-        if len(faults) == _SHOWN or len(found) > MOST:
+        if len(errors) == _MAX_ERRORS or len(found) > MAX_CITIES:
             break
-    if faults:
-        raise CitiesError("; ".join(faults))
-    if not found or len(found) > MOST:
-        raise CitiesError(
-            f"{what} has to be a list of at least one city" if not found else f"{what} has more than {MOST} cities"
-        )
+    if errors:
+        raise CitiesError("; ".join(errors))
+    if not found:
+        raise CitiesError(f"{source} must be a list of at least one city")
+    if len(found) > MAX_CITIES:
+        raise CitiesError(f"{source} has more than {MAX_CITIES} cities")
     return found
 
 
-def _fault(entry: object) -> str:
-    """What is wrong with an entry, or nothing."""
-    if not isinstance(entry, dict) or not str(entry.get("name") or "").strip() or not entry.keys() <= _KEYS.keys():
-        return f"{str(entry)[:120]!r} needs a name, and may have only {', '.join(_KEYS)}"
+def _error_of(entry: object) -> str:
+    """Return the first error of an entry, or an empty text."""
+    if not isinstance(entry, dict) or not str(entry.get("name") or "").strip() or not entry.keys() <= _TYPES.keys():
+        return f"{str(entry)[:120]!r} needs a name, and may have only {', '.join(_TYPES)}"
     for key, value in entry.items():
-        low, high = _LIMITS.get(key, (0, 0))
-        right = isinstance(value, _KEYS[key]) and not isinstance(value, bool)
-        if not right or (isinstance(value, int | float) and not low <= value <= high):
-            return f"{entry['name']}: {key} cannot be {value!r}"
-    if len(entry["name"]) > _LONGEST or "\0" in entry["name"]:
-        return f"{entry['name'][:40]!r}… is no name: it is longer than {_LONGEST} characters, or not text"
+        low, high = _RANGES.get(key, (0, 0))
+        valid = isinstance(value, _TYPES[key]) and not isinstance(value, bool)
+        if not valid or (isinstance(value, int | float) and not low <= value <= high):
+            return f"{entry['name']}: invalid {key} {value!r}"
+    if len(entry["name"]) > _MAX_NAME or "\0" in entry["name"]:
+        return f"{entry['name'][:40]!r}… is not a name: it is longer than {_MAX_NAME} characters, or not text"
     if ("latitude" in entry) != ("longitude" in entry):
         return f"{entry['name']} has one coordinate, and needs both or none"
     return ""

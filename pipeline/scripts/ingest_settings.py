@@ -1,11 +1,4 @@
-"""What the ingestion is asked to do, from the environment.
-
-OPENWEATHER_BASE_URL, OPENWEATHER_API_KEY; OPENWEATHER_UNITS (standard, metric or imperial); OPENWEATHER_RATE_LIMIT
-(requests a minute, 60; 0: any number), OPENWEATHER_AT_ONCE (requests side by side, 8), OPENWEATHER_REQUEST_DEADLINE and
-OPENWEATHER_DEADLINE (seconds for one request, 10, and for the run, 600); WEATHER_CITIES (a JSON list) or
-WEATHER_CITIES_FILE (see cities.py); WEATHER_DATA (the folder for the spool and the last run's summary, `.`) and
-WEATHER_SPOOL_MEGABYTES (how much may wait there for Postgres, 256).
-"""
+"""The ingestion's settings, read from the environment variables that contract.json describes."""
 
 from __future__ import annotations
 
@@ -15,74 +8,77 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from cities import CitiesError, of_file, of_text
+from cities import CitiesError, parse_cities, read_cities
 from openweather import City
 
 UNITS = ("standard", "metric", "imperial")
+DEFAULT_UNITS = "imperial"
 
 
-class ConfigurationError(Exception):
-    """The environment does not hold what is needed."""
+class SettingsError(Exception):
+    """An environment variable is missing or invalid."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Configuration:
-    """What the environment asks for."""
+class Settings:
+    """The settings of one run."""
 
     base_url: str
     api_key: str = field(repr=False)
     units: str
     cities: Sequence[City]
-    rate_limit: int  # requests a minute; 0: any number
-    at_once: int
-    request: float  # seconds
-    deadline: float  # seconds
+    rate_limit: int  # requests per minute; 0: unlimited
+    concurrency: int
+    request_deadline: float  # seconds
+    run_deadline: float  # seconds
     data: Path
     spool_bytes: int
 
 
-def configuration(environment: Mapping[str, str]) -> Configuration:
-    """Read the environment. Raises ConfigurationError."""
+def read_settings(environment: Mapping[str, str]) -> Settings:
+    """Read the environment. Raises SettingsError."""
     base_url = _required(environment, "OPENWEATHER_BASE_URL")
     address = urlsplit(base_url)
     if address.scheme not in ("http", "https") or not address.hostname or address.query:
-        raise ConfigurationError("OPENWEATHER_BASE_URL has to look like https://api.openweathermap.org")
-    units = environment.get("OPENWEATHER_UNITS", "imperial")
+        raise SettingsError("OPENWEATHER_BASE_URL must look like https://api.openweathermap.org")
+    units = environment.get("OPENWEATHER_UNITS", DEFAULT_UNITS)
     if units not in UNITS:
-        raise ConfigurationError(f"OPENWEATHER_UNITS is {units!r}, but has to be one of {', '.join(UNITS)}")
-    return Configuration(
+        raise SettingsError(f"OPENWEATHER_UNITS must be one of {', '.join(UNITS)}, not {units!r}")
+    return Settings(
         base_url=base_url,
         api_key=_required(environment, "OPENWEATHER_API_KEY"),
         units=units,
         cities=_cities(environment),
         data=Path(environment.get("WEATHER_DATA", ".")),
-        rate_limit=_whole(environment, "OPENWEATHER_RATE_LIMIT", 60, low=0, high=1_000_000),
-        at_once=_whole(environment, "OPENWEATHER_AT_ONCE", 8, low=1, high=256),
-        request=_seconds(environment, "OPENWEATHER_REQUEST_DEADLINE", 10),
-        deadline=_seconds(environment, "OPENWEATHER_DEADLINE", 600),
-        spool_bytes=_whole(environment, "WEATHER_SPOOL_MEGABYTES", 256, low=1, high=1 << 20) << 20,
+        rate_limit=_integer(environment, "OPENWEATHER_RATE_LIMIT", 60, low=0, high=1_000_000),
+        concurrency=_integer(environment, "OPENWEATHER_CONCURRENCY", 8, low=1, high=256),
+        request_deadline=_seconds(environment, "OPENWEATHER_REQUEST_DEADLINE", 10),
+        run_deadline=_seconds(environment, "OPENWEATHER_DEADLINE", 600),
+        spool_bytes=_integer(environment, "WEATHER_SPOOL_MEGABYTES", 256, low=1, high=1 << 20) << 20,
     )
 
 
 def _cities(environment: Mapping[str, str]) -> Sequence[City]:
     file = environment.get("WEATHER_CITIES_FILE", "").strip()
     try:
-        return of_file(Path(file)) if file else of_text(_required(environment, "WEATHER_CITIES"), "WEATHER_CITIES")
+        if file:
+            return read_cities(Path(file))
+        return parse_cities(_required(environment, "WEATHER_CITIES"), "WEATHER_CITIES")
     except CitiesError as error:
-        raise ConfigurationError(str(error)) from None
+        raise SettingsError(str(error)) from None
 
 
 def _required(environment: Mapping[str, str], name: str) -> str:
     value = environment.get(name, "").strip()
     if not value:
-        raise ConfigurationError(f"{name} is not set")
+        raise SettingsError(f"{name} is not set")
     return value
 
 
-def _whole(environment: Mapping[str, str], name: str, default: int, *, low: int, high: int) -> int:
+def _integer(environment: Mapping[str, str], name: str, default: int, *, low: int, high: int) -> int:
     text = environment.get(name, str(default)).strip()
     if not text.isdecimal() or not low <= int(text) <= high:
-        raise ConfigurationError(f"{name} has to be a whole number from {low} to {high}, not {text[:40]!r}")
+        raise SettingsError(f"{name} must be an integer from {low} to {high}, not {text[:40]!r}")
     return int(text)
 
 
@@ -92,5 +88,5 @@ def _seconds(environment: Mapping[str, str], name: str, default: float) -> float
     except ValueError:
         seconds = math.nan
     if not 0 < seconds < math.inf:
-        raise ConfigurationError(f"{name} has to be a number of seconds")
+        raise SettingsError(f"{name} must be a number of seconds")
     return seconds

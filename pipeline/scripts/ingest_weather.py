@@ -1,15 +1,15 @@
-"""Ask OpenWeather for each city's current weather and append the answers to raw.weather_observations.
+"""Fetch the current weather of each city from OpenWeather and append it to raw.weather_observations.
 
-Configuration comes from the environment: see ingest_settings.py, and libpq's own variables (PGHOST, PGDATABASE, PGUSER,
-PGPASSWORD, PGPASSFILE …). Every answer is first written to a spool on disk and then brought into Postgres, so that
-nothing is lost when this process is killed or Postgres is away; what is left there goes in with the next run.
+Settings come from the environment: the variables of contract.json, and libpq's (PGHOST, PGDATABASE, PGUSER, PGPASSWORD,
+PGPASSFILE …). Each response is written to a spool on disk before it is stored, so nothing is lost when this process is
+killed or PostgreSQL is unreachable; the next run stores the remaining rows.
 
-The last line on standard output is a JSON summary, which is kept in last_ingest.json too. Each city counts once: its
-observation was stored, unchanged (it is there already), spooled (it waits for Postgres), or the city failed; an answer
-that cannot go in is kept in raw.quarantine, and its city has failed.
+The last line of standard output is a JSON summary, also written to last_ingest.json. Each city counts once: its
+observation was stored, unchanged (stored earlier) or spooled (waits for PostgreSQL), or the city failed. An invalid
+response is kept in raw.quarantine, and its city counts as failed.
 
-Exit status: 0 all is in Postgres; 4 some of it is, and something failed; 1 none of it is; 2 bad configuration.
-`--last` asks nobody, and says how the last run went: 0 well, 1 not. `--check FILE` reads a file of cities, 0 or 2.
+Exit status: 0 everything is stored; 4 some of it; 1 nothing; 2 invalid settings. `--last` sends no request and reports
+the last run: 0 it was complete, 1 it was not. `--check FILE` only reads a file of cities: 0 valid, 2 invalid.
 """
 
 from __future__ import annotations
@@ -28,122 +28,122 @@ from pathlib import Path
 from queue import SimpleQueue
 from uuid import uuid4
 
-from answers import FetchError, Rejected, checked
-from cities import CitiesError, of_file
-from delivery import NONE, Postgres, Summary
-from ingest_settings import Configuration, ConfigurationError, configuration
-from openweather import City, Client, Limit, Patience
-from spool import Spool, SpoolFull, bad, good
+from cities import CitiesError, read_cities
+from contract import EXIT
+from ingest_settings import Settings, SettingsError, read_settings
+from loader import Loader, RunSummary
+from openweather import City, Client, RateLimit, RetryPolicy
+from spool import Spool, SpoolFull, observation_line, quarantine_line
+from validation import FetchError, InvalidResponse, parse_observation
 
-BAD_CONFIGURATION = 2
-_LINGER = 5.0  # seconds that rows wait for more
-_AHEAD = 64  # requests that may be under way or answered for each one at work
+_FLUSH_INTERVAL = 5.0  # seconds
+_MAX_QUEUED = 64  # requests per connection that are sent or wait to be handled
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What one city gave: its line for the spool, or why there is none; both for an answer that cannot go in."""
+    """The result of one city: a line for the spool, an error, or both for an invalid response."""
 
     city: str
     line: bytes = b""
     error: str = ""
 
 
-def fetch(client: Client, wanted: Configuration) -> Iterator[Fetched]:
-    """What each city gives, as the answers come; one that fails does not stop the others."""
-    answered = SimpleQueue[Future[Fetched]]()
-    under_way = 0
-    with ThreadPoolExecutor(wanted.at_once) as threads:
-        for city in wanted.cities:
-            if under_way == wanted.at_once * _AHEAD:
-                yield answered.get().result()
-                under_way -= 1
-            threads.submit(_one, client, city).add_done_callback(answered.put)
-            under_way += 1
-        for _ in range(under_way):
-            yield answered.get().result()
+def fetch(client: Client, settings: Settings) -> Iterator[Fetched]:
+    """Yield the result of each city as it arrives; a failed city does not stop the others."""
+    results = SimpleQueue[Future[Fetched]]()
+    pending = 0
+    with ThreadPoolExecutor(settings.concurrency) as threads:
+        for city in settings.cities:
+            if pending == settings.concurrency * _MAX_QUEUED:
+                yield results.get().result()
+                pending -= 1
+            threads.submit(_fetch_city, client, city).add_done_callback(results.put)
+            pending += 1
+        for _ in range(pending):
+            yield results.get().result()
 
 
-def _one(client: Client, city: City) -> Fetched:
+def _fetch_city(client: Client, city: City) -> Fetched:
     try:
-        text, dt = checked(client.current(city), time.time())
-    except Rejected as rejected:
-        return Fetched(city.name, bad(city.name, client.units, str(rejected), rejected.body), str(rejected))
+        text, dt = parse_observation(client.current(city), time.time())
+    except InvalidResponse as error:
+        return Fetched(city.name, quarantine_line(city.name, client.units, str(error), error.body), str(error))
     except FetchError as error:
         return Fetched(city.name, error=str(error))
-    return Fetched(city.name, good(city.name, client.units, dt, text))
+    return Fetched(city.name, observation_line(city.name, client.units, dt, text))
 
 
-def run(wanted: Configuration) -> Summary:
-    """Ask, spool, and bring in what is spooled."""
-    started, summary = time.monotonic(), Summary(len(wanted.cities))
-    patience = Patience(request=wanted.request, run=wanted.deadline)
+def run(settings: Settings) -> RunSummary:
+    """Fetch all cities, spool the responses and store them."""
+    started, summary = time.monotonic(), RunSummary(len(settings.cities))
+    policy = RetryPolicy(request_deadline=settings.request_deadline, run_deadline=settings.run_deadline)
     client = Client(
-        base_url=wanted.base_url,
-        api_key=wanted.api_key,
-        units=wanted.units,
-        patience=patience,
-        until=patience.clock() + patience.run,
-        at_once=wanted.at_once,
-        limit=Limit(wanted.rate_limit, patience),
+        base_url=settings.base_url,
+        api_key=settings.api_key,
+        units=settings.units,
+        policy=policy,
+        until=policy.clock() + policy.run_deadline,
+        concurrency=settings.concurrency,
+        limit=RateLimit(settings.rate_limit, policy),
     )
-    spool = Spool(wanted.data / "spool", wanted.spool_bytes)
-    postgres = Postgres(uuid4(), summary, spool)
-    for segment in spool.left_behind():
-        postgres.send(segment)
-    sent = time.monotonic()
-    for answer in fetch(client, wanted):
-        if answer.error:
-            summary.fail(answer.city, answer.error)
-        waiting = _spooled(answer, spool, client, summary) if answer.line else 0
-        if postgres.takes(waiting) or time.monotonic() > sent + _LINGER:
-            send(spool, postgres)
-            sent = time.monotonic()
-    send(spool, postgres)
+    spool = Spool(settings.data / "spool", settings.spool_bytes)
+    loader = Loader(uuid4(), summary, spool)
+    for segment in spool.abandoned():
+        loader.submit(segment)
+    flushed = time.monotonic()
+    for result in fetch(client, settings):
+        if result.error:
+            summary.fail(result.city, result.error)
+        waiting = _spool_result(result, spool, client, summary) if result.line else 0
+        if loader.should_flush(waiting) or time.monotonic() > flushed + _FLUSH_INTERVAL:
+            flush(spool, loader)
+            flushed = time.monotonic()
+    flush(spool, loader)
     summary.requests = client.limit.granted
-    postgres.finish()
+    loader.finish()
     summary.seconds = round(time.monotonic() - started, 3)
     return summary
 
 
-def _spooled(answer: Fetched, spool: Spool, client: Client, summary: Summary) -> int:
-    """Write an answer down; returns how many rows wait with it."""
+def _spool_result(result: Fetched, spool: Spool, client: Client, summary: RunSummary) -> int:
+    """Write a result to the spool; return the number of rows that wait there."""
     try:
-        return spool.add(answer.line, good=not answer.error)
+        return spool.add(result.line, quarantined=bool(result.error))
     except SpoolFull as full:
-        if not answer.error:
-            summary.fail(answer.city, str(full))
-        client.refused = str(full)  # nothing more is asked for that there is no place for
+        if not result.error:
+            summary.fail(result.city, str(full))
+        client.stopped = str(full)  # further responses could not be written either
         return 0
 
 
-def send(spool: Spool, postgres: Postgres) -> None:
-    """What is spooled so far goes on its way."""
-    segment = spool.take()
+def flush(spool: Spool, loader: Loader) -> None:
+    """Hand the spooled rows to the loader."""
+    segment = spool.detach()
     if segment is not None:
-        postgres.send(segment)
+        loader.submit(segment)
 
 
 def ingest(environment: Mapping[str, str]) -> int:
-    """One run; returns the exit status."""
+    """Run once; return the exit status."""
     try:
-        wanted = configuration(environment)
-    except ConfigurationError as error:
+        settings = read_settings(environment)
+    except SettingsError as error:
         print(f"error: {error}", file=sys.stderr)
-        return BAD_CONFIGURATION
-    summary = run(wanted)
+        return EXIT.bad_input
+    summary = run(settings)
     if summary.failed > len(summary.errors):
         print(f"error: and {summary.failed - len(summary.errors)} more", file=sys.stderr)
     text = json.dumps(
         {**asdict(summary), "finished": datetime.now(UTC).isoformat(timespec="seconds")}, ensure_ascii=False
     )
-    remember(wanted.data, text)
+    save_summary(settings.data, text)
     print(text)
     return summary.status
 
 
-def remember(data: Path, text: str) -> None:
-    """Keep a run's summary; runs that end at the same time take turns."""
+def save_summary(data: Path, text: str) -> None:
+    """Replace last_ingest.json; a lock serializes runs that end at the same time."""
     new = data / "last_ingest.new"
     with (data / "last_ingest.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -151,33 +151,33 @@ def remember(data: Path, text: str) -> None:
         os.replace(new, data / "last_ingest.json")
 
 
-def last(data: Path) -> int:
-    """Say how the last run went; 0 if every city's observation is in Postgres."""
+def report_last(data: Path) -> int:
+    """Print the summary of the last run; return success only if every city's observation is in PostgreSQL."""
     try:
-        said = json.loads((data / "last_ingest.json").read_text())
+        summary = json.loads((data / "last_ingest.json").read_text())
     except FileNotFoundError:
-        print("error: nothing has been asked for yet", file=sys.stderr)
-        return NONE
-    for city, why in said["errors"].items():
-        print(f"error: {city}: {why}", file=sys.stderr)
-    print(json.dumps({key: value for key, value in said.items() if key != "errors"}, ensure_ascii=False))
-    return NONE if said["failed"] or said["spooled"] or said["problem"] else 0
+        print("error: there has been no run yet", file=sys.stderr)
+        return EXIT.failed
+    for city, reason in summary["errors"].items():
+        print(f"error: {city}: {reason}", file=sys.stderr)
+    print(json.dumps({key: value for key, value in summary.items() if key != "errors"}, ensure_ascii=False))
+    return EXIT.failed if summary["failed"] or summary["spooled"] or summary["problem"] else EXIT.success
 
 
 def main() -> int:
-    """Run once; see the top of the file."""
+    """Parse the options and run; see the module's docstring."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--last", action="store_true", help="ask nobody, say how the last run went")
-    parser.add_argument("--check", type=Path, metavar="FILE", help="ask nobody, read a file of cities")
+    parser.add_argument("--last", action="store_true", help="send no request, report the last run")
+    parser.add_argument("--check", type=Path, metavar="FILE", help="send no request, read a file of cities")
     options = parser.parse_args()
     if options.check:
         try:
-            print(f"{len(of_file(options.check))} cities")
+            print(f"{len(read_cities(options.check))} cities")
         except CitiesError as error:
             print(f"error: {error}", file=sys.stderr)
-            return BAD_CONFIGURATION
-        return 0
-    return last(Path(os.environ.get("WEATHER_DATA", "."))) if options.last else ingest(os.environ)
+            return EXIT.bad_input
+        return EXIT.success
+    return report_last(Path(os.environ.get("WEATHER_DATA", "."))) if options.last else ingest(os.environ)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Put DuckDB's postgres_scanner extension, from its wheel, into a folder: `install_extension.py [--check] FOLDER`.
+"""Install DuckDB's postgres_scanner extension from its wheel into a folder: `install_extension.py [--check] FOLDER`.
 
-With --check nothing is changed; exit status 0 means that it is there and loads in this very DuckDB.
+`--check` changes nothing; exit status 0 means that the extension is installed and loads in this version of DuckDB.
 """
 
 from __future__ import annotations
@@ -10,17 +10,18 @@ import sys
 from pathlib import Path
 
 import duckdb
+from contract import EXIT
 
 EXTENSION = "postgres_scanner"
 
 
 def connect(folder: Path) -> duckdb.DuckDBPyConnection:
-    """A connection that loads extensions from the folder and never fetches one."""
+    """Connect to a DuckDB that loads extensions from the folder and never downloads one."""
     return duckdb.connect(config={"extension_directory": str(folder), "autoinstall_known_extensions": "false"})
 
 
 def loads(folder: Path) -> bool:
-    """Whether the extension is there, signed, and made for this DuckDB."""
+    """Return True if the extension is installed, signed, and built for this DuckDB."""
     with connect(folder) as connection:
         try:
             connection.load_extension(EXTENSION)
@@ -39,21 +40,21 @@ def install(folder: Path) -> None:
 
 
 def main() -> int:
-    """Run once; see the top of the file."""
+    """Parse the options and run; see the module's docstring."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition(":")[0])
-    parser.add_argument("--check", action="store_true", help="change nothing, say whether it is there")
+    parser.add_argument("--check", action="store_true", help="change nothing, check the installation")
     parser.add_argument("folder", type=Path)
     options = parser.parse_args()
     if not loads(options.folder):
         if options.check:
-            print(f"{EXTENSION} for DuckDB {duckdb.__version__} is not in {options.folder}", file=sys.stderr)
-            return 1
+            print(f"error: {EXTENSION} for DuckDB {duckdb.__version__} is not in {options.folder}", file=sys.stderr)
+            return EXIT.failed
         install(options.folder)
         if not loads(options.folder):
-            print(f"error: {EXTENSION} does not load in DuckDB {duckdb.__version__}", file=sys.stderr)
-            return 1
+            print(f"error: cannot load {EXTENSION} in DuckDB {duckdb.__version__}", file=sys.stderr)
+            return EXIT.failed
     print(f"{EXTENSION} for DuckDB {duckdb.__version__}: {options.folder}")
-    return 0
+    return EXIT.success
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Put a whole copy of a file in the place of the published one, at a cost that does not grow with the file.
+"""Replace the published file by a copy of another one, at a cost that does not grow with the file.
 
-The copy that was published before the present one is kept as a spare. Nobody opens it any more, so it is brought up to
-date by writing only the blocks that differ, and takes its turn. A reader that has had it open all the while is noticed
-by the lock that DuckDB holds on what it reads: then a new copy is made, and he keeps his.
+The previously published copy is kept as a spare. It has no new readers, so it is updated by writing only the blocks
+that differ, and published next. DuckDB's lock shows a reader that still has it open: then a new copy is made, and the
+reader keeps the old one.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ _BLOCK = 1 << 18  # bytes, as DuckDB's own blocks
 
 
 def publish(source: Path, published: Path) -> None:
-    """Replace `published` in one step by a copy of `source`, which nobody writes meanwhile."""
+    """Replace `published` atomically by a copy of `source`, which no process may write meanwhile."""
     new, spare = published.with_suffix(".new"), published.with_suffix(".spare")
     if spare.exists() and published.exists() and spare.samefile(published):
-        spare.unlink()  # killed between the two last steps: this is the file that is being read
-    if not (spare.exists() and _brought_up_to_date(spare, source)):
+        spare.unlink()  # a run was killed between link and replace: this is the file in use
+    if spare.exists() and _update(spare, source):
+        os.replace(spare, new)
+    else:
         spare.unlink(missing_ok=True)
         shutil.copyfile(source, new)
-        _settle(new)
-    else:
-        os.replace(spare, new)
+        _sync(new)
     if published.exists():
         os.link(published, spare)
     os.replace(new, published)
-    _settle(published.parent)
+    _sync(published.parent)
 
 
-def _brought_up_to_date(spare: Path, source: Path) -> bool:
-    """Make `spare` equal to `source`; False if somebody reads it."""
+def _update(spare: Path, source: Path) -> bool:
+    """Make `spare` equal to `source`; return False if a reader has it open."""
     with spare.open("r+b", buffering=0) as old, source.open("rb", buffering=0) as new:
         try:
             fcntl.lockf(old, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -49,7 +49,7 @@ def _brought_up_to_date(spare: Path, source: Path) -> bool:
     return True
 
 
-def _settle(path: Path) -> None:
+def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""What `homelab status` wants to know: `report.py --database FILE` prints the last build and the marts as JSON."""
+"""Print the last build and the marts as JSON, for `homelab status`: `report.py --database FILE`."""
 
 from __future__ import annotations
 
@@ -9,34 +9,35 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-from published import NothingPublished, connect
+from contract import EXIT
+from read_published import NothingPublished, connect
 
 _MARTS = """select table_name, min(column_name) filter (column_name like 'observation\\_%' escape '\\')
 from information_schema.columns where table_schema = 'main' group by table_name
 having bool_or(column_name = 'last_ingested_at') order by table_name"""
 
 
-def marts(connection: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
-    """Each mart's rows, its newest period, and when its newest observation came."""
-    found = []
+def describe_marts(connection: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
+    """Return each mart's number of rows, newest period, and time of the newest ingested observation."""
+    marts = []
     for name, period in connection.execute(_MARTS).fetchall():
         newest = f'max("{period}")' if period else "null"
-        rows, last, came = connection.execute(
+        rows, last, ingested = connection.execute(
             f'select count(*), {newest}, max(last_ingested_at) from "{name}"'  # noqa: S608
         ).fetchone() or (0, None, None)
-        found.append(
+        marts.append(
             {
                 "name": name,
                 "rows": rows,
                 "newest": last and last.isoformat(),
-                "last_ingested_at": came and came.isoformat(),
+                "last_ingested_at": ingested and ingested.isoformat(),
             }
         )
-    return found
+    return marts
 
 
 def main() -> int:
-    """Run once; see the top of the file."""
+    """Parse the options and run; see the module's docstring."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition(":")[0])
     parser.add_argument("--database", type=Path, required=True)
     options = parser.parse_args()
@@ -44,12 +45,12 @@ def main() -> int:
     report: dict[str, Any] = {"last_build": json.loads(last.read_text()) if last.exists() else None, "marts": []}
     try:
         with connect(options.database) as connection:
-            report["marts"] = marts(connection)
+            report["marts"] = describe_marts(connection)
             report["published_bytes"] = options.database.stat().st_size
     except NothingPublished:
         report["published_bytes"] = None
     print(json.dumps(report))
-    return 0
+    return EXIT.success
 
 
 if __name__ == "__main__":

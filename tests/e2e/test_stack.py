@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 
 from homelab.lab import down
+from homelab.pipeline_contract import COMMANDS
 from homelab.progress import TerminalProgress
 from tests.e2e.conftest import LAB, Cli, machine
 
@@ -24,7 +25,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(1200)]
 NAMES = ["postgres-data", "analytics-platform", "airflow-orchestration"]
 # The replayed airports, as the data set and as the inventory of the lab call them.
 AIRPORTS = {"EWR": "Newark,US", "LGA": "New York,US", "JFK": "Queens,US"}
-WELL = dict.fromkeys(("fetch_weather_data", "check_every_city", "run_dbt_transformation"), "success")
+WELL = dict.fromkeys(COMMANDS, "success")
 _broken: list[str] = []
 
 

@@ -1,4 +1,4 @@
-"""Templates: their list and download, as PVE::API2::Nodes and PVE::Tools have them; the list of fakepve is empty."""
+"""Template list and download as in PVE::API2::Nodes and PVE::Tools; fakepve's own list is empty."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from fakepve import FakePve, PveError, TaskError
 
 SOURCE = "http://download.proxmox.com/images"
 _MIB = 1 << 20
-_LINE = 32  # MiB for which wget writes one line
+_LINE = 32  # MiB per line of wget's output
 
 
 def appliance(system: str, version: str, headline: str, architecture: str = "amd64") -> dict[str, Any]:
-    """One row of GET /nodes/{node}/aplinfo, for a system as `debian-12`."""
+    """Return a row of GET /nodes/{node}/aplinfo for a system such as `debian-12`."""
     package = f"{system}-standard"
     template = f"{package}_{version}_{architecture}.tar.zst"
     return {
@@ -38,7 +38,7 @@ def appliance(system: str, version: str, headline: str, architecture: str = "amd
 
 
 def appliances() -> list[dict[str, Any]]:
-    """Some of what the list has; Proxmox gives it in no order."""
+    """Return a part of the list, unsorted as on Proxmox."""
     return [
         appliance("debian-13", "13.6-1", "Debian 13 Trixie (standard)"),
         appliance("debian-12", "12.12-1", "Debian 12 Bookworm (standard)"),
@@ -56,14 +56,14 @@ def appliances() -> list[dict[str, Any]]:
 
 
 class Appliances(FakePve):  # type: ignore[misc]
-    """The part of a node that lists templates and downloads them."""
+    """Mixin that lists templates and downloads them."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.appliances = appliances()
         self.machine = "x86_64"
         self.internet = True
-        self.breaking = 0  # how many downloads break off half way
+        self.breaking = 0  # number of downloads that fail half-way
         self.download_secs = 4.0  # for the whole file, before the time scale
         self.download_size = 126515062  # bytes
 
@@ -102,7 +102,7 @@ class Appliances(FakePve):  # type: ignore[misc]
         return str(await self.task(v["node"], "download", template, user, body))
 
     async def _fetch_appliance(self, storage: str, row: Mapping[str, Any], log: list[str]) -> None:
-        """What the task does. Proxmox holds back wget's newest line, to have it for the error."""
+        """Run the download task. Proxmox delays wget's newest line, to use it in the error."""
         url, file = row["location"], f"/var/lib/vz/template/cache/{row['template']}"
         log.append(f"downloading {url} to {file}")
         if f"vztmpl/{row['template']}" in self.storages[storage].get("volumes", {}):

@@ -1,4 +1,4 @@
-"""What several integration tests stand on: a PostgreSQL 16, the analytics venv, and the weather's replay."""
+"""Shared fixtures: a PostgreSQL 16, the analytics venv, and the replay of OpenWeather."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KEY = "the-replays-own-key"
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[pg.Server]:
-    """One server for the whole session; each test makes databases of its own in it."""
+    """A server for the whole session; each test creates its own databases."""
     if pg.archive() is None:
         pytest.skip("PostgreSQL 16 is not in .venv/pg16: ./bootstrap --test")
     with pg.server() as running:
@@ -32,16 +32,16 @@ def postgres() -> Iterator[pg.Server]:
 
 @pytest.fixture(scope="session")
 def analytics_python() -> Path:
-    """The interpreter of the analytics platform's venv: dbt and DuckDB, from the lock file."""
+    """The interpreter of the analytics platform's venv, with dbt and DuckDB from the lock file."""
     python = ROOT / ".venv-analytics" / "bin" / "python"
     if not python.exists():
-        pytest.skip("there is no .venv-analytics: ./bootstrap --test")
+        pytest.skip(".venv-analytics is missing: ./bootstrap --test")
     return python
 
 
 @pytest.fixture(scope="session")
 def extensions(analytics_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with DuckDB's postgres extension, put there as a deploy does."""
+    """A folder with DuckDB's postgres extension, installed as in a deploy."""
     folder = tmp_path_factory.mktemp("extensions")
     command = [str(analytics_python), str(SCRIPTS / "install_extension.py")]
     missing = subprocess.run([*command, "--check", str(folder)], check=False, capture_output=True, timeout=60)
@@ -53,7 +53,7 @@ def extensions(analytics_python: Path, tmp_path_factory: pytest.TempPathFactory)
 
 @dataclass(frozen=True)
 class Replay:
-    """A running replay server; `state` is the file in which it keeps its place."""
+    """A running replay server; `state` is the file with its position."""
 
     url: str
     state: Path
@@ -61,14 +61,14 @@ class Replay:
 
 @pytest.fixture
 def replay(tmp_path: Path) -> Iterator[Replay]:
-    """The lab's OpenWeather, as the lab starts it, on a free port."""
-    with replaying(tmp_path) as running:
+    """The replay of OpenWeather, started as in the lab, on a free port."""
+    with replay_server(tmp_path) as running:
         yield running
 
 
 @contextmanager
-def replaying(tmp_path: Path, *words: str) -> Iterator[Replay]:
-    """A replay server that is there as long as the block, with further words on its command line."""
+def replay_server(tmp_path: Path, *options: str) -> Iterator[Replay]:
+    """Run a replay server with these further options."""
     key, state, port = tmp_path / "key", tmp_path / "replay.json", pg.free_port()
     key.write_text(KEY + "\n")
     process = subprocess.Popen(
@@ -84,7 +84,7 @@ def replaying(tmp_path: Path, *words: str) -> Iterator[Replay]:
             str(key),
             "--state",
             str(state),
-            *words,
+            *options,
         ],
         cwd=ROOT,
         env=os.environ,
@@ -101,9 +101,9 @@ def _wait(process: subprocess.Popen[bytes], url: str) -> None:
     until = time.monotonic() + 30
     while time.monotonic() < until and process.poll() is None:
         try:
-            urllib.request.urlopen(url, timeout=1).close()  # noqa: S310 - our own server
+            urllib.request.urlopen(url, timeout=1).close()  # noqa: S310 - a server of this test
         except urllib.error.URLError:
             time.sleep(0.05)
         else:
             return
-    raise AssertionError(f"the replay server does not answer (exit status {process.poll()})")
+    raise AssertionError(f"the replay server does not respond (exit status {process.poll()})")

@@ -16,15 +16,15 @@ from typing import Any
 import pytest
 
 from homelab.commands import deploy as verb
-from homelab.commands.deploy import HostReport
 from homelab.errors import HomelabError
 from homelab.host import Host
-from homelab.known_hosts import KnownHosts
 from homelab.model import Container, Inventory, ServiceContext, Step
-from homelab.progress import Progress, SilentProgress
+from homelab.progress import Progress
+from homelab.runtime import convergence
+from homelab.runtime.convergence import HostReport
 from homelab.steps import Command, remote_paths
 from tests.integration.fakenode import FakeNode
-from tests.support import FixedSecretStore, LocalHost
+from tests.support import LocalHost, make_session
 
 NEW = "new\n"
 
@@ -127,20 +127,13 @@ def deploy(
 ) -> Sequence[HostReport]:
     """`homelab deploy --rollback-on-failure --limit …` in these containers."""
 
-    def reach(container: Container, *_: object) -> Inside:
+    def connect(container: Container, *_: object) -> Inside:
         return Inside(container.name, mark=str(disks.of(container.vmid)))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(verb, "steps_of", steps_in(disks))
-        return verb.deploy(
-            inventory,
-            secret_store=FixedSecretStore(),
-            known_hosts=KnownHosts.of(inventory.state_dir),
-            limit=limit,
-            progress=progress or SilentProgress(),
-            rollback=rollback,
-            reach=reach,
-        )
+        patch.setattr(convergence, "steps_of", steps_in(disks))
+        session = make_session(inventory, progress=progress, connector=connect)
+        return verb.deploy(session, limit=limit, rollback=rollback)
 
 
 def deploy_as_job(inventory: Inventory, limit: Sequence[str]) -> str:

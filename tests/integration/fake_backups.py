@@ -1,4 +1,4 @@
-"""Snapshots and backups of a node in this process, where fakepve answers otherwise than Proxmox, or only pretends."""
+"""Snapshots and backups of a node in this process, where fakepve differs from Proxmox or only simulates."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from typing import Any
 
 from fakepve import FakeCt, TaskError
 
-from homelab.lab.backups import BackupApi, online_again
-from homelab.lab.tasks import say, say_to
+from homelab.lab.backups import BackupApi, log_downtime
+from homelab.lab.tasks import log_line, set_log
 
 
 class Backing(BackupApi):
-    """The part of a node that keeps snapshots and backups; an archive is its configuration alone."""
+    """Mixin for snapshots and backups; an archive contains only the configuration."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.dump_fails: str | None = None  # what goes wrong while an archive is written
+        self.dump_fails: str | None = None  # the error while an archive is written
         self._archived: dict[str, str] = {}  # volume → the configuration in it
         self._starts: set[asyncio.Future[None]] = set()
-        self._restoring: dict[int, str] = {}  # vmid → the backup that it is being made from
+        self._restoring: dict[int, str] = {}  # vmid → the backup that it is restored from
 
     async def task(self, node: str, ttype: str, tid: Any, user: str, body: Any, **kwargs: Any) -> str:
-        """With a log that bodies may write to, and what a restore takes from its backup."""
+        """Start a task with a log for its body, and restore the options of a backup."""
 
         async def logging() -> str | None:
             record = next(t for t in reversed(self.tasklog) if (t["type"], t["id"]) == (ttype, str(tid)))
-            say_to(record["log"])
+            set_log(record["log"])
             if ttype == "vzrestore":
                 volid = self._restoring.pop(int(tid))
-                say(f"recovering backed-up configuration from '{volid}'")
-                say(f"restoring '{volid}' now..")
+                log_line(f"recovering backed-up configuration from '{volid}'")
+                log_line(f"restoring '{volid}' now..")
                 return await self.restored(self.ct(int(tid)), volid, body)
             note: str | None = await body()
             return note
@@ -42,9 +42,9 @@ class Backing(BackupApi):
     async def dump(self, ct: FakeCt, volume: str, mode: str, config: str) -> int:
         """See BackupApi.dump."""
         if mode == "suspend":
-            say("INFO: suspending guest")
-            say("INFO: resuming guest")
-            online_again(time.time())
+            log_line("INFO: suspending guest")
+            log_line("INFO: resuming guest")
+            log_downtime(time.time())
         await self.pause(self.ct_secs["create"])
         if self.dump_fails:
             raise TaskError(self.dump_fails)
@@ -61,7 +61,7 @@ class Backing(BackupApi):
         return await super()._lxc_create(user, v)
 
     async def _lxc_rollback(self, user: str, v: Mapping[str, Any]) -> Any:
-        """As on Proxmox, ZFS only goes back to the newest snapshot, and the start is a task of its own."""
+        """Roll back ZFS only to the newest snapshot, and start in a separate task, as Proxmox does."""
         ct = self._find_ct(v["node"], v["vmid"])
         volume = str(ct.config.get("rootfs", "")).partition(",")[0]
         names = list(ct.snapshots)
@@ -79,7 +79,7 @@ class Backing(BackupApi):
         return upid
 
     def start_after(self, upid: str, user: str, vmid: int) -> None:
-        """As on Proxmox, the start of start=1 is a task of its own, when that one has ended well."""
+        """Start the container in a separate task after the given one has succeeded, as Proxmox does with start=1."""
         start = asyncio.ensure_future(self._start_after(upid, user, vmid))
         self._starts.add(start)
         start.add_done_callback(self._starts.discard)

@@ -1,4 +1,4 @@
-"""A Proxmox node in this process: fakepve, with the few things that it lacks against a real one."""
+"""A Proxmox node in this process: fakepve with the missing details of a real node."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ TEMPLATES = ("ubuntu-24.04-standard_24.04-2_amd64.tar.zst", "debian-12-standard_
 
 
 class FakeNode(Appliances, Backing):
-    """One node `pve` with the templates and storages that the shipped inventory names."""
+    """A node `pve` with the templates and storages that the shipped inventory names."""
 
     def __init__(self, token_secret: str) -> None:
         super().__init__(host="127.0.0.1", port=0)
         self.nodes = {"pve": {"online": True}}
         self.apitokens = {TOKEN: token_secret}
-        self.keys: dict[int, str] = {}  # vmid → the fingerprint that the create's log has named
+        self.keys: dict[int, str] = {}  # vmid → the fingerprint in the create's log
         self.prints_keys = True
-        self.losing: dict[tuple[str, str], int] = {}  # (method, end of the path) → how many answers get lost
-        self.stays: set[tuple[str, str]] = set()  # (user or token, path) whose grant is not handed down
+        self.losing: dict[tuple[str, str], int] = {}  # (method, end of the path) → number of answers to drop
+        self.stays: set[tuple[str, str]] = set()  # (user or token, path) of grants that are not inherited
         for template in TEMPLATES:
             self.store_file("local", template, 1000, content="vztmpl")
 
     @web.middleware
     async def _middleware(self, request: web.Request, handler: Any) -> Any:
-        """With answers that get lost on their way back, after the call was carried out."""
+        """Carry out the call, then drop its answer if `losing` asks for it."""
         answer = await super()._middleware(request, handler)
         for (method, suffix), left in self.losing.items():
             if left and request.method == method and request.path.endswith(suffix):
@@ -56,7 +56,7 @@ class FakeNode(Appliances, Backing):
         return answer
 
     async def task(self, node: str, ttype: str, tid: Any, user: str, body: Any, **kwargs: Any) -> str:
-        """As on Proxmox, the create's log names the host keys, and a clone keeps those of its source."""
+        """Log the host keys of a create, and keep the source's keys in a clone, as Proxmox does."""
 
         async def logging() -> str | None:
             note = await body()
@@ -70,7 +70,7 @@ class FakeNode(Appliances, Backing):
         return str(await super().task(node, ttype, tid, user, logging, **kwargs))
 
     async def _lxc_create(self, user: str, v: Mapping[str, Any]) -> Any:
-        """As on Proxmox, start=1 is a task of its own."""
+        """Start in a separate task with start=1, as Proxmox does."""
         if v.get("start"):
             self._vm_perm(user, int(v["vmid"]), v.get("pool"), "VM.PowerMgmt")
         upid = await super()._lxc_create(user, {key: value for key, value in v.items() if key != "start"})
@@ -79,24 +79,24 @@ class FakeNode(Appliances, Backing):
         return upid
 
     async def _lxc_clone(self, user: str, v: Mapping[str, Any]) -> Any:
-        """As on Proxmox, a clone begins with its source's firewall."""
+        """Copy the source's firewall to a clone, as Proxmox does."""
         upid = await super()._lxc_clone(user, v)
         self.firewall_config("ct", vmid=v["newid"]).update(copy.deepcopy(self.firewall_config("ct", vmid=v["vmid"])))
         return upid
 
     async def _lxc_template(self, user: str, v: Mapping[str, Any]) -> None:
-        """As on Proxmox, the answer is null, whatever task it has begun."""
+        """Answer null instead of the task's UPID, as Proxmox does."""
         await super()._lxc_template(user, v)
 
     def _drop(self, ct: Any) -> None:
-        """As on Proxmox, a container's firewall goes with it, and what was granted on its own path."""
+        """Remove a container's firewall and the grants on its path with it, as Proxmox does."""
         super()._drop(ct)
         for who, entries in (self.acl or {}).items():
             self.acl[who] = [(path, privs) for path, privs in entries if path != f"/vms/{ct.vmid}"]
         self._fw()["guests"].pop(ct.vmid, None)
 
     async def _lxc_pending(self, user: str, v: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """As on Proxmox, the digest is among the rows."""
+        """Return the digest as one of the rows, as Proxmox does."""
         rows: list[dict[str, Any]] = await super()._lxc_pending(user, v)
         return [*rows, {"key": "digest", "value": self.ct(int(v["vmid"])).digest()}]
 
@@ -114,10 +114,10 @@ class FakeNode(Appliances, Backing):
             ]
         return lines
 
-    # ------------------------------------------------- what a token may do
+    # --------------------------------------------------------- privileges
 
     def allowed(self, user: str, path: str, priv: str) -> bool:
-        """As on Proxmox, a role on a path takes the place of those above it, and a token has no more than its user."""
+        """Check a privilege as Proxmox does: roles on a path replace inherited ones, and a user limits its tokens."""
         if self.acl is None or user.split("!")[0] == "root@pam":
             return True
         return priv in self._effective(user, path)
@@ -125,7 +125,7 @@ class FakeNode(Appliances, Backing):
     def _effective(self, user: str, path: str) -> set[str]:
         owner, mark, _ = user.partition("!")
         own = self._of_roles(user, path)
-        # Tests that grant nothing to the user himself mean a user that may do anything.
+        # If a test grants nothing to the user, the user has all privileges.
         return own & self._of_roles(owner, path) if mark and (self.acl or {}).get(owner) else own
 
     def _of_roles(self, who: str, path: str) -> set[str]:
@@ -144,7 +144,7 @@ class FakeNode(Appliances, Backing):
         return held.union(*(privs for granted, privs in entries if granted in pools))
 
     async def _permissions(self, v: Mapping[str, Any], user: str) -> dict[str, dict[str, int]]:
-        """As on Proxmox: what the token has on one path, or on each path that any grant, pool or default names."""
+        """Return the token's privileges on one path, or on each path of a grant, pool or default, as Proxmox does."""
         if self.acl is None:
             answer: dict[str, dict[str, int]] = await super()._permissions(v, user)
             return answer
@@ -161,22 +161,22 @@ class FakeNode(Appliances, Backing):
     def _check_modify_perm(
         self, user: str, vmid: int, pool: str | None, old: Any, new: Any, deletes: Any, unprivileged: bool
     ) -> None:
-        """As on Proxmox, tags need their privilege on the container's own path, whatever its pool hands down."""
+        """Require the privilege for tags on the container's own path, as Proxmox does, even with a pool."""
         if "tags" in new:
             self._vm_perm(user, vmid, None, "VM.Config.Options")
         super()._check_modify_perm(user, vmid, pool, old, new, deletes, unprivileged)
 
     def _check_bridge(self, user: str, net: str) -> None:
-        """As on Proxmox, whoever may use a VLAN of a bridge needs not have all of the bridge."""
+        """Accept a privilege on the VLAN in place of one on its bridge, as Proxmox does."""
         properties = dict(part.split("=", 1) for part in net.split(",") if "=" in part)
         if bridge := properties.get("bridge"):
             path = f"/sdn/zones/localnetwork/{bridge}"
             self.require(user, f"{path}/{properties['tag']}" if "tag" in properties else path, "SDN.Use")
 
     def grant_least(self, inventory: Inventory, without: str = "", path: str = "") -> None:
-        """Run the lines of `homelab init`: grant what they grant, to the token and its user, but one privilege.
+        """Grant the privileges of `homelab init` to the token and its user.
 
-        Without it everywhere, or on one path only.
+        `without` is a privilege that is left out, on all paths or only on `path`.
         """
         self.acl = {}
         for place, roles in grants(inventory).items():
@@ -187,24 +187,24 @@ class FakeNode(Appliances, Backing):
                     self.stays.add((who, place))
 
     def calls(self, method: str | None = None) -> list[str]:
-        """The calls so far, as `GET /path`, all or those of one method."""
+        """Return the calls so far as `GET /path`, all or those of one method."""
         lines = [(verb, path.removeprefix("/api2/json")) for verb, path, _ in self.requests]
         return [f"{verb} {path}" for verb, path in lines if method in (None, verb)]
 
     def kinds(self) -> list[str]:
-        """The types of the tasks that ran, in order."""
+        """Return the types of the tasks so far, in order."""
         return [task["type"] for task in self.tasklog]
 
 
 def _ancestors(path: str) -> list[str]:
-    """The path and those above it, from the top down."""
+    """Return a path's ancestors and the path itself, from the top down."""
     parts = path.strip("/").split("/")
     return ["/", *("/" + "/".join(parts[:end]) for end in range(1, len(parts) + 1) if parts != [""])]
 
 
 @contextmanager
 def serving(pve: FakePve, certificate: tuple[str, str]) -> Iterator[None]:
-    """Serve it over TLS on loopback, in a thread with an event loop of its own."""
+    """Serve a node over TLS on loopback, in a thread with its own event loop."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="fakepve", daemon=True)
     thread.start()
@@ -219,7 +219,7 @@ def serving(pve: FakePve, certificate: tuple[str, str]) -> Iterator[None]:
 
 
 def certificate(folder: Path, name: str = "pve") -> tuple[tuple[str, str], str]:
-    """A new certificate for loopback: its files, and its fingerprint."""
+    """Create a certificate for loopback and return its files and fingerprint."""
     certfile, keyfile, der = make_cert(str(folder), name=name, hosts=("127.0.0.1",))
     return (certfile, keyfile), hashlib.sha256(der).digest().hex(":").upper()
 
@@ -227,7 +227,7 @@ def certificate(folder: Path, name: str = "pve") -> tuple[tuple[str, str], str]:
 def inventory_for(
     folder: Path, pve: FakePve, fingerprint: str | None, token_secret: str, overlay: str = ""
 ) -> Inventory:
-    """The shipped inventory, pointed at this node."""
+    """Load the shipped inventory for this node."""
     path = folder / "inventory.yaml"
     path.write_text(bundled_path("inventory.yaml").read_text())
     token_file = folder / ".homelab" / "proxmox-token"

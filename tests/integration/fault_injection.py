@@ -1,4 +1,4 @@
-"""Ways to cut a deploy off in the middle of its commands, and what a container is in the end, part by part."""
+"""Fault injection into the commands of a deploy, and a comparison of containers' complete states."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from homelab.steps.batching import NOW
 from homelab.steps.remote_paths import lock
 
 KINDS = ("kill", "reboot", "cli", "cut")
-_LONG = 2.0  # seconds: what takes longer is cut off several times, at different moments
-_SHORT = 0.05  # seconds that a command takes of which we do not know it
+_LONG = 2.0  # seconds; longer commands are interrupted several times, at different moments
+_SHORT = 0.05  # assumed duration in seconds of a command that was not measured
 
-# All processes of the command that is going on: those that hold our lock, and what they have started.
+# All processes of the running command: those that hold our lock, and their descendants.
 _KILL = rf"""roots=$(find /proc/[0-9]*/fd -lname {lock()} 2>/dev/null | cut -d/ -f3 | sort -u)
 [ -z "$roots" ] || kill -9 $(ps -eo pid=,ppid= | awk -v roots="$(echo $roots)" '
     BEGIN {{ n = split(roots, r); for (i = 1; i <= n; i++) dies[r[i]] = 1 }}
@@ -35,11 +35,11 @@ _KILL = rf"""roots=$(find /proc/[0-9]*/fd -lname {lock()} 2>/dev/null | cut -d/ 
 
 
 def key(host: str, command: str, stdin: bytes) -> str:
-    """Return the name of a changing command, the same in every run; notes differ only in their markers."""
+    """Return a key of a changing command that is the same in every run. Manifest updates share one key."""
     text = "write the manifest" if "mv -fT manifest.new /var/lib/homelab/manifest" in command else command
     if "psql" in command:
         sql = gzip.decompress(stdin) if stdin.startswith(b"\x1f\x8b") else stdin
-        text += re.sub(r"SCRAM-SHA-256\$[^']*", "", sql.decode())  # which has a salt
+        text += re.sub(r"SCRAM-SHA-256\$[^']*", "", sql.decode())  # without the hash, which contains a salt
     return f"{host} {hashlib.sha256(text.encode()).hexdigest()[:12]} {_named(command)}"
 
 
@@ -51,57 +51,57 @@ def _named(command: str) -> str:
 
 @dataclass
 class FaultPlan:
-    """Which commands have been cut off by now, over all processes, and how each of them is."""
+    """The plan of faults: the commands interrupted so far, in all processes, and the next faults."""
 
     log: Path
-    kinds: Sequence[str] = ()  # without any, nothing is cut off, and what commands take is learned
+    kinds: Sequence[str] = ()  # empty: inject nothing, and measure the commands' durations
     seed: int = 5
-    times: int = 3  # that a long command is cut off
+    times: int = 3  # number of faults in a long command
     seconds: dict[str, float] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def met(self) -> list[str]:
-        """The keys of all that was cut off, as often as it was."""
+    def interrupted(self) -> list[str]:
+        """Return the keys of the interrupted commands, one per fault."""
         return self.log.read_text().splitlines() if self.log.exists() else []
 
-    def meets(self, name: str, several: bool) -> str | None:
-        """How this command is cut off, this time; None if it is left in peace. `several` steps are many moments."""
+    def next_fault(self, name: str, several: bool) -> str | None:
+        """Return the fault for this run of a command, or None. Commands of `several` steps get several faults."""
         with self._lock:
-            before = self.met().count(name)
+            before = self.interrupted().count(name)
             if not self.kinds or before >= (self.times if self.seconds.get(name, 0) > _LONG or several else 1):
                 return None
             with self.log.open("a") as file:
                 file.write(f"{name}\n")
-            return self.chance(name, before).choice(self.kinds)
+            return self.random_for(name, before).choice(self.kinds)
 
-    def chance(self, name: str, before: int) -> random.Random:
-        """The same for the same command and time."""
+    def random_for(self, name: str, before: int) -> random.Random:
+        """Return a random generator that is the same for the same command and attempt."""
         return random.Random(f"{self.seed} {name} {before}")  # noqa: S311
 
-    def moment(self, name: str) -> float:
-        """Seconds after which it is cut off: a random part of what it takes."""
-        return self.chance(name, -len(self.met())).uniform(0, self.seconds.get(name, _SHORT))
+    def delay(self, name: str) -> float:
+        """Return the seconds until the fault, a random part of the command's duration."""
+        return self.random_for(name, -len(self.interrupted())).uniform(0, self.seconds.get(name, _SHORT))
 
 
 class FaultInjectingHost:
-    """A host over SSH on which commands that change something are cut off as Fate has it."""
+    """A host over SSH with faults in the commands that change something."""
 
     def __init__(self, host: Ssh, fate: FaultPlan) -> None:
         self.name, self.batch, self.reconnect, self.close = host.name, host.batch, host.reconnect, host.close
         self._host, self._fate = host, fate
 
     def run(self, command: str, *, stdin: bytes = b"", timeout: float = 900) -> Result:
-        """See Host.run. What only looks or waits is left in peace."""
+        """See Host.run. Commands that only read or wait get no faults."""
         if "flock --timeout 5 9" not in command:
             return self._host.run(command, stdin=stdin, timeout=timeout)
         name, started = key(self.name, command, stdin), time.monotonic()
-        how = self._fate.meets(name, several=NOW in command)
+        how = self._fate.next_fault(name, several=NOW in command)
         try:
-            with _ending(self._fate.moment(name), getattr(self, f"_{how}")) if how else nullcontext():
+            with _delayed(self._fate.delay(name), getattr(self, f"_{how}")) if how else nullcontext():
                 return self._host.run(command, stdin=stdin, timeout=timeout)
         finally:
             if how == "cli":
-                time.sleep(60)  # it ended before we did
+                time.sleep(60)  # the command ended before the kill: wait for it
             if not self._fate.kinds:
                 self._fate.seconds[name] = time.monotonic() - started
 
@@ -120,8 +120,8 @@ class FaultInjectingHost:
             self._host.run("systemctl reboot --force --force", timeout=10)
 
 
-class _ending:
-    """Does it some time later, at the latest when the block has ended."""
+class _delayed:
+    """Run an action after some seconds, at the latest at the end of the block."""
 
     def __init__(self, seconds: float, act: Callable[[], None]) -> None:
         self._timer = threading.Timer(seconds, act)
@@ -134,7 +134,7 @@ class _ending:
         self._timer.join(60)
 
 
-# What is not compared, and why.
+# The paths that are not compared, and why.
 ELSEWHERE = {
     "/var/log": "logs",
     "/var/cache": "caches",
@@ -142,27 +142,27 @@ ELSEWHERE = {
     "/home/*/.cache": "caches",
     "/tmp": "temporary, emptied at each boot",
     "/var/tmp": "temporary, aged by systemd",
-    "/var/lib/apt/lists": "apt's lists, as the mirror has them",
-    "/var/backups": "what dpkg looked like before",
-    "/var/lib/ucf/*.[0-9]": "ucf's lists before each time it was run, which is once more after dpkg was killed",
-    "/etc/rc?.d": "System V's links: update-rc.d leaves them as it finds them, and nothing that has a unit needs them",
-    "/var/lib/apt/extended_states.??????": "what apt was writing as it was killed; it never looks at it again",
-    "/var/lib/dpkg/tmp.ci": "what dpkg had unpacked of a package's own scripts; it goes as the next one is unpacked",
-    "/var/lib/systemd": "seeds, and when timers last ran",
-    "/var/lib/postgresql/*/main": "data: asked by SQL",
+    "/var/lib/apt/lists": "apt's lists, copies of the mirror's",
+    "/var/backups": "earlier states of dpkg",
+    "/var/lib/ucf/*.[0-9]": "ucf's lists before each of its runs, of which a killed dpkg causes one more",
+    "/etc/rc?.d": "System V's links: update-rc.d keeps existing ones, and services with a unit do not need them",
+    "/var/lib/apt/extended_states.??????": "temporary file of a killed apt, which it never reads again",
+    "/var/lib/dpkg/tmp.ci": "scripts unpacked by a killed dpkg, removed when the next package is unpacked",
+    "/var/lib/systemd": "seeds, and the last runs of timers",
+    "/var/lib/postgresql/*/main": "data: compared by SQL",
     "/opt/analytics-platform/data": "data of the pipeline",
     "/home/airflow/airflow/logs": "logs",
 }
 OTHERWISE = {
-    r"/etc/(machine-id|ssh/ssh_host_(rsa|ecdsa)_key(\.pub)?)": "made anew with the container",
-    r"/var/lib/dbus/machine-id": "made anew with the container",
-    r"/etc/ssl/(private|certs)/ssl-cert-snakeoil\.(key|pem)": "made by chance as ssl-cert is installed",
-    r"/etc/(passwd|group|shadow|gshadow|subuid|subgid)-": "what stood there before the last change",
-    r"/var/lib/dpkg/(status|status-old|available|diversions-old|statoverride-old)": "asked by dpkg-query",
-    r"/var/lib/apt/extended_states": "asked by apt-mark",
+    r"/etc/(machine-id|ssh/ssh_host_(rsa|ecdsa)_key(\.pub)?)": "generated with the container",
+    r"/var/lib/dbus/machine-id": "generated with the container",
+    r"/etc/ssl/(private|certs)/ssl-cert-snakeoil\.(key|pem)": "random, generated when ssl-cert is installed",
+    r"/etc/(passwd|group|shadow|gshadow|subuid|subgid)-": "the content before the last change",
+    r"/var/lib/dpkg/(status|status-old|available|diversions-old|statoverride-old)": "compared by dpkg-query",
+    r"/var/lib/apt/extended_states": "compared by apt-mark",
     r"/etc/ld\.so\.cache": "a cache",
-    r"/home/airflow/airflow/airflow\.cfg": "Airflow puts keys made by chance into it; the rest is compared",
-    r"/opt/.*/site-packages/dbt/((adapters|include)/)?__init__\.py": "in several wheels, which uv unpacks side by side",
+    r"/home/airflow/airflow/airflow\.cfg": "Airflow writes random keys into it; the rest is compared",
+    r"/opt/.*/site-packages/dbt/((adapters|include)/)?__init__\.py": "in several wheels, which uv unpacks in parallel",
 }
 
 _PRUNED = " -o ".join(f"-path '{path}'" for path in [*ELSEWHERE, "*/__pycache__"])
@@ -192,7 +192,7 @@ _PARTS = {
 
 
 def state(host: Host) -> dict[str, str]:
-    """All that a container is: each file with its type, owner, mode and content, package, unit, database object."""
+    """Return a container's state: each file with type, owner, mode and content, each package, unit, database object."""
     found: dict[str, str] = {}
     listed = check(host, rf"{_FIND} -printf '%M %u:%g %l\t%p\0'", "read the state")
     for line in filter(None, listed.stdout.decode(errors="replace").split("\0")):
@@ -205,17 +205,17 @@ def state(host: Host) -> dict[str, str]:
             found[path] += f" {line[:64]}"
     for part, command in _PARTS.items():
         for line in host.run(command, timeout=120).text.splitlines():
-            found[f"{part}: {line}"] = "there"
+            found[f"{part}: {line}"] = "present"
     return found
 
 
 def _timeless(path: str) -> str:
-    """What was replaced is kept by the moment; that differs, and whether it is kept must not."""
+    """Replace the time in the path of a kept original, so that only its existence is compared."""
     return re.sub(r"(/homelab/replaced/.*)/\d{8}T\d{6}Z", r"\1/MOMENT", path)
 
 
 def differences(wanted: Mapping[str, str], found: Mapping[str, str]) -> Iterator[str]:
-    """A line for each part that is not the same."""
+    """Yield one line per difference."""
     for name in sorted({*wanted, *found}):
         if wanted.get(name) != found.get(name):
-            yield f"{name}: {wanted.get(name, 'not there')} → {found.get(name, 'not there')}"
+            yield f"{name}: {wanted.get(name, 'missing')} → {found.get(name, 'missing')}"

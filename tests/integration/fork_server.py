@@ -21,12 +21,10 @@ from homelab.commands import backup, restore, snapshot
 from homelab.commands.destroy import destroy
 from homelab.commands.up import up
 from homelab.errors import HomelabError
-from homelab.known_hosts import KnownHosts
 from homelab.model import Inventory
-from homelab.progress import SilentProgress
-from homelab.secrets import FileSecretStore
 from tests.integration.deployed import deploy_as_job
 from tests.scripts import ROOT
+from tests.support import make_session
 
 
 @dataclass(frozen=True)
@@ -39,65 +37,20 @@ class Job:
 
     def run(self) -> str:
         """Do it; what it says of itself. Raises HomelabError."""
-        known_hosts, progress = KnownHosts.of(self.inventory.state_dir), SilentProgress()
+        session = make_session(self.inventory)
         if self.verb == "destroy":
-            return str(
-                destroy(
-                    self.inventory,
-                    known_hosts=known_hosts,
-                    progress=progress,
-                    limit=self.limit,
-                    confirm=lambda plan: True,
-                )
-            )
+            return str(destroy(session, limit=self.limit, confirm=lambda plan: True))
         if self.verb == "deploy":
             return deploy_as_job(self.inventory, self.limit)
         if self.verb == "snapshot create":
-            return str(snapshot.create(self.inventory, "a1", progress=progress, limit=self.limit))
+            return str(snapshot.create(session, "a1", limit=self.limit))
         if self.verb == "snapshot rollback":
-            return str(
-                snapshot.rollback(
-                    self.inventory,
-                    "a1",
-                    known_hosts=known_hosts,
-                    progress=progress,
-                    limit=self.limit,
-                    confirm=lambda lines: True,
-                )
-            )
+            return str(snapshot.rollback(session, "a1", limit=self.limit, confirm=lambda lines: True))
         if self.verb == "backup":
-            return str(
-                backup.backup(
-                    self.inventory,
-                    known_hosts=known_hosts,
-                    progress=progress,
-                    names=self.limit,
-                    keep=1,
-                    confirm=lambda lines: True,
-                )
-            )
+            return str(backup.backup(session, names=self.limit, keep=1, confirm=lambda lines: True))
         if self.verb == "restore":
-            return str(
-                restore.restore(
-                    self.inventory,
-                    self.limit[0],
-                    secret_store=FileSecretStore(self.inventory.state_dir),
-                    known_hosts=known_hosts,
-                    progress=progress,
-                    wait_for_ssh=lambda container: None,
-                )
-            )
-        return str(
-            up(
-                self.inventory,
-                secret_store=FileSecretStore(self.inventory.state_dir),
-                known_hosts=known_hosts,
-                progress=progress,
-                confirm=lambda plan: True,
-                limit=self.limit,
-                wait_for_ssh=lambda container: None,
-            )
-        )
+            return str(restore.restore(session, self.limit[0]))
+        return str(up(session, confirm=lambda plan: True, limit=self.limit))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A lab that a test file has for itself, fresh and gone again whatever happened; and what the file does in it."""
+"""A lab of a test file's own, created for it and always removed afterwards, and helpers to work in it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from homelab.commands.deploy import connect
 from homelab.commands.up import up as make_up
 from homelab.errors import HomelabError
 from homelab.host import check
@@ -18,9 +17,9 @@ from homelab.known_hosts import KnownHosts
 from homelab.lab import Lab, down, missing, up
 from homelab.model import Inventory, Step
 from homelab.progress import SilentProgress
+from homelab.runtime.connections import Connection
 from homelab.runtime.container_changes import Outcome
-from homelab.secrets import FileSecretStore
-from homelab.ssh import Ssh
+from homelab.runtime.session import Session
 from homelab.steps.converge import converge
 from homelab.steps.host_state import pending_changes
 
@@ -28,17 +27,17 @@ QUIET = SilentProgress()
 
 
 def in_a_lab(seconds: float = 300) -> list[pytest.MarkDecorator]:
-    """What a file marks its tests with: they need a lab, and none may take longer than that."""
+    """Return the marks of a test file that needs a lab, with a timeout per test."""
     return [
         pytest.mark.lab,
         pytest.mark.timeout(seconds),
-        pytest.mark.skipif(bool(missing()), reason="this machine cannot run a lab: " + "; ".join(missing())),
+        pytest.mark.skipif(bool(missing()), reason="cannot run a lab: " + "; ".join(missing())),
     ]
 
 
 @contextmanager
 def fresh(lab: Lab) -> Iterator[None]:
-    """A lab that is there as long as the block, with nothing in it that a killed run may have left."""
+    """Start a lab for the duration of the block, without leftovers of a killed run."""
     down(lab, QUIET)
     try:
         up(lab, QUIET)
@@ -49,14 +48,14 @@ def fresh(lab: Lab) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class LabFixture:
-    """The containers of an inventory in a lab; where none is named, the first one is meant."""
+    """The containers of an inventory in a lab. The default container is the first one."""
 
     inventory: Inventory
 
     @property
-    def secret_store(self) -> FileSecretStore:
-        """The inventory's secrets."""
-        return FileSecretStore(self.inventory.state_dir)
+    def session(self) -> Session:
+        """A session on the inventory."""
+        return Session.open(self.inventory, QUIET)
 
     @property
     def known_hosts(self) -> KnownHosts:
@@ -64,33 +63,26 @@ class LabFixture:
         return KnownHosts.of(self.inventory.state_dir)
 
     def up(self, *limit: str) -> Outcome:
-        """`homelab up --yes`, and what it did."""
-        return make_up(
-            self.inventory,
-            secret_store=self.secret_store,
-            known_hosts=self.known_hosts,
-            progress=QUIET,
-            confirm=lambda plan: True,
-            limit=limit,
-        )
+        """Run `homelab up --yes`."""
+        return make_up(self.session, confirm=lambda plan: True, limit=limit)
 
-    def connect(self, name: str = "") -> Ssh:
-        """A connection of its own, to a container that shows the key that is pinned for it."""
+    def connect(self, name: str = "") -> Connection:
+        """Open a new connection to a container, with its pinned host key."""
         container = next(each for each in self.inventory.containers if name in ("", each.name))
-        return connect(container, self.secret_store.key_pair("operator")[0], self.known_hosts, 60)
+        return self.session.connect(container, 60)
 
     def run(self, command: str, name: str = "") -> str:
-        """What a command prints; it has to succeed."""
+        """Run a command that has to succeed and return its output."""
         with self.connect(name) as host:
             return check(host, command, f"run `{command}`").text
 
     def deploy(self, steps: Sequence[Step]) -> list[str]:
-        """Converge; what was done."""
+        """Converge and return the changes."""
         with self.connect() as host:
             return [str(change) for change in converge(host, steps, QUIET)]
 
     def fails(self, steps: Sequence[Step]) -> HomelabError:
-        """The error in which a deploy ends: with what happened, why, and what to do."""
+        """Return the error of a failing deploy, after checking its three parts."""
         with pytest.raises(HomelabError) as caught:
             self.deploy(steps)
         error = caught.value
@@ -100,14 +92,14 @@ class LabFixture:
         return error
 
     def pending(self, steps: Sequence[Step]) -> list[str]:
-        """What a run would do."""
+        """Return the pending changes."""
         with self.connect() as host:
             return [str(change) for change in pending_changes(host, steps)]
 
 
 @contextmanager
 def lab_with(lab: Lab, folder: Path, inventory: str, *overlays: str) -> Iterator[LabFixture]:
-    """A fresh lab as long as the block, for an inventory and what is to be laid over it; it has no containers yet."""
+    """Start a lab for the duration of the block, with an inventory and overlays, and no containers yet."""
     first, *more = (folder / f"{number}.yaml" for number in range(1 + len(overlays)))
     for path, text in zip((first, *more), (inventory, *overlays), strict=True):
         path.write_text(text)

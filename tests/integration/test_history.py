@@ -1,4 +1,4 @@
-"""`homelab pipeline backfill --from --to`: OpenWeather's history API, as the replay server has it, into Postgres."""
+"""backfill_api.py: OpenWeather's history API, from the replay server, into PostgreSQL."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 
-from homelab.commands.backfill import Backfilled
+from homelab.commands.pipeline_backfill import Backfilled
 from homelab.lab.observations import load
-from tests.integration.conftest import KEY, replaying
+from tests.integration.conftest import KEY, replay_server
 from tests.integration.test_pipeline import Stack
 from tests.integration.test_pipeline import stack as stack
 from tests.scripts import SCRIPTS
+
+from contract import EXIT  # isort: skip
 
 pytestmark = pytest.mark.timeout(180)
 STATIONS = {"Newark,US": "EWR", "Queens,US": "JFK"}
@@ -25,9 +27,9 @@ JANUARY = ("--from", "2013-01-01", "--to", "2013-02-01")
 
 
 def backfill(
-    stack: Stack, *words: str, expect: int = 0, cities: Sequence[str] = tuple(STATIONS), **environment: str
+    stack: Stack, *options: str, expect: int = 0, cities: Sequence[str] = tuple(STATIONS), **environment: str
 ) -> tuple[Backfilled, str]:
-    done = stack.script("history_weather.py", *words, expect=expect, **settings(cities), **environment)
+    done = stack.script("backfill_api.py", *options, expect=expect, **settings(cities), **environment)
     return Backfilled(**json.loads(done.stdout.splitlines()[-1])), done.stderr
 
 
@@ -40,7 +42,7 @@ def settings(cities: Sequence[str]) -> dict[str, str]:
 
 
 def hours(city: str, first: datetime, end: datetime) -> list[int]:
-    """The times that the data set has, from `first` to before `end`."""
+    """Return the data set's times from `first` to before `end`."""
     return [int(seen.time.timestamp()) for seen in load()[STATIONS[city]] if first <= seen.time < end]
 
 
@@ -55,15 +57,15 @@ def stored(stack: Stack) -> dict[str, list[int]]:
     return {city: sorted(times) for city, times in found.items()}
 
 
-def test_a_month_of_two_cities_and_once_more(stack: Stack) -> None:
-    told, _ = backfill(stack, *JANUARY)
-    wanted = {city: hours(city, day("2013-01-01"), day("2013-02-01")) for city in STATIONS}
-    assert stored(stack) == wanted
-    assert (told.stored, told.requests, told.failed) == (sum(map(len, wanted.values())), 10, {})
+def test_a_month_of_two_cities_and_its_repetition(stack: Stack) -> None:
+    first, _ = backfill(stack, *JANUARY)
+    expected = {city: hours(city, day("2013-01-01"), day("2013-02-01")) for city in STATIONS}
+    assert stored(stack) == expected
+    assert (first.stored, first.requests, first.failed) == (sum(map(len, expected.values())), 10, {})
 
     again, _ = backfill(stack, *JANUARY)
-    assert (again.stored, again.requests + again.whole) == (0, 10)
-    assert again.whole >= 5, "what is stored whole is not asked for again"
+    assert (again.stored, again.requests + again.complete_weeks) == (0, 10)
+    assert again.complete_weeks >= 5, "complete weeks are not requested again"
     more, _ = backfill(stack, "--from", "2013-01-29", "--to", "2013-02-03", "--city", "Queens,US")
     assert more.stored == len(hours("Queens,US", day("2013-02-01"), day("2013-02-03")))
     with stack.server.connect(stack.database, "dbt", "dbt") as connection:
@@ -72,36 +74,39 @@ def test_a_month_of_two_cities_and_once_more(stack: Stack) -> None:
         ).fetchall()
         runs = connection.execute("select asked, stored, requests from raw.ingestion_runs order by started").fetchall()
     assert rows == [("metric", True)]
-    assert runs[0] == (told.stored, told.stored, 10)
+    assert runs[0] == (first.stored, first.stored, 10)
     assert not (stack.data / "history.progress").exists()
 
 
-def test_a_key_without_history_is_told_from_one_that_is_wrong_and_from_a_city(stack: Stack, tmp_path: Path) -> None:
+def test_a_refused_key_an_unknown_city_and_invalid_days_have_their_own_status(stack: Stack, tmp_path: Path) -> None:
     folder = tmp_path / "free"
     folder.mkdir()
-    with replaying(folder, "--no-history") as free:
-        told, said = backfill(stack, *JANUARY, expect=3, OPENWEATHER_BASE_URL=free.url)
-        assert told.requests <= 8  # those that were under way side by side
-        assert "HTTP 401" in said
-    told, said = backfill(stack, *JANUARY, expect=4, cities=["Nowhere,XX", "Newark,US"], OPENWEATHER_AT_ONCE="1")
-    assert said == "error: Nowhere,XX: HTTP 404: city not found\n"
-    assert (told.stored, told.requests) == (len(hours("Newark,US", day("2013-01-01"), day("2013-02-01"))), 6)
-    for wrong in (("--from", "2013-02-01", "--to", "2013-01-01"), ("--from", "2099-01-01")):
-        assert "no span of time" in stack.script("history_weather.py", *wrong, expect=2, **settings(["A"])).stderr
+    with replay_server(folder, "--no-history") as free:
+        refused, errors = backfill(stack, *JANUARY, expect=EXIT.key_refused, OPENWEATHER_BASE_URL=free.url)
+        assert refused.requests <= 8  # those that were sent in parallel
+        assert "HTTP 401" in errors
+    partial, errors = backfill(
+        stack, *JANUARY, expect=EXIT.partial, cities=["Nowhere,XX", "Newark,US"], OPENWEATHER_CONCURRENCY="1"
+    )
+    assert errors == "error: Nowhere,XX: HTTP 404: city not found\n"
+    assert (partial.stored, partial.requests) == (len(hours("Newark,US", day("2013-01-01"), day("2013-02-01"))), 6)
+    for days in (("--from", "2013-02-01", "--to", "2013-01-01"), ("--from", "2099-01-01")):
+        invalid = stack.script("backfill_api.py", *days, expect=EXIT.bad_input, **settings(["A"]))
+        assert "--from must be before --to" in invalid.stderr
 
 
-def test_killed_and_run_again_it_goes_on_where_it_stopped(stack: Stack) -> None:
-    words: list[Any] = [
+def test_a_killed_backfill_continues_where_it_stopped(stack: Stack) -> None:
+    command: list[Any] = [
         str(stack.python),
-        str(SCRIPTS / "history_weather.py"),
+        str(SCRIPTS / "backfill_api.py"),
         "--from",
         "2013-01-01",
         "--to",
         "2013-03-01",
     ]
-    slow = {**settings(["Newark,US"]), "OPENWEATHER_RATE_LIMIT": "3", "OPENWEATHER_AT_ONCE": "1"}
+    slow = {**settings(["Newark,US"]), "OPENWEATHER_RATE_LIMIT": "3", "OPENWEATHER_CONCURRENCY": "1"}
     first = subprocess.Popen(
-        words,
+        command,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env={
@@ -117,14 +122,15 @@ def test_killed_and_run_again_it_goes_on_where_it_stopped(stack: Stack) -> None:
         while not (progress.exists() and progress.read_text().startswith("3 of 9")):
             assert time.monotonic() < until
             time.sleep(0.05)
-        assert "another one" in stack.script("history_weather.py", *words[2:], expect=5, **slow).stderr
+        second = stack.script("backfill_api.py", *command[2:], expect=EXIT.busy, **slow)
+        assert "another backfill is running" in second.stderr
     finally:
         first.kill()
         first.wait()
     before = stored(stack)["Newark,US"]
-    told, _ = backfill(stack, *words[2:], cities=["Newark,US"])
-    wanted = hours("Newark,US", day("2013-01-01"), day("2013-03-01"))
-    assert before == wanted[: len(before)]
-    assert stored(stack) == {"Newark,US": wanted}
-    assert told.stored == len(wanted) - len(before)
-    assert told.whole >= 1
+    rest, _ = backfill(stack, *command[2:], cities=["Newark,US"])
+    expected = hours("Newark,US", day("2013-01-01"), day("2013-03-01"))
+    assert before == expected[: len(before)]
+    assert stored(stack) == {"Newark,US": expected}
+    assert rest.stored == len(expected) - len(before)
+    assert rest.complete_weeks >= 1

@@ -1,4 +1,4 @@
-"""The deploy engine in a real container: killed in the middle of every command, rebooted, and all that can be wrong."""
+"""The deploy engine in a real container: killed in every command, rebooted, and confronted with real failures."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ pytestmark = in_a_lab()
 
 
 class Doomed:
-    """A host on which the process is killed with SIGKILL while a command runs over there."""
+    """A host that kills the local process with SIGKILL while a command runs in the container."""
 
     def __init__(self, host: Ssh, point: int) -> None:
         self.name, self.batch, self.reconnect = host.name, host.batch, host.reconnect
@@ -55,12 +55,12 @@ class Doomed:
         self._left -= 1
         result = self._host.run(command, stdin=stdin, timeout=timeout)
         if self._left == -1:
-            time.sleep(60)  # it ended before we did
+            time.sleep(60)  # the command ended before the kill: wait for it
         return result
 
 
-def deploy_and_be_killed(box: LabFixture, steps: Sequence[Step], point: int) -> bool:
-    """Deploy in a process that is killed in the middle of its command number `point`; whether it came to that."""
+def deploy_killed_at(box: LabFixture, steps: Sequence[Step], point: int) -> bool:
+    """Deploy in a process that is killed during its command number `point`; return False if it ended before."""
     child = os.fork()
     if child == 0:
         doomed = Doomed(box.connect(), point)
@@ -89,7 +89,7 @@ systemctl is-active life.service; systemctl is-enabled life.service; cat /run/li
 
 
 def life(version: str) -> list[Step]:
-    """A service with its configuration, of which every part depends on the version, and each leaves something old."""
+    """Return the steps of a service; every part depends on the version, and each leaves something to remove."""
     config = File("/opt/life/config", f"{version}\n".encode(), mode=0o600, secret=True)
     tree = Tree("/opt/life/tree", {"part/a": version.encode(), f"only-in-{version}": b""})
     unit = File("/etc/systemd/system/life.service", UNIT.format(version=version).encode())
@@ -112,9 +112,9 @@ def life(version: str) -> list[Step]:
     ]
 
 
-def test_killed_in_the_middle_of_every_command_the_next_run_ends_as_a_clean_one(box: LabFixture) -> None:
+def test_next_run_after_a_kill_in_every_command_ends_like_an_undisturbed_one(box: LabFixture) -> None:
     def ended(version: str) -> str:
-        """What is there after a run that nobody killed."""
+        """Return the state after an undisturbed run."""
         with box.connect() as host:
             converge(host, life(version), QUIET)
             return check(host, STATE, "read the state").text.replace(version, "V")
@@ -123,15 +123,15 @@ def test_killed_in_the_middle_of_every_command_the_next_run_ends_as_a_clean_one(
     assert "active\nenabled\nV" in clean
     assert "var/lib/homelab/manifest root 644 regular file\ndirectory /opt/life\n" in clean
     point = 1
-    while deploy_and_be_killed(box, life(f"v{point}"), point - 1):
+    while deploy_killed_at(box, life(f"v{point}"), point - 1):
         assert ended(f"v{point}") == clean, f"killed in command {point}"
         point += 1
-    assert box.check(life(f"v{point}")) == [], "the last one was not killed"
+    assert box.check(life(f"v{point}")) == [], "the last run must have completed"
     assert ended(f"v{point}") == clean
-    assert point > 10, "the walk must have met every command"
+    assert point > 10, "the walk must have covered every command"
 
 
-def test_a_reboot_in_the_middle_is_waited_for(box: LabFixture) -> None:
+def test_reboot_during_a_deploy_is_waited_for(box: LabFixture) -> None:
     box.run("rm -f /root/begun /root/done")
     long = Command("long", "test -e /root/done", "echo begun >>/root/begun; sync; sleep 4; touch /root/done")
     step = [*life("v0"), long]
@@ -145,11 +145,11 @@ def test_a_reboot_in_the_middle_is_waited_for(box: LabFixture) -> None:
     assert "long: not done yet" in box.deploy(step)
     rebooting.join()
     assert box.run("stat -c %Y /run/systemd") != before
-    assert box.run("wc -l </root/begun") == "2", "the first one died with the container"
+    assert box.run("wc -l </root/begun") == "2", "the reboot did not interrupt the command"
     assert box.check(step) == []
 
 
-def test_dpkg_that_was_cut_off_is_finished_and_one_that_works_is_waited_for(box: LabFixture) -> None:
+def test_interrupted_dpkg_is_completed_and_a_running_one_is_waited_for(box: LabFixture) -> None:
     steps = [*life("v0"), Packages(["vim-tiny"])]
     box.run(
         "(apt-get update && apt-get install -y --no-install-recommends vim-tiny) >/root/apt 2>&1 & "
@@ -165,8 +165,8 @@ def test_dpkg_that_was_cut_off_is_finished_and_one_that_works_is_waited_for(box:
     assert box.run("dpkg --audit; dpkg -l vim-tiny | tail -n 1")[:2] == "ii"
 
 
-def test_a_package_that_dpkg_had_almost_unpacked_is_unpacked_again(box: LabFixture) -> None:
-    """Where dpkg is killed between its last two notes of a package, apt takes it for whole, and dpkg refuses it."""
+def test_almost_unpacked_package_is_unpacked_again(box: LabFixture) -> None:
+    """After a kill between its last two records of a package, dpkg refuses it, but apt considers it installed."""
     box.run(
         "apt-get update; cd /var/tmp; apt-get download libjq1; dpkg --unpack libjq1_*.deb; apt-mark auto libjq1; "
         "sed -i '/^Package: libjq1$/,/^$/s/^Status: install ok unpacked$/Status: install reinstreq unpacked/' "
@@ -181,13 +181,13 @@ def test_a_package_that_dpkg_had_almost_unpacked_is_unpacked_again(box: LabFixtu
 @pytest.mark.parametrize(
     ("cut_off", "left"),
     [
-        # In the end dpkg copies its journal into its list of packages, and then empties it, file by file.
+        # At its end dpkg merges its journal into its list of packages, then removes it file by file.
         ("sed -n '/^Package: jq$/,/^$/p' /var/lib/dpkg/status >/var/lib/dpkg/updates/0000", "its journal is not empty"),
-        # What is asked for has been configured, and ldconfig, one of libc-bin's triggers, has not run yet.
+        # The requested package is configured, but ldconfig, a trigger of libc-bin, has not run yet.
         ("cd /var/tmp; dpkg --no-triggers --install libjq1_*.deb", "libc-bin is triggers-pending"),
     ],
 )
-def test_what_dpkg_had_left_to_do_when_all_was_installed_is_done(box: LabFixture, cut_off: str, left: str) -> None:
+def test_pending_work_of_dpkg_is_completed(box: LabFixture, cut_off: str, left: str) -> None:
     steps = [*life("v0"), DpkgConfigured(), Packages(["jq"])]
     box.deploy(steps)
     assert box.check(steps) == []
@@ -197,13 +197,13 @@ def test_what_dpkg_had_left_to_do_when_all_was_installed_is_done(box: LabFixture
         "(exec 7>>/var/lib/dpkg/lock-frontend; touch /run/held; sleep 3) >/dev/null 2>&1 & "
         "until [ -e /run/held ]; do sleep 0.1; done; rm /run/held"
     )
-    assert box.check(steps) == [], "somebody is at it"
+    assert box.check(steps) == [], "another process holds dpkg's lock"
     box.run("sleep 3")
     assert box.deploy(steps) == [f"dpkg has finished: was interrupted: {left}"]
     assert box.run("ls -A /var/lib/dpkg/updates; dpkg --audit; apt-get check -qq") == ""
 
 
-def test_a_port_that_is_taken_is_said_and_what_goes_is_gone(box: LabFixture) -> None:
+def test_port_in_use_is_reported_and_removed_units_leave_nothing(box: LabFixture) -> None:
     text = "[Service]\nExecStart=/usr/sbin/sshd -D -p {port}\n[Install]\nWantedBy=multi-user.target\n"
     taken, free = (File("/etc/systemd/system/second.service", text.format(port=port).encode()) for port in (22, 2222))
     with pytest.raises(HomelabError) as error:
@@ -220,7 +220,7 @@ def test_a_port_that_is_taken_is_said_and_what_goes_is_gone(box: LabFixture) -> 
     assert "second" not in box.run("systemctl list-units --all --plain; ls /etc/systemd/system")
 
 
-def test_a_unit_that_does_not_come_up_shows_its_journal(box: LabFixture) -> None:
+def test_failing_unit_shows_its_journal(box: LabFixture) -> None:
     text = "[Service]\nExecStart=/bin/sh -c '{does}'\n[Install]\nWantedBy=multi-user.target\n"
     bad, good = (
         File("/etc/systemd/system/third.service", text.format(does=does).encode())
@@ -234,7 +234,7 @@ def test_a_unit_that_does_not_come_up_shows_its_journal(box: LabFixture) -> None
     box.deploy([])
 
 
-def test_a_full_disk_is_said_and_leaves_nothing_in_half(box: LabFixture) -> None:
+def test_full_disk_is_reported_and_leaves_no_partial_files(box: LabFixture) -> None:
     box.run("mkdir -p /opt/small && mount -t tmpfs -o size=64k none /opt/small")
     large = bytes(range(256)) * 1024
     for step in (File("/opt/small/file", large), Tree("/opt/small/tree", {"a/b": os.urandom(len(large))})):
@@ -272,21 +272,21 @@ def test_without_a_network_and_without_a_mirror(box: LabFixture) -> None:
     assert box.deploy([package])[1:] == ["packages figlet: not installed: figlet"]
 
 
-def test_a_clock_that_is_off_is_said_and_what_it_breaks_is_understood(box: LabFixture) -> None:
-    """No container has a clock of its own: what is started over SSH is told another time by libfaketime."""
+def test_wrong_clock_is_reported_with_its_consequences(box: LabFixture) -> None:
+    """Containers share the host's clock, so libfaketime gives commands over SSH another time."""
     box.deploy([Packages(["libfaketime"])])
     box.run("""cp /etc/environment /root/environment; rm -rf /var/lib/apt/lists/*
-        echo 'Acquire::Check-Date true;' >/etc/apt/apt.conf.d/zz-dates  # which the machine's own settings may leave out
+        echo 'Acquire::Check-Date true;' >/etc/apt/apt.conf.d/zz-dates  # the machine's own settings may disable it
         library=$(dpkg -L libfaketime | grep -m 1 /libfaketime.so)
         printf 'FAKETIME=-5y\\nLD_PRELOAD=%s\\n' "$library" >>/etc/environment""")
-    said = io.StringIO()
+    output = io.StringIO()
     try:
         with box.connect() as host:
-            converge(host, [], TerminalProgress(Console(file=said, width=300)))
+            converge(host, [], TerminalProgress(Console(file=output, width=300)))
         error = box.fails([Packages(["sl"])])
     finally:
         box.run("mv /root/environment /etc/environment; rm /etc/apt/apt.conf.d/zz-dates")
-    assert re.search(r"postgres-data +its clock is 182\d d \d+ h behind: set the clock of its node", said.getvalue())
+    assert re.search(r"postgres-data +its clock is 182\d d \d+ h behind: set the clock of its node", output.getvalue())
     assert "too new or too old for the clock of postgres-data" in error.details
     assert "`homelab ssh postgres-data -- date -u`" in error.resolution
     assert box.deploy([Packages(["sl"])]) == ["packages sl: not installed: sl"]
@@ -295,7 +295,7 @@ def test_a_clock_that_is_off_is_said_and_what_it_breaks_is_understood(box: LabFi
 UV = (bundled_path("pipeline") / "requirements" / "uv.txt").read_bytes()
 
 
-def test_python_a_wrong_hash_and_an_index_that_is_down(box: LabFixture) -> None:
+def test_missing_python_wrong_hash_and_unreachable_index(box: LabFixture) -> None:
     assert box.run("command -v python3 || echo none") == "none"
     python, wrong = Packages(["python3", "python3-venv"]), re.sub(rb"sha256:[0-9a-f]{8}", b"sha256:01234567", UV)
     error = box.fails([UvInstall(UV)])
@@ -317,7 +317,7 @@ def test_python_a_wrong_hash_and_an_index_that_is_down(box: LabFixture) -> None:
     assert box.deploy([*found, venv]) == ["venv /opt/third/venv: does not exist"]
 
 
-def test_another_host_key_is_a_hard_stop_until_it_is_trusted(box: LabFixture) -> None:
+def test_changed_host_key_is_refused_until_trusted(box: LabFixture) -> None:
     key = "/etc/ssh/ssh_host_ed25519_key"
     box.run(f"rm -f {key} && ssh-keygen -qt ed25519 -N '' -f {key} && systemctl restart ssh")
     with pytest.raises(HomelabError) as error:
@@ -327,11 +327,11 @@ def test_another_host_key_is_a_hard_stop_until_it_is_trusted(box: LabFixture) ->
     assert "`homelab trust postgres-data`" in error.value.resolution
     line = shown_key(str(box.inventory.containers[0].address))
     assert line
-    trust(box.inventory, "postgres-data", fingerprint(line), known_hosts=box.known_hosts)
+    trust(box.session, "postgres-data", fingerprint(line))
     assert box.deploy([]) is not None
 
 
-def test_a_unit_of_a_package_is_masked_and_comes_back(box: LabFixture) -> None:
+def test_unit_of_a_package_is_masked_and_can_return(box: LabFixture) -> None:
     gone = m.RemoveResource(ManagedResource("unit", "systemd-networkd.service"))
     unit = SystemdUnit(gone.resource.name, settle=0)
     with box.connect() as host:

@@ -1,4 +1,4 @@
-"""The lab's node stands doctor's looks: its clock, its bridge, its storage, and the privileges of its token."""
+"""The lab's node passes doctor's checks: clock, bridge, storage, and the privileges of its token."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from homelab.paths import bundled_path
 from tests.integration.fakenode import certificate, serving
 
 
-def test_all_is_well_on_a_new_lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_passes_on_a_new_lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settings, "STATE_ROOT", tmp_path / "state")
     monkeypatch.delenv("HOMELAB_PROXMOX_TOKEN", raising=False)
     lab = settings.Lab(name="doctor", api_port=0)
@@ -32,16 +32,16 @@ def test_all_is_well_on_a_new_lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         (tmp_path / "overlay.yaml").write_text(f"""
 proxmox: {{host: 127.0.0.1, port: {node.port}, node: pve, token_id: "{settings.TOKEN_ID}", token_file: token,
           fingerprint: "{fingerprint}"}}
-network: {{subnet: 10.99.2.0/24, gateway: .1, bridge: {lab.bridge}}}
+network: {{subnet: 10.99.2.0/24, gateway: .1, bridge: {lab.bridge}, operators: [0.0.0.0/0]}}
 defaults: {{template: debian-12, storage: local, firewall: true, disk: 1}}
 containers: {{postgres-data: {{disk: 1, services: {{postgres: {{version: 15}}}}}}, analytics-platform: {{disk: 1}},
               airflow-orchestration: {{disk: 1}}}}
 pipeline: {{api_key_file: key}}
 """)
         (tmp_path / "inventory.yaml").write_text(bundled_path("inventory.yaml").read_text())
-        # 404: the replay knows three cities, and the place that is asked for is none of them.
+        # 404: the replay has three cities, and the requested place is not one of them.
         inventory = load([tmp_path / "inventory.yaml", tmp_path / "overlay.yaml"])
-        diagnosis = doctor(inventory, ask=lambda pipeline, key: 404, answering=lambda _: {})
+        diagnosis = doctor(inventory, ask=lambda pipeline, key: 404, addresses_in_use=lambda _: {})
     assert [(check.name, check.said) for check in diagnosis.checks if not check.ok] == []
     assert {"role HomelabContainers", "clock of pve", f"bridge {lab.bridge} on pve"} <= {
         check.name for check in diagnosis.checks

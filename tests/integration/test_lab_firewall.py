@@ -1,4 +1,4 @@
-"""The firewall for real: packets between containers that `homelab up` has put behind it."""
+"""The firewall in a real lab: packets between containers with the firewall on."""
 
 from __future__ import annotations
 
@@ -21,20 +21,19 @@ from homelab.commands.destroy import destroy
 from homelab.commands.up import up
 from homelab.errors import HomelabError
 from homelab.inventory import load
-from homelab.known_hosts import KnownHosts
 from homelab.lab import Lab
 from homelab.lab import up as lab_up
-from homelab.lab.containers import Runtime
 from homelab.lab.host_firewall import TABLE
+from homelab.lab.lxc import Runtime
 from homelab.lab.process import running
 from homelab.model import Inventory
 from homelab.paths import bundled_path
 from homelab.proxmox import Client
 from homelab.runtime.container_changes import Outcome
-from homelab.secrets import FileSecretStore
+from homelab.runtime.session import Session
 from tests.integration.lab_fixture import QUIET, fresh, in_a_lab
 
-# A lab of this file's own, so that it may run beside a demo and beside the end-to-end tests.
+# A lab of this file's own, so that it may run in parallel with a demo and the end-to-end tests.
 LAB = Lab("walls", IPv4Network("10.99.2.96/28"), "hl-wall", 18076, 8159)
 SMALL = """
 defaults: {disk: 4, swap: 0}
@@ -77,12 +76,12 @@ with socket.create_server(("", 5432)) as server:
 
 
 def inside(vmid: int, *argv: str) -> list[str]:
-    """A program of this machine in a container's network; in this machine's own for HOST."""
+    """Return the command that runs a program in a container's network, or in this machine's own for HOST."""
     return [*([] if vmid == HOST else ["nsenter", f"--net=/proc/{Runtime(LAB).pid(vmid)}/ns/net"]), *argv]
 
 
 def knock(source: int, target: int, port: int) -> str:
-    """What becomes of a new connection: `open`, `refused` by whom it has reached, or `dropped` on the way."""
+    """Try a connection; return `open`, `refused` by the target, or `dropped` on the way."""
     done = subprocess.run(
         inside(source, sys.executable, "-c", _KNOCK, ADDRESSES[target], str(port)),
         capture_output=True,
@@ -103,7 +102,7 @@ def pings(source: int, target: int) -> bool:
 
 @contextmanager
 def database() -> Iterator[None]:
-    """Something that answers on postgres-data's port 5432."""
+    """Run a server on postgres-data's port 5432."""
     process = subprocess.Popen(inside(DATABASE, sys.executable, "-c", _SERVE), stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
@@ -116,7 +115,7 @@ def database() -> Iterator[None]:
 
 @dataclass
 class Place:
-    """A lab and an inventory that points at it."""
+    """A lab and its inventory."""
 
     folder: Path
     inventory: Inventory = field(init=False)
@@ -126,19 +125,11 @@ class Place:
         (self.folder / "small.yaml").write_text(SMALL)
 
     def up(self, overlay: str, *limit: str) -> Outcome:
-        """`homelab up --yes`, and what it did. It waits for SSH where it starts something."""
+        """Run `homelab up --yes` with an overlay; waits for SSH to started containers."""
         over = self.folder / "over.yaml"
         over.write_text(overlay)
         self.inventory = load([self.folder / "inventory.yaml", LAB.overlay, self.folder / "small.yaml", over])
-        state = self.inventory.state_dir
-        return up(
-            self.inventory,
-            secret_store=FileSecretStore(state),
-            known_hosts=KnownHosts.of(state),
-            progress=QUIET,
-            confirm=lambda plan: True,
-            limit=limit,
-        )
+        return up(Session.open(self.inventory, QUIET), confirm=lambda plan: True, limit=limit)
 
 
 @pytest.fixture(scope="module")
@@ -147,24 +138,19 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         place = Place(tmp_path_factory.mktemp("walls"))
         place.up(ON)
         yield place
-        destroy(
-            place.inventory,
-            known_hosts=KnownHosts.of(place.inventory.state_dir),
-            progress=QUIET,
-            confirm=lambda plan: True,
-        )
+        destroy(Session.open(place.inventory, QUIET), confirm=lambda plan: True)
 
 
 @contextmanager
-def ssh_all_the_while() -> Iterator[list[bool]]:
-    """Whether the operator's new SSH connections to postgres-data come about, one after the other."""
+def continuous_ssh() -> Iterator[list[bool]]:
+    """Open SSH connections to postgres-data one after the other, and record their success."""
     seen, over = [], threading.Event()
 
-    def go_on() -> None:
+    def keep_knocking() -> None:
         while not over.is_set():
             seen.append(knock(HOST, DATABASE, 22) == "open")
 
-    thread = threading.Thread(target=go_on)
+    thread = threading.Thread(target=keep_knocking)
     thread.start()
     try:
         yield seen
@@ -173,7 +159,7 @@ def ssh_all_the_while() -> Iterator[list[bool]]:
         thread.join(10)
 
 
-# Who knocks, on whose port → what becomes of it. `refused`: it was let in, and nobody listens there.
+# (source, target, port) → result. `refused`: the firewall accepts the packet, but no process listens.
 CLOSED: Mapping[tuple[int, int, int], str] = {
     (LAKE, DATABASE, 5432): "open",
     (FLOW, DATABASE, 5432): "open",
@@ -192,44 +178,44 @@ CLOSED: Mapping[tuple[int, int, int], str] = {
 }
 
 
-def knocked() -> dict[tuple[int, int, int], str]:
+def knock_all() -> dict[tuple[int, int, int], str]:
     with ThreadPoolExecutor(8) as pool:
         return dict(zip(CLOSED, pool.map(lambda knocking: knock(*knocking), CLOSED), strict=True))
 
 
-def test_it_lets_in_who_has_business_there_and_nobody_else(place: Place) -> None:
+def test_firewall_accepts_only_declared_traffic(place: Place) -> None:
     with database():
-        assert knocked() == CLOSED
+        assert knock_all() == CLOSED
     assert pings(LAKE, DATABASE)
     assert pings(HOST, FLOW)
-    # What they ask for themselves comes back to them.
+    # Answers to their own connections are accepted.
     ask = f"import urllib.request as u; print(u.urlopen('{LAB.replay_url}/healthz', timeout=5).status)"
-    said = subprocess.run(inside(LAKE, sys.executable, "-c", ask), check=True, capture_output=True, text=True)
-    assert said.stdout == "200\n"
+    answer = subprocess.run(inside(LAKE, sys.executable, "-c", ask), check=True, capture_output=True, text=True)
+    assert answer.stdout == "200\n"
     assert not place.up(ON)
 
 
-def test_changes_are_in_force_at_once_and_ssh_goes_on_all_the_while(place: Place) -> None:
-    with database(), ssh_all_the_while() as seen:
+def test_changes_apply_immediately_without_interrupting_ssh(place: Place) -> None:
+    with database(), continuous_ssh() as seen:
         place.up(ON + "containers: {airflow-orchestration: {services: {airflow: {port: 9999}}}}")
         assert (knock(LAKE, FLOW, 9999), knock(LAKE, FLOW, 8080)) == ("refused", "dropped")
-        # By hand: a hole, and nothing for Airflow. The next run puts both back.
+        # By hand, open a port and remove Airflow's rule. The next run reverts both.
         client = Client(place.inventory.endpoint)
         rules = "nodes/pve/lxc/167/firewall/rules"
         client.delete(f"{rules}/2")
         client.post(rules, type="in", action="ACCEPT", proto="tcp", dport="5432", source=str(LAB.gateway), enable=1)
         assert (knock(HOST, DATABASE, 5432), knock(FLOW, DATABASE, 5432)) == ("open", "dropped")
         place.up(ON)
-        assert knocked() == CLOSED
+        assert knock_all() == CLOSED
         place.up("")
         assert (knock(HOST, DATABASE, 5432), knock(LAKE, FLOW, 9999)) == ("open", "refused")
         place.up(ON)
-        assert knocked() == CLOSED
+        assert knock_all() == CLOSED
     assert all(seen)
     assert len(seen) > 20
 
 
-def test_it_stands_again_before_a_container_that_starts_or_reboots_itself(place: Place) -> None:
+def test_firewall_is_active_after_a_reboot_from_inside(place: Place) -> None:
     before = Runtime(LAB).pid(DATABASE)
     subprocess.run(["lxc-attach", "-P", LAB.lxcpath, "-n", str(DATABASE), "--", "reboot"], check=True, timeout=30)
     until = time.monotonic() + 60
@@ -242,12 +228,12 @@ def test_it_stands_again_before_a_container_that_starts_or_reboots_itself(place:
     assert tables.stdout == f"table inet {TABLE}\n"
 
 
-def test_nothing_of_it_is_on_this_machine(place: Place) -> None:
+def test_firewall_adds_no_table_to_this_machine(place: Place) -> None:
     tables = subprocess.run(["nft", "list", "tables"], check=True, capture_output=True, text=True).stdout
     assert TABLE not in tables
 
 
-def test_a_node_that_was_killed_knows_it_again(place: Place) -> None:
+def test_killed_node_restores_the_firewall(place: Place) -> None:
     node = running(LAB.pid_file("node"))
     assert node is not None
     os.kill(node, signal.SIGKILL)
@@ -256,10 +242,10 @@ def test_a_node_that_was_killed_knows_it_again(place: Place) -> None:
     assert knock(LAKE, DATABASE, 22) == "dropped"
 
 
-def test_the_lab_says_which_rules_it_cannot_keep(place: Place) -> None:
+def test_unsupported_rules_are_refused(place: Place) -> None:
     client = Client(place.inventory.endpoint)
     for rule in ({"type": "in", "action": "ACCEPT", "macro": "SSH"}, {"type": "group", "action": "web"}):
-        with pytest.raises(HomelabError, match="Proxmox refused") as caught:
+        with pytest.raises(HomelabError, match="it refused the call") as caught:
             client.post("nodes/pve/lxc/167/firewall/rules", **rule)
         assert "501" in caught.value.details
     assert not place.up(ON)

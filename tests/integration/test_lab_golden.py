@@ -1,4 +1,4 @@
-"""Golden containers for real: a container is baked, another one is cloned from it, and each is itself."""
+"""Golden containers in a real lab: bake one, clone another container from it, and compare their identities."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ipaddress import IPv4Network
 
 import pytest
 
-from homelab.commands import golden as baking
+from homelab.commands import golden
 from homelab.known_hosts import fingerprint
 from homelab.lab import Lab, up
-from homelab.lab.containers import Runtime
+from homelab.lab.lxc import Runtime
 from homelab.lab.process import running
 from homelab.proxmox import Client
 from tests.integration.lab_fixture import QUIET, LabFixture, in_a_lab, lab_with
@@ -50,10 +50,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabFixture]:
         yield box
 
 
-def test_a_clone_of_a_golden_container_is_a_container_of_its_own(home: LabFixture) -> None:
+def test_clone_has_its_own_identity_and_the_sources_data(home: LabFixture) -> None:
     home.up(SOURCE)
     home.run(LITTER, SOURCE)
-    baking.bake(home.inventory, SOURCE, known_hosts=home.known_hosts, progress=QUIET, confirm=lambda lines: True)
+    golden.create(home.session, SOURCE, confirm=lambda lines: True)
     assert home.run("cat /srv/data", SOURCE) == "secret"
 
     assert "clone second (121)" in str(home.up(CLONE))
@@ -69,7 +69,7 @@ def test_a_clone_of_a_golden_container_is_a_container_of_its_own(home: LabFixtur
         ).stdout
         assert fingerprint(shown.split(" ", 1)[1]) == home.known_hosts.pins()[name].fingerprint
     assert home.run("hostname; ip -br -4 addr show eth0", CLONE).split()[::3] == [CLONE, "10.99.2.21/28"]
-    # What runs knows the new machine-id too.
+    # Running services use the new machine-id, too.
     assert home.run("journalctl -n 1 -o export | grep ^_MACHINE_ID=", CLONE) == f"_MACHINE_ID={new_id}"
     assert home.run(LEFT, CLONE) == ""
     # The rest is the same: content, owners, links.
@@ -77,7 +77,7 @@ def test_a_clone_of_a_golden_container_is_a_container_of_its_own(home: LabFixtur
     assert str(home.up()) == "Nothing to do: 2 containers match the inventory and run."
 
 
-def test_a_killed_node_leaves_nothing_half_cloned(home: LabFixture) -> None:
+def test_killed_node_removes_an_unfinished_clone(home: LabFixture) -> None:
     client = Client(home.inventory.endpoint)
     (vmid,) = [row["vmid"] for row in client.get("nodes/pve/lxc") if row.get("template")]
     client.post(f"nodes/pve/lxc/{vmid}/clone", newid=199, full=True)
@@ -93,7 +93,7 @@ def test_a_killed_node_leaves_nothing_half_cloned(home: LabFixture) -> None:
     assert "lock" not in client.get(f"nodes/pve/lxc/{vmid}/config")
 
 
-def test_the_golden_container_itself_cannot_be_started(home: LabFixture) -> None:
+def test_golden_container_cannot_be_started(home: LabFixture) -> None:
     client = Client(home.inventory.endpoint)
     (row,) = [row for row in client.get("nodes/pve/lxc") if row.get("template")]
     assert row["name"] == "golden-postgres-data"
@@ -101,5 +101,5 @@ def test_the_golden_container_itself_cannot_be_started(home: LabFixture) -> None
     while (status := client.get(f"nodes/pve/tasks/{upid}/status"))["status"] != "stopped":
         time.sleep(0.05)
     assert status["exitstatus"] == "you can't start a CT if it's a template"
-    baking.remove(home.inventory, SOURCE, progress=QUIET, confirm=lambda lines: True)
+    golden.delete(home.session, SOURCE, confirm=lambda lines: True)
     assert {row["vmid"] for row in client.get("nodes/pve/lxc")} == {120, 121}

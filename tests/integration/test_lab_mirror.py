@@ -1,4 +1,4 @@
-"""A mirror and a further repository in a real Debian 12 container: apt works with them, and they go again."""
+"""A mirror and a further repository in a real Debian 12 container: apt uses them, and they are removed again."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ containers:
   postgres-data: {vmid: 184, ip: .4, cores: 1, memory: 512, disk: 4, services: {postgres: {version: 15}}}
 pipeline: {cities: ["Newark,US"]}
 """
-# Both forms, and neither can be reached: what is installed comes from the mirror.
-LIST = "# as the template has it\ndeb http://archive.invalid/debian bookworm main contrib\n"
+# Sources in both formats, both unreachable: packages can only come from the mirror.
+LIST = "# from the template\ndeb http://archive.invalid/debian bookworm main contrib\n"
 STANZA = """Types: deb
 URIs: http://security.invalid/debian-security
 Suites: bookworm-security
 Components: main
 """
-# https://ftp-master.debian.org/keys.html: what signs an archive by itself, and what a release manager signs with.
+# https://ftp-master.debian.org/keys.html: the automatic signing key and the stable release key.
 AUTOMATIC = ("automatic", "B8B80B5B623EAB6AD8775C45B7C5D7D6350947F8")
 STABLE = ("stable", "4D64FEC119C2029067D6E791F8D2585B8783D481")
 
@@ -47,7 +47,7 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabFixture]:
 
 @pytest.fixture(scope="module")
 def uris(box: LabFixture) -> dict[str, str]:
-    """Where apt has each suite from as the container was made: only that can be reached here."""
+    """The URI of each suite in the new container; only these are reachable here."""
     return {
         suite: uri
         for uri, suite in re.findall(r"'(\S+)/dists/(\S+)/InRelease'", box.run("apt-get update --print-uris"))
@@ -55,7 +55,7 @@ def uris(box: LabFixture) -> dict[str, str]:
 
 
 def sources(box: LabFixture, uris: Mapping[str, str], key: tuple[str, str]) -> PackageSources:
-    """A mirror, and its `bookworm-updates` as a repository of its own."""
+    """Return a mirror, with its `bookworm-updates` as a further repository."""
     name, fingerprint = key
     packets = bytes.fromhex(box.run(f"od -An -v -tx1 /usr/share/keyrings/debian-archive-bookworm-{name}.gpg"))
     assert fingerprints(packets) == [fingerprint]
@@ -74,7 +74,7 @@ def sources(box: LabFixture, uris: Mapping[str, str], key: tuple[str, str]) -> P
     )
 
 
-def test_apt_works_with_them_and_what_stood_there_comes_back(box: LabFixture, uris: dict[str, str]) -> None:
+def test_apt_uses_the_mirror_and_the_original_sources_come_back(box: LabFixture, uris: dict[str, str]) -> None:
     there = "cat /etc/apt/sources.list /etc/apt/sources.list.d/debian.sources; ls /etc/apt/sources.list.d"
     box.run(
         f"rm -rf /etc/apt/sources.list.d/* /var/lib/apt/lists/*; printf '{LIST}' >/etc/apt/sources.list; "
@@ -85,11 +85,11 @@ def test_apt_works_with_them_and_what_stood_there_comes_back(box: LabFixture, ur
     box.deploy(steps)
     assert box.check(steps) == []
     assert box.run("hello") == "Hello, world!"
-    said = box.run("apt-get update 2>&1")
-    assert [line for line in said.splitlines() if line.startswith(("Err", "W:", "E:"))] == []
-    assert "bookworm-security" in said
-    assert "bookworm-updates" in said
-    assert ".invalid" not in said
+    output = box.run("apt-get update 2>&1")
+    assert [line for line in output.splitlines() if line.startswith(("Err", "W:", "E:"))] == []
+    assert "bookworm-security" in output
+    assert "bookworm-updates" in output
+    assert ".invalid" not in output
     gone = box.deploy([])
     assert [line.partition(":")[0] for line in gone] == [
         "remove file /etc/apt/sources.list.d/homelab-updates.sources",
@@ -100,8 +100,8 @@ def test_apt_works_with_them_and_what_stood_there_comes_back(box: LabFixture, ur
     assert box.deploy([]) == []
 
 
-def test_a_repository_that_another_key_has_signed_is_refused(box: LabFixture, uris: dict[str, str]) -> None:
+def test_repository_signed_with_another_key_is_refused(box: LabFixture, uris: dict[str, str]) -> None:
     box.deploy([*packages_from(sources(box, uris, STABLE))])
-    said = box.run("apt-get update 2>&1; apt-cache policy")
-    assert "NO_PUBKEY" in said or "not signed" in said or "Missing key" in said
+    output = box.run("apt-get update 2>&1; apt-cache policy")
+    assert "NO_PUBKEY" in output or "not signed" in output or "Missing key" in output
     box.deploy([])

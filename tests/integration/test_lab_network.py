@@ -1,4 +1,4 @@
-"""The lab's rules and routes, for real, in a network namespace of their own: this machine's are not touched."""
+"""The lab's rules and routes in a separate network namespace; this machine's are not changed."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def tables():
 """
 
 
-def alone(story: str) -> Any:
-    """What a story prints as JSON, told in a network namespace that ends with it."""
+def in_namespace(story: str) -> Any:
+    """Run a script in a temporary network namespace and return the JSON that it prints."""
     done = subprocess.run(
         ["unshare", "--net", sys.executable, "-c", _PRELUDE + story],
         capture_output=True,
@@ -41,8 +41,8 @@ def alone(story: str) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_the_guard_is_added_once_and_stands_again_before_the_bridge_goes() -> None:
-    found = alone("""
+def test_guard_route_is_added_once_and_restored_before_the_bridge_is_removed() -> None:
+    found = in_namespace("""
 seen = [network.guarded(), network.guard(), network.guard(), network.guarded()]
 network.create_bridge(lab)
 network.create_bridge(lab)
@@ -61,8 +61,8 @@ print(json.dumps([*seen, network.guarded()]))
     assert found[7:] == [True, False, False]
 
 
-def test_rules_are_replaced_not_added_to_and_removed_exactly() -> None:
-    found = alone("""
+def test_rules_are_replaced_and_removed_exactly() -> None:
+    found = in_namespace("""
 network.apply_rules(other)
 network.apply_rules(lab)
 network.apply_rules(lab)
@@ -79,8 +79,8 @@ print(json.dumps([both, tables(), rules()]))
 
 
 @pytest.mark.skipif(not shutil.which("iptables"), reason="iptables is not installed")
-def test_where_the_host_drops_by_default_the_lab_is_let_through() -> None:
-    found = alone("""
+def test_lab_is_accepted_where_the_host_drops_by_default() -> None:
+    found = in_namespace("""
 run(["iptables", "-P", "FORWARD", "DROP"])
 run(["iptables", "-A", "FORWARD", "-m", "comment", "--comment", "homelab:labour", "-j", "ACCEPT"])
 network.apply_rules(lab)

@@ -1,4 +1,4 @@
-"""The lab for real: a node whose containers boot, survive it, and leave nothing behind."""
+"""A real lab: its containers boot, survive a killed node, and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ import yaml
 
 from homelab.known_hosts import fingerprint
 from homelab.lab import Lab, down, network, status, up
-from homelab.lab.containers import Runtime
+from homelab.lab.lxc import Runtime
 from homelab.lab.process import running
 from tests.integration.lab_fixture import QUIET, fresh, in_a_lab
 
-# A lab of this file's own, so that it may run beside a demo and beside the end-to-end tests.
+# A lab of this file's own, so that it may run in parallel with a demo and the end-to-end tests.
 LAB = Lab("nodetest", IPv4Network("10.99.2.32/27"), "hl-test", 18026, 8109)
 NAMES = {135: "lab-a", 136: "lab-b", 137: "lab-c"}
 
@@ -35,7 +35,7 @@ pytestmark = in_a_lab()
 
 @dataclass
 class Api:
-    """The node's API as a token sees it, its certificate checked."""
+    """A client of the node's API with a token, over verified TLS."""
 
     session: requests.Session = field(default_factory=requests.Session)
 
@@ -47,36 +47,36 @@ class Api:
         self.session.headers["Authorization"] = f"PVEAPIToken={proxmox['token_id']}={secret}"
 
     def ask(self, method: str, path: str, **params: Any) -> requests.Response:
-        """The raw answer."""
+        """Send a call and return the raw answer."""
         place = "data" if method in ("POST", "PUT") else "params"
         return self.session.request(method, f"{LAB.api_url}/api2/json{path}", timeout=30, **{place: params})
 
     def call(self, method: str, path: str, **params: Any) -> Any:
-        """The data of an answer that has to be good."""
+        """Send a call that has to succeed and return its data."""
         answer = self.ask(method, path, **params)
         assert answer.status_code == 200, f"{answer.status_code} {answer.reason} {answer.text}"
         return answer.json()["data"]
 
     def wait(self, upid: str) -> tuple[str, list[str]]:
-        """The exit status and the log of a task, when it is done."""
+        """Wait for a task and return its exit status and log."""
         task = f"/nodes/pve/tasks/{quote(upid, safe='')}"
         eventually(lambda: self.call("GET", f"{task}/status")["status"] == "stopped", 60)
         log = [line["t"] for line in self.call("GET", f"{task}/log", limit=500)]
         return self.call("GET", f"{task}/status")["exitstatus"], log
 
     def do(self, method: str, path: str, **params: Any) -> list[str]:
-        """Run a task that has to succeed; its log."""
+        """Run a task that has to succeed and return its log."""
         exit_status, log = self.wait(self.call(method, path, **params))
         assert exit_status == "OK", log
         return log
 
     def state(self, vmid: int) -> dict[str, Any]:
-        """status/current."""
+        """Return status/current."""
         found: dict[str, Any] = self.call("GET", f"/nodes/pve/lxc/{vmid}/status/current")
         return found
 
     def create(self, vmid: int, key: Path, **more: Any) -> str:
-        """Begin to create and start a container; the UPID."""
+        """Start a task that creates and starts a container, and return its UPID."""
         template = self.call("GET", "/nodes/pve/storage/local/content", content="vztmpl")[0]["volid"]
         upid: str = self.call(
             "POST",
@@ -99,7 +99,7 @@ class Api:
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 20) -> None:
-    """Wait for something that has to come true."""
+    """Wait for a condition."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds} s"
@@ -108,7 +108,7 @@ def eventually(condition: Callable[[], bool], seconds: float = 20) -> None:
 
 @dataclass
 class Guest:
-    """A container over SSH, its host key pinned by the fingerprint of the create's log."""
+    """A container over SSH, with the host key from the create's log."""
 
     vmid: int
     key: Path
@@ -116,18 +116,18 @@ class Guest:
 
     @property
     def address(self) -> str:
-        """Its IP address."""
+        """The container's IP address."""
         return f"10.99.2.{self.vmid - 100}"
 
     def scan(self) -> str:
-        """The line of its ed25519 host key; empty while it does not answer."""
+        """Return the line of its ed25519 host key; empty while it does not answer."""
         done = subprocess.run(
             ["ssh-keyscan", "-T", "2", "-t", "ed25519", self.address], capture_output=True, text=True, check=False
         )
         return done.stdout.strip()
 
     def run(self, command: str) -> str:
-        """What a command printed; it has to succeed. Waits for sshd."""
+        """Wait for sshd, run a command that has to succeed, and return its output."""
         eventually(lambda: bool(self.scan()))
         known = self.key.parent / f"known-{self.vmid}"
         line = self.scan()
@@ -153,9 +153,9 @@ class Guest:
 
 
 def machine() -> dict[str, list[str]]:
-    """All of this machine that a lab touches. What belongs to the labs beside it is left out."""
+    """Return the state of this machine that a lab changes, without that of other labs."""
     others = re.compile(rf"hl-(?!{LAB.bridge.removeprefix('hl-')})|homelab_(?!{LAB.name})")
-    beside = any(each.is_dir() and each != LAB.state_dir for each in LAB.state_dir.parent.glob("*"))
+    other_labs = any(each.is_dir() and each != LAB.state_dir for each in LAB.state_dir.parent.glob("*"))
 
     def shown(*argv: str) -> list[str]:
         text = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
@@ -180,8 +180,8 @@ def machine() -> dict[str, list[str]]:
         "mounts": [line for line in Path("/proc/mounts").read_text().splitlines() if str(LAB.state_dir) in line],
         "processes": [line for line in command_lines if str(LAB.state_dir) in line or '"name": "nodetest"' in line],
         "cgroups": sorted(map(str, Path("/sys/fs/cgroup").glob("**/homelab-nodetest-*"))),
-        # All labs share these; the last one to go down takes them away.
-        "pivots": [] if beside else sorted(map(str, Path("/sys/fs/cgroup").glob("*/lxc.pivot"))),
+        # All labs share these; the last one to go down removes them.
+        "pivots": [] if other_labs else sorted(map(str, Path("/sys/fs/cgroup").glob("*/lxc.pivot"))),
         "state": [
             str(path) for path in (LAB.state_dir, Path("/run/lxc/lock") / LAB.lxcpath.relative_to("/")) if path.exists()
         ],
@@ -204,7 +204,7 @@ def no_lab() -> Iterator[None]:
     down(LAB, QUIET)
 
 
-def test_down_leaves_the_machine_as_it_was_even_after_a_crash(no_lab: None, key: Path) -> None:
+def test_down_restores_the_machine_even_after_a_crash(no_lab: None, key: Path) -> None:
     before = machine()
     up(LAB, QUIET)
     api = Api()
@@ -212,7 +212,7 @@ def test_down_leaves_the_machine_as_it_was_even_after_a_crash(no_lab: None, key:
     eventually(lambda: Runtime(LAB).pid(135) is not None)
     api.create(136, key)
     during = machine()
-    assert all(during[what] != before[what] for what in ("links", "routes", "tables", "processes", "cgroups", "state"))
+    assert all(during[part] != before[part] for part in ("links", "routes", "tables", "processes", "cgroups", "state"))
     node = running(LAB.pid_file("node"))
     assert node is not None
     os.kill(node, signal.SIGKILL)  # in the middle of a create
@@ -231,9 +231,9 @@ def api() -> Iterator[Api]:
 
 @pytest.fixture(scope="module")
 def guests(api: Api, key: Path) -> dict[int, Guest]:
-    """Three containers, created side by side."""
+    """Three containers, created in parallel."""
     upids = {vmid: api.create(vmid, key) for vmid in NAMES}
-    # During a create, Proxmox shows nothing of the configuration to come.
+    # During a create, Proxmox does not show the configuration.
     assert set(api.call("GET", "/nodes/pve/lxc/137/config")) == {"lock", "digest"}
     again = api.ask("POST", "/nodes/pve/lxc", vmid=137, ostemplate="local:vztmpl/x.tar.zst")
     assert (again.status_code, again.json()["message"]) == (500, "CT 137 already exists on node 'pve'\n")
@@ -248,7 +248,7 @@ def guests(api: Api, key: Path) -> dict[int, Guest]:
     return guests
 
 
-def test_a_second_up_changes_nothing_and_is_quick(api: Api) -> None:
+def test_second_up_changes_nothing_and_is_fast(api: Api) -> None:
     before = running(LAB.pid_file("node")), LAB.overlay.read_bytes(), LAB.token_file.read_bytes()
     began = time.monotonic()
     up(LAB, QUIET)
@@ -256,16 +256,16 @@ def test_a_second_up_changes_nothing_and_is_quick(api: Api) -> None:
     assert (running(LAB.pid_file("node")), LAB.overlay.read_bytes(), LAB.token_file.read_bytes()) == before
 
 
-def test_each_container_is_started_by_a_task_of_its_own(api: Api, guests: dict[int, Guest]) -> None:
-    def tasks(**asked: str) -> list[str]:
-        return [task["type"] for task in api.call("GET", "/nodes/pve/tasks", vmid=135, **asked)]
+def test_each_container_is_started_by_a_separate_task(api: Api, guests: dict[int, Guest]) -> None:
+    def tasks(**query: str) -> list[str]:
+        return [task["type"] for task in api.call("GET", "/nodes/pve/tasks", vmid=135, **query)]
 
     assert tasks(source="all") == ["vzstart", "vzcreate"]
     assert tasks(typefilter="vzcreate") == ["vzcreate"]
 
 
 def memory_limit(vmid: int) -> int:
-    """What the kernel holds a container to, in MiB; for either kind of cgroups."""
+    """Return the kernel's memory limit of a container in MiB, for cgroup v1 or v2."""
     files = (
         Path(f"/sys/fs/cgroup/memory/homelab-nodetest-{vmid}/memory.limit_in_bytes"),
         Path(f"/sys/fs/cgroup/homelab-nodetest-{vmid}/memory.max"),
@@ -273,7 +273,7 @@ def memory_limit(vmid: int) -> int:
     return next(int(file.read_text()) for file in files if file.exists()) // 1024 // 1024
 
 
-def test_they_boot_whole_unprivileged_and_limited(guests: dict[int, Guest]) -> None:
+def test_containers_boot_completely_unprivileged_and_limited(guests: dict[int, Guest]) -> None:
     for vmid, guest in guests.items():
         eventually(lambda guest=guest: guest.run("systemctl is-system-running || true") == "running")
         assert guest.run("hostname") == NAMES[vmid]
@@ -286,12 +286,12 @@ def test_they_boot_whole_unprivileged_and_limited(guests: dict[int, Guest]) -> N
     assert memory_limit(135) == 512
 
 
-def test_every_container_has_keys_of_its_own(guests: dict[int, Guest]) -> None:
+def test_every_container_has_its_own_keys(guests: dict[int, Guest]) -> None:
     assert len({guest.pinned for guest in guests.values()}) == len(guests)
     assert len({guest.run("cat /etc/machine-id") for guest in guests.values()}) == len(guests)
 
 
-def test_what_the_node_says_is_true(api: Api, guests: dict[int, Guest]) -> None:
+def test_node_reports_the_real_state(api: Api, guests: dict[int, Guest]) -> None:
     state = api.state(135)
     assert state["status"] == "running"
     assert state["pid"] == Runtime(LAB).pid(135)
@@ -307,7 +307,7 @@ def test_what_the_node_says_is_true(api: Api, guests: dict[int, Guest]) -> None:
     assert storage["total"] == disk.f_blocks * disk.f_frsize
 
 
-def test_status_tells_the_same_without_the_api(guests: dict[int, Guest]) -> None:
+def test_status_without_the_api_matches(guests: dict[int, Guest]) -> None:
     found = status(LAB)
     assert (found.running, found.bridge_up) == (True, True)
     assert {c.vmid: (c.name, c.state, c.ip) for c in found.containers} == {
@@ -315,7 +315,7 @@ def test_status_tells_the_same_without_the_api(guests: dict[int, Guest]) -> None
     }
 
 
-def test_the_token_may_do_what_it_needs_and_no_more(api: Api) -> None:
+def test_token_has_only_the_needed_privileges(api: Api) -> None:
     refused = api.ask("PUT", "/nodes/pve/lxc/135/config", net0="name=eth0,bridge=vmbr9")
     assert (refused.status_code, refused.json()["message"]) == (
         403,
@@ -344,7 +344,7 @@ def test_containers_reach_each_other_and_the_replay(api: Api, guests: dict[int, 
 
 @pytest.fixture
 def outside() -> Iterator[tuple[str, str]]:
-    """Two neighbours of this machine in a network namespace, one at a private address, one at a public one.
+    """Two hosts in a network namespace, one at a private address, one at a public one.
 
     No packet for them can leave this machine: they are on a veth pair.
     """
@@ -386,30 +386,32 @@ def outside() -> Iterator[tuple[str, str]]:
         subprocess.run(["ip", "netns", "del", "hl-outside"], check=False, capture_output=True)
 
 
-def test_containers_get_out_but_not_to_private_networks(guests: dict[int, Guest], outside: tuple[str, str]) -> None:
+def test_containers_reach_the_internet_but_no_private_networks(
+    guests: dict[int, Guest], outside: tuple[str, str]
+) -> None:
     private, public = outside
 
     def echo(address: str) -> str:
         return guests[135].run(f"timeout 5 bash -c 'exec 3<>/dev/tcp/{address}/7; cat <&3' 2>&1 || true")
 
-    # Through NAT: the neighbour sees this machine's address, not the container's.
+    # Through NAT: the public host sees this machine's address, not the container's.
     eventually(lambda: echo(public) == "138.51.100.1")
-    # The host itself reaches the private neighbour, so what holds the container back is our rule.
-    said = subprocess.run(
+    # This machine reaches the private host, so only our rule can stop the container.
+    peer = subprocess.run(
         ["bash", "-c", f"exec 3<>/dev/tcp/{private}/7; cat <&3"], capture_output=True, text=True, check=True, timeout=10
     ).stdout
-    assert said == "10.98.7.1"
+    assert peer == "10.98.7.1"
     assert "No route to host" in echo(private)
 
 
-def test_limits_change_while_it_runs(api: Api, guests: dict[int, Guest]) -> None:
+def test_limits_change_on_a_running_container(api: Api, guests: dict[int, Guest]) -> None:
     for wanted in (1024, 256, 512):
         api.call("PUT", "/nodes/pve/lxc/136/config", memory=wanted)
         assert memory_limit(136) == wanted
     assert not [item for item in api.call("GET", "/nodes/pve/lxc/136/pending") if "pending" in item]
 
 
-def test_an_address_changes_while_it_runs(api: Api, guests: dict[int, Guest]) -> None:
+def test_address_changes_on_a_running_container(api: Api, guests: dict[int, Guest]) -> None:
     net0 = api.call("GET", "/nodes/pve/lxc/136/config")["net0"]
     api.call("PUT", "/nodes/pve/lxc/136/config", net0=net0.replace("10.99.2.36", "10.99.2.39"))
     moved = Guest(139, guests[136].key, guests[136].pinned)
@@ -418,7 +420,7 @@ def test_an_address_changes_while_it_runs(api: Api, guests: dict[int, Guest]) ->
     assert guests[136].run("hostname") == "lab-b"
 
 
-def test_power_over_the_api(api: Api, guests: dict[int, Guest]) -> None:
+def test_power_actions_over_the_api(api: Api, guests: dict[int, Guest]) -> None:
     power = "/nodes/pve/lxc/136/status"
     first = api.state(136)["pid"]
     api.do("POST", f"{power}/reboot", timeout=30)
@@ -436,15 +438,15 @@ def test_power_over_the_api(api: Api, guests: dict[int, Guest]) -> None:
     assert guests[136].run("echo up") == "up"
 
 
-# After SSH has gone, so that it does not see its connection cut.
+# Delayed until the SSH connection is closed.
 _SOON = "nohup sh -c 'sleep 0.3; systemctl {}' >/dev/null 2>&1 &"
 
 
-def test_power_from_inside(api: Api, guests: dict[int, Guest]) -> None:
+def test_power_actions_from_inside(api: Api, guests: dict[int, Guest]) -> None:
     first = api.state(137)["pid"]
     guests[137].run(_SOON.format("reboot"))
     eventually(lambda: api.state(137).get("pid") not in (first, None))
-    # Files still belong to whom they should after a container rebooted itself.
+    # The files keep their owners after a reboot from inside.
     assert guests[137].run("stat -c %u /etc/passwd") == "0"
     guests[137].run(_SOON.format("poweroff"))
     eventually(lambda: api.state(137)["status"] == "stopped")
@@ -452,7 +454,7 @@ def test_power_from_inside(api: Api, guests: dict[int, Guest]) -> None:
     assert guests[137].run("echo up") == "up"
 
 
-def test_a_bridge_that_is_not_there_fails_the_start_only(api: Api, guests: dict[int, Guest]) -> None:
+def test_missing_bridge_fails_only_the_start(api: Api, guests: dict[int, Guest]) -> None:
     subprocess.run(["ip", "link", "set", LAB.bridge, "name", "hl-away"], check=True)
     try:
         api.do("POST", "/nodes/pve/lxc/137/status/shutdown", timeout=30)
@@ -463,7 +465,7 @@ def test_a_bridge_that_is_not_there_fails_the_start_only(api: Api, guests: dict[
     api.do("POST", "/nodes/pve/lxc/137/status/start")
 
 
-def test_containers_survive_a_killed_node_and_half_made_ones_are_cleaned(
+def test_containers_survive_a_killed_node_and_unfinished_ones_are_removed(
     api: Api, guests: dict[int, Guest], key: Path
 ) -> None:
     runtime = Runtime(LAB)
@@ -484,7 +486,7 @@ def test_containers_survive_a_killed_node_and_half_made_ones_are_cleaned(
     assert {ct["vmid"]: ct["pid"] for ct in api.call("GET", "/nodes/pve/lxc")} == inits
     assert not runtime.root(138).parent.exists()
     assert api.wait(upid)[0] == "unexpected status"
-    # Task logs outlive the node: they hold the fingerprints.
+    # Task logs, which contain the fingerprints, outlive the node.
     created = [task for task in api.call("GET", "/nodes/pve/tasks", vmid=135) if task["type"] == "vzcreate"]
     assert any(guests[135].pinned in line for line in api.wait(created[0]["upid"])[1])
 
@@ -495,7 +497,7 @@ def test_containers_start_with_the_machine(api: Api, guests: dict[int, Guest]) -
     assert node is not None
     os.kill(node, signal.SIGKILL)
     eventually(lambda: running(LAB.pid_file("node")) is None)
-    # What a reboot of the machine leaves: no container runs, and the node last ran in another boot.
+    # The state after a reboot of the machine: no container runs, and the recorded boot is another one.
     for vmid in NAMES:
         Runtime(LAB).kill(vmid)
     (LAB.records / "boot").write_text("another boot")
@@ -507,30 +509,30 @@ def test_containers_start_with_the_machine(api: Api, guests: dict[int, Guest]) -
 
 
 def backups(api: Api, vmid: int) -> list[dict[str, Any]]:
-    """A container's backups, oldest first."""
+    """Return a container's backups, oldest first."""
     found: list[dict[str, Any]] = api.call("GET", "/nodes/pve/storage/local/content", content="backup", vmid=vmid)
     return found
 
 
 def back_up(api: Api, vmid: int, **more: str) -> list[str]:
-    """Make a backup; the task's log."""
+    """Make a backup and return the task's log."""
     return api.do("POST", "/nodes/pve/vzdump", vmid=vmid, storage="local", compress="zstd", **more)
 
 
 @pytest.fixture
 def guest(api: Api, guests: dict[int, Guest]) -> Guest:
-    """Number 136, which runs."""
+    """The running container 136."""
     if api.state(136)["status"] != "running":
         api.do("POST", "/nodes/pve/lxc/136/status/start")
     return guests[136]
 
 
-def test_a_backup_brings_back_all_that_was_there(api: Api, guest: Guest) -> None:
+def test_restore_brings_back_the_complete_container(api: Api, guest: Guest) -> None:
     dumps = LAB.state_dir / "dump"
     guest.run("install -D -o 1234 -g 5678 -m 4750 /bin/true /srv/mark; ln -s mark /srv/link; mkfifo /srv/pipe")
     before = api.call("GET", "/nodes/pve/lxc/136/config")
     log = back_up(api, 136, mode="snapshot", **{"notes-template": "{{guestname}} of the tests"})
-    # A plain folder has no snapshots, so the container stands still instead.
+    # A directory storage has no snapshots, so the container is suspended instead.
     assert [line for line in log if "mode" in line] == [
         "INFO: mode failure - some volumes do not support snapshots",
         "INFO: trying 'suspend' mode instead",
@@ -548,7 +550,7 @@ def test_a_backup_brings_back_all_that_was_there(api: Api, guest: Guest) -> None
     log = api.do("POST", "/nodes/pve/lxc", vmid=136, ostemplate=row["volid"], restore=1, storage="local", start=1)
     assert log[0] == f"recovering backed-up configuration from '{row['volid']}'"
     eventually(lambda: api.state(136)["status"] == "running")
-    # Over SSH, with the host key that it was made with.
+    # Over SSH, with its original host key.
     assert guest.run("stat -c '%u:%g %a' /srv/mark; readlink /srv/link; ls /srv /etc/vzdump").split() == [
         "1234:5678",
         "4750",
@@ -562,7 +564,7 @@ def test_a_backup_brings_back_all_that_was_there(api: Api, guest: Guest) -> None
     assert api.call("GET", "/nodes/pve/lxc/136/config") == before
 
 
-def test_backups_go_with_their_files(api: Api, guest: Guest) -> None:
+def test_backup_files_are_removed_with_their_backups(api: Api, guest: Guest) -> None:
     for mode in ("suspend", "stop"):
         back_up(api, 136, mode=mode)
     assert api.state(136)["status"] == "running"
@@ -585,12 +587,12 @@ def test_backups_go_with_their_files(api: Api, guest: Guest) -> None:
     assert (backups(api, 136), list((LAB.state_dir / "dump").iterdir())) == ([], [])
 
 
-def test_a_node_that_is_killed_in_a_backup_lets_the_container_go_on(api: Api, guest: Guest) -> None:
+def test_killed_node_unfreezes_a_container_after_a_backup(api: Api, guest: Guest) -> None:
     node = running(LAB.pid_file("node"))
     assert node is not None
     os.kill(node, signal.SIGKILL)
     eventually(lambda: running(LAB.pid_file("node")) is None)
-    # What it leaves in the middle of a backup.
+    # The state after a kill during a backup.
     subprocess.run(["lxc-freeze", "-P", LAB.lxcpath, "-n", "136"], check=True)
     record = LAB.records / "ct-136.json"
     left = json.loads(record.read_text())
@@ -605,7 +607,7 @@ def test_a_node_that_is_killed_in_a_backup_lets_the_container_go_on(api: Api, gu
     assert backups(api, 136) == []
 
 
-def test_a_plain_folder_takes_no_snapshots(api: Api, guest: Guest) -> None:
+def test_directory_storage_has_no_snapshots(api: Api, guest: Guest) -> None:
     path = "/nodes/pve/lxc/136"
     assert api.call("GET", f"{path}/feature", feature="snapshot") == {"hasFeature": 0}
     exit_status, _ = api.wait(api.call("POST", f"{path}/snapshot", snapname="a1"))
@@ -615,7 +617,7 @@ def test_a_plain_folder_takes_no_snapshots(api: Api, guest: Guest) -> None:
     assert exit_status == "snapshot 'a1' does not exist"
 
 
-def test_destroy(api: Api, guests: dict[int, Guest]) -> None:
+def test_destroy_removes_everything(api: Api, guests: dict[int, Guest]) -> None:
     path = "/nodes/pve/lxc/135"
     refused = api.ask("DELETE", path)
     assert refused.json()["message"] == "unable to destroy CT 135 - container is running\n"
@@ -627,7 +629,7 @@ def test_destroy(api: Api, guests: dict[int, Guest]) -> None:
     assert 135 not in {ct["vmid"] for ct in api.call("GET", "/nodes/pve/lxc")}
 
 
-def test_a_template_that_is_not_there_fails_in_the_task(api: Api) -> None:
+def test_missing_template_fails_in_the_task(api: Api) -> None:
     volume = "local:vztmpl/debian-99.tar.zst"
     exit_status, _ = api.wait(api.call("POST", "/nodes/pve/lxc", vmid=138, ostemplate=volume, rootfs="local:1"))
     assert exit_status == f"unable to create CT 138 - volume '{volume}' does not exist"

@@ -1,4 +1,4 @@
-"""Snapshots for real: a container goes back to one, by itself where its deploy has failed, and is as it was."""
+"""Snapshots in a real lab: rollback by hand and after a failed deploy restores the container's state."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 from homelab.errors import HomelabError
 from homelab.inventory import load
 from homelab.lab import Lab, up
-from homelab.lab.containers import Runtime
+from homelab.lab.lxc import Runtime
 from homelab.lab.process import running
 from homelab.lab.subids import FIRST
 from homelab.proxmox import Client
@@ -45,24 +45,25 @@ CHANGE = """set -e
 rm /srv/gone /srv/same; echo late >/srv/late; chown 0:0 /srv/mark; chmod 600 /srv/mark; rmdir /srv/folder
 sync"""
 FACTS = """cd /srv; stat -c '%n %u:%g %a %h %F %Y' *; readlink link; cat gone; sha256sum mark /etc/ssh/ssh_host_*_key"""
-# One number to two places, one right after the other, for ever.
+# Writes a growing number to two files, one right after the other, in a loop.
 COUNT = """nohup sh -c 'i=0; while :; do i=$((i+1)); for at in /etc /var/lib; do echo $i >$at/count.new
 mv $at/count.new $at/count; done; done' >/dev/null 2>&1 &"""
-# What nothing here needs: there is half as much to copy without it.
+# Unused files; without them, the copies are half as large.
 SPARE = "cd /usr && rm -rf share/perl share/zoneinfo share/doc share/man lib/x86_64-linux-gnu/perl/5* && sync"
-# All that is there, without what the system itself writes while it runs.
+# All files, without those that the running system writes itself.
 STATE = """find / -xdev \\( -path /run -o -path /tmp -o -path /var/log -o -path /var/lib/systemd \\) -prune -o \
 ! -type d -printf '%p %U:%G %m %s %l\\n' | sort; find /etc /root -type f -exec sha256sum {} + | sort"""
-NOTE, CAPABILITY = b"kept", struct.pack("<6I", 0x03000001, 1 << 13, 0, 0, 0, FIRST)  # cap_net_raw+ep, for that root
+# The capability is cap_net_raw+ep, for the container's root.
+NOTE, CAPABILITY = b"kept", struct.pack("<6I", 0x03000001, 1 << 13, 0, 0, 0, FIRST)
 
 pytestmark = in_a_lab()
 
 
 class Home(LabFixture):
-    """The one container, and the command line as a user calls it."""
+    """The lab's one container, and the command line."""
 
     def homelab(self, *words: str, overlay: str = "", expect: int = 0) -> subprocess.CompletedProcess[str]:
-        """Run `homelab …`; its exit code has to be `expect`."""
+        """Run `homelab …` and check its exit code."""
         own, more = (self.inventory.path.with_name(f"{name}.yaml") for name in ("own", "more"))
         more.write_text(overlay or "{}")
         files = [word for path in (LAB.overlay, own, more) for word in ("--overlay", str(path))]
@@ -74,7 +75,7 @@ class Home(LabFixture):
         return done
 
     def snapshots(self) -> list[dict[str, Any]]:
-        """`homelab snapshot list`."""
+        """Run `homelab snapshot list`."""
         found: list[dict[str, Any]] = json.loads(self.homelab("snapshot", "list", "--json").stdout)
         return found
 
@@ -84,7 +85,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     path = tmp_path_factory.mktemp("snapshots") / "inventory.yaml"
     path.write_text(INVENTORY)
     own = path.with_name("own.yaml")
-    own.write_text("containers: {postgres-data: null}")  # which the lab's overlay knows
+    own.write_text("containers: {postgres-data: null}")  # an entry of the lab's overlay
     with fresh(LAB):
         home = Home(load([path, LAB.overlay, own]))
         home.homelab("up", "--yes")
@@ -98,13 +99,13 @@ def client(home: Home) -> Client:
 
 
 def copies() -> list[str]:
-    """The kept roots that are there, and all that must not stay beside the root."""
+    """Return the copied roots, after checking that no temporary root is left."""
     folder = Runtime(LAB).root(VMID).parent
     assert not [path for path in folder.iterdir() if path.name.startswith("rootfs.")]
     return sorted(path.name for path in folder.glob("snapshots/*"))
 
 
-def test_back_to_a_snapshot_all_is_as_it_was(home: Home, client: Client) -> None:
+def test_rollback_restores_the_containers_state(home: Home, client: Client) -> None:
     home.run(MAKE)
     root = Runtime(LAB).root(VMID)
     os.setxattr(root / "srv/gone", "user.note", NOTE)
@@ -125,13 +126,13 @@ def test_back_to_a_snapshot_all_is_as_it_was(home: Home, client: Client) -> None
     assert copies() == ["before"]
     kept = root.parent / "snapshots" / "before"
     first, second = (int((kept / at / "count").read_text()) for at in ("etc", "var/lib"))
-    assert first - second in (0, 1), "it stood still while it was copied"
+    assert first - second in (0, 1), "the container was not frozen during the copy"
 
     home.run(CHANGE)
     client.put(f"{HERE}/config", memory=300)
     assert home.run("cat /srv/late") == "late"
     home.homelab("snapshot", "rollback", "before", "--yes")
-    # Over SSH, with the host key that is pinned: another one is refused.
+    # Over SSH, which refuses a host key other than the pinned one.
     assert home.run(FACTS) == before
     assert os.getxattr(root / "srv/gone", "user.note") == NOTE
     assert os.getxattr(root / "srv/mark", "security.capability") == CAPABILITY
@@ -142,7 +143,7 @@ def test_back_to_a_snapshot_all_is_as_it_was(home: Home, client: Client) -> None
     assert home.run(FACTS) == before
 
 
-def test_a_deploy_that_fails_goes_back_and_the_next_one_comes_through(home: Home) -> None:
+def test_failed_deploy_rolls_back_and_the_next_one_succeeds(home: Home) -> None:
     before = home.run(STATE)
     failed = home.homelab("deploy", "--rollback-on-failure", overlay='packages: {pins: {bash: "99-*"}}', expect=1)
     assert "rolled back" in failed.stdout
@@ -155,24 +156,24 @@ def test_a_deploy_that_fails_goes_back_and_the_next_one_comes_through(home: Home
     assert (home.snapshots(), copies()) == ([], [])
     assert not (home.inventory.state_dir / "deploy-snapshots").exists()
 
-    mended = 'packages: {pins: {bash: "*"}}'
-    home.homelab("deploy", "--rollback-on-failure", overlay=mended)
+    fixed = 'packages: {pins: {bash: "*"}}'
+    home.homelab("deploy", "--rollback-on-failure", overlay=fixed)
     assert "Package: bash" in home.run("cat /etc/apt/preferences.d/homelab")
     assert (home.snapshots(), copies()) == ([], [])
-    home.homelab("deploy", "--check-only", overlay=mended)
+    home.homelab("deploy", "--dry-run", "--detailed-exitcode", overlay=fixed)
 
 
-def test_a_backup_of_it_is_taken_from_a_snapshot(home: Home, client: Client) -> None:
+def test_backup_uses_a_snapshot(home: Home, client: Client) -> None:
     upid = client.post("nodes/pve/vzdump", vmid=VMID, storage="local", mode="snapshot", compress="zstd")
     log = f"nodes/pve/tasks/{upid}/log"
     eventually(lambda: [line["t"] for line in client.get(log)][-1].startswith("TASK "))
-    said = [line["t"] for line in client.get(log)]
-    assert [line for line in said if "snapshot" in line or line.startswith("TASK ")] == [
+    lines = [line["t"] for line in client.get(log)]
+    assert [line for line in lines if "snapshot" in line or line.startswith("TASK ")] == [
         "INFO: backup mode: snapshot",
         "INFO: create storage snapshot 'vzdump'",
         "INFO: cleanup temporary 'vzdump' snapshot",
         "TASK OK",
-    ], said
+    ], lines
     (made,) = client.get("nodes/pve/storage/local/content", content="backup", vmid=VMID)
     assert made["size"] > 10_000_000
     assert not list(LAB.lxcpath.glob("vzdump-*"))
@@ -180,7 +181,7 @@ def test_a_backup_of_it_is_taken_from_a_snapshot(home: Home, client: Client) -> 
 
 
 def eventually(found: Callable[[], Any]) -> Any:
-    """What is there in the end."""
+    """Wait for a true result and return it."""
     until = time.monotonic() + 60
     while not (result := found()):
         assert time.monotonic() < until
@@ -188,8 +189,8 @@ def eventually(found: Callable[[], Any]) -> Any:
     return result
 
 
-def restarted_node(change: Callable[[], None]) -> None:
-    """Kill the node, have it find that, and start it again."""
+def restart_killed_node(change: Callable[[], None]) -> None:
+    """Kill the node, apply a change, and start the node again."""
     node = running(LAB.pid_file("node"))
     assert node is not None
     os.kill(node, signal.SIGKILL)
@@ -198,8 +199,8 @@ def restarted_node(change: Callable[[], None]) -> None:
     up(LAB, QUIET)
 
 
-def locked(lock: str, **snapshots: dict[str, Any]) -> None:
-    """Write down what a node has written that was killed in the middle of something."""
+def write_lock(lock: str, **snapshots: dict[str, Any]) -> None:
+    """Write the record of a node that was killed during a task."""
     file = LAB.records / f"ct-{VMID}.json"
     record = json.loads(file.read_text())
     record["config"]["lock"] = lock
@@ -207,15 +208,15 @@ def locked(lock: str, **snapshots: dict[str, Any]) -> None:
     file.write_text(json.dumps(record))
 
 
-def test_what_a_killed_node_leaves_is_no_trap(home: Home, client: Client) -> None:
+def test_killed_node_recovers_from_interrupted_tasks(home: Home, client: Client) -> None:
     runtime = Runtime(LAB)
 
     def in_a_snapshot() -> None:
         subprocess.run(["lxc-freeze", "-P", LAB.lxcpath, "-n", str(VMID)], check=True)
         (runtime.root(VMID).parent / "snapshots" / "half" / "etc").mkdir(parents=True)
-        locked("snapshot", half={"snapstate": "prepare", "snaptime": int(time.time())})
+        write_lock("snapshot", half={"snapstate": "prepare", "snaptime": int(time.time())})
 
-    restarted_node(in_a_snapshot)
+    restart_killed_node(in_a_snapshot)
     assert home.run("echo now >/srv/now; cat /srv/now") == "now"
     assert [(row["name"], row["unfinished"]) for row in home.snapshots()] == [("half", "prepare")]
     home.homelab("snapshot", "delete", "half", "--yes")
@@ -226,21 +227,21 @@ def test_what_a_killed_node_leaves_is_no_trap(home: Home, client: Client) -> Non
         root = runtime.root(VMID)
         root.with_name("rootfs.new").mkdir()
         root.rename(root.with_name("rootfs.old"))
-        locked("rollback")
+        write_lock("rollback")
 
-    restarted_node(in_a_rollback)
+    restart_killed_node(in_a_rollback)
     assert copies() == []
     client.post(f"{HERE}/status/start")
     assert home.run("cat /srv/now") == "now"
 
 
-def told(client: Client, vmid: int) -> Iterator[Any]:
-    """What a node answers for a container's snapshots, without what is another's on each."""
+def snapshot_answers(client: Client, vmid: int) -> Iterator[Any]:
+    """Yield a node's answers for a container's snapshots, without the values that differ between nodes."""
     path = f"nodes/pve/lxc/{vmid}"
 
     def ended(upid: str) -> tuple[str, ...]:
-        kind, whose = upid.split(":")[5:7]
-        assert whose == str(vmid)
+        kind, owner = upid.split(":")[5:7]
+        assert owner == str(vmid)
         task = f"nodes/pve/tasks/{upid}/status"
         eventually(lambda: client.get(task)["status"] == "stopped")
         return kind, client.get(task)["exitstatus"]
@@ -281,11 +282,11 @@ def told(client: Client, vmid: int) -> Iterator[Any]:
     yield rows()
 
 
-def test_the_answers_are_proxmoxs(home: Home, client: Client, site: Site) -> None:
-    """Those that a Proxmox VE 9.2 gave on record, word for word; the others as the other tests' node gives them."""
+def test_answers_equal_proxmoxs(home: Home, client: Client, site: Site) -> None:
+    """Compare with recorded answers of Proxmox VE 9.2, and the remaining ones with those of the other tests' node."""
     site.up("postgres-data")
-    theirs = list(told(Client(site.inventory.endpoint), 167))
-    ours = list(told(client, VMID))
+    theirs = list(snapshot_answers(Client(site.inventory.endpoint), 167))
+    ours = list(snapshot_answers(client, VMID))
     at = next(at for at, each in enumerate(ours) if isinstance(each, list) and "rootfs" in each)
     assert {"rootfs", "snaptime", "net0", "parent"} <= set(ours[at]) & set(theirs[at])
     del ours[at], theirs[at]

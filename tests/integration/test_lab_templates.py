@@ -1,4 +1,4 @@
-"""What the lab's node says of templates, as any client hears it; none is made here."""
+"""The lab node's template list over its API, without building a template."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FILE = "debian-12-standard_12.7-1_{}.tar.zst"
 
 @pytest.fixture
 def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Client, Container]]:
-    """A client of a lab's node, and a container of Debian 12."""
+    """A client of a lab's node, and a container with Debian 12."""
     monkeypatch.setattr(settings, "STATE_ROOT", tmp_path / "state")
     monkeypatch.delenv("HOMELAB_PROXMOX_TOKEN", raising=False)
     place = settings.Lab(name="templates", api_port=0)
@@ -56,19 +56,19 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Clien
         )
 
 
-def test_it_has_its_own_for_this_machine_s_architecture(lab: tuple[Client, Container]) -> None:
+def test_template_for_this_machines_architecture(lab: tuple[Client, Container]) -> None:
     client, container = lab
     template = Templates(client).of(container, "pve")
     assert (template.missing, template.volume.startswith("local:vztmpl/debian-12-standard_12.7-1_")) == (False, True)
     assert client.get("nodes/pve/status")["current-kernel"]["machine"] == os.uname().machine
 
 
-def test_it_offers_the_release_that_it_has_not_made_yet(lab: tuple[Client, Container]) -> None:
+def test_other_releases_are_offered_for_download(lab: tuple[Client, Container]) -> None:
     client, container = lab
     assert [row["os"] for row in client.get("nodes/pve/aplinfo")] == ["debian-12", "debian-13"]
     wanted = Templates(client).of(replace(container, template="debian-13"), "pve")
     assert (wanted.missing, wanted.volume.startswith("local:vztmpl/debian-13-standard_13-1_")) == (True, True)
-    with pytest.raises(HomelabError, match=r"no template for ubuntu-24\.04 on storage local, and none"):
+    with pytest.raises(HomelabError, match=r"storage local has no template for ubuntu-24\.04, and the node cannot"):
         Templates(client).of(replace(container, template="ubuntu-24.04"), "pve")
     with pytest.raises(ProxmoxError) as caught:
         client.post("nodes/pve/aplinfo", storage="local", template="debian-11-standard_11.7-1_amd64.tar.zst")

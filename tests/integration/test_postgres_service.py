@@ -164,9 +164,7 @@ def test_a_written_but_unloaded_file_is_loaded(server: pg.Server, tmp_path: Path
     assert [str(c) for c in pending_changes(LocalHost(), steps(server, swapped))] == [f"file {path}: is not loaded yet"]
 
 
-def test_the_previous_file_is_removed_after_a_restart_loaded_the_new_one(
-    server: pg.Server, tmp_path: Path
-) -> None:
+def test_the_previous_file_is_removed_after_a_restart_loaded_the_new_one(server: pg.Server, tmp_path: Path) -> None:
     wanted = steps(server, context(tmp_path, 1, 2))
     converge(LocalHost(), wanted, SilentProgress())
     previous = server.data / "pg_hba.conf.homelab-previous"
@@ -226,10 +224,7 @@ def test_settings_are_loaded_and_restart_the_server_only_if_required(server: pg.
     assert shown(server, "current_setting('work_mem')") == "5MB"
     assert deployed(server, settings, b"work_mem = '5MB'\nmax_connections = 33\n") == (["its content differs"], True)
     assert shown(server, "current_setting('max_connections')") == "33"
-    assert deployed(server, settings, b"work_mem = '6MB'\n") == (
-        ["its content differs"],
-        True,
-    )
+    assert deployed(server, settings, b"work_mem = '6MB'\n") == (["its content differs"], True)
     assert shown(server, "current_setting('max_connections')") == "100"
     assert deployed(server, settings, b"work_mem = '6MB'\n") == ([], False)
 

@@ -1,4 +1,4 @@
-"""The audit log: every change, before it is sent and after it; nothing secret; only ever added to."""
+"""The audit log: every change before and after it is sent, no secrets, append-only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.integration.test_proxmox_up import pair as pair
 from tests.integration.test_proxmox_up import site as site
 
 
-def noted(site: Site) -> list[dict[str, Any]]:
+def logged(site: Site) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (site.inventory.state_dir / "audit.log").read_text().splitlines()]
 
 
@@ -23,17 +23,17 @@ def changes(site: Site) -> list[str]:
     return sorted(call for call in site.pve.calls() if not call.startswith("GET"))
 
 
-def test_every_change_is_noted_and_nothing_else(site: Site) -> None:
+def test_log_has_every_change_and_no_reads(site: Site) -> None:
     site.up()
     site.overlaid("network: {nameservers: [.1]}\ndefaults: {disk: 20}").up()
     site.destroy()
-    lines = noted(site)
+    lines = logged(site)
     sent = [line for line in lines if line["result"] == "sent"]
     assert sorted(f"{line['method']} {line['path']}" for line in sent) == changes(site)
     assert {line["who"] for line in sent} == {TOKEN}
     answers = {line["id"]: line for line in lines if "id" in line and line["result"] != "sent"}
     assert answers.keys() == {line["id"] for line in sent}
-    # What started a task has its UPID, and the UPID's end.
+    # A call that started a task has its UPID, and the UPID has an exit status.
     upids = {line["upid"] for line in answers.values() if line["upid"]}
     ends = {line["upid"]: line["result"] for line in lines if "id" not in line}
     assert upids <= ends.keys()
@@ -45,7 +45,7 @@ def test_every_change_is_noted_and_nothing_else(site: Site) -> None:
     assert create["parameters"]["ssh-public-keys"].startswith("ssh-ed25519 ")
 
 
-def test_it_is_private_has_no_secret_and_is_added_to(site: Site) -> None:
+def test_log_is_private_append_only_and_without_secrets(site: Site) -> None:
     site.up("postgres-data")
     path = site.inventory.state_dir / "audit.log"
     before = path.read_text()
@@ -60,18 +60,18 @@ def test_it_is_private_has_no_secret_and_is_added_to(site: Site) -> None:
     assert path.read_text().count('"method": "POST"') == seen.count('"method": "POST"') + 2
 
 
-def test_a_refused_change_is_noted_with_its_reason(site: Site) -> None:
+def test_refused_change_is_logged_with_its_cause(site: Site) -> None:
     site.pve.lose_quorum()
     with pytest.raises(HomelabError):
         site.up("postgres-data")
-    sent, refused = noted(site)
+    sent, refused = logged(site)
     assert (sent["result"], refused["id"]) == ("sent", sent["id"])
     assert "no quorum" in refused["result"]
 
 
-def test_without_a_log_nothing_is_changed(site: Site) -> None:
+def test_nothing_is_changed_without_a_writable_log(site: Site) -> None:
     (site.inventory.state_dir / "audit.log").mkdir(parents=True)
-    with pytest.raises(HomelabError, match="The audit log cannot be written") as caught:
+    with pytest.raises(HomelabError, match="Cannot write the audit log") as caught:
         site.up("postgres-data")
     assert "Is a directory" in caught.value.details
     assert changes(site) == []

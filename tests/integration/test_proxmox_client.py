@@ -1,4 +1,4 @@
-"""Trust, errors and tasks of the client: over real TLS, against recorded answers and an in-process node."""
+"""Trust, errors and tasks of the client, over real TLS, with recorded answers and an in-process node."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from tests.integration.test_proxmox_up import SECRET, Site
 from tests.integration.test_proxmox_up import pair as pair
 from tests.integration.test_proxmox_up import site as site
 from tests.recorded import RECORDED, data, replaying
+from tests.support import make_session
 
 Pair = tuple[tuple[str, str], str]
 
@@ -43,10 +44,10 @@ def endpoint(tmp_path: Path, pair: Pair) -> Endpoint:
 # ------------------------------------------------------------------ trust
 
 
-def test_the_token_goes_only_to_the_pinned_certificate(endpoint: Endpoint, pair: Pair, tmp_path: Path) -> None:
+def test_token_is_sent_only_to_the_pinned_certificate(endpoint: Endpoint, pair: Pair, tmp_path: Path) -> None:
     other, other_fingerprint = certificate(tmp_path, "other")
     with replaying(["resources"], other) as (port, seen):
-        with pytest.raises(HomelabError, match="does not show the pinned certificate") as caught:
+        with pytest.raises(HomelabError, match="its certificate is not the pinned one") as caught:
             Client(replace(endpoint, port=port)).get("cluster/resources")
         assert seen == []
         assert other_fingerprint in caught.value.details
@@ -56,24 +57,24 @@ def test_the_token_goes_only_to_the_pinned_certificate(endpoint: Endpoint, pair:
         assert seen == [f"PVEAPIToken={TOKEN}={SECRET}"]
 
 
-def test_a_ca_file_is_trusted_and_the_systems_cas_are_not_enough(endpoint: Endpoint, pair: Pair) -> None:
+def test_ca_file_is_trusted_and_system_cas_are_not_sufficient(endpoint: Endpoint, pair: Pair) -> None:
     with replaying(["resources"], pair[0]) as (port, seen):
-        with pytest.raises(HomelabError, match="is not trusted") as caught:
+        with pytest.raises(HomelabError, match="its certificate is not signed by a trusted CA") as caught:
             Client(replace(endpoint, port=port, fingerprint=None)).get("version")
         assert (seen, "self-signed certificate" in caught.value.details) == ([], True)
         Client(replace(endpoint, port=port, fingerprint=None, ca_file=Path(pair[0][0]))).get("cluster/resources")
         assert len(seen) == 1
 
 
-def test_a_certificate_for_another_name_is_refused(endpoint: Endpoint, pair: Pair) -> None:
+def test_certificate_for_another_name_is_refused(endpoint: Endpoint, pair: Pair) -> None:
     with replaying(["resources"], pair[0], host="127.0.0.2") as (port, seen):
         server = replace(endpoint, host="127.0.0.2", port=port, fingerprint=None, ca_file=Path(pair[0][0]))
-        with pytest.raises(HomelabError, match="is not trusted"):
+        with pytest.raises(HomelabError, match="its certificate is not signed by a trusted CA"):
             Client(server).get("version")
         assert seen == []
 
 
-def test_the_environment_cannot_loosen_trust(
+def test_environment_cannot_weaken_trust(
     endpoint: Endpoint, pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other, _ = certificate(tmp_path, "other")
@@ -91,14 +92,14 @@ def test_fetch_fingerprint(pair: Pair) -> None:
     with replaying([], pair[0]) as (port, seen):
         assert fetch_fingerprint("127.0.0.1", port) == pair[1]
         assert seen == []
-    with pytest.raises(HomelabError, match="No TLS answer"):
+    with pytest.raises(HomelabError, match="no TLS answer"):
         fetch_fingerprint("127.0.0.1", port)
 
 
 # ------------------------------------------------------------------ token
 
 
-def test_the_token_comes_from_a_private_file_or_the_environment(
+def test_token_comes_from_a_private_file_or_the_environment(
     endpoint: Endpoint, pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     endpoint.token_file.chmod(0o644)
@@ -122,26 +123,30 @@ def test_the_token_comes_from_a_private_file_or_the_environment(
     [
         (
             "unauthorized",
-            "Proxmox refused the token homelab@pve!cli",
+            "Cannot log in to Proxmox: it refused the token homelab@pve!cli",
             ["Authentication failed!", "token list homelab@pve"],
         ),
         (
             "forbidden",
-            "does not allow that to this token",
+            "Cannot call Proxmox: the token lacks a privilege",
             ["VM.Audit on /vms/167", "pveum role modify HomelabContainers --append 1 --privs VM.Audit"],
         ),
         (
             "bad_parameters",
-            "Proxmox refused a call",
+            "Cannot call Proxmox: it refused the call",
             ["400 Parameter verification failed.", "cores: type check ('integer') failed - got 'x'"],
         ),
-        ("locked", "The container is locked", ["CT is locked (backup)", "pct unlock 167"]),
-        ("lock_timeout", "The container is locked", ["can't lock file", "pct unlock 167"]),
-        ("missing", "Proxmox refused a call", ["500 Configuration file 'nodes/pve/lxc/99999.conf' does not exist"]),
-        ("exists", "Proxmox refused a call", ["500 CT 167 already exists on node 'pve'"]),
+        ("locked", "Cannot change the container: it is locked", ["CT is locked (backup)", "pct unlock 167"]),
+        ("lock_timeout", "Cannot change the container: it is locked", ["can't lock file", "pct unlock 167"]),
+        (
+            "missing",
+            "Cannot call Proxmox: it refused the call",
+            ["500 Configuration file 'nodes/pve/lxc/99999.conf' does not exist"],
+        ),
+        ("exists", "Cannot call Proxmox: it refused the call", ["500 CT 167 already exists on node 'pve'"]),
     ],
 )
-def test_errors_have_proxmox_own_text_and_a_way_out(
+def test_errors_contain_proxmoxs_text_and_a_resolution(
     endpoint: Endpoint, pair: Pair, name: str, brief: str, parts: list[str]
 ) -> None:
     with replaying([name], pair[0]) as (port, _), pytest.raises(ProxmoxError, match=r"Proxmox|locked") as caught:
@@ -153,24 +158,22 @@ def test_errors_have_proxmox_own_text_and_a_way_out(
     assert SECRET not in str(caught.value)
 
 
-def test_nobody_listens(endpoint: Endpoint) -> None:
+def test_connection_refused(endpoint: Endpoint) -> None:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
-        with pytest.raises(HomelabError, match="cannot be reached") as caught:
+        with pytest.raises(HomelabError, match="Cannot reach Proxmox") as caught:
             Client(replace(endpoint, port=sock.getsockname()[1])).get("version")
     assert "Connection refused" in caught.value.details
 
 
-@pytest.mark.parametrize(("connects", "brief"), [(False, "cannot be reached"), (True, "takes too long to answer")])
-def test_a_node_that_is_silent_is_given_up(
-    connects: bool, brief: str, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize(("connects", "brief"), [(False, "the connection failed"), (True, "no answer in time")])
+def test_silent_node_times_out(connects: bool, brief: str, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "_TIMEOUT", (0.2, 0.2))
     monkeypatch.setattr(client, "_PATIENCE", 0.0)
     with socket.socket() as listener, ExitStack() as stack:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
-        if not connects:  # its queue is full: what comes now is not even connected, as with an address that drops all
+        if not connects:  # with a full queue, new connections time out, as with an address that drops all packets
             for _ in range(2):
                 waiting = stack.enter_context(socket.socket())
                 waiting.setblocking(False)
@@ -181,16 +184,19 @@ def test_a_node_that_is_silent_is_given_up(
     assert time.monotonic() - started < 4
 
 
-def test_what_is_not_proxmox(endpoint: Endpoint, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answer_that_is_not_json_is_refused(endpoint: Endpoint, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(RECORDED, "html", {"status": 200, "reason": "OK", "body": "<html>a proxy's page</html>"})
-    with replaying(["html"], pair[0]) as (port, _), pytest.raises(HomelabError, match="does not answer like Proxmox"):
+    with (
+        replaying(["html"], pair[0]) as (port, _),
+        pytest.raises(HomelabError, match=r"Cannot use the answer of Proxmox at .+: it is not JSON"),
+    ):
         Client(replace(endpoint, port=port)).get("version")
 
 
 # ------------------------------------------------------- tasks, as recorded
 
 
-def test_a_recorded_create_is_waited_for_and_its_log_read(endpoint: Endpoint, pair: Pair) -> None:
+def test_wait_for_a_recorded_create_and_read_its_log(endpoint: Endpoint, pair: Pair) -> None:
     task = tasks.Task.of(data("task_ended")["upid"])
     assert (task.node, task.kind, task.vmid, task.started) == ("pve", "vzcreate", "167", 1795404187)
     with replaying(["task_running", "task_running", "task_ended", "create_log"], pair[0]) as (port, _):
@@ -208,18 +214,18 @@ def test_recorded_task_lists(endpoint: Endpoint, pair: Pair) -> None:
         assert (stopped.kind, stopped.running, stopped.creator) == ("vzstop", False, "deploy@pve!ci")
 
 
-def test_a_long_log_is_read_to_its_end(site: Site) -> None:
+def test_long_log_is_read_completely(site: Site) -> None:
     site.up("postgres-data")
     record = site.pve.tasklog[0]
     record["log"] = [f"line {n}" for n in range(1001)]
     assert tasks.log(Client(site.inventory.endpoint), tasks.Task.of(record["upid"])) == record["log"]
 
 
-def test_a_task_that_does_not_end_in_time(endpoint: Endpoint, pair: Pair) -> None:
+def test_wait_times_out(endpoint: Endpoint, pair: Pair) -> None:
     task = tasks.Task.of(data("task_running")["upid"])
     with (
         replaying(["task_running"] * 9, pair[0]) as (port, _),
-        pytest.raises(HomelabError, match="vzcreate of 167 has not ended after 0 s"),
+        pytest.raises(HomelabError, match="Cannot finish vzcreate of 167: no end after 0 s"),
     ):
         tasks.wait(Client(replace(endpoint, port=port)), task, "creating", 0.2)
 
@@ -227,8 +233,8 @@ def test_a_task_that_does_not_end_in_time(endpoint: Endpoint, pair: Pair) -> Non
 # ------------------------------------------------------ on the in-process node
 
 
-def test_our_node_answers_like_the_recorded_one(site: Site) -> None:
-    """What the tests stand on, held against the real one: the fields that we read, their types, and the errors."""
+def test_fake_node_answers_like_the_recorded_one(site: Site) -> None:
+    """Compare the fields that we read, their types and the errors with recorded answers of a real node."""
     site.up()
     client = Client(site.inventory.endpoint)
     rows = {"resources": client.get("cluster/resources", type="vm")[0], "lxc": client.get("nodes/pve/lxc")[0]}
@@ -248,7 +254,7 @@ def test_our_node_answers_like_the_recorded_one(site: Site) -> None:
         assert (caught.value.status, RECORDED[name]["reason"] in caught.value.details) == (500, True)
 
 
-def test_a_create_that_fails_shows_the_end_of_its_log(site: Site) -> None:
+def test_failed_create_shows_the_end_of_its_log(site: Site) -> None:
     site.pve.add_ceph_storage("ceph")
     site.pve.ceph["down"] = True
     site.overlaid("defaults: {storage: ceph}")
@@ -258,7 +264,7 @@ def test_a_create_that_fails_shows_the_end_of_its_log(site: Site) -> None:
     assert "TASK ERROR: unable to create CT 167" in caught.value.details
 
 
-def test_a_start_that_fails_after_a_good_create_is_seen(site: Site) -> None:
+def test_failed_start_after_a_successful_create_is_reported(site: Site) -> None:
     begin = site.pve._start_steps
 
     async def broken(ct: Any, user: str, skiplock: bool = False) -> None:
@@ -266,7 +272,7 @@ def test_a_start_that_fails_after_a_good_create_is_seen(site: Site) -> None:
         await begin(ct, user, skiplock)
 
     site.pve._start_steps = broken  # type: ignore[method-assign]
-    with pytest.raises(HomelabError, match="analytics-platform: starting it failed") as caught:
+    with pytest.raises(HomelabError, match="Cannot start analytics-platform: its task failed") as caught:
         site.up()
     assert "bridge 'vmbr0' does not exist" in caught.value.details
     assert sorted(site.waited) == ["airflow-orchestration", "postgres-data"]
@@ -276,17 +282,17 @@ def test_a_start_that_fails_after_a_good_create_is_seen(site: Site) -> None:
     assert site.up().done == {"analytics-platform": ["start analytics-platform"]}
 
 
-def test_a_log_without_the_keys_is_refused(site: Site) -> None:
+def test_create_log_without_keys_is_refused(site: Site) -> None:
     site.pve.prints_keys = False
-    with pytest.raises(HomelabError, match="SSH host key is not known") as caught:
+    with pytest.raises(HomelabError, match="its SSH host key is unknown") as caught:
         site.up("postgres-data")
     assert "homelab trust postgres-data SHA256:" in caught.value.resolution
     assert site.waited == []
 
 
-def test_several_nodes_need_a_choice(site: Site) -> None:
+def test_several_nodes_need_a_node_in_the_inventory(site: Site) -> None:
     site.pve.add_node("pve2")
-    with pytest.raises(HomelabError, match="Which node") as caught:
+    with pytest.raises(HomelabError, match="Cannot choose a node") as caught:
         only_node(Client(site.inventory.endpoint))
     assert "pve, pve2" in caught.value.details
     assert len(site.overlaid("proxmox: {node: pve2}").up().done) == 3
@@ -294,21 +300,21 @@ def test_several_nodes_need_a_choice(site: Site) -> None:
     assert not site.up()
 
 
-def test_a_dropped_connection_is_read_again_and_a_change_is_not(site: Site) -> None:
+def test_reads_are_repeated_after_a_dropped_connection_and_changes_are_not(site: Site) -> None:
     site.up()
     site.pve.flaky_network(drop_rate=0.2, seed=4)
     site.pve._random.seed(4)
     assert len(find_guests(Client(site.inventory.endpoint), site.inventory)) == 3
     site.pve.flaky_network(drop_rate=1.0)
     site.pve.requests.clear()
-    with pytest.raises(HomelabError, match="cannot be reached"):
+    with pytest.raises(HomelabError, match="Cannot reach Proxmox"):
         Client(site.inventory.endpoint).post("nodes/pve/lxc/167/status/stop")
     assert site.pve.ct(167).status == "running"
 
 
 def test_init_then_up(tmp_path: Path, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HOMELAB_PROXMOX_TOKEN", raising=False)
-    secret, said = secrets.token_hex(16), []
+    secret, printed = secrets.token_hex(16), []
     pve = FakeNode(secret)
     with serving(pve, pair[0]):
         folder = tmp_path / "new"
@@ -320,12 +326,12 @@ def test_init_then_up(tmp_path: Path, pair: Pair, monkeypatch: pytest.MonkeyPatc
             port=pve.port,
             confirm=lambda _: True,
             ask=lambda _: next(answers),
-            output=said.append,
+            output=printed.append,
         )
         assert inventory.endpoint.fingerprint == pair[1]
         assert inventory.endpoint.token_file.stat().st_mode & 0o777 == 0o600
         assert not inventory.pipeline.api_key_file.exists()
-        text = "\n".join(said)
+        text = "\n".join(printed)
         assert pair[1] in text
         assert secret not in text
         assert "pveum user token add homelab@pve cli --privsep 1" in text
@@ -338,10 +344,10 @@ def test_init_then_up(tmp_path: Path, pair: Pair, monkeypatch: pytest.MonkeyPatc
         assert len(site.up().done) == 3
         assert pve.pools == {"homelab": {167, 168, 169}}
     with pytest.raises(InputError, match="already exists"):
-        init(folder / "inventory.yaml", host="127.0.0.1", confirm=lambda _: True, ask=str, output=said.append)
+        init(folder / "inventory.yaml", host="127.0.0.1", confirm=lambda _: True, ask=str, output=printed.append)
 
 
-def test_init_writes_nothing_when_the_fingerprint_is_not_confirmed(tmp_path: Path, pair: Pair) -> None:
+def test_init_writes_nothing_if_the_fingerprint_is_not_confirmed(tmp_path: Path, pair: Pair) -> None:
     with replaying([], pair[0]) as (port, _), pytest.raises(HomelabError, match="not confirmed"):
         init(tmp_path / "inventory.yaml", host="127.0.0.1", port=port, confirm=lambda _: False, ask=str, output=str)
     assert list(tmp_path.iterdir()) == []
@@ -349,11 +355,11 @@ def test_init_writes_nothing_when_the_fingerprint_is_not_confirmed(tmp_path: Pat
 
 def test_trust_by_hand_and_from_the_log(site: Site) -> None:
     site.up("postgres-data")
-    mine = "SHA256:" + "A" * 43
-    assert trust(site.inventory, "postgres-data", mine, known_hosts=site.known_hosts).fingerprint == mine
+    mine, session = "SHA256:" + "A" * 43, make_session(site.inventory, site.known_hosts)
+    assert trust(session, "postgres-data", mine).fingerprint == mine
     assert site.known_hosts.pins()["postgres-data"].fingerprint == mine
-    assert trust(site.inventory, "postgres-data", known_hosts=site.known_hosts).fingerprint == site.pve.keys[167]
-    with pytest.raises(InputError, match="not a host key's fingerprint"):
-        trust(site.inventory, "postgres-data", "MD5:aa", known_hosts=site.known_hosts)
+    assert trust(session, "postgres-data").fingerprint == site.pve.keys[167]
+    with pytest.raises(InputError, match="Cannot read the host key's fingerprint"):
+        trust(session, "postgres-data", "MD5:aa")
     with pytest.raises(HomelabError, match="does not exist"):
-        trust(site.inventory, "analytics-platform", known_hosts=site.known_hosts)
+        trust(session, "analytics-platform")

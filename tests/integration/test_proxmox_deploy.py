@@ -1,4 +1,4 @@
-"""`deploy --rollback-on-failure` against an in-process node whose snapshots keep and bring back what is in them."""
+"""`deploy --rollback-on-failure` with an in-process node that saves and restores disk content in snapshots."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import pytest
 from typer.testing import CliRunner
 
 from homelab.cli import app
-from homelab.cli.output import to_json
+from homelab.cli.results import to_json
 from homelab.commands import snapshot
-from homelab.commands.deploy import HostReport
 from homelab.errors import InputError
 from homelab.progress import JsonProgress, SilentProgress
+from homelab.runtime.convergence import HostReport
 from homelab.runtime.rollback import SNAPSHOT
 from tests.integration.deployed import NEW, Disks, deploy
 from tests.integration.fakenode import TOKEN
@@ -26,13 +26,14 @@ from tests.integration.test_proxmox_kill import Scene, scene
 from tests.integration.test_proxmox_up import NAMES, Site
 from tests.integration.test_proxmox_up import pair as pair
 from tests.integration.test_proxmox_up import site as site
+from tests.support import make_session
 
 ONE = "postgres-data"
 VMIDS = (167, 168, 169)
 
 
 class Rig:
-    """A site whose containers hold something old, and run."""
+    """A site with running containers that have old content."""
 
     def __init__(self, site: Site) -> None:
         self.site, self.pve, self.said = site, site.pve, io.StringIO()
@@ -44,22 +45,22 @@ class Rig:
         self.begin()
 
     def begin(self) -> None:
-        """Forget what was asked so far."""
+        """Clear the recorded calls and tasks."""
         self.pve.requests.clear()
         self.pve.tasklog.clear()
 
     def deploy(self, *limit: str, rollback: bool = True) -> list[HostReport]:
-        """Deploy; what is said meanwhile is kept."""
+        """Deploy and record the progress."""
         return list(
             deploy(self.site.inventory, self.disks, *limit, rollback=rollback, progress=JsonProgress(self.said))
         )
 
     def tasks(self) -> list[tuple[str, str]]:
-        """What the node has done, in no order."""
+        """Return the node's tasks, sorted."""
         return sorted((task["type"], task["id"]) for task in self.pve.tasklog)
 
     def notes(self) -> str:
-        """What was noted."""
+        """Return the recorded notes."""
         return "\n".join(
             event["text"]
             for line in self.said.getvalue().splitlines()
@@ -67,11 +68,11 @@ class Rig:
         )
 
     def snapshots(self) -> dict[int, list[str]]:
-        """Those that are there, by vmid."""
+        """Return the existing snapshots by vmid."""
         return {ct.vmid: list(ct.snapshots) for ct in self.pve.cts if ct.snapshots}
 
     def left_by_a_killed_run(self, age: float = 0, *, noted: bool = True) -> None:
-        """A snapshot of the first container is there, and its deploy has half taken place."""
+        """Create the state that a killed deploy of the first container leaves, with its snapshot."""
         snapshot.create(self.site.inventory, SNAPSHOT, progress=SilentProgress(), limit=[ONE])
         self.pve.ct(167).snapshots[SNAPSHOT]["snaptime"] -= age
         if noted:
@@ -85,7 +86,7 @@ def rig(site: Site) -> Rig:
     return Rig(site)
 
 
-def test_what_succeeds_stays_and_nothing_is_left_of_its_snapshot(rig: Rig) -> None:
+def test_successful_deploy_removes_its_snapshot(rig: Rig) -> None:
     reports = rig.deploy()
     assert [(r.failure, r.rolled_back, len(r.changes)) for r in reports] == [(None, False, 2)] * 3
     assert [rig.disks.content(vmid) for vmid in VMIDS] == [NEW] * 3
@@ -96,7 +97,7 @@ def test_what_succeeds_stays_and_nothing_is_left_of_its_snapshot(rig: Rig) -> No
     assert rig.pve.requests == [], "nothing to change needs no call"
 
 
-def test_only_what_is_about_to_be_changed_gets_one(rig: Rig) -> None:
+def test_only_changed_containers_get_a_snapshot(rig: Rig) -> None:
     rig.disks.put(168, NEW)
     rig.deploy()
     assert {vmid for _, vmid in rig.tasks()} == {"167", "169"}
@@ -106,7 +107,7 @@ def test_only_what_is_about_to_be_changed_gets_one(rig: Rig) -> None:
     assert rig.pve.requests == []
 
 
-def test_what_fails_goes_back_and_the_others_keep_what_they_have(rig: Rig) -> None:
+def test_failed_container_is_rolled_back_and_others_are_kept(rig: Rig) -> None:
     rig.disks.mark(168, "broken")
     one, two, three = rig.deploy()
     assert (one.failure, three.failure) == (None, None)
@@ -128,9 +129,9 @@ def test_what_fails_goes_back_and_the_others_keep_what_they_have(rig: Rig) -> No
 
 
 @pytest.mark.parametrize("kind", ["dir", "nfs"])
-def test_a_storage_that_cannot_stops_it_before_anything_is_touched(rig: Rig, kind: str) -> None:
+def test_storage_without_snapshots_is_refused_before_any_change(rig: Rig, kind: str) -> None:
     rig.pve.storages["local-lvm"]["type"] = kind
-    with pytest.raises(InputError, match=f"No snapshot can be taken of {', '.join(NAMES)}") as caught:
+    with pytest.raises(InputError, match=f"Cannot take a snapshot of {', '.join(NAMES)}") as caught:
         rig.deploy()
     assert f"rootfs of postgres-data is on local-lvm, of type {kind}" in caught.value.details
     assert "Deploy without `--rollback-on-failure`" in caught.value.resolution
@@ -139,7 +140,7 @@ def test_a_storage_that_cannot_stops_it_before_anything_is_touched(rig: Rig, kin
 
 
 @pytest.mark.parametrize("privilege", ["VM.Snapshot", "VM.Snapshot.Rollback"])
-def test_a_token_that_could_not_go_back_stops_it_too(rig: Rig, privilege: str) -> None:
+def test_token_without_snapshot_privileges_is_refused(rig: Rig, privilege: str) -> None:
     rig.pve.grant_least(rig.site.inventory)
     for who in (TOKEN, TOKEN.partition("!")[0]):
         rig.pve.grant(who, "/vms", *({"VM.Snapshot", "VM.Snapshot.Rollback"} - {privilege}))
@@ -153,15 +154,15 @@ def test_a_token_that_could_not_go_back_stops_it_too(rig: Rig, privilege: str) -
     assert [report.rolled_back for report in rig.deploy()] == [True, False, False]
 
 
-def test_one_snapshot_that_fails_takes_the_others_back(rig: Rig) -> None:
+def test_failed_snapshot_removes_the_others(rig: Rig) -> None:
     rig.pve.fail("POST", "/lxc/168/snapshot", 500, "out of space", times=1)
-    with pytest.raises(Exception, match="refused a call"):
+    with pytest.raises(Exception, match="it refused the call"):
         rig.deploy()
     assert ([rig.disks.content(vmid) for vmid in VMIDS], rig.snapshots()) == (["old\n"] * 3, {})
     assert [report.failure for report in rig.deploy()] == [None] * 3
 
 
-def test_what_a_killed_run_has_left_is_where_the_next_one_goes_back_to(rig: Rig) -> None:
+def test_next_run_rolls_back_to_the_snapshot_of_a_killed_run(rig: Rig) -> None:
     rig.left_by_a_killed_run()
     rig.disks.mark(167, "broken")
     (report,) = rig.deploy(ONE)
@@ -174,7 +175,7 @@ def test_what_a_killed_run_has_left_is_where_the_next_one_goes_back_to(rig: Rig)
     assert (rig.snapshots(), [kind for kind, _ in rig.tasks()]) == ({}, ["vzdelsnapshot", "vzrollback", "vzstart"])
 
 
-def test_what_a_killed_run_has_left_goes_when_all_is_well(rig: Rig) -> None:
+def test_successful_run_removes_the_snapshot_of_a_killed_run(rig: Rig) -> None:
     rig.left_by_a_killed_run()
     rig.disks.put(167, NEW)
     (report,) = rig.deploy(ONE)
@@ -185,7 +186,7 @@ def test_what_a_killed_run_has_left_goes_when_all_is_well(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("noted", [True, False])
-def test_what_is_old_or_not_whole_is_renewed_and_not_gone_back_to(rig: Rig, noted: bool) -> None:
+def test_old_or_unfinished_snapshot_is_replaced(rig: Rig, noted: bool) -> None:
     for age, state in ((7200, None), (0, "delete"), (0, "prepare")):
         rig.left_by_a_killed_run(age, noted=noted)
         if state:
@@ -199,14 +200,14 @@ def test_what_is_old_or_not_whole_is_renewed_and_not_gone_back_to(rig: Rig, note
         assert rig.snapshots() == {}
 
 
-def test_one_that_is_not_the_newest_is_renewed(rig: Rig) -> None:
+def test_snapshot_that_is_not_the_newest_is_replaced(rig: Rig) -> None:
     rig.left_by_a_killed_run(60)
     snapshot.create(rig.site.inventory, "mine", progress=SilentProgress(), limit=[ONE])
     assert rig.deploy(ONE)[0].failure is None
     assert rig.snapshots() == {167: ["mine"]}
 
 
-def test_a_rollback_that_fails_says_how_to_go_back(rig: Rig) -> None:
+def test_failed_rollback_names_the_command(rig: Rig) -> None:
     rig.disks.mark(167, "broken")
     rig.pve.fail("POST", f"/lxc/167/snapshot/{SNAPSHOT}/rollback", 500, "no such luck", times=1)
     (report,) = rig.deploy(ONE)
@@ -215,18 +216,12 @@ def test_a_rollback_that_fails_says_how_to_go_back(rig: Rig) -> None:
     assert "it did not go back to where it was" in report.failure.details
     assert report.failure.resolution.endswith(f"homelab snapshot rollback {SNAPSHOT} --limit {ONE}")
     assert rig.snapshots() == {167: [SNAPSHOT]}
-    snapshot.rollback(
-        rig.site.inventory,
-        SNAPSHOT,
-        known_hosts=rig.site.known_hosts,
-        progress=SilentProgress(),
-        confirm=lambda lines: True,
-        limit=[ONE],
-    )
+    session = make_session(rig.site.inventory, rig.site.known_hosts)
+    snapshot.rollback(session, SNAPSHOT, confirm=lambda lines: True, limit=[ONE])
     assert rig.disks.content(167) == "old\n"
 
 
-def test_one_that_does_not_come_back_keeps_its_snapshot(rig: Rig) -> None:
+def test_container_without_ssh_after_rollback_keeps_its_snapshot(rig: Rig) -> None:
     rig.disks.mark(167, "broken")
     rig.disks.mark(167, "away")
     (report,) = rig.deploy(ONE)
@@ -235,7 +230,7 @@ def test_one_that_does_not_come_back_keeps_its_snapshot(rig: Rig) -> None:
     assert (report.rolled_back, rig.snapshots()) == (False, {167: [SNAPSHOT]})
 
 
-def test_a_snapshot_that_does_not_go_is_said(rig: Rig) -> None:
+def test_failed_snapshot_removal_is_reported(rig: Rig) -> None:
     rig.pve.fail("DELETE", f"/lxc/167/snapshot/{SNAPSHOT}", 500, "no such luck", times=1)
     (report,) = rig.deploy(ONE)
     assert report.failure is not None
@@ -245,10 +240,9 @@ def test_a_snapshot_that_does_not_go_is_said(rig: Rig) -> None:
     assert rig.snapshots() == {}
 
 
-@pytest.mark.parametrize("other", ["--dry-run", "--check-only"])
-def test_it_is_not_for_a_look(rig: Rig, other: str) -> None:
+def test_rollback_option_needs_a_real_deploy(rig: Rig) -> None:
     done = CliRunner().invoke(
-        app, ["-i", str(rig.site.folder / "inventory.yaml"), "deploy", "--rollback-on-failure", other]
+        app, ["-i", str(rig.site.folder / "inventory.yaml"), "deploy", "--rollback-on-failure", "--dry-run"]
     )
     assert isinstance(done.exception, InputError)
     assert done.exception.exit_code == 2
@@ -265,7 +259,7 @@ def _begin(place: Scene) -> Disks:
     return disks
 
 
-def _as_before(place: Scene, disks: Disks, stage: object) -> None:
+def _reset(place: Scene, disks: Disks, stage: object) -> None:
     place.pve.cts = copy.deepcopy(stage)  # type: ignore[assignment]
     place.pve.tasklog.clear()
     for entry in disks.root.iterdir() if disks.root.exists() else ():
@@ -276,13 +270,13 @@ def _as_before(place: Scene, disks: Disks, stage: object) -> None:
     disks.put(167, "old\n")
 
 
-def killed_everywhere(place: Scene, broken: bool, acts: bool) -> int:
-    """Kill a deploy at its first call, its second…; each time the next run ends as one that was not killed."""
+def kill_at_every_call(place: Scene, broken: bool, acts: bool) -> int:
+    """Kill a deploy at each of its calls in turn; each time the next run has the result of an undisturbed one."""
     disks = _begin(place)
     stage = copy.deepcopy(place.pve.cts)
     status, content = (1, "old\n") if broken else (0, NEW)
     for number in range(1, 100):
-        _as_before(place, disks, stage)
+        _reset(place, disks, stage)
         disks.mark(167, "broken", broken)
         ended = place.run("deploy", ONE, deadly=number, acts=acts)
         at = place.pve.hit
@@ -296,7 +290,7 @@ def killed_everywhere(place: Scene, broken: bool, acts: bool) -> int:
         assert not (place.inventory.state_dir / "deploy-snapshots").exists(), (number, at)
         if not at:
             return number
-    raise AssertionError("it never ended by itself")
+    raise AssertionError("no run completed")
 
 
 @pytest.mark.timeout(120)
@@ -308,14 +302,14 @@ def test_killed_at_every_call(
 
     def act(acts: bool) -> int:
         with scene(tmp_path / f"{'after' if acts else 'before'}", pair) as place:
-            return killed_everywhere(place, broken, acts)
+            return kill_at_every_call(place, broken, acts)
 
     with ThreadPoolExecutor(2) as both:
         assert min(both.map(act, (False, True))) > calls
 
 
 @pytest.mark.parametrize("broken", [False, True])
-def test_killed_in_the_middle_of_the_changes(
+def test_killed_during_the_changes(
     broken: bool, tmp_path: Path, pair: tuple[tuple[str, str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("HOMELAB_PROXMOX_TOKEN", raising=False)
@@ -330,20 +324,14 @@ def test_killed_in_the_middle_of_the_changes(
         assert (disks.content(167), list(place.pve.ct(167).snapshots)) == ("old\n" if broken else NEW, [])
 
 
-def test_snapshot_list_shows_it(rig: Rig) -> None:
+def test_snapshot_list_contains_the_deploy_snapshot(rig: Rig) -> None:
     rig.left_by_a_killed_run()
-    (found,) = snapshot.listed(rig.site.inventory, progress=SilentProgress())
+    (found,) = snapshot.list_snapshots(make_session(rig.site.inventory, rig.site.known_hosts))
     assert (found.container, found.name) == (ONE, SNAPSHOT)
 
 
-def test_the_node_of_these_tests_keeps_what_is_in_its_containers(rig: Rig) -> None:
+def test_fake_node_restores_disk_content(rig: Rig) -> None:
     rig.left_by_a_killed_run()
-    snapshot.rollback(
-        rig.site.inventory,
-        SNAPSHOT,
-        known_hosts=rig.site.known_hosts,
-        progress=SilentProgress(),
-        confirm=lambda lines: True,
-        limit=[ONE],
-    )
+    session = make_session(rig.site.inventory, rig.site.known_hosts)
+    snapshot.rollback(session, SNAPSHOT, confirm=lambda lines: True, limit=[ONE])
     assert rig.disks.content(167) == "old\n"

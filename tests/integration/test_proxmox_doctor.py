@@ -1,4 +1,4 @@
-"""`doctor`: each thing that may be wrong is found, alone, with what to do about it; and all is well where it is."""
+"""`doctor` reports each failure alone with its resolution, and no failure on a healthy site."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from homelab.cli import app
-from homelab.cli.common import settings
+from homelab.cli.global_options import settings
 from homelab.commands import doctor as module
 from homelab.commands.doctor import Diagnosis, ask_openweather, doctor
 from homelab.errors import HomelabError
@@ -22,16 +22,16 @@ from tests.integration.fakenode import TOKEN
 from tests.integration.test_proxmox_up import SECRET, Site
 from tests.integration.test_proxmox_up import pair as pair
 from tests.integration.test_proxmox_up import site as site
-from tests.stub import Answer, serving
+from tests.stub import Response, serve
 
-NODE_TIME = 1297163644  # what the node's clock always shows
+NODE_TIME = 1297163644  # the constant time of the node's clock
 KEY = "0123456789abcdef"
 KINDS = ("Containers", "Node", "Storage", "Templates", "Bridge")
 
 
 @pytest.fixture
-def well(site: Site) -> Site:
-    """A node on which nothing is wrong, with a token that may do the least, and a key for OpenWeather."""
+def healthy_site(site: Site) -> Site:
+    """A healthy node, a token with the least privileges, and a key for OpenWeather."""
     site.pve.grant_least(site.inventory)
     key = site.inventory.pipeline.api_key_file
     key.write_text(KEY)
@@ -46,17 +46,17 @@ def look(
     there: Mapping[str, str] = MappingProxyType({}),
     asked: list[str] | None = None,
 ) -> Diagnosis:
-    """`there`: who answers at which address; `asked` is given the addresses that were looked at."""
+    """Run doctor; `there` maps addresses in use to responses, `asked` receives the probed addresses."""
 
     def answering(addresses: Iterable[IPv4Address]) -> dict[IPv4Address, str]:
         if asked is not None:
             asked.extend(map(str, addresses))
         return {address: there[str(address)] for address in addresses if str(address) in there}
 
-    return doctor(site.inventory, ask=lambda pipeline, key: status, now=lambda: now, answering=answering)
+    return doctor(site.inventory, ask=lambda pipeline, key: status, now=lambda: now, addresses_in_use=answering)
 
 
-def faults(
+def failures(
     site: Site, status: int = 200, now: float = NODE_TIME, there: Mapping[str, str] = MappingProxyType({})
 ) -> list[Check]:
     diagnosis = look(site, status, now, there)
@@ -68,9 +68,9 @@ def faults(
     return wrong
 
 
-def test_all_is_well_before_and_after_up(well: Site) -> None:
-    assert faults(well) == []
-    names = [check.name for check in look(well).checks]
+def test_all_checks_pass_before_and_after_up(healthy_site: Site) -> None:
+    assert failures(healthy_site) == []
+    names = [check.name for check in look(healthy_site).checks]
     assert names == [
         "connection",
         "token",
@@ -84,9 +84,9 @@ def test_all_is_well_before_and_after_up(well: Site) -> None:
         "addresses",
         "OpenWeather key",
     ]
-    assert {call.split()[0] for call in well.pve.calls()} == {"GET"}
-    well.up()
-    assert faults(well) == []
+    assert {call.split()[0] for call in healthy_site.pve.calls()} == {"GET"}
+    healthy_site.up()
+    assert failures(healthy_site) == []
 
 
 CONTAINERS = (
@@ -111,15 +111,16 @@ CONTAINERS = (
         ("/sdn/zones/localnetwork/vmbr0", "SDN.Use", "HomelabBridge"),
     ],
 )
-@pytest.mark.parametrize("whose", [TOKEN, "homelab@pve"])
-def test_each_missing_privilege_is_named_with_the_lines_that_grant_it(
-    well: Site, path: str, privilege: str, role: str, whose: str
+@pytest.mark.parametrize("owner", [TOKEN, "homelab@pve"])
+def test_missing_privilege_is_named_with_the_grant_commands(
+    healthy_site: Site, path: str, privilege: str, role: str, owner: str
 ) -> None:
-    assert well.pve.acl is not None
-    well.pve.acl[whose] = [
-        (place, set(granted) - {privilege} if place == path else granted) for place, granted in well.pve.acl[whose]
+    assert healthy_site.pve.acl is not None
+    healthy_site.pve.acl[owner] = [
+        (place, set(granted) - {privilege} if place == path else granted)
+        for place, granted in healthy_site.pve.acl[owner]
     ]
-    check = next(check for check in faults(well) if check.name == f"role {role}")
+    check = next(check for check in failures(healthy_site) if check.name == f"role {role}")
     exact = "/nodes/pve" if path == "/nodes" else path
     assert check.said == f"missing, for the token or its user: {privilege} on {exact}"
     assert f"pveum role add {role} 2>/dev/null; pveum role modify {role} --append 1 --privs " in check.todo[0]
@@ -129,24 +130,24 @@ def test_each_missing_privilege_is_named_with_the_lines_that_grant_it(
     )
 
 
-def test_a_token_without_anything_is_told_every_line(well: Site) -> None:
-    well.pve.acl = {TOKEN: [], "homelab@pve": []}
-    checks = [check for check in faults(well) if check.name.startswith("role ")]
+def test_token_without_privileges_gets_all_grant_commands(healthy_site: Site) -> None:
+    healthy_site.pve.acl = {TOKEN: [], "homelab@pve": []}
+    checks = [check for check in failures(healthy_site) if check.name.startswith("role ")]
     assert [check.name for check in checks] == [f"role Homelab{kind}" for kind in KINDS]
     assert checks[0].todo[1:] == (
         "pveum acl modify /vms --roles HomelabContainers --users homelab@pve --tokens 'homelab@pve!cli'",
     )
 
 
-def test_a_pool_that_is_not_there(well: Site) -> None:
-    well.overlaid("defaults: {pool: lab}")
-    well.pve.acl = None
-    (check,) = faults(well)
+def test_missing_pool(healthy_site: Site) -> None:
+    healthy_site.overlaid("defaults: {pool: lab}")
+    healthy_site.pve.acl = None
+    (check,) = failures(healthy_site)
     assert (check.name, check.todo) == ("pool lab", ("pveum pool add lab",))
 
 
 @pytest.mark.parametrize(
-    ("break_it", "name", "said", "todo"),
+    ("break_it", "name", "text", "todo"),
     [
         (
             lambda site: site.pve.apitokens.update({TOKEN: "other"}),
@@ -156,7 +157,12 @@ def test_a_pool_that_is_not_there(well: Site) -> None:
         ),
         (lambda site: site.inventory.endpoint.token_file.unlink(), "token", "No such file", "homelab init"),
         (lambda site: site.inventory.endpoint.token_file.chmod(0o644), "token", "other users can read it", "chmod 600"),
-        (lambda site: site.pve.storages.pop("local-lvm"), "storage local-lvm on pve", "not there", "pvesm status"),
+        (
+            lambda site: site.pve.storages.pop("local-lvm"),
+            "storage local-lvm on pve",
+            "missing, or this token cannot see it",
+            "pvesm status",
+        ),
         (
             lambda site: site.pve.storages["local-lvm"].update(active=0),
             "storage local-lvm on pve",
@@ -166,22 +172,27 @@ def test_a_pool_that_is_not_there(well: Site) -> None:
         (
             lambda site: site.pve.storages["local-lvm"].update(content="images"),
             "storage local-lvm on pve",
-            "holds images, but not rootdir",
+            "accepts images, but not rootdir",
             "pvesm set local-lvm --content images,rootdir",
         ),
         (
             lambda site: site.pve.storages["local-lvm"].update(total=40 << 30),
             "storage local-lvm on pve",
-            "40 GiB free, the disks that are still to be made take 48 GiB",
-            "Make room",
+            "40 GiB free, new disks need 48 GiB",
+            "Free space",
         ),
         (
             lambda site: (site.pve.storages["local"].update(volumes={}), site.pve.appliances.clear()),
             "template ubuntu-24.04 on pve",
-            "no template for",
+            "has no template for",
             "pveam update",
         ),
-        (lambda site: site.pve.add_vm(168, "windows", node="pve"), "containers", "vmid 168 is taken", "another vmid"),
+        (
+            lambda site: site.pve.add_vm(168, "windows", node="pve"),
+            "containers",
+            "Cannot use vmid 168 for analytics-platform",
+            "another vmid",
+        ),
         (
             lambda site: site.inventory.pipeline.api_key_file.unlink(),
             "OpenWeather key",
@@ -197,104 +208,105 @@ def test_a_pool_that_is_not_there(well: Site) -> None:
         ),
     ],
 )
-def test_what_is_wrong_is_found(
-    well: Site, break_it: Callable[[Site], object], name: str, said: str, todo: str
+def test_each_failure_is_found_alone(
+    healthy_site: Site, break_it: Callable[[Site], object], name: str, text: str, todo: str
 ) -> None:
-    well.pve.acl = None  # a foreign guest is not hidden from this token
-    break_it(well)
-    (check,) = faults(well)
+    healthy_site.pve.acl = None  # the token can see foreign guests
+    break_it(healthy_site)
+    (check,) = failures(healthy_site)
     assert check.name == name
-    assert said in check.said
+    assert text in check.said
     assert todo in "\n".join(check.todo)
 
 
-def test_what_the_inventory_asks_for_and_the_node_lacks(well: Site) -> None:
-    well.pve.acl = None
-    well.overlaid("network: {bridge: vmbr7}")
-    (check,) = faults(well)
+def test_missing_bridge_and_ambiguous_or_offline_node(healthy_site: Site) -> None:
+    healthy_site.pve.acl = None
+    healthy_site.overlaid("network: {bridge: vmbr7}")
+    (check,) = failures(healthy_site)
     assert (check.name, "vmbr0" in check.said) == ("bridge vmbr7 on pve", True)
-    well.pve.add_node("pve2")
-    well.overlaid("")
-    (check,) = faults(well)
-    assert ("Which node" in check.said, check.todo) == (True, ("Write `node:` under `proxmox:` in the inventory.",))
-    assert faults(well.overlaid("proxmox: {node: pve2}")) == []
-    well.pve.set_node_offline("pve2")
-    assert [check.name for check in faults(well)] == [
+    healthy_site.pve.add_node("pve2")
+    healthy_site.overlaid("")
+    (check,) = failures(healthy_site)
+    assert "Cannot choose a node" in check.said
+    assert check.todo == ("Write `node:` under `proxmox:` in the inventory.",)
+    assert failures(healthy_site.overlaid("proxmox: {node: pve2}")) == []
+    healthy_site.pve.set_node_offline("pve2")
+    assert [check.name for check in failures(healthy_site)] == [
         f"{what} on pve2" for what in ("clock", "storage", "bridge", "template ubuntu-24.04")
     ]
 
 
-def test_the_space_that_containers_have_already_is_not_asked_for_again(well: Site) -> None:
-    well.up("postgres-data", "analytics-platform")
-    storage = next(check for check in look(well).checks if check.name == "storage local-lvm on pve")
-    assert storage.said.endswith("16 GiB still to be used")
+def test_existing_disks_do_not_count_as_needed_space(healthy_site: Site) -> None:
+    healthy_site.up("postgres-data", "analytics-platform")
+    storage = next(check for check in look(healthy_site).checks if check.name == "storage local-lvm on pve")
+    assert storage.said.endswith("new disks need 16 GiB")
 
 
-def test_an_address_at_which_somebody_is_already(well: Site) -> None:
+def test_address_in_use_by_another_machine(healthy_site: Site) -> None:
     asked: list[str] = []
-    look(well, asked=asked)
+    look(healthy_site, asked=asked)
     assert asked == ["192.168.2.67", "192.168.2.68", "192.168.2.69"]
-    (check,) = faults(well, there={"192.168.2.68": "a machine answers on port 22"})
+    (check,) = failures(healthy_site, there={"192.168.2.68": "a machine answers on port 22"})
     assert (check.name, check.said) == (
         "address 192.168.2.68",
-        "a machine answers on port 22, though analytics-platform does not run",
+        "a machine answers on port 22, although analytics-platform does not run",
     )
     assert "write another `ip` for analytics-platform" in check.todo[0]
 
 
-def test_the_address_of_what_runs_is_not_looked_at(well: Site) -> None:
-    well.up("postgres-data", "analytics-platform")
-    well.pve.ct(168).status = "stopped"
+def test_addresses_of_running_containers_are_not_probed(healthy_site: Site) -> None:
+    healthy_site.up("postgres-data", "analytics-platform")
+    healthy_site.pve.ct(168).status = "stopped"
     asked: list[str] = []
-    look(well, asked=asked)
+    look(healthy_site, asked=asked)
     assert asked == ["192.168.2.68", "192.168.2.69"]
-    well.up("analytics-platform", "airflow-orchestration")
+    healthy_site.up("analytics-platform", "airflow-orchestration")
     asked.clear()
-    assert "addresses" not in [check.name for check in look(well, asked=asked).checks]
+    assert "addresses" not in [check.name for check in look(healthy_site, asked=asked).checks]
     assert asked == []
 
 
-def test_an_address_that_another_container_of_ours_is_configured_with(well: Site) -> None:
-    well.up("postgres-data")
-    net0 = well.pve.ct(167).config["net0"]
-    well.pve.ct(167).config["net0"] = net0.replace("192.168.2.67", "192.168.2.69")
-    (check,) = faults(well)
-    assert check.said == "postgres-data (167) is configured with it, though airflow-orchestration does not run"
+def test_address_configured_in_another_container(healthy_site: Site) -> None:
+    healthy_site.up("postgres-data")
+    net0 = healthy_site.pve.ct(167).config["net0"]
+    healthy_site.pve.ct(167).config["net0"] = net0.replace("192.168.2.67", "192.168.2.69")
+    (check,) = failures(healthy_site)
+    assert check.said == "postgres-data (167) is configured with it, although airflow-orchestration does not run"
 
 
 @pytest.mark.parametrize(("away", "ok"), [(0, True), (-29, True), (31, False), (-3600, False)])
-def test_the_clock(well: Site, away: float, ok: bool) -> None:
-    assert [check.name for check in faults(well, now=NODE_TIME + away)] == ([] if ok else ["clock of pve"])
+def test_clock_difference(healthy_site: Site, away: float, ok: bool) -> None:
+    assert [check.name for check in failures(healthy_site, now=NODE_TIME + away)] == ([] if ok else ["clock of pve"])
 
 
 @pytest.mark.parametrize(
-    ("status", "said", "todo"),
+    ("status", "text", "todo"),
     [(401, "does not accept it", "two hours"), (429, "too many requests", "60 req"), (503, "answers 503", "later")],
 )
-def test_a_key_that_openweather_refuses(well: Site, status: int, said: str, todo: str) -> None:
-    (check,) = faults(well, status)
-    assert (check.name, said in check.said, todo in check.todo[0]) == ("OpenWeather key", True, True)
+def test_refused_openweather_key(healthy_site: Site, status: int, text: str, todo: str) -> None:
+    (check,) = failures(healthy_site, status)
+    assert (check.name, text in check.said, todo in check.todo[0]) == ("OpenWeather key", True, True)
 
 
-def test_openweather_is_asked_with_the_key_and_its_silence_does_not_show_it(well: Site) -> None:
-    with serving([Answer(401)]) as stub:
-        pipeline = replace(well.inventory.pipeline, api_url=stub.url)
+def test_openweather_is_called_with_the_key_and_errors_do_not_contain_it(healthy_site: Site) -> None:
+    with serve([Response(401)]) as stub:
+        pipeline = replace(healthy_site.inventory.pipeline, api_url=stub.url)
         assert ask_openweather(pipeline, Secret(KEY)) == 401
-        assert stub.asked[0]["appid"] == KEY
+        assert stub.requests[0]["appid"] == KEY
     with pytest.raises(HomelabError, match="does not answer") as caught:
         ask_openweather(pipeline, Secret(KEY))
     assert KEY not in str(caught.value)
 
 
-def test_exit_code_and_json(well: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settings.__class__, "load", lambda _: well.inventory)
+def test_exit_code_and_json(healthy_site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings.__class__, "load", lambda _: healthy_site.inventory)
     given: list[int] = [200]
 
     def stand_in(inventory: object) -> Diagnosis:
         def ask(pipeline: Pipeline, key: Secret) -> int:
             return given[0]
 
-        return doctor(well.inventory, ask=ask, now=lambda: NODE_TIME, answering=lambda _: {})
+        return doctor(healthy_site.inventory, ask=ask, now=lambda: NODE_TIME, answering=lambda _: {})
 
     monkeypatch.setattr(module, "doctor", stand_in)
     run = CliRunner().invoke

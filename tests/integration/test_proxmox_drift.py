@@ -1,4 +1,4 @@
-"""Drift: whatever somebody changes by hand is seen, named, and put back; what cannot be is refused or left alone."""
+"""Drift: changes by hand are detected, named and reverted; impossible ones are refused or left unchanged."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VOLUME = "local-lvm:vm-167-disk-7"
 
 
 def by_hand(site: Site, **changed: Any) -> None:
-    """Change options of the first container as its web interface would; None deletes."""
+    """Change options of the first container as the web interface does; None deletes."""
     config = site.pve.ct(167).config
     for option, value in changed.items():
         config.pop(option, None)
@@ -32,8 +32,8 @@ def net0(site: Site, *replaced: tuple[str, str]) -> str:
     return text
 
 
-def settled(site: Site) -> dict[str, Any]:
-    """The configuration after an `up`, and after it nothing is left to do."""
+def converged(site: Site) -> dict[str, Any]:
+    """Check that `up` has nothing to do, and return the configuration."""
     assert not site.up()
     return dict(site.pve.ct(167).config)
 
@@ -55,22 +55,22 @@ def settled(site: Site) -> dict[str, Any]:
         ({"protection": 1}, "protection: True → False"),
     ],
 )
-def test_what_was_changed_by_hand_is_put_back(site: Site, changed: dict[str, Any], line: str) -> None:
+def test_change_by_hand_is_reverted(site: Site, changed: dict[str, Any], line: str) -> None:
     site.up()
     before = dict(site.pve.ct(167).config)
     by_hand(site, **changed)
     done = site.up().done
     assert list(done) == ["postgres-data"]
     assert line in done["postgres-data"][0]
-    assert settled(site) == before
+    assert converged(site) == before
 
 
-def test_a_description_that_was_changed_by_hand(site: Site) -> None:
+def test_description_changed_by_hand_is_reverted(site: Site) -> None:
     site.up()
     before = dict(site.pve.ct(167).config)
     by_hand(site, description=before["description"].replace("Make changes there", "Mine now"))
     assert "description: “postgres-data of the homelab" in site.up().done["postgres-data"][0]
-    assert settled(site) == before
+    assert converged(site) == before
 
 
 @pytest.mark.parametrize(
@@ -85,13 +85,13 @@ def test_a_description_that_was_changed_by_hand(site: Site) -> None:
         (("ip=", "rate=10,link_down=1,ip="), "by_hand: net0 link_down=1,net0 rate=10 → none"),
     ],
 )
-def test_every_part_of_the_network_card(site: Site, replaced: tuple[str, str], line: str) -> None:
+def test_network_card_changed_by_hand_is_reverted(site: Site, replaced: tuple[str, str], line: str) -> None:
     site.up()
     before = dict(site.pve.ct(167).config)
     by_hand(site, net0=net0(site, replaced))
-    (said,) = site.up().done["postgres-data"]
-    assert line in said
-    after = settled(site)
+    (action,) = site.up().done["postgres-data"]
+    assert line in action
+    after = converged(site)
     assert set(after["net0"].split(",")) == set(before["net0"].split(","))
     assert "hwaddr=" in after["net0"]
 
@@ -105,17 +105,17 @@ def test_memory_and_cores_change_without_a_restart(site: Site) -> None:
     assert site.pve.ct(167).config["tags"] == "homelab;homelab-home;prod"
 
 
-def test_a_user_tag_that_is_missing_does_not_make_it_a_strangers(site: Site) -> None:
+def test_container_without_a_new_user_tag_is_still_ours(site: Site) -> None:
     site.up()
     site.overlaid("defaults: {tags: [prod]}")
     assert [len(lines) for lines in site.up().done.values()] == [1, 1, 1]
     assert site.pve.kinds().count("vzcreate") == len(NAMES)
 
 
-def test_mount_points_are_made_grown_and_taken_into_backups_and_never_removed(site: Site) -> None:
+def test_mount_points_are_created_grown_and_never_removed(site: Site) -> None:
     site.overlaid("containers: {postgres-data: {mounts: {/var/lib/postgresql: 32}}}").up()
     site.overlaid("containers: {postgres-data: {mounts: {/var/lib/postgresql: 32, /opt/x: 1}}}").up()
-    assert "vzshutdown" not in site.pve.kinds()  # a new one is there at once
+    assert "vzshutdown" not in site.pve.kinds()  # a new mount point applies immediately
     assert re.fullmatch(
         r"local-lvm:vm-167-disk-\d,backup=1,mp=/var/lib/postgresql,size=32G", site.pve.ct(167).config["mp0"]
     )
@@ -126,25 +126,25 @@ def test_mount_points_are_made_grown_and_taken_into_backups_and_never_removed(si
         "resize postgres-data: /var/lib/postgresql 32 → 40 GiB",
         "update postgres-data: mounts: none → /srv 5 GiB; backup: /var/lib/postgresql 32 GiB → "
         "/var/lib/postgresql 40 GiB without backup",
-        "stop postgres-data, so that it starts with the new backup",
+        "stop postgres-data, to restart it with the new backup",
         "start postgres-data",
     ]
-    config = settled(site)
+    config = converged(site)
     assert config["mp0"].endswith(",backup=0,mp=/var/lib/postgresql,size=40G")
     assert config["mp2"].endswith(",backup=1,mp=/srv,size=5G")
     site.overlaid("containers: {postgres-data: {mounts: {/var/lib/postgresql: 8}}}")
     with pytest.raises(HomelabError) as caught:
         site.up()
-    assert "its disk at /var/lib/postgresql cannot shrink" in caught.value.brief
+    assert "Cannot shrink the disk at /var/lib/postgresql of postgres-data" in caught.value.brief
     assert "`size: 40`" in caught.value.resolution
     site.overlaid("")
-    assert settled(site) == config
+    assert converged(site) == config
     assert "also has the mount point /opt/x, the mount point /srv, the mount point /var/lib/postgresql" in str(
         site.noted()
     )
 
 
-def test_what_no_inventory_speaks_of_is_named_and_left_alone(site: Site) -> None:
+def test_options_outside_the_inventory_are_noted_and_kept(site: Site) -> None:
     site.up()
     by_hand(
         site,
@@ -155,29 +155,39 @@ def test_what_no_inventory_speaks_of_is_named_and_left_alone(site: Site) -> None
         cpulimit=1,
     )
     before = dict(site.pve.ct(167).config)
-    assert settled(site) == before
+    assert converged(site) == before
     assert str(site.noted()) == (
-        "postgres-data: it also has the mount point /films, cpulimit, hookscript, net1, rootfs acl=1, of which the "
-        "inventory says nothing: left alone"
+        "postgres-data: it also has the mount point /films, cpulimit, hookscript, net1, rootfs acl=1, missing in the "
+        "inventory: left unchanged"
     )
 
 
 @pytest.mark.parametrize(
-    ("wanted", "found", "brief", "way_out"),
+    ("wanted", "found", "brief", "resolution"),
     [
-        ("{disk: 8}", {}, "postgres-data: its disk cannot shrink", "`disk: 16`"),
+        ("{disk: 8}", {}, "Cannot shrink the disk of postgres-data", "`disk: 16`"),
         (
             "{features: [nesting, keyctl]}",
             {},
-            "features cannot be changed by a token",
+            "Cannot change the features of postgres-data: only root@pam may",
             "`pct set 167 --features keyctl=1,nesting=1`",
         ),
-        ("{}", {"features": "nesting=1,fuse=1"}, "features cannot be changed by a token", "features: [fuse, nesting]"),
-        ("{}", {"unprivileged": None}, "unprivileged cannot be changed", "homelab destroy"),
-        ("{protection: true, mounts: {/srv: 5}}", {"protection": 1}, "it is protected", "`protection: false`"),
+        (
+            "{}",
+            {"features": "nesting=1,fuse=1"},
+            "Cannot change the features of postgres-data: only root@pam may",
+            "features: [fuse, nesting]",
+        ),
+        ("{}", {"unprivileged": None}, "Cannot change unprivileged of postgres-data", "homelab destroy"),
+        (
+            "{protection: true, mounts: {/srv: 5}}",
+            {"protection": 1},
+            "Cannot add a mount point to postgres-data: it is protected",
+            "`protection: false`",
+        ),
     ],
 )
-def test_what_cannot_be_made_in_place_is_refused_and_nothing_is_touched(
+def test_impossible_change_is_refused_before_any_change(
     site: Site, wanted: str, found: dict[str, Any], brief: str, resolution: str
 ) -> None:
     site.up()
@@ -191,7 +201,7 @@ def test_what_cannot_be_made_in_place_is_refused_and_nothing_is_touched(
     assert (len(site.pve.calls("PUT")), len(site.pve.kinds())) == before
 
 
-def test_features_of_root_alone_are_left_for_root_and_said(site: Site) -> None:
+def test_features_reserved_for_root_are_not_set(site: Site) -> None:
     site.overlaid("containers: {postgres-data: {features: [nesting, keyctl]}}").up()
     assert site.pve.ct(167).config["features"] == "nesting=1"
     site.pve.ct(167).config["features"] = "keyctl=1,nesting=1"
@@ -199,18 +209,18 @@ def test_features_of_root_alone_are_left_for_root_and_said(site: Site) -> None:
     assert site.noted() is None
 
 
-def test_a_protected_container_is_not_destroyed_until_somebody_says_so(site: Site) -> None:
+def test_protected_container_is_destroyed_only_after_unprotecting(site: Site) -> None:
     site.overlaid("containers: {postgres-data: {protection: true}}").up()
     with pytest.raises(HomelabError) as caught:
         site.destroy()
-    assert caught.value.brief == "postgres-data is protected"
+    assert caught.value.brief == "Cannot destroy postgres-data: it is protected"
     assert "vzdestroy" not in site.pve.kinds()
     site.overlaid("").up()
     site.destroy()
     assert site.pve.cts == []
 
 
-def test_pools(site: Site) -> None:
+def test_container_moves_between_pools(site: Site) -> None:
     site.pve.pools = {"a": set(), "b": set()}
     site.overlaid("defaults: {pool: a}").up()
     assert site.pve.pools["a"] == {167, 168, 169}
@@ -220,7 +230,7 @@ def test_pools(site: Site) -> None:
     assert not site.overlaid("").up()
 
 
-def test_an_answer_that_gets_lost_while_a_pool_is_joined(site: Site) -> None:
+def test_lost_answer_of_a_pool_move(site: Site) -> None:
     site.up()
     site.pve.pools = {"a": set()}
     site.overlaid("containers: {postgres-data: {pool: a}}")

@@ -1,4 +1,4 @@
-"""`bake`, and `up` from what it has made, against an in-process node and containers that answer from a table."""
+"""`bake`, and `up` from its golden containers, with an in-process node and fake guests."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from typing import Any
 import pytest
 from fakepve.server import TaskError
 
-from homelab.commands import golden as baking
+from homelab.commands import golden
 from homelab.commands.destroy import destroy
 from homelab.commands.plan import preview
 from homelab.commands.up import up
 from homelab.errors import HomelabError, InputError
 from homelab.host import Host, Result
 from homelab.known_hosts import KnownHosts, fingerprint
-from homelab.model import Container
+from homelab.model import Container, Secret
 from homelab.plan import golden_container
 from homelab.progress import SilentProgress
 from homelab.proxmox import Client
@@ -32,18 +32,19 @@ from homelab.proxmox.checks import proxmox_checks
 from homelab.proxmox.inspect import inspect_container
 from homelab.runtime.clone_identity import PREPARE, RESTARTED, TAKE, WHOLE
 from homelab.runtime.container_changes import Outcome
+from homelab.runtime.session import Session
 from homelab.ssh import HostKeyMismatch
 from tests.integration.fakenode import TOKEN, FakeNode, inventory_for, serving
 from tests.integration.test_proxmox_up import SECRET, Site
 from tests.integration.test_proxmox_up import pair as pair
-from tests.support import FixedSecretStore
+from tests.support import make_session
 
 ONE, TWO, THREE = "postgres-data", "analytics-platform", "airflow-orchestration"
 CLONED = "containers: {postgres-data: {clone_from: postgres-data, disk: 20, memory: 4096}}"
 
 
-class Noting(SilentProgress):
-    """Remembers what stays on the screen."""
+class RecordingProgress(SilentProgress):
+    """Progress that records notes."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
@@ -54,7 +55,7 @@ class Noting(SilentProgress):
 
 
 class PlainNode(FakeNode):
-    """A node whose storage may be one that holds no templates."""
+    """A node that can fail a task type, such as on a storage without template support."""
 
     fail_task = ""
 
@@ -66,8 +67,8 @@ class PlainNode(FakeNode):
 
 
 @dataclass
-class Inside:
-    """A container behind its SSH port."""
+class FakeGuest:
+    """A fake container behind its SSH port."""
 
     name: str
     vmid: int
@@ -98,7 +99,7 @@ class Inside:
 
 @dataclass
 class Guests:
-    """What the containers of a node have inside, as far as renewing them goes."""
+    """The identities inside a node's fake containers."""
 
     pve: FakeNode
     prepared: dict[int, str] = field(default_factory=dict)
@@ -107,13 +108,13 @@ class Guests:
     after: Callable[[str], None] = lambda command: None
 
     @contextmanager
-    def reach(self, container: Container, known_hosts: KnownHosts) -> Iterator[Host]:
-        """As SSH does: the key that is shown has to be the pinned one."""
+    def connect(self, container: Container, key: Secret, known_hosts: KnownHosts, deadline: float) -> Iterator[Host]:
+        """Connect like SSH, which requires the pinned host key."""
         ct, pin = self.pve.ct(container.vmid), known_hosts.pins().get(container.name)
         assert ct.status == "running"
         if pin is None or pin.fingerprint != self.pve.keys[ct.vmid]:
             raise HostKeyMismatch(f"{container.name}: another key", f"shown is {self.pve.keys[ct.vmid]}", "no")
-        yield Inside(container.name, ct.vmid, self)
+        yield FakeGuest(container.name, ct.vmid, self)
 
 
 @dataclass
@@ -128,29 +129,17 @@ class Place(Site):
         self.guests = Guests(self.pve)
 
     def up(self, *limit: str) -> Outcome:
-        return up(
-            self.inventory,
-            secret_store=FixedSecretStore(),
-            known_hosts=self.known_hosts,
-            progress=SilentProgress(),
-            confirm=self._confirm,
-            limit=limit,
-            wait_for_ssh=lambda c: None,
-            reach=self.guests.reach,
-        )
+        return up(self._session, confirm=self._confirm, limit=limit)
+
+    @property
+    def _session(self) -> Session:
+        return make_session(self.inventory, self.known_hosts, connector=self.guests.connect)
 
     def bake(self, name: str = ONE, vmid: int | None = None) -> Outcome:
-        return baking.bake(
-            self.inventory,
-            name,
-            known_hosts=self.known_hosts,
-            progress=SilentProgress(),
-            confirm=self._agree,
-            vmid=vmid,
-        )
+        return golden.create(self._session, name, confirm=self._agree, vmid=vmid)
 
     def remove(self, name: str = ONE) -> Outcome:
-        return baking.remove(self.inventory, name, progress=SilentProgress(), confirm=self._agree)
+        return golden.delete(self._session, name, confirm=self._agree)
 
     def _agree(self, lines: Sequence[str]) -> bool:
         self.shown.append(list(lines))
@@ -163,8 +152,8 @@ class Place(Site):
     def pin(self, name: str) -> str:
         return self.known_hosts.pins()[name].fingerprint
 
-    def gone(self, name: str = ONE) -> None:
-        """Destroy a container, and want it cloned from its golden one."""
+    def destroyed_for_cloning(self, name: str = ONE) -> None:
+        """Destroy a container, and let the inventory clone it from its golden one."""
         self.destroy(name)
         self.overlaid(CLONED)
         self.pve.tasklog.clear()
@@ -198,7 +187,7 @@ def done(place: Place, kind: str) -> Counter[str]:
 # -------------------------------------------------------------------- bake
 
 
-def test_bake(place: Place) -> None:
+def test_bake_creates_a_golden_container(place: Place) -> None:
     place.up(ONE)
     place.pve.ct(167).config |= {"protection": 1}
     place.pve.tasklog.clear()
@@ -209,23 +198,23 @@ def test_bake(place: Place) -> None:
     assert (made.vmid, made.config["hostname"], made.config["onboot"]) == (100, "golden-postgres-data", 0)
     assert not {"startup", "protection"} & set(made.config)
     assert set(made.config["tags"].split(";")) == {"homelab", "homelab-home", golden_container.TAG}
-    said = golden_container.read(made.config["description"])
-    assert said
-    assert (said.of, said.template) == (ONE, "local:vztmpl/ubuntu-24.04-standard_24.04-2_amd64.tar.zst")
-    assert said.fingerprint == place.pin(ONE)
-    assert any("its passwords, its keys, its data" in line for line in place.shown[0])
+    found = golden_container.read(made.config["description"])
+    assert found
+    assert (found.of, found.template) == (ONE, "local:vztmpl/ubuntu-24.04-standard_24.04-2_amd64.tar.zst")
+    assert found.fingerprint == place.pin(ONE)
+    assert any("passwords, keys and data" in line for line in place.shown[0])
 
 
-def test_destroy_says_that_it_stays(place: Place) -> None:
+def test_destroy_notes_that_the_golden_container_is_kept(place: Place) -> None:
     place.up(ONE)
     place.bake()
-    progress = Noting()
-    destroy(place.inventory, known_hosts=place.known_hosts, progress=progress, confirm=lambda plan: True)
-    assert progress.notes == ["golden-postgres-data: golden container 100 stays: `homelab bake --delete` removes it"]
+    progress = RecordingProgress()
+    destroy(make_session(place.inventory, place.known_hosts, progress), confirm=lambda plan: True)
+    assert progress.notes == ["golden-postgres-data: golden container 100 stays; `homelab golden delete` removes it"]
     assert [ct.vmid for ct in place.pve.cts] == [100]
 
 
-def test_a_golden_container_is_none_of_the_inventorys(place: Place) -> None:
+def test_golden_container_is_not_managed_by_up_and_destroy(place: Place) -> None:
     place.up(ONE)
     place.bake()
     (made,) = place.goldens
@@ -233,12 +222,12 @@ def test_a_golden_container_is_none_of_the_inventorys(place: Place) -> None:
     assert not place.up(ONE)
     place.overlaid("containers: {postgres-data: {vmid: 100}}")
     error = fails(place, lambda: place.up(ONE))
-    assert error.brief == "postgres-data: vmid 100 is taken by a template"
+    assert error.brief == "Cannot use vmid 100 for postgres-data: it belongs to a template"
     assert not place.destroy(ONE)
     assert (place.goldens, dict(made.config)) == ([made], before)
 
 
-def test_no_is_no(place: Place) -> None:
+def test_nothing_is_done_without_confirmation(place: Place) -> None:
     place.up(ONE)
     place.pve.tasklog.clear()
     place.answer = False
@@ -246,7 +235,7 @@ def test_no_is_no(place: Place) -> None:
     assert place.pve.kinds() == []
 
 
-def test_baked_again_the_older_one_goes_when_the_new_one_is_whole(place: Place) -> None:
+def test_second_bake_removes_the_older_one_last(place: Place) -> None:
     place.up(ONE)
     place.bake()
     place.pve.tasklog.clear()
@@ -255,7 +244,7 @@ def test_baked_again_the_older_one_goes_when_the_new_one_is_whole(place: Place) 
     assert place.pve.kinds()[-2:] == ["vztemplate", "vzdestroy"]
 
 
-def test_a_copy_that_fails_leaves_all_as_it_was(place: Place) -> None:
+def test_failed_copy_keeps_the_older_one_and_restarts_the_source(place: Place) -> None:
     place.up(ONE)
     place.bake()
     good = place.pve.ceph_io
@@ -274,7 +263,7 @@ def test_a_copy_that_fails_leaves_all_as_it_was(place: Place) -> None:
     assert [ct.vmid for ct in place.goldens] == [101]
 
 
-def test_a_vmid_that_somebody_takes_meanwhile(place: Place) -> None:
+def test_vmid_taken_during_confirmation(place: Place) -> None:
     place.up(ONE)
 
     def agree(_: Sequence[str]) -> bool:
@@ -286,7 +275,7 @@ def test_a_vmid_that_somebody_takes_meanwhile(place: Place) -> None:
     assert [ct.vmid for ct in place.goldens] == [101]
 
 
-def test_the_vmid_is_the_users_or_the_last_of_the_range(place: Place) -> None:
+def test_vmid_is_the_users_or_the_last_of_the_range(place: Place) -> None:
     place.up(ONE)
     place.bake(vmid=900)
     place.pve.ct(900).config["description"] = "another lab's"
@@ -298,7 +287,7 @@ def test_the_vmid_is_the_users_or_the_last_of_the_range(place: Place) -> None:
     assert [ct.vmid for ct in place.goldens] == [900, 199]
 
 
-def test_a_token_that_may_not_clone_is_told_so_before_anything_is_done(place: Place) -> None:
+def test_missing_clone_privilege_is_refused_before_any_change(place: Place) -> None:
     place.up(ONE)
     place.pve.grant_least(place.inventory)
     place.pve.tasklog.clear()
@@ -314,7 +303,7 @@ def test_a_token_that_may_not_clone_is_told_so_before_anything_is_done(place: Pl
     assert place.pve.kinds() == []
 
 
-def test_in_a_pool_the_pool_is_enough(place: Place) -> None:
+def test_privilege_on_the_pool_is_sufficient(place: Place) -> None:
     place.pve.pools = {"lab": set()}
     place.overlaid("defaults: {pool: lab}")
     place.up(ONE)
@@ -326,7 +315,7 @@ def test_in_a_pool_the_pool_is_enough(place: Place) -> None:
     assert place.pve.pools["lab"] == {167, place.goldens[0].vmid}
 
 
-def test_a_storage_that_holds_no_templates(place: Place) -> None:
+def test_storage_without_template_support(place: Place) -> None:
     place.up(ONE)
     place.pve.fail_task = "vztemplate"
     error = fails(place, place.bake)
@@ -342,7 +331,7 @@ def test_a_storage_that_holds_no_templates(place: Place) -> None:
     assert [ct.vmid for ct in place.goldens] == [100]
 
 
-def test_a_directory_of_the_node_is_said_before_anything_is_done(place: Place) -> None:
+def test_bind_mount_is_refused_before_any_change(place: Place) -> None:
     place.up(ONE)
     place.pve.ct(167).config["mp0"] = "/mnt/pictures,mp=/pictures"
     place.pve.tasklog.clear()
@@ -351,7 +340,7 @@ def test_a_directory_of_the_node_is_said_before_anything_is_done(place: Place) -
     assert place.pve.kinds() == []
 
 
-def test_removed(place: Place) -> None:
+def test_remove_destroys_the_golden_container(place: Place) -> None:
     assert str(place.remove()) == "Nothing to do: postgres-data has no golden container."
     place.up(ONE)
     place.bake()
@@ -362,8 +351,8 @@ def test_removed(place: Place) -> None:
 # --------------------------------------------------------------- up from it
 
 
-def like_any_other(place: Place, name: str = ONE, vmid: int = 167) -> None:
-    """It matches, has keys of its own that are pinned, and nothing is left to do."""
+def assert_finished(place: Place, name: str = ONE, vmid: int = 167) -> None:
+    """Check that a clone matches the inventory, has its own pinned key, and needs no more actions."""
     ct, container = place.pve.ct(vmid), place.containers[name]
     assert (ct.status, ct.lock) == ("running", None)
     found = inspect_container(Client(place.inventory.endpoint), container, "pve")
@@ -374,30 +363,30 @@ def like_any_other(place: Place, name: str = ONE, vmid: int = 167) -> None:
     assert not place.up(name)
 
 
-def test_up_from_a_golden_container(place: Place) -> None:
+def test_up_clones_from_a_golden_container(place: Place) -> None:
     place.up(ONE)
     place.bake()
     macs = {ct.config["net0"].partition("hwaddr=")[2][:17] for ct in place.pve.cts}
     old = place.pin(ONE)
-    place.gone()
+    place.destroyed_for_cloning()
     outcome = place.up(ONE)
     (line,) = outcome.done[ONE]
     assert line.startswith("clone postgres-data (167): 1 vCPU, 4096 MiB, 20 GiB, 192.168.2.67/24, golden/postgres-data")
-    like_any_other(place)
+    assert_finished(place)
     assert place.pin(ONE) != old
     assert place.pve.kinds() == ["vzclone", "resize", "vzstart", "vzshutdown", "vzstart"]
     assert place.pve.ct(167).config["net0"].partition("hwaddr=")[2][:17] not in macs
     assert place.pve.ct(167).config["tags"] == "homelab;homelab-home"
     description = place.pve.ct(167).config["description"]
-    assert "Made from local:vztmpl/ubuntu-24.04" in description
-    assert "Cloned from the golden container of postgres-data, baked at 2" in description
+    assert "Created from local:vztmpl/ubuntu-24.04" in description
+    assert "Cloned from the golden container of postgres-data, created at 2" in description
     assert "Unfinished" not in description
 
 
-def test_a_pin_that_is_lost_is_not_taken_from_another_containers_log(place: Place) -> None:
+def test_lost_pin_of_a_clone_is_not_read_from_a_create_log(place: Place) -> None:
     place.up(ONE)
     place.bake()
-    place.gone()
+    place.destroyed_for_cloning()
     place.up(ONE)
     place.known_hosts.forget(ONE)
     error = fails(place, lambda: place.up(ONE))
@@ -405,7 +394,7 @@ def test_a_pin_that_is_lost_is_not_taken_from_another_containers_log(place: Plac
     assert "homelab trust postgres-data SHA256:" in error.resolution
 
 
-def test_several_of_one(place: Place) -> None:
+def test_several_clones_of_one_golden_container(place: Place) -> None:
     place.up(ONE)
     place.bake()
     place.overlaid(
@@ -414,13 +403,13 @@ def test_several_of_one(place: Place) -> None:
     )
     place.pve.time_scale, place.pve.ct_secs["clone"] = 1.0, 0.1
     place.up()
-    like_any_other(place, TWO, 168)
-    like_any_other(place, THREE, 169)
+    assert_finished(place, TWO, 168)
+    assert_finished(place, THREE, 169)
     assert done(place, "vzclone") == {"167": 1, "100": 2}
 
 
 @pytest.mark.parametrize("wanted", ["true", "false"])
-def test_it_has_a_firewall_of_its_own(place: Place, wanted: str) -> None:
+def test_clone_gets_its_own_firewall(place: Place, wanted: str) -> None:
     place.overlaid("defaults: {firewall: true}").up(ONE)
     place.bake()
     place.overlaid(
@@ -428,7 +417,7 @@ def test_it_has_a_firewall_of_its_own(place: Place, wanted: str) -> None:
         f"firewall: {wanted}}}}}"
     )
     place.up(TWO)
-    like_any_other(place, TWO, 168)
+    assert_finished(place, TWO, 168)
     source, kept = (place.pve.firewall_config("ct", vmid=vmid) for vmid in (167, 168))
     assert any("PostgreSQL" in rule["comment"] for rule in source["rules"])
     assert not any("PostgreSQL" in rule["comment"] for rule in kept["rules"])
@@ -436,11 +425,11 @@ def test_it_has_a_firewall_of_its_own(place: Place, wanted: str) -> None:
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_on_another_node_only_from_shared_storage(place: Place, shared: bool) -> None:
+def test_clone_to_another_node_needs_shared_storage(place: Place, shared: bool) -> None:
     place.pve.nodes["pve2"] = {"online": True}
     place.overlaid("proxmox: {node: pve}").up(ONE)
     place.bake()
-    place.gone()
+    place.destroyed_for_cloning()
     place.overlaid("proxmox: {node: pve}\ncontainers: {postgres-data: {clone_from: postgres-data, node: pve2}}")
     place.pve.storages["local-lvm"]["shared"] = int(shared)
     if shared:
@@ -455,63 +444,64 @@ def test_on_another_node_only_from_shared_storage(place: Place, shared: bool) ->
 
 
 @pytest.mark.parametrize(
-    ("overlay", "said"),
+    ("overlay", "cause"),
     [
-        ("{clone_from: nobody}", "there is no golden container of nobody"),
-        ("{clone_from: postgres-data, template: debian-12, services: {postgres: {version: 15}}}", "stems from another"),
-        ("{clone_from: postgres-data, disk: 8}", "its disk would be smaller"),
+        ("{clone_from: missing}", "there is no golden container of missing"),
+        (
+            "{clone_from: postgres-data, template: debian-12, services: {postgres: {version: 15}}}",
+            "has another template",
+        ),
+        ("{clone_from: postgres-data, disk: 8}", "its disk is smaller"),
     ],
 )
-def test_what_cannot_be_cloned_is_said_before_anything_is_done(place: Place, overlay: str, said: str) -> None:
+def test_impossible_clone_is_refused_before_any_change(place: Place, overlay: str, cause: str) -> None:
     place.up(ONE)
     place.bake()
-    place.gone()
+    place.destroyed_for_cloning()
     place.overlaid(f"containers: {{postgres-data: {overlay}}}")
-    assert said in fails(place, lambda: place.up(ONE)).brief
+    assert cause in fails(place, lambda: place.up(ONE)).brief
     assert place.pve.kinds() == []
 
 
-def test_the_plan_says_so(place: Place) -> None:
+def test_plan_names_the_golden_container(place: Place) -> None:
     place.up(ONE)
     place.bake()
-    place.gone()
-    (line,) = preview(
-        place.inventory,
-        secret_store=FixedSecretStore(),
-        known_hosts=place.known_hosts,
-        progress=SilentProgress(),
-        limit=[ONE],
-    ).up
-    assert "golden/postgres-data (100, baked at " in line.what
+    place.destroyed_for_cloning()
+    (line,) = preview(make_session(place.inventory, place.known_hosts), limit=[ONE]).up
+    assert "golden/postgres-data (100, created at " in line.change
 
 
-def test_doctor_looks_for_it(place: Place) -> None:
-    def said() -> list[tuple[bool, str]]:
+def test_doctor_checks_the_golden_container(place: Place) -> None:
+    def golden_checks() -> list[tuple[bool, str]]:
         checks = proxmox_checks(Client(place.inventory.endpoint), place.inventory, time.time, lambda addresses: {})
         return [(check.ok, check.said) for check in checks if check.name == "golden container for postgres-data"]
 
     place.overlaid(CLONED)
-    ((ok, why),) = said()
-    assert (ok, why.partition(".")[0]) == (False, "postgres-data: there is no golden container of postgres-data")
+    ((ok, why),) = golden_checks()
+    assert (ok, why.partition(".")[0]) == (
+        False,
+        "Cannot clone postgres-data: there is no golden container of postgres-data",
+    )
     place.overlaid("").up(ONE)
     place.bake()
-    place.gone()
-    ((ok, why),) = said()
+    place.destroyed_for_cloning()
+    ((ok, why),) = golden_checks()
     assert ok
-    assert "golden/postgres-data (100, baked at 2" in why
+    assert "golden/postgres-data (100, created at 2" in why
     place.up(ONE)
-    assert said() == []
+    assert golden_checks() == []
 
 
-def test_a_key_that_is_neither_is_a_hard_stop(place: Place) -> None:
+def test_unexpected_host_key_of_a_clone_is_refused(place: Place) -> None:
     place.up(ONE)
     place.bake()
-    place.gone()
-    place.pve.keys[100] = "SHA256:" + "x" * 43  # what the clone shows is not what the golden container says
+    place.destroyed_for_cloning()
+    # The clone presents a key that the golden container's description does not name.
+    place.pve.keys[100] = "SHA256:" + "x" * 43
     error = fails(place, lambda: place.up(ONE))
-    assert "nobody has told us of" in error.brief
+    assert "an unknown SSH host key" in error.brief
     assert ONE not in place.known_hosts.pins()
-    assert "renew postgres-data" in str(place.asked[-1]) or place.pve.ct(167).config["memory"] == 4096
+    assert "regenerate identity of postgres-data" in str(place.asked[-1]) or place.pve.ct(167).config["memory"] == 4096
     fails(place, lambda: place.up(ONE))
     assert done(place, "vzclone") == {"100": 1}
 
@@ -520,14 +510,14 @@ def test_a_key_that_is_neither_is_a_hard_stop(place: Place) -> None:
 
 
 class Killed(BaseException):
-    """What `kill -9` looks like from inside: nothing that cleans up may get hold of it and go on."""
+    """A simulated `kill -9`: no cleanup code may catch it and continue."""
 
 
-def killed_at(place: Place, number: int, arrived: bool, act: Callable[[], object]) -> bool:
-    """Do it, dead at that call to the API or into a container, and after it. Was it cut off?
+def run_killed_at(place: Place, number: int, arrived: bool, act: Callable[[], object]) -> bool:
+    """Run `act`, let its n-th call to the API or into a container and all later ones fail; return if it was killed.
 
-    With `arrived` only calls that change something count, and they still do. Without, the call does nothing; reads
-    count where a task goes on meanwhile.
+    With `arrived`, only changing calls count, and the n-th still takes effect. Without it, the n-th has no effect, and
+    reads of tasks count, too.
     """
     call, count, lock = Client._call, 0, threading.Lock()
 
@@ -564,28 +554,28 @@ def killed_at(place: Place, number: int, arrived: bool, act: Callable[[], object
 
 
 def slowly(place: Place) -> None:
-    """From here on, Proxmox takes its time to clone."""
+    """Slow down clones."""
     place.pve.time_scale, place.pve.ct_secs["clone"] = 1.0, 0.5
 
 
-def test_a_clone_that_a_killed_up_has_begun_is_waited_for(place: Place) -> None:
+def test_clone_of_a_killed_up_is_waited_for(place: Place) -> None:
     place.up(ONE)
     place.bake()
-    place.gone()
+    place.destroyed_for_cloning()
     slowly(place)
-    assert killed_at(place, 1, arrived=True, act=lambda: place.up(ONE))
+    assert run_killed_at(place, 1, arrived=True, act=lambda: place.up(ONE))
     assert place.pve.ct(167).lock == "create"
     place.up(ONE)
-    like_any_other(place)
+    assert_finished(place)
     assert done(place, "vzclone") == {"100": 1}
 
 
 @pytest.mark.parametrize("then", ["bake", "up"])
-def test_a_copy_that_a_killed_bake_has_begun_is_waited_for(place: Place, then: str) -> None:
+def test_copy_of_a_killed_bake_is_waited_for(place: Place, then: str) -> None:
     place.up(ONE)
     place.pve.tasklog.clear()
     slowly(place)
-    assert killed_at(place, 2, arrived=True, act=place.bake)
+    assert run_killed_at(place, 2, arrived=True, act=place.bake)
     assert (place.pve.ct(167).status, place.pve.ct(167).lock) == ("stopped", "disk")
     if then == "up":
         place.up(ONE)
@@ -599,7 +589,7 @@ def test_a_copy_that_a_killed_bake_has_begun_is_waited_for(place: Place, then: s
     ("method", "suffix"),
     [("POST", "/clone"), ("POST", "/template"), ("PUT", "/100/config"), ("POST", "/shutdown"), ("DELETE", "/lxc/100")],
 )
-def test_answers_that_get_lost_while_it_is_baked(place: Place, method: str, suffix: str) -> None:
+def test_lost_answers_during_bake(place: Place, method: str, suffix: str) -> None:
     place.up(ONE)
     if method == "DELETE":
         place.bake()
@@ -613,22 +603,22 @@ def test_answers_that_get_lost_while_it_is_baked(place: Place, method: str, suff
 
 
 @pytest.mark.parametrize(("method", "suffix"), [("POST", "/clone"), ("PUT", "/167/config")])
-def test_answers_that_get_lost_while_it_is_cloned(place: Place, method: str, suffix: str) -> None:
+def test_lost_answers_during_a_clone(place: Place, method: str, suffix: str) -> None:
     place.up(ONE)
     place.bake()
-    place.gone()
+    place.destroyed_for_cloning()
     place.pve.losing[method, suffix] = 2 if method == "PUT" else 1
     place.up(ONE)
     assert place.pve.losing == {(method, suffix): 0}
-    like_any_other(place)
+    assert_finished(place)
     assert done(place, "vzclone") == {"100": 1}
 
 
 BOTH = pytest.mark.parametrize("arrived", [False, True], ids=["before", "after"])
 
 
-def everywhere(place: Place, arrived: bool, act: Callable[[], object], check: Callable[[], None]) -> int:
-    """Kill it at its first call, its second…, until a run completes; after each, see what the next run makes of it."""
+def kill_at_every_call(place: Place, arrived: bool, act: Callable[[], object], check: Callable[[], None]) -> int:
+    """Kill a run at each of its calls in turn until one completes; check the result of the next run each time."""
     place.pve.time_scale = 1.0
     place.pve.ct_secs |= {"clone": 0.03, "template": 0.03, "destroy": 0.03}
     stage, pins = copy.deepcopy((place.pve.cts, place.pve.keys)), place.known_hosts.pins()
@@ -638,12 +628,12 @@ def everywhere(place: Place, arrived: bool, act: Callable[[], object], check: Ca
         for name in {*pins, *place.known_hosts.pins()}:
             place.known_hosts.pin(name, pins[name]) if name in pins else place.known_hosts.forget(name)
         place.pve.tasklog.clear()
-        cut_off = killed_at(place, number, arrived, act)
+        cut_off = run_killed_at(place, number, arrived, act)
         act()
         check()
         if not cut_off:
             return number - 1
-    raise AssertionError("it never ended by itself")
+    raise AssertionError("no run completed")
 
 
 @BOTH
@@ -658,11 +648,11 @@ def test_bake_killed_at_every_call(place: Place, arrived: bool) -> None:
             167: ("running", None),
             made.vmid: ("stopped", None),
         }
-        # One that was killed when all was done is followed by a run of its own.
+        # A run that was killed after its last change is followed by a complete second one.
         often = {sum(done(place, kind).values()) for kind in ("vzshutdown", "vzclone", "vztemplate", "vzdestroy")}
         assert often in ({1}, {2})
 
-    assert everywhere(place, arrived, place.bake, check) > 5
+    assert kill_at_every_call(place, arrived, place.bake, check) > 5
 
 
 @BOTH
@@ -670,12 +660,12 @@ def test_bake_killed_at_every_call(place: Place, arrived: bool) -> None:
 def test_up_from_a_golden_container_killed_at_every_call(place: Place, arrived: bool) -> None:
     place.up(ONE)
     place.bake()
-    place.gone()
+    place.destroyed_for_cloning()
 
     def check() -> None:
-        like_any_other(place)
+        assert_finished(place)
         for kind, vmid in (("vzclone", "100"), ("resize", "167"), ("vzshutdown", "167")):
             assert done(place, kind) == {vmid: 1}, kind
         assert len(place.pve.cts) == 2
 
-    assert everywhere(place, arrived, lambda: place.up(ONE), check) > 8
+    assert kill_at_every_call(place, arrived, lambda: place.up(ONE), check) > 8

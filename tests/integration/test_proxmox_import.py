@@ -1,4 +1,4 @@
-"""`import`: a container that somebody made gets an entry and our tags, and nothing else is touched."""
+"""`import`: a container made by hand gets an entry and our tags, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from homelab.cli import app
-from homelab.cli.common import settings
+from homelab.cli.global_options import settings
 from homelab.commands.import_ import Imported, Proposal, import_containers
 from homelab.errors import HomelabError
 from homelab.inventory import load
@@ -20,7 +20,11 @@ from tests.integration.test_proxmox_up import pair as pair
 from tests.integration.test_proxmox_up import site as site
 from tests.support import FixedSecretStore
 
-# As Proxmox's web interface makes one, but for the firewall.
+_, PUBLIC_KEY = FixedSecretStore().key_pair("operator")
+
+_, PUBLIC_KEY = FixedSecretStore().key_pair("operator")
+
+# A container of Proxmox's web interface, without the firewall.
 PLAIN: dict[str, Any] = {
     "hostname": "web",
     "ostype": "ubuntu",
@@ -39,7 +43,7 @@ ENTRY = "\n  web:\n    vmid: 105\n    ip: .70\n    cores: 2\n    memory: 1024\n"
 
 @dataclass
 class Desk:
-    """A node with containers of somebody's, and an inventory that does not know them."""
+    """A node with containers made by hand, and an inventory without them."""
 
     site: Site
     paths: list[Path]
@@ -55,7 +59,7 @@ class Desk:
         return self.site.pve.add_ct(vmid, str(whole.get("hostname")), node="pve", config=whole, defaults=False)
 
     def run(self, *vmids: int) -> Imported | None:
-        return import_containers(self.paths, vmids or (105,), secret_store=FixedSecretStore(), confirm=self._confirm)
+        return import_containers(self.paths, vmids or (105,), public_key=PUBLIC_KEY, confirm=self._confirm)
 
     def _confirm(self, proposal: Proposal) -> bool:
         self.asked.append(proposal)
@@ -72,7 +76,7 @@ def desk(site: Site) -> Desk:
     return Desk(site, [site.inventory.path, over])
 
 
-def test_a_plain_container_becomes_ours_with_the_least_entry(desk: Desk) -> None:
+def test_import_adds_the_shortest_entry_and_the_tags(desk: Desk) -> None:
     ct, before = desk.add(), desk.text
     config = dict(ct.config)
     imported = desk.run()
@@ -83,7 +87,7 @@ def test_a_plain_container_becomes_ours_with_the_least_entry(desk: Desk) -> None
     (proposal,) = desk.asked
     assert proposal.tagged == {"web": ["homelab", "homelab-home"]}
     assert proposal.entries["web"] == ENTRY.strip("\n")
-    # All that `up` would add is the description that says whose it is.
+    # `up` only adds the description.
     assert [str(action).split(":")[:2] for action in imported.plan.actions] == [
         ["update web", " description"],
         ["start web"],
@@ -93,7 +97,7 @@ def test_a_plain_container_becomes_ours_with_the_least_entry(desk: Desk) -> None
     assert "homelab-test" in imported.let_in["web"][1]
 
 
-def test_the_second_run_has_nothing_to_do(desk: Desk) -> None:
+def test_second_import_does_nothing(desk: Desk) -> None:
     desk.add()
     desk.run()
     before = desk.text
@@ -101,7 +105,7 @@ def test_the_second_run_has_nothing_to_do(desk: Desk) -> None:
     assert (imported is not None and imported.nothing, desk.text, len(desk.asked)) == (True, before, 1)
 
 
-def test_one_of_ours_whose_vmid_came_from_the_range_needs_no_entry(desk: Desk) -> None:
+def test_container_with_a_vmid_from_the_range_needs_no_entry(desk: Desk) -> None:
     overlay = "containers: {postgres-data: {vmid: null}}\ndefaults: {vmid_range: 180-189}\n"
     desk.paths[1].write_text(desk.paths[1].read_text() + overlay)
     desk.site.inventory, before = load(desk.paths), desk.text
@@ -110,7 +114,7 @@ def test_one_of_ours_whose_vmid_came_from_the_range_needs_no_entry(desk: Desk) -
     assert (imported is not None and imported.nothing, desk.text, desk.asked) == (True, before, [])
 
 
-def test_an_overlay_may_have_containers_of_its_own(desk: Desk) -> None:
+def test_overlay_with_containers_is_accepted(desk: Desk) -> None:
     overlay = "containers: {extra: {vmid: 190, ip: .90, cores: 1, memory: 512}}\n"
     desk.paths[1].write_text(desk.paths[1].read_text() + overlay)
     desk.add()
@@ -118,14 +122,14 @@ def test_an_overlay_may_have_containers_of_its_own(desk: Desk) -> None:
     assert [container.name for container in load(desk.paths).containers][-2:] == ["web", "extra"]
 
 
-def test_no_is_no(desk: Desk) -> None:
+def test_nothing_is_changed_without_confirmation(desk: Desk) -> None:
     ct, before = desk.add(), desk.text
     desk.answer = False
     assert desk.run() is None
     assert (desk.text, "tags" in ct.config, desk.changes()) == (before, False, [])
 
 
-def test_killed_between_the_entry_and_the_tags_it_goes_on(desk: Desk) -> None:
+def test_next_import_continues_between_entry_and_tags(desk: Desk) -> None:
     ct = desk.add()
     desk.site.pve.fail("PUT", "/nodes/pve/lxc/105/config", 500, "killed", times=1)
     with pytest.raises(HomelabError):
@@ -138,7 +142,7 @@ def test_killed_between_the_entry_and_the_tags_it_goes_on(desk: Desk) -> None:
     assert desk.asked[-1].entries == {}
 
 
-def test_a_lost_answer_is_looked_for(desk: Desk) -> None:
+def test_lost_answer_is_checked(desk: Desk) -> None:
     ct = desk.add(tags="mine")
     desk.site.pve.losing["PUT", "/lxc/105/config"] = 1
     desk.run()
@@ -146,15 +150,15 @@ def test_a_lost_answer_is_looked_for(desk: Desk) -> None:
     assert desk.changes() == ["PUT /nodes/pve/lxc/105/config"]
 
 
-def test_a_change_while_a_person_thinks_is_seen(desk: Desk) -> None:
+def test_change_during_confirmation_is_detected(desk: Desk) -> None:
     ct = desk.add()
 
     def confirm(proposal: Proposal) -> bool:
         ct.config["memory"] = 2048
         return True
 
-    with pytest.raises(HomelabError, match="web was changed after it was looked at"):
-        import_containers(desk.paths, [105], secret_store=FixedSecretStore(), confirm=confirm)
+    with pytest.raises(HomelabError, match="Cannot tag web: it was changed after it was read"):
+        import_containers(desk.paths, [105], public_key=PUBLIC_KEY, confirm=confirm)
     assert "tags" not in ct.config
 
 
@@ -181,13 +185,14 @@ def test_a_change_while_a_person_thinks_is_seen(desk: Desk) -> None:
         (
             {
                 "ostype": "debian",
-                "description": "x\n\nMade from local:vztmpl/debian-12-standard_12.7-1_amd64.tar.zst on 2026-01-02.\n",
+                "description": "x\n\nCreated from local:vztmpl/debian-12-standard_12.7-1_amd64.tar.zst on "
+                "2026-01-02.\n",
             },
             ["template: debian-12"],
         ),
     ],
 )
-def test_only_what_differs_from_the_defaults_is_written(desk: Desk, config: dict[str, Any], lines: list[str]) -> None:
+def test_entry_has_only_differences_from_the_defaults(desk: Desk, config: dict[str, Any], lines: list[str]) -> None:
     elsewhere = {"pool": None, "node": "pve"} | {key: config[key] for key in ("pool", "node") if key in config}
     ct = desk.add(**{key: value for key, value in config.items() if key not in elsewhere})
     desk.site.pve.nodes.setdefault(elsewhere["node"], {"online": True})
@@ -196,11 +201,11 @@ def test_only_what_differs_from_the_defaults_is_written(desk: Desk, config: dict
     (proposal,) = desk.asked
     assert sorted(proposal.entries["web"].splitlines()[5:]) == sorted(f"    {line}" for line in lines)
     assert imported is not None
-    said = [change.field for action in imported.plan.actions for change in getattr(action, "changes", ())]
-    assert set(said) <= {"description"}
+    texts = [change.field for action in imported.plan.actions for change in getattr(action, "changes", ())]
+    assert set(texts) <= {"description"}
 
 
-def test_a_firewall_is_left_off_where_it_is_off_and_never_written_as_on(desk: Desk) -> None:
+def test_firewall_is_written_only_as_off(desk: Desk) -> None:
     desk.paths[1].write_text(desk.paths[1].read_text() + "defaults: {firewall: true}\n")
     desk.add()
     desk.add(106, hostname="mail", net0=PLAIN["net0"].replace(".70", ".71") + ",firewall=1")
@@ -210,7 +215,7 @@ def test_a_firewall_is_left_off_where_it_is_off_and_never_written_as_on(desk: De
     assert "firewall" not in entries["mail"]
 
 
-def test_what_the_inventory_cannot_say_is_named(desk: Desk) -> None:
+def test_settings_outside_the_inventory_are_listed(desk: Desk) -> None:
     desk.add(
         net1="name=eth1,bridge=vmbr9,ip=dhcp",
         net0=PLAIN["net0"] + ",rate=10,firewall=1",
@@ -222,7 +227,7 @@ def test_what_the_inventory_cannot_say_is_named(desk: Desk) -> None:
     )
     imported = desk.run()
     (proposal,) = desk.asked
-    said = "\n".join([*proposal.remarks, *map(str, proposal.plan.notes), str(proposal.plan)])
+    texts = "\n".join([*proposal.remarks, *map(str, proposal.plan.notes), str(proposal.plan)])
     for part in (
         "net1",
         "hookscript",
@@ -233,12 +238,12 @@ def test_what_the_inventory_cannot_say_is_named(desk: Desk) -> None:
         "has a description",
         "nameservers: 9.9.9.9 → none",
     ):
-        assert part in said, part
+        assert part in texts, part
     assert imported is not None
 
 
 @pytest.mark.parametrize(
-    ("config", "what", "way_out"),
+    ("config", "brief", "resolution"),
     [
         ({"unprivileged": None}, "105: it is a privileged container", "pct restore 105"),
         (
@@ -262,32 +267,32 @@ def test_what_the_inventory_cannot_say_is_named(desk: Desk) -> None:
         ({"template": 1}, "105: it is a template", "pct clone 105"),
     ],
 )
-def test_what_cannot_be_imported_is_refused_in_three_lines(
-    desk: Desk, config: dict[str, Any], what: str, resolution: str
+def test_impossible_import_is_refused_in_three_lines(
+    desk: Desk, config: dict[str, Any], brief: str, resolution: str
 ) -> None:
     desk.add(**config)
     before = desk.text
     with pytest.raises(HomelabError) as caught:
         desk.run()
     error = caught.value
-    assert what in error.brief
+    assert brief in error.brief
     assert resolution in error.resolution
     assert [part for part in (error.brief, error.details, error.resolution) if not part or "\n" in part] == []
     assert (desk.text, desk.changes(), desk.asked) == (before, [], [])
 
 
-def test_other_guests_are_refused_and_all_is_said_at_once(desk: Desk) -> None:
+def test_other_guests_are_refused_in_one_error(desk: Desk) -> None:
     desk.site.pve.add_vm(200, "windows", node="pve")
     desk.add(167, hostname="theirs")
     desk.add()
-    with pytest.raises(HomelabError, match="3 things cannot be done safely") as caught:
+    with pytest.raises(HomelabError, match="Cannot apply the plan: 3 changes are unsafe") as caught:
         desk.run(200, 105, 999, 167)
     for part in ("200: it is a virtual machine", "Cannot import 999", "the inventory already has its vmid 167"):
         assert part in caught.value.details
     assert desk.changes() == []
 
 
-def test_two_at_once(desk: Desk) -> None:
+def test_import_of_two_containers(desk: Desk) -> None:
     desk.add()
     desk.add(106, hostname="mail", net0=PLAIN["net0"].replace(".70", ".71"))
     imported = desk.run(105, 106, 105)
@@ -304,7 +309,7 @@ def test_two_at_once(desk: Desk) -> None:
         ("defaults: {pool: lab}", "pveum pool modify lab --vms 105 --allow-move 1"),
     ],
 )
-def test_a_token_that_may_not_change_it_is_told_the_line(desk: Desk, overlay: str, line: str) -> None:
+def test_missing_privilege_is_named_with_the_grant_command(desk: Desk, overlay: str, line: str) -> None:
     desk.add()
     desk.paths[1].write_text(desk.paths[1].read_text() + overlay)
     pve, inventory = desk.site.pve, load(desk.paths)
@@ -325,7 +330,7 @@ def test_a_token_that_may_not_change_it_is_told_the_line(desk: Desk, overlay: st
     assert "pool" not in str(imported.plan)
 
 
-def test_after_it_up_and_destroy_know_it(desk: Desk) -> None:
+def test_imported_container_is_managed_by_up_and_destroy(desk: Desk) -> None:
     ct = desk.add()
     desk.run()
     desk.site.inventory = load(desk.paths)
@@ -337,7 +342,7 @@ def test_after_it_up_and_destroy_know_it(desk: Desk) -> None:
     assert desk.site.pve.ct(105) is None
 
 
-def test_the_command_line(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_line(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     desk.add()
     monkeypatch.setattr(settings.__class__, "load", lambda self: load(desk.paths))
     arguments = ["-i", str(desk.paths[0]), "--overlay", str(desk.paths[1]), "import", "105"]

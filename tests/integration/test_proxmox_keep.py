@@ -1,4 +1,4 @@
-"""Snapshots, backups and restores against an in-process node: what people see, and what the next run does."""
+"""Snapshots, backups and restores with an in-process node: their output, and the effect of the next run."""
 
 from __future__ import annotations
 
@@ -14,25 +14,26 @@ import pytest
 from typer import main
 
 from homelab.cli import app
-from homelab.cli.common import Settings
-from homelab.cli.output import to_json
+from homelab.cli.global_options import Settings
+from homelab.cli.results import to_json
 from homelab.commands import backup, restore, snapshot
 from homelab.errors import HomelabError, InputError
 from homelab.progress import SilentProgress
 from homelab.proxmox import Client, restores, snapshots
 from homelab.proxmox.tasks import Task
+from homelab.runtime.session import Session
 from tests.integration.fakenode import TOKEN
 from tests.integration.test_proxmox_up import NAMES, Site
 from tests.integration.test_proxmox_up import pair as pair
 from tests.integration.test_proxmox_up import site as site
-from tests.support import FixedSecretStore
+from tests.support import make_session, recording
 
 ONE = "postgres-data"
 ROOTS = "local:backup/vzdump-lxc-167-"
 
 
 class Notes(SilentProgress):
-    """Remembers what was noted."""
+    """Progress that records notes."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -42,8 +43,8 @@ class Notes(SilentProgress):
         self.lines.append(f"{who}: {text}")
 
 
-class Keeper:
-    """The verbs on a site; what they noted, and what they asked."""
+class Verbs:
+    """The verbs on a site, with their notes and questions."""
 
     def __init__(self, site: Site) -> None:
         self.site = site
@@ -59,47 +60,33 @@ class Keeper:
         return self.answer
 
     def snap(self, verb: str, name: str, *limit: str, **more: Any) -> Any:
-        """`homelab snapshot VERB NAME --limit …`."""
+        """Run `homelab snapshot VERB NAME --limit …`."""
         if verb != "create":
             more["confirm"] = self._confirm
-        if verb == "rollback":
-            more["known_hosts"] = self.site.known_hosts
-        return getattr(snapshot, verb)(self.site.inventory, name, progress=self.progress, limit=limit, **more)
+        return getattr(snapshot, verb)(self._session, name, limit=limit, **more)
+
+    @property
+    def _session(self) -> Session:
+        return make_session(self.site.inventory, self.site.known_hosts, self.progress, recording(self.waited))
 
     def snapshots(self, *limit: str) -> Sequence[Any]:
-        """`homelab snapshot list`."""
-        return snapshot.listed(self.site.inventory, progress=self.progress, limit=limit)
+        """Run `homelab snapshot list`."""
+        return snapshot.list_snapshots(self._session, limit=limit)
 
-    def back_up(self, *names: str, **more: Any) -> backup.BackedUp:
-        """`homelab backup NAME…`."""
-        return backup.backup(
-            self.site.inventory,
-            known_hosts=self.site.known_hosts,
-            progress=self.progress,
-            confirm=self._confirm,
-            names=names,
-            **more,
-        )
+    def back_up(self, *names: str, **more: Any) -> backup.BackupOutcome:
+        """Run `homelab backup NAME…`."""
+        return backup.backup(self._session, confirm=self._confirm, names=names, **more)
 
     def backups(self, *names: str) -> list[str]:
-        """`homelab backup --list`: the volumes."""
-        return [each.volid for each in backup.listed(self.site.inventory, names=names)]
+        """Run `homelab backup --list` and return the volumes."""
+        return [each.volid for each in backup.list_backups(self._session, names=names)]
 
     def restore(self, name: str = ONE, volid: str | None = None, **more: Any) -> Any:
-        """`homelab restore NAME VOLID`."""
-        return restore.restore(
-            self.site.inventory,
-            name,
-            volid,
-            secret_store=FixedSecretStore(),
-            progress=self.progress,
-            known_hosts=self.site.known_hosts,
-            wait_for_ssh=lambda c: self.waited.append(c.name),
-            **more,
-        )
+        """Run `homelab restore NAME VOLID`."""
+        return restore.restore(self._session, name, volid, **more)
 
     def done(self) -> Counter[tuple[str, str]]:
-        """How many tasks of each kind ended well, by vmid; since the last time."""
+        """Count the successful tasks of each kind by vmid since the last call."""
         until = time.monotonic() + 5
         while any("exitstatus" not in task for task in self.pve.tasklog) and time.monotonic() < until:
             time.sleep(0.005)
@@ -109,23 +96,23 @@ class Keeper:
 
 
 @pytest.fixture
-def keeper(site: Site) -> Keeper:
-    """All three containers run."""
+def verbs(site: Site) -> Verbs:
+    """A site with all three containers running."""
     site.up()
     site.pve.requests.clear()
-    return Keeper(site)
+    return Verbs(site)
 
 
 @pytest.fixture
-def alone(site: Site) -> Keeper:
-    """One of them is there, and runs."""
+def single(site: Site) -> Verbs:
+    """A site with one running container."""
     site.up(ONE)
     site.pve.requests.clear()
-    return Keeper(site)
+    return Verbs(site)
 
 
 def fails(act: Any, *words: str, **more: str) -> HomelabError:
-    """The error that a verb ends with: it says what happened, why, and what to do."""
+    """Return the error of a failing verb, after checking its three parts."""
     with pytest.raises(HomelabError) as caught:
         act(*words, **more)
     error = caught.value
@@ -134,179 +121,179 @@ def fails(act: Any, *words: str, **more: str) -> HomelabError:
     return error
 
 
-def changes(keeper: Keeper) -> list[str]:
-    """The calls that are no reads."""
-    return [call for call in keeper.pve.calls() if not call.startswith("GET")]
+def changes(verbs: Verbs) -> list[str]:
+    """Return the changing calls."""
+    return [call for call in verbs.pve.calls() if not call.startswith("GET")]
 
 
 # ------------------------------------------------------------------ snapshots
 
 
-def test_a_snapshot_of_all_and_back(keeper: Keeper) -> None:
-    outcome = keeper.snap("create", "before-upgrade", description="Airflow 3.3")
+def test_snapshot_of_all_and_rollback(verbs: Verbs) -> None:
+    outcome = verbs.snap("create", "before-upgrade", description="Airflow 3.3")
     assert sorted(outcome.done) == sorted(NAMES)
-    assert keeper.done() == {("vzsnapshot", str(vmid)): 1 for vmid in (167, 168, 169)}
-    first, *_ = found = keeper.snapshots()
+    assert verbs.done() == {("vzsnapshot", str(vmid)): 1 for vmid in (167, 168, 169)}
+    first, *_ = found = verbs.snapshots()
     assert [each.container for each in found] == NAMES
     assert (first.name, first.description, first.parent, first.current) == ("before-upgrade", "Airflow 3.3", None, True)
     assert abs(first.made - time.time()) < 5
-    ct = keeper.pve.ct(167)
+    ct = verbs.pve.ct(167)
     ct.config["memory"], ct.status = 512, "stopped"
-    assert keeper.snap("rollback", "before-upgrade", ONE).done
-    assert keeper.asked == [
+    assert verbs.snap("rollback", "before-upgrade", ONE).done
+    assert verbs.asked == [
         "postgres-data goes back to before-upgrade, taken just now: all that came after is lost. It is started."
     ]
     assert (ct.config["memory"], ct.status) == (2048, "running")
-    assert keeper.done() == {("vzrollback", "167"): 1, ("vzstart", "167"): 1}
-    assert keeper.snap("rollback", "before-upgrade").done
-    assert "It is stopped at once, and started again." in keeper.asked[-1]
-    assert {ct.status for ct in keeper.pve.cts} == {"running"}
+    assert verbs.done() == {("vzrollback", "167"): 1, ("vzstart", "167"): 1}
+    assert verbs.snap("rollback", "before-upgrade").done
+    assert "It is stopped at once, and started again." in verbs.asked[-1]
+    assert {ct.status for ct in verbs.pve.cts} == {"running"}
 
 
-def test_what_is_there_already_is_not_taken_again(keeper: Keeper) -> None:
-    keeper.snap("create", "a1", "analytics-platform")
-    keeper.pve.ct(168).snapshots["a1"]["snaptime"] -= 3 * 86400
-    assert sorted(keeper.snap("create", "a1").done) == sorted(set(NAMES) - {"analytics-platform"})
-    assert keeper.progress.lines == ["analytics-platform: has a1 already, taken 3 d ago"]
-    keeper.pve.requests.clear()
-    assert str(keeper.snap("create", "a1")) == "Nothing to do: every container has a1."
-    assert changes(keeper) == []
+def test_existing_snapshot_is_not_taken_again(verbs: Verbs) -> None:
+    verbs.snap("create", "a1", "analytics-platform")
+    verbs.pve.ct(168).snapshots["a1"]["snaptime"] -= 3 * 86400
+    assert sorted(verbs.snap("create", "a1").done) == sorted(set(NAMES) - {"analytics-platform"})
+    assert verbs.progress.lines == ["analytics-platform: has a1 already, taken 3 d ago"]
+    verbs.pve.requests.clear()
+    assert str(verbs.snap("create", "a1")) == "Nothing to do: every container has a1."
+    assert changes(verbs) == []
 
 
-def test_list_shows_the_order_and_where_we_are(alone: Keeper) -> None:
+def test_snapshot_list_has_order_and_current_state(single: Verbs) -> None:
     for number, name in enumerate(("a1", "b1", "c1")):
-        alone.snap("create", name, ONE)
-        alone.pve.ct(167).snapshots[name]["snaptime"] += number
-    alone.snap("rollback", "b1", ONE)
-    rows = [(each["name"], each["parent"], each["current"]) for each in to_json(alone.snapshots(ONE))]
+        single.snap("create", name, ONE)
+        single.pve.ct(167).snapshots[name]["snaptime"] += number
+    single.snap("rollback", "b1", ONE)
+    rows = [(each["name"], each["parent"], each["current"]) for each in to_json(single.snapshots(ONE))]
     assert rows == [("a1", None, False), ("b1", "a1", True), ("c1", "b1", False)]
 
 
 @pytest.mark.parametrize(
     "name", ["", "a", "1st", "-x", "before upgrade", "before/upgrade", "current", "vzdump", "x" * 41, "ä1"]
 )
-def test_names_are_checked_before_anything_is_sent(site: Site, name: str) -> None:
-    with pytest.raises(InputError, match="is no name for a snapshot"):
-        Keeper(site).snap("create", name)
+def test_snapshot_names_are_checked_before_any_call(site: Site, name: str) -> None:
+    with pytest.raises(InputError, match="Cannot use the snapshot name"):
+        Verbs(site).snap("create", name)
     assert site.pve.requests == []
 
 
 @pytest.mark.parametrize("kind", ["dir", "lvm", "nfs"])
-def test_a_storage_that_cannot(keeper: Keeper, kind: str) -> None:
-    keeper.pve.storages["local-lvm"]["type"] = kind
-    error = fails(keeper.snap, "create", "a1")
-    assert error.brief == f"No snapshot can be taken of {', '.join(NAMES)}"
+def test_storage_without_snapshot_support(verbs: Verbs, kind: str) -> None:
+    verbs.pve.storages["local-lvm"]["type"] = kind
+    error = fails(verbs.snap, "create", "a1")
+    assert error.brief == f"Cannot take a snapshot of {', '.join(NAMES)}: the storage does not support it"
     assert f"rootfs of postgres-data is on local-lvm, of type {kind}" in error.details
     assert "`homelab backup" in error.resolution
     assert "zfspool" in error.resolution
-    assert changes(keeper) == []
+    assert changes(verbs) == []
 
 
-def test_a_disk_that_is_a_folder_of_the_node(keeper: Keeper) -> None:
-    keeper.pve.ct(168).config["mp0"] = "/srv/data,mp=/data"
-    error = fails(keeper.snap, "create", "a1")
-    assert error.brief == "No snapshot can be taken of analytics-platform"
+def test_bind_mount_prevents_snapshots(verbs: Verbs) -> None:
+    verbs.pve.ct(168).config["mp0"] = "/srv/data,mp=/data"
+    error = fails(verbs.snap, "create", "a1")
+    assert error.brief == "Cannot take a snapshot of analytics-platform: the storage does not support it"
     assert error.details.endswith("mp0 of analytics-platform is /srv/data of the node itself.")
-    assert changes(keeper) == []
+    assert changes(verbs) == []
 
 
-def test_on_zfs_only_the_newest(keeper: Keeper) -> None:
-    keeper.pve.storages["local-lvm"]["type"] = "zfspool"
+def test_zfs_rolls_back_only_to_the_newest(verbs: Verbs) -> None:
+    verbs.pve.storages["local-lvm"]["type"] = "zfspool"
     for name in ("a1", "b1"):
-        keeper.snap("create", name, ONE)
-        keeper.pve.ct(167).snapshots[name]["snaptime"] += name == "b1"
-    error = fails(keeper.snap, "rollback", "a1", ONE)
-    assert error.brief == "postgres-data cannot go back to a1 while there are newer snapshots"
+        verbs.snap("create", name, ONE)
+        verbs.pve.ct(167).snapshots[name]["snaptime"] += name == "b1"
+    error = fails(verbs.snap, "rollback", "a1", ONE)
+    assert error.brief == "Cannot roll postgres-data back to a1: there are newer snapshots"
     assert "`homelab snapshot delete b1 --limit postgres-data`" in error.resolution
-    keeper.snap("create", "a1")
-    assert fails(keeper.snap, "rollback", "a1").brief == error.brief
-    assert not [call for call in keeper.pve.calls("POST") if call.endswith("/rollback")]
-    # One that Proxmox does not list, as a replication job's.
+    verbs.snap("create", "a1")
+    assert fails(verbs.snap, "rollback", "a1").brief == error.brief
+    assert not [call for call in verbs.pve.calls("POST") if call.endswith("/rollback")]
+    # A snapshot that Proxmox does not list, such as a replication job's.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(snapshots, "require_way_back", lambda *_: None)
-        assert "See the storage's snapshots on the node" in fails(keeper.snap, "rollback", "a1", ONE).resolution
-    assert keeper.pve.ct(167).status == "running"
-    keeper.snap("delete", "b1", ONE)
-    assert keeper.snap("rollback", "a1", ONE).done
+        assert "Check the storage's snapshots on the node" in fails(verbs.snap, "rollback", "a1", ONE).resolution
+    assert verbs.pve.ct(167).status == "running"
+    verbs.snap("delete", "b1", ONE)
+    assert verbs.snap("rollback", "a1", ONE).done
 
 
-def test_no_is_no(keeper: Keeper) -> None:
-    keeper.snap("create", "a1")
-    keeper.pve.requests.clear()
-    keeper.answer = False
+def test_nothing_is_changed_without_confirmation(verbs: Verbs) -> None:
+    verbs.snap("create", "a1")
+    verbs.pve.requests.clear()
+    verbs.answer = False
     for act in (
-        functools.partial(keeper.snap, "rollback", "a1"),
-        functools.partial(keeper.snap, "delete", "a1"),
-        functools.partial(keeper.back_up, mode="stop"),
+        functools.partial(verbs.snap, "rollback", "a1"),
+        functools.partial(verbs.snap, "delete", "a1"),
+        functools.partial(verbs.back_up, mode="stop"),
     ):
         assert str(act()) == "Nothing has been changed."
-    assert changes(keeper) == []
-    assert len(keeper.asked) == 9
+    assert changes(verbs) == []
+    assert len(verbs.asked) == 9
 
 
-def test_going_back_wants_the_snapshot_everywhere(keeper: Keeper) -> None:
-    keeper.snap("create", "a1", ONE)
-    keeper.pve.requests.clear()
-    error = fails(keeper.snap, "rollback", "a1")
+def test_rollback_needs_the_snapshot_on_every_container(verbs: Verbs) -> None:
+    verbs.snap("create", "a1", ONE)
+    verbs.pve.requests.clear()
+    error = fails(verbs.snap, "rollback", "a1")
     assert error.brief == "analytics-platform has no snapshot a1"
     assert isinstance(error, InputError)
-    assert (changes(keeper), keeper.asked) == ([], [])
+    assert (changes(verbs), verbs.asked) == ([], [])
 
 
-def test_delete(keeper: Keeper) -> None:
-    keeper.snap("create", "a1", ONE)
-    assert list(keeper.snap("delete", "a1").done) == [ONE]
-    assert keeper.asked == ["postgres-data: snapshot a1, taken just now, is removed"]
-    assert keeper.pve.ct(167).snapshots == {}
-    assert str(keeper.snap("delete", "a1")) == "Nothing to do: there is no snapshot a1."
+def test_delete_snapshot(verbs: Verbs) -> None:
+    verbs.snap("create", "a1", ONE)
+    assert list(verbs.snap("delete", "a1").done) == [ONE]
+    assert verbs.asked == ["postgres-data: snapshot a1, taken just now, is removed"]
+    assert verbs.pve.ct(167).snapshots == {}
+    assert str(verbs.snap("delete", "a1")) == "Nothing to do: there is no snapshot a1."
 
 
-def test_one_that_was_cut_off(keeper: Keeper) -> None:
-    keeper.snap("create", "a1", ONE)
-    ct = keeper.pve.ct(167)
+def test_interrupted_snapshot(verbs: Verbs) -> None:
+    verbs.snap("create", "a1", ONE)
+    ct = verbs.pve.ct(167)
     ct.snapshots["a1"]["snapstate"], ct.lock = "prepare", "snapshot"
-    error = fails(keeper.snap, "create", "a1")
-    assert error.brief == "postgres-data is locked (snapshot)"
-    assert "the making of a snapshot was cut off" in error.details
+    error = fails(verbs.snap, "create", "a1")
+    assert error.brief == "Cannot change postgres-data: it is locked (snapshot)"
+    assert "the creation of a snapshot was interrupted" in error.details
     assert "`pct unlock 167`" in error.resolution
     ct.lock = None
     for verb in ("create", "rollback"):
-        error = fails(keeper.snap, verb, "a1", ONE)
+        error = fails(verbs.snap, verb, "a1", ONE)
         assert error.brief == "postgres-data: snapshot a1 is not whole"
         assert "homelab snapshot delete a1 --limit postgres-data" in error.resolution
-    keeper.snap("delete", "a1", ONE)
-    assert any(path.endswith("/snapshot/a1") for method, path, _ in keeper.pve.requests if method == "DELETE")
+    verbs.snap("delete", "a1", ONE)
+    assert any(path.endswith("/snapshot/a1") for method, path, _ in verbs.pve.requests if method == "DELETE")
     assert ct.snapshots == {}
 
 
-def begun(keeper: Keeper, path: str, kind: str, **parameters: Any) -> None:
-    """Begin a task that takes a while, as a run that is killed right after leaves it."""
-    keeper.pve.time_scale = 1.0
-    keeper.pve.ct_secs |= dict.fromkeys(("create", "snapshot", "rollback"), 0.4)
-    Client(keeper.site.inventory.endpoint).post(path, **parameters)
-    assert [task["type"] for task in keeper.pve.tasklog if task["status"] == "running"] == [kind]
+def start_task(verbs: Verbs, path: str, kind: str, **parameters: Any) -> None:
+    """Start a slow task, as left by a run that was killed right afterwards."""
+    verbs.pve.time_scale = 1.0
+    verbs.pve.ct_secs |= dict.fromkeys(("create", "snapshot", "rollback"), 0.4)
+    Client(verbs.site.inventory.endpoint).post(path, **parameters)
+    assert [task["type"] for task in verbs.pve.tasklog if task["status"] == "running"] == [kind]
 
 
-def test_a_snapshot_that_is_being_taken_is_waited_for(alone: Keeper) -> None:
-    begun(alone, "nodes/pve/lxc/167/snapshot", "vzsnapshot", snapname="a1")
-    assert str(alone.snap("create", "a1", ONE)) == "Nothing to do: every container has a1."
-    assert alone.done() == {("vzsnapshot", "167"): 1}
+def test_running_snapshot_is_waited_for(single: Verbs) -> None:
+    start_task(single, "nodes/pve/lxc/167/snapshot", "vzsnapshot", snapname="a1")
+    assert str(single.snap("create", "a1", ONE)) == "Nothing to do: every container has a1."
+    assert single.done() == {("vzsnapshot", "167"): 1}
 
 
-def test_a_rollback_that_still_runs_is_not_made_again(alone: Keeper) -> None:
-    alone.snap("create", "a1", ONE)
-    alone.done()
-    begun(alone, "nodes/pve/lxc/167/snapshot/a1/rollback", "vzrollback", start=True)
-    assert alone.snap("rollback", "a1", ONE).done
-    assert alone.done() == {("vzrollback", "167"): 1, ("vzstart", "167"): 1}
-    assert alone.pve.ct(167).status == "running"
+def test_running_rollback_is_not_repeated(single: Verbs) -> None:
+    single.snap("create", "a1", ONE)
+    single.done()
+    start_task(single, "nodes/pve/lxc/167/snapshot/a1/rollback", "vzrollback", start=True)
+    assert single.snap("rollback", "a1", ONE).done
+    assert single.done() == {("vzrollback", "167"): 1, ("vzstart", "167"): 1}
+    assert single.pve.ct(167).status == "running"
 
 
-def test_somebody_elses_task_is_named(keeper: Keeper) -> None:
-    keeper.pve.time_scale = 1.0
-    keeper.pve.ct_secs["create"] = 5
-    keeper.pve.apitokens["root@pam!cron"] = "x"
-    endpoint = keeper.site.inventory.endpoint
+def test_task_of_another_user_is_named(verbs: Verbs) -> None:
+    verbs.pve.time_scale = 1.0
+    verbs.pve.ct_secs["create"] = 5
+    verbs.pve.apitokens["root@pam!cron"] = "x"
+    endpoint = verbs.site.inventory.endpoint
     other = Client(
         endpoint.__class__(
             **{name: getattr(endpoint, name) for name in endpoint.__slots__} | {"token_id": "root@pam!cron"}
@@ -314,25 +301,25 @@ def test_somebody_elses_task_is_named(keeper: Keeper) -> None:
     )
     other._token = type(other._token)("x")
     other.post("nodes/pve/vzdump", vmid=167, storage="local", compress="zstd")
-    for act in (functools.partial(keeper.snap, "create", "a1"), functools.partial(keeper.back_up, ONE)):
+    for act in (functools.partial(verbs.snap, "create", "a1"), functools.partial(verbs.back_up, ONE)):
         error = fails(act)
-        assert error.brief == "postgres-data is locked (backup)"
-        assert error.details == "root@pam!cron has begun vzdump of 167, which still runs on node pve."
-    assert changes(keeper) == ["POST /nodes/pve/vzdump"]
+        assert error.brief == "Cannot change postgres-data: it is locked (backup)"
+        assert error.details == "root@pam!cron started vzdump of 167, which still runs on node pve."
+    assert changes(verbs) == ["POST /nodes/pve/vzdump"]
 
 
-def test_somebody_who_was_quicker(alone: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_lock(single: Verbs, monkeypatch: pytest.MonkeyPatch) -> None:
     ask = Client.get
 
     def and_locked(self: Client, path: str, **params: Any) -> Any:
         answer = ask(self, path, **params)
         if path.endswith("/feature"):
-            alone.pve.ct(167).lock = "migrate"
+            single.pve.ct(167).lock = "migrate"
         return answer
 
     monkeypatch.setattr(Client, "get", and_locked)
-    error = fails(alone.snap, "create", "a1", ONE)
-    assert error.brief == "postgres-data is locked (migrate)"
+    error = fails(single.snap, "create", "a1", ONE)
+    assert error.brief == "Cannot change postgres-data: it is locked (migrate)"
     assert "`pct unlock 167`" in error.resolution
 
 
@@ -347,69 +334,69 @@ def test_somebody_who_was_quicker(alone: Keeper, monkeypatch: pytest.MonkeyPatch
         ("POST", "/lxc", "vzrestore"),
     ],
 )
-def test_an_answer_that_is_lost_is_looked_for(alone: Keeper, method: str, suffix: str, kind: str) -> None:
-    alone.back_up(ONE)
+def test_lost_answer_is_checked(single: Verbs, method: str, suffix: str, kind: str) -> None:
+    single.back_up(ONE)
     if kind != "vzsnapshot":
-        alone.snap("create", "a1", ONE)
+        single.snap("create", "a1", ONE)
     if kind == "vzrestore":
-        alone.site.destroy(ONE)
-    alone.done()
-    alone.pve.losing[method, suffix] = 1
+        single.site.destroy(ONE)
+    single.done()
+    single.pve.losing[method, suffix] = 1
     {
-        "vzsnapshot": lambda: alone.snap("create", "a1", ONE),
-        "vzrollback": lambda: alone.snap("rollback", "a1", ONE),
-        "vzdelsnapshot": lambda: alone.snap("delete", "a1", ONE),
-        "vzdump": lambda: alone.back_up(ONE),
-        "prunebackups": lambda: alone.back_up(ONE, keep=1),
-        "vzrestore": alone.restore,
+        "vzsnapshot": lambda: single.snap("create", "a1", ONE),
+        "vzrollback": lambda: single.snap("rollback", "a1", ONE),
+        "vzdelsnapshot": lambda: single.snap("delete", "a1", ONE),
+        "vzdump": lambda: single.back_up(ONE),
+        "prunebackups": lambda: single.back_up(ONE, keep=1),
+        "vzrestore": single.restore,
     }[kind]()
-    assert alone.pve.losing == {(method, suffix): 0}
-    assert [count for (made, _), count in alone.done().items() if made == kind] == [1]
-    assert alone.pve.ct(167).status == "running"
+    assert single.pve.losing == {(method, suffix): 0}
+    assert [count for (made, _), count in single.done().items() if made == kind] == [1]
+    assert single.pve.ct(167).status == "running"
 
 
-def test_strangers_are_not_touched(keeper: Keeper) -> None:
-    keeper.pve.ct(168).config["tags"] = "paperless"
+def test_foreign_containers_are_not_changed(verbs: Verbs) -> None:
+    verbs.pve.ct(168).config["tags"] = "paperless"
     for act in (
-        functools.partial(keeper.snap, "create", "a1"),
-        keeper.back_up,
-        functools.partial(keeper.snap, "delete", "a1"),
+        functools.partial(verbs.snap, "create", "a1"),
+        verbs.back_up,
+        functools.partial(verbs.snap, "delete", "a1"),
     ):
         assert fails(act).brief == "168 is not ours"
-    assert changes(keeper) == []
+    assert changes(verbs) == []
 
 
-def test_what_is_not_there_is_left_out_unless_it_is_named(keeper: Keeper) -> None:
-    keeper.site.destroy(ONE)
-    assert sorted(keeper.snap("create", "a1").done) == sorted(set(NAMES) - {ONE})
-    assert f"{ONE}: it is not there: left out" in keeper.progress.lines
-    assert "`homelab up` makes it" in fails(keeper.snap, "create", "a1", ONE).resolution
+def test_missing_container_is_skipped_unless_named(verbs: Verbs) -> None:
+    verbs.site.destroy(ONE)
+    assert sorted(verbs.snap("create", "a1").done) == sorted(set(NAMES) - {ONE})
+    assert f"{ONE}: it is not there: left out" in verbs.progress.lines
+    assert "`homelab up` makes it" in fails(verbs.snap, "create", "a1", ONE).resolution
 
 
 # -------------------------------------------------------------------- backups
 
 
-def test_backups_with_retention(keeper: Keeper) -> None:
-    first = keeper.back_up()
+def test_backup_with_retention(verbs: Verbs) -> None:
+    first = verbs.back_up()
     assert [made.container for made in first.made] == NAMES
     assert {made.mode for made in first.made} == {"snapshot"}
     assert {made.size for made in first.made} == {50_000_000}
     assert str(first).splitlines()[0] == f"postgres-data: {first.made[0].volid}, 48 MiB"
-    keeper.pve.storages["local"]["volumes"][first.made[1].volid.partition(":")[2]]["protected"] = True
-    keeper.back_up(ONE)
-    done = keeper.back_up(keep=1)
+    verbs.pve.storages["local"]["volumes"][first.made[1].volid.partition(":")[2]]["protected"] = True
+    verbs.back_up(ONE)
+    done = verbs.back_up(keep=1)
     removed = {made.container: len(made.removed) for made in done.made}
     assert removed == {"postgres-data": 2, "analytics-platform": 0, "airflow-orchestration": 1}
-    assert len(keeper.backups()) == 4
-    assert keeper.backups(ONE) == [done.made[0].volid]
-    assert {kind for kind, _ in keeper.done()} == {"vzdump", "prunebackups"}
+    assert len(verbs.backups()) == 4
+    assert verbs.backups(ONE) == [done.made[0].volid]
+    assert {kind for kind, _ in verbs.done()} == {"vzdump", "prunebackups"}
 
 
-def test_what_a_backup_notes_is_whose_it_is_and_its_host_key(alone: Keeper) -> None:
-    alone.back_up(ONE)
-    (found,) = backup.listed(alone.site.inventory, names=(ONE,))
-    assert found.notes == f"postgres-data of homelab lab home, SSH host key {alone.pve.keys[167]}"
-    assert (found.guest, found.lab, found.host_key, found.vmid) == (ONE, "home", alone.pve.keys[167], 167)
+def test_backup_notes_have_container_lab_and_host_key(single: Verbs) -> None:
+    single.back_up(ONE)
+    (found,) = backup.list_backups(single._session, names=(ONE,))
+    assert found.notes == f"postgres-data of homelab lab home, SSH host key {single.pve.keys[167]}"
+    assert (found.guest, found.lab, found.host_key, found.vmid) == (ONE, "home", single.pve.keys[167], 167)
 
 
 @pytest.mark.parametrize(
@@ -421,69 +408,70 @@ def test_what_a_backup_notes_is_whose_it_is_and_its_host_key(alone: Keeper) -> N
         ("lvmthin", None, " MiB"),
     ],
 )
-def test_what_it_does_to_a_running_container(alone: Keeper, kind: str, mode: Any, line: str) -> None:
-    alone.pve.storages["local-lvm"]["type"] = kind
-    assert re.sub(r"for (<1|\d+) s$", "for N s", str(alone.back_up(ONE, mode=mode))).endswith(line)
-    assert alone.asked == (
+def test_downtime_of_a_running_container_per_mode(single: Verbs, kind: str, mode: Any, line: str) -> None:
+    single.pve.storages["local-lvm"]["type"] = kind
+    assert re.sub(r"for (<1|\d+) s$", "for N s", str(single.back_up(ONE, mode=mode))).endswith(line)
+    assert single.asked == (
         ["postgres-data is shut down, and started again when its backup is made"] if mode == "stop" else []
     )
-    assert alone.pve.ct(167).status == "running"
+    assert single.pve.ct(167).status == "running"
 
 
-def test_a_backup_that_still_runs_is_taken_for_ours(alone: Keeper) -> None:
-    begun(alone, "nodes/pve/vzdump", "vzdump", vmid=167, storage="local", compress="zstd")
-    (made,) = alone.back_up(ONE).made
-    assert alone.backups(ONE) == [made.volid]
-    assert alone.done() == {("vzdump", "167"): 1}
+def test_running_backup_counts_as_this_one(single: Verbs) -> None:
+    start_task(single, "nodes/pve/vzdump", "vzdump", vmid=167, storage="local", compress="zstd")
+    (made,) = single.back_up(ONE).made
+    assert single.backups(ONE) == [made.volid]
+    assert single.done() == {("vzdump", "167"): 1}
 
 
-def test_which_storage(keeper: Keeper) -> None:
-    storages = keeper.pve.storages
+def test_choice_of_the_storage(verbs: Verbs) -> None:
+    storages = verbs.pve.storages
     storages["nas"] = {"type": "nfs", "active": 1, "content": "images,backup", "files": set(), "volumes": {}}
-    error = fails(keeper.back_up)
-    assert (error.brief, error.details) == ("Which storage are the backups on?", "Node pve has local, nas for backups.")
-    assert keeper.back_up(ONE, storage="nas").made[0].volid.startswith("nas:backup/vzdump-lxc-167-")
-    error = fails(keeper.back_up, storage="local-lvm")
-    assert error.brief == "Storage local-lvm holds no backups"
+    error = fails(verbs.back_up)
+    assert error.brief == "Cannot choose a storage for backups: there are several"
+    assert error.details == "Node pve has local, nas for backups."
+    assert verbs.back_up(ONE, storage="nas").made[0].volid.startswith("nas:backup/vzdump-lxc-167-")
+    error = fails(verbs.back_up, storage="local-lvm")
+    assert error.brief == "Cannot use storage local-lvm: it does not accept backups"
     assert "--storage local or nas" in error.resolution
-    assert "There is no storage tape" in fails(keeper.back_up, storage="tape").brief
+    assert "Cannot use storage tape: it is missing on node pve" in fails(verbs.back_up, storage="tape").brief
     storages["nas"]["active"] = 0
-    assert fails(keeper.back_up, storage="nas").brief == "Storage nas is not active"
+    assert fails(verbs.back_up, storage="nas").brief == "Cannot use storage nas: it is not active"
     for each in storages.values():
         each["content"] = each["content"].replace("backup", "iso")
-    assert fails(keeper.back_up).brief == "No storage of node pve holds backups"
-    assert changes(keeper) == ["POST /nodes/pve/vzdump"]
+    assert fails(verbs.back_up).brief == "Cannot find a storage for backups: none on node pve accepts them"
+    assert changes(verbs) == ["POST /nodes/pve/vzdump"]
 
 
-def test_the_inventory_says_which_storage(keeper: Keeper) -> None:
-    keeper.pve.storages["nas"] = {"type": "nfs", "active": 1, "content": "backup", "files": set(), "volumes": {}}
-    keeper.site.overlaid("defaults: {backup_storage: nas}\ncontainers: {postgres-data: {backup_storage: local}}")
-    places = {made.container: made.volid.partition(":")[0] for made in keeper.back_up().made}
+def test_storage_from_the_inventory(verbs: Verbs) -> None:
+    verbs.pve.storages["nas"] = {"type": "nfs", "active": 1, "content": "backup", "files": set(), "volumes": {}}
+    verbs.site.overlaid("defaults: {backup_storage: nas}\ncontainers: {postgres-data: {backup_storage: local}}")
+    places = {made.container: made.volid.partition(":")[0] for made in verbs.back_up().made}
     assert places == {"postgres-data": "local", "analytics-platform": "nas", "airflow-orchestration": "nas"}
-    assert len(keeper.backups()) == 3
-    keeper.site.destroy("analytics-platform")
-    assert " from nas:backup/" in str(keeper.restore("analytics-platform"))
+    assert len(verbs.backups()) == 3
+    verbs.site.destroy("analytics-platform")
+    assert " from nas:backup/" in str(verbs.restore("analytics-platform"))
 
 
-def test_a_full_storage(alone: Keeper) -> None:
-    alone.pve.dump_fails = (
+def test_backup_on_a_full_storage(single: Verbs) -> None:
+    single.pve.dump_fails = (
         "command 'tar …' failed: exit code 2\nzstd: error 25 : Write error : "
         "No space left on device (cannot write compressed block)"
     )
-    error = fails(alone.back_up, ONE)
-    assert error.brief == "postgres-data: storage local is full"
+    error = fails(single.back_up, ONE)
+    assert error.brief == "Cannot back up postgres-data: storage local is full"
     assert error.details == "Backup of VM 167 failed - command 'tar …' failed: exit code 2"
     assert "--storage" in error.resolution
-    assert (alone.backups(), alone.pve.ct(167).lock) == ([], None)
-    alone.pve.dump_fails = None
-    assert alone.back_up(ONE).made
+    assert (single.backups(), single.pve.ct(167).lock) == ([], None)
+    single.pve.dump_fails = None
+    assert single.back_up(ONE).made
 
 
-def test_one_that_fails_does_not_stop_the_others(keeper: Keeper) -> None:
-    keeper.pve.fail("POST", "/vzdump", 500, "out of luck", times=1)
-    error = fails(keeper.back_up)
+def test_failed_backup_does_not_stop_the_others(verbs: Verbs) -> None:
+    verbs.pve.fail("POST", "/vzdump", 500, "out of luck", times=1)
+    error = fails(verbs.back_up)
     assert "out of luck" in error.details
-    assert len(keeper.backups()) == 2
+    assert len(verbs.backups()) == 2
 
 
 @pytest.mark.parametrize(
@@ -494,131 +482,131 @@ def test_one_that_fails_does_not_stop_the_others(keeper: Keeper) -> None:
         ("back_up", "/storage/local", "Datastore.AllocateSpace"),
     ],
 )
-def test_a_missing_privilege_is_named(alone: Keeper, verb: str, path: str, privilege: str) -> None:
-    alone.pve.grant_least(alone.site.inventory)
+def test_missing_privilege_is_named(single: Verbs, verb: str, path: str, privilege: str) -> None:
+    single.pve.grant_least(single.site.inventory)
     for who in (TOKEN, TOKEN.partition("!")[0]):
-        alone.pve.grant(who, "/vms", *({"VM.Snapshot", "VM.Backup"} - {privilege}))
-        alone.pve.grant(who, "/storage/local", *({"Datastore.AllocateSpace"} - {privilege}))
+        single.pve.grant(who, "/vms", *({"VM.Snapshot", "VM.Backup"} - {privilege}))
+        single.pve.grant(who, "/storage/local", *({"Datastore.AllocateSpace"} - {privilege}))
 
     def act() -> object:
-        return alone.snap("create", "a1", ONE) if verb == "create" else alone.back_up(ONE)
+        return single.snap("create", "a1", ONE) if verb == "create" else single.back_up(ONE)
 
     error = fails(act)
     assert f"It needs {privilege} on {path}" in error.resolution
     assert f"--append 1 --privs {privilege}" in error.resolution
     for who in (TOKEN, TOKEN.partition("!")[0]):
-        alone.pve.grant(who, path.removesuffix("/167"), privilege)
+        single.pve.grant(who, path.removesuffix("/167"), privilege)
     act()
 
 
-def test_retention_needs_no_more_than_a_backup(alone: Keeper) -> None:
-    alone.pve.grant_least(alone.site.inventory)
+def test_retention_needs_no_additional_privilege(single: Verbs) -> None:
+    single.pve.grant_least(single.site.inventory)
     for who in (TOKEN, TOKEN.partition("!")[0]):
-        alone.pve.grant(who, "/vms", "VM.Backup")
-        alone.pve.grant(who, "/storage/local", "Datastore.AllocateSpace")
-    alone.back_up(ONE)
-    assert len(alone.back_up(ONE, keep=1).made[0].removed) == 1
+        single.pve.grant(who, "/vms", "VM.Backup")
+        single.pve.grant(who, "/storage/local", "Datastore.AllocateSpace")
+    single.back_up(ONE)
+    assert len(single.back_up(ONE, keep=1).made[0].removed) == 1
 
 
 # ------------------------------------------------------------------- restores
 
 
 def stripped(config: dict[str, Any]) -> dict[str, str]:
-    """A configuration as text; a description that Proxmox has written down gains a line break."""
+    """Return a configuration as text, without the line break that Proxmox adds to a description."""
     return {key: str(value).rstrip("\n") for key, value in config.items()}
 
 
-def test_a_container_comes_back_as_it_was(keeper: Keeper) -> None:
-    site, key = keeper.site, keeper.pve.keys[167]
-    keeper.back_up()
-    before = stripped(keeper.pve.ct(167).config)
+def test_restore_brings_the_container_back(verbs: Verbs) -> None:
+    site, key = verbs.site, verbs.pve.keys[167]
+    verbs.back_up()
+    before = stripped(verbs.pve.ct(167).config)
     site.destroy(ONE)
     assert ONE not in site.known_hosts.pins()
-    keeper.done()
-    assert keeper.restore().done
-    assert keeper.waited == [ONE]
-    assert keeper.done() == {("vzrestore", "167"): 1, ("vzstart", "167"): 1}
-    assert stripped(keeper.pve.ct(167).config) == before
-    assert keeper.pve.ct(167).status == "running"
+    verbs.done()
+    assert verbs.restore().done
+    assert verbs.waited == [ONE]
+    assert verbs.done() == {("vzrestore", "167"): 1, ("vzstart", "167"): 1}
+    assert stripped(verbs.pve.ct(167).config) == before
+    assert verbs.pve.ct(167).status == "running"
     assert site.known_hosts.pins()[ONE].fingerprint == key
     assert not site.up()  # nothing differs from the inventory
 
 
-def test_again_it_has_nothing_to_do(alone: Keeper) -> None:
-    alone.back_up(ONE)
-    alone.site.destroy(ONE)
-    alone.restore()
-    alone.done()
-    assert re.match(r"Nothing to do: postgres-data was restored \d+ s ago from local:", str(alone.restore()))
-    # As a run leaves it that was killed before it came to these.
-    alone.site.known_hosts.forget(ONE)
-    alone.restore()
-    assert alone.site.known_hosts.pins()[ONE].fingerprint == alone.pve.keys[167]
-    assert alone.done() == {}
-    alone.pve.ct(167).status = "stopped"
-    alone.restore()
-    assert alone.done() == {("vzstart", "167"): 1}
-    assert alone.waited == [ONE] * 3
+def test_second_restore_only_completes_missing_parts(single: Verbs) -> None:
+    single.back_up(ONE)
+    single.site.destroy(ONE)
+    single.restore()
+    single.done()
+    assert re.match(r"Nothing to do: postgres-data was restored \d+ s ago from local:", str(single.restore()))
+    # Simulate a run that was killed before these steps.
+    single.site.known_hosts.forget(ONE)
+    single.restore()
+    assert single.site.known_hosts.pins()[ONE].fingerprint == single.pve.keys[167]
+    assert single.done() == {}
+    single.pve.ct(167).status = "stopped"
+    single.restore()
+    assert single.done() == {("vzstart", "167"): 1}
+    assert single.waited == [ONE] * 3
 
 
-def test_never_over_one_that_is_there(alone: Keeper) -> None:
-    alone.back_up()
-    alone.pve.requests.clear()
-    error = fails(alone.restore)
+def test_restore_never_replaces_an_existing_container(single: Verbs) -> None:
+    single.back_up()
+    single.pve.requests.clear()
+    error = fails(single.restore)
     assert error.brief == "postgres-data is there: a restore never goes over it"
     assert "homelab destroy --limit postgres-data" in error.resolution
-    alone.pve.ct(167).config["tags"] = "paperless"
-    assert fails(alone.restore).brief == "167 is not ours"
-    alone.pve.ct(167).config["lock"] = "create"
-    assert "`pct unlock 167`" in fails(alone.restore).resolution
-    assert changes(alone) == []
+    single.pve.ct(167).config["tags"] = "paperless"
+    assert fails(single.restore).brief == "167 is not ours"
+    single.pve.ct(167).config["lock"] = "create"
+    assert "`pct unlock 167`" in fails(single.restore).resolution
+    assert changes(single) == []
 
 
-def test_a_restored_one_is_not_gone_over_by_another_backup(alone: Keeper) -> None:
-    alone.back_up(ONE)
-    alone.site.destroy(ONE)
-    alone.restore()
-    alone.back_up(ONE)
-    assert fails(alone.restore).brief == "postgres-data is there: a restore never goes over it"
+def test_restored_container_is_not_replaced_by_another_backup(single: Verbs) -> None:
+    single.back_up(ONE)
+    single.site.destroy(ONE)
+    single.restore()
+    single.back_up(ONE)
+    assert fails(single.restore).brief == "postgres-data is there: a restore never goes over it"
 
 
-def test_an_older_one_by_its_name(alone: Keeper) -> None:
-    alone.pve.ct(167).config["memory"] = 1024
-    old = alone.back_up(ONE).made[0].volid
-    alone.pve.ct(167).config["memory"] = 2048
-    alone.back_up(ONE)
-    alone.site.destroy(ONE)
-    error = fails(alone.restore, ONE, "local:backup/vzdump-lxc-167-2020_01_01-00_00_00.tar.zst")
+def test_restore_of_an_older_backup(single: Verbs) -> None:
+    single.pve.ct(167).config["memory"] = 1024
+    old = single.back_up(ONE).made[0].volid
+    single.pve.ct(167).config["memory"] = 2048
+    single.back_up(ONE)
+    single.site.destroy(ONE)
+    error = fails(single.restore, ONE, "local:backup/vzdump-lxc-167-2020_01_01-00_00_00.tar.zst")
     assert "has no backup" in error.brief
-    alone.restore(ONE, old)
-    assert alone.pve.ct(167).config["memory"] == 1024
+    single.restore(ONE, old)
+    assert single.pve.ct(167).config["memory"] == 1024
 
 
-def test_somebody_elses_backup_of_the_same_vmid(alone: Keeper) -> None:
-    alone.pve.ct(167).config |= {"hostname": "paperless", "tags": "paperless"}
-    begun(alone, "nodes/pve/vzdump", "vzdump", vmid=167, storage="local", compress="zstd")
-    alone.done()
-    alone.pve.cts = [ct for ct in alone.pve.cts if ct.vmid != 167]
-    error = fails(alone.restore)
+def test_backup_of_another_container_with_the_same_vmid(single: Verbs) -> None:
+    single.pve.ct(167).config |= {"hostname": "paperless", "tags": "paperless"}
+    start_task(single, "nodes/pve/vzdump", "vzdump", vmid=167, storage="local", compress="zstd")
+    single.done()
+    single.pve.cts = [ct for ct in single.pve.cts if ct.vmid != 167]
+    error = fails(single.restore)
     assert isinstance(error, InputError)
-    assert error.brief.endswith("is not a backup of postgres-data")
+    assert error.brief.endswith(": it is a backup of another container")
     assert "It is of `paperless`" in error.details
-    assert alone.pve.ct(167) is None
+    assert single.pve.ct(167) is None
 
 
-def test_no_backup_at_all(alone: Keeper) -> None:
-    alone.site.destroy(ONE)
-    error = fails(alone.restore)
+def test_restore_without_a_backup(single: Verbs) -> None:
+    single.site.destroy(ONE)
+    error = fails(single.restore)
     assert error.brief == "There is no backup of postgres-data on storage local"
     assert "VM.Backup on /vms/167" in error.details
 
 
-def test_a_restore_that_still_runs_is_waited_for(alone: Keeper) -> None:
-    (made,) = alone.back_up(ONE).made
-    alone.site.destroy(ONE)
-    alone.done()
-    begun(
-        alone,
+def test_running_restore_is_waited_for(single: Verbs) -> None:
+    (made,) = single.back_up(ONE).made
+    single.site.destroy(ONE)
+    single.done()
+    start_task(
+        single,
         "nodes/pve/lxc",
         "vzrestore",
         vmid=167,
@@ -627,17 +615,17 @@ def test_a_restore_that_still_runs_is_waited_for(alone: Keeper) -> None:
         storage="local-lvm",
         start=True,
     )
-    assert alone.restore().done
-    assert alone.done() == {("vzrestore", "167"): 1, ("vzstart", "167"): 1}
-    assert alone.site.known_hosts.pins()[ONE].fingerprint == alone.pve.keys[167]
+    assert single.restore().done
+    assert single.done() == {("vzrestore", "167"): 1, ("vzstart", "167"): 1}
+    assert single.site.known_hosts.pins()[ONE].fingerprint == single.pve.keys[167]
 
 
-def test_a_restore_that_ends_between_two_looks_is_seen(alone: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
-    (made,) = alone.back_up(ONE).made
-    alone.site.destroy(ONE)
-    alone.done()
-    begun(
-        alone,
+def test_restore_that_ends_between_two_reads(single: Verbs, monkeypatch: pytest.MonkeyPatch) -> None:
+    (made,) = single.back_up(ONE).made
+    single.site.destroy(ONE)
+    single.done()
+    start_task(
+        single,
         "nodes/pve/lxc",
         "vzrestore",
         vmid=167,
@@ -646,40 +634,40 @@ def test_a_restore_that_ends_between_two_looks_is_seen(alone: Keeper, monkeypatc
         storage="local-lvm",
         start=True,
     )
-    assert alone.pve.ct(167).lock == "create"
+    assert single.pve.ct(167).lock == "create"
     ask, ended = restores.maker, []
 
     def late(client: Client, node: str, vmid: int) -> Task | None:
         if not ended:
-            alone.done()  # it ended since the container was looked at
+            single.done()  # the task ends after the container was read
             ended.append(vmid)
         return ask(client, node, vmid)
 
     monkeypatch.setattr(restores, "maker", late)
-    alone.restore()
+    single.restore()
     assert ended
-    assert alone.waited == [ONE]
-    assert alone.pve.ct(167).status == "running"
-    assert alone.site.known_hosts.pins()[ONE].fingerprint == alone.pve.keys[167]
+    assert single.waited == [ONE]
+    assert single.pve.ct(167).status == "running"
+    assert single.site.known_hosts.pins()[ONE].fingerprint == single.pve.keys[167]
 
 
-def test_disks_come_back_to_their_storages(alone: Keeper) -> None:
-    alone.pve.storages["fast"] = dict(alone.pve.storages["local-lvm"], volumes={})
-    alone.pve.ct(167).config |= {
+def test_disks_are_restored_to_their_storages(single: Verbs) -> None:
+    single.pve.storages["fast"] = dict(single.pve.storages["local-lvm"], volumes={})
+    single.pve.ct(167).config |= {
         "mp0": "fast:vm-167-disk-0,mp=/data,backup=1,size=4G",
         "mp1": "fast:vm-167-disk-1,mp=/cache,size=512M",
         "mp2": "/srv/data,mp=/data2",
     }
-    alone.back_up(ONE)
-    alone.site.destroy(ONE)
-    alone.restore()
-    config = alone.pve.ct(167).config
+    single.back_up(ONE)
+    single.site.destroy(ONE)
+    single.restore()
+    config = single.pve.ct(167).config
     assert config["rootfs"].startswith("local-lvm:")
     assert re.fullmatch(r"fast:vm-167-disk-\d,backup=1,mp=/data,size=4G", config["mp0"])
     assert re.fullmatch(r"fast:vm-167-disk-\d,mp=/cache,size=512M", config["mp1"])
-    assert alone.progress.lines == [
-        f"{ONE}: /cache is no part of its backups: it comes back empty",
-        f"{ONE}: /data2 is /srv/data of the node, which only root@pam can mount again: `pct set`",
+    assert single.progress.lines == [
+        f"{ONE}: /cache is not in its backups: it is empty after the restore",
+        f"{ONE}: /data2 is /srv/data of the node: only root@pam can mount it again, with `pct set`",
     ]
     assert "mp2" not in config
 
@@ -687,14 +675,12 @@ def test_disks_come_back_to_their_storages(alone: Keeper) -> None:
 # ----------------------------------------------------------- the command line
 
 
-def test_on_the_command_line(
-    alone: Keeper, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command_line(single: Verbs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def homelab(*words: str) -> str:
         main.get_command(app)(["--quiet", *words], standalone_mode=False)
         return capsys.readouterr().out
 
-    monkeypatch.setattr(Settings, "load", lambda self: alone.site.inventory)
+    monkeypatch.setattr(Settings, "load", lambda self: single.site.inventory)
     assert homelab("snapshot", "list") == "There are no snapshots.\n"
     assert homelab("backup", "--list") == "There are no backups.\n"
     assert homelab("snapshot", "create", "a1", "--description", "before", "--limit", ONE) == (

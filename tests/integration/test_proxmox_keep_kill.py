@@ -1,4 +1,4 @@
-"""`kill -9` at every API call of `snapshot`, `backup` and `restore`: the next run finishes the job."""
+"""`kill -9` at every API call of `snapshot`, `backup` and `restore`: the next run completes the work."""
 
 from __future__ import annotations
 
@@ -15,50 +15,50 @@ from tests.integration.test_proxmox_kill import ONE, Scene, scene
 from tests.integration.test_proxmox_up import pair as pair
 
 
-def nothing(_: Scene) -> None:
-    """It is there, and runs."""
+def running(_: Scene) -> None:
+    """Keep the running container."""
 
 
 def snapshot(place: Scene) -> None:
-    """It has a snapshot, and has changed since."""
+    """Take a snapshot, then change the container."""
     place.succeeds("snapshot create", *ONE)
     place.pve.ct(167).config["memory"] = 512
 
 
-def lost(place: Scene) -> None:
-    """It is gone; its backup is there."""
+def destroyed(place: Scene) -> None:
+    """Back the container up, then destroy it."""
     place.succeeds("backup", *ONE)
     place.succeeds("destroy", *ONE)
 
 
-def one_snapshot(place: Scene) -> None:
-    """It was taken once, and is whole."""
+def assert_one_snapshot(place: Scene) -> None:
+    """Check that one complete snapshot was taken."""
     assert [list(ct.snapshots) for ct in place.pve.cts] == [["a1"]]
     assert "snapstate" not in place.pve.ct(167).snapshots["a1"]
     assert place.did()["vzsnapshot", "167", "OK"] == 1
 
 
-def as_before(place: Scene) -> None:
-    """It is as it was when the snapshot was taken."""
+def assert_rolled_back(place: Scene) -> None:
+    """Check that the container has the state of the snapshot."""
     assert place.pve.ct(167).config["memory"] == 2048
 
 
-def one_backup(place: Scene) -> None:
-    """One backup is left, and it is whole."""
+def assert_one_backup(place: Scene) -> None:
+    """Check that there is one complete backup."""
     (volume,) = [name for name in place.pve.storages["local"]["volumes"] if name.startswith("backup/")]
     assert volume in place.pve._archived
 
 
-def restored(place: Scene) -> None:
-    """It was restored once, and is known by its key."""
+def assert_restored(place: Scene) -> None:
+    """Check that the container was restored once, with its pinned key."""
     assert place.did()["vzrestore", "167", "OK"] == 1
     assert place.pins.pins()[ONE[0]].fingerprint == place.pve.keys[167]
 
 
-def killed_everywhere(
+def kill_at_every_call(
     place: Scene, verb: str, begin: Callable[[Scene], None], check: Callable[[Scene], None], acts: bool
 ) -> int:
-    """Kill a run at its first call, its second…; each time the next run finishes the job. How many calls it has."""
+    """Kill a run at each of its calls in turn; each time the next run completes the work. Return the call count."""
     place.succeeds("up", *ONE)
     begin(place)
     pve, pins = place.pve, place.pins.pins()
@@ -81,17 +81,17 @@ def killed_everywhere(
             assert [(ct.status, ct.lock) for ct in pve.cts] == [("running", None)]
         except AssertionError as error:
             raise AssertionError(f"killed at call {number}, {at}, which {'was' if acts else 'was not'} done") from error
-    raise AssertionError("it never ended by itself")
+    raise AssertionError("no run completed")
 
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     ("verb", "begin", "check", "calls"),
     [
-        ("snapshot create", nothing, one_snapshot, 6),
-        ("snapshot rollback", snapshot, as_before, 8),
-        ("backup", nothing, one_backup, 9),
-        ("restore", lost, restored, 12),
+        ("snapshot create", running, assert_one_snapshot, 6),
+        ("snapshot rollback", snapshot, assert_rolled_back, 8),
+        ("backup", running, assert_one_backup, 9),
+        ("restore", destroyed, assert_restored, 12),
     ],
 )
 def test_killed_at_every_call(
@@ -107,7 +107,7 @@ def test_killed_at_every_call(
 
     def act(acts: bool) -> int:
         with scene(tmp_path / f"{'after' if acts else 'before'}", pair) as place:
-            return killed_everywhere(place, verb, begin, check, acts)
+            return kill_at_every_call(place, verb, begin, check, acts)
 
     with ThreadPoolExecutor(2) as both:
         assert min(both.map(act, (False, True))) > calls

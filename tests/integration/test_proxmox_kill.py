@@ -1,4 +1,4 @@
-"""`kill -9` at every API call of `up` and `destroy`: the next run finishes the job, and nothing is made twice."""
+"""`kill -9` at every API call of `up` and `destroy`: the next run completes the work, and nothing is created twice."""
 
 from __future__ import annotations
 
@@ -37,24 +37,24 @@ containers:
   analytics-platform: {vmid: null}
   airflow-orchestration: {vmid: null}
 """
-KEPT = ("known_hosts.json", "vmids.json")  # what homelab writes down of its containers
+KEPT = ("known_hosts.json", "vmids.json")  # homelab's own records of its containers
 
 
 class DeadlyNode(FakeNode):
-    """Kills its client at a call: before it acts on it, or when it has acted and before the answer is seen."""
+    """A node that kills its client at a call, before the call takes effect or between effect and answer."""
 
     def __init__(self) -> None:
         super().__init__(SECRET)
         self.time_scale = 1.0
         self.ct_secs |= {"create": 0.03, "destroy": 0.03, "resize": 0.03}
-        self.victim: int | None = None  # its process id, once it is known
-        self.deadly = 0  # which call, from 1; 0 is none
-        self.acts = False  # whether it still acts on that call
+        self.victim: int | None = None  # the client's process id, once known
+        self.deadly = 0  # the number of the call, from 1; 0 is none
+        self.acts = False  # the call still takes effect
         self.count = 0
-        self.hit = ""  # the call at which it has killed
+        self.hit = ""  # the call at which the client was killed
 
     def aim(self, number: int, acts: bool) -> None:
-        """Kill at that call."""
+        """Set the call at which to kill the client."""
         self.victim, self.deadly, self.acts, self.count, self.hit = None, number, acts, 0, ""
 
     @web.middleware
@@ -71,13 +71,13 @@ class DeadlyNode(FakeNode):
         request.transport.close()
         raise ConnectionResetError(f"killed instead of {answer}")
 
-    async def _a_moment(self) -> None:
+    async def _short_pause(self) -> None:
         await self.pause(0.001)
 
 
 @dataclass
 class Scene:
-    """A node, an inventory that points at it, and processes that work on it."""
+    """A node, its inventory, and processes that work on it."""
 
     pve: DeadlyNode
     inventory: Inventory
@@ -89,19 +89,19 @@ class Scene:
         self.pins = KnownHosts.of(self.inventory.state_dir)
 
     def run(self, verb: str, *limit: str, changed: bool = False, deadly: int = 0, acts: bool = False) -> Ended:
-        """Run a verb in a process of its own to its end, or up to its deadly call."""
+        """Run a verb in a separate process to its end, or to its deadly call."""
         self.pve.aim(deadly, acts)
         self.pve.victim = self.runner.begin(Job(verb, self.changed if changed else self.inventory, limit))
         return self.runner.end()
 
     def succeeds(self, verb: str, *limit: str, changed: bool = False) -> str:
-        """The same for a run that has to go well; what it said."""
+        """Run a verb that has to succeed and return its output."""
         ended = self.run(verb, *limit, changed=changed)
         assert ended.status == 0, ended.said
         return ended.said
 
     def state(self) -> Any:
-        """All that is there, without what is different each time."""
+        """Return the state of all containers, without values that differ in every run."""
         assert {name: pin.fingerprint for name, pin in self.pins.pins().items()} == {
             ct.config["hostname"]: self.pve.keys[ct.vmid] for ct in self.pve.cts if ct.vmid in self.pve.keys
         }
@@ -116,19 +116,19 @@ class Scene:
         }
 
     def did(self) -> Counter[tuple[str, str, str]]:
-        """How often each task has ended in which way: (kind, vmid, exit status)."""
+        """Count the tasks by (kind, vmid, exit status)."""
         until = time.monotonic() + 5
         while any("exitstatus" not in task for task in self.pve.tasklog) and time.monotonic() < until:
             time.sleep(0.005)
         return Counter((task["type"], task["id"], task.get("exitstatus", "running")) for task in self.pve.tasklog)
 
     def kept(self) -> dict[str, bytes]:
-        """What homelab has written down of its containers."""
+        """Read homelab's own records."""
         folder = self.inventory.state_dir
         return {name: (folder / name).read_bytes() for name in KEPT if (folder / name).exists()}
 
     def keep(self, kept: dict[str, bytes]) -> None:
-        """Put back what was written down before."""
+        """Restore homelab's own records."""
         for name in KEPT:
             (self.inventory.state_dir / name).unlink(missing_ok=True)
         for name, content in kept.items():
@@ -137,7 +137,7 @@ class Scene:
 
 @contextmanager
 def scene(folder: Path, pair: tuple[tuple[str, str], str], overlay: str = CHANGED) -> Iterator[Scene]:
-    """A scene with nothing on it; its changed inventory has this overlay."""
+    """Yield an empty scene, with an overlay in its changed inventory."""
     pve = DeadlyNode()
     folder.mkdir()
     with serving(pve, pair[0]), runner() as processes:
@@ -147,7 +147,7 @@ def scene(folder: Path, pair: tuple[tuple[str, str], str], overlay: str = CHANGE
 
 @dataclass(frozen=True)
 class Story:
-    """What is killed: a verb, from what it begins with, and which changing calls it has to make."""
+    """A verb to kill, and the state that it starts from."""
 
     verb: str
     begin: Callable[[Scene], None]
@@ -157,10 +157,10 @@ class Story:
     overlay: str = CHANGED
 
 
-def killed_everywhere(place: Scene, story: Story, acts: bool) -> set[str]:
-    """Kill a run at its first call, its second…, until one ends by itself; each time the next run finishes the job.
+def kill_at_every_call(place: Scene, story: Story, acts: bool) -> set[str]:
+    """Kill a run at each of its calls in turn until one completes; each time the next run completes the work.
 
-    Returns the calls that change something at which it was killed.
+    Return the changing calls at which a run was killed.
     """
     story.begin(place)
     stage, kept = copy.deepcopy((place.pve.cts, place.pve.keys)), place.kept()
@@ -183,23 +183,23 @@ def killed_everywhere(place: Scene, story: Story, acts: bool) -> set[str]:
         if not at.startswith("GET"):
             assert place.succeeds(story.verb, *story.limit, changed=story.changed).startswith(story.nothing_left)
             hit.add(re.sub(r"lxc/\d+", "lxc/VMID", at))
-    raise AssertionError("it never ended by itself")
+    raise AssertionError("no run completed")
 
 
-def nothing(_: Scene) -> None:
-    """From nothing."""
+def empty(_: Scene) -> None:
+    """Start without containers."""
 
 
-def all_there(place: Scene) -> None:
-    """All three are there, and one that is somebody else's."""
+def with_all_containers(place: Scene) -> None:
+    """Start with all three containers and a foreign one."""
     place.succeeds("up")
     place.pve.add_ct(500, "paperless", node="pve")
 
 
-UP = Story("up", nothing, "Nothing to do: 3 containers match")
-CHANGES = Story("up", all_there, "Nothing to do: postgres-data matches", limit=ONE, changed=True)
-VMIDS = Story("up", nothing, "Nothing to do: postgres-data matches", limit=ONE, changed=True, overlay=RANGE)
-DESTROY = Story("destroy", all_there, "Nothing to do: none of our containers is there")
+UP = Story("up", empty, "Nothing to do: 3 containers match")
+CHANGES = Story("up", with_all_containers, "Nothing to do: postgres-data matches", limit=ONE, changed=True)
+VMIDS = Story("up", empty, "Nothing to do: postgres-data matches", limit=ONE, changed=True, overlay=RANGE)
+DESTROY = Story("destroy", with_all_containers, "Nothing to do: none of our containers is there")
 
 
 @pytest.mark.timeout(300)
@@ -228,7 +228,7 @@ def test_killed_at_every_call(
 
     def act(acts: bool) -> set[str]:
         with scene(tmp_path / f"{'after' if acts else 'before'}", pair, story.overlay) as place:
-            return killed_everywhere(place, story, acts)
+            return kill_at_every_call(place, story, acts)
 
     with ThreadPoolExecutor(2) as both:
         assert list(both.map(act, (False, True))) == [calls, calls]

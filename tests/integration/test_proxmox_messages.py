@@ -1,4 +1,4 @@
-"""What goes wrong, as the command line says it: one line what happened, one why, one what to do."""
+"""Errors on the command line: one line each for the brief, the details and the resolution."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from fakepve.server import TaskError
 
 from homelab import cli
-from homelab.cli.common import Settings
+from homelab.cli.global_options import Settings
 from homelab.proxmox import client, plan_executor
 from homelab.runtime.lab_lock import lab_lock
 from tests.integration.fakenode import TOKEN
@@ -27,7 +27,7 @@ MORE_MEMORY = "containers: {postgres-data: {memory: 4096}}"
 
 
 def endpoint(site: Site, **changes: Any) -> None:
-    """Change where Proxmox answers or how it is trusted."""
+    """Change the endpoint of Proxmox."""
     site.inventory = replace(site.inventory, endpoint=replace(site.inventory.endpoint, **changes))
 
 
@@ -42,7 +42,7 @@ def no_privilege(site: Site) -> None:
 
 
 def during_the_create(site: Site, act: Callable[[], object]) -> None:
-    """Do something while the create is being asked for."""
+    """Do something during the create call."""
     check = site.pve._check_vmid_unused
 
     def disturbed(vmid: int) -> None:
@@ -53,11 +53,11 @@ def during_the_create(site: Site, act: Callable[[], object]) -> None:
     site.pve._check_vmid_unused = disturbed
 
 
-def failing(site: Site, step: str, why: str) -> None:
+def failing(site: Site, step: str, details: str) -> None:
     """Let a step of the node's tasks fail."""
 
     async def fail(*_: Any, **__: Any) -> None:
-        raise TaskError(why)
+        raise TaskError(details)
 
     setattr(site.pve, step, fail)
 
@@ -83,46 +83,49 @@ def interrupted(site: Site) -> None:
     during_the_create(site, lambda: threading.Timer(0.2, signal.pthread_kill, (main, signal.SIGINT)).start())
 
 
-def there(site: Site, overlay: str = MORE_MEMORY) -> None:
-    """The containers are there, and the inventory wants something else of them now."""
+def with_containers(site: Site, overlay: str = MORE_MEMORY) -> None:
+    """Create the container, then change the inventory."""
     site.up("postgres-data")
     site.overlaid(overlay)
 
 
 def locked(site: Site) -> None:
-    there(site)
+    with_containers(site)
     asyncio.run(site.pve.hold_config_lock(167, None))
 
 
 def locked_by_a_create(site: Site) -> None:
-    there(site)
+    with_containers(site)
     site.pve.fail("DELETE", "/lxc/167", 500, "CT is locked (create)")
 
 
 @dataclass(frozen=True)
 class Case:
-    """What goes wrong, and words that the three lines have; `follows` is in the lines that follow the reason."""
+    """A failure and parts of its three lines; `follows` is in the additional lines of the details."""
 
     prepare: Callable[[Site], object]
-    what: str
-    why: str
-    todo: str
+    brief: str
+    details: str
+    resolution: str
     verb: str = "up"
     status: int = 1
     follows: str = ""
 
 
 CASES = {
-    "node unreachable": Case(unreachable, "cannot be reached", "Connection refused", "`proxmox.host`"),
-    "no answer in time": Case(late, "takes too long to answer", "`GET /cluster/resources`", "overloaded"),
+    "node unreachable": Case(unreachable, "Cannot reach Proxmox", "Connection refused", "`proxmox.host`"),
+    "no answer in time": Case(late, "no answer in time", "`GET /cluster/resources`", "overloaded"),
     "another certificate": Case(
         lambda site: endpoint(site, fingerprint="AB:" * 31 + "AB"),
-        "does not show the pinned certificate",
-        "the token has not been sent",
+        "its certificate is not the pinned one",
+        "the token was not sent",
         "pvenode cert",
     ),
     "no trusted CA": Case(
-        lambda site: endpoint(site, fingerprint=None), "is not trusted", "The token has not been", "Pin it"
+        lambda site: endpoint(site, fingerprint=None),
+        "is not signed by a trusted CA",
+        "The token was not sent",
+        "Pin it",
     ),
     "401": Case(
         lambda site: site.pve.apitokens.update({TOKEN: "another"}),
@@ -130,45 +133,51 @@ CASES = {
         "authentication",
         "pveum user token list",
     ),
-    "403": Case(no_privilege, "does not allow that to this token", "Permission check failed", "VM.PowerMgmt"),
+    "403": Case(
+        no_privilege, "Cannot call Proxmox: the token lacks a privilege", "Permission check failed", "VM.PowerMgmt"
+    ),
     "5xx that stays": Case(
         lambda site: site.pve.fail("GET", "/cluster/resources", 503, "Service Unavailable"),
-        "cannot answer right now",
+        "gateway error",
         "503 Service Unavailable",
         "run the same command again",
     ),
     "connections that drop": Case(
-        lambda site: site.pve.flaky_network(drop_rate=1.0), "cannot be reached", "`GET /", "reachable from here"
+        lambda site: site.pve.flaky_network(drop_rate=1.0), "Cannot reach Proxmox", "`GET /", "reachable from here"
     ),
     "a create whose answers are lost": Case(
         lambda site: site.pve.fail("POST", "/nodes/pve/lxc", 502, "Bad Gateway"),
-        "cannot answer right now",
+        "gateway error",
         "502 Bad Gateway",
         "run the same command again",
     ),
     "a full storage": Case(
         lambda site: failing(site, "ceph_io", "Insufficient free space"),
-        "creating it failed",
+        "Cannot create postgres-data: its task failed",
         "vzcreate 167 on node pve: unable to create CT 167 - Insufficient free space",
-        "Mend the cause",
+        "Fix the cause",
         follows="TASK ERROR: unable to create CT 167",
     ),
     "a start that fails": Case(
         lambda site: failing(site, "_start_steps", "bridge 'vmbr0' does not exist"),
-        "starting it failed",
+        "Cannot start postgres-data: its task failed",
         "vzstart 167 on node pve: bridge 'vmbr0'",
-        "Mend the cause",
+        "Fix the cause",
         follows="TASK ERROR: bridge 'vmbr0' does not exist",
     ),
-    "a task past its deadline": Case(slow, "has not ended after 0 s", "UPID:pve:", "waits for what still runs"),
-    "can't lock file": Case(locked, "The container is locked", "can't lock file", "pct unlock 167"),
+    "a task past its deadline": Case(slow, "no end after 0 s", "UPID:pve:", "waits for the running task"),
+    "can't lock file": Case(locked, "Cannot change the container: it is locked", "can't lock file", "pct unlock 167"),
     "CT is locked (create)": Case(
-        locked_by_a_create, "The container is locked", "CT is locked (create)", "pct unlock 167", verb="destroy"
+        locked_by_a_create,
+        "Cannot change the container: it is locked",
+        "CT is locked (create)",
+        "pct unlock 167",
+        verb="destroy",
     ),
     "half made": Case(
         lambda site: site.pve.add_ct(167, node="pve", config={"lock": "create"}, defaults=False),
-        "167 is half made",
-        "left its lock behind",
+        "Cannot use 167: its creation was interrupted",
+        "without removing its lock",
         "pct unlock 167",
     ),
     "a vmid that is taken": Case(
@@ -176,7 +185,7 @@ CASES = {
     ),
     "a vmid that is taken meanwhile": Case(
         lambda site: during_the_create(site, lambda: site.pve.add_ct(167, "paperless", node="pve")),
-        "vmid 167 was taken after the plan was made",
+        "Cannot create postgres-data: vmid 167 was taken after the plan was made",
         "`paperless` on node pve",
         "Run the same command again",
     ),
@@ -191,8 +200,8 @@ CASES = {
         follows="vzcreate of 167 on pve: UPID:pve:",
     ),
     "a disk that would shrink": Case(
-        lambda site: there(site, "containers: {postgres-data: {disk: 8}}"),
-        "its disk cannot shrink",
+        lambda site: with_containers(site, "containers: {postgres-data: {disk: 8}}"),
+        "Cannot shrink the disk of postgres-data",
         "has 16 GiB",
         "disk: 16",
     ),
@@ -201,20 +210,20 @@ CASES = {
 
 @pytest.fixture(autouse=True)
 def _as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What `cli.main` sets for its whole process; and no long waits."""
+    """Restore the process-wide settings of `cli.main`, and shorten waits."""
     handler = signal.getsignal(signal.SIGINT)
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     monkeypatch.setattr(client, "_PAUSES", (0.01, 0.01))
-    monkeypatch.setattr("homelab.proxmox.tasks._LOOKS", (0.01, 0.01))
-    monkeypatch.setattr("homelab.commands.up._wait_for_ssh", lambda *_: None)
+    monkeypatch.setattr("homelab.proxmox.tasks._CHECK_AFTER", (0.01, 0.01))
+    monkeypatch.setattr("homelab.runtime.provisioning.await_ssh", lambda *_: None)
     yield
     signal.signal(signal.SIGINT, handler)
 
 
-def says(
+def run_failing(
     site: Site, verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> tuple[int, list[str]]:
-    """The exit status of `homelab VERB --yes --limit postgres-data`, and the lines of its error."""
+    """Run `homelab VERB --yes --limit postgres-data`; return the exit status and the lines of the error."""
     monkeypatch.setattr(Settings, "load", lambda self: site.inventory)
     monkeypatch.setattr(sys, "argv", ["homelab", "--quiet", verb, "--yes", "--limit", "postgres-data"])
     with pytest.raises(SystemExit) as ended:
@@ -235,10 +244,10 @@ def test_three_lines(
         monkeypatch.setattr(client, "_TIMEOUT", (5, 0.1))
     if name == "a task past its deadline":
         monkeypatch.setattr(plan_executor, "_CREATE", 0.1)
-    status, (what, why, *more, todo) = says(site, case.verb, monkeypatch, capsys)
-    assert case.what in what
-    assert case.why in why
-    assert case.todo in todo
+    status, (brief, details, *more, resolution) = run_failing(site, case.verb, monkeypatch, capsys)
+    assert case.brief in brief
+    assert case.details in details
+    assert case.resolution in resolution
     assert all(line.startswith("  ") for line in more), more
     assert bool(more) == bool(case.follows)
     assert case.follows in "\n".join(more)
@@ -248,8 +257,8 @@ def test_three_lines(
 def test_two_at_once(site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     for verb in ("up", "destroy"):
         with lab_lock(site.inventory.state_dir, "up"):
-            status, (what, why, todo) = says(site, verb, monkeypatch, capsys)
-        assert (status, what) == (1, "Another command is changing this lab")
-        assert "`homelab up`, process " in why
-        assert "run the same command again" in todo
+            status, (brief, details, resolution) = run_failing(site, verb, monkeypatch, capsys)
+        assert (status, brief) == (1, "Another command is changing this lab")
+        assert "`homelab up`, process " in details
+        assert "run the same command again" in resolution
     assert site.pve.requests == []

@@ -1,4 +1,4 @@
-"""More than three containers on one node: clusters, migrated containers, vmids out of a range, many at once."""
+"""Beyond three containers on one node: clusters, migrated containers, vmids from a range, many containers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import pytest
 
 from homelab.errors import HomelabError
-from homelab.runtime.container_changes import container_states
+from homelab.runtime.container_states import container_states
 from tests.integration.test_proxmox_up import NAMES, Site
 from tests.integration.test_proxmox_up import pair as pair
 from tests.integration.test_proxmox_up import site as site
@@ -36,11 +36,11 @@ def vmids(site: Site) -> dict[str, int]:
     return {ct.name: ct.vmid for ct in site.pve.cts}
 
 
-def test_a_cluster_needs_to_be_told_where(site: Site) -> None:
+def test_cluster_needs_a_node_in_the_inventory(site: Site) -> None:
     with pytest.raises(HomelabError) as caught:
         cluster(site).up()
     assert (caught.value.brief, "pve, pve2" in caught.value.details) == (
-        "Which node should the containers be made on?",
+        "Cannot choose a node for the containers: the inventory names none",
         True,
     )
     assert site.pve.cts == []
@@ -56,28 +56,28 @@ def test_each_container_on_its_own_node(site: Site) -> None:
     assert sorted(ct.vmid for ct in site.pve.cts) == [168, 169]
 
 
-def test_a_migrated_container_is_found_there_and_left_there(site: Site) -> None:
+def test_migrated_container_is_managed_on_its_node(site: Site) -> None:
     cluster(site).overlaid("proxmox: {node: pve}").up()
     site.pve.ct(168).node = "pve2"
     site.pve.ct(168).config["memory"] = 512
     assert site.up().done == {"analytics-platform": ["update analytics-platform: memory: 512 → 4096"]}
     assert "PUT /nodes/pve2/lxc/168/config" in site.pve.calls("PUT")
-    assert str(site.noted()) == "analytics-platform: it is on node pve2, the inventory says pve: it is left there"
+    assert str(site.noted()) == "analytics-platform: it is on node pve2, the inventory has pve: it is not moved"
     assert [state.node for state in container_states(site.inventory)] == ["pve", "pve2", "pve"]
     site.destroy()
     assert site.pve.cts == []
 
 
-def test_a_node_that_is_down_stops_what_concerns_it_and_nothing_else(site: Site) -> None:
+def test_offline_node_stops_only_its_own_containers(site: Site) -> None:
     cluster(site).overlaid("proxmox: {node: pve}\ncontainers: {postgres-data: {node: pve2}}").up()
     site.pve.set_node_offline("pve2")
     with pytest.raises(HomelabError) as caught:
         site.up()
-    assert "postgres-data is unknown" in caught.value.brief
+    assert "Cannot change postgres-data: it is unknown" in caught.value.brief
     assert not site.up("analytics-platform", "airflow-orchestration")
 
 
-def test_vmids_out_of_a_range_are_kept(site: Site) -> None:
+def test_vmids_from_a_range_are_kept(site: Site) -> None:
     site.pve.add_ct(200, "of-somebody-else", node="pve")
     site.overlaid(RANGE).up()
     assert vmids(site) == {
@@ -91,31 +91,32 @@ def test_vmids_out_of_a_range_are_kept(site: Site) -> None:
     site.pve.ct(200).status = "stopped"
     site.pve.cts.remove(site.pve.ct(200))
     assert not site.up("postgres-data")
-    (site.inventory.state_dir / "vmids.json").unlink()  # another machine: known by name and tags
+    (site.inventory.state_dir / "vmids.json").unlink()  # as on another machine: found by name and tags
     assert not site.up("postgres-data", "airflow-orchestration")
-    assert [state.vmid for state in container_states(site.inventory)] == [201, 200, 203]  # promised, not made
+    assert [state.vmid for state in container_states(site.inventory)] == [201, 200, 203]  # reserved, not created
     site.up()
     assert vmids(site)["analytics-platform"] == 200
     site.destroy()
     assert (site.pve.cts, json.loads((site.inventory.state_dir / "vmids.json").read_text())) == ([], {})
 
 
-def test_a_vmid_that_the_token_cannot_see_is_not_taken(site: Site) -> None:
+def test_vmid_of_an_invisible_guest_is_skipped(site: Site) -> None:
     site.pve.fail("GET", "/cluster/nextid", status=400, message="VM 200 already exists", times=1)
     site.overlaid(RANGE).up("postgres-data")
     assert vmids(site)["postgres-data"] == 201
 
 
-def test_a_range_that_is_used_up(site: Site) -> None:
+def test_exhausted_range(site: Site) -> None:
     for vmid in (200, 201):
         site.pve.add_ct(vmid, f"x{vmid}", node="pve")
     with pytest.raises(HomelabError) as caught:
         site.overlaid(RANGE).up()
-    assert (caught.value.brief, "200-203" in caught.value.details) == ("No vmid is left for a new container", True)
+    assert caught.value.brief == "Cannot assign a vmid: the range is exhausted"
+    assert "200-203" in caught.value.details
     assert len(site.pve.cts) == 2
 
 
-def test_a_killed_create_is_looked_for_where_it_was_begun(site: Site) -> None:
+def test_vmid_of_an_interrupted_create_is_kept(site: Site) -> None:
     site.overlaid(RANGE)
     site.pve.fail("POST", "/nodes/pve/lxc", status=599, message="Too many redirections", times=None)
     with pytest.raises(HomelabError):
@@ -127,27 +128,27 @@ def test_a_killed_create_is_looked_for_where_it_was_begun(site: Site) -> None:
     assert vmids(site) == {"postgres-data": 200}
 
 
-def test_one_that_was_renamed_by_hand_is_not_made_again(site: Site) -> None:
+def test_renamed_container_is_not_created_again(site: Site) -> None:
     site.overlaid(RANGE).up()
     (site.inventory.state_dir / "vmids.json").unlink()
     site.pve.ct(200).config["hostname"] = "renamed"
     with pytest.raises(HomelabError) as caught:
         site.up()
-    assert caught.value.brief == "Is 200 one of postgres-data?"
+    assert caught.value.brief == "Cannot create postgres-data: 200 may already be one of them"
     assert "`vmid: 200`" in caught.value.resolution
     assert site.pve.kinds().count("vzcreate") == len(NAMES)
 
 
-def test_two_of_one_name(site: Site) -> None:
+def test_two_containers_with_the_same_name(site: Site) -> None:
     site.overlaid(RANGE).up()
     config = dict(site.pve.ct(200).config)
     site.pve.add_ct(290, "postgres-data", node="pve", config=config)
     with pytest.raises(HomelabError) as caught:
         site.up()
-    assert caught.value.details == "200 and 290 carry its name and this lab's tags."
+    assert caught.value.details == "200 and 290 have its name and this lab's tags."
 
 
-def test_twenty_containers_side_by_side(site: Site) -> None:
+def test_twenty_containers_in_parallel(site: Site) -> None:
     site.overlaid(many(20)).up()
     assert len(site.pve.cts) == 23
     site.pve.ct(310).config["memory"] = 512

@@ -1,4 +1,4 @@
-"""What `homelab init` grants is enough for every inventory, and each privilege of it is needed."""
+"""The privileges that `homelab init` grants are sufficient for every inventory, and each one is needed."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ import pytest
 
 from homelab.commands.plan import preview
 from homelab.errors import HomelabError
-from homelab.progress import SilentProgress
 from homelab.proxmox import Client
 from tests.integration.fakenode import TOKEN
-from tests.integration.test_proxmox_doctor import faults, look
-from tests.integration.test_proxmox_doctor import well as well
+from tests.integration.test_proxmox_doctor import failures, look
+from tests.integration.test_proxmox_doctor import healthy_site as healthy_site
 from tests.integration.test_proxmox_up import NAMES, Site
 from tests.integration.test_proxmox_up import pair as pair
 from tests.integration.test_proxmox_up import site as site
-from tests.support import FixedSecretStore
+from tests.support import make_session
 
 INVENTORIES = {
     "as shipped": "",
@@ -31,32 +30,35 @@ INVENTORIES = {
 
 
 @pytest.mark.parametrize("overlay", INVENTORIES.values(), ids=INVENTORIES.keys())
-def test_the_least_is_enough(well: Site, overlay: str) -> None:
-    site = well.overlaid(overlay)
+def test_least_privileges_are_sufficient_for_every_inventory(healthy_site: Site, overlay: str) -> None:
+    site = healthy_site.overlaid(overlay)
     site.pve.pools = {"lab": set()}
     site.pve.storages["local"]["content"] = "rootdir,images,vztmpl"
     site.pve.firewall_config("cluster")["options"]["enable"] = 1
     site.pve.grant_least(site.inventory)
     site.inventory.pipeline.api_key_file.write_text("key")
-    assert [(check.name, check.said) for check in faults(site)] == []
-    assert preview(
-        site.inventory, secret_store=FixedSecretStore(), known_hosts=site.known_hosts, progress=SilentProgress()
-    ).up
+    assert [(check.name, check.said) for check in failures(site)] == []
+    assert preview(make_session(site.inventory, site.known_hosts)).up
     assert sorted(site.up().done) == sorted(NAMES)
     assert not site.up()
-    assert [(check.name, check.said) for check in faults(site)] == []
+    assert [(check.name, check.said) for check in failures(site)] == []
     assert len(site.destroy().done) == 3
 
 
-def test_it_is_enough_for_every_change(well: Site) -> None:
-    well.up()
-    well.pve.ct(168).config |= {"memory": 512, "onboot": 0, "tags": "homelab;homelab-home;x", "features": "nesting=0"}
-    well.overlaid("network: {nameservers: [.1]}\ncontainers: {postgres-data: {disk: 20}}")
-    well.up()
-    well.pve.ct(169).status = "stopped"
-    well.up()
-    assert {"shutdown", "start", "config", "resize"} <= {call.rpartition("/")[2] for call in well.pve.calls()}
-    assert len(well.destroy().done) == 3
+def test_least_privileges_are_sufficient_for_every_change(healthy_site: Site) -> None:
+    healthy_site.up()
+    healthy_site.pve.ct(168).config |= {
+        "memory": 512,
+        "onboot": 0,
+        "tags": "homelab;homelab-home;x",
+        "features": "nesting=0",
+    }
+    healthy_site.overlaid("network: {nameservers: [.1]}\ncontainers: {postgres-data: {disk: 20}}")
+    healthy_site.up()
+    healthy_site.pve.ct(169).status = "stopped"
+    healthy_site.up()
+    assert {"shutdown", "start", "config", "resize"} <= {call.rpartition("/")[2] for call in healthy_site.pve.calls()}
+    assert len(healthy_site.destroy().done) == 3
 
 
 @pytest.mark.parametrize(
@@ -74,26 +76,26 @@ def test_it_is_enough_for_every_change(well: Site) -> None:
         "SDN.Use",
     ],
 )
-def test_without_any_of_them_nothing_is_made(site: Site, privilege: str) -> None:
+def test_each_privilege_is_needed(site: Site, privilege: str) -> None:
     site.pve.grant_least(site.inventory, without=privilege)
     with pytest.raises(HomelabError):
         site.up("postgres-data")
     assert site.pve.cts == []
 
 
-def test_what_the_token_does_not_see_is_not_made_twice(site: Site) -> None:
+def test_invisible_container_is_not_created_twice(site: Site) -> None:
     site.up("postgres-data")
     site.pve.grant_least(site.inventory, without="VM.Audit")
-    with pytest.raises(HomelabError, match="Proxmox refused a call") as caught:
+    with pytest.raises(HomelabError, match="Cannot call Proxmox: it refused the call") as caught:
         site.up("postgres-data")
     assert "CT 167 already exists" in caught.value.details
     assert len(site.pve.cts) == 1
 
 
-def test_what_the_token_may_do_outlives_the_containers(well: Site) -> None:
-    """As on Proxmox: what is granted on a container's own path is removed with the container."""
+def test_privileges_outlive_the_containers(healthy_site: Site) -> None:
+    """Proxmox removes the grants on a container's own path with the container."""
     for overlay in ("", "defaults: {pool: lab}"):
-        site = well.overlaid(overlay)
+        site = healthy_site.overlaid(overlay)
         site.pve.pools = {"lab": set()}
         site.pve.grant_least(site.inventory)
         site.pve.grant(TOKEN, "/vms/500", "VM.Audit")
@@ -102,8 +104,8 @@ def test_what_the_token_may_do_outlives_the_containers(well: Site) -> None:
             assert len(site.destroy().done) == 3
 
 
-def test_with_a_pool_other_guests_are_out_of_reach(well: Site) -> None:
-    site = well.overlaid("defaults: {pool: lab}")
+def test_with_a_pool_other_guests_are_inaccessible(healthy_site: Site) -> None:
+    site = healthy_site.overlaid("defaults: {pool: lab}")
     site.pve.pools = {"lab": set()}
     site.pve.grant_least(site.inventory)
     site.up()
@@ -114,13 +116,13 @@ def test_with_a_pool_other_guests_are_out_of_reach(well: Site) -> None:
         partial(client.post, "nodes/pve/lxc/500/status/stop"),
         partial(client.put, "nodes/pve/lxc/500/config", memory=64),
     ):
-        with pytest.raises(HomelabError, match="does not allow that to this token"):
+        with pytest.raises(HomelabError, match="Cannot call Proxmox: the token lacks a privilege"):
             call()
     assert site.pve.ct(500).status == "running"
 
 
-def test_the_pool_alone_would_not_do(site: Site) -> None:
-    """As on Proxmox: tags are looked at on the container's own path, which a pool does not reach before it is made."""
+def test_role_on_the_pool_alone_is_not_sufficient(site: Site) -> None:
+    """Proxmox checks tags on the container's own path, which a pool does not cover before the creation."""
     site.overlaid("defaults: {pool: lab}").pve.pools = {"lab": set()}
     site.pve.grant_least(site.inventory, without="VM.Config.Options", path="/vms")
     with pytest.raises(HomelabError) as caught:
@@ -139,8 +141,8 @@ def test_the_pool_alone_would_not_do(site: Site) -> None:
         ("/sdn/zones/localnetwork/vmbr0/20", "SDN.Use", "HomelabBridge"),
     ],
 )
-def test_what_is_missing_beside_a_pool_is_named(well: Site, path: str, privilege: str, role: str) -> None:
-    site = well.overlaid("defaults: {pool: lab, firewall: true}\nnetwork: {vlan: 20}")
+def test_missing_privilege_next_to_a_pool_is_named(healthy_site: Site, path: str, privilege: str, role: str) -> None:
+    site = healthy_site.overlaid("defaults: {pool: lab, firewall: true}\nnetwork: {vlan: 20}")
     site.pve.pools = {"lab": set()}
     site.pve.grant_least(site.inventory, without=privilege, path=path)
     check = next(check for check in look(site).checks if check.name == f"role {role}")

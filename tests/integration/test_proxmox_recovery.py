@@ -1,4 +1,4 @@
-"""What goes wrong on the way: what the user sees, in three parts, and what the next run does."""
+"""Failures during a run: the error with its three parts, and the recovery by the next run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ONE = "postgres-data"
 
 
 def fails(site: Site, *limit: str, verb: str = "up") -> HomelabError:
-    """The error that a verb ends with: it says what happened, why, and what to do."""
+    """Return the error of a failing verb, after checking its three parts."""
     with pytest.raises(HomelabError) as caught:
         getattr(site, verb)(*limit)
     error = caught.value
@@ -39,14 +39,14 @@ def fails(site: Site, *limit: str, verb: str = "up") -> HomelabError:
     return error
 
 
-def finished(site: Site, *limit: str) -> None:
-    """The next run finishes the job: one of each, made once, running, its key pinned, and nothing is left to do."""
+def assert_next_run_completes(site: Site, *limit: str) -> None:
+    """Check that the next run completes the work: all containers run, keys are pinned, and nothing is left to do."""
     site.up(*limit)
-    whole(site, *limit)
+    assert_complete(site, *limit)
     assert not site.up(*limit)
 
 
-def whole(site: Site, *limit: str) -> None:
+def assert_complete(site: Site, *limit: str) -> None:
     wanted = {c.vmid: c.name for c in site.inventory.containers if not limit or c.name in limit}
     assert {ct.vmid: ct.config["hostname"] for ct in site.pve.cts} == wanted
     assert {ct.status for ct in site.pve.cts} == {"running"}
@@ -56,61 +56,61 @@ def whole(site: Site, *limit: str) -> None:
 
 
 def done(site: Site, kind: str) -> Counter[str]:
-    """How many tasks of a kind ended well, by vmid."""
+    """Count the successful tasks of a kind by vmid."""
     return Counter(task["id"] for task in site.pve.tasklog if task["type"] == kind and task["exitstatus"] == "OK")
 
 
-# ------------------------------------------------------------- the way there
+# ------------------------------------------------------------ the connection
 
 
-def test_the_node_cannot_be_reached(site: Site) -> None:
+def test_unreachable_node(site: Site) -> None:
     good = site.inventory
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         site.inventory = replace(good, endpoint=replace(good.endpoint, port=sock.getsockname()[1]))
         error = fails(site)
-    assert "cannot be reached" in error.brief
+    assert "Cannot reach Proxmox" in error.brief
     assert "Connection refused" in error.details
     site.inventory = good
-    finished(site)
+    assert_next_run_completes(site)
 
 
-def test_another_certificate(site: Site) -> None:
+def test_wrong_certificate(site: Site) -> None:
     good = site.inventory
     site.inventory = replace(good, endpoint=replace(good.endpoint, fingerprint="AB:" * 31 + "AB"))
     error = fails(site)
-    assert "does not show the pinned certificate" in error.brief
+    assert "its certificate is not the pinned one" in error.brief
     assert site.fingerprint in error.details
     assert site.pve.requests == []
     site.inventory = good
-    finished(site)
+    assert_next_run_completes(site)
 
 
-def test_a_wrong_token(site: Site) -> None:
+def test_wrong_token(site: Site) -> None:
     site.pve.apitokens[TOKEN] = "another"
     error = fails(site)
     assert f"refused the token {TOKEN}" in error.brief
     assert "pveum user token list homelab@pve" in error.resolution
     site.pve.apitokens[TOKEN] = SECRET
-    finished(site)
+    assert_next_run_completes(site)
 
 
-def test_a_missing_privilege_is_named(site: Site) -> None:
+def test_missing_privilege_is_named(site: Site) -> None:
     site.pve.grant_least(site.inventory, without="VM.PowerMgmt")
     error = fails(site, ONE)
     assert "VM.PowerMgmt on /vms/167" in error.resolution
     assert "pveum role modify HomelabContainers --append 1 --privs VM.PowerMgmt" in error.resolution
     site.pve.grant_least(site.inventory)
-    finished(site, ONE)
+    assert_next_run_completes(site, ONE)
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_connections_that_drop_now_and_then_do_not_show(site: Site, seed: int) -> None:
+def test_occasional_dropped_connections_are_hidden(site: Site, seed: int) -> None:
     site.pve._random.seed(seed)
     site.pve.flaky_network(drop_rate=0.05)
     site.up()
     site.pve.flaky_network(drop_rate=0.0)
-    whole(site)
+    assert_complete(site)
     assert set(done(site, "vzcreate").values()) == {1}
     assert set(done(site, "vzstart").values()) == {1}
 
@@ -127,21 +127,21 @@ def test_connections_that_drop_now_and_then_do_not_show(site: Site, seed: int) -
         ("POST", "/lxc", 599),
     ],
 )
-def test_errors_that_pass_do_not_show(site: Site, method: str, suffix: str, status: int) -> None:
+def test_transient_errors_are_hidden(site: Site, method: str, suffix: str, status: int) -> None:
     site.pve.fail(method, suffix, status, "try again", times=2)
     site.up()
-    whole(site)
+    assert_complete(site)
     assert set(done(site, "vzcreate").values()) == {1}
 
 
-def test_errors_that_stay_are_shown(site: Site) -> None:
+def test_persistent_errors_are_shown(site: Site) -> None:
     site.pve.fail("GET", "/cluster/resources", 503, "Service Unavailable")
     error = fails(site)
-    assert "cannot answer right now" in error.brief
+    assert "gateway error" in error.brief
     assert "503 Service Unavailable" in error.details
     assert len(site.pve.requests) == 5
     site.pve.failures.clear()
-    finished(site)
+    assert_next_run_completes(site)
 
 
 @pytest.mark.parametrize(
@@ -155,9 +155,7 @@ def test_errors_that_stay_are_shown(site: Site) -> None:
         ("DELETE", "/lxc/167", "destroy"),
     ],
 )
-def test_a_change_whose_answer_is_lost_is_looked_for_and_not_made_twice(
-    site: Site, method: str, suffix: str, act: str
-) -> None:
+def test_change_with_a_lost_answer_is_not_repeated(site: Site, method: str, suffix: str, act: str) -> None:
     if act != "create":
         site.up(ONE)
     site.pve.requests.clear()
@@ -171,13 +169,13 @@ def test_a_change_whose_answer_is_lost_is_looked_for_and_not_made_twice(
         assert site.pve.cts == []
     else:
         site.up(ONE)
-        whole(site, ONE)
+        assert_complete(site, ONE)
         assert not site.up(ONE)
     assert site.pve.losing == {(method, suffix): 0}
     assert len([call for call in site.pve.calls(method) if call.endswith(suffix)]) == 1
 
 
-def test_a_change_that_somebody_made_while_our_answer_was_lost(site: Site) -> None:
+def test_concurrent_change_during_a_lost_answer(site: Site) -> None:
     site.up(ONE)
     site.overlaid("containers: {postgres-data: {memory: 4096}}")
     site.pve.fail("PUT", "/config", 502, "Bad Gateway", times=1)
@@ -192,10 +190,10 @@ def test_a_change_that_somebody_made_while_our_answer_was_lost(site: Site) -> No
         patch.setattr(Client, "get", meddle)
         assert "was changed after the plan was made" in fails(site, ONE).brief
     assert ct.config["memory"] == 2048
-    finished(site, ONE)
+    assert_next_run_completes(site, ONE)
 
 
-def test_one_that_goes_away_while_it_is_looked_at(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_container_removed_during_a_read(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.up(ONE)
     ask = Client.get
 
@@ -212,21 +210,21 @@ def test_one_that_goes_away_while_it_is_looked_at(site: Site, monkeypatch: pytes
 # --------------------------------------------------------------- on the node
 
 
-def test_a_full_storage(site: Site) -> None:
+def test_create_on_a_full_storage(site: Site) -> None:
     async def full(*_: Any) -> None:
         raise TaskError("command 'lvcreate' failed: Insufficient free space")
 
     good, site.pve.ceph_io = site.pve.ceph_io, full
     error = fails(site, ONE)
-    assert error.brief == "postgres-data: creating it failed"
+    assert error.brief == "Cannot create postgres-data: its task failed"
     assert "Insufficient free space" in error.details
     assert "TASK ERROR: unable to create CT 167" in error.details
     assert site.pve.cts == []
     site.pve.ceph_io = good
-    finished(site, ONE)
+    assert_next_run_completes(site, ONE)
 
 
-def test_a_start_that_fails_after_a_good_create(site: Site) -> None:
+def test_failed_start_after_a_successful_create(site: Site) -> None:
     begin = site.pve._start_steps
 
     async def broken(ct: Any, user: str, skiplock: bool = False) -> None:
@@ -234,24 +232,24 @@ def test_a_start_that_fails_after_a_good_create(site: Site) -> None:
 
     site.pve._start_steps = broken  # type: ignore[method-assign]
     error = fails(site, ONE)
-    assert error.brief == "postgres-data: starting it failed"
+    assert error.brief == "Cannot start postgres-data: its task failed"
     assert "bridge 'vmbr0' does not exist" in error.details
     site.pve._start_steps = begin  # type: ignore[method-assign]
-    finished(site, ONE)
+    assert_next_run_completes(site, ONE)
     assert done(site, "vzcreate") == {"167": 1}
 
 
-def test_a_task_that_outlasts_the_deadline(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_task_past_its_deadline(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.pve.time_scale, site.pve.ct_secs["create"] = 1.0, 0.6
     monkeypatch.setattr(plan_executor, "_CREATE", 0.1)
     error = fails(site, ONE)
-    assert "vzcreate of 167 has not ended after 0 s" in error.brief
+    assert "Cannot finish vzcreate of 167: no end after 0 s" in error.brief
     assert "UPID:pve:" in error.details
-    finished(site, ONE)
+    assert_next_run_completes(site, ONE)
     assert done(site, "vzcreate") == {"167": 1}
 
 
-def test_somebody_holds_the_configs_lock(site: Site) -> None:
+def test_locked_configuration_file(site: Site) -> None:
     site.up(ONE)
     site.overlaid("containers: {postgres-data: {memory: 4096}}")
     asyncio.run(site.pve.hold_config_lock(167, None))
@@ -260,47 +258,47 @@ def test_somebody_holds_the_configs_lock(site: Site) -> None:
     assert "can't lock file" in error.details
     assert "pct unlock 167" in error.resolution
     site.pve.release_config_lock(167)
-    finished(site, ONE)
+    assert_next_run_completes(site, ONE)
 
 
-def test_locked_by_a_create(site: Site) -> None:
+def test_container_locked_by_a_create(site: Site) -> None:
     site.up(ONE)
     site.pve.snapshot_lock(167, "create")
-    with pytest.raises(HomelabError, match="The container is locked") as caught:
+    with pytest.raises(HomelabError, match="Cannot change the container: it is locked") as caught:
         Client(site.inventory.endpoint).delete("nodes/pve/lxc/167", force=True)
     assert "CT is locked (create)" in caught.value.details
-    assert "167 is half made" in fails(site, ONE, verb="destroy").brief
+    assert "Cannot use 167: its creation was interrupted" in fails(site, ONE, verb="destroy").brief
     site.pve.unlock(167)
     site.destroy(ONE)
     assert site.pve.cts == []
 
 
-def test_a_vmid_that_is_taken_after_the_plan(site: Site) -> None:
+def test_vmid_taken_after_the_plan(site: Site) -> None:
     def confirm(plan: Plan) -> bool:
         site.pve.add_ct(167, "paperless", node="pve")
         return True
 
     good, site._confirm = site._confirm, confirm  # type: ignore[method-assign]
     error = fails(site, ONE)
-    assert error.brief == "postgres-data: vmid 167 was taken after the plan was made"
+    assert error.brief == "Cannot create postgres-data: vmid 167 was taken after the plan was made"
     assert "`paperless` on node pve" in error.details
     site._confirm = good  # type: ignore[method-assign]
-    assert "taken by a container that is not ours" in fails(site, ONE).brief
+    assert "it belongs to a container that is not ours" in fails(site, ONE).brief
     site.pve.cts.clear()
-    finished(site, ONE)
+    assert_next_run_completes(site, ONE)
 
 
-def test_a_cluster_without_quorum(site: Site) -> None:
+def test_cluster_without_quorum(site: Site) -> None:
     site.pve.lose_quorum()
     error = fails(site, ONE)
     assert "no quorum" in error.brief
     assert "pvecm status" in error.resolution
     assert site.pve.cts == []
     site.pve.regain_quorum()
-    finished(site, ONE)
+    assert_next_run_completes(site, ONE)
 
 
-def test_a_token_that_expires_in_mid_run(site: Site) -> None:
+def test_token_expires_during_a_run(site: Site) -> None:
     site.pve.time_scale, site.pve.ct_secs["create"] = 1.0, 0.3
     expire = threading.Timer(0.15, lambda: site.pve.apitokens.update({TOKEN: "expired"}))
     expire.start()
@@ -308,20 +306,20 @@ def test_a_token_that_expires_in_mid_run(site: Site) -> None:
     expire.join()
     assert f"refused the token {TOKEN}" in error.brief
     site.pve.apitokens[TOKEN] = SECRET
-    finished(site, ONE)
+    assert_next_run_completes(site, ONE)
     assert done(site, "vzcreate") == {"167": 1}
 
 
 @pytest.fixture
-def heard() -> Iterator[None]:
-    """Ctrl-C is heard, also where a shell has started the tests in the background and has it ignored."""
+def default_sigint() -> Iterator[None]:
+    """Set Python's SIGINT handler, which a shell may have disabled for tests in the background."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.usefixtures("heard")
-def test_ctrl_c_says_what_goes_on_without_us(site: Site) -> None:
+@pytest.mark.usefixtures("default_sigint")
+def test_ctrl_c_lists_the_running_tasks(site: Site) -> None:
     site.pve.time_scale, site.pve.ct_secs["create"] = 1.0, 1.5
 
     def when_all_are_waited_for() -> None:
@@ -341,18 +339,18 @@ def test_ctrl_c_says_what_goes_on_without_us(site: Site) -> None:
     for vmid in (167, 168, 169):
         assert f"vzcreate of {vmid} on pve: UPID:pve:" in caught.value.details
     assert "waits for what still runs" in caught.value.resolution
-    finished(site)
+    assert_next_run_completes(site)
     assert done(site, "vzcreate") == {"167": 1, "168": 1, "169": 1}
 
 
-def test_what_a_task_changed_while_we_looked_is_seen(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_change_by_a_task_between_two_reads_is_detected(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.up(ONE)
     site.overlaid("containers: {postgres-data: {memory: 4096}}")
     call, ended = Client._call, []
 
     def late(self: Client, method: str, path: str, params: dict[str, Any]) -> Any:
         if path.endswith("/tasks") and not ended:
-            # As if a killed run's task had ended since the configuration was read: it is not among the running ones.
+            # Simulate a task of a killed run that ended after the configuration was read, so it is no longer listed.
             ended.append(path)
             site.pve.ct(167).config["cores"] = 7
         return call(self, method, path, params)

@@ -1,4 +1,4 @@
-"""Templates: the newest that the node has, or else downloaded, once; the record of what a container was made from."""
+"""Templates: the newest on the node, or else one download; the template recorded in a container's description."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from homelab.proxmox import Client, downloads
 from homelab.proxmox.checks import Check
 from homelab.proxmox.templates import Templates
 from tests.integration.test_proxmox_kill import scene
-from tests.integration.test_proxmox_recovery import fails, finished
+from tests.integration.test_proxmox_recovery import assert_next_run_completes, fails
 from tests.integration.test_proxmox_up import NAMES, Site
 from tests.integration.test_proxmox_up import pair as pair
 from tests.integration.test_proxmox_up import site as site
 from tests.recorded import replaying
-from tests.support import FixedSecretStore
+from tests.support import make_session
 
 ONE = "postgres-data"
 UBUNTU = "ubuntu-24.04-standard_24.04-2_amd64.tar.zst"
@@ -39,7 +39,7 @@ def forget_templates(site: Site) -> None:
 
 @pytest.fixture
 def bare(site: Site) -> Site:
-    """A node that has no template yet."""
+    """A node without templates."""
     forget_templates(site)
     return site
 
@@ -53,7 +53,7 @@ def chosen(site: Site, template: str) -> Template:
     return Templates(Client(site.inventory.endpoint)).of(container, "pve")
 
 
-# ------------------------------------------------------------- which one it is
+# ------------------------------------------------------------------ the choice
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_recorded_templates(
 @pytest.mark.parametrize(
     ("there", "template", "machine", "expected"),
     [
-        # What the node has wins, though the list may have a newer one.
+        # A template on the node takes precedence over a newer one in the list.
         (
             ["debian-12-standard_12.7-1_amd64.tar.zst", "debian-12-standard_12.12-1_amd64.tar.zst"],
             "debian-12",
@@ -95,7 +95,7 @@ def test_recorded_templates(
             "x86_64",
             "debian-12-standard_12.12-1_amd64.tar.zst, downloaded to local first",
         ),
-        # Else the newest of the list, of the distribution's own and for the node's architecture.
+        # Otherwise the newest in the list, of the distribution itself and for the node's architecture.
         ([], "debian-12", "x86_64", "debian-12-standard_12.12-1_amd64.tar.zst, downloaded to local first"),
         ([], "debian-12", "aarch64", "debian-12-standard_12.13-1_arm64.tar.zst, downloaded to local first"),
         ([], "ubuntu-24.04", "x86_64", f"{UBUNTU}, downloaded to local first"),
@@ -107,7 +107,7 @@ def test_recorded_templates(
         ),
     ],
 )
-def test_the_newest_that_is_there_or_else_that_there_is(
+def test_newest_existing_or_else_downloadable_template(
     bare: Site, there: list[str], template: str, machine: str, expected: str
 ) -> None:
     bare.pve.machine = machine
@@ -119,22 +119,22 @@ def test_the_newest_that_is_there_or_else_that_there_is(
 @pytest.mark.parametrize(
     ("template", "machine"), [("debian-13", "aarch64"), ("local:vztmpl/my-own_1_amd64.tar.zst", "x86_64")]
 )
-def test_one_that_is_nowhere(bare: Site, template: str, machine: str) -> None:
+def test_unavailable_template(bare: Site, template: str, machine: str) -> None:
     bare.pve.machine = machine
-    with pytest.raises(HomelabError, match="there is no template for") as caught:
+    with pytest.raises(HomelabError, match="has no template for") as caught:
         chosen(bare, template)
     assert "`pveam update`" in caught.value.resolution
 
 
-def test_a_storage_for_other_things_is_refused_before_anything_is_done(bare: Site) -> None:
+def test_storage_without_templates_is_refused_before_any_change(bare: Site) -> None:
     bare.pve.storages["local"]["content"] = "iso,backup"
     error = fails(bare)
-    assert "storage local takes no templates" in error.brief
+    assert "storage local does not accept templates" in error.brief
     assert "pvesm set local --content iso,backup,vztmpl" in error.resolution
     assert {call.split()[0] for call in bare.pve.calls()} == {"GET"}
 
 
-def test_what_several_containers_or_nodes_share_is_downloaded_once(site: Site) -> None:
+def test_shared_template_is_downloaded_once(site: Site) -> None:
     def plan(*templates: Template) -> Plan:
         return Plan(tuple(Create(site.inventory.containers[0], template) for template in templates))
 
@@ -151,14 +151,8 @@ def test_three_containers_need_one_download(bare: Site) -> None:
     out = io.StringIO()
     bare.pve.time_scale, bare.pve.download_secs = 0.1, 8.0
     bare.pve.ct_secs |= {"create": 0.5, "start": 0.5}
-    outcome = up(
-        bare.inventory,
-        secret_store=FixedSecretStore(),
-        known_hosts=bare.known_hosts,
-        confirm=bare._confirm,
-        progress=TerminalProgress(Console(file=out, width=200, force_terminal=False), interval=0),
-        wait_for_ssh=lambda container: None,
-    )
+    progress = TerminalProgress(Console(file=out, width=200, force_terminal=False), interval=0)
+    outcome = up(make_session(bare.inventory, bare.known_hosts, progress), confirm=bare._confirm)
     assert [lines[0].rpartition(", ubuntu")[2] for lines in outcome.done.values()] == [
         f"{UBUNTU.removeprefix('ubuntu')}, downloaded to local first"
     ] * 3
@@ -182,35 +176,30 @@ def test_three_containers_need_one_download(bare: Site) -> None:
     assert downloaded(bare) == [UBUNTU]
 
 
-def test_the_plan_says_it_and_changes_nothing(bare: Site) -> None:
-    seen = preview(
-        bare.inventory,
-        secret_store=FixedSecretStore(),
-        known_hosts=bare.known_hosts,
-        progress=TerminalProgress(Console(file=io.StringIO())),
-        limit=[ONE],
-    )
-    assert [line.what.endswith(f"{UBUNTU}, downloaded to local first") for line in seen.up] == [True]
+def test_plan_names_the_download_and_changes_nothing(bare: Site) -> None:
+    progress = TerminalProgress(Console(file=io.StringIO()))
+    seen = preview(make_session(bare.inventory, bare.known_hosts, progress), limit=[ONE])
+    assert [line.change.endswith(f"{UBUNTU}, downloaded to local first") for line in seen.up] == [True]
     assert {call.split()[0] for call in bare.pve.calls()} == {"GET"}
 
 
-def begin(site: Site, seconds: float = 0.5) -> None:
-    """A download as a run that is killed right after leaves it."""
+def start_download(site: Site, seconds: float = 0.5) -> None:
+    """Start a download, as left by a run that was killed right afterwards."""
     site.pve.time_scale, site.pve.download_secs = 1.0, seconds
     site.pve.ct_secs |= {"create": 0.05, "start": 0.05}
     Client(site.inventory.endpoint).post("nodes/pve/aplinfo", storage="local", template=UBUNTU)
 
 
-def test_a_download_that_still_runs_is_waited_for(bare: Site) -> None:
-    begin(bare)
-    finished(bare)
+def test_running_download_is_waited_for(bare: Site) -> None:
+    start_download(bare)
+    assert_next_run_completes(bare)
     assert downloaded(bare) == [UBUNTU]
 
 
-def test_a_download_of_an_earlier_run_that_fails_is_begun_anew(bare: Site) -> None:
+def test_failed_download_of_an_earlier_run_is_repeated(bare: Site) -> None:
     bare.pve.breaking = 1
-    begin(bare)
-    finished(bare)
+    start_download(bare)
+    assert_next_run_completes(bare)
     assert downloaded(bare) == [UBUNTU] * 2
 
 
@@ -237,37 +226,37 @@ def test_killed_after_every_call_of_the_download(
         assert hit.count("POST /nodes/pve/aplinfo") == 1
 
 
-def test_a_lost_answer_is_looked_for(bare: Site) -> None:
+def test_lost_answer_is_checked(bare: Site) -> None:
     bare.pve.losing["POST", "/aplinfo"] = 1
-    finished(bare)
+    assert_next_run_completes(bare)
     assert downloaded(bare) == [UBUNTU]
 
 
-def test_a_node_without_internet(bare: Site) -> None:
+def test_node_without_internet(bare: Site) -> None:
     bare.pve.internet = False
     error = fails(bare)
-    assert error.brief == f"{UBUNTU}: downloading it to local failed"
+    assert error.brief == f"Cannot download {UBUNTU} to local: its task failed"
     assert "download failed: wget: unable to resolve host address 'download.proxmox.com'" in error.details
-    assert "reach the internet" in error.resolution
+    assert "reaches the internet" in error.resolution
     assert downloaded(bare) == [UBUNTU]
     assert bare.pve.cts == []
     bare.pve.internet = True
-    finished(bare)
+    assert_next_run_completes(bare)
 
 
-def test_a_token_that_may_not_download(bare: Site) -> None:
+def test_token_without_the_download_privilege(bare: Site) -> None:
     bare.pve.grant_least(bare.inventory, without="Datastore.AllocateTemplate")
     error = fails(bare)
     assert "Datastore.AllocateTemplate" in error.resolution
     assert bare.pve.cts == []
 
 
-def test_doctor_says_that_it_will_be_downloaded(bare: Site) -> None:
+def test_doctor_announces_the_download(bare: Site) -> None:
     def check() -> Check:
         diagnosis = doctor(bare.inventory, ask=lambda pipeline, key: 200)
         return next(check for check in diagnosis.checks if check.name == "template ubuntu-24.04 on pve")
 
-    assert (check().ok, check().said) == (True, f"{UBUNTU} will be downloaded to local by `homelab up`")
+    assert (check().ok, check().said) == (True, f"`homelab up` will download {UBUNTU} to local")
     bare.pve.grant_least(bare.inventory, without="Datastore.AllocateTemplate")
     assert "Datastore.AllocateTemplate on /storage/local is missing" in check().said
     assert [line.partition(" --")[0] for line in check().todo] == [
@@ -286,22 +275,22 @@ def description(site: Site, vmid: int = 167) -> str:
     return str(site.pve.ct(vmid).config["description"])
 
 
-def test_what_it_was_made_from_is_recorded_and_kept(site: Site) -> None:
+def test_template_is_recorded_in_the_description_and_kept(site: Site) -> None:
     site.up()
     for vmid in (167, 168, 169):
-        assert re.fullmatch(rf"(?s).+\n\nMade from {VOLUME} on 20\d\d-\d\d-\d\d\.\s*", description(site, vmid))
+        assert re.fullmatch(rf"(?s).+\n\nCreated from {VOLUME} on 20\d\d-\d\d-\d\d\.\s*", description(site, vmid))
     assert not site.up()
     line = description(site).strip().splitlines()[-1]
     site.pve.ct(167).config["description"] = f"Something else.\n\n{line}\n"
-    site.pve.ct(168).config["description"] = "Somebody took the record away.\n"
+    site.pve.ct(168).config["description"] = "Edited by hand, without the record.\n"
     assert sorted(site.up().done) == ["analytics-platform", ONE]
     assert "Something else" not in description(site)
     assert description(site).strip().splitlines()[-1] == line
-    assert "Made from" not in description(site, 168)
+    assert "Created from" not in description(site, 168)
     assert not site.up()
 
 
-def test_a_newer_template_is_no_drift(site: Site) -> None:
+def test_newer_template_is_no_drift(site: Site) -> None:
     site.up()
     site.pve.store_file("local", "ubuntu-24.04-standard_24.04-3_amd64.tar.zst", 1000, content="vztmpl")
     assert not site.up()
@@ -318,23 +307,23 @@ containers:
 
 
 @pytest.mark.parametrize("template", ["debian-12", "local:vztmpl/debian-12-standard_12.7-1_amd64.tar.zst"])
-def test_another_template_is_refused_with_the_way_out(site: Site, template: str) -> None:
+def test_other_template_is_refused_with_a_resolution(site: Site, template: str) -> None:
     site.up()
     site.overlaid(OTHER % template)
     site.pve.requests.clear()
     error = fails(site)
-    assert error.brief == "postgres-data: its template cannot be changed"
+    assert error.brief == "Cannot change the template of postgres-data: Proxmox uses it only at creation"
     assert (VOLUME in error.details, template in error.details) == (True, True)
     assert "Write `template: ubuntu-24.04` in the inventory" in error.resolution
     assert "homelab destroy --limit postgres-data" in error.resolution
     assert {call.split()[0] for call in site.pve.calls()} == {"GET"}
-    # That way out:
+    # Follow the resolution:
     site.destroy(ONE)
     site.up()
-    assert "Made from local:vztmpl/debian-12-standard_12.7-1_amd64.tar.zst" in description(site)
+    assert "Created from local:vztmpl/debian-12-standard_12.7-1_amd64.tar.zst" in description(site)
 
 
-def test_of_one_without_a_record_nothing_is_said(site: Site) -> None:
+def test_container_without_a_record_is_accepted(site: Site) -> None:
     site.up()
     site.overlaid(OTHER % "debian-12")
     site.pve.ct(167).config["description"] = site.containers[ONE].shape.description + "\n"

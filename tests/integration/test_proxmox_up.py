@@ -1,4 +1,4 @@
-"""`up` and `destroy` against an in-process node, over real TLS."""
+"""`up` and `destroy` with an in-process node, over real TLS."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from homelab.errors import HomelabError, InputError
 from homelab.known_hosts import KnownHosts
 from homelab.model import Container, Inventory
 from homelab.plan import Plan, plan_up
-from homelab.progress import SilentProgress
 from homelab.proxmox import Client, find_guests
 from homelab.proxmox.properties import options
-from homelab.runtime.container_changes import Outcome, container_states
+from homelab.runtime.container_changes import Outcome
+from homelab.runtime.container_states import container_states
 from tests.integration.fakenode import TOKEN, FakeNode, certificate, inventory_for, serving
-from tests.support import FixedSecretStore
+from tests.support import make_session, recording
 
 SECRET = secrets.token_hex(16)
 NAMES = ["postgres-data", "analytics-platform", "airflow-orchestration"]
@@ -29,7 +29,7 @@ NAMES = ["postgres-data", "analytics-platform", "airflow-orchestration"]
 
 @dataclass
 class Site:
-    """A node, an inventory that points at it, and what was asked and waited for."""
+    """A node, its inventory, and the recorded plans and waits."""
 
     pve: FakeNode
     inventory: Inventory
@@ -41,23 +41,14 @@ class Site:
     answer: bool = True
 
     def up(self, *limit: str) -> Outcome:
-        return up(
-            self.inventory,
-            secret_store=FixedSecretStore(),
-            known_hosts=self.known_hosts,
-            progress=SilentProgress(),
-            confirm=self._confirm,
-            limit=limit,
-            wait_for_ssh=lambda c: self.waited.append(c.name),
-        )
+        session = make_session(self.inventory, self.known_hosts, connector=recording(self.waited))
+        return up(session, confirm=self._confirm, limit=limit)
 
     def destroy(self, *limit: str) -> Outcome:
-        return destroy(
-            self.inventory, known_hosts=self.known_hosts, progress=SilentProgress(), confirm=self._confirm, limit=limit
-        )
+        return destroy(make_session(self.inventory, self.known_hosts), confirm=self._confirm, limit=limit)
 
     def noted(self) -> object:
-        """What `plan` says beside its actions; None if that is nothing."""
+        """Return the plan's first note, or None."""
         notes = plan_up(self.inventory, find_guests(Client(self.inventory.endpoint), self.inventory)).notes
         return notes[0] if notes else None
 
@@ -66,7 +57,7 @@ class Site:
         return self.answer
 
     def overlaid(self, overlay: str) -> Site:
-        """The same with an overlay over the inventory."""
+        """Reload the inventory with an overlay, and return the site."""
         self.inventory = inventory_for(self.folder, self.pve, self.fingerprint, SECRET, overlay)
         return self
 
@@ -94,7 +85,7 @@ def site(tmp_path: Path, pair: tuple[tuple[str, str], str], monkeypatch: pytest.
         )
 
 
-def test_from_nothing(site: Site) -> None:
+def test_up_creates_the_containers(site: Site) -> None:
     outcome = site.up()
     assert sorted(outcome.done) == sorted(NAMES)
     assert all(lines[0].startswith("create ") for lines in outcome.done.values())
@@ -130,17 +121,17 @@ def test_second_up_does_nothing_in_at_most_five_calls(site: Site) -> None:
     assert (len(site.pve.tasklog), site.waited, len(site.asked)) == (tasks, [], 1)
 
 
-def test_limit(site: Site) -> None:
+def test_limit_restricts_up(site: Site) -> None:
     assert list(site.up("postgres-data").done) == ["postgres-data"]
     assert site.pve.ct(168) is None
-    with pytest.raises(InputError, match="No container is called nope"):
+    with pytest.raises(InputError, match="Cannot find container nope: it is not in the inventory"):
         site.up("nope")
 
 
 @pytest.mark.parametrize(
     ("overlay", "most"), [("proxmox: {max_parallel: 1}", 1), ("proxmox: {max_parallel: 2}", 2), ("", 3)]
 )
-def test_no_more_at_a_time_than_the_inventory_says(site: Site, overlay: str, most: int) -> None:
+def test_parallel_limits_concurrent_tasks(site: Site, overlay: str, most: int) -> None:
     site.overlaid(overlay)
     site.pve.time_scale = 1.0
     site.pve.ct_secs |= {"create": 0.2, "destroy": 0.2}
@@ -159,17 +150,18 @@ def test_no_more_at_a_time_than_the_inventory_says(site: Site, overlay: str, mos
         assert min(2, most) <= max(running) <= most
 
 
-def test_no_is_no(site: Site) -> None:
+def test_nothing_is_changed_without_confirmation(site: Site) -> None:
     site.answer = False
     assert str(site.up()) == "Nothing has been changed."
     assert site.pve.calls("POST") == []
 
 
 @pytest.mark.parametrize("tags", ["", "homelab", "homelab;homelab-other"])
-def test_a_foreign_container_is_refused_and_untouched(site: Site, tags: str) -> None:
+def test_foreign_container_is_refused_and_unchanged(site: Site, tags: str) -> None:
     foreign = site.pve.add_ct(168, "paperless", node="pve", config={"tags": tags} if tags else {})
     before = dict(foreign.config)
-    with pytest.raises(HomelabError, match="vmid 168 is taken by a container that is not ours") as caught:
+    brief = "Cannot use vmid 168 for analytics-platform: it belongs to a container that is not ours"
+    with pytest.raises(HomelabError, match=brief) as caught:
         site.up()
     assert "`paperless` on node pve" in caught.value.details
     assert foreign.config == before
@@ -179,9 +171,9 @@ def test_a_foreign_container_is_refused_and_untouched(site: Site, tags: str) -> 
     assert site.pve.ct(168) is foreign
 
 
-def test_a_virtual_machine_on_our_vmid_is_refused(site: Site) -> None:
+def test_virtual_machine_on_our_vmid_is_refused(site: Site) -> None:
     site.pve.add_vm(169, "windows", node="pve")
-    with pytest.raises(HomelabError, match="taken by a virtual machine"):
+    with pytest.raises(HomelabError, match="it belongs to a virtual machine"):
         site.up()
 
 
@@ -200,7 +192,7 @@ def test_drift_is_corrected_in_place(site: Site) -> None:
     assert not site.up()
 
 
-def test_a_new_address_keeps_the_mac(site: Site) -> None:
+def test_new_address_keeps_the_mac(site: Site) -> None:
     site.up()
     mac = site.pve.ct(167).config["net0"].partition("hwaddr=")[2][:17]
     site.overlaid("containers: {postgres-data: {ip: .77}}\nnetwork: {vlan: 7}").up("postgres-data")
@@ -208,33 +200,33 @@ def test_a_new_address_keeps_the_mac(site: Site) -> None:
     assert {f"hwaddr={mac}", "ip=192.168.2.77/24", "tag=7", "gw=192.168.2.1"} <= set(net0.split(","))
 
 
-def test_what_needs_a_restart_is_restarted_and_an_owed_one_is_not_forgotten(site: Site) -> None:
+def test_pending_changes_lead_to_a_restart(site: Site) -> None:
     site.up()
     site.overlaid("network: {nameservers: [.1, 9.9.9.9]}")
     lines = site.up("postgres-data").done["postgres-data"]
     assert [line.split()[0] for line in lines] == ["update", "stop", "start"]
     assert site.asked[-1].harms
     assert site.pve.ct(167).config["nameserver"] == "192.168.2.1 9.9.9.9"
-    # Killed after the update, before the restart: Proxmox holds the change as pending.
+    # Killed between update and restart: Proxmox lists the change as pending.
     site.pve.ct(168).pending["nameserver"] = "192.168.2.1 9.9.9.9"
     lines = site.up("analytics-platform").done["analytics-platform"]
     assert [line.split()[0] for line in lines] == ["stop", "start"]
     assert site.pve.ct(168).config["nameserver"] == "192.168.2.1 9.9.9.9"
-    # What the inventory no longer names goes back to the node's own.
+    # A setting removed from the inventory falls back to the node's.
     site.overlaid("").up("postgres-data")
     assert "nameserver" not in site.pve.ct(167).config
 
 
-def test_the_disk_grows_and_never_shrinks(site: Site) -> None:
+def test_disk_grows_and_never_shrinks(site: Site) -> None:
     site.up()
     site.overlaid("containers: {postgres-data: {disk: 20}}").up()
     assert site.pve.ct(167).config["rootfs"].endswith("size=20G")
-    with pytest.raises(HomelabError, match="its disk cannot shrink"):
+    with pytest.raises(HomelabError, match="Cannot shrink the disk of postgres-data"):
         site.overlaid("containers: {postgres-data: {disk: 8}}").up()
     assert site.pve.ct(167).config["rootfs"].endswith("size=20G")
 
 
-def test_a_stopped_container_is_started(site: Site) -> None:
+def test_stopped_container_is_started(site: Site) -> None:
     site.up()
     site.pve.ct(167).status = "stopped"
     site.waited.clear()
@@ -243,19 +235,19 @@ def test_a_stopped_container_is_started(site: Site) -> None:
     assert site.waited == ["postgres-data"]
 
 
-def test_a_start_that_still_runs_is_waited_for_and_not_begun_twice(site: Site) -> None:
+def test_running_start_is_waited_for_and_not_repeated(site: Site) -> None:
     site.up()
     ct = site.pve.ct(167)
     ct.status, ct.start_secs, site.pve.time_scale = "stopped", 0.4, 1.0
     Client(site.inventory.endpoint).post("nodes/pve/lxc/167/status/start")
     before = site.pve.kinds().count("vzstart")
     site.waited.clear()
-    # Its end comes before the plan, and so there is nothing left to do but to wait for SSH.
+    # The start ends before the plan, so only the wait for SSH is left.
     assert str(site.up()).startswith("Nothing to do")
     assert (site.pve.kinds().count("vzstart"), ct.status, site.waited) == (before, "running", ["postgres-data"])
 
 
-def test_what_somebody_changes_meanwhile_is_not_overwritten(site: Site) -> None:
+def test_concurrent_change_is_not_overwritten(site: Site) -> None:
     site.up()
     ct = site.pve.ct(167)
     ct.config["memory"] = 512
@@ -266,35 +258,35 @@ def test_what_somebody_changes_meanwhile_is_not_overwritten(site: Site) -> None:
 
     site._confirm = confirm  # type: ignore[method-assign]
     before = site.pve.calls("PUT")
-    with pytest.raises(HomelabError, match="postgres-data was changed after the plan was made") as caught:
+    with pytest.raises(HomelabError, match="postgres-data: it was changed after the plan was made") as caught:
         site.up()
     assert "Run the same command again" in caught.value.resolution
     assert (ct.config["memory"], site.pve.calls("PUT")) == (777, before)
 
 
-def test_a_moved_vmid_is_refused(site: Site) -> None:
+def test_changed_vmid_is_refused(site: Site) -> None:
     site.up()
-    with pytest.raises(HomelabError, match="postgres-data exists already, as 167"):
+    with pytest.raises(HomelabError, match="Cannot create postgres-data: it already exists as 167"):
         site.overlaid("containers: {postgres-data: {vmid: 267}}").up()
 
 
-def test_a_lost_pin_is_read_again_from_the_log(site: Site) -> None:
+def test_lost_pin_is_read_from_the_create_log(site: Site) -> None:
     site.up()
     site.known_hosts.forget("postgres-data")
     assert not site.up()
     assert site.known_hosts.pins()["postgres-data"].fingerprint == site.pve.keys[167]
 
 
-def test_a_lost_pin_whose_log_is_gone_has_a_way_out(site: Site) -> None:
+def test_lost_pin_without_a_log_has_a_resolution(site: Site) -> None:
     site.up()
     site.known_hosts.forget("postgres-data")
     site.pve.tasklog[:] = [task for task in site.pve.tasklog if task["id"] != "167"]
-    with pytest.raises(HomelabError, match="SSH host key is not known") as caught:
+    with pytest.raises(HomelabError, match="its SSH host key is unknown") as caught:
         site.up()
     assert "pct exec 167" in caught.value.resolution
 
 
-def test_destroy_running_gone_and_again(site: Site) -> None:
+def test_destroy_is_idempotent(site: Site) -> None:
     site.up()
     foreign = site.pve.add_ct(500, "paperless", node="pve")
     site.pve.cts.remove(site.pve.ct(169))
@@ -306,7 +298,7 @@ def test_destroy_running_gone_and_again(site: Site) -> None:
     assert site.up().done.keys() == set(NAMES)
 
 
-def test_destroy_asks(site: Site) -> None:
+def test_destroy_asks_for_confirmation(site: Site) -> None:
     site.up()
     site.answer = False
     assert str(site.destroy()) == "Nothing has been changed."
@@ -314,7 +306,7 @@ def test_destroy_asks(site: Site) -> None:
     assert site.asked[-1].harms
 
 
-def test_the_status_of_what_runs_drifts_and_is_missing(site: Site) -> None:
+def test_status_of_running_drifted_and_missing_containers(site: Site) -> None:
     site.up("postgres-data", "analytics-platform")
     site.pve.ct(168).config["memory"] = 512
     site.pve.ct(168).status = "stopped"
@@ -324,7 +316,7 @@ def test_the_status_of_what_runs_drifts_and_is_missing(site: Site) -> None:
     assert (airflow.exists, airflow.status) == (False, "missing")
 
 
-def test_a_node_that_is_down_is_an_unknown_status(site: Site) -> None:
+def test_status_on_an_offline_node_is_unknown(site: Site) -> None:
     site.up()
     site.pve.set_node_offline("pve")
     assert {state.status for state in container_states(site.inventory)} == {"unknown"}
@@ -333,8 +325,8 @@ def test_a_node_that_is_down_is_an_unknown_status(site: Site) -> None:
 
 
 @pytest.fixture
-def slow(site: Site) -> Callable[[], None]:
-    """Begin a create that takes a while, as a run that is killed right after leaves it."""
+def slow_create(site: Site) -> Callable[[], None]:
+    """Start a slow create, as left by a run that was killed right afterwards."""
 
     def begin(user: str = TOKEN, seconds: float = 0.4) -> None:
         site.pve.time_scale = 1.0
@@ -355,8 +347,8 @@ def slow(site: Site) -> Callable[[], None]:
     return begin
 
 
-def test_a_create_that_still_runs_is_waited_for(site: Site, slow: Callable[..., None]) -> None:
-    slow()
+def test_running_create_is_waited_for(site: Site, slow_create: Callable[..., None]) -> None:
+    slow_create()
     assert site.pve.ct(167).lock == "create"
     site.up("postgres-data")
     assert site.pve.kinds().count("vzcreate") == 1
@@ -364,31 +356,31 @@ def test_a_create_that_still_runs_is_waited_for(site: Site, slow: Callable[..., 
     assert site.known_hosts.pins()["postgres-data"].fingerprint == site.pve.keys[167]
 
 
-def test_destroy_of_a_half_made_one(site: Site, slow: Callable[..., None]) -> None:
-    slow()
+def test_destroy_of_an_unfinished_container(site: Site, slow_create: Callable[..., None]) -> None:
+    slow_create()
     assert list(site.destroy("postgres-data").done) == ["postgres-data"]
     assert site.pve.ct(167) is None
 
 
-def test_somebody_elses_create_is_refused(site: Site, slow: Callable[..., None]) -> None:
-    slow(user="other@pve!x")
-    with pytest.raises(HomelabError, match="Somebody else is creating 167") as caught:
+def test_create_by_another_user_is_refused(site: Site, slow_create: Callable[..., None]) -> None:
+    slow_create(user="other@pve!x")
+    with pytest.raises(HomelabError, match="Cannot create 167: another task is creating it") as caught:
         site.up()
     assert "other@pve!x" in caught.value.details
 
 
-def test_a_leftover_lock_names_pct_unlock(site: Site) -> None:
+def test_leftover_lock_names_pct_unlock(site: Site) -> None:
     site.pve.add_ct(167, node="pve", config={"lock": "create"}, defaults=False)
     for act in (site.up, site.destroy):
-        with pytest.raises(HomelabError, match="167 is half made") as caught:
+        with pytest.raises(HomelabError, match="Cannot use 167: its creation was interrupted") as caught:
             act()
         assert "pct unlock 167" in caught.value.resolution
 
 
-def test_a_locked_one_is_refused_only_if_there_is_something_to_do(site: Site) -> None:
+def test_locked_container_is_refused_only_if_it_has_actions(site: Site) -> None:
     site.up()
     site.pve.ct(167).lock = "backup"
     assert not site.up()
     site.pve.ct(167).config["memory"] = 512
-    with pytest.raises(HomelabError, match=r"postgres-data is locked \(backup\)"):
+    with pytest.raises(HomelabError, match=r"Cannot change postgres-data: it is locked \(backup\)"):
         site.up()

@@ -1,4 +1,4 @@
-"""The raw tables on a real PostgreSQL 16: what an older table becomes, what is made ahead, what is dropped."""
+"""The raw tables on a real PostgreSQL 16: migration, partitions, retention, and how rows are stored."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from homelab.services.postgres import grants, retention
 from tests.integration import pg
 from tests.scripts import ROOT
 
-import delivery  # isort: skip
 import ingest_weather  # isort: skip
-import rawtables  # isort: skip
-from spool import Spool, bad, good  # isort: skip
+import raw_tables  # isort: skip
+from loader import Loader, RunSummary  # isort: skip
+from spool import Spool, observation_line, quarantine_line  # isort: skip
 
 TABLES = (ROOT / "templates" / "postgres" / "project_data.sql").read_bytes()
-# As the first version made it, and as it may have been filled: twice the same, and one that is no observation.
+# The first version's table, with duplicates and rows that are not observations.
 BEFORE = b"""
 create schema raw;
 create table raw.weather_observations (
@@ -53,7 +53,7 @@ def database(postgres: pg.Server) -> Iterator[str]:
 
 
 def deploy(server: pg.Server, database: str) -> None:
-    """As a deploy does it, and once more, which has to change nothing."""
+    """Create the tables and grants as in a deploy; the repetition must change nothing."""
     with server.connect(database) as connection:
         for _ in range(2):
             connection.execute(TABLES)
@@ -82,7 +82,7 @@ def months(ahead: int) -> list[str]:
     ]
 
 
-def test_partitions_are_there_ahead(postgres: pg.Server, database: str) -> None:
+def test_partitions_are_created_ahead(postgres: pg.Server, database: str) -> None:
     deploy(postgres, database)
     with postgres.connect(database, "analytics", "analytics") as connection:
         connection.execute("insert into raw.weather_observations (city, data, units) values ('A', '{}', 'metric')")
@@ -95,7 +95,7 @@ def test_partitions_are_there_ahead(postgres: pg.Server, database: str) -> None:
         assert partitions(connection) == months(4)
         connection.execute(f"drop table raw.{months(4)[3]}".encode())
     with postgres.connect(database, "analytics", "analytics") as connection:
-        connection.execute("select upkeep.partitions()")  # which the ingestion does before it writes
+        connection.execute("select upkeep.partitions()")  # as the ingestion does before it writes
     with postgres.connect(database) as connection:
         assert partitions(connection) == months(4)
         compressed = connection.execute(
@@ -105,7 +105,7 @@ def test_partitions_are_there_ahead(postgres: pg.Server, database: str) -> None:
         assert compressed == [("l",)]
 
 
-def test_an_older_table_becomes_a_partition_and_keeps_every_row(postgres: pg.Server, database: str) -> None:
+def test_an_older_table_becomes_a_partition_with_every_row(postgres: pg.Server, database: str) -> None:
     with postgres.connect(database) as connection:
         connection.execute(BEFORE)
         before = fingerprint(connection)
@@ -119,7 +119,7 @@ def test_an_older_table_becomes_a_partition_and_keeps_every_row(postgres: pg.Ser
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_migration_that_is_killed_loses_nothing(postgres: pg.Server, database: str, seed: int) -> None:
+def test_a_killed_migration_loses_no_row(postgres: pg.Server, database: str, seed: int) -> None:
     with postgres.connect(database) as connection:
         connection.execute(BEFORE)
         before = fingerprint(connection)
@@ -147,7 +147,7 @@ def kill(server: pg.Server, pid: int) -> None:
         connection.execute("select pg_terminate_backend(%s)", (pid,))
 
 
-def test_what_is_past_its_time_is_dropped(postgres: pg.Server, database: str) -> None:
+def test_rows_past_the_retention_are_dropped(postgres: pg.Server, database: str) -> None:
     deploy(postgres, database)
     with postgres.connect(database) as connection:
         for year in (2020, 2021):
@@ -175,7 +175,7 @@ def test_what_is_past_its_time_is_dropped(postgres: pg.Server, database: str) ->
         assert partitions(connection) == months(4)
 
 
-def test_the_incremental_read_opens_one_month_and_its_index(postgres: pg.Server, database: str) -> None:
+def test_the_incremental_read_uses_the_index_of_one_month(postgres: pg.Server, database: str) -> None:
     with postgres.connect(database) as connection:
         connection.execute(BEFORE)
     deploy(postgres, database)
@@ -200,14 +200,14 @@ def test_the_incremental_read_opens_one_month_and_its_index(postgres: pg.Server,
         assert "weather_observations_before" not in literal
 
 
-def test_what_is_stored_is_as_it_came_and_there_once(
+def test_observations_are_stored_unchanged_and_once(
     postgres: pg.Server, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deploy(postgres, database)
     for name, value in postgres.environment(database, "analytics", "analytics").items():
         monkeypatch.setenv(name, value)
     now = int(datetime.now(UTC).timestamp())
-    told = [
+    samples = [
         ("plain", now, '{"a": 1}'),
         ("tab\there\n", now, '{\n\t"a": "b\\\\c\\n\\u00fc"\r\n}'),
         (r"back\slash \t \N", now, '{"a": 2}'),
@@ -215,10 +215,11 @@ def test_what_is_stored_is_as_it_came_and_there_once(
         ("plain", now - 3600, '{"a": 3}'),
         (r"\N", 0, "{}"),
         ("before", 1577836800 + 86400, "{}"),
-        ("plain", now, '{"a": "told later"}'),
+        ("plain", now, '{"a": "a later version"}'),
     ]
     lines = [
-        good(city, "metric", dt, text.replace("{", f'{{"dt": {dt}, ', 1).replace(", }", "}")) for city, dt, text in told
+        observation_line(city, "metric", dt, text.replace("{", f'{{"dt": {dt}, ', 1).replace(", }", "}"))
+        for city, dt, text in samples
     ]
     with postgres.connect(database) as connection:
         connection.execute(
@@ -229,12 +230,13 @@ def test_what_is_stored_is_as_it_came_and_there_once(
             "insert into raw.weather_observations (city, data, ingested_at) "
             "values ('before', '{\"dt\": 1577923200}', '2020-01-04')"
         )
-    with rawtables.connect() as connection:
-        outcome = rawtables.store(connection, rawtables.Batch.of([*lines, bad("odd", "metric", "why\t", b"\0")]))
-        assert (outcome.new, outcome.known, outcome.quarantined) == (len(told) - 2, 2, 1)
-        for again in (lines, *([line] for line in lines)):
-            assert rawtables.store(connection, rawtables.Batch.of(again)).new == 0
-        assert rawtables.store(connection, rawtables.Batch.of([])) == rawtables.Outcome()
+    with raw_tables.connect() as connection:
+        quarantined = quarantine_line("odd", "metric", "reason\t", b"\0")
+        result = raw_tables.store(connection, raw_tables.Batch.of([*lines, quarantined]))
+        assert (result.stored, result.unchanged, result.quarantined) == (len(samples) - 2, 2, 1)
+        for repeated in (lines, *([line] for line in lines)):
+            assert raw_tables.store(connection, raw_tables.Batch.of(repeated)).stored == 0
+        assert raw_tables.store(connection, raw_tables.Batch.of([])) == raw_tables.StoreResult()
     with postgres.connect(database) as connection:
         stored = {
             (city, dt): (units, data)
@@ -244,42 +246,42 @@ def test_what_is_stored_is_as_it_came_and_there_once(
         }
         assert stored == {
             (city, dt): ("metric", {"dt": dt, **json.loads(text)})
-            for city, dt, text in reversed(told)
+            for city, dt, text in reversed(samples)
             if city != "before"
         }
-        assert connection.execute("select reason, body from raw.quarantine").fetchall() == [("why\t", b"\0")]
+        assert connection.execute("select reason, body from raw.quarantine").fetchall() == [("reason\t", b"\0")]
 
 
-def test_the_next_batch_stands_ready_while_postgres_is_at_work(
+def test_the_next_batch_is_queued_while_postgresql_is_busy(
     postgres: pg.Server, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deploy(postgres, database)
     for name, value in postgres.environment(database, "analytics", "analytics").items():
         monkeypatch.setenv(name, value)
-    run, summary, waiting = uuid4(), delivery.Summary(3), Spool(tmp_path, 1 << 20)
+    run, summary, spool = uuid4(), RunSummary(3), Spool(tmp_path, 1 << 20)
     with postgres.connect(database) as another:
         another.execute("select pg_advisory_lock(1717, 1)")
-        bringing = delivery.Postgres(run, summary, waiting)
-        until(lambda: another.execute("select run from raw.ingestion_starts").fetchall() == [(run,)])
-        assert [bringing.takes(rows) for rows in (0, 999, 1000, 1001, 10_000)] == [False, False, True, False, True]
+        loader = Loader(run, summary, spool)
+        wait_for(lambda: another.execute("select run from raw.ingestion_starts").fetchall() == [(run,)])
+        assert [loader.should_flush(rows) for rows in (0, 999, 1000, 1001, 10_000)] == [False, False, True, False, True]
         for number in range(3):
-            waiting.add(good(f"C{number}", "metric", 1, '{"dt": 1}'), good=True)
+            spool.add(observation_line(f"C{number}", "metric", 1, '{"dt": 1}'))
             if number < 2:
-                ingest_weather.send(waiting, bringing)  # does not wait for the lock
-        assert [bringing.takes(rows) for rows in (1000, 10_000)] == [False, True]
+                ingest_weather.flush(spool, loader)  # returns while the lock is held
+        assert [loader.should_flush(rows) for rows in (1000, 10_000)] == [False, True]
         another.execute("select pg_advisory_unlock(1717, 1)")
-        ingest_weather.send(waiting, bringing)
-        bringing.finish()
+        ingest_weather.flush(spool, loader)
+        loader.finish()
         assert (summary.stored, summary.problem, list(tmp_path.iterdir())) == (3, None, [])
         assert another.execute("select stored, finished is not null from raw.ingestion_runs").fetchall() == [(3, True)]
 
 
-def until(holds: Callable[[], bool]) -> None:
+def wait_for(condition: Callable[[], bool]) -> None:
     for _ in range(200):
-        if holds():
+        if condition():
             return
         time.sleep(0.05)
-    raise AssertionError("it never came")
+    raise AssertionError("the condition did not hold within 10 s")
 
 
 def next_month() -> str:

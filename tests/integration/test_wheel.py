@@ -41,9 +41,10 @@ def test_templates_pipeline_and_inventory_come_along(unpacked: Path) -> None:
 def test_it_works_away_from_the_checkout(unpacked: Path, tmp_path: Path) -> None:
     code = (
         "from pathlib import Path; import homelab\n"
-        "from homelab.inventory import load; from homelab.render import render; from homelab.paths import shipped\n"
+        "from homelab.inventory import load; from homelab.render import render\n"
+        "from homelab.paths import bundled_path\n"
         f"assert Path(homelab.__file__).is_relative_to({str(unpacked)!r}), homelab.__file__\n"
-        "print(len(load([shipped('inventory.yaml')]).containers), len(render('postgres/pg_hba.conf.j2', rows=[])))"
+        "print(len(load([bundled_path('inventory.yaml')]).containers), len(render('postgres/pg_hba.conf.j2', rows=[])))"
     )
     # -S and the wheel first: the editable install of the checkout must not be what answers.
     packages = next(p for p in sys.path if p.endswith("site-packages"))

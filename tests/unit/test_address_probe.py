@@ -24,8 +24,8 @@ TABLE = """IP address       HW type     Flags       HW address            Mask  
     ("error", "said"),
     [
         (None, "a machine answers on port 22"),
-        (ConnectionRefusedError(), "a machine answers, and refuses SSH"),
-        (ConnectionResetError(), "a machine answers, and refuses SSH"),
+        (ConnectionRefusedError(), "a machine answers and refuses SSH"),
+        (ConnectionResetError(), "a machine answers and refuses SSH"),
         (TimeoutError(), None),
         (OSError(errno.EHOSTUNREACH, "No route to host"), None),
         (OSError(errno.ENETUNREACH, "unreachable"), None),
@@ -64,5 +64,5 @@ def test_real_connections() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         assert addresses_in_use([here], probe=partial(probe, port=port)) == {here: "a machine answers on port 22"}
-    assert addresses_in_use([here], probe=partial(probe, port=port)) == {here: "a machine answers, and refuses SSH"}
+    assert addresses_in_use([here], probe=partial(probe, port=port)) == {here: "a machine answers and refuses SSH"}
     assert addresses_in_use([]) == {}

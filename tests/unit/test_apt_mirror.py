@@ -155,9 +155,7 @@ def test_the_original_files_are_restored_byte_by_byte(apt: Path) -> None:
     assert b"archive.example" not in file.read_bytes() + stanzas.read_bytes()
     assert converge(host, [first], SilentProgress()) == []
     assert len(converge(host, [other], SilentProgress())) == 1
-    assert b"deb http://other bookworm-security" in file.read_bytes(), (
-        "from the original file"
-    )
+    assert b"deb http://other bookworm-security" in file.read_bytes(), "from the original file"
     file.write_text("deb http://by-hand bookworm main\n")
     assert "changed by hand" in str(pending_changes(host, [other])[0])
     converge(host, [other], SilentProgress())

@@ -23,7 +23,7 @@ from homelab.secrets import FileSecretStore
 _PROGRAM = """
 import sys
 from homelab import cli
-from homelab.cli.common import Settings
+from homelab.cli.global_options import Settings
 from homelab.errors import HomelabError, InputError
 {load}
 Settings.load = load
@@ -95,12 +95,9 @@ def test_all_work_is_done_though_one_fails() -> None:
 def test_only_one_at_a_time(tmp_path: Path) -> None:
     folder = tmp_path / ".homelab" / "lab"
     with lab_lock(folder, "up"):
-        with (
-            pytest.raises(HomelabError, match="Another command is changing this lab") as caught,
-            lab_lock(folder, "deploy"),
-        ):
+        with pytest.raises(HomelabError, match="another command is changing it") as caught, lab_lock(folder, "deploy"):
             pass
-        assert f"`homelab up`, process {os.getpid()}, begun at " in caught.value.details
+        assert f"`homelab up`, process {os.getpid()}, started at " in caught.value.details
         with lab_lock(tmp_path / ".homelab" / "another", "up"):
             pass
     with lab_lock(folder, "deploy"):
@@ -130,7 +127,7 @@ def test_rows(rows: list[dict[str, Any]], shown: str, capsys: pytest.CaptureFixt
 def test_rows_wider_than_the_terminal_are_shown_whole() -> None:
     program = (
         "import rich.console as c; from homelab.cli import output as view; "
-        "view._console = lambda: c.Console(width=40, force_terminal=True, color_system=None); "
+        "view.console = lambda: c.Console(width=40, force_terminal=True, color_system=None); "
         "view.show_rows([{'name': 'x' * 30, 'other': 'y' * 30}])"
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)

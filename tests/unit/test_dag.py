@@ -1,4 +1,4 @@
-"""The DAG file, read with stand-ins for both series of Airflow; the real ones read it in the end-to-end test."""
+"""The DAG file, loaded with stubs of both series of Airflow; the end-to-end test loads it in the real ones."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from typing import Any
 
 import pytest
 
+from homelab.pipeline_contract import COMMANDS, CONNECTION_ID, DAG_ID, TASKS
 from tests.scripts import ROOT
 
-FILE = ROOT / "pipeline" / "dags" / "weather_ingestion_pipeline.py"
+DAG_FILE = ROOT / "pipeline" / "dags" / "weather_ingestion_pipeline.py"
 
 
 class Recorder:
-    """A DAG or an operator: keeps its arguments and what follows it."""
+    """A stub of a DAG or an operator, with its arguments and its downstream tasks."""
 
     def __init__(self, **arguments: Any) -> None:
-        self.arguments, self.after = arguments, list[Recorder]()
+        self.arguments, self.downstream = arguments, list[Recorder]()
 
     def __enter__(self) -> Recorder:
         return self
@@ -27,11 +28,11 @@ class Recorder:
     def __exit__(self, *_: object) -> None: ...
 
     def __rshift__(self, other: Recorder) -> Recorder:
-        self.after.append(other)
+        self.downstream.append(other)
         return other
 
 
-def read(monkeypatch: pytest.MonkeyPatch, series: str) -> dict[str, Any]:
+def load(monkeypatch: pytest.MonkeyPatch, series: str) -> dict[str, Any]:
     names = [
         "airflow",
         "airflow.providers",
@@ -44,34 +45,47 @@ def read(monkeypatch: pytest.MonkeyPatch, series: str) -> dict[str, Any]:
     modules["airflow.providers.ssh.operators.ssh"].SSHOperator = Recorder  # type: ignore[attr-defined]
     modules["airflow.sdk" if series == "3.3" else "airflow"].DAG = Recorder  # type: ignore[attr-defined]
     for name, module in modules.items():
-        # None makes the import fail, as it does on 2.11.
+        # None makes the import fail, as on 2.11.
         monkeypatch.setitem(sys.modules, name, None if name == "airflow.sdk" and series == "2.11" else module)
-    return runpy.run_path(str(FILE))
+    return runpy.run_path(str(DAG_FILE))
 
 
 @pytest.mark.parametrize(("series", "backoff"), [("3.3", 2.0), ("2.11", True)])
-def test_the_dag(monkeypatch: pytest.MonkeyPatch, series: str, backoff: float) -> None:
+def test_the_dags_schedule_and_retries(monkeypatch: pytest.MonkeyPatch, series: str, backoff: float) -> None:
     monkeypatch.delenv("WEATHER_SCHEDULE", raising=False)
-    found = read(monkeypatch, series)
-    dag, fetch, transform = (found[name] for name in ("dag", "fetch_weather_data", "run_dbt_transformation"))
-    check = found["check_every_city"]
-    assert dag.arguments["dag_id"] == "weather_ingestion_pipeline"
+    found = load(monkeypatch, series)
+    dag = found["dag"]
     assert dag.arguments["schedule"] == "@hourly"
     assert (dag.arguments["catchup"], dag.arguments["max_active_runs"]) == (False, 1)
     retries = dag.arguments["default_args"]
     assert (retries["retries"], retries["retry_delay"]) == (1, timedelta(minutes=5))
-    # 2.11 takes nothing but a bool, and 3.x takes True for a multiplier of 1, which is no backoff.
-    given = retries["retry_exponential_backoff"]
-    assert (given, type(given)) == (backoff, type(backoff))
-    for task in (fetch, transform):
-        assert task.arguments["ssh_conn_id"] == "analytics"
-        assert task.arguments["command"] == task.arguments["task_id"]
-        assert task.arguments["cmd_timeout"] >= 600
-    assert (check.arguments["command"], check.arguments["retries"]) == ("check_every_city", 0)
-    # The marts do not wait for what only fails when a city has failed.
-    assert (fetch.after, transform.after, check.after) == ([transform, check], [], [])
+    # 2.11 accepts only a bool; for 3.x True means a multiplier of 1, which is no backoff.
+    value = retries["retry_exponential_backoff"]
+    assert (value, type(value)) == (backoff, type(backoff))
+
+
+@pytest.mark.parametrize("series", ["3.3", "2.11"])
+def test_the_dags_names_are_those_of_the_contract(monkeypatch: pytest.MonkeyPatch, series: str) -> None:
+    found = load(monkeypatch, series)
+    assert found["dag"].arguments["dag_id"] == DAG_ID
+    tasks = {
+        task.arguments["task_id"]: task
+        for task in found.values()
+        if isinstance(task, Recorder) and "task_id" in task.arguments
+    }
+    assert sorted(tasks) == sorted(COMMANDS)
+    for name, task in tasks.items():
+        assert (task.arguments["ssh_conn_id"], task.arguments["command"]) == (CONNECTION_ID, name)
+
+
+def test_the_marts_do_not_wait_for_the_verification(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = load(monkeypatch, "3.3")
+    ingest, build, verify = (found[name] for name in (TASKS.ingest, TASKS.build, TASKS.verify))
+    assert (ingest.downstream, build.downstream, verify.downstream) == ([build, verify], [], [])
+    assert min(task.arguments["cmd_timeout"] for task in (ingest, build)) >= 600
+    assert verify.arguments["retries"] == 0, "a retry would report the same"
 
 
 def test_the_schedule_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WEATHER_SCHEDULE", "*/10 * * * *")
-    assert read(monkeypatch, "3.3")["dag"].arguments["schedule"] == "*/10 * * * *"
+    assert load(monkeypatch, "3.3")["dag"].arguments["schedule"] == "*/10 * * * *"

@@ -14,17 +14,18 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from homelab.cli import app
-from homelab.cli.common import settings
-from homelab.commands import deploy as verb
-from homelab.commands.deploy import HostReport, deploy
+from homelab.cli.global_options import settings
+from homelab.commands.deploy import deploy
 from homelab.errors import HomelabError
 from homelab.inventory import load
 from homelab.known_hosts import KnownHosts
 from homelab.model import Container, ServiceContext, Step
 from homelab.paths import bundled_path
-from homelab.progress import JsonProgress, Progress, SilentProgress, TerminalProgress
+from homelab.progress import JsonProgress, Progress, TerminalProgress
+from homelab.runtime import convergence
+from homelab.runtime.convergence import HostReport
 from homelab.steps import Command, File, WaitFor
-from tests.support import FixedSecretStore, LocalHost, owner_of_new_files
+from tests.support import LocalHost, make_session, owner_of_new_files
 
 
 @dataclass
@@ -44,7 +45,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deploy:
     shutil.copy(bundled_path("inventory.yaml"), tmp_path / "inventory.yaml")
     inventory = load([tmp_path / "inventory.yaml"])
 
-    def reach(container: Container, *_: object) -> Local:
+    def connect(container: Container, *_: object) -> Local:
         return Local(container.name)
 
     def run(
@@ -53,18 +54,14 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deploy:
         dry_run: bool = False,
         limit: Sequence[str] = ("postgres-data",),
     ) -> Sequence[HostReport]:
-        monkeypatch.setattr(verb, "steps_of", steps)
-        return deploy(
-            inventory,
-            secret_store=FixedSecretStore(),
-            known_hosts=KnownHosts(tmp_path / "pins"),
-            limit=limit,
-            progress=progress or SilentProgress(),
-            dry_run=dry_run,
-            reach=reach,
-        )
+        monkeypatch.setattr(convergence, "steps_of", steps)
+        session = make_session(inventory, KnownHosts(tmp_path / "pins"), progress, connect)
+        return deploy(session, limit=limit, dry_run=dry_run)
 
     return run
+
+
+CHECK = ["--dry-run", "--detailed-exitcode"]
 
 
 def two(folder: Path) -> Callable[[ServiceContext], Sequence[Step]]:
@@ -167,18 +164,18 @@ def command_line(
     """`homelab deploy …`, where a deploy gives these reports."""
 
     def given(*_: object, **more: object) -> Sequence[HostReport]:
-        assert more["dry_run"] == ("--dry-run" in options or "--check-only" in options)
+        assert more["dry_run"] == ("--dry-run" in options)
         return reports
 
     shutil.copy(bundled_path("inventory.yaml"), tmp_path / "inventory.yaml")
-    monkeypatch.setattr(verb, "deploy", given)
+    monkeypatch.setattr("homelab.commands.deploy.deploy", given)
     monkeypatch.setattr(settings, "verbose", False)
     return CliRunner().invoke(app, ["-i", str(tmp_path / "inventory.yaml"), "deploy", *options])
 
 
 @pytest.mark.parametrize(
     ("options", "changed", "status"),
-    [([], True, 0), (["--dry-run"], True, 0), (["--check-only"], True, 2), (["--check-only"], False, 0)],
+    [([], True, 0), (["--dry-run"], True, 0), (CHECK, True, 2), (CHECK, False, 0), (["--detailed-exitcode"], True, 2)],
 )
 def test_drift_is_exit_code_2(
     run: Deploy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], changed: bool, status: int
@@ -186,7 +183,7 @@ def test_drift_is_exit_code_2(
     reports = run(two(tmp_path), dry_run=True) if changed else [HostReport("postgres-data", (), 0.1, steps=3)]
     done = command_line(reports, monkeypatch, tmp_path, *options)
     assert done.exit_code == status
-    assert ("its content" in done.stdout or "does not exist" in done.stdout) == (changed and bool(options))
+    assert ("its content" in done.stdout or "does not exist" in done.stdout) == (changed and "--dry-run" in options)
     assert "secret" not in done.stdout
 
 
@@ -201,7 +198,7 @@ def test_a_failure_is_exit_code_1_and_the_result_is_json(
     run: Deploy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reports = run(lambda context: [*two(tmp_path)(context), Command("bad", "false", "exit 3")])
-    done = command_line(reports, monkeypatch, tmp_path, "--check-only", "--json")
+    done = command_line(reports, monkeypatch, tmp_path, *CHECK, "--json")
     assert done.exit_code == 1
     (report,) = json.loads(done.stdout)
     assert report["failure"]["brief"] == "Cannot run `bad` on postgres-data: the command failed"

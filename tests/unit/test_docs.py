@@ -1,4 +1,4 @@
-"""What the pages say is there: every command parses with the real command line, every linked page exists."""
+"""Check the documentation: every command parses with the real command line, and every link resolves."""
 
 from __future__ import annotations
 
@@ -15,14 +15,23 @@ from homelab.cli import app
 
 HOMELAB = typer.main.get_command(app)
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = ROOT / "docs"
+PAGES = sorted([*ROOT.glob("*.md"), ROOT / "benchmarks" / "README.md", *DOCS.rglob("*.md")])
+# The pages that are generated from the code.
+GENERATED = {DOCS / f"reference/{name}.md" for name in ("cli", "inventory", "services", "steps", "exit-codes", "json")}
 _BLOCK = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_CODE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"`(homelab [^`]+)`")
-_LINK = re.compile(r"\[[^]]*\]\(([^)\s#]+)(?:#[^)]*)?\)")
+_LINK = re.compile(r"\[[^]]*\]\(([^)\s#]*)(?:#([^)\s]*))?\)")
+_HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+
+
+def _name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
 
 
 def _commands(text: str) -> Iterator[str]:
-    """The `homelab` lines of the console blocks. Where a block has prompts, lines without one are output."""
+    """Yield the `homelab` lines of the console blocks. In a block with prompts, lines without one are output."""
     for block in _BLOCK.findall(text):
         lines = block.splitlines()
         if any(line.startswith("$ ") for line in lines):
@@ -31,14 +40,14 @@ def _commands(text: str) -> Iterator[str]:
 
 
 def _words(command: str) -> list[str]:
-    """The words that the shell hands over: without comment, redirections, and what comes after a pipe."""
+    """Return the arguments that the shell passes to homelab: no comment, no redirection, nothing after a pipe."""
     words = shlex.split(command, comments=True)
     end = next((index for index, word in enumerate(words) if word in ("<", ">", "|", "&&")), len(words))
     return words[1:end]
 
 
 def _parse(words: list[str]) -> None:
-    """Go down to the verb and parse its options, running nothing. Raises what the user would be shown."""
+    """Find the verb and parse its options without running it. Raise the error that the user would see."""
     name, command, context = "homelab", HOMELAB, None
     while True:
         context = command.make_context(name, words, parent=context)
@@ -46,33 +55,64 @@ def _parse(words: list[str]) -> None:
             return
         rest = [*context._protected_args, *context.args]
         if not rest:
-            return  # options of all verbs alone
+            return  # global options only
         name, command, words = command.resolve_command(context, rest)
 
 
-@pytest.mark.parametrize(("page", "command"), [(p.name, c) for p in PAGES for c in _commands(p.read_text())])
-def test_every_command_of_the_pages_parses(page: str, command: str) -> None:
+def _links(page: Path) -> Iterator[tuple[Path, str]]:
+    """Yield the target and the anchor of each relative link."""
+    for target, anchor in _LINK.findall(_CODE.sub("", page.read_text())):
+        if "://" not in target:
+            yield (page.parent / target).resolve() if target else page, anchor
+
+
+def _anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    headings = _HEADING.findall(_CODE.sub("", page.read_text()))
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize(("page", "command"), [(_name(p), c) for p in PAGES for c in _commands(p.read_text())])
+def test_command_in_console_block_parses(page: str, command: str) -> None:
     _parse(_words(command))
 
 
-@pytest.mark.parametrize(("page", "command"), [(p.name, c) for p in PAGES for c in _INLINE.findall(p.read_text())])
-def test_every_command_in_a_sentence_is_one(page: str, command: str) -> None:
-    with contextlib.suppress(typer.BadParameter, typer.Exit):  # an argument is left out; `--help` is done
+@pytest.mark.parametrize(("page", "command"), [(_name(p), c) for p in PAGES for c in _INLINE.findall(p.read_text())])
+def test_command_in_sentence_exists(page: str, command: str) -> None:
+    with contextlib.suppress(typer.BadParameter, typer.Exit):  # a missing argument; `--help` has printed its text
         _parse([word for word in _words(command) if word != "…"])
 
 
 @pytest.mark.parametrize("words", [["deply"], ["deploy", "--dry"], ["lab", "start"], ["logs", "x", "y", "z"]])
-def test_what_is_no_command_is_found(words: list[str]) -> None:
+def test_unknown_command_is_detected(words: list[str]) -> None:
     with pytest.raises(Exception, match=r"^(No such|Got unexpected)"):
         _parse(words)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_linked_page_exists(page: Path) -> None:
-    links = [link for link in _LINK.findall(page.read_text()) if "://" not in link]
-    assert [link for link in links if not (page.parent / link).exists()] == []
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_relative_links_resolve(page: Path) -> None:
+    broken = []
+    for target, anchor in _links(page):
+        if target in GENERATED and not target.exists():
+            continue
+        if not target.exists() or (anchor and anchor not in _anchors(target)):
+            broken.append(f"{target}#{anchor}" if anchor else str(target))
+    assert broken == []
 
 
-def test_the_readme_leads_to_every_page() -> None:
-    readme = (ROOT / "README.md").read_text()
-    assert [page.name for page in PAGES[1:] if f"(docs/{page.name})" not in readme] == []
+def test_index_links_every_page() -> None:
+    indexes = [DOCS / "README.md", DOCS / "adr" / "README.md"]
+    linked = {target for index in indexes for target, _ in _links(index)}
+    pages = {page for page in PAGES if page.is_relative_to(DOCS)} - {DOCS / "README.md"}
+    assert sorted(map(_name, pages - linked)) == []
+
+
+def test_readme_leads_to_the_index() -> None:
+    assert DOCS / "README.md" in {target for target, _ in _links(ROOT / "README.md")}
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p.is_relative_to(DOCS) and p not in GENERATED], ids=_name)
+def test_page_begins_with_its_purpose(page: Path) -> None:
+    title, purpose, *_ = page.read_text().split("\n\n")
+    assert title.startswith("# ")
+    assert re.match(r"(After|On|From) (this|these) (tutorial|pages?), you can .*\.$", purpose, re.DOTALL), purpose

@@ -1,4 +1,4 @@
-"""The firewall's rules: those of the shipped inventory, and how the ones that are there become them."""
+"""The firewall's rules: those of the shipped inventory, and the changes that lead to them."""
 
 from __future__ import annotations
 
@@ -26,32 +26,32 @@ DENY = Rule(action="DROP", source="192.168.2.99", more=("log=info",))
 
 
 def applied(rules: Sequence[Rule], change: Insert | Remove | Move) -> tuple[Rule, ...]:
-    """What Proxmox makes of the rules."""
-    there = list(rules)
+    """Apply a change to rules as Proxmox does."""
+    changed = list(rules)
     match change:
         case Insert(rule):
-            there.insert(0, rule)
+            changed.insert(0, rule)
         case Remove(position):
-            del there[position]
+            del changed[position]
         case Move(position, to):
             moved: list[Rule] = []
-            for index, rule in enumerate(there):
+            for index, rule in enumerate(changed):
                 if index == position:
                     continue
                 if index == to:
-                    moved.append(there[position])
+                    moved.append(changed[position])
                 moved.append(rule)
-            there = moved if to < len(there) else [*moved, there[position]]
-    return tuple(there)
+            changed = moved if to < len(changed) else [*moved, changed[position]]
+    return tuple(changed)
 
 
 def steps(found: Sequence[Rule], want: Sequence[Rule]) -> list[Insert | Remove | Move]:
-    """All the changes that make the one of the other."""
+    """Return all changes that turn `found` into `want`."""
     made = []
     while change := next_change(found, want):
         made.append(change)
         found = applied(found, change)
-        assert len(made) < 100, "it does not come to an end"
+        assert len(made) < 100, "no convergence"
     assert tuple(found) == tuple(want)
     return made
 
@@ -67,24 +67,24 @@ def steps(found: Sequence[Rule], want: Sequence[Rule]) -> list[Insert | Remove |
         ((DB, SSH), (SSH, DB), [Move(1, 0)]),
         ((SSH, SSH), (SSH,), [Remove(0)]),
         ((replace(SSH, enabled=False), DB), (SSH, DB), [Insert(SSH), Remove(1)]),
-        # One rule is another: only the two are touched, and put where it belongs.
+        # A replaced rule changes only these two rules and keeps its place.
         ((SSH, WEB, PING), (SSH, MOVED, PING), [Insert(MOVED), Remove(2), Move(1, 0)]),
         ((SSH, DB), (), [Remove(0), Remove(0)]),
     ],
 )
-def test_the_changes_in_order(found: Sequence[Rule], want: Sequence[Rule], expected: list[object]) -> None:
+def test_next_change_converges_in_order(found: Sequence[Rule], want: Sequence[Rule], expected: list[object]) -> None:
     assert steps(found, want) == expected
 
 
 def lets_in(rules: Sequence[Rule], port: str, source: str) -> bool:
-    """Whether the first rule that matches lets it in; what none matches is dropped."""
+    """Check that the first matching rule accepts; without a match, the packet is dropped."""
     for rule in rules:
         if rule.enabled and rule.port in ("", port) and rule.source in ("", source) and not rule.icmp:
             return rule.action == "ACCEPT"
     return False
 
 
-def test_what_is_let_in_before_and_after_is_let_in_all_the_while() -> None:
+def test_traffic_accepted_before_and_after_is_never_dropped_in_between() -> None:
     dice = random.Random(3)  # noqa: S311 - the same cases at every run
     packets = [(port, source) for port in "123" for source in "AB"]
     pool = [
@@ -119,7 +119,7 @@ def test_what_is_let_in_before_and_after_is_let_in_all_the_while() -> None:
         (Firewall(on=True, rules=(SSH,)), Firewall(), [f"+ {SSH}", "off → on"]),
         (Firewall(on=True, rules=(SSH,)), Firewall(on=True, rules=(SSH,)), []),
         (Firewall(on=True, rules=(SSH,)), Firewall(on=True, rules=(DENY, SSH)), [f"- {DENY}"]),
-        (Firewall(on=True, rules=(SSH, DB)), Firewall(on=True, rules=(DB, SSH)), ["its rules in another order"]),
+        (Firewall(on=True, rules=(SSH, DB)), Firewall(on=True, rules=(DB, SSH)), ["reorder its rules"]),
         (
             Firewall(on=True),
             Firewall(on=True, policy_in="ACCEPT", policy_out="DROP"),
@@ -127,20 +127,20 @@ def test_what_is_let_in_before_and_after_is_let_in_all_the_while() -> None:
         ),
     ],
 )
-def test_what_is_different(want: Firewall, found: Firewall, expected: list[str]) -> None:
+def test_changes_one_line_per_difference(want: Firewall, found: Firewall, expected: list[str]) -> None:
     target = goal(want, found)
     assert list(changes(target, found)) == expected
     assert (target == found) is (not expected)
 
 
-def test_a_rule_in_words() -> None:
+def test_rule_as_text() -> None:
     assert str(DB) == "in ACCEPT tcp 5432 from 192.168.2.68 (homelab: PostgreSQL for analytics-platform)"
     assert str(PING) == "in ACCEPT icmp echo-request (homelab: ping)"
     assert str(replace(DENY, enabled=False)) == "in DROP from 192.168.2.99 log=info [disabled]"
 
 
 def inventory(folder: Path, overlay: str = "") -> Inventory:
-    """The shipped one, with the firewall on."""
+    """Load the shipped inventory with the firewall on."""
     over = folder / "overlay.yaml"
     over.write_text(overlay)
     on = folder / "on.yaml"
@@ -149,7 +149,7 @@ def inventory(folder: Path, overlay: str = "") -> Inventory:
 
 
 def rules(inventory: Inventory) -> dict[str, list[str]]:
-    """What gets into each container."""
+    """Return the wanted rules of each container as text."""
     found = {container.name: desired_firewall(inventory, container) for container in inventory.containers}
     assert {(each.on, each.policy_in, each.policy_out) for each in found.values()} == {(True, "DROP", "ACCEPT")}
     return {name: [str(rule).removeprefix("in ACCEPT ") for rule in each.rules] for name, each in found.items()}
@@ -199,7 +199,7 @@ SSH_RULE = SHIPPED["postgres-data"][0]
                 "airflow-orchestration": [line.replace("8080", "9090") for line in SHIPPED["airflow-orchestration"]],
             },
         ),
-        # A service that moves takes its rules along, and nobody needs a rule to reach himself.
+        # The rules follow a service to another container, and a container needs no rule to reach itself.
         (
             "containers: {postgres-data: {services: {postgres: {}, analytics: {}}}, "
             "analytics-platform: {services: null}}",
@@ -215,18 +215,18 @@ SSH_RULE = SHIPPED["postgres-data"][0]
         ),
     ],
 )
-def test_who_may_come_in(tmp_path: Path, overlay: str, changed: dict[str, list[str]]) -> None:
+def test_wanted_rules_per_container(tmp_path: Path, overlay: str, changed: dict[str, list[str]]) -> None:
     assert rules(inventory(tmp_path, overlay)) == SHIPPED | changed
 
 
-def test_it_is_off_unless_said_and_can_be_said_for_one(tmp_path: Path) -> None:
+def test_firewall_is_off_by_default_and_set_per_container(tmp_path: Path) -> None:
     shipped_one = load([bundled_path("inventory.yaml")])
     assert {desired_firewall(shipped_one, container) for container in shipped_one.containers} == {Firewall()}
     but_one = inventory(tmp_path, "containers: {postgres-data: {firewall: false}}")
     assert [desired_firewall(but_one, container).on for container in but_one.containers] == [False, True, True]
 
 
-def test_postgres_is_open_to_exactly_those_of_pg_hba(tmp_path: Path) -> None:
+def test_postgres_is_open_to_exactly_the_clients_of_pg_hba(tmp_path: Path) -> None:
     found = inventory(tmp_path)
     database = found.container_with("postgres")
     sources = {rule.source for rule in desired_firewall(found, database).rules if rule.port == "5432"}
@@ -240,19 +240,19 @@ def test_postgres_is_open_to_exactly_those_of_pg_hba(tmp_path: Path) -> None:
         ("null", "192.168.2.9", []),
         ("null", "10.8.0.5", ["postgres-data", "analytics-platform", "airflow-orchestration"]),
         ("[10.8.0.5]", "10.8.0.5", []),
-        # Airflow's own way in is not everybody's.
+        # The rule for Airflow opens SSH only on the analytics container.
         ("[10.8.0.0/24]", "192.168.2.69", ["postgres-data", "airflow-orchestration"]),
     ],
 )
-def test_who_works_from_elsewhere_is_told_before(
+def test_operator_outside_the_allowed_networks_gets_a_note(
     tmp_path: Path, ssh_allowed_from: str, own: str | None, names: list[str]
 ) -> None:
     found = inventory(tmp_path, f"network: {{ssh_allowed_from: {ssh_allowed_from}}}")
     notes = list(lockout_notes(found, found.containers, lambda _: IPv4Address(own) if own else None))
     assert [note.container for note in notes] == names
-    assert all(f"comes from {own}, which is not among `ssh_allowed_from`" in note.text for note in notes)
+    assert all(f"comes from {own}, which `ssh_allowed_from` under `network:`" in note.text for note in notes)
 
 
-def test_this_machines_own_address_is_asked_of_its_routes_alone() -> None:
+def test_own_address_comes_from_the_routing_table() -> None:
     assert own_address(IPv4Address("127.0.0.1")) == IPv4Address("127.0.0.1")
     assert own_address(IPv4Address("192.168.2.67")) is None, "the tests' guard"

@@ -1,4 +1,4 @@
-"""`homelab pipeline backfill --from`: what the command line refuses, and how it tells what happens over there."""
+"""`homelab pipeline backfill`: refused options, progress, and the error of each exit status."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from homelab.cli import pipeline
-from homelab.commands import backfill
+from homelab.commands import pipeline_backfill
 from homelab.errors import HomelabError, InputError
 from homelab.host import Result
+from homelab.pipeline_contract import EXIT
 from homelab.progress import SilentProgress, StatusUpdate
 from homelab.runtime import job_progress
 from tests.support import LocalHost
@@ -34,38 +35,38 @@ DAY = datetime(2019, 1, 1)
         {"file": Path("a"), "city": ["A", "B"]},
     ],
 )
-def test_a_file_and_days_exclude_each_other(words: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="either a file or days"):
+def test_a_file_and_days_cannot_be_combined(words: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="FILE and --from exclude each other"):
         pipeline.backfill(**words)
 
 
 @dataclass
-class Far(LocalHost):
-    """A container in which the script goes on until somebody has looked how far it is."""
+class BackfillHost(LocalHost):
+    """A container whose backfill runs until its progress has been read."""
 
     status: int = 0
-    looked: threading.Event = field(default_factory=threading.Event)
+    progress_read: threading.Event = field(default_factory=threading.Event)
 
     def run(self, command: str, *, stdin: bytes = b"", timeout: float = 60) -> Result:
         if "history.progress" in command:
-            self.looked.set()
+            self.progress_read.set()
             return Result(command, 0, b"3 of 9 weeks\n")
         self.ran.append(command)
-        assert self.looked.wait(10)
-        said = {
+        assert self.progress_read.wait(10)
+        summary = {
             "stored": 5,
             "unchanged": 0,
             "quarantined": 0,
             "reasons": {},
             "requests": 2,
-            "whole": 1,
-            "failed": {"B": "HTTP 404: city not found"} if self.status == 4 else {},
+            "complete_weeks": 1,
+            "failed": {"B": "HTTP 404: city not found"} if self.status == EXIT.partial else {},
         }
-        return Result(command, self.status, json.dumps(said).encode(), b"error: it is so\n")
+        return Result(command, self.status, json.dumps(summary).encode(), b"error: the cause\n")
 
 
-class Seen(SilentProgress):
-    """Remembers how far it was said to be."""
+class RecordedProgress(SilentProgress):
+    """A progress display that records its updates."""
 
     def __init__(self) -> None:
         self.statuses: list[str] = []
@@ -75,18 +76,18 @@ class Seen(SilentProgress):
         yield self.statuses.append
 
 
-def ask(host: Far, progress: Seen) -> backfill.Backfilled:
-    return backfill.history_on(host, date(2019, 1, 1), date(2019, 2, 1), ["A", "B"], None, progress)
+def backfill_history(host: BackfillHost, progress: RecordedProgress) -> pipeline_backfill.Backfilled:
+    return pipeline_backfill.backfill_api_on(host, date(2019, 1, 1), date(2019, 2, 1), ["A", "B"], None, progress)
 
 
-def test_how_far_it_is_and_what_came_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_progress_and_the_result_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job_progress, "POLL_INTERVAL", 0.01)
-    host, progress = Far(status=4), Seen()
-    told = ask(host, progress)
+    host, progress = BackfillHost(status=EXIT.partial), RecordedProgress()
+    result = backfill_history(host, progress)
     assert progress.statuses[0] == "3 of 9 weeks"
     assert "--from 2019-01-01 --to 2019-02-01 --city A --city B" in host.ran[0]
-    assert str(told).splitlines()[:2] == [
-        "5 observations stored, 0 were there already, 1 weeks were whole and not asked for again",
+    assert str(result).splitlines()[:2] == [
+        "5 observations stored, 0 were already present, 1 complete weeks skipped",
         "  B: HTTP 404: city not found",
     ]
 
@@ -94,16 +95,16 @@ def test_how_far_it_is_and_what_came_of_it(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     ("status", "kind", "brief"),
     [
-        (2, InputError, "The history cannot be asked for"),
-        (3, HomelabError, "OpenWeather refuses the key"),
-        (5, HomelabError, "A backfill is going on"),
-        (1, HomelabError, "local: bringing in the history"),
+        (EXIT.bad_input, InputError, "Cannot request the history"),
+        (EXIT.key_refused, HomelabError, "OpenWeather refuses the key"),
+        (EXIT.busy, HomelabError, "another one is running"),
+        (EXIT.failed, HomelabError, "Cannot store the history"),
     ],
 )
-def test_each_end_has_its_words(
+def test_each_exit_status_has_its_error(
     monkeypatch: pytest.MonkeyPatch, status: int, kind: type[HomelabError], brief: str
 ) -> None:
     monkeypatch.setattr(job_progress, "POLL_INTERVAL", 0.01)
     with pytest.raises(kind, match=brief) as caught:
-        ask(Far(status=status), Seen())
-    assert "it is so" in str(caught.value) or status == 5
+        backfill_history(BackfillHost(status=status), RecordedProgress())
+    assert "the cause" in str(caught.value) or status == EXIT.busy

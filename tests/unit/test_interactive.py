@@ -35,7 +35,7 @@ def test_ctrl_c_is_for_the_program(script: str, ended: tuple[int, bool]) -> None
 
 def test_ssh_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(HomelabError, match="ssh is not installed"):
+    with pytest.raises(HomelabError, match="Cannot run ssh: it is not installed"):
         run_interactive(["ssh", "root@box"])
 
 

@@ -8,9 +8,8 @@ from functools import partial
 
 import pytest
 
-from homelab.commands import pipeline
 from homelab.host import Result
-from homelab.runtime import job_progress
+from homelab.runtime import job_progress, pipeline_runs
 from tests.support import LocalHost
 
 START = "12:09:14.20 [info ] [Thread-1 (]: 36 of 36 START test unique_cities_city ........................ [RUN]\n"
@@ -39,7 +38,7 @@ class Airflow(LocalHost):
 
 
 def test_the_task_that_runs_and_the_node_that_dbt_has_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "POLL_INTERVAL", 0)
+    monkeypatch.setattr(pipeline_runs, "POLL_INTERVAL", 0)
     fetch, build = "fetch_weather_data", "run_dbt_transformation"
     host = Airflow(
         states=[
@@ -53,7 +52,7 @@ def test_the_task_that_runs_and_the_node_that_dbt_has_built(monkeypatch: pytest.
     dbt, told = job_progress.DbtLog(host), list[str]()
     assert dbt() == "", "the build before this one"
     host.log += NEW
-    assert pipeline._wait(host, "r", dbt, told.append) == "success"
+    assert pipeline_runs._wait(host, "r", dbt, told.append) == "success"
     assert told == [fetch, f"{build} 3 of 36 OK created sql incremental model main.weather_daily"]
 
 

@@ -1,4 +1,4 @@
-"""What makes a container: its template's recipe, its LXC configuration, its files."""
+"""A lab container's inputs: its template's recipe, its LXC configuration and its files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from homelab.known_hosts import fingerprint
 from homelab.lab import LABS, guest, template_build
-from homelab.lab.containers import Runtime
+from homelab.lab.lxc import Runtime
 
 CONFIG = {
     "hostname": "db",
@@ -34,11 +34,11 @@ CONFIG = {
         ("", {}),
     ],
 )
-def test_property_strings(text: str, found: dict[str, str]) -> None:
+def test_parse_properties(text: str, found: dict[str, str]) -> None:
     assert guest.parse_properties(text) == found
 
 
-def test_the_configuration_is_unprivileged_and_limited() -> None:
+def test_configuration_is_unprivileged_and_limited() -> None:
     lines = Runtime(LABS["e2e"]).configuration(195, CONFIG).splitlines()
     assert "lxc.idmap = u 0 100000 65536" in lines
     assert "lxc.idmap = g 0 100000 65536" in lines
@@ -50,17 +50,17 @@ def test_the_configuration_is_unprivileged_and_limited() -> None:
     assert "lxc.rootfs.path = dir:/var/lib/homelab/e2e/containers/195/rootfs" in lines
 
 
-def test_without_nesting_and_without_network() -> None:
+def test_configuration_without_nesting_and_network() -> None:
     lines = Runtime(LABS["e2e"]).configuration(195, {"hostname": "db"}).splitlines()
     assert not [line for line in lines if "nesting" in line]
     assert "lxc.net.0.type = empty" in lines
 
 
-def test_an_interface_name_that_the_kernel_would_refuse_is_left_to_lxc() -> None:
+def test_veth_name_that_is_too_long_is_left_to_lxc() -> None:
     assert "veth.pair" not in Runtime(LABS["e2e"]).configuration(123456789, CONFIG)
 
 
-def test_the_files_of_a_start() -> None:
+def test_settings_files_of_a_start() -> None:
     files = guest.settings(CONFIG, [IPv4Address("10.0.0.53")])
     assert files["etc/hostname"] == b"db\n"
     assert files["etc/resolv.conf"] == b"nameserver 10.0.0.53\n"
@@ -71,14 +71,14 @@ def test_the_files_of_a_start() -> None:
     )
 
 
-def test_the_containers_own_name_servers_and_domain_win() -> None:
+def test_own_name_servers_and_domain_override_the_nodes() -> None:
     config = {**CONFIG, "nameserver": "10.1.1.1 10.1.1.2", "searchdomain": "lan"}
     files = guest.settings(config, [IPv4Address("9.9.9.9")])
     assert files["etc/resolv.conf"] == b"search lan\nnameserver 10.1.1.1\nnameserver 10.1.1.2\n"
     assert files["etc/hosts"].endswith(b"10.99.2.195 db.lan db\n")
 
 
-def test_a_removed_name_server_means_the_nodes_own() -> None:
+def test_empty_name_server_falls_back_to_the_nodes() -> None:
     # Proxmox stores an emptied value as one space.
     assert (
         guest.settings({**CONFIG, "nameserver": " "}, [IPv4Address("9.9.9.9")])["etc/resolv.conf"]
@@ -86,12 +86,12 @@ def test_a_removed_name_server_means_the_nodes_own() -> None:
     )
 
 
-def test_dhcp_and_no_address() -> None:
+def test_interfaces_with_dhcp_and_without_address() -> None:
     assert "iface eth0 inet dhcp" in guest.interfaces({0: {"name": "eth0", "ip": "dhcp"}})
     assert "iface eth1 inet manual" in guest.interfaces({1: {"name": "eth1"}})
 
 
-def test_files_are_written_with_their_mode_and_folders(tmp_path: Path) -> None:
+def test_write_inside_sets_modes_and_creates_folders(tmp_path: Path) -> None:
     guest.write_inside(tmp_path, {"root/.ssh/authorized_keys": b"key\n"}, 0o600, os.getuid())
     file = tmp_path / "root/.ssh/authorized_keys"
     assert file.read_bytes() == b"key\n"
@@ -100,7 +100,7 @@ def test_files_are_written_with_their_mode_and_folders(tmp_path: Path) -> None:
     assert os.listdir(file.parent) == ["authorized_keys"]
 
 
-def test_a_link_in_the_container_cannot_lead_a_write_outside(tmp_path: Path) -> None:
+def test_symlink_cannot_redirect_a_write_outside(tmp_path: Path) -> None:
     outside, root = tmp_path / "outside", tmp_path / "root"
     outside.mkdir()
     (outside / "passwd").write_text("precious")
@@ -117,12 +117,12 @@ def test_a_link_in_the_container_cannot_lead_a_write_outside(tmp_path: Path) -> 
     assert (outside / "passwd").read_text() == "precious"
 
 
-def test_fingerprints_are_those_of_ssh_keygen(tmp_path: Path) -> None:
+def test_fingerprint_equals_ssh_keygens(tmp_path: Path) -> None:
     if not shutil.which("ssh-keygen"):
         pytest.skip("ssh-keygen is not installed")
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "root@db", "-f", tmp_path / "key"], check=True)
-    said = subprocess.run(["ssh-keygen", "-lf", tmp_path / "key"], check=True, capture_output=True, text=True).stdout
-    assert fingerprint((tmp_path / "key.pub").read_text()) == said.split()[1]
+    printed = subprocess.run(["ssh-keygen", "-lf", tmp_path / "key"], check=True, capture_output=True, text=True).stdout
+    assert fingerprint((tmp_path / "key.pub").read_text()) == printed.split()[1]
 
 
 DEB822 = """# a comment
@@ -150,7 +150,7 @@ Components: main
 """
 
 
-def test_the_hosts_sources_in_the_new_format() -> None:
+def test_source_lines_in_deb822_format() -> None:
     assert list(template_build.source_lines("debian.sources", DEB822)) == [
         "deb http://mirror.example/debian bookworm main",
         "deb http://mirror.example/debian bookworm-updates main",
@@ -159,7 +159,7 @@ def test_the_hosts_sources_in_the_new_format() -> None:
     ]
 
 
-def test_the_hosts_sources_in_the_old_format() -> None:
+def test_source_lines_in_one_line_format() -> None:
     text = (
         "# deb http://off.example/debian bookworm main\n"
         "deb [arch=amd64 signed-by=/x.gpg] http://mirror.example/debian bookworm main non-free\n"
@@ -192,14 +192,14 @@ BOOKWORM, TRIXIE = template_build.RELEASES
         ("deb http://m.example/ bookworm-updates main\n", BOOKWORM, []),  # of another release's host; no base suite
     ],
 )
-def test_a_releases_sources_are_the_hosts_own_if_it_runs_debian(
+def test_host_sources_use_the_hosts_mirrors_if_it_runs_debian(
     tmp_path: Path, content: str, release: template_build.Release, sources: list[str]
 ) -> None:
     (tmp_path / "sources.list").write_text(content)
     assert list(template_build.host_sources(tmp_path, release)) == sources
 
 
-def test_the_template_is_made_anew_when_its_recipe_changes() -> None:
+def test_recipe_digest_changes_with_every_input() -> None:
     plain = template_build.Recipe(BOOKWORM, (), (), ())
     others = [
         template_build.Recipe(BOOKWORM, ("deb x bookworm main",), (), ()),
@@ -212,7 +212,7 @@ def test_the_template_is_made_anew_when_its_recipe_changes() -> None:
     assert template_build.Recipe(BOOKWORM, (), (), ()).digest() == plain.digest()
 
 
-def test_a_template_is_found_by_its_recipe_and_half_made_ones_are_cleaned(tmp_path: Path) -> None:
+def test_cached_template_is_found_by_recipe_and_leftovers_are_removed(tmp_path: Path) -> None:
     recipe = template_build.Recipe(TRIXIE, (), (), ())
     assert template_build.cached(tmp_path, recipe) is None
     made = tmp_path / "templates" / recipe.digest() / template_build.file_name(TRIXIE)

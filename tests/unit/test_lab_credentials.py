@@ -1,4 +1,4 @@
-"""Certificate, token and overlay: made once, kept while they are good, readable by their owner only."""
+"""Certificate, token and overlay: created once, kept while they are valid, readable only by their owner."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def contents(lab: Lab) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in lab.state_dir.iterdir()}
 
 
-def test_they_are_made_once(lab: Lab) -> None:
+def test_credentials_are_created_once_and_private(lab: Lab) -> None:
     credentials.ensure(lab)
     first = contents(lab)
     assert set(first) == {"pve.crt", "pve.key", "token", "openweather-key"}
@@ -35,7 +35,7 @@ def test_they_are_made_once(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("damage", ["certificate", "key", "nothing"])
-def test_a_certificate_that_a_crash_left_half_is_made_anew(lab: Lab, damage: str) -> None:
+def test_damaged_certificate_is_recreated(lab: Lab, damage: str) -> None:
     credentials.ensure(lab)
     before = lab.certificate.read_bytes()
     key = lab.certificate.with_suffix(".key")
@@ -49,7 +49,7 @@ def test_a_certificate_that_a_crash_left_half_is_made_anew(lab: Lab, damage: str
     context.load_cert_chain(lab.certificate, key)
 
 
-def test_a_certificate_that_ends_soon_is_renewed(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_expiring_certificate_is_renewed(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     credentials.ensure(lab)
     before = lab.certificate.read_bytes()
     monkeypatch.setattr(credentials, "_RENEW_BEFORE", 11 * credentials._RENEW_BEFORE)
@@ -57,7 +57,7 @@ def test_a_certificate_that_ends_soon_is_renewed(lab: Lab, monkeypatch: pytest.M
     assert lab.certificate.read_bytes() != before
 
 
-def test_the_overlay_says_all_that_differs(lab: Lab) -> None:
+def test_overlay_redirects_the_inventory_to_the_lab(lab: Lab) -> None:
     credentials.ensure(lab)
     credentials.write_overlay(lab, [IPv4Address("10.0.0.53")])
     overlay = yaml.safe_load(lab.overlay.read_text())

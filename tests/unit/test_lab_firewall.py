@@ -1,4 +1,4 @@
-"""What the lab makes of Proxmox's firewall rules, as nftables text that nft itself accepts."""
+"""Proxmox's firewall rules as nftables text that nft itself accepts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RULES: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("rule", "text"), RULES)
-def test_a_rule(rule: dict[str, Any], text: str) -> None:
+def test_rule_as_nftables_statement(rule: dict[str, Any], text: str) -> None:
     assert statement({"type": "in", "action": "ACCEPT", **rule}) == text
 
 
@@ -41,13 +41,13 @@ def test_a_rule(rule: dict[str, Any], text: str) -> None:
         ({"net0": NET["net0"].replace("firewall=1,", "")}, {"enable": 1}),
     ],
 )
-def test_nothing_but_the_removal_where_it_is_off(config: dict[str, str], options: dict[str, int]) -> None:
+def test_ruleset_only_removes_the_table_when_off(config: dict[str, str], options: dict[str, int]) -> None:
     assert ruleset(config, options, [{"type": "in", "action": "ACCEPT", "enable": 1}]) == (
         f"table inet {TABLE}\ndelete table inet {TABLE}\n"
     )
 
 
-def test_the_defaults_are_proxmoxs_and_what_is_disabled_counts_for_nothing() -> None:
+def test_default_policies_are_proxmoxs_and_disabled_rules_are_skipped() -> None:
     lines = [
         line.strip()
         for line in ruleset(
@@ -69,7 +69,7 @@ def test_the_defaults_are_proxmoxs_and_what_is_disabled_counts_for_nothing() -> 
 
 
 @pytest.mark.skipif(not shutil.which("nft"), reason="nft is not installed")
-def test_nft_takes_it() -> None:
+def test_nft_accepts_every_rule() -> None:
     rules = [{"type": kind, "action": "ACCEPT", "enable": 1, **rule} for rule, _ in RULES for kind in ("in", "out")]
     text = ruleset(NET, {"enable": 1, "policy_in": "REJECT", "policy_out": "DROP"}, rules)
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""What the lab does to this machine: rules, routes, ids, limits; as text and as files."""
+"""The lab's changes of this machine: rules, routes, ids and limits, as text and as files."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from pathlib import Path
 import pytest
 
 from homelab.lab import LABS, Lab, cgroups, network, subids
-from homelab.lab.machine import Lack, refusal
+from homelab.lab.machine import MissingRequirement, requirements_error
 from homelab.lab.measure import Sample, folder_size, share
 from homelab.lab.settings import GUARDED
 
 
-def test_a_lab_travels_as_json() -> None:
+def test_lab_json_round_trip() -> None:
     lab = Lab("x", IPv4Network("10.99.2.192/26"), "hl-x", 1, 2)
     assert Lab.from_json(lab.to_json()) == lab
 
 
-def test_the_labs_can_run_side_by_side() -> None:
+def test_labs_can_run_in_parallel() -> None:
     labs = list(LABS.values())
-    for what in ("name", "bridge", "api_port", "replay_port", "gateway", "state_dir"):
-        assert len({getattr(lab, what) for lab in labs}) == len(labs)
+    for attribute in ("name", "bridge", "api_port", "replay_port", "gateway", "state_dir"):
+        assert len({getattr(lab, attribute) for lab in labs}) == len(labs)
     assert all(lab.subnet.subnet_of(GUARDED) for lab in labs)
     assert LABS["e2e"].gateway == IPv4Address("10.99.2.129")
     assert str(LABS["e2e"].interface) == "10.99.2.129/25"
@@ -41,20 +41,20 @@ def test_the_labs_can_run_side_by_side() -> None:
         ("", ()),
     ],
 )
-def test_name_servers_that_a_container_can_reach(text: str, found: tuple[str, ...]) -> None:
+def test_parse_nameservers_skips_unreachable_addresses(text: str, found: tuple[str, ...]) -> None:
     assert tuple(map(str, network.parse_nameservers(text))) == found
 
 
-def test_the_first_file_with_a_usable_name_server_counts(tmp_path: Path) -> None:
+def test_nameservers_come_from_the_first_usable_file(tmp_path: Path) -> None:
     stub, real = tmp_path / "stub", tmp_path / "real"
     stub.write_text("nameserver 127.0.0.53\n")
     real.write_text("nameserver 10.0.0.1\n")
     assert network.nameservers([tmp_path / "none", stub, real]) == (IPv4Address("10.0.0.1"),)
 
 
-def test_the_rules_are_all_in_one_table_of_our_own() -> None:
+def test_ruleset_is_one_table_with_dns_before_private_networks() -> None:
     rules = network.ruleset(LABS["e2e"], [IPv4Address("10.0.0.53"), IPv4Address("9.9.9.9")])
-    assert rules.count("table ip homelab_e2e") == 3  # made, deleted, made anew: one atomic replacement
+    assert rules.count("table ip homelab_e2e") == 3  # created, deleted, created: one atomic replacement
     assert "ip saddr 10.99.2.128/25 ip daddr != 10.99.2.0/24 masquerade" in rules
     dns, private = rules.index("10.0.0.53, 9.9.9.9"), rules.index("192.168.0.0/16")
     assert dns < private, "a private name server is allowed before private networks are refused"
@@ -73,12 +73,12 @@ def test_the_rules_are_all_in_one_table_of_our_own() -> None:
         ("", False),
     ],
 )
-def test_whether_root_may_map_the_containers_ids(text: str, covered: bool) -> None:
+def test_covers_the_containers_id_range(text: str, covered: bool) -> None:
     assert subids.covers(text) is covered
 
 
 @pytest.mark.parametrize("before", [None, "", "somebody:200000:65536\n", "somebody:200000:65536"])
-def test_ids_are_granted_once_and_taken_back(tmp_path: Path, before: str | None) -> None:
+def test_grant_is_idempotent_and_revoke_restores(tmp_path: Path, before: str | None) -> None:
     file = tmp_path / "subuid"
     if before is not None:
         file.write_text(before)
@@ -90,7 +90,7 @@ def test_ids_are_granted_once_and_taken_back(tmp_path: Path, before: str | None)
     assert file.read_text().strip() == (before or "").strip()
 
 
-def test_limits_for_both_kinds_of_cgroups() -> None:
+def test_limits_for_cgroup_v1_and_v2() -> None:
     config = {"memory": 1024, "swap": 512, "cores": 2}
     assert cgroups.limits(config, unified=True) == {
         "memory.max": "1073741824",
@@ -105,21 +105,21 @@ def test_limits_for_both_kinds_of_cgroups() -> None:
     }
 
 
-def test_no_cores_means_all_of_them() -> None:
+def test_without_cores_the_cpu_is_unlimited() -> None:
     assert cgroups.limits({}, unified=True)["cpu.max"] == "max 100000"
     assert cgroups.limits({}, unified=False)["cpu.cfs_quota_us"] == "-1"
 
 
 @pytest.mark.parametrize(("cpu", "cpus", "expected"), [(1.0, 1, 0.5), (1.0, 2, 0.25), (0.0, 1, 0.0), (-5.0, 1, 0.0)])
-def test_cpu_is_a_share_of_the_containers_cpus(cpu: float, cpus: int, expected: float) -> None:
+def test_cpu_share_is_relative_to_the_containers_cpus(cpu: float, cpus: int, expected: float) -> None:
     assert share(Sample(10, 100), Sample(12, 100 + cpu), cpus) == expected
 
 
-def test_no_time_no_rate() -> None:
+def test_cpu_share_without_elapsed_time_is_zero() -> None:
     assert share(Sample(10, 100), Sample(10, 101), 1) == 0
 
 
-def test_a_folder_weighs_what_its_files_take_on_disk(tmp_path: Path) -> None:
+def test_folder_size_is_disk_usage(tmp_path: Path) -> None:
     empty = folder_size(tmp_path)
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "file").write_bytes(b"x" * 100_000)
@@ -128,13 +128,16 @@ def test_a_folder_weighs_what_its_files_take_on_disk(tmp_path: Path) -> None:
     assert folder_size(tmp_path / "none") == 0
 
 
-def test_what_is_missing_is_named_with_the_command_that_brings_it() -> None:
-    error = refusal(
+def test_missing_requirements_are_listed_with_the_apt_command() -> None:
+    error = requirements_error(
         [
-            Lack("lxc-start is not installed", "lxc"),
-            Lack("nft is not installed", "nftables"),
-            Lack("newuidmap is not installed", "uidmap"),
-            Lack("no cgroups"),
+            MissingRequirement(sentence, package)
+            for sentence, package in (
+                ("lxc-start is not installed", "lxc"),
+                ("nft is not installed", "nftables"),
+                ("newuidmap is not installed", "uidmap"),
+                ("no cgroups", ""),
+            )
         ]
     )
     assert "- lxc-start is not installed" in error.details

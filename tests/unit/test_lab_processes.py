@@ -1,4 +1,4 @@
-"""Detached processes: started, known again, ended; and nobody else's is touched."""
+"""Detached processes are started, identified and ended; other processes are not touched."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from homelab.lab.process import (
 
 
 @pytest.mark.parametrize("name", ["sleep", "a b", "tricky) S 1 1", "((", ""])
-def test_a_stat_line_is_read_whatever_the_process_is_called(name: str) -> None:
+def test_parse_stat_with_any_process_name(name: str) -> None:
     tail = " ".join(["S", "1", "77"] + [str(number) for number in range(6, 53)])
     stat = parse_stat(f"4711 ({name}) {tail}")
     assert (stat.pid, stat.state, stat.group, stat.started) == (4711, "S", 77, 22)
 
 
 @pytest.mark.parametrize("text", ["", "nonsense", "boot 12", "boot 12 (sh) S 1"])
-def test_a_broken_pid_file_names_nobody(text: str) -> None:
+def test_broken_pid_file_has_no_identity(text: str) -> None:
     assert parse_identity(text) is None
 
 
-def test_only_the_same_pid_start_and_boot_are_the_same_process() -> None:
+def test_identity_is_pid_start_and_boot() -> None:
     own = stat_of(os.getpid())
     assert own is not None
     assert Identity(boot_id(), own.pid, own.started).alive
@@ -60,7 +60,7 @@ def started(pid_file: Path, *argv: str) -> int:
     return pid
 
 
-def test_a_process_is_started_detached_and_ended(pid_file: Path) -> None:
+def test_spawn_detaches_and_stop_ends_the_process(pid_file: Path) -> None:
     pid = started(pid_file, "sleep", "60")
     assert wait_until(lambda: Path(f"/proc/{pid}/cmdline").read_bytes() == b"sleep\x0060\x00", 5)
     assert os.getsid(pid) == pid != os.getsid(0)
@@ -69,13 +69,13 @@ def test_a_process_is_started_detached_and_ended(pid_file: Path) -> None:
     assert not pid_file.exists()
 
 
-def test_its_output_is_in_the_log(pid_file: Path) -> None:
+def test_output_goes_to_the_log(pid_file: Path) -> None:
     spawn(["sh", "-c", "echo out; echo err >&2"], pid_file, pid_file.with_suffix(".log"))
     log = pid_file.with_suffix(".log")
     assert wait_until(lambda: log.exists() and log.read_text() == "out\nerr\n", 5)
 
 
-def test_children_of_a_killed_leader_are_ended_too(pid_file: Path) -> None:
+def test_stop_ends_children_of_a_killed_leader(pid_file: Path) -> None:
     leader = started(pid_file, sys.executable, "-c", "import subprocess; subprocess.run(['sleep', '61'])")
     assert wait_until(lambda: sum(stat.group == leader for stat in processes()) == 2, 5)
     os.kill(leader, 9)
@@ -85,28 +85,28 @@ def test_children_of_a_killed_leader_are_ended_too(pid_file: Path) -> None:
     assert [stat for stat in processes() if stat.group == leader] == []
 
 
-def test_one_that_ignores_sigterm_is_killed(pid_file: Path) -> None:
+def test_stop_kills_a_process_that_ignores_sigterm(pid_file: Path) -> None:
     pid = started(pid_file, "sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.1; done")
     assert wait_until(lambda: pid_file.with_suffix(".log").read_text() == "ready\n", 5)
     stop(pid_file, grace=0.2)
     assert stat_of(pid) is None
 
 
-def test_a_recycled_pid_is_not_killed(tmp_path: Path) -> None:
+def test_stop_does_not_kill_a_recycled_pid(tmp_path: Path) -> None:
     with subprocess.Popen(["sleep", "60"], start_new_session=True) as other:
         line = Path(f"/proc/{other.pid}/stat").read_text().split(" ")
-        line[21] = str(int(line[21]) - 1)  # another process had this number before
+        line[21] = str(int(line[21]) - 1)  # an earlier process had this pid
         file = tmp_path / "it.pid"
         file.write_text(f"{boot_id()} {' '.join(line)}")
-        who = identity(file)
+        recorded = identity(file)
         stop(file)
         survived = other.poll() is None
         other.kill()
-    assert who is not None
-    assert who.pid == other.pid
+    assert recorded is not None
+    assert recorded.pid == other.pid
     assert survived
     assert not file.exists()
 
 
-def test_stopping_what_is_not_there_is_fine(tmp_path: Path) -> None:
+def test_stop_without_a_pid_file_does_nothing(tmp_path: Path) -> None:
     stop(tmp_path / "it.pid")

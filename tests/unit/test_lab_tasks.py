@@ -1,4 +1,4 @@
-"""The node's tasks and its memory: every task ends, and a killed node knows what it was doing."""
+"""The node's tasks and records: every task ends with a status, and a killed node recovers its state."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from fakepve import TaskError
 
 from homelab.errors import HomelabError
 from homelab.lab.records import Records
-from homelab.lab.tasks import TaskNode, say
+from homelab.lab.tasks import TaskNode, log_line
 
 
-async def warns() -> None:
-    say("WARN: Systemd 252 detected. You may need to enable nesting.")
+async def logs_a_warning() -> None:
+    log_line("WARN: Systemd 252 detected. You may need to enable nesting.")
 
 
-async def speaks() -> str:
-    await asyncio.to_thread(say, "from a thread")
+async def logs_from_a_thread() -> str:
+    await asyncio.to_thread(log_line, "from a thread")
     return "and a last note"
 
 
-async def refuses() -> None:
+async def raises_task_error() -> None:
     raise TaskError("CT is locked (backup)")
 
 
-async def fails() -> None:
+async def raises_homelab_error() -> None:
     raise HomelabError("startup for container '167' failed", "because\nof this")
 
 
-async def breaks() -> None:
+async def raises_unexpected_error() -> None:
     raise ZeroDivisionError
 
 
 def finished(folder: Path, body: Callable[[], Awaitable[Any]]) -> dict[str, Any]:
-    async def story() -> dict[str, Any]:
+    async def run_to_end() -> dict[str, Any]:
         node = TaskNode(Records(folder))
         node.time_scale = 1.0
         upid = await node.task("pve", "vzstart", 167, "homelab@pve!lab", body)
@@ -46,24 +46,28 @@ def finished(folder: Path, body: Callable[[], Awaitable[Any]]) -> dict[str, Any]
             await asyncio.sleep(0)
         return dict(node.tasks[upid])
 
-    return asyncio.run(story())
+    return asyncio.run(run_to_end())
 
 
 @pytest.mark.parametrize(
     ("body", "exit_status", "log"),
     [
-        (warns, "WARNINGS: 1", ["WARN: Systemd 252 detected. You may need to enable nesting.", "TASK WARNINGS: 1"]),
-        (speaks, "OK", ["from a thread", "and a last note", "TASK OK"]),
-        (refuses, "CT is locked (backup)", ["TASK ERROR: CT is locked (backup)"]),
         (
-            fails,
+            logs_a_warning,
+            "WARNINGS: 1",
+            ["WARN: Systemd 252 detected. You may need to enable nesting.", "TASK WARNINGS: 1"],
+        ),
+        (logs_from_a_thread, "OK", ["from a thread", "and a last note", "TASK OK"]),
+        (raises_task_error, "CT is locked (backup)", ["TASK ERROR: CT is locked (backup)"]),
+        (
+            raises_homelab_error,
             "startup for container '167' failed",
             ["because", "of this", "TASK ERROR: startup for container '167' failed"],
         ),
-        (breaks, "unexpected status", ["TASK ERROR: unexpected status"]),
+        (raises_unexpected_error, "unexpected status", ["TASK ERROR: unexpected status"]),
     ],
 )
-def test_a_task_ends_as_proxmox_says_it(
+def test_task_status_and_log_match_proxmox(
     tmp_path: Path, body: Callable[[], Awaitable[Any]], exit_status: str, log: list[str]
 ) -> None:
     task = finished(tmp_path, body)
@@ -71,7 +75,7 @@ def test_a_task_ends_as_proxmox_says_it(
     assert Records(tmp_path).tasks() == [task]
 
 
-def test_a_task_that_a_kill_cut_off_is_known_as_such(tmp_path: Path) -> None:
+def test_interrupted_task_gets_unexpected_status(tmp_path: Path) -> None:
     records = Records(tmp_path)
     running = {"upid": "UPID:1", "starttime": 5, "status": "running", "log": ["half"]}
     records.note(running)
@@ -84,7 +88,7 @@ def test_a_task_that_a_kill_cut_off_is_known_as_such(tmp_path: Path) -> None:
     assert records.tasks()[0]["log"] == ["half"]
 
 
-def test_containers_are_remembered_and_forgotten(tmp_path: Path) -> None:
+def test_container_records_are_saved_and_forgotten(tmp_path: Path) -> None:
     records = Records(tmp_path)
     for vmid in (1000, 167, 168):
         records.save(vmid, {"config": {"hostname": f"c{vmid}"}, "pending": {}})
@@ -97,7 +101,7 @@ def test_containers_are_remembered_and_forgotten(tmp_path: Path) -> None:
     ]
 
 
-def test_the_boot_is_remembered(tmp_path: Path) -> None:
+def test_boot_is_remembered(tmp_path: Path) -> None:
     records = Records(tmp_path)
     assert records.boot() is None
     records.remember_boot("a")

@@ -1,4 +1,4 @@
-"""Fingerprints of OpenPGP keys: those of real keys, as their owners publish them."""
+"""Fingerprints of OpenPGP keys, checked against published keys."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FINGERPRINT = "4D64FEC119C2029067D6E791F8D2585B8783D481"
     [
         BOOKWORM.encode(),
         BOOKWORM.replace("\n", "\r\n").encode(),
-        b"told by mail:\n" + BOOKWORM.encode() + b"bye\n",
+        b"by mail:\n" + BOOKWORM.encode() + b"bye\n",
         dearmored(BOOKWORM.encode()),
     ],
 )
@@ -46,7 +46,7 @@ KEY = dearmored(BOOKWORM.encode())
 
 @pytest.mark.parametrize(
     "head",
-    [  # each way in which OpenPGP may write the length of a packet of 51 bytes
+    [  # each encoding of the length of a packet of 51 bytes
         b"\x98\x33",
         b"\x99\x00\x33",
         b"\x9a\x00\x00\x00\x33",
@@ -54,7 +54,7 @@ KEY = dearmored(BOOKWORM.encode())
         b"\xc6\xff\x00\x00\x00\x33",
     ],
 )
-def test_every_way_of_writing_a_length(head: bytes) -> None:
+def test_every_encoding_of_a_length(head: bytes) -> None:
     assert fingerprints(head + KEY[2:53] + KEY[53:]) == [FINGERPRINT]
 
 
@@ -64,7 +64,7 @@ def test_a_long_packet() -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "fault"),
+    ("data", "error"),
     [
         (b"hello", "not an OpenPGP key"),
         (KEY[:40], "cut off"),
@@ -77,11 +77,11 @@ def test_a_long_packet() -> None:
         (KEY[53:], None),
     ],
 )
-def test_what_is_no_key(data: bytes, fault: str | None) -> None:
-    if fault is None:
+def test_invalid_keys(data: bytes, error: str | None) -> None:
+    if error is None:
         assert fingerprints(dearmored(data)) == []
         return
-    with pytest.raises(ValueError, match=fault):
+    with pytest.raises(ValueError, match=error):
         fingerprints(dearmored(data))
 
 

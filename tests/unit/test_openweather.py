@@ -1,4 +1,4 @@
-"""The replay server: OpenWeather's shapes, units and errors, and a place in the data set that is kept."""
+"""The replay server: OpenWeather's response format, units and errors, and its position in the data set."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from homelab.lab.openweather import Generated, Steps, ThisHour, application
 
 KEY = "sekret"
 NEWARK, NEW_YORK, QUEENS = PLACES
-# The fields of https://openweathermap.org/current that are always there.
-ALWAYS = {
+# The required fields of https://openweathermap.org/current.
+REQUIRED_FIELDS = {
     "coord",
     "weather",
     "base",
@@ -40,12 +40,12 @@ def stations() -> dict[str, Any]:
     return load()
 
 
-def talk(choose: Any, story: Callable[[TestClient[Any, Any]], Awaitable[None]]) -> None:
-    async def whole() -> None:
+def with_client(choose: Any, story: Callable[[TestClient[Any, Any]], Awaitable[None]]) -> None:
+    async def run() -> None:
         async with TestClient(TestServer(application(KEY, choose))) as client:
             await story(client)
 
-    asyncio.run(whole())
+    asyncio.run(run())
 
 
 async def ask(client: TestClient[Any, Any], **query: str) -> tuple[int, dict[str, Any]]:
@@ -53,11 +53,11 @@ async def ask(client: TestClient[Any, Any], **query: str) -> tuple[int, dict[str
     return response.status, await response.json()
 
 
-def test_the_data_set_is_whole(stations: dict[str, Any]) -> None:
+def test_the_data_set_is_complete(stations: dict[str, Any]) -> None:
     assert {station: len(rows) for station, rows in stations.items()} == {"EWR": 8703, "LGA": 8706, "JFK": 8706}
 
 
-def test_an_answer_has_the_documented_shape(stations: dict[str, Any]) -> None:
+def test_a_response_has_the_documented_format(stations: dict[str, Any]) -> None:
     assert answer(NEWARK, stations["EWR"][0], "imperial") == {
         "coord": {"lon": -74.1724, "lat": 40.7357},
         "weather": [{"id": 800, "main": "Clear", "description": "clear sky", "icon": "01n"}],
@@ -82,15 +82,15 @@ def test_an_answer_has_the_documented_shape(stations: dict[str, Any]) -> None:
     }
 
 
-def test_every_row_becomes_an_answer_without_holes(stations: dict[str, Any]) -> None:
+def test_every_row_becomes_a_complete_response(stations: dict[str, Any]) -> None:
     for place in PLACES:
         for row in stations[place.station]:
-            said = answer(place, row, "metric")
-            assert said.keys() >= ALWAYS
-            assert "NaN" not in json.dumps(said)
-            assert said["timezone"] in (-18000, -14400)
-            assert said["sys"]["sunrise"] < said["sys"]["sunset"]
-            assert ("pressure" in said["main"]) == (row.row["pressure"] != "NA")
+            reply = answer(place, row, "metric")
+            assert reply.keys() >= REQUIRED_FIELDS
+            assert "NaN" not in json.dumps(reply)
+            assert reply["timezone"] in (-18000, -14400)
+            assert reply["sys"]["sunrise"] < reply["sys"]["sunset"]
+            assert ("pressure" in reply["main"]) == (row.row["pressure"] != "NA")
 
 
 ROW = {
@@ -116,9 +116,9 @@ ROW = {
     ("units", "temperature", "speed"),
     [("imperial", 32, 10), ("metric", 0, 4.47), ("standard", 273.15, 4.47), ("nonsense", 273.15, 4.47)],
 )
-def test_units(units: str, temperature: float, speed: float) -> None:
-    said = answer(NEWARK, Observation(ROW), units)
-    assert (said["main"]["temp"], said["wind"]["speed"], said["main"]["pressure"]) == (temperature, speed, 1000.5)
+def test_values_are_converted_to_the_units(units: str, temperature: float, speed: float) -> None:
+    reply = answer(NEWARK, Observation(ROW), units)
+    assert (reply["main"]["temp"], reply["wind"]["speed"], reply["main"]["pressure"]) == (temperature, speed, 1000.5)
 
 
 @pytest.mark.parametrize(
@@ -132,10 +132,10 @@ def test_units(units: str, temperature: float, speed: float) -> None:
         ({"visib": "2"}, "mist", {}),
     ],
 )
-def test_the_sky_follows_from_rain_and_visibility(change: dict[str, str], sky: str, more: dict[str, Any]) -> None:
-    said = answer(NEWARK, Observation(ROW | change), "imperial")
-    assert said["weather"][0]["description"] == sky
-    assert {key: said[key] for key in ("rain", "snow") if key in said} == more
+def test_conditions_follow_from_rain_and_visibility(change: dict[str, str], sky: str, more: dict[str, Any]) -> None:
+    reply = answer(NEWARK, Observation(ROW | change), "imperial")
+    assert reply["weather"][0]["description"] == sky
+    assert {key: reply[key] for key in ("rain", "snow") if key in reply} == more
 
 
 @pytest.mark.parametrize(
@@ -148,9 +148,9 @@ def test_the_sky_follows_from_rain_and_visibility(change: dict[str, str], sky: s
         ("wind_dir", "wind", {"deg"}),
     ],
 )
-def test_what_the_data_set_lacks_is_left_out(column: str, section: str, fields: set[str]) -> None:
-    whole, less = (answer(NEWARK, Observation(row), "metric") for row in (ROW, ROW | {column: "NA"}))
-    assert whole[section].keys() - less[section].keys() == fields
+def test_missing_values_are_omitted(column: str, section: str, fields: set[str]) -> None:
+    complete, reduced = (answer(NEWARK, Observation(row), "metric") for row in (ROW, ROW | {column: "NA"}))
+    assert complete[section].keys() - reduced[section].keys() == fields
 
 
 @pytest.mark.parametrize(
@@ -163,12 +163,12 @@ def test_what_the_data_set_lacks_is_left_out(column: str, section: str, fields: 
         ({"lat": "40.7", "lon": "-73.85"}, "Queens"),
     ],
 )
-def test_a_place_is_found(stations: dict[str, Any], query: dict[str, str], name: str) -> None:
+def test_a_city_is_found_by_name_id_and_coordinates(stations: dict[str, Any], query: dict[str, str], name: str) -> None:
     async def story(client: TestClient[Any, Any]) -> None:
-        status, said = await ask(client, **query)
-        assert (status, said["name"]) == (200, name)
+        status, reply = await ask(client, **query)
+        assert (status, reply["name"]) == (200, name)
 
-    talk(lambda place: stations[place.station][0], story)
+    with_client(lambda place: stations[place.station][0], story)
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_errors_are_openweathers_own(
         assert await ask(client, **query) == (status, body)
 
     state = tmp_path / "state.json"
-    talk(Steps(state, stations), story)
+    with_client(Steps(state, stations), story)
     assert not state.exists()
 
 
@@ -208,10 +208,10 @@ def test_generated_cities_have_the_same_weather_until_the_next_hour(stations: di
         async with TestClient(
             TestServer(application(KEY, lambda _: stations["EWR"][0], Generated(9000, stations)))
         ) as client:
-            asked = [(await ask(client, id=number))[1] for number in ("1", "9000", "1")]
-            assert [said["name"] for said in asked] == ["Generated 1", "Generated 9000", "Generated 1"]
-            assert asked[0] == asked[2]
-            assert asked[0]["dt"] == stations["LGA"][1].time.timestamp()
+            replies = [(await ask(client, id=number))[1] for number in ("1", "9000", "1")]
+            assert [reply["name"] for reply in replies] == ["Generated 1", "Generated 9000", "Generated 1"]
+            assert replies[0] == replies[2]
+            assert replies[0]["dt"] == stations["LGA"][1].time.timestamp()
             assert (await client.post("/_hour")).status == 401
             assert await (await client.post("/_hour", params={"appid": KEY})).json() == {"hour": 1}
             assert (await ask(client, id="1"))[1]["dt"] == stations["LGA"][2].time.timestamp()
@@ -220,7 +220,7 @@ def test_generated_cities_have_the_same_weather_until_the_next_hour(stations: di
     asyncio.run(story())
 
 
-def test_injected_faults_take_their_turns_and_move_nothing(stations: dict[str, Any], tmp_path: Path) -> None:
+def test_injected_faults_apply_in_order_and_keep_the_position(stations: dict[str, Any], tmp_path: Path) -> None:
     async def story(client: TestClient[Any, Any]) -> None:
         refused = await client.post("/_faults", json={"status": 500})
         assert refused.status == 401
@@ -238,10 +238,10 @@ def test_injected_faults_take_their_turns_and_move_nothing(stations: dict[str, A
         assert (await ask(client, q="Newark"))[0] == 200
         assert (await client.get("/healthz")).status == 200
 
-    talk(Steps(tmp_path / "state.json", stations), story)
+    with_client(Steps(tmp_path / "state.json", stations), story)
 
 
-def test_steps_go_on_after_a_restart_and_begin_again_at_the_end(stations: dict[str, Any], tmp_path: Path) -> None:
+def test_the_position_survives_a_restart_and_wraps_at_the_end(stations: dict[str, Any], tmp_path: Path) -> None:
     state = tmp_path / "state.json"
     first = Steps(state, stations)
     assert [first(NEWARK) for _ in range(3)] == list(stations["EWR"][:3])
@@ -260,7 +260,7 @@ def test_steps_go_on_after_a_restart_and_begin_again_at_the_end(stations: dict[s
         (datetime(2026, 1, 1, 9, tzinfo=UTC), datetime(2013, 1, 1, 9, tzinfo=UTC)),
     ],
 )
-def test_the_real_clock_gives_this_hour_of_the_year(stations: dict[str, Any], now: datetime, seen: datetime) -> None:
+def test_the_real_clock_selects_the_same_hour_of_2013(stations: dict[str, Any], now: datetime, seen: datetime) -> None:
     assert ThisHour(stations, lambda: now)(NEWARK).time == seen
 
 
@@ -277,7 +277,7 @@ def test_the_real_clock_gives_this_hour_of_the_year(stations: dict[str, Any], no
         ({"start": "1357020000", "end": "1357034400", "q": "Nowhere"}, 404, 0),
     ],
 )
-def test_the_history_has_the_documented_shape_a_week_at_a_time(
+def test_the_history_has_the_documented_format_and_at_most_a_week(
     stations: dict[str, Any], more: dict[str, str], status: int, hours: int
 ) -> None:
     async def story(past: Any, wanted: int) -> None:
@@ -286,12 +286,13 @@ def test_the_history_has_the_documented_shape_a_week_at_a_time(
                 "/data/2.5/history/city",
                 params={"appid": KEY, "q": "Newark,US", "type": "hour", "units": "metric", **more},
             )
-            said = await response.json()
+            reply = await response.json()
         assert response.status == wanted
         if wanted == 200:
-            assert (said["cod"], said["city_id"], said["cnt"], len(said["list"])) == ("200", NEWARK.id, hours, hours)
+            assert (reply["cod"], reply["city_id"]) == ("200", NEWARK.id)
+            assert (reply["cnt"], len(reply["list"])) == (hours, hours)
             first = answer(NEWARK, stations["EWR"][0], "metric")
-            assert said["list"][0] == {key: first[key] for key in ("dt", "main", "wind", "clouds", "weather")}
+            assert reply["list"][0] == {key: first[key] for key in ("dt", "main", "wind", "clouds", "weather")}
 
     asyncio.run(story(stations, status))
     asyncio.run(story(None, 401))

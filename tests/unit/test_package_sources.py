@@ -1,4 +1,4 @@
-"""`packages:` of the inventory: what is read, and what of it comes into every container."""
+"""`packages:` of the inventory: its values, and the steps of every container that follow from it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from homelab.services.base_system import base_system, packages_from
 from homelab.steps import AptMirror, Archives, File
 from homelab.steps.manifest import orphaned
 from tests.support import FixedSecretStore
-from tests.unit.test_inventory import BASE, faults, read
+from tests.unit.test_inventory import BASE, problems, read
 from tests.unit.test_openpgp import BOOKWORM, FINGERPRINT
 
 ONE = "-----BEGIN CERTIFICATE-----\nMIIBdummy\n-----END CERTIFICATE-----"
@@ -30,7 +30,7 @@ def with_packages(folder: Path, text: str) -> Inventory:
     return read(folder, BASE + text)
 
 
-def test_what_is_read(tmp_path: Path) -> None:
+def test_values_of_the_section(tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_text(f"# mine\n{ONE}\n{TWO}\n{ONE}\n")
     inventory = with_packages(
         tmp_path,
@@ -51,25 +51,25 @@ def test_what_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "fault"),
+    ("text", "expected"),
     [
         ("{apt_proxy: 192.168.2.5:3142}", "must be a URL"),
         ("{pypi_index: 'https://me:secret@devpi/x'}", "no password|without a password"),
-        ("{ca_certificates: [none.pem]}", "cannot be read"),
+        ("{ca_certificates: [none.pem]}", "cannot read"),
         ("{ca_certificates: [empty.pem]}", "has no certificate in PEM"),
         ("{ca_certificates: [1]}", "must be a file in PEM"),
         ("{pins: {postgresql-16: 16.4; reboot}}", "must be a version"),
         ("{pins: {Postgres: '1'}}", "is not a name of a Debian package"),
         ("{proxy: x}", "unknown key"),
         ("{apt_mirror: mirror.home.arpa}", "must be a URL"),
-        ("{apt_security_mirror: 'http://m/s'}", "stands without `apt_mirror`"),
+        ("{apt_security_mirror: 'http://m/s'}", "needs `apt_mirror`"),
         ("{repositories: [x]}", "must be repositories by name"),
     ],
 )
-def test_what_is_wrong_is_said(tmp_path: Path, text: str, fault: str) -> None:
+def test_each_problem_of_the_section(tmp_path: Path, text: str, expected: str) -> None:
     (tmp_path / "empty.pem").write_text("nothing")
-    (found,) = faults(tmp_path, f"{BASE}packages: {text}\n")
-    assert any(part in found for part in fault.split("|"))
+    (found,) = problems(tmp_path, f"{BASE}packages: {text}\n")
+    assert any(part in found for part in expected.split("|"))
 
 
 REPOSITORY = f"""packages:
@@ -107,9 +107,9 @@ Signed-By: /usr/share/keyrings/homelab-grafana.gpg
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "fault"),
+    ("old", "new", "expected"),
     [
-        ("home.asc", "none.asc", "cannot be read"),
+        ("home.asc", "none.asc", "cannot read"),
         ("home.asc", "text.asc", "it is not an OpenPGP key"),
         ("home.asc", "two.asc", "must hold one key, and holds 2"),
         ("4d64", "4d65", f"which is {FINGERPRINT}"),
@@ -123,11 +123,13 @@ Signed-By: /usr/share/keyrings/homelab-grafana.gpg
         ("https://", "ftp://", "must be a URL"),
     ],
 )
-def test_what_is_wrong_with_a_repository_is_said(tmp_path: Path, old: str, new: str, fault: str) -> None:
+def test_each_problem_of_a_repository(tmp_path: Path, old: str, new: str, expected: str) -> None:
     for name, content in (("home.asc", BOOKWORM), ("two.asc", BOOKWORM * 2), ("text.asc", "hello")):
         (tmp_path / name).write_text(content)
-    found = faults(tmp_path, BASE + REPOSITORY.replace(old, new))
-    assert any(fault in each and re.match(r"inventory.yaml:\d+: packages.repositories", each) for each in found), found
+    found = problems(tmp_path, BASE + REPOSITORY.replace(old, new))
+    assert any(expected in each and re.match(r"inventory.yaml:\d+: packages.repositories", each) for each in found), (
+        found
+    )
 
 
 def test_a_mirror_is_one_step(tmp_path: Path) -> None:
@@ -158,7 +160,7 @@ def files(sources: PackageSources) -> dict[str, str]:
     return {step.path: step.content.decode() for step in packages_from(sources) if isinstance(step, File)}
 
 
-def test_each_program_gets_it_in_its_own_words() -> None:
+def test_configuration_of_apt_pip_and_uv() -> None:
     found = files(
         PackageSources(
             apt_proxy="http://a:3142",
@@ -180,14 +182,14 @@ def test_each_program_gets_it_in_its_own_words() -> None:
     assert "trusted-host" not in files(PackageSources(pypi_index="https://b/+simple/"))["/etc/pip.conf"]
 
 
-def test_without_the_section_there_is_nothing_and_what_was_there_goes() -> None:
+def test_without_the_section_its_files_are_orphaned() -> None:
     given = PackageSources(apt_proxy="http://a", certificates=(ONE,))
     before = [owned for step in packages_from(given) for owned in step.managed_resources()]
     assert list(packages_from(PackageSources())) == []
     assert [each.kind for each in orphaned(before, [])] == ["file", "certificate"]
 
 
-def test_it_comes_before_all_that_needs_it_and_into_every_container(tmp_path: Path) -> None:
+def test_every_container_has_the_steps_first(tmp_path: Path) -> None:
     inventory = with_packages(tmp_path, "packages: {apt_proxy: 'http://a:1'}\n")
     for container in inventory.containers:
         context = ServiceContext(

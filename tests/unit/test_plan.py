@@ -1,4 +1,4 @@
-"""Plans, as tables: what was found → the actions, nothing, or a refusal."""
+"""Plans as tables: observed state → actions, an empty plan, or a refusal."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def inventory() -> Inventory:
     return load([bundled_path("inventory.yaml")])
 
 
-def there(inventory: Inventory, vmid: int = 167, **differing: Any) -> ObservedGuest:
-    """A container as the inventory wants it, running, but for what is given; fields of Shape go there."""
+def observed(inventory: Inventory, vmid: int = 167, **differing: Any) -> ObservedGuest:
+    """Return a running container that matches the inventory except for `differing`, fields of Found or Shape."""
     container = next((c for c in inventory.containers if c.vmid == vmid), inventory.containers[0])
     fields = {field.name for field in dataclasses.fields(ContainerConfig)}
     shape = replace(container.shape, **{key: value for key, value in differing.items() if key in fields})
@@ -37,22 +37,22 @@ def there(inventory: Inventory, vmid: int = 167, **differing: Any) -> ObservedGu
     return ObservedGuest(**state)
 
 
-def all_there(inventory: Inventory, *others: ObservedGuest) -> dict[int, ObservedGuest]:
-    return {c.vmid: there(inventory, c.vmid) for c in inventory.containers} | {f.vmid: f for f in others}
+def all_observed(inventory: Inventory, *others: ObservedGuest) -> dict[int, ObservedGuest]:
+    return {c.vmid: observed(inventory, c.vmid) for c in inventory.containers} | {f.vmid: f for f in others}
 
 
 def lines(plan: Plan) -> list[str]:
     return [str(action) for action in plan.actions]
 
 
-def test_nothing_differs_nothing_to_do(inventory: Inventory) -> None:
-    plan = plan_up(inventory, all_there(inventory))
+def test_plan_is_empty_without_differences(inventory: Inventory) -> None:
+    plan = plan_up(inventory, all_observed(inventory))
     assert not plan
     assert (str(plan), plan.harms, plan.refusals) == ("", False, ())
     plan.refuse_unsafe()
 
 
-def test_from_nothing(inventory: Inventory) -> None:
+def test_missing_containers_are_created(inventory: Inventory) -> None:
     plan = plan_up(inventory, {})
     assert lines(plan)[0] == "create postgres-data (167): 1 vCPU, 2048 MiB, 16 GiB, 192.168.2.67/24, ubuntu-24.04"
     assert [type(action).__name__ for action in plan.actions] == ["Create"] * 3
@@ -73,7 +73,7 @@ def test_from_nothing(inventory: Inventory) -> None:
             {"features": frozenset()},
             [
                 "update postgres-data: features: none → nesting",
-                "stop postgres-data, so that it starts with the new features",
+                "stop postgres-data, to restart it with the new features",
                 "start postgres-data",
             ],
         ),
@@ -83,7 +83,7 @@ def test_from_nothing(inventory: Inventory) -> None:
         ),
         (
             {"pending": ("nameserver",)},
-            ["stop postgres-data, so that it starts with the new nameserver", "start postgres-data"],
+            ["stop postgres-data, to restart it with the new nameserver", "start postgres-data"],
         ),
         ({"pending": ("nameserver",), "status": "stopped"}, ["start postgres-data"]),
         ({"lock": "backup"}, []),
@@ -100,11 +100,11 @@ def test_from_nothing(inventory: Inventory) -> None:
             ["update postgres-data: tags: homelab,homelab-home,x → homelab,homelab-home"],
         ),
         ({"mounts": (Mount("/more", 5, True),)}, []),  # it holds data
-        ({"pool": "of-somebody"}, []),  # the inventory names none
+        ({"pool": "of-another-user"}, []),  # the inventory names none
     ],
 )
-def test_what_differs(inventory: Inventory, differing: dict[str, Any], expected: list[str]) -> None:
-    plan = plan_up(inventory, all_there(inventory, there(inventory, **differing)))
+def test_actions_per_difference(inventory: Inventory, differing: dict[str, Any], expected: list[str]) -> None:
+    plan = plan_up(inventory, all_observed(inventory, observed(inventory, **differing)))
     plan.refuse_unsafe()
     assert lines(plan) == expected
     assert plan.harms is any(line.startswith("stop") for line in expected)
@@ -113,53 +113,67 @@ def test_what_differs(inventory: Inventory, differing: dict[str, Any], expected:
 @pytest.mark.parametrize(
     ("differing", "brief", "resolution"),
     [
-        ({"tags": frozenset()}, "vmid 167 is taken by a container that is not ours", "another vmid"),
+        (
+            {"tags": frozenset()},
+            "Cannot use vmid 167 for postgres-data: it belongs to a container that is not ours",
+            "another vmid",
+        ),
         ({"tags": frozenset({"homelab"})}, "not ours", "another vmid"),
         ({"tags": frozenset({"homelab", "homelab-other"}), "shape": None}, "not ours", "another vmid"),
-        ({"kind": "qemu"}, "taken by a virtual machine that is not ours", "another vmid"),
-        ({"disk": 17}, "its disk cannot shrink", "`disk: 17`"),
-        ({"unprivileged": False}, "unprivileged cannot be changed", "homelab destroy --limit postgres-data"),
-        ({"lock": "backup", "memory": 512}, "is locked (backup)", "pct unlock 167"),
-        ({"lock": "create", "shape": None, "tags": frozenset()}, "167 is half made", "pct unlock 167"),
+        ({"kind": "qemu"}, "it belongs to a virtual machine that is not ours", "another vmid"),
+        ({"disk": 17}, "Cannot shrink the disk of postgres-data", "`disk: 17`"),
+        (
+            {"unprivileged": False},
+            "Cannot change unprivileged of postgres-data",
+            "homelab destroy --limit postgres-data",
+        ),
+        ({"lock": "backup", "memory": 512}, "it is locked (backup)", "pct unlock 167"),
+        (
+            {"lock": "create", "shape": None, "tags": frozenset()},
+            "Cannot use 167: its creation was interrupted",
+            "pct unlock 167",
+        ),
         (
             {"lock": "create", "shape": None, "tags": frozenset(), "task": "UPID:x", "creator": "a@pve!b"},
-            "Somebody else is creating 167",
+            "Cannot create 167: another task is creating it",
             "Wait for its end",
         ),
-        ({"status": "unknown"}, "postgres-data is unknown", "node is up"),
+        ({"status": "unknown"}, "Cannot change postgres-data: it is unknown", "node is up"),
     ],
 )
-def test_what_is_refused(inventory: Inventory, differing: dict[str, Any], brief: str, resolution: str) -> None:
-    plan = plan_up(inventory, {167: there(inventory, **differing)})
-    # A refusal holds back all the rest, so that nothing happens before a person has looked.
+def test_refusals_block_all_actions(
+    inventory: Inventory, differing: dict[str, Any], brief: str, resolution: str
+) -> None:
+    plan = plan_up(inventory, {167: observed(inventory, **differing)})
+    # One refusal blocks the other actions too, so that the user decides first.
     assert lines(plan) == []
     with pytest.raises(HomelabError, match=re.escape(brief)) as caught:
         plan.refuse_unsafe()
     assert resolution in caught.value.resolution
 
 
-def test_all_refusals_are_named(inventory: Inventory) -> None:
-    plan = plan_up(inventory, {167: there(inventory, disk=99), 168: there(inventory, 168, kind="qemu")})
-    with pytest.raises(HomelabError, match="2 things cannot be done safely") as caught:
+def test_error_lists_all_refusals(inventory: Inventory) -> None:
+    plan = plan_up(inventory, {167: observed(inventory, disk=99), 168: observed(inventory, 168, kind="qemu")})
+    with pytest.raises(HomelabError, match="Cannot apply the plan: 2 changes are unsafe") as caught:
         plan.refuse_unsafe()
-    assert "cannot shrink" in caught.value.details
-    assert "vmid 168 is taken" in caught.value.details
+    assert "Cannot shrink the disk of postgres-data" in caught.value.details
+    assert "Cannot use vmid 168" in caught.value.details
 
 
-def test_a_container_under_another_vmid_is_not_made_twice(inventory: Inventory) -> None:
-    plan = plan_up(inventory, {267: there(inventory, 267, name="postgres-data")})
-    with pytest.raises(HomelabError, match="postgres-data exists already, as 267"):
+def test_container_with_another_vmid_is_not_created_twice(inventory: Inventory) -> None:
+    plan = plan_up(inventory, {267: observed(inventory, 267, name="postgres-data")})
+    with pytest.raises(HomelabError, match="Cannot create postgres-data: it already exists as 267"):
         plan.refuse_unsafe()
 
 
-def test_limit(inventory: Inventory) -> None:
+def test_limit_restricts_actions_and_refusals(inventory: Inventory) -> None:
     assert [a.container.name for a in plan_up(inventory, {}, ["airflow-orchestration"]).actions] == [
         "airflow-orchestration"
     ]
-    # What is wrong with the others does not matter then.
-    foreign = {167: there(inventory, kind="qemu")}
+    # Problems of the other containers are ignored.
+    foreign = {167: observed(inventory, kind="qemu")}
     plan_up(inventory, foreign, ["airflow-orchestration"]).refuse_unsafe()
-    with pytest.raises(InputError, match="No container is called nope"):
+    with pytest.raises(InputError, match="Cannot find container nope: it is not in the inventory"):
         select_containers(inventory, ["nope"])
 
 
@@ -173,8 +187,10 @@ def test_limit(inventory: Inventory) -> None:
         ({"kind": "qemu"}, []),
     ],
 )
-def test_destroy(inventory: Inventory, differing: dict[str, Any], expected: list[str]) -> None:
-    plan = plan_destroy(inventory, {167: there(inventory, **differing), 500: there(inventory, 500)})
+def test_destroy_removes_only_our_containers(
+    inventory: Inventory, differing: dict[str, Any], expected: list[str]
+) -> None:
+    plan = plan_destroy(inventory, {167: observed(inventory, **differing), 500: observed(inventory, 500)})
     plan.refuse_unsafe()
     assert lines(plan) == expected
     assert plan.harms is bool(expected)
@@ -183,14 +199,14 @@ def test_destroy(inventory: Inventory, differing: dict[str, Any], expected: list
 @pytest.mark.parametrize(
     ("differing", "brief"),
     [
-        ({"lock": "create", "shape": None, "tags": frozenset()}, "167 is half made"),
-        ({"lock": "backup"}, r"is locked \(backup\)"),
+        ({"lock": "create", "shape": None, "tags": frozenset()}, "Cannot use 167: its creation was interrupted"),
+        ({"lock": "backup"}, r"it is locked \(backup\)"),
     ],
 )
-def test_destroy_refuses(inventory: Inventory, differing: dict[str, Any], brief: str) -> None:
+def test_destroy_refuses_locked_containers(inventory: Inventory, differing: dict[str, Any], brief: str) -> None:
     with pytest.raises(HomelabError, match=brief):
-        plan_destroy(inventory, {167: there(inventory, **differing)}).refuse_unsafe()
+        plan_destroy(inventory, {167: observed(inventory, **differing)}).refuse_unsafe()
 
 
-def test_destroy_of_nothing(inventory: Inventory) -> None:
+def test_destroy_without_containers_is_empty(inventory: Inventory) -> None:
     assert not plan_destroy(inventory, {})

@@ -1,4 +1,4 @@
-"""Proxmox's texts and our types: property strings, configurations, logs, versions, privileges."""
+"""Conversion between Proxmox's texts and our types: property strings, configurations, logs."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def inventory() -> Inventory:
         (" ", {}),
     ],
 )
-def test_property_strings(text: str, expected: dict[str, str]) -> None:
+def test_property_strings_round_trip(text: str, expected: dict[str, str]) -> None:
     assert parse(text) == expected
     assert parse(write(expected)) == expected
 
 
-def test_what_is_none_is_not_written() -> None:
+def test_write_skips_none() -> None:
     assert write({"name": "eth0", "gw": None, "tag": 5}) == "name=eth0,tag=5"
 
 
@@ -47,11 +47,11 @@ def test_what_is_none_is_not_written() -> None:
     ("text", "expected"),
     [("alpha;db;prod", {"alpha", "db", "prod"}), (" ", set()), ("", set()), (None, set()), ("a,b c", {"a", "b", "c"})],
 )
-def test_tags(text: str | None, expected: set[str]) -> None:
+def test_parse_tags(text: str | None, expected: set[str]) -> None:
     assert tags(text) == expected
 
 
-def test_a_recorded_configuration() -> None:
+def test_shape_of_a_recorded_configuration() -> None:
     assert shape_of(data("config"), 167) == ContainerConfig(
         hostname="ct167",
         cores=2,
@@ -74,12 +74,12 @@ def test_a_recorded_configuration() -> None:
     assert shape_of(pending, 167) == shape_of(data("config"), 167)
 
 
-def test_a_recorded_configuration_with_odd_values() -> None:
+def test_shape_of_a_recorded_configuration_with_empty_values() -> None:
     shape = shape_of(data("config_odd"), 167)
     assert (shape.nameservers, shape.tags, shape.description, shape.onboot) == ((), frozenset(), "", False)
 
 
-def test_a_recorded_configuration_of_a_create_that_runs() -> None:
+def test_shape_of_a_recorded_configuration_during_a_create() -> None:
     shape = shape_of(data("config_creating"), 168)
     assert (shape.hostname, shape.memory, shape.disk, shape.address) == ("CT168", 512, 0, None)
 
@@ -87,12 +87,12 @@ def test_a_recorded_configuration_of_a_create_that_runs() -> None:
 @pytest.mark.parametrize(
     ("size", "gib"), [("8G", 8), ("8192M", 8), ("1T", 1024), ("8.5G", 8), ("8255M", 8), ("512M", 0), ("", 0)]
 )
-def test_disk_sizes(size: str, gib: int) -> None:
+def test_disk_sizes_are_rounded_down_to_gib(size: str, gib: int) -> None:
     assert shape_of({"rootfs": f"local:x,size={size}"}, 1).disk == gib
 
 
 @pytest.mark.parametrize(("text", "order"), [("order=3", 3), ("3", 3), ("order=3,up=5", 3), ("up=5", None), ("", None)])
-def test_startup_orders(text: str, order: int | None) -> None:
+def test_parse_startup_order(text: str, order: int | None) -> None:
     assert shape_of({"startup": text}, 1).startup_order == order
 
 
@@ -101,7 +101,7 @@ def test_memory_may_be_text() -> None:
 
 
 def as_proxmox_returns(values: dict[str, Any], disk: int) -> dict[str, Any]:
-    """What a GET shows after these were set: reordered, completed, and with a newline after the description."""
+    """Convert options to the answer of a later GET: reordered, completed, with a newline after the description."""
     net = parse(values["net0"])
     return values | {
         "net0": write(dict(sorted((net | {"hwaddr": "BC:24:11:00:00:01", "type": "veth"}).items()))),
@@ -130,7 +130,7 @@ def as_proxmox_returns(values: dict[str, Any], disk: int) -> dict[str, Any]:
         {"protection": True},
     ],
 )
-def test_a_shape_comes_back_as_it_went(inventory: Inventory, changed: dict[str, Any]) -> None:
+def test_shape_round_trips_through_options(inventory: Inventory, changed: dict[str, Any]) -> None:
     shape = replace(inventory.containers[0].shape, **changed)
     back = shape_of(as_proxmox_returns(options(shape), shape.disk), 167)
     assert list(differences(shape, back)) == []
@@ -149,7 +149,7 @@ CONFIG = {
 }
 
 
-def test_an_update_keeps_the_network_cards_name_and_mac_address(inventory: Inventory) -> None:
+def test_update_keeps_name_and_mac_of_the_network_card(inventory: Inventory) -> None:
     values = options(
         inventory.containers[0].shape,
         ["address", "gateway", "vlan", "bridge", "by_hand", "features", "startup_order"],
@@ -166,13 +166,13 @@ def test_an_update_keeps_the_network_cards_name_and_mac_address(inventory: Inven
     assert set(values) == {"net0", "features", "startup"}
 
 
-def test_what_is_no_longer_wanted_is_deleted_and_not_emptied(inventory: Inventory) -> None:
+def test_unset_fields_delete_their_option(inventory: Inventory) -> None:
     shape = replace(inventory.containers[0].shape, startup_order=None, features=frozenset())
     values = options(shape, ["nameservers", "searchdomain", "startup_order", "features"], {"startup": "order=9"})
     assert values == {"nameserver": None, "searchdomain": None, "startup": None, "features": None}
 
 
-def test_what_somebody_added_by_hand() -> None:
+def test_settings_made_by_hand_are_listed() -> None:
     shape = shape_of(CONFIG, 167)
     assert shape.by_hand == {"net0 rate=5"}
     assert (shape.startup_order, shape.start_delay, shape.stop_timeout) == (9, 30, None)
@@ -180,7 +180,7 @@ def test_what_somebody_added_by_hand() -> None:
     assert list(not_spoken_of(CONFIG)) == ["mp1 mountoptions=noatime", "mp3", "net1", "rootfs acl=1"]
 
 
-def test_mount_points(inventory: Inventory) -> None:
+def test_mount_points_are_added_and_updated(inventory: Inventory) -> None:
     found = shape_of(CONFIG, 167)
     assert found.mounts == (Mount("/data", 10, True), Mount("/x", 3, False))
     assert [mount.storage for mount in found.mounts] == ["zfs", "zfs"]
@@ -195,10 +195,10 @@ def test_mount_points(inventory: Inventory) -> None:
     }
 
 
-def test_the_host_key_in_a_recorded_log() -> None:
+def test_host_key_in_a_recorded_log() -> None:
     log = [line["t"] for line in data("create_log")]
     assert fingerprint_in(log) == "SHA256:78YWpJqJsZwyiDhIh2chjg09YfmE4OP+Ie9QBTXjuL8"
-    # The order is random: the line before says which key it is.
+    # The order is random: the line before the fingerprint names the key.
     keys = [log[n : n + 2] for n in range(8, 14, 2)]
     shuffled = [*log[:8], *keys[1], *keys[2], *keys[0], log[-1]]
     assert fingerprint_in(shuffled) == "SHA256:78YWpJqJsZwyiDhIh2chjg09YfmE4OP+Ie9QBTXjuL8"
@@ -215,12 +215,12 @@ def test_the_host_key_in_a_recorded_log() -> None:
         ["Creating SSH host key 'ssh_host_ed25519_key' - this may take some time ...", "done: SHA256:short root@x"],
     ],
 )
-def test_logs_without_the_host_key(log: list[str]) -> None:
+def test_no_host_key_in_other_logs(log: list[str]) -> None:
     assert fingerprint_in(log) is None
     assert [line["t"] for line in data("unlocked_log_gone")] == ["unable to open file - No such file or directory"]
 
 
-def test_the_starter_is_the_shipped_inventory_with_values() -> None:
+def test_starter_inventory_differs_only_in_values() -> None:
     text = starter(bundled_path("inventory.yaml").read_text(), "pve.lan", 8443, "AB:" * 31 + "CD")
     changed = [
         line for line in text.splitlines() if line not in bundled_path("inventory.yaml").read_text().splitlines()

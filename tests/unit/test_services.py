@@ -251,7 +251,7 @@ def test_a_file_of_cities_is_validated_before_it_is_installed(tmp_path: Path, te
     )
     done = subprocess.run(["sh", "-ec", f"new={new}\n{here}"], capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode == 0) == accepted
-    assert accepted or "the first line has to name the columns" in done.stderr
+    assert accepted or "the first line must name the columns" in done.stderr
     assert [path.name for path in tmp_path.glob(".cities*")] == [".cities.csv.x1"]
 
 

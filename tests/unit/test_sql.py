@@ -1,4 +1,4 @@
-"""The dbt project's SQL: what only DuckDB understands stands in macros, so that another target is another profile."""
+"""The dbt project's SQL: DuckDB's dialect is only in macros, so another target needs only a profile and macros."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 PROJECT = Path(__file__).parents[2] / "pipeline" / "dbt" / "analytics_project"
 FILES = [path for folder in ("models", "snapshots", "tests") for path in sorted((PROJECT / folder).rglob("*.sql"))]
-ONLY_DUCKDB = (
+DUCKDB_DIALECT = (
     "qualify",
     r"group by all",
     r"order by all",
@@ -34,13 +34,13 @@ ONLY_DUCKDB = (
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_what_only_duckdb_understands_stands_in_macros(path: Path) -> None:
+def test_models_contain_no_duckdb_dialect(path: Path) -> None:
     sql = re.sub(r"--.*", "", re.sub(r"\{#.*?#\}", "", path.read_text(), flags=re.DOTALL))
-    assert [word for word in ONLY_DUCKDB if re.search(word, sql, re.IGNORECASE)] == []
+    assert [word for word in DUCKDB_DIALECT if re.search(word, sql, re.IGNORECASE)] == []
 
 
-def test_every_dispatched_macro_has_its_duckdb() -> None:
+def test_every_dispatched_macro_has_a_duckdb_version() -> None:
     text = "".join(path.read_text() for path in sorted((PROJECT / "macros").glob("*.sql")))
-    wanted = set(re.findall(r"adapter\.dispatch\('(\w+)'\)", text))
-    assert wanted == set(re.findall(r"macro duckdb__(\w+)", text))
-    assert "number_of" in wanted
+    dispatched = set(re.findall(r"adapter\.dispatch\('(\w+)'\)", text))
+    assert dispatched == set(re.findall(r"macro duckdb__(\w+)", text))
+    assert "number_of" in dispatched

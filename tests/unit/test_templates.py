@@ -1,4 +1,4 @@
-"""Templates: which one is meant, which is the newest, and the record of what a container was made from."""
+"""Templates: names, the newest version, and the record in a container's description."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from homelab.proxmox.templates import fitting, newest
 
 VOLUME = "local:vztmpl/debian-12-standard_12.12-1_amd64.tar.zst"
 DAY = date(2026, 11, 23)
-LINE = f"Made from {VOLUME} on 2026-11-23."
+LINE = f"Created from {VOLUME} on 2026-11-23."
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ LINE = f"Made from {VOLUME} on 2026-11-23."
         ("local:vztmpl/debian-12-standard_12.7-1_amd64.tar.zst", VOLUME, False),
     ],
 )
-def test_whether_the_inventory_names_what_a_container_was_made_from(template: str, volume: str, same: bool) -> None:
+def test_template_name_stands_for_a_volume(template: str, volume: str, same: bool) -> None:
     assert is_same_template(template, volume) is same
 
 
@@ -43,23 +43,23 @@ def test_whether_the_inventory_names_what_a_container_was_made_from(template: st
         ([], None),
     ],
 )
-def test_the_newest(names: list[str], expected: str | None) -> None:
+def test_newest_version(names: list[str], expected: str | None) -> None:
     assert newest(names) == expected
 
 
-def test_those_of_another_architecture_do_not_fit() -> None:
+def test_templates_of_another_architecture_do_not_fit() -> None:
     names = ["a_1_amd64.tar.zst", "a_1_arm64.tar.zst", "a_own.tar.gz"]
     assert fitting(names, "amd64") == ["a_1_amd64.tar.zst", "a_own.tar.gz"]
     assert fitting(names, "arm64") == ["a_1_arm64.tar.zst", "a_own.tar.gz"]
 
 
-def test_a_template_says_where_it_comes_from() -> None:
+def test_template_as_text() -> None:
     assert str(Template("pve", VOLUME)) == "debian-12-standard_12.12-1_amd64.tar.zst"
     assert str(Template("pve", VOLUME, missing=True)).endswith(".tar.zst, downloaded to local first")
 
 
 @pytest.mark.parametrize("text", ["", "Weather data.", "Weather data.\n\n* made by homelab\n* see the inventory"])
-def test_the_record_is_put_on_read_back_and_taken_off(text: str) -> None:
+def test_record_round_trips(text: str) -> None:
     written = description_metadata.with_source(text, VOLUME, DAY)
     assert written.splitlines()[-1] == LINE
     assert description_metadata.source(written + "\n") == VOLUME
@@ -75,11 +75,11 @@ def test_the_record_is_put_on_read_back_and_taken_off(text: str) -> None:
         ("", "New."),
     ],
 )
-def test_a_new_description_keeps_the_record(before: str, after: str) -> None:
+def test_new_description_keeps_the_record(before: str, after: str) -> None:
     assert description_metadata.carry_over("New.", before) == after
 
 
-def test_what_only_looks_like_a_record_is_text() -> None:
-    text = "It is Made from love on 2026-11-23.\nMade from scratch."
+def test_similar_text_is_no_record() -> None:
+    text = "It was Created from love on 2026-11-23.\nCreated from scratch."
     assert description_metadata.source(text) is None
     assert description_metadata.strip(text) == text

@@ -1,4 +1,4 @@
-"""A new entry in inventory.yaml: the text around it stays as it is, byte by byte."""
+"""A new entry in inventory.yaml: the text around it is kept byte by byte."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def test_the_shipped_inventory_with_one_more() -> None:
     new = "\n  web:\n    vmid: 105\n    ip: .70\n"
     assert after.replace(new, "", 1) == text
     before, _, rest = after.partition(new)
-    assert before.rstrip().endswith("# how many tasks may run at once")
-    assert rest.startswith("\n# What the weather pipeline fetches.")
+    assert before.rstrip().endswith("# tasks that may run in parallel")
+    assert rest.startswith("\n# The weather pipeline.")
 
 
 @pytest.mark.parametrize(
@@ -65,13 +65,13 @@ def test_the_shipped_inventory_with_one_more() -> None:
         ),
     ],
 )
-def test_where_an_entry_goes(text: str, expected: str) -> None:
+def test_position_of_an_entry(text: str, expected: str) -> None:
     assert into(text) == expected
 
 
 @pytest.mark.parametrize("text", ["lab: x\n", "containers: {a: {vmid: 1}}\n", "containers:\n", "[1]\n"])
-def test_where_there_is_no_place(text: str) -> None:
-    with pytest.raises(InputError, match="no place for a new container"):
+def test_an_inventory_without_a_position_for_an_entry(text: str) -> None:
+    with pytest.raises(InputError, match="Cannot add a container"):
         into(text)
 
 
@@ -101,7 +101,7 @@ def test_where_there_is_no_place(text: str) -> None:
         {"size": 3, "backup": False},
     ],
 )
-def test_every_value_comes_back(value: Any, tmp_path: Path) -> None:
+def test_every_value_is_read_back(value: Any, tmp_path: Path) -> None:
     lines = entry("web", {"key": value})
     raw = yaml.load("\n".join(lines), Loader=yaml.BaseLoader)["web"]["key"]  # noqa: S506 - all values as text
 
@@ -139,7 +139,7 @@ def test_mounts_are_a_block_and_load(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_the_file_is_replaced_whole_with_its_mode_and_through_a_link(tmp_path: Path) -> None:
+def test_the_file_is_replaced_atomically_with_its_mode_and_through_a_link(tmp_path: Path) -> None:
     real, link = tmp_path / "real.yaml", tmp_path / "inventory.yaml"
     real.write_bytes(b"a: 1\r\n")
     real.chmod(0o640)
@@ -150,7 +150,7 @@ def test_the_file_is_replaced_whole_with_its_mode_and_through_a_link(tmp_path: P
     assert sorted(os.listdir(tmp_path)) == ["inventory.yaml", "real.yaml"]
 
 
-def test_what_somebody_has_changed_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
+def test_a_file_changed_in_the_meantime_is_not_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "inventory.yaml"
     path.write_text("theirs")
     with pytest.raises(HomelabError, match="changed in the meantime"):

@@ -1,4 +1,4 @@
-{# A folder's schema is called what the folder says, not `main_landing`. #}
+{# Use the folder's schema as it is, without dbt's prefix (`main_landing`). #}
 {% macro generate_schema_name(custom_schema_name, node) -%}
     {{ (custom_schema_name or target.schema) | trim }}
 {%- endmacro %}

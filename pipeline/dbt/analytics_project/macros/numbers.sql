@@ -1,4 +1,4 @@
-{# A number that came as text, as `double`, `integer` or `bigint`; null if it is none. #}
+{# Convert a text to `double`, `integer` or `bigint`; null if it is not a number. #}
 {% macro number_of(text, kind) -%}
     {{ return(adapter.dispatch('number_of')(text, kind)) }}
 {%- endmacro %}

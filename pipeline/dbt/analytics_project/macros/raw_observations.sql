@@ -1,10 +1,10 @@
-{# The raw observations ingested after `since` (a timestamp as text, or none for all), their fields taken out of the
-   JSON, all of these as text. #}
+{# Read the raw observations ingested after `since` (a timestamp as text; none reads all), with the JSON fields as text
+   columns. #}
 {% macro raw_observations(source, since) -%}
     {{ return(adapter.dispatch('raw_observations')(source, since)) }}
 {%- endmacro %}
 
-{# Where a field stands in OpenWeather's answer: https://openweathermap.org/current #}
+{# The path of each field in OpenWeather's response: https://openweathermap.org/current #}
 {% macro raw_fields() -%}
     {{ return({
         'dt': 'dt',
@@ -32,8 +32,8 @@
     }) }}
 {%- endmacro %}
 
-{# Sent to Postgres as it stands: its index finds the new rows, and only the wanted fields travel. Through the attached
-   table DuckDB would read all of it. #}
+{# PostgreSQL runs the query: its index finds the new rows, and only these fields are transferred. Through the attached
+   table DuckDB would read every row. #}
 {% macro duckdb__raw_observations(source, since) -%}
 postgres_query('{{ source.database }}', $sql$
         select
@@ -49,16 +49,16 @@ postgres_query('{{ source.database }}', $sql$
     $sql$)
 {%- endmacro %}
 
-{# When the oldest raw row that is still there was stored, as text; none if there is none. #}
+{# Return the `ingested_at` of the oldest remaining raw row as text; none without rows. #}
 {% macro oldest_raw(source) -%}
     {{ return(adapter.dispatch('oldest_raw')(source)) }}
 {%- endmacro %}
 {% macro duckdb__oldest_raw(source) -%}
-    {{ return(looked_up("min(oldest)", "postgres_query('" ~ source.database ~ "', 'select min(ingested_at) as oldest from "
-                        ~ source.include(database=false) ~ "')")) }}
+    {{ return(query_scalar("min(oldest)", "postgres_query('" ~ source.database ~ "', 'select min(ingested_at) as oldest from "
+                           ~ source.include(database=false) ~ "')")) }}
 {%- endmacro %}
 
-{# The ingestion's runs that began after `since`, or all. #}
+{# Read the ingestion's runs that started after `since`, or all. #}
 {% macro raw_runs(source, since) -%}
     {{ return(adapter.dispatch('raw_runs')(source, since)) }}
 {%- endmacro %}

@@ -1,4 +1,4 @@
-{# Days and hours are those of UTC, whatever the session's time zone. #}
+{# Days and hours are in UTC, independent of the session's time zone. #}
 {% macro from_unix_time(seconds) -%}
     {{ return(adapter.dispatch('from_unix_time')(seconds)) }}
 {%- endmacro %}
@@ -14,13 +14,13 @@
 {%- endmacro %}
 {% macro duckdb__utc_hour(time) -%} date_trunc('hour', ({{ time }}) at time zone 'UTC') at time zone 'UTC' {%- endmacro %}
 
-{# The beginning of a day, as a moment. #}
+{# The start of a day as a timestamp. #}
 {% macro utc_midnight(date) -%}
     {{ return(adapter.dispatch('utc_midnight')(date)) }}
 {%- endmacro %}
 {% macro duckdb__utc_midnight(date) -%} cast({{ date }} as timestamp) at time zone 'UTC' {%- endmacro %}
 
-{# A row for each day from `first` to `last`, both included. #}
+{# One row per day from `first` to `last`, both inclusive. #}
 {% macro each_day(first, last) -%}
     {{ return(adapter.dispatch('each_day')(first, last)) }}
 {%- endmacro %}
@@ -28,13 +28,13 @@
     cast(unnest(generate_series(cast({{ first }} as timestamp), cast({{ last }} as timestamp), interval '1 day')) as date)
 {%- endmacro %}
 
-{# An interval's length in hours. #}
+{# The length of an interval in hours. #}
 {% macro hours_of(interval) -%}
     {{ return(adapter.dispatch('hours_of')(interval)) }}
 {%- endmacro %}
 {% macro duckdb__hours_of(interval) -%} extract(epoch from {{ interval }}) / 3600 {%- endmacro %}
 
-{# The value that stands beside the newest `time`. #}
+{# The value in the row with the newest `time`. #}
 {% macro newest(value, time) -%}
     {{ return(adapter.dispatch('newest')(value, time)) }}
 {%- endmacro %}

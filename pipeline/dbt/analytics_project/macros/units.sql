@@ -15,11 +15,11 @@ case {{ units }}
     end
 {%- endmacro %}
 
-{# The units of rows that do not say theirs: they were stored before rows did. #}
+{# The units of rows without their own, which were stored before the column existed. #}
 {% macro units() -%}
-    {% set said = var('units', env_var('OPENWEATHER_UNITS', 'imperial')) %}
-    {% if said not in ('standard', 'metric', 'imperial') %}
-        {{ exceptions.raise_compiler_error("OPENWEATHER_UNITS cannot be " ~ said) }}
+    {% set units = var('units', env_var('OPENWEATHER_UNITS', 'imperial')) %}
+    {% if units not in ('standard', 'metric', 'imperial') %}
+        {{ exceptions.raise_compiler_error("OPENWEATHER_UNITS must be standard, metric or imperial, not " ~ units) }}
     {% endif %}
-    {{ return(said) }}
+    {{ return(units) }}
 {%- endmacro %}

@@ -6,7 +6,7 @@
     updated_at='ingested_at',
 ) }}
 
--- How each city was described last; cities of which nothing new has come stay as they are.
+-- The latest description of each city with new rows; the snapshot keeps the other cities.
 {% set since = tested_through() %}
 select city, place_id, place_name, country_code, latitude_deg, longitude_deg, ingested_at
 from (
@@ -14,10 +14,10 @@ from (
     from {{ ref('stg_weather') }}
     {% if since %}
     where ingested_at > '{{ since }}'
-    -- The history API tells no place: what it tells counts only for a city of which nothing else is known.
+    -- The history API returns no place: its rows count only for cities without any other.
     and (place_name is not null or city not in (select city from {{ this }}))
     {% endif %}
-) as told
+) as versions
 where recency = 1
 
 {% endsnapshot %}

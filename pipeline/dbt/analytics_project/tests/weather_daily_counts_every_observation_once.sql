@@ -1,8 +1,8 @@
--- However often it was built in pieces, the mart counts what staging holds, and its means lie between its extremes.
-{% set first = first_untested(ref('weather_daily')) %}
+-- After any number of increments the mart counts exactly the observations in staging, and means are between extremes.
+{% set first = first_value_to_test(ref('weather_daily')) %}
 
 with days as (
-    select * from {{ untested(ref('weather_daily')) }} as untested
+    select * from {{ rows_to_test(ref('weather_daily')) }} as rows_to_test
 ),
 
 observed as (
@@ -13,13 +13,13 @@ observed as (
     group by 1, 2
 )
 
-select city, observation_date, 'count' as broken
+select city, observation_date, 'count' as problem
 from days
 full join observed using (city, observation_date)
 where days.observations is distinct from observed.observations
 
 union all
 
-select city, observation_date, 'extremes' as broken
+select city, observation_date, 'extremes' as problem
 from days
 where temperature_mean_f < temperature_min_f - 1e-9 or temperature_mean_f > temperature_max_f + 1e-9

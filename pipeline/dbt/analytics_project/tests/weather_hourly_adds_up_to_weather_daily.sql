@@ -1,5 +1,5 @@
--- A day's hours count as many observations as the day does.
-{% set first = first_untested(ref('weather_daily')) %}
+-- The observations of a day's hours add up to those of the day.
+{% set first = first_value_to_test(ref('weather_daily')) %}
 
 with hours as (
     select city, {{ utc_date('observation_hour') }} as observation_date, sum(observations) as observations
@@ -10,5 +10,5 @@ with hours as (
 
 select city, observation_date
 from hours
-full join {{ untested(ref('weather_daily')) }} as days using (city, observation_date)
+full join {{ rows_to_test(ref('weather_daily')) }} as days using (city, observation_date)
 where hours.observations is distinct from days.observations

@@ -22,25 +22,25 @@ select
     country,
     {{ number_of('place_id', 'bigint') }} as place_id,
     place
-from {{ raw_observations(raw, since) }} as pulled
+from {{ raw_observations(raw, since) }} as fetched
 
 {% if is_incremental() %}
--- The overlap brings some back that are here already.
+-- The lookback reads some rows again.
 {% if since %}
 where not exists (
     select 1 from {{ this }} as landed
-    where landed.ingested_at > '{{ since }}' and landed.ingested_at = pulled.ingested_at and landed.id = pulled.id
+    where landed.ingested_at > '{{ since }}' and landed.ingested_at = fetched.ingested_at and landed.id = fetched.id
 )
 {% endif %}
 {% elif execute and load_relation(this) %}
--- Built anew: what the retention has dropped from Postgres stays as it was landed.
+-- A full refresh keeps the landed rows that the retention has dropped from PostgreSQL.
 {% set oldest = oldest_raw(raw) %}
-{% set there = adapter.get_columns_in_relation(this) | map(attribute='name') | list %}
+{% set present = adapter.get_columns_in_relation(this) | map(attribute='name') | list %}
 union all
 select
     {%- for column in ['id', 'city', 'ingested_at', 'observation_timestamp', 'units'] + measured + [
         'condition_code', 'description', 'sunrise', 'sunset', 'utc_offset', 'country', 'place_id', 'place'] %}
-    {{ column if column in there else 'null as ' ~ column }}{{ "," if not loop.last }}
+    {{ column if column in present else 'null as ' ~ column }}{{ "," if not loop.last }}
     {%- endfor %}
 from {{ this }}
 {% if oldest %}where ingested_at < '{{ oldest }}'{% endif %}

@@ -4,22 +4,22 @@ with observations as (
     {{ observations_of(ref('stg_weather'), utc_date) }}
 ),
 
-spaced as (
+with_gaps as (
     select *, observation_timestamp - lag(observation_timestamp) over (
         partition by city, period order by observation_timestamp
-    ) as silence
+    ) as gap
     from observations
 ),
 
--- Two observations in one hour tell of the same rain.
+-- Two observations in one hour report the same rain.
 hours as (
     select city, period, max(rain_1h_mm) as rain_mm, max(snow_1h_mm) as snow_mm
     from observations
     group by city, period, {{ utc_hour('observation_timestamp') }}
 ),
 
-fallen as (
-    -- Rounded as they are told: a sum's last digits depend on the order, and records would with them.
+precipitation as (
+    -- Rounded to OpenWeather's precision: the last digits of a sum depend on the order, and would change records.
     select city, period, count(*) as hours_observed, round(sum(rain_mm), 2) as rain_mm, round(sum(snow_mm), 2) as snow_mm
     from hours
     group by city, period
@@ -43,9 +43,9 @@ days as (
         avg(cloudiness_pct) as cloudiness_mean_pct,
         min(observation_timestamp) as first_observation_at,
         max(observation_timestamp) as last_observation_at,
-        {{ hours_of('max(silence)') }} as longest_gap_h,
+        {{ hours_of('max(gap)') }} as longest_gap_h,
         max(ingested_at) as last_ingested_at
-    from spaced
+    from with_gaps
     group by city, period
 )
 
@@ -66,7 +66,7 @@ select
     cloudiness_mean_pct,
     rain_mm,
     snow_mm,
-    -- As the weather services count them: from the middle between the day's extremes.
+    -- As the weather services define them: from the mean of the day's extremes.
     case when temperature_min_f is not null then
         greatest({{ var('degree_day_base_f') }} - (temperature_min_f + temperature_max_f) / 2, 0)
     end as heating_degree_days_f,
@@ -79,5 +79,5 @@ select
     last_observation_at,
     last_ingested_at
 from days
-inner join fallen using (city, period)
+inner join precipitation using (city, period)
 order by observation_date, city

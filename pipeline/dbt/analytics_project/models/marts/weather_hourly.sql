@@ -16,7 +16,7 @@ select
     max(wind_gust_mph) as wind_gust_max_mph,
     avg(cloudiness_pct) as cloudiness_mean_pct,
     min(visibility_m) as visibility_min_m,
-    -- Each observation tells of the hour before it: two in one hour tell of the same rain.
+    -- Each observation reports the hour before it: two in one hour report the same rain.
     max(rain_1h_mm) as rain_mm,
     max(snow_1h_mm) as snow_mm,
     {{ newest('weather_description', 'observation_timestamp') }} as weather_description,
@@ -24,5 +24,5 @@ select
     max(ingested_at) as last_ingested_at
 from observations
 group by city, period
--- So that a period stands in few blocks, and the others need not be read.
+-- Sorted, so that a period is in few blocks and reads skip the others.
 order by period, city

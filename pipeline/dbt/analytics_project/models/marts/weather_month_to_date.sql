@@ -6,7 +6,7 @@ with newest as (
     group by city
 ),
 
--- The same days of every year: those of this month up to the newest one.
+-- In every year: the days of the newest month, up to its newest day.
 years as (
     select
         city,

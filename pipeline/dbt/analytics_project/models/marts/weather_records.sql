@@ -1,6 +1,6 @@
 {{ config(materialized='view') }}
 
--- record: column, and which end of it
+-- record: column and sort order
 {% set records = {
     'hottest day': ('temperature_max_f', 'desc'),
     'coldest day': ('temperature_min_f', 'asc'),

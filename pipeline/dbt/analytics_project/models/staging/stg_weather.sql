@@ -14,7 +14,7 @@ select
     {{ to_mph('wind_gust', 'units') }} as wind_gust_mph,
     clouds as cloudiness_pct,
     visibility as visibility_m,
-    -- Left out by OpenWeather when none has fallen.
+    -- OpenWeather omits these without precipitation.
     coalesce(rain, 0) as rain_1h_mm,
     coalesce(snow, 0) as snow_1h_mm,
     sunrise as sunrise_at,
@@ -25,5 +25,5 @@ select
     country as country_code,
     place_id,
     place as place_name
--- Without the database's name, which is another one in the published copy.
+-- Without the database's name, which differs in the published copy.
 from {{ ref('landing_weather').include(database=false) }}

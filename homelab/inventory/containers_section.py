@@ -1,0 +1,233 @@
+"""`containers:`, each checked alone and against the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Address, IPv4Interface
+from pathlib import Path
+from typing import Annotated, Any
+
+from homelab.distributions import distribution_of
+from homelab.inventory import addresses
+from homelab.inventory.container_defaults import LARGEST, NAME, ContainerDefaults, override
+from homelab.inventory.declaration import declaration_of
+from homelab.inventory.section import Section
+from homelab.inventory.service_options import Services
+from homelab.model import Container, ContainerConfig, Mount, Network, Service, lab_tags
+from homelab.model.inventory import NODE
+from homelab.model.options import KeyNames, Option
+from homelab.services import SERVICES
+
+_VMID = "a whole number from 100 to 999999999"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DefaultsSection(ContainerDefaults):
+    """The keys of `defaults:`."""
+
+    vmid_range: Annotated[
+        str | None,
+        Option(
+            "Range of vmids; a container without a vmid gets the next free one and keeps it.",
+            pattern=r"[1-9][0-9]{2,8}-[1-9][0-9]{2,8}",
+            expected="a range such as 160-199",
+            examples=("160-199",),
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountSection:
+    """The keys of a mount."""
+
+    size: Annotated[
+        int, Option("Size of the disk in GiB; it can grow, but not shrink.", low=1, high=LARGEST, unit="GiB")
+    ]
+    storage: Annotated[
+        str | None,
+        Option("Storage of the disk; by default, that of the container.", pattern=NAME, expected="a storage's name"),
+    ] = None
+    backup: Annotated[bool, Option("Include the disk in backups.")] = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerSection(ContainerDefaults):
+    """The keys of a container."""
+
+    vmid: Annotated[
+        int | None,
+        Option(
+            "Identifier of the container in Proxmox; by default, from `defaults.vmid_range`.", low=100, high=999_999_999
+        ),
+    ] = None
+    ip: Annotated[
+        str,
+        Option("IPv4 address, whole or as its last part (`.67`).", examples=(".67", "192.168.2.67")),
+        addresses.Address(),
+    ]
+    cores: Annotated[int, Option("Number of CPU cores.", low=1, high=8192)]
+    memory: Annotated[int, Option("Memory in MiB.", low=128, high=1 << 23, unit="MiB")]
+    node: Annotated[
+        str | None,
+        Option("Node of the container; by default, that of `proxmox:`.", pattern=NODE, expected="a node's name"),
+    ] = None
+    mounts: Annotated[
+        Mapping[
+            str,
+            Annotated[
+                MountSection,
+                Option(expected="a size in GiB, or a mapping with size, storage, backup", shorthand="size"),
+            ],
+        ],
+        Option(
+            "Further disks, by the path at which they are mounted.",
+            expected="sizes in GiB by path",
+            keys=KeyNames(r"(?!.*/\.\.(/|$))(/[^/,\s=]+)+", "must be an absolute path, as in /var/lib/postgresql"),
+            examples=({"/var/lib/postgresql": 32},),
+        ),
+    ] = field(default_factory=dict)
+    services: Annotated[
+        Mapping[str, Service], Option("Services of the container, each with its options."), Services()
+    ] = field(default_factory=dict)
+
+
+def vmid_range(section: Section, text: str | None) -> range:
+    """Parse `vmid_range`; an empty range if there is none."""
+    first, _, last = (text or "1-0").partition("-")
+    if int(last) < int(first) and text:
+        section.problem(f"must be a range such as 160-199, and {first} is more than {last}", "vmid_range")
+    return range(int(first), int(last) + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Reads containers and remembers the vmids, addresses and services that are taken."""
+
+    lab: str
+    path: Path
+    network: Network | None
+    node: str | None
+    defaults: ContainerDefaults
+    vmids: range
+    _taken: dict[tuple[str, object], str] = field(default_factory=dict)
+
+    def read(self, sections: Mapping[str, Section]) -> list[Container]:
+        """Return the containers; those without a valid address are left out."""
+        if self.network is not None:
+            self._taken["ip", self.network.gateway] = "the gateway"
+        found = [self._container(name, section) for name, section in sections.items()]
+        for section in sections.values():
+            self._check_requirements(section)
+        return [container for container in found if container is not None]
+
+    def _container(self, name: str, section: Section) -> Container | None:
+        values = declaration_of(ContainerSection).read(section)
+        if not self.vmids and not section.has("vmid"):
+            section.problem(f"is missing: {_VMID}", "vmid")
+        self._claim(section, name, "vmid", values.get("vmid"))
+        subnet = self.network.subnet if self.network else None
+        ip = addresses.host(section, "ip", values.get("ip"), subnet)
+        self._claim(section, name, "ip", ip)
+        settings = override(self.defaults, section, values)
+        services = values.get("services", {})
+        self._check_services(name, section, services, settings.template)
+        if self.network is None or ip is None:
+            return None
+        return Container(
+            name=name,
+            vmid=values.get("vmid", 0),
+            node=values.get("node", self.node),
+            template=settings.template,
+            shape=replace(
+                self._config(name, self.network, ip, settings, services),
+                cores=values.get("cores", 0),
+                memory=values.get("memory", 0),
+                mounts=_mounts(values.get("mounts", {}), settings.storage),
+            ),
+            services=services,
+            template_storage=settings.template_storage,
+            storage=settings.storage,
+            ssh_keys=settings.ssh_keys,
+            backup_storage=settings.backup_storage,
+            clone_from=settings.clone_from,
+            lab_tags=lab_tags(self.lab),
+        )
+
+    def _claim(self, section: Section, name: str, key: str, value: object) -> None:
+        if value is None:
+            return
+        owner = self._taken.setdefault((key, value), name)
+        if owner != name:
+            section.problem(f"{value} is taken by {owner}", key)
+
+    def _check_services(self, name: str, section: Section, services: Mapping[str, Service], template: str) -> None:
+        distribution = distribution_of(template)
+        for key in _service_names(section):
+            owner = self._taken.setdefault(("service", key), name)
+            if owner != name and not SERVICES[key].many:
+                section.problem(f"is on {owner} already, and there can be only one", "services", key)
+            if distribution and key in services:
+                for option, error in services[key].unsupported_options(distribution):
+                    section.problem(error, "services", key, option)
+
+    def _check_requirements(self, section: Section) -> None:
+        for key in _service_names(section):
+            for required in SERVICES[key].requires:
+                if ("service", required) not in self._taken:
+                    section.problem(f"needs the service `{required}`, which no container has", "services", key)
+
+    def _config(
+        self, name: str, network: Network, ip: IPv4Address, settings: ContainerDefaults, services: Mapping[str, Service]
+    ) -> ContainerConfig:
+        return ContainerConfig(
+            hostname=name,
+            cores=0,
+            memory=0,
+            swap=settings.swap,
+            disk=settings.disk,
+            bridge=settings.bridge,
+            address=IPv4Interface((ip, network.subnet.prefixlen)),
+            gateway=network.gateway,
+            vlan=settings.vlan,
+            mtu=settings.mtu,
+            firewall=settings.firewall,
+            nameservers=network.nameservers,
+            searchdomain=network.searchdomain,
+            onboot=settings.onboot,
+            startup_order=max(map(_order, services), default=None),
+            start_delay=settings.start_delay,
+            stop_timeout=settings.stop_timeout,
+            features=settings.features,
+            unprivileged=True,
+            protection=settings.protection,
+            pool=settings.pool,
+            tags=settings.tags | lab_tags(self.lab),
+            description=description(self.lab, name, self.path),
+        )
+
+
+def _service_names(section: Section) -> Iterator[str]:
+    """Yield the known services of a container, those with invalid options included."""
+    return (key for key in section.below("services").data if key in SERVICES)
+
+
+def _mounts(sections: Mapping[str, Any], storage: str) -> tuple[Mount, ...]:
+    return tuple(
+        sorted(
+            Mount(path=path, size=each.size or 1, backup=each.backup, storage=each.storage or storage)
+            for path, each in sections.items()
+        )
+    )
+
+
+def description(lab: str, name: str, path: Path) -> str:
+    """Render the notes that Proxmox shows for the container: its lab, and the file to change."""
+    return (
+        f"{name} of the homelab `{lab}`, described in {path.parent.name}/{path.name}.\n\n"
+        "Make changes there and run `homelab up`, which puts back what was changed by hand."
+    )
+
+
+def _order(service: str) -> int:
+    return 1 + max((_order(required) for required in SERVICES[service].requires), default=0)

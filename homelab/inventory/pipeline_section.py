@@ -1,0 +1,111 @@
+"""`pipeline:`, the weather pipeline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from homelab.inventory import schedule
+from homelab.inventory.declaration import declaration_of
+from homelab.inventory.schema_rules import exclusive, together
+from homelab.inventory.section import Section
+from homelab.inventory.value_types import anchored
+from homelab.model import City, Pipeline
+from homelab.model.options import Option
+
+_RUN = 10  # minutes that the ingestion has for one run
+_CITY = Option(
+    expected='a name such as "Berlin,DE", or a mapping with name and id or latitude and longitude',
+    shorthand="name",
+    schema={
+        "allOf": [together("latitude", "longitude"), together("longitude", "latitude"), exclusive("id", "latitude")]
+    },
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CitiesFile:
+    """`cities: {file: …}`; the file is read when it is used."""
+
+    file: Annotated[
+        Path,
+        Option(
+            "File with the cities, up to 200,000.",
+            pattern=r"\S(.*\S)?\.(csv|json)",
+            expected="a path that ends in .csv or .json",
+            examples=("cities.csv",),
+        ),
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineSection:
+    """The keys of `pipeline:`."""
+
+    cities: Annotated[
+        list[Annotated[City, _CITY]] | CitiesFile,
+        Option(
+            "Cities to observe: a list, or `{file: …}`.",
+            expected='a list such as ["Newark,US", "Berlin,DE"]',
+            empty="must name at least one city",
+            examples=(["Newark,US", "Berlin,DE"],),
+        ),
+    ]
+    rate_limit: Annotated[
+        int, Option("Requests to OpenWeather a minute; 0: unlimited.", low=0, high=1_000_000, unit="requests a minute")
+    ] = 60
+    units: Annotated[Literal["standard", "metric", "imperial"], Option("Units of the observations.")] = "imperial"
+    schedule: Annotated[
+        str,
+        Option(
+            "Schedule of the pipeline: a preset, or the five fields of cron.",
+            expected="a schedule",
+            examples=(*schedule.PRESETS, "*/30 * * * *"),
+            schema={"pattern": anchored(schedule.PATTERN)},
+        ),
+    ] = "@hourly"
+    api_url: Annotated[
+        str,
+        Option("URL of OpenWeather's API.", pattern=r"https?://[^\s/?#]+(/[^\s?#]*)?", expected="an http or https URL"),
+    ] = "https://api.openweathermap.org"
+    api_key_file: Annotated[Path, Option("File with the key of OpenWeather's API, mode 0600.")] = Path(
+        ".homelab/openweather-api-key"
+    )
+
+
+def pipeline(section: Section) -> Pipeline:
+    """Read the section; cities with a problem are left out."""
+    found: PipelineSection = declaration_of(PipelineSection).build(section)
+    cities = found.cities if isinstance(found.cities, list) else []
+    _check_cities(section, cities, found.rate_limit)
+    if error := schedule.error_in(found.schedule):
+        section.problem(error, "schedule")
+    return Pipeline(
+        cities=tuple(cities),
+        units=found.units,
+        schedule=found.schedule,
+        api_url=found.api_url.rstrip("/"),
+        api_key_file=found.api_key_file,
+        cities_file=found.cities.file if isinstance(found.cities, CitiesFile) else None,
+        rate_limit=found.rate_limit,
+    )
+
+
+def _check_cities(section: Section, cities: list[City], rate_limit: int) -> None:
+    names = set()
+    for index, city in enumerate(cities):
+        if city.name and city.name in names:
+            section.problem(f"{city.name!r} is in the list twice", "cities", index)
+        names.add(city.name)
+        given = section.below("cities", index)
+        if given.has("latitude") != given.has("longitude"):
+            section.problem("needs both latitude and longitude, or neither", "cities", index)
+        elif given.has("id") and given.has("latitude"):
+            section.problem("has both an id and coordinates: keep one of them", "cities", index)
+    if rate_limit and len(cities) > rate_limit * _RUN:
+        section.problem(
+            f"has {len(cities)} cities, but at {rate_limit} requests a minute a run of {_RUN} minutes fetches only "
+            f"{rate_limit * _RUN}",
+            "cities",
+        )

@@ -1,0 +1,93 @@
+"""The root of the inventory: its sections, and the Inventory that they become."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from homelab.inventory.container_defaults import HOST_NAME, ContainerDefaults, override
+from homelab.inventory.containers_section import ContainerSection, DefaultsSection, Reader, vmid_range
+from homelab.inventory.declaration import SectionOf, declaration_of
+from homelab.inventory.network_section import NetworkSection, network
+from homelab.inventory.package_sources import MIRROR_RULE, PackagesSection, package_sources
+from homelab.inventory.pipeline_section import PipelineSection, pipeline
+from homelab.inventory.proxmox_section import endpoint
+from homelab.inventory.schema_rules import exclusive
+from homelab.inventory.section import Section
+from homelab.model import Endpoint, Inventory
+from homelab.model.options import KeyNames, Option
+
+_SECTION = "a mapping, as in the commented example that `homelab init` writes"
+_LAB = "the lab's name: lower-case letters, digits and hyphens, at most 32; not `golden`"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Root:
+    """The keys of an inventory."""
+
+    lab: Annotated[
+        str,
+        Option(
+            "Name of the lab. Its containers carry the tags `homelab` and `homelab-<lab>`.",
+            pattern=r"(?!golden$)[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?",  # homelab-golden is a tag
+            expected=_LAB,
+            examples=("home",),
+        ),
+    ]
+    proxmox: Annotated[
+        Section,
+        Option("Connection to the Proxmox VE API."),
+        SectionOf(Endpoint, _SECTION, exclusive("fingerprint", "ca_file")),
+    ]
+    network: Annotated[Section, Option("Subnet of the containers."), SectionOf(NetworkSection, _SECTION)]
+    defaults: Annotated[Section | None, Option("Defaults of all containers."), SectionOf(DefaultsSection, _SECTION)] = (
+        None
+    )
+    containers: Annotated[
+        Mapping[str, Annotated[Section, SectionOf(ContainerSection, "a mapping with vmid, ip, cores, memory, …")]],
+        Option(
+            "Containers by host name.",
+            expected=_SECTION,
+            empty="must name at least one container",
+            keys=KeyNames(
+                HOST_NAME, "the name is also the host name: lower-case letters, digits and hyphens, at most 63"
+            ),
+        ),
+    ]
+    pipeline: Annotated[Section, Option("Weather pipeline."), SectionOf(PipelineSection, _SECTION)]
+    packages: Annotated[
+        Section | None,
+        Option("Package sources of the containers, in addition to those of the distribution."),
+        SectionOf(PackagesSection, _SECTION, MIRROR_RULE),
+    ] = None
+
+
+def read(path: Path, root: Section) -> Inventory:
+    """Return the inventory. Raises InputError with all problems."""
+    found = declaration_of(Root).read(root)
+    lab = found.get("lab", "lab")
+    proxmox = endpoint(found["proxmox"]) if "proxmox" in found else None
+    subnet = network(found["network"]) if "network" in found else None
+    defaults_section = found.get("defaults", root.below("defaults"))
+    given = declaration_of(DefaultsSection).read(defaults_section)
+    defaults = override(ContainerDefaults.on(subnet), defaults_section, given)
+    vmids = vmid_range(defaults_section, given.get("vmid_range"))
+    reader = Reader(lab, path, subnet, proxmox.node if proxmox else None, defaults, vmids)
+    containers = reader.read(found.get("containers", {}))
+    weather = pipeline(found["pipeline"]) if "pipeline" in found else None
+    packages = package_sources(found.get("packages", root.below("packages")), [c.template for c in containers])
+    if root.problems.found or proxmox is None or subnet is None or weather is None:
+        root.problems.raise_all(path)
+    return Inventory(
+        lab=lab,
+        path=path,
+        state_dir=path.parent / ".homelab" / lab,
+        endpoint=proxmox,
+        network=subnet,
+        containers=tuple(containers),
+        pipeline=weather,
+        vmid_range=vmids,
+        sources=packages,
+    )

@@ -1,0 +1,39 @@
+"""The pipeline's side of the contract with homelab, read from the contract.json that is shipped with its scripts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import astuple, dataclass
+from typing import Any
+
+from homelab.paths import bundled_path
+
+
+@dataclass(frozen=True, slots=True)
+class ExitStatus:
+    """The exit statuses of all scripts, by meaning; pipeline/scripts/contract.py explains them."""
+
+    success: int
+    failed: int
+    bad_input: int
+    nothing_published: int
+    partial: int
+    busy: int
+    key_refused: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tasks:
+    """The tasks of the Airflow DAG; each is also a command that Airflow's SSH key may run."""
+
+    ingest: str
+    build: str
+    verify: str
+
+
+_CONTRACT: dict[str, Any] = json.loads((bundled_path("pipeline") / "scripts" / "contract.json").read_text())
+DAG_ID: str = _CONTRACT["dag_id"]
+CONNECTION_ID: str = _CONTRACT["connection_id"]
+TASKS = Tasks(**_CONTRACT["tasks"])
+COMMANDS: tuple[str, ...] = astuple(TASKS)
+EXIT = ExitStatus(**_CONTRACT["exit_status"])

@@ -1,0 +1,196 @@
+"""Build and test the marts with dbt in a private file, and publish a copy of it if everything passes.
+
+Readers open data/published.duckdb, which is replaced atomically: they never see a partial build, and a failed build
+leaves the previous file. data/last_build.json has the report. PostgreSQL is reached with libpq's variables; DBT_PGUSER
+and DBT_PGPASSWORD, if set, replace PGUSER and PGPASSWORD, as dbt only reads.
+
+The last line of standard output is the same report. Exit status: 0 published, 1 not published, 2 invalid options.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import test_state
+from contract import EXIT
+from publish import publish
+
+ROOT = Path(__file__).resolve().parents[1]
+FULL_REFRESH = "--full-refresh"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The folders of a build: `project` and `profiles` are read, `data` is written."""
+
+    project: Path
+    profiles: Path
+    data: Path
+
+    @property
+    def warehouse(self) -> Path:
+        """The private file that dbt builds in."""
+        return self.data / "warehouse.duckdb"
+
+    @property
+    def published(self) -> Path:
+        """The copy for readers."""
+        return self.data / "published.duckdb"
+
+    @property
+    def run_results(self) -> Path:
+        """dbt's result of each node."""
+        return self.data / "target" / "run_results.json"
+
+    @property
+    def lock(self) -> Path:
+        """The lock that one dbt at a time holds."""
+        return self.data / "build.lock"
+
+
+@contextmanager
+def exclusive(lock: Path, timeout: float) -> Iterator[int]:
+    """Hold the lock and yield its descriptor; wait up to `timeout` seconds for it. Raises TimeoutError."""
+    until = time.monotonic() + timeout
+    with lock.open("a") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    raise TimeoutError(f"cannot lock {lock}: another run has held it for {timeout:.0f} s") from None
+                time.sleep(0.2)
+        yield file.fileno()
+
+
+def run_dbt(layout: Layout, lock: int, options: Sequence[str]) -> int:
+    """Run `dbt build`; return its exit status. Its output goes to standard error."""
+    layout.run_results.unlink(missing_ok=True)
+    # Unit tests check the code, which rarely changes; seeds change only with a full refresh.
+    excluded = ["unit_test", "exposure", *(() if FULL_REFRESH in options else ("seed",))]
+    command = [
+        str(Path(sys.executable).with_name("dbt")),
+        "--no-use-colors",
+        "build",
+        *(f"--exclude-resource-type={kind}" for kind in excluded),
+        "--project-dir",
+        str(layout.project),
+        "--profiles-dir",
+        str(layout.profiles),
+        *options,
+    ]
+    # target/ is kept: dbt's partial parsing needs it.
+    environment = {
+        **os.environ,
+        "DBT_TARGET_PATH": str(layout.run_results.parent),
+        "DBT_LOG_PATH": str(layout.data / "logs"),
+        "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
+    }
+    environment |= {
+        name.removeprefix("DBT_"): os.environ[name] for name in ("DBT_PGUSER", "DBT_PGPASSWORD") if name in os.environ
+    }
+    # dbt inherits the lock, so it stays held while dbt runs, even if this process is killed.
+    return subprocess.run(
+        command, cwd=layout.data, env=environment, stdout=sys.stderr, pass_fds=(lock,), check=False
+    ).returncode
+
+
+def summarize(run_results: Path) -> dict[str, Any]:
+    """Count the models and tests of the last build; zeros if dbt wrote no results."""
+    nodes = json.loads(run_results.read_text())["results"] if run_results.exists() else []
+    tests, models = Counter[str](), Counter[str]()
+    for node in nodes:
+        (tests if node["unique_id"].startswith("test.") else models)[node["status"]] += 1
+    return {
+        "models_built": models["success"],
+        "models_failed": models["error"],
+        "tests_passed": tests["pass"],
+        "tests_warned": tests["warn"],
+        "tests_failed": tests["fail"] + tests["error"],
+        "skipped": models["skipped"] + tests["skipped"],
+        "problems": [
+            {"node": node["unique_id"], "status": node["status"], "message": node["message"]}
+            for node in nodes
+            if node["status"] in ("error", "fail", "warn")
+        ],
+    }
+
+
+def build(layout: Layout, timeout: float, full_refresh: bool, test_all: bool) -> dict[str, Any]:
+    """Build and test, then publish on success; write and return the report. Raises TimeoutError.
+
+    A full refresh happens also when the code has changed. Tests check the new rows; all rows with `test_all`, once a
+    week, and after a full refresh.
+    """
+    layout.data.mkdir(parents=True, exist_ok=True)
+    with exclusive(layout.lock, timeout) as lock:
+        started = datetime.now(UTC)
+        fingerprint = test_state.fingerprint(layout.project, os.environ.get("OPENWEATHER_UNITS", ""))
+        state = test_state.read(layout.warehouse)
+        # Rows that other code has built would be mixed with this code's.
+        full_refresh = full_refresh or state.fingerprint != fingerprint
+        test_all = test_all or full_refresh or state.full_test_is_due(started)
+        if full_refresh:
+            test_state.clear(layout.warehouse)
+        elif test_all:
+            test_state.require_full_test(layout.warehouse)
+        status = run_dbt(layout, lock, [FULL_REFRESH] if full_refresh else [])
+        if status == 0:
+            with duckdb.connect(str(layout.warehouse)) as connection:
+                full_test_at = started if test_all else state.full_test_at
+                test_state.save(connection, test_state.TestState(full_test_at, fingerprint))
+                connection.execute("checkpoint")
+            publish(layout.warehouse, layout.published)
+        finished = datetime.now(UTC)
+        report = {
+            "started": started.isoformat(timespec="seconds"),
+            "finished": finished.isoformat(timespec="seconds"),
+            "seconds": round((finished - started).total_seconds(), 1),
+            "status": "success" if status == 0 else "failed",
+            "full_refresh": full_refresh,
+            "rows_tested": "all" if test_all else "new",
+            **summarize(layout.run_results),
+        }
+        new = layout.data / "last_build.new"
+        new.write_text(json.dumps(report, indent=2) + "\n")
+        os.replace(new, layout.data / "last_build.json")
+    return report
+
+
+def main() -> int:
+    """Parse the options and run; see the module's docstring."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--project", type=Path, default=ROOT / "dbt" / "analytics_project")
+    parser.add_argument("--profiles", type=Path, default=ROOT / "dbt", help="folder of profiles.yml")
+    parser.add_argument("--data", type=Path, default=ROOT / "data", help="folder to build and publish in")
+    parser.add_argument("--wait", type=float, default=900, help="seconds to wait for another run")
+    parser.add_argument(FULL_REFRESH, action="store_true", help="rebuild everything from the raw rows")
+    parser.add_argument("--test-all", action="store_true", help="test all rows, as once a week")
+    options = parser.parse_args()
+    layout = Layout(options.project.resolve(), options.profiles.resolve(), options.data.resolve())
+    try:
+        report = build(layout, options.wait, options.full_refresh, options.test_all)
+    except TimeoutError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT.failed
+    print(json.dumps(report))
+    return EXIT.success if report["status"] == "success" else EXIT.failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

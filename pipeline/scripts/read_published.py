@@ -1,0 +1,30 @@
+"""Read access to the published file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import duckdb
+
+
+class NothingPublished(Exception):
+    """No build has been published yet."""
+
+
+def connect(database: Path) -> duckdb.DuckDBPyConnection:
+    """Open this one file, without access to any other and with little memory. Raises NothingPublished."""
+    if not database.exists():
+        raise NothingPublished(f"no build has been published yet: {database} does not exist")
+    connection = duckdb.connect(
+        str(database),
+        read_only=True,
+        config={"memory_limit": "512MB", "threads": "2", "autoinstall_known_extensions": "false"},
+    )
+    for setting in (
+        "TimeZone = 'UTC'",
+        "search_path = 'main,staging,landing'",
+        "enable_external_access = false",
+        "lock_configuration = true",
+    ):
+        connection.execute(f"set {setting}")
+    return connection
