@@ -1,1 +1,1 @@
-"""What homelab costs, measured in one run beside a peer or a floor: `python -m benchmarks`."""
+"""Benchmarks of homelab, each compared with a peer or a lower bound in the same run: `python -m benchmarks`."""

@@ -1,4 +1,4 @@
-"""The peer: Ansible's collection community.proxmox, with the same containers on the same node."""
+"""The peer Ansible, with the collection community.proxmox, for the same containers on the same node."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.node import SECRET, Node, Seen
-from benchmarks.process import ROOT, ran
+from benchmarks.process import ROOT, run_program
 from homelab.model import Container
 from homelab.proxmox.properties import options
 from tests.integration.fakenode import TOKEN
 
 VENV = ROOT / "benchmarks" / ".venv"
 _REQUIREMENTS = ROOT / "benchmarks" / "requirements.txt"
-# Each container is a host, and there are as many forks as hosts: Ansible's own way of working side by side.
+# Each container is a host, and there are as many forks as hosts: Ansible's own way of parallel work.
 _TASKS = ("described", "running")
 _CONFIG = "[defaults]\nforks = 30\npipelining = true\nretry_files_enabled = false\n"
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run of a playbook: seconds from start to end, what the node saw, and how many tasks said `changed`."""
+    """A run of a playbook: its seconds, the calls to the node, and the number of tasks that reported `changed`."""
 
     seconds: float
     seen: Seen
@@ -34,7 +34,7 @@ class Run:
 
 
 def installed() -> str:
-    """Make the peer's own environment if it is not there; what is in it, in words."""
+    """Create the environment of the peers, unless it exists, and return their versions."""
     uv, python = Path(sys.executable).with_name("uv"), VENV / "bin" / "python"
     if not python.exists():
         subprocess.run([uv, "venv", "-q", "--python", sys.executable, VENV], check=True)
@@ -52,10 +52,10 @@ def _version(package: str) -> str:
 
 
 class Playbook:
-    """A playbook for the same containers. Tags and description are left out: the module would write them each time.
+    """A playbook for the same containers, without tags and description.
 
-    It holds a list of tags against Proxmox's text, and a description against one that Proxmox has ended with a
-    newline. What it can compare is all there.
+    The module would write those at each run: it compares a list of tags with Proxmox's text, and a description with one
+    to which Proxmox has added a newline. All other options are there.
     """
 
     def __init__(self, folder: Path, node: Node, containers: Sequence[Container]) -> None:
@@ -67,21 +67,21 @@ class Playbook:
             {"community.proxmox.proxmox": {option: f"{{{{ {task}['{option}'] }}}}" for option in first[task]}}
             for task in _TASKS
         ]
-        everyone = {"ansible_connection": "local", "ansible_python_interpreter": str(VENV / "bin" / "python")}
-        (folder / "hosts.json").write_text(json.dumps({"all": {"hosts": hosts, "vars": everyone}}))
+        common = {"ansible_connection": "local", "ansible_python_interpreter": str(VENV / "bin" / "python")}
+        (folder / "hosts.json").write_text(json.dumps({"all": {"hosts": hosts, "vars": common}}))
         (folder / "play.yml").write_text(json.dumps([{"hosts": "all", "gather_facts": False, "tasks": tasks}]))
         (folder / "ansible.cfg").write_text(_CONFIG)
 
     def run(self) -> Run:
-        """Run it to its end."""
+        """Run the playbook."""
         with self._node.counting() as seen:
-            run = ran([str(VENV / "bin" / "ansible-playbook"), "-i", "hosts.json", "play.yml"], self._folder)
-        return Run(run.seconds, seen[0], changes(run.said))
+            run = run_program([str(VENV / "bin" / "ansible-playbook"), "-i", "hosts.json", "play.yml"], self._folder)
+        return Run(run.seconds, seen[0], changes(run.output))
 
 
-def changes(said: str) -> int:
-    """How many tasks changed something, as a playbook's recap says."""
-    return sum(int(count) for count in re.findall(r"changed=(\d+)", said))
+def changes(output: str) -> int:
+    """Return the number of changed tasks from the recap of a playbook."""
+    return sum(int(count) for count in re.findall(r"changed=(\d+)", output))
 
 
 def _login(node: Node) -> dict[str, Any]:

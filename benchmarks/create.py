@@ -1,4 +1,4 @@
-"""Making containers side by side, beside the slowest single one of the same run."""
+"""Creation of containers in parallel, compared with the slowest single one of the same run."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ from homelab.progress import Progress, SilentProgress
 from homelab.runtime.session import Session
 from tests.support import NoHost
 
-_CREATE, _START = 3.0, 0.5  # seconds that the node takes for the tasks of one container
+_CREATE, _START = 3.0, 0.5  # seconds of the node's tasks for one container
 
 
 class Stopwatch(SilentProgress):
-    """Takes the time of each container's steps, in seconds."""
+    """A progress display that adds up the seconds of each container's steps."""
 
     def __init__(self) -> None:
-        self.took: dict[str, float] = {}
+        self.seconds: dict[str, float] = {}
 
     @contextmanager
-    def step(self, who: str, what: str) -> Iterator[Callable[[str], None]]:
+    def step(self, host: str, title: str) -> Iterator[Callable[[str], None]]:
         """See Progress.step."""
         started = time.perf_counter()
-        with super().step(who, what) as say:
-            yield say
-        self.took[who] = self.took.get(who, 0.0) + time.perf_counter() - started
+        with super().step(host, title) as update:
+            yield update
+        self.seconds[host] = self.seconds.get(host, 0.0) + time.perf_counter() - started
 
 
-def made(place: Site, node: Node) -> tuple[float, float]:
-    """Make all containers of an inventory: seconds in all, and of the slowest single one."""
+def create_all(place: Site, node: Node) -> tuple[float, float]:
+    """Create all containers of an inventory; return the total seconds, and those of the slowest container."""
     node.ask(on_node.empty)
     watch = Stopwatch()
-    return again(place, watch), max(watch.took.values())
+    return run_up(place, watch), max(watch.seconds.values())
 
 
-def again(place: Site, progress: Progress | None = None) -> float:
-    """`up` in this process, without a wait for SSH: nobody listens there. Seconds."""
+def run_up(place: Site, progress: Progress | None = None) -> float:
+    """Run `up` in this process without waiting for SSH, as no container runs; return its seconds."""
     inventory = place.inventory
     started = time.perf_counter()
     session = Session.open(inventory, progress or SilentProgress())
@@ -52,26 +52,26 @@ def again(place: Site, progress: Progress | None = None) -> float:
     return time.perf_counter() - started
 
 
-def side_by_side(folder: Path, node: Node) -> Iterator[Row]:
-    """3, 10 and 30 creates with the node's task times on."""
+def parallel(folder: Path, node: Node) -> Iterator[Row]:
+    """Create 3, 10 and 30 containers with realistic task times."""
     for count in (3, 10, 30):
-        below = folder / str(count)
-        below.mkdir()
-        place = site(below, node, count)
-        at_once = place.inventory.endpoint.max_parallel
+        subfolder = folder / str(count)
+        subfolder.mkdir()
+        place = site(subfolder, node, count)
+        max_parallel = place.inventory.endpoint.max_parallel
         node.ask(on_node.slow_tasks, _CREATE, _START)
         with node.counting() as seen:
-            total, slowest = made(place, node)
-        rounds = ceil(count / at_once)
+            total, slowest = create_all(place, node)
+        rounds = ceil(count / max_parallel)
         ratio = total / slowest / rounds
-        failed = node.ask(on_node.unsuccessful)
+        failed = node.ask(on_node.failed_tasks)
         node.ask(on_node.slow_tasks, 0.0, 0.0)
-        bad = seen[0].refused + len(failed)
+        errors = seen[0].refused + len(failed)
         yield Row(
-            f"create {count} containers, {min(count, at_once)} at a time; {bad} errors",
+            f"create {count} containers, {min(count, max_parallel)} at a time; {errors} errors",
             f"{total:.1f} s",
             f"{slowest:.1f} s (the slowest one) x {rounds}",
             f"{ratio:.2f}x",
             "≤ 1.3x",
-            ratio <= 1.3 and not bad,
+            ratio <= 1.3 and not errors,
         )

@@ -1,7 +1,7 @@
-"""`homelab deploy`, measured: `python -m benchmarks.deploy [name …]`, in a lab of its own, as root.
+"""Benchmarks of `homelab deploy`: `python -m benchmarks.deploy [name …]`, in its own lab, as root.
 
-help, hosts, noop, distance, change and memory take five minutes together; cold, done five times, ten minutes and 25 GB.
-The lab is gone afterwards, also after a failure, Ctrl-C or SIGTERM.
+help, hosts, noop, distance, change and memory take five minutes together; cold, repeated five times, takes ten minutes
+and 25 GB. The lab is removed at the end, even after a failure, Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from benchmarks.deploys.cold import cold
 from benchmarks.deploys.command_line import command_line
 from benchmarks.deploys.deployed import Deployed, change, distance, memory, noop
 from benchmarks.deploys.hosts import hosts
-from benchmarks.stack import lab, whole
-from benchmarks.table import Row, shown
-from tests.network_guard import sitecustomize as sitecustomize  # the import puts it in place
+from benchmarks.stack import lab, whole_stack
+from benchmarks.table import Row, print_table
+from tests.network_guard import sitecustomize as sitecustomize  # the import installs it
 
 _DEPLOYED: dict[str, Callable[[Deployed], Iterator[Row]]] = {
     "noop": noop,
@@ -32,11 +32,11 @@ _DEPLOYED: dict[str, Callable[[Deployed], Iterator[Row]]] = {
     "memory": memory,
 }
 ALL = ("help", "hosts", *_DEPLOYED, "cold")
-_ROUNDS = 5  # of cold deploys: what registries take to answer changes by half within minutes
+_ROUNDS = 5  # of cold deploys: the response time of package registries varies by half within minutes
 
 
 def measured(names: Collection[str]) -> Iterator[Row]:
-    """The rows of those that are named, in an order in which none is in the way of another."""
+    """Yield the rows of the named benchmarks, in an order in which none disturbs another."""
     if "help" in names:
         with tempfile.TemporaryDirectory() as folder:
             yield from command_line(Path(folder))
@@ -48,13 +48,13 @@ def measured(names: Collection[str]) -> Iterator[Row]:
                 yield from hosts(Path(folder))
         if set(_DEPLOYED) & set(names):
             with tempfile.TemporaryDirectory() as folder:
-                stack = whole(Path(folder))
-                stack.anew()
+                stack = whole_stack(Path(folder))
+                stack.recreate()
                 place = Deployed(stack, stack.homelab("deploy"))
                 for name, rows in _DEPLOYED.items():
                     if name in names:
                         yield from rows(place)
-                stack.off()
+                stack.stop()
         if "cold" in names:
             with tempfile.TemporaryDirectory() as folder:
                 yield from cold(Path(folder), _ROUNDS)
@@ -64,11 +64,11 @@ def main() -> None:
     """Measure and print one table; the exit code is 1 if an aim is missed."""
     names = sys.argv[1:] or list(ALL)
     if unknown := set(names) - set(ALL):
-        raise SystemExit(f"There is no benchmark {', '.join(unknown)}; there are {', '.join(ALL)}.")
+        raise SystemExit(f"Cannot run {', '.join(unknown)}: the benchmarks are {', '.join(ALL)}.")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     peers = ansible.installed() if {"noop", "change", "cold"} & set(names) else "no peer"
     started, load = time.monotonic(), os.getloadavg()[0]
-    shown(
+    print_table(
         measured(names),
         lambda: (
             f"{datetime.now(UTC):%Y-%m-%d}, Python {platform.python_version()}, {peers}; "

@@ -1,8 +1,7 @@
-"""The ingestion, measured: `python -m benchmarks.ingest [cities]`, 0: only the write path. PostgreSQL 16 with fsync.
+"""Benchmarks of the ingestion: `python -m benchmarks.ingest [cities]`; 0: only the write path. PostgreSQL 16, fsync on.
 
-
-The write path (spool, keys, merge) beside one raw psycopg COPY of the same rows into the same table, in turns; then
-200,000 cities from the replay server without a rate limit, each part of it a process of its own, on this machine.
+The write path (spool, keys, merge) is compared with one raw psycopg COPY of the same rows into the same table, in
+turns; then 200,000 cities are fetched from the replay server without a rate limit, all processes on this machine.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ from uuid import uuid4
 
 import psycopg
 
-from benchmarks.process import peak
-from benchmarks.table import Row, shown
+from benchmarks.process import peak_memory
+from benchmarks.table import Row, print_table
 from homelab.lab.observations import PLACES, answer, load
 from homelab.model import DatabaseGrant
 from homelab.services.postgres import grants
@@ -49,7 +48,7 @@ _DURABLE = {
 
 @contextmanager
 def deployed() -> Iterator[tuple[pg.Server, str]]:
-    """A server with the database as a deploy makes it."""
+    """Run a server with the database of a deploy."""
     with (
         pg.server(_DURABLE) as server,
         server.role("analytics", "analytics"),
@@ -64,7 +63,7 @@ def deployed() -> Iterator[tuple[pg.Server, str]]:
 
 
 def rows(count: int) -> Sequence[tuple[str, int, str]]:
-    """City, time and payload of different observations: real ones, as the replay server words them."""
+    """Return city, time and payload of real observations, in the format of the replay server."""
     stations = load()
     texts = [
         (seen.time.timestamp(), json.dumps(answer(place, seen, "imperial")))
@@ -75,7 +74,7 @@ def rows(count: int) -> Sequence[tuple[str, int, str]]:
 
 
 def raw_copy(server: pg.Server, database: str, wanted: Sequence[tuple[str, int, str]]) -> float:
-    """Seconds that psycopg's COPY takes, row by row as its manual has it."""
+    """Copy the rows with psycopg, row by row as in its manual, and return the seconds."""
     with server.connect(database, "analytics", "analytics") as connection:
         started = time.perf_counter()
         with connection.cursor().copy("copy raw.weather_observations (city, units, data) from stdin") as copy:
@@ -85,7 +84,7 @@ def raw_copy(server: pg.Server, database: str, wanted: Sequence[tuple[str, int, 
 
 
 def write_path(server: pg.Server, database: str, wanted: Sequence[tuple[str, int, str]]) -> float:
-    """Seconds that the ingestion takes for the same rows: written down, compared, merged, and off the disk again."""
+    """Store the rows with the ingestion (spool, compare, merge, clear the spool), and return the seconds."""
     os.environ.update(server.environment(database, "analytics", "analytics"))
     with tempfile.TemporaryDirectory() as folder:
         spool, summary = Spool(Path(folder), 1 << 30), RunSummary(len(wanted))
@@ -102,16 +101,16 @@ def write_path(server: pg.Server, database: str, wanted: Sequence[tuple[str, int
 
 
 def writing(server: pg.Server, database: str) -> Iterator[Row]:
-    """The write path beside COPY, in turns, each on an empty table."""
+    """Compare the write path with COPY, in turns, each on an empty table."""
     wanted = rows(_ROWS)
     taken: dict[Callable[..., float], list[float]] = {raw_copy: [], write_path: []}
     for _ in range(_ROUNDS):
-        for way, seconds in taken.items():
+        for method, seconds in taken.items():
             with server.connect(database) as connection:
                 connection.execute("truncate raw.weather_observations")
                 connection.execute("checkpoint")
-            seconds.append(way(server, database, wanted))
-    ours, copy = (_ROWS / statistics.median(taken[way]) for way in (write_path, raw_copy))
+            seconds.append(method(server, database, wanted))
+    ours, copy = (_ROWS / statistics.median(taken[method]) for method in (write_path, raw_copy))
     yield Row(
         f"write path, {_ROWS:,} rows",
         f"{ours:,.0f} rows/s",
@@ -123,7 +122,7 @@ def writing(server: pg.Server, database: str) -> Iterator[Row]:
 
 
 def fetching(server: pg.Server, database: str, cities: int) -> Iterator[Row]:
-    """So many cities, asked for as fast as it goes; and once more, when nothing is new."""
+    """Fetch the cities without a rate limit, then again when nothing is new."""
     with server.connect(database) as connection:
         connection.execute("truncate raw.weather_observations")
     with tempfile.TemporaryDirectory() as name, replay_server(Path(name), "--generated", str(cities)) as replay:
@@ -139,23 +138,25 @@ def fetching(server: pg.Server, database: str, cities: int) -> Iterator[Row]:
             "OPENWEATHER_RATE_LIMIT": "0",
             "OPENWEATHER_DEADLINE": "7200",
         }
-        for what in ("stored", "unchanged"):
+        for outcome in ("stored", "unchanged"):
             summary, peak = run(environment)
-            assert summary[what] == cities, summary  # noqa: S101
+            assert summary[outcome] == cities, summary  # noqa: S101
             rate = cities / summary["seconds"]
             yield Row(
-                f"{cities:,} cities, all {what}",
+                f"{cities:,} cities, all {outcome}",
                 f"{rate:,.0f} requests and rows/s, {summary['seconds']:.0f} s",
                 "",
                 "",
                 "",
                 True,
             )
-            yield Row(f"{cities:,} cities, all {what}: peak memory", f"{peak:.0f} MB", "", "", "≤ 300 MB", peak <= 300)
+            yield Row(
+                f"{cities:,} cities, all {outcome}: peak memory", f"{peak:.0f} MB", "", "", "≤ 300 MB", peak <= 300
+            )
 
 
 def run(environment: dict[str, str]) -> tuple[dict[str, Any], float]:
-    """The summary of one ingestion, and the most memory that it had, in MB."""
+    """Run one ingestion; return its summary and its peak memory in MB."""
     python = ROOT / ".venv-analytics" / "bin" / "python"
     process = subprocess.Popen(
         [str(python if python.exists() else sys.executable), str(SCRIPTS / "ingest_weather.py")],
@@ -164,17 +165,17 @@ def run(environment: dict[str, str]) -> tuple[dict[str, Any], float]:
         stderr=subprocess.DEVNULL,
         text=True,
     )
-    most = peak(process.pid)
-    said, _ = process.communicate()
-    assert process.returncode == 0, said  # noqa: S101
-    return json.loads(said.splitlines()[-1]), most
+    peak = peak_memory(process.pid)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output  # noqa: S101
+    return json.loads(output.splitlines()[-1]), peak
 
 
 def main() -> None:
     """Measure and print one table; the exit code is 1 if an aim is missed."""
     cities = int(sys.argv[1]) if len(sys.argv) > 1 else 200_000
     with deployed() as (server, database):
-        shown(
+        print_table(
             chain(writing(server, database), fetching(server, database, cities) if cities else ()),
             lambda: (
                 f"Python {platform.python_version()}, psycopg {psycopg.__version__}, load "

@@ -1,9 +1,8 @@
-"""A deploy over a line that takes its time: `python -m benchmarks.latency <seconds one way> <inventory> [overlay …]`.
+"""A deploy over a slow line: `python -m benchmarks.latency <seconds one way> <inventory> [overlay …]`.
 
-Each container is reached through a relay on loopback that hands on what comes as much later as the line is long, in
-both directions, and counts its turns: how often the container spoke after it had been spoken to. So a kernel without
-netem will do. TCP's own handshake is not delayed. Prints one line of JSON: for each container, seconds and turns, those
-of connecting apart.
+Each container is reached through a relay on loopback that delays data in both directions, and counts turns: the number
+of times that the container answers. So the kernel needs no netem. TCP's handshake is not delayed. Prints one line of
+JSON: for each container, seconds and turns of the connection, and of all that follows.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ from homelab.progress import SilentProgress
 from homelab.runtime.session import Session
 from homelab.ssh import Ssh
 
-_PATIENCE = 60.0  # seconds to connect
+_CONNECT_TIMEOUT = 60.0  # seconds
 
 
 @dataclass
 class Seen:
-    """Of one container: seconds and turns of connecting, and of all that came after it."""
+    """The seconds and turns of one container: of its connection, and of all that follows."""
 
     connecting: float = 0.0
     handshake: int = 0
@@ -38,24 +37,24 @@ class Seen:
 
 
 class Relay:
-    """A port on loopback, behind which another machine's port seems to be far away."""
+    """A port on loopback that forwards to another machine's port with a delay."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, address: str, port: int, delay: float) -> None:
-        """`delay`: seconds that one way takes."""
+        """`delay`: seconds of one way."""
         self.turns = 0
         self._loop, self._target, self._delay = loop, (address, port), delay
-        self._asked = False
+        self._last_was_request = False
         server = asyncio.run_coroutine_threadsafe(asyncio.start_server(self._accept, "127.0.0.1", 0), loop).result()
         self.port: int = server.sockets[0].getsockname()[1]
 
     async def _accept(self, near: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
         far, forth = await asyncio.open_connection(*self._target)
-        await asyncio.gather(self._hand_on(near, forth, True), self._hand_on(far, back, False))
+        await asyncio.gather(self._forward(near, forth, True), self._forward(far, back, False))
 
-    async def _hand_on(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, asking: bool) -> None:
+    async def _forward(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, is_request: bool) -> None:
         while data := await _read(source):
-            self.turns += self._asked and not asking
-            self._asked = asking
+            self.turns += self._last_was_request and not is_request
+            self._last_was_request = is_request
             self._loop.call_later(self._delay, sink.write, data)
         self._loop.call_later(self._delay, sink.close)
 
@@ -67,8 +66,8 @@ async def _read(source: asyncio.StreamReader) -> bytes:
         return b""
 
 
-class Line:
-    """How a deploy reaches the containers, as its `reach`."""
+class Relays:
+    """The relays to all containers; `connect` is the connector of a session."""
 
     def __init__(self, delay: float) -> None:
         self._delay = delay
@@ -77,27 +76,28 @@ class Line:
         self.seen: dict[str, Seen] = {}
         self.relays: dict[str, Relay] = {}
 
-    def connect(self, container: Container, key: Secret, known_hosts: KnownHosts, _: float) -> Ssh:
-        """A live connection through a relay."""
+    def connect(self, container: Container, key: Secret, known_hosts: KnownHosts, deadline: float) -> Ssh:
+        """Connect to a container through a relay."""
         relay = self.relays[container.name] = Relay(self._loop, str(container.address), 22, self._delay)
         started = time.perf_counter()
         host = Ssh(container.name, "127.0.0.1", key, known_hosts, relay.port)
-        host.connect(_PATIENCE)
+        host.connect(_CONNECT_TIMEOUT)
         self.seen[container.name] = Seen(time.perf_counter() - started, relay.turns)
         return host
 
 
 def main() -> None:
-    """Deploy; the exit code is 1 if that was no no-op."""
+    """Deploy; the exit code is 1 if that made changes."""
     delay, *files = sys.argv[1:]
-    inventory, line = load([Path(file) for file in files]), Line(float(delay))
-    reports = deploy(replace(Session.open(inventory, SilentProgress()), connector=line.connect))
+    relays = Relays(float(delay))
+    session = Session.open(load([Path(file) for file in files]), SilentProgress())
+    reports = deploy(replace(session, connector=relays.connect))
     for report in reports:
         if report.failure:
             raise report.failure
-        seen = line.seen[report.container]
-        seen.work, seen.turns = report.seconds, line.relays[report.container].turns - seen.handshake
-    print(json.dumps({name: asdict(seen) for name, seen in line.seen.items()}))
+        seen = relays.seen[report.container]
+        seen.work, seen.turns = report.seconds, relays.relays[report.container].turns - seen.handshake
+    print(json.dumps({name: asdict(seen) for name, seen in relays.seen.items()}))
     sys.exit(any(report.changes for report in reports))
 
 

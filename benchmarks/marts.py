@@ -1,10 +1,9 @@
-"""The marts, measured: `python -m benchmarks.marts [rows of history …]`; 1,000, 100,000 and 5,000,000 by themselves.
+"""Benchmarks of the marts: `python -m benchmarks.marts [rows of history …]`; default: 1,000, 100,000 and 5,000,000.
 
-An hourly build with 1,000 new rows, with more and more history behind it, in turns and the fastest of each: what is
-compared ran side by side, on the same machine. The hour's whole run for three cities: fetch, build, publish. Where
-dbt's own start is taken off, it is that of `dbt ls` in the same place: imports, configuration, the parsed project.
-Last, the daily mart's aggregates over the longest history, in DuckDB's published file and in the Postgres that it came
-from: over a plain table with the same columns, and over the raw jsonb.
+An hourly build with 1,000 new rows and different lengths of history, in turns; the fastest run of each counts. The
+whole hourly run for three cities: fetch, build, publish. dbt's start time, where it is subtracted, is that of `dbt ls`:
+imports, configuration, the parsed project. Last, the aggregates of the daily mart over the longest history, in DuckDB's
+published file and in Postgres: over a plain table with the same columns, and over the raw jsonb.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from typing import Any
 import pytest
 
 from benchmarks.ingest import deployed
-from benchmarks.table import Row, shown
+from benchmarks.table import Row, print_table
 from homelab.model import DatabaseGrant
 from homelab.render import render
 from homelab.services.postgres import grants
@@ -38,7 +37,7 @@ _SIZES, _ROUNDS, _NEW = (1_000, 100_000, 5_000_000), 5, 1_000
 _PYTHON = str(ROOT / ".venv-analytics" / "bin" / "python")
 _DBT = str(Path(_PYTHON).with_name("dbt"))
 _PROJECT = str(ROOT / "pipeline" / "dbt" / "analytics_project")
-# A thousand cities; the last of `hours` ends just before this month's first full hour that is past.
+# A thousand cities; hour 0 is the full hour one day ago.
 _HISTORY = """
 insert into raw.weather_observations (city, ingested_at, units, data)
 select 'City ' || city, moment, 'imperial', jsonb_build_object(
@@ -56,7 +55,7 @@ order by hour
 """
 
 
-# Over {observations} with the columns of staging; the day is UTC's.
+# {observations} has the columns of staging; days are in UTC.
 _DAYS = """
 select city, cast(observation_timestamp at time zone 'UTC' as date) as day, count(*), min(temperature_f),
     avg(temperature_f), max(temperature_f), avg(humidity_pct), avg(pressure_hpa), avg(wind_speed_mph),
@@ -82,7 +81,7 @@ print(json.dumps([min(taken), len(rows), sum(row[2] for row in rows), sum(row[4]
 
 @dataclass
 class Warehouse:
-    """One database with its history, and the folder that its marts are built in."""
+    """A database with its history, and the folder of its marts."""
 
     server: pg.Server
     database: str
@@ -92,7 +91,7 @@ class Warehouse:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Where dbt finds everything."""
+        """The environment of dbt."""
         return {
             **os.environ,
             **self.server.environment(self.database, "dbt", "dbt"),
@@ -100,14 +99,14 @@ class Warehouse:
             "DBT_LOG_PATH": str(self.data / "logs"),
         }
 
-    def tell(self, first: int, last: int) -> None:
-        """Rows of these hours, a thousand each; 0 is the first new one."""
+    def insert_hours(self, first: int, last: int) -> None:
+        """Insert a thousand rows for each hour; 0 is the first new one."""
         with self.server.connect(self.database) as connection:
             connection.execute(_HISTORY.format(first=first, last=last, new=_NEW).encode())
             connection.execute("analyze raw.weather_observations")
 
     def build(self) -> float:
-        """Seconds that dbt_build.py takes."""
+        """Run dbt_build.py and return its seconds."""
         started = time.perf_counter()
         subprocess.run(
             [_PYTHON, str(SCRIPTS / "dbt_build.py"), "--data", str(self.data), "--profiles", str(self.data)],
@@ -117,8 +116,8 @@ class Warehouse:
         )
         return time.perf_counter() - started
 
-    def start(self) -> float:
-        """Seconds that dbt takes to say what a model is called."""
+    def dbt_start(self) -> float:
+        """Run `dbt ls` for one model and return its seconds."""
         started = time.perf_counter()
         subprocess.run(
             [
@@ -140,8 +139,8 @@ class Warehouse:
         return time.perf_counter() - started
 
 
-def made(stack: ExitStack, server: pg.Server, database: str) -> Warehouse:
-    """An empty warehouse beside a database as a deploy makes it."""
+def create_warehouse(stack: ExitStack, server: pg.Server, database: str) -> Warehouse:
+    """Return an empty warehouse for a database with the tables of a deploy."""
     data = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     subprocess.run(
         [_PYTHON, str(SCRIPTS / "install_extension.py"), str(data / "extensions")], check=True, capture_output=True
@@ -165,51 +164,51 @@ def made(stack: ExitStack, server: pg.Server, database: str) -> Warehouse:
     return Warehouse(server, database, data)
 
 
-def flat(server: pg.Server, sizes: Sequence[int]) -> Iterator[Row]:
-    """An hourly build behind histories of these sizes, in turns."""
+def builds(server: pg.Server, sizes: Sequence[int]) -> Iterator[Row]:
+    """Measure hourly builds for histories of these sizes, in turns."""
     with ExitStack() as stack:
         wanted: dict[int, Warehouse] = {}
         for size in sizes:
             name = stack.enter_context(server.database(f"history_{size}"))
-            wanted[size] = made(stack, server, name)
-            wanted[size].tell(-size // _NEW, -1)
-            print(f"· {size:,} rows are there; all built anew in {wanted[size].build():.0f} s", file=sys.stderr)
+            wanted[size] = create_warehouse(stack, server, name)
+            wanted[size].insert_hours(-size // _NEW, -1)
+            print(f"· {size:,} rows inserted; full build in {wanted[size].build():.0f} s", file=sys.stderr)
         starts = []
         for turn in range(_ROUNDS):
             for warehouse in wanted.values():
-                warehouse.tell(turn, turn)
+                warehouse.insert_hours(turn, turn)
                 warehouse.seconds.append(warehouse.build())
-                starts.append(warehouse.start())
+                starts.append(warehouse.dbt_start())
         least, start = min(wanted[sizes[0]].seconds), min(starts)
         yield Row("dbt's own start", f"{start:.1f} s", "", "", "", True)
         for size, warehouse in wanted.items():
             best = min(warehouse.seconds)
             yield Row(
-                f"hourly build, {_NEW:,} new rows, {size:,} before",
+                f"hourly build, {_NEW:,} new rows, {size:,} existing",
                 f"{best:.1f} s",
                 f"{best - start:.1f} s without dbt's start",
                 f"{best / least:.2f}",
                 "≤ 1.2",
                 best <= 1.2 * least,
             )
-        yield from beside_postgres(wanted[max(sizes)])
+        yield from compare_with_postgres(wanted[max(sizes)])
 
 
-def beside_postgres(warehouse: Warehouse) -> Iterator[Row]:
-    """The daily mart's aggregates over all observations, in DuckDB and in Postgres; all three answers are the same."""
+def compare_with_postgres(warehouse: Warehouse) -> Iterator[Row]:
+    """Measure the aggregates of the daily mart in DuckDB and in Postgres; all three results are equal."""
     sql = _DAYS.format(observations="staging.stg_weather")
-    said = subprocess.run(
+    output = subprocess.run(
         [_PYTHON, "-c", _IN_DUCKDB, str(warehouse.data / "published.duckdb"), sql, str(_ROUNDS)],
         check=True,
         capture_output=True,
         text=True,
     ).stdout
-    duckdb, *answer = json.loads(said)
+    duckdb, *answer = json.loads(output)
     with warehouse.server.connect(warehouse.database) as connection:
         connection.execute(f"create table flattened as {_FLATTENED[1:-1]}".encode())
         connection.execute("vacuum analyze flattened")
         connection.execute("set work_mem = '256MB'; set timezone = 'UTC'; set max_parallel_workers_per_gather = 2")
-        for what, observations, rounds in (("a plain table", "flattened", 3), ("the raw jsonb", _FLATTENED, 2)):
+        for source, observations, rounds in (("a plain table", "flattened", 3), ("the raw jsonb", _FLATTENED, 2)):
             taken = []
             for _ in range(rounds):
                 started = time.perf_counter()
@@ -220,17 +219,17 @@ def beside_postgres(warehouse: Warehouse) -> Iterator[Row]:
             yield Row(
                 f"daily aggregates of {answer[1]:,} observations",
                 f"DuckDB {duckdb:.2f} s",
-                f"Postgres, {what}: {min(taken):.2f} s",
+                f"Postgres, {source}: {min(taken):.2f} s",
                 f"{min(taken) / duckdb:.1f}x faster",
                 "",
                 True,
             )
 
 
-def hour(server: pg.Server, database: str) -> Iterator[Row]:
-    """The hour's run for three cities: fetch, build, publish."""
+def hourly_run(server: pg.Server, database: str) -> Iterator[Row]:
+    """Measure the whole hourly run for three cities: fetch, build, publish."""
     with ExitStack() as stack:
-        warehouse = made(stack, server, database)
+        warehouse = create_warehouse(stack, server, database)
         replay = stack.enter_context(replay_server(Path(stack.enter_context(tempfile.TemporaryDirectory()))))
         environment = {
             **os.environ,
@@ -249,9 +248,9 @@ def hour(server: pg.Server, database: str) -> Iterator[Row]:
             fetched = time.perf_counter() - started
             runs.append((fetched, warehouse.build()))
         fetched, built = min(runs[1:], key=sum)
-        start = min(warehouse.start() for _ in range(3))
+        start = min(warehouse.dbt_start() for _ in range(3))
         yield Row(
-            "the hour's run, 3 cities",
+            "hourly run, 3 cities",
             f"{fetched + built:.1f} s",
             f"fetch {fetched:.1f} s, build and publish {built:.1f} s, of which dbt's start {start:.1f} s",
             "",
@@ -264,8 +263,8 @@ def main() -> None:
     """Measure and print one table; the exit code is 1 if an aim is missed."""
     sizes = [int(word) for word in sys.argv[1:]] or list(_SIZES)
     with deployed() as (server, database):
-        shown(
-            chain(hour(server, database), flat(server, sizes)),
+        print_table(
+            chain(hourly_run(server, database), builds(server, sizes)),
             lambda: f"Python {platform.python_version()}, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores.",
         )
 

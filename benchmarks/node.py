@@ -1,4 +1,4 @@
-"""The tests' Proxmox node in a process of its own, so that it takes no time from those that are measured."""
+"""The tests' Proxmox node in its own process, so that it takes no time from the measured programs."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from aiohttp import web
 
 from tests.integration.fakenode import FakeNode, certificate, serving
 
-SECRET = "a-token-for-the-benchmark"  # noqa: S105 - of a node that lives for a minute, on loopback
+SECRET = "a-token-for-the-benchmark"  # noqa: S105 - of a node on loopback that runs for a minute
 
 
 class CountingNode(FakeNode):
-    """A node that also counts connections: the client's ports from which calls came."""
+    """A node that also counts connections, by the port of the client."""
 
     def __init__(self) -> None:
         super().__init__(SECRET)
         self.peers: set[Any] = set()
         self.refused = 0
-        self.starting = 0.0  # seconds that a start takes
+        self.start_seconds = 0.0
 
     async def _start_steps(self, ct: Any, user: str, skiplock: bool = False) -> None:
-        ct.start_secs = self.starting
+        ct.start_secs = self.start_seconds
         await super()._start_steps(ct, user, skiplock)
 
     @web.middleware
@@ -41,7 +41,7 @@ class CountingNode(FakeNode):
 
 @dataclass(frozen=True)
 class Seen:
-    """What the node saw: API calls, connections, and calls that it refused."""
+    """The counts of a node: API calls, connections, and refused calls."""
 
     calls: int
     connections: int
@@ -50,46 +50,46 @@ class Seen:
 
 @dataclass
 class Node:
-    """The node from outside."""
+    """A handle on the node's process."""
 
     port: int
     fingerprint: str
     _pipe: Connection
 
-    def ask(self, question: Callable[..., Any], *arguments: Any) -> Any:
-        """Call a function of this module on the node, in its process; the answer."""
-        self._pipe.send((question, arguments))
+    def ask(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a function of this module on the node, in its process, and return the result."""
+        self._pipe.send((function, arguments))
         return self._pipe.recv()
 
     @contextmanager
     def counting(self) -> Iterator[list[Seen]]:
-        """What the node sees meanwhile, in a list of one when it is over."""
-        self.ask(forget)
+        """Count during the block; at its end, the list contains the counts."""
+        self.ask(reset_counts)
         seen: list[Seen] = []
         yield seen
         seen.append(self.ask(counts))
 
 
-def forget(pve: CountingNode) -> None:
-    """Count anew."""
+def reset_counts(pve: CountingNode) -> None:
+    """Set all counts to zero."""
     pve.requests.clear()
     pve.peers.clear()
     pve.refused = 0
 
 
 def counts(pve: CountingNode) -> Seen:
-    """What was seen since then."""
+    """Return the counts."""
     return Seen(len(pve.requests), len(pve.peers), pve.refused)
 
 
 def slow_tasks(pve: CountingNode, create: float, start: float) -> None:
-    """Let tasks take their time: seconds."""
+    """Set the seconds of tasks."""
     pve.time_scale = 1.0
-    pve.ct_secs["create"], pve.starting = create, start
+    pve.ct_secs["create"], pve.start_seconds = create, start
 
 
 def latency(pve: CountingNode, seconds: float) -> None:
-    """Let every answer take that long."""
+    """Set the seconds of each answer."""
     pve.time_scale = 1.0
     pve.slow_network(latency=seconds)
 
@@ -100,19 +100,19 @@ def empty(pve: CountingNode) -> None:
     pve.tasklog.clear()
 
 
-def unsuccessful(pve: CountingNode) -> list[str]:
-    """The tasks that have not ended well."""
+def failed_tasks(pve: CountingNode) -> list[str]:
+    """Return the tasks that did not succeed."""
     return [task["upid"] for task in pve.tasklog if task.get("exitstatus") != "OK"]
 
 
 def reads(pve: CountingNode) -> list[str]:
-    """The paths that were read."""
+    """Return the paths of all reads."""
     return [path for method, path, _ in pve.requests if method == "GET"]
 
 
 @contextmanager
 def node(folder: Path) -> Iterator[Node]:
-    """A node on a free port of loopback, until the end of the block."""
+    """Run a node on a free port of loopback during the block."""
     ours, theirs = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=_serve, args=(folder, theirs), daemon=True)
     process.start()
@@ -129,6 +129,6 @@ def _serve(folder: Path, pipe: Connection) -> None:
     pve = CountingNode()
     with serving(pve, pair):
         pipe.send((pve.port, fingerprint))
-        while (asked := pipe.recv()) is not None:
-            question, arguments = asked
-            pipe.send(question(pve, *arguments))
+        while (message := pipe.recv()) is not None:
+            function, arguments = message
+            pipe.send(function(pve, *arguments))

@@ -1,4 +1,4 @@
-"""A run that finds nothing to do: against Ansible with three containers, against the bare calls with a hundred."""
+"""`homelab up` without changes: compared with Ansible for 3 containers, with the bare calls for 100."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from pathlib import Path
 
 from benchmarks import node as on_node
 from benchmarks.ansible import Playbook
-from benchmarks.create import again, made
+from benchmarks.create import create_all, run_up
 from benchmarks.node import SECRET, Node
-from benchmarks.process import ran
+from benchmarks.process import run_program
 from benchmarks.site import Site, site
 from benchmarks.table import Row
 from tests.integration.fakenode import TOKEN
 
-_TIMES = 3  # runs of each; the median counts
-_FAR = 0.010  # seconds that an answer takes, as on a busy node
-# The same reads one after another over one connection, in a bare Python that checks and understands nothing.
+_RUNS = 3  # of each; the median counts
+_LATENCY = 0.010  # seconds of an answer, as of a busy node
+# The same reads in sequence over one connection, in a bare Python without checks and parsing.
 _FLOOR = """
 import http.client, json, ssl, sys, time
 started = time.perf_counter()
 port, token, paths = json.load(open(sys.argv[1]))
-line = http.client.HTTPSConnection("127.0.0.1", port, context=ssl._create_unverified_context())
+connection = http.client.HTTPSConnection("127.0.0.1", port, context=ssl._create_unverified_context())
 for path in paths:
-    line.request("GET", path, headers={"Authorization": token})
-    line.getresponse().read()
+    connection.request("GET", path, headers={"Authorization": token})
+    connection.getresponse().read()
 print(time.perf_counter() - started)
 """
 
 
 def three(folder: Path, node: Node) -> Iterator[Row]:
-    """`up` of three containers that are as they should be, and Ansible's run of the same."""
+    """Compare `up` of three unchanged containers with Ansible's run of the same."""
     place = site(folder, node, 3)
-    made(place, node)
+    create_all(place, node)
     playbook = Playbook(folder / "ansible", node, place.inventory.containers)
-    playbook.run()  # it converges, should there be anything
-    ours, theirs = [_up(place, node) for _ in range(_TIMES)], [playbook.run() for _ in range(_TIMES)]
+    playbook.run()  # converges remaining differences
+    ours, theirs = [_up(place, node) for _ in range(_RUNS)], [playbook.run() for _ in range(_RUNS)]
     if any(run.changed for run in theirs):
-        raise SystemExit("Ansible's run was no no-op, so there is nothing to compare.")
+        raise SystemExit("Cannot compare: Ansible's run made changes.")
     mine, other = ours[0][1], theirs[0].seen
     yield Row(
         "no-op `up`, 3 containers: API calls",
@@ -67,11 +67,11 @@ def three(folder: Path, node: Node) -> Iterator[Row]:
         "faster",
         fast < slow,
     )
-    within = []
-    for _ in range(_TIMES):
+    in_process = []
+    for _ in range(_RUNS):
         with node.counting():
-            within.append(again(place))
-    itself, (_, floor) = statistics.median(within), _bare(folder, node)
+            in_process.append(run_up(place))
+    itself, (_, floor) = statistics.median(in_process), _bare_calls(folder, node)
     yield Row(
         "… of that in `up`, once Python has started",
         f"{itself:.3f} s",
@@ -83,13 +83,13 @@ def three(folder: Path, node: Node) -> Iterator[Row]:
 
 
 def hundred(folder: Path, node: Node) -> Iterator[Row]:
-    """`up` of a hundred containers that are as they should be, and the bare calls for it."""
+    """Compare `up` of a hundred unchanged containers with its bare calls."""
     place = site(folder, node, 100)
-    made(place, node)
-    for name, seconds in (("", 0.0), (f", each answer {_FAR * 1000:.0f} ms late", _FAR)):
+    create_all(place, node)
+    for name, seconds in (("", 0.0), (f", each answer {_LATENCY * 1000:.0f} ms late", _LATENCY)):
         node.ask(on_node.latency, seconds)
-        ours = [_up(place, node) for _ in range(_TIMES)]
-        floor, _ = _bare(folder, node)
+        ours = [_up(place, node) for _ in range(_RUNS)]
+        floor, _ = _bare_calls(folder, node)
         fast = statistics.median(t for t, _ in ours)
         yield Row(
             f"no-op `up`, 100 containers{name} ({ours[0][1].calls} calls)",
@@ -105,14 +105,14 @@ def hundred(folder: Path, node: Node) -> Iterator[Row]:
 def _up(place: Site, node: Node) -> tuple[float, on_node.Seen]:
     with node.counting() as seen:
         run = place.homelab("up", "--yes")
-    if not run.said.startswith("Nothing to do"):
-        raise SystemExit(f"`up` was no no-op:\n{run.said}")
+    if not run.output.startswith("Nothing to do"):
+        raise SystemExit(f"Cannot compare: `up` made changes:\n{run.output}")
     return run.seconds, seen[0]
 
 
-def _bare(folder: Path, node: Node) -> tuple[float, float]:
-    """The reads that the last counted run has made, alone: median seconds, of the process and of the calls in it."""
+def _bare_calls(folder: Path, node: Node) -> tuple[float, float]:
+    """Repeat the reads of the last counted run; return the median seconds of the process and of its calls."""
     paths = folder / "paths.json"
     paths.write_text(json.dumps([node.port, f"PVEAPIToken={TOKEN}={SECRET}", node.ask(on_node.reads)]))
-    runs = [ran([sys.executable, "-c", _FLOOR, str(paths)], folder) for _ in range(_TIMES)]
-    return statistics.median(run.seconds for run in runs), statistics.median(float(run.said) for run in runs)
+    runs = [run_program([sys.executable, "-c", _FLOOR, str(paths)], folder) for _ in range(_RUNS)]
+    return statistics.median(run.seconds for run in runs), statistics.median(float(run.output) for run in runs)

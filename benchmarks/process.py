@@ -1,4 +1,4 @@
-"""Programs that are measured: in which environment, how long, and with how much memory."""
+"""Runs of measured programs: environment, time and memory."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ _GUARD = ROOT / "tests" / "network_guard"  # refuses connections to anything but
 
 
 @dataclass(frozen=True)
-class Ran:
-    """A run of a program to its end: seconds, CPU seconds, MB at its peak, and what it printed."""
+class ProgramRun:
+    """A finished run of a program: its seconds, CPU seconds, peak memory in MB, and output."""
 
     seconds: float
     cpu: float
     peak: float
-    said: str
+    output: str
 
 
-def ran(command: Sequence[str], folder: Path) -> Ran:
-    """Run a program. Raises SystemExit, quoting it, when it fails."""
+def run_program(command: Sequence[str], folder: Path) -> ProgramRun:
+    """Run a program. Raises SystemExit with its output if it fails."""
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err, ThreadPoolExecutor(1) as watch:
         started = time.perf_counter()
         process = subprocess.Popen(command, cwd=folder, stdout=out, stderr=err, env=environment())
-        most = watch.submit(peak, process.pid)
+        peak = watch.submit(peak_memory, process.pid)
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - started
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -40,13 +40,13 @@ def ran(command: Sequence[str], folder: Path) -> Ran:
         err.seek(0)
         if process.returncode:
             raise SystemExit(f"{' '.join(command)} ended with {process.returncode}:\n{out.read()}{err.read()}")
-        return Ran(seconds, usage.ru_utime + usage.ru_stime, most.result(), out.read())
+        return ProgramRun(seconds, usage.ru_utime + usage.ru_stime, peak.result(), out.read())
 
 
-def peak(pid: int) -> float:
-    """The most memory that a process has had since its program began, in MB; returns when it has ended.
+def peak_memory(pid: int) -> float:
+    """Wait for the end of a process, and return the peak memory of its program in MB.
 
-    Not from its resource usage, in which the memory of the process that started it counts as well.
+    Not from its resource usage, which includes the memory of the process that started it.
     """
     most, status = 0.0, Path(f"/proc/{pid}/status")
     while found := re.search(r"VmHWM:\s+(\d+) kB", _read(status)):
@@ -59,21 +59,21 @@ def _read(status: Path) -> str:
     try:
         return status.read_text()
     except (FileNotFoundError, ProcessLookupError):
-        return ""  # it has ended, and was waited for
+        return ""  # it has ended
 
 
 def environment() -> dict[str, str]:
-    """What programs that are measured find in their environment: the guard, and no settings of the caller's.
+    """Return the environment of measured programs: with the network guard, without settings of the caller.
 
-    What Python has compiled is kept, as it is where a program is installed, but not in this checkout.
+    Compiled Python files are cached, as for an installed program, but not in this checkout.
     """
     path = os.pathsep.join(filter(None, [str(_GUARD), str(ROOT), os.environ.get("PYTHONPATH")]))
-    kept = {
+    inherited = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("HOMELAB", "ANSIBLE")) and name != "PYTHONDONTWRITEBYTECODE"
     }
-    return kept | {"PYTHONPATH": path, "PYTHONPYCACHEPREFIX": _compiled().name}
+    return inherited | {"PYTHONPATH": path, "PYTHONPYCACHEPREFIX": _compiled().name}
 
 
 @cache

@@ -1,4 +1,4 @@
-"""An inventory of so many containers, and the command line on it."""
+"""An inventory with a given number of containers, and the command line on it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from benchmarks.node import SECRET, Node
-from benchmarks.process import Ran, ran
+from benchmarks.process import ProgramRun, run_program
 from homelab.inventory import load
 from homelab.model import Inventory
 from homelab.paths import bundled_path
@@ -24,19 +24,19 @@ class Site:
 
     @property
     def inventory(self) -> Inventory:
-        """The inventory, read anew."""
+        """The inventory, parsed again at each access."""
         return load(list(self.files))
 
-    def homelab(self, *arguments: str) -> Ran:
-        """Run the command line in a process of its own."""
+    def homelab(self, *arguments: str) -> ProgramRun:
+        """Run the command line in its own process."""
         inventory, overlay = map(str, self.files)
-        return ran(
+        return run_program(
             [sys.executable, "-m", "homelab", "-q", "-i", inventory, "--overlay", overlay, *arguments], self.folder
         )
 
 
 def site(folder: Path, node: Node, count: int) -> Site:
-    """The shipped inventory with so many containers, the first three with their services, on this node."""
+    """Return the shipped inventory on this node with `count` containers, of which three have services."""
     inventory, overlay, token = folder / "inventory.yaml", folder / "overlay.yaml", folder / "token"
     inventory.write_text(bundled_path("inventory.yaml").read_text())
     token.write_text(SECRET)

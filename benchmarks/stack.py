@@ -1,4 +1,4 @@
-"""A lab of the benchmarks' own, with the whole stack in it, or with containers that hold nothing but SSH."""
+"""A lab for benchmarks, with the whole stack, or with containers that only have SSH."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from benchmarks.process import Ran, ran
+from benchmarks.process import ProgramRun, run_program
 from homelab.inventory import load
 from homelab.known_hosts import KnownHosts
 from homelab.lab import Lab, down, missing, network, up
@@ -26,8 +26,8 @@ from homelab.secrets import FileSecretStore
 
 LAB = Lab("bench", IPv4Network("10.99.2.128/26"), "hl-bnch", 18106, 8189)
 _NAMES = ("postgres-data", "analytics-platform", "airflow-orchestration")
-_FIRST = 131  # the last part of the first container's address; there is room for 20 stacks
-_EXTRA = 140  # the last part of the first other container's address; there is room for 50
+_FIRST = 131  # last part of the first container's address; the subnet has room for 20 stacks
+_EXTRA = 140  # last part of the first further container's address; the subnet has room for 50
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class Stack:
         words = [sys.executable, "-m", "homelab", "-q", "-i", str(self.files[0])]
         return words + [word for overlay in self.files[1:] for word in ("--overlay", str(overlay))]
 
-    def homelab(self, *words: str) -> Ran:
-        """Run `homelab …` as people do, in a process of its own."""
-        return ran([*self.command, *words], self.folder)
+    def homelab(self, *words: str) -> ProgramRun:
+        """Run `homelab …` in its own process."""
+        return run_program([*self.command, *words], self.folder)
 
     @cached_property
     def inventory(self) -> Inventory:
@@ -54,7 +54,7 @@ class Stack:
 
     @property
     def secret_store(self) -> FileSecretStore:
-        """Its secrets."""
+        """The secrets of the inventory."""
         return FileSecretStore(self.inventory.state_dir)
 
     @property
@@ -65,12 +65,12 @@ class Stack:
 
     @property
     def known_hosts(self) -> str:
-        """The same, as OpenSSH reads them."""
+        """The host keys in OpenSSH's format."""
         return "".join(f"{c.address} {self.keys[c.name]}\n" for c in self.inventory.containers)
 
     def steps(self) -> dict[str, Sequence[Step]]:
-        """All steps by container, as a deploy would take them."""
-        everyone = [c.name for c in self.inventory.containers]
+        """Return all steps by container, as for a deploy."""
+        names = [c.name for c in self.inventory.containers]
         return {
             c.name: steps_of(
                 ServiceContext(
@@ -78,41 +78,41 @@ class Stack:
                     container=c,
                     secret_store=self.secret_store,
                     host_keys=self.keys,
-                    deploying=everyone,
+                    deploying=names,
                 )
             )
             for c in self.inventory.containers
         }
 
-    def anew(self) -> None:
-        """Containers with nothing in them; those that were there are gone."""
+    def recreate(self) -> None:
+        """Replace all containers with new ones."""
         self.homelab("destroy", "--yes")
         self.homelab("up", "--yes")
-        self.ssh_answers()
+        self.wait_for_boot()
 
-    def off(self) -> None:
-        """Stop its containers, and keep them."""
+    def stop(self) -> None:
+        """Stop the containers without removing them."""
         for container in self.inventory.containers:
             Runtime(LAB).kill(container.vmid)
 
-    def ssh_answers(self) -> None:
-        """Wait until every container has shown its key, and finished its boot."""
+    def wait_for_boot(self) -> None:
+        """Wait until every container has finished its boot."""
         for container in self.inventory.containers:
             self.on(container.name, "systemctl is-system-running --wait >/dev/null || true")
 
     def on(self, name: str, command: str) -> str:
-        """What shell text prints in a container."""
-        return self.homelab("ssh", name, "--", command).said.strip()
+        """Run shell text in a container and return its output."""
+        return self.homelab("ssh", name, "--", command).output.strip()
 
 
 @contextmanager
 def lab() -> Iterator[None]:
-    """The lab, until the end of the block, however that comes. Raises SystemExit where there can be none."""
-    if lacking := missing():
-        raise SystemExit("This machine cannot run a lab: " + "; ".join(lacking))
+    """Run the lab during the block. Raises SystemExit if this machine lacks a prerequisite."""
+    if missing_requirements := missing():
+        raise SystemExit("Cannot run a lab on this machine: " + "; ".join(missing_requirements))
     progress = TerminalProgress()
     network.guard()
-    down(LAB, progress)  # what a killed run may have left
+    down(LAB, progress)  # from a killed run
     try:
         up(LAB, progress)
         yield
@@ -120,17 +120,17 @@ def lab() -> Iterator[None]:
         down(LAB, progress)
 
 
-def whole(folder: Path, number: int = 0) -> Stack:
-    """The shipped inventory: three containers with all services, beside those of other numbers."""
+def whole_stack(folder: Path, number: int = 0) -> Stack:
+    """Return the shipped inventory: three containers with all services; each number has its own vmids and addresses."""
     shutil.copy(bundled_path("inventory.yaml"), folder / "inventory.yaml")
-    places = {
+    containers = {
         name: {"vmid": 200 + last, "ip": f".{last}"} for last, name in enumerate(_NAMES, _FIRST + number * len(_NAMES))
     }
-    return _written(folder, {"lab": f"{LAB.name}-{number}", "containers": places})
+    return _written(folder, {"lab": f"{LAB.name}-{number}", "containers": containers})
 
 
-def many(folder: Path, count: int) -> Stack:
-    """So many containers without a service."""
+def bare_containers(folder: Path, count: int) -> Stack:
+    """Return an inventory of containers without services."""
     (folder / "inventory.yaml").write_text(
         yaml.safe_dump(
             {
@@ -151,7 +151,7 @@ def many(folder: Path, count: int) -> Stack:
             }
         )
     )
-    return _written(folder, {"containers": {"postgres-data": None}})  # the lab's overlay says its version
+    return _written(folder, {"containers": {"postgres-data": None}})  # the lab's overlay has it
 
 
 def _written(folder: Path, overlay: Mapping[str, object]) -> Stack:

@@ -1,4 +1,4 @@
-"""What a measurement leaves: rows of one table."""
+"""The table of a benchmark's results."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from typing import NoReturn
 
 @dataclass(frozen=True)
 class Row:
-    """A figure beside what it is held against; `aim` is what the project promises, `good` whether it is kept."""
+    """A figure with its reference; `aim` is the promise of the project, `met` is True if it is kept."""
 
-    what: str
+    title: str
     ours: str
-    beside: str
+    reference: str
     ratio: str
     aim: str
-    good: bool
+    met: bool
 
 
-def shown(rows: Iterable[Row], stamp: Callable[[], str]) -> NoReturn:
-    """Print each row as it comes, then the table and what `stamp` says of the run; exit 1 if an aim is missed."""
+def print_table(rows: Iterable[Row], stamp: Callable[[], str]) -> NoReturn:
+    """Print each row when it is measured, then the table and the `stamp` of the run; exit 1 if an aim is missed."""
     found = []
     for row in rows:
-        print(f"· {row.what}: {row.ours} | {row.beside} | {row.ratio}", file=sys.stderr, flush=True)
+        print(f"· {row.title}: {row.ours} | {row.reference} | {row.ratio}", file=sys.stderr, flush=True)
         found.append(row)
     print(f"{markdown(found)}\n\n{stamp()}")
-    sys.exit(any(not row.good for row in found))
+    sys.exit(any(not row.met for row in found))
 
 
-HEAD = ("what", "homelab", "beside it", "ratio", "aim", "kept")
+HEAD = ("measurement", "homelab", "compared with", "ratio", "aim", "met")
 
 
 def markdown(rows: list[Row]) -> str:
-    """The rows as a table for people and for docs/benchmarks.md."""
-    lines = [HEAD, *((r.what, r.ours, r.beside, r.ratio, r.aim, "yes" if r.good else "NO") for r in rows)]
+    """Return the rows as a Markdown table, as in docs/benchmarks.md."""
+    lines = [HEAD, *((r.title, r.ours, r.reference, r.ratio, r.aim, "yes" if r.met else "NO") for r in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEAD))]
     cells = [" | ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) for line in lines]
     cells.insert(1, " | ".join("-" * width for width in widths))

@@ -1,8 +1,8 @@
-"""The distributions whose templates we know, and all that homelab has to know of each: one row for each of them.
+"""The supported distributions, and the facts in which they differ.
 
-What is the same on all of them is no column: `ssh.service` (which on Ubuntu `ssh.socket` starts), `/usr/bin/python3`
-with `python3-venv`, and postgresql-common with its clusters `N/main` in `/etc/postgresql`, their units
-`postgresql@N-main.service`, and PGDG's key. tests/unit/test_distributions.py holds all this against what is published.
+They share `ssh.service` (on Ubuntu, `ssh.socket` starts it), `/usr/bin/python3` with `python3-venv`, and
+postgresql-common with its clusters `N/main` in `/etc/postgresql`, their units `postgresql@N-main.service`, and PGDG's
+key. tests/unit/test_distributions.py compares all these facts with the published packages.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """A distribution by its alias in the inventory, with the versions that its own packages have.
+    """A distribution by its alias in the inventory, with the versions of its own packages.
 
-    `codename` is how apt's lists call it; `sources` is the file in which its own images name its archive. Proxmox's
-    templates of Ubuntu 24.04 and Debian 12 still name it in `/etc/apt/sources.list`.
+    `codename` is its name in apt's lists; `sources` is the source file of its own images. Proxmox's templates of Ubuntu
+    24.04 and Debian 12 still use `/etc/apt/sources.list`.
     """
 
     alias: str
@@ -26,12 +26,12 @@ class Distribution:
 
     @property
     def template_prefix(self) -> str:
-        """How the file name of its Proxmox template begins: `debian-12-standard_`."""
+        """The prefix of its Proxmox template's file name: `debian-12-standard_`."""
         return f"{self.alias}-standard_"
 
     @property
     def family(self) -> str:
-        """Whose archive it is from: `debian` or `ubuntu`."""
+        """The owner of its archive: `debian` or `ubuntu`."""
         return self.alias.partition("-")[0]
 
 
@@ -50,12 +50,12 @@ DISTRIBUTIONS = {
     )
 }
 CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"  # all CAs that a machine trusts, in one file
-# Where apt is told of a distribution's own archive: in one of these, as its image or template was made.
+# The files in which images and templates name the archive of their distribution.
 APT_SOURCES = ("/etc/apt/sources.list", *sorted({each.sources for each in DISTRIBUTIONS.values()}))
 
 
 def distribution_of(template: str) -> Distribution | None:
-    """The distribution of an alias or of a template's volume id; None for a template that is not in the table."""
+    """Return the distribution of an alias or of a template's volume id, or None for an unknown template."""
     file_name = template.rpartition("/")[2]
     return DISTRIBUTIONS.get(template) or next(
         (d for d in DISTRIBUTIONS.values() if file_name.startswith(f"{d.alias}-")), None

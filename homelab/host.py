@@ -1,4 +1,4 @@
-"""A machine that runs commands: the one seam between what we want and where it happens."""
+"""A machine that runs commands: the interface between the steps and SSH."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Protocol
 
 from homelab.errors import HomelabError
 
-_LANES = 4  # how many commands of a batch run at a time
+_LANES = 4  # commands of a batch that run in parallel
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The outcome of one command: its shell text, exit status, and what it printed, as bytes."""
+    """The result of one command: its shell text, exit status, and output as bytes."""
 
     command: str
     status: int
@@ -24,89 +24,92 @@ class Result:
 
     @property
     def ok(self) -> bool:
-        """Whether the exit status was 0."""
+        """True if the exit status was 0."""
         return self.status == 0
 
     @property
     def text(self) -> str:
-        """Standard output as text, without the white space around it."""
+        """Standard output as text, without surrounding white space."""
         return self.stdout.decode(errors="replace").strip()
 
 
 class Host(Protocol):
-    """Runs shell text as root on one machine. Implementations: SSH, and the tests' local one."""
+    """A machine on which shell text runs as root. Implementations: SSH, and the local host of the tests."""
 
     @property
     def name(self) -> str:
         """The container's name, for messages."""
 
     def run(self, command: str, *, stdin: bytes = b"", timeout: float = 900) -> Result:
-        """Run shell text and wait for it, at most `timeout` seconds. A non-zero status is not an error.
+        """Run shell text and wait for its end, at most `timeout` seconds. A non-zero status is not an error.
 
         Raises HomelabError when the machine cannot be reached or the deadline passes.
         """
 
     def batch(self, commands: Sequence[str]) -> list[Result]:
-        """Run many short commands in one round trip; results in the same order, without standard error.
+        """Run many short commands in one round trip; return their results in order, without standard error.
 
-        The first runs alone, the others side by side.
+        The first command runs alone, the others in parallel.
         """
 
     def reconnect(self, deadline: float) -> None:
-        """Reach the machine anew after ConnectionLost, for `deadline` seconds in all: it may be rebooting.
+        """Connect again after ConnectionLost, trying for `deadline` seconds: the machine may be rebooting.
 
-        Raises HomelabError when it does not answer, or is not the same machine.
+        Raises HomelabError when it does not answer, or is another machine.
         """
 
 
 class ConnectionLost(HomelabError):
-    """The line broke in the middle of a command, which may go on over there."""
+    """The connection was lost during a command, which may still be running on the machine."""
 
 
 class CommandFailed(HomelabError):
-    """A command ended with a non-zero status: the error quotes it, its last line, and the last lines it printed."""
+    """A command ended with a non-zero status. The error quotes its last line and the last lines of its output.
 
-    def __init__(self, host: str, result: Result, what: str, resolution: str = "") -> None:
+    `action` is a phrase such as `write /etc/x`.
+    """
+
+    def __init__(self, host: str, result: Result, action: str) -> None:
         output = (result.stderr or result.stdout).decode(errors="replace").strip().splitlines()[-12:]
         *before, command = result.command.strip().splitlines() or [""]
         command = ("… " if before else "") + (command if len(command) < 160 else command[:157] + "…")
         end = f"ended with status {result.status}" if result.status >= 0 else "was killed"
         super().__init__(
-            f"{host}: {what} failed",
+            f"Cannot {action} on {host}: the command failed",
             "\n".join([f"`{command}` {end}", *(f"  {line}" for line in output)]),
-            resolution or "Mend the cause and run the same command again: it goes on where it stopped.",
+            "Fix the cause and run the same command again: it continues where it stopped.",
         )
         self.result = result
 
 
 def argv(*words: str) -> str:
-    """Shell text that runs exactly these words."""
+    """Return shell text that runs exactly these words."""
     return shlex.join(words)
 
 
 def is_open(pattern: str) -> str:
-    """Shell text that succeeds while a process has a file open whose path is like that, as one has that locks it."""
+    """Return shell text that succeeds while a process has a file open that matches `pattern`, such as a lock file."""
     return f"find /proc/[0-9]*/fd -lname {shlex.quote(pattern)} 2>/dev/null | grep -q ."
 
 
-def check(host: Host, command: str, what: str, *, stdin: bytes = b"", timeout: float = 900) -> Result:
-    """Run a command that has to succeed; `what` names it in the error. Raises CommandFailed."""
+def check(host: Host, command: str, action: str, *, stdin: bytes = b"", timeout: float = 900) -> Result:
+    """Run a command. Raises CommandFailed, in which `action` names it (`write /etc/x`), unless it succeeds."""
     result = host.run(command, stdin=stdin, timeout=timeout)
     if not result.ok:
-        raise CommandFailed(host.name, result, what)
+        raise CommandFailed(host.name, result, action)
     return result
 
 
 def batch_script(commands: Sequence[str]) -> tuple[str, Callable[[Result], list[Result]]]:
-    """One shell script that runs all the commands, and the parser of its output.
+    """Return one shell script that runs all commands, and the parser of its output.
 
-    The first command runs alone; then the others, several at a time, as most of them wait more than they work.
-    A random mark stands between the answers, so no command's output can be taken for the end of it. Each
-    command runs in a subshell without standard input, so none can eat the script or end it.
+    The first command runs alone; then the others, several in parallel, as most of them wait more than they compute.
+    A random mark separates the outputs, so that no output can contain it. Each command runs in a subshell without
+    standard input, so that it can neither read the script nor end it.
     """
     mark = secrets.token_hex(16)
     parts = [f"(\n{command}\n) </dev/null 2>/dev/null; printf '\\n{mark} %s\\n' $?" for command in commands]
-    # In order, so that what stands together and is likely to be slow, as the last questions are, is spread.
+    # Neighbours go to different lanes: slow commands, such as health probes, are often neighbours.
     lanes = [range(1 + lane, len(commands), _LANES) for lane in range(_LANES)]
     order = [0, *(index for lane in lanes for index in lane)][: len(commands)]
 
@@ -114,7 +117,9 @@ def batch_script(commands: Sequence[str]) -> tuple[str, Callable[[Result], list[
         chunks = result.stdout.split(f"\n{mark} ".encode())
         if len(chunks) != len(commands) + 1:
             raise HomelabError(
-                "The remote shell did not answer every probe", result.stderr.decode(errors="replace").strip()[-300:]
+                "Cannot inspect the host: its shell did not run every probe",
+                result.stderr.decode(errors="replace").strip()[-300:],
+                "Run the same command again.",
             )
         # Each chunk begins with the status line of the command before it.
         bodies = [chunks[0], *(chunk.partition(b"\n")[2] for chunk in chunks[1:])]
@@ -125,15 +130,16 @@ def batch_script(commands: Sequence[str]) -> tuple[str, Callable[[Result], list[
         }
         return [found[index] for index in range(len(commands))]
 
-    return "\n".join([*parts[:1], _side_by_side(["\n".join(parts[i] for i in lane) for lane in lanes])]) + "\n", parse
+    return "\n".join([*parts[:1], _in_parallel(["\n".join(parts[i] for i in lane) for lane in lanes])]) + "\n", parse
 
 
-def _side_by_side(lanes: Sequence[str]) -> str:
-    """Shell text that runs all of these at the same time, and prints what they print one after another.
+def _in_parallel(lanes: Sequence[str]) -> str:
+    """Return shell text that runs all lanes in parallel and prints their outputs one after another.
 
-    Each hands on what comes from its standard input once it is through: a pipe needs no file to keep that in.
+    The lanes are a pipeline: each prints its own output, then copies the next lane's from its standard input. The pipes
+    buffer the outputs, so no temporary files are needed.
     """
     first, *others = [
-        f"{{ {lane}\n{hand_on}\n}}" for lane, hand_on in zip(lanes, [*["cat"] * (len(lanes) - 1), ":"], strict=True)
+        f"{{ {lane}\n{forward}\n}}" for lane, forward in zip(lanes, [*["cat"] * (len(lanes) - 1), ":"], strict=True)
     ]
     return " | ".join([*reversed(others), first])

@@ -1,4 +1,4 @@
-"""The SSH host keys that we trust: pinned from Proxmox's task log, completed at the first connection."""
+"""Pinned SSH host keys: fingerprints from Proxmox's task log, completed at the first connection."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from homelab.private_files import write_private
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """A host key: its SHA-256 fingerprint (`SHA256:…`), and the whole key line once it was seen."""
+    """A pinned host key: its SHA-256 fingerprint (`SHA256:…`), and its key line after the first connection."""
 
     fingerprint: str
     key: str | None = None
 
 
 def fingerprint(key_line: str) -> str:
-    """The SHA-256 fingerprint of a public key's line (`ssh-ed25519 AAAA…`), as ssh-keygen prints it."""
+    """Return the SHA-256 fingerprint of a public key line (`ssh-ed25519 AAAA…`), in the format of ssh-keygen."""
     digest = hashlib.sha256(base64.b64decode(key_line.split()[1])).digest()
     return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
 
@@ -37,30 +37,30 @@ class KnownHosts:
 
     @classmethod
     def of(cls, state_dir: Path) -> KnownHosts:
-        """Those of a lab."""
+        """Return the known hosts of a lab."""
         return cls(state_dir / "known_hosts.json")
 
     def pins(self) -> Mapping[str, Pin]:
-        """Every pin by container name."""
+        """Return every pin by container name."""
         try:
             raw = json.loads(self._path.read_text())
         except FileNotFoundError:
             return {}
         except ValueError as error:
             raise HomelabError(
-                f"{self._path} is damaged",
+                f"Cannot read {self._path}: it is damaged",
                 f"It is not JSON: {error}.",
-                "Move it away and run `homelab up`, which reads them from Proxmox again.",
+                "Move it away and run `homelab up`, which reads the fingerprints from Proxmox again.",
             ) from error
         return {name: Pin(**pin) for name, pin in raw.items()}
 
     def pin(self, name: str, pin: Pin) -> None:
-        """Trust this key for this container from now on."""
+        """Pin the key of a container."""
         with self._lock:
             self._write({**self.pins(), name: pin})
 
     def forget(self, name: str) -> None:
-        """Trust no key for this container any more."""
+        """Remove the pin of a container."""
         with self._lock:
             self._write({key: pin for key, pin in self.pins().items() if key != name})
 

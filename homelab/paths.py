@@ -1,4 +1,4 @@
-"""Where the files that travel with the package are: in a wheel, or in the checkout."""
+"""Paths of the bundled files: in a wheel, or in the checkout."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ _BUNDLED = _PACKAGE / "_data"
 
 
 def bundled_path(name: str) -> Path:
-    """The path of `templates`, `pipeline`, `requirements` or `inventory.yaml` as shipped."""
+    """Return the path of the bundled `templates`, `pipeline`, `requirements` or `inventory.yaml`."""
     return (_BUNDLED if _BUNDLED.is_dir() else _PACKAGE.parent) / name

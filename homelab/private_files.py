@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def private_folder(folder: Path) -> None:
-    """Make a folder of mode 0700 that git ignores, if it is not there."""
+    """Create a folder of mode 0700 that git ignores, unless it exists."""
     if not folder.is_dir():
         folder.mkdir(parents=True, mode=0o700, exist_ok=True)
         (folder / ".gitignore").write_text("*\n")

@@ -1,4 +1,4 @@
-"""What a person sees while long work goes on: the only importer of rich's live display.
+"""The display of progress: the only importer of rich's live display.
 
 Progress goes to standard error, results go to standard output, so `--json` can be piped.
 """
@@ -22,31 +22,31 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-Update = Callable[[str], None]
-_PLAIN_EVERY = 10.0  # seconds between two lines of one step where nothing can be written over
+StatusUpdate = Callable[[str], None]
+_LINE_INTERVAL = 10.0  # seconds between two status lines of one step without a terminal
 
 
 class Progress(Protocol):
-    """Where long work reports itself; safe to use from several threads at once."""
+    """A display to which long work reports; its methods may be called from several threads."""
 
-    def step(self, who: str, what: str) -> AbstractContextManager[Update]:
-        """A context that shows the work while it runs, and how long it took when it is done.
+    def step(self, host: str, title: str) -> AbstractContextManager[StatusUpdate]:
+        """Return a context that shows a step while it runs, and its duration when it has ended.
 
-        It gives a function that says how far the work is, as `37 %`: call it as often as you like.
+        The context provides a function that shows the present status, such as `37 %`.
         """
 
-    def note(self, who: str, text: str) -> None:
-        """A line that stays."""
+    def note(self, host: str, text: str) -> None:
+        """Print a permanent line."""
 
-    def event(self, who: str, event: str, **facts: object) -> None:
-        """What a script, or a person with --verbose, may want to know: a command and what it printed, a step's end."""
+    def event(self, host: str, event: str, **facts: object) -> None:
+        """Report details for scripts and for --verbose, such as a command and its output."""
 
     def close(self) -> None:
-        """Show nothing any more: the terminal is somebody else's from now on."""
+        """Stop the live display, so that another program can use the terminal."""
 
 
 def duration(seconds: float) -> str:
-    """A span of time for people: `0.4 s`, `12 s`, `2 min 05 s`, `3 h 04 min`, `2 d 7 h`."""
+    """Format a duration: `0.4 s`, `12 s`, `2 min 05 s`, `3 h 04 min`, `2 d 7 h`."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     if seconds < 60:
@@ -59,33 +59,33 @@ def duration(seconds: float) -> str:
 
 
 @dataclass(slots=True)
-class _Step:
-    """A step that is going on: since when, how far, and when that was last written as a line; monotonic seconds."""
+class _RunningStep:
+    """A running step; its times are monotonic seconds."""
 
-    who: str
-    what: str
+    host: str
+    title: str
     started: float
-    said: float
-    far: str = ""
+    last_line: float  # time at which its status was last printed as a line
+    status: str = ""
 
 
 class TerminalProgress:
-    """Live lines on a terminal, plain lines otherwise or with CI set."""
+    """Live lines on a terminal; plain lines without one, or with CI set."""
 
-    def __init__(self, console: Console | None = None, every: float = _PLAIN_EVERY, verbose: bool = False) -> None:
-        self._every, self._verbose = every, verbose
+    def __init__(self, console: Console | None = None, interval: float = _LINE_INTERVAL, verbose: bool = False) -> None:
+        self._interval, self._verbose = interval, verbose
         self._console = console or Console(stderr=True, highlight=False)
         self._live_wanted = self._console.is_terminal and not os.environ.get("CI")
-        self._running: dict[int, _Step] = {}
+        self._running: dict[int, _RunningStep] = {}
         self._lock = threading.Lock()
         self._live: Live | None = None
         self._count = 0
 
     @contextmanager
-    def step(self, who: str, what: str) -> Iterator[Update]:
+    def step(self, host: str, title: str) -> Iterator[StatusUpdate]:
         """See Progress.step."""
         started = time.monotonic()
-        step = _Step(who, what, started, started)
+        step = _RunningStep(host, title, started, started)
         token = self._enter(step)
         mark, style = "✗", "red"
         try:
@@ -93,16 +93,16 @@ class TerminalProgress:
             mark, style = "✓", "green"
         finally:
             self._leave(token)
-            self._line(mark, style, who, f"{what}  [{duration(time.monotonic() - started)}]")
+            self._line(mark, style, host, f"{title}  [{duration(time.monotonic() - started)}]")
 
-    def note(self, who: str, text: str) -> None:
+    def note(self, host: str, text: str) -> None:
         """See Progress.note."""
-        self._line("·", "cyan", who, text)
+        self._line("·", "cyan", host, text)
 
-    def event(self, who: str, event: str, **facts: object) -> None:
-        """See Progress.told: commands are shown if the user wants to see them, all else is for scripts."""
+    def event(self, host: str, event: str, **facts: object) -> None:
+        """See Progress.event: commands are shown with --verbose, other events are for scripts."""
         if self._verbose and event == "command":
-            self._line("$", "dim", who, f"{facts['command']}\n{facts['output']}\n[status {facts['status']}]".strip())
+            self._line("$", "dim", host, f"{facts['command']}\n{facts['output']}\n[status {facts['status']}]".strip())
 
     def close(self) -> None:
         """See Progress.close."""
@@ -111,18 +111,18 @@ class TerminalProgress:
         if live is not None:
             live.stop()
 
-    def _line(self, mark: str, style: str, who: str, text: str) -> None:
-        line = Text.assemble((f"{mark} ", style), (f"{who:<22} ", "bold"), text)
+    def _line(self, mark: str, style: str, host: str, text: str) -> None:
+        line = Text.assemble((f"{mark} ", style), (f"{host:<22} ", "bold"), text)
         with self._lock:
             self._console.print(line, soft_wrap=True)
 
-    def _update(self, step: _Step, far: str) -> None:
-        now, before, step.far = time.monotonic(), step.far, far
-        if not self._live_wanted and far != before and now - step.said >= self._every:
-            step.said = now
-            self._line("·", "cyan", step.who, f"{step.what}: {far}")
+    def _update(self, step: _RunningStep, status: str) -> None:
+        now, before, step.status = time.monotonic(), step.status, status
+        if not self._live_wanted and status != before and now - step.last_line >= self._interval:
+            step.last_line = now
+            self._line("·", "cyan", step.host, f"{step.title}: {status}")
 
-    def _enter(self, step: _Step) -> int:
+    def _enter(self, step: _RunningStep) -> int:
         with self._lock:
             self._count += 1
             self._running[self._count] = step
@@ -146,56 +146,56 @@ class TerminalProgress:
         for step in list(self._running.values()):
             table.add_row(
                 Spinner("dots"),
-                Text(f"{step.who:<22}", style="bold"),
-                Text(f"{step.what}: {step.far}" if step.far else step.what),
+                Text(f"{step.host:<22}", style="bold"),
+                Text(f"{step.title}: {step.status}" if step.status else step.title),
                 duration(now - step.started),
             )
         return Group(table)
 
 
 class SilentProgress:
-    """Shows nothing: for `--quiet` and for tests."""
+    """No display: for `--quiet` and for tests."""
 
     @contextmanager
-    def step(self, who: str, what: str) -> Iterator[Update]:
+    def step(self, host: str, title: str) -> Iterator[StatusUpdate]:
         """See Progress.step."""
-        yield lambda far: None
+        yield lambda status: None
 
-    def note(self, who: str, text: str) -> None:
+    def note(self, host: str, text: str) -> None:
         """See Progress.note."""
 
     def close(self) -> None:
         """See Progress.close."""
 
-    def event(self, who: str, event: str, **facts: object) -> None:
-        """See Progress.told."""
+    def event(self, host: str, event: str, **facts: object) -> None:
+        """See Progress.event."""
 
 
 class JsonProgress:
-    """One line of JSON for each event, as it happens: for `--json`. `time` is in UTC, `seconds` since the start."""
+    """One line of JSON per event, for `--json`; `time` is in UTC, `seconds` is the duration of the step."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream, self._lock = stream, threading.Lock()
 
     @contextmanager
-    def step(self, who: str, what: str) -> Iterator[Update]:
+    def step(self, host: str, title: str) -> Iterator[StatusUpdate]:
         """See Progress.step."""
-        started, good = time.monotonic(), False
-        self.event(who, "started", step=what)
+        started, ok = time.monotonic(), False
+        self.event(host, "started", step=title)
         try:
-            yield lambda far: self.event(who, "progress", step=what, far=far)
-            good = True
+            yield lambda status: self.event(host, "progress", step=title, status=status)
+            ok = True
         finally:
-            self.event(who, "ended", step=what, good=good, seconds=round(time.monotonic() - started, 3))
+            self.event(host, "ended", step=title, ok=ok, seconds=round(time.monotonic() - started, 3))
 
-    def note(self, who: str, text: str) -> None:
+    def note(self, host: str, text: str) -> None:
         """See Progress.note."""
-        self.event(who, "note", text=text)
+        self.event(host, "note", text=text)
 
-    def event(self, who: str, event: str, **facts: object) -> None:
-        """See Progress.told."""
+    def event(self, host: str, event: str, **facts: object) -> None:
+        """See Progress.event."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        line = json.dumps({"time": now, "host": who, "event": event, **facts}, ensure_ascii=False)
+        line = json.dumps({"time": now, "host": host, "event": event, **facts}, ensure_ascii=False)
         with self._lock:
             print(line, file=self._stream, flush=True)
 

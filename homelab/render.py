@@ -1,4 +1,4 @@
-"""The one Jinja environment: a name that a template uses and nobody gave is an error, never an empty text."""
+"""Rendering of templates: the only importer of jinja2. A missing value is an error, never an empty text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @functools.cache
 def _environment() -> jinja2.Environment:
-    import jinja2  # here, as what only reads the inventory need not wait for it
+    import jinja2  # lazily, as most commands do not render
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(bundled_path("templates")),
@@ -32,15 +32,15 @@ def _environment() -> jinja2.Environment:
 
 
 def render(template: str, /, **values: Any) -> bytes:
-    """The text of `templates/<template>` with these values. Raises HomelabError, which quotes the faulty line."""
+    """Return the text of `templates/<template>` with these values. Raises HomelabError that quotes a faulty line."""
     import jinja2
 
     try:
         return _environment().get_template(template).render(**values).encode()
     except jinja2.TemplateSyntaxError as error:
-        raise _fault(template, error.lineno, str(error)) from error
+        raise _template_error(template, error.lineno, str(error)) from error
     except jinja2.UndefinedError as error:
-        raise _fault(template, _line_of(error), str(error)) from error
+        raise _template_error(template, _line_of(error), str(error)) from error
 
 
 def _line_of(error: Exception) -> int:
@@ -52,11 +52,11 @@ def _line_of(error: Exception) -> int:
     return line
 
 
-def _fault(template: str, line: int, message: str) -> HomelabError:
+def _template_error(template: str, line: int, message: str) -> HomelabError:
     lines = (bundled_path("templates") / template).read_text().splitlines()
     quoted = lines[line - 1].strip() if 0 < line <= len(lines) else ""
     return HomelabError(
-        f"templates/{template}:{line}: {message}",
+        f"Cannot render templates/{template}: line {line}: {message}",
         f"  {quoted}",
-        "This is a fault of homelab's template, or of a change that you made to it.",
+        "This is a bug in homelab's template, or in your change of it.",
     )

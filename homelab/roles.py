@@ -1,4 +1,4 @@
-"""The roles that homelab's token has on Proxmox: one for each kind of path, with the least that its calls need."""
+"""The Proxmox roles of homelab's token: one per kind of path, with the least privileges that its calls need."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """A role's name and the privileges in it. `beyond`: what only some verbs need, by verb."""
+    """A role with its privileges; `optional` are the privileges that only some verbs need, by verb."""
 
     name: str
     privileges: tuple[str, ...]
-    beyond: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    optional: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     @property
-    def whole(self) -> tuple[str, ...]:
-        """All privileges, those of every verb included."""
-        return (*self.privileges, *(privilege for _, more in self.beyond for privilege in more))
+    def all_privileges(self) -> tuple[str, ...]:
+        """All privileges, including the optional ones."""
+        return (*self.privileges, *(privilege for _, more in self.optional for privilege in more))
 
 
 CONTAINERS = Role(
@@ -31,7 +31,7 @@ CONTAINERS = Role(
         "VM.Config.Options",
         "VM.PowerMgmt",
     ),
-    beyond=(
+    optional=(
         ("snapshot", ("VM.Snapshot", "VM.Snapshot.Rollback")),
         ("backup", ("VM.Backup",)),
         ("golden create", ("VM.Clone",)),
@@ -39,17 +39,13 @@ CONTAINERS = Role(
 )
 STORAGE = Role("HomelabStorage", ("Datastore.AllocateSpace",))
 TEMPLATES = Role(
-    "HomelabTemplates", ("Datastore.Audit",), beyond=(("download of templates", ("Datastore.AllocateTemplate",)),)
+    "HomelabTemplates", ("Datastore.Audit",), optional=(("download of templates", ("Datastore.AllocateTemplate",)),)
 )
 NODE = Role("HomelabNode", ("Sys.Audit",))
 BRIDGE = Role("HomelabBridge", ("SDN.Use",))
-POOL = Role(
-    "HomelabPool", ("Pool.Audit",), beyond=(("another pool for a container that is there", ("Pool.Allocate",)),)
-)
-# Beside a role on a pool: what Proxmox asks for on a container's own path before it is in the pool.
+POOL = Role("HomelabPool", ("Pool.Audit",), optional=(("another pool for an existing container", ("Pool.Allocate",)),))
+# In addition to a role on a pool: the privileges on a container's own path before it is in the pool.
 GUESTS = Role(
-    "HomelabGuests",
-    ("VM.Audit", "VM.Config.Options"),
-    beyond=(("restore of a container that is gone", ("VM.Backup",)),),
+    "HomelabGuests", ("VM.Audit", "VM.Config.Options"), optional=(("restore of a removed container", ("VM.Backup",)),)
 )
 ROLES = (CONTAINERS, STORAGE, TEMPLATES, NODE, BRIDGE, POOL, GUESTS)

@@ -1,4 +1,4 @@
-"""Secrets: generated once, kept outside git with mode 0600, never printed."""
+"""Secrets: generated once, stored outside git with mode 0600, never printed."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from homelab.errors import HomelabError, InputError
 from homelab.model import Pipeline, Secret
 from homelab.private_files import write_private
 
-_BYTES = 48  # gives 64 characters: what Airflow asks of a JWT secret
+_BYTES = 48  # 64 characters, which Airflow requires of a JWT secret
 
 
 class FileSecretStore:
-    """Keeps secrets and SSH keys in a folder of mode 0700; the same name always gives the same value."""
+    """Secrets and SSH keys in a folder of mode 0700; the same name always gives the same value."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -48,10 +48,10 @@ class FileSecretStore:
             known: dict[str, str] = json.loads(self._path.read_text()) if self._path.exists() else {}
         except ValueError as error:
             raise HomelabError(
-                f"{self._path} is damaged",
+                f"Cannot read {self._path}: it is damaged",
                 f"It is not JSON: {error}.",
-                "Put it back from your backup. Without one, move it away: `homelab deploy` then makes "
-                "new passwords and sets them everywhere.",
+                "Restore it from your backup. Without a backup, move it away: `homelab deploy` then generates new "
+                "passwords and sets them everywhere.",
             ) from error
         return known
 
@@ -77,23 +77,25 @@ class FileSecretStore:
         return Secret(pem.decode()), f"{public.decode()} homelab-{name}"
 
 
-def read_secret(path: Path, what: str, resolution: str) -> Secret:
-    """A secret that the user keeps in a file. Raises InputError when it is missing, empty, or readable by others."""
+def read_secret(path: Path, name: str, resolution: str) -> Secret:
+    """Return a secret from the user's file. Raises InputError if it is missing, empty, or readable by others."""
     try:
         value, mode = path.read_text().strip(), path.stat().st_mode
     except OSError as error:
-        raise InputError(f"{what} is missing", f"{path}: {error.strerror}.", resolution) from error
+        raise InputError(f"Cannot read {name}: {error.strerror}", f"{path}", resolution) from error
     if not value:
-        raise InputError(f"{what} is missing", f"{path} is empty.", resolution)
+        raise InputError(f"Cannot use {name}: the file is empty", f"{path}", resolution)
     if mode & 0o077:
-        raise InputError(f"{what} is readable by others", f"{path} has mode {mode & 0o777:o}.", f"chmod 600 {path}")
+        raise InputError(
+            f"Cannot use {name}: other users can read it", f"{path} has mode {mode & 0o777:o}.", f"chmod 600 {path}"
+        )
     return Secret(value)
 
 
 def openweather_key(pipeline: Pipeline) -> Secret:
-    """OpenWeather's API key. Raises InputError as `read_secret`."""
+    """Return OpenWeather's API key. Raises InputError like `read_secret`."""
     return read_secret(
         pipeline.api_key_file,
-        "The OpenWeather API key",
+        "the OpenWeather API key",
         f"Get one at https://openweathermap.org/api and write it to {pipeline.api_key_file}, mode 0600.",
     )

@@ -1,4 +1,4 @@
-"""A Host over SSH: the only importer of paramiko. Host keys are pinned; there is no auto-add."""
+"""A Host over SSH: the only importer of paramiko. Host keys are pinned and never added automatically."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from types import TracebackType
 
-# paramiko asks for it only in ssh_config's `Match exec`, which nobody reads here, and it takes as long to import as all
-# the rest of paramiko, which does without.
+# paramiko uses `invoke` only for `Match exec` in ssh_config, which homelab does not read. Its import takes as long as
+# that of all of paramiko.
 if "invoke" not in sys.modules:
     sys.modules["invoke"] = None  # type: ignore[assignment]
 
@@ -24,23 +25,35 @@ from homelab.host import ConnectionLost, Result, batch_script
 from homelab.known_hosts import KnownHosts, Pin, fingerprint
 from homelab.model import Secret
 
-logging.getLogger("paramiko").addHandler(logging.NullHandler())  # what it has to say comes as exceptions, too
+logging.getLogger("paramiko").addHandler(logging.NullHandler())  # its messages also come as exceptions
 _CONNECT_TIMEOUT = 5.0  # seconds for one attempt; a container that boots refuses or drops packets
 _RETRY_PAUSE = 0.2
-_SOONEST, _LATEST = 0.003, 0.05  # seconds between two looks for a command's end
-_LATE = 0.02  # by how much of what a command took it may be seen late
-_OPEN = 60.0  # seconds that sshd has to open a session
-_NO_STATUS = -1  # paramiko's sign that no exit status has come
+_POLL_MIN, _POLL_MAX = 0.003, 0.05  # seconds between two checks for the end of a command
+_POLL_SHARE = 0.02  # of the duration of the command: the interval in between
+_SESSION_TIMEOUT = 60.0  # seconds in which sshd has to open a session
+_USER = "root"
+_NO_STATUS = -1  # paramiko's value for a missing exit status
 
 
 class HostKeyMismatch(HomelabError):
-    """The machine that answers is not the one whose key we pinned."""
+    """The machine that answers shows another host key than the pinned one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keepalive:
+    """The seconds between two keepalive requests to sshd, and the seconds in which it has to answer."""
+
+    interval: float = 10.0
+    timeout: float = 20.0
+
+
+_KEEPALIVE = Keepalive()
 
 
 class Ssh:
-    """Runs commands as root in one container over one SSH connection, which lives until `close()`.
+    """A container over one SSH connection as root, which stays open until `close()`.
 
-    Every `beat` seconds sshd is asked for a sign of life; without one for `patience` seconds the connection is lost.
+    The connection is lost if sshd does not answer a keepalive request in time.
     """
 
     def __init__(
@@ -50,19 +63,16 @@ class Ssh:
         private_key: Secret,
         known_hosts: KnownHosts,
         port: int = 22,
-        user: str = "root",
-        beat: float = 10,
-        patience: float = 20,
+        keepalive: Keepalive = _KEEPALIVE,
     ) -> None:
         self.name = name
         self._address = address
         self._port = port
-        self._user = user
         self._key = paramiko.Ed25519Key.from_private_key(io.StringIO(private_key.reveal()))
         self._known_hosts = known_hosts
-        self._beat, self._patience = beat, patience
+        self._keepalive = keepalive
         self._transport: paramiko.Transport | None = None
-        self._hung_up = threading.Event()
+        self._closed = threading.Event()
 
     def __enter__(self) -> Ssh:
         return self
@@ -73,16 +83,16 @@ class Ssh:
         self.close()
 
     def close(self) -> None:
-        """Hang up."""
-        self._hung_up.set()
+        """Close the connection."""
+        self._closed.set()
         if self._transport is not None:
             self._transport.close()
             self._transport = None
 
     def connect(self, deadline: float = 10) -> None:
-        """Connect, trying again while the machine boots, for `deadline` seconds in all.
+        """Connect; retry for `deadline` seconds, as the machine may be booting.
 
-        Raises HostKeyMismatch at once, HomelabError when nobody answered or the login was refused.
+        Raises HostKeyMismatch without a retry, HomelabError when nothing answered or the login was refused.
         """
         until = time.monotonic() + deadline
         while True:
@@ -94,29 +104,29 @@ class Ssh:
                 time.sleep(_RETRY_PAUSE)
 
     def _connect_once(self) -> None:
-        transport = _introduced(self._address, self._port)
+        transport = _verified_transport(self._address, self._port)
         try:
-            self._verify(_line(transport))
-            transport.auth_publickey(self._user, self._key)
+            self._verify(_key_line(transport))
+            transport.auth_publickey(_USER, self._key)
         except BaseException as error:
-            # A machine that goes down in the middle of it refuses nobody; paramiko says the same of both.
-            gone = isinstance(error, paramiko.AuthenticationException) and not transport.is_active()
+            # paramiko raises the same exception for a refused login and for a machine that shuts down during it.
+            lost = isinstance(error, paramiko.AuthenticationException) and not transport.is_active()
             transport.close()
-            if gone:
-                raise EOFError("it hung up during the login") from error
+            if lost:
+                raise EOFError("the connection was closed during the login") from error
             raise
-        self._transport, self._hung_up = transport, threading.Event()
-        threading.Thread(target=self._keep_alive, args=(transport, self._hung_up), daemon=True).start()
+        self._transport, self._closed = transport, threading.Event()
+        threading.Thread(target=self._keep_alive, args=(transport, self._closed), daemon=True).start()
 
-    def _keep_alive(self, transport: paramiko.Transport, hung_up: threading.Event) -> None:
-        """Hang up when the other side gives no sign of life: whoever waits for it is told so."""
-        while not hung_up.wait(self._beat) and transport.is_active():
-            giving_up = threading.Timer(self._patience, transport.close)
-            giving_up.daemon = True
-            giving_up.start()
-            with suppress(OSError, EOFError, paramiko.SSHException):  # which whoever waits for a command is told, too
-                transport.global_request("keepalive@openssh.com")  # ends with the answer, or with the transport
-            giving_up.cancel()
+    def _keep_alive(self, transport: paramiko.Transport, closed: threading.Event) -> None:
+        """Close the connection when sshd does not answer in time; a waiting command then gets an error."""
+        while not closed.wait(self._keepalive.interval) and transport.is_active():
+            timer = threading.Timer(self._keepalive.timeout, transport.close)
+            timer.daemon = True
+            timer.start()
+            with suppress(OSError, EOFError, paramiko.SSHException):  # a waiting command gets the error, too
+                transport.global_request("keepalive@openssh.com")  # returns with the answer, or when closed
+            timer.cancel()
 
     def reconnect(self, deadline: float) -> None:
         """See Host.reconnect."""
@@ -128,27 +138,27 @@ class Ssh:
         pin = self._known_hosts.pins().get(self.name)
         if pin is None:
             raise HostKeyMismatch(
-                f"{self.name}: its SSH host key is not known",
-                f"{self._address} shows {shown}, and no pin says whether that is right.",
-                "Run `homelab up`: it reads the key's fingerprint from Proxmox.",
+                f"Cannot connect to {self.name}: its SSH host key is not known yet",
+                f"{self._address} shows {shown}, and no key is pinned for it.",
+                "Run `homelab up`: it reads the fingerprint of the key from Proxmox.",
             )
         if pin.fingerprint != shown:
-            raise changed(self.name, self._address, shown, pin)
+            raise changed_key(self.name, self._address, shown, pin)
         if pin.key is None:
             self._known_hosts.pin(self.name, Pin(shown, line))
 
     def _unreachable(self, error: Exception) -> HomelabError:
         if isinstance(error, paramiko.AuthenticationException):
             return HomelabError(
-                f"{self.name}: SSH login as {self._user} was refused",
-                f"{self._address} does not accept this inventory's key.",
-                "Was the container made with other keys? Put the public one of .homelab/<lab>/operator_ed25519 "
-                "(`ssh-keygen -yf` prints it) into its /root/.ssh/authorized_keys.",
+                f"Cannot connect to {self.name}: the SSH login as {_USER} was refused",
+                f"{self._address} does not accept this inventory's key; another key may have created the container.",
+                "Add the public key of .homelab/<lab>/operator_ed25519 (`ssh-keygen -yf` prints it) to its "
+                "/root/.ssh/authorized_keys.",
             )
         return HomelabError(
-            f"{self.name}: no answer over SSH",
+            f"Cannot connect to {self.name}: no answer over SSH",
             f"{self._address} port {self._port}: {error or type(error).__name__}.",
-            "Is the container running? `homelab status` shows it, `homelab up` starts it.",
+            "Check that the container is running: `homelab status` shows it, `homelab up` starts it.",
         )
 
     def run(self, command: str, *, stdin: bytes = b"", timeout: float = 900) -> Result:
@@ -162,15 +172,15 @@ class Ssh:
         except (OSError, EOFError, paramiko.SSHException) as error:
             if isinstance(error, TimeoutError) and self._transport is not None and self._transport.is_active():
                 raise HomelabError(
-                    f"{self.name}: a command does not end",
-                    f"`{_short(command)}`: no end after {timeout:.0f} s.",
-                    f"See what it waits for: `homelab ssh {self.name} -- ps axf`.",
+                    f"Cannot finish a command on {self.name}: it did not end within {timeout:.0f} s",
+                    f"`{_short(command)}`",
+                    f"Find out what it waits for with `homelab ssh {self.name} -- ps axf`.",
                 ) from error
             self.close()
             raise ConnectionLost(
-                f"{self.name}: the connection was lost",
-                f"It ended during `{_short(command)}`: {error or type(error).__name__}.",
-                "Run the same command again: it goes on where it stopped.",
+                f"Cannot finish a command on {self.name}: the connection was lost",
+                f"It was lost during `{_short(command)}`: {error or type(error).__name__}.",
+                "Run the same command again: it continues where it stopped.",
             ) from error
 
     def _run(self, channel: paramiko.Channel, command: str, stdin: bytes, timeout: float) -> Result:
@@ -182,69 +192,69 @@ class Ssh:
         return self._collect(channel, command, timeout)
 
     def _collect(self, channel: paramiko.Channel, command: str, timeout: float) -> Result:
-        began = time.monotonic()
+        started = time.monotonic()
         out, err = bytearray(), bytearray()
         while True:
-            # Asked before the last read, so that nothing which came before the end is left behind.
+            # Read before the output, so that no output that came before the end is missed.
             closed = channel.closed
-            whole = channel.exit_status != _NO_STATUS and channel.eof_received
-            # Both streams share one window: reading one alone could wait for ever.
+            complete = channel.exit_status != _NO_STATUS and channel.eof_received
+            # Both streams share one window: reading only one of them could block for ever.
             while channel.recv_ready():
                 out += channel.recv(1 << 16)
             while channel.recv_stderr_ready():
                 err += channel.recv_stderr(1 << 16)
-            # What came before the line broke need not be all, even where the status is among it.
-            if closed and not whole and not channel.get_transport().is_active():
-                raise EOFError("the remote side is gone")
-            if closed or whole:
+            # After a lost connection the output may be incomplete, even if the status has come.
+            if closed and not complete and not channel.get_transport().is_active():
+                raise EOFError("the machine closed the connection")
+            if closed or complete:
                 # Without a status on a live connection, the remote shell itself was killed by a signal.
                 return Result(command, channel.exit_status, bytes(out), bytes(err))
-            if (taken := time.monotonic() - began) > timeout:
+            if (elapsed := time.monotonic() - started) > timeout:
                 raise TimeoutError(f"no end after {timeout:.0f} s")
-            time.sleep(min(max(_SOONEST, taken * _LATE), _LATEST))
+            time.sleep(min(max(_POLL_MIN, elapsed * _POLL_SHARE), _POLL_MAX))
 
     def _channel(self) -> paramiko.Channel:
         if self._transport is None or not self._transport.is_active():
             self.connect()
         if (transport := self._transport) is None:
-            raise EOFError("it was hung up meanwhile")
-        return transport.open_session(timeout=_OPEN)
+            raise EOFError("the connection was closed meanwhile")
+        return transport.open_session(timeout=_SESSION_TIMEOUT)
 
     def batch(self, commands: Sequence[str]) -> list[Result]:
-        """See Host.batch: one shell script goes over, one answer comes back."""
+        """See Host.batch: one shell script is sent, one output is returned."""
         script, parse = batch_script(commands)
         return parse(self.run("sh -s", stdin=script.encode()))
 
 
-def changed(name: str, address: str, shown: str, pin: Pin) -> HostKeyMismatch:
-    """What is to be said where a machine shows another key, of fingerprint `SHA256:…`, than the pinned one."""
+def changed_key(name: str, address: str, shown: str, pin: Pin) -> HostKeyMismatch:
+    """Return the error for a machine with the key fingerprint `shown` (`SHA256:…`) instead of the pinned one."""
     return HostKeyMismatch(
-        f"{name}: its SSH host key has changed",
+        f"Cannot connect to {name}: its SSH host key has changed",
         f"{address} shows {shown}, pinned is {pin.fingerprint}: another machine may be answering.",
-        f"If you made the container anew yourself, run `homelab trust {name}`.",
+        f"If you created the container again yourself, run `homelab trust {name}`.",
     )
 
 
 def shown_key(address: str, port: int = 22) -> str | None:
-    """The line of the ed25519 host key that a machine shows, or None if none does. Nothing is sent to it."""
+    """Return the line of a machine's ed25519 host key, or None without an answer. Sends no credentials."""
     try:
-        transport = _introduced(address, port)
+        transport = _verified_transport(address, port)
     except (OSError, EOFError, paramiko.SSHException):
         return None
     try:
-        return _line(transport)
+        return _key_line(transport)
     finally:
         transport.close()
 
 
-def _introduced(address: str, port: int) -> paramiko.Transport:
-    """A connection on which the other side has proved that it has its host key, and nothing else was said."""
+def _verified_transport(address: str, port: int) -> paramiko.Transport:
+    """Return a connection on which the machine has proved that it owns its host key; there is no login yet."""
     connection = socket.create_connection((address, port), timeout=_CONNECT_TIMEOUT)
-    # A command is several small packets, and each would wait 40 ms for the acknowledgement of the one before.
+    # A command is several small packets; without this, each waits 40 ms for the previous acknowledgement.
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     transport = paramiko.Transport(connection)
     try:
-        # The pin is for the ed25519 key, so that is the one we ask for.
+        # The pinned key is the ed25519 key.
         transport.get_security_options().key_types = ["ssh-ed25519"]
         transport.start_client(timeout=_CONNECT_TIMEOUT * 3)
     except BaseException:
@@ -253,7 +263,7 @@ def _introduced(address: str, port: int) -> paramiko.Transport:
     return transport
 
 
-def _line(transport: paramiko.Transport) -> str:
+def _key_line(transport: paramiko.Transport) -> str:
     key = transport.get_remote_server_key()
     return f"{key.get_name()} {key.get_base64()}"
 

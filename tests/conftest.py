@@ -1,4 +1,4 @@
-"""The guard: no test, and no program that a test starts, talks to a machine that is not the lab's."""
+"""Setup of all tests: the network guard, and folders for the notes of steps on this machine."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from pathlib import Path
 import pytest
 
 from homelab.steps import remote_paths
-from tests.network_guard import sitecustomize  # the import puts the guard in place
+from tests.network_guard import sitecustomize  # the import installs the guard
 
 _GUARD = str(Path(sitecustomize.__file__).parent)
 
 
 def pytest_configure() -> None:
-    """Python programs that tests start find the guard first on their path."""
+    """Install the guard in Python programs that tests start: they find it first on their path."""
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [_GUARD, os.environ.get("PYTHONPATH")]))
 
 
 @pytest.fixture(autouse=True)
-def _own_places(
+def _own_notes(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What steps note on a host that is this machine, they note in a folder of the test's own."""
+    """Give each test its own folder for the notes that steps write on a host that is this machine."""
     if request.node.get_closest_marker("lab"):
-        return  # its hosts are containers that are nobody else's
-    folder = tmp_path_factory.mktemp("places")
+        return  # its hosts are containers of its own
+    folder = tmp_path_factory.mktemp("notes")
     monkeypatch.setattr(remote_paths, "STATE", str(folder / "state"))
     monkeypatch.setattr(remote_paths, "RUN", str(folder / "run"))

@@ -1,4 +1,4 @@
-"""What tests stand on: a Host that is this machine, and one that answers from a table."""
+"""Shared helpers: a Host that is this machine, saved folders for kill tests, and a secret store with fixed values."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from homelab.steps.batching import NOW
 
 
 def owner_of_new_files() -> tuple[str, str]:
-    """The names of this process's user and group, as `stat` prints them."""
+    """Return the names of this process's user and group, as `stat` prints them."""
     return pwd.getpwuid(os.geteuid()).pw_name, grp.getgrgid(os.getegid()).gr_name
 
 
 @dataclass
 class LocalHost:
-    """Runs shell text on this machine, as SSH would on a container; remembers what ran."""
+    """A host that runs shell text on this machine and records it."""
 
     name: str = "local"
     ran: list[str] = field(default_factory=list)
     batches: int = 0
     reconnected: int = 0
-    # Called before each command: lets a test end the run at a given point.
+    # Called before each command, so that a test can end the run there.
     before: Callable[[str], None] = lambda command: None
 
     def run(self, command: str, *, stdin: bytes = b"", timeout: float = 60) -> Result:
@@ -55,18 +55,18 @@ class LocalHost:
         self.reconnected += 1
 
 
-class Kept:
-    """Folders as they are now, to be put back as often as a test wants; the first one is pytest's, and there."""
+class SavedFolders:
+    """A copy of folders, which a test restores as often as it needs; the first folder exists."""
 
     def __init__(self, *folders: Path) -> None:
-        place = Path(tempfile.mkdtemp(dir=folders[0].parent, prefix="kept-"))
-        self._copies = {folder: place / str(number) for number, folder in enumerate(folders)}
+        root = Path(tempfile.mkdtemp(dir=folders[0].parent, prefix="saved-"))
+        self._copies = {folder: root / str(number) for number, folder in enumerate(folders)}
         for folder, copy in self._copies.items():
             if folder.exists():
                 shutil.copytree(folder, copy, symlinks=True)
 
-    def put_back(self) -> None:
-        """Have the folders as they were."""
+    def restore(self) -> None:
+        """Restore the folders."""
         for folder, copy in self._copies.items():
             shutil.rmtree(folder, ignore_errors=True)
             if copy.exists():
@@ -74,33 +74,33 @@ class Kept:
 
 
 @dataclass
-class _Keeping(LocalHost):
-    """Keeps folders as they are before each command, and between the steps that go over in one."""
+class _SavingHost(LocalHost):
+    """A host that saves folders before each command, and between the steps of a batch."""
 
     folders: Sequence[Path] = ()
-    kept: list[Kept] = field(default_factory=list)
+    saved: list[SavedFolders] = field(default_factory=list)
 
     def run(self, command: str, *, stdin: bytes = b"", timeout: float = 60) -> Result:
         """See Host.run."""
-        before = Kept(*self.folders)
-        self.kept.append(before)
-        texts = command.split(NOW)  # the first one stands before the first step, the last one after the last
+        before = SavedFolders(*self.folders)
+        self.saved.append(before)
+        texts = command.split(NOW)  # the first comes before the first step, the last after the last step
         for done in range(2, len(texts) - 1):
             super().run(f"{NOW.join(texts[:done])}exit 9{NOW.join(texts[done:])}", stdin=stdin, timeout=timeout)
-            self.kept.append(Kept(*self.folders))
-            before.put_back()
+            self.saved.append(SavedFolders(*self.folders))
+            before.restore()
         return super().run(command, stdin=stdin, timeout=timeout)
 
 
 def killed_before_each_command(run: Callable[[LocalHost], object], *folders: Path) -> Iterator[int]:
-    """The folders as each kill before one of the run's commands would leave them, and at last as its end does.
+    """Restore the folders to each state in which a kill before a command of the run leaves them, and to its end.
 
-    Gives how many commands are done then. The run itself is made once: how far it had come by then is kept.
+    Yields the number of commands done by then. The run itself is made only once.
     """
-    host = _Keeping(folders=folders)
+    host = _SavingHost(folders=folders)
     run(host)
-    for done, each in enumerate([*host.kept, Kept(*folders)]):
-        each.put_back()
+    for done, each in enumerate([*host.saved, SavedFolders(*folders)]):
+        each.restore()
         yield done
 
 
@@ -142,16 +142,16 @@ def recording(names: list[str]) -> Callable[..., NoHost]:
 
 @dataclass(frozen=True)
 class FixedSecretStore:
-    """A vault whose secrets are their own names: for renderings that must not change."""
+    """A secret store with fixed secrets, for renderings that must not change."""
 
     public: str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFixed homelab-test"
 
     def secret(self, name: str):  # type: ignore[no-untyped-def]
-        """See Vault.secret."""
+        """See SecretStore.secret."""
         from homelab.model import Secret
 
         return Secret(f"secret-of-{name}")
 
     def key_pair(self, name: str):  # type: ignore[no-untyped-def]
-        """See Vault.key_pair."""
+        """See SecretStore.key_pair."""
         return self.secret(name), self.public

@@ -1,1 +1,1 @@
-"""What `python -m benchmarks.deploy` measures, each as rows of its table."""
+"""The benchmarks of `python -m benchmarks.deploy`, each as rows of its table."""

@@ -1,4 +1,4 @@
-"""The command line by itself."""
+"""The start of the command line."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.process import ran
+from benchmarks.process import run_program
 from benchmarks.table import Row
 
-_TIMES = 9
+_RUNS = 9
 
 
 def command_line(folder: Path) -> Iterator[Row]:
-    """`homelab --help` beside a Python that does nothing, in turns."""
+    """Compare `homelab --help` with an empty Python program, in turns."""
     ours, bare = [], []
-    for _ in range(_TIMES + 1):  # the first compiles
-        bare.append(ran([sys.executable, "-c", "pass"], folder).cpu)
-        ours.append(ran([sys.executable, "-m", "homelab", "--help"], folder).cpu)
+    for _ in range(_RUNS + 1):  # the first run compiles
+        bare.append(run_program([sys.executable, "-c", "pass"], folder).cpu)
+        ours.append(run_program([sys.executable, "-m", "homelab", "--help"], folder).cpu)
     mine, floor = statistics.median(ours[1:]), statistics.median(bare[1:])
     yield Row(
         "`homelab --help`: CPU",

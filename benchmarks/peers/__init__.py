@@ -1,1 +1,1 @@
-"""The peers: what homelab's own steps say, in Ansible's words, in pyinfra's, and as a script written by hand."""
+"""The peers: homelab's steps as Ansible's tasks, as pyinfra's operations, and as a hand-written script."""

@@ -1,6 +1,6 @@
 #!/bin/sh
-# The stack as one would install it by hand, knowing all of it: `sh cold.sh <container>` in each of the three at the same
-# time, beside the files that `script.py` has put there. It checks nothing, keeps nothing and cannot be run again.
+# The stack, installed by hand with full knowledge: `sh cold.sh <container>` in each of the three containers in parallel,
+# next to the files of `script.py`. It checks nothing, keeps no copies, and cannot be run a second time.
 set -eu
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8
 export PIP_CERT=/etc/ssl/certs/ca-certificates.crt SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt

@@ -1,8 +1,8 @@
-"""Ansible: homelab's steps as one playbook with a list of tasks for each host.
+"""The peer Ansible: homelab's steps as one playbook with a list of tasks for each host.
 
-`copy`, `file`, `unarchive`, `apt`, `user` and `systemd_service` where there is such a module; else `shell` with a check
-of its own, which says itself whether it has changed anything. A tree of files is one archive, as one task for each
-file would take a second of each run.
+It uses the modules `copy`, `file`, `unarchive`, `apt`, `user` and `systemd_service`, and for other steps `shell` with
+its own check, which reports a change by its output. A tree of files is one archive, as one task per file would add a
+second to each run.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from shlex import quote
 from typing import Any
 
 from benchmarks.ansible import VENV, changes
-from benchmarks.peers.shell_steps import Recorder, asked
-from benchmarks.process import ran
+from benchmarks.peers.shell_steps import Recorder, shell_step
+from benchmarks.process import run_program
 from homelab.model import Step
 from homelab.steps import Command, Directory, DpkgConfigured, File, Packages, PgHba, Settings, SystemdUnit, Tree, User
 
 _CHANGED = "homelab-changed"
-_OWN = "[defaults]\nhome = {home}\n"
-_FAST = _OWN + "forks = 30\ngathering = explicit\ninterpreter_python = /usr/bin/python3\n"
-# The hosts' lists are not the same, and `linear` would do one host's tasks after the other's.
+_BASE = "[defaults]\nhome = {home}\n"
+_FAST = _BASE + "forks = 30\ngathering = explicit\ninterpreter_python = /usr/bin/python3\n"
+# The hosts have different task lists, which the strategy `linear` would run one host after the other.
 CONFIGURATIONS = {
-    "Ansible": _OWN,
+    "Ansible": _BASE,
     "Ansible, pipelining": _FAST + "strategy = free\n[connection]\npipelining = true\n",
     "Ansible + mitogen": _FAST + "strategy = mitogen_free\nstrategy_plugins = {mitogen}\n",
 }
@@ -37,17 +37,17 @@ Task = dict[str, Any]
 
 @dataclass(frozen=True)
 class Run:
-    """A run to its end: seconds, and how many tasks said `changed`."""
+    """A finished run: its seconds, and the number of tasks that reported `changed`."""
 
     seconds: float
     changed: int
 
 
 class Playbook:
-    """Everything that Ansible needs, in a folder of its own."""
+    """A folder with everything that Ansible needs."""
 
     def __init__(self, folder: Path, hosts: Mapping[str, tuple[str, Sequence[Step]]], key: Path, pins: str) -> None:
-        """`hosts`: each one's address and steps; `key`: who logs in; `pins`: what a known_hosts file says of them."""
+        """`hosts`: address and steps by name; `key`: the private key for the login; `pins`: the text of known_hosts."""
         self._folder = folder
         (folder / "known_hosts").write_text(pins)
         common = {
@@ -61,22 +61,22 @@ class Playbook:
         (folder / "play.yml").write_text(
             json.dumps([{"hosts": "all", "tasks": [{"ansible.builtin.include_tasks": "{{ inventory_hostname }}.yml"}]}])
         )
-        # A new container may have no Python yet; only then does Ansible have to bring one.
-        bring = "test -e /usr/bin/python3 || (apt-get update -qq && apt-get install -qq -y python3)"
+        # A new container may have no Python, which Ansible requires.
+        install_python = "test -e /usr/bin/python3 || (apt-get update -qq && apt-get install -qq -y python3)"
         (folder / "cold.yml").write_text(
-            json.dumps([{"hosts": "all", "tasks": [{"ansible.builtin.raw": bring, "changed_when": False}]}])
+            json.dumps([{"hosts": "all", "tasks": [{"ansible.builtin.raw": install_python, "changed_when": False}]}])
         )
         for name, (_, steps) in hosts.items():
             tasks = Tasks(folder / "files" / name, steps).all()
             (folder / f"{name}.yml").write_text(json.dumps(tasks, indent=1))
 
     def run(self, configuration: str, cold: bool = False, limit: str = "all") -> Run:
-        """Run it with these settings, in new containers if `cold`, or in one. Raises SystemExit."""
+        """Run the playbook with these settings: in new containers if `cold`, in one with `limit`. Raises SystemExit."""
         home = self._folder / "home"
         (mitogen,) = VENV.glob("lib/python3*/site-packages/ansible_mitogen/plugins/strategy")
         (self._folder / "ansible.cfg").write_text(CONFIGURATIONS[configuration].format(home=home, mitogen=mitogen))
         try:
-            run = ran(
+            run = run_program(
                 [
                     str(VENV / "bin" / "ansible-playbook"),
                     "-i",
@@ -89,11 +89,11 @@ class Playbook:
                 self._folder,
             )
         finally:
-            self.hang_up()
-        return Run(run.seconds, changes(run.said))
+            self.close_connections()
+        return Run(run.seconds, changes(run.output))
 
-    def hang_up(self) -> None:
-        """End the connections that Ansible keeps open for a minute, so that each run begins with none."""
+    def close_connections(self) -> None:
+        """Close the connections that Ansible keeps open for a minute, so that each run starts without any."""
         for socket in (self._folder / "home" / "cp").glob("*"):
             subprocess.run(
                 ["ssh", "-o", f"ControlPath={socket}", "-O", "exit", "none"], check=False, capture_output=True
@@ -109,62 +109,62 @@ class Tasks:
         self._numbers = {step.title: number for number, step in enumerate(steps)}
 
     def all(self) -> list[Task]:
-        """The tasks."""
-        return [task for step in self._steps for task in said(step, self)]
+        """Return all tasks."""
+        return [task for step in self._steps for task in tasks_of(step, self)]
 
     def task(self, step: Step, module: str, arguments: Task, **more: Any) -> Task:
-        """A task whose outcome is remembered for those that watch the step."""
+        """Return a task that registers its outcome for the steps that it triggers."""
         return {"name": step.title, f"ansible.builtin.{module}": arguments, "register": self.outcome(step), **more}
 
     def outcome(self, step: Step) -> str:
-        """The name of the variable in which a step's outcome is."""
+        """Return the name of the variable with a step's outcome."""
         return f"step_{self._numbers[step.title]}"
 
     def stored(self, step: Step, content: bytes) -> str:
-        """A local file of that content."""
+        """Write the content to a local file and return its path."""
         path = self._files / str(self._numbers[step.title])
         path.write_bytes(content)
         return str(path)
 
-    def cause(self, step: Step) -> str:
-        """A condition: whether anything has changed that the step watches."""
+    def is_triggered(self, step: Step) -> str:
+        """Return the condition that is true if a step has changed that triggers this one."""
         return " or ".join(f"{self.outcome(each)} is changed" for each in step.triggered_by) or "false"
 
 
 @singledispatch
-def said(step: Step, tasks: Tasks) -> list[Task]:
-    """The step as tasks; as shell text where Ansible has no module for it."""
-    question = asked(step)
-    if step.waits:
+def tasks_of(step: Step, tasks: Tasks) -> list[Task]:
+    """Return the tasks of a step, with shell text if Ansible has no module for it."""
+    shell = shell_step(step)
+    if step.is_wait:
         return [
             tasks.task(
                 step,
                 "shell",
-                {"cmd": _raw(question.met)},
+                {"cmd": _raw(shell.check)},
                 until=f"{tasks.outcome(step)} is success",
                 retries=300,
                 delay=1,
                 changed_when=False,
             )
         ]
-    make = f"( {question.make}\n) && echo {_CHANGED}"
-    given: Task = {"stdin": _raw(question.stdin), "stdin_add_newline": False} if question.stdin else {}
+    apply = f"( {shell.apply}\n) && echo {_CHANGED}"
+    stdin: Task = {"stdin": _raw(shell.stdin), "stdin_add_newline": False} if shell.stdin else {}
     if isinstance(step, Command) and step.done == "true":
-        return [tasks.task(step, "shell", {"cmd": _raw(make), **given}, when=tasks.cause(step))]
-    looks = f"{{{{ 'false' if {tasks.cause(step)} else 'true' }}}}"
-    read = " && cat >/dev/null" if given else ""  # what nobody reads is an error to Ansible
-    cmd = f"{looks}{_raw(f' && {question.met}{read} || {{ {make}; }}')}"
+        return [tasks.task(step, "shell", {"cmd": _raw(apply), **stdin}, when=tasks.is_triggered(step))]
+    not_triggered = f"{{{{ 'false' if {tasks.is_triggered(step)} else 'true' }}}}"
+    read = " && cat >/dev/null" if stdin else ""  # unread input is an error for Ansible
+    cmd = f"{not_triggered}{_raw(f' && {shell.check}{read} || {{ {apply}; }}')}"
     return [
-        tasks.task(step, "shell", {"cmd": cmd, **given}, changed_when=f"'{_CHANGED}' in {tasks.outcome(step)}.stdout")
+        tasks.task(step, "shell", {"cmd": cmd, **stdin}, changed_when=f"'{_CHANGED}' in {tasks.outcome(step)}.stdout")
     ]
 
 
 def _raw(text: str) -> str:
-    """Text in which Ansible replaces nothing."""
+    """Return text that Ansible does not expand."""
     return f"{{% raw %}}{text}{{% endraw %}}"
 
 
-@said.register
+@tasks_of.register
 def _packages(step: Packages, tasks: Tasks) -> list[Task]:
     return [
         tasks.task(
@@ -175,17 +175,17 @@ def _packages(step: Packages, tasks: Tasks) -> list[Task]:
     ]
 
 
-@said.register
+@tasks_of.register
 def _finished(step: DpkgConfigured, tasks: Tasks) -> list[Task]:
-    return []  # homelab also asks whether dpkg was cut off; a peer gets away without
+    return []  # only homelab checks for an interrupted dpkg
 
 
-@said.register
+@tasks_of.register
 def _user(step: User, tasks: Tasks) -> list[Task]:
     return [tasks.task(step, "user", {"name": step.name, "home": step.home, "shell": step.shell, "system": True})]
 
 
-@said.register
+@tasks_of.register
 def _directory(step: Directory, tasks: Tasks) -> list[Task]:
     return [
         tasks.task(
@@ -202,7 +202,7 @@ def _directory(step: Directory, tasks: Tasks) -> list[Task]:
     ]
 
 
-@said.register
+@tasks_of.register
 def _file(step: File, tasks: Tasks) -> list[Task]:
     arguments = {
         "src": tasks.stored(step, step.content),
@@ -216,10 +216,10 @@ def _file(step: File, tasks: Tasks) -> list[Task]:
     return [tasks.task(step, "copy", arguments)]
 
 
-@said.register
+@tasks_of.register
 def _settings(step: Settings, tasks: Tasks) -> list[Task]:
-    # homelab restarts it only where a setting needs that, and has PostgreSQL read the file before it takes its place:
-    # Ansible would have it read in root's folder, where PostgreSQL may not look.
+    # homelab restarts the server only if a setting requires it, and lets PostgreSQL validate the file first. Ansible's
+    # validation would use a file in root's folder, which PostgreSQL cannot read.
     (file,) = _file(replace(step, validate=""), tasks)
     restart = {"name": step.server.unit, "state": "restarted"}
     return [
@@ -232,9 +232,9 @@ def _settings(step: Settings, tasks: Tasks) -> list[Task]:
     ]
 
 
-@said.register
+@tasks_of.register
 def _hba(step: PgHba, tasks: Tasks) -> list[Task]:
-    # homelab also has the server read it before, and sees whether the server has loaded it.
+    # homelab also lets the server check the file first, and checks that it has loaded it.
     (file,) = _file(step, tasks)
     reload = f"{step.psql} -c 'select pg_reload_conf()'"
     return [
@@ -247,7 +247,7 @@ def _hba(step: PgHba, tasks: Tasks) -> list[Task]:
     ]
 
 
-@said.register
+@tasks_of.register
 def _tree(step: Tree, tasks: Tasks) -> list[Task]:
     record = Recorder()
     step.apply(record)
@@ -257,14 +257,14 @@ def _tree(step: Tree, tasks: Tasks) -> list[Task]:
         tasks.task(
             step,
             "unarchive",
-            {"src": tasks.stored(step, record.said[0][1]), "dest": step.path, "owner": "root", "group": "root"},
+            {"src": tasks.stored(step, record.commands[0][1]), "dest": step.path, "owner": "root", "group": "root"},
         ),
     ]
 
 
-@said.register
+@tasks_of.register
 def _running(step: SystemdUnit, tasks: Tasks) -> list[Task]:
-    cause = tasks.cause(step)
+    triggered = tasks.is_triggered(step)
     return [
         tasks.task(
             step,
@@ -272,8 +272,8 @@ def _running(step: SystemdUnit, tasks: Tasks) -> list[Task]:
             {
                 "name": step.unit,
                 "enabled": True,
-                "daemon_reload": f"{{{{ {cause} }}}}",
-                "state": f"{{{{ 'restarted' if {cause} else 'started' }}}}",
+                "daemon_reload": f"{{{{ {triggered} }}}}",
+                "state": f"{{{{ 'restarted' if {triggered} else 'started' }}}}",
             },
         )
     ]

@@ -1,7 +1,7 @@
-"""pyinfra: homelab's steps as its operations. The list is data, which `pyinfra_deploy.py` goes through.
+"""The peer pyinfra: homelab's steps as operations, in a list that `pyinfra_deploy.py` reads.
 
-`apt.packages`, `server.user`, `files.directory`, `files.put`, `files.sync` and `systemd.service` where there is such an
-operation; else one that asks by a fact whether it has to act, as pyinfra's own do.
+It uses `apt.packages`, `server.user`, `files.directory`, `files.put`, `files.sync` and `systemd.service`, and for other
+steps its own operation with a fact as its check, as pyinfra's operations have.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 
 from benchmarks.ansible import VENV
 from benchmarks.peers.playbook import Run
-from benchmarks.peers.shell_steps import asked
-from benchmarks.process import ran
+from benchmarks.peers.shell_steps import shell_step
+from benchmarks.process import run_program
 from homelab.model import Step
 from homelab.steps import Command, Directory, DpkgConfigured, File, Packages, PgHba, Settings, SystemdUnit, Tree, User
 
@@ -26,7 +26,7 @@ _END = "homelab-end-of-input"
 
 
 class Deploy:
-    """Everything that pyinfra needs, in a folder of its own."""
+    """A folder with everything that pyinfra needs."""
 
     def __init__(self, folder: Path, hosts: Mapping[str, tuple[str, Sequence[Step]]], key: Path, pins: str) -> None:
         """See Playbook."""
@@ -43,15 +43,17 @@ class Deploy:
         shutil.copy(Path(__file__).with_name("pyinfra_deploy.py"), folder / "deploy.py")
         operations = {
             name: [
-                each for number, step in enumerate(steps) for each in told(step, folder / "files" / name / str(number))
+                each
+                for number, step in enumerate(steps)
+                for each in operations_of(step, folder / "files" / name / str(number))
             ]
             for name, (_, steps) in hosts.items()
         }
         (folder / "steps.json").write_text(json.dumps(operations))
 
     def run(self) -> Run:
-        """Run it, each host at its own pace. Raises SystemExit, quoting it, when it fails."""
-        run = ran(
+        """Run the deploy, each host at its own pace. Raises SystemExit with the output if it fails."""
+        run = run_program(
             [
                 "sh",
                 "-c",
@@ -64,10 +66,10 @@ class Deploy:
             ],
             self._folder,
         )
-        # Operations, those with a change, errors, those without a change; `-` is none.
-        total = re.search(r"Grand total[\s|]+[\d-]+[\s|]+([\d-]+)", run.said)
+        # The columns: operations, changed, errors, unchanged; `-` is zero.
+        total = re.search(r"Grand total[\s|]+[\d-]+[\s|]+([\d-]+)", run.output)
         if total is None:
-            raise SystemExit(f"pyinfra says nothing of what it changed:\n{run.said}")
+            raise SystemExit(f"Cannot read the number of changes from pyinfra's output:\n{run.output}")
         return Run(run.seconds, int(total[1].replace("-", "0")))
 
 
@@ -77,7 +79,7 @@ def _operation(step: Step, name: str, only_after: bool = False, **arguments: Any
         "operation": name,
         "arguments": arguments,
         "only_after": only_after,
-        "watches": [each.title for each in step.triggered_by if not step.waits],
+        "triggered_by": [each.title for each in step.triggered_by if not step.is_wait],
     }
 
 
@@ -88,28 +90,28 @@ def _stored(path: Path, content: bytes) -> str:
 
 
 @singledispatch
-def told(step: Step, place: Path) -> list[Operation]:
-    """The step as operations; what it needs is put at `place`."""
-    question = asked(step)
-    given = f"<<'{_END}'\n{question.stdin}\n{_END}\n" if question.stdin else ""
-    make = f"( {question.make}\n) {given}"
+def operations_of(step: Step, path: Path) -> list[Operation]:
+    """Return the operations of a step; write its files to `path`."""
+    shell = shell_step(step)
+    stdin = f"<<'{_END}'\n{shell.stdin}\n{_END}\n" if shell.stdin else ""
+    apply = f"( {shell.apply}\n) {stdin}"
     if isinstance(step, Command) and step.done == "true":
-        return [_operation(step, "shell", only_after=True, commands=make)]
-    return [_operation(step, "ensured", met=question.met, make=make)]
+        return [_operation(step, "shell", only_after=True, commands=apply)]
+    return [_operation(step, "checked", check=shell.check, apply=apply)]
 
 
-@told.register
-def _packages(step: Packages, place: Path) -> list[Operation]:
+@operations_of.register
+def _packages(step: Packages, path: Path) -> list[Operation]:
     return [_operation(step, "packages", packages=list(step.names), no_recommends=True, update=True, cache_time=86400)]
 
 
-@told.register
-def _finished(step: DpkgConfigured, place: Path) -> list[Operation]:
-    return []  # homelab also asks whether dpkg was cut off; a peer gets away without
+@operations_of.register
+def _finished(step: DpkgConfigured, path: Path) -> list[Operation]:
+    return []  # only homelab checks for an interrupted dpkg
 
 
-@told.register
-def _user(step: User, place: Path) -> list[Operation]:
+@operations_of.register
+def _user(step: User, path: Path) -> list[Operation]:
     return [
         _operation(
             step,
@@ -124,18 +126,18 @@ def _user(step: User, place: Path) -> list[Operation]:
     ]
 
 
-@told.register
-def _directory(step: Directory, place: Path) -> list[Operation]:
+@operations_of.register
+def _directory(step: Directory, path: Path) -> list[Operation]:
     return [_operation(step, "directory", path=step.path, user=step.owner, group=step.group, mode=f"{step.mode:o}")]
 
 
-@told.register
-def _file(step: File, place: Path) -> list[Operation]:
+@operations_of.register
+def _file(step: File, path: Path) -> list[Operation]:
     return [
         _operation(
             step,
             "put",
-            src=_stored(place, step.content),
+            src=_stored(path, step.content),
             dest=step.path,
             user=step.owner,
             group=step.group,
@@ -144,31 +146,31 @@ def _file(step: File, place: Path) -> list[Operation]:
     ]
 
 
-@told.register
-def _settings(step: Settings, place: Path) -> list[Operation]:
+@operations_of.register
+def _settings(step: Settings, path: Path) -> list[Operation]:
     restart = _operation(step, "service", only_after=True, service=step.server.unit, restarted=True)
-    return _then(_file(step, place), step, {**restart, "title": "restart PostgreSQL"})
+    return _then(_file(step, path), step, {**restart, "title": "restart PostgreSQL"})
 
 
-@told.register
-def _hba(step: PgHba, place: Path) -> list[Operation]:
+@operations_of.register
+def _hba(step: PgHba, path: Path) -> list[Operation]:
     reload = _operation(step, "shell", only_after=True, commands=f"{step.psql} -c 'select pg_reload_conf()'")
-    return _then(_file(step, place), step, {**reload, "title": "load pg_hba.conf"})
+    return _then(_file(step, path), step, {**reload, "title": "load pg_hba.conf"})
 
 
 def _then(first: list[Operation], step: Step, after: Operation) -> list[Operation]:
-    return [*first, {**after, "watches": [step.title]}]
+    return [*first, {**after, "triggered_by": [step.title]}]
 
 
-@told.register
-def _tree(step: Tree, place: Path) -> list[Operation]:
+@operations_of.register
+def _tree(step: Tree, path: Path) -> list[Operation]:
     for name, content in step.files.items():
-        _stored(place / name, content)
-    return [_operation(step, "sync", src=str(place), dest=step.path, user="root", group="root", delete=True)]
+        _stored(path / name, content)
+    return [_operation(step, "sync", src=str(path), dest=step.path, user="root", group="root", delete=True)]
 
 
-@told.register
-def _running(step: SystemdUnit, place: Path) -> list[Operation]:
-    begin = {**_operation(step, "service", service=step.unit, running=True, enabled=True), "watches": []}
-    again = _operation(step, "service", only_after=True, service=step.unit, restarted=True, daemon_reload=True)
-    return [begin, {**again, "title": f"{step.title} again"}]
+@operations_of.register
+def _running(step: SystemdUnit, path: Path) -> list[Operation]:
+    start = {**_operation(step, "service", service=step.unit, running=True, enabled=True), "triggered_by": []}
+    restart = _operation(step, "service", only_after=True, service=step.unit, restarted=True, daemon_reload=True)
+    return [start, {**restart, "title": f"restart {step.title}"}]

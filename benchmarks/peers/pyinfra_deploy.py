@@ -1,4 +1,4 @@
-"""What pyinfra itself runs: the operations of each host, from the list beside the inventory. See pyinfra.py."""
+"""The deploy that pyinfra runs: the operations of each host, from the list next to the inventory. See pyinfra.py."""
 
 import json
 from pathlib import Path
@@ -21,20 +21,20 @@ OPERATIONS = {
 
 
 @operation()
-def ensured(met, make, owed):  # type: ignore[no-untyped-def]
-    """Run `make` unless `met` succeeds; in any case where what it depends on has changed."""
-    if owed() or host.get_fact(Command, f"if {met}\nthen echo yes; else echo no; fi") != "yes":
-        yield make
+def checked(check, apply, triggered):  # type: ignore[no-untyped-def]
+    """Run `apply` if `check` fails, or if a step has changed that triggers it."""
+    if triggered() or host.get_fact(Command, f"if {check}\nthen echo yes; else echo no; fi") != "yes":
+        yield apply
     else:
-        host.noop("is so already")
+        host.noop("is up to date")
 
 
 done: dict = {}  # type: ignore[type-arg]
 for step in host.loop(json.loads(Path(state.cwd, "steps.json").read_text())[host.name]):
-    changed = any_changed(*(done[title] for title in step["watches"]))
+    changed = any_changed(*(done[title] for title in step["triggered_by"]))
     name, arguments = step["operation"], step["arguments"]
-    if name == "ensured":
-        done[step["title"]] = ensured(name=step["title"], owed=changed, **arguments)
+    if name == "checked":
+        done[step["title"]] = checked(name=step["title"], triggered=changed, **arguments)
     elif step["only_after"]:
         done[step["title"]] = OPERATIONS[name](name=step["title"], _if=changed, **arguments)
     else:

@@ -1,4 +1,4 @@
-"""The script written by hand, `cold.sh`, and the files that it finds beside it: content alone comes from the steps."""
+"""The hand-written script `cold.sh`, and the files next to it; only their content comes from the steps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from shlex import quote
 
-from benchmarks.peers.shell_steps import asked
+from benchmarks.peers.shell_steps import shell_step
 from benchmarks.stack import Stack
 from homelab.model import Step
 from homelab.progress import SilentProgress
@@ -33,18 +33,18 @@ from homelab.steps import (
     WaitFor,
 )
 
-_LATE = ("/etc/postgresql/", "/home/analytics/.ssh")  # which needs the cluster; which lets Airflow in
+_LATE = ("/etc/postgresql/", "/home/analytics/.ssh")  # needs the cluster; allows Airflow's login
 
 
 class Script:
-    """One archive for each container, and one connection over which it goes and runs."""
+    """One archive for each container, which is sent and run over one connection."""
 
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
-        self._archives = {name: _archive(_beside(stack, steps)) for name, steps in stack.steps().items()}
+        self._archives = {name: _archive(_files(stack, steps)) for name, steps in stack.steps().items()}
 
     def run(self) -> float:
-        """Run all three side by side; seconds until the last has ended. Raises SystemExit, quoting one that failed."""
+        """Run all three in parallel and return the seconds. Raises SystemExit with the output of a failed one."""
         started = time.perf_counter()
         with ThreadPoolExecutor() as pool:
             list(pool.map(self._one, self._archives))
@@ -58,11 +58,11 @@ class Script:
         words = ssh_argv(Session.open(self._stack.inventory, SilentProgress()), name, [command])
         done = subprocess.run(words, input=self._archives[name], capture_output=True, check=False)
         if done.returncode:
-            raise SystemExit(f"The script failed in {name}: {done.stderr.decode()[-2000:]}")
+            raise SystemExit(f"Cannot run the script in {name}: {done.stderr.decode()[-2000:]}")
 
 
-def _beside(stack: Stack, steps: Sequence[Step]) -> dict[str, bytes]:
-    """What stands beside the script, by name."""
+def _files(stack: Stack, steps: Sequence[Step]) -> dict[str, bytes]:
+    """Return the files next to the script, by name."""
     late = [step for step in steps if isinstance(step, File | Directory) and step.path.startswith(_LATE)]
     files = {
         "early.tar": _tree([step for step in steps if step not in late]),
@@ -87,15 +87,15 @@ def _beside(stack: Stack, steps: Sequence[Step]) -> dict[str, bytes]:
             case WaitFor():
                 files[next(waits)] = step.probe.encode()
             case HealthCheck():
-                files["health.sh"] = step.asks[0].encode()
+                files["health.sh"] = step.commands[0].encode()
             case Role() | Database() | Sql():
                 name = f"{step.database if isinstance(step, Sql) else 'postgres'}.sql"
-                files[name] = files.get(name, b"") + asked(step).stdin.encode()
+                files[name] = files.get(name, b"") + shell_step(step).stdin.encode()
     return files | {"facts": "".join(f"{name}={quote(value)}\n" for name, value in facts.items()).encode()}
 
 
 def _tree(steps: Sequence[Step]) -> bytes:
-    """Files and directories with their owners and modes, by their absolute paths."""
+    """Return a tar archive of files and directories with their owners and modes."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for step in steps:
@@ -113,8 +113,7 @@ def _entries(step: Step) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
         yield _entry(step.path, step.owner, step.group, step.mode, len(step.content)), step.content
     elif isinstance(step, Tree):
         for name, content in step.files.items():
-            mode = 0o755 if name in step.executable else 0o644
-            yield _entry(f"{step.path}/{name}", "root", "root", mode, len(content)), content
+            yield _entry(f"{step.path}/{name}", "root", "root", 0o644, len(content)), content
 
 
 def _entry(path: str, owner: str, group: str, mode: int, size: int = 0) -> tarfile.TarInfo:

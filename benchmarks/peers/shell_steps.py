@@ -1,4 +1,4 @@
-"""A step as shell text, for peers that have no module for it: what is asked, and what is run where the answer is no."""
+"""Steps as shell text, for peers without a module for them: a check, and the command that applies the step."""
 
 from __future__ import annotations
 
@@ -13,64 +13,62 @@ from homelab.steps import Command, Database, HealthCheck, Role, Sql, UvInstall, 
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Shell text that succeeds where it is so, and what makes it so, with its standard input. Nothing is checked in
-    the peer itself: one command over there does both.
-    """
+class ShellStep:
+    """Shell text that succeeds if the step is up to date, and shell text that applies it; one command runs both."""
 
-    met: str
-    make: str
+    check: str
+    apply: str
     stdin: str = ""
 
 
 @dataclass
 class Recorder:
-    """A host that only writes down what a step would run on it."""
+    """A host that only records commands."""
 
     name: str = "peer"
-    said: list[tuple[str, bytes]] = field(default_factory=list)
+    commands: list[tuple[str, bytes]] = field(default_factory=list)
 
     def run(self, command: str, *, stdin: bytes = b"", timeout: float = 900) -> Result:
         """See Host.run."""
-        self.said.append((command, stdin))
+        self.commands.append((command, stdin))
         return Result(command, 0)
 
     def batch(self, commands: Sequence[str]) -> list[Result]:
-        """See Host.batch. No step that is asked here looks at anything while it acts."""
+        """See Host.batch: no recorded step needs it."""
         raise NotImplementedError(commands)
 
     def reconnect(self, deadline: float) -> None:
-        """See Host.reconnect: it is never away."""
+        """See Host.reconnect: never needed."""
 
 
 @singledispatch
-def met(step: Step) -> str:
-    """Shell text that succeeds where a step has nothing to do."""
-    raise SystemExit(f"The benchmark has no words for {type(step).__name__}: say it in benchmarks/peers/.")
+def check_of(step: Step) -> str:
+    """Return shell text that succeeds if the step is up to date."""
+    raise SystemExit(f"Cannot check {type(step).__name__}: add it to benchmarks/peers/shell_steps.py.")
 
 
-@met.register
+@check_of.register
 def _command(step: Command) -> str:
     return " && ".join(f"( {probe} ) >/dev/null" for probe in step.probes())
 
 
-@met.register
+@check_of.register
 def _sql(step: Sql) -> str:
-    return _answers(step, "t")
+    return _prints(step, "t")
 
 
-@met.register
+@check_of.register
 def _database(step: Database) -> str:
-    return _answers(step, f"{step.owner} false")
+    return _prints(step, f"{step.owner} false")
 
 
-@met.register
+@check_of.register
 def _role(step: Role) -> str:
-    # homelab also checks that the password is the one that is wanted; a peer gets away without.
+    # Only homelab checks the password.
     return f"{step.probes()[0]} | grep -q '^SCRAM-SHA-256[$]'"
 
 
-@met.register
+@check_of.register
 def _venv(step: Venv) -> str:
     version = "$(/usr/bin/python3 --version | cut -d' ' -f2)"
     return (
@@ -79,35 +77,35 @@ def _venv(step: Venv) -> str:
     )
 
 
-@met.register
+@check_of.register
 def _uv(step: UvInstall) -> str:
     record = Recorder()
     step.apply(record)
-    digest = record.said[0][0].rpartition("echo ")[2].split()[0]
+    digest = record.commands[0][0].rpartition("echo ")[2].split()[0]
     return f'[ "$({step.probes()[0]})" = {digest} ]'
 
 
-@met.register
+@check_of.register
 def _wait(step: WaitFor) -> str:
     return step.probe
 
 
-@met.register
+@check_of.register
 def _gate(step: HealthCheck) -> str:
-    # homelab also reads the answers; a peer is content with getting some.
-    return " && ".join(f"( {probe} ) >/dev/null" for probe in step.asks)
+    # Only homelab reads the answers.
+    return " && ".join(f"( {probe} ) >/dev/null" for probe in step.commands)
 
 
-def _answers(step: Step, wanted: str) -> str:
+def _prints(step: Step, wanted: str) -> str:
     return f'[ "$({step.probes()[0]})" = {quote(wanted)} ]'
 
 
-def asked(step: Step) -> Asked:
-    """The step as shell text. Raises SystemExit for a kind of step that has none."""
-    question = f"{{ {met(step)}\n}} >/dev/null 2>&1"
-    if step.waits:
-        return Asked(question, f"until {question}; do sleep 0.5; done")
+def shell_step(step: Step) -> ShellStep:
+    """Return a step as shell text. Raises SystemExit for an unsupported kind of step."""
+    check = f"{{ {check_of(step)}\n}} >/dev/null 2>&1"
+    if step.is_wait:
+        return ShellStep(check, f"until {check}; do sleep 0.5; done")
     record = Recorder()
     step.apply(record)
-    ((command, stdin),) = record.said
-    return Asked(question, command, stdin.decode())
+    ((command, stdin),) = record.commands
+    return ShellStep(check, command, stdin.decode())

@@ -38,7 +38,7 @@ def init(
         port=port,
         confirm=typer.confirm,
         ask=lambda text: typer.prompt(text, hide_input=True, default="", show_default=False),
-        say=typer.echo,
+        output=typer.echo,
     )
 
 

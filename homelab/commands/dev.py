@@ -52,7 +52,7 @@ def run(session: Session, hours: int, full_refresh: bool) -> DevRun:
     progress = session.progress
     with (
         _locked(session, "dev run") as (folder, installed),
-        local_stack.running(folder, installed, weather=hours > 0) as stack,
+        local_stack.running(folder, installed, replay=hours > 0) as stack,
     ):
         stored = _ingest(stack, hours, progress) if hours else 0
         options = ["--project", str(local_stack.project()), "--profiles", str(stack.data), "--data", str(stack.data)]
@@ -77,7 +77,7 @@ def dbt(session: Session, words: Sequence[str]) -> int:
     """Run dbt on the project with the local PostgreSQL as its source; return dbt's exit status."""
     with (
         _locked(session, "dev dbt") as (folder, installed),
-        local_stack.running(folder, installed, weather=False) as stack,
+        local_stack.running(folder, installed, replay=False) as stack,
     ):
         session.progress.close()
         return run_interactive([str(installed.python.with_name("dbt")), *words], stack.dbt_environment())[0]
@@ -157,6 +157,6 @@ def _build_failed(report: dict[str, Any], output: str, data: Path) -> HomelabErr
 def _locked(session: Session, verb: str) -> Iterator[tuple[Path, Installed]]:
     """Hold the local folder's lock; give the folder and its installation."""
     folder = local_stack.folder_of(session.inventory.state_dir)
-    local_stack.make(folder)
+    local_stack.create(folder)
     with lab_lock(folder, verb):
         yield folder, install(folder, session.progress)

@@ -19,4 +19,4 @@ def fetch(session: Session) -> bytes:
         + " >&2 && cat docs.html"
     )
     with session.connect(container) as host, session.progress.step(container.name, "dbt docs generate"):
-        return check(host, command, "generating the documentation", timeout=_DEADLINE).stdout
+        return check(host, command, "generate the documentation", timeout=_DEADLINE).stdout

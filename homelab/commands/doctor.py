@@ -1,4 +1,4 @@
-"""`homelab doctor`: what has to be so before the rest can work, each ok or with what to do. Changes nothing."""
+"""`homelab doctor`: checks of the prerequisites, each with the action that helps. Changes nothing."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ class Diagnosis:
 
 
 def ask_openweather(pipeline: Pipeline, key: Secret) -> int:
-    """The HTTP status of one harmless question with this key. Raises HomelabError where no answer comes."""
+    """Return the HTTP status of one request with this key. Raises HomelabError without an answer."""
     import requests
 
     try:
-        # The coordinates are nobody's: only whether the key is accepted is asked.
+        # Any coordinates will do: only the acceptance of the key matters.
         return requests.get(
             f"{pipeline.api_url}/data/2.5/weather",
             timeout=_WEATHER_TIMEOUT,
             params={"lat": "0", "lon": "0", "appid": key.reveal()},
         ).status_code
     except requests.RequestException as error:
-        # Not the error's own text: it has the URL, and the key in it.
+        # Not the text of the error: it contains the URL with the key.
         raise HomelabError(
-            f"{pipeline.api_url} does not answer",
+            f"Cannot check the OpenWeather key: {pipeline.api_url} does not answer",
             f"{type(error).__name__}.",
-            "Is this machine online? The containers need to reach it, too.",
+            "Check the internet connection of this machine. The containers need it, too.",
         ) from None
 
 
@@ -56,7 +56,7 @@ def doctor(
     now: Callable[[], float] = time.time,
     addresses_in_use: Answering = addresses_in_use,
 ) -> Diagnosis:
-    """Look at everything; what cannot be asked is a check that is not ok. `ask` gives OpenWeather's HTTP status."""
+    """Run all checks; a check that cannot be run has failed. `ask` returns OpenWeather's HTTP status."""
     return Diagnosis([*_proxmox(inventory, now, addresses_in_use), _openweather(inventory.pipeline, ask)])
 
 
@@ -86,18 +86,18 @@ def _openweather(pipeline: Pipeline, ask: Callable[[Pipeline, Secret], int]) -> 
             name,
             False,
             "OpenWeather does not accept it (401)",
-            ("A new key is not valid for up to two hours: wait. An older one: compare it with your account.",),
+            ("A new key becomes valid within two hours. Compare an older key with your account.",),
         )
     if status == _TOO_MANY:
         return Check(
             name,
             False,
-            "OpenWeather says that it was asked too often (429)",
-            ("Fewer cities or a rarer schedule in the inventory; the free plan has 60 calls a minute.",),
+            "OpenWeather has received too many requests (429)",
+            ("Reduce the cities or the schedule in the inventory: the free plan has 60 requests per minute.",),
         )
-    # The place is not found only by those whose key was accepted.
+    # OpenWeather answers 404 only if it accepts the key.
     return (
         Check(name, True, "accepted")
         if status < 400 or status == _NOT_FOUND
-        else Check(name, False, f"{pipeline.api_url} answers {status}", ("Try again later: it is their side.",))
+        else Check(name, False, f"{pipeline.api_url} answers {status}", ("Try again later.",))
     )

@@ -1,4 +1,4 @@
-"""`homelab import`: containers that exist get an entry in the inventory, and the lab's tags."""
+"""`homelab import`: entries in the inventory and the tags of the lab for existing containers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from homelab.runtime.lab_lock import lab_lock
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proposal:
-    """What would be written and tagged, for a person to say yes or no to. `plan`: what `up` would do after it."""
+    """The entries and tags to be confirmed; `plan` has the changes that `homelab up` would make afterwards."""
 
     path: Path
     entries: Mapping[str, str]
@@ -37,9 +37,10 @@ class Proposal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Imported:
-    """The containers that are in the inventory now and ours, and what is left to do.
+    """The imported containers, and the remaining actions.
 
-    `let_in` has for each the commands that let homelab in, for its node; `nothing` is true where nothing was to do.
+    `let_in` has the commands for each container's node that allow homelab to log in; `nothing` is True if there was
+    nothing to do.
     """
 
     names: Sequence[str]
@@ -51,9 +52,10 @@ class Imported:
 def import_containers(
     paths: Sequence[Path], wanted: Sequence[int], *, public_key: str, confirm: Callable[[Proposal], bool]
 ) -> Imported | None:
-    """Look, ask, write the entries, then set the tags; None if the answer is no, and then nothing is written.
+    """Check the containers, ask for confirmation, write the entries, then set the tags.
 
-    Run again after a kill, it does what is left. Raises HomelabError naming everything that stands against it.
+    Returns None if the answer is no; nothing is written then. A second run continues after a kill. Raises HomelabError
+    with all reasons against an import.
     """
     inventory = load(paths)
     with lab_lock(inventory.state_dir, "import"):
@@ -69,10 +71,10 @@ def import_containers(
             return None
         if entries:
             replace_text(inventory.path, before, after)
-        # The entry first: what is tagged and in no inventory would be nobody's.
+        # The entry first: a tagged container without an entry would belong to no inventory.
         for candidate in candidates:
             if candidate.name in proposal.tagged:
-                tag(client, candidate.there, _ours(candidate, inventory))
+                tag(client, candidate.guest, _tags_after(candidate, inventory))
         return _imported(client, load(paths), candidates, public_key, not proposal)
 
 
@@ -85,43 +87,43 @@ def _candidates(client: Client, inventory: Inventory, wanted: Sequence[int]) -> 
             for refusal in import_checks.refusals(inventory, vmid, found.get(vmid), permissions)
         )
     ).refuse_unsafe()
-    return [Candidate(there, there.shape) for there in found.values() if there.shape]
+    return [Candidate(guest, guest.shape) for guest in found.values() if guest.shape]
 
 
-def _ours(candidate: Candidate, inventory: Inventory) -> frozenset[str]:
+def _tags_after(candidate: Candidate, inventory: Inventory) -> frozenset[str]:
     return candidate.shape.tags | lab_tags(inventory.lab)
 
 
-def _adopted(candidate: Candidate, inventory: Inventory) -> Candidate:
-    """As it will be with the tags."""
-    tags = _ours(candidate, inventory)
+def _with_tags(candidate: Candidate, inventory: Inventory) -> Candidate:
+    """Return the container as it will be with the tags."""
+    tags = _tags_after(candidate, inventory)
     shape = replace(candidate.shape, tags=tags)
-    return Candidate(replace(candidate.there, tags=tags, shape=shape), shape)
+    return Candidate(replace(candidate.guest, tags=tags, shape=shape), shape)
 
 
 def _entries(
     client: Client, paths: Sequence[Path], text: str, inventory: Inventory, new: Sequence[Candidate]
 ) -> dict[str, dict[str, Any]]:
-    """What the inventory has to say of each. What its defaults make of the least shows what else there is to say."""
-    entries = {candidate.name: import_checks.least(inventory, candidate) for candidate in new}
-    least = _checked(paths, insert_containers(text, inventory.path, entries), inventory)
-    made = {container.name: container for container in least.containers}
-    several = len(client.get("nodes")) > 1
+    """Return the entries: the required keys, and those in which a container differs from the defaults."""
+    entries = {candidate.name: import_checks.required_keys(inventory, candidate) for candidate in new}
+    parsed = _checked(paths, insert_containers(text, inventory.path, entries), inventory)
+    with_defaults = {container.name: container for container in parsed.containers}
+    several_nodes = len(client.get("nodes")) > 1
     return {
         candidate.name: entries[candidate.name]
-        | import_checks.further(made[candidate.name], _adopted(candidate, inventory), several)
+        | import_checks.optional_keys(with_defaults[candidate.name], _with_tags(candidate, inventory), several_nodes)
         for candidate in new
     }
 
 
 def _checked(paths: Sequence[Path], text: str, before: Inventory) -> Inventory:
-    """The inventory that the text is, held against the one before: what was there has to be the same."""
+    """Parse the new text and check that existing entries are unchanged."""
     after, names = load(paths, text), {container.name for container in before.containers}
     # An overlay's own containers come after the new ones.
     if tuple(container for container in after.containers if container.name in names) != before.containers:
         raise HomelabError(
-            "The inventory would not be the same with a new entry",
-            f"An entry at the end of `containers:` in {before.path.name} changes what stands before it.",
+            "Cannot write the entry: it would change other entries",
+            f"An entry at the end of `containers:` in {before.path.name} changes the entries before it.",
             "Write the entry by hand, then run the same command again: it sets the tags.",
         )
     return after
@@ -130,8 +132,8 @@ def _checked(paths: Sequence[Path], text: str, before: Inventory) -> Inventory:
 def _proposal(
     inventory: Inventory, candidates: Sequence[Candidate], entries: Mapping[str, Mapping[str, Any]]
 ) -> Proposal:
-    made = {container.name: container for container in inventory.containers}
-    untagged = [candidate for candidate in candidates if _ours(candidate, inventory) != candidate.shape.tags]
+    containers = {container.name: container for container in inventory.containers}
+    untagged = [candidate for candidate in candidates if _tags_after(candidate, inventory) != candidate.shape.tags]
     return Proposal(
         path=inventory.path,
         entries={name: "\n".join(entry(name, values)) for name, values in entries.items()},
@@ -140,11 +142,11 @@ def _proposal(
             line
             for candidate in candidates
             if candidate.name in entries
-            for line in import_checks.remarks(candidate, made[candidate.name], entries[candidate.name])
+            for line in import_checks.remarks(candidate, containers[candidate.name], entries[candidate.name])
         ],
         plan=plan_up(
             inventory,
-            {c.there.vmid: _adopted(c, inventory).there for c in candidates},
+            {c.guest.vmid: _with_tags(c, inventory).guest for c in candidates},
             [candidate.name for candidate in candidates],
         ),
     )
@@ -159,12 +161,12 @@ def _imported(
         names=names,
         plan=plan_up(settled, find_guests(client, settled), names),
         nothing=nothing,
-        let_in={candidate.name: _let_in(candidate.there, public_key) for candidate in candidates},
+        let_in={candidate.name: _let_in(candidate.guest, public_key) for candidate in candidates},
     )
 
 
-def _let_in(there: ObservedGuest, public_key: str) -> Sequence[str]:
-    """The commands for the node that put homelab's public key into a container."""
-    inside = f"umask 077; mkdir -p /root/.ssh; echo {shlex.quote(public_key)} >> /root/.ssh/authorized_keys"
-    start = [] if there.running else [f"pct start {there.vmid}"]
-    return [*start, shlex.join(["pct", "exec", str(there.vmid), "--", "sh", "-c", inside])]
+def _let_in(guest: ObservedGuest, public_key: str) -> Sequence[str]:
+    """Return the commands for the node that add homelab's public key to a container."""
+    script = f"umask 077; mkdir -p /root/.ssh; echo {shlex.quote(public_key)} >> /root/.ssh/authorized_keys"
+    start = [] if guest.running else [f"pct start {guest.vmid}"]
+    return [*start, shlex.join(["pct", "exec", str(guest.vmid), "--", "sh", "-c", script])]

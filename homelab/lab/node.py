@@ -30,12 +30,12 @@ from homelab.roles import NODE as NODE_ROLE
 
 # The privileges that `homelab init` grants for an inventory, and those of the other verbs, on every path of this node.
 PRIVILEGES = {
-    "/": NODE_ROLE.whole,
-    "/nodes": NODE_ROLE.whole,
-    "/vms": CONTAINERS.whole,
-    "/storage/local": (*STORAGE.whole, *TEMPLATES.whole),
-    f"/storage/{SNAPSHOTS}": STORAGE.whole,
-    "/pool": POOL.whole,
+    "/": NODE_ROLE.all_privileges,
+    "/nodes": NODE_ROLE.all_privileges,
+    "/vms": CONTAINERS.all_privileges,
+    "/storage/local": (*STORAGE.all_privileges, *TEMPLATES.all_privileges),
+    f"/storage/{SNAPSHOTS}": STORAGE.all_privileges,
+    "/pool": POOL.all_privileges,
 }
 _START = "start after create"
 # The parameters of the request that a task belongs to: fakepve does not pass them to its task bodies.
@@ -82,7 +82,7 @@ class LabNode(FirewallNode, CloneNode, BackupNode, ApplianceNode):
         self.apitokens = {TOKEN_ID: token}
         for path, privileges in PRIVILEGES.items():
             self.grant(TOKEN_ID, path, *privileges)
-        self.grant(TOKEN_ID, f"/sdn/zones/localnetwork/{lab.bridge}", *BRIDGE.whole)
+        self.grant(TOKEN_ID, f"/sdn/zones/localnetwork/{lab.bridge}", *BRIDGE.all_privileges)
 
     # ---------------------------------------------------------- recovery
 

@@ -1,4 +1,4 @@
-"""The frozen types that everything else speaks in: what the inventory wants, and what was found."""
+"""The frozen types of all layers: the inventory, container configurations, services and steps."""
 
 from homelab.model.container_config import ContainerConfig, Difference, Mount, differences
 from homelab.model.inventory import (

@@ -1,4 +1,4 @@
-"""A container as Proxmox describes it, and in what two of them differ."""
+"""The configuration of a container in Proxmox, and the differences between two of them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from ipaddress import IPv4Address, IPv4Interface, IPv6Address
 
 @dataclass(frozen=True, slots=True, order=True)
 class Mount:
-    """A mount point: where it is mounted, its size in GiB, and whether vzdump takes it along.
+    """A mount point: its path, its size in GiB, and True in `backup` if vzdump includes it.
 
-    `storage` decides at creation only, so a volume that was moved by hand is no difference.
+    `storage` is used at creation only, so a volume that was moved by hand is no difference.
     """
 
     path: str
@@ -25,7 +25,7 @@ class Mount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerConfig:
-    """A container as Proxmox describes it: one type for what is wanted and for what is found."""
+    """The configuration of a container in Proxmox, wanted or found."""
 
     hostname: str
     cores: int
@@ -38,25 +38,25 @@ class ContainerConfig:
     gateway: IPv4Address | None
     vlan: int | None
     mtu: int | None = None  # bytes; None: the bridge's
-    firewall: bool = False  # whether Proxmox's firewall stands before its network card
+    firewall: bool = False  # True: Proxmox's firewall filters its network card
     nameservers: tuple[IPv4Address | IPv6Address, ...]
     searchdomain: str | None
     onboot: bool
     startup_order: int | None
-    start_delay: int | None = None  # seconds that the node waits after its start before it starts the next one
-    stop_timeout: int | None = None  # seconds that it has to shut down with the node
+    start_delay: int | None = None  # seconds between its start and the next container's at boot
+    stop_timeout: int | None = None  # seconds for its shutdown with the node
     features: frozenset[str] = frozenset({"nesting"})  # `nesting`, `keyctl`, `mount=nfs;cifs`
     unprivileged: bool
-    protection: bool = False  # Proxmox refuses to remove it, or a disk of it
+    protection: bool = False  # Proxmox refuses to remove it or its disks
     pool: str | None = None
-    by_hand: frozenset[str] = frozenset()  # what was added to a property string that is ours: `net0 rate=10`
+    by_hand: frozenset[str] = frozenset()  # additions to property strings that are ours: `net0 rate=10`
     tags: frozenset[str]
     description: str
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One field whose wanted and found values differ."""
+    """A field with different wanted and found values."""
 
     field: str
     wanted: object
@@ -75,7 +75,7 @@ def _plain(value: object) -> str:
 
 
 def differences(wanted: ContainerConfig, found: ContainerConfig) -> Iterator[Difference]:
-    """The fields in which two shapes differ, in the order of the type."""
+    """Yield the fields in which two configurations differ, in the order of the type."""
     for each in fields(ContainerConfig):
         want, have = getattr(wanted, each.name), getattr(found, each.name)
         if want != have:

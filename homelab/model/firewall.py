@@ -70,7 +70,7 @@ def _rules(inventory: Inventory, container: Container) -> Iterator[Rule]:
     for name, service in container.services.items():
         for listen in service.ports():
             for source, audience in _audience(inventory, container, name, listen.audience):
-                yield _tcp(listen.port, source, f"{listen.what} for {audience}")
+                yield _tcp(listen.port, source, f"{listen.description} for {audience}")
     yield Rule(proto="icmp", icmp="echo-request", comment=f"{OWNER}ping")
 
 
@@ -79,7 +79,7 @@ def _audience(inventory: Inventory, container: Container, name: str, audience: s
     if audience == "lan":
         yield str(inventory.network.subnet), "the LAN"
         return
-    if audience == "accesses":
+    if audience == "grantees":
         theirs = [other for other, _ in inventory.database_grants()]
     else:
         theirs = [other for other in inventory.containers if any(name in s.requires for s in other.services.values())]

@@ -18,7 +18,7 @@ DOMAIN = r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-
 NODE = r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?"
 Privilege = Literal["own", "append", "read"]
 # Clients of a port: the whole subnet, the containers with database grants, or those with a service that requires it.
-Audience = Literal["lan", "accesses", "needing"]
+Audience = Literal["lan", "grantees", "dependents"]
 
 
 class Secret:
@@ -115,7 +115,7 @@ class Port:
     """A TCP port of a service, its purpose and its clients; firewall rules are derived from it."""
 
     port: int
-    what: str
+    description: str
     audience: Audience
 
 

@@ -1,4 +1,4 @@
-"""A service of the inventory, and the steps that bring it about."""
+"""Services of the inventory, and the steps that set them up."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from homelab.model.inventory import Container, DatabaseGrant, Inventory, Port, S
 
 
 class SecretStore(Protocol):
-    """Keeps the secrets: the same name always gives the same value."""
+    """A store of secrets: the same name always gives the same value."""
 
     def secret(self, name: str) -> Secret:
-        """The secret of that name, made at the first asking."""
+        """Return the secret of that name, generated at the first call."""
 
     def set(self, name: str, value: str) -> None:
         """Store a secret, replacing one of the same name."""
@@ -26,7 +26,7 @@ class SecretStore(Protocol):
         """Return the names of the existing secrets, sorted."""
 
     def key_pair(self, name: str) -> tuple[Secret, str]:
-        """Return an SSH key pair, made at the first call: private key (OpenSSH's PEM form), public key line."""
+        """Return an SSH key pair, generated at the first call: private key (OpenSSH's PEM form), public key line."""
 
     def key_path(self, name: str) -> Path:
         """Return the file of a private key, for programs such as ssh."""
@@ -34,23 +34,23 @@ class SecretStore(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceContext:
-    """What a service may look at while it writes down its steps."""
+    """The input from which a service derives its steps."""
 
     inventory: Inventory
     container: Container
     secret_store: SecretStore
-    host_keys: Mapping[str, str]  # container name → its SSH host key line, as far as known
-    failed: Collection[str] = ()  # containers whose deploy has failed by now: nobody waits for them
-    deploying: Collection[str] = ()  # containers that are deployed side by side with this one
+    host_keys: Mapping[str, str]  # container name → its SSH host key line; unknown keys are missing
+    failed: Collection[str] = ()  # containers with a failed deploy: no step waits for them
+    deploying: Collection[str] = ()  # containers that are deployed in parallel with this one
 
-    def patience(self, container: Container) -> float:
-        """How many seconds to wait for what another container's deploy brings: long only if that is going on."""
+    def wait_deadline(self, container: Container) -> float:
+        """Return the seconds to wait for another container: more if it is being deployed at present."""
         return 1800.0 if container.name in self.deploying else 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """Why a step has something to do, in words; `diff` is a unified diff where a file differs."""
+    """The reason why a step has to be applied; `diff` is a unified diff if a file differs."""
 
     reason: str
     diff: str = ""
@@ -58,10 +58,10 @@ class Pending:
 
 @dataclass(frozen=True, slots=True, order=True)
 class ManagedResource:
-    """What a step leaves in a container: a `unit` by its name, all else by its absolute path.
+    """A resource that a step creates in a container: a `unit` by its name, all others by their absolute path.
 
-    It is a `file`, `certificate`, `tree`, `venv` or `directory`, a file of apt's that names a `mirror`, or something
-    that a command has `made`.
+    The kinds are `unit`, `file`, `certificate`, `tree`, `venv`, `directory`, `mirror` (apt's source files that name
+    one), and `made` (the result of a command).
     """
 
     kind: str
@@ -72,10 +72,10 @@ class ManagedResource:
 
 
 class Step(ABC):
-    """One thing that has to be so. It asks probes, says from the answers why it is pending, and applies."""
+    """An idempotent step: its probes read the state of a host, `check` decides, and `apply` enforces the state."""
 
     triggered_by: Sequence[Step] = ()
-    waits: ClassVar[bool] = False  # whether it only waits for something, and changes nothing
+    is_wait: ClassVar[bool] = False  # a wait changes nothing
 
     def __str__(self) -> str:
         return self.title
@@ -83,30 +83,30 @@ class Step(ABC):
     @property
     @abstractmethod
     def title(self) -> str:
-        """What it is about, unique on its host: `file /etc/x`, `unit airflow-scheduler`."""
+        """The title, unique on its host: `file /etc/x`, `unit airflow-scheduler`."""
 
     def managed_resources(self) -> Sequence[ManagedResource]:
-        """What is removed again once no step wants it any more; never data."""
+        """Return the resources that are removed once no step declares them any more; never data."""
         return ()
 
     @abstractmethod
     def probes(self) -> Sequence[str]:
-        """Shell texts that read and never change anything."""
+        """Return shell texts that read the state and change nothing."""
 
     @abstractmethod
     def check(self, answers: Sequence[Result]) -> Pending | None:
-        """Why there is something to do, or None. Pure: it looks at nothing but the answers."""
+        """Return the reason why the step has to be applied, or None. Depends on the answers only."""
 
     @abstractmethod
     def apply(self, host: Host) -> None:
-        """Make it so. Idempotent, and safe to be killed at any point. Raises HomelabError."""
+        """Enforce the state. Idempotent, and safe to be killed at any point. Raises HomelabError."""
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """A service's health: one line for people, facts for `--json`.
+    """The health of a service: one line of text, and facts for `--json`.
 
-    `ready`: the service does its work, even if its last run failed; equals `healthy` unless given.
+    `ready` is True if the service works, even if its last run failed; by default it equals `healthy`.
     """
 
     healthy: bool
@@ -123,32 +123,32 @@ class Service(ABC):
     """A service of the inventory; the fields of its dataclass are its options: see homelab.model.options."""
 
     requires: ClassVar[tuple[str, ...]] = ()
-    many: ClassVar[bool] = False  # whether it may stand on more than one container
+    many: ClassVar[bool] = False  # True: several containers may have it
 
     def unsupported_options(self, distribution: Distribution) -> Iterable[tuple[str, str]]:
-        """Options that cannot be had on this distribution, each with the reason and what is allowed."""
+        """Return the options that this distribution does not support, each with the reason and the allowed values."""
         return ()
 
     @abstractmethod
     def database_grants(self) -> Sequence[DatabaseGrant]:
-        """The databases it has to reach."""
+        """Return its database grants."""
 
     @abstractmethod
     def ports(self) -> Sequence[Port]:
-        """The ports that others have to reach it on; a firewall lets nobody else in."""
+        """Return the ports that its clients use; a firewall closes all others."""
 
     @abstractmethod
     def units(self) -> Sequence[str]:
-        """The systemd units whose health is this service's health."""
+        """Return the systemd units that have to be active."""
 
     @abstractmethod
     def steps(self, context: ServiceContext) -> Sequence[Step]:
-        """What has to be so in its container, in order."""
+        """Return the steps for its container, in order."""
 
     @abstractmethod
     def health_probes(self) -> Sequence[str]:
-        """Shell texts that ask the service how it is."""
+        """Return shell texts that read the state of the service."""
 
     @abstractmethod
     def health(self, answers: Sequence[Result]) -> Health:
-        """What the answers to its probes mean. Pure."""
+        """Return the health from the answers to its probes. Depends on the answers only."""

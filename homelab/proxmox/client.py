@@ -147,6 +147,6 @@ def read_token(endpoint: Endpoint) -> Secret:
         return Secret(value)
     return read_secret(
         endpoint.token_file,
-        "The Proxmox token's secret",
+        "the secret of the Proxmox token",
         f"`homelab init` asks for it and writes it there. ${TOKEN_VARIABLE} overrides the file.",
     )

@@ -9,7 +9,7 @@ from functools import partial
 from homelab.errors import HomelabError
 from homelab.plan import Create, Plan
 from homelab.plan.template import Template
-from homelab.progress import Progress, Update
+from homelab.progress import Progress, StatusUpdate
 from homelab.proxmox import tasks
 from homelab.proxmox.client import Client
 from homelab.proxmox.templates import volumes
@@ -61,7 +61,7 @@ def download(client: Client, template: Template, progress: Progress) -> None:
             ) from error
 
 
-def _show_percentage(update: Update, line: str) -> None:
+def _show_percentage(update: StatusUpdate, line: str) -> None:
     """Show the download's percentage: the node's wget logs it every 32 MiB."""
     if match := re.search(r"\s(\d+)%", line):
         update(f"{match[1]} %")

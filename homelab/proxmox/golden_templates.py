@@ -141,7 +141,8 @@ def free_vmid(client: Client, inventory: Inventory, source: int) -> int:
     raise HomelabError(
         "Cannot create a golden container: no free vmid that this token may use",
         "Golden containers need two vmids of their own: a new one is created before the old one is removed.",
-        f"On the node: `{role_line(CONTAINERS, CONTAINERS.whole)}`, then `{acl_line('/vms', [CONTAINERS], token)}`; or "
+        f"On the node: `{role_line(CONTAINERS, CONTAINERS.all_privileges)}`, "
+        f"then `{acl_line('/vms', [CONTAINERS], token)}`; or "
         "write a `pool` in the inventory, and run the commands that `homelab doctor` prints.",
     )
 

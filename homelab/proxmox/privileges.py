@@ -90,7 +90,7 @@ def pveum(inventory: Inventory) -> list[str]:
         "# A token with privilege separation has the privileges that both it and its user have.",
         *grant_lines(granted, inventory.endpoint.token_id),
         "# Only if you use them:",
-        *(f"{role_line(role, more)}    # {verb}" for role in roles for verb, more in role.beyond),
+        *(f"{role_line(role, more)}    # {verb}" for role in roles for verb, more in role.optional),
     ]
 
 
@@ -155,4 +155,4 @@ def role_of(path: str, privilege: str) -> Role:
     """Return the role that grants a privilege on a path of this kind."""
     kinds = {"vms": CONTAINERS, "storage": STORAGE, "nodes": NODE, "sdn": BRIDGE, "pool": POOL}
     role = kinds.get(path.split("/")[1], NODE)
-    return role if privilege in role.whole else next((each for each in ROLES if privilege in each.whole), role)
+    return next((each for each in (role, *ROLES) if privilege in each.all_privileges), role)

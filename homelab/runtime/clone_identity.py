@@ -69,10 +69,10 @@ def renew_identity(session: Session, container: Container, source_key: str) -> b
     name, known_hosts = container.name, session.known_hosts
     try:
         with session.connect(container, BOOT_DEADLINE, SingleHostKey(name, source_key)) as host:
-            line = check(host, PREPARE, "making its SSH host keys").text
+            line = check(host, PREPARE, "generate the SSH host keys").text
             # Pinned before it is in use: from here on either key may answer, and both are known.
             known_hosts.pin(name, Pin(fingerprint(line), " ".join(line.split()[:2])))
-            check(host, TAKE, "taking over its SSH host keys")
+            check(host, TAKE, "install the SSH host keys")
             return True
     except HostKeyMismatch as mismatch:
         if name not in known_hosts.pins():
@@ -89,4 +89,4 @@ def renew_identity(session: Session, container: Container, source_key: str) -> b
 def verify_identity(session: Session, container: Container) -> None:
     """Wait until a clone answers with its own key. Raises HomelabError if its machine-id is missing."""
     with session.connect(container, BOOT_DEADLINE) as host:
-        check(host, WHOLE, "checking its machine-id")
+        check(host, WHOLE, "check the machine-id")

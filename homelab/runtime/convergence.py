@@ -68,7 +68,7 @@ def steps_of(context: ServiceContext) -> Sequence[Step]:
     for group in (base_system(context), *(service.steps(context) for service in services.values())):
         for step in group:
             steps.setdefault(step.title, step)
-    changing = tuple(step for step in steps.values() if not step.waits)
+    changing = tuple(step for step in steps.values() if not step.is_wait)
     checks = [
         HealthCheck(name, service.health_probes(), service.health, service.units(), changing)
         for name, service in services.items()
@@ -144,7 +144,7 @@ class _Convergence:
         failure, rolled_back = rollback.finish(host, failure) if rollback else (failure, False)
         return HostReport(
             container.name,
-            [change for change in changes if not change.step.waits],
+            [change for change in changes if not change.step.is_wait],
             time.monotonic() - started,
             failure,
             len({*steps, *(change.step for change in changes)}),

@@ -14,7 +14,8 @@ from homelab.model import Container
 from homelab.pipeline_contract import DAG_ID, TASKS
 from homelab.runtime.job_progress import POLL_INTERVAL, DbtLog
 from homelab.runtime.session import Session
-from homelab.services.airflow import CLI, Airflow, in_metadata
+from homelab.services.airflow import Airflow
+from homelab.services.airflow_metadata import CLI, in_metadata
 
 _DEADLINE = 900  # seconds; the DAG's own retry comes after five minutes
 _KNOWN_WITHIN = 120  # seconds that Airflow has to read a DAG after its start
@@ -42,7 +43,7 @@ def run_pipeline(session: Session) -> Run:
     with session.connect(container) as host:
         with session.progress.step(container.name, f"trigger {DAG_ID}"):
             _await_dag(host)
-            check(host, argv(CLI, "dags", "trigger", "--run-id", run_id, DAG_ID), f"triggering {DAG_ID}")
+            check(host, argv(CLI, "dags", "trigger", "--run-id", run_id, DAG_ID), f"trigger {DAG_ID}")
         with (
             session.connect_to("analytics") as analytics,
             session.progress.step(container.name, f"{TASKS.ingest}, then {TASKS.build}") as report,
@@ -73,7 +74,7 @@ def succeeded_lately(session: Session) -> bool:
         "and end_date > now() - interval '1 hour'"
     )
     with session.connect_to("airflow") as host:
-        return check(host, query, "reading the last runs").text == "t"
+        return check(host, query, "read the last runs").text == "t"
 
 
 def _await_dag(host: Host) -> None:
@@ -97,7 +98,7 @@ def _tasks(host: Host, run_id: str) -> dict[str, str]:
         "select coalesce(json_object_agg(task_id, state order by task_id), '{}') from task_instance where "
         f"run_id = '{run_id}'"
     )
-    found: dict[str, str] = json.loads(check(host, query, "reading the tasks' states").text)
+    found: dict[str, str] = json.loads(check(host, query, "read the states of the tasks").text)
     return found
 
 

@@ -40,7 +40,7 @@ def changes_something(host: Host, steps: Sequence[Step]) -> bool:
     if seen.busy:
         wait_until_idle(host, LONGEST)
         seen = inspect_host(host, steps)
-    return any(not change.step.waits for change in (*removals(seen, steps), *seen.changes))
+    return any(not change.step.is_wait for change in (*removals(seen, steps), *seen.changes))
 
 
 class DeployRollback:

@@ -50,11 +50,11 @@ def host_key_change(
 
     `shown` returns the key line that an address shows.
     """
-    from homelab.ssh import changed, shown_key
+    from homelab.ssh import changed_key, shown_key
 
     address = str(select_containers(session.inventory, [name])[0].address)
     pin = session.known_hosts.pins().get(name)
     line = (shown or shown_key)(address) if pin else None
     if pin is None or line is None or fingerprint(line) == pin.fingerprint:
         return None
-    return changed(name, address, fingerprint(line), pin)
+    return changed_key(name, address, fingerprint(line), pin)

@@ -1,4 +1,4 @@
-"""The services that an inventory may name: module name = name in the inventory."""
+"""The registry of services: name in the inventory → class."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ingestion script and dbt + DuckDB."""
+"""The service analytics: the ingestion script, and dbt + DuckDB."""
 
 from __future__ import annotations
 
@@ -24,18 +24,19 @@ PUBLISHED = f"{ROOT}/data/published.duckdb"
 _ENVIRONMENT = f"{ROOT}/pipeline.env"
 _EXTENSIONS = f"{ROOT}/extensions"
 _PROJECT = f"{ROOT}/dbt/analytics_project"
-# In a folder of its own: a build may be going on.
+# In a temporary folder, as a build may be running.
 _PARSE = (
     f"folder=$(mktemp -d); dbt --no-use-colors --quiet parse --project-dir {_PROJECT} --profiles-dir {ROOT}/dbt "
     '--target-path "$folder" --log-path "$folder"; status=$?; rm -rf "$folder"; exit $status'
 )
-# Beside the old one first, so that there is never half of one.
-_AS_ROOT = (f"{ROOT}/venv/bin/python", "-B")  # compiled files would be foreign files in the tree of scripts
-_EXTEND = (
-    f"rm -rf {_EXTENSIONS}.new && {argv(*_AS_ROOT)} {SCRIPTS}/install_extension.py {_EXTENSIONS}.new && "
+# Compiled files would be foreign files in the tree of scripts: hence -B.
+_PYTHON = (f"{ROOT}/venv/bin/python", "-B")
+# Installed next to the old one first, so that it is never incomplete.
+_INSTALL_EXTENSION = (
+    f"rm -rf {_EXTENSIONS}.new && {argv(*_PYTHON)} {SCRIPTS}/install_extension.py {_EXTENSIONS}.new && "
     f"rm -rf {_EXTENSIONS} && mv -T {_EXTENSIONS}.new {_EXTENSIONS}"
 )
-_LONG = 1 << 16  # bytes: a longer list of cities is compared by its hash, and its difference is for nobody to read
+_LONG = 1 << 16  # bytes: a longer list of cities is compared by its hash, as its diff would be unreadable
 
 
 def _cities_file(path: Path) -> str:
@@ -43,16 +44,9 @@ def _cities_file(path: Path) -> str:
 
 
 def as_analytics(command: str) -> str:
-    """Shell text that runs a command as the user analytics, with the pipeline's environment and venv."""
-    return argv(
-        "runuser",
-        "-u",
-        "analytics",
-        "--",
-        "sh",
-        "-c",
-        f"set -a; . {_ENVIRONMENT}; PATH={ROOT}/venv/bin:$PATH; cd {ROOT}/data; {command}",
-    )
+    """Return shell text that runs a command as the user analytics, with the environment and venv of the pipeline."""
+    script = f"set -a; . {_ENVIRONMENT}; PATH={ROOT}/venv/bin:$PATH; cd {ROOT}/data; {command}"
+    return argv("runuser", "-u", "analytics", "--", "sh", "-c", script)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,19 +59,19 @@ class Analytics(Service):
     memory_limit: Annotated[Size, Option("Memory that DuckDB may use.")] = Size("2GB")
 
     def database_grants(self) -> Sequence[DatabaseGrant]:
-        """The ingestion appends raw observations and asks what it has already; dbt reads them."""
+        """Append and read raw observations for the ingestion, and read them for dbt."""
         return (DatabaseGrant("project_data", "analytics", "append"), DatabaseGrant("project_data", "dbt", "read"))
 
     def ports(self) -> Sequence[Port]:
-        """Who needs it starts the pipeline over SSH."""
-        return (Port(22, "SSH", "needing"),)
+        """Return SSH, over which Airflow starts the pipeline."""
+        return (Port(22, "SSH", "dependents"),)
 
     def units(self) -> Sequence[str]:
-        """None: it runs when Airflow calls it."""
+        """Return none: Airflow starts each run."""
         return ()
 
     def steps(self, context: ServiceContext) -> Sequence[Step]:
-        """User, venv, scripts, dbt project, and the gate for Airflow's key."""
+        """Return user, venv, scripts, dbt project, and the gate for Airflow's key."""
         pipeline = bundled_path("pipeline")
         venv = Venv(f"{ROOT}/venv", (pipeline / "requirements" / "analytics.txt").read_bytes())
         scripts = Tree.of(SCRIPTS, pipeline / "scripts")
@@ -108,7 +102,7 @@ class Analytics(Service):
             Command(
                 "DuckDB's postgres extension",
                 f"test -n \"$(find {_EXTENSIONS} -name 'postgres_scanner*' -print -quit 2>/dev/null)\"",
-                _EXTEND,
+                _INSTALL_EXTENSION,
                 triggered_by=[venv],
                 makes=[ManagedResource("made", _EXTENSIONS)],
             ),
@@ -126,19 +120,19 @@ class Analytics(Service):
                 as_analytics("psql -qAtc 'select 1'"),
                 postgres.name,
                 context.failed,
-                context.patience(postgres),
+                context.wait_deadline(postgres),
             ),
-            # Not before: until Postgres is there, a first deploy installs Airflow, which takes longest of all.
+            # Not earlier: while a first deploy waits for Postgres here, it installs Airflow, which takes longest.
             Command("dbt can read the project", "true", as_analytics(_PARSE), triggered_by=[venv, project, profiles]),
-            # Last, so that Airflow is let in only when the pipeline can run. The home is root's as well: who owns
-            # it could put another .ssh in the place of this one.
+            # Last, so that Airflow can log in only when the pipeline can run. The home belongs to root, too: its owner
+            # could replace .ssh.
             Directory("/home/analytics"),
             Directory("/home/analytics/.ssh"),
             File("/home/analytics/.ssh/authorized_keys", self._authorized_keys(context)),
         )
 
     def _cities(self, context: ServiceContext) -> Iterator[Step]:
-        """The file of cities, where there is one; the ingestion itself says whether it can be read."""
+        """Yield the file of cities, if the inventory has one; the ingestion script validates it."""
         path = context.inventory.pipeline.cities_file
         if path is None:
             return
@@ -146,12 +140,12 @@ class Analytics(Service):
             content = path.read_bytes()
         except OSError as error:
             raise InputError(
-                "The file of cities cannot be read",
-                f"{path}: {error.strerror}.",
-                "It stands under `pipeline: cities:` in the inventory.",
+                f"Cannot read the file of cities: {error.strerror}",
+                f"{path}, from `pipeline: cities:` in the inventory.",
+                "Correct the path, or the permissions of the file.",
             ) from None
-        check = argv(*_AS_ROOT, f"{SCRIPTS}/ingest_weather.py", "--check")
-        # By its name it is known whether it is CSV or JSON.
+        check = argv(*_PYTHON, f"{SCRIPTS}/ingest_weather.py", "--check")
+        # The script recognises CSV and JSON by the suffix.
         copy = f'"$new{path.suffix}"'
         yield File(
             _cities_file(path),
@@ -183,17 +177,17 @@ class Analytics(Service):
         return f'restrict,from="{airflow}",command="{ROOT}/bin/gate" {public}\n'.encode()
 
     def health_probes(self) -> Sequence[str]:
-        """The last build and the marts, as the pipeline's own report tells them."""
+        """Return the command that reports the last build and the marts."""
         return (as_analytics(argv("python", f"{SCRIPTS}/report.py", "--database", PUBLISHED)) + " 2>&1",)
 
     def health(self, answers: Sequence[Result]) -> Health:
-        """Healthy when the last build was good."""
+        """Return healthy if the last build succeeded."""
         if not answers[0].ok:
             return Health(False, f"no report: {answers[0].text[-200:]}")
         facts = json.loads(answers[0].text.splitlines()[-1])
         build = facts.get("last_build")
         if not build:
-            return Health(False, "nothing has been built yet", facts, ready=True)
+            return Health(False, "no build yet", facts, ready=True)
         marts = "; ".join(f"{mart['name']} {mart['rows']} rows to {mart['newest']}" for mart in facts["marts"])
         tests = f"{build['tests_passed']} tests passed, {build['tests_failed']} failed"
         return Health(build["status"] == "success", f"built {build['finished']}, {tests}; {marts}", facts, ready=True)

@@ -1,4 +1,4 @@
-"""What has to be so in every container, whatever runs there."""
+"""The steps of every container, for all services."""
 
 from __future__ import annotations
 
@@ -22,19 +22,16 @@ from homelab.steps import (
 
 
 def base_system(context: ServiceContext) -> Sequence[Step]:
-    """Nobody logs in over SSH with a password, and as root only those whom the inventory names, and homelab.
-
-    Packages come from where the inventory says, and none is left in between.
-    """
+    """Return SSH without passwords, root's authorized keys, the package sources, and a finished dpkg."""
     _, operator = context.secret_store.key_pair("operator")
     keys = list(dict.fromkeys((operator.strip(), *context.container.ssh_keys)))
-    # What sshd reads first counts, and Ubuntu's cloud images let passwords in by `50-cloud-init.conf`.
+    # The first value that sshd reads counts, and `50-cloud-init.conf` of Ubuntu's cloud images allows passwords.
     settings = File(
         "/etc/ssh/sshd_config.d/00-homelab.conf", render("sshd.conf.j2"), validate='/usr/sbin/sshd -t -f "$new"'
     )
-    # On Ubuntu a socket starts ssh.service, so it may not run yet.
+    # On Ubuntu a socket starts ssh.service, so the service may not be running yet.
     reloaded = Command(
-        "sshd has read its settings", "true", "systemctl try-reload-or-restart ssh.service", triggered_by=[settings]
+        "sshd has loaded its settings", "true", "systemctl try-reload-or-restart ssh.service", triggered_by=[settings]
     )
     return (
         settings,
@@ -47,10 +44,10 @@ def base_system(context: ServiceContext) -> Sequence[Step]:
 
 
 def packages_from(sources: PackageSources) -> Iterator[Step]:
-    """Whom apt, pip and uv trust, and where they get packages from; nothing where the inventory says nothing."""
+    """Yield the CAs and package sources of apt, pip and uv, as far as the inventory sets them."""
     if sources.apt_proxy:
         yield File("/etc/apt/apt.conf.d/90homelab", f'Acquire::http::Proxy "{sources.apt_proxy}";\n'.encode())
-    if sources.certificates or any(url.startswith("https:") for url in _apt(sources)):
+    if sources.certificates or any(url.startswith("https:") for url in _apt_urls(sources)):
         yield Packages(["ca-certificates"])
     for certificate in sources.certificates:
         name = hashlib.sha256(certificate.encode()).hexdigest()[:12]
@@ -61,7 +58,7 @@ def packages_from(sources: PackageSources) -> Iterator[Step]:
         yield from _repository(repository)
     if sources.pypi_index:
         url = urlsplit(sources.pypi_index)
-        trusted = f"trusted-host = {url.hostname}\n" if url.scheme == "http" else ""  # pip asks for that, uv does not
+        trusted = f"trusted-host = {url.hostname}\n" if url.scheme == "http" else ""  # pip requires that, uv does not
         yield File("/etc/pip.conf", f"[global]\nindex-url = {sources.pypi_index}\n{trusted}".encode())
         yield Directory("/etc/uv")
         yield File("/etc/uv/uv.toml", f'[[index]]\nurl = "{sources.pypi_index}"\ndefault = true\n'.encode())
@@ -74,13 +71,13 @@ def packages_from(sources: PackageSources) -> Iterator[Step]:
         yield PinnedPackages(sources.pins)
 
 
-def _apt(sources: PackageSources) -> Iterator[str]:
+def _apt_urls(sources: PackageSources) -> Iterator[str]:
     yield from (url for url in (sources.apt_mirror, sources.apt_security_mirror) if url)
     yield from (repository.uri for repository in sources.repositories)
 
 
 def _repository(repository: Repository) -> Iterator[Step]:
-    """The key, which is good for this repository alone, and then the repository."""
+    """Yield the key, which is valid for this repository only, and then the repository."""
     key = f"/usr/share/keyrings/homelab-{repository.name}.gpg"
     yield File(key, repository.key)
     fields = {

@@ -1,4 +1,4 @@
-"""PostgreSQL: the raw observations and Airflow's metadata."""
+"""The service PostgreSQL, with the raw observations and Airflow's metadata."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from homelab.steps.postgres_objects import AS_POSTGRES, PSQL
 from homelab.steps.queries import Query
 
 _TABLES = "pg_class where relnamespace = to_regnamespace('raw') and relkind in ('r', 'p')"
-# One JSON object; the row count is the planner's estimate once there are many, as counting would read them all.
+# One JSON object. Above 100,000 rows, the row count is the planner's estimate, as counting reads the whole table.
 _FACTS = """select json_build_object(
   'version', current_setting('server_version'),
   'sizes', (select json_object_agg(datname, pg_database_size(oid)) from pg_database
@@ -54,7 +54,7 @@ class Postgres(Service):
     ] = 0
 
     def unsupported_options(self, distribution: Distribution) -> Iterator[tuple[str, str]]:
-        """A distribution ships one version; PGDG has them all."""
+        """Return an error for a version that the distribution does not ship; PGDG has all versions."""
         if self.source == "distribution" and self.version != distribution.postgres:
             yield (
                 "version",
@@ -65,19 +65,19 @@ class Postgres(Service):
             )
 
     def database_grants(self) -> Sequence[DatabaseGrant]:
-        """None: it is the one that is reached."""
+        """Return none: it is the server."""
         return ()
 
     def ports(self) -> Sequence[Port]:
-        """Whoever has an access may come in, as pg_hba.conf has it."""
-        return (Port(_PORT, "PostgreSQL", "accesses"),)
+        """Return the port for the containers with a grant, as in pg_hba.conf."""
+        return (Port(_PORT, "PostgreSQL", "grantees"),)
 
     def units(self) -> Sequence[str]:
-        """The cluster's unit, as Debian's postgresql-common names it."""
+        """Return the unit of the cluster, as Debian's postgresql-common names it."""
         return (f"postgresql@{self.version}-main.service",)
 
     def steps(self, context: ServiceContext) -> Sequence[Step]:
-        """Packages, settings, roles, databases, grants, pg_hba.conf."""
+        """Return packages, settings, roles, databases, grants and pg_hba.conf."""
         folder, unit = f"/etc/postgresql/{self.version}/main", self.units()[0]
         dropin = File(f"/etc/systemd/system/{unit}.d/homelab.conf", render("postgres/postgresql.service.conf.j2"))
         server = SystemdUnit(unit, triggered_by=[dropin], settle=0)
@@ -104,11 +104,11 @@ class Postgres(Service):
         )
 
     def health_probes(self) -> Sequence[str]:
-        """Sizes, connections, and the newest raw row."""
+        """Return the query for sizes, connections and the newest raw row."""
         return (Query(PSQL, "project_data", _FACTS) + " 2>&1",)
 
     def health(self, answers: Sequence[Result]) -> Health:
-        """Healthy when it answers."""
+        """Return healthy if it answers."""
         if not answers[0].ok:
             return Health(False, f"does not answer: {answers[0].text[-200:]}")
         facts = json.loads(answers[0].text)
@@ -121,13 +121,13 @@ class Postgres(Service):
         )
 
     def _cluster(self) -> Command:
-        """The cluster `main`. While it is being made, a stamp says so: what a killed run left of it holds no data.
+        """Return the step that creates the cluster `main`.
 
-        The package's own script takes whatever initdb has left behind for a whole cluster. Data that were there before
-        get no stamp: whatever happens, they are taken over and never removed.
+        A stamp exists while it is created: the leftovers of a killed run have no data and are removed, as the script of
+        the package takes them for a complete cluster. Existing data never get a stamp, so they are never removed.
         """
         conf, data = f"/etc/postgresql/{self.version}/main", f"/var/lib/postgresql/{self.version}/main"
-        stamp = f"/var/lib/homelab/making-postgresql-{self.version}"
+        stamp = f"/var/lib/homelab/creating-postgresql-{self.version}"
         return Command(
             f"cluster {self.version}/main",
             f"[ ! -e {stamp} ] && [ -e {conf}/postgresql.conf ]",
@@ -159,33 +159,33 @@ class Postgres(Service):
 
 
 def hba(context: ServiceContext) -> bytes:
-    """pg_hba.conf: one line for each role, database and address, and nobody else."""
+    """Return pg_hba.conf: one line for each role, database and address; all others are rejected."""
     rows = sorted(
         {
-            (access.database, access.role, str(container.address))
-            for container, access in context.inventory.database_grants()
+            (grant.database, grant.role, str(container.address))
+            for container, grant in context.inventory.database_grants()
         }
     )
     return render("postgres/pg_hba.conf.j2", rows=rows)
 
 
 def contents(context: ServiceContext, command: str = PSQL) -> Iterator[Step]:
-    """Roles, databases, the raw table and the grants, all from the services' accesses."""
-    database_grants = sorted({access for _, access in context.inventory.database_grants()}, key=str)
-    for role in sorted({access.role for access in database_grants}):
+    """Yield roles, databases, the raw tables and the grants, all from the grants of the services."""
+    database_grants = sorted({grant for _, grant in context.inventory.database_grants()}, key=str)
+    for role in sorted({grant.role for grant in database_grants}):
         yield Role(role, context.secret_store.secret(f"postgres-{role}"), command)
-    owners = {access.database: access.role for access in database_grants if access.privilege == "own"}
-    for database in sorted({access.database for access in database_grants}):
+    owners = {grant.database: grant.role for grant in database_grants if grant.privilege == "own"}
+    for database in sorted({grant.database for grant in database_grants}):
         yield Database(database, owners.get(database, "postgres"), command)
     yield _tables(command)
-    for access in database_grants:
-        if access.privilege != "own":
-            yield grants(access, command)
+    for grant in database_grants:
+        if grant.privilege != "own":
+            yield grants(grant, command)
 
 
 def _tables(command: str) -> Sql:
     raw = (bundled_path("templates") / "postgres" / "project_data.sql").read_text()
-    # The text is safe to run again, so any change of it is one that has to be made.
+    # The text can run again at any time, so it runs after each change of it.
     mark = f"homelab {hashlib.sha256(raw.encode()).hexdigest()[:16]}"
     return Sql(
         "tables of raw",
@@ -197,9 +197,9 @@ def _tables(command: str) -> Sql:
 
 
 def retention(months: int, command: str = PSQL) -> Sql:
-    """How many whole months of raw observations are kept, beside the present one; 0: all of them."""
+    """Return the step that sets the number of full months of raw observations to keep; 0 keeps all."""
     return Sql(
-        f"raw observations are kept for {months} months" if months else "raw observations are kept",
+        f"retention of raw observations: {months} months" if months else "retention of raw observations: unlimited",
         f"select coalesce((select months from upkeep.retention), 0) = {months}",
         f"insert into upkeep.retention (months) values ({months}) on conflict (one) do update "
         "set months = excluded.months;",
@@ -208,45 +208,46 @@ def retention(months: int, command: str = PSQL) -> Sql:
     )
 
 
-def grants(access: DatabaseGrant, command: str = PSQL) -> Sql:
-    """What a role may do with the raw tables: read, or append as well."""
-    role, granted = access.role, ("select", "insert") if access.privilege == "append" else ("select",)
+def grants(grant: DatabaseGrant, command: str = PSQL) -> Sql:
+    """Return the step that allows a role to read the raw tables, or to read and append."""
+    role, granted = grant.role, ("select", "insert") if grant.privilege == "append" else ("select",)
     refused = [privilege for privilege in _WRITES if privilege not in granted]
-    has = " and ".join(
+    table_check = " and ".join(
         [
             *(f"has_table_privilege('{role}', oid, '{p}')" for p in granted),
             *(f"not has_table_privilege('{role}', oid, '{p}')" for p in refused),
         ]
     )
-    # Who appends stages in a table of its session what it is about to append, and has partitions made for it.
-    appends = access.privilege == "append"
-    upkeep, word, to = "upkeep.partitions()", *(("grant", "to") if appends else ("revoke", "from"))
-    may = (
+    # A role that appends uses a temporary table for staging, and calls the function that creates partitions.
+    can_append = grant.privilege == "append"
+    upkeep, verb, to = "upkeep.partitions()", *(("grant", "to") if can_append else ("revoke", "from"))
+    append_checks = (
         f"has_database_privilege('{role}', current_database(), 'temporary')",
         f"has_function_privilege('{role}', '{upkeep}', 'execute')",
         f"has_schema_privilege('{role}', 'upkeep', 'usage')",
     )
-    beyond = " and ".join(each if appends else f"not {each}" for each in may)
+    append_check = " and ".join(each if can_append else f"not {each}" for each in append_checks)
     done = (
         f"select has_database_privilege('{role}', current_database(), 'connect') "
         f"and has_schema_privilege('{role}', 'raw', 'usage') "
-        f"and not has_schema_privilege('{role}', 'raw', 'create') and {beyond} and bool_and({has}) from {_TABLES}"
+        f"and not has_schema_privilege('{role}', 'raw', 'create') and {append_check} "
+        f"and bool_and({table_check}) from {_TABLES}"
     )
     tables = ", ".join(granted)
     sql = "\n".join(
         [
-            "begin;",  # as what tables will get in the future is not asked for
-            f"grant connect on database {access.database} to {role};",
+            "begin;",  # in one transaction, as the query does not check the default privileges
+            f"grant connect on database {grant.database} to {role};",
             f"revoke all on schema raw from {role};",
             f"grant usage on schema raw to {role};",
             f"revoke all on all tables in schema raw from {role};",
             f"grant {tables} on all tables in schema raw to {role};",
             f"alter default privileges in schema raw revoke all on tables from {role};",
             f"alter default privileges in schema raw grant {tables} on tables to {role};",
-            f"{word} temporary on database {access.database} {to} {role};",
-            f"{word} usage on schema upkeep {to} {role};",
-            f"{word} execute on function {upkeep} {to} {role};",
+            f"{verb} temporary on database {grant.database} {to} {role};",
+            f"{verb} usage on schema upkeep {to} {role};",
+            f"{verb} execute on function {upkeep} {to} {role};",
             "commit;",
         ]
     )
-    return Sql(f"grants: {role} may {access.privilege} {access.database}", done, sql, access.database, command)
+    return Sql(f"grants: {role} may {grant.privilege} {grant.database}", done, sql, grant.database, command)

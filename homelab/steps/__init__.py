@@ -1,11 +1,13 @@
-"""Steps: what has to be so on a host, each able to say why it is not, and to make it so."""
+"""Idempotent steps that check and enforce the state of a host."""
 
 from homelab.steps.apt_mirror import AptMirror, Archives
 from homelab.steps.commands import Command, WaitFor
-from homelab.steps.files import Certificate, Directory, File, Tree
+from homelab.steps.files import Certificate, Directory, File
 from homelab.steps.health_check import HealthCheck
 from homelab.steps.packages import DpkgConfigured, Packages, PinnedPackages
-from homelab.steps.postgres_objects import Database, PgHba, Role, Settings, Sql
+from homelab.steps.postgres_config import PgHba, Settings
+from homelab.steps.postgres_objects import Database, Role, Sql
+from homelab.steps.trees import Tree
 from homelab.steps.units import SystemdUnit
 from homelab.steps.users import User
 from homelab.steps.venv import UvInstall, Venv

@@ -1,4 +1,4 @@
-"""A mirror of the distribution's own archive, in whatever files and form a template names that archive."""
+"""A mirror of the distribution's archive, in the source files and formats that templates use."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from homelab.distributions import APT_SOURCES
 from homelab.host import Host, Result, check
 from homelab.model import ManagedResource, Pending, Step
 from homelab.steps import remote_paths
-from homelab.steps.files import File, keep
+from homelab.steps.files import File, keep_foreign
 
-# What belongs to Debian or Ubuntu itself: `bookworm`, `noble-updates`, with their components and no others.
+# The suites and components of Debian and Ubuntu themselves: `bookworm`, `noble-updates`, `main`.
 _SUITE = re.compile(r"[a-z]+(-(updates|security|backports|proposed|proposed-updates))?")
 _COMPONENTS = {"main", "contrib", "non-free", "non-free-firmware", "restricted", "universe", "multiverse"}
 _LINE = re.compile(
@@ -24,13 +24,13 @@ _FIELD = r"(?im)^{}:[ \t]*(.*(?:\n[ \t]+.*)*)"
 
 @dataclass(frozen=True, slots=True)
 class Archives:
-    """Where the distribution's packages come from instead; its security updates too, if that says so."""
+    """The mirror of the distribution's packages, and of its security updates if that is mirrored, too."""
 
     main: str
     security: str | None = None
 
     def of(self, suites: Sequence[str], components: Sequence[str]) -> str | None:
-        """The URL instead of that of these suites and components; None if it is to stay."""
+        """Return the mirror's URL for these suites and components, or None if they are not mirrored."""
         if (
             not suites
             or not components
@@ -42,7 +42,7 @@ class Archives:
 
 
 def use_mirror(path: str, text: str, archives: Archives) -> str:
-    """A file of apt's sources, of either form, with the distribution's own archive replaced and all else as it is."""
+    """Return the text of a source file, of either format, with the distribution's archive replaced by the mirror."""
     if path.endswith(".sources"):
         return "".join(_stanza(part, archives) for part in re.split(r"(\n[ \t]*\n)", text))
     return "".join(_line(line, archives) for line in text.splitlines(keepends=True))
@@ -64,7 +64,7 @@ def _stanza(text: str, archives: Archives) -> str:
 
 @dataclass(frozen=True, eq=False)
 class AptMirror(Step):
-    """apt's own files name the mirror, those that are there; what stood there comes back when no step wants it so."""
+    """The mirror in apt's existing source files; the original files are restored once no step declares it."""
 
     archives: Archives
 
@@ -88,14 +88,12 @@ class AptMirror(Step):
             path: self._pending(path, answers[number * size : (number + 1) * size])
             for number, path in enumerate(APT_SOURCES)
         }
-        named = {path: pending for path, pending in found.items() if pending}
-        return (
-            Pending(
-                "; ".join(f"{path}: {pending.reason}" for path, pending in named.items()),
-                "".join(pending.diff for pending in named.values()),
-            )
-            if named
-            else None
+        differing = {path: pending for path, pending in found.items() if pending}
+        if not differing:
+            return None
+        return Pending(
+            "; ".join(f"{path}: {pending.reason}" for path, pending in differing.items()),
+            "".join(pending.diff for pending in differing.values()),
         )
 
     def _pending(self, path: str, answers: Sequence[Result]) -> Pending | None:
@@ -111,7 +109,7 @@ class AptMirror(Step):
         )
 
     def apply(self, host: Host) -> None:
-        """See Step. What stood there is kept once, before anything is written."""
+        """See Step. The original file is copied once, before it is written for the first time."""
         for path in APT_SOURCES:
             if self._pending(path, answers := host.batch(_probes(path))):
                 original = quote(remote_paths.original(path))
@@ -119,12 +117,12 @@ class AptMirror(Step):
                     host,
                     "\n".join(
                         [
-                            f"set -e; umask 077; ! {_is_kept(path)} || exit 0",
+                            f"set -e; umask 077; ! {_has_copy(path)} || exit 0",
                             f"mkdir -p $(dirname {original}); cp -a {quote(path)} {original}.new",
                             f"sync {original}.new; mv -fT {original}.new {original}",
                         ]
                     ),
-                    f"keeping {path}",
+                    f"copy {path}",
                 )
                 self._file(path, answers[-1]).apply(host)
 
@@ -133,26 +131,26 @@ def _probes(path: str) -> Sequence[str]:
     return (*File(path, b"").probes(), f"cat {quote(remote_paths.original(path))} || cat {quote(path)}")
 
 
-def _is_kept(path: str) -> str:
+def _has_copy(path: str) -> str:
     return f"[ -e {quote(remote_paths.original(path))} ]"
 
 
 def is_mirrored() -> str:
-    """Shell text that succeeds while anything that stood there before is kept."""
-    return " || ".join(map(_is_kept, APT_SOURCES))
+    """Return shell text that succeeds while an original source file is not restored."""
+    return " || ".join(map(_has_copy, APT_SOURCES))
 
 
-def put_back() -> str:
-    """Shell text that puts back what stood there. May be cut off at any point, and run again."""
-    return "\n".join(["set -e", *map(_put_back, APT_SOURCES)])
+def restore_sources() -> str:
+    """Return shell text that restores the original source files. It may be killed at any point and run again."""
+    return "\n".join(["set -e", *map(_restore, APT_SOURCES)])
 
 
-def _put_back(path: str) -> str:
+def _restore(path: str) -> str:
     original, (folder, _, name) = quote(remote_paths.original(path)), path.rpartition("/")
     return "\n".join(
         [
-            f"if {_is_kept(path)}; then",
-            keep(path, f"sha256sum <{quote(path)}", ""),
+            f"if {_has_copy(path)}; then",
+            keep_foreign(path, f"sha256sum <{quote(path)}", ""),
             f"new=$(mktemp {quote(f'{folder}/.{name}.XXXXXX')}); trap 'rm -f \"$new\"' EXIT",
             f'cp -a {original} "$new"; sync "$new"; mv -fT "$new" {quote(path)}; rm -f {original}',
             "fi",

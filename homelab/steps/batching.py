@@ -1,4 +1,4 @@
-"""Short steps that stand one after another, as files and directories do, go over in one command."""
+"""Consecutive short steps, such as files and directories, are sent in one command."""
 
 from __future__ import annotations
 
@@ -13,81 +13,84 @@ from typing import ClassVar
 from homelab.host import CommandFailed, Host, check
 from homelab.model import Step
 
-_MOST = 40_000  # characters of shell text in one command; Linux takes 131,071, and quoting makes it longer
-NOW = "date +%s%N"  # after each step: nanoseconds, from which it is known how far it came
+_BATCH_LIMIT = 40_000  # characters of shell text in one command; Linux accepts 131,071, and quoting lengthens it
+NOW = "date +%s%N"  # printed after each step, in nanoseconds; the number of lines shows the number of finished steps
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """Shell text that does all of a step, what that is for in a message, and what it reads from standard input."""
+    """Shell text that applies a whole step, and its standard input; `action` names it in an error (`write /etc/x`)."""
 
     text: str
-    what: str
+    action: str
     stdin: bytes = field(default=b"", repr=False)
 
 
 class ScriptStep(Step):
-    """A step that is one short command. One that does more than that, and so is `alone`, has its own `apply`."""
+    """A step that is one short script. A step that does more is `alone` and has an `apply` of its own."""
 
     alone: ClassVar[bool] = False
 
     @abstractmethod
     def script(self) -> Script:
-        """What makes it so. Idempotent, and safe to be killed at any point."""
+        """Return the script that applies the step: idempotent, and safe to be killed at any point."""
 
     def apply(self, host: Host) -> None:
         """See Step."""
         script = self.script()
-        check(host, script.text, script.what, stdin=script.stdin)
+        check(host, script.text, script.action, stdin=script.stdin)
 
 
 def batch_size(steps: Sequence[Step]) -> int:
-    """How many of these go over in one command, from the first one on: at least one."""
+    """Return the number of leading steps that are sent in one command: at least one."""
     size = 0
     for count, step in enumerate(steps):
-        size += len(step.script().text) if isinstance(step, ScriptStep) and not step.alone else _MOST
-        if size >= _MOST:
+        size += len(step.script().text) if isinstance(step, ScriptStep) and not step.alone else _BATCH_LIMIT
+        if size >= _BATCH_LIMIT:
             return max(count, 1)
     return len(steps)
 
 
 def batch_title(steps: Sequence[Step]) -> str:
-    """What is said while they are applied."""
+    """Return the title of a batch for the progress display."""
     return f"{steps[0].title} and {len(steps) - 1} more" if len(steps) > 1 else steps[0].title
 
 
-def apply_batch(host: Host, steps: Sequence[Step], after: Callable[[Step], str]) -> Iterator[float]:
-    """Apply one step, or several that go together; give the seconds that each took, in order.
+def apply_batch(host: Host, steps: Sequence[Step], finish: Callable[[Step], str]) -> Iterator[float]:
+    """Apply one step, or several in one command; yield the seconds of each applied step, in order.
 
-    `after` gives the shell text that follows a step, or nothing. Raises the HomelabError of the one that failed:
-    those for which there was a time are done, and those that come after it are not begun.
+    `finish` returns the shell text that runs right after a step, or "". Raises the HomelabError of the step that
+    failed: the steps before it have yielded their time, the steps after it were not started.
     """
     if len(steps) > 1:
-        brief = [step for step in steps if isinstance(step, ScriptStep)]
-        yield from _in_one(host, batch_title(steps), [(step.script(), after(step)) for step in brief])
+        scripts = [step for step in steps if isinstance(step, ScriptStep)]
+        yield from _apply_scripts(host, batch_title(steps), [(step.script(), finish(step)) for step in scripts])
         return
     started = time.monotonic()
     steps[0].apply(host)
-    if then := after(steps[0]):
-        check(host, then, "noting what is done")
+    if text := finish(steps[0]):
+        check(host, text, f"note that `{steps[0].title}` is done")
     yield time.monotonic() - started
 
 
-def _in_one(host: Host, name: str, parts: Sequence[tuple[Script, str]]) -> Iterator[float]:
-    command = "\n".join([f"# {name}", NOW, *(_part(script, then) for script, then in parts)])
+def _apply_scripts(host: Host, title: str, parts: Sequence[tuple[Script, str]]) -> Iterator[float]:
+    command = "\n".join([f"# {title}", NOW, *(_part(script, finish) for script, finish in parts)])
     result = host.run(command, stdin=b"".join(script.stdin for script, _ in parts))
     moments = [int(line) for line in result.text.split()]
     yield from ((later - earlier) / 1e9 for earlier, later in pairwise(moments))
     done = max(len(moments) - 1, 0)
-    # A shell that is killed when the last one has said that it is done takes nothing back.
+    # A shell that was killed after its last step has printed its time has done all of them.
     if not result.ok and done < len(parts):
         failed, _ = parts[done]
-        raise CommandFailed(host.name, replace(result, command=failed.text), failed.what)
+        raise CommandFailed(host.name, replace(result, command=failed.text), failed.action)
 
 
-def _part(script: Script, then: str) -> str:
-    """Shell text that hands a script its part of standard input, all of which is taken whatever the script reads."""
+def _part(script: Script, finish: str) -> str:
+    """Return shell text that runs a script in its own shell, with its part of standard input.
+
+    The part is consumed completely, however much of it the script reads.
+    """
     return (
         f"head -c {len(script.stdin)} | {{ sh -c {quote(script.text)} >&2; status=$?; cat >/dev/null; "
-        f"exit $status; }} && {then or ':'} && {NOW} || exit"
+        f"exit $status; }} && {finish or ':'} && {NOW} || exit"
     )

@@ -1,4 +1,4 @@
-"""Commands with a check, and waits."""
+"""Commands with a check, and waits for other containers."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from homelab.errors import HomelabError
 from homelab.host import Host, Result, check
 from homelab.model import ManagedResource, Pending, Step
 
-_SOON = 0.5  # seconds between the first question and the second
+_FIRST_INTERVAL = 0.5  # seconds between the first probe and the second
 
 
 @dataclass(frozen=True, eq=False)
 class Command(Step):
-    """Shell text that has to run until `done`, all of it, succeeds, and again when what it watches has changed.
+    """Shell text that runs until all commands of `done` succeed, and again after a step that triggers it has changed.
 
-    `makes` is what it leaves that may be removed once nobody wants the step any more.
+    `makes` are the resources that are removed once no step declares them any more.
     """
 
     name: str
@@ -48,18 +48,18 @@ class Command(Step):
 
     def apply(self, host: Host) -> None:
         """See Step."""
-        check(host, self.command, self.name, stdin=self.stdin, timeout=self.timeout)
+        check(host, self.command, f"run `{self.name}`", stdin=self.stdin, timeout=self.timeout)
 
 
 @dataclass(frozen=True, eq=False)
 class WaitFor(Step):
-    """Something outside this host, or slow to come up, that has to be there before the next step.
+    """A wait until `probe` succeeds: for another container, or for a slow start.
 
-    `container` is the one that is waited for; when its own deploy has failed (it is in `failed`), waiting ends.
-    It is asked again soon after the first time, then every `every` seconds.
+    `container` is the one that it waits for; the wait ends when the deploy of that container has failed (it is in
+    `failed`). The probe is repeated after 0.5 s, then every `interval` seconds.
 
-    Where nothing after it is to be done, it is not asked at all. One that is `early` is: without what it waits for,
-    probes of other steps have no answer, and are asked again after it.
+    A wait is skipped if no later step is pending. An `early` wait is probed together with the other steps: their probes
+    have no valid answer before it succeeds, and are repeated after it.
     """
 
     name: str
@@ -67,10 +67,9 @@ class WaitFor(Step):
     container: str
     failed: Collection[str] = ()
     deadline: float = 60  # seconds
-    diagnose: str = ""
-    every: float = 0.5  # seconds
+    interval: float = 0.5  # seconds
     early: bool = False
-    waits: ClassVar[bool] = True
+    is_wait: ClassVar[bool] = True
 
     @property
     def title(self) -> str:
@@ -86,21 +85,20 @@ class WaitFor(Step):
         return None if any(answer.ok for answer in answers) else Pending("not yet")
 
     def apply(self, host: Host) -> None:
-        """See Step. Raises HomelabError at the deadline, or as soon as waiting has become pointless."""
-        until, pause = time.monotonic() + self.deadline, _SOON
+        """See Step. Raises HomelabError at the deadline, or as soon as the other container's deploy has failed."""
+        until, pause = time.monotonic() + self.deadline, _FIRST_INTERVAL
         while not (result := host.run(self.probe, timeout=60)).ok:
             if self.container in self.failed:
                 raise HomelabError(
-                    f"{host.name}: gave up: {self.name}",
-                    f"The deploy of {self.container} has failed.",
-                    "Mend that first, then run `homelab deploy` again.",
+                    f"Cannot continue on {host.name}: the deploy of {self.container} has failed",
+                    f"It was waiting for this: {self.name}.",
+                    f"Fix {self.container} first, then run `homelab deploy` again.",
                 )
             if time.monotonic() > until:
-                said = host.run(self.diagnose).text if self.diagnose else (result.text or result.stderr.decode())
                 raise HomelabError(
-                    f"{host.name}: {self.name}: not within {self.deadline:.0f} s",
-                    said[-1500:],
-                    f"Look at `homelab logs {self.container}`, then run `homelab deploy` again.",
+                    f"Cannot continue on {host.name}: not within {self.deadline:.0f} s: {self.name}",
+                    (result.text or result.stderr.decode())[-1500:],
+                    f"See `homelab logs {self.container}`; fix the cause, then run `homelab deploy` again.",
                 )
             time.sleep(pause)
-            pause = self.every
+            pause = self.interval

@@ -1,12 +1,12 @@
-"""Brings a host to where its steps want it: one batch of probes, then only what is pending, in order.
+"""The convergence engine: one batch of probes, then only the pending steps, in order.
 
-A step that watches others has to act after they changed, also when the run is killed in between. So before
-anything is changed, a marker for each watcher is put down on the host; the watcher takes it away when it has
-acted, and a marker that is found means that the action is still owed. In the same way, what is about to be made is
-first listed in the manifest, and what it lists and no step wants any more is removed before all else.
+A step that is triggered by others has to act after they changed, even if the run is killed in between. So a marker for
+each triggered step is written to the host before anything is changed; the step removes it once it has acted, and a
+remaining marker makes it pending. In the same way, new resources are listed in the manifest before they are created.
+Listed resources that no step declares any more are removed first.
 
-A lost connection is like a killed run, and the same run goes on: it connects again, waits for the end of what it
-had begun there, and looks at everything anew.
+After a lost connection the same run continues: it reconnects, waits for its last command to end, and inspects the host
+again.
 """
 
 from __future__ import annotations
@@ -22,67 +22,57 @@ from homelab.model import ManagedResource, Step
 from homelab.progress import Progress, duration
 from homelab.steps import manifest, remote_paths
 from homelab.steps.batching import apply_batch, batch_size, batch_title
-from homelab.steps.host_state import Change, inspect_host, managed_by, marker, removals
+from homelab.steps.host_state import Change, HostState, inspect_host, managed_by, marker, removals
 from homelab.steps.known_errors import explain
 from homelab.steps.locking import Busy, LockedHost, wait_until_idle
 
-_LOSSES = 5  # times that one run takes up a lost connection again
-REBOOT = 180.0  # seconds that a container has to answer again
-_OFF = 60.0  # seconds that a container's clock may differ from ours
-LONGEST = 1800.0  # seconds that what an earlier run began may still take
+_ATTEMPTS = 5  # of one run, each after a lost connection or an earlier run's command
+REBOOT = 180.0  # seconds that a container may take until it answers again
+_CLOCK_TOLERANCE = 60.0  # seconds
+LONGEST = 1800.0  # seconds that a command of an earlier run may still take
 
 
 def converge(host: Host, steps: Sequence[Step], progress: Progress) -> list[Change]:
-    """Apply what is pending, and look again whether it took. Returns what was changed.
+    """Apply the pending steps, check that they took effect, and return the changes.
 
-    Raises HomelabError from the step that failed, or when a step still wants to act after it has acted, or when the
-    connection was lost too often.
+    Raises HomelabError when a step fails, when a step is still pending after it was applied, or when the connection is
+    lost too often.
     """
     run = _Run(host, steps, progress)
-    before: HomelabError | None = None
-    for left in reversed(range(_LOSSES)):
+    previous_error: HomelabError | None = None
+    for attempts_left in reversed(range(_ATTEMPTS)):
         try:
-            if before:
-                run.take_up_again(before)
-            run.once()
+            if previous_error:
+                run.resume(previous_error)
+            run.converge_once()
             break
         except (ConnectionLost, Busy) as error:
-            if not left:
+            if not attempts_left:
                 raise
-            before = error
+            previous_error = error
     return list(run.changed.values())
 
 
 class StepFailed(HomelabError):
-    """A step that failed: why, what that means where we know it, and what is now half done.
+    """A failed step: its error, the known cause if there is one, and the steps that were and were not applied.
 
-    `changed` is what the run had changed before.
+    `changed` are the changes that the run made before it.
     """
 
     def __init__(
         self, host: str, error: HomelabError, step: Step, changed: Sequence[Change], after: Sequence[Change]
     ) -> None:
-        # What it means may stand far above the last lines that are shown, as where pip lists all hashes.
-        said = error.result.stderr.decode(errors="replace") if isinstance(error, CommandFailed) else ""
-        known = None if step.waits else explain(error.details, host) or explain(said, host)
-        says, todo = known or ("", error.resolution)
-        made = ("Nothing was changed", "One change was made", f"{len(changed)} changes were made")[min(len(changed), 2)]
-        left = [change.step.title for change in after if not change.step.waits]
-        rest = ", ".join(left[:6]) + (f" and {len(left) - 6} more" if len(left) > 6 else "")
-        half = "" if step.waits else f"`{step.title}` may be half done; "
-        super().__init__(
-            error.brief,
-            "\n".join(
-                part
-                for part in (
-                    error.details,
-                    says,
-                    f"{made} before it; {half}{f'not begun: {rest}' if rest else 'nothing was to come after it'}.",
-                )
-                if part
-            ),
-            todo,
-        )
+        # The known cause may be far above the last lines that are quoted: pip lists all hashes after it.
+        stderr = error.result.stderr.decode(errors="replace") if isinstance(error, CommandFailed) else ""
+        known = None if step.is_wait else explain(error.details, host) or explain(stderr, host)
+        cause, resolution = known or ("", error.resolution)
+        counts = ("Nothing was changed", "One change was made", f"{len(changed)} changes were made")
+        made = counts[min(len(changed), 2)]
+        titles = [change.step.title for change in after if not change.step.is_wait]
+        rest = ", ".join(titles[:6]) + (f" and {len(titles) - 6} more" if len(titles) > 6 else "")
+        half = "" if step.is_wait else f"`{step.title}` may be half done; "
+        progress = f"{made} before it; {half}{f'not started: {rest}' if rest else 'no step comes after it'}."
+        super().__init__(error.brief, "\n".join(part for part in (error.details, cause, progress) if part), resolution)
         self.changed = changed
 
 
@@ -91,119 +81,125 @@ class _Run:
 
     def __init__(self, host: Host, steps: Sequence[Step], progress: Progress) -> None:
         self._host, self._steps, self._progress = host, steps, progress
-        self._alone = LockedHost(host, progress)
+        self._locked_host = LockedHost(host, progress)
         self.changed: dict[str, Change] = {}
 
-    def once(self) -> None:
-        """Look, and bring about what is pending. Raises Busy, ConnectionLost: then it has to be called again."""
-        seen = inspect_host(self._host, self._steps)
-        if seen.busy:
-            raise Busy(f"{self._host.name}: what an earlier run has begun is still going on")
-        if abs(seen.off) > _OFF:
-            off = f"{duration(abs(seen.off))} {'ahead' if seen.off > 0 else 'behind'}"
-            self._progress.note(
-                self._host.name,
-                f"its clock is {off}: set that of its node, or certificates and package lists will be refused",
-            )
-        gone = removals(seen, self._steps)
-        changes = [*gone, *seen.changes]
+    def converge_once(self) -> None:
+        """Inspect the host and apply the pending steps. After Busy or ConnectionLost it has to be called again."""
+        state = inspect_host(self._host, self._steps)
+        if state.busy:
+            raise Busy(f"Cannot change {self._host.name}: a command of an earlier run is still running")
+        self._warn_of_clock(state)
+        removed = removals(state, self._steps)
+        changes = [*removed, *state.changes]
         pending = {change.step for change in changes}
-        for step in self._steps:
-            if step not in pending:
-                self._progress.event(self._host.name, "unchanged", step=step.title)
+        self._report_unchanged([step for step in self._steps if step not in pending])
         ours = managed_by(self._steps)
-        stale = seen.owed - set(map(marker, self._steps))
+        stale = state.markers - set(map(marker, self._steps))
         if changes:
-            self._note(
-                {*ours, *manifest.parse(seen.listed)},
-                [marker(w) for c in changes for w in self._steps if c.step in w.triggered_by],
-            )
+            triggered = [marker(step) for change in changes for step in self._steps if change.step in step.triggered_by]
+            self._write_notes({*ours, *manifest.parse(state.manifest)}, triggered)
             left = changes
             while left:
                 count = batch_size([change.step for change in left])
-                now, left = left[:count], left[count:]
-                self._apply(now, left)
-                if now[-1] in gone[-1:]:
-                    self._note(ours, ())  # what is gone is not listed any more, whatever becomes of the rest
-                if now[-1].step.waits and now[-1].step.probes():
-                    left = self._still_pending(left, seen.owed)
-            self._require_taken([change.step for change in changes])
-        if changes or stale or manifest.text(ours) != seen.listed.encode():
-            self._note(ours, (), stale)
+                batch, left = left[:count], left[count:]
+                self._apply(batch, left)
+                if batch[-1] in removed[-1:]:
+                    self._write_notes(ours, ())  # removed resources leave the manifest, even if a later step fails
+                if batch[-1].step.is_wait and batch[-1].step.probes():
+                    left = self._still_pending(left, state.markers)
+            self._require_applied([change.step for change in changes])
+        if changes or stale or manifest.text(ours) != state.manifest.encode():
+            self._write_notes(ours, (), stale)
 
-    def _still_pending(self, left: Sequence[Change], owed: Collection[str]) -> list[Change]:
-        """What is still to be done after something was waited for: without it, what a step asked had no answer.
+    def _warn_of_clock(self, state: HostState) -> None:
+        if abs(state.clock_offset) > _CLOCK_TOLERANCE:
+            offset = f"{duration(abs(state.clock_offset))} {'ahead' if state.clock_offset > 0 else 'behind'}"
+            self._progress.note(
+                self._host.name,
+                f"its clock is {offset}: set the clock of its node, or certificates and package lists will be refused",
+            )
 
-        `owed` are the markers that stood there before this run.
+    def _report_unchanged(self, steps: Sequence[Step]) -> None:
+        for step in steps:
+            self._progress.event(self._host.name, "unchanged", step=step.title)
+
+    def _still_pending(self, left: Sequence[Change], markers: Collection[str]) -> list[Change]:
+        """Return the changes of `left` that are pending after a wait: before it, their probes had no valid answer.
+
+        `markers` are those that existed before this run.
         """
-        if all(change.step.waits for change in left):
+        if all(change.step.is_wait for change in left):
             return list(left)
-        acted = {change.step for change in self.changed.values()}
-        due = {*owed, *(marker(step) for step in self._steps if acted.intersection(step.triggered_by))}
+        applied = {change.step for change in self.changed.values()}
+        due = {*markers, *(marker(step) for step in self._steps if applied.intersection(step.triggered_by))}
         pending = {change.step for change in inspect_host(self._host, self._steps, due).changes}
         dropped = [change.step for change in left if change.step not in pending]
         if dropped:
             check(
-                self._alone,
-                f"cd {remote_paths.owed()}; rm -f {' '.join(quote(marker(step)) for step in dropped)}",
-                "noting what is not owed",
+                self._locked_host,
+                f"cd {remote_paths.markers()}; rm -f {' '.join(quote(marker(step)) for step in dropped)}",
+                "remove the markers of steps that are up to date",
             )
-        for step in dropped:
-            self._progress.event(self._host.name, "unchanged", step=step.title)
+        self._report_unchanged(dropped)
         return [change for change in left if change.step in pending]
 
-    def _require_taken(self, steps: Sequence[Step]) -> None:
-        # What waits has ended as what it asked for was so; that it is still so at this moment was not its promise.
-        if left := inspect_host(self._host, [step for step in steps if not step.waits]).changes:
+    def _require_applied(self, steps: Sequence[Step]) -> None:
+        # Wait steps are not checked again: they guarantee their condition only when they return.
+        if left := inspect_host(self._host, [step for step in steps if not step.is_wait]).changes:
             raise HomelabError(
-                f"{self._host.name}: {left[0].step.title} did not take",
-                f"It ran without an error, and still: {left[0].pending.reason}.",
-                "Something else changes it at the same time, or this is a fault of homelab's.",
+                f"Cannot apply `{left[0].step.title}` on {self._host.name}: it is still pending afterwards",
+                f"It ran without an error, and the reason remains: {left[0].pending.reason}.",
+                "Another program may change it at the same time. If not, this is a bug in homelab.",
             )
 
-    def take_up_again(self, after: HomelabError) -> None:
-        """Get the connection back if it was lost, and wait for the end of what runs there."""
-        name, lost = self._host.name, isinstance(after, ConnectionLost)
-        self._progress.note(name, f"{after.brief.removeprefix(f'{name}: ')}: waiting, then looking at everything again")
-        with self._progress.step(name, "waiting for it to answer again" if lost else "waiting for its end"):
+    def resume(self, error: HomelabError) -> None:
+        """Reconnect if the connection was lost, and wait for the end of the command that is still running."""
+        name, lost = self._host.name, isinstance(error, ConnectionLost)
+        self._progress.note(name, f"{error.brief}; homelab waits, then inspects it again")
+        with self._progress.step(name, "waiting until it answers again" if lost else "waiting for the command's end"):
             if lost:
                 self._host.reconnect(REBOOT)
             wait_until_idle(self._host, LONGEST)
 
-    def _note(self, ours: Collection[ManagedResource], owed: Collection[str], stale: Collection[str] = ()) -> None:
-        """List what is ours, and put down markers for what is owed; take away those of steps that are no more."""
-        # What a kill leaves of it among the markers is taken for one of a step that is no more, and goes as those do.
+    def _write_notes(
+        self, ours: Collection[ManagedResource], markers: Collection[str], stale: Collection[str] = ()
+    ) -> None:
+        """Write the manifest, add markers, and remove stale markers of steps that no longer exist."""
+        # A kill may leave this file among the markers; as no step has its name, the next run removes it as stale.
         new = "manifest.new"
         check(
-            self._alone,
+            self._locked_host,
             "\n".join(
                 [
-                    f"set -e; mkdir -p {remote_paths.owed()}; cd {remote_paths.owed()}",
+                    f"set -e; mkdir -p {remote_paths.markers()}; cd {remote_paths.markers()}",
                     f"cat >{new}; sync {new}; mv -fT {new} {remote_paths.manifest()}",
-                    f"touch {' '.join(map(quote, sorted({*owed})))} .",
+                    f"touch {' '.join(map(quote, sorted({*markers})))} .",
                     f"rm -f {' '.join(map(quote, sorted(stale)))}",
                 ]
             ),
-            "noting what is ours",
+            "write the manifest",
             stdin=manifest.text(ours),
         )
 
-    def _apply(self, now: Sequence[Change], after: Sequence[Change]) -> None:
-        """Do what goes over together; `after` is what comes then."""
-        steps, host, started, done = [change.step for change in now], self._host.name, time.monotonic(), list[Change]()
+    def _apply(self, batch: Sequence[Change], after: Sequence[Change]) -> None:
+        """Apply the changes of one batch; `after` are the changes that follow it."""
+        steps, host = [change.step for change in batch], self._host.name
+        started, done = time.monotonic(), list[Change]()
         try:
             with self._progress.step(host, batch_title(steps)):
-                for change, seconds in zip(now, apply_batch(self._alone, steps, _settled), strict=True):
+                for change, seconds in zip(batch, apply_batch(self._locked_host, steps, _remove_marker), strict=True):
                     done.append(replace(change, seconds=seconds))
         except Busy:
             raise
         except ConnectionLost:
-            # They may have acted nevertheless: then the next look finds nothing to do.
-            self.changed |= {change.step.title: replace(change, seconds=time.monotonic() - started) for change in now}
+            # The steps may have been applied nevertheless: then the next inspection finds nothing pending.
+            seconds = time.monotonic() - started
+            self.changed |= {change.step.title: replace(change, seconds=seconds) for change in batch}
             raise
         except HomelabError as error:
-            failed, *rest = now[len(done) :]
-            self._done(done)
+            failed, *rest = batch[len(done) :]
+            self._report_changes(done)
             seconds = time.monotonic() - started - sum(change.seconds for change in done)
             self._progress.event(
                 host,
@@ -214,20 +210,20 @@ class _Run:
                 error=str(error),
             )
             raise StepFailed(host, error, failed.step, list(self.changed.values()), [*rest, *after]) from error
-        self._done(done)
+        self._report_changes(done)
 
-    def _done(self, changes: Sequence[Change]) -> None:
+    def _report_changes(self, changes: Sequence[Change]) -> None:
         for change in changes:
             self.changed[change.step.title] = change
             self._progress.event(
                 self._host.name,
-                "waited" if change.step.waits else "changed",
+                "waited" if change.step.is_wait else "changed",
                 step=change.step.title,
                 seconds=round(change.seconds, 3),
                 reason=change.pending.reason,
             )
 
 
-def _settled(step: Step) -> str:
-    """Shell text that notes that a step does not owe anything any more; none for a step that never did."""
-    return f"rm -f {remote_paths.owed()}/{quote(marker(step))}" if step.triggered_by else ""
+def _remove_marker(step: Step) -> str:
+    """Return the shell text that removes the marker of a step; "" for a step that has none."""
+    return f"rm -f {remote_paths.markers()}/{quote(marker(step))}" if step.triggered_by else ""

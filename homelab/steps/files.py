@@ -1,14 +1,11 @@
-"""Directories, files, and whole trees of files."""
+"""Directories, files, and certificates."""
 
 from __future__ import annotations
 
 import difflib
 import hashlib
-import io
-import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from shlex import quote
 
 from homelab.distributions import CA_BUNDLE
@@ -17,12 +14,12 @@ from homelab.model import ManagedResource, Pending, Step
 from homelab.steps import remote_paths
 from homelab.steps.batching import Script, ScriptStep
 
-_KEPT = 5  # how many of what was replaced are kept for each path
+_COPIES = 5  # of replaced foreign content, for each path
 
 
 @dataclass(frozen=True, eq=False)
 class Directory(ScriptStep):
-    """A directory with an owner and a mode; what is in it does not matter."""
+    """A directory with an owner and a mode; its content is not checked."""
 
     path: str
     owner: str = "root"
@@ -50,62 +47,59 @@ class Directory(ScriptStep):
         return None if answers[0].text == wanted else Pending(f"{answers[0].text} → {wanted}")
 
     def script(self) -> Script:
-        """See Brief."""
+        """See ScriptStep."""
         return Script(
             argv("install", "-d", "-o", self.owner, "-g", self.group, "-m", f"{self.mode:o}", self.path),
-            f"making {self.path}",
+            f"create {self.path}",
         )
 
 
-def keep(path: str, digest: str, new: str) -> str:
-    """Shell text that keeps what is at `path` unless it came from us, and notes the hash of what comes now.
+def keep_foreign(path: str, hash_command: str, new: str) -> str:
+    """Return shell text that copies foreign content at `path` and records the hash of the new content.
 
-    `digest` is shell text that prints the hash of what is there, `new` is the hash of what comes; without one, nothing
-    will stand there any more. What is there now is noted as well: a run that is killed before the new one takes its
-    place must not lead the next one to think that somebody else wrote the old one, nor to keep it twice.
+    `hash_command` prints the hash of the present content; `new` is the hash of the new content, or "" if `path` is
+    removed. The present hash is recorded, too: after a kill before the new content is in place, the next run must
+    neither take the present content for foreign nor copy it twice.
     """
-    note, kept = quote(remote_paths.written(path)), quote(remote_paths.replaced(path))
+    written, copies = quote(remote_paths.written(path)), quote(remote_paths.replaced(path))
+    record = [
+        f'[ "$found" != {new} ] || found=',
+        f'if [ -n "$found" ] || ! grep -qsxF {new} {written}; then',
+        f"    mkdir -p {quote(remote_paths.written(path.rpartition('/')[0]))}",
+        f'    {{ echo {new}; [ -z "$found" ] || echo "$found"; }} >{written}.new; mv -fT {written}.new {written}',
+        "fi",
+    ]
     return "\n".join(
         [
-            "was=",
+            "found=",
             f"if [ -e {quote(path)} ]; then",
-            f"    was=$({digest}) && was=${{was%% *}}",
-            f"    last=$(ls -1 {kept} 2>/dev/null | tail -n 1)",  # by a run that was killed before it could note that
-            f'    if [ "$was" != "{new}" ] && ! grep -qsxF "$was" {note} &&',
-            f'        {{ [ -z "$last" ] || ! diff -rq {quote(path)} {kept}/"$last" >/dev/null; }}; then',
-            f"        mkdir -p {kept}; rm -rf {kept}/.new; cp -a {quote(path)} {kept}/.new",
-            f"        mv -T {kept}/.new {kept}/$(date -u +%Y%m%dT%H%M%SZ)",
-            f'        ls -1 {kept} | head -n -{_KEPT} | while read -r each; do rm -rf {kept}/"$each"; done',
+            f"    found=$({hash_command}) && found=${{found%% *}}",
+            f"    last=$(ls -1 {copies} 2>/dev/null | tail -n 1)",  # a killed run may have copied it already
+            f'    if [ "$found" != "{new}" ] && ! grep -qsxF "$found" {written} &&',
+            f'        {{ [ -z "$last" ] || ! diff -rq {quote(path)} {copies}/"$last" >/dev/null; }}; then',
+            f"        mkdir -p {copies}; rm -rf {copies}/.new; cp -a {quote(path)} {copies}/.new",
+            f"        mv -T {copies}/.new {copies}/$(date -u +%Y%m%dT%H%M%SZ)",
+            f'        ls -1 {copies} | head -n -{_COPIES} | while read -r each; do rm -rf {copies}/"$each"; done',
             "    fi",
             "fi",
-            "\n".join(
-                [
-                    f'[ "$was" != {new} ] || was=',
-                    f'if [ -n "$was" ] || ! grep -qsxF {new} {note}; then',
-                    f"    mkdir -p {quote(remote_paths.written(path.rpartition('/')[0]))}",
-                    f'    {{ echo {new}; [ -z "$was" ] || echo "$was"; }} >{note}.new; mv -fT {note}.new {note}',
-                    "fi",
-                ]
-            )
-            if new
-            else f"rm -f {note}",
+            *(record if new else [f"rm -f {written}"]),
         ]
     )
 
 
-def _whose(path: str, found: str, noted: Sequence[str]) -> str:
-    """How a plan says whose work is replaced."""
-    if found in noted:
+def difference_reason(path: str, found: str, written: Sequence[str]) -> str:
+    """Return why content with the hash `found` is replaced; `written` are the hashes that homelab wrote to `path`."""
+    if found in written:
         return "its content differs"
-    return f"{'changed by hand' if noted else 'its content differs'}; kept in {remote_paths.replaced(path)}"
+    return f"{'changed by hand' if written else 'its content differs'}; kept in {remote_paths.replaced(path)}"
 
 
 @dataclass(frozen=True, eq=False)
 class File(ScriptStep):
-    """A file with this content, owner and mode, replaced atomically. What was not from us is kept.
+    """A file with this content, owner and mode, replaced atomically. Foreign content is copied first.
 
-    `secret` files are compared by hash and never shown. `validate` is shell text that has to succeed on the new
-    file (its path is in `$new`) before it takes its place.
+    `secret` files are compared by hash and never shown. `validate` is shell text that has to succeed on the new file
+    (its path is in `$new`) before it is put in place.
     """
 
     path: str
@@ -140,16 +134,16 @@ class File(ScriptStep):
         attributes, content = answers
         if not attributes.ok:
             return Pending("does not exist", self._diff(b""))
-        shown, *noted = attributes.text.splitlines()
-        digest = content.text[:64] if self.secret else hashlib.sha256(content.stdout).hexdigest()
-        if digest != self._digest:
-            why = _whose(self.path, digest, noted)
-            return Pending(f"{why} (secret, not shown)" if self.secret else why, self._diff(content.stdout))
+        owner_and_mode, *written = attributes.text.splitlines()
+        found = content.text[:64] if self.secret else hashlib.sha256(content.stdout).hexdigest()
+        if found != self._hash:
+            reason = difference_reason(self.path, found, written)
+            return Pending(f"{reason} (secret, not shown)" if self.secret else reason, self._diff(content.stdout))
         wanted = f"{self.owner}:{self.group} {self.mode:o}"
-        return None if shown == wanted else Pending(f"{shown} → {wanted}")
+        return None if owner_and_mode == wanted else Pending(f"{owner_and_mode} → {wanted}")
 
     @property
-    def _digest(self) -> str:
+    def _hash(self) -> str:
         return hashlib.sha256(self.content).hexdigest()
 
     def _diff(self, found: bytes) -> str:
@@ -162,23 +156,23 @@ class File(ScriptStep):
         )
 
     def script(self) -> Script:
-        """See Brief."""
+        """See ScriptStep."""
         folder, _, name = self.path.rpartition("/")
         return Script(
             "\n".join(
                 [
                     "set -e; umask 077",
-                    f"rm -f {quote(f'{folder}/.{name}.homelab.')}??????*",  # what a killed run may have left
+                    f"rm -f {quote(f'{folder}/.{name}.homelab.')}??????*",  # from a killed run
                     f"new=$(mktemp {quote(f'{folder}/.{name}.homelab.XXXXXX')})",
                     "trap 'rm -f \"$new\"' EXIT",
                     'cat >"$new"',
                     f'chown -h {quote(f"{self.owner}:{self.group}")} "$new"; chmod {self.mode:o} "$new"',
                     self.validate,
-                    keep(self.path, f"sha256sum <{quote(self.path)}", self._digest),
+                    keep_foreign(self.path, f"sha256sum <{quote(self.path)}", self._hash),
                     f'sync "$new"; mv -fT "$new" {quote(self.path)}',
                 ]
             ),
-            f"writing {self.path}",
+            f"write {self.path}",
             self.content,
         )
 
@@ -192,8 +186,8 @@ class Certificate(File):
         return (ManagedResource("certificate", self.path),)
 
     def probes(self) -> Sequence[str]:
-        """See Step. The third one finds a file that a killed run wrote and nobody trusts yet."""
-        # The last whole line of a certificate is part of its signature, and the bundle is what is written last.
+        """See Step. The third probe finds a file that a killed run wrote without adding it to the bundle."""
+        # The last full line of a certificate is part of its signature, and the bundle is written last.
         line = max(self.content.decode().strip().splitlines()[-3:-1], key=len)
         return (*super().probes(), argv("grep", "-qxF", "-e", line, CA_BUNDLE))
 
@@ -203,109 +197,6 @@ class Certificate(File):
         return super().check(file) or (None if trusted.ok else Pending("is not trusted yet"))
 
     def script(self) -> Script:
-        """See Brief."""
-        written = super().script()
-        return replace(written, text=f"{written.text}\numask 022; update-ca-certificates")
-
-
-_HASHES = "find . -type f -printf '%P\\0' | xargs -0r sha256sum"
-
-
-def _digest_of(hashes: Mapping[str, str]) -> str:
-    """The hash of a whole tree: of the sorted lines that sha256sum prints for its files."""
-    lines = sorted(f"{digest}  {name}\n".encode() for name, digest in hashes.items())
-    return hashlib.sha256(b"".join(lines)).hexdigest()
-
-
-@dataclass(frozen=True, eq=False)
-class Tree(ScriptStep):
-    """A directory whose files are exactly these, all owned by root and readable by everyone."""
-
-    path: str
-    files: Mapping[str, bytes] = field(repr=False)
-    executable: Sequence[str] = ()
-
-    @classmethod
-    def of(cls, path: str, source: Path, pattern: str = "**/*") -> Tree:
-        """The files below a local folder, without what editors, Python and dbt leave there."""
-        ignored = {"__pycache__", "target", "logs", "dbt_packages", ".user.yml", ".keep"}
-        files = sorted(
-            p
-            for p in source.glob(pattern)
-            if p.is_file() and not ignored & set(p.relative_to(source).parts) and p.suffix != ".pyc"
-        )
-        return cls(path, {str(p.relative_to(source)): p.read_bytes() for p in files})
-
-    @property
-    def title(self) -> str:
-        """See Step."""
-        return f"tree {self.path}"
-
-    def managed_resources(self) -> Sequence[ManagedResource]:
-        """See Step."""
-        return (ManagedResource("tree", self.path),)
-
-    def probes(self) -> Sequence[str]:
-        """See Step."""
-        return (
-            f"cd {quote(self.path)} && {_HASHES}",
-            f"cat {quote(remote_paths.written(self.path))}",
-            f"[ ! -e {quote(f'{self.path}.old')} ]",
-        )
-
-    def check(self, answers: Sequence[Result]) -> Pending | None:
-        """See Step."""
-        files, noted, tidy = answers
-        if not files.ok:
-            return Pending("does not exist", self._listing("+", self.files))
-        found = {line[66:]: line[:64] for line in files.stdout.decode(errors="replace").splitlines()}
-        wanted = self._wanted()
-        changed = [name for name in wanted if found.get(name) != wanted[name]]
-        surplus = [name for name in found if name not in wanted]
-        if not changed and not surplus:
-            return None if tidy.ok else Pending("the one before was not cleared away")
-        return Pending(
-            f"{_whose(self.path, _digest_of(found), noted.text.split())}: "
-            f"{len(changed)} files to write, {len(surplus)} to remove",
-            self._listing("+", changed) + self._listing("-", surplus),
-        )
-
-    def _wanted(self) -> Mapping[str, str]:
-        return {name: hashlib.sha256(content).hexdigest() for name, content in self.files.items()}
-
-    def _hash_of_what_is_there(self) -> str:
-        return f"cd {quote(self.path)} && {_HASHES} | LC_ALL=C sort | sha256sum"
-
-    def _listing(self, sign: str, names: Sequence[str] | Mapping[str, bytes]) -> str:
-        return "".join(f"{sign} {self.path}/{name}\n" for name in sorted(names))
-
-    def script(self) -> Script:
-        """See Brief."""
-        new, old = f"{self.path}.new", f"{self.path}.old"
-        # The swap leaves a moment without the directory; a run that falls into it fails and is repeated.
-        return Script(
-            "\n".join(
-                [
-                    "set -e",
-                    argv("rm", "-rf", new, old),
-                    argv("mkdir", "-p", new),
-                    argv("tar", "-xf", "-", "-C", new, "--no-same-owner"),
-                    f"(umask 077; {keep(self.path, self._hash_of_what_is_there(), _digest_of(self._wanted()))})",
-                    f"if [ -e {quote(self.path)} ]; then {argv('mv', '-T', self.path, old)}; fi",
-                    argv("mv", "-T", new, self.path),
-                    argv("rm", "-rf", old),
-                ]
-            ),
-            f"writing {self.path}",
-            self._archive(),
-        )
-
-    def _archive(self) -> bytes:
-        buffer = io.BytesIO()
-        with tarfile.open(fileobj=buffer, mode="w") as archive:
-            for name, content in self.files.items():
-                entry = tarfile.TarInfo(name)
-                entry.size = len(content)
-                entry.mode = 0o755 if name in self.executable else 0o644
-                archive.addfile(entry, io.BytesIO(content))
-        return buffer.getvalue()
+        """See ScriptStep."""
+        script = super().script()
+        return replace(script, text=f"{script.text}\numask 022; update-ca-certificates")

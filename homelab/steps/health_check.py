@@ -1,4 +1,4 @@
-"""The last step of each service: that it says itself that it works."""
+"""The last step of each service: a wait until the service reports that it is healthy."""
 
 from __future__ import annotations
 
@@ -11,53 +11,54 @@ from homelab.errors import HomelabError
 from homelab.host import Host, Result, argv
 from homelab.model import Health, Pending, Step
 
-_EVERY = 0.5  # seconds between two questions
+_INTERVAL = 0.5  # seconds
 
 
 @dataclass(frozen=True, eq=False)
 class HealthCheck(Step):
-    """A service that has to say, within the deadline, that it works; asked again after anything has changed.
+    """A service that has to be ready within the deadline; checked again after every change.
 
-    How its last runs went does not matter here: that is for `homelab status`.
+    The outcome of its last runs does not count: `homelab status` shows it.
     """
 
     name: str
-    asks: Sequence[str]
-    judge: Callable[[Sequence[Result]], Health]
+    commands: Sequence[str]
+    evaluate: Callable[[Sequence[Result]], Health]
     units: Sequence[str] = ()
     triggered_by: Sequence[Step] = ()
     deadline: float = 180  # seconds
-    waits: ClassVar[bool] = True
+    is_wait: ClassVar[bool] = True
 
     @property
     def title(self) -> str:
         """See Step."""
-        return f"{self.name} works"
+        return f"{self.name} is healthy"
 
     def probes(self) -> Sequence[str]:
         """See Step."""
-        return self.asks
+        return self.commands
 
     def check(self, answers: Sequence[Result]) -> Pending | None:
         """See Step."""
-        health = self.judge(answers)
+        health = self.evaluate(answers)
         return None if health.ready else Pending(health.summary)
 
     def apply(self, host: Host) -> None:
-        """See Step. Raises HomelabError at the deadline, with what it said last and the journal's last lines."""
+        """See Step. Raises HomelabError at the deadline, with the last answer and the last lines of the journal."""
         until = time.monotonic() + self.deadline
-        while (pending := self.check(host.batch(self.asks))) is not None:
+        while (pending := self.check(host.batch(self.commands))) is not None:
             if time.monotonic() > until:
                 raise HomelabError(
-                    f"{host.name}: {self.name} does not work after the deploy",
-                    "\n".join([f"{pending.reason} (asked for {self.deadline:.0f} s)", *self._journal(host)]),
-                    f"See `homelab logs {host.name}`; mend the cause and run `homelab deploy` again.",
+                    f"Cannot finish the deploy of {self.name} on {host.name}: it is not healthy after "
+                    f"{self.deadline:.0f} s",
+                    "\n".join([pending.reason, *self._journal(host)]),
+                    f"See `homelab logs {host.name}`; fix the cause, then run `homelab deploy` again.",
                 )
-            time.sleep(_EVERY)
+            time.sleep(_INTERVAL)
 
     def _journal(self, host: Host) -> list[str]:
         if not self.units:
             return []
         units = [f"--unit={unit}" for unit in self.units]
-        said = host.run(argv("journalctl", "--no-pager", "--output=cat", "--lines=15", *units))
-        return [f"  {line}" for line in said.text.splitlines()]
+        journal = host.run(argv("journalctl", "--no-pager", "--output=cat", "--lines=15", *units))
+        return [f"  {line}" for line in journal.text.splitlines()]

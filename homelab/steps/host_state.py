@@ -1,4 +1,4 @@
-"""Looking at a host: all probes of all steps in one batch, and what follows from the answers. Changes nothing."""
+"""Inspection of a host: all probes of all steps in one batch, and the pending changes that follow. Changes nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from homelab.steps.queries import merge_queries
 
 @dataclass(frozen=True)
 class Change:
-    """A step that has something to do on a host, and why; `seconds` is what it took, once it was done."""
+    """A pending step of a host, with its reason; `seconds` is its duration once it was applied."""
 
     step: Step
     pending: Pending
@@ -28,92 +28,96 @@ class Change:
 
 @dataclass(frozen=True)
 class HostState:
-    """What one batch of probes has shown."""
+    """The result of one batch of probes."""
 
-    changes: list[Change]
-    busy: bool
-    owed: frozenset[str]
-    listed: str  # the manifest, as it is there
-    off: float  # seconds that its clock is ahead of ours, at least
+    changes: list[Change]  # in the order of the steps, removals excluded
+    busy: bool  # a command of an earlier run is still running
+    markers: frozenset[str]  # steps that an interrupted run still had to apply
+    manifest: str  # the text of the host's manifest
+    clock_offset: float  # seconds that its clock is at least ahead of ours
 
 
 def pending_changes(host: Host, steps: Sequence[Step]) -> list[Change]:
-    """What is pending, in order, from one round trip. Changes nothing."""
-    seen = inspect_host(host, steps)
-    return [*removals(seen, steps), *seen.changes]
+    """Return the pending changes in order, removals first, from one round trip. Changes nothing."""
+    state = inspect_host(host, steps)
+    return [*removals(state, steps), *state.changes]
 
 
 def marker(step: Step) -> str:
-    """The name of the marker for what a step owes."""
+    """Return the file name of the marker of a step."""
     return re.sub(r"[^A-Za-z0-9.@_-]+", "-", step.title)
 
 
 def managed_by(steps: Sequence[Step]) -> frozenset[ManagedResource]:
-    """What is ours once all steps have acted."""
-    return frozenset(owned for step in steps for owned in step.managed_resources())
+    """Return the resources that homelab manages once all steps are applied."""
+    return frozenset(resource for step in steps for resource in step.managed_resources())
 
 
-def removals(seen: HostState, steps: Sequence[Step]) -> list[Change]:
-    """What is ours over there and no step wants any more, in the order in which it goes."""
+def removals(state: HostState, steps: Sequence[Step]) -> list[Change]:
+    """Return the removals of managed resources that no step declares any more, in order."""
     return [
-        Change(manifest.RemoveResource(owned), Pending("no longer in the inventory"))
-        for owned in manifest.orphaned(manifest.parse(seen.listed), managed_by(steps))
+        Change(manifest.RemoveResource(resource), Pending("no longer in the inventory"))
+        for resource in manifest.orphaned(manifest.parse(state.manifest), managed_by(steps))
     ]
 
 
 def inspect_host(host: Host, steps: Sequence[Step], due: Collection[str] | None = None) -> HostState:
-    """Ask all probes in one round trip; of the markers, only those `due` count, if given.
+    """Run all probes in one round trip. With `due`, only these markers make a step pending.
 
-    Raises HomelabError when the answers do not come.
+    Raises HomelabError when the host does not answer.
     """
     probes = [(index, probe) for index, step in enumerate(steps) for probe in step.probes()]
     before = time.time()
-    # The first is answered before the others are asked: what they see was not being changed any more.
-    commands, taken_apart = merge_queries(
+    # The busy probe ends before the others start: if it is idle, nothing was changing while they ran.
+    commands, split_results = merge_queries(
         [
             busy_probe(),
-            f"ls -A {remote_paths.owed()}",
+            f"ls -A {remote_paths.markers()}",
             f"cat {remote_paths.manifest()}",
             "date +%s",
             *(probe for _, probe in probes),
         ]
     )
-    busy, owed, listed, clock, *results = taken_apart(host.batch(commands))
+    busy, marked, listed, clock, *results = split_results(host.batch(commands))
     answers: dict[int, list[Result]] = {index: [] for index in range(len(steps))}
     for (index, _), result in zip(probes, results, strict=True):
         answers[index].append(result)
-    markers = frozenset(owed.text.splitlines()) if owed.ok else frozenset()
-    counting = markers if due is None else markers.intersection(due)
+    markers = frozenset(marked.text.splitlines()) if marked.ok else frozenset()
+    due_markers = markers if due is None else markers.intersection(due)
     return HostState(
-        _needed(list(_pending(steps, answers, counting))),
-        not busy.ok,
-        markers,
-        listed.stdout.decode(errors="replace"),
-        clock_offset(int(clock.text), before, time.time()),
+        changes=_without_needless_waits(list(_pending(steps, answers, due_markers))),
+        busy=not busy.ok,
+        markers=markers,
+        manifest=listed.stdout.decode(errors="replace"),
+        clock_offset=clock_offset(int(clock.text), before, time.time()),
     )
 
 
 def clock_offset(clock: float, before: float, after: float) -> float:
-    """Seconds by which a clock that was read between two moments is ahead, at least; negative if it is behind."""
+    """Return the least seconds that a clock, read between two moments, is ahead; negative if it is behind."""
     return min(clock - before, 0) or max(clock - after, 0)
 
 
-def _needed(changes: Sequence[Change]) -> list[Change]:
-    """Without the waits that were not asked and have nothing after them that has to be done."""
-    last = max((index for index, change in enumerate(changes) if not change.step.waits), default=-1)
+def _without_needless_waits(changes: Sequence[Change]) -> list[Change]:
+    """Drop wait steps without a probe that no later change needs."""
+    last = max((index for index, change in enumerate(changes) if not change.step.is_wait), default=-1)
     return [
-        change for index, change in enumerate(changes) if index < last or not change.step.waits or change.step.probes()
+        change
+        for index, change in enumerate(changes)
+        if index < last or not change.step.is_wait or change.step.probes()
     ]
 
 
-def _pending(steps: Sequence[Step], answers: Mapping[int, Sequence[Result]], owed: Collection[str]) -> Iterator[Change]:
+def _pending(
+    steps: Sequence[Step], answers: Mapping[int, Sequence[Result]], markers: Collection[str]
+) -> Iterator[Change]:
     changing: set[Step] = set()
     for index, step in enumerate(steps):
         pending = step.check(answers[index])
-        if pending is None and marker(step) in owed:
-            pending = Pending("still owed from a run that was cut off")
-        if pending is None and (cause := next((w for w in step.triggered_by if w in changing), None)):
-            pending = Pending(f"because of {cause.title}")
+        if pending is None and marker(step) in markers:
+            pending = Pending("still to do after an interrupted run")
+        if pending is None and (trigger := next((each for each in step.triggered_by if each in changing), None)):
+            pending = Pending(f"because of {trigger.title}")
         if pending is not None:
             changing.add(step)
             yield Change(step, pending)

@@ -1,4 +1,4 @@
-"""What is in a container because of us: kept there, so that what is no longer wanted can be taken away again."""
+"""The manifest of managed resources, kept in the container, so that resources no longer wanted are removed."""
 
 from __future__ import annotations
 
@@ -10,70 +10,72 @@ from shlex import quote
 
 from homelab.host import Host, Result, argv, check
 from homelab.model import ManagedResource, Pending, Step
-from homelab.steps.apt_mirror import is_mirrored, put_back
-from homelab.steps.files import keep
+from homelab.steps.apt_mirror import is_mirrored, restore_sources
+from homelab.steps.files import keep_foreign
 
 _UNIT = re.compile(r"[A-Za-z0-9@:_.\\-]+\.(service|socket|timer|path|target|mount)")
-# What depends on others goes before them: a unit before its files, and what is in a directory before the directory.
+# Dependents first: a unit before its files, and the content of a directory before the directory.
 _ORDER = ("unit", "file", "mirror", "certificate", "made", "tree", "venv", "directory")
 
 
 def parse(text: str) -> frozenset[ManagedResource]:
-    """What a manifest lists. A line that we would not have written names nothing."""
+    """Return the resources of a manifest; ignore lines that homelab would not have written."""
     found = (ManagedResource(*line.split(" ", 1)) for line in text.splitlines() if " " in line)
-    return frozenset(owned for owned in found if _is_sound(owned))
+    return frozenset(resource for resource in found if _is_valid(resource))
 
 
-def text(owned: Collection[ManagedResource]) -> bytes:
-    """A manifest that lists these."""
-    return "".join(f"{each}\n" for each in sorted(owned)).encode()
+def text(resources: Collection[ManagedResource]) -> bytes:
+    """Return the manifest that lists these resources."""
+    return "".join(f"{each}\n" for each in sorted(resources)).encode()
 
 
 def orphaned(ours: Collection[ManagedResource], wanted: Collection[ManagedResource]) -> list[ManagedResource]:
-    """What is ours and no longer wanted, in the order in which it goes; nothing in it holds what is still wanted."""
+    """Return our resources that are no longer wanted, in removal order; none of them contains a wanted one."""
     paths = {each.name for each in wanted if each.kind != "unit"}
-    whole = {each.name for each in wanted if each.kind in ("tree", "venv")}
+    folders = {each.name for each in wanted if each.kind in ("tree", "venv")}
 
-    def goes(each: ManagedResource) -> bool:
+    def is_orphaned(each: ManagedResource) -> bool:
         if each.kind == "unit":
             return each not in wanted
-        inside = any(_within(each.name, path) for path in whole)
+        inside = any(_within(each.name, folder) for folder in folders)
         return not inside and not any(_within(path, each.name) for path in paths)
 
-    return sorted(filter(goes, ours), key=lambda each: (_ORDER.index(each.kind), [-each.name.count("/")], each.name))
+    return sorted(
+        filter(is_orphaned, ours), key=lambda each: (_ORDER.index(each.kind), [-each.name.count("/")], each.name)
+    )
 
 
 def _within(path: str, folder: str) -> bool:
     return path == folder or path.startswith(f"{folder}/")
 
 
-def _is_sound(owned: ManagedResource) -> bool:
-    if owned.kind == "unit":
-        return _UNIT.fullmatch(owned.name) is not None
-    path = owned.name
-    return owned.kind in _ORDER and re.match("/[^/]+/", path) is not None and posixpath.normpath(path) == path
+def _is_valid(resource: ManagedResource) -> bool:
+    if resource.kind == "unit":
+        return _UNIT.fullmatch(resource.name) is not None
+    path = resource.name
+    return resource.kind in _ORDER and re.match("/[^/]+/", path) is not None and posixpath.normpath(path) == path
 
 
 @dataclass(frozen=True, eq=False)
 class RemoveResource(Step):
-    """Something of ours that is no longer wanted. Of a directory, only an empty one goes: what is in it is not ours."""
+    """Removal of a managed resource. A directory is removed only if it is empty: its content is not ours."""
 
-    owned: ManagedResource
+    resource: ManagedResource
 
     @property
     def title(self) -> str:
         """See Step."""
-        return f"remove {self.owned}"
+        return f"remove {self.resource}"
 
     def probes(self) -> Sequence[str]:
         """See Step."""
-        name = quote(self.owned.name)
+        name = quote(self.resource.name)
         return (
             {
-                "unit": f"{self._has_file} || systemctl is-active --quiet {name}",
+                "unit": f"{self._has_unit_file} || systemctl is-active --quiet {name}",
                 "mirror": is_mirrored(),
                 "directory": f'[ -d {name} ] && [ -z "$(ls -A {name})" ]',
-            }.get(self.owned.kind, f"[ -e {name} ] || [ -L {name} ]"),
+            }.get(self.resource.kind, f"[ -e {name} ] || [ -L {name} ]"),
         )
 
     def check(self, answers: Sequence[Result]) -> Pending | None:
@@ -81,44 +83,42 @@ class RemoveResource(Step):
         return Pending("no longer in the inventory") if answers[0].ok else None
 
     def apply(self, host: Host) -> None:
-        """See Step. Packages stay, so a unit of theirs is masked: it would start at the next boot."""
-        remove = {"unit": self._remove_unit, "directory": self._remove_directory, "mirror": self._put_back}
-        check(host, remove.get(self.owned.kind, self._remove_path)(), self.title, timeout=300)
+        """See Step. Packages stay, so a unit of a package is masked: it would start at the next boot."""
+        scripts = {"unit": self._remove_unit, "directory": self._remove_directory, "mirror": restore_sources}
+        check(host, scripts.get(self.resource.kind, self._remove_path)(), self.title, timeout=300)
 
     @property
     def _unit_file(self) -> str:
-        return quote(f"/etc/systemd/system/{self.owned.name}")
+        return quote(f"/etc/systemd/system/{self.resource.name}")
 
     @property
-    def _has_file(self) -> str:
+    def _has_unit_file(self) -> str:
         return f"{{ [ -f {self._unit_file} ] && [ ! -L {self._unit_file} ]; }}"  # a masked unit is a link
 
     def _remove_unit(self) -> str:
-        unit = quote(self.owned.name)
+        unit = quote(self.resource.name)
         return "\n".join(
             [
-                f"there() {{ systemctl cat {unit} >/dev/null 2>&1; }}",
-                f"if there; then systemctl stop {unit} && systemctl disable --quiet {unit} 2>/dev/null; fi",
-                f"if {self._has_file}; then rm -f {self._unit_file}",
-                f"elif there; then systemctl mask --quiet {unit}; fi",
+                f"exists() {{ systemctl cat {unit} >/dev/null 2>&1; }}",
+                f"if exists; then systemctl stop {unit} && systemctl disable --quiet {unit} 2>/dev/null; fi",
+                f"if {self._has_unit_file}; then rm -f {self._unit_file}",
+                f"elif exists; then systemctl mask --quiet {unit}; fi",
                 f"systemctl daemon-reload && {{ systemctl reset-failed {unit} 2>/dev/null || true; }}",
             ]
         )
 
     def _remove_path(self) -> str:
-        kind, path = self.owned.kind, quote(self.owned.name)
-        beside = {"tree": f" {path}.new {path}.old", "venv": f" {path}.next {path}-*"}.get(kind, "")
+        kind, path = self.resource.kind, quote(self.resource.name)
+        leftovers = {"tree": f" {path}.new {path}.old", "venv": f" {path}.next {path}-*"}.get(kind, "")
         return "\n".join(
             [
                 "set -e; umask 077",
-                keep(self.owned.name, f"sha256sum <{path}", "") if kind == "file" else "",
-                f"rm -rf {path}{beside}",
+                keep_foreign(self.resource.name, f"sha256sum <{path}", "") if kind == "file" else "",
+                f"rm -rf {path}{leftovers}",
                 "update-ca-certificates --fresh" if kind == "certificate" else "",
             ]
         )
 
-    def _put_back(self) -> str:
-        return put_back()
-
     def _remove_directory(self) -> str:
-        return f"[ ! -d {quote(self.owned.name)} ] || {argv('rmdir', '--ignore-fail-on-non-empty', self.owned.name)}"
+        name = self.resource.name
+        return f"[ ! -d {quote(name)} ] || {argv('rmdir', '--ignore-fail-on-non-empty', name)}"

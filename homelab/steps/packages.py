@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 
 from homelab.host import Host, Result, argv, check, is_open
 from homelab.model import Pending, Step
-from homelab.steps.users import unlocked
+from homelab.steps.users import remove_stale_locks
 
 _OPTIONS = (
     "-q",
@@ -22,16 +22,16 @@ _OPTIONS = (
     "-o",
     "Acquire::Retries=3",
     "-o",
-    "Dpkg::Use-Pty=0",
-)  # else what dpkg says of a fault is no error output
-# A first boot often runs apt by itself. Installing waits for dpkg's lock, but dpkg itself and updating the lists do
-# not, so these are tried again. What dpkg was cut off from is finished first: apt refuses to work before.
-_FINISHED = f"""export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8
-patiently() {{
+    "Dpkg::Use-Pty=0",  # with a terminal, dpkg's errors would not go to standard error
+)
+# A first boot often runs apt by itself. `apt-get install` waits for dpkg's lock, but dpkg and `apt-get update` do not,
+# so these are retried. An interrupted dpkg has to finish first: apt refuses to work before.
+_CONFIGURE = f"""export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8
+retry_while_locked() {{
     tries=0
-    until said=$("$@" 2>&1); do
+    until output=$("$@" 2>&1); do
         status=$?
-        case "$said" in
+        case "$output" in
             *"ould not get lock"*|*"nable to lock"*|*"nable to acquire"*|*"locked by another process"*) ;;
             *) return $status ;;
         esac
@@ -40,21 +40,21 @@ patiently() {{
         sleep 2
     done
 }}
-{unlocked()}
-patiently dpkg --force-confold --configure -a; whole=$?
-torn=$(dpkg-query --show --showformat='${{db:Status-Eflag}} ${{binary:Package}}\\n' | sed -n 's/^reinstreq //p')
-is_finished() {{ [ "$whole" = 0 ] && [ -z "$torn" ]; }}
+{remove_stale_locks()}
+retry_while_locked dpkg --force-confold --configure -a; configured=$?
+broken=$(dpkg-query --show --showformat='${{db:Status-Eflag}} ${{binary:Package}}\\n' | sed -n 's/^reinstreq //p')
+is_finished() {{ [ "$configured" = 0 ] && [ -z "$broken" ]; }}
 """
-# Where that alone does not help, as packages are missing that were not unpacked yet, apt mends it; but one that dpkg
-# had almost unpacked (unpacked, and to be reinstalled) apt takes for whole, and reinstalls it only by its name. An
-# update that fails in part is a good one to apt, so what it said is shown if the packages then cannot be had.
-_MENDED = f"""or_say_why() {{ status=$?; echo "$said" | grep -E '^(Err|W|E):|^  ' >&2; exit $status; }}
-patiently {argv("apt-get", "update", *_OPTIONS)} || {{ status=$?; echo "$said" >&2; exit $status; }}
-is_finished || {argv("apt-get", "install", "--fix-broken", *_OPTIONS)} ${{torn:+--reinstall $torn}} || exit
+# If dependencies were not unpacked yet, apt repairs that. But a package that dpkg had almost unpacked (`reinstreq`)
+# seems complete to apt, which reinstalls it only by name. An update that fails for some sources is a success to apt, so
+# its output is shown if the packages cannot be installed afterwards.
+_REPAIR = f"""fail_with_update_errors() {{ status=$?; echo "$output" | grep -E '^(Err|W|E):|^  ' >&2; exit $status; }}
+retry_while_locked {argv("apt-get", "update", *_OPTIONS)} || {{ status=$?; echo "$output" >&2; exit $status; }}
+is_finished || {argv("apt-get", "install", "--fix-broken", *_OPTIONS)} ${{broken:+--reinstall $broken}} || exit
 """
-_READY = _FINISHED + _MENDED
-# What was asked for may be there, and dpkg was killed nevertheless before it had run the triggers, or put its
-# journal away: apt refuses to work then. While somebody is at it, it is no fault.
+_PREPARE = _CONFIGURE + _REPAIR
+# All packages may be installed, and dpkg was killed nevertheless before it had run the triggers or removed its journal:
+# apt then refuses to work. A running dpkg is no error.
 _UNFINISHED = rf"""left=$(ls -A /var/lib/dpkg/updates | sed -n '1s/.*/its journal is not empty/p'
 dpkg-query --show --showformat='${{db:Status-Eflag}} ${{db:Status-Status}} ${{binary:Package}}\n' |
     sed -nE '/^ok (installed|config-files|not-installed) /d; s/^(ok )?(.*) (.*)/\3 is \2/p')
@@ -63,7 +63,7 @@ dpkg-query --show --showformat='${{db:Status-Eflag}} ${{db:Status-Status}} ${{bi
 
 @dataclass(frozen=True, eq=False)
 class DpkgConfigured(Step):
-    """dpkg has ended what it had begun, and no package is in between."""
+    """dpkg without unfinished work: every package is either installed or not."""
 
     @property
     def title(self) -> str:
@@ -78,21 +78,21 @@ class DpkgConfigured(Step):
         """See Step."""
         left = answers[0].text.splitlines()
         more = f" and {len(left) - 3} more" if len(left) > 3 else ""
-        return Pending(f"was cut off: {', '.join(left[:3])}{more}") if left else None
+        return Pending(f"was interrupted: {', '.join(left[:3])}{more}") if left else None
 
     def apply(self, host: Host) -> None:
         """See Step."""
         check(
             host,
-            f"# finishing what dpkg had begun\n{_FINISHED}! is_finished || exit 0\n{_MENDED}",
-            "finishing what dpkg had begun",
+            f"# finishing the interrupted work of dpkg\n{_CONFIGURE}! is_finished || exit 0\n{_REPAIR}",
+            "finish the interrupted work of dpkg",
             timeout=1800,
         )
 
 
 @dataclass(frozen=True, eq=False)
 class Packages(Step):
-    """Packages that have to be installed, in one transaction."""
+    """Installed packages; missing ones are installed in one transaction."""
 
     names: Sequence[str]
 
@@ -116,15 +116,15 @@ class Packages(Step):
         install = argv("apt-get", "install", *_OPTIONS, *self.names)
         check(
             host,
-            f"# installing {' '.join(self.names)}\n{_READY}{install} || or_say_why",
-            "installing packages",
+            f"# installing {' '.join(self.names)}\n{_PREPARE}{install} || fail_with_update_errors",
+            "install packages",
             timeout=1800,
         )
 
 
 @dataclass(frozen=True, eq=False)
 class PinnedPackages(Step):
-    """Packages that have a version of this pattern, as `16.4-*`, if they are installed; newer ones go back to it."""
+    """Installed packages with versions that match patterns such as `16.4-*`; newer ones are downgraded."""
 
     versions: Mapping[str, str]
 
@@ -137,8 +137,8 @@ class PinnedPackages(Step):
         """See Step."""
         return (self._query("${Package} ${db:Status-Status} ${Version}"),)
 
-    def _query(self, shown: str) -> str:
-        return argv("dpkg-query", "--show", f"--showformat={shown}\\n", *self.versions)
+    def _query(self, format_: str) -> str:
+        return argv("dpkg-query", "--show", f"--showformat={format_}\\n", *self.versions)
 
     def check(self, answers: Sequence[Result]) -> Pending | None:
         """See Step."""
@@ -153,21 +153,21 @@ class PinnedPackages(Step):
     def apply(self, host: Host) -> None:
         """See Step."""
         wanted = " ".join(f"{name}={pattern}" for name, pattern in sorted(self.versions.items()))
-        there = f"there=$({self._query('${db:Status-Status} ${Package}')} 2>/dev/null | sed -n 's/^installed //p')"
+        query = f"{self._query('${db:Status-Status} ${Package}')} 2>/dev/null"
         install = argv("apt-get", "install", "--allow-downgrades", *_OPTIONS)
         check(
             host,
             "\n".join(
                 [
                     "# installing pinned versions",
-                    _READY + there,
+                    f"{_PREPARE}installed=$({query} | sed -n 's/^installed //p')",
                     "set -f",  # the patterns are apt's, not the shell's
                     f"for each in {wanted}; do",
-                    '    if echo "$there" | grep -qxF "${each%%=*}"; then set -- "$@" "$each"; fi',
+                    '    if echo "$installed" | grep -qxF "${each%%=*}"; then set -- "$@" "$each"; fi',
                     "done",
-                    f'{install} "$@" || or_say_why',
+                    f'{install} "$@" || fail_with_update_errors',
                 ]
             ),
-            "installing pinned versions",
+            "install pinned versions",
             timeout=1800,
         )

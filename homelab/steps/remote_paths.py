@@ -1,36 +1,36 @@
-"""Where homelab keeps its own notes in a container. What needs them asks at the time, so that tests can move them."""
+"""The paths of homelab's own notes in a container. They are functions, so that tests can move STATE and RUN."""
 
 from __future__ import annotations
 
-STATE = "/var/lib/homelab"  # survives a reboot: what is owed, what is ours
-RUN = "/run/homelab"  # does not: what is going on
+STATE = "/var/lib/homelab"  # survives a reboot: markers, manifest, copies of replaced files
+RUN = "/run/homelab"  # does not survive a reboot: the lock and the current command
 
 
-def owed() -> str:
-    """The folder of the markers for what is still owed."""
-    return f"{STATE}/owed"
+def markers() -> str:
+    """Return the folder of the markers: one for each step that still has to act."""
+    return f"{STATE}/markers"
 
 
 def lock() -> str:
-    """The file that is locked while a command of ours changes something."""
+    """Return the file that is locked while one of our commands changes something."""
     return f"{RUN}/lock"
 
 
 def manifest() -> str:
-    """The file that lists what is there because of us."""
+    """Return the file that lists the resources that homelab manages in this container."""
     return f"{STATE}/manifest"
 
 
 def written(path: str) -> str:
-    """The file that holds the hash of what we last wrote to a path: what is there and differs is not from us."""
+    """Return the file with the hash of the content that homelab last wrote to `path`; other content is not ours."""
     return f"{STATE}/written{path}"
 
 
 def original(path: str) -> str:
-    """The file in which what stood at a path before us is kept until it is put back there."""
+    """Return the copy of a file of the distribution, kept until it is restored."""
     return f"{STATE}/original{path}"
 
 
 def replaced(path: str) -> str:
-    """The folder in which what was not from us is kept before it is replaced, by the time at which that was done."""
+    """Return the folder with copies of foreign content that was replaced at `path`, named by time."""
     return f"{STATE}/replaced{path}"

@@ -10,17 +10,17 @@ from homelab.errors import HomelabError
 from homelab.host import Host, Result, argv
 from homelab.model import ManagedResource, Pending, Step
 
-# How a unit can be set to start at boot: by us, or by a package's generator.
+# The states in which a unit starts at boot, set by us or by a package's generator.
 _ENABLED = ("enabled", "enabled-runtime", "generated", "static", "indirect", "alias")
 
 
 @dataclass(frozen=True, eq=False)
 class SystemdUnit(Step):
-    """A unit that runs and starts at boot; restarted when something that it watches has changed."""
+    """A unit that runs and starts at boot; restarted when a step that triggers it has changed."""
 
     unit: str
     triggered_by: Sequence[Step] = ()
-    settle: float = 0.5  # seconds after the start at which it still has to run; 0 where the start says that it does
+    settle: float = 0.5  # seconds after the start at which it still has to run; 0 if systemd itself waits until it does
 
     @property
     def title(self) -> str:
@@ -39,16 +39,16 @@ class SystemdUnit(Step):
         """See Step."""
         state = dict(line.partition("=")[::2] for line in answers[0].text.splitlines())
         if state.get("ActiveState") != "active":
-            return Pending(f"is {state.get('ActiveState') or 'not there'}")
+            return Pending(f"is {state.get('ActiveState') or 'missing'}")
         if state.get("UnitFileState") not in _ENABLED:
             return Pending("does not start at boot")
         return Pending("its file has changed") if state.get("NeedDaemonReload") == "yes" else None
 
     def apply(self, host: Host) -> None:
-        """See Step. Raises HomelabError with the journal's last lines when the unit does not come up."""
+        """See Step. Raises HomelabError with the last lines of the journal when the unit does not start."""
         unit = quote(self.unit)
-        # Each of these has systemd read everything anew, which takes a while, so it is done once. It may be masked, if
-        # it was a package's and not wanted here for a while.
+        # Each of these makes systemd reload all units, which takes a while, so only one of them runs. A unit of a
+        # package is masked if the inventory did not want it for a while.
         self.restart(
             host,
             "\n".join(
@@ -62,16 +62,16 @@ class SystemdUnit(Step):
             ),
         )
 
-    def restart(self, host: Host, first: str = "true") -> None:
-        """Restart it, after that shell text. Raises as `apply` does."""
+    def restart(self, host: Host, before: str = "true") -> None:
+        """Restart the unit, after the shell text `before`. Raises as `apply` does."""
         unit, settle = quote(self.unit), f"sleep {self.settle} && " if self.settle else ""
         result = host.run(
-            f"{first} && systemctl restart {unit} && {settle}systemctl is-active --quiet {unit}", timeout=300
+            f"{before} && systemctl restart {unit} && {settle}systemctl is-active --quiet {unit}", timeout=300
         )
         if not result.ok:
             journal = host.run(argv("journalctl", "--no-pager", "--output=cat", "--lines=15", f"--unit={self.unit}"))
             raise HomelabError(
-                f"{host.name}: {self.unit} does not come up",
+                f"Cannot start {self.unit} on {host.name}: the unit is not active",
                 "\n".join(f"  {line}" for line in (journal.text or result.stderr.decode()).splitlines()[-15:]),
-                f"See `homelab logs {host.name} {self.unit}`; mend the cause and run `homelab deploy` again.",
+                f"See `homelab logs {host.name} {self.unit}`; fix the cause, then run `homelab deploy` again.",
             )

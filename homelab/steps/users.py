@@ -11,18 +11,18 @@ from homelab.model import Pending
 from homelab.steps.batching import Script, ScriptStep
 
 
-def unlocked(etc: str = "/etc") -> str:
-    """Shell text that removes what useradd and its like leave when they are killed; nothing while one of them runs.
+def remove_stale_locks(etc: str = "/etc") -> str:
+    """Return shell text that removes the leftovers of a killed useradd or groupadd, unless one is running.
 
-    A lock names a process, and a later one of the same number would seem to hold it for as long as it lives.
+    A lock contains a process id, and a later process of the same id would seem to hold it.
     """
     return rf"""{is_open(f"{etc}/.pwd.lock")} ||
 for each in passwd group shadow gshadow subuid subgid; do
     rm -f {etc}/$each.lock {etc}/$each+
     for own in {etc}/$each.[0-9]*; do
         [ -e "$own" ] || continue
-        said=$(tr -d '\0' <"$own")  # its number, or nothing yet
-        if [ "${{said:-${{own##*.}}}}" = "${{own##*.}}" ]; then rm -f "$own"; fi
+        pid=$(tr -d '\0' <"$own")  # empty if the process was killed before it wrote its id
+        if [ "${{pid:-${{own##*.}}}}" = "${{own##*.}}" ]; then rm -f "$own"; fi
     done
 done"""
 
@@ -62,17 +62,17 @@ class User(ScriptStep):
         return None if answers[1].ok else Pending("has no group, no entry in shadow or gshadow, or no home")
 
     def script(self) -> Script:
-        """See Brief."""
+        """See ScriptStep."""
         name, home = quote(self.name), quote(self.home)
         fields = ("--home-dir", self.home, "--shell", self.shell)
         add = argv("useradd", "--system", "--gid", self.name, "--no-create-home", *fields, self.name)
         change = argv("usermod", "--gid", self.name, "--home", self.home, "--shell", self.shell, self.name)
-        # Each on its own, and the home in one rename: a run that was killed in between left half of it.
+        # A killed run may have done only a part, so each part is checked, and the home appears by one rename.
         return Script(
             "\n".join(
                 [
-                    f"# making the user {self.name}",
-                    unlocked(),
+                    f"# creating the user {self.name}",
+                    remove_stale_locks(),
                     "set -e",
                     f"getent group {name} >/dev/null || {argv('groupadd', '--system', self.name)}",
                     f"if getent passwd {name} >/dev/null; then {change}; else {add}; fi",
@@ -83,5 +83,5 @@ class User(ScriptStep):
                     f"chown -R {name}:{name} {home}.new; chmod 700 {home}.new; mv -T {home}.new {home}",
                 ]
             ),
-            f"making the user {self.name}",
+            f"create the user {self.name}",
         )

@@ -13,7 +13,7 @@ from homelab.model import ManagedResource, Pending, Step
 
 UV = "/opt/homelab/uv/bin/uv"
 _PYTHON = "/usr/bin/python3"
-# A homelab may have a CA of its own; uv and pip would otherwise trust only the bundle that they carry.
+# A homelab may have its own CA; by default, uv and pip trust only the CAs that they bring along.
 _ENVIRONMENT = (
     f"export PIP_CERT={CA_BUNDLE} SSL_CERT_FILE={CA_BUNDLE} UV_PYTHON_DOWNLOADS=never UV_LINK_MODE=hardlink; "
 )
@@ -21,10 +21,10 @@ _ENVIRONMENT = (
 
 @dataclass(frozen=True, eq=False)
 class Venv(Step):
-    """A virtual environment at `path` that holds exactly what the lock says.
+    """A virtual environment at `path` with exactly the packages of the lock file.
 
-    `path` is a link to a folder that carries the lock's hash and the interpreter's version in its name; the
-    link is moved only when the new folder is whole, so the old environment serves until then.
+    `path` is a link to a folder named after the interpreter's version and the hash of the lock. The link is
+    changed only when the new folder is complete; until then, the old environment stays in use.
     """
 
     path: str
@@ -42,7 +42,7 @@ class Venv(Step):
 
     @property
     def digest(self) -> str:
-        """What identifies the lock: the first 16 characters of its SHA-256."""
+        """The first 16 characters of the lock's SHA-256."""
         return hashlib.sha256(self.lock).hexdigest()[:16]
 
     def probes(self) -> Sequence[str]:
@@ -51,8 +51,8 @@ class Venv(Step):
 
     def check(self, answers: Sequence[Result]) -> Pending | None:
         """See Step."""
-        link, version, whole = answers
-        if not link.ok or not whole.ok:
+        link, version, executable = answers
+        if not link.ok or not executable.ok:
             return Pending("does not exist")
         if self.digest not in link.text:
             return Pending("the lock file has changed")
@@ -71,7 +71,7 @@ class Venv(Step):
                     "set -eu",
                     f"version=$({_PYTHON} -c 'import platform; print(platform.python_version())')",
                     f"folder={quote(self.path)}-$version-{self.digest}",
-                    'rm -rf "$folder"',  # what a killed run may have left
+                    'rm -rf "$folder"',  # from a killed run
                     f'{UV} venv --quiet --python {_PYTHON} "$folder"',
                     'cat >"$folder/lock.txt"',
                     f"{UV} pip sync --quiet --require-hashes --no-build --compile-bytecode "
@@ -80,12 +80,12 @@ class Venv(Step):
                     f"before=$(readlink {quote(self.path)} || true)",
                     f'ln -sfn "$folder" {quote(self.path)}.next',
                     f"mv -fT {quote(self.path)}.next {quote(self.path)}",
-                    # The one before stays until the next change: what was started from it may still run.
+                    # The previous one stays until the next change, as its programs may still be running.
                     f"for old in {quote(self.path)}-*; do "
                     '[ "$old" = "$folder" ] || [ "$old" = "$before" ] || rm -rf "$old"; done',
                 ]
             ),
-            f"building {self.path}",
+            f"build {self.path}",
             stdin=self.lock,
             timeout=1800,
         )
@@ -93,7 +93,7 @@ class Venv(Step):
 
 @dataclass(frozen=True, eq=False)
 class UvInstall(Step):
-    """uv itself, in an environment of its own, from a lock file with hashes."""
+    """uv, in its own environment, from a lock file with hashes."""
 
     lock: bytes = field(repr=False)
 
@@ -130,6 +130,6 @@ class UvInstall(Step):
                     f"echo {digest} >/opt/homelab/uv/lock.sha256",
                 ]
             ),
-            "installing uv",
+            "install uv",
             stdin=self.lock,
         )

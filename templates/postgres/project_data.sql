@@ -1,27 +1,26 @@
--- The database project_data: what OpenWeather said, as it said it, and how it came here. One transaction, which may be
--- killed at any point and run again; a table of an earlier version becomes a partition, and no row is moved.
+-- The database project_data: the unchanged answers of OpenWeather, and the runs that fetched them. One transaction, which
+-- may be killed at any point and run again; a table of an earlier version becomes a partition, and no row is moved.
 --
--- What may be relied on by whoever reads raw.weather_observations (dbt's landing does):
---   * Grain: one answer for one city. The ingestion stores each (city, data ->> 'dt') once, as it was first told.
---   * Rows are only ever appended; with a retention, whole months are dropped.
---   * `ingested_at` is when a row was written, not when it was fetched: what waited in a spool comes in late. The
---     ingestion's writes follow one another under an advisory lock, so for them a later commit has a later
---     `ingested_at`; whoever else inserts gets the start of his transaction.
---   * Ask with a literal, `where ingested_at > '…'`: the primary key finds the rows, and older months are not opened.
---   * `data` went through a check: an object with `dt` (whole seconds since 1970, not after tomorrow) and `main`; the
---     numbers in main, wind, clouds, rain, snow and coord are numbers, and none is as large as a million. A station
---     may leave any of them out.
---   * `units` is what was asked for: standard, metric or imperial. Rows older than this column have null.
--- Answers that failed the check are in raw.quarantine, runs in raw.ingestion_runs.
+-- The contract of raw.weather_observations, which dbt's landing model uses:
+--   * Grain: one answer for one city. The ingestion stores each (city, data ->> 'dt') once, in its first version.
+--   * Rows are only appended; with a retention, whole months are dropped.
+--   * `ingested_at` is the time at which a row was written, not fetched: rows from a spool come late. An advisory lock
+--     serializes the ingestion's writes, so a later commit of the ingestion has a later `ingested_at`; rows of other
+--     writers have the start of their transaction.
+--   * Filter with a literal, `where ingested_at > '…'`: this uses the primary key, and does not open older months.
+--   * `data` is validated: an object with `dt` (whole seconds since 1970, not after tomorrow) and `main`; the values in
+--     main, wind, clouds, rain, snow and coord are numbers below a million. A station may omit any of them.
+--   * `units` is the requested unit system: standard, metric or imperial. Rows older than this column have null.
+-- Answers that failed the validation are in raw.quarantine, runs in raw.ingestion_runs.
 begin;
 set local client_min_messages = warning;
 select pg_advisory_xact_lock(1717, 2);
 
 create schema if not exists raw;
--- What the ingestion may call, but not see into.
+-- Functions that the ingestion may call, but not read.
 create schema if not exists upkeep;
 
--- A plain table, as an earlier version made it, is set aside.
+-- A plain table of an earlier version is renamed first.
 do $aside$
 begin
     if (select relkind from pg_class where oid = to_regclass('raw.weather_observations')) = 'r' then
@@ -44,14 +43,14 @@ create table if not exists raw.weather_observations (
     ingested_at timestamptz not null default now(),
     data jsonb compression lz4 not null,
     units text constraint weather_observations_units check (units in ('standard', 'metric', 'imperial')),
-    -- In this order it serves the incremental read as well.
+    -- This order of columns also serves the incremental read.
     constraint weather_observations_key primary key (ingested_at, id)
 ) partition by range (ingested_at);
--- By which the ingestion knows what it has stored.
+-- With this index the ingestion finds the observations that it has stored.
 create index if not exists weather_observations_told
     on raw.weather_observations (city, (data ->> 'dt') collate "C");
 
--- What had been set aside holds everything up to the end of this month, or of the month of its newest row.
+-- The renamed table becomes the partition up to the end of this month, or of the month of its newest row.
 do $attach$
 declare
     upto timestamptz;
@@ -70,7 +69,7 @@ begin
 end
 $attach$;
 
--- Answers that could not go in, and why. Grain: one answer. `bytes` is its whole size, `body` how it begins.
+-- Rejected answers with the reason. Grain: one answer. `bytes` is its full size, `body` its beginning.
 create table if not exists raw.quarantine (
     id bigint generated always as identity primary key,
     city text not null,
@@ -83,7 +82,7 @@ create table if not exists raw.quarantine (
     unique (city, received_at)
 );
 
--- Runs of the ingestion, in two tables as it may only append. Grain: one run; one without an end was cut off.
+-- Runs of the ingestion, in two tables, as it may only append. Grain: one run; a run without an end was interrupted.
 create table if not exists raw.ingestion_starts (
     run uuid primary key,
     started timestamptz not null
@@ -104,14 +103,14 @@ create table if not exists raw.ingestion_ends (
 create or replace view raw.ingestion_runs as
 select * from raw.ingestion_starts left join raw.ingestion_ends using (run);
 
--- How many whole months are kept; 0, or no row: all of them.
+-- The number of full months to keep; 0, or no row: all.
 create table if not exists upkeep.retention (
     one boolean primary key default true check (one),
     months int not null check (months >= 0)
 );
 
--- Makes this month's partition and the next three, and drops what is past its time. The ingestion calls it before it
--- writes: it runs as its owner, takes no arguments, and so lets the caller decide nothing.
+-- Create the partitions of this month and the next three, and drop expired ones. The ingestion calls it before it
+-- writes. It runs as its owner and takes no arguments, so the caller cannot influence it.
 create or replace function upkeep.partitions() returns void
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
@@ -132,7 +131,7 @@ begin
         month := date_trunc('month', now()) + make_interval(months => ahead);
         continue when month < upto;
         name := to_char(month, '"weather_observations_"YYYY_MM');
-        -- Attached afterwards, it does not shut out those who read and write meanwhile.
+        -- Attached afterwards, it does not block readers and writers.
         execute format('create table raw.%I (like raw.weather_observations including defaults '
                        'including constraints including compression)', name);
         execute format('alter table raw.weather_observations attach partition raw.%I for values from (%L) to (%L)',
@@ -147,7 +146,7 @@ begin
             execute format('drop table raw.%I', name);
         end loop;
     exception when lock_not_available then
-        raise warning 'somebody reads what is past its time: it goes the next time';
+        raise warning 'another session reads an expired partition: the next run drops it';
     end;
     delete from raw.quarantine where ingested_at < oldest;
     delete from raw.ingestion_ends where finished < oldest;
@@ -155,7 +154,7 @@ begin
 end
 $partitions$;
 
--- The partitions, and where each of them ends.
+-- The partitions, and the end of each.
 create or replace view upkeep.bounds as
 select
     child.relname::text as name,

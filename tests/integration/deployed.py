@@ -114,7 +114,8 @@ class Inside(LocalHost):
     def reconnect(self, deadline: float) -> None:
         """See Host.reconnect."""
         if Path(f"{self.mark}.away").exists():
-            raise HomelabError(f"{self.name}: no answer over SSH", f"It was away for {deadline:.0f} s.", "Look at it.")
+            brief = f"Cannot connect to {self.name}: no answer over SSH"
+            raise HomelabError(brief, f"It was away for {deadline:.0f} s.", "Look at it.")
         Path(f"{self.mark}.back").touch()
 
     def close(self) -> None:

@@ -36,7 +36,7 @@ _KILL = rf"""roots=$(find /proc/[0-9]*/fd -lname {lock()} 2>/dev/null | cut -d/ 
 
 def key(host: str, command: str, stdin: bytes) -> str:
     """Return a key of a changing command that is the same in every run. Manifest updates share one key."""
-    text = "updating the manifest" if "mv -fT manifest.new /var/lib/homelab/manifest" in command else command
+    text = "write the manifest" if "mv -fT manifest.new /var/lib/homelab/manifest" in command else command
     if "psql" in command:
         sql = gzip.decompress(stdin) if stdin.startswith(b"\x1f\x8b") else stdin
         text += re.sub(r"SCRAM-SHA-256\$[^']*", "", sql.decode())  # without the hash, which contains a salt
@@ -44,8 +44,8 @@ def key(host: str, command: str, stdin: bytes) -> str:
 
 
 def _named(command: str) -> str:
-    """Return the longest line of a script as its name."""
-    lines = command.partition(" sh -c ")[2].partition(" <&8")[0].splitlines() or [command]
+    """Return the longest line of the command in a script of LockedHost."""
+    lines = command.partition("\n{\n")[2].partition("\n}\nend-")[0].splitlines() or [command]
     return max(lines, key=len).strip()[:160]
 
 
@@ -200,11 +200,11 @@ _PARTS = {
 def state(host: Host) -> dict[str, str]:
     """Return a container's state: each file with type, owner, mode and content, each package, unit, database object."""
     found: dict[str, str] = {}
-    listed = check(host, rf"{_FIND} -printf '%M %u:%g %l\t%p\0'", "looking")
+    listed = check(host, rf"{_FIND} -printf '%M %u:%g %l\t%p\0'", "read the state")
     for line in filter(None, listed.stdout.decode(errors="replace").split("\0")):
         attributes, _, path = line.partition("\t")
         found[_timeless(path)] = attributes
-    hashes = check(host, rf"{_FIND} -type f -print0 | xargs -0r sha256sum -z", "looking", timeout=300)
+    hashes = check(host, rf"{_FIND} -type f -print0 | xargs -0r sha256sum -z", "read the state", timeout=300)
     for line in filter(None, hashes.stdout.decode(errors="replace").split("\0")):
         path = _timeless(line[66:])
         if not any(re.fullmatch(pattern, path) for pattern in OTHERWISE):

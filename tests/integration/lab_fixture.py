@@ -74,7 +74,7 @@ class LabFixture:
     def run(self, command: str, name: str = "") -> str:
         """Run a command that has to succeed and return its output."""
         with self.connect(name) as host:
-            return check(host, command, command).text
+            return check(host, command, f"run `{command}`").text
 
     def deploy(self, steps: Sequence[Step]) -> list[str]:
         """Converge and return the changes."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psycopg
 
-from homelab.dev.local_postgres import SETTINGS, Cluster, given, unpack
+from homelab.dev.local_postgres import SETTINGS, Cluster, give_to_server, unpack
 from homelab.dev.local_postgres import archive as archive_in
 from homelab.dev.local_postgres import free_port as free_port
 
@@ -81,7 +81,7 @@ def server(settings: Mapping[str, str] | None = None) -> Iterator[Server]:
         base.chmod(0o755)
         run = base / "run"
         run.mkdir()
-        running = Server(unpack(found, base), given(run) / "data", free_port(), secrets.token_urlsafe(18))
+        running = Server(unpack(found, base), give_to_server(run) / "data", free_port(), secrets.token_urlsafe(18))
         running.initialise({**SETTINGS, **(settings or {})})
         running.run("pg_ctl", "start", "--wait", "-D", str(running.data), "-l", str(run / "log"))
         try:

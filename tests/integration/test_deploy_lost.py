@@ -1,4 +1,4 @@
-"""The engine over a real sshd whose line is cut: what had begun over there goes on, and is not begun twice."""
+"""The convergence engine over a real sshd: after a lost connection, a running command is awaited, not repeated."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from homelab.errors import HomelabError
 from homelab.host import argv
 from homelab.known_hosts import Pin
 from homelab.progress import SilentProgress
-from homelab.ssh import Ssh
+from homelab.ssh import Keepalive, Ssh
 from homelab.steps import Command, File
 from homelab.steps.converge import converge
 from homelab.steps.host_state import pending_changes
 from tests.integration.flaky_proxy import FlakyProxy
-from tests.integration.test_ssh import Server, lacking, server  # noqa: F401 - a fixture
+from tests.integration.test_ssh import Server, missing_prerequisite, server  # noqa: F401 - a fixture
 from tests.support import owner_of_new_files
 
-pytestmark = pytest.mark.skipif(bool(lacking()), reason=lacking() or "nothing")
+pytestmark = pytest.mark.skipif(bool(missing_prerequisite()), reason=missing_prerequisite() or "nothing")
 
 
 def when(condition: Callable[[], bool], act: Callable[[], None]) -> None:
-    """Act from another thread as soon as it is so."""
+    """Call `act` from another thread as soon as the condition is true."""
 
     def wait() -> None:
         until = time.monotonic() + 20
@@ -44,17 +44,17 @@ def line(server: Server) -> object:  # noqa: F811
         yield line
 
 
-def long(folder: Path) -> Command:
-    """Takes a while, and counts how often it was begun. It prints all the time, as apt does."""
+def long_command(folder: Path) -> Command:
+    """Return a command of two seconds that logs its start, and prints all the time, as apt does."""
     return Command(
         "long",
         argv("test", "-e", str(folder / "made")),
-        f"echo began >>{folder}/log; for i in $(seq 20); do echo $i; sleep 0.1; done; touch {folder}/made",
+        f"echo started >>{folder}/log; for i in $(seq 20); do echo $i; sleep 0.1; done; touch {folder}/made",
     )
 
 
 @pytest.mark.parametrize("how", ["cut", "freeze"])
-def test_a_long_command_goes_on_without_the_line_and_is_waited_for(
+def test_a_running_command_is_awaited_after_a_lost_connection(
     server: Server,  # noqa: F811
     line: FlakyProxy,
     tmp_path: Path,
@@ -62,26 +62,26 @@ def test_a_long_command_goes_on_without_the_line_and_is_waited_for(
 ) -> None:
     when((tmp_path / "log").exists, getattr(line, how))
     when(lambda: (tmp_path / "log").exists() and line.frozen, lambda: time.sleep(1.2) or line.mend())
-    with server.client(line.port, beat=0.2, patience=0.5) as host:
-        changes = converge(host, [long(tmp_path)], SilentProgress())
+    with server.client(line.port, Keepalive(0.2, 0.5)) as host:
+        changes = converge(host, [long_command(tmp_path)], SilentProgress())
     assert [c.step.title for c in changes] == ["long"]
-    assert (tmp_path / "log").read_text() == "began\n"
+    assert (tmp_path / "log").read_text() == "started\n"
 
 
-def test_a_file_that_is_cut_off_never_stands_there_in_half(server: Server, line: FlakyProxy, tmp_path: Path) -> None:  # noqa: F811
-    path, content = tmp_path / "file", os.urandom(1 << 22)  # which does not get smaller by compressing it
+def test_a_file_is_never_incomplete_after_a_lost_connection(server: Server, line: FlakyProxy, tmp_path: Path) -> None:  # noqa: F811
+    path, content = tmp_path / "file", os.urandom(1 << 22)  # incompressible
     path.write_bytes(b"old")
     seen: set[bytes] = set()
     step = File(str(path), content, *owner_of_new_files())
 
-    class Watched(Ssh):
-        """Cuts the line in the middle of the first long standard input."""
+    class CutDuringInput(Ssh):
+        """A connection that is cut during the first long standard input."""
 
         cut = False
 
         def run(self, command: str, *, stdin: bytes = b"", timeout: float = 900) -> object:  # type: ignore[override]
-            if len(stdin) >= len(content) and not Watched.cut:
-                Watched.cut = True
+            if len(stdin) >= len(content) and not CutDuringInput.cut:
+                CutDuringInput.cut = True
                 threading.Timer(0.05, line.cut).start()
             try:
                 return super().run(command, stdin=stdin, timeout=timeout)
@@ -89,19 +89,19 @@ def test_a_file_that_is_cut_off_never_stands_there_in_half(server: Server, line:
                 seen.add(path.read_bytes())
 
     key, _ = server.secret_store.key_pair("operator")
-    with Watched("box", "127.0.0.1", key, server.known_hosts, port=line.port) as host:
+    with CutDuringInput("box", "127.0.0.1", key, server.known_hosts, port=line.port) as host:
         converge(host, [step], SilentProgress())
         assert pending_changes(host, [step]) == []
-    assert Watched.cut
+    assert CutDuringInput.cut
     assert seen == {b"old", content}
 
 
-def test_a_run_that_finds_nothing_to_do_takes_four_round_trips(
+def test_a_run_without_changes_takes_at_most_four_round_trips(
     server: Server,  # noqa: F811
     line: FlakyProxy,
     tmp_path: Path,
 ) -> None:
-    """However many steps there are: the session, the command, its answer; one is left over."""
+    """For any number of steps: the session, the command, its answer; one is a reserve."""
     steps = [File(str(tmp_path / f"file-{number}"), b"x" * 500, *owner_of_new_files()) for number in range(12)]
     with server.client(line.port) as host:
         host.connect()
@@ -120,13 +120,13 @@ def test_a_machine_that_stays_away_is_an_error(
     monkeypatch.setattr("homelab.steps.converge.REBOOT", 0.5)
     when((tmp_path / "log").exists, line.stop)
     with server.client(line.port) as host, pytest.raises(HomelabError, match="no answer over SSH"):
-        converge(host, [long(tmp_path)], SilentProgress())
+        converge(host, [long_command(tmp_path)], SilentProgress())
     host = server.client()
     with host:
-        assert converge(host, [long(tmp_path)], SilentProgress()) == [], "the next run waits for it, too"
+        assert converge(host, [long_command(tmp_path)], SilentProgress()) == [], "the next run waits, too"
 
 
-def test_the_shell_over_there_is_killed_and_its_children_are_waited_for(server: Server, tmp_path: Path) -> None:  # noqa: F811
+def test_the_children_of_a_killed_shell_are_awaited(server: Server, tmp_path: Path) -> None:  # noqa: F811
     server.known_hosts.pin("box", Pin(server.fingerprint))
     step = Command(
         "long", argv("test", "-e", str(tmp_path / "made")), f"(sleep 1; touch {tmp_path}/made) & kill -9 $PPID $$"

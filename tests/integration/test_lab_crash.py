@@ -32,7 +32,7 @@ from homelab.paths import bundled_path
 from homelab.plan import select_containers
 from homelab.runtime.connections import Connector, connect_ssh
 from homelab.runtime.convergence import HostReport
-from homelab.ssh import Ssh
+from homelab.ssh import Keepalive, Ssh
 from tests.integration.fault_injection import KINDS, FaultInjectingHost, FaultPlan, differences, state
 from tests.integration.lab_fixture import LabFixture, in_a_lab, lab_with
 
@@ -70,7 +70,7 @@ class Stack(LabFixture):
         made = {}
         for container in self.containers:
             with self.connect(container.name) as host:
-                check(host, "systemctl is-system-running --wait", "booting")
+                check(host, "systemctl is-system-running --wait", "boot")
                 if container.name in keys:
                     check(
                         host,
@@ -78,8 +78,8 @@ class Stack(LabFixture):
                         "restoring its host key",
                         stdin=keys[container.name],
                     )
-                made[container.name] = check(host, f"cat {_KEY}", "its key").stdout
-                line = " ".join(check(host, f"cat {_KEY}.pub", "its key").text.split()[:2])
+                made[container.name] = check(host, f"cat {_KEY}", "read its key").stdout
+                line = " ".join(check(host, f"cat {_KEY}.pub", "read its key").text.split()[:2])
             self.known_hosts.pin(container.name, Pin(fingerprint(line), line))
         return made
 
@@ -112,7 +112,7 @@ class Stack(LabFixture):
         found = {}
         for container in self.containers:
             with self.connect(container.name) as host:
-                check(host, "systemctl is-system-running --wait || systemctl --failed >&2", "booting")
+                check(host, "systemctl is-system-running --wait || systemctl --failed >&2", "boot")
                 found[container.name] = state(host)
         return found
 
@@ -121,7 +121,7 @@ def connecting_with(fate: FaultPlan) -> Callable[[Container, Secret, KnownHosts,
     """Return a connect function for containers with faults in their commands."""
 
     def reach(container: Container, private: Secret, known_hosts: KnownHosts, _deadline: float) -> FaultInjectingHost:
-        host = Ssh(container.name, str(container.address), private, known_hosts, beat=2, patience=5)
+        host = Ssh(container.name, str(container.address), private, known_hosts, keepalive=Keepalive(2, 5))
         host.connect(60)  # a faulty container may be rebooting
         return FaultInjectingHost(host, fate)
 

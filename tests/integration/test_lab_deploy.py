@@ -82,8 +82,8 @@ ExecStart=/bin/sh -c 'cp /opt/life/config /run/life; exec sleep infinity'
 WantedBy=multi-user.target
 """
 STATE = """cd /
-find opt/life etc/systemd/system/life.service var/lib/homelab/manifest var/lib/homelab/owed | sort | while read -r each
-do stat -c '%n %U %a %F' "$each"; [ ! -f "$each" ] || cat "$each"; done
+find opt/life etc/systemd/system/life.service var/lib/homelab/manifest var/lib/homelab/markers | sort |
+while read -r each; do stat -c '%n %U %a %F' "$each"; [ ! -f "$each" ] || cat "$each"; done
 systemctl is-active life.service; systemctl is-enabled life.service; cat /run/life"""
 
 
@@ -116,7 +116,7 @@ def test_next_run_after_a_kill_in_every_command_ends_like_an_undisturbed_one(box
         """Return the state after an undisturbed run."""
         with box.connect() as host:
             converge(host, life(version), QUIET)
-            return check(host, STATE, "looking").text.replace(version, "V")
+            return check(host, STATE, "read the state").text.replace(version, "V")
 
     clean = ended("v0")
     assert "active\nenabled\nV" in clean
@@ -191,14 +191,14 @@ def test_pending_work_of_dpkg_is_completed(box: LabFixture, cut_off: str, left: 
     box.deploy(steps)
     assert box.pending(steps) == []
     box.run(f"apt-get update; cd /var/tmp; apt-get download libjq1; {cut_off}")
-    assert box.pending(steps) == [f"dpkg has finished: was cut off: {left}"]
+    assert box.pending(steps) == [f"dpkg has finished: was interrupted: {left}"]
     box.run(
         "(exec 7>>/var/lib/dpkg/lock-frontend; touch /run/held; sleep 3) >/dev/null 2>&1 & "
         "until [ -e /run/held ]; do sleep 0.1; done; rm /run/held"
     )
     assert box.pending(steps) == [], "another process holds dpkg's lock"
     box.run("sleep 3")
-    assert box.deploy(steps) == [f"dpkg has finished: was cut off: {left}"]
+    assert box.deploy(steps) == [f"dpkg has finished: was interrupted: {left}"]
     assert box.run("ls -A /var/lib/dpkg/updates; dpkg --audit; apt-get check -qq") == ""
 
 
@@ -207,7 +207,7 @@ def test_port_in_use_is_reported_and_removed_units_leave_nothing(box: LabFixture
     taken, free = (File("/etc/systemd/system/second.service", text.format(port=port).encode()) for port in (22, 2222))
     with pytest.raises(HomelabError) as error:
         box.deploy([taken, SystemdUnit("second.service", triggered_by=[taken])])
-    assert "listens on that port already" in error.value.details
+    assert "already listens on that port" in error.value.details
     assert box.deploy([free, SystemdUnit("second.service", triggered_by=[free])]) == [
         "file /etc/systemd/system/second.service: its content differs",
         "unit second.service: is failed",
@@ -226,7 +226,7 @@ def test_failing_unit_shows_its_journal(box: LabFixture) -> None:
         for does in ("echo no key in /etc/third; exit 3", "sleep infinity")
     )
     error = box.fails([bad, SystemdUnit("third.service", triggered_by=[bad])])
-    assert error.brief == "postgres-data: third.service does not come up"
+    assert error.brief == "Cannot start third.service on postgres-data: the unit is not active"
     assert "  no key in /etc/third\n" in error.details
     assert "`homelab logs postgres-data third.service`" in error.resolution
     assert len(box.deploy([good, SystemdUnit("third.service", triggered_by=[good])])) == 2
@@ -261,11 +261,11 @@ def test_without_a_network_and_without_a_mirror(box: LabFixture) -> None:
         error = box.fails([package])
     finally:
         box.run(f"ip route replace {route}")
-    assert "postgres-data cannot look up names" in error.details or "no way to that address" in error.details
+    assert "postgres-data cannot resolve names" in error.details or "no route to that address" in error.details
     assert "`gateway`" in error.resolution
     box.deploy([closed := File("/etc/apt/apt.conf.d/99closed", b'Acquire::http::Proxy "http://127.0.0.1:9";\n')])
     error = box.fails([closed, package])
-    assert "A mirror or proxy does not give what is needed" in error.details
+    assert "A mirror or proxy does not deliver a file" in error.details
     assert "127.0.0.1:9" in error.details
     assert "under `packages`" in error.resolution
     assert box.deploy([package])[1:] == ["packages figlet: not installed: figlet"]
@@ -285,7 +285,7 @@ def test_wrong_clock_is_reported_with_its_consequences(box: LabFixture) -> None:
         error = box.fails([Packages(["sl"])])
     finally:
         box.run("mv /root/environment /etc/environment; rm /etc/apt/apt.conf.d/zz-dates")
-    assert re.search(r"postgres-data +its clock is 182\d d \d+ h behind: set that of its node", output.getvalue())
+    assert re.search(r"postgres-data +its clock is 182\d d \d+ h behind: set the clock of its node", output.getvalue())
     assert "too new or too old for the clock of postgres-data" in error.details
     assert "`homelab ssh postgres-data -- date -u`" in error.resolution
     assert box.deploy([Packages(["sl"])]) == ["packages sl: not installed: sl"]
@@ -300,14 +300,14 @@ def test_missing_python_wrong_hash_and_unreachable_index(box: LabFixture) -> Non
     error = box.fails([UvInstall(UV)])
     assert "postgres-data has no Python." in error.details
     error = box.fails([python, UvInstall(wrong)])
-    assert "is not what its hash says" in error.details
+    assert "does not match its hash" in error.details
     assert "empty the proxy's cache" in error.resolution
     found = [python, UvInstall(UV), Directory("/opt/third")]
     assert box.deploy(found)[0] == "uv: not installed, or of another version"
     venv = Venv("/opt/third/venv", UV)
     closed = File("/etc/uv/uv.toml", b'[[index]]\nurl = "http://127.0.0.1:9/simple"\ndefault = true\n')
     error = box.fails([*found, Directory("/etc/uv"), closed, venv])
-    assert "A mirror or proxy does not give what is needed" in error.details
+    assert "A mirror or proxy does not deliver a file" in error.details
     box.run("mv /usr/bin/python3 /usr/bin/python3.gone")
     box.deploy(found)
     error = box.fails([*found, venv])
@@ -321,7 +321,7 @@ def test_changed_host_key_is_refused_until_trusted(box: LabFixture) -> None:
     box.run(f"rm -f {key} && ssh-keygen -qt ed25519 -N '' -f {key} && systemctl restart ssh")
     with pytest.raises(HomelabError) as error:
         box.connect()
-    assert error.value.brief == "postgres-data: its SSH host key has changed"
+    assert error.value.brief == "Cannot connect to postgres-data: its SSH host key has changed"
     assert "another machine may be answering" in error.value.details
     assert "`homelab trust postgres-data`" in error.value.resolution
     line = shown_key(str(box.inventory.containers[0].address))
@@ -332,7 +332,7 @@ def test_changed_host_key_is_refused_until_trusted(box: LabFixture) -> None:
 
 def test_unit_of_a_package_is_masked_and_can_return(box: LabFixture) -> None:
     gone = m.RemoveResource(ManagedResource("unit", "systemd-networkd.service"))
-    unit = SystemdUnit(gone.owned.name, settle=0)
+    unit = SystemdUnit(gone.resource.name, settle=0)
     with box.connect() as host:
         gone.apply(host)
         gone.apply(host)

@@ -148,7 +148,7 @@ def test_failed_deploy_rolls_back_and_the_next_one_succeeds(home: Home) -> None:
     failed = home.homelab("deploy", "--rollback-on-failure", overlay='packages: {pins: {bash: "99-*"}}', expect=1)
     assert "rolled back" in failed.stdout
     error = failed.stderr[failed.stderr.index("Error: ") :].strip().splitlines()
-    assert error[0].startswith("Error: box: "), error
+    assert error[0].startswith("Error: Cannot install pinned versions on box"), error
     assert any("Version '99-*' for 'bash' was not found" in line for line in error), error
     assert error[-2].startswith("The container was rolled back to its state of "), error
     assert "run `homelab deploy` again" in error[-1]

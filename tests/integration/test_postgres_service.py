@@ -1,4 +1,4 @@
-"""What `postgres` deploys, on a real PostgreSQL 16: roles, grants, and a pg_hba.conf that the server itself reads."""
+"""The steps of `postgres` on a real PostgreSQL 16: roles, grants, settings, and pg_hba.conf."""
 
 from __future__ import annotations
 
@@ -60,13 +60,13 @@ def psql(server: pg.Server) -> str:
 
 
 def steps(server: pg.Server, where: ServiceContext, rules: bytes | None = None) -> list[Step]:
-    command, own_way_in = psql(server), b"host all postgres 127.0.0.1/32 scram-sha-256\n"
+    command, own_rule = psql(server), b"host all postgres 127.0.0.1/32 scram-sha-256\n"
     owner, group = ("nobody", "nogroup") if os.geteuid() == 0 else owner_of_new_files()
     return [
         *contents(where, command),
         PgHba(
             str(server.data / "pg_hba.conf"),
-            own_way_in + (hba(where) if rules is None else rules),
+            own_rule + (hba(where) if rules is None else rules),
             owner,
             group,
             0o600,
@@ -84,7 +84,7 @@ def test_a_second_run_changes_nothing(server: pg.Server, tmp_path: Path) -> None
     assert pending_changes(LocalHost(), steps(server, context(tmp_path, 1, 2))) == []
 
 
-def test_analytics_may_append_and_read_and_nothing_else(server: pg.Server, tmp_path: Path) -> None:
+def test_analytics_may_only_append_and_read(server: pg.Server, tmp_path: Path) -> None:
     converge(LocalHost(), steps(server, context(tmp_path, 1, 2)), SilentProgress())
     with connect(server, "project_data", "analytics") as connection:
         connection.execute("insert into raw.weather_observations (city, data) values ('x', '{}')")
@@ -126,7 +126,7 @@ def test_a_wrong_password_is_refused(server: pg.Server, tmp_path: Path) -> None:
         server.connect("project_data", "analytics", "guessed")
 
 
-def test_what_somebody_changed_is_put_back(server: pg.Server, tmp_path: Path) -> None:
+def test_changes_by_hand_are_reverted(server: pg.Server, tmp_path: Path) -> None:
     wanted = context(tmp_path, 1, 2)
     converge(LocalHost(), steps(server, wanted), SilentProgress())
     with server.connect("project_data") as connection:
@@ -141,52 +141,52 @@ def test_what_somebody_changed_is_put_back(server: pg.Server, tmp_path: Path) ->
     ]
 
 
-def test_a_faulty_pg_hba_is_taken_back_before_it_is_loaded(server: pg.Server, tmp_path: Path) -> None:
+def test_a_pg_hba_with_errors_is_taken_back_before_it_is_loaded(server: pg.Server, tmp_path: Path) -> None:
     wanted = context(tmp_path, 1, 2)
     converge(LocalHost(), steps(server, wanted), SilentProgress())
     before = (server.data / "pg_hba.conf").read_bytes()
-    with pytest.raises(HomelabError, match=r"refuses the new pg_hba\.conf") as error:
+    with pytest.raises(HomelabError, match=r"Cannot load pg_hba\.conf on local") as error:
         converge(LocalHost(), steps(server, wanted, b"host all all 127.0.0.1/32 nonsense\n"), SilentProgress())
     assert "nonsense" in error.value.details
     assert (server.data / "pg_hba.conf").read_bytes() == before
     assert pending_changes(LocalHost(), steps(server, wanted)) == []
 
 
-def test_a_file_that_was_written_and_not_loaded_is_loaded(server: pg.Server, tmp_path: Path) -> None:
+def test_a_written_but_unloaded_file_is_loaded(server: pg.Server, tmp_path: Path) -> None:
     swapped = context(tmp_path, 2, 1)
     converge(LocalHost(), steps(server, context(tmp_path, 1, 2)), SilentProgress())
     final = steps(server, swapped)[-1]
     assert isinstance(final, PgHba)
     path = server.data / "pg_hba.conf"
-    path.write_bytes(final.content)  # as a run that was killed before the reload leaves it
+    path.write_bytes(final.content)  # as after a run that was killed before the reload
     stat = path.stat()
     os.utime(path, (stat.st_atime + 2, stat.st_mtime + 2))
     assert [str(c) for c in pending_changes(LocalHost(), steps(server, swapped))] == [f"file {path}: is not loaded yet"]
 
 
-def test_what_was_kept_goes_though_a_restart_has_loaded_the_new_file_already(server: pg.Server, tmp_path: Path) -> None:
+def test_the_previous_file_is_removed_after_a_restart_loaded_the_new_one(server: pg.Server, tmp_path: Path) -> None:
     wanted = steps(server, context(tmp_path, 1, 2))
     converge(LocalHost(), wanted, SilentProgress())
-    kept = server.data / "pg_hba.conf.homelab-previous"
-    kept.write_text("local all all trust\n")
+    previous = server.data / "pg_hba.conf.homelab-previous"
+    previous.write_text("local all all trust\n")
     assert [change.step for change in converge(LocalHost(), wanted, SilentProgress())] == [wanted[-1]]
-    assert not kept.exists()
+    assert not previous.exists()
 
 
 @dataclass(frozen=True, eq=False)
-class ByHand(SystemdUnit):
-    """A server without systemd."""
+class PgCtlServer(SystemdUnit):
+    """A server that pg_ctl restarts instead of systemd."""
 
     server: pg.Server | None = None
 
-    def restart(self, host: Host, first: str = "true") -> None:
+    def restart(self, host: Host, before: str = "true") -> None:
         assert self.server
         self.server.run("pg_ctl", "restart", "--wait", "-D", str(self.server.data), "-l", str(self.server.data / "log"))
 
 
 @pytest.fixture
 def settings(server: pg.Server) -> Iterator[Path]:
-    """A file of settings that the server reads, as long as the test."""
+    """Return a file of settings that the server reads during the test."""
     file, main = server.data / "homelab.conf", server.data / "postgresql.conf"
     before = main.read_bytes()
     main.write_bytes(before + b"include_if_exists 'homelab.conf'\n")
@@ -194,49 +194,47 @@ def settings(server: pg.Server) -> Iterator[Path]:
         yield file
     finally:
         main.write_bytes(before)
-        ByHand("server", server=server).restart(LocalHost())
+        PgCtlServer("server", server=server).restart(LocalHost())
 
 
-def wanting(server: pg.Server, file: Path, content: bytes) -> Settings:
+def settings_step(server: pg.Server, file: Path, content: bytes) -> Settings:
     return Settings(
-        str(file), content, *owner_of_new_files(), server=ByHand("server", server=server), psql=psql(server)
+        str(file), content, *owner_of_new_files(), server=PgCtlServer("server", server=server), psql=psql(server)
     )
 
 
 def deployed(server: pg.Server, file: Path, content: bytes) -> tuple[list[str], bool]:
-    """Why there was something to do, and whether the server was restarted."""
-    wanted = wanting(server, file, content)
-    begun = shown(server, "pg_postmaster_start_time()")
+    """Converge; return the reasons for the changes, and True if the server was restarted."""
+    wanted = settings_step(server, file, content)
+    started = shown(server, "pg_postmaster_start_time()")
     changes = converge(LocalHost(), [wanted], SilentProgress())
     assert pending_changes(LocalHost(), [wanted]) == []
-    return [change.pending.reason for change in changes], shown(server, "pg_postmaster_start_time()") != begun
+    return [change.pending.reason for change in changes], shown(server, "pg_postmaster_start_time()") != started
 
 
-def shown(server: pg.Server, what: str) -> str:
+def shown(server: pg.Server, expression: str) -> str:
     with server.connect() as connection:
-        found = connection.execute(f"select {what}").fetchone()  # the tests' own words
+        found = connection.execute(f"select {expression}").fetchone()
     assert found
     return str(found[0])
 
 
-def test_settings_are_loaded_and_only_those_that_need_it_restart_the_server(server: pg.Server, settings: Path) -> None:
+def test_settings_are_loaded_and_restart_the_server_only_if_required(server: pg.Server, settings: Path) -> None:
     assert deployed(server, settings, b"work_mem = '5MB'\n") == (["does not exist"], False)
     assert shown(server, "current_setting('work_mem')") == "5MB"
     assert deployed(server, settings, b"work_mem = '5MB'\nmax_connections = 33\n") == (["its content differs"], True)
     assert shown(server, "current_setting('max_connections')") == "33"
-    assert deployed(server, settings, b"work_mem = '6MB'\n") == (["its content differs"], True)  # 33 is in it no more
+    assert deployed(server, settings, b"work_mem = '6MB'\n") == (["its content differs"], True)
     assert shown(server, "current_setting('max_connections')") == "100"
     assert deployed(server, settings, b"work_mem = '6MB'\n") == ([], False)
 
 
-def test_a_run_that_was_killed_before_the_reload_or_the_restart_is_made_up_for(
-    server: pg.Server, settings: Path
-) -> None:
+def test_a_missing_reload_or_restart_of_a_killed_run_is_made(server: pg.Server, settings: Path) -> None:
     deployed(server, settings, b"max_connections = 33\n")
     settings.write_bytes(b"max_connections = 34\n")
     stat = settings.stat()
-    os.utime(settings, (stat.st_atime + 2, stat.st_mtime + 2))  # as where the server's clock is read once in a second
-    (change,) = pending_changes(LocalHost(), [wanting(server, settings, b"max_connections = 34\n")])
+    os.utime(settings, (stat.st_atime + 2, stat.st_mtime + 2))  # load times have a resolution of one second
+    (change,) = pending_changes(LocalHost(), [settings_step(server, settings, b"max_connections = 34\n")])
     assert change.pending.reason == "is not loaded yet"
     os.utime(settings, (stat.st_atime - 2, stat.st_mtime - 2))
     server.reload()

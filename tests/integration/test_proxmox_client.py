@@ -103,11 +103,11 @@ def test_token_comes_from_a_private_file_or_the_environment(
     endpoint: Endpoint, pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     endpoint.token_file.chmod(0o644)
-    with pytest.raises(HomelabError, match="readable by others") as caught:
+    with pytest.raises(HomelabError, match="other users can read it") as caught:
         Client(endpoint)
     assert caught.value.resolution == f"chmod 600 {endpoint.token_file}"
     endpoint.token_file.unlink()
-    with pytest.raises(HomelabError, match="secret is missing"):
+    with pytest.raises(HomelabError, match="Cannot read the secret of the Proxmox token"):
         Client(endpoint)
     monkeypatch.setenv("HOMELAB_PROXMOX_TOKEN", "from-env")
     with replaying(["resources"], pair[0]) as (port, seen):
@@ -326,7 +326,7 @@ def test_init_then_up(tmp_path: Path, pair: Pair, monkeypatch: pytest.MonkeyPatc
             port=pve.port,
             confirm=lambda _: True,
             ask=lambda _: next(answers),
-            say=printed.append,
+            output=printed.append,
         )
         assert inventory.endpoint.fingerprint == pair[1]
         assert inventory.endpoint.token_file.stat().st_mode & 0o777 == 0o600
@@ -343,13 +343,13 @@ def test_init_then_up(tmp_path: Path, pair: Pair, monkeypatch: pytest.MonkeyPatc
         pve.pools = {"homelab": set()}
         assert len(site.up().done) == 3
         assert pve.pools == {"homelab": {167, 168, 169}}
-    with pytest.raises(InputError, match="exists already"):
-        init(folder / "inventory.yaml", host="127.0.0.1", confirm=lambda _: True, ask=str, say=printed.append)
+    with pytest.raises(InputError, match="already exists"):
+        init(folder / "inventory.yaml", host="127.0.0.1", confirm=lambda _: True, ask=str, output=printed.append)
 
 
 def test_init_writes_nothing_if_the_fingerprint_is_not_confirmed(tmp_path: Path, pair: Pair) -> None:
     with replaying([], pair[0]) as (port, _), pytest.raises(HomelabError, match="not confirmed"):
-        init(tmp_path / "inventory.yaml", host="127.0.0.1", port=port, confirm=lambda _: False, ask=str, say=str)
+        init(tmp_path / "inventory.yaml", host="127.0.0.1", port=port, confirm=lambda _: False, ask=str, output=str)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -226,7 +226,7 @@ def test_container_without_ssh_after_rollback_keeps_its_snapshot(rig: Rig) -> No
     rig.disks.mark(167, "away")
     (report,) = rig.deploy(ONE)
     assert report.failure is not None
-    assert "postgres-data: no answer over SSH" in report.failure.details
+    assert "Cannot connect to postgres-data: no answer over SSH" in report.failure.details
     assert (report.rolled_back, rig.snapshots()) == (False, {167: [SNAPSHOT]})
 
 

@@ -155,8 +155,8 @@ def test_missing_pool(healthy_site: Site) -> None:
             "refused the token",
             "pveum user token",
         ),
-        (lambda site: site.inventory.endpoint.token_file.unlink(), "token", "secret is missing", "homelab init"),
-        (lambda site: site.inventory.endpoint.token_file.chmod(0o644), "token", "readable by others", "chmod 600"),
+        (lambda site: site.inventory.endpoint.token_file.unlink(), "token", "No such file", "homelab init"),
+        (lambda site: site.inventory.endpoint.token_file.chmod(0o644), "token", "other users can read it", "chmod 600"),
         (
             lambda site: site.pve.storages.pop("local-lvm"),
             "storage local-lvm on pve",
@@ -199,7 +199,7 @@ def test_missing_pool(healthy_site: Site) -> None:
             "No such file",
             "openweathermap",
         ),
-        (lambda site: site.inventory.pipeline.api_key_file.chmod(0o640), "OpenWeather key", "readable by", "chmod 600"),
+        (lambda site: site.inventory.pipeline.api_key_file.chmod(0o640), "OpenWeather key", "other users", "chmod 600"),
         (
             lambda site: site.inventory.pipeline.api_key_file.write_text("\n"),
             "OpenWeather key",
@@ -281,7 +281,7 @@ def test_clock_difference(healthy_site: Site, away: float, ok: bool) -> None:
 
 @pytest.mark.parametrize(
     ("status", "text", "todo"),
-    [(401, "does not accept it", "two hours"), (429, "too often", "60 calls"), (503, "answers 503", "later")],
+    [(401, "does not accept it", "two hours"), (429, "too many requests", "60 req"), (503, "answers 503", "later")],
 )
 def test_refused_openweather_key(healthy_site: Site, status: int, text: str, todo: str) -> None:
     (check,) = failures(healthy_site, status)

@@ -233,8 +233,8 @@ def test_settings_outside_the_inventory_are_listed(desk: Desk) -> None:
         "hookscript",
         "net0 rate=10",
         "may use all cores",
-        "its system is alpine",
-        "behind Proxmox's firewall",
+        "the system of web is alpine",
+        "Proxmox's firewall filters",
         "has a description",
         "nameservers: 9.9.9.9 → none",
     ):
@@ -245,26 +245,26 @@ def test_settings_outside_the_inventory_are_listed(desk: Desk) -> None:
 @pytest.mark.parametrize(
     ("config", "brief", "resolution"),
     [
-        ({"unprivileged": None}, "105 is a privileged container", "pct restore 105"),
+        ({"unprivileged": None}, "105: it is a privileged container", "pct restore 105"),
         (
             {"net0": "name=eth0,bridge=vmbr0,ip=dhcp"},
-            "105 has no fixed address in 192.168.2.0/24",
+            "105: it has no fixed address in 192.168.2.0/24",
             "pct set 105 --net0 name=eth0,bridge=vmbr0,ip=ADDRESS/24,gw=192.168.2.1",
         ),
-        ({"net0": None}, "105 has no fixed address", "pct set 105 --net0 name=eth0,bridge=vmbr0,ip=ADDRESS/24"),
-        ({"net0": "name=eth0,bridge=vmbr0,ip=10.0.0.5/8"}, "105 has no fixed address", "pct set 105"),
-        ({"lock": "backup"}, "105 is locked (backup)", "pct unlock 105"),
-        ({"tags": "homelab;homelab-other"}, "105 belongs to another lab", "Leave it"),
-        ({"hostname": "Web.lan"}, "105 has a name that the inventory cannot have", "pct set 105 --hostname"),
-        ({"hostname": "postgres-data"}, "105: its name postgres-data is in the inventory already", "Change one"),
+        ({"net0": None}, "105: it has no fixed address", "pct set 105 --net0 name=eth0,bridge=vmbr0,ip=ADDRESS/24"),
+        ({"net0": "name=eth0,bridge=vmbr0,ip=10.0.0.5/8"}, "105: it has no fixed address", "pct set 105"),
+        ({"lock": "backup"}, "105: it is locked (backup)", "pct unlock 105"),
+        ({"tags": "homelab;homelab-other"}, "105: it belongs to another lab", "Keep it"),
+        ({"hostname": "Web.lan"}, "105: its name is not valid in an inventory", "pct set 105 --hostname"),
+        ({"hostname": "postgres-data"}, "the inventory already has its name postgres-data", "Change one"),
         (
             {"net0": PLAIN["net0"].replace(".70", ".68")},
-            "its address 192.168.2.68/24 is in the inventory",
+            "the inventory already has its address 192.168.2.68/24",
             "Change one",
         ),
-        ({"rootfs": "local-lvm:vm-105-disk-0,size=512M"}, "105 has a root disk", "pct resize 105 rootfs 1G"),
-        ({"memory": 64}, "105 has too little memory", "pct set 105 --memory 128"),
-        ({"template": 1}, "105 is a template", "pct clone 105"),
+        ({"rootfs": "local-lvm:vm-105-disk-0,size=512M"}, "105: its root disk", "pct resize 105 rootfs 1G"),
+        ({"memory": 64}, "105: it has too little memory", "pct set 105 --memory 128"),
+        ({"template": 1}, "105: it is a template", "pct clone 105"),
     ],
 )
 def test_impossible_import_is_refused_in_three_lines(
@@ -287,7 +287,7 @@ def test_other_guests_are_refused_in_one_error(desk: Desk) -> None:
     desk.add()
     with pytest.raises(HomelabError, match="Cannot apply the plan: 3 changes are unsafe") as caught:
         desk.run(200, 105, 999, 167)
-    for part in ("200 is a virtual machine", "There is no guest 999", "its vmid 167 is in the inventory already"):
+    for part in ("200: it is a virtual machine", "Cannot import 999", "the inventory already has its vmid 167"):
         assert part in caught.value.details
     assert desk.changes() == []
 
@@ -315,11 +315,11 @@ def test_missing_privilege_is_named_with_the_grant_command(desk: Desk, overlay: 
     pve, inventory = desk.site.pve, load(desk.paths)
     pve.pools = {"lab": set()}
     pve.grant_least(inventory, without="VM.Audit", path="/vms")
-    with pytest.raises(HomelabError, match="There is no guest 105") as caught:
+    with pytest.raises(HomelabError, match="105: it does not exist") as caught:
         desk.run()
     assert line in caught.value.resolution
     pve.grant_least(inventory, without="VM.Config.Memory")
-    with pytest.raises(HomelabError, match="The token may not change 105") as caught:
+    with pytest.raises(HomelabError, match="105: the token lacks privileges") as caught:
         desk.run()
     assert line in caught.value.resolution
     pve.grant_least(inventory)

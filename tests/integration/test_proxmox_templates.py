@@ -151,7 +151,7 @@ def test_three_containers_need_one_download(bare: Site) -> None:
     out = io.StringIO()
     bare.pve.time_scale, bare.pve.download_secs = 0.1, 8.0
     bare.pve.ct_secs |= {"create": 0.5, "start": 0.5}
-    progress = TerminalProgress(Console(file=out, width=200, force_terminal=False), every=0)
+    progress = TerminalProgress(Console(file=out, width=200, force_terminal=False), interval=0)
     outcome = up(make_session(bare.inventory, bare.known_hosts, progress), confirm=bare._confirm)
     assert [lines[0].rpartition(", ubuntu")[2] for lines in outcome.done.values()] == [
         f"{UBUNTU.removeprefix('ubuntu')}, downloaded to local first"

@@ -135,5 +135,5 @@ def test_resolution_when_ssh_refuses_the_host_key(site: Site, pin: Pin | None, l
     error = host_key_change(make_session(site.inventory, site.known_hosts), NAME, lambda address: line)
     assert (error is not None) is refused
     if error:
-        assert error.brief == "postgres-data: its SSH host key has changed"
+        assert error.brief == "Cannot connect to postgres-data: its SSH host key has changed"
         assert "`homelab trust postgres-data`" in error.resolution

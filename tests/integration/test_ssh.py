@@ -23,26 +23,26 @@ from homelab.errors import HomelabError
 from homelab.host import ConnectionLost
 from homelab.known_hosts import KnownHosts, Pin, fingerprint
 from homelab.secrets import FileSecretStore
-from homelab.ssh import HostKeyMismatch, Ssh, shown_key
+from homelab.ssh import HostKeyMismatch, Keepalive, Ssh, shown_key
 from homelab.steps import File
 from tests.integration.flaky_proxy import FlakyProxy
 from tests.unit.test_services import inventory, steps
 
-UNPACKED = Path(__file__).parents[2] / ".venv" / "sshd"  # by ./bootstrap --test, where sshd is not installed
+UNPACKED = Path(__file__).parents[2] / ".venv" / "sshd"  # by ./bootstrap --test, if sshd is not installed
 SSHD = shutil.which("sshd", path=f"/usr/sbin:{UNPACKED}/usr/sbin")
 LIBRARIES = ":".join(str(path) for path in UNPACKED.glob("usr/lib/*-linux-gnu"))
 
 
-def lacking() -> str:
-    """What this machine lacks for these tests; empty if nothing."""
+def missing_prerequisite() -> str:
+    """Return the prerequisite that this machine lacks for these tests, or ""."""
     if SSHD is None:
-        return "sshd is not there: ./bootstrap --test unpacks it on Debian and Ubuntu"
+        return "sshd is missing: ./bootstrap --test unpacks it on Debian and Ubuntu"
     if os.getuid() != 0:
-        return "only root can run sshd for another login"
+        return "only root can run sshd for another user"
     return ""
 
 
-pytestmark = pytest.mark.skipif(bool(lacking()), reason=lacking() or "nothing")
+pytestmark = pytest.mark.skipif(bool(missing_prerequisite()), reason=missing_prerequisite() or "nothing")
 
 
 @dataclass
@@ -53,14 +53,16 @@ class Server:
     known_hosts: KnownHosts
     process: subprocess.Popen[bytes]
 
-    def client(self, port: int = 0, **more: float) -> Ssh:
+    def client(self, port: int = 0, keepalive: Keepalive | None = None) -> Ssh:
         key, _ = self.secret_store.key_pair("operator")
-        return Ssh("box", "127.0.0.1", key, self.known_hosts, port=port or self.port, **more)
+        return Ssh(
+            "box", "127.0.0.1", key, self.known_hosts, port=port or self.port, keepalive=keepalive or Keepalive()
+        )
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    secret_store = FileSecretStore(tmp_path / "vault")
+    secret_store = FileSecretStore(tmp_path / "secrets")
     _, host_public = secret_store.key_pair("host")
     _, public = secret_store.key_pair("operator")
     keys = tmp_path / "authorized_keys"
@@ -72,7 +74,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
         f"ListenAddress 127.0.0.1:{port}\nHostKey {secret_store.key_path('host')}\nAuthorizedKeysFile {keys}\n"
         f"PidFile none\nStrictModes no\nPermitRootLogin prohibit-password\nUsePAM no\n"
     )
-    command = [*as_if_sshd_were_a_user(tmp_path), str(SSHD), "-D", "-e", "-f", str(config)]
+    command = [*with_sshd_user(tmp_path), str(SSHD), "-D", "-e", "-f", str(config)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env={**os.environ, "LD_LIBRARY_PATH": LIBRARIES})
     try:
         wait_for(port, process)
@@ -84,8 +86,8 @@ def server(tmp_path: Path) -> Iterator[Server]:
         process.wait(10)
 
 
-def as_if_sshd_were_a_user(folder: Path) -> list[str]:
-    """Words before a command that let it find a user `sshd`, for privilege separation, without making one here."""
+def with_sshd_user(folder: Path) -> list[str]:
+    """Return the words before a command that give it a user `sshd`, for privilege separation, without creating it."""
     if "sshd" in {user.pw_name for user in pwd.getpwall()}:
         return []
     passwd = folder / "passwd"
@@ -110,7 +112,7 @@ def test_an_unknown_key_is_refused(server: Server) -> None:
     assert server.known_hosts.pins() == {}
 
 
-def test_another_key_is_a_hard_stop(server: Server) -> None:
+def test_a_changed_key_is_refused(server: Server) -> None:
     server.known_hosts.pin("box", Pin("SHA256:AAAA"))
     with pytest.raises(HostKeyMismatch, match="has changed") as caught:
         server.client().connect()
@@ -118,7 +120,7 @@ def test_another_key_is_a_hard_stop(server: Server) -> None:
     assert server.known_hosts.pins()["box"] == Pin("SHA256:AAAA")
 
 
-def test_the_key_that_is_shown_is_read_without_logging_in(server: Server) -> None:
+def test_the_host_key_is_read_without_a_login(server: Server) -> None:
     line = shown_key("127.0.0.1", server.port)
     assert line is not None
     assert fingerprint(line) == server.fingerprint
@@ -137,13 +139,13 @@ def test_the_pinned_key_is_completed_and_commands_run(server: Server) -> None:
     assert key.startswith("ssh-ed25519 AAAA")
 
 
-def test_a_batch_keeps_answers_apart(server: Server) -> None:
+def test_a_batch_separates_its_results(server: Server) -> None:
     server.known_hosts.pin("box", Pin(server.fingerprint))
     with server.client() as host:
         one, two, three, four = host.batch(["printf 'no newline'", "exit 3", "cat", "echo 'a\n\nb'; echo err >&2"])
     assert (one.stdout, one.status) == (b"no newline", 0)
     assert (two.stdout, two.status) == (b"", 3)
-    assert three.stdout == b"", "a probe must not eat the script"
+    assert three.stdout == b"", "a probe must not read the script"
     assert four.stdout == b"a\n\nb\n"
 
 
@@ -157,9 +159,9 @@ def test_a_lost_connection_is_an_error_and_the_next_command_reconnects(server: S
 
 
 @pytest.mark.parametrize("how", ["cut", "freeze"])
-def test_a_line_that_breaks_or_falls_silent_is_noticed_and_taken_up_again(server: Server, how: str) -> None:
+def test_a_broken_or_silent_connection_is_detected_and_replaced(server: Server, how: str) -> None:
     server.known_hosts.pin("box", Pin(server.fingerprint))
-    with FlakyProxy(server.port) as line, server.client(line.port, beat=0.2, patience=0.4) as host:
+    with FlakyProxy(server.port) as line, server.client(line.port, Keepalive(0.2, 0.4)) as host:
         threading.Timer(0.7, getattr(line, how)).start()
         started = time.monotonic()
         with pytest.raises(ConnectionLost):
@@ -170,8 +172,8 @@ def test_a_line_that_breaks_or_falls_silent_is_noticed_and_taken_up_again(server
         assert host.run("echo back").text == "back"
 
 
-def test_an_answer_of_which_only_the_beginning_came_is_none(server: Server) -> None:
-    """sshd says how the shell ended as soon as it has, and what its children print comes after it."""
+def test_an_incomplete_output_is_an_error(server: Server) -> None:
+    """sshd reports the status as soon as the shell has ended; the output of its children comes later."""
     server.known_hosts.pin("box", Pin(server.fingerprint))
     with FlakyProxy(server.port) as line, server.client(line.port) as host:
         host.connect()
@@ -180,13 +182,13 @@ def test_an_answer_of_which_only_the_beginning_came_is_none(server: Server) -> N
             host.run("echo first; (sleep 3; echo second) & exit 0")
 
 
-def test_a_line_that_is_only_quiet_is_kept(server: Server) -> None:
+def test_an_idle_connection_is_kept(server: Server) -> None:
     server.known_hosts.pin("box", Pin(server.fingerprint))
-    with server.client(beat=0.1, patience=0.3) as host:
+    with server.client(keepalive=Keepalive(0.1, 0.3)) as host:
         assert host.run("sleep 1; echo $PPID").text == host.run("echo $PPID").text
 
 
-def test_whoever_answers_after_a_loss_is_held_against_the_pin(server: Server) -> None:
+def test_the_pin_is_checked_again_after_a_lost_connection(server: Server) -> None:
     server.known_hosts.pin("box", Pin(server.fingerprint))
     with server.client() as host:
         host.connect()
@@ -195,52 +197,49 @@ def test_whoever_answers_after_a_loss_is_held_against_the_pin(server: Server) ->
             host.reconnect(5)
 
 
-def test_a_shell_that_is_killed_is_a_failure_of_the_command(server: Server) -> None:
+def test_a_killed_shell_is_a_failed_command(server: Server) -> None:
     server.known_hosts.pin("box", Pin(server.fingerprint))
     with server.client() as host:
         assert not host.run("kill -9 $$").ok
         assert host.run("echo still here").text == "still here"
 
 
-def test_a_command_that_does_not_end_is_given_up(server: Server) -> None:
+def test_a_command_that_does_not_end_is_an_error(server: Server) -> None:
     server.known_hosts.pin("box", Pin(server.fingerprint))
-    with server.client() as host, pytest.raises(HomelabError, match="no end after 1 s"):
+    with server.client() as host, pytest.raises(HomelabError, match="did not end within 1 s"):
         host.run("sleep 20", timeout=1)
 
 
-def test_nobody_answers(server: Server) -> None:
+def test_a_missing_answer_is_an_error(server: Server) -> None:
     key, _ = server.secret_store.key_pair("operator")
     with pytest.raises(HomelabError, match="no answer over SSH"):
         Ssh("box", "127.0.0.1", key, server.known_hosts, port=free_port()).connect(deadline=0.5)
 
 
-def test_a_refused_login_says_so(server: Server) -> None:
+def test_a_refused_login_is_an_error(server: Server) -> None:
     server.known_hosts.pin("box", Pin(server.fingerprint))
     stranger, _ = server.secret_store.key_pair("stranger")
     with pytest.raises(HomelabError, match="was refused"):
         Ssh("box", "127.0.0.1", stranger, server.known_hosts, port=server.port).connect(deadline=5)
 
 
-def test_ubuntus_cloud_images_do_not_let_passwords_in_again(tmp_path: Path) -> None:
+def test_the_settings_of_ubuntus_cloud_images_do_not_allow_passwords(tmp_path: Path) -> None:
     (ours,) = [
         step
         for step in steps(inventory(tmp_path), "postgres")
         if isinstance(step, File) and "/sshd_config.d/" in step.path
     ]
-    folder, config, secret_store = (
-        tmp_path / "sshd_config.d",
-        tmp_path / "sshd_config",
-        FileSecretStore(tmp_path / "vault"),
-    )
+    folder, config = tmp_path / "sshd_config.d", tmp_path / "sshd_config"
+    secret_store = FileSecretStore(tmp_path / "secrets")
     folder.mkdir()
     (folder / Path(ours.path).name).write_bytes(ours.content)
     (folder / "50-cloud-init.conf").write_text("PasswordAuthentication yes\n")
     secret_store.key_pair("host")
     config.write_text(f"Include {folder}/*.conf\nHostKey {secret_store.key_path('host')}\n")
     Path("/run/sshd").mkdir(exist_ok=True)
-    command = [*as_if_sshd_were_a_user(tmp_path), str(SSHD), "-T", "-f", str(config)]
-    said = subprocess.run(
+    command = [*with_sshd_user(tmp_path), str(SSHD), "-T", "-f", str(config)]
+    effective = subprocess.run(
         command, env={**os.environ, "LD_LIBRARY_PATH": LIBRARIES}, capture_output=True, text=True, check=True
     ).stdout.splitlines()
-    assert "passwordauthentication no" in said
-    assert "permitrootlogin without-password" in said
+    assert "passwordauthentication no" in effective
+    assert "permitrootlogin without-password" in effective

@@ -1,7 +1,7 @@
-"""Refuses every connection but those to loopback and to the lab's own subnet.
+"""The network guard: refuse every connection except those to loopback and to the lab's subnet.
 
-Python imports a module of this name at its start, so programs that tests start are under the guard as well.
-An audit hook cannot be taken away again.
+Python imports a module of this name when it starts, so the guard also applies to programs that tests start. An audit
+hook cannot be removed.
 """
 
 import ipaddress
@@ -11,7 +11,7 @@ _ALLOWED = [ipaddress.ip_network(text) for text in ("127.0.0.0/8", "::1/128", "1
 
 
 class RefusedByGuard(PermissionError):
-    """A test wanted to reach a machine that is none of ours."""
+    """A test tried to reach another machine."""
 
 
 def _allowed(host: str) -> bool:

@@ -1,4 +1,4 @@
-"""A mirror in the stead of the distribution's archive: in every form in which templates name it, and back again."""
+"""A mirror of the distribution's archive: every format of source files, and their restoration."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from homelab.steps.host_state import pending_changes
 from tests.support import LocalHost, killed_before_each_command
 
 LIST, DEBIAN, UBUNTU = "/etc/apt/sources.list", "/x/debian.sources", "/x/ubuntu.sources"
-# A backslash is nothing special.
+# With a backslash, which must not be special.
 ONE, BOTH = Archives("http://m/\\1/main"), Archives("http://m/\\1/main", "http://m/security")
 
-# As Proxmox's template of Debian 12 has it.
+# From Proxmox's template of Debian 12.
 ONE_LINE = """# Debian 12
 deb http://archive.example/debian bookworm main contrib
 
@@ -26,12 +26,12 @@ deb-src [arch=amd64 signed-by=/usr/share/keyrings/debian-archive.gpg] http://arc
 
 deb http://security.example bookworm-security main contrib  # soon
 """
-# As Proxmox's template of Ubuntu 24.04 has it: the security updates come from the same archive.
+# From Proxmox's template of Ubuntu 24.04: the security updates are in the same archive.
 NOBLE_LINES = "".join(
     f"deb http://archive.example/ubuntu {suite} main restricted universe multiverse\n\n"
     for suite in ("noble", "noble-updates", "noble-security")
 )
-# As Debian 13 names it.
+# From Debian 13.
 STANZAS = """Types: deb
 URIs: http://archive.example/debian
 Suites: trixie trixie-updates
@@ -44,7 +44,7 @@ Suites: trixie-security
 Components: main contrib
 Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
 """
-# As Ubuntu 24.04 does, with its comment, and with a list over several lines as deb822 allows it.
+# From Ubuntu 24.04, with its comment, and with a list over several lines, which deb822 allows.
 NOBLE = """# See http://help.example/community/UpgradeNotes
 Types: deb
 URIs: http://archive.example/ubuntu/
@@ -123,7 +123,7 @@ Components: oss
         (DEBIAN, "\n\n", BOTH, {}),
     ],
 )
-def test_only_the_archive_is_another_one(path: str, text: str, archives: Archives, replaced: dict[str, str]) -> None:
+def test_only_the_archive_is_replaced(path: str, text: str, archives: Archives, replaced: dict[str, str]) -> None:
     wanted = text
     for old, new in replaced.items():
         assert old in text
@@ -134,7 +134,7 @@ def test_only_the_archive_is_another_one(path: str, text: str, archives: Archive
 
 @pytest.fixture
 def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder in which apt's files are; the third one is never there."""
+    """Return the folder of apt's source files; the third one is missing."""
     monkeypatch.setattr(
         apt_mirror,
         "APT_SOURCES",
@@ -143,7 +143,7 @@ def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_what_stood_there_comes_back_to_the_byte(apt: Path) -> None:
+def test_the_original_files_are_restored_byte_by_byte(apt: Path) -> None:
     file, stanzas = apt / "sources.list", apt / "debian.sources"
     file.write_bytes(before := ONE_LINE.encode() + b"# \xff\n")
     stanzas.write_text(STANZAS)
@@ -155,7 +155,7 @@ def test_what_stood_there_comes_back_to_the_byte(apt: Path) -> None:
     assert b"archive.example" not in file.read_bytes() + stanzas.read_bytes()
     assert converge(host, [first], SilentProgress()) == []
     assert len(converge(host, [other], SilentProgress())) == 1
-    assert b"deb http://other bookworm-security" in file.read_bytes(), "from what stood there, not from the first one"
+    assert b"deb http://other bookworm-security" in file.read_bytes(), "from the original file"
     file.write_text("deb http://by-hand bookworm main\n")
     assert "changed by hand" in str(pending_changes(host, [other])[0])
     converge(host, [other], SilentProgress())
@@ -165,32 +165,33 @@ def test_what_stood_there_comes_back_to_the_byte(apt: Path) -> None:
     assert converge(host, [], SilentProgress()) == []
 
 
-def test_a_file_that_names_no_archive_is_left_alone(apt: Path) -> None:
+def test_a_file_without_the_archive_is_not_changed(apt: Path) -> None:
     (apt / "sources.list").write_text(OTHERS)
     assert converge(LocalHost(), [AptMirror(ONE)], SilentProgress()) == []
     converge(LocalHost(), [], SilentProgress())
     assert [(path.name, path.read_text()) for path in apt.iterdir()] == [("sources.list", OTHERS)]
 
 
-def test_cut_off_at_any_command_it_comes_back_all_the_same(apt: Path) -> None:
+@pytest.mark.slow
+def test_runs_killed_at_any_command_are_finished_in_both_directions(apt: Path) -> None:
     files = {apt / "sources.list": ONE_LINE, apt / "debian.sources": STANZAS}
     for file, text in files.items():
         file.write_text(text)
 
-    def to_the_mirror(host: LocalHost) -> None:
+    def use(host: LocalHost) -> None:
         converge(host, [AptMirror(ONE)], SilentProgress())
 
-    def back(host: LocalHost) -> None:
+    def restore(host: LocalHost) -> None:
         converge(host, [], SilentProgress())
 
-    done = there = 0
-    for there in killed_before_each_command(to_the_mirror, apt, Path(remote_paths.STATE)):
-        to_the_mirror(LocalHost())
-        assert all(file.read_text() == use_mirror(str(file), text, ONE) for file, text in files.items()), there
-        back(LocalHost())
-        assert all(file.read_text() == text for file, text in files.items()), there
-    to_the_mirror(LocalHost())
-    for done in killed_before_each_command(back, apt, Path(remote_paths.STATE)):
-        back(LocalHost())
+    done = forward = 0
+    for forward in killed_before_each_command(use, apt, Path(remote_paths.STATE)):
+        use(LocalHost())
+        assert all(file.read_text() == use_mirror(str(file), text, ONE) for file, text in files.items()), forward
+        restore(LocalHost())
+        assert all(file.read_text() == text for file, text in files.items()), forward
+    use(LocalHost())
+    for done in killed_before_each_command(restore, apt, Path(remote_paths.STATE)):
+        restore(LocalHost())
         assert all(file.read_text() == text for file, text in files.items()), done
-    assert min(there, done) > 3, "the walk must have met every boundary"
+    assert min(forward, done) > 3, "the walk must have met every boundary"

@@ -1,4 +1,4 @@
-"""Many questions in one script: the first alone, the others side by side, the answers in their order."""
+"""The batch of probes: the first runs alone, the others in parallel, and the results are in order."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from tests.support import LocalHost
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 5, 9, 48])
-def test_each_answer_belongs_to_its_question(count: int) -> None:
+def test_results_are_in_the_order_of_the_commands(count: int) -> None:
     results = LocalHost().batch([f"echo {number}; cat; exit {number % 7}" for number in range(count)])
     assert [(result.text, result.status) for result in results] == [(str(n), n % 7) for n in range(count)]
 
 
-def test_long_answers_wait_for_their_turn() -> None:
+def test_long_outputs_are_complete() -> None:
     results = LocalHost().batch([f"head -c 300000 /dev/zero | tr '\\0' {letter}" for letter in "abcdef"])
     assert [result.stdout for result in results] == [letter.encode() * 300_000 for letter in "abcdef"]
 
 
-def test_they_run_side_by_side() -> None:
+def test_commands_run_in_parallel() -> None:
     started = time.monotonic()
     LocalHost().batch(["true", *["sleep 0.4"] * 4])
     assert time.monotonic() - started < 1.2
 
 
-def test_the_first_has_ended_before_the_others_begin(tmp_path: Path) -> None:
+def test_the_first_command_ends_before_the_others_start(tmp_path: Path) -> None:
     first, *others = LocalHost().batch([f"sleep 0.1; touch {tmp_path}/x", *[f"test -e {tmp_path}/x"] * 6])
     assert first.ok
     assert all(other.ok for other in others)

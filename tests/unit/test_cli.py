@@ -107,9 +107,9 @@ def test_only_one_at_a_time(tmp_path: Path) -> None:
 def test_damaged_files_are_named(tmp_path: Path) -> None:
     for name in ("secrets.json", "known_hosts.json"):
         (tmp_path / name).write_text("{")
-    with pytest.raises(HomelabError, match=r"secrets\.json is damaged"):
+    with pytest.raises(HomelabError, match=r"secrets\.json: it is damaged"):
         FileSecretStore(tmp_path).secret("airflow-admin")
-    with pytest.raises(HomelabError, match=r"known_hosts\.json is damaged"):
+    with pytest.raises(HomelabError, match=r"known_hosts\.json: it is damaged"):
         KnownHosts(tmp_path / "known_hosts.json").pins()
 
 

@@ -1,4 +1,4 @@
-"""The engine: one batch, the right order, nothing owed forgotten wherever it is killed."""
+"""The convergence engine: one batch of probes, the order of steps, and runs that are killed at any command."""
 
 from __future__ import annotations
 
@@ -19,41 +19,41 @@ from homelab.steps import Command, Directory, File, Tree, WaitFor, remote_paths
 from homelab.steps.converge import StepFailed, converge
 from homelab.steps.host_state import clock_offset, pending_changes
 from homelab.steps.locking import LockedHost, wait_until_idle
-from tests.support import Kept, LocalHost, killed_before_each_command, owner_of_new_files
+from tests.support import LocalHost, SavedFolders, killed_before_each_command, owner_of_new_files
 
 
 class Killed(BaseException):
-    """What ends a run at a boundary; not an Exception, as SIGKILL is none."""
+    """The end of a run before a command; no Exception, so that no handler catches it, as with SIGKILL."""
 
 
-class Flaky(LocalHost):
-    """Loses its connection once, at a command."""
+class FlakyHost(LocalHost):
+    """A host that loses its connection once, before or after a command."""
 
-    def __init__(self, point: int, when: str) -> None:
+    def __init__(self, commands: int, when: str) -> None:
         super().__init__()
-        self.left, self.when = point, when
+        self.commands_left, self.when = commands, when
 
     def run(self, command: str, *, stdin: bytes = b"", timeout: float = 60) -> Result:
         """See Host.run."""
-        self.left -= 1
-        if self.left != -1:
+        self.commands_left -= 1
+        if self.commands_left != -1:
             return super().run(command, stdin=stdin, timeout=timeout)
         if self.when == "after":
             super().run(command, stdin=stdin, timeout=timeout)
-        raise ConnectionLost("local: the connection was lost")
+        raise ConnectionLost("Cannot finish a command on local: the connection was lost")
 
 
-class KilledAtItsEnd(LocalHost):
-    """A shell that dies when all that it was to do is done: there is an answer, and no good status."""
+class KilledAfterLastStep(LocalHost):
+    """A host that kills the shell after the last step of a batch: complete output, but a status other than 0."""
 
     def run(self, command: str, *, stdin: bytes = b"", timeout: float = 60) -> Result:
         """See Host.run."""
         result = super().run(command, stdin=stdin, timeout=timeout)
-        return replace(result, status=-1) if "and 4 more" in command else result
+        return replace(result, status=-1) if " and 4 more" in command else result
 
 
 def stack(folder: Path, content: bytes = b"1\n") -> list[Step]:
-    """A configuration, and a service that counts its restarts and runs with the configuration it last read."""
+    """Return a configuration file, and a service that logs its restarts and copies the file at each of them."""
     config = File(str(folder / "config"), content, *owner_of_new_files())
     command = f"cp {folder}/config {folder}/running; echo restart >>{folder}/restarts"
     service = Command("service", argv("test", "-e", str(folder / "running")), command, triggered_by=[config])
@@ -70,7 +70,7 @@ def test_a_second_run_changes_nothing_in_one_round_trip(tmp_path: Path) -> None:
     assert (host.batches, host.ran) == (1, [])
 
 
-def test_a_change_reaches_what_watches_it(tmp_path: Path) -> None:
+def test_a_change_triggers_the_steps_that_depend_on_it(tmp_path: Path) -> None:
     converge(LocalHost(), stack(tmp_path), SilentProgress())
     changes = converge(LocalHost(), stack(tmp_path, b"2\n"), SilentProgress())
     assert str(changes[1]) == f"service: because of file {tmp_path}/config"
@@ -78,39 +78,40 @@ def test_a_change_reaches_what_watches_it(tmp_path: Path) -> None:
     assert (tmp_path / "restarts").read_text() == "restart\n" * 2
 
 
-def several(folder: Path, middle: bytes = b"x") -> list[Step]:
-    """What goes over together, between two commands that do not; the file in the middle has to be valid."""
-    me = owner_of_new_files()
+def batch_steps(folder: Path, middle: bytes = b"x") -> list[Step]:
+    """Return five steps of one batch between two single ones; the file in the middle has a validation."""
+    owner = owner_of_new_files()
     return [
         Command("first", argv("test", "-e", f"{folder}/first"), f"touch {folder}/first"),
-        Directory(f"{folder}/etc", *me, 0o700),
-        File(f"{folder}/etc/large", b"0123456789\n" * 10_000, *me),
-        watched := File(
-            f"{folder}/etc/middle", middle, *me, validate='grep -q x "$new" || { echo "no x" >&2; exit 4; }'
+        Directory(f"{folder}/etc", *owner, 0o700),
+        File(f"{folder}/etc/large", b"0123456789\n" * 10_000, *owner),
+        trigger := File(
+            f"{folder}/etc/middle", middle, *owner, validate='grep -q x "$new" || { echo "no x" >&2; exit 4; }'
         ),
         Tree(f"{folder}/etc/tree", {"a": b"a", "b/c": b"c"}),
-        File(f"{folder}/etc/it's last", b"", *me),
-        Command("last", argv("test", "-e", f"{folder}/last"), f"touch {folder}/last", triggered_by=[watched]),
+        File(f"{folder}/etc/it's last", b"", *owner),
+        Command("last", argv("test", "-e", f"{folder}/last"), f"touch {folder}/last", triggered_by=[trigger]),
     ]
 
 
-def test_files_that_stand_one_after_another_go_over_in_one_command(tmp_path: Path) -> None:
-    host, said = LocalHost(), io.StringIO()
-    steps = several(tmp_path)
-    changes = converge(host, steps, TerminalProgress(Console(file=said, width=300)))
+def test_consecutive_files_are_sent_in_one_command(tmp_path: Path) -> None:
+    host, output = LocalHost(), io.StringIO()
+    steps = batch_steps(tmp_path)
+    changes = converge(host, steps, TerminalProgress(Console(file=output, width=300)))
     assert [change.step for change in changes] == steps
-    assert len([ran for ran in host.ran if "mktemp" in ran]) == 1
-    assert f"directory {tmp_path}/etc and 4 more" in said.getvalue()
+    written = [command for command in host.ran if f"{tmp_path}/etc" in command]
+    assert len(written) == 1
+    assert f"directory {tmp_path}/etc and 4 more" in output.getvalue()
     assert (tmp_path / "etc" / "large").stat().st_size == 110_000
     assert (tmp_path / "etc" / "tree" / "b" / "c").read_bytes() == b"c"
     assert pending_changes(LocalHost(), steps) == []
 
 
-def test_one_that_fails_among_several_is_named(tmp_path: Path) -> None:
-    """Those before it are done, those after it not begun; once it is mended, only the rest is done."""
+def test_the_failed_step_of_a_batch_is_named(tmp_path: Path) -> None:
+    """The steps before it are applied, the steps after it are not; the next run applies only the rest."""
     with pytest.raises(StepFailed) as error:
-        converge(LocalHost(), several(tmp_path, b"y"), SilentProgress())
-    assert error.value.brief == f"local: writing {tmp_path}/etc/middle failed"
+        converge(LocalHost(), batch_steps(tmp_path, b"y"), SilentProgress())
+    assert error.value.brief == f"Cannot write {tmp_path}/etc/middle on local: the command failed"
     assert "ended with status 4\n  no x" in error.value.details
     assert [change.step.title for change in error.value.changed] == [
         "first",
@@ -118,10 +119,10 @@ def test_one_that_fails_among_several_is_named(tmp_path: Path) -> None:
         f"file {tmp_path}/etc/large",
     ]
     assert (
-        f"3 changes were made before it; `file {tmp_path}/etc/middle` may be half done; not begun: tree "
+        f"3 changes were made before it; `file {tmp_path}/etc/middle` may be half done; not started: tree "
         f"{tmp_path}/etc/tree, file {tmp_path}/etc/it's last, last."
     ) in error.value.details
-    assert [change.step.title for change in converge(LocalHost(), several(tmp_path), SilentProgress())] == [
+    assert [change.step.title for change in converge(LocalHost(), batch_steps(tmp_path), SilentProgress())] == [
         f"file {tmp_path}/etc/middle",
         f"tree {tmp_path}/etc/tree",
         f"file {tmp_path}/etc/it's last",
@@ -129,24 +130,24 @@ def test_one_that_fails_among_several_is_named(tmp_path: Path) -> None:
     ]
 
 
-def test_a_shell_that_is_killed_after_the_last_of_several_has_done_them_all(tmp_path: Path) -> None:
-    steps = several(tmp_path)
-    assert [change.step for change in converge(KilledAtItsEnd(), steps, SilentProgress())] == steps
+def test_a_shell_that_is_killed_after_the_last_step_of_a_batch_has_applied_all(tmp_path: Path) -> None:
+    steps = batch_steps(tmp_path)
+    assert [change.step for change in converge(KilledAfterLastStep(), steps, SilentProgress())] == steps
     assert pending_changes(LocalHost(), steps) == []
 
 
 def test_no_command_becomes_too_long_for_linux(tmp_path: Path) -> None:
     host = LocalHost()
-    steps = [File(f"{tmp_path}/it's {'long ' * 30}{number}", b"'", *owner_of_new_files()) for number in range(120)]
-    assert len(converge(host, steps, SilentProgress())) == 120
-    assert 1 < len([ran for ran in host.ran if "mktemp" in ran]) < 30
+    steps = [File(f"{tmp_path}/it's {'long ' * 30}{number}", b"'", *owner_of_new_files()) for number in range(40)]
+    assert len(converge(host, steps, SilentProgress())) == 40
+    assert 1 < len([ran for ran in host.ran if f"{tmp_path}/" in ran]) < 15
     assert max(map(len, host.ran)) < 131_072
     assert pending_changes(LocalHost(), steps) == []
 
 
 @pytest.mark.parametrize("lost", [False, True])
-def test_what_had_no_answer_is_looked_at_again_once_there_is_one(tmp_path: Path, lost: bool) -> None:
-    """As Airflow's metadata, while PostgreSQL is being restarted: what is in there need not be made again."""
+def test_probes_without_an_answer_are_repeated_after_the_wait(tmp_path: Path, lost: bool) -> None:
+    """As with Airflow's metadata while PostgreSQL restarts: existing tables are not created again."""
     server, log, table = tmp_path / "server", tmp_path / "log", tmp_path / "table"
     config = File(str(tmp_path / "config"), b"1\n", *owner_of_new_files())
     wait = WaitFor("the server answers", argv("test", "-e", str(server)), "data", early=True)
@@ -157,13 +158,13 @@ def test_what_had_no_answer_is_looked_at_again_once_there_is_one(tmp_path: Path,
         table.touch()
     host = LocalHost(before=lambda command: server.touch() if wait.probe in command else None)
     changes = converge(host, [config, wait, made, unit, other], SilentProgress())
-    acted = ["table", "unit", "other"] if lost else ["other"]
-    assert [c.step.title for c in changes] == [config.title, wait.title, *acted]
-    assert log.read_text().split() == acted
-    assert pending_changes(LocalHost(), [config, wait, made, unit, other]) == [], "nothing is owed"
+    applied = ["table", "unit", "other"] if lost else ["other"]
+    assert [c.step.title for c in changes] == [config.title, wait.title, *applied]
+    assert log.read_text().split() == applied
+    assert pending_changes(LocalHost(), [config, wait, made, unit, other]) == [], "no marker is left"
 
 
-def test_what_nothing_waits_for_is_not_asked(tmp_path: Path) -> None:
+def test_a_wait_that_no_later_step_needs_is_skipped(tmp_path: Path) -> None:
     log = tmp_path / "log"
     config = File(str(tmp_path / "config"), b"1\n", *owner_of_new_files())
     steps = [
@@ -178,26 +179,27 @@ def test_what_nothing_waits_for_is_not_asked(tmp_path: Path) -> None:
     assert log.read_text().split() == ["first", "unit"]
 
 
-def test_looking_changes_nothing(tmp_path: Path) -> None:
+def test_an_inspection_changes_nothing(tmp_path: Path) -> None:
     assert len(pending_changes(LocalHost(), stack(tmp_path))) == 2
     assert list(tmp_path.iterdir()) == []
 
 
-def test_killed_between_any_two_of_several_the_next_run_finishes(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_run_killed_between_two_steps_of_a_batch_is_finished_by_the_next(tmp_path: Path) -> None:
     def run(host: LocalHost) -> None:
-        converge(host, several(tmp_path, b"x2"), SilentProgress())
+        converge(host, batch_steps(tmp_path, b"x2"), SilentProgress())
 
-    converge(LocalHost(), several(tmp_path)[:4], SilentProgress())
+    converge(LocalHost(), batch_steps(tmp_path)[:4], SilentProgress())
     done = 0
     for done in killed_before_each_command(run, tmp_path, Path(remote_paths.STATE)):
         run(LocalHost())
         assert (tmp_path / "etc" / "middle").read_bytes() == b"x2", f"killed at point {done + 1}"
         assert (tmp_path / "last").exists()
-        assert pending_changes(LocalHost(), several(tmp_path, b"x2")) == []
-    assert done == 7, "before notes, each of the three that go together, the last, its marker, notes; and the end"
+        assert pending_changes(LocalHost(), batch_steps(tmp_path, b"x2")) == []
+    assert done == 7, "before the notes, each of the three batched steps, the last, its marker, the notes; and the end"
 
 
-def test_killed_at_every_command_the_next_run_finishes(tmp_path: Path) -> None:
+def test_a_run_killed_at_any_command_is_finished_by_the_next(tmp_path: Path) -> None:
     def run(host: LocalHost) -> None:
         converge(host, stack(tmp_path, b"2\n"), SilentProgress())
 
@@ -210,23 +212,24 @@ def test_killed_at_every_command_the_next_run_finishes(tmp_path: Path) -> None:
     assert done > 3, "the walk must have met every boundary"
 
 
-def test_a_manifest_that_was_only_half_put_in_place_is_cleared_away(tmp_path: Path) -> None:
+def test_an_incomplete_manifest_of_a_killed_run_is_removed(tmp_path: Path) -> None:
     converge(LocalHost(), stack(tmp_path), SilentProgress())
-    left = Path(remote_paths.owed()) / "manifest.new"
+    left = Path(remote_paths.markers()) / "manifest.new"
     left.write_text("file /half")
     assert converge(LocalHost(), stack(tmp_path), SilentProgress()) == []
     assert not left.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_connection_lost_at_any_command_is_taken_up_again(tmp_path: Path, when: str) -> None:
-    """Lost before a command has begun, or after it has done all and its answer is lost."""
+def test_a_run_continues_after_a_connection_lost_at_any_command(tmp_path: Path, when: str) -> None:
+    """The connection is lost before a command starts, or after its end and before its answer."""
     converge(LocalHost(), stack(tmp_path), SilentProgress())
-    first = Kept(tmp_path, Path(remote_paths.STATE))
+    first = SavedFolders(tmp_path, Path(remote_paths.STATE))
     point, lost = 0, True
     while lost:
-        first.put_back()
-        host = Flaky(point, when)
+        first.restore()
+        host = FlakyHost(point, when)
         changes = converge(host, stack(tmp_path, b"2\n"), SilentProgress())
         lost = host.reconnected == 1
         assert [c.step.title for c in changes] == [f"file {tmp_path}/config", "service"], f"lost at command {point + 1}"
@@ -237,9 +240,9 @@ def test_a_connection_lost_at_any_command_is_taken_up_again(tmp_path: Path, when
     assert (tmp_path / "restarts").read_text() == "restart\n" * 2, "without a loss, once for each content"
 
 
-def test_a_connection_that_is_lost_again_and_again_is_an_error(tmp_path: Path) -> None:
+def test_a_connection_that_is_lost_repeatedly_is_an_error(tmp_path: Path) -> None:
     def lose(command: str) -> None:
-        raise ConnectionLost("local: the connection was lost")
+        raise ConnectionLost("Cannot finish a command on local: the connection was lost")
 
     host = LocalHost(before=lose)
     with pytest.raises(ConnectionLost):
@@ -247,87 +250,115 @@ def test_a_connection_that_is_lost_again_and_again_is_an_error(tmp_path: Path) -
     assert host.reconnected > 1
 
 
-def test_what_an_earlier_run_began_is_waited_for_and_not_begun_again(tmp_path: Path) -> None:
+def test_a_command_of_an_earlier_run_is_awaited_and_not_repeated(tmp_path: Path) -> None:
     log, made = tmp_path / "log", tmp_path / "made"
-    step = Command("long", argv("test", "-e", str(made)), f"echo began >>{log}; sleep 0.5; touch {made}")
+    step = Command("long", argv("test", "-e", str(made)), f"echo started >>{log}; sleep 0.3; touch {made}")
     first = threading.Thread(target=LockedHost(LocalHost(), SilentProgress()).run, args=(step.command,))
-    first.start()  # as a command of a run that was killed: nobody waits for it
+    first.start()  # like a command of a killed run
     while not log.exists():
         time.sleep(0.01)
     assert converge(LocalHost(), [step], SilentProgress()) == []
-    assert log.read_text() == "began\n"
+    assert log.read_text() == "started\n"
     first.join()
 
 
-def test_what_does_not_end_is_named(tmp_path: Path) -> None:
+def test_a_process_that_does_not_end_is_named(tmp_path: Path) -> None:
     made = tmp_path / "made"
-    first = threading.Thread(target=LockedHost(LocalHost(), SilentProgress()).run, args=(f"touch {made}; sleep 2",))
+    first = threading.Thread(target=LockedHost(LocalHost(), SilentProgress()).run, args=(f"touch {made}; sleep 1",))
     first.start()
     while not made.exists():
         time.sleep(0.01)
     with pytest.raises(HomelabError) as error:
         wait_until_idle(LocalHost(), 0.1)
-    assert "sleep 2" in error.value.details
+    assert "sleep 1" in error.value.details
+    assert f"command: touch {made}; sleep 1" in error.value.details
     first.join()
 
 
-def test_a_command_that_takes_too_long_is_ended_over_there(tmp_path: Path) -> None:
+def test_a_command_is_ended_on_the_host_at_its_deadline(tmp_path: Path) -> None:
     host = LockedHost(LocalHost(), SilentProgress())
-    with pytest.raises(HomelabError, match=r"ended after 1 s: `echo so far; sleep 7") as error:
+    with pytest.raises(HomelabError, match=r"ended after 1 s\n`echo so far; sleep 7") as error:
         host.run("echo so far; sleep 7 && touch never", timeout=1)
     assert "so far" in error.value.details
-    assert host.run("echo next").text == "next", "it holds nothing any more"
+    assert host.run("echo next").text == "next", "the lock is free again"
 
 
 @pytest.mark.parametrize(("content", "most"), [(b"small", 5), (b"large\n" * 100_000, 2000)])
-def test_what_is_large_goes_over_compressed(tmp_path: Path, content: bytes, most: int) -> None:
+def test_large_input_is_compressed(tmp_path: Path, content: bytes, most: int) -> None:
     sent = []
 
-    class Line(LocalHost):
+    class Recorder(LocalHost):
         def run(self, command: str, *, stdin: bytes = b"", timeout: float = 60) -> Result:
             sent.append(len(stdin))
             return super().run(command, stdin=stdin, timeout=timeout)
 
-    assert LockedHost(Line(), SilentProgress()).run(f"cat >{tmp_path}/file; exit 3", stdin=content).status == 3
+    assert LockedHost(Recorder(), SilentProgress()).run(f"cat >{tmp_path}/file; exit 3", stdin=content).status == 3
     assert (tmp_path / "file").read_bytes() == content
     assert sent[0] <= most
 
 
-def test_half_of_standard_input_begins_nothing(tmp_path: Path) -> None:
-    class Half(LocalHost):
+def test_a_command_does_not_start_with_incomplete_input(tmp_path: Path) -> None:
+    class Truncating(LocalHost):
         def run(self, command: str, *, stdin: bytes = b"", timeout: float = 60) -> Result:
             return super().run(command, stdin=stdin[:2], timeout=timeout)
 
-    assert not LockedHost(Half(), SilentProgress()).run(f"cat >{tmp_path}/file", stdin=b"whole").ok
+    assert not LockedHost(Truncating(), SilentProgress()).run(f"cat >{tmp_path}/file", stdin=b"whole").ok
     assert not (tmp_path / "file").exists()
 
 
-@pytest.mark.parametrize(("clock", "off"), [(1000, 0), (1009, 0), (990, -10), (1040, 30)])
-def test_a_clock_that_is_off_by_more_than_the_question_took_is_noticed(clock: int, off: float) -> None:
-    assert clock_offset(clock, 1000.0, 1010.0) == off
+def test_a_command_does_not_start_with_an_incomplete_text(tmp_path: Path) -> None:
+    """As after a kill of the process that writes the here-document: the shell must not run its beginning."""
+
+    class Truncating(LocalHost):
+        def run(self, command: str, *, stdin: bytes = b"", timeout: float = 60) -> Result:
+            return super().run(command.replace("/second\n}\n", "/sec\n"), stdin=stdin, timeout=timeout)
+
+    result = LockedHost(Truncating(), SilentProgress()).run(f"touch {tmp_path}/first\ntouch {tmp_path}/second")
+    assert not result.ok
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_a_clock_that_is_off_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_runs_with_its_exact_text() -> None:
+    """Quotes, expansions and here-documents of the command do not interfere with those around it."""
+    command = "\n".join(
+        [
+            "x='it'\\''s'; cat <<'EOF'; printf '%s\\n' \"$x\" \"$(cat)\" `echo back`",
+            "}",
+            '\\ $x "',
+            "EOF",
+            "exit 3 # the end",
+        ]
+    )
+    result = LockedHost(LocalHost(), SilentProgress()).run(command, stdin=b"input")
+    assert (result.status, result.text) == (3, "}\n\\ $x \"\nit's\ninput\nback")
+
+
+@pytest.mark.parametrize(("clock", "offset"), [(1000, 0), (1009, 0), (990, -10), (1040, 30)])
+def test_the_clock_offset_excludes_the_duration_of_the_probe(clock: int, offset: float) -> None:
+    assert clock_offset(clock, 1000.0, 1010.0) == offset
+
+
+def test_a_wrong_clock_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "date").write_text("#!/bin/sh\necho 1000\n")
     (tmp_path / "date").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    said = io.StringIO()
-    converge(LocalHost(), [], TerminalProgress(Console(file=said, width=300)))
-    assert "behind: set that of its node" in said.getvalue()
+    output = io.StringIO()
+    converge(LocalHost(), [], TerminalProgress(Console(file=output, width=300)))
+    assert "behind: set the clock of its node" in output.getvalue()
 
 
-def test_a_step_that_does_not_take_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(HomelabError, match="did not take"):
+def test_a_step_that_is_still_pending_after_it_was_applied_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(HomelabError, match="still pending afterwards"):
         converge(LocalHost(), [Command("useless", "false", "true")], SilentProgress())
 
 
-def test_what_was_waited_for_and_is_slow_to_answer_again_is_no_error(tmp_path: Path) -> None:
+def test_a_wait_is_not_checked_again(tmp_path: Path) -> None:
     asked = tmp_path / "asked"
-    second = f"echo >>{asked}; [ $(wc -l <{asked}) = 2 ]"  # as a service on a busy machine, which answers now and then
+    second = f"echo >>{asked}; [ $(wc -l <{asked}) = 2 ]"  # like a service on a busy machine
     assert len(converge(LocalHost(), [WaitFor("w", second, "c", early=True)], SilentProgress())) == 1
 
 
-def test_a_step_that_fails_stops_what_comes_after(tmp_path: Path) -> None:
+def test_a_failed_step_stops_the_run(tmp_path: Path) -> None:
     later = File(str(tmp_path / "later"), b"", *owner_of_new_files())
     with pytest.raises(HomelabError) as error:
         converge(LocalHost(), [Command("c", "false", "echo why >&2; exit 3"), later], SilentProgress())
@@ -336,9 +367,9 @@ def test_a_step_that_fails_stops_what_comes_after(tmp_path: Path) -> None:
     assert not (tmp_path / "later").exists()
 
 
-def test_what_a_failure_means_is_found_above_the_last_lines_too(tmp_path: Path) -> None:
-    said = "echo DO NOT MATCH THE HASHES >&2; for i in $(seq 30); do echo expected $i >&2; done; exit 1"
+def test_a_known_cause_is_found_above_the_last_lines(tmp_path: Path) -> None:
+    command = "echo DO NOT MATCH THE HASHES >&2; for i in $(seq 30); do echo expected $i >&2; done; exit 1"
     with pytest.raises(HomelabError) as error:
-        converge(LocalHost(), [Command("c", "false", said)], SilentProgress())
+        converge(LocalHost(), [Command("c", "false", command)], SilentProgress())
     assert "expected 1\n" not in error.value.details
-    assert "not what its hash says" in error.value.details
+    assert "does not match its hash" in error.value.details

@@ -70,12 +70,12 @@ def two(folder: Path) -> Callable[[ServiceContext], Sequence[Step]]:
     steps = [
         file,
         Command("service", f"test -e {folder}/s", f"touch {folder}/s; echo well", triggered_by=[file]),
-        WaitFor("it is up", f"test -e {folder}/s", "postgres-data", early=True),
+        WaitFor("the service is up", f"test -e {folder}/s", "postgres-data", early=True),
     ]
     return lambda context: steps
 
 
-def test_what_was_done_and_what_was_not(run: Deploy, tmp_path: Path) -> None:
+def test_reports_have_the_changes_and_the_unchanged_steps(run: Deploy, tmp_path: Path) -> None:
     (would,) = run(two(tmp_path), dry_run=True)
     (did,) = run(two(tmp_path))
     (again,) = run(two(tmp_path))
@@ -88,7 +88,7 @@ def test_what_was_done_and_what_was_not(run: Deploy, tmp_path: Path) -> None:
     assert all(change.seconds > 0 for change in did.changes)
 
 
-def test_events_tell_every_step_and_no_secret(run: Deploy, tmp_path: Path) -> None:
+def test_events_have_every_step_and_no_secret(run: Deploy, tmp_path: Path) -> None:
     said = io.StringIO()
     run(two(tmp_path), JsonProgress(said))
     events = [json.loads(line) for line in said.getvalue().splitlines()]
@@ -102,9 +102,9 @@ def test_events_tell_every_step_and_no_secret(run: Deploy, tmp_path: Path) -> No
         ("started", "service"),
         ("ended", "service"),
         ("changed", "service"),
-        ("started", "it is up"),
-        ("ended", "it is up"),
-        ("waited", "it is up"),
+        ("started", "the service is up"),
+        ("ended", "the service is up"),
+        ("waited", "the service is up"),
     ]
     (command,) = [e for e in events if e["event"] == "command" and "echo well" in e["command"]]
     assert (command["status"], command["output"]) == (0, "well")
@@ -114,7 +114,7 @@ def test_events_tell_every_step_and_no_secret(run: Deploy, tmp_path: Path) -> No
     assert said.getvalue().count('"unchanged"') == 3
 
 
-def test_verbose_shows_commands_and_what_they_print(run: Deploy, tmp_path: Path) -> None:
+def test_verbose_shows_commands_and_their_output(run: Deploy, tmp_path: Path) -> None:
     for verbose in (True, False):
         said = io.StringIO()
         run(two(tmp_path), TerminalProgress(Console(file=said, width=200), verbose=verbose))
@@ -122,7 +122,7 @@ def test_verbose_shows_commands_and_what_they_print(run: Deploy, tmp_path: Path)
         (tmp_path / "s").unlink()
 
 
-def test_a_failure_says_what_it_means_and_what_is_half_done(run: Deploy, tmp_path: Path) -> None:
+def test_a_failure_has_its_cause_and_the_state_of_the_run(run: Deploy, tmp_path: Path) -> None:
     file = File(str(tmp_path / "f"), b"1", *owner_of_new_files())
     full = Command("the middle", "false", "echo 'tar: x: No space left on device' >&2; exit 2")
     later = [Command(f"later {number}", "false", "true") for number in range(8)]
@@ -133,13 +133,13 @@ def test_a_failure_says_what_it_means_and_what_is_half_done(run: Deploy, tmp_pat
         "`echo 'tar: x: No space left on device' >&2; exit 2` ended with status 2",
         "  tar: x: No space left on device",
         "The disk of postgres-data is full.",
-        "One change was made before it; `the middle` may be half done; not begun: later 0, later 1, later 2, later 3, "
-        "later 4, later 5 and 2 more.",
+        "One change was made before it; `the middle` may be half done; not started: later 0, later 1, later 2, "
+        "later 3, later 4, later 5 and 2 more.",
     ]
     assert "df -h" in report.failure.resolution
 
 
-def test_who_waits_for_one_that_fails_gives_up_and_the_others_finish(run: Deploy, tmp_path: Path) -> None:
+def test_a_failed_container_stops_only_those_that_wait_for_it(run: Deploy, tmp_path: Path) -> None:
     def steps(context: ServiceContext) -> Sequence[Step]:
         return {
             "postgres-data": [Command("bad", "false", "exit 1")],
@@ -153,7 +153,7 @@ def test_who_waits_for_one_that_fails_gives_up_and_the_others_finish(run: Deploy
     one, two, three = run(steps, limit=())
     assert one.failure is not None
     assert two.failure is not None
-    assert "gave up" in two.failure.brief
+    assert "the deploy of postgres-data has failed" in two.failure.brief
     assert three.failure is None
     assert (tmp_path / "g").exists()
 
@@ -187,7 +187,7 @@ def test_drift_is_exit_code_2(
     assert "secret" not in done.stdout
 
 
-def test_one_that_was_rolled_back_is_said_to_be_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rollback_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     report = HostReport("postgres-data", (), 0.1, HomelabError("it failed"), 3, rolled_back=True)
     done = command_line([report], monkeypatch, tmp_path, "--rollback-on-failure")
     assert (done.exit_code, "failed after 0 changes, rolled back" in done.stdout) == (1, True)
@@ -201,6 +201,6 @@ def test_a_failure_is_exit_code_1_and_the_result_is_json(
     done = command_line(reports, monkeypatch, tmp_path, *CHECK, "--json")
     assert done.exit_code == 1
     (report,) = json.loads(done.stdout)
-    assert report["failure"]["brief"] == "postgres-data: bad failed"
+    assert report["failure"]["brief"] == "Cannot run `bad` on postgres-data: the command failed"
     assert [change["step"] for change in report["changes"]] == [f"file {tmp_path}/f", "service"]
     assert "b'secret'" not in done.stdout

@@ -18,7 +18,7 @@ from homelab.commands import pipeline_backfill
 from homelab.errors import HomelabError, InputError
 from homelab.host import Result
 from homelab.pipeline_contract import EXIT
-from homelab.progress import SilentProgress, Update
+from homelab.progress import SilentProgress, StatusUpdate
 from homelab.runtime import job_progress
 from tests.support import LocalHost
 
@@ -69,11 +69,11 @@ class RecordedProgress(SilentProgress):
     """A progress display that records its updates."""
 
     def __init__(self) -> None:
-        self.updates: list[str] = []
+        self.statuses: list[str] = []
 
     @contextmanager
-    def step(self, who: str, what: str) -> Iterator[Update]:
-        yield self.updates.append
+    def step(self, host: str, title: str) -> Iterator[StatusUpdate]:
+        yield self.statuses.append
 
 
 def backfill_history(host: BackfillHost, progress: RecordedProgress) -> pipeline_backfill.Backfilled:
@@ -84,7 +84,7 @@ def test_the_progress_and_the_result_are_shown(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(job_progress, "POLL_INTERVAL", 0.01)
     host, progress = BackfillHost(status=EXIT.partial), RecordedProgress()
     result = backfill_history(host, progress)
-    assert progress.updates[0] == "3 of 9 weeks"
+    assert progress.statuses[0] == "3 of 9 weeks"
     assert "--from 2019-01-01 --to 2019-02-01 --city A --city B" in host.ran[0]
     assert str(result).splitlines()[:2] == [
         "5 observations stored, 0 were already present, 1 complete weeks skipped",
@@ -98,7 +98,7 @@ def test_the_progress_and_the_result_are_shown(monkeypatch: pytest.MonkeyPatch) 
         (EXIT.bad_input, InputError, "Cannot request the history"),
         (EXIT.key_refused, HomelabError, "OpenWeather refuses the key"),
         (EXIT.busy, HomelabError, "another one is running"),
-        (EXIT.failed, HomelabError, "local: storing the history"),
+        (EXIT.failed, HomelabError, "Cannot store the history"),
     ],
 )
 def test_each_exit_status_has_its_error(

@@ -1,4 +1,4 @@
-"""What is ours and no longer wanted goes, and nothing else: wherever the run is killed."""
+"""Managed resources that are no longer wanted are removed, and nothing else, wherever the run is killed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def owned(*lines: str) -> frozenset[ManagedResource]:
     return frozenset(ManagedResource(*line.split(" ", 1)) for line in lines)
 
 
-SURPLUS = [
+ORPHANED = [
     (["file /a/b"], ["file /a/b"], []),
     (
         ["file /a/b", "unit x.service", "directory /a", "tree /a/t"],
@@ -34,7 +34,7 @@ SURPLUS = [
         [],
         ["directory /a/b/c", "directory /a/b", "directory /a"],
     ),
-    # A file of old that a tree holds now, and a tree of old in which a file is still wanted.
+    # An old file that is now in a tree, and an old tree with a file that is still wanted.
     (["file /a/t/x"], ["tree /a/t"], []),
     (["tree /a/t"], ["file /a/t/x"], []),
     (["tree /a/t"], ["file /a/tx"], ["tree /a/t"]),
@@ -43,9 +43,9 @@ SURPLUS = [
 ]
 
 
-@pytest.mark.parametrize(("ours", "wanted", "goes"), SURPLUS)
-def test_what_goes_and_in_which_order(ours: list[str], wanted: list[str], goes: list[str]) -> None:
-    assert [str(each) for each in m.orphaned(owned(*ours), owned(*wanted))] == goes
+@pytest.mark.parametrize(("ours", "wanted", "expected"), ORPHANED)
+def test_orphaned_resources_in_removal_order(ours: list[str], wanted: list[str], expected: list[str]) -> None:
+    assert [str(each) for each in m.orphaned(owned(*ours), owned(*wanted))] == expected
 
 
 def test_a_manifest_reads_as_it_was_written() -> None:
@@ -69,12 +69,12 @@ def test_a_manifest_reads_as_it_was_written() -> None:
         "tree /a/b/",
     ],
 )
-def test_a_line_that_we_would_not_write_names_nothing(line: str) -> None:
+def test_a_line_that_homelab_would_not_write_is_ignored(line: str) -> None:
     assert m.parse(line + "\n") == frozenset()
 
 
 def before(folder: Path) -> list[Step]:
-    """A directory with a file in it, a tree, something that a command makes, and somebody's data."""
+    """Return steps for a directory with a file, a tree, the result of a command, and a file that stays."""
     owner = owner_of_new_files()
     return [
         Directory(str(folder / "d"), *owner),
@@ -94,9 +94,9 @@ def left(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
-def test_what_is_no_longer_wanted_is_shown_and_then_removed_and_data_stays(tmp_path: Path) -> None:
+def test_orphaned_resources_are_shown_then_removed_and_foreign_data_stays(tmp_path: Path) -> None:
     converge(LocalHost(), before(tmp_path), SilentProgress())
-    (tmp_path / "e" / "data").write_text("somebody's")
+    (tmp_path / "e" / "data").write_text("foreign")
     (tmp_path / "other").write_text("not ours")
     (tmp_path / "d" / "f").write_text("changed by hand")
     shown = [str(change) for change in pending_changes(LocalHost(), after(tmp_path))]
@@ -111,7 +111,7 @@ def test_what_is_no_longer_wanted_is_shown_and_then_removed_and_data_stays(tmp_p
     assert (host.batches, host.ran) == (1, [])
 
 
-def test_what_is_gone_is_not_removed_again_after_a_failure(tmp_path: Path) -> None:
+def test_a_removed_resource_is_not_removed_again_after_a_failure(tmp_path: Path) -> None:
     converge(LocalHost(), before(tmp_path), SilentProgress())
     steps = [*after(tmp_path), Command("bad", "false", "exit 1")]
     with pytest.raises(HomelabError):
@@ -119,8 +119,9 @@ def test_what_is_gone_is_not_removed_again_after_a_failure(tmp_path: Path) -> No
     assert [str(change) for change in pending_changes(LocalHost(), steps)] == ["bad: not done yet"]
 
 
-def test_killed_at_every_command_nothing_of_ours_is_forgotten(tmp_path: Path) -> None:
-    """Killed while it makes the one, then asked for the other: what the first run had made by then is gone."""
+@pytest.mark.slow
+def test_no_managed_resource_is_lost_when_runs_are_killed(tmp_path: Path) -> None:
+    """The first run is killed, then the inventory changes: all that the first run had created is removed."""
 
     def run(host: LocalHost) -> None:
         converge(host, before(tmp_path), SilentProgress())
@@ -165,7 +166,7 @@ case "$1" in cat) {cat} ;; is-active) exit 3 ;; esac
         (False, ["cat x.service", "cat x.service", "daemon-reload", "reset-failed x.service"]),
     ],
 )
-def test_a_unit_is_stopped_and_one_of_a_package_is_masked(
+def test_a_unit_is_stopped_and_a_unit_of_a_package_is_masked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool, calls: list[str]
 ) -> None:
     log = tmp_path / "log"
@@ -178,11 +179,11 @@ def test_a_unit_is_stopped_and_one_of_a_package_is_masked(
     assert step.check(LocalHost().batch(step.probes())) is None
 
 
-def test_a_venv_goes_with_all_its_folders(tmp_path: Path) -> None:
+def test_a_venv_is_removed_with_all_its_folders(tmp_path: Path) -> None:
     for name in ("v-3.11.2-aa", "v-3.11.2-bb"):
         (tmp_path / name).mkdir()
     (tmp_path / "v").symlink_to("v-3.11.2-aa")
     (tmp_path / "vx").mkdir()
-    (gone,) = (m.RemoveResource(each) for each in Venv(str(tmp_path / "v"), b"").managed_resources())
-    gone.apply(LocalHost())
+    (removal,) = (m.RemoveResource(each) for each in Venv(str(tmp_path / "v"), b"").managed_resources())
+    removal.apply(LocalHost())
     assert left(tmp_path) == ["vx"]

@@ -1,4 +1,4 @@
-"""What a person sees of long work."""
+"""The display of long work."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from rich.console import Console
 from homelab.progress import TerminalProgress, duration
 
 
-def shown(every: float, terminal: bool = False) -> str:
-    """What stays on the screen of a step that says three times how far it is, two of them the same."""
+def shown(interval: float, terminal: bool = False) -> str:
+    """Return the output of a step that reports its status three times, two of them the same."""
     out = io.StringIO()
-    progress = TerminalProgress(Console(file=out, force_terminal=terminal, width=80, color_system=None), every)
+    progress = TerminalProgress(Console(file=out, force_terminal=terminal, width=80, color_system=None), interval)
     with progress.step("pve", "download it") as update:
-        for far in ("26 %", "26 %", "52 %"):
-            update(far)
+        for status in ("26 %", "26 %", "52 %"):
+            update(status)
         until = time.monotonic() + 5
         while terminal and "52 %" not in out.getvalue() and time.monotonic() < until:
             time.sleep(0.02)
@@ -25,29 +25,29 @@ def shown(every: float, terminal: bool = False) -> str:
 
 
 @pytest.fixture(autouse=True)
-def by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+def without_ci(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CI", raising=False)
 
 
-def test_plain_lines_say_how_far_but_not_twice_the_same() -> None:
+def test_plain_lines_show_each_new_status() -> None:
     lines = [" ".join(line.split()) for line in shown(0).splitlines()]
     assert lines[:2] == ["· pve download it: 26 %", "· pve download it: 52 %"]
     assert lines[2].startswith("✓ pve download it [")
     assert len(lines) == 3
 
 
-def test_plain_lines_are_far_apart() -> None:
+def test_plain_lines_respect_the_interval() -> None:
     assert len(shown(10).splitlines()) == 1
 
 
-def test_a_terminal_shows_it_on_the_step_s_own_line() -> None:
+def test_a_terminal_shows_the_status_in_the_line_of_the_step() -> None:
     text = shown(0, terminal=True)
     assert "download it: 52 %" in text
     assert "· pve                    download it:" not in text
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"),
+    ("seconds", "text"),
     [
         (0, "0.0 s"),
         (9.94, "9.9 s"),
@@ -59,5 +59,5 @@ def test_a_terminal_shows_it_on_the_step_s_own_line() -> None:
         (200_000, "2 d 7 h"),
     ],
 )
-def test_a_span_of_time_is_told_in_two_numbers_at_most(seconds: float, said: str) -> None:
-    assert duration(seconds) == said
+def test_a_duration_has_at_most_two_numbers(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

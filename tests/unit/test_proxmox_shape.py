@@ -221,14 +221,13 @@ def test_no_host_key_in_other_logs(log: list[str]) -> None:
 
 
 def test_starter_inventory_differs_only_in_values() -> None:
-    text = starter(bundled_path("inventory.yaml").read_text(), "pve.lan", 8443, "AB:" * 31 + "CD", "me@pve!x")
+    text = starter(bundled_path("inventory.yaml").read_text(), "pve.lan", 8443, "AB:" * 31 + "CD")
     changed = [
         line for line in text.splitlines() if line not in bundled_path("inventory.yaml").read_text().splitlines()
     ]
     assert [line.split("#")[0].strip() for line in changed] == [
         "host: pve.lan",
         "port: 8443",
-        "token_id: me@pve!x",
         'fingerprint: "' + "AB:" * 31 + 'CD"',
         "pool: homelab",
     ]

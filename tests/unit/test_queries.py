@@ -1,4 +1,4 @@
-"""Queries of one database go through one psql, and each gets its own answer."""
+"""Queries of one database share one psql, and each gets its own result."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from homelab.host import Result
 from homelab.steps.queries import Query, merge_queries
 from tests.support import LocalHost
 
-# Prints what a query's text says, as psql would the rows, and knows an error from none.
+# Prints the text of a query instead of its rows, and sets :ERROR as psql does.
 PSQL = r"""#!/bin/sh
 echo started >>{log}
 error=false
@@ -35,13 +35,13 @@ def psql(tmp_path: Path) -> str:
 
 
 def ask(probes: list[str]) -> list[tuple[str, bool]]:
-    commands, taken_apart = merge_queries(probes)
-    results = taken_apart(LocalHost().batch(commands))
+    commands, split_results = merge_queries(probes)
+    results = split_results(LocalHost().batch(commands))
     assert [result.command for result in results] == probes
     return [(result.text, result.ok) for result in results]
 
 
-def test_each_probe_gets_its_own_answer_from_few_processes(psql: str, tmp_path: Path) -> None:
+def test_each_probe_gets_its_own_result_from_few_processes(psql: str, tmp_path: Path) -> None:
     probes = [
         Query(psql, "a", "one\ntwo"),
         "echo between",
@@ -63,7 +63,7 @@ def test_each_probe_gets_its_own_answer_from_few_processes(psql: str, tmp_path: 
     assert len((tmp_path / "log").read_text().splitlines()) == 2
 
 
-def test_what_comes_after_the_end_of_psql_is_no_answer(psql: str) -> None:
+def test_queries_after_the_end_of_psql_have_failed(psql: str) -> None:
     assert ask([Query(psql, "a", "one"), Query(psql, "a", "die"), Query(psql, "a", "two")]) == [
         ("one", True),
         ("", False),
@@ -72,7 +72,7 @@ def test_what_comes_after_the_end_of_psql_is_no_answer(psql: str) -> None:
     assert ask([Query("false", "a", "one"), Query("false", "a", "two")]) == [("", False), ("", False)]
 
 
-def test_a_query_alone_is_plain_shell_text(psql: str) -> None:
+def test_a_single_query_is_plain_shell_text(psql: str) -> None:
     query = Query(psql, "a", "one")
     assert merge_queries([query])[0] == [query]
     assert LocalHost().run(query + " 2>&1").text == "one"

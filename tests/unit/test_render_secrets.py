@@ -1,4 +1,4 @@
-"""Rendering, secrets and pins: strict, private, and the same every time."""
+"""Rendering, secrets and pins: strict, private, and reproducible."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def mode(path: Path) -> int:
     return path.stat().st_mode & 0o777
 
 
-def test_a_name_that_is_not_given_is_an_error_with_its_line() -> None:
+def test_a_missing_value_is_an_error_with_its_line() -> None:
     with pytest.raises(HomelabError) as error:
         render("postgres/pg_hba.conf.j2")
-    assert str(error.value).startswith("templates/postgres/pg_hba.conf.j2:4: 'rows' is undefined")
+    assert str(error.value).startswith("Cannot render templates/postgres/pg_hba.conf.j2: line 4: 'rows' is undefined")
     assert "{% for" in error.value.details
 
 
@@ -42,7 +42,7 @@ def test_pg_hba_names_each_address_and_rejects_the_rest() -> None:
 
 
 @pytest.mark.parametrize("value", ["plain", "with space", "it's", 'a"b', "$(reboot)", "ä"])
-def test_values_for_the_shell_arrive_whole(value: str) -> None:
+def test_the_shell_reads_quoted_values_unchanged(value: str) -> None:
     import subprocess
 
     text = render("airflow/database.env.j2", postgres="127.0.0.1", password=value).decode()
@@ -50,7 +50,7 @@ def test_values_for_the_shell_arrive_whole(value: str) -> None:
     assert shown.stdout.decode() == value
 
 
-def test_a_secret_is_made_once_and_kept_private(tmp_path: Path) -> None:
+def test_a_secret_is_generated_once_and_private(tmp_path: Path) -> None:
     folder = tmp_path / "state"
     first = FileSecretStore(folder).secret("a").reveal()
     assert FileSecretStore(folder).secret("a").reveal() == first
@@ -71,7 +71,7 @@ def test_many_threads_get_the_same_secret(tmp_path: Path) -> None:
     assert len(seen) == 1
 
 
-def test_a_key_pair_is_made_once_and_openssh_reads_it(tmp_path: Path) -> None:
+def test_a_key_pair_is_generated_once_and_openssh_reads_it(tmp_path: Path) -> None:
     import subprocess
 
     secret_store = FileSecretStore(tmp_path / "state")
@@ -84,33 +84,40 @@ def test_a_key_pair_is_made_once_and_openssh_reads_it(tmp_path: Path) -> None:
     assert derived.stdout.split()[:2] == public.split()[:2]
 
 
-def test_what_prints_a_secret_prints_stars() -> None:
+def test_a_printed_secret_is_stars() -> None:
     secret = Secret("hunter2")
     assert f"{secret} {secret!r} {[secret]}" == "Secret(***) Secret(***) [Secret(***)]"
 
 
-@pytest.mark.parametrize("content", [None, "", "  \n"])
-def test_a_missing_secret_says_what_to_do(tmp_path: Path, content: str | None) -> None:
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        (None, "Cannot read the key: No such file"),
+        ("", "Cannot use the key: the file is empty"),
+        ("  \n", "Cannot use the key: the file is empty"),
+    ],
+)
+def test_a_missing_secret_is_an_error_with_its_resolution(tmp_path: Path, content: str | None, error: str) -> None:
     path = tmp_path / "key"
     if content is not None:
         path.write_text(content)
-    with pytest.raises(InputError, match="The key is missing") as error:
-        read_secret(path, "The key", "Write it there.")
-    assert error.value.resolution == "Write it there."
+    with pytest.raises(InputError, match=error) as caught:
+        read_secret(path, "the key", "Write it there.")
+    assert caught.value.resolution == "Write it there."
 
 
 def test_a_secret_that_others_can_read_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "key"
     path.write_text("hunter2")
     path.chmod(0o640)
-    with pytest.raises(InputError, match="readable by others") as error:
-        read_secret(path, "The key", "")
+    with pytest.raises(InputError, match="Cannot use the key: other users can read it") as error:
+        read_secret(path, "the key", "")
     assert error.value.resolution == f"chmod 600 {path}"
     path.chmod(0o600)
-    assert read_secret(path, "The key", "").reveal() == "hunter2"
+    assert read_secret(path, "the key", "").reveal() == "hunter2"
 
 
-def test_pins_are_kept_completed_and_forgotten(tmp_path: Path) -> None:
+def test_pins_are_stored_completed_and_removed(tmp_path: Path) -> None:
     hosts = KnownHosts(tmp_path / "state" / "pins.json")
     assert hosts.pins() == {}
     hosts.pin("a", Pin("SHA256:x"))

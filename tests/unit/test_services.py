@@ -1,4 +1,4 @@
-"""What the services want in their containers, on each distribution; nothing here reaches a host."""
+"""The steps of the services on each distribution; no test needs a host."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def file(found: list[Step], path: str) -> str:
 
 
 @pytest.mark.parametrize("template", POSTGRES)
-def test_postgres_is_that_of_the_distribution(tmp_path: Path, template: str) -> None:
+def test_postgres_has_the_version_of_the_distribution(tmp_path: Path, template: str) -> None:
     version = POSTGRES[template]
     found = steps(inventory(tmp_path, template), "postgres")
     assert [s.names for s in found if isinstance(s, Packages)] == [[f"postgresql-{version}"]]
@@ -81,48 +81,48 @@ def test_pgdg_comes_with_its_key_from_a_signed_package(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "makes", "left"),
+    ("data", "create", "left"),
     [
         ({}, "mkdir -p {data} {conf}; echo new >{data}/base; touch {conf}/postgresql.conf", {"base": "new\n"}),
         ({"base": "rows\n"}, "touch {conf}/postgresql.conf", {"base": "rows\n"}),
         ({"base": "rows\n"}, "exit 1", {"base": "rows\n"}),
     ],
 )
-def test_a_cluster_that_is_there_is_never_removed_and_half_of_one_is(
-    tmp_path: Path, data: dict[str, str], makes: str, left: dict[str, str]
+def test_an_existing_cluster_is_never_removed_and_an_incomplete_one_is(
+    tmp_path: Path, data: dict[str, str], create: str, left: dict[str, str]
 ) -> None:
     (step,) = [s for s in steps(inventory(tmp_path), "postgres") if s.title == "cluster 16/main"]
     assert isinstance(step, Command)
     root, programs = tmp_path / "root", tmp_path / "bin"
-    places = {"conf": root / "etc/postgresql/16/main", "data": root / "var/lib/postgresql/16/main"}
-    for folder in (*places.values(), programs):
+    paths = {"conf": root / "etc/postgresql/16/main", "data": root / "var/lib/postgresql/16/main"}
+    for folder in (*paths.values(), programs):
         folder.mkdir(parents=True)
     for name, text in data.items():
-        (places["data"] / name).write_text(text)
+        (paths["data"] / name).write_text(text)
 
-    def run(text: str, creates: str) -> int:
-        for name, does in (("systemctl", ":"), ("pg_createcluster", creates.format(**places))):
-            (programs / name).write_text(f"#!/bin/sh\n{does}\n")
+    def run(text: str, create: str) -> int:
+        for name, script in (("systemctl", ":"), ("pg_createcluster", create.format(**paths))):
+            (programs / name).write_text(f"#!/bin/sh\n{script}\n")
             (programs / name).chmod(0o755)
         inside = text.replace("/etc/", f"{root}/etc/").replace("/var/lib/", f"{root}/var/lib/")
         return subprocess.run(["sh", "-c", inside], env={"PATH": f"{programs}:/usr/bin:/bin"}, check=False).returncode
 
-    if not data:  # killed in the middle, after initdb has written something
+    if not data:  # killed after initdb has written a file
         assert run(step.command, "echo half >{data}/junk; kill -9 $PPID") != 0
         assert run(step.done, "") != 0
     for _ in range(2):
-        run(step.command, makes)
-        assert {path.name: path.read_text() for path in places["data"].iterdir()} == left
-    assert run(step.done, "") == (1 if makes == "exit 1" else 0)
+        run(step.command, create)
+        assert {path.name: path.read_text() for path in paths["data"].iterdir()} == left
+    assert run(step.done, "") == (1 if create == "exit 1" else 0)
 
 
 @pytest.mark.parametrize("template", POSTGRES)
 @pytest.mark.parametrize("service", ["postgres", "analytics", "airflow"])
-def test_titles_are_unique_and_what_is_watched_comes_first(tmp_path: Path, template: str, service: str) -> None:
+def test_titles_are_unique_and_triggers_come_first(tmp_path: Path, template: str, service: str) -> None:
     found = steps(inventory(tmp_path, template), service)
     assert len({step.title for step in found}) == len(found)
     for position, step in enumerate(found):
-        assert all(found.index(watched) < position for watched in step.triggered_by), step.title
+        assert all(found.index(trigger) < position for trigger in step.triggered_by), step.title
 
 
 @pytest.mark.parametrize(
@@ -137,14 +137,14 @@ def test_airflow_runs_the_processes_of_its_series(tmp_path: Path, version: str, 
         assert f"ExecStart=/opt/airflow/venv/bin/airflow {process}" in unit
         assert "User=airflow" in unit
         assert "secret-of" not in unit
-        # A task that the scheduler starts before the API answers fails, and is tried again minutes later.
+        # A task that starts before the API answers fails, and is retried only minutes later.
         assert ("ExecStartPre=/usr/local/sbin/homelab-airflow-ready\n" in unit) is (
             (version, process) == ("3.3", "scheduler")
         )
 
 
-@pytest.mark.parametrize(("version", "then"), [("3.3", "Airflow can import the DAG"), ("2.11", "airflow works")])
-def test_the_admin_is_made_while_the_web_server_comes_up_where_they_are_not_in_each_others_way(
+@pytest.mark.parametrize(("version", "then"), [("3.3", "Airflow can import the DAG"), ("2.11", "airflow is healthy")])
+def test_the_admin_is_created_while_the_web_server_starts_if_they_do_not_conflict(
     tmp_path: Path, version: str, then: str
 ) -> None:
     found = steps(inventory(tmp_path, airflow=version), "airflow")
@@ -156,7 +156,7 @@ def test_the_admin_is_made_while_the_web_server_comes_up_where_they_are_not_in_e
 
 
 @pytest.mark.parametrize("version", ["3.3", "2.11"])
-def test_airflows_environment_can_be_read_by_a_shell_and_is_private(tmp_path: Path, version: str) -> None:
+def test_airflows_environment_is_readable_by_a_shell_and_private(tmp_path: Path, version: str) -> None:
     found = steps(inventory(tmp_path, airflow=version), "airflow")
     (step,) = [s for s in found if isinstance(s, File) and s.path == "/etc/homelab/airflow.env"]
     assert (step.mode, step.owner, step.secret) == (0o600, "root", True)
@@ -174,25 +174,25 @@ def test_airflows_environment_can_be_read_by_a_shell_and_is_private(tmp_path: Pa
     assert ("AIRFLOW__API_AUTH__JWT_SECRET" in values) == (version == "3.3")
 
 
-def test_airflow_is_not_configured_without_the_host_key_it_has_to_check(tmp_path: Path) -> None:
+def test_airflow_is_not_configured_without_the_host_key_of_analytics(tmp_path: Path) -> None:
     with pytest.raises(HomelabError, match="host key of analytics-platform is not known yet"):
         steps(inventory(tmp_path), "airflow", keys={})
 
 
-def test_analytics_needs_a_key_of_openweather(tmp_path: Path) -> None:
+def test_analytics_requires_a_key_of_openweather(tmp_path: Path) -> None:
     wanted = inventory(tmp_path)
     (tmp_path / "key").unlink()
-    with pytest.raises(InputError, match="OpenWeather API key is missing"):
+    with pytest.raises(InputError, match="Cannot read the OpenWeather API key"):
         steps(wanted, "analytics")
 
 
-def test_airflows_key_is_held_to_the_gate_and_the_address(tmp_path: Path) -> None:
+def test_airflows_key_is_restricted_to_the_gate_and_the_address(tmp_path: Path) -> None:
     line = file(steps(inventory(tmp_path), "analytics"), "/home/analytics/.ssh/authorized_keys")
     assert line.startswith('restrict,from="192.168.2.69",command="/opt/analytics-platform/bin/gate" ssh-ed25519 ')
     assert line.count("\n") == 1
 
 
-def test_what_holds_the_gate_is_roots_all_the_way_down(tmp_path: Path) -> None:
+def test_all_folders_of_the_gate_belong_to_root(tmp_path: Path) -> None:
     owners = {
         step.path: step.owner for step in steps(inventory(tmp_path), "analytics") if isinstance(step, Directory | File)
     }
@@ -209,7 +209,7 @@ def test_what_holds_the_gate_is_roots_all_the_way_down(tmp_path: Path) -> None:
     } == {"root"}
 
 
-def test_the_pipelines_environment_holds_the_cities_as_json(tmp_path: Path) -> None:
+def test_the_pipelines_environment_has_the_cities_as_json(tmp_path: Path) -> None:
     wanted = inventory(tmp_path)
     text = file(steps(wanted, "analytics"), "/opt/analytics-platform/pipeline.env")
     values = dict(
@@ -227,7 +227,7 @@ def with_file(tmp_path: Path, name: str, text: str) -> Inventory:
     return replace(wanted, pipeline=replace(wanted.pipeline, cities=(), cities_file=file, rate_limit=600))
 
 
-def test_cities_of_a_file_are_put_in_place_once_the_ingestion_can_read_them(tmp_path: Path) -> None:
+def test_a_file_of_cities_is_installed_after_the_script_that_validates_it(tmp_path: Path) -> None:
     found = steps(with_file(tmp_path, "mine.csv", "name\nBerlin\n"), "analytics")
     (cities,) = [s for s in found if isinstance(s, File) and s.path == "/opt/analytics-platform/cities.csv"]
     assert (cities.content, cities.secret, cities.mode) == (b"name\nBerlin\n", False, 0o644)
@@ -241,7 +241,7 @@ def test_cities_of_a_file_are_put_in_place_once_the_ingestion_can_read_them(tmp_
 
 
 @pytest.mark.parametrize(("text", "accepted"), [("name\nBerlin\n", True), ("town\nBerlin\n", False)])
-def test_a_file_of_cities_is_read_before_it_takes_its_place(tmp_path: Path, text: str, accepted: bool) -> None:
+def test_a_file_of_cities_is_validated_before_it_is_installed(tmp_path: Path, text: str, accepted: bool) -> None:
     found = steps(with_file(tmp_path, "mine.csv", text), "analytics")
     (cities,) = [s for s in found if isinstance(s, File) and s.path == "/opt/analytics-platform/cities.csv"]
     new = tmp_path / ".cities.csv.x1"
@@ -255,15 +255,15 @@ def test_a_file_of_cities_is_read_before_it_takes_its_place(tmp_path: Path, text
     assert [path.name for path in tmp_path.glob(".cities*")] == [".cities.csv.x1"]
 
 
-def test_a_file_of_cities_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_of_cities_is_an_error(tmp_path: Path) -> None:
     wanted = with_file(tmp_path, "mine.csv", "")
     (tmp_path / "mine.csv").unlink()
-    with pytest.raises(InputError, match="file of cities cannot be read"):
+    with pytest.raises(InputError, match="Cannot read the file of cities"):
         steps(wanted, "analytics")
 
 
-@pytest.mark.parametrize(("status", "seen"), [(0, 0), (4, 0), (1, 1), (2, 2)])
-def test_the_marts_wait_only_for_a_fetch_that_has_brought_nothing(tmp_path: Path, status: int, seen: int) -> None:
+@pytest.mark.parametrize(("status", "expected"), [(0, 0), (4, 0), (1, 1), (2, 2)])
+def test_a_fetch_with_failed_cities_does_not_stop_the_pipeline(tmp_path: Path, status: int, expected: int) -> None:
     script = file(steps(inventory(tmp_path), "analytics"), "/opt/analytics-platform/bin/fetch_weather_data")
     root = tmp_path / "root"
     (root / "venv" / "bin").mkdir(parents=True)
@@ -273,10 +273,10 @@ def test_the_marts_wait_only_for_a_fetch_that_has_brought_nothing(tmp_path: Path
     python.write_text(f"#!/bin/sh\nexit {status}\n")
     python.chmod(0o755)
     done = subprocess.run(["sh", "-c", script.replace("/opt/analytics-platform", str(root))], check=False, timeout=60)
-    assert done.returncode == seen
+    assert done.returncode == expected
 
 
-def test_another_container_is_another_line_of_the_inventory(tmp_path: Path) -> None:
+def test_two_services_can_share_a_container(tmp_path: Path) -> None:
     wanted = inventory(tmp_path)
     first, second, third = wanted.containers
     together = replace(wanted, containers=(replace(first, services={**first.services, **second.services}), third))
@@ -287,7 +287,7 @@ def test_another_container_is_another_line_of_the_inventory(tmp_path: Path) -> N
     assert "project_data      analytics       192.168.2.67/32" in rules
 
 
-def test_what_two_services_share_is_done_once_and_in_time(tmp_path: Path) -> None:
+def test_steps_that_two_services_share_come_once_and_early_enough(tmp_path: Path) -> None:
     wanted = inventory(tmp_path)
     first, second, third = wanted.containers
     together = replace(wanted, containers=(first, replace(second, services={**second.services, **third.services})))
@@ -305,7 +305,7 @@ HEALTH = [
         "project_data 7 MiB; 3 connections; 0 raw rows, newest none yet",
     ),
     (Postgres(), [None], False, "does not answer: "),
-    (Analytics(), ['{"last_build": null, "marts": []}'], False, "nothing has been built yet"),
+    (Analytics(), ['{"last_build": null, "marts": []}'], False, "no build yet"),
     (
         Analytics(),
         [
@@ -335,16 +335,16 @@ HEALTH = [
 ]
 
 
-@pytest.mark.parametrize(("service", "said", "healthy", "summary"), HEALTH)
-def test_how_a_service_is(
-    service: Postgres | Analytics | Airflow, said: list[str | None], healthy: bool, summary: str
+@pytest.mark.parametrize(("service", "outputs", "healthy", "summary"), HEALTH)
+def test_health_of_a_service(
+    service: Postgres | Analytics | Airflow, outputs: list[str | None], healthy: bool, summary: str
 ) -> None:
-    answers = [Result("probe", 1) if text is None else Result("probe", 0, text.encode()) for text in said]
+    answers = [Result("probe", 1) if text is None else Result("probe", 0, text.encode()) for text in outputs]
     health = service.health(answers)
     assert (health.healthy, health.summary) == (healthy, summary)
 
 
-def test_root_is_open_to_homelab_and_to_the_inventorys_keys_and_to_nobody_else(tmp_path: Path) -> None:
+def test_root_accepts_the_keys_of_homelab_and_the_inventory_only(tmp_path: Path) -> None:
     wanted = inventory(tmp_path)
     database = replace(
         wanted.container_with("postgres"), ssh_keys=("ssh-rsa AAAA me", FixedSecretStore.public, "ssh-rsa BBBB")

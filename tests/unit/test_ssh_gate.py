@@ -1,4 +1,4 @@
-"""After a deploy each service has to say that it works, and how its last runs went does not matter."""
+"""The health checks at the end of a deploy; the outcome of a service's last runs does not matter."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from homelab.runtime.convergence import steps_of
 from homelab.services.airflow import Airflow
 from homelab.services.analytics import Analytics
 from homelab.services.postgres import Postgres
-from homelab.steps import Command, HealthCheck
-from homelab.steps import health_check as gates
+from homelab.steps import Command, HealthCheck, health_check
 from homelab.steps.converge import converge
 from homelab.steps.host_state import pending_changes
 from tests.support import FixedSecretStore, LocalHost
@@ -26,7 +25,7 @@ BUILD = '{"last_build": {"status": "failed", "finished": "F", "tests_passed": 1,
 
 
 @pytest.mark.parametrize(
-    ("service", "said", "ready"),
+    ("service", "outputs", "ready"),
     [
         (Postgres(), [None], False),
         (Postgres(), ['{"sizes": {}, "connections": 3, "raw_rows": 0, "newest_raw_row": null}'], True),
@@ -42,61 +41,58 @@ BUILD = '{"last_build": {"status": "failed", "finished": "F", "tests_passed": 1,
         ),
     ],
 )
-def test_a_service_works_whatever_became_of_its_last_run(
-    service: Postgres | Analytics | Airflow, said: list[str | None], ready: bool
+def test_a_service_is_ready_whatever_its_last_run(
+    service: Postgres | Analytics | Airflow, outputs: list[str | None], ready: bool
 ) -> None:
-    answers = [Result("probe", 1) if text is None else Result("probe", 0, text.encode()) for text in said]
+    answers = [Result("probe", 1) if text is None else Result("probe", 0, text.encode()) for text in outputs]
     assert service.health(answers).ready == ready
 
 
-def test_every_service_has_its_gate_after_all_that_could_break_it(tmp_path: Path) -> None:
+def test_every_service_is_checked_after_all_other_steps(tmp_path: Path) -> None:
     wanted = inventory(tmp_path)
     for container in wanted.containers:
         steps = steps_of(
             ServiceContext(inventory=wanted, container=container, secret_store=FixedSecretStore(), host_keys=KEYS)
         )
-        gates = [step for step in steps if isinstance(step, HealthCheck)]
-        assert [gate.name for gate in gates] == list(container.services)
-        assert steps[-len(gates) :] == gates
-        assert all(step in gate.triggered_by for gate in gates for step in steps if not step.waits)
+        checks = [step for step in steps if isinstance(step, HealthCheck)]
+        assert [check.name for check in checks] == list(container.services)
+        assert steps[-len(checks) :] == checks
+        assert all(step in check.triggered_by for check in checks for step in steps if not step.is_wait)
 
 
 @pytest.fixture
-def often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Gates do not wait as long as for a real service."""
-    monkeypatch.setattr(gates, "_EVERY", 0.05)
+def short_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health_check, "_INTERVAL", 0.05)
 
 
-def gate(folder: Path, watched: Sequence[Command], deadline: float = 60) -> HealthCheck:
-    """Works once a file is there; what it is asked counts."""
+def file_check(folder: Path, triggers: Sequence[Command], deadline: float = 60) -> HealthCheck:
+    """Return a health check that succeeds once a file exists."""
 
-    def judge(answers: Sequence[Result]) -> Health:
-        return Health(answers[0].ok, "" if answers[0].ok else "its file is not there")
+    def evaluate(answers: Sequence[Result]) -> Health:
+        return Health(answers[0].ok, "" if answers[0].ok else "its file is missing")
 
-    return HealthCheck(
-        "service", [f"echo asked >>{folder}/asked; test -e {folder}/up"], judge, triggered_by=watched, deadline=deadline
-    )
+    return HealthCheck("service", [f"test -e {folder}/up"], evaluate, triggered_by=triggers, deadline=deadline)
 
 
-def test_it_is_asked_again_after_a_change_and_until_it_works(tmp_path: Path, often: None) -> None:
+def test_a_check_is_repeated_until_it_succeeds_and_after_a_change(tmp_path: Path, short_interval: None) -> None:
     change = Command(
         "change",
         f"test -e {tmp_path}/done",
         f"touch {tmp_path}/done; (sleep 0.3; touch {tmp_path}/up) >/dev/null 2>&1 9>&- &",
     )
-    changes = converge(LocalHost(), [change, gate(tmp_path, [change])], SilentProgress())
-    assert [str(each) for each in changes] == ["change: not done yet", "service works: its file is not there"]
+    changes = converge(LocalHost(), [change, file_check(tmp_path, [change])], SilentProgress())
+    assert [str(each) for each in changes] == ["change: not done yet", "service is healthy: its file is missing"]
     (tmp_path / "done").unlink()
-    changes = converge(LocalHost(), [change, gate(tmp_path, [change])], SilentProgress())
-    assert str(changes[1]) == "service works: because of change"
-    assert pending_changes(LocalHost(), [change, gate(tmp_path, [change])]) == []
+    changes = converge(LocalHost(), [change, file_check(tmp_path, [change])], SilentProgress())
+    assert str(changes[1]) == "service is healthy: because of change"
+    assert pending_changes(LocalHost(), [change, file_check(tmp_path, [change])]) == []
 
 
-def test_one_that_does_not_work_is_a_failed_deploy(tmp_path: Path, often: None) -> None:
+def test_an_unhealthy_service_is_a_failed_deploy(tmp_path: Path, short_interval: None) -> None:
     change = Command("change", f"test -e {tmp_path}/done", f"touch {tmp_path}/done")
     for _ in range(2):  # also in the next run, which finds nothing else to do
         with pytest.raises(HomelabError) as error:
-            converge(LocalHost(), [change, gate(tmp_path, [change], deadline=0.2)], SilentProgress())
-        assert error.value.brief == "local: service does not work after the deploy"
-        assert error.value.details.startswith("its file is not there (asked for 0 s)")
+            converge(LocalHost(), [change, file_check(tmp_path, [change], deadline=0.2)], SilentProgress())
+        assert error.value.brief == "Cannot finish the deploy of service on local: it is not healthy after 0 s"
+        assert error.value.details.startswith("its file is missing")
         assert "homelab logs local" in error.value.resolution

@@ -1,4 +1,4 @@
-"""Each step against the answers that a host can give: what it says, and when it keeps silent."""
+"""Each step against the possible answers of a host: its reason for a change, and its effect on files."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from homelab.steps import (
     Venv,
     remote_paths,
 )
-from homelab.steps.postgres_objects import scram_verifier, verifies
-from homelab.steps.users import unlocked
-from tests.support import Kept, LocalHost, owner_of_new_files
+from homelab.steps.scram import scram_verifier, verifies
+from homelab.steps.users import remove_stale_locks
+from tests.support import LocalHost, SavedFolders, owner_of_new_files
 
 # RFC 7677's example: user `user`, password `pencil`, this salt, 4096 iterations.
 _RFC_SALT = b"[m\x99h\x9d\x12\x35\x8e\xec\xa0K\x14\x12\x36\xfa\x81"
@@ -62,7 +62,7 @@ TABLE: list[tuple[Step, list[Result], str | None]] = [
     (
         DpkgConfigured(),
         [answer("its journal is not empty\na is unpacked\nb is unpacked\nc is unpacked\nd is unpacked")],
-        "was cut off: its journal is not empty, a is unpacked, b is unpacked and 2 more",
+        "was interrupted: its journal is not empty, a is unpacked, b is unpacked and 2 more",
     ),
     (Packages(["a", "b"]), [answer("a installed\nb installed")], None),
     (Packages(["a", "b"]), [answer("a installed\nb config-files", 1)], "not installed: b"),
@@ -112,7 +112,7 @@ TABLE: list[tuple[Step, list[Result], str | None]] = [
     (
         HBA,
         [answer("postgres:postgres 640"), answer("local\n"), answer("t"), GONE],
-        "the one before was not cleared away",
+        "the previous version is still there",
     ),
     (
         HBA,
@@ -123,7 +123,7 @@ TABLE: list[tuple[Step, list[Result], str | None]] = [
     (
         Tree("/t", {"a": b"1"}),
         [answer(f"{hashlib.sha256(b'1').hexdigest()}  a\n"), GONE, GONE],
-        "the one before was not cleared away",
+        "the previous version is still there",
     ),
     (
         Tree("/t", {"a": b"1"}),
@@ -151,7 +151,7 @@ TABLE: list[tuple[Step, list[Result], str | None]] = [
         [answer("ActiveState=active\nUnitFileState=enabled\nNeedDaemonReload=yes")],
         "its file has changed",
     ),
-    (SystemdUnit("u"), [GONE], "is not there"),
+    (SystemdUnit("u"), [GONE], "is missing"),
     (VENV, [answer(f"/opt/x/venv-3.11.2-{VENV.digest}"), answer("Python 3.11.2"), answer()], None),
     (
         VENV,
@@ -170,29 +170,29 @@ TABLE: list[tuple[Step, list[Result], str | None]] = [
     (Role("r", PASSWORD), [answer(scram_verifier(PASSWORD))], None),
     (Role("r", PASSWORD), [answer(scram_verifier(Secret("crayon")))], "its password differs"),
     (Role("r", PASSWORD), [answer("md5abc")], "its password differs"),
-    (Role("r", PASSWORD), [answer("")], "does not exist, or may do more or less than it should"),
-    (Role("r", PASSWORD), [GONE], "does not exist, or may do more or less than it should"),
+    (Role("r", PASSWORD), [answer("")], "does not exist, or has other privileges"),
+    (Role("r", PASSWORD), [GONE], "does not exist, or has other privileges"),
     (Database("d"), [answer("postgres false")], None),
-    (Database("d"), [answer("postgres true")], "owner, open to all: postgres true → postgres false"),
+    (Database("d"), [answer("postgres true")], "owner, open to PUBLIC: postgres true → postgres false"),
     (Database("d"), [answer("")], "does not exist"),
     (Sql("s", "select true", ""), [answer("t")], None),
-    (Sql("s", "select true", ""), [answer("f")], "not so yet"),
-    (Sql("s", "select true", ""), [GONE], "not so yet"),
+    (Sql("s", "select true", ""), [answer("f")], "not done yet"),
+    (Sql("s", "select true", ""), [GONE], "not done yet"),
 ]
 
 
 @pytest.mark.parametrize(
-    ("step", "answers", "reason"),
+    ("step", "answers", "expected"),
     TABLE,
-    ids=[f"{i}-{step.title}-{reason}" for i, (step, _, reason) in enumerate(TABLE)],
+    ids=[f"{i}-{step.title}-{expected}" for i, (step, _, expected) in enumerate(TABLE)],
 )
-def test_what_a_step_says(step: Step, answers: list[Result], reason: str | None) -> None:
+def test_a_step_gives_its_reason(step: Step, answers: list[Result], expected: str | None) -> None:
     assert len(answers) == len(step.probes())
     pending = step.check(answers)
-    assert (pending and pending.reason.replace(remote_paths.STATE, "STATE")) == reason
+    assert (pending and pending.reason.replace(remote_paths.STATE, "STATE")) == expected
 
 
-def test_scram_is_that_of_the_rfc() -> None:
+def test_scram_verifiers_are_those_of_the_rfc() -> None:
     # The stored and server keys follow from RFC 7677's exchange; PostgreSQL itself is asked in the integration tests.
     verifier = scram_verifier(PASSWORD, _RFC_SALT)
     assert verifier.startswith("SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$")
@@ -211,17 +211,17 @@ def test_a_secret_is_never_printed() -> None:
     assert "hunter2" not in shown
 
 
-def settle(host: LocalHost, step: Step) -> str | None:
+def reason(host: LocalHost, step: Step) -> str | None:
     pending = step.check(host.batch(step.probes()))
     return pending.reason.replace(remote_paths.STATE, "STATE") if pending else None
 
 
-def test_file_is_written_and_then_left_alone(tmp_path: Path) -> None:
+def test_a_file_is_written_once(tmp_path: Path) -> None:
     host = LocalHost()
     step = File(str(tmp_path / "it's a file"), b"one\ntwo\n", *owner_of_new_files(), mode=0o640)
-    assert settle(host, step) == "does not exist"
+    assert reason(host, step) == "does not exist"
     step.apply(host)
-    assert settle(host, step) is None
+    assert reason(host, step) is None
     path = Path(step.path)
     path.write_bytes(b"one\nthree\n")
     pending = step.check(host.batch(step.probes()))
@@ -232,7 +232,7 @@ def test_file_is_written_and_then_left_alone(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["it's a file"]
 
 
-def test_what_was_not_from_us_is_kept_and_the_oldest_of_it_goes(tmp_path: Path) -> None:
+def test_the_last_five_foreign_contents_are_kept(tmp_path: Path) -> None:
     host, path = LocalHost(), tmp_path / "it's a file"
     kept = Path(remote_paths.replaced(str(path)))
     path.write_text("by hand 0")
@@ -241,12 +241,12 @@ def test_what_was_not_from_us_is_kept_and_the_oldest_of_it_goes(tmp_path: Path) 
         File(str(path), b"ours again", *owner_of_new_files()).apply(host)
         path.write_text(f"by hand {number}")
         for index, each in enumerate(sorted(kept.iterdir())):
-            each.rename(kept / f"2000-{index}")  # as if some time had passed
+            each.rename(kept / f"2000-{index}")  # as if time had passed
     assert [each.read_text() for each in sorted(kept.iterdir())] == [f"by hand {number}" for number in range(2, 7)]
     assert oct(kept.stat().st_mode) == "0o40700"
 
 
-def test_file_that_is_not_valid_leaves_the_old_one(tmp_path: Path) -> None:
+def test_an_invalid_file_does_not_replace_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "f"
     path.write_text("old")
     step = File(str(path), b"new", *owner_of_new_files(), validate='grep -q good "$new"')
@@ -256,7 +256,7 @@ def test_file_that_is_not_valid_leaves_the_old_one(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
 
 
-def test_tree_is_exactly_what_it_says(tmp_path: Path) -> None:
+def test_a_tree_has_exactly_its_files(tmp_path: Path) -> None:
     source = tmp_path / "source"
     for name in ("a/b.sql", "a/target/x", "__pycache__/c.pyc", "d.yml"):
         (source / name).parent.mkdir(parents=True, exist_ok=True)
@@ -266,34 +266,34 @@ def test_tree_is_exactly_what_it_says(tmp_path: Path) -> None:
     assert sorted(step.files) == ["a/b.sql", "d.yml"]
     step.apply(host)
     (goal / "surplus").write_text("x")
-    why = f"changed by hand; kept in STATE/replaced{goal}: 0 files to write, 1 to remove"
-    assert settle(host, step) == why
+    expected = f"changed by hand; kept in STATE/replaced{goal}: 0 files to write, 1 to remove"
+    assert reason(host, step) == expected
     step.apply(host)
-    assert settle(host, step) is None
+    assert reason(host, step) is None
     (kept,) = Path(remote_paths.replaced(str(goal))).iterdir()
     assert (kept / "surplus").read_text() == "x"
     changed = Tree(str(goal), {"a": b"ours"})
-    assert settle(host, changed) == "its content differs: 1 files to write, 2 to remove"
+    assert reason(host, changed) == "its content differs: 1 files to write, 2 to remove"
     changed.apply(host)
-    assert len(list(kept.parent.iterdir())) == 1, "what came from us is not kept"
+    assert len(list(kept.parent.iterdir())) == 1, "our own content is not kept"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["goal", "source"]
 
 
-class Cut(LocalHost):
-    """Runs only the first lines of what it is told to, as if the shell over there were killed after them."""
+class CutHost(LocalHost):
+    """A host that runs only the first lines of a command, as if its shell were killed after them."""
 
     def __init__(self, lines: int) -> None:
         super().__init__()
         self.lines = lines
 
     def run(self, command: str, *, stdin: bytes = b"", timeout: float = 60) -> Result:
-        """See Host.run. Who is killed tidies nothing up."""
+        """See Host.run. A killed shell runs no traps."""
         super().run("\n".join(command.splitlines()[: self.lines]).replace("trap ", ": "), stdin=stdin, timeout=timeout)
         return Result(command, 137)
 
 
 def ends(step: Step) -> list[int]:
-    """After how many lines a command of a step's script has ended: not in the middle of an `if`."""
+    """Return the line counts after which the script of a step is between two commands: not inside an `if`."""
     host = LocalHost()
     step.apply(host)
     (lines,) = (command.splitlines() for command in host.ran)
@@ -304,8 +304,8 @@ def ends(step: Step) -> list[int]:
     ]
 
 
-def everything(folder: Path) -> dict[str, str]:
-    """Each path below a folder, with its mode and content; how many moments there are matters, and not which."""
+def snapshot(folder: Path) -> dict[str, str]:
+    """Return each path below a folder with its mode and content; times in names are replaced by their order."""
     moments = sorted({found[0] for path in folder.rglob("*") if (found := re.search(r"\d{8}T\d{6}Z", str(path)))})
 
     def timeless(path: Path) -> str:
@@ -324,7 +324,7 @@ echo tick >>{ticks}; printf '20261123T%06dZ\\n' $(wc -l <{ticks})
 
 
 def changing(kind: str, path: str) -> list[Step]:
-    """The same step with the content that was there before, and with another one."""
+    """Return the step with its old content, and with its new content."""
     owner = owner_of_new_files()
     if kind == "tree":
         return [Tree(path, {"a/b": content, "c": b"x"}) for content in (b"1", b"2")]
@@ -334,12 +334,12 @@ def changing(kind: str, path: str) -> list[Step]:
     ]
 
 
-@pytest.mark.parametrize("before", ["nothing", "ours", "somebody's"])
+@pytest.mark.parametrize("before", ["nothing", "ours", "foreign"])
 @pytest.mark.parametrize("kind", ["file", "tree"])
-def test_killed_after_every_line_the_next_run_ends_as_a_clean_one(
+def test_a_step_killed_after_any_line_is_finished_by_the_next_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, before: str
 ) -> None:
-    """File by file: what is kept, what is noted, and nothing that lies about."""
+    """The result equals that of an uninterrupted run, including copies, recorded hashes and temporary files."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "date").write_text(CLOCK.format(ticks=tmp_path / "ticks"))
     (tmp_path / "bin" / "date").chmod(0o755)
@@ -352,26 +352,26 @@ def test_killed_after_every_line_the_next_run_ends_as_a_clean_one(
     old, new = changing(kind, str(path))
     if before != "nothing":
         old.apply(LocalHost())
-    if before == "somebody's":
+    if before == "foreign":
         (path / "c" if kind == "tree" else path).write_text("by hand")
-    first = Kept(folder)
+    first = SavedFolders(folder)
 
-    def ended(lines: int) -> dict[str, str]:
-        first.put_back()
+    def result_after_kill(lines: int) -> dict[str, str]:
+        first.restore()
         if lines:
             with pytest.raises(CommandFailed):
-                new.apply(Cut(lines))
-        if settle(LocalHost(), new):
+                new.apply(CutHost(lines))
+        if reason(LocalHost(), new):
             new.apply(LocalHost())
-        assert settle(LocalHost(), new) is None
-        return everything(folder)
+        assert reason(LocalHost(), new) is None
+        return snapshot(folder)
 
-    clean = ended(0)
-    assert sum("replaced" in path and "MOMENT" in path for path in clean) == (before == "somebody's") * (
+    uninterrupted = result_after_kill(0)
+    assert sum("replaced" in path and "MOMENT" in path for path in uninterrupted) == (before == "foreign") * (
         4 if kind == "tree" else 1
     )
     for lines in ends(changing(kind, str(tmp_path / "any"))[1]):
-        assert ended(lines) == clean, f"killed after line {lines}"
+        assert result_after_kill(lines) == uninterrupted, f"killed after line {lines}"
 
 
 APT = """#!/bin/sh
@@ -398,7 +398,7 @@ echo dpkg >>{log}.dpkg
         ("echo 'E: The repository is gone' >&2; exit 100", ["update", "update"], False),
     ],
 )
-def test_packages_wait_for_a_lock_and_for_nothing_else(
+def test_packages_are_retried_for_a_lock_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, second: str, calls: list[str], good: bool
 ) -> None:
     log = tmp_path / "log"
@@ -413,18 +413,18 @@ def test_packages_wait_for_a_lock_and_for_nothing_else(
     if good:
         Packages(["x"]).apply(LocalHost())
     else:
-        with pytest.raises(CommandFailed, match="installing packages failed") as error:
+        with pytest.raises(CommandFailed, match="Cannot install packages on local") as error:
             Packages(["x"]).apply(LocalHost())
         assert "The repository is gone" in error.value.details
     assert log.read_text().split() == calls
     assert Path(f"{log}.dpkg").read_text().split() == ["dpkg"] * 3
 
 
-def test_pins_hold_only_what_is_installed_and_are_apts_patterns(
+def test_pins_apply_to_installed_packages_and_are_patterns_of_apt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = tmp_path / "log"
-    (tmp_path / "a=1-x").touch()  # which a shell would find for the pattern
+    (tmp_path / "a=1-x").touch()  # which a shell would substitute for the pattern
     monkeypatch.chdir(tmp_path)
     for name, text in (
         ("apt-get", f'[ "$1" = update ] || echo "$*" >{log}'),
@@ -440,13 +440,13 @@ def test_pins_hold_only_what_is_installed_and_are_apts_patterns(
     assert "--allow-downgrades" in log.read_text()
 
 
-def test_what_a_killed_useradd_leaves_goes_unless_one_is_going_on(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_useradd_are_removed_unless_one_is_running(tmp_path: Path) -> None:
     mine = {"group", "group-", "group.1", "shadow.2024"}
     left = {"group.lock": "1910\0", "group.1910": "1910\0", "gshadow.2503": "", "gshadow+": "half"}
     for name, content in {**dict.fromkeys(mine, "kept"), **left, ".pwd.lock": ""}.items():
         (tmp_path / name).write_text(content)
     with (tmp_path / ".pwd.lock").open():
-        assert LocalHost().run(unlocked(str(tmp_path))).ok
+        assert LocalHost().run(remove_stale_locks(str(tmp_path))).ok
         assert (tmp_path / "group.lock").exists()
-    assert LocalHost().run(unlocked(str(tmp_path))).ok
+    assert LocalHost().run(remove_stale_locks(str(tmp_path))).ok
     assert {path.name for path in tmp_path.iterdir()} == {*mine, ".pwd.lock"}

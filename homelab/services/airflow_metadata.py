@@ -1,0 +1,68 @@
+"""Airflow's metadata database: its migration, its admin user, and queries, run from Airflow's container."""
+
+from __future__ import annotations
+
+import hashlib
+
+from homelab.host import argv
+from homelab.model import ManagedResource, ServiceContext, Step
+from homelab.steps import Command, Venv
+from homelab.steps.queries import Query
+
+CLI = "/usr/local/sbin/homelab-airflow"  # Airflow's command line, as its user and with its environment
+DATABASE_ENVIRONMENT = "/etc/homelab/airflow-database.env"
+_STAMPS = "/var/lib/homelab"
+
+
+def in_metadata(sql: str) -> Query:
+    """Return shell text that runs SQL in Airflow's metadata database."""
+    return Query(f"set -a; . {DATABASE_ENVIRONMENT}; psql", "airflow_metadata", sql)
+
+
+def last_runs(dag: str) -> Query:
+    """Return shell text that prints the last five runs of a DAG as JSON, newest first."""
+    return in_metadata(
+        "select coalesce(json_agg(r), '[]') from (select run_id, state, start_date, end_date from dag_run "
+        f"where dag_id = '{dag}' order by start_date desc nulls last limit 5) r"
+    )
+
+
+def migration(venv: Venv) -> Command:
+    """Return the step that migrates the database to the version of Airflow in the venv."""
+    stamp = f"{_STAMPS}/airflow-migrated"
+    # A database that was created again has no alembic_version, and the stamp still exists.
+    done = (f"grep -qxs {venv.digest} {stamp}", _row_exists("alembic_version"))
+    command = f"systemctl stop 'airflow-*' && {CLI} db migrate && mkdir -p {_STAMPS} && echo {venv.digest} >{stamp}"
+    return Command("airflow db migrate", done, command, triggered_by=[venv], makes=[ManagedResource("made", stamp)])
+
+
+def admin_user(context: ServiceContext, migrated: Step, has_api_server: bool) -> Command:
+    """Return the step that creates the user `admin`, or sets its password."""
+    password = context.secret_store.secret("airflow-admin").reveal()
+    stamp, digest = f"{_STAMPS}/airflow-admin", hashlib.sha256(password.encode()).hexdigest()
+    done = (f"grep -qxs {digest} {stamp}", _row_exists("ab_user where username = 'admin'"))
+    name = ("--username", "admin", "--firstname", "Home", "--lastname", "Lab")
+    create = argv(CLI, "users", "create", *name, "--role", "Admin", "--email", "admin@example.org")
+    # `users create` reads the password twice from standard input, which no process list shows. It does not change an
+    # existing user, and 2.11.2 has no command that sets a password, so an existing user is deleted first.
+    # At every start, the web server writes the permissions of the roles. So does this command, and the two must not run
+    # in parallel; from Airflow 3 on it can skip that, and need not wait for the web server.
+    skip_roles = "export AIRFLOW__FAB__UPDATE_FAB_PERMS=False; " if has_api_server else ""
+    command = (
+        f"{skip_roles}if {in_metadata('select 1 from ab_user where username = $$admin$$')} | grep -q 1; "
+        f"then {argv(CLI, 'users', 'delete', '--username', 'admin')}; fi && {create} && "
+        f"echo {digest} >{stamp}"
+    )
+    return Command(
+        "airflow's admin user",
+        done,
+        command,
+        stdin=f"{password}\n{password}\n".encode(),
+        triggered_by=[migrated],
+        makes=[ManagedResource("made", stamp)],
+    )
+
+
+def _row_exists(table: str) -> Query:
+    """Return shell text that succeeds if the table, or the part of it, has a row: otherwise it divides by zero."""
+    return in_metadata(f"select 1 / count(*) from {table}")
