@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import json
+import re
 import secrets
 import threading
 from pathlib import Path
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -72,22 +75,43 @@ class FileSecretStore:
                     ),
                 )
             pem = path.read_bytes()
-        key = serialization.load_ssh_private_key(pem, None)
+        try:
+            key = serialization.load_ssh_private_key(pem, None)
+        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+            raise HomelabError(
+                f"Cannot use {path}: it is not an SSH private key without a passphrase",
+                "",
+                "Restore it from your backup. Without a backup, move it away: the next `homelab deploy` generates a "
+                "new one.",
+            ) from error
         public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
         return Secret(pem.decode()), f"{public.decode()} homelab-{name}"
 
 
 def read_secret(path: Path, name: str, resolution: str) -> Secret:
-    """Return a secret from the user's file. Raises InputError if it is missing, empty, or readable by others."""
+    """Return a secret from the user's file. Raises InputError if it is missing, not one word, or readable by others."""
     try:
-        value, mode = path.read_text().strip(), path.stat().st_mode
+        content, mode = path.read_bytes(), path.stat().st_mode
     except OSError as error:
         raise InputError(f"Cannot read {name}: {error.strerror}", f"{path}", resolution) from error
-    if not value:
-        raise InputError(f"Cannot use {name}: the file is empty", f"{path}", resolution)
     if mode & 0o077:
         raise InputError(
             f"Cannot use {name}: other users can read it", f"{path} has mode {mode & 0o777:o}.", f"chmod 600 {path}"
+        )
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in content:
+        raise InputError(f"Cannot use {name}: the file is not UTF-8 text", f"{path}", "Save it as UTF-8.")
+    # Editors on Windows begin UTF-8 text with a byte order mark.
+    return one_word(content.removeprefix(codecs.BOM_UTF8).decode(errors="replace"), name, str(path), resolution)
+
+
+def one_word(text: str, name: str, origin: str, resolution: str) -> Secret:
+    """Return a secret that is one word of printable ASCII. Raises InputError, which never quotes the text."""
+    value = text.strip()
+    if not value:
+        raise InputError(f"Cannot use {name}: it is empty", origin, resolution)
+    if not re.fullmatch(r"[!-~]+", value):
+        raise InputError(
+            f"Cannot use {name}: it is not one word", f"{origin} must contain the secret alone, in ASCII.", resolution
         )
     return Secret(value)
 

@@ -11,9 +11,9 @@ from homelab.inventory import load
 from homelab.inventory.json_schema import write_schema
 from homelab.model import Inventory
 from homelab.paths import bundled_path
-from homelab.private_files import write_private
+from homelab.private_files import private_folder, write_private
 from homelab.proxmox.privileges import pveum
-from homelab.proxmox.tls import fetch_fingerprint
+from homelab.proxmox.tls import CERTIFICATE_FILE, fetch_fingerprint
 
 _POOL = "homelab"
 
@@ -40,7 +40,7 @@ def init(
     fingerprint = fetch_fingerprint(host, port)
     output(
         f"The certificate of {host}:{port} has the SHA-256 fingerprint\n  {fingerprint}\n"
-        "On the node, `pvenode cert info` shows it."
+        f"On the node, `pvenode cert info` shows it: {CERTIFICATE_FILE}."
     )
     if not confirm("Is it the same there?"):
         raise HomelabError(
@@ -51,6 +51,7 @@ def init(
     path.write_text(starter(bundled_path("inventory.yaml").read_text(), host, port, fingerprint))
     write_schema(path.parent)
     inventory = load([path])
+    private_folder(inventory.state_dir)
     output(f"\n{path.name} is written. On the node, as root, create the user, the role and the token:\n")
     for line in pveum(inventory):
         output(f"  {line}")

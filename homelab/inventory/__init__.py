@@ -10,7 +10,6 @@ from homelab.inventory import yaml_source
 from homelab.inventory.errors import Place, Problems
 from homelab.inventory.root_section import read
 from homelab.inventory.section import Section
-from homelab.inventory.value_types import shown
 from homelab.model import Inventory
 
 
@@ -49,6 +48,8 @@ def _parse(path: Path, text: str, problems: Problems) -> yaml_source.Document:
     if document.data is None:
         document.data = {}
     if not isinstance(document.data, dict):
-        problems.add(Place(path, 1), (), f"must be a mapping, not {shown(document.data)}")
+        # Not quoted: the named file may be one with a secret.
+        kind = "list" if isinstance(document.data, list) else "single value"
+        problems.add(Place(path, 1), (), f"must be a mapping, not a {kind}")
         document.broken = True
     return document

@@ -11,13 +11,13 @@ from homelab.distributions import DISTRIBUTIONS
 from homelab.inventory.errors import did_you_mean
 from homelab.inventory.network_section import Bridge, Mtu, VlanTag
 from homelab.inventory.section import Section
-from homelab.inventory.value_types import shown
 from homelab.model import Network
 from homelab.model.options import Option
 
 NAME = r"[A-Za-z][A-Za-z0-9._-]*[A-Za-z0-9]"
 HOST_NAME = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 LARGEST = 1 << 17  # GiB
+_PRIVATE = "PRIVATE KEY-----"
 _PUBLIC_KEY = (
     r"(ssh-(ed25519|rsa)|ecdsa-sha2-nistp\d+|sk-(ssh-ed25519|ecdsa-sha2-nistp256)@openssh\.com) "
     r"[A-Za-z0-9+/=]+( .*)?"
@@ -130,21 +130,28 @@ def _public_keys(section: Section, items: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _keys_of(section: Section, item: str, index: int) -> Iterator[str]:
+    if _PRIVATE in item:
+        section.problem("is a private key; write the public one", "ssh_keys", index)
+        return
     lines = [item] if re.match(_PUBLIC_KEY, item) else _lines_of(section, item, index)
-    for line in lines:
+    for number, line in enumerate(lines, start=1):
         if re.fullmatch(_PUBLIC_KEY, line):
             yield line
-        else:
-            section.problem(f"is not a public key: {shown(line)}", "ssh_keys", index)
+        else:  # not quoted: the file may be a secret one
+            section.problem(f"line {number} of {item} is not a public key", "ssh_keys", index)
+            return
 
 
 def _lines_of(section: Section, name: str, index: int) -> list[str]:
     path = section.resolve(name, "ssh_keys")
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not text"
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         section.problem(f"cannot read {path}: {reason}", "ssh_keys", index)
+        return []
+    if _PRIVATE in text:
+        section.problem(f"{path} is a private key; name the public one, {path.name}.pub", "ssh_keys", index)
         return []
     # Proxmox refuses comments.
     return [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]

@@ -18,6 +18,7 @@ from homelab.inventory.schema_rules import exclusive
 from homelab.inventory.section import Section
 from homelab.model import Endpoint, Inventory
 from homelab.model.options import KeyNames, Option
+from homelab.private_files import STATE_FOLDER
 
 _SECTION = "a mapping, as in the commented example that `homelab init` writes"
 _LAB = "the lab's name: lower-case letters, digits and hyphens, at most 32; not `golden`"
@@ -83,7 +84,7 @@ def read(path: Path, root: Section) -> Inventory:
     return Inventory(
         lab=lab,
         path=path,
-        state_dir=path.parent / ".homelab" / lab,
+        state_dir=path.parent / STATE_FOLDER / lab,
         endpoint=proxmox,
         network=subnet,
         containers=tuple(containers),

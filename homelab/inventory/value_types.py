@@ -24,6 +24,8 @@ def shown(value: object) -> str:
     if value is None:
         return "null"
     text = str(value).lower() if isinstance(value, bool) else repr(value)
+    if "PRIVATE KEY" in text:
+        return "a private key"
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "…'"
 
 

@@ -16,7 +16,7 @@ from homelab.model import Endpoint, Secret
 from homelab.proxmox import errors
 from homelab.proxmox.audit import Audit
 from homelab.proxmox.tls import TrustAdapter
-from homelab.secrets import read_secret
+from homelab.secrets import one_word, read_secret
 
 TOKEN_VARIABLE = "HOMELAB_PROXMOX_TOKEN"  # noqa: S105 - the variable's name
 # Timeouts in seconds for the connection and the answer; Proxmox lets a change wait up to 10 s for the container's lock.
@@ -143,10 +143,8 @@ class Client:
 
 def read_token(endpoint: Endpoint) -> Secret:
     """Read the token's secret from the environment or its file. Raises HomelabError if it is missing or not private."""
-    if value := os.environ.get(TOKEN_VARIABLE, "").strip():
-        return Secret(value)
-    return read_secret(
-        endpoint.token_file,
-        "the secret of the Proxmox token",
-        f"`homelab init` asks for it and writes it there. ${TOKEN_VARIABLE} overrides the file.",
-    )
+    name = "the secret of the Proxmox token"
+    if value := os.environ.get(TOKEN_VARIABLE, ""):
+        return one_word(value, name, f"${TOKEN_VARIABLE}", f"Correct or unset it: {endpoint.token_file} is read then.")
+    resolution = f"`homelab init` asks for it and writes it there. ${TOKEN_VARIABLE} overrides the file."
+    return read_secret(endpoint.token_file, name, resolution)

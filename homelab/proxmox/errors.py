@@ -12,7 +12,7 @@ from proxmoxer.core import ResourceException
 from homelab.errors import HomelabError
 from homelab.model import Endpoint
 from homelab.proxmox.privileges import grant
-from homelab.proxmox.tls import fetch_fingerprint
+from homelab.proxmox.tls import CERTIFICATE_FILE, fetch_fingerprint
 
 REFUSED = 500  # Proxmox's status for nearly every refusal; it has no 404
 _GATEWAY = frozenset({502, 503, 504, 596, 597, 598, 599})
@@ -130,14 +130,15 @@ def _untrusted(error: requests.RequestException, endpoint: Endpoint, where: str)
         return HomelabError(
             f"Cannot trust {where}: its certificate is not the pinned one",
             f"It presents {_presented(endpoint)}, pinned is {endpoint.fingerprint}; the token was not sent.",
-            "If the certificate was renewed: compare it with `pvenode cert info` on the node, and write the new "
-            "fingerprint in the inventory.",
+            "If the certificate was renewed: compare it with `pvenode cert info` on the node "
+            f"({CERTIFICATE_FILE}), and write the new fingerprint in the inventory.",
         )
     authority = f"the CA file {endpoint.ca_file}" if endpoint.ca_file else "this machine's CAs"
     return HomelabError(
         f"Cannot trust {where}: its certificate is not signed by a trusted CA",
         f"Checked against {authority}: {_cause(error)}. The token was not sent.",
-        "Pin it: `fingerprint:` under `proxmox:` in the inventory; `pvenode cert info` on the node shows it.",
+        "Pin it: `fingerprint:` under `proxmox:` in the inventory; `pvenode cert info` on the node shows it "
+        f"({CERTIFICATE_FILE}).",
     )
 
 

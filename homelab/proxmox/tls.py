@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import ssl
 from typing import Any
 
 from requests import PreparedRequest
 from requests.adapters import HTTPAdapter
+from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
 from homelab.errors import HomelabError
 from homelab.model import Endpoint
 
+# The entry of `pvenode cert info` to compare; it lists the CA first.
+CERTIFICATE_FILE = "the entry pveproxy-ssl.pem, or pve-ssl.pem without one; not pve-root-ca.pem"
 _TIMEOUT = 10.0
 
 
@@ -42,8 +46,12 @@ def _trust(endpoint: Endpoint) -> dict[str, Any]:
             "ssl_context": context,
             "assert_fingerprint": endpoint.fingerprint.replace(":", ""),
         }
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
-        context = ssl.create_default_context(cafile=str(endpoint.ca_file) if endpoint.ca_file else None)
+        if endpoint.ca_file:
+            context.load_verify_locations(cafile=str(endpoint.ca_file))
+        else:
+            context.load_verify_locations(**_authorities())
     except (OSError, ssl.SSLError) as error:
         raise HomelabError(
             f"Cannot use the CA file {endpoint.ca_file}: it is unreadable or invalid",
@@ -53,6 +61,16 @@ def _trust(endpoint: Endpoint) -> dict[str, Any]:
     # Proxmox's own CA lacks extensions that newer Python versions require.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     return {"cert_reqs": "CERT_REQUIRED", "ssl_context": context}
+
+
+def _authorities() -> dict[str, str]:
+    """Return this machine's CAs, or those of requests if there are none.
+
+    The default context of Python would read $SSL_CERT_FILE and $SSL_CERT_DIR: the environment could redirect the token.
+    """
+    paths = ssl.get_default_verify_paths()
+    found = {"cafile": paths.openssl_cafile, "capath": paths.openssl_capath}
+    return {name: path for name, path in found.items() if os.path.exists(path)} or {"cafile": DEFAULT_CA_BUNDLE_PATH}
 
 
 def fetch_fingerprint(host: str, port: int) -> str:

@@ -80,6 +80,8 @@ def test_environment_cannot_weaken_trust(
     other, _ = certificate(tmp_path, "other")
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", other[0])
     monkeypatch.setenv("CURL_CA_BUNDLE", other[0])
+    monkeypatch.setenv("SSL_CERT_FILE", other[0])
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
     with replaying(["resources"], other) as (port, seen):
         for server in (replace(endpoint, port=port), replace(endpoint, port=port, fingerprint=None)):
@@ -113,6 +115,18 @@ def test_token_comes_from_a_private_file_or_the_environment(
     with replaying(["resources"], pair[0]) as (port, seen):
         Client(replace(endpoint, port=port)).get("version")
         assert seen == [f"PVEAPIToken={TOKEN}=from-env"]
+
+
+@pytest.mark.parametrize("value", ["two\nlines-of-it", "a b", "\u201cquoted\u201d", "│ value │ 1234 │"])
+def test_malformed_token_in_the_environment_is_not_quoted(
+    endpoint: Endpoint, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOMELAB_PROXMOX_TOKEN", value)
+    with pytest.raises(InputError, match="it is not one word") as caught:
+        Client(endpoint)
+    shown = f"{caught.value.brief} {caught.value.details} {caught.value.resolution}"
+    assert "$HOMELAB_PROXMOX_TOKEN" in shown
+    assert not any(word in shown for word in value.split() if len(word) > 1)
 
 
 # ----------------------------------------------------- errors, as recorded
@@ -286,7 +300,7 @@ def test_create_log_without_keys_is_refused(site: Site) -> None:
     site.pve.prints_keys = False
     with pytest.raises(HomelabError, match="its SSH host key is unknown") as caught:
         site.up("postgres-data")
-    assert "homelab trust postgres-data SHA256:" in caught.value.resolution
+    assert "homelab trust postgres-data FINGERPRINT" in caught.value.resolution
     assert site.waited == []
 
 

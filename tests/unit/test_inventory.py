@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import fields
@@ -399,12 +400,28 @@ def test_schedules(text: str, good: bool) -> None:
         ("mounts: {/a: {backup: true}}", "mounts./a.size: is missing"),
         ("mounts: {/a: {size: 1, bakup: true}}", "mounts./a.bakup: unknown key; did you mean `backup`?"),
         ("ssh_keys: [5]", "ssh_keys[0]: must be a public key or a file with some, not 5"),
-        ("ssh_keys: [ssh-ed25519 AAAA, inventory.yaml]", "ssh_keys[1]: is not a public key: 'lab: home'"),
+        ("ssh_keys: [ssh-ed25519 AAAA, inventory.yaml]", "ssh_keys[1]: line 1 of inventory.yaml is not a public key"),
     ],
 )
 def test_each_problem_of_a_container_setting(tmp_path: Path, line: str, expected: str) -> None:
     found = problems(tmp_path, BASE.replace("    cores: 1\n", f"    cores: 1\n    {line}\n"))
     assert found[0].startswith(f"inventory.yaml:14: containers.db.{expected}")
+
+
+@pytest.mark.parametrize("inline", [True, False])
+def test_private_key_in_place_of_a_public_one_is_not_quoted(tmp_path: Path, inline: bool) -> None:
+    key = "-----BEGIN OPENSSH PRIVATE KEY-----\nhunter2\nhunter3\n-----END OPENSSH PRIVATE KEY-----\n"
+    (tmp_path / "id_ed25519").write_text(key)
+    item = json.dumps(key) if inline else "id_ed25519"
+    (problem,) = problems(tmp_path, BASE + f"defaults: {{ssh_keys: [{item}]}}\n")
+    assert "private key" in problem
+    assert "hunter" not in problem
+    if not inline:
+        assert "id_ed25519.pub" in problem
+
+
+def test_secret_file_in_place_of_the_inventory_is_not_quoted(tmp_path: Path) -> None:
+    assert problems(tmp_path, "hunter2-hunter3\n") == ["inventory.yaml:1: must be a mapping, not a single value"]
 
 
 def test_a_missing_file_of_public_keys(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from homelab.errors import HomelabError, InputError
 from homelab.known_hosts import KnownHosts, Pin
 from homelab.model import Secret
+from homelab.private_files import private_folder, write_private
 from homelab.render import render
 from homelab.secrets import FileSecretStore, read_secret
 
@@ -93,14 +94,15 @@ def test_a_printed_secret_is_stars() -> None:
     ("content", "error"),
     [
         (None, "Cannot read the key: No such file"),
-        ("", "Cannot use the key: the file is empty"),
-        ("  \n", "Cannot use the key: the file is empty"),
+        ("", "Cannot use the key: it is empty"),
+        ("  \n", "Cannot use the key: it is empty"),
     ],
 )
 def test_a_missing_secret_is_an_error_with_its_resolution(tmp_path: Path, content: str | None, error: str) -> None:
     path = tmp_path / "key"
     if content is not None:
         path.write_text(content)
+        path.chmod(0o600)
     with pytest.raises(InputError, match=error) as caught:
         read_secret(path, "the key", "Write it there.")
     assert caught.value.resolution == "Write it there."
@@ -115,6 +117,53 @@ def test_a_secret_that_others_can_read_is_refused(tmp_path: Path) -> None:
     assert error.value.resolution == f"chmod 600 {path}"
     path.chmod(0o600)
     assert read_secret(path, "the key", "").reveal() == "hunter2"
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        (b"hunter2\nhunter3\n", "it is not one word"),
+        ("│ full-tokenid │ a@pve!b │\n│ value │ hunter2 │".encode(), "it is not one word"),
+        ("hunter2".encode("utf-16"), "the file is not UTF-8 text"),
+        ("hunter2".encode("utf-16-be"), "the file is not UTF-8 text"),
+        (b"hunter2\xff", "it is not one word"),
+        (b"hunter2\x1b[2J", "it is not one word"),
+    ],
+)
+def test_malformed_secret_is_refused_and_not_quoted(tmp_path: Path, content: bytes, error: str) -> None:
+    path = tmp_path / "key"
+    path.write_bytes(content)
+    path.chmod(0o600)
+    with pytest.raises(InputError, match=f"Cannot use the key: {error}") as caught:
+        read_secret(path, "the key", "Write it there.")
+    assert "hunter" not in f"{caught.value.brief} {caught.value.details} {caught.value.resolution}"
+
+
+def test_byte_order_mark_of_utf8_is_skipped(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    path.write_bytes(b"\xef\xbb\xbfhunter2\r\n")
+    path.chmod(0o600)
+    assert read_secret(path, "the key", "").reveal() == "hunter2"
+
+
+def test_damaged_key_is_an_error_that_does_not_quote_it(tmp_path: Path) -> None:
+    store = FileSecretStore(tmp_path / "state")
+    store.key_path("operator").write_text("-----BEGIN OPENSSH PRIVATE KEY-----\nhunter2\n")
+    with pytest.raises(HomelabError, match="it is not an SSH private key") as caught:
+        store.key_pair("operator")
+    assert "hunter" not in f"{caught.value}"
+
+
+def test_state_folders_are_private_and_others_are_left_alone(tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    (project / ".homelab").mkdir(parents=True)
+    (project / ".homelab").chmod(0o755)
+    project.chmod(0o755)
+    private_folder(project / ".homelab" / "home")
+    for folder in (project / ".homelab", project / ".homelab" / "home"):
+        assert (mode(folder), (folder / ".gitignore").read_text()) == (0o700, "*\n")
+    write_private(project / "token", b"x")
+    assert (mode(project), sorted(path.name for path in project.iterdir())) == (0o755, [".homelab", "token"])
 
 
 def test_pins_are_stored_completed_and_removed(tmp_path: Path) -> None:
