@@ -148,7 +148,7 @@ def _require_unlocked(found: Sequence[GoldenContainer]) -> None:
     for each in found:
         if each.lock:
             raise HomelabError(
-                f"Cannot use the golden container {each.vmid}: it is locked ({each.lock})",
+                f"Cannot change golden container {each.vmid}: it is locked ({each.lock})",
                 f"A task works on it, or was interrupted on node {each.node} and left its lock.",
                 f"Wait for the task. If none is running, on the node: `pct unlock {each.vmid}`, `pct destroy "
                 f"{each.vmid}`.",

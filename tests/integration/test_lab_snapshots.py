@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -151,7 +152,7 @@ def test_failed_deploy_rolls_back_and_the_next_one_succeeds(home: Home) -> None:
     assert error[0].startswith("Error: Cannot install pinned versions on box"), error
     assert any("Version '99-*' for 'bash' was not found" in line for line in error), error
     assert error[-2].startswith("The container was rolled back to its state of "), error
-    assert "run `homelab deploy` again" in error[-1]
+    assert re.search(r"run `homelab -i \S+ .*deploy` again", error[-1]), error
     assert home.run(STATE) == before
     assert (home.snapshots(), copies()) == ([], [])
     assert not (home.inventory.state_dir / "deploy-snapshots").exists()

@@ -65,7 +65,7 @@ class DeadlyNode(FakeNode):
         answer = await super()._middleware(request, handler) if self.acts else None
         self.hit = f"{request.method} {request.path.removeprefix('/api2/json')}"
         while self.victim is None:
-            await self._a_moment()
+            await self._short_pause()
         os.kill(self.victim, signal.SIGKILL)
         assert request.transport is not None
         request.transport.close()

@@ -1,4 +1,4 @@
-"""The wheel brings along what is deployed into the containers, and nothing of this checkout is needed."""
+"""The wheel contains all files that a deploy copies into the containers, and works without the checkout."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def tracked(*folders: str) -> set[str]:
     return set(listed.stdout.split())
 
 
-def test_templates_pipeline_and_inventory_come_along(unpacked: Path) -> None:
+def test_wheel_contains_templates_pipeline_and_inventory(unpacked: Path) -> None:
     wanted = tracked("templates", "pipeline", "inventory.yaml", "requirements/postgres.txt")
     found = {str(p.relative_to(unpacked / "homelab" / "_data")) for p in (unpacked / "homelab" / "_data").rglob("*")}
     assert wanted - found == set()
 
 
-def test_it_works_away_from_the_checkout(unpacked: Path, tmp_path: Path) -> None:
+def test_installed_package_works_without_the_checkout(unpacked: Path, tmp_path: Path) -> None:
     code = (
         "from pathlib import Path; import homelab\n"
         "from homelab.inventory import load; from homelab.render import render\n"
@@ -46,7 +46,7 @@ def test_it_works_away_from_the_checkout(unpacked: Path, tmp_path: Path) -> None
         f"assert Path(homelab.__file__).is_relative_to({str(unpacked)!r}), homelab.__file__\n"
         "print(len(load([bundled_path('inventory.yaml')]).containers), len(render('postgres/pg_hba.conf.j2', rows=[])))"
     )
-    # -S and the wheel first: the editable install of the checkout must not be what answers.
+    # -S, and the wheel first in the path, so that the editable install of the checkout is not imported.
     packages = next(p for p in sys.path if p.endswith("site-packages"))
     done = subprocess.run(
         [sys.executable, "-S", "-c", code],
@@ -59,7 +59,7 @@ def test_it_works_away_from_the_checkout(unpacked: Path, tmp_path: Path) -> None
     assert done.stdout.split()[:1] == ["3"], done.stderr
 
 
-def test_the_metadata_says_what_it_is(unpacked: Path) -> None:
+def test_metadata_of_the_wheel(unpacked: Path) -> None:
     (metadata,) = unpacked.glob("homelab_data_stack-*.dist-info/METADATA")
     text = metadata.read_text()
     assert "License-Expression: AGPL-3.0-or-later" in text

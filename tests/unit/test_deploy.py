@@ -1,4 +1,4 @@
-"""`homelab deploy` as a whole: what it reports, its exit codes, its events, and what a failure says."""
+"""`homelab deploy` as a whole: reports, exit codes, events, and errors."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Deploy = Callable[..., Sequence[HostReport]]
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deploy:
-    """Runs a deploy of these steps in a container that is this machine."""
+    """Return a function that deploys the given steps, with this machine as the container."""
     shutil.copy(bundled_path("inventory.yaml"), tmp_path / "inventory.yaml")
     inventory = load([tmp_path / "inventory.yaml"])
 
@@ -65,7 +65,7 @@ CHECK = ["--dry-run", "--detailed-exitcode"]
 
 
 def two(folder: Path) -> Callable[[ServiceContext], Sequence[Step]]:
-    """A file, a service that reads it, and something to wait for."""
+    """Return the steps of a file, a service that reads it, and a wait for the service."""
     file = File(str(folder / "f"), b"secret", *owner_of_new_files(), secret=True)
     steps = [
         file,
@@ -75,7 +75,7 @@ def two(folder: Path) -> Callable[[ServiceContext], Sequence[Step]]:
     return lambda context: steps
 
 
-def test_reports_have_the_changes_and_the_unchanged_steps(run: Deploy, tmp_path: Path) -> None:
+def test_report_has_changed_and_unchanged_steps(run: Deploy, tmp_path: Path) -> None:
     (would,) = run(two(tmp_path), dry_run=True)
     (did,) = run(two(tmp_path))
     (again,) = run(two(tmp_path))
@@ -88,7 +88,7 @@ def test_reports_have_the_changes_and_the_unchanged_steps(run: Deploy, tmp_path:
     assert all(change.seconds > 0 for change in did.changes)
 
 
-def test_events_have_every_step_and_no_secret(run: Deploy, tmp_path: Path) -> None:
+def test_events_contain_every_step_and_no_secret(run: Deploy, tmp_path: Path) -> None:
     said = io.StringIO()
     run(two(tmp_path), JsonProgress(said))
     events = [json.loads(line) for line in said.getvalue().splitlines()]
@@ -122,7 +122,7 @@ def test_verbose_shows_commands_and_their_output(run: Deploy, tmp_path: Path) ->
         (tmp_path / "s").unlink()
 
 
-def test_a_failure_has_its_cause_and_the_state_of_the_run(run: Deploy, tmp_path: Path) -> None:
+def test_failure_names_its_cause_and_the_incomplete_steps(run: Deploy, tmp_path: Path) -> None:
     file = File(str(tmp_path / "f"), b"1", *owner_of_new_files())
     full = Command("the middle", "false", "echo 'tar: x: No space left on device' >&2; exit 2")
     later = [Command(f"later {number}", "false", "true") for number in range(8)]
@@ -139,7 +139,7 @@ def test_a_failure_has_its_cause_and_the_state_of_the_run(run: Deploy, tmp_path:
     assert "df -h" in report.failure.resolution
 
 
-def test_a_failed_container_stops_only_those_that_wait_for_it(run: Deploy, tmp_path: Path) -> None:
+def test_failed_container_stops_only_those_that_wait_for_it(run: Deploy, tmp_path: Path) -> None:
     def steps(context: ServiceContext) -> Sequence[Step]:
         return {
             "postgres-data": [Command("bad", "false", "exit 1")],
@@ -161,7 +161,7 @@ def test_a_failed_container_stops_only_those_that_wait_for_it(run: Deploy, tmp_p
 def command_line(
     reports: Sequence[HostReport], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *options: str
 ) -> Result:
-    """`homelab deploy …`, where a deploy gives these reports."""
+    """Run `homelab deploy …` with these reports as the outcome of the deploy."""
 
     def given(*_: object, **more: object) -> Sequence[HostReport]:
         assert more["dry_run"] == ("--dry-run" in options)
@@ -177,7 +177,7 @@ def command_line(
     ("options", "changed", "status"),
     [([], True, 0), (["--dry-run"], True, 0), (CHECK, True, 2), (CHECK, False, 0), (["--detailed-exitcode"], True, 2)],
 )
-def test_drift_is_exit_code_2(
+def test_exit_code_2_means_changes(
     run: Deploy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], changed: bool, status: int
 ) -> None:
     reports = run(two(tmp_path), dry_run=True) if changed else [HostReport("postgres-data", (), 0.1, steps=3)]
@@ -187,14 +187,14 @@ def test_drift_is_exit_code_2(
     assert "secret" not in done.stdout
 
 
-def test_a_rollback_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rollback_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     report = HostReport("postgres-data", (), 0.1, HomelabError("it failed"), 3, rolled_back=True)
     done = command_line([report], monkeypatch, tmp_path, "--rollback-on-failure")
     assert (done.exit_code, "failed after 0 changes, rolled back" in done.stdout) == (1, True)
     assert json.loads(command_line([report], monkeypatch, tmp_path, "--json").stdout)[0]["rolled_back"] is True
 
 
-def test_a_failure_is_exit_code_1_and_the_result_is_json(
+def test_failure_is_exit_code_1_and_the_result_is_json(
     run: Deploy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reports = run(lambda context: [*two(tmp_path)(context), Command("bad", "false", "exit 3")])

@@ -16,6 +16,7 @@ from homelab.cli import app
 from homelab.cli.global_options import Settings, settings
 from homelab.errors import InputError
 from homelab.paths import bundled_path
+from homelab.secrets import FileSecretStore
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +41,7 @@ def run_main(*words: str, **environment: str) -> subprocess.CompletedProcess[str
         capture_output=True,
         text=True,
         check=False,
+        stdin=subprocess.DEVNULL,
         env={"PATH": "/bin", **environment},
     )
 
@@ -92,6 +94,27 @@ def test_json_is_refused_where_there_is_none(inventory: Path) -> None:
 def test_with_detailed_exitcode_a_mistake_is_1(verb: str, mistake: list[str]) -> None:
     assert run_main(verb, *mistake).returncode == 2
     assert run_main(verb, "--detailed-exitcode", *mistake).returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("typed", "confirmed"),
+    [
+        (["secret", "set", "airflow-admin"], "secret set airflow-admin --yes"),
+        (["secret", "set", "--", "airflow-admin"], "secret set --yes -- airflow-admin"),
+    ],
+)
+def test_without_a_terminal_the_error_repeats_the_command_with_yes(
+    inventory: Path, typed: list[str], confirmed: str
+) -> None:
+    named = inventory.rename(inventory.with_name("my inventory.yaml"))
+    FileSecretStore(inventory.parent / ".homelab" / "home").secret("airflow-admin")
+    done = run_main("-i", str(named), *typed)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "Error: Cannot ask for confirmation: standard input is not a terminal",
+        "The question was: Secret airflow-admin exists. Replace it?",
+        f"Confirm with --yes: homelab -i '{named}' {confirmed}",
+    ]
 
 
 def commands(group: typer.main.TyperGroup, path: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:  # type: ignore[name-defined]
