@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import secrets
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
 from homelab.errors import HomelabError
 
+# The errors of a parser that gets text of another format than it expects.
+UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
 _LANES = 4  # commands of a batch that run in parallel
 
 
@@ -80,6 +83,19 @@ class CommandFailed(HomelabError):
             "Fix the cause and run the same command again: it continues where it stopped.",
         )
         self.result = result
+
+
+@contextmanager
+def expected_format(host: str, action: str) -> Iterator[None]:
+    """Raise HomelabError if the block cannot read an answer, as its format is not the expected one."""
+    try:
+        yield
+    except UNREADABLE as error:
+        raise HomelabError(
+            f"Cannot {action} on {host}: the answer has an unexpected format",
+            f"{type(error).__name__}: {error}"[:500],
+            "Run `homelab deploy`: the scripts there may be of another version.",
+        ) from error
 
 
 def argv(*words: str) -> str:

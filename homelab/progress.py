@@ -22,6 +22,8 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from homelab.terminal import printable
+
 StatusUpdate = Callable[[str], None]
 _LINE_INTERVAL = 10.0  # seconds between two status lines of one step without a terminal
 
@@ -112,7 +114,7 @@ class TerminalProgress:
             live.stop()
 
     def _line(self, mark: str, style: str, host: str, text: str) -> None:
-        line = Text.assemble((f"{mark} ", style), (f"{host:<22} ", "bold"), text)
+        line = Text.assemble((f"{mark} ", style), (f"{printable(host):<22} ", "bold"), printable(text))
         with self._lock:
             self._console.print(line, soft_wrap=True)
 
@@ -146,8 +148,8 @@ class TerminalProgress:
         for step in list(self._running.values()):
             table.add_row(
                 Spinner("dots"),
-                Text(f"{step.host:<22}", style="bold"),
-                Text(f"{step.title}: {step.status}" if step.status else step.title),
+                Text(f"{printable(step.host):<22}", style="bold"),
+                Text(printable(f"{step.title}: {step.status}" if step.status else step.title)),
                 duration(now - step.started),
             )
         return Group(table)

@@ -47,6 +47,7 @@ class Keepalive:
     timeout: float = 20.0
 
 
+_OUTPUT_MAX = 256 << 20  # bytes of a command's output: more would exhaust this machine's memory
 _KEEPALIVE = Keepalive()
 
 
@@ -199,10 +200,16 @@ class Ssh:
             closed = channel.closed
             complete = channel.exit_status != _NO_STATUS and channel.eof_received
             # Both streams share one window: reading only one of them could block for ever.
-            while channel.recv_ready():
+            while channel.recv_ready() and len(out) <= _OUTPUT_MAX:
                 out += channel.recv(1 << 16)
-            while channel.recv_stderr_ready():
+            while channel.recv_stderr_ready() and len(err) <= _OUTPUT_MAX:
                 err += channel.recv_stderr(1 << 16)
+            if len(out) + len(err) > _OUTPUT_MAX:
+                raise HomelabError(
+                    f"Cannot finish a command on {self.name}: its output is larger than {_OUTPUT_MAX >> 20} MiB",
+                    f"`{_short(command)}`",
+                    "For a query, aggregate or limit the rows. Otherwise the container may have been tampered with.",
+                )
             # After a lost connection the output may be incomplete, even if the status has come.
             if closed and not complete and not channel.get_transport().is_active():
                 raise EOFError("the machine closed the connection")

@@ -24,7 +24,7 @@ from homelab.cli.global_options import (
     settings,
 )
 from homelab.cli.hints import typed
-from homelab.cli.results import print_error
+from homelab.cli.results import echo, print_error
 from homelab.errors import BAD_INPUT, FAILED, INTERRUPTED, HomelabError
 
 app = typer.Typer(
@@ -42,7 +42,7 @@ def _print_version(wanted: bool) -> None:
     if wanted:
         from homelab import __version__
 
-        typer.echo(f"homelab {__version__}")
+        echo(f"homelab {__version__}")
         raise typer.Exit
 
 
@@ -118,7 +118,7 @@ def main() -> None:
         # Typer turns an unhandled KeyboardInterrupt into an exit without a message. At a question, before any work,
         # it prints "Aborted.".
         if not isinstance(end.__context__, typer.Abort):
-            typer.echo("Interrupted. Run the same command again: it continues from here.", err=True)
+            echo("Interrupted. Run the same command again: it continues from here.", err=True)
         sys.exit(INTERRUPTED)
 
 

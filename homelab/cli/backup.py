@@ -10,7 +10,7 @@ import typer
 from homelab.cli import completion
 from homelab.cli.confirmation import confirm_lines
 from homelab.cli.global_options import Container, Containers, Json, Limit, Yes, add_verb, settings
-from homelab.cli.results import print_outcome, print_result
+from homelab.cli.results import echo, print_result
 
 if TYPE_CHECKING:
     from homelab.proxmox.backups import Backup
@@ -60,7 +60,7 @@ def create(
     from homelab.commands.snapshot import create as run
 
     outcome = run(settings.session(), name, limit=limit or (), description=description)
-    print_result(outcome, as_json, lambda: print_outcome(outcome))
+    print_result(outcome, as_json, lambda: echo(outcome))
 
 
 def list_(limit: Limit = None, as_json: Json = False) -> None:
@@ -73,7 +73,7 @@ def list_(limit: Limit = None, as_json: Json = False) -> None:
 
     found = list_snapshots(settings.session(), limit=limit or ())
     rows = [_snapshot_row(each) for each in found]
-    print_result(found, as_json, lambda: show_rows(rows) if rows else typer.echo("There are no snapshots."))
+    print_result(found, as_json, lambda: show_rows(rows) if rows else echo("There are no snapshots."))
 
 
 def _snapshot_row(each: Snapshot) -> dict[str, str]:
@@ -98,7 +98,7 @@ def rollback(name: _Name, limit: Limit = None, yes: Yes = False, as_json: Json =
 
     ask = confirm_lines("Later changes will be lost. Continue?", yes)
     outcome = run(settings.session(), name, limit=limit or (), confirm=ask)
-    print_result(outcome, as_json, lambda: print_outcome(outcome))
+    print_result(outcome, as_json, lambda: echo(outcome))
 
 
 def delete(name: _Name, limit: Limit = None, yes: Yes = False, as_json: Json = False) -> None:
@@ -110,7 +110,7 @@ def delete(name: _Name, limit: Limit = None, yes: Yes = False, as_json: Json = F
 
     ask = confirm_lines("A rollback to it will not be possible any more. Continue?", yes)
     outcome = run(settings.session(), name, limit=limit or (), confirm=ask)
-    print_result(outcome, as_json, lambda: print_outcome(outcome))
+    print_result(outcome, as_json, lambda: echo(outcome))
 
 
 def backup(
@@ -147,11 +147,11 @@ def backup(
     if list_them:
         found = list_backups(session, names=names or (), storage=storage)
         rows = [_backup_row(each) for each in found]
-        print_result(found, as_json, lambda: show_rows(rows) if rows else typer.echo("There are no backups."))
+        print_result(found, as_json, lambda: show_rows(rows) if rows else echo("There are no backups."))
         return
     ask = confirm_lines("The containers are down during the backup. Continue?", yes)
     made = run(session, names=names or (), storage=storage, mode=mode.value if mode else None, keep=keep, confirm=ask)
-    print_result(made, as_json, lambda: print_outcome(made))
+    print_result(made, as_json, lambda: echo(made))
 
 
 def _backup_row(each: Backup) -> dict[str, str]:
@@ -182,4 +182,4 @@ def restore(
     from homelab.commands.restore import restore as run
 
     outcome = run(settings.session(), name, volume, storage=storage)
-    print_result(outcome, as_json, lambda: print_outcome(outcome))
+    print_result(outcome, as_json, lambda: echo(outcome))

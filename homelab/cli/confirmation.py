@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import typer
 
+from homelab.cli.results import echo
 from homelab.errors import InputError
 
 
@@ -28,7 +29,7 @@ def confirm_lines(question: str, yes: bool) -> Callable[[Sequence[str]], bool]:
 
     def ask(lines: Sequence[str]) -> bool:
         for line in lines:
-            typer.echo(f"  {line}", err=True)
+            echo(f"  {line}", err=True)
         return confirm(question, yes)
 
     return ask

@@ -8,7 +8,7 @@ import typer
 
 from homelab.cli.confirmation import confirm
 from homelab.cli.global_options import Json, Yes, add_verb, settings
-from homelab.cli.results import print_outcome, print_result
+from homelab.cli.results import echo, print_result
 
 _Unpublished = Annotated[bool, typer.Option("--unpublished", help="dbt's last build, tested or not.")]
 
@@ -41,7 +41,7 @@ def run(
     outcome = run_now(settings.session(), hours, full_refresh)
 
     def text() -> None:
-        print_outcome(outcome)
+        echo(outcome)
         show_rows(outcome.marts)
 
     print_result(outcome, as_json, text)
@@ -87,4 +87,4 @@ def reset(yes: Yes = False) -> None:
     if not confirm("Delete the local database, its marts and the installation?", yes):
         raise typer.Exit(1)
     removed = remove(session)
-    typer.echo(f"{removed} deleted" if removed else "There is nothing to delete")
+    echo(f"{removed} deleted" if removed else "There is nothing to delete")

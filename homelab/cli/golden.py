@@ -8,7 +8,7 @@ import typer
 
 from homelab.cli.confirmation import confirm_lines
 from homelab.cli.global_options import Container, Json, Yes, add_verb, settings
-from homelab.cli.results import print_outcome, print_result
+from homelab.cli.results import echo, print_result
 
 
 def register(app: typer.Typer) -> None:
@@ -41,7 +41,7 @@ def create(
 
     ask = confirm_lines(f"{name} is down during the copy. Continue?", yes)
     outcome = run(settings.session(), name, vmid=vmid, storage=storage, confirm=ask)
-    print_result(outcome, as_json, lambda: print_outcome(outcome))
+    print_result(outcome, as_json, lambda: echo(outcome))
 
 
 def list_(as_json: Json = False) -> None:
@@ -64,7 +64,7 @@ def list_(as_json: Json = False) -> None:
         }
         for g in found
     ]
-    print_result(found, as_json, lambda: show_rows(rows) if rows else typer.echo("There are no golden containers."))
+    print_result(found, as_json, lambda: show_rows(rows) if rows else echo("There are no golden containers."))
 
 
 def delete(name: Container, yes: Yes = False, as_json: Json = False) -> None:
@@ -75,4 +75,4 @@ def delete(name: Container, yes: Yes = False, as_json: Json = False) -> None:
     from homelab.commands.golden import delete as run
 
     outcome = run(settings.session(), name, confirm=confirm_lines("They cannot be restored. Continue?", yes))
-    print_result(outcome, as_json, lambda: print_outcome(outcome))
+    print_result(outcome, as_json, lambda: echo(outcome))

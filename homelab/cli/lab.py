@@ -8,7 +8,7 @@ import typer
 
 from homelab.cli.confirmation import confirm
 from homelab.cli.global_options import Json, Yes, add_verb, settings
-from homelab.cli.results import print_result
+from homelab.cli.results import echo, print_result
 
 
 def register(app: typer.Typer) -> None:
@@ -33,7 +33,7 @@ def demo() -> None:
     report, rows, ui = run(settings.inventory, settings.progress())
     show_status(report)
     show_rows(rows)
-    typer.echo(
+    echo(
         f"\nAirflow: {ui}, user admin, password from `.venv/bin/homelab --lab secret show`\n"
         "Look around: `.venv/bin/homelab --lab --help`. Remove it: `.venv/bin/homelab lab down`"
     )
@@ -49,7 +49,7 @@ def lab_up() -> None:
     from homelab.lab import Lab
     from homelab.lab import up as run
 
-    typer.echo(f"The lab is running; its overlay is {run(Lab(), settings.progress())}")
+    echo(f"The lab is running; its overlay is {run(Lab(), settings.progress())}")
 
 
 def lab_down(

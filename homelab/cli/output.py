@@ -3,40 +3,49 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Column, Table
 from rich.text import Text
 
 from homelab.cli.hints import typed
 from homelab.errors import HomelabError
+from homelab.terminal import printable
 
 _UNBOUNDED = 100_000  # columns of a pipe, in which nothing is wrapped
+_PLAIN = Console(highlight=False)  # for the styles only
 _PIPE_TABLE = 160  # columns of a table in a pipe, unless COLUMNS is set
 
 
-class _HintConsole(Console):
-    """A console that completes the commands in printed texts."""
+class _SafeConsole(Console):
+    """A console that escapes unsafe characters in printed texts and completes the commands in them."""
 
     def print(self, *objects: Any, **options: Any) -> None:
-        super().print(*map(_completed, objects), **options)
+        super().print(*(safe(each) if isinstance(each, str | Text) else each for each in objects), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Escape unsafe characters in every other output, such as the cells of a table."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=printable(segment.text))
 
 
-def _completed(printed: Any) -> Any:
-    if isinstance(printed, str):
-        return typed.complete(printed)
-    if not isinstance(printed, Text):
-        return printed
-    for position, words in reversed(typed.insertions(printed.plain)):
-        printed = Text.assemble(printed[:position], (words, printed.style), printed[position:])
-    return printed
+def safe(text: str | Text) -> Text:
+    """Return a text without unsafe characters and with complete commands; the style is that of the text's parts."""
+    shown = text.copy() if isinstance(text, Text) else Text(text)
+    if printable(shown.plain) != shown.plain:
+        parts = ((part, shown.get_style_at_offset(_PLAIN, place)) for place, part in enumerate(shown.plain))
+        shown = Text.assemble(*((printable(part), style) for part, style in parts))
+    for position, words in reversed(typed.insertions(shown.plain)):
+        shown = Text.assemble(shown[:position], (words, shown.style), shown[position:])
+    return shown
 
 
 def console() -> Console:
     """Return a console on standard output; it wraps lines only on a terminal."""
-    result = _HintConsole(highlight=False)
+    result = _SafeConsole(highlight=False)
     if not result.is_terminal:
         result.width = _UNBOUNDED
     return result
@@ -44,7 +53,7 @@ def console() -> Console:
 
 def error_console() -> Console:
     """Return a console on standard error."""
-    return _HintConsole(stderr=True, highlight=False)
+    return _SafeConsole(stderr=True, highlight=False)
 
 
 def health_line(healthy: bool) -> Text:
@@ -68,10 +77,10 @@ def show_rows(rows: Sequence[dict[str, Any]]) -> None:
         target.print("no rows")
         return
     # Text, because rich reads square brackets in strings as markup.
-    columns = [Column(Text(name)) for name in rows[0]]
+    columns = [Column(Text(printable(name))) for name in rows[0]]
     table = Table(*columns, box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for row in rows:
-        table.add_row(*(Text("" if value is None else str(value)) for value in row.values()))
+        table.add_row(*(Text("" if value is None else printable(str(value))) for value in row.values()))
     width = target.width if target.is_terminal else int(os.environ.get("COLUMNS") or _PIPE_TABLE)
     if target.measure(table, options=target.options.update_width(_UNBOUNDED)).maximum <= width:
         target.print(table)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from homelab.cli.global_options import Json, add_verb, settings
-from homelab.cli.results import print_json, print_outcome, print_result
+from homelab.cli.results import echo, print_json, print_result
 from homelab.errors import InputError
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def run_shell(run: Callable[[str], Rows], as_json: bool) -> None:
     from homelab.cli.output import show_rows
     from homelab.runtime.sql_shell import SqlShell, history_file
 
-    shell = SqlShell(run, print_json if as_json else show_rows, typer.echo)
+    shell = SqlShell(run, print_json if as_json else show_rows, echo)
     if sys.stdin.isatty():
         shell.interact(history_file())
     else:
@@ -79,7 +79,7 @@ def docs(
 
     page = fetch(settings.session())
     output.write_bytes(page)
-    typer.echo(f"{output}: {len(page) // 1024} KiB")
+    echo(f"{output}: {len(page) // 1024} KiB")
     if show and sys.stdout.isatty():
         typer.launch(str(output.resolve()))
 
@@ -92,7 +92,7 @@ def run(as_json: Json = False) -> None:
     from homelab.commands.pipeline_run import run as run_now
 
     outcome = run_now(settings.session())
-    print_result(outcome, as_json, lambda: print_outcome(outcome))
+    print_result(outcome, as_json, lambda: echo(outcome))
 
 
 def status(as_json: Json = False) -> None:
@@ -107,12 +107,12 @@ def status(as_json: Json = False) -> None:
 
     def text() -> None:
         for line in report.lines():
-            typer.echo(line)
+            echo(line)
         if report.runs:
-            typer.echo("\nThe last fetches:")
+            echo("\nThe last fetches:")
             show_rows(report.runs)
         if report.missing:
-            typer.echo("\nMissing in the last days:")
+            echo("\nMissing in the last days:")
             show_rows(report.missing)
 
     print_result(report, as_json, text)
@@ -164,7 +164,7 @@ def backfill(
             "FILE takes at most one --city; --to needs --from.",
             "homelab pipeline backfill FILE, or homelab pipeline backfill --from DAY",
         )
-    print_result(outcome, as_json, lambda: print_outcome(outcome))
+    print_result(outcome, as_json, lambda: echo(outcome))
 
 
 def rebuild(as_json: Json = False) -> None:
@@ -175,4 +175,4 @@ def rebuild(as_json: Json = False) -> None:
     from homelab.commands.pipeline_rebuild import rebuild as build
 
     outcome = build(settings.session())
-    print_result(outcome, as_json, lambda: print_outcome(outcome))
+    print_result(outcome, as_json, lambda: echo(outcome))

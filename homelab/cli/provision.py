@@ -10,7 +10,7 @@ import typer
 
 from homelab.cli.confirmation import confirm
 from homelab.cli.global_options import Container, DetailedExitcode, Json, Limit, Yes, add_verb, settings
-from homelab.cli.results import print_outcome, print_result
+from homelab.cli.results import echo, print_result
 
 if TYPE_CHECKING:
     from homelab.plan import Plan
@@ -38,7 +38,7 @@ def init(
         port=port,
         confirm=typer.confirm,
         ask=lambda text: typer.prompt(text, hide_input=True, default="", show_default=False),
-        output=typer.echo,
+        output=echo,
     )
 
 
@@ -88,7 +88,7 @@ def up(limit: Limit = None, yes: Yes = False, as_json: Json = False) -> None:
 
     ask = _confirm_plan("Running containers will be restarted. Continue?", yes)
     outcome = run(settings.session(), confirm=ask, limit=limit or ())
-    print_result(outcome, as_json, lambda: print_outcome(outcome))
+    print_result(outcome, as_json, lambda: echo(outcome))
 
 
 def destroy(limit: Limit = None, yes: Yes = False, as_json: Json = False) -> None:
@@ -100,7 +100,7 @@ def destroy(limit: Limit = None, yes: Yes = False, as_json: Json = False) -> Non
 
     ask = _confirm_plan("These containers and all their data will be lost. Continue?", yes)
     outcome = run(settings.session(), confirm=ask, limit=limit or ())
-    print_result(outcome, as_json, lambda: print_outcome(outcome))
+    print_result(outcome, as_json, lambda: echo(outcome))
 
 
 def trust(
@@ -120,7 +120,7 @@ def trust(
 
     ask = (lambda question: str(typer.prompt(question, err=True))) if sys.stdin.isatty() else None
     pin = run(settings.session(), name, fingerprint, ask=ask)
-    typer.echo(f"{name}: {pin.fingerprint} is trusted from now on")
+    echo(f"{name}: {pin.fingerprint} is trusted from now on")
 
 
 def _confirm_plan(question: str, yes: bool) -> Callable[[Plan], bool]:

@@ -11,6 +11,7 @@ import typer
 
 from homelab.cli.hints import typed
 from homelab.errors import HomelabError
+from homelab.terminal import printable
 
 
 def print_result(result: Any, as_json: bool, text: Callable[[], None]) -> None:
@@ -26,9 +27,9 @@ def print_json(result: Any) -> None:
     typer.echo(json.dumps(to_json(result), indent=2, ensure_ascii=False))
 
 
-def print_outcome(outcome: object) -> None:
-    """Print an outcome as text."""
-    typer.echo(typed.complete(str(outcome)))
+def echo(text: object, err: bool = False) -> None:
+    """Print a text for people: without unsafe characters, and with complete commands."""
+    typer.echo(printable(typed.complete(str(text))), err=err)
 
 
 def print_error(error: HomelabError) -> None:

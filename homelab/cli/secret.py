@@ -10,7 +10,7 @@ import typer
 from homelab.cli import completion
 from homelab.cli.confirmation import confirm
 from homelab.cli.global_options import Json, Yes, add_verb, settings
-from homelab.cli.results import print_result
+from homelab.cli.results import echo, print_result
 
 _AIRFLOW_ADMIN = "airflow-admin"
 
@@ -42,7 +42,7 @@ def list_(as_json: Json = False) -> None:
     Example:  homelab secret list
     """
     names = settings.session().secrets.names()
-    print_result(names, as_json, lambda: typer.echo("\n".join(names) or "There are no secrets yet."))
+    print_result(names, as_json, lambda: echo("\n".join(names) or "There are no secrets yet."))
 
 
 def set_(
@@ -60,4 +60,4 @@ def set_(
         raise typer.Exit(1)
     terminal = sys.stdin.isatty()
     run(session, name, typer.prompt(name, hide_input=True, confirmation_prompt=True) if terminal else sys.stdin.read())
-    typer.echo(f"{name} is stored")
+    echo(f"{name} is stored")

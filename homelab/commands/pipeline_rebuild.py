@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from functools import partial
 
-from homelab.host import argv, check
+from homelab.host import argv, check, expected_format
 from homelab.runtime.job_progress import DbtLog, run_with_progress
 from homelab.runtime.session import Session
 from homelab.services.analytics import SCRIPTS, as_analytics
@@ -36,5 +36,6 @@ def rebuild(session: Session) -> Build:
     ):
         job = partial(check, host, command, "rebuilding the marts", timeout=_DEADLINE)
         result = run_with_progress(job, DbtLog(host), report)
-    outcome = json.loads(result.text.splitlines()[-1])
-    return Build(outcome["models_built"], outcome["tests_passed"], outcome["seconds"])
+    with expected_format(container.name, "read the outcome of the build"):
+        outcome = json.loads(result.text.splitlines()[-1])
+        return Build(outcome["models_built"], outcome["tests_passed"], outcome["seconds"])

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from homelab.errors import HomelabError
-from homelab.host import argv, check
+from homelab.host import argv, check, expected_format
 from homelab.runtime.session import Session
 from homelab.services.analytics import PUBLISHED, SCRIPTS, as_analytics
 
@@ -55,11 +54,7 @@ def status(session: Session) -> PipelineStatus:
     command = as_analytics(argv("python", f"{SCRIPTS}/pipeline_status.py", "--database", PUBLISHED))
     with session.connect(container) as host:
         result = check(host, command, "read the status of the pipeline")
-    try:
-        return PipelineStatus(**json.loads(result.text.splitlines()[-1]))
-    except (ValueError, TypeError, IndexError) as error:
-        raise HomelabError(
-            f"Cannot read the pipeline's status on {container.name}",
-            str(error),
-            "Run `homelab deploy`: the scripts there may be of another version.",
-        ) from error
+    with expected_format(container.name, "read the status of the pipeline"):
+        found = PipelineStatus(**json.loads(result.text.splitlines()[-1]))
+        list(found.lines())  # reads every part
+        return found

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from homelab.distributions import Distribution
-from homelab.host import Host, Result
+from homelab.host import UNREADABLE, Host, Result
 from homelab.model.inventory import Container, DatabaseGrant, Inventory, Port, Secret
 
 
@@ -152,3 +152,10 @@ class Service(ABC):
     @abstractmethod
     def health(self, answers: Sequence[Result]) -> Health:
         """Return the health from the answers to its probes. Depends on the answers only."""
+
+    def assess(self, answers: Sequence[Result]) -> Health:
+        """Return the health, or an unhealthy one if the answers have an unexpected format."""
+        try:
+            return self.health(answers)
+        except UNREADABLE as error:
+            return Health(False, f"its report has an unexpected format ({type(error).__name__})")

@@ -70,7 +70,7 @@ def steps_of(context: ServiceContext) -> Sequence[Step]:
             steps.setdefault(step.title, step)
     changing = tuple(step for step in steps.values() if not step.is_wait)
     checks = [
-        HealthCheck(name, service.health_probes(), service.health, service.units(), changing)
+        HealthCheck(name, service.health_probes(), service.assess, service.units(), changing)
         for name, service in services.items()
     ]
     return [*steps.values(), *checks]

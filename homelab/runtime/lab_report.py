@@ -87,7 +87,7 @@ def _report(session: Session, container: Container, state: ContainerState) -> Co
         return ContainerReport(container.name, state, unreachable=f"{error.brief}: {error.details}")
     grouped = [[next(answers) for _ in group] for group in probes]
     services = [
-        ServiceReport(name, _unit_states(service.units(), units), service.health(results))
+        ServiceReport(name, _unit_states(service.units(), units), service.assess(results))
         for (name, service), (units, *results) in zip(container.services.items(), grouped, strict=True)
     ]
     return ContainerReport(container.name, state, services)

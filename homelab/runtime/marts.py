@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from homelab.errors import HomelabError, InputError
-from homelab.host import Result, argv
+from homelab.host import Result, argv, expected_format
 from homelab.pipeline_contract import EXIT
 from homelab.runtime.session import Session
 from homelab.services.analytics import PUBLISHED, SCRIPTS, as_analytics
@@ -48,5 +48,6 @@ def parse_rows(result: Result, where: str, *, not_published: str, resolution: st
     if not result.ok:
         details = error[-1500:] or f"query.py ended with status {result.status}."
         raise HomelabError(f"Cannot run the query on {where}", details, resolution)
-    rows: list[dict[str, Any]] = json.loads(result.stdout)
+    with expected_format(where, "read the result of the query"):
+        rows: list[dict[str, Any]] = json.loads(result.stdout)
     return rows

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from homelab.errors import HomelabError
-from homelab.host import Host, argv, check
+from homelab.host import Host, argv, check, expected_format
 from homelab.model import Container
 from homelab.pipeline_contract import DAG_ID, TASKS
 from homelab.runtime.job_progress import POLL_INTERVAL, DbtLog
@@ -98,8 +98,9 @@ def _tasks(host: Host, run_id: str) -> dict[str, str]:
         "select coalesce(json_object_agg(task_id, state order by task_id), '{}') from task_instance where "
         f"run_id = '{run_id}'"
     )
-    found: dict[str, str] = json.loads(check(host, query, "read the states of the tasks").text)
-    return found
+    answer = check(host, query, "read the states of the tasks").text
+    with expected_format(host.name, "read the states of the tasks"):
+        return {str(task): str(state) for task, state in json.loads(answer).items()}
 
 
 def _wait(host: Host, run_id: str, dbt: Callable[[], str], report: Callable[[str], None]) -> str:

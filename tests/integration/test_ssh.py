@@ -210,6 +210,16 @@ def test_a_command_that_does_not_end_is_an_error(server: Server) -> None:
         host.run("sleep 20", timeout=1)
 
 
+@pytest.mark.parametrize("stream", ["", " >&2"])
+def test_an_endless_output_is_an_error(server: Server, stream: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("homelab.ssh._OUTPUT_MAX", 1 << 20)
+    server.known_hosts.pin("box", Pin(server.fingerprint))
+    with server.client() as host:
+        with pytest.raises(HomelabError, match="its output is larger than 1 MiB"):
+            host.run(f"yes{stream}", timeout=60)
+        assert host.run("echo on").text == "on"
+
+
 def test_a_missing_answer_is_an_error(server: Server) -> None:
     key, _ = server.secret_store.key_pair("operator")
     with pytest.raises(HomelabError, match="no answer over SSH"):

@@ -72,7 +72,7 @@ def test_style_of_a_completed_text_is_kept(monkeypatch: pytest.MonkeyPatch, caps
     monkeypatch.setattr(output, "typed", LAB)
     output.console().print(Text.assemble(("✗ ", "red"), ("run `homelab up` now", "bold")))
     assert capsys.readouterr().out == "✗ run `homelab --lab up` now\n"
-    completed = output._completed(Text("run `homelab up` now", "bold"))
+    completed = output.safe(Text("run `homelab up` now", "bold"))
     console = output.console()
     assert all(completed.get_style_at_offset(console, place).bold for place in (0, 6, 14, 25))
 
