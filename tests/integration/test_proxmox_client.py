@@ -286,7 +286,7 @@ def test_create_log_without_keys_is_refused(site: Site) -> None:
     site.pve.prints_keys = False
     with pytest.raises(HomelabError, match="its SSH host key is unknown") as caught:
         site.up("postgres-data")
-    assert "homelab trust postgres-data SHA256:" in caught.value.resolution
+    assert "homelab trust postgres-data FINGERPRINT" in caught.value.resolution
     assert site.waited == []
 
 
