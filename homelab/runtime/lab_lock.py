@@ -32,8 +32,8 @@ def lab_lock(state_dir: Path, verb: str) -> Iterator[None]:
                 f"{holder} holds {path}.",
                 "Wait for its end, then run the same command again.",
             ) from error
-        # A refused command reads the holder's name here.
+        # A refused command reads the holder here: not in backticks, which would make it a command to repeat.
         file.truncate(0)
-        file.write(f"`homelab {verb}`, process {os.getpid()}, started at {datetime.now():%H:%M:%S},")
+        file.write(f"Process {os.getpid()} (homelab {verb}), started at {datetime.now():%H:%M:%S},")
         file.flush()
         yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -352,6 +353,6 @@ def test_command_line(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     done = CliRunner().invoke(app, [*arguments, "--yes"])
     assert done.exit_code == 0, done.output
     assert "web: imported.\n" in done.stdout
-    assert "homelab trust web" in done.stdout
+    assert re.search(r"^  homelab (-i .* )?trust web$", done.stdout, re.MULTILINE)
     assert "    vmid: 105" in done.stderr
     assert SECRET not in done.output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import socket
 import sys
@@ -259,6 +260,6 @@ def test_two_at_once(site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest
         with lab_lock(site.inventory.state_dir, "up"):
             status, (brief, details, resolution) = run_failing(site, verb, monkeypatch, capsys)
         assert (status, brief) == (1, "Cannot lock the lab: another command is changing it")
-        assert "`homelab up`, process " in details
+        assert re.match(r"Process \d+ \(homelab up\), started at ", details)
         assert "run the same command again" in resolution
     assert site.pve.requests == []

@@ -82,7 +82,7 @@ def test_without_log_and_terminal_the_error_has_the_commands(rotated: Site) -> N
     with pytest.raises(HomelabError, match="its SSH host key is unknown") as caught:
         run(rotated, line=LINE)
     assert READ in caught.value.resolution
-    assert f"homelab trust {NAME} SHA256:" in caught.value.resolution
+    assert f"homelab trust {NAME} FINGERPRINT" in caught.value.resolution
     assert rotated.known_hosts.pins() == {}
 
 

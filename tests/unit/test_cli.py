@@ -97,7 +97,7 @@ def test_only_one_at_a_time(tmp_path: Path) -> None:
     with lab_lock(folder, "up"):
         with pytest.raises(HomelabError, match="another command is changing it") as caught, lab_lock(folder, "deploy"):
             pass
-        assert f"`homelab up`, process {os.getpid()}, started at " in caught.value.details
+        assert f"Process {os.getpid()} (homelab up), started at " in caught.value.details
         with lab_lock(tmp_path / ".homelab" / "another", "up"):
             pass
     with lab_lock(folder, "deploy"):
