@@ -167,6 +167,8 @@ def _imported(
 
 def _let_in(guest: ObservedGuest, public_key: str) -> Sequence[str]:
     """Return the commands for the node that add homelab's public key to a container."""
-    script = f"umask 077; mkdir -p /root/.ssh; echo {shlex.quote(public_key)} >> /root/.ssh/authorized_keys"
+    # The line feed first: the last line of an existing file may have none.
+    key = shlex.quote(public_key)
+    script = f"umask 077; mkdir -p /root/.ssh; printf '\\n%s\\n' {key} >> /root/.ssh/authorized_keys"
     start = [] if guest.running else [f"pct start {guest.vmid}"]
     return [*start, shlex.join(["pct", "exec", str(guest.vmid), "--", "sh", "-c", script])]

@@ -1,0 +1,88 @@
+"""`bootstrap`, killed at each of its steps, completes at the next run. Python, uv and dpkg are stand-ins."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+# Each stand-in leaves half of its work and kills bootstrap at its own step.
+PYTHON = """#!/bin/sh
+here=$(dirname "$0")
+case "$*" in
+-c*) exit 0 ;;
+"-m venv --clear .venv")
+    rm -rf .venv; mkdir -p .venv/bin
+    [ "$KILL_AT" != venv ] || kill -9 "$PPID"
+    cp "$0" .venv/bin/python ;;
+*"pip install"*uv.txt)
+    echo half >.venv/bin/uv; chmod +x .venv/bin/uv
+    [ "$KILL_AT" != pip ] || kill -9 "$PPID"
+    cp "$UV" .venv/bin/uv ;;
+*"pip install"*pg16*) [ "$KILL_AT" != pg16 ] || kill -9 "$PPID"; mkdir -p .venv/pg16 ;;
+*) exit 9 ;;
+esac
+"""
+UV = """#!/bin/sh
+case "$*" in
+--version) ;;
+*dev.txt) mkdir -p .venv/half; [ "$KILL_AT" != packages ] || kill -9 "$PPID"; mv .venv/half .venv/packages ;;
+*"-e .") [ "$KILL_AT" != homelab ] || kill -9 "$PPID"; touch .venv/homelab ;;
+"venv "*--clear*.venv-analytics)
+    rm -rf .venv-analytics; mkdir -p .venv-analytics/bin
+    [ "$KILL_AT" != analytics ] || kill -9 "$PPID"
+    touch .venv-analytics/bin/python; chmod +x .venv-analytics/bin/python ;;
+*analytics.txt)
+    mkdir .venv-analytics/half; [ "$KILL_AT" != sync ] || kill -9 "$PPID"
+    mv .venv-analytics/half .venv-analytics/packages ;;
+*) exit 9 ;;
+esac
+"""
+PARTS = ("pip", "venv", "packages", "homelab", "pg16", "analytics", "sync")
+
+
+def run(folder: Path, kill_at: str) -> subprocess.CompletedProcess[str]:
+    environment = {
+        "PATH": f"{folder / 'bin'}:/usr/bin:/bin",
+        "PYTHON": str(folder / "bin" / "python"),
+        "UV": str(folder / "bin" / "uv"),
+        "KILL_AT": kill_at,
+    }
+    command = [str(folder / "bootstrap"), "--test"]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "bin").mkdir()
+    stand_ins = {"python": PYTHON, "uv": UV, "dpkg-query": "#!/bin/sh\nprintf installed\n", "sshd": "#!/bin/sh\n"}
+    for name, text in stand_ins.items():
+        (tmp_path / "bin" / name).write_text(text)
+        (tmp_path / "bin" / name).chmod(0o755)
+    shutil.copy(ROOT / "bootstrap", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("kill_at", PARTS)
+def test_killed_bootstrap_completes_at_the_next_run(project: Path, kill_at: str) -> None:
+    assert run(project, kill_at).returncode == -signal.SIGKILL
+    ended = run(project, "")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    environment, analytics = project / ".venv", project / ".venv-analytics"
+    assert (environment / "bin" / "uv").read_text() == UV
+    assert {path.name for path in environment.iterdir()} >= {"bin", "packages", "homelab", "pg16"}
+    assert {path.name for path in analytics.iterdir()} == {"bin", "packages"}
+    assert not [path for path in environment.iterdir() if path.name in ("half", "incomplete")]
+
+
+def test_complete_bootstrap_creates_nothing_again(project: Path) -> None:
+    assert run(project, "").returncode == 0
+    (project / ".venv" / "mine").touch()
+    (project / ".venv" / "packages").rmdir()
+    shutil.rmtree(project / ".venv-analytics" / "packages")
+    assert run(project, "").returncode == 0
+    assert (project / ".venv" / "mine").exists()
