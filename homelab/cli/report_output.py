@@ -84,6 +84,8 @@ def show_status(report: LabReport) -> None:
     target.print(table)
     for container in report.containers:
         _show_services(target, container)
+    for note in report.notes:
+        target.print(Text(f"! {note}", "yellow"), soft_wrap=True)
     target.print(health_line(report.healthy))
 
 

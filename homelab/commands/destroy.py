@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from homelab.plan import Action, Plan, plan_destroy, select_containers
+from homelab.plan import Action, Plan, orphan_notes, plan_destroy, select_containers
 from homelab.proxmox import PlanExecutor, vmids
 from homelab.runtime.container_changes import Outcome, audited_client, plan_when_idle, run_on_containers
 from homelab.runtime.lab_lock import lab_lock
@@ -49,6 +49,8 @@ def _destroy(session: Session, confirm: Callable[[Plan], bool], limit: Sequence[
     for there in found.values():
         if there.sealed and not limit:
             progress.note(there.name, f"golden container {there.vmid} stays; `homelab golden delete` removes it")
+    for note in () if limit else orphan_notes(inventory, found):
+        progress.note(note.container, note.text)
     return Outcome.of(plan) if plan else Outcome(nothing="Nothing to do: none of the lab's containers exists.")
 
 

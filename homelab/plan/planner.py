@@ -47,7 +47,10 @@ def plan_up(inventory: Inventory, found: Mapping[int, ObservedGuest], limit: Seq
     return Plan(
         () if refusals else tuple(action for actions in work.values() for action in actions),
         refusals,
-        tuple(note for c in containers for note in _notes(c, found.get(c.vmid))),
+        (
+            *(note for c in containers for note in _notes(c, found.get(c.vmid))),
+            *(() if limit else orphan_notes(inventory, found)),
+        ),
     )
 
 
@@ -63,6 +66,19 @@ def plan_destroy(inventory: Inventory, found: Mapping[int, ObservedGuest], limit
     refusals += [locked(container, guest) for container, guest in ours if guest.lock not in (None, "create")]
     refusals += [protected(container, guest) for container, guest in ours if guest.shape and guest.shape.protection]
     return Plan(tuple(Destroy(container, guest) for container, guest in ours), tuple(refusals))
+
+
+def orphan_notes(inventory: Inventory, found: Mapping[int, ObservedGuest]) -> Iterator[Note]:
+    """Yield a note for each guest with this lab's tags that is missing in the inventory, except golden containers."""
+    vmids = {container.vmid for container in inventory.containers}
+    for guest in found.values():
+        if guest.vmid not in vmids and not guest.sealed:
+            command = "qm" if guest.kind == "qemu" else "pct"
+            yield Note(
+                guest.name,
+                f"{guest.vmid} on node {guest.node} has this lab's tags and is not in the inventory: left unchanged. "
+                f"To remove it with its data, on the node: `{command} destroy {guest.vmid} --purge`",
+            )
 
 
 def _up(container: Container, found: ObservedGuest | None, firewall: Firewall) -> Iterator[Action]:

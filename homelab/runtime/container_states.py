@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from homelab.model import Container, Difference, Inventory
 from homelab.model.firewall import changes, desired_firewall, goal
-from homelab.plan import ObservedGuest, drift
+from homelab.plan import Note, ObservedGuest, drift, orphan_notes
 from homelab.proxmox import Client, find_guests, vmids
 
 
@@ -34,12 +34,16 @@ class ContainerState:
     pending: Sequence[str] = ()  # options that need a restart
 
 
-def container_states(inventory: Inventory, client: Client | None = None) -> Sequence[ContainerState]:
-    """Return each container's state in the inventory's order. Raises HomelabError if Proxmox does not answer."""
-    client = client or Client(inventory.endpoint)
+def container_states(inventory: Inventory) -> tuple[Sequence[ContainerState], Sequence[Note]]:
+    """Return each container's state in the inventory's order, and notes on guests that are missing in the inventory.
+
+    Raises HomelabError if Proxmox does not answer.
+    """
+    client = Client(inventory.endpoint)
     inventory = vmids.resolve_vmids(client, inventory)
     found = find_guests(client, inventory)
-    return [_state(inventory, container, found.get(container.vmid)) for container in inventory.containers]
+    states = [_state(inventory, container, found.get(container.vmid)) for container in inventory.containers]
+    return states, list(orphan_notes(inventory, found))
 
 
 def _state(inventory: Inventory, container: Container, there: ObservedGuest | None) -> ContainerState:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from homelab.errors import HomelabError
 from homelab.host import Result, argv
 from homelab.model import Container, Health
+from homelab.plan import Note
 from homelab.runtime.concurrency import run_all
 from homelab.runtime.session import Session
 
@@ -55,10 +56,11 @@ class ContainerReport:
 
 @dataclass(frozen=True)
 class LabReport:
-    """All containers of a lab."""
+    """All containers of a lab, and notes on guests with its tags that are missing in the inventory."""
 
     lab: str
     containers: Sequence[ContainerReport]
+    notes: Sequence[Note] = ()
     healthy: bool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -69,9 +71,10 @@ def report_lab(session: Session) -> LabReport:
     """Ask Proxmox, then all containers in parallel; a container that is down does not hide the others."""
     from homelab.runtime.container_states import container_states
 
-    states = {state.name: state for state in container_states(session.inventory)}
+    found, notes = container_states(session.inventory)
+    states = {state.name: state for state in found}
     reports = run_all({c.name: partial(_report, session, c, states[c.name]) for c in session.inventory.containers})
-    return LabReport(session.inventory.lab, [report.result() for report in reports.values()])
+    return LabReport(session.inventory.lab, [report.result() for report in reports.values()], notes)
 
 
 def _report(session: Session, container: Container, state: ContainerState) -> ContainerReport:

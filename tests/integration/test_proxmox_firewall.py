@@ -187,7 +187,7 @@ def test_drift_is_shown_and_reverted(
 ) -> None:
     site.overlaid(ON).up(ONE)
     drift(firewall_of(site))
-    (difference,) = container_states(site.inventory)[0].drift
+    (difference,) = container_states(site.inventory)[0][0].drift
     assert str(difference) == f"firewall: {len(expected)} rules or settings differ → as in the inventory"
     with watched(site) as seen:
         site.up(ONE)

@@ -310,7 +310,7 @@ def test_status_of_running_drifted_and_missing_containers(site: Site) -> None:
     site.up("postgres-data", "analytics-platform")
     site.pve.ct(168).config["memory"] = 512
     site.pve.ct(168).status = "stopped"
-    postgres, analytics, airflow = container_states(site.inventory)
+    postgres, analytics, airflow = container_states(site.inventory)[0]
     assert (postgres.running, postgres.cores, postgres.memory_total, postgres.drift) == (True, 1, 2 << 30, ())
     assert (analytics.running, analytics.exists, str(analytics.drift[0])) == (False, True, "memory: 512 → 4096")
     assert (airflow.exists, airflow.status) == (False, "missing")
@@ -319,7 +319,7 @@ def test_status_of_running_drifted_and_missing_containers(site: Site) -> None:
 def test_status_on_an_offline_node_is_unknown(site: Site) -> None:
     site.up()
     site.pve.set_node_offline("pve")
-    assert {state.status for state in container_states(site.inventory)} == {"unknown"}
+    assert {state.status for state in container_states(site.inventory)[0]} == {"unknown"}
     with pytest.raises(HomelabError):
         site.up()
 
@@ -384,3 +384,20 @@ def test_locked_container_is_refused_only_if_it_has_actions(site: Site) -> None:
     site.pve.ct(167).config["memory"] = 512
     with pytest.raises(HomelabError, match=r"Cannot change postgres-data: it is locked \(backup\)"):
         site.up()
+
+
+def test_container_that_left_the_inventory_is_named_and_kept(site: Site) -> None:
+    site.up()
+    site.overlaid("")
+    kept = tuple(each for each in site.inventory.containers if each.name != "airflow-orchestration")
+    site.inventory = replace(site.inventory, containers=kept)
+    expected = (
+        "airflow-orchestration: 169 on node pve has this lab's tags and is not in the inventory: left unchanged. To "
+        "remove it with its data, on the node: `pct destroy 169 --purge`"
+    )
+    assert str(site.noted()) == expected
+    states, notes = container_states(site.inventory)
+    assert ([state.name for state in states], list(map(str, notes))) == (NAMES[:2], [expected])
+    assert not site.up()
+    site.destroy()
+    assert [ct.vmid for ct in site.pve.cts] == [169]
