@@ -33,6 +33,7 @@ _FACTS = """select json_build_object(
                      from raw.weather_observations))"""
 _PORT = 5432
 _CREATE = "/etc/postgresql-common/createcluster.d"
+_UPKEEP = ("upkeep.partitions()", "upkeep.record_settings(text, text[], text[])")
 _WRITES = ("insert", "update", "delete", "truncate")
 _PGDG_KEY = "/usr/share/postgresql-common/pgdg/apt.postgresql.org.asc"
 _PGDG_LIST = "/etc/apt/sources.list.d/pgdg.list"
@@ -197,7 +198,7 @@ def _tables(command: str) -> Sql:
 
 
 def retention(months: int, command: str = PSQL) -> Sql:
-    """How many whole months of raw observations are kept, beside the present one; 0: all of them."""
+    """Set the number of whole months of raw observations to keep, in addition to the current one; 0: all."""
     return Sql(
         f"raw observations are kept for {months} months" if months else "raw observations are kept",
         f"select coalesce((select months from upkeep.retention), 0) = {months}",
@@ -209,7 +210,7 @@ def retention(months: int, command: str = PSQL) -> Sql:
 
 
 def grants(access: DatabaseGrant, command: str = PSQL) -> Sql:
-    """What a role may do with the raw tables: read, or append as well."""
+    """Grant a role's privileges on the raw tables: read, or read and append."""
     role, granted = access.role, ("select", "insert") if access.privilege == "append" else ("select",)
     refused = [privilege for privilege in _WRITES if privilege not in granted]
     has = " and ".join(
@@ -218,12 +219,12 @@ def grants(access: DatabaseGrant, command: str = PSQL) -> Sql:
             *(f"not has_table_privilege('{role}', oid, '{p}')" for p in refused),
         ]
     )
-    # Who appends stages in a table of its session what it is about to append, and has partitions made for it.
+    # An appending role stages keys in a temporary table and calls the functions of `upkeep`.
     appends = access.privilege == "append"
-    upkeep, word, to = "upkeep.partitions()", *(("grant", "to") if appends else ("revoke", "from"))
+    word, to = ("grant", "to") if appends else ("revoke", "from")
     may = (
         f"has_database_privilege('{role}', current_database(), 'temporary')",
-        f"has_function_privilege('{role}', '{upkeep}', 'execute')",
+        *(f"has_function_privilege('{role}', to_regprocedure('{each}'), 'execute')" for each in _UPKEEP),
         f"has_schema_privilege('{role}', 'upkeep', 'usage')",
     )
     beyond = " and ".join(each if appends else f"not {each}" for each in may)
@@ -235,7 +236,7 @@ def grants(access: DatabaseGrant, command: str = PSQL) -> Sql:
     tables = ", ".join(granted)
     sql = "\n".join(
         [
-            "begin;",  # as what tables will get in the future is not asked for
+            "begin;",  # `done` does not check the default privileges
             f"grant connect on database {access.database} to {role};",
             f"revoke all on schema raw from {role};",
             f"grant usage on schema raw to {role};",
@@ -245,7 +246,7 @@ def grants(access: DatabaseGrant, command: str = PSQL) -> Sql:
             f"alter default privileges in schema raw grant {tables} on tables to {role};",
             f"{word} temporary on database {access.database} {to} {role};",
             f"{word} usage on schema upkeep {to} {role};",
-            f"{word} execute on function {upkeep} {to} {role};",
+            *(f"{word} execute on function {each} {to} {role};" for each in _UPKEEP),
             "commit;",
         ]
     )
