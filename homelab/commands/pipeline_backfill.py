@@ -36,6 +36,9 @@ class Backfilled:
     requests: int = 0
     complete_weeks: int = 0
     failed: dict[str, str] = field(default_factory=dict)
+    replaced: int = 0
+    units: dict[str, int] = field(default_factory=dict)
+    assumed_units: str | None = None
 
     def __str__(self) -> str:
         text = f"{self.stored} observations stored, {self.unchanged} were already present"

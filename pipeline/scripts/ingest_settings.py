@@ -13,6 +13,7 @@ from openweather import City
 
 UNITS = ("standard", "metric", "imperial")
 DEFAULT_UNITS = "imperial"
+DEFAULT_SCHEDULE = "@hourly"
 
 
 class SettingsError(Exception):
@@ -33,6 +34,7 @@ class Settings:
     run_deadline: float  # seconds
     data: Path
     spool_bytes: int
+    schedule: str
 
 
 def read_settings(environment: Mapping[str, str]) -> Settings:
@@ -55,7 +57,14 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         request_deadline=_seconds(environment, "OPENWEATHER_REQUEST_DEADLINE", 10),
         run_deadline=_seconds(environment, "OPENWEATHER_DEADLINE", 600),
         spool_bytes=_integer(environment, "WEATHER_SPOOL_MEGABYTES", 256, low=1, high=1 << 20) << 20,
+        schedule=environment.get("WEATHER_SCHEDULE", "").strip() or DEFAULT_SCHEDULE,
     )
+
+
+def configured_cities(environment: Mapping[str, str]) -> Sequence[City]:
+    """Return the configured cities; none if the environment names none. Raises SettingsError."""
+    named = any(environment.get(name, "").strip() for name in ("WEATHER_CITIES", "WEATHER_CITIES_FILE"))
+    return _cities(environment) if named else ()
 
 
 def _cities(environment: Mapping[str, str]) -> Sequence[City]:

@@ -55,14 +55,17 @@ def lines(records: list[Any]) -> str:
 
 def test_files_of_every_supported_form_are_stored(stack: Stack) -> None:
     samples = history(30)
-    assert backfill(stack, lines(samples[:10])) == Backfilled(10, 0, 0, {})
-    assert backfill(stack, lines(samples[:12])) == Backfilled(2, 10, 0, {}), "repeated: only the new rows"
+    assumed = {"assumed_units": "imperial"}
+    first = backfill(stack, lines(samples[:10]))
+    assert first == Backfilled(10, 0, 0, {}, units={"imperial": 10}, **assumed)  # type: ignore[arg-type]
+    repeated = backfill(stack, lines(samples[:12]))
+    assert repeated == Backfilled(2, 10, 0, {}, units={"imperial": 12}, **assumed)  # type: ignore[arg-type]
     assert backfill(stack, json.dumps(samples[12:15], indent=1)).stored == 3, "one document over many lines"
     exported = [{"city": "Elsewhere", "units": "metric", "data": one} for one in history(5, "metric")]
     assert backfill(stack, lines(exported)).stored == 5
     hours = [{key: one[key] for key in ("dt", "main", "wind")} for one in samples[:2]]
     history_response = {"cnt": 2, "city_id": 1, "list": hours}
-    assert backfill(stack, json.dumps(history_response), "--city", "Named").stored == 2
+    assert backfill(stack, json.dumps(history_response), "--city", "Named", "--new-city").stored == 2
     unknown_id = {**samples[0], "id": 7}
     assert backfill(stack, lines([unknown_id])).stored == 1
 

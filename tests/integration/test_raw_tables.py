@@ -231,7 +231,7 @@ def test_observations_are_stored_unchanged_and_once(
             "values ('before', '{\"dt\": 1577923200}', '2020-01-04')"
         )
     with raw_tables.connect() as connection:
-        quarantined = quarantine_line("odd", "metric", "reason\t", b"\0")
+        quarantined = quarantine_line("odd", "metric", "reason\t\0", b"\0")
         result = raw_tables.store(connection, raw_tables.Batch.of([*lines, quarantined]))
         assert (result.stored, result.unchanged, result.quarantined) == (len(samples) - 2, 2, 1)
         for repeated in (lines, *([line] for line in lines)):
@@ -249,7 +249,9 @@ def test_observations_are_stored_unchanged_and_once(
             for city, dt, text in reversed(samples)
             if city != "before"
         }
-        assert connection.execute("select reason, body from raw.quarantine").fetchall() == [("reason\t", b"\0")]
+        assert connection.execute("select reason, body from raw.quarantine").fetchall() == [
+            (r"reason\u0009\u0000", b"\0")
+        ]
 
 
 def test_the_next_batch_is_queued_while_postgresql_is_busy(

@@ -144,7 +144,7 @@ def test_no_attempt_starts_after_the_runs_deadline() -> None:
         (b"\xff{}", "the response is not JSON"),
         (b"[" * 100_000, "the response is not JSON"),
         (b'{"dt": NaN, "main": {}}', "the response is not JSON"),
-        (b'{"dt": 1, "main": {"temp": -Infinity}}', "the response is not JSON"),
+        (b'{"dt": 1600000000, "main": {"temp": -Infinity}}', "the response is not JSON"),
         (b'{"dt": 1' + b"0" * 5000 + b', "main": {}}', "the response is not JSON"),
         (b"[]", "the response is not an observation: it has no time `dt`"),
         (b'{"main": {}}', "the response is not an observation: it has no time `dt`"),
@@ -152,31 +152,52 @@ def test_no_attempt_starts_after_the_runs_deadline() -> None:
         (b'{"dt": true, "main": {}}', "the response is not an observation: it has no time `dt`"),
         (b'{"dt": 1.5, "main": {}}', "the response is not an observation: it has no time `dt`"),
         (b'{"dt": -1, "main": {}}', "the response's time `dt` is out of range: -1"),
-        (b'{"dt": 2000000, "main": {}}', "the response's time `dt` is out of range: 2e+06"),
+        (b'{"dt": 0, "main": {}}', "the response's time `dt` is out of range: 0"),
+        (b'{"dt": 283996799, "main": {}}', "the response's time `dt` is out of range: 2.83997e+08"),
+        (b'{"dt": 1700000301, "main": {}}', "the response's time `dt` is out of range: 1.7e+09"),
+        (b'{"dt": 1700000000000, "main": {}}', "the response's time `dt` is out of range: 1.7e+12"),
         (b'{"dt": 1' + b"0" * 400 + b', "main": {}}', "the response's time `dt` is out of range: over 1e300"),
-        (b'{"dt": 1}', "the response is not an observation: it has no section `main`"),
-        (b'{"dt": 1, "main": []}', "the response is not an observation: it has no section `main`"),
-        (b'{"dt": 1, "main": {}, "weather": {}}', "the response's `weather` is not a list of sections"),
-        (b'{"dt": 1, "main": {}, "weather": [1]}', "the response's `weather` is not a list of sections"),
-        (b'{"dt": 1, "main": {}, "wind": 3}', "the response's `wind` is not a section"),
-        (b'{"dt": 1, "main": {"temp": "3"}}', "the response's main.temp is not a number"),
-        (b'{"dt": 1, "main": {"temp": true}}', "the response's main.temp is not a number"),
-        (b'{"dt": 1, "main": {"temp": null}}', "the response's main.temp is not a number"),
-        (b'{"dt": 1, "main": {"temp": 1e999}}', "the response's main.temp is not a number"),
-        (b'{"dt": 1, "main": {"temp": 1e9}}', "the response's main.temp is out of range: 1e+09"),
+        (b'{"dt": 1600000000}', "the response is not an observation: it has no section `main`"),
+        (b'{"dt": 1600000000, "main": []}', "the response is not an observation: it has no section `main`"),
+        (b'{"dt": 1600000000, "main": {}, "weather": {}}', "the response's `weather` is not a list of sections"),
+        (b'{"dt": 1600000000, "main": {}, "weather": [1]}', "the response's `weather` is not a list of sections"),
+        (b'{"dt": 1600000000, "main": {}, "wind": 3}', "the response's `wind` is not a section"),
+        (b'{"dt": 1600000000, "main": {"temp": "3"}}', "the response's main.temp is not a number"),
+        (b'{"dt": 1600000000, "main": {"temp": true}}', "the response's main.temp is not a number"),
+        (b'{"dt": 1600000000, "main": {"temp": [1]}}', "the response's main.temp is not a number"),
+        (b'{"dt": 1600000000, "main": {"temp": 1e999}}', "the response's main.temp is out of range"),
+        (b'{"dt": 1600000000, "main": {"temp": 1' + b"0" * 400 + b"}}", "the response's main.temp is out of range"),
+        (
+            b'{"dt": 1600000000, "main": {}, "rain": {"3h": -1' + b"0" * 400 + b"}}",
+            "the response's rain.3h is out of range",
+        ),
+        (rb'{"dt": 1600000000, "main": {"a\u0000b": "x"}}', r"the response's main.a\u0000b is not a number"),
+        (rb'{"dt": 1600000000, "main": {"\ud800\u001b": "x"}}', r"the response's main.\ud800\u001b is not a number"),
     ],
 )
 def test_an_invalid_response_is_refused_with_its_body(body: bytes, reason: str) -> None:
     with pytest.raises(InvalidResponse) as caught:
-        parse_observation(body, now=1_000_000)
+        parse_observation(body, now=1_700_000_000)
     assert (str(caught.value), caught.value.body) == (reason, body)
 
 
 @pytest.mark.parametrize(
-    "body", [b'{"dt": 0, "main": {}}', b'{"dt": 1086400, "main": {"temp": -40.5}, "weather": [{}], "more": [null]}']
+    "body",
+    [
+        b'{"dt": 283996800, "main": {}}',
+        b'{"dt": 1700000300, "main": {"temp": -40.5}, "weather": [{}], "more": [null]}',
+        b'{"dt": 1600000000, "main": {"temp": null, "pressure": 1013}}',
+        b'{"dt": 1600000000, "main": {}, "wind": {"speed": 3, "deg": 20, "gust": null}}',
+        b'{"dt": 1600000000, "main": {}, "wind": null, "rain": null, "snow": null, "clouds": null, "coord": null}',
+        b'{"dt": 1600000000, "main": {}, "weather": null, "sys": null, "visibility": null}',
+        b'{"dt": 1600000000, "main": {}, "weather": [null]}',
+        b'{"dt": 1600000000, "main": {}, "rain": {"3h": 6.0}, "sys": {"sunrise": 0, "sunset": 0}}',
+        b'{"dt": 1600000000, "main": {"temp": -459.67, "humidity": 1e9}, "rain": {"1h": -0.1}}',
+    ],
 )
 def test_a_valid_response_is_not_changed(body: bytes) -> None:
-    assert parse_observation(body, now=1_000_000)[0].encode() == body
+    """Null counts as absent; the models judge implausible numbers."""
+    assert parse_observation(body, now=1_700_000_000)[0].encode() == body
 
 
 def test_the_rate_limit_holds_in_every_minute() -> None:
@@ -326,7 +347,7 @@ def test_without_a_run_there_is_no_last_one(tmp_path: Path) -> None:
 
 
 def test_the_spool_keeps_its_size_limit(tmp_path: Path) -> None:
-    with serve([Response(body=b'{"dt": 1, "main": {}, "x": "%s"}' % (b"x" * 600_000))]) as stub:
+    with serve([Response(body=b'{"dt": 1600000000, "main": {}, "x": "%s"}' % (b"x" * 600_000))]) as stub:
         done = run(
             GOOD
             | NO_POSTGRES
@@ -350,7 +371,7 @@ def test_a_full_disk_leaves_no_partial_line(tmp_path: Path) -> None:
         | NO_POSTGRES
         | {"WEATHER_DATA": str(tmp_path), "WEATHER_CITIES": '["A", "B", "C"]', "OPENWEATHER_CONCURRENCY": "1"}
     )
-    long = Response(body=b'{"dt": 1, "main": {}, "x": "%s"}' % (b"x" * 5000))
+    long = Response(body=b'{"dt": 1600000000, "main": {}, "x": "%s"}' % (b"x" * 5000))
     with serve([OK, long]) as stub:
         # The limit of 4 KiB per file holds for bytecode, too: -B writes none, which other tests would import.
         limited = f"ulimit -f 8; exec {sys.executable} -B {SCRIPTS / 'ingest_weather.py'}"
