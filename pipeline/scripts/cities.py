@@ -25,7 +25,9 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "longitude": (int, float),
     "timezone": (str,),
 }
-_TIMEZONE = re.compile(r"[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*")
+_TIMEZONE = re.compile(
+    r"UTC|(Africa|America|Antarctica|Arctic|Asia|Atlantic|Australia|Europe|Indian|Pacific|Etc)(/[A-Za-z0-9_+-]+)+"
+)
 _RANGES = {"id": (1, 1 << 31), "latitude": (-90, 90), "longitude": (-180, 180)}
 
 

@@ -12,6 +12,7 @@ from cities import CitiesError, parse_cities, read_cities
 from openweather import City
 
 UNITS = ("standard", "metric", "imperial")
+DAYS = ("utc", "local")
 DEFAULT_UNITS = "imperial"
 DEFAULT_SCHEDULE = "@hourly"
 
@@ -46,6 +47,8 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     units = environment.get("OPENWEATHER_UNITS", DEFAULT_UNITS)
     if units not in UNITS:
         raise SettingsError(f"OPENWEATHER_UNITS must be one of {', '.join(UNITS)}, not {units!r}")
+    if environment.get("WEATHER_DAYS", "utc") not in DAYS:  # the models read it, hours later
+        raise SettingsError(f"WEATHER_DAYS must be one of {', '.join(DAYS)}, not {environment['WEATHER_DAYS']!r}")
     return Settings(
         base_url=base_url,
         api_key=_required(environment, "OPENWEATHER_API_KEY"),

@@ -23,6 +23,7 @@ from homelab.runtime import job_progress
 from tests.support import LocalHost
 
 DAY = datetime(2019, 1, 1)
+OPTIONS = pipeline_backfill.BackfillOptions(cities=["A", "B"])
 
 
 @pytest.mark.parametrize(
@@ -77,7 +78,7 @@ class RecordedProgress(SilentProgress):
 
 
 def backfill_history(host: BackfillHost, progress: RecordedProgress) -> pipeline_backfill.Backfilled:
-    return pipeline_backfill.backfill_api_on(host, date(2019, 1, 1), date(2019, 2, 1), ["A", "B"], None, progress)
+    return pipeline_backfill.backfill_api_on(host, date(2019, 1, 1), date(2019, 2, 1), OPTIONS, progress)
 
 
 def test_the_progress_and_the_result_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
