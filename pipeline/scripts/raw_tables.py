@@ -7,6 +7,7 @@ refuses is quarantined alone; the others are stored.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -21,6 +22,7 @@ from contract import RunCounters
 from spool import damaged_line, quarantine_line, unescape
 from validation import printable
 
+logging.getLogger("psycopg").addHandler(logging.NullHandler())  # it logs errors that it raises, too
 Connection = psycopg.Connection[tuple[object, ...]]
 _LOCK = "1717, 1"
 _PROGRAM_LIMITS = "54"  # the class of SQLSTATE, such as the depth of nested JSON

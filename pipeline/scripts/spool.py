@@ -192,10 +192,10 @@ def _append(segment: Segment, line: bytes) -> None:
 
 
 def _size(path: Path) -> int:
-    """Return a file's size in bytes; 0 if another run has just stored and deleted it."""
+    """Return a file's size in bytes; 0 if it cannot be read, or another run has just deleted it."""
     try:
         return path.stat().st_size
-    except FileNotFoundError:
+    except OSError:
         return 0
 
 
