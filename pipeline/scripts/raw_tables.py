@@ -33,9 +33,13 @@ set enable_hashjoin = off; set enable_mergejoin = off; set enable_seqscan = off;
 create temporary table if not exists staged (line int, city text, dt text) on commit delete rows;
 select upkeep.partitions();
 """
-# An observation is stored after it was made: earlier months are not opened. There is no upper bound, because a clock
-# that was ahead has stored rows there. As a literal for the whole batch the bound selects few months.
-_SPAN = "select (to_timestamp(min(dt::bigint)) - interval '2 days')::text from staged"
+# An observation is stored after it was made: earlier months are not opened, nor those after the newest row, which has a
+# later time than now if a clock was ahead. As literals for the whole batch the bounds mostly select one month.
+_SPAN = """
+select (to_timestamp(min(dt::bigint)) - interval '2 days')::text,
+    (select coalesce(max(ingested_at), '-infinity') from raw.weather_observations)::text
+from staged
+"""
 _STORED = """
 select line from staged
 where exists (
@@ -44,6 +48,7 @@ where exists (
         and stored.data ->> 'dt' = staged.dt collate "C"
         and stored.ingested_at >= to_timestamp(staged.dt::bigint) - interval '2 days'
         and stored.ingested_at >= %s::timestamptz
+        and stored.ingested_at <= %s::timestamptz
 )
 """
 _STAGE_VERSIONS = """

@@ -17,6 +17,7 @@ import pytest
 
 from homelab.model import DatabaseGrant
 from homelab.services.postgres import grants, retention
+from tests import odd_json
 from tests.integration import pg
 from tests.scripts import ROOT
 
@@ -549,3 +550,27 @@ def test_exclusions_are_appended_and_revoked(
     for refused in ("delete from raw.exclusion_entries", "update raw.exclusions set reason = 'x'"):
         with pytest.raises((psycopg.errors.InsufficientPrivilege, psycopg.errors.ObjectNotInPrerequisiteState)):
             ingestion.execute(refused.encode())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_random_damage_of_a_spool_loses_no_good_line(
+    ingestion: raw_tables.Connection, tmp_path: Path, seed: int
+) -> None:
+    chance = random.Random(seed)  # noqa: S311
+    good = [line(f"G{number}", 1_600_000_000, number) for number in range(20)]
+    bad = []
+    for number in range(40):
+        document = {"dt": 1_600_000_000 + number, "main": {"temp": 1}, "wind": {"speed": 2}, "name": "x"}
+        text = odd_json.dumped(odd_json.mutate(chance, document, 2))
+        bad.append(odd_json.damage(chance, observation_line("B", "metric", 1, text)).replace(b"\n", b"") + b"\n")
+    mixed = [*good, *bad]
+    chance.shuffle(mixed)
+    (tmp_path / "1.rows").write_bytes(b"".join(mixed))
+    summary, spool = RunSummary(0), Spool(tmp_path, 1 << 20)
+    loader = Loader(uuid4(), summary, spool)
+    for segment in spool.abandoned():
+        loader.submit(segment)
+    loader.finish()
+    assert (summary.problem, list(tmp_path.iterdir())) == (None, [])
+    found = ingestion.execute("select count(*) from raw.weather_observations where city ~ '^G[0-9]+$'").fetchone()
+    assert found == (20,)
