@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from homelab.cli.global_options import Json, add_verb, settings
+from homelab.cli import corrections
+from homelab.cli.confirmation import confirm
+from homelab.cli.global_options import Json, Yes, add_verb, settings
 from homelab.cli.results import echo, print_json, print_result
 from homelab.errors import InputError
 
@@ -22,9 +24,12 @@ def register(app: typer.Typer) -> None:
     """Add these verbs."""
     add_verb(app, query)
     add_verb(app, docs)
-    pipeline = typer.Typer(no_args_is_help=True, help="Run, inspect, backfill and rebuild the weather pipeline.")
+    pipeline = typer.Typer(
+        no_args_is_help=True, help="Run, inspect, backfill, correct and rebuild the weather pipeline."
+    )
     for verb in (run, status, backfill, rebuild):
         add_verb(pipeline, verb)
+    corrections.register(pipeline)
     app.add_typer(pipeline, name="pipeline")
 
 
@@ -140,9 +145,16 @@ def backfill(
     units: Annotated[
         Literal["standard", "metric", "imperial"] | None, typer.Option(help="Their units; default: the inventory's.")
     ] = None,
+    new_city: Annotated[bool, typer.Option("--new-city", help="Accept a --city that is not known yet.")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace stored observations that differ. Their earlier revisions stay.")
+    ] = False,
+    yes: Yes = False,
     as_json: Json = False,
 ) -> None:
     """Store history in the raw observations, from a file or from OpenWeather. Existing observations stay.
+
+    Exit code 0: everything is stored; 4: a part of it; 2: nothing.
 
     OpenWeather's history API is not part of its free plan. It is requested for one week of a city at a time, within
     the inventory's rate limit; an interrupted backfill continues. The next run of the pipeline updates the marts.
@@ -151,20 +163,26 @@ def backfill(
 
     Example:  homelab pipeline backfill 2019.jsonl --city Newark,US --units metric
     """
-    from homelab.commands.pipeline_backfill import backfill_api, backfill_file
+    from homelab.commands.pipeline_backfill import BackfillOptions, backfill_api, backfill_file
+    from homelab.pipeline_contract import EXIT
 
-    cities = city or []
-    if file and not first and not until and len(cities) <= 1:
-        outcome = backfill_file(settings.session(), file, cities[0] if cities else None, units)
-    elif first and not file:
-        outcome = backfill_api(settings.session(), first.date(), until.date() if until else None, cities, units)
-    else:
+    options = BackfillOptions(cities=city or [], units=units, new_city=new_city, replace=replace)
+    from_file = file and not first and not until and len(options.cities) <= 1
+    if not from_file and (file or not first):
         raise InputError(
             "Cannot combine these options: FILE and --from exclude each other",
             "FILE takes at most one --city; --to needs --from.",
             "homelab pipeline backfill FILE, or homelab pipeline backfill --from DAY",
         )
+    if replace and not confirm("Replace the stored observations that differ?", yes):
+        raise typer.Exit(1)
+    if file:
+        outcome = backfill_file(settings.session(), file, options)
+    elif first:
+        outcome = backfill_api(settings.session(), first.date(), until.date() if until else None, options)
     print_result(outcome, as_json, lambda: echo(outcome))
+    if outcome.quarantined or outcome.failed:
+        raise typer.Exit(EXIT.partial)
 
 
 def rebuild(as_json: Json = False) -> None:

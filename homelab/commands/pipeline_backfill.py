@@ -21,12 +21,32 @@ _DEADLINE = 4 * 3600.0  # seconds
 _READ_PROGRESS = f"cat {ROOT}/data/history.progress 2>/dev/null || true"
 
 
+@dataclass(frozen=True, kw_only=True)
+class BackfillOptions:
+    """The options of both forms: cities (a file takes one at most), units, and the handling of existing data."""
+
+    cities: Sequence[str] = ()
+    units: str | None = None
+    new_city: bool = False
+    replace: bool = False
+
+    def words(self) -> list[str]:
+        """Return the options of the scripts."""
+        return [
+            *(word for city in self.cities for word in ("--city", city)),
+            *(["--units", self.units] if self.units else []),
+            *(["--new-city"] if self.new_city else []),
+            *(["--replace"] if self.replace else []),
+        ]
+
+
 @dataclass(frozen=True)
 class Backfilled:
     """The observations that were stored, already present, and quarantined with the reasons.
 
-    From OpenWeather's history also: the number of requests, the weeks of a city that were already complete, and the
-    cities that failed.
+    `units` has the number of observations by their units, `assumed_units` the units of records that name none, if the
+    inventory decided them. From OpenWeather's history also: the number of requests, the weeks of a city that were
+    already complete, and the cities that failed.
     """
 
     stored: int
@@ -36,62 +56,63 @@ class Backfilled:
     requests: int = 0
     complete_weeks: int = 0
     failed: dict[str, str] = field(default_factory=dict)
+    replaced: int = 0
+    units: dict[str, int] = field(default_factory=dict)
+    assumed_units: str | None = None
 
     def __str__(self) -> str:
         text = f"{self.stored} observations stored, {self.unchanged} were already present"
+        if self.replaced:
+            text += f", {self.replaced} replaced"
         if self.complete_weeks:
             text += f", {self.complete_weeks} complete weeks skipped"
         text += "".join(f"\n  {city}: {reason}" for city, reason in self.failed.items())
         if self.quarantined:
             reasons = "".join(f"\n  {count} times: {reason}" for reason, count in self.reasons.items())
             text += f", {self.quarantined} invalid ones kept in raw.quarantine:{reasons}"
+        if self.units:
+            text += f"\nUnits: {', '.join(f'{units} ({count})' for units, count in self.units.items())}"
+        if self.assumed_units:
+            text += f"; records without units count as {self.assumed_units}, the inventory's"
         return f"{text}\nThe next run adds them to the marts: homelab pipeline run"
 
 
-def backfill_file(session: Session, file: Path, city: str | None, units: str | None) -> Backfilled:
-    """Store a file's observations. Raises InputError if it cannot be read, as a file or as observations."""
+def backfill_file(session: Session, file: Path, options: BackfillOptions) -> Backfilled:
+    """Store a file's observations. Raises InputError if nothing in it can be stored."""
     try:
         content = file.read_bytes()
     except OSError as error:
         raise InputError(f"Cannot read {file}", str(error), "Name a file of JSON or JSON lines.") from error
     container = session.inventory.container_with("analytics")
-    options = [*(["--city", city] if city else []), *(["--units", units] if units else [])]
-    command = as_analytics(argv("python", f"{SCRIPTS}/backfill_file.py", *options))
+    command = as_analytics(argv("python", f"{SCRIPTS}/backfill_file.py", *options.words()))
     action = f"store {file.name}"
     with session.connect(container) as host, session.progress.step(container.name, action):
         result = host.run(command, stdin=content, timeout=_DEADLINE)
     if result.status == EXIT.bad_input:
         raise InputError(
-            f"Cannot read {file} as observations",
+            f"Cannot store {file}: nothing was stored",
             _error_text(result),
-            "It must hold OpenWeather's answers: one JSON object a line, or a list of them.",
+            "It must hold OpenWeather's observations: one JSON object a line, or a list of them. See "
+            "docs/how-to/history.md.",
         )
     return _outcome(container.name, result, action)
 
 
-def backfill_api(
-    session: Session, first: date, until: date | None, cities: Sequence[str], units: str | None
-) -> Backfilled:
-    """Store OpenWeather's history from `first` to before `until` (default: today), of all cities or of these.
+def backfill_api(session: Session, first: date, until: date | None, options: BackfillOptions) -> Backfilled:
+    """Store OpenWeather's history from `first` to before `until` (default: today), of all cities or of the named ones.
 
     Raises InputError for days that are not a period in the past, HomelabError if the key's plan has no history.
     """
     with session.connect_to("analytics") as host:
-        return backfill_api_on(host, first, until, cities, units, session.progress)
+        return backfill_api_on(host, first, until, options, session.progress)
 
 
 def backfill_api_on(
-    host: Host, first: date, until: date | None, cities: Sequence[str], units: str | None, progress: Progress
+    host: Host, first: date, until: date | None, options: BackfillOptions, progress: Progress
 ) -> Backfilled:
     """As `backfill_api`, on the container itself."""
-    options = [
-        "--from",
-        str(first),
-        *(["--to", str(until)] if until else []),
-        *(word for city in cities for word in ("--city", city)),
-        *(["--units", units] if units else []),
-    ]
-    command = as_analytics(argv("python", f"{SCRIPTS}/backfill_api.py", *options))
+    words = ["--from", str(first), *(["--to", str(until)] if until else []), *options.words()]
+    command = as_analytics(argv("python", f"{SCRIPTS}/backfill_api.py", *words))
     action = f"store the history since {first}"
     with progress.step(host.name, action) as report:
         job = partial(host.run, command, timeout=_DEADLINE)

@@ -56,6 +56,10 @@ class PipelineSection:
         int, Option("Requests to OpenWeather a minute; 0: unlimited.", low=0, high=1_000_000, unit="requests a minute")
     ] = 60
     units: Annotated[Literal["standard", "metric", "imperial"], Option("Units of the observations.")] = "imperial"
+    days: Annotated[
+        Literal["utc", "local"],
+        Option("Days of the marts: in UTC, or in each city's time zone. A change rebuilds them."),
+    ] = "utc"
     schedule: Annotated[
         str,
         Option(
@@ -89,7 +93,16 @@ def pipeline(section: Section) -> Pipeline:
         api_key_file=found.api_key_file,
         cities_file=found.cities.file if isinstance(found.cities, CitiesFile) else None,
         rate_limit=found.rate_limit,
+        days=found.days,
     )
+
+
+def _is_timezone(name: str) -> bool:
+    """Return True for a name in the IANA database, and for any name on a machine without this database."""
+    from zoneinfo import available_timezones
+
+    known = available_timezones()
+    return name in known or not known
 
 
 def _check_cities(section: Section, cities: list[City], rate_limit: int) -> None:
@@ -103,6 +116,8 @@ def _check_cities(section: Section, cities: list[City], rate_limit: int) -> None
             section.problem("needs both latitude and longitude, or neither", "cities", index)
         elif given.has("id") and given.has("latitude"):
             section.problem("has both an id and coordinates: keep one of them", "cities", index)
+        if city.timezone and not _is_timezone(city.timezone):
+            section.problem(f"unknown time zone {city.timezone!r}: use a name such as Europe/Berlin", "cities", index)
     if rate_limit and len(cities) > rate_limit * _RUN:
         section.problem(
             f"has {len(cities)} cities, but at {rate_limit} requests a minute a run of {_RUN} minutes fetches only "

@@ -134,6 +134,15 @@ class City:
     id: Annotated[int | None, Option("OpenWeather's id of the city.", low=1, high=1 << 31)] = None
     latitude: Annotated[float | None, Option("Latitude in degrees.", low=-90, high=90)] = None
     longitude: Annotated[float | None, Option("Longitude in degrees.", low=-180, high=180)] = None
+    timezone: Annotated[
+        str | None,
+        Option(
+            "IANA time zone, for `days: local`; default: the UTC offset in OpenWeather's responses.",
+            pattern=r"UTC|(Africa|America|Antarctica|Arctic|Asia|Atlantic|Australia|Europe|Indian|Pacific|Etc)(/[A-Za-z0-9_+-]+)+",
+            expected="a time zone such as Europe/Berlin",
+            examples=("Europe/Berlin",),
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +156,7 @@ class Pipeline:
     api_key_file: Path
     cities_file: Path | None = None  # replaces `cities`, which is empty then
     rate_limit: int = 60  # requests a minute; 0: unlimited
+    days: Literal["utc", "local"] = "utc"  # of the marts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,6 +33,7 @@ _FACTS = """select json_build_object(
                      from raw.weather_observations))"""
 _PORT = 5432
 _CREATE = "/etc/postgresql-common/createcluster.d"
+_UPKEEP = ("upkeep.partitions()", "upkeep.record_settings(text, text[], text[])")
 _WRITES = ("insert", "update", "delete", "truncate")
 _PGDG_KEY = "/usr/share/postgresql-common/pgdg/apt.postgresql.org.asc"
 _PGDG_LIST = "/etc/apt/sources.list.d/pgdg.list"
@@ -218,12 +219,12 @@ def grants(grant: DatabaseGrant, command: str = PSQL) -> Sql:
             *(f"not has_table_privilege('{role}', oid, '{p}')" for p in refused),
         ]
     )
-    # A role that appends uses a temporary table for staging, and calls the function that creates partitions.
+    # A role that appends uses a temporary table for staging, and calls the functions of `upkeep`.
     can_append = grant.privilege == "append"
-    upkeep, verb, to = "upkeep.partitions()", *(("grant", "to") if can_append else ("revoke", "from"))
+    verb, to = ("grant", "to") if can_append else ("revoke", "from")
     append_checks = (
         f"has_database_privilege('{role}', current_database(), 'temporary')",
-        f"has_function_privilege('{role}', '{upkeep}', 'execute')",
+        *(f"has_function_privilege('{role}', to_regprocedure('{each}'), 'execute')" for each in _UPKEEP),
         f"has_schema_privilege('{role}', 'upkeep', 'usage')",
     )
     append_check = " and ".join(each if can_append else f"not {each}" for each in append_checks)
@@ -246,7 +247,7 @@ def grants(grant: DatabaseGrant, command: str = PSQL) -> Sql:
             f"alter default privileges in schema raw grant {tables} on tables to {role};",
             f"{verb} temporary on database {grant.database} {to} {role};",
             f"{verb} usage on schema upkeep {to} {role};",
-            f"{verb} execute on function {upkeep} {to} {role};",
+            *(f"{verb} execute on function {each} {to} {role};" for each in _UPKEEP),
             "commit;",
         ]
     )

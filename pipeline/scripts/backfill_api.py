@@ -1,14 +1,15 @@
 """Store past observations from OpenWeather's history API, hour by hour; the key's plan must include it.
 
-    backfill_api.py --from 2019-01-01 [--to 2019-02-01] [--city NAME]… [--units UNITS]
+    backfill_api.py --from 2019-01-01 [--to 2019-02-01] [--city NAME]… [--new-city] [--units UNITS] [--replace]
 
 Days are in UTC; `--to` is exclusive and defaults to today. It uses the ingestion's settings (see ingest_settings.py),
 its rate limit and its cities, or the named ones. One request covers a week of one city; complete weeks are skipped, so
-an interrupted run continues where it stopped. The file history.progress in WEATHER_DATA shows the progress.
+an interrupted run continues where it stopped. With `--replace`, all weeks are requested, and observations that differ
+from the stored ones replace them. The file history.progress in WEATHER_DATA shows the progress.
 
 The last line of standard output is a JSON summary. Exit status: 0 everything is stored; 4 a request failed or a
-response is invalid (raw.quarantine has it); 1 PostgreSQL cannot be reached; 2 invalid options or settings; 5 another
-backfill is running; 6 OpenWeather refuses the key.
+response is invalid (raw.quarantine has it); 1 PostgreSQL cannot be reached; 2 nothing is stored, or invalid options or
+settings; 5 another backfill is running; 6 OpenWeather refuses the key.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from typing import Any
 from uuid import uuid4
 
 import psycopg
-from backfill_file import RecordParser
+from backfill_file import require_city
+from backfill_records import FileError, RecordParser
 from contract import EXIT
 from ingest_settings import UNITS, Settings, SettingsError, read_settings
 from openweather import City, Client, RateLimit, RetryPolicy
@@ -90,19 +92,22 @@ def parse_week(week: Week, body: bytes, units: str) -> Iterator[tuple[bytes, str
         reason = "the history's response has no list of hours"
         yield quarantine_line(week.city.name, units, reason, body), reason
         return
-    parser = RecordParser(week.city.name, units)
+    parser = RecordParser(week.city.name, units, units_are_certain=True)
     for hour in hours:
-        yield parser.line({"data": hour})
+        record = parser.parse({"data": hour})
+        yield record.line, record.reason
 
 
-def backfill(connection: Connection, client: Client, weeks: Sequence[Week], progress: Path) -> BackfillResult:
-    """Fetch and store the incomplete weeks, in batches of parallel requests. Raises psycopg.Error."""
+def backfill(
+    connection: Connection, client: Client, weeks: Sequence[Week], progress: Path, replace: bool = False
+) -> BackfillResult:
+    """Fetch and store the incomplete weeks, or all, in batches of parallel requests. Raises psycopg.Error."""
     result, remaining, done = BackfillResult(), iter(weeks), 0
     with ThreadPoolExecutor(client.concurrency) as threads:
         while batch := list(islice(remaining, client.concurrency)):
             done += len(batch)
             batch = [week for week in batch if week.city.name not in result.failed]
-            missing = [week for week in batch if not is_complete(connection, week)]
+            missing = [week for week in batch if replace or not is_complete(connection, week)]
             result.complete_weeks += len(batch) - len(missing)
             responses = threads.map(lambda each: _fetch_week(client, each), missing)
             for week, (body, error) in zip(missing, responses, strict=True):
@@ -111,7 +116,8 @@ def backfill(connection: Connection, client: Client, weeks: Sequence[Week], prog
                     continue
                 rows = list(parse_week(week, body, client.units))
                 result.reasons.update(reason for _, reason in rows if reason)
-                result.stored += store(connection, Batch.of([line for line, _ in rows]))
+                lines = [line for line, _ in rows]
+                result.stored += store(connection, Batch.of(lines, latest=replace), replace=replace)
             progress.write_text(f"{done} of {len(weeks)} weeks, {result.stored.stored} observations\n")
             if client.stopped:
                 break
@@ -146,22 +152,31 @@ def run(settings: Settings, options: argparse.Namespace, start: int, end: int) -
     )
     weeks = list(split_weeks(select_cities(settings.cities, options.city), start, end))
     with connect() as connection:
+        if not options.new_city:
+            require_city(connection, options.city, {city.name for city in settings.cities})
         identity = uuid4()
         record_start(connection, identity, datetime.now(UTC))
-        result = backfill(connection, client, weeks, settings.data / "history.progress")
+        result = backfill(connection, client, weeks, settings.data / "history.progress", options.replace)
         stored = result.stored
         record_end(connection, identity, stored.counters(limit.granted), next(iter(result.failed.values()), None))
-    incomplete = result.failed or stored.quarantined
-    status = EXIT.key_refused if client.stopped else EXIT.partial if incomplete else EXIT.success
+    if client.stopped:
+        status = EXIT.key_refused
+    elif result.failed or stored.quarantined:
+        kept = stored.stored + stored.unchanged + stored.replaced + result.complete_weeks
+        status = EXIT.partial if kept else EXIT.bad_input
+    else:
+        status = EXIT.success
     reasons = result.reasons + Counter(reason for _, reason in stored.refused)
     return status, {
         "stored": stored.stored,
         "unchanged": stored.unchanged,
+        "replaced": stored.replaced,
         "quarantined": stored.quarantined,
         "reasons": dict(reasons.most_common(10)),
         "requests": limit.granted,
         "complete_weeks": result.complete_weeks,
         "failed": dict(islice(result.failed.items(), 100)),
+        "units": {client.units: stored.stored + stored.unchanged + stored.replaced},
     }
 
 
@@ -175,7 +190,9 @@ def main(environment: Mapping[str, str] = os.environ) -> int:
     parser.add_argument("--from", dest="start", required=True, type=_seconds, metavar="DAY")
     parser.add_argument("--to", dest="end", type=_seconds, metavar="DAY")
     parser.add_argument("--city", action="append", default=[])
+    parser.add_argument("--new-city", action="store_true", help="accept cities that are not known yet")
     parser.add_argument("--units", choices=UNITS)
+    parser.add_argument("--replace", action="store_true", help="replace stored observations that differ")
     options = parser.parse_args()
     now = int(time.time()) // _HOUR * _HOUR
     end = min(options.end or now // 86400 * 86400, now)
@@ -194,6 +211,9 @@ def main(environment: Mapping[str, str] = os.environ) -> int:
             return EXIT.busy
         try:
             status, summary = run(settings, options, options.start, end)
+        except FileError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return EXIT.bad_input
         except psycopg.Error as error:
             print(f"error: PostgreSQL: {' '.join(str(error).split())}", file=sys.stderr)
             return EXIT.failed

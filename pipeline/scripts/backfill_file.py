@@ -1,14 +1,16 @@
 """Store past observations from a file of JSON or JSON lines in raw.weather_observations, validated as in an ingestion.
 
-    backfill_file.py [--city NAME] [--units UNITS] [FILE]      without FILE: standard input
+    backfill_file.py [--city NAME [--new-city]] [--units UNITS] [--replace] [FILE]      without FILE: standard input
 
 A record is one of: a response of OpenWeather's "current weather"; an object with `data` (such a response), `city` and
-`units`, as exported from the raw table; a response of the history API, with many observations in its `list`. Its city
-comes from, in this order: the option; the record's own `city`; the city in WEATHER_CITIES with the response's id; the
-response's name and country. A repeated run leaves rows that are stored already unchanged.
+`units`, as exported from the raw table; a record of a history bulk; a response of the history API, with many
+observations in its `list`. A repeated run leaves rows that are stored already unchanged; with `--replace`, observations
+that differ from the stored ones replace them as their next revision.
 
-The last line of standard output is a JSON summary. Exit status: 0 everything is stored; 4 some observations are invalid
-(raw.quarantine has them, with the reason); 1 PostgreSQL cannot be reached; 2 the file cannot be read.
+The whole file is judged before its first row is stored: a file is refused if its temperatures are impossible in the
+units. The last line of standard output is a JSON summary. Exit status: 0 everything is stored; 4 some observations are
+invalid (raw.quarantine has them, with the reason); 2 nothing is stored: the file cannot be read, or nothing in it is an
+observation; 1 PostgreSQL cannot be reached.
 """
 
 from __future__ import annotations
@@ -16,159 +18,157 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
-import time
+import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 from uuid import uuid4
 
 import psycopg
+from backfill_records import FileError, RecordParser, read_records
 from contract import EXIT
-from ingest_settings import DEFAULT_UNITS, UNITS
-from raw_tables import Batch, StoreResult, connect, record_end, record_start, store
-from spool import observation_line, quarantine_line
-from validation import InvalidResponse, parse_observation
+from ingest_settings import DEFAULT_UNITS, UNITS, SettingsError, configured_cities
+from raw_tables import Batch, Connection, StoreResult, connect, record_end, record_start, store
 
 _BATCH = 5_000  # rows
+_SHARE = 20  # a file is refused if one of so many temperatures is impossible in its units
+_SHOWN = 10  # reasons
 
 
-class FileError(Exception):
-    """The file is neither JSON nor JSON lines."""
+@dataclass(slots=True)
+class Judgement:
+    """The judged records of a file: `lines` holds their lines for PostgreSQL."""
+
+    lines: IO[bytes]
+    records: int = 0
+    units: Counter[str] = field(default_factory=Counter)  # of the valid records
+    reasons: Counter[str] = field(default_factory=Counter)
+    other_units: Counter[str] = field(default_factory=Counter)  # reasons of temperatures in other units
+
+    def refusal(self) -> str:
+        """Return the reason to refuse the whole file, or an empty text."""
+        suspicious, valid = self.other_units.total(), self.units.total()
+        if suspicious > 1 and suspicious * _SHARE >= suspicious + valid:
+            reason = self.other_units.most_common(1)[0][0]
+            return (
+                f"{suspicious} of {suspicious + valid} temperatures are impossible in the given units: {reason}. "
+                f"Name the units of the file: --units {' | '.join(UNITS)}"
+            )
+        if not valid:
+            return f"it holds no valid observation{''.join(f'; {n} times: {r}' for r, n in self._frequent())}"
+        return ""
+
+    def _frequent(self) -> list[tuple[str, int]]:
+        return self.reasons.most_common(_SHOWN)
 
 
-@dataclass(frozen=True, slots=True)
-class RecordParser:
-    """Turns records into lines for PostgreSQL; `units` and `known_cities` complete records that lack them."""
-
-    city: str | None  # overrides the record's
-    units: str
-    known_cities: dict[int, str] = field(default_factory=dict)  # by OpenWeather's id
-
-    def line(self, record: object) -> tuple[bytes, str]:
-        """Return a record's line, and the reason if it is invalid."""
-        record = record if isinstance(record, dict) else {"data": record}
-        data = record.get("data", record)
-        city, units = self._city(record, data), record.get("units") or self.units
-        body = json.dumps(data, ensure_ascii=False).encode()
-        try:
-            if not city:
-                raise InvalidResponse("the observation has no city", body)
-            if units not in UNITS:
-                raise InvalidResponse(f"unknown units {str(units)[:40]!r}", body)
-            text, dt = parse_observation(body, time.time())
-        except InvalidResponse as error:
-            return quarantine_line(city or "unknown", str(units), str(error), body), str(error)
-        return observation_line(city, units, dt, text), ""
-
-    def _city(self, record: dict[str, Any], data: object) -> str:
-        city = self.city or record.get("city")
-        if isinstance(city, str):
-            return city
-        if not isinstance(data, dict) or not isinstance(data.get("name"), str):
-            return ""
-        system = data.get("sys")
-        country = system.get("country") if isinstance(system, dict) else None
-        return self.known_cities.get(data.get("id", -1)) or (f"{data['name']},{country}" if country else data["name"])
+@contextmanager
+def judge(file: IO[bytes], parser: RecordParser) -> Iterator[Judgement]:
+    """Judge all records of a seekable file; their lines wait in a temporary file. Raises FileError, OSError."""
+    with tempfile.TemporaryFile(dir=os.environ.get("WEATHER_DATA")) as lines:
+        judgement = Judgement(lines)
+        for each in read_records(file):
+            record = parser.parse(each)
+            lines.write(record.line)
+            judgement.records += 1
+            if record.reason:
+                judgement.reasons[record.reason] += 1
+                judgement.other_units[record.reason] += record.other_units
+            else:
+                judgement.units[record.units] += 1
+        lines.seek(0)
+        yield judgement
 
 
-def read_records(file: IO[bytes]) -> Iterator[object]:
-    """Yield the records of a file. Raises FileError."""
-    first = file.readline()
-    while first and not first.strip():
-        first = file.readline()
-    try:
-        yield from _expand(json.loads(first))
-    except ValueError:
-        # The first line alone is not JSON: the file may be one document of many lines.
-        try:
-            yield from _expand(json.loads(first + file.read()))
-        except ValueError as error:
-            raise FileError(f"neither JSON nor JSON lines: {error}") from None
-        return
-    for number, line in enumerate(file, start=2):
-        if line.strip():
-            try:
-                document = json.loads(line)
-            except ValueError as error:
-                raise FileError(f"line {number} is not JSON: {error}") from None
-            yield from _expand(document)
+def store_lines(connection: Connection, judgement: Judgement, replace: bool) -> StoreResult:
+    """Store the judged records as one run. Raises psycopg.Error."""
+    run, result = uuid4(), StoreResult()
+    record_start(connection, run, datetime.now(UTC))
+    while lines := list(islice(judgement.lines, _BATCH)):
+        result += store(connection, Batch.of(lines, latest=replace), replace=replace)
+    record_end(connection, run, result.counters(), None)
+    return result
 
 
-def _expand(document: object) -> Iterator[object]:
-    """Yield the records of a document: one observation, a list, or a response of the history API."""
-    if isinstance(document, list):
-        yield from document
-    elif isinstance(document, dict) and isinstance(document.get("list"), list):
-        yield from ({"city": document.get("city"), "data": data} for data in document["list"])
-    else:
-        yield document
+def require_city(connection: Connection, names: Collection[str], configured: Collection[str]) -> None:
+    """Raise FileError for a city that is neither configured nor stored."""
+    for name in names:
+        stored = connection.execute("select from raw.weather_observations where city = %s limit 1", (name,)).fetchone()
+        if name not in configured and stored is None:
+            raise FileError(
+                f"unknown city {name!r}: it is neither in the inventory nor in raw.weather_observations. If it is "
+                "new, add --new-city"
+            )
 
 
-def backfill(file: IO[bytes], parser: RecordParser) -> tuple[StoreResult, Counter[str]]:
-    """Store a file's observations; return the result and the reasons of invalid ones.
+def summary_of(judgement: Judgement, result: StoreResult, assumed: str | None) -> tuple[int, dict[str, Any]]:
+    """Return the exit status and the summary of a stored file."""
+    reasons = judgement.reasons + Counter(reason for _, reason in result.refused)
+    kept = result.stored + result.unchanged + result.replaced
+    status = EXIT.success if not result.quarantined else EXIT.partial if kept else EXIT.bad_input
+    return status, {
+        "stored": result.stored,
+        "unchanged": result.unchanged,
+        "replaced": result.replaced,
+        "quarantined": result.quarantined,
+        "reasons": dict(reasons.most_common(_SHOWN)),
+        "units": dict(judgement.units),
+        "assumed_units": assumed,
+    }
 
-    Raises FileError after the valid beginning of the file is stored, and psycopg.Error.
-    """
-    run, result, reasons, lines = uuid4(), StoreResult(), Counter[str](), list[bytes]()
+
+def run(options: argparse.Namespace, environment: Mapping[str, str]) -> tuple[int, dict[str, Any]]:
+    """Judge and store the file. Raises FileError, SettingsError, OSError and psycopg.Error."""
+    cities = configured_cities(environment)
+    default = environment.get("OPENWEATHER_UNITS") or DEFAULT_UNITS
+    parser = RecordParser(options.city, options.units or default, {city.id: city.name for city in cities if city.id})
     with connect() as connection:
-        record_start(connection, run, datetime.now(UTC))
-        file_error: FileError | None = None
-        try:
-            for record in read_records(file):
-                line, reason = parser.line(record)
-                reasons.update([reason] if reason else [])
-                lines.append(line)
-                if len(lines) == _BATCH:
-                    result += store(connection, Batch.of(lines))
-                    lines = []
-        except FileError as error:
-            file_error = error
-        result += store(connection, Batch.of(lines))
-        record_end(connection, run, result.counters(), str(file_error) if file_error else None)
-    if file_error:
-        raise file_error
-    return result, reasons + Counter(reason for _, reason in result.refused)
+        if options.city and not options.new_city:
+            require_city(connection, [options.city], {city.name for city in cities})
+        with options.file.open("rb") if options.file else _standard_input() as file, judge(file, parser) as judgement:
+            if refusal := judgement.refusal():
+                raise FileError(refusal)
+            result = store_lines(connection, judgement, options.replace)
+            return summary_of(judgement, result, None if options.units else default)
+
+
+@contextmanager
+def _standard_input() -> Iterator[IO[bytes]]:
+    """Copy standard input to a temporary file, which can be read twice."""
+    with tempfile.TemporaryFile(dir=os.environ.get("WEATHER_DATA")) as file:
+        shutil.copyfileobj(sys.stdin.buffer, file)
+        file.seek(0)
+        yield file
 
 
 def main() -> int:
     """Parse the options and run; see the module's docstring."""
     arguments = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     arguments.add_argument("--city", help="city of all records")
-    arguments.add_argument(
-        "--units",
-        choices=UNITS,
-        default=os.environ.get("OPENWEATHER_UNITS", DEFAULT_UNITS),
-        help="units of records without their own",
-    )
+    arguments.add_argument("--new-city", action="store_true", help="accept a city that is not known yet")
+    arguments.add_argument("--units", choices=UNITS, help="units of records without their own")
+    arguments.add_argument("--replace", action="store_true", help="replace stored observations that differ")
     arguments.add_argument("file", nargs="?", type=Path)
-    options = arguments.parse_args()
-    cities = json.loads(os.environ.get("WEATHER_CITIES") or "[]")
-    parser = RecordParser(options.city, options.units, {city["id"]: city["name"] for city in cities if "id" in city})
     try:
-        with options.file.open("rb") if options.file else sys.stdin.buffer as file:
-            result, reasons = backfill(file, parser)
-    except (FileError, OSError) as error:
+        status, summary = run(arguments.parse_args(), os.environ)
+    except (FileError, SettingsError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT.bad_input
     except psycopg.Error as error:
         print(f"error: PostgreSQL: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT.failed
-    print(
-        json.dumps(
-            {
-                "stored": result.stored,
-                "unchanged": result.unchanged,
-                "quarantined": result.quarantined,
-                "reasons": dict(reasons.most_common(10)),
-            },
-            ensure_ascii=False,
-        )
-    )
-    return EXIT.partial if result.quarantined else EXIT.success
+    if status == EXIT.bad_input:
+        reasons = "".join(f"; {count} times: {reason}" for reason, count in summary["reasons"].items())
+        print(f"error: nothing is stored{reasons}", file=sys.stderr)
+    print(json.dumps(summary, ensure_ascii=False))
+    return status
 
 
 if __name__ == "__main__":

@@ -1,27 +1,33 @@
 """The cities to ingest, read from a JSON text or from a CSV or JSON file.
 
-Each entry has a name, and may have OpenWeather's `id`, or `latitude` and `longitude`. In JSON an entry may be just a
-name; the first line of a CSV file names the columns.
+Each entry has a name, and may have OpenWeather's `id`, or `latitude` and `longitude`, and an IANA `timezone`. In JSON
+an entry may be just a name. CSV follows RFC 4180; its first record names the columns.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from openweather import City
+from validation import MAX_NAME, is_city_name
 
 MAX_CITIES = 200_000
-_MAX_NAME = 200  # characters
 _MAX_ERRORS = 10  # reported in one message
 _TYPES: dict[str, tuple[type, ...]] = {
     "name": (str,),
     "id": (int,),
     "latitude": (int, float),
     "longitude": (int, float),
+    "timezone": (str,),
 }
+_TIMEZONE = re.compile(
+    r"UTC|(Africa|America|Antarctica|Arctic|Asia|Atlantic|Australia|Europe|Indian|Pacific|Etc)(/[A-Za-z0-9_+-]+)+"
+)
 _RANGES = {"id": (1, 1 << 31), "latitude": (-90, 90), "longitude": (-180, 180)}
 
 
@@ -37,7 +43,7 @@ def parse_cities(text: str, source: str) -> list[City]:
 def read_cities(path: Path) -> list[City]:
     """Read a CSV or JSON file of cities with distinct names. Raises CitiesError."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")  # read_text would translate newlines within quotes
     except (OSError, ValueError) as error:
         raise CitiesError(f"cannot read {path}: {error}") from None
     is_json = path.suffix.lower() == ".json"
@@ -63,23 +69,30 @@ def _parse_list(text: str, source: str) -> list[object]:
 
 
 def _csv_rows(text: str, source: str) -> Iterator[tuple[str, object]]:
-    """Yield each row of a CSV text with its place; None for a row that has too many values."""
-    reader = csv.DictReader(text.splitlines(), restkey="", skipinitialspace=True)
-    if not {"name"} <= set(reader.fieldnames or ()) <= _TYPES.keys():
-        raise CitiesError(
-            f"{source}: the first line must name the columns: name, and optionally id, latitude, "
-            f"longitude; not {', '.join(map(repr, reader.fieldnames or ()))}"
-        )
-    for row in reader:
-        entry = {
-            key: _convert(key, value.strip()) for key, value in row.items() if isinstance(value, str) and value.strip()
-        }
-        yield f"line {reader.line_num}", None if "" in row else entry
+    """Yield each record of a CSV text with its place; None for one that has too many values. Raises CitiesError."""
+    reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
+    start = 1
+    try:
+        columns = [name.strip() for name in next(reader, [])]
+        if not {"name"} <= set(columns) <= _TYPES.keys() or len(set(columns)) < len(columns):
+            raise CitiesError(
+                f"{source}: the first line must name the columns: name, and optionally id, latitude, "
+                f"longitude, timezone; not {', '.join(map(repr, columns))}"
+            )
+        start = reader.line_num + 1
+        for values in reader:
+            place, start = f"line {start}", reader.line_num + 1
+            if values:
+                given = zip(columns, map(str.strip, values), strict=False)
+                entry = {key: _convert(key, value) for key, value in given if value}
+                yield place, None if len(values) > len(columns) else entry
+    except csv.Error as error:
+        raise CitiesError(f"{source}: line {start}: {error}") from None
 
 
 def _convert(key: str, value: str) -> object:
     """Convert a value of a numeric CSV column; keep invalid text, which the validation refuses."""
-    if key == "name":
+    if str in _TYPES[key]:
         return value
     try:
         return int(value) if key == "id" else float(value)
@@ -116,8 +129,10 @@ def _error_of(entry: object) -> str:
         valid = isinstance(value, _TYPES[key]) and not isinstance(value, bool)
         if not valid or (isinstance(value, int | float) and not low <= value <= high):
             return f"{entry['name']}: invalid {key} {value!r}"
-    if len(entry["name"]) > _MAX_NAME or "\0" in entry["name"]:
-        return f"{entry['name'][:40]!r}… is not a name: it is longer than {_MAX_NAME} characters, or not text"
+    if not is_city_name(entry["name"]):
+        return f"{entry['name'][:40]!r}… is not a name: it is longer than {MAX_NAME} characters, or not text"
+    if not _TIMEZONE.fullmatch(entry.get("timezone", "UTC")):
+        return f"{entry['name']}: invalid timezone {entry['timezone']!r}; it must be a name such as Europe/Berlin"
     if ("latitude" in entry) != ("longitude" in entry):
         return f"{entry['name']} has one coordinate, and needs both or none"
     return ""

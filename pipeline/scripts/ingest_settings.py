@@ -12,7 +12,9 @@ from cities import CitiesError, parse_cities, read_cities
 from openweather import City
 
 UNITS = ("standard", "metric", "imperial")
+DAYS = ("utc", "local")
 DEFAULT_UNITS = "imperial"
+DEFAULT_SCHEDULE = "@hourly"
 
 
 class SettingsError(Exception):
@@ -33,6 +35,7 @@ class Settings:
     run_deadline: float  # seconds
     data: Path
     spool_bytes: int
+    schedule: str
 
 
 def read_settings(environment: Mapping[str, str]) -> Settings:
@@ -44,6 +47,8 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     units = environment.get("OPENWEATHER_UNITS", DEFAULT_UNITS)
     if units not in UNITS:
         raise SettingsError(f"OPENWEATHER_UNITS must be one of {', '.join(UNITS)}, not {units!r}")
+    if environment.get("WEATHER_DAYS", "utc") not in DAYS:  # the models read it, hours later
+        raise SettingsError(f"WEATHER_DAYS must be one of {', '.join(DAYS)}, not {environment['WEATHER_DAYS']!r}")
     return Settings(
         base_url=base_url,
         api_key=_required(environment, "OPENWEATHER_API_KEY"),
@@ -55,7 +60,14 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         request_deadline=_seconds(environment, "OPENWEATHER_REQUEST_DEADLINE", 10),
         run_deadline=_seconds(environment, "OPENWEATHER_DEADLINE", 600),
         spool_bytes=_integer(environment, "WEATHER_SPOOL_MEGABYTES", 256, low=1, high=1 << 20) << 20,
+        schedule=environment.get("WEATHER_SCHEDULE", "").strip() or DEFAULT_SCHEDULE,
     )
+
+
+def configured_cities(environment: Mapping[str, str]) -> Sequence[City]:
+    """Return the configured cities; none if the environment names none. Raises SettingsError."""
+    named = any(environment.get(name, "").strip() for name in ("WEATHER_CITIES", "WEATHER_CITIES_FILE"))
+    return _cities(environment) if named else ()
 
 
 def _cities(environment: Mapping[str, str]) -> Sequence[City]:

@@ -24,6 +24,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from uuid import uuid4
@@ -33,6 +34,7 @@ from contract import EXIT
 from ingest_settings import Settings, SettingsError, read_settings
 from loader import Loader, RunSummary
 from openweather import City, Client, RateLimit, RetryPolicy
+from raw_tables import record_settings
 from spool import Spool, SpoolFull, observation_line, quarantine_line
 from validation import FetchError, InvalidResponse, parse_observation
 
@@ -71,6 +73,9 @@ def _fetch_city(client: Client, city: City) -> Fetched:
         return Fetched(city.name, quarantine_line(city.name, client.units, str(error), error.body), str(error))
     except FetchError as error:
         return Fetched(city.name, error=str(error))
+    except (ArithmeticError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
+        # An unforeseen response must not end the run for the other cities.
+        return Fetched(city.name, error=f"internal error: {type(error).__name__}")
     return Fetched(city.name, observation_line(city.name, client.units, dt, text))
 
 
@@ -88,7 +93,9 @@ def run(settings: Settings) -> RunSummary:
         limit=RateLimit(settings.rate_limit, policy),
     )
     spool = Spool(settings.data / "spool", settings.spool_bytes)
-    loader = Loader(uuid4(), summary, spool)
+    timezones = {city.name: city.timezone for city in settings.cities}
+    prepare = partial(record_settings, schedule=settings.schedule, timezones=timezones)
+    loader = Loader(uuid4(), summary, spool, prepare)
     for segment in spool.abandoned():
         loader.submit(segment)
     flushed = time.monotonic()
@@ -157,6 +164,9 @@ def report_last(data: Path) -> int:
         summary = json.loads((data / "last_ingest.json").read_text())
     except FileNotFoundError:
         print("error: there has been no run yet", file=sys.stderr)
+        return EXIT.failed
+    except (OSError, ValueError) as error:
+        print(f"error: cannot read the summary of the last run: {error}", file=sys.stderr)
         return EXIT.failed
     for city, reason in summary["errors"].items():
         print(f"error: {city}: {reason}", file=sys.stderr)

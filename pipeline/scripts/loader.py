@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
@@ -55,8 +56,11 @@ class Loader:
     first, before there are any responses.
     """
 
-    def __init__(self, run: UUID, summary: RunSummary, spool: Spool) -> None:
-        self._run, self._summary, self._spool = run, summary, spool
+    def __init__(
+        self, run: UUID, summary: RunSummary, spool: Spool, prepare: Callable[[Connection], None] = lambda _: None
+    ) -> None:
+        """`prepare` is called with each new connection."""
+        self._run, self._summary, self._spool, self._prepare = run, summary, spool, prepare
         self._started, self._failed_at = datetime.now(UTC), float("-inf")
         self._connection: Connection | None = None
         self._kept, self._released = list[Segment](), 0
@@ -127,6 +131,7 @@ class Loader:
             try:
                 self._connection = connect()
                 record_start(self._connection, self._run, self._started)
+                self._prepare(self._connection)
             except psycopg.Error as error:
                 self._disconnect(error)
         return self._connection
@@ -141,6 +146,8 @@ class Loader:
     def _count(self, result: StoreResult, segment: Segment) -> None:
         if not segment.own:
             self._summary.recovered += result.stored
+            for city, reason in result.refused:
+                print(f"error: {city}, from the spool: {reason}", file=sys.stderr)
             return
         self._summary.stored += result.stored
         self._summary.unchanged += result.unchanged

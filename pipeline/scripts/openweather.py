@@ -14,7 +14,7 @@ from email.utils import parsedate_to_datetime
 from urllib.parse import quote, quote_plus
 
 import urllib3
-from validation import MAX_BYTES, FetchError, InvalidResponse
+from validation import MAX_BYTES, FetchError, InvalidResponse, printable
 
 # https://openweathermap.org/current: only these can succeed on another attempt.
 RETRYABLE_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -37,6 +37,7 @@ class City:
     id: int | None = None
     latitude: float | None = None
     longitude: float | None = None
+    timezone: str | None = None  # IANA name; for days in local time
 
     def query(self) -> dict[str, str]:
         """Return the query parameters that identify the city."""
@@ -192,9 +193,9 @@ class Client:
     def _message(self, body: bytes) -> str:
         try:
             message = json.loads(body)["message"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             message = "no message"
-        text = " ".join(str(message).split())[:200]
+        text = printable(" ".join(str(message).split())[:200])
         for form in {self.api_key, quote(self.api_key), quote_plus(self.api_key)}:
             text = text.replace(form, "***")
         return text
@@ -207,6 +208,6 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         return float(value)
     try:
         when = parsedate_to_datetime(value)
-    except ValueError:
+        return max(0.0, (when.replace(tzinfo=when.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
+    except (ValueError, OverflowError):
         return None
-    return max(0.0, (when.replace(tzinfo=when.tzinfo or UTC) - datetime.now(UTC)).total_seconds())

@@ -2,7 +2,7 @@
 
 Each file holds lines of COPY's text format. An observation: time, city, units, data. A quarantined response: an empty
 field, city, units, time of receipt, size, reason, first bytes in hex. The process that writes a file holds its lock; a
-file without a lock was left by a run that was interrupted or could not reach PostgreSQL.
+file without a lock was left by a run that was interrupted or could not reach PostgreSQL. A damaged line is quarantined.
 """
 
 from __future__ import annotations
@@ -10,13 +10,19 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from validation import MAX_NAME, printable
+
 _MAX_QUARANTINED = 8192  # bytes that are kept of a quarantined response
+_MAX_UNITS = 40  # characters
+_received_lock, _last_received = threading.Lock(), datetime.fromtimestamp(0, UTC)
 _ESCAPES = {rb"\\": b"\\", rb"\n": b"\n", rb"\r": b"\r", rb"\t": b"\t"}
 
 
@@ -30,11 +36,39 @@ def observation_line(city: str, units: str, dt: int, text: str) -> bytes:
 
 
 def quarantine_line(city: str, units: str, reason: str, body: bytes) -> bytes:
-    """Format a response that cannot be stored; its time of receipt is now."""
-    return (
-        f"\t{escape(city)}\t{units}\t{datetime.now(UTC).isoformat()}\t{len(body)}\t{escape(reason)}\t"
-        f"{body[:_MAX_QUARANTINED].hex()}\n"
-    ).encode()
+    """Format a response that cannot be stored; its time of receipt is now. Texts may hold any character."""
+    fields = (
+        printable(city)[:MAX_NAME] or "unknown",
+        printable(units)[:_MAX_UNITS],
+        _received_at().isoformat(),
+        str(len(body)),
+        printable(reason),
+        body[:_MAX_QUARANTINED].hex(),
+    )
+    return "\t".join(["", *map(escape, fields)]).encode() + b"\n"
+
+
+def _received_at() -> datetime:
+    """Return the time, later than the last one: PostgreSQL keeps one row per city and time of receipt."""
+    global _last_received
+    with _received_lock:
+        _last_received = max(datetime.now(UTC), _last_received + timedelta(microseconds=1))
+        return _last_received
+
+
+def damaged_line(line: bytes, reason: str) -> bytes:
+    """Format a line of the spool that is neither an observation nor a quarantined response, for the quarantine."""
+    return quarantine_line("unknown", "unknown", f"a damaged line of the spool: {reason}", line)
+
+
+def is_damaged(line: bytes) -> bool:
+    """Return True if a line has the form of neither an observation nor a quarantined response."""
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return True
+    fields = line.rstrip(b"\n").split(b"\t")
+    return len(fields) != (4 if fields[0] else 7) or not (fields[0] or b"0").isdigit()
 
 
 def escape(text: str) -> str:
@@ -60,10 +94,17 @@ class Segment:
     lines: list[bytes] = field(default_factory=list)
 
     def read(self) -> list[bytes]:
-        """Return the complete lines. A partial last line belongs to a city that was never counted as fetched."""
+        """Return the complete lines. A partial last line belongs to a city that was never counted as fetched.
+
+        Damaged lines of another run are named on standard error and become lines for the quarantine. Raises OSError.
+        """
         if not self.lines:
             with self.path.open("rb") as file:
                 self.lines = [line for line in file if line.endswith(b"\n")]
+            for number, line in enumerate(self.lines):
+                if is_damaged(line):
+                    print(f"error: {self.path}: line {number + 1} is damaged: see raw.quarantine", file=sys.stderr)
+                    self.lines[number] = damaged_line(line, f"{self.path.name}, line {number + 1}")
         return self.lines
 
     def release(self) -> None:
@@ -88,13 +129,18 @@ class Spool:
     _current: Segment | None = None
 
     def abandoned(self) -> Iterator[Segment]:
-        """Lock and yield the files that no other process holds, oldest first."""
+        """Lock and yield the files that no other process holds, oldest first; name those that cannot be read."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.size = sum(path.stat().st_size for path in self.folder.glob("*.rows"))
-        for path in sorted(self.folder.glob("*.rows")):
-            descriptor = _lock(path)
-            if descriptor is not None:
-                yield Segment(path, descriptor, own=False, size=os.fstat(descriptor).st_size)
+        paths = sorted(self.folder.glob("*.rows"))
+        self.size = sum(map(_size, paths))
+        for path in paths:
+            try:
+                segment = _open_abandoned(path)
+            except OSError as error:
+                print(f"error: cannot read {path}: {error.strerror}", file=sys.stderr)
+            else:
+                if segment is not None:
+                    yield segment
 
     def add(self, line: bytes, *, quarantined: bool = False) -> int:
         """Write a row; return the number of rows in the current segment. Raises SpoolFull."""
@@ -145,17 +191,30 @@ def _append(segment: Segment, line: bytes) -> None:
         raise SpoolFull(f"cannot write to {segment.path.parent}: no space left")
 
 
-def _lock(path: Path) -> int | None:
-    """Open and lock a file; return None if another process holds it or has deleted it."""
+def _size(path: Path) -> int:
+    """Return a file's size in bytes; 0 if it cannot be read, or another run has just deleted it."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _open_abandoned(path: Path) -> Segment | None:
+    """Lock and read a file; return None if another process holds it or has deleted it. Raises OSError."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
         return None
+    segment = Segment(path, descriptor, own=False, size=os.fstat(descriptor).st_size)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.fstat(descriptor).st_nlink:
-            return descriptor
+            segment.read()
+            return segment
     except BlockingIOError:
         pass
-    os.close(descriptor)
+    except OSError:
+        segment.release()
+        raise
+    segment.release()
     return None

@@ -1,15 +1,21 @@
-"""Validation of OpenWeather's responses: which ones can be stored unchanged and read back as numbers."""
+"""Validation of OpenWeather's responses: which ones can be stored unchanged and read back as numbers.
+
+It judges the form, not the weather: an implausible number is stored, and the models replace it with null and list it.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 
 MAX_BYTES = 1 << 20  # a real response has about 600
-_MAX_AHEAD = 86400  # seconds that an observation may be ahead of our clock
-_MAX_MAGNITUDE = 1e6  # real values are far below
+MAX_NAME = 200  # characters of a city's name
+_MIN_TIME = 283996800  # 1979-01-01, where OpenWeather's history begins; also refuses the sentinel 0
+_MAX_AHEAD = 300  # seconds that an observation may be ahead of our clock
 _NUMERIC_SECTIONS = ("main", "wind", "clouds", "rain", "snow", "coord")
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class FetchError(Exception):
@@ -33,36 +39,58 @@ def parse_observation(body: bytes, now: float) -> tuple[str, int]:
         raise InvalidResponse("the response is not JSON", body) from None
     problem = _problem_of(observation, now)
     if problem:
-        raise InvalidResponse(problem, body)
+        raise InvalidResponse(printable(problem), body)
     return text, observation["dt"]
+
+
+def printable(text: str) -> str:
+    r"""Escape characters that PostgreSQL refuses or that a terminal interprets, such as NUL as \u0000."""
+    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def is_city_name(text: str) -> bool:
+    """Return True if the text can identify a city in every table."""
+    return bool(text.strip()) and len(text) <= MAX_NAME and not re.search(r"[\x00\ud800-\udfff]", text)
+
+
+def is_number(value: object) -> bool:
+    """Return True for a number that a double can hold."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer of more than 308 digits
+        return False
 
 
 def _problem_of(observation: object, now: float) -> str:
     """Return the first problem of an observation, or an empty text."""
     if not isinstance(observation, dict) or not _is_integer(observation.get("dt")):
         return "the response is not an observation: it has no time `dt`"
-    if not 0 <= observation["dt"] <= now + _MAX_AHEAD:
+    if not _MIN_TIME <= observation["dt"] <= now + _MAX_AHEAD:
         return f"the response's time `dt` is out of range: {_shorten(observation['dt'])}"
     if not isinstance(observation.get("main"), dict):
         return "the response is not an observation: it has no section `main`"
-    conditions = observation.get("weather", [])
-    if not isinstance(conditions, list) or not all(isinstance(condition, dict) for condition in conditions):
+    conditions = observation.get("weather")
+    if not isinstance(conditions, list | None) or not all(isinstance(each, dict | None) for each in conditions or ()):
         return "the response's `weather` is not a list of sections"
     for name in _NUMERIC_SECTIONS:
-        problem = _problem_of_section(name, observation.get(name, {}))
+        problem = _problem_of_section(name, observation.get(name))
         if problem:
             return problem
     return ""
 
 
 def _problem_of_section(name: str, section: object) -> str:
+    """Return the first problem of a section, or an empty text. Null counts as absent, for it and its values."""
+    if section is None:
+        return ""
     if not isinstance(section, Mapping):
         return f"the response's `{name}` is not a section"
     for key, value in section.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            return f"the response's {name}.{key[:40]} is not a number"
-        if abs(value) >= _MAX_MAGNITUDE:
-            return f"the response's {name}.{key[:40]} is out of range: {_shorten(value)}"
+        if value is not None and not is_number(value):
+            kind = "out of range" if _is_integer(value) or isinstance(value, float) else "not a number"
+            return f"the response's {name}.{key[:40]} is {kind}"
     return ""
 
 
@@ -70,7 +98,7 @@ def _is_integer(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _shorten(value: float) -> str:
+def _shorten(value: int) -> str:
     return f"{value:.6g}" if abs(value) < 1e300 else "over 1e300"
 
 

@@ -78,6 +78,19 @@ def test_a_month_of_two_cities_and_its_repetition(stack: Stack) -> None:
     assert not (stack.data / "history.progress").exists()
 
 
+def test_a_replacement_requests_complete_weeks_again(stack: Stack) -> None:
+    period = ("--from", "2013-01-01", "--to", "2013-01-08", "--city", "Newark,US")
+    stored_first, _ = backfill(stack, *period, "--units", "imperial")
+    again, _ = backfill(stack, *period, "--units", "imperial", "--replace")
+    assert (again.stored, again.replaced, again.unchanged) == (0, 0, stored_first.stored)
+    corrected, _ = backfill(stack, *period, "--replace")  # metric
+    assert (corrected.replaced, corrected.units) == (stored_first.stored, {"metric": stored_first.stored})
+    refused = stack.script(
+        "backfill_api.py", *period[:4], "--city", "Neewark,US", expect=EXIT.bad_input, **settings(["Newark,US"])
+    )
+    assert "unknown city 'Neewark,US'" in refused.stderr
+
+
 def test_a_refused_key_an_unknown_city_and_invalid_days_have_their_own_status(stack: Stack, tmp_path: Path) -> None:
     folder = tmp_path / "free"
     folder.mkdir()

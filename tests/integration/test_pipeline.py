@@ -450,9 +450,12 @@ def test_a_bad_key_stores_nothing(stack: Stack) -> None:
 
 
 def test_a_row_that_postgresql_refuses_does_not_stop_the_others(stack: Stack) -> None:
-    good, nul = b'{"dt": 1, "main": {"temp": 2.50}}', rb'{"dt": 2, "main": {}, "name": "\u0000"}'
-    half, long = rb'{"dt": 2, "main": {}, "name": "\ud800"}', b'{"dt": 1, "main": {}, "x": "%s"}' % (b"x" * (1 << 20))
-    bodies = [good, nul, good, half, b"<html>\xff", long, b'{"dt": 1, "main": {"temp": NaN}}']
+    good, nul = b'{"dt": 1600000001, "main": {"temp": 2.50}}', rb'{"dt": 1600000002, "main": {}, "name": "\u0000"}'
+    half, long = (
+        rb'{"dt": 1600000002, "main": {}, "name": "\ud800"}',
+        b'{"dt": 1600000001, "main": {}, "x": "%s"}' % (b"x" * (1 << 20)),
+    )
+    bodies = [good, nul, good, half, b"<html>\xff", long, b'{"dt": 1600000001, "main": {"temp": NaN}}']
     with serve([Response(body=body) for body in bodies]) as stub:
         stack.base_url = stub.url
         summary = stack.ingest(list("ABCDEFG"), expect=EXIT.partial, OPENWEATHER_CONCURRENCY="1")
@@ -471,7 +474,7 @@ def test_a_row_that_postgresql_refuses_does_not_stop_the_others(stack: Stack) ->
 
 
 def test_the_same_observation_is_stored_once(stack: Stack) -> None:
-    with serve([Response(body=b'{"dt": 5, "main": {"temp": 1}}')]) as stub:
+    with serve([Response(body=b'{"dt": 1600000005, "main": {"temp": 1}}')]) as stub:
         stack.base_url = stub.url
         runs = [stack.ingest(["A", "B", "A"]), stack.ingest(["A", "B"]), stack.ingest(["A", "C"])]
     assert [(one["stored"], one["unchanged"]) for one in runs] == [(2, 1), (0, 2), (1, 1)]
@@ -480,7 +483,7 @@ def test_the_same_observation_is_stored_once(stack: Stack) -> None:
 
 def test_parallel_runs_store_each_observation_once(stack: Stack) -> None:
     cities = [f"C{number}" for number in range(40)]
-    with serve([Response(body=b'{"dt": 5, "main": {}}')]) as stub, ThreadPoolExecutor(4) as threads:
+    with serve([Response(body=b'{"dt": 1600000005, "main": {}}')]) as stub, ThreadPoolExecutor(4) as threads:
         stack.base_url = stub.url
         runs = list(threads.map(lambda _: stack.ingest(cities, OPENWEATHER_RATE_LIMIT="0"), range(4)))
     assert sum(one["stored"] for one in runs) == 40

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -53,16 +54,38 @@ def lines(records: list[Any]) -> str:
     return "".join(json.dumps(record) + "\n" for record in records)
 
 
+def refused(stack: Stack, text: str | bytes, *options: str) -> str:
+    """Backfill a text of which nothing may be stored; return the error."""
+    before = len(stack.raw())
+    done = subprocess.run(
+        [str(stack.python), str(SCRIPTS / "backfill_file.py"), *options],
+        input=text.encode() if isinstance(text, str) else text,
+        capture_output=True,
+        check=False,
+        timeout=120,
+        env={**os.environ, **stack.server.environment(stack.database, "analytics", "analytics")},
+    )
+    errors = done.stderr.decode()
+    assert done.returncode == EXIT.bad_input, errors
+    assert errors.startswith("error: ")
+    assert "Traceback" not in errors
+    assert len(stack.raw()) == before
+    return errors
+
+
 def test_files_of_every_supported_form_are_stored(stack: Stack) -> None:
     samples = history(30)
-    assert backfill(stack, lines(samples[:10])) == Backfilled(10, 0, 0, {})
-    assert backfill(stack, lines(samples[:12])) == Backfilled(2, 10, 0, {}), "repeated: only the new rows"
+    assumed = {"assumed_units": "imperial"}
+    first = backfill(stack, lines(samples[:10]))
+    assert first == Backfilled(10, 0, 0, {}, units={"imperial": 10}, **assumed)  # type: ignore[arg-type]
+    repeated = backfill(stack, lines(samples[:12]))
+    assert repeated == Backfilled(2, 10, 0, {}, units={"imperial": 12}, **assumed)  # type: ignore[arg-type]
     assert backfill(stack, json.dumps(samples[12:15], indent=1)).stored == 3, "one document over many lines"
     exported = [{"city": "Elsewhere", "units": "metric", "data": one} for one in history(5, "metric")]
     assert backfill(stack, lines(exported)).stored == 5
     hours = [{key: one[key] for key in ("dt", "main", "wind")} for one in samples[:2]]
     history_response = {"cnt": 2, "city_id": 1, "list": hours}
-    assert backfill(stack, json.dumps(history_response), "--city", "Named").stored == 2
+    assert backfill(stack, json.dumps(history_response), "--city", "Named", "--new-city").stored == 2
     unknown_id = {**samples[0], "id": 7}
     assert backfill(stack, lines([unknown_id])).stored == 1
 
@@ -77,19 +100,159 @@ def test_files_of_every_supported_form_are_stored(stack: Stack) -> None:
         assert connection.execute("select count(*) from raw.quarantine").fetchone() == (2,)
 
 
-@pytest.mark.parametrize("text", ["no json", '{"dt": 1}\nno json\n', "[1, 2"])
-def test_a_file_without_json_is_refused(stack: Stack, text: str) -> None:
-    done = subprocess.run(
-        [str(stack.python), str(SCRIPTS / "backfill_file.py")],
-        input=text,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, **stack.server.environment(stack.database, "analytics", "analytics")},
-    )
-    assert done.returncode == EXIT.bad_input
-    assert done.stderr.startswith("error: ")
-    assert "Traceback" not in done.stderr
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "\n\n",
+        "no json",
+        '{"dt": 1}\nno json\n',
+        "[1, 2",
+        "[" * 100_000,
+        "[]",
+        "null",
+        '"a"',
+        "5\n6\n",
+        b"\xff\xfe{\0",
+    ],
+)
+def test_a_file_without_an_observation_is_refused(stack: Stack, text: str | bytes) -> None:
+    refused(stack, text)
+
+
+def test_a_bad_line_does_not_stop_the_others(stack: Stack) -> None:
+    samples = history(20)
+    bad: list[str | dict[str, Any]] = [
+        {**samples[4], "name": "\ud800", "id": 1},
+        {**samples[5], "id": [1]},  # valid: the name decides
+        {**samples[6], "id": {}, "name": ["x"]},
+        {**samples[7], "name": "a\0b", "id": 1},
+        {**samples[8], "name": "x" * 3000, "id": 1},
+        {**samples[9], "dt": 0},
+        {**samples[10], "dt": int(time.time()) + 3600},
+        {"city": "A", "units": ["metric"], "data": samples[11]},
+        {"city": "A", "units": "a\tb\n", "data": samples[11]},
+        {"city": "A\tb", "data": [samples[11]]},
+        {**samples[12], "extra": "\0"},
+        "no json",
+        "{",
+        "[" * 100_000,
+        '{"dt": 1600000000, "main": {"temp": 1' + "0" * 400 + '}, "id": 5101798}',
+        '{"dt": 1600000000, "main": {"temp": NaN}, "id": 5101798}',
+        '{"dt": 1600000000, "main": {"a\\u0000b": "x"}, "id": 5101798}',
+    ]
+    text = lines(samples[:2]) + "".join(each + "\n" if isinstance(each, str) else lines([each]) for each in bad)
+    outcome = backfill(stack, text + lines(samples[2:4]), expect=EXIT.partial)
+    assert (outcome.stored, outcome.quarantined) == (5, len(bad) - 1)
+    assert sum(outcome.reasons.values()) >= 10
+    with stack.server.connect(stack.database) as connection:
+        assert connection.execute("select count(*) from raw.quarantine").fetchone() == (len(bad) - 1,)
+    again = backfill(stack, text, expect=EXIT.partial)
+    assert (again.stored, again.unchanged) == (0, 3), "everything is stored, but a part of the file is invalid"
+
+
+@pytest.mark.parametrize("units", ["imperial", "metric"])
+def test_a_file_in_other_units_is_refused(stack: Stack, units: str) -> None:
+    kelvin = lines(history(24, "standard"))
+    errors = refused(stack, kelvin, "--units", units)
+    assert "24 of 24 temperatures are impossible in the given units" in errors
+    assert "K. Name the units of the file: --units standard" in errors
+    stored = backfill(stack, kelvin, "--units", "standard")
+    assert (stored.stored, stored.units, stored.assumed_units) == (24, {"standard": 24}, None)
+
+
+def test_an_absurd_temperature_is_stored_for_the_models_to_judge(stack: Stack) -> None:
+    samples = history(24)
+    samples[5]["main"]["temp"] = -459.67
+    samples[6]["rain"] = {"1h": -0.1}
+    assert backfill(stack, lines(samples)).stored == 24
+    sentinel = [{**samples[0], "dt": 1_600_000_000 + hour} for hour in range(30)]
+    sentinel[3] = {**sentinel[3], "main": {"temp": 200}}
+    outcome = backfill(stack, lines(sentinel), expect=EXIT.partial)
+    assert (outcome.stored, outcome.reasons) == (29, {"a temperature of 200 cannot be °F, but K": 1})
+
+
+def test_a_replacement_corrects_observations_in_wrong_units(stack: Stack) -> None:
+    metric = lines(history(24, "metric"))
+    assert backfill(stack, metric).units == {"imperial": 24}  # possible, and wrong
+    assert backfill(stack, metric, "--units", "metric").unchanged == 24
+    corrected = backfill(stack, metric, "--units", "metric", "--replace")
+    assert (corrected.stored, corrected.replaced, corrected.unchanged) == (0, 24, 0)
+    assert "24 replaced" in str(corrected)
+    assert backfill(stack, metric, "--units", "metric", "--replace").unchanged == 24
+    with stack.server.connect(stack.database) as connection:
+        rows = connection.execute(
+            "select revision, units, count(*) from raw.weather_observations group by 1, 2 order by 1"
+        ).fetchall()
+    assert rows == [(0, "imperial", 24), (1, "metric", 24)]
+
+
+def test_look_alikes_are_refused(stack: Stack) -> None:
+    entry = {key: history(1)[0][key] for key in ("dt", "main", "wind", "weather")}
+    marks: list[dict[str, Any]] = [{"dt_txt": "2013-01-01 06:00:00"}, {"pop": 0.4}, {"sys": {"pod": "d"}}]
+    for extra in marks:
+        document = {"cod": "200", "list": [{**entry, **extra}] * 5, "city": {"name": "Some", "country": "XX"}}
+        assert "a forecast, not an observation" in refused(stack, json.dumps(document))
+    pollution = {"list": [{"dt": entry["dt"], "main": {"aqi": 2}, "components": {"co": 1}}]}
+    assert "air pollution" in refused(stack, json.dumps(pollution), "--city", "Some", "--new-city")
+    mixed = lines([history(2)[1], {**history(1)[0], "pop": 0}])
+    assert backfill(stack, mixed, expect=EXIT.partial).stored == 1
+
+
+def test_bulk_history_names_its_city_in_several_forms(stack: Stack) -> None:
+    entries = [{key: one[key] for key in ("dt", "main", "wind", "weather")} for one in history(6)]
+    records = [
+        {**entries[0], "city_name": "Turin", "lat": 45.1, "lon": 7.7, "dt_iso": "2013-01-01 00:00:00 +0000 UTC"},
+        {**entries[1], "city_name": "Turin", "city_id": 5101798},
+        {**entries[2], "city": {"id": 1, "name": "Turin", "country": "IT"}},
+        {**entries[3], "city": {"id": 5101798, "name": "Elsewhere"}},
+        {"city": {"name": "Listed"}, "units": "metric", "list": [entries[4]]},
+        {**entries[5], "city": {}},
+    ]
+    outcome = backfill(stack, json.dumps(records), expect=EXIT.partial)
+    assert (outcome.stored, outcome.reasons) == (5, {"the observation has no city": 1})
+    assert sorted(city for city, _ in stack.raw()) == ["Home", "Home", "Listed", "Turin", "Turin,IT"]
+    with stack.server.connect(stack.database) as connection:
+        listed = connection.execute("select units from raw.weather_observations where city = 'Listed'").fetchall()
+    assert listed == [("metric",)]
+
+
+def test_an_unknown_city_needs_the_option_for_new_ones(stack: Stack) -> None:
+    text = lines(history(2))
+    assert "unknown city 'Hoome'" in refused(stack, text, "--city", "Hoome")
+    assert backfill(stack, text, "--city", "Home").stored == 2  # configured
+    assert backfill(stack, text, "--city", "Hoome", "--new-city").stored == 2
+    assert backfill(stack, text, "--city", "Hoome").unchanged == 2  # stored
+
+
+def exclusions(stack: Stack, *options: str, expect: int = 0) -> Any:
+    done = stack.script("exclusions.py", *options, expect=expect)
+    return json.loads(done.stdout) if expect == 0 else done.stderr
+
+
+def test_observations_are_excluded_and_included_again(stack: Stack) -> None:
+    samples = history(10)
+    backfill(stack, lines(samples))
+    start = datetime.fromtimestamp(samples[2]["dt"], UTC)
+    period = ("--from", f"{start:%Y-%m-%dT%H:%M}", "--to", (start + timedelta(hours=2)).isoformat())
+    by = ("--reason", "a sensor\x1b[2J", "--by", "me@here")
+    found = exclusions(stack, "count", "--city", "Home", *period)
+    assert (found["observations"], found["cities"], found["first"]) == (2, 1, start.isoformat())
+    assert exclusions(stack, "add", "--city", "Home", *period, *by)["id"] == 1
+    assert exclusions(stack, "add", *period, *by)["observations"] == 2
+    revoked = exclusions(stack, "revoke", "--id", "1", "--reason", "repaired", "--by", "you@here")
+    assert (revoked["revoked_by"], revoked["reason"]) == ("you@here", r"a sensor\u001b[2J")
+    assert [each["revoked_at"] is None for each in exclusions(stack, "list")] == [False, True]
+    failures: list[tuple[tuple[str, ...], str]] = [
+        (("add", "--city", "Hoome", *period, *by), "there is no observation of Hoome in this period"),
+        (("count", "--from", "2013-01-02", "--to", "2013-01-01"), "--from must be before --to"),
+        (("revoke", "--id", "1", *by), "there is no exclusion 1 that is in force"),
+        (("revoke", "--id", "99", *by), "there is no exclusion 99 that is in force"),
+        (("add", *period, "--reason", " ", "--by", "me"), "invalid _text value"),
+        (("count", "--from", "soon", "--to", "2013-01-01"), "invalid _time value"),
+    ]
+    for options, error in failures:
+        assert error in exclusions(stack, *options, expect=EXIT.bad_input)
 
 
 MARTS = ("cities", "city_history", "pipeline_runs")

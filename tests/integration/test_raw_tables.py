@@ -17,6 +17,7 @@ import pytest
 
 from homelab.model import DatabaseGrant
 from homelab.services.postgres import grants, retention
+from tests import odd_json
 from tests.integration import pg
 from tests.scripts import ROOT
 
@@ -40,6 +41,28 @@ insert into raw.weather_observations (city, ingested_at, data)
 select 'C' || n % 100, now() - make_interval(hours => 20000 - n), jsonb_build_object('dt', n / 2, 'main', '{}'::jsonb)
 from generate_series(1, 20000) as n;
 insert into raw.weather_observations (city, data) values ('odd', '{}'), ('odd', '[]'), ('odd', '{"dt": true}');
+"""
+# The tables of the version before revisions and transaction ids: partitioned, one month older than the present one.
+PARTITIONED = b"""
+create schema raw;
+create schema upkeep;
+create table raw.weather_observations (
+    id bigint generated always as identity,
+    city text not null,
+    ingested_at timestamptz not null default now(),
+    data jsonb compression lz4 not null,
+    units text constraint weather_observations_units check (units in ('standard', 'metric', 'imperial')),
+    constraint weather_observations_key primary key (ingested_at, id)
+) partition by range (ingested_at);
+create index weather_observations_told on raw.weather_observations (city, (data ->> 'dt') collate "C");
+create table raw.old partition of raw.weather_observations
+for values from (minvalue) to (date_trunc('month', now() at time zone 'UTC') at time zone 'UTC');
+create table raw.current partition of raw.weather_observations
+for values from (date_trunc('month', now() at time zone 'UTC') at time zone 'UTC')
+to ((date_trunc('month', now() at time zone 'UTC') + interval '1 month') at time zone 'UTC');
+insert into raw.weather_observations (city, ingested_at, data)
+select 'C' || n % 100, now() - make_interval(hours => 20000 - n), jsonb_build_object('dt', 1500000000 + n / 2)
+from generate_series(1, 20000) as n;
 """
 Connection = psycopg.Connection[tuple[object, ...]]
 
@@ -118,10 +141,44 @@ def test_an_older_table_becomes_a_partition_with_every_row(postgres: pg.Server, 
         assert connection.execute("select id from raw.weather_observations where city = 'A'").fetchall() == [(20004,)]
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_a_killed_migration_loses_no_row(postgres: pg.Server, database: str, seed: int) -> None:
+@pytest.mark.parametrize("earlier", [BEFORE, PARTITIONED], ids=["plain", "partitioned"])
+def test_older_rows_get_a_revision_and_a_transaction_without_a_rewrite(
+    postgres: pg.Server, database: str, earlier: bytes
+) -> None:
     with postgres.connect(database) as connection:
-        connection.execute(BEFORE)
+        connection.execute(earlier)
+        before = fingerprint(connection)
+        files = (
+            "select array_agg(pg_relation_filenode(oid) order by oid) from pg_class where relname in ('old', 'current')"
+        )
+        filenodes = connection.execute(files.encode()).fetchone()
+    deploy(postgres, database)
+    with postgres.connect(database) as connection:
+        assert fingerprint(connection) == before
+        assert connection.execute(files.encode()).fetchone() == filenodes
+        found = connection.execute(
+            "select count(distinct inserted_xid), bool_and(inserted_xid < pg_current_xact_id()), max(revision) "
+            "from raw.weather_observations"
+        ).fetchone()
+        assert found == (1, True, 0)
+        indexed = connection.execute(
+            "select count(*) from pg_indexes where indexdef like '%(inserted_xid)' and schemaname = 'raw'"
+        ).fetchone()
+        assert indexed == (len(partitions(connection)) + 1,)
+    with postgres.connect(database, "analytics", "analytics") as connection:
+        connection.execute("insert into raw.weather_observations (city, data) values ('A', '{}')")
+    with postgres.connect(database, "dbt", "dbt") as connection:
+        assert connection.execute(
+            "select city, revision from raw.weather_observations where inserted_xid > "
+            "(select min(inserted_xid) from raw.weather_observations)"
+        ).fetchall() == [("A", 0)]
+
+
+@pytest.mark.parametrize("earlier", [BEFORE, PARTITIONED], ids=["plain", "partitioned"])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_killed_migration_loses_no_row(postgres: pg.Server, database: str, seed: int, earlier: bytes) -> None:
+    with postgres.connect(database) as connection:
+        connection.execute(earlier)
         before = fingerprint(connection)
     chance = random.Random(seed)  # noqa: S311
     for _ in range(4):
@@ -173,6 +230,56 @@ def test_rows_past_the_retention_are_dropped(postgres: pg.Server, database: str)
             assert connection.execute("select count(*) from raw.weather_observations").fetchone() == (left,), keep
         assert connection.execute("select city from raw.quarantine").fetchall() == [("B",)]
         assert partitions(connection) == months(4)
+        dropped = connection.execute("select month::text from raw.dropped_months order by 1").fetchall()
+        assert dropped == [("2020-01-01",), ("2021-01-01",)]
+
+
+def test_every_month_of_a_dropped_older_table_is_recorded(postgres: pg.Server, database: str) -> None:
+    with postgres.connect(database) as connection:
+        connection.execute(
+            PARTITIONED.replace(b"now() - make_interval(hours => 20000 - n)", b"now() - interval '2 years'")
+        )
+        connection.execute(
+            "insert into raw.weather_observations (city, ingested_at, data) "
+            "values ('A', now() - interval '5 months', '{}')"
+        )
+        expected = connection.execute(
+            "select month::date::text from generate_series(date_trunc('month', now() at time zone 'UTC') "
+            "- interval '24 months', date_trunc('month', now() at time zone 'UTC') - interval '1 month', "
+            "interval '1 month') as month order by 1"
+        ).fetchall()
+    deploy(postgres, database)
+    with postgres.connect(database) as connection:
+        # The retention keeps one whole month: attach the older table as one that ends two months ago.
+        connection.execute("insert into upkeep.retention (months) values (0) on conflict do nothing")
+        connection.execute("update upkeep.retention set months = 1")
+        connection.execute("delete from raw.old where ingested_at > now() - interval '3 months'")
+        connection.execute("alter table raw.weather_observations detach partition raw.old")
+        connection.execute(
+            f"alter table raw.weather_observations attach partition raw.old for values from (minvalue) "
+            f"to ('{expected[-2][0]} 00:00+00')".encode()
+        )
+        connection.execute("select upkeep.partitions()")
+        dropped = connection.execute("select month::text from raw.dropped_months order by 1").fetchall()
+    assert dropped == expected[:-2]
+
+
+def test_quarantine_and_runs_are_kept_for_two_years(postgres: pg.Server, database: str) -> None:
+    deploy(postgres, database)
+    with postgres.connect(database) as connection:
+        for months_ago in (23, 26):
+            connection.execute(
+                "insert into raw.quarantine (city, received_at, ingested_at, reason, bytes, body) "
+                "select %s, now(), now() - make_interval(months => %s), '', 0, ''",
+                (str(months_ago), months_ago),
+            )
+            connection.execute(
+                "insert into raw.ingestion_starts select gen_random_uuid(), now() - make_interval(months => %s)",
+                (months_ago,),
+            )
+        connection.execute("select upkeep.partitions()")
+        assert connection.execute("select city from raw.quarantine").fetchall() == [("23",)]
+        assert connection.execute("select count(*) from raw.ingestion_starts").fetchone() == (1,)
 
 
 def test_the_incremental_read_uses_the_index_of_one_month(postgres: pg.Server, database: str) -> None:
@@ -231,7 +338,7 @@ def test_observations_are_stored_unchanged_and_once(
             "values ('before', '{\"dt\": 1577923200}', '2020-01-04')"
         )
     with raw_tables.connect() as connection:
-        quarantined = quarantine_line("odd", "metric", "reason\t", b"\0")
+        quarantined = quarantine_line("odd", "metric", "reason\t\0", b"\0")
         result = raw_tables.store(connection, raw_tables.Batch.of([*lines, quarantined]))
         assert (result.stored, result.unchanged, result.quarantined) == (len(samples) - 2, 2, 1)
         for repeated in (lines, *([line] for line in lines)):
@@ -249,7 +356,9 @@ def test_observations_are_stored_unchanged_and_once(
             for city, dt, text in reversed(samples)
             if city != "before"
         }
-        assert connection.execute("select reason, body from raw.quarantine").fetchall() == [("reason\t", b"\0")]
+        assert connection.execute("select reason, body from raw.quarantine").fetchall() == [
+            (r"reason\u0009\u0000", b"\0")
+        ]
 
 
 def test_the_next_batch_is_queued_while_postgresql_is_busy(
@@ -287,3 +396,181 @@ def wait_for(condition: Callable[[], bool]) -> None:
 def next_month() -> str:
     name = months(2)[1]
     return f"{name[-7:-3]}-{name[-2:]}-02"
+
+
+@pytest.fixture
+def ingestion(postgres: pg.Server, database: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[raw_tables.Connection]:
+    """The ingestion's connection to a deployed database."""
+    deploy(postgres, database)
+    for name, value in postgres.environment(database, "analytics", "analytics").items():
+        monkeypatch.setenv(name, value)
+    with raw_tables.connect() as connection:
+        yield connection
+
+
+def line(city: str, dt: int, temperature: float, units: str = "metric") -> bytes:
+    return observation_line(city, units, dt, json.dumps({"dt": dt, "main": {"temp": temperature}}))
+
+
+def test_a_replacement_is_the_next_revision_where_values_differ(ingestion: raw_tables.Connection) -> None:
+    def put(*lines: bytes, replace: bool = True) -> tuple[int, int, int]:
+        result = raw_tables.store(ingestion, raw_tables.Batch.of(lines, latest=replace), replace=replace)
+        return result.stored, result.replaced, result.unchanged
+
+    now = int(time.time())
+    assert put(line("A", now, 1), line("A", now - 3600, 1), replace=False) == (2, 0, 0)
+    assert put(line("A", now, 1), line("A", now - 3600, 2), line("B", now, 3)) == (1, 1, 1)
+    assert put(line("A", now, 1), line("A", now - 3600, 2), line("B", now, 3)) == (0, 0, 3), "repeated"
+    assert put(line("A", now, 1, "imperial")) == (0, 1, 0), "other units"
+    assert put(line("A", now - 3600, 1)) == (0, 1, 0), "back to the first value"
+    assert put(line("B", now, 4), line("B", now, 5)) == (0, 1, 1), "the last version of a file counts"
+    assert put(line("A", now - 3600, 9), replace=False) == (0, 0, 1), "without --replace nothing is replaced"
+    assert put() == (0, 0, 0)
+    rows = ingestion.execute(
+        "select city, (data ->> 'dt')::bigint - %s, revision, data #>> '{main,temp}', units "
+        "from raw.weather_observations order by city, 2, 3",
+        (now,),
+    ).fetchall()
+    assert rows == [
+        ("A", -3600, 0, "1", "metric"),
+        ("A", -3600, 1, "2", "metric"),
+        ("A", -3600, 2, "1", "metric"),
+        ("A", 0, 0, "1", "metric"),
+        ("A", 0, 1, "1", "imperial"),
+        ("B", 0, 0, "3", "metric"),
+        ("B", 0, 1, "5", "metric"),
+    ]
+
+
+def test_a_row_that_is_refused_in_a_replacement_is_quarantined_alone(ingestion: raw_tables.Connection) -> None:
+    now = int(time.time())
+    bad = observation_line("A", "metric", now, rf'{{"dt": {now}, "main": {{}}, "name": "\u0000"}}')
+    result = raw_tables.store(ingestion, raw_tables.Batch.of([line("B", now, 1), bad], latest=True), replace=True)
+    assert (result.stored, result.quarantined, [city for city, _ in result.refused]) == (1, 1, ["A"])
+
+
+def test_a_clock_that_was_ahead_stores_nothing_twice(postgres: pg.Server, ingestion: raw_tables.Connection) -> None:
+    now = int(time.time())
+    ingestion.execute(
+        "insert into raw.weather_observations (city, data, ingested_at) "
+        "values ('A', jsonb_build_object('dt', %s), now() + interval '26 hours')",
+        (now,),
+    )
+    assert raw_tables.store(ingestion, raw_tables.Batch.of([line("A", now, 1)])).unchanged == 1
+
+
+DEEP = '{"dt": 1600000000, "main": {}, "x": ' + "[" * 20_000 + "]" * 20_000 + "}"
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        b"no tabs\n",
+        b"\n",
+        b"1600000000\tA\n",
+        b"1600000000\tA\tmetric\n",
+        b"1600000000\tA\tkelvin\t{}\n",
+        b"1600000000\tA\tmetric\tno json\n",
+        b"1600000000\tA\tmetric\t{}\tmore\n",
+        b"soon\tA\tmetric\t{}\n",
+        b"99999999999999999999\tA\tmetric\t{}\n",
+        b"1600000000\t\xff\tmetric\t{}\n",
+        b"1600000000\tA\0\tmetric\t{}\n",
+        b"1600000000\t" + random.Random(1).randbytes(4000).hex().encode() + b"\tmetric\t{}\n",  # noqa: S311
+        b"1600000000\tA\tmetric\t" + DEEP.encode() + b"\n",
+        b"\tA\tmetric\n",
+        b"\tA\tmetric\tyesterday, perhaps\t1\treason\t00\n",
+        b"\tA\tmetric\t2026-01-01T00:00:00+00:00\tmany\treason\t00\n",
+        b"\tA\tmetric\t2026-01-01T00:00:00+00:00\t1\treason\tzz\n",
+        b"\tA\tmetric\t2026-01-01T00:00:00+00:00\t1\tits key a\0b\t00\n",  # as an earlier version wrote it
+        b"\x00\xff\xfe" * 50 + b"\n",
+    ],
+)
+def test_a_damaged_line_of_the_spool_is_quarantined_and_the_others_are_stored(
+    ingestion: raw_tables.Connection, tmp_path: Path, damaged: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = [line("B", 1_600_000_000, 1), line("C", 1_600_000_000, 1)]
+    (tmp_path / "1.rows").write_bytes(good[0] + damaged + good[1])
+    summary, spool = RunSummary(0), Spool(tmp_path, 1 << 20)
+    loader = Loader(uuid4(), summary, spool)
+    for segment in spool.abandoned():
+        loader.submit(segment)
+    loader.finish()
+    assert (summary.problem, summary.recovered, list(tmp_path.iterdir())) == (None, 2, [])
+    stored = ingestion.execute("select city from raw.weather_observations order by 1").fetchall()
+    assert stored == [("B",), ("C",)]
+    ((reason,),) = ingestion.execute("select reason from raw.quarantine").fetchall()
+    assert reason in capsys.readouterr().err or "damaged" in str(reason) or "its key" in str(reason)
+
+
+def test_the_schedule_and_the_time_zones_are_recorded_when_they_change(ingestion: raw_tables.Connection) -> None:
+    for schedule, timezones in (
+        ("@hourly", {"A": None, "B": "Europe/Berlin"}),
+        ("@hourly", {"A": "Asia/Tokyo", "B": "Europe/Berlin", "C": None}),
+        ("@daily", {"A": None}),
+        ("@hourly", {}),
+    ):
+        for _ in range(2):
+            raw_tables.record_settings(ingestion, schedule, timezones)
+    schedules = ingestion.execute("select schedule from raw.schedules order by valid_from").fetchall()
+    assert schedules == [("@hourly",), ("@daily",), ("@hourly",)]
+    assert ingestion.execute("select city, timezone from raw.city_settings order by 1").fetchall() == [
+        ("A", None),
+        ("B", "Europe/Berlin"),
+        ("C", None),
+    ]
+    for refused in ("update raw.city_settings set timezone = 'x'", "delete from raw.schedules"):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            ingestion.execute(refused.encode())
+
+
+def test_exclusions_are_appended_and_revoked(
+    postgres: pg.Server, database: str, ingestion: raw_tables.Connection
+) -> None:
+    ingestion.execute(
+        "insert into raw.exclusion_entries (city, first, until, reason, excluded_by) "
+        "values ('A', '2026-01-01', '2026-01-02', 'a sensor', 'me'), (null, '2026-01-01', '2026-01-02', 'all', 'me')"
+    )
+    ingestion.execute("insert into raw.exclusion_entries (revokes, reason, excluded_by) values (1, 'repaired', 'you')")
+    with postgres.connect(database, "dbt", "dbt") as connection:
+        rows = connection.execute(
+            "select id, city, revoked_at is not null, revoked_by, inserted_xid > lag(inserted_xid) over (order by id) "
+            "from raw.exclusions order by id"
+        ).fetchall()
+    assert rows == [(1, "A", True, "you", None), (2, None, False, None, False)]
+    for refused in (
+        "insert into raw.exclusion_entries (city, first, until, reason, excluded_by) "
+        "values ('A', '2026-01-02', '2026-01-02', 'empty', 'me')",
+        "insert into raw.exclusion_entries (revokes, reason, excluded_by) values (1, 'again', 'me')",
+        "insert into raw.exclusion_entries (revokes, reason, excluded_by) values (99, 'unknown', 'me')",
+        "insert into raw.exclusion_entries (revokes, city, reason, excluded_by) values (2, 'B', 'both', 'me')",
+    ):
+        with pytest.raises(psycopg.IntegrityError):
+            ingestion.execute(refused.encode())
+    for refused in ("delete from raw.exclusion_entries", "update raw.exclusions set reason = 'x'"):
+        with pytest.raises((psycopg.errors.InsufficientPrivilege, psycopg.errors.ObjectNotInPrerequisiteState)):
+            ingestion.execute(refused.encode())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_random_damage_of_a_spool_loses_no_good_line(
+    ingestion: raw_tables.Connection, tmp_path: Path, seed: int
+) -> None:
+    chance = random.Random(seed)  # noqa: S311
+    good = [line(f"G{number}", 1_600_000_000, number) for number in range(20)]
+    bad = []
+    for number in range(40):
+        document = {"dt": 1_600_000_000 + number, "main": {"temp": 1}, "wind": {"speed": 2}, "name": "x"}
+        text = odd_json.dumped(odd_json.mutate(chance, document, 2))
+        bad.append(odd_json.damage(chance, observation_line("B", "metric", 1, text)).replace(b"\n", b"") + b"\n")
+    mixed = [*good, *bad]
+    chance.shuffle(mixed)
+    (tmp_path / "1.rows").write_bytes(b"".join(mixed))
+    summary, spool = RunSummary(0), Spool(tmp_path, 1 << 20)
+    loader = Loader(uuid4(), summary, spool)
+    for segment in spool.abandoned():
+        loader.submit(segment)
+    loader.finish()
+    assert (summary.problem, list(tmp_path.iterdir())) == (None, [])
+    found = ingestion.execute("select count(*) from raw.weather_observations where city ~ '^G[0-9]+$'").fetchone()
+    assert found == (20,)

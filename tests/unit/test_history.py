@@ -1,4 +1,4 @@
-"""`homelab pipeline backfill`: refused options, progress, and the error of each exit status."""
+"""`homelab pipeline backfill`, `exclude` and `include`: options, questions, progress, and exit codes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
-from homelab.cli import pipeline
-from homelab.commands import pipeline_backfill
+from homelab.cli import corrections, pipeline
+from homelab.commands import pipeline_backfill, pipeline_exclude
 from homelab.errors import HomelabError, InputError
 from homelab.host import Result
 from homelab.pipeline_contract import EXIT
@@ -23,6 +24,7 @@ from homelab.runtime import job_progress
 from tests.support import LocalHost
 
 DAY = datetime(2019, 1, 1)
+OPTIONS = pipeline_backfill.BackfillOptions(cities=["A", "B"])
 
 
 @pytest.mark.parametrize(
@@ -77,7 +79,7 @@ class RecordedProgress(SilentProgress):
 
 
 def backfill_history(host: BackfillHost, progress: RecordedProgress) -> pipeline_backfill.Backfilled:
-    return pipeline_backfill.backfill_api_on(host, date(2019, 1, 1), date(2019, 2, 1), ["A", "B"], None, progress)
+    return pipeline_backfill.backfill_api_on(host, date(2019, 1, 1), date(2019, 2, 1), OPTIONS, progress)
 
 
 def test_the_progress_and_the_result_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,3 +110,105 @@ def test_each_exit_status_has_its_error(
     with pytest.raises(kind, match=brief) as caught:
         backfill_history(BackfillHost(status=status), RecordedProgress())
     assert "the cause" in str(caught.value) or status == EXIT.busy
+
+
+class AnsweringHost(LocalHost):
+    """A container whose scripts print these answers in turn."""
+
+    def __init__(self, *answers: Result) -> None:
+        super().__init__()
+        self.answers = list(answers)
+
+    def run(self, command: str, *, stdin: bytes = b"", timeout: float = 60) -> Result:
+        self.ran.append(command)
+        return self.answers.pop(0)
+
+
+@dataclass
+class AnsweringSession:
+    """A session whose analytics container is this host."""
+
+    host: AnsweringHost
+    progress: SilentProgress = field(default_factory=SilentProgress)
+
+    @contextmanager
+    def connect_to(self, _service: str) -> Iterator[AnsweringHost]:
+        yield self.host
+
+
+def answer(value: object, status: int = 0, error: bytes = b"") -> Result:
+    return Result("", status, json.dumps(value).encode(), error)
+
+
+COVERED = {"observations": 2, "cities": 1, "first": "2026-11-01T03:00:00+00:00", "last": "2026-11-01T04:00:00+00:00"}
+PERIOD = pipeline_exclude.Period(city="A", first=datetime(2026, 11, 1, 3), until=datetime(2026, 11, 1, 5))
+
+
+@pytest.mark.parametrize("agreed", [True, False])
+def test_an_exclusion_is_added_only_after_confirmation(agreed: bool) -> None:
+    host = AnsweringHost(answer(COVERED), answer({**COVERED, "id": 7}))
+    questions: list[str] = []
+
+    def confirm(question: str) -> bool:
+        questions.append(question)
+        return agreed
+
+    outcome = pipeline_exclude.exclude(AnsweringSession(host), PERIOD, "a 'sensor'", confirm)  # type: ignore[arg-type]
+    assert questions == [
+        "Exclude 2 observations of 1 cities, from 2026-11-01T03:00:00+00:00 to 2026-11-01T04:00:00+00:00?"
+    ]
+    assert "exclusions.py count --city A --from 2026-11-01T03:00:00+00:00 --to 2026-11-01T05:00:00+00:00" in host.ran[0]
+    assert len(host.ran) == 1 + agreed
+    assert (outcome is not None) == agreed
+    if outcome:
+        assert "homelab pipeline include 7" in str(outcome)
+        assert "--by" in host.ran[1]
+
+
+def test_a_refused_exclusion_is_an_input_error() -> None:
+    host = AnsweringHost(answer(None, EXIT.bad_input, b"error: there is no observation of A in this period\n"))
+    with pytest.raises(InputError, match="Cannot change the exclusions") as caught:
+        pipeline_exclude.exclude(AnsweringSession(host), PERIOD, "x", lambda _: True)  # type: ignore[arg-type]
+    assert caught.value.details == "there is no observation of A in this period"
+
+
+@pytest.mark.parametrize("words", [{"city": None}, {"city": "A", "all_cities": True}, {"city": "A", "reason": " "}])
+def test_an_exclusion_needs_a_scope_and_a_reason(words: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="Cannot exclude"):
+        corrections.exclude(**{"first": DAY, "until": DAY, "reason": "x", **words})
+
+
+@pytest.mark.parametrize(
+    ("summary", "code"),
+    [
+        ({}, None),
+        ({"quarantined": 1, "reasons": {"bad": 1}}, EXIT.partial),
+        ({"failed": {"A": "HTTP 404"}}, EXIT.partial),
+    ],
+)
+def test_a_partial_backfill_has_its_own_exit_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], summary: dict[str, Any], code: int | None
+) -> None:
+    values: dict[str, Any] = {"stored": 4, "unchanged": 0, "quarantined": 0, "reasons": {}, "units": {"imperial": 4}}
+    outcome = pipeline_backfill.Backfilled(**{**values, **summary, "assumed_units": "imperial"})
+    monkeypatch.setattr(pipeline_backfill, "backfill_file", lambda *_: outcome)
+    monkeypatch.setattr(type(pipeline.settings), "session", lambda _: None)
+    if code is None:
+        pipeline.backfill(Path("a"))
+    else:
+        with pytest.raises(typer.Exit) as caught:
+            pipeline.backfill(Path("a"))
+        assert caught.value.exit_code == code
+    shown = capsys.readouterr().out
+    assert "4 observations stored" in shown
+    assert "Units: imperial (4); records without units count as imperial, the inventory's" in shown
+
+
+def test_a_replacement_asks_first() -> None:
+    with pytest.raises(InputError, match="Cannot ask for confirmation"):
+        pipeline.backfill(Path("a"), replace=True)
+
+
+def test_the_options_reach_the_script() -> None:
+    options = pipeline_backfill.BackfillOptions(cities=["A b"], units="metric", new_city=True, replace=True)
+    assert options.words() == ["--city", "A b", "--units", "metric", "--new-city", "--replace"]

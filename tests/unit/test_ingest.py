@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import odd_json
 from tests.scripts import SCRIPTS
 from tests.stub import Response, serve
 
@@ -144,7 +146,7 @@ def test_no_attempt_starts_after_the_runs_deadline() -> None:
         (b"\xff{}", "the response is not JSON"),
         (b"[" * 100_000, "the response is not JSON"),
         (b'{"dt": NaN, "main": {}}', "the response is not JSON"),
-        (b'{"dt": 1, "main": {"temp": -Infinity}}', "the response is not JSON"),
+        (b'{"dt": 1600000000, "main": {"temp": -Infinity}}', "the response is not JSON"),
         (b'{"dt": 1' + b"0" * 5000 + b', "main": {}}', "the response is not JSON"),
         (b"[]", "the response is not an observation: it has no time `dt`"),
         (b'{"main": {}}', "the response is not an observation: it has no time `dt`"),
@@ -152,31 +154,52 @@ def test_no_attempt_starts_after_the_runs_deadline() -> None:
         (b'{"dt": true, "main": {}}', "the response is not an observation: it has no time `dt`"),
         (b'{"dt": 1.5, "main": {}}', "the response is not an observation: it has no time `dt`"),
         (b'{"dt": -1, "main": {}}', "the response's time `dt` is out of range: -1"),
-        (b'{"dt": 2000000, "main": {}}', "the response's time `dt` is out of range: 2e+06"),
+        (b'{"dt": 0, "main": {}}', "the response's time `dt` is out of range: 0"),
+        (b'{"dt": 283996799, "main": {}}', "the response's time `dt` is out of range: 2.83997e+08"),
+        (b'{"dt": 1700000301, "main": {}}', "the response's time `dt` is out of range: 1.7e+09"),
+        (b'{"dt": 1700000000000, "main": {}}', "the response's time `dt` is out of range: 1.7e+12"),
         (b'{"dt": 1' + b"0" * 400 + b', "main": {}}', "the response's time `dt` is out of range: over 1e300"),
-        (b'{"dt": 1}', "the response is not an observation: it has no section `main`"),
-        (b'{"dt": 1, "main": []}', "the response is not an observation: it has no section `main`"),
-        (b'{"dt": 1, "main": {}, "weather": {}}', "the response's `weather` is not a list of sections"),
-        (b'{"dt": 1, "main": {}, "weather": [1]}', "the response's `weather` is not a list of sections"),
-        (b'{"dt": 1, "main": {}, "wind": 3}', "the response's `wind` is not a section"),
-        (b'{"dt": 1, "main": {"temp": "3"}}', "the response's main.temp is not a number"),
-        (b'{"dt": 1, "main": {"temp": true}}', "the response's main.temp is not a number"),
-        (b'{"dt": 1, "main": {"temp": null}}', "the response's main.temp is not a number"),
-        (b'{"dt": 1, "main": {"temp": 1e999}}', "the response's main.temp is not a number"),
-        (b'{"dt": 1, "main": {"temp": 1e9}}', "the response's main.temp is out of range: 1e+09"),
+        (b'{"dt": 1600000000}', "the response is not an observation: it has no section `main`"),
+        (b'{"dt": 1600000000, "main": []}', "the response is not an observation: it has no section `main`"),
+        (b'{"dt": 1600000000, "main": {}, "weather": {}}', "the response's `weather` is not a list of sections"),
+        (b'{"dt": 1600000000, "main": {}, "weather": [1]}', "the response's `weather` is not a list of sections"),
+        (b'{"dt": 1600000000, "main": {}, "wind": 3}', "the response's `wind` is not a section"),
+        (b'{"dt": 1600000000, "main": {"temp": "3"}}', "the response's main.temp is not a number"),
+        (b'{"dt": 1600000000, "main": {"temp": true}}', "the response's main.temp is not a number"),
+        (b'{"dt": 1600000000, "main": {"temp": [1]}}', "the response's main.temp is not a number"),
+        (b'{"dt": 1600000000, "main": {"temp": 1e999}}', "the response's main.temp is out of range"),
+        (b'{"dt": 1600000000, "main": {"temp": 1' + b"0" * 400 + b"}}", "the response's main.temp is out of range"),
+        (
+            b'{"dt": 1600000000, "main": {}, "rain": {"3h": -1' + b"0" * 400 + b"}}",
+            "the response's rain.3h is out of range",
+        ),
+        (rb'{"dt": 1600000000, "main": {"a\u0000b": "x"}}', r"the response's main.a\u0000b is not a number"),
+        (rb'{"dt": 1600000000, "main": {"\ud800\u001b": "x"}}', r"the response's main.\ud800\u001b is not a number"),
     ],
 )
 def test_an_invalid_response_is_refused_with_its_body(body: bytes, reason: str) -> None:
     with pytest.raises(InvalidResponse) as caught:
-        parse_observation(body, now=1_000_000)
+        parse_observation(body, now=1_700_000_000)
     assert (str(caught.value), caught.value.body) == (reason, body)
 
 
 @pytest.mark.parametrize(
-    "body", [b'{"dt": 0, "main": {}}', b'{"dt": 1086400, "main": {"temp": -40.5}, "weather": [{}], "more": [null]}']
+    "body",
+    [
+        b'{"dt": 283996800, "main": {}}',
+        b'{"dt": 1700000300, "main": {"temp": -40.5}, "weather": [{}], "more": [null]}',
+        b'{"dt": 1600000000, "main": {"temp": null, "pressure": 1013}}',
+        b'{"dt": 1600000000, "main": {}, "wind": {"speed": 3, "deg": 20, "gust": null}}',
+        b'{"dt": 1600000000, "main": {}, "wind": null, "rain": null, "snow": null, "clouds": null, "coord": null}',
+        b'{"dt": 1600000000, "main": {}, "weather": null, "sys": null, "visibility": null}',
+        b'{"dt": 1600000000, "main": {}, "weather": [null]}',
+        b'{"dt": 1600000000, "main": {}, "rain": {"3h": 6.0}, "sys": {"sunrise": 0, "sunset": 0}}',
+        b'{"dt": 1600000000, "main": {"temp": -459.67, "humidity": 1e9}, "rain": {"1h": -0.1}}',
+    ],
 )
 def test_a_valid_response_is_not_changed(body: bytes) -> None:
-    assert parse_observation(body, now=1_000_000)[0].encode() == body
+    """Null counts as absent; the models judge implausible numbers."""
+    assert parse_observation(body, now=1_700_000_000)[0].encode() == body
 
 
 def test_the_rate_limit_holds_in_every_minute() -> None:
@@ -241,6 +264,11 @@ def test_a_city_is_queried_by_its_most_exact_identification(city: City, query: d
     assert city.query() == query
 
 
+RESPONSE = (
+    '{"coord":{"lon":10,"lat":50},"weather":[{"id":800,"description":"clear sky"}],"main":{"temp":50,"feels_like":48,'
+    '"pressure":1013,"humidity":60},"visibility":10000,"wind":{"speed":5,"deg":200},"clouds":{"all":0},"dt":1600000000,'
+    '"sys":{"country":"XX","sunrise":1,"sunset":2},"timezone":0,"id":1,"name":"Some","cod":200}'
+)
 GOOD = {"OPENWEATHER_BASE_URL": "https://127.0.0.1:1", "OPENWEATHER_API_KEY": KEY, "WEATHER_CITIES": '[{"name": "A"}]'}
 NO_POSTGRES = {"PGHOST": "127.0.0.1", "PGPORT": "1", "PGUSER": "x"}
 
@@ -269,7 +297,7 @@ def test_settings_and_their_defaults() -> None:
         ({"WEATHER_CITIES": "[]"}, "a list of at least one city"),
         ({"WEATHER_CITIES": '{"name": "A"}'}, "a list of at least one city"),
         ({"WEATHER_CITIES": '[{"id": 1}]'}, "needs a name"),
-        ({"WEATHER_CITIES": '[{"name": "A", "lat": 1}]'}, "may have only name, id, latitude, longitude"),
+        ({"WEATHER_CITIES": '[{"name": "A", "lat": 1}]'}, "may have only name, id, latitude, longitude, timezone"),
         ({"WEATHER_CITIES": '[{"name": "A", "id": "1"}]'}, "A: invalid id '1'"),
         ({"WEATHER_CITIES": '[{"name": "A", "id": true}]'}, "A: invalid id True"),
         ({"WEATHER_CITIES": '[{"name": "A", "latitude": 1}]'}, "A has one coordinate"),
@@ -320,13 +348,78 @@ def test_responses_wait_in_the_spool_while_postgresql_is_unreachable(tmp_path: P
     assert (last.returncode, last.stderr) == (EXIT.failed, "error: C: the response is not JSON\n")
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        Response(body=b'{"dt": 1600000000, "main": {"temp": 1' + b"0" * 400 + b"}}"),
+        Response(body=rb'{"dt": 1600000000, "main": {"a\u0000b": "x"}}'),
+        Response(body=rb'{"dt": 1600000000, "main": {"\ud800": "x"}}'),
+        Response(body=b'{"dt": 0, "main": {}}'),
+        Response(body=b'{"x": ' * 100_000),
+        Response(401, b"[" * 100_000),
+        Response(404, rb'{"message": "\ud800 \u001b[2J \u0000"}'),
+        Response(404, b'{"message": {"a": ' + b"[" * 5000),
+        error(503, Retry_After="9" * 400),
+        error(503, Retry_After="Mon, 01 Jan 0001 00:00:00 +2359"),
+    ],
+)
+def test_an_odd_response_of_one_city_does_not_stop_the_others(tmp_path: Path, odd: Response) -> None:
+    environment = GOOD | NO_POSTGRES | {"WEATHER_DATA": str(tmp_path), "OPENWEATHER_CONCURRENCY": "1"}
+    with serve([OK, odd, OK]) as stub:
+        done = run(environment | {"OPENWEATHER_BASE_URL": stub.url, "WEATHER_CITIES": '["A", "B", "C"]'})
+    summary = json.loads(done.stdout.splitlines()[-1])
+    assert summary["spooled"] + summary["failed"] == 3
+    assert summary["spooled"] >= (1 if odd.status == 401 else 2)
+    assert "Traceback" not in done.stderr
+    assert not set(done.stderr) & set("\0\x1b")
+    for segment in (tmp_path / "spool").glob("*.rows"):
+        assert b"\0" not in segment.read_bytes()
+    assert run(environment, "--last").returncode == EXIT.failed
+
+
+def test_an_unforeseen_error_of_one_city_is_its_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OverflowError("a surprise")
+
+    monkeypatch.setattr(ingest_weather, "parse_observation", fail)
+    with serve([OK]) as stub:
+        result = ingest_weather._fetch_city(client(stub.url, Clock()), CITY)
+    assert result == ingest_weather.Fetched("Newark,US", error="internal error: OverflowError")
+
+
+def test_a_damaged_summary_of_the_last_run_is_named(tmp_path: Path) -> None:
+    (tmp_path / "last_ingest.json").write_text('{"failed": ')
+    last = run({"WEATHER_DATA": str(tmp_path)}, "--last")
+    assert (last.returncode, last.stderr[:52]) == (EXIT.failed, "error: cannot read the summary of the last run: Expe")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_random_responses_are_stored_or_refused_with_a_printable_reason(seed: int) -> None:
+    chance = random.Random(seed)  # noqa: S311
+    good, reasons = json.loads(RESPONSE), list[str]()
+    for _ in range(200):
+        body = odd_json.dumped(odd_json.mutate(chance, good, chance.randint(0, 3))).encode()
+        if chance.random() < 0.2:
+            body = odd_json.damage(chance, body)
+        try:
+            text, dt = parse_observation(body, now=1_700_000_000)
+        except InvalidResponse as error:
+            line = spool.quarantine_line("A", "metric", str(error), error.body)
+            reasons.append(str(error))
+        else:
+            line = spool.observation_line("A", "metric", dt, text)
+        assert not spool.is_damaged(line)
+        assert line.endswith(b"\n")
+    assert "".join(reasons).isprintable()
+
+
 def test_without_a_run_there_is_no_last_one(tmp_path: Path) -> None:
     last = run({"WEATHER_DATA": str(tmp_path)}, "--last")
     assert (last.returncode, last.stderr) == (EXIT.failed, "error: there has been no run yet\n")
 
 
 def test_the_spool_keeps_its_size_limit(tmp_path: Path) -> None:
-    with serve([Response(body=b'{"dt": 1, "main": {}, "x": "%s"}' % (b"x" * 600_000))]) as stub:
+    with serve([Response(body=b'{"dt": 1600000000, "main": {}, "x": "%s"}' % (b"x" * 600_000))]) as stub:
         done = run(
             GOOD
             | NO_POSTGRES
@@ -350,7 +443,7 @@ def test_a_full_disk_leaves_no_partial_line(tmp_path: Path) -> None:
         | NO_POSTGRES
         | {"WEATHER_DATA": str(tmp_path), "WEATHER_CITIES": '["A", "B", "C"]', "OPENWEATHER_CONCURRENCY": "1"}
     )
-    long = Response(body=b'{"dt": 1, "main": {}, "x": "%s"}' % (b"x" * 5000))
+    long = Response(body=b'{"dt": 1600000000, "main": {}, "x": "%s"}' % (b"x" * 5000))
     with serve([OK, long]) as stub:
         # The limit of 4 KiB per file holds for bytecode, too: -B writes none, which other tests would import.
         limited = f"ulimit -f 8; exec {sys.executable} -B {SCRIPTS / 'ingest_weather.py'}"
@@ -380,6 +473,51 @@ def test_unescape_reverses_escape(text: str) -> None:
     assert not set(spool.escape(text)) & set("\t\n\r")
 
 
+@pytest.mark.parametrize(
+    ("line", "damaged"),
+    [
+        (b"1600000000\tA\timperial\t{}\n", False),
+        (b"\tA\tmetric\t2026-01-01T00:00:00+00:00\t1\treason\t00\n", False),
+        (b"no tabs\n", True),
+        (b"\n", True),
+        (b"1600000000\tA\timperial\n", True),
+        (b"x\tA\timperial\t{}\n", True),
+        (b"1600000000\tA\timperial\t\xff\n", True),
+        (b"\tA\timperial\n", True),
+    ],
+)
+def test_a_damaged_line_is_named_and_set_aside(
+    tmp_path: Path, line: bytes, damaged: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = b"1600000000\tB\timperial\t{}\n"
+    (tmp_path / "1.rows").write_bytes(good + line + good)
+    (segment,) = spool.Spool(tmp_path, 1 << 20).abandoned()
+    first, second, third = segment.read()
+    assert (first, third) == (good, good)
+    assert (second != line) == damaged
+    assert ("1.rows: line 2 is damaged" in capsys.readouterr().err) == damaged
+    if damaged:
+        assert bytes.fromhex(second.rstrip().split(b"\t")[-1].decode()) == line
+
+
+def test_a_file_of_the_spool_that_cannot_be_read_does_not_stop_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "1.rows").mkdir()
+    (tmp_path / "2.rows").symlink_to("2.rows")
+    (tmp_path / "3.rows").symlink_to("missing")
+    (tmp_path / "4.rows").write_bytes(b"1600000000\tB\timperial\t{}\n")
+    assert [segment.path.name for segment in spool.Spool(tmp_path, 1 << 20).abandoned()] == ["4.rows"]
+    errors = capsys.readouterr().err
+    assert "1.rows: Is a directory" in errors
+    assert "2.rows: Too many levels of symbolic links" in errors
+
+
+def test_each_quarantined_response_has_its_own_time_of_receipt() -> None:
+    times = [spool.quarantine_line("A", "metric", "", b"").split(b"\t")[3] for _ in range(2000)]
+    assert times == sorted(set(times))
+
+
 def test_a_segment_is_locked_by_its_writer_and_found_when_that_has_died(tmp_path: Path) -> None:
     writer, other = spool.Spool(tmp_path, 1 << 20), spool.Spool(tmp_path, 1 << 20)
     writer.add(b"1\tA\timperial\t{}\n")
@@ -405,10 +543,16 @@ def test_a_segment_is_locked_by_its_writer_and_found_when_that_has_died(tmp_path
             [City(name="Cabin", latitude=61.2, longitude=-7)],
         ),
         ("c.json", '["A", {"name": "B", "id": 1}]', [City(name="A"), City(name="B", id=1)]),
+        ("c.csv", '\ufeff"name","id"\r\n"Newark,US","5"\r\n', [City(name="Newark,US", id=5)]),
+        ("c.csv", 'id,name\n5,"say ""hi"""\n', [City(name='say "hi"', id=5)]),
+        ("c.csv", 'name,id\r\n"New\r\nYork",5\r\nB,6', [City(name="New\r\nYork", id=5), City(name="B", id=6)]),
+        ("c.csv", "name\nA\u2028B\x0b\x85C\n", [City(name="A\u2028B\x0b\x85C")]),
+        ("c.csv", "name\n\nA\n\n", [City(name="A")]),
+        ("c.csv", "name,timezone\nA,Europe/Berlin\nB,\n", [City(name="A", timezone="Europe/Berlin"), City(name="B")]),
     ],
 )
 def test_a_file_of_cities_is_read(tmp_path: Path, name: str, text: str, found: list[City]) -> None:
-    (tmp_path / name).write_text(text)
+    (tmp_path / name).write_bytes(text.encode())
     assert cities.read_cities(tmp_path / name) == found
     assert run({}, "--check", str(tmp_path / name)).stdout == f"{len(found)} cities\n"
 
@@ -419,6 +563,14 @@ def test_a_file_of_cities_is_read(tmp_path: Path, name: str, text: str, found: l
         ("c.csv", "", "the first line must name the columns"),
         ("c.csv", "city\nA\n", "the first line must name the columns"),
         ("c.csv", "name\n", "at least one city"),
+        ("c.csv", 'name\nA\n"B', "c.csv: line 3: unexpected end of data"),
+        ("c.csv", 'name\nA\n"B"x\n', "c.csv: line 3: "),
+        ("c.csv", 'name,id\n"A\nB",1\nC,x\n', "c.csv: line 4: C: invalid id 'x'"),
+        ("c.csv", "name,name\nA,B\n", "the first line must name the columns"),
+        ("c.csv", "name;id\nA;5\n", "the first line must name the columns"),
+        ("c.csv", "name,timezone\nA,Berlin\n", "A: invalid timezone 'Berlin'; it must be a name such as Europe/Berlin"),
+        ("c.csv", "name\nA\0\n", "c.csv: line 2: "),
+        ("c.json", r'["\ud800"]', "is not a name"),
         ("c.csv", "name\nA,B\n", "line 2: has more values than columns"),
         ("c.csv", "name,id\nA,x\n,5\n", "line 2: A: invalid id 'x'; c.csv: line 3: \"{'id': 5}\" needs a name"),
         ("c.csv", "name,latitude,longitude\nA,91,0\n", "A: invalid latitude 91.0"),
@@ -434,7 +586,7 @@ def test_a_file_of_cities_is_read(tmp_path: Path, name: str, text: str, found: l
 def test_an_invalid_file_of_cities_is_refused_with_the_reason(
     tmp_path: Path, name: str, text: str, message: str
 ) -> None:
-    (tmp_path / name).write_text(text)
+    (tmp_path / name).write_bytes(text.encode())
     with pytest.raises(cities.CitiesError) as caught:
         cities.read_cities(tmp_path / name)
     assert message in str(caught.value)

@@ -205,6 +205,17 @@ PROBLEMS = [
         "[{name: x, id: 1, latitude: 5, longitude: 1}]",
         "inventory.yaml:30: pipeline.cities[0]: has both an id and coordinates",
     ),
+    (
+        '["Newark,US"]',
+        "[{name: x, timezone: Berlin}]",
+        "inventory.yaml:30: pipeline.cities[0].timezone: must be a time zone such as",
+    ),
+    (
+        '["Newark,US"]',
+        "[{name: x, timezone: Europe/Berln}]",
+        "inventory.yaml:30: pipeline.cities[0]: unknown time zone",
+    ),
+    ('["Newark,US"]', "[x]\n  days: solar", "inventory.yaml:31: pipeline.days: must be one of 'utc', 'local'"),
     ('["Newark,US"]', "[x]\n  schedule: '@hurly'", "inventory.yaml:31: pipeline.schedule: unknown preset '@hurly'; d"),
     ('["Newark,US"]', "[x]\n  units: kelvin", "inventory.yaml:31: pipeline.units: must be one of 'standard', 'metric'"),
     ('["Newark,US"]', "[x]\n  api_url: ftp://x", "inventory.yaml:31: pipeline.api_url: must be an http or https URL"),

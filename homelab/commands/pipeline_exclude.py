@@ -1,0 +1,120 @@
+"""`homelab pipeline exclude`, `include` and `exclusions`: leave wrong observations out of the marts."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from homelab.errors import InputError
+from homelab.host import CommandFailed, Host, argv
+from homelab.pipeline_contract import EXIT
+from homelab.runtime.session import Session
+from homelab.services.analytics import SCRIPTS, as_analytics
+
+_DEADLINE = 600.0  # seconds; without a city, it counts in the whole history
+_NEXT = "The next run of the pipeline updates the marts: homelab pipeline run"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Period:
+    """Observations from `first` to before `until`, of one city or of all."""
+
+    city: str | None
+    first: datetime
+    until: datetime
+
+    def options(self) -> list[str]:
+        """Return the options of exclusions.py."""
+        times = [(each if each.tzinfo else each.replace(tzinfo=UTC)).isoformat() for each in (self.first, self.until)]
+        return [*(["--city", self.city] if self.city else []), "--from", times[0], "--to", times[1]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Covered:
+    """The observations that an exclusion covers: their number, cities, first and last time; its id once it is added."""
+
+    observations: int
+    cities: int
+    first: str
+    last: str
+    id: int | None = None
+
+    def __str__(self) -> str:
+        covered = f"{self.observations} observations of {self.cities} cities, from {self.first} to {self.last}"
+        if self.id is None:
+            return covered
+        return f"Exclusion {self.id}: {covered}\n{_NEXT}\nTo include them again: homelab pipeline include {self.id}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exclusion:
+    """An exclusion; `city` is None for all cities, `revoked_at` None while it is in force."""
+
+    id: int
+    city: str | None
+    first: str
+    until: str
+    reason: str
+    excluded_by: str
+    created_at: str
+    revoked_at: str | None
+    revoked_by: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Included:
+    """Exclusions that were revoked."""
+
+    exclusions: Sequence[Exclusion]
+
+    def __str__(self) -> str:
+        lines = [f"Exclusion {each.id} of {each.city or 'all cities'} is revoked" for each in self.exclusions]
+        return "\n".join([*lines, _NEXT])
+
+
+def exclude(session: Session, period: Period, reason: str, confirm: Callable[[str], bool]) -> Covered | None:
+    """Exclude a period's observations after `confirm` agrees to the question; return None if it does not.
+
+    Raises InputError if the period holds no observation.
+    """
+    with session.connect_to("analytics") as host:
+        covered = Covered(**_run(host, "count", *period.options()))
+        if not confirm(f"Exclude {covered}?"):
+            return None
+        return Covered(**_run(host, "add", *period.options(), "--reason", reason, "--by", operator()))
+
+
+def include(session: Session, ids: Sequence[int], reason: str) -> Included:
+    """Revoke exclusions. Raises InputError for one that is not in force; those before it are revoked."""
+    with session.connect_to("analytics") as host:
+        found = [_run(host, "revoke", "--id", str(each), "--reason", reason, "--by", operator()) for each in ids]
+    return Included(exclusions=[Exclusion(**each) for each in found])
+
+
+def exclusions(session: Session) -> Sequence[Exclusion]:
+    """Return all exclusions, oldest first."""
+    with session.connect_to("analytics") as host:
+        return [Exclusion(**each) for each in _run(host, "list")]
+
+
+def operator() -> str:
+    """Return the user and the machine that run this command."""
+    return f"{getpass.getuser()}@{platform.node()}"
+
+
+def _run(host: Host, *words: str) -> Any:
+    result = host.run(as_analytics(argv("python", f"{SCRIPTS}/exclusions.py", *words)), timeout=_DEADLINE)
+    if result.status == EXIT.bad_input:
+        raise InputError(
+            "Cannot change the exclusions",
+            result.stderr.decode(errors="replace").strip().removeprefix("error: ")[-1500:],
+            "List the exclusions: homelab pipeline exclusions",
+        )
+    if not result.ok:
+        raise CommandFailed(host.name, result, "reading the exclusions" if words[0] == "list" else "excluding")
+    return json.loads(result.text.splitlines()[-1])
