@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from homelab.errors import HomelabError, InputError
-from homelab.host import CommandFailed, Host, Result, argv
+from homelab.host import CommandFailed, Host, Result, argv, expected_format
 from homelab.pipeline_contract import EXIT
 from homelab.progress import Progress
 from homelab.runtime.job_progress import run_with_progress
@@ -143,7 +143,8 @@ def backfill_api_on(
 def _outcome(container: str, result: Result, action: str) -> Backfilled:
     if result.status not in (EXIT.success, EXIT.partial):
         raise CommandFailed(container, result, action)
-    return Backfilled(**json.loads(result.text.splitlines()[-1]))
+    with expected_format(container, "read the outcome of the backfill"):
+        return Backfilled(**json.loads(result.text.splitlines()[-1]))
 
 
 def _error_text(result: Result) -> str:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from homelab.errors import InputError
-from homelab.host import CommandFailed, Host, argv
+from homelab.host import CommandFailed, Host, argv, expected_format
 from homelab.pipeline_contract import EXIT
 from homelab.runtime.session import Session
 from homelab.services.analytics import SCRIPTS, as_analytics
@@ -116,5 +116,7 @@ def _run(host: Host, *words: str) -> Any:
             "List the exclusions: homelab pipeline exclusions",
         )
     if not result.ok:
-        raise CommandFailed(host.name, result, "reading the exclusions" if words[0] == "list" else "excluding")
-    return json.loads(result.text.splitlines()[-1])
+        action = "list the exclusions" if words[0] == "list" else "change the exclusions"
+        raise CommandFailed(host.name, result, action)
+    with expected_format(host.name, "read the exclusions"):
+        return json.loads(result.text.splitlines()[-1])
