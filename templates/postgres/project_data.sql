@@ -1,27 +1,29 @@
--- The database project_data: what OpenWeather said, as it said it, and how it came here. One transaction, which may be
--- killed at any point and run again; a table of an earlier version becomes a partition, and no row is moved.
+-- The database project_data: OpenWeather's responses, unchanged, and the record of their ingestion. The tables are made
+-- in one transaction, which may be killed at any point and run again; an older table is extended in place, no row moves.
 --
--- What may be relied on by whoever reads raw.weather_observations (dbt's landing does):
---   * Grain: one answer for one city. The ingestion stores each (city, data ->> 'dt') once, as it was first told.
---   * Rows are only ever appended; with a retention, whole months are dropped.
---   * `ingested_at` is when a row was written, not when it was fetched: what waited in a spool comes in late. The
---     ingestion's writes follow one another under an advisory lock, so for them a later commit has a later
---     `ingested_at`; whoever else inserts gets the start of his transaction.
---   * Ask with a literal, `where ingested_at > '…'`: the primary key finds the rows, and older months are not opened.
---   * `data` went through a check: an object with `dt` (whole seconds since 1970, not after tomorrow) and `main`; the
---     numbers in main, wind, clouds, rain, snow and coord are numbers, and none is as large as a million. A station
---     may leave any of them out.
---   * `units` is what was asked for: standard, metric or imperial. Rows older than this column have null.
--- Answers that failed the check are in raw.quarantine, runs in raw.ingestion_runs.
+-- Guarantees for readers of raw.weather_observations (dbt's landing is one):
+--   * Grain: one revision of one observation: city, data ->> 'dt', revision. The ingestion stores revision 0 once, as it
+--     was first received; `backfill --replace` appends the next revision. The newest revision counts.
+--   * Rows are only appended; with a retention, whole months are dropped and named in raw.dropped_months.
+--   * `inserted_xid` is the transaction that wrote the row. It orders rows independently of every clock: all rows below
+--     pg_snapshot_xmin(pg_current_snapshot()) are committed or will never be. Rows from before this column carry the
+--     transaction that added it.
+--   * `ingested_at` is the start of the writing transaction by PostgreSQL's clock. Spooled rows arrive late, and a clock
+--     can jump: do not read increments by it. It selects the partition.
+--   * `data` is validated: an object with `dt` (whole seconds, from 1979 to a few minutes after the receipt) and `main`.
+--     The values in main, wind, clouds, rain, snow and coord are finite numbers or null, and can be implausible.
+--   * `units` are those of the request: standard, metric or imperial. Rows older than this column have null.
+--   * raw.exclusions lists the observations that readers must ignore.
+-- Invalid responses are in raw.quarantine, runs in raw.ingestion_runs.
 begin;
 set local client_min_messages = warning;
 select pg_advisory_xact_lock(1717, 2);
 
 create schema if not exists raw;
--- What the ingestion may call, but not see into.
+-- Functions that the ingestion may call. It cannot read this schema's tables.
 create schema if not exists upkeep;
 
--- A plain table, as an earlier version made it, is set aside.
+-- The first version had a plain table: rename it, so that it can become a partition.
 do $aside$
 begin
     if (select relkind from pg_class where oid = to_regclass('raw.weather_observations')) = 'r' then
@@ -44,14 +46,35 @@ create table if not exists raw.weather_observations (
     ingested_at timestamptz not null default now(),
     data jsonb compression lz4 not null,
     units text constraint weather_observations_units check (units in ('standard', 'metric', 'imperial')),
-    -- In this order it serves the incremental read as well.
+    revision integer not null default 0,
+    inserted_xid xid8 not null default pg_current_xact_id(),
+    -- The partition key has to be part of it. The writers' lock keeps (city, dt, revision) unique.
     constraint weather_observations_key primary key (ingested_at, id)
 ) partition by range (ingested_at);
--- By which the ingestion knows what it has stored.
+
+-- Tables of earlier versions lack columns. PostgreSQL stores such a default once, not in every row; the check comes
+-- first, because the statement locks readers out even if it changes nothing.
+do $extend$
+declare
+    older regclass;
+begin
+    for older in
+        select c.oid from pg_class as c
+        where c.oid in (to_regclass('raw.weather_observations'), to_regclass('raw.weather_observations_before'))
+            and not c.relispartition
+            and not exists (select from pg_attribute as a where a.attrelid = c.oid and a.attname = 'inserted_xid')
+    loop
+        execute format('alter table %s add column if not exists revision integer not null default 0, '
+                       'add column if not exists inserted_xid xid8 not null default pg_current_xact_id()', older);
+    end loop;
+end
+$extend$;
+
+-- Serves the ingestion's question: is this observation stored already?
 create index if not exists weather_observations_told
     on raw.weather_observations (city, (data ->> 'dt') collate "C");
 
--- What had been set aside holds everything up to the end of this month, or of the month of its newest row.
+-- The renamed table holds everything up to the end of this month, or of the month of its newest row.
 do $attach$
 declare
     upto timestamptz;
@@ -70,7 +93,7 @@ begin
 end
 $attach$;
 
--- Answers that could not go in, and why. Grain: one answer. `bytes` is its whole size, `body` how it begins.
+-- Invalid responses with the reason. Grain: one response. `bytes` is its whole size, `body` its beginning.
 create table if not exists raw.quarantine (
     id bigint generated always as identity primary key,
     city text not null,
@@ -82,8 +105,9 @@ create table if not exists raw.quarantine (
     body bytea not null,
     unique (city, received_at)
 );
+create index if not exists quarantine_ingested on raw.quarantine (ingested_at);
 
--- Runs of the ingestion, in two tables as it may only append. Grain: one run; one without an end was cut off.
+-- Runs of the ingestion, in two tables because it may only append. Grain: one run; one without an end was interrupted.
 create table if not exists raw.ingestion_starts (
     run uuid primary key,
     started timestamptz not null
@@ -104,14 +128,64 @@ create table if not exists raw.ingestion_ends (
 create or replace view raw.ingestion_runs as
 select * from raw.ingestion_starts left join raw.ingestion_ends using (run);
 
--- How many whole months are kept; 0, or no row: all of them.
+-- Exclusions and their revocations, appended by `homelab pipeline exclude` and `include`. Grain: one of either.
+create table if not exists raw.exclusion_entries (
+    id bigint generated always as identity primary key,
+    revokes bigint unique references raw.exclusion_entries (id),
+    city text,
+    first timestamptz,
+    until timestamptz,
+    reason text not null,
+    excluded_by text not null,
+    created_at timestamptz not null default now(),
+    inserted_xid xid8 not null default pg_current_xact_id(),
+    constraint exclusion_entries_kind check (
+        case when revokes is null then first < until else coalesce(city, first::text, until::text) is null end
+    )
+);
+-- Exclusions of observations: first <= observation time < until, of one city or of all (null), until they are revoked.
+-- `inserted_xid` is the newest transaction that changed the exclusion. Grain: one exclusion.
+create or replace view raw.exclusions as
+select
+    entry.id,
+    entry.city,
+    entry.first,
+    entry.until,
+    entry.reason,
+    entry.excluded_by,
+    entry.created_at,
+    revocation.created_at as revoked_at,
+    coalesce(revocation.inserted_xid, entry.inserted_xid) as inserted_xid,
+    revocation.excluded_by as revoked_by
+from raw.exclusion_entries as entry
+left join raw.exclusion_entries as revocation on revocation.revokes = entry.id
+where entry.revokes is null;
+
+-- Months of `ingested_at` (UTC) whose rows the retention has dropped. A missing row of any other month was deleted.
+create table if not exists raw.dropped_months (
+    month date primary key,
+    dropped_at timestamptz not null default now()
+);
+
+-- The schedule of the ingestion, from each change on, and the settings of each city that was ever configured.
+create table if not exists raw.schedules (
+    valid_from timestamptz primary key,
+    schedule text not null
+);
+create table if not exists raw.city_settings (
+    city text primary key,
+    timezone text
+);
+
+-- Whole months of observations to keep; 0, or no row: all of them.
 create table if not exists upkeep.retention (
     one boolean primary key default true check (one),
     months int not null check (months >= 0)
 );
 
--- Makes this month's partition and the next three, and drops what is past its time. The ingestion calls it before it
--- writes: it runs as its owner, takes no arguments, and so lets the caller decide nothing.
+-- Create the partitions of this month and of the next three, drop those past the retention, and record their months.
+-- Quarantine and runs are kept for two years, or for the retention if that is shorter. The ingestion calls it before it
+-- writes. It runs as its owner and takes no arguments, so the caller decides nothing.
 create or replace function upkeep.partitions() returns void
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
@@ -132,30 +206,62 @@ begin
         month := date_trunc('month', now()) + make_interval(months => ahead);
         continue when month < upto;
         name := to_char(month, '"weather_observations_"YYYY_MM');
-        -- Attached afterwards, it does not shut out those who read and write meanwhile.
+        -- Attaching it afterwards does not lock out readers and writers.
         execute format('create table raw.%I (like raw.weather_observations including defaults '
                        'including constraints including compression)', name);
         execute format('alter table raw.weather_observations attach partition raw.%I for values from (%L) to (%L)',
                        name, month, month + interval '1 month');
     end loop;
+    oldest := date_trunc('month', now()) - make_interval(months => coalesce(nullif(least(kept, 24), 0), 24));
+    delete from raw.quarantine where ingested_at < oldest;
+    delete from raw.ingestion_ends where finished < oldest;
+    delete from raw.ingestion_starts where started < oldest;
     if kept = 0 then
         return;
     end if;
     oldest := date_trunc('month', now()) - make_interval(months => kept);
     begin
-        for name in select b.name from upkeep.bounds as b where b.upto <= oldest loop
+        for name, upto in select b.name, b.upto from upkeep.bounds as b where b.upto <= oldest loop
+            execute format('select coalesce(date_trunc(''month'', min(ingested_at)), %L) from raw.%I',
+                           upto - interval '1 month', name) into month;
+            insert into raw.dropped_months (month)
+            select dropped::date from generate_series(month, upto - interval '1 day', interval '1 month') as dropped
+            on conflict do nothing;
             execute format('drop table raw.%I', name);
         end loop;
     exception when lock_not_available then
-        raise warning 'somebody reads what is past its time: it goes the next time';
+        raise warning 'a reader holds a month that is past the retention: the next run drops it';
     end;
-    delete from raw.quarantine where ingested_at < oldest;
-    delete from raw.ingestion_ends where finished < oldest;
-    delete from raw.ingestion_starts where started < oldest;
 end
 $partitions$;
 
--- The partitions, and where each of them ends.
+-- Record the schedule if it is not the last one, and the time zones of the configured cities where they differ. Cities
+-- that are no longer configured keep theirs.
+create or replace function upkeep.record_settings(schedule text, cities text[], timezones text[]) returns void
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_hashjoin = on
+as $record_settings$
+begin
+    perform pg_advisory_xact_lock(1717, 3);
+    insert into raw.schedules (valid_from, schedule)
+    select greatest(now(), last.valid_from + interval '1 microsecond'), record_settings.schedule
+    from (select 1) as one
+    left join (select * from raw.schedules order by valid_from desc limit 1) as last on true
+    where last.schedule is distinct from record_settings.schedule;
+
+    insert into raw.city_settings as known (city, timezone)
+    select distinct on (given.city) given.city, given.timezone
+    from unnest(cities, timezones) as given (city, timezone)
+    where not exists (
+        select from raw.city_settings as same
+        where same.city = given.city and same.timezone is not distinct from given.timezone
+    )
+    on conflict (city) do update set timezone = excluded.timezone;
+end
+$record_settings$;
+
+-- The partitions and their upper bounds.
 create or replace view upkeep.bounds as
 select
     child.relname::text as name,
@@ -165,5 +271,9 @@ join pg_class as child on child.oid = pg_inherits.inhrelid
 where pg_inherits.inhparent = 'raw.weather_observations'::regclass;
 
 revoke all on function upkeep.partitions() from public;
+revoke all on function upkeep.record_settings(text, text[], text[]) from public;
 select upkeep.partitions();
 commit;
+-- Serves increments by inserted_xid. After the transaction, because it reads an older table once: meanwhile readers
+-- continue, and writers wait.
+create index if not exists weather_observations_inserted on raw.weather_observations (inserted_xid);
