@@ -180,12 +180,13 @@ def _build(layout: Layout, lock: int, request: Request, started: datetime) -> di
     state = test_state.read(layout.warehouse)
     with source_state.opened(layout.warehouse) as connection:
         known = source_state.read_state(connection)
-        source = source_state.read_source(known)
+        full_test_is_due = request.test_all or request.full_refresh or state.full_test_is_due(started)
+        source = source_state.read_source(known, recount=full_test_is_due)
         fingerprint = test_state.fingerprint(layout.project, *_settings(source))
         restored = source_state.is_restored(known, source)
         # Rows that other code has built would be mixed with this code's.
         full_refresh = request.full_refresh or restored or state.fingerprint != fingerprint
-        test_all = request.test_all or full_refresh or state.full_test_is_due(started)
+        test_all = full_refresh or full_test_is_due
         as_of = request.as_of or started
         repaired = source_state.prepare(connection, known, source, as_of, full_refresh, test_all)
     if full_refresh:

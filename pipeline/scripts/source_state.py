@@ -70,7 +70,7 @@ from raw.{partition}
 group by 1
 """
 _HOLDERS = """
-select string_agg(format('process %s (%s %s)', activity.pid, activity.usename, activity.application_name), ', ')
+select string_agg(format('process %%s (%%s %%s)', activity.pid, activity.usename, activity.application_name), ', ')
 from pg_locks as held
 join pg_stat_activity as activity using (pid)
 where held.locktype = 'transactionid' and held.granted and held.mode = 'ExclusiveLock'
@@ -163,17 +163,16 @@ def _time(text: str | None) -> datetime | None:
     return datetime.fromisoformat(text) if text else None
 
 
-def read_source(state: State) -> Source:
-    """Read PostgreSQL as the role of dbt, in one snapshot. Raises psycopg.Error."""
+def read_source(state: State, recount: bool) -> Source:
+    """Read PostgreSQL as the role of dbt, in one snapshot; count all rows with `recount`. Raises psycopg.Error."""
     names = {name: f"DBT_{name}" for name in ("PGUSER", "PGPASSWORD")}
     login = {name[2:].lower(): os.environ[dbt] for name, dbt in names.items() if dbt in os.environ}
     with psycopg.connect("", **login, application_name="dbt_build", autocommit=True) as connection:  # type: ignore[arg-type]
         connection.execute("set timezone = 'UTC'")
         connection.execute("begin isolation level repeatable read read only")
         cluster, oldest, following = _all(connection, _FACTS)[0]
-        known = state.partitions if state.landed_before is not None and cluster == state.cluster else {}
-        since = min(state.landed_before or 0, oldest) if known else 0
-        partitions, landed = _partitions(connection, known, since, oldest)
+        since = min(state.landed_before or 0, oldest)
+        partitions, landed = _partitions(connection, {} if recount else state.partitions, since, oldest)
         return Source(
             cluster=cluster,
             oldest_running=oldest,

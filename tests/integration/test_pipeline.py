@@ -95,6 +95,18 @@ class Stack:
         report: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         return report
 
+    def script_of(self, text: str, *options: str, path: str = "") -> str:
+        """Run a Python text with the path of the private warehouse, or another one, as its first argument."""
+        done = subprocess.run(
+            [str(self.python), "-c", text, path or str(self.data / "warehouse.duckdb"), *options],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=self.timeout,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
     def query(self, sql: str) -> list[dict[str, Any]]:
         """Return the rows of a query of the published file."""
         found = self.script("query.py", "--database", str(self.published), sql)

@@ -33,8 +33,8 @@
 {% macro local_time(utc_time, timezone, utc_offset_s) -%}
     {% if days() == 'utc' -%} {{ utc_time }} {%- else -%}
     case
-        when {{ timezone }} is not null then ({{ utc_time }} at time zone 'UTC') at time zone {{ timezone }}
-        else {{ utc_time }} + to_seconds({{ utc_offset_s }})
+        when {{ timezone }} is not null then (({{ utc_time }}) at time zone 'UTC') at time zone {{ timezone }}
+        else ({{ utc_time }}) + to_seconds({{ utc_offset_s }})
     end
     {%- endif %}
 {%- endmacro %}

@@ -6,6 +6,7 @@
                 'wind_gust_max_mph'],
 ) }}
 
+{% set changed, build_info = ref('changed_days'), ref('build_info') %}
 {% set span = none if flags.FULL_REFRESH or not load_relation(this) else build_plan('built_through') %}
 -- Days that are over; the snapshot keeps the values that a later observation, exclusion or replacement changes.
 select
@@ -22,8 +23,8 @@ from ({{ days_with_running() }}) as days
 where not is_running
 {% if span %}
 and (
-    observation_date >= (select {{ utc_date('built_at') }} - 3 from {{ ref('build_info') }})
-    or (city, observation_date) in (select city, observation_date from {{ ref('changed_days') }})
+    observation_date >= (select {{ utc_date('built_at') }} - 3 from {{ build_info }})
+    or (city, observation_date) in (select city, observation_date from {{ changed }})
 )
 {% endif %}
 

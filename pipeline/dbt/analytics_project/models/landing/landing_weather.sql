@@ -1,6 +1,6 @@
 {{ config(materialized='incremental', incremental_strategy='append', on_schema_change='fail') }}
 
-{% set raw = source('raw', 'weather_observations') %}
+{% set raw, dropped_months = source('raw', 'weather_observations'), source('raw', 'dropped_months') %}
 {% set since = build_plan('landed_before') if is_incremental() else none %}
 {% set again = (build_plan("array_to_string(landed_again, ',')") or '').split(',') | select | list if since else [] %}
 {% set measured = ['temperature', 'feels_like', 'humidity', 'pressure', 'wind_speed', 'wind_direction', 'wind_gust',
@@ -58,7 +58,7 @@ landed as (
         {%- endfor %}
     from {{ this }} as present
     where date_trunc('month', {{ utc_date('ingested_at') }}) in (
-        select month from {{ raw_table(source('raw', 'dropped_months'), ['month']) }} as dropped
+        select month from {{ raw_table(dropped_months, ['month']) }} as dropped
     )
     and not exists (
         select 1 from fetched where fetched.ingested_at = present.ingested_at and fetched.id = present.id

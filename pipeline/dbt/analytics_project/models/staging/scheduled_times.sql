@@ -1,6 +1,7 @@
 {{ config(materialized='table') }}
 
 {% set build = build_plan('build') %}
+{% set schedule, schedule_source = source('build', 'schedule'), source('build', 'schedule_source') %}
 with observed as (
     select
         date_trunc('hour', {{ utc('min(observation_timestamp)') }}) - interval '1 hour' as first_at,
@@ -16,7 +17,7 @@ hourly as (
         least(
             greatest(last_at, {{ utc('built_at') }} + interval '2 hours'),
             {% if build %}
-            (select {{ utc('min(hourly_before)') }} from {{ source('build', 'schedule_source') }})
+            (select {{ utc('min(hourly_before)') }} from {{ schedule_source }})
                 - interval '1 microsecond'
             {% else %}
             null
@@ -30,7 +31,7 @@ times as (
     select unnest(generate_series(first_at, last_at, interval '1 hour')) as time from hourly
     {% if build %}
     union all
-    select {{ utc('scheduled_at') }} as time from {{ source('build', 'schedule') }}
+    select {{ utc('scheduled_at') }} as time from {{ schedule }}
     {% endif %}
 ),
 
