@@ -15,7 +15,7 @@ from homelab.services.analytics import PUBLISHED, SCRIPTS, as_analytics
 
 @dataclass(frozen=True)
 class PipelineStatus:
-    """The last build and fetch as their scripts report them, the last runs, the missing observations, and the issues."""
+    """The last build and fetch as their scripts report them, the last runs, missing observations, and issues."""
 
     last_build: dict[str, Any] | None
     last_ingest: dict[str, Any] | None
@@ -23,8 +23,8 @@ class PipelineStatus:
     spooled_bytes: int
     runs: Sequence[dict[str, Any]]
     missing: Sequence[dict[str, Any]]
-    issues: Sequence[dict[str, Any]]
-    held_back: dict[str, str] | None
+    issues: Sequence[dict[str, Any]] = ()
+    held_back: dict[str, str] | None = None
 
     def lines(self) -> Iterator[str]:
         """Yield the status as lines for people."""
@@ -50,12 +50,10 @@ class PipelineStatus:
             if published["issues"]:
                 yield f"issues     {published['issues']} implausible values are left out; the newest:"
         for issue in self.issues[:3]:
-            yield (
-                f"           {issue['city']} {issue['observation_timestamp']}: {issue['column_name']} {issue['value']} is "
-                f"{issue['reason']}"
-            )
-        if self.held_back:
-            yield f"held back  a transaction has been open since {self.held_back['since']}: {self.held_back['transaction']}"
+            where = f"{issue['city']} {issue['observation_timestamp']}"
+            yield f"           {where}: {issue['column_name']} {issue['value']}: {issue['reason']}"
+        if held := self.held_back:
+            yield f"held back  a transaction has been open since {held['since']}: {held['transaction']}"
         if self.spooled_bytes:
             yield f"spooled    {self.spooled_bytes} bytes on disk, waiting for PostgreSQL"
 

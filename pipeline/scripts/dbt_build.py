@@ -1,8 +1,8 @@
 """Build and test the marts with dbt in a private file, and publish a copy of it if everything passes.
 
 Readers open data/published.duckdb, a link that is switched atomically: they never see a partial build, and a failed
-build leaves the previous file. data/last_build.json has the report. PostgreSQL is reached with libpq's variables; DBT_PGUSER
-and DBT_PGPASSWORD, if set, replace PGUSER and PGPASSWORD, as dbt only reads.
+build leaves the previous file. data/last_build.json has the report. PostgreSQL is reached with libpq's variables;
+DBT_PGUSER and DBT_PGPASSWORD, if set, replace PGUSER and PGPASSWORD, as dbt only reads.
 
 The last line of standard output is the same report. Exit status: 0 published, 1 not published, 2 invalid options.
 """
@@ -24,7 +24,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import psycopg
 import source_state
 import test_state

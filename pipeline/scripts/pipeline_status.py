@@ -20,12 +20,13 @@ from read_published import NothingPublished, connect, held_back
 _RUNS = """select started_at, outcome, duration_s, observations_stored, observations_unchanged, cities_failed, error
 from pipeline_runs order by started_at desc limit 10"""
 _MISSING = """select city, observation_date, times_expected, times_observed, times_missing from weather_completeness
-where times_missing > 0 and observation_date > (select max(observation_date) from weather_completeness) - 3
+where times_missing > 0 and observation_date > (select (built_at at time zone 'UTC')::date from build_info) - 3
 order by observation_date desc, times_missing desc, city limit 20"""
 _ISSUES = """select city, observation_timestamp, column_name, value, reason from observation_issues
 order by observation_timestamp desc, city, column_name limit 20"""
 _PUBLISHED = """select (select max(ingested_at) from stg_weather) as newest_row,
-(select count(*) from cities) as cities, (select count(*) from observation_issues) as issues, (select max(observation_date) from weather_daily) as newest_day"""
+(select count(*) from cities) as cities, (select count(*) from observation_issues) as issues,
+(select max(observation_date) from weather_daily) as newest_day"""
 
 
 def fetch_rows(connection: duckdb.DuckDBPyConnection, sql: str) -> list[dict[str, Any]]:

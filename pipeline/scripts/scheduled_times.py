@@ -19,7 +19,7 @@ _DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 
 
 def times_between(schedule: str, first: datetime, until: datetime) -> Iterator[datetime]:
-    """Yield the scheduled times from `first` until `until`, exclusive. Raises ValueError for a schedule it cannot read."""
+    """Yield the scheduled times from `first` until `until`, exclusive. Raises ValueError for an unknown schedule."""
     fields = PRESETS.get(schedule, schedule).split()
     if len(fields) != 5:
         raise ValueError(f"cannot read the schedule {schedule!r}")

@@ -64,8 +64,10 @@ group by 1, 2
 """
 _COUNT = """
 select date_trunc('month', ingested_at at time zone 'UTC')::date,
-    count(*) filter (where inserted_xid < {since}::text::xid8), sum(id) filter (where inserted_xid < {since}::text::xid8),
-    count(*) filter (where inserted_xid < {until}::text::xid8), sum(id) filter (where inserted_xid < {until}::text::xid8)
+    count(*) filter (where inserted_xid < {since}::text::xid8),
+    sum(id) filter (where inserted_xid < {since}::text::xid8),
+    count(*) filter (where inserted_xid < {until}::text::xid8),
+    sum(id) filter (where inserted_xid < {until}::text::xid8)
 from raw.{partition}
 group by 1
 """
@@ -80,6 +82,16 @@ _LANDED = """
 select date_trunc('month', ingested_at at time zone 'UTC')::date as month, count(*), sum(id)
 from landing.landing_weather where inserted_xid < $1 group by 1
 """
+_REMEMBER_REMOVED = """
+insert into landing.removed_observations
+select distinct city, observation_timestamp, $1 from landing.landing_weather
+where date_trunc('month', ingested_at at time zone 'UTC')::date in (select unnest($2::date[]))
+"""
+_REMOVE = """
+delete from landing.landing_weather
+where date_trunc('month', ingested_at at time zone 'UTC')::date in (select unnest($1::date[]))
+"""
+_EMPTY = date(1970, 1, 1)  # the month of a partition without rows
 Counts = dict[date, tuple[int, int]]  # rows and sum of the ids by month
 
 
@@ -154,7 +166,7 @@ def read_state(connection: duckdb.DuckDBPyConnection) -> State:
     partitions: dict[int, Partition] = {}
     for oid, *changes, month, rows, ids in connection.execute("from landing.raw_counts").fetchall():
         known = partitions.setdefault(oid, Partition(oid, (changes[0], changes[1], changes[2], changes[3]), {}))
-        if month is not None:
+        if rows:
             known.counts[month] = (rows, int(ids))
     return State(build, landed_before, cluster, _time(held_since), _time(as_of), partitions)
 
@@ -213,11 +225,11 @@ def _partitions(
             *before.changes[2:],
         )
         if before and expected == tuple(changes):
-            found.append(Partition(oid, tuple(changes), add(iter((before.counts, added)))))  # type: ignore[arg-type]
+            found.append(Partition(oid, tuple(changes), add(iter((before.counts, added)))))
             landed.append(before.counts)
             continue
         counted = _all(connection, _COUNT.format(partition=name, since=since, until=until))
-        found.append(Partition(oid, tuple(changes), {month: (n, int(ids or 0)) for month, _, _, n, ids in counted}))  # type: ignore[arg-type]
+        found.append(Partition(oid, tuple(changes), {month: (n, int(ids or 0)) for month, _, _, n, ids in counted}))
         landed.append({month: (n, int(ids or 0)) for month, n, ids, _, _ in counted})
     return found, add(iter(landed))
 
@@ -243,13 +255,8 @@ def prepare(
         held_since = as_of if source.oldest_running != state.landed_before else state.held_since or state.as_of
     connection.begin()
     if months:
-        month = "date_trunc('month', ingested_at at time zone 'UTC')::date in (select unnest($1::date[]))"
-        connection.execute(
-            "insert into landing.removed_observations select distinct city, observation_timestamp, $2 "
-            f"from landing.landing_weather where {month}",  # noqa: S608 - a text of this function
-            [months, build],
-        )
-        connection.execute(f"delete from landing.landing_weather where {month}", [months])  # noqa: S608
+        connection.execute(_REMEMBER_REMOVED, [build, months])
+        connection.execute(_REMOVE, [months])
     if land_all:
         connection.execute("delete from landing.removed_observations")
     connection.execute(
@@ -274,7 +281,9 @@ def _write_schedule(
     connection.execute("delete from landing.schedule; delete from landing.schedule_source")
     times = [time.replace(tzinfo=None) for time in expected_times(schedules, until)]
     connection.execute("insert into landing.schedule select timezone('UTC', unnest($1::timestamp[]))", [times])
-    connection.execute("insert into landing.schedule_source values ($1, $2, $3)", [text, until, schedules[0][0] if schedules else None])
+    connection.execute(
+        "insert into landing.schedule_source values ($1, $2, $3)", [text, until, schedules[0][0] if schedules else None]
+    )
 
 
 def _landed(connection: duckdb.DuckDBPyConnection, below: int) -> Counts:
@@ -282,7 +291,9 @@ def _landed(connection: duckdb.DuckDBPyConnection, below: int) -> Counts:
 
 
 def _differences(raw: Counts, landed: Counts, dropped: frozenset[date]) -> set[date]:
-    return {month for month in raw.keys() | landed.keys() if month not in dropped and raw.get(month) != landed.get(month)}
+    return {
+        month for month in raw.keys() | landed.keys() if month not in dropped and raw.get(month) != landed.get(month)
+    }
 
 
 def complete(connection: duckdb.DuckDBPyConnection, source: Source) -> None:
@@ -297,14 +308,16 @@ def complete(connection: duckdb.DuckDBPyConnection, source: Source) -> None:
         )
     connection.begin()
     connection.execute(
-        "update landing.source_state set built_through = build, landed_before = landing_before, cluster = $1", [source.cluster]
+        "update landing.source_state set built_through = build, landed_before = landing_before, cluster = $1",
+        [source.cluster],
     )
     connection.execute("delete from landing.removed_observations")
     connection.execute("delete from landing.raw_counts")
     rows = [
         [partition.oid, *partition.changes, month, *counts]
         for partition in source.partitions
-        for month, counts in (partition.counts or {None: (None, None)}).items()
+        for month, counts in (partition.counts or {_EMPTY: (0, 0)}).items()
     ]
-    connection.executemany("insert into landing.raw_counts values (?, ?, ?, ?, ?, ?, ?, ?)", rows) if rows else None
+    if rows:
+        connection.executemany("insert into landing.raw_counts values (?, ?, ?, ?, ?, ?, ?, ?)", rows)
     connection.commit()

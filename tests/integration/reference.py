@@ -198,10 +198,7 @@ def direction(vectors: Sequence[complex | None]) -> float | None:
 
 
 def _sums(amounts: Sequence[float], gauge: str) -> Values:
-    return {
-        f"{gauge}_mm": round(amounts[0], 2) if amounts[1] else None,
-        f"{gauge}_covered_h": round(amounts[1], 4),
-    }
+    return {f"{gauge}_mm": round(amounts[0], 2) if amounts[1] else None, f"{gauge}_covered_h": round(amounts[1], 4)}
 
 
 def hourly(city: City) -> dict[int, Values]:
@@ -211,7 +208,9 @@ def hourly(city: City) -> dict[int, Values]:
         by_hour[row.time // HOUR * HOUR].append(row)
     rain, snow = precipitation(city, "rain")[0], precipitation(city, "snow")[0]
     found = {}
-    for hour in sorted(set(by_hour) | {hour for sums in (rain, snow) for hour, each in sums.items() if round(each[0], 2)}):
+    for hour in sorted(
+        set(by_hour) | {hour for sums in (rain, snow) for hour, each in sums.items() if round(each[0], 2)}
+    ):
         rows = by_hour.get(hour, [])
         values = [measured(row) for row in rows]
         found[hour] = {
@@ -262,9 +261,7 @@ def completeness(city: City, schedule: Sequence[int], as_of: int) -> dict[str, t
         position = bisect_left(schedule, time)
         third = schedule[position + 3] if position + 3 < len(schedule) else 0
         until = min(
-            max(time + INACTIVE, third),
-            as_of,
-            observed[number + 1] - 1 if number + 1 < len(observed) else as_of,
+            max(time + INACTIVE, third), as_of, observed[number + 1] - 1 if number + 1 < len(observed) else as_of
         )
         expected.update(schedule[position : bisect_right(schedule, until)])
     found: dict[str, tuple[int, int]] = {}
@@ -341,5 +338,3 @@ def hours_between(first: datetime, until: datetime) -> list[int]:
     """Return the full hours from `first` until `until`."""
     start = int(first.timestamp()) // HOUR * HOUR
     return list(range(start, int(until.timestamp()), HOUR))
-
-

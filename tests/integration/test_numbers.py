@@ -116,9 +116,7 @@ def test_rain_is_summed_by_the_intervals_that_readings_cover(stack: Stack) -> No
     with as_ingestion(stack) as connection:
         insert(connection, "late", answer(at(f"{day} 06:30"), rain={"1h": 1.0}))
     stack.build()
-    found = {
-        row["city"]: row for row in stack.query(f"from weather_daily where observation_date = '{day}'")
-    }
+    found = {row["city"]: row for row in stack.query(f"from weather_daily where observation_date = '{day}'")}
     wanted = {name: amount for name, (_, amount) in RAIN.items()}
     wanted |= {"corrected": 3.0, "midnight": 5.0, "late": 4.0}
     assert {name: found[name]["rain_mm"] for name in wanted} == wanted
@@ -140,7 +138,9 @@ def test_an_implausible_value_becomes_null_and_is_listed(stack: Stack) -> None:
         insert(connection, "C", answer(time, wind={"speed": 3, "deg": 20, "gust": None}))
         insert(connection, "D", answer(0))
         insert(connection, "E", {"dt": None, "main": {}})
-        insert(connection, "F", answer(time, main={"temp": 50, "humidity": 0}, wind={"speed": -1, "deg": 361, "gust": 999}))
+        insert(
+            connection, "F", answer(time, main={"temp": 50, "humidity": 0}, wind={"speed": -1, "deg": 361, "gust": 999})
+        )
     report = stack.build()
     assert (report["status"], report["tests_warned"], report["problems"]) == ("success", 0, [])
     found = stack.query("select city, column_name, value from observation_issues order by all")
@@ -405,7 +405,9 @@ def test_a_restored_database_is_landed_again(stack: Stack) -> None:
     for name, sql in changes:
         stack.script_of("import duckdb, sys; duckdb.connect(sys.argv[1]).execute(sys.argv[2])", sql)
         with administrator(stack) as connection:
-            connection.execute("delete from raw.weather_observations where id = (select max(id) from raw.weather_observations)")
+            connection.execute(
+                "delete from raw.weather_observations where id = (select max(id) from raw.weather_observations)"
+            )
         assert stack.build()["full_refresh"] is True, name
     assert days_of(stack) == [("A", "2026-03-10", 1)]
     assert stack.build()["full_refresh"] is False
@@ -592,7 +594,13 @@ class History:
         today = self.now.strftime("%Y-%m-%d")
         hours, days, expected, issues, places = (
             _by_city(stack.query(f"from {name}"))
-            for name in ("weather_hourly", "weather_daily", "weather_completeness", "observation_issues", "city_history")
+            for name in (
+                "weather_hourly",
+                "weather_daily",
+                "weather_completeness",
+                "observation_issues",
+                "city_history",
+            )
         )
         records, months = (
             _by_city(stack.query(f"from {name}")) for name in ("weather_records", "weather_month_to_date")
@@ -612,7 +620,8 @@ class History:
             for row in days[name]:
                 same(row, by_day[row["observation_date"]], (name, row["observation_date"]))
             assert {
-                row["observation_date"]: (row["times_expected"], row["times_observed"]) for row in expected.get(name, [])
+                row["observation_date"]: (row["times_expected"], row["times_observed"])
+                for row in expected.get(name, [])
             } == reference.completeness(city, schedule, as_of), name
             assert {(at(row["observation_timestamp"][:19]), row["column_name"]) for row in issues.get(name, [])} == (
                 reference.issues(city)
