@@ -1,4 +1,4 @@
-"""`homelab pipeline status`: the last fetches, the last build, and missing hours."""
+"""`homelab pipeline status`: the last fetches, the last build, missing observations, and implausible values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from homelab.services.analytics import PUBLISHED, SCRIPTS, as_analytics
 
 @dataclass(frozen=True)
 class PipelineStatus:
-    """The last build and fetch as their scripts report them, the last runs, and the missing hours."""
+    """The last build and fetch as their scripts report them, the last runs, missing observations, and issues."""
 
     last_build: dict[str, Any] | None
     last_ingest: dict[str, Any] | None
@@ -22,6 +22,8 @@ class PipelineStatus:
     spooled_bytes: int
     runs: Sequence[dict[str, Any]]
     missing: Sequence[dict[str, Any]]
+    issues: Sequence[dict[str, Any]] = ()
+    held_back: dict[str, str] | None = None
 
     def lines(self) -> Iterator[str]:
         """Yield the status as lines for people."""
@@ -44,6 +46,13 @@ class PipelineStatus:
                 f"published  {published['cities']} cities, newest day {published['newest_day']}, newest row "
                 f"{published['newest_row']}"
             )
+            if published["issues"]:
+                yield f"issues     {published['issues']} implausible values are left out; the newest:"
+        for issue in self.issues[:3]:
+            where = f"{issue['city']} {issue['observation_timestamp']}"
+            yield f"           {where}: {issue['column_name']} {issue['value']}: {issue['reason']}"
+        if held := self.held_back:
+            yield f"held back  a transaction has been open since {held['since']}: {held['transaction']}"
         if self.spooled_bytes:
             yield f"spooled    {self.spooled_bytes} bytes on disk, waiting for PostgreSQL"
 

@@ -190,4 +190,8 @@ class Analytics(Service):
             return Health(False, "no build yet", facts, ready=True)
         marts = "; ".join(f"{mart['name']} {mart['rows']} rows to {mart['newest']}" for mart in facts["marts"])
         tests = f"{build['tests_passed']} tests passed, {build['tests_failed']} failed"
-        return Health(build["status"] == "success", f"built {build['finished']}, {tests}; {marts}", facts, ready=True)
+        notes = [f"{facts['issues']} implausible values are left out"] if facts.get("issues") else []
+        if held := facts.get("held_back"):
+            notes.append(f"a transaction has been open since {held['since']}: {held['transaction']}")
+        text = "; ".join([f"built {build['finished']}, {tests}", marts, *notes])
+        return Health(build["status"] == "success", text, facts, ready=True)

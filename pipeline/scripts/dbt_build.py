@@ -1,8 +1,8 @@
 """Build and test the marts with dbt in a private file, and publish a copy of it if everything passes.
 
-Readers open data/published.duckdb, which is replaced atomically: they never see a partial build, and a failed build
-leaves the previous file. data/last_build.json has the report. PostgreSQL is reached with libpq's variables; DBT_PGUSER
-and DBT_PGPASSWORD, if set, replace PGUSER and PGPASSWORD, as dbt only reads.
+Readers open data/published.duckdb, a link that is switched atomically: they never see a partial build, and a failed
+build leaves the previous file. data/last_build.json has the report. PostgreSQL is reached with libpq's variables;
+DBT_PGUSER and DBT_PGPASSWORD, if set, replace PGUSER and PGPASSWORD, as dbt only reads.
 
 The last line of standard output is the same report. Exit status: 0 published, 1 not published, 2 invalid options.
 """
@@ -24,7 +24,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import duckdb
+import psycopg
+import raw_source
+import source_state
 import test_state
 from contract import EXIT
 from publish import publish
@@ -80,7 +82,6 @@ def exclusive(lock: Path, timeout: float) -> Iterator[int]:
 
 def run_dbt(layout: Layout, lock: int, options: Sequence[str]) -> int:
     """Run `dbt build`; return its exit status. Its output goes to standard error."""
-    layout.run_results.unlink(missing_ok=True)
     # Unit tests check the code, which rarely changes; seeds change only with a full refresh.
     excluded = ["unit_test", "exposure", *(() if FULL_REFRESH in options else ("seed",))]
     command = [
@@ -99,6 +100,7 @@ def run_dbt(layout: Layout, lock: int, options: Sequence[str]) -> int:
         **os.environ,
         "DBT_TARGET_PATH": str(layout.run_results.parent),
         "DBT_LOG_PATH": str(layout.data / "logs"),
+        "DBT_LOG_FILE_MAX_BYTES": str(1 << 20),  # dbt keeps five of this size
         "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
     }
     environment |= {
@@ -131,45 +133,86 @@ def summarize(run_results: Path) -> dict[str, Any]:
     }
 
 
-def build(layout: Layout, timeout: float, full_refresh: bool, test_all: bool) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The options of a build; `as_of` is the time up to which observations are expected."""
+
+    full_refresh: bool = False
+    test_all: bool = False
+    as_of: datetime | None = None
+
+
+def build(layout: Layout, timeout: float, request: Request) -> dict[str, Any]:
     """Build and test, then publish on success; write and return the report. Raises TimeoutError.
 
-    A full refresh happens also when the code has changed. Tests check the new rows; all rows with `test_all`, once a
-    week, and after a full refresh.
+    A full refresh happens also when the code or the settings have changed, and when PostgreSQL was restored. Tests
+    check the changed rows; all rows with `test_all`, once a week, and after a full refresh.
     """
     layout.data.mkdir(parents=True, exist_ok=True)
     with exclusive(layout.lock, timeout) as lock:
         started = datetime.now(UTC)
-        fingerprint = test_state.fingerprint(layout.project, os.environ.get("OPENWEATHER_UNITS", ""))
-        state = test_state.read(layout.warehouse)
-        # Rows that other code has built would be mixed with this code's.
-        full_refresh = full_refresh or state.fingerprint != fingerprint
-        test_all = test_all or full_refresh or state.full_test_is_due(started)
-        if full_refresh:
-            test_state.clear(layout.warehouse)
-        elif test_all:
-            test_state.require_full_test(layout.warehouse)
-        status = run_dbt(layout, lock, [FULL_REFRESH] if full_refresh else [])
-        if status == 0:
-            with duckdb.connect(str(layout.warehouse)) as connection:
-                full_test_at = started if test_all else state.full_test_at
-                test_state.save(connection, test_state.TestState(full_test_at, fingerprint))
-                connection.execute("checkpoint")
-            publish(layout.warehouse, layout.published)
+        problem = None
+        try:
+            outcome = _build(layout, lock, request, started)
+        except (psycopg.Error, source_state.CountsDiffer) as error:
+            print(f"error: {error}", file=sys.stderr)
+            problem = {"node": "source_state", "status": "error", "message": str(error)}
+            outcome = {"status": "failed", "full_refresh": request.full_refresh, "rows_tested": "none"}
         finished = datetime.now(UTC)
         report = {
             "started": started.isoformat(timespec="seconds"),
             "finished": finished.isoformat(timespec="seconds"),
             "seconds": round((finished - started).total_seconds(), 1),
-            "status": "success" if status == 0 else "failed",
-            "full_refresh": full_refresh,
-            "rows_tested": "all" if test_all else "new",
+            **outcome,
             **summarize(layout.run_results),
         }
+        if problem:
+            report["problems"].append(problem)
         new = layout.data / "last_build.new"
         new.write_text(json.dumps(report, indent=2) + "\n")
         os.replace(new, layout.data / "last_build.json")
     return report
+
+
+def _build(layout: Layout, lock: int, request: Request, started: datetime) -> dict[str, Any]:
+    """Plan, run dbt, compare the counts, publish. Raises psycopg.Error and CountsDiffer."""
+    layout.run_results.unlink(missing_ok=True)
+    state = test_state.read(layout.warehouse)
+    with source_state.opened(layout.warehouse) as connection:
+        known = source_state.read_state(connection)
+        full_test_is_due = request.test_all or request.full_refresh or state.full_test_is_due(started)
+        source = raw_source.read_source(known.landed_before, {} if full_test_is_due else known.partitions)
+        fingerprint = test_state.fingerprint(layout.project, *_settings(source))
+        restored = source_state.is_restored(known, source)
+        # Rows that other code has built would be mixed with this code's.
+        full_refresh = request.full_refresh or restored or state.fingerprint != fingerprint
+        test_all = full_refresh or full_test_is_due
+        as_of = request.as_of or started
+        repaired = source_state.prepare(connection, known, source, as_of, full_refresh, test_all)
+    if full_refresh:
+        test_state.clear(layout.warehouse)
+    status = run_dbt(layout, lock, [FULL_REFRESH] if full_refresh else [])
+    if status == 0:
+        with source_state.opened(layout.warehouse) as connection:
+            source_state.complete(connection, source)
+            full_test_at = started if test_all else state.full_test_at
+            test_state.save(connection, test_state.TestState(full_test_at, fingerprint))
+            connection.execute("checkpoint")
+        publish(layout.warehouse, layout.published)
+    return {
+        "status": "success" if status == 0 else "failed",
+        "full_refresh": full_refresh,
+        "rows_tested": "all" if test_all else "new",
+        "months_landed_again": [f"{month:%Y-%m}" for month in repaired],
+        "held_back": source.holders,
+    }
+
+
+def _settings(source: raw_source.Source) -> list[str]:
+    """Return the settings that determine the marts: a change of one builds everything again."""
+    days = os.environ.get("WEATHER_DAYS", "utc")
+    timezones = source.timezones if days == "local" else ()
+    return [os.environ.get("OPENWEATHER_UNITS", ""), days, repr(source.schedules), repr(timezones)]
 
 
 def main() -> int:
@@ -181,10 +224,13 @@ def main() -> int:
     parser.add_argument("--wait", type=float, default=900, help="seconds to wait for another run")
     parser.add_argument(FULL_REFRESH, action="store_true", help="rebuild everything from the raw rows")
     parser.add_argument("--test-all", action="store_true", help="test all rows, as once a week")
+    parser.add_argument(
+        "--as-of", type=datetime.fromisoformat, help="expect observations up to this time, with its offset; default now"
+    )
     options = parser.parse_args()
     layout = Layout(options.project.resolve(), options.profiles.resolve(), options.data.resolve())
     try:
-        report = build(layout, options.wait, options.full_refresh, options.test_all)
+        report = build(layout, options.wait, Request(options.full_refresh, options.test_all, options.as_of))
     except TimeoutError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT.failed

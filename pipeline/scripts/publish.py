@@ -1,52 +1,42 @@
-"""Replace the published file by a copy of another one, at a cost that does not grow with the file.
+"""Publish a copy of a file: a link that readers open is switched atomically to a new file.
 
-The previously published copy is kept as a spare. It has no new readers, so it is updated by writing only the blocks
-that differ, and published next. DuckDB's lock shows a reader that still has it open: then a new copy is made, and the
-reader keeps the old one.
+Published files are never written again, so a slow copy of one is always whole. The newest three are kept.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 from pathlib import Path
 
-_BLOCK = 1 << 18  # bytes, as DuckDB's own blocks
+KEPT = 3
 
 
 def publish(source: Path, published: Path) -> None:
-    """Replace `published` atomically by a copy of `source`, which no process may write meanwhile."""
-    new, spare = published.with_suffix(".new"), published.with_suffix(".spare")
-    if spare.exists() and published.exists() and spare.samefile(published):
-        spare.unlink()  # a run was killed between link and replace: this is the file in use
-    if spare.exists() and _update(spare, source):
-        os.replace(spare, new)
-    else:
-        spare.unlink(missing_ok=True)
-        shutil.copyfile(source, new)
-        _sync(new)
-    if published.exists():
-        os.link(published, spare)
-    os.replace(new, published)
+    """Copy `source`, which no process may write meanwhile, and make `published` a link to the copy."""
+    files = _published_files(published)
+    number = 1 + max(files, default=0)
+    copy = published.with_name(f"{published.stem}-{number:08d}{published.suffix}")
+    unfinished, link = published.with_suffix(".new"), published.with_suffix(".link")
+    shutil.copyfile(source, unfinished)
+    unfinished.chmod(0o444 | source.stat().st_mode & 0o777 & ~0o222)
+    _sync(unfinished)
+    os.replace(unfinished, copy)
+    link.unlink(missing_ok=True)
+    link.symlink_to(copy.name)
+    os.replace(link, published)
     _sync(published.parent)
+    for older in sorted(files)[: max(len(files) - KEPT + 1, 0)]:
+        files[older].unlink()
 
 
-def _update(spare: Path, source: Path) -> bool:
-    """Make `spare` equal to `source`; return False if a reader has it open."""
-    with spare.open("r+b", buffering=0) as old, source.open("rb", buffering=0) as new:
-        try:
-            fcntl.lockf(old, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-        offset = 0
-        while block := os.pread(new.fileno(), _BLOCK, offset):
-            if os.pread(old.fileno(), _BLOCK, offset) != block:
-                os.pwrite(old.fileno(), block, offset)
-            offset += len(block)
-        old.truncate(offset)
-        os.fsync(old.fileno())
-    return True
+def _published_files(published: Path) -> dict[int, Path]:
+    found = {}
+    for path in published.parent.glob(f"{published.stem}-*{published.suffix}"):
+        number = path.stem.removeprefix(f"{published.stem}-")
+        if number.isdecimal():
+            found[int(number)] = path
+    return found
 
 
 def _sync(path: Path) -> None:

@@ -28,3 +28,14 @@ def connect(database: Path) -> duckdb.DuckDBPyConnection:
     ):
         connection.execute(f"set {setting}")
     return connection
+
+
+def held_back(connection: duckdb.DuckDBPyConnection) -> dict[str, str] | None:
+    """Return the transaction that the landing waits for, if it was open at the previous build already.
+
+    Rows of later transactions are landed, but read again in each build until it ends.
+    """
+    row = connection.execute(
+        "select held_since::varchar, coalesce(holders, 'unknown') from landing.source_state where held_since < as_of"
+    ).fetchone()
+    return {"since": row[0], "transaction": row[1]} if row else None

@@ -10,7 +10,7 @@ from typing import Any
 
 import duckdb
 from contract import EXIT
-from read_published import NothingPublished, connect
+from read_published import NothingPublished, connect, held_back
 
 _MARTS = """select table_name, min(column_name) filter (column_name like 'observation\\_%' escape '\\')
 from information_schema.columns where table_schema = 'main' group by table_name
@@ -46,9 +46,11 @@ def main() -> int:
     try:
         with connect(options.database) as connection:
             report["marts"] = describe_marts(connection)
+            report["issues"] = connection.execute("select count(*) from observation_issues").fetchall()[0][0]
+            report["held_back"] = held_back(connection)
             report["published_bytes"] = options.database.stat().st_size
-    except NothingPublished:
-        report["published_bytes"] = None
+    except (NothingPublished, duckdb.CatalogException):
+        report["published_bytes"] = None  # no build yet, or one of another version without these marts
     print(json.dumps(report))
     return EXIT.success
 

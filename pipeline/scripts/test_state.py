@@ -1,7 +1,7 @@
-"""The test state of the private warehouse: the newest row that is tested, and the code that built it.
+"""The test state of the private warehouse: the last test of all rows, and the code and settings that built it.
 
-The tests of a build check only newer rows (dbt's macro `rows_to_test`). Without a state they check all rows, which is
-always correct, only slower.
+The tests of a build check only the rows that it changed (dbt's macro `rows_to_test`). Without a state they check all
+rows, which is always correct, only slower.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class TestState:
         return now - self.full_test_at >= FULL_TEST_INTERVAL
 
 
-def fingerprint(project: Path, units: str) -> str:
+def fingerprint(project: Path, *settings: str) -> str:
     """Hash everything that determines the models' content: SQL, seeds and settings."""
-    digest = hashlib.sha256(units.encode())
+    digest = hashlib.sha256("\0".join(settings).encode())
     for path in sorted(path for pattern in _CODE for path in project.rglob(pattern)):
         digest.update(f"\0{path.relative_to(project)}\0".encode() + path.read_bytes())
     return digest.hexdigest()
@@ -51,11 +51,6 @@ def read(warehouse: Path) -> TestState:
     return TestState(datetime.fromisoformat(row[0]), row[1]) if row else empty
 
 
-def require_full_test(warehouse: Path) -> None:
-    """Make the next tests check all rows."""
-    _execute(warehouse, "update landing.test_state set tested_through = null")
-
-
 def clear(warehouse: Path) -> None:
     """Remove the state before a full refresh: it is unknown until that succeeds."""
     _execute(warehouse, "drop table if exists landing.test_state")
@@ -70,7 +65,6 @@ def _execute(warehouse: Path, sql: str) -> None:
 def save(connection: duckdb.DuckDBPyConnection, state: TestState) -> None:
     """Record that all present rows have passed."""
     connection.execute(
-        "create or replace table landing.test_state as select max(ingested_at) as tested_through, "
-        "$1::timestamptz as full_test_at, $2 as fingerprint from landing.landing_weather",
+        "create or replace table landing.test_state as select $1::timestamptz as full_test_at, $2 as fingerprint",
         [state.full_test_at.isoformat(), state.fingerprint],
     )

@@ -1,7 +1,7 @@
-{# Read the raw observations ingested after `since` (a timestamp as text; none reads all), with the JSON fields as text
-   columns. #}
-{% macro raw_observations(source, since) -%}
-    {{ return(adapter.dispatch('raw_observations')(source, since)) }}
+{# Read raw observations, with the JSON fields as text columns: those of the transactions from `since` on, and those of
+   these months (of `ingested_at`); all without `since`. #}
+{% macro raw_observations(source, since, months) -%}
+    {{ return(adapter.dispatch('raw_observations')(source, since, months)) }}
 {%- endmacro %}
 
 {# The path of each field in OpenWeather's response: https://openweathermap.org/current #}
@@ -19,8 +19,6 @@
         'wind_gust': 'wind,gust',
         'clouds': 'clouds,all',
         'visibility': 'visibility',
-        'rain': 'rain,1h',
-        'snow': 'snow,1h',
         'sunrise': 'sys,sunrise',
         'sunset': 'sys,sunset',
         'utc_offset': 'timezone',
@@ -33,37 +31,46 @@
 {%- endmacro %}
 
 {# PostgreSQL runs the query: its index finds the new rows, and only these fields are transferred. Through the attached
-   table DuckDB would read every row. #}
-{% macro duckdb__raw_observations(source, since) -%}
+   table DuckDB would read every row.
+   OpenWeather omits rain and snow without precipitation: an absent field is 0 mm, a null one unknown. #}
+{% macro duckdb__raw_observations(source, since, months) -%}
 postgres_query('{{ source.database }}', $sql$
         select
             id,
             city,
             ingested_at,
-            units
+            units,
+            revision,
+            inserted_xid::text::bigint as inserted_xid
             {%- for name, path in raw_fields().items() %},
             data #>> '{{ '{' ~ path ~ '}' }}' as {{ name }}
             {%- endfor %}
+            {%- for gauge in ('rain', 'snow') %},
+            case
+                when data #> '{{ '{' ~ gauge ~ ',1h}' }}' is not null then data #>> '{{ '{' ~ gauge ~ ',1h}' }}'
+                when data #> '{{ '{' ~ gauge ~ ',3h}' }}' is not null then data #>> '{{ '{' ~ gauge ~ ',3h}' }}'
+                when data -> '{{ gauge }}' = 'null' then null
+                else '0'
+            end as {{ gauge }},
+            case
+                when data #> '{{ '{' ~ gauge ~ ',1h}' }}' is null and data #> '{{ '{' ~ gauge ~ ',3h}' }}' is not null then 3
+                else 1
+            end as {{ gauge }}_window_h
+            {%- endfor %}
         from {{ source.include(database=false) }}
-        {% if since %}where ingested_at > '{{ since }}'{% endif %}
+        {% if since %}
+        where inserted_xid >= '{{ since }}'
+        {%- for month in months %}
+            or (ingested_at >= '{{ month }} 00:00:00+00' and ingested_at < timestamptz '{{ month }} 00:00:00+00' + interval '1 month')
+        {%- endfor %}
+        {% endif %}
     $sql$)
 {%- endmacro %}
 
-{# Return the `ingested_at` of the oldest remaining raw row as text; none without rows. #}
-{% macro oldest_raw(source) -%}
-    {{ return(adapter.dispatch('oldest_raw')(source)) }}
+{# Read a small raw table or view completely. #}
+{% macro raw_table(source, columns) -%}
+    {{ return(adapter.dispatch('raw_table')(source, columns)) }}
 {%- endmacro %}
-{% macro duckdb__oldest_raw(source) -%}
-    {{ return(query_scalar("min(oldest)", "postgres_query('" ~ source.database ~ "', 'select min(ingested_at) as oldest from "
-                           ~ source.include(database=false) ~ "')")) }}
-{%- endmacro %}
-
-{# Read the ingestion's runs that started after `since`, or all. #}
-{% macro raw_runs(source, since) -%}
-    {{ return(adapter.dispatch('raw_runs')(source, since)) }}
-{%- endmacro %}
-{% macro duckdb__raw_runs(source, since) -%}
-postgres_query('{{ source.database }}', $sql$
-        select * from {{ source.include(database=false) }} {% if since %}where started > '{{ since }}'{% endif %}
-    $sql$)
+{% macro duckdb__raw_table(source, columns) -%}
+postgres_query('{{ source.database }}', $sql$ select {{ columns | join(', ') }} from {{ source.include(database=false) }} $sql$)
 {%- endmacro %}

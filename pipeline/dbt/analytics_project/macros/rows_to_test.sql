@@ -1,28 +1,26 @@
-{# Return the rows of a relation that the tests must check: those added or changed since all tests last passed. The
-   model's `meta: {test_increment_by: COLUMN}` selects them: the rows from the column's first new value on. Marts use
-   their period, so that a new row is checked together with an existing one that it may duplicate. All rows are checked
-   when the test state is unknown: first run, full refresh, once a week. A model with `test_increment_by: full_test` is
-   checked only then: a view over a whole mart, with unit tests of its own. #}
+{# Return the rows of a relation that the tests must check: those that this build has changed. The model's
+   `meta: {test_increment_by: COLUMN}` selects them: `landed_in` the rows of the builds since the last complete one, a
+   period the rows from the first changed period on, so that a new row is checked together with an existing one that it
+   may duplicate. All rows are checked in the first build, after a full refresh, and once a week. A model with
+   `test_increment_by: full_test` is checked only then: a view over a whole mart, with unit tests of its own. #}
 {% macro rows_to_test(relation) -%}
-    {% set first = first_value_to_test(relation) %}
-    {% if first and test_increment_by(relation) == 'full_test' %}{{ return("(select * from " ~ relation ~ " where false)") }}{% endif %}
-    {{ return("(select * from " ~ relation ~ " where " ~ test_increment_by(relation) ~ " >= '" ~ first ~ "')" if first else relation) }}
-{%- endmacro %}
-
-{# Return the first new value of the relation's `test_increment_by` column as text; none if all rows must be checked. #}
-{% macro first_value_to_test(relation) -%}
     {% set column = test_increment_by(relation) %}
-    {% set through = tested_through() if column else none %}
-    {% if not through or column not in ('observation_hour', 'observation_date') %}{{ return(through) }}{% endif %}
-    {{ return(query_scalar("coalesce(min(" ~ column ~ "), 'infinity')", relation ~ " where last_ingested_at > '" ~ through ~ "'")) }}
+    {% if not column or build_plan('full_test') != 'false' %}{{ return(relation) }}{% endif %}
+    {% if column == 'full_test' %}{{ return("(select * from " ~ relation ~ " where false)") }}{% endif %}
+    {{ return("(select * from " ~ relation ~ " where " ~ column ~ " >= '" ~ first_value_to_test(column) ~ "')") }}
 {%- endmacro %}
 
-{# Return the `ingested_at` up to which all rows are tested, less the lookback, as text; none if unknown.
-   scripts/test_state.py writes the table after a successful build. #}
-{% macro tested_through() -%}
-    {% if not execute %}{{ return(none) }}{% endif %}
-    {% set state = adapter.get_relation(database=target.database, schema='landing', identifier='test_state') %}
-    {{ return(query_scalar("max(tested_through) - interval '" ~ var('lookback') ~ "'", state) if state else none) }}
+{# Return the first value of the column that must be checked, as text. The relations are upstream of every tested model;
+   `ref` would be a dependency of every test. #}
+{% macro first_value_to_test(column) -%}
+    {% set through = build_plan('built_through') %}
+    {% if column == 'landed_in' %}{{ return(through | int + 1) }}{% endif %}
+    {% set changed = {
+        'observation_hour': 'changed_hours',
+        'observation_date': 'changed_days',
+        'observation_timestamp': 'landing_weather where landed_in > ' ~ through,
+    }[column] %}
+    {{ return(query_scalar("coalesce(min(" ~ column ~ "), 'infinity')", "landing." ~ changed)) }}
 {%- endmacro %}
 
 {# Return the model's `meta.test_increment_by`; none without it. #}

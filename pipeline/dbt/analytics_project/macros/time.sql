@@ -1,38 +1,57 @@
-{# Days and hours are in UTC, independent of the session's time zone. #}
+{# Intervals are added to times in UTC without a zone: DuckDB adds them to a timestamp with time zone in the session's
+   zone, and a published view must not depend on its reader's settings. #}
 {% macro from_unix_time(seconds) -%}
     {{ return(adapter.dispatch('from_unix_time')(seconds)) }}
 {%- endmacro %}
 {% macro duckdb__from_unix_time(seconds) -%} try(to_timestamp({{ seconds }})) {%- endmacro %}
 
-{% macro utc_date(time) -%}
-    {{ return(adapter.dispatch('utc_date')(time)) }}
-{%- endmacro %}
-{% macro duckdb__utc_date(time) -%} cast(({{ time }}) at time zone 'UTC' as date) {%- endmacro %}
+{# A timestamp as UTC without a zone, and back. #}
+{% macro utc(time) -%} (({{ time }}) at time zone 'UTC') {%- endmacro %}
 
-{% macro utc_hour(time) -%}
-    {{ return(adapter.dispatch('utc_hour')(time)) }}
-{%- endmacro %}
-{% macro duckdb__utc_hour(time) -%} date_trunc('hour', ({{ time }}) at time zone 'UTC') at time zone 'UTC' {%- endmacro %}
+{% macro utc_date(time) -%} cast(({{ time }}) at time zone 'UTC' as date) {%- endmacro %}
 
-{# The start of a day as a timestamp. #}
-{% macro utc_midnight(date) -%}
-    {{ return(adapter.dispatch('utc_midnight')(date)) }}
-{%- endmacro %}
-{% macro duckdb__utc_midnight(date) -%} cast({{ date }} as timestamp) at time zone 'UTC' {%- endmacro %}
+{% macro utc_hour(time) -%} date_trunc('hour', ({{ time }}) at time zone 'UTC') at time zone 'UTC' {%- endmacro %}
 
-{# One row per day from `first` to `last`, both inclusive. #}
-{% macro each_day(first, last) -%}
-    {{ return(adapter.dispatch('each_day')(first, last)) }}
-{%- endmacro %}
-{% macro duckdb__each_day(first, last) -%}
-    cast(unnest(generate_series(cast({{ first }} as timestamp), cast({{ last }} as timestamp), interval '1 day')) as date)
+{# The setting `days`: utc, or local. #}
+{% macro days() -%}
+    {% set days = env_var('WEATHER_DAYS', 'utc') %}
+    {% if days not in ('utc', 'local') %}
+        {{ exceptions.raise_compiler_error("WEATHER_DAYS must be utc or local, not " ~ days) }}
+    {% endif %}
+    {{ return(days) }}
 {%- endmacro %}
 
-{# The length of an interval in hours. #}
-{% macro hours_of(interval) -%}
-    {{ return(adapter.dispatch('hours_of')(interval)) }}
+{# The zone of an observation's day: UTC, or with `days: local` the city's IANA zone, else the offset in the response. #}
+{% macro day_zone(timezone, utc_offset_s) -%}
+    {% if days() == 'utc' -%} 'UTC' {%- else -%}
+    coalesce({{ timezone }}, printf('%s%02d:%02d', case when {{ utc_offset_s }} < 0 then '-' else '+' end,
+        abs({{ utc_offset_s }}) // 3600, abs({{ utc_offset_s }}) % 3600 // 60))
+    {%- endif %}
 {%- endmacro %}
-{% macro duckdb__hours_of(interval) -%} extract(epoch from {{ interval }}) / 3600 {%- endmacro %}
+
+{# The local time without a zone of a UTC time without a zone; null if the city has neither zone nor offset. #}
+{% macro local_time(utc_time, timezone, utc_offset_s) -%}
+    {% if days() == 'utc' -%} {{ utc_time }} {%- else -%}
+    case
+        when {{ timezone }} is not null then (({{ utc_time }}) at time zone 'UTC') at time zone {{ timezone }}
+        else ({{ utc_time }}) + to_seconds({{ utc_offset_s }})
+    end
+    {%- endif %}
+{%- endmacro %}
+
+{# The start of a local day, as UTC time without a zone. #}
+{% macro start_of_day(date, timezone, utc_offset_s) -%}
+    {% if days() == 'utc' -%} cast({{ date }} as timestamp) {%- else -%}
+    case
+        when {{ timezone }} is not null
+            then (cast({{ date }} as timestamp) at time zone {{ timezone }}) at time zone 'UTC'
+        else cast({{ date }} as timestamp) - to_seconds({{ utc_offset_s }})
+    end
+    {%- endif %}
+{%- endmacro %}
+
+{# The seconds between two times without a zone. #}
+{% macro seconds_between(first, last) -%} (epoch({{ last }}) - epoch({{ first }})) {%- endmacro %}
 
 {# The value in the row with the newest `time`. #}
 {% macro newest(value, time) -%}

@@ -1,22 +1,26 @@
 -- After any number of increments the mart counts exactly the observations in staging, and means are between extremes.
-{% set first = first_value_to_test(ref('weather_daily')) %}
+{% set tested = rows_to_test(ref('weather_daily')) %}
+{% set first = none if tested is not string else first_value_to_test('observation_date') %}
 
 with days as (
-    select * from {{ rows_to_test(ref('weather_daily')) }} as rows_to_test
+    select * from {{ tested }} as rows_to_test
 ),
 
 observed as (
-    select city, {{ utc_date('observation_timestamp') }} as observation_date,
-        count(distinct observation_timestamp) as observations
+    select city, observation_date, count(*) as observations
     from {{ ref('stg_weather') }}
-    {% if first %}where observation_timestamp >= cast('{{ first }}' as timestamp with time zone){% endif %}
-    group by 1, 2
+    where observation_date is not null
+    {% if first %}
+    and observation_date >= '{{ first }}'
+    and {{ within_span(utc('observation_timestamp'), (first, 'infinity'), before='15 hours', kind='timestamp') }}
+    {% endif %}
+    group by city, observation_date
 )
 
 select city, observation_date, 'count' as problem
 from days
 full join observed using (city, observation_date)
-where days.observations is distinct from observed.observations
+where coalesce(days.observations, 0) <> coalesce(observed.observations, 0)
 
 union all
 

@@ -1,14 +1,15 @@
-{{ config(unique_key='run_id') }}
+{{ config(materialized='table') }}
 
 select
     run as run_id,
     started as started_at,
     finished as finished_at,
-    {{ dbt.datediff('started', 'finished', 'second') }} as duration_s,
+    cast(epoch(finished) - epoch(started) as bigint) as duration_s,
     case
         when finished is null then 'interrupted'
-        when error is not null then 'failed'
-        when failed + quarantined > 0 then 'partial'
+        when spooled > 0 and stored + unchanged + failed + quarantined = 0 then 'spooled'
+        when error is not null or (asked > 0 and stored + unchanged + spooled = 0) then 'failed'
+        when failed + quarantined + spooled > 0 then 'partial'
         else 'success'
     end as outcome,
     asked as cities_requested,
@@ -20,5 +21,5 @@ select
     recovered as observations_recovered,
     requests,
     error
-from {{ raw_runs(source('raw', 'ingestion_runs'), watermark('started_at', '2 days')) }} as runs
-order by started_at
+from {{ ref('landing_runs') }}
+order by started

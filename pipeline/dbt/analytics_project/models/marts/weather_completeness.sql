@@ -1,49 +1,73 @@
 {{ config(materialized='view') }}
 
-with cities as (
-    select
-        city,
-        min(first_observation_at) as first_at,
-        max(last_observation_at) as last_at
-    from {{ ref('weather_daily').include(database=false) }}
-    group by city
+with built as (
+    select build_info.built_at, max(times.number) as last_number
+    from {{ ref('build_info').include(database=false) }} as build_info
+    left join {{ ref('scheduled_times').include(database=false) }} as times on times.scheduled_at <= build_info.built_at
+    group by build_info.built_at
 ),
 
--- A city is expected every hour from its first observation to the newest one of any city, but no longer than
--- `inactive_after` past its own last one.
+-- A city is expected from its first scheduled time with an observation on, until it is inactive.
+observed as (
+    select
+        days.city,
+        days.scheduled_date,
+        days.observations,
+        case
+            when days.last_scheduled_at <= built.built_at then len(days.scheduled_times)
+            else len(list_filter(days.scheduled_times, lambda each: each <= built.built_at))
+        end as times_observed,
+        first.number as first_number,
+        least(
+            last.last_active_number,
+            built.last_number,
+            lead(first.number) over (partition by days.city order by days.scheduled_date) - 1
+        ) as last_number
+    from {{ ref('observed_times').include(database=false) }} as days
+    inner join {{ ref('scheduled_times').include(database=false) }} as first
+        on first.scheduled_at = days.first_scheduled_at
+    inner join {{ ref('scheduled_times').include(database=false) }} as last
+        on last.scheduled_at = days.last_scheduled_at
+    cross join built
+),
+
+dates as (
+    select scheduled_date, min(number) as first_number, max(number) as last_number
+    from {{ ref('scheduled_times').include(database=false) }}
+    group by scheduled_date
+),
+
+spans as (
+    select
+        observed.city,
+        observed.first_number,
+        observed.last_number,
+        unnest(generate_series(
+            cast(observed.scheduled_date as timestamp), cast(last.scheduled_date as timestamp), interval '1 day'
+        )) as scheduled_date
+    from observed
+    inner join {{ ref('scheduled_times').include(database=false) }} as last on last.number = observed.last_number
+    where observed.last_number >= observed.first_number
+),
+
 expected as (
     select
-        city,
-        {{ utc_hour('first_at') }} as since,
-        {{ utc_hour("least(max(last_at) over (), last_at + interval '" ~ var('inactive_after') ~ "')") }}
-            + interval '1 hour' as until
-    from cities
-),
-
-calendar as (
-    select city, since, until, {{ each_day(utc_date('since'), utc_date("until - interval '1 hour'")) }} as observation_date
-    from expected
-),
-
-counted as (
-    select
-        city,
-        observation_date,
-        {{ dbt.datediff('greatest(since, ' ~ utc_midnight('observation_date') ~ ')',
-                        'least(until, ' ~ utc_midnight('observation_date') ~ " + interval '24 hours')", 'hour') }}
-            as hours_expected
-    from calendar
+        spans.city,
+        dates.scheduled_date,
+        sum(least(spans.last_number, dates.last_number) - greatest(spans.first_number, dates.first_number) + 1)
+            as times_expected
+    from spans
+    inner join dates on dates.scheduled_date = cast(spans.scheduled_date as date)
+    group by spans.city, dates.scheduled_date
 )
 
 select
-    counted.city,
-    counted.observation_date,
-    counted.hours_expected,
-    coalesce(days.hours_observed, 0) as hours_observed,
-    counted.hours_expected - coalesce(days.hours_observed, 0) as hours_missing,
-    100.0 * coalesce(days.hours_observed, 0) / counted.hours_expected as complete_pct,
-    coalesce(days.observations, 0) as observations,
-    days.longest_gap_h
-from counted
-left join {{ ref('weather_daily').include(database=false) }} as days
-    on days.city = counted.city and days.observation_date = counted.observation_date
+    expected.city,
+    expected.scheduled_date as observation_date,
+    cast(expected.times_expected as bigint) as times_expected,
+    cast(coalesce(observed.times_observed, 0) as bigint) as times_observed,
+    cast(expected.times_expected - coalesce(observed.times_observed, 0) as bigint) as times_missing,
+    100.0 * coalesce(observed.times_observed, 0) / expected.times_expected as complete_pct,
+    coalesce(observed.observations, 0) as observations
+from expected
+left join observed using (city, scheduled_date)

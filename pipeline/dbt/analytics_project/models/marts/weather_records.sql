@@ -1,34 +1,52 @@
 {{ config(materialized='view') }}
 
--- record: column and sort order
+-- record: column without its unit, units, sort order, and the column that must be observed enough
 {% set records = {
-    'hottest day': ('temperature_max_f', 'desc'),
-    'coldest day': ('temperature_min_f', 'asc'),
-    'warmest night': ('temperature_min_f', 'desc'),
-    'coolest day': ('temperature_max_f', 'asc'),
-    'windiest day': ('wind_speed_mean_mph', 'desc'),
-    'strongest wind': ('wind_speed_max_mph', 'desc'),
-    'strongest gust': ('wind_gust_max_mph', 'desc'),
-    'wettest day': ('rain_mm', 'desc'),
-    'snowiest day': ('snow_mm', 'desc'),
+    'hottest day': ('temperature_max', ('f', 'c'), 'desc'),
+    'coldest day': ('temperature_min', ('f', 'c'), 'asc'),
+    'warmest night': ('temperature_min', ('f', 'c'), 'desc'),
+    'coolest day': ('temperature_max', ('f', 'c'), 'asc'),
+    'windiest day': ('wind_speed_mean', ('mph', 'ms'), 'desc'),
+    'strongest wind': ('wind_speed_max', ('mph', 'ms'), 'desc'),
+    'strongest gust': ('wind_gust_max', ('mph', 'ms'), 'desc'),
+    'wettest day': ('rain', ('mm',), 'desc'),
+    'snowiest day': ('snow', ('mm',), 'desc'),
 } %}
 
-with ranked as (
-    {% for record, (column, order) in records.items() %}
+with days as (
+    select
+        *,
+        is_observed_enough and not is_running as is_compared,
+        rain_covered_h >= {{ var('enough_hours_of_a_day') }} and not is_running as is_rain_compared,
+        snow_covered_h >= {{ var('enough_hours_of_a_day') }} and not is_running as is_snow_compared
+    from ({{ days_with_running() }}) as days
+),
+
+ranked as (
+    {% for record, (column, units, order) in records.items() %}
+    {% set compared = "is_" ~ column ~ "_compared" if column in ('rain', 'snow') else "is_compared" %}
     select
         city,
         '{{ record }}' as record,
-        '{{ column.rpartition('_')[2] }}' as unit,
-        {{ column }} as value,
+        {{ column }}_{{ units[0] }} as value,
+        '{{ units[0] }}' as unit,
+        {{ column }}_{{ units[-1] }} as value_metric,
+        '{{ units[-1] }}' as unit_metric,
         observation_date,
-        row_number() over (partition by city order by {{ column }} {{ order }}, observation_date) as place,
-        count(*) over (partition by city) as days_observed
-    from {{ ref('weather_daily').include(database=false) }}
-    where {{ column }} is not null{{ " and " ~ column ~ " > 0" if column in ('rain_mm', 'snow_mm') }}
+        day_zone,
+        {{ compared }} as is_compared,
+        -- Rounded: the last digits of a sum depend on the order of its rows, and of a value on its unit.
+        row_number() over (
+            partition by city order by not {{ compared }}, round({{ column }}_{{ units[0] }}, 6) {{ order }}, observation_date
+        ) as place,
+        count(*) filter (where {{ compared }}) over (partition by city) as days_observed,
+        count(*) filter (where not {{ compared }}) over (partition by city) as days_left_out
+    from days
+    where {{ column }}_{{ units[0] }} is not null{{ " and " ~ column ~ "_mm > 0" if column in ('rain', 'snow') }}
     {{ "union all" if not loop.last }}
     {% endfor %}
 )
 
-select city, record, value, unit, observation_date, days_observed
+select city, record, value, unit, value_metric, unit_metric, observation_date, day_zone, days_observed, days_left_out
 from ranked
-where place = 1
+where place = 1 and is_compared

@@ -1,0 +1,41 @@
+{# The intervals that the readings of rain and snow cover, one row per observation with a reading: from `rain_from` and
+   `snow_from` (null without a reading) to `ended`, in UTC without a zone. A reading covers its window, but not the time
+   that the previous reading covers. #}
+{% macro precipitation_intervals(condition) -%}
+    select
+        *,
+        {% for gauge in ('rain', 'snow') %}
+        case when {{ gauge }}_mm is not null then greatest(
+            ended - to_hours({{ gauge }}_window_h),
+            lag(case when {{ gauge }}_mm is not null then ended end ignore nulls) over (partition by city order by ended)
+        ) end as {{ gauge }}_from{{ "," if not loop.last }}
+        {% endfor %}
+    from (
+        select
+            city,
+            {{ utc('observation_timestamp') }} as ended,
+            rain_mm,
+            rain_window_h,
+            snow_mm,
+            snow_window_h,
+            city_timezone,
+            utc_offset_s,
+            ingested_at
+        from {{ ref('stg_weather') }}
+        where (rain_mm is not null or snow_mm is not null) and {{ condition }}
+    ) as readings
+{%- endmacro %}
+
+{# Sum the readings' shares of a period: an interval's amount is spread evenly over its window. Rounded to OpenWeather's
+   precision: the last digits of a sum depend on the order. #}
+{% macro precipitation_sums(begins, ends) -%}
+    {% for gauge in ('rain', 'snow') %}
+    {% set seconds = "greatest(" ~ seconds_between("greatest(" ~ gauge ~ "_from, " ~ begins ~ ")", "least(ended, " ~ ends ~ ")") ~ ", 0)" %}
+    {% set covered = "sum(" ~ seconds ~ ") filter (where " ~ gauge ~ "_from is not null)" %}
+    case when {{ covered }} > 0
+        then round(sum({{ gauge }}_mm * {{ seconds }} / ({{ gauge }}_window_h * 3600)) filter (where {{ gauge }}_from is not null), 2)
+    end as {{ gauge }}_mm,
+    round(coalesce({{ covered }}, 0) / 3600, 4) as {{ gauge }}_covered_h,
+    {% endfor %}
+    max(ingested_at) as last_ingested_at
+{%- endmacro %}

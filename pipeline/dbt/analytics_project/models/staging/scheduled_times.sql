@@ -1,0 +1,56 @@
+{{ config(materialized='table') }}
+
+{% set build = build_plan('build') %}
+{% set schedule, schedule_source = source('build', 'schedule'), source('build', 'schedule_source') %}
+with observed as (
+    select
+        date_trunc('hour', {{ utc('min(observation_timestamp)') }}) - interval '1 hour' as first_at,
+        date_trunc('hour', {{ utc('max(observation_timestamp)') }}) + interval '2 hours' as last_at
+    from {{ ref('landing_weather') }}
+    where observation_timestamp > timestamp with time zone '1979-01-01 00:00:00+00'
+),
+
+-- Before the first recorded schedule, every hour counts.
+hourly as (
+    select
+        first_at,
+        least(
+            greatest(last_at, {{ utc('built_at') }} + interval '2 hours'),
+            {% if build %}
+            (select {{ utc('min(hourly_before)') }} from {{ schedule_source }})
+                - interval '1 microsecond'
+            {% else %}
+            null
+            {% endif %}
+        ) as last_at
+    from observed
+    cross join {{ ref('build_info') }} as build_info
+),
+
+times as (
+    select unnest(generate_series(first_at, last_at, interval '1 hour')) as time from hourly
+    {% if build %}
+    union all
+    select {{ utc('scheduled_at') }} as time from {{ schedule }}
+    {% endif %}
+),
+
+numbered as (
+    select
+        time,
+        row_number() over (order by time) as number,
+        lead(time) over (order by time) as next_time,
+        -- A city is inactive after this long without an observation.
+        greatest(time + interval '{{ var('inactive_after') }}', lead(time, 3) over (order by time)) as active_until
+    from times
+)
+
+select
+    numbered.time at time zone 'UTC' as scheduled_at,
+    numbered.next_time at time zone 'UTC' as next_scheduled_at,
+    cast(numbered.time as date) as scheduled_date,
+    numbered.number,
+    active.number as last_active_number
+from numbered
+asof left join numbered as active on numbered.active_until >= active.time
+order by numbered.time

@@ -1,0 +1,687 @@
+"""The marts' numbers: the cases of wrong numbers, and random histories compared with a reference in plain Python.
+
+HOMELAB_HISTORIES is the number of random histories, 20 by default; HOMELAB_SEED makes others.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.integration import reference
+from tests.integration.reference import HOUR, Exclusion, Row
+from tests.integration.test_pipeline import Stack
+from tests.integration.test_pipeline import stack as stack
+
+HISTORIES, SEED = int(os.environ.get("HOMELAB_HISTORIES", "20")), int(os.environ.get("HOMELAB_SEED", "1"))
+pytestmark = pytest.mark.timeout(300 + 10 * HISTORIES)
+Connection = psycopg.Connection[Any]
+
+
+def at(text: str) -> int:
+    """Return the seconds of a time such as `2026-03-28 05:59` in UTC."""
+    return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp())
+
+
+def moment(time: int) -> str:
+    """Return a time as the published tables' JSON has it."""
+    return datetime.fromtimestamp(time, UTC).isoformat()
+
+
+def answer(time: int, **parts: Any) -> dict[str, Any]:
+    """Return a response with some weather."""
+    return {"dt": time, "main": {"temp": 50.0, "humidity": 60}, "wind": {"speed": 5, "deg": 200}, **parts}
+
+
+def insert(
+    connection: Connection, city: str, data: dict[str, Any], *, revision: int = 0, ingested_at: datetime | None = None
+) -> Row:
+    """Insert a raw row."""
+    found = connection.execute(
+        "insert into raw.weather_observations (city, units, data, revision, ingested_at) "
+        "values (%s, 'imperial', %s, %s, coalesce(%s, now())) returning id",
+        (city, json.dumps(data), revision, ingested_at),
+    ).fetchone()
+    assert found
+    return Row(found[0], city, revision, data)
+
+
+def as_ingestion(stack: Stack) -> Connection:
+    """Connect with the ingestion's role."""
+    connection: Connection = stack.server.connect(stack.database, "analytics", "analytics")
+    return connection
+
+
+def administrator(stack: Stack) -> Connection:
+    """Connect as the owner of the database."""
+    connection: Connection = stack.server.connect(stack.database)
+    return connection
+
+
+def exclude(connection: Connection, city: str | None, first: int, until: int) -> int:
+    """Exclude observations; return the number of the exclusion."""
+    found = connection.execute(
+        "insert into raw.exclusion_entries (city, first, until, reason, excluded_by) "
+        "values (%s, to_timestamp(%s), to_timestamp(%s), 'a test', 'me') returning id",
+        (city, first, until),
+    ).fetchone()
+    assert found
+    number: int = found[0]
+    return number
+
+
+def revoke(connection: Connection, number: int) -> None:
+    """Revoke an exclusion."""
+    connection.execute(
+        "insert into raw.exclusion_entries (revokes, reason, excluded_by) values (%s, 'a test', 'me')", (number,)
+    )
+
+
+RAIN = {
+    "windows overlap": ([("05:59", {"1h": 2.0}), ("06:01", {"1h": 2.0})], 2.07),
+    "windows overlap for a minute": ([("05:01", {"1h": 3.0}), ("05:59", {"1h": 2.0})], 4.93),
+    "a hole": ([("01:00", {"1h": 2.0}), ("09:00", {"1h": 2.0})], 4.0),
+    "an unknown amount": ([("05:00", {"1h": 2.0}), ("05:30", {"1h": None}), ("06:00", {"1h": 2.0})], 4.0),
+    "an implausible amount": ([("05:00", {"1h": 2.0}), ("05:30", {"1h": -0.1}), ("06:00", {"1h": 2.0})], 4.0),
+    "three hours": ([("02:00", {"1h": 1.0}), ("03:00", {"3h": 6.0})], 3.0),
+    "three hours alone": ([("03:00", {"3h": 6.0})], 6.0),
+    "one hour goes before three": ([("03:00", {"1h": 1.0, "3h": 6.0})], 1.0),
+}
+
+
+def test_rain_is_summed_by_the_intervals_that_readings_cover(stack: Stack) -> None:
+    day = "2026-03-10"
+    with as_ingestion(stack) as connection:
+        for name, (readings, _) in RAIN.items():
+            for clock, rain in readings:
+                insert(connection, name, answer(at(f"{day} {clock}"), rain=rain))
+        insert(connection, "corrected", answer(at(f"{day} 05:00"), rain={"1h": 2.0}))
+        insert(connection, "corrected", answer(at(f"{day} 05:00"), rain={"1h": 3.0}), revision=1)
+        for hour in range(24):
+            insert(connection, "midnight", answer(at(f"{day} 00:00") + hour * HOUR))
+        insert(connection, "midnight", answer(at(f"{day} 00:00") + 24 * HOUR, rain={"1h": 5.0}))
+        for clock in ("05:00", "07:00"):
+            insert(connection, "late", answer(at(f"{day} {clock}"), rain={"1h": 2.0}))
+        insert(connection, "ends at an hour", answer(at(f"{day} 06:00"), snow={"1h": 2.0}))
+    stack.build()
+    with as_ingestion(stack) as connection:
+        insert(connection, "late", answer(at(f"{day} 06:30"), rain={"1h": 1.0}))
+    stack.build()
+    found = {row["city"]: row for row in stack.query(f"from weather_daily where observation_date = '{day}'")}
+    wanted = {name: amount for name, (_, amount) in RAIN.items()}
+    wanted |= {"corrected": 3.0, "midnight": 5.0, "late": 4.0}
+    assert {name: found[name]["rain_mm"] for name in wanted} == wanted
+    assert {name: found[name]["rain_covered_h"] for name in ("a hole", "late", "midnight")} == {
+        "a hole": 2,
+        "late": 2.5,
+        "midnight": 24,
+    }
+    assert (found["ends at an hour"]["rain_mm"], found["ends at an hour"]["snow_mm"]) == (0.0, 2.0)
+    hours = stack.query("select observation_hour, observations, snow_mm from weather_hourly where snow_mm > 0")
+    assert hours == [{"observation_hour": f"{day}T05:00:00+00:00", "observations": 0, "snow_mm": 2.0}]
+
+
+def test_an_implausible_value_becomes_null_and_is_listed(stack: Stack) -> None:
+    time = at("2026-03-10 05:00")
+    with as_ingestion(stack) as connection:
+        insert(connection, "A", answer(time, main={"temp": -459.67, "humidity": 60}))
+        insert(connection, "B", answer(time, rain={"1h": -0.1}, sys={"sunrise": 0, "sunset": 0}))
+        insert(connection, "C", answer(time, wind={"speed": 3, "deg": 20, "gust": None}))
+        insert(connection, "D", answer(0))
+        insert(connection, "E", {"dt": None, "main": {}})
+        insert(
+            connection, "F", answer(time, main={"temp": 50, "humidity": 0}, wind={"speed": -1, "deg": 361, "gust": 999})
+        )
+    report = stack.build()
+    assert (report["status"], report["tests_warned"], report["problems"]) == ("success", 0, [])
+    found = stack.query("select city, column_name, value from observation_issues order by all")
+    assert [(row["city"], row["column_name"], row["value"]) for row in found] == [
+        ("A", "temperature_f", -459.67),
+        ("B", "rain_mm", -0.1),
+        ("D", "observation_timestamp", None),
+        ("E", "observation_timestamp", None),
+        ("F", "wind_direction_deg", 361),
+        ("F", "wind_gust_mph", 999),
+        ("F", "wind_speed_mph", -1),
+    ]
+    rows = {row["city"]: row for row in stack.query("from stg_weather")}
+    assert set(rows) == set("ABCF")
+    assert (rows["A"]["temperature_f"], rows["A"]["dew_point_f"], rows["A"]["humidity_pct"]) == (None, None, 60)
+    assert (rows["B"]["rain_mm"], rows["B"]["temperature_f"], rows["B"]["sunrise_at"]) == (None, 50, None)
+    assert (rows["C"]["wind_gust_mph"], rows["C"]["wind_speed_mph"]) == (None, 3)
+    assert rows["F"]["dew_point_f"] is None
+    assert stack.report()["issues"] == 7
+    status = json.loads(stack.script("pipeline_status.py", "--database", str(stack.published)).stdout)
+    assert (status["published"]["issues"], len(status["issues"])) == (7, 7)
+
+    with as_ingestion(stack) as connection:  # replaced, and excluded
+        insert(connection, "A", answer(time), revision=1)
+        exclude(connection, "F", time, time + 1)
+    stack.build()
+    assert {row["city"] for row in stack.query("from observation_issues")} == {"B", "D", "E"}
+    assert {row["city"] for row in stack.query("from weather_daily")} == set("ABC"), "an excluded day has no row"
+
+
+def add_schedule(stack: Stack, schedule: str, valid_from: str) -> None:
+    """Record a schedule as the ingestion does."""
+    with administrator(stack) as connection:
+        connection.execute("insert into raw.schedules values (%s, %s)", (f"{valid_from}+00", schedule))
+
+
+def completeness(stack: Stack, city: str) -> dict[str, tuple[int, int, int]]:
+    """Return a city's expected, observed and missing times by day."""
+    found = stack.query(f"from weather_completeness where city = '{city}' order by observation_date")
+    return {
+        row["observation_date"]: (row["times_expected"], row["times_observed"], row["times_missing"]) for row in found
+    }
+
+
+def test_completeness_counts_scheduled_times(stack: Stack) -> None:
+    begin = at("2026-03-28 00:00")
+    with as_ingestion(stack) as connection:
+        for hour in range(72):
+            insert(connection, "hourly", answer(begin + hour * HOUR))
+            insert(connection, "early", answer(begin + hour * HOUR - hour % 60))
+        for hour in range(69, 72):
+            insert(connection, "A", answer(begin + hour * HOUR))
+        insert(connection, "ahead", answer(begin + 71 * HOUR + int(23.9 * HOUR)))
+        insert(connection, "tie", answer(begin + 30 * 60))
+        insert(connection, "tie", answer(begin + 31 * 60))
+        insert(connection, "unchanged", answer(begin))
+        insert(connection, "unchanged", answer(begin + 2 * HOUR))
+    stack.build("--as-of", "2026-03-30 23:30+00:00")
+    whole = {f"2026-03-{day}": (24, 24, 0) for day in (28, 29, 30)}
+    assert completeness(stack, "hourly") == whole
+    assert completeness(stack, "early") == whole
+    assert completeness(stack, "A") == {"2026-03-30": (3, 3, 0)}
+    assert completeness(stack, "ahead") == {}
+    assert completeness(stack, "tie")["2026-03-28"] == (23, 1, 22)
+    assert completeness(stack, "unchanged")["2026-03-28"] == (24, 2, 22)
+
+
+def test_completeness_expects_the_schedule_that_was_in_force(stack: Stack) -> None:
+    add_schedule(stack, "@daily", "2026-03-01 00:00")
+    add_schedule(stack, "*/5 6-8 * * 1", "2026-03-20 12:00")  # Mondays; every 10 minutes count
+    add_schedule(stack, "@hourly", "2026-04-01 12:00")
+    with as_ingestion(stack) as connection:
+        for hour in range(22, 24):  # backfilled: before the first schedule
+            insert(connection, "A", answer(at("2026-02-28 00:00") + hour * HOUR))
+        for day in range(20):
+            insert(connection, "A", answer(at("2026-03-01 00:00") + day * 24 * HOUR - 300))
+        for minute in range(0, 180, 5):
+            insert(connection, "A", answer(at("2026-03-23 06:00") + minute * 60))
+        for hour in range(13, 24):
+            insert(connection, "A", answer(at("2026-04-01 00:00") + hour * HOUR))
+    stack.build("--as-of", "2026-04-01 23:30+00:00")
+    assert completeness(stack, "A") == {
+        "2026-02-28": (2, 2, 0),
+        **{f"2026-03-{day:02}": (1, 1, 0) for day in range(1, 21)},
+        "2026-03-23": (18, 18, 0),
+        "2026-03-30": (18, 0, 18),
+        "2026-04-01": (11, 11, 0),
+    }
+
+
+def test_a_city_is_inactive_after_a_week_also_in_the_middle(stack: Stack) -> None:
+    with as_ingestion(stack) as connection:
+        for time in ("2026-03-01 12:00", "2026-03-20 12:00"):
+            insert(connection, "A", answer(at(time)))
+    stack.build("--as-of", "2026-03-20 12:30+00:00")
+    found = completeness(stack, "A")
+    assert sum(expected for expected, _, _ in found.values()) == 1 + 7 * 24 + 1
+    assert list(found)[-2:] == ["2026-03-08", "2026-03-20"]
+
+
+def test_means_are_means_of_hours_and_directions_of_vectors(stack: Stack) -> None:
+    begin = at("2026-03-10 00:00")
+    with as_ingestion(stack) as connection:
+        for hour in range(24):
+            insert(connection, "often", answer(begin + hour * HOUR, main={"temp": 32}))
+        for minute in range(1, 60):
+            insert(connection, "often", answer(begin + 23 * HOUR + minute * 60, main={"temp": 86}))
+        for number, (speed, degrees) in enumerate(((5, 350), (9, 20), (0, 180), (5, None))):
+            insert(connection, "wind", answer(begin + number * 600, wind={"speed": speed, "deg": degrees}))
+        for number, degrees in enumerate((0, 180)):
+            insert(connection, "opposite", answer(begin + number * 600, wind={"speed": 5, "deg": degrees}))
+    stack.build()
+    days = {row["city"]: row for row in stack.query("from weather_daily")}
+    assert days["often"]["temperature_mean_f"] == pytest.approx((23 * 32 + (32 + 59 * 86) / 60) / 24)
+    assert days["often"]["temperature_mean_c"] == pytest.approx((days["often"]["temperature_mean_f"] - 32) / 1.8)
+    assert days["wind"]["wind_direction_mean_deg"] == pytest.approx(5)
+    assert days["wind"]["wind_speed_mean_ms"] == pytest.approx(19 / 4 * 0.44704)
+    assert days["opposite"]["wind_direction_mean_deg"] is None
+    assert days["wind"]["dew_point_mean_f"] == pytest.approx(36.6, abs=0.1)
+
+
+def test_records_and_months_compare_only_days_that_were_observed_enough(stack: Stack) -> None:
+    with as_ingestion(stack) as connection:
+        for day in ("2025-07-01", "2026-07-01", "2026-07-02"):
+            for hour in range(24):
+                temperature = 70 + (8 if day > "2026" else 0) + hour % 12
+                data = answer(at(f"{day} 00:00") + hour * HOUR, main={"temp": temperature}, rain={"1h": 1.0})
+                insert(connection, "A", data)
+        insert(connection, "A", answer(at("2026-07-03 00:00"), main={"temp": 80}, rain={"1h": 1.0}))
+        insert(connection, "A", answer(at("2026-07-03 14:00"), main={"temp": 62}))
+        for hour in range(12):  # the running day
+            insert(connection, "A", answer(at("2026-07-04 00:00") + hour * HOUR, main={"temp": 150}))
+    stack.build("--as-of", "2026-07-04 12:00+00:00")
+    found = {row["record"]: row for row in stack.query("from weather_records")}
+    assert (found["warmest night"]["value"], found["warmest night"]["observation_date"]) == (78, "2026-07-01")
+    assert (found["coolest day"]["value"], found["coolest day"]["observation_date"]) == (81, "2025-07-01")
+    assert (found["hottest day"]["value"], found["hottest day"]["value_metric"]) == (89, pytest.approx(57 / 1.8))
+    assert (found["hottest day"]["days_observed"], found["hottest day"]["days_left_out"]) == (3, 1)
+    (month,) = stack.query("from weather_month_to_date")
+    assert (month["through"], month["days_observed"], month["days_compared"], month["days_earlier"]) == (
+        "2026-07-02",
+        2,
+        1,
+        1,
+    )
+    assert (month["temperature_difference_f"], month["earlier_years"]) == (8, 1)
+    assert (month["rain_mm"], month["rain_compared_mm"], month["rain_mean_earlier_mm"]) == (48, 24, 23)
+
+
+def test_cities_are_described_by_their_newest_observation(stack: Stack) -> None:
+    with as_ingestion(stack) as connection:
+        insert(connection, "A", answer(at("2026-03-10 12:00"), name="New Name"))
+        insert(connection, "B", answer(at("2026-03-10 12:00"), name="One"))
+    stack.build()
+    with as_ingestion(stack) as connection:
+        insert(connection, "A", answer(at("2019-03-10 12:00"), name="Old Name"))
+        for clock, name in (("13:00", "Two"), ("14:00", "Three"), ("15:00", "One")):  # between two builds
+            insert(connection, "B", answer(at(f"2026-03-10 {clock}"), name=name))
+        insert(connection, "B", answer(at("2026-03-10 16:00")))  # the history API returns no name
+    stack.build()
+    assert {row["city"]: row["place_name"] for row in stack.query("from cities")} == {"A": "New Name", "B": "One"}
+    versions = stack.query("select place_name from city_history where city = 'B' order by valid_from")
+    assert [row["place_name"] for row in versions] == ["One", "Two", "Three", "One"]
+
+
+RUNS = {  # asked, stored, unchanged, failed, quarantined, spooled, error
+    "success": (2, 1, 1, 0, 0, 0, None),
+    "partial": (2, 1, 0, 1, 0, 0, None),
+    "failed": (2, 0, 0, 2, 0, 0, None),
+    "spooled": (2, 0, 0, 0, 0, 2, None),
+}
+
+
+def test_runs_are_failed_if_nothing_was_stored_and_spooled_if_everything_waits(stack: Stack) -> None:
+    with as_ingestion(stack) as connection:
+        for number, (asked, stored, unchanged, failed, quarantined, spooled, error) in enumerate(RUNS.values()):
+            started = datetime.now(UTC) - timedelta(days=70 - 20 * number)
+            run = connection.execute(
+                "insert into raw.ingestion_starts values (gen_random_uuid(), %s) returning run", (started,)
+            ).fetchone()
+            assert run
+            connection.execute(
+                "insert into raw.ingestion_ends values (%s, %s, %s, %s, %s, %s, %s, %s, 0, 0, %s)",
+                (run[0], started, asked, stored, unchanged, failed, quarantined, spooled, error),
+            )
+    stack.build()
+    outcomes = [row["outcome"] for row in stack.query("from pipeline_runs order by started_at")]
+    assert outcomes == list(RUNS)
+    with administrator(stack) as connection:  # as the retention does
+        connection.execute("delete from raw.ingestion_starts where started < now() - interval '35 days'")
+    stack.build("--full-refresh")
+    assert [row["outcome"] for row in stack.query("from pipeline_runs order by started_at")] == outcomes
+
+
+def days_of(stack: Stack) -> list[tuple[str, str, int]]:
+    """Return the days with their observations."""
+    found = stack.query("select city, observation_date, observations from weather_daily order by all")
+    return [(row["city"], row["observation_date"], row["observations"]) for row in found]
+
+
+def test_rows_land_whatever_the_clocks_say_and_when_they_commit(stack: Stack) -> None:
+    time, now = at("2026-03-10 12:00"), datetime.now(UTC)
+    with as_ingestion(stack) as late, late.transaction():
+        insert(late, "late", answer(time))
+        with as_ingestion(stack) as connection:
+            insert(connection, "A", answer(time), ingested_at=now + timedelta(hours=26))
+        for number in range(2):
+            report = stack.build()
+            assert report["held_back"] is not None, "the landing waits for the open transaction"
+            assert days_of(stack) == [("A", "2026-03-10", 1)]
+            held = stack.report()["held_back"]
+            assert (held is None) == (number == 0), "reported if it was open at the previous build"
+    with as_ingestion(stack) as connection:
+        insert(connection, "A", answer(time + 60))
+        insert(connection, "A", answer(time + 120), ingested_at=now - timedelta(hours=1))
+    report = stack.build()
+    assert (report["full_refresh"], report["held_back"], report["months_landed_again"]) == (False, None, [])
+    assert days_of(stack) == [("A", "2026-03-10", 3), ("late", "2026-03-10", 1)]
+    assert stack.report()["held_back"] is None
+    assert stack.query("select count(*) as n, count(distinct id) as ids from landing_weather") == [{"n": 4, "ids": 4}]
+
+
+def test_deleted_rows_disappear_and_dropped_months_stay(stack: Stack) -> None:
+    month = datetime.now(UTC).replace(day=1, hour=12, minute=0)
+    older = (month - timedelta(days=15)).replace(hour=12)
+    with administrator(stack) as connection:
+        connection.execute(
+            "create table raw.before partition of raw.weather_observations for values from (minvalue) "
+            f"to ('{month:%Y-%m-%d} 00:00+00')".encode()
+        )
+        insert(connection, "dropped", answer(at("2026-03-10 12:00")), ingested_at=older)
+        for city in ("deleted", "kept"):
+            insert(connection, city, answer(at("2026-03-10 12:00")))
+    stack.build()
+    with administrator(stack) as connection:
+        connection.execute("drop table raw.before")
+        connection.execute("insert into raw.dropped_months values (%s)", (older.replace(day=1),))
+        connection.execute("delete from raw.weather_observations where city = 'deleted'")
+    report = stack.build()
+    assert report["months_landed_again"] == [f"{month:%Y-%m}"]
+    for options in ((), ("--full-refresh",)):
+        stack.build(*options)
+        assert [city for city, _, _ in days_of(stack)] == ["dropped", "kept"]
+    with administrator(stack) as connection:  # restored by hand, with the old transaction's id
+        connection.execute(
+            "insert into raw.weather_observations (city, data, inserted_xid) select 'again', data, inserted_xid "
+            "from raw.weather_observations limit 1"
+        )
+    assert stack.build()["months_landed_again"] == [f"{month:%Y-%m}"]
+    assert [city for city, _, _ in days_of(stack)] == ["again", "dropped", "kept"]
+
+
+def test_a_restored_database_is_landed_again(stack: Stack) -> None:
+    with as_ingestion(stack) as connection:
+        for number in range(3):
+            insert(connection, "A", answer(at("2026-03-10 12:00") + number * HOUR))
+    stack.build()
+    changes: Sequence[tuple[str, str]] = (
+        ("another cluster", "update landing.source_state set cluster = '1/1/1'"),
+        ("an older backup", "update landing.source_state set landed_before = landed_before + 1000000"),
+    )
+    for name, sql in changes:
+        stack.script_of("import duckdb, sys; duckdb.connect(sys.argv[1]).execute(sys.argv[2])", sql)
+        with administrator(stack) as connection:
+            connection.execute(
+                "delete from raw.weather_observations where id = (select max(id) from raw.weather_observations)"
+            )
+        assert stack.build()["full_refresh"] is True, name
+    assert days_of(stack) == [("A", "2026-03-10", 1)]
+    assert stack.build()["full_refresh"] is False
+
+
+def test_a_difference_that_remains_fails_the_build(stack: Stack) -> None:
+    with as_ingestion(stack) as connection:
+        insert(connection, "A", answer(at("2026-03-10 12:00")))
+    stack.build()
+    before = stack.published.resolve()
+    with as_ingestion(stack) as connection:
+        insert(connection, "A", answer(at("2026-03-10 13:00")))
+    # A row that was landed, but does not exist: its month differs, and below the watermark nothing is read again.
+    stack.script_of(
+        "import duckdb, sys; duckdb.connect(sys.argv[1]).execute(sys.argv[2])",
+        "update landing.raw_counts set rows = rows + 1; "
+        "insert into landing.landing_weather by name select * replace (id + 1000 as id) from landing.landing_weather",
+    )
+    report = stack.build(expect=1)
+    assert "homelab pipeline rebuild" in report["problems"][-1]["message"]
+    assert stack.published.resolve() == before
+    stack.build("--full-refresh")
+    assert days_of(stack) == [("A", "2026-03-10", 2)]
+
+
+ZONES = """
+import duckdb, json, sys
+found = {}
+for zone in ("UTC", "Europe/Berlin", "America/St_Johns", "Asia/Kathmandu", "Pacific/Apia"):
+    connection = duckdb.connect(sys.argv[1], read_only=True)
+    connection.execute(f"set TimeZone = '{zone}'")
+    for schema, name in connection.execute("select table_schema, table_name from information_schema.tables").fetchall():
+        columns = connection.execute(f'describe "{schema}"."{name}"').fetchall()
+        exact = ", ".join(
+            f'epoch_us("{column}")' if kind == "TIMESTAMP WITH TIME ZONE" else f'"{column}"::varchar'
+            if "[]" not in kind else f'list_transform("{column}", lambda x: epoch_us(x::timestamptz))::varchar'
+            for column, kind, *_ in columns
+        )
+        rows = connection.execute(f'select {exact} from "{schema}"."{name}" order by all').fetchall()
+        found.setdefault(f"{schema}.{name}", []).append(str(rows))
+    connection.close()
+print(json.dumps({name: len(set(answers)) for name, answers in found.items()}))
+"""
+
+
+def test_every_relation_answers_the_same_in_five_time_zones(stack: Stack) -> None:
+    with as_ingestion(stack) as connection:
+        for hour in range(72):
+            insert(connection, "dst", answer(at("2026-03-28 00:00") + hour * HOUR, rain={"1h": hour % 3}, name="A"))
+            insert(connection, "dst", answer(at("2025-10-25 00:00") + hour * HOUR, rain={"1h": hour % 3}, name="B"))
+        insert(connection, "dst", answer(at("2026-03-28 00:30"), main={"temp": 999}))
+        exclude(connection, "dst", at("2026-03-28 05:00"), at("2026-03-28 06:00"))
+    stack.build()
+    answers = json.loads(stack.script_of(ZONES, path=str(stack.published)).splitlines()[-1])
+    assert len(answers) > 20
+    assert {name for name, versions in answers.items() if versions != 1} == set()
+    assert completeness(stack, "dst")["2026-03-29"] == (24, 24, 0)
+
+
+def test_local_days(stack: Stack) -> None:
+    begin = at("2026-03-28 00:00")
+    with administrator(stack) as connection:
+        connection.execute("insert into raw.city_settings values ('Berlin', 'Europe/Berlin'), ('wrong', 'No/Where')")
+        for hour in range(72):
+            rain = {"1h": hour % 5}
+            insert(connection, "Berlin", answer(begin + hour * HOUR, rain=rain, timezone=-36000))
+            insert(connection, "offset", answer(begin + hour * HOUR, rain=rain, timezone=20700))
+        insert(connection, "wrong", answer(begin))
+    stack.build(WEATHER_DAYS="local")
+    rows = [row for row in raw_rows(stack) if row.city != "wrong"]
+    with administrator(stack) as connection:
+        rows.append(insert(connection, "Berlin", answer(begin + 30 * 60, rain={"3h": 9.0})))
+    assert stack.build(WEATHER_DAYS="local")["full_refresh"] is False
+    zones = {"Berlin": "Europe/Berlin", "offset": "Asia/Kathmandu"}
+    for city, zone in zones.items():
+        check_days(stack, reference.counted(rows, [], zone)[city], city)
+    found = stack.query("select distinct city, day_zone from weather_daily order by all")
+    assert found == [{"city": "Berlin", "day_zone": "Europe/Berlin"}, {"city": "offset", "day_zone": "+05:45"}]
+    assert stack.query("select city, column_name from observation_issues") == [
+        {"city": "wrong", "column_name": "observation_date"}
+    ]
+    report = stack.build()
+    assert report["full_refresh"] is True, "a change of the days builds everything again"
+
+
+def raw_rows(stack: Stack) -> list[Row]:
+    """Return the raw rows."""
+    with administrator(stack) as connection:
+        found = connection.execute("select id, city, revision, data from raw.weather_observations").fetchall()
+    return [Row(*row) for row in found]
+
+
+def same(found: Mapping[str, Any], wanted: Mapping[str, Any], where: object) -> None:
+    """Compare values with a reference."""
+    for name, value in wanted.items():
+        if name == "wind_direction_mean_deg" and None not in (value, found[name]):
+            assert math.cos(math.radians(value - found[name])) == pytest.approx(1), (where, name, found[name], value)
+        elif isinstance(value, float):
+            tolerance = 0.0101 if name.endswith("_mm") else 1e-6  # rounded to 0.01 mm, on either side of a half
+            assert found[name] == pytest.approx(value, rel=1e-9, abs=tolerance), (where, name)
+        else:
+            assert found[name] == value, (where, name, found[name], value)
+
+
+def check_days(stack: Stack, city: reference.City, name: str) -> None:
+    """Compare a city's days with the reference."""
+    days = reference.daily(city)
+    found = {row["observation_date"]: row for row in stack.query(f"from weather_daily where city = '{name}'")}
+    assert set(found) == set(days), name
+    for day, values in days.items():
+        same(found[day], values, (name, day))
+
+
+@dataclass
+class History:
+    """A random history of several cities: all raw rows and exclusions that PostgreSQL has."""
+
+    stack: Stack
+    chance: random.Random
+    rows: list[Row] = field(default_factory=list)
+    exclusions: dict[int, Exclusion] = field(default_factory=dict)
+    now: datetime = datetime(2026, 3, 29, 12, tzinfo=UTC)
+
+    def response(self, time: int) -> dict[str, Any]:
+        """Return random weather, with the odd implausible, null or missing value."""
+        chance = self.chance
+        data = answer(
+            time,
+            main={"temp": round(chance.uniform(-20, 100), 2), "humidity": chance.choice((0, 30, 60, 100))},
+            wind={"speed": chance.choice((0, 3, 7.5)), "deg": chance.choice((0, 90, 200, 350, None))},
+            name=chance.choice(("North", "North", "North", "South", None)),
+        )
+        if chance.random() < 0.05:
+            data["main"]["temp"] = chance.choice((-459.67, 999, None))
+        for gauge in ("rain", "snow"):
+            if chance.random() < 0.5:
+                amount = chance.choice((0.5, 1, 2.25, None, -1, 4))
+                data[gauge] = {chance.choice(("1h", "1h", "3h")): amount}
+        return data
+
+    def time(self) -> int:
+        """Return a random time of some days, often a full hour, or one that exists already."""
+        chance = self.chance
+        if self.rows and chance.random() < 0.2:
+            return chance.choice(self.rows).time
+        hours = int(self.now.timestamp()) // HOUR - chance.choice((1, 3, 24, 24, 24, 400))
+        return (hours + chance.randrange(24)) * HOUR + chance.choice((0, 0, 0, 1800, chance.randrange(3600)))
+
+    def clock(self) -> datetime | None:
+        """Return the right time, or a wrong one."""
+        wrong = self.chance.choice((None, None, None, -400, -26, 26, 800))
+        return None if wrong is None else datetime.now(UTC) + timedelta(hours=wrong)
+
+    def insert(self, connection: Connection, city: str) -> list[Row]:
+        """Insert rows of a city: new ones, repeated ones, replacements."""
+        found = []
+        for _ in range(self.chance.randrange(12)):
+            data = self.response(self.time())
+            own = [row for row in self.rows + found if row.city == city and row.time == data["dt"]]
+            revision = max((row.revision for row in own), default=-1) + 1 if self.chance.random() < 0.7 else 0
+            found.append(insert(connection, city, data, revision=revision, ingested_at=self.clock()))
+        return found
+
+    def change(self, connection: Connection, cities: Sequence[str]) -> None:
+        """Exclude, include, and delete some rows."""
+        for city in cities:
+            if self.chance.random() < 0.3:
+                first = self.time()
+                exclusion = Exclusion(city, first, first + self.chance.choice((1, HOUR, 30 * HOUR)))
+                number = exclude(connection, exclusion.city, exclusion.first, exclusion.until)
+                self.exclusions[number] = exclusion
+        for number in list(self.exclusions):
+            if self.chance.random() < 0.2:
+                revoke(connection, number)
+                del self.exclusions[number]
+        for row in list(self.rows):
+            if self.chance.random() < 0.01:
+                connection.execute("delete from raw.weather_observations where id = %s", (row.id,))
+                self.rows.remove(row)
+
+    def check(self) -> None:
+        """Compare all marts with the reference."""
+        stack, as_of = self.stack, int(self.now.timestamp())
+        today = self.now.strftime("%Y-%m-%d")
+        hours, days, expected, issues, places = (
+            _by_city(stack.query(f"from {name}"))
+            for name in (
+                "weather_hourly",
+                "weather_daily",
+                "weather_completeness",
+                "observation_issues",
+                "city_history",
+            )
+        )
+        records, months = (
+            _by_city(stack.query(f"from {name}")) for name in ("weather_records", "weather_month_to_date")
+        )
+        cities = reference.counted(self.rows, list(self.exclusions.values()))
+        times = [row.time for city in cities.values() for row in city.rows]
+        schedule = list(range(min(times) // HOUR * HOUR, max(max(times), as_of) + 3 * HOUR, HOUR))
+        assert set(days) == set(cities)
+        for name, city in cities.items():
+            wanted = reference.hourly(city)
+            found = {row["observation_hour"]: row for row in hours[name]}
+            assert set(found) == {moment(hour) for hour in wanted}, name
+            for hour, values in wanted.items():
+                same(found[moment(hour)], values, (name, moment(hour)))
+            by_day = reference.daily(city)
+            assert {row["observation_date"] for row in days[name]} == set(by_day), name
+            for row in days[name]:
+                same(row, by_day[row["observation_date"]], (name, row["observation_date"]))
+            assert {
+                row["observation_date"]: (row["times_expected"], row["times_observed"])
+                for row in expected.get(name, [])
+            } == reference.completeness(city, schedule, as_of), name
+            assert {(at(row["observation_timestamp"][:19]), row["column_name"]) for row in issues.get(name, [])} == (
+                reference.issues(city)
+            ), name
+            assert [
+                (row["place_name"], at(row["valid_from"][:19]))
+                for row in sorted(places[name], key=lambda row: str(row["valid_from"]))
+            ] == reference.places(city), name
+            best = reference.records(by_day, today)
+            kept = {row["record"]: row for row in records.get(name, [])}
+            assert {record for record in kept if record in ("hottest day", "wettest day")} == {
+                record for record in best if record in ("hottest day", "wettest day")
+            }
+            for record, (value, day) in best.items():
+                assert (kept[record]["value"], kept[record]["observation_date"]) == (pytest.approx(value), day), name
+            month = reference.month_to_date(by_day, today)
+            assert (month is None) == (name not in months), name
+            if month:
+                same(months[name][0], month, name)
+
+
+def _by_city(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(row["city"], []).append(row)
+    return found
+
+
+def test_random_histories_equal_the_reference_and_a_rebuild(stack: Stack) -> None:
+    """Each city is a history of its own; all of them share the builds."""
+    history = History(stack, random.Random(SEED))  # noqa: S311 - not for secrets
+    cities = [f"History {number}" for number in range(HISTORIES)]
+    with administrator(stack) as connection:
+        connection.execute(
+            "create table raw.before partition of raw.weather_observations for values from (minvalue) "
+            f"to ('{datetime.now(UTC):%Y-%m-01} 00:00+00')".encode()
+        )
+        for city in cities[::2]:  # a whole time of complete days, for records and months
+            for hour in range(60):
+                history.rows.append(insert(connection, city, history.response(at("2026-03-26 00:00") + hour * HOUR)))
+                history.rows.append(insert(connection, city, history.response(at("2025-03-26 00:00") + hour * HOUR)))
+    for number in range(4):
+        with administrator(stack) as connection:
+            for city in cities:
+                history.rows += history.insert(connection, city)
+            history.change(connection, cities)
+        with administrator(stack) as late, late.transaction():
+            written = [row for city in cities[number::4] for row in history.insert(late, city)]
+            stack.build("--as-of", history.now.isoformat())
+        history.rows += written  # committed after the build
+        history.now += timedelta(hours=history.chance.choice((0, 1, 5)))
+        report = stack.build("--as-of", history.now.isoformat())
+        assert report["full_refresh"] is False
+        assert report["tests_warned"] == 0
+        history.check()
+    increments = [stack.query(f"from {name} order by all") for name in ("weather_hourly", "weather_daily")]
+    stack.build("--full-refresh", "--as-of", history.now.isoformat())
+    history.check()
+    rebuilt = [stack.query(f"from {name} order by all") for name in ("weather_hourly", "weather_daily")]
+    for before, after in zip(increments, rebuilt, strict=True):
+        assert len(before) == len(after)
+        for old, new in zip(before, after, strict=True):
+            same(new, old, (old["city"],))
