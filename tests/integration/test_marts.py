@@ -92,8 +92,9 @@ def convert(rows: pd.DataFrame) -> pd.DataFrame:
             "temperature": measured["temp"],
             "humidity": measured["humid"],
             "pressure": measured["pressure"],
-            "wind": measured["wind_speed"].map(lambda mph: round(mph, 2)),
-            "gust": measured["wind_gust"].map(lambda mph: round(mph, 2)),
+            # One row has 1,048 mph, which the models leave out as implausible.
+            "wind": measured["wind_speed"].map(lambda mph: round(mph, 2)).where(lambda mph: mph <= 260),
+            "gust": measured["wind_gust"].map(lambda mph: round(mph, 2)).where(lambda mph: mph <= 320),
             "direction": measured["wind_dir"],
             "visibility": measured["visib"].map(lambda miles: min(10_000, round(miles * 1609.344))),
             "rain": precipitation.where(~freezing, 0.0),

@@ -40,8 +40,12 @@ numbered as (
         time,
         row_number() over (order by time) as number,
         lead(time) over (order by time) as next_time,
-        -- A city is inactive after this long without an observation.
-        greatest(time + interval '{{ var('inactive_after') }}', lead(time, 3) over (order by time)) as active_until
+        lead(time, 3) over (order by time) as third_time,
+        -- With an ASOF join instead, DuckDB may compare each time with every other: 120,000 in thirteen years.
+        max(time) over (
+            order by time
+            range between current row and interval '{{ var('inactive_after') }}' following
+        ) as last_within
     from times
 )
 
@@ -50,7 +54,8 @@ select
     numbered.next_time at time zone 'UTC' as next_scheduled_at,
     cast(numbered.time as date) as scheduled_date,
     numbered.number,
+    -- A city is inactive after this long, and after three times, without an observation.
     active.number as last_active_number
 from numbered
-asof left join numbered as active on numbered.active_until >= active.time
+inner join numbered as active on active.time = greatest(numbered.last_within, numbered.third_time)
 order by numbered.time
