@@ -40,7 +40,7 @@ def run_all_or_raise(work: Mapping[str, Callable[[], T]], noun: str = "container
             raise failure
     if failures:
         raise HomelabError(
-            f"{len(failures)} of {len(work)} {noun} failed",
+            f"Cannot complete the work on {len(failures)} of {len(work)} {noun}",
             "\n\n".join(str(failure) for failure in failures),
             "The work on the others is complete. Run the same command again to continue.",
         )

@@ -53,7 +53,7 @@ def run_pipeline(session: Session) -> Run:
     run = Run(run_id, state, time.monotonic() - started, tasks)
     if state != "success":
         raise HomelabError(
-            f"The pipeline run ended as {state}",
+            f"Cannot complete the pipeline run: it ended as {state}",
             str(run),
             f"See the task's log in Airflow's web UI, {ui(container)}, user admin.",
         )
@@ -110,7 +110,7 @@ def _wait(host: Host, run_id: str, dbt: Callable[[], str], report: Callable[[str
     while (state := host.run(query).text) not in ("success", "failed"):
         if time.monotonic() > deadline:
             raise HomelabError(
-                "The pipeline run did not end in time",
+                "Cannot wait longer for the pipeline run: it has not ended",
                 f"It is {state or 'missing'} after {_DEADLINE} s.",
                 "See `homelab status`, and the run in Airflow's web UI.",
             )

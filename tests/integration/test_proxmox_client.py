@@ -272,7 +272,7 @@ def test_failed_create_shows_the_end_of_its_log(site: Site) -> None:
     site.pve.add_ceph_storage("ceph")
     site.pve.ceph["down"] = True
     site.overlaid("defaults: {storage: ceph}")
-    with pytest.raises(HomelabError, match="3 of 3 containers failed") as caught:
+    with pytest.raises(HomelabError, match="Cannot complete the work on 3 of 3 containers") as caught:
         site.up()
     assert "rbd error" in caught.value.details
     assert "TASK ERROR: unable to create CT 167" in caught.value.details
