@@ -50,8 +50,33 @@
     {%- endif %}
 {%- endmacro %}
 
-{# The seconds between two times without a zone. #}
-{% macro seconds_between(first, last) -%} (epoch({{ last }}) - epoch({{ first }})) {%- endmacro %}
+{# The seconds between two times of the same type. #}
+{% macro seconds_between(first, last) -%}
+    {{ return(adapter.dispatch('seconds_between')(first, last)) }}
+{%- endmacro %}
+{% macro duckdb__seconds_between(first, last) -%} (epoch({{ last }}) - epoch({{ first }})) {%- endmacro %}
+
+{# One row for each time from `first` to `last`, both without a zone and included. #}
+{% macro each_time(first, last, step) -%}
+    {{ return(adapter.dispatch('each_time')(first, last, step)) }}
+{%- endmacro %}
+{% macro duckdb__each_time(first, last, step) -%}
+    unnest(generate_series({{ first }}, {{ last }}, interval '{{ step }}'))
+{%- endmacro %}
+
+{# Aggregate the different values to a sorted list. #}
+{% macro sorted_list(value) -%}
+    {{ return(adapter.dispatch('sorted_list')(value)) }}
+{%- endmacro %}
+{% macro duckdb__sorted_list(value) -%} list_sort(list_distinct(list({{ value }}))) {%- endmacro %}
+
+{# The number of a list's elements, all or those up to a limit. #}
+{% macro length_of(list, until=none) -%}
+    {{ return(adapter.dispatch('length_of')(list, until)) }}
+{%- endmacro %}
+{% macro duckdb__length_of(list, until) -%}
+    len({% if until %}list_filter({{ list }}, lambda each: each <= {{ until }}){% else %}{{ list }}{% endif %})
+{%- endmacro %}
 
 {# The value in the row with the newest `time`. #}
 {% macro newest(value, time) -%}

@@ -5,10 +5,10 @@
 {% set before, after = ('3 hours', '0 hours') if days() == 'utc' else ('15 hours', '14 hours') %}
 select distinct
     city,
-    cast(unnest(generate_series(
-        date_trunc('day', {{ utc('observation_timestamp') }} - interval '{{ before }}'),
-        date_trunc('day', {{ utc('observation_timestamp') }} + interval '{{ after }}'),
-        interval '1 day'
-    )) as date) as observation_date
+    cast({{ each_time(
+        "date_trunc('day', " ~ utc('observation_timestamp') ~ " - interval '" ~ before ~ "')",
+        "date_trunc('day', " ~ utc('observation_timestamp') ~ " + interval '" ~ after ~ "')",
+        '1 day'
+    ) }} as date) as observation_date
 from {{ ref('changed_observations').include(database=false) }}
 where observation_timestamp is not null

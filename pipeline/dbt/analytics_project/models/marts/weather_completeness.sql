@@ -14,8 +14,8 @@ observed as (
         days.scheduled_date,
         days.observations,
         case
-            when days.last_scheduled_at <= built.built_at then len(days.scheduled_times)
-            else len(list_filter(days.scheduled_times, lambda each: each <= built.built_at))
+            when days.last_scheduled_at <= built.built_at then {{ length_of('days.scheduled_times') }}
+            else {{ length_of('days.scheduled_times', until='built.built_at') }}
         end as times_observed,
         first.number as first_number,
         least(
@@ -42,9 +42,9 @@ spans as (
         observed.city,
         observed.first_number,
         observed.last_number,
-        unnest(generate_series(
-            cast(observed.scheduled_date as timestamp), cast(last.scheduled_date as timestamp), interval '1 day'
-        )) as scheduled_date
+        {{ each_time(
+            'cast(observed.scheduled_date as timestamp)', 'cast(last.scheduled_date as timestamp)', '1 day'
+        ) }} as scheduled_date
     from observed
     inner join {{ ref('scheduled_times').include(database=false) }} as last on last.number = observed.last_number
     where observed.last_number >= observed.first_number

@@ -50,7 +50,7 @@ precipitation as (
     select
         city,
         observation_date,
-        {{ day_zone('any_value(city_timezone)', 'arg_max(utc_offset_s, ended)') }} as zone,
+        {{ day_zone('any_value(city_timezone)', newest('utc_offset_s', 'ended')) }} as zone,
         {{ precipitation_sums('begins', 'ends') }}
     from parts
     group by city, observation_date
@@ -93,9 +93,10 @@ means as (
 with_gaps as (
     select
         *,
-        epoch(observation_timestamp) - epoch(lag(observation_timestamp) over (
-            partition by city, observation_date order by observation_timestamp
-        )) as gap_s
+        {{ seconds_between(
+            'lag(observation_timestamp) over (partition by city, observation_date order by observation_timestamp)',
+            'observation_timestamp'
+        ) }} as gap_s
     from observations
 ),
 

@@ -18,9 +18,11 @@ intervals as (
 ),
 
 parts as (
-    select *, unnest(generate_series(
-        date_trunc('hour', least(rain_from, snow_from)), date_trunc('hour', ended - interval '1 microsecond'), interval '1 hour'
-    )) as hour
+    select *, {{ each_time(
+        "date_trunc('hour', least(rain_from, snow_from))",
+        "date_trunc('hour', ended - interval '1 microsecond')",
+        '1 hour'
+    ) }} as hour
     from intervals
 ),
 

@@ -30,7 +30,7 @@ select
     count(*) as observations,
     min(scheduled_at) as first_scheduled_at,
     max(scheduled_at) as last_scheduled_at,
-    list_sort(list_distinct(list(scheduled_at))) as scheduled_times
+    {{ sorted_list('scheduled_at') }} as scheduled_times
 from assigned
 {% if span %}
 where (city, {{ utc_date('scheduled_at') }}) in (select city, scheduled_date from {{ ref('changed_scheduled_dates') }})

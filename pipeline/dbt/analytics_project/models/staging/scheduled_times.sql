@@ -28,7 +28,7 @@ hourly as (
 ),
 
 times as (
-    select unnest(generate_series(first_at, last_at, interval '1 hour')) as time from hourly
+    select {{ each_time('first_at', 'last_at', '1 hour') }} as time from hourly
     {% if build %}
     union all
     select {{ utc('scheduled_at') }} as time from {{ schedule }}

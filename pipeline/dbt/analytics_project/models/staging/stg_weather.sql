@@ -22,8 +22,8 @@ measured as (
         condition_code,
         description,
         -- Zero during the polar day and night.
-        case when epoch(sunrise) > 0 then sunrise end as sunrise_at,
-        case when epoch(sunset) > 0 then sunset end as sunset_at,
+        case when sunrise > timestamp with time zone '1970-01-01 00:00:00+00' then sunrise end as sunrise_at,
+        case when sunset > timestamp with time zone '1970-01-01 00:00:00+00' then sunset end as sunset_at,
         country,
         place_id,
         place
