@@ -38,9 +38,11 @@ def exclude(
     from homelab.commands.pipeline_exclude import exclude as exclude_period
 
     if (city is None) != all_cities:
-        raise InputError("Cannot exclude: name either --city or --all-cities", "", "homelab pipeline exclude --help")
+        raise InputError(
+            "Cannot exclude: name either --city or --all-cities", "", "See `homelab pipeline exclude --help`."
+        )
     if not reason.strip():
-        raise InputError("Cannot exclude: --reason is empty", "", "homelab pipeline exclude --help")
+        raise InputError("Cannot exclude: --reason is empty", "", "See `homelab pipeline exclude --help`.")
     period = Period(city=city, first=first, until=until)
     outcome = exclude_period(settings.session(), period, reason, lambda question: confirm(question, yes))
     if outcome is None:

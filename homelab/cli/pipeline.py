@@ -172,7 +172,7 @@ def backfill(
         raise InputError(
             "Cannot combine these options: FILE and --from exclude each other",
             "FILE takes at most one --city; --to needs --from.",
-            "homelab pipeline backfill FILE, or homelab pipeline backfill --from DAY",
+            "`homelab pipeline backfill FILE`, or `homelab pipeline backfill --from DAY`",
         )
     if replace and not confirm("Replace the stored observations that differ?", yes):
         raise typer.Exit(1)

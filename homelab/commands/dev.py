@@ -148,7 +148,7 @@ def _build_failed(report: dict[str, Any], output: str, data: Path) -> HomelabErr
     return HomelabError(
         "Cannot publish the marts: dbt's build failed",
         "\n".join(problems[:10]) or output.strip()[-2000:],
-        f"Fix the model and run it again, or a part of it: homelab dev dbt -- build -s MODEL+\n"
+        f"Fix the model and run it again, or a part of it: `homelab dev dbt -- build -s MODEL+`\n"
         f"dbt's full log: {data / 'logs' / 'dbt.log'}",
     )
 

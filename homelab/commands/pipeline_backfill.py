@@ -74,7 +74,7 @@ class Backfilled:
             text += f"\nUnits: {', '.join(f'{units} ({count})' for units, count in self.units.items())}"
         if self.assumed_units:
             text += f"; records without units count as {self.assumed_units}, the inventory's"
-        return f"{text}\nThe next run adds them to the marts: homelab pipeline run"
+        return f"{text}\nThe next run adds them to the marts: `homelab pipeline run`"
 
 
 def backfill_file(session: Session, file: Path, options: BackfillOptions) -> Backfilled:
@@ -128,8 +128,8 @@ def backfill_api_on(
         raise HomelabError(
             "Cannot request the history: OpenWeather refuses the key",
             _error_text(result),
-            "The free plan has no history: see https://openweathermap.org/price, or store a file: homelab pipeline "
-            "backfill FILE",
+            "The free plan has no history: see https://openweathermap.org/price, or store a file: `homelab pipeline "
+            "backfill FILE`",
         )
     if result.status == EXIT.busy:
         raise HomelabError(

@@ -17,7 +17,7 @@ from homelab.runtime.session import Session
 from homelab.services.analytics import SCRIPTS, as_analytics
 
 _DEADLINE = 600.0  # seconds; without a city, it counts in the whole history
-_NEXT = "The next run of the pipeline updates the marts: homelab pipeline run"
+_NEXT = "The next run of the pipeline updates the marts: `homelab pipeline run`"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class Covered:
         covered = f"{self.observations} observations of {self.cities} cities, from {self.first} to {self.last}"
         if self.id is None:
             return covered
-        return f"Exclusion {self.id}: {covered}\n{_NEXT}\nTo include them again: homelab pipeline include {self.id}"
+        return f"Exclusion {self.id}: {covered}\n{_NEXT}\nTo include them again: `homelab pipeline include {self.id}`"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +113,7 @@ def _run(host: Host, *words: str) -> Any:
         raise InputError(
             "Cannot change the exclusions",
             result.stderr.decode(errors="replace").strip().removeprefix("error: ")[-1500:],
-            "List the exclusions: homelab pipeline exclusions",
+            "List the exclusions: `homelab pipeline exclusions`",
         )
     if not result.ok:
         action = "list the exclusions" if words[0] == "list" else "change the exclusions"

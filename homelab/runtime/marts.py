@@ -43,7 +43,7 @@ def parse_rows(result: Result, where: str, *, not_published: str, resolution: st
         raise InputError(
             "Cannot run the query: DuckDB refuses it",
             error.removeprefix("error: ")[:1500],
-            'The tables: homelab query "show all tables"',
+            'The tables: `homelab query "show all tables"`',
         )
     if not result.ok:
         details = error[-1500:] or f"query.py ended with status {result.status}."

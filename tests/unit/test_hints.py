@@ -91,6 +91,17 @@ def test_every_hint_is_a_command_without_a_gap() -> None:
             assert " ".join(words[:2]) in paths or words[0] == "secret", f"{module}: `{command}` is no command"
 
 
+def test_every_command_in_a_message_is_in_backticks() -> None:
+    verbs = "|".join(sorted({path.split()[0] for path in command_paths()} - {"lab", "schema"}))
+    bare = re.compile(rf"(?:: |, |or |^)homelab (?:{verbs})\b.")
+    for path in Path(homelab.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("Error"):
+                for part in ast.walk(node):
+                    if isinstance(part, ast.Constant) and isinstance(part.value, str):
+                        assert not bare.search(part.value), f"{path.name}: {part.value}"
+
+
 def test_hint_repeats_the_typed_inventory(tmp_path: Path) -> None:
     missing = tmp_path / "other.yaml"
     ended = run_main("status", "-i", str(missing))
