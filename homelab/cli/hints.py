@@ -42,7 +42,7 @@ class Typed:
         return found
 
     def complete(self, text: str) -> str:
-        """Return a text whose commands have the typed selection and, for the same verb, its --limit."""
+        """Return a text with complete commands: with the typed selection and, for the same verb, its --limit."""
         for position, words in reversed(self.insertions(text)):
             text = text[:position] + words + text[position:]
         return text

@@ -72,7 +72,7 @@ class Update:
 
     @property
     def after_restart(self) -> frozenset[str]:
-        """The fields that the running container has only after a restart; not those whose live value is wanted."""
+        """The fields that the running container has only after a restart; not those with the wanted live value."""
         if not self.found.running:
             return frozenset()
         live = self.found.live

@@ -60,7 +60,7 @@ def refuse_changed(client: Client, container: Container, found: ObservedGuest) -
 
 
 def changed(container: Container, found: ObservedGuest, aspect: str) -> HomelabError:
-    """Return the error for a container whose configuration or firewall has changed since the plan was made."""
+    """Return the error for a container with another configuration or firewall than at the time of the plan."""
     return HomelabError(
         f"Cannot change {container.name}: it was changed after the plan was made",
         f"Its {aspect} on node {found.node} is no longer the one that the plan was made from.",

@@ -192,7 +192,7 @@ def options(
 
 
 def revertable(wanted: ContainerConfig, live: ContainerConfig, names: Collection[str]) -> frozenset[str]:
-    """Return the options of these fields whose live value is the wanted one, so that only a pending value differs."""
+    """Return the options of these fields that have the wanted live value, so that only a pending value differs."""
     groups: dict[str, list[str]] = {}
     for field in fields(ContainerConfig):
         groups.setdefault(_OPTION.get(field.name, field.name), []).append(field.name)

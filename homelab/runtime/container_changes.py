@@ -52,7 +52,7 @@ class Interrupted(HomelabError):
 
 
 def audited_client(inventory: Inventory) -> Client:
-    """Return a client whose changes are recorded in the lab's audit log."""
+    """Return a client that records its changes in the lab's audit log."""
     return Client(inventory.endpoint, Audit(inventory.state_dir / "audit.log", inventory.endpoint.token_id))
 
 

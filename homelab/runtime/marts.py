@@ -22,7 +22,7 @@ def query_marts(session: Session, sql: str) -> Rows:
     container = session.inventory.container_with("analytics")
     script = argv("python", f"{SCRIPTS}/query.py", "--database", PUBLISHED, "--", sql)
     with session.connect(container) as host:
-        # `timeout` also ends a query whose connection was lost.
+        # `timeout` also ends a query after its connection was lost.
         result = host.run(as_analytics(f"timeout {_DEADLINE} {script}"), timeout=_DEADLINE + 10)
     return parse_rows(
         result,
