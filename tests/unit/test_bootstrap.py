@@ -67,6 +67,7 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kill_at", PARTS)
 def test_killed_bootstrap_completes_at_the_next_run(project: Path, kill_at: str) -> None:
     assert run(project, kill_at).returncode == -signal.SIGKILL

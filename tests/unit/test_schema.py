@@ -193,6 +193,7 @@ def _mutated(data: Any, at: tuple[Any, ...], value: Any) -> Any:
     return result
 
 
+@pytest.mark.slow
 def test_reader_and_schema_agree_on_every_change_of_one_value(tmp_path: Path) -> None:
     (tmp_path / "home.asc").write_text(BOOKWORM)
     (tmp_path / "home-ca.pem").write_text("-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----")
