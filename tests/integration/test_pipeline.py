@@ -327,27 +327,26 @@ def test_the_published_file_is_read_only_and_self_contained(stack: Stack) -> Non
     ]
 
 
-def test_dbt_build_passes_with_its_unit_tests(stack: Stack) -> None:
-    dbt = subprocess.run(
-        [
-            str(stack.python.with_name("dbt")),
-            "build",
-            "--project-dir",
-            str(ROOT / "pipeline" / "dbt" / "analytics_project"),
-            "--profiles-dir",
-            str(stack.data),
-        ],
+def run_dbt(stack: Stack, role: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run dbt on the project as a role of PostgreSQL; its password is its name."""
+    project = ROOT / "pipeline" / "dbt" / "analytics_project"
+    return subprocess.run(
+        [str(stack.python.with_name("dbt")), *words, "--project-dir", str(project), "--profiles-dir", str(stack.data)],
         capture_output=True,
         text=True,
         check=False,
         timeout=120,
         env={
             **os.environ,
-            **stack.server.environment(stack.database, "analytics", "analytics"),
+            **stack.server.environment(stack.database, role, role),
             "DBT_TARGET_PATH": str(stack.data / "target"),
             "DBT_LOG_PATH": str(stack.data / "logs"),
         },
     )
+
+
+def test_dbt_build_passes_with_its_unit_tests(stack: Stack) -> None:
+    dbt = run_dbt(stack, "analytics", "build")
     assert dbt.returncode == 0, dbt.stdout
     assert "4 unit tests" in dbt.stdout
     assert "WARN=0 ERROR=0 SKIP=0" in dbt.stdout
@@ -408,27 +407,7 @@ def test_dbt_reports_the_freshness_of_sources(stack: Stack) -> None:
             "values ('A', now() - interval '25 hours', '{}')"
         )
         connection.execute("insert into raw.ingestion_starts values (gen_random_uuid(), now() - interval '3 hours')")
-    done = subprocess.run(
-        [
-            str(stack.python.with_name("dbt")),
-            "source",
-            "freshness",
-            "--project-dir",
-            str(ROOT / "pipeline" / "dbt" / "analytics_project"),
-            "--profiles-dir",
-            str(stack.data),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-        env={
-            **os.environ,
-            **stack.server.environment(stack.database, "dbt", "dbt"),
-            "DBT_TARGET_PATH": str(stack.data / "target"),
-            "DBT_LOG_PATH": str(stack.data / "logs"),
-        },
-    )
+    done = run_dbt(stack, "dbt", "source", "freshness")
     results = json.loads((stack.data / "target" / "sources.json").read_text())["results"]
     assert {result["unique_id"].rpartition(".")[2]: result["status"] for result in results} == {
         "weather_observations": "error",

@@ -608,20 +608,18 @@ def test_restore_without_a_backup(single: Verbs) -> None:
     assert "VM.Backup on /vms/167" in error.details
 
 
+def start_restore(single: Verbs, volid: str) -> None:
+    """Start the restore of a backup, as a killed run of `restore` leaves it."""
+    start_task(
+        single, "nodes/pve/lxc", "vzrestore", vmid=167, ostemplate=volid, restore=True, storage="local-lvm", start=True
+    )
+
+
 def test_running_restore_is_waited_for(single: Verbs) -> None:
     (made,) = single.back_up(ONE).made
     single.site.destroy(ONE)
     single.done()
-    start_task(
-        single,
-        "nodes/pve/lxc",
-        "vzrestore",
-        vmid=167,
-        ostemplate=made.volid,
-        restore=True,
-        storage="local-lvm",
-        start=True,
-    )
+    start_restore(single, made.volid)
     assert single.restore().done
     assert single.done() == {("vzrestore", "167"): 1, ("vzstart", "167"): 1}
     assert single.site.known_hosts.pins()[ONE].fingerprint == single.pve.keys[167]
@@ -631,16 +629,7 @@ def test_restore_that_ends_between_two_reads(single: Verbs, monkeypatch: pytest.
     (made,) = single.back_up(ONE).made
     single.site.destroy(ONE)
     single.done()
-    start_task(
-        single,
-        "nodes/pve/lxc",
-        "vzrestore",
-        vmid=167,
-        ostemplate=made.volid,
-        restore=True,
-        storage="local-lvm",
-        start=True,
-    )
+    start_restore(single, made.volid)
     assert single.pve.ct(167).lock == "create"
     ask, ended = restores.maker, []
 
