@@ -16,7 +16,6 @@ from homelab.errors import HomelabError
 from homelab.terminal import printable
 
 _UNBOUNDED = 100_000  # columns of a pipe, in which nothing is wrapped
-_PLAIN = Console(highlight=False)  # for the styles only
 _PIPE_TABLE = 160  # columns of a table in a pipe, unless COLUMNS is set
 
 
@@ -36,7 +35,8 @@ def safe(text: str | Text) -> Text:
     """Return a text without unsafe characters and with complete commands; the style is that of the text's parts."""
     shown = text.copy() if isinstance(text, Text) else Text(text)
     if printable(shown.plain) != shown.plain:
-        parts = ((part, shown.get_style_at_offset(_PLAIN, place)) for place, part in enumerate(shown.plain))
+        styles = Console()  # only for the names of styles
+        parts = ((part, shown.get_style_at_offset(styles, place)) for place, part in enumerate(shown.plain))
         shown = Text.assemble(*((printable(part), style) for part, style in parts))
     for position, words in reversed(typed.insertions(shown.plain)):
         shown = Text.assemble(shown[:position], (words, shown.style), shown[position:])
