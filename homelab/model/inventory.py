@@ -112,11 +112,15 @@ class DatabaseGrant:
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """A TCP port of a service, its purpose and its clients; firewall rules are derived from it."""
+    """A TCP port of a service, its purpose and its clients; firewall rules are derived from it.
+
+    `tls`: the service shows a certificate of the lab's CA there, which every container trusts then.
+    """
 
     port: int
     description: str
     audience: Audience
+    tls: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

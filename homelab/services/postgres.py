@@ -14,6 +14,7 @@ from homelab.model import DatabaseGrant, Health, ManagedResource, Port, Service,
 from homelab.model.options import Option
 from homelab.paths import bundled_path
 from homelab.render import render
+from homelab.services.lab_certificates import server_certificate
 from homelab.steps import Command, Database, Directory, File, Packages, PgHba, Role, Settings, Sql, SystemdUnit
 from homelab.steps.postgres_objects import AS_POSTGRES, PSQL
 from homelab.steps.queries import Query
@@ -71,30 +72,33 @@ class Postgres(Service):
 
     def ports(self) -> Sequence[Port]:
         """Return the port for the containers with a grant, as in pg_hba.conf."""
-        return (Port(_PORT, "PostgreSQL", "grantees"),)
+        return (Port(_PORT, "PostgreSQL", "grantees", tls=True),)
 
     def units(self) -> Sequence[str]:
         """Return the unit of the cluster, as Debian's postgresql-common names it."""
         return (f"postgresql@{self.version}-main.service",)
 
     def steps(self, context: ServiceContext) -> Sequence[Step]:
-        """Return packages, settings, roles, databases, grants and pg_hba.conf."""
+        """Return packages, certificate, settings, roles, databases, grants and pg_hba.conf."""
         folder, unit = f"/etc/postgresql/{self.version}/main", self.units()[0]
         dropin = File(f"/etc/systemd/system/{unit}.d/homelab.conf", render("postgres/postgresql.service.conf.j2"))
         server = SystemdUnit(unit, triggered_by=[dropin], settle=0)
+        certificate = server_certificate(context, "postgres", "postgres")
         parsed = (
             f"{AS_POSTGRES} /usr/lib/postgresql/{self.version}/bin/postgres -C port "
             f'-D /var/lib/postgresql/{self.version}/main -c config_file="$new" >/dev/null'
         )
         settings = Settings(
             f"{folder}/conf.d/homelab.conf",
-            render("postgres/postgresql.conf.j2", memory=context.container.shape.memory),
+            render("postgres/postgresql.conf.j2", memory=context.container.shape.memory, certificate=certificate.path),
             validate=parsed,
             server=server,
+            triggered_by=[certificate],
         )
         return (
             *self._packages(),
             self._cluster(),
+            certificate,
             settings,
             Directory(f"/etc/systemd/system/{unit}.d"),
             dropin,

@@ -66,8 +66,8 @@ def test_postgres_has_the_version_of_the_distribution(tmp_path: Path, template: 
     assert [s.names for s in found if isinstance(s, Packages)] == [[f"postgresql-{version}"]]
     assert [s.unit for s in found if isinstance(s, SystemdUnit)] == [f"postgresql@{version}-main.service"]
     rules = file(found, f"/etc/postgresql/{version}/main/pg_hba.conf")
-    assert "host    project_data      analytics       192.168.2.68/32      scram-sha-256" in rules
-    assert "host    airflow_metadata  airflow_admin   192.168.2.69/32      scram-sha-256" in rules
+    assert "hostssl project_data      analytics       192.168.2.68/32      scram-sha-256" in rules
+    assert "hostssl airflow_metadata  airflow_admin   192.168.2.69/32      scram-sha-256" in rules
     assert "shared_buffers = '512MB'" in file(found, f"/etc/postgresql/{version}/main/conf.d/homelab.conf")
 
 
