@@ -14,7 +14,7 @@ from homelab.steps.files import File
 
 @dataclass(frozen=True, eq=False)
 class ServerCertificate(Step):
-    """A private key and its certificate by the lab's CA, in one file that root owns and `group` can read.
+    """A private key and its certificate by the lab's CA, in one file that only its owner and `group` can read.
 
     It is issued again, with a new key, if the names or the CA change, and in the last third of its lifetime. The key is
     made for the container and kept nowhere else. Services name the file twice: as certificate and as key.
@@ -24,6 +24,7 @@ class ServerCertificate(Step):
     authority: Authority
     names: Names
     group: str = "root"
+    owner: str = "root"
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @property
@@ -51,7 +52,7 @@ class ServerCertificate(Step):
             return Pending("changed by hand")
         if reason := self._reason(description.text):
             return Pending(reason)
-        wanted = f"root:{self.group} 640"
+        wanted = f"{self.owner}:{self.group} 640"
         return None if owner_and_mode == wanted else Pending(f"{owner_and_mode} → {wanted}")
 
     def _reason(self, line: str) -> str:
@@ -71,4 +72,4 @@ class ServerCertificate(Step):
         self._file(self.authority.issue(self.names, self.now)).apply(host)
 
     def _file(self, content: str) -> File:
-        return File(self.path, content.encode(), "root", self.group, 0o640, secret=True)
+        return File(self.path, content.encode(), self.owner, self.group, 0o640, secret=True)

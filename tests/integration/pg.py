@@ -12,9 +12,10 @@ from pathlib import Path
 
 import psycopg
 
-from homelab.dev.local_postgres import SETTINGS, Cluster, give_to_server, unpack
+from homelab.dev.local_postgres import SETTINGS, Cluster, unpack
 from homelab.dev.local_postgres import archive as archive_in
 from homelab.dev.local_postgres import free_port as free_port
+from homelab.dev.local_postgres import give_to_server as give_to_server
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / ".venv" / "pg16"
