@@ -90,7 +90,12 @@ class Postgres(Service):
         )
         settings = Settings(
             f"{folder}/conf.d/homelab.conf",
-            render("postgres/postgresql.conf.j2", memory=context.container.shape.memory, certificate=certificate.path),
+            render(
+                "postgres/postgresql.conf.j2",
+                memory=context.container.shape.memory,
+                certificate=certificate.path,
+                folder=folder,
+            ),
             validate=parsed,
             server=server,
             triggered_by=[certificate],
@@ -180,8 +185,11 @@ def contents(context: ServiceContext, command: str = PSQL) -> Iterator[Step]:
     for role in sorted({grant.role for grant in database_grants}):
         yield Role(role, context.secret_store.secret(f"postgres-{role}"), command)
     owners = {grant.database: grant.role for grant in database_grants if grant.privilege == "own"}
-    for database in sorted({grant.database for grant in database_grants}):
+    databases = sorted({grant.database for grant in database_grants})
+    for database in databases:
         yield Database(database, owners.get(database, "postgres"), command)
+    for database in (*databases, "template1"):
+        yield no_large_objects(database, command)
     yield _tables(command)
     for grant in database_grants:
         if grant.privilege != "own":
@@ -197,6 +205,21 @@ def _tables(command: str) -> Sql:
         f"select obj_description(to_regnamespace('raw'), 'pg_namespace') = '{mark}'",
         f"{raw}comment on schema raw is '{mark}';\n",
         "project_data",
+        command,
+    )
+
+
+def no_large_objects(database: str, command: str = PSQL) -> Sql:
+    """Return the step that reserves large objects for superusers: they have no limit, and belong to no schema."""
+    functions = (
+        "pg_proc where pronamespace = 'pg_catalog'::regnamespace and (proname like 'lo\\_%' "
+        "or proname in ('loread', 'lowrite')) and has_function_privilege('public', oid, 'execute')"
+    )
+    return Sql(
+        f"large objects of {database} for superusers only",
+        f"select not exists (select from {functions})",
+        f"select format('revoke execute on function %s from public', oid::regprocedure) from {functions} \\gexec\n",
+        database,
         command,
     )
 
@@ -230,6 +253,7 @@ def grants(grant: DatabaseGrant, command: str = PSQL) -> Sql:
         f"has_database_privilege('{role}', current_database(), 'temporary')",
         *(f"has_function_privilege('{role}', to_regprocedure('{each}'), 'execute')" for each in _UPKEEP),
         f"has_schema_privilege('{role}', 'upkeep', 'usage')",
+        f"has_table_privilege('{role}', to_regclass('upkeep.writer_lock'), 'update')",
     )
     append_check = " and ".join(each if can_append else f"not {each}" for each in append_checks)
     done = (
@@ -251,6 +275,7 @@ def grants(grant: DatabaseGrant, command: str = PSQL) -> Sql:
             f"alter default privileges in schema raw grant {tables} on tables to {role};",
             f"{verb} temporary on database {grant.database} {to} {role};",
             f"{verb} usage on schema upkeep {to} {role};",
+            f"{verb} update on upkeep.writer_lock {to} {role};",
             *(f"{verb} execute on function {each} {to} {role};" for each in _UPKEEP),
             "commit;",
         ]

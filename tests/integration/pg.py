@@ -47,6 +47,16 @@ class Server(Cluster):
         """Reload pg_hba.conf and the settings."""
         self.run("pg_ctl", "reload", "-D", str(self.data))
 
+    def enable_tls(self, certificate: str) -> None:
+        """Accept TLS with this file's key and certificate."""
+        path = self.data / "server.pem"
+        path.touch(mode=0o600)
+        give_to_server(path).write_text(certificate)
+        with self.connect() as connection:
+            for setting in ("ssl_cert_file = 'server.pem'", "ssl_key_file = 'server.pem'", "ssl = on"):
+                connection.execute(f"alter system set {setting}".encode())
+        self.reload()
+
     @contextmanager
     def database(self, name: str) -> Iterator[str]:
         """Create a database; drop it afterwards."""

@@ -215,15 +215,7 @@ def test_libpq_never_sends_a_password_in_clear_text(clients: Clients, name: str)
 def server(deployed: Deployed) -> Iterator[pg.Server]:
     """A server with the roles and pg_hba.conf of a deploy, and the lab's certificate."""
     with pg.server() as running:
-        certificate = running.data / "server.pem"
-        certificate.touch(mode=0o600)
-        pg.give_to_server(certificate).write_text(deployed.authority.issue(deployed.names()))
-        with running.connect() as connection:
-            for name in ("ssl_cert_file", "ssl_key_file"):
-                connection.execute(f"alter system set {name} = 'server.pem'".encode())
-            connection.execute("alter system set ssl_min_protocol_version = 'TLSv1.3'")
-            connection.execute("alter system set ssl = on")
-        running.reload()
+        running.enable_tls(deployed.authority.issue(deployed.names()))
         words = [f"{key}={value}" for key, value in running.environment("postgres").items() if key != "PGDATABASE"]
         psql = shlex.join(["env", *words, running.program("psql")])
         converge(LocalHost(), list(contents(deployed.context, psql)), SilentProgress())
