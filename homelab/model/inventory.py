@@ -131,8 +131,8 @@ class City:
         str,
         Option(
             "OpenWeather's name of the city; with an id or coordinates, any name.",
-            pattern=r".*\S.*",
-            expected="a city's name",
+            pattern=r"(?=.*\S)[^\x00-\x1f\x7f]{1,200}",
+            expected="a city's name of at most 200 characters",
         ),
     ]
     id: Annotated[int | None, Option("OpenWeather's id of the city.", low=1, high=1 << 31)] = None
