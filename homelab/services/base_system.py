@@ -19,6 +19,7 @@ from homelab.steps import (
     File,
     Packages,
     PinnedPackages,
+    SshdSettings,
 )
 
 
@@ -27,7 +28,7 @@ def base_system(context: ServiceContext) -> Sequence[Step]:
     _, operator = context.secret_store.key_pair("operator")
     keys = list(dict.fromkeys((operator.strip(), *context.container.ssh_keys)))
     # The first value that sshd reads counts, and `50-cloud-init.conf` of Ubuntu's cloud images allows passwords.
-    settings = File(
+    settings = SshdSettings(
         "/etc/ssh/sshd_config.d/00-homelab.conf", render("sshd.conf.j2"), validate='/usr/sbin/sshd -t -f "$new"'
     )
     # On Ubuntu a socket starts ssh.service, so the service may not be running yet.

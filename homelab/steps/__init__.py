@@ -8,6 +8,7 @@ from homelab.steps.packages import DpkgConfigured, Packages, PinnedPackages
 from homelab.steps.postgres_config import PgHba, Settings
 from homelab.steps.postgres_objects import Database, Role, Sql
 from homelab.steps.server_certificate import ServerCertificate
+from homelab.steps.sshd import SshdSettings
 from homelab.steps.trees import Tree
 from homelab.steps.units import SystemdUnit
 from homelab.steps.users import User
@@ -30,6 +31,7 @@ __all__ = [
     "ServerCertificate",
     "Settings",
     "Sql",
+    "SshdSettings",
     "SystemdUnit",
     "Tree",
     "User",

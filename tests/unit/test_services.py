@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shlex
 import subprocess
@@ -153,6 +154,15 @@ def test_the_admin_is_created_while_the_web_server_starts_if_they_do_not_conflic
     assert titles[at + 1] == then
     assert isinstance(found[at], Command)
     assert ("export AIRFLOW__FAB__UPDATE_FAB_PERMS=False; " in found[at].command) is (version == "3.3")
+
+
+def test_no_container_gets_a_hash_of_the_admins_password_that_can_be_guessed(tmp_path: Path) -> None:
+    password = FixedSecretStore().secret("airflow-admin").reveal().encode()
+    commands = [step for step in steps(inventory(tmp_path), "airflow") if isinstance(step, Command)]
+    texts = "".join(text for step in commands for text in (step.command, *step.probes()))
+    hashes = [name for name in hashlib.algorithms_guaranteed if not name.startswith("shake")]
+    assert [name for name in hashes if hashlib.new(name, password).hexdigest() in texts] == []
+    assert "stamps" not in texts  # the key
 
 
 @pytest.mark.parametrize("version", ["3.3", "2.11"])
