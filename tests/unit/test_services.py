@@ -18,10 +18,12 @@ from homelab.inventory import load
 from homelab.model import Inventory, ServiceContext, Step
 from homelab.paths import bundled_path
 from homelab.runtime.convergence import steps_of
+from homelab.services import SERVICES
 from homelab.services.airflow import Airflow
 from homelab.services.analytics import Analytics
+from homelab.services.lab_certificates import CA_FILE, container_names, lab_names
 from homelab.services.postgres import Postgres
-from homelab.steps import Command, Directory, File, Packages, SystemdUnit
+from homelab.steps import Command, Directory, File, Packages, ServerCertificate, SystemdUnit
 from tests.scripts import SCRIPTS
 from tests.support import FixedSecretStore
 
@@ -124,6 +126,28 @@ def test_titles_are_unique_and_triggers_come_first(tmp_path: Path, template: str
     assert len({step.title for step in found}) == len(found)
     for position, step in enumerate(found):
         assert all(found.index(trigger) < position for trigger in step.triggered_by), step.title
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_each_service_with_a_tls_port_has_a_certificate_of_its_container(tmp_path: Path, name: str) -> None:
+    wanted = inventory(tmp_path)
+    found = steps(wanted, name)
+    tls = any(port.tls for port in wanted.container_with(name).services[name].ports())
+    certificates = [step for step in found if isinstance(step, ServerCertificate)]
+    assert [step.path for step in certificates] == ([f"/etc/ssl/homelab/{name}.pem"] if tls else [])
+    assert all(step.names == container_names(wanted.container_with(name)) for step in certificates)
+    # Every container trusts the CA before its first service connects to another one.
+    titles = [step.title for step in found]
+    assert titles.index(f"file {CA_FILE}") < titles.index(next(each for each in titles if each.startswith("packages")))
+
+
+def test_ca_permits_the_names_and_addresses_of_all_containers(tmp_path: Path) -> None:
+    wanted = inventory(tmp_path)
+    container = wanted.container_with("postgres")
+    with_domain = replace(container, shape=replace(container.shape, searchdomain="home.arpa"))
+    names = lab_names(replace(wanted, containers=(with_domain, *wanted.containers[1:])))
+    assert names.hosts == ("airflow-orchestration", "analytics-platform", "postgres-data", "postgres-data.home.arpa")
+    assert names.addresses == ("192.168.2.67", "192.168.2.68", "192.168.2.69")
 
 
 @pytest.mark.parametrize(
