@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta
 
-from homelab.certificates import Names
-from homelab.model import Container, Inventory, ServiceContext, Step
+from homelab.certificates import Description, Names
+from homelab.host import Result, argv
+from homelab.model import Container, Health, Inventory, ServiceContext, Step
 from homelab.steps import Directory, File, ServerCertificate
 
 _FOLDER = "/etc/ssl/homelab"
 CA_FILE = f"{_FOLDER}/ca.crt"
+_WARNING = timedelta(days=90)  # before a certificate expires
 
 
 def container_names(container: Container) -> Names:
@@ -41,10 +45,31 @@ def trusted_authority(context: ServiceContext) -> Iterator[Step]:
         yield File(CA_FILE, authority.certificate.encode())
 
 
+def certificate_probe(service: str) -> str:
+    """Return shell text that prints the description of a service's certificate."""
+    return argv("head", "-n", "1", _path(service))
+
+
+def with_certificate(health: Health, answer: Result, now: datetime) -> Health:
+    """Return a service's health, with a note if its certificate expires soon, or unhealthy if it has expired."""
+    try:
+        until = Description.read(answer.text).until
+    except ValueError:
+        return health  # not deployed yet
+    if until - now > _WARNING:
+        return health
+    note = f"its certificate {'expires' if until > now else 'expired'} on {until:%Y-%m-%d}: run `homelab deploy`"
+    return replace(health, healthy=health.healthy and until > now, summary=f"{health.summary}; {note}")
+
+
+def _path(service: str) -> str:
+    return f"{_FOLDER}/{service}.pem"
+
+
 def server_certificate(context: ServiceContext, service: str, group: str) -> ServerCertificate:
     """Return the step for the key and certificate of a service; members of `group` can read it."""
     return ServerCertificate(
-        f"{_FOLDER}/{service}.pem",
+        _path(service),
         context.secret_store.authority(context.inventory.lab, lab_names(context.inventory)),
         container_names(context.container),
         group,

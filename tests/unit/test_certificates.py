@@ -14,10 +14,12 @@ import pytest
 
 from homelab.certificates import Authority, Names
 from homelab.errors import HomelabError
-from homelab.host import Host
+from homelab.host import Host, Result
+from homelab.model import Health
 from homelab.paths import bundled_path
 from homelab.progress import SilentProgress
 from homelab.secrets import FileSecretStore
+from homelab.services.lab_certificates import with_certificate
 from homelab.steps import ServerCertificate, remote_paths
 from homelab.steps.converge import converge
 from homelab.steps.host_state import pending_changes
@@ -222,6 +224,21 @@ class TestStep:
         assert secret not in "".join(host.ran)
         answers = LocalHost().batch(["true", *step(folder, authority).probes()])
         assert secret.encode() not in b"".join(answer.stdout for answer in answers)
+
+
+@pytest.mark.parametrize(
+    ("days", "healthy", "note"),
+    [
+        (700, True, ""),
+        (750, True, f"; its certificate expires on {NOW + timedelta(days=825):%Y-%m-%d}: run `homelab deploy`"),
+        (826, False, f"; its certificate expired on {NOW + timedelta(days=825):%Y-%m-%d}: run `homelab deploy`"),
+    ],
+)
+def test_status_warns_of_a_certificate_that_expires(authority: Authority, days: int, healthy: bool, note: str) -> None:
+    line = authority.issue(POSTGRES, NOW).splitlines()[0].encode()
+    health = with_certificate(Health(True, "fine"), Result("", 0, line), NOW + timedelta(days=days))
+    assert (health.healthy, health.summary) == (healthy, f"fine{note}")
+    assert with_certificate(Health(True, "fine"), Result("", 1), NOW) == Health(True, "fine")
 
 
 def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
