@@ -272,8 +272,8 @@ def test_neighbour_that_spoofs_the_address_of_postgresql_gets_no_password(cli: C
     assert (received["passwords"], received["logins"]) == ([], [])
     error = "server does not support SSL" if kind == "none" else "certificate verify failed"
     assert error in done.stderr, done.stdout + done.stderr
-    cli.on("analytics-platform", f"ip neigh flush all; {fetch}")
-    wait_until_healthy(cli, 60)
+    cli.on("analytics-platform", "ip neigh flush all")
+    assert cli.json("pipeline", "run")["tasks"] == SUCCESS  # a run of Airflow's own may have met the impostor, too
 
 
 def test_overrides_by_hand_are_found(cli: Cli) -> None:
