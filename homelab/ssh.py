@@ -238,7 +238,7 @@ def changed_key(name: str, address: str, shown: str, pin: Pin) -> HostKeyMismatc
     return HostKeyMismatch(
         f"Cannot connect to {name}: its SSH host key has changed",
         f"{address} shows {shown}, pinned is {pin.fingerprint}: another machine may be answering.",
-        f"If you created the container again yourself, run `homelab trust {name}`.",
+        f"If you created the container again yourself, run `homelab trust host {name}`.",
     )
 
 

@@ -75,7 +75,7 @@ def read(path: Path, root: Section) -> Inventory:
     given = declaration_of(DefaultsSection).read(defaults_section)
     defaults = override(ContainerDefaults.on(subnet), defaults_section, given)
     vmids = vmid_range(defaults_section, given.get("vmid_range"))
-    reader = Reader(lab, path, subnet, proxmox.node if proxmox else None, defaults, vmids)
+    reader = Reader(lab, path, subnet, proxmox.node if proxmox else None, defaults, vmids, root.registry)
     containers = reader.read(found.get("containers", {}))
     weather = pipeline(found["pipeline"]) if "pipeline" in found else None
     packages = package_sources(found.get("packages", root.below("packages")), [c.template for c in containers])

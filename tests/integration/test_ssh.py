@@ -116,7 +116,7 @@ def test_a_changed_key_is_refused(server: Server) -> None:
     server.known_hosts.pin("box", Pin("SHA256:AAAA"))
     with pytest.raises(HostKeyMismatch, match="has changed") as caught:
         server.client().connect()
-    assert "`homelab trust box`" in caught.value.resolution
+    assert "`homelab trust host box`" in caught.value.resolution
     assert server.known_hosts.pins()["box"] == Pin("SHA256:AAAA")
 
 

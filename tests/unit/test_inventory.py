@@ -20,6 +20,7 @@ from homelab.inventory.json_schema import json_schema
 from homelab.model import City, Inventory
 from homelab.paths import bundled_path
 from homelab.services.analytics import Analytics
+from homelab.services.registry import Registry
 
 BASE = """\
 lab: home
@@ -55,17 +56,17 @@ pipeline:
 """
 
 
-def read(folder: Path, *texts: str) -> Inventory:
+def read(folder: Path, *texts: str, registry: Registry | None = None) -> Inventory:
     paths = [folder / ("inventory.yaml" if n == 0 else f"overlay{n}.yaml") for n in range(len(texts))]
     for path, text in zip(paths, texts, strict=True):
         path.write_text(text)
-    return load(paths)
+    return load(paths, registry=registry)
 
 
-def problems(folder: Path, *texts: str) -> list[str]:
+def problems(folder: Path, *texts: str, registry: Registry | None = None) -> list[str]:
     """Return `file:line: path: text` of each problem."""
     with pytest.raises(InputError) as caught:
-        read(folder, *texts)
+        read(folder, *texts, registry=registry)
     assert caught.value.exit_code == 2
     return [line.strip().removeprefix(f"{folder}/") for line in caught.value.details.splitlines()]
 
