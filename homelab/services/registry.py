@@ -7,6 +7,7 @@ A file `services/NAME.py` defines the service NAME; it runs only with the user's
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 import types
 from collections.abc import Callable, Iterator, Sequence
@@ -115,7 +116,7 @@ class Registry:
         return [self._local_source(path) for path in sorted(self._folder.glob("[!_.]*.py"))]
 
     def _local_source(self, path: Path) -> ServiceSource:
-        return ServiceSource(path.stem, f"{FOLDER}/{path.name}", "", lambda: _run_file(path, self._approvals))
+        return ServiceSource(path.stem, os.path.relpath(path), "", lambda: _run_file(path, self._approvals))
 
 
 def _built_in() -> Iterator[ServiceSource]:
@@ -172,7 +173,7 @@ class _ApprovedLoader(ExecutionLoader):
 def _run_file(path: Path, approvals: CodeApprovals) -> type[Service]:
     """Run a local file, if its content is approved, and return its only service."""
     content = path.read_bytes()
-    shown = f"{FOLDER}/{path.name}"
+    shown = os.path.relpath(path)
     if not approvals.approves(path, content):
         raise ServiceError(f"{shown} is not approved, or was changed; read it, then run `homelab trust code {shown}`")
     name = f"homelab_local_services.{path.stem}"

@@ -22,7 +22,7 @@ LAYERS = [
     {"__main__"},
     {"cli"},
     {"commands"},
-    {"api"},
+    {"api", "testing"},
     {"runtime"},
     {"dev"},
     {"inventory", "proxmox", "ssh", "lab"},

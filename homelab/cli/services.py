@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -59,8 +60,9 @@ def new(
 
     module, *others = new_service(_folder(), name)
     for path in (module, *others):
-        echo(f"written: {path}")
-    echo(f"Read {module.name}, then approve it:\n  homelab trust code {module}\nand add `{name}: {{}}` to a container.")
+        echo(f"written: {os.path.relpath(path)}")
+    echo(f"Read it, then approve it:\n  homelab trust code {os.path.relpath(module)}")
+    echo(f"Then add `{name}: {{}}` to the services of a container.")
 
 
 def _folder() -> Path:
