@@ -49,7 +49,7 @@ def _homelab(load: str, *options: str) -> subprocess.CompletedProcess[str]:
     ],
 )
 @pytest.mark.parametrize("verbose", [False, True])
-def test_an_error_shows_a_traceback_only_if_asked(error: str, status: int, verbose: bool) -> None:
+def test_error_shows_a_traceback_only_if_asked(error: str, status: int, verbose: bool) -> None:
     ended = _homelab(f"def load(self): raise {error}", *(["--verbose"] if verbose else []))
     assert ended.returncode == status
     assert "what" in ended.stderr
