@@ -8,8 +8,8 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -164,10 +164,29 @@ class Ssh:
 
     def run(self, command: str, *, stdin: bytes = b"", timeout: float = 900) -> Result:
         """See Host.run."""
+        with self._opened_channel(command, timeout) as channel:
+            return self._run(channel, command, stdin, timeout)
+
+    def download(self, command: str, write: Callable[[bytes], object], *, timeout: float) -> Result:
+        """See Connection.download."""
+        with self._opened_channel(command, timeout) as channel:
+            channel.exec_command(command)
+            channel.shutdown_write()
+            while block := channel.recv(1 << 18):
+                write(block)
+            error = bytearray()
+            while len(error) <= _OUTPUT_MAX and (block := channel.recv_stderr(1 << 16)):
+                error += block
+            return Result(command, channel.recv_exit_status(), b"", bytes(error))
+
+    @contextmanager
+    def _opened_channel(self, command: str, timeout: float) -> Iterator[paramiko.Channel]:
+        """Open a channel for one command. Raises ConnectionLost, and HomelabError when the command does not end."""
         try:
             channel = self._channel()
+            channel.settimeout(timeout)
             try:
-                return self._run(channel, command, stdin, timeout)
+                yield channel
             finally:
                 channel.close()
         except (OSError, EOFError, paramiko.SSHException) as error:
@@ -185,7 +204,6 @@ class Ssh:
             ) from error
 
     def _run(self, channel: paramiko.Channel, command: str, stdin: bytes, timeout: float) -> Result:
-        channel.settimeout(timeout)
         channel.exec_command(command)
         if stdin:
             channel.sendall(stdin)
@@ -219,30 +237,6 @@ class Ssh:
             if (elapsed := time.monotonic() - started) > timeout:
                 raise TimeoutError(f"no end after {timeout:.0f} s")
             time.sleep(min(max(_POLL_MIN, elapsed * _POLL_SHARE), _POLL_MAX))
-
-    def download(self, command: str, write: Callable[[bytes], object], *, timeout: float) -> Result:
-        """See Connection.download."""
-        try:
-            channel = self._channel()
-            try:
-                channel.settimeout(timeout)
-                channel.exec_command(command)
-                channel.shutdown_write()
-                while block := channel.recv(1 << 18):
-                    write(block)
-                error = bytearray()
-                while len(error) <= _OUTPUT_MAX and (block := channel.recv_stderr(1 << 16)):
-                    error += block
-                return Result(command, channel.recv_exit_status(), b"", bytes(error))
-            finally:
-                channel.close()
-        except (OSError, EOFError, paramiko.SSHException) as error:
-            self.close()
-            raise ConnectionLost(
-                f"Cannot finish the download from {self.name}: the connection was lost",
-                f"It was lost during `{_short(command)}`: {error or type(error).__name__}.",
-                "Run the same command again.",
-            ) from error
 
     def _channel(self) -> paramiko.Channel:
         if self._transport is None or not self._transport.is_active():

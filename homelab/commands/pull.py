@@ -139,7 +139,15 @@ class _Receiver:
         self.received += len(block)
         if self.size < 0 or self.received > self.size:
             raise _unexpected("It has no size, or more bytes than its size")
-        self.file.write(block)
+        try:
+            self.file.write(block)
+            self.file.flush()
+        except OSError as error:
+            raise HomelabError(
+                f"Cannot pull the marts: {error.strerror}",
+                f"{self.file.name}; {self.received} of {self.size} bytes had come.",
+                "Make room, or choose another disk with --to.",
+            ) from error
         self.report(f"{self.received / 1e6:.0f} of {self.size / 1e6:.0f} MB")
 
 

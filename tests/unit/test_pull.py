@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import resource
+import signal
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -106,6 +108,20 @@ def test_links_in_the_answer_are_refused(tmp_path: Path) -> None:
         target.addfile(member)
     with pytest.raises(HomelabError, match="unexpected format"):
         pulled(tmp_path / "marts", sent(archive.getvalue()), "parquet")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_full_disk_is_named(tmp_path: Path) -> None:
+    target = tmp_path / "weather.duckdb"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+        with pytest.raises(HomelabError, match="Cannot pull the marts: File too large"):
+            pulled(target, sent(FILE))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
     assert list(tmp_path.iterdir()) == []
 
 
