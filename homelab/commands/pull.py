@@ -10,8 +10,9 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 from homelab.errors import HomelabError, InputError
 from homelab.host import argv
@@ -52,7 +53,7 @@ def pull(session: Session, target: Path, kind: Format = "duckdb") -> Pulled:
         session.connect(container) as host,
         session.progress.step(container.name, "pull the marts") as report,
         _new_folder(target) as folder,
-        (folder / "received").open("wb") as file,
+        (folder / "received").open("wb", buffering=0) as file,
     ):
         received = _Receiver(file, report)
         result = host.download(as_analytics(script), received.write, timeout=_PAUSE)
@@ -116,7 +117,7 @@ def _check_target(target: Path, kind: Format) -> None:
 class _Receiver:
     """A file that is received in blocks, after a line with its size."""
 
-    file: BinaryIO
+    file: FileIO
     report: StatusUpdate
     size: int = -1
     received: int = 0
@@ -140,8 +141,9 @@ class _Receiver:
         if self.size < 0 or self.received > self.size:
             raise _unexpected("It has no size, or more bytes than its size")
         try:
-            self.file.write(block)
-            self.file.flush()
+            left = memoryview(block)
+            while left:
+                left = left[self.file.write(left) :]
         except OSError as error:
             raise HomelabError(
                 f"Cannot pull the marts: {error.strerror}",
