@@ -21,7 +21,7 @@ if "invoke" not in sys.modules:
 import paramiko
 
 from homelab.errors import HomelabError
-from homelab.host import ConnectionLost, Result, batch_script
+from homelab.host import ConnectionLost, LoginRefused, Result, batch_script
 from homelab.known_hosts import KnownHosts, Pin, fingerprint
 from homelab.model import Secret
 
@@ -150,11 +150,9 @@ class Ssh:
 
     def _unreachable(self, error: Exception) -> HomelabError:
         if isinstance(error, paramiko.AuthenticationException):
-            return HomelabError(
+            return LoginRefused(
                 f"Cannot connect to {self.name}: the SSH login as {_USER} was refused",
-                f"{self._address} does not accept this inventory's key; another key may have created the container.",
-                "Add the public key of .homelab/<lab>/operator_ed25519 (`ssh-keygen -yf` prints it) to its "
-                "/root/.ssh/authorized_keys.",
+                f"{self._address} does not accept the key.",
             )
         return HomelabError(
             f"Cannot connect to {self.name}: no answer over SSH",

@@ -66,6 +66,10 @@ class FixedSecrets:
         """See SecretStore."""
         return self.secret(name), f"ssh-ed25519 AAAA {name}"
 
+    def has_key(self, name: str) -> bool:
+        """See SecretStore."""
+        return True
+
     def key_path(self, name: str) -> Path:
         """See SecretStore."""
         return Path(name)

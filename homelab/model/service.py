@@ -28,6 +28,9 @@ class SecretStore(Protocol):
     def key_pair(self, name: str) -> tuple[Secret, str]:
         """Return an SSH key pair, generated at the first call: private key (OpenSSH's PEM form), public key line."""
 
+    def has_key(self, name: str) -> bool:
+        """Check that an SSH key exists, without generating it."""
+
     def key_path(self, name: str) -> Path:
         """Return the file of a private key, for programs such as ssh."""
 

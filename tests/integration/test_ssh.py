@@ -13,19 +13,23 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from homelab.dev.local_postgres import free_port
 from homelab.errors import HomelabError
-from homelab.host import ConnectionLost
+from homelab.host import ConnectionLost, LoginRefused
+from homelab.inventory import load
 from homelab.known_hosts import KnownHosts, Pin, fingerprint
+from homelab.paths import bundled_path
 from homelab.secrets import FileSecretStore
 from homelab.ssh import HostKeyMismatch, Keepalive, Ssh, shown_key
 from homelab.steps import File
 from tests.integration.flaky_proxy import FlakyProxy
+from tests.support import make_session
 from tests.unit.test_services import inventory, steps
 
 UNPACKED = Path(__file__).parents[2] / ".venv" / "sshd"  # by ./bootstrap --test, if sshd is not installed
@@ -231,6 +235,25 @@ def test_refused_login_is_an_error(server: Server) -> None:
     stranger, _ = server.secret_store.key_pair("stranger")
     with pytest.raises(HomelabError, match="was refused"):
         Ssh("box", "127.0.0.1", stranger, server.known_hosts, port=server.port).connect(deadline=5)
+
+
+def test_refused_key_names_its_file_and_the_line_for_the_node(tmp_path: Path) -> None:
+    secrets = FileSecretStore(tmp_path)
+
+    def refuse(*_: object) -> NoReturn:
+        raise LoginRefused("Cannot connect to postgres-data: the SSH login as root was refused")
+
+    session = replace(make_session(load([bundled_path("inventory.yaml")]), connector=refuse), secrets=secrets)
+    with pytest.raises(LoginRefused) as caught:
+        session.connect_to("postgres")
+    assert f"does not accept the key {tmp_path}/operator_ed25519, which was made at 20" in caught.value.details
+    assert f"copy of {tmp_path} from before, copy it back" in caught.value.resolution
+    (line,) = [each for each in caught.value.resolution.splitlines() if "pct exec 167" in each]
+    added = tmp_path / "authorized_keys"
+    subprocess.run(
+        ["sh", "-c", line.replace("pct exec 167 --", "").replace("/root/.ssh/authorized_keys", str(added))], check=True
+    )
+    assert added.read_text() == secrets.key_pair("operator")[1].strip() + "\n"
 
 
 def test_settings_of_ubuntus_cloud_images_do_not_allow_passwords(tmp_path: Path) -> None:
