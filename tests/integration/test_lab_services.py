@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import urllib.request
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 from homelab.lab import Lab
+from homelab.testing import check_in_container
 from tests.integration.lab_fixture import fresh, in_a_lab
 
 LAB = Lab("services", IPv4Network("10.99.2.128/28"), "hl-serv", 18106, 8189)
@@ -100,6 +102,15 @@ def test_service_of_a_package_is_deployed_changed_and_removed(folder: Folder) ->
     folder.homelab("deploy")
     with pytest.raises(OSError, match="refused"):
         page(8902)
+
+
+def test_service_of_a_package_keeps_the_contract_in_a_container(
+    folder: Folder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(folder.packages)
+    folder.write("{echo: {text: first}}")
+    check_in_container([folder.path / "inventory.yaml", LAB.overlay, folder.path / "own.yaml"], "box", "echo")
+    assert re.match(r"echo: killed at \d+ points", capsys.readouterr().out)
 
 
 def test_local_service_is_written_approved_and_deployed(folder: Folder) -> None:

@@ -1,11 +1,4 @@
-"""Contract tests for any service: subclass `ServiceContract`, name the service, and run pytest.
-
-    class TestPrices(ServiceContract):
-        service = Prices
-        options = {"port": 8900}
-
-No test needs a container. They render the service's steps on each distribution and apply them to a recorder.
-"""
+"""The contract of a service, as tests that render it on each distribution and apply it to a recorder."""
 
 from __future__ import annotations
 
