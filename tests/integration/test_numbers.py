@@ -130,7 +130,7 @@ def test_rain_is_summed_by_the_intervals_that_readings_cover(stack: Stack) -> No
     assert hours == [{"observation_hour": f"{day}T05:00:00+00:00", "observations": 0, "snow_mm": 2.0}]
 
 
-def test_an_implausible_value_becomes_null_and_is_listed(stack: Stack) -> None:
+def test_implausible_value_becomes_null_and_is_listed(stack: Stack) -> None:
     time = at("2026-03-10 05:00")
     with as_ingestion(stack) as connection:
         insert(connection, "A", answer(time, main={"temp": -459.67, "humidity": 60}))
@@ -231,7 +231,7 @@ def test_completeness_expects_the_schedule_that_was_in_force(stack: Stack) -> No
     }
 
 
-def test_a_city_is_inactive_after_a_week_also_in_the_middle(stack: Stack) -> None:
+def test_city_is_inactive_after_a_week_also_in_the_middle(stack: Stack) -> None:
     with as_ingestion(stack) as connection:
         for time in ("2026-03-01 12:00", "2026-03-20 12:00"):
             insert(connection, "A", answer(at(time)))
@@ -393,7 +393,7 @@ def test_deleted_rows_disappear_and_dropped_months_stay(stack: Stack) -> None:
     assert [city for city, _, _ in days_of(stack)] == ["again", "dropped", "kept"]
 
 
-def test_a_restored_database_is_landed_again(stack: Stack) -> None:
+def test_restored_database_is_landed_again(stack: Stack) -> None:
     with as_ingestion(stack) as connection:
         for number in range(3):
             insert(connection, "A", answer(at("2026-03-10 12:00") + number * HOUR))
@@ -413,7 +413,7 @@ def test_a_restored_database_is_landed_again(stack: Stack) -> None:
     assert stack.build()["full_refresh"] is False
 
 
-def test_a_difference_that_remains_fails_the_build(stack: Stack) -> None:
+def test_difference_that_remains_fails_the_build(stack: Stack) -> None:
     with as_ingestion(stack) as connection:
         insert(connection, "A", answer(at("2026-03-10 12:00")))
     stack.build()

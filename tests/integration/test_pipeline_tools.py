@@ -116,11 +116,11 @@ def test_files_of_every_supported_form_are_stored(stack: Stack) -> None:
         b"\xff\xfe{\0",
     ],
 )
-def test_a_file_without_an_observation_is_refused(stack: Stack, text: str | bytes) -> None:
+def test_file_without_an_observation_is_refused(stack: Stack, text: str | bytes) -> None:
     refused(stack, text)
 
 
-def test_a_bad_line_does_not_stop_the_others(stack: Stack) -> None:
+def test_bad_line_does_not_stop_the_others(stack: Stack) -> None:
     samples = history(20)
     bad: list[str | dict[str, Any]] = [
         {**samples[4], "name": "\ud800", "id": 1},
@@ -152,7 +152,7 @@ def test_a_bad_line_does_not_stop_the_others(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("units", ["imperial", "metric"])
-def test_a_file_in_other_units_is_refused(stack: Stack, units: str) -> None:
+def test_file_in_other_units_is_refused(stack: Stack, units: str) -> None:
     kelvin = lines(history(24, "standard"))
     errors = refused(stack, kelvin, "--units", units)
     assert "24 of 24 temperatures are impossible in the given units" in errors
@@ -161,7 +161,7 @@ def test_a_file_in_other_units_is_refused(stack: Stack, units: str) -> None:
     assert (stored.stored, stored.units, stored.assumed_units) == (24, {"standard": 24}, None)
 
 
-def test_an_absurd_temperature_is_stored_for_the_models_to_judge(stack: Stack) -> None:
+def test_absurd_temperature_is_stored_for_the_models_to_judge(stack: Stack) -> None:
     samples = history(24)
     samples[5]["main"]["temp"] = -459.67
     samples[6]["rain"] = {"1h": -0.1}
@@ -172,7 +172,7 @@ def test_an_absurd_temperature_is_stored_for_the_models_to_judge(stack: Stack) -
     assert (outcome.stored, outcome.reasons) == (29, {"a temperature of 200 cannot be °F, but K": 1})
 
 
-def test_a_replacement_corrects_observations_in_wrong_units(stack: Stack) -> None:
+def test_replacement_corrects_observations_in_wrong_units(stack: Stack) -> None:
     metric = lines(history(24, "metric"))
     assert backfill(stack, metric).units == {"imperial": 24}  # possible, and wrong
     assert backfill(stack, metric, "--units", "metric").unchanged == 24
@@ -217,7 +217,7 @@ def test_bulk_history_names_its_city_in_several_forms(stack: Stack) -> None:
     assert listed == [("metric",)]
 
 
-def test_an_unknown_city_needs_the_option_for_new_ones(stack: Stack) -> None:
+def test_unknown_city_needs_the_option_for_new_ones(stack: Stack) -> None:
     text = lines(history(2))
     assert "unknown city 'Hoome'" in refused(stack, text, "--city", "Hoome")
     assert backfill(stack, text, "--city", "Home").stored == 2  # configured

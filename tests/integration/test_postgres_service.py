@@ -79,7 +79,7 @@ def connect(server: pg.Server, database: str, role: str) -> psycopg.Connection[t
     return server.connect(database, role, f"secret-of-postgres-{role}")
 
 
-def test_a_second_run_changes_nothing(server: pg.Server, tmp_path: Path) -> None:
+def test_second_run_changes_nothing(server: pg.Server, tmp_path: Path) -> None:
     assert len(converge(LocalHost(), steps(server, context(tmp_path, 1, 2)), SilentProgress())) == 10
     assert pending_changes(LocalHost(), steps(server, context(tmp_path, 1, 2))) == []
 
@@ -120,7 +120,7 @@ def test_airflow_reads_the_data_and_owns_its_metadata(server: pg.Server, tmp_pat
         connect(server, "project_data", "analytics")
 
 
-def test_a_wrong_password_is_refused(server: pg.Server, tmp_path: Path) -> None:
+def test_wrong_password_is_refused(server: pg.Server, tmp_path: Path) -> None:
     converge(LocalHost(), steps(server, context(tmp_path, 1, 2)), SilentProgress())
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
         server.connect("project_data", "analytics", "guessed")
@@ -141,7 +141,7 @@ def test_changes_by_hand_are_reverted(server: pg.Server, tmp_path: Path) -> None
     ]
 
 
-def test_a_pg_hba_with_errors_is_taken_back_before_it_is_loaded(server: pg.Server, tmp_path: Path) -> None:
+def test_pg_hba_with_errors_is_taken_back_before_it_is_loaded(server: pg.Server, tmp_path: Path) -> None:
     wanted = context(tmp_path, 1, 2)
     converge(LocalHost(), steps(server, wanted), SilentProgress())
     before = (server.data / "pg_hba.conf").read_bytes()
@@ -152,7 +152,7 @@ def test_a_pg_hba_with_errors_is_taken_back_before_it_is_loaded(server: pg.Serve
     assert pending_changes(LocalHost(), steps(server, wanted)) == []
 
 
-def test_a_written_but_unloaded_file_is_loaded(server: pg.Server, tmp_path: Path) -> None:
+def test_written_but_unloaded_file_is_loaded(server: pg.Server, tmp_path: Path) -> None:
     swapped = context(tmp_path, 2, 1)
     converge(LocalHost(), steps(server, context(tmp_path, 1, 2)), SilentProgress())
     final = steps(server, swapped)[-1]
@@ -164,7 +164,7 @@ def test_a_written_but_unloaded_file_is_loaded(server: pg.Server, tmp_path: Path
     assert [str(c) for c in pending_changes(LocalHost(), steps(server, swapped))] == [f"file {path}: is not loaded yet"]
 
 
-def test_the_previous_file_is_removed_after_a_restart_loaded_the_new_one(server: pg.Server, tmp_path: Path) -> None:
+def test_previous_file_is_removed_after_a_restart_loaded_the_new_one(server: pg.Server, tmp_path: Path) -> None:
     wanted = steps(server, context(tmp_path, 1, 2))
     converge(LocalHost(), wanted, SilentProgress())
     previous = server.data / "pg_hba.conf.homelab-previous"
@@ -229,7 +229,7 @@ def test_settings_are_loaded_and_restart_the_server_only_if_required(server: pg.
     assert deployed(server, settings, b"work_mem = '6MB'\n") == ([], False)
 
 
-def test_a_missing_reload_or_restart_of_a_killed_run_is_made(server: pg.Server, settings: Path) -> None:
+def test_missing_reload_or_restart_of_a_killed_run_is_made(server: pg.Server, settings: Path) -> None:
     deployed(server, settings, b"max_connections = 33\n")
     settings.write_bytes(b"max_connections = 34\n")
     stat = settings.stat()

@@ -106,13 +106,13 @@ def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
     raise AssertionError("sshd does not listen")
 
 
-def test_an_unknown_key_is_refused(server: Server) -> None:
+def test_unknown_key_is_refused(server: Server) -> None:
     with pytest.raises(HostKeyMismatch, match="not known"):
         server.client().connect()
     assert server.known_hosts.pins() == {}
 
 
-def test_a_changed_key_is_refused(server: Server) -> None:
+def test_changed_key_is_refused(server: Server) -> None:
     server.known_hosts.pin("box", Pin("SHA256:AAAA"))
     with pytest.raises(HostKeyMismatch, match="has changed") as caught:
         server.client().connect()
@@ -120,14 +120,14 @@ def test_a_changed_key_is_refused(server: Server) -> None:
     assert server.known_hosts.pins()["box"] == Pin("SHA256:AAAA")
 
 
-def test_the_host_key_is_read_without_a_login(server: Server) -> None:
+def test_host_key_is_read_without_a_login(server: Server) -> None:
     line = shown_key("127.0.0.1", server.port)
     assert line is not None
     assert fingerprint(line) == server.fingerprint
     assert shown_key("127.0.0.1", free_port()) is None
 
 
-def test_the_pinned_key_is_completed_and_commands_run(server: Server) -> None:
+def test_pinned_key_is_completed_and_commands_run(server: Server) -> None:
     server.known_hosts.pin("box", Pin(server.fingerprint))
     with server.client() as host:
         result = host.run("cat; echo oops >&2; exit 7", stdin=b"in\x00put")
@@ -139,7 +139,7 @@ def test_the_pinned_key_is_completed_and_commands_run(server: Server) -> None:
     assert key.startswith("ssh-ed25519 AAAA")
 
 
-def test_a_batch_separates_its_results(server: Server) -> None:
+def test_batch_separates_its_results(server: Server) -> None:
     server.known_hosts.pin("box", Pin(server.fingerprint))
     with server.client() as host:
         one, two, three, four = host.batch(["printf 'no newline'", "exit 3", "cat", "echo 'a\n\nb'; echo err >&2"])
@@ -149,7 +149,7 @@ def test_a_batch_separates_its_results(server: Server) -> None:
     assert four.stdout == b"a\n\nb\n"
 
 
-def test_a_lost_connection_is_an_error_and_the_next_command_reconnects(server: Server) -> None:
+def test_lost_connection_is_an_error_and_the_next_command_reconnects(server: Server) -> None:
     server.known_hosts.pin("box", Pin(server.fingerprint))
     with server.client() as host:
         parent = int(host.run("echo $PPID").text)
@@ -159,7 +159,7 @@ def test_a_lost_connection_is_an_error_and_the_next_command_reconnects(server: S
 
 
 @pytest.mark.parametrize("how", ["cut", "freeze"])
-def test_a_broken_or_silent_connection_is_detected_and_replaced(server: Server, how: str) -> None:
+def test_broken_or_silent_connection_is_detected_and_replaced(server: Server, how: str) -> None:
     server.known_hosts.pin("box", Pin(server.fingerprint))
     with FlakyProxy(server.port) as line, server.client(line.port, Keepalive(0.2, 0.4)) as host:
         threading.Timer(0.7, getattr(line, how)).start()
@@ -172,7 +172,7 @@ def test_a_broken_or_silent_connection_is_detected_and_replaced(server: Server, 
         assert host.run("echo back").text == "back"
 
 
-def test_an_incomplete_output_is_an_error(server: Server) -> None:
+def test_incomplete_output_is_an_error(server: Server) -> None:
     """sshd reports the status as soon as the shell has ended; the output of its children comes later."""
     server.known_hosts.pin("box", Pin(server.fingerprint))
     with FlakyProxy(server.port) as line, server.client(line.port) as host:
@@ -182,13 +182,13 @@ def test_an_incomplete_output_is_an_error(server: Server) -> None:
             host.run("echo first; (sleep 3; echo second) & exit 0")
 
 
-def test_an_idle_connection_is_kept(server: Server) -> None:
+def test_idle_connection_is_kept(server: Server) -> None:
     server.known_hosts.pin("box", Pin(server.fingerprint))
     with server.client(keepalive=Keepalive(0.1, 0.3)) as host:
         assert host.run("sleep 1; echo $PPID").text == host.run("echo $PPID").text
 
 
-def test_the_pin_is_checked_again_after_a_lost_connection(server: Server) -> None:
+def test_pin_is_checked_again_after_a_lost_connection(server: Server) -> None:
     server.known_hosts.pin("box", Pin(server.fingerprint))
     with server.client() as host:
         host.connect()
@@ -197,21 +197,21 @@ def test_the_pin_is_checked_again_after_a_lost_connection(server: Server) -> Non
             host.reconnect(5)
 
 
-def test_a_killed_shell_is_a_failed_command(server: Server) -> None:
+def test_killed_shell_is_a_failed_command(server: Server) -> None:
     server.known_hosts.pin("box", Pin(server.fingerprint))
     with server.client() as host:
         assert not host.run("kill -9 $$").ok
         assert host.run("echo still here").text == "still here"
 
 
-def test_a_command_that_does_not_end_is_an_error(server: Server) -> None:
+def test_command_that_does_not_end_is_an_error(server: Server) -> None:
     server.known_hosts.pin("box", Pin(server.fingerprint))
     with server.client() as host, pytest.raises(HomelabError, match="did not end within 1 s"):
         host.run("sleep 20", timeout=1)
 
 
 @pytest.mark.parametrize("stream", ["", " >&2"])
-def test_an_endless_output_is_an_error(server: Server, stream: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endless_output_is_an_error(server: Server, stream: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("homelab.ssh._OUTPUT_MAX", 1 << 20)
     server.known_hosts.pin("box", Pin(server.fingerprint))
     with server.client() as host:
@@ -220,20 +220,20 @@ def test_an_endless_output_is_an_error(server: Server, stream: str, monkeypatch:
         assert host.run("echo on").text == "on"
 
 
-def test_a_missing_answer_is_an_error(server: Server) -> None:
+def test_missing_answer_is_an_error(server: Server) -> None:
     key, _ = server.secret_store.key_pair("operator")
     with pytest.raises(HomelabError, match="no answer over SSH"):
         Ssh("box", "127.0.0.1", key, server.known_hosts, port=free_port()).connect(deadline=0.5)
 
 
-def test_a_refused_login_is_an_error(server: Server) -> None:
+def test_refused_login_is_an_error(server: Server) -> None:
     server.known_hosts.pin("box", Pin(server.fingerprint))
     stranger, _ = server.secret_store.key_pair("stranger")
     with pytest.raises(HomelabError, match="was refused"):
         Ssh("box", "127.0.0.1", stranger, server.known_hosts, port=server.port).connect(deadline=5)
 
 
-def test_the_settings_of_ubuntus_cloud_images_do_not_allow_passwords(tmp_path: Path) -> None:
+def test_settings_of_ubuntus_cloud_images_do_not_allow_passwords(tmp_path: Path) -> None:
     (ours,) = [
         step
         for step in steps(inventory(tmp_path), "postgres")

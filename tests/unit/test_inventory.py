@@ -99,13 +99,13 @@ def test_values_of_an_inventory(tmp_path: Path) -> None:
         ("10.20.0.0/16", ".67", "10.20.0.67"),
     ],
 )
-def test_the_last_part_of_an_address(tmp_path: Path, subnet: str, short: str, whole: str) -> None:
+def test_last_part_of_an_address_is_completed(tmp_path: Path, subnet: str, short: str, whole: str) -> None:
     text = BASE.replace("192.168.2.0/24", subnet).replace(".67", short)
     text = text.replace("gateway: .1", "gateway: .65").replace("192.168.2.68", ".68")
     assert str(read(tmp_path, text).containers[0].address) == whole
 
 
-def test_an_overlay_merges_replaces_and_deletes(tmp_path: Path) -> None:
+def test_overlay_merges_replaces_and_deletes(tmp_path: Path) -> None:
     base = BASE + "defaults: {disk: 9, pool: mine}\n"
     (tmp_path / "sub").mkdir()
     overlay = tmp_path / "sub" / "lab.yaml"
@@ -126,7 +126,7 @@ def test_an_overlay_merges_replaces_and_deletes(tmp_path: Path) -> None:
     assert inventory.state_dir == tmp_path / ".homelab" / "lab"
 
 
-def test_a_cities_file_is_relative_to_the_inventory(tmp_path: Path) -> None:
+def test_cities_file_is_relative_to_the_inventory(tmp_path: Path) -> None:
     pipeline = read(tmp_path, BASE.replace('["Newark,US"]', "{file: cities.csv}\n  rate_limit: 0")).pipeline
     assert (pipeline.cities, pipeline.cities_file, pipeline.rate_limit) == ((), tmp_path / "cities.csv", 0)
 
@@ -256,7 +256,7 @@ def test_all_problems_are_reported_in_the_order_of_the_lines(tmp_path: Path) -> 
     assert [int(line.split(":")[1]) for line in found] == [7, 10, 17, 31, 32]
 
 
-def test_a_problem_of_an_overlay_points_into_the_overlay(tmp_path: Path) -> None:
+def test_problem_of_an_overlay_points_into_the_overlay(tmp_path: Path) -> None:
     found = problems(
         tmp_path,
         BASE.replace("cores: 1", "cores: 0"),
@@ -353,7 +353,7 @@ def test_both_yaml_parsers_give_the_same(tmp_path: Path, monkeypatch: pytest.Mon
     assert yaml_source.parse(tmp_path, text, Problems()) == fast
 
 
-def test_an_empty_file_lacks_every_section_but_no_keys_below(tmp_path: Path) -> None:
+def test_empty_file_lacks_every_section_but_no_keys_below(tmp_path: Path) -> None:
     assert [line.split(": ")[1] for line in problems(tmp_path, "")] == [
         "lab",
         "proxmox",
@@ -363,7 +363,7 @@ def test_an_empty_file_lacks_every_section_but_no_keys_below(tmp_path: Path) -> 
     ]
 
 
-def test_a_missing_file_names_init(tmp_path: Path) -> None:
+def test_missing_file_names_init(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"Cannot read inventory.yaml: No such file") as caught:
         load([tmp_path / "inventory.yaml"])
     assert "homelab init" in caught.value.resolution
@@ -435,7 +435,7 @@ def test_secret_file_in_place_of_the_inventory_is_not_quoted(tmp_path: Path) -> 
     assert problems(tmp_path, "hunter2-hunter3\n") == ["inventory.yaml:1: must be a mapping, not a single value"]
 
 
-def test_a_missing_file_of_public_keys(tmp_path: Path) -> None:
+def test_missing_file_of_public_keys_is_refused(tmp_path: Path) -> None:
     problem = problems(tmp_path, BASE + "defaults: {ssh_keys: [nosuch.pub]}\n")[0]
     assert (
         problem == f"inventory.yaml:31: defaults.ssh_keys[0]: cannot read {tmp_path}/nosuch.pub: No such file "
@@ -450,7 +450,7 @@ def test_public_keys_come_from_the_inventory_and_from_files(tmp_path: Path) -> N
     assert (db.ssh_keys, lake.ssh_keys) == (("ssh-ed25519 CCCC",), ("ssh-ed25519 AAAA me@desk", "ssh-rsa BBBB"))
 
 
-def test_a_range_of_vmids_replaces_missing_ones(tmp_path: Path) -> None:
+def test_range_of_vmids_replaces_missing_ones(tmp_path: Path) -> None:
     without = BASE.replace("    vmid: 167\n", "")
     assert [problem.split(": ", 1)[1] for problem in problems(tmp_path, without)] == [
         "containers.db.vmid: is missing: a whole number from 100 to 999999999"
@@ -489,7 +489,7 @@ def declared_keys(schema: object) -> Iterator[str]:
             yield from declared_keys(item)
 
 
-def test_the_shipped_inventory_is_the_manual() -> None:
+def test_shipped_inventory_mentions_every_key() -> None:
     """It has every key, commented or not, and no unknown key."""
     keys = set(declared_keys(json_schema())) - {"uri", "suite", "components", "key"}  # of a repository
     assert {"vlan", "token_file", "template", "schedule", "memory_limit", "latitude"} <= keys
@@ -512,7 +512,7 @@ def opened(text: str) -> str:
     return re.sub(r"(?m)^( +)#   (/)", r"\1  \2", text)
 
 
-def test_the_comments_of_the_shipped_inventory_are_valid(tmp_path: Path) -> None:
+def test_comments_of_the_shipped_inventory_are_valid(tmp_path: Path) -> None:
     """The commented keys are valid, and the defaults in them are the defaults."""
     text = bundled_path("inventory.yaml").read_text()
     assert set(yaml.safe_load(opened(text))["defaults"]) == {field.name for field in fields(ContainerDefaults)} | {

@@ -101,7 +101,7 @@ EXAMPLES = [
 
 
 @pytest.mark.parametrize(("text", "cause"), EXAMPLES)
-def test_a_known_error_is_explained(text: str, cause: str) -> None:
+def test_known_error_is_explained(text: str, cause: str) -> None:
     found = explain(text, "box")
     assert found is not None
     assert cause in found[0]
@@ -109,7 +109,7 @@ def test_a_known_error_is_explained(text: str, cause: str) -> None:
     assert not re.search(r"[{}](?!ca_)", found[1].replace("…]}", "")), "every placeholder is replaced"
 
 
-def test_an_unknown_error_is_not_explained() -> None:
+def test_unknown_error_is_not_explained() -> None:
     for text in ("", "exit status 3", 'ERROR:  relation "raw.x" does not exist', "Unit x.service not found."):
         assert explain(text, "box") is None
 

@@ -70,7 +70,7 @@ VALIDATOR = Draft7Validator(json_schema())
 SHIPPED = bundled_path("inventory.yaml").read_text()
 
 
-def test_the_schema_is_valid_and_names_every_service() -> None:
+def test_schema_is_valid_and_names_every_service() -> None:
     whole = json_schema()
     Draft7Validator.check_schema(whole)
     containers = whole["properties"]["containers"]["additionalProperties"]["properties"]
@@ -97,7 +97,7 @@ def test_every_property_has_a_description() -> None:
     assert list(missing(json_schema(), "")) == []
 
 
-def test_the_schema_next_to_the_shipped_inventory_is_current(tmp_path: Path) -> None:
+def test_schema_next_to_the_shipped_inventory_is_current(tmp_path: Path) -> None:
     assert SHIPPED.splitlines()[0] == f"# yaml-language-server: $schema={FILE_NAME}"
     hint = "run `homelab schema > inventory.schema.json`"
     assert bundled_path("inventory.yaml").with_name(FILE_NAME).read_text() == render(), hint
@@ -105,17 +105,17 @@ def test_the_schema_next_to_the_shipped_inventory_is_current(tmp_path: Path) -> 
     assert json.loads(render()) == json_schema()
 
 
-def test_the_verb_prints_the_schema(capsys: pytest.CaptureFixture[str]) -> None:
+def test_schema_verb_prints_the_schema(capsys: pytest.CaptureFixture[str]) -> None:
     schema()
     assert capsys.readouterr().out == render()
 
 
 @pytest.mark.parametrize("text", [SHIPPED, opened(SHIPPED)], ids=["as shipped", "with its comments opened"])
-def test_the_shipped_inventory_is_valid(text: str) -> None:
+def test_shipped_inventory_is_valid(text: str) -> None:
     assert refused(parsed(text)) == []
 
 
-def test_the_shipped_inventory_is_valid_in_an_editor() -> None:
+def test_shipped_inventory_is_valid_in_an_editor() -> None:
     """Editors follow YAML 1.2, where `.67` is a number."""
 
     class Editor(yaml.SafeLoader):
@@ -330,19 +330,19 @@ def test_each_problem_of_an_option(tmp_path: Path, option: str, expected: str) -
 
 
 @pytest.mark.usefixtures("dashboards")
-def test_a_service_with_a_required_option_needs_it(tmp_path: Path) -> None:
+def test_service_with_a_required_option_needs_it(tmp_path: Path) -> None:
     (found,) = problems(tmp_path, with_dashboards(""))
     assert "containers.flow.services.dashboards.token: is missing: {secret: NAME}" in found
     assert [*Draft7Validator(json_schema()).iter_errors(parsed(with_dashboards("")))]
 
 
 @pytest.mark.usefixtures("dashboards")
-def test_a_service_may_check_its_options_together(tmp_path: Path) -> None:
+def test_service_may_check_its_options_together(tmp_path: Path) -> None:
     (found,) = problems(tmp_path, with_dashboards("{token: {secret: chat}, rows: 2000000}"))
     assert found.endswith("containers.flow.services.dashboards: `rows` is more than the disk can hold")
 
 
-def test_an_option_of_an_unknown_type_is_an_error_of_the_service() -> None:
+def test_option_of_an_unknown_type_is_an_error_of_the_service() -> None:
     @dataclass
     class Broken:
         value: complex = 1j
@@ -352,6 +352,6 @@ def test_an_option_of_an_unknown_type_is_an_error_of_the_service() -> None:
 
 
 @pytest.mark.parametrize(("kind", "text"), [(Size, "2XB"), (Size, "0GB"), (Duration, "5"), (SecretName, "A b")])
-def test_a_default_is_checked(kind: type[str], text: str) -> None:
+def test_default_is_checked(kind: type[str], text: str) -> None:
     with pytest.raises(ValueError, match="not a"):
         kind(text)

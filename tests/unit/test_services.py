@@ -88,7 +88,7 @@ def test_pgdg_comes_with_its_key_from_a_signed_package(tmp_path: Path) -> None:
         ({"base": "rows\n"}, "exit 1", {"base": "rows\n"}),
     ],
 )
-def test_an_existing_cluster_is_never_removed_and_an_incomplete_one_is(
+def test_existing_cluster_is_never_removed_and_an_incomplete_one_is(
     tmp_path: Path, data: dict[str, str], create: str, left: dict[str, str]
 ) -> None:
     (step,) = [s for s in steps(inventory(tmp_path), "postgres") if s.title == "cluster 16/main"]
@@ -144,7 +144,7 @@ def test_airflow_runs_the_processes_of_its_series(tmp_path: Path, version: str, 
 
 
 @pytest.mark.parametrize(("version", "then"), [("3.3", "Airflow can import the DAG"), ("2.11", "airflow is healthy")])
-def test_the_admin_is_created_while_the_web_server_starts_if_they_do_not_conflict(
+def test_admin_is_created_while_the_web_server_starts_if_they_do_not_conflict(
     tmp_path: Path, version: str, then: str
 ) -> None:
     found = steps(inventory(tmp_path, airflow=version), "airflow")
@@ -209,7 +209,7 @@ def test_all_folders_of_the_gate_belong_to_root(tmp_path: Path) -> None:
     } == {"root"}
 
 
-def test_the_pipelines_environment_has_the_cities_as_json(tmp_path: Path) -> None:
+def test_pipelines_environment_has_the_cities_as_json(tmp_path: Path) -> None:
     wanted = inventory(tmp_path)
     text = file(steps(wanted, "analytics"), "/opt/analytics-platform/pipeline.env")
     values = dict(
@@ -227,7 +227,7 @@ def with_file(tmp_path: Path, name: str, text: str) -> Inventory:
     return replace(wanted, pipeline=replace(wanted.pipeline, cities=(), cities_file=file, rate_limit=600))
 
 
-def test_a_file_of_cities_is_installed_after_the_script_that_validates_it(tmp_path: Path) -> None:
+def test_file_of_cities_is_installed_after_the_script_that_validates_it(tmp_path: Path) -> None:
     found = steps(with_file(tmp_path, "mine.csv", "name\nBerlin\n"), "analytics")
     (cities,) = [s for s in found if isinstance(s, File) and s.path == "/opt/analytics-platform/cities.csv"]
     assert (cities.content, cities.secret, cities.mode) == (b"name\nBerlin\n", False, 0o644)
@@ -241,7 +241,7 @@ def test_a_file_of_cities_is_installed_after_the_script_that_validates_it(tmp_pa
 
 
 @pytest.mark.parametrize(("text", "accepted"), [("name\nBerlin\n", True), ("town\nBerlin\n", False)])
-def test_a_file_of_cities_is_validated_before_it_is_installed(tmp_path: Path, text: str, accepted: bool) -> None:
+def test_file_of_cities_is_validated_before_it_is_installed(tmp_path: Path, text: str, accepted: bool) -> None:
     found = steps(with_file(tmp_path, "mine.csv", text), "analytics")
     (cities,) = [s for s in found if isinstance(s, File) and s.path == "/opt/analytics-platform/cities.csv"]
     new = tmp_path / ".cities.csv.x1"
@@ -255,7 +255,7 @@ def test_a_file_of_cities_is_validated_before_it_is_installed(tmp_path: Path, te
     assert [path.name for path in tmp_path.glob(".cities*")] == [".cities.csv.x1"]
 
 
-def test_a_missing_file_of_cities_is_an_error(tmp_path: Path) -> None:
+def test_missing_file_of_cities_is_an_error(tmp_path: Path) -> None:
     wanted = with_file(tmp_path, "mine.csv", "")
     (tmp_path / "mine.csv").unlink()
     with pytest.raises(InputError, match="Cannot read the file of cities"):
@@ -263,7 +263,7 @@ def test_a_missing_file_of_cities_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("status", "expected"), [(0, 0), (4, 0), (1, 1), (2, 2)])
-def test_a_fetch_with_failed_cities_does_not_stop_the_pipeline(tmp_path: Path, status: int, expected: int) -> None:
+def test_fetch_with_failed_cities_does_not_stop_the_pipeline(tmp_path: Path, status: int, expected: int) -> None:
     script = file(steps(inventory(tmp_path), "analytics"), "/opt/analytics-platform/bin/fetch_weather_data")
     root = tmp_path / "root"
     (root / "venv" / "bin").mkdir(parents=True)
