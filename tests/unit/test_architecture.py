@@ -29,7 +29,7 @@ LAYERS = [
     {"plan", "steps", "render", "secrets", "known_hosts", "pipeline_contract"},
     {"progress", "paths", "private_files"},
     {"model"},
-    {"distributions", "roles"},
+    {"distributions", "roles", "certificates"},
     {"host", "terminal"},
     {"errors"},
 ]
