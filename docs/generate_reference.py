@@ -34,6 +34,8 @@ RESULTS = {
     "pull": "homelab.commands.pull:pull",
     "backup": "homelab.commands.backup:backup",
     "restore": "homelab.commands.restore:restore",
+    "ca show": "homelab.commands.ca_show:show",
+    "ca export": "homelab.commands.ca_export:export",
     "secret list": "homelab.secrets:FileSecretStore.names",
     "pipeline run": "homelab.commands.pipeline_run:run",
     "pipeline status": "homelab.commands.pipeline_status:status",
@@ -218,7 +220,7 @@ def services() -> str:
 
 
 def _port_text(port: Any) -> str:
-    return ", ".join(str(getattr(port, each.name)) for each in fields(port) if each.name != "port")
+    return ", ".join([port.description, port.audience, *(["TLS"] if port.tls else [])])
 
 
 def api() -> str:

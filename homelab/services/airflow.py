@@ -19,6 +19,7 @@ from homelab.paths import bundled_path
 from homelab.pipeline_contract import CONNECTION_ID, DAG_ID
 from homelab.render import render
 from homelab.services.airflow_metadata import CLI, DATABASE_ENVIRONMENT, admin_user, in_metadata, last_runs, migration
+from homelab.services.lab_certificates import CA_FILE
 from homelab.steps import Command, Directory, File, Packages, SystemdUnit, Tree, User, UvInstall, Venv, WaitFor
 
 HOME = "/home/airflow/airflow"
@@ -128,7 +129,12 @@ class Airflow(Service):
             File(_KNOWN_HOSTS, f"{analytics.address} {self._host_key(context)}\n".encode()),
             File(
                 DATABASE_ENVIRONMENT,
-                render("airflow/database.env.j2", postgres=postgres.address, password=self._password(context)),
+                render(
+                    "airflow/database.env.j2",
+                    postgres=postgres.address,
+                    password=self._password(context),
+                    ca_file=CA_FILE,
+                ),
                 mode=0o600,
                 secret=True,
             ),
@@ -195,6 +201,7 @@ class Airflow(Service):
             schedule=context.inventory.pipeline.schedule,
             postgres=context.inventory.container_with("postgres").address,
             password=self._password(context),
+            ca_file=CA_FILE,
             fernet=base64.urlsafe_b64encode(fernet).decode(),
             connection=json.dumps(connection),
             secret_key=context.secret_store.secret("airflow-secret-key").reveal(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import hmac
 
 from homelab.host import argv
 from homelab.model import ManagedResource, ServiceContext, Step
@@ -39,7 +39,9 @@ def migration(venv: Venv) -> Command:
 def admin_user(context: ServiceContext, migrated: Step, has_api_server: bool) -> Command:
     """Return the step that creates the user `admin`, or sets its password."""
     password = context.secret_store.secret("airflow-admin").reveal()
-    stamp, digest = f"{_STAMPS}/airflow-admin", hashlib.sha256(password.encode()).hexdigest()
+    # With a key that no container has: a plain hash would let the container's users guess a short password.
+    key = context.secret_store.secret("stamps").reveal()
+    stamp, digest = f"{_STAMPS}/airflow-admin", hmac.digest(key.encode(), password.encode(), "sha256").hex()
     done = (f"grep -qxs {digest} {stamp}", _row_exists("ab_user where username = 'admin'"))
     name = ("--username", "admin", "--firstname", "Home", "--lastname", "Lab")
     create = argv(CLI, "users", "create", *name, "--role", "Admin", "--email", "admin@example.org")

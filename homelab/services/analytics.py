@@ -16,6 +16,7 @@ from homelab.paths import bundled_path
 from homelab.pipeline_contract import COMMANDS, EXIT, TASKS
 from homelab.render import render
 from homelab.secrets import openweather_key
+from homelab.services.lab_certificates import CA_FILE
 from homelab.steps import Command, Directory, File, Packages, Tree, User, UvInstall, Venv, WaitFor
 
 ROOT = "/opt/analytics-platform"
@@ -166,6 +167,7 @@ class Analytics(Service):
             cities_file=pipeline.cities_file and _cities_file(pipeline.cities_file),
             api_key=openweather_key(pipeline).reveal(),
             postgres=context.inventory.container_with("postgres").address,
+            ca_file=CA_FILE,
             password=context.secret_store.secret("postgres-analytics").reveal(),
             published=PUBLISHED,
             dbt_password=context.secret_store.secret("postgres-dbt").reveal(),

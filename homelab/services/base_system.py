@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from homelab.model import PackageSources, Repository, ServiceContext, Step
 from homelab.render import render
+from homelab.services.lab_certificates import trusted_authority
 from homelab.steps import (
     AptMirror,
     Archives,
@@ -18,15 +19,16 @@ from homelab.steps import (
     File,
     Packages,
     PinnedPackages,
+    SshdSettings,
 )
 
 
 def base_system(context: ServiceContext) -> Sequence[Step]:
-    """Return SSH without passwords, root's authorized keys, the package sources, and a finished dpkg."""
+    """Return SSH without passwords, root's authorized keys, the lab's CA, the package sources, and a finished dpkg."""
     _, operator = context.secret_store.key_pair("operator")
     keys = list(dict.fromkeys((operator.strip(), *context.container.ssh_keys)))
     # The first value that sshd reads counts, and `50-cloud-init.conf` of Ubuntu's cloud images allows passwords.
-    settings = File(
+    settings = SshdSettings(
         "/etc/ssh/sshd_config.d/00-homelab.conf", render("sshd.conf.j2"), validate='/usr/sbin/sshd -t -f "$new"'
     )
     # On Ubuntu a socket starts ssh.service, so the service may not be running yet.
@@ -38,6 +40,7 @@ def base_system(context: ServiceContext) -> Sequence[Step]:
         reloaded,
         Directory("/root/.ssh", mode=0o700),
         File("/root/.ssh/authorized_keys", render("authorized_keys.j2", keys=keys), mode=0o600),
+        *trusted_authority(context),
         *packages_from(context.inventory.sources),
         DpkgConfigured(),
     )

@@ -14,6 +14,7 @@ from homelab.model import DatabaseGrant, Health, ManagedResource, Port, Service,
 from homelab.model.options import Option
 from homelab.paths import bundled_path
 from homelab.render import render
+from homelab.services.lab_certificates import server_certificate
 from homelab.steps import Command, Database, Directory, File, Packages, PgHba, Role, Settings, Sql, SystemdUnit
 from homelab.steps.postgres_objects import AS_POSTGRES, PSQL
 from homelab.steps.queries import Query
@@ -71,30 +72,38 @@ class Postgres(Service):
 
     def ports(self) -> Sequence[Port]:
         """Return the port for the containers with a grant, as in pg_hba.conf."""
-        return (Port(_PORT, "PostgreSQL", "grantees"),)
+        return (Port(_PORT, "PostgreSQL", "grantees", tls=True),)
 
     def units(self) -> Sequence[str]:
         """Return the unit of the cluster, as Debian's postgresql-common names it."""
         return (f"postgresql@{self.version}-main.service",)
 
     def steps(self, context: ServiceContext) -> Sequence[Step]:
-        """Return packages, settings, roles, databases, grants and pg_hba.conf."""
+        """Return packages, certificate, settings, roles, databases, grants and pg_hba.conf."""
         folder, unit = f"/etc/postgresql/{self.version}/main", self.units()[0]
         dropin = File(f"/etc/systemd/system/{unit}.d/homelab.conf", render("postgres/postgresql.service.conf.j2"))
         server = SystemdUnit(unit, triggered_by=[dropin], settle=0)
+        certificate = server_certificate(context, "postgres", "postgres")
         parsed = (
             f"{AS_POSTGRES} /usr/lib/postgresql/{self.version}/bin/postgres -C port "
             f'-D /var/lib/postgresql/{self.version}/main -c config_file="$new" >/dev/null'
         )
         settings = Settings(
             f"{folder}/conf.d/homelab.conf",
-            render("postgres/postgresql.conf.j2", memory=context.container.shape.memory),
+            render(
+                "postgres/postgresql.conf.j2",
+                memory=context.container.shape.memory,
+                certificate=certificate.path,
+                folder=folder,
+            ),
             validate=parsed,
             server=server,
+            triggered_by=[certificate],
         )
         return (
             *self._packages(),
             self._cluster(),
+            certificate,
             settings,
             Directory(f"/etc/systemd/system/{unit}.d"),
             dropin,
@@ -176,8 +185,11 @@ def contents(context: ServiceContext, command: str = PSQL) -> Iterator[Step]:
     for role in sorted({grant.role for grant in database_grants}):
         yield Role(role, context.secret_store.secret(f"postgres-{role}"), command)
     owners = {grant.database: grant.role for grant in database_grants if grant.privilege == "own"}
-    for database in sorted({grant.database for grant in database_grants}):
+    databases = sorted({grant.database for grant in database_grants})
+    for database in databases:
         yield Database(database, owners.get(database, "postgres"), command)
+    for database in (*databases, "template1"):
+        yield no_large_objects(database, command)
     yield _tables(command)
     for grant in database_grants:
         if grant.privilege != "own":
@@ -193,6 +205,21 @@ def _tables(command: str) -> Sql:
         f"select obj_description(to_regnamespace('raw'), 'pg_namespace') = '{mark}'",
         f"{raw}comment on schema raw is '{mark}';\n",
         "project_data",
+        command,
+    )
+
+
+def no_large_objects(database: str, command: str = PSQL) -> Sql:
+    """Return the step that reserves large objects for superusers: they have no limit, and belong to no schema."""
+    functions = (
+        "pg_proc where pronamespace = 'pg_catalog'::regnamespace and (proname like 'lo\\_%' "
+        "or proname in ('loread', 'lowrite')) and has_function_privilege('public', oid, 'execute')"
+    )
+    return Sql(
+        f"large objects of {database} for superusers only",
+        f"select not exists (select from {functions})",
+        f"select format('revoke execute on function %s from public', oid::regprocedure) from {functions} \\gexec\n",
+        database,
         command,
     )
 
@@ -226,6 +253,7 @@ def grants(grant: DatabaseGrant, command: str = PSQL) -> Sql:
         f"has_database_privilege('{role}', current_database(), 'temporary')",
         *(f"has_function_privilege('{role}', to_regprocedure('{each}'), 'execute')" for each in _UPKEEP),
         f"has_schema_privilege('{role}', 'upkeep', 'usage')",
+        f"has_table_privilege('{role}', to_regclass('upkeep.writer_lock'), 'update')",
     )
     append_check = " and ".join(each if can_append else f"not {each}" for each in append_checks)
     done = (
@@ -247,6 +275,7 @@ def grants(grant: DatabaseGrant, command: str = PSQL) -> Sql:
             f"alter default privileges in schema raw grant {tables} on tables to {role};",
             f"{verb} temporary on database {grant.database} {to} {role};",
             f"{verb} usage on schema upkeep {to} {role};",
+            f"{verb} update on upkeep.writer_lock {to} {role};",
             *(f"{verb} execute on function {each} {to} {role};" for each in _UPKEEP),
             "commit;",
         ]

@@ -371,7 +371,8 @@ def test_next_batch_is_queued_while_postgresql_is_busy(
         monkeypatch.setenv(name, value)
     run, summary, spool = uuid4(), RunSummary(3), Spool(tmp_path, 1 << 20)
     with postgres.connect(database) as another:
-        another.execute("select pg_advisory_lock(1717, 1)")
+        another.execute("begin")
+        another.execute("lock table upkeep.writer_lock in exclusive mode")
         loader = Loader(run, summary, spool)
         wait_for(lambda: another.execute("select run from raw.ingestion_starts").fetchall() == [(run,)])
         assert [loader.should_flush(rows) for rows in (0, 999, 1000, 1001, 10_000)] == [False, False, True, False, True]
@@ -380,11 +381,61 @@ def test_next_batch_is_queued_while_postgresql_is_busy(
             if number < 2:
                 ingest_weather.flush(spool, loader)  # returns while the lock is held
         assert [loader.should_flush(rows) for rows in (1000, 10_000)] == [False, True]
-        another.execute("select pg_advisory_unlock(1717, 1)")
+        another.execute("commit")
         ingest_weather.flush(spool, loader)
         loader.finish()
         assert (summary.stored, summary.problem, list(tmp_path.iterdir())) == (3, None, [])
         assert another.execute("select stored, finished is not null from raw.ingestion_runs").fetchall() == [(3, True)]
+
+
+LOCK_MODES = ("exclusive", "share row exclusive", "share", "row exclusive", "row share")
+
+
+@pytest.mark.parametrize("attack", ["advisory locks", "table locks"])
+def test_reader_cannot_hold_up_the_ingestion(
+    postgres: pg.Server, database: str, monkeypatch: pytest.MonkeyPatch, attack: str
+) -> None:
+    deploy(postgres, database)
+    for name, value in postgres.environment(database, "analytics", "analytics").items():
+        monkeypatch.setenv(name, value)
+    with postgres.connect(database) as admin, postgres.connect(database, "dbt", "dbt") as reader:
+        if attack == "advisory locks":
+            reader.execute("select pg_advisory_lock(1717, key) from generate_series(0, 100) as key")
+        else:
+            tables = [
+                f"{schema}.{name}"
+                for schema, name in admin.execute(
+                    "select schemaname, tablename from pg_tables where schemaname in ('raw', 'upkeep')"
+                )
+            ]
+            for table in tables:
+                for mode in LOCK_MODES:
+                    with pytest.raises(psycopg.errors.InsufficientPrivilege), reader.transaction():
+                        reader.execute(f"lock table {table} in {mode} mode".encode())
+            reader.execute("begin")
+            reader.execute("lock table raw.weather_observations, raw.schedules in access share mode")
+        with raw_tables.connect() as connection:
+            connection.execute("set lock_timeout = '2s'")
+            raw_tables.record_settings(connection, "@hourly", {"A": None})
+            assert raw_tables.store(connection, raw_tables.Batch.of([line("A", int(time.time()), 1)])).stored == 1
+
+
+def test_row_is_later_than_the_commit_of_the_writer_before(
+    postgres: pg.Server, database: str, ingestion: raw_tables.Connection
+) -> None:
+    with postgres.connect(database) as another:
+        another.execute("begin")
+        another.execute("lock table upkeep.writer_lock in exclusive mode")
+        batch = raw_tables.Batch.of([line("A", int(time.time()), 1)])
+        waiting = threading.Thread(target=raw_tables.store, args=(ingestion, batch))
+        waiting.start()
+        wait_for(lambda: another.execute("select from pg_locks where not granted").fetchall() != [])
+        committed = another.execute("select clock_timestamp()").fetchone()
+        another.execute("commit")
+        waiting.join()
+        (stored,) = another.execute("select ingested_at from raw.weather_observations").fetchall()
+    assert committed
+    assert stored > committed
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

@@ -6,13 +6,14 @@ import base64
 import hashlib
 import os
 import pwd
+import shlex
 import shutil
 import signal
 import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
@@ -25,11 +26,14 @@ from homelab.host import ConnectionLost, LoginRefused
 from homelab.inventory import load
 from homelab.known_hosts import KnownHosts, Pin, fingerprint
 from homelab.paths import bundled_path
+from homelab.progress import SilentProgress
 from homelab.secrets import FileSecretStore
 from homelab.ssh import HostKeyMismatch, Keepalive, Ssh, shown_key
-from homelab.steps import File
+from homelab.steps import File, SshdSettings, remote_paths
+from homelab.steps.converge import converge
+from homelab.steps.host_state import pending_changes
 from tests.integration.flaky_proxy import FlakyProxy
-from tests.support import make_session
+from tests.support import LocalHost, make_session
 from tests.unit.test_services import inventory, steps
 
 UNPACKED = Path(__file__).parents[2] / ".venv" / "sshd"  # by ./bootstrap --test, if sshd is not installed
@@ -276,3 +280,68 @@ def test_settings_of_ubuntus_cloud_images_do_not_allow_passwords(tmp_path: Path)
     ).stdout.splitlines()
     assert "passwordauthentication no" in effective
     assert "permitrootlogin without-password" in effective
+
+
+@pytest.fixture
+def sshd_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], SshdSettings]:
+    """Return a function that writes an sshd_config and returns the deploy's step for it."""
+    monkeypatch.setattr(remote_paths, "STATE", str(tmp_path / "state"))
+    monkeypatch.setattr(remote_paths, "RUN", str(tmp_path / "run"))
+    Path("/run/sshd").mkdir(exist_ok=True)
+    secret_store = FileSecretStore(tmp_path / "secrets")
+    secret_store.key_pair("host")
+    program = tmp_path / "sshd"
+    words = shlex.join(["env", f"LD_LIBRARY_PATH={LIBRARIES}", *with_sshd_user(tmp_path), str(SSHD)])
+    program.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
+    program.chmod(0o755)
+    folder, config = tmp_path / "sshd_config.d", tmp_path / "sshd_config"
+    folder.mkdir()
+
+    def make(text: str) -> SshdSettings:
+        config.write_text(f"HostKey {secret_store.key_path('host')}\n{text.format(folder=folder)}\n")
+        (step,) = [s for s in steps(inventory(tmp_path), "postgres") if isinstance(s, SshdSettings)]
+        path = f"{folder}/{Path(step.path).name}"
+        return replace(step, path=path, validate="", sshd=str(program), config=str(config))
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "PasswordAuthentication yes",
+        "PasswordAuthentication yes\nInclude {folder}/*.conf",
+        "Include {folder}/*.conf\nPermitRootLogin yes",
+    ],
+)
+def test_settings_are_in_force_whatever_sshd_config_contains(
+    sshd_settings: Callable[[str], SshdSettings], text: str
+) -> None:
+    step = sshd_settings(text)
+    converge(LocalHost(), [step], SilentProgress())
+    assert pending_changes(LocalHost(), [step]) == []
+    before = Path(step.config).read_text()
+    assert converge(LocalHost(), [step], SilentProgress()) == []
+    assert Path(step.config).read_text() == before
+    assert before.endswith(f"{text.format(folder=Path(step.path).parent)}\n")
+
+
+def test_lost_include_is_found_and_added(sshd_settings: Callable[[str], SshdSettings]) -> None:
+    step = sshd_settings("Include {folder}/*.conf")
+    converge(LocalHost(), [step], SilentProgress())
+    sshd_settings("PasswordAuthentication yes")
+    (change,) = converge(LocalHost(), [step], SilentProgress())
+    assert change.pending.reason.startswith("not in force: passwordauthentication no")
+    assert pending_changes(LocalHost(), [step]) == []
+
+
+@pytest.mark.parametrize("match", ["Match user root", "Match user nobody", "Match all"])
+def test_match_block_that_allows_passwords_is_an_error_that_names_it(
+    sshd_settings: Callable[[str], SshdSettings], match: str
+) -> None:
+    step = sshd_settings(f"{match}\n  PasswordAuthentication yes")
+    with pytest.raises(HomelabError, match="passwordauthentication no is not in force") as error:
+        converge(LocalHost(), [step], SilentProgress())
+    assert match in error.value.details
+    assert "PasswordAuthentication yes" in error.value.details

@@ -30,7 +30,7 @@ LAYERS = [
     {"plan", "steps", "render", "secrets", "known_hosts", "code_approvals", "pipeline_contract"},
     {"progress", "paths", "private_files"},
     {"model"},
-    {"distributions", "roles"},
+    {"distributions", "roles", "certificates"},
     {"host", "terminal"},
     {"errors"},
 ]

@@ -192,6 +192,11 @@ PROBLEMS = [
     ),
     ("ip: .69", "ip: .69\n    template: local:vztmpl/debian-13-standard_13.1-2_amd64.tar.zst\n    disk: 9", None),
     ('["Newark,US"]', "[]", "inventory.yaml:30: pipeline.cities: must name at least one city"),
+    *(
+        ('["Newark,US"]', f"[{city}]", "inventory.yaml:30: pipeline.cities[0].name: must be a city's name of at most")
+        for text in (r'"a\0b"', r'"a\u001b[2Jb"', r'"a\nb"', f'"{"x" * 201}"')
+        for city in (text, f"{{name: {text}}}")
+    ),
     ('["Newark,US"]', "[x, x]", "inventory.yaml:30: pipeline.cities[1]: 'x' is in the list twice"),
     ('["Newark,US"]', "[5]", "inventory.yaml:30: pipeline.cities[0]: must be a name such as"),
     ('["Newark,US"]', "[{id: 5}]", "inventory.yaml:30: pipeline.cities[0].name: is missing"),
@@ -272,9 +277,14 @@ def test_problem_of_an_overlay_points_into_the_overlay(tmp_path: Path) -> None:
     ]
 
 
+def test_text_that_no_file_can_hold_is_a_problem(tmp_path: Path) -> None:
+    (found,) = problems(tmp_path, BASE.replace("Newark,US", r"\ud800"))
+    assert found.endswith("not '\\ud800'; it has a control character")
+
+
 def test_values_replaced_by_an_overlay_have_no_problems(tmp_path: Path) -> None:
     found = problems(tmp_path, BASE.replace('["Newark,US"]', "[{name: x}]"), "\npipeline: {cities: [{id: 5}]}\n")
-    assert found == ["overlay1.yaml:2: pipeline.cities[0].name: is missing: a city's name"]
+    assert found == ["overlay1.yaml:2: pipeline.cities[0].name: is missing: a city's name of at most 200 characters"]
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,15 @@ EXAMPLES = [
         "too new or too old for the clock of box",
     ),
     ("invalid peer certificate: NotValidYet", "for the clock of box"),
+    *(
+        (text, "shows no certificate of the lab's CA")
+        for text in (
+            'psql: error: connection to server at "192.0.2.1", port 5432 failed: SSL error: certificate verify failed',
+            'connection to server at "192.0.2.1", port 5432 failed: server does not support SSL, but SSL was required',
+            'server certificate for "a" (and 1 other name) does not match host name "192.0.2.1"',
+            'PostgreSQL server at "192.0.2.1:5432" rejected SSL upgrade',
+        )
+    ),
     ("invalid peer certificate: UnknownIssuer", "signed by a CA that box does not know"),
     (
         "Certificate verification failed: The certificate is NOT trusted. The certificate issuer is unknown.",

@@ -22,7 +22,7 @@ def mode(path: Path) -> int:
 def test_missing_value_is_an_error_with_its_line() -> None:
     with pytest.raises(HomelabError) as error:
         render("postgres/pg_hba.conf.j2")
-    assert str(error.value).startswith("Cannot render templates/postgres/pg_hba.conf.j2: line 4: 'rows' is undefined")
+    assert str(error.value).startswith("Cannot render templates/postgres/pg_hba.conf.j2: line 5: 'rows' is undefined")
     assert "{% for" in error.value.details
 
 
@@ -35,8 +35,8 @@ def test_pg_hba_names_each_address_and_rejects_the_rest() -> None:
     ]
     assert lines == [
         "local all postgres peer",
-        "host airflow_metadata airflow_admin 192.168.2.69/32 scram-sha-256",
-        "host project_data analytics 192.168.2.68/32 scram-sha-256",
+        "hostssl airflow_metadata airflow_admin 192.168.2.69/32 scram-sha-256",
+        "hostssl project_data analytics 192.168.2.68/32 scram-sha-256",
         "host all all 0.0.0.0/0 reject",
         "host all all ::/0 reject",
     ]
@@ -46,7 +46,7 @@ def test_pg_hba_names_each_address_and_rejects_the_rest() -> None:
 def test_shell_reads_quoted_values_unchanged(value: str) -> None:
     import subprocess
 
-    text = render("airflow/database.env.j2", postgres="127.0.0.1", password=value).decode()
+    text = render("airflow/database.env.j2", postgres="127.0.0.1", password=value, ca_file="/ca").decode()
     shown = subprocess.run(["sh", "-c", text + '\nprintf %s "$PGPASSWORD"'], capture_output=True, check=True)
     assert shown.stdout.decode() == value
 

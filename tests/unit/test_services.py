@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shlex
 import subprocess
@@ -17,10 +18,12 @@ from homelab.inventory import load
 from homelab.model import Inventory, ServiceContext, Step
 from homelab.paths import bundled_path
 from homelab.runtime.convergence import steps_of
+from homelab.services import SERVICES
 from homelab.services.airflow import Airflow
 from homelab.services.analytics import Analytics
+from homelab.services.lab_certificates import CA_FILE, container_names, lab_names
 from homelab.services.postgres import Postgres
-from homelab.steps import Command, Directory, File, Packages, SystemdUnit
+from homelab.steps import Command, Directory, File, Packages, ServerCertificate, SystemdUnit
 from tests.scripts import SCRIPTS
 from tests.support import FixedSecretStore
 
@@ -66,8 +69,8 @@ def test_postgres_has_the_version_of_the_distribution(tmp_path: Path, template: 
     assert [s.names for s in found if isinstance(s, Packages)] == [[f"postgresql-{version}"]]
     assert [s.unit for s in found if isinstance(s, SystemdUnit)] == [f"postgresql@{version}-main.service"]
     rules = file(found, f"/etc/postgresql/{version}/main/pg_hba.conf")
-    assert "host    project_data      analytics       192.168.2.68/32      scram-sha-256" in rules
-    assert "host    airflow_metadata  airflow_admin   192.168.2.69/32      scram-sha-256" in rules
+    assert "hostssl project_data      analytics       192.168.2.68/32      scram-sha-256" in rules
+    assert "hostssl airflow_metadata  airflow_admin   192.168.2.69/32      scram-sha-256" in rules
     assert "shared_buffers = '512MB'" in file(found, f"/etc/postgresql/{version}/main/conf.d/homelab.conf")
 
 
@@ -125,6 +128,28 @@ def test_titles_are_unique_and_triggers_come_first(tmp_path: Path, template: str
         assert all(found.index(trigger) < position for trigger in step.triggered_by), step.title
 
 
+@pytest.mark.parametrize("name", SERVICES)
+def test_each_service_with_a_tls_port_has_a_certificate_of_its_container(tmp_path: Path, name: str) -> None:
+    wanted = inventory(tmp_path)
+    found = steps(wanted, name)
+    tls = any(port.tls for port in wanted.container_with(name).services[name].ports())
+    certificates = [step for step in found if isinstance(step, ServerCertificate)]
+    assert [step.path for step in certificates] == ([f"/etc/ssl/homelab/{name}.pem"] if tls else [])
+    assert all(step.names == container_names(wanted.container_with(name)) for step in certificates)
+    # Every container trusts the CA before its first service connects to another one.
+    titles = [step.title for step in found]
+    assert titles.index(f"file {CA_FILE}") < titles.index(next(each for each in titles if each.startswith("packages")))
+
+
+def test_ca_permits_the_names_and_addresses_of_all_containers(tmp_path: Path) -> None:
+    wanted = inventory(tmp_path)
+    container = wanted.container_with("postgres")
+    with_domain = replace(container, shape=replace(container.shape, searchdomain="home.arpa"))
+    names = lab_names(replace(wanted, containers=(with_domain, *wanted.containers[1:])))
+    assert names.hosts == ("airflow-orchestration", "analytics-platform", "postgres-data", "postgres-data.home.arpa")
+    assert names.addresses == ("192.168.2.67", "192.168.2.68", "192.168.2.69")
+
+
 @pytest.mark.parametrize(
     ("version", "processes"),
     [("3.3", ["api-server", "dag-processor", "scheduler"]), ("2.11", ["webserver", "scheduler"])],
@@ -153,6 +178,15 @@ def test_admin_is_created_while_the_web_server_starts_if_they_do_not_conflict(
     assert titles[at + 1] == then
     assert isinstance(found[at], Command)
     assert ("export AIRFLOW__FAB__UPDATE_FAB_PERMS=False; " in found[at].command) is (version == "3.3")
+
+
+def test_no_container_gets_a_hash_of_the_admins_password_that_can_be_guessed(tmp_path: Path) -> None:
+    password = FixedSecretStore().secret("airflow-admin").reveal().encode()
+    commands = [step for step in steps(inventory(tmp_path), "airflow") if isinstance(step, Command)]
+    texts = "".join(text for step in commands for text in (step.command, *step.probes()))
+    hashes = [name for name in hashlib.algorithms_guaranteed if not name.startswith("shake")]
+    assert [name for name in hashes if hashlib.new(name, password).hexdigest() in texts] == []
+    assert "stamps" not in texts  # the key
 
 
 @pytest.mark.parametrize("version", ["3.3", "2.11"])
