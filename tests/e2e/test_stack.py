@@ -128,7 +128,7 @@ def test_status_is_unhealthy_before_the_deploy(cli: Cli) -> None:
 
 def test_dry_run_shows_the_changes_and_makes_none(cli: Cli) -> None:
     text = cli.run("deploy", "--dry-run").stdout
-    assert "packages postgresql-15: not installed" in text
+    assert "packages postgresql-15 dbus unattended-upgrades: not installed" in text
     assert "+host    project_data      analytics       10.99.2.196/32       scram-sha-256" in text.replace("    +", "+")
     assert cli.run("deploy", "--dry-run").stdout.split("[")[0] == text.split("[")[0]
 
