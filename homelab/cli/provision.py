@@ -45,7 +45,8 @@ def init(
 def doctor(as_json: Json = False) -> None:
     """Check the prerequisites: token, privileges, storage, bridge, template, clock, OpenWeather's key.
 
-    In running containers, report pending security updates and due restarts. Changes nothing. Each failed check names its remedy. The exit code is 0 only if all checks pass.
+    In running containers, also check for pending security updates and due restarts. Changes nothing. Each failed check
+    names its remedy. The exit code is 0 only if all checks pass.
 
     Example:  homelab doctor
     """

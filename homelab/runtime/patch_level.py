@@ -53,7 +53,7 @@ class PatchLevel:
         return not self.by_hand and not self.stale and self.list_age < STALE
 
     def __str__(self) -> str:
-        parts = [f"{len(self.pending)} security updates pending: {_some(self.pending)}"] if self.pending else []
+        parts = [f"security updates are pending: {_some(self.pending)}"] if self.pending else []
         parts += [f"a restart is due: {_some(self.stale)} use replaced files"] if self.stale else []
         if self.list_age >= STALE:
             parts.append(f"its package lists are {self.list_age // 86400} days old")

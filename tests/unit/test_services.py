@@ -54,6 +54,10 @@ def steps(wanted: Inventory, service: str, keys: dict[str, str] = KEYS) -> list[
     return list(steps_of(context))
 
 
+def services(found: list[Step]) -> list[str]:
+    return [step.unit for step in found if isinstance(step, SystemdUnit) and step.unit.endswith(".service")]
+
+
 def file(found: list[Step], path: str) -> str:
     (step,) = [step for step in found if isinstance(step, File) and step.path == path]
     return step.content.decode()
@@ -63,8 +67,10 @@ def file(found: list[Step], path: str) -> str:
 def test_postgres_has_the_version_of_the_distribution(tmp_path: Path, template: str) -> None:
     version = POSTGRES[template]
     found = steps(inventory(tmp_path, template), "postgres")
-    assert [s.names for s in found if isinstance(s, Packages)] == [[f"postgresql-{version}", "dbus"]]
-    assert [s.unit for s in found if isinstance(s, SystemdUnit)] == [f"postgresql@{version}-main.service"]
+    assert [s.names for s in found if isinstance(s, Packages)] == [
+        [f"postgresql-{version}", "dbus", "unattended-upgrades"]
+    ]
+    assert services(found) == [f"postgresql@{version}-main.service"]
     rules = file(found, f"/etc/postgresql/{version}/main/pg_hba.conf")
     assert "host    project_data      analytics       192.168.2.68/32      scram-sha-256" in rules
     assert "host    airflow_metadata  airflow_admin   192.168.2.69/32      scram-sha-256" in rules
@@ -135,7 +141,7 @@ def test_titles_are_unique_and_triggers_come_first(tmp_path: Path, template: str
 )
 def test_airflow_runs_the_processes_of_its_series(tmp_path: Path, version: str, processes: list[str]) -> None:
     found = steps(inventory(tmp_path, airflow=version), "airflow")
-    assert [s.unit for s in found if isinstance(s, SystemdUnit)] == [f"airflow-{p}.service" for p in processes]
+    assert services(found) == [f"airflow-{p}.service" for p in processes]
     for process in processes:
         unit = file(found, f"/etc/systemd/system/airflow-{process}.service")
         assert f"ExecStart=/opt/airflow/venv/bin/airflow {process}" in unit
