@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ from homelab.model import ManagedResource, ServiceContext, Step
 from homelab.runtime.convergence import steps_of
 from homelab.steps import Certificate, Directory, File, PgHba, Settings, SystemdUnit, Tree, Venv, remote_paths
 from homelab.steps.manifest import RemoveResource
+from tests.integration import pg
 from tests.support import FixedSecretStore, LocalHost
 from tests.unit.test_services import KEYS, inventory
 from tests.unit.test_write_safety import writable
@@ -183,3 +186,33 @@ def test_attacker_can_change_no_entry_on_the_way_to_what_root_writes(machine: Ma
         for attempt in sorted(attempts):
             assert machine.attack(f"exec 2>/dev/null; {attempt}") != 0, attempt
         assert len(attempts) > 20
+
+
+@pytest.mark.skipif(pg.archive() is None, reason="PostgreSQL 16 is not in .venv/pg16: ./bootstrap --test")
+def test_local_cluster_is_made_without_a_write_in_the_servers_folder(machine: Machine) -> None:
+    """`homelab dev` as root: the server's user owns the folder of the cluster, and can put links into it."""
+    code = f"""
+import os
+while True:
+    for name in ("password", "data/postgresql.auto.conf"):
+        try:
+            os.symlink({str(machine.target / "passwd")!r}, "link"); os.rename("link", name)
+        except OSError:
+            os.unlink("link")
+"""
+    found = pg.archive()
+    assert found
+    cluster = pg.Server(pg.unpack(found, machine.root), machine.service / "data", pg.free_port(), "secret")
+    before = machine.state()
+    attacker = subprocess.Popen(
+        [sys.executable, "-c", code], user=ATTACKER, group=ATTACKER, extra_groups=[], cwd=machine.service
+    )
+    while not (machine.service / "password").is_symlink():
+        time.sleep(0.01)
+    try:
+        with contextlib.suppress(subprocess.CalledProcessError):  # of initdb, which the attacker can disturb
+            cluster.initialise(pg.SETTINGS)
+    finally:
+        attacker.kill()
+        attacker.wait()
+    assert machine.state() == before
