@@ -16,7 +16,9 @@ import pytest
 
 from homelab.errors import HomelabError
 from homelab.model import ManagedResource, ServiceContext, Step
+from homelab.runtime import clone_identity
 from homelab.runtime.convergence import steps_of
+from homelab.services import analytics
 from homelab.steps import Certificate, Directory, File, PgHba, Settings, SystemdUnit, Tree, Venv, remote_paths
 from homelab.steps.manifest import RemoveResource
 from tests.integration import pg
@@ -216,3 +218,38 @@ while True:
         attacker.kill()
         attacker.wait()
     assert machine.state() == before
+
+
+def test_progress_is_read_with_the_privileges_of_the_pipeline(machine: Machine) -> None:
+    secret = machine.target / "secret"
+    secret.write_text("of root")
+    secret.chmod(0o600)
+    text = (
+        analytics.read_data("progress").replace("uid=analytics", "uid=nobody").replace("gid=analytics", "gid=nogroup")
+    )
+    text = text.replace(f"{analytics.ROOT}/data", str(machine.service))
+    (machine.service / "progress").write_text("half\n")
+    assert LocalHost().run(text).text == "half"
+    machine.attack(f"ln -sf {secret} progress")
+    assert LocalHost().run(text).text == ""
+    machine.attack("rm progress; mkfifo progress")
+    assert not LocalHost().run(text.replace("timeout 5", "timeout 0.2"), timeout=5).ok
+
+
+def test_logs_of_a_clone_are_emptied_without_following_a_link(machine: Machine) -> None:
+    """A service exchanges its log for a link after the search; here, the first `truncate` does it."""
+    logs = machine.root / "log"
+    logs.mkdir()
+    machine.service.rename(logs / "service")
+    for log in (logs / "wtmp", logs / "service" / "own.log"):
+        log.write_text("x")
+    truncate = machine.root / "truncate"
+    link = f"ln -sfn {machine.target}/passwd {logs}/service/own.log"
+    truncate.write_text(f'#!/bin/sh\n{link}\nexec /usr/bin/truncate "$@"\n')
+    truncate.chmod(0o755)
+    before = machine.state()
+    lines = [line for line in clone_identity.TAKE.splitlines() if line.startswith("find ")]
+    script = "\n".join(lines).replace("/var/log", str(logs))
+    subprocess.run(["sh", "-ec", script], check=True, env={"PATH": f"{machine.root}:/usr/bin:/bin"})
+    assert machine.state() == before
+    assert (logs / "wtmp").read_text() == ""
