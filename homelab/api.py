@@ -28,6 +28,7 @@ from homelab.model import (
     Step,
 )
 from homelab.render import Templates
+from homelab.services.sandbox import Sandbox
 from homelab.steps import Command, Directory, File, Packages, SystemdUnit, Tree, User, UvInstall, Venv, WaitFor
 
 VERSION = 1  # grows when a name or its meaning changes incompatibly
@@ -53,6 +54,7 @@ __all__ = [
     "Pending",
     "Port",
     "Result",
+    "Sandbox",
     "Secret",
     "SecretName",
     "SecretStore",

@@ -44,14 +44,16 @@ def init(
 def doctor(as_json: Json = False) -> None:
     """Check the prerequisites: token, privileges, storage, bridge, template, clock, OpenWeather's key.
 
-    Changes nothing. Each failed check names its remedy. The exit code is 0 only if all checks pass.
+    In running containers, also check for pending security updates and due restarts. Changes nothing. Each failed check
+    names its remedy. The exit code is 0 only if all checks pass.
 
     Example:  homelab doctor
     """
     from homelab.cli.report_output import show_checks
     from homelab.commands.doctor import doctor as run
 
-    diagnosis = run(settings.load())
+    session = settings.session()
+    diagnosis = run(session.inventory, session=session)
     print_result(diagnosis, as_json, lambda: show_checks(diagnosis))
     if not diagnosis.healthy:
         raise typer.Exit(1)

@@ -60,7 +60,7 @@ class Root:
     pipeline: Annotated[Section, Option("Weather pipeline."), SectionOf(PipelineSection, _SECTION)]
     packages: Annotated[
         Section | None,
-        Option("Package sources of the containers, in addition to those of the distribution."),
+        Option("Package sources of the containers, in addition to those of the distribution, and security updates."),
         SectionOf(PackagesSection, _SECTION, MIRROR_RULE),
     ] = None
 

@@ -188,6 +188,8 @@ class PackageSources:
     pypi_index: str | None = None  # a "simple" index that replaces PyPI, such as devpi
     certificates: tuple[str, ...] = ()  # CAs, each in PEM
     pins: Mapping[str, str] = field(default_factory=dict)  # Debian package → pattern of its version
+    security_updates: bool = True  # install them unattended
+    maintenance_window: str = "04:00"  # the earliest time of day for that, `HH:MM` or `Sun HH:MM`
 
 
 def lab_tags(lab: str) -> frozenset[str]:

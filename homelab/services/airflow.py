@@ -20,18 +20,20 @@ from homelab.pipeline_contract import CONNECTION_ID, DAG_ID
 from homelab.render import render
 from homelab.services.airflow_metadata import CLI, DATABASE_ENVIRONMENT, admin_user, in_metadata, last_runs, migration
 from homelab.services.lab_certificates import CA_FILE
+from homelab.services.sandbox import Sandbox
 from homelab.steps import Command, Directory, File, Packages, SystemdUnit, Tree, User, UvInstall, Venv, WaitFor
 
-HOME = "/home/airflow/airflow"
+HOME = "/var/lib/airflow"  # its data and logs; the user's home belongs to root, and its processes cannot read it
 _VENV = "/opt/airflow/venv"
+_DAGS = "/opt/airflow/dags"
 _ENVIRONMENT = "/etc/homelab/airflow.env"
 _READY = "/usr/local/sbin/homelab-airflow-ready"
-_KEY = "/home/airflow/.ssh/analytics"
-_KNOWN_HOSTS = "/home/airflow/.ssh/known_hosts"
+_SSH = "/etc/airflow"
+_KEY = f"{_SSH}/analytics.key"
+_KNOWN_HOSTS = f"{_SSH}/known_hosts"
+SANDBOX = Sandbox("airflow", (HOME,), _ENVIRONMENT, ("AIRFLOW__FAB__UPDATE_FAB_PERMS",))
 # From OpenSSH 9.8 on, each refused login adds a penalty of 5 s to its address, and at 15 s sshd refuses the address.
 _LOGIN_INTERVAL = 5.5  # seconds
-
-_IMPORT_DAG = argv("runuser", "-u", "airflow", "--", f"{_VENV}/bin/python", f"{HOME}/dags/{DAG_ID}.py")
 
 # The processes of each series, and the path of its health report.
 _PROCESSES = {"3.3": ("api-server", "dag-processor", "scheduler"), "2.11": ("webserver", "scheduler")}
@@ -48,9 +50,10 @@ def _refused_by_gate(address: str) -> str:
         "ConnectTimeout=3",
         "StrictHostKeyChecking=yes",
         "UpdateHostKeys=no",
+        f"UserKnownHostsFile={_KNOWN_HOSTS}",
     )
-    words = ["ssh", "-i", _KEY, *chain.from_iterable(("-o", option) for option in options)]
-    login = argv("runuser", "-u", "airflow", "--", *words, f"analytics@{address}", "nothing")
+    words = ["/usr/bin/ssh", "-i", _KEY, *chain.from_iterable(("-o", option) for option in options)]
+    login = SANDBOX.run(*words, f"analytics@{address}", "nothing")
     return f"{login} 2>&1 | grep -q '^refused:'"
 
 
@@ -109,23 +112,25 @@ class Airflow(Service):
         environment = File(_ENVIRONMENT, self._environment(context), mode=0o600, secret=True)
         postgres, analytics = (context.inventory.container_with(name) for name in ("postgres", "analytics"))
         private_key = context.secret_store.key_pair("airflow")[0].reveal().encode()
-        dags = Tree.of(f"{HOME}/dags", bundled_path("pipeline") / "dags", "*.py")
+        dags = Tree.of(_DAGS, bundled_path("pipeline") / "dags", "*.py")
         migrated = migration(venv)
         web_server, *others = self._units(venv, environment, migrated)
         admin = [admin_user(context, migrated, self._has_api_server)]
         early, late = (admin, []) if self._has_api_server else ([], admin)
         return (
-            Packages(["python3", "python3-venv", "ca-certificates", "postgresql-client"]),
+            Packages(["python3", "python3-venv", "ca-certificates", "postgresql-client", "dbus"]),
             User("airflow", "/home/airflow"),
+            Directory("/home/airflow"),
             Directory(HOME, "airflow", "airflow", 0o750),
-            Directory("/home/airflow/.ssh", "airflow", "airflow", 0o700),
+            Directory(_SSH),
             Directory("/opt/airflow"),
             Directory("/etc/homelab", mode=0o700),
             UvInstall((requirements / "uv.txt").read_bytes()),
             venv,
             dags,
-            File(_KEY, private_key, "airflow", "airflow", 0o600, secret=True),
+            File(_KEY, private_key, group="airflow", mode=0o640, secret=True),
             environment,
+            SANDBOX.file(),
             File(_KNOWN_HOSTS, f"{analytics.address} {self._host_key(context)}\n".encode()),
             File(
                 DATABASE_ENVIRONMENT,
@@ -138,7 +143,7 @@ class Airflow(Service):
                 mode=0o600,
                 secret=True,
             ),
-            File(CLI, render("airflow/homelab-airflow.j2", environment=_ENVIRONMENT, venv=_VENV), mode=0o700),
+            File(CLI, render("airflow/homelab-airflow.j2", sandbox=SANDBOX, venv=_VENV), mode=0o700),
             WaitFor(
                 f"{postgres.name} accepts airflow_admin",
                 in_metadata("select 1"),
@@ -153,7 +158,7 @@ class Airflow(Service):
             Command(
                 "Airflow can import the DAG",
                 "true",
-                f"set -a; . {_ENVIRONMENT}; cd / && {_IMPORT_DAG}",
+                SANDBOX.run(f"{_VENV}/bin/python", f"{_DAGS}/{DAG_ID}.py"),
                 triggered_by=[venv, dags, migrated],
             ),
             # The scheduler starts a run immediately; if that failed, its retry would start five minutes later.
@@ -196,6 +201,7 @@ class Airflow(Service):
         return render(
             "airflow/airflow.env.j2",
             home=HOME,
+            dags=_DAGS,
             options=self,
             connection_id=CONNECTION_ID,
             schedule=context.inventory.pipeline.schedule,
@@ -219,8 +225,7 @@ class Airflow(Service):
                 process=process,
                 arguments=_ARGUMENTS.get(process, ""),
                 venv=_VENV,
-                home=HOME,
-                environment=_ENVIRONMENT,
+                sandbox=SANDBOX,
                 ready=_READY if waits_for_api else "",
             )
             file = File(f"/etc/systemd/system/{unit}", text)

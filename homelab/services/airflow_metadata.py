@@ -9,7 +9,7 @@ from homelab.model import ManagedResource, ServiceContext, Step
 from homelab.steps import Command, Venv
 from homelab.steps.queries import Query
 
-CLI = "/usr/local/sbin/homelab-airflow"  # Airflow's command line, as its user and with its environment
+CLI = "/usr/local/sbin/homelab-airflow"  # Airflow's command line, as its user and with its limits
 DATABASE_ENVIRONMENT = "/etc/homelab/airflow-database.env"
 _STAMPS = "/var/lib/homelab"
 

@@ -15,8 +15,9 @@ from homelab.model.options import Option
 from homelab.paths import bundled_path
 from homelab.render import render
 from homelab.services.lab_certificates import server_certificate
+from homelab.services.sandbox import Sandbox
 from homelab.steps import Command, Database, Directory, File, Packages, PgHba, Role, Settings, Sql, SystemdUnit
-from homelab.steps.postgres_objects import AS_POSTGRES, PSQL
+from homelab.steps.postgres_objects import PSQL
 from homelab.steps.queries import Query
 
 _TABLES = "pg_class where relnamespace = to_regnamespace('raw') and relkind in ('r', 'p')"
@@ -33,6 +34,7 @@ _FACTS = """select json_build_object(
   'newest_raw_row', (select to_char(max(ingested_at) at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
                      from raw.weather_observations))"""
 _PORT = 5432
+_BASES = ("/etc/postgresql", "/var/lib/postgresql")
 _CREATE = "/etc/postgresql-common/createcluster.d"
 _UPKEEP = ("upkeep.partitions()", "upkeep.record_settings(text, text[], text[])")
 _WRITES = ("insert", "update", "delete", "truncate")
@@ -80,14 +82,14 @@ class Postgres(Service):
 
     def steps(self, context: ServiceContext) -> Sequence[Step]:
         """Return packages, certificate, settings, roles, databases, grants and pg_hba.conf."""
-        folder, unit = f"/etc/postgresql/{self.version}/main", self.units()[0]
-        dropin = File(f"/etc/systemd/system/{unit}.d/homelab.conf", render("postgres/postgresql.service.conf.j2"))
-        server = SystemdUnit(unit, triggered_by=[dropin], settle=0)
+        folder, unit, sandbox = f"/etc/postgresql/{self.version}/main", self.units()[0], self._sandbox
         certificate = server_certificate(context, "postgres", "postgres")
-        parsed = (
-            f"{AS_POSTGRES} /usr/lib/postgresql/{self.version}/bin/postgres -C port "
-            f'-D /var/lib/postgresql/{self.version}/main -c config_file="$new" >/dev/null'
+        dropin = File(
+            f"/etc/systemd/system/{unit}.d/homelab.conf", render("postgres/postgresql.service.conf.j2", sandbox=sandbox)
         )
+        server = SystemdUnit(unit, triggered_by=[dropin], settle=0)
+        server_program = f"/usr/lib/postgresql/{self.version}/bin/postgres"
+        parsed = f'{sandbox.run(server_program, "-C", "port", "-D", self._data)} -c config_file="$new" >/dev/null'
         settings = Settings(
             f"{folder}/conf.d/homelab.conf",
             render(
@@ -102,15 +104,20 @@ class Postgres(Service):
         )
         return (
             *self._packages(),
+            # Packages and pg_createcluster give these to the server's user, which could then redirect root's writes.
+            *(Directory(f"{base}{part}") for base in _BASES for part in ("", f"/{self.version}")),
             self._cluster(),
             certificate,
+            Directory(folder),
+            Directory(f"{folder}/conf.d"),
+            sandbox.file(),
             settings,
             Directory(f"/etc/systemd/system/{unit}.d"),
             dropin,
             server,
             *contents(context),
             retention(self.retention_months),
-            PgHba(f"{folder}/pg_hba.conf", hba(context), "postgres", "postgres", 0o640),
+            PgHba(f"{folder}/pg_hba.conf", hba(context), group="postgres", mode=0o640),
         )
 
     def health_probes(self) -> Sequence[str]:
@@ -130,13 +137,21 @@ class Postgres(Service):
             facts,
         )
 
+    @property
+    def _data(self) -> str:
+        return f"/var/lib/postgresql/{self.version}/main"
+
+    @property
+    def _sandbox(self) -> Sandbox:
+        return Sandbox("postgres", (self._data, "/var/log/postgresql", "/run/postgresql"))
+
     def _cluster(self) -> Command:
         """Return the step that creates the cluster `main`.
 
         A stamp exists while it is created: the leftovers of a killed run have no data and are removed, as the script of
         the package takes them for a complete cluster. Existing data never get a stamp, so they are never removed.
         """
-        conf, data = f"/etc/postgresql/{self.version}/main", f"/var/lib/postgresql/{self.version}/main"
+        conf, data = f"/etc/postgresql/{self.version}/main", self._data
         stamp = f"/var/lib/homelab/creating-postgresql-{self.version}"
         return Command(
             f"cluster {self.version}/main",
@@ -165,7 +180,7 @@ class Postgres(Service):
                 f'. /etc/os-release; echo "{line}" >{_PGDG_LIST}.new && mv -f {_PGDG_LIST}.new {_PGDG_LIST}',
                 makes=[ManagedResource("made", _PGDG_LIST)],
             )
-        yield Packages([f"postgresql-{self.version}"])
+        yield Packages([f"postgresql-{self.version}", "dbus"])
 
 
 def hba(context: ServiceContext) -> bytes:

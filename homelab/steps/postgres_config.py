@@ -14,6 +14,7 @@ from homelab.model import ManagedResource, Pending
 from homelab.steps.files import File
 from homelab.steps.postgres_objects import PSQL, literal, run_sql
 from homelab.steps.queries import Query
+from homelab.steps.root_only import guarded
 from homelab.steps.units import SystemdUnit
 
 
@@ -170,23 +171,20 @@ class PgHba(File):
         """See Step. Raises HomelabError that quotes the server; the old file then stays in force."""
         path, previous = quote(self.path), quote(f"{self.path}.homelab-previous")
         # An existing copy is from a killed run: it is the file in force, and the present one may have errors.
-        check(
-            host,
-            f"[ -e {previous} ] || {{ cp -p {path} {previous}.new && mv -fT {previous}.new {previous}; }}",
-            f"copy the old {self.path}",
-        )
+        copy = f"[ -e {previous} ] || {{ cp -pP {path} {previous}.new && mv -fT {previous}.new {previous}; }}"
+        check(host, guarded(self.path, copy), f"copy the old {self.path}")
         super().apply(host)
         query = "select line_number || ': ' || error from pg_hba_file_rules where error is not null"
         errors = check(host, Query(self.psql, "postgres", query), f"check {self.path}")
         if errors.text:
-            check(host, f"mv -f {previous} {path}", f"restore the old {self.path}")
+            check(host, guarded(self.path, f"mv -fT {previous} {path}"), f"restore the old {self.path}")
             raise HomelabError(
                 f"Cannot load pg_hba.conf on {host.name}: PostgreSQL refuses it",
                 errors.text,
                 "The old file is still in force. Correct templates/postgres/pg_hba.conf.j2.",
             )
         # In this order: after a kill in between, the probes find an unloaded file.
-        check(host, f"rm -f {previous}\n{_reload(self.psql)}", "reload PostgreSQL")
+        check(host, guarded(self.path, f"rm -f {previous}") + f"\n{_reload(self.psql)}", "reload PostgreSQL")
         if reason := check(host, self._not_in_force, "check the rules of PostgreSQL").text:
             raise HomelabError(
                 f"Cannot load pg_hba.conf on {host.name}: PostgreSQL does not use it",

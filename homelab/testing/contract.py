@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import shutil
@@ -13,6 +14,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from homelab.certificates import Authority, Names
 from homelab.code_approvals import CodeApprovals
 from homelab.distributions import DISTRIBUTIONS
 from homelab.host import Result
@@ -55,6 +57,14 @@ class FixedSecrets:
         """See SecretStore."""
         return []
 
+    def authority(self, lab: str, names: Names) -> Authority:
+        """See SecretStore."""
+        return _authority(lab, names)
+
+    def known_authority(self) -> Authority | None:
+        """See SecretStore."""
+        return None
+
     def key_pair(self, name: str) -> tuple[Secret, str]:
         """See SecretStore."""
         return self.secret(name), f"ssh-ed25519 AAAA {name}"
@@ -66,6 +76,11 @@ class FixedSecrets:
     def key_path(self, name: str) -> Path:
         """See SecretStore."""
         return Path(name)
+
+
+@functools.cache
+def _authority(lab: str, names: Names) -> Authority:
+    return Authority.create(lab, names)
 
 
 @dataclass

@@ -29,6 +29,7 @@ from tests.support import FixedSecretStore, LocalHost, owner_of_new_files
 
 pytestmark = pytest.mark.skipif(pg.archive() is None, reason="PostgreSQL 16 is not in .venv/pg16: ./bootstrap --test")
 
+OWN_RULE = "host all postgres 127.0.0.1/32 scram-sha-256\n"
 # Both containers on loopback; the client of these tests is 127.0.0.1.
 OVERLAY = """
 network: {{subnet: 127.0.0.0/24, gateway: .254}}
@@ -44,7 +45,21 @@ def server() -> Iterator[pg.Server]:
     names = Names(("postgres-data",), ("127.0.0.1",))
     with pg.server() as running:
         running.enable_tls(Authority.create("home", names).issue(names))
+        # As in the containers, the files of configuration are in a folder of root.
+        conf(running).mkdir(mode=0o755)
+        hba_file(running).write_text(OWN_RULE)
+        with (running.data / "postgresql.auto.conf").open("a") as file:
+            file.write(f"hba_file = '{hba_file(running)}'\n")
+        PgCtlServer("server", server=running).restart(LocalHost())
         yield running
+
+
+def conf(server: pg.Server) -> Path:
+    return server.data.parent.parent / "conf"
+
+
+def hba_file(server: pg.Server) -> Path:
+    return conf(server) / "pg_hba.conf"
 
 
 def context(folder: Path, analytics: int, airflow: int) -> ServiceContext:
@@ -65,19 +80,10 @@ def psql(server: pg.Server) -> str:
 
 
 def steps(server: pg.Server, where: ServiceContext, rules: bytes | None = None) -> list[Step]:
-    command, own_rule = psql(server), b"host all postgres 127.0.0.1/32 scram-sha-256\n"
-    owner, group = ("nobody", "nogroup") if os.geteuid() == 0 else owner_of_new_files()
-    return [
-        *contents(where, command),
-        PgHba(
-            str(server.data / "pg_hba.conf"),
-            own_rule + (hba(where) if rules is None else rules),
-            owner,
-            group,
-            0o600,
-            psql=command,
-        ),
-    ]
+    command, owner = psql(server), owner_of_new_files()[0]
+    group = "nogroup" if os.geteuid() == 0 else owner_of_new_files()[1]
+    text = OWN_RULE.encode() + (hba(where) if rules is None else rules)
+    return [*contents(where, command), PgHba(str(hba_file(server)), text, owner, group, 0o640, psql=command)]
 
 
 def connect(server: pg.Server, database: str, role: str) -> psycopg.Connection[tuple[object, ...]]:
@@ -243,11 +249,11 @@ def test_rules_of_another_file_are_an_error(server: pg.Server, tmp_path: Path) -
 def test_pg_hba_with_errors_is_taken_back_before_it_is_loaded(server: pg.Server, tmp_path: Path) -> None:
     wanted = context(tmp_path, 1, 2)
     converge(LocalHost(), steps(server, wanted), SilentProgress())
-    before = (server.data / "pg_hba.conf").read_bytes()
+    before = hba_file(server).read_bytes()
     with pytest.raises(HomelabError, match=r"Cannot load pg_hba\.conf on local") as error:
         converge(LocalHost(), steps(server, wanted, b"host all all 127.0.0.1/32 nonsense\n"), SilentProgress())
     assert "nonsense" in error.value.details
-    assert (server.data / "pg_hba.conf").read_bytes() == before
+    assert hba_file(server).read_bytes() == before
     assert pending_changes(LocalHost(), steps(server, wanted)) == []
 
 
@@ -256,7 +262,7 @@ def test_written_but_unloaded_file_is_loaded(server: pg.Server, tmp_path: Path) 
     converge(LocalHost(), steps(server, context(tmp_path, 1, 2)), SilentProgress())
     final = steps(server, swapped)[-1]
     assert isinstance(final, PgHba)
-    path = server.data / "pg_hba.conf"
+    path = hba_file(server)
     path.write_bytes(final.content)  # as after a run that was killed before the reload
     stat = path.stat()
     os.utime(path, (stat.st_atime + 2, stat.st_mtime + 2))
@@ -266,7 +272,7 @@ def test_written_but_unloaded_file_is_loaded(server: pg.Server, tmp_path: Path) 
 def test_previous_file_is_removed_after_a_restart_loaded_the_new_one(server: pg.Server, tmp_path: Path) -> None:
     wanted = steps(server, context(tmp_path, 1, 2))
     converge(LocalHost(), wanted, SilentProgress())
-    previous = server.data / "pg_hba.conf.homelab-previous"
+    previous = conf(server) / "pg_hba.conf.homelab-previous"
     previous.write_text("local all all trust\n")
     assert [change.step for change in converge(LocalHost(), wanted, SilentProgress())] == [wanted[-1]]
     assert not previous.exists()
@@ -286,9 +292,9 @@ class PgCtlServer(SystemdUnit):
 @pytest.fixture
 def settings(server: pg.Server) -> Iterator[Path]:
     """Return a file of settings that the server reads during the test."""
-    file, main = server.data / "homelab.conf", server.data / "postgresql.conf"
+    file, main = conf(server) / "homelab.conf", server.data / "postgresql.conf"
     before = main.read_bytes()
-    main.write_bytes(before + b"include_if_exists 'homelab.conf'\n")
+    main.write_bytes(before + f"include_if_exists '{file}'\n".encode())
     try:
         yield file
     finally:

@@ -9,6 +9,7 @@ import pytest
 from homelab.steps.known_errors import KNOWN_ERRORS, explain
 
 EXAMPLES = [
+    ("homelab: refused to write: /home/u/.ssh is a link", "no other user of box can redirect the write"),
     ("dpkg: error: failed to write status database record: No space left on device", "The disk of box is full."),
     ("E: You don't have enough free space in /var/cache/apt/archives/.", "The disk of box is full."),
     ("psql: error: could not extend file: No space left on device\nKilled", "The disk of box is full."),

@@ -212,5 +212,7 @@ def test_shipped_example_is_valid(tmp_path: Path) -> None:
         "pypi_index",
         "ca_certificates",
         "pins",
+        "security_updates",
+        "maintenance_window",
     }
     assert load([tmp_path / "inventory.yaml"]).sources.certificates == (ONE,)

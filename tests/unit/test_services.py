@@ -57,6 +57,10 @@ def steps(wanted: Inventory, service: str, keys: dict[str, str] = KEYS) -> list[
     return list(steps_of(context))
 
 
+def services(found: list[Step]) -> list[str]:
+    return [step.unit for step in found if isinstance(step, SystemdUnit) and step.unit.endswith(".service")]
+
+
 def file(found: list[Step], path: str) -> str:
     (step,) = [step for step in found if isinstance(step, File) and step.path == path]
     return step.content.decode()
@@ -66,8 +70,10 @@ def file(found: list[Step], path: str) -> str:
 def test_postgres_has_the_version_of_the_distribution(tmp_path: Path, template: str) -> None:
     version = POSTGRES[template]
     found = steps(inventory(tmp_path, template), "postgres")
-    assert [s.names for s in found if isinstance(s, Packages)] == [[f"postgresql-{version}"]]
-    assert [s.unit for s in found if isinstance(s, SystemdUnit)] == [f"postgresql@{version}-main.service"]
+    assert [s.names for s in found if isinstance(s, Packages)] == [
+        [f"postgresql-{version}", "dbus", "unattended-upgrades"]
+    ]
+    assert services(found) == [f"postgresql@{version}-main.service"]
     rules = file(found, f"/etc/postgresql/{version}/main/pg_hba.conf")
     assert "hostssl project_data      analytics       192.168.2.68/32      scram-sha-256" in rules
     assert "hostssl airflow_metadata  airflow_admin   192.168.2.69/32      scram-sha-256" in rules
@@ -80,7 +86,11 @@ def test_pgdg_comes_with_its_key_from_a_signed_package(tmp_path: Path) -> None:
         inventory=wanted, container=wanted.container_with("postgres"), secret_store=FixedSecretStore(), host_keys=KEYS
     )
     titles = [step.title for step in Postgres(version=16, source="pgdg").steps(context)][2:5]
-    assert titles == ["packages postgresql-common ca-certificates", "apt repository PGDG", "packages postgresql-16"]
+    assert titles == [
+        "packages postgresql-common ca-certificates",
+        "apt repository PGDG",
+        "packages postgresql-16 dbus",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -156,7 +166,7 @@ def test_ca_permits_the_names_and_addresses_of_all_containers(tmp_path: Path) ->
 )
 def test_airflow_runs_the_processes_of_its_series(tmp_path: Path, version: str, processes: list[str]) -> None:
     found = steps(inventory(tmp_path, airflow=version), "airflow")
-    assert [s.unit for s in found if isinstance(s, SystemdUnit)] == [f"airflow-{p}.service" for p in processes]
+    assert services(found) == [f"airflow-{p}.service" for p in processes]
     for process in processes:
         unit = file(found, f"/etc/systemd/system/airflow-{process}.service")
         assert f"ExecStart=/opt/airflow/venv/bin/airflow {process}" in unit
@@ -204,7 +214,7 @@ def test_airflows_environment_is_readable_by_a_shell_and_private(tmp_path: Path,
     assert connection["host"] == "192.168.2.68"
     assert connection["extra"]["host_key"] == "ssh-ed25519 AAAAHost"
     assert values["AIRFLOW__CORE__EXECUTOR"] == "LocalExecutor"
-    assert values["AIRFLOW_HOME"] == "/home/airflow/airflow"
+    assert values["AIRFLOW_HOME"] == "/var/lib/airflow"
     assert ("AIRFLOW__API_AUTH__JWT_SECRET" in values) == (version == "3.3")
 
 
@@ -283,6 +293,7 @@ def test_file_of_cities_is_validated_before_it_is_installed(tmp_path: Path, text
     here = cities.validate.replace("/opt/analytics-platform/venv/bin/python", sys.executable).replace(
         "/opt/analytics-platform/scripts", str(SCRIPTS)
     )
+    here = here.replace("/usr/local/sbin/homelab-as-analytics ", "")
     done = subprocess.run(["sh", "-ec", f"new={new}\n{here}"], capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode == 0) == accepted
     assert accepted or "the first line must name the columns" in done.stderr
@@ -315,7 +326,7 @@ def test_two_services_can_share_a_container(tmp_path: Path) -> None:
     first, second, third = wanted.containers
     together = replace(wanted, containers=(replace(first, services={**first.services, **second.services}), third))
     titles = [step.title for step in steps(together, "postgres", keys={"postgres-data": "ssh-ed25519 AAAA"})]
-    assert "packages postgresql-16" in titles
+    assert "packages postgresql-16 dbus" in titles
     assert "venv /opt/analytics-platform/venv" in titles
     rules = file(steps(together, "postgres"), "/etc/postgresql/16/main/pg_hba.conf")
     assert "project_data      analytics       192.168.2.67/32" in rules

@@ -92,7 +92,7 @@ TABLE: list[tuple[Step, list[Result], str | None]] = [
     (
         User("u", "/home/u"),
         [answer("u:x:999:999::/home/u:/usr/sbin/nologin"), GONE],
-        "has no group, no entry in shadow or gshadow, or no home",
+        "has no group, or no entry in shadow or gshadow",
     ),
     (
         User("u", "/home/u"),

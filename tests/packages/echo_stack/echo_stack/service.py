@@ -16,6 +16,7 @@ from homelab.api import (
     Packages,
     Port,
     Result,
+    Sandbox,
     Service,
     ServiceContext,
     Step,
@@ -25,6 +26,7 @@ from homelab.api import (
 )
 
 TEMPLATES = Templates(Path(__file__).parent / "templates", "echo-stack's templates")
+SANDBOX = Sandbox("echo", ("/var/lib/echo",))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,12 +50,14 @@ class Echo(Service):
 
     def steps(self, context: ServiceContext) -> Sequence[Step]:
         """Return package, user, page and unit."""
-        page = File("/var/lib/echo/index.html", f"{self.text}\n".encode())
-        unit = File("/etc/systemd/system/echo.service", TEMPLATES.render("echo.service.j2", port=self.port))
+        page = File("/srv/echo/index.html", f"{self.text}\n".encode())
+        text = TEMPLATES.render("echo.service.j2", port=self.port, sandbox=SANDBOX)
+        unit = File("/etc/systemd/system/echo.service", text)
         return (
             Packages(["python3"]),
-            User("echo", "/var/lib/echo", "/usr/sbin/nologin"),
-            Directory("/var/lib/echo"),
+            User("echo", "/var/lib/echo"),
+            Directory("/var/lib/echo", "echo", "echo", 0o750),
+            Directory("/srv/echo"),
             page,
             unit,
             SystemdUnit("echo.service", triggered_by=[unit]),
