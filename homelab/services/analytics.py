@@ -54,6 +54,7 @@ class Analytics(Service):
     """The ingestion script, dbt and DuckDB."""
 
     requires: ClassVar[tuple[str, ...]] = ("postgres",)
+    runs_pipeline: ClassVar[bool] = True
 
     threads: Annotated[int, Option("Number of models that dbt builds in parallel.", low=1)] = 2
     memory_limit: Annotated[Size, Option("Memory that DuckDB may use.")] = Size("2GB")
@@ -128,7 +129,7 @@ class Analytics(Service):
             # could replace .ssh.
             Directory("/home/analytics"),
             Directory("/home/analytics/.ssh"),
-            File("/home/analytics/.ssh/authorized_keys", self._authorized_keys(context)),
+            *self._authorized_keys(context),
         )
 
     def _cities(self, context: ServiceContext) -> Iterator[Step]:
@@ -171,10 +172,12 @@ class Analytics(Service):
             dbt_password=context.secret_store.secret("postgres-dbt").reveal(),
         )
 
-    def _authorized_keys(self, context: ServiceContext) -> bytes:
-        _, public = context.secret_store.key_pair("airflow")
-        airflow = context.inventory.container_with("airflow").address
-        return f'restrict,from="{airflow}",command="{ROOT}/bin/gate" {public}\n'.encode()
+    def _authorized_keys(self, context: ServiceContext) -> Iterator[Step]:
+        """Yield the file that admits Airflow's key, if a container has Airflow."""
+        for container in context.inventory.containers_with("airflow"):
+            _, public = context.secret_store.key_pair("airflow")
+            line = f'restrict,from="{container.address}",command="{ROOT}/bin/gate" {public}\n'
+            yield File("/home/analytics/.ssh/authorized_keys", line.encode())
 
     def health_probes(self) -> Sequence[str]:
         """Return the command that reports the last build and the marts."""

@@ -32,6 +32,7 @@ _FACTS = """select json_build_object(
   'newest_raw_row', (select to_char(max(ingested_at) at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
                      from raw.weather_observations))"""
 _PORT = 5432
+_RAW_DATABASE = "project_data"
 _CREATE = "/etc/postgresql-common/createcluster.d"
 _UPKEEP = ("upkeep.partitions()", "upkeep.record_settings(text, text[], text[])")
 _WRITES = ("insert", "update", "delete", "truncate")
@@ -176,7 +177,7 @@ def contents(context: ServiceContext, command: str = PSQL) -> Iterator[Step]:
     for role in sorted({grant.role for grant in database_grants}):
         yield Role(role, context.secret_store.secret(f"postgres-{role}"), command)
     owners = {grant.database: grant.role for grant in database_grants if grant.privilege == "own"}
-    for database in sorted({grant.database for grant in database_grants}):
+    for database in sorted({_RAW_DATABASE, *(grant.database for grant in database_grants)}):
         yield Database(database, owners.get(database, "postgres"), command)
     yield _tables(command)
     for grant in database_grants:

@@ -7,20 +7,25 @@ import shlex
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from homelab.errors import HomelabError, InputError
 from homelab.host import Result
 from homelab.inventory import load
+from homelab.inventory.errors import Problems
+from homelab.inventory.yaml_source import parse
 from homelab.model import Inventory, ServiceContext, Step
 from homelab.paths import bundled_path
 from homelab.runtime.convergence import steps_of
+from homelab.services import SERVICES
 from homelab.services.airflow import Airflow
 from homelab.services.analytics import Analytics
 from homelab.services.postgres import Postgres
-from homelab.steps import Command, Directory, File, Packages, SystemdUnit
+from homelab.steps import Command, Directory, File, Packages, Sql, SystemdUnit
 from tests.scripts import SCRIPTS
 from tests.support import FixedSecretStore
 
@@ -359,3 +364,54 @@ def test_root_accepts_the_keys_of_homelab_and_the_inventory_only(tmp_path: Path)
     by_hand = step.check([Result("", 0, b"root:root 600\n", b""), Result("", 0, step.content + b"ssh-rsa CC\n", b"")])
     assert by_hand is not None
     assert "-ssh-rsa CC" in by_hand.diff
+
+
+SUBSETS = [subset for size in range(len(SERVICES) + 1) for subset in combinations(SERVICES, size)]
+
+
+@pytest.mark.parametrize("names", SUBSETS, ids=lambda names: "-".join(names) or "none")
+@pytest.mark.parametrize("together", [True, False])
+def test_every_subset_of_services_is_deployable_or_refused_with_the_missing_service(
+    tmp_path: Path, names: tuple[str, ...], together: bool
+) -> None:
+    path = bundled_path("inventory.yaml")
+    found: Any = parse(path, path.read_text(), Problems()).data
+    containers = found["containers"].values()
+    services = {name: options for each in containers for name, options in each.pop("services").items()}
+    hosts = ["postgres-data"] * 3 if together else list(found["containers"])
+    for host, name in zip(hosts, services, strict=True):
+        if name in names:
+            found["containers"][host].setdefault("services", {})[name] = services[name]
+    if "analytics" not in names:
+        del found["pipeline"]
+    (tmp_path / ".homelab").mkdir()
+    key = tmp_path / ".homelab" / "openweather-api-key"
+    key.write_text("k")
+    key.chmod(0o600)
+    (tmp_path / "inventory.yaml").write_text(json.dumps(found))
+    missing = {need for name in names for need in SERVICES[name].requires} - set(names)
+    if missing:
+        with pytest.raises(InputError) as caught:
+            load([tmp_path / "inventory.yaml"])
+        assert all(f"needs the service `{name}`" in caught.value.details for name in missing)
+        return
+    wanted = load([tmp_path / "inventory.yaml"])
+    host_keys = {each.name: "ssh-ed25519 AAAAHost" for each in wanted.containers}
+    for container in wanted.containers:
+        context = ServiceContext(
+            inventory=wanted, container=container, secret_store=FixedSecretStore(), host_keys=host_keys
+        )
+        titles = [step.title for step in steps_of(context)]
+        # A database that a step uses is created before that step.
+        databases = {step.database for step in steps_of(context) if isinstance(step, Sql)} - {"postgres"}
+        for database in databases:
+            assert f"database {database}" in titles
+        assert ("file /home/analytics/.ssh/authorized_keys" in titles) == (
+            "analytics" in container.services and "airflow" in names
+        )
+
+
+def test_service_that_no_container_has_is_named(tmp_path: Path) -> None:
+    wanted = inventory(tmp_path)
+    with pytest.raises(InputError, match="Cannot use the service `airflow`: no container has it"):
+        replace(wanted, containers=wanted.containers[:2]).container_with("airflow")
