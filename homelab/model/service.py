@@ -50,10 +50,16 @@ class ServiceContext:
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """The reason why a step has to be applied; `diff` is a unified diff if a file differs."""
+    """The reason why a step has to be applied; `diff` is a unified diff if a file differs.
+
+    `effect` is that on running services: `live`, `restarts UNIT`, `stops UNIT`, or `not checked`. `kept` lists the
+    files of a user that the step replaces or removes, and the folder of their copies.
+    """
 
     reason: str
     diff: str = ""
+    effect: str = "live"
+    kept: str = ""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -76,6 +82,7 @@ class Step(ABC):
 
     triggered_by: Sequence[Step] = ()
     is_wait: ClassVar[bool] = False  # a wait changes nothing
+    effect: str = "live"  # on running services, when another step triggers it
 
     def __str__(self) -> str:
         return self.title

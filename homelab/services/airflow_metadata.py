@@ -16,7 +16,9 @@ _STAMPS = "/var/lib/homelab"
 
 def in_metadata(sql: str) -> Query:
     """Return shell text that runs SQL in Airflow's metadata database."""
-    return Query(f"set -a; . {DATABASE_ENVIRONMENT}; psql", "airflow_metadata", sql)
+    # Without the file, the shell would end with psql's status for a server that is not reachable.
+    environment = f"[ -r {DATABASE_ENVIRONMENT} ] || exit 1; set -a; . {DATABASE_ENVIRONMENT}"
+    return Query(f"{environment}; psql", "airflow_metadata", sql)
 
 
 def last_runs(dag: str) -> Query:

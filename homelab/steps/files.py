@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -11,6 +10,7 @@ from shlex import quote
 from homelab.distributions import CA_BUNDLE
 from homelab.host import Result, argv
 from homelab.model import ManagedResource, Pending, Step
+from homelab.shortening import file_diff
 from homelab.steps import remote_paths
 from homelab.steps.batching import Script, ScriptStep
 
@@ -147,13 +147,7 @@ class File(ScriptStep):
         return hashlib.sha256(self.content).hexdigest()
 
     def _diff(self, found: bytes) -> str:
-        if self.secret:
-            return ""
-        old, new = (text.decode(errors="replace").splitlines(keepends=True) for text in (found, self.content))
-        return "".join(
-            line if line.endswith("\n") else line + "\n"
-            for line in difflib.unified_diff(old, new, f"a{self.path}", f"b{self.path}")
-        )
+        return "" if self.secret else file_diff(self.path, found, self.content)
 
     def script(self) -> Script:
         """See ScriptStep."""

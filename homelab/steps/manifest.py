@@ -56,6 +56,12 @@ def _is_valid(resource: ManagedResource) -> bool:
     return resource.kind in _ORDER and re.match("/[^/]+/", path) is not None and posixpath.normpath(path) == path
 
 
+def removal(resource: ManagedResource) -> Pending:
+    """Return the reason for the removal of a resource."""
+    effect = f"stops {resource.name.removesuffix('.service')}" if resource.kind == "unit" else "live"
+    return Pending("no longer in the inventory", effect=effect)
+
+
 @dataclass(frozen=True, eq=False)
 class RemoveResource(Step):
     """Removal of a managed resource. A directory is removed only if it is empty: its content is not ours."""
@@ -80,7 +86,7 @@ class RemoveResource(Step):
 
     def check(self, answers: Sequence[Result]) -> Pending | None:
         """See Step."""
-        return Pending("no longer in the inventory") if answers[0].ok else None
+        return removal(self.resource) if answers[0].ok else None
 
     def apply(self, host: Host) -> None:
         """See Step. Packages stay, so a unit of a package is masked: it would start at the next boot."""
