@@ -93,6 +93,8 @@ def _show_lines(target: Console, lines: Iterable[PlanLine]) -> None:
         style = "dim" if line.effect == "live" else "yellow"
         target.print(Text.assemble(f"  {line.change}  ", (f"[{line.effect}]", style)), soft_wrap=True)
         show_diff(target, line.diff)
+        if line.kept:
+            target.print(Text(f"  ! changed by hand: {line.kept}", "yellow"), soft_wrap=True)
 
 
 def _show_refusal(target: Console, refusal: Refusal) -> None:

@@ -50,6 +50,9 @@ def show_deploy(reports: Sequence[HostReport], dry_run: bool) -> None:
             style = "dim" if change.pending.effect == "live" else "yellow"
             target.print(Text.assemble(f"  {change}  ", (f"[{change.pending.effect}]", style)), soft_wrap=True)
             show_diff(target, change.pending.diff)
+        for change in report.changes:
+            if change.pending.kept:
+                target.print(Text(f"  ! changed by hand: {change.pending.kept}", "yellow"), soft_wrap=True)
     slow = sorted(
         (
             (change.seconds, report.container, change)

@@ -68,4 +68,10 @@ def _not_running(
 
 def _changes_inside(report: HostReport) -> Iterator[PlanLine]:
     for change in report.changes:
-        yield PlanLine(report.container, f"{report.container}: {change}", change.pending.effect, change.pending.diff)
+        yield PlanLine(
+            report.container,
+            f"{report.container}: {change}",
+            change.pending.effect,
+            change.pending.diff,
+            change.pending.kept,
+        )

@@ -20,6 +20,7 @@ class PlanLine:
     change: str
     effect: str
     diff: str = ""
+    kept: str = ""  # files of a user that are replaced or removed, and the folder of their copies
 
 
 def plan_lines(plan: Plan) -> Iterator[PlanLine]:

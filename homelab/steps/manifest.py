@@ -10,8 +10,10 @@ from shlex import quote
 
 from homelab.host import Host, Result, argv, check
 from homelab.model import ManagedResource, Pending, Step
+from homelab.steps import remote_paths
 from homelab.steps.apt_mirror import is_mirrored, restore_sources
 from homelab.steps.files import keep_foreign
+from homelab.steps.trees import tree_hash_command
 
 _UNIT = re.compile(r"[A-Za-z0-9@:_.\\-]+\.(service|socket|timer|path|target|mount)")
 # Dependents first: a unit before its files, and the content of a directory before the directory.
@@ -58,8 +60,12 @@ def _is_valid(resource: ManagedResource) -> bool:
 
 def removal(resource: ManagedResource) -> Pending:
     """Return the reason for the removal of a resource."""
-    effect = f"stops {resource.name.removesuffix('.service')}" if resource.kind == "unit" else "live"
-    return Pending("no longer in the inventory", effect=effect)
+    reason = "no longer in the inventory"
+    if resource.kind == "unit":
+        return Pending(reason, effect=f"stops {resource.name.removesuffix('.service')}")
+    if resource.kind in ("file", "tree"):
+        return Pending(f"{reason}; changes by hand are kept in {remote_paths.replaced(resource.name)}")
+    return Pending(reason)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,11 +121,12 @@ class RemoveResource(Step):
 
     def _remove_path(self) -> str:
         kind, path = self.resource.kind, quote(self.resource.name)
+        hashes = {"file": f"sha256sum <{path}", "tree": tree_hash_command(self.resource.name)}
         leftovers = {"tree": f" {path}.new {path}.old", "venv": f" {path}.next {path}-*"}.get(kind, "")
         return "\n".join(
             [
                 "set -e; umask 077",
-                keep_foreign(self.resource.name, f"sha256sum <{path}", "") if kind == "file" else "",
+                keep_foreign(self.resource.name, hashes[kind], "") if kind in hashes else "",
                 f"rm -rf {path}{leftovers}",
                 "update-ca-certificates --fresh" if kind == "certificate" else "",
             ]
