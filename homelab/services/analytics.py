@@ -22,6 +22,7 @@ ROOT = "/opt/analytics-platform"
 SCRIPTS = f"{ROOT}/scripts"
 PUBLISHED = f"{ROOT}/data/published.duckdb"
 _ENVIRONMENT = f"{ROOT}/pipeline.env"
+_SECRETS = f"{ROOT}/secrets.env"
 _EXTENSIONS = f"{ROOT}/extensions"
 _PROJECT = f"{ROOT}/dbt/analytics_project"
 # In a temporary folder, as a build may be running.
@@ -108,7 +109,8 @@ class Analytics(Service):
                 makes=[ManagedResource("made", _EXTENSIONS)],
             ),
             *self._cities(context),
-            File(_ENVIRONMENT, self._environment(context), "analytics", "analytics", 0o600, secret=True),
+            File(_SECRETS, self._secrets(context), "analytics", "analytics", 0o600, secret=True),
+            File(_ENVIRONMENT, self._environment(context), "analytics", "analytics", 0o600),
             *(
                 File(
                     f"{ROOT}/bin/{name}", render(f"analytics/{name}.j2", root=ROOT, tasks=TASKS, exit=EXIT), mode=0o755
@@ -165,10 +167,16 @@ class Analytics(Service):
             pipeline=pipeline,
             cities=cities,
             cities_file=pipeline.cities_file and _cities_file(pipeline.cities_file),
-            api_key=openweather_key(pipeline).reveal(),
+            secrets=_SECRETS,
             postgres=context.inventory.container_with("postgres").address,
-            password=context.secret_store.secret("postgres-analytics").reveal(),
             published=PUBLISHED,
+        )
+
+    def _secrets(self, context: ServiceContext) -> bytes:
+        return render(
+            "analytics/secrets.env.j2",
+            api_key=openweather_key(context.inventory.pipeline).reveal(),
+            password=context.secret_store.secret("postgres-analytics").reveal(),
             dbt_password=context.secret_store.secret("postgres-dbt").reveal(),
         )
 

@@ -161,7 +161,11 @@ def test_exit_codes_and_json(site: Site, inside: dict[str, HostReport], monkeypa
     assert "create postgres-data (167)" in shown
     assert "[live]" in shown
     data = json.loads(cli(site, "--json").stdout)
-    assert data["up"][0] | {"change": ""} == {"container": "postgres-data", "change": "", "effect": "live", "diff": ""}
+    assert data["up"][0] | {"change": ""} == {
+        "container": "postgres-data",
+        "change": "",
+        "effect": "live",
+    } | dict.fromkeys(["diff", "kept"], "")
     site.up()
     done = cli(site, "--detailed-exitcode")
     assert (done.exit_code, done.stdout) == (0, "Nothing to do.\n")

@@ -6,6 +6,7 @@ import json
 import shlex
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -25,9 +26,9 @@ from homelab.services import SERVICES
 from homelab.services.airflow import Airflow
 from homelab.services.analytics import Analytics
 from homelab.services.postgres import Postgres
-from homelab.steps import Command, Directory, File, Packages, Sql, SystemdUnit
+from homelab.steps import Command, Directory, File, Packages, Refuse, Sql, SystemdUnit
 from tests.scripts import SCRIPTS
-from tests.support import FixedSecretStore
+from tests.support import FixedSecretStore, LocalHost
 
 KEYS = {"analytics-platform": "ssh-ed25519 AAAAHost"}
 POSTGRES = {"ubuntu-24.04": 16, "debian-12": 15, "debian-13": 17}
@@ -163,14 +164,11 @@ def test_the_admin_is_created_while_the_web_server_starts_if_they_do_not_conflic
 @pytest.mark.parametrize("version", ["3.3", "2.11"])
 def test_airflows_environment_is_readable_by_a_shell_and_private(tmp_path: Path, version: str) -> None:
     found = steps(inventory(tmp_path, airflow=version), "airflow")
-    (step,) = [s for s in found if isinstance(s, File) and s.path == "/etc/homelab/airflow.env"]
-    assert (step.mode, step.owner, step.secret) == (0o600, "root", True)
-    values = dict(
-        word.split("=", 1)
-        for line in step.content.decode().splitlines()
-        if not line.startswith("#")
-        for word in shlex.split(line)
-    )
+    values: dict[str, str] = {}
+    for name, secret in (("airflow.env", False), ("airflow-secrets.env", True)):
+        (step,) = [s for s in found if isinstance(s, File) and s.path == f"/etc/homelab/{name}"]
+        assert (step.mode, step.owner, step.secret) == (0o600, "root", secret)
+        values |= variables(step.content.decode())
     connection = json.loads(values["AIRFLOW_CONN_ANALYTICS"])
     assert connection["host"] == "192.168.2.68"
     assert connection["extra"]["host_key"] == "ssh-ed25519 AAAAHost"
@@ -217,12 +215,59 @@ def test_all_folders_of_the_gate_belong_to_root(tmp_path: Path) -> None:
 def test_the_pipelines_environment_has_the_cities_as_json(tmp_path: Path) -> None:
     wanted = inventory(tmp_path)
     text = file(steps(wanted, "analytics"), "/opt/analytics-platform/pipeline.env")
-    values = dict(
-        word.split("=", 1) for line in text.splitlines() if not line.startswith("#") for word in shlex.split(line)
-    )
+    values = variables(text)
     assert [city["name"] for city in json.loads(values["WEATHER_CITIES"])] == [c.name for c in wanted.pipeline.cities]
-    assert values["OPENWEATHER_API_KEY"] == "openweather-key"
     assert values["PGHOST"] == "192.168.2.67"
+
+
+@pytest.mark.parametrize("service", ["postgres", "analytics", "airflow"])
+def test_only_files_of_secrets_hide_their_diff_and_no_other_file_contains_one(tmp_path: Path, service: str) -> None:
+    found = [step for step in steps(inventory(tmp_path), service) if isinstance(step, File)]
+    values = ["openweather-key", "secret-of-", "PRIVATE KEY"]
+    for step in found:
+        contains = any(value in step.content.decode() for value in values)
+        assert step.secret == contains, step.path
+
+
+def test_secrets_of_the_pipeline_are_read_with_its_settings(tmp_path: Path) -> None:
+    found = steps(inventory(tmp_path), "analytics")
+    for name in ("pipeline.env", "secrets.env"):
+        text = file(found, f"/opt/analytics-platform/{name}").replace("/opt/analytics-platform", str(tmp_path))
+        (tmp_path / name).write_text(text)
+    shown = subprocess.run(
+        ["sh", "-euc", f'. {tmp_path}/pipeline.env; echo "$OPENWEATHER_API_KEY $PGUSER $PGPASSWORD $DBT_PGPASSWORD"'],
+        capture_output=True,
+        check=True,
+        timeout=60,
+    )
+    assert shown.stdout.decode().split() == [
+        "openweather-key",
+        "analytics",
+        "secret-of-postgres-analytics",
+        "secret-of-postgres-dbt",
+    ]
+
+
+def test_downgrade_of_airflow_is_refused_by_name(tmp_path: Path) -> None:
+    first, second = [s for s in steps(inventory(tmp_path, airflow="2.11"), "airflow") if isinstance(s, Refuse)]
+    assert not [s for s in steps(inventory(tmp_path), "airflow") if isinstance(s, Refuse)]
+    newer, older, silent = Result("", 0, b"t\n"), Result("", 0, b"f\n"), Result("", 2)
+    assert str(first.check([newer])).count("Cannot downgrade Airflow to 2.11: its metadata are those of 3.x") == 1
+    assert (first.check([older]), first.check([silent]), second.check([older])) == (None, None, None)
+    assert second.check([silent])
+    for answer in ("t", "f"):
+        step = replace(second, probe=f"echo {answer}")
+        with pytest.raises(HomelabError, match="Cannot downgrade Airflow") if answer == "t" else nullcontext():
+            step.apply(LocalHost())
+    titles = [step.title for step in steps(inventory(tmp_path, airflow="2.11"), "airflow")]
+    assert titles.index(first.title) < titles.index("venv /opt/airflow/venv") < titles.index(second.title)
+    assert titles.index(second.title) + 1 == titles.index("airflow db migrate")
+
+
+def variables(text: str) -> dict[str, str]:
+    """Return the variables of a file for the shell."""
+    lines = [line for line in text.splitlines() if not line.startswith(("#", ". "))]
+    return dict(word.split("=", 1) for line in lines for word in shlex.split(line))
 
 
 def with_file(tmp_path: Path, name: str, text: str) -> Inventory:
