@@ -178,8 +178,8 @@ class Airflow(Service):
                     f"Cannot downgrade Airflow to {self.version}: its metadata are those of 3.x",
                     f"They are in the database airflow_metadata of {postgres.name}; Airflow {self.version} cannot read "
                     "them.",
-                    'Write `version: "3.3"` under `airflow:` in the inventory. To go back to 2.11, first restore a dump of '
-                    "airflow_metadata from before the upgrade.",
+                    'Write `version: "3.3"` under `airflow:` in the inventory. To go back to 2.11, restore a dump of '
+                    "airflow_metadata from before the upgrade first.",
                 ),
                 needs_answer=known,
             )
