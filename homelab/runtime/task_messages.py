@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from homelab.host import UNREADABLE, Host, argv
 from homelab.pipeline_contract import DAG_ID, TASKS
 from homelab.services.airflow import HOME
 from homelab.services.analytics import ROOT
+from homelab.services.build_report import failed_nodes
 
 _LINES = 15  # of a task's log
 _PROBLEMS = 5  # of a build
@@ -33,21 +33,9 @@ def build_problems(report: str) -> str:
         found = json.loads(report)
         if found["status"] == "success":
             return ""
-        return "\n".join(map(describe_problem, failed_nodes(found)[:_PROBLEMS]))
+        return "\n".join(failed_nodes(found)[:_PROBLEMS])
     except UNREADABLE:
         return ""
-
-
-def failed_nodes(build: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return the failed nodes of a build's report."""
-    return [problem for problem in build["problems"] if problem["status"] in ("error", "fail")]
-
-
-def describe_problem(problem: Mapping[str, Any]) -> str:
-    """Return the name of a failed model or test, and dbt's message in one line."""
-    kind, _, name = str(problem["node"]).partition(".")
-    named = f"{kind} {name.split('.')[1]}" if name.count(".") else str(problem["node"])
-    return f"{named}: {' '.join(str(problem['message']).split())[:500]}"
 
 
 def _standard_error(log: str) -> Iterator[str]:

@@ -18,7 +18,15 @@ from homelab.model.options import Option
 from homelab.paths import bundled_path
 from homelab.pipeline_contract import CONNECTION_ID, DAG_ID
 from homelab.render import render
-from homelab.services.airflow_metadata import CLI, DATABASE_ENVIRONMENT, admin_user, in_metadata, last_runs, migration
+from homelab.services.airflow_metadata import (
+    CLI,
+    DATABASE_ENVIRONMENT,
+    admin_user,
+    in_metadata,
+    last_runs,
+    migration,
+    obstacles,
+)
 from homelab.steps import Command, Directory, File, Packages, Refuse, SystemdUnit, Tree, User, UvInstall, Venv, WaitFor
 
 HOME = "/home/airflow/airflow"
@@ -264,23 +272,29 @@ class Airflow(Service):
         return argv("/usr/bin/python3", "-c", script)
 
     def health_probes(self) -> Sequence[str]:
-        """Return the commands for its health report and its last runs."""
-        return (self._health_report(), last_runs(DAG_ID))
+        """Return the commands for its health report, its last runs, and the reasons why there are none."""
+        return (self._health_report(), last_runs(DAG_ID), obstacles(DAG_ID))
 
     def health(self, answers: Sequence[Result]) -> Health:
-        """Return healthy if its processes have a heartbeat and the last finished run succeeded."""
-        report, runs = answers
-        if not report.ok or not runs.ok:
+        """Return healthy if its processes have a heartbeat, the DAG can run, and its last finished run succeeded."""
+        report, runs, obstacles = answers
+        if not report.ok:
             return Health(False, "does not answer")
+        if not runs.ok or not obstacles.ok:
+            return Health(False, "cannot read its metadata: PostgreSQL does not answer")
         processes = {name: part["status"] for name, part in json.loads(report.text).items() if part.get("status")}
         recent = json.loads(runs.text)
         finished = next((run for run in recent if run["state"] in ("success", "failed")), None)
         outcome = f"last run {finished['state']} at {finished['end_date'][:19]}" if finished else "no run yet"
         ready = all(status == "healthy" for status in processes.values())
-        healthy = ready and (finished is None or finished["state"] == "success")
+        reasons = json.loads(obstacles.text)
+        if finished and finished["state"] == "failed":
+            tasks = f" ({finished['failed_tasks']})" if finished.get("failed_tasks") else ""
+            reasons.append(f"{outcome}{tasks}: `homelab pipeline run` repeats it and shows the message")
+        states = ", ".join(f"{name} {status}" for name, status in processes.items())
         return Health(
-            healthy,
-            f"{', '.join(f'{name} {status}' for name, status in processes.items())}; {outcome}",
+            ready and not reasons,
+            "; ".join([states, *(reasons or [outcome])]),
             {"processes": processes, "last_runs": recent},
             ready,
         )

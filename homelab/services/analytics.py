@@ -16,6 +16,7 @@ from homelab.paths import bundled_path
 from homelab.pipeline_contract import COMMANDS, EXIT, TASKS
 from homelab.render import render
 from homelab.secrets import openweather_key
+from homelab.services.build_report import failed_nodes
 from homelab.steps import Command, Directory, File, Packages, Tree, User, UvInstall, Venv, WaitFor
 
 ROOT = "/opt/analytics-platform"
@@ -192,17 +193,25 @@ class Analytics(Service):
         return (as_analytics(argv("python", f"{SCRIPTS}/report.py", "--database", PUBLISHED)) + " 2>&1",)
 
     def health(self, answers: Sequence[Result]) -> Health:
-        """Return healthy if the last build succeeded."""
+        """Return healthy if the last build succeeded and its marts are published."""
         if not answers[0].ok:
             return Health(False, f"no report: {answers[0].text[-200:]}")
         facts = json.loads(answers[0].text.splitlines()[-1])
         build = facts.get("last_build")
         if not build:
-            return Health(False, "no build yet", facts, ready=True)
+            return Health(False, "no build yet: `homelab pipeline run` makes the first one", facts, ready=True)
         marts = "; ".join(f"{mart['name']} {mart['rows']} rows to {mart['newest']}" for mart in facts["marts"])
         tests = f"{build['tests_passed']} tests passed, {build['tests_failed']} failed"
+        if build["status"] != "success":
+            failed = failed_nodes(build)
+            more = f" and {len(failed) - 1} more (`homelab pipeline status`)" if len(failed) > 1 else ""
+            text = f"build failed at {build['finished']}, {tests}: {failed[0] if failed else 'dbt has not run'}{more}"
+            return Health(False, f"{text}; fix it, then `homelab pipeline run`", facts, ready=True)
+        if facts.get("published_bytes") is None:
+            text = f"the published marts are missing, although a build succeeded at {build['finished']}"
+            return Health(False, f"{text}: `homelab pipeline run` publishes them again", facts, ready=True)
         notes = [f"{facts['issues']} implausible values are left out"] if facts.get("issues") else []
         if held := facts.get("held_back"):
             notes.append(f"a transaction has been open since {held['since']}: {held['transaction']}")
         text = "; ".join([f"built {build['finished']}, {tests}", marts, *notes])
-        return Health(build["status"] == "success", text, facts, ready=True)
+        return Health(True, text, facts, ready=True)

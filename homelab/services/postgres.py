@@ -12,7 +12,7 @@ from homelab.host import Result
 from homelab.model import DatabaseGrant, Health, ManagedResource, Port, Service, ServiceContext, Step
 from homelab.model.options import Option
 from homelab.render import render
-from homelab.services.raw_schema import tables
+from homelab.services.raw_schema import missing_tables, tables
 from homelab.steps import Command, Database, Directory, File, Packages, PgHba, Role, Settings, Sql, SystemdUnit, WaitFor
 from homelab.steps.postgres_objects import AS_POSTGRES, PSQL
 from homelab.steps.queries import Query
@@ -107,11 +107,13 @@ class Postgres(Service):
         )
 
     def health_probes(self) -> Sequence[str]:
-        """Return the query for sizes, connections and the newest raw row."""
-        return (Query(PSQL, "project_data", _FACTS) + " 2>&1",)
+        """Return the queries for sizes, connections and the newest raw row, and for missing tables."""
+        return (Query(PSQL, "project_data", _FACTS) + " 2>&1", missing_tables())
 
     def health(self, answers: Sequence[Result]) -> Health:
-        """Return healthy if it answers."""
+        """Return healthy if it answers and has all raw tables."""
+        if answers[1].ok and answers[1].text:
+            return Health(False, f"missing: {answers[1].text}; `homelab deploy` creates them, without their rows")
         if not answers[0].ok:
             return Health(False, f"does not answer: {answers[0].text[-200:]}")
         facts = json.loads(answers[0].text)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import re
 
 from homelab.paths import bundled_path
 from homelab.steps import Sql
+from homelab.steps.postgres_objects import PSQL
+from homelab.steps.queries import Query
 
 _SCHEMAS = "relnamespace in (to_regnamespace('raw'), to_regnamespace('upkeep')) and not relispartition"
 # A hash of the definitions of all objects, apart from the partitions, which come and go with the months.
@@ -28,6 +31,21 @@ _CATALOG = f"""(
 )"""
 
 
+def missing_tables() -> Query:
+    """Return shell text that prints the missing tables and views, separated by commas."""
+    names = re.findall(r"^create (?:table if not exists|or replace view) ([\w.]+)", _text(), re.MULTILINE)
+    listed = ", ".join(f"'{name}'" for name in names)
+    return Query(
+        PSQL,
+        "project_data",
+        f"select string_agg(name, ', ') from unnest(array[{listed}]) as name where to_regclass(name) is null",
+    )
+
+
+def _text() -> str:
+    return (bundled_path("templates") / "postgres" / "project_data.sql").read_text()
+
+
 def tables(command: str) -> Sql:
     """Return the step that creates the objects of `raw` and `upkeep`, and those that are missing.
 
@@ -35,7 +53,7 @@ def tables(command: str) -> Sql:
     after a change of either.
     """
     # The text can run again at any time.
-    raw = (bundled_path("templates") / "postgres" / "project_data.sql").read_text()
+    raw = _text()
     mark = f"'homelab {hashlib.sha256(raw.encode()).hexdigest()[:16]} ' || {_CATALOG}"
     return Sql(
         "tables of raw",

@@ -347,41 +347,95 @@ def test_steps_that_two_services_share_come_once_and_early_enough(tmp_path: Path
     assert uv < min(venvs)
 
 
+SUCCESS = {"status": "success", "finished": "F", "tests_passed": 1, "tests_failed": 0}
 HEALTH = [
     (
         Postgres(),
-        ['{"sizes": {"project_data": 7340032}, "connections": 3, "raw_rows": 0, "newest_raw_row": null}'],
+        ['{"sizes": {"project_data": 7340032}, "connections": 3, "raw_rows": 0, "newest_raw_row": null}', ""],
         True,
         "project_data 7 MiB; 3 connections; 0 raw rows, newest none yet",
     ),
-    (Postgres(), [None], False, "does not answer: "),
-    (Analytics(), ['{"last_build": null, "marts": []}'], False, "no build yet"),
+    (Postgres(), [None, None], False, "does not answer: "),
+    (
+        Postgres(),
+        [None, "raw.weather_observations, raw.exclusions"],
+        False,
+        "missing: raw.weather_observations, raw.exclusions; `homelab deploy` creates them, without their rows",
+    ),
+    (
+        Analytics(),
+        ['{"last_build": null, "marts": []}'],
+        False,
+        "no build yet: `homelab pipeline run` makes the first one",
+    ),
+    (
+        Analytics(),
+        [json.dumps({"last_build": SUCCESS, "marts": [{"name": "m", "rows": 3, "newest": "N"}], "published_bytes": 9})],
+        True,
+        "built F, 1 tests passed, 0 failed; m 3 rows to N",
+    ),
+    (
+        Analytics(),
+        [json.dumps({"last_build": SUCCESS, "marts": [], "published_bytes": None})],
+        False,
+        "the published marts are missing, although a build succeeded at F: `homelab pipeline run` publishes them again",
+    ),
     (
         Analytics(),
         [
-            '{"last_build": {"status": "failed", "finished": "F", "tests_passed": 1, "tests_failed": 2}, '
-            '"marts": [{"name": "m", "rows": 3, "newest": "N"}]}'
+            json.dumps(
+                {
+                    "last_build": {
+                        **SUCCESS,
+                        "status": "failed",
+                        "tests_failed": 2,
+                        "problems": [
+                            {"node": "test.p.old.1", "status": "warn", "message": "old"},
+                            {"node": "test.p.unique_x.1a", "status": "fail", "message": "Got 2 results,\n  not 0"},
+                            {"node": "model.p.m", "status": "error", "message": "Binder Error"},
+                        ],
+                    },
+                    "marts": [],
+                    "published_bytes": 9,
+                }
+            )
         ],
         False,
-        "built F, 1 tests passed, 2 failed; m 3 rows to N",
+        "build failed at F, 1 tests passed, 2 failed: test unique_x: Got 2 results, not 0 and 1 more "
+        "(`homelab pipeline status`); fix it, then `homelab pipeline run`",
     ),
     (
         Airflow(),
-        ['{"scheduler": {"status": "healthy"}, "triggerer": {"status": null}}', "[]"],
+        ['{"scheduler": {"status": "healthy"}, "triggerer": {"status": null}}', "[]", "[]"],
         True,
         "scheduler healthy; no run yet",
     ),
-    (Airflow(), ['{"scheduler": {"status": "unhealthy"}}', "[]"], False, "scheduler unhealthy; no run yet"),
+    (Airflow(), ['{"scheduler": {"status": "unhealthy"}}', "[]", "[]"], False, "scheduler unhealthy; no run yet"),
     (
         Airflow(),
         [
             '{"scheduler": {"status": "healthy"}}',
-            '[{"state": "running", "end_date": null}, {"state": "failed", "end_date": "2026-01-01T00:00:00.5"}]',
+            '[{"state": "running", "end_date": null}, {"state": "failed", "end_date": "2026-01-01T00:00:00.5", '
+            '"failed_tasks": "verify_ingestion"}]',
+            "[]",
         ],
         False,
-        "scheduler healthy; last run failed at 2026-01-01T00:00:00",
+        "scheduler healthy; last run failed at 2026-01-01T00:00:00 (verify_ingestion): `homelab pipeline run` repeats "
+        "it and shows the message",
     ),
-    (Airflow(), [None, "[]"], False, "does not answer"),
+    (
+        Airflow(),
+        ['{"scheduler": {"status": "healthy"}}', "[]", '["the DAG is paused: switch it on in the web UI"]'],
+        False,
+        "scheduler healthy; the DAG is paused: switch it on in the web UI",
+    ),
+    (Airflow(), [None, "[]", "[]"], False, "does not answer"),
+    (
+        Airflow(),
+        ['{"scheduler": {"status": "healthy"}}', None, None],
+        False,
+        "cannot read its metadata: PostgreSQL does not answer",
+    ),
 ]
 
 
