@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import logging
+import secrets
 import socket
 import sys
 import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 
 # paramiko uses `invoke` only for `Match exec` in ssh_config, which homelab does not read. Its import takes as long as
@@ -186,11 +187,25 @@ class Ssh:
 
     def _run(self, channel: paramiko.Channel, command: str, stdin: bytes, timeout: float) -> Result:
         channel.settimeout(timeout)
-        channel.exec_command(command)
+        # The output before a random mark is that of the login shell's start files.
+        mark = secrets.token_hex(16)
+        channel.exec_command(f"echo {mark}; echo {mark} >&2\n{command}")
         if stdin:
             channel.sendall(stdin)
         channel.shutdown_write()
-        return self._collect(channel, command, timeout)
+        return self._after_mark(mark.encode(), self._collect(channel, command, timeout))
+
+    def _after_mark(self, mark: bytes, result: Result) -> Result:
+        """Return a result without the output before the mark. Raises HomelabError if the command was not reached."""
+        out, err = (stream.partition(mark + b"\n") for stream in (result.stdout, result.stderr))
+        if not out[1]:
+            raise HomelabError(
+                f"Cannot run a command on {self.name}: the shell of {_USER} ended before it",
+                (result.stdout + result.stderr).decode(errors="replace").strip()[-500:]
+                or f"It ended with status {result.status}.",
+                "A start file such as /root/.bashrc ends it. Correct the file: `pct enter` on the node opens a shell.",
+            )
+        return replace(result, stdout=out[2], stderr=err[2] if err[1] else result.stderr)
 
     def _collect(self, channel: paramiko.Channel, command: str, timeout: float) -> Result:
         started = time.monotonic()

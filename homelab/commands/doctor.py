@@ -57,7 +57,9 @@ def doctor(
     addresses_in_use: Answering = addresses_in_use,
 ) -> Diagnosis:
     """Run all checks; a check that cannot be run has failed. `ask` returns OpenWeather's HTTP status."""
-    return Diagnosis([*_proxmox(inventory, now, addresses_in_use), _openweather(inventory.pipeline, ask)])
+    runs_pipeline = any(service.runs_pipeline for c in inventory.containers for service in c.services.values())
+    openweather = [_openweather(inventory.pipeline, ask)] if runs_pipeline else []
+    return Diagnosis([*_proxmox(inventory, now, addresses_in_use), *openweather])
 
 
 def _proxmox(inventory: Inventory, now: Callable[[], float], addresses_in_use: Answering) -> Iterator[Check]:

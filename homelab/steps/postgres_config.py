@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from shlex import quote
 from typing import ClassVar
 
@@ -15,6 +15,8 @@ from homelab.steps.files import File
 from homelab.steps.postgres_objects import PSQL, literal
 from homelab.steps.queries import Query
 from homelab.steps.units import SystemdUnit
+
+_SETTING = re.compile(r"^(\w+)\s*=\s*('[^']*'|[^\s#]+)", re.MULTILINE)
 
 
 def _loaded_since(psql: str, path: str) -> Query:
@@ -50,13 +52,26 @@ class Settings(File):
     alone: ClassVar[bool] = True
 
     def probes(self) -> Sequence[str]:
-        """See Step. The last two find a file that a killed run did not load, or a restart that it did not make."""
-        return (*super().probes(), _loaded_since(self.psql, literal(self.path)), self._needing_restart)
+        """See Step. The last three: the loading of the file, a restart that was not made, and settings that need one.
+
+        A killed run may have written the file without loading it, or without the restart.
+        """
+        return (
+            *super().probes(),
+            _loaded_since(self.psql, literal(self.path)),
+            self._needing_restart,
+            Query(self.psql, "postgres", "select name from pg_settings where context = 'postmaster'"),
+        )
+
+    def _changed_settings(self, found: str) -> set[str]:
+        """Return the names of the settings that differ between a text and the content."""
+        old, new = (dict(_SETTING.findall(text)) for text in (found, self.content.decode()))
+        return {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
 
     @property
     def _needing_restart(self) -> Query:
         """The query for settings that wait for a restart, including those that were removed from this file."""
-        names = ",".join(re.findall(r"^(\w+)\s*=", self.content.decode(), re.MULTILINE))
+        names = ",".join(name for name, _ in _SETTING.findall(self.content.decode()))
         return Query(
             self.psql,
             "postgres",
@@ -66,13 +81,19 @@ class Settings(File):
 
     def check(self, answers: Sequence[Result]) -> Pending | None:
         """See Step."""
-        *file, loaded, needing_restart = answers
+        *file, loaded, needing_restart, at_start_only = answers
         if changed := super().check(file):
-            return changed
+            changing = self._changed_settings(file[-1].text if file[-1].ok else "")
+            names = sorted(changing & set(at_start_only.text.split()))
+            if not names:
+                return changed
+            return replace(
+                changed, reason=f"{changed.reason}; {', '.join(names)}: restart needed", effect=self.server.effect
+            )
         if loaded.text == "f":
             return Pending("is not loaded yet")
         if needing_restart.ok and needing_restart.text:
-            return Pending(f"{needing_restart.text}: restart needed")
+            return Pending(f"{needing_restart.text}: restart needed", effect=self.server.effect)
         return None
 
     def apply(self, host: Host) -> None:

@@ -35,6 +35,7 @@ class Sql(Step):
     database: str = "postgres"
     psql: str = PSQL
     triggered_by: Sequence[Step] = ()
+    reason: str = "not done yet"
 
     @property
     def title(self) -> str:
@@ -47,7 +48,7 @@ class Sql(Step):
 
     def check(self, answers: Sequence[Result]) -> Pending | None:
         """See Step."""
-        return None if answers[0].ok and answers[0].text == "t" else Pending("not done yet")
+        return None if answers[0].ok and answers[0].text == "t" else Pending(self.reason)
 
     def apply(self, host: Host) -> None:
         """See Step."""
