@@ -62,7 +62,8 @@ def doctor(as_json: Json = False) -> None:
 def plan(limit: Limit = None, detailed_exitcode: DetailedExitcode = False, as_json: Json = False) -> None:
     """Preview the changes of `up` and, in running containers, of `deploy`. Changes nothing.
 
-    Each line ends with its effect: live, pending until restart, or restarts the container.
+    Each line ends with its effect: live, pending until restart, or the restarted service or container. The exit code is
+    1 if a change is refused.
 
     Example:  homelab plan --detailed-exitcode
     """
@@ -71,7 +72,7 @@ def plan(limit: Limit = None, detailed_exitcode: DetailedExitcode = False, as_js
 
     preview = run(settings.session(), limit=limit or ())
     print_result(preview, as_json, lambda: show_preview(preview))
-    if detailed_exitcode and preview.not_inspected and not preview:
+    if preview.refused or (detailed_exitcode and preview.not_inspected and not preview):
         raise typer.Exit(1)
     if detailed_exitcode and preview:
         settings.changes_found = True

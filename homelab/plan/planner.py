@@ -40,13 +40,16 @@ def select_containers(inventory: Inventory, limit: Sequence[str]) -> Sequence[Co
 
 
 def plan_up(inventory: Inventory, found: Mapping[int, ObservedGuest], limit: Sequence[str] = ()) -> Plan:
-    """Plan the actions after which the containers exist, match the inventory and run. Raises InputError."""
+    """Plan the actions after which the containers exist, match the inventory and run. Raises InputError.
+
+    A refused container has no actions; those of the others are for display: `refuse_unsafe` stops their execution.
+    """
     containers = select_containers(inventory, limit)
     work = {c.name: tuple(_up(c, found.get(c.vmid), desired_firewall(inventory, c))) for c in containers}
-    refusals = tuple(refusal for c in containers for refusal in refuse_up(c, found, work[c.name]))
+    refused = {c.name: tuple(refuse_up(c, found, work[c.name])) for c in containers}
     return Plan(
-        () if refusals else tuple(action for actions in work.values() for action in actions),
-        refusals,
+        tuple(action for name, actions in work.items() if not refused[name] for action in actions),
+        tuple(refusal for refusals in refused.values() for refusal in refusals),
         (
             *(note for c in containers for note in _notes(c, found.get(c.vmid))),
             *(() if limit else orphan_notes(inventory, found)),

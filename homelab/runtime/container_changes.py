@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from homelab.errors import INTERRUPTED, HomelabError
+from homelab.errors import Interrupted
 from homelab.model import Inventory
 from homelab.plan import ObservedGuest, Plan
 from homelab.proxmox import Client, find_guests, tasks
@@ -43,12 +43,6 @@ class Outcome:
     def of(cls, plan: Plan) -> Outcome:
         """Return the outcome of a plan that was executed."""
         return cls({name: [str(action) for action in actions] for name, actions in plan.by_container().items()})
-
-
-class Interrupted(HomelabError):
-    """Ctrl-C during the work."""
-
-    exit_code = INTERRUPTED
 
 
 def audited_client(inventory: Inventory) -> Client:

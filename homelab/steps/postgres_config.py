@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from shlex import quote
 from typing import ClassVar
 
@@ -16,6 +16,8 @@ from homelab.steps.postgres_objects import PSQL, literal, run_sql
 from homelab.steps.queries import Query
 from homelab.steps.root_only import guarded
 from homelab.steps.units import SystemdUnit
+
+_SETTING = re.compile(r"^(\w+)\s*=\s*('[^']*'|[^\s#]+)", re.MULTILINE)
 
 
 def _loaded_since(psql: str, path: str) -> Query:
@@ -58,13 +60,19 @@ class Settings(File):
             _loaded_since(self.psql, literal(self.path)),
             self._needing_restart,
             self._overridden,
+            Query(self.psql, "postgres", "select name from pg_settings where context = 'postmaster'"),
         )
 
     @property
     def _named(self) -> str:
         """The SQL condition for the settings of this file."""
-        names = ",".join(re.findall(r"^(\w+)\s*=", self.content.decode(), re.MULTILINE))
+        names = ",".join(name for name, _ in _SETTING.findall(self.content.decode()))
         return f"name = any ('{{{names}}}')"
+
+    def _changed_settings(self, found: str) -> set[str]:
+        """Return the names of the settings that differ between a text and the content."""
+        old, new = (dict(_SETTING.findall(text)) for text in (found, self.content.decode()))
+        return {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
 
     @property
     def _needing_restart(self) -> Query:
@@ -88,15 +96,21 @@ class Settings(File):
 
     def check(self, answers: Sequence[Result]) -> Pending | None:
         """See Step."""
-        *file, loaded, needing_restart, overridden = answers
+        *file, loaded, needing_restart, overridden, at_start_only = answers
         if changed := super().check(file):
-            return changed
+            changing = self._changed_settings(file[-1].text if file[-1].ok else "")
+            names = sorted(changing & set(at_start_only.text.split()))
+            if not names:
+                return changed
+            return replace(
+                changed, reason=f"{changed.reason}; {', '.join(names)}: restart needed", effect=self.server.effect
+            )
         if loaded.text == "f":
             return Pending("is not loaded yet")
         if needing_restart.ok and needing_restart.text:
-            return Pending(f"{needing_restart.text}: restart needed")
+            return Pending(f"{needing_restart.text}: restart needed", effect=self.server.effect)
         if overridden.ok and overridden.text:
-            return Pending(f"overridden: {overridden.text}")
+            return Pending(f"overridden: {overridden.text}", effect=self.server.effect)
         return None
 
     def apply(self, host: Host) -> None:

@@ -4,7 +4,8 @@ Readers open data/published.duckdb, a link that is switched atomically: they nev
 build leaves the previous file. data/last_build.json has the report. PostgreSQL is reached with libpq's variables;
 DBT_PGUSER and DBT_PGPASSWORD, if set, replace PGUSER and PGPASSWORD, as dbt only reads.
 
-The last line of standard output is the same report. Exit status: 0 published, 1 not published, 2 invalid options.
+The last line of standard output is the same report. Exit status: 0 published, 7 not published, 1 not published for
+a reason that can pass (a lost connection, a lock), 2 invalid options.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import fcntl
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -33,6 +35,11 @@ from publish import publish
 
 ROOT = Path(__file__).resolve().parents[1]
 FULL_REFRESH = "--full-refresh"
+_TRANSIENT = re.compile(
+    r"IO Error|could not connect|connection .*(failed|refused|closed|lost)|server closed|the database system is|"
+    r"No space left|terminating connection|timeout expired",
+    re.I,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +140,12 @@ def summarize(run_results: Path) -> dict[str, Any]:
     }
 
 
+def is_transient(problems: Sequence[dict[str, Any]]) -> bool:
+    """Check that every error of dbt is one that can pass: of the connection, a lock, or a full disk."""
+    failed = [problem for problem in problems if problem["status"] in ("error", "fail")]
+    return bool(failed) and all(_TRANSIENT.search(str(problem["message"])) for problem in failed)
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """The options of a build; `as_of` is the time up to which observations are expected."""
@@ -151,13 +164,14 @@ def build(layout: Layout, timeout: float, request: Request) -> dict[str, Any]:
     layout.data.mkdir(parents=True, exist_ok=True)
     with exclusive(layout.lock, timeout) as lock:
         started = datetime.now(UTC)
-        problem = None
+        problem, lasting = None, False
         try:
             outcome = _build(layout, lock, request, started)
         except (psycopg.Error, source_state.CountsDiffer) as error:
             print(f"error: {error}", file=sys.stderr)
             problem = {"node": "source_state", "status": "error", "message": str(error)}
             outcome = {"status": "failed", "full_refresh": request.full_refresh, "rows_tested": "none"}
+            lasting = isinstance(error, psycopg.ProgrammingError)
         finished = datetime.now(UTC)
         report = {
             "started": started.isoformat(timespec="seconds"),
@@ -166,6 +180,7 @@ def build(layout: Layout, timeout: float, request: Request) -> dict[str, Any]:
             **outcome,
             **summarize(layout.run_results),
         }
+        report["transient"] = not lasting if problem else is_transient(report["problems"])
         if problem:
             report["problems"].append(problem)
         new = layout.data / "last_build.new"
@@ -235,7 +250,9 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return EXIT.failed
     print(json.dumps(report))
-    return EXIT.success if report["status"] == "success" else EXIT.failed
+    if report["status"] == "success":
+        return EXIT.success
+    return EXIT.failed if report["transient"] else EXIT.build_failed
 
 
 if __name__ == "__main__":

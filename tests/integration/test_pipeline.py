@@ -269,7 +269,7 @@ def test_failed_test_leaves_the_published_file(stack: Stack) -> None:
         "import duckdb, sys; duckdb.connect(sys.argv[1]).execute(sys.argv[2])",
         "update weather_daily set observations = observations + 1",
     )
-    report = stack.build("--test-all", expect=1)
+    report = stack.build("--test-all", expect=EXIT.build_failed)
     assert (report["status"], report["tests_failed"]) == ("failed", 2)
     assert {problem["node"].split(".")[2] for problem in report["problems"] if problem["status"] == "fail"} == {
         "weather_daily_counts_every_observation_once",

@@ -327,9 +327,15 @@ def shown(server: pg.Server, expression: str) -> str:
 def test_settings_are_loaded_and_restart_the_server_only_if_required(server: pg.Server, settings: Path) -> None:
     assert deployed(server, settings, b"work_mem = '5MB'\n") == (["does not exist"], False)
     assert shown(server, "current_setting('work_mem')") == "5MB"
-    assert deployed(server, settings, b"work_mem = '5MB'\nmax_connections = 33\n") == (["its content differs"], True)
+    assert deployed(server, settings, b"work_mem = '5MB'\nmax_connections = 33\n") == (
+        ["its content differs; max_connections: restart needed"],
+        True,
+    )
     assert shown(server, "current_setting('max_connections')") == "33"
-    assert deployed(server, settings, b"work_mem = '6MB'\n") == (["its content differs"], True)
+    assert deployed(server, settings, b"work_mem = '6MB'\n") == (
+        ["its content differs; max_connections: restart needed"],
+        True,
+    )
     assert shown(server, "current_setting('max_connections')") == "100"
     assert deployed(server, settings, b"work_mem = '6MB'\n") == ([], False)
 
@@ -372,3 +378,74 @@ def test_missing_reload_or_restart_of_a_killed_run_is_made(server: pg.Server, se
     os.utime(settings, (stat.st_atime - 2, stat.st_mtime - 2))
     server.reload()
     assert deployed(server, settings, b"max_connections = 34\n") == (["max_connections: restart needed"], True)
+
+
+@pytest.mark.parametrize(
+    ("content", "effect"),
+    [
+        (b"work_mem = '7MB'\nmax_connections = 33\n", "live"),
+        (b"work_mem = '5MB'\nmax_connections = 34\n", "restarts server"),
+        (b"work_mem = '5MB'\n", "restarts server"),
+        (b"# a comment\nwork_mem = '5MB'  # and one more\nmax_connections = 33\n", "live"),
+    ],
+)
+def test_plan_names_the_restart_that_a_setting_needs(
+    server: pg.Server, settings: Path, content: bytes, effect: str
+) -> None:
+    deployed(server, settings, b"work_mem = '5MB'\nmax_connections = 33\n")
+    (change,) = pending_changes(LocalHost(), [settings_step(server, settings, content)])
+    assert change.pending.effect == effect
+    assert "max_connections" in change.pending.diff or "work_mem" in change.pending.diff
+
+
+DROPPED = [
+    "drop table raw.quarantine",
+    "drop table raw.weather_observations cascade",
+    "drop view raw.exclusions",
+    "drop function upkeep.record_settings",
+    "drop index raw.weather_observations_inserted",
+    "drop schema upkeep cascade",
+    "drop schema raw cascade",
+]
+
+
+@pytest.mark.parametrize("sql", DROPPED)
+def test_dropped_object_is_found_and_made_again(server: pg.Server, tmp_path: Path, sql: str) -> None:
+    wanted = steps(server, context(tmp_path, 1, 2))
+    converge(LocalHost(), wanted, SilentProgress())
+    with server.connect("project_data") as connection:
+        connection.execute(sql)
+    changes = pending_changes(LocalHost(), wanted)
+    assert "tables of raw: missing, or not as homelab made them" in map(str, changes)
+    converge(LocalHost(), wanted, SilentProgress())
+    assert pending_changes(LocalHost(), wanted) == []
+    with connect(server, "project_data", "analytics") as connection:
+        connection.execute("insert into raw.weather_observations (city, data) values ('x', '{}')")
+        connection.execute("select * from raw.quarantine")
+        connection.execute("select upkeep.partitions(), upkeep.record_settings('@daily', '{}', '{}')")
+        connection.execute("select * from raw.exclusions, raw.ingestion_ends")
+
+
+def test_new_month_is_no_difference(server: pg.Server, tmp_path: Path) -> None:
+    wanted = steps(server, context(tmp_path, 1, 2))
+    converge(LocalHost(), wanted, SilentProgress())
+    with server.connect("project_data") as connection:
+        connection.execute(
+            "create table raw.further partition of raw.weather_observations for values from ('2001-01-01') to "
+            "('2001-02-01')"
+        )
+    assert pending_changes(LocalHost(), wanted) == []
+    with server.connect("project_data") as connection:
+        connection.execute("drop table raw.further")
+
+
+def test_plan_has_one_line_for_a_server_that_is_not_reachable(server: pg.Server, tmp_path: Path) -> None:
+    wanted = steps(server, context(tmp_path, 1, 2))
+    converge(LocalHost(), wanted, SilentProgress())
+    server.run("pg_ctl", "stop", "--wait", "-D", str(server.data))
+    try:
+        changes = pending_changes(LocalHost(), wanted)
+    finally:
+        server.run("pg_ctl", "start", "--wait", "-D", str(server.data), "-l", str(server.data / "log"))
+    assert [str(change) for change in changes] == ["PostgreSQL: not reachable: roles and databases were not checked"]
+    assert changes[0].pending.effect == "not checked"

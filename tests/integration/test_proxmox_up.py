@@ -401,3 +401,17 @@ def test_container_that_left_the_inventory_is_named_and_kept(site: Site) -> None
     assert not site.up()
     site.destroy()
     assert [ct.vmid for ct in site.pve.cts] == [169]
+
+
+def test_renamed_container_keeps_its_pinned_key(site: Site) -> None:
+    site.up()
+    site.pve.tasklog.clear()  # the log of its creation has rotated away
+    first = site.inventory.containers[0]
+    renamed = replace(first, name="db", shape=replace(first.shape, hostname="db"))
+    site.inventory = replace(site.inventory, containers=(renamed, *site.inventory.containers[1:]))
+    done = site.up().done
+    assert "update db: hostname: postgres-data → db" in done["db"][0]
+    assert site.pve.ct(167).config["hostname"] == "db"
+    assert sorted(site.known_hosts.pins()) == sorted(["db", *NAMES[1:]])
+    assert site.known_hosts.pins()["db"].fingerprint == site.pve.keys[167]
+    assert site.up().done == {}

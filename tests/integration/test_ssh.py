@@ -6,6 +6,7 @@ import base64
 import hashlib
 import os
 import pwd
+import re
 import shlex
 import shutil
 import signal
@@ -14,6 +15,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
@@ -27,6 +29,7 @@ from homelab.inventory import load
 from homelab.known_hosts import KnownHosts, Pin, fingerprint
 from homelab.paths import bundled_path
 from homelab.progress import SilentProgress
+from homelab.render import render
 from homelab.secrets import FileSecretStore
 from homelab.ssh import HostKeyMismatch, Keepalive, Ssh, shown_key
 from homelab.steps import File, SshdSettings, remote_paths
@@ -70,6 +73,13 @@ class Server:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
+    with running_server(tmp_path) as found:
+        yield found
+
+
+@contextmanager
+def running_server(tmp_path: Path, settings: str = "", bashrc: str = "") -> Iterator[Server]:
+    """Run sshd with further settings; with `bashrc`, root has a home of its own with that file."""
     secret_store = FileSecretStore(tmp_path / "secrets")
     _, host_public = secret_store.key_pair("host")
     _, public = secret_store.key_pair("operator")
@@ -80,9 +90,9 @@ def server(tmp_path: Path) -> Iterator[Server]:
     config = tmp_path / "sshd_config"
     config.write_text(
         f"ListenAddress 127.0.0.1:{port}\nHostKey {secret_store.key_path('host')}\nAuthorizedKeysFile {keys}\n"
-        f"PidFile none\nStrictModes no\nPermitRootLogin prohibit-password\nUsePAM no\n"
+        f"PidFile none\nStrictModes no\nPermitRootLogin prohibit-password\nUsePAM no\n{settings}"
     )
-    command = [*with_sshd_user(tmp_path), str(SSHD), "-D", "-e", "-f", str(config)]
+    command = [*with_users(tmp_path, bashrc), str(SSHD), "-D", "-e", "-f", str(config)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env={**os.environ, "LD_LIBRARY_PATH": LIBRARIES})
     try:
         wait_for(port, process)
@@ -94,12 +104,19 @@ def server(tmp_path: Path) -> Iterator[Server]:
         process.wait(10)
 
 
-def with_sshd_user(folder: Path) -> list[str]:
-    """Return the words before a command that give it a user `sshd`, for privilege separation, without creating it."""
-    if "sshd" in {user.pw_name for user in pwd.getpwall()}:
+def with_users(folder: Path, bashrc: str) -> list[str]:
+    """Return the words before a command that give it a user `sshd`, and root a home, without changing this machine."""
+    text = Path("/etc/passwd").read_text()
+    if "sshd" not in {user.pw_name for user in pwd.getpwall()}:
+        text += "sshd:x:65533:65534::/run/sshd:/usr/sbin/nologin\n"
+    if bashrc:
+        (folder / "home").mkdir()
+        (folder / "home" / ".bashrc").write_text(bashrc)
+        text = re.sub(r"(?m)^root:.*", f"root:x:0:0:root:{folder}/home:/bin/bash", text)
+    if text == Path("/etc/passwd").read_text():
         return []
     passwd = folder / "passwd"
-    passwd.write_text(Path("/etc/passwd").read_text() + "sshd:x:65533:65534::/run/sshd:/usr/sbin/nologin\n")
+    passwd.write_text(text)
     return ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /etc/passwd && exec "$@"', str(passwd)]
 
 
@@ -274,7 +291,7 @@ def test_settings_of_ubuntus_cloud_images_do_not_allow_passwords(tmp_path: Path)
     secret_store.key_pair("host")
     config.write_text(f"Include {folder}/*.conf\nHostKey {secret_store.key_path('host')}\n")
     Path("/run/sshd").mkdir(exist_ok=True)
-    command = [*with_sshd_user(tmp_path), str(SSHD), "-T", "-f", str(config)]
+    command = [*with_users(tmp_path, ""), str(SSHD), "-T", "-f", str(config)]
     effective = subprocess.run(
         command, env={**os.environ, "LD_LIBRARY_PATH": LIBRARIES}, capture_output=True, text=True, check=True
     ).stdout.splitlines()
@@ -291,7 +308,7 @@ def sshd_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[
     secret_store = FileSecretStore(tmp_path / "secrets")
     secret_store.key_pair("host")
     program = tmp_path / "sshd"
-    words = shlex.join(["env", f"LD_LIBRARY_PATH={LIBRARIES}", *with_sshd_user(tmp_path), str(SSHD)])
+    words = shlex.join(["env", f"LD_LIBRARY_PATH={LIBRARIES}", *with_users(tmp_path, ""), str(SSHD)])
     program.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
     program.chmod(0o755)
     folder, config = tmp_path / "sshd_config.d", tmp_path / "sshd_config"
@@ -345,3 +362,29 @@ def test_match_block_that_allows_passwords_is_an_error_that_names_it(
         converge(LocalHost(), [step], SilentProgress())
     assert match in error.value.details
     assert "PasswordAuthentication yes" in error.value.details
+
+
+MANAGED = "".join(line + "\n" for line in render("sshd.conf.j2").decode().splitlines() if line.startswith("SetEnv "))
+
+
+@pytest.mark.parametrize(
+    ("bashrc", "settings"),
+    [("echo Welcome; echo Careful >&2", ""), ("echo Welcome", MANAGED), ("exit 3", MANAGED), ("exec false", MANAGED)],
+)
+def test_start_file_of_the_shell_has_no_effect(tmp_path: Path, bashrc: str, settings: str) -> None:
+    with running_server(tmp_path, settings, bashrc) as server:
+        server.known_hosts.pin("box", Pin(server.fingerprint))
+        with server.client() as host:
+            result = host.run("# a comment\ncat; echo done; echo bad >&2; exit 7", stdin=b"in\n")
+            assert (result.stdout, result.stderr, result.status) == (b"in\ndone\n", b"bad\n", 7)
+            assert [each.text for each in host.batch(["echo 1", "pwd"])] == ["1", str(tmp_path / "home")]
+            assert host.run("true").stdout == b""
+
+
+def test_shell_that_ends_before_the_first_deploy_is_named(tmp_path: Path) -> None:
+    with running_server(tmp_path, "", "echo Bye; exit 3") as server:
+        server.known_hosts.pin("box", Pin(server.fingerprint))
+        with server.client() as host, pytest.raises(HomelabError, match="the shell of root ended before it") as caught:
+            host.run("echo 1")
+    assert caught.value.details == "Bye"
+    assert "/root/.bashrc" in caught.value.resolution

@@ -31,7 +31,7 @@ LAYERS = [
     {"progress", "paths", "private_files"},
     {"model"},
     {"distributions", "roles", "certificates"},
-    {"host", "terminal"},
+    {"host", "terminal", "shortening"},
     {"errors"},
 ]
 ONE_IMPORTER = {"proxmoxer": "proxmox", "paramiko": "ssh", "jinja2": "render", "typer": "cli", "fakepve": "lab"}

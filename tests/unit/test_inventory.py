@@ -222,6 +222,12 @@ PROBLEMS = [
         "inventory.yaml:30: pipeline.cities[0]: unknown time zone",
     ),
     ('["Newark,US"]', "[x]\n  days: solar", "inventory.yaml:31: pipeline.days: must be one of 'utc', 'local'"),
+    (
+        '["Newark,US"]',
+        "[x]\n  schedule: '0 0 31 2 *'",
+        "inventory.yaml:31: pipeline.schedule: cron's day of the month '31'",
+    ),
+    ('["Newark,US"]', "[x]\n  schedule: '*/90 * * * *'", "inventory.yaml:31: pipeline.schedule: cron's minute has the"),
     ('["Newark,US"]', "[x]\n  schedule: '@hurly'", "inventory.yaml:31: pipeline.schedule: unknown preset '@hurly'; d"),
     ('["Newark,US"]', "[x]\n  units: kelvin", "inventory.yaml:31: pipeline.units: must be one of 'standard', 'metric'"),
     ('["Newark,US"]', "[x]\n  api_url: ftp://x", "inventory.yaml:31: pipeline.api_url: must be an http or https URL"),
@@ -365,13 +371,7 @@ def test_both_yaml_parsers_give_the_same(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_empty_file_lacks_every_section_but_no_keys_below(tmp_path: Path) -> None:
-    assert [line.split(": ")[1] for line in problems(tmp_path, "")] == [
-        "lab",
-        "proxmox",
-        "network",
-        "containers",
-        "pipeline",
-    ]
+    assert [line.split(": ")[1] for line in problems(tmp_path, "")] == ["lab", "proxmox", "network", "containers"]
 
 
 def test_missing_file_names_init(tmp_path: Path) -> None:
@@ -401,6 +401,20 @@ def test_missing_file_names_init(tmp_path: Path) -> None:
         ("* * * foo *", False),
         ("", False),
         ("-1 * * * *", False),
+        ("0 0 29 2 *", True),
+        ("0 0 30 feb *", False),
+        ("0 0 31 2,apr,6 *", False),
+        ("0 0 30,31 2 *", False),
+        ("0 0 31 2-3 *", True),
+        ("0 0 31 2/2 *", True),
+        ("0 0 31 4/5 *", False),
+        ("0 0 31 2 mon", True),
+        ("*/59 * * * *", True),
+        ("*/60 * * * *", False),
+        ("0 */24 * * *", False),
+        ("0 0 */31 * *", False),
+        ("0 0 * */12 *", False),
+        ("0 0 * * */8", False),
     ],
 )
 def test_schedules(text: str, good: bool) -> None:

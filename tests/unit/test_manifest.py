@@ -99,13 +99,17 @@ def test_orphaned_resources_are_shown_then_removed_and_foreign_data_stays(tmp_pa
     (tmp_path / "e" / "data").write_text("foreign")
     (tmp_path / "other").write_text("not ours")
     (tmp_path / "d" / "f").write_text("changed by hand")
+    (tmp_path / "t" / "mine").write_text("added by hand")
     shown = [str(change) for change in pending_changes(LocalHost(), after(tmp_path))]
-    assert shown[0] == f"remove file {tmp_path}/d/f: no longer in the inventory"
+    kept_in = remote_paths.replaced(f"{tmp_path}/d/f")
+    assert shown[0] == f"remove file {tmp_path}/d/f: no longer in the inventory; changes by hand are kept in {kept_in}"
     assert len(shown) == 5
     assert len(converge(LocalHost(), after(tmp_path), SilentProgress())) == 5
     assert left(tmp_path) == ["e", "e/data", "other", "stays"]
     (kept,) = Path(remote_paths.replaced(f"{tmp_path}/d/f")).iterdir()
     assert kept.read_text() == "changed by hand"
+    (kept,) = Path(remote_paths.replaced(f"{tmp_path}/t")).iterdir()
+    assert sorted(each.name for each in kept.iterdir()) == ["a", "mine"]
     host = LocalHost()
     assert converge(host, after(tmp_path), SilentProgress()) == []
     assert (host.batches, host.ran) == (1, [])

@@ -7,14 +7,19 @@ import json
 import shlex
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from homelab.errors import HomelabError, InputError
 from homelab.host import Result
 from homelab.inventory import load
+from homelab.inventory.errors import Problems
+from homelab.inventory.yaml_source import parse
 from homelab.model import Inventory, ServiceContext, Step
 from homelab.paths import bundled_path
 from homelab.runtime.convergence import steps_of
@@ -23,9 +28,9 @@ from homelab.services.airflow import Airflow
 from homelab.services.analytics import Analytics
 from homelab.services.lab_certificates import CA_FILE, container_names, lab_names
 from homelab.services.postgres import Postgres
-from homelab.steps import Command, Directory, File, Packages, ServerCertificate, SystemdUnit
+from homelab.steps import Command, Directory, File, Packages, Refuse, ServerCertificate, Sql, SystemdUnit
 from tests.scripts import SCRIPTS
-from tests.support import FixedSecretStore
+from tests.support import FixedSecretStore, LocalHost
 
 KEYS = {"analytics-platform": "ssh-ed25519 AAAAHost"}
 POSTGRES = {"ubuntu-24.04": 16, "debian-12": 15, "debian-13": 17}
@@ -202,14 +207,11 @@ def test_no_container_gets_a_hash_of_the_admins_password_that_can_be_guessed(tmp
 @pytest.mark.parametrize("version", ["3.3", "2.11"])
 def test_airflows_environment_is_readable_by_a_shell_and_private(tmp_path: Path, version: str) -> None:
     found = steps(inventory(tmp_path, airflow=version), "airflow")
-    (step,) = [s for s in found if isinstance(s, File) and s.path == "/etc/homelab/airflow.env"]
-    assert (step.mode, step.owner, step.secret) == (0o600, "root", True)
-    values = dict(
-        word.split("=", 1)
-        for line in step.content.decode().splitlines()
-        if not line.startswith("#")
-        for word in shlex.split(line)
-    )
+    values: dict[str, str] = {}
+    for name, secret in (("airflow.env", False), ("airflow-secrets.env", True)):
+        (step,) = [s for s in found if isinstance(s, File) and s.path == f"/etc/homelab/{name}"]
+        assert (step.mode, step.owner, step.secret) == (0o600, "root", secret)
+        values |= variables(step.content.decode())
     connection = json.loads(values["AIRFLOW_CONN_ANALYTICS"])
     assert connection["host"] == "192.168.2.68"
     assert connection["extra"]["host_key"] == "ssh-ed25519 AAAAHost"
@@ -256,12 +258,59 @@ def test_all_folders_of_the_gate_belong_to_root(tmp_path: Path) -> None:
 def test_pipelines_environment_has_the_cities_as_json(tmp_path: Path) -> None:
     wanted = inventory(tmp_path)
     text = file(steps(wanted, "analytics"), "/opt/analytics-platform/pipeline.env")
-    values = dict(
-        word.split("=", 1) for line in text.splitlines() if not line.startswith("#") for word in shlex.split(line)
-    )
+    values = variables(text)
     assert [city["name"] for city in json.loads(values["WEATHER_CITIES"])] == [c.name for c in wanted.pipeline.cities]
-    assert values["OPENWEATHER_API_KEY"] == "openweather-key"
     assert values["PGHOST"] == "192.168.2.67"
+
+
+@pytest.mark.parametrize("service", ["postgres", "analytics", "airflow"])
+def test_only_files_of_secrets_hide_their_diff_and_no_other_file_contains_one(tmp_path: Path, service: str) -> None:
+    found = [step for step in steps(inventory(tmp_path), service) if isinstance(step, File)]
+    values = ["openweather-key", "secret-of-", "PRIVATE KEY"]
+    for step in found:
+        contains = any(value in step.content.decode() for value in values)
+        assert step.secret == contains, step.path
+
+
+def test_secrets_of_the_pipeline_are_read_with_its_settings(tmp_path: Path) -> None:
+    found = steps(inventory(tmp_path), "analytics")
+    for name in ("pipeline.env", "secrets.env"):
+        text = file(found, f"/opt/analytics-platform/{name}").replace("/opt/analytics-platform", str(tmp_path))
+        (tmp_path / name).write_text(text)
+    shown = subprocess.run(
+        ["sh", "-euc", f'. {tmp_path}/pipeline.env; echo "$OPENWEATHER_API_KEY $PGUSER $PGPASSWORD $DBT_PGPASSWORD"'],
+        capture_output=True,
+        check=True,
+        timeout=60,
+    )
+    assert shown.stdout.decode().split() == [
+        "openweather-key",
+        "analytics",
+        "secret-of-postgres-analytics",
+        "secret-of-postgres-dbt",
+    ]
+
+
+def test_downgrade_of_airflow_is_refused_by_name(tmp_path: Path) -> None:
+    first, second = [s for s in steps(inventory(tmp_path, airflow="2.11"), "airflow") if isinstance(s, Refuse)]
+    assert not [s for s in steps(inventory(tmp_path), "airflow") if isinstance(s, Refuse)]
+    newer, older, silent = Result("", 0, b"t\n"), Result("", 0, b"f\n"), Result("", 2)
+    assert str(first.check([newer])).count("Cannot downgrade Airflow to 2.11: its metadata are those of 3.x") == 1
+    assert (first.check([older]), first.check([silent]), second.check([older])) == (None, None, None)
+    assert second.check([silent])
+    for answer in ("t", "f"):
+        step = replace(second, probe=f"echo {answer}")
+        with pytest.raises(HomelabError, match="Cannot downgrade Airflow") if answer == "t" else nullcontext():
+            step.apply(LocalHost())
+    titles = [step.title for step in steps(inventory(tmp_path, airflow="2.11"), "airflow")]
+    assert titles.index(first.title) < titles.index("venv /opt/airflow/venv") < titles.index(second.title)
+    assert titles.index(second.title) + 1 == titles.index("airflow db migrate")
+
+
+def variables(text: str) -> dict[str, str]:
+    """Return the variables of a file for the shell."""
+    lines = [line for line in text.splitlines() if not line.startswith(("#", ". "))]
+    return dict(word.split("=", 1) for line in lines for word in shlex.split(line))
 
 
 def with_file(tmp_path: Path, name: str, text: str) -> Inventory:
@@ -342,41 +391,95 @@ def test_steps_that_two_services_share_come_once_and_early_enough(tmp_path: Path
     assert uv < min(venvs)
 
 
+SUCCESS = {"status": "success", "finished": "F", "tests_passed": 1, "tests_failed": 0}
 HEALTH = [
     (
         Postgres(),
-        ['{"sizes": {"project_data": 7340032}, "connections": 3, "raw_rows": 0, "newest_raw_row": null}'],
+        ['{"sizes": {"project_data": 7340032}, "connections": 3, "raw_rows": 0, "newest_raw_row": null}', ""],
         True,
         "project_data 7 MiB; 3 connections; 0 raw rows, newest none yet",
     ),
-    (Postgres(), [None], False, "does not answer: "),
-    (Analytics(), ['{"last_build": null, "marts": []}'], False, "no build yet"),
+    (Postgres(), [None, None], False, "does not answer: "),
+    (
+        Postgres(),
+        [None, "raw.weather_observations, raw.exclusions"],
+        False,
+        "missing: raw.weather_observations, raw.exclusions; `homelab deploy` creates them, without their rows",
+    ),
+    (
+        Analytics(),
+        ['{"last_build": null, "marts": []}'],
+        False,
+        "no build yet: `homelab pipeline run` makes the first one",
+    ),
+    (
+        Analytics(),
+        [json.dumps({"last_build": SUCCESS, "marts": [{"name": "m", "rows": 3, "newest": "N"}], "published_bytes": 9})],
+        True,
+        "built F, 1 tests passed, 0 failed; m 3 rows to N",
+    ),
+    (
+        Analytics(),
+        [json.dumps({"last_build": SUCCESS, "marts": [], "published_bytes": None})],
+        False,
+        "the published marts are missing, although a build succeeded at F: `homelab pipeline run` publishes them again",
+    ),
     (
         Analytics(),
         [
-            '{"last_build": {"status": "failed", "finished": "F", "tests_passed": 1, "tests_failed": 2}, '
-            '"marts": [{"name": "m", "rows": 3, "newest": "N"}]}'
+            json.dumps(
+                {
+                    "last_build": {
+                        **SUCCESS,
+                        "status": "failed",
+                        "tests_failed": 2,
+                        "problems": [
+                            {"node": "test.p.old.1", "status": "warn", "message": "old"},
+                            {"node": "test.p.unique_x.1a", "status": "fail", "message": "Got 2 results,\n  not 0"},
+                            {"node": "model.p.m", "status": "error", "message": "Binder Error"},
+                        ],
+                    },
+                    "marts": [],
+                    "published_bytes": 9,
+                }
+            )
         ],
         False,
-        "built F, 1 tests passed, 2 failed; m 3 rows to N",
+        "build failed at F, 1 tests passed, 2 failed: test unique_x: Got 2 results, not 0 and 1 more "
+        "(`homelab pipeline status`); fix it, then `homelab pipeline run`",
     ),
     (
         Airflow(),
-        ['{"scheduler": {"status": "healthy"}, "triggerer": {"status": null}}', "[]"],
+        ['{"scheduler": {"status": "healthy"}, "triggerer": {"status": null}}', "[]", "[]"],
         True,
         "scheduler healthy; no run yet",
     ),
-    (Airflow(), ['{"scheduler": {"status": "unhealthy"}}', "[]"], False, "scheduler unhealthy; no run yet"),
+    (Airflow(), ['{"scheduler": {"status": "unhealthy"}}', "[]", "[]"], False, "scheduler unhealthy; no run yet"),
     (
         Airflow(),
         [
             '{"scheduler": {"status": "healthy"}}',
-            '[{"state": "running", "end_date": null}, {"state": "failed", "end_date": "2026-01-01T00:00:00.5"}]',
+            '[{"state": "running", "end_date": null}, {"state": "failed", "end_date": "2026-01-01T00:00:00.5", '
+            '"failed_tasks": "verify_ingestion"}]',
+            "[]",
         ],
         False,
-        "scheduler healthy; last run failed at 2026-01-01T00:00:00",
+        "scheduler healthy; last run failed at 2026-01-01T00:00:00 (verify_ingestion): `homelab pipeline run` repeats "
+        "it and shows the message",
     ),
-    (Airflow(), [None, "[]"], False, "does not answer"),
+    (
+        Airflow(),
+        ['{"scheduler": {"status": "healthy"}}', "[]", '["the DAG is paused: switch it on in the web UI"]'],
+        False,
+        "scheduler healthy; the DAG is paused: switch it on in the web UI",
+    ),
+    (Airflow(), [None, "[]", "[]"], False, "does not answer"),
+    (
+        Airflow(),
+        ['{"scheduler": {"status": "healthy"}}', None, None],
+        False,
+        "cannot read its metadata: PostgreSQL does not answer",
+    ),
 ]
 
 
@@ -404,3 +507,54 @@ def test_root_accepts_the_keys_of_homelab_and_the_inventory_only(tmp_path: Path)
     by_hand = step.check([Result("", 0, b"root:root 600\n", b""), Result("", 0, step.content + b"ssh-rsa CC\n", b"")])
     assert by_hand is not None
     assert "-ssh-rsa CC" in by_hand.diff
+
+
+SUBSETS = [subset for size in range(len(SERVICES) + 1) for subset in combinations(SERVICES, size)]
+
+
+@pytest.mark.parametrize("names", SUBSETS, ids=lambda names: "-".join(names) or "none")
+@pytest.mark.parametrize("together", [True, False])
+def test_every_subset_of_services_is_deployable_or_refused_with_the_missing_service(
+    tmp_path: Path, names: tuple[str, ...], together: bool
+) -> None:
+    path = bundled_path("inventory.yaml")
+    found: Any = parse(path, path.read_text(), Problems()).data
+    containers = found["containers"].values()
+    services = {name: options for each in containers for name, options in each.pop("services").items()}
+    hosts = ["postgres-data"] * 3 if together else list(found["containers"])
+    for host, name in zip(hosts, services, strict=True):
+        if name in names:
+            found["containers"][host].setdefault("services", {})[name] = services[name]
+    if "analytics" not in names:
+        del found["pipeline"]
+    (tmp_path / ".homelab").mkdir()
+    key = tmp_path / ".homelab" / "openweather-api-key"
+    key.write_text("k")
+    key.chmod(0o600)
+    (tmp_path / "inventory.yaml").write_text(json.dumps(found))
+    missing = {need for name in names for need in SERVICES[name].requires} - set(names)
+    if missing:
+        with pytest.raises(InputError) as caught:
+            load([tmp_path / "inventory.yaml"])
+        assert all(f"needs the service `{name}`" in caught.value.details for name in missing)
+        return
+    wanted = load([tmp_path / "inventory.yaml"])
+    host_keys = {each.name: "ssh-ed25519 AAAAHost" for each in wanted.containers}
+    for container in wanted.containers:
+        context = ServiceContext(
+            inventory=wanted, container=container, secret_store=FixedSecretStore(), host_keys=host_keys
+        )
+        titles = [step.title for step in steps_of(context)]
+        # A database that a step uses is created before that step.
+        databases = {step.database for step in steps_of(context) if isinstance(step, Sql)} - {"postgres"}
+        for database in databases:
+            assert f"database {database}" in titles
+        assert ("file /home/analytics/.ssh/authorized_keys" in titles) == (
+            "analytics" in container.services and "airflow" in names
+        )
+
+
+def test_service_that_no_container_has_is_named(tmp_path: Path) -> None:
+    wanted = inventory(tmp_path)
+    with pytest.raises(InputError, match="Cannot use the service `airflow`: no container has it"):
+        replace(wanted, containers=wanted.containers[:2]).container_with("airflow")

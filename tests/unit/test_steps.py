@@ -283,12 +283,18 @@ def test_tree_has_exactly_its_files(tmp_path: Path) -> None:
     (goal / "surplus").write_text("x")
     expected = f"changed by hand; kept in STATE/replaced{goal}: 0 files to write, 1 to remove"
     assert reason(host, step) == expected
+    pending = step.check(host.batch(step.probes()))
+    assert pending
+    assert pending.kept == f"{goal}/surplus: kept in {remote_paths.replaced(str(goal))}"
     step.apply(host)
     assert reason(host, step) is None
     (kept,) = Path(remote_paths.replaced(str(goal))).iterdir()
     assert (kept / "surplus").read_text() == "x"
     changed = Tree(str(goal), {"a": b"ours"})
     assert reason(host, changed) == "its content differs: 1 files to write, 2 to remove"
+    own = changed.check(host.batch(changed.probes()))
+    assert own
+    assert not own.kept
     changed.apply(host)
     assert len(list(kept.parent.iterdir())) == 1, "our own content is not kept"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["goal", "source"]
