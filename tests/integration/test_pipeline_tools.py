@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -22,6 +23,7 @@ from homelab.lab.observations import PLACES, answer, load
 from homelab.paths import bundled_path
 from homelab.runtime.marts import Rows
 from homelab.runtime.sql_shell import SqlShell
+from tests.integration import pg
 from tests.integration.test_pipeline import Stack
 from tests.integration.test_pipeline import stack as stack
 from tests.scripts import SCRIPTS
@@ -294,13 +296,18 @@ def test_status_the_shell_and_the_documentation(stack: Stack, tmp_path: Path) ->
     assert shown[1:] == [[{"n": 27}], [{"c": "a;\nb"}], [{"2": 2}]]
 
     started = time.monotonic()
-    page = Path(stack.script("dbt_docs.py", "--data", str(stack.data), "--profiles", str(stack.data)).stdout.strip())
+    options = ("--data", str(stack.data), "--profiles", str(stack.data))
+    with (stack.data / "build.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # a running build, and PostgreSQL is away
+        page = Path(stack.script("dbt_docs.py", *options, PGPORT=str(pg.free_port())).stdout.strip())
     duration = time.monotonic() - started
     html = page.read_text()
+    assert "# The weather warehouse" in html, "the project's own overview"
+    assert '"name": "observation_hour", "type": "TIMESTAMP WITH TIME ZONE"' in html
     assert "One row per city and hour (UTC) with an observation" in html
     assert html.lstrip().startswith("<!doctype html>")
     started = time.monotonic()
-    stack.script("dbt_docs.py", "--data", str(stack.data), "--profiles", str(stack.data))
+    stack.script("dbt_docs.py", *options)
     assert time.monotonic() - started < duration / 2, "an unchanged project is not documented again"
 
 
