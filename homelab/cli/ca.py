@@ -35,4 +35,4 @@ def export(as_json: Json = False) -> None:
     from homelab.commands.ca_export import export as run
 
     certificate = run(settings.session())
-    print_result(certificate, as_json, lambda: typer.echo(certificate, nl=False))
+    print_result(certificate, as_json, lambda: echo(certificate.rstrip()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from shlex import quote
 from urllib.parse import urlsplit
 
 from homelab.model import PackageSources, Repository, ServiceContext, Step
@@ -56,7 +57,14 @@ def base_packages(context: ServiceContext) -> Sequence[str]:
 def packages_from(sources: PackageSources) -> Iterator[Step]:
     """Yield the CAs and package sources of apt, pip and uv, as far as the inventory sets them."""
     if sources.apt_proxy:
-        yield File("/etc/apt/apt.conf.d/90homelab", f'Acquire::http::Proxy "{sources.apt_proxy}";\n'.encode())
+        proxy = f'Acquire::http::Proxy "{sources.apt_proxy}";'
+        yield File("/etc/apt/apt.conf.d/90homelab", f"{proxy}\n".encode())
+        # The last file that sets it counts. The error quotes all of them.
+        yield Command(
+            "apt uses the proxy",
+            f"apt-config dump Acquire::http::Proxy | grep -qxF {quote(proxy)}",
+            "grep -riE 'Acquire::http|http::Proxy' /etc/apt/apt.conf* >&2; exit 1",
+        )
     if sources.certificates or any(url.startswith("https:") for url in _apt_urls(sources)):
         yield Packages(["ca-certificates"])
     for certificate in sources.certificates:
