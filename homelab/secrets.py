@@ -60,14 +60,21 @@ class FileSecretStore:
             ) from error
         return known
 
+    def has_key(self, name: str) -> bool:
+        """See SecretStore.has_key."""
+        return self._key_file(name).exists()
+
     def key_path(self, name: str) -> Path:
         """See SecretStore.key_path."""
         self.key_pair(name)
+        return self._key_file(name)
+
+    def _key_file(self, name: str) -> Path:
         return self._folder / f"{name}_ed25519"
 
     def key_pair(self, name: str) -> tuple[Secret, str]:
         """See SecretStore.key_pair: ed25519."""
-        path = self._folder / f"{name}_ed25519"
+        path = self._key_file(name)
         with self._lock:
             if not path.exists():
                 write_private(

@@ -154,6 +154,10 @@ class FixedSecretStore:
 
         return Secret(f"secret-of-{name}")
 
+    def has_key(self, name: str) -> bool:
+        """See SecretStore.has_key."""
+        return True
+
     def key_pair(self, name: str):  # type: ignore[no-untyped-def]
         """See SecretStore.key_pair."""
         return self.secret(name), self.public

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from homelab.errors import InputError
 from homelab.model.container_config import ContainerConfig
 from homelab.model.options import Option
 
@@ -188,6 +189,8 @@ class PackageSources:
     pypi_index: str | None = None  # a "simple" index that replaces PyPI, such as devpi
     certificates: tuple[str, ...] = ()  # CAs, each in PEM
     pins: Mapping[str, str] = field(default_factory=dict)  # Debian package → pattern of its version
+    security_updates: bool = True  # install them unattended
+    maintenance_window: str = "04:00"  # the earliest time of day for that, `HH:MM` or `Sun HH:MM`
 
 
 def lab_tags(lab: str) -> frozenset[str]:
@@ -234,9 +237,19 @@ class Inventory:
     sources: PackageSources = PackageSources()
     vmid_range: range = range(0)  # vmids for containers without one
 
+    def containers_with(self, service: str) -> Sequence[Container]:
+        """Return the containers that have a service; empty if none has it."""
+        return [container for container in self.containers if service in container.services]
+
     def container_with(self, service: str) -> Container:
-        """Return the container on which a service runs; a validated inventory has one for each required service."""
-        return next(c for c in self.containers if service in c.services)
+        """Return the container that has a service. Raises InputError, which names the service, if none has it."""
+        for container in self.containers_with(service):
+            return container
+        raise InputError(
+            f"Cannot use the service `{service}`: no container has it",
+            f"{self.path} has no `{service}:` under the `services:` of a container.",
+            "Add it there, then run `homelab up` and `homelab deploy`.",
+        )
 
     def database_grants(self) -> Iterator[tuple[Container, DatabaseGrant]]:
         """Yield the database grants of all services with their containers, in inventory order."""

@@ -31,6 +31,9 @@ class SecretStore(Protocol):
     def key_pair(self, name: str) -> tuple[Secret, str]:
         """Return an SSH key pair, generated at the first call: private key (OpenSSH's PEM form), public key line."""
 
+    def has_key(self, name: str) -> bool:
+        """Check that an SSH key exists, without generating it."""
+
     def key_path(self, name: str) -> Path:
         """Return the file of a private key, for programs such as ssh."""
 
@@ -63,10 +66,17 @@ class ServiceContext:
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """The reason why a step has to be applied; `diff` is a unified diff if a file differs."""
+    """The reason why a step has to be applied; `diff` is a unified diff if a file differs.
+
+    `effect` is that on running services: `live`, `restarts UNIT`, `stops UNIT`, `not checked`, or
+    `refused`. `kept` lists the
+    files of a user that the step replaces or removes, and the folder of their copies.
+    """
 
     reason: str
     diff: str = ""
+    effect: str = "live"
+    kept: str = ""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -89,6 +99,7 @@ class Step(ABC):
 
     triggered_by: Sequence[Step] = ()
     is_wait: ClassVar[bool] = False  # a wait changes nothing
+    effect: str = "live"  # on running services, when another step triggers it
 
     def __str__(self) -> str:
         return self.title
@@ -137,6 +148,7 @@ class Service(ABC):
 
     requires: ClassVar[tuple[str, ...]] = ()
     many: ClassVar[bool] = False  # True: several containers may have it
+    runs_pipeline: ClassVar[bool] = False  # True: the inventory needs `pipeline:`
 
     def unsupported_options(self, distribution: Distribution) -> Iterable[tuple[str, str]]:
         """Return the options that this distribution does not support, each with the reason and the allowed values."""

@@ -9,21 +9,35 @@ from homelab.model import ManagedResource, ServiceContext, Step
 from homelab.steps import Command, Venv
 from homelab.steps.queries import Query
 
-CLI = "/usr/local/sbin/homelab-airflow"  # Airflow's command line, as its user and with its environment
+CLI = "/usr/local/sbin/homelab-airflow"  # Airflow's command line, as its user and with its limits
 DATABASE_ENVIRONMENT = "/etc/homelab/airflow-database.env"
 _STAMPS = "/var/lib/homelab"
 
 
 def in_metadata(sql: str) -> Query:
     """Return shell text that runs SQL in Airflow's metadata database."""
-    return Query(f"set -a; . {DATABASE_ENVIRONMENT}; psql", "airflow_metadata", sql)
+    # Without the file, the shell would end with psql's status for a server that is not reachable.
+    environment = f"[ -r {DATABASE_ENVIRONMENT} ] || exit 1; set -a; . {DATABASE_ENVIRONMENT}"
+    return Query(f"{environment}; psql", "airflow_metadata", sql)
 
 
 def last_runs(dag: str) -> Query:
     """Return shell text that prints the last five runs of a DAG as JSON, newest first."""
     return in_metadata(
-        "select coalesce(json_agg(r), '[]') from (select run_id, state, start_date, end_date from dag_run "
+        "select coalesce(json_agg(r), '[]') from (select run_id, state, start_date, end_date, (select "
+        "string_agg(task_id, ', ' order by task_id) from task_instance where dag_id = this.dag_id "
+        "and run_id = this.run_id and state = 'failed') as failed_tasks from dag_run as this "
         f"where dag_id = '{dag}' order by start_date desc nulls last limit 5) r"
+    )
+
+
+def obstacles(dag: str) -> Query:
+    """Return shell text that prints, as a JSON list, what keeps Airflow from running a DAG."""
+    return in_metadata(
+        "select coalesce(json_agg(reason), '[]') from ("
+        f"select 'the DAG is paused: switch it on in the web UI' from dag where dag_id = '{dag}' and is_paused "
+        "union all select 'Airflow cannot import ' || filename || ': ' || "
+        "right(substring(rtrim(stacktrace, E' \\n') from '[^\\n]*$'), 200) from import_error) as found (reason)"
     )
 
 

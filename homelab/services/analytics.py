@@ -16,13 +16,16 @@ from homelab.paths import bundled_path
 from homelab.pipeline_contract import COMMANDS, EXIT, TASKS
 from homelab.render import render
 from homelab.secrets import openweather_key
+from homelab.services.build_report import failed_nodes
 from homelab.services.lab_certificates import CA_FILE
+from homelab.services.sandbox import Sandbox
 from homelab.steps import Command, Directory, File, Packages, Tree, User, UvInstall, Venv, WaitFor
 
 ROOT = "/opt/analytics-platform"
 SCRIPTS = f"{ROOT}/scripts"
 PUBLISHED = f"{ROOT}/data/published.duckdb"
 _ENVIRONMENT = f"{ROOT}/pipeline.env"
+_SECRETS = f"{ROOT}/secrets.env"
 _EXTENSIONS = f"{ROOT}/extensions"
 _PROJECT = f"{ROOT}/dbt/analytics_project"
 # In a temporary folder, as a build may be running.
@@ -37,6 +40,8 @@ _INSTALL_EXTENSION = (
     f"rm -rf {_EXTENSIONS}.new && {argv(*_PYTHON)} {SCRIPTS}/install_extension.py {_EXTENSIONS}.new && "
     f"rm -rf {_EXTENSIONS} && mv -T {_EXTENSIONS}.new {_EXTENSIONS}"
 )
+SANDBOX = Sandbox("analytics", (f"{ROOT}/data",))
+_WRAPPER = "/usr/local/sbin/homelab-pipeline"
 _LONG = 1 << 16  # bytes: a longer list of cities is compared by its hash, as its diff would be unreadable
 
 
@@ -45,9 +50,14 @@ def _cities_file(path: Path) -> str:
 
 
 def as_analytics(command: str) -> str:
-    """Return shell text that runs a command as the user analytics, with the environment and venv of the pipeline."""
+    """Return shell text that runs a command in the pipeline's sandbox, with its environment and venv."""
     script = f"set -a; . {_ENVIRONMENT}; PATH={ROOT}/venv/bin:$PATH; cd {ROOT}/data; {command}"
-    return argv("runuser", "-u", "analytics", "--", "sh", "-c", script)
+    return SANDBOX.run("/bin/sh", "-c", script)
+
+
+def read_data(name: str) -> str:
+    """Return shell text that prints the end of a file of the pipeline's data folder."""
+    return SANDBOX.read(f"{ROOT}/data/{name}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +65,7 @@ class Analytics(Service):
     """The ingestion script, dbt and DuckDB."""
 
     requires: ClassVar[tuple[str, ...]] = ("postgres",)
+    runs_pipeline: ClassVar[bool] = True
 
     threads: Annotated[int, Option("Number of models that dbt builds in parallel.", low=1)] = 2
     memory_limit: Annotated[Size, Option("Memory that DuckDB may use.")] = Size("2GB")
@@ -89,8 +100,9 @@ class Analytics(Service):
             ),
         )
         return (
-            Packages(["python3", "python3-venv", "ca-certificates", "postgresql-client"]),
+            Packages(["python3", "python3-venv", "ca-certificates", "postgresql-client", "dbus", "sudo"]),
             User("analytics", "/home/analytics", "/bin/sh"),
+            Directory("/home/analytics"),
             Directory(ROOT),
             Directory(f"{ROOT}/bin"),
             Directory(f"{ROOT}/dbt"),
@@ -100,6 +112,7 @@ class Analytics(Service):
             scripts,
             project,
             profiles,
+            SANDBOX.file(),
             Command(
                 "DuckDB's postgres extension",
                 f"test -n \"$(find {_EXTENSIONS} -name 'postgres_scanner*' -print -quit 2>/dev/null)\"",
@@ -108,14 +121,26 @@ class Analytics(Service):
                 makes=[ManagedResource("made", _EXTENSIONS)],
             ),
             *self._cities(context),
-            File(_ENVIRONMENT, self._environment(context), "analytics", "analytics", 0o600, secret=True),
+            File(_SECRETS, self._secrets(context), group="analytics", mode=0o640, secret=True),
+            File(_ENVIRONMENT, self._environment(context), group="analytics", mode=0o640),
             *(
                 File(
                     f"{ROOT}/bin/{name}", render(f"analytics/{name}.j2", root=ROOT, tasks=TASKS, exit=EXIT), mode=0o755
                 )
                 for name in COMMANDS
             ),
-            File(f"{ROOT}/bin/gate", render("analytics/gate.j2", root=ROOT, commands=COMMANDS), mode=0o755),
+            File(f"{ROOT}/bin/gate", render("analytics/gate.j2", wrapper=_WRAPPER, commands=COMMANDS), mode=0o755),
+            File(
+                _WRAPPER,
+                render("analytics/homelab-pipeline.j2", root=ROOT, commands=COMMANDS, sandbox=SANDBOX),
+                mode=0o755,
+            ),
+            File(
+                "/etc/sudoers.d/homelab-pipeline",
+                render("analytics/sudoers.j2", wrapper=_WRAPPER, commands=COMMANDS),
+                mode=0o440,
+                validate='/usr/sbin/visudo -c -q -f "$new"',
+            ),
             WaitFor(
                 f"{postgres.name} accepts analytics",
                 as_analytics("psql -qAtc 'select 1'"),
@@ -125,11 +150,9 @@ class Analytics(Service):
             ),
             # Not earlier: while a first deploy waits for Postgres here, it installs Airflow, which takes longest.
             Command("dbt can read the project", "true", as_analytics(_PARSE), triggered_by=[venv, project, profiles]),
-            # Last, so that Airflow can log in only when the pipeline can run. The home belongs to root, too: its owner
-            # could replace .ssh.
-            Directory("/home/analytics"),
+            # Last, so that Airflow can log in only when the pipeline can run.
             Directory("/home/analytics/.ssh"),
-            File("/home/analytics/.ssh/authorized_keys", self._authorized_keys(context)),
+            *self._authorized_keys(context),
         )
 
     def _cities(self, context: ServiceContext) -> Iterator[Step]:
@@ -145,7 +168,7 @@ class Analytics(Service):
                 f"{path}, from `pipeline: cities:` in the inventory.",
                 "Correct the path, or the permissions of the file.",
             ) from None
-        check = argv(*_PYTHON, f"{SCRIPTS}/ingest_weather.py", "--check")
+        check = SANDBOX.run(*_PYTHON, f"{SCRIPTS}/ingest_weather.py", "--check")
         # The script recognises CSV and JSON by the suffix.
         copy = f'"$new{path.suffix}"'
         yield File(
@@ -165,35 +188,51 @@ class Analytics(Service):
             pipeline=pipeline,
             cities=cities,
             cities_file=pipeline.cities_file and _cities_file(pipeline.cities_file),
-            api_key=openweather_key(pipeline).reveal(),
+            secrets=_SECRETS,
             postgres=context.inventory.container_with("postgres").address,
             ca_file=CA_FILE,
-            password=context.secret_store.secret("postgres-analytics").reveal(),
             published=PUBLISHED,
+        )
+
+    def _secrets(self, context: ServiceContext) -> bytes:
+        return render(
+            "analytics/secrets.env.j2",
+            api_key=openweather_key(context.inventory.pipeline).reveal(),
+            password=context.secret_store.secret("postgres-analytics").reveal(),
             dbt_password=context.secret_store.secret("postgres-dbt").reveal(),
         )
 
-    def _authorized_keys(self, context: ServiceContext) -> bytes:
-        _, public = context.secret_store.key_pair("airflow")
-        airflow = context.inventory.container_with("airflow").address
-        return f'restrict,from="{airflow}",command="{ROOT}/bin/gate" {public}\n'.encode()
+    def _authorized_keys(self, context: ServiceContext) -> Iterator[Step]:
+        """Yield the file that admits Airflow's key, if a container has Airflow."""
+        for container in context.inventory.containers_with("airflow"):
+            _, public = context.secret_store.key_pair("airflow")
+            line = f'restrict,from="{container.address}",command="{ROOT}/bin/gate" {public}\n'
+            yield File("/home/analytics/.ssh/authorized_keys", line.encode())
 
     def health_probes(self) -> Sequence[str]:
         """Return the command that reports the last build and the marts."""
         return (as_analytics(argv("python", f"{SCRIPTS}/report.py", "--database", PUBLISHED)) + " 2>&1",)
 
     def health(self, answers: Sequence[Result]) -> Health:
-        """Return healthy if the last build succeeded."""
+        """Return healthy if the last build succeeded and its marts are published."""
         if not answers[0].ok:
             return Health(False, f"no report: {answers[0].text[-200:]}")
         facts = json.loads(answers[0].text.splitlines()[-1])
         build = facts.get("last_build")
         if not build:
-            return Health(False, "no build yet", facts, ready=True)
+            return Health(False, "no build yet: `homelab pipeline run` makes the first one", facts, ready=True)
         marts = "; ".join(f"{mart['name']} {mart['rows']} rows to {mart['newest']}" for mart in facts["marts"])
         tests = f"{build['tests_passed']} tests passed, {build['tests_failed']} failed"
+        if build["status"] != "success":
+            failed = failed_nodes(build)
+            more = f" and {len(failed) - 1} more (`homelab pipeline status`)" if len(failed) > 1 else ""
+            text = f"build failed at {build['finished']}, {tests}: {failed[0] if failed else 'dbt has not run'}{more}"
+            return Health(False, f"{text}; fix it, then `homelab pipeline run`", facts, ready=True)
+        if facts.get("published_bytes") is None:
+            text = f"the published marts are missing, although a build succeeded at {build['finished']}"
+            return Health(False, f"{text}: `homelab pipeline run` publishes them again", facts, ready=True)
         notes = [f"{facts['issues']} implausible values are left out"] if facts.get("issues") else []
         if held := facts.get("held_back"):
             notes.append(f"a transaction has been open since {held['since']}: {held['transaction']}")
         text = "; ".join([f"built {build['finished']}, {tests}", marts, *notes])
-        return Health(build["status"] == "success", text, facts, ready=True)
+        return Health(True, text, facts, ready=True)

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from homelab.model import PackageSources, Repository, ServiceContext, Step
 from homelab.render import render
 from homelab.services.lab_certificates import trusted_authority
+from homelab.services.security_updates import PACKAGE, security_updates
 from homelab.steps import (
     AptMirror,
     Archives,
@@ -43,8 +44,14 @@ def base_system(context: ServiceContext) -> Sequence[Step]:
         File("/root/.ssh/authorized_keys", render("authorized_keys.j2", keys=keys), mode=0o600),
         *trusted_authority(context),
         *packages_from(context.inventory.sources),
+        *security_updates(context),
         DpkgConfigured(),
     )
+
+
+def base_packages(context: ServiceContext) -> Sequence[str]:
+    """Return the packages of every container, which are installed together with those of its services."""
+    return [PACKAGE] if context.inventory.sources.security_updates else []
 
 
 def packages_from(sources: PackageSources) -> Iterator[Step]:

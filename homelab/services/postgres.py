@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,11 +11,12 @@ from homelab.distributions import Distribution
 from homelab.host import Result
 from homelab.model import DatabaseGrant, Health, ManagedResource, Port, Service, ServiceContext, Step
 from homelab.model.options import Option
-from homelab.paths import bundled_path
 from homelab.render import render
 from homelab.services.lab_certificates import server_certificate
-from homelab.steps import Command, Database, Directory, File, Packages, PgHba, Role, Settings, Sql, SystemdUnit
-from homelab.steps.postgres_objects import AS_POSTGRES, PSQL
+from homelab.services.raw_schema import missing_tables, tables
+from homelab.services.sandbox import Sandbox
+from homelab.steps import Command, Database, Directory, File, Packages, PgHba, Role, Settings, Sql, SystemdUnit, WaitFor
+from homelab.steps.postgres_objects import PSQL
 from homelab.steps.queries import Query
 
 _TABLES = "pg_class where relnamespace = to_regnamespace('raw') and relkind in ('r', 'p')"
@@ -33,6 +33,8 @@ _FACTS = """select json_build_object(
   'newest_raw_row', (select to_char(max(ingested_at) at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
                      from raw.weather_observations))"""
 _PORT = 5432
+_BASES = ("/etc/postgresql", "/var/lib/postgresql")
+_RAW_DATABASE = "project_data"
 _CREATE = "/etc/postgresql-common/createcluster.d"
 _UPKEEP = ("upkeep.partitions()", "upkeep.record_settings(text, text[], text[])")
 _WRITES = ("insert", "update", "delete", "truncate")
@@ -80,14 +82,14 @@ class Postgres(Service):
 
     def steps(self, context: ServiceContext) -> Sequence[Step]:
         """Return packages, certificate, settings, roles, databases, grants and pg_hba.conf."""
-        folder, unit = f"/etc/postgresql/{self.version}/main", self.units()[0]
-        dropin = File(f"/etc/systemd/system/{unit}.d/homelab.conf", render("postgres/postgresql.service.conf.j2"))
-        server = SystemdUnit(unit, triggered_by=[dropin], settle=0)
+        folder, unit, sandbox = f"/etc/postgresql/{self.version}/main", self.units()[0], self._sandbox
         certificate = server_certificate(context, "postgres", "postgres")
-        parsed = (
-            f"{AS_POSTGRES} /usr/lib/postgresql/{self.version}/bin/postgres -C port "
-            f'-D /var/lib/postgresql/{self.version}/main -c config_file="$new" >/dev/null'
+        dropin = File(
+            f"/etc/systemd/system/{unit}.d/homelab.conf", render("postgres/postgresql.service.conf.j2", sandbox=sandbox)
         )
+        server = SystemdUnit(unit, triggered_by=[dropin], settle=0)
+        server_program = f"/usr/lib/postgresql/{self.version}/bin/postgres"
+        parsed = f'{sandbox.run(server_program, "-C", "port", "-D", self._data)} -c config_file="$new" >/dev/null'
         settings = Settings(
             f"{folder}/conf.d/homelab.conf",
             render(
@@ -102,23 +104,32 @@ class Postgres(Service):
         )
         return (
             *self._packages(),
+            # Packages and pg_createcluster give these to the server's user, which could then redirect root's writes.
+            *(Directory(f"{base}{part}") for base in _BASES for part in ("", f"/{self.version}")),
             self._cluster(),
             certificate,
+            Directory(folder),
+            Directory(f"{folder}/conf.d"),
+            sandbox.file(),
             settings,
             Directory(f"/etc/systemd/system/{unit}.d"),
             dropin,
             server,
+            # After a start of the server, only what differs is changed.
+            WaitFor("PostgreSQL answers", Query(PSQL, "postgres", "select 1"), context.container.name, early=True),
             *contents(context),
             retention(self.retention_months),
-            PgHba(f"{folder}/pg_hba.conf", hba(context), "postgres", "postgres", 0o640),
+            PgHba(f"{folder}/pg_hba.conf", hba(context), group="postgres", mode=0o640),
         )
 
     def health_probes(self) -> Sequence[str]:
-        """Return the query for sizes, connections and the newest raw row."""
-        return (Query(PSQL, "project_data", _FACTS) + " 2>&1",)
+        """Return the queries for sizes, connections and the newest raw row, and for missing tables."""
+        return (Query(PSQL, "project_data", _FACTS) + " 2>&1", missing_tables())
 
     def health(self, answers: Sequence[Result]) -> Health:
-        """Return healthy if it answers."""
+        """Return healthy if it answers and has all raw tables."""
+        if answers[1].ok and answers[1].text:
+            return Health(False, f"missing: {answers[1].text}; `homelab deploy` creates them, without their rows")
         if not answers[0].ok:
             return Health(False, f"does not answer: {answers[0].text[-200:]}")
         facts = json.loads(answers[0].text)
@@ -130,13 +141,21 @@ class Postgres(Service):
             facts,
         )
 
+    @property
+    def _data(self) -> str:
+        return f"/var/lib/postgresql/{self.version}/main"
+
+    @property
+    def _sandbox(self) -> Sandbox:
+        return Sandbox("postgres", (self._data, "/var/log/postgresql", "/run/postgresql"))
+
     def _cluster(self) -> Command:
         """Return the step that creates the cluster `main`.
 
         A stamp exists while it is created: the leftovers of a killed run have no data and are removed, as the script of
         the package takes them for a complete cluster. Existing data never get a stamp, so they are never removed.
         """
-        conf, data = f"/etc/postgresql/{self.version}/main", f"/var/lib/postgresql/{self.version}/main"
+        conf, data = f"/etc/postgresql/{self.version}/main", self._data
         stamp = f"/var/lib/homelab/creating-postgresql-{self.version}"
         return Command(
             f"cluster {self.version}/main",
@@ -165,7 +184,7 @@ class Postgres(Service):
                 f'. /etc/os-release; echo "{line}" >{_PGDG_LIST}.new && mv -f {_PGDG_LIST}.new {_PGDG_LIST}',
                 makes=[ManagedResource("made", _PGDG_LIST)],
             )
-        yield Packages([f"postgresql-{self.version}"])
+        yield Packages([f"postgresql-{self.version}", "dbus"])
 
 
 def hba(context: ServiceContext) -> bytes:
@@ -185,28 +204,16 @@ def contents(context: ServiceContext, command: str = PSQL) -> Iterator[Step]:
     for role in sorted({grant.role for grant in database_grants}):
         yield Role(role, context.secret_store.secret(f"postgres-{role}"), command)
     owners = {grant.database: grant.role for grant in database_grants if grant.privilege == "own"}
-    databases = sorted({grant.database for grant in database_grants})
+    databases = sorted({_RAW_DATABASE, *(grant.database for grant in database_grants)})
     for database in databases:
         yield Database(database, owners.get(database, "postgres"), command)
     for database in (*databases, "template1"):
         yield no_large_objects(database, command)
-    yield _tables(command)
+    made = tables(command)
+    yield made
     for grant in database_grants:
         if grant.privilege != "own":
-            yield grants(grant, command)
-
-
-def _tables(command: str) -> Sql:
-    raw = (bundled_path("templates") / "postgres" / "project_data.sql").read_text()
-    # The text can run again at any time, so it runs after each change of it.
-    mark = f"homelab {hashlib.sha256(raw.encode()).hexdigest()[:16]}"
-    return Sql(
-        "tables of raw",
-        f"select obj_description(to_regnamespace('raw'), 'pg_namespace') = '{mark}'",
-        f"{raw}comment on schema raw is '{mark}';\n",
-        "project_data",
-        command,
-    )
+            yield grants(grant, command, [made])
 
 
 def no_large_objects(database: str, command: str = PSQL) -> Sql:
@@ -236,8 +243,8 @@ def retention(months: int, command: str = PSQL) -> Sql:
     )
 
 
-def grants(grant: DatabaseGrant, command: str = PSQL) -> Sql:
-    """Return the step that allows a role to read the raw tables, or to read and append."""
+def grants(grant: DatabaseGrant, command: str = PSQL, after: Sequence[Step] = ()) -> Sql:
+    """Return the step that allows a role to read, or to read and append; applied again after changes of `after`."""
     role, granted = grant.role, ("select", "insert") if grant.privilege == "append" else ("select",)
     refused = [privilege for privilege in _WRITES if privilege not in granted]
     table_check = " and ".join(
@@ -280,4 +287,5 @@ def grants(grant: DatabaseGrant, command: str = PSQL) -> Sql:
             "commit;",
         ]
     )
-    return Sql(f"grants: {role} may {grant.privilege} {grant.database}", done, sql, grant.database, command)
+    title = f"grants: {role} may {grant.privilege} {grant.database}"
+    return Sql(title, done, sql, grant.database, command, triggered_by=after)

@@ -1,7 +1,7 @@
 """Idempotent steps that check and enforce the state of a host."""
 
 from homelab.steps.apt_mirror import AptMirror, Archives
-from homelab.steps.commands import Command, WaitFor
+from homelab.steps.commands import Command, Refuse, WaitFor
 from homelab.steps.files import Certificate, Directory, File
 from homelab.steps.health_check import HealthCheck
 from homelab.steps.packages import DpkgConfigured, Packages, PinnedPackages
@@ -27,6 +27,7 @@ __all__ = [
     "Packages",
     "PgHba",
     "PinnedPackages",
+    "Refuse",
     "Role",
     "ServerCertificate",
     "Settings",

@@ -53,6 +53,39 @@ class Command(Step):
 
 
 @dataclass(frozen=True, eq=False)
+class Refuse(Step):
+    """A check that ends a container's deploy with `error` if `probe` prints `t`.
+
+    With `needs_answer`, a failed probe is pending, too: it is repeated before the steps that follow.
+    """
+
+    name: str
+    probe: str
+    error: HomelabError
+    needs_answer: bool = False
+
+    @property
+    def title(self) -> str:
+        """See Step."""
+        return self.name
+
+    def probes(self) -> Sequence[str]:
+        """See Step."""
+        return (self.probe,)
+
+    def check(self, answers: Sequence[Result]) -> Pending | None:
+        """See Step."""
+        if answers[0].ok and answers[0].text == "t":
+            return Pending(self.error.brief, effect="refused")
+        return Pending("not known yet") if self.needs_answer and not answers[0].ok else None
+
+    def apply(self, host: Host) -> None:
+        """See Step. Raises the error, or CommandFailed if the probe fails."""
+        if check(host, self.probe, f"check `{self.name}`").text == "t":
+            raise self.error
+
+
+@dataclass(frozen=True, eq=False)
 class WaitFor(Step):
     """A wait until `probe` succeeds: for another container, or for a slow start.
 

@@ -23,6 +23,13 @@ _AGAIN = "then run `homelab deploy` again"
 # The first match counts, so an error that causes others comes before them.
 KNOWN_ERRORS = (
     KnownError(
+        r"homelab: refused to write:",
+        "Root writes only where no other user of {host} can redirect the write with a link. If a service has changed "
+        "the folder, its container may have been attacked.",
+        "Find the folder's owner with `homelab ssh {host} -- namei -l PATH`. Remove the link, or give the folder to "
+        f"root, {_AGAIN}.",
+    ),
+    KnownError(
         r"No space left on device|Disk quota exceeded|You don't have enough free space|"
         r"tar: .*: Wrote only \d+ of \d+ bytes",
         "The disk of {host} is full.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from shlex import quote
 from typing import ClassVar
 
@@ -14,7 +14,10 @@ from homelab.model import ManagedResource, Pending
 from homelab.steps.files import File
 from homelab.steps.postgres_objects import PSQL, literal, run_sql
 from homelab.steps.queries import Query
+from homelab.steps.root_only import guarded
 from homelab.steps.units import SystemdUnit
+
+_SETTING = re.compile(r"^(\w+)\s*=\s*('[^']*'|[^\s#]+)", re.MULTILINE)
 
 
 def _loaded_since(psql: str, path: str) -> Query:
@@ -57,13 +60,19 @@ class Settings(File):
             _loaded_since(self.psql, literal(self.path)),
             self._needing_restart,
             self._overridden,
+            Query(self.psql, "postgres", "select name from pg_settings where context = 'postmaster'"),
         )
 
     @property
     def _named(self) -> str:
         """The SQL condition for the settings of this file."""
-        names = ",".join(re.findall(r"^(\w+)\s*=", self.content.decode(), re.MULTILINE))
+        names = ",".join(name for name, _ in _SETTING.findall(self.content.decode()))
         return f"name = any ('{{{names}}}')"
+
+    def _changed_settings(self, found: str) -> set[str]:
+        """Return the names of the settings that differ between a text and the content."""
+        old, new = (dict(_SETTING.findall(text)) for text in (found, self.content.decode()))
+        return {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
 
     @property
     def _needing_restart(self) -> Query:
@@ -87,15 +96,21 @@ class Settings(File):
 
     def check(self, answers: Sequence[Result]) -> Pending | None:
         """See Step."""
-        *file, loaded, needing_restart, overridden = answers
+        *file, loaded, needing_restart, overridden, at_start_only = answers
         if changed := super().check(file):
-            return changed
+            changing = self._changed_settings(file[-1].text if file[-1].ok else "")
+            names = sorted(changing & set(at_start_only.text.split()))
+            if not names:
+                return changed
+            return replace(
+                changed, reason=f"{changed.reason}; {', '.join(names)}: restart needed", effect=self.server.effect
+            )
         if loaded.text == "f":
             return Pending("is not loaded yet")
         if needing_restart.ok and needing_restart.text:
-            return Pending(f"{needing_restart.text}: restart needed")
+            return Pending(f"{needing_restart.text}: restart needed", effect=self.server.effect)
         if overridden.ok and overridden.text:
-            return Pending(f"overridden: {overridden.text}")
+            return Pending(f"overridden: {overridden.text}", effect=self.server.effect)
         return None
 
     def apply(self, host: Host) -> None:
@@ -170,23 +185,20 @@ class PgHba(File):
         """See Step. Raises HomelabError that quotes the server; the old file then stays in force."""
         path, previous = quote(self.path), quote(f"{self.path}.homelab-previous")
         # An existing copy is from a killed run: it is the file in force, and the present one may have errors.
-        check(
-            host,
-            f"[ -e {previous} ] || {{ cp -p {path} {previous}.new && mv -fT {previous}.new {previous}; }}",
-            f"copy the old {self.path}",
-        )
+        copy = f"[ -e {previous} ] || {{ cp -pP {path} {previous}.new && mv -fT {previous}.new {previous}; }}"
+        check(host, guarded(self.path, copy), f"copy the old {self.path}")
         super().apply(host)
         query = "select line_number || ': ' || error from pg_hba_file_rules where error is not null"
         errors = check(host, Query(self.psql, "postgres", query), f"check {self.path}")
         if errors.text:
-            check(host, f"mv -f {previous} {path}", f"restore the old {self.path}")
+            check(host, guarded(self.path, f"mv -fT {previous} {path}"), f"restore the old {self.path}")
             raise HomelabError(
                 f"Cannot load pg_hba.conf on {host.name}: PostgreSQL refuses it",
                 errors.text,
                 "The old file is still in force. Correct templates/postgres/pg_hba.conf.j2.",
             )
         # In this order: after a kill in between, the probes find an unloaded file.
-        check(host, f"rm -f {previous}\n{_reload(self.psql)}", "reload PostgreSQL")
+        check(host, guarded(self.path, f"rm -f {previous}") + f"\n{_reload(self.psql)}", "reload PostgreSQL")
         if reason := check(host, self._not_in_force, "check the rules of PostgreSQL").text:
             raise HomelabError(
                 f"Cannot load pg_hba.conf on {host.name}: PostgreSQL does not use it",

@@ -37,6 +37,7 @@ class Sql(Step):
     database: str = "postgres"
     psql: str = PSQL
     triggered_by: Sequence[Step] = ()
+    reason: str = "not done yet"
 
     @property
     def title(self) -> str:
@@ -49,7 +50,7 @@ class Sql(Step):
 
     def check(self, answers: Sequence[Result]) -> Pending | None:
         """See Step."""
-        return None if answers[0].ok and answers[0].text == "t" else Pending("not done yet")
+        return None if answers[0].ok and answers[0].text == "t" else Pending(self.reason)
 
     def apply(self, host: Host) -> None:
         """See Step."""

@@ -31,6 +31,11 @@ class SystemdUnit(Step):
         """See Step."""
         return f"unit {self.unit}"
 
+    @property
+    def effect(self) -> str:  # type: ignore[override] # read-only here
+        """See Step."""
+        return f"restarts {self.unit.removesuffix('.service')}"
+
     def managed_resources(self) -> Sequence[ManagedResource]:
         """See Step."""
         return (ManagedResource("unit", self.unit),)
@@ -66,10 +71,11 @@ class SystemdUnit(Step):
         if state.get("ActiveState") != "active":
             return Pending(f"is {state.get('ActiveState') or 'missing'}")
         if state.get("UnitFileState") not in _ENABLED:
-            return Pending("does not start at boot")
+            return Pending("does not start at boot", effect=self.effect)
         if overrides := self._overrides(answers[1]):
-            return Pending("; ".join(overrides))
-        return Pending("its file has changed") if state.get("NeedDaemonReload") == "yes" else None
+            return Pending("; ".join(overrides), effect=self.effect)
+        outdated = state.get("NeedDaemonReload") == "yes"
+        return Pending("its file has changed", effect=self.effect) if outdated else None
 
     def apply(self, host: Host) -> None:
         """See Step. Raises HomelabError for an override, or with the end of the journal if the unit does not start."""

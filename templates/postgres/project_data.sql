@@ -175,6 +175,12 @@ create table if not exists raw.dropped_months (
     dropped_at timestamptz not null default now()
 );
 
+-- The retention has dropped the runs that started before this time. A missing later run was deleted. At most one row.
+create table if not exists raw.dropped_runs (
+    one boolean primary key default true check (one),
+    dropped_before timestamptz not null
+);
+
 -- The schedule of the ingestion, from each change on, and the settings of each city that was ever configured.
 create table if not exists raw.schedules (
     valid_from timestamptz primary key,
@@ -224,6 +230,9 @@ begin
     delete from raw.quarantine where ingested_at < oldest;
     delete from raw.ingestion_ends where finished < oldest;
     delete from raw.ingestion_starts where started < oldest;
+    insert into raw.dropped_runs as known (dropped_before) values (oldest)
+    on conflict (one) do update set dropped_before = excluded.dropped_before
+    where known.dropped_before < excluded.dropped_before;
     if kept = 0 then
         return;
     end if;

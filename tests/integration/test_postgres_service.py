@@ -29,6 +29,7 @@ from tests.support import FixedSecretStore, LocalHost, owner_of_new_files
 
 pytestmark = pytest.mark.skipif(pg.archive() is None, reason="PostgreSQL 16 is not in .venv/pg16: ./bootstrap --test")
 
+OWN_RULE = "host all postgres 127.0.0.1/32 scram-sha-256\n"
 # Both containers on loopback; the client of these tests is 127.0.0.1.
 OVERLAY = """
 network: {{subnet: 127.0.0.0/24, gateway: .254}}
@@ -44,7 +45,21 @@ def server() -> Iterator[pg.Server]:
     names = Names(("postgres-data",), ("127.0.0.1",))
     with pg.server() as running:
         running.enable_tls(Authority.create("home", names).issue(names))
+        # As in the containers, the files of configuration are in a folder of root.
+        conf(running).mkdir(mode=0o755)
+        hba_file(running).write_text(OWN_RULE)
+        with (running.data / "postgresql.auto.conf").open("a") as file:
+            file.write(f"hba_file = '{hba_file(running)}'\n")
+        PgCtlServer("server", server=running).restart(LocalHost())
         yield running
+
+
+def conf(server: pg.Server) -> Path:
+    return server.data.parent.parent / "conf"
+
+
+def hba_file(server: pg.Server) -> Path:
+    return conf(server) / "pg_hba.conf"
 
 
 def context(folder: Path, analytics: int, airflow: int) -> ServiceContext:
@@ -65,26 +80,17 @@ def psql(server: pg.Server) -> str:
 
 
 def steps(server: pg.Server, where: ServiceContext, rules: bytes | None = None) -> list[Step]:
-    command, own_rule = psql(server), b"host all postgres 127.0.0.1/32 scram-sha-256\n"
-    owner, group = ("nobody", "nogroup") if os.geteuid() == 0 else owner_of_new_files()
-    return [
-        *contents(where, command),
-        PgHba(
-            str(server.data / "pg_hba.conf"),
-            own_rule + (hba(where) if rules is None else rules),
-            owner,
-            group,
-            0o600,
-            psql=command,
-        ),
-    ]
+    command, owner = psql(server), owner_of_new_files()[0]
+    group = "nogroup" if os.geteuid() == 0 else owner_of_new_files()[1]
+    text = OWN_RULE.encode() + (hba(where) if rules is None else rules)
+    return [*contents(where, command), PgHba(str(hba_file(server)), text, owner, group, 0o640, psql=command)]
 
 
 def connect(server: pg.Server, database: str, role: str) -> psycopg.Connection[tuple[object, ...]]:
     return server.connect(database, role, f"secret-of-postgres-{role}")
 
 
-def test_a_second_run_changes_nothing(server: pg.Server, tmp_path: Path) -> None:
+def test_second_run_changes_nothing(server: pg.Server, tmp_path: Path) -> None:
     assert len(converge(LocalHost(), steps(server, context(tmp_path, 1, 2)), SilentProgress())) == 13
     assert pending_changes(LocalHost(), steps(server, context(tmp_path, 1, 2))) == []
 
@@ -125,7 +131,7 @@ def test_airflow_reads_the_data_and_owns_its_metadata(server: pg.Server, tmp_pat
         connect(server, "project_data", "analytics")
 
 
-def test_a_wrong_password_is_refused(server: pg.Server, tmp_path: Path) -> None:
+def test_wrong_password_is_refused(server: pg.Server, tmp_path: Path) -> None:
     converge(LocalHost(), steps(server, context(tmp_path, 1, 2)), SilentProgress())
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
         server.connect("project_data", "analytics", "guessed")
@@ -240,33 +246,33 @@ def test_rules_of_another_file_are_an_error(server: pg.Server, tmp_path: Path) -
         restart.restart(LocalHost())
 
 
-def test_a_pg_hba_with_errors_is_taken_back_before_it_is_loaded(server: pg.Server, tmp_path: Path) -> None:
+def test_pg_hba_with_errors_is_taken_back_before_it_is_loaded(server: pg.Server, tmp_path: Path) -> None:
     wanted = context(tmp_path, 1, 2)
     converge(LocalHost(), steps(server, wanted), SilentProgress())
-    before = (server.data / "pg_hba.conf").read_bytes()
+    before = hba_file(server).read_bytes()
     with pytest.raises(HomelabError, match=r"Cannot load pg_hba\.conf on local") as error:
         converge(LocalHost(), steps(server, wanted, b"host all all 127.0.0.1/32 nonsense\n"), SilentProgress())
     assert "nonsense" in error.value.details
-    assert (server.data / "pg_hba.conf").read_bytes() == before
+    assert hba_file(server).read_bytes() == before
     assert pending_changes(LocalHost(), steps(server, wanted)) == []
 
 
-def test_a_written_but_unloaded_file_is_loaded(server: pg.Server, tmp_path: Path) -> None:
+def test_written_but_unloaded_file_is_loaded(server: pg.Server, tmp_path: Path) -> None:
     swapped = context(tmp_path, 2, 1)
     converge(LocalHost(), steps(server, context(tmp_path, 1, 2)), SilentProgress())
     final = steps(server, swapped)[-1]
     assert isinstance(final, PgHba)
-    path = server.data / "pg_hba.conf"
+    path = hba_file(server)
     path.write_bytes(final.content)  # as after a run that was killed before the reload
     stat = path.stat()
     os.utime(path, (stat.st_atime + 2, stat.st_mtime + 2))
     assert [str(c) for c in pending_changes(LocalHost(), steps(server, swapped))] == [f"file {path}: is not loaded yet"]
 
 
-def test_the_previous_file_is_removed_after_a_restart_loaded_the_new_one(server: pg.Server, tmp_path: Path) -> None:
+def test_previous_file_is_removed_after_a_restart_loaded_the_new_one(server: pg.Server, tmp_path: Path) -> None:
     wanted = steps(server, context(tmp_path, 1, 2))
     converge(LocalHost(), wanted, SilentProgress())
-    previous = server.data / "pg_hba.conf.homelab-previous"
+    previous = conf(server) / "pg_hba.conf.homelab-previous"
     previous.write_text("local all all trust\n")
     assert [change.step for change in converge(LocalHost(), wanted, SilentProgress())] == [wanted[-1]]
     assert not previous.exists()
@@ -286,9 +292,9 @@ class PgCtlServer(SystemdUnit):
 @pytest.fixture
 def settings(server: pg.Server) -> Iterator[Path]:
     """Return a file of settings that the server reads during the test."""
-    file, main = server.data / "homelab.conf", server.data / "postgresql.conf"
+    file, main = conf(server) / "homelab.conf", server.data / "postgresql.conf"
     before = main.read_bytes()
-    main.write_bytes(before + b"include_if_exists 'homelab.conf'\n")
+    main.write_bytes(before + f"include_if_exists '{file}'\n".encode())
     try:
         yield file
     finally:
@@ -321,9 +327,15 @@ def shown(server: pg.Server, expression: str) -> str:
 def test_settings_are_loaded_and_restart_the_server_only_if_required(server: pg.Server, settings: Path) -> None:
     assert deployed(server, settings, b"work_mem = '5MB'\n") == (["does not exist"], False)
     assert shown(server, "current_setting('work_mem')") == "5MB"
-    assert deployed(server, settings, b"work_mem = '5MB'\nmax_connections = 33\n") == (["its content differs"], True)
+    assert deployed(server, settings, b"work_mem = '5MB'\nmax_connections = 33\n") == (
+        ["its content differs; max_connections: restart needed"],
+        True,
+    )
     assert shown(server, "current_setting('max_connections')") == "33"
-    assert deployed(server, settings, b"work_mem = '6MB'\n") == (["its content differs"], True)
+    assert deployed(server, settings, b"work_mem = '6MB'\n") == (
+        ["its content differs; max_connections: restart needed"],
+        True,
+    )
     assert shown(server, "current_setting('max_connections')") == "100"
     assert deployed(server, settings, b"work_mem = '6MB'\n") == ([], False)
 
@@ -356,7 +368,7 @@ def test_setting_of_a_later_file_is_an_error_that_names_it(server: pg.Server, se
     assert f"work_mem by {later}" in error.value.details
 
 
-def test_a_missing_reload_or_restart_of_a_killed_run_is_made(server: pg.Server, settings: Path) -> None:
+def test_missing_reload_or_restart_of_a_killed_run_is_made(server: pg.Server, settings: Path) -> None:
     deployed(server, settings, b"max_connections = 33\n")
     settings.write_bytes(b"max_connections = 34\n")
     stat = settings.stat()
@@ -366,3 +378,74 @@ def test_a_missing_reload_or_restart_of_a_killed_run_is_made(server: pg.Server, 
     os.utime(settings, (stat.st_atime - 2, stat.st_mtime - 2))
     server.reload()
     assert deployed(server, settings, b"max_connections = 34\n") == (["max_connections: restart needed"], True)
+
+
+@pytest.mark.parametrize(
+    ("content", "effect"),
+    [
+        (b"work_mem = '7MB'\nmax_connections = 33\n", "live"),
+        (b"work_mem = '5MB'\nmax_connections = 34\n", "restarts server"),
+        (b"work_mem = '5MB'\n", "restarts server"),
+        (b"# a comment\nwork_mem = '5MB'  # and one more\nmax_connections = 33\n", "live"),
+    ],
+)
+def test_plan_names_the_restart_that_a_setting_needs(
+    server: pg.Server, settings: Path, content: bytes, effect: str
+) -> None:
+    deployed(server, settings, b"work_mem = '5MB'\nmax_connections = 33\n")
+    (change,) = pending_changes(LocalHost(), [settings_step(server, settings, content)])
+    assert change.pending.effect == effect
+    assert "max_connections" in change.pending.diff or "work_mem" in change.pending.diff
+
+
+DROPPED = [
+    "drop table raw.quarantine",
+    "drop table raw.weather_observations cascade",
+    "drop view raw.exclusions",
+    "drop function upkeep.record_settings",
+    "drop index raw.weather_observations_inserted",
+    "drop schema upkeep cascade",
+    "drop schema raw cascade",
+]
+
+
+@pytest.mark.parametrize("sql", DROPPED)
+def test_dropped_object_is_found_and_made_again(server: pg.Server, tmp_path: Path, sql: str) -> None:
+    wanted = steps(server, context(tmp_path, 1, 2))
+    converge(LocalHost(), wanted, SilentProgress())
+    with server.connect("project_data") as connection:
+        connection.execute(sql)
+    changes = pending_changes(LocalHost(), wanted)
+    assert "tables of raw: missing, or not as homelab made them" in map(str, changes)
+    converge(LocalHost(), wanted, SilentProgress())
+    assert pending_changes(LocalHost(), wanted) == []
+    with connect(server, "project_data", "analytics") as connection:
+        connection.execute("insert into raw.weather_observations (city, data) values ('x', '{}')")
+        connection.execute("select * from raw.quarantine")
+        connection.execute("select upkeep.partitions(), upkeep.record_settings('@daily', '{}', '{}')")
+        connection.execute("select * from raw.exclusions, raw.ingestion_ends")
+
+
+def test_new_month_is_no_difference(server: pg.Server, tmp_path: Path) -> None:
+    wanted = steps(server, context(tmp_path, 1, 2))
+    converge(LocalHost(), wanted, SilentProgress())
+    with server.connect("project_data") as connection:
+        connection.execute(
+            "create table raw.further partition of raw.weather_observations for values from ('2001-01-01') to "
+            "('2001-02-01')"
+        )
+    assert pending_changes(LocalHost(), wanted) == []
+    with server.connect("project_data") as connection:
+        connection.execute("drop table raw.further")
+
+
+def test_plan_has_one_line_for_a_server_that_is_not_reachable(server: pg.Server, tmp_path: Path) -> None:
+    wanted = steps(server, context(tmp_path, 1, 2))
+    converge(LocalHost(), wanted, SilentProgress())
+    server.run("pg_ctl", "stop", "--wait", "-D", str(server.data))
+    try:
+        changes = pending_changes(LocalHost(), wanted)
+    finally:
+        server.run("pg_ctl", "start", "--wait", "-D", str(server.data), "-l", str(server.data / "log"))
+    assert [str(change) for change in changes] == ["PostgreSQL: not reachable: roles and databases were not checked"]
+    assert changes[0].pending.effect == "not checked"

@@ -22,15 +22,16 @@ LAYERS = [
     {"__main__"},
     {"cli"},
     {"commands"},
+    {"api", "testing"},
     {"runtime"},
     {"dev"},
     {"inventory", "proxmox", "ssh", "lab"},
     {"services"},
-    {"plan", "steps", "render", "secrets", "known_hosts", "pipeline_contract"},
+    {"plan", "steps", "render", "secrets", "known_hosts", "code_approvals", "pipeline_contract"},
     {"progress", "paths", "private_files"},
     {"model"},
     {"distributions", "roles", "certificates"},
-    {"host", "terminal"},
+    {"host", "terminal", "shortening"},
     {"errors"},
 ]
 ONE_IMPORTER = {"proxmoxer": "proxmox", "paramiko": "ssh", "jinja2": "render", "typer": "cli", "fakepve": "lab"}

@@ -9,6 +9,7 @@ import pytest
 from homelab.steps.known_errors import KNOWN_ERRORS, explain
 
 EXAMPLES = [
+    ("homelab: refused to write: /home/u/.ssh is a link", "no other user of box can redirect the write"),
     ("dpkg: error: failed to write status database record: No space left on device", "The disk of box is full."),
     ("E: You don't have enough free space in /var/cache/apt/archives/.", "The disk of box is full."),
     ("psql: error: could not extend file: No space left on device\nKilled", "The disk of box is full."),
@@ -110,7 +111,7 @@ EXAMPLES = [
 
 
 @pytest.mark.parametrize(("text", "cause"), EXAMPLES)
-def test_a_known_error_is_explained(text: str, cause: str) -> None:
+def test_known_error_is_explained(text: str, cause: str) -> None:
     found = explain(text, "box")
     assert found is not None
     assert cause in found[0]
@@ -118,7 +119,7 @@ def test_a_known_error_is_explained(text: str, cause: str) -> None:
     assert not re.search(r"[{}](?!ca_)", found[1].replace("…]}", "")), "every placeholder is replaced"
 
 
-def test_an_unknown_error_is_not_explained() -> None:
+def test_unknown_error_is_not_explained() -> None:
     for text in ("", "exit status 3", 'ERROR:  relation "raw.x" does not exist', "Unit x.service not found."):
         assert explain(text, "box") is None
 

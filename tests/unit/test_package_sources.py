@@ -86,7 +86,7 @@ REPOSITORY = f"""packages:
 """
 
 
-def test_a_repository_is_read_and_its_key_checked(tmp_path: Path) -> None:
+def test_repository_is_read_and_its_key_checked(tmp_path: Path) -> None:
     (tmp_path / "home.asc").write_text(BOOKWORM)
     key = dearmored(BOOKWORM.encode())
     sources = with_packages(tmp_path, REPOSITORY).sources
@@ -135,7 +135,7 @@ def test_each_problem_of_a_repository(tmp_path: Path, old: str, new: str, expect
     )
 
 
-def test_a_mirror_is_one_step(tmp_path: Path) -> None:
+def test_mirror_is_one_step(tmp_path: Path) -> None:
     sources = with_packages(
         tmp_path,
         """packages:
@@ -223,7 +223,7 @@ def test_every_container_has_the_steps_first(tmp_path: Path) -> None:
         assert "file /etc/apt/apt.conf.d/90homelab" in [step.title for step in base_system(context)]
 
 
-def test_the_shipped_example_is_valid(tmp_path: Path) -> None:
+def test_shipped_example_is_valid(tmp_path: Path) -> None:
     text = bundled_path("inventory.yaml").read_text()
     (tmp_path / "home-ca.pem").write_text(ONE)
     start = text.index("# packages:")
@@ -237,5 +237,7 @@ def test_the_shipped_example_is_valid(tmp_path: Path) -> None:
         "pypi_index",
         "ca_certificates",
         "pins",
+        "security_updates",
+        "maintenance_window",
     }
     assert load([tmp_path / "inventory.yaml"]).sources.certificates == (ONE,)
