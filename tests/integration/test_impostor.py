@@ -68,14 +68,15 @@ with psycopg.connect({URL}) as connection:
 
 @dataclass(frozen=True)
 class Client:
-    """A client: the path of its environment file in the container, and its words after the interpreter."""
+    """A client: the paths of its environment files in the container, and its words after the interpreter."""
 
-    environment: str
+    environment: tuple[str, ...]
     words: tuple[str, ...]
     program: str = "analytics"
 
 
-PIPELINE, AIRFLOW = "/opt/analytics-platform/pipeline.env", "/etc/homelab/airflow.env"
+PIPELINE = ("/opt/analytics-platform/pipeline.env",)
+AIRFLOW = ("/etc/homelab/airflow.env", "/etc/homelab/airflow-secrets.env")
 CLIENTS = {
     "ingestion": Client(PIPELINE, (str(SCRIPTS / "ingest_weather.py"),)),
     "build": Client(PIPELINE, (str(SCRIPTS / "dbt_build.py"), "--data", ".", "--profiles", ".")),
@@ -83,7 +84,7 @@ CLIENTS = {
     "DuckDB": Client(PIPELINE, ("-c", DUCKDB)),
     "Airflow's asyncpg": Client(AIRFLOW, ("-c", ASYNCPG), "tests"),
     "Airflow's libpq": Client(AIRFLOW, ("-c", LIBPQ), "tests"),
-    "psql of the probes": Client(DATABASE_ENVIRONMENT, ("-XAtc", TLS_VERSION), "psql"),
+    "psql of the probes": Client((DATABASE_ENVIRONMENT,), ("-XAtc", TLS_VERSION), "psql"),
 }
 
 
@@ -135,16 +136,24 @@ class Clients:
     programs: Mapping[str, str]
     extra: dict[str, str]
 
+    def _installed(self, path: str) -> Path:
+        """Write an environment file, and those that it reads, into the folder; return its path."""
+        text = self.deployed.files[path].decode().replace(CA_FILE, str(self.folder / "ca.crt"))
+        for other in re.findall(r"^\. (\S+)", text, re.MULTILINE):
+            text = text.replace(other, str(self._installed(other)))
+        installed = self.folder / Path(path).name
+        installed.write_text(text)
+        return installed
+
     def run(self, name: str, port: int) -> subprocess.CompletedProcess[str]:
         """Run a client as in its container, with PostgreSQL on this port."""
-        client, environment = CLIENTS[name], self.folder / "environment"
-        text = self.deployed.files[client.environment].decode()
-        environment.write_text(text.replace(CA_FILE, str(self.folder / "ca.crt")))
+        client = CLIENTS[name]
+        read = "".join(f". {self._installed(path)}; " for path in client.environment)
         further = {"PGPORT": str(port), "WEATHER_DATA": str(self.folder), **self.extra}
         settings = "; ".join(f"{key}={shlex.quote(value)}" for key, value in further.items())
         words = shlex.join([self.programs[client.program], *client.words])
         return subprocess.run(
-            ["sh", "-c", f"set -a; . {environment}; {settings}; exec {words}"],
+            ["sh", "-c", f"set -a; {read}{settings}; exec {words}"],
             cwd=self.folder,
             env={key: os.environ[key] for key in ("PATH", "PYTHONPATH")},
             capture_output=True,

@@ -242,7 +242,7 @@ def test_rules_of_another_file_are_an_error(server: pg.Server, tmp_path: Path) -
         assert str(other) in error.value.details
     finally:
         with server.connect() as connection:
-            connection.execute("alter system reset hba_file")
+            connection.execute(f"alter system set hba_file = '{hba_file(server)}'".encode())
         restart.restart(LocalHost())
 
 
