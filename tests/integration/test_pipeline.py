@@ -23,7 +23,7 @@ import pytest
 from homelab.lab.observations import PLACES, answer, load
 from homelab.model import DatabaseGrant
 from homelab.render import render
-from homelab.services.postgres import grants
+from homelab.services.raw_schema import raw_grants
 from tests.integration import pg
 from tests.integration.conftest import KEY, Replay
 from tests.scripts import ROOT, SCRIPTS
@@ -157,7 +157,7 @@ def stack(
             connection.execute(f"revoke all on database {database} from public".encode())
             connection.execute((ROOT / "templates" / "postgres" / "project_data.sql").read_bytes())
             for role, privilege in (("analytics", "append"), ("dbt", "read")):
-                connection.execute(grants(DatabaseGrant(database, role, privilege)).sql.encode())  # type: ignore[arg-type]
+                connection.execute(raw_grants(DatabaseGrant(database, role, privilege, "raw")).sql.encode())  # type: ignore[arg-type]
         yield Stack(postgres, analytics_python, data, database, replay.url)
 
 

@@ -18,7 +18,8 @@ import psycopg
 import pytest
 
 from homelab.model import DatabaseGrant
-from homelab.services.postgres import grants, retention
+from homelab.services.postgres import retention
+from homelab.services.raw_schema import raw_grants
 from tests import odd_json
 from tests.integration import pg
 from tests.scripts import ROOT
@@ -83,7 +84,7 @@ def deploy(server: pg.Server, database: str) -> None:
         for _ in range(2):
             connection.execute(TABLES)
         for role, privilege in (("analytics", "append"), ("dbt", "read")):
-            step = grants(DatabaseGrant(database, role, privilege))  # type: ignore[arg-type]
+            step = raw_grants(DatabaseGrant(database, role, privilege, "raw"))  # type: ignore[arg-type]
             connection.execute(step.sql.encode())
             assert connection.execute(step.done.encode()).fetchone() == (True,)
 
