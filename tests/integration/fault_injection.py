@@ -26,7 +26,7 @@ _LONG = 2.0  # seconds; longer commands are interrupted several times, at differ
 _SHORT = 0.05  # assumed duration in seconds of a command that was not measured
 
 # All processes of the running command: those that hold our lock, and their descendants.
-_KILL = rf"""roots=$(find /proc/[0-9]*/fd -lname {lock()} 2>/dev/null | cut -d/ -f3 | sort -u)
+KILL = rf"""roots=$(find /proc/[0-9]*/fd -lname {lock()} 2>/dev/null | cut -d/ -f3 | sort -u)
 [ -z "$roots" ] || kill -9 $(ps -eo pid=,ppid= | awk -v roots="$(echo $roots)" '
     BEGIN {{ n = split(roots, r); for (i = 1; i <= n; i++) dies[r[i]] = 1 }}
     {{ parent[$1] = $2 }}
@@ -119,7 +119,7 @@ class FaultInjectingHost:
 
     def _kill(self) -> None:
         with suppress(HomelabError):
-            self._host.run(_KILL, timeout=30)
+            self._host.run(KILL, timeout=30)
 
     def _reboot(self) -> None:
         with suppress(HomelabError):
