@@ -302,6 +302,29 @@ def test_units_and_sandboxes_are_hardened(cli: Cli) -> None:
         cli.on(name, f"systemctl stop {unit}")
 
 
+def test_sandbox_passes_output_and_exit_status_on(cli: Cli) -> None:
+    command = "homelab-as-analytics /bin/sh -c 'echo \"$HOME\"; echo problem >&2; exit 5'"
+    done = cli.run("ssh", "analytics-platform", "--", command, expect=5)
+    assert (done.stdout, done.stderr) == ("/opt/analytics-platform/data\n", "problem\n")
+
+
+def test_security_updates_are_scheduled_and_reported(cli: Cli) -> None:
+    for name in NAMES:
+        timer = cli.on(name, "systemctl show -P TimersCalendar -P ActiveState apt-daily-upgrade.timer")
+        assert "OnCalendar=*-*-* 04:00:00" in timer
+        assert "active" in timer.split()
+    dry = cli.on("postgres-data", "unattended-upgrade --dry-run --debug 2>&1")
+    assert "Allowed origins are: origin=Debian,codename=bookworm-security,label=Debian-Security" in dry
+    assert "postgresql-[0-9]+$" in dry
+    old = "/usr/local/bin/old"
+    cli.on("postgres-data", f"cp /bin/sleep {old}; ({old} 600 >/dev/null 2>&1 &); sleep 0.2; rm {old}")
+    checks = {check["name"]: check for check in cli.json("doctor", expect=None)["checks"]}
+    cli.on("postgres-data", "kill $(pidof old)")
+    assert "a restart is due: old" in checks["updates of postgres-data"]["said"]
+    assert "homelab ssh postgres-data -- systemctl reboot" in checks["updates of postgres-data"]["todo"]
+    assert {f"updates of {name}" for name in NAMES} <= set(checks)
+
+
 def test_service_users_can_redirect_nothing_that_root_writes(cli: Cli) -> None:
     """Attack each folder on the way to each path in the manifest as the service's user, outside of its sandbox."""
     attack = """while read -r kind path; do
