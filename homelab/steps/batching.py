@@ -22,7 +22,7 @@ NOW = "date +%s%N"  # printed after each step, in nanoseconds; the number of lin
 class Script:
     """Shell text that applies a whole step, and its standard input; `action` names it in an error (`write /etc/x`).
 
-    `path` is the entry that it writes: it runs only if nobody but root can redirect that.
+    `path` is the entry that it writes: it runs only if no other user can redirect that.
     """
 
     text: str

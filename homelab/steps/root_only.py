@@ -1,7 +1,7 @@
 """A guard for the folders in which root writes: no other user can redirect the write.
 
 A user who can write a folder can replace an entry with a link between any check and the write. So root writes only
-below folders that nobody else can change: then no entry on the way can change meanwhile.
+below folders that only root can change: then no entry on the way can change meanwhile.
 """
 
 from __future__ import annotations
@@ -36,5 +36,5 @@ def root_only(path: str) -> str:
 
 
 def guarded(path: str, text: str) -> str:
-    """Return shell text that runs `text` only if nobody but root can redirect a write to `path`."""
+    """Return shell text that runs `text` only if no other user than root can redirect a write to `path`."""
     return f"# writing {path}\n{ONLY_ROOT}\n{root_only(path)} || exit\n{text}"
