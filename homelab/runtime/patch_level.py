@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from homelab.errors import HomelabError
-from homelab.host import Result, check, expected_format
+from homelab.host import Result, expected_format
 from homelab.model import Container
 from homelab.runtime.concurrency import run_all
 from homelab.runtime.session import Session
@@ -18,7 +18,7 @@ _CONNECT_DEADLINE = 5.0  # seconds
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 STALE = 3 * 86400  # seconds since the last update of the package lists
 # A simulated upgrade names the origin of each package. Processes keep the libraries that an upgrade has replaced.
-PROBE = r"""age=$(($(date +%s) - $(stat -c %Y /var/lib/apt/lists/partial)))
+PROBE = r"""age=$(($(date +%s) - $(stat -c %Y /var/lib/apt/lists/partial || echo 0)))
 echo "lists $age"
 LC_ALL=C apt-get -qq --simulate -o Debug::NoLocking=1 dist-upgrade 2>/dev/null |
     sed -nE 's/^Inst ([^ ]+) .*[(].*[Ss]ecurity.*/pending \1/p'
@@ -94,7 +94,8 @@ def patch_levels(session: Session) -> Mapping[str, PatchLevel | HomelabError]:
     def read(container: Container) -> PatchLevel | HomelabError:
         try:
             with session.connect(container, _CONNECT_DEADLINE) as host:
-                answer = check(host, PROBE, "read the pending security updates", timeout=120)
+                # The first command's output can follow text of root's own profile.
+                _, answer = host.batch(["true", PROBE])
                 return parse(container.name, answer, unattended)
         except HomelabError as error:
             return error

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,8 @@ import pytest
 from homelab.errors import HomelabError, InputError
 from homelab.host import Result
 from homelab.inventory import load
-from homelab.model import Inventory, ServiceContext, Step
+from homelab.known_hosts import KnownHosts, Pin
+from homelab.model import Container, Inventory, ServiceContext, Step
 from homelab.paths import bundled_path
 from homelab.progress import SilentProgress
 from homelab.runtime import patch_level
@@ -226,3 +228,37 @@ def test_stale_program_is_found(tmp_path: Path) -> None:
         running.kill()
         running.wait()
     assert found.text == "stale replaced"
+
+
+class GreetingHost(LocalHost):
+    """A container whose root has a profile that prints a line."""
+
+    def batch(self, commands: Sequence[str]) -> list[Result]:
+        """See Host.batch."""
+        first, *others = super().batch(commands)
+        return [replace(first, stdout=b"Welcome\n" + first.stdout), *others]
+
+    def __enter__(self) -> GreetingHost:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """See Connection."""
+
+
+def test_each_reached_container_has_a_level_or_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted, known_hosts = inventory(tmp_path), KnownHosts.of(tmp_path)
+    for name in ("postgres-data", "analytics-platform"):
+        known_hosts.pin(name, Pin("SHA256:x"))
+    probe(tmp_path, monkeypatch)
+
+    def connect(container: Container, *_: object) -> GreetingHost:
+        if container.name == "analytics-platform":
+            raise HomelabError("Cannot connect to analytics-platform: no answer over SSH", "", "")
+        return GreetingHost(container.name)
+
+    found = patch_levels(make_session(wanted, known_hosts, connector=connect))
+    assert list(found) == ["postgres-data", "analytics-platform"]
+    assert isinstance(found["analytics-platform"], HomelabError)
+    level = found["postgres-data"]
+    assert isinstance(level, PatchLevel)
+    assert level.pending == ["openssl", "postgresql-15"]
