@@ -9,7 +9,7 @@ from homelab.host import argv
 from homelab.render import render
 from homelab.steps import File
 
-# `systemd-analyze security` rates them 2.0. Without MemoryDenyWriteExecute=, for PostgreSQL's just-in-time compiler.
+# `systemd-analyze security` rates them 1.7. Without MemoryDenyWriteExecute=, for PostgreSQL's just-in-time compiler.
 LIMITS = (
     "NoNewPrivileges=yes",
     "CapabilityBoundingSet=",
