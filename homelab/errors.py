@@ -30,3 +30,9 @@ class InputError(HomelabError):
     """Input that cannot be used; nothing was touched."""
 
     exit_code = BAD_INPUT
+
+
+class Interrupted(HomelabError):
+    """Ctrl-C during the work; the details name what continues elsewhere."""
+
+    exit_code = INTERRUPTED

@@ -66,6 +66,10 @@ class ConnectionLost(HomelabError):
     """The connection was lost during a command, which may still be running on the machine."""
 
 
+class LoginRefused(HomelabError):
+    """The machine refused the login with the given key."""
+
+
 class CommandFailed(HomelabError):
     """A command ended with a non-zero status. The error quotes its last line and the last lines of its output.
 
@@ -86,7 +90,9 @@ class CommandFailed(HomelabError):
 
 
 @contextmanager
-def expected_format(host: str, action: str) -> Iterator[None]:
+def expected_format(
+    host: str, action: str, resolution: str = "Run `homelab deploy`: the scripts there may be of another version."
+) -> Iterator[None]:
     """Raise HomelabError if the block cannot read an answer, as its format is not the expected one."""
     try:
         yield
@@ -94,7 +100,7 @@ def expected_format(host: str, action: str) -> Iterator[None]:
         raise HomelabError(
             f"Cannot {action} on {host}: the answer has an unexpected format",
             f"{type(error).__name__}: {error}"[:500],
-            "Run `homelab deploy`: the scripts there may be of another version.",
+            resolution,
         ) from error
 
 

@@ -20,6 +20,7 @@ class ExitStatus:
     partial: int
     busy: int
     key_refused: int
+    build_failed: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,8 @@ postgres-data)
     systemctl start "postgresql@$POSTGRES-main"
     sql postgres
     sql project_data
+    sql airflow_metadata
+    sql template1
     ;;
 analytics-platform)
     packages

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -15,7 +15,7 @@ from homelab.runtime.plan_lines import PlanLine, plan_lines
 if TYPE_CHECKING:
     from homelab.commands.import_ import Imported, Proposal
     from homelab.commands.plan import Preview
-    from homelab.plan import Plan
+    from homelab.plan import Plan, Refusal
 
 
 def show_plan(plan: Plan) -> None:
@@ -34,7 +34,11 @@ def show_preview(preview: Preview) -> None:
         target.print(Text(f"· {note}", "cyan"), soft_wrap=True)
     for name, reason in preview.not_inspected.items():
         target.print(Text(f"? {name}: not inspected: {' '.join(reason.split())}", "yellow"), soft_wrap=True)
-    if not preview:
+    for refusal in preview.refused:
+        _show_refusal(target, refusal)
+    if preview.refused:
+        target.print(Text("homelab up changes nothing until these are resolved.", "yellow"))
+    elif not preview:
         scope = " in the inspected containers." if preview.not_inspected else "."
         target.print(Text(f"Nothing to do{scope}", "green"))
 
@@ -74,7 +78,7 @@ def show_imported(imported: Imported | None) -> None:
         target.print(Text(f"\nhomelab cannot log in to {name} yet. On its node, as root:"), soft_wrap=True)
         for command in commands:
             target.print(Text(f"  {command}"), soft_wrap=True)
-        target.print(Text(f"Then here, to pin its host key:\n  homelab trust {name}"), soft_wrap=True)
+        target.print(Text(f"Then here, to pin its host key:\n  homelab trust host {name}"), soft_wrap=True)
         target.print(
             Text(
                 "`homelab deploy` removes other SSH keys of root. List keys to keep under `ssh_keys:` in the entry "
@@ -89,13 +93,19 @@ def _show_lines(target: Console, lines: Iterable[PlanLine]) -> None:
         style = "dim" if line.effect == "live" else "yellow"
         target.print(Text.assemble(f"  {line.change}  ", (f"[{line.effect}]", style)), soft_wrap=True)
         show_diff(target, line.diff)
+        if line.kept:
+            target.print(Text(f"  ! changed by hand: {line.kept}", "yellow"), soft_wrap=True)
+
+
+def _show_refusal(target: Console, refusal: Refusal) -> None:
+    target.print(Text(f"! homelab up will refuse: {refusal.brief}", "yellow"), soft_wrap=True)
+    for line in (refusal.details, refusal.resolution):
+        target.print(Text(f"  {line}", "yellow"), soft_wrap=True)
 
 
 def _show_remaining(target: Console, plan: Plan) -> None:
     for refusal in plan.refusals:
-        lines: Sequence[str] = (f"! homelab up will refuse: {refusal.brief}", refusal.details, refusal.resolution)
-        for line in lines:
-            target.print(Text(line if line.startswith("!") else f"  {line}", "yellow"), soft_wrap=True)
+        _show_refusal(target, refusal)
     if lines_left := list(plan_lines(plan)):
         target.print(Text("homelab up would then", "bold"))
         _show_lines(target, lines_left)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from homelab.cli.confirmation import confirm
-from homelab.cli.global_options import Container, DetailedExitcode, Json, Limit, Yes, add_verb, settings
+from homelab.cli.global_options import DetailedExitcode, Json, Limit, Yes, add_verb, settings
 from homelab.cli.results import echo, print_result
 
 if TYPE_CHECKING:
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add these verbs."""
-    for verb in (init, doctor, plan, up, destroy, trust):
+    for verb in (init, doctor, plan, up, destroy):
         add_verb(app, verb)
 
 
@@ -63,7 +62,8 @@ def doctor(as_json: Json = False) -> None:
 def plan(limit: Limit = None, detailed_exitcode: DetailedExitcode = False, as_json: Json = False) -> None:
     """Preview the changes of `up` and, in running containers, of `deploy`. Changes nothing.
 
-    Each line ends with its effect: live, pending until restart, or restarts the container.
+    Each line ends with its effect: live, pending until restart, or the restarted service or container. The exit code is
+    1 if a change is refused.
 
     Example:  homelab plan --detailed-exitcode
     """
@@ -72,7 +72,7 @@ def plan(limit: Limit = None, detailed_exitcode: DetailedExitcode = False, as_js
 
     preview = run(settings.session(), limit=limit or ())
     print_result(preview, as_json, lambda: show_preview(preview))
-    if detailed_exitcode and preview.not_inspected and not preview:
+    if preview.refused or (detailed_exitcode and preview.not_inspected and not preview):
         raise typer.Exit(1)
     if detailed_exitcode and preview:
         settings.changes_found = True
@@ -93,36 +93,25 @@ def up(limit: Limit = None, yes: Yes = False, as_json: Json = False) -> None:
     print_result(outcome, as_json, lambda: echo(outcome))
 
 
-def destroy(limit: Limit = None, yes: Yes = False, as_json: Json = False) -> None:
+def destroy(
+    limit: Limit = None,
+    orphans: Annotated[
+        bool, typer.Option("--orphans", help="Remove containers of this lab that left the inventory, instead.")
+    ] = False,
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
     """Remove the inventory's containers with all their data. Touches nothing without this lab's tags.
 
     Example:  homelab destroy --limit airflow-orchestration
+
+    Example:  homelab destroy --orphans
     """
     from homelab.commands.destroy import destroy as run
 
     ask = _confirm_plan("These containers and all their data will be lost. Continue?", yes)
-    outcome = run(settings.session(), confirm=ask, limit=limit or ())
+    outcome = run(settings.session(), confirm=ask, limit=limit or (), orphans=orphans)
     print_result(outcome, as_json, lambda: echo(outcome))
-
-
-def trust(
-    name: Container,
-    fingerprint: Annotated[
-        str | None,
-        typer.Argument(help="SHA256:…, from `ssh-keygen -lf` in the container; default: from Proxmox's log."),
-    ] = None,
-) -> None:
-    """Pin a container's SSH host key again, after its keys were made again on purpose.
-
-    If Proxmox's log of its creation has rotated away, prints the command that shows the key on the node, and asks.
-
-    Example:  homelab trust postgres-data
-    """
-    from homelab.commands.trust import trust as run
-
-    ask = (lambda question: str(typer.prompt(question, err=True))) if sys.stdin.isatty() else None
-    pin = run(settings.session(), name, fingerprint, ask=ask)
-    echo(f"{name}: {pin.fingerprint} is trusted from now on")
 
 
 def _confirm_plan(question: str, yes: bool) -> Callable[[Plan], bool]:

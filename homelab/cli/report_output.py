@@ -47,8 +47,12 @@ def show_deploy(reports: Sequence[HostReport], dry_run: bool) -> None:
             outcome = (f"{len(report.changes)} {verb}, {report.unchanged} unchanged", "yellow")
         target.print(Text.assemble((f"{report.container:<24}", "bold"), outcome, f"  [{duration(report.seconds)}]"))
         for change in report.changes if dry_run else ():
-            target.print(Text(f"  {change}"), soft_wrap=True)
+            style = "dim" if change.pending.effect == "live" else "yellow"
+            target.print(Text.assemble(f"  {change}  ", (f"[{change.pending.effect}]", style)), soft_wrap=True)
             show_diff(target, change.pending.diff)
+        for change in report.changes:
+            if change.pending.kept:
+                target.print(Text(f"  ! changed by hand: {change.pending.kept}", "yellow"), soft_wrap=True)
     slow = sorted(
         (
             (change.seconds, report.container, change)

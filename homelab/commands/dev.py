@@ -91,7 +91,7 @@ def querier(session: Session, unpublished: bool) -> Callable[[str], Rows]:
     folder = local_stack.folder_of(session.inventory.state_dir)
     database = folder / "data" / ("warehouse.duckdb" if unpublished else "published.duckdb")
     if not database.exists():
-        raise HomelabError("Cannot query the marts: there are none yet", f"{database} does not exist.", _RUN_FIRST)
+        raise HomelabError("Cannot query the marts: there are none", f"{database} does not exist.", _RUN_FIRST)
     script = str(bundled_path("pipeline") / "scripts" / "query.py")
     python = str(install(folder, session.progress).python)
     return partial(_query, [python, script, "--database", str(database), "--"])
@@ -112,7 +112,8 @@ def _query(argv: Sequence[str], sql: str) -> Rows:
     return parse_rows(
         Result("query.py", done.returncode, done.stdout, done.stderr),
         "this machine",
-        not_published=_RUN_FIRST,
+        verb="dev query",
+        publish=_RUN_FIRST,
         resolution="Wait for the end of a running `homelab dev run`, or start one.",
     )
 

@@ -64,7 +64,9 @@ def doctor(
     With a `session`, the containers that were reached before are checked, too.
     """
     containers = _patches(session) if session else ()
-    return Diagnosis([*_proxmox(inventory, now, addresses_in_use), *containers, _openweather(inventory.pipeline, ask)])
+    runs_pipeline = any(service.runs_pipeline for c in inventory.containers for service in c.services.values())
+    openweather = [_openweather(inventory.pipeline, ask)] if runs_pipeline else []
+    return Diagnosis([*_proxmox(inventory, now, addresses_in_use), *containers, *openweather])
 
 
 def _proxmox(inventory: Inventory, now: Callable[[], float], addresses_in_use: Answering) -> Iterator[Check]:

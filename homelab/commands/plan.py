@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from homelab.model import Inventory
-from homelab.plan import ObservedGuest, plan_up, select_containers
+from homelab.plan import ObservedGuest, Refusal, plan_up, select_containers
 from homelab.proxmox import Client, firewall_api, vmids
 from homelab.runtime.container_changes import plan_when_idle
 from homelab.runtime.convergence import HostReport, converge_containers
@@ -19,25 +19,26 @@ from homelab.runtime.session import Session
 class Preview:
     """The changes that `up` and `deploy` would make.
 
-    `not_inspected` gives the reason by container; `notes` need attention, but cause no change.
+    `not_inspected` gives the reason by container; `notes` need attention, but cause no change. With `refused` changes,
+    `up` makes none at all.
     """
 
     up: Sequence[PlanLine] = ()
     deploy: Sequence[PlanLine] = ()
     not_inspected: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    refused: Sequence[Refusal] = ()
 
     def __bool__(self) -> bool:
         return bool(self.up or self.deploy)
 
 
 def preview(session: Session, *, limit: Sequence[str] = ()) -> Preview:
-    """Compare Proxmox and the running containers with the inventory. Raises HomelabError naming every refusal."""
+    """Compare Proxmox and the running containers with the inventory. Raises HomelabError."""
     client = Client(session.inventory.endpoint)
     session = session.on(vmids.resolve_vmids(client, session.inventory, take=True))
     inventory = session.inventory
     found, plan, _ = plan_when_idle(session, client, lambda there: plan_up(inventory, there, limit))
-    plan.refuse_unsafe()
     containers = select_containers(inventory, limit)
     not_inspected = dict(_not_running(inventory, found, limit))
     reports = converge_containers(session, [c for c in containers if c.name not in not_inspected], dry_run=True)
@@ -50,6 +51,7 @@ def preview(session: Session, *, limit: Sequence[str] = ()) -> Preview:
         deploy=[line for report in reports for line in _changes_inside(report)],
         not_inspected=not_inspected,
         notes=[str(note) for note in notes],
+        refused=plan.refusals,
     )
 
 
@@ -66,4 +68,10 @@ def _not_running(
 
 def _changes_inside(report: HostReport) -> Iterator[PlanLine]:
     for change in report.changes:
-        yield PlanLine(report.container, f"{report.container}: {change}", "live", change.pending.diff)
+        yield PlanLine(
+            report.container,
+            f"{report.container}: {change}",
+            change.pending.effect,
+            change.pending.diff,
+            change.pending.kept,
+        )

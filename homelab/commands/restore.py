@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from homelab.errors import HomelabError, InputError
 from homelab.known_hosts import Pin
@@ -14,23 +15,36 @@ from homelab.proxmox.plan_executor import only_node
 from homelab.proxmox.tasks import Task
 from homelab.runtime.container_changes import Outcome, audited_client
 from homelab.runtime.lab_lock import lab_lock
-from homelab.runtime.owned_containers import time_since
+from homelab.runtime.owned_containers import Confirm, time_since
 from homelab.runtime.provisioning import await_ssh
 from homelab.runtime.session import Session
 
 _EARLIER = 6 * 3600.0  # seconds to wait for the restore of an earlier run
 
 
-def restore(session: Session, name: str, volid: str | None = None, *, storage: str | None = None) -> Outcome:
+def restore(
+    session: Session, name: str, volid: str | None = None, *, confirm: Confirm, storage: str | None = None
+) -> Outcome:
     """Create a container from a backup, the newest unless `volid` names one, and start it. Raises HomelabError.
 
-    Refuses to replace an existing container. The SSH host keys, and so the pin, are those of the backup.
+    Refuses to replace an existing container. The SSH host keys, and so the pin, are those of the backup. Without the
+    key that the backup accepts, `confirm` receives a warning first.
     """
     select_containers(session.inventory, [name])
+    if not session.secrets.has_key("operator") and not confirm(_without_key(session.inventory.state_dir, name)):
+        return Outcome(confirmed=False)
     with lab_lock(session.inventory.state_dir, "restore"):
         client = audited_client(session.inventory)
         session = session.on(vmids.resolve_vmids(client, session.inventory, take=True))
         return _Restore(session, client, select_containers(session.inventory, [name])[0]).run(volid, storage)
+
+
+def _without_key(folder: Path, name: str) -> Sequence[str]:
+    return (
+        f"{folder} has no SSH key. It was lost, or this is another copy of the inventory.",
+        f"The restored {name} accepts only the key from the time of its backup, so homelab cannot log in to it.",
+        f"Copy your own backup of {folder} back first, with its keys and passwords.",
+    )
 
 
 class _Restore:

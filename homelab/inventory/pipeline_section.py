@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from homelab.inventory import schedule
 from homelab.inventory.declaration import declaration_of
@@ -76,6 +76,11 @@ class PipelineSection:
     api_key_file: Annotated[Path, Option("File with the key of OpenWeather's API, mode 0600.")] = Path(
         ".homelab/openweather-api-key"
     )
+
+
+# The pipeline of an inventory without `pipeline:`, which no service runs.
+_DEFAULTS: dict[str, Any] = {each.name: each.default for each in fields(PipelineSection) if each.name != "cities"}
+NO_PIPELINE = Pipeline(cities=(), **_DEFAULTS)
 
 
 def pipeline(section: Section) -> Pipeline:

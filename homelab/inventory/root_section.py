@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from homelab.inventory.container_defaults import HOST_NAME, ContainerDefaults, override
 from homelab.inventory.containers_section import ContainerSection, DefaultsSection, Reader, vmid_range
 from homelab.inventory.declaration import SectionOf, declaration_of
 from homelab.inventory.network_section import NetworkSection, network
 from homelab.inventory.package_sources import MIRROR_RULE, PackagesSection, package_sources
-from homelab.inventory.pipeline_section import PipelineSection, pipeline
+from homelab.inventory.pipeline_section import NO_PIPELINE, PipelineSection, pipeline
 from homelab.inventory.proxmox_section import endpoint
 from homelab.inventory.schema_rules import exclusive
 from homelab.inventory.section import Section
-from homelab.model import Endpoint, Inventory
+from homelab.model import Container, Endpoint, Inventory, Pipeline
 from homelab.model.options import KeyNames, Option
 from homelab.private_files import STATE_FOLDER
 
@@ -57,7 +57,11 @@ class Root:
             ),
         ),
     ]
-    pipeline: Annotated[Section, Option("Weather pipeline."), SectionOf(PipelineSection, _SECTION)]
+    pipeline: Annotated[
+        Section | None,
+        Option("Weather pipeline; required if a container has the service `analytics`."),
+        SectionOf(PipelineSection, _SECTION),
+    ] = None
     packages: Annotated[
         Section | None,
         Option("Package sources of the containers, in addition to those of the distribution, and security updates."),
@@ -75,11 +79,11 @@ def read(path: Path, root: Section) -> Inventory:
     given = declaration_of(DefaultsSection).read(defaults_section)
     defaults = override(ContainerDefaults.on(subnet), defaults_section, given)
     vmids = vmid_range(defaults_section, given.get("vmid_range"))
-    reader = Reader(lab, path, subnet, proxmox.node if proxmox else None, defaults, vmids)
+    reader = Reader(lab, path, subnet, proxmox.node if proxmox else None, defaults, vmids, root.registry)
     containers = reader.read(found.get("containers", {}))
-    weather = pipeline(found["pipeline"]) if "pipeline" in found else None
+    weather = _pipeline(root, found, containers)
     packages = package_sources(found.get("packages", root.below("packages")), [c.template for c in containers])
-    if root.problems.found or proxmox is None or subnet is None or weather is None:
+    if root.problems.found or proxmox is None or subnet is None:
         root.problems.raise_all(path)
     return Inventory(
         lab=lab,
@@ -92,3 +96,13 @@ def read(path: Path, root: Section) -> Inventory:
         vmid_range=vmids,
         sources=packages,
     )
+
+
+def _pipeline(root: Section, found: Mapping[str, Any], containers: Sequence[Container]) -> Pipeline:
+    """Read `pipeline:`; the defaults without cities if it is missing and no service needs it."""
+    if "pipeline" in found:
+        return pipeline(found["pipeline"])
+    needing = [name for each in containers for name, service in each.services.items() if service.runs_pipeline]
+    if needing and not root.has("pipeline"):
+        root.problem(f"is missing, and the service `{needing[0]}` needs it: {_SECTION}", "pipeline")
+    return NO_PIPELINE

@@ -16,6 +16,7 @@ _FIELDS: tuple[tuple[str, int, int, tuple[str, ...]], ...] = (
     ("month", 1, 12, _MONTHS),
     ("day of the week", 0, 7, _DAYS),
 )
+_LONGEST = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)  # days of each month, in a leap year
 PATTERN = rf"{'|'.join(PRESETS)}|[^@\s]\S*(\s+\S+){{4}}"  # the structure alone; error_in() checks the fields
 
 
@@ -29,7 +30,42 @@ def error_in(text: str) -> str | None:
     for part, (name, low, high, names) in zip(parts, _FIELDS, strict=True):
         if not all(_fits(item, low, high, names) for item in part.split(",")):
             return f"cron's {name} must be within {low} to {high}, with *, a-b, */n and lists, not {part!r}"
-    return None
+        if step := next((step for step in map(_step, part.split(",")) if step > high - low), 0):
+            return f"cron's {name} has the step {step}, but its values are only {low} to {high}: {part!r}"
+    return _never(*parts[2:])
+
+
+def _never(days: str, months: str, weekdays: str) -> str | None:
+    """Return the error in a schedule of which no date ever comes, such as 31 February, or None.
+
+    A weekday that is not `*` comes in addition to the days of the month.
+    """
+    if weekdays != "*" or days == "*":
+        return None
+    first = min(_lowest(item) for item in days.split(","))
+    _, low, high, names = _FIELDS[3]
+    named = {month for item in months.split(",") for month in _values(item, low, high, names)}
+    if any(first <= _LONGEST[month - 1] for month in named):
+        return None
+    return f"cron's day of the month {days!r} never comes in month {months!r}"
+
+
+def _lowest(item: str) -> int:
+    first = item.partition("/")[0].partition("-")[0]
+    return 1 if first == "*" else int(first)
+
+
+def _values(item: str, low: int, high: int, names: tuple[str, ...]) -> range:
+    """Return the values of a valid item; with a step and without an end, up to the highest one."""
+    span, _, step = item.partition("/")
+    first, _, last = span.partition("-")
+    start = low if first == "*" else _number(first, low, names)
+    end = _number(last, low, names) if last else high if first == "*" or step else start
+    return range(start, end + 1, int(step or 1))
+
+
+def _step(item: str) -> int:
+    return int(item.partition("/")[2] or 1)
 
 
 def _fits(item: str, low: int, high: int, names: tuple[str, ...]) -> bool:

@@ -15,7 +15,6 @@ from homelab.private_files import write_private
 
 _RENEW_BEFORE = timedelta(days=3)
 # The replay has observations of the weather stations at New York's three airports.
-_CITIES = ["Newark,US", "New York,US", "Queens,US"]
 
 
 def ensure(lab: Lab) -> None:
@@ -74,7 +73,7 @@ def write_overlay(lab: Lab, nameservers: Sequence[IPv4Address]) -> None:
         "defaults": {"template": "debian-12", "storage": "local", "template_storage": "local"},
         # Debian 12 packages PostgreSQL 15.
         "containers": {"postgres-data": {"services": {"postgres": {"version": 15}}}},
-        "pipeline": {"api_url": lab.replay_url, "api_key_file": str(lab.api_key_file), "cities": _CITIES},
+        "pipeline": {"api_url": lab.replay_url, "api_key_file": str(lab.api_key_file)},
     }
     text = (
         "# Written by `homelab lab up`: the values that replace those of your inventory in the lab.\n"

@@ -6,6 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address
 
+from homelab.shortening import shorten
+
+_WIDTH = 60  # characters of a value in a plan
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Mount:
@@ -63,15 +67,15 @@ class Difference:
     found: object
 
     def __str__(self) -> str:
-        return f"{self.field}: {_plain(self.found)} → {_plain(self.wanted)}"
+        found, wanted = shorten(_plain(self.found), _plain(self.wanted), _WIDTH)
+        return f"{self.field}: {found} → {wanted}"
 
 
 def _plain(value: object) -> str:
     if isinstance(value, frozenset | tuple):  # a tuple's order matters: the first name server is asked first
         items = [str(item) for item in value]
         return ",".join(items if isinstance(value, tuple) else sorted(items)) or "none"
-    text = "none" if value is None else str(value)
-    return text if len(text) <= 60 and "\n" not in text else f"“{text.splitlines()[0][:50]}…”"
+    return "none" if value is None else " ⏎ ".join(filter(None, str(value).splitlines()))
 
 
 def differences(wanted: ContainerConfig, found: ContainerConfig) -> Iterator[Difference]:

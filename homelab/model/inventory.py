@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from homelab.errors import InputError
 from homelab.model.container_config import ContainerConfig
 from homelab.model.options import Option
 
@@ -112,11 +113,15 @@ class DatabaseGrant:
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """A TCP port of a service, its purpose and its clients; firewall rules are derived from it."""
+    """A TCP port of a service, its purpose and its clients; firewall rules are derived from it.
+
+    `tls`: the service shows a certificate of the lab's CA there, which every container trusts then.
+    """
 
     port: int
     description: str
     audience: Audience
+    tls: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,8 +132,8 @@ class City:
         str,
         Option(
             "OpenWeather's name of the city; with an id or coordinates, any name.",
-            pattern=r".*\S.*",
-            expected="a city's name",
+            pattern=r"(?=.*\S)[^\x00-\x1f\x7f]{1,200}",
+            expected="a city's name of at most 200 characters",
         ),
     ]
     id: Annotated[int | None, Option("OpenWeather's id of the city.", low=1, high=1 << 31)] = None
@@ -232,9 +237,19 @@ class Inventory:
     sources: PackageSources = PackageSources()
     vmid_range: range = range(0)  # vmids for containers without one
 
+    def containers_with(self, service: str) -> Sequence[Container]:
+        """Return the containers that have a service; empty if none has it."""
+        return [container for container in self.containers if service in container.services]
+
     def container_with(self, service: str) -> Container:
-        """Return the container on which a service runs; a validated inventory has one for each required service."""
-        return next(c for c in self.containers if service in c.services)
+        """Return the container that has a service. Raises InputError, which names the service, if none has it."""
+        for container in self.containers_with(service):
+            return container
+        raise InputError(
+            f"Cannot use the service `{service}`: no container has it",
+            f"{self.path} has no `{service}:` under the `services:` of a container.",
+            "Add it there, then run `homelab up` and `homelab deploy`.",
+        )
 
     def database_grants(self) -> Iterator[tuple[Container, DatabaseGrant]]:
         """Yield the database grants of all services with their containers, in inventory order."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from homelab.errors import INTERRUPTED, HomelabError
+from homelab.errors import Interrupted
 from homelab.model import Inventory
 from homelab.plan import ObservedGuest, Plan
 from homelab.proxmox import Client, find_guests, tasks
@@ -20,6 +21,7 @@ from homelab.runtime.session import Session
 
 T = TypeVar("T")
 UNCHANGED = "Nothing was changed."
+_LATELY = 300.0  # seconds, of which the clocks of the node and of this machine may differ by some
 _DEADLINE = 1800.0  # seconds to wait for the tasks of an earlier run
 
 
@@ -43,12 +45,6 @@ class Outcome:
     def of(cls, plan: Plan) -> Outcome:
         """Return the outcome of a plan that was executed."""
         return cls({name: [str(action) for action in actions] for name, actions in plan.by_container().items()})
-
-
-class Interrupted(HomelabError):
-    """Ctrl-C during the work."""
-
-    exit_code = INTERRUPTED
 
 
 def audited_client(inventory: Inventory) -> Client:
@@ -99,10 +95,22 @@ def plan_when_idle(
 
 
 def _is_current(client: Client, inventory: Inventory, found: Mapping[int, ObservedGuest], plan: Plan) -> bool:
-    """Return False if a task that has ended since the guests were read changed one of them."""
+    """Return False if a task that has ended since the guests were read changed one of them.
+
+    Only containers with a task of the last minutes are read again; a change that is missed all the same is found before
+    the first action on the container.
+    """
     affected = plan.by_container()
     seen = [found[c.vmid] for c in inventory.containers if c.name in affected and c.vmid in found]
-    return all(current_digest(client, there) == there.digest for there in seen if there.digest)
+    return all(
+        current_digest(client, there) == there.digest
+        for there in seen
+        if there.digest and any(_ended_lately(task) for task in tasks.recent(client, there.node, there.vmid))
+    )
+
+
+def _ended_lately(task: Task) -> bool:
+    return task.running or task.end > time.time() - _LATELY
 
 
 def _running(
@@ -114,7 +122,7 @@ def _running(
     for container in inventory.containers:
         there = found.get(container.vmid)
         if there and (there.lock or container.name in affected):
-            active = tasks.of_container(client, there.node, there.vmid, finished=False)
+            active = [task for task in tasks.recent(client, there.node, there.vmid) if task.running]
             if there.task and there.task not in [task.upid for task in active]:
                 # Proxmox lists a clone's task at its source.
                 active = [*active, replace(Task.of(there.task), creator=there.creator or "")]

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from homelab.errors import HomelabError
 from homelab.host import Result, argv
-from homelab.model import Container, Health
+from homelab.model import Container, Health, Service
 from homelab.plan import Note
 from homelab.runtime.concurrency import run_all
 from homelab.runtime.session import Session
+from homelab.services.lab_certificates import certificate_probe, with_certificate
+from homelab.steps.queries import merge_queries
 
 if TYPE_CHECKING:
     from homelab.runtime.container_states import ContainerState
@@ -36,7 +40,7 @@ class ServiceReport:
 
 @dataclass(frozen=True)
 class ContainerReport:
-    """A container's state on Proxmox, and its services; `unreachable` gives the reason for missing services."""
+    """A container's state on Proxmox, and its services; `unreachable` gives the reason why they cannot be asked."""
 
     name: str
     proxmox: ContainerState
@@ -79,27 +83,51 @@ def report_lab(session: Session) -> LabReport:
 
 def _report(session: Session, container: Container, state: ContainerState) -> ContainerReport:
     if not state.running:
-        return ContainerReport(container.name, state)
+        return ContainerReport(container.name, state, _unavailable(container, _not_running(state)))
     try:
         with session.connect(container, _CONNECT_DEADLINE) as host:
             probes = [
-                [_units_probe(service.units()), *service.health_probes()] for service in container.services.values()
+                [_units_probe(service.units()), _certificate_probe(name, service), *service.health_probes()]
+                for name, service in container.services.items()
             ]
-            answers = iter(host.batch([probe for group in probes for probe in group]))
+            commands, split_results = merge_queries([probe for group in probes for probe in group])
+            answers = iter(split_results(host.batch(commands)))
     except HomelabError as error:
-        return ContainerReport(container.name, state, unreachable=f"{error.brief}: {error.details}")
+        services = _unavailable(container, "its container does not answer over SSH")
+        return ContainerReport(container.name, state, services, unreachable=f"{error.brief}: {error.details}")
     grouped = [[next(answers) for _ in group] for group in probes]
     services = [
-        ServiceReport(name, _unit_states(service.units(), units), service.assess(results))
-        for (name, service), (units, *results) in zip(container.services.items(), grouped, strict=True)
+        ServiceReport(
+            name,
+            _unit_states(service.units(), units),
+            with_certificate(service.assess(results), certificate, datetime.now(UTC)),
+        )
+        for (name, service), (units, certificate, *results) in zip(container.services.items(), grouped, strict=True)
     ]
     return ContainerReport(container.name, state, services)
+
+
+def _not_running(state: ContainerState) -> str:
+    if not state.exists:
+        return "its container does not exist: run `homelab up`, then `homelab deploy`"
+    if state.foreign:
+        return f"the guest with its vmid {state.vmid} is not this lab's"
+    return f"its container is {state.status}: run `homelab up`"
+
+
+def _unavailable(container: Container, reason: str) -> Sequence[ServiceReport]:
+    """Return the reports of services that cannot be asked."""
+    return [ServiceReport(name, {}, Health(False, reason)) for name in container.services]
 
 
 def _units_probe(units: Sequence[str]) -> str:
     return argv("systemctl", "is-active", *units) if units else "true"
 
 
+def _certificate_probe(name: str, service: Service) -> str:
+    return certificate_probe(name) if any(port.tls for port in service.ports()) else "true"
+
+
 def _unit_states(units: Sequence[str], answer: Result) -> Mapping[str, str]:
     # systemctl prints one line for each unit; its exit status covers all of them.
-    return dict(zip(units, answer.text.splitlines(), strict=False)) if units else {}
+    return dict(zip_longest(units, answer.text.splitlines()[: len(units)], fillvalue="unknown"))

@@ -27,27 +27,33 @@ def query_marts(session: Session, sql: str) -> Rows:
     return parse_rows(
         result,
         container.name,
-        not_published="Wait for the next hourly run; `homelab status` shows its problems.",
-        resolution="Run `homelab deploy`.",
+        verb="query",
+        publish="`homelab pipeline run` builds and publishes them; `homelab status` shows its problems.",
+        resolution="Run `homelab deploy`: the scripts there may be of another version.",
     )
 
 
-def parse_rows(result: Result, where: str, *, not_published: str, resolution: str) -> Rows:
-    """Return the rows in the output of query.py. Raises InputError for SQL that DuckDB refuses, else HomelabError."""
+def parse_rows(result: Result, where: str, *, verb: str, publish: str, resolution: str) -> Rows:
+    """Return the rows in the output of query.py. Raises InputError for SQL that DuckDB refuses, else HomelabError.
+
+    `verb` names the command for further queries, `publish` the way to published marts.
+    """
     if result.status == EXIT.nothing_published:
         raise HomelabError(
-            "Cannot query the marts: there are none yet", "No build of the pipeline was published.", not_published
+            "Cannot query the marts: there are none",
+            "No build was published yet, or the published file was removed.",
+            publish,
         )
     error = result.stderr.decode(errors="replace").strip()
     if result.status == EXIT.failed and error.startswith("error: "):
         raise InputError(
             "Cannot run the query: DuckDB refuses it",
             error.removeprefix("error: ")[:1500],
-            'The tables: `homelab query "show all tables"`',
+            f'The tables: `homelab {verb} "show all tables"`',
         )
     if not result.ok:
         details = error[-1500:] or f"query.py ended with status {result.status}."
         raise HomelabError(f"Cannot run the query on {where}", details, resolution)
-    with expected_format(where, "read the result of the query"):
+    with expected_format(where, "read the result of the query", resolution):
         rows: list[dict[str, Any]] = json.loads(result.stdout)
     return rows

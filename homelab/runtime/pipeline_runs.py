@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from homelab.errors import HomelabError
-from homelab.host import Host, argv, check, expected_format
+from homelab.errors import HomelabError, Interrupted
+from homelab.host import ConnectionLost, Host, argv, check, expected_format
 from homelab.model import Container
 from homelab.pipeline_contract import DAG_ID, TASKS
 from homelab.runtime.job_progress import POLL_INTERVAL, DbtLog
 from homelab.runtime.session import Session
+from homelab.runtime.task_messages import task_message
 from homelab.services.airflow import Airflow
 from homelab.services.airflow_metadata import CLI, in_metadata
 
-_DEADLINE = 900  # seconds; the DAG's own retry comes after five minutes
+_DEADLINE = 900  # seconds from its start; the DAG's own retry comes after five minutes
+_PATIENCE = 90  # seconds in which PostgreSQL or a container may not answer, such as during a backup
 _KNOWN_WITHIN = 120  # seconds that Airflow has to read a DAG after its start
+_OURS = "homelab__"  # prefix of the runs that homelab has started
 
 
 @dataclass(frozen=True)
@@ -35,27 +39,50 @@ class Run:
         return f"{self.run_id}: {self.state} after {self.seconds:.0f} s ({tasks})"
 
 
+@dataclass(frozen=True)
+class _RunState:
+    """A run's state, its tasks with their states and attempts, and another run that has to end before it."""
+
+    state: str = "missing"
+    tasks: Mapping[str, tuple[str | None, int]] = field(default_factory=dict)
+    ahead: str | None = None
+
+
 def run_pipeline(session: Session) -> Run:
-    """Trigger the DAG and wait for its end. Raises HomelabError if it fails or misses the deadline."""
+    """Trigger the DAG and wait for its end; follow a run that an interrupted command has started.
+
+    Raises HomelabError if the run fails or misses the deadline, Interrupted on Ctrl-C.
+    """
     container = session.inventory.container_with("airflow")
-    run_id = f"homelab__{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}"
     started = time.monotonic()
-    with session.connect(container) as host:
+    with session.connect(container) as host, session.connect_to("analytics") as analytics:
         with session.progress.step(container.name, f"trigger {DAG_ID}"):
             _await_dag(host)
-            check(host, argv(CLI, "dags", "trigger", "--run-id", run_id, DAG_ID), f"trigger {DAG_ID}")
-        with (
-            session.connect_to("analytics") as analytics,
-            session.progress.step(container.name, f"{TASKS.ingest}, then {TASKS.build}") as report,
-        ):
-            state = _wait(host, run_id, DbtLog(analytics), report)
-        tasks = _tasks(host, run_id)
-    run = Run(run_id, state, time.monotonic() - started, tasks)
-    if state != "success":
+            run_id, followed = _own_run(host), True
+            if not run_id:
+                run_id, followed = f"{_OURS}{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}", False
+                check(host, argv(CLI, "dags", "trigger", "--run-id", run_id, DAG_ID), f"trigger {DAG_ID}")
+        if followed:
+            session.progress.note(container.name, f"following {run_id}, which has not ended yet")
+        follower = _Follower(host, analytics, run_id, lambda text: session.progress.note(container.name, text))
+        try:
+            with session.progress.step(container.name, f"{TASKS.ingest}, then {TASKS.build}") as report:
+                end = follower.wait(DbtLog(analytics), report)
+        except KeyboardInterrupt as error:
+            raise Interrupted(
+                f"Interrupted: the run {run_id} continues in Airflow",
+                f"Its web UI, {ui(container)}, can stop it.",
+                "`homelab pipeline run` follows this run instead of starting another one.",
+            ) from error
+    run = Run(
+        run_id, end.state, time.monotonic() - started, {name: str(state) for name, (state, _) in end.tasks.items()}
+    )
+    if run.state != "success":
         raise HomelabError(
-            f"Cannot complete the pipeline run: it ended as {state}",
-            str(run),
-            f"See the task's log in Airflow's web UI, {ui(container)}, user admin.",
+            f"Cannot complete the pipeline run: it ended as {run.state}",
+            "\n".join([str(run), *follower.messages.values()]),
+            "Fix the cause, then run `homelab pipeline run`. `homelab pipeline status` shows the last build; Airflow's "
+            f"web UI, {ui(container)}, user admin, has the complete log.",
         )
     return run
 
@@ -81,8 +108,10 @@ def _await_dag(host: Host) -> None:
     """Wait until Airflow has read the DAG, some time after its start."""
     deadline = time.monotonic() + _KNOWN_WITHIN
     query = in_metadata(f"select 1 from dag where dag_id = '{DAG_ID}'")
-    while host.run(query).text != "1":
+    while (answer := host.run(query)).text != "1":
         if time.monotonic() > deadline:
+            if not answer.ok:
+                raise _unanswered(answer.stderr.decode(errors="replace"), "run the pipeline")
             errors = host.run(in_metadata("select stacktrace from import_error")).text
             raise HomelabError(
                 f"Cannot run the pipeline: Airflow does not know the DAG {DAG_ID}",
@@ -92,32 +121,107 @@ def _await_dag(host: Host) -> None:
         time.sleep(0.5)
 
 
-def _tasks(host: Host, run_id: str) -> dict[str, str]:
-    """Return the state of each task of a run."""
-    query = in_metadata(
-        "select coalesce(json_object_agg(task_id, state order by task_id), '{}') from task_instance where "
-        f"run_id = '{run_id}'"
+def _unanswered(error: str, action: str) -> HomelabError:
+    return HomelabError(f"Cannot {action}: PostgreSQL does not answer", error.strip()[-1500:], "See `homelab status`.")
+
+
+def _own_run(host: Host) -> str:
+    """Return the run of an earlier command that has not ended; "" if there is none."""
+    return check(
+        host,
+        in_metadata(
+            f"select run_id from dag_run where dag_id = '{DAG_ID}' and state in ('queued', 'running') "
+            f"and starts_with(run_id, '{_OURS}') order by run_id limit 1"
+        ),
+        "read the active runs",
+    ).text
+
+
+class _Follower:
+    """The wait for the end of one run; `note` reports its failed attempts and a wait for another run."""
+
+    def __init__(self, airflow: Host, analytics: Host, run_id: str, note: Callable[[str], None]) -> None:
+        self._airflow, self._analytics, self._run_id, self._note = airflow, analytics, run_id, note
+        self._noted_ahead: str | None = None
+        self.messages: dict[str, str] = {}  # by task: that of its last failed attempt
+        self._attempts: set[tuple[str, int]] = set()
+
+    def wait(self, dbt: Callable[[], str], report: Callable[[str], None]) -> _RunState:
+        """Return the run's state at its end; report the running task and dbt's progress until then.
+
+        Raises HomelabError at the deadline, and if PostgreSQL does not answer for long.
+        """
+        deadline, next_report, silent_since = time.monotonic() + _DEADLINE, 0.0, 0.0
+        while True:
+            found, error = self._read()
+            now = time.monotonic()
+            silent_since = 0.0 if found else silent_since or now
+            if silent_since and now - silent_since > _PATIENCE:
+                raise _unanswered(error, f"follow the run {self._run_id}, which continues in Airflow")
+            if found:
+                self._report_failures(found)
+                if found.state in ("success", "failed"):
+                    return found
+                if found.state == "queued":
+                    deadline = now + _DEADLINE
+                    self._report_queue(found)
+                if now > deadline:
+                    raise HomelabError(
+                        "Cannot wait longer for the pipeline run: it has not ended",
+                        f"It is {found.state} after {_DEADLINE} s, and continues in Airflow.",
+                        "`homelab pipeline run` follows it; `homelab status` shows the services.",
+                    )
+                if now >= next_report:
+                    self._report_progress(found, dbt, report)
+                    next_report = now + POLL_INTERVAL
+            time.sleep(0.3)
+
+    def _read(self) -> tuple[_RunState | None, str]:
+        """Return the state of the run, or None and the reason why it cannot be read at present."""
+        try:
+            answer = self._airflow.run(_state_query(self._run_id))
+        except ConnectionLost as error:
+            self._airflow.reconnect(_PATIENCE)
+            return None, str(error)
+        if not answer.ok:
+            return None, answer.stderr.decode(errors="replace")
+        if not answer.text:
+            return _RunState(), ""
+        with expected_format(self._airflow.name, "read the state of the run"):
+            found = json.loads(answer.text)
+            tasks = {str(name): (state, int(attempt)) for name, (state, attempt) in found["tasks"].items()}
+            return _RunState(str(found["state"]), tasks, found["ahead"]), ""
+
+    def _report_failures(self, found: _RunState) -> None:
+        for task, (state, attempt) in found.tasks.items():
+            if state in ("failed", "up_for_retry") and (task, attempt) not in self._attempts:
+                self._attempts.add((task, attempt))
+                message = ""
+                with suppress(HomelabError):
+                    message = task_message(self._airflow, self._analytics, self._run_id, task, attempt)
+                again = "; Airflow tries it again in some minutes" if state == "up_for_retry" else ""
+                self.messages[task] = f"{task}: {message or 'its log has no message'}"
+                self._note(f"{task} failed{again}: {message or 'its log has no message'}")
+
+    def _report_queue(self, found: _RunState) -> None:
+        if found.ahead and found.ahead != self._noted_ahead:
+            self._noted_ahead = found.ahead
+            self._note(f"queued behind the run {found.ahead}, which has to end first")
+
+    def _report_progress(self, found: _RunState, dbt: Callable[[], str], report: Callable[[str], None]) -> None:
+        running = [task for task, (state, _) in found.tasks.items() if state == "running"]
+        progress = ""
+        with suppress(HomelabError):
+            progress = dbt() if TASKS.build in running else ""
+        if running:
+            report(" ".join(filter(None, [*running, progress])))
+
+
+def _state_query(run_id: str) -> str:
+    return in_metadata(
+        "select json_build_object('state', state, "
+        "'tasks', (select coalesce(json_object_agg(task_id, json_build_array(state, try_number) order by task_id), "
+        "'{}') from task_instance where dag_id = this.dag_id and run_id = this.run_id), "
+        "'ahead', (select min(run_id) from dag_run where dag_id = this.dag_id and run_id <> this.run_id "
+        f"and state = 'running')) from dag_run as this where dag_id = '{DAG_ID}' and run_id = '{run_id}'"
     )
-    answer = check(host, query, "read the states of the tasks").text
-    with expected_format(host.name, "read the states of the tasks"):
-        return {str(task): str(state) for task, state in json.loads(answer).items()}
-
-
-def _wait(host: Host, run_id: str, dbt: Callable[[], str], report: Callable[[str], None]) -> str:
-    """Return the run's state at its end; report the running task and dbt's progress until then."""
-    deadline, next_report = time.monotonic() + _DEADLINE, time.monotonic() + POLL_INTERVAL
-    query = in_metadata(f"select state from dag_run where run_id = '{run_id}'")
-    while (state := host.run(query).text) not in ("success", "failed"):
-        if time.monotonic() > deadline:
-            raise HomelabError(
-                "Cannot wait longer for the pipeline run: it has not ended",
-                f"It is {state or 'missing'} after {_DEADLINE} s.",
-                "See `homelab status`, and the run in Airflow's web UI.",
-            )
-        if time.monotonic() >= next_report:
-            running = [task for task, each in _tasks(host, run_id).items() if each == "running"]
-            if running:
-                report(" ".join(filter(None, [*running, dbt() if TASKS.build in running else ""])))
-            next_report = time.monotonic() + POLL_INTERVAL
-        time.sleep(0.3)
-    return state

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 from homelab.plan import Action, Destroy, Plan, Start, Stop, Update, UpdateFirewall
-
-Effect = Literal["live", "pending until restart", "restarts the container", "data is lost"]
 
 
 @dataclass(frozen=True, slots=True)
 class PlanLine:
-    """One change and when it takes effect; `diff` is a unified diff if a file differs."""
+    """One change and its effect; `diff` is a unified diff if a file differs.
+
+    The effect is `live`, `pending until restart`, `restarts UNIT`, `stops UNIT`, `not checked`,
+    `restarts the container`, or `data is lost`.
+    """
 
     container: str
     change: str
-    effect: Effect
+    effect: str
     diff: str = ""
+    kept: str = ""  # files of a user that are replaced or removed, and the folder of their copies
 
 
 def plan_lines(plan: Plan) -> Iterator[PlanLine]:
@@ -30,7 +32,7 @@ def plan_lines(plan: Plan) -> Iterator[PlanLine]:
                 yield PlanLine(name, change, effect)
 
 
-def _effects(action: Action, restarts: bool) -> Iterator[tuple[str, Effect]]:
+def _effects(action: Action, restarts: bool) -> Iterator[tuple[str, str]]:
     match action:
         case Update(container, _, changes):
             for change in changes:

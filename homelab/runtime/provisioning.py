@@ -82,9 +82,15 @@ class _Provisioning:
                 await_ssh(self._session, container)
 
     def _pin(self, name: str, found: ObservedGuest) -> None:
-        # An earlier run may have been killed before it pinned the key.
         known_hosts = self._session.known_hosts
-        if name not in known_hosts.pins():
+        pins = known_hosts.pins()
+        if name in pins:
+            return
+        if found.name in pins and found.name not in [each.name for each in self._session.inventory.containers]:
+            known_hosts.pin(name, pins[found.name])  # the container was renamed in the inventory
+            known_hosts.forget(found.name)
+        else:
+            # An earlier run may have been killed before it pinned the key.
             known_hosts.pin(name, Pin(hostkeys.recover(self._client, found, name)))
 
 

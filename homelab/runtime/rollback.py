@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from threading import Lock
 
-from homelab.errors import HomelabError, InputError
+from homelab.errors import HomelabError, InputError, Interrupted
 from homelab.host import Host
 from homelab.model import Step
 from homelab.private_files import write_private
@@ -21,7 +21,7 @@ from homelab.proxmox.managed_container import ManagedContainer
 from homelab.proxmox.privileges import grant, privileges_on
 from homelab.proxmox.snapshots import Snapshot
 from homelab.runtime.concurrency import run_all, run_all_or_raise
-from homelab.runtime.container_changes import UNCHANGED, Interrupted, audited_client, run_on_containers
+from homelab.runtime.container_changes import UNCHANGED, audited_client, run_on_containers
 from homelab.runtime.container_snapshots import containers_with_snapshots, find_snapshot
 from homelab.runtime.owned_containers import time_since
 from homelab.runtime.session import Session

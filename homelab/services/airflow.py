@@ -18,53 +18,33 @@ from homelab.model.options import Option
 from homelab.paths import bundled_path
 from homelab.pipeline_contract import CONNECTION_ID, DAG_ID
 from homelab.render import render
-from homelab.services.airflow_metadata import CLI, DATABASE_ENVIRONMENT, admin_user, in_metadata, last_runs, migration
+from homelab.services.airflow_gate import FOLDER, KEY, KNOWN_HOSTS, wait_for_gate
+from homelab.services.airflow_metadata import (
+    CLI,
+    DATABASE_ENVIRONMENT,
+    admin_user,
+    in_metadata,
+    last_runs,
+    migration,
+    obstacles,
+)
+from homelab.services.lab_certificates import CA_FILE
 from homelab.services.sandbox import Sandbox
-from homelab.steps import Command, Directory, File, Packages, SystemdUnit, Tree, User, UvInstall, Venv, WaitFor
+from homelab.steps import Command, Directory, File, Packages, Refuse, SystemdUnit, Tree, User, UvInstall, Venv, WaitFor
 
 HOME = "/var/lib/airflow"  # its data and logs; the user's home belongs to root, and its processes cannot read it
 _VENV = "/opt/airflow/venv"
 _DAGS = "/opt/airflow/dags"
 _ENVIRONMENT = "/etc/homelab/airflow.env"
+_SECRETS = "/etc/homelab/airflow-secrets.env"
 _READY = "/usr/local/sbin/homelab-airflow-ready"
-_SSH = "/etc/airflow"
-_KEY = f"{_SSH}/analytics.key"
-_KNOWN_HOSTS = f"{_SSH}/known_hosts"
-SANDBOX = Sandbox("airflow", (HOME,), _ENVIRONMENT, ("AIRFLOW__FAB__UPDATE_FAB_PERMS",))
-# From OpenSSH 9.8 on, each refused login adds a penalty of 5 s to its address, and at 15 s sshd refuses the address.
-_LOGIN_INTERVAL = 5.5  # seconds
+SANDBOX = Sandbox("airflow", (HOME,), (_ENVIRONMENT, _SECRETS), ("AIRFLOW__FAB__UPDATE_FAB_PERMS",))
 
 # The processes of each series, and the path of its health report.
 _PROCESSES = {"3.3": ("api-server", "dag-processor", "scheduler"), "2.11": ("webserver", "scheduler")}
 # The scheduler's log server would listen on all addresses, and LocalExecutor does not need it.
 _ARGUMENTS = {"scheduler": " --skip-serve-logs"}
 _HEALTH = {"3.3": "/api/v2/monitor/health", "2.11": "/health"}
-
-
-def _refused_by_gate(address: str) -> str:
-    """Return shell text that succeeds when the gate behind Airflow's key works: it refuses an unknown command."""
-    options = (
-        "BatchMode=yes",
-        "IdentitiesOnly=yes",
-        "ConnectTimeout=3",
-        "StrictHostKeyChecking=yes",
-        "UpdateHostKeys=no",
-        f"UserKnownHostsFile={_KNOWN_HOSTS}",
-    )
-    words = ["/usr/bin/ssh", "-i", _KEY, *chain.from_iterable(("-o", option) for option in options)]
-    login = SANDBOX.run(*words, f"analytics@{address}", "nothing")
-    return f"{login} 2>&1 | grep -q '^refused:'"
-
-
-def _wait_for_gate(context: ServiceContext, analytics: Container) -> WaitFor:
-    return WaitFor(
-        f"{analytics.name} accepts Airflow's key",
-        _refused_by_gate(str(analytics.address)),
-        analytics.name,
-        context.failed,
-        context.wait_deadline(analytics),
-        interval=_LOGIN_INTERVAL,
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,32 +88,40 @@ class Airflow(Service):
         """Return user, venv, configuration, metadata, admin user, units and DAG."""
         requirements = bundled_path("pipeline") / "requirements"
         venv = Venv(_VENV, (requirements / f"airflow-{self.version}.txt").read_bytes())
-        environment = File(_ENVIRONMENT, self._environment(context), mode=0o600, secret=True)
+        environment = File(_ENVIRONMENT, self._environment(context), mode=0o600)
+        secrets = File(_SECRETS, self._secrets(context), mode=0o600, secret=True)
         postgres, analytics = (context.inventory.container_with(name) for name in ("postgres", "analytics"))
         private_key = context.secret_store.key_pair("airflow")[0].reveal().encode()
         dags = Tree.of(_DAGS, bundled_path("pipeline") / "dags", "*.py")
         migrated = migration(venv)
-        web_server, *others = self._units(venv, environment, migrated)
+        web_server, *others = self._units([venv, environment, secrets, migrated])
         admin = [admin_user(context, migrated, self._has_api_server)]
         early, late = (admin, []) if self._has_api_server else ([], admin)
         return (
+            *self._no_downgrade(postgres, known=False),
             Packages(["python3", "python3-venv", "ca-certificates", "postgresql-client", "dbus"]),
             User("airflow", "/home/airflow"),
             Directory("/home/airflow"),
             Directory(HOME, "airflow", "airflow", 0o750),
-            Directory(_SSH),
+            Directory(FOLDER),
             Directory("/opt/airflow"),
             Directory("/etc/homelab", mode=0o700),
             UvInstall((requirements / "uv.txt").read_bytes()),
             venv,
             dags,
-            File(_KEY, private_key, group="airflow", mode=0o640, secret=True),
+            File(KEY, private_key, group="airflow", mode=0o640, secret=True),
             environment,
+            secrets,
             SANDBOX.file(),
-            File(_KNOWN_HOSTS, f"{analytics.address} {self._host_key(context)}\n".encode()),
+            File(KNOWN_HOSTS, f"{analytics.address} {self._host_key(context)}\n".encode()),
             File(
                 DATABASE_ENVIRONMENT,
-                render("airflow/database.env.j2", postgres=postgres.address, password=self._password(context)),
+                render(
+                    "airflow/database.env.j2",
+                    postgres=postgres.address,
+                    password=self._password(context),
+                    ca_file=CA_FILE,
+                ),
                 mode=0o600,
                 secret=True,
             ),
@@ -146,6 +134,7 @@ class Airflow(Service):
                 context.wait_deadline(postgres),
                 early=True,
             ),
+            *self._no_downgrade(postgres, known=True),
             migrated,
             *web_server,  # the next steps run while it starts; the scheduler waits for it
             *early,
@@ -156,10 +145,29 @@ class Airflow(Service):
                 triggered_by=[venv, dags, migrated],
             ),
             # The scheduler starts a run immediately; if that failed, its retry would start five minutes later.
-            _wait_for_gate(context, analytics),
+            wait_for_gate(context, SANDBOX, analytics),
             *chain.from_iterable(others),
             *late,
         )
+
+    def _no_downgrade(self, postgres: Container, *, known: bool) -> Iterator[Step]:
+        """Yield the step that refuses 2.11 on the metadata of 3.x, which 2.11 cannot read.
+
+        The first one, before anything is changed, accepts that the server does not answer yet.
+        """
+        if not self._has_api_server:
+            yield Refuse(
+                "Airflow keeps its version" if known else "Airflow is not downgraded",
+                in_metadata("select to_regclass('public.dag_version') is not null"),
+                HomelabError(
+                    f"Cannot downgrade Airflow to {self.version}: its metadata are those of 3.x",
+                    f"They are in the database airflow_metadata of {postgres.name}; Airflow {self.version} cannot read "
+                    "them.",
+                    'Write `version: "3.3"` under `airflow:` in the inventory. To go back to 2.11, restore a dump of '
+                    "airflow_metadata from before the upgrade first.",
+                ),
+                needs_answer=known,
+            )
 
     @property
     def _has_api_server(self) -> bool:
@@ -185,13 +193,12 @@ class Airflow(Service):
             "host": str(analytics.address),
             "login": "analytics",
             "extra": {
-                "key_file": _KEY,
+                "key_file": KEY,
                 "host_key": self._host_key(context),
                 "look_for_keys": "false",
                 "conn_timeout": 20,
             },
         }
-        fernet = hashlib.sha256(context.secret_store.secret("airflow-fernet").reveal().encode()).digest()
         return render(
             "airflow/airflow.env.j2",
             home=HOME,
@@ -199,16 +206,24 @@ class Airflow(Service):
             options=self,
             connection_id=CONNECTION_ID,
             schedule=context.inventory.pipeline.schedule,
+            connection=json.dumps(connection),
+            ca_file=CA_FILE,
+        )
+
+    def _secrets(self, context: ServiceContext) -> bytes:
+        fernet = hashlib.sha256(context.secret_store.secret("airflow-fernet").reveal().encode()).digest()
+        return render(
+            "airflow/secrets.env.j2",
+            options=self,
             postgres=context.inventory.container_with("postgres").address,
             password=self._password(context),
             fernet=base64.urlsafe_b64encode(fernet).decode(),
-            connection=json.dumps(connection),
             secret_key=context.secret_store.secret("airflow-secret-key").reveal(),
             jwt_secret=context.secret_store.secret("airflow-jwt").reveal(),
         )
 
-    def _units(self, venv: Step, environment: Step, migrated: Step) -> Iterator[Sequence[Step]]:
-        """Yield the steps of each process, those of the web server first."""
+    def _units(self, triggers: Sequence[Step]) -> Iterator[Sequence[Step]]:
+        """Yield the steps of each process, those of the web server first; a change of `triggers` restarts it."""
         # From Airflow 3 on, tasks use the API server, so the scheduler starts only after it answers.
         ready = File(_READY, render("airflow/ready.j2", url=self._health_url()), mode=0o755)
         for process, unit in zip(_PROCESSES[self.version], self.units(), strict=True):
@@ -223,7 +238,7 @@ class Airflow(Service):
             )
             file = File(f"/etc/systemd/system/{unit}", text)
             # A faulty process fails only after seconds, so the health check at the end finds it.
-            running = SystemdUnit(unit, triggered_by=[file, environment, venv, migrated], settle=0)
+            running = SystemdUnit(unit, triggered_by=[file, *triggers], settle=0)
             yield (*([ready] if waits_for_api else []), file, running)
 
     def _health_url(self) -> str:
@@ -234,23 +249,29 @@ class Airflow(Service):
         return argv("/usr/bin/python3", "-c", script)
 
     def health_probes(self) -> Sequence[str]:
-        """Return the commands for its health report and its last runs."""
-        return (self._health_report(), last_runs(DAG_ID))
+        """Return the commands for its health report, its last runs, and the reasons why there are none."""
+        return (self._health_report(), last_runs(DAG_ID), obstacles(DAG_ID))
 
     def health(self, answers: Sequence[Result]) -> Health:
-        """Return healthy if its processes have a heartbeat and the last finished run succeeded."""
-        report, runs = answers
-        if not report.ok or not runs.ok:
+        """Return healthy if its processes have a heartbeat, the DAG can run, and its last finished run succeeded."""
+        report, runs, obstacles = answers
+        if not report.ok:
             return Health(False, "does not answer")
+        if not runs.ok or not obstacles.ok:
+            return Health(False, "cannot read its metadata: PostgreSQL does not answer")
         processes = {name: part["status"] for name, part in json.loads(report.text).items() if part.get("status")}
         recent = json.loads(runs.text)
         finished = next((run for run in recent if run["state"] in ("success", "failed")), None)
         outcome = f"last run {finished['state']} at {finished['end_date'][:19]}" if finished else "no run yet"
         ready = all(status == "healthy" for status in processes.values())
-        healthy = ready and (finished is None or finished["state"] == "success")
+        reasons = json.loads(obstacles.text)
+        if finished and finished["state"] == "failed":
+            tasks = f" ({finished['failed_tasks']})" if finished.get("failed_tasks") else ""
+            reasons.append(f"{outcome}{tasks}: `homelab pipeline run` repeats it and shows the message")
+        states = ", ".join(f"{name} {status}" for name, status in processes.items())
         return Health(
-            healthy,
-            f"{', '.join(f'{name} {status}' for name, status in processes.items())}; {outcome}",
+            ready and not reasons,
+            "; ".join([states, *(reasons or [outcome])]),
             {"processes": processes, "last_runs": recent},
             ready,
         )

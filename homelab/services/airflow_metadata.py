@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import hmac
 
 from homelab.host import argv
 from homelab.model import ManagedResource, ServiceContext, Step
@@ -16,14 +16,28 @@ _STAMPS = "/var/lib/homelab"
 
 def in_metadata(sql: str) -> Query:
     """Return shell text that runs SQL in Airflow's metadata database."""
-    return Query(f"set -a; . {DATABASE_ENVIRONMENT}; psql", "airflow_metadata", sql)
+    # Without the file, the shell would end with psql's status for a server that is not reachable.
+    environment = f"[ -r {DATABASE_ENVIRONMENT} ] || exit 1; set -a; . {DATABASE_ENVIRONMENT}"
+    return Query(f"{environment}; psql", "airflow_metadata", sql)
 
 
 def last_runs(dag: str) -> Query:
     """Return shell text that prints the last five runs of a DAG as JSON, newest first."""
     return in_metadata(
-        "select coalesce(json_agg(r), '[]') from (select run_id, state, start_date, end_date from dag_run "
+        "select coalesce(json_agg(r), '[]') from (select run_id, state, start_date, end_date, (select "
+        "string_agg(task_id, ', ' order by task_id) from task_instance where dag_id = this.dag_id "
+        "and run_id = this.run_id and state = 'failed') as failed_tasks from dag_run as this "
         f"where dag_id = '{dag}' order by start_date desc nulls last limit 5) r"
+    )
+
+
+def obstacles(dag: str) -> Query:
+    """Return shell text that prints, as a JSON list, what keeps Airflow from running a DAG."""
+    return in_metadata(
+        "select coalesce(json_agg(reason), '[]') from ("
+        f"select 'the DAG is paused: switch it on in the web UI' from dag where dag_id = '{dag}' and is_paused "
+        "union all select 'Airflow cannot import ' || filename || ': ' || "
+        "right(substring(rtrim(stacktrace, E' \\n') from '[^\\n]*$'), 200) from import_error) as found (reason)"
     )
 
 
@@ -39,7 +53,9 @@ def migration(venv: Venv) -> Command:
 def admin_user(context: ServiceContext, migrated: Step, has_api_server: bool) -> Command:
     """Return the step that creates the user `admin`, or sets its password."""
     password = context.secret_store.secret("airflow-admin").reveal()
-    stamp, digest = f"{_STAMPS}/airflow-admin", hashlib.sha256(password.encode()).hexdigest()
+    # With a key that no container has: a plain hash would let the container's users guess a short password.
+    key = context.secret_store.secret("stamps").reveal()
+    stamp, digest = f"{_STAMPS}/airflow-admin", hmac.digest(key.encode(), password.encode(), "sha256").hex()
     done = (f"grep -qxs {digest} {stamp}", _row_exists("ab_user where username = 'admin'"))
     name = ("--username", "admin", "--firstname", "Home", "--lastname", "Lab")
     create = argv(CLI, "users", "create", *name, "--role", "Admin", "--email", "admin@example.org")

@@ -16,6 +16,8 @@ from homelab.paths import bundled_path
 from homelab.pipeline_contract import COMMANDS, EXIT, TASKS
 from homelab.render import render
 from homelab.secrets import openweather_key
+from homelab.services.build_report import failed_nodes
+from homelab.services.lab_certificates import CA_FILE
 from homelab.services.sandbox import Sandbox
 from homelab.steps import Command, Directory, File, Packages, Tree, User, UvInstall, Venv, WaitFor
 
@@ -23,6 +25,7 @@ ROOT = "/opt/analytics-platform"
 SCRIPTS = f"{ROOT}/scripts"
 PUBLISHED = f"{ROOT}/data/published.duckdb"
 _ENVIRONMENT = f"{ROOT}/pipeline.env"
+_SECRETS = f"{ROOT}/secrets.env"
 _EXTENSIONS = f"{ROOT}/extensions"
 _PROJECT = f"{ROOT}/dbt/analytics_project"
 # In a temporary folder, as a build may be running.
@@ -53,12 +56,8 @@ def as_analytics(command: str) -> str:
 
 
 def read_data(name: str) -> str:
-    """Return shell text that prints a file of the pipeline's data folder, with its privileges and within 5 seconds.
-
-    The pipeline can replace the file with a link to a file of root, or with a pipe that never ends.
-    """
-    words = ("--reuid=analytics", "--regid=analytics", "--clear-groups", "--", "/usr/bin/tail", "-n", "400")
-    return argv("timeout", "5", "setpriv", *words, f"{ROOT}/data/{name}") + " 2>/dev/null"
+    """Return shell text that prints the end of a file of the pipeline's data folder."""
+    return SANDBOX.read(f"{ROOT}/data/{name}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +65,7 @@ class Analytics(Service):
     """The ingestion script, dbt and DuckDB."""
 
     requires: ClassVar[tuple[str, ...]] = ("postgres",)
+    runs_pipeline: ClassVar[bool] = True
 
     threads: Annotated[int, Option("Number of models that dbt builds in parallel.", low=1)] = 2
     memory_limit: Annotated[Size, Option("Memory that DuckDB may use.")] = Size("2GB")
@@ -121,7 +121,8 @@ class Analytics(Service):
                 makes=[ManagedResource("made", _EXTENSIONS)],
             ),
             *self._cities(context),
-            File(_ENVIRONMENT, self._environment(context), group="analytics", mode=0o640, secret=True),
+            File(_SECRETS, self._secrets(context), group="analytics", mode=0o640, secret=True),
+            File(_ENVIRONMENT, self._environment(context), group="analytics", mode=0o640),
             *(
                 File(
                     f"{ROOT}/bin/{name}", render(f"analytics/{name}.j2", root=ROOT, tasks=TASKS, exit=EXIT), mode=0o755
@@ -151,7 +152,7 @@ class Analytics(Service):
             Command("dbt can read the project", "true", as_analytics(_PARSE), triggered_by=[venv, project, profiles]),
             # Last, so that Airflow can log in only when the pipeline can run.
             Directory("/home/analytics/.ssh"),
-            File("/home/analytics/.ssh/authorized_keys", self._authorized_keys(context)),
+            *self._authorized_keys(context),
         )
 
     def _cities(self, context: ServiceContext) -> Iterator[Step]:
@@ -187,34 +188,51 @@ class Analytics(Service):
             pipeline=pipeline,
             cities=cities,
             cities_file=pipeline.cities_file and _cities_file(pipeline.cities_file),
-            api_key=openweather_key(pipeline).reveal(),
+            secrets=_SECRETS,
             postgres=context.inventory.container_with("postgres").address,
-            password=context.secret_store.secret("postgres-analytics").reveal(),
+            ca_file=CA_FILE,
             published=PUBLISHED,
+        )
+
+    def _secrets(self, context: ServiceContext) -> bytes:
+        return render(
+            "analytics/secrets.env.j2",
+            api_key=openweather_key(context.inventory.pipeline).reveal(),
+            password=context.secret_store.secret("postgres-analytics").reveal(),
             dbt_password=context.secret_store.secret("postgres-dbt").reveal(),
         )
 
-    def _authorized_keys(self, context: ServiceContext) -> bytes:
-        _, public = context.secret_store.key_pair("airflow")
-        airflow = context.inventory.container_with("airflow").address
-        return f'restrict,from="{airflow}",command="{ROOT}/bin/gate" {public}\n'.encode()
+    def _authorized_keys(self, context: ServiceContext) -> Iterator[Step]:
+        """Yield the file that admits Airflow's key, if a container has Airflow."""
+        for container in context.inventory.containers_with("airflow"):
+            _, public = context.secret_store.key_pair("airflow")
+            line = f'restrict,from="{container.address}",command="{ROOT}/bin/gate" {public}\n'
+            yield File("/home/analytics/.ssh/authorized_keys", line.encode())
 
     def health_probes(self) -> Sequence[str]:
         """Return the command that reports the last build and the marts."""
         return (as_analytics(argv("python", f"{SCRIPTS}/report.py", "--database", PUBLISHED)) + " 2>&1",)
 
     def health(self, answers: Sequence[Result]) -> Health:
-        """Return healthy if the last build succeeded."""
+        """Return healthy if the last build succeeded and its marts are published."""
         if not answers[0].ok:
             return Health(False, f"no report: {answers[0].text[-200:]}")
         facts = json.loads(answers[0].text.splitlines()[-1])
         build = facts.get("last_build")
         if not build:
-            return Health(False, "no build yet", facts, ready=True)
+            return Health(False, "no build yet: `homelab pipeline run` makes the first one", facts, ready=True)
         marts = "; ".join(f"{mart['name']} {mart['rows']} rows to {mart['newest']}" for mart in facts["marts"])
         tests = f"{build['tests_passed']} tests passed, {build['tests_failed']} failed"
+        if build["status"] != "success":
+            failed = failed_nodes(build)
+            more = f" and {len(failed) - 1} more (`homelab pipeline status`)" if len(failed) > 1 else ""
+            text = f"build failed at {build['finished']}, {tests}: {failed[0] if failed else 'dbt has not run'}{more}"
+            return Health(False, f"{text}; fix it, then `homelab pipeline run`", facts, ready=True)
+        if facts.get("published_bytes") is None:
+            text = f"the published marts are missing, although a build succeeded at {build['finished']}"
+            return Health(False, f"{text}: `homelab pipeline run` publishes them again", facts, ready=True)
         notes = [f"{facts['issues']} implausible values are left out"] if facts.get("issues") else []
         if held := facts.get("held_back"):
             notes.append(f"a transaction has been open since {held['since']}: {held['transaction']}")
         text = "; ".join([f"built {build['finished']}, {tests}", marts, *notes])
-        return Health(build["status"] == "success", text, facts, ready=True)
+        return Health(True, text, facts, ready=True)

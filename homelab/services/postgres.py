@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,10 +11,11 @@ from homelab.distributions import Distribution
 from homelab.host import Result
 from homelab.model import DatabaseGrant, Health, ManagedResource, Port, Service, ServiceContext, Step
 from homelab.model.options import Option
-from homelab.paths import bundled_path
 from homelab.render import render
+from homelab.services.lab_certificates import server_certificate
+from homelab.services.raw_schema import missing_tables, tables
 from homelab.services.sandbox import Sandbox
-from homelab.steps import Command, Database, Directory, File, Packages, PgHba, Role, Settings, Sql, SystemdUnit
+from homelab.steps import Command, Database, Directory, File, Packages, PgHba, Role, Settings, Sql, SystemdUnit, WaitFor
 from homelab.steps.postgres_objects import PSQL
 from homelab.steps.queries import Query
 from homelab.steps.root_only import refuse_link
@@ -35,6 +35,7 @@ _FACTS = """select json_build_object(
                      from raw.weather_observations))"""
 _PORT = 5432
 _BASES = ("/etc/postgresql", "/var/lib/postgresql")
+_RAW_DATABASE = "project_data"
 _CREATE = "/etc/postgresql-common/createcluster.d"
 _UPKEEP = ("upkeep.partitions()", "upkeep.record_settings(text, text[], text[])")
 _WRITES = ("insert", "update", "delete", "truncate")
@@ -74,15 +75,16 @@ class Postgres(Service):
 
     def ports(self) -> Sequence[Port]:
         """Return the port for the containers with a grant, as in pg_hba.conf."""
-        return (Port(_PORT, "PostgreSQL", "grantees"),)
+        return (Port(_PORT, "PostgreSQL", "grantees", tls=True),)
 
     def units(self) -> Sequence[str]:
         """Return the unit of the cluster, as Debian's postgresql-common names it."""
         return (f"postgresql@{self.version}-main.service",)
 
     def steps(self, context: ServiceContext) -> Sequence[Step]:
-        """Return packages, settings, roles, databases, grants and pg_hba.conf."""
+        """Return packages, certificate, settings, roles, databases, grants and pg_hba.conf."""
         folder, unit, sandbox = f"/etc/postgresql/{self.version}/main", self.units()[0], self._sandbox
+        certificate = server_certificate(context, "postgres", "postgres")
         dropin = File(
             f"/etc/systemd/system/{unit}.d/homelab.conf", render("postgres/postgresql.service.conf.j2", sandbox=sandbox)
         )
@@ -91,15 +93,22 @@ class Postgres(Service):
         parsed = f'{sandbox.run(server_program, "-C", "port", "-D", self._data)} -c config_file="$new" >/dev/null'
         settings = Settings(
             f"{folder}/conf.d/homelab.conf",
-            render("postgres/postgresql.conf.j2", memory=context.container.shape.memory),
+            render(
+                "postgres/postgresql.conf.j2",
+                memory=context.container.shape.memory,
+                certificate=certificate.path,
+                folder=folder,
+            ),
             validate=parsed,
             server=server,
+            triggered_by=[certificate],
         )
         return (
             *self._packages(),
             # Packages and pg_createcluster give these to the server's user, which could then redirect root's writes.
             *(Directory(f"{base}{part}") for base in _BASES for part in ("", f"/{self.version}")),
             self._cluster(),
+            certificate,
             Directory(folder),
             Directory(f"{folder}/conf.d"),
             sandbox.file(),
@@ -107,17 +116,21 @@ class Postgres(Service):
             Directory(f"/etc/systemd/system/{unit}.d"),
             dropin,
             server,
+            # After a start of the server, only what differs is changed.
+            WaitFor("PostgreSQL answers", Query(PSQL, "postgres", "select 1"), context.container.name, early=True),
             *contents(context),
             retention(self.retention_months),
             PgHba(f"{folder}/pg_hba.conf", hba(context), group="postgres", mode=0o640),
         )
 
     def health_probes(self) -> Sequence[str]:
-        """Return the query for sizes, connections and the newest raw row."""
-        return (Query(PSQL, "project_data", _FACTS) + " 2>&1",)
+        """Return the queries for sizes, connections and the newest raw row, and for missing tables."""
+        return (Query(PSQL, "project_data", _FACTS) + " 2>&1", missing_tables())
 
     def health(self, answers: Sequence[Result]) -> Health:
-        """Return healthy if it answers."""
+        """Return healthy if it answers and has all raw tables."""
+        if answers[1].ok and answers[1].text:
+            return Health(False, f"missing: {answers[1].text}; `homelab deploy` creates them, without their rows")
         if not answers[0].ok:
             return Health(False, f"does not answer: {answers[0].text[-200:]}")
         facts = json.loads(answers[0].text)
@@ -194,23 +207,29 @@ def contents(context: ServiceContext, command: str = PSQL) -> Iterator[Step]:
     for role in sorted({grant.role for grant in database_grants}):
         yield Role(role, context.secret_store.secret(f"postgres-{role}"), command)
     owners = {grant.database: grant.role for grant in database_grants if grant.privilege == "own"}
-    for database in sorted({grant.database for grant in database_grants}):
+    databases = sorted({_RAW_DATABASE, *(grant.database for grant in database_grants)})
+    for database in databases:
         yield Database(database, owners.get(database, "postgres"), command)
-    yield _tables(command)
+    for database in (*databases, "template1"):
+        yield no_large_objects(database, command)
+    made = tables(command)
+    yield made
     for grant in database_grants:
         if grant.privilege != "own":
-            yield grants(grant, command)
+            yield grants(grant, command, [made])
 
 
-def _tables(command: str) -> Sql:
-    raw = (bundled_path("templates") / "postgres" / "project_data.sql").read_text()
-    # The text can run again at any time, so it runs after each change of it.
-    mark = f"homelab {hashlib.sha256(raw.encode()).hexdigest()[:16]}"
+def no_large_objects(database: str, command: str = PSQL) -> Sql:
+    """Return the step that reserves large objects for superusers: they have no limit, and belong to no schema."""
+    functions = (
+        "pg_proc where pronamespace = 'pg_catalog'::regnamespace and (proname like 'lo\\_%' "
+        "or proname in ('loread', 'lowrite')) and has_function_privilege('public', oid, 'execute')"
+    )
     return Sql(
-        "tables of raw",
-        f"select obj_description(to_regnamespace('raw'), 'pg_namespace') = '{mark}'",
-        f"{raw}comment on schema raw is '{mark}';\n",
-        "project_data",
+        f"large objects of {database} for superusers only",
+        f"select not exists (select from {functions})",
+        f"select format('revoke execute on function %s from public', oid::regprocedure) from {functions} \\gexec\n",
+        database,
         command,
     )
 
@@ -227,8 +246,8 @@ def retention(months: int, command: str = PSQL) -> Sql:
     )
 
 
-def grants(grant: DatabaseGrant, command: str = PSQL) -> Sql:
-    """Return the step that allows a role to read the raw tables, or to read and append."""
+def grants(grant: DatabaseGrant, command: str = PSQL, after: Sequence[Step] = ()) -> Sql:
+    """Return the step that allows a role to read, or to read and append; applied again after changes of `after`."""
     role, granted = grant.role, ("select", "insert") if grant.privilege == "append" else ("select",)
     refused = [privilege for privilege in _WRITES if privilege not in granted]
     table_check = " and ".join(
@@ -244,6 +263,7 @@ def grants(grant: DatabaseGrant, command: str = PSQL) -> Sql:
         f"has_database_privilege('{role}', current_database(), 'temporary')",
         *(f"has_function_privilege('{role}', to_regprocedure('{each}'), 'execute')" for each in _UPKEEP),
         f"has_schema_privilege('{role}', 'upkeep', 'usage')",
+        f"has_table_privilege('{role}', to_regclass('upkeep.writer_lock'), 'update')",
     )
     append_check = " and ".join(each if can_append else f"not {each}" for each in append_checks)
     done = (
@@ -265,8 +285,10 @@ def grants(grant: DatabaseGrant, command: str = PSQL) -> Sql:
             f"alter default privileges in schema raw grant {tables} on tables to {role};",
             f"{verb} temporary on database {grant.database} {to} {role};",
             f"{verb} usage on schema upkeep {to} {role};",
+            f"{verb} update on upkeep.writer_lock {to} {role};",
             *(f"{verb} execute on function {each} {to} {role};" for each in _UPKEEP),
             "commit;",
         ]
     )
-    return Sql(f"grants: {role} may {grant.privilege} {grant.database}", done, sql, grant.database, command)
+    title = f"grants: {role} may {grant.privilege} {grant.database}"
+    return Sql(title, done, sql, grant.database, command, triggered_by=after)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NoReturn
 
 from homelab.errors import HomelabError
 from homelab.host import Host, Result, check
 from homelab.model import ManagedResource, Pending, Step
+from homelab.steps.known_errors import explain
 from homelab.steps.root_only import guarded
 
 _FIRST_INTERVAL = 0.5  # seconds between the first probe and the second
@@ -57,6 +58,39 @@ class Command(Step):
 
 
 @dataclass(frozen=True, eq=False)
+class Refuse(Step):
+    """A check that ends a container's deploy with `error` if `probe` prints `t`.
+
+    With `needs_answer`, a failed probe is pending, too: it is repeated before the steps that follow.
+    """
+
+    name: str
+    probe: str
+    error: HomelabError
+    needs_answer: bool = False
+
+    @property
+    def title(self) -> str:
+        """See Step."""
+        return self.name
+
+    def probes(self) -> Sequence[str]:
+        """See Step."""
+        return (self.probe,)
+
+    def check(self, answers: Sequence[Result]) -> Pending | None:
+        """See Step."""
+        if answers[0].ok and answers[0].text == "t":
+            return Pending(self.error.brief, effect="refused")
+        return Pending("not known yet") if self.needs_answer and not answers[0].ok else None
+
+    def apply(self, host: Host) -> None:
+        """See Step. Raises the error, or CommandFailed if the probe fails."""
+        if check(host, self.probe, f"check `{self.name}`").text == "t":
+            raise self.error
+
+
+@dataclass(frozen=True, eq=False)
 class WaitFor(Step):
     """A wait until `probe` succeeds: for another container, or for a slow start.
 
@@ -100,10 +134,16 @@ class WaitFor(Step):
                     f"Fix {self.container} first, then run `homelab deploy` again.",
                 )
             if time.monotonic() > until:
-                raise HomelabError(
-                    f"Cannot continue on {host.name}: not within {self.deadline:.0f} s: {self.name}",
-                    (result.text or result.stderr.decode())[-1500:],
-                    f"See `homelab logs {self.container}`; fix the cause, then run `homelab deploy` again.",
-                )
+                self._give_up(host, result)
             time.sleep(pause)
             pause = self.interval
+
+    def _give_up(self, host: Host, result: Result) -> NoReturn:
+        output = (result.text or result.stderr.decode(errors="replace"))[-1500:]
+        see = f"See `homelab logs {self.container}`; fix the cause, then run `homelab deploy` again."
+        cause, resolution = explain(output, host.name) or ("", see)
+        raise HomelabError(
+            f"Cannot continue on {host.name}: not within {self.deadline:.0f} s: {self.name}",
+            "\n".join(part for part in (output, cause) if part),
+            resolution,
+        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -11,11 +10,13 @@ from shlex import quote
 from homelab.distributions import CA_BUNDLE
 from homelab.host import Result, argv
 from homelab.model import ManagedResource, Pending, Step
+from homelab.shortening import file_diff
 from homelab.steps import remote_paths
 from homelab.steps.batching import Script, ScriptStep
 from homelab.steps.root_only import refuse_link
 
 _COPIES = 5  # of replaced foreign content, for each path
+_LISTED = 10  # names of kept files in one line
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +87,17 @@ def keep_foreign(path: str, hash_command: str, new: str) -> str:
     )
 
 
+def kept_files(path: str, names: Sequence[str], found: str, written: Sequence[str]) -> str:
+    """Return the files at `path` that a user has changed or added and the folder of their copies; "" if there are none.
+
+    `found` and `written` are the hashes of `difference_reason`.
+    """
+    if found in written or not names:
+        return ""
+    listed = ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
+    return f"{listed}: kept in {remote_paths.replaced(path)}"
+
+
 def difference_reason(path: str, found: str, written: Sequence[str]) -> str:
     """Return why content with the hash `found` is replaced; `written` are the hashes that homelab wrote to `path`."""
     if found in written:
@@ -137,7 +149,11 @@ class File(ScriptStep):
         found = content.text[:64] if self.secret else hashlib.sha256(content.stdout).hexdigest()
         if found != self._hash:
             reason = difference_reason(self.path, found, written)
-            return Pending(f"{reason} (secret, not shown)" if self.secret else reason, self._diff(content.stdout))
+            return Pending(
+                f"{reason} (secret, not shown)" if self.secret else reason,
+                self._diff(content.stdout),
+                kept=kept_files(self.path, [self.path], found, written),
+            )
         wanted = f"{self.owner}:{self.group} {self.mode:o}"
         return None if owner_and_mode == wanted else Pending(f"{owner_and_mode} → {wanted}")
 
@@ -146,13 +162,7 @@ class File(ScriptStep):
         return hashlib.sha256(self.content).hexdigest()
 
     def _diff(self, found: bytes) -> str:
-        if self.secret:
-            return ""
-        old, new = (text.decode(errors="replace").splitlines(keepends=True) for text in (found, self.content))
-        return "".join(
-            line if line.endswith("\n") else line + "\n"
-            for line in difflib.unified_diff(old, new, f"a{self.path}", f"b{self.path}")
-        )
+        return "" if self.secret else file_diff(self.path, found, self.content)
 
     def script(self) -> Script:
         """See ScriptStep."""

@@ -11,7 +11,10 @@ from homelab.host import Host, Result
 from homelab.model import ManagedResource, Pending, Step
 from homelab.steps import manifest, remote_paths
 from homelab.steps.locking import busy_probe
-from homelab.steps.queries import merge_queries
+from homelab.steps.queries import Query, merge_queries
+
+_NO_CONNECTION = 2  # exit status of psql when it has no connection
+_UNREACHABLE = "not reachable: roles and databases were not checked"
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class HostState:
     """The result of one batch of probes."""
 
     changes: list[Change]  # in the order of the steps, removals excluded
+    unchecked: frozenset[Step]  # steps that query a server which is not reachable
     busy: bool  # a command of an earlier run is still running
     markers: frozenset[str]  # steps that an interrupted run still had to apply
     manifest: str  # the text of the host's manifest
@@ -38,9 +42,35 @@ class HostState:
 
 
 def pending_changes(host: Host, steps: Sequence[Step]) -> list[Change]:
-    """Return the pending changes in order, removals first, from one round trip. Changes nothing."""
+    """Return the pending changes in order, removals first, from one round trip. Changes nothing.
+
+    One change stands for all steps that could not be checked because PostgreSQL is not reachable.
+    """
     state = inspect_host(host, steps)
-    return [*removals(state, steps), *state.changes]
+    checked = [change for change in state.changes if change.step not in state.unchecked or change.pending.diff]
+    unreachable = [Change(Unreachable(), Pending(_UNREACHABLE, effect="not checked"))] if state.unchecked else []
+    return [*removals(state, steps), *checked, *unreachable]
+
+
+@dataclass(frozen=True, eq=False)
+class Unreachable(Step):
+    """The steps of a plan whose server is not reachable; it is never applied."""
+
+    @property
+    def title(self) -> str:
+        """See Step."""
+        return "PostgreSQL"
+
+    def probes(self) -> Sequence[str]:
+        """See Step."""
+        return ()
+
+    def check(self, answers: Sequence[Result]) -> Pending | None:
+        """See Step."""
+        return None
+
+    def apply(self, host: Host) -> None:
+        """See Step."""
 
 
 def marker(step: Step) -> str:
@@ -56,7 +86,7 @@ def managed_by(steps: Sequence[Step]) -> frozenset[ManagedResource]:
 def removals(state: HostState, steps: Sequence[Step]) -> list[Change]:
     """Return the removals of managed resources that no step declares any more, in order."""
     return [
-        Change(manifest.RemoveResource(resource), Pending("no longer in the inventory"))
+        Change(manifest.RemoveResource(resource), manifest.removal(resource))
         for resource in manifest.orphaned(manifest.parse(state.manifest), managed_by(steps))
     ]
 
@@ -86,11 +116,24 @@ def inspect_host(host: Host, steps: Sequence[Step], due: Collection[str] | None 
     due_markers = markers if due is None else markers.intersection(due)
     return HostState(
         changes=_without_needless_waits(list(_pending(steps, answers, due_markers))),
+        unchecked=frozenset(steps[index] for index in _unchecked(probes, results)),
         busy=not busy.ok,
         markers=markers,
         manifest=listed.stdout.decode(errors="replace"),
         clock_offset=clock_offset(int(clock.text), before, time.time()),
     )
+
+
+def _unchecked(probes: Sequence[tuple[int, str]], results: Sequence[Result]) -> Iterator[int]:
+    """Yield the steps with a query to which no server has answered."""
+    statuses: dict[str, set[int]] = {}
+    queries = [(index, probe, result) for (index, probe), result in zip(probes, results, strict=True)]
+    for _, probe, result in queries:
+        if isinstance(probe, Query):
+            statuses.setdefault(probe.psql, set()).add(result.status)
+    for index, probe, _ in queries:
+        if isinstance(probe, Query) and statuses[probe.psql] == {_NO_CONNECTION}:
+            yield index
 
 
 def clock_offset(clock: float, before: float, after: float) -> float:
@@ -115,9 +158,9 @@ def _pending(
     for index, step in enumerate(steps):
         pending = step.check(answers[index])
         if pending is None and marker(step) in markers:
-            pending = Pending("still to do after an interrupted run")
+            pending = Pending("still to do after an interrupted run", effect=step.effect)
         if pending is None and (trigger := next((each for each in step.triggered_by if each in changing), None)):
-            pending = Pending(f"because of {trigger.title}")
+            pending = Pending(f"because of {trigger.title}", effect=step.effect)
         if pending is not None:
             changing.add(step)
             yield Change(step, pending)

@@ -47,6 +47,16 @@ KNOWN_ERRORS = (
         "A certificate or signature is too new or too old for the clock of {host}, which is the clock of its node.",
         f"Compare `homelab ssh {{host}} -- date -u` with the real time; set the node's clock (chrony), {_AGAIN}.",
     ),
+    # Before the next one: libpq and asyncpg also report that a certificate's verification failed.
+    KnownError(
+        r"server does not support SSL, but SSL was required|rejected SSL upgrade|SSL error: certificate verify failed|"
+        r"server certificate for .* does not match host name",
+        "{host} reached a server that shows no certificate of the lab's CA for its address, and sent it no password. "
+        "Either its certificate is from before a change of the CA, the name, or the address, or another machine "
+        "answers at its address.",
+        "Run `homelab deploy` without --limit, which renews the certificates. If that does not help, find the machine "
+        "that answers: compare `homelab ssh {host} -- ip neigh` with the MAC addresses on Proxmox.",
+    ),
     KnownError(
         r"UnknownIssuer|self[- ]signed certificate|unable to get local issuer certificate|"
         r"[Cc]ertificate verif(y|ication) failed",

@@ -10,9 +10,11 @@ from shlex import quote
 
 from homelab.host import Host, Result, argv, check
 from homelab.model import ManagedResource, Pending, Step
+from homelab.steps import remote_paths
 from homelab.steps.apt_mirror import is_mirrored, restore_sources
 from homelab.steps.files import keep_foreign
 from homelab.steps.root_only import guarded
+from homelab.steps.trees import tree_hash_command
 
 _UNIT = re.compile(r"[A-Za-z0-9@:_.\\-]+\.(service|socket|timer|path|target|mount)")
 # Dependents first: a unit before its files, and the content of a directory before the directory.
@@ -57,6 +59,16 @@ def _is_valid(resource: ManagedResource) -> bool:
     return resource.kind in _ORDER and re.match("/[^/]+/", path) is not None and posixpath.normpath(path) == path
 
 
+def removal(resource: ManagedResource) -> Pending:
+    """Return the reason for the removal of a resource."""
+    reason = "no longer in the inventory"
+    if resource.kind == "unit":
+        return Pending(reason, effect=f"stops {resource.name.removesuffix('.service')}")
+    if resource.kind in ("file", "tree"):
+        return Pending(f"{reason}; changes by hand are kept in {remote_paths.replaced(resource.name)}")
+    return Pending(reason)
+
+
 @dataclass(frozen=True, eq=False)
 class RemoveResource(Step):
     """Removal of a managed resource. A directory is removed only if it is empty: its content is not ours."""
@@ -81,7 +93,7 @@ class RemoveResource(Step):
 
     def check(self, answers: Sequence[Result]) -> Pending | None:
         """See Step."""
-        return Pending("no longer in the inventory") if answers[0].ok else None
+        return removal(self.resource) if answers[0].ok else None
 
     def apply(self, host: Host) -> None:
         """See Step. Packages stay, so a unit of a package is masked: it would start at the next boot."""
@@ -112,11 +124,12 @@ class RemoveResource(Step):
 
     def _remove_path(self) -> str:
         kind, path = self.resource.kind, quote(self.resource.name)
+        hashes = {"file": f"sha256sum <{path}", "tree": tree_hash_command(self.resource.name)}
         leftovers = {"tree": f" {path}.new {path}.old", "venv": f" {path}.next {path}-*"}.get(kind, "")
         return "\n".join(
             [
                 "set -e; umask 077",
-                keep_foreign(self.resource.name, f"sha256sum <{path}", "") if kind == "file" else "",
+                keep_foreign(self.resource.name, hashes[kind], "") if kind in hashes else "",
                 f"rm -rf {path}{leftovers}",
                 "update-ca-certificates --fresh" if kind == "certificate" else "",
             ]

@@ -14,7 +14,7 @@ from homelab.host import Result, argv
 from homelab.model import ManagedResource, Pending
 from homelab.steps import remote_paths
 from homelab.steps.batching import Script, ScriptStep
-from homelab.steps.files import difference_reason, keep_foreign
+from homelab.steps.files import difference_reason, keep_foreign, kept_files
 
 _HASHES = "find . -type f -printf '%P\\0' | xargs -0r sha256sum"
 _IGNORED = {"__pycache__", "target", "logs", "dbt_packages", ".user.yml", ".keep"}
@@ -65,10 +65,12 @@ class Tree(ScriptStep):
         surplus = [name for name in found if name not in wanted]
         if not changed and not surplus:
             return None if tidy.ok else Pending("the previous version is still there")
+        present, ours = _tree_hash(found), written.text.split()
+        theirs = sorted([*(name for name in changed if name in found), *surplus])
         return Pending(
-            f"{difference_reason(self.path, _tree_hash(found), written.text.split())}: "
-            f"{len(changed)} files to write, {len(surplus)} to remove",
+            f"{difference_reason(self.path, present, ours)}: {len(changed)} files to write, {len(surplus)} to remove",
             self._listing("+", changed) + self._listing("-", surplus),
+            kept=kept_files(self.path, [f"{self.path}/{name}" for name in theirs], present, ours),
         )
 
     def _hashes(self) -> Mapping[str, str]:
@@ -80,7 +82,6 @@ class Tree(ScriptStep):
     def script(self) -> Script:
         """See ScriptStep."""
         new, old = f"{self.path}.new", f"{self.path}.old"
-        found_hash = f"cd {quote(self.path)} && {_HASHES} | LC_ALL=C sort | sha256sum"
         # The directory is missing for a moment during the swap; a pipeline run that meets it fails and is retried.
         return Script(
             "\n".join(
@@ -89,7 +90,7 @@ class Tree(ScriptStep):
                     argv("rm", "-rf", new, old),
                     argv("mkdir", "-p", new),
                     argv("tar", "-xf", "-", "-C", new, "--no-same-owner"),
-                    f"(umask 077; {keep_foreign(self.path, found_hash, _tree_hash(self._hashes()))})",
+                    f"(umask 077; {keep_foreign(self.path, tree_hash_command(self.path), _tree_hash(self._hashes()))})",
                     f"if [ -e {quote(self.path)} ]; then {argv('mv', '-T', self.path, old)}; fi",
                     argv("mv", "-T", new, self.path),
                     argv("rm", "-rf", old),
@@ -109,6 +110,11 @@ class Tree(ScriptStep):
                 entry.mode = 0o644
                 archive.addfile(entry, io.BytesIO(content))
         return buffer.getvalue()
+
+
+def tree_hash_command(path: str) -> str:
+    """Return shell text that prints the hash of the tree at `path`."""
+    return f"cd {quote(path)} && {_HASHES} | LC_ALL=C sort | sha256sum"
 
 
 def _tree_hash(hashes: Mapping[str, str]) -> str:

@@ -9,17 +9,34 @@ from __future__ import annotations
 
 import os
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from airflow.providers.ssh.operators.ssh import SSHOperator
 
 try:
     from airflow.sdk import DAG
+    from airflow.sdk.exceptions import AirflowFailException
 
     BACKOFF = 2.0
 except ImportError:  # Airflow 2, where it is a bool; for Airflow 3 True means a multiplier of 1, which is no backoff
     from airflow import DAG
+    from airflow.exceptions import AirflowFailException
 
     BACKOFF = True
+
+LASTING = (2, 6, 7)  # exit statuses of errors that a repetition meets again: bad_input, key_refused, build_failed
+
+
+class PipelineCommand(SSHOperator):
+    """A command on the analytics container; it is not repeated after an error that a repetition meets again."""
+
+    def raise_for_status(self, exit_status: int, stderr: bytes, context: Any = None) -> None:
+        """Fail the task without a retry for these statuses."""
+        if exit_status in LASTING:
+            last = stderr.decode(errors="replace").strip().splitlines()[-1:]
+            raise AirflowFailException(f"exit status {exit_status}: {' '.join(last)}")
+        super().raise_for_status(exit_status, stderr, context)
+
 
 with DAG(
     dag_id="weather_ingestion_pipeline",
@@ -37,14 +54,14 @@ with DAG(
         "retry_exponential_backoff": BACKOFF,
     },
 ) as dag:
-    fetch_weather_data = SSHOperator(
+    fetch_weather_data = PipelineCommand(
         task_id="fetch_weather_data", ssh_conn_id="analytics", command="fetch_weather_data", cmd_timeout=15 * 60
     )
-    run_dbt_transformation = SSHOperator(
+    run_dbt_transformation = PipelineCommand(
         task_id="run_dbt_transformation", ssh_conn_id="analytics", command="run_dbt_transformation", cmd_timeout=30 * 60
     )
     # No retry: it reports the last ingestion, and would report the same.
-    verify_ingestion = SSHOperator(
+    verify_ingestion = PipelineCommand(
         task_id="verify_ingestion", ssh_conn_id="analytics", command="verify_ingestion", cmd_timeout=60, retries=0
     )
     fetch_weather_data >> run_dbt_transformation

@@ -20,6 +20,7 @@ class ExitStatus:
     partial: int  # some rows are stored, others failed
     busy: int  # another run holds the lock
     key_refused: int
+    build_failed: int  # a model or a test has failed: a repetition fails again
 
 
 @dataclass(slots=True)

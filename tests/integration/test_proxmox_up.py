@@ -121,6 +121,19 @@ def test_second_up_does_nothing_in_at_most_five_calls(site: Site) -> None:
     assert (len(site.pve.tasklog), site.waited, len(site.asked)) == (tasks, [], 1)
 
 
+@pytest.mark.parametrize("seconds", [1.0, pytest.param(12.0, marks=pytest.mark.slow)])
+def test_calls_for_three_containers_do_not_grow_with_the_time_of_their_tasks(site: Site, seconds: float) -> None:
+    site.pve.time_scale = 1.0
+    site.pve.ct_secs |= {"create": seconds, "start": seconds / 5, "destroy": seconds / 5}
+    assert len(site.up().done) == 3
+    assert len(site.pve.requests) <= 40, site.pve.calls()
+    site.pve.requests.clear()
+    for task in site.pve.tasklog:  # as if the containers had been left alone for a while
+        task |= {"starttime": task["starttime"] - 600, "endtime": task["endtime"] - 600}
+    assert len(site.destroy().done) == 3
+    assert len(site.pve.requests) <= 20, site.pve.calls()
+
+
 def test_limit_restricts_up(site: Site) -> None:
     assert list(site.up("postgres-data").done) == ["postgres-data"]
     assert site.pve.ct(168) is None
@@ -393,7 +406,7 @@ def test_container_that_left_the_inventory_is_named_and_kept(site: Site) -> None
     site.inventory = replace(site.inventory, containers=kept)
     expected = (
         "airflow-orchestration: 169 on node pve has this lab's tags and is not in the inventory: left unchanged. To "
-        "remove it with its data, on the node: `pct destroy 169 --purge`"
+        "remove it with its data: `homelab destroy --orphans --limit airflow-orchestration`"
     )
     assert str(site.noted()) == expected
     states, notes = container_states(site.inventory)
@@ -401,3 +414,53 @@ def test_container_that_left_the_inventory_is_named_and_kept(site: Site) -> None
     assert not site.up()
     site.destroy()
     assert [ct.vmid for ct in site.pve.cts] == [169]
+
+
+def test_renamed_container_keeps_its_pinned_key(site: Site) -> None:
+    site.up()
+    site.pve.tasklog.clear()  # the log of its creation has rotated away
+    first = site.inventory.containers[0]
+    renamed = replace(first, name="db", shape=replace(first.shape, hostname="db"))
+    site.inventory = replace(site.inventory, containers=(renamed, *site.inventory.containers[1:]))
+    done = site.up().done
+    assert "update db: hostname: postgres-data → db" in done["db"][0]
+    assert site.pve.ct(167).config["hostname"] == "db"
+    assert sorted(site.known_hosts.pins()) == sorted(["db", *NAMES[1:]])
+    assert site.known_hosts.pins()["db"].fingerprint == site.pve.keys[167]
+    assert site.up().done == {}
+
+
+def test_container_that_left_the_inventory_is_removed_by_name_after_a_question(site: Site) -> None:
+    site.up()
+    orphan, kept = site.inventory.containers[0], site.inventory.containers[1:]
+    foreign = site.pve.add_ct(300, "paperless", node="pve", config={"tags": "homelab;homelab-other"})
+    site.inventory = replace(site.inventory, containers=tuple(kept))
+    (note,) = plan_up(site.inventory, find_guests(Client(site.inventory.endpoint), site.inventory)).notes
+    assert "`homelab destroy --orphans --limit postgres-data`" in note.text
+
+    def remove(*limit: str) -> Outcome:
+        session = make_session(site.inventory, site.known_hosts)
+        return destroy(session, confirm=site._confirm, limit=limit, orphans=True)
+
+    with pytest.raises(InputError, match="Cannot find container analytics-platform"):
+        remove("analytics-platform")
+    site.answer = False
+    assert str(remove()) == "Nothing was changed."
+    assert site.pve.ct(167)
+    site.answer = True
+    assert remove("postgres-data").done == {"postgres-data": ["destroy postgres-data (167) and its disk"]}
+    assert [site.pve.ct(vmid) is None for vmid in (167, 168, 169)] == [True, False, False]
+    assert site.pve.ct(300) is foreign
+    assert sorted(site.known_hosts.pins()) == sorted(NAMES[1:])
+    assert str(remove()) == "Nothing to do: the inventory has all containers of the lab."
+    assert orphan.name not in site.known_hosts.pins()
+
+
+def test_protected_container_that_left_the_inventory_is_refused(site: Site) -> None:
+    site.up()
+    site.pve.ct(167).config["protection"] = 1
+    site.inventory = replace(site.inventory, containers=site.inventory.containers[1:])
+    with pytest.raises(HomelabError, match="Cannot destroy postgres-data: it is protected") as caught:
+        destroy(make_session(site.inventory, site.known_hosts), confirm=site._confirm, orphans=True)
+    assert "pct set 167 --protection 0" in caught.value.resolution
+    assert site.pve.ct(167)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from homelab.pipeline_contract import COMMANDS, CONNECTION_ID, DAG_ID, TASKS
+from homelab.pipeline_contract import COMMANDS, CONNECTION_ID, DAG_ID, EXIT, TASKS
 from tests.scripts import ROOT
 
 DAG_FILE = ROOT / "pipeline" / "dags" / "weather_ingestion_pipeline.py"
@@ -31,6 +31,15 @@ class Recorder:
         self.downstream.append(other)
         return other
 
+    def raise_for_status(self, exit_status: int, stderr: bytes, context: Any = None) -> None:
+        """As the operator of Airflow: any other status than 0 fails the attempt, which is repeated."""
+        if exit_status:
+            raise RuntimeError
+
+
+class NoRetry(Exception):
+    """A stub of AirflowFailException."""
+
 
 def load(monkeypatch: pytest.MonkeyPatch, series: str) -> dict[str, Any]:
     names = [
@@ -39,11 +48,15 @@ def load(monkeypatch: pytest.MonkeyPatch, series: str) -> dict[str, Any]:
         "airflow.providers.ssh",
         "airflow.providers.ssh.operators",
         "airflow.providers.ssh.operators.ssh",
+        "airflow.exceptions",
         "airflow.sdk",
+        "airflow.sdk.exceptions",
     ]
     modules = {name: ModuleType(name) for name in names}
     modules["airflow.providers.ssh.operators.ssh"].SSHOperator = Recorder  # type: ignore[attr-defined]
     modules["airflow.sdk" if series == "3.3" else "airflow"].DAG = Recorder  # type: ignore[attr-defined]
+    exceptions = "airflow.sdk.exceptions" if series == "3.3" else "airflow.exceptions"
+    modules[exceptions].AirflowFailException = NoRetry  # type: ignore[attr-defined]
     for name, module in modules.items():
         # None makes the import fail, as on 2.11.
         monkeypatch.setitem(sys.modules, name, None if name == "airflow.sdk" and series == "2.11" else module)
@@ -51,7 +64,7 @@ def load(monkeypatch: pytest.MonkeyPatch, series: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("series", "backoff"), [("3.3", 2.0), ("2.11", True)])
-def test_the_dags_schedule_and_retries(monkeypatch: pytest.MonkeyPatch, series: str, backoff: float) -> None:
+def test_dag_has_its_schedule_and_retries(monkeypatch: pytest.MonkeyPatch, series: str, backoff: float) -> None:
     monkeypatch.delenv("WEATHER_SCHEDULE", raising=False)
     found = load(monkeypatch, series)
     dag = found["dag"]
@@ -65,7 +78,7 @@ def test_the_dags_schedule_and_retries(monkeypatch: pytest.MonkeyPatch, series: 
 
 
 @pytest.mark.parametrize("series", ["3.3", "2.11"])
-def test_the_dags_names_are_those_of_the_contract(monkeypatch: pytest.MonkeyPatch, series: str) -> None:
+def test_names_in_the_dag_are_those_of_the_contract(monkeypatch: pytest.MonkeyPatch, series: str) -> None:
     found = load(monkeypatch, series)
     assert found["dag"].arguments["dag_id"] == DAG_ID
     tasks = {
@@ -78,7 +91,7 @@ def test_the_dags_names_are_those_of_the_contract(monkeypatch: pytest.MonkeyPatc
         assert (task.arguments["ssh_conn_id"], task.arguments["command"]) == (CONNECTION_ID, name)
 
 
-def test_the_marts_do_not_wait_for_the_verification(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_marts_do_not_wait_for_the_verification(monkeypatch: pytest.MonkeyPatch) -> None:
     found = load(monkeypatch, "3.3")
     ingest, build, verify = (found[name] for name in (TASKS.ingest, TASKS.build, TASKS.verify))
     assert (ingest.downstream, build.downstream, verify.downstream) == ([build, verify], [], [])
@@ -86,6 +99,18 @@ def test_the_marts_do_not_wait_for_the_verification(monkeypatch: pytest.MonkeyPa
     assert verify.arguments["retries"] == 0, "a retry would report the same"
 
 
-def test_the_schedule_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_schedule_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WEATHER_SCHEDULE", "*/10 * * * *")
     assert load(monkeypatch, "3.3")["dag"].arguments["schedule"] == "*/10 * * * *"
+
+
+@pytest.mark.parametrize("series", ["3.3", "2.11"])
+def test_error_that_a_repetition_meets_again_is_not_repeated(monkeypatch: pytest.MonkeyPatch, series: str) -> None:
+    task = load(monkeypatch, series)[TASKS.build]
+    task.raise_for_status(0, b"")
+    for status in (EXIT.bad_input, EXIT.key_refused, EXIT.build_failed):
+        with pytest.raises(NoRetry, match="Binder Error"):
+            task.raise_for_status(status, b"first\nBinder Error\n")
+    for status in (EXIT.failed, EXIT.partial, EXIT.busy):
+        with pytest.raises(RuntimeError):
+            task.raise_for_status(status, b"")

@@ -224,7 +224,7 @@ def test_sshd_is_reloaded_by_the_unit_name_of_all_distributions(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("alias", FACTS)
-def test_the_settings_of_sshd_come_before_those_of_cloud_init(tmp_path: Path, alias: str) -> None:
+def test_settings_of_sshd_come_before_those_of_cloud_init(tmp_path: Path, alias: str) -> None:
     (path,) = [
         step.path
         for step in steps(inventory(tmp_path, alias), "postgres")
@@ -247,7 +247,7 @@ class RefusingHost(LocalHost):
         return Result(command, 255)
 
 
-def test_a_wait_for_a_login_stays_below_the_penalties_of_sshd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wait_for_a_login_stays_below_the_penalties_of_sshd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Debian 13's sshd adds 5 s for each refused login, subtracts elapsed time, and refuses the address at 15 s."""
     (wait,) = [
         step

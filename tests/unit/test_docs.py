@@ -19,7 +19,9 @@ DOCS = ROOT / "docs"
 READMES = [ROOT / folder / "README.md" for folder in ("benchmarks", "pipeline")]
 PAGES = sorted([*ROOT.glob("*.md"), *READMES, *DOCS.rglob("*.md")])
 # The pages that are generated from the code.
-GENERATED = {DOCS / f"reference/{name}.md" for name in ("cli", "inventory", "services", "steps", "exit-codes", "json")}
+GENERATED = {
+    DOCS / f"reference/{name}.md" for name in ("cli", "inventory", "services", "api", "steps", "exit-codes", "json")
+}
 _BLOCK = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"`(homelab [^`]+)`")

@@ -1,59 +1,13 @@
-"""Progress of the pipeline in the containers: the running task, and the progress of dbt."""
+"""Progress of a long command in a container."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, field
 from functools import partial
 
 import pytest
 
-from homelab.host import Result
-from homelab.runtime import job_progress, pipeline_runs
+from homelab.runtime import job_progress
 from tests.support import LocalHost
-
-START = "12:09:14.20 [info ] [Thread-1 (]: 36 of 36 START test unique_cities_city ........................ [RUN]\n"
-OLD = "12:08:14.28 [info ] [Thread-1 (]: 36 of 36 PASS unique_cities_city ...................... [PASS in 0.08s]\n"
-NEW = (
-    "12:09:14.31 [info ] [Thread-2 (]: 3 of 36 OK created sql incremental model main.weather_daily .. [OK in 0.3s]\n"
-    "12:09:14.35 [info ] [Thread-2 (]: 4 of 36 START test accepted_range ............................. [RUN]\n"
-)
-
-
-@dataclass
-class Airflow(LocalHost):
-    """Both containers in one: each query of the run returns the next state; dbt's log is `log`."""
-
-    states: list[tuple[str, dict[str, str]]] = field(default_factory=list)
-    log: str = OLD + START
-
-    def run(self, command: str, *, stdin: bytes = b"", timeout: float = 60) -> Result:
-        if "dbt.log" in command:
-            return Result(command, 0, self.log.encode())
-        if "task_instance" in command:
-            return Result(command, 0, json.dumps(self.states[0][1]).encode())
-        if len(self.states) > 1:
-            self.states.pop(0)
-        return Result(command, 0, self.states[0][0].encode())
-
-
-def test_progress_names_the_running_task_and_the_last_node_of_dbt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline_runs, "POLL_INTERVAL", 0)
-    fetch, build = "fetch_weather_data", "run_dbt_transformation"
-    host = Airflow(
-        states=[
-            ("queued", {}),
-            ("queued", {}),
-            ("running", {fetch: "running"}),
-            ("running", {fetch: "success", build: "running"}),
-            ("success", {}),
-        ]
-    )
-    dbt, reported = job_progress.DbtLog(host), list[str]()
-    assert dbt() == "", "the log of the previous build"
-    host.log += NEW
-    assert pipeline_runs._wait(host, "r", dbt, reported.append) == "success"
-    assert reported == [fetch, f"{build} 3 of 36 OK created sql incremental model main.weather_daily"]
 
 
 def test_status_and_errors_of_a_job_are_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:

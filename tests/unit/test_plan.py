@@ -169,8 +169,8 @@ def test_refusals_block_all_actions(
     inventory: Inventory, differing: dict[str, Any], brief: str, resolution: str
 ) -> None:
     plan = plan_up(inventory, {167: observed(inventory, **differing)})
-    # One refusal blocks the other actions too, so that the user decides first.
-    assert lines(plan) == []
+    # One refusal blocks the other actions too, so that the user decides first; the plan still shows them.
+    assert [each.container.name for each in plan.actions] == ["analytics-platform", "airflow-orchestration"]
     with pytest.raises(HomelabError, match=re.escape(brief)) as caught:
         plan.refuse_unsafe()
     assert resolution in caught.value.resolution

@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shlex
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from homelab.errors import HomelabError, InputError
 from homelab.host import Result
 from homelab.inventory import load
+from homelab.inventory.errors import Problems
+from homelab.inventory.yaml_source import parse
 from homelab.model import Inventory, ServiceContext, Step
 from homelab.paths import bundled_path
 from homelab.runtime.convergence import steps_of
 from homelab.services.airflow import Airflow
 from homelab.services.analytics import Analytics
+from homelab.services.lab_certificates import CA_FILE, container_names, lab_names
 from homelab.services.postgres import Postgres
-from homelab.steps import Command, Directory, File, Packages, SystemdUnit
+from homelab.services.registry import Registry
+from homelab.steps import Command, Directory, File, Packages, Refuse, ServerCertificate, Sql, SystemdUnit
 from tests.scripts import SCRIPTS
-from tests.support import FixedSecretStore
+from tests.support import FixedSecretStore, LocalHost
 
 KEYS = {"analytics-platform": "ssh-ed25519 AAAAHost"}
+REGISTRY = Registry()
+SERVICES = REGISTRY.names()
 POSTGRES = {"ubuntu-24.04": 16, "debian-12": 15, "debian-13": 17}
 
 
@@ -72,8 +82,8 @@ def test_postgres_has_the_version_of_the_distribution(tmp_path: Path, template: 
     ]
     assert services(found) == [f"postgresql@{version}-main.service"]
     rules = file(found, f"/etc/postgresql/{version}/main/pg_hba.conf")
-    assert "host    project_data      analytics       192.168.2.68/32      scram-sha-256" in rules
-    assert "host    airflow_metadata  airflow_admin   192.168.2.69/32      scram-sha-256" in rules
+    assert "hostssl project_data      analytics       192.168.2.68/32      scram-sha-256" in rules
+    assert "hostssl airflow_metadata  airflow_admin   192.168.2.69/32      scram-sha-256" in rules
     assert "shared_buffers = '512MB'" in file(found, f"/etc/postgresql/{version}/main/conf.d/homelab.conf")
 
 
@@ -98,7 +108,7 @@ def test_pgdg_comes_with_its_key_from_a_signed_package(tmp_path: Path) -> None:
         ({"base": "rows\n"}, "exit 1", {"base": "rows\n"}),
     ],
 )
-def test_an_existing_cluster_is_never_removed_and_an_incomplete_one_is(
+def test_existing_cluster_is_never_removed_and_an_incomplete_one_is(
     tmp_path: Path, data: dict[str, str], create: str, left: dict[str, str]
 ) -> None:
     (step,) = [s for s in steps(inventory(tmp_path), "postgres") if s.title == "cluster 16/main"]
@@ -153,6 +163,28 @@ def test_titles_are_unique_and_triggers_come_first(tmp_path: Path, template: str
         assert all(found.index(trigger) < position for trigger in step.triggered_by), step.title
 
 
+@pytest.mark.parametrize("name", SERVICES)
+def test_each_service_with_a_tls_port_has_a_certificate_of_its_container(tmp_path: Path, name: str) -> None:
+    wanted = inventory(tmp_path)
+    found = steps(wanted, name)
+    tls = any(port.tls for port in wanted.container_with(name).services[name].ports())
+    certificates = [step for step in found if isinstance(step, ServerCertificate)]
+    assert [step.path for step in certificates] == ([f"/etc/ssl/homelab/{name}.pem"] if tls else [])
+    assert all(step.names == container_names(wanted.container_with(name)) for step in certificates)
+    # Every container trusts the CA before its first service connects to another one.
+    titles = [step.title for step in found]
+    assert titles.index(f"file {CA_FILE}") < titles.index(next(each for each in titles if each.startswith("packages")))
+
+
+def test_ca_permits_the_names_and_addresses_of_all_containers(tmp_path: Path) -> None:
+    wanted = inventory(tmp_path)
+    container = wanted.container_with("postgres")
+    with_domain = replace(container, shape=replace(container.shape, searchdomain="home.arpa"))
+    names = lab_names(replace(wanted, containers=(with_domain, *wanted.containers[1:])))
+    assert names.hosts == ("airflow-orchestration", "analytics-platform", "postgres-data", "postgres-data.home.arpa")
+    assert names.addresses == ("192.168.2.67", "192.168.2.68", "192.168.2.69")
+
+
 @pytest.mark.parametrize(
     ("version", "processes"),
     [("3.3", ["api-server", "dag-processor", "scheduler"]), ("2.11", ["webserver", "scheduler"])],
@@ -172,7 +204,7 @@ def test_airflow_runs_the_processes_of_its_series(tmp_path: Path, version: str, 
 
 
 @pytest.mark.parametrize(("version", "then"), [("3.3", "Airflow can import the DAG"), ("2.11", "airflow is healthy")])
-def test_the_admin_is_created_while_the_web_server_starts_if_they_do_not_conflict(
+def test_admin_is_created_while_the_web_server_starts_if_they_do_not_conflict(
     tmp_path: Path, version: str, then: str
 ) -> None:
     found = steps(inventory(tmp_path, airflow=version), "airflow")
@@ -183,17 +215,23 @@ def test_the_admin_is_created_while_the_web_server_starts_if_they_do_not_conflic
     assert ("export AIRFLOW__FAB__UPDATE_FAB_PERMS=False; " in found[at].command) is (version == "3.3")
 
 
+def test_no_container_gets_a_hash_of_the_admins_password_that_can_be_guessed(tmp_path: Path) -> None:
+    password = FixedSecretStore().secret("airflow-admin").reveal().encode()
+    commands = [step for step in steps(inventory(tmp_path), "airflow") if isinstance(step, Command)]
+    texts = "".join(text for step in commands for text in (step.command, *step.probes()))
+    hashes = [name for name in hashlib.algorithms_guaranteed if not name.startswith("shake")]
+    assert [name for name in hashes if hashlib.new(name, password).hexdigest() in texts] == []
+    assert "stamps" not in texts  # the key
+
+
 @pytest.mark.parametrize("version", ["3.3", "2.11"])
 def test_airflows_environment_is_readable_by_a_shell_and_private(tmp_path: Path, version: str) -> None:
     found = steps(inventory(tmp_path, airflow=version), "airflow")
-    (step,) = [s for s in found if isinstance(s, File) and s.path == "/etc/homelab/airflow.env"]
-    assert (step.mode, step.owner, step.secret) == (0o600, "root", True)
-    values = dict(
-        word.split("=", 1)
-        for line in step.content.decode().splitlines()
-        if not line.startswith("#")
-        for word in shlex.split(line)
-    )
+    values: dict[str, str] = {}
+    for name, secret in (("airflow.env", False), ("airflow-secrets.env", True)):
+        (step,) = [s for s in found if isinstance(s, File) and s.path == f"/etc/homelab/{name}"]
+        assert (step.mode, step.owner, step.secret) == (0o600, "root", secret)
+        values |= variables(step.content.decode())
     connection = json.loads(values["AIRFLOW_CONN_ANALYTICS"])
     assert connection["host"] == "192.168.2.68"
     assert connection["extra"]["host_key"] == "ssh-ed25519 AAAAHost"
@@ -237,15 +275,62 @@ def test_all_folders_of_the_gate_belong_to_root(tmp_path: Path) -> None:
     } == {"root"}
 
 
-def test_the_pipelines_environment_has_the_cities_as_json(tmp_path: Path) -> None:
+def test_pipelines_environment_has_the_cities_as_json(tmp_path: Path) -> None:
     wanted = inventory(tmp_path)
     text = file(steps(wanted, "analytics"), "/opt/analytics-platform/pipeline.env")
-    values = dict(
-        word.split("=", 1) for line in text.splitlines() if not line.startswith("#") for word in shlex.split(line)
-    )
+    values = variables(text)
     assert [city["name"] for city in json.loads(values["WEATHER_CITIES"])] == [c.name for c in wanted.pipeline.cities]
-    assert values["OPENWEATHER_API_KEY"] == "openweather-key"
     assert values["PGHOST"] == "192.168.2.67"
+
+
+@pytest.mark.parametrize("service", ["postgres", "analytics", "airflow"])
+def test_only_files_of_secrets_hide_their_diff_and_no_other_file_contains_one(tmp_path: Path, service: str) -> None:
+    found = [step for step in steps(inventory(tmp_path), service) if isinstance(step, File)]
+    values = ["openweather-key", "secret-of-", "PRIVATE KEY"]
+    for step in found:
+        contains = any(value in step.content.decode() for value in values)
+        assert step.secret == contains, step.path
+
+
+def test_secrets_of_the_pipeline_are_read_with_its_settings(tmp_path: Path) -> None:
+    found = steps(inventory(tmp_path), "analytics")
+    for name in ("pipeline.env", "secrets.env"):
+        text = file(found, f"/opt/analytics-platform/{name}").replace("/opt/analytics-platform", str(tmp_path))
+        (tmp_path / name).write_text(text)
+    shown = subprocess.run(
+        ["sh", "-euc", f'. {tmp_path}/pipeline.env; echo "$OPENWEATHER_API_KEY $PGUSER $PGPASSWORD $DBT_PGPASSWORD"'],
+        capture_output=True,
+        check=True,
+        timeout=60,
+    )
+    assert shown.stdout.decode().split() == [
+        "openweather-key",
+        "analytics",
+        "secret-of-postgres-analytics",
+        "secret-of-postgres-dbt",
+    ]
+
+
+def test_downgrade_of_airflow_is_refused_by_name(tmp_path: Path) -> None:
+    first, second = [s for s in steps(inventory(tmp_path, airflow="2.11"), "airflow") if isinstance(s, Refuse)]
+    assert not [s for s in steps(inventory(tmp_path), "airflow") if isinstance(s, Refuse)]
+    newer, older, silent = Result("", 0, b"t\n"), Result("", 0, b"f\n"), Result("", 2)
+    assert str(first.check([newer])).count("Cannot downgrade Airflow to 2.11: its metadata are those of 3.x") == 1
+    assert (first.check([older]), first.check([silent]), second.check([older])) == (None, None, None)
+    assert second.check([silent])
+    for answer in ("t", "f"):
+        step = replace(second, probe=f"echo {answer}")
+        with pytest.raises(HomelabError, match="Cannot downgrade Airflow") if answer == "t" else nullcontext():
+            step.apply(LocalHost())
+    titles = [step.title for step in steps(inventory(tmp_path, airflow="2.11"), "airflow")]
+    assert titles.index(first.title) < titles.index("venv /opt/airflow/venv") < titles.index(second.title)
+    assert titles.index(second.title) + 1 == titles.index("airflow db migrate")
+
+
+def variables(text: str) -> dict[str, str]:
+    """Return the variables of a file for the shell."""
+    lines = [line for line in text.splitlines() if not line.startswith(("#", ". "))]
+    return dict(word.split("=", 1) for line in lines for word in shlex.split(line))
 
 
 def with_file(tmp_path: Path, name: str, text: str) -> Inventory:
@@ -255,7 +340,7 @@ def with_file(tmp_path: Path, name: str, text: str) -> Inventory:
     return replace(wanted, pipeline=replace(wanted.pipeline, cities=(), cities_file=file, rate_limit=600))
 
 
-def test_a_file_of_cities_is_installed_after_the_script_that_validates_it(tmp_path: Path) -> None:
+def test_file_of_cities_is_installed_after_the_script_that_validates_it(tmp_path: Path) -> None:
     found = steps(with_file(tmp_path, "mine.csv", "name\nBerlin\n"), "analytics")
     (cities,) = [s for s in found if isinstance(s, File) and s.path == "/opt/analytics-platform/cities.csv"]
     assert (cities.content, cities.secret, cities.mode) == (b"name\nBerlin\n", False, 0o644)
@@ -269,7 +354,7 @@ def test_a_file_of_cities_is_installed_after_the_script_that_validates_it(tmp_pa
 
 
 @pytest.mark.parametrize(("text", "accepted"), [("name\nBerlin\n", True), ("town\nBerlin\n", False)])
-def test_a_file_of_cities_is_validated_before_it_is_installed(tmp_path: Path, text: str, accepted: bool) -> None:
+def test_file_of_cities_is_validated_before_it_is_installed(tmp_path: Path, text: str, accepted: bool) -> None:
     found = steps(with_file(tmp_path, "mine.csv", text), "analytics")
     (cities,) = [s for s in found if isinstance(s, File) and s.path == "/opt/analytics-platform/cities.csv"]
     new = tmp_path / ".cities.csv.x1"
@@ -284,7 +369,7 @@ def test_a_file_of_cities_is_validated_before_it_is_installed(tmp_path: Path, te
     assert [path.name for path in tmp_path.glob(".cities*")] == [".cities.csv.x1"]
 
 
-def test_a_missing_file_of_cities_is_an_error(tmp_path: Path) -> None:
+def test_missing_file_of_cities_is_an_error(tmp_path: Path) -> None:
     wanted = with_file(tmp_path, "mine.csv", "")
     (tmp_path / "mine.csv").unlink()
     with pytest.raises(InputError, match="Cannot read the file of cities"):
@@ -292,7 +377,7 @@ def test_a_missing_file_of_cities_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("status", "expected"), [(0, 0), (4, 0), (1, 1), (2, 2)])
-def test_a_fetch_with_failed_cities_does_not_stop_the_pipeline(tmp_path: Path, status: int, expected: int) -> None:
+def test_fetch_with_failed_cities_does_not_stop_the_pipeline(tmp_path: Path, status: int, expected: int) -> None:
     script = file(steps(inventory(tmp_path), "analytics"), "/opt/analytics-platform/bin/fetch_weather_data")
     root = tmp_path / "root"
     (root / "venv" / "bin").mkdir(parents=True)
@@ -326,41 +411,95 @@ def test_steps_that_two_services_share_come_once_and_early_enough(tmp_path: Path
     assert uv < min(venvs)
 
 
+SUCCESS = {"status": "success", "finished": "F", "tests_passed": 1, "tests_failed": 0}
 HEALTH = [
     (
         Postgres(),
-        ['{"sizes": {"project_data": 7340032}, "connections": 3, "raw_rows": 0, "newest_raw_row": null}'],
+        ['{"sizes": {"project_data": 7340032}, "connections": 3, "raw_rows": 0, "newest_raw_row": null}', ""],
         True,
         "project_data 7 MiB; 3 connections; 0 raw rows, newest none yet",
     ),
-    (Postgres(), [None], False, "does not answer: "),
-    (Analytics(), ['{"last_build": null, "marts": []}'], False, "no build yet"),
+    (Postgres(), [None, None], False, "does not answer: "),
+    (
+        Postgres(),
+        [None, "raw.weather_observations, raw.exclusions"],
+        False,
+        "missing: raw.weather_observations, raw.exclusions; `homelab deploy` creates them, without their rows",
+    ),
+    (
+        Analytics(),
+        ['{"last_build": null, "marts": []}'],
+        False,
+        "no build yet: `homelab pipeline run` makes the first one",
+    ),
+    (
+        Analytics(),
+        [json.dumps({"last_build": SUCCESS, "marts": [{"name": "m", "rows": 3, "newest": "N"}], "published_bytes": 9})],
+        True,
+        "built F, 1 tests passed, 0 failed; m 3 rows to N",
+    ),
+    (
+        Analytics(),
+        [json.dumps({"last_build": SUCCESS, "marts": [], "published_bytes": None})],
+        False,
+        "the published marts are missing, although a build succeeded at F: `homelab pipeline run` publishes them again",
+    ),
     (
         Analytics(),
         [
-            '{"last_build": {"status": "failed", "finished": "F", "tests_passed": 1, "tests_failed": 2}, '
-            '"marts": [{"name": "m", "rows": 3, "newest": "N"}]}'
+            json.dumps(
+                {
+                    "last_build": {
+                        **SUCCESS,
+                        "status": "failed",
+                        "tests_failed": 2,
+                        "problems": [
+                            {"node": "test.p.old.1", "status": "warn", "message": "old"},
+                            {"node": "test.p.unique_x.1a", "status": "fail", "message": "Got 2 results,\n  not 0"},
+                            {"node": "model.p.m", "status": "error", "message": "Binder Error"},
+                        ],
+                    },
+                    "marts": [],
+                    "published_bytes": 9,
+                }
+            )
         ],
         False,
-        "built F, 1 tests passed, 2 failed; m 3 rows to N",
+        "build failed at F, 1 tests passed, 2 failed: test unique_x: Got 2 results, not 0 and 1 more "
+        "(`homelab pipeline status`); fix it, then `homelab pipeline run`",
     ),
     (
         Airflow(),
-        ['{"scheduler": {"status": "healthy"}, "triggerer": {"status": null}}', "[]"],
+        ['{"scheduler": {"status": "healthy"}, "triggerer": {"status": null}}', "[]", "[]"],
         True,
         "scheduler healthy; no run yet",
     ),
-    (Airflow(), ['{"scheduler": {"status": "unhealthy"}}', "[]"], False, "scheduler unhealthy; no run yet"),
+    (Airflow(), ['{"scheduler": {"status": "unhealthy"}}', "[]", "[]"], False, "scheduler unhealthy; no run yet"),
     (
         Airflow(),
         [
             '{"scheduler": {"status": "healthy"}}',
-            '[{"state": "running", "end_date": null}, {"state": "failed", "end_date": "2026-01-01T00:00:00.5"}]',
+            '[{"state": "running", "end_date": null}, {"state": "failed", "end_date": "2026-01-01T00:00:00.5", '
+            '"failed_tasks": "verify_ingestion"}]',
+            "[]",
         ],
         False,
-        "scheduler healthy; last run failed at 2026-01-01T00:00:00",
+        "scheduler healthy; last run failed at 2026-01-01T00:00:00 (verify_ingestion): `homelab pipeline run` repeats "
+        "it and shows the message",
     ),
-    (Airflow(), [None, "[]"], False, "does not answer"),
+    (
+        Airflow(),
+        ['{"scheduler": {"status": "healthy"}}', "[]", '["the DAG is paused: switch it on in the web UI"]'],
+        False,
+        "scheduler healthy; the DAG is paused: switch it on in the web UI",
+    ),
+    (Airflow(), [None, "[]", "[]"], False, "does not answer"),
+    (
+        Airflow(),
+        ['{"scheduler": {"status": "healthy"}}', None, None],
+        False,
+        "cannot read its metadata: PostgreSQL does not answer",
+    ),
 ]
 
 
@@ -388,3 +527,54 @@ def test_root_accepts_the_keys_of_homelab_and_the_inventory_only(tmp_path: Path)
     by_hand = step.check([Result("", 0, b"root:root 600\n", b""), Result("", 0, step.content + b"ssh-rsa CC\n", b"")])
     assert by_hand is not None
     assert "-ssh-rsa CC" in by_hand.diff
+
+
+SUBSETS = [subset for size in range(len(SERVICES) + 1) for subset in combinations(SERVICES, size)]
+
+
+@pytest.mark.parametrize("names", SUBSETS, ids=lambda names: "-".join(names) or "none")
+@pytest.mark.parametrize("together", [True, False])
+def test_every_subset_of_services_is_deployable_or_refused_with_the_missing_service(
+    tmp_path: Path, names: tuple[str, ...], together: bool
+) -> None:
+    path = bundled_path("inventory.yaml")
+    found: Any = parse(path, path.read_text(), Problems()).data
+    containers = found["containers"].values()
+    services = {name: options for each in containers for name, options in each.pop("services").items()}
+    hosts = ["postgres-data"] * 3 if together else list(found["containers"])
+    for host, name in zip(hosts, services, strict=True):
+        if name in names:
+            found["containers"][host].setdefault("services", {})[name] = services[name]
+    if "analytics" not in names:
+        del found["pipeline"]
+    (tmp_path / ".homelab").mkdir()
+    key = tmp_path / ".homelab" / "openweather-api-key"
+    key.write_text("k")
+    key.chmod(0o600)
+    (tmp_path / "inventory.yaml").write_text(json.dumps(found))
+    missing = {need for name in names for need in REGISTRY.get(name).requires} - set(names)
+    if missing:
+        with pytest.raises(InputError) as caught:
+            load([tmp_path / "inventory.yaml"])
+        assert all(f"needs the service `{name}`" in caught.value.details for name in missing)
+        return
+    wanted = load([tmp_path / "inventory.yaml"])
+    host_keys = {each.name: "ssh-ed25519 AAAAHost" for each in wanted.containers}
+    for container in wanted.containers:
+        context = ServiceContext(
+            inventory=wanted, container=container, secret_store=FixedSecretStore(), host_keys=host_keys
+        )
+        titles = [step.title for step in steps_of(context)]
+        # A database that a step uses is created before that step.
+        databases = {step.database for step in steps_of(context) if isinstance(step, Sql)} - {"postgres", "template1"}
+        for database in databases:
+            assert f"database {database}" in titles
+        assert ("file /home/analytics/.ssh/authorized_keys" in titles) == (
+            "analytics" in container.services and "airflow" in names
+        )
+
+
+def test_service_that_no_container_has_is_named(tmp_path: Path) -> None:
+    wanted = inventory(tmp_path)
+    with pytest.raises(InputError, match="Cannot use the service `airflow`: no container has it"):
+        replace(wanted, containers=wanted.containers[:2]).container_with("airflow")

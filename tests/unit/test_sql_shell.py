@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import pty
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -115,3 +120,39 @@ def test_history_is_in_the_users_state_folder(tmp_path: Path, monkeypatch: pytes
     readline.clear_history()
     Shell().shell.interact(history_file(), read)
     assert "select 42;" in history_file().read_text()
+
+
+def test_ctrl_c_ends_a_running_statement_and_ctrl_d_leaves_the_shell(tmp_path: Path) -> None:
+    program = (
+        "import time; from pathlib import Path; from homelab.runtime.sql_shell import SqlShell\n"
+        "run = lambda sql: time.sleep(60) if 'long' in sql else [{'n': sql}]\n"
+        f"SqlShell(run, print, print).interact(Path({str(tmp_path)!r}) / 'h'); print('left')"
+    )
+    terminal, theirs = pty.openpty()
+    words = ["setsid", "--ctty", "--wait", sys.executable, "-c", program]
+    process = subprocess.Popen(words, stdin=theirs, stdout=theirs, stderr=theirs)
+    output = b""
+
+    def expect(text: bytes) -> None:
+        nonlocal output
+        while text not in output:
+            output += os.read(terminal, 4096)
+        output = output.partition(text)[2]
+
+    expect(b"homelab> ")
+    os.write(terminal, b"select 'half\n")
+    expect(b"...> ")
+    os.write(terminal, b"\x03")
+    expect(b"homelab> ")
+    os.write(terminal, b"long;\n")
+    expect(b"long;")
+    time.sleep(0.3)
+    os.write(terminal, b"\x03")
+    expect(b"homelab> ")
+    os.write(terminal, b"select 2;\n")
+    expect(b"'n': 'select 2'")
+    os.write(terminal, b"\x04")
+    expect(b"left")
+    assert process.wait(10) == 0
+    os.close(terminal)
+    os.close(theirs)

@@ -12,8 +12,9 @@ import pytest
 
 from homelab.model import ServiceContext, Step
 from homelab.runtime.convergence import steps_of
-from homelab.services import SERVICES, analytics
+from homelab.services import analytics
 from homelab.services.airflow_metadata import CLI
+from homelab.services.registry import Registry
 from homelab.services.sandbox import Sandbox
 from homelab.steps import Directory, File, User
 from tests.support import FixedSecretStore
@@ -97,7 +98,7 @@ def test_code_of_a_service_runs_in_its_sandbox_only(tmp_path: Path) -> None:
 
 def test_each_service_has_a_sandbox(tmp_path: Path) -> None:
     files = {step.path for _, steps in all_steps(tmp_path) for step in steps if isinstance(step, File)}
-    assert {path.removeprefix(SANDBOXES) for path in files if path.startswith(SANDBOXES)} == set(SERVICES)
+    assert {path.removeprefix(SANDBOXES) for path in files if path.startswith(SANDBOXES)} == set(Registry().names())
 
 
 def test_airflows_command_line_runs_in_the_sandbox(tmp_path: Path) -> None:

@@ -1,0 +1,119 @@
+"""`status` is true: containers and services that are missing, and the queries for the state of Airflow."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from homelab.errors import HomelabError
+from homelab.host import Result
+from homelab.model import Container
+from homelab.pipeline_contract import DAG_ID
+from homelab.runtime import lab_report, pipeline_runs
+from homelab.runtime.lab_report import report_lab
+from homelab.services.airflow_metadata import last_runs, obstacles
+from homelab.services.raw_schema import missing_tables
+from homelab.steps.queries import Query
+from tests.integration import pg
+from tests.integration.test_proxmox_up import NAMES, Site
+from tests.integration.test_proxmox_up import pair as pair
+from tests.integration.test_proxmox_up import site as site
+from tests.support import make_session
+
+METADATA = """
+create table dag (dag_id text, is_paused bool);
+create table import_error (filename text, stacktrace text);
+create table dag_run (dag_id text, run_id text, state text, start_date timestamptz, end_date timestamptz);
+create table task_instance (dag_id text, run_id text, task_id text, state text, try_number int);
+"""
+
+
+def services(site: Site) -> dict[str, tuple[bool, str]]:
+    report = report_lab(make_session(site.inventory, site.known_hosts))
+    assert not report.healthy
+    return {each.name: (each.healthy, each.health.summary) for c in report.containers for each in c.services}
+
+
+def test_services_of_a_destroyed_or_stopped_container_are_not_healthy(site: Site) -> None:
+    site.up()
+    site.pve.cts.remove(site.pve.ct(167))
+    site.pve.ct(168).status = "stopped"
+    site.pve.cts.remove(site.pve.ct(169))
+    site.pve.add_vm(169, "windows", node="pve")
+    assert services(site) == {
+        "postgres": (False, "its container does not exist: run `homelab up`, then `homelab deploy`"),
+        "analytics": (False, "its container is stopped: run `homelab up`"),
+        "airflow": (False, "the guest with its vmid 169 is not this lab's"),
+    }
+
+
+def test_services_of_an_unreachable_container_are_not_healthy(site: Site) -> None:
+    site.up()
+
+    def connect(container: Container, *_: object) -> object:
+        raise HomelabError("Cannot connect", "no answer")
+
+    report = report_lab(make_session(site.inventory, site.known_hosts, connector=connect))
+    assert [container.name for container in report.containers] == NAMES
+    assert not any(service.healthy for container in report.containers for service in container.services)
+
+
+@pytest.mark.parametrize("answer", ["", "active\n", "active\ninactive\n"])
+def test_unit_without_an_answer_is_not_active(answer: str) -> None:
+    states = lab_report._unit_states(["a.timer", "b.service"], Result("", 3, answer.encode()))
+    assert list(states) == ["a.timer", "b.service"]
+    assert set(states.values()) != {"active"}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[pg.Server]:
+    if pg.archive() is None:
+        pytest.skip("PostgreSQL 16 is not in .venv/pg16: ./bootstrap --test")
+    with pg.server() as running:
+        yield running
+
+
+def answer(server: pg.Server, database: str, query: Query) -> str:
+    with server.connect(database) as connection:
+        row = connection.execute(query.sql).fetchone()
+    assert row
+    found = row[0]
+    return found if isinstance(found, str) else "" if found is None else json.dumps(found)
+
+
+def test_queries_for_the_runs_and_obstacles_of_the_dag(server: pg.Server) -> None:
+    with server.database("airflow_metadata") as name:
+        with server.connect(name) as connection:
+            connection.execute(METADATA)
+            assert json.loads(answer(server, name, obstacles(DAG_ID))) == []
+            connection.execute("insert into dag values (%s, true), ('other', true)", (DAG_ID,))
+            connection.execute("insert into import_error values ('/opt/x.py', 'Traceback\nSyntaxError: bad\n')")
+            for run, state in (("a", "failed"), ("b", "running"), ("homelab__c", "queued")):
+                connection.execute("insert into dag_run values (%s, %s, %s, now(), now())", (DAG_ID, run, state))
+            for task, state in (("verify_ingestion", "failed"), ("run_dbt_transformation", "success")):
+                connection.execute("insert into task_instance values (%s, 'a', %s, %s, 2)", (DAG_ID, task, state))
+        assert json.loads(answer(server, name, obstacles(DAG_ID))) == [
+            "the DAG is paused: switch it on in the web UI",
+            "Airflow cannot import /opt/x.py: SyntaxError: bad",
+        ]
+        runs = {run["run_id"]: run["failed_tasks"] for run in json.loads(answer(server, name, last_runs(DAG_ID)))}
+        assert runs == {"a": "verify_ingestion", "b": None, "homelab__c": None}
+        state_of = pipeline_runs._state_query
+        assert json.loads(answer(server, name, state_of("a"))) == {
+            "state": "failed",
+            "tasks": {"run_dbt_transformation": ["success", 2], "verify_ingestion": ["failed", 2]},
+            "ahead": "b",
+        }
+        assert json.loads(answer(server, name, state_of("b")))["ahead"] is None
+
+
+def test_missing_tables_are_named(server: pg.Server) -> None:
+    with server.database("project_data") as name:
+        found = answer(server, name, missing_tables()).split(", ")
+        assert {"raw.weather_observations", "raw.quarantine", "raw.exclusions", "upkeep.bounds"} <= set(found)
+        with server.connect(name) as connection:
+            connection.execute("create schema raw")
+            connection.execute("create table raw.quarantine ()")
+        assert "raw.quarantine" not in answer(server, name, missing_tables()).split(", ")
