@@ -19,6 +19,7 @@ from homelab.services.sandbox import Sandbox
 from homelab.steps import Command, Database, Directory, File, Packages, PgHba, Role, Settings, Sql, SystemdUnit, WaitFor
 from homelab.steps.postgres_objects import PSQL
 from homelab.steps.queries import Query
+from homelab.steps.root_only import refuse_link
 
 # One JSON object. Above 100,000 rows, the row count is the planner's estimate, as counting reads the whole table.
 _FACTS = """select json_build_object(
@@ -160,12 +161,14 @@ class Postgres(Service):
             "\n".join(
                 [
                     "set -e; mkdir -p /var/lib/homelab",
+                    *map(refuse_link, (conf, data)),
                     f"if [ -e {stamp} ]; then systemctl stop {self.units()[0]}; rm -rf {conf} {data}; fi",
                     f'[ -n "$(ls -A {data} 2>/dev/null)" ] || {{ touch {stamp}; sync {stamp}; }}',
                     f"LC_ALL=C.UTF-8 pg_createcluster {self.version} main",
                     f"rm -f {stamp}; systemctl daemon-reload",
                 ]
             ),
+            writes=[conf, data],
         )
 
     def _packages(self) -> Iterator[Step]:
