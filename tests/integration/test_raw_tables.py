@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import re
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -628,36 +626,3 @@ def test_random_damage_of_a_spool_loses_no_good_line(
     assert (summary.problem, list(tmp_path.iterdir())) == (None, [])
     found = ingestion.execute("select count(*) from raw.weather_observations where city ~ '^G[0-9]+$'").fetchone()
     assert found == (20,)
-
-
-def documented(program: str, server: pg.Server, file: Path) -> None:
-    """Run the line of docs/how-to/backup.md that dumps or restores project_data."""
-    text = (ROOT / "docs" / "how-to" / "backup.md").read_text()
-    (line,) = re.findall(rf'runuser -l postgres -c "{program} ([^"]+)" [<>] project_data\.dump', text)
-    words = [server.program(program), *line.split(), "--host", server.host, "--port", str(server.port)]
-    target = file.open("rb" if program == "pg_restore" else "wb")
-    with target:
-        streams = {"stdin": target} if program == "pg_restore" else {"stdout": target}
-        environment = {"PGUSER": "postgres", "PGPASSWORD": server.password}
-        subprocess.run(words, check=True, env=environment, timeout=60, **streams)  # type: ignore[call-overload]
-
-
-def test_documented_dump_and_restore_succeed(postgres: pg.Server, tmp_path: Path) -> None:
-    with (
-        postgres.role("analytics", "analytics"),
-        postgres.role("dbt", "dbt"),
-        postgres.database("project_data") as name,
-    ):
-        with postgres.connect(name) as connection:
-            connection.execute(b"revoke all on database project_data from public")
-            connection.execute(PARTITIONED)
-        deploy(postgres, name)
-        with postgres.connect(name) as connection:
-            before = fingerprint(connection)
-        documented("pg_dump", postgres, tmp_path / "dump")
-        with postgres.connect(name) as connection:
-            connection.execute("truncate raw.weather_observations")
-        documented("pg_restore", postgres, tmp_path / "dump")
-        deploy(postgres, name)
-        with postgres.connect(name) as connection:
-            assert fingerprint(connection) == before
