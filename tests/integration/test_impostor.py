@@ -21,14 +21,12 @@ from homelab.certificates import Authority, Names
 from homelab.inventory import load
 from homelab.model import Inventory, ServiceContext
 from homelab.paths import bundled_path
-from homelab.progress import SilentProgress
 from homelab.render import render
 from homelab.runtime.convergence import steps_of
 from homelab.services.airflow_metadata import DATABASE_ENVIRONMENT
 from homelab.services.lab_certificates import CA_FILE, container_names, lab_names
 from homelab.services.postgres import contents, hba
 from homelab.steps import File
-from homelab.steps.converge import converge
 from tests.integration import pg
 from tests.integration.conftest import KEY, Replay
 from tests.integration.impostor import impostor
@@ -227,7 +225,8 @@ def server(deployed: Deployed) -> Iterator[pg.Server]:
         running.enable_tls(deployed.authority.issue(deployed.names()))
         words = [f"{key}={value}" for key, value in running.environment("postgres").items() if key != "PGDATABASE"]
         psql = shlex.join(["env", *words, running.program("psql")])
-        converge(LocalHost(), list(contents(deployed.context, psql)), SilentProgress())
+        for step in contents(deployed.context, psql):
+            step.apply(LocalHost())
         rules = hba(deployed.context).decode()  # on loopback, all clients have one address
         (running.data / "pg_hba.conf").write_text(re.sub(r"127\.0\.0\.[23]/32", "127.0.0.1/32", rules))
         running.reload()
