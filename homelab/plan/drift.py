@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 
 from homelab.model import Container, ContainerConfig, Difference, Mount, differences
 
-# Fields that a running container has only after its next start. Proxmox changes `hostname` and `mtu` in a running
-# container's configuration, but not in the container.
-NEEDS_RESTART = frozenset({"features", "nameservers", "searchdomain", "backup", "hostname", "mtu"})
+# Fields that Proxmox changes in a running container's configuration, but not in the container, with nothing pending.
+UNNOTICED = frozenset({"hostname", "mtu"})
+# Fields that a running container has only after its next start.
+NEEDS_RESTART = frozenset({"features", "nameservers", "searchdomain", "backup"}) | UNNOTICED
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +23,12 @@ class Disk:
 
 
 def drift(container: Container, found: ContainerConfig) -> Iterator[Difference]:
-    """Yield the relevant differences: all but a pool that the inventory does not set, and additional mount points."""
+    """Yield the relevant differences: all but additional mount points, and a pool or IPv6 that the inventory leaves."""
     further = further_mounts(container, found)
     ours = replace(found, mounts=tuple(mount for mount in found.mounts if mount not in further))
-    return (each for each in differences(container.shape, ours) if each.field != "pool" or each.wanted is not None)
+    left = {"pool"} if container.shape.pool is None else set[str]()
+    left |= {"ip6", "gw6"} if container.shape.ip6 is None else set()
+    return (each for each in differences(container.shape, ours) if each.field not in left)
 
 
 def settings(container: Container, found: ContainerConfig) -> Iterator[Difference]:

@@ -22,7 +22,7 @@ from homelab.plan.actions import (
     Update,
     UpdateFirewall,
 )
-from homelab.plan.drift import disks, further_mounts, settings
+from homelab.plan.drift import UNNOTICED, disks, further_mounts, settings
 from homelab.plan.observed_guest import ObservedGuest
 from homelab.plan.refusals import FOR_EVERYBODY, leftover, locked, protected, protected_orphan, refuse_up, set_features
 
@@ -144,12 +144,17 @@ def _up(container: Container, found: ObservedGuest | None, firewall: Firewall) -
         if disk.wanted > disk.found and _has_disk(found, disk.path):
             yield Resize(container, found, disk)
     changes = tuple(settings(container, found.shape))
+    due = tuple(_due_restarts(container, found, changes))
+    # Proxmox shows these in the configuration immediately, so nothing would tell the run after a kill that a restart is
+    # missing: the container is stopped before the update.
+    stop_first = not UNNOTICED.isdisjoint(due)
+    if stop_first:
+        yield Stop(container, found, due)
     if changes:
         yield Update(container, found, changes)
     if container.shape.pool not in (None, found.shape.pool):
         yield MoveToPool(container, found, str(container.shape.pool))
-    due = tuple(_due_restarts(container, found, changes))
-    if due:
+    if due and not stop_first:
         yield Stop(container, found, due)
     if due or not found.running:
         yield Start(container, found)
@@ -182,6 +187,11 @@ def _notes(container: Container, found: ObservedGuest | None) -> Iterator[Note]:
         return
     if container.node not in (None, found.node):
         yield Note(container.name, f"it is on node {found.node}, the inventory has {container.node}: it is not moved")
-    by_hand = [*(f"the mount point {mount.path}" for mount in further_mounts(container, found.shape)), *found.by_hand]
+    ipv6 = [("ip6", found.shape.ip6), ("gw6", found.shape.gw6)] if container.shape.ip6 is None else []
+    by_hand = [
+        *(f"the mount point {mount.path}" for mount in further_mounts(container, found.shape)),
+        *(f"net0 {name}={value}" for name, value in ipv6 if value),
+        *found.by_hand,
+    ]
     if by_hand:
         yield Note(container.name, f"it also has {', '.join(by_hand)}, missing in the inventory: left unchanged")

@@ -14,6 +14,7 @@ from homelab.host import Result, argv
 from homelab.model import Container, Health, Service
 from homelab.plan import Note
 from homelab.runtime.concurrency import run_all
+from homelab.runtime.full_disks import PROBE, full_disks
 from homelab.runtime.session import Session
 from homelab.services.lab_certificates import certificate_probe, with_certificate
 from homelab.steps.queries import merge_queries
@@ -46,6 +47,7 @@ class ContainerReport:
     proxmox: ContainerState
     services: Sequence[ServiceReport] = ()
     unreachable: str = ""
+    full_disks: Sequence[str] = ()  # file systems with their use, such as `/ 100%`
 
     @property
     def healthy(self) -> bool:
@@ -54,6 +56,7 @@ class ContainerReport:
             self.proxmox.running
             and not self.proxmox.drift
             and not self.unreachable
+            and not self.full_disks
             and all(service.healthy for service in self.services)
         )
 
@@ -90,8 +93,9 @@ def _report(session: Session, container: Container, state: ContainerState) -> Co
                 [_units_probe(service.units()), _certificate_probe(name, service), *service.health_probes()]
                 for name, service in container.services.items()
             ]
-            commands, split_results = merge_queries([probe for group in probes for probe in group])
-            answers = iter(split_results(host.batch(commands)))
+            commands, split_results = merge_queries([PROBE, *(probe for group in probes for probe in group)])
+            disks, *rest = split_results(host.batch(commands))
+            answers = iter(rest)
     except HomelabError as error:
         services = _unavailable(container, "its container does not answer over SSH")
         return ContainerReport(container.name, state, services, unreachable=f"{error.brief}: {error.details}")
@@ -104,7 +108,7 @@ def _report(session: Session, container: Container, state: ContainerState) -> Co
         )
         for (name, service), (units, certificate, *results) in zip(container.services.items(), grouped, strict=True)
     ]
-    return ContainerReport(container.name, state, services)
+    return ContainerReport(container.name, state, services, full_disks=full_disks(disks))
 
 
 def _not_running(state: ContainerState) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from shlex import quote
 from urllib.parse import urlsplit
 
-from homelab.model import PackageSources, Repository, ServiceContext, Step
+from homelab.model import Container, PackageSources, Repository, ServiceContext, Step
 from homelab.render import render
 from homelab.services.lab_certificates import trusted_authority
 from homelab.services.security_updates import PACKAGE, security_updates
@@ -43,6 +43,7 @@ def base_system(context: ServiceContext) -> Sequence[Step]:
         Directory("/root/.ssh", mode=0o700),
         File("/root/.ssh/authorized_keys", render("authorized_keys.j2", keys=keys), mode=0o600),
         *trusted_authority(context),
+        *_running_values(context.container),
         *packages_from(context.inventory.sources),
         *security_updates(context),
         DpkgConfigured(),
@@ -52,6 +53,17 @@ def base_system(context: ServiceContext) -> Sequence[Step]:
 def base_packages(context: ServiceContext) -> Sequence[str]:
     """Return the packages of every container, which are installed together with those of its services."""
     return [PACKAGE] if context.inventory.sources.security_updates else []
+
+
+def _running_values(container: Container) -> Iterator[Step]:
+    """Yield the host name and the MTU, which a running container keeps when Proxmox's configuration changes."""
+    shape = container.shape
+    yield Command(f"host name {shape.hostname}", f'[ "$(hostname)" = {shape.hostname} ]', f"hostname {shape.hostname}")
+    if shape.mtu:
+        device = "/sys/class/net/eth0/mtu"
+        yield Command(
+            f"MTU {shape.mtu} of eth0", f'[ "$(cat {device})" = {shape.mtu} ]', f"ip link set dev eth0 mtu {shape.mtu}"
+        )
 
 
 def packages_from(sources: PackageSources) -> Iterator[Step]:
