@@ -161,7 +161,12 @@ def test_command_in_a_sandbox_that_outlived_a_kill_is_stopped_by_the_next_step(b
     ]
     script = 'touch begun; id -un >who; test "$HOME" = "$PWD"; exec sleep "$(printf 77)"'
     long = Command("long", "false", sandbox.run("/bin/sh", "-c", script))
-    deploying = threading.Thread(target=lambda: box.fails([*life("v0"), *set_up, long]))
+
+    def deploy_killed() -> None:
+        with pytest.raises(HomelabError, match="Cannot run `long`"):
+            box.deploy([*life("v0"), *set_up, long])
+
+    deploying = threading.Thread(target=deploy_killed)
     deploying.start()
     box.run("until [ -e /var/lib/confined/begun ]; do sleep 0.1; done")
     box.run(KILL)
