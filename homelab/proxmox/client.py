@@ -15,6 +15,7 @@ from homelab.errors import HomelabError
 from homelab.model import Endpoint, Secret
 from homelab.proxmox import errors
 from homelab.proxmox.audit import Audit
+from homelab.proxmox.task_list import NEWEST, TaskList
 from homelab.proxmox.tls import TrustAdapter
 from homelab.secrets import one_word, read_secret
 
@@ -35,6 +36,8 @@ class Client:
     def __init__(self, endpoint: Endpoint, audit: Audit | None = None) -> None:
         self.endpoint = endpoint
         self.under_way: dict[str, None] = {}  # the UPIDs of started tasks until their end is seen
+        self.begun_tasks: set[str] = set()  # the UPIDs of all started tasks
+        self.task_list = TaskList(self._newest_tasks)
         self._audit = audit
         self._closed = threading.Event()
         self._token = read_token(endpoint)
@@ -70,12 +73,16 @@ class Client:
     def begun(self, upid: str) -> None:
         """Record a started task."""
         self.under_way[upid] = None
+        self.begun_tasks.add(upid)
 
     def ended(self, upid: str, result: str) -> None:
         """Record the end of a task with its exit status."""
         self.under_way.pop(upid, None)
         if self._audit:
             self._audit.ended(upid, result)
+
+    def _newest_tasks(self, node: str) -> Any:
+        return self.get(f"nodes/{node}/tasks", source="all", limit=NEWEST)
 
     def close(self) -> None:
         """Refuse further changes: other threads get an error at their next change."""

@@ -168,8 +168,12 @@ class PlanExecutor:
         """
         until = time.monotonic() + _START_APPEARS
         for pause in tasks.pauses():
-            starts = tasks.of_container(self._client, node, container.vmid, "vzstart")
-            if starts and starts[0].started >= since:
+            starts = [
+                task
+                for task in tasks.newest(self._client, node, tasks.shared_since(pause))
+                if (task.kind, task.vmid) == ("vzstart", str(container.vmid)) and task.started >= since
+            ]
+            if starts:
                 self._judge(container, starts[0], f"start {container.name}", _START)
                 return
             if self._running(container, node):

@@ -12,9 +12,12 @@ from homelab.proxmox.client import Client
 from homelab.proxmox.errors import ProxmoxError, Unanswered
 from homelab.proxmox.privileges import grant
 
-_FIRST_PAUSE, _LONGEST_PAUSE, _GROWTH = 0.05, 1.0, 1.5  # seconds between two polls of a task; growth factor
+# Seconds between two polls of a task, and the growth factor. A poll may use the answer to another one of this share of
+# the pause before it.
+_FIRST_PAUSE, _LONGEST_PAUSE, _GROWTH, _SHARED = 0.1, 5.0, 1.5, 0.5
 _CHECK_AFTER = (0.2, 0.5, 1.0, 3.0)  # seconds before each check for a task after a lost answer
 _AWAY = 90.0  # seconds without an answer after which a task is no longer waited for
+_RECENT = 1.0  # seconds: the age of a list that still shows the tasks of an earlier run
 _PAGE = 500  # log lines per call; Proxmox's default is 50
 _SHOWN = 8  # log lines in an error
 
@@ -33,6 +36,8 @@ class Task:
     started: int
     creator: str = ""
     running: bool = False
+    result: str = ""  # of a listed task that has ended: its exit status
+    end: int = 0  # of a listed task that has ended: seconds since the epoch, by the node's clock
 
     @classmethod
     def of(cls, upid: str) -> Task:
@@ -52,7 +57,10 @@ def begin(client: Client, node: str, vmid: int | str, kind: str, send: Callable[
 
     If the answer is lost, send the call again only after the node's task list shows that it has not arrived.
     """
-    before = {task.upid for task in of_container(client, node, vmid, kind)}
+    # The list may be older than this call: only tasks of this client have begun since.
+    known = newest(client, node, 0.0)
+    latest = max((task.started for task in known), default=0)
+    before = {*(task.upid for task in known), *client.begun_tasks}
     failure: HomelabError | None = None
     for pause in _CHECK_AFTER:
         try:
@@ -67,7 +75,7 @@ def begin(client: Client, node: str, vmid: int | str, kind: str, send: Callable[
         # No answer, or a refusal that the first attempt may have caused, such as an existing vmid.
         time.sleep(pause)
         for task in of_container(client, node, vmid, kind):
-            if task.upid not in before and task.creator == client.endpoint.token_id:
+            if task.upid not in before and task.started >= latest and task.creator == client.endpoint.token_id:
                 client.begun(task.upid)
                 return task
         if answered:
@@ -87,18 +95,25 @@ def pauses() -> Iterator[float]:
         pause = min(pause * _GROWTH, _LONGEST_PAUSE)
 
 
+def shared_since(pause: float) -> float:
+    """Return the moment (time.monotonic) since which another thread's answer serves a poll after this pause."""
+    return time.monotonic() - pause * _SHARED
+
+
 def ended(client: Client, task: Task, deadline: float, hear: Callable[[str], None] | None = None) -> str:
     """Wait at most `deadline` seconds for a task's end and return its exit status. Raises HomelabError on timeout.
 
     `hear` receives the newest line of the task's log at each poll. A node that does not answer, such as during a
     restart of its API, is asked again for 90 seconds; its tasks go on meanwhile.
     """
-    until, heard, answered = time.monotonic() + deadline, 0, time.monotonic()
+    began = answered = time.monotonic()
+    until, heard = began + deadline, 0
     for pause in pauses():
+        time.sleep(pause)
         try:
             if hear:
                 heard = _hear(client, task, heard, hear)
-            status: dict[str, Any] = client.get(f"nodes/{task.node}/tasks/{task.upid}/status")
+            result = _result(client, task, max(shared_since(pause), began))
             answered = time.monotonic()
         except Unanswered as error:
             if time.monotonic() > answered + _AWAY:
@@ -107,19 +122,36 @@ def ended(client: Client, task: Task, deadline: float, hear: Callable[[str], Non
                     f"{error.details}\nThe task probably continues on node {task.node}: {task.upid}",
                     "Run the same command again: it waits for the running task and continues from there.",
                 ) from error
-            status = {}
-        if status.get("status") == "stopped":
-            result = str(status.get("exitstatus", "unexpected status"))
+            result = None
+        if result is not None:
             client.ended(task.upid, result)
             return result
         if time.monotonic() > until:
             break
-        time.sleep(pause)
     raise HomelabError(
         f"Cannot finish {task.kind} of {task.vmid}: no end after {deadline:.0f} s",
         f"The task still runs on node {task.node}: {task.upid}",
         "Run the same command again: it waits for the running task and continues from there.",
     )
+
+
+def _result(client: Client, task: Task, since: float) -> str | None:
+    """Return the exit status of a task, or None while it runs, as known at `since` (time.monotonic) or later."""
+    for listed in newest(client, task.node, since):
+        if listed.upid == task.upid:
+            return None if listed.running else listed.result
+    status: dict[str, Any] = client.get(f"nodes/{task.node}/tasks/{task.upid}/status")
+    return str(status.get("exitstatus", "unexpected status")) if status.get("status") == "stopped" else None
+
+
+def newest(client: Client, node: str, since: float) -> Sequence[Task]:
+    """Return the newest tasks of a node, running and finished ones, read at `since` (time.monotonic) or later."""
+    return [_listed(node, row) for row in client.task_list.newest(node, since)]
+
+
+def recent(client: Client, node: str, vmid: int) -> Sequence[Task]:
+    """Return a container's tasks among the newest ones of its node, as known a second ago or later."""
+    return [task for task in newest(client, node, time.monotonic() - _RECENT) if task.vmid == str(vmid)]
 
 
 def _hear(client: Client, task: Task, heard: int, hear: Callable[[str], None]) -> int:
@@ -193,14 +225,24 @@ def clone_into(client: Client, node: str, vmid: int) -> Task | None:
 
 def settle(client: Client, node: str, vmid: int, deadline: float) -> None:
     """Wait for the running tasks on a container, such as those of a killed run, regardless of their exit status."""
-    for task in of_container(client, node, vmid, finished=False):
-        ended(client, task, deadline)
+    for task in recent(client, node, vmid):
+        if task.running:
+            ended(client, task, deadline)
 
 
 def _listed(node: str, row: dict[str, Any]) -> Task:
     user = str(row.get("user", "")).partition("!")[0]
     creator = f"{user}!{row['tokenid']}" if row.get("tokenid") else str(row.get("user", ""))
     # `status` is RUNNING or the exit status, so look for `endtime`, which only finished tasks have.
+    running = "endtime" not in row
     return Task(
-        str(row["upid"]), node, str(row["type"]), str(row["id"]), int(row["starttime"]), creator, "endtime" not in row
+        str(row["upid"]),
+        node,
+        str(row["type"]),
+        str(row["id"]),
+        int(row["starttime"]),
+        creator,
+        running,
+        "" if running else str(row.get("status") or "unexpected status"),
+        int(row.get("endtime", 0)),
     )

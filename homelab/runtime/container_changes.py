@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -20,6 +21,7 @@ from homelab.runtime.session import Session
 
 T = TypeVar("T")
 UNCHANGED = "Nothing was changed."
+_LATELY = 300.0  # seconds, of which the clocks of the node and of this machine may differ by some
 _DEADLINE = 1800.0  # seconds to wait for the tasks of an earlier run
 
 
@@ -93,10 +95,22 @@ def plan_when_idle(
 
 
 def _is_current(client: Client, inventory: Inventory, found: Mapping[int, ObservedGuest], plan: Plan) -> bool:
-    """Return False if a task that has ended since the guests were read changed one of them."""
+    """Return False if a task that has ended since the guests were read changed one of them.
+
+    Only containers with a task of the last minutes are read again; a change that is missed all the same is found before
+    the first action on the container.
+    """
     affected = plan.by_container()
     seen = [found[c.vmid] for c in inventory.containers if c.name in affected and c.vmid in found]
-    return all(current_digest(client, there) == there.digest for there in seen if there.digest)
+    return all(
+        current_digest(client, there) == there.digest
+        for there in seen
+        if there.digest and any(_ended_lately(task) for task in tasks.recent(client, there.node, there.vmid))
+    )
+
+
+def _ended_lately(task: Task) -> bool:
+    return task.running or task.end > time.time() - _LATELY
 
 
 def _running(
@@ -108,7 +122,7 @@ def _running(
     for container in inventory.containers:
         there = found.get(container.vmid)
         if there and (there.lock or container.name in affected):
-            active = tasks.of_container(client, there.node, there.vmid, finished=False)
+            active = [task for task in tasks.recent(client, there.node, there.vmid) if task.running]
             if there.task and there.task not in [task.upid for task in active]:
                 # Proxmox lists a clone's task at its source.
                 active = [*active, replace(Task.of(there.task), creator=there.creator or "")]

@@ -121,6 +121,19 @@ def test_second_up_does_nothing_in_at_most_five_calls(site: Site) -> None:
     assert (len(site.pve.tasklog), site.waited, len(site.asked)) == (tasks, [], 1)
 
 
+@pytest.mark.parametrize("seconds", [1.0, pytest.param(12.0, marks=pytest.mark.slow)])
+def test_calls_for_three_containers_do_not_grow_with_the_time_of_their_tasks(site: Site, seconds: float) -> None:
+    site.pve.time_scale = 1.0
+    site.pve.ct_secs |= {"create": seconds, "start": seconds / 5, "destroy": seconds / 5}
+    assert len(site.up().done) == 3
+    assert len(site.pve.requests) <= 40, site.pve.calls()
+    site.pve.requests.clear()
+    for task in site.pve.tasklog:  # as if the containers had been left alone for a while
+        task |= {"starttime": task["starttime"] - 600, "endtime": task["endtime"] - 600}
+    assert len(site.destroy().done) == 3
+    assert len(site.pve.requests) <= 20, site.pve.calls()
+
+
 def test_limit_restricts_up(site: Site) -> None:
     assert list(site.up("postgres-data").done) == ["postgres-data"]
     assert site.pve.ct(168) is None
