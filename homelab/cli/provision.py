@@ -92,15 +92,24 @@ def up(limit: Limit = None, yes: Yes = False, as_json: Json = False) -> None:
     print_result(outcome, as_json, lambda: echo(outcome))
 
 
-def destroy(limit: Limit = None, yes: Yes = False, as_json: Json = False) -> None:
+def destroy(
+    limit: Limit = None,
+    orphans: Annotated[
+        bool, typer.Option("--orphans", help="Remove containers of this lab that left the inventory, instead.")
+    ] = False,
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
     """Remove the inventory's containers with all their data. Touches nothing without this lab's tags.
 
     Example:  homelab destroy --limit airflow-orchestration
+
+    Example:  homelab destroy --orphans
     """
     from homelab.commands.destroy import destroy as run
 
     ask = _confirm_plan("These containers and all their data will be lost. Continue?", yes)
-    outcome = run(settings.session(), confirm=ask, limit=limit or ())
+    outcome = run(settings.session(), confirm=ask, limit=limit or (), orphans=orphans)
     print_result(outcome, as_json, lambda: echo(outcome))
 
 

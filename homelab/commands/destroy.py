@@ -6,40 +6,47 @@ import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from homelab.plan import Action, Plan, orphan_notes, plan_destroy, select_containers
-from homelab.proxmox import PlanExecutor, vmids
+from homelab.plan import Action, Plan, orphan_notes, plan_destroy, plan_orphans, select_containers
+from homelab.proxmox import Client, PlanExecutor, vmids
+from homelab.proxmox.inspect import with_config
 from homelab.runtime.container_changes import Outcome, audited_client, plan_when_idle, run_on_containers
 from homelab.runtime.lab_lock import lab_lock
 from homelab.runtime.session import Session
 
 
-def destroy(session: Session, *, confirm: Callable[[Plan], bool], limit: Sequence[str] = ()) -> Outcome:
+def destroy(
+    session: Session, *, confirm: Callable[[Plan], bool], limit: Sequence[str] = (), orphans: bool = False
+) -> Outcome:
     """Remove the containers on the inventory's vmids that carry this lab's tags, with disk and host key pin.
 
-    `confirm` decides on a plan that is not empty. A guest on one of the vmids without the tags is left alone.
-    Raises HomelabError.
+    With `orphans`, remove those with this lab's tags that are missing in the inventory instead. `confirm` decides on a
+    plan that is not empty. A guest on one of the vmids without the tags is left alone. Raises HomelabError.
     """
     with lab_lock(session.inventory.state_dir, "destroy"):
-        return _destroy(session, confirm, limit)
+        client = audited_client(session.inventory)
+        session = session.on(vmids.resolve_vmids(client, session.inventory))
+        return (_destroy_orphans if orphans else _destroy)(session, client, confirm, limit)
 
 
-def _destroy(session: Session, confirm: Callable[[Plan], bool], limit: Sequence[str]) -> Outcome:
-    client = audited_client(session.inventory)
-    session = session.on(vmids.resolve_vmids(client, session.inventory))
+def _destroy_orphans(
+    session: Session, client: Client, confirm: Callable[[Plan], bool], limit: Sequence[str]
+) -> Outcome:
+    inventory, read = session.inventory, partial(with_config, client)
+    _, plan, _ = plan_when_idle(session, client, lambda there: plan_orphans(inventory, there, limit, read))
+    plan.refuse_unsafe()
+    if plan and not confirm(plan):
+        return Outcome(confirmed=False)
+    _remove(session, client, plan)
+    return Outcome.of(plan) if plan else Outcome(nothing="Nothing to do: the inventory has all containers of the lab.")
+
+
+def _destroy(session: Session, client: Client, confirm: Callable[[Plan], bool], limit: Sequence[str]) -> Outcome:
     inventory, progress = session.inventory, session.progress
     found, plan, _ = plan_when_idle(session, client, lambda there: plan_destroy(inventory, there, limit))
     plan.refuse_unsafe()
     if plan and not confirm(plan):
         return Outcome(confirmed=False)
-    executor = PlanExecutor(client, "", session.known_hosts, progress)
-    slots = threading.Semaphore(inventory.endpoint.max_parallel)
-
-    def remove(name: str, actions: Sequence[Action]) -> None:
-        with slots:
-            executor.execute(actions)
-        _forget(session, name)
-
-    run_on_containers(client, {name: partial(remove, name, actions) for name, actions in plan.by_container().items()})
+    _remove(session, client, plan)
     for container in select_containers(inventory, limit):
         there = found.get(container.vmid)
         if there is None:
@@ -52,6 +59,20 @@ def _destroy(session: Session, confirm: Callable[[Plan], bool], limit: Sequence[
     for note in () if limit else orphan_notes(inventory, found):
         progress.note(note.container, note.text)
     return Outcome.of(plan) if plan else Outcome(nothing="Nothing to do: none of the lab's containers exists.")
+
+
+def _remove(session: Session, client: Client, plan: Plan) -> None:
+    """Carry out the plan, several containers at a time."""
+    inventory, progress = session.inventory, session.progress
+    executor = PlanExecutor(client, "", session.known_hosts, progress)
+    slots = threading.Semaphore(inventory.endpoint.max_parallel)
+
+    def remove(name: str, actions: Sequence[Action]) -> None:
+        with slots:
+            executor.execute(actions)
+        _forget(session, name)
+
+    run_on_containers(client, {name: partial(remove, name, actions) for name, actions in plan.by_container().items()})
 
 
 def _forget(session: Session, name: str) -> None:

@@ -18,7 +18,7 @@ from homelab.plan.actions import (
 )
 from homelab.plan.drift import NEEDS_RESTART, Disk, drift
 from homelab.plan.observed_guest import ObservedGuest, Usage
-from homelab.plan.planner import orphan_notes, plan_destroy, plan_up, select_containers
+from homelab.plan.planner import orphan_notes, plan_destroy, plan_orphans, plan_up, select_containers
 
 __all__ = [
     "NEEDS_RESTART",
@@ -42,6 +42,7 @@ __all__ = [
     "drift",
     "orphan_notes",
     "plan_destroy",
+    "plan_orphans",
     "plan_up",
     "select_containers",
 ]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from homelab.errors import InputError
-from homelab.model import Container, Difference, Inventory
+from homelab.model import Container, ContainerConfig, Difference, Inventory, lab_tags
 from homelab.model.firewall import Firewall, desired_firewall, goal
 from homelab.plan.actions import (
     Action,
@@ -24,7 +24,7 @@ from homelab.plan.actions import (
 )
 from homelab.plan.drift import disks, further_mounts, settings
 from homelab.plan.observed_guest import ObservedGuest
-from homelab.plan.refusals import FOR_EVERYBODY, leftover, locked, protected, refuse_up, set_features
+from homelab.plan.refusals import FOR_EVERYBODY, leftover, locked, protected, protected_orphan, refuse_up, set_features
 
 
 def select_containers(inventory: Inventory, limit: Sequence[str]) -> Sequence[Container]:
@@ -73,15 +73,61 @@ def plan_destroy(inventory: Inventory, found: Mapping[int, ObservedGuest], limit
 
 def orphan_notes(inventory: Inventory, found: Mapping[int, ObservedGuest]) -> Iterator[Note]:
     """Yield a note for each guest with this lab's tags that is missing in the inventory, except golden containers."""
+    for guest in orphans(inventory, found):
+        command = (
+            f"`homelab destroy --orphans --limit {guest.name}`"
+            if guest.kind == "lxc"
+            else f"on the node: `qm destroy {guest.vmid} --purge`"
+        )
+        yield Note(
+            guest.name,
+            f"{guest.vmid} on node {guest.node} has this lab's tags and is not in the inventory: left unchanged. "
+            f"To remove it with its data: {command}",
+        )
+
+
+def orphans(inventory: Inventory, found: Mapping[int, ObservedGuest]) -> Sequence[ObservedGuest]:
+    """Return the guests with this lab's tags that are missing in the inventory, except golden containers."""
     vmids = {container.vmid for container in inventory.containers}
-    for guest in found.values():
-        if guest.vmid not in vmids and not guest.sealed:
-            command = "qm" if guest.kind == "qemu" else "pct"
-            yield Note(
-                guest.name,
-                f"{guest.vmid} on node {guest.node} has this lab's tags and is not in the inventory: left unchanged. "
-                f"To remove it with its data, on the node: `{command} destroy {guest.vmid} --purge`",
-            )
+    return [guest for guest in found.values() if guest.vmid not in vmids and not guest.sealed]
+
+
+def plan_orphans(
+    inventory: Inventory,
+    found: Mapping[int, ObservedGuest],
+    limit: Sequence[str],
+    read: Callable[[ObservedGuest], ObservedGuest],
+) -> Plan:
+    """Plan the removal of the lab's containers that are missing in the inventory; `limit` names some of them.
+
+    `read` adds a guest's configuration. Raises InputError for a name that no such container has.
+    """
+    candidates = [guest for guest in orphans(inventory, found) if guest.kind == "lxc"]
+    if unknown := sorted(set(limit) - {guest.name for guest in candidates}):
+        raise InputError(
+            f"Cannot find container {', '.join(unknown)}: no container with this lab's tags has that name",
+            f"Missing in the inventory are: {', '.join(guest.name for guest in candidates) or 'none'}.",
+            "Without `--orphans`, `--limit` names containers of the inventory.",
+        )
+    chosen = [read(guest) for guest in candidates if not limit or guest.name in limit]
+    removed = [(_as_container(inventory, guest, guest.shape), guest) for guest in chosen if guest.shape]
+    refusals = [locked(container, guest) for container, guest in removed if guest.lock]
+    refusals += [protected_orphan(guest) for _, guest in removed if guest.shape and guest.shape.protection]
+    return Plan(tuple(Destroy(container, guest) for container, guest in removed), tuple(refusals))
+
+
+def _as_container(inventory: Inventory, guest: ObservedGuest, shape: ContainerConfig) -> Container:
+    return Container(
+        name=guest.name,
+        vmid=guest.vmid,
+        node=guest.node,
+        template="",
+        template_storage="",
+        storage="",
+        shape=shape,
+        services={},
+        lab_tags=lab_tags(inventory.lab),
+    )
 
 
 def _up(container: Container, found: ObservedGuest | None, firewall: Firewall) -> Iterator[Action]:

@@ -124,6 +124,15 @@ def protected(container: Container, guest: ObservedGuest) -> Refusal:
     )
 
 
+def protected_orphan(guest: ObservedGuest) -> Refusal:
+    """Return the refusal to destroy a protected container that is missing in the inventory."""
+    return Refusal(
+        f"Cannot destroy {guest.name}: it is protected",
+        f"{guest.vmid} on node {guest.node} has `protection` set, so Proxmox does not remove it.",
+        f"On the node: `pct set {guest.vmid} --protection 0`; then run the same command again.",
+    )
+
+
 def _list(features: Iterable[str]) -> str:
     return ", ".join(sorted(features)) or "none"
 

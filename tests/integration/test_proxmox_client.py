@@ -213,7 +213,9 @@ def test_answer_that_is_not_json_is_refused(endpoint: Endpoint, pair: Pair, monk
 def test_wait_for_a_recorded_create_and_read_its_log(endpoint: Endpoint, pair: Pair) -> None:
     task = tasks.Task.of(data("task_ended")["upid"])
     assert (task.node, task.kind, task.vmid, task.started) == ("pve", "vzcreate", "167", 1795404187)
-    with replaying(["task_running", "task_running", "task_ended", "create_log"], pair[0]) as (port, _):
+    # The task is not among the newest ones of the node, so its own status is read.
+    answers = ["tasks_all", "task_running", "tasks_all", "task_ended", "create_log"]
+    with replaying(answers, pair[0]) as (port, _):
         client = Client(replace(endpoint, port=port))
         assert tasks.wait(client, task, "creating", 5) == []
         assert tasks.log(client, task)[-1] == "TASK OK"
@@ -228,6 +230,16 @@ def test_recorded_task_lists(endpoint: Endpoint, pair: Pair) -> None:
         assert (stopped.kind, stopped.running, stopped.creator) == ("vzstop", False, "deploy@pve!ci")
 
 
+def test_end_of_a_task_is_read_from_the_recorded_list(endpoint: Endpoint, pair: Pair) -> None:
+    (stopped,) = (row for row in data("tasks_all") if row["type"] == "vzstop")
+    task = tasks.Task.of(stopped["upid"])
+    with replaying(["tasks_all"], pair[0]) as (port, _):
+        client = Client(replace(endpoint, port=port))
+        assert tasks.wait(client, task, "stopping", 5) == []
+        (listed,) = (each for each in tasks.newest(client, "pve", 0.0) if each.upid == task.upid)
+    assert (listed.running, listed.result, listed.end) == (False, "OK", stopped["endtime"])
+
+
 def test_long_log_is_read_completely(site: Site) -> None:
     site.up("postgres-data")
     record = site.pve.tasklog[0]
@@ -238,7 +250,7 @@ def test_long_log_is_read_completely(site: Site) -> None:
 def test_wait_times_out(endpoint: Endpoint, pair: Pair) -> None:
     task = tasks.Task.of(data("task_running")["upid"])
     with (
-        replaying(["task_running"] * 9, pair[0]) as (port, _),
+        replaying(["tasks_all", "task_running"] * 9, pair[0]) as (port, _),
         pytest.raises(HomelabError, match="Cannot finish vzcreate of 167: no end after 0 s"),
     ):
         tasks.wait(Client(replace(endpoint, port=port)), task, "creating", 0.2)

@@ -91,7 +91,7 @@ def kill_at_every_call(
         ("snapshot create", running, assert_one_snapshot, 6),
         ("snapshot rollback", snapshot, assert_rolled_back, 8),
         ("backup", running, assert_one_backup, 9),
-        ("restore", destroyed, assert_restored, 12),
+        ("restore", destroyed, assert_restored, 10),
     ],
 )
 def test_killed_at_every_call(

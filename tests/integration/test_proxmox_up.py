@@ -406,7 +406,7 @@ def test_container_that_left_the_inventory_is_named_and_kept(site: Site) -> None
     site.inventory = replace(site.inventory, containers=kept)
     expected = (
         "airflow-orchestration: 169 on node pve has this lab's tags and is not in the inventory: left unchanged. To "
-        "remove it with its data, on the node: `pct destroy 169 --purge`"
+        "remove it with its data: `homelab destroy --orphans --limit airflow-orchestration`"
     )
     assert str(site.noted()) == expected
     states, notes = container_states(site.inventory)
@@ -428,3 +428,39 @@ def test_renamed_container_keeps_its_pinned_key(site: Site) -> None:
     assert sorted(site.known_hosts.pins()) == sorted(["db", *NAMES[1:]])
     assert site.known_hosts.pins()["db"].fingerprint == site.pve.keys[167]
     assert site.up().done == {}
+
+
+def test_container_that_left_the_inventory_is_removed_by_name_after_a_question(site: Site) -> None:
+    site.up()
+    orphan, kept = site.inventory.containers[0], site.inventory.containers[1:]
+    foreign = site.pve.add_ct(300, "paperless", node="pve", config={"tags": "homelab;homelab-other"})
+    site.inventory = replace(site.inventory, containers=tuple(kept))
+    (note,) = plan_up(site.inventory, find_guests(Client(site.inventory.endpoint), site.inventory)).notes
+    assert "`homelab destroy --orphans --limit postgres-data`" in note.text
+
+    def remove(*limit: str) -> Outcome:
+        session = make_session(site.inventory, site.known_hosts)
+        return destroy(session, confirm=site._confirm, limit=limit, orphans=True)
+
+    with pytest.raises(InputError, match="Cannot find container analytics-platform"):
+        remove("analytics-platform")
+    site.answer = False
+    assert str(remove()) == "Nothing was changed."
+    assert site.pve.ct(167)
+    site.answer = True
+    assert remove("postgres-data").done == {"postgres-data": ["destroy postgres-data (167) and its disk"]}
+    assert [site.pve.ct(vmid) is None for vmid in (167, 168, 169)] == [True, False, False]
+    assert site.pve.ct(300) is foreign
+    assert sorted(site.known_hosts.pins()) == sorted(NAMES[1:])
+    assert str(remove()) == "Nothing to do: the inventory has all containers of the lab."
+    assert orphan.name not in site.known_hosts.pins()
+
+
+def test_protected_container_that_left_the_inventory_is_refused(site: Site) -> None:
+    site.up()
+    site.pve.ct(167).config["protection"] = 1
+    site.inventory = replace(site.inventory, containers=site.inventory.containers[1:])
+    with pytest.raises(HomelabError, match="Cannot destroy postgres-data: it is protected") as caught:
+        destroy(make_session(site.inventory, site.known_hosts), confirm=site._confirm, orphans=True)
+    assert "pct set 167 --protection 0" in caught.value.resolution
+    assert site.pve.ct(167)
