@@ -153,9 +153,11 @@ class Ssh:
         if isinstance(error, paramiko.AuthenticationException):
             return HomelabError(
                 f"Cannot connect to {self.name}: the SSH login as {_USER} was refused",
-                f"{self._address} does not accept this inventory's key; another key may have created the container.",
-                "Add the public key of .homelab/<lab>/operator_ed25519 (`ssh-keygen -yf` prints it) to its "
-                "/root/.ssh/authorized_keys.",
+                f"{self._address} does not accept the key {self._known_hosts.folder}/operator_ed25519: this is not the "
+                "folder with which the container was created.",
+                f"Copy the original folder {self._known_hosts.folder} back, from its backup or from the machine that "
+                "created the container. If it is lost, add the new key (`ssh-keygen -yf` prints it) to "
+                "/root/.ssh/authorized_keys, with `pct enter` on the node.",
             )
         return HomelabError(
             f"Cannot connect to {self.name}: no answer over SSH",

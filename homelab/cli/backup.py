@@ -173,6 +173,7 @@ def restore(
         str | None, typer.Argument(help="The backup, as in `homelab backup --list`; default: the newest.")
     ] = None,
     storage: _Storage = None,
+    yes: Yes = False,
     as_json: Json = False,
 ) -> None:
     """Create a missing container from its backup, and start it. Never replaces an existing container.
@@ -181,5 +182,6 @@ def restore(
     """
     from homelab.commands.restore import restore as run
 
-    outcome = run(settings.session(), name, volume, storage=storage)
+    ask = confirm_lines("Restore it without the folder?", yes)
+    outcome = run(settings.session(), name, volume, storage=storage, confirm=ask)
     print_result(outcome, as_json, lambda: echo(outcome))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from homelab.errors import HomelabError, InputError
 from homelab.known_hosts import Pin
@@ -21,16 +22,35 @@ from homelab.runtime.session import Session
 _EARLIER = 6 * 3600.0  # seconds to wait for the restore of an earlier run
 
 
-def restore(session: Session, name: str, volid: str | None = None, *, storage: str | None = None) -> Outcome:
+def restore(
+    session: Session,
+    name: str,
+    volid: str | None = None,
+    *,
+    storage: str | None = None,
+    confirm: Callable[[Sequence[str]], bool] = lambda lines: True,
+) -> Outcome:
     """Create a container from a backup, the newest unless `volid` names one, and start it. Raises HomelabError.
 
-    Refuses to replace an existing container. The SSH host keys, and so the pin, are those of the backup.
+    Refuses to replace an existing container. The SSH host keys, and so the pin, are those of the backup. `confirm`
+    decides if the folder with the key that the container accepts is missing.
     """
     select_containers(session.inventory, [name])
+    folder = session.inventory.state_dir
+    if not (folder / "operator_ed25519").exists() and not confirm(_missing_folder(name, folder)):
+        return Outcome(confirmed=False)
     with lab_lock(session.inventory.state_dir, "restore"):
         client = audited_client(session.inventory)
         session = session.on(vmids.resolve_vmids(client, session.inventory, take=True))
         return _Restore(session, client, select_containers(session.inventory, [name])[0]).run(volid, storage)
+
+
+def _missing_folder(name: str, folder: Path) -> Sequence[str]:
+    return (
+        f"The folder {folder} has no SSH key: homelab makes a new one, which the restored {name} does not accept.",
+        "To log in to it after the restore, first copy that folder back, from its backup or from the machine that "
+        "created the container.",
+    )
 
 
 class _Restore:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 
 from homelab.model import Container, ContainerConfig, Difference, Mount, differences
 
-# Fields that a running container has only after its next start. Proxmox changes `hostname` and `mtu` in a running
-# container's configuration, but not in the container.
-NEEDS_RESTART = frozenset({"features", "nameservers", "searchdomain", "backup", "hostname", "mtu"})
+# Fields that Proxmox changes in a running container's configuration, but not in the container, with nothing pending.
+UNNOTICED = frozenset({"hostname", "mtu"})
+# Fields that a running container has only after its next start.
+NEEDS_RESTART = frozenset({"features", "nameservers", "searchdomain", "backup"}) | UNNOTICED
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from homelab.plan.actions import (
     Update,
     UpdateFirewall,
 )
-from homelab.plan.drift import disks, further_mounts, settings
+from homelab.plan.drift import UNNOTICED, disks, further_mounts, settings
 from homelab.plan.observed_guest import ObservedGuest
 from homelab.plan.refusals import FOR_EVERYBODY, leftover, locked, protected, protected_orphan, refuse_up, set_features
 
@@ -144,12 +144,17 @@ def _up(container: Container, found: ObservedGuest | None, firewall: Firewall) -
         if disk.wanted > disk.found and _has_disk(found, disk.path):
             yield Resize(container, found, disk)
     changes = tuple(settings(container, found.shape))
+    due = tuple(_due_restarts(container, found, changes))
+    # Proxmox shows these in the configuration immediately, so nothing would tell the run after a kill that a restart is
+    # missing: the container is stopped before the update.
+    stop_first = not UNNOTICED.isdisjoint(due)
+    if stop_first:
+        yield Stop(container, found, due)
     if changes:
         yield Update(container, found, changes)
     if container.shape.pool not in (None, found.shape.pool):
         yield MoveToPool(container, found, str(container.shape.pool))
-    due = tuple(_due_restarts(container, found, changes))
-    if due:
+    if due and not stop_first:
         yield Stop(container, found, due)
     if due or not found.running:
         yield Start(container, found)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -316,3 +318,26 @@ def test_plan_has_one_line_for_a_server_that_is_not_reachable(server: pg.Server,
         server.run("pg_ctl", "start", "--wait", "-D", str(server.data), "-l", str(server.data / "log"))
     assert [str(change) for change in changes] == ["PostgreSQL: not reachable: roles and databases were not checked"]
     assert changes[0].pending.effect == "not checked"
+
+
+def test_documented_restore_of_a_dump_ends_with_0(server: pg.Server, tmp_path: Path) -> None:
+    page = (bundled_path("inventory.yaml").parent / "docs" / "how-to" / "backup.md").read_text()
+    dump, restore = (re.search(rf'-c "({name} .*?)"', page) for name in ("pg_dump", "pg_restore"))
+    assert dump
+    assert restore
+    wanted = steps(server, context(tmp_path, 1, 2))
+    converge(LocalHost(), wanted, SilentProgress())
+    with connect(server, "project_data", "analytics") as connection:
+        connection.execute("insert into raw.weather_observations (city, data) values ('kept', '{}')")
+    environment = {**os.environ, **server.environment("postgres")}
+    words = [shlex.split(each[1]) for each in (dump, restore)]
+    commands = [[server.program(program), *options] for program, *options in words]
+    content = subprocess.run(commands[0], env=environment, capture_output=True, check=True).stdout
+    with server.connect("project_data") as connection:
+        connection.execute("drop table raw.weather_observations cascade")
+    done = subprocess.run(commands[1], env=environment, input=content, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    converge(LocalHost(), wanted, SilentProgress())
+    assert pending_changes(LocalHost(), wanted) == []
+    with connect(server, "project_data", "analytics") as connection:
+        assert connection.execute("select 1 from raw.weather_observations where city = 'kept'").fetchone()

@@ -697,3 +697,23 @@ def test_command_line(single: Verbs, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert re.search(rf"\npostgres-data +\S+ \S+ \(.*\) +48 MiB +{made[0]['volid']}", homelab("backup", "--list", ONE))
     refused = fails(homelab, "backup", "--mode", "stop")
     assert refused.resolution == "Confirm with --yes: homelab --quiet backup --mode stop --yes"
+
+
+def test_restore_without_the_folder_warns_first(single: Verbs) -> None:
+    single.back_up(ONE)
+    single.site.destroy(ONE)
+    key = single.site.inventory.state_dir / "operator_ed25519"
+    seen: list[str] = []
+
+    def refuse(lines: Sequence[str]) -> bool:
+        seen.extend(lines)
+        return False
+
+    key.unlink(missing_ok=True)
+    assert str(single.restore(confirm=refuse)) == "Nothing was changed."
+    assert single.pve.ct(167) is None
+    assert str(key.parent) in seen[0]
+    assert "copy that folder back" in seen[1]
+    key.parent.mkdir(exist_ok=True)
+    key.write_text("key")
+    assert single.restore(confirm=refuse).done

@@ -95,8 +95,23 @@ def test_setting_that_a_running_container_does_not_take_up_needs_a_restart(
 ) -> None:
     site.up()
     by_hand(site, **(change if "hostname" in change else {"net0": net0(site, ("ip=", "mtu=1400,ip="))}))
-    assert effects(site)[0] == (f"update postgres-data: {field}", "pending until restart")
-    assert [line.split()[0] for line in site.up().done["postgres-data"]] == ["update", "stop", "start"]
+    assert effects(site)[1] == (f"update postgres-data: {field}", "pending until restart")
+    assert [line.split()[0] for line in site.up().done["postgres-data"]] == ["stop", "update", "start"]
+    assert not site.up()
+
+
+@pytest.mark.parametrize("change", [{"hostname": "other"}, {"net0": "mtu=1400"}])
+def test_restart_is_made_after_a_kill_right_after_the_update(site: Site, change: dict[str, str]) -> None:
+    site.up()
+    by_hand(site, **(change if "hostname" in change else {"net0": net0(site, ("ip=", "mtu=1400,ip="))}))
+    starts = site.pve.kinds().count("vzstart")
+    site.pve.fail("POST", "/nodes/pve/lxc/167/status/start", status=500, message="killed", times=1)
+    with pytest.raises(HomelabError):
+        site.up()
+    # The configuration has the wanted values, and the container cannot run with the old ones.
+    assert site.pve.ct(167).status == "stopped"
+    assert [line.split()[0] for line in site.up().done["postgres-data"]] == ["start"]
+    assert site.pve.kinds().count("vzstart") == starts + 1
     assert not site.up()
 
 

@@ -423,7 +423,7 @@ def test_renamed_container_keeps_its_pinned_key(site: Site) -> None:
     renamed = replace(first, name="db", shape=replace(first.shape, hostname="db"))
     site.inventory = replace(site.inventory, containers=(renamed, *site.inventory.containers[1:]))
     done = site.up().done
-    assert "update db: hostname: postgres-data → db" in done["db"][0]
+    assert "update db: hostname: postgres-data → db" in done["db"][1]
     assert site.pve.ct(167).config["hostname"] == "db"
     assert sorted(site.known_hosts.pins()) == sorted(["db", *NAMES[1:]])
     assert site.known_hosts.pins()["db"].fingerprint == site.pve.keys[167]

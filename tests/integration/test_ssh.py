@@ -272,6 +272,15 @@ def test_the_settings_of_ubuntus_cloud_images_do_not_allow_passwords(tmp_path: P
     assert "permitrootlogin without-password" in effective
 
 
+def test_key_that_the_container_does_not_accept_names_the_folder(server: Server, tmp_path: Path) -> None:
+    server.known_hosts.pin("box", Pin(server.fingerprint))
+    key, _ = FileSecretStore(tmp_path / "new").key_pair("operator")
+    with pytest.raises(HomelabError, match="the SSH login as root was refused") as caught:
+        Ssh("box", "127.0.0.1", key, server.known_hosts, port=server.port).run("true")
+    assert f"{tmp_path}/operator_ed25519" in caught.value.details
+    assert f"Copy the original folder {tmp_path} back" in caught.value.resolution
+
+
 MANAGED = "".join(line + "\n" for line in render("sshd.conf.j2").decode().splitlines() if line.startswith("SetEnv "))
 
 

@@ -100,16 +100,16 @@ def test_missing_containers_are_created(inventory: Inventory) -> None:
         (
             {"mtu": 9000, "firewall": True},
             [
-                "update postgres-data: mtu: 9000 → none; firewall: True → False",
                 "stop postgres-data, to restart it with the new mtu",
+                "update postgres-data: mtu: 9000 → none; firewall: True → False",
                 "start postgres-data",
             ],
         ),
         (
             {"hostname": "other", "onboot": False},
             [
-                "update postgres-data: hostname: other → postgres-data; onboot: False → True",
                 "stop postgres-data, to restart it with the new hostname",
+                "update postgres-data: hostname: other → postgres-data; onboot: False → True",
                 "start postgres-data",
             ],
         ),

@@ -514,3 +514,19 @@ def test_service_that_no_container_has_is_named(tmp_path: Path) -> None:
     wanted = inventory(tmp_path)
     with pytest.raises(InputError, match="Cannot use the service `airflow`: no container has it"):
         replace(wanted, containers=wanted.containers[:2]).container_with("airflow")
+
+
+def test_running_host_name_and_mtu_are_those_of_the_inventory(tmp_path: Path) -> None:
+    wanted = inventory(tmp_path)
+    found = {step.title: step for step in steps(wanted, "postgres")}
+    assert not [title for title in found if title.startswith("MTU")]
+    name = found["host name postgres-data"]
+    assert isinstance(name, Command)
+    for running, done in (("postgres-data", True), ("old", False)):
+        text = f"hostname() {{ echo {running}; }}; {name.done}"
+        assert (subprocess.run(["sh", "-c", text], check=False).returncode == 0) == done
+    first = wanted.containers[0]
+    jumbo = replace(wanted, containers=(replace(first, shape=replace(first.shape, mtu=9000)), *wanted.containers[1:]))
+    (mtu,) = [step for step in steps(jumbo, "postgres") if step.title == "MTU 9000 of eth0"]
+    assert isinstance(mtu, Command)
+    assert mtu.command == "ip link set dev eth0 mtu 9000"
