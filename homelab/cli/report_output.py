@@ -12,6 +12,7 @@ from rich.text import Text
 from homelab.cli.output import console, health_line
 from homelab.cli.plan_output import show_diff
 from homelab.progress import duration
+from homelab.runtime.full_disks import describe
 
 if TYPE_CHECKING:
     from homelab.commands.doctor import Diagnosis
@@ -150,6 +151,8 @@ def _show_services(target: Console, container: ContainerReport) -> None:
         target.print(Text(text, "yellow"), soft_wrap=True)
     if container.unreachable:
         target.print(Text(f"✗ {container.unreachable}", "red"), soft_wrap=True)
+    if container.full_disks:
+        target.print(Text(f"✗ {describe(container.name, container.full_disks)}", "red"), soft_wrap=True)
     for service in container.services:
         mark = Text("✓ ", "green") if service.healthy else Text("✗ ", "red")
         target.print(Text.assemble(mark, (f"{service.name:<10}", "bold"), service.health.summary), soft_wrap=True)

@@ -13,6 +13,7 @@ from homelab.host import Result, argv
 from homelab.model import Container, Health
 from homelab.plan import Note
 from homelab.runtime.concurrency import run_all
+from homelab.runtime.full_disks import PROBE, full_disks
 from homelab.runtime.session import Session
 from homelab.steps.queries import merge_queries
 
@@ -44,6 +45,7 @@ class ContainerReport:
     proxmox: ContainerState
     services: Sequence[ServiceReport] = ()
     unreachable: str = ""
+    full_disks: Sequence[str] = ()  # file systems with their use, such as `/ 100%`
 
     @property
     def healthy(self) -> bool:
@@ -52,6 +54,7 @@ class ContainerReport:
             self.proxmox.running
             and not self.proxmox.drift
             and not self.unreachable
+            and not self.full_disks
             and all(service.healthy for service in self.services)
         )
 
@@ -87,8 +90,9 @@ def _report(session: Session, container: Container, state: ContainerState) -> Co
             probes = [
                 [_units_probe(service.units()), *service.health_probes()] for service in container.services.values()
             ]
-            commands, split_results = merge_queries([probe for group in probes for probe in group])
-            answers = iter(split_results(host.batch(commands)))
+            commands, split_results = merge_queries([PROBE, *(probe for group in probes for probe in group)])
+            disks, *rest = split_results(host.batch(commands))
+            answers = iter(rest)
     except HomelabError as error:
         services = _unavailable(container, "its container does not answer over SSH")
         return ContainerReport(container.name, state, services, unreachable=f"{error.brief}: {error.details}")
@@ -97,7 +101,7 @@ def _report(session: Session, container: Container, state: ContainerState) -> Co
         ServiceReport(name, _unit_states(service.units(), units), service.assess(results))
         for (name, service), (units, *results) in zip(container.services.items(), grouped, strict=True)
     ]
-    return ContainerReport(container.name, state, services)
+    return ContainerReport(container.name, state, services, full_disks=full_disks(disks))
 
 
 def _not_running(state: ContainerState) -> str:

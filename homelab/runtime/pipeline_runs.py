@@ -13,6 +13,7 @@ from homelab.errors import HomelabError, Interrupted
 from homelab.host import ConnectionLost, Host, argv, check, expected_format
 from homelab.model import Container
 from homelab.pipeline_contract import DAG_ID, TASKS
+from homelab.runtime.full_disks import explain_by_full_disk
 from homelab.runtime.job_progress import POLL_INTERVAL, DbtLog
 from homelab.runtime.session import Session
 from homelab.runtime.task_messages import task_message
@@ -51,8 +52,17 @@ class _RunState:
 def run_pipeline(session: Session) -> Run:
     """Trigger the DAG and wait for its end; follow a run that an interrupted command has started.
 
-    Raises HomelabError if the run fails or misses the deadline, Interrupted on Ctrl-C.
+    Raises HomelabError if the run fails or misses the deadline, Interrupted on Ctrl-C. The error names a full disk.
     """
+    try:
+        return _run_pipeline(session)
+    except Interrupted:
+        raise
+    except HomelabError as error:
+        raise explain_by_full_disk(session, error) from error
+
+
+def _run_pipeline(session: Session) -> Run:
     container = session.inventory.container_with("airflow")
     started = time.monotonic()
     with session.connect(container) as host, session.connect_to("analytics") as analytics:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pytest
 
+from homelab.cli.report_output import show_status
 from homelab.errors import HomelabError
 from homelab.host import Result
 from homelab.model import Container
 from homelab.pipeline_contract import DAG_ID
 from homelab.runtime import lab_report, pipeline_runs
+from homelab.runtime.full_disks import PROBE, full_disks
 from homelab.runtime.lab_report import report_lab
 from homelab.services.airflow_metadata import last_runs, obstacles
 from homelab.services.raw_schema import missing_tables
@@ -20,7 +23,7 @@ from tests.integration import pg
 from tests.integration.test_proxmox_up import NAMES, Site
 from tests.integration.test_proxmox_up import pair as pair
 from tests.integration.test_proxmox_up import site as site
-from tests.support import make_session
+from tests.support import LocalHost, NoHost, make_session
 
 METADATA = """
 create table dag (dag_id text, is_paused bool);
@@ -117,3 +120,26 @@ def test_missing_tables_are_named(server: pg.Server) -> None:
             connection.execute("create schema raw")
             connection.execute("create table raw.quarantine ()")
         assert "raw.quarantine" not in answer(server, name, missing_tables()).split(", ")
+
+
+def test_full_disk_is_not_healthy_and_named_with_the_way_out(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    site.up()
+
+    class Full(NoHost):
+        def batch(self, commands: Sequence[str]) -> list[Result]:
+            return [Result(each, 0, b"/ 100%\n" if each == PROBE else b"") for each in commands]
+
+    report = report_lab(make_session(site.inventory, site.known_hosts, connector=lambda *_: Full()))
+    assert [(each.full_disks, each.healthy) for each in report.containers] == [(["/ 100%"], False)] * 3
+    show_status(report)
+    assert "✗ the disk of postgres-data is full (/ 100%): give it a larger `disk`" in capsys.readouterr().out
+
+
+def test_probe_finds_a_full_file_system(tmp_path: Path) -> None:
+    (tmp_path / "df").write_text(
+        "#!/bin/sh\necho 'Filesystem 1024-blocks Used Available Capacity Mounted on'\n"
+        "echo '/dev/loop0 100 100 0 100% /'\necho '/dev/loop1 100 97 3 97% /srv'\n"
+    )
+    (tmp_path / "df").chmod(0o755)
+    host = LocalHost()
+    assert full_disks(host.run(f"PATH={tmp_path}:$PATH; {PROBE}")) == ["/ 100%"]

@@ -66,6 +66,7 @@ class Containers(LocalHost):
     dbt_log: str = OLD + START
     report: str = json.dumps({"status": "success", "problems": []})
     active: str = ""
+    disks: str = ""
     commands: list[str] = field(default_factory=list)
 
     def __enter__(self) -> Containers:
@@ -76,6 +77,7 @@ class Containers(LocalHost):
     def run(self, command: str, *, stdin: bytes = b"", timeout: float = 60) -> Result:
         self.commands.append(command)
         fixed = {
+            "df -P": self.disks,
             "dbt.log": self.dbt_log,
             "last_build.json": self.report,
             "attempt=": self.log,
@@ -209,3 +211,11 @@ def test_interrupted_run_continues_and_the_next_command_follows_it() -> None:
     done, notes = run(containers)
     assert (done.run_id, done.state, triggered(containers)) == ("homelab__1", "success", False)
     assert notes == ["following homelab__1, which has not ended yet"]
+
+
+def test_full_disk_is_the_cause_that_is_named() -> None:
+    with pytest.raises(HomelabError) as caught:
+        run(Containers(disks="/ 100%\n", answers=[state("failed", {FETCH: "failed"})]))
+    assert caught.value.brief.startswith("Cannot complete the pipeline run: the disk of postgres-data and ")
+    assert "the disk of analytics-platform is full (/ 100%): give it a larger `disk`" in caught.value.details
+    assert "it ended as failed" in caught.value.details

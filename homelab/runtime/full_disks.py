@@ -1,0 +1,50 @@
+"""Full disks in the containers, which cause errors that do not name them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from homelab.errors import HomelabError
+from homelab.host import Result
+from homelab.model import Container
+from homelab.runtime.concurrency import run_all
+from homelab.runtime.session import Session
+
+_FULL = 98  # percent of a file system
+PROBE = f"df -P -x tmpfs -x devtmpfs 2>/dev/null | awk 'NR > 1 && $5 + 0 >= {_FULL} {{ print $6, $5 }}' | sort -u"
+
+
+def full_disks(answer: Result) -> list[str]:
+    """Return the full file systems in the answer to the probe, such as `/ 100%`."""
+    return answer.text.splitlines()
+
+
+def describe(container: str, disks: Sequence[str]) -> str:
+    """Return the error text for the full file systems of a container, with the way out."""
+    return (
+        f"the disk of {container} is full ({', '.join(disks)}): give it a larger `disk` in the inventory and run "
+        f"`homelab up`, or remove files there"
+    )
+
+
+def explain_by_full_disk(session: Session, error: HomelabError) -> HomelabError:
+    """Return the error that names a full disk if a container has one, else the given error."""
+    inventory = session.inventory
+    found = run_all({c.name: partial(_disks_of, session, c) for c in inventory.containers})
+    full = {name: disks for name, job in found.items() if (disks := job.result())}
+    if not full:
+        return error
+    return HomelabError(
+        f"{error.brief.partition(':')[0]}: the disk of {' and '.join(full)} is full",
+        "\n".join([*(describe(name, disks) for name, disks in full.items()), str(error)]),
+        "Make room, then run the same command again: observations that wait on disk are stored then.",
+    )
+
+
+def _disks_of(session: Session, container: Container) -> list[str]:
+    try:
+        with session.connect(container, 3.0) as host:
+            return full_disks(host.run(PROBE, timeout=20))
+    except HomelabError:
+        return []
