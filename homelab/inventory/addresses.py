@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address, NetmaskValueError
+from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address, IPv6Interface, NetmaskValueError
 from typing import Any
 
 from homelab.inventory.section import Section
@@ -15,7 +15,7 @@ _OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 _WHOLE = rf"{_OCTET}(?:\.{_OCTET}){{3}}"
 _LAST_PART = r"\.(?:25[0-5]|2[0-4][0-9]|[01]?[0-9]?[0-9])"
 _ADDRESS = f"{_WHOLE}|{_LAST_PART}"
-_IPV6 = r"[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7}"
+IPV6 = r"[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7}"
 _NETWORK = rf"{_WHOLE}/(?:0*(?:[0-9]|[12][0-9]|3[0-2])|{_WHOLE})"
 # A network with room for a gateway and a container; a netmask may be written instead of the prefix length.
 SUBNET = rf"{_WHOLE}/(?:0*(?:[89]|[12][0-9])|{_WHOLE})"
@@ -26,7 +26,7 @@ class Address(Text):
 
     def __init__(self, *, networks: bool = False, ipv6: bool = False) -> None:
         expected = "an IPv4 address, whole or as its last part (`.67`)" + (", or an IPv6 address" if ipv6 else "")
-        pattern = f"{_ADDRESS}|.*/.*" if networks else f"{_ADDRESS}|{_IPV6}" if ipv6 else _ADDRESS
+        pattern = f"{_ADDRESS}|.*/.*" if networks else f"{_ADDRESS}|{IPV6}" if ipv6 else _ADDRESS
         super().__init__(Option(pattern=pattern, expected=expected))
         self._strict = f"{_ADDRESS}|{_NETWORK}" if networks else pattern
 
@@ -89,6 +89,25 @@ def networks(section: Section, key: str, texts: tuple[str, ...], subnet: IPv4Net
         elif (address := parse(text, subnet)) is not None:
             found.append(IPv4Network(address))
     return tuple(network for network in found if network is not None)
+
+
+def ipv6(section: Section, text: str | None, gateway: str | None) -> tuple[str | None, str | None]:
+    """Return `ip6` and `gw6` of a container in canonical form; None for what is missing or cannot be used."""
+    address = None
+    if text is not None and "/" in text:
+        try:
+            address = str(IPv6Interface(text))
+        except ValueError as error:
+            section.problem(f"cannot use {shown(text)}: {error}", "ip6")
+    if gateway is None:
+        return address or text, None
+    if text is None or "/" not in text:
+        section.problem("cannot use a gateway without an address in `ip6`: auto and dhcp bring their own", "gw6")
+    elif not _is_ipv6(gateway):
+        section.problem(f"cannot use {shown(gateway)}: not an IPv6 address", "gw6")
+    else:
+        return address, str(IPv6Address(gateway))
+    return address or text, None
 
 
 def host(section: Section, key: str, text: str | None, network: IPv4Network | None) -> IPv4Address | None:

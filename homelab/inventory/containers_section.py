@@ -66,6 +66,24 @@ class ContainerSection(ContainerDefaults):
         Option("IPv4 address, whole or as its last part (`.67`).", examples=(".67", "192.168.2.67")),
         addresses.Address(),
     ]
+    ip6: Annotated[
+        str | None,
+        Option(
+            "IPv6: `auto` (SLAAC), `dhcp`, or an address with its prefix length; by default, as set by hand.",
+            pattern=rf"auto|dhcp|{addresses.IPV6}/[0-9]{{1,3}}",
+            expected="auto, dhcp, or an address with its prefix length such as 2001:db8::67/64",
+            examples=("auto", "2001:db8::67/64"),
+        ),
+    ] = None
+    gw6: Annotated[
+        str | None,
+        Option(
+            "IPv6 gateway, for an address in `ip6`.",
+            pattern=addresses.IPV6,
+            expected="an IPv6 address",
+            examples=("2001:db8::1",),
+        ),
+    ] = None
     cores: Annotated[int, Option("Number of CPU cores.", low=1, high=8192)]
     memory: Annotated[int, Option("Memory in MiB.", low=128, high=1 << 23, unit="MiB")]
     node: Annotated[
@@ -129,6 +147,7 @@ class Reader:
         subnet = self.network.subnet if self.network else None
         ip = addresses.host(section, "ip", values.get("ip"), subnet)
         self._claim(section, name, "ip", ip)
+        ip6, gw6 = addresses.ipv6(section, values.get("ip6"), values.get("gw6"))
         settings = override(self.defaults, section, values)
         services = values.get("services", {})
         self._check_services(name, section, services, settings.template)
@@ -143,6 +162,8 @@ class Reader:
                 self._config(name, self.network, ip, settings, services),
                 cores=values.get("cores", 0),
                 memory=values.get("memory", 0),
+                ip6=ip6,
+                gw6=gw6,
                 mounts=_mounts(values.get("mounts", {}), settings.storage),
             ),
             services=services,

@@ -40,6 +40,8 @@ class ContainerConfig:
     bridge: str
     address: IPv4Interface | None
     gateway: IPv4Address | None
+    ip6: str | None = None  # `auto`, `dhcp`, or an address with its prefix length; None: left as it is
+    gw6: str | None = None
     vlan: int | None
     mtu: int | None = None  # bytes; None: the bridge's
     firewall: bool = False  # True: Proxmox's firewall filters its network card

@@ -23,10 +23,12 @@ class Disk:
 
 
 def drift(container: Container, found: ContainerConfig) -> Iterator[Difference]:
-    """Yield the relevant differences: all but a pool that the inventory does not set, and additional mount points."""
+    """Yield the relevant differences: all but additional mount points, and a pool or IPv6 that the inventory leaves."""
     further = further_mounts(container, found)
     ours = replace(found, mounts=tuple(mount for mount in found.mounts if mount not in further))
-    return (each for each in differences(container.shape, ours) if each.field != "pool" or each.wanted is not None)
+    left = {"pool"} if container.shape.pool is None else set[str]()
+    left |= {"ip6", "gw6"} if container.shape.ip6 is None else set()
+    return (each for each in differences(container.shape, ours) if each.field not in left)
 
 
 def settings(container: Container, found: ContainerConfig) -> Iterator[Difference]:

@@ -187,6 +187,11 @@ def _notes(container: Container, found: ObservedGuest | None) -> Iterator[Note]:
         return
     if container.node not in (None, found.node):
         yield Note(container.name, f"it is on node {found.node}, the inventory has {container.node}: it is not moved")
-    by_hand = [*(f"the mount point {mount.path}" for mount in further_mounts(container, found.shape)), *found.by_hand]
+    ipv6 = [("ip6", found.shape.ip6), ("gw6", found.shape.gw6)] if container.shape.ip6 is None else []
+    by_hand = [
+        *(f"the mount point {mount.path}" for mount in further_mounts(container, found.shape)),
+        *(f"net0 {name}={value}" for name, value in ipv6 if value),
+        *found.by_hand,
+    ]
     if by_hand:
         yield Note(container.name, f"it also has {', '.join(by_hand)}, missing in the inventory: left unchanged")

@@ -236,3 +236,39 @@ def test_lost_answer_of_a_pool_move(site: Site) -> None:
     site.pve.losing["PUT", "/pools"] = 1
     assert site.up().done
     assert site.pve.pools["a"] == {167}
+
+
+@pytest.mark.parametrize("by_the_user", [("ip=", "ip6=auto,ip="), ("ip=", "ip6=2001:db8::9/64,gw6=2001:db8::1,ip=")])
+def test_ipv6_that_was_set_by_hand_is_named_and_left_alone(site: Site, by_the_user: tuple[str, str]) -> None:
+    site.up()
+    by_hand(site, net0=net0(site, by_the_user))
+    own = by_the_user[1].partition(",ip=")[0]
+    assert not site.up()
+    assert all(f"net0 {each}" in str(site.noted()) for each in own.split(","))
+    site.overlaid("network: {mtu: 1400}").up("postgres-data")
+    assert set(own.split(",")) < set(site.pve.ct(167).config["net0"].split(","))
+
+
+@pytest.mark.parametrize(
+    ("overlay", "own", "line"),
+    [
+        ("{ip6: auto}", "ip6=auto", "ip6: none → auto"),
+        ("{ip6: dhcp}", "ip6=dhcp", "ip6: none → dhcp"),
+        (
+            "{ip6: '2001:DB8:0::67/64', gw6: '2001:db8:0::1'}",
+            "ip6=2001:db8::67/64,gw6=2001:db8::1",
+            "ip6: none → 2001:db8::67/64; gw6: none → 2001:db8::1",
+        ),
+    ],
+)
+def test_ipv6_of_the_inventory(site: Site, overlay: str, own: str, line: str) -> None:
+    site.up()
+    site.overlaid(f"containers: {{postgres-data: {overlay}}}")
+    assert site.up().done["postgres-data"] == [f"update postgres-data: {line}"]
+    assert set(own.split(",")) < set(site.pve.ct(167).config["net0"].split(","))
+    assert not site.up()
+    by_hand(site, net0=net0(site, (own.split(",")[0], "ip6=2001:db8::bad/64")))
+    assert "ip6: 2001:db8::bad/64 → " in site.up().done["postgres-data"][0]
+    site.destroy("postgres-data")
+    site.up("postgres-data")
+    assert set(own.split(",")) < set(site.pve.ct(167).config["net0"].split(","))
