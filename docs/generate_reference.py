@@ -31,8 +31,11 @@ RESULTS = {
     "deploy": "homelab.commands.deploy:deploy",
     "status": "homelab.commands.status:status",
     "query": "homelab.commands.query:query",
+    "pull": "homelab.commands.pull:pull",
     "backup": "homelab.commands.backup:backup",
     "restore": "homelab.commands.restore:restore",
+    "ca show": "homelab.commands.ca_show:show",
+    "ca export": "homelab.commands.ca_export:export",
     "secret list": "homelab.secrets:FileSecretStore.names",
     "pipeline run": "homelab.commands.pipeline_run:run",
     "pipeline status": "homelab.commands.pipeline_status:status",
@@ -43,6 +46,7 @@ RESULTS = {
     "pipeline rebuild": "homelab.commands.pipeline_rebuild:rebuild",
     "dev run": "homelab.commands.dev:run",
     "dev query": "homelab.commands.query:query",
+    "services": "homelab.commands.service_list:list_services",
     "snapshot create": "homelab.commands.snapshot:create",
     "snapshot list": "homelab.commands.snapshot:list_snapshots",
     "snapshot rollback": "homelab.commands.snapshot:rollback",
@@ -190,7 +194,7 @@ def _type(value: Mapping[str, Any]) -> str:
 def services() -> str:
     """Return the page about the services and their options."""
     from homelab.inventory.json_schema import json_schema
-    from homelab.services import SERVICES
+    from homelab.services.registry import Registry
 
     container = json_schema()["properties"]["containers"]["additionalProperties"]
     options = container["properties"]["services"]["properties"]
@@ -200,7 +204,9 @@ def services() -> str:
         "This page lists the services that a container of the inventory can run, with their options, databases, ports",
         "and units.",
     ]
-    for name, kind in SERVICES.items():
+    registry = Registry()
+    for source in registry.sources():
+        name, kind = source.name, registry.get(source.name)
         service = kind()
         lines += ["", f"## `{name}`", "", *inspect.cleandoc(inspect.getmodule(kind).__doc__ or "").splitlines()]  # type: ignore[union-attr]
         lines += ["", *(_keys(options[name]) if options[name].get("properties") else ["It has no options."]), ""]
@@ -214,7 +220,34 @@ def services() -> str:
 
 
 def _port_text(port: Any) -> str:
-    return ", ".join(str(getattr(port, each.name)) for each in fields(port) if each.name != "port")
+    return ", ".join([port.description, port.audience, *(["TLS"] if port.tls else [])])
+
+
+def api() -> str:
+    """Return the page about the names for services outside of this repository."""
+    from homelab import api as module
+    from homelab.testing import ServiceContract
+
+    lines = [
+        "# The API of services",
+        "",
+        "This page lists the names of `homelab.api`, which a service outside of this repository imports. The present",
+        f"version is {module.VERSION}; it grows when a name or its meaning changes incompatibly.",
+        "",
+        "| name | purpose |",
+        "| --- | --- |",
+    ]
+    for name in sorted(set(module.__all__) - {"VERSION"}):
+        text = (inspect.getdoc(getattr(module, name)) or "").partition("\n\n")[0]
+        lines.append(f"| `{name}` | {' '.join(text.split())} |")
+    lines += ["", "## Methods of a service", "", "| method | purpose |", "| --- | --- |"]
+    for name, member in vars(module.Service).items():
+        if inspect.isfunction(member) and not name.startswith("_"):
+            text = (inspect.getdoc(member) or "").partition("\n\n")[0]
+            lines.append(f"| `{name}` | {' '.join(text.split())} |")
+    lines += ["", "## Contract tests", "", "A subclass of `homelab.testing.ServiceContract` runs these tests:", ""]
+    lines += [f"- `{name}`" for name in vars(ServiceContract) if name.startswith("test_")]
+    return _page(lines)
 
 
 def steps() -> str:
@@ -337,6 +370,7 @@ PAGES = {
     "cli": cli,
     "inventory": inventory,
     "services": services,
+    "api": api,
     "steps": steps,
     "exit-codes": exit_codes,
     "json": json_outputs,

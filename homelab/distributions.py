@@ -15,7 +15,8 @@ class Distribution:
     """A distribution by its alias in the inventory, with the versions of its own packages.
 
     `codename` is its name in apt's lists; `sources` is the source file of its own images. Proxmox's templates of Ubuntu
-    24.04 and Debian 12 still use `/etc/apt/sources.list`.
+    24.04 and Debian 12 still use `/etc/apt/sources.list`. `security` is the origin of its security updates, as a
+    pattern of unattended-upgrades.
     """
 
     alias: str
@@ -23,6 +24,7 @@ class Distribution:
     postgres: int
     python: tuple[int, int]
     sources: str
+    security: str
 
     @property
     def template_prefix(self) -> str:
@@ -35,17 +37,34 @@ class Distribution:
         return self.alias.partition("-")[0]
 
 
+_UBUNTU_SECURITY = "origin=Ubuntu,archive=${distro_codename}-security"
+_DEBIAN_SECURITY = "origin=Debian,codename=${distro_codename}-security,label=Debian-Security"
 DISTRIBUTIONS = {
     distribution.alias: distribution
     for distribution in (
         Distribution(
-            "ubuntu-24.04", "noble", postgres=16, python=(3, 12), sources="/etc/apt/sources.list.d/ubuntu.sources"
+            "ubuntu-24.04",
+            "noble",
+            postgres=16,
+            python=(3, 12),
+            sources="/etc/apt/sources.list.d/ubuntu.sources",
+            security=_UBUNTU_SECURITY,
         ),
         Distribution(
-            "debian-12", "bookworm", postgres=15, python=(3, 11), sources="/etc/apt/sources.list.d/debian.sources"
+            "debian-12",
+            "bookworm",
+            postgres=15,
+            python=(3, 11),
+            sources="/etc/apt/sources.list.d/debian.sources",
+            security=_DEBIAN_SECURITY,
         ),
         Distribution(
-            "debian-13", "trixie", postgres=17, python=(3, 13), sources="/etc/apt/sources.list.d/debian.sources"
+            "debian-13",
+            "trixie",
+            postgres=17,
+            python=(3, 13),
+            sources="/etc/apt/sources.list.d/debian.sources",
+            security=_DEBIAN_SECURITY,
         ),
     )
 }
@@ -60,3 +79,9 @@ def distribution_of(template: str) -> Distribution | None:
     return DISTRIBUTIONS.get(template) or next(
         (d for d in DISTRIBUTIONS.values() if file_name.startswith(f"{d.alias}-")), None
     )
+
+
+def security_origins(template: str) -> tuple[str, ...]:
+    """Return the origins of a template's security updates; for an unknown template, those of all distributions."""
+    known = distribution_of(template)
+    return (known.security,) if known else tuple(sorted({each.security for each in DISTRIBUTIONS.values()}))

@@ -66,6 +66,10 @@ class ConnectionLost(HomelabError):
     """The connection was lost during a command, which may still be running on the machine."""
 
 
+class LoginRefused(HomelabError):
+    """The machine refused the login with the given key."""
+
+
 class CommandFailed(HomelabError):
     """A command ended with a non-zero status. The error quotes its last line and the last lines of its output.
 

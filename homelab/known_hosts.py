@@ -40,11 +40,6 @@ class KnownHosts:
         """Return the known hosts of a lab."""
         return cls(state_dir / "known_hosts.json")
 
-    @property
-    def folder(self) -> Path:
-        """The folder of the lab's secrets, in which the pins are."""
-        return self._path.parent
-
     def pins(self) -> Mapping[str, Pin]:
         """Return every pin by container name."""
         try:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import json
 import shlex
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from homelab.errors import HomelabError
@@ -14,12 +16,46 @@ if TYPE_CHECKING:
     import jinja2
 
 
+@dataclass(frozen=True, slots=True)
+class Templates:
+    """A folder of Jinja templates; `origin` is its name in errors."""
+
+    folder: Path
+    origin: str
+
+    def render(self, template: str, /, **values: Any) -> bytes:
+        """Return the text of a template with these values. Raises HomelabError that quotes a faulty line."""
+        import jinja2
+
+        try:
+            return _environment(self.folder).get_template(template).render(**values).encode()
+        except jinja2.TemplateNotFound as error:
+            raise HomelabError(
+                f"Cannot render {self.origin}/{template}: there is no template {error.name}",
+                f"It is not in {self.folder}.",
+                "Correct its name, or add the file.",
+            ) from error
+        except jinja2.TemplateSyntaxError as error:
+            raise self._error(template, error.lineno, str(error)) from error
+        except jinja2.UndefinedError as error:
+            raise self._error(template, _line_of(error), str(error)) from error
+
+    def _error(self, template: str, line: int, message: str) -> HomelabError:
+        lines = (self.folder / template).read_text().splitlines()
+        quoted = lines[line - 1].strip() if 0 < line <= len(lines) else ""
+        return HomelabError(
+            f"Cannot render {self.origin}/{template}: line {line}: {message}",
+            f"  {quoted}",
+            "This is a bug in this template, or in the service that renders it.",
+        )
+
+
 @functools.cache
-def _environment() -> jinja2.Environment:
+def _environment(folder: Path) -> jinja2.Environment:
     import jinja2  # lazily, as most commands do not render
 
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(bundled_path("templates")),
+        loader=jinja2.FileSystemLoader(folder),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -33,14 +69,7 @@ def _environment() -> jinja2.Environment:
 
 def render(template: str, /, **values: Any) -> bytes:
     """Return the text of `templates/<template>` with these values. Raises HomelabError that quotes a faulty line."""
-    import jinja2
-
-    try:
-        return _environment().get_template(template).render(**values).encode()
-    except jinja2.TemplateSyntaxError as error:
-        raise _template_error(template, error.lineno, str(error)) from error
-    except jinja2.UndefinedError as error:
-        raise _template_error(template, _line_of(error), str(error)) from error
+    return Templates(bundled_path("templates"), "templates").render(template, **values)
 
 
 def _line_of(error: Exception) -> int:
@@ -50,13 +79,3 @@ def _line_of(error: Exception) -> int:
             line = trace.tb_lineno
         trace = trace.tb_next
     return line
-
-
-def _template_error(template: str, line: int, message: str) -> HomelabError:
-    lines = (bundled_path("templates") / template).read_text().splitlines()
-    quoted = lines[line - 1].strip() if 0 < line <= len(lines) else ""
-    return HomelabError(
-        f"Cannot render templates/{template}: line {line}: {message}",
-        f"  {quoted}",
-        "This is a bug in homelab's template, or in your change of it.",
-    )

@@ -7,12 +7,14 @@ import json
 import re
 import secrets
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from homelab.certificates import Authority, Names
 from homelab.errors import HomelabError, InputError
 from homelab.model import Pipeline, Secret
 from homelab.private_files import write_private
@@ -58,14 +60,21 @@ class FileSecretStore:
             ) from error
         return known
 
+    def has_key(self, name: str) -> bool:
+        """See SecretStore.has_key."""
+        return self._key_file(name).exists()
+
     def key_path(self, name: str) -> Path:
         """See SecretStore.key_path."""
         self.key_pair(name)
+        return self._key_file(name)
+
+    def _key_file(self, name: str) -> Path:
         return self._folder / f"{name}_ed25519"
 
     def key_pair(self, name: str) -> tuple[Secret, str]:
         """See SecretStore.key_pair: ed25519."""
-        path = self._folder / f"{name}_ed25519"
+        path = self._key_file(name)
         with self._lock:
             if not path.exists():
                 write_private(
@@ -86,6 +95,38 @@ class FileSecretStore:
             ) from error
         public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
         return Secret(pem.decode()), f"{public.decode()} homelab-{name}"
+
+    def known_authority(self) -> Authority | None:
+        """See SecretStore.known_authority."""
+        path = self._folder / "ca.pem"
+        if not path.exists():
+            return None
+        try:
+            return Authority.read(path.read_text())
+        except ValueError as error:
+            raise _damaged_authority(path) from error
+
+    def authority(self, lab: str, names: Names) -> Authority:
+        """See SecretStore.authority."""
+        with self._lock:
+            found, now = self.known_authority(), datetime.now(UTC)
+            if found and found.is_valid_for(names, now):
+                return found
+            try:
+                authority = found.renew(names, now) if found else Authority.create(lab, names, now)
+            except (ValueError, TypeError) as error:
+                raise _damaged_authority(self._folder / "ca.pem") from error
+            write_private(self._folder / "ca.pem", authority.file().encode())
+            return authority
+
+
+def _damaged_authority(path: Path) -> HomelabError:
+    return HomelabError(
+        f"Cannot read {path}: it is damaged",
+        "It must contain the certificate and the private key of the lab's CA.",
+        "Restore it from your backup. Without a backup, move it away: `homelab deploy` then makes a new CA and new "
+        "certificates for all containers.",
+    )
 
 
 def read_secret(path: Path, name: str, resolution: str) -> Secret:

@@ -10,8 +10,10 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
+from homelab.certificates import Authority, Names
 from homelab.host import Result, batch_script
 from homelab.known_hosts import KnownHosts
 from homelab.model import Container, Inventory
@@ -152,6 +154,19 @@ class FixedSecretStore:
 
         return Secret(f"secret-of-{name}")
 
+    def has_key(self, name: str) -> bool:
+        """See SecretStore.has_key."""
+        return True
+
     def key_pair(self, name: str):  # type: ignore[no-untyped-def]
         """See SecretStore.key_pair."""
         return self.secret(name), self.public
+
+    def authority(self, lab: str, names: Names) -> Authority:
+        """See SecretStore.authority."""
+        return _authority(lab, names)
+
+
+@cache
+def _authority(lab: str, names: Names) -> Authority:
+    return Authority.create(lab, names)

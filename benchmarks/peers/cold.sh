@@ -14,7 +14,7 @@ packages() {
 
 unpack() { tar -xpf "$1.tar" -C /; }
 
-account() { useradd --system --user-group --create-home --home-dir "/home/$1" --shell "$2" "$1"; }
+account() { useradd --system --user-group --no-create-home --home-dir "/home/$1" --shell "$2" "$1"; }
 
 venv() {
     python3 -m venv /opt/homelab/uv
@@ -42,6 +42,8 @@ postgres-data)
     systemctl start "postgresql@$POSTGRES-main"
     sql postgres
     sql project_data
+    sql airflow_metadata
+    sql template1
     ;;
 analytics-platform)
     packages

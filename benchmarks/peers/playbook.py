@@ -182,7 +182,13 @@ def _finished(step: DpkgConfigured, tasks: Tasks) -> list[Task]:
 
 @tasks_of.register
 def _user(step: User, tasks: Tasks) -> list[Task]:
-    return [tasks.task(step, "user", {"name": step.name, "home": step.home, "shell": step.shell, "system": True})]
+    return [
+        tasks.task(
+            step,
+            "user",
+            {"name": step.name, "home": step.home, "shell": step.shell, "system": True, "create_home": False},
+        )
+    ]
 
 
 @tasks_of.register

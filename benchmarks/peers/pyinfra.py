@@ -120,7 +120,7 @@ def _user(step: User, path: Path) -> list[Operation]:
             home=step.home,
             shell=step.shell,
             system=True,
-            create_home=True,
+            create_home=False,
             ensure_home=False,
         )
     ]

@@ -19,21 +19,25 @@ from homelab.progress import SilentProgress
 from homelab.runtime.session import Session
 from homelab.runtime.ssh_client import ssh_argv
 from homelab.steps import (
+    Command,
     Database,
     Directory,
     File,
     HealthCheck,
     Packages,
     Role,
+    ServerCertificate,
     Sql,
     SystemdUnit,
     Tree,
     UvInstall,
     Venv,
     WaitFor,
+    remote_paths,
 )
 
-_LATE = ("/etc/postgresql/", "/home/analytics/.ssh")  # needs the cluster; allows Airflow's login
+# They need the cluster or PostgreSQL's user, or allow Airflow's login.
+_LATE = ("/etc/postgresql/", "/etc/ssl/homelab/postgres.pem", "/home/analytics/.ssh")
 
 
 class Script:
@@ -63,17 +67,15 @@ class Script:
 
 def _files(stack: Stack, steps: Sequence[Step]) -> dict[str, bytes]:
     """Return the files next to the script, by name."""
-    late = [step for step in steps if isinstance(step, File | Directory) and step.path.startswith(_LATE)]
+    late = [step for step in steps if isinstance(step, File | Directory | ServerCertificate) and _is_late(step.path)]
     files = {
         "early.tar": _tree([step for step in steps if step not in late]),
         "late.tar": _tree(late),
         "cold.sh": Path(__file__).with_name("cold.sh").read_bytes(),
     }
     waits = iter(("database.sh", "gate.sh"))
-    facts = {
-        "ADMIN": sha256((password := stack.secret_store.secret("airflow-admin").reveal()).encode()).hexdigest(),
-        "UNITS": " ".join(step.unit for step in steps if isinstance(step, SystemdUnit)),
-    }
+    facts = {"UNITS": " ".join(step.unit for step in steps if isinstance(step, SystemdUnit))}
+    password = stack.secret_store.secret("airflow-admin").reveal()
     files["password"] = f"{password}\n{password}\n".encode()
     for step in steps:
         match step:
@@ -84,6 +86,8 @@ def _files(stack: Stack, steps: Sequence[Step]) -> dict[str, bytes]:
                 files["uv.txt"], facts["UV_DIGEST"] = step.lock, sha256(step.lock).hexdigest()
             case Venv():
                 files["venv.txt"], facts["VENV"], facts["VENV_DIGEST"] = step.lock, step.path, step.digest
+            case Command(name="airflow's admin user"):
+                facts["ADMIN"] = step.command.rpartition("echo ")[2].split()[0]
             case WaitFor():
                 files[next(waits)] = step.probe.encode()
             case HealthCheck():
@@ -92,6 +96,10 @@ def _files(stack: Stack, steps: Sequence[Step]) -> dict[str, bytes]:
                 name = f"{step.database if isinstance(step, Sql) else 'postgres'}.sql"
                 files[name] = files.get(name, b"") + shell_step(step).stdin.encode()
     return files | {"facts": "".join(f"{name}={quote(value)}\n" for name, value in facts.items()).encode()}
+
+
+def _is_late(path: str) -> bool:
+    return path.startswith(_LATE)
 
 
 def _tree(steps: Sequence[Step]) -> bytes:
@@ -111,6 +119,11 @@ def _entries(step: Step) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
         yield entry, b""
     elif isinstance(step, File):
         yield _entry(step.path, step.owner, step.group, step.mode, len(step.content)), step.content
+    elif isinstance(step, ServerCertificate):
+        content = step.authority.issue(step.names).encode()
+        yield _entry(step.path, step.owner, step.group, 0o640, len(content)), content
+        record = f"{sha256(content).hexdigest()}\n".encode()
+        yield _entry(remote_paths.written(step.path), "root", "root", 0o600, len(record)), record
     elif isinstance(step, Tree):
         for name, content in step.files.items():
             yield _entry(f"{step.path}/{name}", "root", "root", 0o644, len(content)), content

@@ -9,7 +9,7 @@ from shlex import quote
 
 from homelab.host import Result
 from homelab.model import Step
-from homelab.steps import Command, Database, HealthCheck, Role, Sql, UvInstall, Venv, WaitFor
+from homelab.steps import Command, Database, HealthCheck, Role, ServerCertificate, Sql, UvInstall, Venv, WaitFor
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,13 @@ def _sql(step: Sql) -> str:
 
 @check_of.register
 def _database(step: Database) -> str:
-    return _prints(step, f"{step.owner} false")
+    return _prints(step, f"UTF8 {step.owner} false")
+
+
+@check_of.register
+def _certificate(step: ServerCertificate) -> str:
+    # Only homelab checks the names and the end of the validity.
+    return f"grep -q {step.authority.description.issuer} {quote(step.path)}"
 
 
 @check_of.register
@@ -107,5 +113,5 @@ def shell_step(step: Step) -> ShellStep:
         return ShellStep(check, f"until {check}; do sleep 0.5; done")
     record = Recorder()
     step.apply(record)
-    ((command, stdin),) = record.commands
+    command, stdin = record.commands[-1]  # the earlier ones only read
     return ShellStep(check, command, stdin.decode())

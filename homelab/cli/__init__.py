@@ -12,7 +12,21 @@ from typing import Annotated
 
 import typer
 
-from homelab.cli import backup, deploy, dev, golden, import_, lab, pipeline, provision, schema, secret
+from homelab.cli import (
+    backup,
+    ca,
+    deploy,
+    dev,
+    golden,
+    import_,
+    lab,
+    pipeline,
+    provision,
+    schema,
+    secret,
+    services,
+    trust,
+)
 from homelab.cli.global_options import (
     InventoryFile,
     Json,
@@ -34,7 +48,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (provision, import_, deploy, secret, pipeline, dev, backup, golden, schema, lab):
+for group in (provision, trust, import_, deploy, secret, ca, pipeline, dev, services, backup, golden, schema, lab):
     group.register(app)
 
 

@@ -182,6 +182,6 @@ def restore(
     """
     from homelab.commands.restore import restore as run
 
-    ask = confirm_lines("Restore it without the folder?", yes)
+    ask = confirm_lines("Restore it without the key?", yes)
     outcome = run(settings.session(), name, volume, storage=storage, confirm=ask)
     print_result(outcome, as_json, lambda: echo(outcome))

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# A command in a message is in backticks, or alone on an indented line. `lab` and `schema` use no inventory.
-_COMMAND = re.compile(r"(?P<before>`|\n  )homelab (?P<verb>(?!lab\b|schema\b)[a-z]+)(?P<bare>`)?")
+# A command in a message is in backticks, or alone on an indented line.
+# `lab`, `schema` and `trust code` use no inventory.
+_COMMAND = re.compile(r"(?P<before>`|\n  )homelab (?P<verb>(?!lab\b|schema\b|trust code\b)[a-z]+)(?P<bare>`)?")
 
 
 @dataclass

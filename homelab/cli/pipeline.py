@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -24,6 +25,7 @@ def register(app: typer.Typer) -> None:
     """Add these verbs."""
     add_verb(app, query)
     add_verb(app, docs)
+    add_verb(app, pull)
     pipeline = typer.Typer(
         no_args_is_help=True, help="Run, inspect, backfill, correct and rebuild the weather pipeline."
     )
@@ -70,6 +72,31 @@ def run_shell(run: Callable[[str], Rows], as_json: bool) -> None:
         shell.interact(history_file())
     else:
         shell.run_all(sys.stdin)
+
+
+class Format(StrEnum):
+    """The formats of pulled marts."""
+
+    duckdb = "duckdb"
+    parquet = "parquet"
+
+
+def pull(
+    kind: Annotated[Format, typer.Option("--format", help="One DuckDB file, or a folder of Parquet files.")] = (
+        Format.duckdb
+    ),
+    to: Annotated[Path | None, typer.Option(help="Target; default: weather.duckdb, or the folder weather.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Copy the published marts to this machine, for other tools. Replaces an earlier copy atomically.
+
+    Example:  homelab pull --format parquet --to marts
+    """
+    from homelab.commands.pull import pull as run
+
+    target = to or Path("weather.duckdb" if kind is Format.duckdb else "weather")
+    pulled = run(settings.session(), target, kind.value)
+    print_result(pulled, as_json, lambda: echo(pulled))
 
 
 def docs(

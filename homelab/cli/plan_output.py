@@ -78,7 +78,7 @@ def show_imported(imported: Imported | None) -> None:
         target.print(Text(f"\nhomelab cannot log in to {name} yet. On its node, as root:"), soft_wrap=True)
         for command in commands:
             target.print(Text(f"  {command}"), soft_wrap=True)
-        target.print(Text(f"Then here, to pin its host key:\n  homelab trust {name}"), soft_wrap=True)
+        target.print(Text(f"Then here, to pin its host key:\n  homelab trust host {name}"), soft_wrap=True)
         target.print(
             Text(
                 "`homelab deploy` removes other SSH keys of root. List keys to keep under `ssh_keys:` in the entry "

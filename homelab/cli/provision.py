@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from homelab.cli.confirmation import confirm
-from homelab.cli.global_options import Container, DetailedExitcode, Json, Limit, Yes, add_verb, settings
+from homelab.cli.global_options import DetailedExitcode, Json, Limit, Yes, add_verb, settings
 from homelab.cli.results import echo, print_result
 
 if TYPE_CHECKING:
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add these verbs."""
-    for verb in (init, doctor, plan, up, destroy, trust):
+    for verb in (init, doctor, plan, up, destroy):
         add_verb(app, verb)
 
 
@@ -45,14 +44,16 @@ def init(
 def doctor(as_json: Json = False) -> None:
     """Check the prerequisites: token, privileges, storage, bridge, template, clock, OpenWeather's key.
 
-    Changes nothing. Each failed check names its remedy. The exit code is 0 only if all checks pass.
+    In running containers, also check for pending security updates and due restarts. Changes nothing. Each failed check
+    names its remedy. The exit code is 0 only if all checks pass.
 
     Example:  homelab doctor
     """
     from homelab.cli.report_output import show_checks
     from homelab.commands.doctor import doctor as run
 
-    diagnosis = run(settings.load())
+    session = settings.session()
+    diagnosis = run(session.inventory, session=session)
     print_result(diagnosis, as_json, lambda: show_checks(diagnosis))
     if not diagnosis.healthy:
         raise typer.Exit(1)
@@ -111,26 +112,6 @@ def destroy(
     ask = _confirm_plan("These containers and all their data will be lost. Continue?", yes)
     outcome = run(settings.session(), confirm=ask, limit=limit or (), orphans=orphans)
     print_result(outcome, as_json, lambda: echo(outcome))
-
-
-def trust(
-    name: Container,
-    fingerprint: Annotated[
-        str | None,
-        typer.Argument(help="SHA256:…, from `ssh-keygen -lf` in the container; default: from Proxmox's log."),
-    ] = None,
-) -> None:
-    """Pin a container's SSH host key again, after its keys were made again on purpose.
-
-    If Proxmox's log of its creation has rotated away, prints the command that shows the key on the node, and asks.
-
-    Example:  homelab trust postgres-data
-    """
-    from homelab.commands.trust import trust as run
-
-    ask = (lambda question: str(typer.prompt(question, err=True))) if sys.stdin.isatty() else None
-    pin = run(settings.session(), name, fingerprint, ask=ask)
-    echo(f"{name}: {pin.fingerprint} is trusted from now on")
 
 
 def _confirm_plan(question: str, yes: bool) -> Callable[[Plan], bool]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from homelab.cli.global_options import add_verb
+from homelab.cli.global_options import add_verb, settings
 
 
 def register(app: typer.Typer) -> None:
@@ -20,5 +20,6 @@ def schema() -> None:
     Example:  homelab schema > inventory.schema.json
     """
     from homelab.inventory.json_schema import render
+    from homelab.services.registry import Registry
 
-    typer.echo(render(), nl=False)
+    typer.echo(render(Registry(settings.inventory.absolute().parent)), nl=False)

@@ -6,17 +6,12 @@ from homelab.host import argv, check
 from homelab.runtime.session import Session
 from homelab.services.analytics import SCRIPTS, as_analytics
 
-_DEADLINE = 900.0  # seconds; it waits for a running build
+_DEADLINE = 900.0  # seconds
 
 
 def fetch(session: Session) -> bytes:
     """Return the documentation, one self-contained HTML page. Raises HomelabError if dbt cannot generate it."""
     container = session.inventory.container_with("analytics")
-    # With dbt's role, which only reads.
-    command = as_analytics(
-        'PGUSER="$DBT_PGUSER" PGPASSWORD="$DBT_PGPASSWORD" '
-        + argv("python", f"{SCRIPTS}/dbt_docs.py")
-        + " >&2 && cat docs.html"
-    )
+    command = as_analytics(argv("python", f"{SCRIPTS}/dbt_docs.py") + " >&2 && cat docs.html")
     with session.connect(container) as host, session.progress.step(container.name, "dbt docs generate"):
         return check(host, command, "generate the documentation", timeout=_DEADLINE).stdout

@@ -12,6 +12,8 @@ from homelab.proxmox import Client
 from homelab.proxmox.checks import Answering, Check, proxmox_checks
 from homelab.runtime.address_probe import addresses_in_use
 from homelab.runtime.lockout import lockout_notes
+from homelab.runtime.patch_level import patch_levels
+from homelab.runtime.session import Session
 from homelab.secrets import openweather_key
 
 _WEATHER_TIMEOUT = 10  # seconds
@@ -55,11 +57,16 @@ def doctor(
     ask: Callable[[Pipeline, Secret], int] = ask_openweather,
     now: Callable[[], float] = time.time,
     addresses_in_use: Answering = addresses_in_use,
+    session: Session | None = None,
 ) -> Diagnosis:
-    """Run all checks; a check that cannot be run has failed. `ask` returns OpenWeather's HTTP status."""
+    """Run all checks; a check that cannot be run has failed. `ask` returns OpenWeather's HTTP status.
+
+    With a `session`, the containers that were reached before are checked, too.
+    """
+    containers = _patches(session) if session else ()
     runs_pipeline = any(service.runs_pipeline for c in inventory.containers for service in c.services.values())
     openweather = [_openweather(inventory.pipeline, ask)] if runs_pipeline else []
-    return Diagnosis([*_proxmox(inventory, now, addresses_in_use), *openweather])
+    return Diagnosis([*_proxmox(inventory, now, addresses_in_use), *containers, *openweather])
 
 
 def _proxmox(inventory: Inventory, now: Callable[[], float], addresses_in_use: Answering) -> Iterator[Check]:
@@ -71,6 +78,15 @@ def _proxmox(inventory: Inventory, now: Callable[[], float], addresses_in_use: A
     yield from proxmox_checks(client, inventory, now, addresses_in_use)
     for note in lockout_notes(inventory, inventory.containers):
         yield Check("firewall", False, str(note))
+
+
+def _patches(session: Session) -> Iterator[Check]:
+    for container, found in patch_levels(session).items():
+        name = f"updates of {container}"
+        if isinstance(found, HomelabError):
+            yield Check.of(name, found)
+        else:
+            yield Check(name, found.ok, str(found), tuple(found.remedies()))
 
 
 def _openweather(pipeline: Pipeline, ask: Callable[[Pipeline, Secret], int]) -> Check:

@@ -15,10 +15,10 @@ from homelab.pipeline_contract import EXIT
 from homelab.progress import Progress
 from homelab.runtime.job_progress import run_with_progress
 from homelab.runtime.session import Session
-from homelab.services.analytics import ROOT, SCRIPTS, as_analytics
+from homelab.services.analytics import SCRIPTS, as_analytics, read_data
 
 _DEADLINE = 4 * 3600.0  # seconds
-_READ_PROGRESS = f"cat {ROOT}/data/history.progress 2>/dev/null || true"
+_READ_PROGRESS = f"{read_data('history.progress')} || true"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from homelab.errors import HomelabError, InputError
@@ -15,7 +15,7 @@ from homelab.proxmox.plan_executor import only_node
 from homelab.proxmox.tasks import Task
 from homelab.runtime.container_changes import Outcome, audited_client
 from homelab.runtime.lab_lock import lab_lock
-from homelab.runtime.owned_containers import time_since
+from homelab.runtime.owned_containers import Confirm, time_since
 from homelab.runtime.provisioning import await_ssh
 from homelab.runtime.session import Session
 
@@ -23,21 +23,15 @@ _EARLIER = 6 * 3600.0  # seconds to wait for the restore of an earlier run
 
 
 def restore(
-    session: Session,
-    name: str,
-    volid: str | None = None,
-    *,
-    storage: str | None = None,
-    confirm: Callable[[Sequence[str]], bool] = lambda lines: True,
+    session: Session, name: str, volid: str | None = None, *, confirm: Confirm, storage: str | None = None
 ) -> Outcome:
     """Create a container from a backup, the newest unless `volid` names one, and start it. Raises HomelabError.
 
-    Refuses to replace an existing container. The SSH host keys, and so the pin, are those of the backup. `confirm`
-    decides if the folder with the key that the container accepts is missing.
+    Refuses to replace an existing container. The SSH host keys, and so the pin, are those of the backup. Without the
+    key that the backup accepts, `confirm` receives a warning first.
     """
     select_containers(session.inventory, [name])
-    folder = session.inventory.state_dir
-    if not (folder / "operator_ed25519").exists() and not confirm(_missing_folder(name, folder)):
+    if not session.secrets.has_key("operator") and not confirm(_without_key(session.inventory.state_dir, name)):
         return Outcome(confirmed=False)
     with lab_lock(session.inventory.state_dir, "restore"):
         client = audited_client(session.inventory)
@@ -45,11 +39,11 @@ def restore(
         return _Restore(session, client, select_containers(session.inventory, [name])[0]).run(volid, storage)
 
 
-def _missing_folder(name: str, folder: Path) -> Sequence[str]:
+def _without_key(folder: Path, name: str) -> Sequence[str]:
     return (
-        f"The folder {folder} has no SSH key: homelab makes a new one, which the restored {name} does not accept.",
-        "To log in to it after the restore, first copy that folder back, from its backup or from the machine that "
-        "created the container.",
+        f"{folder} has no SSH key. It was lost, or this is another copy of the inventory.",
+        f"The restored {name} accepts only the key from the time of its backup, so homelab cannot log in to it.",
+        f"Copy your own backup of {folder} back first, with its keys and passwords.",
     )
 
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,20 +89,23 @@ class Cluster:
         )
 
     def initialise(self, settings: Mapping[str, str]) -> None:
-        """Create the cluster; its folder already belongs to the user of the server."""
-        folder = self.data.parent
-        password = folder / "password"
-        password.unlink(missing_ok=True)
-        password.touch(mode=0o600)
-        give_to_server(password).write_text(self.password)
-        options = ("--auth=scram-sha-256", f"--pwfile={password}", "--encoding=UTF8", "--locale=C", "--no-sync")
-        self.run("initdb", "-D", str(self.data), "-U", "postgres", *options)
-        password.unlink()
+        """Create the cluster; its folder already belongs to the user of the server, so root writes nothing in it."""
         wanted = {
             **settings,
             "listen_addresses": self.host,
             "port": str(self.port),
-            "unix_socket_directories": str(folder),
+            "unix_socket_directories": str(self.data.parent),
         }
-        with (self.data / "postgresql.auto.conf").open("a") as file:
-            file.writelines(f"{key} = '{value}'\n" for key, value in wanted.items())
+        with tempfile.NamedTemporaryFile("w") as password:
+            password.write(self.password)
+            password.flush()
+            give_to_server(Path(password.name))
+            options = (
+                "--auth=scram-sha-256",
+                f"--pwfile={password.name}",
+                "--encoding=UTF8",
+                "--locale=C",
+                "--no-sync",
+            )
+            words = [f"--set={key}={value}" for key, value in wanted.items()]
+            self.run("initdb", "-D", str(self.data), "-U", "postgres", *options, *words)

@@ -11,12 +11,13 @@ from homelab.inventory.errors import Place, Problems
 from homelab.inventory.root_section import read
 from homelab.inventory.section import Section
 from homelab.model import Inventory
+from homelab.services.registry import Registry
 
 
-def load(paths: Sequence[Path], proposed: str | None = None) -> Inventory:
+def load(paths: Sequence[Path], proposed: str | None = None, registry: Registry | None = None) -> Inventory:
     """Read the inventory and the overlays over it. Raises InputError with all problems.
 
-    `proposed` replaces the text of the inventory's file.
+    `proposed` replaces the text of the inventory's file; `registry` holds the services, by default those of its folder.
     """
     problems = Problems()
     path, *overlays = (path.absolute() for path in paths)
@@ -30,7 +31,7 @@ def load(paths: Sequence[Path], proposed: str | None = None) -> Inventory:
         problems.raise_all(path)
     for overlay in above:
         yaml_source.merge(document, overlay)
-    return read(path, Section(document, problems, (), document.data))
+    return read(path, Section(document, problems, registry or Registry(path.parent), (), document.data))
 
 
 def _read(path: Path, problems: Problems, hint: str) -> yaml_source.Document:

@@ -17,7 +17,7 @@ from homelab.inventory.service_options import Services
 from homelab.model import Container, ContainerConfig, Mount, Network, Service, lab_tags
 from homelab.model.inventory import NODE
 from homelab.model.options import KeyNames, Option
-from homelab.services import SERVICES
+from homelab.services.registry import Registry, ServiceError
 
 _VMID = "a whole number from 100 to 999999999"
 
@@ -128,6 +128,7 @@ class Reader:
     node: str | None
     defaults: ContainerDefaults
     vmids: range
+    registry: Registry
     _taken: dict[tuple[str, object], str] = field(default_factory=dict)
 
     def read(self, sections: Mapping[str, Section]) -> list[Container]:
@@ -159,7 +160,7 @@ class Reader:
             node=values.get("node", self.node),
             template=settings.template,
             shape=replace(
-                self._config(name, self.network, ip, settings, services),
+                self._config(name, self.network, ip, settings, self._start_order(section)),
                 cores=values.get("cores", 0),
                 memory=values.get("memory", 0),
                 ip6=ip6,
@@ -186,7 +187,8 @@ class Reader:
         distribution = distribution_of(template)
         for key in _service_names(section):
             owner = self._taken.setdefault(("service", key), name)
-            if owner != name and not SERVICES[key].many:
+            kind = self.registry.find(key)
+            if owner != name and kind and not kind.many:
                 section.problem(f"is on {owner} already, and there can be only one", "services", key)
             if distribution and key in services:
                 for option, error in services[key].unsupported_options(distribution):
@@ -194,12 +196,23 @@ class Reader:
 
     def _check_requirements(self, section: Section) -> None:
         for key in _service_names(section):
-            for required in SERVICES[key].requires:
+            kind = self.registry.find(key)
+            for required in kind.requires if kind else ():
                 if ("service", required) not in self._taken:
                     section.problem(f"needs the service `{required}`, which no container has", "services", key)
 
+    def _start_order(self, section: Section) -> int | None:
+        """Return the start order: after the containers with services that its services require."""
+        orders = []
+        for key in _service_names(section):
+            try:
+                orders.append(self.registry.start_order(key))
+            except ServiceError as error:
+                section.problem(str(error), "services", key)
+        return max(orders, default=None)
+
     def _config(
-        self, name: str, network: Network, ip: IPv4Address, settings: ContainerDefaults, services: Mapping[str, Service]
+        self, name: str, network: Network, ip: IPv4Address, settings: ContainerDefaults, order: int | None
     ) -> ContainerConfig:
         return ContainerConfig(
             hostname=name,
@@ -216,7 +229,7 @@ class Reader:
             nameservers=network.nameservers,
             searchdomain=network.searchdomain,
             onboot=settings.onboot,
-            startup_order=max(map(_order, services), default=None),
+            startup_order=order,
             start_delay=settings.start_delay,
             stop_timeout=settings.stop_timeout,
             features=settings.features,
@@ -230,7 +243,7 @@ class Reader:
 
 def _service_names(section: Section) -> Iterator[str]:
     """Yield the known services of a container, those with invalid options included."""
-    return (key for key in section.below("services").data if key in SERVICES)
+    return (key for key in section.below("services").data if section.registry.find(key))
 
 
 def _mounts(sections: Mapping[str, Any], storage: str) -> tuple[Mount, ...]:
@@ -248,7 +261,3 @@ def description(lab: str, name: str, path: Path) -> str:
         f"{name} of the homelab `{lab}`, described in {path.parent.name}/{path.name}.\n\n"
         "Make changes there and run `homelab up`, which puts back what was changed by hand."
     )
-
-
-def _order(service: str) -> int:
-    return 1 + max((_order(required) for required in SERVICES[service].requires), default=0)

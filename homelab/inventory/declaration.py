@@ -141,7 +141,7 @@ class SectionOf(ValueType):
     def read(self, value: Any, section: Section, at: KeyPath) -> Any:
         if not isinstance(value, dict):
             return self.refuse(value, section, at)
-        return Section(section.document, section.problems, (*section.keys, *at), value)
+        return section.at(at, value)
 
     def schema(self) -> Mapping[str, Any]:
         return self.declaration.json_schema()

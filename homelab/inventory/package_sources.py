@@ -1,4 +1,4 @@
-"""`packages:`, the package sources of the containers."""
+"""`packages:`, the package sources of the containers, and their security updates."""
 
 from __future__ import annotations
 
@@ -116,6 +116,20 @@ class PackagesSection:
             examples=({"postgresql-16": "16.4-*"},),
         ),
     ] = field(default_factory=dict)
+    security_updates: Annotated[
+        bool,
+        Option("Install the distribution's security updates unattended; never PostgreSQL's server, which restarts."),
+    ] = True
+    maintenance_window: Annotated[
+        str,
+        Option(
+            "Start of the half hour in which security updates are installed: daily, or on a weekday, in the "
+            "containers' time zone.",
+            pattern=r"((Mon|Tue|Wed|Thu|Fri|Sat|Sun) )?([01][0-9]|2[0-3]):[0-5][0-9]",
+            expected='a time in quotes such as "04:00" or "Sun 04:00"',
+            examples=("Sun 04:00",),
+        ),
+    ] = "04:00"
 
 
 def package_sources(section: Section, templates: Collection[str]) -> PackageSources:
@@ -131,6 +145,8 @@ def package_sources(section: Section, templates: Collection[str]) -> PackageSour
         pypi_index=found.pypi_index,
         certificates=tuple(dict.fromkeys(_certificates(section, found.ca_certificates))),
         pins=found.pins,
+        security_updates=found.security_updates,
+        maintenance_window=found.maintenance_window,
     )
 
 

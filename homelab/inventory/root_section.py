@@ -64,7 +64,7 @@ class Root:
     ] = None
     packages: Annotated[
         Section | None,
-        Option("Package sources of the containers, in addition to those of the distribution."),
+        Option("Package sources of the containers, in addition to those of the distribution, and security updates."),
         SectionOf(PackagesSection, _SECTION, MIRROR_RULE),
     ] = None
 
@@ -79,7 +79,7 @@ def read(path: Path, root: Section) -> Inventory:
     given = declaration_of(DefaultsSection).read(defaults_section)
     defaults = override(ContainerDefaults.on(subnet), defaults_section, given)
     vmids = vmid_range(defaults_section, given.get("vmid_range"))
-    reader = Reader(lab, path, subnet, proxmox.node if proxmox else None, defaults, vmids)
+    reader = Reader(lab, path, subnet, proxmox.node if proxmox else None, defaults, vmids, root.registry)
     containers = reader.read(found.get("containers", {}))
     weather = _pipeline(root, found, containers)
     packages = package_sources(found.get("packages", root.below("packages")), [c.template for c in containers])

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from homelab.inventory.errors import Problems
 from homelab.inventory.yaml_source import Document, KeyPath
+from homelab.services.registry import Registry
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A mapping, its keys from the root, and the problems of the whole inventory."""
+    """A mapping, its keys from the root, and the problems and services of the whole inventory."""
 
     document: Document
     problems: Problems
+    registry: Registry
     keys: KeyPath
     data: dict[str, Any]
 
@@ -37,4 +39,8 @@ class Section:
         data: Any = self.data
         for key in path:
             data = data.get(key) if isinstance(data, dict) else data[key]
-        return Section(self.document, self.problems, (*self.keys, *path), data if isinstance(data, dict) else {})
+        return self.at(path, data if isinstance(data, dict) else {})
+
+    def at(self, path: KeyPath, data: dict[str, Any]) -> Section:
+        """Return the mapping `data` at `path` below this one."""
+        return replace(self, keys=(*self.keys, *path), data=data)

@@ -11,7 +11,7 @@ from homelab.inventory.section import Section
 from homelab.inventory.value_types import ValueType, nullable, shown
 from homelab.inventory.yaml_source import KeyPath
 from homelab.model import Service
-from homelab.services import SERVICES
+from homelab.services.registry import Registry, ServiceError
 
 
 class Services(ValueType):
@@ -28,24 +28,44 @@ class Services(ValueType):
             return self.refuse(value, section, at)
         found = {}
         for name, options in value.items():
-            if name not in SERVICES:
-                section.problem(f"unknown service; {did_you_mean(name, SERVICES)}", *at, name)
-            elif not isinstance(options, dict | None):
+            kind = _find(section, name, at)
+            if kind is None:
+                continue
+            if not isinstance(options, dict | None):
                 section.problem(
                     f"must be a mapping of options, `{{}}` if there are none, not {shown(options)}", *at, name
                 )
             else:
-                service = read_options(section.below(*at, name), SERVICES[name])
+                service = read_options(section.below(*at, name), kind)
                 if service is not None:
                     found[name] = service
         return found
 
     def schema(self) -> Mapping[str, Any]:
-        return {
-            "type": "object",
-            "properties": {name: options_schema(service) for name, service in SERVICES.items()},
-            "additionalProperties": False,
-        }
+        return {"type": "object"}  # completed by `services_schema`: an inventory has its own services
+
+
+def _find(section: Section, name: str, at: KeyPath) -> type[Service] | None:
+    """Return the class of a service; None if a problem was recorded."""
+    try:
+        kind = section.registry.get(name)
+        declaration_of(kind)
+    except KeyError:
+        section.problem(f"unknown service; {did_you_mean(name, section.registry.names())}", *at, name)
+    except (ServiceError, TypeError) as error:
+        section.problem(f"cannot be loaded: {error}", *at, name)
+    else:
+        return kind
+    return None
+
+
+def services_schema(registry: Registry) -> dict[str, Any]:
+    """Return the part of the JSON Schema that names the services; one that cannot be loaded may have any options."""
+    kinds = {name: registry.find(name) for name in registry.names()}
+    return {
+        "properties": {name: options_schema(kind) if kind else {} for name, kind in kinds.items()},
+        "additionalProperties": False,
+    }
 
 
 def read_options(section: Section, service: type[Service]) -> Service | None:

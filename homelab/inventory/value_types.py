@@ -152,9 +152,10 @@ class Choice(ValueType):
 
 
 class Text(ValueType):
-    """Text that matches a pattern."""
+    """Text that matches a pattern, without control characters and unpaired surrogates, which no file can hold."""
 
-    PATTERN = r"\S(.*\S)?"
+    PATTERN = r"[^\s\x00-\x1f\x7f]([^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f])?"
+    _UNUSABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
     def __init__(self, option: Option) -> None:
         pattern = option.pattern or self.PATTERN
@@ -169,6 +170,8 @@ class Text(ValueType):
             return self.refuse(value, section, at, "; put it in quotes if it is meant as text")
         if not re.fullmatch(self._pattern, value):
             return self.refuse(value, section, at)
+        if self._UNUSABLE.search(value):
+            return self.refuse(value, section, at, "; it has a control character")
         return value
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from homelab.lab.machine import v2
 from homelab.lab.process import kill_all
 
 _PERIOD = 100_000  # µs
+_FREEZE = 30.0  # seconds until freezing counts as failed
 MIB = 1024 * 1024
 
 
@@ -113,6 +115,38 @@ def _usage_v2(name: str) -> Usage:
 
 def _pairs(text: str) -> dict[str, int]:
     return {key: int(value) for key, value in (line.split() for line in text.splitlines())}
+
+
+def freeze(name: str) -> None:
+    """Freeze all processes of a running container.
+
+    On cgroup v1, a process that waits for its vfork child while that child freezes stays unfrozen, and the state
+    remains FREEZING. Each further write visits all processes again; lxc-freeze writes only once and then hangs.
+
+    Raises TimeoutError when a process is still not frozen after 30 s; all processes run again then.
+    """
+    until = time.monotonic() + _FREEZE
+    while True:
+        _file(name, "cgroup.freeze" if v2() else "freezer.state").write_text("1" if v2() else "FROZEN")
+        if _frozen(name):
+            return
+        if time.monotonic() > until:
+            thaw(name)
+            raise TimeoutError(f"a process of cgroup {name} does not freeze")
+        time.sleep(0.01)
+
+
+def _frozen(name: str) -> bool:
+    if v2():
+        return _pairs(_file(name, "cgroup.events").read_text())["frozen"] == 1
+    return _file(name, "freezer.state").read_text().strip() == "FROZEN"
+
+
+def thaw(name: str) -> None:
+    """Let the processes of a frozen container run again; does nothing to others."""
+    file = _file(name, "cgroup.freeze" if v2() else "freezer.state")
+    if file.exists():
+        file.write_text("0" if v2() else "THAWED")
 
 
 def exists(name: str) -> bool:

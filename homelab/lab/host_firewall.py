@@ -39,21 +39,38 @@ _KNOWN = frozenset(
 
 
 def ruleset(config: Mapping[str, Any], options: Mapping[str, Any], rules: Sequence[Mapping[str, Any]]) -> str:
-    """Render a container's nftables table; if no device has the firewall, only remove an existing table."""
-    devices = [
-        device.get("name", f"eth{number}")
+    """Render a container's nftables tables; if no device has the firewall, only remove existing tables."""
+    filtered = {
+        device.get("name", f"eth{number}"): device
         for number, device in guest.network_devices(config).items()
         if device.get("firewall") == "1"
-    ]
-    lines = [f"table inet {TABLE}", f"delete table inet {TABLE}"]
+    }
+    devices = list(filtered)
+    lines = [f"{verb} {family} {TABLE}" for family in ("netdev", "inet") for verb in ("table", "delete table")]
     if options.get("enable") and devices:
         lines += [
+            f"table netdev {TABLE} {{",
+            *(line for name, device in filtered.items() for line in _own_addresses(name, device, options)),
+            "}",
             f"table inet {TABLE} {{",
             *_direction("in", "input", "iifname", devices, options, rules),
             *_direction("out", "output", "oifname", devices, options, rules),
             "}",
         ]
     return "\n".join(lines) + "\n"
+
+
+def _own_addresses(name: str, device: Mapping[str, str], options: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the chain that drops packets and ARP messages of a device with another MAC or IPv4 address than its own."""
+    yield f"  chain {name} {{"
+    yield f'    type filter hook egress device "{name}" priority filter; policy accept;'
+    if options.get("macfilter", 1) and (mac := device.get("hwaddr")):
+        yield f"    ether saddr != {mac} drop"
+        yield f"    arp saddr ether != {mac} drop"
+    if options.get("ipfilter") and "/" in (address := device.get("ip", "")):
+        yield f"    ip saddr != {address.partition('/')[0]} drop"
+        yield f"    arp saddr ip != {address.partition('/')[0]} drop"
+    yield "  }"
 
 
 def _direction(

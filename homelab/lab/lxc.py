@@ -204,19 +204,17 @@ class Runtime:
 
     @contextmanager
     def frozen(self, vmid: int) -> Iterator[None]:
-        """Freeze a running container for the duration of the block. Raises HomelabError."""
-        running = self.pid(vmid) is not None
-        if running:
-            run(["lxc-freeze", "-P", self.lab.lxcpath, "-n", str(vmid)])
+        """Freeze a running container for the duration of the block. Raises TimeoutError."""
+        if self.pid(vmid) is not None:
+            cgroups.freeze(self.lab.cgroup(vmid))
         try:
             yield
         finally:
-            if running:
-                run(["lxc-unfreeze", "-P", self.lab.lxcpath, "-n", str(vmid)])
+            self.unfreeze(vmid)
 
     def unfreeze(self, vmid: int) -> None:
         """Unfreeze a container that a killed node has left frozen; does nothing to others."""
-        attempt(["lxc-unfreeze", "-P", self.lab.lxcpath, "-n", str(vmid)])
+        cgroups.thaw(self.lab.cgroup(vmid))
 
     def remove(self, vmid: int) -> None:
         """Kill the container and remove its files."""

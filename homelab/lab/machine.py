@@ -180,14 +180,15 @@ def prepare() -> None:
     if forwarding != "1":
         changes.forwarding = forwarding
         changes.save()
-        network.FORWARDING.write_text("1\n")
+    if changes.forwarding is not None:  # also when the rules of an earlier lab are missing
+        network.forward_for_labs()
 
 
 def restore(*, guard_too: bool) -> bool:
     """Revert the changes of `prepare` after the last lab is removed; return whether the guard route is still set."""
     changes = Changes.load()
     if changes.forwarding is not None:
-        network.FORWARDING.write_text(changes.forwarding + "\n")
+        network.restore_forwarding(changes.forwarding)
         changes.forwarding = None
     subids.revoke(changes.subid_files)
     changes.subid_files = []

@@ -1,4 +1,7 @@
-"""The lab's bridge, its guard route, and the nftables rules that limit the containers' outbound traffic."""
+"""The lab's bridge, its guard route, and its nftables rules.
+
+Containers reach the internet, and of this machine the weather replay only; no other traffic is forwarded for the lab.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,12 @@ from pathlib import Path
 
 from homelab.errors import HomelabError
 from homelab.lab.command import attempt, run, succeeds
-from homelab.lab.settings import GUARDED, Lab
+from homelab.lab.settings import BRIDGES, GUARDED, Lab
 
 # The highest metric that a route can have: every other route takes precedence over the guard.
 GUARD_METRIC = 4278198272
 FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
+_LIMIT = "homelab_forwarding"  # the table that exists while homelab has turned forwarding on
 # Networks that the containers may not reach: private networks that this machine may be connected to.
 PRIVATE = "10.0.0.0/8, 100.64.0.0/10, 169.254.0.0/16, 172.16.0.0/12, 192.168.0.0/16"
 
@@ -94,17 +98,30 @@ def table(lab: Lab) -> str:
 
 
 def ruleset(lab: Lab, resolvers: Sequence[IPv4Address]) -> str:
-    """Render the lab's nftables table: NAT to the internet, no access to private networks, no inbound connections."""
+    """Render the lab's nftables table: NAT to the internet, no access to private networks and to this machine.
+
+    Of this machine, containers reach the weather replay, and a name server if it runs here.
+    """
     # If bridged frames pass through netfilter, masquerading must not affect traffic inside another lab's network.
     dns = ", ".join(str(resolver) for resolver in resolvers)
-    return f"""table ip {table(lab)}
-delete table ip {table(lab)}
-table ip {table(lab)} {{
+    name_server = f"ip daddr {{ {dns} }} meta l4proto {{ tcp, udp }} th dport 53 accept"
+    return f"""table inet {table(lab)}
+delete table inet {table(lab)}
+table inet {table(lab)} {{
+  chain input {{
+    type filter hook input priority filter; policy accept;
+    iifname != "{lab.bridge}" accept
+    ct state established,related accept
+    ip daddr {lab.gateway} tcp dport {lab.replay_port} accept
+    {name_server}
+    reject with icmpx type admin-prohibited
+  }}
   chain forward {{
     type filter hook forward priority filter; policy accept;
     iifname "{lab.bridge}" oifname "{lab.bridge}" accept
-    iifname "{lab.bridge}" ip daddr {{ {dns} }} meta l4proto {{ tcp, udp }} th dport 53 accept
+    iifname "{lab.bridge}" {name_server}
     iifname "{lab.bridge}" ip daddr {{ {PRIVATE} }} reject with icmp type admin-prohibited
+    iifname "{lab.bridge}" meta nfproto ipv6 reject with icmpv6 type admin-prohibited
     oifname "{lab.bridge}" ct state established,related accept
     oifname "{lab.bridge}" drop
   }}
@@ -116,6 +133,29 @@ table ip {table(lab)} {{
 """
 
 
+def forward_for_labs() -> None:
+    """Turn IPv4 forwarding on, for the labs' bridges only: this machine must not become a router for others."""
+    rules = f"""table inet {_LIMIT}
+delete table inet {_LIMIT}
+table inet {_LIMIT} {{
+  chain forward {{
+    type filter hook forward priority filter; policy drop;
+    iifname "{BRIDGES}*" accept
+    oifname "{BRIDGES}*" accept
+  }}
+}}
+"""
+    run(["nft", "-f", "-"], stdin=rules.encode())
+    FORWARDING.write_text("1\n")
+
+
+def restore_forwarding(before: str) -> None:
+    """Restore the value of IPv4 forwarding that `forward_for_labs` has replaced, and remove its limit."""
+    FORWARDING.write_text(f"{before}\n")
+    if succeeds(["nft", "list", "table", "inet", _LIMIT]):
+        run(["nft", "delete", "table", "inet", _LIMIT])
+
+
 def apply_rules(lab: Lab) -> None:
     """Load the lab's rules, replacing existing ones atomically."""
     run(["nft", "-f", "-"], stdin=ruleset(lab, nameservers()).encode())
@@ -124,14 +164,15 @@ def apply_rules(lab: Lab) -> None:
 
 def remove_rules(lab: Lab) -> None:
     """Remove the lab's rules and no others."""
-    if succeeds(["nft", "list", "table", "ip", table(lab)]):
-        run(["nft", "delete", "table", "ip", table(lab)])
+    if succeeds(["nft", "list", "table", "inet", table(lab)]):
+        run(["nft", "delete", "table", "inet", table(lab)])
     for rule in _foreign_rules(lab):
         run(["iptables", "-w", "-D", *rule])
 
 
 def _open_closed_chains(lab: Lab) -> None:
-    # Docker and ufw set a DROP policy in iptables' chains, which an accept in our table cannot override.
+    # Docker and ufw set a DROP policy in iptables' chains, which an accept in our table cannot override. What these
+    # rules accept, our table limits.
     if not shutil.which("iptables"):
         return
     present = _foreign_rules(lab)

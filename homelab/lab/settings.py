@@ -12,6 +12,7 @@ from pathlib import Path
 GUARDED = IPv4Network("10.99.2.0/24")
 STATE_ROOT = Path("/var/lib/homelab")
 CACHE_ROOT = Path("/var/cache/homelab")
+BRIDGES = "hl-"  # the names of all bridges of labs begin with this
 NODE = "pve"
 TOKEN_ID = "homelab@pve!lab"  # noqa: S105 - the token's name; its secret is in a file
 
@@ -22,7 +23,7 @@ class Lab:
 
     name: str = "lab"
     subnet: IPv4Network = field(default=GUARDED)
-    bridge: str = "hl-lab"
+    bridge: str = f"{BRIDGES}lab"
     api_port: int = 18006
     replay_port: int = 8089
 
@@ -127,6 +128,6 @@ LABS = {
     for lab in (
         Lab(),
         # The tests' own node, which may run next to a demo, in the upper half of the same network.
-        Lab("e2e", IPv4Network("10.99.2.128/25"), "hl-e2e", 18016, 8099),
+        Lab("e2e", IPv4Network("10.99.2.128/25"), f"{BRIDGES}e2e", 18016, 8099),
     )
 }

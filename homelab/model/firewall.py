@@ -49,11 +49,16 @@ class Rule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Firewall:
-    """A container's firewall: its switch, its default policies, and its rules in order."""
+    """A container's firewall: its switch, its default policies, its source filters, and its rules in order.
+
+    The filters drop packets and ARP messages that the container sends with another address than its own.
+    """
 
     on: bool = False
     policy_in: str = "DROP"
     policy_out: str = "ACCEPT"
+    mac_filter: bool = True
+    ip_filter: bool = False
     rules: tuple[Rule, ...] = ()
 
 
@@ -61,7 +66,8 @@ def desired_firewall(inventory: Inventory, container: Container) -> Firewall:
     """Return the firewall that the inventory asks for: deny all inbound traffic except the declared ports."""
     if not container.shape.firewall:
         return Firewall()
-    return Firewall(on=True, rules=tuple(dict.fromkeys(_rules(inventory, container))))
+    # Proxmox takes the addresses of the IP filter from the container's network card.
+    return Firewall(on=True, ip_filter=True, rules=tuple(dict.fromkeys(_rules(inventory, container))))
 
 
 def _rules(inventory: Inventory, container: Container) -> Iterator[Rule]:
@@ -115,8 +121,18 @@ def changes(want: Firewall, found: Firewall) -> Iterator[str]:
             before, after = getattr(found, policy), getattr(want, policy)
             if before != after:
                 yield f"{policy.replace('_', ' ')}: {before} → {after}"
+        for name, before, after in (
+            ("MAC filter", found.mac_filter, want.mac_filter),
+            ("IP filter", found.ip_filter, want.ip_filter),
+        ):
+            if before != after:
+                yield f"{name}: {_switch(before)} → {_switch(after)}"
     if want.on != found.on:
-        yield "off → on" if want.on else "on → off"
+        yield f"{_switch(found.on)} → {_switch(want.on)}"
+
+
+def _switch(on: bool) -> str:
+    return "on" if on else "off"
 
 
 def _without(rules: Sequence[Rule], others: Sequence[Rule]) -> list[Rule]:

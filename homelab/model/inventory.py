@@ -113,11 +113,15 @@ class DatabaseGrant:
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """A TCP port of a service, its purpose and its clients; firewall rules are derived from it."""
+    """A TCP port of a service, its purpose and its clients; firewall rules are derived from it.
+
+    `tls`: the service shows a certificate of the lab's CA there, which every container trusts then.
+    """
 
     port: int
     description: str
     audience: Audience
+    tls: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,8 +132,8 @@ class City:
         str,
         Option(
             "OpenWeather's name of the city; with an id or coordinates, any name.",
-            pattern=r".*\S.*",
-            expected="a city's name",
+            pattern=r"(?=.*\S)[^\x00-\x1f\x7f]{1,200}",
+            expected="a city's name of at most 200 characters",
         ),
     ]
     id: Annotated[int | None, Option("OpenWeather's id of the city.", low=1, high=1 << 31)] = None
@@ -185,6 +189,8 @@ class PackageSources:
     pypi_index: str | None = None  # a "simple" index that replaces PyPI, such as devpi
     certificates: tuple[str, ...] = ()  # CAs, each in PEM
     pins: Mapping[str, str] = field(default_factory=dict)  # Debian package → pattern of its version
+    security_updates: bool = True  # install them unattended
+    maintenance_window: str = "04:00"  # the earliest time of day for that, `HH:MM` or `Sun HH:MM`
 
 
 def lab_tags(lab: str) -> frozenset[str]:

@@ -6,11 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from homelab.distributions import Distribution
 from homelab.host import UNREADABLE, Host, Result
 from homelab.model.inventory import Container, DatabaseGrant, Inventory, Port, Secret
+
+if TYPE_CHECKING:
+    from homelab.certificates import Authority, Names
 
 
 class SecretStore(Protocol):
@@ -28,8 +31,21 @@ class SecretStore(Protocol):
     def key_pair(self, name: str) -> tuple[Secret, str]:
         """Return an SSH key pair, generated at the first call: private key (OpenSSH's PEM form), public key line."""
 
+    def has_key(self, name: str) -> bool:
+        """Check that an SSH key exists, without generating it."""
+
     def key_path(self, name: str) -> Path:
         """Return the file of a private key, for programs such as ssh."""
+
+    def authority(self, lab: str, names: Names) -> Authority:
+        """Return the lab's CA for exactly these names, made at the first call.
+
+        If the names change, or years before its certificate expires, it gets a new certificate for the same key.
+        Raises HomelabError if it is damaged.
+        """
+
+    def known_authority(self) -> Authority | None:
+        """Return the lab's CA, or None if there is none yet. Raises HomelabError if it is damaged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

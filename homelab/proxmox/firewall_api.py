@@ -77,12 +77,14 @@ def _datacenter_on(client: Client) -> bool | None:
 
 
 def _switches(client: Client, node: str, vmid: int) -> Firewall:
-    """Read the switch and the policies, with Proxmox's defaults."""
+    """Read the switch, the policies and the filters, with Proxmox's defaults."""
     options = client.get(_path(node, vmid, "options"))
     return Firewall(
         on=_flag(options.get("enable")),
         policy_in=str(options.get("policy_in", "DROP")),
         policy_out=str(options.get("policy_out", "ACCEPT")),
+        mac_filter=_flag(options.get("macfilter", 1)),
+        ip_filter=_flag(options.get("ipfilter")),
     )
 
 
@@ -91,7 +93,12 @@ def _switch(client: Client, node: str, vmid: int, goal: Firewall) -> None:
         return
     options: dict[str, Any] = {"enable": int(goal.on)}
     if goal.on:
-        options |= {"policy_in": goal.policy_in, "policy_out": goal.policy_out}
+        options |= {
+            "policy_in": goal.policy_in,
+            "policy_out": goal.policy_out,
+            "macfilter": int(goal.mac_filter),
+            "ipfilter": int(goal.ip_filter),
+        }
     for _ in range(_TRIES):
         try:
             client.put(_path(node, vmid, "options"), **options)

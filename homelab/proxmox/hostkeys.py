@@ -38,7 +38,7 @@ def known(log: Sequence[str], name: str, vmid: int) -> str:
 def _resolution(name: str, vmid: int) -> str:
     return (
         f"On the node: `pct exec {vmid} -- ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub`; then here: "
-        f"`homelab trust {name} FINGERPRINT` with the fingerprint that it prints."
+        f"`homelab trust host {name} FINGERPRINT` with the fingerprint that it prints."
     )
 
 

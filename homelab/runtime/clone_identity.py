@@ -20,13 +20,15 @@ ssh-keygen -A -f {_NEW} >/dev/null
 cat {_NEW}/etc/ssh/ssh_host_ed25519_key.pub"""
 
 # The ed25519 key comes last: once a container shows the new one, all the rest is done. Logs and shell history are the
-# source's, and so is the TLS key that Debian's packages make once (PostgreSQL shows it). The next start makes a
-# machine-id where the file is empty.
+# source's, and so is the TLS key that Debian's packages make once (PostgreSQL shows it). A service could exchange a log
+# in its own folder for a link: such logs are removed, which follows no link, and the others are emptied. The next start
+# makes a machine-id where the file is empty.
 TAKE = f"""set -eu
 : >{_OWED}
 apt-get clean 2>/dev/null || true
 find /var/log -xdev -type f \\( -name '*.gz' -o -name '*.[0-9]' -o -path '/var/log/journal/*' \\) -delete
-find /var/log -xdev -type f -exec truncate --size=0 {{}} +
+find /var/log -xdev -mindepth 2 -type f -delete
+find /var/log -xdev -maxdepth 1 -type f -exec truncate --size=0 {{}} +
 rm -f /root/.bash_history /var/lib/systemd/random-seed
 [ ! -x /usr/sbin/make-ssl-cert ] || make-ssl-cert generate-default-snakeoil --force-overwrite
 [ -L /var/lib/dbus/machine-id ] || rm -f /var/lib/dbus/machine-id

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol
 
-from homelab.host import Host
+from homelab.host import Host, Result
 from homelab.known_hosts import KnownHosts
 from homelab.model import Container, Secret
 
@@ -15,6 +15,12 @@ BOOT_DEADLINE = 120.0  # seconds that a container has to boot and answer
 
 class Connection(Host, Protocol):
     """A host that is disconnected at the end."""
+
+    def download(self, command: str, write: Callable[[bytes], object], *, timeout: float) -> Result:
+        """Run shell text and pass its standard output on, block by block; the result has none.
+
+        `timeout` is the longest pause between two blocks, in seconds. Raises ConnectionLost, and the errors of `write`.
+        """
 
     def close(self) -> None:
         """Disconnect."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -14,8 +14,8 @@ from homelab.model import Container, ServiceContext, Step
 from homelab.runtime.concurrency import run_all
 from homelab.runtime.connections import Connection
 from homelab.runtime.session import Session
-from homelab.services.base_system import base_system
-from homelab.steps import HealthCheck
+from homelab.services.base_system import base_packages, base_system
+from homelab.steps import HealthCheck, Packages
 from homelab.steps.converge import StepFailed, converge
 from homelab.steps.host_state import Change, pending_changes
 
@@ -68,12 +68,23 @@ def steps_of(context: ServiceContext) -> Sequence[Step]:
     for group in (base_system(context), *(service.steps(context) for service in services.values())):
         for step in group:
             steps.setdefault(step.title, step)
+    _add_packages(steps, base_packages(context))
     changing = tuple(step for step in steps.values() if not step.is_wait)
     checks = [
         HealthCheck(name, service.health_probes(), service.assess, service.units(), changing)
         for name, service in services.items()
     ]
     return [*steps.values(), *checks]
+
+
+def _add_packages(steps: dict[str, Step], names: Sequence[str]) -> None:
+    """Install further packages in the transaction of the last step with packages, as each one takes seconds."""
+    *_, last = [None, *(step for step in steps.values() if isinstance(step, Packages))]
+    if names and last:
+        steps[last.title] = replace(last, names=[*last.names, *names])
+    elif names:
+        step = Packages(names)
+        steps[step.title] = step
 
 
 class _Convergence:

@@ -8,11 +8,11 @@ from concurrent.futures import wait
 
 from homelab.host import Host, Result
 from homelab.runtime.concurrency import start
-from homelab.services.analytics import ROOT
+from homelab.services.analytics import read_data
 
 POLL_INTERVAL = 2.0  # seconds
 # dbt's log is long; of its last lines, those that report a finished node.
-DBT_LOG = f"tail -n 400 {ROOT}/data/logs/dbt.log 2>/dev/null | grep -a '\\[info \\]' | tail -n 3 || true"
+DBT_LOG = f"{read_data('logs/dbt.log')} | grep -a '\\[info \\]' | tail -n 3 || true"
 _NODE = re.compile(r"\b(\d+ of \d+ (?:OK|PASS|WARN|FAIL|ERROR|SKIP)\b.*?)[ .]*\[")
 
 

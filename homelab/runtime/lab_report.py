@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from homelab.errors import HomelabError
 from homelab.host import Result, argv
-from homelab.model import Container, Health
+from homelab.model import Container, Health, Service
 from homelab.plan import Note
 from homelab.runtime.concurrency import run_all
 from homelab.runtime.full_disks import PROBE, full_disks
 from homelab.runtime.session import Session
+from homelab.services.lab_certificates import certificate_probe, with_certificate
 from homelab.steps.queries import merge_queries
 
 if TYPE_CHECKING:
@@ -88,7 +90,8 @@ def _report(session: Session, container: Container, state: ContainerState) -> Co
     try:
         with session.connect(container, _CONNECT_DEADLINE) as host:
             probes = [
-                [_units_probe(service.units()), *service.health_probes()] for service in container.services.values()
+                [_units_probe(service.units()), _certificate_probe(name, service), *service.health_probes()]
+                for name, service in container.services.items()
             ]
             commands, split_results = merge_queries([PROBE, *(probe for group in probes for probe in group)])
             disks, *rest = split_results(host.batch(commands))
@@ -98,8 +101,12 @@ def _report(session: Session, container: Container, state: ContainerState) -> Co
         return ContainerReport(container.name, state, services, unreachable=f"{error.brief}: {error.details}")
     grouped = [[next(answers) for _ in group] for group in probes]
     services = [
-        ServiceReport(name, _unit_states(service.units(), units), service.assess(results))
-        for (name, service), (units, *results) in zip(container.services.items(), grouped, strict=True)
+        ServiceReport(
+            name,
+            _unit_states(service.units(), units),
+            with_certificate(service.assess(results), certificate, datetime.now(UTC)),
+        )
+        for (name, service), (units, certificate, *results) in zip(container.services.items(), grouped, strict=True)
     ]
     return ContainerReport(container.name, state, services, full_disks=full_disks(disks))
 
@@ -119,6 +126,10 @@ def _unavailable(container: Container, reason: str) -> Sequence[ServiceReport]:
 
 def _units_probe(units: Sequence[str]) -> str:
     return argv("systemctl", "is-active", *units) if units else "true"
+
+
+def _certificate_probe(name: str, service: Service) -> str:
+    return certificate_probe(name) if any(port.tls for port in service.ports()) else "true"
 
 
 def _unit_states(units: Sequence[str], answer: Result) -> Mapping[str, str]:

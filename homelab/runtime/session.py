@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import datetime
 
+from homelab.host import LoginRefused
 from homelab.known_hosts import KnownHosts
 from homelab.model import Container, Inventory, SecretStore
 from homelab.progress import Progress
@@ -39,7 +41,23 @@ class Session:
     ) -> Connection:
         """Connect to a container within `deadline` seconds; `known_hosts` replaces the lab's. Raises HomelabError."""
         key, _ = self.secrets.key_pair("operator")
-        return self.connector(container, key, known_hosts or self.known_hosts, deadline)
+        try:
+            return self.connector(container, key, known_hosts or self.known_hosts, deadline)
+        except LoginRefused as error:
+            raise self._unknown_key(container, error) from error
+
+    def _unknown_key(self, container: Container, error: LoginRefused) -> LoginRefused:
+        path = self.secrets.key_path("operator")
+        made = datetime.fromtimestamp(path.stat().st_mtime).astimezone()
+        return LoginRefused(
+            error.brief,
+            f"{container.address} does not accept the key {path}, which was made at {made:%Y-%m-%d %H:%M}. Another key "
+            "has created the container.",
+            f"If you have a copy of {path.parent} from before, copy it back. If not, on node "
+            f"{container.node or 'of the container'}, as root:\n"
+            f"  echo '{self.secrets.key_pair('operator')[1].strip()}' | "
+            f"pct exec {container.vmid} -- tee -a /root/.ssh/authorized_keys",
+        )
 
     def connect_to(self, service: str) -> Connection:
         """Connect to the container that runs a service. Raises HomelabError."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from homelab.code_approvals import state_folder
 from homelab.errors import HomelabError
 from homelab.runtime.marts import Rows
 
@@ -28,7 +28,7 @@ _TOKEN = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|--[^\n]*|/\*.*?\*/|(;)|
 
 def history_file() -> Path:
     """Return the file of the shell's history, in the user's state folder (XDG_STATE_HOME)."""
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "homelab" / "query_history"
+    return state_folder() / "query_history"
 
 
 def split_statements(text: str) -> tuple[list[str], str]:

@@ -6,10 +6,10 @@ import json
 import re
 from collections.abc import Iterator
 
-from homelab.host import UNREADABLE, Host, argv
+from homelab.host import UNREADABLE, Host
 from homelab.pipeline_contract import DAG_ID, TASKS
-from homelab.services.airflow import HOME
-from homelab.services.analytics import ROOT
+from homelab.services.airflow import HOME, SANDBOX
+from homelab.services.analytics import read_data
 from homelab.services.build_report import failed_nodes
 
 _LINES = 15  # of a task's log
@@ -20,10 +20,10 @@ _OLD_LINE = re.compile(r"\] \{ssh\.py:\d+\} WARNING - (.*)")
 
 def task_message(airflow: Host, analytics: Host, run_id: str, task: str, attempt: int) -> str:
     """Return the message of a failed attempt of a task; "" if neither its report nor its log has one."""
-    if task == TASKS.build and (found := build_problems(analytics.run(f"cat {ROOT}/data/last_build.json").text)):
+    if task == TASKS.build and (found := build_problems(analytics.run(read_data("last_build.json")).text)):
         return found
     log = f"{HOME}/logs/dag_id={DAG_ID}/run_id={run_id}/task_id={task}/attempt={attempt}.log"
-    text = airflow.run(argv("tail", "-c", "100000", log)).text
+    text = airflow.run(SANDBOX.read(log)).text
     return "\n".join([*_standard_error(text)][-_LINES:])
 
 

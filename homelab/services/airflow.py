@@ -18,6 +18,7 @@ from homelab.model.options import Option
 from homelab.paths import bundled_path
 from homelab.pipeline_contract import CONNECTION_ID, DAG_ID
 from homelab.render import render
+from homelab.services.airflow_gate import FOLDER, KEY, KNOWN_HOSTS, wait_for_gate
 from homelab.services.airflow_metadata import (
     CLI,
     DATABASE_ENVIRONMENT,
@@ -27,50 +28,23 @@ from homelab.services.airflow_metadata import (
     migration,
     obstacles,
 )
+from homelab.services.lab_certificates import CA_FILE
+from homelab.services.sandbox import Sandbox
 from homelab.steps import Command, Directory, File, Packages, Refuse, SystemdUnit, Tree, User, UvInstall, Venv, WaitFor
 
-HOME = "/home/airflow/airflow"
+HOME = "/var/lib/airflow"  # its data and logs; the user's home belongs to root, and its processes cannot read it
 _VENV = "/opt/airflow/venv"
+_DAGS = "/opt/airflow/dags"
 _ENVIRONMENT = "/etc/homelab/airflow.env"
 _SECRETS = "/etc/homelab/airflow-secrets.env"
 _READY = "/usr/local/sbin/homelab-airflow-ready"
-_KEY = "/home/airflow/.ssh/analytics"
-_KNOWN_HOSTS = "/home/airflow/.ssh/known_hosts"
-# From OpenSSH 9.8 on, each refused login adds a penalty of 5 s to its address, and at 15 s sshd refuses the address.
-_LOGIN_INTERVAL = 5.5  # seconds
-
-_IMPORT_DAG = argv("runuser", "-u", "airflow", "--", f"{_VENV}/bin/python", f"{HOME}/dags/{DAG_ID}.py")
+SANDBOX = Sandbox("airflow", (HOME,), (_ENVIRONMENT, _SECRETS), ("AIRFLOW__FAB__UPDATE_FAB_PERMS",))
 
 # The processes of each series, and the path of its health report.
 _PROCESSES = {"3.3": ("api-server", "dag-processor", "scheduler"), "2.11": ("webserver", "scheduler")}
 # The scheduler's log server would listen on all addresses, and LocalExecutor does not need it.
 _ARGUMENTS = {"scheduler": " --skip-serve-logs"}
 _HEALTH = {"3.3": "/api/v2/monitor/health", "2.11": "/health"}
-
-
-def _refused_by_gate(address: str) -> str:
-    """Return shell text that succeeds when the gate behind Airflow's key works: it refuses an unknown command."""
-    options = (
-        "BatchMode=yes",
-        "IdentitiesOnly=yes",
-        "ConnectTimeout=3",
-        "StrictHostKeyChecking=yes",
-        "UpdateHostKeys=no",
-    )
-    words = ["ssh", "-i", _KEY, *chain.from_iterable(("-o", option) for option in options)]
-    login = argv("runuser", "-u", "airflow", "--", *words, f"analytics@{address}", "nothing")
-    return f"{login} 2>&1 | grep -q '^refused:'"
-
-
-def _wait_for_gate(context: ServiceContext, analytics: Container) -> WaitFor:
-    return WaitFor(
-        f"{analytics.name} accepts Airflow's key",
-        _refused_by_gate(str(analytics.address)),
-        analytics.name,
-        context.failed,
-        context.wait_deadline(analytics),
-        interval=_LOGIN_INTERVAL,
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,37 +92,40 @@ class Airflow(Service):
         secrets = File(_SECRETS, self._secrets(context), mode=0o600, secret=True)
         postgres, analytics = (context.inventory.container_with(name) for name in ("postgres", "analytics"))
         private_key = context.secret_store.key_pair("airflow")[0].reveal().encode()
-        dags = Tree.of(f"{HOME}/dags", bundled_path("pipeline") / "dags", "*.py")
+        dags = Tree.of(_DAGS, bundled_path("pipeline") / "dags", "*.py")
         migrated = migration(venv)
         web_server, *others = self._units([venv, environment, secrets, migrated])
         admin = [admin_user(context, migrated, self._has_api_server)]
         early, late = (admin, []) if self._has_api_server else ([], admin)
         return (
             *self._no_downgrade(postgres, known=False),
-            Packages(["python3", "python3-venv", "ca-certificates", "postgresql-client"]),
+            Packages(["python3", "python3-venv", "ca-certificates", "postgresql-client", "dbus"]),
             User("airflow", "/home/airflow"),
+            Directory("/home/airflow"),
             Directory(HOME, "airflow", "airflow", 0o750),
-            Directory("/home/airflow/.ssh", "airflow", "airflow", 0o700),
+            Directory(FOLDER),
             Directory("/opt/airflow"),
             Directory("/etc/homelab", mode=0o700),
             UvInstall((requirements / "uv.txt").read_bytes()),
             venv,
             dags,
-            File(_KEY, private_key, "airflow", "airflow", 0o600, secret=True),
+            File(KEY, private_key, group="airflow", mode=0o640, secret=True),
             environment,
             secrets,
-            File(_KNOWN_HOSTS, f"{analytics.address} {self._host_key(context)}\n".encode()),
+            SANDBOX.file(),
+            File(KNOWN_HOSTS, f"{analytics.address} {self._host_key(context)}\n".encode()),
             File(
                 DATABASE_ENVIRONMENT,
-                render("airflow/database.env.j2", postgres=postgres.address, password=self._password(context)),
+                render(
+                    "airflow/database.env.j2",
+                    postgres=postgres.address,
+                    password=self._password(context),
+                    ca_file=CA_FILE,
+                ),
                 mode=0o600,
                 secret=True,
             ),
-            File(
-                CLI,
-                render("airflow/homelab-airflow.j2", environment=_ENVIRONMENT, secrets=_SECRETS, venv=_VENV),
-                mode=0o700,
-            ),
+            File(CLI, render("airflow/homelab-airflow.j2", sandbox=SANDBOX, venv=_VENV), mode=0o700),
             WaitFor(
                 f"{postgres.name} accepts airflow_admin",
                 in_metadata("select 1"),
@@ -164,11 +141,11 @@ class Airflow(Service):
             Command(
                 "Airflow can import the DAG",
                 "true",
-                f"set -a; . {_ENVIRONMENT}; . {_SECRETS}; cd / && {_IMPORT_DAG}",
+                SANDBOX.run(f"{_VENV}/bin/python", f"{_DAGS}/{DAG_ID}.py"),
                 triggered_by=[venv, dags, migrated],
             ),
             # The scheduler starts a run immediately; if that failed, its retry would start five minutes later.
-            _wait_for_gate(context, analytics),
+            wait_for_gate(context, SANDBOX, analytics),
             *chain.from_iterable(others),
             *late,
         )
@@ -216,7 +193,7 @@ class Airflow(Service):
             "host": str(analytics.address),
             "login": "analytics",
             "extra": {
-                "key_file": _KEY,
+                "key_file": KEY,
                 "host_key": self._host_key(context),
                 "look_for_keys": "false",
                 "conn_timeout": 20,
@@ -225,10 +202,12 @@ class Airflow(Service):
         return render(
             "airflow/airflow.env.j2",
             home=HOME,
+            dags=_DAGS,
             options=self,
             connection_id=CONNECTION_ID,
             schedule=context.inventory.pipeline.schedule,
             connection=json.dumps(connection),
+            ca_file=CA_FILE,
         )
 
     def _secrets(self, context: ServiceContext) -> bytes:
@@ -254,9 +233,7 @@ class Airflow(Service):
                 process=process,
                 arguments=_ARGUMENTS.get(process, ""),
                 venv=_VENV,
-                home=HOME,
-                environment=_ENVIRONMENT,
-                secrets=_SECRETS,
+                sandbox=SANDBOX,
                 ready=_READY if waits_for_api else "",
             )
             file = File(f"/etc/systemd/system/{unit}", text)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
+import hmac
 
 from homelab.host import argv
 from homelab.model import ManagedResource, ServiceContext, Step
 from homelab.steps import Command, Venv
 from homelab.steps.queries import Query
 
-CLI = "/usr/local/sbin/homelab-airflow"  # Airflow's command line, as its user and with its environment
+CLI = "/usr/local/sbin/homelab-airflow"  # Airflow's command line, as its user and with its limits
 DATABASE_ENVIRONMENT = "/etc/homelab/airflow-database.env"
 _STAMPS = "/var/lib/homelab"
 
@@ -53,7 +53,9 @@ def migration(venv: Venv) -> Command:
 def admin_user(context: ServiceContext, migrated: Step, has_api_server: bool) -> Command:
     """Return the step that creates the user `admin`, or sets its password."""
     password = context.secret_store.secret("airflow-admin").reveal()
-    stamp, digest = f"{_STAMPS}/airflow-admin", hashlib.sha256(password.encode()).hexdigest()
+    # With a key that no container has: a plain hash would let the container's users guess a short password.
+    key = context.secret_store.secret("stamps").reveal()
+    stamp, digest = f"{_STAMPS}/airflow-admin", hmac.digest(key.encode(), password.encode(), "sha256").hex()
     done = (f"grep -qxs {digest} {stamp}", _row_exists("ab_user where username = 'admin'"))
     name = ("--username", "admin", "--firstname", "Home", "--lastname", "Lab")
     create = argv(CLI, "users", "create", *name, "--role", "Admin", "--email", "admin@example.org")

@@ -17,6 +17,8 @@ from homelab.pipeline_contract import COMMANDS, EXIT, TASKS
 from homelab.render import render
 from homelab.secrets import openweather_key
 from homelab.services.build_report import failed_nodes
+from homelab.services.lab_certificates import CA_FILE
+from homelab.services.sandbox import Sandbox
 from homelab.steps import Command, Directory, File, Packages, Tree, User, UvInstall, Venv, WaitFor
 
 ROOT = "/opt/analytics-platform"
@@ -38,6 +40,8 @@ _INSTALL_EXTENSION = (
     f"rm -rf {_EXTENSIONS}.new && {argv(*_PYTHON)} {SCRIPTS}/install_extension.py {_EXTENSIONS}.new && "
     f"rm -rf {_EXTENSIONS} && mv -T {_EXTENSIONS}.new {_EXTENSIONS}"
 )
+SANDBOX = Sandbox("analytics", (f"{ROOT}/data",))
+_WRAPPER = "/usr/local/sbin/homelab-pipeline"
 _LONG = 1 << 16  # bytes: a longer list of cities is compared by its hash, as its diff would be unreadable
 
 
@@ -46,9 +50,14 @@ def _cities_file(path: Path) -> str:
 
 
 def as_analytics(command: str) -> str:
-    """Return shell text that runs a command as the user analytics, with the environment and venv of the pipeline."""
+    """Return shell text that runs a command in the pipeline's sandbox, with its environment and venv."""
     script = f"set -a; . {_ENVIRONMENT}; PATH={ROOT}/venv/bin:$PATH; cd {ROOT}/data; {command}"
-    return argv("runuser", "-u", "analytics", "--", "sh", "-c", script)
+    return SANDBOX.run("/bin/sh", "-c", script)
+
+
+def read_data(name: str) -> str:
+    """Return shell text that prints the end of a file of the pipeline's data folder."""
+    return SANDBOX.read(f"{ROOT}/data/{name}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,8 +100,9 @@ class Analytics(Service):
             ),
         )
         return (
-            Packages(["python3", "python3-venv", "ca-certificates", "postgresql-client"]),
+            Packages(["python3", "python3-venv", "ca-certificates", "postgresql-client", "dbus", "sudo"]),
             User("analytics", "/home/analytics", "/bin/sh"),
+            Directory("/home/analytics"),
             Directory(ROOT),
             Directory(f"{ROOT}/bin"),
             Directory(f"{ROOT}/dbt"),
@@ -102,6 +112,7 @@ class Analytics(Service):
             scripts,
             project,
             profiles,
+            SANDBOX.file(),
             Command(
                 "DuckDB's postgres extension",
                 f"test -n \"$(find {_EXTENSIONS} -name 'postgres_scanner*' -print -quit 2>/dev/null)\"",
@@ -110,15 +121,26 @@ class Analytics(Service):
                 makes=[ManagedResource("made", _EXTENSIONS)],
             ),
             *self._cities(context),
-            File(_SECRETS, self._secrets(context), "analytics", "analytics", 0o600, secret=True),
-            File(_ENVIRONMENT, self._environment(context), "analytics", "analytics", 0o600),
+            File(_SECRETS, self._secrets(context), group="analytics", mode=0o640, secret=True),
+            File(_ENVIRONMENT, self._environment(context), group="analytics", mode=0o640),
             *(
                 File(
                     f"{ROOT}/bin/{name}", render(f"analytics/{name}.j2", root=ROOT, tasks=TASKS, exit=EXIT), mode=0o755
                 )
                 for name in COMMANDS
             ),
-            File(f"{ROOT}/bin/gate", render("analytics/gate.j2", root=ROOT, commands=COMMANDS), mode=0o755),
+            File(f"{ROOT}/bin/gate", render("analytics/gate.j2", wrapper=_WRAPPER, commands=COMMANDS), mode=0o755),
+            File(
+                _WRAPPER,
+                render("analytics/homelab-pipeline.j2", root=ROOT, commands=COMMANDS, sandbox=SANDBOX),
+                mode=0o755,
+            ),
+            File(
+                "/etc/sudoers.d/homelab-pipeline",
+                render("analytics/sudoers.j2", wrapper=_WRAPPER, commands=COMMANDS),
+                mode=0o440,
+                validate='/usr/sbin/visudo -c -q -f "$new"',
+            ),
             WaitFor(
                 f"{postgres.name} accepts analytics",
                 as_analytics("psql -qAtc 'select 1'"),
@@ -128,9 +150,7 @@ class Analytics(Service):
             ),
             # Not earlier: while a first deploy waits for Postgres here, it installs Airflow, which takes longest.
             Command("dbt can read the project", "true", as_analytics(_PARSE), triggered_by=[venv, project, profiles]),
-            # Last, so that Airflow can log in only when the pipeline can run. The home belongs to root, too: its owner
-            # could replace .ssh.
-            Directory("/home/analytics"),
+            # Last, so that Airflow can log in only when the pipeline can run.
             Directory("/home/analytics/.ssh"),
             *self._authorized_keys(context),
         )
@@ -148,7 +168,7 @@ class Analytics(Service):
                 f"{path}, from `pipeline: cities:` in the inventory.",
                 "Correct the path, or the permissions of the file.",
             ) from None
-        check = argv(*_PYTHON, f"{SCRIPTS}/ingest_weather.py", "--check")
+        check = SANDBOX.run(*_PYTHON, f"{SCRIPTS}/ingest_weather.py", "--check")
         # The script recognises CSV and JSON by the suffix.
         copy = f'"$new{path.suffix}"'
         yield File(
@@ -170,6 +190,7 @@ class Analytics(Service):
             cities_file=pipeline.cities_file and _cities_file(pipeline.cities_file),
             secrets=_SECRETS,
             postgres=context.inventory.container_with("postgres").address,
+            ca_file=CA_FILE,
             published=PUBLISHED,
         )
 

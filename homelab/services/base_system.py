@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from shlex import quote
 from urllib.parse import urlsplit
 
 from homelab.model import Container, PackageSources, Repository, ServiceContext, Step
 from homelab.render import render
+from homelab.services.lab_certificates import trusted_authority
+from homelab.services.security_updates import PACKAGE, security_updates
 from homelab.steps import (
     AptMirror,
     Archives,
@@ -18,15 +21,16 @@ from homelab.steps import (
     File,
     Packages,
     PinnedPackages,
+    SshdSettings,
 )
 
 
 def base_system(context: ServiceContext) -> Sequence[Step]:
-    """Return SSH without passwords, root's authorized keys, the package sources, and a finished dpkg."""
+    """Return SSH without passwords, root's authorized keys, the lab's CA, the package sources, and a finished dpkg."""
     _, operator = context.secret_store.key_pair("operator")
     keys = list(dict.fromkeys((operator.strip(), *context.container.ssh_keys)))
     # The first value that sshd reads counts, and `50-cloud-init.conf` of Ubuntu's cloud images allows passwords.
-    settings = File(
+    settings = SshdSettings(
         "/etc/ssh/sshd_config.d/00-homelab.conf", render("sshd.conf.j2"), validate='/usr/sbin/sshd -t -f "$new"'
     )
     # On Ubuntu a socket starts ssh.service, so the service may not be running yet.
@@ -39,7 +43,9 @@ def base_system(context: ServiceContext) -> Sequence[Step]:
         Directory("/root/.ssh", mode=0o700),
         File("/root/.ssh/authorized_keys", render("authorized_keys.j2", keys=keys), mode=0o600),
         *_running_values(context.container),
+        *trusted_authority(context),
         *packages_from(context.inventory.sources),
+        *security_updates(context),
         DpkgConfigured(),
     )
 
@@ -55,10 +61,22 @@ def _running_values(container: Container) -> Iterator[Step]:
         )
 
 
+def base_packages(context: ServiceContext) -> Sequence[str]:
+    """Return the packages of every container, which are installed together with those of its services."""
+    return [PACKAGE] if context.inventory.sources.security_updates else []
+
+
 def packages_from(sources: PackageSources) -> Iterator[Step]:
     """Yield the CAs and package sources of apt, pip and uv, as far as the inventory sets them."""
     if sources.apt_proxy:
-        yield File("/etc/apt/apt.conf.d/90homelab", f'Acquire::http::Proxy "{sources.apt_proxy}";\n'.encode())
+        proxy = f'Acquire::http::Proxy "{sources.apt_proxy}";'
+        yield File("/etc/apt/apt.conf.d/90homelab", f"{proxy}\n".encode())
+        # The last file that sets it counts. The error quotes all of them.
+        yield Command(
+            "apt uses the proxy",
+            f"apt-config dump Acquire::http::Proxy | grep -qxF {quote(proxy)}",
+            "grep -riE 'Acquire::http|http::Proxy' /etc/apt/apt.conf* >&2; exit 1",
+        )
     if sources.certificates or any(url.startswith("https:") for url in _apt_urls(sources)):
         yield Packages(["ca-certificates"])
     for certificate in sources.certificates:

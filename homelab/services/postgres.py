@@ -12,9 +12,11 @@ from homelab.host import Result
 from homelab.model import DatabaseGrant, Health, ManagedResource, Port, Service, ServiceContext, Step
 from homelab.model.options import Option
 from homelab.render import render
+from homelab.services.lab_certificates import server_certificate
 from homelab.services.raw_schema import missing_tables, tables
+from homelab.services.sandbox import Sandbox
 from homelab.steps import Command, Database, Directory, File, Packages, PgHba, Role, Settings, Sql, SystemdUnit, WaitFor
-from homelab.steps.postgres_objects import AS_POSTGRES, PSQL
+from homelab.steps.postgres_objects import PSQL
 from homelab.steps.queries import Query
 
 _TABLES = "pg_class where relnamespace = to_regnamespace('raw') and relkind in ('r', 'p')"
@@ -31,6 +33,7 @@ _FACTS = """select json_build_object(
   'newest_raw_row', (select to_char(max(ingested_at) at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
                      from raw.weather_observations))"""
 _PORT = 5432
+_BASES = ("/etc/postgresql", "/var/lib/postgresql")
 _RAW_DATABASE = "project_data"
 _CREATE = "/etc/postgresql-common/createcluster.d"
 _UPKEEP = ("upkeep.partitions()", "upkeep.record_settings(text, text[], text[])")
@@ -71,30 +74,43 @@ class Postgres(Service):
 
     def ports(self) -> Sequence[Port]:
         """Return the port for the containers with a grant, as in pg_hba.conf."""
-        return (Port(_PORT, "PostgreSQL", "grantees"),)
+        return (Port(_PORT, "PostgreSQL", "grantees", tls=True),)
 
     def units(self) -> Sequence[str]:
         """Return the unit of the cluster, as Debian's postgresql-common names it."""
         return (f"postgresql@{self.version}-main.service",)
 
     def steps(self, context: ServiceContext) -> Sequence[Step]:
-        """Return packages, settings, roles, databases, grants and pg_hba.conf."""
-        folder, unit = f"/etc/postgresql/{self.version}/main", self.units()[0]
-        dropin = File(f"/etc/systemd/system/{unit}.d/homelab.conf", render("postgres/postgresql.service.conf.j2"))
-        server = SystemdUnit(unit, triggered_by=[dropin], settle=0)
-        parsed = (
-            f"{AS_POSTGRES} /usr/lib/postgresql/{self.version}/bin/postgres -C port "
-            f'-D /var/lib/postgresql/{self.version}/main -c config_file="$new" >/dev/null'
+        """Return packages, certificate, settings, roles, databases, grants and pg_hba.conf."""
+        folder, unit, sandbox = f"/etc/postgresql/{self.version}/main", self.units()[0], self._sandbox
+        certificate = server_certificate(context, "postgres", "postgres")
+        dropin = File(
+            f"/etc/systemd/system/{unit}.d/homelab.conf", render("postgres/postgresql.service.conf.j2", sandbox=sandbox)
         )
+        server = SystemdUnit(unit, triggered_by=[dropin], settle=0)
+        server_program = f"/usr/lib/postgresql/{self.version}/bin/postgres"
+        parsed = f'{sandbox.run(server_program, "-C", "port", "-D", self._data)} -c config_file="$new" >/dev/null'
         settings = Settings(
             f"{folder}/conf.d/homelab.conf",
-            render("postgres/postgresql.conf.j2", memory=context.container.shape.memory),
+            render(
+                "postgres/postgresql.conf.j2",
+                memory=context.container.shape.memory,
+                certificate=certificate.path,
+                folder=folder,
+            ),
             validate=parsed,
             server=server,
+            triggered_by=[certificate],
         )
         return (
             *self._packages(),
+            # Packages and pg_createcluster give these to the server's user, which could then redirect root's writes.
+            *(Directory(f"{base}{part}") for base in _BASES for part in ("", f"/{self.version}")),
             self._cluster(),
+            certificate,
+            Directory(folder),
+            Directory(f"{folder}/conf.d"),
+            sandbox.file(),
             settings,
             Directory(f"/etc/systemd/system/{unit}.d"),
             dropin,
@@ -103,7 +119,7 @@ class Postgres(Service):
             WaitFor("PostgreSQL answers", Query(PSQL, "postgres", "select 1"), context.container.name, early=True),
             *contents(context),
             retention(self.retention_months),
-            PgHba(f"{folder}/pg_hba.conf", hba(context), "postgres", "postgres", 0o640),
+            PgHba(f"{folder}/pg_hba.conf", hba(context), group="postgres", mode=0o640),
         )
 
     def health_probes(self) -> Sequence[str]:
@@ -125,13 +141,21 @@ class Postgres(Service):
             facts,
         )
 
+    @property
+    def _data(self) -> str:
+        return f"/var/lib/postgresql/{self.version}/main"
+
+    @property
+    def _sandbox(self) -> Sandbox:
+        return Sandbox("postgres", (self._data, "/var/log/postgresql", "/run/postgresql"))
+
     def _cluster(self) -> Command:
         """Return the step that creates the cluster `main`.
 
         A stamp exists while it is created: the leftovers of a killed run have no data and are removed, as the script of
         the package takes them for a complete cluster. Existing data never get a stamp, so they are never removed.
         """
-        conf, data = f"/etc/postgresql/{self.version}/main", f"/var/lib/postgresql/{self.version}/main"
+        conf, data = f"/etc/postgresql/{self.version}/main", self._data
         stamp = f"/var/lib/homelab/creating-postgresql-{self.version}"
         return Command(
             f"cluster {self.version}/main",
@@ -160,7 +184,7 @@ class Postgres(Service):
                 f'. /etc/os-release; echo "{line}" >{_PGDG_LIST}.new && mv -f {_PGDG_LIST}.new {_PGDG_LIST}',
                 makes=[ManagedResource("made", _PGDG_LIST)],
             )
-        yield Packages([f"postgresql-{self.version}"])
+        yield Packages([f"postgresql-{self.version}", "dbus"])
 
 
 def hba(context: ServiceContext) -> bytes:
@@ -180,13 +204,31 @@ def contents(context: ServiceContext, command: str = PSQL) -> Iterator[Step]:
     for role in sorted({grant.role for grant in database_grants}):
         yield Role(role, context.secret_store.secret(f"postgres-{role}"), command)
     owners = {grant.database: grant.role for grant in database_grants if grant.privilege == "own"}
-    for database in sorted({_RAW_DATABASE, *(grant.database for grant in database_grants)}):
+    databases = sorted({_RAW_DATABASE, *(grant.database for grant in database_grants)})
+    for database in databases:
         yield Database(database, owners.get(database, "postgres"), command)
+    for database in (*databases, "template1"):
+        yield no_large_objects(database, command)
     made = tables(command)
     yield made
     for grant in database_grants:
         if grant.privilege != "own":
             yield grants(grant, command, [made])
+
+
+def no_large_objects(database: str, command: str = PSQL) -> Sql:
+    """Return the step that reserves large objects for superusers: they have no limit, and belong to no schema."""
+    functions = (
+        "pg_proc where pronamespace = 'pg_catalog'::regnamespace and (proname like 'lo\\_%' "
+        "or proname in ('loread', 'lowrite')) and has_function_privilege('public', oid, 'execute')"
+    )
+    return Sql(
+        f"large objects of {database} for superusers only",
+        f"select not exists (select from {functions})",
+        f"select format('revoke execute on function %s from public', oid::regprocedure) from {functions} \\gexec\n",
+        database,
+        command,
+    )
 
 
 def retention(months: int, command: str = PSQL) -> Sql:
@@ -218,6 +260,7 @@ def grants(grant: DatabaseGrant, command: str = PSQL, after: Sequence[Step] = ()
         f"has_database_privilege('{role}', current_database(), 'temporary')",
         *(f"has_function_privilege('{role}', to_regprocedure('{each}'), 'execute')" for each in _UPKEEP),
         f"has_schema_privilege('{role}', 'upkeep', 'usage')",
+        f"has_table_privilege('{role}', to_regclass('upkeep.writer_lock'), 'update')",
     )
     append_check = " and ".join(each if can_append else f"not {each}" for each in append_checks)
     done = (
@@ -239,6 +282,7 @@ def grants(grant: DatabaseGrant, command: str = PSQL, after: Sequence[Step] = ()
             f"alter default privileges in schema raw grant {tables} on tables to {role};",
             f"{verb} temporary on database {grant.database} {to} {role};",
             f"{verb} usage on schema upkeep {to} {role};",
+            f"{verb} update on upkeep.writer_lock {to} {role};",
             *(f"{verb} execute on function {each} {to} {role};" for each in _UPKEEP),
             "commit;",
         ]

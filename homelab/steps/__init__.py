@@ -7,6 +7,8 @@ from homelab.steps.health_check import HealthCheck
 from homelab.steps.packages import DpkgConfigured, Packages, PinnedPackages
 from homelab.steps.postgres_config import PgHba, Settings
 from homelab.steps.postgres_objects import Database, Role, Sql
+from homelab.steps.server_certificate import ServerCertificate
+from homelab.steps.sshd import SshdSettings
 from homelab.steps.trees import Tree
 from homelab.steps.units import SystemdUnit
 from homelab.steps.users import User
@@ -27,8 +29,10 @@ __all__ = [
     "PinnedPackages",
     "Refuse",
     "Role",
+    "ServerCertificate",
     "Settings",
     "Sql",
+    "SshdSettings",
     "SystemdUnit",
     "Tree",
     "User",

@@ -12,6 +12,7 @@ from homelab.host import Host, Result, check
 from homelab.model import ManagedResource, Pending, Step
 from homelab.steps import remote_paths
 from homelab.steps.files import File, keep_foreign
+from homelab.steps.root_only import guarded
 
 # The suites and components of Debian and Ubuntu themselves: `bookworm`, `noble-updates`, `main`.
 _SUITE = re.compile(r"[a-z]+(-(updates|security|backports|proposed|proposed-updates))?")
@@ -113,17 +114,12 @@ class AptMirror(Step):
         for path in APT_SOURCES:
             if self._pending(path, answers := host.batch(_probes(path))):
                 original = quote(remote_paths.original(path))
-                check(
-                    host,
-                    "\n".join(
-                        [
-                            f"set -e; umask 077; ! {_has_copy(path)} || exit 0",
-                            f"mkdir -p $(dirname {original}); cp -a {quote(path)} {original}.new",
-                            f"sync {original}.new; mv -fT {original}.new {original}",
-                        ]
-                    ),
-                    f"copy {path}",
-                )
+                copy = [
+                    f"set -e; umask 077; ! {_has_copy(path)} || exit 0",
+                    f"mkdir -p $(dirname {original}); cp -a {quote(path)} {original}.new",
+                    f"sync {original}.new; mv -fT {original}.new {original}",
+                ]
+                check(host, guarded(path, "\n".join(copy)), f"copy {path}")
                 self._file(path, answers[-1]).apply(host)
 
 

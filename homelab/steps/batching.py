@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from homelab.host import CommandFailed, Host, check
 from homelab.model import Step
+from homelab.steps.root_only import ONLY_ROOT, guarded, root_only
 
 _BATCH_LIMIT = 40_000  # characters of shell text in one command; Linux accepts 131,071, and quoting lengthens it
 NOW = "date +%s%N"  # printed after each step, in nanoseconds; the number of lines shows the number of finished steps
@@ -19,11 +20,15 @@ NOW = "date +%s%N"  # printed after each step, in nanoseconds; the number of lin
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """Shell text that applies a whole step, and its standard input; `action` names it in an error (`write /etc/x`)."""
+    """Shell text that applies a whole step, and its standard input; `action` names it in an error (`write /etc/x`).
+
+    `path` is the entry that it writes: it runs only if no other user can redirect that.
+    """
 
     text: str
     action: str
     stdin: bytes = field(default=b"", repr=False)
+    path: str = ""
 
 
 class ScriptStep(Step):
@@ -38,7 +43,8 @@ class ScriptStep(Step):
     def apply(self, host: Host) -> None:
         """See Step."""
         script = self.script()
-        check(host, script.text, script.action, stdin=script.stdin)
+        text = guarded(script.path, script.text) if script.path else script.text
+        check(host, text, script.action, stdin=script.stdin)
 
 
 def batch_size(steps: Sequence[Step]) -> int:
@@ -74,7 +80,7 @@ def apply_batch(host: Host, steps: Sequence[Step], finish: Callable[[Step], str]
 
 
 def _apply_scripts(host: Host, title: str, parts: Sequence[tuple[Script, str]]) -> Iterator[float]:
-    command = "\n".join([f"# {title}", NOW, *(_part(script, finish) for script, finish in parts)])
+    command = "\n".join([f"# {title}", ONLY_ROOT, NOW, *(_part(script, finish) for script, finish in parts)])
     result = host.run(command, stdin=b"".join(script.stdin for script, _ in parts))
     moments = [int(line) for line in result.text.split()]
     yield from ((later - earlier) / 1e9 for earlier, later in pairwise(moments))
@@ -90,7 +96,8 @@ def _part(script: Script, finish: str) -> str:
 
     The part is consumed completely, however much of it the script reads.
     """
+    guard = f"{root_only(script.path)} && " if script.path else ""
     return (
-        f"head -c {len(script.stdin)} | {{ sh -c {quote(script.text)} >&2; status=$?; cat >/dev/null; "
+        f"{guard}head -c {len(script.stdin)} | {{ sh -c {quote(script.text)} >&2; status=$?; cat >/dev/null; "
         f"exit $status; }} && {finish or ':'} && {NOW} || exit"
     )

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NoReturn
 
 from homelab.errors import HomelabError
 from homelab.host import Host, Result, check
 from homelab.model import ManagedResource, Pending, Step
+from homelab.steps.known_errors import explain
 
 _FIRST_INTERVAL = 0.5  # seconds between the first probe and the second
 
@@ -128,10 +129,16 @@ class WaitFor(Step):
                     f"Fix {self.container} first, then run `homelab deploy` again.",
                 )
             if time.monotonic() > until:
-                raise HomelabError(
-                    f"Cannot continue on {host.name}: not within {self.deadline:.0f} s: {self.name}",
-                    (result.text or result.stderr.decode())[-1500:],
-                    f"See `homelab logs {self.container}`; fix the cause, then run `homelab deploy` again.",
-                )
+                self._give_up(host, result)
             time.sleep(pause)
             pause = self.interval
+
+    def _give_up(self, host: Host, result: Result) -> NoReturn:
+        output = (result.text or result.stderr.decode(errors="replace"))[-1500:]
+        see = f"See `homelab logs {self.container}`; fix the cause, then run `homelab deploy` again."
+        cause, resolution = explain(output, host.name) or ("", see)
+        raise HomelabError(
+            f"Cannot continue on {host.name}: not within {self.deadline:.0f} s: {self.name}",
+            "\n".join(part for part in (output, cause) if part),
+            resolution,
+        )

@@ -49,9 +49,12 @@ class Directory(ScriptStep):
 
     def script(self) -> Script:
         """See ScriptStep."""
+        path = quote(self.path)
+        create = argv("install", "-d", "-o", self.owner, "-g", self.group, "-m", f"{self.mode:o}", self.path)
         return Script(
-            argv("install", "-d", "-o", self.owner, "-g", self.group, "-m", f"{self.mode:o}", self.path),
+            f"[ ! -L {path} ] || {{ echo 'homelab: refused to write:' {path} 'is a link' >&2; exit 1; }}\n{create}",
             f"create {self.path}",
+            path=self.path,
         )
 
 
@@ -184,6 +187,7 @@ class File(ScriptStep):
             ),
             f"write {self.path}",
             self.content,
+            self.path,
         )
 
 

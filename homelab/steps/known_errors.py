@@ -23,6 +23,13 @@ _AGAIN = "then run `homelab deploy` again"
 # The first match counts, so an error that causes others comes before them.
 KNOWN_ERRORS = (
     KnownError(
+        r"homelab: refused to write:",
+        "Root writes only where no other user of {host} can redirect the write with a link. If a service has changed "
+        "the folder, its container may have been attacked.",
+        "Find the folder's owner with `homelab ssh {host} -- namei -l PATH`. Remove the link, or give the folder to "
+        f"root, {_AGAIN}.",
+    ),
+    KnownError(
         r"No space left on device|Disk quota exceeded|You don't have enough free space|"
         r"tar: .*: Wrote only \d+ of \d+ bytes",
         "The disk of {host} is full.",
@@ -39,6 +46,16 @@ KNOWN_ERRORS = (
         r"Release file .* is expired|CertExpired",
         "A certificate or signature is too new or too old for the clock of {host}, which is the clock of its node.",
         f"Compare `homelab ssh {{host}} -- date -u` with the real time; set the node's clock (chrony), {_AGAIN}.",
+    ),
+    # Before the next one: libpq and asyncpg also report that a certificate's verification failed.
+    KnownError(
+        r"server does not support SSL, but SSL was required|rejected SSL upgrade|SSL error: certificate verify failed|"
+        r"server certificate for .* does not match host name",
+        "{host} reached a server that shows no certificate of the lab's CA for its address, and sent it no password. "
+        "Either its certificate is from before a change of the CA, the name, or the address, or another machine "
+        "answers at its address.",
+        "Run `homelab deploy` without --limit, which renews the certificates. If that does not help, find the machine "
+        "that answers: compare `homelab ssh {host} -- ip neigh` with the MAC addresses on Proxmox.",
     ),
     KnownError(
         r"UnknownIssuer|self[- ]signed certificate|unable to get local issuer certificate|"

@@ -17,6 +17,10 @@ _LOCKED = 75  # exit status: another of our commands is still running
 _INCOMPLETE = 74  # exit status: the command or its input did not arrive completely, so nothing was started
 _TIMED_OUT = 124  # exit status of timeout(1)
 _COMPRESS_FROM = 4096  # bytes of standard input
+# A command in a sandbox is no child of ours: it outlives our processes if these are killed.
+_END_OUTLIVED = """for unit in /run/systemd/transient/homelab-step-*.service; do
+    [ ! -e "$unit" ] || systemctl stop "${unit##*/}"
+done; export HOMELAB_STEP=1"""
 _GRACE = 30.0  # seconds after the deadline in which the remote side ends the command itself
 
 
@@ -127,6 +131,7 @@ def _script(command: str, size: int, compressed: bool, timeout: float) -> str:
             f"# {command.strip().splitlines()[0].removeprefix('# ')}",  # names it in messages
             f"umask 077; [ -d {run} ] || mkdir -p {run}; exec 9>>{remote_paths.lock()} || exit",
             f"flock --timeout 5 9 || {{ echo 'homelab: locked' >&2; exit {_LOCKED}; }}",
+            _END_OUTLIVED,
             *receive_input,
             f"cat >{run}/command <<'{delimiter}' || exit {_INCOMPLETE}",
             "{",

@@ -13,6 +13,7 @@ from homelab.model import ManagedResource, Pending, Step
 from homelab.steps import remote_paths
 from homelab.steps.apt_mirror import is_mirrored, restore_sources
 from homelab.steps.files import keep_foreign
+from homelab.steps.root_only import guarded
 from homelab.steps.trees import tree_hash_command
 
 _UNIT = re.compile(r"[A-Za-z0-9@:_.\\-]+\.(service|socket|timer|path|target|mount)")
@@ -82,13 +83,13 @@ class RemoveResource(Step):
     def probes(self) -> Sequence[str]:
         """See Step."""
         name = quote(self.resource.name)
-        return (
-            {
-                "unit": f"{self._has_unit_file} || systemctl is-active --quiet {name}",
-                "mirror": is_mirrored(),
-                "directory": f'[ -d {name} ] && [ -z "$(ls -A {name})" ]',
-            }.get(self.resource.kind, f"[ -e {name} ] || [ -L {name} ]"),
-        )
+        exists = {
+            "unit": f"{self._has_unit_file} || systemctl is-active --quiet {name}",
+            "mirror": is_mirrored(),
+            "directory": f'[ -d {name} ] && [ ! -L {name} ] && [ -z "$(ls -A {name})" ]',
+        }.get(self.resource.kind, f"[ -e {name} ] || [ -L {name} ]")
+        # The content of a folder that another user can change is not ours any more.
+        return (exists if self.resource.kind == "unit" else guarded(self.resource.name, exists),)
 
     def check(self, answers: Sequence[Result]) -> Pending | None:
         """See Step."""
@@ -97,7 +98,9 @@ class RemoveResource(Step):
     def apply(self, host: Host) -> None:
         """See Step. Packages stay, so a unit of a package is masked: it would start at the next boot."""
         scripts = {"unit": self._remove_unit, "directory": self._remove_directory, "mirror": restore_sources}
-        check(host, scripts.get(self.resource.kind, self._remove_path)(), self.title, timeout=300)
+        text = scripts.get(self.resource.kind, self._remove_path)()
+        text = text if self.resource.kind == "unit" else guarded(self.resource.name, text)
+        check(host, text, self.title, timeout=300)
 
     @property
     def _unit_file(self) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from shlex import quote
 
+from homelab.errors import HomelabError
 from homelab.host import Host, Result, check
 from homelab.model import Pending, Secret, Step
 from homelab.steps.queries import Query
@@ -13,6 +14,7 @@ from homelab.steps.scram import scram_verifier, verifies
 
 AS_POSTGRES = "env --chdir=/ runuser -u postgres --"  # psql warns of a working directory that it cannot enter
 PSQL = f"{AS_POSTGRES} psql"
+_CONNECTIONS = 60  # of one role, out of PostgreSQL's 100
 
 
 def literal(value: str) -> str:
@@ -20,7 +22,7 @@ def literal(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
 
 
-def _run(host: Host, command: str, database: str, sql: str, action: str) -> None:
+def run_sql(host: Host, command: str, database: str, sql: str, action: str) -> None:
     """Run SQL from standard input, so that no process list shows it."""
     check(host, f"{command} -X -q -v ON_ERROR_STOP=1 -d {quote(database)} -f -", action, stdin=sql.encode())
 
@@ -52,12 +54,15 @@ class Sql(Step):
 
     def apply(self, host: Host) -> None:
         """See Step."""
-        _run(host, self.psql, self.database, self.sql, f"apply `{self.name}`")
+        run_sql(host, self.psql, self.database, self.sql, f"apply `{self.name}`")
 
 
 @dataclass(frozen=True, eq=False)
 class Database(Step):
-    """A database with an owner, without any privilege for PUBLIC."""
+    """A database in UTF-8 with an owner, without any privilege for PUBLIC.
+
+    Its encoding does not depend on the cluster's. An existing database with another encoding is an error.
+    """
 
     name: str
     owner: str = "postgres"
@@ -74,7 +79,8 @@ class Database(Step):
             Query(
                 self.psql,
                 "postgres",
-                "select pg_get_userbyid(datdba) || ' ' || has_database_privilege('public', oid, 'connect') "
+                "select pg_encoding_to_char(encoding) || ' ' || pg_get_userbyid(datdba) || ' ' || "
+                "has_database_privilege('public', oid, 'connect') "
                 f"from pg_database where datname = {literal(self.name)}",
             ),
         )
@@ -83,16 +89,28 @@ class Database(Step):
         """See Step."""
         if not answers[0].text or not answers[0].ok:
             return Pending("does not exist")
-        wanted = f"{self.owner} false"
-        return None if answers[0].text == wanted else Pending(f"owner, open to PUBLIC: {answers[0].text} → {wanted}")
+        wanted = f"UTF8 {self.owner} false"
+        if answers[0].text == wanted:
+            return None
+        return Pending(f"encoding, owner, open to PUBLIC: {answers[0].text} → {wanted}")
 
     def apply(self, host: Host) -> None:
-        """See Step."""
-        _run(
+        """See Step. Raises HomelabError for an existing database with another encoding."""
+        encoding = f"select pg_encoding_to_char(encoding) from pg_database where datname = {literal(self.name)}"
+        found = check(host, Query(self.psql, "postgres", encoding), f"read the encoding of the {self.title}").text
+        if found not in ("", "UTF8"):
+            raise HomelabError(
+                f"Cannot use the {self.title} on {host.name}: its encoding is {found}, not UTF8",
+                "PostgreSQL cannot change the encoding of an existing database, and city names need UTF-8.",
+                f"Dump it with `pg_dump --encoding=UTF8` if you need it. Then drop it (`homelab ssh {host.name} -- "
+                f"runuser -u postgres -- dropdb {self.name}`), run `homelab deploy`, and restore the dump.",
+            )
+        create = f"create database {self.name} template template0 encoding 'UTF8' locale 'C.UTF-8'"
+        run_sql(
             host,
             self.psql,
             "postgres",
-            _unless("pg_database", "datname", self.name, f"create database {self.name}")
+            _unless("pg_database", "datname", self.name, create)
             + f"alter database {self.name} owner to {self.owner};\n"
             f"revoke all on database {self.name} from public;\n",
             f"create the {self.title}",
@@ -101,7 +119,11 @@ class Database(Step):
 
 @dataclass(frozen=True, eq=False)
 class Role(Step):
-    """A role that logs in with a password; only the SCRAM verifier of the password is sent to the server."""
+    """A role that logs in with a password; only the SCRAM verifier of the password is sent to the server.
+
+    PostgreSQL lets every role change its own password and settings, and up to version 15 grant itself to others. The
+    step finds and reverts that. The number of connections is limited, so that one role cannot take them all.
+    """
 
     name: str
     password: Secret
@@ -118,8 +140,11 @@ class Role(Step):
             Query(
                 self.psql,
                 "postgres",
-                "select rolpassword from pg_authid where rolcanlogin and not rolsuper and not rolcreatedb "
-                f"and not rolcreaterole and not rolbypassrls and rolname = {literal(self.name)}",
+                "select rolpassword from pg_authid as role where rolcanlogin and not rolsuper and not rolcreatedb "
+                f"and not rolcreaterole and not rolbypassrls and not rolreplication and rolconnlimit = {_CONNECTIONS} "
+                "and not exists (select from pg_db_role_setting where setrole = role.oid) "
+                "and not exists (select from pg_auth_members where roleid = role.oid and grantor = role.oid) "
+                f"and rolname = {literal(self.name)}",
             ),
         )
 
@@ -127,19 +152,32 @@ class Role(Step):
         """See Step."""
         verifier = answers[0].text if answers[0].ok else ""
         if not verifier:
-            return Pending("does not exist, or has other privileges")
+            return Pending("does not exist, or has other privileges, settings or members")
         return None if verifies(verifier, self.password) else Pending("its password differs")
 
     def apply(self, host: Host) -> None:
         """See Step."""
-        _run(
+        run_sql(
             host,
             self.psql,
             "postgres",
             _unless("pg_roles", "rolname", self.name, f"create role {self.name}")
-            + f"alter role {self.name} login nosuperuser nocreatedb nocreaterole nobypassrls "
-            f"password {literal(scram_verifier(self.password))};\n",
+            + f"alter role {self.name} login nosuperuser nocreatedb nocreaterole nobypassrls noreplication "
+            f"connection limit {_CONNECTIONS} password {literal(scram_verifier(self.password))};\n"
+            f"{self._own_changes}",
             f"create the {self.title}",
+        )
+
+    @property
+    def _own_changes(self) -> str:
+        """The SQL that reverts the changes that a role can make to itself."""
+        role = literal(self.name)
+        return (
+            f"alter role {self.name} reset all;\n"
+            f"select format('alter role {self.name} in database %I reset all', datname) from pg_db_role_setting "
+            f"join pg_database as d on d.oid = setdatabase where setrole = {role}::regrole \\gexec\n"
+            f"select format('revoke {self.name} from %I', member::regrole) from pg_auth_members "
+            f"where roleid = {role}::regrole and grantor = {role}::regrole \\gexec\n"
         )
 
 

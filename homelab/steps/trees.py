@@ -98,6 +98,7 @@ class Tree(ScriptStep):
             ),
             f"write {self.path}",
             self._archive(),
+            self.path,
         )
 
     def _archive(self) -> bytes:

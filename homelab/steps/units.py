@@ -9,6 +9,7 @@ from shlex import quote
 from homelab.errors import HomelabError
 from homelab.host import Host, Result, argv
 from homelab.model import ManagedResource, Pending, Step
+from homelab.steps.files import File
 
 # The states in which a unit starts at boot, set by us or by a package's generator.
 _ENABLED = ("enabled", "enabled-runtime", "generated", "static", "indirect", "alias")
@@ -16,7 +17,10 @@ _ENABLED = ("enabled", "enabled-runtime", "generated", "static", "indirect", "al
 
 @dataclass(frozen=True, eq=False)
 class SystemdUnit(Step):
-    """A unit that runs and starts at boot; restarted when a step that triggers it has changed."""
+    """A unit that runs and starts at boot; restarted when a step that triggers it has changed.
+
+    A drop-in by hand that overrides a setting of its files, which are among `triggered_by`, is an error that names it.
+    """
 
     unit: str
     triggered_by: Sequence[Step] = ()
@@ -38,7 +42,28 @@ class SystemdUnit(Step):
 
     def probes(self) -> Sequence[str]:
         """See Step."""
-        return (argv("systemctl", "show", "--property=ActiveState,UnitFileState,NeedDaemonReload", self.unit),)
+        return (
+            argv("systemctl", "show", "--property=ActiveState,UnitFileState,NeedDaemonReload", self.unit),
+            self._drop_ins,
+        )
+
+    @property
+    def _drop_ins(self) -> str:
+        """The shell text that prints the settings of the administrator's drop-ins as `FILE:NAME=VALUE`."""
+        paths = argv("systemctl", "show", "--value", "--property=DropInPaths", self.unit)
+        return f"for each in $({paths}); do case $each in /etc/*) grep -H '^[A-Za-z]*=' \"$each\";; esac; done; true"
+
+    def _overrides(self, answer: Result) -> list[str]:
+        """Return the drop-ins of others that override our files, each with the settings."""
+        ours = {step.path: step.content.decode() for step in self.triggered_by if isinstance(step, File)}
+        files = [text for path, text in ours.items() if path.startswith(f"/etc/systemd/system/{self.unit}")]
+        names = {line.partition("=")[0] for text in files for line in text.splitlines() if "=" in line}
+        found: dict[str, list[str]] = {}
+        for line in answer.text.splitlines():
+            path, _, setting = line.partition(":")
+            if path not in ours and (name := setting.partition("=")[0]) in names:
+                found.setdefault(path, []).append(name)
+        return [f"{path} overrides {', '.join(dict.fromkeys(settings))}" for path, settings in found.items()]
 
     def check(self, answers: Sequence[Result]) -> Pending | None:
         """See Step."""
@@ -47,11 +72,20 @@ class SystemdUnit(Step):
             return Pending(f"is {state.get('ActiveState') or 'missing'}")
         if state.get("UnitFileState") not in _ENABLED:
             return Pending("does not start at boot", effect=self.effect)
+        if overrides := self._overrides(answers[1]):
+            return Pending("; ".join(overrides), effect=self.effect)
         outdated = state.get("NeedDaemonReload") == "yes"
         return Pending("its file has changed", effect=self.effect) if outdated else None
 
     def apply(self, host: Host) -> None:
-        """See Step. Raises HomelabError with the last lines of the journal when the unit does not start."""
+        """See Step. Raises HomelabError for an override, or with the end of the journal if the unit does not start."""
+        if overrides := self._overrides(host.run(self._drop_ins)):
+            raise HomelabError(
+                f"Cannot apply the unit {self.unit} on {host.name}: it is overridden by hand",
+                "\n".join(overrides),
+                f"Remove these settings (`homelab ssh {host.name} systemctl edit {self.unit}`), then run "
+                "`homelab deploy` again.",
+            )
         unit = quote(self.unit)
         # Each of these makes systemd reload all units, which takes a while, so only one of them runs. A unit of a
         # package is masked if the inventory did not want it for a while.

@@ -29,7 +29,7 @@ done"""
 
 @dataclass(frozen=True, eq=False)
 class User(ScriptStep):
-    """A system user with a group and a home of its own, and no password."""
+    """A system user with a group of its own, and no password. Its home, which this step does not create, is root's."""
 
     name: str
     home: str
@@ -44,12 +44,7 @@ class User(ScriptStep):
         """See Step."""
         return (
             argv("getent", "passwd", self.name),
-            " && ".join(
-                [
-                    *(argv("getent", each, self.name) for each in ("group", "gshadow", "shadow")),
-                    argv("test", "-d", self.home),
-                ]
-            ),
+            " && ".join(argv("getent", each, self.name) for each in ("group", "gshadow", "shadow")),
         )
 
     def check(self, answers: Sequence[Result]) -> Pending | None:
@@ -59,15 +54,15 @@ class User(ScriptStep):
         home, shell = answers[0].text.split(":")[5:7]
         if (home, shell) != (self.home, self.shell):
             return Pending(f"home {home} → {self.home}, shell {shell} → {self.shell}")
-        return None if answers[1].ok else Pending("has no group, no entry in shadow or gshadow, or no home")
+        return None if answers[1].ok else Pending("has no group, or no entry in shadow or gshadow")
 
     def script(self) -> Script:
         """See ScriptStep."""
-        name, home = quote(self.name), quote(self.home)
+        name = quote(self.name)
         fields = ("--home-dir", self.home, "--shell", self.shell)
         add = argv("useradd", "--system", "--gid", self.name, "--no-create-home", *fields, self.name)
         change = argv("usermod", "--gid", self.name, "--home", self.home, "--shell", self.shell, self.name)
-        # A killed run may have done only a part, so each part is checked, and the home appears by one rename.
+        # A killed run may have done only a part, so each part is checked.
         return Script(
             "\n".join(
                 [
@@ -78,9 +73,6 @@ class User(ScriptStep):
                     f"if getent passwd {name} >/dev/null; then {change}; else {add}; fi",
                     f"getent gshadow {name} >/dev/null || grpconv",
                     f"getent shadow {name} >/dev/null || pwconv",
-                    f"[ ! -d {home} ] || exit 0",
-                    f"rm -rf {home}.new; cp -rT /etc/skel {home}.new",
-                    f"chown -R {name}:{name} {home}.new; chmod 700 {home}.new; mv -T {home}.new {home}",
                 ]
             ),
             f"create the user {self.name}",

@@ -10,6 +10,7 @@ from shlex import quote
 from homelab.distributions import CA_BUNDLE
 from homelab.host import Host, Result, argv, check
 from homelab.model import ManagedResource, Pending, Step
+from homelab.steps.root_only import guarded
 
 UV = "/opt/homelab/uv/bin/uv"
 _PYTHON = "/usr/bin/python3"
@@ -65,7 +66,7 @@ class Venv(Step):
         """See Step."""
         check(
             host,
-            _ENVIRONMENT
+            guarded(self.path, _ENVIRONMENT)
             + "\n".join(
                 [
                     "set -eu",
@@ -120,7 +121,7 @@ class UvInstall(Step):
         digest = hashlib.sha256(self.lock).hexdigest()
         check(
             host,
-            _ENVIRONMENT
+            guarded(UV, _ENVIRONMENT)
             + "\n".join(
                 [
                     "set -e; rm -rf /opt/homelab/uv; mkdir -p /opt/homelab",

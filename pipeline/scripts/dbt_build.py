@@ -26,10 +26,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import psycopg
 import raw_source
 import source_state
 import test_state
+from compact import CopyDiffers, compact
 from contract import EXIT
 from publish import publish
 
@@ -87,15 +89,23 @@ def exclusive(lock: Path, timeout: float) -> Iterator[int]:
         yield file.fileno()
 
 
+def selection(full_refresh: bool, test_all: bool) -> list[str]:
+    """Return dbt's options for the nodes of a build; the code of views and seeds changes only with a full refresh."""
+    kinds, excluded = ["unit_test", "exposure"], []  # unit tests check the code, which rarely changes
+    if not full_refresh:
+        kinds.append("seed")
+        excluded.append("config.materialized:view")
+    if not test_all:
+        excluded.append("config.meta.test_increment_by:full_test+1,resource_type:test")
+    return [*(f"--exclude-resource-type={kind}" for kind in kinds), *(("--exclude", *excluded) if excluded else ())]
+
+
 def run_dbt(layout: Layout, lock: int, options: Sequence[str]) -> int:
     """Run `dbt build`; return its exit status. Its output goes to standard error."""
-    # Unit tests check the code, which rarely changes; seeds change only with a full refresh.
-    excluded = ["unit_test", "exposure", *(() if FULL_REFRESH in options else ("seed",))]
     command = [
         str(Path(sys.executable).with_name("dbt")),
         "--no-use-colors",
         "build",
-        *(f"--exclude-resource-type={kind}" for kind in excluded),
         "--project-dir",
         str(layout.project),
         "--profiles-dir",
@@ -167,9 +177,9 @@ def build(layout: Layout, timeout: float, request: Request) -> dict[str, Any]:
         problem, lasting = None, False
         try:
             outcome = _build(layout, lock, request, started)
-        except (psycopg.Error, source_state.CountsDiffer) as error:
+        except (psycopg.Error, duckdb.Error, OSError, source_state.CountsDiffer, CopyDiffers) as error:
             print(f"error: {error}", file=sys.stderr)
-            problem = {"node": "source_state", "status": "error", "message": str(error)}
+            problem = {"node": "dbt_build", "status": "error", "message": str(error)}
             outcome = {"status": "failed", "full_refresh": request.full_refresh, "rows_tested": "none"}
             lasting = isinstance(error, psycopg.ProgrammingError)
         finished = datetime.now(UTC)
@@ -206,13 +216,13 @@ def _build(layout: Layout, lock: int, request: Request, started: datetime) -> di
         repaired = source_state.prepare(connection, known, source, as_of, full_refresh, test_all)
     if full_refresh:
         test_state.clear(layout.warehouse)
-    status = run_dbt(layout, lock, [FULL_REFRESH] if full_refresh else [])
+    status = run_dbt(layout, lock, [*([FULL_REFRESH] if full_refresh else []), *selection(full_refresh, test_all)])
     if status == 0:
         with source_state.opened(layout.warehouse) as connection:
             source_state.complete(connection, source)
             full_test_at = started if test_all else state.full_test_at
             test_state.save(connection, test_state.TestState(full_test_at, fingerprint))
-            connection.execute("checkpoint")
+        compact(layout.warehouse)
         publish(layout.warehouse, layout.published)
     return {
         "status": "success" if status == 0 else "failed",

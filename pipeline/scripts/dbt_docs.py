@@ -1,55 +1,107 @@
 """Generate the dbt project's documentation as one self-contained page, data/docs.html, and print its path.
 
-The page is generated only if the project has changed. It waits for a running build.
-Exit status: 0 the page exists, 1 it could not be generated.
+The page is generated only if the project has changed. It needs neither PostgreSQL nor the warehouse: a running build
+does not delay it. Exit status: 0 the page exists, 1 it could not be generated.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import hashlib
+import json
 import os
-import subprocess
+import shutil
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import test_state
 from contract import EXIT
 from dbt_build import ROOT, Layout, exclusive
+from read_published import NothingPublished, connect
+
+if TYPE_CHECKING:
+    from dbt.contracts.graph.manifest import Manifest
+
+_COLUMNS = """select table_schema, table_name, column_name, data_type, ordinal_position
+from information_schema.columns order by all"""
+_SOURCES = ("*.sql", "*.yml", "*.md", "*.csv")
+
+
+class DocsFailed(Exception):
+    """dbt could not generate the documentation."""
 
 
 def generate(layout: Layout, timeout: float) -> Path:
-    """Return the up-to-date page. Raises TimeoutError, and CalledProcessError when dbt fails."""
+    """Return the up-to-date page. Raises TimeoutError and DocsFailed."""
     page, built_from = layout.data / "docs.html", layout.data / "docs.fingerprint"
-    fingerprint = test_state.fingerprint(layout.project, "")
-    if page.exists() and built_from.exists() and built_from.read_text() == fingerprint:
-        return page
-    target = layout.data / "target-docs"  # separate, so that builds keep their parsed state
-    with exclusive(layout.lock, timeout):
-        subprocess.run(
-            [
-                str(Path(sys.executable).with_name("dbt")),
-                "--no-use-colors",
-                "docs",
-                "generate",
-                "--static",
-                "--project-dir",
-                str(layout.project),
-                "--profiles-dir",
-                str(layout.profiles),
-            ],
-            cwd=layout.data,
-            stdout=sys.stderr,
-            check=True,
-            env={
-                **os.environ,
-                "DBT_TARGET_PATH": str(target),
-                "DBT_LOG_PATH": str(layout.data / "logs"),
-                "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
-            },
-        )
-    os.replace(target / "static_index.html", page)
-    built_from.write_text(fingerprint)
+    layout.data.mkdir(parents=True, exist_ok=True)
+    with exclusive(layout.data / "docs.lock", timeout):
+        fingerprint = _fingerprint(layout.project)
+        if page.exists() and built_from.exists() and built_from.read_text() == fingerprint:
+            return page
+        target = layout.data / "target-docs"  # separate, so that builds keep their parsed state
+        target.mkdir(exist_ok=True)
+        parsed = layout.run_results.with_name("partial_parse.msgpack")
+        if parsed.exists():  # else dbt parses the whole project
+            shutil.copyfile(parsed, target / parsed.name)
+        with contextlib.redirect_stdout(sys.stderr):
+            manifest = _run_dbt(layout, target)
+        static = target / "static_index.html"
+        empty = (target / "catalog.json").read_text()
+        static.write_text(static.read_text().replace(empty, _catalog(empty, manifest, layout.published)))
+        os.replace(static, page)
+        built_from.write_text(fingerprint)
     return page
+
+
+def _fingerprint(project: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(path for pattern in _SOURCES for path in project.rglob(pattern)):
+        digest.update(f"\0{path.relative_to(project)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _run_dbt(layout: Layout, target: Path) -> Manifest:
+    from dbt.cli.main import dbtRunner
+    from dbt.contracts.graph.manifest import Manifest
+
+    os.environ["DBT_LOG_FILE_MAX_BYTES"] = str(1 << 20)
+    os.environ["DBT_SEND_ANONYMOUS_USAGE_STATS"] = "false"
+    folders = {"project": layout.project, "profiles": layout.profiles}
+    options = [word for name, folder in folders.items() for word in (f"--{name}-dir", str(folder))]
+    options += ["--target-path", str(target), "--log-path", str(target), "--no-use-colors"]
+    parsed = dbtRunner().invoke(["parse", *options])
+    manifest = parsed.result
+    if isinstance(manifest, Manifest):
+        without_database = ["--static", "--no-compile", "--empty-catalog"]
+        parsed = dbtRunner(manifest=manifest).invoke(["docs", "generate", *without_database, *options])
+        if parsed.success:
+            return manifest
+    raise DocsFailed(f"Cannot generate the documentation: {parsed.exception or 'dbt failed'}")
+
+
+def _catalog(empty: str, manifest: Manifest, published: Path) -> str:
+    """Return the catalog with the columns of the published file, if there is one."""
+    try:
+        with connect(published) as connection:
+            columns = connection.execute(_COLUMNS).fetchall()
+    except NothingPublished:
+        return empty
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for schema, table, name, kind, index in columns:
+        found.setdefault((schema, table), {})[name] = {"name": name, "type": kind, "index": index}
+    catalog = json.loads(empty)
+    for node in manifest.nodes.values():
+        if known := found.get((node.schema, node.alias)):
+            metadata = {"type": "", "schema": node.schema, "name": node.alias}
+            catalog["nodes"][node.unique_id] = {
+                "unique_id": node.unique_id,
+                "metadata": metadata,
+                "columns": known,
+                "stats": {},
+            }
+    return json.dumps(catalog)
 
 
 def main() -> int:
@@ -58,12 +110,12 @@ def main() -> int:
     parser.add_argument("--project", type=Path, default=ROOT / "dbt" / "analytics_project")
     parser.add_argument("--profiles", type=Path, default=ROOT / "dbt", help="folder of profiles.yml")
     parser.add_argument("--data", type=Path, default=ROOT / "data", help="folder of the page")
-    parser.add_argument("--wait", type=float, default=600, help="seconds to wait for a build")
+    parser.add_argument("--wait", type=float, default=600, help="seconds to wait for another run")
     options = parser.parse_args()
     layout = Layout(options.project.resolve(), options.profiles.resolve(), options.data.resolve())
     try:
         print(generate(layout, options.wait))
-    except (TimeoutError, subprocess.CalledProcessError) as error:
+    except (TimeoutError, DocsFailed) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT.failed
     return EXIT.success

@@ -20,12 +20,12 @@ def publish(source: Path, published: Path) -> None:
     unfinished, link = published.with_suffix(".new"), published.with_suffix(".link")
     shutil.copyfile(source, unfinished)
     unfinished.chmod(0o444 | source.stat().st_mode & 0o777 & ~0o222)
-    _sync(unfinished)
+    sync(unfinished)
     os.replace(unfinished, copy)
     link.unlink(missing_ok=True)
     link.symlink_to(copy.name)
     os.replace(link, published)
-    _sync(published.parent)
+    sync(published.parent)
     for older in sorted(files)[: max(len(files) - KEPT + 1, 0)]:
         files[older].unlink()
 
@@ -39,7 +39,8 @@ def _published_files(published: Path) -> dict[int, Path]:
     return found
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Write a file or a folder to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

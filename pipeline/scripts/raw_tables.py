@@ -1,15 +1,14 @@
 """The raw tables in PostgreSQL: append the new rows of a batch, skip those that are stored already.
 
 Only the keys are staged: they are copied into a temporary table and compared, then the new rows are copied once, into
-their final table. An advisory lock serializes all writers, so that no row is stored twice. A row that PostgreSQL
-refuses is quarantined alone; the others are stored.
+their final table. A lock that only writers can take serializes them, so that no row is stored twice. A row that
+PostgreSQL refuses is quarantined alone; the others are stored.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from itertools import islice
@@ -24,7 +23,9 @@ from validation import printable
 
 logging.getLogger("psycopg").addHandler(logging.NullHandler())  # it logs errors that it raises, too
 Connection = psycopg.Connection[tuple[object, ...]]
-_LOCK = "1717, 1"
+# Held to the end of the transaction. The rows' `ingested_at` is the start of a later statement, so it follows the
+# commit of the previous writer.
+_LOCK = "lock table upkeep.writer_lock in exclusive mode"
 _PROGRAM_LIMITS = "54"  # the class of SQLSTATE, such as the depth of nested JSON
 _PREPARE = """
 set lock_timeout = '60s';
@@ -191,7 +192,8 @@ def refused_line(line: bytes, error: psycopg.Error) -> tuple[str, str, bytes]:
 
 def _store_once(connection: Connection, batch: Batch, replace: bool) -> StoreResult:
     """Store the new observations and the quarantined responses in one transaction."""
-    with _writer_lock(connection), connection.transaction(), connection.cursor() as cursor:
+    with connection.transaction(), connection.cursor() as cursor:
+        cursor.execute(_LOCK)
         stored, replaced = (_replace if replace else _append)(cursor, batch.observations)
         if batch.quarantined:
             cursor.executemany(_QUARANTINE, list(map(_quarantine_fields, batch.quarantined)))
@@ -252,17 +254,6 @@ def _binary_row(line: bytes) -> bytes:
             data,
         )
     )
-
-
-@contextmanager
-def _writer_lock(connection: Connection) -> Iterator[None]:
-    """Hold the writers' lock around a transaction, so that its now() is later than the previous commit."""
-    connection.execute(f"select pg_advisory_lock({_LOCK})")
-    try:
-        yield
-    finally:
-        if not connection.broken:
-            connection.execute(f"select pg_advisory_unlock({_LOCK})")
 
 
 def _quarantine_fields(line: bytes) -> list[str]:

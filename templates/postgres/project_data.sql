@@ -8,7 +8,7 @@
 --   * `inserted_xid` is the transaction that wrote the row. It orders rows independently of every clock: all rows below
 --     pg_snapshot_xmin(pg_current_snapshot()) are committed or will never be. Rows from before this column carry the
 --     transaction that added it.
---   * `ingested_at` is the start of the writing transaction by PostgreSQL's clock. Spooled rows arrive late, and a clock
+--   * `ingested_at` is the start of the writing statement by PostgreSQL's clock, after all earlier writers' commits. Spooled rows arrive late, and a clock
 --     can jump: do not read increments by it. It selects the partition.
 --   * `data` is validated: an object with `dt` (whole seconds, from 1979 to a few minutes after the receipt) and `main`.
 --     The values in main, wind, clouds, rain, snow and coord are finite numbers or null, and can be implausible.
@@ -17,11 +17,13 @@
 -- Invalid responses are in raw.quarantine, runs in raw.ingestion_runs.
 begin;
 set local client_min_messages = warning;
-select pg_advisory_xact_lock(1717, 2);
-
 create schema if not exists raw;
 -- Functions that the ingestion may call. It cannot read this schema's tables.
 create schema if not exists upkeep;
+-- Empty tables as locks: unlike an advisory lock, no role without a privilege on the table can take one.
+create table if not exists upkeep.writer_lock ();
+create table if not exists upkeep.partition_lock ();
+lock table upkeep.partition_lock in exclusive mode;
 
 -- The first version had a plain table: rename it, so that it can become a partition.
 do $aside$
@@ -43,7 +45,7 @@ $aside$;
 create table if not exists raw.weather_observations (
     id bigint generated always as identity,
     city text not null,
-    ingested_at timestamptz not null default now(),
+    ingested_at timestamptz not null default statement_timestamp(),
     data jsonb compression lz4 not null,
     units text constraint weather_observations_units check (units in ('standard', 'metric', 'imperial')),
     revision integer not null default 0,
@@ -67,6 +69,12 @@ begin
         execute format('alter table %s add column if not exists revision integer not null default 0, '
                        'add column if not exists inserted_xid xid8 not null default pg_current_xact_id()', older);
     end loop;
+    if exists (
+        select from pg_attrdef as d
+        where d.adrelid = 'raw.weather_observations'::regclass and pg_get_expr(d.adbin, d.adrelid) = 'now()'
+    ) then
+        alter table raw.weather_observations alter column ingested_at set default statement_timestamp();
+    end if;
 end
 $extend$;
 
@@ -167,6 +175,12 @@ create table if not exists raw.dropped_months (
     dropped_at timestamptz not null default now()
 );
 
+-- The retention has dropped the runs that started before this time. A missing later run was deleted. At most one row.
+create table if not exists raw.dropped_runs (
+    one boolean primary key default true check (one),
+    dropped_before timestamptz not null
+);
+
 -- The schedule of the ingestion, from each change on, and the settings of each city that was ever configured.
 create table if not exists raw.schedules (
     valid_from timestamptz primary key,
@@ -200,7 +214,7 @@ declare
     oldest timestamptz;
     kept int := coalesce((select r.months from upkeep.retention as r), 0);
 begin
-    perform pg_advisory_xact_lock(1717, 2);
+    lock table upkeep.partition_lock in exclusive mode;
     select coalesce(max(b.upto), '-infinity') into upto from upkeep.bounds as b;
     for ahead in 0..3 loop
         month := date_trunc('month', now()) + make_interval(months => ahead);
@@ -216,6 +230,9 @@ begin
     delete from raw.quarantine where ingested_at < oldest;
     delete from raw.ingestion_ends where finished < oldest;
     delete from raw.ingestion_starts where started < oldest;
+    insert into raw.dropped_runs as known (dropped_before) values (oldest)
+    on conflict (one) do update set dropped_before = excluded.dropped_before
+    where known.dropped_before < excluded.dropped_before;
     if kept = 0 then
         return;
     end if;
@@ -243,7 +260,7 @@ set search_path = pg_catalog, pg_temp
 set enable_hashjoin = on
 as $record_settings$
 begin
-    perform pg_advisory_xact_lock(1717, 3);
+    lock table raw.schedules in share row exclusive mode;
     insert into raw.schedules (valid_from, schedule)
     select greatest(now(), last.valid_from + interval '1 microsecond'), record_settings.schedule
     from (select 1) as one

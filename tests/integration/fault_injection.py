@@ -26,7 +26,7 @@ _LONG = 2.0  # seconds; longer commands are interrupted several times, at differ
 _SHORT = 0.05  # assumed duration in seconds of a command that was not measured
 
 # All processes of the running command: those that hold our lock, and their descendants.
-_KILL = rf"""roots=$(find /proc/[0-9]*/fd -lname {lock()} 2>/dev/null | cut -d/ -f3 | sort -u)
+KILL = rf"""roots=$(find /proc/[0-9]*/fd -lname {lock()} 2>/dev/null | cut -d/ -f3 | sort -u)
 [ -z "$roots" ] || kill -9 $(ps -eo pid=,ppid= | awk -v roots="$(echo $roots)" '
     BEGIN {{ n = split(roots, r); for (i = 1; i <= n; i++) dies[r[i]] = 1 }}
     {{ parent[$1] = $2 }}
@@ -119,7 +119,7 @@ class FaultInjectingHost:
 
     def _kill(self) -> None:
         with suppress(HomelabError):
-            self._host.run(_KILL, timeout=30)
+            self._host.run(KILL, timeout=30)
 
     def _reboot(self) -> None:
         with suppress(HomelabError):
@@ -157,7 +157,7 @@ ELSEWHERE = {
     "/var/lib/systemd": "seeds, and the last runs of timers",
     "/var/lib/postgresql/*/main": "data: compared by SQL",
     "/opt/analytics-platform/data": "data of the pipeline",
-    "/home/airflow/airflow/logs": "logs",
+    "/var/lib/airflow/logs": "logs",
 }
 OTHERWISE = {
     r"/etc/(machine-id|ssh/ssh_host_(rsa|ecdsa)_key(\.pub)?)": "generated with the container",
@@ -167,7 +167,7 @@ OTHERWISE = {
     r"/var/lib/dpkg/(status|status-old|available|diversions-old|statoverride-old)": "compared by dpkg-query",
     r"/var/lib/apt/extended_states": "compared by apt-mark",
     r"/etc/ld\.so\.cache": "a cache",
-    r"/home/airflow/airflow/airflow\.cfg": "Airflow writes random keys into it; the rest is compared",
+    r"/var/lib/airflow/airflow\.cfg": "Airflow writes random keys into it; the rest is compared",
     r"/opt/.*/site-packages/dbt/((adapters|include)/)?__init__\.py": "in several wheels, which uv unpacks in parallel",
 }
 
@@ -192,7 +192,7 @@ _PARTS = {
     "units": "systemctl list-units --state=active,failed --type=service,socket,timer --no-legend --no-pager --plain | "
     "awk '{print $1, $3, $4}' | grep -Ev '^(user|user-runtime-dir|apt-daily|dpkg-db-backup)'",
     "databases": f"{{ {_SQL} }} 2>/dev/null | grep -Ev '(^|: )(--|$|.(un)?restrict )' | sort",
-    "airflow.cfg": "sed -E '/^[a-z_]*(key|secret) = /d' /home/airflow/airflow/airflow.cfg | sha256sum",
+    "airflow.cfg": "sed -E '/^[a-z_]*(key|secret) = /d' /var/lib/airflow/airflow.cfg | sha256sum",
     "listening": "ss -Hltn | awk '{print $4}' | sort -u",
 }
 

@@ -49,7 +49,7 @@ class Job:
         if self.verb == "backup":
             return str(backup.backup(session, names=self.limit, keep=1, confirm=lambda lines: True))
         if self.verb == "restore":
-            return str(restore.restore(session, self.limit[0]))
+            return str(restore.restore(session, self.limit[0], confirm=lambda lines: False))
         return str(up(session, confirm=lambda plan: True, limit=self.limit))
 
 

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import psycopg
 
-from homelab.dev.local_postgres import SETTINGS, Cluster, give_to_server, unpack
+from homelab.dev.local_postgres import SETTINGS, Cluster, unpack
 from homelab.dev.local_postgres import archive as archive_in
 from homelab.dev.local_postgres import free_port as free_port
+from homelab.dev.local_postgres import give_to_server as give_to_server
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / ".venv" / "pg16"
@@ -45,6 +46,16 @@ class Server(Cluster):
     def reload(self) -> None:
         """Reload pg_hba.conf and the settings."""
         self.run("pg_ctl", "reload", "-D", str(self.data))
+
+    def enable_tls(self, certificate: str) -> None:
+        """Accept TLS with this file's key and certificate."""
+        path = self.data / "server.pem"
+        path.touch(mode=0o600)
+        give_to_server(path).write_text(certificate)
+        with self.connect() as connection:
+            for setting in ("ssl_cert_file = 'server.pem'", "ssl_key_file = 'server.pem'", "ssl = on"):
+                connection.execute(f"alter system set {setting}".encode())
+        self.reload()
 
     @contextmanager
     def database(self, name: str) -> Iterator[str]:

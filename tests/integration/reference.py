@@ -254,7 +254,7 @@ def daily(city: City) -> dict[str, Values]:
 
 
 def completeness(city: City, schedule: Sequence[int], as_of: int) -> dict[str, tuple[int, int]]:
-    """Return the expected and the observed scheduled times by day (UTC)."""
+    """Return the expected and the observed scheduled times by day."""
     observed = sorted({nearest(schedule, row.time) for row in city.rows})
     expected = set()
     for number, time in enumerate(observed):
@@ -266,7 +266,7 @@ def completeness(city: City, schedule: Sequence[int], as_of: int) -> dict[str, t
         expected.update(schedule[position : bisect_right(schedule, until)])
     found: dict[str, tuple[int, int]] = {}
     for time in sorted(expected):
-        day = datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d")
+        day = city.day_of(time)
         before = found.get(day, (0, 0))
         found[day] = before[0] + 1, before[1] + (time in observed)
     return found

@@ -54,7 +54,7 @@ def long_command(folder: Path) -> Command:
 
 
 @pytest.mark.parametrize("how", ["cut", "freeze"])
-def test_a_running_command_is_awaited_after_a_lost_connection(
+def test_running_command_is_awaited_after_a_lost_connection(
     server: Server,  # noqa: F811
     line: FlakyProxy,
     tmp_path: Path,
@@ -68,7 +68,7 @@ def test_a_running_command_is_awaited_after_a_lost_connection(
     assert (tmp_path / "log").read_text() == "started\n"
 
 
-def test_a_file_is_never_incomplete_after_a_lost_connection(server: Server, line: FlakyProxy, tmp_path: Path) -> None:  # noqa: F811
+def test_file_is_never_incomplete_after_a_lost_connection(server: Server, line: FlakyProxy, tmp_path: Path) -> None:  # noqa: F811
     path, content = tmp_path / "file", os.urandom(1 << 22)  # incompressible
     path.write_bytes(b"old")
     seen: set[bytes] = set()
@@ -96,7 +96,7 @@ def test_a_file_is_never_incomplete_after_a_lost_connection(server: Server, line
     assert seen == {b"old", content}
 
 
-def test_a_run_without_changes_takes_at_most_four_round_trips(
+def test_run_without_changes_takes_at_most_four_round_trips(
     server: Server,  # noqa: F811
     line: FlakyProxy,
     tmp_path: Path,
@@ -111,7 +111,7 @@ def test_a_run_without_changes_takes_at_most_four_round_trips(
         assert 1 <= line.turns - before <= 4
 
 
-def test_a_machine_that_stays_away_is_an_error(
+def test_machine_that_stays_away_is_an_error(
     server: Server,  # noqa: F811
     line: FlakyProxy,
     tmp_path: Path,
@@ -126,7 +126,7 @@ def test_a_machine_that_stays_away_is_an_error(
         assert converge(host, [long_command(tmp_path)], SilentProgress()) == [], "the next run waits, too"
 
 
-def test_the_children_of_a_killed_shell_are_awaited(server: Server, tmp_path: Path) -> None:  # noqa: F811
+def test_children_of_a_killed_shell_are_awaited(server: Server, tmp_path: Path) -> None:  # noqa: F811
     server.known_hosts.pin("box", Pin(server.fingerprint))
     step = Command(
         "long", argv("test", "-e", str(tmp_path / "made")), f"(sleep 1; touch {tmp_path}/made) & kill -9 $PPID $$"

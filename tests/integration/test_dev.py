@@ -57,7 +57,7 @@ def homelab(site: Path, *arguments: str, expect: int = 0) -> str:
     return done.stdout + done.stderr * (expect != 0)
 
 
-def test_the_pipeline_without_containers(site: Path) -> None:
+def test_pipeline_runs_without_containers(site: Path) -> None:
     state = next(
         line.split()[1] for line in (site / "inventory.yaml").read_text().splitlines() if line.startswith("lab:")
     )

@@ -57,7 +57,7 @@ def stored(stack: Stack) -> dict[str, list[int]]:
     return {city: sorted(times) for city, times in found.items()}
 
 
-def test_a_month_of_two_cities_and_its_repetition(stack: Stack) -> None:
+def test_repeated_month_of_two_cities_stores_nothing_more(stack: Stack) -> None:
     first, _ = backfill(stack, *JANUARY)
     expected = {city: hours(city, day("2013-01-01"), day("2013-02-01")) for city in STATIONS}
     assert stored(stack) == expected
@@ -78,7 +78,7 @@ def test_a_month_of_two_cities_and_its_repetition(stack: Stack) -> None:
     assert not (stack.data / "history.progress").exists()
 
 
-def test_a_replacement_requests_complete_weeks_again(stack: Stack) -> None:
+def test_replacement_requests_complete_weeks_again(stack: Stack) -> None:
     period = ("--from", "2013-01-01", "--to", "2013-01-08", "--city", "Newark,US")
     stored_first, _ = backfill(stack, *period, "--units", "imperial")
     again, _ = backfill(stack, *period, "--units", "imperial", "--replace")
@@ -91,7 +91,7 @@ def test_a_replacement_requests_complete_weeks_again(stack: Stack) -> None:
     assert "unknown city 'Neewark,US'" in refused.stderr
 
 
-def test_a_refused_key_an_unknown_city_and_invalid_days_have_their_own_status(stack: Stack, tmp_path: Path) -> None:
+def test_refused_key_an_unknown_city_and_invalid_days_have_their_own_status(stack: Stack, tmp_path: Path) -> None:
     folder = tmp_path / "free"
     folder.mkdir()
     with replay_server(folder, "--no-history") as free:
@@ -108,7 +108,7 @@ def test_a_refused_key_an_unknown_city_and_invalid_days_have_their_own_status(st
         assert "--from must be before --to" in invalid.stderr
 
 
-def test_a_killed_backfill_continues_where_it_stopped(stack: Stack) -> None:
+def test_killed_backfill_continues_where_it_stopped(stack: Stack) -> None:
     command: list[Any] = [
         str(stack.python),
         str(SCRIPTS / "backfill_api.py"),

@@ -14,7 +14,7 @@ from ipaddress import IPv4Network
 import pytest
 from rich.console import Console
 
-from homelab.commands.trust import trust
+from homelab.commands.trust_host import trust_host
 from homelab.errors import HomelabError
 from homelab.host import Host, Result, check
 from homelab.known_hosts import fingerprint
@@ -22,10 +22,12 @@ from homelab.lab import Lab
 from homelab.model import ManagedResource, Step
 from homelab.paths import bundled_path
 from homelab.progress import TerminalProgress
+from homelab.services.sandbox import Sandbox
 from homelab.ssh import shown_key
-from homelab.steps import Command, Directory, DpkgConfigured, File, Packages, SystemdUnit, Tree, UvInstall, Venv
+from homelab.steps import Command, Directory, DpkgConfigured, File, Packages, SystemdUnit, Tree, User, UvInstall, Venv
 from homelab.steps import manifest as m
 from homelab.steps.converge import converge
+from tests.integration.fault_injection import KILL
 from tests.integration.lab_fixture import QUIET, LabFixture, in_a_lab, lab_with
 
 LAB = Lab("deploys", IPv4Network("10.99.2.80/28"), "hl-depl", 18096, 8179)
@@ -146,6 +148,30 @@ def test_reboot_during_a_deploy_is_waited_for(box: LabFixture) -> None:
     assert box.run("stat -c %Y /run/systemd") != before
     assert box.run("wc -l </root/begun") == "2", "the reboot did not interrupt the command"
     assert box.pending(step) == []
+
+
+def test_command_in_a_sandbox_that_outlived_a_kill_is_stopped_by_the_next_step(box: LabFixture) -> None:
+    """systemd starts it, so killing our processes does not end it."""
+    sandbox = Sandbox("confined", ["/var/lib/confined"])
+    set_up = [
+        User("confined", "/home/confined"),
+        Directory("/home/confined"),
+        Directory("/var/lib/confined", "confined", "confined", 0o700),
+        sandbox.file(),
+    ]
+    script = 'touch begun; id -un >who; test "$HOME" = "$PWD"; exec sleep "$(printf 77)"'
+    long = Command("long", "false", sandbox.run("/bin/sh", "-c", script))
+    deploying = threading.Thread(target=lambda: box.fails([*life("v0"), *set_up, long]))
+    deploying.start()
+    box.run("until [ -e /var/lib/confined/begun ]; do sleep 0.1; done")
+    box.run(KILL)
+    deploying.join()
+    left = "systemctl list-units --plain --no-legend 'homelab-step-confined-*'; pgrep -xf 'sleep 77' || true"
+    assert "running" in box.run(left), "the command has outlived our processes"
+    assert box.run("cat /var/lib/confined/who") == "confined"
+    box.deploy([*life("v0"), *set_up, File("/opt/life/next", b"x")])
+    assert box.run(left) == ""
+    box.deploy(life("v0"))
 
 
 def test_interrupted_dpkg_is_completed_and_a_running_one_is_waited_for(box: LabFixture) -> None:
@@ -323,10 +349,10 @@ def test_changed_host_key_is_refused_until_trusted(box: LabFixture) -> None:
         box.connect()
     assert error.value.brief == "Cannot connect to postgres-data: its SSH host key has changed"
     assert "another machine may be answering" in error.value.details
-    assert "`homelab trust postgres-data`" in error.value.resolution
+    assert "`homelab trust host postgres-data`" in error.value.resolution
     line = shown_key(str(box.inventory.containers[0].address))
     assert line
-    trust(box.session, "postgres-data", fingerprint(line))
+    trust_host(box.session, "postgres-data", fingerprint(line))
     assert box.deploy([]) is not None
 
 

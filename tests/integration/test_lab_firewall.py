@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -29,6 +30,7 @@ from homelab.lab.process import running
 from homelab.model import Inventory
 from homelab.paths import bundled_path
 from homelab.proxmox import Client
+from homelab.proxmox.properties import parse
 from homelab.runtime.container_changes import Outcome
 from homelab.runtime.session import Session
 from tests.integration.lab_fixture import QUIET, fresh, in_a_lab
@@ -195,6 +197,23 @@ def test_firewall_accepts_only_declared_traffic(place: Place) -> None:
     assert not place.up(ON)
 
 
+@pytest.mark.parametrize(("overlay", "reaches"), [(ON, False), ("", True)], ids=["on", "off"])
+def test_container_cannot_claim_the_address_of_another_one(
+    place: Place, tmp_path: Path, overlay: str, reaches: bool
+) -> None:
+    place.up(overlay)
+    victim_mac = Client(place.inventory.endpoint).get(f"nodes/pve/lxc/{LAKE}/config")["net0"]
+    words = ["-m", "tests.e2e.spoof", ADDRESSES[DATABASE], ADDRESSES[LAKE], parse(victim_mac)["hwaddr"], "none", "4"]
+    pings(LAKE, DATABASE)
+    spoofing = subprocess.Popen(inside(FLOW, sys.executable, *words), stdout=subprocess.PIPE, text=True)
+    time.sleep(1)
+    results = {knock(LAKE, DATABASE, 5432) for _ in range(3)}
+    received = json.loads(spoofing.communicate(timeout=30)[0])
+    assert ("open" in results) is reaches
+    assert (received["connections"] > 0) is reaches
+    place.up(ON)
+
+
 def test_changes_apply_immediately_without_interrupting_ssh(place: Place) -> None:
     with database(), continuous_ssh() as seen:
         place.up(ON + "containers: {airflow-orchestration: {services: {airflow: {port: 9999}}}}")
@@ -225,7 +244,7 @@ def test_firewall_is_active_after_a_reboot_from_inside(place: Place) -> None:
     assert knock(LAKE, DATABASE, 22) == "dropped"
     assert knock(LAKE, DATABASE, 5432) == "refused"
     tables = subprocess.run(inside(DATABASE, "nft", "list", "tables"), check=True, capture_output=True, text=True)
-    assert tables.stdout == f"table inet {TABLE}\n"
+    assert sorted(tables.stdout.splitlines()) == [f"table inet {TABLE}", f"table netdev {TABLE}"]
 
 
 def test_firewall_adds_no_table_to_this_machine(place: Place) -> None:

@@ -72,9 +72,9 @@ network.remove_rules(lab)
 print(json.dumps([both, tables(), rules()]))
 """)
     (both, closed), left, rules = found
-    assert both.splitlines() == ["table ip homelab_e2e", "table ip homelab_lab"]
+    assert both.splitlines() == ["table inet homelab_e2e", "table inet homelab_lab"]
     assert closed == [], "open chains need no rules of ours"
-    assert left.splitlines() == ["table ip homelab_e2e"]
+    assert left.splitlines() == ["table inet homelab_e2e"]
     assert rules == []
 
 
@@ -99,3 +99,90 @@ print(json.dumps([closed, rules()]))
         ]
     )
     assert after == [foreign]
+
+
+# Three machines: this one, a container on the bridge, and a neighbour on another network, to which this machine is the
+# router if it forwards. `try_tcp` ends in seconds, also when packets are dropped.
+_MACHINES = """
+import atexit, socket, subprocess, time
+def machine(link, address, gateway, attach=""):
+    other = subprocess.Popen(["unshare", "--net", "sleep", "100"])
+    atexit.register(other.kill)
+    time.sleep(0.3)
+    inside = ["nsenter", "--target", str(other.pid), "--net"]
+    run(["ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", str(other.pid)])
+    if attach:
+        run(["ip", "link", "set", link, "master", attach])
+    run(["ip", "link", "set", link, "up"])
+    for words in (["link", "set", "lo", "up"], ["link", "set", "eth0", "up"], ["addr", "add", address, "dev", "eth0"],
+                  ["route", "add", "default", "via", gateway]):
+        run([*inside, "ip", *words])
+    return inside
+def listen(inside, port):
+    code = f"import socket as s; a = s.create_server(('::', {port}), family=s.AF_INET6, dualstack_ipv6=True)\\n"
+    server = subprocess.Popen([*inside, "python3", "-c", code + "while True: a.accept()[0].close()"])
+    atexit.register(server.kill)
+    time.sleep(0.5)
+def try_tcp(inside, host, port):
+    return subprocess.run(
+        [*inside, "timeout", "2", "bash", "-c", f"</dev/tcp/{host}/{port}"], stderr=subprocess.DEVNULL
+    ).returncode == 0
+run(["ip", "link", "set", "lo", "up"])
+network.create_bridge(lab)
+network.nameservers = lambda: [network.ip_address("192.0.2.53")]
+container = machine("ct", "10.99.2.67/24", "10.99.2.1", lab.bridge)
+wide = machine("wide", "203.0.113.2/24", "203.0.113.1")
+home = machine("home", "198.51.100.2/24", "198.51.100.1")
+run(["ip", "addr", "add", "203.0.113.1/24", "dev", "wide"])
+run(["ip", "addr", "add", "198.51.100.1/24", "dev", "home"])
+here = []
+"""
+
+
+def test_containers_reach_only_the_replay_of_this_machine() -> None:
+    found = in_namespace(
+        _MACHINES
+        + """
+for port in (lab.replay_port, lab.api_port, 22):
+    listen(here, port)
+listen(container, 22)
+time.sleep(2)  # until the link-local addresses are valid
+local = json.loads(run(["ip", "-j", "-6", "addr", "show", "dev", lab.bridge]))[0]["addr_info"][0]["local"]
+targets = [("10.99.2.1", lab.replay_port), ("10.99.2.1", 22), ("10.99.2.1", lab.api_port), ("203.0.113.1", 22),
+           ("203.0.113.1", lab.replay_port), (f"{local}%eth0", 22)]
+before = [try_tcp(container, *target) for target in targets]
+network.apply_rules(lab)
+during = [try_tcp(container, *target) for target in targets]
+outwards = try_tcp(here, "10.99.2.67", 22)
+network.remove_rules(lab)
+print(json.dumps([before, during, outwards, [try_tcp(container, *target) for target in targets]]))
+"""
+    )
+    before, during, outwards, after = found
+    assert before == after == [True] * 6
+    assert during == [True] + [False] * 5
+    assert outwards, "this machine reaches its containers"
+
+
+def test_this_machine_forwards_for_the_lab_only_and_stops_afterwards() -> None:
+    found = in_namespace(
+        _MACHINES
+        + """
+listen(wide, 443)
+listen(container, 443)
+ways = [(container, "203.0.113.2"), (home, "203.0.113.2"), (home, "10.99.2.67"), (wide, "10.99.2.67")]
+def states():
+    return [try_tcp(inside, address, 443) for inside, address in ways] + [network.FORWARDING.read_text().strip()]
+network.FORWARDING.write_text("0\\n")
+network.apply_rules(lab)
+before = states()
+network.forward_for_labs()
+network.forward_for_labs()
+during = states()
+network.restore_forwarding("0")
+network.restore_forwarding("0")
+network.remove_rules(lab)
+print(json.dumps([before, during, states(), tables()]))
+"""
+    )
+    assert found == [[False] * 4 + ["0"], [True, False, False, False, "1"], [False] * 4 + ["0"], ""]

@@ -21,7 +21,7 @@ import requests
 import yaml
 
 from homelab.known_hosts import fingerprint
-from homelab.lab import Lab, down, network, status, up
+from homelab.lab import Lab, cgroups, down, network, status, up
 from homelab.lab.lxc import Runtime
 from homelab.lab.process import running
 from tests.integration.lab_fixture import QUIET, fresh, in_a_lab
@@ -587,13 +587,26 @@ def test_backup_files_are_removed_with_their_backups(api: Api, guest: Guest) -> 
     assert (backups(api, 136), list((LAB.state_dir / "dump").iterdir())) == ([], [])
 
 
+def test_container_that_forks_all_the_time_freezes(guest: Guest) -> None:
+    loop = "sh -c 'while [ ! -e /run/stop ]; do mv /run/none /run/other; echo 1 >>/run/count; done' >/dev/null 2>&1"
+    guest.run(f"for i in 1 2; do nohup timeout 60 {loop} & done")
+    count = Path(f"/proc/{Runtime(LAB).pid(136)}/root/run/count")
+    for _ in range(40):  # one freeze in about thirty hung with lxc-freeze on cgroup v1
+        with Runtime(LAB).frozen(136):
+            before = count.stat().st_size
+            time.sleep(0.02)
+            assert count.stat().st_size == before
+        eventually(lambda before=before: count.stat().st_size > before)
+    guest.run("touch /run/stop")
+
+
 def test_killed_node_unfreezes_a_container_after_a_backup(api: Api, guest: Guest) -> None:
     node = running(LAB.pid_file("node"))
     assert node is not None
     os.kill(node, signal.SIGKILL)
     eventually(lambda: running(LAB.pid_file("node")) is None)
     # The state after a kill during a backup.
-    subprocess.run(["lxc-freeze", "-P", LAB.lxcpath, "-n", "136"], check=True)
+    cgroups.freeze(LAB.cgroup(136))
     record = LAB.records / "ct-136.json"
     left = json.loads(record.read_text())
     record.write_text(json.dumps({**left, "config": left["config"] | {"lock": "backup"}}))

@@ -18,7 +18,7 @@ import pytest
 
 from homelab.errors import HomelabError
 from homelab.inventory import load
-from homelab.lab import Lab, up
+from homelab.lab import Lab, cgroups, up
 from homelab.lab.lxc import Runtime
 from homelab.lab.process import running
 from homelab.lab.subids import FIRST
@@ -213,7 +213,7 @@ def test_killed_node_recovers_from_interrupted_tasks(home: Home, client: Client)
     runtime = Runtime(LAB)
 
     def in_a_snapshot() -> None:
-        subprocess.run(["lxc-freeze", "-P", LAB.lxcpath, "-n", str(VMID)], check=True)
+        cgroups.freeze(LAB.cgroup(VMID))
         (runtime.root(VMID).parent / "snapshots" / "half" / "etc").mkdir(parents=True)
         write_lock("snapshot", half={"snapstate": "prepare", "snaptime": int(time.time())})
 

@@ -267,7 +267,7 @@ def modify(stack: Stack, sql: str) -> None:
     )
 
 
-def test_a_full_refresh_after_an_upgrade_keeps_rows_that_the_retention_dropped(stack: Stack) -> None:
+def test_full_refresh_after_an_upgrade_keeps_rows_that_the_retention_dropped(stack: Stack) -> None:
     samples = all_samples()[:60]
     month = datetime.now(UTC).replace(day=1)
     with stack.server.connect(stack.database) as connection:
@@ -309,7 +309,7 @@ while not stop.exists():
 """
 
 
-def test_a_killed_build_leaves_a_complete_file_and_the_next_one_continues(stack: Stack, tmp_path: Path) -> None:
+def test_killed_build_leaves_a_complete_file_and_the_next_one_continues(stack: Stack, tmp_path: Path) -> None:
     samples = all_samples()[:200]
     insert(stack, samples[:100])
     started = time.monotonic()
@@ -359,7 +359,7 @@ def test_a_killed_build_leaves_a_complete_file_and_the_next_one_continues(stack:
     assert len(files) <= 4, "a link, and the newest three files"
 
 
-def test_an_observation_is_the_same_in_all_units(stack: Stack) -> None:
+def test_observation_is_the_same_in_all_units(stack: Stack) -> None:
     windy = next(one for one in load()["EWR"] if all(one.number(name) for name in ("wind_gust", "precip", "pressure")))
     with stack.server.connect(stack.database, "analytics", "analytics") as connection:
         for units in ("imperial", "metric", "standard"):

@@ -130,7 +130,7 @@ def test_rain_is_summed_by_the_intervals_that_readings_cover(stack: Stack) -> No
     assert hours == [{"observation_hour": f"{day}T05:00:00+00:00", "observations": 0, "snow_mm": 2.0}]
 
 
-def test_an_implausible_value_becomes_null_and_is_listed(stack: Stack) -> None:
+def test_implausible_value_becomes_null_and_is_listed(stack: Stack) -> None:
     time = at("2026-03-10 05:00")
     with as_ingestion(stack) as connection:
         insert(connection, "A", answer(time, main={"temp": -459.67, "humidity": 60}))
@@ -231,7 +231,7 @@ def test_completeness_expects_the_schedule_that_was_in_force(stack: Stack) -> No
     }
 
 
-def test_a_city_is_inactive_after_a_week_also_in_the_middle(stack: Stack) -> None:
+def test_city_is_inactive_after_a_week_also_in_the_middle(stack: Stack) -> None:
     with as_ingestion(stack) as connection:
         for time in ("2026-03-01 12:00", "2026-03-20 12:00"):
             insert(connection, "A", answer(at(time)))
@@ -329,10 +329,20 @@ def test_runs_are_failed_if_nothing_was_stored_and_spooled_if_everything_waits(s
     stack.build()
     outcomes = [row["outcome"] for row in stack.query("from pipeline_runs order by started_at")]
     assert outcomes == list(RUNS)
-    with administrator(stack) as connection:  # as the retention does
-        connection.execute("delete from raw.ingestion_starts where started < now() - interval '35 days'")
-    stack.build("--full-refresh")
-    assert [row["outcome"] for row in stack.query("from pipeline_runs order by started_at")] == outcomes
+    with administrator(stack) as connection:
+        connection.execute("insert into upkeep.retention (months) values (1)")
+        connection.execute("select upkeep.partitions()")
+        assert connection.execute("select count(*) from raw.ingestion_runs").fetchone() in ((2,), (3,))
+    for options in ((), ("--full-refresh",)):
+        stack.build(*options)
+        assert [row["outcome"] for row in stack.query("from pipeline_runs order by started_at")] == outcomes
+    with administrator(stack) as connection:  # on purpose; the oldest run that PostgreSQL has
+        connection.execute(
+            "delete from raw.ingestion_starts where started = (select min(started) from raw.ingestion_starts)"
+        )
+    for options in ((), ("--full-refresh",)):
+        stack.build(*options)
+        assert len(stack.query("from pipeline_runs")) == 3, "dropped runs stay, the deleted one disappears"
 
 
 def days_of(stack: Stack) -> list[tuple[str, str, int]]:
@@ -365,22 +375,30 @@ def test_rows_land_whatever_the_clocks_say_and_when_they_commit(stack: Stack) ->
 
 def test_deleted_rows_disappear_and_dropped_months_stay(stack: Stack) -> None:
     month = datetime.now(UTC).replace(day=1, hour=12, minute=0)
-    older = (month - timedelta(days=15)).replace(hour=12)
+    last = (month - timedelta(days=15)).replace(day=1)
+    older = last - timedelta(days=15)
     with administrator(stack) as connection:
-        connection.execute(
-            "create table raw.before partition of raw.weather_observations for values from (minvalue) "
-            f"to ('{month:%Y-%m-%d} 00:00+00')".encode()
-        )
+        for name, first, until in (
+            ("by_retention", "minvalue", last),
+            ("by_hand", f"'{last:%Y-%m-%d} 00:00+00'", month),
+        ):
+            connection.execute(
+                f"create table raw.{name} partition of raw.weather_observations for values from ({first}) "
+                f"to ('{until:%Y-%m-%d} 00:00+00')".encode()
+            )
         insert(connection, "dropped", answer(at("2026-03-10 12:00")), ingested_at=older)
+        insert(connection, "by hand", answer(at("2026-03-10 12:00")), ingested_at=last)
         for city in ("deleted", "kept"):
             insert(connection, city, answer(at("2026-03-10 12:00")))
     stack.build()
     with administrator(stack) as connection:
-        connection.execute("drop table raw.before")
-        connection.execute("insert into raw.dropped_months values (%s)", (older.replace(day=1),))
+        connection.execute("insert into upkeep.retention (months) values (1)")
+        connection.execute("select upkeep.partitions()")
+        assert connection.execute("select to_regclass('raw.by_retention')").fetchone() == (None,)
+        connection.execute("drop table raw.by_hand")
         connection.execute("delete from raw.weather_observations where city = 'deleted'")
     report = stack.build()
-    assert report["months_landed_again"] == [f"{month:%Y-%m}"]
+    assert report["months_landed_again"] == [f"{last:%Y-%m}", f"{month:%Y-%m}"]
     for options in ((), ("--full-refresh",)):
         stack.build(*options)
         assert [city for city, _, _ in days_of(stack)] == ["dropped", "kept"]
@@ -393,7 +411,7 @@ def test_deleted_rows_disappear_and_dropped_months_stay(stack: Stack) -> None:
     assert [city for city, _, _ in days_of(stack)] == ["again", "dropped", "kept"]
 
 
-def test_a_restored_database_is_landed_again(stack: Stack) -> None:
+def test_restored_database_is_landed_again(stack: Stack) -> None:
     with as_ingestion(stack) as connection:
         for number in range(3):
             insert(connection, "A", answer(at("2026-03-10 12:00") + number * HOUR))
@@ -413,7 +431,7 @@ def test_a_restored_database_is_landed_again(stack: Stack) -> None:
     assert stack.build()["full_refresh"] is False
 
 
-def test_a_difference_that_remains_fails_the_build(stack: Stack) -> None:
+def test_difference_that_remains_fails_the_build(stack: Stack) -> None:
     with as_ingestion(stack) as connection:
         insert(connection, "A", answer(at("2026-03-10 12:00")))
     stack.build()
@@ -475,17 +493,33 @@ def test_local_days(stack: Stack) -> None:
             rain = {"1h": hour % 5}
             insert(connection, "Berlin", answer(begin + hour * HOUR, rain=rain, timezone=-36000))
             insert(connection, "offset", answer(begin + hour * HOUR, rain=rain, timezone=20700))
+            if hour not in (5, 22, 23, 24, 46, 50):
+                offset = 3600 if hour < 25 else 7200  # the response follows daylight saving time
+                insert(connection, "changing", answer(begin + hour * HOUR, rain=rain, timezone=offset))
         insert(connection, "wrong", answer(begin))
-    stack.build(WEATHER_DAYS="local")
+    as_of = ("--as-of", "2026-03-31 00:30+00:00")
+    stack.build(*as_of, WEATHER_DAYS="local")
     rows = [row for row in raw_rows(stack) if row.city != "wrong"]
     with administrator(stack) as connection:
         rows.append(insert(connection, "Berlin", answer(begin + 30 * 60, rain={"3h": 9.0})))
-    assert stack.build(WEATHER_DAYS="local")["full_refresh"] is False
-    zones = {"Berlin": "Europe/Berlin", "offset": "Asia/Kathmandu"}
+        rows.append(insert(connection, "changing", answer(begin + 22 * HOUR + 300, rain={"3h": 9.0}, timezone=3600)))
+    assert stack.build(*as_of, WEATHER_DAYS="local")["full_refresh"] is False
+    zones = {"Berlin": "Europe/Berlin", "changing": "Europe/Berlin", "offset": "Asia/Kathmandu"}
+    schedule = list(range(begin, begin + 100 * HOUR, HOUR))
     for city, zone in zones.items():
-        check_days(stack, reference.counted(rows, [], zone)[city], city)
-    found = stack.query("select distinct city, day_zone from weather_daily order by all")
+        known = reference.counted(rows, [], zone)[city]
+        check_days(stack, known, city)
+        wanted = reference.completeness(known, schedule, at("2026-03-31 00:30"))
+        assert {day: each[:2] for day, each in completeness(stack, city).items()} == wanted, city
+    assert completeness(stack, "Berlin")["2026-03-29"] == (23, 23, 0)
+    assert completeness(stack, "changing")["2026-03-29"] == (23, 21, 2)
+    found = stack.query(
+        "select distinct city, day_zone from weather_completeness where city <> 'changing' order by all"
+    )
     assert found == [{"city": "Berlin", "day_zone": "Europe/Berlin"}, {"city": "offset", "day_zone": "+05:45"}]
+    assert (
+        stack.query("select distinct city, day_zone from weather_daily where city <> 'changing' order by all") == found
+    )
     assert stack.query("select city, column_name from observation_issues") == [
         {"city": "wrong", "column_name": "observation_date"}
     ]

@@ -260,7 +260,7 @@ def test_increments_equal_pandas_and_a_full_refresh(stack: Stack) -> None:
     ]
 
 
-def test_a_failed_test_leaves_the_published_file(stack: Stack) -> None:
+def test_failed_test_leaves_the_published_file(stack: Stack) -> None:
     stack.ingest(["Newark,US"])
     stack.build()
     before = stack.published.read_bytes()
@@ -281,7 +281,7 @@ def test_a_failed_test_leaves_the_published_file(stack: Stack) -> None:
     assert stack.build("--full-refresh")["status"] == "success"
 
 
-def test_the_build_fails_with_the_cause_if_postgresql_is_unreachable(stack: Stack) -> None:
+def test_build_fails_with_the_cause_if_postgresql_is_unreachable(stack: Stack) -> None:
     done = stack.script(
         "dbt_build.py", "--data", str(stack.data), "--profiles", str(stack.data), expect=1, PGPORT=str(pg.free_port())
     )
@@ -308,7 +308,7 @@ def test_readers_and_a_second_build_during_a_build(stack: Stack) -> None:
     assert stack.query("select sum(observations) as seen from weather_daily") == [{"seen": 6}]
 
 
-def test_the_published_file_is_read_only_and_self_contained(stack: Stack) -> None:
+def test_published_file_is_read_only_and_self_contained(stack: Stack) -> None:
     stack.ingest(["Newark,US"])
     stack.build()
     (stack.data / "warehouse.duckdb").unlink()
@@ -426,20 +426,20 @@ def test_responses_are_stored_unchanged(stack: Stack) -> None:
     ]
 
 
-def test_a_city_that_fails_does_not_stop_the_others(stack: Stack) -> None:
+def test_city_that_fails_does_not_stop_the_others(stack: Stack) -> None:
     summary = stack.ingest(["Newark,US", "Nowhere,XX", "Queens,US"], expect=EXIT.partial)
     assert (summary["stored"], summary["errors"]) == (2, {"Nowhere,XX": "HTTP 404: city not found"})
     assert [city for city, _ in stack.raw()] == ["Newark,US", "Queens,US"]
 
 
-def test_a_bad_key_stores_nothing(stack: Stack) -> None:
+def test_bad_key_stores_nothing(stack: Stack) -> None:
     summary = stack.ingest(["Newark,US", "Queens,US"], expect=EXIT.failed, OPENWEATHER_API_KEY="another")
     assert summary["stored"] == 0
     assert {reason.partition(".")[0] for reason in summary["errors"].values()} == {"HTTP 401: Invalid API key"}
     assert stack.raw() == []
 
 
-def test_a_row_that_postgresql_refuses_does_not_stop_the_others(stack: Stack) -> None:
+def test_row_that_postgresql_refuses_does_not_stop_the_others(stack: Stack) -> None:
     good, nul = b'{"dt": 1600000001, "main": {"temp": 2.50}}', rb'{"dt": 1600000002, "main": {}, "name": "\u0000"}'
     half, long = (
         rb'{"dt": 1600000002, "main": {}, "name": "\ud800"}',
@@ -463,7 +463,7 @@ def test_a_row_that_postgresql_refuses_does_not_stop_the_others(stack: Stack) ->
     assert "PostgreSQL refuses the response" in summary["errors"]["B"]
 
 
-def test_the_same_observation_is_stored_once(stack: Stack) -> None:
+def test_same_observation_is_stored_once(stack: Stack) -> None:
     with serve([Response(body=b'{"dt": 1600000005, "main": {"temp": 1}}')]) as stub:
         stack.base_url = stub.url
         runs = [stack.ingest(["A", "B", "A"]), stack.ingest(["A", "B"]), stack.ingest(["A", "C"])]
@@ -481,7 +481,7 @@ def test_parallel_runs_store_each_observation_once(stack: Stack) -> None:
     assert sorted(city for city, _ in stack.raw()) == sorted(cities)
 
 
-def test_the_next_run_stores_the_rows_of_the_spool(stack: Stack) -> None:
+def test_next_run_stores_the_rows_of_the_spool(stack: Stack) -> None:
     unreachable = stack.ingest(["Newark,US", "Nowhere,XX"], expect=EXIT.failed, PGPORT=str(pg.free_port()))
     assert (unreachable["stored"], unreachable["spooled"], unreachable["failed"]) == (0, 1, 1)
     recovered = stack.ingest(["Queens,US"])
@@ -503,7 +503,7 @@ def test_last_reports_the_failed_cities_of_the_last_run(stack: Stack) -> None:
     assert json.loads(stack.script("ingest_weather.py", "--last").stdout)["stored"] == 1
 
 
-def test_the_roles_have_no_further_privileges(stack: Stack) -> None:
+def test_roles_have_no_further_privileges(stack: Stack) -> None:
     stack.ingest(["Newark,US"])
     more = "insert into raw.weather_observations (city, data) values ('x', '{}')"
     refused = [

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,18 @@ import pytest
 
 from homelab.commands.pipeline_backfill import Backfilled
 from homelab.commands.pipeline_status import PipelineStatus
+from homelab.commands.pull import Format, pull
+from homelab.host import Result
+from homelab.inventory import load as load_inventory
 from homelab.lab.observations import PLACES, answer, load
+from homelab.paths import bundled_path
 from homelab.runtime.marts import Rows
 from homelab.runtime.sql_shell import SqlShell
+from tests.integration import pg
 from tests.integration.test_pipeline import Stack
 from tests.integration.test_pipeline import stack as stack
 from tests.scripts import SCRIPTS
+from tests.support import NoHost, make_session
 
 from contract import EXIT  # isort: skip
 
@@ -116,11 +124,11 @@ def test_files_of_every_supported_form_are_stored(stack: Stack) -> None:
         b"\xff\xfe{\0",
     ],
 )
-def test_a_file_without_an_observation_is_refused(stack: Stack, text: str | bytes) -> None:
+def test_file_without_an_observation_is_refused(stack: Stack, text: str | bytes) -> None:
     refused(stack, text)
 
 
-def test_a_bad_line_does_not_stop_the_others(stack: Stack) -> None:
+def test_bad_line_does_not_stop_the_others(stack: Stack) -> None:
     samples = history(20)
     bad: list[str | dict[str, Any]] = [
         {**samples[4], "name": "\ud800", "id": 1},
@@ -152,7 +160,7 @@ def test_a_bad_line_does_not_stop_the_others(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("units", ["imperial", "metric"])
-def test_a_file_in_other_units_is_refused(stack: Stack, units: str) -> None:
+def test_file_in_other_units_is_refused(stack: Stack, units: str) -> None:
     kelvin = lines(history(24, "standard"))
     errors = refused(stack, kelvin, "--units", units)
     assert "24 of 24 temperatures are impossible in the given units" in errors
@@ -161,7 +169,7 @@ def test_a_file_in_other_units_is_refused(stack: Stack, units: str) -> None:
     assert (stored.stored, stored.units, stored.assumed_units) == (24, {"standard": 24}, None)
 
 
-def test_an_absurd_temperature_is_stored_for_the_models_to_judge(stack: Stack) -> None:
+def test_absurd_temperature_is_stored_for_the_models_to_judge(stack: Stack) -> None:
     samples = history(24)
     samples[5]["main"]["temp"] = -459.67
     samples[6]["rain"] = {"1h": -0.1}
@@ -172,7 +180,7 @@ def test_an_absurd_temperature_is_stored_for_the_models_to_judge(stack: Stack) -
     assert (outcome.stored, outcome.reasons) == (29, {"a temperature of 200 cannot be °F, but K": 1})
 
 
-def test_a_replacement_corrects_observations_in_wrong_units(stack: Stack) -> None:
+def test_replacement_corrects_observations_in_wrong_units(stack: Stack) -> None:
     metric = lines(history(24, "metric"))
     assert backfill(stack, metric).units == {"imperial": 24}  # possible, and wrong
     assert backfill(stack, metric, "--units", "metric").unchanged == 24
@@ -217,7 +225,7 @@ def test_bulk_history_names_its_city_in_several_forms(stack: Stack) -> None:
     assert listed == [("metric",)]
 
 
-def test_an_unknown_city_needs_the_option_for_new_ones(stack: Stack) -> None:
+def test_unknown_city_needs_the_option_for_new_ones(stack: Stack) -> None:
     text = lines(history(2))
     assert "unknown city 'Hoome'" in refused(stack, text, "--city", "Hoome")
     assert backfill(stack, text, "--city", "Home").stored == 2  # configured
@@ -288,11 +296,44 @@ def test_status_the_shell_and_the_documentation(stack: Stack, tmp_path: Path) ->
     assert shown[1:] == [[{"n": 27}], [{"c": "a;\nb"}], [{"2": 2}]]
 
     started = time.monotonic()
-    page = Path(stack.script("dbt_docs.py", "--data", str(stack.data), "--profiles", str(stack.data)).stdout.strip())
+    options = ("--data", str(stack.data), "--profiles", str(stack.data))
+    with (stack.data / "build.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # a running build, and PostgreSQL is away
+        page = Path(stack.script("dbt_docs.py", *options, PGPORT=str(pg.free_port())).stdout.strip())
     duration = time.monotonic() - started
     html = page.read_text()
+    assert "# The weather warehouse" in html, "the project's own overview"
+    assert '"name": "observation_hour", "type": "TIMESTAMP WITH TIME ZONE"' in html
     assert "One row per city and hour (UTC) with an observation" in html
     assert html.lstrip().startswith("<!doctype html>")
     started = time.monotonic()
-    stack.script("dbt_docs.py", "--data", str(stack.data), "--profiles", str(stack.data))
+    stack.script("dbt_docs.py", *options)
     assert time.monotonic() - started < duration / 2, "an unchanged project is not documented again"
+
+
+@pytest.mark.parametrize("kind", ["duckdb", "parquet"])
+def test_pulled_marts_equal_the_published_ones(stack: Stack, tmp_path: Path, kind: Format) -> None:
+    stack.ingest(["newark"] * 30)
+    stack.build()
+    script = [str(stack.python), str(SCRIPTS / "export.py"), "--database", str(stack.published), "--format", kind]
+
+    class Local(NoHost):
+        """A connection that runs the script on this machine."""
+
+        def download(self, command: str, write: Callable[[bytes], object], *, timeout: float) -> Result:
+            """See Connection.download."""
+            assert f"export.py --database /opt/analytics-platform/data/published.duckdb --format {kind}" in command
+            done = subprocess.run(script, capture_output=True, check=False)
+            write(done.stdout)
+            return Result(command, done.returncode, b"", done.stderr)
+
+    inventory = load_inventory([bundled_path("inventory.yaml")])
+    pull(make_session(inventory, connector=lambda *_: Local()), tmp_path / "marts", kind)
+    rows = "select observation_hour::varchar, temperature_mean_f from {} order by all"
+    tables = {
+        "duckdb": f"attach '{tmp_path}/marts' as pulled (read_only); {rows.format('pulled.weather_hourly')}",
+        "parquet": rows.format(f"'{tmp_path}/marts/weather_hourly.parquet'"),
+    }
+    code = f"import duckdb, json; print(json.dumps(duckdb.execute({tables[kind]!r}).fetchall()))"
+    found = subprocess.run([str(stack.python), "-c", code], capture_output=True, text=True, check=True).stdout
+    assert json.loads(found) == [[*row.values()] for row in stack.query(rows.format("weather_hourly"))] != []

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
-import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
 import pytest
 
+from homelab.certificates import Authority, Names
 from homelab.errors import HomelabError
 from homelab.host import Host
 from homelab.inventory import load
+from homelab.lab.process import wait_until
 from homelab.model import ServiceContext, Step
 from homelab.paths import bundled_path
 from homelab.progress import SilentProgress
@@ -28,6 +29,7 @@ from tests.support import FixedSecretStore, LocalHost, owner_of_new_files
 
 pytestmark = pytest.mark.skipif(pg.archive() is None, reason="PostgreSQL 16 is not in .venv/pg16: ./bootstrap --test")
 
+OWN_RULE = "host all postgres 127.0.0.1/32 scram-sha-256\n"
 # Both containers on loopback; the client of these tests is 127.0.0.1.
 OVERLAY = """
 network: {{subnet: 127.0.0.0/24, gateway: .254}}
@@ -40,8 +42,24 @@ containers:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[pg.Server]:
+    names = Names(("postgres-data",), ("127.0.0.1",))
     with pg.server() as running:
+        running.enable_tls(Authority.create("home", names).issue(names))
+        # As in the containers, the files of configuration are in a folder of root.
+        conf(running).mkdir(mode=0o755)
+        hba_file(running).write_text(OWN_RULE)
+        with (running.data / "postgresql.auto.conf").open("a") as file:
+            file.write(f"hba_file = '{hba_file(running)}'\n")
+        PgCtlServer("server", server=running).restart(LocalHost())
         yield running
+
+
+def conf(server: pg.Server) -> Path:
+    return server.data.parent.parent / "conf"
+
+
+def hba_file(server: pg.Server) -> Path:
+    return conf(server) / "pg_hba.conf"
 
 
 def context(folder: Path, analytics: int, airflow: int) -> ServiceContext:
@@ -62,27 +80,18 @@ def psql(server: pg.Server) -> str:
 
 
 def steps(server: pg.Server, where: ServiceContext, rules: bytes | None = None) -> list[Step]:
-    command, own_rule = psql(server), b"host all postgres 127.0.0.1/32 scram-sha-256\n"
-    owner, group = ("nobody", "nogroup") if os.geteuid() == 0 else owner_of_new_files()
-    return [
-        *contents(where, command),
-        PgHba(
-            str(server.data / "pg_hba.conf"),
-            own_rule + (hba(where) if rules is None else rules),
-            owner,
-            group,
-            0o600,
-            psql=command,
-        ),
-    ]
+    command, owner = psql(server), owner_of_new_files()[0]
+    group = "nogroup" if os.geteuid() == 0 else owner_of_new_files()[1]
+    text = OWN_RULE.encode() + (hba(where) if rules is None else rules)
+    return [*contents(where, command), PgHba(str(hba_file(server)), text, owner, group, 0o640, psql=command)]
 
 
 def connect(server: pg.Server, database: str, role: str) -> psycopg.Connection[tuple[object, ...]]:
     return server.connect(database, role, f"secret-of-postgres-{role}")
 
 
-def test_a_second_run_changes_nothing(server: pg.Server, tmp_path: Path) -> None:
-    assert len(converge(LocalHost(), steps(server, context(tmp_path, 1, 2)), SilentProgress())) == 10
+def test_second_run_changes_nothing(server: pg.Server, tmp_path: Path) -> None:
+    assert len(converge(LocalHost(), steps(server, context(tmp_path, 1, 2)), SilentProgress())) == 13
     assert pending_changes(LocalHost(), steps(server, context(tmp_path, 1, 2))) == []
 
 
@@ -122,7 +131,7 @@ def test_airflow_reads_the_data_and_owns_its_metadata(server: pg.Server, tmp_pat
         connect(server, "project_data", "analytics")
 
 
-def test_a_wrong_password_is_refused(server: pg.Server, tmp_path: Path) -> None:
+def test_wrong_password_is_refused(server: pg.Server, tmp_path: Path) -> None:
     converge(LocalHost(), steps(server, context(tmp_path, 1, 2)), SilentProgress())
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
         server.connect("project_data", "analytics", "guessed")
@@ -143,33 +152,127 @@ def test_changes_by_hand_are_reverted(server: pg.Server, tmp_path: Path) -> None
     ]
 
 
-def test_a_pg_hba_with_errors_is_taken_back_before_it_is_loaded(server: pg.Server, tmp_path: Path) -> None:
+def test_changes_of_a_role_to_itself_are_reverted(server: pg.Server, tmp_path: Path) -> None:
     wanted = context(tmp_path, 1, 2)
     converge(LocalHost(), steps(server, wanted), SilentProgress())
-    before = (server.data / "pg_hba.conf").read_bytes()
+    with connect(server, "project_data", "analytics") as connection:
+        connection.execute("alter role analytics set statement_timeout = 1000000")
+        connection.execute("alter role analytics in database project_data set work_mem = '1MB'")
+        connection.execute("alter role analytics password 'other'")
+    (change,) = converge(LocalHost(), steps(server, wanted), SilentProgress())
+    assert change.step.title == "role analytics"
+    assert pending_changes(LocalHost(), steps(server, wanted)) == []
+    with connect(server, "project_data", "analytics") as connection:
+        assert connection.execute("show statement_timeout").fetchone() == ("0",)
+
+
+@pytest.mark.parametrize(
+    ("database", "role"),
+    [
+        ("project_data", "analytics"),
+        ("project_data", "dbt"),
+        ("project_data", "airflow_admin"),
+        ("airflow_metadata", "airflow_admin"),
+    ],
+)
+def test_no_role_can_create_a_large_object(server: pg.Server, tmp_path: Path, database: str, role: str) -> None:
+    addresses = (2, 1) if role == "airflow_admin" else (1, 2)
+    converge(LocalHost(), steps(server, context(tmp_path, *addresses)), SilentProgress())
+    with connect(server, database, role) as connection:
+        for sql in ("lo_create(0)", "lo_creat(-1)", "lo_from_bytea(0, 'x')", "lo_put(1, 0, 'x')", "lo_open(1, 131072)"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(f"select {sql}".encode())
+    with server.database("another") as other, server.connect(other) as connection:
+        public = "select has_function_privilege('public', 'lo_create(oid)', 'execute')"
+        assert connection.execute(public).fetchone() == (False,)
+
+
+def test_one_role_cannot_take_all_connections(server: pg.Server, tmp_path: Path) -> None:
+    converge(LocalHost(), steps(server, context(tmp_path, 1, 2)), SilentProgress())
+    with ExitStack() as opened:
+        for _ in range(60):
+            opened.enter_context(connect(server, "project_data", "dbt"))
+        with pytest.raises(psycopg.OperationalError, match='too many connections for role "dbt"'):
+            connect(server, "project_data", "dbt")
+        connect(server, "project_data", "analytics").close()
+
+
+def test_database_is_in_utf8_in_a_cluster_of_another_encoding(server: pg.Server, tmp_path: Path) -> None:
+    with server.connect() as connection:
+        connection.execute("drop database if exists project_data with (force)")
+        connection.execute("alter database template1 is_template false")
+        connection.execute("drop database template1")
+        connection.execute("create database template1 template template0 encoding 'LATIN1' locale 'C' is_template true")
+    wanted = steps(server, context(tmp_path, 1, 2))
+    converge(LocalHost(), wanted, SilentProgress())
+    with connect(server, "project_data", "analytics") as connection:
+        connection.execute("insert into raw.weather_observations (city, data) values ('Łódź', '{}')")
+        assert connection.execute("show server_encoding").fetchone() == ("UTF8",)
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_existing_database_of_another_encoding_is_refused(server: pg.Server, tmp_path: Path, encoding: str) -> None:
+    with server.connect() as connection:
+        connection.execute("drop database if exists project_data with (force)")
+        sql = f"create database project_data template template0 encoding '{encoding}' locale 'C'"
+        connection.execute(sql.encode())
+    wanted = steps(server, context(tmp_path, 1, 2))
+    try:
+        with pytest.raises(HomelabError, match=f"database project_data on local: its encoding is {encoding}, not UTF8"):
+            converge(LocalHost(), wanted, SilentProgress())
+    finally:
+        with server.connect() as connection:
+            connection.execute("drop database project_data with (force)")
+
+
+def test_rules_of_another_file_are_an_error(server: pg.Server, tmp_path: Path) -> None:
+    wanted = steps(server, context(tmp_path, 1, 2))
+    converge(LocalHost(), wanted, SilentProgress())
+    other = server.data / "other.conf"
+    other.write_text("host all all 127.0.0.1/32 trust\n")
+    restart = PgCtlServer("server", server=server)
+    with server.connect() as connection:
+        connection.execute(f"alter system set hba_file = '{other}'".encode())
+    restart.restart(LocalHost())
+    try:
+        (change,) = pending_changes(LocalHost(), wanted)
+        assert change.pending.reason == f"the server reads {other}"
+        with pytest.raises(HomelabError, match="PostgreSQL does not use it") as error:
+            converge(LocalHost(), wanted, SilentProgress())
+        assert str(other) in error.value.details
+    finally:
+        with server.connect() as connection:
+            connection.execute("alter system reset hba_file")
+        restart.restart(LocalHost())
+
+
+def test_pg_hba_with_errors_is_taken_back_before_it_is_loaded(server: pg.Server, tmp_path: Path) -> None:
+    wanted = context(tmp_path, 1, 2)
+    converge(LocalHost(), steps(server, wanted), SilentProgress())
+    before = hba_file(server).read_bytes()
     with pytest.raises(HomelabError, match=r"Cannot load pg_hba\.conf on local") as error:
         converge(LocalHost(), steps(server, wanted, b"host all all 127.0.0.1/32 nonsense\n"), SilentProgress())
     assert "nonsense" in error.value.details
-    assert (server.data / "pg_hba.conf").read_bytes() == before
+    assert hba_file(server).read_bytes() == before
     assert pending_changes(LocalHost(), steps(server, wanted)) == []
 
 
-def test_a_written_but_unloaded_file_is_loaded(server: pg.Server, tmp_path: Path) -> None:
+def test_written_but_unloaded_file_is_loaded(server: pg.Server, tmp_path: Path) -> None:
     swapped = context(tmp_path, 2, 1)
     converge(LocalHost(), steps(server, context(tmp_path, 1, 2)), SilentProgress())
     final = steps(server, swapped)[-1]
     assert isinstance(final, PgHba)
-    path = server.data / "pg_hba.conf"
+    path = hba_file(server)
     path.write_bytes(final.content)  # as after a run that was killed before the reload
     stat = path.stat()
     os.utime(path, (stat.st_atime + 2, stat.st_mtime + 2))
     assert [str(c) for c in pending_changes(LocalHost(), steps(server, swapped))] == [f"file {path}: is not loaded yet"]
 
 
-def test_the_previous_file_is_removed_after_a_restart_loaded_the_new_one(server: pg.Server, tmp_path: Path) -> None:
+def test_previous_file_is_removed_after_a_restart_loaded_the_new_one(server: pg.Server, tmp_path: Path) -> None:
     wanted = steps(server, context(tmp_path, 1, 2))
     converge(LocalHost(), wanted, SilentProgress())
-    previous = server.data / "pg_hba.conf.homelab-previous"
+    previous = conf(server) / "pg_hba.conf.homelab-previous"
     previous.write_text("local all all trust\n")
     assert [change.step for change in converge(LocalHost(), wanted, SilentProgress())] == [wanted[-1]]
     assert not previous.exists()
@@ -189,9 +292,9 @@ class PgCtlServer(SystemdUnit):
 @pytest.fixture
 def settings(server: pg.Server) -> Iterator[Path]:
     """Return a file of settings that the server reads during the test."""
-    file, main = server.data / "homelab.conf", server.data / "postgresql.conf"
+    file, main = conf(server) / "homelab.conf", server.data / "postgresql.conf"
     before = main.read_bytes()
-    main.write_bytes(before + b"include_if_exists 'homelab.conf'\n")
+    main.write_bytes(before + f"include_if_exists '{file}'\n".encode())
     try:
         yield file
     finally:
@@ -237,7 +340,35 @@ def test_settings_are_loaded_and_restart_the_server_only_if_required(server: pg.
     assert deployed(server, settings, b"work_mem = '6MB'\n") == ([], False)
 
 
-def test_a_missing_reload_or_restart_of_a_killed_run_is_made(server: pg.Server, settings: Path) -> None:
+def test_setting_of_alter_system_is_reset(server: pg.Server, settings: Path) -> None:
+    content = b"work_mem = '5MB'\nmax_connections = 33\n"
+    deployed(server, settings, content)
+    with server.connect() as connection:
+        connection.execute("alter system set work_mem = '9MB'")
+        connection.execute("alter system set max_connections = 44")
+    PgCtlServer("server", server=server).restart(LocalHost())
+    reason = "overridden: max_connections by {0}, work_mem by {0}".format(server.data / "postgresql.auto.conf")
+    assert deployed(server, settings, content) == ([reason], True)
+    assert (shown(server, "current_setting('work_mem')"), shown(server, "current_setting('max_connections')")) == (
+        "5MB",
+        "33",
+    )
+
+
+def test_setting_of_a_later_file_is_an_error_that_names_it(server: pg.Server, settings: Path) -> None:
+    deployed(server, settings, b"work_mem = '5MB'\n")
+    later, main = server.data / "later.conf", server.data / "postgresql.conf"
+    later.write_text("work_mem = '9MB'\n")
+    main.write_bytes(main.read_bytes() + b"include_if_exists 'later.conf'\n")
+    server.reload()
+    wanted = settings_step(server, settings, b"work_mem = '5MB'\n")
+    wait_until(lambda: shown(server, "current_setting('work_mem')") == "9MB", 10)
+    with pytest.raises(HomelabError, match="the settings of PostgreSQL on local: they are overridden") as error:
+        converge(LocalHost(), [wanted], SilentProgress())
+    assert f"work_mem by {later}" in error.value.details
+
+
+def test_missing_reload_or_restart_of_a_killed_run_is_made(server: pg.Server, settings: Path) -> None:
     deployed(server, settings, b"max_connections = 33\n")
     settings.write_bytes(b"max_connections = 34\n")
     stat = settings.stat()
@@ -318,26 +449,3 @@ def test_plan_has_one_line_for_a_server_that_is_not_reachable(server: pg.Server,
         server.run("pg_ctl", "start", "--wait", "-D", str(server.data), "-l", str(server.data / "log"))
     assert [str(change) for change in changes] == ["PostgreSQL: not reachable: roles and databases were not checked"]
     assert changes[0].pending.effect == "not checked"
-
-
-def test_documented_restore_of_a_dump_ends_with_0(server: pg.Server, tmp_path: Path) -> None:
-    page = (bundled_path("inventory.yaml").parent / "docs" / "how-to" / "backup.md").read_text()
-    dump, restore = (re.search(rf'-c "({name} .*?)"', page) for name in ("pg_dump", "pg_restore"))
-    assert dump
-    assert restore
-    wanted = steps(server, context(tmp_path, 1, 2))
-    converge(LocalHost(), wanted, SilentProgress())
-    with connect(server, "project_data", "analytics") as connection:
-        connection.execute("insert into raw.weather_observations (city, data) values ('kept', '{}')")
-    environment = {**os.environ, **server.environment("postgres")}
-    words = [shlex.split(each[1]) for each in (dump, restore)]
-    commands = [[server.program(program), *options] for program, *options in words]
-    content = subprocess.run(commands[0], env=environment, capture_output=True, check=True).stdout
-    with server.connect("project_data") as connection:
-        connection.execute("drop table raw.weather_observations cascade")
-    done = subprocess.run(commands[1], env=environment, input=content, capture_output=True, check=False)
-    assert (done.returncode, done.stderr) == (0, b"")
-    converge(LocalHost(), wanted, SilentProgress())
-    assert pending_changes(LocalHost(), wanted) == []
-    with connect(server, "project_data", "analytics") as connection:
-        assert connection.execute("select 1 from raw.weather_observations where city = 'kept'").fetchone()

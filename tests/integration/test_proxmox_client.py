@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from homelab.commands.init import init
-from homelab.commands.trust import trust
+from homelab.commands.trust_host import trust_host
 from homelab.errors import HomelabError, InputError
 from homelab.known_hosts import KnownHosts
 from homelab.model import Endpoint
@@ -312,7 +312,7 @@ def test_create_log_without_keys_is_refused(site: Site) -> None:
     site.pve.prints_keys = False
     with pytest.raises(HomelabError, match="its SSH host key is unknown") as caught:
         site.up("postgres-data")
-    assert "homelab trust postgres-data FINGERPRINT" in caught.value.resolution
+    assert "homelab trust host postgres-data FINGERPRINT" in caught.value.resolution
     assert site.waited == []
 
 
@@ -382,10 +382,10 @@ def test_init_writes_nothing_if_the_fingerprint_is_not_confirmed(tmp_path: Path,
 def test_trust_by_hand_and_from_the_log(site: Site) -> None:
     site.up("postgres-data")
     mine, session = "SHA256:" + "A" * 43, make_session(site.inventory, site.known_hosts)
-    assert trust(session, "postgres-data", mine).fingerprint == mine
+    assert trust_host(session, "postgres-data", mine).fingerprint == mine
     assert site.known_hosts.pins()["postgres-data"].fingerprint == mine
-    assert trust(session, "postgres-data").fingerprint == site.pve.keys[167]
+    assert trust_host(session, "postgres-data").fingerprint == site.pve.keys[167]
     with pytest.raises(InputError, match="Cannot read the host key's fingerprint"):
-        trust(session, "postgres-data", "MD5:aa")
+        trust_host(session, "postgres-data", "MD5:aa")
     with pytest.raises(HomelabError, match="does not exist"):
-        trust(session, "analytics-platform")
+        trust_host(session, "analytics-platform")

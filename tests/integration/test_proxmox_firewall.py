@@ -98,7 +98,8 @@ def test_new_containers_get_their_firewall(site: Site) -> None:
     outcome = site.overlaid(ON).up()
     assert outcome.done[ONE][1].startswith("firewall of postgres-data: + in ACCEPT tcp 22 from 192.168.2.0/24 ")
     assert matches_inventory(site)
-    assert firewall_of(site)["options"] == {"enable": 1, "policy_in": "DROP", "policy_out": "ACCEPT"}
+    options = {"enable": 1, "policy_in": "DROP", "policy_out": "ACCEPT", "macfilter": 1, "ipfilter": 1}
+    assert firewall_of(site)["options"] == options
     ours = firewall_of(site)["rules"]
     assert [(rule["enable"], rule.get("dport"), rule.get("source"), rule["comment"]) for rule in ours] == [
         (1, "22", "192.168.2.0/24", "homelab: SSH for the operator"),
@@ -145,6 +146,7 @@ def test_switching_on_never_interrupts_ssh(site: Site) -> None:
     ]
     assert shown[4:] == [
         ("firewall of postgres-data: - in DROP", "live"),
+        ("firewall of postgres-data: IP filter: off → on", "live"),
         ("update postgres-data: firewall: False → True", "live"),
     ]
     assert matches_inventory(site, ONE)
@@ -173,10 +175,12 @@ DRIFT: dict[str, tuple[Callable[[dict[str, Any]], None], list[str]]] = {
     "another order": (lambda conf: conf["rules"].reverse(), ["reorder its rules"]),
     "open by default": (lambda conf: conf["options"].update(policy_in="ACCEPT"), ["policy in: ACCEPT → DROP"]),
     "nothing out": (lambda conf: conf["options"].update(policy_out="REJECT"), ["policy out: REJECT → ACCEPT"]),
+    "spoofed addresses": (lambda conf: conf["options"].update(ipfilter=0), ["IP filter: off → on"]),
+    "spoofed MAC": (lambda conf: conf["options"].update(macfilter=0), ["MAC filter: off → on"]),
     "off": (lambda conf: conf["options"].update(enable=0), ["off → on"]),
     "off, and nothing let in": (
         lambda conf: conf.update(options={}, rules=[dict(DENY)]),
-        ["+ ", "+ ", "+ ", "+ ", "- in DROP", "off → on"],
+        ["+ ", "+ ", "+ ", "+ ", "- in DROP", "IP filter: off → on", "off → on"],
     ),
 }
 
@@ -342,7 +346,7 @@ def test_killed_at_every_call(
                 assert ("firewall=1" in pve.ct(167).config["net0"]) is (to == "on")
     assert all(seen)
     changed = [hit.removeprefix("/nodes/pve/lxc/167/") for hit in hits if hit and not hit.startswith("GET")]
-    assert len(changed) == 6, changed
+    assert len(changed) == (7 if to == "on" else 6), changed
     assert pve.kinds() == ["vzcreate", "vzstart"]
 
 

@@ -391,7 +391,7 @@ def test_lost_pin_of_a_clone_is_not_read_from_a_create_log(place: Place) -> None
     place.known_hosts.forget(ONE)
     error = fails(place, lambda: place.up(ONE))
     assert "It is a clone" in error.details
-    assert "homelab trust postgres-data FINGERPRINT" in error.resolution
+    assert "homelab trust host postgres-data FINGERPRINT" in error.resolution
 
 
 def test_several_clones_of_one_golden_container(place: Place) -> None:

@@ -9,6 +9,8 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +25,7 @@ from homelab.progress import SilentProgress
 from homelab.proxmox import Client, restores, snapshots
 from homelab.proxmox.tasks import Task
 from homelab.runtime.session import Session
+from homelab.secrets import FileSecretStore
 from tests.integration.fakenode import TOKEN
 from tests.integration.test_proxmox_up import NAMES, Site
 from tests.integration.test_proxmox_up import pair as pair
@@ -84,7 +87,7 @@ class Verbs:
 
     def restore(self, name: str = ONE, volid: str | None = None, **more: Any) -> Any:
         """Run `homelab restore NAME VOLID`."""
-        return restore.restore(self._session, name, volid, **more)
+        return restore.restore(self._session, name, volid, confirm=self._confirm, **more)
 
     def done(self) -> Counter[tuple[str, str]]:
         """Count the successful tasks of each kind by vmid since the last call."""
@@ -456,6 +459,25 @@ def test_storage_from_the_inventory(verbs: Verbs) -> None:
     assert " from nas:backup/" in str(verbs.restore("analytics-platform"))
 
 
+def test_restore_without_the_key_warns_first(verbs: Verbs, tmp_path: Path) -> None:
+    verbs.back_up(ONE)
+    verbs.site.destroy(ONE)
+    before = changes(verbs)
+    session = replace(make_session(verbs.site.inventory), secrets=FileSecretStore(tmp_path))
+    asked: list[str] = []
+
+    def decline(lines: Sequence[str]) -> bool:
+        asked.extend(lines)
+        return False
+
+    outcome = restore.restore(session, ONE, confirm=decline)
+    assert (str(outcome), changes(verbs)) == ("Nothing was changed.", before)
+    assert f"{verbs.site.inventory.state_dir} has no SSH key." in asked[0]
+    session.secrets.key_pair("operator")
+    restore.restore(session, ONE, confirm=decline)
+    assert len(asked) == 3
+
+
 def test_backup_on_a_full_storage(single: Verbs) -> None:
     single.pve.dump_fails = (
         "command 'tar …' failed: exit code 2\nzstd: error 25 : Write error : "
@@ -697,23 +719,3 @@ def test_command_line(single: Verbs, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert re.search(rf"\npostgres-data +\S+ \S+ \(.*\) +48 MiB +{made[0]['volid']}", homelab("backup", "--list", ONE))
     refused = fails(homelab, "backup", "--mode", "stop")
     assert refused.resolution == "Confirm with --yes: homelab --quiet backup --mode stop --yes"
-
-
-def test_restore_without_the_folder_warns_first(single: Verbs) -> None:
-    single.back_up(ONE)
-    single.site.destroy(ONE)
-    key = single.site.inventory.state_dir / "operator_ed25519"
-    seen: list[str] = []
-
-    def refuse(lines: Sequence[str]) -> bool:
-        seen.extend(lines)
-        return False
-
-    key.unlink(missing_ok=True)
-    assert str(single.restore(confirm=refuse)) == "Nothing was changed."
-    assert single.pve.ct(167) is None
-    assert str(key.parent) in seen[0]
-    assert "copy that folder back" in seen[1]
-    key.parent.mkdir(exist_ok=True)
-    key.write_text("key")
-    assert single.restore(confirm=refuse).done

@@ -255,7 +255,9 @@ def test_three_lines(
     assert status == case.status
 
 
-def test_two_at_once(site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_second_command_is_refused(
+    site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     for verb in ("up", "destroy"):
         with lab_lock(site.inventory.state_dir, "up"):
             status, (brief, details, resolution) = run_failing(site, verb, monkeypatch, capsys)

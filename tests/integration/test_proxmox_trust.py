@@ -6,7 +6,7 @@ import base64
 
 import pytest
 
-from homelab.commands.trust import trust
+from homelab.commands.trust_host import trust_host
 from homelab.errors import HomelabError, InputError
 from homelab.known_hosts import Pin, fingerprint
 from homelab.runtime.ssh_client import host_key_change
@@ -47,7 +47,7 @@ def rotated(made: Site) -> Site:
 
 
 def run(site: Site, given: str | None = None, person: Person | None = None, line: str | None = None) -> Pin:
-    return trust(
+    return trust_host(
         make_session(site.inventory, site.known_hosts),
         NAME,
         given,
@@ -82,7 +82,7 @@ def test_without_log_and_terminal_the_error_has_the_commands(rotated: Site) -> N
     with pytest.raises(HomelabError, match="its SSH host key is unknown") as caught:
         run(rotated, line=LINE)
     assert READ in caught.value.resolution
-    assert f"homelab trust {NAME} FINGERPRINT" in caught.value.resolution
+    assert f"homelab trust host {NAME} FINGERPRINT" in caught.value.resolution
     assert rotated.known_hosts.pins() == {}
 
 
@@ -136,4 +136,4 @@ def test_resolution_when_ssh_refuses_the_host_key(site: Site, pin: Pin | None, l
     assert (error is not None) is refused
     if error:
         assert error.brief == "Cannot connect to postgres-data: its SSH host key has changed"
-        assert "`homelab trust postgres-data`" in error.resolution
+        assert "`homelab trust host postgres-data`" in error.resolution

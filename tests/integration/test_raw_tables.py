@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import re
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -128,7 +130,7 @@ def test_partitions_are_created_ahead(postgres: pg.Server, database: str) -> Non
         assert compressed == [("l",)]
 
 
-def test_an_older_table_becomes_a_partition_with_every_row(postgres: pg.Server, database: str) -> None:
+def test_older_table_becomes_a_partition_with_every_row(postgres: pg.Server, database: str) -> None:
     with postgres.connect(database) as connection:
         connection.execute(BEFORE)
         before = fingerprint(connection)
@@ -176,7 +178,7 @@ def test_older_rows_get_a_revision_and_a_transaction_without_a_rewrite(
 
 @pytest.mark.parametrize("earlier", [BEFORE, PARTITIONED], ids=["plain", "partitioned"])
 @pytest.mark.parametrize("seed", range(4))
-def test_a_killed_migration_loses_no_row(postgres: pg.Server, database: str, seed: int, earlier: bytes) -> None:
+def test_killed_migration_loses_no_row(postgres: pg.Server, database: str, seed: int, earlier: bytes) -> None:
     with postgres.connect(database) as connection:
         connection.execute(earlier)
         before = fingerprint(connection)
@@ -282,7 +284,7 @@ def test_quarantine_and_runs_are_kept_for_two_years(postgres: pg.Server, databas
         assert connection.execute("select count(*) from raw.ingestion_starts").fetchone() == (1,)
 
 
-def test_the_incremental_read_uses_the_index_of_one_month(postgres: pg.Server, database: str) -> None:
+def test_incremental_read_uses_the_index_of_one_month(postgres: pg.Server, database: str) -> None:
     with postgres.connect(database) as connection:
         connection.execute(BEFORE)
     deploy(postgres, database)
@@ -361,7 +363,7 @@ def test_observations_are_stored_unchanged_and_once(
         ]
 
 
-def test_the_next_batch_is_queued_while_postgresql_is_busy(
+def test_next_batch_is_queued_while_postgresql_is_busy(
     postgres: pg.Server, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deploy(postgres, database)
@@ -369,7 +371,8 @@ def test_the_next_batch_is_queued_while_postgresql_is_busy(
         monkeypatch.setenv(name, value)
     run, summary, spool = uuid4(), RunSummary(3), Spool(tmp_path, 1 << 20)
     with postgres.connect(database) as another:
-        another.execute("select pg_advisory_lock(1717, 1)")
+        another.execute("begin")
+        another.execute("lock table upkeep.writer_lock in exclusive mode")
         loader = Loader(run, summary, spool)
         wait_for(lambda: another.execute("select run from raw.ingestion_starts").fetchall() == [(run,)])
         assert [loader.should_flush(rows) for rows in (0, 999, 1000, 1001, 10_000)] == [False, False, True, False, True]
@@ -378,11 +381,61 @@ def test_the_next_batch_is_queued_while_postgresql_is_busy(
             if number < 2:
                 ingest_weather.flush(spool, loader)  # returns while the lock is held
         assert [loader.should_flush(rows) for rows in (1000, 10_000)] == [False, True]
-        another.execute("select pg_advisory_unlock(1717, 1)")
+        another.execute("commit")
         ingest_weather.flush(spool, loader)
         loader.finish()
         assert (summary.stored, summary.problem, list(tmp_path.iterdir())) == (3, None, [])
         assert another.execute("select stored, finished is not null from raw.ingestion_runs").fetchall() == [(3, True)]
+
+
+LOCK_MODES = ("exclusive", "share row exclusive", "share", "row exclusive", "row share")
+
+
+@pytest.mark.parametrize("attack", ["advisory locks", "table locks"])
+def test_reader_cannot_hold_up_the_ingestion(
+    postgres: pg.Server, database: str, monkeypatch: pytest.MonkeyPatch, attack: str
+) -> None:
+    deploy(postgres, database)
+    for name, value in postgres.environment(database, "analytics", "analytics").items():
+        monkeypatch.setenv(name, value)
+    with postgres.connect(database) as admin, postgres.connect(database, "dbt", "dbt") as reader:
+        if attack == "advisory locks":
+            reader.execute("select pg_advisory_lock(1717, key) from generate_series(0, 100) as key")
+        else:
+            tables = [
+                f"{schema}.{name}"
+                for schema, name in admin.execute(
+                    "select schemaname, tablename from pg_tables where schemaname in ('raw', 'upkeep')"
+                )
+            ]
+            for table in tables:
+                for mode in LOCK_MODES:
+                    with pytest.raises(psycopg.errors.InsufficientPrivilege), reader.transaction():
+                        reader.execute(f"lock table {table} in {mode} mode".encode())
+            reader.execute("begin")
+            reader.execute("lock table raw.weather_observations, raw.schedules in access share mode")
+        with raw_tables.connect() as connection:
+            connection.execute("set lock_timeout = '2s'")
+            raw_tables.record_settings(connection, "@hourly", {"A": None})
+            assert raw_tables.store(connection, raw_tables.Batch.of([line("A", int(time.time()), 1)])).stored == 1
+
+
+def test_row_is_later_than_the_commit_of_the_writer_before(
+    postgres: pg.Server, database: str, ingestion: raw_tables.Connection
+) -> None:
+    with postgres.connect(database) as another:
+        another.execute("begin")
+        another.execute("lock table upkeep.writer_lock in exclusive mode")
+        batch = raw_tables.Batch.of([line("A", int(time.time()), 1)])
+        waiting = threading.Thread(target=raw_tables.store, args=(ingestion, batch))
+        waiting.start()
+        wait_for(lambda: another.execute("select from pg_locks where not granted").fetchall() != [])
+        committed = another.execute("select clock_timestamp()").fetchone()
+        another.execute("commit")
+        waiting.join()
+        (stored,) = another.execute("select ingested_at from raw.weather_observations").fetchall()
+    assert committed
+    assert stored > committed
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -412,7 +465,7 @@ def line(city: str, dt: int, temperature: float, units: str = "metric") -> bytes
     return observation_line(city, units, dt, json.dumps({"dt": dt, "main": {"temp": temperature}}))
 
 
-def test_a_replacement_is_the_next_revision_where_values_differ(ingestion: raw_tables.Connection) -> None:
+def test_replacement_is_the_next_revision_where_values_differ(ingestion: raw_tables.Connection) -> None:
     def put(*lines: bytes, replace: bool = True) -> tuple[int, int, int]:
         result = raw_tables.store(ingestion, raw_tables.Batch.of(lines, latest=replace), replace=replace)
         return result.stored, result.replaced, result.unchanged
@@ -442,14 +495,14 @@ def test_a_replacement_is_the_next_revision_where_values_differ(ingestion: raw_t
     ]
 
 
-def test_a_row_that_is_refused_in_a_replacement_is_quarantined_alone(ingestion: raw_tables.Connection) -> None:
+def test_row_that_is_refused_in_a_replacement_is_quarantined_alone(ingestion: raw_tables.Connection) -> None:
     now = int(time.time())
     bad = observation_line("A", "metric", now, rf'{{"dt": {now}, "main": {{}}, "name": "\u0000"}}')
     result = raw_tables.store(ingestion, raw_tables.Batch.of([line("B", now, 1), bad], latest=True), replace=True)
     assert (result.stored, result.quarantined, [city for city, _ in result.refused]) == (1, 1, ["A"])
 
 
-def test_a_clock_that_was_ahead_stores_nothing_twice(postgres: pg.Server, ingestion: raw_tables.Connection) -> None:
+def test_clock_that_was_ahead_stores_nothing_twice(postgres: pg.Server, ingestion: raw_tables.Connection) -> None:
     now = int(time.time())
     ingestion.execute(
         "insert into raw.weather_observations (city, data, ingested_at) "
@@ -486,7 +539,7 @@ DEEP = '{"dt": 1600000000, "main": {}, "x": ' + "[" * 20_000 + "]" * 20_000 + "}
         b"\x00\xff\xfe" * 50 + b"\n",
     ],
 )
-def test_a_damaged_line_of_the_spool_is_quarantined_and_the_others_are_stored(
+def test_damaged_line_of_the_spool_is_quarantined_and_the_others_are_stored(
     ingestion: raw_tables.Connection, tmp_path: Path, damaged: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
     good = [line("B", 1_600_000_000, 1), line("C", 1_600_000_000, 1)]
@@ -503,7 +556,7 @@ def test_a_damaged_line_of_the_spool_is_quarantined_and_the_others_are_stored(
     assert reason in capsys.readouterr().err or "damaged" in str(reason) or "its key" in str(reason)
 
 
-def test_the_schedule_and_the_time_zones_are_recorded_when_they_change(ingestion: raw_tables.Connection) -> None:
+def test_schedule_and_the_time_zones_are_recorded_when_they_change(ingestion: raw_tables.Connection) -> None:
     for schedule, timezones in (
         ("@hourly", {"A": None, "B": "Europe/Berlin"}),
         ("@hourly", {"A": "Asia/Tokyo", "B": "Europe/Berlin", "C": None}),
@@ -574,3 +627,36 @@ def test_random_damage_of_a_spool_loses_no_good_line(
     assert (summary.problem, list(tmp_path.iterdir())) == (None, [])
     found = ingestion.execute("select count(*) from raw.weather_observations where city ~ '^G[0-9]+$'").fetchone()
     assert found == (20,)
+
+
+def documented(program: str, server: pg.Server, file: Path) -> None:
+    """Run the line of docs/how-to/backup.md that dumps or restores project_data."""
+    text = (ROOT / "docs" / "how-to" / "backup.md").read_text()
+    (line,) = re.findall(rf'runuser -l postgres -c "{program} ([^"]+)" [<>] project_data\.dump', text)
+    words = [server.program(program), *line.split(), "--host", server.host, "--port", str(server.port)]
+    target = file.open("rb" if program == "pg_restore" else "wb")
+    with target:
+        streams = {"stdin": target} if program == "pg_restore" else {"stdout": target}
+        environment = {"PGUSER": "postgres", "PGPASSWORD": server.password}
+        subprocess.run(words, check=True, env=environment, timeout=60, **streams)  # type: ignore[call-overload]
+
+
+def test_documented_dump_and_restore_succeed(postgres: pg.Server, tmp_path: Path) -> None:
+    with (
+        postgres.role("analytics", "analytics"),
+        postgres.role("dbt", "dbt"),
+        postgres.database("project_data") as name,
+    ):
+        with postgres.connect(name) as connection:
+            connection.execute(b"revoke all on database project_data from public")
+            connection.execute(PARTITIONED)
+        deploy(postgres, name)
+        with postgres.connect(name) as connection:
+            before = fingerprint(connection)
+        documented("pg_dump", postgres, tmp_path / "dump")
+        with postgres.connect(name) as connection:
+            connection.execute("truncate raw.weather_observations")
+        documented("pg_restore", postgres, tmp_path / "dump")
+        deploy(postgres, name)
+        with postgres.connect(name) as connection:
+            assert fingerprint(connection) == before

@@ -7,28 +7,36 @@ import hashlib
 import os
 import pwd
 import re
+import shlex
 import shutil
 import signal
 import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from homelab.dev.local_postgres import free_port
 from homelab.errors import HomelabError
-from homelab.host import ConnectionLost
+from homelab.host import ConnectionLost, LoginRefused
+from homelab.inventory import load
 from homelab.known_hosts import KnownHosts, Pin, fingerprint
+from homelab.paths import bundled_path
+from homelab.progress import SilentProgress
 from homelab.render import render
 from homelab.secrets import FileSecretStore
 from homelab.ssh import HostKeyMismatch, Keepalive, Ssh, shown_key
-from homelab.steps import File
+from homelab.steps import File, SshdSettings, remote_paths
+from homelab.steps.converge import converge
+from homelab.steps.host_state import pending_changes
 from tests.integration.flaky_proxy import FlakyProxy
+from tests.support import LocalHost, make_session
 from tests.unit.test_services import inventory, steps
 
 UNPACKED = Path(__file__).parents[2] / ".venv" / "sshd"  # by ./bootstrap --test, if sshd is not installed
@@ -123,28 +131,28 @@ def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
     raise AssertionError("sshd does not listen")
 
 
-def test_an_unknown_key_is_refused(server: Server) -> None:
+def test_unknown_key_is_refused(server: Server) -> None:
     with pytest.raises(HostKeyMismatch, match="not known"):
         server.client().connect()
     assert server.known_hosts.pins() == {}
 
 
-def test_a_changed_key_is_refused(server: Server) -> None:
+def test_changed_key_is_refused(server: Server) -> None:
     server.known_hosts.pin("box", Pin("SHA256:AAAA"))
     with pytest.raises(HostKeyMismatch, match="has changed") as caught:
         server.client().connect()
-    assert "`homelab trust box`" in caught.value.resolution
+    assert "`homelab trust host box`" in caught.value.resolution
     assert server.known_hosts.pins()["box"] == Pin("SHA256:AAAA")
 
 
-def test_the_host_key_is_read_without_a_login(server: Server) -> None:
+def test_host_key_is_read_without_a_login(server: Server) -> None:
     line = shown_key("127.0.0.1", server.port)
     assert line is not None
     assert fingerprint(line) == server.fingerprint
     assert shown_key("127.0.0.1", free_port()) is None
 
 
-def test_the_pinned_key_is_completed_and_commands_run(server: Server) -> None:
+def test_pinned_key_is_completed_and_commands_run(server: Server) -> None:
     server.known_hosts.pin("box", Pin(server.fingerprint))
     with server.client() as host:
         result = host.run("cat; echo oops >&2; exit 7", stdin=b"in\x00put")
@@ -156,7 +164,7 @@ def test_the_pinned_key_is_completed_and_commands_run(server: Server) -> None:
     assert key.startswith("ssh-ed25519 AAAA")
 
 
-def test_a_batch_separates_its_results(server: Server) -> None:
+def test_batch_separates_its_results(server: Server) -> None:
     server.known_hosts.pin("box", Pin(server.fingerprint))
     with server.client() as host:
         one, two, three, four = host.batch(["printf 'no newline'", "exit 3", "cat", "echo 'a\n\nb'; echo err >&2"])
@@ -166,7 +174,7 @@ def test_a_batch_separates_its_results(server: Server) -> None:
     assert four.stdout == b"a\n\nb\n"
 
 
-def test_a_lost_connection_is_an_error_and_the_next_command_reconnects(server: Server) -> None:
+def test_lost_connection_is_an_error_and_the_next_command_reconnects(server: Server) -> None:
     server.known_hosts.pin("box", Pin(server.fingerprint))
     with server.client() as host:
         parent = int(host.run("echo $PPID").text)
@@ -176,7 +184,7 @@ def test_a_lost_connection_is_an_error_and_the_next_command_reconnects(server: S
 
 
 @pytest.mark.parametrize("how", ["cut", "freeze"])
-def test_a_broken_or_silent_connection_is_detected_and_replaced(server: Server, how: str) -> None:
+def test_broken_or_silent_connection_is_detected_and_replaced(server: Server, how: str) -> None:
     server.known_hosts.pin("box", Pin(server.fingerprint))
     with FlakyProxy(server.port) as line, server.client(line.port, Keepalive(0.2, 0.4)) as host:
         threading.Timer(0.7, getattr(line, how)).start()
@@ -189,7 +197,7 @@ def test_a_broken_or_silent_connection_is_detected_and_replaced(server: Server, 
         assert host.run("echo back").text == "back"
 
 
-def test_an_incomplete_output_is_an_error(server: Server) -> None:
+def test_incomplete_output_is_an_error(server: Server) -> None:
     """sshd reports the status as soon as the shell has ended; the output of its children comes later."""
     server.known_hosts.pin("box", Pin(server.fingerprint))
     with FlakyProxy(server.port) as line, server.client(line.port) as host:
@@ -199,13 +207,13 @@ def test_an_incomplete_output_is_an_error(server: Server) -> None:
             host.run("echo first; (sleep 3; echo second) & exit 0")
 
 
-def test_an_idle_connection_is_kept(server: Server) -> None:
+def test_idle_connection_is_kept(server: Server) -> None:
     server.known_hosts.pin("box", Pin(server.fingerprint))
     with server.client(keepalive=Keepalive(0.1, 0.3)) as host:
         assert host.run("sleep 1; echo $PPID").text == host.run("echo $PPID").text
 
 
-def test_the_pin_is_checked_again_after_a_lost_connection(server: Server) -> None:
+def test_pin_is_checked_again_after_a_lost_connection(server: Server) -> None:
     server.known_hosts.pin("box", Pin(server.fingerprint))
     with server.client() as host:
         host.connect()
@@ -214,21 +222,21 @@ def test_the_pin_is_checked_again_after_a_lost_connection(server: Server) -> Non
             host.reconnect(5)
 
 
-def test_a_killed_shell_is_a_failed_command(server: Server) -> None:
+def test_killed_shell_is_a_failed_command(server: Server) -> None:
     server.known_hosts.pin("box", Pin(server.fingerprint))
     with server.client() as host:
         assert not host.run("kill -9 $$").ok
         assert host.run("echo still here").text == "still here"
 
 
-def test_a_command_that_does_not_end_is_an_error(server: Server) -> None:
+def test_command_that_does_not_end_is_an_error(server: Server) -> None:
     server.known_hosts.pin("box", Pin(server.fingerprint))
     with server.client() as host, pytest.raises(HomelabError, match="did not end within 1 s"):
         host.run("sleep 20", timeout=1)
 
 
 @pytest.mark.parametrize("stream", ["", " >&2"])
-def test_an_endless_output_is_an_error(server: Server, stream: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endless_output_is_an_error(server: Server, stream: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("homelab.ssh._OUTPUT_MAX", 1 << 20)
     server.known_hosts.pin("box", Pin(server.fingerprint))
     with server.client() as host:
@@ -237,20 +245,39 @@ def test_an_endless_output_is_an_error(server: Server, stream: str, monkeypatch:
         assert host.run("echo on").text == "on"
 
 
-def test_a_missing_answer_is_an_error(server: Server) -> None:
+def test_missing_answer_is_an_error(server: Server) -> None:
     key, _ = server.secret_store.key_pair("operator")
     with pytest.raises(HomelabError, match="no answer over SSH"):
         Ssh("box", "127.0.0.1", key, server.known_hosts, port=free_port()).connect(deadline=0.5)
 
 
-def test_a_refused_login_is_an_error(server: Server) -> None:
+def test_refused_login_is_an_error(server: Server) -> None:
     server.known_hosts.pin("box", Pin(server.fingerprint))
     stranger, _ = server.secret_store.key_pair("stranger")
     with pytest.raises(HomelabError, match="was refused"):
         Ssh("box", "127.0.0.1", stranger, server.known_hosts, port=server.port).connect(deadline=5)
 
 
-def test_the_settings_of_ubuntus_cloud_images_do_not_allow_passwords(tmp_path: Path) -> None:
+def test_refused_key_names_its_file_and_the_line_for_the_node(tmp_path: Path) -> None:
+    secrets = FileSecretStore(tmp_path)
+
+    def refuse(*_: object) -> NoReturn:
+        raise LoginRefused("Cannot connect to postgres-data: the SSH login as root was refused")
+
+    session = replace(make_session(load([bundled_path("inventory.yaml")]), connector=refuse), secrets=secrets)
+    with pytest.raises(LoginRefused) as caught:
+        session.connect_to("postgres")
+    assert f"does not accept the key {tmp_path}/operator_ed25519, which was made at 20" in caught.value.details
+    assert f"copy of {tmp_path} from before, copy it back" in caught.value.resolution
+    (line,) = [each for each in caught.value.resolution.splitlines() if "pct exec 167" in each]
+    added = tmp_path / "authorized_keys"
+    subprocess.run(
+        ["sh", "-c", line.replace("pct exec 167 --", "").replace("/root/.ssh/authorized_keys", str(added))], check=True
+    )
+    assert added.read_text() == secrets.key_pair("operator")[1].strip() + "\n"
+
+
+def test_settings_of_ubuntus_cloud_images_do_not_allow_passwords(tmp_path: Path) -> None:
     (ours,) = [
         step
         for step in steps(inventory(tmp_path), "postgres")
@@ -272,13 +299,69 @@ def test_the_settings_of_ubuntus_cloud_images_do_not_allow_passwords(tmp_path: P
     assert "permitrootlogin without-password" in effective
 
 
-def test_key_that_the_container_does_not_accept_names_the_folder(server: Server, tmp_path: Path) -> None:
-    server.known_hosts.pin("box", Pin(server.fingerprint))
-    key, _ = FileSecretStore(tmp_path / "new").key_pair("operator")
-    with pytest.raises(HomelabError, match="the SSH login as root was refused") as caught:
-        Ssh("box", "127.0.0.1", key, server.known_hosts, port=server.port).run("true")
-    assert f"{tmp_path}/operator_ed25519" in caught.value.details
-    assert f"Copy the original folder {tmp_path} back" in caught.value.resolution
+@pytest.fixture
+def sshd_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], SshdSettings]:
+    """Return a function that writes an sshd_config and returns the deploy's step for it."""
+    monkeypatch.setattr(remote_paths, "STATE", str(tmp_path / "state"))
+    monkeypatch.setattr(remote_paths, "RUN", str(tmp_path / "run"))
+    Path("/run/sshd").mkdir(exist_ok=True)
+    secret_store = FileSecretStore(tmp_path / "secrets")
+    secret_store.key_pair("host")
+    program = tmp_path / "sshd"
+    words = shlex.join(["env", f"LD_LIBRARY_PATH={LIBRARIES}", *with_users(tmp_path, ""), str(SSHD)])
+    program.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
+    program.chmod(0o755)
+    folder, config = tmp_path / "sshd_config.d", tmp_path / "sshd_config"
+    folder.mkdir()
+
+    def make(text: str) -> SshdSettings:
+        config.write_text(f"HostKey {secret_store.key_path('host')}\n{text.format(folder=folder)}\n")
+        (step,) = [s for s in steps(inventory(tmp_path), "postgres") if isinstance(s, SshdSettings)]
+        path = f"{folder}/{Path(step.path).name}"
+        return replace(step, path=path, validate="", sshd=str(program), config=str(config))
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "PasswordAuthentication yes",
+        "PasswordAuthentication yes\nInclude {folder}/*.conf",
+        "Include {folder}/*.conf\nPermitRootLogin yes",
+    ],
+)
+def test_settings_are_in_force_whatever_sshd_config_contains(
+    sshd_settings: Callable[[str], SshdSettings], text: str
+) -> None:
+    step = sshd_settings(text)
+    converge(LocalHost(), [step], SilentProgress())
+    assert pending_changes(LocalHost(), [step]) == []
+    before = Path(step.config).read_text()
+    assert converge(LocalHost(), [step], SilentProgress()) == []
+    assert Path(step.config).read_text() == before
+    assert before.endswith(f"{text.format(folder=Path(step.path).parent)}\n")
+
+
+def test_lost_include_is_found_and_added(sshd_settings: Callable[[str], SshdSettings]) -> None:
+    step = sshd_settings("Include {folder}/*.conf")
+    converge(LocalHost(), [step], SilentProgress())
+    sshd_settings("PasswordAuthentication yes")
+    (change,) = converge(LocalHost(), [step], SilentProgress())
+    assert change.pending.reason.startswith("not in force: passwordauthentication no")
+    assert pending_changes(LocalHost(), [step]) == []
+
+
+@pytest.mark.parametrize("match", ["Match user root", "Match user nobody", "Match all"])
+def test_match_block_that_allows_passwords_is_an_error_that_names_it(
+    sshd_settings: Callable[[str], SshdSettings], match: str
+) -> None:
+    step = sshd_settings(f"{match}\n  PasswordAuthentication yes")
+    with pytest.raises(HomelabError, match="passwordauthentication no is not in force") as error:
+        converge(LocalHost(), [step], SilentProgress())
+    assert match in error.value.details
+    assert "PasswordAuthentication yes" in error.value.details
 
 
 MANAGED = "".join(line + "\n" for line in render("sshd.conf.j2").decode().splitlines() if line.startswith("SetEnv "))

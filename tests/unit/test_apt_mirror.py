@@ -143,7 +143,7 @@ def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_original_files_are_restored_byte_by_byte(apt: Path) -> None:
+def test_original_files_are_restored_byte_by_byte(apt: Path) -> None:
     file, stanzas = apt / "sources.list", apt / "debian.sources"
     file.write_bytes(before := ONE_LINE.encode() + b"# \xff\n")
     stanzas.write_text(STANZAS)
@@ -165,7 +165,7 @@ def test_the_original_files_are_restored_byte_by_byte(apt: Path) -> None:
     assert converge(host, [], SilentProgress()) == []
 
 
-def test_a_file_without_the_archive_is_not_changed(apt: Path) -> None:
+def test_file_without_the_archive_is_not_changed(apt: Path) -> None:
     (apt / "sources.list").write_text(OTHERS)
     assert converge(LocalHost(), [AptMirror(ONE)], SilentProgress()) == []
     converge(LocalHost(), [], SilentProgress())

@@ -27,7 +27,7 @@ def test_commands_run_in_parallel() -> None:
     assert time.monotonic() - started < 1.2
 
 
-def test_the_first_command_ends_before_the_others_start(tmp_path: Path) -> None:
+def test_first_command_ends_before_the_others_start(tmp_path: Path) -> None:
     first, *others = LocalHost().batch([f"sleep 0.1; touch {tmp_path}/x", *[f"test -e {tmp_path}/x"] * 6])
     assert first.ok
     assert all(other.ok for other in others)

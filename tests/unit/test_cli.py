@@ -49,14 +49,14 @@ def _homelab(load: str, *options: str) -> subprocess.CompletedProcess[str]:
     ],
 )
 @pytest.mark.parametrize("verbose", [False, True])
-def test_an_error_shows_a_traceback_only_if_asked(error: str, status: int, verbose: bool) -> None:
+def test_error_shows_a_traceback_only_if_asked(error: str, status: int, verbose: bool) -> None:
     ended = _homelab(f"def load(self): raise {error}", *(["--verbose"] if verbose else []))
     assert ended.returncode == status
     assert "what" in ended.stderr
     assert ("Traceback" in ended.stderr) == verbose
 
 
-def test_ctrl_c_ends_at_once_though_work_goes_on() -> None:
+def test_ctrl_c_ends_immediately_though_work_goes_on() -> None:
     load = """
 def load(self):
     from homelab.runtime.concurrency import run_all

@@ -12,6 +12,6 @@ from tests.support import LocalHost
     ("done", "pending"),
     [("true", False), ("false", True), (("true", "true"), False), (("false", "true"), True), (("true", "false"), True)],
 )
-def test_a_command_is_done_if_all_parts_succeed(done: str | tuple[str, ...], pending: bool) -> None:
+def test_command_is_done_if_all_parts_succeed(done: str | tuple[str, ...], pending: bool) -> None:
     step = Command("x", done, "true")
     assert bool(step.check(LocalHost().batch(step.probes()))) is pending

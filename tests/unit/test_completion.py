@@ -61,7 +61,7 @@ def test_completion_uses_the_inventory_of_the_command_line(inventory: Path, plac
     assert complete(inventory.parent, "homelab ssh p") == []
 
 
-def test_a_broken_inventory_completes_to_nothing(inventory: Path) -> None:
+def test_broken_inventory_completes_to_nothing(inventory: Path) -> None:
     inventory.write_text("containers: [")
     assert complete(inventory.parent, "homelab ssh p") == []
 

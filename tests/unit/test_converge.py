@@ -60,7 +60,7 @@ def stack(folder: Path, content: bytes = b"1\n") -> list[Step]:
     return [config, service]
 
 
-def test_a_second_run_changes_nothing_in_one_round_trip(tmp_path: Path) -> None:
+def test_second_run_changes_nothing_in_one_round_trip(tmp_path: Path) -> None:
     assert [c.step.title for c in converge(LocalHost(), stack(tmp_path), SilentProgress())] == [
         f"file {tmp_path}/config",
         "service",
@@ -70,7 +70,7 @@ def test_a_second_run_changes_nothing_in_one_round_trip(tmp_path: Path) -> None:
     assert (host.batches, host.ran) == (1, [])
 
 
-def test_a_change_triggers_the_steps_that_depend_on_it(tmp_path: Path) -> None:
+def test_change_triggers_the_steps_that_depend_on_it(tmp_path: Path) -> None:
     converge(LocalHost(), stack(tmp_path), SilentProgress())
     changes = converge(LocalHost(), stack(tmp_path, b"2\n"), SilentProgress())
     assert str(changes[1]) == f"service: because of file {tmp_path}/config"
@@ -107,7 +107,7 @@ def test_consecutive_files_are_sent_in_one_command(tmp_path: Path) -> None:
     assert pending_changes(LocalHost(), steps) == []
 
 
-def test_the_failed_step_of_a_batch_is_named(tmp_path: Path) -> None:
+def test_failed_step_of_a_batch_is_named(tmp_path: Path) -> None:
     """The steps before it are applied, the steps after it are not; the next run applies only the rest."""
     with pytest.raises(StepFailed) as error:
         converge(LocalHost(), batch_steps(tmp_path, b"y"), SilentProgress())
@@ -130,7 +130,7 @@ def test_the_failed_step_of_a_batch_is_named(tmp_path: Path) -> None:
     ]
 
 
-def test_a_shell_that_is_killed_after_the_last_step_of_a_batch_has_applied_all(tmp_path: Path) -> None:
+def test_shell_that_is_killed_after_the_last_step_of_a_batch_has_applied_all(tmp_path: Path) -> None:
     steps = batch_steps(tmp_path)
     assert [change.step for change in converge(KilledAfterLastStep(), steps, SilentProgress())] == steps
     assert pending_changes(LocalHost(), steps) == []
@@ -164,7 +164,7 @@ def test_probes_without_an_answer_are_repeated_after_the_wait(tmp_path: Path, lo
     assert pending_changes(LocalHost(), [config, wait, made, unit, other]) == [], "no marker is left"
 
 
-def test_a_wait_that_no_later_step_needs_is_skipped(tmp_path: Path) -> None:
+def test_wait_that_no_later_step_needs_is_skipped(tmp_path: Path) -> None:
     log = tmp_path / "log"
     config = File(str(tmp_path / "config"), b"1\n", *owner_of_new_files())
     steps = [
@@ -179,13 +179,13 @@ def test_a_wait_that_no_later_step_needs_is_skipped(tmp_path: Path) -> None:
     assert log.read_text().split() == ["first", "unit"]
 
 
-def test_an_inspection_changes_nothing(tmp_path: Path) -> None:
+def test_inspection_changes_nothing(tmp_path: Path) -> None:
     assert len(pending_changes(LocalHost(), stack(tmp_path))) == 2
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
-def test_a_run_killed_between_two_steps_of_a_batch_is_finished_by_the_next(tmp_path: Path) -> None:
+def test_run_killed_between_two_steps_of_a_batch_is_finished_by_the_next(tmp_path: Path) -> None:
     def run(host: LocalHost) -> None:
         converge(host, batch_steps(tmp_path, b"x2"), SilentProgress())
 
@@ -199,7 +199,7 @@ def test_a_run_killed_between_two_steps_of_a_batch_is_finished_by_the_next(tmp_p
     assert done == 7, "before the notes, each of the three batched steps, the last, its marker, the notes; and the end"
 
 
-def test_a_run_killed_at_any_command_is_finished_by_the_next(tmp_path: Path) -> None:
+def test_run_killed_at_any_command_is_finished_by_the_next(tmp_path: Path) -> None:
     def run(host: LocalHost) -> None:
         converge(host, stack(tmp_path, b"2\n"), SilentProgress())
 
@@ -212,7 +212,7 @@ def test_a_run_killed_at_any_command_is_finished_by_the_next(tmp_path: Path) -> 
     assert done > 3, "the walk must have met every boundary"
 
 
-def test_an_incomplete_manifest_of_a_killed_run_is_removed(tmp_path: Path) -> None:
+def test_incomplete_manifest_of_a_killed_run_is_removed(tmp_path: Path) -> None:
     converge(LocalHost(), stack(tmp_path), SilentProgress())
     left = Path(remote_paths.markers()) / "manifest.new"
     left.write_text("file /half")
@@ -222,7 +222,7 @@ def test_an_incomplete_manifest_of_a_killed_run_is_removed(tmp_path: Path) -> No
 
 @pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_run_continues_after_a_connection_lost_at_any_command(tmp_path: Path, when: str) -> None:
+def test_run_continues_after_a_connection_lost_at_any_command(tmp_path: Path, when: str) -> None:
     """The connection is lost before a command starts, or after its end and before its answer."""
     converge(LocalHost(), stack(tmp_path), SilentProgress())
     first = SavedFolders(tmp_path, Path(remote_paths.STATE))
@@ -240,7 +240,7 @@ def test_a_run_continues_after_a_connection_lost_at_any_command(tmp_path: Path, 
     assert (tmp_path / "restarts").read_text() == "restart\n" * 2, "without a loss, once for each content"
 
 
-def test_a_connection_that_is_lost_repeatedly_is_an_error(tmp_path: Path) -> None:
+def test_connection_that_is_lost_repeatedly_is_an_error(tmp_path: Path) -> None:
     def lose(command: str) -> None:
         raise ConnectionLost("Cannot finish a command on local: the connection was lost")
 
@@ -250,7 +250,7 @@ def test_a_connection_that_is_lost_repeatedly_is_an_error(tmp_path: Path) -> Non
     assert host.reconnected > 1
 
 
-def test_a_command_of_an_earlier_run_is_awaited_and_not_repeated(tmp_path: Path) -> None:
+def test_command_of_an_earlier_run_is_awaited_and_not_repeated(tmp_path: Path) -> None:
     log, made = tmp_path / "log", tmp_path / "made"
     step = Command("long", argv("test", "-e", str(made)), f"echo started >>{log}; sleep 0.3; touch {made}")
     first = threading.Thread(target=LockedHost(LocalHost(), SilentProgress()).run, args=(step.command,))
@@ -262,7 +262,7 @@ def test_a_command_of_an_earlier_run_is_awaited_and_not_repeated(tmp_path: Path)
     first.join()
 
 
-def test_a_process_that_does_not_end_is_named(tmp_path: Path) -> None:
+def test_process_that_does_not_end_is_named(tmp_path: Path) -> None:
     made = tmp_path / "made"
     first = threading.Thread(target=LockedHost(LocalHost(), SilentProgress()).run, args=(f"touch {made}; sleep 1",))
     first.start()
@@ -275,7 +275,7 @@ def test_a_process_that_does_not_end_is_named(tmp_path: Path) -> None:
     first.join()
 
 
-def test_a_command_is_ended_on_the_host_at_its_deadline(tmp_path: Path) -> None:
+def test_command_is_ended_on_the_host_at_its_deadline(tmp_path: Path) -> None:
     host = LockedHost(LocalHost(), SilentProgress())
     with pytest.raises(HomelabError, match=r"ended after 1 s\n`echo so far; sleep 7") as error:
         host.run("echo so far; sleep 7 && touch never", timeout=1)
@@ -297,7 +297,7 @@ def test_large_input_is_compressed(tmp_path: Path, content: bytes, most: int) ->
     assert sent[0] <= most
 
 
-def test_a_command_does_not_start_with_incomplete_input(tmp_path: Path) -> None:
+def test_command_does_not_start_with_incomplete_input(tmp_path: Path) -> None:
     class Truncating(LocalHost):
         def run(self, command: str, *, stdin: bytes = b"", timeout: float = 60) -> Result:
             return super().run(command, stdin=stdin[:2], timeout=timeout)
@@ -306,7 +306,7 @@ def test_a_command_does_not_start_with_incomplete_input(tmp_path: Path) -> None:
     assert not (tmp_path / "file").exists()
 
 
-def test_a_command_does_not_start_with_an_incomplete_text(tmp_path: Path) -> None:
+def test_command_does_not_start_with_an_incomplete_text(tmp_path: Path) -> None:
     """As after a kill of the process that writes the here-document: the shell must not run its beginning."""
 
     class Truncating(LocalHost):
@@ -318,7 +318,7 @@ def test_a_command_does_not_start_with_an_incomplete_text(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_command_runs_with_its_exact_text() -> None:
+def test_command_runs_with_its_exact_text() -> None:
     """Quotes, expansions and here-documents of the command do not interfere with those around it."""
     command = "\n".join(
         [
@@ -334,11 +334,11 @@ def test_a_command_runs_with_its_exact_text() -> None:
 
 
 @pytest.mark.parametrize(("clock", "offset"), [(1000, 0), (1009, 0), (990, -10), (1040, 30)])
-def test_the_clock_offset_excludes_the_duration_of_the_probe(clock: int, offset: float) -> None:
+def test_clock_offset_excludes_the_duration_of_the_probe(clock: int, offset: float) -> None:
     assert clock_offset(clock, 1000.0, 1010.0) == offset
 
 
-def test_a_wrong_clock_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_clock_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "date").write_text("#!/bin/sh\necho 1000\n")
     (tmp_path / "date").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
@@ -347,18 +347,18 @@ def test_a_wrong_clock_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "behind: set the clock of its node" in output.getvalue()
 
 
-def test_a_step_that_is_still_pending_after_it_was_applied_is_an_error(tmp_path: Path) -> None:
+def test_step_that_is_still_pending_after_it_was_applied_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(HomelabError, match="still pending afterwards"):
         converge(LocalHost(), [Command("useless", "false", "true")], SilentProgress())
 
 
-def test_a_wait_is_not_checked_again(tmp_path: Path) -> None:
+def test_wait_is_not_checked_again(tmp_path: Path) -> None:
     asked = tmp_path / "asked"
     second = f"echo >>{asked}; [ $(wc -l <{asked}) = 2 ]"  # like a service on a busy machine
     assert len(converge(LocalHost(), [WaitFor("w", second, "c", early=True)], SilentProgress())) == 1
 
 
-def test_a_failed_step_stops_the_run(tmp_path: Path) -> None:
+def test_failed_step_stops_the_run(tmp_path: Path) -> None:
     later = File(str(tmp_path / "later"), b"", *owner_of_new_files())
     with pytest.raises(HomelabError) as error:
         converge(LocalHost(), [Command("c", "false", "echo why >&2; exit 3"), later], SilentProgress())
@@ -367,7 +367,7 @@ def test_a_failed_step_stops_the_run(tmp_path: Path) -> None:
     assert not (tmp_path / "later").exists()
 
 
-def test_a_known_cause_is_found_above_the_last_lines(tmp_path: Path) -> None:
+def test_known_cause_is_found_above_the_last_lines(tmp_path: Path) -> None:
     command = "echo DO NOT MATCH THE HASHES >&2; for i in $(seq 30); do echo expected $i >&2; done; exit 1"
     with pytest.raises(HomelabError) as error:
         converge(LocalHost(), [Command("c", "false", command)], SilentProgress())

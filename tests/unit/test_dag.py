@@ -64,7 +64,7 @@ def load(monkeypatch: pytest.MonkeyPatch, series: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("series", "backoff"), [("3.3", 2.0), ("2.11", True)])
-def test_the_dags_schedule_and_retries(monkeypatch: pytest.MonkeyPatch, series: str, backoff: float) -> None:
+def test_dag_has_its_schedule_and_retries(monkeypatch: pytest.MonkeyPatch, series: str, backoff: float) -> None:
     monkeypatch.delenv("WEATHER_SCHEDULE", raising=False)
     found = load(monkeypatch, series)
     dag = found["dag"]
@@ -78,7 +78,7 @@ def test_the_dags_schedule_and_retries(monkeypatch: pytest.MonkeyPatch, series: 
 
 
 @pytest.mark.parametrize("series", ["3.3", "2.11"])
-def test_the_dags_names_are_those_of_the_contract(monkeypatch: pytest.MonkeyPatch, series: str) -> None:
+def test_names_in_the_dag_are_those_of_the_contract(monkeypatch: pytest.MonkeyPatch, series: str) -> None:
     found = load(monkeypatch, series)
     assert found["dag"].arguments["dag_id"] == DAG_ID
     tasks = {
@@ -91,7 +91,7 @@ def test_the_dags_names_are_those_of_the_contract(monkeypatch: pytest.MonkeyPatc
         assert (task.arguments["ssh_conn_id"], task.arguments["command"]) == (CONNECTION_ID, name)
 
 
-def test_the_marts_do_not_wait_for_the_verification(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_marts_do_not_wait_for_the_verification(monkeypatch: pytest.MonkeyPatch) -> None:
     found = load(monkeypatch, "3.3")
     ingest, build, verify = (found[name] for name in (TASKS.ingest, TASKS.build, TASKS.verify))
     assert (ingest.downstream, build.downstream, verify.downstream) == ([build, verify], [], [])
@@ -99,7 +99,7 @@ def test_the_marts_do_not_wait_for_the_verification(monkeypatch: pytest.MonkeyPa
     assert verify.arguments["retries"] == 0, "a retry would report the same"
 
 
-def test_the_schedule_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_schedule_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WEATHER_SCHEDULE", "*/10 * * * *")
     assert load(monkeypatch, "3.3")["dag"].arguments["schedule"] == "*/10 * * * *"
 

@@ -19,11 +19,14 @@ DOCS = ROOT / "docs"
 READMES = [ROOT / folder / "README.md" for folder in ("benchmarks", "pipeline")]
 PAGES = sorted([*ROOT.glob("*.md"), *READMES, *DOCS.rglob("*.md")])
 # The pages that are generated from the code.
-GENERATED = {DOCS / f"reference/{name}.md" for name in ("cli", "inventory", "services", "steps", "exit-codes", "json")}
+GENERATED = {
+    DOCS / f"reference/{name}.md" for name in ("cli", "inventory", "services", "api", "steps", "exit-codes", "json")
+}
 _BLOCK = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"`(homelab [^`]+)`")
 _LINK = re.compile(r"\[[^]]*\]\(([^)\s#]*)(?:#([^)\s]*))?\)")
+_TEST = re.compile(r"`(tests/\S+\.py)::(\w+)`")
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 
@@ -99,6 +102,19 @@ def test_relative_links_resolve(page: Path) -> None:
         if not target.exists() or (anchor and anchor not in _anchors(target)):
             broken.append(f"{target}#{anchor}" if anchor else str(target))
     assert broken == []
+
+
+def test_each_test_that_a_page_names_exists() -> None:
+    named = [(_name(page), *found) for page in PAGES for found in _TEST.findall(page.read_text())]
+    assert len(named) > 25
+    defined = {file: (ROOT / file).read_text() if (ROOT / file).exists() else "" for _, file, _ in named}
+    assert [f"{page}: {file}::{test}" for page, file, test in named if f"\ndef {test}(" not in defined[file]] == []
+
+
+def test_each_line_of_the_threat_model_names_a_test() -> None:
+    text = (DOCS / "explanation" / "security.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| ") and "---" not in line]
+    assert [row for row in rows if not _TEST.search(row) and not row.endswith(" test |")] == []
 
 
 def test_index_links_every_page() -> None:

@@ -69,7 +69,7 @@ def test_overlays_of_both_sides_add_up_after_the_labs(tmp_path: Path, monkeypatc
     assert settings.paths == [Path("inventory.yaml"), lab, Path("a.yaml"), Path("b.yaml")]
 
 
-def test_the_lab_has_to_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_option_lab_needs_a_running_lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("homelab.lab.Lab.overlay", tmp_path / "missing.yaml")
     for words in (["--lab", "status"], ["status", "--lab"]):
         error = CliRunner().invoke(app, words).exception
@@ -78,7 +78,7 @@ def test_the_lab_has_to_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("words", [["-i", "given.yaml", "status"], ["status", "-i", "given.yaml"], ["status"]])
-def test_the_environment_names_the_inventory_unless_an_option_does(words: list[str]) -> None:
+def test_environment_names_the_inventory_unless_an_option_does(words: list[str]) -> None:
     name = "given.yaml" if "-i" in words else "of-environment.yaml"
     assert f"Cannot read {name}" in run_main(*words, HOMELAB_INVENTORY="of-environment.yaml").stderr
 

@@ -52,6 +52,7 @@ def hints() -> Iterator[tuple[str, str]]:
         (LAB, "Then:\n  homelab trust a", "Then:\n  homelab --lab trust a"),
         (LAB, "homelab cannot log in", "homelab cannot log in"),
         (LAB, "`homelab lab up`, `homelab schema`", "`homelab lab up`, `homelab schema`"),
+        (LAB, "`homelab trust code a.py`", "`homelab trust code a.py`"),
         (Typed(["-i", "my lab.yaml"]), "`homelab up`", "`homelab -i 'my lab.yaml' up`"),
         (Typed(["--overlay", "a.yaml"]), "`homelab up`", "`homelab --overlay a.yaml up`"),
         (

@@ -37,7 +37,7 @@ OPTIONS = pipeline_backfill.BackfillOptions(cities=["A", "B"])
         {"file": Path("a"), "city": ["A", "B"]},
     ],
 )
-def test_a_file_and_days_cannot_be_combined(words: dict[str, Any]) -> None:
+def test_file_and_days_cannot_be_combined(words: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="FILE and --from exclude each other"):
         pipeline.backfill(**words)
 
@@ -82,7 +82,7 @@ def backfill_history(host: BackfillHost, progress: RecordedProgress) -> pipeline
     return pipeline_backfill.backfill_api_on(host, date(2019, 1, 1), date(2019, 2, 1), OPTIONS, progress)
 
 
-def test_the_progress_and_the_result_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_and_the_result_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job_progress, "POLL_INTERVAL", 0.01)
     host, progress = BackfillHost(status=EXIT.partial), RecordedProgress()
     result = backfill_history(host, progress)
@@ -145,7 +145,7 @@ PERIOD = pipeline_exclude.Period(city="A", first=datetime(2026, 11, 1, 3), until
 
 
 @pytest.mark.parametrize("agreed", [True, False])
-def test_an_exclusion_is_added_only_after_confirmation(agreed: bool) -> None:
+def test_exclusion_is_added_only_after_confirmation(agreed: bool) -> None:
     host = AnsweringHost(answer(COVERED), answer({**COVERED, "id": 7}))
     questions: list[str] = []
 
@@ -165,7 +165,7 @@ def test_an_exclusion_is_added_only_after_confirmation(agreed: bool) -> None:
         assert "--by" in host.ran[1]
 
 
-def test_a_refused_exclusion_is_an_input_error() -> None:
+def test_refused_exclusion_is_an_input_error() -> None:
     host = AnsweringHost(answer(None, EXIT.bad_input, b"error: there is no observation of A in this period\n"))
     with pytest.raises(InputError, match="Cannot change the exclusions") as caught:
         pipeline_exclude.exclude(AnsweringSession(host), PERIOD, "x", lambda _: True)  # type: ignore[arg-type]
@@ -173,7 +173,7 @@ def test_a_refused_exclusion_is_an_input_error() -> None:
 
 
 @pytest.mark.parametrize("words", [{"city": None}, {"city": "A", "all_cities": True}, {"city": "A", "reason": " "}])
-def test_an_exclusion_needs_a_scope_and_a_reason(words: dict[str, Any]) -> None:
+def test_exclusion_needs_a_scope_and_a_reason(words: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="Cannot exclude"):
         corrections.exclude(**{"first": DAY, "until": DAY, "reason": "x", **words})
 
@@ -186,7 +186,7 @@ def test_an_exclusion_needs_a_scope_and_a_reason(words: dict[str, Any]) -> None:
         ({"failed": {"A": "HTTP 404"}}, EXIT.partial),
     ],
 )
-def test_a_partial_backfill_has_its_own_exit_code(
+def test_partial_backfill_has_its_own_exit_code(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], summary: dict[str, Any], code: int | None
 ) -> None:
     values: dict[str, Any] = {"stored": 4, "unchanged": 0, "quarantined": 0, "reasons": {}, "units": {"imperial": 4}}
@@ -204,11 +204,11 @@ def test_a_partial_backfill_has_its_own_exit_code(
     assert "Units: imperial (4); records without units count as imperial, the inventory's" in shown
 
 
-def test_a_replacement_asks_first() -> None:
+def test_replacement_asks_first() -> None:
     with pytest.raises(InputError, match="Cannot ask for confirmation"):
         pipeline.backfill(Path("a"), replace=True)
 
 
-def test_the_options_reach_the_script() -> None:
+def test_options_reach_the_script() -> None:
     options = pipeline_backfill.BackfillOptions(cities=["A b"], units="metric", new_city=True, replace=True)
     assert options.words() == ["--city", "A b", "--units", "metric", "--new-city", "--replace"]

@@ -101,7 +101,7 @@ def test_permanent_errors_are_reported_without_the_key(response: Response, times
     assert (str(caught.value), len(stub.requests)) == (message, times)
 
 
-def test_a_refused_connection_is_reported_without_the_key() -> None:
+def test_refused_connection_is_reported_without_the_key() -> None:
     with serve([OK]) as stub:
         url = stub.url
     with pytest.raises(FetchError) as caught:
@@ -111,7 +111,7 @@ def test_a_refused_connection_is_reported_without_the_key() -> None:
     assert caught.value.__suppress_context__
 
 
-def test_a_slow_response_times_out() -> None:
+def test_slow_response_times_out() -> None:
     policy = RetryPolicy(attempts=1, request_deadline=0.3, run_deadline=60)
     with (
         serve([Response(delay=0.05)]) as stub,
@@ -177,7 +177,7 @@ def test_no_attempt_starts_after_the_runs_deadline() -> None:
         (rb'{"dt": 1600000000, "main": {"\ud800\u001b": "x"}}', r"the response's main.\ud800\u001b is not a number"),
     ],
 )
-def test_an_invalid_response_is_refused_with_its_body(body: bytes, reason: str) -> None:
+def test_invalid_response_is_refused_with_its_body(body: bytes, reason: str) -> None:
     with pytest.raises(InvalidResponse) as caught:
         parse_observation(body, now=1_700_000_000)
     assert (str(caught.value), caught.value.body) == (reason, body)
@@ -197,12 +197,12 @@ def test_an_invalid_response_is_refused_with_its_body(body: bytes, reason: str) 
         b'{"dt": 1600000000, "main": {"temp": -459.67, "humidity": 1e9}, "rain": {"1h": -0.1}}',
     ],
 )
-def test_a_valid_response_is_not_changed(body: bytes) -> None:
+def test_valid_response_is_not_changed(body: bytes) -> None:
     """Null counts as absent; the models judge implausible numbers."""
     assert parse_observation(body, now=1_700_000_000)[0].encode() == body
 
 
-def test_the_rate_limit_holds_in_every_minute() -> None:
+def test_rate_limit_holds_in_every_minute() -> None:
     clock = Clock()
     limit = RateLimit(3, RetryPolicy(sleep=clock.sleep, clock=lambda: clock.now))
     starts = []
@@ -224,7 +224,7 @@ def test_without_a_rate_limit_requests_do_not_wait() -> None:
     assert clock.slept == []
 
 
-def test_a_refused_key_is_sent_only_once() -> None:
+def test_refused_key_is_sent_only_once() -> None:
     with serve([error(401, "Invalid API key")]) as stub:
         one = client(stub.url, Clock())
         for _ in range(3):
@@ -260,7 +260,7 @@ def test_retry_after_as_a_date(ahead: int, seconds: float) -> None:
         (City(name="Here", id=1, latitude=40.7, longitude=-74.1), {"lat": "40.7", "lon": "-74.1"}),
     ],
 )
-def test_a_city_is_queried_by_its_most_exact_identification(city: City, query: dict[str, str]) -> None:
+def test_city_is_queried_by_its_most_exact_identification(city: City, query: dict[str, str]) -> None:
     assert city.query() == query
 
 
@@ -363,7 +363,7 @@ def test_responses_wait_in_the_spool_while_postgresql_is_unreachable(tmp_path: P
         error(503, Retry_After="Mon, 01 Jan 0001 00:00:00 +2359"),
     ],
 )
-def test_an_odd_response_of_one_city_does_not_stop_the_others(tmp_path: Path, odd: Response) -> None:
+def test_odd_response_of_one_city_does_not_stop_the_others(tmp_path: Path, odd: Response) -> None:
     environment = GOOD | NO_POSTGRES | {"WEATHER_DATA": str(tmp_path), "OPENWEATHER_CONCURRENCY": "1"}
     with serve([OK, odd, OK]) as stub:
         done = run(environment | {"OPENWEATHER_BASE_URL": stub.url, "WEATHER_CITIES": '["A", "B", "C"]'})
@@ -377,7 +377,7 @@ def test_an_odd_response_of_one_city_does_not_stop_the_others(tmp_path: Path, od
     assert run(environment, "--last").returncode == EXIT.failed
 
 
-def test_an_unforeseen_error_of_one_city_is_its_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unforeseen_error_of_one_city_is_its_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise OverflowError("a surprise")
 
@@ -387,7 +387,7 @@ def test_an_unforeseen_error_of_one_city_is_its_failure(monkeypatch: pytest.Monk
     assert result == ingest_weather.Fetched("Newark,US", error="internal error: OverflowError")
 
 
-def test_a_damaged_summary_of_the_last_run_is_named(tmp_path: Path) -> None:
+def test_damaged_summary_of_the_last_run_is_named(tmp_path: Path) -> None:
     (tmp_path / "last_ingest.json").write_text('{"failed": ')
     last = run({"WEATHER_DATA": str(tmp_path)}, "--last")
     assert (last.returncode, last.stderr[:52]) == (EXIT.failed, "error: cannot read the summary of the last run: Expe")
@@ -418,7 +418,7 @@ def test_without_a_run_there_is_no_last_one(tmp_path: Path) -> None:
     assert (last.returncode, last.stderr) == (EXIT.failed, "error: there has been no run yet\n")
 
 
-def test_the_spool_keeps_its_size_limit(tmp_path: Path) -> None:
+def test_spool_keeps_its_size_limit(tmp_path: Path) -> None:
     with serve([Response(body=b'{"dt": 1600000000, "main": {}, "x": "%s"}' % (b"x" * 600_000))]) as stub:
         done = run(
             GOOD
@@ -437,7 +437,7 @@ def test_the_spool_keeps_its_size_limit(tmp_path: Path) -> None:
     assert sum(path.stat().st_size for path in (tmp_path / "spool").iterdir()) < 1 << 20
 
 
-def test_a_full_disk_leaves_no_partial_line(tmp_path: Path) -> None:
+def test_full_disk_leaves_no_partial_line(tmp_path: Path) -> None:
     environment = (
         GOOD
         | NO_POSTGRES
@@ -486,7 +486,7 @@ def test_unescape_reverses_escape(text: str) -> None:
         (b"\tA\timperial\n", True),
     ],
 )
-def test_a_damaged_line_is_named_and_set_aside(
+def test_damaged_line_is_reported_and_quarantined(
     tmp_path: Path, line: bytes, damaged: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     good = b"1600000000\tB\timperial\t{}\n"
@@ -500,7 +500,7 @@ def test_a_damaged_line_is_named_and_set_aside(
         assert bytes.fromhex(second.rstrip().split(b"\t")[-1].decode()) == line
 
 
-def test_a_file_of_the_spool_that_cannot_be_read_does_not_stop_the_others(
+def test_file_of_the_spool_that_cannot_be_read_does_not_stop_the_others(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "1.rows").mkdir()
@@ -518,7 +518,7 @@ def test_each_quarantined_response_has_its_own_time_of_receipt() -> None:
     assert times == sorted(set(times))
 
 
-def test_a_segment_is_locked_by_its_writer_and_found_when_that_has_died(tmp_path: Path) -> None:
+def test_segment_is_locked_by_its_writer_and_found_when_that_has_died(tmp_path: Path) -> None:
     writer, other = spool.Spool(tmp_path, 1 << 20), spool.Spool(tmp_path, 1 << 20)
     writer.add(b"1\tA\timperial\t{}\n")
     segment = writer.detach()
@@ -551,7 +551,7 @@ def test_a_segment_is_locked_by_its_writer_and_found_when_that_has_died(tmp_path
         ("c.csv", "name,timezone\nA,Europe/Berlin\nB,\n", [City(name="A", timezone="Europe/Berlin"), City(name="B")]),
     ],
 )
-def test_a_file_of_cities_is_read(tmp_path: Path, name: str, text: str, found: list[City]) -> None:
+def test_cities_are_read_from_a_file(tmp_path: Path, name: str, text: str, found: list[City]) -> None:
     (tmp_path / name).write_bytes(text.encode())
     assert cities.read_cities(tmp_path / name) == found
     assert run({}, "--check", str(tmp_path / name)).stdout == f"{len(found)} cities\n"
@@ -583,9 +583,7 @@ def test_a_file_of_cities_is_read(tmp_path: Path, name: str, text: str, found: l
         ("c.json", '{"name": "A"}', "a list of at least one city"),
     ],
 )
-def test_an_invalid_file_of_cities_is_refused_with_the_reason(
-    tmp_path: Path, name: str, text: str, message: str
-) -> None:
+def test_invalid_file_of_cities_is_refused_with_the_reason(tmp_path: Path, name: str, text: str, message: str) -> None:
     (tmp_path / name).write_bytes(text.encode())
     with pytest.raises(cities.CitiesError) as caught:
         cities.read_cities(tmp_path / name)

@@ -20,6 +20,7 @@ from homelab.inventory.json_schema import json_schema
 from homelab.model import City, Inventory
 from homelab.paths import bundled_path
 from homelab.services.analytics import Analytics
+from homelab.services.registry import Registry
 
 BASE = """\
 lab: home
@@ -55,17 +56,17 @@ pipeline:
 """
 
 
-def read(folder: Path, *texts: str) -> Inventory:
+def read(folder: Path, *texts: str, registry: Registry | None = None) -> Inventory:
     paths = [folder / ("inventory.yaml" if n == 0 else f"overlay{n}.yaml") for n in range(len(texts))]
     for path, text in zip(paths, texts, strict=True):
         path.write_text(text)
-    return load(paths)
+    return load(paths, registry=registry)
 
 
-def problems(folder: Path, *texts: str) -> list[str]:
+def problems(folder: Path, *texts: str, registry: Registry | None = None) -> list[str]:
     """Return `file:line: path: text` of each problem."""
     with pytest.raises(InputError) as caught:
-        read(folder, *texts)
+        read(folder, *texts, registry=registry)
     assert caught.value.exit_code == 2
     return [line.strip().removeprefix(f"{folder}/") for line in caught.value.details.splitlines()]
 
@@ -99,13 +100,13 @@ def test_values_of_an_inventory(tmp_path: Path) -> None:
         ("10.20.0.0/16", ".67", "10.20.0.67"),
     ],
 )
-def test_the_last_part_of_an_address(tmp_path: Path, subnet: str, short: str, whole: str) -> None:
+def test_last_part_of_an_address_is_completed(tmp_path: Path, subnet: str, short: str, whole: str) -> None:
     text = BASE.replace("192.168.2.0/24", subnet).replace(".67", short)
     text = text.replace("gateway: .1", "gateway: .65").replace("192.168.2.68", ".68")
     assert str(read(tmp_path, text).containers[0].address) == whole
 
 
-def test_an_overlay_merges_replaces_and_deletes(tmp_path: Path) -> None:
+def test_overlay_merges_replaces_and_deletes(tmp_path: Path) -> None:
     base = BASE + "defaults: {disk: 9, pool: mine}\n"
     (tmp_path / "sub").mkdir()
     overlay = tmp_path / "sub" / "lab.yaml"
@@ -126,7 +127,7 @@ def test_an_overlay_merges_replaces_and_deletes(tmp_path: Path) -> None:
     assert inventory.state_dir == tmp_path / ".homelab" / "lab"
 
 
-def test_a_cities_file_is_relative_to_the_inventory(tmp_path: Path) -> None:
+def test_cities_file_is_relative_to_the_inventory(tmp_path: Path) -> None:
     pipeline = read(tmp_path, BASE.replace('["Newark,US"]', "{file: cities.csv}\n  rate_limit: 0")).pipeline
     assert (pipeline.cities, pipeline.cities_file, pipeline.rate_limit) == ((), tmp_path / "cities.csv", 0)
 
@@ -191,6 +192,11 @@ PROBLEMS = [
     ),
     ("ip: .69", "ip: .69\n    template: local:vztmpl/debian-13-standard_13.1-2_amd64.tar.zst\n    disk: 9", None),
     ('["Newark,US"]', "[]", "inventory.yaml:30: pipeline.cities: must name at least one city"),
+    *(
+        ('["Newark,US"]', f"[{city}]", "inventory.yaml:30: pipeline.cities[0].name: must be a city's name of at most")
+        for text in (r'"a\0b"', r'"a\u001b[2Jb"', r'"a\nb"', f'"{"x" * 201}"')
+        for city in (text, f"{{name: {text}}}")
+    ),
     ('["Newark,US"]', "[x, x]", "inventory.yaml:30: pipeline.cities[1]: 'x' is in the list twice"),
     ('["Newark,US"]', "[5]", "inventory.yaml:30: pipeline.cities[0]: must be a name such as"),
     ('["Newark,US"]', "[{id: 5}]", "inventory.yaml:30: pipeline.cities[0].name: is missing"),
@@ -262,7 +268,7 @@ def test_all_problems_are_reported_in_the_order_of_the_lines(tmp_path: Path) -> 
     assert [int(line.split(":")[1]) for line in found] == [7, 10, 17, 31, 32]
 
 
-def test_a_problem_of_an_overlay_points_into_the_overlay(tmp_path: Path) -> None:
+def test_problem_of_an_overlay_points_into_the_overlay(tmp_path: Path) -> None:
     found = problems(
         tmp_path,
         BASE.replace("cores: 1", "cores: 0"),
@@ -277,9 +283,14 @@ def test_a_problem_of_an_overlay_points_into_the_overlay(tmp_path: Path) -> None
     ]
 
 
+def test_text_that_no_file_can_hold_is_a_problem(tmp_path: Path) -> None:
+    (found,) = problems(tmp_path, BASE.replace("Newark,US", r"\ud800"))
+    assert found.endswith("not '\\ud800'; it has a control character")
+
+
 def test_values_replaced_by_an_overlay_have_no_problems(tmp_path: Path) -> None:
     found = problems(tmp_path, BASE.replace('["Newark,US"]', "[{name: x}]"), "\npipeline: {cities: [{id: 5}]}\n")
-    assert found == ["overlay1.yaml:2: pipeline.cities[0].name: is missing: a city's name"]
+    assert found == ["overlay1.yaml:2: pipeline.cities[0].name: is missing: a city's name of at most 200 characters"]
 
 
 @pytest.mark.parametrize(
@@ -359,11 +370,11 @@ def test_both_yaml_parsers_give_the_same(tmp_path: Path, monkeypatch: pytest.Mon
     assert yaml_source.parse(tmp_path, text, Problems()) == fast
 
 
-def test_an_empty_file_lacks_every_section_but_no_keys_below(tmp_path: Path) -> None:
+def test_empty_file_lacks_every_section_but_no_keys_below(tmp_path: Path) -> None:
     assert [line.split(": ")[1] for line in problems(tmp_path, "")] == ["lab", "proxmox", "network", "containers"]
 
 
-def test_a_missing_file_names_init(tmp_path: Path) -> None:
+def test_missing_file_names_init(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"Cannot read inventory.yaml: No such file") as caught:
         load([tmp_path / "inventory.yaml"])
     assert "homelab init" in caught.value.resolution
@@ -449,7 +460,7 @@ def test_secret_file_in_place_of_the_inventory_is_not_quoted(tmp_path: Path) -> 
     assert problems(tmp_path, "hunter2-hunter3\n") == ["inventory.yaml:1: must be a mapping, not a single value"]
 
 
-def test_a_missing_file_of_public_keys(tmp_path: Path) -> None:
+def test_missing_file_of_public_keys_is_refused(tmp_path: Path) -> None:
     problem = problems(tmp_path, BASE + "defaults: {ssh_keys: [nosuch.pub]}\n")[0]
     assert (
         problem == f"inventory.yaml:31: defaults.ssh_keys[0]: cannot read {tmp_path}/nosuch.pub: No such file "
@@ -464,7 +475,7 @@ def test_public_keys_come_from_the_inventory_and_from_files(tmp_path: Path) -> N
     assert (db.ssh_keys, lake.ssh_keys) == (("ssh-ed25519 CCCC",), ("ssh-ed25519 AAAA me@desk", "ssh-rsa BBBB"))
 
 
-def test_a_range_of_vmids_replaces_missing_ones(tmp_path: Path) -> None:
+def test_range_of_vmids_replaces_missing_ones(tmp_path: Path) -> None:
     without = BASE.replace("    vmid: 167\n", "")
     assert [problem.split(": ", 1)[1] for problem in problems(tmp_path, without)] == [
         "containers.db.vmid: is missing: a whole number from 100 to 999999999"
@@ -503,7 +514,7 @@ def declared_keys(schema: object) -> Iterator[str]:
             yield from declared_keys(item)
 
 
-def test_the_shipped_inventory_is_the_manual() -> None:
+def test_shipped_inventory_mentions_every_key() -> None:
     """It has every key, commented or not, and no unknown key."""
     keys = set(declared_keys(json_schema())) - {"uri", "suite", "components", "key"}  # of a repository
     assert {"vlan", "token_file", "template", "schedule", "memory_limit", "latitude"} <= keys
@@ -526,7 +537,7 @@ def opened(text: str) -> str:
     return re.sub(r"(?m)^( +)#   (/)", r"\1  \2", text)
 
 
-def test_the_comments_of_the_shipped_inventory_are_valid(tmp_path: Path) -> None:
+def test_comments_of_the_shipped_inventory_are_valid(tmp_path: Path) -> None:
     """The commented keys are valid, and the defaults in them are the defaults."""
     text = bundled_path("inventory.yaml").read_text()
     assert set(yaml.safe_load(opened(text))["defaults"]) == {field.name for field in fields(ContainerDefaults)} | {

@@ -9,6 +9,7 @@ import pytest
 from homelab.steps.known_errors import KNOWN_ERRORS, explain
 
 EXAMPLES = [
+    ("homelab: refused to write: /home/u/.ssh is a link", "no other user of box can redirect the write"),
     ("dpkg: error: failed to write status database record: No space left on device", "The disk of box is full."),
     ("E: You don't have enough free space in /var/cache/apt/archives/.", "The disk of box is full."),
     ("psql: error: could not extend file: No space left on device\nKilled", "The disk of box is full."),
@@ -21,6 +22,15 @@ EXAMPLES = [
         "too new or too old for the clock of box",
     ),
     ("invalid peer certificate: NotValidYet", "for the clock of box"),
+    *(
+        (text, "shows no certificate of the lab's CA")
+        for text in (
+            'psql: error: connection to server at "192.0.2.1", port 5432 failed: SSL error: certificate verify failed',
+            'connection to server at "192.0.2.1", port 5432 failed: server does not support SSL, but SSL was required',
+            'server certificate for "a" (and 1 other name) does not match host name "192.0.2.1"',
+            'PostgreSQL server at "192.0.2.1:5432" rejected SSL upgrade',
+        )
+    ),
     ("invalid peer certificate: UnknownIssuer", "signed by a CA that box does not know"),
     (
         "Certificate verification failed: The certificate is NOT trusted. The certificate issuer is unknown.",
@@ -101,7 +111,7 @@ EXAMPLES = [
 
 
 @pytest.mark.parametrize(("text", "cause"), EXAMPLES)
-def test_a_known_error_is_explained(text: str, cause: str) -> None:
+def test_known_error_is_explained(text: str, cause: str) -> None:
     found = explain(text, "box")
     assert found is not None
     assert cause in found[0]
@@ -109,7 +119,7 @@ def test_a_known_error_is_explained(text: str, cause: str) -> None:
     assert not re.search(r"[{}](?!ca_)", found[1].replace("…]}", "")), "every placeholder is replaced"
 
 
-def test_an_unknown_error_is_not_explained() -> None:
+def test_unknown_error_is_not_explained() -> None:
     for text in ("", "exit status 3", 'ERROR:  relation "raw.x" does not exist', "Unit x.service not found."):
         assert explain(text, "box") is None
 

@@ -43,7 +43,7 @@ def test_rule_as_nftables_statement(rule: dict[str, Any], text: str) -> None:
 )
 def test_ruleset_only_removes_the_table_when_off(config: dict[str, str], options: dict[str, int]) -> None:
     assert ruleset(config, options, [{"type": "in", "action": "ACCEPT", "enable": 1}]) == (
-        f"table inet {TABLE}\ndelete table inet {TABLE}\n"
+        f"table netdev {TABLE}\ndelete table netdev {TABLE}\ntable inet {TABLE}\ndelete table inet {TABLE}\n"
     )
 
 
@@ -68,10 +68,23 @@ def test_default_policies_are_proxmoxs_and_disabled_rules_are_skipped() -> None:
     assert lines[-3] == "accept"
 
 
+@pytest.mark.parametrize(
+    ("options", "dropped"),
+    [
+        ({"macfilter": 0}, []),
+        ({}, ["ether saddr != BC:24:11:00:00:01 drop", "arp saddr ether != BC:24:11:00:00:01 drop"]),
+        ({"macfilter": 0, "ipfilter": 1}, ["ip saddr != 10.99.2.67 drop", "arp saddr ip != 10.99.2.67 drop"]),
+    ],
+)
+def test_addresses_of_others_are_dropped(options: dict[str, int], dropped: list[str]) -> None:
+    text = ruleset(NET, {"enable": 1, **options}, []).partition("table inet homelab_firewall {")[0]
+    assert [line.strip() for line in text.splitlines() if " != " in line] == dropped
+
+
 @pytest.mark.skipif(not shutil.which("nft"), reason="nft is not installed")
 def test_nft_accepts_every_rule() -> None:
     rules = [{"type": kind, "action": "ACCEPT", "enable": 1, **rule} for rule, _ in RULES for kind in ("in", "out")]
-    text = ruleset(NET, {"enable": 1, "policy_in": "REJECT", "policy_out": "DROP"}, rules)
+    text = ruleset(NET, {"enable": 1, "policy_in": "REJECT", "policy_out": "DROP", "ipfilter": 1}, rules)
     done = subprocess.run(
         ["unshare", "--net", "--map-root-user", "nft", "-c", "-f", "-"],
         input=text,

@@ -54,7 +54,7 @@ def test_nameservers_come_from_the_first_usable_file(tmp_path: Path) -> None:
 
 def test_ruleset_is_one_table_with_dns_before_private_networks() -> None:
     rules = network.ruleset(LABS["e2e"], [IPv4Address("10.0.0.53"), IPv4Address("9.9.9.9")])
-    assert rules.count("table ip homelab_e2e") == 3  # created, deleted, created: one atomic replacement
+    assert rules.count("table inet homelab_e2e") == 3  # created, deleted, created: one atomic replacement
     assert "ip saddr 10.99.2.128/25 ip daddr != 10.99.2.0/24 masquerade" in rules
     dns, private = rules.index("10.0.0.53, 9.9.9.9"), rules.index("192.168.0.0/16")
     assert dns < private, "a private name server is allowed before private networks are refused"

@@ -24,7 +24,7 @@ AIRFLOW = ["airflow-api-server.service", "airflow-dag-processor.service", "airfl
         ("cron.service", ["cron.service"], True),
     ],
 )
-def test_a_service_stands_for_its_units(
+def test_service_means_its_units(
     tmp_path: Path, selected: str | None, units: list[str], checked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "inventory.yaml"

@@ -48,7 +48,7 @@ def test_orphaned_resources_in_removal_order(ours: list[str], wanted: list[str],
     assert [str(each) for each in m.orphaned(owned(*ours), owned(*wanted))] == expected
 
 
-def test_a_manifest_reads_as_it_was_written() -> None:
+def test_manifest_reads_as_it_was_written() -> None:
     ours = owned("file /a/it's a file", "unit x@1.service", "tree /opt/x/y")
     assert m.parse(m.text(ours).decode()) == ours
 
@@ -69,7 +69,7 @@ def test_a_manifest_reads_as_it_was_written() -> None:
         "tree /a/b/",
     ],
 )
-def test_a_line_that_homelab_would_not_write_is_ignored(line: str) -> None:
+def test_line_that_homelab_would_not_write_is_ignored(line: str) -> None:
     assert m.parse(line + "\n") == frozenset()
 
 
@@ -115,7 +115,7 @@ def test_orphaned_resources_are_shown_then_removed_and_foreign_data_stays(tmp_pa
     assert (host.batches, host.ran) == (1, [])
 
 
-def test_a_removed_resource_is_not_removed_again_after_a_failure(tmp_path: Path) -> None:
+def test_removed_resource_is_not_removed_again_after_a_failure(tmp_path: Path) -> None:
     converge(LocalHost(), before(tmp_path), SilentProgress())
     steps = [*after(tmp_path), Command("bad", "false", "exit 1")]
     with pytest.raises(HomelabError):
@@ -170,7 +170,7 @@ case "$1" in cat) {cat} ;; is-active) exit 3 ;; esac
         (False, ["cat x.service", "cat x.service", "daemon-reload", "reset-failed x.service"]),
     ],
 )
-def test_a_unit_is_stopped_and_a_unit_of_a_package_is_masked(
+def test_unit_is_stopped_and_a_unit_of_a_package_is_masked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool, calls: list[str]
 ) -> None:
     log = tmp_path / "log"
@@ -183,7 +183,7 @@ def test_a_unit_is_stopped_and_a_unit_of_a_package_is_masked(
     assert step.check(LocalHost().batch(step.probes())) is None
 
 
-def test_a_venv_is_removed_with_all_its_folders(tmp_path: Path) -> None:
+def test_venv_is_removed_with_all_its_folders(tmp_path: Path) -> None:
     for name in ("v-3.11.2-aa", "v-3.11.2-bb"):
         (tmp_path / name).mkdir()
     (tmp_path / "v").symlink_to("v-3.11.2-aa")

@@ -53,11 +53,11 @@ async def ask(client: TestClient[Any, Any], **query: str) -> tuple[int, dict[str
     return response.status, await response.json()
 
 
-def test_the_data_set_is_complete(stations: dict[str, Any]) -> None:
+def test_data_set_is_complete(stations: dict[str, Any]) -> None:
     assert {station: len(rows) for station, rows in stations.items()} == {"EWR": 8703, "LGA": 8706, "JFK": 8706}
 
 
-def test_a_response_has_the_documented_format(stations: dict[str, Any]) -> None:
+def test_response_has_the_documented_format(stations: dict[str, Any]) -> None:
     assert answer(NEWARK, stations["EWR"][0], "imperial") == {
         "coord": {"lon": -74.1724, "lat": 40.7357},
         "weather": [{"id": 800, "main": "Clear", "description": "clear sky", "icon": "01n"}],
@@ -163,7 +163,7 @@ def test_missing_values_are_omitted(column: str, section: str, fields: set[str])
         ({"lat": "40.7", "lon": "-73.85"}, "Queens"),
     ],
 )
-def test_a_city_is_found_by_name_id_and_coordinates(stations: dict[str, Any], query: dict[str, str], name: str) -> None:
+def test_city_is_found_by_name_id_and_coordinates(stations: dict[str, Any], query: dict[str, str], name: str) -> None:
     async def story(client: TestClient[Any, Any]) -> None:
         status, reply = await ask(client, **query)
         assert (status, reply["name"]) == (200, name)
@@ -241,7 +241,7 @@ def test_injected_faults_apply_in_order_and_keep_the_position(stations: dict[str
     with_client(Steps(tmp_path / "state.json", stations), story)
 
 
-def test_the_position_survives_a_restart_and_wraps_at_the_end(stations: dict[str, Any], tmp_path: Path) -> None:
+def test_position_survives_a_restart_and_wraps_at_the_end(stations: dict[str, Any], tmp_path: Path) -> None:
     state = tmp_path / "state.json"
     first = Steps(state, stations)
     assert [first(NEWARK) for _ in range(3)] == list(stations["EWR"][:3])
@@ -260,7 +260,7 @@ def test_the_position_survives_a_restart_and_wraps_at_the_end(stations: dict[str
         (datetime(2026, 1, 1, 9, tzinfo=UTC), datetime(2013, 1, 1, 9, tzinfo=UTC)),
     ],
 )
-def test_the_real_clock_selects_the_same_hour_of_2013(stations: dict[str, Any], now: datetime, seen: datetime) -> None:
+def test_replay_selects_the_same_hour_of_2013(stations: dict[str, Any], now: datetime, seen: datetime) -> None:
     assert ThisHour(stations, lambda: now)(NEWARK).time == seen
 
 
@@ -277,7 +277,7 @@ def test_the_real_clock_selects_the_same_hour_of_2013(stations: dict[str, Any], 
         ({"start": "1357020000", "end": "1357034400", "q": "Nowhere"}, 404, 0),
     ],
 )
-def test_the_history_has_the_documented_format_and_at_most_a_week(
+def test_history_has_the_documented_format_and_at_most_a_week(
     stations: dict[str, Any], more: dict[str, str], status: int, hours: int
 ) -> None:
     async def story(past: Any, wanted: int) -> None:

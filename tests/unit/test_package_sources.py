@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import configparser
+import os
 import re
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -16,7 +19,7 @@ from homelab.inventory.openpgp import dearmored
 from homelab.model import Inventory, PackageSources, Repository, ServiceContext
 from homelab.paths import bundled_path
 from homelab.services.base_system import base_system, packages_from
-from homelab.steps import AptMirror, Archives, File
+from homelab.steps import AptMirror, Archives, Command, File
 from homelab.steps.manifest import orphaned
 from tests.support import FixedSecretStore
 from tests.unit.test_inventory import BASE, problems, read
@@ -83,7 +86,7 @@ REPOSITORY = f"""packages:
 """
 
 
-def test_a_repository_is_read_and_its_key_checked(tmp_path: Path) -> None:
+def test_repository_is_read_and_its_key_checked(tmp_path: Path) -> None:
     (tmp_path / "home.asc").write_text(BOOKWORM)
     key = dearmored(BOOKWORM.encode())
     sources = with_packages(tmp_path, REPOSITORY).sources
@@ -132,7 +135,7 @@ def test_each_problem_of_a_repository(tmp_path: Path, old: str, new: str, expect
     )
 
 
-def test_a_mirror_is_one_step(tmp_path: Path) -> None:
+def test_mirror_is_one_step(tmp_path: Path) -> None:
     sources = with_packages(
         tmp_path,
         """packages:
@@ -182,6 +185,28 @@ def test_configuration_of_apt_pip_and_uv() -> None:
     assert "trusted-host" not in files(PackageSources(pypi_index="https://b/+simple/"))["/etc/pip.conf"]
 
 
+@pytest.mark.skipif(not shutil.which("apt-config"), reason="apt is not installed")
+@pytest.mark.parametrize("overridden", [False, True])
+def test_file_that_overrides_the_proxy_is_named(tmp_path: Path, overridden: bool) -> None:
+    file, proxy = packages_from(PackageSources(apt_proxy="http://192.0.2.1:3142"))
+    assert isinstance(file, File)
+    assert isinstance(proxy, Command)
+    folder = tmp_path / "apt.conf.d"
+    folder.mkdir()
+    (folder / "90homelab").write_bytes(file.content)
+    if overridden:
+        (folder / "99other").write_text('Acquire::http::Proxy "http://192.0.2.9:1";\n')
+    (tmp_path / "apt.conf").write_text(f'Dir::Etc::main "/nowhere"; Dir::Etc::parts "{folder}";\n')
+
+    def run(command: str) -> subprocess.CompletedProcess[str]:
+        text = command.replace("/etc/apt/apt.conf", f"{tmp_path}/apt.conf")
+        environment = {**os.environ, "APT_CONFIG": str(tmp_path / "apt.conf")}
+        return subprocess.run(["sh", "-c", text], capture_output=True, text=True, check=False, env=environment)
+
+    assert all(run(probe).returncode == 0 for probe in proxy.probes()) is not overridden
+    assert ("99other" in run(proxy.command).stderr) is overridden
+
+
 def test_without_the_section_its_files_are_orphaned() -> None:
     given = PackageSources(apt_proxy="http://a", certificates=(ONE,))
     before = [owned for step in packages_from(given) for owned in step.managed_resources()]
@@ -198,7 +223,7 @@ def test_every_container_has_the_steps_first(tmp_path: Path) -> None:
         assert "file /etc/apt/apt.conf.d/90homelab" in [step.title for step in base_system(context)]
 
 
-def test_the_shipped_example_is_valid(tmp_path: Path) -> None:
+def test_shipped_example_is_valid(tmp_path: Path) -> None:
     text = bundled_path("inventory.yaml").read_text()
     (tmp_path / "home-ca.pem").write_text(ONE)
     start = text.index("# packages:")
@@ -212,5 +237,7 @@ def test_the_shipped_example_is_valid(tmp_path: Path) -> None:
         "pypi_index",
         "ca_certificates",
         "pins",
+        "security_updates",
+        "maintenance_window",
     }
     assert load([tmp_path / "inventory.yaml"]).sources.certificates == (ONE,)

@@ -39,7 +39,7 @@ def test_both_sides_read_the_same_exit_statuses() -> None:
     assert len(set(CONTRACT["exit_status"].values())) == len(CONTRACT["exit_status"])
 
 
-def test_the_run_counters_are_the_columns_of_every_table() -> None:
+def test_run_counters_are_the_columns_of_every_table() -> None:
     counters = CONTRACT["run_counters"]
     assert [field.name for field in fields(contract.RunCounters)] == list(counters)
     assert asdict(RunSummary(2, 1).counters) == {**dict.fromkeys(counters, 0), "asked": 2, "stored": 1}
@@ -83,7 +83,7 @@ def test_every_task_has_a_command() -> None:
     assert set(pipeline_contract.COMMANDS) <= templates
 
 
-def test_the_contract_describes_every_variable_that_the_pipeline_reads() -> None:
+def test_contract_describes_every_variable_that_the_pipeline_reads() -> None:
     assert variables(*sources(ROOT / "pipeline", ".py", ".sql")) == set(CONTRACT["environment"])
 
 

@@ -40,7 +40,7 @@ def test_plain_lines_respect_the_interval() -> None:
     assert len(shown(10).splitlines()) == 1
 
 
-def test_a_terminal_shows_the_status_in_the_line_of_the_step() -> None:
+def test_terminal_shows_the_status_in_the_line_of_the_step() -> None:
     text = shown(0, terminal=True)
     assert "download it: 52 %" in text
     assert "· pve                    download it:" not in text
@@ -59,5 +59,5 @@ def test_a_terminal_shows_the_status_in_the_line_of_the_step() -> None:
         (200_000, "2 d 7 h"),
     ],
 )
-def test_a_duration_has_at_most_two_numbers(seconds: float, text: str) -> None:
+def test_duration_has_at_most_two_numbers(seconds: float, text: str) -> None:
     assert duration(seconds) == text

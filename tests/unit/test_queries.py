@@ -72,7 +72,7 @@ def test_queries_after_the_end_of_psql_have_failed(psql: str) -> None:
     assert ask([Query("false", "a", "one"), Query("false", "a", "two")]) == [("", False), ("", False)]
 
 
-def test_a_single_query_is_plain_shell_text(psql: str) -> None:
+def test_single_query_is_plain_shell_text(psql: str) -> None:
     query = Query(psql, "a", "one")
     assert merge_queries([query])[0] == [query]
     assert LocalHost().run(query + " 2>&1").text == "one"

@@ -19,10 +19,10 @@ def mode(path: Path) -> int:
     return path.stat().st_mode & 0o777
 
 
-def test_a_missing_value_is_an_error_with_its_line() -> None:
+def test_missing_value_is_an_error_with_its_line() -> None:
     with pytest.raises(HomelabError) as error:
         render("postgres/pg_hba.conf.j2")
-    assert str(error.value).startswith("Cannot render templates/postgres/pg_hba.conf.j2: line 4: 'rows' is undefined")
+    assert str(error.value).startswith("Cannot render templates/postgres/pg_hba.conf.j2: line 5: 'rows' is undefined")
     assert "{% for" in error.value.details
 
 
@@ -35,23 +35,23 @@ def test_pg_hba_names_each_address_and_rejects_the_rest() -> None:
     ]
     assert lines == [
         "local all postgres peer",
-        "host airflow_metadata airflow_admin 192.168.2.69/32 scram-sha-256",
-        "host project_data analytics 192.168.2.68/32 scram-sha-256",
+        "hostssl airflow_metadata airflow_admin 192.168.2.69/32 scram-sha-256",
+        "hostssl project_data analytics 192.168.2.68/32 scram-sha-256",
         "host all all 0.0.0.0/0 reject",
         "host all all ::/0 reject",
     ]
 
 
 @pytest.mark.parametrize("value", ["plain", "with space", "it's", 'a"b', "$(reboot)", "ä"])
-def test_the_shell_reads_quoted_values_unchanged(value: str) -> None:
+def test_shell_reads_quoted_values_unchanged(value: str) -> None:
     import subprocess
 
-    text = render("airflow/database.env.j2", postgres="127.0.0.1", password=value).decode()
+    text = render("airflow/database.env.j2", postgres="127.0.0.1", password=value, ca_file="/ca").decode()
     shown = subprocess.run(["sh", "-c", text + '\nprintf %s "$PGPASSWORD"'], capture_output=True, check=True)
     assert shown.stdout.decode() == value
 
 
-def test_a_secret_is_generated_once_and_private(tmp_path: Path) -> None:
+def test_secret_is_generated_once_and_private(tmp_path: Path) -> None:
     folder = tmp_path / "state"
     first = FileSecretStore(folder).secret("a").reveal()
     assert FileSecretStore(folder).secret("a").reveal() == first
@@ -72,7 +72,7 @@ def test_many_threads_get_the_same_secret(tmp_path: Path) -> None:
     assert len(seen) == 1
 
 
-def test_a_key_pair_is_generated_once_and_openssh_reads_it(tmp_path: Path) -> None:
+def test_key_pair_is_generated_once_and_openssh_reads_it(tmp_path: Path) -> None:
     import subprocess
 
     secret_store = FileSecretStore(tmp_path / "state")
@@ -85,7 +85,7 @@ def test_a_key_pair_is_generated_once_and_openssh_reads_it(tmp_path: Path) -> No
     assert derived.stdout.split()[:2] == public.split()[:2]
 
 
-def test_a_printed_secret_is_stars() -> None:
+def test_printed_secret_is_masked() -> None:
     secret = Secret("hunter2")
     assert f"{secret} {secret!r} {[secret]}" == "Secret(***) Secret(***) [Secret(***)]"
 
@@ -98,7 +98,7 @@ def test_a_printed_secret_is_stars() -> None:
         ("  \n", "Cannot use the key: it is empty"),
     ],
 )
-def test_a_missing_secret_is_an_error_with_its_resolution(tmp_path: Path, content: str | None, error: str) -> None:
+def test_missing_secret_is_an_error_with_its_resolution(tmp_path: Path, content: str | None, error: str) -> None:
     path = tmp_path / "key"
     if content is not None:
         path.write_text(content)
@@ -108,7 +108,7 @@ def test_a_missing_secret_is_an_error_with_its_resolution(tmp_path: Path, conten
     assert caught.value.resolution == "Write it there."
 
 
-def test_a_secret_that_others_can_read_is_refused(tmp_path: Path) -> None:
+def test_secret_that_others_can_read_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "key"
     path.write_text("hunter2")
     path.chmod(0o640)

@@ -28,7 +28,7 @@ from homelab.inventory.yaml_source import parse
 from homelab.model import Service
 from homelab.model.options import Duration, KeyNames, Option, SecretName, Size
 from homelab.paths import bundled_path
-from homelab.services import SERVICES
+from homelab.services.registry import Registry
 from tests.unit.test_inventory import BASE, PROBLEMS, opened, problems, read
 from tests.unit.test_openpgp import BOOKWORM
 
@@ -70,11 +70,11 @@ VALIDATOR = Draft7Validator(json_schema())
 SHIPPED = bundled_path("inventory.yaml").read_text()
 
 
-def test_the_schema_is_valid_and_names_every_service() -> None:
+def test_schema_is_valid_and_names_every_service() -> None:
     whole = json_schema()
     Draft7Validator.check_schema(whole)
     containers = whole["properties"]["containers"]["additionalProperties"]["properties"]
-    assert set(containers["services"]["properties"]) == set(SERVICES)
+    assert set(containers["services"]["properties"]) == set(Registry().names())
     assert containers["services"]["properties"]["airflow"]["properties"]["port"] == {
         "description": "Port of the web UI.",
         "type": ["integer", "null"],
@@ -97,7 +97,7 @@ def test_every_property_has_a_description() -> None:
     assert list(missing(json_schema(), "")) == []
 
 
-def test_the_schema_next_to_the_shipped_inventory_is_current(tmp_path: Path) -> None:
+def test_schema_next_to_the_shipped_inventory_is_current(tmp_path: Path) -> None:
     assert SHIPPED.splitlines()[0] == f"# yaml-language-server: $schema={FILE_NAME}"
     hint = "run `homelab schema > inventory.schema.json`"
     assert bundled_path("inventory.yaml").with_name(FILE_NAME).read_text() == render(), hint
@@ -105,17 +105,17 @@ def test_the_schema_next_to_the_shipped_inventory_is_current(tmp_path: Path) -> 
     assert json.loads(render()) == json_schema()
 
 
-def test_the_verb_prints_the_schema(capsys: pytest.CaptureFixture[str]) -> None:
+def test_schema_verb_prints_the_schema(capsys: pytest.CaptureFixture[str]) -> None:
     schema()
     assert capsys.readouterr().out == render()
 
 
 @pytest.mark.parametrize("text", [SHIPPED, opened(SHIPPED)], ids=["as shipped", "with its comments opened"])
-def test_the_shipped_inventory_is_valid(text: str) -> None:
+def test_shipped_inventory_is_valid(text: str) -> None:
     assert refused(parsed(text)) == []
 
 
-def test_the_shipped_inventory_is_valid_in_an_editor() -> None:
+def test_shipped_inventory_is_valid_in_an_editor() -> None:
     """Editors follow YAML 1.2, where `.67` is a number."""
 
     class Editor(yaml.SafeLoader):
@@ -261,21 +261,22 @@ class Dashboards(Service):
 
 
 @pytest.fixture
-def dashboards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(SERVICES, "dashboards", Dashboards)
+def dashboards() -> Registry:
+    registry = Registry()
+    registry.add("dashboards", Dashboards)
+    return registry
 
 
 def with_dashboards(options: str) -> str:
     return BASE.replace("{airflow: {}}", f"{{airflow: {{}}, dashboards: {options}}}")
 
 
-@pytest.mark.usefixtures("dashboards")
-def test_options_of_every_type(tmp_path: Path) -> None:
+def test_options_of_every_type(tmp_path: Path, dashboards: Registry) -> None:
     text = with_dashboards(
         "{token: {secret: chat}, rows: 200000, ratio: 1, public: true, level: high, cache: 1.5GB, keep: 90s, "
         "home: x/y, plugins: [a, b], labels: {room: lab}, sources: {one: {url: 'http://x', every: 2m}}}"
     )
-    service = read(tmp_path, text).containers[2].services["dashboards"]
+    service = read(tmp_path, text, registry=dashboards).containers[2].services["dashboards"]
     assert service == Dashboards(
         token=SecretName("chat"),
         rows=200_000,
@@ -290,10 +291,9 @@ def test_options_of_every_type(tmp_path: Path) -> None:
         sources={"one": Source(url="http://x", every=Duration("2m"))},
     )
     assert (service.cache.bytes, service.keep.seconds, str(service.cache)) == (1_500_000_000, 90.0, "1.5GB")
-    assert [*Draft7Validator(json_schema()).iter_errors(parsed(text))] == []
+    assert [*Draft7Validator(json_schema(dashboards)).iter_errors(parsed(text))] == []
 
 
-@pytest.mark.usefixtures("dashboards")
 @pytest.mark.parametrize(
     ("option", "expected"),
     [
@@ -319,30 +319,28 @@ def test_options_of_every_type(tmp_path: Path) -> None:
         ("tokne: x", "tokne: unknown key; did you mean `token`?"),
     ],
 )
-def test_each_problem_of_an_option(tmp_path: Path, option: str, expected: str) -> None:
+def test_each_problem_of_an_option(tmp_path: Path, dashboards: Registry, option: str, expected: str) -> None:
     token = "" if option.startswith("token:") else "token: {secret: chat}, "
     text = with_dashboards(f"{{{token}{option}}}")
-    (found,) = problems(tmp_path, text)
+    (found,) = problems(tmp_path, text, registry=dashboards)
     assert found.startswith(f"inventory.yaml:28: containers.flow.services.dashboards.{expected}")
     assert "hunter2" not in found
     too_small_or_long = option in ("cache: 1MB", "sources: {one: {url: 'http://x', every: 2h}}")
-    assert bool([*Draft7Validator(json_schema()).iter_errors(parsed(text))]) is not too_small_or_long
+    assert bool([*Draft7Validator(json_schema(dashboards)).iter_errors(parsed(text))]) is not too_small_or_long
 
 
-@pytest.mark.usefixtures("dashboards")
-def test_a_service_with_a_required_option_needs_it(tmp_path: Path) -> None:
-    (found,) = problems(tmp_path, with_dashboards(""))
+def test_service_with_a_required_option_needs_it(tmp_path: Path, dashboards: Registry) -> None:
+    (found,) = problems(tmp_path, with_dashboards(""), registry=dashboards)
     assert "containers.flow.services.dashboards.token: is missing: {secret: NAME}" in found
-    assert [*Draft7Validator(json_schema()).iter_errors(parsed(with_dashboards("")))]
+    assert [*Draft7Validator(json_schema(dashboards)).iter_errors(parsed(with_dashboards("")))]
 
 
-@pytest.mark.usefixtures("dashboards")
-def test_a_service_may_check_its_options_together(tmp_path: Path) -> None:
-    (found,) = problems(tmp_path, with_dashboards("{token: {secret: chat}, rows: 2000000}"))
+def test_service_may_check_its_options_together(tmp_path: Path, dashboards: Registry) -> None:
+    (found,) = problems(tmp_path, with_dashboards("{token: {secret: chat}, rows: 2000000}"), registry=dashboards)
     assert found.endswith("containers.flow.services.dashboards: `rows` is more than the disk can hold")
 
 
-def test_an_option_of_an_unknown_type_is_an_error_of_the_service() -> None:
+def test_option_of_an_unknown_type_is_an_error_of_the_service() -> None:
     @dataclass
     class Broken:
         value: complex = 1j
@@ -352,6 +350,6 @@ def test_an_option_of_an_unknown_type_is_an_error_of_the_service() -> None:
 
 
 @pytest.mark.parametrize(("kind", "text"), [(Size, "2XB"), (Size, "0GB"), (Duration, "5"), (SecretName, "A b")])
-def test_a_default_is_checked(kind: type[str], text: str) -> None:
+def test_default_is_checked(kind: type[str], text: str) -> None:
     with pytest.raises(ValueError, match="not a"):
         kind(text)

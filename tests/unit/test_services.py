@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shlex
 import subprocess
@@ -22,15 +23,18 @@ from homelab.inventory.yaml_source import parse
 from homelab.model import Inventory, ServiceContext, Step
 from homelab.paths import bundled_path
 from homelab.runtime.convergence import steps_of
-from homelab.services import SERVICES
 from homelab.services.airflow import Airflow
 from homelab.services.analytics import Analytics
+from homelab.services.lab_certificates import CA_FILE, container_names, lab_names
 from homelab.services.postgres import Postgres
-from homelab.steps import Command, Directory, File, Packages, Refuse, Sql, SystemdUnit
+from homelab.services.registry import Registry
+from homelab.steps import Command, Directory, File, Packages, Refuse, ServerCertificate, Sql, SystemdUnit
 from tests.scripts import SCRIPTS
 from tests.support import FixedSecretStore, LocalHost
 
 KEYS = {"analytics-platform": "ssh-ed25519 AAAAHost"}
+REGISTRY = Registry()
+SERVICES = REGISTRY.names()
 POSTGRES = {"ubuntu-24.04": 16, "debian-12": 15, "debian-13": 17}
 
 
@@ -60,6 +64,10 @@ def steps(wanted: Inventory, service: str, keys: dict[str, str] = KEYS) -> list[
     return list(steps_of(context))
 
 
+def services(found: list[Step]) -> list[str]:
+    return [step.unit for step in found if isinstance(step, SystemdUnit) and step.unit.endswith(".service")]
+
+
 def file(found: list[Step], path: str) -> str:
     (step,) = [step for step in found if isinstance(step, File) and step.path == path]
     return step.content.decode()
@@ -69,11 +77,13 @@ def file(found: list[Step], path: str) -> str:
 def test_postgres_has_the_version_of_the_distribution(tmp_path: Path, template: str) -> None:
     version = POSTGRES[template]
     found = steps(inventory(tmp_path, template), "postgres")
-    assert [s.names for s in found if isinstance(s, Packages)] == [[f"postgresql-{version}"]]
-    assert [s.unit for s in found if isinstance(s, SystemdUnit)] == [f"postgresql@{version}-main.service"]
+    assert [s.names for s in found if isinstance(s, Packages)] == [
+        [f"postgresql-{version}", "dbus", "unattended-upgrades"]
+    ]
+    assert services(found) == [f"postgresql@{version}-main.service"]
     rules = file(found, f"/etc/postgresql/{version}/main/pg_hba.conf")
-    assert "host    project_data      analytics       192.168.2.68/32      scram-sha-256" in rules
-    assert "host    airflow_metadata  airflow_admin   192.168.2.69/32      scram-sha-256" in rules
+    assert "hostssl project_data      analytics       192.168.2.68/32      scram-sha-256" in rules
+    assert "hostssl airflow_metadata  airflow_admin   192.168.2.69/32      scram-sha-256" in rules
     assert "shared_buffers = '512MB'" in file(found, f"/etc/postgresql/{version}/main/conf.d/homelab.conf")
 
 
@@ -83,7 +93,11 @@ def test_pgdg_comes_with_its_key_from_a_signed_package(tmp_path: Path) -> None:
         inventory=wanted, container=wanted.container_with("postgres"), secret_store=FixedSecretStore(), host_keys=KEYS
     )
     titles = [step.title for step in Postgres(version=16, source="pgdg").steps(context)][2:5]
-    assert titles == ["packages postgresql-common ca-certificates", "apt repository PGDG", "packages postgresql-16"]
+    assert titles == [
+        "packages postgresql-common ca-certificates",
+        "apt repository PGDG",
+        "packages postgresql-16 dbus",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -94,7 +108,7 @@ def test_pgdg_comes_with_its_key_from_a_signed_package(tmp_path: Path) -> None:
         ({"base": "rows\n"}, "exit 1", {"base": "rows\n"}),
     ],
 )
-def test_an_existing_cluster_is_never_removed_and_an_incomplete_one_is(
+def test_existing_cluster_is_never_removed_and_an_incomplete_one_is(
     tmp_path: Path, data: dict[str, str], create: str, left: dict[str, str]
 ) -> None:
     (step,) = [s for s in steps(inventory(tmp_path), "postgres") if s.title == "cluster 16/main"]
@@ -131,13 +145,35 @@ def test_titles_are_unique_and_triggers_come_first(tmp_path: Path, template: str
         assert all(found.index(trigger) < position for trigger in step.triggered_by), step.title
 
 
+@pytest.mark.parametrize("name", SERVICES)
+def test_each_service_with_a_tls_port_has_a_certificate_of_its_container(tmp_path: Path, name: str) -> None:
+    wanted = inventory(tmp_path)
+    found = steps(wanted, name)
+    tls = any(port.tls for port in wanted.container_with(name).services[name].ports())
+    certificates = [step for step in found if isinstance(step, ServerCertificate)]
+    assert [step.path for step in certificates] == ([f"/etc/ssl/homelab/{name}.pem"] if tls else [])
+    assert all(step.names == container_names(wanted.container_with(name)) for step in certificates)
+    # Every container trusts the CA before its first service connects to another one.
+    titles = [step.title for step in found]
+    assert titles.index(f"file {CA_FILE}") < titles.index(next(each for each in titles if each.startswith("packages")))
+
+
+def test_ca_permits_the_names_and_addresses_of_all_containers(tmp_path: Path) -> None:
+    wanted = inventory(tmp_path)
+    container = wanted.container_with("postgres")
+    with_domain = replace(container, shape=replace(container.shape, searchdomain="home.arpa"))
+    names = lab_names(replace(wanted, containers=(with_domain, *wanted.containers[1:])))
+    assert names.hosts == ("airflow-orchestration", "analytics-platform", "postgres-data", "postgres-data.home.arpa")
+    assert names.addresses == ("192.168.2.67", "192.168.2.68", "192.168.2.69")
+
+
 @pytest.mark.parametrize(
     ("version", "processes"),
     [("3.3", ["api-server", "dag-processor", "scheduler"]), ("2.11", ["webserver", "scheduler"])],
 )
 def test_airflow_runs_the_processes_of_its_series(tmp_path: Path, version: str, processes: list[str]) -> None:
     found = steps(inventory(tmp_path, airflow=version), "airflow")
-    assert [s.unit for s in found if isinstance(s, SystemdUnit)] == [f"airflow-{p}.service" for p in processes]
+    assert services(found) == [f"airflow-{p}.service" for p in processes]
     for process in processes:
         unit = file(found, f"/etc/systemd/system/airflow-{process}.service")
         assert f"ExecStart=/opt/airflow/venv/bin/airflow {process}" in unit
@@ -150,7 +186,7 @@ def test_airflow_runs_the_processes_of_its_series(tmp_path: Path, version: str, 
 
 
 @pytest.mark.parametrize(("version", "then"), [("3.3", "Airflow can import the DAG"), ("2.11", "airflow is healthy")])
-def test_the_admin_is_created_while_the_web_server_starts_if_they_do_not_conflict(
+def test_admin_is_created_while_the_web_server_starts_if_they_do_not_conflict(
     tmp_path: Path, version: str, then: str
 ) -> None:
     found = steps(inventory(tmp_path, airflow=version), "airflow")
@@ -159,6 +195,15 @@ def test_the_admin_is_created_while_the_web_server_starts_if_they_do_not_conflic
     assert titles[at + 1] == then
     assert isinstance(found[at], Command)
     assert ("export AIRFLOW__FAB__UPDATE_FAB_PERMS=False; " in found[at].command) is (version == "3.3")
+
+
+def test_no_container_gets_a_hash_of_the_admins_password_that_can_be_guessed(tmp_path: Path) -> None:
+    password = FixedSecretStore().secret("airflow-admin").reveal().encode()
+    commands = [step for step in steps(inventory(tmp_path), "airflow") if isinstance(step, Command)]
+    texts = "".join(text for step in commands for text in (step.command, *step.probes()))
+    hashes = [name for name in hashlib.algorithms_guaranteed if not name.startswith("shake")]
+    assert [name for name in hashes if hashlib.new(name, password).hexdigest() in texts] == []
+    assert "stamps" not in texts  # the key
 
 
 @pytest.mark.parametrize("version", ["3.3", "2.11"])
@@ -173,7 +218,7 @@ def test_airflows_environment_is_readable_by_a_shell_and_private(tmp_path: Path,
     assert connection["host"] == "192.168.2.68"
     assert connection["extra"]["host_key"] == "ssh-ed25519 AAAAHost"
     assert values["AIRFLOW__CORE__EXECUTOR"] == "LocalExecutor"
-    assert values["AIRFLOW_HOME"] == "/home/airflow/airflow"
+    assert values["AIRFLOW_HOME"] == "/var/lib/airflow"
     assert ("AIRFLOW__API_AUTH__JWT_SECRET" in values) == (version == "3.3")
 
 
@@ -212,7 +257,7 @@ def test_all_folders_of_the_gate_belong_to_root(tmp_path: Path) -> None:
     } == {"root"}
 
 
-def test_the_pipelines_environment_has_the_cities_as_json(tmp_path: Path) -> None:
+def test_pipelines_environment_has_the_cities_as_json(tmp_path: Path) -> None:
     wanted = inventory(tmp_path)
     text = file(steps(wanted, "analytics"), "/opt/analytics-platform/pipeline.env")
     values = variables(text)
@@ -277,7 +322,7 @@ def with_file(tmp_path: Path, name: str, text: str) -> Inventory:
     return replace(wanted, pipeline=replace(wanted.pipeline, cities=(), cities_file=file, rate_limit=600))
 
 
-def test_a_file_of_cities_is_installed_after_the_script_that_validates_it(tmp_path: Path) -> None:
+def test_file_of_cities_is_installed_after_the_script_that_validates_it(tmp_path: Path) -> None:
     found = steps(with_file(tmp_path, "mine.csv", "name\nBerlin\n"), "analytics")
     (cities,) = [s for s in found if isinstance(s, File) and s.path == "/opt/analytics-platform/cities.csv"]
     assert (cities.content, cities.secret, cities.mode) == (b"name\nBerlin\n", False, 0o644)
@@ -291,7 +336,7 @@ def test_a_file_of_cities_is_installed_after_the_script_that_validates_it(tmp_pa
 
 
 @pytest.mark.parametrize(("text", "accepted"), [("name\nBerlin\n", True), ("town\nBerlin\n", False)])
-def test_a_file_of_cities_is_validated_before_it_is_installed(tmp_path: Path, text: str, accepted: bool) -> None:
+def test_file_of_cities_is_validated_before_it_is_installed(tmp_path: Path, text: str, accepted: bool) -> None:
     found = steps(with_file(tmp_path, "mine.csv", text), "analytics")
     (cities,) = [s for s in found if isinstance(s, File) and s.path == "/opt/analytics-platform/cities.csv"]
     new = tmp_path / ".cities.csv.x1"
@@ -299,13 +344,14 @@ def test_a_file_of_cities_is_validated_before_it_is_installed(tmp_path: Path, te
     here = cities.validate.replace("/opt/analytics-platform/venv/bin/python", sys.executable).replace(
         "/opt/analytics-platform/scripts", str(SCRIPTS)
     )
+    here = here.replace("/usr/local/sbin/homelab-as-analytics ", "")
     done = subprocess.run(["sh", "-ec", f"new={new}\n{here}"], capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode == 0) == accepted
     assert accepted or "the first line must name the columns" in done.stderr
     assert [path.name for path in tmp_path.glob(".cities*")] == [".cities.csv.x1"]
 
 
-def test_a_missing_file_of_cities_is_an_error(tmp_path: Path) -> None:
+def test_missing_file_of_cities_is_an_error(tmp_path: Path) -> None:
     wanted = with_file(tmp_path, "mine.csv", "")
     (tmp_path / "mine.csv").unlink()
     with pytest.raises(InputError, match="Cannot read the file of cities"):
@@ -313,7 +359,7 @@ def test_a_missing_file_of_cities_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("status", "expected"), [(0, 0), (4, 0), (1, 1), (2, 2)])
-def test_a_fetch_with_failed_cities_does_not_stop_the_pipeline(tmp_path: Path, status: int, expected: int) -> None:
+def test_fetch_with_failed_cities_does_not_stop_the_pipeline(tmp_path: Path, status: int, expected: int) -> None:
     script = file(steps(inventory(tmp_path), "analytics"), "/opt/analytics-platform/bin/fetch_weather_data")
     root = tmp_path / "root"
     (root / "venv" / "bin").mkdir(parents=True)
@@ -331,7 +377,7 @@ def test_two_services_can_share_a_container(tmp_path: Path) -> None:
     first, second, third = wanted.containers
     together = replace(wanted, containers=(replace(first, services={**first.services, **second.services}), third))
     titles = [step.title for step in steps(together, "postgres", keys={"postgres-data": "ssh-ed25519 AAAA"})]
-    assert "packages postgresql-16" in titles
+    assert "packages postgresql-16 dbus" in titles
     assert "venv /opt/analytics-platform/venv" in titles
     rules = file(steps(together, "postgres"), "/etc/postgresql/16/main/pg_hba.conf")
     assert "project_data      analytics       192.168.2.67/32" in rules
@@ -488,7 +534,7 @@ def test_every_subset_of_services_is_deployable_or_refused_with_the_missing_serv
     key.write_text("k")
     key.chmod(0o600)
     (tmp_path / "inventory.yaml").write_text(json.dumps(found))
-    missing = {need for name in names for need in SERVICES[name].requires} - set(names)
+    missing = {need for name in names for need in REGISTRY.get(name).requires} - set(names)
     if missing:
         with pytest.raises(InputError) as caught:
             load([tmp_path / "inventory.yaml"])
@@ -502,7 +548,7 @@ def test_every_subset_of_services_is_deployable_or_refused_with_the_missing_serv
         )
         titles = [step.title for step in steps_of(context)]
         # A database that a step uses is created before that step.
-        databases = {step.database for step in steps_of(context) if isinstance(step, Sql)} - {"postgres"}
+        databases = {step.database for step in steps_of(context) if isinstance(step, Sql)} - {"postgres", "template1"}
         for database in databases:
             assert f"database {database}" in titles
         assert ("file /home/analytics/.ssh/authorized_keys" in titles) == (

@@ -41,7 +41,7 @@ BUILD = '{"last_build": {"status": "failed", "finished": "F", "tests_passed": 1,
         ),
     ],
 )
-def test_a_service_is_ready_whatever_its_last_run(
+def test_service_is_ready_after_a_failed_run(
     service: Postgres | Analytics | Airflow, outputs: list[str | None], ready: bool
 ) -> None:
     answers = [Result("probe", 1) if text is None else Result("probe", 0, text.encode()) for text in outputs]
@@ -74,7 +74,7 @@ def file_check(folder: Path, triggers: Sequence[Command], deadline: float = 60) 
     return HealthCheck("service", [f"test -e {folder}/up"], evaluate, triggered_by=triggers, deadline=deadline)
 
 
-def test_a_check_is_repeated_until_it_succeeds_and_after_a_change(tmp_path: Path, short_interval: None) -> None:
+def test_check_is_repeated_until_it_succeeds_and_after_a_change(tmp_path: Path, short_interval: None) -> None:
     change = Command(
         "change",
         f"test -e {tmp_path}/done",
@@ -88,7 +88,7 @@ def test_a_check_is_repeated_until_it_succeeds_and_after_a_change(tmp_path: Path
     assert pending_changes(LocalHost(), [change, file_check(tmp_path, [change])]) == []
 
 
-def test_an_unhealthy_service_is_a_failed_deploy(tmp_path: Path, short_interval: None) -> None:
+def test_unhealthy_service_is_a_failed_deploy(tmp_path: Path, short_interval: None) -> None:
     change = Command("change", f"test -e {tmp_path}/done", f"touch {tmp_path}/done")
     for _ in range(2):  # also in the next run, which finds nothing else to do
         with pytest.raises(HomelabError) as error:

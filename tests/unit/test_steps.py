@@ -57,6 +57,21 @@ TWO = f"{'0' * 64}  a\n{'0' * 64}  b\n"
 HBA = PgHba("/hba", b"local\n", "postgres", "postgres", 0o640)
 SETTINGS = Settings("/conf", b"port = 1\n", server=SystemdUnit("u"))
 
+
+def unit_state(active: str = "active", enabled: str = "enabled", needs_reload: str = "no") -> Result:
+    return answer(f"ActiveState={active}\nUnitFileState={enabled}\nNeedDaemonReload={needs_reload}")
+
+
+DROP_IN = "/etc/systemd/system/u.service.d/o.conf"
+OVERRIDABLE = SystemdUnit(
+    "u.service",
+    triggered_by=[
+        File("/etc/systemd/system/u.service", b"[Service]\nUser=x\n"),
+        File("/etc/systemd/system/u.service.d/homelab.conf", b"[Service]\nUMask=0077\n"),
+        File("/etc/x.env", b"MemoryMax=1\n"),
+    ],
+)
+
 TABLE: list[tuple[Step, list[Result], str | None]] = [
     (DpkgConfigured(), [answer("")], None),
     (
@@ -77,7 +92,7 @@ TABLE: list[tuple[Step, list[Result], str | None]] = [
     (
         User("u", "/home/u"),
         [answer("u:x:999:999::/home/u:/usr/sbin/nologin"), GONE],
-        "has no group, no entry in shadow or gshadow, or no home",
+        "has no group, or no entry in shadow or gshadow",
     ),
     (
         User("u", "/home/u"),
@@ -107,16 +122,13 @@ TABLE: list[tuple[Step, list[Result], str | None]] = [
         [answer("root:root 644"), answer("0" * 64)],
         "its content differs; kept in STATE/replaced/f (secret, not shown)",
     ),
-    (HBA, [answer("postgres:postgres 640"), answer("local\n"), answer("t"), answer()], None),
-    (HBA, [answer("postgres:postgres 640"), answer("local\n"), answer("f"), answer()], "is not loaded yet"),
+    (HBA, [answer("postgres:postgres 640"), answer("local\n"), answer(), answer()], None),
+    (HBA, [answer("postgres:postgres 640"), answer("local\n"), GONE, answer()], "is not loaded yet"),
+    (HBA, [answer("postgres:postgres 640"), answer("local\n"), answer("is other"), answer()], "is other"),
+    (HBA, [answer("postgres:postgres 640"), answer("local\n"), answer(), GONE], "the previous version is still there"),
     (
         HBA,
-        [answer("postgres:postgres 640"), answer("local\n"), answer("t"), GONE],
-        "the previous version is still there",
-    ),
-    (
-        HBA,
-        [answer("postgres:postgres 640"), answer("trust\n"), answer("t"), answer()],
+        [answer("postgres:postgres 640"), answer("trust\n"), answer(), answer()],
         "its content differs; kept in STATE/replaced/hba",
     ),
     (Tree("/t", {"a": b"1"}), [answer(f"{hashlib.sha256(b'1').hexdigest()}  a\n"), GONE, answer()], None),
@@ -138,20 +150,19 @@ TABLE: list[tuple[Step, list[Result], str | None]] = [
     (Tree("/t", {"a": b"1"}), [GONE, GONE, answer()], "does not exist"),
     (Command("c", "true", "x"), [answer()], None),
     (Command("c", "true", "x"), [GONE], "not done yet"),
-    (SystemdUnit("u"), [answer("ActiveState=active\nUnitFileState=enabled\nNeedDaemonReload=no")], None),
-    (SystemdUnit("u"), [answer("ActiveState=active\nUnitFileState=enabled-runtime\nNeedDaemonReload=no")], None),
-    (SystemdUnit("u"), [answer("ActiveState=failed\nUnitFileState=enabled\nNeedDaemonReload=no")], "is failed"),
+    (SystemdUnit("u"), [unit_state("active", "enabled", "no"), answer()], None),
+    (SystemdUnit("u"), [unit_state("active", "enabled-runtime", "no"), answer()], None),
+    (SystemdUnit("u"), [unit_state("failed", "enabled", "no"), answer()], "is failed"),
+    (SystemdUnit("u"), [unit_state("active", "disabled", "no"), answer()], "does not start at boot"),
+    (SystemdUnit("u"), [unit_state("active", "enabled", "yes"), answer()], "its file has changed"),
+    (SystemdUnit("u"), [GONE, answer()], "is missing"),
+    (OVERRIDABLE, [unit_state(), answer(f"{DROP_IN}:MemoryMax=1G")], None),
+    (OVERRIDABLE, [unit_state(), answer("/etc/systemd/system/u.service.d/homelab.conf:User=x")], None),
     (
-        SystemdUnit("u"),
-        [answer("ActiveState=active\nUnitFileState=disabled\nNeedDaemonReload=no")],
-        "does not start at boot",
+        OVERRIDABLE,
+        [unit_state(), answer(f"{DROP_IN}:User=root\n/etc/systemd/system/service.d/p.conf:UMask=0")],
+        f"{DROP_IN} overrides User; /etc/systemd/system/service.d/p.conf overrides UMask",
     ),
-    (
-        SystemdUnit("u"),
-        [answer("ActiveState=active\nUnitFileState=enabled\nNeedDaemonReload=yes")],
-        "its file has changed",
-    ),
-    (SystemdUnit("u"), [GONE], "is missing"),
     (VENV, [answer(f"/opt/x/venv-3.11.2-{VENV.digest}"), answer("Python 3.11.2"), answer()], None),
     (
         VENV,
@@ -170,10 +181,14 @@ TABLE: list[tuple[Step, list[Result], str | None]] = [
     (Role("r", PASSWORD), [answer(scram_verifier(PASSWORD))], None),
     (Role("r", PASSWORD), [answer(scram_verifier(Secret("crayon")))], "its password differs"),
     (Role("r", PASSWORD), [answer("md5abc")], "its password differs"),
-    (Role("r", PASSWORD), [answer("")], "does not exist, or has other privileges"),
-    (Role("r", PASSWORD), [GONE], "does not exist, or has other privileges"),
-    (Database("d"), [answer("postgres false")], None),
-    (Database("d"), [answer("postgres true")], "owner, open to PUBLIC: postgres true → postgres false"),
+    (Role("r", PASSWORD), [answer("")], "does not exist, or has other privileges, settings or members"),
+    (Role("r", PASSWORD), [GONE], "does not exist, or has other privileges, settings or members"),
+    (Database("d"), [answer("UTF8 postgres false")], None),
+    (
+        Database("d"),
+        [answer("LATIN1 postgres true")],
+        "encoding, owner, open to PUBLIC: LATIN1 postgres true → UTF8 postgres false",
+    ),
     (Database("d"), [answer("")], "does not exist"),
     (Sql("s", "select true", ""), [answer("t")], None),
     (Sql("s", "select true", ""), [answer("f")], "not done yet"),
@@ -186,7 +201,7 @@ TABLE: list[tuple[Step, list[Result], str | None]] = [
     TABLE,
     ids=[f"{i}-{step.title}-{expected}" for i, (step, _, expected) in enumerate(TABLE)],
 )
-def test_a_step_gives_its_reason(step: Step, answers: list[Result], expected: str | None) -> None:
+def test_step_gives_its_reason(step: Step, answers: list[Result], expected: str | None) -> None:
     assert len(answers) == len(step.probes())
     pending = step.check(answers)
     assert (pending and pending.reason.replace(remote_paths.STATE, "STATE")) == expected
@@ -204,7 +219,7 @@ def test_scram_verifiers_are_those_of_the_rfc() -> None:
     assert not verifies(verifier, Secret("Pencil"))
 
 
-def test_a_secret_is_never_printed() -> None:
+def test_secret_is_never_printed() -> None:
     step = File("/f", b"hunter2", secret=True)
     shown = f"{PASSWORD} {PASSWORD!r} {Role('r', PASSWORD)!r} {step.check([GONE, GONE])}"
     assert "pencil" not in shown
@@ -216,7 +231,7 @@ def reason(host: LocalHost, step: Step) -> str | None:
     return pending.reason.replace(remote_paths.STATE, "STATE") if pending else None
 
 
-def test_a_file_is_written_once(tmp_path: Path) -> None:
+def test_file_is_written_once(tmp_path: Path) -> None:
     host = LocalHost()
     step = File(str(tmp_path / "it's a file"), b"one\ntwo\n", *owner_of_new_files(), mode=0o640)
     assert reason(host, step) == "does not exist"
@@ -232,7 +247,7 @@ def test_a_file_is_written_once(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["it's a file"]
 
 
-def test_the_last_five_foreign_contents_are_kept(tmp_path: Path) -> None:
+def test_last_five_foreign_contents_are_kept(tmp_path: Path) -> None:
     host, path = LocalHost(), tmp_path / "it's a file"
     kept = Path(remote_paths.replaced(str(path)))
     path.write_text("by hand 0")
@@ -246,7 +261,7 @@ def test_the_last_five_foreign_contents_are_kept(tmp_path: Path) -> None:
     assert oct(kept.stat().st_mode) == "0o40700"
 
 
-def test_an_invalid_file_does_not_replace_the_old_one(tmp_path: Path) -> None:
+def test_invalid_file_does_not_replace_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "f"
     path.write_text("old")
     step = File(str(path), b"new", *owner_of_new_files(), validate='grep -q good "$new"')
@@ -256,7 +271,7 @@ def test_an_invalid_file_does_not_replace_the_old_one(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
 
 
-def test_a_tree_has_exactly_its_files(tmp_path: Path) -> None:
+def test_tree_has_exactly_its_files(tmp_path: Path) -> None:
     source = tmp_path / "source"
     for name in ("a/b.sql", "a/target/x", "__pycache__/c.pyc", "d.yml"):
         (source / name).parent.mkdir(parents=True, exist_ok=True)
@@ -342,7 +357,7 @@ def changing(kind: str, path: str) -> list[Step]:
 
 @pytest.mark.parametrize("before", ["nothing", "ours", "foreign"])
 @pytest.mark.parametrize("kind", ["file", "tree"])
-def test_a_step_killed_after_any_line_is_finished_by_the_next_run(
+def test_step_killed_after_any_line_is_finished_by_the_next_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, before: str
 ) -> None:
     """The result equals that of an uninterrupted run, including copies, recorded hashes and temporary files."""

@@ -22,7 +22,7 @@ def into(text: str, **more: Any) -> str:
     return insert_containers(text, PATH, {"web": WEB | more})
 
 
-def test_the_shipped_inventory_with_one_more() -> None:
+def test_shipped_inventory_gets_one_more_container() -> None:
     text = bundled_path("inventory.yaml").read_text()
     after = into(text)
     new = "\n  web:\n    vmid: 105\n    ip: .70\n"
@@ -70,7 +70,7 @@ def test_position_of_an_entry(text: str, expected: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["lab: x\n", "containers: {a: {vmid: 1}}\n", "containers:\n", "[1]\n"])
-def test_an_inventory_without_a_position_for_an_entry(text: str) -> None:
+def test_inventory_without_a_position_for_an_entry_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="Cannot add a container"):
         into(text)
 
@@ -139,7 +139,7 @@ def test_mounts_are_a_block_and_load(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_the_file_is_replaced_atomically_with_its_mode_and_through_a_link(tmp_path: Path) -> None:
+def test_file_is_replaced_atomically_with_its_mode_and_through_a_link(tmp_path: Path) -> None:
     real, link = tmp_path / "real.yaml", tmp_path / "inventory.yaml"
     real.write_bytes(b"a: 1\r\n")
     real.chmod(0o640)
@@ -150,7 +150,7 @@ def test_the_file_is_replaced_atomically_with_its_mode_and_through_a_link(tmp_pa
     assert sorted(os.listdir(tmp_path)) == ["inventory.yaml", "real.yaml"]
 
 
-def test_a_file_changed_in_the_meantime_is_not_overwritten(tmp_path: Path) -> None:
+def test_file_changed_in_the_meantime_is_not_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "inventory.yaml"
     path.write_text("theirs")
     with pytest.raises(HomelabError, match="changed in the meantime"):

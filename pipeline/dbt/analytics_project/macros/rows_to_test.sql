@@ -1,12 +1,11 @@
 {# Return the rows of a relation that the tests must check: those that this build has changed. The model's
    `meta: {test_increment_by: COLUMN}` selects them: `landed_in` the rows of the builds since the last complete one, a
    period the rows from the first changed period on, so that a new row is checked together with an existing one that it
-   may duplicate. All rows are checked in the first build, after a full refresh, and once a week. A model with
-   `test_increment_by: full_test` is checked only then: a view over a whole mart, with unit tests of its own. #}
+   may duplicate. All rows are checked in the first build, after a full refresh, and once a week. A node with
+   `test_increment_by: full_test` is checked only then, by the selection in scripts/dbt_build.py. #}
 {% macro rows_to_test(relation) -%}
     {% set column = test_increment_by(relation) %}
-    {% if not column or build_plan('full_test') != 'false' %}{{ return(relation) }}{% endif %}
-    {% if column == 'full_test' %}{{ return("(select * from " ~ relation ~ " where false)") }}{% endif %}
+    {% if column in (none, 'full_test') or build_plan('full_test') != 'false' %}{{ return(relation) }}{% endif %}
     {{ return("(select * from " ~ relation ~ " where " ~ column ~ " >= '" ~ first_value_to_test(column) ~ "')") }}
 {%- endmacro %}
 

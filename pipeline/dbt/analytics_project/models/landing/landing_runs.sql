@@ -10,8 +10,9 @@ with raw_runs as (
 select * from raw_runs
 {% if execute and load_relation(this) %}
 union all
--- Runs that PostgreSQL's retention has dropped: those before its oldest one.
+-- Runs that PostgreSQL's retention has dropped. A later run that is missing was deleted.
 select {{ columns | join(', ') }}
 from {{ this }}
-where started < (select min(started) from raw_runs) and run not in (select run from raw_runs)
+where run not in (select run from raw_runs)
+    and started < (select max(dropped_before) from {{ raw_table(source('raw', 'dropped_runs'), ['dropped_before']) }} as dropped)
 {% endif %}

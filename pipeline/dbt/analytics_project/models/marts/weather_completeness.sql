@@ -10,64 +10,89 @@ with built as (
 -- A city is expected from its first scheduled time with an observation on, until it is inactive.
 observed as (
     select
-        days.city,
-        days.scheduled_date,
-        days.observations,
+        parts.city,
+        parts.observation_date,
+        parts.city_timezone,
+        parts.utc_offset_s,
+        parts.observations,
         case
-            when days.last_scheduled_at <= built.built_at then {{ length_of('days.scheduled_times') }}
-            else {{ length_of('days.scheduled_times', until='built.built_at') }}
+            when parts.last_scheduled_at <= built.built_at then {{ length_of('parts.scheduled_times') }}
+            else {{ length_of('parts.scheduled_times', until='built.built_at') }}
         end as times_observed,
         first.number as first_number,
         least(
             last.last_active_number,
             built.last_number,
-            lead(first.number) over (partition by days.city order by days.scheduled_date) - 1
+            lead(first.number) over (partition by parts.city order by first.number) - 1
         ) as last_number
-    from {{ ref('observed_times').include(database=false) }} as days
+    from {{ ref('observed_times').include(database=false) }} as parts
     inner join {{ ref('scheduled_times').include(database=false) }} as first
-        on first.scheduled_at = days.first_scheduled_at
+        on first.scheduled_at = parts.first_scheduled_at
     inner join {{ ref('scheduled_times').include(database=false) }} as last
-        on last.scheduled_at = days.last_scheduled_at
+        on last.scheduled_at = parts.last_scheduled_at
     cross join built
 ),
 
-dates as (
-    select scheduled_date, min(number) as first_number, max(number) as last_number
-    from {{ ref('scheduled_times').include(database=false) }}
-    group by scheduled_date
-),
-
+-- A missing time has the zone of the observation before it.
 spans as (
     select
         observed.city,
+        observed.city_timezone,
+        observed.utc_offset_s,
         observed.first_number,
         observed.last_number,
-        {{ each_time(
-            'cast(observed.scheduled_date as timestamp)', 'cast(last.scheduled_date as timestamp)', '1 day'
-        ) }} as scheduled_date
+        cast({{ each_time(
+            'cast(observed.observation_date as timestamp)',
+            "date_trunc('day', " ~ local_time(utc('last.scheduled_at'), 'city_timezone', 'utc_offset_s') ~ ")",
+            '1 day'
+        ) }} as date) as observation_date
     from observed
     inner join {{ ref('scheduled_times').include(database=false) }} as last on last.number = observed.last_number
     where observed.last_number >= observed.first_number
 ),
 
+days as (
+    select distinct
+        city_timezone,
+        utc_offset_s,
+        observation_date,
+        {{ start_of_day('observation_date', 'city_timezone', 'utc_offset_s') }} as begins,
+        {{ start_of_day('(observation_date + 1)', 'city_timezone', 'utc_offset_s') }} as ends
+    from spans
+),
+
+{{ times_of_days('days', 'days_with_times') }},
+
 expected as (
     select
         spans.city,
-        dates.scheduled_date,
-        sum(least(spans.last_number, dates.last_number) - greatest(spans.first_number, dates.first_number) + 1)
+        spans.observation_date,
+        {{ newest(day_zone('spans.city_timezone', 'spans.utc_offset_s'), 'spans.first_number') }} as day_zone,
+        sum(least(spans.last_number, days.last_number) - greatest(spans.first_number, days.first_number) + 1)
             as times_expected
     from spans
-    inner join dates on dates.scheduled_date = cast(spans.scheduled_date as date)
-    group by spans.city, dates.scheduled_date
+    inner join days_with_times as days
+        on days.observation_date = spans.observation_date
+        and days.city_timezone is not distinct from spans.city_timezone
+        and days.utc_offset_s is not distinct from spans.utc_offset_s
+    group by spans.city, spans.observation_date
+),
+
+observed_days as (
+    select city, observation_date, sum(times_observed) as times_observed, sum(observations) as observations
+    from observed
+    group by city, observation_date
 )
 
 select
     expected.city,
-    expected.scheduled_date as observation_date,
+    expected.observation_date,
+    expected.day_zone,
     cast(expected.times_expected as bigint) as times_expected,
-    cast(coalesce(observed.times_observed, 0) as bigint) as times_observed,
-    cast(expected.times_expected - coalesce(observed.times_observed, 0) as bigint) as times_missing,
-    100.0 * coalesce(observed.times_observed, 0) / expected.times_expected as complete_pct,
-    coalesce(observed.observations, 0) as observations
+    cast(coalesce(observed_days.times_observed, 0) as bigint) as times_observed,
+    cast(expected.times_expected - coalesce(observed_days.times_observed, 0) as bigint) as times_missing,
+    100.0 * coalesce(observed_days.times_observed, 0) / expected.times_expected as complete_pct,
+    cast(coalesce(observed_days.observations, 0) as bigint) as observations
 from expected
-left join observed using (city, scheduled_date)
+left join observed_days using (city, observation_date)
+where expected.times_expected > 0

@@ -9,11 +9,14 @@
 {% set until = query_scalar("min(scheduled_at)", times ~ " where scheduled_date > '" ~ span[1] ~ "'") %}
 {% endif %}
 
+{% set columns = ['observation_timestamp', 'city_timezone', 'utc_offset_s'] %}
+
 with observations as (
-    select city, observation_timestamp
+    select city, {{ columns | join(', ') }}
     from {{ ref('stg_weather') }}
+    where observation_date is not null
     {% if span %}
-    where {% if span[0] == 'infinity' %}false{% else %}city in (select city from {{ ref('changed_scheduled_dates') }})
+        and {% if span[0] == 'infinity' %}false{% else %}city in (select city from {{ ref('changed_scheduled_dates') }})
         {% if since %}and observation_timestamp >= timestamp with time zone '{{ since }}'{% endif %}
         {% if until %}and observation_timestamp <= timestamp with time zone '{{ until }}'{% endif %}
         {% endif %}
@@ -21,19 +24,77 @@ with observations as (
 ),
 
 assigned as (
-    {{ nearest_scheduled_time('observations') }}
+    {{ nearest_scheduled_time('observations', columns) }}
+),
+
+times as (
+    select
+        city,
+        scheduled_at,
+        {{ utc_date('scheduled_at') }} as scheduled_date,
+        count(*) as observations,
+        any_value(city_timezone) as city_timezone,
+        {% if days() == 'utc' %}cast(null as integer){% else %}{{ newest('utc_offset_s', 'observation_timestamp') }}{% endif %} as utc_offset_s
+    from assigned
+    group by city, scheduled_at
+),
+
+dated as (
+    select *, cast({{ local_time(utc('scheduled_at'), 'city_timezone', 'utc_offset_s') }} as date) as observation_date
+    from times
+    {% if span %}
+    where (city, scheduled_date) in (select city, scheduled_date from {{ ref('changed_scheduled_dates') }})
+    {% endif %}
+),
+
+{% if days() == 'utc' %}
+parts as (
+    select *, 1 as part from dated
+),
+{% else %}
+-- A day (UTC) belongs to two local days, and its observations may have two offsets.
+with_previous as (
+    select
+        *,
+        row(observation_date, utc_offset_s) as zone,
+        lag(row(observation_date, utc_offset_s)) over (partition by city, scheduled_date order by scheduled_at) as previous
+    from dated
+),
+
+parts as (
+    select
+        *,
+        count(*) filter (where zone is distinct from previous)
+            over (partition by city, scheduled_date order by scheduled_at) as part
+    from with_previous
+),
+{% endif %}
+
+grouped as (
+    select
+        city,
+        scheduled_date,
+        observation_date,
+        city_timezone,
+        case when city_timezone is null then utc_offset_s end as utc_offset_s,
+        part,
+        sum(observations) as observations,
+        min(scheduled_at) as first_scheduled_at,
+        max(scheduled_at) as last_scheduled_at,
+        {{ sorted_list('scheduled_at') }} as scheduled_times
+    from parts
+    group by 1, 2, 3, 4, 5, 6
 )
 
 select
     city,
-    {{ utc_date('scheduled_at') }} as scheduled_date,
-    count(*) as observations,
-    min(scheduled_at) as first_scheduled_at,
-    max(scheduled_at) as last_scheduled_at,
-    {{ sorted_list('scheduled_at') }} as scheduled_times
-from assigned
-{% if span %}
-where (city, {{ utc_date('scheduled_at') }}) in (select city, scheduled_date from {{ ref('changed_scheduled_dates') }})
-{% endif %}
-group by 1, 2
-order by 2, 1
+    scheduled_date,
+    observation_date,
+    city_timezone,
+    utc_offset_s,
+    cast(observations as bigint) as observations,
+    first_scheduled_at,
+    last_scheduled_at,
+    scheduled_times
+from grouped
+order by scheduled_date, city, first_scheduled_at

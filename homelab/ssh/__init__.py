@@ -5,39 +5,30 @@ from __future__ import annotations
 import io
 import logging
 import secrets
-import socket
-import sys
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from types import TracebackType
-
-# paramiko uses `invoke` only for `Match exec` in ssh_config, which homelab does not read. Its import takes as long as
-# that of all of paramiko.
-if "invoke" not in sys.modules:
-    sys.modules["invoke"] = None  # type: ignore[assignment]
 
 import paramiko
 
 from homelab.errors import HomelabError
-from homelab.host import ConnectionLost, Result, batch_script
+from homelab.host import ConnectionLost, LoginRefused, Result, batch_script
 from homelab.known_hosts import KnownHosts, Pin, fingerprint
 from homelab.model import Secret
+from homelab.ssh.host_keys import HostKeyMismatch, changed_key, key_line, shown_key, verified_transport
+
+__all__ = ["HostKeyMismatch", "Keepalive", "Ssh", "changed_key", "shown_key"]
 
 logging.getLogger("paramiko").addHandler(logging.NullHandler())  # its messages also come as exceptions
-_CONNECT_TIMEOUT = 5.0  # seconds for one attempt; a container that boots refuses or drops packets
 _RETRY_PAUSE = 0.2
 _POLL_MIN, _POLL_MAX = 0.003, 0.05  # seconds between two checks for the end of a command
 _POLL_SHARE = 0.02  # of the duration of the command: the interval in between
 _SESSION_TIMEOUT = 60.0  # seconds in which sshd has to open a session
 _USER = "root"
 _NO_STATUS = -1  # paramiko's value for a missing exit status
-
-
-class HostKeyMismatch(HomelabError):
-    """The machine that answers shows another host key than the pinned one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +97,9 @@ class Ssh:
                 time.sleep(_RETRY_PAUSE)
 
     def _connect_once(self) -> None:
-        transport = _verified_transport(self._address, self._port)
+        transport = verified_transport(self._address, self._port)
         try:
-            self._verify(_key_line(transport))
+            self._verify(key_line(transport))
             transport.auth_publickey(_USER, self._key)
         except BaseException as error:
             # paramiko raises the same exception for a refused login and for a machine that shuts down during it.
@@ -151,13 +142,9 @@ class Ssh:
 
     def _unreachable(self, error: Exception) -> HomelabError:
         if isinstance(error, paramiko.AuthenticationException):
-            return HomelabError(
+            return LoginRefused(
                 f"Cannot connect to {self.name}: the SSH login as {_USER} was refused",
-                f"{self._address} does not accept the key {self._known_hosts.folder}/operator_ed25519: this is not the "
-                "folder with which the container was created.",
-                f"Copy the original folder {self._known_hosts.folder} back, from its backup or from the machine that "
-                "created the container. If it is lost, add the new key (`ssh-keygen -yf` prints it) to "
-                "/root/.ssh/authorized_keys, with `pct enter` on the node.",
+                f"{self._address} does not accept the key.",
             )
         return HomelabError(
             f"Cannot connect to {self.name}: no answer over SSH",
@@ -167,10 +154,35 @@ class Ssh:
 
     def run(self, command: str, *, stdin: bytes = b"", timeout: float = 900) -> Result:
         """See Host.run."""
+        with self._opened_channel(command, timeout) as channel:
+            return self._run(channel, command, stdin, timeout)
+
+    def download(self, command: str, write: Callable[[bytes], object], *, timeout: float) -> Result:
+        """See Connection.download."""
+        mark, head, reached = secrets.token_hex(16).encode(), bytearray(), False
+        with self._opened_channel(command, timeout) as channel:
+            channel.exec_command(f"echo {mark.decode()}\n{command}")
+            channel.shutdown_write()
+            while (block := channel.recv(1 << 18)) and len(head) <= _OUTPUT_MAX:
+                if not reached:
+                    head += block
+                    _, found, block = bytes(head).partition(mark + b"\n")
+                    reached = bool(found)
+                if block:
+                    write(block)
+            error = bytearray()
+            while len(error) <= _OUTPUT_MAX and (block := channel.recv_stderr(1 << 16)):
+                error += block
+            return Result(command, channel.recv_exit_status(), b"", bytes(error))
+
+    @contextmanager
+    def _opened_channel(self, command: str, timeout: float) -> Iterator[paramiko.Channel]:
+        """Open a channel for one command. Raises ConnectionLost, and HomelabError when the command does not end."""
         try:
             channel = self._channel()
+            channel.settimeout(timeout)
             try:
-                return self._run(channel, command, stdin, timeout)
+                yield channel
             finally:
                 channel.close()
         except (OSError, EOFError, paramiko.SSHException) as error:
@@ -188,7 +200,6 @@ class Ssh:
             ) from error
 
     def _run(self, channel: paramiko.Channel, command: str, stdin: bytes, timeout: float) -> Result:
-        channel.settimeout(timeout)
         # The output before a random mark is that of the login shell's start files.
         mark = secrets.token_hex(16)
         channel.exec_command(f"echo {mark}; echo {mark} >&2\n{command}")
@@ -248,48 +259,6 @@ class Ssh:
         """See Host.batch: one shell script is sent, one output is returned."""
         script, parse = batch_script(commands)
         return parse(self.run("sh -s", stdin=script.encode()))
-
-
-def changed_key(name: str, address: str, shown: str, pin: Pin) -> HostKeyMismatch:
-    """Return the error for a machine with the key fingerprint `shown` (`SHA256:…`) instead of the pinned one."""
-    return HostKeyMismatch(
-        f"Cannot connect to {name}: its SSH host key has changed",
-        f"{address} shows {shown}, pinned is {pin.fingerprint}: another machine may be answering.",
-        f"If you created the container again yourself, run `homelab trust {name}`.",
-    )
-
-
-def shown_key(address: str, port: int = 22) -> str | None:
-    """Return the line of a machine's ed25519 host key, or None without an answer. Sends no credentials."""
-    try:
-        transport = _verified_transport(address, port)
-    except (OSError, EOFError, paramiko.SSHException):
-        return None
-    try:
-        return _key_line(transport)
-    finally:
-        transport.close()
-
-
-def _verified_transport(address: str, port: int) -> paramiko.Transport:
-    """Return a connection on which the machine has proved that it owns its host key; there is no login yet."""
-    connection = socket.create_connection((address, port), timeout=_CONNECT_TIMEOUT)
-    # A command is several small packets; without this, each waits 40 ms for the previous acknowledgement.
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    transport = paramiko.Transport(connection)
-    try:
-        # The pinned key is the ed25519 key.
-        transport.get_security_options().key_types = ["ssh-ed25519"]
-        transport.start_client(timeout=_CONNECT_TIMEOUT * 3)
-    except BaseException:
-        transport.close()
-        raise
-    return transport
-
-
-def _key_line(transport: paramiko.Transport) -> str:
-    key = transport.get_remote_server_key()
-    return f"{key.get_name()} {key.get_base64()}"
 
 
 def _short(command: str) -> str:

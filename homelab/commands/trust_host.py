@@ -1,4 +1,4 @@
-"""`homelab trust`: pin a container's SSH host key again after it was changed on purpose."""
+"""`homelab trust host`: pin a container's SSH host key again after it was changed on purpose."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _shown_key(address: str) -> str | None:
     return shown_key(address)
 
 
-def trust(
+def trust_host(
     session: Session,
     name: str,
     fingerprint: str | None = None,
@@ -69,7 +69,7 @@ def _find_fingerprint(
             f"Cannot trust {container.name}: it shows another SSH host key than at its creation",
             f"{container.address} shows {shown}, Proxmox's log of its creation has {logged}.",
             f"If its keys were made again, read the new one on the node: `{_reading(container)}`; then here: "
-            f"`homelab trust {container.name} FINGERPRINT`. If not, another machine is answering.",
+            f"`homelab trust host {container.name} FINGERPRINT`. If not, another machine is answering.",
         )
     except HomelabError as missing:
         error = missing

@@ -1,0 +1,73 @@
+"""The stable names for services outside of this repository; everything else in homelab may change without notice.
+
+A service imports from here only:
+
+    from homelab.api import File, Health, Option, Packages, Service, ServiceContext, SystemdUnit, Templates
+"""
+
+from homelab.distributions import Distribution
+from homelab.errors import HomelabError, InputError
+from homelab.host import Host, Result, argv
+from homelab.model import (
+    Container,
+    DatabaseGrant,
+    Duration,
+    Health,
+    Inventory,
+    KeyNames,
+    ManagedResource,
+    Option,
+    Pending,
+    Port,
+    Secret,
+    SecretName,
+    SecretStore,
+    Service,
+    ServiceContext,
+    Size,
+    Step,
+)
+from homelab.render import Templates
+from homelab.services.sandbox import Sandbox
+from homelab.steps import Command, Directory, File, Packages, SystemdUnit, Tree, User, UvInstall, Venv, WaitFor
+
+VERSION = 1  # grows when a name or its meaning changes incompatibly
+
+__all__ = [
+    "VERSION",
+    "Command",
+    "Container",
+    "DatabaseGrant",
+    "Directory",
+    "Distribution",
+    "Duration",
+    "File",
+    "Health",
+    "HomelabError",
+    "Host",
+    "InputError",
+    "Inventory",
+    "KeyNames",
+    "ManagedResource",
+    "Option",
+    "Packages",
+    "Pending",
+    "Port",
+    "Result",
+    "Sandbox",
+    "Secret",
+    "SecretName",
+    "SecretStore",
+    "Service",
+    "ServiceContext",
+    "Size",
+    "Step",
+    "SystemdUnit",
+    "Templates",
+    "Tree",
+    "User",
+    "UvInstall",
+    "Venv",
+    "WaitFor",
+    "argv",
+]

@@ -1,0 +1,65 @@
+"""Approvals of local Python code: homelab runs a file next to an inventory only after the user approved its content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from homelab.errors import InputError
+from homelab.private_files import write_private
+
+
+def state_folder() -> Path:
+    """Return the folder of the user's state (XDG_STATE_HOME)."""
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "homelab"
+
+
+def digest(content: bytes) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class CodeApprovals:
+    """The approved files, each by its resolved path and the SHA-256 of its content.
+
+    They are in the user's state folder, not next to the inventory: a repository cannot approve itself.
+    """
+
+    file: Path
+
+    @classmethod
+    def of_user(cls) -> CodeApprovals:
+        """Return the approvals of the user who runs homelab."""
+        return cls(state_folder() / "approved-code.json")
+
+    def approves(self, path: Path, content: bytes) -> bool:
+        """Check that this content of the file is approved. Raises InputError if the approvals cannot be read."""
+        return self.read().get(str(path.resolve())) == digest(content)
+
+    def approve(self, path: Path, content: bytes) -> None:
+        """Approve this content of a file, in place of an earlier one."""
+        approved = self.read() | {str(path.resolve()): digest(content)}
+        write_private(self.file, json.dumps(approved, indent=2).encode())
+
+    def read(self) -> dict[str, str]:
+        """Return the approved digests by path. Raises InputError."""
+        try:
+            found = json.loads(self.file.read_bytes())
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            raise self._unreadable(type(error).__name__) from None
+        if not isinstance(found, dict):
+            raise self._unreadable("not a mapping")
+        return found
+
+    def _unreadable(self, cause: str) -> InputError:
+        return InputError(
+            f"Cannot read the approvals of local code: {cause}",
+            f"{self.file}.",
+            "Delete this file, then approve your files again: `homelab trust code PATH`.",
+        )

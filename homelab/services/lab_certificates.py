@@ -1,0 +1,76 @@
+"""Certificates of the lab's CA in the containers: the CA for clients, and one certificate for each service with TLS."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from homelab.certificates import Description, Names
+from homelab.host import Result, argv
+from homelab.model import Container, Health, Inventory, ServiceContext, Step
+from homelab.steps import Directory, File, ServerCertificate
+
+_FOLDER = "/etc/ssl/homelab"
+CA_FILE = f"{_FOLDER}/ca.crt"
+_WARNING = timedelta(days=90)  # before a certificate expires
+
+
+def container_names(container: Container) -> Names:
+    """Return the names under which clients may reach a container."""
+    hosts = {container.name}
+    if domain := container.shape.searchdomain:
+        hosts.add(f"{container.name}.{domain}")
+    return Names.of(hosts, {container.address})
+
+
+def lab_names(inventory: Inventory) -> Names:
+    """Return the names of all containers, to which the lab's CA is limited."""
+    each = [container_names(container) for container in inventory.containers]
+    hosts = {host for names in each for host in names.hosts}
+    return Names.of(hosts, {container.address for container in inventory.containers})
+
+
+def trusted_authority(context: ServiceContext) -> Iterator[Step]:
+    """Yield the CA's certificate for the clients in a container, if any service of the lab provides TLS."""
+    ports = (
+        port
+        for container in context.inventory.containers
+        for service in container.services.values()
+        for port in service.ports()
+    )
+    if any(port.tls for port in ports):
+        yield Directory(_FOLDER)
+        authority = context.secret_store.authority(context.inventory.lab, lab_names(context.inventory))
+        yield File(CA_FILE, authority.certificate.encode())
+
+
+def certificate_probe(service: str) -> str:
+    """Return shell text that prints the description of a service's certificate."""
+    return argv("head", "-n", "1", _path(service))
+
+
+def with_certificate(health: Health, answer: Result, now: datetime) -> Health:
+    """Return a service's health, with a note if its certificate expires soon, or unhealthy if it has expired."""
+    try:
+        until = Description.read(answer.text).until
+    except ValueError:
+        return health  # not deployed yet
+    if until - now > _WARNING:
+        return health
+    note = f"its certificate {'expires' if until > now else 'expired'} on {until:%Y-%m-%d}: run `homelab deploy`"
+    return replace(health, healthy=health.healthy and until > now, summary=f"{health.summary}; {note}")
+
+
+def _path(service: str) -> str:
+    return f"{_FOLDER}/{service}.pem"
+
+
+def server_certificate(context: ServiceContext, service: str, group: str) -> ServerCertificate:
+    """Return the step for the key and certificate of a service; members of `group` can read it."""
+    return ServerCertificate(
+        _path(service),
+        context.secret_store.authority(context.inventory.lab, lab_names(context.inventory)),
+        container_names(context.container),
+        group,
+    )

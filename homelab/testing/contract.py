@@ -1,0 +1,255 @@
+"""The contract of a service, as tests that render it on each distribution and apply it to a recorder."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from homelab.certificates import Authority, Names
+from homelab.code_approvals import CodeApprovals
+from homelab.distributions import DISTRIBUTIONS
+from homelab.host import Result
+from homelab.inventory import load
+from homelab.model import Container, Inventory, Secret, Service, ServiceContext, Step
+from homelab.paths import bundled_path
+from homelab.services.registry import Registry
+from homelab.steps import Directory, File, Tree, Venv
+
+_UNIT = re.compile(r"/etc/systemd/system/[^/]+\.service")
+_EXPOSURE = "30"  # of `systemd-analyze security`, in tenths
+_SECRET = "secret-of-"  # noqa: S105 - the beginning of each secret of the tests
+
+
+class _AnyContent(CodeApprovals):
+    """Approvals of every file: who runs its tests runs it anyway."""
+
+    def approves(self, path: Path, content: bytes) -> bool:
+        """See CodeApprovals."""
+        return True
+
+
+def load_service(folder: Path, name: str) -> type[Service]:
+    """Return the service of `services/NAME.py` in an inventory's folder, without an approval. Raises ServiceError."""
+    return Registry(folder, _AnyContent(Path())).get(name)
+
+
+@dataclass(frozen=True, slots=True)
+class FixedSecrets:
+    """A secret store with secrets that a test recognises."""
+
+    def secret(self, name: str) -> Secret:
+        """See SecretStore."""
+        return Secret(_SECRET + name)
+
+    def set(self, name: str, value: str) -> None:
+        """See SecretStore."""
+
+    def names(self) -> list[str]:
+        """See SecretStore."""
+        return []
+
+    def authority(self, lab: str, names: Names) -> Authority:
+        """See SecretStore."""
+        return _authority(lab, names)
+
+    def known_authority(self) -> Authority | None:
+        """See SecretStore."""
+        return None
+
+    def key_pair(self, name: str) -> tuple[Secret, str]:
+        """See SecretStore."""
+        return self.secret(name), f"ssh-ed25519 AAAA {name}"
+
+    def has_key(self, name: str) -> bool:
+        """See SecretStore."""
+        return True
+
+    def key_path(self, name: str) -> Path:
+        """See SecretStore."""
+        return Path(name)
+
+
+@functools.cache
+def _authority(lab: str, names: Names) -> Authority:
+    return Authority.create(lab, names)
+
+
+@dataclass
+class RecordingHost:
+    """A host that runs nothing, and records the commands that it gets."""
+
+    name: str = "recorder"
+    commands: list[str] = field(default_factory=list)
+
+    def run(self, command: str, *, stdin: bytes = b"", timeout: float = 900) -> Result:
+        """See Host.run."""
+        self.commands.append(command)
+        return Result(command, 0)
+
+    def batch(self, commands: Sequence[str]) -> list[Result]:
+        """See Host.batch."""
+        return [Result(command, 0) for command in commands]
+
+    def reconnect(self, deadline: float) -> None:
+        """See Host.reconnect."""
+
+
+class ServiceContract:
+    """The contract of a service, as tests; `options` are those of the inventory."""
+
+    service: ClassVar[type[Service]]
+    options: ClassVar[Mapping[str, Any]] = {}
+    distributions: ClassVar[Sequence[str]] = tuple(DISTRIBUTIONS)
+    overlay: ClassVar[Mapping[str, Any]] = {}  # merged over the tests' inventory
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """Run each test that renders on every distribution. Called by pytest."""
+        if "template" in metafunc.fixturenames:
+            metafunc.parametrize("template", metafunc.cls.distributions if metafunc.cls else ())
+
+    @pytest.fixture
+    def context(self, template: str, tmp_path: Path) -> ServiceContext:
+        """The service on a container of its own, or on its container of the shipped inventory."""
+        inventory = inventory_with(self.service, self.options, template, tmp_path, self.overlay)
+        keys = {container.name: f"ssh-ed25519 AAAA {container.name}" for container in inventory.containers}
+        container = _container_of(inventory, self.service)
+        return ServiceContext(inventory=inventory, container=container, secret_store=FixedSecrets(), host_keys=keys)
+
+    @pytest.fixture
+    def instance(self, context: ServiceContext) -> Service:
+        """The service with its options."""
+        return _instance(context.container, self.service)
+
+    @pytest.fixture
+    def steps(self, instance: Service, context: ServiceContext) -> Sequence[Step]:
+        """The service's steps."""
+        return instance.steps(context)
+
+    def test_titles_are_unique(self, steps: Sequence[Step]) -> None:
+        titles = [step.title for step in steps]
+        _require_none("titles of several steps", [title for title in set(titles) if titles.count(title) > 1])
+
+    def test_triggers_come_before_the_steps_that_they_trigger(self, steps: Sequence[Step]) -> None:
+        late = [
+            f"{step.title} is triggered by {trigger.title}"
+            for number, step in enumerate(steps)
+            for trigger in step.triggered_by
+            if trigger not in steps[:number]
+        ]
+        _require_none("steps that come before their trigger", late)
+
+    def test_second_rendering_is_the_same(
+        self, instance: Service, context: ServiceContext, steps: Sequence[Step]
+    ) -> None:
+        again = {step.title: step.probes() for step in instance.steps(context)}
+        changed = [step.title for step in steps if again.get(step.title) != step.probes()]
+        _require_none("steps that a second rendering changes", changed)
+
+    def test_no_secret_is_in_a_command(self, steps: Sequence[Step]) -> None:
+        host = RecordingHost()
+        for step in steps:
+            if not step.is_wait:
+                step.apply(host)
+        texts = [*host.commands, *(probe for step in steps for probe in step.probes())]
+        _require_none("commands with a secret", [text for text in texts if _SECRET in text])
+
+    def test_no_title_shows_a_secret(self, steps: Sequence[Step]) -> None:
+        _require_none("titles with a secret", [step.title for step in steps if _SECRET in step.title])
+
+    def test_root_writes_nothing_in_folders_of_a_user(self, steps: Sequence[Step]) -> None:
+        folders = [step.path for step in steps if isinstance(step, Directory) and step.owner != "root"]
+        written = [step.path for step in steps if isinstance(step, File | Tree | Venv | Directory)]
+        inside = [path for path in written for folder in folders if path.startswith(f"{folder.rstrip('/')}/")]
+        _require_none("paths that root writes in a folder of another user", inside)
+
+    def test_files_with_secrets_are_private(self, steps: Sequence[Step]) -> None:
+        secret = [step for step in steps if isinstance(step, File) and _SECRET.encode() in step.content]
+        _require_none("open files", [step.path for step in secret if not step.secret or step.mode & 0o007])
+
+    def test_unit_is_hardened(self, steps: Sequence[Step], tmp_path: Path) -> None:
+        if shutil.which("systemd-analyze") is None:
+            pytest.skip("this machine has no systemd-analyze")
+        units = [step for step in steps if isinstance(step, File) and _UNIT.fullmatch(step.path)]
+        exposed = [unit.path for unit in units if not _is_hardened(unit, tmp_path)]
+        _require_none("units with an exposure above 3.0", exposed)
+
+    def test_units_of_the_service_are_started_by_a_step(self, instance: Service, steps: Sequence[Step]) -> None:
+        titles = {step.title for step in steps}
+        _require_none("units without a step", [unit for unit in instance.units() if f"unit {unit}" not in titles])
+
+    def test_health_is_false_if_its_probes_fail(self, instance: Service) -> None:
+        health = instance.assess([Result(probe, 1) for probe in instance.health_probes()])
+        _require_none("a healthy service without answers", [health.summary] if health.healthy else [])
+
+    @pytest.mark.parametrize("output", [b"", b"{}", b"[]", b"null", b"\xff\xfe", b"[" * 5000, b'{"a": "b"}'])
+    def test_health_is_an_answer_for_any_output(self, instance: Service, output: bytes) -> None:
+        health = instance.assess([Result(probe, 0, output) for probe in instance.health_probes()])
+        _require_none("a health without a summary", [] if health.summary else [health])
+
+
+def _require_none(description: str, found: Sequence[object]) -> None:
+    if found:
+        raise AssertionError("\n".join([f"{description}:", *(f"  {each}" for each in found)]))
+
+
+def _is_hardened(unit: File, folder: Path) -> bool:
+    path = folder / unit.path.rpartition("/")[2]
+    path.write_bytes(unit.content)
+    words = ("systemd-analyze", "security", "--offline=true", f"--threshold={_EXPOSURE}", str(path))
+    return subprocess.run(words, capture_output=True, check=False).returncode == 0
+
+
+def inventory_with(
+    service: type[Service], options: Mapping[str, Any], template: str, folder: Path, overlay: Mapping[str, Any]
+) -> Inventory:
+    """Return the shipped inventory with a service, on a container `tested` unless the shipped inventory has it."""
+    registry = Registry()
+    name = next((n for n in registry.names() if registry.find(n) is service), service.__name__.lower())
+    registry.add(name, service)
+    container = _SHIPPED_CONTAINERS.get(name, "tested")
+    own = {} if name in _SHIPPED_CONTAINERS else {"tested": {"vmid": 199, "ip": ".199", "cores": 1, "memory": 2048}}
+    key = folder / "openweather-key"
+    key.write_text(f"{_SECRET}openweather")
+    key.chmod(0o600)
+    changes = [
+        {
+            "defaults": {"template": template},
+            "containers": {
+                "postgres-data": {"services": {"postgres": {"version": DISTRIBUTIONS[template].postgres}}},
+                **own,
+            },
+            "pipeline": {"api_key_file": str(key)},
+        },
+        {"containers": {container: {"services": {name: dict(options)}}}},
+        overlay,
+    ]
+    paths = [bundled_path("inventory.yaml")]
+    for number, change in enumerate(changes):
+        paths.append(folder / f"overlay{number}.yaml")
+        paths[-1].write_text(json.dumps(change))
+    return load(paths, registry=registry)
+
+
+# The containers of the shipped inventory by service.
+_SHIPPED_CONTAINERS = {
+    "postgres": "postgres-data",
+    "analytics": "analytics-platform",
+    "airflow": "airflow-orchestration",
+}
+
+
+def _container_of(inventory: Inventory, service: type[Service]) -> Container:
+    return next(c for c in inventory.containers if any(type(each) is service for each in c.services.values()))
+
+
+def _instance(container: Container, service: type[Service]) -> Service:
+    return next(each for each in container.services.values() if type(each) is service)

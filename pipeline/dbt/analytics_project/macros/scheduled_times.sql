@@ -1,0 +1,39 @@
+{# Assign each observation to the nearest scheduled time; a tie to the later one. #}
+{% macro nearest_scheduled_time(observations, columns=[]) -%}
+    {{ return(adapter.dispatch('nearest_scheduled_time')(observations, columns)) }}
+{%- endmacro %}
+{% macro duckdb__nearest_scheduled_time(observations, columns) -%}
+    select
+        observed.city,
+        {% for column in columns %}
+        observed.{{ column }},
+        {% endfor %}
+        case
+            when epoch(times.next_scheduled_at) - epoch(observed.observation_timestamp)
+                <= epoch(observed.observation_timestamp) - epoch(times.scheduled_at) then times.next_scheduled_at
+            else times.scheduled_at
+        end as scheduled_at
+    from {{ observations }} as observed
+    asof inner join {{ ref('scheduled_times').include(database=false) }} as times
+        on observed.observation_timestamp >= times.scheduled_at
+{%- endmacro %}
+
+{# The common table expression `name`: the days with the numbers of their first and last scheduled time. #}
+{% macro times_of_days(days, name) -%}
+    {{ return(adapter.dispatch('times_of_days')(days, name)) }}
+{%- endmacro %}
+{% macro duckdb__times_of_days(days, name) -%}
+{{ name }} as (
+    select
+        days.city_timezone,
+        days.utc_offset_s,
+        days.observation_date,
+        first.number as first_number,
+        last.number as last_number
+    from {{ days }} as days
+    asof inner join {{ ref('scheduled_times').include(database=false) }} as first
+        on days.begins <= {{ utc('first.scheduled_at') }}
+    asof inner join {{ ref('scheduled_times').include(database=false) }} as last
+        on days.ends > {{ utc('last.scheduled_at') }}
+)
+{%- endmacro %}

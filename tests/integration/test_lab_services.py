@@ -1,0 +1,124 @@
+"""Services of a package and of a file next to the inventory: deployed, changed and removed in a real container."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from homelab.lab import Lab
+from homelab.testing import check_in_container
+from tests.integration.lab_fixture import fresh, in_a_lab
+
+LAB = Lab("services", IPv4Network("10.99.2.128/28"), "hl-serv", 18106, 8189)
+INVENTORY = """
+lab: x
+proxmox: {{host: x, token_id: homelab@pve!x}}
+network: {{subnet: 10.99.2.128/28, gateway: .129, bridge: x}}
+containers:
+  box: {{vmid: 180, ip: .132, cores: 1, memory: 512, disk: 4, services: {services}}}
+pipeline: {{cities: ["Newark,US"]}}
+"""
+PACKAGE = Path(__file__).parents[1] / "packages" / "echo_stack"
+
+pytestmark = in_a_lab()
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A user's folder with an inventory, and homelab's command line in it."""
+
+    path: Path
+    packages: Path
+
+    def write(self, services: str) -> None:
+        """Write the inventory with these services."""
+        (self.path / "inventory.yaml").write_text(INVENTORY.format(services=services))
+        (self.path / "own.yaml").write_text("containers: {postgres-data: null}")  # an entry of the lab's overlay
+
+    def homelab(self, *words: str, expect: int = 0) -> str:
+        """Run a command and check its exit code; return both outputs."""
+        overlays = [word for path in (LAB.overlay, "own.yaml") for word in ("--overlay", str(path))]
+        environment = os.environ | {"PYTHONPATH": str(self.packages), "XDG_STATE_HOME": str(self.path / "state")}
+        done = subprocess.run(
+            [sys.executable, "-m", "homelab", *overlays, *words],
+            cwd=self.path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        assert done.returncode == expect, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout + done.stderr
+
+    def status(self) -> dict[str, Any]:
+        """Return the health of each service of the container."""
+        (box,) = json.loads(self.homelab("status", "--json"))["containers"]
+        return {each["name"]: each["health"] for each in box["services"]}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Folder]:
+    path, packages = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("packages")
+    install = ["uv", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", str(packages)]
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    subprocess.run([*install, "--python", sys.executable, str(PACKAGE)], check=True, env=environment)
+    folder = Folder(path, packages)
+    with fresh(LAB):
+        folder.write("{}")
+        folder.homelab("up", "--yes")
+        yield folder
+
+
+def page(port: int) -> str:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(f"http://10.99.2.132:{port}/", timeout=10) as answer:
+        return answer.read().decode()  # type: ignore[no-any-return]
+
+
+def test_service_of_a_package_is_deployed_changed_and_removed(folder: Folder) -> None:
+    folder.write("{echo: {text: first}}")
+    folder.homelab("up", "--yes")  # it starts after the containers that it requires
+    folder.homelab("deploy")
+    assert page(8901) == "first\n"
+    assert folder.status()["echo"]["healthy"]
+    folder.homelab("deploy", "--detailed-exitcode")
+    folder.write("{echo: {text: second, port: 8902}}")
+    assert "echo.service" in folder.homelab("deploy")
+    assert page(8902) == "second\n"
+    folder.write("{}")
+    assert "unit echo.service" in folder.homelab("deploy", "--dry-run")
+    folder.homelab("deploy")
+    with pytest.raises(OSError, match="refused"):
+        page(8902)
+
+
+def test_service_of_a_package_keeps_the_contract_in_a_container(
+    folder: Folder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(folder.packages)
+    folder.write("{echo: {text: first}}")
+    check_in_container([folder.path / "inventory.yaml", LAB.overlay, folder.path / "own.yaml"], "box", "echo")
+    assert re.match(r"echo: killed at \d+ points", capsys.readouterr().out)
+
+
+def test_local_service_is_written_approved_and_deployed(folder: Folder) -> None:
+    folder.homelab("service", "new", "file_share")
+    folder.write("{file_share: {port: 8905}}")
+    assert "`homelab trust code services/file_share.py`" in folder.homelab("deploy", expect=2).replace("\n", " ")
+    folder.homelab("trust", "code", "services/file_share.py", "--yes")
+    folder.homelab("deploy")
+    assert "Directory listing" in page(8905)
+    assert folder.status()["file_share"]["healthy"]
+    assert "services/file_share.py" in folder.homelab("services")
