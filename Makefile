@@ -15,6 +15,7 @@ demo: .venv/ready  ## Lab, three containers, deploy, one run of the pipeline, a 
 
 test: .venv/ready .venv/test-ready lint test-unit  ## Run every test, including the end-to-end test in the lab
 	$(BIN)/pytest -q --numprocesses auto -m slow tests/unit
+	$(BIN)/pytest -q --numprocesses auto tests/contract
 	$(BIN)/mypy --python-executable .venv-analytics/bin/python pipeline/scripts
 	$(BIN)/pytest -m "not lab" --numprocesses auto --dist loadfile --no-loadscope-reorder tests/integration
 	$(BIN)/pytest -m lab tests/integration tests/e2e

@@ -27,7 +27,7 @@ from benchmarks.process import peak_memory
 from benchmarks.table import Row, print_table
 from homelab.lab.observations import PLACES, answer, load
 from homelab.model import DatabaseGrant
-from homelab.services.postgres import grants
+from homelab.services.raw_schema import raw_grants
 from tests.integration import pg
 from tests.integration.conftest import KEY, replay_server
 from tests.scripts import ROOT, SCRIPTS
@@ -58,7 +58,7 @@ def deployed() -> Iterator[tuple[pg.Server, str]]:
         with server.connect(name) as connection:
             connection.execute(f"revoke all on database {name} from public".encode())
             connection.execute((ROOT / "templates" / "postgres" / "project_data.sql").read_bytes())
-            connection.execute(grants(DatabaseGrant(name, "analytics", "append")).sql.encode())
+            connection.execute(raw_grants(DatabaseGrant(name, "analytics", "append", "raw")).sql.encode())
         yield server, name
 
 

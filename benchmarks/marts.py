@@ -28,7 +28,7 @@ from benchmarks.ingest import deployed
 from benchmarks.table import Row, print_table
 from homelab.model import DatabaseGrant
 from homelab.render import render
-from homelab.services.postgres import grants
+from homelab.services.raw_schema import raw_grants
 from tests.integration import pg
 from tests.integration.conftest import KEY, replay_server
 from tests.scripts import ROOT, SCRIPTS
@@ -160,7 +160,7 @@ def create_warehouse(stack: ExitStack, server: pg.Server, database: str) -> Ware
             "create table if not exists raw.before partition of raw.weather_observations for values "
             f"from (minvalue) to ('{time.strftime('%Y-%m-01', time.gmtime())} 00:00+00')".encode()
         )
-        connection.execute(grants(DatabaseGrant(database, "dbt", "read")).sql.encode())
+        connection.execute(raw_grants(DatabaseGrant(database, "dbt", "read", "raw")).sql.encode())
     return Warehouse(server, database, data)
 
 

@@ -211,7 +211,7 @@ def services() -> str:
         lines += ["", f"## `{name}`", "", *inspect.cleandoc(inspect.getmodule(kind).__doc__ or "").splitlines()]  # type: ignore[union-attr]
         lines += ["", *(_keys(options[name]) if options[name].get("properties") else ["It has no options."]), ""]
         lines += [f"- Requires: {', '.join(f'`{each}`' for each in kind.requires) or 'nothing'}"]
-        grants = [f"`{g.role}` may {g.privilege} `{g.database}`" for g in service.database_grants()]
+        grants = [f"`{g.role}` may {g.privilege} `{g.target}`" for g in service.database_grants()]
         lines += [f"- Databases: {', '.join(grants) or 'none'}"]
         ports = [f"{port.port} ({_port_text(port)})" for port in service.ports()]
         lines += [f"- Ports: {', '.join(ports) or 'none'}"]

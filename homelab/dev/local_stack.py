@@ -27,7 +27,7 @@ from homelab.model import DatabaseGrant
 from homelab.paths import bundled_path
 from homelab.private_files import private_folder
 from homelab.render import render
-from homelab.services.postgres import grants
+from homelab.services.raw_schema import raw_grants
 
 CITIES = tuple(f"{place.name},US" for place in PLACES)
 DATABASE = "project_data"
@@ -197,8 +197,8 @@ def _set_up(cluster: Cluster) -> None:
         f"\\set password '{cluster.password}'",
         _DATABASE,
         (bundled_path("templates") / "postgres" / "project_data.sql").read_text(),
-        grants(DatabaseGrant(DATABASE, "analytics", "append")).sql,
-        grants(DatabaseGrant(DATABASE, "dbt", "read")).sql,
+        raw_grants(DatabaseGrant(DATABASE, "analytics", "append", "raw")).sql,
+        raw_grants(DatabaseGrant(DATABASE, "dbt", "read", "raw")).sql,
     ]
     done = subprocess.run(
         [cluster.program("psql"), "-XqAt", "-v", "ON_ERROR_STOP=1", "-f", "-"],

@@ -104,11 +104,25 @@ class Network:
 
 @dataclass(frozen=True, slots=True)
 class DatabaseGrant:
-    """Access of a service to a database; pg_hba.conf, grants and firewall rules are derived from it."""
+    """Access of a service to a schema of a database; pg_hba.conf, grants and firewall rules are derived from it.
+
+    Without a schema, the role owns the whole database; an owned schema is created.
+    """
 
     database: str
     role: str
     privilege: Privilege
+    schema: str = ""
+
+    def __post_init__(self) -> None:
+        """Check the combination. Raises ValueError."""
+        if self.privilege != "own" and not self.schema:
+            raise ValueError(f"{self.role} needs a schema of {self.database} to {self.privilege}")
+
+    @property
+    def target(self) -> str:
+        """The database, or the schema with its database: `project_data.raw`."""
+        return f"{self.database}.{self.schema}" if self.schema else self.database
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from homelab.distributions import Distribution
-from homelab.host import UNREADABLE, Host, Result
+from homelab.host import UNREADABLE, Host, Result, argv
 from homelab.model.inventory import Container, DatabaseGrant, Inventory, Port, Secret
 
 if TYPE_CHECKING:
@@ -154,29 +154,31 @@ class Service(ABC):
         """Return the options that this distribution does not support, each with the reason and the allowed values."""
         return ()
 
-    @abstractmethod
     def database_grants(self) -> Sequence[DatabaseGrant]:
-        """Return its database grants."""
+        """Return its database grants; none by default."""
+        return ()
 
-    @abstractmethod
     def ports(self) -> Sequence[Port]:
-        """Return the ports that its clients use; a firewall closes all others."""
+        """Return the ports that its clients use; a firewall closes all others. None by default."""
+        return ()
 
-    @abstractmethod
     def units(self) -> Sequence[str]:
-        """Return the systemd units that have to be active."""
+        """Return the systemd units that have to be active; none by default."""
+        return ()
 
     @abstractmethod
     def steps(self, context: ServiceContext) -> Sequence[Step]:
         """Return the steps for its container, in order."""
 
-    @abstractmethod
     def health_probes(self) -> Sequence[str]:
-        """Return shell texts that read the state of the service."""
+        """Return shell texts that read the state of the service; by default, the state of its units."""
+        return (argv("systemctl", "is-active", *self.units()),) if self.units() else ()
 
-    @abstractmethod
     def health(self, answers: Sequence[Result]) -> Health:
-        """Return the health from the answers to its probes. Depends on the answers only."""
+        """Return the health from the answers to its probes; by default, all have to succeed."""
+        works = all(each.ok for each in answers)
+        output = " ".join(each.text for each in answers if each.text)
+        return Health(works, output or ("works" if works else "does not work"))
 
     def assess(self, answers: Sequence[Result]) -> Health:
         """Return the health, or an unhealthy one if the answers have an unexpected format."""

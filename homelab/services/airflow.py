@@ -73,7 +73,7 @@ class Airflow(Service):
         """Own the metadata, and read the observations."""
         return (
             DatabaseGrant("airflow_metadata", "airflow_admin", "own"),
-            DatabaseGrant("project_data", "airflow_admin", "read"),
+            DatabaseGrant("project_data", "airflow_admin", "read", "raw"),
         )
 
     def ports(self) -> Sequence[Port]:

@@ -72,7 +72,10 @@ class Analytics(Service):
 
     def database_grants(self) -> Sequence[DatabaseGrant]:
         """Append and read raw observations for the ingestion, and read them for dbt."""
-        return (DatabaseGrant("project_data", "analytics", "append"), DatabaseGrant("project_data", "dbt", "read"))
+        return (
+            DatabaseGrant("project_data", "analytics", "append", "raw"),
+            DatabaseGrant("project_data", "dbt", "read", "raw"),
+        )
 
     def ports(self) -> Sequence[Port]:
         """Return SSH, over which Airflow starts the pipeline."""

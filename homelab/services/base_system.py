@@ -44,6 +44,7 @@ def base_system(context: ServiceContext) -> Sequence[Step]:
         File("/root/.ssh/authorized_keys", render("authorized_keys.j2", keys=keys), mode=0o600),
         *_running_values(context.container),
         *trusted_authority(context),
+        *_running_values(context.container),
         *packages_from(context.inventory.sources),
         *security_updates(context),
         DpkgConfigured(),
@@ -64,6 +65,17 @@ def _running_values(container: Container) -> Iterator[Step]:
 def base_packages(context: ServiceContext) -> Sequence[str]:
     """Return the packages of every container, which are installed together with those of its services."""
     return [PACKAGE] if context.inventory.sources.security_updates else []
+
+
+def _running_values(container: Container) -> Iterator[Step]:
+    """Yield the host name and the MTU, which a running container keeps when Proxmox's configuration changes."""
+    shape = container.shape
+    yield Command(f"host name {shape.hostname}", f'[ "$(hostname)" = {shape.hostname} ]', f"hostname {shape.hostname}")
+    if shape.mtu:
+        device = "/sys/class/net/eth0/mtu"
+        yield Command(
+            f"MTU {shape.mtu} of eth0", f'[ "$(cat {device})" = {shape.mtu} ]', f"ip link set dev eth0 mtu {shape.mtu}"
+        )
 
 
 def packages_from(sources: PackageSources) -> Iterator[Step]:

@@ -12,14 +12,15 @@ from homelab.host import Result
 from homelab.model import DatabaseGrant, Health, ManagedResource, Port, Service, ServiceContext, Step
 from homelab.model.options import Option
 from homelab.render import render
+from homelab.services.database_grants import grants, schema_of
 from homelab.services.lab_certificates import server_certificate
-from homelab.services.raw_schema import missing_tables, tables
+from homelab.services.raw_schema import RAW, missing_tables, raw_grants, tables
 from homelab.services.sandbox import Sandbox
 from homelab.steps import Command, Database, Directory, File, Packages, PgHba, Role, Settings, Sql, SystemdUnit, WaitFor
 from homelab.steps.postgres_objects import PSQL
 from homelab.steps.queries import Query
+from homelab.steps.root_only import refuse_link
 
-_TABLES = "pg_class where relnamespace = to_regnamespace('raw') and relkind in ('r', 'p')"
 # One JSON object. Above 100,000 rows, the row count is the planner's estimate, as counting reads the whole table.
 _FACTS = """select json_build_object(
   'version', current_setting('server_version'),
@@ -34,10 +35,7 @@ _FACTS = """select json_build_object(
                      from raw.weather_observations))"""
 _PORT = 5432
 _BASES = ("/etc/postgresql", "/var/lib/postgresql")
-_RAW_DATABASE = "project_data"
 _CREATE = "/etc/postgresql-common/createcluster.d"
-_UPKEEP = ("upkeep.partitions()", "upkeep.record_settings(text, text[], text[])")
-_WRITES = ("insert", "update", "delete", "truncate")
 _PGDG_KEY = "/usr/share/postgresql-common/pgdg/apt.postgresql.org.asc"
 _PGDG_LIST = "/etc/apt/sources.list.d/pgdg.list"
 
@@ -163,12 +161,14 @@ class Postgres(Service):
             "\n".join(
                 [
                     "set -e; mkdir -p /var/lib/homelab",
+                    *map(refuse_link, (conf, data)),
                     f"if [ -e {stamp} ]; then systemctl stop {self.units()[0]}; rm -rf {conf} {data}; fi",
                     f'[ -n "$(ls -A {data} 2>/dev/null)" ] || {{ touch {stamp}; sync {stamp}; }}',
                     f"LC_ALL=C.UTF-8 pg_createcluster {self.version} main",
                     f"rm -f {stamp}; systemctl daemon-reload",
                 ]
             ),
+            writes=[conf, data],
         )
 
     def _packages(self) -> Iterator[Step]:
@@ -199,21 +199,26 @@ def hba(context: ServiceContext) -> bytes:
 
 
 def contents(context: ServiceContext, command: str = PSQL) -> Iterator[Step]:
-    """Yield roles, databases, the raw tables and the grants, all from the grants of the services."""
+    """Yield roles, databases, schemas, the raw tables and the grants, all from the grants of the services."""
     database_grants = sorted({grant for _, grant in context.inventory.database_grants()}, key=str)
     for role in sorted({grant.role for grant in database_grants}):
         yield Role(role, context.secret_store.secret(f"postgres-{role}"), command)
-    owners = {grant.database: grant.role for grant in database_grants if grant.privilege == "own"}
-    databases = sorted({_RAW_DATABASE, *(grant.database for grant in database_grants)})
+    owners = {(grant.database, grant.schema): grant.role for grant in database_grants if grant.privilege == "own"}
+    databases = sorted({RAW[0], *(grant.database for grant in database_grants)})
     for database in databases:
-        yield Database(database, owners.get(database, "postgres"), command)
+        yield Database(database, owners.get((database, ""), "postgres"), command)
     for database in (*databases, "template1"):
         yield no_large_objects(database, command)
     made = tables(command)
     yield made
     for grant in database_grants:
-        if grant.privilege != "own":
-            yield grants(grant, command, [made])
+        if grant.privilege == "own" and grant.schema:
+            yield schema_of(grant, command)
+    for grant in database_grants:
+        if (place := (grant.database, grant.schema)) == RAW:
+            yield raw_grants(grant, command, [made])
+        elif grant.privilege != "own":
+            yield grants(grant, command, owner=owners.get(place, "postgres"))
 
 
 def no_large_objects(database: str, command: str = PSQL) -> Sql:
@@ -241,51 +246,3 @@ def retention(months: int, command: str = PSQL) -> Sql:
         "project_data",
         command,
     )
-
-
-def grants(grant: DatabaseGrant, command: str = PSQL, after: Sequence[Step] = ()) -> Sql:
-    """Return the step that allows a role to read, or to read and append; applied again after changes of `after`."""
-    role, granted = grant.role, ("select", "insert") if grant.privilege == "append" else ("select",)
-    refused = [privilege for privilege in _WRITES if privilege not in granted]
-    table_check = " and ".join(
-        [
-            *(f"has_table_privilege('{role}', oid, '{p}')" for p in granted),
-            *(f"not has_table_privilege('{role}', oid, '{p}')" for p in refused),
-        ]
-    )
-    # A role that appends uses a temporary table for staging, and calls the functions of `upkeep`.
-    can_append = grant.privilege == "append"
-    verb, to = ("grant", "to") if can_append else ("revoke", "from")
-    append_checks = (
-        f"has_database_privilege('{role}', current_database(), 'temporary')",
-        *(f"has_function_privilege('{role}', to_regprocedure('{each}'), 'execute')" for each in _UPKEEP),
-        f"has_schema_privilege('{role}', 'upkeep', 'usage')",
-        f"has_table_privilege('{role}', to_regclass('upkeep.writer_lock'), 'update')",
-    )
-    append_check = " and ".join(each if can_append else f"not {each}" for each in append_checks)
-    done = (
-        f"select has_database_privilege('{role}', current_database(), 'connect') "
-        f"and has_schema_privilege('{role}', 'raw', 'usage') "
-        f"and not has_schema_privilege('{role}', 'raw', 'create') and {append_check} "
-        f"and bool_and({table_check}) from {_TABLES}"
-    )
-    tables = ", ".join(granted)
-    sql = "\n".join(
-        [
-            "begin;",  # in one transaction, as the query does not check the default privileges
-            f"grant connect on database {grant.database} to {role};",
-            f"revoke all on schema raw from {role};",
-            f"grant usage on schema raw to {role};",
-            f"revoke all on all tables in schema raw from {role};",
-            f"grant {tables} on all tables in schema raw to {role};",
-            f"alter default privileges in schema raw revoke all on tables from {role};",
-            f"alter default privileges in schema raw grant {tables} on tables to {role};",
-            f"{verb} temporary on database {grant.database} {to} {role};",
-            f"{verb} usage on schema upkeep {to} {role};",
-            f"{verb} update on upkeep.writer_lock {to} {role};",
-            *(f"{verb} execute on function {each} {to} {role};" for each in _UPKEEP),
-            "commit;",
-        ]
-    )
-    title = f"grants: {role} may {grant.privilege} {grant.database}"
-    return Sql(title, done, sql, grant.database, command, triggered_by=after)

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 
+from homelab.model import DatabaseGrant, Step
 from homelab.paths import bundled_path
+from homelab.services.database_grants import AppendRights, grants
 from homelab.steps import Sql
 from homelab.steps.postgres_objects import PSQL
 from homelab.steps.queries import Query
 
+RAW = ("project_data", "raw")  # the database and the schema
+_UPKEEP = AppendRights(
+    "upkeep", ("upkeep.partitions()", "upkeep.record_settings(text, text[], text[])"), ("upkeep.writer_lock",)
+)
 _SCHEMAS = "relnamespace in (to_regnamespace('raw'), to_regnamespace('upkeep')) and not relispartition"
 # A hash of the definitions of all objects, apart from the partitions, which come and go with the months.
 _CATALOG = f"""(
@@ -63,3 +70,8 @@ def tables(command: str) -> Sql:
         command,
         reason="missing, or not as homelab made them",
     )
+
+
+def raw_grants(grant: DatabaseGrant, command: str = PSQL, after: Sequence[Step] = ()) -> Sql:
+    """Return the step that allows a role to read the raw tables, or to read and append; applied again after `after`."""
+    return grants(grant, command, further=_UPKEEP, after=after)

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from homelab.host import argv
+from homelab.model import Step
 from homelab.render import render
-from homelab.steps import File
+from homelab.steps import Directory, File, User
 
 # `systemd-analyze security` rates them 1.7. Without MemoryDenyWriteExecute=, for PostgreSQL's just-in-time compiler.
 LIMITS = (
@@ -65,6 +66,11 @@ class Sandbox:
     def program(self) -> str:
         """The program in the container that runs a command within the limits, for root only."""
         return f"/usr/local/sbin/homelab-as-{self.user}"
+
+    def account(self) -> Sequence[Step]:
+        """Return the steps for the user and the folders that it can write."""
+        folders = [Directory(path, self.user, self.user, 0o750) for path in self.writable]
+        return (User(self.user, self.writable[0]), *folders)
 
     def file(self) -> File:
         """Return the step that installs the program."""

@@ -119,7 +119,7 @@ class AptMirror(Step):
                     f"mkdir -p $(dirname {original}); cp -a {quote(path)} {original}.new",
                     f"sync {original}.new; mv -fT {original}.new {original}",
                 ]
-                check(host, guarded(path, "\n".join(copy)), f"copy {path}")
+                check(host, guarded("\n".join(copy), path), f"copy {path}")
                 self._file(path, answers[-1]).apply(host)
 
 

@@ -43,7 +43,7 @@ class ScriptStep(Step):
     def apply(self, host: Host) -> None:
         """See Step."""
         script = self.script()
-        text = guarded(script.path, script.text) if script.path else script.text
+        text = guarded(script.text, script.path) if script.path else script.text
         check(host, text, script.action, stdin=script.stdin)
 
 

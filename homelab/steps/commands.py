@@ -11,6 +11,7 @@ from homelab.errors import HomelabError
 from homelab.host import Host, Result, check
 from homelab.model import ManagedResource, Pending, Step
 from homelab.steps.known_errors import explain
+from homelab.steps.root_only import guarded
 
 _FIRST_INTERVAL = 0.5  # seconds between the first probe and the second
 
@@ -19,7 +20,8 @@ _FIRST_INTERVAL = 0.5  # seconds between the first probe and the second
 class Command(Step):
     """Shell text that runs until all commands of `done` succeed, and again after a step that triggers it has changed.
 
-    `makes` are the resources that are removed once no step declares them any more.
+    `makes` are the resources that are removed once no step declares them any more, `writes` further paths that the
+    command writes: it runs only if no other user can redirect that.
     """
 
     name: str
@@ -29,6 +31,7 @@ class Command(Step):
     timeout: float = 900  # seconds
     triggered_by: Sequence[Step] = ()
     makes: Sequence[ManagedResource] = ()
+    writes: Sequence[str] = ()
 
     @property
     def title(self) -> str:
@@ -49,7 +52,9 @@ class Command(Step):
 
     def apply(self, host: Host) -> None:
         """See Step."""
-        check(host, self.command, f"run `{self.name}`", stdin=self.stdin, timeout=self.timeout)
+        paths = [*(each.name for each in self.makes), *self.writes]
+        text = guarded(self.command, *paths) if paths else self.command
+        check(host, text, f"run `{self.name}`", stdin=self.stdin, timeout=self.timeout)
 
 
 @dataclass(frozen=True, eq=False)

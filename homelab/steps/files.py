@@ -13,6 +13,7 @@ from homelab.model import ManagedResource, Pending, Step
 from homelab.shortening import file_diff
 from homelab.steps import remote_paths
 from homelab.steps.batching import Script, ScriptStep
+from homelab.steps.root_only import refuse_link
 
 _COPIES = 5  # of replaced foreign content, for each path
 _LISTED = 10  # names of kept files in one line
@@ -49,13 +50,8 @@ class Directory(ScriptStep):
 
     def script(self) -> Script:
         """See ScriptStep."""
-        path = quote(self.path)
         create = argv("install", "-d", "-o", self.owner, "-g", self.group, "-m", f"{self.mode:o}", self.path)
-        return Script(
-            f"[ ! -L {path} ] || {{ echo 'homelab: refused to write:' {path} 'is a link' >&2; exit 1; }}\n{create}",
-            f"create {self.path}",
-            path=self.path,
-        )
+        return Script(f"{refuse_link(self.path)}\n{create}", f"create {self.path}", path=self.path)
 
 
 def keep_foreign(path: str, hash_command: str, new: str) -> str:

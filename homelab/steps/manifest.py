@@ -89,7 +89,7 @@ class RemoveResource(Step):
             "directory": f'[ -d {name} ] && [ ! -L {name} ] && [ -z "$(ls -A {name})" ]',
         }.get(self.resource.kind, f"[ -e {name} ] || [ -L {name} ]")
         # The content of a folder that another user can change is not ours any more.
-        return (exists if self.resource.kind == "unit" else guarded(self.resource.name, exists),)
+        return (exists if self.resource.kind == "unit" else guarded(exists, self.resource.name),)
 
     def check(self, answers: Sequence[Result]) -> Pending | None:
         """See Step."""
@@ -99,7 +99,7 @@ class RemoveResource(Step):
         """See Step. Packages stay, so a unit of a package is masked: it would start at the next boot."""
         scripts = {"unit": self._remove_unit, "directory": self._remove_directory, "mirror": restore_sources}
         text = scripts.get(self.resource.kind, self._remove_path)()
-        text = text if self.resource.kind == "unit" else guarded(self.resource.name, text)
+        text = text if self.resource.kind == "unit" else guarded(text, self.resource.name)
         check(host, text, self.title, timeout=300)
 
     @property

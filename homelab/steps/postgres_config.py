@@ -186,19 +186,19 @@ class PgHba(File):
         path, previous = quote(self.path), quote(f"{self.path}.homelab-previous")
         # An existing copy is from a killed run: it is the file in force, and the present one may have errors.
         copy = f"[ -e {previous} ] || {{ cp -pP {path} {previous}.new && mv -fT {previous}.new {previous}; }}"
-        check(host, guarded(self.path, copy), f"copy the old {self.path}")
+        check(host, guarded(copy, self.path), f"copy the old {self.path}")
         super().apply(host)
         query = "select line_number || ': ' || error from pg_hba_file_rules where error is not null"
         errors = check(host, Query(self.psql, "postgres", query), f"check {self.path}")
         if errors.text:
-            check(host, guarded(self.path, f"mv -fT {previous} {path}"), f"restore the old {self.path}")
+            check(host, guarded(f"mv -fT {previous} {path}", self.path), f"restore the old {self.path}")
             raise HomelabError(
                 f"Cannot load pg_hba.conf on {host.name}: PostgreSQL refuses it",
                 errors.text,
                 "The old file is still in force. Correct templates/postgres/pg_hba.conf.j2.",
             )
         # In this order: after a kill in between, the probes find an unloaded file.
-        check(host, guarded(self.path, f"rm -f {previous}") + f"\n{_reload(self.psql)}", "reload PostgreSQL")
+        check(host, guarded(f"rm -f {previous}", self.path) + f"\n{_reload(self.psql)}", "reload PostgreSQL")
         if reason := check(host, self._not_in_force, "check the rules of PostgreSQL").text:
             raise HomelabError(
                 f"Cannot load pg_hba.conf on {host.name}: PostgreSQL does not use it",

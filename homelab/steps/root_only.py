@@ -35,6 +35,12 @@ def root_only(path: str) -> str:
     return f"only_root {' '.join(map(quote, folders))}"
 
 
-def guarded(path: str, text: str) -> str:
-    """Return shell text that runs `text` only if no other user than root can redirect a write to `path`."""
-    return f"# writing {path}\n{ONLY_ROOT}\n{root_only(path)} || exit\n{text}"
+def guarded(text: str, *paths: str) -> str:
+    """Return shell text that runs `text` only if no other user than root can redirect a write to these paths."""
+    guards = [f"{root_only(path)} || exit" for path in paths]
+    return "\n".join([f"# writing {paths[0]}", ONLY_ROOT, *guards, text])
+
+
+def refuse_link(path: str) -> str:
+    """Return shell text that fails if a path is a link, for programs that would follow it."""
+    return f"[ ! -L {quote(path)} ] || {{ echo 'homelab: refused to write:' {quote(path)} 'is a link' >&2; exit 1; }}"

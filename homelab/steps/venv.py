@@ -66,7 +66,7 @@ class Venv(Step):
         """See Step."""
         check(
             host,
-            guarded(self.path, _ENVIRONMENT)
+            guarded(_ENVIRONMENT, self.path)
             + "\n".join(
                 [
                     "set -eu",
@@ -121,7 +121,7 @@ class UvInstall(Step):
         digest = hashlib.sha256(self.lock).hexdigest()
         check(
             host,
-            guarded(UV, _ENVIRONMENT)
+            guarded(_ENVIRONMENT, UV)
             + "\n".join(
                 [
                     "set -e; rm -rf /opt/homelab/uv; mkdir -p /opt/homelab",

@@ -19,7 +19,7 @@ from homelab.model import ManagedResource, ServiceContext, Step
 from homelab.runtime import clone_identity
 from homelab.runtime.convergence import steps_of
 from homelab.services import analytics
-from homelab.steps import Certificate, Directory, File, PgHba, Settings, SystemdUnit, Tree, Venv, remote_paths
+from homelab.steps import Certificate, Command, Directory, File, PgHba, Settings, SystemdUnit, Tree, Venv, remote_paths
 from homelab.steps.manifest import RemoveResource
 from tests.integration import pg
 from tests.support import FixedSecretStore, LocalHost
@@ -91,6 +91,8 @@ def steps_below(folder: Path) -> list[Step]:
         Settings(f"{path}/passwd", b"port = 1\n", server=SystemdUnit("x")),
         Certificate(f"{path}/ca.crt", certificate),
         Venv(f"{path}/venv", b""),
+        Command("made", "false", f"touch {path}/made", makes=[ManagedResource("made", f"{path}/made")]),
+        Command("written", "false", f"touch {path}/made", writes=[f"{path}/made"]),
         *(RemoveResource(ManagedResource(kind, f"{path}/passwd")) for kind in kinds),
     ]
 

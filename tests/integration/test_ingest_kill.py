@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from homelab.model import DatabaseGrant
-from homelab.services.postgres import grants
+from homelab.services.raw_schema import raw_grants
 from tests.integration import pg
 from tests.integration.conftest import KEY, Replay, replay_server
 from tests.scripts import ROOT, SCRIPTS
@@ -32,7 +32,7 @@ def database(postgres: pg.Server) -> Iterator[str]:
         with postgres.connect(name) as connection:
             connection.execute(f"revoke all on database {name} from public".encode())
             connection.execute((ROOT / "templates" / "postgres" / "project_data.sql").read_bytes())
-            connection.execute(grants(DatabaseGrant(name, "analytics", "append")).sql.encode())
+            connection.execute(raw_grants(DatabaseGrant(name, "analytics", "append", "raw")).sql.encode())
         yield name
 
 

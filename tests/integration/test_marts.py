@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import signal
 import subprocess
 import time
 from collections.abc import Sequence
@@ -23,7 +22,6 @@ import pytest
 from homelab.lab.observations import PLACES, answer, load
 from tests.integration.test_pipeline import CITIES, Stack
 from tests.integration.test_pipeline import stack as stack
-from tests.scripts import SCRIPTS
 
 KILLS = int(os.environ.get("HOMELAB_KILLS", "3"))
 pytestmark = pytest.mark.timeout(300 + 30 * KILLS)
@@ -325,23 +323,7 @@ def test_killed_build_leaves_a_complete_file_and_the_next_one_continues(stack: S
     try:
         for number in range(KILLS):
             insert(stack, [samples[100 + number]])
-            build = subprocess.Popen(
-                [
-                    str(stack.python),
-                    str(SCRIPTS / "dbt_build.py"),
-                    "--data",
-                    str(stack.data),
-                    "--profiles",
-                    str(stack.data),
-                ],
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-                env={**os.environ, **stack.server.environment(stack.database, "dbt", "dbt")},
-            )
-            time.sleep(chance.uniform(0.2, duration))
-            os.killpg(build.pid, signal.SIGKILL)
-            build.wait()
+            stack.kill_build(chance.uniform(0.2, duration))
     finally:
         report = stack.build()
         stop.touch()

@@ -1,6 +1,7 @@
 """The marts' numbers: the cases of wrong numbers, and random histories compared with a reference in plain Python.
 
-HOMELAB_HISTORIES is the number of random histories, 20 by default; HOMELAB_SEED makes others.
+HOMELAB_HISTORIES is the number of random histories, 20 by default; HOMELAB_SEED makes others; HOMELAB_KILLS is the
+number of killed builds before each of their builds.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ import json
 import math
 import os
 import random
+import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -23,6 +26,7 @@ from tests.integration.test_pipeline import Stack
 from tests.integration.test_pipeline import stack as stack
 
 HISTORIES, SEED = int(os.environ.get("HOMELAB_HISTORIES", "20")), int(os.environ.get("HOMELAB_SEED", "1"))
+KILLS = int(os.environ.get("HOMELAB_KILLS", "1"))  # before each of the histories' builds
 pytestmark = pytest.mark.timeout(300 + 10 * HISTORIES)
 Connection = psycopg.Connection[Any]
 
@@ -613,6 +617,10 @@ class History:
                 exclusion = Exclusion(city, first, first + self.chance.choice((1, HOUR, 30 * HOUR)))
                 number = exclude(connection, exclusion.city, exclusion.first, exclusion.until)
                 self.exclusions[number] = exclusion
+        if self.chance.random() < 0.5:  # of all cities
+            first = self.time()
+            exclusion = Exclusion(None, first, first + self.chance.choice((1, HOUR, 3 * HOUR)))
+            self.exclusions[exclude(connection, exclusion.city, exclusion.first, exclusion.until)] = exclusion
         for number in list(self.exclusions):
             if self.chance.random() < 0.2:
                 revoke(connection, number)
@@ -685,7 +693,7 @@ def _by_city(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
 
 
 def test_random_histories_equal_the_reference_and_a_rebuild(stack: Stack) -> None:
-    """Each city is a history of its own; all of them share the builds."""
+    """Each city is a history of its own; all of them share the builds, which are killed, or run at the same time."""
     history = History(stack, random.Random(SEED))  # noqa: S311 - not for secrets
     cities = [f"History {number}" for number in range(HISTORIES)]
     with administrator(stack) as connection:
@@ -697,6 +705,7 @@ def test_random_histories_equal_the_reference_and_a_rebuild(stack: Stack) -> Non
             for hour in range(60):
                 history.rows.append(insert(connection, city, history.response(at("2026-03-26 00:00") + hour * HOUR)))
                 history.rows.append(insert(connection, city, history.response(at("2025-03-26 00:00") + hour * HOUR)))
+    duration = 5.0  # of a build, for the kills
     for number in range(4):
         with administrator(stack) as connection:
             for city in cities:
@@ -707,9 +716,18 @@ def test_random_histories_equal_the_reference_and_a_rebuild(stack: Stack) -> Non
             stack.build("--as-of", history.now.isoformat())
         history.rows += written  # committed after the build
         history.now += timedelta(hours=history.chance.choice((0, 1, 5)))
-        report = stack.build("--as-of", history.now.isoformat())
-        assert report["full_refresh"] is False
-        assert report["tests_warned"] == 0
+        as_of = ("--as-of", history.now.isoformat())
+        rebuild = ("--full-refresh",) if number == 2 else ()
+        for _ in range(KILLS):
+            stack.kill_build(history.chance.uniform(0.2, duration), *as_of, *rebuild)
+        started = time.monotonic()
+        with ThreadPoolExecutor(2) as threads:  # the second one is at the same time
+            builds = [threads.submit(stack.build, *as_of) for _ in range(1 + number % 2)]
+            reports = [each.result() for each in builds]
+        duration = (time.monotonic() - started) / len(reports)
+        for report in reports:
+            assert (report["status"], report["tests_warned"]) == ("success", 0)
+            assert report["full_refresh"] is False or rebuild
         history.check()
     increments = [stack.query(f"from {name} order by all") for name in ("weather_hourly", "weather_daily")]
     stack.build("--full-refresh", "--as-of", history.now.isoformat())

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,7 @@ import pytest
 from homelab.lab.observations import PLACES, answer, load
 from homelab.model import DatabaseGrant
 from homelab.render import render
-from homelab.services.postgres import grants
+from homelab.services.raw_schema import raw_grants
 from tests.integration import pg
 from tests.integration.conftest import KEY, Replay
 from tests.scripts import ROOT, SCRIPTS
@@ -51,27 +52,46 @@ class Stack:
         self, name: str, *options: str, expect: int | None = 0, **environment: str
     ) -> subprocess.CompletedProcess[str]:
         """Run a script as in the container; check its exit status, unless `expect` is None."""
-        known = {key: os.environ[key] for key in ("PATH", "PYTHONPATH")}
         done = subprocess.run(
             [str(self.python), str(SCRIPTS / name), *options],
             capture_output=True,
             text=True,
             check=False,
             timeout=self.timeout,
-            env={
-                **known,
-                **self.server.environment(self.database, "analytics", "analytics"),
-                "DBT_PGUSER": "dbt",
-                "DBT_PGPASSWORD": "dbt",
-                "WEATHER_DATA": str(self.data),
-                "OPENWEATHER_BASE_URL": self.base_url,
-                "OPENWEATHER_API_KEY": KEY,
-                **environment,
-            },
+            env=self.environment | environment,
         )
         assert expect is None or done.returncode == expect, done.stdout + done.stderr
         assert KEY not in done.stdout + done.stderr
         return done
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment of the scripts."""
+        return {
+            **{key: os.environ[key] for key in ("PATH", "PYTHONPATH")},
+            **self.server.environment(self.database, "analytics", "analytics"),
+            "DBT_PGUSER": "dbt",
+            "DBT_PGPASSWORD": "dbt",
+            "WEATHER_DATA": str(self.data),
+            "OPENWEATHER_BASE_URL": self.base_url,
+            "OPENWEATHER_API_KEY": KEY,
+        }
+
+    def kill_build(self, after: float, *options: str) -> None:
+        """Start a build, and kill it and its dbt after some seconds, unless it has ended."""
+        folders = ("--data", str(self.data), "--profiles", str(self.data))
+        build = subprocess.Popen(
+            [str(self.python), str(SCRIPTS / "dbt_build.py"), *folders, *options],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            env=self.environment,
+        )
+        try:
+            build.wait(after)
+        except subprocess.TimeoutExpired:
+            os.killpg(build.pid, signal.SIGKILL)
+            build.wait()
 
     def ingest(self, cities: Sequence[str], expect: int = 0, **environment: str) -> dict[str, Any]:
         """Fetch one observation per name; a repeated name gets the next one."""
@@ -157,7 +177,7 @@ def stack(
             connection.execute(f"revoke all on database {database} from public".encode())
             connection.execute((ROOT / "templates" / "postgres" / "project_data.sql").read_bytes())
             for role, privilege in (("analytics", "append"), ("dbt", "read")):
-                connection.execute(grants(DatabaseGrant(database, role, privilege)).sql.encode())  # type: ignore[arg-type]
+                connection.execute(raw_grants(DatabaseGrant(database, role, privilege, "raw")).sql.encode())  # type: ignore[arg-type]
         yield Stack(postgres, analytics_python, data, database, replay.url)
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 
 import psycopg
@@ -17,10 +20,11 @@ from homelab.errors import HomelabError
 from homelab.host import Host
 from homelab.inventory import load
 from homelab.lab.process import wait_until
-from homelab.model import ServiceContext, Step
+from homelab.model import DatabaseGrant, Service, ServiceContext, Step
 from homelab.paths import bundled_path
 from homelab.progress import SilentProgress
 from homelab.services.postgres import contents, hba
+from homelab.services.registry import Registry
 from homelab.steps import PgHba, Settings, SystemdUnit
 from homelab.steps.converge import converge
 from homelab.steps.host_state import pending_changes
@@ -74,6 +78,23 @@ def context(folder: Path, analytics: int, airflow: int) -> ServiceContext:
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prices(Service):
+    """A service with a schema of its own, and a role that reads it."""
+
+    def database_grants(self) -> Sequence[DatabaseGrant]:
+        """See Service."""
+        return (
+            DatabaseGrant("project_data", "prices", "own", "prices"),
+            DatabaseGrant("project_data", "prices_writer", "append", "prices"),
+            DatabaseGrant("project_data", "prices_reader", "read", "prices"),
+        )
+
+    def steps(self, context: ServiceContext) -> Sequence[Step]:
+        """See Service."""
+        return ()
+
+
 def psql(server: pg.Server) -> str:
     words = [f"{key}={value}" for key, value in server.environment("postgres").items() if key != "PGDATABASE"]
     return shlex.join(["env", *words, server.program("psql")])
@@ -93,6 +114,44 @@ def connect(server: pg.Server, database: str, role: str) -> psycopg.Connection[t
 def test_second_run_changes_nothing(server: pg.Server, tmp_path: Path) -> None:
     assert len(converge(LocalHost(), steps(server, context(tmp_path, 1, 2)), SilentProgress())) == 13
     assert pending_changes(LocalHost(), steps(server, context(tmp_path, 1, 2))) == []
+
+
+def test_service_with_a_schema_of_its_own(server: pg.Server, tmp_path: Path) -> None:
+    registry = Registry()
+    registry.add("prices", Prices)
+    overlay = tmp_path / "prices.yaml"
+    overlay.write_text("containers: {analytics-platform: {services: {prices: {}}}}")
+    before = context(tmp_path, 1, 2)
+    inventory = load([bundled_path("inventory.yaml"), tmp_path / "overlay.yaml", overlay], registry=registry)
+    wanted = replace(before, inventory=inventory)
+    converge(LocalHost(), steps(server, wanted), SilentProgress())
+    assert pending_changes(LocalHost(), steps(server, wanted)) == []
+
+    with connect(server, "project_data", "prices") as connection:
+        connection.execute("create table prices.spot (hour timestamptz, price numeric)")
+    with connect(server, "project_data", "prices_writer") as connection:
+        connection.execute("insert into prices.spot values (now(), 1.5)")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("delete from prices.spot")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("create table prices.other (x int)")
+    with connect(server, "project_data", "prices_reader") as connection:
+        assert connection.execute("select price from prices.spot").fetchone() == (Decimal("1.5"),)
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("insert into prices.spot values (now(), 2)")
+    for role in ("dbt", "analytics"):
+        with connect(server, "project_data", role) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("select from prices.spot")
+    for role in ("prices", "prices_reader", "prices_writer"):
+        with connect(server, "project_data", role) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("select from raw.weather_observations")
+    assert pending_changes(LocalHost(), steps(server, wanted)) == []
+
+    with server.connect("project_data") as connection:
+        connection.execute("grant delete on prices.spot to prices_reader")
+        connection.execute("alter schema prices owner to postgres")
+    changed = [change.step.title for change in converge(LocalHost(), steps(server, wanted), SilentProgress())]
+    assert changed == ["schema prices of project_data", "grants: prices_reader may read project_data.prices"]
 
 
 def test_analytics_may_only_append_and_read(server: pg.Server, tmp_path: Path) -> None:
@@ -148,7 +207,7 @@ def test_changes_by_hand_are_reverted(server: pg.Server, tmp_path: Path) -> None
     assert [change.step.title for change in changed] == [
         "role airflow_admin",
         "database project_data",
-        "grants: analytics may append project_data",
+        "grants: analytics may append project_data.raw",
     ]
 
 
@@ -242,7 +301,7 @@ def test_rules_of_another_file_are_an_error(server: pg.Server, tmp_path: Path) -
         assert str(other) in error.value.details
     finally:
         with server.connect() as connection:
-            connection.execute("alter system reset hba_file")
+            connection.execute(f"alter system set hba_file = '{hba_file(server)}'".encode())
         restart.restart(LocalHost())
 
 
@@ -449,3 +508,26 @@ def test_plan_has_one_line_for_a_server_that_is_not_reachable(server: pg.Server,
         server.run("pg_ctl", "start", "--wait", "-D", str(server.data), "-l", str(server.data / "log"))
     assert [str(change) for change in changes] == ["PostgreSQL: not reachable: roles and databases were not checked"]
     assert changes[0].pending.effect == "not checked"
+
+
+def test_documented_restore_of_a_dump_ends_with_0(server: pg.Server, tmp_path: Path) -> None:
+    page = (bundled_path("inventory.yaml").parent / "docs" / "how-to" / "backup.md").read_text()
+    dump, restore = (re.search(rf'-c "({name} .*?)"', page) for name in ("pg_dump", "pg_restore"))
+    assert dump
+    assert restore
+    wanted = steps(server, context(tmp_path, 1, 2))
+    converge(LocalHost(), wanted, SilentProgress())
+    with connect(server, "project_data", "analytics") as connection:
+        connection.execute("insert into raw.weather_observations (city, data) values ('kept', '{}')")
+    environment = {**os.environ, **server.environment("postgres")}
+    words = [shlex.split(each[1]) for each in (dump, restore)]
+    commands = [[server.program(program), *options] for program, *options in words]
+    content = subprocess.run(commands[0], env=environment, capture_output=True, check=True).stdout
+    with server.connect("project_data") as connection:
+        connection.execute("drop table raw.weather_observations cascade")
+    done = subprocess.run(commands[1], env=environment, input=content, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    converge(LocalHost(), wanted, SilentProgress())
+    assert pending_changes(LocalHost(), wanted) == []
+    with connect(server, "project_data", "analytics") as connection:
+        assert connection.execute("select 1 from raw.weather_observations where city = 'kept'").fetchone()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import re
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +16,8 @@ import psycopg
 import pytest
 
 from homelab.model import DatabaseGrant
-from homelab.services.postgres import grants, retention
+from homelab.services.postgres import retention
+from homelab.services.raw_schema import raw_grants
 from tests import odd_json
 from tests.integration import pg
 from tests.scripts import ROOT
@@ -83,7 +82,7 @@ def deploy(server: pg.Server, database: str) -> None:
         for _ in range(2):
             connection.execute(TABLES)
         for role, privilege in (("analytics", "append"), ("dbt", "read")):
-            step = grants(DatabaseGrant(database, role, privilege))  # type: ignore[arg-type]
+            step = raw_grants(DatabaseGrant(database, role, privilege, "raw"))  # type: ignore[arg-type]
             connection.execute(step.sql.encode())
             assert connection.execute(step.done.encode()).fetchone() == (True,)
 
@@ -627,36 +626,3 @@ def test_random_damage_of_a_spool_loses_no_good_line(
     assert (summary.problem, list(tmp_path.iterdir())) == (None, [])
     found = ingestion.execute("select count(*) from raw.weather_observations where city ~ '^G[0-9]+$'").fetchone()
     assert found == (20,)
-
-
-def documented(program: str, server: pg.Server, file: Path) -> None:
-    """Run the line of docs/how-to/backup.md that dumps or restores project_data."""
-    text = (ROOT / "docs" / "how-to" / "backup.md").read_text()
-    (line,) = re.findall(rf'runuser -l postgres -c "{program} ([^"]+)" [<>] project_data\.dump', text)
-    words = [server.program(program), *line.split(), "--host", server.host, "--port", str(server.port)]
-    target = file.open("rb" if program == "pg_restore" else "wb")
-    with target:
-        streams = {"stdin": target} if program == "pg_restore" else {"stdout": target}
-        environment = {"PGUSER": "postgres", "PGPASSWORD": server.password}
-        subprocess.run(words, check=True, env=environment, timeout=60, **streams)  # type: ignore[call-overload]
-
-
-def test_documented_dump_and_restore_succeed(postgres: pg.Server, tmp_path: Path) -> None:
-    with (
-        postgres.role("analytics", "analytics"),
-        postgres.role("dbt", "dbt"),
-        postgres.database("project_data") as name,
-    ):
-        with postgres.connect(name) as connection:
-            connection.execute(b"revoke all on database project_data from public")
-            connection.execute(PARTITIONED)
-        deploy(postgres, name)
-        with postgres.connect(name) as connection:
-            before = fingerprint(connection)
-        documented("pg_dump", postgres, tmp_path / "dump")
-        with postgres.connect(name) as connection:
-            connection.execute("truncate raw.weather_observations")
-        documented("pg_restore", postgres, tmp_path / "dump")
-        deploy(postgres, name)
-        with postgres.connect(name) as connection:
-            assert fingerprint(connection) == before

@@ -124,7 +124,7 @@ def test_unused_file_is_never_run(tmp_path: Path) -> None:
         ("x = (", "services/echo.py cannot be imported: SyntaxError: '(' was never closed (echo.py, line 1)"),
         ("x = 1", "services/echo.py must define one class that derives from Service, not 0"),
         (SERVICE + SERVICE.replace("Echo", "Other"), "services/echo.py must define one class"),
-        (SERVICE.replace("def health(", "def other("), "services/echo.py: Echo lacks health()"),
+        (SERVICE.replace("def steps(", "def other("), "services/echo.py: Echo lacks steps()"),
         (SERVICE.replace("@dataclass(frozen=True, slots=True, kw_only=True)\n", ""), "Echo must be a dataclass"),
     ],
 )

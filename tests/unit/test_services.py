@@ -136,6 +136,24 @@ def test_existing_cluster_is_never_removed_and_an_incomplete_one_is(
     assert run(step.done, "") == (1 if create == "exit 1" else 0)
 
 
+@pytest.mark.parametrize("part", ["etc/postgresql", "var/lib/postgresql"])
+def test_cluster_is_not_created_through_a_link(tmp_path: Path, part: str) -> None:
+    (step,) = [s for s in steps(inventory(tmp_path), "postgres") if s.title == "cluster 16/main"]
+    assert isinstance(step, Command)
+    assert step.writes == ["/etc/postgresql/16/main", "/var/lib/postgresql/16/main"]
+    (tmp_path / "pg_createcluster").write_text(f"#!/bin/sh\ntouch {tmp_path}/called\n")
+    (tmp_path / "pg_createcluster").chmod(0o755)
+    root = tmp_path / "root"
+    (root / part / "16").mkdir(parents=True)
+    (root / part / "16" / "main").symlink_to("/etc")
+    text = step.command.replace("/etc/", f"{root}/etc/").replace("/var/lib/", f"{root}/var/lib/")
+    path = f"{tmp_path}:/usr/bin:/bin"
+    done = subprocess.run(["sh", "-c", text], env={"PATH": path}, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == f"homelab: refused to write: {root}/{part}/16/main is a link\n"
+    assert not (tmp_path / "called").exists()
+
+
 @pytest.mark.parametrize("template", POSTGRES)
 @pytest.mark.parametrize("service", ["postgres", "analytics", "airflow"])
 def test_titles_are_unique_and_triggers_come_first(tmp_path: Path, template: str, service: str) -> None:

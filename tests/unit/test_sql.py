@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,3 +46,12 @@ def test_every_dispatched_macro_has_a_duckdb_version() -> None:
     dispatched = set(re.findall(r"adapter\.dispatch\('(\w+)'\)", text))
     assert dispatched == set(re.findall(r"macro duckdb__(\w+)", text))
     assert "number_of" in dispatched
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", sorted({str(path.parent.relative_to(PROJECT)) for path in FILES} - {"snapshots"}))
+def test_sqlfluff_finds_nothing(folder: str) -> None:
+    sqlfluff, root = Path(sys.executable).with_name("sqlfluff"), Path(__file__).parents[2]
+    command = [sqlfluff, "lint", "--disable-progress-bar", PROJECT / folder]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated
 
 from homelab.api import (
-    DatabaseGrant,
     Directory,
     File,
     Health,
@@ -22,7 +21,6 @@ from homelab.api import (
     Step,
     SystemdUnit,
     Templates,
-    User,
 )
 
 TEMPLATES = Templates(Path(__file__).parent / "templates", "echo-stack's templates")
@@ -35,10 +33,6 @@ class Echo(Service):
 
     port: Annotated[int, Option("Port of the web server.", low=1024, high=65535)] = 8901
     text: Annotated[str, Option("The answer.")] = "hello"
-
-    def database_grants(self) -> Sequence[DatabaseGrant]:
-        """Return none: it uses no database."""
-        return ()
 
     def ports(self) -> Sequence[Port]:
         """Return the port of the web server."""
@@ -55,8 +49,7 @@ class Echo(Service):
         unit = File("/etc/systemd/system/echo.service", text)
         return (
             Packages(["python3"]),
-            User("echo", "/var/lib/echo"),
-            Directory("/var/lib/echo", "echo", "echo", 0o750),
+            *SANDBOX.account(),
             Directory("/srv/echo"),
             page,
             unit,

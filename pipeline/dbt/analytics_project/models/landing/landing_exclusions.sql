@@ -1,6 +1,7 @@
 {{ config(materialized='table') }}
 
 {% set columns = ['id', 'city', 'first', 'until', 'reason', 'excluded_by', 'created_at'] %}
+{% set build = build_plan('build') or 0 %}
 {% set existing = load_relation(this) if execute else none %}
 
 with raw_exclusions as (
@@ -10,19 +11,15 @@ with raw_exclusions as (
 
 select
     raw_exclusions.*,
-    {% if existing %}
-    case
-        when known.id is not null and known.is_active = raw_exclusions.is_active
-            and known.city is not distinct from raw_exclusions.city
-            and known.first = raw_exclusions.first and known.until = raw_exclusions.until then known.changed_in
-        else {{ build_plan('build') or 0 }}
-    end as changed_in
-    {% else %}
-    cast({{ build_plan('build') or 0 }} as bigint) as changed_in
-    {% endif %}
+    {{ "coalesce(unchanged.changed_in, " ~ build ~ ")" if existing else "cast(" ~ build ~ " as bigint)" }} as changed_in
 from raw_exclusions
 {% if existing %}
-left join {{ this }} as known using (id)
+left join {{ this }} as unchanged
+    on raw_exclusions.id = unchanged.id
+    and raw_exclusions.is_active = unchanged.is_active
+    and raw_exclusions.city is not distinct from unchanged.city
+    and raw_exclusions.first = unchanged.first
+    and raw_exclusions.until = unchanged.until
 
 union all
 
@@ -30,7 +27,7 @@ union all
 select
     {{ columns | join(', ') }},
     false as is_active,
-    case when is_active then {{ build_plan('build') or 0 }} else changed_in end as changed_in
+    case when is_active then {{ build }} else changed_in end as changed_in
 from {{ this }}
 where id not in (select id from raw_exclusions)
 {% endif %}

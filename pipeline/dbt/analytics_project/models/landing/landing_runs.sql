@@ -14,5 +14,8 @@ union all
 select {{ columns | join(', ') }}
 from {{ this }}
 where run not in (select run from raw_runs)
-    and started < (select max(dropped_before) from {{ raw_table(source('raw', 'dropped_runs'), ['dropped_before']) }} as dropped)
+    and started < (
+        select max(dropped_before)
+        from {{ raw_table(source('raw', 'dropped_runs'), ['dropped_before']) }} as dropped
+    )
 {% endif %}

@@ -5,9 +5,10 @@
 {% set again = (build_plan("array_to_string(landed_again, ',')") or '').split(',') | select | list if since else [] %}
 {% set measured = ['temperature', 'feels_like', 'humidity', 'pressure', 'wind_speed', 'wind_direction', 'wind_gust',
                    'clouds', 'visibility', 'rain', 'snow', 'latitude', 'longitude'] %}
-{% set columns = ['id', 'city', 'ingested_at', 'revision', 'inserted_xid', 'observation_timestamp', 'units'] + measured + [
-                  'rain_window_h', 'snow_window_h', 'condition_code', 'description', 'sunrise', 'sunset', 'utc_offset',
-                  'country', 'place_id', 'place'] %}
+{% set columns = ['id', 'city', 'ingested_at', 'revision', 'inserted_xid', 'observation_timestamp', 'units'] + measured
+                  + ['rain_window_h', 'snow_window_h', 'condition_code', 'description', 'sunrise', 'sunset',
+                     'utc_offset', 'country', 'place_id', 'place'] %}
+{% set earlier_defaults = {'revision': '0', 'inserted_xid': '0', 'rain_window_h': '1', 'snow_window_h': '1'} %}
 
 with fetched as (
     select
@@ -44,7 +45,9 @@ landed as (
         {% if since %}
         and (
             present.inserted_xid >= {{ since }}
-            {%- for month in again %} or {{ utc_date('present.ingested_at') }} between '{{ month }}' and last_day(date '{{ month }}'){% endfor %}
+            {%- for month in again %}
+            or {{ utc_date('present.ingested_at') }} between '{{ month }}' and last_day(date '{{ month }}')
+            {%- endfor %}
         )
         {% endif %}
     )
@@ -54,7 +57,8 @@ landed as (
     union all
     select
         {%- for column in columns %}
-        {{ column if column in present else {'revision': '0', 'inserted_xid': '0', 'rain_window_h': '1', 'snow_window_h': '1'}.get(column, 'null') ~ ' as ' ~ column }}{{ "," if not loop.last }}
+        {{ column if column in present else earlier_defaults.get(column, 'null') ~ ' as ' ~ column }}
+            {{- "," if not loop.last }}
         {%- endfor %}
     from {{ this }} as present
     where date_trunc('month', {{ utc_date('ingested_at') }}) in (

@@ -1,7 +1,9 @@
 {{ config(materialized='view') }}
 
 with suspects as (
-    select * from {{ ref('landing_weather').include(database=false) }} where has_issue
+    select *
+    from {{ ref('landing_weather').include(database=false) }}
+    where has_issue
 ),
 
 -- A newer revision corrects an issue, and an exclusion settles it.

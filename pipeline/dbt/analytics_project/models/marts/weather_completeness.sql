@@ -3,7 +3,7 @@
 with built as (
     select build_info.built_at, max(times.number) as last_number
     from {{ ref('build_info').include(database=false) }} as build_info
-    left join {{ ref('scheduled_times').include(database=false) }} as times on times.scheduled_at <= build_info.built_at
+    left join {{ ref('scheduled_times').include(database=false) }} as times on build_info.built_at >= times.scheduled_at
     group by build_info.built_at
 ),
 
@@ -27,9 +27,9 @@ observed as (
         ) as last_number
     from {{ ref('observed_times').include(database=false) }} as parts
     inner join {{ ref('scheduled_times').include(database=false) }} as first
-        on first.scheduled_at = parts.first_scheduled_at
+        on parts.first_scheduled_at = first.scheduled_at
     inner join {{ ref('scheduled_times').include(database=false) }} as last
-        on last.scheduled_at = parts.last_scheduled_at
+        on parts.last_scheduled_at = last.scheduled_at
     cross join built
 ),
 
@@ -47,7 +47,8 @@ spans as (
             '1 day'
         ) }} as date) as observation_date
     from observed
-    inner join {{ ref('scheduled_times').include(database=false) }} as last on last.number = observed.last_number
+    inner join {{ ref('scheduled_times').include(database=false) }} as last
+        on observed.last_number = last.number
     where observed.last_number >= observed.first_number
 ),
 
@@ -72,9 +73,9 @@ expected as (
             as times_expected
     from spans
     inner join days_with_times as days
-        on days.observation_date = spans.observation_date
-        and days.city_timezone is not distinct from spans.city_timezone
-        and days.utc_offset_s is not distinct from spans.utc_offset_s
+        on spans.observation_date = days.observation_date
+        and spans.city_timezone is not distinct from days.city_timezone
+        and spans.utc_offset_s is not distinct from days.utc_offset_s
     group by spans.city, spans.observation_date
 ),
 

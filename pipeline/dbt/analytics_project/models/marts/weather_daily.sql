@@ -164,7 +164,8 @@ select
     coalesce(snow_covered_h, 0) as snow_covered_h,
     -- As the weather services define them: from the mean of the day's extremes.
     {% for name, sign in (('heating', -1), ('cooling', 1)) %}
-    {% set degrees_f = "greatest(" ~ sign ~ " * ((temperature_min_f + temperature_max_f) / 2 - " ~ var('degree_day_base_f') ~ "), 0)" %}
+    {% set mean_f = "(temperature_min_f + temperature_max_f) / 2" %}
+    {% set degrees_f = "greatest(" ~ sign ~ " * (" ~ mean_f ~ " - " ~ var('degree_day_base_f') ~ "), 0)" %}
     case when temperature_min_f is not null then {{ degrees_f }} end as {{ name }}_degree_days_f,
     case when temperature_min_f is not null then {{ degrees_f }} / 1.8 end as {{ name }}_degree_days_c,
     {% endfor %}

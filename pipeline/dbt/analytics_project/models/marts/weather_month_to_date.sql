@@ -30,7 +30,9 @@ months as (
 ),
 
 present as (
-    select * from months where year = extract(year from through)
+    select *
+    from months
+    where year = extract(year from through)
 ),
 
 -- The same day of the earlier years, as mean over these years.

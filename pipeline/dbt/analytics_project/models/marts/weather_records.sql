@@ -37,7 +37,8 @@ ranked as (
         {{ compared }} as is_compared,
         -- Rounded: the last digits of a sum depend on the order of its rows, and of a value on its unit.
         row_number() over (
-            partition by city order by not {{ compared }}, round({{ column }}_{{ units[0] }}, 6) {{ order }}, observation_date
+            partition by city
+            order by not {{ compared }}, round({{ column }}_{{ units[0] }}, 6) {{ order }}, observation_date
         ) as place,
         count(*) filter (where {{ compared }}) over (partition by city) as days_observed,
         count(*) filter (where not {{ compared }}) over (partition by city) as days_left_out

@@ -1,6 +1,7 @@
 {{ config(materialized='table') }}
 
+{% set as_of = "'" ~ build_plan('as_of') ~ "'" if build_plan('as_of') else 'current_timestamp' %}
 select
     cast(coalesce('{{ build_plan("build") or 0 }}', '0') as bigint) as build,
-    cast({{ "'" ~ build_plan("as_of") ~ "'" if build_plan("as_of") else 'current_timestamp' }} as timestamp with time zone) as built_at,
+    cast({{ as_of }} as timestamp with time zone) as built_at,
     '{{ days() }}' as days

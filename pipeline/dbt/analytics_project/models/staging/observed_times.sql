@@ -34,7 +34,8 @@ times as (
         {{ utc_date('scheduled_at') }} as scheduled_date,
         count(*) as observations,
         any_value(city_timezone) as city_timezone,
-        {% if days() == 'utc' %}cast(null as integer){% else %}{{ newest('utc_offset_s', 'observation_timestamp') }}{% endif %} as utc_offset_s
+        {{ 'cast(null as integer)' if days() == 'utc' else newest('utc_offset_s', 'observation_timestamp') }}
+            as utc_offset_s
     from assigned
     group by city, scheduled_at
 ),
@@ -83,7 +84,13 @@ grouped as (
         max(scheduled_at) as last_scheduled_at,
         {{ sorted_list('scheduled_at') }} as scheduled_times
     from parts
-    group by 1, 2, 3, 4, 5, 6
+    group by
+        city,
+        scheduled_date,
+        observation_date,
+        city_timezone,
+        case when city_timezone is null then utc_offset_s end,
+        part
 )
 
 select

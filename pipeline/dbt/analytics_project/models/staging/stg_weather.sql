@@ -46,7 +46,8 @@ select
     measured.feels_like_f,
     {{ fahrenheit_to_celsius('measured.feels_like_f') }} as feels_like_c,
     {{ dew_point('measured.temperature_f', 'measured.humidity_pct') }} as dew_point_f,
-    {{ fahrenheit_to_celsius('(' ~ dew_point('measured.temperature_f', 'measured.humidity_pct') ~ ')') }} as dew_point_c,
+    {{ fahrenheit_to_celsius('(' ~ dew_point('measured.temperature_f', 'measured.humidity_pct') ~ ')') }}
+        as dew_point_c,
     {{ mph_to_ms('measured.wind_speed_mph') }} as wind_speed_ms,
     measured.wind_direction_deg,
     measured.wind_gust_mph,
@@ -61,7 +62,8 @@ select
     measured.sunset_at,
     measured.utc_offset_s,
     {% if days() == 'utc' %}cast(null as varchar){% else %}settings.timezone{% endif %} as city_timezone,
-    cast({{ local_time(utc('measured.observation_timestamp'), 'settings.timezone', 'measured.utc_offset_s') }} as date) as observation_date,
+    cast({{ local_time(utc('measured.observation_timestamp'), 'settings.timezone', 'measured.utc_offset_s') }} as date)
+        as observation_date,
     {{ day_zone('settings.timezone', 'measured.utc_offset_s') }} as day_zone,
     measured.latitude_deg,
     measured.longitude_deg,
