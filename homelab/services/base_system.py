@@ -42,24 +42,12 @@ def base_system(context: ServiceContext) -> Sequence[Step]:
         reloaded,
         Directory("/root/.ssh", mode=0o700),
         File("/root/.ssh/authorized_keys", render("authorized_keys.j2", keys=keys), mode=0o600),
-        *_running_values(context.container),
         *trusted_authority(context),
         *_running_values(context.container),
         *packages_from(context.inventory.sources),
         *security_updates(context),
         DpkgConfigured(),
     )
-
-
-def _running_values(container: Container) -> Iterator[Step]:
-    """Yield the host name and the MTU, which a running container keeps when Proxmox's configuration changes."""
-    shape = container.shape
-    yield Command(f"host name {shape.hostname}", f'[ "$(hostname)" = {shape.hostname} ]', f"hostname {shape.hostname}")
-    if shape.mtu:
-        device = "/sys/class/net/eth0/mtu"
-        yield Command(
-            f"MTU {shape.mtu} of eth0", f'[ "$(cat {device})" = {shape.mtu} ]', f"ip link set dev eth0 mtu {shape.mtu}"
-        )
 
 
 def base_packages(context: ServiceContext) -> Sequence[str]:
