@@ -19,6 +19,7 @@ from homelab.model.inventory import NODE
 from homelab.model.options import KeyNames, Option
 from homelab.services.registry import Registry, ServiceError
 
+_FOLDER = r"(?!.*/\.\.(/|$))(/[^/,\s=]+)+"
 _VMID = "a whole number from 100 to 999999999"
 
 
@@ -101,8 +102,24 @@ class ContainerSection(ContainerDefaults):
         Option(
             "Further disks, by the path at which they are mounted.",
             expected="sizes in GiB by path",
-            keys=KeyNames(r"(?!.*/\.\.(/|$))(/[^/,\s=]+)+", "must be an absolute path, as in /var/lib/postgresql"),
+            keys=KeyNames(_FOLDER, "must be an absolute path, as in /var/lib/postgresql"),
             examples=({"/var/lib/postgresql": 32},),
+        ),
+    ] = field(default_factory=dict)
+    devices: Annotated[
+        tuple[Annotated[str, Option(pattern=r"/dev/[^,\s=]+", expected="a device's path")], ...],
+        Option(
+            "Devices of the node to pass through; `plan` shows the `pct` line, as only root@pam may add them.",
+            examples=(["/dev/ttyUSB0"],),
+        ),
+    ] = ()
+    bind_mounts: Annotated[
+        Mapping[str, Annotated[str, Option(pattern=_FOLDER, expected="an absolute path on the node")]],
+        Option(
+            "Folders of the node by the path at which they are mounted; `plan` shows the `pct` line, as for devices.",
+            expected="folders of the node by path",
+            keys=KeyNames(_FOLDER, "must be an absolute path, as in /srv/media"),
+            examples=({"/srv/media": "/tank/media"},),
         ),
     ] = field(default_factory=dict)
     services: Annotated[
@@ -172,6 +189,8 @@ class Reader:
             storage=settings.storage,
             ssh_keys=settings.ssh_keys,
             backup_storage=settings.backup_storage,
+            devices=tuple(values.get("devices", ())),
+            bind_mounts=values.get("bind_mounts", {}),
             clone_from=settings.clone_from,
             lab_tags=lab_tags(self.lab),
         )

@@ -226,6 +226,8 @@ class Container:
     services: Mapping[str, Service]
     ssh_keys: tuple[str, ...] = ()  # public keys that may log in as root, in addition to homelab's own
     backup_storage: str | None = None  # None: the only storage of its node that holds backups
+    devices: tuple[str, ...] = ()  # of the node, which only root@pam may pass through
+    bind_mounts: Mapping[str, str] = field(default_factory=dict)  # path inside → folder of the node
     clone_from: str | None = None  # a container whose golden container is cloned instead of unpacking a template
     lab_tags: frozenset[str]  # tags that mark it as part of this lab; its configuration may have more
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from homelab.errors import InputError
 from homelab.model import Container, ContainerConfig, Difference, Inventory, lab_tags
 from homelab.model.firewall import Firewall, desired_firewall, goal
+from homelab.plan import root_options
 from homelab.plan.actions import (
     Action,
     Clone,
@@ -184,14 +186,24 @@ def _notes(container: Container, found: ObservedGuest | None) -> Iterator[Note]:
                 "only root@pam may set all of its features: after its creation, run "
                 f"`{set_features(container)}` on the node",
             )
+        yield from _root_options(container, {})
         return
+    yield from _root_options(container, found.config)
     if container.node not in (None, found.node):
         yield Note(container.name, f"it is on node {found.node}, the inventory has {container.node}: it is not moved")
     ipv6 = [("ip6", found.shape.ip6), ("gw6", found.shape.gw6)] if container.shape.ip6 is None else []
     by_hand = [
         *(f"the mount point {mount.path}" for mount in further_mounts(container, found.shape)),
         *(f"net0 {name}={value}" for name, value in ipv6 if value),
-        *found.by_hand,
+        *(each for each in found.by_hand if each not in root_options.expressed(container, found.config)),
     ]
     if by_hand:
         yield Note(container.name, f"it also has {', '.join(by_hand)}, missing in the inventory: left unchanged")
+
+
+def _root_options(container: Container, config: Mapping[str, Any]) -> Iterator[Note]:
+    if command := root_options.missing_command(container, config):
+        yield Note(
+            container.name,
+            f"only root@pam may add its devices and bind mounts: run `{command}` on the node, then restart it",
+        )

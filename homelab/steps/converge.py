@@ -133,7 +133,7 @@ class _Run:
             return list(left)
         applied = {change.step for change in self.changed.values()}
         due = {*markers, *(marker(step) for step in self._steps if applied.intersection(step.triggered_by))}
-        pending = {change.step for change in inspect_host(self._host, self._steps, due).changes}
+        pending = {change.step: change for change in inspect_host(self._host, self._steps, due).changes}
         dropped = [change.step for change in left if change.step not in pending]
         if dropped:
             check(
@@ -142,7 +142,7 @@ class _Run:
                 "remove the markers of steps that are up to date",
             )
         self._report_unchanged(dropped)
-        return [change for change in left if change.step in pending]
+        return [pending[change.step] for change in left if change.step in pending]
 
     def _require_applied(self, steps: Sequence[Step]) -> None:
         # Wait steps are not checked again: they guarantee their condition only when they return.

@@ -134,7 +134,10 @@ def test_stopped_postgresql_is_one_line_of_the_plan(stack: LabFixture) -> None:
             "unit postgresql@15-main.service: is inactive"
         ]
     finally:
-        assert redeploy(stack) == ["unit postgresql@15-main.service: is inactive"]
+        changes = redeploy(stack)
+    assert changes[0] == "unit postgresql@15-main.service: is inactive"
+    # Airflow's processes may have ended without their database.
+    assert all(each.startswith("unit airflow-") for each in changes[1:]), changes
 
 
 def test_changed_setting_names_the_restart_and_shows_its_diff(stack: LabFixture) -> None:

@@ -234,3 +234,22 @@ def test_destroy_refuses_locked_containers(inventory: Inventory, differing: dict
 
 def test_destroy_without_containers_is_empty(inventory: Inventory) -> None:
     assert not plan_destroy(inventory, {})
+
+
+def test_devices_and_bind_mounts_come_with_the_line_for_root(inventory: Inventory) -> None:
+    first, *others = inventory.containers
+    wanted = replace(first, devices=("/dev/ttyUSB0", "/dev/kvm"), bind_mounts={"/srv/media": "/tank/media"})
+    asked = replace(inventory, containers=(wanted, *others))
+    config = {"dev0": "/dev/kvm,mode=0660", "dev1": "/dev/fuse", "mp0": "/tank/other,mp=/srv/other"}
+    by_hand = ("dev0", "dev1", "mp0")
+    plan = plan_up(asked, {167: replace(observed(inventory, config=config), by_hand=by_hand)}, ["postgres-data"])
+    assert [note.text for note in plan.notes] == [
+        "only root@pam may add its devices and bind mounts: run `pct set 167 --dev2 /dev/ttyUSB0 --mp1 "
+        "/tank/media,mp=/srv/media` on the node, then restart it",
+        "it also has dev1, mp0, missing in the inventory: left unchanged",
+    ]
+    done = {"dev0": "path=/dev/kvm", "dev2": "/dev/ttyUSB0", "mp1": "/tank/media,mp=/srv/media,ro=1"}
+    plan = plan_up(asked, {167: replace(observed(inventory, config=done), by_hand=tuple(done))}, ["postgres-data"])
+    assert (lines(plan), plan.notes) == ([], ())
+    (created,) = plan_up(asked, {}, ["postgres-data"]).notes
+    assert "`pct set 167 --dev0 /dev/ttyUSB0 --dev1 /dev/kvm --mp0 /tank/media,mp=/srv/media`" in created.text
