@@ -33,6 +33,8 @@ from tests.integration import pg
 from tests.integration.conftest import KEY, replay_server
 from tests.scripts import ROOT, SCRIPTS
 
+from publish import publish  # isort: skip
+
 _SIZES, _ROUNDS, _NEW = (1_000, 100_000, 5_000_000), 5, 1_000
 _PYTHON = str(ROOT / ".venv-analytics" / "bin" / "python")
 _DBT = str(Path(_PYTHON).with_name("dbt"))
@@ -188,10 +190,27 @@ def builds(server: pg.Server, sizes: Sequence[int]) -> Iterator[Row]:
                 f"{best:.1f} s",
                 f"{best - start:.1f} s without dbt's start",
                 f"{best / least:.2f}",
-                "≤ 1.2",
-                best <= 1.2 * least,
+                "≤ 1.1",
+                best <= 1.1 * least,
             )
+        yield publishing(wanted[max(sizes)])
         yield from compare_with_postgres(wanted[max(sizes)])
+
+
+def publishing(warehouse: Warehouse) -> Row:
+    """Measure the publication of the warehouse, and a plain copy of the file that is on disk, too."""
+    source, taken = warehouse.data / "warehouse.duckdb", []
+    gigabytes = source.stat().st_size / 1e9
+    with tempfile.TemporaryDirectory(dir=warehouse.data) as folder:
+        for _ in range(_ROUNDS):
+            started = time.perf_counter()
+            publish(source, Path(folder) / "published.duckdb")
+            published = time.perf_counter()
+            subprocess.run(["sh", "-c", f"cp '{source}' '{folder}/copy' && sync '{folder}/copy'"], check=True)
+            taken.append((published - started, time.perf_counter() - published))
+    ours, copy = (min(each) / gigabytes for each in zip(*taken, strict=True))
+    title, ratio = f"publishing {gigabytes * 1000:,.0f} MB", f"{ours / copy:.2f}"
+    return Row(title, f"{ours:.1f} s/GB", f"cp and sync: {copy:.1f} s/GB", ratio, "", True)
 
 
 def compare_with_postgres(warehouse: Warehouse) -> Iterator[Row]:
@@ -254,8 +273,8 @@ def hourly_run(server: pg.Server, database: str) -> Iterator[Row]:
             f"{fetched + built:.1f} s",
             f"fetch {fetched:.1f} s, build and publish {built:.1f} s, of which dbt's start {start:.1f} s",
             "",
-            "≤ 10 s",
-            fetched + built <= 10,
+            "≤ 5 s",
+            fetched + built <= 5,
         )
 
 

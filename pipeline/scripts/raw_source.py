@@ -25,8 +25,10 @@ join pg_class as child on child.oid = inhrelid
 join pg_stat_all_tables as stat on stat.relid = child.oid
 where inhparent = 'raw.weather_observations'::regclass
 """
+# A restored PostgreSQL gives the ids of lost rows to new ones: the times differ.
+_CHECKSUM = "sum(id + (extract(epoch from ingested_at) * 1000000)::bigint)"
 _NEW_ROWS = """
-select tableoid::bigint, date_trunc('month', ingested_at at time zone 'UTC')::date, count(*), sum(id)
+select tableoid::bigint, date_trunc('month', ingested_at at time zone 'UTC')::date, count(*), {checksum}
 from raw.weather_observations
 where inserted_xid >= {since}::text::xid8 and inserted_xid < {until}::text::xid8
 group by 1, 2
@@ -34,9 +36,9 @@ group by 1, 2
 _COUNT = """
 select date_trunc('month', ingested_at at time zone 'UTC')::date,
     count(*) filter (where inserted_xid < {since}::text::xid8),
-    sum(id) filter (where inserted_xid < {since}::text::xid8),
+    {checksum} filter (where inserted_xid < {since}::text::xid8),
     count(*) filter (where inserted_xid < {until}::text::xid8),
-    sum(id) filter (where inserted_xid < {until}::text::xid8)
+    {checksum} filter (where inserted_xid < {until}::text::xid8)
 from raw.{partition}
 group by 1
 """
@@ -47,7 +49,7 @@ join pg_stat_activity as activity using (pid)
 where held.locktype = 'transactionid' and held.granted and held.mode = 'ExclusiveLock'
     and held.transactionid = ((%s::bigint %% 4294967296)::text)::xid
 """
-Counts = dict[date, tuple[int, int]]  # rows and sum of the ids by month
+Counts = dict[date, tuple[int, int]]  # rows and their checksum by month
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +84,9 @@ def add(counts: Iterator[Counts]) -> Counts:
     """Add the counts by month."""
     total: Counts = {}
     for each in counts:
-        for month, (rows, ids) in each.items():
+        for month, (rows, checksum) in each.items():
             before = total.get(month, (0, 0))
-            total[month] = before[0] + rows, before[1] + ids
+            total[month] = before[0] + rows, before[1] + checksum
     return {month: value for month, value in total.items() if value[0]}
 
 
@@ -130,8 +132,10 @@ def _partitions(
     """
     new: dict[int, Counts] = {}
     if known:
-        for oid, month, rows, ids in _all(connection, _NEW_ROWS.format(since=since, until=until)):
-            new.setdefault(oid, {})[month] = (rows, int(ids))
+        for oid, month, rows, checksum in _all(
+            connection, _NEW_ROWS.format(checksum=_CHECKSUM, since=since, until=until)
+        ):
+            new.setdefault(oid, {})[month] = (rows, int(checksum))
     found: list[Partition] = []
     landed: list[Counts] = []
     for oid, name, *changes in _all(connection, _PARTITIONS):
@@ -145,7 +149,9 @@ def _partitions(
             found.append(Partition(oid, tuple(changes), add(iter((before.counts, added)))))
             landed.append(before.counts)
             continue
-        counted = _all(connection, _COUNT.format(partition=name, since=since, until=until))
-        found.append(Partition(oid, tuple(changes), {month: (n, int(ids or 0)) for month, _, _, n, ids in counted}))
-        landed.append({month: (n, int(ids or 0)) for month, n, ids, _, _ in counted})
+        counted = _all(connection, _COUNT.format(checksum=_CHECKSUM, partition=name, since=since, until=until))
+        found.append(
+            Partition(oid, tuple(changes), {month: (n, int(checksum or 0)) for month, _, _, n, checksum in counted})
+        )
+        landed.append({month: (n, int(checksum or 0)) for month, n, checksum, _, _ in counted})
     return found, add(iter(landed))

@@ -28,7 +28,8 @@ create table if not exists landing.source_state (
     landed_again date[], as_of timestamptz, held_since timestamptz, holders varchar, full_test boolean
 );
 create table if not exists landing.raw_counts (
-    partition bigint, file bigint, inserted bigint, updated bigint, deleted bigint, month date, rows bigint, ids hugeint
+    partition bigint, file bigint, inserted bigint, updated bigint, deleted bigint, month date, rows bigint,
+    checksum hugeint
 );
 create table if not exists landing.removed_observations (
     city varchar, observation_timestamp timestamptz, removed_in bigint
@@ -41,7 +42,7 @@ insert into landing.source_state select 0, 0, null, null, '', [], null, null, nu
 where not exists (from landing.source_state);
 """
 _LANDED = """
-select date_trunc('month', ingested_at at time zone 'UTC')::date as month, count(*), sum(id)
+select date_trunc('month', ingested_at at time zone 'UTC')::date as month, count(*), sum(id + epoch_us(ingested_at))
 from landing.landing_weather where inserted_xid < $1 group by 1
 """
 _REMEMBER_REMOVED = """
@@ -87,10 +88,10 @@ def read_state(connection: duckdb.DuckDBPyConnection) -> State:
         "select build, landed_before, cluster, held_since::varchar, as_of::varchar from landing.source_state"
     ).fetchall()[0]
     partitions: dict[int, Partition] = {}
-    for oid, *changes, month, rows, ids in connection.execute("from landing.raw_counts").fetchall():
+    for oid, *changes, month, rows, checksum in connection.execute("from landing.raw_counts").fetchall():
         known = partitions.setdefault(oid, Partition(oid, (changes[0], changes[1], changes[2], changes[3]), {}))
         if rows:
-            known.counts[month] = (rows, int(ids))
+            known.counts[month] = (rows, int(checksum))
     return State(build, landed_before, cluster, _time(held_since), _time(as_of), partitions)
 
 
@@ -151,7 +152,7 @@ def _write_schedule(
 
 
 def _landed(connection: duckdb.DuckDBPyConnection, below: int) -> Counts:
-    return {month: (rows, int(ids)) for month, rows, ids in connection.execute(_LANDED, [below]).fetchall()}
+    return {month: (rows, int(checksum)) for month, rows, checksum in connection.execute(_LANDED, [below]).fetchall()}
 
 
 def _differences(raw: Counts, landed: Counts, dropped: frozenset[date]) -> set[date]:

@@ -365,11 +365,50 @@ def run_dbt(stack: Stack, role: str, *words: str) -> subprocess.CompletedProcess
     )
 
 
+COLUMNS = """
+import duckdb, json, sys
+with duckdb.connect(sys.argv[1]) as connection:
+    rows = connection.execute("select table_schema, table_name, column_name from information_schema.columns").fetchall()
+print(json.dumps(rows))
+"""
+
+
+def check_project(manifest: dict[str, Any], columns: Sequence[Sequence[str]]) -> None:
+    """Check that everything is described and tested: relations, columns, grains, sources and exposures."""
+    nodes = manifest["nodes"].values()
+    relations = {node["unique_id"]: node for node in nodes if node["resource_type"] in ("model", "seed", "snapshot")}
+    tested = {parent for node in nodes if node["resource_type"] == "test" for parent in node["depends_on"]["nodes"]}
+    described = {
+        (node["schema"], node["alias"], name)
+        for node in relations.values()
+        for name, column in node["columns"].items()
+        if node["description"] and column["description"]
+    }
+    known = {(node["schema"], node["alias"]) for node in relations.values()}
+    assert [each for each in map(tuple, columns) if each[:2] in known and each not in described] == []
+    assert relations.keys() - tested == set()
+    # The landed copy of the observations is tested, and each build compares its counts.
+    assert {name.rpartition(".")[2] for name in manifest["sources"].keys() - tested} == {"weather_observations"}
+    marts = {name: node for name, node in relations.items() if node["fqn"][1] == "marts"}
+    for name, node in marts.items():
+        assert node["config"]["contract"]["enforced"], name
+        assert node["config"]["on_schema_change"] == "fail", name
+        assert [column for column, each in node["columns"].items() if not each["data_type"]] == [], name
+        assert [parent for parent in node["depends_on"]["nodes"] if parent.startswith("source.")] == [], name
+    exposed = {parent for each in manifest["exposures"].values() for parent in each["depends_on"]["nodes"]}
+    assert {name for name, node in relations.items() if node["schema"] == "main"} - exposed == set()
+
+
 def test_dbt_build_passes_with_its_unit_tests(stack: Stack) -> None:
+    stack.ingest(list(CITIES.values()))
+    stack.build()
     dbt = run_dbt(stack, "analytics", "build")
     assert dbt.returncode == 0, dbt.stdout
     assert "4 unit tests" in dbt.stdout
     assert "WARN=0 ERROR=0 SKIP=0" in dbt.stdout
+    assert "WARNING" not in dbt.stdout + dbt.stderr
+    manifest = json.loads((stack.data / "target" / "manifest.json").read_text())
+    check_project(manifest, json.loads(stack.script_of(COLUMNS)))
 
 
 def test_units_are_converted(stack: Stack) -> None:
