@@ -114,17 +114,7 @@ class Airflow(Service):
             secrets,
             SANDBOX.file(),
             File(KNOWN_HOSTS, f"{analytics.address} {self._host_key(context)}\n".encode()),
-            File(
-                DATABASE_ENVIRONMENT,
-                render(
-                    "airflow/database.env.j2",
-                    postgres=postgres.address,
-                    password=self._password(context),
-                    ca_file=CA_FILE,
-                ),
-                mode=0o600,
-                secret=True,
-            ),
+            File(DATABASE_ENVIRONMENT, self._database_environment(context), mode=0o600, secret=True),
             File(CLI, render("airflow/homelab-airflow.j2", sandbox=SANDBOX, venv=_VENV), mode=0o700),
             WaitFor(
                 f"{postgres.name} accepts airflow_admin",
@@ -209,6 +199,11 @@ class Airflow(Service):
             connection=json.dumps(connection),
             ca_file=CA_FILE,
         )
+
+    def _database_environment(self, context: ServiceContext) -> bytes:
+        postgres = context.inventory.container_with("postgres").address
+        password = self._password(context)
+        return render("airflow/database.env.j2", postgres=postgres, password=password, ca_file=CA_FILE)
 
     def _secrets(self, context: ServiceContext) -> bytes:
         fernet = hashlib.sha256(context.secret_store.secret("airflow-fernet").reveal().encode()).digest()

@@ -126,24 +126,7 @@ class Analytics(Service):
             *self._cities(context),
             File(_SECRETS, self._secrets(context), group="analytics", mode=0o640, secret=True),
             File(_ENVIRONMENT, self._environment(context), group="analytics", mode=0o640),
-            *(
-                File(
-                    f"{ROOT}/bin/{name}", render(f"analytics/{name}.j2", root=ROOT, tasks=TASKS, exit=EXIT), mode=0o755
-                )
-                for name in COMMANDS
-            ),
-            File(f"{ROOT}/bin/gate", render("analytics/gate.j2", wrapper=_WRAPPER, commands=COMMANDS), mode=0o755),
-            File(
-                _WRAPPER,
-                render("analytics/homelab-pipeline.j2", root=ROOT, commands=COMMANDS, sandbox=SANDBOX),
-                mode=0o755,
-            ),
-            File(
-                "/etc/sudoers.d/homelab-pipeline",
-                render("analytics/sudoers.j2", wrapper=_WRAPPER, commands=COMMANDS),
-                mode=0o440,
-                validate='/usr/sbin/visudo -c -q -f "$new"',
-            ),
+            *self._gate(),
             WaitFor(
                 f"{postgres.name} accepts analytics",
                 as_analytics("psql -qAtc 'select 1'"),
@@ -156,6 +139,21 @@ class Analytics(Service):
             # Last, so that Airflow can log in only when the pipeline can run.
             Directory("/home/analytics/.ssh"),
             *self._authorized_keys(context),
+        )
+
+    def _gate(self) -> Iterator[Step]:
+        """Yield the commands of the pipeline, the program that runs them in the sandbox, and the gate before it."""
+        for name in COMMANDS:
+            text = render(f"analytics/{name}.j2", root=ROOT, tasks=TASKS, exit=EXIT)
+            yield File(f"{ROOT}/bin/{name}", text, mode=0o755)
+        yield File(f"{ROOT}/bin/gate", render("analytics/gate.j2", wrapper=_WRAPPER, commands=COMMANDS), mode=0o755)
+        wrapper = render("analytics/homelab-pipeline.j2", root=ROOT, commands=COMMANDS, sandbox=SANDBOX)
+        yield File(_WRAPPER, wrapper, mode=0o755)
+        yield File(
+            "/etc/sudoers.d/homelab-pipeline",
+            render("analytics/sudoers.j2", wrapper=_WRAPPER, commands=COMMANDS),
+            mode=0o440,
+            validate='/usr/sbin/visudo -c -q -f "$new"',
         )
 
     def _cities(self, context: ServiceContext) -> Iterator[Step]:
