@@ -9,7 +9,7 @@ from itertools import groupby
 
 _CONTEXT = 16  # characters that are shown before a difference
 LINE = 160  # characters of a line of a diff
-# A line of a settings file whose value is a secret, such as one that a user has added by hand.
+# A secret in a settings file, such as one added by hand.
 _SECRET = re.compile(r"^(\s*\w*(?:PASSWORD|SECRET|TOKEN|API_KEY|FERNET_KEY|SQL_ALCHEMY_CONN)\w*\s*=).*", re.I | re.M)
 
 

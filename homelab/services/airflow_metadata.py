@@ -32,7 +32,7 @@ def last_runs(dag: str) -> Query:
 
 
 def obstacles(dag: str) -> Query:
-    """Return shell text that prints, as a JSON list, what keeps Airflow from running a DAG."""
+    """Return shell text that prints the obstacles to the runs of a DAG as a JSON list."""
     return in_metadata(
         "select coalesce(json_agg(reason), '[]') from ("
         f"select 'the DAG is paused: switch it on in the web UI' from dag where dag_id = '{dag}' and is_paused "

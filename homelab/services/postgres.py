@@ -113,7 +113,7 @@ class Postgres(Service):
             Directory(f"/etc/systemd/system/{unit}.d"),
             dropin,
             server,
-            # After a start of the server, only what differs is changed.
+            # After a start of the server, the following steps are probed again.
             WaitFor("PostgreSQL answers", Query(PSQL, "postgres", "select 1"), context.container.name, early=True),
             *contents(context),
             retention(self.retention_months),

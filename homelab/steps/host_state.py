@@ -54,7 +54,7 @@ def pending_changes(host: Host, steps: Sequence[Step]) -> list[Change]:
 
 @dataclass(frozen=True, eq=False)
 class Unreachable(Step):
-    """The steps of a plan whose server is not reachable; it is never applied."""
+    """A line of a plan for all steps of an unreachable server; it is never applied."""
 
     @property
     def title(self) -> str:
