@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from homelab.distributions import Distribution
+from homelab.errors import HomelabError
 from homelab.host import Result
 from homelab.model import DatabaseGrant, Health, ManagedResource, Port, Service, ServiceContext, Step
 from homelab.model.options import Option
@@ -16,7 +17,20 @@ from homelab.services.database_grants import grants, schema_of
 from homelab.services.lab_certificates import server_certificate
 from homelab.services.raw_schema import RAW, missing_tables, raw_grants, tables
 from homelab.services.sandbox import Sandbox
-from homelab.steps import Command, Database, Directory, File, Packages, PgHba, Role, Settings, Sql, SystemdUnit, WaitFor
+from homelab.steps import (
+    Command,
+    Database,
+    Directory,
+    File,
+    Packages,
+    PgHba,
+    Refuse,
+    Role,
+    Settings,
+    Sql,
+    SystemdUnit,
+    WaitFor,
+)
 from homelab.steps.postgres_objects import PSQL
 from homelab.steps.queries import Query
 from homelab.steps.root_only import refuse_link
@@ -34,7 +48,8 @@ _FACTS = """select json_build_object(
   'newest_raw_row', (select to_char(max(ingested_at) at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
                      from raw.weather_observations))"""
 _PORT = 5432
-_BASES = ("/etc/postgresql", "/var/lib/postgresql")
+_DATA = "/var/lib/postgresql"
+_BASES = ("/etc/postgresql", _DATA)
 _CREATE = "/etc/postgresql-common/createcluster.d"
 _PGDG_KEY = "/usr/share/postgresql-common/pgdg/apt.postgresql.org.asc"
 _PGDG_LIST = "/etc/apt/sources.list.d/pgdg.list"
@@ -101,6 +116,7 @@ class Postgres(Service):
             triggered_by=[certificate],
         )
         return (
+            self._one_version(context.container.name),
             *self._packages(),
             # Packages and pg_createcluster give these to the server's user, which could then redirect root's writes.
             *(Directory(f"{base}{part}") for base in _BASES for part in ("", f"/{self.version}")),
@@ -169,6 +185,19 @@ class Postgres(Service):
                 ]
             ),
             writes=[conf, data],
+        )
+
+    def _one_version(self, container: str) -> Refuse:
+        """Return the step that refuses another major version next to existing data, which it cannot read."""
+        others = f"ls -d {_DATA}/*/main/PG_VERSION 2>/dev/null | grep -v '^{_DATA}/{self.version}/' | grep -q ."
+        return Refuse(
+            f"PostgreSQL has no data of another version than {self.version}",
+            f"if {others}; then echo t; else echo f; fi",
+            HomelabError(
+                f"Cannot change PostgreSQL to version {self.version}: the data are those of another version",
+                f"`homelab ssh {container} pg_lsclusters` lists them. A new cluster would be empty.",
+                "Write the earlier `version`, or move the data: docs/how-to/upgrade.md.",
+            ),
         )
 
     def _packages(self) -> Iterator[Step]:

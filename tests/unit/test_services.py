@@ -92,7 +92,7 @@ def test_pgdg_comes_with_its_key_from_a_signed_package(tmp_path: Path) -> None:
     context = ServiceContext(
         inventory=wanted, container=wanted.container_with("postgres"), secret_store=FixedSecretStore(), host_keys=KEYS
     )
-    titles = [step.title for step in Postgres(version=16, source="pgdg").steps(context)][2:5]
+    titles = [step.title for step in Postgres(version=16, source="pgdg").steps(context)][3:6]
     assert titles == [
         "packages postgresql-common ca-certificates",
         "apt repository PGDG",
@@ -309,6 +309,17 @@ def test_secrets_of_the_pipeline_are_read_with_its_settings(tmp_path: Path) -> N
         "secret-of-postgres-analytics",
         "secret-of-postgres-dbt",
     ]
+
+
+def test_other_version_of_postgresql_is_refused_next_to_data(tmp_path: Path) -> None:
+    (step,) = [s for s in steps(inventory(tmp_path), "postgres") if isinstance(s, Refuse) and "data" in s.title]
+    (probe,) = (text.replace("/var/lib/postgresql", str(tmp_path)) for text in step.probes())
+    for version, refused in ((None, False), (16, False), (15, True)):
+        if version:
+            (tmp_path / str(version) / "main").mkdir(parents=True)
+            (tmp_path / str(version) / "main" / "PG_VERSION").write_text(f"{version}\n")
+        assert bool(step.check([LocalHost().run(probe)])) is refused
+    assert "Cannot change PostgreSQL to version 16" in str(step.check([LocalHost().run(probe)]))
 
 
 def test_downgrade_of_airflow_is_refused_by_name(tmp_path: Path) -> None:
