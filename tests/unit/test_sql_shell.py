@@ -151,6 +151,7 @@ def test_ctrl_c_ends_a_running_statement_and_ctrl_d_leaves_the_shell(tmp_path: P
     expect(b"homelab> ")
     os.write(terminal, b"select 2;\n")
     expect(b"'n': 'select 2'")
+    expect(b"homelab> ")  # before it, the terminal is in canonical mode, and readline would not see Ctrl-D
     os.write(terminal, b"\x04")
     expect(b"left")
     assert process.wait(10) == 0
