@@ -37,7 +37,7 @@ class Templates:
             ) from error
         except jinja2.TemplateSyntaxError as error:
             raise self._error(template, error.lineno, str(error)) from error
-        except jinja2.UndefinedError as error:
+        except (jinja2.UndefinedError, jinja2.exceptions.SecurityError) as error:
             raise self._error(template, _line_of(error), str(error)) from error
 
     def _error(self, template: str, line: int, message: str) -> HomelabError:
@@ -53,14 +53,16 @@ class Templates:
 @functools.cache
 def _environment(folder: Path) -> jinja2.Environment:
     import jinja2  # lazily, as most commands do not render
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    environment = jinja2.Environment(
+    # A template next to an inventory is not approved as its Python code is, so it may run no code either.
+    environment = ImmutableSandboxedEnvironment(
         loader=jinja2.FileSystemLoader(folder),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 - configuration files, not HTML
+        autoescape=False,
     )
     environment.filters["shell"] = lambda value: shlex.quote(str(value))
     environment.filters["compact_json"] = lambda value: json.dumps(value, ensure_ascii=False, separators=(",", ":"))

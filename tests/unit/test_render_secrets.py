@@ -11,12 +11,28 @@ from homelab.errors import HomelabError, InputError
 from homelab.known_hosts import KnownHosts, Pin
 from homelab.model import Secret
 from homelab.private_files import private_folder, write_private
-from homelab.render import render
+from homelab.render import Templates, render
 from homelab.secrets import FileSecretStore, read_secret
 
 
 def mode(path: Path) -> int:
     return path.stat().st_mode & 0o777
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ ''['__class__'] }}",
+        "{{ cycler.__init__.__globals__.os }}",
+        "{{ values.append(1) }}",
+        "{{ render.__globals__ }}",
+    ],
+)
+def test_template_cannot_run_code(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.j2").write_text(f"first\n{text}\n")
+    with pytest.raises(HomelabError, match=r"Cannot render services/x\.j2: line 2: "):
+        Templates(tmp_path, "services").render("x.j2", values=[], render=render)
 
 
 def test_missing_value_is_an_error_with_its_line() -> None:
