@@ -33,6 +33,6 @@ class InputError(HomelabError):
 
 
 class Interrupted(HomelabError):
-    """Ctrl-C during the work; the details name what continues elsewhere."""
+    """Ctrl-C during the work; the details name the work that continues elsewhere."""
 
     exit_code = INTERRUPTED

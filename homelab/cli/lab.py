@@ -53,9 +53,14 @@ def lab_up() -> None:
 
 
 def lab_down(
-    yes: Yes = False, purge: Annotated[bool, typer.Option("--purge", help="Also remove the cached template.")] = False
+    yes: Yes = False,
+    purge: Annotated[
+        bool, typer.Option("--purge", help="Also remove the cached templates and the guard route.")
+    ] = False,
 ) -> None:
-    """Stop the lab, and remove its containers and everything that it created on this machine.
+    """Stop the lab, and remove its containers and its other changes to this machine, except the guard route.
+
+    The route keeps packets for a lab on this machine.
 
     Example:  homelab lab down --yes
     """

@@ -96,7 +96,7 @@ def up(limit: Limit = None, yes: Yes = False, as_json: Json = False) -> None:
 def destroy(
     limit: Limit = None,
     orphans: Annotated[
-        bool, typer.Option("--orphans", help="Remove containers of this lab that left the inventory, instead.")
+        bool, typer.Option("--orphans", help="Remove the lab's containers that are missing in the inventory instead.")
     ] = False,
     yes: Yes = False,
     as_json: Json = False,

@@ -28,9 +28,10 @@ def host(
         typer.Argument(help="SHA256:…, from `ssh-keygen -lf` in the container; default: from Proxmox's log."),
     ] = None,
 ) -> None:
-    """Pin a container's SSH host key again, after its keys were made again on purpose.
+    """Pin a container's new SSH host key, after its keys were regenerated on purpose.
 
-    If Proxmox's log of its creation has rotated away, prints the command that shows the key on the node, and asks.
+    If Proxmox's log of its creation no longer exists, prints the command that shows the key on the node, and asks for
+    its output.
 
     Example:  homelab trust host postgres-data
     """

@@ -108,7 +108,7 @@ def _check_target(target: Path, kind: Format) -> None:
     if not ours:
         raise InputError(
             f"Cannot pull to {target}: it is not an earlier pull in this format",
-            "homelab replaces only a DuckDB file, or a folder of Parquet files.",
+            "Homelab replaces only a DuckDB file, or a folder of Parquet files.",
             "Choose another path with --to.",
         )
 
@@ -125,7 +125,7 @@ class _Receiver:
 
     @property
     def missing(self) -> int:
-        """The number of bytes that have not come; 0 for a complete file."""
+        """The number of missing bytes; 0 for a complete file."""
         return self.size - self.received
 
     def write(self, block: bytes) -> None:
@@ -147,8 +147,8 @@ class _Receiver:
         except OSError as error:
             raise HomelabError(
                 f"Cannot pull the marts: {error.strerror}",
-                f"{self.file.name}; {self.received} of {self.size} bytes had come.",
-                "Make room, or choose another disk with --to.",
+                f"{self.file.name}; {self.received} of {self.size} bytes were received.",
+                "Free some space, or choose another disk with --to.",
             ) from error
         self.report(f"{self.received / 1e6:.0f} of {self.size / 1e6:.0f} MB")
 
@@ -161,7 +161,7 @@ def _unpack(archive: Path, folder: Path) -> list[str]:
             for member in tar:
                 content = tar.extractfile(member) if member.isreg() and _PARQUET.fullmatch(member.name) else None
                 if content is None:
-                    raise tarfile.TarError(f"it has {member.name!r}, not only Parquet files")
+                    raise tarfile.TarError(f"It has {member.name!r}, not only Parquet files")
                 with (folder / member.name).open("wb") as file:
                     shutil.copyfileobj(content, file)
     except tarfile.TarError as error:

@@ -31,7 +31,7 @@ def trust_host(
 ) -> Pin:
     """Pin a fingerprint (`SHA256:…`); without one, the fingerprint in Proxmox's log of the container's creation.
 
-    If the log has rotated away or the container shows another key, `ask` receives a question with the command that
+    If the log no longer exists or the container shows another key, `ask` receives a question with the command that
     reads the key on the node, and returns that command's output; without `ask`, that is the error. `shown` returns
     the key line that an address shows; a container that answers must show the pinned key. Raises HomelabError.
     """
@@ -68,7 +68,7 @@ def _find_fingerprint(
         error = HomelabError(
             f"Cannot trust {container.name}: it shows another SSH host key than at its creation",
             f"{container.address} shows {shown}, Proxmox's log of its creation has {logged}.",
-            f"If its keys were made again, read the new one on the node: `{_reading(container)}`; then here: "
+            f"If you regenerated its keys, read the new one on the node: `{_reading(container)}`; then here: "
             f"`homelab trust host {container.name} FINGERPRINT`. If not, another machine is answering.",
         )
     except HomelabError as missing:

@@ -92,7 +92,7 @@ def networks(section: Section, key: str, texts: tuple[str, ...], subnet: IPv4Net
 
 
 def ipv6(section: Section, text: str | None, gateway: str | None) -> tuple[str | None, str | None]:
-    """Return `ip6` and `gw6` of a container in canonical form; None for what is missing or cannot be used."""
+    """Return `ip6` and `gw6` of a container in canonical form; None for a missing or invalid value."""
     address = None
     if text is not None and "/" in text:
         try:

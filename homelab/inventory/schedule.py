@@ -36,9 +36,9 @@ def error_in(text: str) -> str | None:
 
 
 def _never(days: str, months: str, weekdays: str) -> str | None:
-    """Return the error in a schedule of which no date ever comes, such as 31 February, or None.
+    """Return the error in a schedule without any date, such as 31 February, or None.
 
-    A weekday that is not `*` comes in addition to the days of the month.
+    A weekday that is not `*` counts in addition to the days of the month.
     """
     if weekdays != "*" or days == "*":
         return None
@@ -47,7 +47,7 @@ def _never(days: str, months: str, weekdays: str) -> str | None:
     named = {month for item in months.split(",") for month in _values(item, low, high, names)}
     if any(first <= _LONGEST[month - 1] for month in named):
         return None
-    return f"cron's day of the month {days!r} never comes in month {months!r}"
+    return f"cron's day of the month {days!r} does not exist in month {months!r}"
 
 
 def _lowest(item: str) -> int:

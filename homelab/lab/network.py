@@ -171,8 +171,8 @@ def remove_rules(lab: Lab) -> None:
 
 
 def _open_closed_chains(lab: Lab) -> None:
-    # Docker and ufw set a DROP policy in iptables' chains, which an accept in our table cannot override. What these
-    # rules accept, our table limits.
+    # Docker and ufw set a DROP policy in iptables' chains, which an accept in our table cannot override. Our table
+    # still limits the traffic that these rules accept.
     if not shutil.which("iptables"):
         return
     present = _foreign_rules(lab)

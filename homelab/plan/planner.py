@@ -147,8 +147,8 @@ def _up(container: Container, found: ObservedGuest | None, firewall: Firewall) -
             yield Resize(container, found, disk)
     changes = tuple(settings(container, found.shape))
     due = tuple(_due_restarts(container, found, changes))
-    # Proxmox shows these in the configuration immediately, so nothing would tell the run after a kill that a restart is
-    # missing: the container is stopped before the update.
+    # Proxmox shows these in the configuration immediately, so a run after a kill could not detect the missing restart.
+    # Therefore the container is stopped before the update.
     stop_first = not UNNOTICED.isdisjoint(due)
     if stop_first:
         yield Stop(container, found, due)

@@ -159,7 +159,7 @@ def options(
     """
     present = parse(str((config or {}).get("net0", "")))
     net0 = {key: value for key, value in present.items() if key in _NET0_KEPT | {"name"}}
-    # Without `ip6` in the inventory, what was set by hand stays.
+    # Without `ip6` in the inventory, values that were set by hand stay.
     ipv6 = {key: getattr(shape, key) if shape.ip6 else present.get(key) for key in _IPV6}
     everything: dict[str, Any] = {
         "hostname": shape.hostname,

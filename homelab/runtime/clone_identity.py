@@ -19,10 +19,10 @@ rm -rf {_NEW}; mkdir -p {_NEW}/etc/ssh
 ssh-keygen -A -f {_NEW} >/dev/null
 cat {_NEW}/etc/ssh/ssh_host_ed25519_key.pub"""
 
-# The ed25519 key comes last: once a container shows the new one, all the rest is done. Logs and shell history are the
-# source's, and so is the TLS key that Debian's packages make once (PostgreSQL shows it). A service could exchange a log
-# in its own folder for a link: such logs are removed, which follows no link, and the others are emptied. The next start
-# makes a machine-id where the file is empty.
+# The ed25519 key comes last: once a container shows the new one, all the rest is done. Logs, shell history,
+# and the TLS key that Debian's packages make once are those of the source. A service could exchange a log in its own
+# folder for a link: such logs are removed, which follows no link, and the others are emptied. The next start makes a
+# machine-id where the file is empty.
 TAKE = f"""set -eu
 : >{_OWED}
 apt-get clean 2>/dev/null || true

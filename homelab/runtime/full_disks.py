@@ -38,7 +38,7 @@ def explain_by_full_disk(session: Session, error: HomelabError) -> HomelabError:
     return HomelabError(
         f"{error.brief.partition(':')[0]}: the disk of {' and '.join(full)} is full",
         "\n".join([*(describe(name, disks) for name, disks in full.items()), str(error)]),
-        "Make room, then run the same command again: observations that wait on disk are stored then.",
+        "Free some space, then run the same command again. It also stores the observations in the spool.",
     )
 
 

@@ -41,7 +41,7 @@ class ServiceReport:
 
 @dataclass(frozen=True)
 class ContainerReport:
-    """A container's state on Proxmox, and its services; `unreachable` gives the reason why they cannot be asked."""
+    """A container's state on Proxmox, and its services; `unreachable` gives the reason if they cannot be queried."""
 
     name: str
     proxmox: ContainerState
@@ -120,7 +120,7 @@ def _not_running(state: ContainerState) -> str:
 
 
 def _unavailable(container: Container, reason: str) -> Sequence[ServiceReport]:
-    """Return the reports of services that cannot be asked."""
+    """Return the reports of services that cannot be queried."""
     return [ServiceReport(name, {}, Health(False, reason)) for name in container.services]
 
 

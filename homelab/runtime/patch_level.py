@@ -60,7 +60,7 @@ class PatchLevel:
         return "; ".join(parts) or "no security update is pending"
 
     def remedies(self) -> Iterator[str]:
-        """Yield the commands for the rest, which needs a person."""
+        """Yield the commands for the work that no unattended run does."""
         on = f"homelab ssh {self.container} --"
         if self.list_age >= STALE:
             yield f"{on} apt-get -q update"

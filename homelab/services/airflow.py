@@ -244,7 +244,7 @@ class Airflow(Service):
         return argv("/usr/bin/python3", "-c", script)
 
     def health_probes(self) -> Sequence[str]:
-        """Return the commands for its health report, its last runs, and the reasons why there are none."""
+        """Return the commands for its health report, its last runs, and the obstacles to further ones."""
         return (self._health_report(), last_runs(DAG_ID), obstacles(DAG_ID))
 
     def health(self, answers: Sequence[Result]) -> Health:

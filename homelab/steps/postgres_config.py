@@ -86,7 +86,7 @@ class Settings(File):
 
     @property
     def _overridden(self) -> Query:
-        """The query for settings whose value in force is not that of this file, with their places."""
+        """The query for settings of this file that another source overrides, with that source."""
         return Query(
             self.psql,
             "postgres",

@@ -17,7 +17,7 @@ class ServerCertificate(Step):
     """A private key and its certificate by the lab's CA, in one file that only its owner and `group` can read.
 
     It is issued again, with a new key, if the names or the CA change, and in the last third of its lifetime. The key is
-    made for the container and kept nowhere else. Services name the file twice: as certificate and as key.
+    made for the container, and homelab keeps no copy of it. Services name the file twice: as certificate and as key.
     """
 
     path: str

@@ -30,7 +30,7 @@ _SECRET = "secret-of-"  # noqa: S105 - the beginning of each secret of the tests
 
 
 class _AnyContent(CodeApprovals):
-    """Approvals of every file: who runs its tests runs it anyway."""
+    """Approvals of every file: its tests run it in any case."""
 
     def approves(self, path: Path, content: bytes) -> bool:
         """See CodeApprovals."""

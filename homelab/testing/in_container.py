@@ -42,7 +42,7 @@ class _KilledHost:
 def check_in_container(
     paths: Sequence[Path], container: str, service: str, report: Callable[[str], None] = print
 ) -> None:
-    """Deploy and remove a service in a container again and again. Raises AssertionError if it breaks the contract.
+    """Deploy and remove a service in a container repeatedly. Raises AssertionError if it breaks the contract.
 
     `paths` are the inventory and its overlays, the lab's among them; the container has to exist. Its other services are
     removed, so never name one with data that you need.

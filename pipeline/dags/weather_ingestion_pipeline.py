@@ -24,11 +24,11 @@ except ImportError:  # Airflow 2, where it is a bool; for Airflow 3 True means a
 
     BACKOFF = True
 
-LASTING = (2, 6, 7)  # exit statuses of errors that a repetition meets again: bad_input, key_refused, build_failed
+LASTING = (2, 6, 7)  # exit statuses of errors that would occur again: bad_input, key_refused, build_failed
 
 
 class PipelineCommand(SSHOperator):
-    """A command on the analytics container; it is not repeated after an error that a repetition meets again."""
+    """A command on the analytics container, which is not repeated after an error that would occur again."""
 
     def raise_for_status(self, exit_status: int, stderr: bytes, context: Any = None) -> None:
         """Fail the task without a retry for these statuses."""
