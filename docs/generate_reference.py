@@ -237,9 +237,10 @@ def api() -> str:
         "| name | purpose |",
         "| --- | --- |",
     ]
-    for name in sorted(set(module.__all__) - {"VERSION"}):
+    for name in sorted(set(module.__all__) - {"VERSION", "CA_FILE"}):
         text = (inspect.getdoc(getattr(module, name)) or "").partition("\n\n")[0]
         lines.append(f"| `{name}` | {' '.join(text.split())} |")
+    lines.append(f"| `CA_FILE` | The certificate of the lab's CA in each container: {module.CA_FILE}. |")
     lines += ["", "## Methods of a service", "", "| method | purpose |", "| --- | --- |"]
     for name, member in vars(module.Service).items():
         if inspect.isfunction(member) and not name.startswith("_"):

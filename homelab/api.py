@@ -28,12 +28,14 @@ from homelab.model import (
     Step,
 )
 from homelab.render import Templates
+from homelab.services.lab_certificates import CA_FILE, server_certificate
 from homelab.services.sandbox import Sandbox
 from homelab.steps import Command, Directory, File, Packages, SystemdUnit, Tree, User, UvInstall, Venv, WaitFor
 
 VERSION = 1  # grows when a name or its meaning changes incompatibly
 
 __all__ = [
+    "CA_FILE",
     "VERSION",
     "Command",
     "Container",
@@ -70,4 +72,5 @@ __all__ = [
     "Venv",
     "WaitFor",
     "argv",
+    "server_certificate",
 ]
