@@ -244,7 +244,7 @@ def test_all_26115_observations_in_increments_late_and_repeated_equal_pandas(sta
 
     increments = {name: stack.table(name) for name in BUILT}
     modify(stack, "delete from weather_hourly where observation_hour = '2013-02-03 04:00:00+00'")
-    assert stack.build("--test-all", expect=1)["tests_failed"] == 1
+    assert stack.build("--test-all", expect=EXIT.build_failed)["tests_failed"] == 1
     assert stack.build("--full-refresh")["full_refresh"] is True
     for name in BUILT:
         pd.testing.assert_frame_equal(stack.table(name), increments[name], rtol=1e-12)

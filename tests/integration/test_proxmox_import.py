@@ -361,6 +361,6 @@ def test_command_line(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     done = CliRunner().invoke(app, [*arguments, "--yes"])
     assert done.exit_code == 0, done.output
     assert "web: imported.\n" in done.stdout
-    assert re.search(r"^  homelab (-i .* )?trust web$", done.stdout, re.MULTILINE)
+    assert re.search(r"^  homelab (-i .* )?trust host web$", done.stdout, re.MULTILINE)
     assert "    vmid: 105" in done.stderr
     assert SECRET not in done.output
