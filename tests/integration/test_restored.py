@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from homelab.model import DatabaseGrant
-from homelab.services.postgres import grants
+from homelab.services.raw_schema import raw_grants
 from tests.integration import pg
 from tests.integration.test_numbers import administrator, answer, as_ingestion, at, exclude, insert
 from tests.integration.test_pipeline import Stack
@@ -69,7 +69,7 @@ def new_cluster(stack: Stack) -> Iterator[Stack]:
         server.run("pg_restore", "--no-privileges", "-d", conninfo(server, stack.database), str(copy))
         with server.connect(stack.database) as connection:
             for role, privilege in (("analytics", "append"), ("dbt", "read")):
-                connection.execute(grants(DatabaseGrant(stack.database, role, privilege)).sql.encode())  # type: ignore[arg-type]
+                connection.execute(raw_grants(DatabaseGrant(stack.database, role, privilege, "raw")).sql.encode())  # type: ignore[arg-type]
         yield dataclasses.replace(stack, server=server)
 
 
@@ -136,5 +136,5 @@ def moved_to(stack: Stack, server: pg.Server) -> Iterator[Stack]:
         with server.connect(stack.database) as connection:
             connection.execute((pg.ROOT / "templates" / "postgres" / "project_data.sql").read_bytes())
             for role, privilege in (("analytics", "append"), ("dbt", "read")):
-                connection.execute(grants(DatabaseGrant(stack.database, role, privilege)).sql.encode())  # type: ignore[arg-type]
+                connection.execute(raw_grants(DatabaseGrant(stack.database, role, privilege, "raw")).sql.encode())  # type: ignore[arg-type]
         yield dataclasses.replace(stack, server=server)
