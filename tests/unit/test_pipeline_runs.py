@@ -184,6 +184,14 @@ def test_queued_run_names_the_run_before_it() -> None:
     assert notes == ["queued behind the run scheduled__1, which has to end first"]
 
 
+def test_run_that_never_starts_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline_runs, "_DEADLINE", 0)
+    ended = HomelabError("the test ends a wait without an end", "")
+    with pytest.raises(HomelabError, match="Cannot wait longer for the pipeline run") as caught:
+        run(Containers(answers=[*[state("queued")] * 50, ended]))
+    assert "It is queued after" in caught.value.details
+
+
 def test_short_silence_of_postgresql_does_not_end_the_wait() -> None:
     silent = Result("", 2, b"", b"connection refused")
     containers = Containers(answers=[state("running"), *[silent] * 30, ConnectionLost("lost"), state("success")])
