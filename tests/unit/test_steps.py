@@ -71,6 +71,7 @@ OVERRIDABLE = SystemdUnit(
         File("/etc/systemd/system/u.service", b"[Service]\nUser=x\n"),
         File("/etc/systemd/system/u.service.d/homelab.conf", b"[Service]\nUMask=0077\n"),
         File("/etc/x.env", b"MemoryMax=1\n"),
+        File("/etc/x.key", b"\xff"),
     ],
 )
 
