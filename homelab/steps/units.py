@@ -83,7 +83,7 @@ class SystemdUnit(Step):
             raise HomelabError(
                 f"Cannot apply the unit {self.unit} on {host.name}: it is overridden by hand",
                 "\n".join(overrides),
-                f"Remove these settings (`homelab ssh {host.name} systemctl edit {self.unit}`), then run "
+                f"Remove these settings from the files (`homelab ssh {host.name}` opens a shell), then run "
                 "`homelab deploy` again.",
             )
         unit = quote(self.unit)
