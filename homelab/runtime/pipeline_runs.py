@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from homelab.errors import HomelabError, Interrupted
+from homelab.errors import HomelabError, InputError, Interrupted
 from homelab.host import ConnectionLost, Host, argv, check, expected_format
 from homelab.model import Container
 from homelab.pipeline_contract import DAG_ID, TASKS
@@ -56,7 +56,7 @@ def run_pipeline(session: Session) -> Run:
     """
     try:
         return _run_pipeline(session)
-    except Interrupted:
+    except (Interrupted, InputError):
         raise
     except HomelabError as error:
         raise explain_by_full_disk(session, error) from error

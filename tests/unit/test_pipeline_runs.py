@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from homelab.errors import INTERRUPTED, HomelabError, Interrupted
+from homelab.errors import INTERRUPTED, HomelabError, InputError, Interrupted
 from homelab.host import ConnectionLost, Result
 from homelab.inventory import load
 from homelab.model import Container
@@ -227,3 +227,8 @@ def test_full_disk_is_the_cause_that_is_named() -> None:
     assert caught.value.brief.startswith("Cannot complete the pipeline run: the disk of postgres-data and ")
     assert "the disk of analytics-platform is full (/ 100%): give it a larger `disk`" in caught.value.details
     assert "it ended as failed" in caught.value.details
+
+
+def test_full_disk_is_no_cause_of_bad_input() -> None:
+    with pytest.raises(InputError, match="no container has it"):
+        run(Containers(disks="/ 100%\n", answers=[InputError("Cannot use the service: no container has it")]))
