@@ -639,3 +639,25 @@ def test_role_with_several_grants_keeps_temporary_tables(tmp_path: Path) -> None
     only_read = found["grants: dbt may read project_data.raw"]
     assert "not has_database_privilege('dbt', current_database(), 'temporary')" in only_read.done
     assert "revoke temporary on database project_data from dbt;" in only_read.sql
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restarting(Service):
+    """A service that restarts when its packages change."""
+
+    def steps(self, context: ServiceContext) -> Sequence[Step]:
+        """See Service."""
+        packages = Packages(["python3"])
+        return (packages, SystemdUnit("restarting.service", triggered_by=[packages]))
+
+
+def test_packages_that_trigger_a_restart_stay_the_trigger(tmp_path: Path) -> None:
+    registry = Registry()
+    registry.add("restarting", Restarting)
+    overlay = tmp_path / "restarting.yaml"
+    overlay.write_text("containers: {own: {vmid: 199, ip: .199, cores: 1, memory: 512, services: {restarting: {}}}}")
+    wanted = load([bundled_path("inventory.yaml"), overlay], registry=registry)
+    found = steps(wanted, "restarting")
+    (unit,) = [step for step in found if isinstance(step, SystemdUnit) and step.unit == "restarting.service"]
+    assert set(unit.triggered_by) <= set(found)
+    assert ["unattended-upgrades"] in [step.names for step in found if isinstance(step, Packages)]
