@@ -68,9 +68,8 @@ class ServiceContext:
 class Pending:
     """The reason why a step has to be applied; `diff` is a unified diff if a file differs.
 
-    `effect` is that on running services: `live`, `restarts UNIT`, `stops UNIT`, `not checked`, or
-    `refused`. `kept` lists the
-    files of a user that the step replaces or removes, and the folder of their copies.
+    `effect` is that on running services: `live`, `restarts UNIT`, `stops UNIT`, `not checked`, or `refused`. `kept`
+    lists the files of a user that the step replaces or removes, and the folder of their copies.
     """
 
     reason: str
