@@ -57,9 +57,13 @@ class Description:
         try:
             fields = json.loads(line.removeprefix(_DESCRIPTION))
             names = Names(tuple(map(str, fields["hosts"])), tuple(map(str, fields["addresses"])))
-            return cls(names, datetime.fromisoformat(fields["until"]), str(fields["issuer"]))
+            until = datetime.fromisoformat(fields["until"])
+            issuer = str(fields["issuer"])
         except (KeyError, TypeError, RecursionError) as error:
             raise ValueError("not a description of a certificate") from error
+        if until.tzinfo is None:  # a container's file can contain anything
+            raise ValueError("a time without its offset")
+        return cls(names, until, issuer)
 
     def __str__(self) -> str:
         fields = {"hosts": self.names.hosts, "addresses": self.names.addresses}

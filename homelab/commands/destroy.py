@@ -70,7 +70,10 @@ def _remove(session: Session, client: Client, plan: Plan) -> None:
     def remove(name: str, actions: Sequence[Action]) -> None:
         with slots:
             executor.execute(actions)
-        _forget(session, name)
+        # An orphan may have the name of a container that is in the inventory with another vmid.
+        vmid = next((c.vmid for c in inventory.containers if c.name == name), None)
+        if vmid in (None, *(action.container.vmid for action in actions)):
+            _forget(session, name)
 
     run_on_containers(client, {name: partial(remove, name, actions) for name, actions in plan.by_container().items()})
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from homelab.errors import HomelabError, InputError
-from homelab.host import argv
+from homelab.host import UNREADABLE, argv
 from homelab.pipeline_contract import EXIT
 from homelab.progress import StatusUpdate
 from homelab.runtime.session import Session
@@ -135,7 +135,7 @@ class _Receiver:
             line, end, block = bytes(self.header).partition(b"\n")
             if not end and len(line) <= _HEADER_MAX:
                 return
-            with suppress(ValueError, KeyError, TypeError):
+            with suppress(*UNREADABLE, OverflowError):
                 self.size = int(json.loads(line)["size"])
         self.received += len(block)
         if self.size < 0 or self.received > self.size:
@@ -159,7 +159,9 @@ def _unpack(archive: Path, folder: Path) -> list[str]:
     try:
         with tarfile.open(archive, "r:") as tar:
             for member in tar:
-                content = tar.extractfile(member) if member.isreg() and _PARQUET.fullmatch(member.name) else None
+                # A sparse file of a tampered container could fill this machine's disk.
+                plain = member.isreg() and not member.issparse() and _PARQUET.fullmatch(member.name)
+                content = tar.extractfile(member) if plain else None
                 if content is None:
                     raise tarfile.TarError(f"It has {member.name!r}, not only Parquet files")
                 with (folder / member.name).open("wb") as file:

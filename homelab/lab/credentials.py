@@ -14,7 +14,6 @@ from homelab.lab.settings import NODE, TOKEN_ID, Lab
 from homelab.private_files import write_private
 
 _RENEW_BEFORE = timedelta(days=3)
-# The replay has observations of the weather stations at New York's three airports.
 
 
 def ensure(lab: Lab) -> None:

@@ -112,7 +112,12 @@ def plan_orphans(
             "Without `--orphans`, `--limit` names containers of the inventory.",
         )
     chosen = [read(guest) for guest in candidates if not limit or guest.name in limit]
-    removed = [(_as_container(inventory, guest, guest.shape), guest) for guest in chosen if guest.shape]
+    ours = lab_tags(inventory.lab)  # again, as the cluster's list is up to 10 s old
+    removed = [
+        (_as_container(inventory, guest, guest.shape), guest)
+        for guest in chosen
+        if guest.shape and not guest.sealed and ours <= guest.shape.tags
+    ]
     refusals = [locked(container, guest) for container, guest in removed if guest.lock]
     refusals += [protected_orphan(guest) for _, guest in removed if guest.shape and guest.shape.protection]
     return Plan(tuple(Destroy(container, guest) for container, guest in removed), tuple(refusals))

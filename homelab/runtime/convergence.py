@@ -78,8 +78,12 @@ def steps_of(context: ServiceContext) -> Sequence[Step]:
 
 
 def _add_packages(steps: dict[str, Step], names: Sequence[str]) -> None:
-    """Install further packages in the transaction of the last step with packages, as each one takes seconds."""
-    *_, last = [None, *(step for step in steps.values() if isinstance(step, Packages))]
+    """Install further packages in the transaction of the last step with packages, as each one takes seconds.
+
+    A step that triggers others is left as it is: its copy would not trigger them.
+    """
+    triggers = {trigger for step in steps.values() for trigger in step.triggered_by}
+    *_, last = [None, *(step for step in steps.values() if isinstance(step, Packages) and step not in triggers)]
     if names and last:
         steps[last.title] = replace(last, names=[*last.names, *names])
     elif names:

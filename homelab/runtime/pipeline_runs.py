@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from homelab.errors import HomelabError, Interrupted
+from homelab.errors import HomelabError, InputError, Interrupted
 from homelab.host import ConnectionLost, Host, argv, check, expected_format
 from homelab.model import Container
 from homelab.pipeline_contract import DAG_ID, TASKS
@@ -20,7 +20,7 @@ from homelab.runtime.task_messages import task_message
 from homelab.services.airflow import Airflow
 from homelab.services.airflow_metadata import CLI, in_metadata
 
-_DEADLINE = 900  # seconds from its start; the DAG's own retry comes after five minutes
+_DEADLINE = 900  # seconds from the end of the run before it; the DAG's own retry comes after five minutes
 _PATIENCE = 90  # seconds in which PostgreSQL or a container may not answer, such as during a backup
 _KNOWN_WITHIN = 120  # seconds that Airflow has to read a DAG after its start
 _OURS = "homelab__"  # prefix of the runs that homelab has started
@@ -56,7 +56,7 @@ def run_pipeline(session: Session) -> Run:
     """
     try:
         return _run_pipeline(session)
-    except Interrupted:
+    except (Interrupted, InputError):
         raise
     except HomelabError as error:
         raise explain_by_full_disk(session, error) from error
@@ -172,9 +172,9 @@ class _Follower:
                 self._report_failures(found)
                 if found.state in ("success", "failed"):
                     return found
-                if found.state == "queued":
+                if found.state == "queued" and found.ahead:  # without one, Airflow does not start it: a paused DAG
                     deadline = now + _DEADLINE
-                    self._report_queue(found)
+                    self._report_queue(found.ahead)
                 if now > deadline:
                     raise HomelabError(
                         "Cannot wait longer for the pipeline run: it has not ended",
@@ -213,10 +213,10 @@ class _Follower:
                 self.messages[task] = f"{task}: {message or 'its log has no message'}"
                 self._note(f"{task} failed{again}: {message or 'its log has no message'}")
 
-    def _report_queue(self, found: _RunState) -> None:
-        if found.ahead and found.ahead != self._noted_ahead:
-            self._noted_ahead = found.ahead
-            self._note(f"queued behind the run {found.ahead}, which has to end first")
+    def _report_queue(self, ahead: str) -> None:
+        if ahead != self._noted_ahead:
+            self._noted_ahead = ahead
+            self._note(f"queued behind the run {ahead}, which has to end first")
 
     def _report_progress(self, found: _RunState, dbt: Callable[[], str], report: Callable[[str], None]) -> None:
         running = [task for task, (state, _) in found.tasks.items() if state == "running"]

@@ -12,7 +12,7 @@ from homelab.plan import Action, Destroy, Plan, Start, Stop, Update, UpdateFirew
 class PlanLine:
     """One change and its effect; `diff` is a unified diff if a file differs.
 
-    The effect is `live`, `pending until restart`, `restarts UNIT`, `stops UNIT`, `not checked`,
+    The effect is `live`, `pending until restart`, `restarts UNIT`, `stops UNIT`, `not checked`, `refused`,
     `restarts the container`, or `data is lost`.
     """
 

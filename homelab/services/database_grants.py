@@ -10,6 +10,7 @@ from homelab.steps import Sql
 from homelab.steps.postgres_objects import PSQL
 
 _WRITES = ("insert", "update", "delete", "truncate")
+_GRANT, _REVOKE = ("grant", "to"), ("revoke", "from")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +50,13 @@ def grants(
     *,
     owner: str = "postgres",
     further: AppendRights | None = None,
+    temporary: bool = False,
     after: Sequence[Step] = (),
 ) -> Sql:
     """Return the step that allows a role to read a schema, or to read and append; applied again after `after`.
 
-    `owner` is the role that creates tables in the schema. A role that only reads loses the `further` privileges.
+    `owner` is the role that creates tables in the schema. A role that only reads loses the `further` privileges, and
+    that for temporary tables unless another grant in this database gives it (`temporary`).
     """
     role, schema, can_append = grant.role, grant.schema, grant.privilege == "append"
     granted = ("select", "insert") if can_append else ("select",)
@@ -63,18 +66,24 @@ def grants(
             *(f"not has_table_privilege('{role}', oid, '{each}')" for each in _WRITES if each not in granted),
         ]
     )
-    checks = [f"has_database_privilege('{role}', current_database(), 'temporary')", *_further_checks(role, further)]
+    # A role that appends uses a temporary table for staging.
+    uses_temporary = can_append or temporary
+    has_temporary = f"has_database_privilege('{role}', current_database(), 'temporary')"
+    checks = [
+        has_temporary if uses_temporary else f"not {has_temporary}",
+        *(each if can_append else f"not {each}" for each in _further_checks(role, further)),
+    ]
     done = (
         f"select has_database_privilege('{role}', current_database(), 'connect') "
         f"and has_schema_privilege('{role}', '{schema}', 'usage') "
         f"and not has_schema_privilege('{role}', '{schema}', 'create') "
-        f"and {' and '.join(each if can_append else f'not {each}' for each in checks)} "
+        f"and {' and '.join(checks)} "
         f"and coalesce(bool_and({table_check}), true) "
         f"from pg_class where relnamespace = to_regnamespace('{schema}') and relkind in ('r', 'p')"
     )
     tables, defaults = ", ".join(granted), f"alter default privileges for role {owner} in schema {schema}"
-    # A role that appends uses a temporary table for staging.
-    verb, to = ("grant", "to") if can_append else ("revoke", "from")
+    verb, to = _GRANT if can_append else _REVOKE
+    temporary_verb, temporary_to = _GRANT if uses_temporary else _REVOKE
     sql = "\n".join(
         [
             "begin;",  # in one transaction, as the query does not check the default privileges
@@ -85,7 +94,7 @@ def grants(
             f"grant {tables} on all tables in schema {schema} to {role};",
             f"{defaults} revoke all on tables from {role};",
             f"{defaults} grant {tables} on tables to {role};",
-            f"{verb} temporary on database {grant.database} {to} {role};",
+            f"{temporary_verb} temporary on database {grant.database} {temporary_to} {role};",
             *(f"{verb} {each} {to} {role};" for each in _further_privileges(further)),
             "commit;",
         ]

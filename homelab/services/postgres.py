@@ -243,11 +243,13 @@ def contents(context: ServiceContext, command: str = PSQL) -> Iterator[Step]:
     for grant in database_grants:
         if grant.privilege == "own" and grant.schema:
             yield schema_of(grant, command)
+    with_temporary = {(grant.database, grant.role) for grant in database_grants if grant.privilege != "read"}
     for grant in database_grants:
+        temporary = (grant.database, grant.role) in with_temporary
         if (place := (grant.database, grant.schema)) == RAW:
-            yield raw_grants(grant, command, [made])
+            yield raw_grants(grant, command, temporary=temporary, after=[made])
         elif grant.privilege != "own":
-            yield grants(grant, command, owner=owners.get(place, "postgres"))
+            yield grants(grant, command, owner=owners.get(place, "postgres"), temporary=temporary)
 
 
 def no_large_objects(database: str, command: str = PSQL) -> Sql:

@@ -72,6 +72,8 @@ def tables(command: str) -> Sql:
     )
 
 
-def raw_grants(grant: DatabaseGrant, command: str = PSQL, after: Sequence[Step] = ()) -> Sql:
-    """Return the step that allows a role to read the raw tables, or to read and append; applied again after `after`."""
-    return grants(grant, command, further=_UPKEEP, after=after)
+def raw_grants(
+    grant: DatabaseGrant, command: str = PSQL, *, temporary: bool = False, after: Sequence[Step] = ()
+) -> Sql:
+    """Return the step that allows a role to read the raw tables, or to read and append; see `grants`."""
+    return grants(grant, command, further=_UPKEEP, temporary=temporary, after=after)

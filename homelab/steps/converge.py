@@ -92,6 +92,9 @@ class _Run:
         self._warn_of_clock(state)
         removed = removals(state, self._steps)
         changes = [*removed, *state.changes]
+        if refused := [change for change in changes if change.pending.effect == "refused"]:
+            # Before any change: a removal would stop a service whose new version is refused.
+            self._apply(refused[:1], [change for change in changes if change is not refused[0]])
         pending = {change.step for change in changes}
         self._report_unchanged([step for step in self._steps if step not in pending])
         ours = managed_by(self._steps)

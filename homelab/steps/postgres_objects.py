@@ -176,7 +176,7 @@ class Role(Step):
             f"alter role {self.name} reset all;\n"
             f"select format('alter role {self.name} in database %I reset all', datname) from pg_db_role_setting "
             f"join pg_database as d on d.oid = setdatabase where setrole = {role}::regrole \\gexec\n"
-            f"select format('revoke {self.name} from %I', member::regrole) from pg_auth_members "
+            f"select format('revoke {self.name} from %s', member::regrole) from pg_auth_members "  # regrole quotes it
             f"where roleid = {role}::regrole and grantor = {role}::regrole \\gexec\n"
         )
 

@@ -79,11 +79,13 @@ class SshdSettings(File):
     def _include(self) -> str:
         """Return shell text that makes the file the first one that sshd reads. The first value of a setting counts."""
         new, copies = quote(f"{self.config}.homelab"), quote(remote_paths.replaced(self.config))
+        line = quote(f"Include {self.path}")
         return "\n".join(
             [
+                f"! head -n 1 {quote(self.config)} | grep -qxF {line} || exit 0",
                 f"set -e; mkdir -p {copies}; cp -a {quote(self.config)} {copies}/$(date -u +%Y%m%dT%H%M%SZ)",
                 f"cp -a {quote(self.config)} {new}",
-                f"{{ echo {quote(f'Include {self.path}')}; cat {quote(self.config)}; }} >{new}",
+                f"{{ echo {line}; cat {quote(self.config)}; }} >{new}",
                 f"{self.sshd} -t -f {new}; sync {new}; mv -fT {new} {quote(self.config)}",
             ]
         )

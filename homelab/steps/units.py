@@ -55,9 +55,9 @@ class SystemdUnit(Step):
 
     def _overrides(self, answer: Result) -> list[str]:
         """Return the drop-ins of others that override our files, each with the settings."""
-        ours = {step.path: step.content.decode() for step in self.triggered_by if isinstance(step, File)}
+        ours = {step.path: step.content for step in self.triggered_by if isinstance(step, File)}
         files = [text for path, text in ours.items() if path.startswith(f"/etc/systemd/system/{self.unit}")]
-        names = {line.partition("=")[0] for text in files for line in text.splitlines() if "=" in line}
+        names = {line.partition("=")[0] for text in files for line in text.decode().splitlines() if "=" in line}
         found: dict[str, list[str]] = {}
         for line in answer.text.splitlines():
             path, _, setting = line.partition(":")
@@ -83,7 +83,7 @@ class SystemdUnit(Step):
             raise HomelabError(
                 f"Cannot apply the unit {self.unit} on {host.name}: it is overridden by hand",
                 "\n".join(overrides),
-                f"Remove these settings (`homelab ssh {host.name} systemctl edit {self.unit}`), then run "
+                f"Remove these settings from the files (`homelab ssh {host.name}` opens a shell), then run "
                 "`homelab deploy` again.",
             )
         unit = quote(self.unit)

@@ -25,6 +25,21 @@ def compact(warehouse: Path) -> bool:
     """
     copy = warehouse.with_suffix(".compact")
     _remove(copy)
+    try:
+        if not _copy(warehouse, copy):
+            return False
+        copy.chmod(warehouse.stat().st_mode & 0o777)
+        sync(copy)
+        os.replace(copy, warehouse)
+    except (CopyDiffers, duckdb.Error, OSError):
+        _remove(copy)  # an incomplete copy would keep a full disk full
+        raise
+    sync(warehouse.parent)
+    return True
+
+
+def _copy(warehouse: Path, copy: Path) -> bool:
+    """Copy all rows to a new file if the warehouse has grown, and return True if so."""
     with duckdb.connect() as connection:
         connection.execute(f"attach '{_quoted(warehouse)}' as warehouse")
         connection.execute("checkpoint warehouse")
@@ -38,10 +53,6 @@ def compact(warehouse: Path) -> bool:
         if _counts(connection, "warehouse") != _counts(connection, "fresh"):
             raise CopyDiffers(f"Cannot compact {warehouse}: the copy has other rows")
         connection.execute("detach fresh; detach warehouse")
-    copy.chmod(warehouse.stat().st_mode & 0o777)
-    sync(copy)
-    os.replace(copy, warehouse)
-    sync(warehouse.parent)
     return True
 
 

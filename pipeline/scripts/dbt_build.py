@@ -154,9 +154,12 @@ def summarize(run_results: Path) -> dict[str, Any]:
 
 
 def is_transient(problems: Sequence[dict[str, Any]]) -> bool:
-    """Check that every error of dbt is one that can pass: of the connection, a lock, or a full disk."""
+    """Check that every error of dbt is one that can pass: of the connection, a lock, or a full disk.
+
+    Without an error of a node, dbt ended before the first one: PostgreSQL restarted, a deploy replaced the project.
+    """
     failed = [problem for problem in problems if problem["status"] in ("error", "fail")]
-    return bool(failed) and all(_TRANSIENT.search(str(problem["message"])) for problem in failed)
+    return all(_TRANSIENT.search(str(problem["message"])) for problem in failed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """Generate the dbt project's documentation as one self-contained page, data/docs.html, and print its path.
 
-The page is generated only if the project has changed. It needs neither PostgreSQL nor the warehouse: a running build
-does not delay it. Exit status: 0 the page exists, 1 it could not be generated.
+The page is generated only if the project has changed, and again after the first published build. It needs neither
+PostgreSQL nor the warehouse: a running build does not delay it. Exit status: 0 the page exists, 1 it could not be
+generated.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def generate(layout: Layout, timeout: float) -> Path:
     page, built_from = layout.data / "docs.html", layout.data / "docs.fingerprint"
     layout.data.mkdir(parents=True, exist_ok=True)
     with exclusive(layout.data / "docs.lock", timeout):
-        fingerprint = _fingerprint(layout.project)
+        fingerprint = f"{_fingerprint(layout.project)} {layout.published.exists()}"  # the types come from that file
         if page.exists() and built_from.exists() and built_from.read_text() == fingerprint:
             return page
         target = layout.data / "target-docs"  # separate, so that builds keep their parsed state

@@ -456,6 +456,15 @@ def test_container_that_left_the_inventory_is_removed_by_name_after_a_question(s
     assert orphan.name not in site.known_hosts.pins()
 
 
+def test_removal_of_an_orphan_keeps_the_host_key_of_the_container_with_its_name(site: Site) -> None:
+    site.up()
+    site.pve.add_ct(300, "postgres-data", node="pve", config={**site.pve.ct(167).config, "hostname": "postgres-data"})
+    pin = site.known_hosts.pins()["postgres-data"]
+    destroy(make_session(site.inventory, site.known_hosts), confirm=site._confirm, orphans=True)
+    assert [site.pve.ct(vmid) is None for vmid in (167, 300)] == [False, True]
+    assert site.known_hosts.pins()["postgres-data"] == pin
+
+
 def test_protected_container_that_left_the_inventory_is_refused(site: Site) -> None:
     site.up()
     site.pve.ct(167).config["protection"] = 1

@@ -241,6 +241,11 @@ def test_status_warns_of_a_certificate_that_expires(authority: Authority, days: 
     assert with_certificate(Health(True, "fine"), Result("", 1), NOW) == Health(True, "fine")
 
 
+def test_report_of_a_container_with_a_time_without_offset_is_ignored(authority: Authority) -> None:
+    line = authority.issue(POSTGRES, NOW).splitlines()[0].replace("+00:00", "").encode()
+    assert with_certificate(Health(True, "fine"), Result("", 0, line), NOW) == Health(True, "fine")
+
+
 def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     (folder / "inventory.yaml").write_text(bundled_path("inventory.yaml").read_text())
     return subprocess.run(

@@ -15,7 +15,7 @@ from homelab.errors import HomelabError
 from homelab.host import ConnectionLost, Result, argv
 from homelab.model import Step
 from homelab.progress import SilentProgress, TerminalProgress
-from homelab.steps import Command, Directory, File, Tree, WaitFor, remote_paths
+from homelab.steps import Command, Directory, File, Refuse, Tree, WaitFor, remote_paths
 from homelab.steps.converge import StepFailed, converge
 from homelab.steps.host_state import clock_offset, pending_changes
 from homelab.steps.locking import LockedHost, wait_until_idle
@@ -365,6 +365,19 @@ def test_failed_step_stops_the_run(tmp_path: Path) -> None:
     assert "status 3" in str(error.value)
     assert "why" in str(error.value)
     assert not (tmp_path / "later").exists()
+
+
+def test_refusal_comes_before_removals_and_other_changes(tmp_path: Path) -> None:
+    converge(LocalHost(), stack(tmp_path), SilentProgress())
+    manifest = Path(remote_paths.manifest()).read_text()
+    refuse = Refuse("version is kept", "echo t", HomelabError("Cannot change the version"))
+    other = File(f"{tmp_path}/other", b"", *owner_of_new_files())
+    with pytest.raises(StepFailed, match="Cannot change the version") as caught:
+        converge(LocalHost(), [other, refuse], SilentProgress())
+    assert "Nothing was changed before it" in caught.value.details
+    assert f"not started: remove file {tmp_path}/config, file {tmp_path}/other" in caught.value.details
+    assert ((tmp_path / "config").exists(), (tmp_path / "other").exists()) == (True, False)
+    assert Path(remote_paths.manifest()).read_text() == manifest
 
 
 def test_known_cause_is_found_above_the_last_lines(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from homelab.errors import INTERRUPTED, HomelabError, Interrupted
+from homelab.errors import INTERRUPTED, HomelabError, InputError, Interrupted
 from homelab.host import ConnectionLost, Result
 from homelab.inventory import load
 from homelab.model import Container
@@ -184,6 +184,14 @@ def test_queued_run_names_the_run_before_it() -> None:
     assert notes == ["queued behind the run scheduled__1, which has to end first"]
 
 
+def test_run_that_never_starts_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline_runs, "_DEADLINE", 0)
+    ended = HomelabError("the test ends a wait without an end", "")
+    with pytest.raises(HomelabError, match="Cannot wait longer for the pipeline run") as caught:
+        run(Containers(answers=[*[state("queued")] * 50, ended]))
+    assert "It is queued after" in caught.value.details
+
+
 def test_short_silence_of_postgresql_does_not_end_the_wait() -> None:
     silent = Result("", 2, b"", b"connection refused")
     containers = Containers(answers=[state("running"), *[silent] * 30, ConnectionLost("lost"), state("success")])
@@ -219,3 +227,8 @@ def test_full_disk_is_the_cause_that_is_named() -> None:
     assert caught.value.brief.startswith("Cannot complete the pipeline run: the disk of postgres-data and ")
     assert "the disk of analytics-platform is full (/ 100%): give it a larger `disk`" in caught.value.details
     assert "it ended as failed" in caught.value.details
+
+
+def test_full_disk_is_no_cause_of_bad_input() -> None:
+    with pytest.raises(InputError, match="no container has it"):
+        run(Containers(disks="/ 100%\n", answers=[InputError("Cannot use the service: no container has it")]))

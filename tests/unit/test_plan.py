@@ -13,7 +13,7 @@ from homelab.errors import HomelabError, InputError
 from homelab.inventory import load
 from homelab.model import ContainerConfig, Inventory, Mount
 from homelab.paths import bundled_path
-from homelab.plan import ObservedGuest, Plan, plan_destroy, plan_up, select_containers
+from homelab.plan import ObservedGuest, Plan, plan_destroy, plan_orphans, plan_up, select_containers
 
 
 @pytest.fixture(scope="module")
@@ -253,3 +253,15 @@ def test_devices_and_bind_mounts_come_with_the_line_for_root(inventory: Inventor
     assert (lines(plan), plan.notes) == ([], ())
     (created,) = plan_up(asked, {}, ["postgres-data"]).notes
     assert "`pct set 167 --dev0 /dev/ttyUSB0 --dev1 /dev/kvm --mp0 /tank/media,mp=/srv/media`" in created.text
+
+
+@pytest.mark.parametrize(
+    ("since", "expected"),
+    [({}, ["destroy postgres-data (300) and its disk"]), ({"sealed": True}, []), ({"tags": frozenset({"mine"})}, [])],
+)
+def test_orphan_that_has_changed_since_the_list_was_made_is_left_alone(
+    inventory: Inventory, since: dict[str, Any], expected: list[str]
+) -> None:
+    listed = replace(observed(inventory, 300), shape=None)
+    plan = plan_orphans(inventory, all_observed(inventory, listed), (), lambda _: observed(inventory, 300, **since))
+    assert lines(plan) == expected

@@ -81,6 +81,7 @@ def test_parquet_files_replace_those_of_an_earlier_pull(tmp_path: Path) -> None:
         (b"x" * 10_000, 0, "the answer has an unexpected format"),
         (b'{"size": -5}\n', 0, "the answer has an unexpected format"),
         (b'{"size": []}\n', 0, "the answer has an unexpected format"),
+        (b'{"size": Infinity}\n', 0, "the answer has an unexpected format"),
         (b"", EXIT.nothing_published, "there are none yet"),
     ],
 )
@@ -105,6 +106,17 @@ def test_links_in_the_answer_are_refused(tmp_path: Path) -> None:
     with tarfile.open(fileobj=archive, mode="w") as target:
         member = tarfile.TarInfo("a.parquet")
         member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        target.addfile(member)
+    with pytest.raises(HomelabError, match="unexpected format"):
+        pulled(tmp_path / "marts", sent(archive.getvalue()), "parquet")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sparse_file_in_the_answer_is_refused(tmp_path: Path) -> None:
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w", format=tarfile.PAX_FORMAT) as target:
+        member = tarfile.TarInfo("a.parquet")
+        member.pax_headers = {"GNU.sparse.map": "0,0", "GNU.sparse.size": str(1 << 30)}
         target.addfile(member)
     with pytest.raises(HomelabError, match="unexpected format"):
         pulled(tmp_path / "marts", sent(archive.getvalue()), "parquet")

@@ -7,8 +7,9 @@ import json
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from homelab.host import Result
 from homelab.inventory import load
 from homelab.inventory.errors import Problems
 from homelab.inventory.yaml_source import parse
-from homelab.model import Inventory, ServiceContext, Step
+from homelab.model import DatabaseGrant, Inventory, Service, ServiceContext, Step
 from homelab.paths import bundled_path
 from homelab.runtime.convergence import steps_of
 from homelab.services.airflow import Airflow
@@ -605,3 +606,58 @@ def test_running_host_name_and_mtu_are_those_of_the_inventory(tmp_path: Path) ->
     (mtu,) = [step for step in steps(jumbo, "postgres") if step.title == "MTU 9000 of eth0"]
     assert isinstance(mtu, Command)
     assert mtu.command == "ip link set dev eth0 mtu 9000"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owner(Service):
+    """A service with a schema of its own, whose role also reads the observations."""
+
+    def database_grants(self) -> Sequence[DatabaseGrant]:
+        """See Service."""
+        return (
+            DatabaseGrant("project_data", "owner", "own", "owned"),
+            DatabaseGrant("project_data", "owner", "read", "raw"),
+        )
+
+    def steps(self, context: ServiceContext) -> Sequence[Step]:
+        """See Service."""
+        return ()
+
+
+def test_role_with_several_grants_keeps_temporary_tables(tmp_path: Path) -> None:
+    registry = Registry()
+    registry.add("owner", Owner)
+    overlay = tmp_path / "owner.yaml"
+    overlay.write_text("containers: {analytics-platform: {services: {owner: {}}}}")
+    wanted = load([bundled_path("inventory.yaml"), overlay], registry=registry)
+    found = {step.title: step for step in steps(wanted, "postgres") if isinstance(step, Sql)}
+    own, read = found["schema owned of project_data"], found["grants: owner may read project_data.raw"]
+    for step in (own, read):
+        assert "temporary" in step.done
+        assert "not has_database_privilege" not in step.done
+        assert "temporary on database project_data from" not in step.sql
+    only_read = found["grants: dbt may read project_data.raw"]
+    assert "not has_database_privilege('dbt', current_database(), 'temporary')" in only_read.done
+    assert "revoke temporary on database project_data from dbt;" in only_read.sql
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restarting(Service):
+    """A service that restarts when its packages change."""
+
+    def steps(self, context: ServiceContext) -> Sequence[Step]:
+        """See Service."""
+        packages = Packages(["python3"])
+        return (packages, SystemdUnit("restarting.service", triggered_by=[packages]))
+
+
+def test_packages_that_trigger_a_restart_stay_the_trigger(tmp_path: Path) -> None:
+    registry = Registry()
+    registry.add("restarting", Restarting)
+    overlay = tmp_path / "restarting.yaml"
+    overlay.write_text("containers: {own: {vmid: 199, ip: .199, cores: 1, memory: 512, services: {restarting: {}}}}")
+    wanted = load([bundled_path("inventory.yaml"), overlay], registry=registry)
+    found = steps(wanted, "restarting")
+    (unit,) = [step for step in found if isinstance(step, SystemdUnit) and step.unit == "restarting.service"]
+    assert set(unit.triggered_by) <= set(found)
+    assert ["unattended-upgrades"] in [step.names for step in found if isinstance(step, Packages)]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from homelab.errors import HomelabError
 from homelab.host import CommandFailed, Result
 from homelab.model import Secret, Step
 from homelab.steps import (
@@ -24,6 +25,7 @@ from homelab.steps import (
     Role,
     Settings,
     Sql,
+    SshdSettings,
     SystemdUnit,
     Tree,
     User,
@@ -69,6 +71,7 @@ OVERRIDABLE = SystemdUnit(
         File("/etc/systemd/system/u.service", b"[Service]\nUser=x\n"),
         File("/etc/systemd/system/u.service.d/homelab.conf", b"[Service]\nUMask=0077\n"),
         File("/etc/x.env", b"MemoryMax=1\n"),
+        File("/etc/x.key", b"\xff"),
     ],
 )
 
@@ -269,6 +272,19 @@ def test_invalid_file_does_not_replace_the_old_one(tmp_path: Path) -> None:
         step.apply(LocalHost())
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
+
+
+def test_sshd_config_includes_the_settings_once_even_if_they_are_never_in_force(tmp_path: Path) -> None:
+    config, sshd = tmp_path / "sshd_config", tmp_path / "sshd"
+    config.write_text("Match User root\nPermitRootLogin yes\n")
+    sshd.write_text("#!/bin/sh\n")
+    sshd.chmod(0o755)
+    path = tmp_path / "00-homelab.conf"
+    step = SshdSettings(str(path), b"PermitRootLogin no\n", *owner_of_new_files(), sshd=str(sshd), config=str(config))
+    for _ in range(2):
+        with pytest.raises(HomelabError, match="is not in force"):
+            step.apply(LocalHost())
+        assert config.read_text() == f"Include {path}\nMatch User root\nPermitRootLogin yes\n"
 
 
 def test_tree_has_exactly_its_files(tmp_path: Path) -> None:
