@@ -88,7 +88,7 @@ def pull(
     to: Annotated[Path | None, typer.Option(help="Target; default: weather.duckdb, or the folder weather.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Copy the published marts to this machine, for other tools. Replaces an earlier copy atomically.
+    """Copy the published marts to this machine, for other tools. Replaces an earlier copy when the new one is complete.
 
     Example:  homelab pull --format parquet --to marts
     """

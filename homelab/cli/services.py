@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,7 @@ import typer
 
 from homelab.cli.global_options import Json, add_verb, settings
 from homelab.cli.results import echo, print_result
+from homelab.errors import InputError
 
 
 def register(app: typer.Typer) -> None:
@@ -26,10 +28,14 @@ def services(as_json: Json = False) -> None:
     Example:  homelab services
     """
     from homelab.commands.service_list import list_services
+    from homelab.inventory import load
     from homelab.services.registry import Registry
 
-    inventory = settings.load() if settings.inventory.exists() else None
-    rows = list_services(Registry(_folder()), inventory)
+    registry, inventory = Registry(_folder()), None
+    if settings.inventory.exists():
+        with contextlib.suppress(InputError):  # an inventory with a service that is not approved yet
+            inventory = load(settings.paths, registry=registry)
+    rows = list_services(registry, inventory)
 
     def show() -> None:
         from homelab.cli.output import show_rows

@@ -9,6 +9,11 @@ from homelab.errors import InputError
 from homelab.render import render
 from homelab.services.registry import FOLDER, Registry
 
+# The accounts of Debian and of homelab's services, as the service gets a system user of its name.
+_ACCOUNTS = (
+    *("root", "daemon", "bin", "sys", "sync", "games", "man", "lp", "mail", "news", "uucp", "proxy", "www", "backup"),
+    *("list", "irc", "nobody", "sshd", "messagebus", "systemd", "postgres", "analytics", "airflow"),
+)
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,30}")
 
 
@@ -23,7 +28,7 @@ def new_service(folder: Path, name: str) -> list[Path]:
             "It begins with a letter, and has at most 31 characters.",
             "Choose a name such as file_share.",
         )
-    if name in Registry(folder).names():
+    if name in _ACCOUNTS or name in Registry(folder).names():
         raise InputError(f"Cannot create service {name}: the name is taken", "", "`homelab services` lists all names.")
     values = {"name": name, "class_name": "".join(word.capitalize() for word in name.split("_"))}
     texts = {

@@ -173,6 +173,8 @@ class Ssh:
             error = bytearray()
             while len(error) <= _OUTPUT_MAX and (block := channel.recv_stderr(1 << 16)):
                 error += block
+            if not channel.status_event.wait(timeout):
+                raise TimeoutError(f"no exit status within {timeout:.0f} s")
             return Result(command, channel.recv_exit_status(), b"", bytes(error))
 
     @contextmanager

@@ -92,15 +92,16 @@ def exclusive(lock: Path, timeout: float) -> Iterator[int]:
 def selection(full_refresh: bool, test_all: bool) -> list[str]:
     """Return dbt's options for the nodes of a build; the code of views and seeds changes only with a full refresh.
 
-    A selected model selects its tests, too: hence the types in the conditions.
+    By default, dbt excludes the tests of an excluded model, too: hence the indirect selection.
     """
     kinds, excluded = ["unit_test", "exposure"], []  # unit tests check the code, which rarely changes
     if not full_refresh:
         kinds.append("seed")
-        excluded.append("config.materialized:view,resource_type:model")
+        excluded.append("config.materialized:view")
     if not test_all:
-        excluded.append("config.meta.test_increment_by:full_test,resource_type:test")
-    return [*(f"--exclude-resource-type={kind}" for kind in kinds), *(("--exclude", *excluded) if excluded else ())]
+        excluded.append("config.meta.test_increment_by:full_test+1,resource_type:test")
+    types = [f"--exclude-resource-type={kind}" for kind in kinds]
+    return ["--indirect-selection=empty", *types, *(("--exclude", *excluded) if excluded else ())]
 
 
 def run_dbt(layout: Layout, lock: int, options: Sequence[str]) -> int:

@@ -23,7 +23,10 @@ from homelab.lab.observations import PLACES, answer, load
 from tests.integration.test_pipeline import CITIES, Stack
 from tests.integration.test_pipeline import stack as stack
 
+from contract import EXIT  # isort: skip
+
 KILLS = int(os.environ.get("HOMELAB_KILLS", "3"))
+
 pytestmark = pytest.mark.timeout(300 + 30 * KILLS)
 BUILT = (
     "stg_weather",

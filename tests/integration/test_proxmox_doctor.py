@@ -302,7 +302,7 @@ def test_exit_code_and_json(healthy_site: Site, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(settings.__class__, "load", lambda _: healthy_site.inventory)
     given: list[int] = [200]
 
-    def stand_in(inventory: object) -> Diagnosis:
+    def stand_in(inventory: object, session: object = None) -> Diagnosis:
         def ask(pipeline: Pipeline, key: Secret) -> int:
             return given[0]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from homelab.code_approvals import CodeApprovals
+from homelab.commands.service_new import new_service
 from homelab.errors import InputError
 from homelab.services.registry import Registry, ServiceError
 from tests.unit.test_inventory import BASE, problems, read
@@ -176,3 +177,10 @@ def test_damaged_approvals_are_an_input_error(tmp_path: Path, state: Path) -> No
     (state / "homelab" / "approved-code.json").write_text("[]")
     with pytest.raises(InputError, match="Cannot read the approvals of local code: not a mapping"):
         Registry(tmp_path).get("echo")
+
+
+def test_new_service_gets_no_name_of_a_system_account(tmp_path: Path) -> None:
+    for name in ("root", "postgres", "airflow", "Upper", "a-b"):
+        with pytest.raises(InputError, match=f"Cannot create service {name}: "):
+            new_service(tmp_path, name)
+    assert list(tmp_path.glob("services/*")) == []
