@@ -100,6 +100,7 @@ class Authority:
         key = rest[certificate.end() :] if certificate else ""
         if certificate is None or not re.match(r"-----BEGIN (EC )?PRIVATE KEY-----\n", key):
             raise ValueError("not a certificate and its private key")
+        _private_key(key)
         return cls(Description.read(line), certificate[0], key)
 
     def file(self) -> str:
@@ -209,7 +210,7 @@ def _private_key(pem: str) -> ec.EllipticCurvePrivateKey:
 
     key = load_pem_private_key(pem.encode(), None)
     if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise TypeError("not a key of an elliptic curve")
+        raise ValueError("not a key of an elliptic curve")
     return key
 
 

@@ -11,6 +11,8 @@ from homelab.host import Host, Result, argv
 from homelab.model import ManagedResource, Pending, Step
 from homelab.steps.files import File
 
+# Settings whose values in several files add up; an empty value clears the earlier ones.
+_ADDITIVE = ("Environment", "EnvironmentFile", "ReadWritePaths", "ExecStartPre", "Wants", "After")
 # The states in which a unit starts at boot, set by us or by a package's generator.
 _ENABLED = ("enabled", "enabled-runtime", "generated", "static", "indirect", "alias")
 
@@ -61,7 +63,8 @@ class SystemdUnit(Step):
         found: dict[str, list[str]] = {}
         for line in answer.text.splitlines():
             path, _, setting = line.partition(":")
-            if path not in ours and (name := setting.partition("=")[0]) in names:
+            name, _, value = setting.partition("=")
+            if path not in ours and name in names and not (name in _ADDITIVE and value):
                 found.setdefault(path, []).append(name)
         return [f"{path} overrides {', '.join(dict.fromkeys(settings))}" for path, settings in found.items()]
 

@@ -142,6 +142,8 @@ class TestStore:
         damaged = {"{file}": good.replace("# homelab: {", "# homelab: [", 1), "{half}": good[: len(good) // 2]}
         damaged["{other_key}"] = good.replace("PRIVATE KEY-----\nM", "PRIVATE KEY-----\nX")
         (tmp_path / "ca.pem").write_text(damaged.get(text, text))
+        with pytest.raises(HomelabError, match=r"Cannot read .*ca\.pem: it is damaged"):
+            FileSecretStore(tmp_path).authority("home", LAB)
         with pytest.raises(HomelabError, match=r"Cannot read .*ca\.pem: it is damaged") as error:
             FileSecretStore(tmp_path).authority("home", POSTGRES)
         assert good.splitlines()[-3] not in str(error.value) + error.value.details

@@ -68,7 +68,7 @@ DROP_IN = "/etc/systemd/system/u.service.d/o.conf"
 OVERRIDABLE = SystemdUnit(
     "u.service",
     triggered_by=[
-        File("/etc/systemd/system/u.service", b"[Service]\nUser=x\n"),
+        File("/etc/systemd/system/u.service", b"[Service]\nUser=x\nEnvironment=A=1\n"),
         File("/etc/systemd/system/u.service.d/homelab.conf", b"[Service]\nUMask=0077\n"),
         File("/etc/x.env", b"MemoryMax=1\n"),
         File("/etc/x.key", b"\xff"),
@@ -161,6 +161,8 @@ TABLE: list[tuple[Step, list[Result], str | None]] = [
     (SystemdUnit("u"), [GONE, answer()], "is missing"),
     (OVERRIDABLE, [unit_state(), answer(f"{DROP_IN}:MemoryMax=1G")], None),
     (OVERRIDABLE, [unit_state(), answer("/etc/systemd/system/u.service.d/homelab.conf:User=x")], None),
+    (OVERRIDABLE, [unit_state(), answer(f"{DROP_IN}:Environment=HTTPS_PROXY=http://proxy")], None),
+    (OVERRIDABLE, [unit_state(), answer(f"{DROP_IN}:Environment=")], f"{DROP_IN} overrides Environment"),
     (
         OVERRIDABLE,
         [unit_state(), answer(f"{DROP_IN}:User=root\n/etc/systemd/system/service.d/p.conf:UMask=0")],
