@@ -17,12 +17,14 @@ _GRANT, _REVOKE = ("grant", "to"), ("revoke", "from")
 class AppendRights:
     """Further privileges of a role that appends to a schema: functions it may execute, tables it may update.
 
-    They are in another schema, which the role may use.
+    They are in another schema, which the role may use. `read_only` are tables of the grant's schema to which it does
+    not append.
     """
 
     schema: str
     functions: Sequence[str] = ()
     updates: Sequence[str] = ()
+    read_only: Sequence[str] = ()
 
 
 def schema_of(grant: DatabaseGrant, command: str = PSQL) -> Sql:
@@ -60,12 +62,11 @@ def grants(
     """
     role, schema, can_append = grant.role, grant.schema, grant.privilege == "append"
     granted = ("select", "insert") if can_append else ("select",)
-    table_check = " and ".join(
-        [
-            *(f"has_table_privilege('{role}', oid, '{each}')" for each in granted),
-            *(f"not has_table_privilege('{role}', oid, '{each}')" for each in _WRITES if each not in granted),
-        ]
-    )
+    read_only = further.read_only if further and can_append else ()
+    table_check = _table_check(role, granted)
+    if read_only:
+        tables_read = ", ".join(f"to_regclass('{each}')" for each in read_only)
+        table_check = f"case when oid in ({tables_read}) then {_table_check(role, ['select'])} else {table_check} end"
     # A role that appends uses a temporary table for staging.
     uses_temporary = can_append or temporary
     has_temporary = f"has_database_privilege('{role}', current_database(), 'temporary')"
@@ -92,6 +93,7 @@ def grants(
             f"grant usage on schema {schema} to {role};",
             f"revoke all on all tables in schema {schema} from {role};",
             f"grant {tables} on all tables in schema {schema} to {role};",
+            *(f"revoke insert on {each} from {role};" for each in read_only),
             f"{defaults} revoke all on tables from {role};",
             f"{defaults} grant {tables} on tables to {role};",
             f"{temporary_verb} temporary on database {grant.database} {temporary_to} {role};",
@@ -101,6 +103,16 @@ def grants(
     )
     title = f"grants: {role} may {grant.privilege} {grant.target}"
     return Sql(title, done, sql, grant.database, command, triggered_by=after)
+
+
+def _table_check(role: str, granted: Sequence[str]) -> str:
+    """Return the condition that a role has exactly these privileges on a table of pg_class."""
+    return " and ".join(
+        [
+            *(f"has_table_privilege('{role}', oid, '{each}')" for each in granted),
+            *(f"not has_table_privilege('{role}', oid, '{each}')" for each in _WRITES if each not in granted),
+        ]
+    )
 
 
 def _further_checks(role: str, further: AppendRights | None) -> Sequence[str]:

@@ -15,7 +15,11 @@ from homelab.steps.queries import Query
 
 RAW = ("project_data", "raw")  # the database and the schema
 _UPKEEP = AppendRights(
-    "upkeep", ("upkeep.partitions()", "upkeep.record_settings(text, text[], text[])"), ("upkeep.writer_lock",)
+    "upkeep",
+    ("upkeep.partitions()", "upkeep.record_settings(text, text[], text[])"),
+    ("upkeep.writer_lock",),
+    # Only retention writes these; rows in them would make a deletion look like retention.
+    ("raw.dropped_months", "raw.dropped_runs"),
 )
 _SCHEMAS = "relnamespace in (to_regnamespace('raw'), to_regnamespace('upkeep')) and not relispartition"
 # A hash of the definitions of all objects, apart from the partitions, which come and go with the months.

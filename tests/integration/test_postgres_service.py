@@ -163,6 +163,8 @@ def test_analytics_may_only_append_and_read(server: pg.Server, tmp_path: Path) -
             "update raw.weather_observations set city = 'y'",
             "delete from raw.weather_observations",
             "truncate raw.weather_observations",
+            "insert into raw.dropped_months (month) values ('2026-01-01')",
+            "insert into raw.dropped_runs (dropped_before) values (now())",
             "create table raw.t (i int)",
             "create schema s",
             "drop table raw.weather_observations",
