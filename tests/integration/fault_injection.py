@@ -163,6 +163,7 @@ OTHERWISE = {
     r"/etc/(machine-id|ssh/ssh_host_(rsa|ecdsa)_key(\.pub)?)": "generated with the container",
     r"/var/lib/dbus/machine-id": "generated with the container",
     r"/etc/ssl/(private|certs)/ssl-cert-snakeoil\.(key|pem)": "random, generated when ssl-cert is installed",
+    r"(/var/lib/homelab/written)?/etc/ssl/homelab/postgres\.pem": "each certificate has a new key, and a new hash",
     r"/etc/(passwd|group|shadow|gshadow|subuid|subgid)-": "the content before the last change",
     r"/var/lib/dpkg/(status|status-old|available|diversions-old|statoverride-old)": "compared by dpkg-query",
     r"/var/lib/apt/extended_states": "compared by apt-mark",
