@@ -20,13 +20,13 @@ from homelab.lab import Lab
 from homelab.testing import check_in_container
 from tests.integration.lab_fixture import fresh, in_a_lab
 
-LAB = Lab("services", IPv4Network("10.99.2.128/28"), "hl-serv", 18106, 8189)
+LAB = Lab("services", IPv4Network("10.99.2.80/28"), "hl-serv", 18106, 8189)
 INVENTORY = """
 lab: x
 proxmox: {{host: x, token_id: homelab@pve!x}}
-network: {{subnet: 10.99.2.128/28, gateway: .129, bridge: x}}
+network: {{subnet: 10.99.2.80/28, gateway: .81, bridge: x}}
 containers:
-  box: {{vmid: 180, ip: .132, cores: 1, memory: 512, disk: 4, services: {services}}}
+  box: {{vmid: 180, ip: .84, cores: 1, memory: 512, disk: 4, services: {services}}}
 pipeline: {{cities: ["Newark,US"]}}
 """
 PACKAGE = Path(__file__).parents[1] / "packages" / "echo_stack"
@@ -83,7 +83,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Folder]:
 
 def page(port: int) -> str:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(f"http://10.99.2.132:{port}/", timeout=10) as answer:
+    with opener.open(f"http://10.99.2.84:{port}/", timeout=10) as answer:
         return answer.read().decode()  # type: ignore[no-any-return]
 
 
