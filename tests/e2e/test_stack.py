@@ -491,7 +491,7 @@ def test_stopped_container_is_reported_and_started_by_up(cli: Cli) -> None:
         assert time.monotonic() < until
         time.sleep(0.5)
     assert report["healthy"] is False
-    assert [s["name"] for c in report["containers"] for s in c["services"]] == ["postgres", "airflow"]
+    assert [s["name"] for c in report["containers"] for s in c["services"]] == ["postgres", "analytics", "airflow"]
     assert cli.json("up")["done"].keys() == {"analytics-platform"}
 
 

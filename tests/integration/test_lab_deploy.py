@@ -245,7 +245,8 @@ def test_port_in_use_is_reported_and_removed_units_leave_nothing(box: LabFixture
     ]
     assert box.deploy([]) == [
         "remove unit second.service: no longer in the inventory",
-        "remove file /etc/systemd/system/second.service: no longer in the inventory",
+        "remove file /etc/systemd/system/second.service: no longer in the inventory; changes by hand are kept in "
+        "/var/lib/homelab/replaced/etc/systemd/system/second.service",
     ]
     assert "second" not in box.run("systemctl list-units --all --plain; ls /etc/systemd/system")
 
@@ -265,7 +266,7 @@ def test_failing_unit_shows_its_journal(box: LabFixture) -> None:
 
 
 def test_full_disk_is_reported_and_leaves_no_partial_files(box: LabFixture) -> None:
-    box.run("mkdir -p /opt/small && mount -t tmpfs -o size=64k none /opt/small")
+    box.run("mkdir -p /opt/small && mount -t tmpfs -o size=64k,mode=755 none /opt/small")
     large = bytes(range(256)) * 1024
     for step in (File("/opt/small/file", large), Tree("/opt/small/tree", {"a/b": os.urandom(len(large))})):
         error = box.fails([step])
@@ -274,8 +275,8 @@ def test_full_disk_is_reported_and_leaves_no_partial_files(box: LabFixture) -> N
         assert box.run("cd /opt/small; find . -type f -name '*file*'") == ""
         box.run("umount /opt/small")
         assert len(box.deploy([step])) == 1
-        box.run("mount -t tmpfs -o size=64k none /opt/small")
-    box.run("umount /opt/small; mount -t tmpfs -o size=64k none /var/cache/apt/archives")
+        box.run("mount -t tmpfs -o size=64k,mode=755 none /opt/small")
+    box.run("umount /opt/small; mount -t tmpfs -o size=64k,mode=755 none /var/cache/apt/archives")
     error = box.fails([Packages(["vim-tiny", "postgresql-15"])])
     assert "The disk of postgres-data is full." in error.details
     assert "You don't have enough free space in /var/cache/apt/archives/." in error.details
