@@ -208,6 +208,7 @@ def test_container_cannot_claim_the_address_of_another_one(place: Place, overlay
     command = inside(LAKE, "ip", "-json", "neigh", "show", ADDRESSES[DATABASE])
     (seen,) = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
     spoofing.communicate(timeout=30)
+    subprocess.run(inside(LAKE, "ip", "neigh", "flush", "all"), check=True)  # else the next test reaches the thief
     assert (seen["lladdr"] == thief) is reaches
     place.up(ON)
 
