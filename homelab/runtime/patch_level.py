@@ -94,9 +94,7 @@ def patch_levels(session: Session) -> Mapping[str, PatchLevel | HomelabError]:
     def read(container: Container) -> PatchLevel | HomelabError:
         try:
             with session.connect(container, _CONNECT_DEADLINE) as host:
-                # The first command's output can follow text of root's own profile.
-                _, answer = host.batch(["true", PROBE])
-                return parse(container.name, answer, unattended)
+                return parse(container.name, host.run(PROBE), unattended)
         except HomelabError as error:
             return error
 

@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -230,15 +229,10 @@ def test_stale_program_is_found(tmp_path: Path) -> None:
     assert found.text == "stale replaced"
 
 
-class GreetingHost(LocalHost):
-    """A container whose root has a profile that prints a line."""
+class Connected(LocalHost):
+    """A connection to this machine."""
 
-    def batch(self, commands: Sequence[str]) -> list[Result]:
-        """See Host.batch."""
-        first, *others = super().batch(commands)
-        return [replace(first, stdout=b"Welcome\n" + first.stdout), *others]
-
-    def __enter__(self) -> GreetingHost:
+    def __enter__(self) -> Connected:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -251,10 +245,10 @@ def test_each_reached_container_has_a_level_or_an_error(tmp_path: Path, monkeypa
         known_hosts.pin(name, Pin("SHA256:x"))
     probe(tmp_path, monkeypatch)
 
-    def connect(container: Container, *_: object) -> GreetingHost:
+    def connect(container: Container, *_: object) -> Connected:
         if container.name == "analytics-platform":
             raise HomelabError("Cannot connect to analytics-platform: no answer over SSH", "", "")
-        return GreetingHost(container.name)
+        return Connected(container.name)
 
     found = patch_levels(make_session(wanted, known_hosts, connector=connect))
     assert list(found) == ["postgres-data", "analytics-platform"]
