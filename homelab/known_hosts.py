@@ -54,6 +54,10 @@ class KnownHosts:
             ) from error
         return {name: Pin(**pin) for name, pin in raw.items()}
 
+    def key_lines(self) -> Mapping[str, str]:
+        """Return the host key line of each container that has shown its key, by name."""
+        return {name: pin.key for name, pin in self.pins().items() if pin.key}
+
     def pin(self, name: str, pin: Pin) -> None:
         """Pin the key of a container."""
         with self._lock:

@@ -100,7 +100,7 @@ class _Convergence:
         self.hosts = {name: future.result() for name, future in connected.items()}
         self._failed = {name for name, host in self.hosts.items() if isinstance(host, HomelabError)}
         # Complete only after every container has shown its key.
-        self._host_keys = {name: pin.key for name, pin in session.known_hosts.pins().items() if pin.key}
+        self._host_keys = session.known_hosts.key_lines()
 
     def _connect(self, container: Container) -> Connection | HomelabError:
         try:

@@ -20,7 +20,7 @@ def ssh_argv(session: Session, name: str, command: Sequence[str] = (), terminal:
     One word of `command` is shell text, as with ssh itself; several are the words of a command.
     """
     container = select_containers(session.inventory, [name])[0]
-    keys = {pinned: pin.key for pinned, pin in session.known_hosts.pins().items() if pin.key}
+    keys = session.known_hosts.key_lines()
     if name not in keys:
         raise HomelabError(
             f"Cannot connect to {name}: its SSH host key is not known yet",

@@ -49,7 +49,7 @@ def check_in_container(
     """
     session = Session.open(load(paths), _QUIET)
     found = next(each for each in session.inventory.containers if each.name == container)
-    keys = {name: pin.key for name, pin in session.known_hosts.pins().items() if pin.key}
+    keys = session.known_hosts.key_lines()
     context = ServiceContext(inventory=session.inventory, container=found, secret_store=session.secrets, host_keys=keys)
     steps = steps_of(context)
     with session.connect(found, 60) as host:
