@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from homelab.errors import InputError
+from homelab.paths import state_folder
 from homelab.private_files import write_private
-
-
-def state_folder() -> Path:
-    """Return the folder of the user's state (XDG_STATE_HOME)."""
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "homelab"
 
 
 def digest(content: bytes) -> str:

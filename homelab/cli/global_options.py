@@ -77,6 +77,11 @@ class Settings:
             raise InputError("Cannot use the lab: it is not running", f"{overlay} does not exist.", "homelab lab up")
         return [self.inventory, overlay, *self.overlays]
 
+    @property
+    def folder(self) -> Path:
+        """The inventory's folder; the inventory need not exist."""
+        return self.inventory.absolute().parent
+
     def load(self) -> Inventory:
         """Return the inventory. Raises InputError with all its errors."""
         from homelab.inventory import load

@@ -22,4 +22,4 @@ def schema() -> None:
     from homelab.inventory.json_schema import render
     from homelab.services.registry import Registry
 
-    typer.echo(render(Registry(settings.inventory.absolute().parent)), nl=False)
+    typer.echo(render(Registry(settings.folder)), nl=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -31,7 +30,7 @@ def services(as_json: Json = False) -> None:
     from homelab.inventory import load
     from homelab.services.registry import Registry
 
-    registry, inventory = Registry(_folder()), None
+    registry, inventory = Registry(settings.folder), None
     if settings.inventory.exists():
         with contextlib.suppress(InputError):  # an inventory with a service that is not approved yet
             inventory = load(settings.paths, registry=registry)
@@ -64,12 +63,8 @@ def new(
     """
     from homelab.commands.service_new import new_service
 
-    module, *others = new_service(_folder(), name)
+    module, *others = new_service(settings.folder, name)
     for path in (module, *others):
         echo(f"written: {os.path.relpath(path)}")
     echo(f"Read it, then approve it:\n  homelab trust code {os.path.relpath(module)}")
     echo(f"Then add `{name}: {{}}` to the services of a container.")
-
-
-def _folder() -> Path:
-    return settings.inventory.absolute().parent

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from homelab.code_approvals import state_folder
 from homelab.errors import HomelabError
+from homelab.paths import state_folder
 from homelab.runtime.marts import Rows
 
 _PROMPT, _CONTINUATION = "homelab> ", "    ...> "
