@@ -29,7 +29,7 @@ def security_updates(context: ServiceContext) -> Iterator[Step]:
     )
     if not sources.security_updates:
         return
-    # On Ubuntu, needrestart restarts services whose libraries were upgraded.
+    # On Ubuntu, needrestart restarts services with upgraded libraries.
     for folder in ("/etc/needrestart", "/etc/needrestart/conf.d"):
         yield Directory(folder)
     yield File("/etc/needrestart/conf.d/homelab.conf", render("security_updates/needrestart.conf.j2"))

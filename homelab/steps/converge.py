@@ -93,7 +93,7 @@ class _Run:
         removed = removals(state, self._steps)
         changes = [*removed, *state.changes]
         if refused := [change for change in changes if change.pending.effect == "refused"]:
-            # Before any change: a removal would stop a service whose new version is refused.
+            # Before any change: a removal would stop the old version of a service, and its new one is refused.
             self._apply(refused[:1], [change for change in changes if change is not refused[0]])
         pending = {change.step for change in changes}
         self._report_unchanged([step for step in self._steps if step not in pending])

@@ -11,7 +11,7 @@ from homelab.host import Host, Result, argv
 from homelab.model import ManagedResource, Pending, Step
 from homelab.steps.files import File
 
-# Settings whose values in several files add up; an empty value clears the earlier ones.
+# Settings that add up if several files set them; an empty value clears the earlier ones.
 _ADDITIVE = ("Environment", "EnvironmentFile", "ReadWritePaths", "ExecStartPre", "Wants", "After")
 # The states in which a unit starts at boot, set by us or by a package's generator.
 _ENABLED = ("enabled", "enabled-runtime", "generated", "static", "indirect", "alias")

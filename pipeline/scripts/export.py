@@ -18,6 +18,7 @@ from pathlib import Path
 
 import duckdb
 from contract import EXIT
+from read_published import NothingPublished, require_published
 
 _TABLES = "select table_name from information_schema.tables where table_schema = 'main' order by table_name"
 
@@ -51,16 +52,17 @@ def main() -> int:
     parser.add_argument("--database", type=Path, required=True)
     parser.add_argument("--format", choices=["duckdb", "parquet"], default="duckdb")
     options = parser.parse_args()
-    if not options.database.exists():
-        print(f"error: no build has been published yet: {options.database} does not exist", file=sys.stderr)
-        return EXIT.nothing_published
-    if options.format == "duckdb":
-        send(options.database)
-        return EXIT.success
     try:
-        # Next to the data, which has room for a copy; /tmp may be memory.
-        with tempfile.TemporaryDirectory(dir=options.database.parent, prefix="export-") as folder:
-            send(pack_parquet(options.database, Path(folder)))
+        require_published(options.database)
+        if options.format == "duckdb":
+            send(options.database)
+        else:
+            # Next to the data, which has room for a copy; /tmp may be memory.
+            with tempfile.TemporaryDirectory(dir=options.database.parent, prefix="export-") as folder:
+                send(pack_parquet(options.database, Path(folder)))
+    except NothingPublished as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT.nothing_published
     except duckdb.Error as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT.failed

@@ -11,10 +11,15 @@ class NothingPublished(Exception):
     """No build has been published yet."""
 
 
-def connect(database: Path) -> duckdb.DuckDBPyConnection:
-    """Open this one file, without access to any other and with little memory. Raises NothingPublished."""
+def require_published(database: Path) -> None:
+    """Check that a build has been published. Raises NothingPublished."""
     if not database.exists():
         raise NothingPublished(f"no build has been published yet: {database} does not exist")
+
+
+def connect(database: Path) -> duckdb.DuckDBPyConnection:
+    """Open this one file, without access to any other and with little memory. Raises NothingPublished."""
+    require_published(database)
     connection = duckdb.connect(
         str(database),
         read_only=True,

@@ -1,4 +1,4 @@
-"""The state of PostgreSQL that a build starts from: which raw rows are landed, and what the build has to read.
+"""The state of PostgreSQL that a build starts from: which raw rows are landed, and which ones the build has to read.
 
 Increments do not depend on a clock. A build reads all rows of the transactions from the watermark on: the watermark is
 the oldest transaction that was still running at the previous build (pg_snapshot_xmin), so every row below it was
@@ -63,7 +63,7 @@ class CountsDiffer(Exception):
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What the private warehouse remembers of the last complete build."""
+    """The record of the last complete build in the private warehouse."""
 
     build: int
     landed_before: int | None  # transaction id
