@@ -10,16 +10,15 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 
-from homelab.certificates import Authority, Names
 from homelab.host import Result, batch_script
 from homelab.known_hosts import KnownHosts
-from homelab.model import Container, Inventory
+from homelab.model import Container, Inventory, Secret
 from homelab.progress import Progress, SilentProgress
 from homelab.runtime.session import Session
 from homelab.steps.batching import NOW
+from homelab.testing.contract import FixedSecrets
 
 
 def owner_of_new_files() -> tuple[str, str]:
@@ -125,7 +124,7 @@ def make_session(
     """A session with fixed secrets; without a `connector`, containers answer over SSH at once."""
     return Session(
         inventory=inventory,
-        secrets=FixedSecretStore(),  # type: ignore[arg-type]
+        secrets=FixedSecretStore(),
         known_hosts=known_hosts or KnownHosts.of(inventory.state_dir),
         progress=progress or SilentProgress(),
         connector=connector,  # type: ignore[arg-type]
@@ -143,30 +142,11 @@ def recording(names: list[str]) -> Callable[..., NoHost]:
 
 
 @dataclass(frozen=True)
-class FixedSecretStore:
-    """A secret store with fixed secrets, for renderings that must not change."""
+class FixedSecretStore(FixedSecrets):
+    """A secret store with fixed secrets and one public key, for renderings that must not change."""
 
     public: str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFixed homelab-test"
 
-    def secret(self, name: str):  # type: ignore[no-untyped-def]
-        """See SecretStore.secret."""
-        from homelab.model import Secret
-
-        return Secret(f"secret-of-{name}")
-
-    def has_key(self, name: str) -> bool:
-        """See SecretStore.has_key."""
-        return True
-
-    def key_pair(self, name: str):  # type: ignore[no-untyped-def]
+    def key_pair(self, name: str) -> tuple[Secret, str]:
         """See SecretStore.key_pair."""
         return self.secret(name), self.public
-
-    def authority(self, lab: str, names: Names) -> Authority:
-        """See SecretStore.authority."""
-        return _authority(lab, names)
-
-
-@cache
-def _authority(lab: str, names: Names) -> Authority:
-    return Authority.create(lab, names)

@@ -19,7 +19,7 @@ from homelab.code_approvals import CodeApprovals
 from homelab.distributions import DISTRIBUTIONS
 from homelab.host import Result
 from homelab.inventory import load
-from homelab.model import Container, Inventory, Secret, Service, ServiceContext, Step
+from homelab.model import Inventory, Secret, Service, ServiceContext, Step
 from homelab.paths import bundled_path
 from homelab.services.registry import Registry
 from homelab.steps import Directory, File, Tree, Venv
@@ -121,13 +121,13 @@ class ServiceContract:
         """The service on a container of its own, or on its container of the shipped inventory."""
         inventory = inventory_with(self.service, self.options, template, tmp_path, self.overlay)
         keys = {container.name: f"ssh-ed25519 AAAA {container.name}" for container in inventory.containers}
-        container = _container_of(inventory, self.service)
+        container = inventory.container_with(name_of(self.service))
         return ServiceContext(inventory=inventory, container=container, secret_store=FixedSecrets(), host_keys=keys)
 
     @pytest.fixture
     def instance(self, context: ServiceContext) -> Service:
         """The service with its options."""
-        return _instance(context.container, self.service)
+        return context.container.services[name_of(self.service)]
 
     @pytest.fixture
     def steps(self, instance: Service, context: ServiceContext) -> Sequence[Step]:
@@ -208,15 +208,27 @@ def _is_hardened(unit: File, folder: Path) -> bool:
     return subprocess.run(words, capture_output=True, check=False).returncode == 0
 
 
+def name_of(service: type[Service]) -> str:
+    """Return the name of a service: the registered one, or that of its class."""
+    registry = Registry()
+    return next((name for name in registry.names() if registry.find(name) is service), service.__name__.lower())
+
+
+@functools.cache
+def _shipped_containers() -> Mapping[str, str]:
+    """Return the containers of the shipped inventory by service."""
+    shipped = load([bundled_path("inventory.yaml")])
+    return {service: container.name for container in shipped.containers for service in container.services}
+
+
 def inventory_with(
     service: type[Service], options: Mapping[str, Any], template: str, folder: Path, overlay: Mapping[str, Any]
 ) -> Inventory:
     """Return the shipped inventory with a service, on a container `tested` unless the shipped inventory has it."""
-    registry = Registry()
-    name = next((n for n in registry.names() if registry.find(n) is service), service.__name__.lower())
+    registry, name = Registry(), name_of(service)
     registry.add(name, service)
-    container = _SHIPPED_CONTAINERS.get(name, "tested")
-    own = {} if name in _SHIPPED_CONTAINERS else {"tested": {"vmid": 199, "ip": ".199", "cores": 1, "memory": 2048}}
+    container = _shipped_containers().get(name, "tested")
+    own = {"tested": {"vmid": 199, "ip": ".199", "cores": 1, "memory": 2048}} if container == "tested" else {}
     key = folder / "openweather-key"
     key.write_text(f"{_SECRET}openweather")
     key.chmod(0o600)
@@ -237,19 +249,3 @@ def inventory_with(
         paths.append(folder / f"overlay{number}.yaml")
         paths[-1].write_text(json.dumps(change))
     return load(paths, registry=registry)
-
-
-# The containers of the shipped inventory by service.
-_SHIPPED_CONTAINERS = {
-    "postgres": "postgres-data",
-    "analytics": "analytics-platform",
-    "airflow": "airflow-orchestration",
-}
-
-
-def _container_of(inventory: Inventory, service: type[Service]) -> Container:
-    return next(c for c in inventory.containers if any(type(each) is service for each in c.services.values()))
-
-
-def _instance(container: Container, service: type[Service]) -> Service:
-    return next(each for each in container.services.values() if type(each) is service)
