@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -154,7 +155,7 @@ Conf openssl (3.0.2 Debian-Security:12/stable-security [amd64])
 def probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, age: int = 60) -> Result:
     """Run the probe with the simulated upgrade, and package lists of this age in seconds."""
     (tmp_path / "apt-get").write_text(f"#!/bin/sh\ncat <<'X'\n{SIMULATED}X\n")
-    (tmp_path / "stat").write_text(f"#!/bin/sh\necho $(($(date +%s) - {age}))\n")
+    (tmp_path / "stat").write_text(f"#!/bin/sh\necho {int(time.time()) - age}\n")
     for name in ("apt-get", "stat"):
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
