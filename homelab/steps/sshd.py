@@ -10,8 +10,7 @@ from typing import ClassVar
 from homelab.errors import HomelabError
 from homelab.host import Host, Result, argv, check
 from homelab.model import Pending
-from homelab.steps import remote_paths
-from homelab.steps.files import File
+from homelab.steps.files import File, keep_foreign
 
 _USERS = ("root", "nobody")  # `Match` blocks can treat users differently
 _SAME = {"prohibit-password": "without-password"}  # `sshd -T` prints the old name
@@ -78,12 +77,12 @@ class SshdSettings(File):
 
     def _include(self) -> str:
         """Return shell text that makes the file the first one that sshd reads. The first value of a setting counts."""
-        new, copies = quote(f"{self.config}.homelab"), quote(remote_paths.replaced(self.config))
-        line = quote(f"Include {self.path}")
+        new, line = quote(f"{self.config}.homelab"), quote(f"Include {self.path}")
         return "\n".join(
             [
                 f"! head -n 1 {quote(self.config)} | grep -qxF {line} || exit 0",
-                f"set -e; mkdir -p {copies}; cp -a {quote(self.config)} {copies}/$(date -u +%Y%m%dT%H%M%SZ)",
+                "set -e",
+                keep_foreign(self.config, argv("sha256sum", self.config), ""),
                 f"cp -a {quote(self.config)} {new}",
                 f"{{ echo {line}; cat {quote(self.config)}; }} >{new}",
                 f"{self.sshd} -t -f {new}; sync {new}; mv -fT {new} {quote(self.config)}",
