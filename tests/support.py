@@ -13,10 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from homelab.host import Result, batch_script
+from homelab.inventory import load
 from homelab.known_hosts import KnownHosts
-from homelab.model import Container, Inventory, Secret
+from homelab.model import Container, Inventory, Secret, Service
+from homelab.paths import bundled_path
 from homelab.progress import Progress, SilentProgress
 from homelab.runtime.session import Session
+from homelab.services.registry import Registry
 from homelab.steps.batching import NOW
 from homelab.testing.contract import FixedSecrets
 
@@ -103,6 +106,15 @@ def killed_before_each_command(run: Callable[[LocalHost], object], *folders: Pat
     for done, each in enumerate([*host.saved, SavedFolders(*folders)]):
         each.restore()
         yield done
+
+
+def with_service(folder: Path, name: str, service: type[Service], overlay: str, *overlays: Path) -> Inventory:
+    """Return the shipped inventory with further overlays, the text of one, and a service of the tests."""
+    registry = Registry()
+    registry.add(name, service)
+    last = folder / f"{name}.yaml"
+    last.write_text(overlay)
+    return load([bundled_path("inventory.yaml"), *overlays, last], registry=registry)
 
 
 class NoHost:

@@ -24,12 +24,11 @@ from homelab.model import DatabaseGrant, Service, ServiceContext, Step
 from homelab.paths import bundled_path
 from homelab.progress import SilentProgress
 from homelab.services.postgres import contents, hba
-from homelab.services.registry import Registry
 from homelab.steps import PgHba, Settings, SystemdUnit
 from homelab.steps.converge import converge
 from homelab.steps.host_state import pending_changes
 from tests.integration import pg
-from tests.support import FixedSecretStore, LocalHost, owner_of_new_files
+from tests.support import FixedSecretStore, LocalHost, owner_of_new_files, with_service
 
 pytestmark = pytest.mark.skipif(pg.archive() is None, reason="PostgreSQL 16 is not in .venv/pg16: ./bootstrap --test")
 
@@ -117,12 +116,8 @@ def test_second_run_changes_nothing(server: pg.Server, tmp_path: Path) -> None:
 
 
 def test_service_with_a_schema_of_its_own(server: pg.Server, tmp_path: Path) -> None:
-    registry = Registry()
-    registry.add("prices", Prices)
-    overlay = tmp_path / "prices.yaml"
-    overlay.write_text("containers: {analytics-platform: {services: {prices: {}}}}")
-    before = context(tmp_path, 1, 2)
-    inventory = load([bundled_path("inventory.yaml"), tmp_path / "overlay.yaml", overlay], registry=registry)
+    before, overlay = context(tmp_path, 1, 2), "containers: {analytics-platform: {services: {prices: {}}}}"
+    inventory = with_service(tmp_path, "prices", Prices, overlay, tmp_path / "overlay.yaml")
     wanted = replace(before, inventory=inventory)
     converge(LocalHost(), steps(server, wanted), SilentProgress())
     assert pending_changes(LocalHost(), steps(server, wanted)) == []

@@ -31,7 +31,7 @@ from homelab.services.postgres import Postgres
 from homelab.services.registry import Registry
 from homelab.steps import Command, Directory, File, Packages, Refuse, ServerCertificate, Sql, SystemdUnit
 from tests.scripts import SCRIPTS
-from tests.support import FixedSecretStore, LocalHost
+from tests.support import FixedSecretStore, LocalHost, with_service
 
 KEYS = {"analytics-platform": "ssh-ed25519 AAAAHost"}
 REGISTRY = Registry()
@@ -625,11 +625,7 @@ class Owner(Service):
 
 
 def test_role_with_several_grants_keeps_temporary_tables(tmp_path: Path) -> None:
-    registry = Registry()
-    registry.add("owner", Owner)
-    overlay = tmp_path / "owner.yaml"
-    overlay.write_text("containers: {analytics-platform: {services: {owner: {}}}}")
-    wanted = load([bundled_path("inventory.yaml"), overlay], registry=registry)
+    wanted = with_service(tmp_path, "owner", Owner, "containers: {analytics-platform: {services: {owner: {}}}}")
     found = {step.title: step for step in steps(wanted, "postgres") if isinstance(step, Sql)}
     own, read = found["schema owned of project_data"], found["grants: owner may read project_data.raw"]
     for step in (own, read):
@@ -652,11 +648,8 @@ class Restarting(Service):
 
 
 def test_packages_that_trigger_a_restart_stay_the_trigger(tmp_path: Path) -> None:
-    registry = Registry()
-    registry.add("restarting", Restarting)
-    overlay = tmp_path / "restarting.yaml"
-    overlay.write_text("containers: {own: {vmid: 199, ip: .199, cores: 1, memory: 512, services: {restarting: {}}}}")
-    wanted = load([bundled_path("inventory.yaml"), overlay], registry=registry)
+    overlay = "containers: {own: {vmid: 199, ip: .199, cores: 1, memory: 512, services: {restarting: {}}}}"
+    wanted = with_service(tmp_path, "restarting", Restarting, overlay)
     found = steps(wanted, "restarting")
     (unit,) = [step for step in found if isinstance(step, SystemdUnit) and step.unit == "restarting.service"]
     assert set(unit.triggered_by) <= set(found)

@@ -287,6 +287,8 @@ def test_sshd_config_includes_the_settings_once_even_if_they_are_never_in_force(
         with pytest.raises(HomelabError, match="is not in force"):
             step.apply(LocalHost())
         assert config.read_text() == f"Include {path}\nMatch User root\nPermitRootLogin yes\n"
+    (kept,) = Path(remote_paths.replaced(str(config))).iterdir()
+    assert kept.read_text() == "Match User root\nPermitRootLogin yes\n"
 
 
 def test_tree_has_exactly_its_files(tmp_path: Path) -> None:
