@@ -64,7 +64,7 @@ def doctor(
     With a `session`, the containers that were reached before are checked, too.
     """
     containers = _patches(session) if session else ()
-    runs_pipeline = any(service.runs_pipeline for c in inventory.containers for service in c.services.values())
+    runs_pipeline = any(service.runs_pipeline for _, service in inventory.services())
     openweather = [_openweather(inventory.pipeline, ask)] if runs_pipeline else []
     return Diagnosis([*_proxmox(inventory, now, addresses_in_use), *containers, *openweather])
 

@@ -267,9 +267,14 @@ class Inventory:
             "Add it there, then run `homelab up` and `homelab deploy`.",
         )
 
-    def database_grants(self) -> Iterator[tuple[Container, DatabaseGrant]]:
-        """Yield the database grants of all services with their containers, in inventory order."""
+    def services(self) -> Iterator[tuple[Container, Service]]:
+        """Yield all services with their containers, in inventory order."""
         for container in self.containers:
             for service in container.services.values():
-                for access in service.database_grants():
-                    yield container, access
+                yield container, service
+
+    def database_grants(self) -> Iterator[tuple[Container, DatabaseGrant]]:
+        """Yield the database grants of all services with their containers, in inventory order."""
+        for container, service in self.services():
+            for access in service.database_grants():
+                yield container, access
