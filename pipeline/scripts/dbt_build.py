@@ -37,6 +37,8 @@ from publish import publish
 
 ROOT = Path(__file__).resolve().parents[1]
 FULL_REFRESH = "--full-refresh"
+# Environment of each dbt; it keeps five log files of this size.
+DBT_SETTINGS = {"DBT_LOG_FILE_MAX_BYTES": str(1 << 20), "DBT_SEND_ANONYMOUS_USAGE_STATS": "false"}
 _TRANSIENT = re.compile(
     r"IO Error|could not connect|connection .*(failed|refused|closed|lost)|server closed|the database system is|"
     r"No space left|terminating connection|timeout expired",
@@ -121,8 +123,7 @@ def run_dbt(layout: Layout, lock: int, options: Sequence[str]) -> int:
         **os.environ,
         "DBT_TARGET_PATH": str(layout.run_results.parent),
         "DBT_LOG_PATH": str(layout.data / "logs"),
-        "DBT_LOG_FILE_MAX_BYTES": str(1 << 20),  # dbt keeps five of this size
-        "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
+        **DBT_SETTINGS,
     }
     environment |= {
         name.removeprefix("DBT_"): os.environ[name] for name in ("DBT_PGUSER", "DBT_PGPASSWORD") if name in os.environ

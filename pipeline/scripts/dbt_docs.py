@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -17,8 +16,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import test_state
 from contract import EXIT
-from dbt_build import ROOT, Layout, exclusive
+from dbt_build import DBT_SETTINGS, ROOT, Layout, exclusive
 from read_published import NothingPublished, connect
 
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ def generate(layout: Layout, timeout: float) -> Path:
     page, built_from = layout.data / "docs.html", layout.data / "docs.fingerprint"
     layout.data.mkdir(parents=True, exist_ok=True)
     with exclusive(layout.data / "docs.lock", timeout):
-        fingerprint = f"{_fingerprint(layout.project)} {layout.published.exists()}"  # the types come from that file
+        code = test_state.fingerprint(layout.project, patterns=_SOURCES)
+        fingerprint = f"{code} {layout.published.exists()}"  # the types come from that file
         if page.exists() and built_from.exists() and built_from.read_text() == fingerprint:
             return page
         target = layout.data / "target-docs"  # separate, so that builds keep their parsed state
@@ -56,19 +57,11 @@ def generate(layout: Layout, timeout: float) -> Path:
     return page
 
 
-def _fingerprint(project: Path) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(path for pattern in _SOURCES for path in project.rglob(pattern)):
-        digest.update(f"\0{path.relative_to(project)}\0".encode() + path.read_bytes())
-    return digest.hexdigest()
-
-
 def _run_dbt(layout: Layout, target: Path) -> Manifest:
     from dbt.cli.main import dbtRunner
     from dbt.contracts.graph.manifest import Manifest
 
-    os.environ["DBT_LOG_FILE_MAX_BYTES"] = str(1 << 20)
-    os.environ["DBT_SEND_ANONYMOUS_USAGE_STATS"] = "false"
+    os.environ |= DBT_SETTINGS
     folders = {"project": layout.project, "profiles": layout.profiles}
     options = [word for name, folder in folders.items() for word in (f"--{name}-dir", str(folder))]
     options += ["--target-path", str(target), "--log-path", str(target), "--no-use-colors"]

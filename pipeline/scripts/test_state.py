@@ -7,6 +7,7 @@ rows, which is always correct, only slower.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -29,10 +30,10 @@ class TestState:
         return now - self.full_test_at >= FULL_TEST_INTERVAL
 
 
-def fingerprint(project: Path, *settings: str) -> str:
-    """Hash everything that determines the models' content: SQL, seeds and settings."""
+def fingerprint(project: Path, *settings: str, patterns: Sequence[str] = _CODE) -> str:
+    """Hash the files of these patterns, by default those that determine the models' content, and the settings."""
     digest = hashlib.sha256("\0".join(settings).encode())
-    for path in sorted(path for pattern in _CODE for path in project.rglob(pattern)):
+    for path in sorted(path for pattern in patterns for path in project.rglob(pattern)):
         digest.update(f"\0{path.relative_to(project)}\0".encode() + path.read_bytes())
     return digest.hexdigest()
 
