@@ -38,7 +38,7 @@ COMPILE := $(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 
 	--no-emit-index-url --no-emit-find-links
 
 reference: .venv/ready  ## Generate docs/reference and inventory.schema.json from the code
-	$(BIN)/python docs/generate_reference.py
+	$(BIN)/python -m docs.generate_reference
 	$(BIN)/homelab schema > inventory.schema.json
 
 lock: .venv/ready  ## Update requirements/*.txt and pipeline/requirements/*.txt
