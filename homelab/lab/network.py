@@ -152,8 +152,7 @@ table inet {_LIMIT} {{
 def restore_forwarding(before: str) -> None:
     """Restore the value of IPv4 forwarding that `forward_for_labs` has replaced, and remove its limit."""
     FORWARDING.write_text(f"{before}\n")
-    if succeeds(["nft", "list", "table", "inet", _LIMIT]):
-        run(["nft", "delete", "table", "inet", _LIMIT])
+    _delete_table(_LIMIT)
 
 
 def apply_rules(lab: Lab) -> None:
@@ -164,10 +163,14 @@ def apply_rules(lab: Lab) -> None:
 
 def remove_rules(lab: Lab) -> None:
     """Remove the lab's rules and no others."""
-    if succeeds(["nft", "list", "table", "inet", table(lab)]):
-        run(["nft", "delete", "table", "inet", table(lab)])
+    _delete_table(table(lab))
     for rule in _foreign_rules(lab):
         run(["iptables", "-w", "-D", *rule])
+
+
+def _delete_table(name: str) -> None:
+    if succeeds(["nft", "list", "table", "inet", name]):
+        run(["nft", "delete", "table", "inet", name])
 
 
 def _open_closed_chains(lab: Lab) -> None:
