@@ -527,15 +527,18 @@ containers: {postgres-data: {services: {postgres: {version: 17}}}}
 
 
 def test_debian_13_with_the_firewall(cli: Cli) -> None:
+    cli.use_airflow("3.3")
     with cli.also(TRIXIE):
         assert "debian-13-standard_13-1_" in cli.run("plan").stdout
         cli.run("up")
         assert cli.on("postgres-data", "cat /etc/debian_version").startswith("13")
-        # A cluster of the administrator's, which has no encoding.
+        # A cluster of the administrator's, which has no encoding. Debian 13's own has UTF8, even with LC_ALL=C.
         cli.on(
             "postgres-data",
-            "apt-get -q update && LC_ALL=C DEBIAN_FRONTEND=noninteractive "
-            "apt-get -q -y install --no-install-recommends postgresql-17",
+            "apt-get -q update && "
+            "DEBIAN_FRONTEND=noninteractive apt-get -q -y install --no-install-recommends postgresql-17 && "
+            "pg_dropcluster --stop 17 main && "
+            "pg_createcluster --start --encoding=SQL_ASCII --locale=C 17 main",
         )
         encoding = "env --chdir=/ runuser -u postgres -- psql -Atc 'show server_encoding' -d"
         assert cli.on("postgres-data", f"{encoding} postgres") == "SQL_ASCII"
