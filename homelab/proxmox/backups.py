@@ -229,7 +229,6 @@ def prune(kept: ManagedContainer, storage: str, keep: int) -> Sequence[str]:
         for pause in _CHECK_AFTER:
             try:
                 task = Task.of(kept.client.delete(path, **which))
-                kept.client.begun(task.upid)
                 tasks.wait(kept.client, task, f"remove older backups of {kept.name}", _PRUNE)
                 return removed
             except Unanswered as error:

@@ -25,6 +25,7 @@ _TIMEOUT = (5, 40)
 _PAUSES = (0.1, 0.3, 0.8, 1.5)  # seconds before each repetition of a read
 _REFUSALS = 3  # refusals of a read after which it is not repeated
 _PATIENCE = 60.0  # seconds after which a read is not repeated
+_LAST_ANSWERS = 5.0  # seconds for which an interrupted run waits for answers
 
 
 class Client:
@@ -39,7 +40,9 @@ class Client:
         self.begun_tasks: set[str] = set()  # the UPIDs of all started tasks
         self.task_list = TaskList(self._newest_tasks)
         self._audit = audit
-        self._closed = threading.Event()
+        self._closed = False
+        self._unanswered: list[str] = []  # changes that were sent
+        self._answered = threading.Condition()
         self._token = read_token(endpoint)
         self._local = threading.local()
 
@@ -84,17 +87,37 @@ class Client:
     def _newest_tasks(self, node: str) -> Any:
         return self.get(f"nodes/{node}/tasks", source="all", limit=NEWEST)
 
-    def close(self) -> None:
-        """Refuse further changes: other threads get an error at their next change."""
-        self._closed.set()
+    def close(self) -> list[str]:
+        """Refuse further changes, and wait at most 5 s for answers; return the changes that are still unanswered.
+
+        Without the wait, a task that was just begun would be missing in `under_way`.
+        """
+        with self._answered:
+            self._closed = True
+            self._answered.wait_for(lambda: not self._unanswered, _LAST_ANSWERS)
+            return list(self._unanswered)
 
     def _change(self, method: str, path: str, params: dict[str, Any]) -> Any:
-        if self._closed.is_set():
-            raise HomelabError(
-                "Cannot continue: interrupted",
-                f"`{method.upper()} /{path}` was not sent.",
-                "Run the same command again: it continues from there.",
-            )
+        change = f"{method.upper()} /{path}"
+        with self._answered:
+            if self._closed:
+                raise HomelabError(
+                    "Cannot continue: interrupted",
+                    f"`{change}` was not sent.",
+                    "Run the same command again: it continues from there.",
+                )
+            self._unanswered.append(change)
+        try:
+            answer = self._audited_call(method, path, params)
+            if str(answer).startswith("UPID:"):
+                self.begun(answer)
+            return answer
+        finally:
+            with self._answered:
+                self._unanswered.remove(change)
+                self._answered.notify_all()
+
+    def _audited_call(self, method: str, path: str, params: dict[str, Any]) -> Any:
         if self._audit is None:
             return self._call(method, path, params)
         call = self._audit.sent(method.upper(), f"/{path}", params)

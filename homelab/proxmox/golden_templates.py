@@ -198,6 +198,7 @@ def _make_template(client: Client, made: GoldenContainer) -> str:
     for pause in tasks.pauses():
         for task in tasks.of_container(client, made.node, made.vmid, "vztemplate"):
             if task.upid not in before:
+                client.begun(task.upid)
                 return task.upid
         if monotonic() > until:
             break

@@ -64,9 +64,7 @@ def begin(client: Client, node: str, vmid: int | str, kind: str, send: Callable[
     failure: HomelabError | None = None
     for pause in _CHECK_AFTER:
         try:
-            task = Task.of(send())
-            client.begun(task.upid)
-            return task
+            return Task.of(send())
         except (Unanswered, ProxmoxError) as error:
             answered = not isinstance(error, Unanswered)
             if answered and failure is None:

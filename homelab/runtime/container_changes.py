@@ -60,13 +60,14 @@ def run_on_containers(client: Client, work: Mapping[str, Callable[[], T]], noun:
     try:
         return run_all_or_raise(work, noun)
     except KeyboardInterrupt as error:
-        client.close()
+        unanswered = client.close()
         running = [Task.of(upid) for upid in tuple(client.under_way)]
         listed = [f"  {t.kind} of {t.vmid} on {t.node}: {t.upid}" for t in running]
+        listed += [f"  {change}: sent, and not yet answered" for change in unanswered]
         raise Interrupted(
             "Interrupted",
             "\n".join(["These tasks continue on the node:", *listed])
-            if running
+            if listed
             else "No task of this run is still running on the node.",
             "Run the same command again: it waits for these tasks, then continues.",
         ) from error

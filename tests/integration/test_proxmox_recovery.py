@@ -325,25 +325,37 @@ def default_sigint() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("default_sigint")
-def test_ctrl_c_lists_the_running_tasks(site: Site) -> None:
-    site.pve.time_scale, site.pve.ct_secs["create"] = 1.0, 1.5
+@pytest.mark.parametrize(
+    ("patience", "listed"),
+    [
+        pytest.param(10.0, "vzcreate of {} on pve: UPID:pve:", id="answered-soon"),
+        pytest.param(0.1, "POST /nodes/pve/lxc: sent, and not yet answered", id="answered-later"),
+    ],
+)
+def test_ctrl_c_lists_the_tasks_of_changes_that_are_not_yet_answered(
+    site: Site, monkeypatch: pytest.MonkeyPatch, patience: float, listed: str
+) -> None:
+    site.pve.time_scale, site.pve.ct_secs["create"] = 1.0, 3.0
+    all_sent = threading.Barrier(3, action=lambda: signal.pthread_kill(main, signal.SIGINT))
+    monkeypatch.setattr("homelab.proxmox.client._LAST_ANSWERS", patience)
+    call, interrupted = Client._call, []
 
-    def when_all_are_waited_for() -> None:
-        until = time.monotonic() + 10
-        while len(site.pve.calls("POST")) < 3 and time.monotonic() < until:
-            time.sleep(0.01)
-        signal.pthread_kill(main, signal.SIGINT)
+    def slow(self: Client, method: str, path: str, params: dict[str, Any]) -> Any:
+        answer = call(self, method, path, params)
+        if method == "post" and path == "nodes/pve/lxc" and len(interrupted) < 3:
+            interrupted.append(path)
+            all_sent.wait(10)
+            time.sleep(1)
+        return answer
 
+    monkeypatch.setattr(Client, "_call", slow)
     main = threading.main_thread().ident
     assert main is not None
-    interrupt = threading.Thread(target=when_all_are_waited_for)
-    interrupt.start()
     with pytest.raises(Interrupted) as caught:
         site.up()
-    interrupt.join()
     assert caught.value.exit_code == 130
     for vmid in (167, 168, 169):
-        assert f"vzcreate of {vmid} on pve: UPID:pve:" in caught.value.details
+        assert listed.format(vmid) in caught.value.details
     assert "it waits for these tasks" in caught.value.resolution
     assert_next_run_completes(site)
     assert done(site, "vzcreate") == {"167": 1, "168": 1, "169": 1}
