@@ -28,6 +28,7 @@ from homelab.steps import PgHba, Settings, SystemdUnit
 from homelab.steps.converge import converge
 from homelab.steps.host_state import pending_changes
 from tests.integration import pg
+from tests.integration.test_raw_tables import BEFORE, PARTITIONED
 from tests.support import FixedSecretStore, LocalHost, owner_of_new_files, with_service
 
 pytestmark = pytest.mark.skipif(pg.archive() is None, reason="PostgreSQL 16 is not in .venv/pg16: ./bootstrap --test")
@@ -480,6 +481,67 @@ def test_dropped_object_is_found_and_made_again(server: pg.Server, tmp_path: Pat
         connection.execute("select * from raw.quarantine")
         connection.execute("select upkeep.partitions(), upkeep.record_settings('@daily', '{}', '{}')")
         connection.execute("select * from raw.exclusions, raw.ingestion_ends")
+
+
+CHANGED = {
+    "alter table raw.quarantine drop column reason": "column raw.quarantine.reason text not null",
+    "alter table raw.weather_observations drop column units": "column raw.weather_observations.units text",
+    "alter table raw.city_settings drop column timezone": "column raw.city_settings.timezone text",
+    "alter table raw.exclusion_entries drop column reason cascade": "column raw.exclusion_entries.reason text not null",
+    "alter table raw.quarantine alter column bytes type int": "column raw.quarantine.bytes bigint not null",
+    "alter table raw.quarantine alter column reason drop not null": "column raw.quarantine.reason text not null",
+    "alter table raw.quarantine alter column ingested_at drop default": "column raw.quarantine.ingested_at timestamp",
+    "alter table raw.quarantine drop constraint quarantine_pkey": "constraint raw.quarantine.quarantine_pkey PRIMARY",
+    "alter table raw.weather_observations drop constraint weather_observations_units": (
+        "constraint raw.weather_observations.weather_observations_units CHECK"
+    ),
+}
+
+
+@pytest.mark.parametrize(("sql", "named"), CHANGED.items())
+def test_dropped_or_changed_column_is_refused_by_name_every_time(
+    server: pg.Server, tmp_path: Path, sql: str, named: str
+) -> None:
+    wanted = steps(server, context(tmp_path, 1, 2))
+    converge(LocalHost(), wanted, SilentProgress())
+    table = sql.split()[2]
+    with server.connect("project_data") as connection:
+        connection.execute(sql.encode())
+    for _ in range(2):
+        with pytest.raises(HomelabError, match="Cannot apply `tables of raw`") as error:
+            converge(LocalHost(), wanted, SilentProgress())
+        assert f"changed by hand: {named}" in error.value.details
+        assert "docs/how-to/backup.md" in error.value.resolution
+    with server.connect("project_data") as connection:  # as the error advises
+        connection.execute(f"drop table {table} cascade".encode())
+    converge(LocalHost(), wanted, SilentProgress())
+    assert pending_changes(LocalHost(), wanted) == []
+
+
+@pytest.mark.parametrize("earlier", [BEFORE, PARTITIONED], ids=["plain", "partitioned"])
+def test_tables_of_an_earlier_version_are_no_change_by_hand(server: pg.Server, tmp_path: Path, earlier: bytes) -> None:
+    with server.connect() as connection:
+        connection.execute("drop database if exists project_data with (force)")
+        connection.execute("create database project_data template template0 encoding 'UTF8' locale 'C'")
+    with server.connect("project_data") as connection:
+        connection.execute(earlier)
+    wanted = steps(server, context(tmp_path, 1, 2))
+    converge(LocalHost(), wanted, SilentProgress())
+    assert pending_changes(LocalHost(), wanted) == []
+
+
+def test_column_index_and_table_of_the_user_stay(server: pg.Server, tmp_path: Path) -> None:
+    wanted = steps(server, context(tmp_path, 1, 2))
+    converge(LocalHost(), wanted, SilentProgress())
+    with server.connect("project_data") as connection:
+        connection.execute("alter table raw.quarantine add column mine text")
+        connection.execute("create index my_index on raw.quarantine (mine)")
+        connection.execute("create table raw.mine (mine text)")
+    converge(LocalHost(), wanted, SilentProgress())
+    assert pending_changes(LocalHost(), wanted) == []
+    with server.connect("project_data") as connection:
+        connection.execute("select quarantine.mine, mine.mine from raw.quarantine, raw.mine")
+        connection.execute("alter table raw.quarantine drop column mine; drop table raw.mine")
 
 
 def test_new_month_is_no_difference(server: pg.Server, tmp_path: Path) -> None:
