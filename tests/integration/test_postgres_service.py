@@ -171,6 +171,37 @@ def test_analytics_may_only_append_and_read(server: pg.Server, tmp_path: Path) -
         connect(server, "airflow_metadata", "analytics")
 
 
+def test_ingestion_that_was_taken_over_cannot_disguise_a_deletion_as_retention(
+    server: pg.Server, tmp_path: Path
+) -> None:
+    wanted = steps(server, context(tmp_path, 1, 2))
+    converge(LocalHost(), wanted, SilentProgress())
+    records = "select (select array_agg(month) from raw.dropped_months), (select dropped_before from raw.dropped_runs)"
+    with server.connect("project_data") as connection:
+        before = connection.execute(records).fetchone()
+        connection.execute("grant insert, update on raw.dropped_months, raw.dropped_runs to analytics")
+    converge(LocalHost(), wanted, SilentProgress())
+    with connect(server, "project_data", "analytics") as connection:
+        for sql in (
+            "insert into raw.dropped_months (month) values ('2001-01-01')",
+            "insert into raw.dropped_months select date '2001-01-01' on conflict do nothing",
+            "copy raw.dropped_months (month) from stdin",
+            "update raw.dropped_runs set dropped_before = now()",
+            "update upkeep.retention set months = 1",
+            "create function upkeep.partitions(x int) returns void language sql as ''",
+            "set role postgres",
+        ):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(sql)
+        # The function of the retention takes neither tables nor operators from its caller.
+        connection.execute("create temp table dropped_months (month date); create temp table retention (months int)")
+        connection.execute("insert into retention values (1)")
+        connection.execute("set search_path = pg_temp, raw, upkeep")
+        connection.execute("select upkeep.partitions()")
+    with server.connect("project_data") as connection:
+        assert connection.execute(records).fetchone() == before
+
+
 def test_airflow_reads_the_data_and_owns_its_metadata(server: pg.Server, tmp_path: Path) -> None:
     converge(LocalHost(), steps(server, context(tmp_path, 2, 1)), SilentProgress())
     with connect(server, "airflow_metadata", "airflow_admin") as connection:
