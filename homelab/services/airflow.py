@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import chain
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from homelab.distributions import Distribution
 from homelab.errors import HomelabError
@@ -94,7 +96,15 @@ class Airflow(Service):
         private_key = context.secret_store.key_pair("airflow")[0].reveal().encode()
         dags = Tree.of(_DAGS, bundled_path("pipeline") / "dags", "*.py")
         migrated = migration(venv)
-        web_server, *others = self._units([venv, environment, secrets, migrated])
+        reachable = WaitFor(
+            f"{postgres.name} accepts airflow_admin",
+            in_metadata("select 1"),
+            postgres.name,
+            context.failed,
+            context.wait_deadline(postgres),
+            early=True,
+        )
+        web_server, *others = self._units([venv, environment, secrets, migrated], reachable)
         admin = [admin_user(context, migrated, self._has_api_server)]
         early, late = (admin, []) if self._has_api_server else ([], admin)
         return (
@@ -116,14 +126,7 @@ class Airflow(Service):
             File(KNOWN_HOSTS, f"{analytics.address} {self._host_key(context)}\n".encode()),
             File(DATABASE_ENVIRONMENT, self._database_environment(context), mode=0o600, secret=True),
             File(CLI, render("airflow/homelab-airflow.j2", sandbox=SANDBOX, venv=_VENV), mode=0o700),
-            WaitFor(
-                f"{postgres.name} accepts airflow_admin",
-                in_metadata("select 1"),
-                postgres.name,
-                context.failed,
-                context.wait_deadline(postgres),
-                early=True,
-            ),
+            reachable,
             *self._no_downgrade(postgres, known=True),
             migrated,
             *web_server,  # the next steps run while it starts; the scheduler waits for it
@@ -217,8 +220,12 @@ class Airflow(Service):
             jwt_secret=context.secret_store.secret("airflow-jwt").reveal(),
         )
 
-    def _units(self, triggers: Sequence[Step]) -> Iterator[Sequence[Step]]:
-        """Yield the steps of each process, those of the web server first; a change of `triggers` restarts it."""
+    def _units(self, triggers: Sequence[Step], reachable: WaitFor) -> Iterator[Sequence[Step]]:
+        """Yield the steps of each process, those of the web server first; a change of `triggers` restarts it.
+
+        So does a wait for the database, except for the web server: all others end some seconds after it went away, and
+        until then systemd has them as active.
+        """
         # From Airflow 3 on, tasks use the API server, so the scheduler starts only after it answers.
         ready = File(_READY, render("airflow/ready.j2", url=self._health_url()), mode=0o755)
         for process, unit in zip(_PROCESSES[self.version], self.units(), strict=True):
@@ -233,7 +240,8 @@ class Airflow(Service):
             )
             file = File(f"/etc/systemd/system/{unit}", text)
             # A faulty process fails only after seconds, so the health check at the end finds it.
-            running = SystemdUnit(unit, triggered_by=[file, *triggers], settle=0)
+            waits = [] if unit == self.units()[0] else [reachable]
+            running = SystemdUnit(unit, triggered_by=[file, *waits, *triggers], settle=0)
             yield (*([ready] if waits_for_api else []), file, running)
 
     def _health_url(self) -> str:
@@ -244,17 +252,18 @@ class Airflow(Service):
         return argv("/usr/bin/python3", "-c", script)
 
     def health_probes(self) -> Sequence[str]:
-        """Return the commands for its health report, its last runs, and the obstacles to further ones."""
-        return (self._health_report(), last_runs(DAG_ID), obstacles(DAG_ID))
+        """Return the commands for its health report, its last runs, the obstacles to further ones, and its starts."""
+        starts = argv("systemctl", "show", "--timestamp=unix", "--property=Id,ActiveEnterTimestamp", *self.units())
+        return (self._health_report(), last_runs(DAG_ID), obstacles(DAG_ID), starts)
 
     def health(self, answers: Sequence[Result]) -> Health:
         """Return healthy if its processes have a heartbeat, the DAG can run, and its last finished run succeeded."""
-        report, runs, obstacles = answers
+        report, runs, obstacles, starts = answers
         if not report.ok:
             return Health(False, "does not answer")
         if not runs.ok or not obstacles.ok:
             return Health(False, "cannot read its metadata: PostgreSQL does not answer")
-        processes = {name: part["status"] for name, part in json.loads(report.text).items() if part.get("status")}
+        processes = _processes(json.loads(report.text), starts.text)
         recent = json.loads(runs.text)
         finished = next((run for run in recent if run["state"] in ("success", "failed")), None)
         outcome = f"last run {finished['state']} at {finished['end_date'][:19]}" if finished else "no run yet"
@@ -270,3 +279,18 @@ class Airflow(Service):
             {"processes": processes, "last_runs": recent},
             ready,
         )
+
+
+def _processes(report: Mapping[str, Any], starts: str) -> dict[str, str]:
+    """Return the state of each process: the one in the report, or `starting` until its first heartbeat after its start.
+
+    Airflow counts a heartbeat for 30 seconds, also that of an earlier process.
+    """
+    found = {name: part for name, part in report.items() if part.get("status")}
+    started = {unit: int(second) for unit, second in re.findall(r"Id=(\S+)\nActiveEnterTimestamp=@(\d+)", starts)}
+    states = {}
+    for name, part in found.items():
+        beat, start = part.get(f"latest_{name}_heartbeat"), started.get(f"airflow-{name.replace('_', '-')}.service", 0)
+        starting = beat and datetime.fromisoformat(beat).timestamp() < start
+        states[name] = "starting" if starting else part["status"]
+    return states
