@@ -13,7 +13,7 @@ from homelab.errors import HomelabError, InputError, Interrupted
 from homelab.host import ConnectionLost, Host, argv, check, expected_format
 from homelab.model import Container
 from homelab.pipeline_contract import DAG_ID, TASKS
-from homelab.runtime.full_disks import explain_by_full_disk
+from homelab.runtime.full_disks import explain_by_full_disk, require_space
 from homelab.runtime.job_progress import POLL_INTERVAL, DbtLog
 from homelab.runtime.session import Session
 from homelab.runtime.task_messages import task_message
@@ -54,6 +54,7 @@ def run_pipeline(session: Session) -> Run:
 
     Raises HomelabError if the run fails or misses the deadline, Interrupted on Ctrl-C. The error names a full disk.
     """
+    require_space(session, "run the pipeline")
     try:
         return _run_pipeline(session)
     except (Interrupted, InputError):
