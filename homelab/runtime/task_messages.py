@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 from homelab.host import UNREADABLE, Host
 from homelab.pipeline_contract import DAG_ID, TASKS
-from homelab.services.airflow import HOME, SANDBOX
+from homelab.services.airflow import SANDBOX
+from homelab.services.airflow_environment import HOME
 from homelab.services.analytics import read_data
 from homelab.services.build_report import failed_nodes
 
