@@ -38,6 +38,10 @@ class Echo(Service):
         """Return the port of the web server."""
         return (Port(self.port, "echo", "lan"),)
 
+    def data_folders(self) -> Sequence[str]:
+        """Return the folder that it writes."""
+        return SANDBOX.writable
+
     def units(self) -> Sequence[str]:
         """Return its unit."""
         return ("echo.service",)
