@@ -13,6 +13,7 @@ from homelab.inventory import addresses
 from homelab.inventory.container_defaults import LARGEST, NAME, ContainerDefaults, override
 from homelab.inventory.declaration import declaration_of
 from homelab.inventory.section import Section
+from homelab.inventory.service_checks import check_declarations, check_memory, check_ports
 from homelab.inventory.service_options import Services
 from homelab.model import Container, ContainerConfig, Mount, Network, Service, lab_tags
 from homelab.model.inventory import NODE
@@ -168,7 +169,10 @@ class Reader:
         ip6, gw6 = addresses.ipv6(section, values.get("ip6"), values.get("gw6"))
         settings = override(self.defaults, section, values)
         services = values.get("services", {})
-        self._check_services(name, section, services, settings.template)
+        self._check_owners(name, section)
+        check_declarations(section, services, distribution_of(settings.template))
+        check_ports(section, services)
+        check_memory(section, services, values.get("memory"))
         if self.network is None or ip is None:
             return None
         return Container(
@@ -202,16 +206,12 @@ class Reader:
         if owner != name:
             section.problem(f"{value} is taken by {owner}", key)
 
-    def _check_services(self, name: str, section: Section, services: Mapping[str, Service], template: str) -> None:
-        distribution = distribution_of(template)
+    def _check_owners(self, name: str, section: Section) -> None:
         for key in _service_names(section):
             owner = self._taken.setdefault(("service", key), name)
             kind = self.registry.find(key)
             if owner != name and kind and not kind.many:
                 section.problem(f"is on {owner} already, and there can be only one", "services", key)
-            if distribution and key in services:
-                for option, error in services[key].unsupported_options(distribution):
-                    section.problem(error, "services", key, option)
 
     def _check_requirements(self, section: Section) -> None:
         for key in _service_names(section):

@@ -1,17 +1,17 @@
 """The frozen types of all layers: the inventory, container configurations, services and steps."""
 
 from homelab.model.container_config import ContainerConfig, Difference, Mount, differences
+from homelab.model.endpoints import Endpoint
 from homelab.model.inventory import (
     City,
     Container,
     DatabaseGrant,
-    Endpoint,
     Inventory,
     Network,
     PackageSources,
     Pipeline,
-    Port,
     Privilege,
+    ProxmoxApi,
     Repository,
     Secret,
     lab_tags,
@@ -37,8 +37,8 @@ __all__ = [
     "PackageSources",
     "Pending",
     "Pipeline",
-    "Port",
     "Privilege",
+    "ProxmoxApi",
     "Repository",
     "Secret",
     "SecretName",

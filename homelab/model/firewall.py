@@ -74,9 +74,9 @@ def _rules(inventory: Inventory, container: Container) -> Iterator[Rule]:
     for operator in inventory.network.ssh_allowed_from:
         yield _tcp(_SSH, str(operator), "SSH for the operator")
     for name, service in container.services.items():
-        for listen in service.ports():
-            for source, audience in _audience(inventory, container, name, listen.audience):
-                yield _tcp(listen.port, source, f"{listen.description} for {audience}")
+        for endpoint in service.endpoints():
+            for source, audience in _audience(inventory, container, name, endpoint.audience):
+                yield _tcp(endpoint.port, source, f"{endpoint.description} for {audience}")
     yield Rule(proto="icmp", icmp="echo-request", comment=f"{OWNER}ping")
 
 
@@ -88,7 +88,7 @@ def _audience(inventory: Inventory, container: Container, name: str, audience: s
     if audience == "grantees":
         theirs = [other for other, _ in inventory.database_grants()]
     else:
-        theirs = [other for other in inventory.containers if any(name in s.requires for s in other.services.values())]
+        theirs = [other for other, service in inventory.services() if name in (*service.requires, *service.uses)]
     for other in theirs:
         if other != container:
             yield str(other.address), other.name

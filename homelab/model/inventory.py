@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 DOMAIN = r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*"
 NODE = r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?"
 Privilege = Literal["own", "append", "read"]
-# Clients of a port: the whole subnet, the containers with database grants, or those with a service that requires it.
-Audience = Literal["lan", "grantees", "dependents"]
 
 
 class Secret:
@@ -41,7 +39,7 @@ class Secret:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Endpoint:
+class ProxmoxApi:
     """The Proxmox VE API: address, credentials and trust; the fields are the keys of `proxmox:`.
 
     Each creation of a container unpacks a template onto the same disks and takes the storage's lock, for which a node
@@ -123,19 +121,6 @@ class DatabaseGrant:
     def target(self) -> str:
         """The database, or the schema with its database: `project_data.raw`."""
         return f"{self.database}.{self.schema}" if self.schema else self.database
-
-
-@dataclass(frozen=True, slots=True)
-class Port:
-    """A TCP port of a service, its purpose and its clients; firewall rules are derived from it.
-
-    `tls`: the service shows a certificate of the lab's CA there, which every container trusts then.
-    """
-
-    port: int
-    description: str
-    audience: Audience
-    tls: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,7 +231,7 @@ class Inventory:
     lab: str
     path: Path
     state_dir: Path
-    endpoint: Endpoint
+    endpoint: ProxmoxApi
     network: Network
     containers: tuple[Container, ...]
     pipeline: Pipeline

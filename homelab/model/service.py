@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from homelab.distributions import Distribution
 from homelab.host import UNREADABLE, Host, Result, argv
-from homelab.model.inventory import Container, DatabaseGrant, Inventory, Port, Secret
+from homelab.model.endpoints import Endpoint
+from homelab.model.inventory import Container, DatabaseGrant, Inventory, Secret
 
 if TYPE_CHECKING:
     from homelab.certificates import Authority, Names
@@ -62,6 +63,15 @@ class ServiceContext:
     def wait_deadline(self, container: Container) -> float:
         """Return the seconds to wait for another container: more if it is being deployed at present."""
         return 1800.0 if container.name in self.deploying else 30.0
+
+    def peers(self, service: str, endpoint: str) -> Sequence[tuple[Container, Endpoint]]:
+        """Return the containers with an endpoint of a service; empty if the inventory does not have the service."""
+        return [
+            (container, each)
+            for container in self.inventory.containers_with(service)
+            for each in container.services[service].endpoints()
+            if each.name == endpoint
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +156,8 @@ class Service(ABC):
     """A service of the inventory; the fields of its dataclass are its options: see homelab.model.options."""
 
     requires: ClassVar[tuple[str, ...]] = ()
+    uses: ClassVar[tuple[str, ...]] = ()  # services that it uses if the inventory has them
+    minimum_memory: ClassVar[int] = 0  # MiB, which its container needs for it
     many: ClassVar[bool] = False  # True: several containers may have it
     runs_pipeline: ClassVar[bool] = False  # True: the inventory needs `pipeline:`
 
@@ -157,8 +169,8 @@ class Service(ABC):
         """Return its database grants; none by default."""
         return ()
 
-    def ports(self) -> Sequence[Port]:
-        """Return the ports that its clients use; a firewall closes all others. None by default."""
+    def endpoints(self) -> Sequence[Endpoint]:
+        """Return the endpoints that its clients use; a firewall closes all other ports. None by default."""
         return ()
 
     def units(self) -> Sequence[str]:

@@ -85,18 +85,19 @@ class Registry:
         return found
 
     def start_order(self, name: str) -> int:
-        """Return the start order of a container with this service: one more than those that the service requires.
+        """Return the start order of a container with this service: one more than those that it requires or uses.
 
-        Raises ServiceError for services that require each other.
+        Raises ServiceError for services that need each other.
         """
         return self._depth(name, ())
 
     def _depth(self, name: str, path: tuple[str, ...]) -> int:
         if name in path:
             circle = " → ".join((*path[path.index(name) :], name))
-            raise ServiceError(f"services require each other: {circle}")
+            raise ServiceError(f"services need each other: {circle}")
         kind = self.find(name)
-        return 1 + max((self._depth(each, (*path, name)) for each in kind.requires), default=0) if kind else 1
+        needed = (*kind.requires, *kind.uses) if kind else ()
+        return 1 + max((self._depth(each, (*path, name)) for each in needed), default=0)
 
     def _sources_of(self, name: str) -> list[ServiceSource]:
         """Return the sources with a name; packages are searched only if homelab has no such service."""

@@ -168,7 +168,7 @@ def test_titles_are_unique_and_triggers_come_first(tmp_path: Path, template: str
 def test_each_service_with_a_tls_port_has_a_certificate_of_its_container(tmp_path: Path, name: str) -> None:
     wanted = inventory(tmp_path)
     found = steps(wanted, name)
-    tls = any(port.tls for port in wanted.container_with(name).services[name].ports())
+    tls = any(endpoint.tls for endpoint in wanted.container_with(name).services[name].endpoints())
     certificates = [step for step in found if isinstance(step, ServerCertificate)]
     assert [step.path for step in certificates] == ([f"/etc/ssl/homelab/{name}.pem"] if tls else [])
     assert all(step.names == container_names(wanted.container_with(name)) for step in certificates)
