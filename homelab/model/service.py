@@ -42,11 +42,11 @@ class SecretStore(Protocol):
         """Return the lab's CA for exactly these names, made at the first call.
 
         If the names change, or years before its certificate expires, it gets a new certificate for the same key.
-        Raises HomelabError if it is damaged.
+        Raises InputError if it is damaged.
         """
 
     def known_authority(self) -> Authority | None:
-        """Return the lab's CA, or None if there is none yet. Raises HomelabError if it is damaged."""
+        """Return the lab's CA, or None if there is none yet. Raises InputError if it is damaged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -48,8 +48,10 @@ def converge_containers(
 ) -> Sequence[HostReport]:
     """Converge the containers in parallel; a failing one stops only those that wait for it.
 
-    With `dry_run`, only compare. Raises InputError, before anything is changed, if a rollback is not possible.
+    With `dry_run`, only compare. Raises InputError, before anything is changed, if a rollback is not possible, or a
+    file of the lab's state folder is damaged.
     """
+    session.require_intact_state()
     run = _Convergence(session, containers)
     with ExitStack() as connections:
         for host in run.hosts.values():
