@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address
+from typing import Literal
 
 from homelab.shortening import shorten
 
+DHCP: Literal["dhcp"] = "dhcp"  # in place of an address
 _WIDTH = 60  # characters of a value in a plan
 
 
@@ -38,8 +40,8 @@ class ContainerConfig:
     disk: int  # GiB
     mounts: tuple[Mount, ...] = ()  # sorted
     bridge: str
-    address: IPv4Interface | None
-    gateway: IPv4Address | None
+    address: IPv4Interface | Literal["dhcp"] | None
+    gateway: IPv4Address | None  # None with DHCP, which brings its own
     ip6: str | None = None  # `auto`, `dhcp`, or an address with its prefix length; None: left as it is
     gw6: str | None = None
     vlan: int | None

@@ -81,7 +81,10 @@ def _rules(inventory: Inventory, container: Container) -> Iterator[Rule]:
 
 
 def _audience(inventory: Inventory, container: Container, name: str, audience: str) -> Iterator[tuple[str, str]]:
-    """Yield the sources of an audience with their descriptions, without the container itself, which needs no rule."""
+    """Yield the sources of an audience with their descriptions, without the container itself, which needs no rule.
+
+    A container without an address yet is left out.
+    """
     if audience == "lan":
         yield str(inventory.network.subnet), "the LAN"
         return
@@ -90,8 +93,8 @@ def _audience(inventory: Inventory, container: Container, name: str, audience: s
     else:
         theirs = [other for other in inventory.containers if any(name in s.requires for s in other.services.values())]
     for other in theirs:
-        if other != container:
-            yield str(other.address), other.name
+        if other.name != container.name and other.known_address:
+            yield str(other.known_address), other.name
 
 
 def _tcp(port: int, source: str, why: str) -> Rule:

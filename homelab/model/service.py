@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from homelab.distributions import Distribution
 from homelab.host import UNREADABLE, Host, Result, argv
-from homelab.model.inventory import Container, DatabaseGrant, Inventory, Port, Secret
+from homelab.model.container import Container
+from homelab.model.inventory import DatabaseGrant, Inventory, Port, Secret
 
 if TYPE_CHECKING:
     from homelab.certificates import Authority, Names
