@@ -33,6 +33,8 @@ class Container:
     clone_from: str | None = None  # a container whose golden container is cloned instead of unpacking a template
     lab_tags: frozenset[str]  # tags that mark it as part of this lab; its configuration may have more
     lease: IPv4Address | None = None  # the address that DHCP has given, as Proxmox reports it
+    # Addresses by DHCP and SLAAC with their network cards (`net0`), as Proxmox reports them.
+    reported: frozenset[tuple[str, str]] = frozenset()
 
     @property
     def uses_dhcp(self) -> bool:
@@ -51,7 +53,7 @@ class Container:
             raise HomelabError(
                 f"Cannot use the address of {self.name}: DHCP has not given it one",
                 "It does not run, or waits for the answer of a DHCP server.",
-                "Run `homelab up`; `homelab status` shows its address.",
+                "Run `homelab up`; `homelab status --json` shows its address.",
             )
         return address
 

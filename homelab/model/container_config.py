@@ -10,6 +10,7 @@ from typing import Literal
 from homelab.shortening import shorten
 
 DHCP: Literal["dhcp"] = "dhcp"  # in place of an address
+_DYNAMIC = (DHCP, "auto")  # in place of an IPv6 address
 _WIDTH = 60  # characters of a value in a plan
 
 
@@ -60,6 +61,11 @@ class ContainerConfig:
     by_hand: frozenset[str] = frozenset()  # additions to property strings that are ours: `net0 rate=10`
     tags: frozenset[str]
     description: str
+
+    @property
+    def dynamic_cards(self) -> frozenset[str]:
+        """The network cards (`net0`) with an address by DHCP or SLAAC."""
+        return frozenset({"net0"}) if self.address == DHCP or self.ip6 in _DYNAMIC else frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,7 @@ class Firewall:
     policy_out: str = "ACCEPT"
     mac_filter: bool = True
     ip_filter: bool = False
+    addresses: frozenset[tuple[str, str]] = frozenset()  # further own ones with their network card, for the IP filter
     rules: tuple[Rule, ...] = ()
 
 
@@ -66,8 +67,15 @@ def desired_firewall(inventory: Inventory, container: Container) -> Firewall:
     """Return the firewall that the inventory asks for: deny all inbound traffic except the declared ports."""
     if not container.shape.firewall:
         return Firewall()
-    # Proxmox takes the addresses of the IP filter from the container's network card.
-    return Firewall(on=True, ip_filter=True, rules=tuple(dict.fromkeys(_rules(inventory, container))))
+    # Proxmox takes the fixed addresses of the IP filter from the configuration. Before DHCP has given an address, the
+    # filter would drop everything.
+    known = container.known_address is not None
+    return Firewall(
+        on=True,
+        ip_filter=known,
+        addresses=container.reported if known else frozenset(),
+        rules=tuple(dict.fromkeys(_rules(inventory, container))),
+    )
 
 
 def _rules(inventory: Inventory, container: Container) -> Iterator[Rule]:
@@ -130,6 +138,8 @@ def changes(want: Firewall, found: Firewall) -> Iterator[str]:
         ):
             if before != after:
                 yield f"{name}: {_switch(before)} → {_switch(after)}"
+    yield from (f"+ {card} may send from {address}" for card, address in sorted(want.addresses - found.addresses))
+    yield from (f"- {card} may send from {address}" for card, address in sorted(found.addresses - want.addresses))
     if want.on != found.on:
         yield f"{_switch(found.on)} → {_switch(want.on)}"
 

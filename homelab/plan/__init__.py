@@ -17,7 +17,7 @@ from homelab.plan.actions import (
     UpdateFirewall,
 )
 from homelab.plan.drift import Disk, drift
-from homelab.plan.leases import refused_lease, with_leases
+from homelab.plan.leases import filtered_cards, refused_lease, with_leases
 from homelab.plan.observed_guest import ObservedGuest, Usage
 from homelab.plan.planner import orphan_notes, plan_destroy, plan_orphans, plan_up, select_containers
 
@@ -40,6 +40,7 @@ __all__ = [
     "UpdateFirewall",
     "Usage",
     "drift",
+    "filtered_cards",
     "orphan_notes",
     "plan_destroy",
     "plan_orphans",

@@ -6,13 +6,19 @@ from collections.abc import Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address
 
-from homelab.model import Container, Inventory
+from homelab.model import DHCP, Container, ContainerConfig, Inventory
 from homelab.plan.actions import Refusal
 from homelab.plan.observed_guest import ObservedGuest
 
 
+def filtered_cards(container: Container, guest: ObservedGuest) -> frozenset[str]:
+    """Return the network cards whose addresses for the IP filter come from DHCP or SLAAC, or did so until now."""
+    shapes = [shape for shape in (container.shape, guest.shape, guest.live) if shape]
+    return frozenset(card for shape in shapes for card in shape.dynamic_cards)
+
+
 def with_leases(inventory: Inventory, found: Mapping[int, ObservedGuest]) -> Inventory:
-    """Return the inventory with the addresses that DHCP has given; refused ones are left out."""
+    """Return the inventory with the addresses that DHCP and SLAAC have given; refused ones are left out."""
     return replace(inventory, containers=tuple(_with_lease(inventory, each, found) for each in inventory.containers))
 
 
@@ -41,9 +47,21 @@ def refused_lease(inventory: Inventory, container: Container, found: Mapping[int
 
 
 def _with_lease(inventory: Inventory, container: Container, found: Mapping[int, ObservedGuest]) -> Container:
-    if not container.uses_dhcp or refused_lease(inventory, container, found):
-        return replace(container, lease=None) if container.lease else container
-    return replace(container, lease=_reported(container, found))
+    guest = found.get(container.vmid)
+    if guest is None or not guest.belongs_to(container):
+        return replace(container, lease=None, reported=frozenset())
+    if refused_lease(inventory, container, found):
+        return replace(container, lease=None, reported=frozenset())
+    return replace(
+        container,
+        lease=_reported(container, found),
+        reported=frozenset(each for each in guest.dynamic_addresses if _is_dynamic(container.shape, each[1])),
+    )
+
+
+def _is_dynamic(shape: ContainerConfig, address: str) -> bool:
+    """Return False for an address of a kind that the inventory fixes from now on."""
+    return shape.ip6 in (None, DHCP, "auto") if ":" in address else shape.address == DHCP
 
 
 def _reported(container: Container, found: Mapping[int, ObservedGuest]) -> IPv4Address | None:

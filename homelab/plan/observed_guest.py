@@ -62,6 +62,15 @@ class ObservedGuest:
             return None
         return next((each.ip for each in self.addresses.get("net0", ()) if isinstance(each, IPv4Interface)), None)
 
+    @property
+    def dynamic_addresses(self) -> frozenset[tuple[str, str]]:
+        """The addresses by DHCP and SLAAC with their network cards; those of the firewall while it does not run."""
+        if self.live is None or not self.running:
+            return self.firewall.addresses
+        ipv6 = self.live.ip6 in (DHCP, "auto")
+        found = [each.ip for each in self.addresses.get("net0", ()) if ipv6 and isinstance(each, IPv6Interface)]
+        return frozenset(("net0", str(each)) for each in (*found, self.lease) if each)
+
     def belongs_to(self, container: Container) -> bool:
         """Check that this is a container with the tags of the inventory's container, and not a template."""
         return self.kind == "lxc" and not self.sealed and container.lab_tags <= self.tags

@@ -57,6 +57,7 @@ def plan_up(inventory: Inventory, found: Mapping[int, ObservedGuest], limit: Seq
         tuple(refusal for refusals in refused.values() for refusal in refusals),
         (
             *(note for c in containers for note in _notes(c, found.get(c.vmid))),
+            *_awaited_addresses(inventory, containers),
             *(() if limit else orphan_notes(inventory, found)),
         ),
     )
@@ -215,6 +216,18 @@ def _notes(container: Container, found: ObservedGuest | None) -> Iterator[Note]:
     ]
     if by_hand:
         yield Note(container.name, f"it also has {', '.join(by_hand)}, missing in the inventory: left unchanged")
+
+
+def _awaited_addresses(inventory: Inventory, containers: Sequence[Container]) -> Iterator[Note]:
+    if not any(container.shape.firewall for container in inventory.containers):
+        return
+    for container in containers:
+        if container.known_address is None:
+            yield Note(
+                container.name,
+                "DHCP has not given its address yet: then `homelab up` also sets the firewall rules with that address, "
+                "and the IP filter",
+            )
 
 
 def _root_options(container: Container, config: Mapping[str, Any]) -> Iterator[Note]:

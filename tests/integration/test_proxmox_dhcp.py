@@ -219,3 +219,135 @@ def test_vmid_from_the_range_is_found_before_the_address(site: Site) -> None:
     assert str(locate(site.inventory).container_with("analytics").address) == "192.168.2.250"
     assert site.inventory.container_with("analytics").vmid == 0
     assert replace(locate(site.inventory), containers=()) == replace(site.inventory, containers=())
+
+
+FIREWALL = f"defaults: {{firewall: true}}\n{LAST}"
+
+
+def set_of(site: Site, vmid: int = 168) -> list[str] | None:
+    """Return the addresses of the IP filter's set, as they are on the node; None without a set."""
+    entries = site.pve.firewall_config("ct", vmid=vmid)["ipset"].get("ipfilter-net0")
+    return entries if entries is None else [entry["cidr"] for entry in entries]
+
+
+def options_of(site: Site, vmid: int = 168) -> dict[str, Any]:
+    conf: dict[str, Any] = site.pve.firewall_config("ct", vmid=vmid)
+    return conf["options"]
+
+
+def clients_of_postgres(site: Site) -> list[str]:
+    rules = site.pve.firewall_config("ct", vmid=167)["rules"]
+    return [rule["source"] for rule in rules if rule.get("dport") == "5432"]
+
+
+def test_address_by_dhcp_is_read_back_into_the_ip_filter_and_the_rules(site: Site) -> None:
+    """Otherwise the filter would drop everything, as Proxmox only knows `ip=dhcp`."""
+    site.pve.without_lease = 3
+    done = site.overlaid(FIREWALL).up().done
+    assert set_of(site) == ["192.168.2.118"]
+    assert set_of(site, 167) is None, "Proxmox takes a fixed address from the configuration"
+    assert options_of(site)["ipfilter"] == 1
+    assert clients_of_postgres(site) == ["192.168.2.118", "192.168.2.69"]
+    assert any("+ net0 may send from 192.168.2.118" in line for line in done[TWO])
+    assert any("+ in ACCEPT tcp 5432 from 192.168.2.118" in line for line in done[ONE])
+    assert not site.up()
+    assert [state.drift for state in container_states(site.inventory)[0]] == [()] * 3
+
+
+def test_plan_says_that_rules_with_the_address_follow(site: Site) -> None:
+    site.overlaid(FIREWALL)
+    assert f"{TWO}: DHCP has not given its address yet: then" in str(site.noted())
+    site.up()
+    assert site.noted() is None
+
+
+def test_filter_is_never_on_without_the_address(site: Site) -> None:
+    """The set is filled before the filter is on, and the filter is off before the set is removed."""
+    site.overlaid(FIREWALL)
+    answer, seen = site.pve.answer, []
+
+    async def watching(*arguments: Any) -> Any:
+        try:
+            return await answer(*arguments)
+        finally:
+            if site.pve.ct(168) is not None and site.pve.ct(168).status == "running":
+                seen.append(bool(set_of(site)) or not (options_of(site).get("ipfilter") or set_of(site) == []))
+
+    site.pve.answer = watching
+    site.up(TWO)
+    site.pve.leases[168] = ["192.168.2.150/24"]
+    site.up(TWO)
+    del site.pve.answer
+    assert len(seen) > 20
+    assert seen.count(False) == 1, "Proxmox creates a set without addresses; the next call adds one"
+
+
+def test_another_lease_replaces_the_address_in_filter_and_rules(site: Site) -> None:
+    site.overlaid(FIREWALL).up()
+    site.pve.leases[168] = ["192.168.2.150/24"]
+    assert site.up().done == {
+        ONE: [
+            "firewall of postgres-data: + in ACCEPT tcp 5432 from 192.168.2.150 (homelab: PostgreSQL for "
+            "analytics-platform); - in ACCEPT tcp 5432 from 192.168.2.118 (homelab: PostgreSQL for analytics-platform)"
+        ],
+        TWO: ["firewall of analytics-platform: + net0 may send from 192.168.2.150; - net0 may send from 192.168.2.118"],
+    }
+    assert (set_of(site), clients_of_postgres(site)) == (["192.168.2.150"], ["192.168.2.150", "192.168.2.69"])
+    assert not site.up()
+
+
+@pytest.mark.parametrize("way", ["{ip6: auto}", "{ip6: dhcp}", ""])
+def test_ipv6_that_proxmox_does_not_know_is_read_back(site: Site, way: str) -> None:
+    """From the inventory, and set by hand."""
+    site.pve.leases[168] = ["2001:db8::5/64", "fd00::5/64"]
+    site.overlaid(f"containers: {{{TWO}: {way}}}" if way else "").up()
+    config = site.pve.ct(168).config
+    config["net0"] += "" if way else ",ip6=auto"
+    site.overlaid(f"defaults: {{firewall: true}}\ncontainers: {{{TWO}: {way or '{}'}}}").up()
+    assert sorted(set_of(site) or ()) == ["2001:db8::5", "fd00::5"]
+    assert not site.up()
+    site.pve.ct(168).status = "stopped"
+    assert site.up().done == {TWO: [f"start {TWO}"]}
+    site.pve.leases[168] = ["2001:db8::6/64"]
+    site.up()
+    assert set_of(site) == ["2001:db8::6"]
+
+
+def test_own_addresses_are_removed_when_the_address_becomes_fixed(site: Site) -> None:
+    site.overlaid(FIREWALL).up()
+    site.overlaid("defaults: {firewall: true}\n").up()
+    assert (set_of(site), options_of(site)["ipfilter"]) == (None, 1)
+    assert not site.up()
+
+
+def test_stopped_container_starts_without_the_filter_of_its_old_address(site: Site) -> None:
+    site.overlaid(FIREWALL).up()
+    site.pve.ct(168).status = "stopped"
+    site.pve.leases[168] = ["192.168.2.150/24"]
+    done = site.up().done[TWO]
+    assert "IP filter: on → off" in done[0]
+    assert "IP filter: off → on" in done[-1]
+    assert (set_of(site), options_of(site)["ipfilter"]) == (["192.168.2.150"], 1)
+    assert not site.up()
+
+
+@pytest.mark.parametrize("entries", [[], ["10.9.9.9"], ["192.168.2.118", "192.168.2.67"]])
+def test_set_that_was_changed_by_hand_is_restored(site: Site, entries: Sequence[str]) -> None:
+    site.overlaid(FIREWALL).up()
+    conf = site.pve.firewall_config("ct", vmid=168)
+    conf["ipset"]["ipfilter-net0"] = [{"cidr": each} for each in entries]
+    assert list(site.up().done) == [TWO]
+    assert set_of(site) == ["192.168.2.118"]
+    assert not site.up()
+
+
+@pytest.mark.parametrize("lost", [("POST", "/ipset"), ("POST", "/ipfilter-net0"), ("DELETE", "192.168.2.118")])
+def test_lost_answer_of_a_change_of_the_set_is_repeated(site: Site, lost: tuple[str, str]) -> None:
+    site.overlaid(FIREWALL)
+    site.pve.losing[lost] = 1
+    site.up()
+    site.pve.leases[168] = ["192.168.2.150/24"]
+    site.up()
+    assert set_of(site) == ["192.168.2.150"]
+    assert site.pve.losing[lost] == 0
+    assert not site.up()
