@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from homelab.distributions import distribution_of
 from homelab.inventory import addresses
@@ -15,7 +15,7 @@ from homelab.inventory.declaration import declaration_of
 from homelab.inventory.section import Section
 from homelab.inventory.service_checks import check_declarations, check_memory, check_ports
 from homelab.inventory.service_options import Services
-from homelab.model import Container, ContainerConfig, Mount, Network, Service, lab_tags
+from homelab.model import DHCP, Container, ContainerConfig, Mount, Network, Service, lab_tags
 from homelab.model.inventory import NODE
 from homelab.model.options import KeyNames, Option
 from homelab.services.registry import Registry, ServiceError
@@ -65,8 +65,8 @@ class ContainerSection(ContainerDefaults):
     ] = None
     ip: Annotated[
         str,
-        Option("IPv4 address, whole or as its last part (`.67`).", examples=(".67", "192.168.2.67")),
-        addresses.Address(),
+        Option("IPv4 address, whole or as its last part (`.67`), or `dhcp`.", examples=(".67", "192.168.2.67", "dhcp")),
+        addresses.Address(dhcp=True),
     ]
     ip6: Annotated[
         str | None,
@@ -164,8 +164,9 @@ class Reader:
             section.problem(f"is missing: {_VMID}", "vmid")
         self._claim(section, name, "vmid", values.get("vmid"))
         subnet = self.network.subnet if self.network else None
-        ip = addresses.host(section, "ip", values.get("ip"), subnet)
-        self._claim(section, name, "ip", ip)
+        ip = DHCP if values.get("ip") == DHCP else addresses.host(section, "ip", values.get("ip"), subnet)
+        if ip != DHCP:
+            self._claim(section, name, "ip", ip)
         ip6, gw6 = addresses.ipv6(section, values.get("ip6"), values.get("gw6"))
         settings = override(self.defaults, section, values)
         services = values.get("services", {})
@@ -231,7 +232,12 @@ class Reader:
         return max(orders, default=None)
 
     def _config(
-        self, name: str, network: Network, ip: IPv4Address, settings: ContainerDefaults, order: int | None
+        self,
+        name: str,
+        network: Network,
+        ip: IPv4Address | Literal["dhcp"],
+        settings: ContainerDefaults,
+        order: int | None,
     ) -> ContainerConfig:
         return ContainerConfig(
             hostname=name,
@@ -240,8 +246,8 @@ class Reader:
             swap=settings.swap,
             disk=settings.disk,
             bridge=settings.bridge,
-            address=IPv4Interface((ip, network.subnet.prefixlen)),
-            gateway=network.gateway,
+            address=DHCP if ip == DHCP else IPv4Interface((ip, network.subnet.prefixlen)),
+            gateway=None if ip == DHCP else network.gateway,
             vlan=settings.vlan,
             mtu=settings.mtu,
             firewall=settings.firewall,

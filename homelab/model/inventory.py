@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from homelab.errors import InputError
-from homelab.model.container_config import ContainerConfig
+from homelab.model.container import Container
 from homelab.model.options import Option
 
 if TYPE_CHECKING:
@@ -195,33 +195,6 @@ class PackageSources:
 def lab_tags(lab: str) -> frozenset[str]:
     """Return the tags of every container of a lab."""
     return frozenset({"homelab", f"homelab-{lab}"})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Container:
-    """A container of the inventory: its identity, its configuration, and its services by name."""
-
-    name: str
-    vmid: int  # 0: chosen from the inventory's range when the vmids in use are known
-    node: str | None
-    template: str
-    template_storage: str
-    storage: str
-    shape: ContainerConfig
-    services: Mapping[str, Service]
-    ssh_keys: tuple[str, ...] = ()  # public keys that may log in as root, in addition to homelab's own
-    backup_storage: str | None = None  # None: the only storage of its node that holds backups
-    devices: tuple[str, ...] = ()  # of the node, which only root@pam may pass through
-    bind_mounts: Mapping[str, str] = field(default_factory=dict)  # path inside → folder of the node
-    clone_from: str | None = None  # a container whose golden container is cloned instead of unpacking a template
-    lab_tags: frozenset[str]  # tags that mark it as part of this lab; its configuration may have more
-
-    @property
-    def address(self) -> IPv4Address:
-        """Return the IP address. Raises ValueError if the configuration has none; in an inventory, each has one."""
-        if self.shape.address is None:
-            raise ValueError(f"{self.name} has no address")
-        return self.shape.address.ip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from homelab.distributions import Distribution
 from homelab.host import UNREADABLE, Host, Result, argv
+from homelab.model.container import Container
 from homelab.model.endpoints import Endpoint
-from homelab.model.inventory import Container, DatabaseGrant, Inventory, Secret
+from homelab.model.inventory import DatabaseGrant, Inventory, Secret
 
 if TYPE_CHECKING:
     from homelab.certificates import Authority, Names

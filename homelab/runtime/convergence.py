@@ -13,6 +13,7 @@ from homelab.errors import HomelabError, InputError
 from homelab.model import Container, ServiceContext, Step
 from homelab.runtime.concurrency import run_all
 from homelab.runtime.connections import Connection
+from homelab.runtime.container_addresses import locate
 from homelab.runtime.session import Session
 from homelab.services.base_system import base_packages, base_system
 from homelab.steps import HealthCheck, Packages
@@ -52,6 +53,9 @@ def converge_containers(
     file of the lab's state folder is damaged.
     """
     session.require_intact_state()
+    session = session.on(locate(session.inventory))
+    names = [container.name for container in containers]
+    containers = [container for container in session.inventory.containers if container.name in names]
     run = _Convergence(session, containers)
     with ExitStack() as connections:
         for host in run.hosts.values():

@@ -18,16 +18,22 @@ _WARNING = timedelta(days=90)  # before a certificate expires
 
 def container_names(container: Container) -> Names:
     """Return the names under which clients may reach a container."""
-    hosts = {container.name}
-    if domain := container.shape.searchdomain:
-        hosts.add(f"{container.name}.{domain}")
-    return Names.of(hosts, {container.address})
+    return Names.of(_host_names(container), {container.address})
+
+
+def _host_names(container: Container) -> set[str]:
+    domain = container.shape.searchdomain
+    return {container.name, *([f"{container.name}.{domain}"] if domain else [])}
 
 
 def lab_names(inventory: Inventory) -> Names:
-    """Return the names of all containers, to which the lab's CA is limited."""
-    each = [container_names(container) for container in inventory.containers]
-    hosts = {host for names in each for host in names.hosts}
+    """Return the names of all containers, to which the lab's CA is limited; with DHCP, to all addresses of the subnet.
+
+    So another lease needs no other certificate of the CA.
+    """
+    hosts = {host for container in inventory.containers for host in _host_names(container)}
+    if any(container.uses_dhcp for container in inventory.containers):
+        return Names.of(hosts, {inventory.network.subnet})
     return Names.of(hosts, {container.address for container in inventory.containers})
 
 

@@ -10,12 +10,15 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from ipaddress import IPv4Address
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from homelab.certificates import Authority
 from homelab.errors import HomelabError, InputError
 from homelab.host import Result
 from homelab.inventory import load
@@ -184,6 +187,18 @@ def test_ca_permits_the_names_and_addresses_of_all_containers(tmp_path: Path) ->
     names = lab_names(replace(wanted, containers=(with_domain, *wanted.containers[1:])))
     assert names.hosts == ("airflow-orchestration", "analytics-platform", "postgres-data", "postgres-data.home.arpa")
     assert names.addresses == ("192.168.2.67", "192.168.2.68", "192.168.2.69")
+
+
+def test_ca_permits_the_whole_subnet_with_dhcp(tmp_path: Path) -> None:
+    """So another lease needs no other certificate of the CA."""
+    wanted = inventory(tmp_path)
+    first, *others = wanted.containers
+    leased = replace(first, shape=replace(first.shape, address="dhcp"), lease=IPv4Address("192.168.2.99"))
+    names = lab_names(replace(wanted, containers=(leased, *others)))
+    assert (names.addresses, "postgres-data" in names.hosts) == (("192.168.2.0/24",), True)
+    authority = Authority.create("home", names)
+    assert authority.is_valid_for(names, datetime.now(UTC))
+    assert "192.168.2.99" in authority.issue(container_names(leased))
 
 
 @pytest.mark.parametrize(
