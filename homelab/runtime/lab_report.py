@@ -106,7 +106,7 @@ def _report(session: Session, container: Container, state: ContainerState) -> Co
             name,
             _unit_states(service.units(), units),
             with_certificate(service.assess(results), certificate, datetime.now(UTC)),
-            _web_uis(container, service),
+            _web_uis(state.address, service),
         )
         for (name, service), (units, certificate, *results) in zip(container.services.items(), grouped, strict=True)
     ]
@@ -134,9 +134,8 @@ def _certificate_probe(name: str, service: Service) -> str:
     return certificate_probe(name) if any(endpoint.tls for endpoint in service.endpoints()) else "true"
 
 
-def _web_uis(container: Container, service: Service) -> Mapping[str, str]:
-    host = str(container.address)
-    return {endpoint.web_ui: endpoint.url(host) for endpoint in service.endpoints() if endpoint.web_ui}
+def _web_uis(address: str, service: Service) -> Mapping[str, str]:
+    return {endpoint.web_ui: endpoint.url(address) for endpoint in service.endpoints() if endpoint.web_ui}
 
 
 def _unit_states(units: Sequence[str], answer: Result) -> Mapping[str, str]:
