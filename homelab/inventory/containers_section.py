@@ -16,7 +16,7 @@ from homelab.inventory.section import Section
 from homelab.inventory.service_checks import check_declarations, check_memory, check_ports
 from homelab.inventory.service_options import Services
 from homelab.model import DHCP, Container, ContainerConfig, Mount, Network, Service, lab_tags
-from homelab.model.inventory import NODE
+from homelab.model.inventory import NODE, name_without_instance
 from homelab.model.options import KeyNames, Option
 from homelab.services.registry import Registry, ServiceError
 
@@ -210,6 +210,7 @@ class Reader:
     def _check_owners(self, name: str, section: Section) -> None:
         for key in _service_names(section):
             owner = self._taken.setdefault(("service", key), name)
+            self._taken[("kind", name_without_instance(key))] = name
             kind = self.registry.find(key)
             if owner != name and kind and not kind.many:
                 section.problem(f"is on {owner} already, and there can be only one", "services", key)
@@ -218,7 +219,7 @@ class Reader:
         for key in _service_names(section):
             kind = self.registry.find(key)
             for required in kind.requires if kind else ():
-                if ("service", required) not in self._taken:
+                if ("kind", required) not in self._taken:
                     section.problem(f"needs the service `{required}`, which no container has", "services", key)
 
     def _start_order(self, section: Section) -> int | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network
 
 from homelab.model import Container, Inventory
+from homelab.model.inventory import name_without_instance
 
 OWNER = "homelab: "  # prefix of the comment of every rule of ours
 _SSH = 22
@@ -99,7 +100,8 @@ def _audience(inventory: Inventory, container: Container, name: str, audience: s
     if audience == "grantees":
         theirs = [other for other, _ in inventory.database_grants()]
     else:
-        theirs = [other for other, service in inventory.services() if name in (*service.requires, *service.uses)]
+        kind = name_without_instance(name)
+        theirs = [other for other, service in inventory.services() if kind in (*service.requires, *service.uses)]
     for other in theirs:
         if other.name != container.name and other.known_address:
             yield str(other.known_address), other.name

@@ -192,6 +192,11 @@ class PackageSources:
     maintenance_window: str = "04:00"  # the earliest time of day for that, `HH:MM` or `Sun HH:MM`
 
 
+def name_without_instance(service: str) -> str:
+    """Return the name of a service without its instance: `file_share` for `file_share@photos`."""
+    return service.partition("@")[0]
+
+
 def lab_tags(lab: str) -> frozenset[str]:
     """Return the tags of every container of a lab."""
     return frozenset({"homelab", f"homelab-{lab}"})
@@ -212,8 +217,8 @@ class Inventory:
     vmid_range: range = range(0)  # vmids for containers without one
 
     def containers_with(self, service: str) -> Sequence[Container]:
-        """Return the containers that have a service; empty if none has it."""
-        return [container for container in self.containers if service in container.services]
+        """Return the containers that have a service, or an instance of it; empty if none has it."""
+        return [c for c in self.containers if service in map(name_without_instance, c.services)]
 
     def container_with(self, service: str) -> Container:
         """Return the container that has a service. Raises InputError, which names the service, if none has it."""

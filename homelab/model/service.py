@@ -12,7 +12,7 @@ from homelab.distributions import Distribution
 from homelab.host import UNREADABLE, Host, Result, argv
 from homelab.model.container import Container
 from homelab.model.endpoints import Endpoint
-from homelab.model.inventory import DatabaseGrant, Inventory, Secret
+from homelab.model.inventory import DatabaseGrant, Inventory, Secret, name_without_instance
 
 if TYPE_CHECKING:
     from homelab.certificates import Authority, Names
@@ -69,8 +69,10 @@ class ServiceContext:
         """Return the containers with an endpoint of a service; empty if the inventory does not have the service."""
         return [
             (container, each)
-            for container in self.inventory.containers_with(service)
-            for each in container.services[service].endpoints()
+            for container in self.inventory.containers
+            for name, provider in container.services.items()
+            if name_without_instance(name) == service
+            for each in provider.endpoints()
             if each.name == endpoint
         ]
 
@@ -160,7 +162,10 @@ class Service(ABC):
     uses: ClassVar[tuple[str, ...]] = ()  # services that it uses if the inventory has them
     minimum_memory: ClassVar[int] = 0  # MiB, which its container needs for it
     many: ClassVar[bool] = False  # True: several containers may have it
+    instances: ClassVar[bool] = False  # True: a container may have several, such as `file_share@photos`
     runs_pipeline: ClassVar[bool] = False  # True: the inventory needs `pipeline:`
+
+    instance: str = ""  # `photos` for `file_share@photos`; part of the names of its units, files and users
 
     def unsupported_options(self, distribution: Distribution) -> Iterable[tuple[str, str]]:
         """Return the options that this distribution does not support, each with the reason and the allowed values."""

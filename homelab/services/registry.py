@@ -22,6 +22,7 @@ from homelab import __version__
 from homelab.code_approvals import CodeApprovals
 from homelab.errors import InputError
 from homelab.model import Service
+from homelab.model.inventory import name_without_instance
 
 GROUP = "homelab.services"
 FOLDER = "services"
@@ -70,7 +71,8 @@ class Registry:
             return None
 
     def get(self, name: str) -> type[Service]:
-        """Return the class of a service. Raises KeyError for an unknown name, ServiceError if it cannot be loaded."""
+        """Return the class of a service or instance. Raises KeyError for an unknown name, ServiceError if it fails."""
+        name = name_without_instance(name)
         if name not in self._loaded:
             sources = self._sources_of(name)
             if not sources:
