@@ -16,7 +16,7 @@ from homelab.inventory.pipeline_section import NO_PIPELINE, PipelineSection, pip
 from homelab.inventory.proxmox_section import endpoint
 from homelab.inventory.schema_rules import exclusive
 from homelab.inventory.section import Section
-from homelab.model import Container, Endpoint, Inventory, Pipeline
+from homelab.model import Container, Inventory, Pipeline, ProxmoxApi
 from homelab.model.options import KeyNames, Option
 from homelab.private_files import STATE_FOLDER
 
@@ -40,7 +40,7 @@ class Root:
     proxmox: Annotated[
         Section,
         Option("Connection to the Proxmox VE API."),
-        SectionOf(Endpoint, _SECTION, exclusive("fingerprint", "ca_file")),
+        SectionOf(ProxmoxApi, _SECTION, exclusive("fingerprint", "ca_file")),
     ]
     network: Annotated[Section, Option("Subnet of the containers."), SectionOf(NetworkSection, _SECTION)]
     defaults: Annotated[Section | None, Option("Defaults of all containers."), SectionOf(DefaultsSection, _SECTION)] = (

@@ -1,17 +1,17 @@
 """The frozen types of all layers: the inventory, container configurations, services and steps."""
 
-from homelab.model.container_config import ContainerConfig, Difference, Mount, differences
+from homelab.model.container import Container
+from homelab.model.container_config import DHCP, ContainerConfig, Difference, Mount, differences
+from homelab.model.endpoints import Endpoint
 from homelab.model.inventory import (
     City,
-    Container,
     DatabaseGrant,
-    Endpoint,
     Inventory,
     Network,
     PackageSources,
     Pipeline,
-    Port,
     Privilege,
+    ProxmoxApi,
     Repository,
     Secret,
     lab_tags,
@@ -20,6 +20,7 @@ from homelab.model.options import Duration, KeyNames, Option, SecretName, Size
 from homelab.model.service import Health, ManagedResource, Pending, SecretStore, Service, ServiceContext, Step
 
 __all__ = [
+    "DHCP",
     "City",
     "Container",
     "ContainerConfig",
@@ -37,8 +38,8 @@ __all__ = [
     "PackageSources",
     "Pending",
     "Pipeline",
-    "Port",
     "Privilege",
+    "ProxmoxApi",
     "Repository",
     "Secret",
     "SecretName",

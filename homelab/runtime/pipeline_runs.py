@@ -13,6 +13,7 @@ from homelab.errors import HomelabError, InputError, Interrupted
 from homelab.host import ConnectionLost, Host, argv, check, expected_format
 from homelab.model import Container
 from homelab.pipeline_contract import DAG_ID, TASKS
+from homelab.runtime.container_addresses import locate
 from homelab.runtime.full_disks import explain_by_full_disk
 from homelab.runtime.job_progress import POLL_INTERVAL, DbtLog
 from homelab.runtime.session import Session
@@ -63,6 +64,7 @@ def run_pipeline(session: Session) -> Run:
 
 
 def _run_pipeline(session: Session) -> Run:
+    session = session.on(locate(session.inventory))
     container = session.inventory.container_with("airflow")
     started = time.monotonic()
     with session.connect(container) as host, session.connect_to("analytics") as analytics:

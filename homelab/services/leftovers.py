@@ -23,7 +23,7 @@ class Leftovers:
 
 def leftovers(name: str, kind: type[Service], inventory: Inventory) -> Leftovers:
     """Return the data that a service with default options would have left. Raises InputError if it is in use."""
-    used = [container.name for container in inventory.containers_with(name)]
+    used = [container.name for container in inventory.containers if name in container.services]
     if used:
         raise InputError(
             f"Cannot prune {name}: it is in the inventory",
@@ -52,10 +52,12 @@ def _with_defaults(name: str, kind: type[Service]) -> Service:
         if each.init and each.default is MISSING and each.default_factory is MISSING
     ]
     try:
-        return kind(**dict.fromkeys(needed))
+        service = kind(**dict.fromkeys(needed))
+        object.__setattr__(service, "instance", name.partition("@")[2])
     except (TypeError, ValueError) as error:
         raise InputError(
             f"Cannot prune {name}: it needs its options",
             f"{type(error).__name__}: {error}",
             f"Add `{name}` with its options to a container, run `homelab deploy`, and delete its data by hand.",
         ) from error
+    return service

@@ -71,6 +71,23 @@ def test_service_in_the_inventory_is_not_pruned(tmp_path: Path) -> None:
         leftovers("airflow", Registry().get("airflow"), inventory(tmp_path))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Share(Service):
+    """A service with instances, each with a folder."""
+
+    instances = True
+
+    def data_folders(self) -> Sequence[str]:
+        return (f"/var/lib/{self.instance}",)
+
+    def steps(self, context: ServiceContext) -> Sequence[Step]:
+        return ()
+
+
+def test_instance_has_data_of_its_own(tmp_path: Path) -> None:
+    assert leftovers("share@photos", Share, inventory(tmp_path)) == Leftovers([], [], [], ["/var/lib/photos"])
+
+
 @dataclass
 class Recorded:
     """A container that answers probes by a part of their text, and records the commands that change something."""
