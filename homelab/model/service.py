@@ -75,7 +75,8 @@ class ServiceContext:
                 f"Cannot use {'secrets that do' if len(missing) > 1 else 'a secret that does'} not exist: "
                 f"{', '.join(missing)}",
                 "\n".join(f"  {name.place}: {{secret: {name}}}" for name in missing),
-                "\n".join(f"homelab secret set {name}" for name in missing),
+                f"Set each of them, then run the same command again: "
+                f"{', '.join(f'`homelab secret set {name}`' for name in missing)}",
             )
         return {name: secret for name, secret in wanted.items() if secret is not None}
 
