@@ -12,16 +12,27 @@ from homelab.inventory.containers_section import ContainerSection, DefaultsSecti
 from homelab.inventory.declaration import SectionOf, declaration_of
 from homelab.inventory.network_section import NetworkSection, network
 from homelab.inventory.package_sources import MIRROR_RULE, PackagesSection, package_sources
-from homelab.inventory.pipeline_section import NO_PIPELINE, PipelineSection, pipeline
 from homelab.inventory.proxmox_section import endpoint
 from homelab.inventory.schema_rules import exclusive
 from homelab.inventory.section import Section
-from homelab.model import Container, Endpoint, Inventory, Pipeline
+from homelab.inventory.weather_section import NO_WEATHER, WeatherSection, weather
+from homelab.model import Container, Endpoint, Inventory, Weather
 from homelab.model.options import KeyNames, Option
 from homelab.private_files import STATE_FOLDER
 
 _SECTION = "a mapping, as in the commented example that `homelab init` writes"
 _LAB = "the lab's name: lower-case letters, digits and hyphens, at most 32; not `golden`"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelinesSection:
+    """The keys of `pipelines:`."""
+
+    weather: Annotated[
+        Section | None,
+        Option("The built-in pipeline; required if a container has the service `analytics`."),
+        SectionOf(WeatherSection, _SECTION),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,11 +68,7 @@ class Root:
             ),
         ),
     ]
-    pipeline: Annotated[
-        Section | None,
-        Option("Weather pipeline; required if a container has the service `analytics`."),
-        SectionOf(PipelineSection, _SECTION),
-    ] = None
+    pipelines: Annotated[Section | None, Option("Pipelines by name."), SectionOf(PipelinesSection, _SECTION)] = None
     packages: Annotated[
         Section | None,
         Option("Package sources of the containers, in addition to those of the distribution, and security updates."),
@@ -81,7 +88,8 @@ def read(path: Path, root: Section) -> Inventory:
     vmids = vmid_range(defaults_section, given.get("vmid_range"))
     reader = Reader(lab, path, subnet, proxmox.node if proxmox else None, defaults, vmids, root.registry)
     containers = reader.read(found.get("containers", {}))
-    weather = _pipeline(root, found, containers)
+    pipelines = declaration_of(PipelinesSection).read(found.get("pipelines", root.below("pipelines")))
+    built_in = _weather(root, pipelines, containers)
     packages = package_sources(found.get("packages", root.below("packages")), [c.template for c in containers])
     if root.problems.found or proxmox is None or subnet is None:
         root.problems.raise_all(path)
@@ -92,17 +100,17 @@ def read(path: Path, root: Section) -> Inventory:
         endpoint=proxmox,
         network=subnet,
         containers=tuple(containers),
-        pipeline=weather,
+        weather=built_in,
         vmid_range=vmids,
         sources=packages,
     )
 
 
-def _pipeline(root: Section, found: Mapping[str, Any], containers: Sequence[Container]) -> Pipeline:
-    """Read `pipeline:`; the defaults without cities if it is missing and no service needs it."""
-    if "pipeline" in found:
-        return pipeline(found["pipeline"])
+def _weather(root: Section, found: Mapping[str, Any], containers: Sequence[Container]) -> Weather:
+    """Read `weather:`; the defaults without cities if it is missing and no service needs it."""
+    if "weather" in found:
+        return weather(found["weather"])
     needing = [name for each in containers for name, service in each.services.items() if service.runs_pipeline]
-    if needing and not root.has("pipeline"):
-        root.problem(f"is missing, and the service `{needing[0]}` needs it: {_SECTION}", "pipeline")
-    return NO_PIPELINE
+    if needing and not root.below("pipelines").has("weather"):
+        root.problem(f"is missing, and the service `{needing[0]}` needs it: {_SECTION}", "pipelines", "weather")
+    return NO_WEATHER

@@ -9,11 +9,11 @@ from homelab.model.inventory import (
     Inventory,
     Network,
     PackageSources,
-    Pipeline,
     Port,
     Privilege,
     Repository,
     Secret,
+    Weather,
     lab_tags,
 )
 from homelab.model.options import Duration, KeyNames, Option, SecretName, Size
@@ -36,7 +36,6 @@ __all__ = [
     "Option",
     "PackageSources",
     "Pending",
-    "Pipeline",
     "Port",
     "Privilege",
     "Repository",
@@ -47,6 +46,7 @@ __all__ = [
     "ServiceContext",
     "Size",
     "Step",
+    "Weather",
     "differences",
     "lab_tags",
 ]

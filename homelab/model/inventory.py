@@ -165,7 +165,7 @@ class City:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pipeline:
+class Weather:
     """Settings of the weather pipeline."""
 
     cities: tuple[City, ...]
@@ -249,7 +249,7 @@ class Inventory:
     endpoint: Endpoint
     network: Network
     containers: tuple[Container, ...]
-    pipeline: Pipeline
+    weather: Weather
     sources: PackageSources = PackageSources()
     vmid_range: range = range(0)  # vmids for containers without one
 

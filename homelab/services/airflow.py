@@ -195,7 +195,7 @@ class Airflow(Service):
             dags=_DAGS,
             options=self,
             connection_id=CONNECTION_ID,
-            schedule=context.inventory.pipeline.schedule,
+            schedule=context.inventory.weather.schedule,
             connection=json.dumps(connection),
             ca_file=CA_FILE,
         )

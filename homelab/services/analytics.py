@@ -158,7 +158,7 @@ class Analytics(Service):
 
     def _cities(self, context: ServiceContext) -> Iterator[Step]:
         """Yield the file of cities, if the inventory has one; the ingestion script validates it."""
-        path = context.inventory.pipeline.cities_file
+        path = context.inventory.weather.cities_file
         if path is None:
             return
         try:
@@ -166,7 +166,7 @@ class Analytics(Service):
         except OSError as error:
             raise InputError(
                 f"Cannot read the file of cities: {error.strerror}",
-                f"{path}, from `pipeline: cities:` in the inventory.",
+                f"{path}, from `pipelines: weather: cities:` in the inventory.",
                 "Correct the path, or the permissions of the file.",
             ) from None
         check = SANDBOX.run(*_PYTHON, f"{SCRIPTS}/ingest_weather.py", "--check")
@@ -180,15 +180,15 @@ class Analytics(Service):
         )
 
     def _environment(self, context: ServiceContext) -> bytes:
-        pipeline = context.inventory.pipeline
-        cities = [{k: v for k, v in asdict(city).items() if v is not None} for city in pipeline.cities]
+        weather = context.inventory.weather
+        cities = [{k: v for k, v in asdict(city).items() if v is not None} for city in weather.cities]
         return render(
             "analytics/pipeline.env.j2",
             root=ROOT,
             extensions=_EXTENSIONS,
-            pipeline=pipeline,
+            weather=weather,
             cities=cities,
-            cities_file=pipeline.cities_file and _cities_file(pipeline.cities_file),
+            cities_file=weather.cities_file and _cities_file(weather.cities_file),
             secrets=_SECRETS,
             postgres=context.inventory.container_with("postgres").address,
             ca_file=CA_FILE,
@@ -198,7 +198,7 @@ class Analytics(Service):
     def _secrets(self, context: ServiceContext) -> bytes:
         return render(
             "analytics/secrets.env.j2",
-            api_key=openweather_key(context.inventory.pipeline).reveal(),
+            api_key=openweather_key(context.inventory.weather).reveal(),
             password=context.secret_store.secret("postgres-analytics").reveal(),
             dbt_password=context.secret_store.secret("postgres-dbt").reveal(),
         )

@@ -37,7 +37,7 @@ proxmox: {host: x, token_id: homelab@pve!x}
 network: {subnet: 10.99.2.80/28, gateway: .81, bridge: x}
 containers:
   postgres-data: {vmid: 184, ip: .84, cores: 1, memory: 512, disk: 4, services: {postgres: {version: 15}}}
-pipeline: {cities: ["Newark,US"]}
+pipelines: {weather: {cities: ["Newark,US"]}}
 """
 
 pytestmark = in_a_lab()

@@ -31,7 +31,7 @@ containers:
   postgres-data: {vmid: 171, ip: .66, cores: 2, memory: 1024, disk: 4, services: {postgres: {version: 15}}}
   analytics-platform: {vmid: 172, ip: .67, cores: 2, memory: 2048, disk: 4, services: {analytics: {}}}
   airflow-orchestration: {vmid: 173, ip: .68, cores: 2, memory: 3072, disk: 6, services: {airflow: {}}}
-pipeline: {cities: ["Newark,US", "New York,US"]}
+pipelines: {weather: {cities: ["Newark,US", "New York,US"]}}
 """
 MODEL = "/opt/analytics-platform/dbt/analytics_project/models/marts/cities.sql"
 
@@ -128,7 +128,7 @@ def test_changed_setting_names_the_restart_and_shows_its_diff(stack: LabFixture)
         for each in stack.inventory.containers
     ]
     changed = replace(
-        stack.inventory, containers=tuple(containers), pipeline=replace(stack.inventory.pipeline, schedule="@daily")
+        stack.inventory, containers=tuple(containers), weather=replace(stack.inventory.weather, schedule="@daily")
     )
     reports = {r.container: r for r in deploy(Session.open(changed, SilentProgress()), dry_run=True)}
     (settings,) = reports[DATABASE].changes
