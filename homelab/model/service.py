@@ -97,6 +97,7 @@ class Step(ABC):
     """An idempotent step: its probes read the state of a host, `check` decides, and `apply` enforces the state."""
 
     triggered_by: Sequence[Step] = ()
+    part: str = ""  # a failure skips only the steps of the same part, such as the DAGs of one pipeline; "": all steps
     is_wait: ClassVar[bool] = False  # a wait changes nothing
     effect: str = "live"  # on running services, when another step triggers it
 

@@ -32,6 +32,7 @@ class Command(Step):
     triggered_by: Sequence[Step] = ()
     makes: Sequence[ManagedResource] = ()
     writes: Sequence[str] = ()
+    part: str = ""
 
     @property
     def title(self) -> str:
