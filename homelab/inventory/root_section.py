@@ -5,34 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from homelab.inventory.container_defaults import HOST_NAME, ContainerDefaults, override
 from homelab.inventory.containers_section import ContainerSection, DefaultsSection, Reader, vmid_range
 from homelab.inventory.declaration import SectionOf, declaration_of
 from homelab.inventory.network_section import NetworkSection, network
 from homelab.inventory.package_sources import MIRROR_RULE, PackagesSection, package_sources
+from homelab.inventory.pipelines_section import WEATHER, Pipelines, read_pipelines
 from homelab.inventory.proxmox_section import endpoint
 from homelab.inventory.schema_rules import exclusive
 from homelab.inventory.section import Section
-from homelab.inventory.weather_section import NO_WEATHER, WeatherSection, weather
+from homelab.inventory.weather_section import NO_WEATHER, weather
 from homelab.model import Container, Endpoint, Inventory, Weather
 from homelab.model.options import KeyNames, Option
 from homelab.private_files import STATE_FOLDER
 
 _SECTION = "a mapping, as in the commented example that `homelab init` writes"
 _LAB = "the lab's name: lower-case letters, digits and hyphens, at most 32; not `golden`"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PipelinesSection:
-    """The keys of `pipelines:`."""
-
-    weather: Annotated[
-        Section | None,
-        Option("The built-in pipeline; required if a container has the service `analytics`."),
-        SectionOf(WeatherSection, _SECTION),
-    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +58,7 @@ class Root:
             ),
         ),
     ]
-    pipelines: Annotated[Section | None, Option("Pipelines by name."), SectionOf(PipelinesSection, _SECTION)] = None
+    pipelines: Annotated[Section | None, Option("Pipelines by name: the weather, and your own."), Pipelines()] = None
     packages: Annotated[
         Section | None,
         Option("Package sources of the containers, in addition to those of the distribution, and security updates."),
@@ -88,8 +78,8 @@ def read(path: Path, root: Section) -> Inventory:
     vmids = vmid_range(defaults_section, given.get("vmid_range"))
     reader = Reader(lab, path, subnet, proxmox.node if proxmox else None, defaults, vmids, root.registry)
     containers = reader.read(found.get("containers", {}))
-    pipelines = declaration_of(PipelinesSection).read(found.get("pipelines", root.below("pipelines")))
-    built_in = _weather(root, pipelines, containers)
+    pipelines = found.get("pipelines", root.below("pipelines"))
+    built_in, own = _weather(pipelines, containers), read_pipelines(pipelines, containers)
     packages = package_sources(found.get("packages", root.below("packages")), [c.template for c in containers])
     if root.problems.found or proxmox is None or subnet is None:
         root.problems.raise_all(path)
@@ -101,16 +91,17 @@ def read(path: Path, root: Section) -> Inventory:
         network=subnet,
         containers=tuple(containers),
         weather=built_in,
+        pipelines=own,
         vmid_range=vmids,
         sources=packages,
     )
 
 
-def _weather(root: Section, found: Mapping[str, Any], containers: Sequence[Container]) -> Weather:
+def _weather(pipelines: Section, containers: Sequence[Container]) -> Weather:
     """Read `weather:`; the defaults without cities if it is missing and no service needs it."""
-    if "weather" in found:
-        return weather(found["weather"])
+    if isinstance(pipelines.data.get(WEATHER), dict):
+        return weather(pipelines.below(WEATHER))
     needing = [name for each in containers for name, service in each.services.items() if service.runs_pipeline]
-    if needing and not root.below("pipelines").has("weather"):
-        root.problem(f"is missing, and the service `{needing[0]}` needs it: {_SECTION}", "pipelines", "weather")
+    if needing and not pipelines.has(WEATHER):
+        pipelines.problem(f"is missing, and the service `{needing[0]}` needs it: {_SECTION}", WEATHER)
     return NO_WEATHER

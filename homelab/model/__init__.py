@@ -17,6 +17,7 @@ from homelab.model.inventory import (
     lab_tags,
 )
 from homelab.model.options import Duration, KeyNames, Option, SecretName, Size
+from homelab.model.pipelines import Pipeline, SchemaVersion
 from homelab.model.service import Health, ManagedResource, Pending, SecretStore, Service, ServiceContext, Step
 
 __all__ = [
@@ -36,9 +37,11 @@ __all__ = [
     "Option",
     "PackageSources",
     "Pending",
+    "Pipeline",
     "Port",
     "Privilege",
     "Repository",
+    "SchemaVersion",
     "Secret",
     "SecretName",
     "SecretStore",

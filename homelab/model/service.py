@@ -148,7 +148,7 @@ class Service(ABC):
 
     requires: ClassVar[tuple[str, ...]] = ()
     many: ClassVar[bool] = False  # True: several containers may have it
-    runs_pipeline: ClassVar[bool] = False  # True: the inventory needs `pipelines: weather:`
+    runs_pipeline: ClassVar[bool] = False  # True: it runs all pipelines, and needs `pipelines: weather:`
 
     def unsupported_options(self, distribution: Distribution) -> Iterable[tuple[str, str]]:
         """Return the options that this distribution does not support, each with the reason and the allowed values."""

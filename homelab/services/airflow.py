@@ -18,6 +18,7 @@ from homelab.model.options import Option
 from homelab.paths import bundled_path
 from homelab.pipeline_contract import CONNECTION_ID, DAG_ID
 from homelab.render import render
+from homelab.sandbox import Sandbox
 from homelab.services.airflow_gate import FOLDER, KEY, KNOWN_HOSTS, wait_for_gate
 from homelab.services.airflow_metadata import (
     CLI,
@@ -29,7 +30,6 @@ from homelab.services.airflow_metadata import (
     obstacles,
 )
 from homelab.services.lab_certificates import CA_FILE
-from homelab.services.sandbox import Sandbox
 from homelab.steps import Command, Directory, File, Packages, Refuse, SystemdUnit, Tree, User, UvInstall, Venv, WaitFor
 
 HOME = "/var/lib/airflow"  # its data and logs; the user's home belongs to root, and its processes cannot read it

@@ -13,10 +13,10 @@ from homelab.host import Result
 from homelab.model import DatabaseGrant, Health, ManagedResource, Port, Service, ServiceContext, Step
 from homelab.model.options import Option
 from homelab.render import render
+from homelab.sandbox import Sandbox
 from homelab.services.database_grants import grants, schema_of
 from homelab.services.lab_certificates import server_certificate
 from homelab.services.raw_schema import RAW, missing_tables, raw_grants, tables
-from homelab.services.sandbox import Sandbox
 from homelab.steps import (
     Command,
     Database,

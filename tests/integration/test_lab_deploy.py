@@ -22,7 +22,7 @@ from homelab.lab import Lab
 from homelab.model import ManagedResource, Step
 from homelab.paths import bundled_path
 from homelab.progress import TerminalProgress
-from homelab.services.sandbox import Sandbox
+from homelab.sandbox import Sandbox
 from homelab.ssh import shown_key
 from homelab.steps import Command, Directory, DpkgConfigured, File, Packages, SystemdUnit, Tree, User, UvInstall, Venv
 from homelab.steps import manifest as m
