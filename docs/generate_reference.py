@@ -113,7 +113,8 @@ def inventory() -> str:
             lines += ["", f"A mapping by name; each entry has these keys. {element.get('description', '')}".rstrip()]
             further = {f"NAME.{name}": value for name, value in element["properties"].items()}
             known = section.get("properties", {})
-            section = {"properties": {**known, **further}} if known else element
+            required = [f"NAME.{name}" for name in element.get("required", ())]
+            section = {"properties": {**known, **further}, "required": required} if known else element
         if "properties" in section:
             lines += ["", *_keys(section)]
         elif "type" in section:
