@@ -9,7 +9,8 @@ from homelab.inventory.pipelines_section import name_error
 from homelab.render import render
 
 FOLDER = "pipelines"
-_FILES = {
+# The files by origin of the rows, each with its template.
+_CSV = {
     "pipeline.yaml": "pipeline.yaml.j2",
     "schema.sql": "schema.sql.j2",
     "scripts/fetch.py": "scripts/fetch.py.j2",
@@ -22,8 +23,11 @@ _FILES = {
 }
 
 
-def new_pipeline(folder: Path, name: str) -> list[Path]:
-    """Write a pipeline that reads a CSV file into the inventory's folder; return the paths of its files.
+_FILES = {"csv": _CSV}
+
+
+def new_pipeline(folder: Path, name: str, source: str = "csv") -> list[Path]:
+    """Write a pipeline into the inventory's folder; return the paths of its files. `source` is a key of the origins.
 
     Raises InputError for a name that it cannot have; overwrites nothing.
     """
@@ -32,7 +36,7 @@ def new_pipeline(folder: Path, name: str) -> list[Path]:
     root = folder / FOLDER / name
     if root.exists():
         raise InputError(f"Cannot create pipeline {name}: {root} already exists", "", "Choose another name.")
-    texts = {root / path.format(name=name): template for path, template in _FILES.items()}
+    texts = {root / path.format(name=name): template for path, template in _FILES[source].items()}
     for path, template in texts.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(render(f"new/pipeline/{template}", name=name))

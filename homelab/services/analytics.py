@@ -15,13 +15,13 @@ from homelab.model import DatabaseGrant, Health, ManagedResource, Port, Service,
 from homelab.model.options import Option, Size
 from homelab.paths import bundled_path
 from homelab.pipeline_contract import COMMANDS, EXIT, TASKS
+from homelab.pipelines.build_report import failed_nodes
 from homelab.pipelines.container_steps import GateEntry, gate_entries, pipeline_steps
 from homelab.pipelines.layout import EXTENSIONS, SHARED_SCRIPTS, SHARED_VENV
 from homelab.pipelines.layout import PLATFORM as ROOT
 from homelab.render import render
 from homelab.sandbox import Sandbox
 from homelab.secrets import openweather_key
-from homelab.services.build_report import failed_nodes
 from homelab.services.lab_certificates import CA_FILE
 from homelab.steps import Command, Directory, File, Packages, Tree, User, UvInstall, Venv, WaitFor
 

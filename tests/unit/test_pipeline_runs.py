@@ -16,8 +16,10 @@ from homelab.model import Container
 from homelab.paths import bundled_path
 from homelab.progress import SilentProgress
 from homelab.runtime import job_progress, pipeline_runs
+from homelab.runtime.deployed_pipelines import BUILT_IN
 from homelab.runtime.pipeline_runs import Run, run_pipeline
 from homelab.services.airflow_metadata import CLI
+from homelab.services.analytics import read_data
 from tests.support import LocalHost, make_session
 
 FETCH, BUILD, VERIFY = "fetch_weather_data", "run_dbt_transformation", "verify_ingestion"
@@ -140,10 +142,10 @@ def test_progress_names_the_running_task_and_the_last_node_of_dbt() -> None:
             state("success"),
         ]
     )
-    dbt, reported = job_progress.DbtLog(host), list[str]()
+    dbt, reported = job_progress.DbtLog(host, read_data), list[str]()
     assert dbt() == "", "the log of the previous build"
     host.dbt_log += NEW
-    follower = pipeline_runs._Follower(host, host, "r", print)
+    follower = pipeline_runs._Follower(host, host, BUILT_IN, "r", print)
     assert follower.wait(dbt, reported.append).state == "success"
     assert reported == [FETCH, f"{BUILD} 3 of 36 OK created sql incremental model main.weather_daily"]
 
