@@ -39,6 +39,11 @@ class FileSecretStore:
                 write_private(self._path, json.dumps(known, indent=1).encode())
             return Secret(known[name])
 
+    def known_secret(self, name: str) -> Secret | None:
+        """See SecretStore.known_secret."""
+        known = self._known()
+        return Secret(known[name]) if name in known else None
+
     def set(self, name: str, value: str) -> None:
         """See SecretStore.set."""
         with self._lock:

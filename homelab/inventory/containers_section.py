@@ -209,6 +209,8 @@ class Reader:
             kind = self.registry.find(key)
             if owner != name and kind and not kind.many:
                 section.problem(f"is on {owner} already, and there can be only one", "services", key)
+            for keys, error in services[key].option_errors() if key in services else ():
+                section.problem(error, "services", key, *keys)
             if distribution and key in services:
                 for option, error in services[key].unsupported_options(distribution):
                     section.problem(error, "services", key, option)

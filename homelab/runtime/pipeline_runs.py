@@ -95,7 +95,7 @@ def _run_pipeline(session: Session, pipeline: DeployedPipeline) -> Run:
             f"Cannot complete the pipeline run: it ended as {run.state}",
             "\n".join([str(run), *follower.messages.values()]),
             f"Fix the cause, then run `homelab pipeline run{pipeline.words}`. The last build: "
-            f"`homelab pipeline status{pipeline.words}`; Airflow's web UI, {ui(container)}, user admin, has the complete log.",
+            f"`homelab pipeline status{pipeline.words}`. The complete log: {ui(container)}, user admin.",
         )
     return run
 

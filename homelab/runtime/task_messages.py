@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from homelab.host import UNREADABLE, Host
 from homelab.pipelines.build_report import failed_nodes
 from homelab.runtime.deployed_pipelines import DeployedPipeline
-from homelab.services.airflow import HOME, SANDBOX
+from homelab.services.airflow import SANDBOX
+from homelab.services.airflow_environment import HOME
 
 _LINES = 15  # of a task's log
 _PROBLEMS = 5  # of a build

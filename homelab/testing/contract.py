@@ -50,6 +50,10 @@ class FixedSecrets:
         """See SecretStore."""
         return Secret(_SECRET + name)
 
+    def known_secret(self, name: str) -> Secret | None:
+        """See SecretStore."""
+        return self.secret(name)
+
     def set(self, name: str, value: str) -> None:
         """See SecretStore."""
 

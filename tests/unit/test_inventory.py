@@ -538,6 +538,7 @@ def test_comments_of_the_shipped_inventory_are_valid(tmp_path: Path) -> None:
     assert set(yaml.safe_load(opened(text))["defaults"]) == {field.name for field in fields(ContainerDefaults)} | {
         "vmid_range"
     }
+    (tmp_path / "dags").mkdir()
     inventory, plain = read(tmp_path, opened(text)), read(tmp_path, text)
     assert inventory.network.vlan == 20
     assert list(map(str, inventory.containers[0].shape.mounts)) == [

@@ -23,6 +23,7 @@ from homelab.runtime.convergence import steps_of
 from homelab.services.postgres import hba
 from homelab.steps import File, Tree
 from tests.support import FixedSecretStore
+from tests.unit.test_dag import load as load_dag
 
 KEYS = {"analytics-platform": "ssh-ed25519 AAAAHost"}
 ROOT = "/opt/analytics-platform/pipelines/prices"
@@ -193,6 +194,37 @@ def test_failure_of_a_pipelines_steps_stops_no_other(tmp_path: Path) -> None:
     assert parts["tables of prices"] == parts["dbt can build prices"] == "the pipeline prices"
     assert parts["tables of power"] == "the pipeline power"
     assert parts["dbt can read the project"] == ""
+
+
+@pytest.mark.parametrize("version", ["3.3", "2.11"])
+def test_generated_dag_runs_the_tasks_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    wanted = with_prices(tmp_path)
+    manifest = tmp_path / "pipelines" / "prices" / "pipeline.yaml"
+    manifest.write_text(
+        'description: Say "x"\nschedule: "@daily"\ncommands: {fetch: scripts/fetch.py, check: scripts/fetch.py}'
+    )
+    wanted = inventory(tmp_path, "prices")
+    (tree,) = [s for s in steps(wanted, "airflow") if isinstance(s, Tree) and s.path.endswith("/prices")]
+    assert (tree.path, tree.part) == ("/opt/airflow/bundles/prices", "the pipeline prices")
+    (tmp_path / "dag.py").write_bytes(tree.files["prices.py"])
+    names = load_dag(monkeypatch, version, tmp_path / "dag.py")
+    assert names["dag"].arguments["dag_id"] == "prices"
+    assert names["dag"].arguments["schedule"] == "@daily"
+    assert names["dag"].arguments["description"] == 'Say "x"'
+    last = names["previous"]
+    assert (last.arguments["task_id"], last.arguments["command"]) == ("check", "prices.check")
+    assert last.arguments["cmd_timeout"] == 1800
+
+
+def test_pipeline_with_own_dags_gets_no_generated_one(tmp_path: Path) -> None:
+    new_pipeline(tmp_path, "prices")
+    root = tmp_path / "pipelines" / "prices"
+    (root / "dags").mkdir()
+    (root / "dags" / "own.py").write_text("x = 1")
+    (root / "pipeline.yaml").write_text("commands: {fetch: scripts/fetch.py}\n")
+    found = steps(inventory(tmp_path, "prices"), "airflow")
+    (tree,) = [step for step in found if isinstance(step, Tree) and step.path.endswith("/prices")]
+    assert set(tree.files) == {"own.py"}
 
 
 def test_each_version_of_a_schema_is_applied_once(tmp_path: Path) -> None:

@@ -204,7 +204,9 @@ def test_airflow_runs_the_processes_of_its_series(tmp_path: Path, version: str, 
         )
 
 
-@pytest.mark.parametrize(("version", "then"), [("3.3", "Airflow can import the DAG"), ("2.11", "airflow is healthy")])
+@pytest.mark.parametrize(
+    ("version", "then"), [("3.3", "connections, variables and pools"), ("2.11", "airflow is healthy")]
+)
 def test_admin_is_created_while_the_web_server_starts_if_they_do_not_conflict(
     tmp_path: Path, version: str, then: str
 ) -> None:
