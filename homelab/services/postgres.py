@@ -25,6 +25,7 @@ from homelab.steps import (
     Packages,
     PgHba,
     Refuse,
+    RevokedLogins,
     Role,
     Settings,
     Sql,
@@ -230,8 +231,10 @@ def hba(context: ServiceContext) -> bytes:
 def contents(context: ServiceContext, command: str = PSQL) -> Iterator[Step]:
     """Yield roles, databases, schemas, the raw tables and the grants, all from the grants of the services."""
     database_grants = sorted({grant for _, grant in context.inventory.database_grants()}, key=str)
-    for role in sorted({grant.role for grant in database_grants}):
+    roles = sorted({grant.role for grant in database_grants})
+    for role in roles:
         yield Role(role, context.secret_store.secret(f"postgres-{role}"), command)
+    yield RevokedLogins(roles, command)
     owners = {(grant.database, grant.schema): grant.role for grant in database_grants if grant.privilege == "own"}
     databases = sorted({RAW[0], *(grant.database for grant in database_grants)})
     for database in databases:

@@ -61,6 +61,8 @@ class Prices:
     python: Path
     pipeline: Pipeline
     layout: LocalLayout
+    context: ServiceContext
+    psql: str
 
     def apply_schema(self, pipeline: Pipeline | None = None) -> list[str]:
         """Apply schema.sql as a deploy does; return the reasons."""
@@ -146,7 +148,7 @@ def prices(server: pg.Server, analytics_python: Path, extensions: Path, tmp_path
             memory_limit="512MB",
         )
     )
-    yield Prices(server, analytics_python, pipeline, layout)
+    yield Prices(server, analytics_python, pipeline, layout, context, psql)
     with server.connect("project_data") as connection:
         connection.execute("drop schema prices cascade")
 
@@ -163,6 +165,24 @@ def test_new_pipeline_is_fetched_built_and_queried(prices: Prices) -> None:
             {"item": "gas", "day": "2026-01-01", "readings": 1, "average": 9.25},
             {"item": "gas", "day": "2026-01-02", "readings": 1, "average": 9.75},
         ]
+
+
+def test_roles_of_a_removed_pipeline_cannot_log_in_and_their_tables_stay(prices: Prices) -> None:
+    prices.apply_schema()
+    prices.fetch()
+    without, superuser = replace(prices.context.inventory, pipelines=()), prices.psql
+    steps = list(contents(replace(prices.context, inventory=without), superuser))
+    found = [change.pending.reason for change in pending_changes(LocalHost(), steps)]
+    assert found == ["no longer in the inventory, their data stay: prices, prices_dbt"]
+    with prices.connect("prices") as open_before:
+        converge(LocalHost(), steps, SilentProgress())
+        with pytest.raises(psycopg.OperationalError):
+            open_before.execute("select 1")
+    with pytest.raises(psycopg.OperationalError, match="not permitted to log in"):
+        prices.connect("prices")
+    converge(LocalHost(), list(contents(prices.context, superuser)), SilentProgress())
+    with prices.connect("prices_dbt") as connection:
+        assert connection.execute("select count(*) from prices.readings").fetchone() == (5,)
 
 
 def test_failed_build_leaves_the_published_file(prices: Prices) -> None:
