@@ -63,7 +63,7 @@ def pull(session: Session, target: Path, kind: Format = "duckdb", name: str = WE
             raise HomelabError(
                 "Cannot pull the marts: there are none yet",
                 "No build of the pipeline was published.",
-                f"Wait for the next run, or start one with `homelab pipeline run{pipeline.words}`.",
+                f"Wait for the next run, or start one with `homelab pipeline run {pipeline.name}`.",
             )
         if not result.ok or received.missing:
             details = result.stderr.decode(errors="replace").strip()[-1000:]

@@ -18,7 +18,7 @@ from homelab.model.options import Duration, KeyNames, Option, Size
 from homelab.model.pipelines import BUILD, MANIFEST
 
 _VERSION = re.compile(r"^-- version ([0-9]+)\b.*$", re.MULTILINE)
-_SCRIPT = r"scripts/([\w-]+/)*[\w-]+\.py"
+_SCRIPT = Option(pattern=r"scripts/([\w-]+/)*[\w-]+\.py", expected="a path below scripts/ that ends in .py")
 _COMMAND = r"[a-z][a-z0-9_]{0,30}"
 _PINNED = re.compile(r"^duckdb==([^\s\\;]+)", re.MULTILINE)
 
@@ -51,9 +51,7 @@ class ManifestSection:
         Duration | None, Option("Longest time between two builds; a later one is reported as late.", low=Duration("1m"))
     ] = None
     commands: Annotated[
-        Mapping[
-            str, Annotated[str, Option(pattern=r"scripts/([\w-]+/)*[\w-]+\.py", expected="a path scripts/NAME.py")]
-        ],
+        Mapping[str, Annotated[str, _SCRIPT]],
         Option(
             "Scripts by command; `fetch` and `check` are tasks of the generated DAG.",
             keys=KeyNames(_COMMAND, "a command has lower-case letters, digits and underscores"),

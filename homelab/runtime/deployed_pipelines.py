@@ -30,11 +30,6 @@ class DeployedPipeline:
     run: Callable[[str], str]
     read_data: Callable[[str], str]
 
-    @property
-    def words(self) -> str:
-        """The words that choose the pipeline in a command, with a space before; "" for the weather."""
-        return "" if self.name == WEATHER else f" {self.name}"
-
 
 BUILT_IN = DeployedPipeline(
     WEATHER, DAG_ID, (TASKS.ingest, TASKS.build), TASKS.build, PUBLISHED, as_analytics, read_data

@@ -33,7 +33,7 @@ def query_marts(session: Session, sql: str, name: str = WEATHER) -> Rows:
         result,
         container.name,
         verb="query",
-        publish=f"`homelab pipeline run{pipeline.words}` builds and publishes them; `homelab status` shows problems.",
+        publish=f"`homelab pipeline run {pipeline.name}` builds and publishes them; `homelab status` shows problems.",
         resolution="Run `homelab deploy`: the scripts there may be of another version.",
     )
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from homelab.errors import HomelabError
 from homelab.host import Result
 from homelab.model import Health
-from homelab.pipelines.status import assess, build_probe
+from homelab.pipelines.pipeline_health import assess, build_probe
 from homelab.runtime.session import Session
 from homelab.services.airflow_metadata import last_runs
 from homelab.steps.queries import merge_queries

@@ -85,7 +85,7 @@ def _run_pipeline(session: Session, pipeline: DeployedPipeline) -> Run:
             raise Interrupted(
                 f"Interrupted: the run {run_id} continues in Airflow",
                 f"Its web UI, {ui(container)}, can stop it.",
-                f"`homelab pipeline run{pipeline.words}` follows this run instead of starting another one.",
+                f"`homelab pipeline run {pipeline.name}` follows this run instead of starting another one.",
             ) from error
     run = Run(
         run_id, end.state, time.monotonic() - started, {name: str(state) for name, (state, _) in end.tasks.items()}
@@ -94,8 +94,8 @@ def _run_pipeline(session: Session, pipeline: DeployedPipeline) -> Run:
         raise HomelabError(
             f"Cannot complete the pipeline run: it ended as {run.state}",
             "\n".join([str(run), *follower.messages.values()]),
-            f"Fix the cause, then run `homelab pipeline run{pipeline.words}`. The last build: "
-            f"`homelab pipeline status{pipeline.words}`. The complete log: {ui(container)}, user admin.",
+            f"Fix the cause, then run `homelab pipeline run {pipeline.name}`. The last build: "
+            f"`homelab pipeline status {pipeline.name}`. The complete log: {ui(container)}, user admin.",
         )
     return run
 
@@ -190,7 +190,7 @@ class _Follower:
                     raise HomelabError(
                         "Cannot wait longer for the pipeline run: it has not ended",
                         f"It is {found.state} after {_DEADLINE} s, and continues in Airflow.",
-                        f"`homelab pipeline run{self._pipeline.words}` follows it. See `homelab status`.",
+                        f"`homelab pipeline run {self._pipeline.name}` follows it. See `homelab status`.",
                     )
                 if now >= next_report:
                     self._report_progress(found, dbt, report)

@@ -109,7 +109,7 @@ def test_removed_published_file_is_named_and_the_pipeline_publishes_it_again(sta
     assert "the published marts are missing" in state(stack)["analytics"]
     with pytest.raises(HomelabError, match="there are none") as caught:
         query_marts(stack.session, "select 1")
-    assert "`homelab pipeline run`" in caught.value.resolution
+    assert "`homelab pipeline run weather`" in caught.value.resolution
     run_pipeline(stack.session)
     assert state(stack) == {}
 

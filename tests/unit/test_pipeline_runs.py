@@ -175,7 +175,7 @@ def test_failed_model_is_named_with_the_message_of_dbt() -> None:
         run(containers)
     assert f'{BUILD}: model stg_weather: Binder Error: no "tmp" LINE 1' in caught.value.details
     assert f"{BUILD} failed: model stg_weather: Binder Error" in notes_of(caught.value)
-    assert "`homelab pipeline run`" in caught.value.resolution
+    assert "`homelab pipeline run weather`" in caught.value.resolution
 
 
 def test_queued_run_names_the_run_before_it() -> None:
@@ -214,7 +214,7 @@ def test_interrupted_run_continues_and_the_next_command_follows_it() -> None:
     with pytest.raises(Interrupted, match=r"the run homelab__\S+ continues in Airflow") as caught:
         run(containers)
     assert caught.value.exit_code == INTERRUPTED
-    assert "`homelab pipeline run` follows this run" in caught.value.resolution
+    assert "`homelab pipeline run weather` follows this run" in caught.value.resolution
     assert triggered(containers)
     containers.commands.clear()
     containers.active = "homelab__1"
