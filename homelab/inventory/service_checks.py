@@ -17,6 +17,8 @@ def check_declarations(section: Section, services: Mapping[str, Service], distri
     """Add a problem for each option that the distribution does not support, and for declarations that fail."""
     for name, service in services.items():
         _declared(section, name, service.database_grants)
+        for keys, error in _declared(section, name, service.option_errors):
+            section.problem(error, "services", name, *keys)
         if distribution:
             for option, error in _declared(section, name, service.unsupported_options, distribution):
                 section.problem(error, "services", name, option)

@@ -50,6 +50,10 @@ class FixedSecrets:
         """See SecretStore."""
         return Secret(_SECRET + name)
 
+    def known_secret(self, name: str) -> Secret | None:
+        """See SecretStore."""
+        return self.secret(name)
+
     def set(self, name: str, value: str) -> None:
         """See SecretStore."""
 
@@ -245,7 +249,7 @@ def inventory_with(
                 "postgres-data": {"services": {"postgres": {"version": DISTRIBUTIONS[template].postgres}}},
                 **own,
             },
-            "pipeline": {"api_key_file": str(key)},
+            "pipelines": {"weather": {"api_key_file": str(key)}},
         },
         {"containers": {container: {"services": {name: dict(options)}}}},
         overlay,

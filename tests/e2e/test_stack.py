@@ -355,7 +355,7 @@ def test_secrets_are_in_private_files_only(cli: Cli) -> None:
     for name in NAMES:
         journal = cli.on(
             name,
-            "journalctl --no-pager; ps axww; cat /opt/airflow/dags/*.py 2>/dev/null; "
+            "journalctl --no-pager; ps axww; cat /opt/airflow/bundles/*/*.py 2>/dev/null; "
             "grep -r . /var/lib/airflow/logs 2>/dev/null; true",
         )
         assert [secret for secret, value in known.items() if value in journal] == []
