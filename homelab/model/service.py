@@ -190,7 +190,7 @@ class Service(ABC):
         """Return the options that this distribution does not support, each with the reason and the allowed values."""
         return ()
 
-    def option_errors(self) -> Iterable[tuple[Sequence[str], str]]:
+    def option_errors(self) -> Iterable[tuple[Sequence[str | int], str]]:
         """Return the errors of its options that their types do not find, each with the keys of the value.
 
         Called when the inventory is read; none by default.
@@ -203,6 +203,10 @@ class Service(ABC):
 
     def endpoints(self) -> Sequence[Endpoint]:
         """Return the endpoints that its clients use; a firewall closes all other ports. None by default."""
+        return ()
+
+    def data_folders(self) -> Sequence[str]:
+        """Return the folders with its data, which stay until `homelab prune`; none by default."""
         return ()
 
     def units(self) -> Sequence[str]:
