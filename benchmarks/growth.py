@@ -30,6 +30,7 @@ import os, sys
 from types import SimpleNamespace
 sys.path.insert(0, sys.argv[1])
 import dbt_build
+import dbt_runner
 from dbt.cli.main import dbtRunner
 
 def in_fork(work):
@@ -49,7 +50,7 @@ os.environ.update({"DBT_TARGET_PATH": f"{data}/target", "DBT_LOG_PATH": f"{data}
 project = str(dbt_build.ROOT / "dbt" / "analytics_project")
 parsed = dbtRunner().invoke(["--quiet", "parse", "--project-dir", project, "--profiles-dir", data])
 manifest = parsed.result
-dbt_build.subprocess = SimpleNamespace(run=run)
+dbt_runner.subprocess = SimpleNamespace(run=run)
 for line in sys.stdin:
     sys.argv = ["dbt_build.py", "--data", data, "--profiles", data, "--as-of", line.strip()]
     print(in_fork(dbt_build.main).returncode, flush=True)

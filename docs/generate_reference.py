@@ -111,7 +111,10 @@ def inventory() -> str:
         element = section.get("additionalProperties")
         if isinstance(element, dict) and "properties" in element:
             lines += ["", f"A mapping by name; each entry has these keys. {element.get('description', '')}".rstrip()]
-            section = element
+            further = {f"NAME.{name}": value for name, value in element["properties"].items()}
+            known = section.get("properties", {})
+            required = [f"NAME.{name}" for name in element.get("required", ())]
+            section = {"properties": {**known, **further}, "required": required} if known else element
         if "properties" in section:
             lines += ["", *_keys(section)]
         elif "type" in section:
@@ -132,6 +135,8 @@ def _keys(section: Mapping[str, Any], prefix: str = "") -> list[str]:
         default = "required" if key in required else default
         meaning = value.get("description", "").replace("|", "\\|")
         rows.append(f"| `{prefix}{key}` | {_type(value)} | {default} | {meaning} |")
+        if "properties" in value:
+            rows += _keys(value, f"{prefix}{key}.")
         below = value.get("additionalProperties")
         if isinstance(below, dict) and "properties" in below:
             rows += _keys(below, f"{prefix}{key}.NAME.")

@@ -9,14 +9,15 @@ from homelab.model.inventory import (
     Inventory,
     Network,
     PackageSources,
-    Pipeline,
     Privilege,
     ProxmoxApi,
     Repository,
     Secret,
+    Weather,
     lab_tags,
 )
 from homelab.model.options import Duration, KeyNames, Option, SecretName, Size
+from homelab.model.pipelines import Pipeline, SchemaVersion
 from homelab.model.service import Health, ManagedResource, Pending, SecretStore, Service, ServiceContext, Step
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "Privilege",
     "ProxmoxApi",
     "Repository",
+    "SchemaVersion",
     "Secret",
     "SecretName",
     "SecretStore",
@@ -48,6 +50,7 @@ __all__ = [
     "ServiceContext",
     "Size",
     "Step",
+    "Weather",
     "differences",
     "lab_tags",
 ]

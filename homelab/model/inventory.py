@@ -13,6 +13,7 @@ from homelab.model.container import Container
 from homelab.model.options import Option
 
 if TYPE_CHECKING:
+    from homelab.model.pipelines import Pipeline
     from homelab.model.service import Service
 
 DOMAIN = r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*"
@@ -150,7 +151,7 @@ class City:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pipeline:
+class Weather:
     """Settings of the weather pipeline."""
 
     cities: tuple[City, ...]
@@ -212,7 +213,8 @@ class Inventory:
     endpoint: ProxmoxApi
     network: Network
     containers: tuple[Container, ...]
-    pipeline: Pipeline
+    weather: Weather
+    pipelines: tuple[Pipeline, ...] = ()  # the user's
     sources: PackageSources = PackageSources()
     vmid_range: range = range(0)  # vmids for containers without one
 
@@ -236,8 +238,24 @@ class Inventory:
             for service in container.services.values():
                 yield container, service
 
+    def pipeline(self, name: str) -> Pipeline:
+        """Return a pipeline of the user. Raises InputError, which lists the names, for an unknown one."""
+        for pipeline in self.pipelines:
+            if pipeline.name == name:
+                return pipeline
+        names = ", ".join(pipeline.name for pipeline in self.pipelines)
+        raise InputError(
+            f"Cannot use the pipeline `{name}`: the inventory does not have it",
+            f"Its pipelines: {names or 'none of your own'}.",
+            f"Write one with `homelab pipeline new {name}`, and add it under `pipelines:`.",
+        )
+
     def database_grants(self) -> Iterator[tuple[Container, DatabaseGrant]]:
-        """Yield the database grants of all services with their containers, in inventory order."""
+        """Yield the database grants of all services and pipelines with their containers, in inventory order."""
         for container, service in self.services():
             for access in service.database_grants():
                 yield container, access
+            if service.runs_pipeline:
+                for pipeline in self.pipelines:
+                    for access in pipeline.database_grants:
+                        yield container, access

@@ -75,8 +75,7 @@ class ServiceContext:
                 f"Cannot use {'secrets that do' if len(missing) > 1 else 'a secret that does'} not exist: "
                 f"{', '.join(missing)}",
                 "\n".join(f"  {name.place}: {{secret: {name}}}" for name in missing),
-                f"Set each of them, then run the same command again: "
-                f"{', '.join(f'`homelab secret set {name}`' for name in missing)}",
+                "\n".join(f"`homelab secret set {name}` asks for it." for name in missing),
             )
         return {name: secret for name, secret in wanted.items() if secret is not None}
 
@@ -183,7 +182,7 @@ class Service(ABC):
     minimum_memory: ClassVar[int] = 0  # MiB, which its container needs for it
     many: ClassVar[bool] = False  # True: several containers may have it
     instances: ClassVar[bool] = False  # True: a container may have several, such as `file_share@photos`
-    runs_pipeline: ClassVar[bool] = False  # True: the inventory needs `pipeline:`
+    runs_pipeline: ClassVar[bool] = False  # True: it runs all pipelines, and needs `pipelines: weather:`
 
     instance: str = ""  # `photos` for `file_share@photos`; part of the names of its units, files and users
 

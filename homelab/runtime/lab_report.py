@@ -13,8 +13,9 @@ from homelab.errors import HomelabError
 from homelab.host import Result, argv
 from homelab.model import Container, Health, Service
 from homelab.plan import Note
-from homelab.runtime.concurrency import run_all
+from homelab.runtime.concurrency import run_all, start
 from homelab.runtime.full_disks import PROBE, full_disks
+from homelab.runtime.pipeline_reports import PipelineReport, report_pipelines
 from homelab.runtime.session import Session
 from homelab.services.lab_certificates import certificate_probe, with_certificate
 from homelab.steps.queries import merge_queries
@@ -64,15 +65,17 @@ class ContainerReport:
 
 @dataclass(frozen=True)
 class LabReport:
-    """All containers of a lab, and notes on guests with its tags that are missing in the inventory."""
+    """All containers and pipelines of a lab, and notes on guests with its tags that are missing in the inventory."""
 
     lab: str
     containers: Sequence[ContainerReport]
     notes: Sequence[Note] = ()
+    pipelines: Sequence[PipelineReport] = ()  # the user's
     healthy: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "healthy", all(container.healthy for container in self.containers))
+        parts = [*(each.healthy for each in self.containers), *(each.health.healthy for each in self.pipelines)]
+        object.__setattr__(self, "healthy", all(parts))
 
 
 def report_lab(session: Session) -> LabReport:
@@ -81,8 +84,10 @@ def report_lab(session: Session) -> LabReport:
 
     found, notes = container_states(session.inventory)
     states = {state.name: state for state in found}
+    pipelines = start("pipelines", partial(report_pipelines, session))
     reports = run_all({c.name: partial(_report, session, c, states[c.name]) for c in session.inventory.containers})
-    return LabReport(session.inventory.lab, [report.result() for report in reports.values()], notes)
+    containers = [report.result() for report in reports.values()]
+    return LabReport(session.inventory.lab, containers, notes, pipelines.result())
 
 
 def _report(session: Session, container: Container, state: ContainerState) -> ContainerReport:

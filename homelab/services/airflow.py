@@ -12,11 +12,13 @@ from typing import Annotated, Any, ClassVar, Literal
 from homelab.distributions import Distribution
 from homelab.errors import HomelabError
 from homelab.host import Result, argv
-from homelab.model import Container, DatabaseGrant, Endpoint, Health, Service, ServiceContext, Step
+from homelab.model import Container, DatabaseGrant, Endpoint, Health, Pipeline, Service, ServiceContext, Step
 from homelab.model.options import Option
 from homelab.paths import bundled_path
 from homelab.pipeline_contract import DAG_ID
+from homelab.pipelines.container_steps import part_of
 from homelab.render import render
+from homelab.sandbox import Sandbox
 from homelab.services import airflow_dags, airflow_packages
 from homelab.services.airflow_dags import DagBundles
 from homelab.services.airflow_environment import (
@@ -41,7 +43,6 @@ from homelab.services.airflow_objects import (
 )
 from homelab.services.airflow_packages import venv_lock
 from homelab.services.airflow_rows import MetadataRows
-from homelab.services.sandbox import Sandbox
 from homelab.steps import Directory, File, Packages, Refuse, SystemdUnit, User, UvInstall, Venv, WaitFor
 
 _VENV = "/opt/airflow/venv"
@@ -142,7 +143,7 @@ class Airflow(Service):
         """Return user, venv, configuration, metadata, admin user, units and DAG."""
         requirements = bundled_path("pipeline") / "requirements"
         venv = Venv(_VENV, venv_lock(self.version, self.packages, context.inventory.path.parent))
-        bundles = self._bundles
+        bundles = self._bundles(context.inventory.pipelines)
         environment, secrets = settings_file(context, self, bundles), secrets_file(context, self)
         postgres, analytics = (context.inventory.container_with(name) for name in ("postgres", "analytics"))
         private_key = context.secret_store.key_pair("airflow")[0].reveal().encode()
@@ -182,7 +183,7 @@ class Airflow(Service):
             *web_server,  # the next steps run while it starts; the scheduler waits for it
             *early,
             MetadataRows(self._objects, context.user_secrets(self._objects.secrets()), fernet_key(context)),
-            *self._dags([venv, migrated]),
+            *self._dags(bundles, context.inventory.pipelines, [venv, migrated]),
             # The scheduler starts a run immediately; if that failed, its retry would start five minutes later.
             wait_for_gate(context, SANDBOX, analytics),
             *chain.from_iterable(others),
@@ -193,20 +194,29 @@ class Airflow(Service):
     def _objects(self) -> AirflowObjects:
         return AirflowObjects(connections=self.connections, variables=self.variables, pools=self.pools)
 
-    @property
-    def _bundles(self) -> DagBundles:
-        names = [airflow_dags.WEATHER, *([airflow_dags.USER] if self.dags else [])]
+    def _bundles(self, pipelines: Sequence[Pipeline]) -> DagBundles:
+        own = [airflow_dags.USER] if self.dags else []
+        names = [airflow_dags.WEATHER, *own, *(pipeline.name for pipeline in pipelines)]
         return DagBundles(names, SANDBOX, f"{_VENV}/bin/python")
 
-    def _dags(self, triggers: Sequence[Step]) -> Iterator[Step]:
-        """Yield the bundle of the weather pipeline, and the user's: an error of the latter stops nothing else."""
+    def _dags(self, bundles: DagBundles, pipelines: Sequence[Pipeline], triggers: Sequence[Step]) -> Iterator[Step]:
+        """Yield the bundle of the weather, and those of the user: an error of one of these stops nothing else."""
         weather = airflow_dags.files_of(bundled_path("pipeline") / "dags")
-        yield self._bundles.tree(airflow_dags.WEATHER, weather, triggered_by=triggers)
+        yield bundles.tree(airflow_dags.WEATHER, weather, triggered_by=triggers)
+        names = [pipeline.name for pipeline in pipelines]
+        for pipeline in pipelines:
+            yield bundles.tree(
+                pipeline.name,
+                airflow_dags.files_of_pipeline(pipeline),
+                taken=[DAG_ID, *(name for name in names if name != pipeline.name)],
+                part=part_of(pipeline),
+                triggered_by=triggers,
+            )
         if self.dags:
-            yield self._bundles.tree(
+            yield bundles.tree(
                 airflow_dags.USER,
                 airflow_dags.files_of(self.dags),
-                taken=[DAG_ID],
+                taken=[DAG_ID, *names],
                 part=f"the DAGs in {self.dags.name}/",
                 triggered_by=triggers,
             )

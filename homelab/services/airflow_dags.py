@@ -12,9 +12,10 @@ from pathlib import Path
 from shlex import quote
 
 from homelab.host import argv
-from homelab.model import Step
+from homelab.model import Pipeline, Step
+from homelab.pipelines.dag import generated_dag
 from homelab.render import render
-from homelab.services.sandbox import Sandbox
+from homelab.sandbox import Sandbox
 from homelab.steps import Directory, File, Tree
 
 ROOT = "/opt/airflow/bundles"
@@ -80,6 +81,13 @@ def files_of(source: Path) -> Mapping[str, bytes]:
     """Return the files of a folder of the user, without compiled and hidden ones. Raises OSError."""
     found = {path.relative_to(source): path for path in sorted(source.rglob("*")) if path.is_file()}
     return {str(name): path.read_bytes() for name, path in found.items() if _is_copied(name)}
+
+
+def files_of_pipeline(pipeline: Pipeline) -> Mapping[str, bytes]:
+    """Return the DAGs of a pipeline, or the one that homelab generates. Raises OSError."""
+    if pipeline.has_dags:
+        return files_of(pipeline.folder / "dags")
+    return {f"{pipeline.name}.py": generated_dag(pipeline)}
 
 
 def _is_copied(name: Path) -> bool:

@@ -43,7 +43,7 @@ def settings_file(context: ServiceContext, options: object, bundles: DagBundles)
         bundles=bundles.config_list(),
         options=options,
         connection_id=CONNECTION_ID,
-        schedule=context.inventory.pipeline.schedule,
+        schedule=context.inventory.weather.schedule,
         connection=json.dumps(connection),
         ca_file=CA_FILE,
     )

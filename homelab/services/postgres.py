@@ -13,10 +13,10 @@ from homelab.host import Result
 from homelab.model import DatabaseGrant, Endpoint, Health, ManagedResource, Service, ServiceContext, Step
 from homelab.model.options import Option
 from homelab.render import render
+from homelab.sandbox import Sandbox
 from homelab.services.database_grants import grants, schema_of
 from homelab.services.lab_certificates import server_certificate
 from homelab.services.raw_schema import RAW, missing_tables, raw_grants, tables
-from homelab.services.sandbox import Sandbox
 from homelab.steps import (
     Command,
     Database,
@@ -25,6 +25,7 @@ from homelab.steps import (
     Packages,
     PgHba,
     Refuse,
+    RevokedLogins,
     Role,
     Settings,
     Sql,
@@ -236,8 +237,10 @@ def hba(context: ServiceContext) -> bytes:
 def contents(context: ServiceContext, command: str = PSQL) -> Iterator[Step]:
     """Yield roles, databases, schemas, the raw tables and the grants, all from the grants of the services."""
     database_grants = sorted({grant for _, grant in context.inventory.database_grants()}, key=str)
-    for role in sorted({grant.role for grant in database_grants}):
+    roles = sorted({grant.role for grant in database_grants})
+    for role in roles:
         yield Role(role, context.secret_store.secret(f"postgres-{role}"), command)
+    yield RevokedLogins(roles, command)
     owners = {(grant.database, grant.schema): grant.role for grant in database_grants if grant.privilege == "own"}
     databases = sorted({RAW[0], *(grant.database for grant in database_grants)})
     for database in databases:

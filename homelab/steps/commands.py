@@ -109,6 +109,7 @@ class WaitFor(Step):
     deadline: float = 60  # seconds
     interval: float = 0.5  # seconds
     early: bool = False
+    part: str = ""
     is_wait: ClassVar[bool] = True
 
     @property

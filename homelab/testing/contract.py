@@ -255,7 +255,7 @@ def inventory_with(
                 "postgres-data": {"services": {"postgres": {"version": DISTRIBUTIONS[template].postgres}}},
                 **own,
             },
-            "pipeline": {"api_key_file": str(key)},
+            "pipelines": {"weather": {"api_key_file": str(key)}},
         },
         {"containers": {container: {"services": {name: dict(options)}}}},
         overlay,

@@ -358,7 +358,7 @@ def test_init_then_up(tmp_path: Path, pair: Pair, monkeypatch: pytest.MonkeyPatc
         )
         assert inventory.endpoint.fingerprint == pair[1]
         assert inventory.endpoint.token_file.stat().st_mode & 0o777 == 0o600
-        assert not inventory.pipeline.api_key_file.exists()
+        assert not inventory.weather.api_key_file.exists()
         text = "\n".join(printed)
         assert pair[1] in text
         assert secret not in text

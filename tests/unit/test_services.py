@@ -52,7 +52,7 @@ def inventory(tmp_path: Path, template: str = "ubuntu-24.04", airflow: str = "3.
                     "postgres-data": {"services": {"postgres": {"version": POSTGRES[template]}}},
                     "airflow-orchestration": {"services": {"airflow": {"version": airflow}}},
                 },
-                "pipeline": {"api_key_file": str(tmp_path / "key")},
+                "pipelines": {"weather": {"api_key_file": str(tmp_path / "key")}},
             }
         )
     )
@@ -297,7 +297,7 @@ def test_pipelines_environment_has_the_cities_as_json(tmp_path: Path) -> None:
     wanted = inventory(tmp_path)
     text = file(steps(wanted, "analytics"), "/opt/analytics-platform/pipeline.env")
     values = variables(text)
-    assert [city["name"] for city in json.loads(values["WEATHER_CITIES"])] == [c.name for c in wanted.pipeline.cities]
+    assert [city["name"] for city in json.loads(values["WEATHER_CITIES"])] == [c.name for c in wanted.weather.cities]
     assert values["PGHOST"] == "192.168.2.67"
 
 
@@ -366,7 +366,7 @@ def with_file(tmp_path: Path, name: str, text: str) -> Inventory:
     file = tmp_path / name
     file.write_text(text)
     wanted = inventory(tmp_path)
-    return replace(wanted, pipeline=replace(wanted.pipeline, cities=(), cities_file=file, rate_limit=600))
+    return replace(wanted, weather=replace(wanted.weather, cities=(), cities_file=file, rate_limit=600))
 
 
 def test_file_of_cities_is_installed_after_the_script_that_validates_it(tmp_path: Path) -> None:
@@ -574,7 +574,7 @@ def test_every_placement_of_services_is_deployable_or_refused_with_the_missing_s
     for name, host in placed.items():
         containers[host].setdefault("services", {})[name] = services[name]
     if "analytics" not in placed:
-        del found["pipeline"]
+        del found["pipelines"]
     (tmp_path / ".homelab").mkdir()
     key = tmp_path / ".homelab" / "openweather-api-key"
     key.write_text("k")
