@@ -80,9 +80,13 @@ def _kind(registry: Registry, name: str) -> type:
         return registry.get(name)
     except KeyError as error:
         hint = did_you_mean(name, registry.names())
-        raise InputError(f"Cannot prune {name}: unknown service", hint, "homelab services") from error
+        raise InputError(
+            f"Cannot prune {name}: unknown service", hint, "List the services with `homelab services`."
+        ) from error
     except ServiceError as error:
-        raise InputError(f"Cannot prune {name}: it cannot be loaded", str(error), "homelab services") from error
+        raise InputError(
+            f"Cannot prune {name}: it cannot be loaded", str(error), "List the services with `homelab services`."
+        ) from error
 
 
 def _in_postgres(session: Session, hosts: dict[str, Connection], wanted: Leftovers) -> Iterator[Datum]:

@@ -51,10 +51,13 @@ def header(series: str, packages: Sequence[str]) -> str:
 
 
 def user_lock(series: str, packages: Sequence[str], compiled: str) -> str:
-    """Return the text of a lock from uv's: without the packages that Airflow's lock has."""
-    own = {_normal(name) for name in _versions(airflow_lock(series).read_text())}
-    entries = re.split(r"(?m)^(?=[A-Za-z0-9])", compiled)
-    return header(series, packages) + "".join(each for each in entries if _name(each) not in {"", *own})
+    """Return the text of a lock from uv's: without the entries that Airflow's lock has.
+
+    A package that Airflow needs only on other versions of Python has another marker, so its entry stays.
+    """
+    own = {line for line in airflow_lock(series).read_text().splitlines() if _ENTRY.match(line)}
+    entries = [each for each in re.split(r"(?m)^(?=[A-Za-z0-9])", compiled) if _ENTRY.match(each)]
+    return header(series, packages) + "".join(each for each in entries if each.partition("\n")[0] not in own)
 
 
 def pin_errors(series: str, packages: Sequence[str]) -> Iterator[tuple[int, str]]:
@@ -75,11 +78,6 @@ def _versions(lock: str) -> dict[str, list[str]]:
         if entry:
             found.setdefault(_normal(entry[1]), []).append(entry[2])
     return found
-
-
-def _name(entry: str) -> str:
-    found = _ENTRY.match(entry)
-    return _normal(found[1]) if found else ""
 
 
 def _normal(name: str) -> str:

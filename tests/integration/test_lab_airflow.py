@@ -27,7 +27,8 @@ containers:
   analytics-platform: {vmid: 231, ip: 10.99.2.52}
   airflow-orchestration: {vmid: 232, ip: 10.99.2.53}
 """
-OWN = "containers: {{airflow-orchestration: {{services: {{airflow: {{{options}}}}}}}}}"
+OWN = "containers: {{airflow-orchestration: {{services: {{airflow: {options}}}}}}}"
+REMOVED = "removed"
 OPTIONS = """dags: dags, packages: [humanize], pools: {few: 2}, variables: {region: eu, limits: {rows: 3}},
   connections: {warehouse: {conn_type: no such type, host: 10.0.0.5, password: {secret: warehouse}}}"""
 DAG = """
@@ -65,7 +66,7 @@ class Folder:
 
     def homelab(self, *words: str, expect: int = 0, stdin: str = "") -> str:
         """Run a command and check its exit code; return its output, and its errors if it failed."""
-        options = f'version: "{self.version}", {self.options}'
+        options = "null" if self.options == REMOVED else f'{{version: "{self.version}", {self.options}}}'
         (self.path / "own.yaml").write_text(OWN.format(options=options))
         overlays = [word for path in (LAB.overlay, "addresses.yaml", "own.yaml") for word in ("--overlay", str(path))]
         done = subprocess.run(
@@ -189,3 +190,22 @@ def test_what_leaves_the_inventory_leaves_airflow(folder: Folder) -> None:
     stale = sql("select is_stale from dag where dag_id = 'DAG'", "prices")
     folder.on_airflow(until(f"{stale} | grep -q t"))
     assert run(folder, DAG_ID) == "success"
+
+
+def test_data_of_a_removed_airflow_stay_until_they_are_pruned(folder: Folder) -> None:
+    folder.options = REMOVED
+    assert "it is still installed on airflow-orchestration" in folder.homelab("prune", "airflow", "--yes", expect=1)
+    folder.homelab("deploy")
+    databases = "env --chdir=/ runuser -u postgres -- psql -Atc 'select datname from pg_database' | sort"
+    assert "airflow_metadata" in folder.homelab("ssh", "postgres-data", "--", databases)
+    assert folder.on_airflow("ls /var/lib/airflow") != ""
+    found = json.loads(folder.homelab("prune", "airflow", "--yes", "--json"))["data"]
+    assert [(each["kind"], each["name"]) for each in found] == [
+        ("database", "airflow_metadata"),
+        ("role", "airflow_admin"),
+        ("folder", "/var/lib/airflow"),
+    ]
+    assert "airflow_metadata" not in folder.homelab("ssh", "postgres-data", "--", databases)
+    assert folder.on_airflow("ls /var/lib | grep -c airflow || true") == "0"
+    assert folder.homelab("prune", "airflow", "--yes") == "Nothing to do: there are no data of airflow.\n"
+    assert folder.deployed_again() == []

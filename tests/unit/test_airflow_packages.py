@@ -13,27 +13,29 @@ from homelab.services.airflow_packages import LOCK_FILE, airflow_lock, header, u
 from homelab.steps import Venv
 from tests.unit.test_airflow_options import AIRFLOW, inventory, steps
 
-# As uv writes it; Airflow's lock has SQLAlchemy, too.
-COMPILED = """humanize==4.17.0 \\
-    --hash=sha256:aaaa \\
-    --hash=sha256:bbbb
-sqlalchemy==2.1.9 \\
-    --hash=sha256:cccc
-zope-interface==8.0 ; python_full_version < '3.13' \\
-    --hash=sha256:dddd
-"""
-OWN = "humanize==4.17.0 \\\n    --hash=sha256:aaaa \\\n    --hash=sha256:bbbb\n"
-OWN += "zope-interface==8.0 ; python_full_version < '3.13' \\\n    --hash=sha256:dddd\n"
+NEW = "humanize==4.17.0 \\\n    --hash=sha256:aaaa \\\n    --hash=sha256:bbbb\n"
+MARKED = "zope-interface==8.0 ; python_full_version < '3.13' \\\n    --hash=sha256:dddd\n"
+
+
+def entry_of(series: str, package: str) -> str:
+    """Return the first line of a package in Airflow's lock."""
+    return next(line for line in airflow_lock(series).read_text().splitlines() if line.startswith(f"{package}=="))
 
 
 @pytest.mark.parametrize("series", ["3.3", "2.11"])
 def test_lock_adds_only_packages_that_airflow_has_not(tmp_path: Path, series: str) -> None:
-    lock = user_lock(series, ["humanize", "zope.interface"], COMPILED)
-    assert lock == header(series, ["humanize", "zope.interface"]) + OWN
+    known = f"{entry_of(series, 'idna')}\n    --hash=sha256:cccc\n"
+    lock = user_lock(series, ["humanize", "zope.interface"], NEW + known + MARKED)
+    assert lock == header(series, ["humanize", "zope.interface"]) + NEW + MARKED
     (tmp_path / LOCK_FILE).write_text(lock)
-    assert (
-        venv_lock(series, ["zope.interface", "humanize"], tmp_path) == airflow_lock(series).read_bytes() + lock.encode()
-    )
+    own = airflow_lock(series).read_bytes()
+    assert venv_lock(series, ["zope.interface", "humanize"], tmp_path) == own + lock.encode()
+
+
+def test_package_that_airflow_needs_on_another_python_only_is_locked(tmp_path: Path) -> None:
+    assert " ; python_full_version == '3.13.*'" in entry_of("3.3", "pyyaml-ft")
+    lock = user_lock("3.3", ["pyyaml-ft"], "pyyaml-ft==8.0.0 \\\n    --hash=sha256:eeee\n")
+    assert lock.endswith("pyyaml-ft==8.0.0 \\\n    --hash=sha256:eeee\n")
 
 
 def test_airflow_without_further_packages_needs_no_lock(tmp_path: Path) -> None:
@@ -50,7 +52,7 @@ def test_airflow_without_further_packages_needs_no_lock(tmp_path: Path) -> None:
 )
 def test_missing_or_old_lock_is_refused(tmp_path: Path, locked: tuple[str, list[str]] | None, detail: str) -> None:
     if locked:
-        (tmp_path / LOCK_FILE).write_text(user_lock(*locked, COMPILED))
+        (tmp_path / LOCK_FILE).write_text(user_lock(*locked, NEW))
     with pytest.raises(InputError) as raised:
         venv_lock("3.3", ["humanize == 4.17.0"], tmp_path)
     assert raised.value.brief == "Cannot install Airflow's further packages: airflow-packages.txt does not lock them"
@@ -85,8 +87,8 @@ def test_requirements_are_accepted(tmp_path: Path, package: str) -> None:
 def test_deploy_installs_the_packages_of_both_locks(tmp_path: Path) -> None:
     (tmp_path / "inventory.yaml").write_bytes(bundled_path("inventory.yaml").read_bytes())
     (tmp_path / "own.yaml").write_text(AIRFLOW.format(text="packages: [humanize]", version="3.3"))
-    (tmp_path / LOCK_FILE).write_text(user_lock("3.3", ["humanize"], COMPILED))
+    (tmp_path / LOCK_FILE).write_text(user_lock("3.3", ["humanize"], NEW))
     found = load([tmp_path / "inventory.yaml", tmp_path / "own.yaml"])
     (venv,) = (step for step in steps(found) if isinstance(step, Venv))
-    assert venv.lock.endswith(OWN.encode())
+    assert venv.lock.endswith(NEW.encode())
     assert b"apache-airflow==3.3.2" in venv.lock
