@@ -34,6 +34,7 @@ RESULTS = {
     "pipeline include": "homelab.commands.pipeline_exclude:include",
     "pipeline exclusions": "homelab.commands.pipeline_exclude:exclusions",
     "pipeline rebuild": "homelab.commands.pipeline_rebuild:rebuild",
+    "airflow lock": "homelab.commands.airflow_lock:lock",
     "dev run": "homelab.commands.dev:run",
     "dev query": "homelab.commands.query:query",
     "services": "homelab.commands.service_list:list_services",

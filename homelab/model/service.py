@@ -172,7 +172,7 @@ class Service(ABC):
         """Return the options that this distribution does not support, each with the reason and the allowed values."""
         return ()
 
-    def option_errors(self) -> Iterable[tuple[Sequence[str], str]]:
+    def option_errors(self) -> Iterable[tuple[Sequence[str | int], str]]:
         """Return the errors of its options that their types do not find, each with the keys of the value.
 
         Called when the inventory is read; none by default.

@@ -19,7 +19,7 @@ from homelab.pipeline_contract import DAG_ID
 from homelab.pipelines.container_steps import part_of
 from homelab.render import render
 from homelab.sandbox import Sandbox
-from homelab.services import airflow_dags
+from homelab.services import airflow_dags, airflow_packages
 from homelab.services.airflow_dags import DagBundles
 from homelab.services.airflow_environment import (
     HOME,
@@ -41,6 +41,7 @@ from homelab.services.airflow_objects import (
     Connection,
     Pool,
 )
+from homelab.services.airflow_packages import venv_lock
 from homelab.services.airflow_rows import MetadataRows
 from homelab.steps import Directory, File, Packages, Refuse, SystemdUnit, User, UvInstall, Venv, WaitFor
 
@@ -66,6 +67,13 @@ class Airflow(Service):
     port: Annotated[int, Option("Port of the web UI.", low=1024, high=65535)] = 8080
     parallelism: Annotated[int, Option("Number of tasks that may run in parallel.", low=1)] = 4
     dags: Annotated[Path | None, Option("Folder with DAGs of your own.", examples=("dags",))] = None
+    packages: Annotated[
+        tuple[
+            Annotated[str, Option(pattern=airflow_packages.REQUIREMENT, expected="a package such as humanize==4.17.0")],
+            ...,
+        ],
+        Option("Further Python packages for DAGs, locked by `homelab airflow lock`.", examples=(["humanize"],)),
+    ] = ()
     connections: Annotated[
         Mapping[str, Connection], Option("Connections by id.", expected="connections by id", keys=CONNECTION_NAMES)
     ] = field(default_factory=dict)
@@ -93,10 +101,12 @@ class Airflow(Service):
                 ),
             )
 
-    def option_errors(self) -> Iterator[tuple[Sequence[str], str]]:
-        """Return an error for a missing folder of DAGs."""
+    def option_errors(self) -> Iterator[tuple[Sequence[str | int], str]]:
+        """Return an error for a missing folder of DAGs, and for packages at other versions than those of Airflow."""
         if self.dags and not self.dags.is_dir():
             yield ("dags",), f"{self.dags} is not a folder: create it, or correct the path"
+        for index, error in airflow_packages.pin_errors(self.version, self.packages):
+            yield ("packages", index), error
 
     def database_grants(self) -> Sequence[DatabaseGrant]:
         """Own the metadata, and read the observations."""
@@ -116,7 +126,7 @@ class Airflow(Service):
     def steps(self, context: ServiceContext) -> Sequence[Step]:
         """Return user, venv, configuration, metadata, admin user, units and DAG."""
         requirements = bundled_path("pipeline") / "requirements"
-        venv = Venv(_VENV, (requirements / f"airflow-{self.version}.txt").read_bytes())
+        venv = Venv(_VENV, venv_lock(self.version, self.packages, context.inventory.path.parent))
         bundles = self._bundles(context.inventory.pipelines)
         environment, secrets = settings_file(context, self, bundles), secrets_file(context, self)
         postgres, analytics = (context.inventory.container_with(name) for name in ("postgres", "analytics"))
