@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from homelab.errors import InputError
 from homelab.model import Pipeline, ServiceContext, Step
 from homelab.model.pipelines import BUILD
 from homelab.pipelines.layout import EXTENSIONS, FOLDER, SHARED_SCRIPTS, SHARED_VENV, Layout
@@ -38,7 +39,16 @@ def gate_entries(pipeline: Pipeline) -> Sequence[GateEntry]:
 
 
 def pipeline_steps(context: ServiceContext, pipeline: Pipeline, ca_file: str) -> Sequence[Step]:
-    """Return the steps of a pipeline; the failure of one skips only those of the same pipeline."""
+    """Return the steps of a pipeline; the failure of one skips only those of the same pipeline.
+
+    Raises InputError if its packages are not locked.
+    """
+    if pipeline.lock_error:
+        raise InputError(
+            f"Cannot install the packages of the pipeline {pipeline.name}: {pipeline.lock_error}",
+            f"{pipeline.requirements_in}.",
+            f"Run `homelab pipeline lock {pipeline.name}`.",
+        )
     layout, part = Layout(pipeline), part_of(pipeline)
     postgres = context.inventory.container_with("postgres")
     scripts = Tree(f"{layout.root}/scripts", Tree.of("", pipeline.folder / "scripts").files, part=part)
