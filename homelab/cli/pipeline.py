@@ -15,16 +15,12 @@ import typer
 
 from homelab.cli import corrections
 from homelab.cli.confirmation import confirm
-from homelab.cli.global_options import Json, Yes, add_verb, settings
+from homelab.cli.global_options import Json, PipelineArgument, PipelineOption, Yes, add_verb, settings
 from homelab.cli.results import echo, print_json, print_result
 from homelab.errors import InputError
 
 if TYPE_CHECKING:
     from homelab.runtime.marts import Rows
-
-
-PipelineArgument = Annotated[str, typer.Argument(metavar="[PIPELINE]", help="The pipeline; default: the weather.")]
-PipelineOption = Annotated[str, typer.Option("--pipeline", "-p", help="The pipeline of the marts.")]
 
 
 def register(app: typer.Typer) -> None:

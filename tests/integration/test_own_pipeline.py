@@ -15,9 +15,9 @@ import psycopg
 import pytest
 
 from homelab.commands.pipeline_new import new_pipeline
+from homelab.dev.own_pipeline import LocalLayout
 from homelab.errors import HomelabError
 from homelab.model import Pipeline, SchemaVersion, ServiceContext
-from homelab.pipelines.layout import Layout
 from homelab.pipelines.schema_step import SchemaVersions
 from homelab.progress import SilentProgress
 from homelab.render import render
@@ -35,22 +35,6 @@ pytestmark = [
     pytest.mark.skipif(pg.archive() is None, reason="PostgreSQL 16 is not in .venv/pg16: ./bootstrap --test"),
     pytest.mark.timeout(300),
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class LocalLayout(Layout):
-    """The layout of a pipeline on this machine, without a sandbox."""
-
-    folder: Path
-
-    @property
-    def root(self) -> str:
-        """See Layout."""
-        return str(self.folder)
-
-    def run(self, command: str) -> str:
-        """See Layout."""
-        return shlex.join(["sh", "-c", f"set -a; . {self.environment}; cd {self.data}; {command}"])
 
 
 @dataclass(frozen=True, slots=True)
