@@ -140,8 +140,9 @@ def build(process: subprocess.Popen[str], warehouse: Warehouse, now: datetime) -
     assert process.stdin  # noqa: S101
     assert process.stdout  # noqa: S101
     print(now.isoformat(), file=process.stdin, flush=True)
-    if process.stdout.readline() != "0\n":
-        raise SystemExit((warehouse.data / "builder.log").read_text()[-3000:])
+    if (status := process.stdout.readline().strip()) != "0":
+        log = (warehouse.data / "builder.log").read_text()[-3000:]
+        raise SystemExit(f"{log}\nThe build ended with status {status or 'unknown: its process is gone'}.")
 
 
 def growth(server: pg.Server, database: str, builds: int, cities: int) -> Iterator[Row]:

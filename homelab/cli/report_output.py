@@ -167,3 +167,5 @@ def _show_services(target: Console, container: ContainerReport) -> None:
         for unit, state in service.units.items():
             style = "dim" if state == "active" else "red"
             target.print(Text(f"    {unit.removesuffix('.service')}: {state}", style))
+        for title, url in service.web_uis.items():
+            target.print(Text(f"    {title}: {url}", "dim"), soft_wrap=True)

@@ -17,7 +17,7 @@ from homelab.inventory.proxmox_section import endpoint
 from homelab.inventory.schema_rules import exclusive
 from homelab.inventory.section import Section
 from homelab.inventory.weather_section import NO_WEATHER, weather
-from homelab.model import Container, Endpoint, Inventory, Weather
+from homelab.model import Container, Inventory, ProxmoxApi, Weather
 from homelab.model.options import KeyNames, Option
 from homelab.private_files import STATE_FOLDER
 
@@ -41,7 +41,7 @@ class Root:
     proxmox: Annotated[
         Section,
         Option("Connection to the Proxmox VE API."),
-        SectionOf(Endpoint, _SECTION, exclusive("fingerprint", "ca_file")),
+        SectionOf(ProxmoxApi, _SECTION, exclusive("fingerprint", "ca_file")),
     ]
     network: Annotated[Section, Option("Subnet of the containers."), SectionOf(NetworkSection, _SECTION)]
     defaults: Annotated[Section | None, Option("Defaults of all containers."), SectionOf(DefaultsSection, _SECTION)] = (

@@ -1,16 +1,16 @@
 """The frozen types of all layers: the inventory, container configurations, services and steps."""
 
-from homelab.model.container_config import ContainerConfig, Difference, Mount, differences
+from homelab.model.container import Container
+from homelab.model.container_config import DHCP, ContainerConfig, Difference, Mount, differences
+from homelab.model.endpoints import Endpoint
 from homelab.model.inventory import (
     City,
-    Container,
     DatabaseGrant,
-    Endpoint,
     Inventory,
     Network,
     PackageSources,
-    Port,
     Privilege,
+    ProxmoxApi,
     Repository,
     Secret,
     Weather,
@@ -21,6 +21,7 @@ from homelab.model.pipelines import Pipeline, SchemaVersion
 from homelab.model.service import Health, ManagedResource, Pending, SecretStore, Service, ServiceContext, Step
 
 __all__ = [
+    "DHCP",
     "City",
     "Container",
     "ContainerConfig",
@@ -38,8 +39,8 @@ __all__ = [
     "PackageSources",
     "Pending",
     "Pipeline",
-    "Port",
     "Privilege",
+    "ProxmoxApi",
     "Repository",
     "SchemaVersion",
     "Secret",

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address
+from typing import Literal
 
 from homelab.shortening import shorten
 
+DHCP: Literal["dhcp"] = "dhcp"  # in place of an address
+_DYNAMIC = (DHCP, "auto")  # in place of an IPv6 address
 _WIDTH = 60  # characters of a value in a plan
 
 
@@ -38,8 +41,8 @@ class ContainerConfig:
     disk: int  # GiB
     mounts: tuple[Mount, ...] = ()  # sorted
     bridge: str
-    address: IPv4Interface | None
-    gateway: IPv4Address | None
+    address: IPv4Interface | Literal["dhcp"] | None
+    gateway: IPv4Address | None  # None with DHCP, which brings its own
     ip6: str | None = None  # `auto`, `dhcp`, or an address with its prefix length; None: left as it is
     gw6: str | None = None
     vlan: int | None
@@ -58,6 +61,11 @@ class ContainerConfig:
     by_hand: frozenset[str] = frozenset()  # additions to property strings that are ours: `net0 rate=10`
     tags: frozenset[str]
     description: str
+
+    @property
+    def dynamic_cards(self) -> frozenset[str]:
+        """The network cards (`net0`) with an address by DHCP or SLAAC."""
+        return frozenset({"net0"}) if self.address == DHCP or self.ip6 in _DYNAMIC else frozenset()
 
 
 @dataclass(frozen=True, slots=True)

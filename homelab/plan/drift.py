@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from homelab.model import Container, ContainerConfig, Difference, Mount, differences
+from homelab.model import DHCP, Container, ContainerConfig, Difference, Mount, differences
 
 # Fields that Proxmox changes in a running container's configuration, but not in the container, with nothing pending.
-UNNOTICED = frozenset({"hostname", "mtu"})
-# Fields that a running container has only after its next start.
-NEEDS_RESTART = frozenset({"features", "nameservers", "searchdomain", "backup"}) | UNNOTICED
+_UNNOTICED = frozenset({"hostname", "mtu"})
+# Fields that are pending until a running container's next start.
+_PENDING = frozenset({"features", "nameservers", "searchdomain", "backup"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,19 @@ class Disk:
     path: str
     wanted: int
     found: int
+
+
+def is_unnoticed(change: Difference) -> bool:
+    """Check for a change that a running container does not notice, although Proxmox shows it as done.
+
+    A DHCP client starts and ends with the container.
+    """
+    return change.field in _UNNOTICED or (change.field == "address" and DHCP in (change.wanted, change.found))
+
+
+def needs_restart(change: Difference) -> bool:
+    """Check for a change that a running container has only after its next start."""
+    return change.field in _PENDING or is_unnoticed(change)
 
 
 def drift(container: Container, found: ContainerConfig) -> Iterator[Difference]:

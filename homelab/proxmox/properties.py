@@ -6,9 +6,9 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import fields
 from ipaddress import AddressValueError, IPv4Address, IPv4Interface, ip_address, ip_interface
-from typing import Any
+from typing import Any, Literal
 
-from homelab.model import ContainerConfig, Mount
+from homelab.model import DHCP, ContainerConfig, Mount
 from homelab.proxmox import description_metadata
 
 _GIB = 1 << 30
@@ -284,8 +284,10 @@ def _ipv6(text: str | None) -> str | None:
         return text
 
 
-def _interface(text: str) -> IPv4Interface | None:
+def _interface(text: str) -> IPv4Interface | Literal["dhcp"] | None:
+    if text == DHCP:
+        return DHCP
     try:
         return IPv4Interface(text)
-    except ValueError:  # `dhcp`, `manual` or nothing
+    except ValueError:  # `manual` or nothing
         return None

@@ -33,6 +33,7 @@ class ServiceReport:
     name: str
     units: Mapping[str, str]
     health: Health
+    web_uis: Mapping[str, str] = field(default_factory=dict)  # URL by title
 
     @property
     def healthy(self) -> bool:
@@ -110,6 +111,7 @@ def _report(session: Session, container: Container, state: ContainerState) -> Co
             name,
             _unit_states(service.units(), units),
             with_certificate(service.assess(results), certificate, datetime.now(UTC)),
+            _web_uis(state.address, service),
         )
         for (name, service), (units, certificate, *results) in zip(container.services.items(), grouped, strict=True)
     ]
@@ -134,7 +136,11 @@ def _units_probe(units: Sequence[str]) -> str:
 
 
 def _certificate_probe(name: str, service: Service) -> str:
-    return certificate_probe(name) if any(port.tls for port in service.ports()) else "true"
+    return certificate_probe(name) if any(endpoint.tls for endpoint in service.endpoints()) else "true"
+
+
+def _web_uis(address: str, service: Service) -> Mapping[str, str]:
+    return {endpoint.web_ui: endpoint.url(address) for endpoint in service.endpoints() if endpoint.web_ui}
 
 
 def _unit_states(units: Sequence[str], answer: Result) -> Mapping[str, str]:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from homelab.errors import HomelabError, InputError, Interrupted
 from homelab.host import ConnectionLost, Host, argv, check, expected_format
 from homelab.model import Container
+from homelab.runtime.container_addresses import locate
 from homelab.runtime.deployed_pipelines import BUILT_IN, DeployedPipeline, deployed_pipeline
 from homelab.runtime.full_disks import explain_by_full_disk
 from homelab.runtime.job_progress import POLL_INTERVAL, DbtLog
@@ -63,6 +64,7 @@ def run_pipeline(session: Session, name: str = BUILT_IN.name) -> Run:
 
 
 def _run_pipeline(session: Session, pipeline: DeployedPipeline) -> Run:
+    session = session.on(locate(session.inventory))
     container = session.inventory.container_with("airflow")
     started = time.monotonic()
     with session.connect(container) as host, session.connect_to("analytics") as analytics:

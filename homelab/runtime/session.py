@@ -10,6 +10,7 @@ from homelab.known_hosts import KnownHosts
 from homelab.model import Container, Inventory, SecretStore
 from homelab.progress import Progress
 from homelab.runtime.connections import Connection, Connector, connect_ssh
+from homelab.runtime.container_addresses import located
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,10 +37,20 @@ class Session:
         """Return this session on another form of its inventory, such as one with all vmids resolved."""
         return replace(self, inventory=inventory)
 
+    def require_intact_state(self) -> None:
+        """Raise InputError if a file of the state folder is damaged, before work that needs all of them."""
+        self.secrets.names()
+        self.secrets.known_authority()
+        self.known_hosts.pins()
+        for name in ("operator", "airflow"):
+            if self.secrets.has_key(name):
+                self.secrets.key_pair(name)
+
     def connect(
         self, container: Container, deadline: float = 10.0, known_hosts: KnownHosts | None = None
     ) -> Connection:
         """Connect to a container within `deadline` seconds; `known_hosts` replaces the lab's. Raises HomelabError."""
+        container = located(self.inventory, container, deadline)
         key, _ = self.secrets.key_pair("operator")
         try:
             return self.connector(container, key, known_hosts or self.known_hosts, deadline)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from homelab.distributions import Distribution
 from homelab.errors import HomelabError
 from homelab.host import Result, argv
-from homelab.model import Container, DatabaseGrant, Health, Pipeline, Port, Service, ServiceContext, Step
+from homelab.model import Container, DatabaseGrant, Endpoint, Health, Pipeline, Service, ServiceContext, Step
 from homelab.model.options import Option
 from homelab.paths import bundled_path
 from homelab.pipeline_contract import DAG_ID
@@ -61,6 +61,7 @@ class Airflow(Service):
     """Apache Airflow: runs the pipeline over SSH, and has a web UI."""
 
     requires: ClassVar[tuple[str, ...]] = ("postgres", "analytics")
+    minimum_memory: ClassVar[int] = 1024
 
     version: Annotated[Literal["3.3", "2.11"], Option("Series of Airflow; 2.11 runs on Python up to 3.12.")] = "3.3"
     # Lower ports need a capability.
@@ -115,9 +116,20 @@ class Airflow(Service):
             DatabaseGrant("project_data", "airflow_admin", "read", "raw"),
         )
 
-    def ports(self) -> Sequence[Port]:
-        """Return the port of the web UI."""
-        return (Port(self.port, "Airflow's web UI", "lan"),)
+    def endpoints(self) -> Sequence[Endpoint]:
+        """Return that of the web UI."""
+        return (
+            Endpoint(
+                name="web",
+                port=self.port,
+                description="Airflow's web UI",
+                audience="lan",
+                protocol="http",
+                health_path=_HEALTH[self.version],
+                web_ui="Airflow",
+                credentials=("airflow-admin",),
+            ),
+        )
 
     def units(self) -> Sequence[str]:
         """Return one unit for each process."""

@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar
 
 from homelab.errors import InputError
 from homelab.host import Result, argv
-from homelab.model import DatabaseGrant, Health, ManagedResource, Port, Service, ServiceContext, Step
+from homelab.model import DatabaseGrant, Endpoint, Health, ManagedResource, Service, ServiceContext, Step
 from homelab.model.options import Option, Size
 from homelab.paths import bundled_path
 from homelab.pipeline_contract import COMMANDS, EXIT, TASKS
@@ -79,9 +79,9 @@ class Analytics(Service):
             DatabaseGrant("project_data", "dbt", "read", "raw"),
         )
 
-    def ports(self) -> Sequence[Port]:
+    def endpoints(self) -> Sequence[Endpoint]:
         """Return SSH, over which Airflow starts the pipeline."""
-        return (Port(22, "SSH", "dependents"),)
+        return (Endpoint(name="ssh", port=22, description="SSH", audience="dependents"),)
 
     def units(self) -> Sequence[str]:
         """Return none: Airflow starts each run."""

@@ -158,6 +158,12 @@ class ServiceContract:
         changed = [step.title for step in steps if again.get(step.title) != step.probes()]
         _require_none("steps that a second rendering changes", changed)
 
+    def test_endpoints_have_names_and_ports_of_their_own(self, instance: Service) -> None:
+        names = [endpoint.name for endpoint in instance.endpoints()]
+        ports = [endpoint.port for endpoint in instance.endpoints()]
+        _require_none("names of several endpoints", [name for name in set(names) if names.count(name) > 1])
+        _require_none("ports of several endpoints", [port for port in set(ports) if ports.count(port) > 1])
+
     def test_no_secret_is_in_a_command(self, steps: Sequence[Step]) -> None:
         host = RecordingHost()
         for step in steps:

@@ -24,6 +24,7 @@ from homelab.lab.pending import PendingApi, unpluggable
 from homelab.model import Inventory
 from homelab.paths import bundled_path
 from homelab.proxmox.privileges import grants
+from homelab.proxmox.properties import parse
 from tests.integration.appliances import Appliances
 from tests.integration.fake_backups import Backing
 
@@ -45,6 +46,8 @@ class FakeNode(Appliances, PendingApi, Backing):
         self._silent_until = 0.0
         self.unpluggable: set[str] = set()  # options that cannot be changed in a running container
         self.losing: dict[tuple[str, str], int] = {}  # (method, end of the path) → number of answers to drop
+        self.leases: dict[int, list[str]] = {}  # vmid → addresses by DHCP and SLAAC on net0; missing: the DHCP server's
+        self.without_lease = 0  # number of reads that find no such address yet
         self.stays: set[tuple[str, str]] = set()  # (user or token, path) of grants that are not inherited
         for template in TEMPLATES:
             self.store_file("local", template, 1000, content="vztmpl")
@@ -123,6 +126,24 @@ class FakeNode(Appliances, PendingApi, Backing):
         """Return the digest as one of the rows, as Proxmox does."""
         rows: list[dict[str, Any]] = await super()._lxc_pending(user, v)
         return [*rows, {"key": "digest", "value": self.ct(int(v["vmid"])).digest()}]
+
+    async def _lxc_interfaces(self, user: str, v: Mapping[str, Any]) -> Any:
+        """Add the addresses that a network card gets by DHCP and SLAAC some time after the start, as Proxmox does."""
+        rows = await super()._lxc_interfaces(user, v)
+        vmid = int(v["vmid"])
+        net0 = parse(str(self.ct(vmid).config.get("net0", "")))
+        if rows is None or not {net0.get("ip"), net0.get("ip6")} & {"dhcp", "auto"}:
+            return rows
+        self.without_lease -= 1
+        if self.without_lease >= 0:
+            return rows
+        row = next(row for row in rows if row["name"] == net0["name"])
+        for text in ["fe80::be24:11ff:fe00:1/64", *self.leases.get(vmid, [f"192.168.2.{vmid - 50}/24"])]:
+            address, _, prefix = text.partition("/")
+            family = "inet6" if ":" in address else "inet"
+            row.setdefault(family, text)
+            row["ip-addresses"].append({"ip-address-type": family, "ip-address": address, "prefix": prefix})
+        return rows
 
     def _key_lines(self, vmid: int, name: str) -> list[str]:
         if not self.prints_keys:

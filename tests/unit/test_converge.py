@@ -136,6 +136,7 @@ def test_shell_that_is_killed_after_the_last_step_of_a_batch_has_applied_all(tmp
     assert pending_changes(LocalHost(), steps) == []
 
 
+@pytest.mark.slow
 def test_no_command_becomes_too_long_for_linux(tmp_path: Path) -> None:
     host = LocalHost()
     steps = [File(f"{tmp_path}/it's {'long ' * 30}{number}", b"'", *owner_of_new_files()) for number in range(40)]
@@ -199,6 +200,7 @@ def test_run_killed_between_two_steps_of_a_batch_is_finished_by_the_next(tmp_pat
     assert done == 7, "before the notes, each of the three batched steps, the last, its marker, the notes; and the end"
 
 
+@pytest.mark.slow
 def test_run_killed_at_any_command_is_finished_by_the_next(tmp_path: Path) -> None:
     def run(host: LocalHost) -> None:
         converge(host, stack(tmp_path, b"2\n"), SilentProgress())

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from homelab.errors import InputError
+from homelab.errors import HomelabError, InputError
 from homelab.inventory import load, schedule, yaml_source
 from homelab.inventory.container_defaults import ContainerDefaults
 from homelab.inventory.errors import Problems
@@ -109,6 +109,18 @@ def test_last_part_of_an_address_is_completed(tmp_path: Path, subnet: str, short
     assert str(read(tmp_path, text).containers[0].address) == whole
 
 
+def test_containers_with_dhcp_have_no_address_and_no_gateway_of_their_own(tmp_path: Path) -> None:
+    db, lake, flow = read(
+        tmp_path, BASE.replace("ip: .67", "ip: dhcp").replace("ip: 192.168.2.68", "ip: dhcp")
+    ).containers
+    assert [(c.shape.address, c.shape.gateway, c.known_address, c.shown_address) for c in (db, lake)] == [
+        ("dhcp", None, None, "dhcp")
+    ] * 2
+    assert flow.shown_address == "192.168.2.69"
+    with pytest.raises(HomelabError, match="Cannot use the address of db: DHCP has not given it one"):
+        str(db.address)
+
+
 def test_overlay_merges_replaces_and_deletes(tmp_path: Path) -> None:
     base = BASE + "defaults: {disk: 9, pool: mine}\n"
     (tmp_path / "sub").mkdir()
@@ -158,6 +170,7 @@ PROBLEMS = [
     ("bridge: vmbr0", "bridge: vmbr0\n  vlan: 4095", "inventory.yaml:9: network.vlan: must be a whole number from 1"),
     ("bridge: vmbr0", "bridge: vmbr0\n  nameservers: [.1, x]", "inventory.yaml:9: network.nameservers[1]: must be an"),
     ("ip: .67", "ip: .256", "inventory.yaml:12: containers.db.ip: must be an IPv4 address, whole or as its last part"),
+    ("ip: .67", "ip: DHCP", "inventory.yaml:12: containers.db.ip: must be an IPv4 address, whole or as its last part"),
     ("ip: .67", "ip: 67", "inventory.yaml:12: containers.db.ip: must be an IPv4 address"),
     ("ip: .67", "ip: .0", "inventory.yaml:12: containers.db.ip: 192.168.2.0 is the network address"),
     ("ip: .67", "ip: .255", "inventory.yaml:12: containers.db.ip: 192.168.2.255 is the broadcast address"),

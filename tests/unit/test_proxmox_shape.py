@@ -117,6 +117,7 @@ def as_proxmox_returns(values: dict[str, Any], disk: int) -> dict[str, Any]:
     [
         {},
         {"vlan": 5},
+        {"address": "dhcp", "gateway": None},
         {"nameservers": (IPv4Address("9.9.9.9"), IPv4Address("1.1.1.1"))},
         {"searchdomain": "home.arpa"},
         {"startup_order": None},
