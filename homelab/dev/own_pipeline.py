@@ -15,10 +15,10 @@ from homelab.host import Result
 from homelab.model import Pipeline, Secret
 from homelab.model.pipelines import BUILD
 from homelab.paths import bundled_path
+from homelab.pipelines.container_steps import profiles_yml
 from homelab.pipelines.layout import Layout
 from homelab.pipelines.schema_step import SchemaVersions
 from homelab.progress import Progress
-from homelab.render import render
 from homelab.services.database_grants import grants, schema_of
 from homelab.steps import Role
 
@@ -33,6 +33,11 @@ class LocalLayout(Layout):
     def root(self) -> str:
         """See Layout."""
         return str(self.folder)
+
+    @property
+    def project(self) -> str:
+        """See Layout."""
+        return str(self.pipeline.folder / "dbt")
 
     def run(self, command: str) -> str:
         """See Layout."""
@@ -72,7 +77,7 @@ class LocalPipeline:
         if name == BUILD and pipeline.has_dbt:
             folders = ("--profiles", self.layout.root, "--profile", pipeline.name, "--data", self.layout.data)
             script = str(bundled_path("pipeline") / "scripts" / "build_project.py")
-            words = [str(self.installed.python), script, "--project", str(pipeline.folder / "dbt"), *folders]
+            words = [str(self.installed.python), script, "--project", self.layout.project, *folders]
         else:
             words = [str(self.scripts_python), "-B", str(pipeline.folder / pipeline.scripts[name])]
         return self.layout.run(shlex.join(words))
@@ -81,7 +86,7 @@ class LocalPipeline:
         """Return shell text that runs dbt on the project, as the role that may only read."""
         layout = self.layout
         options = {
-            "DBT_PROJECT_DIR": str(layout.pipeline.folder / "dbt"),
+            "DBT_PROJECT_DIR": layout.project,
             "DBT_PROFILES_DIR": layout.root,
             "DBT_TARGET_PATH": f"{layout.data}/target",
             "DBT_LOG_PATH": f"{layout.data}/logs",
@@ -134,12 +139,5 @@ def _write_environment(stack: Stack, layout: LocalLayout) -> None:
     path = Path(layout.environment)
     path.touch(mode=0o600)
     path.write_text("".join(f"{key}={shlex.quote(value)}\n" for key, value in variables.items()))
-    profiles = render(
-        "analytics/profiles.yml.j2",
-        profile=pipeline.name,
-        warehouse=f"{layout.data}/warehouse.duckdb",
-        threads=pipeline.threads,
-        extension_directory=str(stack.installed.extensions),
-        memory_limit=pipeline.memory,
-    )
+    profiles = profiles_yml(layout, str(stack.installed.extensions))
     (layout.folder / "profiles.yml").write_bytes(profiles)

@@ -87,12 +87,17 @@ def _tables_and_models(layout: Layout, part: str) -> Iterator[Step]:
     tables = SchemaVersions(layout, part)
     yield tables
     if pipeline.has_dbt:
-        profiles = File(f"{layout.root}/profiles.yml", _profiles(layout))
+        profiles = File(f"{layout.root}/profiles.yml", profiles_yml(layout))
         project = Tree(layout.project, Tree.of("", pipeline.folder / "dbt").files, part=part)
         yield from (profiles, project)
-        text = _TRY_BUILD.format(project=layout.project, root=layout.root, profile=pipeline.name)
-        title = f"dbt can build {pipeline.name}"
-        yield Command(title, "true", layout.run(text), triggered_by=[tables, profiles, project], part=part)
+        triggers = [tables, profiles, project]
+        command = layout.run(try_build(layout))
+        yield Command(f"dbt can build {pipeline.name}", "true", command, triggered_by=triggers, part=part)
+
+
+def try_build(layout: Layout) -> str:
+    """Return shell text that builds the models of a pipeline without rows, and leaves nothing."""
+    return _TRY_BUILD.format(project=layout.project, root=layout.root, profile=layout.pipeline.name)
 
 
 def _programs(layout: Layout) -> Iterator[Step]:
@@ -127,12 +132,13 @@ def _secrets(context: ServiceContext, layout: Layout) -> bytes:
     )
 
 
-def _profiles(layout: Layout) -> bytes:
+def profiles_yml(layout: Layout, extensions: str = EXTENSIONS) -> bytes:
+    """Return profiles.yml, with the name of the pipeline as its profile."""
     return render(
         "analytics/profiles.yml.j2",
         profile=layout.pipeline.name,
         warehouse=f"{{{{ env_var('PIPELINE_WAREHOUSE', '{layout.data}/warehouse.duckdb') }}}}",
         threads=layout.pipeline.threads,
-        extension_directory=EXTENSIONS,
+        extension_directory=extensions,
         memory_limit=layout.pipeline.memory,
     )
