@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 from typing import ClassVar
 
+import pytest
+
+from homelab.commands.pipeline_new import new_pipeline
 from homelab.commands.service_new import new_service
 from homelab.services.airflow import Airflow
 from homelab.services.analytics import Analytics
@@ -31,6 +34,29 @@ class TestAirflow2(ServiceContract):
     service = Airflow
     options: ClassVar = {"version": "2.11"}
     distributions: ClassVar = ("ubuntu-24.04", "debian-12")  # Airflow 2.11 does not run on Python 3.13
+
+
+class WithPipeline(ServiceContract):
+    """The contract with a pipeline of the user's in the inventory."""
+
+    overlay: ClassVar = {"pipelines": {"prices": {"path": "pipelines/prices"}}}
+
+    @pytest.fixture(autouse=True)
+    def pipeline(self, tmp_path: Path) -> None:
+        """Write the pipeline before the inventory is read."""
+        new_pipeline(tmp_path, "prices")
+
+
+class TestPostgresWithPipeline(WithPipeline):
+    service = Postgres
+
+
+class TestAnalyticsWithPipeline(WithPipeline):
+    service = Analytics
+
+
+class TestAirflowWithPipeline(WithPipeline):
+    service = Airflow
 
 
 def test_service_that_homelab_writes_keeps_the_contract(tmp_path: Path) -> None:
