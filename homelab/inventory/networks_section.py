@@ -80,6 +80,7 @@ def _ipv4(section: Section, text: str | None) -> str | None:
     except ValueError as error:
         section.problem(f"cannot use {shown(text)}: {error}", "ip")
         return None
-    if address.ip in (address.network.network_address, address.network.broadcast_address):
-        section.problem(f"{address.ip} is the network or broadcast address of {address.network}", "ip")
+    network = address.network
+    if network.prefixlen < 31 and address.ip in (network.network_address, network.broadcast_address):
+        section.problem(f"{address.ip} is the network or broadcast address of {network}", "ip")
     return str(address)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +23,10 @@ from homelab.runtime.container_addresses import locate, located
 from homelab.runtime.container_states import container_states
 from homelab.runtime.convergence import steps_of
 from homelab.runtime.ssh_client import ssh_argv
-from tests.integration.test_proxmox_up import NAMES, Site
+from tests.integration.fakenode import inventory_for, serving
+from tests.integration.fork_server import runner
+from tests.integration.test_proxmox_kill import DeadlyNode, Scene
+from tests.integration.test_proxmox_up import NAMES, SECRET, Site
 from tests.integration.test_proxmox_up import pair as pair
 from tests.integration.test_proxmox_up import site as site
 from tests.support import FixedSecretStore, LocalHost, make_session
@@ -384,3 +390,38 @@ def test_network_card_made_by_hand_is_not_added_to_the_filter(site: Site) -> Non
     site.pve.ct(168).config["net1"] = "name=eth1,bridge=vmbr1,ip=dhcp,firewall=1"
     assert not site.up()
     assert set_of(site, card="net1") is None
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("acts", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("kept", [[], ["192.168.2.118"]], ids=["first-lease", "another-lease"])
+def test_run_that_was_killed_at_any_call_is_completed_by_the_next(
+    tmp_path: Path, pair: tuple[tuple[str, str], str], kept: Sequence[str], acts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HOMELAB_PROXMOX_TOKEN", raising=False)
+    pve, hits = DeadlyNode(), []
+    with serving(pve, pair[0]), runner() as processes:
+        inventory = inventory_for(tmp_path, pve, pair[1], SECRET, FIREWALL)
+        place = Scene(pve, inventory, inventory, processes)
+        place.succeeds("up", TWO)
+        conf = pve.firewall_config("ct", vmid=168)
+        pve.leases[168] = ["192.168.2.150/24"]
+        if not kept:
+            conf["ipset"].clear()
+            conf["options"]["ipfilter"] = 0
+        before = deepcopy(conf)
+        while not hits or hits[-1]:
+            conf.clear()
+            conf.update(deepcopy(before))
+            ended = place.run("up", TWO, deadly=len(hits) + 1, acts=acts)
+            hits.append(pve.hit)
+            assert ended.status == (-signal.SIGKILL if hits[-1] else 0), (hits[-1], ended)
+            if hits[-1].startswith("GET") and acts:
+                continue  # the same as before it
+            place.succeeds("up", TWO)
+            assert place.succeeds("up", TWO).startswith("Nothing to do"), hits[-1]
+            assert [entry["cidr"] for entry in conf["ipset"]["ipfilter-net0"]] == ["192.168.2.150"], hits[-1]
+            assert conf["options"]["ipfilter"] == 1
+    changed = [hit.rpartition("/firewall/")[2] for hit in hits if hit and not hit.startswith("GET")]
+    added, removed = "ipset/ipfilter-net0", "ipset/ipfilter-net0/192.168.2.118"
+    assert changed == ([added, removed] if kept else ["ipset", added, "options"])

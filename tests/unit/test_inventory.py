@@ -124,6 +124,7 @@ def test_further_network_cards(tmp_path: Path) -> None:
     first, second = read(tmp_path, text).containers[0].shape.networks
     assert str(first) == "vmbr1 10.0.0.5/8 vlan 7 mtu 9000 firewall"
     assert str(second) == "vmbr2 dhcp auto firewall"
+    assert read(tmp_path, text.replace("10.0.0.5/8", "10.0.0.5/32")).containers[0].shape.networks[0].ip == "10.0.0.5/32"
     assert read(tmp_path, BASE).containers[0].shape.networks == ()
 
 
