@@ -13,7 +13,7 @@ import ssl
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address, IPv4Network
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -94,18 +94,20 @@ class Authority:
 
     @classmethod
     def read(cls, text: str) -> Self:
-        """Parse the text of `file`. Raises ValueError."""
-        line, _, rest = text.partition("\n")
-        certificate = _CERTIFICATE.search(rest)
-        key = rest[certificate.end() :] if certificate else ""
-        if certificate is None or not re.match(r"-----BEGIN (EC )?PRIVATE KEY-----\n", key):
-            raise ValueError("not a certificate and its private key")
-        _private_key(key)
-        return cls(Description.read(line), certificate[0], key)
+        """Parse the text of `file`, unless any part of it has changed. Raises ValueError.
+
+        The private key is parsed only when it signs.
+        """
+        line, digest, pem = [*text.split("\n", 2), "", ""][:3]
+        certificate = _CERTIFICATE.match(pem)
+        if certificate is None or digest != _digest(line, pem):
+            raise ValueError("not as it was written")
+        return cls(Description.read(line), certificate[0], pem[certificate.end() :])
 
     def file(self) -> str:
         """Return the text that keeps the CA."""
-        return f"{self.description}\n{self.certificate}{self._key}"
+        line, pem = str(self.description), f"{self.certificate}{self._key}"
+        return f"{line}\n{_digest(line, pem)}\n{pem}"
 
     def is_valid_for(self, names: Names, now: datetime) -> bool:
         """Return True if the certificate permits exactly these names, and does not expire in the next years."""
@@ -165,6 +167,11 @@ class Authority:
         return f"{Description(names, until, _identity(signing))}\n{_pem(certificate)}{_key_pem(key)}"
 
 
+def _digest(description: str, pem: str) -> str:
+    """Return the second line of the CA's file: a digest of its other lines, which finds damage without a parser."""
+    return "# sha256: " + hashlib.sha256(f"{description}\n{pem}".encode()).hexdigest()
+
+
 def _builder(
     subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, now: datetime, until: datetime
 ) -> x509.CertificateBuilder:
@@ -204,14 +211,9 @@ def _subject_of(certificate: str) -> str:
 
 
 def _private_key(pem: str) -> ec.EllipticCurvePrivateKey:
-    """Parse a private key. Raises ValueError."""
-    from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    key = load_pem_private_key(pem.encode(), None)
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise ValueError("not a key of an elliptic curve")
-    return key
+    return cast("ec.EllipticCurvePrivateKey", load_pem_private_key(pem.encode(), None))  # made by `create`
 
 
 def _identity(key: ec.EllipticCurvePrivateKey) -> str:

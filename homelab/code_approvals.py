@@ -7,9 +7,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from homelab.errors import InputError
 from homelab.paths import state_folder
-from homelab.private_files import write_private
+from homelab.private_files import read_mapping, write_private
 
 
 def digest(content: bytes) -> str:
@@ -42,19 +41,6 @@ class CodeApprovals:
 
     def read(self) -> dict[str, str]:
         """Return the approved digests by path. Raises InputError."""
-        try:
-            found = json.loads(self.file.read_bytes())
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError) as error:
-            raise self._unreadable(type(error).__name__) from None
-        if not isinstance(found, dict):
-            raise self._unreadable("not a mapping")
-        return found
-
-    def _unreadable(self, cause: str) -> InputError:
-        return InputError(
-            f"Cannot read the approvals of local code: {cause}",
-            f"{self.file}.",
-            "Delete this file, then approve your files again: `homelab trust code PATH`.",
+        return read_mapping(
+            self.file, "Delete it, then approve the code in your services again: `homelab trust code PATH`."
         )

@@ -5,13 +5,16 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from homelab.errors import HomelabError
-from homelab.private_files import write_private
+from homelab.private_files import damaged, read_mapping, write_private
+
+_KEY_LINE = r"\S+ [A-Za-z0-9+/]+=*( .*)?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +23,14 @@ class Pin:
 
     fingerprint: str
     key: str | None = None
+
+    @classmethod
+    def read(cls, fields: dict[str, Any]) -> Pin:
+        """Parse an entry of the file. Raises TypeError or ValueError."""
+        pin = cls(**fields)
+        if not re.fullmatch(r"SHA256:\S+", pin.fingerprint) or not re.fullmatch(_KEY_LINE, pin.key or "x x"):
+            raise ValueError("not a fingerprint and a key line")
+        return pin
 
 
 def fingerprint(key_line: str) -> str:
@@ -42,17 +53,11 @@ class KnownHosts:
 
     def pins(self) -> Mapping[str, Pin]:
         """Return every pin by container name."""
+        resolution = "Move it away and run `homelab up`, which reads the fingerprints from Proxmox again."
         try:
-            raw = json.loads(self._path.read_text())
-        except FileNotFoundError:
-            return {}
-        except ValueError as error:
-            raise HomelabError(
-                f"Cannot read {self._path}: it is damaged",
-                f"It is not JSON: {error}.",
-                "Move it away and run `homelab up`, which reads the fingerprints from Proxmox again.",
-            ) from error
-        return {name: Pin(**pin) for name, pin in raw.items()}
+            return {name: Pin.read(fields) for name, fields in read_mapping(self._path, resolution).items()}
+        except (TypeError, ValueError) as error:
+            raise damaged(self._path, "An entry is not a fingerprint and a host key.", resolution) from error
 
     def key_lines(self) -> Mapping[str, str]:
         """Return the host key line of each container that has shown its key, by name."""

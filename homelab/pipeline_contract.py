@@ -15,12 +15,12 @@ class ExitStatus:
 
     success: int
     failed: int
-    bad_input: int
     nothing_published: int
     partial: int
     busy: int
     key_refused: int
     build_failed: int
+    bad_input: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,15 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from homelab.certificates import Authority, Names
-from homelab.errors import HomelabError, InputError
-from homelab.model import Pipeline, Secret
-from homelab.private_files import write_private
+from homelab.errors import InputError
+from homelab.model import Secret, Weather
+from homelab.private_files import damaged, read_mapping, read_private, write_private
 
 _BYTES = 48  # 64 characters, which Airflow requires of a JWT secret
+_RESTORE = "Restore it from your backup. Without a backup, move it away: "
+_SECRETS_LOST = _RESTORE + "`homelab deploy` then generates new passwords and sets them everywhere."
+_KEY_LOST = _RESTORE + "the next `homelab deploy` generates a new one."
+_AUTHORITY_LOST = _RESTORE + "`homelab deploy` then makes a new CA and new certificates for all containers."
 
 
 class FileSecretStore:
@@ -39,6 +43,11 @@ class FileSecretStore:
                 write_private(self._path, json.dumps(known, indent=1).encode())
             return Secret(known[name])
 
+    def known_secret(self, name: str) -> Secret | None:
+        """See SecretStore.known_secret."""
+        known = self._known()
+        return Secret(known[name]) if name in known else None
+
     def set(self, name: str, value: str) -> None:
         """See SecretStore.set."""
         with self._lock:
@@ -49,15 +58,9 @@ class FileSecretStore:
         return sorted(self._known())
 
     def _known(self) -> dict[str, str]:
-        try:
-            known: dict[str, str] = json.loads(self._path.read_text()) if self._path.exists() else {}
-        except ValueError as error:
-            raise HomelabError(
-                f"Cannot read {self._path}: it is damaged",
-                f"It is not JSON: {error}.",
-                "Restore it from your backup. Without a backup, move it away: `homelab deploy` then generates new "
-                "passwords and sets them everywhere.",
-            ) from error
+        known = read_mapping(self._path, _SECRETS_LOST)
+        if not all(isinstance(value, str) and value for value in known.values()):
+            raise damaged(self._path, "A secret in it is not a text, or is empty.", _SECRETS_LOST)
         return known
 
     def has_key(self, name: str) -> bool:
@@ -83,28 +86,22 @@ class FileSecretStore:
                         serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
                     ),
                 )
-            pem = path.read_bytes()
+            pem = read_private(path, _KEY_LOST) or ""
         try:
-            key = serialization.load_ssh_private_key(pem, None)
+            key = serialization.load_ssh_private_key(pem.encode(), None)
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-            raise HomelabError(
-                f"Cannot use {path}: it is not an SSH private key without a passphrase",
-                "",
-                "Restore it from your backup. Without a backup, move it away: the next `homelab deploy` generates a "
-                "new one.",
-            ) from error
+            raise damaged(path, "It is not an SSH private key without a passphrase.", _KEY_LOST) from error
         public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
-        return Secret(pem.decode()), f"{public.decode()} homelab-{name}"
+        return Secret(pem), f"{public.decode()} homelab-{name}"
 
     def known_authority(self) -> Authority | None:
         """See SecretStore.known_authority."""
         path = self._folder / "ca.pem"
-        if not path.exists():
-            return None
+        text = read_private(path, _AUTHORITY_LOST)
         try:
-            return Authority.read(path.read_text())
+            return None if text is None else Authority.read(text)
         except ValueError as error:
-            raise _damaged_authority(path) from error
+            raise damaged(path, "Its certificate and key are not as homelab wrote them.", _AUTHORITY_LOST) from error
 
     def authority(self, lab: str, names: Names) -> Authority:
         """See SecretStore.authority."""
@@ -112,21 +109,9 @@ class FileSecretStore:
             found, now = self.known_authority(), datetime.now(UTC)
             if found and found.is_valid_for(names, now):
                 return found
-            try:
-                authority = found.renew(names, now) if found else Authority.create(lab, names, now)
-            except (ValueError, TypeError) as error:
-                raise _damaged_authority(self._folder / "ca.pem") from error
+            authority = found.renew(names, now) if found else Authority.create(lab, names, now)
             write_private(self._folder / "ca.pem", authority.file().encode())
             return authority
-
-
-def _damaged_authority(path: Path) -> HomelabError:
-    return HomelabError(
-        f"Cannot read {path}: it is damaged",
-        "It must contain the certificate and the private key of the lab's CA.",
-        "Restore it from your backup. Without a backup, move it away: `homelab deploy` then makes a new CA and new "
-        "certificates for all containers.",
-    )
 
 
 def read_secret(path: Path, name: str, resolution: str) -> Secret:
@@ -157,10 +142,10 @@ def one_word(text: str, name: str, origin: str, resolution: str) -> Secret:
     return Secret(value)
 
 
-def openweather_key(pipeline: Pipeline) -> Secret:
+def openweather_key(weather: Weather) -> Secret:
     """Return OpenWeather's API key. Raises InputError like `read_secret`."""
     return read_secret(
-        pipeline.api_key_file,
+        weather.api_key_file,
         "the OpenWeather API key",
-        f"Get one at https://openweathermap.org/api and write it to {pipeline.api_key_file}, mode 0600.",
+        f"Get one at https://openweathermap.org/api and write it to {weather.api_key_file}, mode 0600.",
     )

@@ -14,9 +14,10 @@ from homelab.inventory.container_defaults import LARGEST, NAME, ContainerDefault
 from homelab.inventory.declaration import declaration_of
 from homelab.inventory.networks_section import Networks, network_cards
 from homelab.inventory.section import Section
+from homelab.inventory.service_checks import check_declarations, check_memory, check_ports
 from homelab.inventory.service_options import Services
 from homelab.model import DHCP, Container, ContainerConfig, Mount, Network, Service, lab_tags
-from homelab.model.inventory import NODE
+from homelab.model.inventory import NODE, name_without_instance
 from homelab.model.options import KeyNames, Option
 from homelab.services.registry import Registry, ServiceError
 
@@ -175,7 +176,10 @@ class Reader:
             fixed = IPv4Interface(card.ip).ip if card.ip and card.ip != DHCP else None
             self._claim(section.below("networks", card.option), f"{card.option} of {name}", "ip", fixed)
         services = values.get("services", {})
-        self._check_services(name, section, services, settings.template)
+        self._check_owners(name, section)
+        check_declarations(section, services, distribution_of(settings.template))
+        check_ports(section, services)
+        check_memory(section, services, values.get("memory"))
         if self.network is None or ip is None:
             return None
         return Container(
@@ -210,22 +214,19 @@ class Reader:
         if owner != name:
             section.problem(f"{value} is taken by {owner}", key)
 
-    def _check_services(self, name: str, section: Section, services: Mapping[str, Service], template: str) -> None:
-        distribution = distribution_of(template)
+    def _check_owners(self, name: str, section: Section) -> None:
         for key in _service_names(section):
             owner = self._taken.setdefault(("service", key), name)
+            self._taken[("kind", name_without_instance(key))] = name
             kind = self.registry.find(key)
             if owner != name and kind and not kind.many:
                 section.problem(f"is on {owner} already, and there can be only one", "services", key)
-            if distribution and key in services:
-                for option, error in services[key].unsupported_options(distribution):
-                    section.problem(error, "services", key, option)
 
     def _check_requirements(self, section: Section) -> None:
         for key in _service_names(section):
             kind = self.registry.find(key)
             for required in kind.requires if kind else ():
-                if ("service", required) not in self._taken:
+                if ("kind", required) not in self._taken:
                     section.problem(f"needs the service `{required}`, which no container has", "services", key)
 
     def _start_order(self, section: Section) -> int | None:

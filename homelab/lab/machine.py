@@ -17,7 +17,7 @@ from homelab.errors import HomelabError
 from homelab.lab import network, subids
 from homelab.lab.command import run
 from homelab.lab.settings import STATE_ROOT
-from homelab.private_files import write_private
+from homelab.private_files import read_mapping, write_private
 from homelab.progress import Progress
 
 _RECORD = STATE_ROOT / "machine.json"
@@ -133,10 +133,7 @@ class Changes:
     @classmethod
     def load(cls) -> Changes:
         """Read the record; empty if there is none."""
-        try:
-            return cls(**json.loads(_RECORD.read_text()))
-        except FileNotFoundError:
-            return cls()
+        return cls(**read_mapping(_RECORD, "Delete it: homelab then leaves its changes of this machine as they are."))
 
     def save(self) -> None:
         """Write the record, or remove the file when the record is empty."""

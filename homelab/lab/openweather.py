@@ -27,6 +27,7 @@ from typing import Any
 from aiohttp import web
 
 from homelab.lab.observations import PLACES, Observation, Place, answer, load
+from homelab.private_files import read_mapping
 
 _WEEK = 7 * 86400  # seconds
 _IN_HISTORY = ("dt", "main", "wind", "clouds", "weather", "rain", "snow")
@@ -110,7 +111,7 @@ class Steps:
 
     def __init__(self, state: Path, stations: Mapping[str, Sequence[Observation]]) -> None:
         self._state, self._stations = state, stations
-        self._next: dict[str, int] = json.loads(state.read_text()) if state.exists() else {}
+        self._next: dict[str, int] = read_mapping(state, "Delete it: the replay then starts again.")
 
     def __call__(self, place: Place) -> Observation:
         rows = self._stations[place.station]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from homelab.private_files import write_private
+from homelab.private_files import read_mapping, write_private
 
 # Old tasks are dropped, as on Proxmox.
 KEPT_TASKS = 500
@@ -31,7 +31,7 @@ class Records:
     def containers(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yield every container's vmid and record, ordered by vmid."""
         for file in sorted(self.folder.glob("ct-*.json"), key=lambda path: int(path.stem[3:])):
-            yield int(file.stem[3:]), json.loads(file.read_text())
+            yield int(file.stem[3:]), read_mapping(file, "Remove the lab with `homelab lab down`, then make it again.")
 
     def note(self, task: dict[str, Any]) -> None:
         """Append a task's state to the journal; the last entry of a UPID is the valid one."""

@@ -2,21 +2,22 @@
 
 from homelab.model.container import Container
 from homelab.model.container_config import DHCP, ContainerConfig, Difference, Mount, NetworkCard, differences
+from homelab.model.endpoints import Endpoint
 from homelab.model.inventory import (
     City,
     DatabaseGrant,
-    Endpoint,
     Inventory,
     Network,
     PackageSources,
-    Pipeline,
-    Port,
     Privilege,
+    ProxmoxApi,
     Repository,
     Secret,
+    Weather,
     lab_tags,
 )
 from homelab.model.options import Duration, KeyNames, Option, SecretName, Size
+from homelab.model.pipelines import Pipeline, SchemaVersion
 from homelab.model.service import Health, ManagedResource, Pending, SecretStore, Service, ServiceContext, Step
 
 __all__ = [
@@ -39,9 +40,10 @@ __all__ = [
     "PackageSources",
     "Pending",
     "Pipeline",
-    "Port",
     "Privilege",
+    "ProxmoxApi",
     "Repository",
+    "SchemaVersion",
     "Secret",
     "SecretName",
     "SecretStore",
@@ -49,6 +51,7 @@ __all__ = [
     "ServiceContext",
     "Size",
     "Step",
+    "Weather",
     "differences",
     "lab_tags",
 ]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network
 
 from homelab.model import Container, Inventory
+from homelab.model.inventory import name_without_instance
 
 OWNER = "homelab: "  # prefix of the comment of every rule of ours
 _SSH = 22
@@ -82,9 +83,9 @@ def _rules(inventory: Inventory, container: Container) -> Iterator[Rule]:
     for operator in inventory.network.ssh_allowed_from:
         yield _tcp(_SSH, str(operator), "SSH for the operator")
     for name, service in container.services.items():
-        for listen in service.ports():
-            for source, audience in _audience(inventory, container, name, listen.audience):
-                yield _tcp(listen.port, source, f"{listen.description} for {audience}")
+        for endpoint in service.endpoints():
+            for source, audience in _audience(inventory, container, name, endpoint.audience):
+                yield _tcp(endpoint.port, source, f"{endpoint.description} for {audience}")
     yield Rule(proto="icmp", icmp="echo-request", comment=f"{OWNER}ping")
 
 
@@ -99,7 +100,8 @@ def _audience(inventory: Inventory, container: Container, name: str, audience: s
     if audience == "grantees":
         theirs = [other for other, _ in inventory.database_grants()]
     else:
-        theirs = [other for other in inventory.containers if any(name in s.requires for s in other.services.values())]
+        kind = name_without_instance(name)
+        theirs = [other for other, service in inventory.services() if kind in (*service.requires, *service.uses)]
     for other in theirs:
         if other.name != container.name and other.known_address:
             yield str(other.known_address), other.name

@@ -50,8 +50,8 @@ class Audit:
 
     def _add(self, **fields: Any) -> None:
         line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds")} | fields
+        private_folder(self._path.parent)
         try:
-            private_folder(self._path.parent)
             handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
             with os.fdopen(handle, "ab", buffering=0) as file:
                 file.write((json.dumps(line, ensure_ascii=False) + "\n").encode())

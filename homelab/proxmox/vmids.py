@@ -12,7 +12,7 @@ from typing import Any
 from homelab.errors import HomelabError
 from homelab.model import Container, Inventory, lab_tags
 from homelab.plan.golden_container import GOLDEN
-from homelab.private_files import write_private
+from homelab.private_files import damaged, read_mapping, write_private
 from homelab.proxmox.client import Client
 from homelab.proxmox.errors import ProxmoxError
 from homelab.proxmox.properties import tags
@@ -57,17 +57,11 @@ def forget(inventory: Inventory, name: str) -> None:
 
 
 def _promised(inventory: Inventory) -> Mapping[str, int]:
-    try:
-        kept = json.loads(_file(inventory).read_text())
-        return {str(name): int(vmid) for name, vmid in kept.items()}
-    except FileNotFoundError:
-        return {}
-    except (ValueError, AttributeError, TypeError) as error:
-        raise HomelabError(
-            f"Cannot read {_file(inventory)}: it is damaged",
-            f"{error}.",
-            "Delete it: homelab finds existing containers by their names and tags.",
-        ) from error
+    resolution = "Delete it: homelab finds existing containers by their names and tags."
+    kept = read_mapping(_file(inventory), resolution)
+    if not all(type(vmid) is int for vmid in kept.values()):
+        raise damaged(_file(inventory), "A vmid in it is not a whole number.", resolution)
+    return kept
 
 
 def _file(inventory: Inventory) -> Path:

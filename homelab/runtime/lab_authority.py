@@ -8,7 +8,7 @@ from homelab.runtime.session import Session
 
 
 def existing_authority(session: Session) -> Authority:
-    """Return the lab's CA. Raises InputError if no deploy has made it yet, HomelabError if it is damaged."""
+    """Return the lab's CA. Raises InputError if no deploy has made it yet, or if it is damaged."""
     if authority := session.secrets.known_authority():
         return authority
     raise InputError(

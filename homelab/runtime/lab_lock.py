@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from homelab.errors import HomelabError
+from homelab.errors import HomelabError, InputError
 from homelab.private_files import private_folder
 
 
@@ -21,7 +21,9 @@ def lab_lock(state_dir: Path, verb: str) -> Iterator[None]:
     """
     private_folder(state_dir)
     path = state_dir / "lock"
-    with path.open("a+") as file:
+    if path.is_dir():
+        raise InputError(f"Cannot lock the lab: {path} is a folder", "", "Remove it.")
+    with path.open("a+", errors="replace") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -15,7 +15,7 @@ from threading import Lock
 from homelab.errors import HomelabError, InputError, Interrupted
 from homelab.host import Host
 from homelab.model import Step
-from homelab.private_files import write_private
+from homelab.private_files import read_private, write_private
 from homelab.proxmox import Client, PlanExecutor, snapshots
 from homelab.proxmox.managed_container import ManagedContainer
 from homelab.proxmox.privileges import grant, privileges_on
@@ -170,7 +170,9 @@ def _not_removed(container: str, error: HomelabError, failure: HomelabError | No
 
 
 def _read(file: Path) -> set[str]:
-    return set(file.read_text().split()) if file.exists() else set()
+    """Return the listed containers. Raises InputError if the file cannot be read."""
+    resolution = f"Delete it. `homelab snapshot list` shows leftovers; they are named {SNAPSHOT}."
+    return set((read_private(file, resolution) or "").split())
 
 
 def _text(names: Collection[str]) -> bytes:

@@ -37,6 +37,15 @@ class Session:
         """Return this session on another form of its inventory, such as one with all vmids resolved."""
         return replace(self, inventory=inventory)
 
+    def require_intact_state(self) -> None:
+        """Raise InputError if a file of the state folder is damaged, before work that needs all of them."""
+        self.secrets.names()
+        self.secrets.known_authority()
+        self.known_hosts.pins()
+        for name in ("operator", "airflow"):
+            if self.secrets.has_key(name):
+                self.secrets.key_pair(name)
+
     def connect(
         self, container: Container, deadline: float = 10.0, known_hosts: KnownHosts | None = None
     ) -> Connection:

@@ -39,7 +39,7 @@ def lab_names(inventory: Inventory) -> Names:
 
 def trusted_authority(context: ServiceContext) -> Iterator[Step]:
     """Yield the CA's certificate for the clients in a container, if any service of the lab provides TLS."""
-    if any(port.tls for _, service in context.inventory.services() for port in service.ports()):
+    if any(endpoint.tls for _, service in context.inventory.services() for endpoint in service.endpoints()):
         yield Directory(_FOLDER)
         authority = context.secret_store.authority(context.inventory.lab, lab_names(context.inventory))
         yield File(CA_FILE, authority.certificate.encode())

@@ -9,10 +9,9 @@ from shlex import quote
 from homelab.errors import HomelabError
 from homelab.host import Host, Result, argv
 from homelab.model import ManagedResource, Pending, Step
+from homelab.steps.drop_ins import drop_ins, overrides
 from homelab.steps.files import File
 
-# Settings that add up if several files set them; an empty value clears the earlier ones.
-_ADDITIVE = ("Environment", "EnvironmentFile", "ReadWritePaths", "ExecStartPre", "Wants", "After")
 # The states in which a unit starts at boot, set by us or by a package's generator.
 _ENABLED = ("enabled", "enabled-runtime", "generated", "static", "indirect", "alias")
 
@@ -21,7 +20,8 @@ _ENABLED = ("enabled", "enabled-runtime", "generated", "static", "indirect", "al
 class SystemdUnit(Step):
     """A unit that runs and starts at boot; restarted when a step that triggers it has changed.
 
-    A drop-in by hand that overrides a setting of its files, which are among `triggered_by`, is an error that names it.
+    A drop-in by hand that overrides a setting of its files, which are among `triggered_by`, or that admits the unit to
+    more than they do, is an error that names it.
     """
 
     unit: str
@@ -46,27 +46,15 @@ class SystemdUnit(Step):
         """See Step."""
         return (
             argv("systemctl", "show", "--property=ActiveState,UnitFileState,NeedDaemonReload", self.unit),
-            self._drop_ins,
+            drop_ins(self.unit),
         )
 
-    @property
-    def _drop_ins(self) -> str:
-        """The shell text that prints the settings of the administrator's drop-ins as `FILE:NAME=VALUE`."""
-        paths = argv("systemctl", "show", "--value", "--property=DropInPaths", self.unit)
-        return f"for each in $({paths}); do case $each in /etc/*) grep -H '^[A-Za-z]*=' \"$each\";; esac; done; true"
-
     def _overrides(self, answer: Result) -> list[str]:
-        """Return the drop-ins of others that override our files, each with the settings."""
-        ours = {step.path: step.content for step in self.triggered_by if isinstance(step, File)}
-        files = [text for path, text in ours.items() if path.startswith(f"/etc/systemd/system/{self.unit}")]
-        names = {line.partition("=")[0] for text in files for line in text.decode().splitlines() if "=" in line}
-        found: dict[str, list[str]] = {}
-        for line in answer.text.splitlines():
-            path, _, setting = line.partition(":")
-            name, _, value = setting.partition("=")
-            if path not in ours and name in names and not (name in _ADDITIVE and value):
-                found.setdefault(path, []).append(name)
-        return [f"{path} overrides {', '.join(dict.fromkeys(settings))}" for path, settings in found.items()]
+        files = [step for step in self.triggered_by if isinstance(step, File)]
+        folder = f"/etc/systemd/system/{self.unit}"
+        return overrides(
+            answer.text, {file.path: file.content.decode() for file in files if file.path.startswith(folder)}
+        )
 
     def check(self, answers: Sequence[Result]) -> Pending | None:
         """See Step."""
@@ -75,17 +63,17 @@ class SystemdUnit(Step):
             return Pending(f"is {state.get('ActiveState') or 'missing'}")
         if state.get("UnitFileState") not in _ENABLED:
             return Pending("does not start at boot", effect=self.effect)
-        if overrides := self._overrides(answers[1]):
-            return Pending("; ".join(overrides), effect=self.effect)
+        if found := self._overrides(answers[1]):
+            return Pending("; ".join(found), effect=self.effect)
         outdated = state.get("NeedDaemonReload") == "yes"
         return Pending("its file has changed", effect=self.effect) if outdated else None
 
     def apply(self, host: Host) -> None:
         """See Step. Raises HomelabError for an override, or with the end of the journal if the unit does not start."""
-        if overrides := self._overrides(host.run(self._drop_ins)):
+        if found := self._overrides(host.run(drop_ins(self.unit))):
             raise HomelabError(
                 f"Cannot apply the unit {self.unit} on {host.name}: it is overridden by hand",
-                "\n".join(overrides),
+                "\n".join(found),
                 f"Remove these settings from the files (`homelab ssh {host.name}` opens a shell), then run "
                 "`homelab deploy` again.",
             )

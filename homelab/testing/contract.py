@@ -50,6 +50,10 @@ class FixedSecrets:
         """See SecretStore."""
         return Secret(_SECRET + name)
 
+    def known_secret(self, name: str) -> Secret | None:
+        """See SecretStore."""
+        return self.secret(name)
+
     def set(self, name: str, value: str) -> None:
         """See SecretStore."""
 
@@ -154,6 +158,12 @@ class ServiceContract:
         changed = [step.title for step in steps if again.get(step.title) != step.probes()]
         _require_none("steps that a second rendering changes", changed)
 
+    def test_endpoints_have_names_and_ports_of_their_own(self, instance: Service) -> None:
+        names = [endpoint.name for endpoint in instance.endpoints()]
+        ports = [endpoint.port for endpoint in instance.endpoints()]
+        _require_none("names of several endpoints", [name for name in set(names) if names.count(name) > 1])
+        _require_none("ports of several endpoints", [port for port in set(ports) if ports.count(port) > 1])
+
     def test_no_secret_is_in_a_command(self, steps: Sequence[Step]) -> None:
         host = RecordingHost()
         for step in steps:
@@ -239,7 +249,7 @@ def inventory_with(
                 "postgres-data": {"services": {"postgres": {"version": DISTRIBUTIONS[template].postgres}}},
                 **own,
             },
-            "pipeline": {"api_key_file": str(key)},
+            "pipelines": {"weather": {"api_key_file": str(key)}},
         },
         {"containers": {container: {"services": {name: dict(options)}}}},
         overlay,

@@ -24,7 +24,9 @@ except ImportError:  # Airflow 2, where it is a bool; for Airflow 3 True means a
 
     BACKOFF = True
 
-LASTING = (2, 6, 7)  # exit statuses of errors that would occur again: bad_input, key_refused, build_failed
+# Exit statuses of errors that would occur again: key_refused, build_failed, bad_input. Python and the shell end with 2
+# if a script is missing, as for a moment during a deploy.
+LASTING = (6, 7, 8)
 
 
 class PipelineCommand(SSHOperator):

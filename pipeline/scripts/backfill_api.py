@@ -8,7 +8,7 @@ an interrupted run continues where it stopped. With `--replace`, all weeks are r
 from the stored ones replace them. The file history.progress in WEATHER_DATA shows the progress.
 
 The last line of standard output is a JSON summary. Exit status: 0 everything is stored; 4 a request failed or a
-response is invalid (raw.quarantine has it); 1 PostgreSQL cannot be reached; 2 nothing is stored, or invalid options or
+response is invalid (raw.quarantine has it); 1 PostgreSQL cannot be reached; 8 nothing is stored, or invalid options or
 settings; 5 another backfill is running; 6 OpenWeather refuses the key.
 """
 
@@ -33,7 +33,7 @@ from uuid import uuid4
 import psycopg
 from backfill_file import require_city
 from backfill_records import FileError, RecordParser
-from contract import EXIT
+from contract import EXIT, Parser
 from ingest_settings import UNITS, Settings, SettingsError, read_settings
 from openweather import City, Client, RateLimit, RetryPolicy
 from raw_tables import Batch, Connection, StoreResult, connect, record_end, record_start, store
@@ -186,7 +186,7 @@ def _seconds(day: str) -> int:
 
 def main(environment: Mapping[str, str] = os.environ) -> int:
     """Parse the options and run; see the module's docstring."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = Parser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--from", dest="start", required=True, type=_seconds, metavar="DAY")
     parser.add_argument("--to", dest="end", type=_seconds, metavar="DAY")
     parser.add_argument("--city", action="append", default=[])

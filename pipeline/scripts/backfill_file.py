@@ -9,7 +9,7 @@ that differ from the stored ones replace them as their next revision.
 
 The whole file is judged before its first row is stored: a file is refused if its temperatures are impossible in the
 units. The last line of standard output is a JSON summary. Exit status: 0 everything is stored; 4 some observations are
-invalid (raw.quarantine has them, with the reason); 2 nothing is stored: the file cannot be read, or nothing in it is an
+invalid (raw.quarantine has them, with the reason); 8 nothing is stored: the file cannot be read, or nothing in it is an
 observation; 1 PostgreSQL cannot be reached.
 """
 
@@ -33,7 +33,7 @@ from uuid import uuid4
 
 import psycopg
 from backfill_records import FileError, RecordParser, read_records
-from contract import EXIT
+from contract import EXIT, Parser
 from ingest_settings import DEFAULT_UNITS, UNITS, SettingsError, configured_cities
 from raw_tables import Batch, Connection, StoreResult, connect, record_end, record_start, store
 
@@ -150,7 +150,7 @@ def _standard_input() -> Iterator[IO[bytes]]:
 
 def main() -> int:
     """Parse the options and run; see the module's docstring."""
-    arguments = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    arguments = Parser(description=(__doc__ or "").partition("\n")[0])
     arguments.add_argument("--city", help="city of all records")
     arguments.add_argument("--new-city", action="store_true", help="accept a city that is not known yet")
     arguments.add_argument("--units", choices=UNITS, help="units of records without their own")

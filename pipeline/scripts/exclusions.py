@@ -6,13 +6,12 @@
     exclusions.py revoke --id NUMBER --reason TEXT --by NAME
 
 An exclusion covers the observations of a city, or of all, from `--from` to before `--to`. Times are ISO 8601, in UTC if
-they have no offset. The last line of standard output is a JSON document. Exit status: 0 success; 2 invalid options, or
+they have no offset. The last line of standard output is a JSON document. Exit status: 0 success; 8 invalid options, or
 there is nothing to exclude or to revoke; 1 PostgreSQL cannot be reached.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +19,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
-from contract import EXIT
+from contract import EXIT, Parser
 from psycopg.rows import dict_row
 from validation import printable
 
@@ -103,7 +102,7 @@ def _text(text: str) -> str:
 
 
 def _options() -> Mapping[str, Any]:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = Parser(description=(__doc__ or "").partition("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     parsers = {name: commands.add_parser(name) for name in _COMMANDS}
     for name in ("count", "add"):

@@ -8,13 +8,12 @@ The last line of standard output is a JSON summary, also written to last_ingest.
 observation was stored, unchanged (stored earlier) or spooled (waits for PostgreSQL), or the city failed. An invalid
 response is kept in raw.quarantine, and its city counts as failed.
 
-Exit status: 0 everything is stored; 4 some of it; 1 nothing; 2 invalid settings. `--last` sends no request and reports
-the last run: 0 it was complete, 1 it was not. `--check FILE` only reads a file of cities: 0 valid, 2 invalid.
+Exit status: 0 everything is stored; 4 some of it; 1 nothing; 8 invalid settings. `--last` sends no request and reports
+the last run: 0 it was complete, 1 it was not. `--check FILE` only reads a file of cities: 0 valid, 8 invalid.
 """
 
 from __future__ import annotations
 
-import argparse
 import fcntl
 import json
 import os
@@ -30,7 +29,7 @@ from queue import SimpleQueue
 from uuid import uuid4
 
 from cities import CitiesError, read_cities
-from contract import EXIT
+from contract import EXIT, Parser
 from ingest_settings import Settings, SettingsError, read_settings
 from loader import Loader, RunSummary
 from openweather import City, Client, RateLimit, RetryPolicy
@@ -176,7 +175,7 @@ def report_last(data: Path) -> int:
 
 def main() -> int:
     """Parse the options and run; see the module's docstring."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = Parser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--last", action="store_true", help="send no request, report the last run")
     parser.add_argument("--check", type=Path, metavar="FILE", help="send no request, read a file of cities")
     options = parser.parse_args()

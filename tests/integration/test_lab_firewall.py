@@ -42,7 +42,7 @@ defaults: {disk: 4, swap: 0}
 containers:
   postgres-data: {ip: .107, cores: 1, memory: 512}
   analytics-platform: {ip: .108, cores: 1, memory: 512}
-  airflow-orchestration: {ip: .109, cores: 1, memory: 512}
+  airflow-orchestration: {ip: .109, cores: 1, memory: 1024}
 """
 ON = "defaults: {firewall: true}\n"
 DATABASE, LAKE, FLOW, HOST = 167, 168, 169, 0

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import runpy
+import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
+from homelab.paths import bundled_path
 from homelab.pipeline_contract import COMMANDS, CONNECTION_ID, DAG_ID, EXIT, TASKS
 from tests.scripts import ROOT
 
@@ -41,7 +45,7 @@ class NoRetry(Exception):
     """A stub of AirflowFailException."""
 
 
-def load(monkeypatch: pytest.MonkeyPatch, series: str) -> dict[str, Any]:
+def load(monkeypatch: pytest.MonkeyPatch, series: str, file: Path = DAG_FILE) -> dict[str, Any]:
     names = [
         "airflow",
         "airflow.providers",
@@ -60,7 +64,7 @@ def load(monkeypatch: pytest.MonkeyPatch, series: str) -> dict[str, Any]:
     for name, module in modules.items():
         # None makes the import fail, as on 2.11.
         monkeypatch.setitem(sys.modules, name, None if name == "airflow.sdk" and series == "2.11" else module)
-    return runpy.run_path(str(DAG_FILE))
+    return runpy.run_path(str(file))
 
 
 @pytest.mark.parametrize(("series", "backoff"), [("3.3", 2.0), ("2.11", True)])
@@ -114,3 +118,26 @@ def test_error_that_a_repetition_meets_again_is_not_repeated(monkeypatch: pytest
     for status in (EXIT.failed, EXIT.partial, EXIT.busy):
         with pytest.raises(RuntimeError):
             task.raise_for_status(status, b"")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [[sys.executable, "missing.py"], ["sh", "missing"], ["sh", "-c", ". ./missing"], ["sh", "-c", "./missing"]],
+)
+def test_file_that_is_missing_for_a_moment_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: Sequence[str]
+) -> None:
+    """A deploy replaces the scripts; the next attempt finds them."""
+    task = load(monkeypatch, "3.3")[TASKS.build]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
+    with pytest.raises(RuntimeError):
+        task.raise_for_status(ended.returncode, ended.stderr)
+
+
+def test_invalid_option_of_a_script_is_bad_input(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("from contract import Parser; Parser().parse_args(['--nonsense'])")
+    path = {"PYTHONPATH": str(bundled_path("pipeline") / "scripts")}
+    ended = subprocess.run([sys.executable, script], env=path, capture_output=True, text=True, check=False)
+    assert ended.returncode == EXIT.bad_input
+    assert ended.stderr == "error: unrecognized arguments: --nonsense\n"

@@ -165,7 +165,7 @@ def test_byte_order_mark_of_utf8_is_skipped(tmp_path: Path) -> None:
 def test_damaged_key_is_an_error_that_does_not_quote_it(tmp_path: Path) -> None:
     store = FileSecretStore(tmp_path / "state")
     store.key_path("operator").write_text("-----BEGIN OPENSSH PRIVATE KEY-----\nhunter2\n")
-    with pytest.raises(HomelabError, match="it is not an SSH private key") as caught:
+    with pytest.raises(HomelabError, match="It is not an SSH private key") as caught:
         store.key_pair("operator")
     assert "hunter" not in f"{caught.value}"
 
