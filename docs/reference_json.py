@@ -27,6 +27,7 @@ RESULTS = {
     "ca show": "homelab.commands.ca_show:show",
     "ca export": "homelab.commands.ca_export:export",
     "secret list": "homelab.secrets:FileSecretStore.names",
+    "pipeline lock": "homelab.commands.pipeline_lock:lock",
     "pipeline list": "homelab.commands.pipeline_list:pipelines",
     "pipeline run": "homelab.commands.pipeline_run:run",
     "pipeline status": "homelab.commands.pipeline_status:status",

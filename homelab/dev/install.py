@@ -68,6 +68,19 @@ def install(folder: Path, progress: Progress) -> Installed:
     return Installed(python / "bin" / "python", python / "extensions", next(home.glob("postgresql-16*")))
 
 
+def install_scripts(folder: Path, pipeline: str, lock: Path, progress: Progress) -> Path:
+    """Return the interpreter with the packages of a pipeline's scripts, installed if they are missing."""
+
+    def venv(new: Path) -> None:
+        uv = _uv(folder, progress)
+        _run([uv, "venv", "-q", "--python", sys.executable, str(new)])
+        python = str(new / "bin" / "python")
+        _run([uv, "pip", "sync", "-q", "--require-hashes", "--no-build", "--python", python, str(lock)])
+
+    base = folder / "scripts" / pipeline
+    return _installed(base, lock, f"the packages of {pipeline}", venv, progress) / "bin" / "python"
+
+
 def compile_lock(
     folder: Path, requirements: Sequence[str], constraints: Path, index: str | None, progress: Progress
 ) -> str:

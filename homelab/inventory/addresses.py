@@ -13,13 +13,13 @@ from homelab.model import DHCP
 from homelab.model.options import Option
 
 _OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
-_WHOLE = rf"{_OCTET}(?:\.{_OCTET}){{3}}"
+WHOLE = rf"{_OCTET}(?:\.{_OCTET}){{3}}"
 _LAST_PART = r"\.(?:25[0-5]|2[0-4][0-9]|[01]?[0-9]?[0-9])"
-_ADDRESS = f"{_WHOLE}|{_LAST_PART}"
+_ADDRESS = f"{WHOLE}|{_LAST_PART}"
 IPV6 = r"[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7}"
-_NETWORK = rf"{_WHOLE}/(?:0*(?:[0-9]|[12][0-9]|3[0-2])|{_WHOLE})"
+_NETWORK = rf"{WHOLE}/(?:0*(?:[0-9]|[12][0-9]|3[0-2])|{WHOLE})"
 # A network with room for a gateway and a container; a netmask may be written instead of the prefix length.
-SUBNET = rf"{_WHOLE}/(?:0*(?:[89]|[12][0-9])|{_WHOLE})"
+SUBNET = rf"{WHOLE}/(?:0*(?:[89]|[12][0-9])|{WHOLE})"
 
 
 class Address(Text):

@@ -12,6 +12,7 @@ from homelab.distributions import distribution_of
 from homelab.inventory import addresses
 from homelab.inventory.container_defaults import LARGEST, NAME, ContainerDefaults, override
 from homelab.inventory.declaration import declaration_of
+from homelab.inventory.networks_section import Networks, network_cards
 from homelab.inventory.section import Section
 from homelab.inventory.service_checks import check_declarations, check_memory, check_ports
 from homelab.inventory.service_options import Services
@@ -123,6 +124,7 @@ class ContainerSection(ContainerDefaults):
             examples=({"/srv/media": "/tank/media"},),
         ),
     ] = field(default_factory=dict)
+    networks: Networks = field(default_factory=dict)
     services: Annotated[
         Mapping[str, Service], Option("Services of the container, each with its options."), Services()
     ] = field(default_factory=dict)
@@ -169,6 +171,10 @@ class Reader:
             self._claim(section, name, "ip", ip)
         ip6, gw6 = addresses.ipv6(section, values.get("ip6"), values.get("gw6"))
         settings = override(self.defaults, section, values)
+        networks = network_cards(section, values.get("networks", {}), firewall=settings.firewall)
+        for card in networks:
+            fixed = IPv4Interface(card.ip).ip if card.ip and card.ip != DHCP else None
+            self._claim(section.below("networks", card.option), f"{card.option} of {name}", "ip", fixed)
         services = values.get("services", {})
         self._check_owners(name, section)
         check_declarations(section, services, distribution_of(settings.template))
@@ -187,6 +193,7 @@ class Reader:
                 memory=values.get("memory", 0),
                 ip6=ip6,
                 gw6=gw6,
+                networks=networks,
                 mounts=_mounts(values.get("mounts", {}), settings.storage),
             ),
             services=services,

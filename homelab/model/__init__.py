@@ -1,7 +1,7 @@
 """The frozen types of all layers: the inventory, container configurations, services and steps."""
 
 from homelab.model.container import Container
-from homelab.model.container_config import DHCP, ContainerConfig, Difference, Mount, differences
+from homelab.model.container_config import DHCP, ContainerConfig, Difference, Mount, NetworkCard, differences
 from homelab.model.endpoints import Endpoint
 from homelab.model.inventory import (
     City,
@@ -35,6 +35,7 @@ __all__ = [
     "ManagedResource",
     "Mount",
     "Network",
+    "NetworkCard",
     "Option",
     "PackageSources",
     "Pending",

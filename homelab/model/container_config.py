@@ -31,6 +31,25 @@ class Mount:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkCard:
+    """A further network card. Its `option` in Proxmox is `net1` to `net31`."""
+
+    option: str
+    bridge: str
+    ip: str | None = None  # `dhcp`, or an address with its prefix length
+    ip6: str | None = None  # `auto`, `dhcp`, or an address with its prefix length
+    vlan: int | None = None
+    mtu: int | None = None  # bytes; None: the bridge's
+    firewall: bool = False
+    by_hand: tuple[str, ...] = ()  # additions to its property string: `rate=10`
+
+    def __str__(self) -> str:
+        words = [self.bridge, self.ip, self.ip6, self.vlan and f"vlan {self.vlan}", self.mtu and f"mtu {self.mtu}"]
+        words += ["firewall" if self.firewall else None, *self.by_hand]
+        return " ".join(str(word) for word in words if word)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerConfig:
     """The configuration of a container in Proxmox, wanted or found."""
 
@@ -48,6 +67,7 @@ class ContainerConfig:
     vlan: int | None
     mtu: int | None = None  # bytes; None: the bridge's
     firewall: bool = False  # True: Proxmox's firewall filters its network card
+    networks: tuple[NetworkCard, ...] = ()  # further ones, sorted by their option
     nameservers: tuple[IPv4Address | IPv6Address, ...]
     searchdomain: str | None
     onboot: bool
@@ -63,9 +83,23 @@ class ContainerConfig:
     description: str
 
     @property
-    def dynamic_cards(self) -> frozenset[str]:
-        """The network cards (`net0`) with an address by DHCP or SLAAC."""
-        return frozenset({"net0"}) if self.address == DHCP or self.ip6 in _DYNAMIC else frozenset()
+    def bridges(self) -> frozenset[str]:
+        """The bridges of all network cards."""
+        return frozenset({self.bridge, *(card.bridge for card in self.networks)})
+
+    @property
+    def dynamic_addresses(self) -> frozenset[tuple[str, int]]:
+        """The network cards (`net0`) with an address by DHCP or SLAAC, each with the version of IP."""
+        cards = [("net0", self.address, self.ip6), *((card.option, card.ip, card.ip6) for card in self.networks)]
+        return frozenset(
+            [(option, 4) for option, ip, _ in cards if ip == DHCP]
+            + [(option, 6) for option, _, ip6 in cards if ip6 in _DYNAMIC]
+        )
+
+    def value(self, field: str) -> object:
+        """Return the value of a field, or the further network card with this option; None if there is none."""
+        cards = {card.option: card for card in self.networks}
+        return getattr(self, field, None) if field not in cards else cards[field]
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,7 +83,7 @@ class Update:
         return frozenset(
             change.field
             for change in self.changes
-            if needs_restart(change) and (live is None or getattr(live, change.field, None) != change.wanted)
+            if needs_restart(self.container, change) and (live is None or live.value(change.field) != change.wanted)
         )
 
     def __str__(self) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address
 
-from homelab.model import DHCP, Container, ContainerConfig, Inventory
+from homelab.model import Container, ContainerConfig, Inventory
 from homelab.plan.actions import Refusal
 from homelab.plan.observed_guest import ObservedGuest
 
@@ -14,7 +14,8 @@ from homelab.plan.observed_guest import ObservedGuest
 def filtered_cards(container: Container, guest: ObservedGuest) -> frozenset[str]:
     """Return the network cards whose addresses for the IP filter come from DHCP or SLAAC, or did so until now."""
     shapes = [shape for shape in (container.shape, guest.shape, guest.live) if shape]
-    return frozenset(card for shape in shapes for card in shape.dynamic_cards)
+    cards = {card for shape in shapes for card, _ in shape.dynamic_addresses}
+    return frozenset(cards & {"net0", *(card.option for card in container.shape.networks)})
 
 
 def with_leases(inventory: Inventory, found: Mapping[int, ObservedGuest]) -> Inventory:
@@ -55,13 +56,32 @@ def _with_lease(inventory: Inventory, container: Container, found: Mapping[int, 
     return replace(
         container,
         lease=_reported(container, found),
-        reported=frozenset(each for each in guest.dynamic_addresses if _is_dynamic(container.shape, each[1])),
+        reported=frozenset(
+            (card, address)
+            for card, address in guest.dynamic_addresses
+            if card in filtered_cards(container, guest)
+            and not _is_fixed(container.shape, card, address)
+            and address not in _taken(inventory, container)
+        ),
     )
 
 
-def _is_dynamic(shape: ContainerConfig, address: str) -> bool:
-    """Return False for an address of a kind that the inventory fixes from now on."""
-    return shape.ip6 in (None, DHCP, "auto") if ":" in address else shape.address == DHCP
+def _is_fixed(shape: ContainerConfig, card: str, address: str) -> bool:
+    """Check for an address of a kind that the inventory fixes from now on."""
+    version = 6 if ":" in address else 4
+    ours = {("net0", 4), *((each.option, number) for each in shape.networks for number in (4, 6))}
+    ours |= {("net0", 6)} if shape.ip6 else set()
+    return (card, version) in ours - shape.dynamic_addresses
+
+
+def _taken(inventory: Inventory, container: Container) -> frozenset[str]:
+    """Return the fixed addresses of the gateways and of all other containers."""
+    texts = [str(inventory.network.gateway), container.shape.gw6]
+    for other in inventory.containers:
+        if other.name != container.name:
+            texts += [str(other.shape.address), other.shape.ip6]
+            texts += [text for card in other.shape.networks for text in (card.ip, card.ip6)]
+    return frozenset(text.partition("/")[0] for text in texts if text)
 
 
 def _reported(container: Container, found: Mapping[int, ObservedGuest]) -> IPv4Address | None:

@@ -67,9 +67,16 @@ class ObservedGuest:
         """The addresses by DHCP and SLAAC with their network cards; those of the firewall while it does not run."""
         if self.live is None or not self.running:
             return self.firewall.addresses
-        ipv6 = self.live.ip6 in (DHCP, "auto")
-        found = [each.ip for each in self.addresses.get("net0", ()) if ipv6 and isinstance(each, IPv6Interface)]
-        return frozenset(("net0", str(each)) for each in (*found, self.lease) if each)
+        return frozenset(
+            (card, str(each.ip))
+            for card, version in self.live.dynamic_addresses
+            for each in self._addresses(card, version)
+        )
+
+    def _addresses(self, card: str, version: int) -> Sequence[IPv4Interface | IPv6Interface]:
+        """Return the addresses of a card: the only one that DHCP gives, or all of IPv6."""
+        found = [each for each in self.addresses.get(card, ()) if each.version == version]
+        return found[:1] if version == 4 else found
 
     def belongs_to(self, container: Container) -> bool:
         """Check that this is a container with the tags of the inventory's container, and not a template."""

@@ -166,7 +166,7 @@ def _up(container: Container, found: ObservedGuest | None, firewall: Firewall) -
     due = tuple(_due_restarts(container, found, changes))
     # Proxmox shows these in the configuration immediately, so a run after a kill could not detect the missing restart.
     # Therefore the container is stopped before the update.
-    stop_first = any(is_unnoticed(change) and change.field in due for change in changes)
+    stop_first = any(is_unnoticed(container, change) and change.field in due for change in changes)
     if stop_first:
         yield Stop(container, found, due)
     if changes:
@@ -209,10 +209,11 @@ def _notes(container: Container, found: ObservedGuest | None) -> Iterator[Note]:
     if container.node not in (None, found.node):
         yield Note(container.name, f"it is on node {found.node}, the inventory has {container.node}: it is not moved")
     ipv6 = [("ip6", found.shape.ip6), ("gw6", found.shape.gw6)] if container.shape.ip6 is None else []
+    expressed = root_options.expressed(container, found.config) | {card.option for card in container.shape.networks}
     by_hand = [
         *(f"the mount point {mount.path}" for mount in further_mounts(container, found.shape)),
         *(f"net0 {name}={value}" for name, value in ipv6 if value),
-        *(each for each in found.by_hand if each not in root_options.expressed(container, found.config)),
+        *(each for each in found.by_hand if each not in expressed),
     ]
     if by_hand:
         yield Note(container.name, f"it also has {', '.join(by_hand)}, missing in the inventory: left unchanged")

@@ -193,7 +193,7 @@ def _bridges(
     client: Client, node: str, containers: Sequence[Container], _: Mapping[int, ObservedGuest], __: Callable[[], float]
 ) -> Iterator[Check]:
     existing = {str(row["iface"]) for row in client.get(f"nodes/{node}/network", type="any_bridge")}
-    for bridge in sorted({container.shape.bridge for container in containers}):
+    for bridge in sorted({bridge for container in containers for bridge in container.shape.bridges}):
         yield Check(
             f"bridge {bridge} on {node}",
             bridge in existing,

@@ -8,7 +8,7 @@ from ipaddress import IPv4Interface, IPv6Interface, ip_interface
 from typing import Any
 
 from homelab.proxmox.client import Client
-from homelab.proxmox.properties import parse
+from homelab.proxmox.property_strings import parse
 
 
 def read(

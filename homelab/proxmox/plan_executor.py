@@ -33,7 +33,8 @@ from homelab.progress import Progress
 from homelab.proxmox import container_update, description_metadata, firewall_api, hostkeys, tasks
 from homelab.proxmox.client import Client
 from homelab.proxmox.errors import REFUSED, ProxmoxError, Unanswered
-from homelab.proxmox.properties import disk_option, mount_options, options, parse
+from homelab.proxmox.properties import disk_option, mount_options, options
+from homelab.proxmox.property_strings import parse
 
 # Timeouts of tasks in seconds; a create may unpack hundreds of megabytes onto a slow disk.
 _CREATE, _START, _STOP, _RESIZE, _DESTROY, _OTHERS = 1800.0, 180.0, 180.0, 600.0, 600.0, 600.0

@@ -13,7 +13,7 @@ from homelab.inventory.container_defaults import HOST_NAME
 from homelab.model import DHCP, Container, ContainerConfig, Inventory, Mount, differences
 from homelab.plan import ObservedGuest, Refusal
 from homelab.proxmox.privileges import adoption, privileges_on, role_line
-from homelab.proxmox.properties import parse, write
+from homelab.proxmox.property_strings import parse, write
 from homelab.roles import CONTAINERS
 
 _LEAST_MEMORY = 128  # MiB

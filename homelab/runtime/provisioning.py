@@ -61,7 +61,7 @@ def provision(session: Session, client: Client, confirm: Callable[[Plan], bool],
 def _firewalls_of_leases(session: Session, client: Client, limit: Sequence[str]) -> Sequence[Action]:
     """Update the firewalls with the addresses that DHCP has given since the plan; return what was done."""
     containers = session.inventory.containers
-    if not any(c.shape.firewall for c in containers) or not any(c.shape.dynamic_cards for c in containers):
+    if not any(c.shape.firewall for c in containers) or not any(c.shape.dynamic_addresses for c in containers):
         return ()
     plan = plan_up(session.inventory, find_guests(client, session.inventory), limit)
     firewalls = Plan(tuple(action for action in plan.actions if isinstance(action, UpdateFirewall)))

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import copy
 import hashlib
+import re
 import secrets
 import threading
 import time
@@ -24,7 +25,7 @@ from homelab.lab.pending import PendingApi, unpluggable
 from homelab.model import Inventory
 from homelab.paths import bundled_path
 from homelab.proxmox.privileges import grants
-from homelab.proxmox.properties import parse
+from homelab.proxmox.property_strings import parse
 from tests.integration.appliances import Appliances
 from tests.integration.fake_backups import Backing
 
@@ -47,6 +48,7 @@ class FakeNode(Appliances, PendingApi, Backing):
         self.unpluggable: set[str] = set()  # options that cannot be changed in a running container
         self.losing: dict[tuple[str, str], int] = {}  # (method, end of the path) → number of answers to drop
         self.leases: dict[int, list[str]] = {}  # vmid → addresses by DHCP and SLAAC on net0; missing: the DHCP server's
+        self.leases_of_others: dict[int, list[str]] = {}  # the same on further network cards
         self.without_lease = 0  # number of reads that find no such address yet
         self.stays: set[tuple[str, str]] = set()  # (user or token, path) of grants that are not inherited
         for template in TEMPLATES:
@@ -130,19 +132,19 @@ class FakeNode(Appliances, PendingApi, Backing):
     async def _lxc_interfaces(self, user: str, v: Mapping[str, Any]) -> Any:
         """Add the addresses that a network card gets by DHCP and SLAAC some time after the start, as Proxmox does."""
         rows = await super()._lxc_interfaces(user, v)
-        vmid = int(v["vmid"])
-        net0 = parse(str(self.ct(vmid).config.get("net0", "")))
-        if rows is None or not {net0.get("ip"), net0.get("ip6")} & {"dhcp", "auto"}:
-            return rows
-        self.without_lease -= 1
-        if self.without_lease >= 0:
-            return rows
-        row = next(row for row in rows if row["name"] == net0["name"])
-        for text in ["fe80::be24:11ff:fe00:1/64", *self.leases.get(vmid, [f"192.168.2.{vmid - 50}/24"])]:
-            address, _, prefix = text.partition("/")
-            family = "inet6" if ":" in address else "inet"
-            row.setdefault(family, text)
-            row["ip-addresses"].append({"ip-address-type": family, "ip-address": address, "prefix": prefix})
+        vmid, config = int(v["vmid"]), self.ct(int(v["vmid"])).config
+        cards = {option: parse(str(config[option])) for option in config if re.fullmatch(r"net\d+", option)}
+        dynamic = {o: card for o, card in cards.items() if {card.get("ip"), card.get("ip6")} & {"dhcp", "auto"}}
+        self.without_lease -= bool(dynamic)
+        for option, card in dynamic.items() if rows is not None and self.without_lease < 0 else ():
+            row = next(row for row in rows if row["name"] == card["name"])
+            given = self.leases.get(vmid, [f"192.168.2.{vmid - 50}/24"])
+            other = self.leases_of_others.get(vmid, [f"10.20.0.{vmid - 50}/24"])
+            for text in ["fe80::be24:11ff:fe00:1/64", *(given if option == "net0" else other)]:
+                address, _, prefix = text.partition("/")
+                family = "inet6" if ":" in address else "inet"
+                row.setdefault(family, text)
+                row["ip-addresses"].append({"ip-address-type": family, "ip-address": address, "prefix": prefix})
         return rows
 
     def _key_lines(self, vmid: int, name: str) -> list[str]:

@@ -132,9 +132,9 @@ def run(folder: Folder, dag: str) -> str:
 
 
 def test_missing_secret_and_lock_are_named(folder: Folder) -> None:
-    assert "airflow lock` writes it" in folder.homelab("deploy", "--limit", "airflow-orchestration", expect=1)
+    assert "airflow lock` writes it" in folder.homelab("deploy", "--limit", "airflow-orchestration", expect=2)
     folder.homelab("airflow", "lock")
-    shown = folder.homelab("deploy", "--limit", "airflow-orchestration", expect=1)
+    shown = folder.homelab("deploy", "--limit", "airflow-orchestration", expect=2)
     assert "own.yaml:2: {secret: warehouse}" in shown
     assert "secret set warehouse" in shown
     folder.homelab("secret", "set", "warehouse", stdin="it's \"$x\n")

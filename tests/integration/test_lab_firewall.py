@@ -30,7 +30,7 @@ from homelab.lab.process import running
 from homelab.model import Inventory
 from homelab.paths import bundled_path
 from homelab.proxmox import Client
-from homelab.proxmox.properties import parse
+from homelab.proxmox.property_strings import parse
 from homelab.runtime.container_changes import Outcome
 from homelab.runtime.session import Session
 from tests.integration.lab_fixture import QUIET, fresh, in_a_lab

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +23,10 @@ from homelab.runtime.container_addresses import locate, located
 from homelab.runtime.container_states import container_states
 from homelab.runtime.convergence import steps_of
 from homelab.runtime.ssh_client import ssh_argv
-from tests.integration.test_proxmox_up import NAMES, Site
+from tests.integration.fakenode import inventory_for, serving
+from tests.integration.fork_server import runner
+from tests.integration.test_proxmox_kill import DeadlyNode, Scene
+from tests.integration.test_proxmox_up import NAMES, SECRET, Site
 from tests.integration.test_proxmox_up import pair as pair
 from tests.integration.test_proxmox_up import site as site
 from tests.support import FixedSecretStore, LocalHost, make_session
@@ -224,9 +230,9 @@ def test_vmid_from_the_range_is_found_before_the_address(site: Site) -> None:
 FIREWALL = f"defaults: {{firewall: true}}\n{LAST}"
 
 
-def set_of(site: Site, vmid: int = 168) -> list[str] | None:
+def set_of(site: Site, vmid: int = 168, card: str = "net0") -> list[str] | None:
     """Return the addresses of the IP filter's set, as they are on the node; None without a set."""
-    entries = site.pve.firewall_config("ct", vmid=vmid)["ipset"].get("ipfilter-net0")
+    entries = site.pve.firewall_config("ct", vmid=vmid)["ipset"].get(f"ipfilter-{card}")
     return entries if entries is None else [entry["cidr"] for entry in entries]
 
 
@@ -351,3 +357,71 @@ def test_lost_answer_of_a_change_of_the_set_is_repeated(site: Site, lost: tuple[
     assert set_of(site) == ["192.168.2.150"]
     assert site.pve.losing[lost] == 0
     assert not site.up()
+
+
+CARDS = f"defaults: {{firewall: true}}\ncontainers: {{{TWO}: {{networks: {{net1: {{bridge: vmbr1, ip: dhcp}}}}}}}}\n"
+
+
+def test_address_of_a_further_network_card_is_read_back_into_its_own_filter(site: Site) -> None:
+    site.overlaid(CARDS).up()
+    assert "firewall=1" in site.pve.ct(168).config["net1"].split(",")
+    assert (set_of(site, card="net1"), set_of(site), options_of(site)["ipfilter"]) == (["10.20.0.118"], None, 1)
+    assert not site.up()
+    site.pve.leases_of_others[168] = ["10.20.0.150/24"]
+    assert site.up().done == {
+        TWO: ["firewall of analytics-platform: + net1 may send from 10.20.0.150; - net1 may send from 10.20.0.118"]
+    }
+
+
+@pytest.mark.parametrize("claimed", ["192.168.2.67/24", "192.168.2.1/24", "10.20.0.5/24", "2001:db8::67/64"])
+def test_further_network_card_cannot_claim_an_address_of_another_container(site: Site, claimed: str) -> None:
+    """On the same bridge, it could pretend to be the other one."""
+    other = "postgres-data: {ip6: '2001:db8::67/64', networks: {net1: {bridge: vmbr1, ip: 10.20.0.5/24}}}"
+    ours = f"{TWO}: {{networks: {{net1: {{bridge: vmbr1, ip: dhcp, ip6: auto}}}}}}"
+    site.overlaid(f"defaults: {{firewall: true}}\ncontainers: {{{other}, {ours}}}\n")
+    site.pve.leases_of_others[168] = [claimed]
+    site.up()
+    assert set_of(site, card="net1") is None
+    assert options_of(site)["ipfilter"] == 1
+
+
+def test_network_card_made_by_hand_is_not_added_to_the_filter(site: Site) -> None:
+    site.overlaid("defaults: {firewall: true}\n").up()
+    site.pve.ct(168).config["net1"] = "name=eth1,bridge=vmbr1,ip=dhcp,firewall=1"
+    assert not site.up()
+    assert set_of(site, card="net1") is None
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("acts", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("kept", [[], ["192.168.2.118"]], ids=["first-lease", "another-lease"])
+def test_run_that_was_killed_at_any_call_is_completed_by_the_next(
+    tmp_path: Path, pair: tuple[tuple[str, str], str], kept: Sequence[str], acts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HOMELAB_PROXMOX_TOKEN", raising=False)
+    pve, hits = DeadlyNode(), []
+    with serving(pve, pair[0]), runner() as processes:
+        inventory = inventory_for(tmp_path, pve, pair[1], SECRET, FIREWALL)
+        place = Scene(pve, inventory, inventory, processes)
+        place.succeeds("up", TWO)
+        conf = pve.firewall_config("ct", vmid=168)
+        pve.leases[168] = ["192.168.2.150/24"]
+        if not kept:
+            conf["ipset"].clear()
+            conf["options"]["ipfilter"] = 0
+        before = deepcopy(conf)
+        while not hits or hits[-1]:
+            conf.clear()
+            conf.update(deepcopy(before))
+            ended = place.run("up", TWO, deadly=len(hits) + 1, acts=acts)
+            hits.append(pve.hit)
+            assert ended.status == (-signal.SIGKILL if hits[-1] else 0), (hits[-1], ended)
+            if hits[-1].startswith("GET") and acts:
+                continue  # the same as before it
+            place.succeeds("up", TWO)
+            assert place.succeeds("up", TWO).startswith("Nothing to do"), hits[-1]
+            assert [entry["cidr"] for entry in conf["ipset"]["ipfilter-net0"]] == ["192.168.2.150"], hits[-1]
+            assert conf["options"]["ipfilter"] == 1
+    changed = [hit.rpartition("/firewall/")[2] for hit in hits if hit and not hit.startswith("GET")]
+    added, removed = "ipset/ipfilter-net0", "ipset/ipfilter-net0/192.168.2.118"
+    assert changed == ([added, removed] if kept else ["ipset", added, "options"])

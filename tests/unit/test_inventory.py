@@ -121,6 +121,36 @@ def test_containers_with_dhcp_have_no_address_and_no_gateway_of_their_own(tmp_pa
         str(db.address)
 
 
+def test_further_network_cards(tmp_path: Path) -> None:
+    cards = "{net2: {bridge: vmbr2, ip: dhcp, ip6: auto}, net1: {bridge: vmbr1, ip: 10.0.0.5/8, vlan: 7, mtu: 9000}}"
+    text = BASE.replace("cores: 1", f"cores: 1\n    firewall: true\n    networks: {cards}")
+    first, second = read(tmp_path, text).containers[0].shape.networks
+    assert str(first) == "vmbr1 10.0.0.5/8 vlan 7 mtu 9000 firewall"
+    assert str(second) == "vmbr2 dhcp auto firewall"
+    assert read(tmp_path, text.replace("10.0.0.5/8", "10.0.0.5/32")).containers[0].shape.networks[0].ip == "10.0.0.5/32"
+    assert read(tmp_path, BASE).containers[0].shape.networks == ()
+
+
+@pytest.mark.parametrize(
+    ("cards", "expected"),
+    [
+        ("{net0: {bridge: a1}}", "networks.net0: must be net1 to net31; the keys of the container are its net0"),
+        ("{net32: {bridge: a1}}", "networks.net32: must be net1 to net31"),
+        ("{net1: {}}", "networks.net1.bridge: is missing"),
+        ("{net1: {bridge: a1, ip: 10.0.0.5}}", "networks.net1.ip: must be dhcp, or an address with its prefix length"),
+        ("{net1: {bridge: a1, ip: 10.0.0.5/33}}", "networks.net1.ip: cannot use '10.0.0.5/33': "),
+        ("{net1: {bridge: a1, ip: 10.0.0.0/8}}", "networks.net1.ip: 10.0.0.0 is the network or broadcast address of"),
+        ("{net1: {bridge: a1, ip: 192.168.2.68/24}}", "ip: 192.168.2.68 is taken by "),
+        ("{net1: {bridge: a1, ip6: slaac}}", "networks.net1.ip6: must be auto, dhcp, or an address with its prefix"),
+        ("{net1: {bridge: a1, gw: 10.0.0.1}}", "networks.net1.gw: unknown key"),
+        ("[net1]", "networks: must be network cards by name, as in net1, not a list"),
+    ],
+)
+def test_each_problem_of_a_network_card(tmp_path: Path, cards: str, expected: str) -> None:
+    (problem,) = problems(tmp_path, BASE.replace("cores: 1", f"cores: 1\n    networks: {cards}"))
+    assert expected in problem
+
+
 def test_overlay_merges_replaces_and_deletes(tmp_path: Path) -> None:
     base = BASE + "defaults: {disk: 9, pool: mine}\n"
     (tmp_path / "sub").mkdir()

@@ -444,14 +444,20 @@ SUCCESS = {"status": "success", "finished": "F", "tests_passed": 1, "tests_faile
 HEALTH = [
     (
         Postgres(),
-        ['{"sizes": {"project_data": 7340032}, "connections": 3, "raw_rows": 0, "newest_raw_row": null}', ""],
+        ['{"sizes": {"project_data": 7340032}, "connections": 3, "raw_rows": 0, "newest_raw_row": null}', "", "f"],
         True,
         "project_data 7 MiB; 3 connections; 0 raw rows, newest none yet",
     ),
-    (Postgres(), [None, None], False, "does not answer: "),
+    (Postgres(), [None, None, None], False, "does not answer: "),
     (
         Postgres(),
-        [None, "raw.weather_observations, raw.exclusions"],
+        ["{}", "", "t"],
+        False,
+        "raw tables were changed by hand: `homelab deploy` repairs them or names the change",
+    ),
+    (
+        Postgres(),
+        [None, "raw.weather_observations, raw.exclusions", None],
         False,
         "missing: raw.weather_observations, raw.exclusions; `homelab deploy` creates them, without their rows",
     ),

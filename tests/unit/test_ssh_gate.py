@@ -27,8 +27,8 @@ BUILD = '{"last_build": {"status": "failed", "finished": "F", "tests_passed": 1,
 @pytest.mark.parametrize(
     ("service", "outputs", "ready"),
     [
-        (Postgres(), [None, None], False),
-        (Postgres(), ['{"sizes": {}, "connections": 3, "raw_rows": 0, "newest_raw_row": null}', ""], True),
+        (Postgres(), [None, None, None], False),
+        (Postgres(), ['{"sizes": {}, "connections": 3, "raw_rows": 0, "newest_raw_row": null}', "", "f"], True),
         (Analytics(), [None], False),
         (Analytics(), ['{"last_build": null, "marts": []}'], True),
         (Analytics(), [BUILD], True),
