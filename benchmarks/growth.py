@@ -30,6 +30,7 @@ import os, sys
 from types import SimpleNamespace
 sys.path.insert(0, sys.argv[1])
 import dbt_build
+import dbt_runner
 from dbt.cli.main import dbtRunner
 
 def in_fork(work):
@@ -49,7 +50,7 @@ os.environ.update({"DBT_TARGET_PATH": f"{data}/target", "DBT_LOG_PATH": f"{data}
 project = str(dbt_build.ROOT / "dbt" / "analytics_project")
 parsed = dbtRunner().invoke(["--quiet", "parse", "--project-dir", project, "--profiles-dir", data])
 manifest = parsed.result
-dbt_build.subprocess = SimpleNamespace(run=run)
+dbt_runner.subprocess = SimpleNamespace(run=run)
 for line in sys.stdin:
     sys.argv = ["dbt_build.py", "--data", data, "--profiles", data, "--as-of", line.strip()]
     print(in_fork(dbt_build.main).returncode, flush=True)
@@ -139,8 +140,9 @@ def build(process: subprocess.Popen[str], warehouse: Warehouse, now: datetime) -
     assert process.stdin  # noqa: S101
     assert process.stdout  # noqa: S101
     print(now.isoformat(), file=process.stdin, flush=True)
-    if process.stdout.readline() != "0\n":
-        raise SystemExit((warehouse.data / "builder.log").read_text()[-3000:])
+    if (status := process.stdout.readline().strip()) != "0":
+        log = (warehouse.data / "builder.log").read_text()[-3000:]
+        raise SystemExit(f"{log}\nThe build ended with status {status or 'unknown: its process is gone'}.")
 
 
 def growth(server: pg.Server, database: str, builds: int, cities: int) -> Iterator[Row]:

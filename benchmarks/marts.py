@@ -150,6 +150,7 @@ def create_warehouse(stack: ExitStack, server: pg.Server, database: str) -> Ware
     (data / "profiles.yml").write_bytes(
         render(
             "analytics/profiles.yml.j2",
+            profile="analytics_project",
             warehouse=str(data / "warehouse.duckdb"),
             threads=2,
             extension_directory=str(data / "extensions"),

@@ -137,7 +137,6 @@ def bare_containers(folder: Path, count: int) -> Stack:
                 "lab": "x",
                 "proxmox": {"host": "x", "token_id": "homelab@pve!x"},
                 "network": {"subnet": str(LAB.subnet), "gateway": str(LAB.gateway), "bridge": "x"},
-                "pipeline": {},
                 "containers": {
                     f"host-{number:02}": {
                         "vmid": 300 + number,

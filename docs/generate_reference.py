@@ -111,7 +111,10 @@ def inventory() -> str:
         element = section.get("additionalProperties")
         if isinstance(element, dict) and "properties" in element:
             lines += ["", f"A mapping by name; each entry has these keys. {element.get('description', '')}".rstrip()]
-            section = element
+            further = {f"NAME.{name}": value for name, value in element["properties"].items()}
+            known = section.get("properties", {})
+            required = [f"NAME.{name}" for name in element.get("required", ())]
+            section = {"properties": {**known, **further}, "required": required} if known else element
         if "properties" in section:
             lines += ["", *_keys(section)]
         elif "type" in section:
@@ -132,6 +135,8 @@ def _keys(section: Mapping[str, Any], prefix: str = "") -> list[str]:
         default = "required" if key in required else default
         meaning = value.get("description", "").replace("|", "\\|")
         rows.append(f"| `{prefix}{key}` | {_type(value)} | {default} | {meaning} |")
+        if "properties" in value:
+            rows += _keys(value, f"{prefix}{key}.")
         below = value.get("additionalProperties")
         if isinstance(below, dict) and "properties" in below:
             rows += _keys(below, f"{prefix}{key}.NAME.")
@@ -163,8 +168,8 @@ def services() -> str:
     lines = [
         "# Services",
         "",
-        "This page lists the services that a container of the inventory can run, with their options, databases, ports",
-        "and units.",
+        "This page lists the services that a container of the inventory can run, with their options, databases,",
+        "endpoints and units.",
     ]
     registry = Registry()
     for source in registry.sources():
@@ -173,16 +178,20 @@ def services() -> str:
         lines += ["", f"## `{name}`", "", *inspect.cleandoc(inspect.getmodule(kind).__doc__ or "").splitlines()]  # type: ignore[union-attr]
         lines += ["", *(_keys(options[name]) if options[name].get("properties") else ["It has no options."]), ""]
         lines += [f"- Requires: {', '.join(f'`{each}`' for each in kind.requires) or 'nothing'}"]
+        if kind.uses:
+            lines += [f"- Uses, if present: {', '.join(f'`{each}`' for each in kind.uses)}"]
+        if kind.minimum_memory:
+            lines += [f"- Memory: at least {kind.minimum_memory} MiB"]
         grants = [f"`{g.role}` may {g.privilege} `{g.target}`" for g in service.database_grants()]
         lines += [f"- Databases: {', '.join(grants) or 'none'}"]
-        ports = [f"{port.port} ({_port_text(port)})" for port in service.ports()]
-        lines += [f"- Ports: {', '.join(ports) or 'none'}"]
+        endpoints = [f"`{each.name}`, port {each.port} ({_endpoint_text(each)})" for each in service.endpoints()]
+        lines += [f"- Endpoints: {'; '.join(endpoints) or 'none'}"]
         lines += [f"- Units: {', '.join(f'`{unit}`' for unit in service.units()) or 'none'}"]
     return _page(lines)
 
 
-def _port_text(port: Any) -> str:
-    return ", ".join([port.description, port.audience, *(["TLS"] if port.tls else [])])
+def _endpoint_text(endpoint: Any) -> str:
+    return ", ".join([endpoint.description, endpoint.audience, *(["TLS"] if endpoint.tls else [])])
 
 
 def api() -> str:

@@ -12,13 +12,13 @@ from homelab.model import (
     Container,
     DatabaseGrant,
     Duration,
+    Endpoint,
     Health,
     Inventory,
     KeyNames,
     ManagedResource,
     Option,
     Pending,
-    Port,
     Secret,
     SecretName,
     SecretStore,
@@ -28,8 +28,8 @@ from homelab.model import (
     Step,
 )
 from homelab.render import Templates
+from homelab.sandbox import Sandbox
 from homelab.services.lab_certificates import CA_FILE, server_certificate
-from homelab.services.sandbox import Sandbox
 from homelab.steps import Command, Directory, File, Packages, SystemdUnit, Tree, User, UvInstall, Venv, WaitFor
 
 VERSION = 1  # grows when a name or its meaning changes incompatibly
@@ -43,6 +43,7 @@ __all__ = [
     "Directory",
     "Distribution",
     "Duration",
+    "Endpoint",
     "File",
     "Health",
     "HomelabError",
@@ -54,7 +55,6 @@ __all__ = [
     "Option",
     "Packages",
     "Pending",
-    "Port",
     "Result",
     "Sandbox",
     "Secret",

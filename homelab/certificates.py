@@ -29,13 +29,13 @@ _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----\n.*?-----END CERTIFICATE
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """The host names and IPv4 addresses of a certificate, each sorted."""
+    """The host names and IPv4 addresses of a certificate, each sorted; a CA's addresses may be networks."""
 
     hosts: tuple[str, ...]
     addresses: tuple[str, ...]
 
     @classmethod
-    def of(cls, hosts: set[str], addresses: set[IPv4Address]) -> Self:
+    def of(cls, hosts: set[str], addresses: set[IPv4Address] | set[IPv4Network]) -> Self:
         """Return the names in their order."""
         return cls(tuple(sorted(hosts)), tuple(map(str, sorted(addresses))))
 

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from homelab.certificates import Authority, Names
 from homelab.errors import InputError
-from homelab.model import Pipeline, Secret
+from homelab.model import Secret, Weather
 from homelab.private_files import damaged, read_mapping, read_private, write_private
 
 _BYTES = 48  # 64 characters, which Airflow requires of a JWT secret
@@ -42,6 +42,11 @@ class FileSecretStore:
                 known[name] = secrets.token_urlsafe(_BYTES)
                 write_private(self._path, json.dumps(known, indent=1).encode())
             return Secret(known[name])
+
+    def known_secret(self, name: str) -> Secret | None:
+        """See SecretStore.known_secret."""
+        known = self._known()
+        return Secret(known[name]) if name in known else None
 
     def set(self, name: str, value: str) -> None:
         """See SecretStore.set."""
@@ -137,10 +142,10 @@ def one_word(text: str, name: str, origin: str, resolution: str) -> Secret:
     return Secret(value)
 
 
-def openweather_key(pipeline: Pipeline) -> Secret:
+def openweather_key(weather: Weather) -> Secret:
     """Return OpenWeather's API key. Raises InputError like `read_secret`."""
     return read_secret(
-        pipeline.api_key_file,
+        weather.api_key_file,
         "the OpenWeather API key",
-        f"Get one at https://openweathermap.org/api and write it to {pipeline.api_key_file}, mode 0600.",
+        f"Get one at https://openweathermap.org/api and write it to {weather.api_key_file}, mode 0600.",
     )

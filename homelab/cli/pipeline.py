@@ -1,9 +1,11 @@
-"""Verbs for the weather pipeline and its published marts."""
+"""Verbs for pipelines and their published marts."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -13,7 +15,7 @@ import typer
 
 from homelab.cli import corrections
 from homelab.cli.confirmation import confirm
-from homelab.cli.global_options import Json, Yes, add_verb, settings
+from homelab.cli.global_options import Json, PipelineArgument, PipelineOption, Yes, add_verb, settings
 from homelab.cli.results import echo, print_json, print_result
 from homelab.errors import InputError
 
@@ -27,8 +29,11 @@ def register(app: typer.Typer) -> None:
     add_verb(app, docs)
     add_verb(app, pull)
     pipeline = typer.Typer(
-        no_args_is_help=True, help="Run, inspect, backfill, correct and rebuild the weather pipeline."
+        no_args_is_help=True, help="Write, run and inspect pipelines; backfill, correct and rebuild the weather."
     )
+    add_verb(pipeline, new)
+    add_verb(pipeline, lock)
+    add_verb(pipeline, list_pipelines, "list")
     for verb in (run, status, backfill, rebuild):
         add_verb(pipeline, verb)
     corrections.register(pipeline)
@@ -37,9 +42,10 @@ def register(app: typer.Typer) -> None:
 
 def query(
     sql: Annotated[str | None, typer.Argument(help="One SQL statement for DuckDB; default: a shell.")] = None,
+    pipeline: PipelineOption = "weather",
     as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON; binary values as base64.")] = False,
 ) -> None:
-    """Query the published marts. A query never waits for a build and never sees half of one.
+    """Query the published marts of a pipeline. A query never waits for a build and never sees half of one.
 
     Without SQL, opens a shell: statements end with a semicolon, .help lists its commands. Piped statements run one by
     one.
@@ -50,9 +56,9 @@ def query(
 
     session = settings.session()
     if sql is None:
-        run_shell(lambda statement: run_query(session, statement), as_json)
+        run_shell(lambda statement: run_query(session, statement, pipeline), as_json)
         return
-    show_result(run_query(session, sql), as_json)
+    show_result(run_query(session, sql, pipeline), as_json)
 
 
 def show_result(rows: Rows, as_json: bool) -> None:
@@ -74,6 +80,12 @@ def run_shell(run: Callable[[str], Rows], as_json: bool) -> None:
         shell.run_all(sys.stdin)
 
 
+class Source(StrEnum):
+    """The origins of the rows of a new pipeline."""
+
+    csv = "csv"
+
+
 class Format(StrEnum):
     """The formats of pulled marts."""
 
@@ -82,20 +94,21 @@ class Format(StrEnum):
 
 
 def pull(
+    pipeline: PipelineArgument = "weather",
     kind: Annotated[Format, typer.Option("--format", help="One DuckDB file, or a folder of Parquet files.")] = (
         Format.duckdb
     ),
-    to: Annotated[Path | None, typer.Option(help="Target; default: weather.duckdb, or the folder weather.")] = None,
+    to: Annotated[Path | None, typer.Option(help="Target; default: PIPELINE.duckdb, or the folder PIPELINE.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Copy the published marts to this machine, for other tools. Replaces an earlier copy when the new one is complete.
+    """Copy a pipeline's published marts to this machine. Replaces an earlier copy when the new one is complete.
 
     Example:  homelab pull --format parquet --to marts
     """
     from homelab.commands.pull import pull as run
 
-    target = to or Path("weather.duckdb" if kind is Format.duckdb else "weather")
-    pulled = run(settings.session(), target, kind.value)
+    target = to or Path(f"{pipeline}.duckdb" if kind is Format.duckdb else pipeline)
+    pulled = run(settings.session(), target, kind.value, pipeline)
     print_result(pulled, as_json, lambda: echo(pulled))
 
 
@@ -116,25 +129,71 @@ def docs(
         typer.launch(str(output.resolve()))
 
 
-def run(as_json: Json = False) -> None:
-    """Run the pipeline now and wait for its end.
+def new(
+    name: Annotated[str, typer.Argument(help="The pipeline's name: lower-case letters, digits and underscores.")],
+    source: Annotated[Source, typer.Option("--from", help="Origin of its rows.")] = Source.csv,
+) -> None:
+    """Write a pipeline of your own next to the inventory: a small example that works, with its tests.
+
+    Example:  homelab pipeline new prices --from csv
+    """
+    from homelab.commands.pipeline_new import new_pipeline
+
+    for path in new_pipeline(settings.folder, name, source.value):
+        echo(f"written: {os.path.relpath(path)}")
+    echo(f"Add it to the inventory, then run `homelab deploy`:\n\npipelines:\n  {name}: {{path: pipelines/{name}}}")
+
+
+def lock(
+    pipeline: Annotated[str, typer.Argument(help="A pipeline of your own, with a requirements.in.")],
+    as_json: Json = False,
+) -> None:
+    """Lock the Python packages of a pipeline's scripts, with hashes: requirements.in becomes requirements.txt.
+
+    Example:  homelab pipeline lock prices
+    """
+    from homelab.commands.pipeline_lock import lock as run_lock
+
+    locked = run_lock(settings.session(), pipeline)
+    print_result(locked, as_json, lambda: echo(locked))
+
+
+def list_pipelines(as_json: Json = False) -> None:
+    """List the pipelines of the inventory.
+
+    Example:  homelab pipeline list
+    """
+    from homelab.cli.output import show_rows
+    from homelab.commands.pipeline_list import pipelines
+
+    rows = pipelines(settings.load())
+    print_result(rows, as_json, lambda: show_rows([asdict(row) for row in rows]))
+
+
+def run(pipeline: PipelineArgument = "weather", as_json: Json = False) -> None:
+    """Run a pipeline now and wait for its end.
 
     Example:  homelab pipeline run
     """
     from homelab.commands.pipeline_run import run as run_now
 
-    outcome = run_now(settings.session())
+    outcome = run_now(settings.session(), pipeline)
     print_result(outcome, as_json, lambda: echo(outcome))
 
 
-def status(as_json: Json = False) -> None:
-    """Show the last fetches, the last build, and missing hours of the last days.
+def status(pipeline: PipelineArgument = "weather", as_json: Json = False) -> None:
+    """Show the last runs and the last build; of the weather, also missing hours of the last days.
 
     Example:  homelab pipeline status
     """
     from homelab.cli.output import show_rows
+    from homelab.commands.pipeline_status import own_status
     from homelab.commands.pipeline_status import status as read
 
+    if pipeline != "weather":
+        own = own_status(settings.session(), pipeline)
+        print_result(own, as_json, lambda: echo("\n".join(own.lines())))
+        return
     report = read(settings.session())
 
     def text() -> None:

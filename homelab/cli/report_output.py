@@ -17,6 +17,7 @@ from homelab.runtime.full_disks import describe
 if TYPE_CHECKING:
     from homelab.commands.doctor import Diagnosis
     from homelab.lab import LabStatus
+    from homelab.model import Health
     from homelab.runtime.convergence import HostReport
     from homelab.runtime.lab_report import ContainerReport, LabReport
 
@@ -89,6 +90,8 @@ def show_status(report: LabReport) -> None:
     target.print(table)
     for container in report.containers:
         _show_services(target, container)
+    for pipeline in report.pipelines:
+        target.print(_health_of("pipeline " + pipeline.name, pipeline.health), soft_wrap=True)
     for note in report.notes:
         target.print(Text(f"! {note}", "yellow"), soft_wrap=True)
     target.print(health_line(report.healthy))
@@ -145,6 +148,11 @@ def _age(seconds: int) -> str:
     return f"{seconds} s"
 
 
+def _health_of(name: str, health: Health) -> Text:
+    mark = Text("✓ ", "green") if health.healthy else Text("✗ ", "red")
+    return Text.assemble(mark, (f"{name:<10} ", "bold"), health.summary)
+
+
 def _show_services(target: Console, container: ContainerReport) -> None:
     for difference in container.proxmox.drift:
         text = f"! {container.name}: differs from the inventory: {difference}"
@@ -159,3 +167,5 @@ def _show_services(target: Console, container: ContainerReport) -> None:
         for unit, state in service.units.items():
             style = "dim" if state == "active" else "red"
             target.print(Text(f"    {unit.removesuffix('.service')}: {state}", style))
+        for title, url in service.web_uis.items():
+            target.print(Text(f"    {title}: {url}", "dim"), soft_wrap=True)

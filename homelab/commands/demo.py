@@ -9,6 +9,7 @@ from homelab.inventory import load
 from homelab.lab import Lab
 from homelab.lab import up as lab_up
 from homelab.progress import Progress, duration
+from homelab.runtime.container_addresses import locate
 from homelab.runtime.container_changes import audited_client
 from homelab.runtime.convergence import converge_containers
 from homelab.runtime.lab_lock import lab_lock
@@ -47,4 +48,4 @@ def demo(inventory_path: Path, progress: Progress) -> tuple[LabReport, Rows, str
         progress.note("pipeline", str(run_pipeline(session)))
     report, rows = report_lab(session), query_marts(session, _WEATHER)
     progress.note("demo", f"took {duration(time.monotonic() - started)} in total")
-    return report, rows, ui(inventory.container_with("airflow"))
+    return report, rows, ui(locate(inventory).container_with("airflow"))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from homelab.errors import HomelabError
-from homelab.model import Inventory, Pipeline, Secret
+from homelab.model import Inventory, Secret, Weather
 from homelab.proxmox import Client
 from homelab.proxmox.checks import Answering, Check, proxmox_checks
 from homelab.runtime.address_probe import addresses_in_use
@@ -31,21 +31,21 @@ class Diagnosis:
         object.__setattr__(self, "healthy", all(check.ok for check in self.checks))
 
 
-def ask_openweather(pipeline: Pipeline, key: Secret) -> int:
+def ask_openweather(weather: Weather, key: Secret) -> int:
     """Return the HTTP status of one request with this key. Raises HomelabError without an answer."""
     import requests
 
     try:
         # Any coordinates will do: only the acceptance of the key matters.
         return requests.get(
-            f"{pipeline.api_url}/data/2.5/weather",
+            f"{weather.api_url}/data/2.5/weather",
             timeout=_WEATHER_TIMEOUT,
             params={"lat": "0", "lon": "0", "appid": key.reveal()},
         ).status_code
     except requests.RequestException as error:
         # Not the text of the error: it contains the URL with the key.
         raise HomelabError(
-            f"Cannot check the OpenWeather key: {pipeline.api_url} does not answer",
+            f"Cannot check the OpenWeather key: {weather.api_url} does not answer",
             f"{type(error).__name__}.",
             "Check the internet connection of this machine. The containers need it, too.",
         ) from None
@@ -54,7 +54,7 @@ def ask_openweather(pipeline: Pipeline, key: Secret) -> int:
 def doctor(
     inventory: Inventory,
     *,
-    ask: Callable[[Pipeline, Secret], int] = ask_openweather,
+    ask: Callable[[Weather, Secret], int] = ask_openweather,
     now: Callable[[], float] = time.time,
     addresses_in_use: Answering = addresses_in_use,
     session: Session | None = None,
@@ -65,7 +65,7 @@ def doctor(
     """
     containers = _patches(session) if session else ()
     runs_pipeline = any(service.runs_pipeline for _, service in inventory.services())
-    openweather = [_openweather(inventory.pipeline, ask)] if runs_pipeline else []
+    openweather = [_openweather(inventory.weather, ask)] if runs_pipeline else []
     return Diagnosis([*_proxmox(inventory, now, addresses_in_use), *containers, *openweather])
 
 
@@ -89,14 +89,14 @@ def _patches(session: Session) -> Iterator[Check]:
             yield Check(name, found.ok, str(found), tuple(found.remedies()))
 
 
-def _openweather(pipeline: Pipeline, ask: Callable[[Pipeline, Secret], int]) -> Check:
+def _openweather(weather: Weather, ask: Callable[[Weather, Secret], int]) -> Check:
     name = "OpenWeather key"
     try:
-        key = openweather_key(pipeline)
+        key = openweather_key(weather)
     except HomelabError as error:
         return Check.of(name, error)
     try:
-        status = ask(pipeline, key)
+        status = ask(weather, key)
     except HomelabError as error:
         return Check.of(name, error)
     if status == _UNAUTHORIZED:
@@ -117,5 +117,5 @@ def _openweather(pipeline: Pipeline, ask: Callable[[Pipeline, Secret], int]) -> 
     return (
         Check(name, True, "accepted")
         if status < 400 or status == _NOT_FOUND
-        else Check(name, False, f"{pipeline.api_url} answers {status}", ("Try again later.",))
+        else Check(name, False, f"{weather.api_url} answers {status}", ("Try again later.",))
     )

@@ -15,7 +15,7 @@ from homelab.proxmox import Client, PlanExecutor, golden_templates, hostkeys, vm
 from homelab.proxmox.errors import REFUSED, ProxmoxError
 from homelab.proxmox.inspect import inspect_container
 from homelab.proxmox.managed_container import ManagedContainer
-from homelab.proxmox.properties import parse
+from homelab.proxmox.property_strings import parse
 from homelab.proxmox.tasks import TaskFailed
 from homelab.runtime.container_changes import Outcome, audited_client, run_on_containers
 from homelab.runtime.lab_lock import lab_lock

@@ -9,7 +9,7 @@ from functools import partial
 from homelab.host import argv, check, expected_format
 from homelab.runtime.job_progress import DbtLog, run_with_progress
 from homelab.runtime.session import Session
-from homelab.services.analytics import SCRIPTS, as_analytics
+from homelab.services.analytics import SCRIPTS, as_analytics, read_data
 
 _DEADLINE = 4 * 3600.0  # seconds; it reads the whole history
 
@@ -35,7 +35,7 @@ def rebuild(session: Session) -> Build:
         session.progress.step(container.name, "dbt build --full-refresh") as report,
     ):
         job = partial(check, host, command, "rebuilding the marts", timeout=_DEADLINE)
-        result = run_with_progress(job, DbtLog(host), report)
+        result = run_with_progress(job, DbtLog(host, read_data), report)
     with expected_format(container.name, "read the outcome of the build"):
         outcome = json.loads(result.text.splitlines()[-1])
         return Build(outcome["models_built"], outcome["tests_passed"], outcome["seconds"])

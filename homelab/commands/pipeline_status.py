@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from homelab.host import argv, check, expected_format
+from homelab.model import Health
+from homelab.runtime.pipeline_reports import report_pipelines
 from homelab.runtime.session import Session
 from homelab.services.analytics import PUBLISHED, SCRIPTS, as_analytics
 
@@ -55,6 +57,31 @@ class PipelineStatus:
             yield f"held back  a transaction has been open since {held['since']}: {held['transaction']}"
         if self.spooled_bytes:
             yield f"spooled    {self.spooled_bytes} bytes on disk, waiting for PostgreSQL"
+
+
+@dataclass(frozen=True)
+class OwnPipelineStatus:
+    """The health of a user's pipeline, with its last runs and its last build."""
+
+    name: str
+    health: Health
+
+    def lines(self) -> Iterator[str]:
+        """Yield the status as lines for people."""
+        yield self.health.summary
+        build = self.health.facts.get("last_build")
+        for problem in build["problems"] if build else ():
+            yield f"{problem['status']}: {problem['node']}: {' '.join(str(problem['message']).split())}"
+        for run in self.health.facts.get("last_runs", ()):
+            failed = f" ({run['failed_tasks']})" if run["failed_tasks"] else ""
+            yield f"{run['run_id']}: {run['state']}{failed}"
+
+
+def own_status(session: Session, name: str) -> OwnPipelineStatus:
+    """Return the status of a user's pipeline. Raises InputError for an unknown one."""
+    session.inventory.pipeline(name)
+    (report,) = (each for each in report_pipelines(session) if each.name == name)
+    return OwnPipelineStatus(name, report.health)
 
 
 def status(session: Session) -> PipelineStatus:

@@ -18,8 +18,9 @@ from homelab.errors import HomelabError, InputError
 from homelab.host import UNREADABLE, argv
 from homelab.pipeline_contract import EXIT
 from homelab.progress import StatusUpdate
+from homelab.runtime.deployed_pipelines import WEATHER, deployed_pipeline
 from homelab.runtime.session import Session
-from homelab.services.analytics import PUBLISHED, SCRIPTS, as_analytics
+from homelab.services.analytics import SCRIPTS
 
 Format = Literal["duckdb", "parquet"]
 _PAUSE = 120.0  # seconds between two blocks; Parquet files are written before the first one
@@ -40,15 +41,16 @@ class Pulled:
         return f"{self.path}: {', '.join(self.files)}; {self.size / 1e6:.1f} MB"
 
 
-def pull(session: Session, target: Path, kind: Format = "duckdb") -> Pulled:
-    """Copy the published marts to a file (`duckdb`), or to a folder with one file for each mart (`parquet`).
+def pull(session: Session, target: Path, kind: Format = "duckdb", name: str = WEATHER) -> Pulled:
+    """Copy a pipeline's published marts to a file (`duckdb`), or to a folder with a file for each mart (`parquet`).
 
     A file of an earlier pull is replaced atomically. Raises InputError if the target holds anything else, HomelabError
     if nothing is published yet or the copy is incomplete.
     """
+    pipeline = deployed_pipeline(session.inventory, name)
     _check_target(target, kind)
     container = session.inventory.container_with("analytics")
-    script = argv("python", f"{SCRIPTS}/export.py", "--database", PUBLISHED, "--format", kind)
+    script = argv("python", f"{SCRIPTS}/export.py", "--database", pipeline.published, "--format", kind)
     with (
         session.connect(container) as host,
         session.progress.step(container.name, "pull the marts") as report,
@@ -56,12 +58,12 @@ def pull(session: Session, target: Path, kind: Format = "duckdb") -> Pulled:
         (folder / "received").open("wb", buffering=0) as file,
     ):
         received = _Receiver(file, report)
-        result = host.download(as_analytics(script), received.write, timeout=_PAUSE)
+        result = host.download(pipeline.run(script), received.write, timeout=_PAUSE)
         if result.status == EXIT.nothing_published:
             raise HomelabError(
                 "Cannot pull the marts: there are none yet",
                 "No build of the pipeline was published.",
-                "Wait for the next run, or start one with `homelab pipeline run`.",
+                f"Wait for the next run, or start one with `homelab pipeline run {pipeline.name}`.",
             )
         if not result.ok or received.missing:
             details = result.stderr.decode(errors="replace").strip()[-1000:]

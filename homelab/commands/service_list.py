@@ -30,6 +30,6 @@ def list_services(registry: Registry, inventory: Inventory | None) -> list[Servi
             description = (registry.get(source.name).__doc__ or "").partition("\n")[0]
         except ServiceError as failure:
             error = str(failure)
-        containers = [c.name for c in inventory.containers if source.name in c.services] if inventory else []
+        containers = [c.name for c in inventory.containers_with(source.name)] if inventory else []
         rows.append(ServiceRow(source.name, source.origin, source.version, description, containers, error))
     return rows

@@ -12,6 +12,7 @@ from homelab.model import Container
 from homelab.plan import ObservedGuest, select_containers
 from homelab.proxmox import Client, find_guests, hostkeys
 from homelab.proxmox.vmids import resolve_vmids
+from homelab.runtime.container_addresses import locate
 from homelab.runtime.session import Session
 
 
@@ -35,6 +36,7 @@ def trust_host(
     reads the key on the node, and returns that command's output; without `ask`, that is the error. `shown` returns
     the key line that an address shows; a container that answers must show the pinned key. Raises HomelabError.
     """
+    session = session.on(locate(session.inventory))
     (container,) = select_containers(session.inventory, [name])
     if fingerprint is None:
         client = Client(session.inventory.endpoint)

@@ -142,6 +142,7 @@ def running(folder: Path, installed: Installed, replay: bool) -> Iterator[Stack]
     """
     profiles = render(
         "analytics/profiles.yml.j2",
+        profile="analytics_project",
         warehouse=str(folder / "data" / "warehouse.duckdb"),
         threads=2,
         extension_directory=str(installed.extensions),

@@ -9,24 +9,30 @@ from typing import Any
 from homelab.inventory.section import Section
 from homelab.inventory.value_types import Text, anchored, shown
 from homelab.inventory.yaml_source import KeyPath
+from homelab.model import DHCP
 from homelab.model.options import Option
 
 _OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
-_WHOLE = rf"{_OCTET}(?:\.{_OCTET}){{3}}"
+WHOLE = rf"{_OCTET}(?:\.{_OCTET}){{3}}"
 _LAST_PART = r"\.(?:25[0-5]|2[0-4][0-9]|[01]?[0-9]?[0-9])"
-_ADDRESS = f"{_WHOLE}|{_LAST_PART}"
+_ADDRESS = f"{WHOLE}|{_LAST_PART}"
 IPV6 = r"[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7}"
-_NETWORK = rf"{_WHOLE}/(?:0*(?:[0-9]|[12][0-9]|3[0-2])|{_WHOLE})"
+_NETWORK = rf"{WHOLE}/(?:0*(?:[0-9]|[12][0-9]|3[0-2])|{WHOLE})"
 # A network with room for a gateway and a container; a netmask may be written instead of the prefix length.
-SUBNET = rf"{_WHOLE}/(?:0*(?:[89]|[12][0-9])|{_WHOLE})"
+SUBNET = rf"{WHOLE}/(?:0*(?:[89]|[12][0-9])|{WHOLE})"
 
 
 class Address(Text):
-    """The text of an address, or, with `networks`, of a network in CIDR notation, or, with `ipv6`, of either kind."""
+    """The text of an address, or, with `networks`, of a network in CIDR notation, or, with `ipv6`, of either kind.
 
-    def __init__(self, *, networks: bool = False, ipv6: bool = False) -> None:
-        expected = "an IPv4 address, whole or as its last part (`.67`)" + (", or an IPv6 address" if ipv6 else "")
+    With `dhcp`, that word is valid, too.
+    """
+
+    def __init__(self, *, networks: bool = False, ipv6: bool = False, dhcp: bool = False) -> None:
+        expected = "an IPv4 address, whole or as its last part (`.67`)"
+        expected += ", or an IPv6 address" * ipv6 + ", or dhcp" * dhcp
         pattern = f"{_ADDRESS}|.*/.*" if networks else f"{_ADDRESS}|{IPV6}" if ipv6 else _ADDRESS
+        pattern += f"|{DHCP}" * dhcp
         super().__init__(Option(pattern=pattern, expected=expected))
         self._strict = f"{_ADDRESS}|{_NETWORK}" if networks else pattern
 

@@ -6,16 +6,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from homelab.distributions import distribution_of
 from homelab.inventory import addresses
 from homelab.inventory.container_defaults import LARGEST, NAME, ContainerDefaults, override
 from homelab.inventory.declaration import declaration_of
+from homelab.inventory.networks_section import Networks, network_cards
 from homelab.inventory.section import Section
+from homelab.inventory.service_checks import check_declarations, check_memory, check_ports
 from homelab.inventory.service_options import Services
-from homelab.model import Container, ContainerConfig, Mount, Network, Service, lab_tags
-from homelab.model.inventory import NODE
+from homelab.model import DHCP, Container, ContainerConfig, Mount, Network, Service, lab_tags
+from homelab.model.inventory import NODE, name_without_instance
 from homelab.model.options import KeyNames, Option
 from homelab.services.registry import Registry, ServiceError
 
@@ -64,8 +66,8 @@ class ContainerSection(ContainerDefaults):
     ] = None
     ip: Annotated[
         str,
-        Option("IPv4 address, whole or as its last part (`.67`).", examples=(".67", "192.168.2.67")),
-        addresses.Address(),
+        Option("IPv4 address, whole or as its last part (`.67`), or `dhcp`.", examples=(".67", "192.168.2.67", "dhcp")),
+        addresses.Address(dhcp=True),
     ]
     ip6: Annotated[
         str | None,
@@ -122,6 +124,7 @@ class ContainerSection(ContainerDefaults):
             examples=({"/srv/media": "/tank/media"},),
         ),
     ] = field(default_factory=dict)
+    networks: Networks = field(default_factory=dict)
     services: Annotated[
         Mapping[str, Service], Option("Services of the container, each with its options."), Services()
     ] = field(default_factory=dict)
@@ -163,12 +166,20 @@ class Reader:
             section.problem(f"is missing: {_VMID}", "vmid")
         self._claim(section, name, "vmid", values.get("vmid"))
         subnet = self.network.subnet if self.network else None
-        ip = addresses.host(section, "ip", values.get("ip"), subnet)
-        self._claim(section, name, "ip", ip)
+        ip = DHCP if values.get("ip") == DHCP else addresses.host(section, "ip", values.get("ip"), subnet)
+        if ip != DHCP:
+            self._claim(section, name, "ip", ip)
         ip6, gw6 = addresses.ipv6(section, values.get("ip6"), values.get("gw6"))
         settings = override(self.defaults, section, values)
+        networks = network_cards(section, values.get("networks", {}), firewall=settings.firewall)
+        for card in networks:
+            fixed = IPv4Interface(card.ip).ip if card.ip and card.ip != DHCP else None
+            self._claim(section.below("networks", card.option), f"{card.option} of {name}", "ip", fixed)
         services = values.get("services", {})
-        self._check_services(name, section, services, settings.template)
+        self._check_owners(name, section)
+        check_declarations(section, services, distribution_of(settings.template))
+        check_ports(section, services)
+        check_memory(section, services, values.get("memory"))
         if self.network is None or ip is None:
             return None
         return Container(
@@ -182,6 +193,7 @@ class Reader:
                 memory=values.get("memory", 0),
                 ip6=ip6,
                 gw6=gw6,
+                networks=networks,
                 mounts=_mounts(values.get("mounts", {}), settings.storage),
             ),
             services=services,
@@ -202,22 +214,19 @@ class Reader:
         if owner != name:
             section.problem(f"{value} is taken by {owner}", key)
 
-    def _check_services(self, name: str, section: Section, services: Mapping[str, Service], template: str) -> None:
-        distribution = distribution_of(template)
+    def _check_owners(self, name: str, section: Section) -> None:
         for key in _service_names(section):
             owner = self._taken.setdefault(("service", key), name)
+            self._taken[("kind", name_without_instance(key))] = name
             kind = self.registry.find(key)
             if owner != name and kind and not kind.many:
                 section.problem(f"is on {owner} already, and there can be only one", "services", key)
-            if distribution and key in services:
-                for option, error in services[key].unsupported_options(distribution):
-                    section.problem(error, "services", key, option)
 
     def _check_requirements(self, section: Section) -> None:
         for key in _service_names(section):
             kind = self.registry.find(key)
             for required in kind.requires if kind else ():
-                if ("service", required) not in self._taken:
+                if ("kind", required) not in self._taken:
                     section.problem(f"needs the service `{required}`, which no container has", "services", key)
 
     def _start_order(self, section: Section) -> int | None:
@@ -231,7 +240,12 @@ class Reader:
         return max(orders, default=None)
 
     def _config(
-        self, name: str, network: Network, ip: IPv4Address, settings: ContainerDefaults, order: int | None
+        self,
+        name: str,
+        network: Network,
+        ip: IPv4Address | Literal["dhcp"],
+        settings: ContainerDefaults,
+        order: int | None,
     ) -> ContainerConfig:
         return ContainerConfig(
             hostname=name,
@@ -240,8 +254,8 @@ class Reader:
             swap=settings.swap,
             disk=settings.disk,
             bridge=settings.bridge,
-            address=IPv4Interface((ip, network.subnet.prefixlen)),
-            gateway=network.gateway,
+            address=DHCP if ip == DHCP else IPv4Interface((ip, network.subnet.prefixlen)),
+            gateway=None if ip == DHCP else network.gateway,
             vlan=settings.vlan,
             mtu=settings.mtu,
             firewall=settings.firewall,

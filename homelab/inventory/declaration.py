@@ -15,6 +15,7 @@ from homelab.inventory.errors import did_you_mean
 from homelab.inventory.section import Section
 from homelab.inventory.value_types import (
     INVALID,
+    AnyValue,
     Choice,
     FilePath,
     Flag,
@@ -257,6 +258,8 @@ def _simple(kind: Any, option: Option) -> ValueType:
         return Measure(kind, option)
     if kind is SecretName:
         return SecretReference()
+    if kind is Any:
+        return AnyValue()
     if isinstance(kind, type) and issubclass(kind, Enum):
         return Choice(kind)
     if is_dataclass(kind) and isinstance(kind, type):

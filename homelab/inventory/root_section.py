@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from homelab.inventory.container_defaults import HOST_NAME, ContainerDefaults, override
 from homelab.inventory.containers_section import ContainerSection, DefaultsSection, Reader, vmid_range
 from homelab.inventory.declaration import SectionOf, declaration_of
 from homelab.inventory.network_section import NetworkSection, network
 from homelab.inventory.package_sources import MIRROR_RULE, PackagesSection, package_sources
-from homelab.inventory.pipeline_section import NO_PIPELINE, PipelineSection, pipeline
+from homelab.inventory.pipelines_section import WEATHER, Pipelines, read_pipelines
 from homelab.inventory.proxmox_section import endpoint
 from homelab.inventory.schema_rules import exclusive
 from homelab.inventory.section import Section
-from homelab.model import Container, Endpoint, Inventory, Pipeline
+from homelab.inventory.weather_section import NO_WEATHER, weather
+from homelab.model import Container, Inventory, ProxmoxApi, Weather
 from homelab.model.options import KeyNames, Option
 from homelab.private_files import STATE_FOLDER
 
@@ -40,7 +41,7 @@ class Root:
     proxmox: Annotated[
         Section,
         Option("Connection to the Proxmox VE API."),
-        SectionOf(Endpoint, _SECTION, exclusive("fingerprint", "ca_file")),
+        SectionOf(ProxmoxApi, _SECTION, exclusive("fingerprint", "ca_file")),
     ]
     network: Annotated[Section, Option("Subnet of the containers."), SectionOf(NetworkSection, _SECTION)]
     defaults: Annotated[Section | None, Option("Defaults of all containers."), SectionOf(DefaultsSection, _SECTION)] = (
@@ -57,11 +58,7 @@ class Root:
             ),
         ),
     ]
-    pipeline: Annotated[
-        Section | None,
-        Option("Weather pipeline; required if a container has the service `analytics`."),
-        SectionOf(PipelineSection, _SECTION),
-    ] = None
+    pipelines: Annotated[Section | None, Option("Pipelines by name: the weather, and your own."), Pipelines()] = None
     packages: Annotated[
         Section | None,
         Option("Package sources of the containers, in addition to those of the distribution, and security updates."),
@@ -81,7 +78,8 @@ def read(path: Path, root: Section) -> Inventory:
     vmids = vmid_range(defaults_section, given.get("vmid_range"))
     reader = Reader(lab, path, subnet, proxmox.node if proxmox else None, defaults, vmids, root.registry)
     containers = reader.read(found.get("containers", {}))
-    weather = _pipeline(root, found, containers)
+    pipelines = found.get("pipelines", root.below("pipelines"))
+    built_in, own = _weather(pipelines, containers), read_pipelines(pipelines, containers)
     packages = package_sources(found.get("packages", root.below("packages")), [c.template for c in containers])
     if root.problems.found or proxmox is None or subnet is None:
         root.problems.raise_all(path)
@@ -92,17 +90,18 @@ def read(path: Path, root: Section) -> Inventory:
         endpoint=proxmox,
         network=subnet,
         containers=tuple(containers),
-        pipeline=weather,
+        weather=built_in,
+        pipelines=own,
         vmid_range=vmids,
         sources=packages,
     )
 
 
-def _pipeline(root: Section, found: Mapping[str, Any], containers: Sequence[Container]) -> Pipeline:
-    """Read `pipeline:`; the defaults without cities if it is missing and no service needs it."""
-    if "pipeline" in found:
-        return pipeline(found["pipeline"])
+def _weather(pipelines: Section, containers: Sequence[Container]) -> Weather:
+    """Read `weather:`; the defaults without cities if it is missing and no service needs it."""
+    if isinstance(pipelines.data.get(WEATHER), dict):
+        return weather(pipelines.below(WEATHER))
     needing = [name for each in containers for name, service in each.services.items() if service.runs_pipeline]
-    if needing and not root.has("pipeline"):
-        root.problem(f"is missing, and the service `{needing[0]}` needs it: {_SECTION}", "pipeline")
-    return NO_PIPELINE
+    if needing and not pipelines.has(WEATHER):
+        pipelines.problem(f"is missing, and the service `{needing[0]}` needs it: {_SECTION}", WEATHER)
+    return NO_WEATHER

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,10 @@ from homelab.inventory.section import Section
 from homelab.inventory.value_types import ValueType, nullable, shown
 from homelab.inventory.yaml_source import KeyPath
 from homelab.model import Service
+from homelab.model.inventory import name_without_instance
 from homelab.services.registry import Registry, ServiceError
+
+_INSTANCE = "[a-z0-9][a-z0-9-]{0,30}"
 
 
 class Services(ValueType):
@@ -38,6 +42,8 @@ class Services(ValueType):
             else:
                 service = read_options(section.below(*at, name), kind)
                 if service is not None:
+                    if instance := name.partition("@")[2]:
+                        object.__setattr__(service, "instance", instance)
                     found[name] = service
         return found
 
@@ -50,6 +56,12 @@ def _find(section: Section, name: str, at: KeyPath) -> type[Service] | None:
     try:
         kind = section.registry.get(name)
         declaration_of(kind)
+        if "@" in name and not kind.instances:
+            section.problem(f"has no instances; write `{name_without_instance(name)}`", *at, name)
+            return None
+        if "@" in name and not re.fullmatch(_INSTANCE, name.partition("@")[2]):
+            section.problem("must have an instance of small letters, digits and `-`", *at, name)
+            return None
     except KeyError:
         section.problem(f"unknown service; {did_you_mean(name, section.registry.names())}", *at, name)
     except (ServiceError, TypeError) as error:
@@ -62,8 +74,10 @@ def _find(section: Section, name: str, at: KeyPath) -> type[Service] | None:
 def services_schema(registry: Registry) -> dict[str, Any]:
     """Return the part of the JSON Schema that names the services; one that cannot be loaded may have any options."""
     kinds = {name: registry.find(name) for name in registry.names()}
+    with_instances = {f"^{name}@{_INSTANCE}$": kind for name, kind in kinds.items() if kind and kind.instances}
     return {
         "properties": {name: options_schema(kind) if kind else {} for name, kind in kinds.items()},
+        **({"patternProperties": {n: options_schema(k) for n, k in with_instances.items()}} if with_instances else {}),
         "additionalProperties": False,
     }
 

@@ -236,7 +236,38 @@ class SecretReference(ValueType):
     def read(self, value: Any, section: Section, at: KeyPath) -> Any:
         name = value["secret"] if isinstance(value, dict) and set(value) == {"secret"} else None
         if isinstance(name, str) and re.fullmatch(SecretName.PATTERN, name):
-            return SecretName(name)
+            return SecretName(name, str(section.document.place((*section.keys, *at))))
         kind = "a mapping" if isinstance(value, dict) else "the secret itself" if isinstance(value, str) else "this"
         section.problem(f"must be {self.expected}, not {kind}", *at)
         return INVALID
+
+
+class AnyValue(ValueType):
+    """Any value but null; `{secret: NAME}`, at any depth, is the name of a secret. Never one of several types."""
+
+    _UNUSABLE = re.compile(r"[\x00\ud800-\udfff]")  # no database can store them
+
+    def __init__(self) -> None:
+        self._secret = SecretReference()
+        reference = {"type": "object", "required": ["secret"], "maxProperties": 1}
+        schema = {"not": {"type": "null"}, "if": reference, "then": self._secret.json_schema()}
+        super().__init__("a value, not null", schema)
+
+    def accepts(self, value: object) -> bool:
+        return False
+
+    def read(self, value: Any, section: Section, at: KeyPath) -> Any:
+        return self.refuse(value, section, at) if value is None else self._read(value, section, at)
+
+    def _read(self, value: Any, section: Section, at: KeyPath) -> Any:
+        if isinstance(value, str) and self._UNUSABLE.search(value):
+            return self.refuse(value, section, at, "; it has a control character")
+        if isinstance(value, dict) and set(value) == {"secret"}:
+            return self._secret.read(value, section, at)
+        if isinstance(value, dict | list):
+            items = value.items() if isinstance(value, dict) else enumerate(value)
+            found = [(key, self._read(each, section, (*at, key))) for key, each in items]
+            if any(each is INVALID for _, each in found):
+                return INVALID
+            return dict(found) if isinstance(value, dict) else [each for _, each in found]
+        return value

@@ -72,7 +72,7 @@ def write_overlay(lab: Lab, nameservers: Sequence[IPv4Address]) -> None:
         "defaults": {"template": "debian-12", "storage": "local", "template_storage": "local"},
         # Debian 12 packages PostgreSQL 15.
         "containers": {"postgres-data": {"services": {"postgres": {"version": 15}}}},
-        "pipeline": {"api_url": lab.replay_url, "api_key_file": str(lab.api_key_file)},
+        "pipelines": {"weather": {"api_url": lab.replay_url, "api_key_file": str(lab.api_key_file)}},
     }
     text = (
         "# Written by `homelab lab up`: the values that replace those of your inventory in the lab.\n"

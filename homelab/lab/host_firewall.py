@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from fakepve import FakeCt, PveError
@@ -18,6 +19,7 @@ from homelab.lab import guest
 from homelab.lab.hotplug import ConfigNode
 
 TABLE = "homelab_firewall"
+_DHCP_REQUEST, _DHCP_ANSWER = "udp sport 68 udp dport 67", "udp sport 67 udp dport 68"
 _VERDICTS = {"ACCEPT": "accept", "DROP": "drop", "REJECT": "reject"}
 # The supported fields of a rule. Macros, groups, aliases and IP sets are defined outside it and are not supported.
 _KNOWN = frozenset(
@@ -38,10 +40,18 @@ _KNOWN = frozenset(
 )
 
 
-def ruleset(config: Mapping[str, Any], options: Mapping[str, Any], rules: Sequence[Mapping[str, Any]]) -> str:
-    """Render a container's nftables tables; if no device has the firewall, only remove existing tables."""
+def ruleset(
+    config: Mapping[str, Any],
+    options: Mapping[str, Any],
+    rules: Sequence[Mapping[str, Any]],
+    ip_sets: Mapping[str, Sequence[Mapping[str, Any]]] = MappingProxyType({}),
+) -> str:
+    """Render a container's nftables tables; if no device has the firewall, only remove existing tables.
+
+    `ip_sets` has the entries of the container's IP sets by name.
+    """
     filtered = {
-        device.get("name", f"eth{number}"): device
+        device.get("name", f"eth{number}"): (device, ip_sets.get(f"ipfilter-net{number}"))
         for number, device in guest.network_devices(config).items()
         if device.get("firewall") == "1"
     }
@@ -50,7 +60,7 @@ def ruleset(config: Mapping[str, Any], options: Mapping[str, Any], rules: Sequen
     if options.get("enable") and devices:
         lines += [
             f"table netdev {TABLE} {{",
-            *(line for name, device in filtered.items() for line in _own_addresses(name, device, options)),
+            *(line for name, (device, own) in filtered.items() for line in _own_addresses(name, device, options, own)),
             "}",
             f"table inet {TABLE} {{",
             *_direction("in", "input", "iifname", devices, options, rules),
@@ -60,16 +70,25 @@ def ruleset(config: Mapping[str, Any], options: Mapping[str, Any], rules: Sequen
     return "\n".join(lines) + "\n"
 
 
-def _own_addresses(name: str, device: Mapping[str, str], options: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the chain that drops packets and ARP messages of a device with another MAC or IPv4 address than its own."""
+def _own_addresses(
+    name: str, device: Mapping[str, str], options: Mapping[str, Any], ip_set: Sequence[Mapping[str, Any]] | None
+) -> Iterator[str]:
+    """Yield the chain that drops packets and ARP messages of a device with another MAC or IPv4 address than its own.
+
+    As on Proxmox, an existing IP set is enforced without the IP filter's switch, and DHCP always works.
+    """
     yield f"  chain {name} {{"
     yield f'    type filter hook egress device "{name}" priority filter; policy accept;'
+    yield f"    {_DHCP_REQUEST} accept"
     if options.get("macfilter", 1) and (mac := device.get("hwaddr")):
         yield f"    ether saddr != {mac} drop"
         yield f"    arp saddr ether != {mac} drop"
-    if options.get("ipfilter") and "/" in (address := device.get("ip", "")):
-        yield f"    ip saddr != {address.partition('/')[0]} drop"
-        yield f"    arp saddr ip != {address.partition('/')[0]} drop"
+    fixed = [device["ip"].partition("/")[0]] if "/" in device.get("ip", "") else []
+    own = [*fixed, *(entry["cidr"] for entry in ip_set or () if ":" not in entry["cidr"])]
+    if options.get("ipfilter") or ip_set is not None:
+        addresses = own[0] if len(own) == 1 else f"{{ {', '.join(own)} }}"
+        yield f"    ip saddr != {addresses} drop" if own else "    meta protocol ip drop"
+        yield from [f"    arp saddr ip != {addresses} drop"] if own else []
     yield "  }"
 
 
@@ -88,6 +107,7 @@ def _direction(
     yield f"    {match} != {{ {names} }} accept"
     yield "    ct state invalid drop"
     yield "    ct state established,related accept"
+    yield f"    {_DHCP_ANSWER if direction == 'in' else _DHCP_REQUEST} accept"
     yield "    icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-advert } accept"
     yield from (f"    {statement(rule)}" for rule in rules if rule.get("enable") and rule["type"] == direction)
     yield f"    {_VERDICTS[policy]}"
@@ -123,12 +143,12 @@ class FirewallNode(ConfigNode):
         """Return the ruleset for the container's network namespace."""
         kept = self.firewall_config("ct", ct.node, ct.vmid)
         switched = self.firewall_config("cluster")["options"].get("enable")
-        return ruleset(ct.config, kept["options"] if switched else {}, kept["rules"])
+        return ruleset(ct.config, kept["options"] if switched else {}, kept["rules"], kept["ipset"])
 
     def record(self, ct: FakeCt) -> dict[str, Any]:
         """Return a container's record, including its firewall."""
         kept = self.firewall_config("ct", ct.node, ct.vmid)
-        return {**super().record(ct), "firewall": {"options": kept["options"], "rules": kept["rules"]}}
+        return {**super().record(ct), "firewall": {key: kept[key] for key in ("options", "rules", "ipset")}}
 
     def load_firewall(self, vmid: int, record: Mapping[str, Any]) -> None:
         """Load a container's firewall from its record."""
@@ -157,6 +177,22 @@ class FirewallNode(ConfigNode):
 
     async def _fw_rule_delete(self, scope: str, v: Mapping[str, Any], user: str) -> None:
         await super()._fw_rule_delete(scope, v, user)
+        await self._enforce(scope, v)
+
+    async def _fw_ipset_create(self, scope: str, v: Mapping[str, Any], user: str) -> None:
+        await super()._fw_ipset_create(scope, v, user)
+        await self._enforce(scope, v)
+
+    async def _fw_ipset_delete(self, scope: str, v: Mapping[str, Any], user: str) -> None:
+        await super()._fw_ipset_delete(scope, v, user)
+        await self._enforce(scope, v)
+
+    async def _fw_ip_create(self, scope: str, v: Mapping[str, Any], user: str) -> None:
+        await super()._fw_ip_create(scope, v, user)
+        await self._enforce(scope, v)
+
+    async def _fw_ip_delete(self, scope: str, v: Mapping[str, Any], user: str) -> None:
+        await super()._fw_ip_delete(scope, v, user)
         await self._enforce(scope, v)
 
     def _check_rule(self, scope: str, rule: dict[str, Any], conf: Any) -> Any:

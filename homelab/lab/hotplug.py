@@ -1,4 +1,7 @@
-"""Configuration changes of running containers: limits and addresses apply immediately, others at the next start."""
+"""Configuration changes of running containers: limits, addresses, and new network devices apply immediately.
+
+Other changes apply at the next start.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from fakepve import FakeCt, TaskError
 
 from homelab.errors import HomelabError
 from homelab.lab import cgroups, guest
+from homelab.lab.command import attempt, run
 from homelab.lab.pending import PendingApi, unpluggable
 from homelab.lab.tasks import log_line
 from homelab.lab.views import ViewNode
@@ -70,11 +74,28 @@ class ConfigNode(PendingApi, ViewNode):
                 if (was.get("ip"), was.get("gw")) != (now.get("ip"), now.get("gw")):
                     await asyncio.to_thread(self._readdress, ct.vmid, now)
                 continue
+            if now and not was:
+                await asyncio.to_thread(self._plug, ct.vmid, number, now)
+                continue
             # A device that has to be recreated waits for the next start: Proxmox lists it as pending.
             key = f"net{number}"
             ct.pending[key] = ct.config.pop(key, None)
             if key in before:
                 ct.config[key] = before[key]
+
+    def _plug(self, vmid: int, number: int, device: Mapping[str, str]) -> None:
+        """Connect a new network device to a running container. Raises HomelabError."""
+        outside, name = self.runtime.veth(vmid, number), device.get("name", f"eth{number}")
+        inside = f"{outside}c"
+        run(["ip", "link", "add", outside, "type", "veth", "peer", "name", inside, "address", device["hwaddr"]])
+        try:
+            run(["ip", "link", "set", outside, "master", device["bridge"], "up"])
+            run(["ip", "link", "set", inside, "netns", str(self.runtime.pid(vmid)), "name", name])
+        except HomelabError:
+            attempt(["ip", "link", "del", outside])
+            raise
+        self.runtime.inside(vmid, "ip", "link", "set", name, "up", *(["mtu", device["mtu"]] if "mtu" in device else []))
+        self._readdress(vmid, device)
 
     def _readdress(self, vmid: int, device: Mapping[str, str]) -> None:
         name = device.get("name", "eth0")

@@ -12,13 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from homelab.errors import HomelabError
-from homelab.lab import credentials, machine, network, process, template_build
+from homelab.lab import credentials, dhcp, machine, network, process, template_build
 from homelab.lab.lxc import Runtime
 from homelab.lab.settings import GUARDED, NODE, STATE_ROOT, TOKEN_ID, Lab
 from homelab.progress import Progress
 
-# The lab's two processes, named like their pid and log files.
-API, REPLAY = "node", "replay"
+# The lab's processes, named like their pid and log files.
+API, REPLAY, DHCP = "node", "replay", "dhcp"
 _READY_WITHIN = 30  # seconds
 
 
@@ -38,13 +38,16 @@ def up(lab: Lab, progress: Progress) -> Path:
         _keep_running(
             lab,
             API,
-            ["homelab.lab.daemon", "--lab", lab.to_json(), *templates],
+            [sys.executable, "-m", "homelab.lab.daemon", "--lab", lab.to_json(), *templates],
             inputs=[lab.certificate, lab.token_file],
         )
+        _keep_running(lab, DHCP, dhcp.command(lab, network.nameservers()), inputs=[])
         _keep_running(
             lab,
             REPLAY,
             [
+                sys.executable,
+                "-m",
                 "homelab.lab.openweather",
                 "--host",
                 str(lab.gateway),
@@ -60,6 +63,8 @@ def up(lab: Lab, progress: Progress) -> Path:
         with progress.step(lab.name, f"start the Proxmox node at {lab.api_url}"):
             _wait(lab, API, lambda: api_answers(lab))
         credentials.write_overlay(lab, network.nameservers())
+        with progress.step(lab.name, f"start the DHCP server on {lab.bridge}"):
+            _wait(lab, DHCP, lambda: process.running(lab.pid_file(DHCP)) is not None and dhcp.listens())
         with progress.step(lab.name, f"start the OpenWeather replay at {lab.replay_url}"):
             _wait(lab, REPLAY, lambda: _replay_answers(lab))
     return lab.overlay
@@ -76,6 +81,7 @@ def down(lab: Lab, progress: Progress, *, purge: bool = False) -> None:
         with progress.step(lab.name, "stop the node and its containers"):
             process.stop(lab.pid_file(API))
             process.stop(lab.pid_file(REPLAY))
+            process.stop(lab.pid_file(DHCP))
             _remove_containers(lab)
         with progress.step(lab.name, f"remove {lab.bridge} and its rules"):
             network.delete_bridge(lab)
@@ -104,10 +110,10 @@ def _templates(lab: Lab, progress: Progress) -> Iterator[Path]:
     yield from filter(None, (template_build.cached(lab.cache, other) for other in others))
 
 
-def _keep_running(lab: Lab, name: str, module: Sequence[str], inputs: Sequence[Path]) -> None:
+def _keep_running(lab: Lab, name: str, argv: Sequence[str], inputs: Sequence[Path]) -> None:
     """Start a process, unless it already runs with the same arguments, inputs and code."""
     code = sorted(Path(__file__).parent.glob("*.py"))
-    digest = hashlib.sha256("\0".join([sys.executable, *module]).encode())
+    digest = hashlib.sha256("\0".join(argv).encode())
     for file in [*inputs, *code]:
         digest.update(file.read_bytes())
     spec = lab.state_dir / f"{name}.spec"
@@ -115,7 +121,7 @@ def _keep_running(lab: Lab, name: str, module: Sequence[str], inputs: Sequence[P
         return
     process.stop(lab.pid_file(name))
     spec.write_text(digest.hexdigest())
-    process.spawn([sys.executable, "-m", *module], lab.pid_file(name), lab.log_file(name))
+    process.spawn(argv, lab.pid_file(name), lab.log_file(name))
 
 
 def _wait(lab: Lab, name: str, ready: Callable[[], bool]) -> None:

@@ -27,6 +27,7 @@ _PROGRAMS = {
     "newuidmap": "uidmap",
     "ip": "iproute2",
     "nft": "nftables",
+    "dnsmasq": "dnsmasq-base",
     "zstd": "zstd",
     "ssh-keygen": "openssh-client",
     "nsenter": "util-linux",

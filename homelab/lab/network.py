@@ -1,6 +1,7 @@
 """The lab's bridge, its guard route, and its nftables rules.
 
-Containers reach the internet, and of this machine the weather replay only; no other traffic is forwarded for the lab.
+Containers reach the internet, and of this machine only the weather replay and the lab's DHCP server. No other traffic
+is forwarded for the lab.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ def table(lab: Lab) -> str:
 def ruleset(lab: Lab, resolvers: Sequence[IPv4Address]) -> str:
     """Render the lab's nftables table: NAT to the internet, no access to private networks and to this machine.
 
-    Of this machine, containers reach the weather replay, and a name server if it runs here.
+    Of this machine, containers reach the weather replay, the DHCP server, and a name server if it runs here.
     """
     # If bridged frames pass through netfilter, masquerading must not affect traffic inside another lab's network.
     dns = ", ".join(str(resolver) for resolver in resolvers)
@@ -113,6 +114,7 @@ table inet {table(lab)} {{
     iifname != "{lab.bridge}" accept
     ct state established,related accept
     ip daddr {lab.gateway} tcp dport {lab.replay_port} accept
+    udp sport 68 udp dport 67 accept
     {name_server}
     reject with icmpx type admin-prohibited
   }}

@@ -38,6 +38,13 @@ class Lab:
         return IPv4Interface(f"{self.gateway}/{self.subnet.prefixlen}")
 
     @property
+    def dhcp_range(self) -> tuple[IPv4Address, IPv4Address]:
+        """The first and last address that the DHCP server gives: .96 to .127 of a /24."""
+        part = self.subnet.num_addresses // 8
+        first = self.subnet.network_address + 3 * part
+        return first, first + part - 1
+
+    @property
     def api_url(self) -> str:
         """The URL of the node's API."""
         return f"https://127.0.0.1:{self.api_port}"
@@ -93,11 +100,11 @@ class Lab:
         return self.state_dir / "node"
 
     def pid_file(self, process: str) -> Path:
-        """Return the pid file of the process `node` or `replay`; see process.Identity."""
+        """Return the pid file of the process `node`, `replay` or `dhcp`; see process.Identity."""
         return self.state_dir / f"{process}.pid"
 
     def log_file(self, process: str) -> Path:
-        """Return the log file of the process `node` or `replay`."""
+        """Return the log file of the process `node`, `replay` or `dhcp`."""
         return self.state_dir / f"{process}.log"
 
     def cgroup(self, vmid: int) -> str:

@@ -30,6 +30,7 @@ PACKAGES = (
     "systemd-sysv",
     "dbus",
     "ifupdown",
+    "isc-dhcp-client",
     "iproute2",
     "netbase",
     "procps",

@@ -1,25 +1,27 @@
 """The frozen types of all layers: the inventory, container configurations, services and steps."""
 
-from homelab.model.container_config import ContainerConfig, Difference, Mount, differences
+from homelab.model.container import Container
+from homelab.model.container_config import DHCP, ContainerConfig, Difference, Mount, NetworkCard, differences
+from homelab.model.endpoints import Endpoint
 from homelab.model.inventory import (
     City,
-    Container,
     DatabaseGrant,
-    Endpoint,
     Inventory,
     Network,
     PackageSources,
-    Pipeline,
-    Port,
     Privilege,
+    ProxmoxApi,
     Repository,
     Secret,
+    Weather,
     lab_tags,
 )
 from homelab.model.options import Duration, KeyNames, Option, SecretName, Size
+from homelab.model.pipelines import Pipeline, SchemaVersion
 from homelab.model.service import Health, ManagedResource, Pending, SecretStore, Service, ServiceContext, Step
 
 __all__ = [
+    "DHCP",
     "City",
     "Container",
     "ContainerConfig",
@@ -33,13 +35,15 @@ __all__ = [
     "ManagedResource",
     "Mount",
     "Network",
+    "NetworkCard",
     "Option",
     "PackageSources",
     "Pending",
     "Pipeline",
-    "Port",
     "Privilege",
+    "ProxmoxApi",
     "Repository",
+    "SchemaVersion",
     "Secret",
     "SecretName",
     "SecretStore",
@@ -47,6 +51,7 @@ __all__ = [
     "ServiceContext",
     "Size",
     "Step",
+    "Weather",
     "differences",
     "lab_tags",
 ]

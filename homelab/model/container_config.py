@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address
+from typing import Literal
 
 from homelab.shortening import shorten
 
+DHCP: Literal["dhcp"] = "dhcp"  # in place of an address
+_DYNAMIC = (DHCP, "auto")  # in place of an IPv6 address
 _WIDTH = 60  # characters of a value in a plan
 
 
@@ -28,6 +31,25 @@ class Mount:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkCard:
+    """A further network card. Its `option` in Proxmox is `net1` to `net31`."""
+
+    option: str
+    bridge: str
+    ip: str | None = None  # `dhcp`, or an address with its prefix length
+    ip6: str | None = None  # `auto`, `dhcp`, or an address with its prefix length
+    vlan: int | None = None
+    mtu: int | None = None  # bytes; None: the bridge's
+    firewall: bool = False
+    by_hand: tuple[str, ...] = ()  # additions to its property string: `rate=10`
+
+    def __str__(self) -> str:
+        words = [self.bridge, self.ip, self.ip6, self.vlan and f"vlan {self.vlan}", self.mtu and f"mtu {self.mtu}"]
+        words += ["firewall" if self.firewall else None, *self.by_hand]
+        return " ".join(str(word) for word in words if word)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerConfig:
     """The configuration of a container in Proxmox, wanted or found."""
 
@@ -38,13 +60,14 @@ class ContainerConfig:
     disk: int  # GiB
     mounts: tuple[Mount, ...] = ()  # sorted
     bridge: str
-    address: IPv4Interface | None
-    gateway: IPv4Address | None
+    address: IPv4Interface | Literal["dhcp"] | None
+    gateway: IPv4Address | None  # None with DHCP, which brings its own
     ip6: str | None = None  # `auto`, `dhcp`, or an address with its prefix length; None: left as it is
     gw6: str | None = None
     vlan: int | None
     mtu: int | None = None  # bytes; None: the bridge's
     firewall: bool = False  # True: Proxmox's firewall filters its network card
+    networks: tuple[NetworkCard, ...] = ()  # further ones, sorted by their option
     nameservers: tuple[IPv4Address | IPv6Address, ...]
     searchdomain: str | None
     onboot: bool
@@ -58,6 +81,25 @@ class ContainerConfig:
     by_hand: frozenset[str] = frozenset()  # additions to property strings that are ours: `net0 rate=10`
     tags: frozenset[str]
     description: str
+
+    @property
+    def bridges(self) -> frozenset[str]:
+        """The bridges of all network cards."""
+        return frozenset({self.bridge, *(card.bridge for card in self.networks)})
+
+    @property
+    def dynamic_addresses(self) -> frozenset[tuple[str, int]]:
+        """The network cards (`net0`) with an address by DHCP or SLAAC, each with the version of IP."""
+        cards = [("net0", self.address, self.ip6), *((card.option, card.ip, card.ip6) for card in self.networks)]
+        return frozenset(
+            [(option, 4) for option, ip, _ in cards if ip == DHCP]
+            + [(option, 6) for option, _, ip6 in cards if ip6 in _DYNAMIC]
+        )
+
+    def value(self, field: str) -> object:
+        """Return the value of a field, or the further network card with this option; None if there is none."""
+        cards = {card.option: card for card in self.networks}
+        return getattr(self, field, None) if field not in cards else cards[field]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network
 
 from homelab.model import Container, Inventory
+from homelab.model.inventory import name_without_instance
 
 OWNER = "homelab: "  # prefix of the comment of every rule of ours
 _SSH = 22
@@ -59,6 +60,7 @@ class Firewall:
     policy_out: str = "ACCEPT"
     mac_filter: bool = True
     ip_filter: bool = False
+    addresses: frozenset[tuple[str, str]] = frozenset()  # further own ones with their network card, for the IP filter
     rules: tuple[Rule, ...] = ()
 
 
@@ -66,32 +68,43 @@ def desired_firewall(inventory: Inventory, container: Container) -> Firewall:
     """Return the firewall that the inventory asks for: deny all inbound traffic except the declared ports."""
     if not container.shape.firewall:
         return Firewall()
-    # Proxmox takes the addresses of the IP filter from the container's network card.
-    return Firewall(on=True, ip_filter=True, rules=tuple(dict.fromkeys(_rules(inventory, container))))
+    # Proxmox takes the fixed addresses of the IP filter from the configuration. Before DHCP has given an address, the
+    # filter would drop everything.
+    known = container.known_address is not None
+    return Firewall(
+        on=True,
+        ip_filter=known,
+        addresses=container.reported if known else frozenset(),
+        rules=tuple(dict.fromkeys(_rules(inventory, container))),
+    )
 
 
 def _rules(inventory: Inventory, container: Container) -> Iterator[Rule]:
     for operator in inventory.network.ssh_allowed_from:
         yield _tcp(_SSH, str(operator), "SSH for the operator")
     for name, service in container.services.items():
-        for listen in service.ports():
-            for source, audience in _audience(inventory, container, name, listen.audience):
-                yield _tcp(listen.port, source, f"{listen.description} for {audience}")
+        for endpoint in service.endpoints():
+            for source, audience in _audience(inventory, container, name, endpoint.audience):
+                yield _tcp(endpoint.port, source, f"{endpoint.description} for {audience}")
     yield Rule(proto="icmp", icmp="echo-request", comment=f"{OWNER}ping")
 
 
 def _audience(inventory: Inventory, container: Container, name: str, audience: str) -> Iterator[tuple[str, str]]:
-    """Yield the sources of an audience with their descriptions, without the container itself, which needs no rule."""
+    """Yield the sources of an audience with their descriptions, without the container itself, which needs no rule.
+
+    A container without an address yet is left out.
+    """
     if audience == "lan":
         yield str(inventory.network.subnet), "the LAN"
         return
     if audience == "grantees":
         theirs = [other for other, _ in inventory.database_grants()]
     else:
-        theirs = [other for other in inventory.containers if any(name in s.requires for s in other.services.values())]
+        kind = name_without_instance(name)
+        theirs = [other for other, service in inventory.services() if kind in (*service.requires, *service.uses)]
     for other in theirs:
-        if other != container:
-            yield str(other.address), other.name
+        if other.name != container.name and other.known_address:
+            yield str(other.known_address), other.name
 
 
 def _tcp(port: int, source: str, why: str) -> Rule:
@@ -127,6 +140,8 @@ def changes(want: Firewall, found: Firewall) -> Iterator[str]:
         ):
             if before != after:
                 yield f"{name}: {_switch(before)} → {_switch(after)}"
+    yield from (f"+ {card} may send from {address}" for card, address in sorted(want.addresses - found.addresses))
+    yield from (f"- {card} may send from {address}" for card, address in sorted(found.addresses - want.addresses))
     if want.on != found.on:
         yield f"{_switch(found.on)} → {_switch(want.on)}"
 

@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from homelab.errors import InputError
-from homelab.model.container_config import ContainerConfig
+from homelab.model.container import Container
 from homelab.model.options import Option
 
 if TYPE_CHECKING:
+    from homelab.model.pipelines import Pipeline
     from homelab.model.service import Service
 
 DOMAIN = r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*"
 NODE = r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?"
 Privilege = Literal["own", "append", "read"]
-# Clients of a port: the whole subnet, the containers with database grants, or those with a service that requires it.
-Audience = Literal["lan", "grantees", "dependents"]
 
 
 class Secret:
@@ -41,7 +40,7 @@ class Secret:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Endpoint:
+class ProxmoxApi:
     """The Proxmox VE API: address, credentials and trust; the fields are the keys of `proxmox:`.
 
     Each creation of a container unpacks a template onto the same disks and takes the storage's lock, for which a node
@@ -125,19 +124,6 @@ class DatabaseGrant:
         return f"{self.database}.{self.schema}" if self.schema else self.database
 
 
-@dataclass(frozen=True, slots=True)
-class Port:
-    """A TCP port of a service, its purpose and its clients; firewall rules are derived from it.
-
-    `tls`: the service shows a certificate of the lab's CA there, which every container trusts then.
-    """
-
-    port: int
-    description: str
-    audience: Audience
-    tls: bool = False
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class City:
     """A place to observe: by name (`Berlin,DE`), by OpenWeather id, or by coordinates."""
@@ -165,7 +151,7 @@ class City:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pipeline:
+class Weather:
     """Settings of the weather pipeline."""
 
     cities: tuple[City, ...]
@@ -207,36 +193,14 @@ class PackageSources:
     maintenance_window: str = "04:00"  # the earliest time of day for that, `HH:MM` or `Sun HH:MM`
 
 
+def name_without_instance(service: str) -> str:
+    """Return the name of a service without its instance: `file_share` for `file_share@photos`."""
+    return service.partition("@")[0]
+
+
 def lab_tags(lab: str) -> frozenset[str]:
     """Return the tags of every container of a lab."""
     return frozenset({"homelab", f"homelab-{lab}"})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Container:
-    """A container of the inventory: its identity, its configuration, and its services by name."""
-
-    name: str
-    vmid: int  # 0: chosen from the inventory's range when the vmids in use are known
-    node: str | None
-    template: str
-    template_storage: str
-    storage: str
-    shape: ContainerConfig
-    services: Mapping[str, Service]
-    ssh_keys: tuple[str, ...] = ()  # public keys that may log in as root, in addition to homelab's own
-    backup_storage: str | None = None  # None: the only storage of its node that holds backups
-    devices: tuple[str, ...] = ()  # of the node, which only root@pam may pass through
-    bind_mounts: Mapping[str, str] = field(default_factory=dict)  # path inside → folder of the node
-    clone_from: str | None = None  # a container whose golden container is cloned instead of unpacking a template
-    lab_tags: frozenset[str]  # tags that mark it as part of this lab; its configuration may have more
-
-    @property
-    def address(self) -> IPv4Address:
-        """Return the IP address. Raises ValueError if the configuration has none; in an inventory, each has one."""
-        if self.shape.address is None:
-            raise ValueError(f"{self.name} has no address")
-        return self.shape.address.ip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,16 +210,17 @@ class Inventory:
     lab: str
     path: Path
     state_dir: Path
-    endpoint: Endpoint
+    endpoint: ProxmoxApi
     network: Network
     containers: tuple[Container, ...]
-    pipeline: Pipeline
+    weather: Weather
+    pipelines: tuple[Pipeline, ...] = ()  # the user's
     sources: PackageSources = PackageSources()
     vmid_range: range = range(0)  # vmids for containers without one
 
     def containers_with(self, service: str) -> Sequence[Container]:
-        """Return the containers that have a service; empty if none has it."""
-        return [container for container in self.containers if service in container.services]
+        """Return the containers that have a service, or an instance of it; empty if none has it."""
+        return [c for c in self.containers if service in map(name_without_instance, c.services)]
 
     def container_with(self, service: str) -> Container:
         """Return the container that has a service. Raises InputError, which names the service, if none has it."""
@@ -273,8 +238,24 @@ class Inventory:
             for service in container.services.values():
                 yield container, service
 
+    def pipeline(self, name: str) -> Pipeline:
+        """Return a pipeline of the user. Raises InputError, which lists the names, for an unknown one."""
+        for pipeline in self.pipelines:
+            if pipeline.name == name:
+                return pipeline
+        names = ", ".join(pipeline.name for pipeline in self.pipelines)
+        raise InputError(
+            f"Cannot use the pipeline `{name}`: the inventory does not have it",
+            f"Its pipelines: {names or 'none of your own'}.",
+            f"Write one with `homelab pipeline new {name}`, and add it under `pipelines:`.",
+        )
+
     def database_grants(self) -> Iterator[tuple[Container, DatabaseGrant]]:
-        """Yield the database grants of all services with their containers, in inventory order."""
+        """Yield the database grants of all services and pipelines with their containers, in inventory order."""
         for container, service in self.services():
             for access in service.database_grants():
                 yield container, access
+            if service.runs_pipeline:
+                for pipeline in self.pipelines:
+                    for access in pipeline.database_grants:
+                        yield container, access

@@ -11,7 +11,8 @@ A service declares an option as a field; `Option` adds its description and limit
     labels: Annotated[Mapping[str, str], Option("Labels of every metric.")] = field(default_factory=dict)
 
 A field without a default is required. Other types: `float`, `bool`, `str`, `Path` (relative to the inventory's file),
-a StrEnum, a dataclass (a mapping with its fields as keys), and `T | None`.
+a StrEnum, a dataclass (a mapping with its fields as keys), `T | None`, and `Any` (any value; `{secret: NAME}` in it
+becomes a SecretName).
 """
 
 import re
@@ -70,16 +71,22 @@ class Duration(Quantity):
 
 
 class SecretName(str):
-    """The name of a secret in the lab's secret store, written as `{secret: NAME}`; never the secret itself."""
+    """The name of a secret in the lab's secret store, written as `{secret: NAME}`; never the secret itself.
 
-    __slots__ = ()
+    `place` is the file and the line that refer to it, for errors.
+    """
+
+    __slots__ = ("place",)
     PATTERN: ClassVar[str] = r"[a-z0-9][a-z0-9._-]*"
+    place: str
 
-    def __new__(cls, text: str) -> Self:
+    def __new__(cls, text: str, place: str = "") -> Self:
         """Check the name. Raises ValueError."""
         if not re.fullmatch(cls.PATTERN, text):
             raise ValueError(f"not a name of a secret: {text!r}")
-        return super().__new__(cls, text)
+        self = super().__new__(cls, text)
+        self.place = place
+        return self
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from homelab.distributions import Distribution
-from homelab.errors import HomelabError
+from homelab.errors import HomelabError, InputError
 from homelab.host import UNREADABLE, Host, Result, argv
-from homelab.model.inventory import Container, DatabaseGrant, Inventory, Port, Secret
+from homelab.model.container import Container
+from homelab.model.endpoints import Endpoint
+from homelab.model.inventory import DatabaseGrant, Inventory, Secret, name_without_instance
+from homelab.model.options import SecretName
 
 if TYPE_CHECKING:
     from homelab.certificates import Authority, Names
@@ -22,6 +25,9 @@ class SecretStore(Protocol):
 
     def secret(self, name: str) -> Secret:
         """Return the secret of that name, generated at the first call."""
+
+    def known_secret(self, name: str) -> Secret | None:
+        """Return an existing secret, or None; never generate one."""
 
     def set(self, name: str, value: str) -> None:
         """Store a secret, replacing one of the same name."""
@@ -60,9 +66,33 @@ class ServiceContext:
     failed: Collection[str] = ()  # containers with a failed deploy: no step waits for them
     deploying: Collection[str] = ()  # containers that are deployed in parallel with this one
 
+    def user_secrets(self, names: Iterable[SecretName]) -> Mapping[str, Secret]:
+        """Return secrets that the user has set, by name. Raises InputError that lists the missing ones."""
+        wanted = {name: self.secret_store.known_secret(name) for name in names}
+        missing = [name for name, secret in wanted.items() if secret is None]
+        if missing:
+            raise InputError(
+                f"Cannot use {'secrets that do' if len(missing) > 1 else 'a secret that does'} not exist: "
+                f"{', '.join(missing)}",
+                "\n".join(f"  {name.place}: {{secret: {name}}}" for name in missing),
+                "\n".join(f"`homelab secret set {name}` asks for it." for name in missing),
+            )
+        return {name: secret for name, secret in wanted.items() if secret is not None}
+
     def wait_deadline(self, container: Container) -> float:
         """Return the seconds to wait for another container: more if it is being deployed at present."""
         return 1800.0 if container.name in self.deploying else 30.0
+
+    def peers(self, service: str, endpoint: str) -> Sequence[tuple[Container, Endpoint]]:
+        """Return the containers with an endpoint of a service; empty if the inventory does not have the service."""
+        return [
+            (container, each)
+            for container in self.inventory.containers
+            for name, provider in container.services.items()
+            if name_without_instance(name) == service
+            for each in provider.endpoints()
+            if each.name == endpoint
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +128,7 @@ class Step(ABC):
     """An idempotent step: its probes read the state of a host, `check` decides, and `apply` enforces the state."""
 
     triggered_by: Sequence[Step] = ()
+    part: str = ""  # a failure skips only the steps of the same part, such as the DAGs of one pipeline; "": all steps
     is_wait: ClassVar[bool] = False  # a wait changes nothing
     effect: str = "live"  # on running services, when another step triggers it
 
@@ -155,19 +186,35 @@ class Service(ABC):
     """A service of the inventory; the fields of its dataclass are its options: see homelab.model.options."""
 
     requires: ClassVar[tuple[str, ...]] = ()
+    uses: ClassVar[tuple[str, ...]] = ()  # services that it uses if the inventory has them
+    minimum_memory: ClassVar[int] = 0  # MiB, which its container needs for it
     many: ClassVar[bool] = False  # True: several containers may have it
-    runs_pipeline: ClassVar[bool] = False  # True: the inventory needs `pipeline:`
+    instances: ClassVar[bool] = False  # True: a container may have several, such as `file_share@photos`
+    runs_pipeline: ClassVar[bool] = False  # True: it runs all pipelines, and needs `pipelines: weather:`
+
+    instance: str = ""  # `photos` for `file_share@photos`; part of the names of its units, files and users
 
     def unsupported_options(self, distribution: Distribution) -> Iterable[tuple[str, str]]:
         """Return the options that this distribution does not support, each with the reason and the allowed values."""
+        return ()
+
+    def option_errors(self) -> Iterable[tuple[Sequence[str | int], str]]:
+        """Return the errors of its options that their types do not find, each with the keys of the value.
+
+        Called when the inventory is read; none by default.
+        """
         return ()
 
     def database_grants(self) -> Sequence[DatabaseGrant]:
         """Return its database grants; none by default."""
         return ()
 
-    def ports(self) -> Sequence[Port]:
-        """Return the ports that its clients use; a firewall closes all others. None by default."""
+    def endpoints(self) -> Sequence[Endpoint]:
+        """Return the endpoints that its clients use; a firewall closes all other ports. None by default."""
+        return ()
+
+    def data_folders(self) -> Sequence[str]:
+        """Return the folders with its data, which stay until `homelab prune`; none by default."""
         return ()
 
     def units(self) -> Sequence[str]:

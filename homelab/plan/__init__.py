@@ -16,12 +16,12 @@ from homelab.plan.actions import (
     Update,
     UpdateFirewall,
 )
-from homelab.plan.drift import NEEDS_RESTART, Disk, drift
+from homelab.plan.drift import Disk, drift
+from homelab.plan.leases import filtered_cards, refused_lease, with_leases
 from homelab.plan.observed_guest import ObservedGuest, Usage
 from homelab.plan.planner import orphan_notes, plan_destroy, plan_orphans, plan_up, select_containers
 
 __all__ = [
-    "NEEDS_RESTART",
     "Action",
     "Clone",
     "Create",
@@ -40,9 +40,12 @@ __all__ = [
     "UpdateFirewall",
     "Usage",
     "drift",
+    "filtered_cards",
     "orphan_notes",
     "plan_destroy",
     "plan_orphans",
     "plan_up",
+    "refused_lease",
     "select_containers",
+    "with_leases",
 ]

@@ -6,12 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from homelab.errors import HomelabError
-from homelab.model import Container, Difference
+from homelab.model import DHCP, Container, ContainerConfig, Difference
 from homelab.model.firewall import Firewall, changes
-from homelab.plan.drift import NEEDS_RESTART, Disk
+from homelab.plan.drift import Disk, needs_restart
 from homelab.plan.golden_container import GoldenContainer
 from homelab.plan.observed_guest import ObservedGuest
 from homelab.plan.template import Template
+
+
+def _address(shape: ContainerConfig) -> str:
+    return "address by DHCP" if shape.address == DHCP else str(shape.address)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +29,7 @@ class Create:
         shape = self.container.shape
         return (
             f"create {self.container.name} ({self.container.vmid}): {shape.cores} vCPU, {shape.memory} MiB, "
-            f"{shape.disk} GiB, {shape.address}, {self.template or self.container.template}"
+            f"{shape.disk} GiB, {_address(shape)}, {self.template or self.container.template}"
         )
 
 
@@ -43,7 +47,7 @@ class Clone:
         shape = self.container.shape
         return (
             f"clone {self.container.name} ({self.container.vmid}): {shape.cores} vCPU, {shape.memory} MiB, "
-            f"{shape.disk} GiB, {shape.address}, golden/{self.container.clone_from}"
+            f"{shape.disk} GiB, {_address(shape)}, golden/{self.container.clone_from}"
             f"{f' ({self.golden})' if self.golden else ''}"
         )
 
@@ -79,7 +83,7 @@ class Update:
         return frozenset(
             change.field
             for change in self.changes
-            if change.field in NEEDS_RESTART and (live is None or getattr(live, change.field, None) != change.wanted)
+            if needs_restart(self.container, change) and (live is None or live.value(change.field) != change.wanted)
         )
 
     def __str__(self) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from homelab.model import Container, ContainerConfig, Difference, Mount, differences
+from homelab.model import DHCP, Container, ContainerConfig, Difference, Mount, NetworkCard, differences
 
 # Fields that Proxmox changes in a running container's configuration, but not in the container, with nothing pending.
-UNNOTICED = frozenset({"hostname", "mtu"})
-# Fields that a running container has only after its next start.
-NEEDS_RESTART = frozenset({"features", "nameservers", "searchdomain", "backup"}) | UNNOTICED
+_UNNOTICED = frozenset({"hostname", "mtu"})
+# Fields that are pending until a running container's next start.
+_PENDING = frozenset({"features", "nameservers", "searchdomain", "backup"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,13 +22,46 @@ class Disk:
     found: int
 
 
+def is_unnoticed(container: Container, change: Difference) -> bool:
+    """Check for a change that a running container does not notice, although Proxmox shows it as done.
+
+    A DHCP client starts and ends with the container, and asks again only when its lease ends.
+    """
+    if isinstance(change.wanted, NetworkCard):
+        return _is_unnoticed_card(change.wanted, change.found)
+    if change.field in ("address", "bridge", "vlan"):
+        return container.uses_dhcp or (change.field, change.found) == ("address", DHCP)
+    return change.field in _UNNOTICED
+
+
+def _is_unnoticed_card(wanted: NetworkCard, found: object) -> bool:
+    before = found if isinstance(found, NetworkCard) else None
+    if before and wanted == replace(before, firewall=wanted.firewall, by_hand=()):
+        return False
+    with_dhcp = DHCP in (wanted.ip, wanted.ip6) or (before is not None and DHCP in (before.ip, before.ip6))
+    return with_dhcp or (before is not None and wanted.mtu != before.mtu)
+
+
+def needs_restart(container: Container, change: Difference) -> bool:
+    """Check for a change that a running container has only after its next start."""
+    return change.field in _PENDING or is_unnoticed(container, change)
+
+
 def drift(container: Container, found: ContainerConfig) -> Iterator[Difference]:
-    """Yield the relevant differences: all but additional mount points, and a pool or IPv6 that the inventory leaves."""
+    """Yield the relevant differences: all but those that the inventory leaves.
+
+    These are additional mount points and network cards, the pool, and IPv6.
+    """
     further = further_mounts(container, found)
-    ours = replace(found, mounts=tuple(mount for mount in found.mounts if mount not in further))
+    ours = replace(
+        found, mounts=tuple(mount for mount in found.mounts if mount not in further), networks=container.shape.networks
+    )
     left = {"pool"} if container.shape.pool is None else set[str]()
     left |= {"ip6", "gw6"} if container.shape.ip6 is None else set()
-    return (each for each in differences(container.shape, ours) if each.field not in left)
+    yield from (each for each in differences(container.shape, ours) if each.field not in left)
+    for card in container.shape.networks:
+        if (before := found.value(card.option)) != card:
+            yield Difference(card.option, card, before)
 
 
 def settings(container: Container, found: ContainerConfig) -> Iterator[Difference]:

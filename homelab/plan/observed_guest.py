@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
 from typing import Any, Literal
 
-from homelab.model import Container, ContainerConfig
+from homelab.model import DHCP, Container, ContainerConfig
 from homelab.model.firewall import Firewall
 
 
@@ -46,11 +47,36 @@ class ObservedGuest:
     digest: str | None = None
     firewall: Firewall = field(default_factory=Firewall)  # read only if the guest or the inventory has one
     usage: Usage = field(default_factory=Usage, compare=False)
+    # Addresses by network card (`net0`), as Proxmox reads them inside a running container; read only with DHCP.
+    addresses: Mapping[str, Sequence[IPv4Interface | IPv6Interface]] = field(default_factory=dict, compare=False)
 
     @property
     def running(self) -> bool:
         """Whether the guest is running."""
         return self.status == "running"
+
+    @property
+    def lease(self) -> IPv4Address | None:
+        """The address that DHCP has given, as the running container reports it."""
+        if self.live is None or self.live.address != DHCP:
+            return None
+        return next((each.ip for each in self.addresses.get("net0", ()) if isinstance(each, IPv4Interface)), None)
+
+    @property
+    def dynamic_addresses(self) -> frozenset[tuple[str, str]]:
+        """The addresses by DHCP and SLAAC with their network cards; those of the firewall while it does not run."""
+        if self.live is None or not self.running:
+            return self.firewall.addresses
+        return frozenset(
+            (card, str(each.ip))
+            for card, version in self.live.dynamic_addresses
+            for each in self._addresses(card, version)
+        )
+
+    def _addresses(self, card: str, version: int) -> Sequence[IPv4Interface | IPv6Interface]:
+        """Return the addresses of a card: the only one that DHCP gives, or all of IPv6."""
+        found = [each for each in self.addresses.get(card, ()) if each.version == version]
+        return found[:1] if version == 4 else found
 
     def belongs_to(self, container: Container) -> bool:
         """Check that this is a container with the tags of the inventory's container, and not a template."""

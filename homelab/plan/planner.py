@@ -17,6 +17,7 @@ from homelab.plan.actions import (
     MoveToPool,
     Note,
     Plan,
+    Refusal,
     RegenerateIdentity,
     Resize,
     Start,
@@ -24,7 +25,8 @@ from homelab.plan.actions import (
     Update,
     UpdateFirewall,
 )
-from homelab.plan.drift import UNNOTICED, disks, further_mounts, settings
+from homelab.plan.drift import disks, further_mounts, is_unnoticed, settings
+from homelab.plan.leases import refused_lease, with_leases
 from homelab.plan.observed_guest import ObservedGuest
 from homelab.plan.refusals import FOR_EVERYBODY, leftover, locked, protected, protected_orphan, refuse_up, set_features
 
@@ -46,17 +48,27 @@ def plan_up(inventory: Inventory, found: Mapping[int, ObservedGuest], limit: Seq
 
     A refused container has no actions; those of the others are for display: `refuse_unsafe` stops their execution.
     """
+    inventory = with_leases(inventory, found)
     containers = select_containers(inventory, limit)
     work = {c.name: tuple(_up(c, found.get(c.vmid), desired_firewall(inventory, c))) for c in containers}
-    refused = {c.name: tuple(refuse_up(c, found, work[c.name])) for c in containers}
+    refused = {c.name: tuple(_refusals(inventory, c, found, work[c.name])) for c in containers}
     return Plan(
         tuple(action for name, actions in work.items() if not refused[name] for action in actions),
         tuple(refusal for refusals in refused.values() for refusal in refusals),
         (
             *(note for c in containers for note in _notes(c, found.get(c.vmid))),
+            *_awaited_addresses(inventory, containers),
             *(() if limit else orphan_notes(inventory, found)),
         ),
     )
+
+
+def _refusals(
+    inventory: Inventory, container: Container, found: Mapping[int, ObservedGuest], actions: Sequence[Action]
+) -> Iterator[Refusal]:
+    yield from refuse_up(container, found, actions)
+    if refusal := refused_lease(inventory, container, found):
+        yield refusal
 
 
 def plan_destroy(inventory: Inventory, found: Mapping[int, ObservedGuest], limit: Sequence[str] = ()) -> Plan:
@@ -154,7 +166,7 @@ def _up(container: Container, found: ObservedGuest | None, firewall: Firewall) -
     due = tuple(_due_restarts(container, found, changes))
     # Proxmox shows these in the configuration immediately, so a run after a kill could not detect the missing restart.
     # Therefore the container is stopped before the update.
-    stop_first = not UNNOTICED.isdisjoint(due)
+    stop_first = any(is_unnoticed(container, change) and change.field in due for change in changes)
     if stop_first:
         yield Stop(container, found, due)
     if changes:
@@ -197,13 +209,26 @@ def _notes(container: Container, found: ObservedGuest | None) -> Iterator[Note]:
     if container.node not in (None, found.node):
         yield Note(container.name, f"it is on node {found.node}, the inventory has {container.node}: it is not moved")
     ipv6 = [("ip6", found.shape.ip6), ("gw6", found.shape.gw6)] if container.shape.ip6 is None else []
+    expressed = root_options.expressed(container, found.config) | {card.option for card in container.shape.networks}
     by_hand = [
         *(f"the mount point {mount.path}" for mount in further_mounts(container, found.shape)),
         *(f"net0 {name}={value}" for name, value in ipv6 if value),
-        *(each for each in found.by_hand if each not in root_options.expressed(container, found.config)),
+        *(each for each in found.by_hand if each not in expressed),
     ]
     if by_hand:
         yield Note(container.name, f"it also has {', '.join(by_hand)}, missing in the inventory: left unchanged")
+
+
+def _awaited_addresses(inventory: Inventory, containers: Sequence[Container]) -> Iterator[Note]:
+    if not any(container.shape.firewall for container in inventory.containers):
+        return
+    for container in containers:
+        if container.known_address is None:
+            yield Note(
+                container.name,
+                "DHCP has not given its address yet: then `homelab up` also sets the firewall rules with that address, "
+                "and the IP filter",
+            )
 
 
 def _root_options(container: Container, config: Mapping[str, Any]) -> Iterator[Note]:

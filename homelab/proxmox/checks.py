@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Interface
 from typing import Any
 
 from homelab.errors import HomelabError
@@ -193,7 +193,7 @@ def _bridges(
     client: Client, node: str, containers: Sequence[Container], _: Mapping[int, ObservedGuest], __: Callable[[], float]
 ) -> Iterator[Check]:
     existing = {str(row["iface"]) for row in client.get(f"nodes/{node}/network", type="any_bridge")}
-    for bridge in sorted({container.shape.bridge for container in containers}):
+    for bridge in sorted({bridge for container in containers for bridge in container.shape.bridges}):
         yield Check(
             f"bridge {bridge} on {node}",
             bridge in existing,
@@ -258,7 +258,8 @@ def _containers(inventory: Inventory, found: Mapping[int, ObservedGuest]) -> Ite
 
 def _addresses(inventory: Inventory, found: Mapping[int, ObservedGuest], answering: Answering) -> Iterator[Check]:
     """Check that no other machine uses the address of a container that is missing or stopped."""
-    down = [container for container in inventory.containers if _down(container, found.get(container.vmid))]
+    fixed = [container for container in inventory.containers if not container.uses_dhcp]
+    down = [container for container in fixed if _down(container, found.get(container.vmid))]
     responses = answering([container.address for container in down])
     conflicts = {
         container.name: responses.get(container.address) or _configured(container, found) for container in down
@@ -287,7 +288,7 @@ def _configured(container: Container, found: Mapping[int, ObservedGuest]) -> str
             for guest in found.values()
             if guest.vmid != container.vmid
             and guest.shape
-            and guest.shape.address
+            and isinstance(guest.shape.address, IPv4Interface)
             and guest.shape.address.ip == container.address
         ),
         "",

@@ -12,7 +12,7 @@ from proxmoxer.backends.https import Backend
 from proxmoxer.core import ProxmoxResource, ResourceException
 
 from homelab.errors import HomelabError
-from homelab.model import Endpoint, Secret
+from homelab.model import ProxmoxApi, Secret
 from homelab.proxmox import errors
 from homelab.proxmox.audit import Audit
 from homelab.proxmox.task_list import NEWEST, TaskList
@@ -34,7 +34,7 @@ class Client:
     Reads are repeated after transient failures. Changes are never repeated, and each is logged in `audit`.
     """
 
-    def __init__(self, endpoint: Endpoint, audit: Audit | None = None) -> None:
+    def __init__(self, endpoint: ProxmoxApi, audit: Audit | None = None) -> None:
         self.endpoint = endpoint
         self.under_way: dict[str, None] = {}  # the UPIDs of started tasks until their end is seen
         self.begun_tasks: set[str] = set()  # the UPIDs of all started tasks
@@ -171,7 +171,7 @@ class Client:
         return ProxmoxResource(base_url=backend.get_base_url(), session=session, serializer=backend.get_serializer())
 
 
-def read_token(endpoint: Endpoint) -> Secret:
+def read_token(endpoint: ProxmoxApi) -> Secret:
     """Read the token's secret from the environment or its file. Raises HomelabError if it is missing or not private."""
     name = "the secret of the Proxmox token"
     if value := os.environ.get(TOKEN_VARIABLE, ""):

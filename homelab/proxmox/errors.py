@@ -10,7 +10,7 @@ import requests
 from proxmoxer.core import ResourceException
 
 from homelab.errors import HomelabError
-from homelab.model import Endpoint
+from homelab.model import ProxmoxApi
 from homelab.proxmox.privileges import grant
 from homelab.proxmox.tls import CERTIFICATE_FILE, fetch_fingerprint
 
@@ -40,7 +40,7 @@ def is_transient(error: HomelabError) -> bool:
     return isinstance(error, Unanswered) or (isinstance(error, ProxmoxError) and error.status == REFUSED)
 
 
-def answered(error: ResourceException, endpoint: Endpoint, call: str) -> ProxmoxError:
+def answered(error: ResourceException, endpoint: ProxmoxApi, call: str) -> ProxmoxError:
     """Return the error for an error response. Its text is the HTTP reason phrase, and `errors` per parameter."""
     status, text = int(error.status_code), str(error.content).strip()
     if status == 401:
@@ -99,7 +99,7 @@ def answered(error: ResourceException, endpoint: Endpoint, call: str) -> Proxmox
     )
 
 
-def unreachable(error: requests.RequestException, endpoint: Endpoint, call: str) -> HomelabError:
+def unreachable(error: requests.RequestException, endpoint: ProxmoxApi, call: str) -> HomelabError:
     """Return the error for a connection failure."""
     where = f"{endpoint.host}:{endpoint.port}"
     if isinstance(error, requests.exceptions.SSLError) and not _hung_up(error):
@@ -125,7 +125,7 @@ def unreachable(error: requests.RequestException, endpoint: Endpoint, call: str)
     )
 
 
-def _untrusted(error: requests.RequestException, endpoint: Endpoint, where: str) -> HomelabError:
+def _untrusted(error: requests.RequestException, endpoint: ProxmoxApi, where: str) -> HomelabError:
     if endpoint.fingerprint:
         return HomelabError(
             f"Cannot trust {where}: its certificate is not the pinned one",
@@ -146,7 +146,7 @@ def _hung_up(error: BaseException) -> bool:
     return any(isinstance(cause, SSLEOFError | SSLZeroReturnError | ConnectionError) for cause in _chain(error))
 
 
-def _presented(endpoint: Endpoint) -> str:
+def _presented(endpoint: ProxmoxApi) -> str:
     try:
         return fetch_fingerprint(endpoint.host, endpoint.port)
     except HomelabError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +11,7 @@ from homelab.errors import HomelabError
 from homelab.model import Container
 from homelab.model.firewall import Firewall, Insert, Move, Remove, Rule, next_change
 from homelab.plan import Note
+from homelab.proxmox import ip_filter
 from homelab.proxmox.client import Client
 from homelab.proxmox.errors import ProxmoxError, Unanswered
 
@@ -40,21 +41,29 @@ _UNSEEN = (
 _COVERED = frozenset({*_NAMES.values(), "enable", "pos", "digest", "ipversion"})
 
 
-def read(client: Client, node: str, vmid: int) -> Firewall:
-    """Read a container's firewall, in two calls."""
-    return replace(_switches(client, node, vmid), rules=_rules(client, node, vmid)[0])
+def read(client: Client, node: str, vmid: int, cards: Collection[str] = ()) -> Firewall:
+    """Read a container's firewall, in two calls; more for the own addresses of network cards with DHCP or SLAAC."""
+    return replace(
+        _switches(client, node, vmid),
+        addresses=ip_filter.read(client, _path(node, vmid, "ipset"), cards),
+        rules=_rules(client, node, vmid)[0],
+    )
 
 
-def make(client: Client, node: str, vmid: int, goal: Firewall) -> None:
+def make(client: Client, node: str, vmid: int, goal: Firewall, cards: Collection[str] = ()) -> None:
     """Change the firewall to `goal` from any state; the next run continues after a kill. Raises HomelabError.
 
-    The accepting rules are set before the firewall is switched on, and removed after it is switched off.
+    The accepting rules and the own addresses are set before the firewall is switched on. The others are removed after
+    it is switched off. `cards` have own addresses by DHCP or SLAAC.
     """
     if not goal.on:
         _switch(client, node, vmid, goal)
     _order(client, node, vmid, goal)
     if goal.on:
+        sets = _path(node, vmid, "ipset")
+        ip_filter.add(client, sets, goal.addresses)
         _switch(client, node, vmid, goal)
+        ip_filter.remove_others(client, sets, goal.addresses, cards)
 
 
 def notes(client: Client, containers: Iterable[Container]) -> Iterator[Note]:
@@ -89,7 +98,7 @@ def _switches(client: Client, node: str, vmid: int) -> Firewall:
 
 
 def _switch(client: Client, node: str, vmid: int, goal: Firewall) -> None:
-    if _switches(client, node, vmid) == replace(goal, rules=()):
+    if _switches(client, node, vmid) == replace(goal, rules=(), addresses=frozenset()):
         return
     options: dict[str, Any] = {"enable": int(goal.on)}
     if goal.on:

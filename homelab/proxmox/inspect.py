@@ -9,8 +9,8 @@ from functools import partial
 from typing import Any
 
 from homelab.model import Container, Inventory, lab_tags
-from homelab.plan import ObservedGuest, Usage
-from homelab.proxmox import description_metadata, firewall_api, tasks
+from homelab.plan import ObservedGuest, Usage, filtered_cards
+from homelab.proxmox import description_metadata, firewall_api, interfaces, tasks
 from homelab.proxmox.client import Client
 from homelab.proxmox.errors import NODE_DOWN, REFUSED, ProxmoxError
 from homelab.proxmox.properties import not_spoken_of, shape_of, tags
@@ -90,7 +90,7 @@ def _inspected(
     if not guest.belongs_to(container):
         return guest
     try:
-        return _behind_firewall(client, container, with_config(client, guest))
+        return _located(client, container, _behind_firewall(client, container, with_config(client, guest)))
     except ProxmoxError as error:
         now = _live(client, guest.node) if error.status == REFUSED else None
         if now is None or guest.vmid in now:
@@ -101,7 +101,16 @@ def _inspected(
 def _behind_firewall(client: Client, container: Container, guest: ObservedGuest) -> ObservedGuest:
     """Add the firewall, if the inventory wants one or the network card has its flag set."""
     if container.shape.firewall or (guest.shape and guest.shape.firewall):
-        return replace(guest, firewall=firewall_api.read(client, guest.node, guest.vmid))
+        cards = filtered_cards(container, guest)
+        return replace(guest, firewall=firewall_api.read(client, guest.node, guest.vmid, cards))
+    return guest
+
+
+def _located(client: Client, container: Container, guest: ObservedGuest) -> ObservedGuest:
+    """Add the addresses of a running container that uses DHCP, or has an IP filter for addresses by SLAAC."""
+    filtered = container.shape.firewall and filtered_cards(container, guest)
+    if guest.running and (container.uses_dhcp or filtered):
+        return replace(guest, addresses=interfaces.read(client, guest.node, guest.vmid, guest.config))
     return guest
 
 

@@ -25,6 +25,7 @@ from homelab.plan import (
     Stop,
     Update,
     UpdateFirewall,
+    filtered_cards,
 )
 from homelab.plan.refusals import FOR_EVERYBODY
 from homelab.plan.template import Template
@@ -32,7 +33,8 @@ from homelab.progress import Progress
 from homelab.proxmox import container_update, description_metadata, firewall_api, hostkeys, tasks
 from homelab.proxmox.client import Client
 from homelab.proxmox.errors import REFUSED, ProxmoxError, Unanswered
-from homelab.proxmox.properties import disk_option, mount_options, options, parse
+from homelab.proxmox.properties import disk_option, mount_options, options
+from homelab.proxmox.property_strings import parse
 
 # Timeouts of tasks in seconds; a create may unpack hundreds of megabytes onto a slow disk.
 _CREATE, _START, _STOP, _RESIZE, _DESTROY, _OTHERS = 1800.0, 180.0, 180.0, 600.0, 600.0, 600.0
@@ -186,9 +188,10 @@ class PlanExecutor:
     def _guard(self, action: UpdateFirewall) -> None:
         container, found = action.container, action.found
         node = found.node if found else container.node or only_node(self._client)
-        if found and firewall_api.read(self._client, node, container.vmid) != found.firewall:
+        cards = filtered_cards(container, found) if found else frozenset[str]()
+        if found and firewall_api.read(self._client, node, container.vmid, cards) != found.firewall:
             raise container_update.changed(container, found, "firewall")
-        firewall_api.make(self._client, node, container.vmid, action.goal)
+        firewall_api.make(self._client, node, container.vmid, action.goal, cards)
 
     def _grow(self, action: Resize) -> None:
         """Grow a volume and its file system. Raises HomelabError if only the volume grew: the task ends with OK."""

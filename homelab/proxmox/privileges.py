@@ -38,16 +38,17 @@ def grants(inventory: Inventory, nodes: Sequence[str] = ()) -> Mapping[str, Sequ
         give(f"/storage/{container.template_storage}", TEMPLATES)
         if container.backup_storage:
             give(f"/storage/{container.backup_storage}", STORAGE)
-        give(bridge(container.shape), BRIDGE)
+        for path in bridges(container.shape):
+            give(path, BRIDGE)
         if container.shape.firewall:
             give("/", NODE)  # to read the switch of the datacenter's firewall
     return {path: tuple(roles) for path, roles in given.items()}
 
 
-def bridge(shape: ContainerConfig) -> str:
-    """Return the permission path of a container's bridge, or of its VLAN on that bridge."""
-    path = f"/sdn/zones/localnetwork/{shape.bridge}"
-    return f"{path}/{shape.vlan}" if shape.vlan else path
+def bridges(shape: ContainerConfig) -> list[str]:
+    """Return the permission paths of a container's bridges, or of its VLANs on them."""
+    links = [(shape.bridge, shape.vlan), *((card.bridge, card.vlan) for card in shape.networks)]
+    return [f"/sdn/zones/localnetwork/{bridge}" + (f"/{vlan}" if vlan else "") for bridge, vlan in links]
 
 
 def pools(inventory: Inventory) -> Sequence[str]:

@@ -12,7 +12,8 @@ from homelab.model import Container
 from homelab.progress import Progress
 from homelab.proxmox import tasks
 from homelab.proxmox.client import Client
-from homelab.proxmox.properties import parse, tags, write
+from homelab.proxmox.properties import tags
+from homelab.proxmox.property_strings import parse, write
 from homelab.proxmox.tasks import Task
 
 _DEADLINE = 6 * 3600.0  # timeout of a restore in seconds

@@ -12,7 +12,7 @@ from requests.adapters import HTTPAdapter
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
 from homelab.errors import HomelabError
-from homelab.model import Endpoint
+from homelab.model import ProxmoxApi
 
 # The entry of `pvenode cert info` to compare; it lists the CA first.
 CERTIFICATE_FILE = "the entry pveproxy-ssl.pem, or pve-ssl.pem without one; not pve-root-ca.pem"
@@ -22,7 +22,7 @@ _TIMEOUT = 10.0
 class TrustAdapter(HTTPAdapter):
     """An HTTP adapter that verifies the pinned fingerprint, or else the CA file, or else the system's CAs."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: ProxmoxApi) -> None:
         self._trust = _trust(endpoint)
         super().__init__()  # without retries: only the client knows which calls may be repeated
 
@@ -35,7 +35,7 @@ class TrustAdapter(HTTPAdapter):
         """Do nothing: requests would override our CAs with its own here."""
 
 
-def _trust(endpoint: Endpoint) -> dict[str, Any]:
+def _trust(endpoint: ProxmoxApi) -> dict[str, Any]:
     if endpoint.fingerprint:
         # urllib3 checks the pin right after the handshake, so CAs are not needed. With our own context it also does
         # not load the system's CAs for each connection (60 ms).

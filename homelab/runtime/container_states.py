@@ -7,13 +7,16 @@ from dataclasses import dataclass
 
 from homelab.model import Container, Difference, Inventory
 from homelab.model.firewall import changes, desired_firewall, goal
-from homelab.plan import Note, ObservedGuest, drift, orphan_notes
+from homelab.plan import Note, ObservedGuest, drift, orphan_notes, with_leases
 from homelab.proxmox import Client, find_guests, vmids
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerState:
-    """A container as Proxmox has it; sizes in bytes, uptime in seconds. `foreign`: the guest is not this lab's."""
+    """A container as Proxmox has it; sizes in bytes, uptime in seconds. `foreign`: the guest is not this lab's.
+
+    `address` is `dhcp` if DHCP gives it, and it is not known.
+    """
 
     name: str
     vmid: int
@@ -42,19 +45,20 @@ def container_states(inventory: Inventory) -> tuple[Sequence[ContainerState], Se
     client = Client(inventory.endpoint)
     inventory = vmids.resolve_vmids(client, inventory)
     found = find_guests(client, inventory)
+    inventory = with_leases(inventory, found)
     states = [_state(inventory, container, found.get(container.vmid)) for container in inventory.containers]
     return states, list(orphan_notes(inventory, found))
 
 
 def _state(inventory: Inventory, container: Container, there: ObservedGuest | None) -> ContainerState:
     if there is None:
-        return ContainerState(name=container.name, vmid=container.vmid, address=str(container.address))
+        return ContainerState(name=container.name, vmid=container.vmid, address=container.shown_address)
     foreign = there.lock != "create" and not there.belongs_to(container)
     shape, usage = there.shape, there.usage
     return ContainerState(
         name=container.name,
         vmid=container.vmid,
-        address=str(container.address),
+        address=container.shown_address,
         exists=True,
         foreign=foreign,
         running=there.running and not foreign,

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from homelab.errors import HomelabError
+from homelab.errors import HomelabError, InputError
 from homelab.model import Container, ServiceContext, Step
 from homelab.runtime.concurrency import run_all
 from homelab.runtime.connections import Connection
+from homelab.runtime.container_addresses import locate
 from homelab.runtime.session import Session
 from homelab.services.base_system import base_packages, base_system
 from homelab.steps import HealthCheck, Packages
@@ -48,10 +49,13 @@ def converge_containers(
 ) -> Sequence[HostReport]:
     """Converge the containers in parallel; a failing one stops only those that wait for it.
 
-    With `dry_run`, only compare. Raises InputError, before anything is changed, if a rollback is not possible, or a
-    file of the lab's state folder is damaged.
+    With `dry_run`, only compare. Raises InputError, before anything is changed, if the input of a service is invalid, a
+    rollback is not possible, or a file of the lab's state folder is damaged.
     """
     session.require_intact_state()
+    session = session.on(locate(session.inventory))
+    names = [container.name for container in containers]
+    containers = [container for container in session.inventory.containers if container.name in names]
     run = _Convergence(session, containers)
     with ExitStack() as connections:
         for host in run.hosts.values():
@@ -64,12 +68,24 @@ def converge_containers(
 
 
 def steps_of(context: ServiceContext) -> Sequence[Step]:
-    """Return a container's steps in order; a step that several services share comes once, health checks last."""
+    """Return a container's steps in order; a step that several services share comes once, health checks last.
+
+    Raises InputError if services declare the same file, unit or other object differently.
+    """
     steps: dict[str, Step] = {}
+    owners: dict[str, str] = {}
     services = context.container.services
-    for group in (base_system(context), *(service.steps(context) for service in services.values())):
+    groups = {"the base system": base_system(context), **{n: each.steps(context) for n, each in services.items()}}
+    for name, group in groups.items():
         for step in group:
-            steps.setdefault(step.title, step)
+            shared = steps.setdefault(step.title, step)
+            owner = owners.setdefault(step.title, name)
+            if owner != name and _definition(shared) != _definition(step):
+                raise InputError(
+                    f"Cannot deploy {context.container.name}: {owner} and {name} declare {step.title} differently",
+                    "Both services need it on the same container, each in its own form.",
+                    "Move one of them to another container in the inventory.",
+                )
     _add_packages(steps, base_packages(context))
     changing = tuple(step for step in steps.values() if not step.is_wait)
     checks = [
@@ -77,6 +93,15 @@ def steps_of(context: ServiceContext) -> Sequence[Step]:
         for name, service in services.items()
     ]
     return [*steps.values(), *checks]
+
+
+def _definition(step: Step) -> Mapping[str, object]:
+    """Return the fields of a step, without its triggers, of which each service has its own."""
+    return {"kind": type(step)} | {name: value for name, value in _fields(step).items() if name != "triggered_by"}
+
+
+def _fields(step: Step) -> Mapping[str, object]:
+    return {each.name: getattr(step, each.name) for each in fields(step)} if is_dataclass(step) else vars(step)
 
 
 def _add_packages(steps: dict[str, Step], names: Sequence[str]) -> None:
@@ -103,6 +128,8 @@ class _Convergence:
         self._failed = {name for name, host in self.hosts.items() if isinstance(host, HomelabError)}
         # Complete only after every container has shown its key.
         self._host_keys = session.known_hosts.key_lines()
+        # Before anything is changed: bad input in one container stops all.
+        self._steps = {container.name: self._steps_of(container) for container in containers}
 
     def _connect(self, container: Container) -> Connection | HomelabError:
         try:
@@ -110,7 +137,7 @@ class _Convergence:
         except HomelabError as error:
             return error
 
-    def _steps(self, container: Container) -> Sequence[Step]:
+    def _steps_of(self, container: Container) -> Sequence[Step]:
         return steps_of(
             ServiceContext(
                 inventory=self._session.inventory,
@@ -129,7 +156,7 @@ class _Convergence:
         def will_change(container: Container) -> bool | HomelabError:
             host = self.hosts[container.name]
             try:
-                return host if isinstance(host, HomelabError) else changes_something(host, self._steps(container))
+                return host if isinstance(host, HomelabError) else changes_something(host, self._steps[container.name])
             except HomelabError as error:
                 return error
 
@@ -148,10 +175,9 @@ class _Convergence:
         host = self.hosts[container.name]
         if isinstance(host, HomelabError):
             return HostReport(container.name, (), 0.0, host)
-        steps: Sequence[Step] = ()
+        steps = self._steps[container.name]
         failure: HomelabError | None = None
         try:
-            steps = self._steps(container)
             changes: Sequence[Change] = (
                 pending_changes(host, steps) if dry_run else converge(host, steps, self._session.progress)
             )

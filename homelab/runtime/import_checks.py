@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from typing import Any, Literal
 
 from homelab.distributions import DISTRIBUTIONS, distribution_of
 from homelab.inventory.container_defaults import HOST_NAME
-from homelab.model import Container, ContainerConfig, Inventory, Mount, differences
+from homelab.model import DHCP, Container, ContainerConfig, Inventory, Mount, differences
 from homelab.plan import ObservedGuest, Refusal
 from homelab.proxmox.privileges import adoption, privileges_on, role_line
-from homelab.proxmox.properties import parse, write
+from homelab.proxmox.property_strings import parse, write
 from homelab.roles import CONTAINERS
 
 _LEAST_MEMORY = 128  # MiB
@@ -49,11 +50,12 @@ class Candidate:
 
     def in_(self, inventory: Inventory) -> bool:
         """Return True if the inventory already has its vmid, name and address, from an earlier run."""
-        address = self.shape.address
-        return address is not None and any(
-            (container.vmid, container.name, container.address) == (self.guest.vmid, self.name, address.ip)
-            for container in inventory.containers
-        )
+        own = (self.guest.vmid, self.name, _address(self.shape))
+        return any(own == (each.vmid, each.name, _address(each.shape)) for each in inventory.containers)
+
+
+def _address(shape: ContainerConfig) -> IPv4Address | Literal["dhcp"] | None:
+    return shape.address.ip if isinstance(shape.address, IPv4Interface) else shape.address
 
 
 def refusals(
@@ -126,7 +128,8 @@ def _refuse_shape(inventory: Inventory, guest: ObservedGuest, shape: ContainerCo
             f"It is `{shape.hostname}`; a name has at most 63 lower-case letters, digits and hyphens.",
             f"On the node: `pct set {vmid} --hostname NAME`.",
         )
-    if shape.address is None or shape.address.ip not in inventory.network.subnet:
+    address = _address(shape)
+    if address is None or (address != DHCP and address not in inventory.network.subnet):
         yield _no_address(inventory, guest)
     if not shape.disk:
         yield Refusal(
@@ -150,21 +153,21 @@ def _no_address(inventory: Inventory, guest: ObservedGuest) -> Refusal:
         | {"ip": f"ADDRESS/{network.subnet.prefixlen}", "gw": str(network.gateway)}
     )
     return Refusal(
-        f"Cannot import {guest.vmid}: it has no fixed address in {network.subnet}",
+        f"Cannot import {guest.vmid}: it has neither a fixed address in {network.subnet} nor DHCP",
         f"Its network card is `{net0 or 'missing'}`; the inventory has the address of each container.",
         f"On the node, with an unused address: `pct set {guest.vmid} --net0 {fixed}`.",
     )
 
 
 def _refuse_taken(inventory: Inventory, candidate: Candidate) -> Iterator[Refusal]:
-    vmid, address = candidate.guest.vmid, candidate.shape.address
+    vmid, address = candidate.guest.vmid, _address(candidate.shape)
     for container in inventory.containers:
         same = [
             value
             for value, is_taken in (
                 (f"vmid {vmid}", container.vmid == vmid),
                 (f"name {candidate.name}", container.name == candidate.name),
-                (f"address {address}", address is not None and container.address == address.ip),
+                (f"address {candidate.shape.address}", address != DHCP and container.known_address == address),
             )
             if is_taken
         ]
@@ -172,23 +175,26 @@ def _refuse_taken(inventory: Inventory, candidate: Candidate) -> Iterator[Refusa
             yield Refusal(
                 f"Cannot import {vmid}: the inventory already has its {' and '.join(same)}",
                 f"{container.name} has {f'vmid {container.vmid}' if container.vmid else 'no vmid yet'} and "
-                f"{container.address} there; {vmid} is `{candidate.name}` with {address}.",
+                f"{container.shown_address} there; {vmid} is `{candidate.name}` with {candidate.shape.address}.",
                 f"Change one of them: {container.name} in {inventory.path.name}, or {vmid} on the node.",
             )
 
 
 def required_keys(inventory: Inventory, candidate: Candidate) -> dict[str, Any]:
     """Return the keys of every entry: vmid, address (only its last part if that suffices), cores, memory."""
-    if candidate.shape.address is None:
+    if (address := _address(candidate.shape)) is None:
         raise ValueError(f"{candidate.name} has no address")
-    ip = candidate.shape.address.ip
-    short = int(inventory.network.subnet.network_address) & ~0xFF | int(ip) & 0xFF == int(ip)
     return {
         "vmid": candidate.guest.vmid,
-        "ip": f".{int(ip) & 0xFF}" if short else str(ip),
+        "ip": DHCP if address == DHCP else _shortened(address, inventory.network.subnet),
         "cores": candidate.shape.cores,
         "memory": candidate.shape.memory,
     }
+
+
+def _shortened(address: IPv4Address, subnet: IPv4Network) -> str:
+    last = int(address) & 0xFF
+    return f".{last}" if int(subnet.network_address) & ~0xFF | last == int(address) else str(address)
 
 
 def optional_keys(container: Container, candidate: Candidate, several_nodes: bool) -> dict[str, Any]:

@@ -8,11 +8,8 @@ from concurrent.futures import wait
 
 from homelab.host import Host, Result
 from homelab.runtime.concurrency import start
-from homelab.services.analytics import read_data
 
 POLL_INTERVAL = 2.0  # seconds
-# dbt's log is long; of its last lines, those that report a finished node.
-DBT_LOG = f"{read_data('logs/dbt.log')} | grep -a '\\[info \\]' | tail -n 3 || true"
 _NODE = re.compile(r"\b(\d+ of \d+ (?:OK|PASS|WARN|FAIL|ERROR|SKIP)\b.*?)[ .]*\[")
 
 
@@ -34,8 +31,10 @@ def run_with_progress(job: Callable[[], Result], read: Callable[[], str], report
 class DbtLog:
     """The progress of dbt in a container: the newest finished node since this object was made."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, read_data: Callable[[str], str]) -> None:
         self._host = host
+        # dbt's log is long; of its last lines, those that report a finished node.
+        self._read = f"{read_data('logs/dbt.log')} | grep -a '\\[info \\]' | tail -n 3 || true"
         self._old = self._last()
 
     def __call__(self) -> str:
@@ -44,5 +43,5 @@ class DbtLog:
         return "" if found == self._old else found
 
     def _last(self) -> str:
-        found = _NODE.findall(self._host.run(DBT_LOG).text)
+        found = _NODE.findall(self._host.run(self._read).text)
         return found[-1] if found else ""

@@ -13,8 +13,9 @@ from homelab.errors import HomelabError
 from homelab.host import Result, argv
 from homelab.model import Container, Health, Service
 from homelab.plan import Note
-from homelab.runtime.concurrency import run_all
+from homelab.runtime.concurrency import run_all, start
 from homelab.runtime.full_disks import PROBE, full_disks
+from homelab.runtime.pipeline_reports import PipelineReport, report_pipelines
 from homelab.runtime.session import Session
 from homelab.services.lab_certificates import certificate_probe, with_certificate
 from homelab.steps.queries import merge_queries
@@ -32,6 +33,7 @@ class ServiceReport:
     name: str
     units: Mapping[str, str]
     health: Health
+    web_uis: Mapping[str, str] = field(default_factory=dict)  # URL by title
 
     @property
     def healthy(self) -> bool:
@@ -63,15 +65,17 @@ class ContainerReport:
 
 @dataclass(frozen=True)
 class LabReport:
-    """All containers of a lab, and notes on guests with its tags that are missing in the inventory."""
+    """All containers and pipelines of a lab, and notes on guests with its tags that are missing in the inventory."""
 
     lab: str
     containers: Sequence[ContainerReport]
     notes: Sequence[Note] = ()
+    pipelines: Sequence[PipelineReport] = ()  # the user's
     healthy: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "healthy", all(container.healthy for container in self.containers))
+        parts = [*(each.healthy for each in self.containers), *(each.health.healthy for each in self.pipelines)]
+        object.__setattr__(self, "healthy", all(parts))
 
 
 def report_lab(session: Session) -> LabReport:
@@ -80,8 +84,10 @@ def report_lab(session: Session) -> LabReport:
 
     found, notes = container_states(session.inventory)
     states = {state.name: state for state in found}
+    pipelines = start("pipelines", partial(report_pipelines, session))
     reports = run_all({c.name: partial(_report, session, c, states[c.name]) for c in session.inventory.containers})
-    return LabReport(session.inventory.lab, [report.result() for report in reports.values()], notes)
+    containers = [report.result() for report in reports.values()]
+    return LabReport(session.inventory.lab, containers, notes, pipelines.result())
 
 
 def _report(session: Session, container: Container, state: ContainerState) -> ContainerReport:
@@ -105,6 +111,7 @@ def _report(session: Session, container: Container, state: ContainerState) -> Co
             name,
             _unit_states(service.units(), units),
             with_certificate(service.assess(results), certificate, datetime.now(UTC)),
+            _web_uis(state.address, service),
         )
         for (name, service), (units, certificate, *results) in zip(container.services.items(), grouped, strict=True)
     ]
@@ -129,7 +136,11 @@ def _units_probe(units: Sequence[str]) -> str:
 
 
 def _certificate_probe(name: str, service: Service) -> str:
-    return certificate_probe(name) if any(port.tls for port in service.ports()) else "true"
+    return certificate_probe(name) if any(endpoint.tls for endpoint in service.endpoints()) else "true"
+
+
+def _web_uis(address: str, service: Service) -> Mapping[str, str]:
+    return {endpoint.web_ui: endpoint.url(address) for endpoint in service.endpoints() if endpoint.web_ui}
 
 
 def _unit_states(units: Sequence[str], answer: Result) -> Mapping[str, str]:

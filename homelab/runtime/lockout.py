@@ -32,7 +32,7 @@ def lockout_notes(
     """
     for container in containers:
         firewall = desired_firewall(inventory, container)
-        address = own(container.address) if firewall.on else None
+        address = own(container.known_address or inventory.network.gateway) if firewall.on else None
         if address and not lets_in_ssh(firewall, address):
             yield Note(
                 container.name,

@@ -9,26 +9,31 @@ from typing import Any
 from homelab.errors import HomelabError, InputError
 from homelab.host import Result, argv, expected_format
 from homelab.pipeline_contract import EXIT
+from homelab.runtime.deployed_pipelines import WEATHER, deployed_pipeline
 from homelab.runtime.session import Session
-from homelab.services.analytics import PUBLISHED, SCRIPTS, as_analytics
+from homelab.services.analytics import SCRIPTS
 
 _DEADLINE = 600  # seconds
 
 Rows = Sequence[dict[str, Any]]
 
 
-def query_marts(session: Session, sql: str) -> Rows:
-    """Return the rows of one statement. Raises InputError for SQL that DuckDB refuses, else HomelabError."""
+def query_marts(session: Session, sql: str, name: str = WEATHER) -> Rows:
+    """Return the rows of one statement on a pipeline's marts.
+
+    Raises InputError for SQL that DuckDB refuses, else HomelabError.
+    """
+    pipeline = deployed_pipeline(session.inventory, name)
     container = session.inventory.container_with("analytics")
-    script = argv("python", f"{SCRIPTS}/query.py", "--database", PUBLISHED, "--", sql)
+    script = argv("python", f"{SCRIPTS}/query.py", "--database", pipeline.published, "--", sql)
     with session.connect(container) as host:
         # `timeout` also ends a query after its connection was lost.
-        result = host.run(as_analytics(f"timeout {_DEADLINE} {script}"), timeout=_DEADLINE + 10)
+        result = host.run(pipeline.run(f"timeout {_DEADLINE} {script}"), timeout=_DEADLINE + 10)
     return parse_rows(
         result,
         container.name,
         verb="query",
-        publish="`homelab pipeline run` builds and publishes them; `homelab status` shows its problems.",
+        publish=f"`homelab pipeline run {pipeline.name}` builds and publishes them; `homelab status` shows problems.",
         resolution="Run `homelab deploy`: the scripts there may be of another version.",
     )
 

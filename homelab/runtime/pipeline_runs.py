@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 from homelab.errors import HomelabError, InputError, Interrupted
 from homelab.host import ConnectionLost, Host, argv, check, expected_format
 from homelab.model import Container
-from homelab.pipeline_contract import DAG_ID, TASKS
+from homelab.runtime.container_addresses import locate
+from homelab.runtime.deployed_pipelines import BUILT_IN, DeployedPipeline, deployed_pipeline
 from homelab.runtime.full_disks import explain_by_full_disk, require_space
 from homelab.runtime.job_progress import POLL_INTERVAL, DbtLog
 from homelab.runtime.session import Session
@@ -49,41 +50,45 @@ class _RunState:
     ahead: str | None = None
 
 
-def run_pipeline(session: Session) -> Run:
-    """Trigger the DAG and wait for its end; follow a run that an interrupted command has started.
+def run_pipeline(session: Session, name: str = BUILT_IN.name) -> Run:
+    """Trigger the DAG of a pipeline and wait for its end; follow a run that an interrupted command has started.
 
     Raises HomelabError if the run fails or misses the deadline, Interrupted on Ctrl-C. The error names a full disk.
     """
     require_space(session, "run the pipeline")
     try:
-        return _run_pipeline(session)
+        return _run_pipeline(session, deployed_pipeline(session.inventory, name))
     except (Interrupted, InputError):
         raise
     except HomelabError as error:
         raise explain_by_full_disk(session, error) from error
 
 
-def _run_pipeline(session: Session) -> Run:
+def _run_pipeline(session: Session, pipeline: DeployedPipeline) -> Run:
+    session = session.on(locate(session.inventory))
     container = session.inventory.container_with("airflow")
     started = time.monotonic()
     with session.connect(container) as host, session.connect_to("analytics") as analytics:
-        with session.progress.step(container.name, f"trigger {DAG_ID}"):
-            _await_dag(host)
-            run_id, followed = _own_run(host), True
+        with session.progress.step(container.name, f"trigger {pipeline.dag_id}"):
+            _await_dag(host, pipeline)
+            run_id, followed = _own_run(host, pipeline), True
             if not run_id:
                 run_id, followed = f"{_OURS}{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}", False
-                check(host, argv(CLI, "dags", "trigger", "--run-id", run_id, DAG_ID), f"trigger {DAG_ID}")
+                trigger = argv(CLI, "dags", "trigger", "--run-id", run_id, pipeline.dag_id)
+                check(host, trigger, f"trigger {pipeline.dag_id}")
         if followed:
             session.progress.note(container.name, f"following {run_id}, which has not ended yet")
-        follower = _Follower(host, analytics, run_id, lambda text: session.progress.note(container.name, text))
+        follower = _Follower(
+            host, analytics, pipeline, run_id, lambda text: session.progress.note(container.name, text)
+        )
         try:
-            with session.progress.step(container.name, f"{TASKS.ingest}, then {TASKS.build}") as report:
-                end = follower.wait(DbtLog(analytics), report)
+            with session.progress.step(container.name, ", then ".join(pipeline.tasks)) as report:
+                end = follower.wait(DbtLog(analytics, pipeline.read_data), report)
         except KeyboardInterrupt as error:
             raise Interrupted(
                 f"Interrupted: the run {run_id} continues in Airflow",
                 f"Its web UI, {ui(container)}, can stop it.",
-                "`homelab pipeline run` follows this run instead of starting another one.",
+                f"`homelab pipeline run {pipeline.name}` follows this run instead of starting another one.",
             ) from error
     run = Run(
         run_id, end.state, time.monotonic() - started, {name: str(state) for name, (state, _) in end.tasks.items()}
@@ -92,8 +97,8 @@ def _run_pipeline(session: Session) -> Run:
         raise HomelabError(
             f"Cannot complete the pipeline run: it ended as {run.state}",
             "\n".join([str(run), *follower.messages.values()]),
-            "Fix the cause, then run `homelab pipeline run`. `homelab pipeline status` shows the last build; Airflow's "
-            f"web UI, {ui(container)}, user admin, has the complete log.",
+            f"Fix the cause, then run `homelab pipeline run {pipeline.name}`. The last build: "
+            f"`homelab pipeline status {pipeline.name}`. The complete log: {ui(container)}, user admin.",
         )
     return run
 
@@ -108,24 +113,24 @@ def ui(container: Container) -> str:
 def succeeded_lately(session: Session) -> bool:
     """Return True if a run has succeeded within the last hour. Raises HomelabError."""
     query = in_metadata(
-        f"select count(*) > 0 from dag_run where dag_id = '{DAG_ID}' and state = 'success' "
+        f"select count(*) > 0 from dag_run where dag_id = '{BUILT_IN.dag_id}' and state = 'success' "
         "and end_date > now() - interval '1 hour'"
     )
     with session.connect_to("airflow") as host:
         return check(host, query, "read the last runs").text == "t"
 
 
-def _await_dag(host: Host) -> None:
+def _await_dag(host: Host, pipeline: DeployedPipeline) -> None:
     """Wait until Airflow has read the DAG, some time after its start."""
     deadline = time.monotonic() + _KNOWN_WITHIN
-    query = in_metadata(f"select 1 from dag where dag_id = '{DAG_ID}'")
+    query = in_metadata(f"select 1 from dag where dag_id = '{pipeline.dag_id}'")
     while (answer := host.run(query)).text != "1":
         if time.monotonic() > deadline:
             if not answer.ok:
                 raise _unanswered(answer.stderr.decode(errors="replace"), "run the pipeline")
             errors = host.run(in_metadata("select stacktrace from import_error")).text
             raise HomelabError(
-                f"Cannot run the pipeline: Airflow does not know the DAG {DAG_ID}",
+                f"Cannot run the pipeline: Airflow does not know the DAG {pipeline.dag_id}",
                 errors[-1500:] or "Airflow has not read it yet.",
                 f"See `homelab logs {host.name}`, then run `homelab deploy`.",
             )
@@ -136,12 +141,12 @@ def _unanswered(error: str, action: str) -> HomelabError:
     return HomelabError(f"Cannot {action}: PostgreSQL does not answer", error.strip()[-1500:], "See `homelab status`.")
 
 
-def _own_run(host: Host) -> str:
+def _own_run(host: Host, pipeline: DeployedPipeline) -> str:
     """Return the run of an earlier command that has not ended; "" if there is none."""
     return check(
         host,
         in_metadata(
-            f"select run_id from dag_run where dag_id = '{DAG_ID}' and state in ('queued', 'running') "
+            f"select run_id from dag_run where dag_id = '{pipeline.dag_id}' and state in ('queued', 'running') "
             f"and starts_with(run_id, '{_OURS}') order by run_id limit 1"
         ),
         "read the active runs",
@@ -151,8 +156,16 @@ def _own_run(host: Host) -> str:
 class _Follower:
     """The wait for the end of one run; `note` reports its failed attempts and a wait for another run."""
 
-    def __init__(self, airflow: Host, analytics: Host, run_id: str, note: Callable[[str], None]) -> None:
-        self._airflow, self._analytics, self._run_id, self._note = airflow, analytics, run_id, note
+    def __init__(
+        self, airflow: Host, analytics: Host, pipeline: DeployedPipeline, run_id: str, note: Callable[[str], None]
+    ) -> None:
+        self._airflow, self._analytics, self._pipeline, self._run_id, self._note = (
+            airflow,
+            analytics,
+            pipeline,
+            run_id,
+            note,
+        )
         self._noted_ahead: str | None = None
         self.messages: dict[str, str] = {}  # by task: that of its last failed attempt
         self._attempts: set[tuple[str, int]] = set()
@@ -180,7 +193,7 @@ class _Follower:
                     raise HomelabError(
                         "Cannot wait longer for the pipeline run: it has not ended",
                         f"It is {found.state} after {_DEADLINE} s, and continues in Airflow.",
-                        "`homelab pipeline run` follows it; `homelab status` shows the services.",
+                        f"`homelab pipeline run {self._pipeline.name}` follows it. See `homelab status`.",
                     )
                 if now >= next_report:
                     self._report_progress(found, dbt, report)
@@ -190,7 +203,7 @@ class _Follower:
     def _read(self) -> tuple[_RunState | None, str]:
         """Return the state of the run, or None and the reason why it cannot be read at present."""
         try:
-            answer = self._airflow.run(_state_query(self._run_id))
+            answer = self._airflow.run(_state_query(self._pipeline.dag_id, self._run_id))
         except ConnectionLost as error:
             self._airflow.reconnect(_PATIENCE)
             return None, str(error)
@@ -209,7 +222,7 @@ class _Follower:
                 self._attempts.add((task, attempt))
                 message = ""
                 with suppress(HomelabError):
-                    message = task_message(self._airflow, self._analytics, self._run_id, task, attempt)
+                    message = task_message(self._airflow, self._analytics, self._pipeline, self._run_id, task, attempt)
                 again = "; Airflow tries it again in some minutes" if state == "up_for_retry" else ""
                 self.messages[task] = f"{task}: {message or 'its log has no message'}"
                 self._note(f"{task} failed{again}: {message or 'its log has no message'}")
@@ -223,16 +236,16 @@ class _Follower:
         running = [task for task, (state, _) in found.tasks.items() if state == "running"]
         progress = ""
         with suppress(HomelabError):
-            progress = dbt() if TASKS.build in running else ""
+            progress = dbt() if self._pipeline.build in running else ""
         if running:
             report(" ".join(filter(None, [*running, progress])))
 
 
-def _state_query(run_id: str) -> str:
+def _state_query(dag_id: str, run_id: str) -> str:
     return in_metadata(
         "select json_build_object('state', state, "
         "'tasks', (select coalesce(json_object_agg(task_id, json_build_array(state, try_number) order by task_id), "
         "'{}') from task_instance where dag_id = this.dag_id and run_id = this.run_id), "
         "'ahead', (select min(run_id) from dag_run where dag_id = this.dag_id and run_id <> this.run_id "
-        f"and state = 'running')) from dag_run as this where dag_id = '{DAG_ID}' and run_id = '{run_id}'"
+        f"and state = 'running')) from dag_run as this where dag_id = '{dag_id}' and run_id = '{run_id}'"
     )

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 from homelab.known_hosts import Pin
 from homelab.model import Container
-from homelab.plan import Clone, Create, ObservedGuest, Plan, RegenerateIdentity, Start, plan_up, select_containers
-from homelab.proxmox import Client, PlanExecutor, downloads, firewall_api, hostkeys, vmids
+from homelab.plan import (
+    Action,
+    Clone,
+    Create,
+    ObservedGuest,
+    Plan,
+    RegenerateIdentity,
+    Start,
+    UpdateFirewall,
+    plan_up,
+    select_containers,
+)
+from homelab.proxmox import Client, PlanExecutor, downloads, find_guests, firewall_api, hostkeys, vmids
 from homelab.runtime.connections import BOOT_DEADLINE
 from homelab.runtime.container_changes import Outcome, plan_when_idle, run_on_containers
 from homelab.runtime.lockout import lockout_notes
@@ -41,7 +53,22 @@ def provision(session: Session, client: Client, confirm: Callable[[Plan], bool],
     )
     work = _Provisioning(session, client, plan, waited)
     run_on_containers(client, {each.name: partial(work.provision, each, found.get(each.vmid)) for each in containers})
-    return Outcome.of(plan) if plan else Outcome(nothing=_nothing(containers))
+    if plan:
+        return Outcome.of(replace(plan, actions=(*plan.actions, *_firewalls_of_leases(session, client, limit))))
+    return Outcome(nothing=_nothing(containers))
+
+
+def _firewalls_of_leases(session: Session, client: Client, limit: Sequence[str]) -> Sequence[Action]:
+    """Update the firewalls with the addresses that DHCP has given since the plan; return what was done."""
+    containers = session.inventory.containers
+    if not any(c.shape.firewall for c in containers) or not any(c.shape.dynamic_addresses for c in containers):
+        return ()
+    plan = plan_up(session.inventory, find_guests(client, session.inventory), limit)
+    firewalls = Plan(tuple(action for action in plan.actions if isinstance(action, UpdateFirewall)))
+    executor = PlanExecutor(client, "", session.known_hosts, session.progress)
+    work = firewalls.by_container()
+    run_on_containers(client, {name: partial(executor.execute, actions) for name, actions in work.items()})
+    return firewalls.actions
 
 
 def await_ssh(session: Session, container: Container) -> None:

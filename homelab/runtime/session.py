@@ -10,6 +10,7 @@ from homelab.known_hosts import KnownHosts
 from homelab.model import Container, Inventory, SecretStore
 from homelab.progress import Progress
 from homelab.runtime.connections import Connection, Connector, connect_ssh
+from homelab.runtime.container_addresses import located
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +50,7 @@ class Session:
         self, container: Container, deadline: float = 10.0, known_hosts: KnownHosts | None = None
     ) -> Connection:
         """Connect to a container within `deadline` seconds; `known_hosts` replaces the lab's. Raises HomelabError."""
+        container = located(self.inventory, container, deadline)
         key, _ = self.secrets.key_pair("operator")
         try:
             return self.connector(container, key, known_hosts or self.known_hosts, deadline)

@@ -9,8 +9,10 @@ from homelab.host import argv
 from homelab.known_hosts import fingerprint
 from homelab.plan import select_containers
 from homelab.private_files import write_private
+from homelab.runtime.container_addresses import located
 from homelab.runtime.session import Session
 
+_DEADLINE = 10.0  # seconds until DHCP has given the container an address
 CONNECTION_FAILED = 255  # OpenSSH's exit status without a connection
 
 
@@ -19,7 +21,7 @@ def ssh_argv(session: Session, name: str, command: Sequence[str] = (), terminal:
 
     One word of `command` is shell text, as with ssh itself; several are the words of a command.
     """
-    container = select_containers(session.inventory, [name])[0]
+    container = located(session.inventory, select_containers(session.inventory, [name])[0], _DEADLINE)
     keys = session.known_hosts.key_lines()
     if name not in keys:
         raise HomelabError(
@@ -52,7 +54,8 @@ def host_key_change(
     """
     from homelab.ssh import changed_key, shown_key
 
-    address = str(select_containers(session.inventory, [name])[0].address)
+    container = located(session.inventory, select_containers(session.inventory, [name])[0], _DEADLINE)
+    address = str(container.address)
     pin = session.known_hosts.pins().get(name)
     line = (shown or shown_key)(address) if pin else None
     if pin is None or line is None or fingerprint(line) == pin.fingerprint:

@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterator
 
 from homelab.host import UNREADABLE, Host
-from homelab.pipeline_contract import DAG_ID, TASKS
-from homelab.services.airflow import HOME, SANDBOX
-from homelab.services.analytics import read_data
-from homelab.services.build_report import failed_nodes
+from homelab.pipelines.build_report import failed_nodes
+from homelab.runtime.deployed_pipelines import DeployedPipeline
+from homelab.services.airflow import SANDBOX
+from homelab.services.airflow_environment import HOME
 
 _LINES = 15  # of a task's log
 _PROBLEMS = 5  # of a build
@@ -18,11 +18,13 @@ _PROBLEMS = 5  # of a build
 _OLD_LINE = re.compile(r"\] \{ssh\.py:\d+\} WARNING - (.*)")
 
 
-def task_message(airflow: Host, analytics: Host, run_id: str, task: str, attempt: int) -> str:
+def task_message(
+    airflow: Host, analytics: Host, pipeline: DeployedPipeline, run_id: str, task: str, attempt: int
+) -> str:
     """Return the message of a failed attempt of a task; "" if neither its report nor its log has one."""
-    if task == TASKS.build and (found := build_problems(analytics.run(read_data("last_build.json")).text)):
+    if task == pipeline.build and (found := build_problems(analytics.run(pipeline.read_data("last_build.json")).text)):
         return found
-    log = f"{HOME}/logs/dag_id={DAG_ID}/run_id={run_id}/task_id={task}/attempt={attempt}.log"
+    log = f"{HOME}/logs/dag_id={pipeline.dag_id}/run_id={run_id}/task_id={task}/attempt={attempt}.log"
     text = airflow.run(SANDBOX.read(log)).text
     return "\n".join([*_standard_error(text)][-_LINES:])
 

@@ -2,45 +2,52 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, field
 from itertools import chain
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from homelab.distributions import Distribution
 from homelab.errors import HomelabError
-from homelab.host import Result, argv
-from homelab.model import Container, DatabaseGrant, Health, Port, Service, ServiceContext, Step
+from homelab.host import Result
+from homelab.model import Container, DatabaseGrant, Endpoint, Health, Pipeline, Service, ServiceContext, Step
 from homelab.model.options import Option
 from homelab.paths import bundled_path
-from homelab.pipeline_contract import CONNECTION_ID, DAG_ID
+from homelab.pipeline_contract import DAG_ID
+from homelab.pipelines.container_steps import part_of
 from homelab.render import render
-from homelab.services.airflow_gate import FOLDER, KEY, KNOWN_HOSTS, wait_for_gate
-from homelab.services.airflow_metadata import (
-    CLI,
-    DATABASE_ENVIRONMENT,
-    admin_user,
-    in_metadata,
-    last_runs,
-    migration,
-    obstacles,
+from homelab.sandbox import Sandbox
+from homelab.services import airflow_dags, airflow_packages
+from homelab.services.airflow_dags import DagBundles
+from homelab.services.airflow_environment import (
+    HOME,
+    SECRETS,
+    SETTINGS,
+    analytics_host_key,
+    database_file,
+    fernet_key,
+    secrets_file,
+    settings_file,
 )
-from homelab.services.lab_certificates import CA_FILE
-from homelab.services.sandbox import Sandbox
-from homelab.steps import Command, Directory, File, Packages, Refuse, SystemdUnit, Tree, User, UvInstall, Venv, WaitFor
+from homelab.services.airflow_gate import FOLDER, KEY, KNOWN_HOSTS, wait_for_gate
+from homelab.services.airflow_health import health, health_report, starts
+from homelab.services.airflow_metadata import CLI, admin_user, in_metadata, last_runs, migration, obstacles
+from homelab.services.airflow_objects import (
+    CONNECTION_NAMES,
+    POOL_NAMES,
+    VARIABLE_NAMES,
+    AirflowObjects,
+    Connection,
+    Pool,
+)
+from homelab.services.airflow_packages import venv_lock
+from homelab.services.airflow_rows import MetadataRows
+from homelab.steps import Directory, File, Packages, Refuse, SystemdUnit, User, UvInstall, Venv, WaitFor
 
-HOME = "/var/lib/airflow"  # its data and logs; the user's home belongs to root, and its processes cannot read it
 _VENV = "/opt/airflow/venv"
-_DAGS = "/opt/airflow/dags"
-_ENVIRONMENT = "/etc/homelab/airflow.env"
-_SECRETS = "/etc/homelab/airflow-secrets.env"
 _READY = "/usr/local/sbin/homelab-airflow-ready"
-SANDBOX = Sandbox("airflow", (HOME,), (_ENVIRONMENT, _SECRETS), ("AIRFLOW__FAB__UPDATE_FAB_PERMS",))
+SANDBOX = Sandbox("airflow", (HOME,), (SETTINGS, SECRETS), ("AIRFLOW__FAB__UPDATE_FAB_PERMS",))
 
 # The processes of each series, and the path of its health report.
 _PROCESSES = {"3.3": ("api-server", "dag-processor", "scheduler"), "2.11": ("webserver", "scheduler")}
@@ -54,11 +61,35 @@ class Airflow(Service):
     """Apache Airflow: runs the pipeline over SSH, and has a web UI."""
 
     requires: ClassVar[tuple[str, ...]] = ("postgres", "analytics")
+    minimum_memory: ClassVar[int] = 1024
 
     version: Annotated[Literal["3.3", "2.11"], Option("Series of Airflow; 2.11 runs on Python up to 3.12.")] = "3.3"
     # Lower ports need a capability.
     port: Annotated[int, Option("Port of the web UI.", low=1024, high=65535)] = 8080
     parallelism: Annotated[int, Option("Number of tasks that may run in parallel.", low=1)] = 4
+    dags: Annotated[Path | None, Option("Folder with DAGs of your own.", examples=("dags",))] = None
+    packages: Annotated[
+        tuple[
+            Annotated[str, Option(pattern=airflow_packages.REQUIREMENT, expected="a package such as humanize==4.17.0")],
+            ...,
+        ],
+        Option("Further Python packages for DAGs, locked by `homelab airflow lock`.", examples=(["humanize"],)),
+    ] = ()
+    connections: Annotated[
+        Mapping[str, Connection], Option("Connections by id.", expected="connections by id", keys=CONNECTION_NAMES)
+    ] = field(default_factory=dict)
+    variables: Annotated[
+        Mapping[str, Any],
+        Option(
+            "Variables by key: text, other values, which are stored as JSON, or `{secret: NAME}`.",
+            expected="variables by key",
+            keys=VARIABLE_NAMES,
+        ),
+    ] = field(default_factory=dict)
+    pools: Annotated[
+        Mapping[str, Annotated[Pool, Option(expected="a number of slots, or a mapping", shorthand="slots")]],
+        Option("Pools by name, each with its number of slots.", expected="pools by name", keys=POOL_NAMES),
+    ] = field(default_factory=dict)
 
     def unsupported_options(self, distribution: Distribution) -> Iterator[tuple[str, str]]:
         """Return an error for 2.11 on a distribution with a Python newer than 3.12."""
@@ -71,6 +102,13 @@ class Airflow(Service):
                 ),
             )
 
+    def option_errors(self) -> Iterator[tuple[Sequence[str | int], str]]:
+        """Return an error for a missing folder of DAGs, and for packages at other versions than those of Airflow."""
+        if self.dags and not self.dags.is_dir():
+            yield ("dags",), f"{self.dags} is not a folder: create it, or correct the path"
+        for index, error in airflow_packages.pin_errors(self.version, self.packages):
+            yield ("packages", index), error
+
     def database_grants(self) -> Sequence[DatabaseGrant]:
         """Own the metadata, and read the observations."""
         return (
@@ -78,9 +116,24 @@ class Airflow(Service):
             DatabaseGrant("project_data", "airflow_admin", "read", "raw"),
         )
 
-    def ports(self) -> Sequence[Port]:
-        """Return the port of the web UI."""
-        return (Port(self.port, "Airflow's web UI", "lan"),)
+    def endpoints(self) -> Sequence[Endpoint]:
+        """Return that of the web UI."""
+        return (
+            Endpoint(
+                name="web",
+                port=self.port,
+                description="Airflow's web UI",
+                audience="lan",
+                protocol="http",
+                health_path=_HEALTH[self.version],
+                web_ui="Airflow",
+                credentials=("airflow-admin",),
+            ),
+        )
+
+    def data_folders(self) -> Sequence[str]:
+        """Return the folder with the logs of the tasks."""
+        return (HOME,)
 
     def units(self) -> Sequence[str]:
         """Return one unit for each process."""
@@ -89,12 +142,11 @@ class Airflow(Service):
     def steps(self, context: ServiceContext) -> Sequence[Step]:
         """Return user, venv, configuration, metadata, admin user, units and DAG."""
         requirements = bundled_path("pipeline") / "requirements"
-        venv = Venv(_VENV, (requirements / f"airflow-{self.version}.txt").read_bytes())
-        environment = File(_ENVIRONMENT, self._environment(context), mode=0o600)
-        secrets = File(_SECRETS, self._secrets(context), mode=0o600, secret=True)
+        venv = Venv(_VENV, venv_lock(self.version, self.packages, context.inventory.path.parent))
+        bundles = self._bundles(context.inventory.pipelines)
+        environment, secrets = settings_file(context, self, bundles), secrets_file(context, self)
         postgres, analytics = (context.inventory.container_with(name) for name in ("postgres", "analytics"))
         private_key = context.secret_store.key_pair("airflow")[0].reveal().encode()
-        dags = Tree.of(_DAGS, bundled_path("pipeline") / "dags", "*.py")
         migrated = migration(venv)
         reachable = WaitFor(
             f"{postgres.name} accepts airflow_admin",
@@ -118,30 +170,57 @@ class Airflow(Service):
             Directory("/etc/homelab", mode=0o700),
             UvInstall((requirements / "uv.txt").read_bytes()),
             venv,
-            dags,
+            *bundles.setup(subfolders=not self._has_api_server),
             File(KEY, private_key, group="airflow", mode=0o640, secret=True),
             environment,
             secrets,
             SANDBOX.file(),
-            File(KNOWN_HOSTS, f"{analytics.address} {self._host_key(context)}\n".encode()),
-            File(DATABASE_ENVIRONMENT, self._database_environment(context), mode=0o600, secret=True),
+            File(KNOWN_HOSTS, f"{analytics.address} {analytics_host_key(context)}\n".encode()),
+            database_file(context),
             File(CLI, render("airflow/homelab-airflow.j2", sandbox=SANDBOX, venv=_VENV), mode=0o700),
             reachable,
             *self._no_downgrade(postgres, known=True),
             migrated,
             *web_server,  # the next steps run while it starts; the scheduler waits for it
             *early,
-            Command(
-                "Airflow can import the DAG",
-                "true",
-                SANDBOX.run(f"{_VENV}/bin/python", f"{_DAGS}/{DAG_ID}.py"),
-                triggered_by=[venv, dags, migrated],
-            ),
+            MetadataRows(self._objects, context.user_secrets(self._objects.secrets()), fernet_key(context)),
+            *self._dags(bundles, context.inventory.pipelines, [venv, migrated]),
             # The scheduler starts a run immediately; if that failed, its retry would start five minutes later.
             wait_for_gate(context, SANDBOX, analytics),
             *chain.from_iterable(others),
             *late,
         )
+
+    @property
+    def _objects(self) -> AirflowObjects:
+        return AirflowObjects(connections=self.connections, variables=self.variables, pools=self.pools)
+
+    def _bundles(self, pipelines: Sequence[Pipeline]) -> DagBundles:
+        own = [airflow_dags.USER] if self.dags else []
+        names = [airflow_dags.WEATHER, *own, *(pipeline.name for pipeline in pipelines)]
+        return DagBundles(names, SANDBOX, f"{_VENV}/bin/python")
+
+    def _dags(self, bundles: DagBundles, pipelines: Sequence[Pipeline], triggers: Sequence[Step]) -> Iterator[Step]:
+        """Yield the bundle of the weather, and those of the user: an error of one of these stops nothing else."""
+        weather = airflow_dags.files_of(bundled_path("pipeline") / "dags")
+        yield bundles.tree(airflow_dags.WEATHER, weather, triggered_by=triggers)
+        names = [pipeline.name for pipeline in pipelines]
+        for pipeline in pipelines:
+            yield bundles.tree(
+                pipeline.name,
+                airflow_dags.files_of_pipeline(pipeline),
+                taken=[DAG_ID, *(name for name in names if name != pipeline.name)],
+                part=part_of(pipeline),
+                triggered_by=triggers,
+            )
+        if self.dags:
+            yield bundles.tree(
+                airflow_dags.USER,
+                airflow_dags.files_of(self.dags),
+                taken=[DAG_ID, *names],
+                part=f"the DAGs in {self.dags.name}/",
+                triggered_by=triggers,
+            )
 
     def _no_downgrade(self, postgres: Container, *, known: bool) -> Iterator[Step]:
         """Yield the step that refuses 2.11 on the metadata of 3.x, which 2.11 cannot read.
@@ -165,60 +244,6 @@ class Airflow(Service):
     @property
     def _has_api_server(self) -> bool:
         return "api-server" in _PROCESSES[self.version]
-
-    def _password(self, context: ServiceContext) -> str:
-        return context.secret_store.secret("postgres-airflow_admin").reveal()
-
-    def _host_key(self, context: ServiceContext) -> str:
-        analytics = context.inventory.container_with("analytics")
-        if analytics.name not in context.host_keys:
-            raise HomelabError(
-                f"Cannot configure {context.container.name}: the SSH host key of {analytics.name} is not known yet",
-                "Airflow has to verify this key when it connects.",
-                "Run `homelab up` first.",
-            )
-        return context.host_keys[analytics.name]
-
-    def _environment(self, context: ServiceContext) -> bytes:
-        analytics = context.inventory.container_with("analytics")
-        connection = {
-            "conn_type": "ssh",
-            "host": str(analytics.address),
-            "login": "analytics",
-            "extra": {
-                "key_file": KEY,
-                "host_key": self._host_key(context),
-                "look_for_keys": "false",
-                "conn_timeout": 20,
-            },
-        }
-        return render(
-            "airflow/airflow.env.j2",
-            home=HOME,
-            dags=_DAGS,
-            options=self,
-            connection_id=CONNECTION_ID,
-            schedule=context.inventory.pipeline.schedule,
-            connection=json.dumps(connection),
-            ca_file=CA_FILE,
-        )
-
-    def _database_environment(self, context: ServiceContext) -> bytes:
-        postgres = context.inventory.container_with("postgres").address
-        password = self._password(context)
-        return render("airflow/database.env.j2", postgres=postgres, password=password, ca_file=CA_FILE)
-
-    def _secrets(self, context: ServiceContext) -> bytes:
-        fernet = hashlib.sha256(context.secret_store.secret("airflow-fernet").reveal().encode()).digest()
-        return render(
-            "airflow/secrets.env.j2",
-            options=self,
-            postgres=context.inventory.container_with("postgres").address,
-            password=self._password(context),
-            fernet=base64.urlsafe_b64encode(fernet).decode(),
-            secret_key=context.secret_store.secret("airflow-secret-key").reveal(),
-            jwt_secret=context.secret_store.secret("airflow-jwt").reveal(),
-        )
 
     def _units(self, triggers: Sequence[Step], reachable: WaitFor) -> Iterator[Sequence[Step]]:
         """Yield the steps of each process, those of the web server first; a change of `triggers` restarts it.
@@ -247,50 +272,10 @@ class Airflow(Service):
     def _health_url(self) -> str:
         return f"http://127.0.0.1:{self.port}{_HEALTH[self.version]}"
 
-    def _health_report(self) -> str:
-        script = f"import urllib.request as u; print(u.urlopen({self._health_url()!r}, timeout=5).read().decode())"
-        return argv("/usr/bin/python3", "-c", script)
-
     def health_probes(self) -> Sequence[str]:
         """Return the commands for its health report, its last runs, the obstacles to further ones, and its starts."""
-        starts = argv("systemctl", "show", "--timestamp=unix", "--property=Id,ActiveEnterTimestamp", *self.units())
-        return (self._health_report(), last_runs(DAG_ID), obstacles(DAG_ID), starts)
+        return (health_report(self._health_url()), last_runs(DAG_ID), obstacles(DAG_ID), starts(self.units()))
 
     def health(self, answers: Sequence[Result]) -> Health:
         """Return healthy if its processes have a heartbeat, the DAG can run, and its last finished run succeeded."""
-        report, runs, obstacles, starts = answers
-        if not report.ok:
-            return Health(False, "does not answer")
-        if not runs.ok or not obstacles.ok:
-            return Health(False, "cannot read its metadata: PostgreSQL does not answer")
-        processes = _processes(json.loads(report.text), starts.text)
-        recent = json.loads(runs.text)
-        finished = next((run for run in recent if run["state"] in ("success", "failed")), None)
-        outcome = f"last run {finished['state']} at {finished['end_date'][:19]}" if finished else "no run yet"
-        ready = all(status == "healthy" for status in processes.values())
-        reasons = json.loads(obstacles.text)
-        if finished and finished["state"] == "failed":
-            tasks = f" ({finished['failed_tasks']})" if finished.get("failed_tasks") else ""
-            reasons.append(f"{outcome}{tasks}: `homelab pipeline run` repeats it and shows the message")
-        states = ", ".join(f"{name} {status}" for name, status in processes.items())
-        return Health(
-            ready and not reasons,
-            "; ".join([states, *(reasons or [outcome])]),
-            {"processes": processes, "last_runs": recent},
-            ready,
-        )
-
-
-def _processes(report: Mapping[str, Any], starts: str) -> dict[str, str]:
-    """Return the state of each process: the one in the report, or `starting` until its first heartbeat after its start.
-
-    Airflow counts a heartbeat for 30 seconds, also that of an earlier process.
-    """
-    found = {name: part for name, part in report.items() if part.get("status")}
-    started = {unit: int(second) for unit, second in re.findall(r"Id=(\S+)\nActiveEnterTimestamp=@(\d+)", starts)}
-    states = {}
-    for name, part in found.items():
-        beat, start = part.get(f"latest_{name}_heartbeat"), started.get(f"airflow-{name.replace('_', '-')}.service", 0)
-        starting = beat and datetime.fromisoformat(beat).timestamp() < start
-        states[name] = "starting" if starting else part["status"]
-    return states
+        return health(*answers)

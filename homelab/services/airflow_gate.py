@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import chain
 
 from homelab.model import Container, ServiceContext
-from homelab.services.sandbox import Sandbox
+from homelab.sandbox import Sandbox
 from homelab.steps import WaitFor
 
 FOLDER = "/etc/airflow"

@@ -11,14 +11,15 @@ from homelab.steps.queries import Query
 
 CLI = "/usr/local/sbin/homelab-airflow"  # Airflow's command line, as its user and with its limits
 DATABASE_ENVIRONMENT = "/etc/homelab/airflow-database.env"
+# The beginning of a psql command on the metadata. Without the file, the shell would end with psql's status for a server
+# that is not reachable.
+METADATA = f"[ -r {DATABASE_ENVIRONMENT} ] || exit 1; set -a; . {DATABASE_ENVIRONMENT}; psql"
 _STAMPS = "/var/lib/homelab"
 
 
 def in_metadata(sql: str) -> Query:
     """Return shell text that runs SQL in Airflow's metadata database."""
-    # Without the file, the shell would end with psql's status for a server that is not reachable.
-    environment = f"[ -r {DATABASE_ENVIRONMENT} ] || exit 1; set -a; . {DATABASE_ENVIRONMENT}"
-    return Query(f"{environment}; psql", "airflow_metadata", sql)
+    return Query(METADATA, "airflow_metadata", sql)
 
 
 def last_runs(dag: str) -> Query:

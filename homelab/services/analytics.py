@@ -5,28 +5,30 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, ClassVar
 
 from homelab.errors import InputError
 from homelab.host import Result, argv
-from homelab.model import DatabaseGrant, Health, ManagedResource, Port, Service, ServiceContext, Step
+from homelab.model import DatabaseGrant, Endpoint, Health, ManagedResource, Service, ServiceContext, Step
 from homelab.model.options import Option, Size
 from homelab.paths import bundled_path
 from homelab.pipeline_contract import COMMANDS, EXIT, TASKS
+from homelab.pipelines.build_report import failed_nodes
+from homelab.pipelines.container_steps import GateEntry, gate_entries, pipeline_steps
+from homelab.pipelines.layout import EXTENSIONS, SHARED_SCRIPTS, SHARED_VENV
+from homelab.pipelines.layout import PLATFORM as ROOT
 from homelab.render import render
+from homelab.sandbox import Sandbox
 from homelab.secrets import openweather_key
-from homelab.services.build_report import failed_nodes
 from homelab.services.lab_certificates import CA_FILE
-from homelab.services.sandbox import Sandbox
 from homelab.steps import Command, Directory, File, Packages, Tree, User, UvInstall, Venv, WaitFor
 
-ROOT = "/opt/analytics-platform"
-SCRIPTS = f"{ROOT}/scripts"
+SCRIPTS = SHARED_SCRIPTS
 PUBLISHED = f"{ROOT}/data/published.duckdb"
 _ENVIRONMENT = f"{ROOT}/pipeline.env"
 _SECRETS = f"{ROOT}/secrets.env"
-_EXTENSIONS = f"{ROOT}/extensions"
 _PROJECT = f"{ROOT}/dbt/analytics_project"
 # In a temporary folder, as a build may be running.
 _PARSE = (
@@ -37,8 +39,8 @@ _PARSE = (
 _PYTHON = (f"{ROOT}/venv/bin/python", "-B")
 # Installed next to the old one first, so that it is never incomplete.
 _INSTALL_EXTENSION = (
-    f"rm -rf {_EXTENSIONS}.new && {argv(*_PYTHON)} {SCRIPTS}/install_extension.py {_EXTENSIONS}.new && "
-    f"rm -rf {_EXTENSIONS} && mv -T {_EXTENSIONS}.new {_EXTENSIONS}"
+    f"rm -rf {EXTENSIONS}.new && {argv(*_PYTHON)} {SCRIPTS}/install_extension.py {EXTENSIONS}.new && "
+    f"rm -rf {EXTENSIONS} && mv -T {EXTENSIONS}.new {EXTENSIONS}"
 )
 SANDBOX = Sandbox("analytics", (f"{ROOT}/data",))
 _WRAPPER = "/usr/local/sbin/homelab-pipeline"
@@ -77,9 +79,13 @@ class Analytics(Service):
             DatabaseGrant("project_data", "dbt", "read", "raw"),
         )
 
-    def ports(self) -> Sequence[Port]:
+    def endpoints(self) -> Sequence[Endpoint]:
         """Return SSH, over which Airflow starts the pipeline."""
-        return (Port(22, "SSH", "dependents"),)
+        return (Endpoint(name="ssh", port=22, description="SSH", audience="dependents"),)
+
+    def data_folders(self) -> Sequence[str]:
+        """Return the folder with the warehouse, the published marts and the spool."""
+        return (f"{ROOT}/data",)
 
     def units(self) -> Sequence[str]:
         """Return none: Airflow starts each run."""
@@ -88,7 +94,7 @@ class Analytics(Service):
     def steps(self, context: ServiceContext) -> Sequence[Step]:
         """Return user, venv, scripts, dbt project, and the gate for Airflow's key."""
         pipeline = bundled_path("pipeline")
-        venv = Venv(f"{ROOT}/venv", (pipeline / "requirements" / "analytics.txt").read_bytes())
+        venv = Venv(SHARED_VENV, (pipeline / "requirements" / "analytics.txt").read_bytes())
         scripts = Tree.of(SCRIPTS, pipeline / "scripts")
         postgres = context.inventory.container_with("postgres")
         project = Tree.of(_PROJECT, pipeline / "dbt" / "analytics_project")
@@ -96,9 +102,10 @@ class Analytics(Service):
             f"{ROOT}/dbt/profiles.yml",
             render(
                 "analytics/profiles.yml.j2",
+                profile="analytics_project",
                 warehouse=f"{ROOT}/data/warehouse.duckdb",
                 threads=self.threads,
-                extension_directory=_EXTENSIONS,
+                extension_directory=EXTENSIONS,
                 memory_limit=self.memory_limit,
             ),
         )
@@ -118,15 +125,15 @@ class Analytics(Service):
             SANDBOX.file(),
             Command(
                 "DuckDB's postgres extension",
-                f"test -n \"$(find {_EXTENSIONS} -name 'postgres_scanner*' -print -quit 2>/dev/null)\"",
+                f"test -n \"$(find {EXTENSIONS} -name 'postgres_scanner*' -print -quit 2>/dev/null)\"",
                 _INSTALL_EXTENSION,
                 triggered_by=[venv],
-                makes=[ManagedResource("made", _EXTENSIONS)],
+                makes=[ManagedResource("made", EXTENSIONS)],
             ),
             *self._cities(context),
             File(_SECRETS, self._secrets(context), group="analytics", mode=0o640, secret=True),
             File(_ENVIRONMENT, self._environment(context), group="analytics", mode=0o640),
-            *self._gate(),
+            *self._gate(context),
             WaitFor(
                 f"{postgres.name} accepts analytics",
                 as_analytics("psql -qAtc 'select 1'"),
@@ -139,26 +146,29 @@ class Analytics(Service):
             # Last, so that Airflow can log in only when the pipeline can run.
             Directory("/home/analytics/.ssh"),
             *self._authorized_keys(context),
+            *chain.from_iterable(pipeline_steps(context, each, CA_FILE) for each in context.inventory.pipelines),
         )
 
-    def _gate(self) -> Iterator[Step]:
-        """Yield the commands of the pipeline, the program that runs them in the sandbox, and the gate before it."""
+    def _gate(self, context: ServiceContext) -> Iterator[Step]:
+        """Yield the weather's commands, the program that runs those of all pipelines, and the gate before it."""
         for name in COMMANDS:
             text = render(f"analytics/{name}.j2", root=ROOT, tasks=TASKS, exit=EXIT)
             yield File(f"{ROOT}/bin/{name}", text, mode=0o755)
-        yield File(f"{ROOT}/bin/gate", render("analytics/gate.j2", wrapper=_WRAPPER, commands=COMMANDS), mode=0o755)
-        wrapper = render("analytics/homelab-pipeline.j2", root=ROOT, commands=COMMANDS, sandbox=SANDBOX)
-        yield File(_WRAPPER, wrapper, mode=0o755)
+        entries = [GateEntry(name, f"{ROOT}/bin/{name}", SANDBOX) for name in COMMANDS]
+        entries += chain.from_iterable(map(gate_entries, context.inventory.pipelines))
+        names = [entry.name for entry in entries]
+        yield File(f"{ROOT}/bin/gate", render("analytics/gate.j2", wrapper=_WRAPPER, commands=names), mode=0o755)
+        yield File(_WRAPPER, render("analytics/homelab-pipeline.j2", entries=entries), mode=0o755)
         yield File(
             "/etc/sudoers.d/homelab-pipeline",
-            render("analytics/sudoers.j2", wrapper=_WRAPPER, commands=COMMANDS),
+            render("analytics/sudoers.j2", wrapper=_WRAPPER, commands=names),
             mode=0o440,
             validate='/usr/sbin/visudo -c -q -f "$new"',
         )
 
     def _cities(self, context: ServiceContext) -> Iterator[Step]:
         """Yield the file of cities, if the inventory has one; the ingestion script validates it."""
-        path = context.inventory.pipeline.cities_file
+        path = context.inventory.weather.cities_file
         if path is None:
             return
         try:
@@ -166,7 +176,7 @@ class Analytics(Service):
         except OSError as error:
             raise InputError(
                 f"Cannot read the file of cities: {error.strerror}",
-                f"{path}, from `pipeline: cities:` in the inventory.",
+                f"{path}, from `pipelines: weather: cities:` in the inventory.",
                 "Correct the path, or the permissions of the file.",
             ) from None
         check = SANDBOX.run(*_PYTHON, f"{SCRIPTS}/ingest_weather.py", "--check")
@@ -180,15 +190,15 @@ class Analytics(Service):
         )
 
     def _environment(self, context: ServiceContext) -> bytes:
-        pipeline = context.inventory.pipeline
-        cities = [{k: v for k, v in asdict(city).items() if v is not None} for city in pipeline.cities]
+        weather = context.inventory.weather
+        cities = [{k: v for k, v in asdict(city).items() if v is not None} for city in weather.cities]
         return render(
             "analytics/pipeline.env.j2",
             root=ROOT,
-            extensions=_EXTENSIONS,
-            pipeline=pipeline,
+            extensions=EXTENSIONS,
+            weather=weather,
             cities=cities,
-            cities_file=pipeline.cities_file and _cities_file(pipeline.cities_file),
+            cities_file=weather.cities_file and _cities_file(weather.cities_file),
             secrets=_SECRETS,
             postgres=context.inventory.container_with("postgres").address,
             ca_file=CA_FILE,
@@ -198,7 +208,7 @@ class Analytics(Service):
     def _secrets(self, context: ServiceContext) -> bytes:
         return render(
             "analytics/secrets.env.j2",
-            api_key=openweather_key(context.inventory.pipeline).reveal(),
+            api_key=openweather_key(context.inventory.weather).reveal(),
             password=context.secret_store.secret("postgres-analytics").reveal(),
             dbt_password=context.secret_store.secret("postgres-dbt").reveal(),
         )

@@ -18,22 +18,28 @@ _WARNING = timedelta(days=90)  # before a certificate expires
 
 def container_names(container: Container) -> Names:
     """Return the names under which clients may reach a container."""
-    hosts = {container.name}
-    if domain := container.shape.searchdomain:
-        hosts.add(f"{container.name}.{domain}")
-    return Names.of(hosts, {container.address})
+    return Names.of(_host_names(container), {container.address})
+
+
+def _host_names(container: Container) -> set[str]:
+    domain = container.shape.searchdomain
+    return {container.name, *([f"{container.name}.{domain}"] if domain else [])}
 
 
 def lab_names(inventory: Inventory) -> Names:
-    """Return the names of all containers, to which the lab's CA is limited."""
-    each = [container_names(container) for container in inventory.containers]
-    hosts = {host for names in each for host in names.hosts}
+    """Return the names of all containers, to which the lab's CA is limited; with DHCP, to all addresses of the subnet.
+
+    So another lease needs no other certificate of the CA.
+    """
+    hosts = {host for container in inventory.containers for host in _host_names(container)}
+    if any(container.uses_dhcp for container in inventory.containers):
+        return Names.of(hosts, {inventory.network.subnet})
     return Names.of(hosts, {container.address for container in inventory.containers})
 
 
 def trusted_authority(context: ServiceContext) -> Iterator[Step]:
     """Yield the CA's certificate for the clients in a container, if any service of the lab provides TLS."""
-    if any(port.tls for _, service in context.inventory.services() for port in service.ports()):
+    if any(endpoint.tls for _, service in context.inventory.services() for endpoint in service.endpoints()):
         yield Directory(_FOLDER)
         authority = context.secret_store.authority(context.inventory.lab, lab_names(context.inventory))
         yield File(CA_FILE, authority.certificate.encode())

@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from homelab.distributions import Distribution
 from homelab.errors import HomelabError
 from homelab.host import Result
-from homelab.model import DatabaseGrant, Health, ManagedResource, Port, Service, ServiceContext, Step
+from homelab.model import DatabaseGrant, Endpoint, Health, ManagedResource, Service, ServiceContext, Step
 from homelab.model.options import Option
 from homelab.render import render
+from homelab.sandbox import Sandbox
 from homelab.services.database_grants import grants, schema_of
 from homelab.services.lab_certificates import server_certificate
 from homelab.services.raw_schema import RAW, changed_tables, missing_tables, raw_grants, tables
-from homelab.services.sandbox import Sandbox
 from homelab.steps import (
     Command,
     Database,
@@ -25,6 +25,7 @@ from homelab.steps import (
     Packages,
     PgHba,
     Refuse,
+    RevokedLogins,
     Role,
     Settings,
     Sql,
@@ -59,6 +60,8 @@ _PGDG_LIST = "/etc/apt/sources.list.d/pgdg.list"
 class Postgres(Service):
     """PostgreSQL with the databases project_data (raw observations) and airflow_metadata."""
 
+    minimum_memory: ClassVar[int] = 256
+
     version: Annotated[
         int, Option("Major version. Ubuntu 24.04 ships 16, Debian 12 15, Debian 13 17; PGDG has all of them.", low=1)
     ] = 16
@@ -85,9 +88,13 @@ class Postgres(Service):
         """Return none: it is the server."""
         return ()
 
-    def ports(self) -> Sequence[Port]:
-        """Return the port for the containers with a grant, as in pg_hba.conf."""
-        return (Port(_PORT, "PostgreSQL", "grantees", tls=True),)
+    def endpoints(self) -> Sequence[Endpoint]:
+        """Return that for the containers with a grant, as in pg_hba.conf."""
+        return (Endpoint(name="sql", port=_PORT, description="PostgreSQL", audience="grantees", tls=True),)
+
+    def data_folders(self) -> Sequence[str]:
+        """Return the folder of the clusters."""
+        return (_DATA,)
 
     def units(self) -> Sequence[str]:
         """Return the unit of the cluster, as Debian's postgresql-common names it."""
@@ -232,8 +239,10 @@ def hba(context: ServiceContext) -> bytes:
 def contents(context: ServiceContext, command: str = PSQL) -> Iterator[Step]:
     """Yield roles, databases, schemas, the raw tables and the grants, all from the grants of the services."""
     database_grants = sorted({grant for _, grant in context.inventory.database_grants()}, key=str)
-    for role in sorted({grant.role for grant in database_grants}):
+    roles = sorted({grant.role for grant in database_grants})
+    for role in roles:
         yield Role(role, context.secret_store.secret(f"postgres-{role}"), command)
+    yield RevokedLogins(roles, command)
     owners = {(grant.database, grant.schema): grant.role for grant in database_grants if grant.privilege == "own"}
     databases = sorted({RAW[0], *(grant.database for grant in database_grants)})
     for database in databases:

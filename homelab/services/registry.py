@@ -22,6 +22,7 @@ from homelab import __version__
 from homelab.code_approvals import CodeApprovals
 from homelab.errors import InputError
 from homelab.model import Service
+from homelab.model.inventory import name_without_instance
 
 GROUP = "homelab.services"
 FOLDER = "services"
@@ -70,7 +71,8 @@ class Registry:
             return None
 
     def get(self, name: str) -> type[Service]:
-        """Return the class of a service. Raises KeyError for an unknown name, ServiceError if it cannot be loaded."""
+        """Return the class of a service or instance. Raises KeyError for an unknown name, ServiceError if it fails."""
+        name = name_without_instance(name)
         if name not in self._loaded:
             sources = self._sources_of(name)
             if not sources:
@@ -85,18 +87,19 @@ class Registry:
         return found
 
     def start_order(self, name: str) -> int:
-        """Return the start order of a container with this service: one more than those that the service requires.
+        """Return the start order of a container with this service: one more than those that it requires or uses.
 
-        Raises ServiceError for services that require each other.
+        Raises ServiceError for services that need each other.
         """
         return self._depth(name, ())
 
     def _depth(self, name: str, path: tuple[str, ...]) -> int:
         if name in path:
             circle = " → ".join((*path[path.index(name) :], name))
-            raise ServiceError(f"services require each other: {circle}")
+            raise ServiceError(f"services need each other: {circle}")
         kind = self.find(name)
-        return 1 + max((self._depth(each, (*path, name)) for each in kind.requires), default=0) if kind else 1
+        needed = (*kind.requires, *kind.uses) if kind else ()
+        return 1 + max((self._depth(each, (*path, name)) for each in needed), default=0)
 
     def _sources_of(self, name: str) -> list[ServiceSource]:
         """Return the sources with a name; packages are searched only if homelab has no such service."""

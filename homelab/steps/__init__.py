@@ -6,7 +6,7 @@ from homelab.steps.files import Certificate, Directory, File
 from homelab.steps.health_check import HealthCheck
 from homelab.steps.packages import DpkgConfigured, Packages, PinnedPackages
 from homelab.steps.postgres_config import PgHba, Settings
-from homelab.steps.postgres_objects import Database, Role, Sql
+from homelab.steps.postgres_objects import Database, RevokedLogins, Role, Sql
 from homelab.steps.server_certificate import ServerCertificate
 from homelab.steps.sshd import SshdSettings
 from homelab.steps.trees import Tree
@@ -28,6 +28,7 @@ __all__ = [
     "PgHba",
     "PinnedPackages",
     "Refuse",
+    "RevokedLogins",
     "Role",
     "ServerCertificate",
     "Settings",

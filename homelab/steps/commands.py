@@ -32,6 +32,7 @@ class Command(Step):
     triggered_by: Sequence[Step] = ()
     makes: Sequence[ManagedResource] = ()
     writes: Sequence[str] = ()
+    part: str = ""
 
     @property
     def title(self) -> str:
@@ -108,6 +109,7 @@ class WaitFor(Step):
     deadline: float = 60  # seconds
     interval: float = 0.5  # seconds
     early: bool = False
+    part: str = ""
     is_wait: ClassVar[bool] = True
 
     @property

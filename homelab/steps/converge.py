@@ -36,7 +36,7 @@ def converge(host: Host, steps: Sequence[Step], progress: Progress) -> list[Chan
     """Apply the pending steps, check that they took effect, and return the changes.
 
     Raises HomelabError when a step fails, when a step is still pending after it was applied, or when the connection is
-    lost too often.
+    lost too often. After a failed step of a part, the steps outside this part are applied all the same.
     """
     run = _Run(host, steps, progress)
     previous_error: HomelabError | None = None
@@ -50,13 +50,14 @@ def converge(host: Host, steps: Sequence[Step], progress: Progress) -> list[Chan
             if not attempts_left:
                 raise
             previous_error = error
+    run.raise_failed_parts()
     return list(run.changed.values())
 
 
 class StepFailed(HomelabError):
     """A failed step: its error, the known cause if there is one, and the steps that were and were not applied.
 
-    `changed` are the changes that the run made before it.
+    `changed` are the changes that the run made before it; for a step of a part, all changes of the run.
     """
 
     def __init__(
@@ -72,8 +73,10 @@ class StepFailed(HomelabError):
         rest = ", ".join(titles[:6]) + (f" and {len(titles) - 6} more" if len(titles) > 6 else "")
         half = "" if step.is_wait else f"`{step.title}` may be half done; "
         progress = f"{made} before it; {half}{f'not started: {rest}' if rest else 'no step comes after it'}."
+        if step.part:
+            progress = f"Of {step.part}, not started: {rest or 'nothing'}. Everything else on {host} is deployed."
         super().__init__(error.brief, "\n".join(part for part in (error.details, cause, progress) if part), resolution)
-        self.changed = changed
+        self.step, self.changed = step, changed
 
 
 class _Run:
@@ -82,11 +85,13 @@ class _Run:
     def __init__(self, host: Host, steps: Sequence[Step], progress: Progress) -> None:
         self._host, self._steps, self._progress = host, steps, progress
         self._locked_host = LockedHost(host, progress)
+        self._failed_parts: dict[str, StepFailed] = {}
         self.changed: dict[str, Change] = {}
 
     def converge_once(self) -> None:
         """Inspect the host and apply the pending steps. After Busy or ConnectionLost it has to be called again."""
         state = inspect_host(self._host, self._steps)
+        self._failed_parts.clear()
         if state.busy:
             raise Busy(f"Cannot change {self._host.name}: a command of an earlier run is still running")
         self._warn_of_clock(state)
@@ -106,12 +111,17 @@ class _Run:
             while left:
                 count = batch_size([change.step for change in left])
                 batch, left = left[:count], left[count:]
-                self._apply(batch, left)
+                try:
+                    self._apply(batch, left)
+                except StepFailed as failure:
+                    left = self._without_failed_part(failure, [*batch, *left])
+                    continue
                 if batch[-1] in removed[-1:]:
                     self._write_notes(ours, ())  # removed resources leave the manifest, even if a later step fails
                 if batch[-1].step.is_wait and batch[-1].step.probes():
                     left = self._still_pending(left, state.markers)
-            self._require_applied([change.step for change in changes])
+            applied = [change.step for change in changes if change.step.part not in self._failed_parts]
+            self._require_applied(applied)
         if changes or stale or manifest.text(ours) != state.manifest.encode():
             self._write_notes(ours, (), stale)
 
@@ -148,6 +158,23 @@ class _Run:
         self._report_unchanged(dropped)
         kept = [change for change in left if change.step in pending]
         return [change if marker(change.step) in triggered else pending[change.step] for change in kept]
+
+    def _without_failed_part(self, failure: StepFailed, changes: Sequence[Change]) -> list[Change]:
+        """Return the changes after the failed one, without those of its part. Raises a failure that has no part."""
+        part = failure.step.part
+        if not part:
+            raise failure
+        self._failed_parts[part] = failure
+        position = [change.step for change in changes].index(failure.step)
+        return [change for change in changes[position + 1 :] if change.step.part != part]
+
+    def raise_failed_parts(self) -> None:
+        """Raise the failure of a part; further ones are in its details."""
+        if self._failed_parts:
+            failure, *others = self._failed_parts.values()
+            failure.details = "\n\n".join([failure.details, *map(str, others)])
+            failure.changed = list(self.changed.values())
+            raise failure
 
     def _require_applied(self, steps: Sequence[Step]) -> None:
         # Wait steps are not checked again: they guarantee their condition only when they return.
@@ -210,7 +237,10 @@ class _Run:
                 reason=failed.pending.reason,
                 error=str(error),
             )
-            raise StepFailed(host, error, failed.step, list(self.changed.values()), [*rest, *after]) from error
+            part, following = failed.step.part, [*rest, *after]
+            if part:
+                following = [change for change in following if change.step.part == part]
+            raise StepFailed(host, error, failed.step, list(self.changed.values()), following) from error
         self._report_changes(done)
 
     def _report_changes(self, changes: Sequence[Change]) -> None:

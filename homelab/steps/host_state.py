@@ -11,9 +11,8 @@ from homelab.host import Host, Result
 from homelab.model import ManagedResource, Pending, Step
 from homelab.steps import manifest, remote_paths
 from homelab.steps.locking import busy_probe
-from homelab.steps.queries import Query, merge_queries
+from homelab.steps.queries import NO_CONNECTION, Query, merge_queries
 
-_NO_CONNECTION = 2  # exit status of psql when it has no connection
 _UNREACHABLE = "not reachable: roles and databases were not checked"
 
 
@@ -138,7 +137,7 @@ def _unchecked(probes: Sequence[tuple[int, str]], results: Sequence[Result]) -> 
         if isinstance(probe, Query):
             statuses.setdefault(probe.psql, set()).add(result.status)
     for index, probe, _ in queries:
-        if isinstance(probe, Query) and statuses[probe.psql] == {_NO_CONNECTION}:
+        if isinstance(probe, Query) and statuses[probe.psql] == {NO_CONNECTION}:
             yield index
 
 

@@ -15,6 +15,7 @@ from homelab.steps.scram import scram_verifier, verifies
 AS_POSTGRES = "env --chdir=/ runuser -u postgres --"  # psql warns of a working directory that it cannot enter
 PSQL = f"{AS_POSTGRES} psql"
 _CONNECTIONS = 60  # of one role, out of PostgreSQL's 100
+_OURS = "homelab"  # the comment on the roles that homelab creates
 
 
 def literal(value: str) -> str:
@@ -144,6 +145,7 @@ class Role(Step):
                 f"and not rolcreaterole and not rolbypassrls and not rolreplication and rolconnlimit = {_CONNECTIONS} "
                 "and not exists (select from pg_db_role_setting where setrole = role.oid) "
                 "and not exists (select from pg_auth_members where roleid = role.oid and grantor = role.oid) "
+                f"and shobj_description(role.oid, 'pg_authid') = {literal(_OURS)} "
                 f"and rolname = {literal(self.name)}",
             ),
         )
@@ -164,6 +166,7 @@ class Role(Step):
             _unless("pg_roles", "rolname", self.name, f"create role {self.name}")
             + f"alter role {self.name} login nosuperuser nocreatedb nocreaterole nobypassrls noreplication "
             f"connection limit {_CONNECTIONS} password {literal(scram_verifier(self.password))};\n"
+            f"comment on role {self.name} is {literal(_OURS)};\n"
             f"{self._own_changes}",
             f"create the {self.title}",
         )
@@ -178,6 +181,47 @@ class Role(Step):
             f"join pg_database as d on d.oid = setdatabase where setrole = {role}::regrole \\gexec\n"
             f"select format('revoke {self.name} from %s', member::regrole) from pg_auth_members "  # regrole quotes it
             f"where roleid = {role}::regrole and grantor = {role}::regrole \\gexec\n"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class RevokedLogins(Step):
+    """The roles of homelab that are no longer wanted: they cannot log in, and keep their objects and data."""
+
+    wanted: Sequence[str]
+    psql: str = PSQL
+
+    @property
+    def title(self) -> str:
+        """See Step."""
+        return "logins of removed roles"
+
+    def probes(self) -> Sequence[str]:
+        """See Step."""
+        names = f"select string_agg(rolname, ', ' order by rolname) from ({self._roles}) as removed"
+        return (Query(self.psql, "postgres", names),)
+
+    def check(self, answers: Sequence[Result]) -> Pending | None:
+        """See Step."""
+        names = answers[0].text if answers[0].ok else ""
+        return Pending(f"no longer in the inventory, their data stay: {names}") if names else None
+
+    def apply(self, host: Host) -> None:
+        """See Step."""
+        sql = (
+            f"create temporary table removed as {self._roles};\n"
+            "select format('alter role %I nologin', rolname) from removed \\gexec\n"
+            "select pg_terminate_backend(pid) from pg_stat_activity join removed on rolname = usename;\n"
+        )
+        run_sql(host, self.psql, "postgres", sql, self.title)
+
+    @property
+    def _roles(self) -> str:
+        wanted = ", ".join(map(literal, self.wanted))
+        others = f" and rolname not in ({wanted})" if wanted else ""
+        return (
+            "select rolname from pg_roles where rolcanlogin and not rolsuper "
+            f"and shobj_description(oid, 'pg_authid') = {literal(_OURS)}{others}"
         )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from shlex import quote
 
 from homelab.host import Result, argv
-from homelab.model import ManagedResource, Pending
+from homelab.model import ManagedResource, Pending, Step
 from homelab.steps import remote_paths
 from homelab.steps.batching import Script, ScriptStep
 from homelab.steps.files import difference_reason, keep_foreign, kept_files
@@ -22,10 +22,16 @@ _IGNORED = {"__pycache__", "target", "logs", "dbt_packages", ".user.yml", ".keep
 
 @dataclass(frozen=True, eq=False)
 class Tree(ScriptStep):
-    """A directory with exactly these files, owned by root and readable by everyone."""
+    """A directory with exactly these files, owned by root and readable by everyone.
+
+    `validate` is shell text that has to succeed on the new directory (its path is in `$new`) before it is put in place.
+    """
 
     path: str
     files: Mapping[str, bytes] = field(repr=False)
+    validate: str = ""
+    triggered_by: Sequence[Step] = ()
+    part: str = ""
 
     @classmethod
     def of(cls, path: str, source: Path, pattern: str = "**/*") -> Tree:
@@ -90,6 +96,7 @@ class Tree(ScriptStep):
                     argv("rm", "-rf", new, old),
                     argv("mkdir", "-p", new),
                     argv("tar", "-xf", "-", "-C", new, "--no-same-owner"),
+                    *self._validation(new),
                     f"(umask 077; {keep_foreign(self.path, tree_hash_command(self.path), _tree_hash(self._hashes()))})",
                     f"if [ -e {quote(self.path)} ]; then {argv('mv', '-T', self.path, old)}; fi",
                     argv("mv", "-T", new, self.path),
@@ -100,6 +107,10 @@ class Tree(ScriptStep):
             self._archive(),
             self.path,
         )
+
+    def _validation(self, new: str) -> Sequence[str]:
+        remove = argv("rm", "-rf", new)
+        return (f"new={quote(new)}", f"({self.validate}) || {{ {remove}; exit 1; }}") if self.validate else ()
 
     def _archive(self) -> bytes:
         buffer = io.BytesIO()

@@ -31,6 +31,7 @@ class Venv(Step):
     path: str
     lock: bytes = field(repr=False)
     triggered_by: Sequence[Step] = ()
+    part: str = ""
 
     @property
     def title(self) -> str:

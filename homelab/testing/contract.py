@@ -50,6 +50,10 @@ class FixedSecrets:
         """See SecretStore."""
         return Secret(_SECRET + name)
 
+    def known_secret(self, name: str) -> Secret | None:
+        """See SecretStore."""
+        return self.secret(name)
+
     def set(self, name: str, value: str) -> None:
         """See SecretStore."""
 
@@ -154,6 +158,12 @@ class ServiceContract:
         changed = [step.title for step in steps if again.get(step.title) != step.probes()]
         _require_none("steps that a second rendering changes", changed)
 
+    def test_endpoints_have_names_and_ports_of_their_own(self, instance: Service) -> None:
+        names = [endpoint.name for endpoint in instance.endpoints()]
+        ports = [endpoint.port for endpoint in instance.endpoints()]
+        _require_none("names of several endpoints", [name for name in set(names) if names.count(name) > 1])
+        _require_none("ports of several endpoints", [port for port in set(ports) if ports.count(port) > 1])
+
     def test_no_secret_is_in_a_command(self, steps: Sequence[Step]) -> None:
         host = RecordingHost()
         for step in steps:
@@ -170,6 +180,12 @@ class ServiceContract:
         written = [step.path for step in steps if isinstance(step, File | Tree | Venv | Directory)]
         inside = [path for path in written for folder in folders if path.startswith(f"{folder.rstrip('/')}/")]
         _require_none("paths that root writes in a folder of another user", inside)
+
+    def test_folders_of_its_user_are_declared_as_data(self, instance: Service, steps: Sequence[Step]) -> None:
+        declared = [*instance.data_folders(), "/home", "/run"]
+        folders = [step.path for step in steps if isinstance(step, Directory) and step.owner != "root"]
+        missing = [path for path in folders if not any(f"{path}/".startswith(f"{each}/") for each in declared)]
+        _require_none("folders that `homelab prune` would leave", missing)
 
     def test_files_with_secrets_are_private(self, steps: Sequence[Step]) -> None:
         secret = [step for step in steps if isinstance(step, File) and _SECRET.encode() in step.content]
@@ -239,7 +255,7 @@ def inventory_with(
                 "postgres-data": {"services": {"postgres": {"version": DISTRIBUTIONS[template].postgres}}},
                 **own,
             },
-            "pipeline": {"api_key_file": str(key)},
+            "pipelines": {"weather": {"api_key_file": str(key)}},
         },
         {"containers": {container: {"services": {name: dict(options)}}}},
         overlay,

@@ -11,16 +11,9 @@ a reason that can pass (a lost connection, a lock), 2 invalid options.
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import os
-import re
-import subprocess
 import sys
-import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,62 +26,11 @@ import source_state
 import test_state
 from compact import CopyDiffers, compact
 from contract import EXIT
+from dbt_runner import Layout, exclusive, run_dbt, write_report
 from publish import publish
 
 ROOT = Path(__file__).resolve().parents[1]
 FULL_REFRESH = "--full-refresh"
-# Environment of each dbt; it keeps five log files of this size.
-DBT_SETTINGS = {"DBT_LOG_FILE_MAX_BYTES": str(1 << 20), "DBT_SEND_ANONYMOUS_USAGE_STATS": "false"}
-_TRANSIENT = re.compile(
-    r"IO Error|could not connect|connection .*(failed|refused|closed|lost)|server closed|the database system is|"
-    r"No space left|terminating connection|timeout expired",
-    re.I,
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """The folders of a build: `project` and `profiles` are read, `data` is written."""
-
-    project: Path
-    profiles: Path
-    data: Path
-
-    @property
-    def warehouse(self) -> Path:
-        """The private file that dbt builds in."""
-        return self.data / "warehouse.duckdb"
-
-    @property
-    def published(self) -> Path:
-        """The copy for readers."""
-        return self.data / "published.duckdb"
-
-    @property
-    def run_results(self) -> Path:
-        """dbt's result of each node."""
-        return self.data / "target" / "run_results.json"
-
-    @property
-    def lock(self) -> Path:
-        """The lock that one dbt at a time holds."""
-        return self.data / "build.lock"
-
-
-@contextmanager
-def exclusive(lock: Path, timeout: float) -> Iterator[int]:
-    """Hold the lock and yield its descriptor; wait up to `timeout` seconds for it. Raises TimeoutError."""
-    until = time.monotonic() + timeout
-    with lock.open("a") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= until:
-                    raise TimeoutError(f"cannot lock {lock}: another run has held it for {timeout:.0f} s") from None
-                time.sleep(0.2)
-        yield file.fileno()
 
 
 def selection(full_refresh: bool, test_all: bool) -> list[str]:
@@ -104,64 +46,6 @@ def selection(full_refresh: bool, test_all: bool) -> list[str]:
         excluded.append("config.meta.test_increment_by:full_test+1,resource_type:test")
     types = [f"--exclude-resource-type={kind}" for kind in kinds]
     return ["--indirect-selection=empty", *types, *(("--exclude", *excluded) if excluded else ())]
-
-
-def run_dbt(layout: Layout, lock: int, options: Sequence[str]) -> int:
-    """Run `dbt build`; return its exit status. Its output goes to standard error."""
-    command = [
-        str(Path(sys.executable).with_name("dbt")),
-        "--no-use-colors",
-        "build",
-        "--project-dir",
-        str(layout.project),
-        "--profiles-dir",
-        str(layout.profiles),
-        *options,
-    ]
-    # target/ is kept: dbt's partial parsing needs it.
-    environment = {
-        **os.environ,
-        "DBT_TARGET_PATH": str(layout.run_results.parent),
-        "DBT_LOG_PATH": str(layout.data / "logs"),
-        **DBT_SETTINGS,
-    }
-    environment |= {
-        name.removeprefix("DBT_"): os.environ[name] for name in ("DBT_PGUSER", "DBT_PGPASSWORD") if name in os.environ
-    }
-    # dbt inherits the lock, so it stays held while dbt runs, even if this process is killed.
-    return subprocess.run(
-        command, cwd=layout.data, env=environment, stdout=sys.stderr, pass_fds=(lock,), check=False
-    ).returncode
-
-
-def summarize(run_results: Path) -> dict[str, Any]:
-    """Count the models and tests of the last build; zeros if dbt wrote no results."""
-    nodes = json.loads(run_results.read_text())["results"] if run_results.exists() else []
-    tests, models = Counter[str](), Counter[str]()
-    for node in nodes:
-        (tests if node["unique_id"].startswith("test.") else models)[node["status"]] += 1
-    return {
-        "models_built": models["success"],
-        "models_failed": models["error"],
-        "tests_passed": tests["pass"],
-        "tests_warned": tests["warn"],
-        "tests_failed": tests["fail"] + tests["error"],
-        "skipped": models["skipped"] + tests["skipped"],
-        "problems": [
-            {"node": node["unique_id"], "status": node["status"], "message": node["message"]}
-            for node in nodes
-            if node["status"] in ("error", "fail", "warn")
-        ],
-    }
-
-
-def is_transient(problems: Sequence[dict[str, Any]]) -> bool:
-    """Check that every error of dbt is one that can pass: of the connection, a lock, or a full disk.
-
-    Without an error of a node, dbt ended before the first one: PostgreSQL restarted, a deploy replaced the project.
-    """
-    failed = [problem for problem in problems if problem["status"] in ("error", "fail")]
-    return all(_TRANSIENT.search(str(problem["message"])) for problem in failed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,29 +66,14 @@ def build(layout: Layout, timeout: float, request: Request) -> dict[str, Any]:
     layout.data.mkdir(parents=True, exist_ok=True)
     with exclusive(layout.lock, timeout) as lock:
         started = datetime.now(UTC)
-        problem, lasting = None, False
+        problem, transient = "", None
         try:
             outcome = _build(layout, lock, request, started)
         except (psycopg.Error, duckdb.Error, OSError, source_state.CountsDiffer, CopyDiffers) as error:
             print(f"error: {error}", file=sys.stderr)
-            problem = {"node": "dbt_build", "status": "error", "message": str(error)}
+            problem, transient = str(error), not isinstance(error, psycopg.ProgrammingError)
             outcome = {"status": "failed", "full_refresh": request.full_refresh, "rows_tested": "none"}
-            lasting = isinstance(error, psycopg.ProgrammingError)
-        finished = datetime.now(UTC)
-        report = {
-            "started": started.isoformat(timespec="seconds"),
-            "finished": finished.isoformat(timespec="seconds"),
-            "seconds": round((finished - started).total_seconds(), 1),
-            **outcome,
-            **summarize(layout.run_results),
-        }
-        report["transient"] = not lasting if problem else is_transient(report["problems"])
-        if problem:
-            report["problems"].append(problem)
-        new = layout.data / "last_build.new"
-        new.write_text(json.dumps(report, indent=2) + "\n")
-        os.replace(new, layout.data / "last_build.json")
-    return report
+        return write_report(layout, started, outcome, problem, transient)
 
 
 def _build(layout: Layout, lock: int, request: Request, started: datetime) -> dict[str, Any]:

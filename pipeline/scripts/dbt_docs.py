@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import test_state
 from contract import EXIT
-from dbt_build import DBT_SETTINGS, ROOT, Layout, exclusive
+from dbt_build import ROOT
+from dbt_runner import DBT_SETTINGS, Layout, exclusive
 from read_published import NothingPublished, connect
 
 if TYPE_CHECKING:

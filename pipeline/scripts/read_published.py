@@ -27,12 +27,22 @@ def connect(database: Path) -> duckdb.DuckDBPyConnection:
     )
     for setting in (
         "TimeZone = 'UTC'",
-        "search_path = 'main,staging,landing'",
+        f"search_path = '{','.join(_schemas(connection))}'",
         "enable_external_access = false",
         "lock_configuration = true",
     ):
         connection.execute(f"set {setting}")
     return connection
+
+
+def _schemas(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    """Return the schemas of the file in the order in which a table is looked up: `main` first, then `staging`."""
+    found = connection.execute(
+        "select schema_name from duckdb_schemas() where database_name = current_database() "
+        "and regexp_full_match(schema_name, '[A-Za-z_][A-Za-z0-9_]*')"
+    ).fetchall()
+    names = {name for (name,) in found}
+    return sorted(names, key=lambda name: (name != "main", name != "staging", name))
 
 
 def held_back(connection: duckdb.DuckDBPyConnection) -> dict[str, str] | None:

@@ -355,7 +355,7 @@ def test_secrets_are_in_private_files_only(cli: Cli) -> None:
     for name in NAMES:
         journal = cli.on(
             name,
-            "journalctl --no-pager; ps axww; cat /opt/airflow/dags/*.py 2>/dev/null; "
+            "journalctl --no-pager; ps axww; cat /opt/airflow/bundles/*/*.py 2>/dev/null; "
             "grep -r . /var/lib/airflow/logs 2>/dev/null; true",
         )
         assert [secret for secret, value in known.items() if value in journal] == []
@@ -506,6 +506,43 @@ def test_stack_recovers_from_a_reboot_of_all_containers(cli: Cli) -> None:
     assert [r["changes"] for r in cli.json("deploy")] == [[], [], []]
     cli.run("pipeline", "run")
     check_marts(cli, hours=runs(cli))
+
+
+NEW_ADDRESS = "containers: {postgres-data: {ip: 10.99.2.198}}"
+ONE_CONTAINER = """
+containers:
+  postgres-data: {ip: 10.99.2.198}
+  analytics-platform: {services: {airflow: {version: "3.3"}}}
+  airflow-orchestration: {services: {airflow: null}}
+"""
+
+
+def test_postgresql_moves_to_another_address(cli: Cli) -> None:
+    with cli.also(NEW_ADDRESS):
+        assert list(cli.json("up")["done"]) == ["postgres-data"]
+        cli.run("deploy")
+        assert [r["changes"] for r in cli.json("deploy")] == [[], [], []]
+        assert cli.json("pipeline", "run")["tasks"] == SUCCESS
+        check_marts(cli, hours=runs(cli))
+
+
+def test_airflow_moves_to_the_container_of_the_pipeline(cli: Cli) -> None:
+    with cli.also(ONE_CONTAINER):
+        cli.run("deploy")
+        assert [r["changes"] for r in cli.json("deploy")] == [[], [], []]
+        assert cli.json("pipeline", "run")["tasks"] == SUCCESS
+        check_marts(cli, hours=runs(cli))
+        report = cli.json("status")
+        assert [[s["name"] for s in c["services"]] for c in report["containers"]] == [
+            ["postgres"],
+            ["analytics", "airflow"],
+            [],
+        ]
+        left = "ls -d /opt/airflow /etc/airflow /etc/systemd/system/airflow* /etc/homelab/airflow* 2>/dev/null"
+        assert cli.on("airflow-orchestration", left, expect=None) == ""
+        key = "postgres-data", "grep airflow_admin /etc/postgresql/*/main/pg_hba.conf"
+        assert "10.99.2.196" in cli.on(*key)
+        assert "10.99.2.197" not in cli.on(*key)
 
 
 def test_destroy_requires_confirmation_and_is_idempotent(cli: Cli) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import copy
 import hashlib
+import re
 import secrets
 import threading
 import time
@@ -24,6 +25,7 @@ from homelab.lab.pending import PendingApi, unpluggable
 from homelab.model import Inventory
 from homelab.paths import bundled_path
 from homelab.proxmox.privileges import grants
+from homelab.proxmox.property_strings import parse
 from tests.integration.appliances import Appliances
 from tests.integration.fake_backups import Backing
 
@@ -45,6 +47,9 @@ class FakeNode(Appliances, PendingApi, Backing):
         self._silent_until = 0.0
         self.unpluggable: set[str] = set()  # options that cannot be changed in a running container
         self.losing: dict[tuple[str, str], int] = {}  # (method, end of the path) → number of answers to drop
+        self.leases: dict[int, list[str]] = {}  # vmid → addresses by DHCP and SLAAC on net0; missing: the DHCP server's
+        self.leases_of_others: dict[int, list[str]] = {}  # the same on further network cards
+        self.without_lease = 0  # number of reads that find no such address yet
         self.stays: set[tuple[str, str]] = set()  # (user or token, path) of grants that are not inherited
         for template in TEMPLATES:
             self.store_file("local", template, 1000, content="vztmpl")
@@ -123,6 +128,24 @@ class FakeNode(Appliances, PendingApi, Backing):
         """Return the digest as one of the rows, as Proxmox does."""
         rows: list[dict[str, Any]] = await super()._lxc_pending(user, v)
         return [*rows, {"key": "digest", "value": self.ct(int(v["vmid"])).digest()}]
+
+    async def _lxc_interfaces(self, user: str, v: Mapping[str, Any]) -> Any:
+        """Add the addresses that a network card gets by DHCP and SLAAC some time after the start, as Proxmox does."""
+        rows = await super()._lxc_interfaces(user, v)
+        vmid, config = int(v["vmid"]), self.ct(int(v["vmid"])).config
+        cards = {option: parse(str(config[option])) for option in config if re.fullmatch(r"net\d+", option)}
+        dynamic = {o: card for o, card in cards.items() if {card.get("ip"), card.get("ip6")} & {"dhcp", "auto"}}
+        self.without_lease -= bool(dynamic)
+        for option, card in dynamic.items() if rows is not None and self.without_lease < 0 else ():
+            row = next(row for row in rows if row["name"] == card["name"])
+            given = self.leases.get(vmid, [f"192.168.2.{vmid - 50}/24"])
+            other = self.leases_of_others.get(vmid, [f"10.20.0.{vmid - 50}/24"])
+            for text in ["fe80::be24:11ff:fe00:1/64", *(given if option == "net0" else other)]:
+                address, _, prefix = text.partition("/")
+                family = "inet6" if ":" in address else "inet"
+                row.setdefault(family, text)
+                row["ip-addresses"].append({"ip-address-type": family, "ip-address": address, "prefix": prefix})
+        return rows
 
     def _key_lines(self, vmid: int, name: str) -> list[str]:
         if not self.prints_keys:

@@ -168,6 +168,7 @@ def clients(
     (tmp_path / "ca.crt").write_bytes(deployed.files[CA_FILE])
     profiles = render(
         "analytics/profiles.yml.j2",
+        profile="analytics_project",
         warehouse=str(tmp_path / "warehouse.duckdb"),
         threads=1,
         extension_directory=str(extensions),

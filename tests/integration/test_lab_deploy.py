@@ -22,7 +22,7 @@ from homelab.lab import Lab
 from homelab.model import ManagedResource, Step
 from homelab.paths import bundled_path
 from homelab.progress import TerminalProgress
-from homelab.services.sandbox import Sandbox
+from homelab.sandbox import Sandbox
 from homelab.ssh import shown_key
 from homelab.steps import Command, Directory, DpkgConfigured, File, Packages, SystemdUnit, Tree, User, UvInstall, Venv
 from homelab.steps import manifest as m
@@ -37,7 +37,7 @@ proxmox: {host: x, token_id: homelab@pve!x}
 network: {subnet: 10.99.2.80/28, gateway: .81, bridge: x}
 containers:
   postgres-data: {vmid: 184, ip: .84, cores: 1, memory: 512, disk: 4, services: {postgres: {version: 15}}}
-pipeline: {cities: ["Newark,US"]}
+pipelines: {weather: {cities: ["Newark,US"]}}
 """
 
 pytestmark = in_a_lab()

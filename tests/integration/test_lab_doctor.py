@@ -36,7 +36,7 @@ network: {{subnet: 10.99.2.0/24, gateway: .1, bridge: {lab.bridge}, ssh_allowed_
 defaults: {{template: debian-12, storage: local, firewall: true, disk: 1}}
 containers: {{postgres-data: {{disk: 1, services: {{postgres: {{version: 15}}}}}}, analytics-platform: {{disk: 1}},
               airflow-orchestration: {{disk: 1}}}}
-pipeline: {{api_key_file: key}}
+pipelines: {{weather: {{api_key_file: key}}}}
 """)
         (tmp_path / "inventory.yaml").write_text(bundled_path("inventory.yaml").read_text())
         # 404: the replay has three cities, and the requested place is not one of them.

@@ -30,7 +30,7 @@ from homelab.lab.process import running
 from homelab.model import Inventory
 from homelab.paths import bundled_path
 from homelab.proxmox import Client
-from homelab.proxmox.properties import parse
+from homelab.proxmox.property_strings import parse
 from homelab.runtime.container_changes import Outcome
 from homelab.runtime.session import Session
 from tests.integration.lab_fixture import QUIET, fresh, in_a_lab
@@ -42,7 +42,7 @@ defaults: {disk: 4, swap: 0}
 containers:
   postgres-data: {ip: .107, cores: 1, memory: 512}
   analytics-platform: {ip: .108, cores: 1, memory: 512}
-  airflow-orchestration: {ip: .109, cores: 1, memory: 512}
+  airflow-orchestration: {ip: .109, cores: 1, memory: 1024}
 """
 ON = "defaults: {firewall: true}\n"
 DATABASE, LAKE, FLOW, HOST = 167, 168, 169, 0

@@ -28,7 +28,7 @@ network: {subnet: 10.99.2.16/28, gateway: .17, bridge: x}
 containers:
   postgres-data: {vmid: 120, ip: .20, cores: 1, memory: 512, disk: 4, services: {postgres: {version: 15}}}
   second: {vmid: 121, ip: .21, cores: 1, memory: 256, disk: 6, clone_from: postgres-data}
-pipeline: {cities: ["Newark,US"]}
+pipelines: {weather: {cities: ["Newark,US"]}}
 """
 LITTER = """set -e
 mkdir -p /var/log/journal/0123456789abcdef0123456789abcdef

@@ -22,7 +22,7 @@ proxmox: {host: x, token_id: homelab@pve!x}
 network: {subnet: 10.99.2.0/28, gateway: .1, bridge: x}
 containers:
   postgres-data: {vmid: 184, ip: .4, cores: 1, memory: 512, disk: 4, services: {postgres: {version: 15}}}
-pipeline: {cities: ["Newark,US"]}
+pipelines: {weather: {cities: ["Newark,US"]}}
 """
 # Sources in both formats, both unreachable: packages can only come from the mirror.
 LIST = "# from the template\ndeb http://archive.invalid/debian bookworm main contrib\n"

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
@@ -104,7 +105,7 @@ print(json.dumps([closed, rules()]))
 # Three machines: this one, a container on the bridge, and a neighbour on another network, to which this machine is the
 # router if it forwards. `try_tcp` ends in seconds, also when packets are dropped.
 _MACHINES = """
-import atexit, socket, subprocess, time
+import atexit, socket, subprocess, sys, time
 def machine(link, address, gateway, attach=""):
     other = subprocess.Popen(["unshare", "--net", "sleep", "100"])
     atexit.register(other.kill)
@@ -186,3 +187,45 @@ print(json.dumps([before, during, states(), tables()]))
 """
     )
     assert found == [[False] * 4 + ["0"], [True, False, False, False, "1"], [False] * 4 + ["0"], ""]
+
+
+_DISCOVER = """
+import socket, struct, sys
+packet = struct.pack("!4BIHH", 1, 1, 6, 0, 0x1234, 0, 0x8000) + bytes(16) + bytes.fromhex("0a4800000001") + bytes(202)
+packet += bytes.fromhex("63825363" "350101" "ff")
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"eth0")
+    client.bind(("0.0.0.0", 68))
+    client.settimeout(6)
+    client.sendto(packet, ("255.255.255.255", 67))
+    try:
+        print(socket.inet_ntoa(client.recv(1000)[16:20]))
+    except TimeoutError:
+        print("no answer")
+"""
+
+
+def test_dhcp_server_answers_on_the_bridge_of_the_lab_only() -> None:
+    found = in_namespace(
+        _MACHINES
+        + f"discover = {_DISCOVER!r}"
+        + """
+import tempfile
+from homelab.lab import dhcp
+network.apply_rules(lab)
+words = [word for word in dhcp.command(lab, network.nameservers()) if "leasefile" not in word]
+with tempfile.TemporaryDirectory() as folder:
+    server = subprocess.Popen([*words, f"--dhcp-leasefile={folder}/leases"], stderr=subprocess.DEVNULL)
+    atexit.register(server.kill)
+    time.sleep(1)
+    offers = [run([*inside, sys.executable, "-c", discover]).strip() for inside in (container, home)]
+    print(json.dumps([dhcp.listens(), offers]))
+    server.kill()
+    server.wait()
+"""
+    )
+    listens, (offered, elsewhere) = found
+    assert listens
+    assert ip_address("10.99.2.96") <= ip_address(offered) <= ip_address("10.99.2.127")
+    assert elsewhere == "no answer"

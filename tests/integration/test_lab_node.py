@@ -248,11 +248,9 @@ def guests(api: Api, key: Path) -> dict[int, Guest]:
     return guests
 
 
-def test_second_up_changes_nothing_and_is_fast(api: Api) -> None:
+def test_second_up_changes_nothing(api: Api) -> None:
     before = running(LAB.pid_file("node")), LAB.overlay.read_bytes(), LAB.token_file.read_bytes()
-    began = time.monotonic()
     up(LAB, QUIET)
-    assert time.monotonic() - began < 2
     assert (running(LAB.pid_file("node")), LAB.overlay.read_bytes(), LAB.token_file.read_bytes()) == before
 
 

@@ -32,7 +32,7 @@ containers:
   postgres-data: {vmid: 171, ip: .66, cores: 2, memory: 1024, disk: 4, services: {postgres: {version: 15}}}
   analytics-platform: {vmid: 172, ip: .67, cores: 2, memory: 2048, disk: 4, services: {analytics: {}}}
   airflow-orchestration: {vmid: 173, ip: .68, cores: 2, memory: 3072, disk: 6, services: {airflow: {}}}
-pipeline: {cities: ["Newark,US", "New York,US"]}
+pipelines: {weather: {cities: ["Newark,US", "New York,US"]}}
 """
 MODEL = "/opt/analytics-platform/dbt/analytics_project/models/marts/cities.sql"
 
@@ -110,7 +110,7 @@ def test_removed_published_file_is_named_and_the_pipeline_publishes_it_again(sta
     assert "the published marts are missing" in state(stack)["analytics"]
     with pytest.raises(HomelabError, match="there are none") as caught:
         query_marts(stack.session, "select 1")
-    assert "`homelab pipeline run`" in caught.value.resolution
+    assert "`homelab pipeline run weather`" in caught.value.resolution
     run_pipeline(stack.session)
     assert state(stack) == {}
 
@@ -155,7 +155,7 @@ def test_changed_setting_names_the_restart_and_shows_its_diff(stack: LabFixture)
         for each in stack.inventory.containers
     ]
     changed = replace(
-        stack.inventory, containers=tuple(containers), pipeline=replace(stack.inventory.pipeline, schedule="@daily")
+        stack.inventory, containers=tuple(containers), weather=replace(stack.inventory.weather, schedule="@daily")
     )
     reports = {r.container: r for r in deploy(Session.open(changed, SilentProgress()), dry_run=True)}
     (settings,) = reports[DATABASE].changes

@@ -27,7 +27,7 @@ proxmox: {{host: x, token_id: homelab@pve!x}}
 network: {{subnet: 10.99.2.80/28, gateway: .81, bridge: x}}
 containers:
   box: {{vmid: 180, ip: .84, cores: 1, memory: 512, disk: 4, services: {services}}}
-pipeline: {{cities: ["Newark,US"]}}
+pipelines: {{weather: {{cities: ["Newark,US"]}}}}
 """
 PACKAGE = Path(__file__).parents[1] / "packages" / "echo_stack"
 

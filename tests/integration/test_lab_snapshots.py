@@ -37,7 +37,7 @@ proxmox: {host: x, token_id: homelab@pve!x}
 network: {subnet: 10.99.2.64/28, gateway: .65, bridge: x}
 containers:
   box: {vmid: 168, ip: .68, cores: 1, memory: 256, disk: 4, storage: local-btrfs}
-pipeline: {cities: ["Newark,US"]}
+pipelines: {weather: {cities: ["Newark,US"]}}
 """
 MAKE = """set -e
 mkdir /srv/folder; echo kept >/srv/gone; ln -s gone /srv/link; ln /srv/gone /srv/same; mkfifo /srv/pipe

@@ -162,6 +162,7 @@ def stack(
     (data / "profiles.yml").write_bytes(
         render(
             "analytics/profiles.yml.j2",
+            profile="analytics_project",
             warehouse=str(data / "warehouse.duckdb"),
             threads=2,
             extension_directory=str(extensions),

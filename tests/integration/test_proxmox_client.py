@@ -16,7 +16,7 @@ from homelab.commands.init import init
 from homelab.commands.trust_host import trust_host
 from homelab.errors import HomelabError, InputError
 from homelab.known_hosts import KnownHosts
-from homelab.model import Endpoint
+from homelab.model import ProxmoxApi
 from homelab.proxmox import Client, client, find_guests, tasks
 from homelab.proxmox.errors import ProxmoxError
 from homelab.proxmox.plan_executor import only_node
@@ -32,11 +32,11 @@ Pair = tuple[tuple[str, str], str]
 
 
 @pytest.fixture
-def endpoint(tmp_path: Path, pair: Pair) -> Endpoint:
+def endpoint(tmp_path: Path, pair: Pair) -> ProxmoxApi:
     token = tmp_path / "token"
     token.write_text(SECRET)
     token.chmod(0o600)
-    return Endpoint(
+    return ProxmoxApi(
         host="127.0.0.1", port=0, node=None, token_id=TOKEN, token_file=token, fingerprint=pair[1], ca_file=None
     )
 
@@ -44,7 +44,7 @@ def endpoint(tmp_path: Path, pair: Pair) -> Endpoint:
 # ------------------------------------------------------------------ trust
 
 
-def test_token_is_sent_only_to_the_pinned_certificate(endpoint: Endpoint, pair: Pair, tmp_path: Path) -> None:
+def test_token_is_sent_only_to_the_pinned_certificate(endpoint: ProxmoxApi, pair: Pair, tmp_path: Path) -> None:
     other, other_fingerprint = certificate(tmp_path, "other")
     with replaying(["resources"], other) as (port, seen):
         with pytest.raises(HomelabError, match="its certificate is not the pinned one") as caught:
@@ -57,7 +57,7 @@ def test_token_is_sent_only_to_the_pinned_certificate(endpoint: Endpoint, pair: 
         assert seen == [f"PVEAPIToken={TOKEN}={SECRET}"]
 
 
-def test_ca_file_is_trusted_and_system_cas_are_not_sufficient(endpoint: Endpoint, pair: Pair) -> None:
+def test_ca_file_is_trusted_and_system_cas_are_not_sufficient(endpoint: ProxmoxApi, pair: Pair) -> None:
     with replaying(["resources"], pair[0]) as (port, seen):
         with pytest.raises(HomelabError, match="its certificate is not signed by a trusted CA") as caught:
             Client(replace(endpoint, port=port, fingerprint=None)).get("version")
@@ -66,7 +66,7 @@ def test_ca_file_is_trusted_and_system_cas_are_not_sufficient(endpoint: Endpoint
         assert len(seen) == 1
 
 
-def test_certificate_for_another_name_is_refused(endpoint: Endpoint, pair: Pair) -> None:
+def test_certificate_for_another_name_is_refused(endpoint: ProxmoxApi, pair: Pair) -> None:
     with replaying(["resources"], pair[0], host="127.0.0.2") as (port, seen):
         server = replace(endpoint, host="127.0.0.2", port=port, fingerprint=None, ca_file=Path(pair[0][0]))
         with pytest.raises(HomelabError, match="its certificate is not signed by a trusted CA"):
@@ -75,7 +75,7 @@ def test_certificate_for_another_name_is_refused(endpoint: Endpoint, pair: Pair)
 
 
 def test_environment_cannot_weaken_trust(
-    endpoint: Endpoint, pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    endpoint: ProxmoxApi, pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other, _ = certificate(tmp_path, "other")
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", other[0])
@@ -102,7 +102,7 @@ def test_fetch_fingerprint(pair: Pair) -> None:
 
 
 def test_token_comes_from_a_private_file_or_the_environment(
-    endpoint: Endpoint, pair: Pair, monkeypatch: pytest.MonkeyPatch
+    endpoint: ProxmoxApi, pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     endpoint.token_file.chmod(0o644)
     with pytest.raises(HomelabError, match="other users can read it") as caught:
@@ -119,7 +119,7 @@ def test_token_comes_from_a_private_file_or_the_environment(
 
 @pytest.mark.parametrize("value", ["two\nlines-of-it", "a b", "\u201cquoted\u201d", "│ value │ 1234 │"])
 def test_malformed_token_in_the_environment_is_not_quoted(
-    endpoint: Endpoint, value: str, monkeypatch: pytest.MonkeyPatch
+    endpoint: ProxmoxApi, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOMELAB_PROXMOX_TOKEN", value)
     with pytest.raises(InputError, match="it is not one word") as caught:
@@ -161,7 +161,7 @@ def test_malformed_token_in_the_environment_is_not_quoted(
     ],
 )
 def test_errors_contain_proxmoxs_text_and_a_resolution(
-    endpoint: Endpoint, pair: Pair, name: str, brief: str, parts: list[str]
+    endpoint: ProxmoxApi, pair: Pair, name: str, brief: str, parts: list[str]
 ) -> None:
     with replaying([name], pair[0]) as (port, _), pytest.raises(ProxmoxError, match=r"Proxmox|locked") as caught:
         Client(replace(endpoint, port=port)).put("nodes/pve/lxc/167/config", memory=1)
@@ -172,7 +172,7 @@ def test_errors_contain_proxmoxs_text_and_a_resolution(
     assert SECRET not in str(caught.value)
 
 
-def test_connection_refused(endpoint: Endpoint) -> None:
+def test_connection_refused(endpoint: ProxmoxApi) -> None:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         with pytest.raises(HomelabError, match="Cannot reach Proxmox") as caught:
@@ -181,7 +181,9 @@ def test_connection_refused(endpoint: Endpoint) -> None:
 
 
 @pytest.mark.parametrize(("connects", "brief"), [(False, "the connection failed"), (True, "no answer in time")])
-def test_silent_node_times_out(connects: bool, brief: str, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silent_node_times_out(
+    connects: bool, brief: str, endpoint: ProxmoxApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(client, "_TIMEOUT", (0.2, 0.2))
     monkeypatch.setattr(client, "_PATIENCE", 0.0)
     with socket.socket() as listener, ExitStack() as stack:
@@ -198,7 +200,7 @@ def test_silent_node_times_out(connects: bool, brief: str, endpoint: Endpoint, m
     assert time.monotonic() - started < 4
 
 
-def test_answer_that_is_not_json_is_refused(endpoint: Endpoint, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answer_that_is_not_json_is_refused(endpoint: ProxmoxApi, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(RECORDED, "html", {"status": 200, "reason": "OK", "body": "<html>a proxy's page</html>"})
     with (
         replaying(["html"], pair[0]) as (port, _),
@@ -210,7 +212,7 @@ def test_answer_that_is_not_json_is_refused(endpoint: Endpoint, pair: Pair, monk
 # ------------------------------------------------------- tasks, as recorded
 
 
-def test_wait_for_a_recorded_create_and_read_its_log(endpoint: Endpoint, pair: Pair) -> None:
+def test_wait_for_a_recorded_create_and_read_its_log(endpoint: ProxmoxApi, pair: Pair) -> None:
     task = tasks.Task.of(data("task_ended")["upid"])
     assert (task.node, task.kind, task.vmid, task.started) == ("pve", "vzcreate", "167", 1795404187)
     # The task is not among the newest ones of the node, so its own status is read.
@@ -221,7 +223,7 @@ def test_wait_for_a_recorded_create_and_read_its_log(endpoint: Endpoint, pair: P
         assert tasks.log(client, task)[-1] == "TASK OK"
 
 
-def test_recorded_task_lists(endpoint: Endpoint, pair: Pair) -> None:
+def test_recorded_task_lists(endpoint: ProxmoxApi, pair: Pair) -> None:
     with replaying(["tasks_active", "tasks_all"], pair[0]) as (port, _):
         client = Client(replace(endpoint, port=port))
         (running,) = tasks.of_container(client, "pve", 168, finished=False)
@@ -230,7 +232,7 @@ def test_recorded_task_lists(endpoint: Endpoint, pair: Pair) -> None:
         assert (stopped.kind, stopped.running, stopped.creator) == ("vzstop", False, "deploy@pve!ci")
 
 
-def test_end_of_a_task_is_read_from_the_recorded_list(endpoint: Endpoint, pair: Pair) -> None:
+def test_end_of_a_task_is_read_from_the_recorded_list(endpoint: ProxmoxApi, pair: Pair) -> None:
     (stopped,) = (row for row in data("tasks_all") if row["type"] == "vzstop")
     task = tasks.Task.of(stopped["upid"])
     with replaying(["tasks_all"], pair[0]) as (port, _):
@@ -247,7 +249,7 @@ def test_long_log_is_read_completely(site: Site) -> None:
     assert tasks.log(Client(site.inventory.endpoint), tasks.Task.of(record["upid"])) == record["log"]
 
 
-def test_wait_times_out(endpoint: Endpoint, pair: Pair) -> None:
+def test_wait_times_out(endpoint: ProxmoxApi, pair: Pair) -> None:
     task = tasks.Task.of(data("task_running")["upid"])
     with (
         replaying(["tasks_all", "task_running"] * 9, pair[0]) as (port, _),
@@ -356,7 +358,7 @@ def test_init_then_up(tmp_path: Path, pair: Pair, monkeypatch: pytest.MonkeyPatc
         )
         assert inventory.endpoint.fingerprint == pair[1]
         assert inventory.endpoint.token_file.stat().st_mode & 0o777 == 0o600
-        assert not inventory.pipeline.api_key_file.exists()
+        assert not inventory.weather.api_key_file.exists()
         text = "\n".join(printed)
         assert pair[1] in text
         assert secret not in text

@@ -16,7 +16,7 @@ from homelab.cli.global_options import settings
 from homelab.commands import doctor as module
 from homelab.commands.doctor import Diagnosis, ask_openweather, doctor
 from homelab.errors import HomelabError
-from homelab.model import Pipeline, Secret
+from homelab.model import Secret, Weather
 from homelab.proxmox.checks import Check
 from tests.integration.fakenode import TOKEN
 from tests.integration.test_proxmox_up import SECRET, Site
@@ -33,7 +33,7 @@ KINDS = ("Containers", "Node", "Storage", "Templates", "Bridge")
 def healthy_site(site: Site) -> Site:
     """A healthy node, a token with the least privileges, and a key for OpenWeather."""
     site.pve.grant_least(site.inventory)
-    key = site.inventory.pipeline.api_key_file
+    key = site.inventory.weather.api_key_file
     key.write_text(KEY)
     key.chmod(0o600)
     return site
@@ -194,14 +194,14 @@ def test_missing_pool(healthy_site: Site) -> None:
             "another vmid",
         ),
         (
-            lambda site: site.inventory.pipeline.api_key_file.unlink(),
+            lambda site: site.inventory.weather.api_key_file.unlink(),
             "OpenWeather key",
             "No such file",
             "openweathermap",
         ),
-        (lambda site: site.inventory.pipeline.api_key_file.chmod(0o640), "OpenWeather key", "other users", "chmod 600"),
+        (lambda site: site.inventory.weather.api_key_file.chmod(0o640), "OpenWeather key", "other users", "chmod 600"),
         (
-            lambda site: site.inventory.pipeline.api_key_file.write_text("\n"),
+            lambda site: site.inventory.weather.api_key_file.write_text("\n"),
             "OpenWeather key",
             "is empty",
             "write it to",
@@ -290,7 +290,7 @@ def test_refused_openweather_key(healthy_site: Site, status: int, text: str, tod
 
 def test_openweather_is_called_with_the_key_and_errors_do_not_contain_it(healthy_site: Site) -> None:
     with serve([Response(401)]) as stub:
-        pipeline = replace(healthy_site.inventory.pipeline, api_url=stub.url)
+        pipeline = replace(healthy_site.inventory.weather, api_url=stub.url)
         assert ask_openweather(pipeline, Secret(KEY)) == 401
         assert stub.requests[0]["appid"] == KEY
     with pytest.raises(HomelabError, match="does not answer") as caught:
@@ -303,7 +303,7 @@ def test_exit_code_and_json(healthy_site: Site, monkeypatch: pytest.MonkeyPatch)
     given: list[int] = [200]
 
     def stand_in(inventory: object, session: object = None) -> Diagnosis:
-        def ask(pipeline: Pipeline, key: Secret) -> int:
+        def ask(pipeline: Weather, key: Secret) -> int:
             return given[0]
 
         return doctor(healthy_site.inventory, ask=ask, now=lambda: NODE_TIME, addresses_in_use=lambda _: {})

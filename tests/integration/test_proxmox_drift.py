@@ -272,3 +272,102 @@ def test_ipv6_of_the_inventory(site: Site, overlay: str, own: str, line: str) ->
     site.destroy("postgres-data")
     site.up("postgres-data")
     assert set(own.split(",")) < set(site.pve.ct(167).config["net0"].split(","))
+
+
+def cards(site: Site) -> dict[str, set[str]]:
+    """Return the further network cards as Proxmox has them, without their MAC addresses."""
+    config = site.pve.ct(167).config
+    texts = {option: str(config[option]) for option in config if re.fullmatch(r"net[1-9]\d*", option)}
+    return {
+        option: {part for part in text.split(",") if not part.startswith(("hwaddr=", "type="))}
+        for option, text in texts.items()
+    }
+
+
+def with_cards(site: Site, text: str) -> Site:
+    return site.overlaid(f"containers: {{postgres-data: {{networks: {text}}}}}")
+
+
+def test_network_cards_of_the_inventory_are_created_with_the_container(site: Site) -> None:
+    with_cards(site, "{net1: {bridge: vmbr1, ip: 10.0.0.5/8, vlan: 7, mtu: 9000}, net3: {bridge: vmbr0}}").up()
+    assert cards(site) == {
+        "net1": {"name=eth1", "bridge=vmbr1", "ip=10.0.0.5/8", "tag=7", "mtu=9000"},
+        "net3": {"name=eth3", "bridge=vmbr0", "ip=manual"},
+    }
+    assert "hwaddr=" in converged(site)["net1"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "lines"),
+    [
+        ("{}", "{net1: {bridge: vmbr1, ip: 10.0.0.5/8}}", ["update postgres-data: net1: none → vmbr1 10.0.0.5/8"]),
+        (
+            "{net1: {bridge: vmbr1, ip: 10.0.0.5/8}}",
+            "{net1: {bridge: vmbr0, ip: 10.0.0.6/8, vlan: 5, ip6: auto}}",
+            ["update postgres-data: net1: vmbr1 10.0.0.5/8 → vmbr0 10.0.0.6/8 auto vlan 5"],
+        ),
+        (
+            "{net1: {bridge: vmbr1}}",
+            "{net1: {bridge: vmbr1, mtu: 1400}}",
+            [
+                "stop postgres-data, to restart it with the new net1",
+                "update postgres-data: net1: vmbr1 → vmbr1 mtu 1400",
+                "start postgres-data",
+            ],
+        ),
+        (
+            "{}",
+            "{net1: {bridge: vmbr1, ip: dhcp}}",
+            [
+                "stop postgres-data, to restart it with the new net1",
+                "update postgres-data: net1: none → vmbr1 dhcp",
+                "start postgres-data",
+            ],
+        ),
+        ("{net1: {bridge: vmbr1}}", "{}", None),
+    ],
+)
+def test_network_cards_change_live_where_proxmox_can(
+    site: Site, before: str, after: str, lines: list[str] | None
+) -> None:
+    with_cards(site, before).up()
+    assert with_cards(site, after).up().done.get("postgres-data") == lines
+    assert "hwaddr=" in converged(site)["net1"]
+
+
+@pytest.mark.parametrize(
+    ("by_the_user", "line"),
+    [
+        ("name=eth1,bridge=vmbr1,ip=10.9.9.9/8", "net1: vmbr1 10.9.9.9/8 → vmbr1 10.0.0.5/8"),
+        ("name=eth1,bridge=vmbr1,ip=10.0.0.5/8,rate=10", "net1: vmbr1 10.0.0.5/8 rate=10 → vmbr1 10.0.0.5/8"),
+        (None, "net1: none → vmbr1 10.0.0.5/8"),
+    ],
+)
+def test_network_card_of_the_inventory_that_was_changed_by_hand_is_restored(
+    site: Site, by_the_user: str | None, line: str
+) -> None:
+    with_cards(site, "{net1: {bridge: vmbr1, ip: 10.0.0.5/8}}").up()
+    before = cards(site)
+    by_hand(site, net1=by_the_user)
+    assert line in str(site.up().done["postgres-data"])
+    assert cards(site) == before
+    converged(site)
+
+
+def test_other_network_cards_are_named_and_left_alone(site: Site) -> None:
+    with_cards(site, "{net1: {bridge: vmbr1}}").up()
+    by_hand(site, net2="name=eth2,bridge=vmbr1,ip=dhcp")
+    assert not site.up()
+    assert "also has net2, missing in the inventory" in str(site.noted())
+    site.overlaid("")
+    assert not site.up()
+    assert "also has net1, net2, missing in the inventory" in str(site.noted())
+
+
+def test_pending_change_of_a_network_card_is_withdrawn_without_a_restart(site: Site) -> None:
+    with_cards(site, "{net1: {bridge: vmbr1}}").up()
+    ct = site.pve.ct(167)
+    ct.pending["net1"] = ct.config["net1"].replace("vmbr1", "vmbr0")
+    assert site.up().done["postgres-data"] == ["update postgres-data: net1: vmbr0 → vmbr1"]
+    assert "net1" not in ct.pending
+    converged(site)

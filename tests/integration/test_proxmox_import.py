@@ -224,6 +224,16 @@ def test_firewall_is_written_only_as_off(desk: Desk) -> None:
     assert "firewall" not in entries["mail"]
 
 
+def test_container_with_dhcp_is_imported_with_dhcp(desk: Desk) -> None:
+    desk.add(net0="name=eth0,bridge=vmbr0,ip=dhcp")
+    desk.run()
+    assert "    ip: dhcp" in desk.asked[0].entries["web"].splitlines()
+    assert "address" not in str(desk.asked[0].plan)
+    imported = desk.run()
+    assert imported is not None
+    assert imported.nothing
+
+
 def test_settings_outside_the_inventory_are_listed(desk: Desk) -> None:
     desk.add(
         net1="name=eth1,bridge=vmbr9,ip=dhcp",
@@ -256,12 +266,16 @@ def test_settings_outside_the_inventory_are_listed(desk: Desk) -> None:
     [
         ({"unprivileged": None}, "105: it is a privileged container", "pct restore 105"),
         (
-            {"net0": "name=eth0,bridge=vmbr0,ip=dhcp"},
-            "105: it has no fixed address in 192.168.2.0/24",
+            {"net0": "name=eth0,bridge=vmbr0,ip=manual"},
+            "105: it has neither a fixed address in 192.168.2.0/24 nor DHCP",
             "pct set 105 --net0 name=eth0,bridge=vmbr0,ip=ADDRESS/24,gw=192.168.2.1",
         ),
-        ({"net0": None}, "105: it has no fixed address", "pct set 105 --net0 name=eth0,bridge=vmbr0,ip=ADDRESS/24"),
-        ({"net0": "name=eth0,bridge=vmbr0,ip=10.0.0.5/8"}, "105: it has no fixed address", "pct set 105"),
+        (
+            {"net0": None},
+            "105: it has neither a fixed address",
+            "pct set 105 --net0 name=eth0,bridge=vmbr0,ip=ADDRESS/24",
+        ),
+        ({"net0": "name=eth0,bridge=vmbr0,ip=10.0.0.5/8"}, "105: it has neither a fixed address", "pct set 105"),
         ({"lock": "backup"}, "105: it is locked (backup)", "pct unlock 105"),
         ({"tags": "homelab;homelab-other"}, "105: it belongs to another lab", "Keep it"),
         ({"hostname": "Web.lan"}, "105: its name is not valid in an inventory", "pct set 105 --hostname"),

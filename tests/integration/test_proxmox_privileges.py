@@ -36,7 +36,7 @@ def test_least_privileges_are_sufficient_for_every_inventory(healthy_site: Site,
     site.pve.storages["local"]["content"] = "rootdir,images,vztmpl"
     site.pve.firewall_config("cluster")["options"]["enable"] = 1
     site.pve.grant_least(site.inventory)
-    site.inventory.pipeline.api_key_file.write_text("key")
+    site.inventory.weather.api_key_file.write_text("key")
     assert [(check.name, check.said) for check in failures(site)] == []
     assert preview(make_session(site.inventory, site.known_hosts)).up
     assert sorted(site.up().done) == sorted(NAMES)

@@ -191,7 +191,7 @@ def test_broken_or_silent_connection_is_detected_and_replaced(server: Server, ho
         started = time.monotonic()
         with pytest.raises(ConnectionLost):
             host.run("sleep 20")
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 15, "the command's end is not awaited"
         line.mend()
         host.reconnect(5)
         assert host.run("echo back").text == "back"

@@ -130,9 +130,13 @@ def test_full_disk_is_not_healthy_and_named_with_the_way_out(site: Site, capsys:
             return [Result(each, 0, b"/ 100%\n" if each == PROBE else b"") for each in commands]
 
     report = report_lab(make_session(site.inventory, site.known_hosts, connector=lambda *_: Full()))
+    address = site.inventory.container_with("airflow").address
+    assert [each.web_uis for each in report.containers[2].services] == [{"Airflow": f"http://{address}:8080"}]
     assert [(each.full_disks, each.healthy) for each in report.containers] == [(["/ 100%"], False)] * 3
     show_status(report)
-    assert "✗ the disk of postgres-data is full (/ 100%): give it a larger `disk`" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "✗ the disk of postgres-data is full (/ 100%): give it a larger `disk`" in output
+    assert f"Airflow: http://{address}:8080" in output
 
 
 def test_probe_finds_a_full_file_system(tmp_path: Path) -> None:

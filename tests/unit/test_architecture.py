@@ -27,6 +27,8 @@ LAYERS = [
     {"dev"},
     {"inventory", "proxmox", "ssh", "lab"},
     {"services"},
+    {"pipelines"},
+    {"sandbox"},
     {"plan", "steps", "render", "secrets", "known_hosts", "code_approvals", "pipeline_contract"},
     {"progress", "paths", "private_files"},
     {"model"},

@@ -80,6 +80,7 @@ def test_killed_bootstrap_completes_at_the_next_run(project: Path, kill_at: str)
     assert not [path for path in environment.iterdir() if path.name in ("half", "incomplete")]
 
 
+@pytest.mark.slow
 def test_complete_bootstrap_creates_nothing_again(project: Path) -> None:
     assert run(project, "").returncode == 0
     (project / ".venv" / "mine").touch()

@@ -137,6 +137,7 @@ def test_shell_that_is_killed_after_the_last_step_of_a_batch_has_applied_all(tmp
     assert pending_changes(LocalHost(), steps) == []
 
 
+@pytest.mark.slow
 def test_no_command_becomes_too_long_for_linux(tmp_path: Path) -> None:
     host = LocalHost()
     steps = [File(f"{tmp_path}/it's {'long ' * 30}{number}", b"'", *owner_of_new_files()) for number in range(40)]
@@ -222,6 +223,7 @@ def test_run_killed_between_two_steps_of_a_batch_is_finished_by_the_next(tmp_pat
     assert done == 7, "before the notes, each of the three batched steps, the last, its marker, the notes; and the end"
 
 
+@pytest.mark.slow
 def test_run_killed_at_any_command_is_finished_by_the_next(tmp_path: Path) -> None:
     def run(host: LocalHost) -> None:
         converge(host, stack(tmp_path, b"2\n"), SilentProgress())
@@ -409,3 +411,55 @@ def test_known_cause_is_found_above_the_last_lines(tmp_path: Path) -> None:
         converge(LocalHost(), [Command("c", "false", command)], SilentProgress())
     assert "expected 1\n" not in error.value.details
     assert "does not match its hash" in error.value.details
+
+
+def parts(folder: Path, broken: str) -> list[Step]:
+    """Return a shared file, two parts with a tree and a file that follows it, and a last step of no part."""
+    check = f'grep -q {{}} "$new"/dag && ! grep -q "{broken}" "$new"/dag || {{ echo "no {{}}" >&2; exit 3; }}'
+    owner = owner_of_new_files()
+    found: list[Step] = [File(f"{folder}/shared", b"", *owner)]
+    for name in ("one", "two"):
+        tree = Tree(f"{folder}/{name}", {"dag": name.encode()}, check.replace("{}", name), part=name)
+        mark = f"{folder}/{name}.followed"
+        found += [tree, Command(f"{name} follows", f"test -e {mark}", f"touch {mark}", triggered_by=[tree], part=name)]
+    return [*found, Command("last", f"test -e {folder}/last", f"touch {folder}/last", triggered_by=found[:1])]
+
+
+@pytest.mark.parametrize(("broken", "deployed"), [("one", "two"), ("two", "one")])
+def test_failed_part_does_not_stop_the_others(tmp_path: Path, broken: str, deployed: str) -> None:
+    with pytest.raises(StepFailed) as failure:
+        converge(LocalHost(), parts(tmp_path, broken), SilentProgress())
+    assert f"no {broken}" in failure.value.details
+    assert f"Of {broken}, not started: {broken} follows. Everything else on local is deployed." in failure.value.details
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name not in ("homelab", "run")) == sorted(
+        ["shared", deployed, f"{deployed}.followed", "last"]
+    )
+    assert [str(change.step) for change in failure.value.changed] == [
+        f"file {tmp_path}/shared",
+        f"tree {tmp_path}/{deployed}",
+        f"{deployed} follows",
+        "last",
+    ]
+    # The next run tries again, and only that part.
+    assert [change.step.part for change in converge(LocalHost(), parts(tmp_path, "-"), SilentProgress())] == [
+        broken
+    ] * 2
+
+
+def test_all_failed_parts_are_reported(tmp_path: Path) -> None:
+    with pytest.raises(StepFailed) as failure:
+        converge(LocalHost(), parts(tmp_path, "."), SilentProgress())
+    assert "no one" in failure.value.details
+    assert "no two" in failure.value.details
+    assert (tmp_path / "last").exists()
+
+
+def test_invalid_tree_leaves_the_earlier_one(tmp_path: Path) -> None:
+    def tree(content: bytes) -> Tree:
+        return Tree(f"{tmp_path}/tree", {"dag": content}, 'grep -q good "$new"/dag')
+
+    converge(LocalHost(), [tree(b"good")], SilentProgress())
+    with pytest.raises(StepFailed):
+        converge(LocalHost(), [tree(b"bad")], SilentProgress())
+    assert (tmp_path / "tree" / "dag").read_bytes() == b"good"
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("tree")) == ["tree"]

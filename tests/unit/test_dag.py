@@ -45,7 +45,7 @@ class NoRetry(Exception):
     """A stub of AirflowFailException."""
 
 
-def load(monkeypatch: pytest.MonkeyPatch, series: str) -> dict[str, Any]:
+def load(monkeypatch: pytest.MonkeyPatch, series: str, file: Path = DAG_FILE) -> dict[str, Any]:
     names = [
         "airflow",
         "airflow.providers",
@@ -64,7 +64,7 @@ def load(monkeypatch: pytest.MonkeyPatch, series: str) -> dict[str, Any]:
     for name, module in modules.items():
         # None makes the import fail, as on 2.11.
         monkeypatch.setitem(sys.modules, name, None if name == "airflow.sdk" and series == "2.11" else module)
-    return runpy.run_path(str(DAG_FILE))
+    return runpy.run_path(str(file))
 
 
 @pytest.mark.parametrize(("series", "backoff"), [("3.3", 2.0), ("2.11", True)])

@@ -49,9 +49,9 @@ from homelab.errors import HomelabError, InputError
 from homelab.host import Result
 from homelab.model import Step
 from homelab.paths import bundled_path
+from homelab.sandbox import Sandbox
 from homelab.services.airflow import Airflow
 from homelab.services.postgres import Postgres
-from homelab.services.sandbox import Sandbox
 from homelab.steps import Command, File, Packages, PgHba, SystemdUnit, UvInstall, Venv, WaitFor, commands
 from tests.support import LocalHost
 from tests.unit.test_services import inventory, steps

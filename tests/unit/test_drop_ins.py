@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from homelab.services.sandbox import Sandbox
+from homelab.sandbox import Sandbox
 from homelab.steps.drop_ins import drop_ins, overrides
 
 FILE = "/etc/systemd/system/u.service.d/o.conf"

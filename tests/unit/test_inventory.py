@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from homelab.errors import InputError
+from homelab.errors import HomelabError, InputError
 from homelab.inventory import load, schedule, yaml_source
 from homelab.inventory.container_defaults import ContainerDefaults
 from homelab.inventory.errors import Problems
@@ -51,9 +51,12 @@ containers:
     cores: 2
     memory: 4096
     services: {airflow: {}}
-pipeline:
-  cities: ["Newark,US"]
+pipelines:
+  weather:
+    cities: ["Newark,US"]
 """
+CITIES_AT = "inventory.yaml:31: pipelines.weather"
+BELOW_CITIES = "inventory.yaml:32: pipelines.weather"
 
 
 def read(folder: Path, *texts: str, registry: Registry | None = None) -> Inventory:
@@ -82,7 +85,7 @@ def test_values_of_an_inventory(tmp_path: Path) -> None:
     assert f"{tmp_path.name}/inventory.yaml" in db.shape.description
     assert inventory.state_dir == tmp_path / ".homelab" / "home"
     assert inventory.endpoint.token_file == tmp_path / ".homelab" / "proxmox-token"
-    assert inventory.pipeline.cities == (City(name="Newark,US"),)
+    assert inventory.weather.cities == (City(name="Newark,US"),)
     assert (db.template, db.storage, db.shape.disk, db.shape.swap, db.shape.pool) == (
         "ubuntu-24.04",
         "local-lvm",
@@ -106,6 +109,48 @@ def test_last_part_of_an_address_is_completed(tmp_path: Path, subnet: str, short
     assert str(read(tmp_path, text).containers[0].address) == whole
 
 
+def test_containers_with_dhcp_have_no_address_and_no_gateway_of_their_own(tmp_path: Path) -> None:
+    db, lake, flow = read(
+        tmp_path, BASE.replace("ip: .67", "ip: dhcp").replace("ip: 192.168.2.68", "ip: dhcp")
+    ).containers
+    assert [(c.shape.address, c.shape.gateway, c.known_address, c.shown_address) for c in (db, lake)] == [
+        ("dhcp", None, None, "dhcp")
+    ] * 2
+    assert flow.shown_address == "192.168.2.69"
+    with pytest.raises(HomelabError, match="Cannot use the address of db: DHCP has not given it one"):
+        str(db.address)
+
+
+def test_further_network_cards(tmp_path: Path) -> None:
+    cards = "{net2: {bridge: vmbr2, ip: dhcp, ip6: auto}, net1: {bridge: vmbr1, ip: 10.0.0.5/8, vlan: 7, mtu: 9000}}"
+    text = BASE.replace("cores: 1", f"cores: 1\n    firewall: true\n    networks: {cards}")
+    first, second = read(tmp_path, text).containers[0].shape.networks
+    assert str(first) == "vmbr1 10.0.0.5/8 vlan 7 mtu 9000 firewall"
+    assert str(second) == "vmbr2 dhcp auto firewall"
+    assert read(tmp_path, text.replace("10.0.0.5/8", "10.0.0.5/32")).containers[0].shape.networks[0].ip == "10.0.0.5/32"
+    assert read(tmp_path, BASE).containers[0].shape.networks == ()
+
+
+@pytest.mark.parametrize(
+    ("cards", "expected"),
+    [
+        ("{net0: {bridge: a1}}", "networks.net0: must be net1 to net31; the keys of the container are its net0"),
+        ("{net32: {bridge: a1}}", "networks.net32: must be net1 to net31"),
+        ("{net1: {}}", "networks.net1.bridge: is missing"),
+        ("{net1: {bridge: a1, ip: 10.0.0.5}}", "networks.net1.ip: must be dhcp, or an address with its prefix length"),
+        ("{net1: {bridge: a1, ip: 10.0.0.5/33}}", "networks.net1.ip: cannot use '10.0.0.5/33': "),
+        ("{net1: {bridge: a1, ip: 10.0.0.0/8}}", "networks.net1.ip: 10.0.0.0 is the network or broadcast address of"),
+        ("{net1: {bridge: a1, ip: 192.168.2.68/24}}", "ip: 192.168.2.68 is taken by "),
+        ("{net1: {bridge: a1, ip6: slaac}}", "networks.net1.ip6: must be auto, dhcp, or an address with its prefix"),
+        ("{net1: {bridge: a1, gw: 10.0.0.1}}", "networks.net1.gw: unknown key"),
+        ("[net1]", "networks: must be network cards by name, as in net1, not a list"),
+    ],
+)
+def test_each_problem_of_a_network_card(tmp_path: Path, cards: str, expected: str) -> None:
+    (problem,) = problems(tmp_path, BASE.replace("cores: 1", f"cores: 1\n    networks: {cards}"))
+    assert expected in problem
+
+
 def test_overlay_merges_replaces_and_deletes(tmp_path: Path) -> None:
     base = BASE + "defaults: {disk: 9, pool: mine}\n"
     (tmp_path / "sub").mkdir()
@@ -113,7 +158,7 @@ def test_overlay_merges_replaces_and_deletes(tmp_path: Path) -> None:
     overlay.write_text(
         "lab: lab\nproxmox: {port: 18006, token_file: token}\ndefaults: {pool: null, swap: 0}\n"
         "containers: {db: {memory: 1024}, flow: null, lake: {services: {analytics: {threads: 4}}}}\n"
-        "pipeline: {cities: [a, b]}\n"
+        "pipelines: {weather: {cities: [a, b]}}\n"
     )
     (tmp_path / "inventory.yaml").write_text(base)
     inventory = load([tmp_path / "inventory.yaml", overlay])
@@ -121,14 +166,14 @@ def test_overlay_merges_replaces_and_deletes(tmp_path: Path) -> None:
     db, lake = inventory.containers
     assert (db.shape.memory, db.shape.disk, db.shape.swap, db.shape.pool, db.vmid) == (1024, 9, 0, None, 167)
     assert lake.services["analytics"] == Analytics(threads=4)
-    assert [c.name for c in inventory.pipeline.cities] == ["a", "b"]
+    assert [c.name for c in inventory.weather.cities] == ["a", "b"]
     assert inventory.endpoint.token_file == tmp_path / "sub" / "token"
-    assert inventory.pipeline.api_key_file == tmp_path / ".homelab" / "openweather-api-key"
+    assert inventory.weather.api_key_file == tmp_path / ".homelab" / "openweather-api-key"
     assert inventory.state_dir == tmp_path / ".homelab" / "lab"
 
 
 def test_cities_file_is_relative_to_the_inventory(tmp_path: Path) -> None:
-    pipeline = read(tmp_path, BASE.replace('["Newark,US"]', "{file: cities.csv}\n  rate_limit: 0")).pipeline
+    pipeline = read(tmp_path, BASE.replace('["Newark,US"]', "{file: cities.csv}\n    rate_limit: 0")).weather
     assert (pipeline.cities, pipeline.cities_file, pipeline.rate_limit) == ((), tmp_path / "cities.csv", 0)
 
 
@@ -155,6 +200,7 @@ PROBLEMS = [
     ("bridge: vmbr0", "bridge: vmbr0\n  vlan: 4095", "inventory.yaml:9: network.vlan: must be a whole number from 1"),
     ("bridge: vmbr0", "bridge: vmbr0\n  nameservers: [.1, x]", "inventory.yaml:9: network.nameservers[1]: must be an"),
     ("ip: .67", "ip: .256", "inventory.yaml:12: containers.db.ip: must be an IPv4 address, whole or as its last part"),
+    ("ip: .67", "ip: DHCP", "inventory.yaml:12: containers.db.ip: must be an IPv4 address, whole or as its last part"),
     ("ip: .67", "ip: 67", "inventory.yaml:12: containers.db.ip: must be an IPv4 address"),
     ("ip: .67", "ip: .0", "inventory.yaml:12: containers.db.ip: 192.168.2.0 is the network address"),
     ("ip: .67", "ip: .255", "inventory.yaml:12: containers.db.ip: 192.168.2.255 is the broadcast address"),
@@ -191,56 +237,44 @@ PROBLEMS = [
         "not 3.3; put it in q",
     ),
     ("ip: .69", "ip: .69\n    template: local:vztmpl/debian-13-standard_13.1-2_amd64.tar.zst\n    disk: 9", None),
-    ('["Newark,US"]', "[]", "inventory.yaml:30: pipeline.cities: must name at least one city"),
+    ('["Newark,US"]', "[]", f"{CITIES_AT}.cities: must name at least one city"),
     *(
-        ('["Newark,US"]', f"[{city}]", "inventory.yaml:30: pipeline.cities[0].name: must be a city's name of at most")
+        ('["Newark,US"]', f"[{city}]", f"{CITIES_AT}.cities[0].name: must be a city's name of at most")
         for text in (r'"a\0b"', r'"a\u001b[2Jb"', r'"a\nb"', f'"{"x" * 201}"')
         for city in (text, f"{{name: {text}}}")
     ),
-    ('["Newark,US"]', "[x, x]", "inventory.yaml:30: pipeline.cities[1]: 'x' is in the list twice"),
-    ('["Newark,US"]', "[5]", "inventory.yaml:30: pipeline.cities[0]: must be a name such as"),
-    ('["Newark,US"]', "[{id: 5}]", "inventory.yaml:30: pipeline.cities[0].name: is missing"),
-    ('["Newark,US"]', "[{name: x, latitude: 5}]", "inventory.yaml:30: pipeline.cities[0]: needs both latitude"),
+    ('["Newark,US"]', "[x, x]", f"{CITIES_AT}.cities[1]: 'x' is in the list twice"),
+    ('["Newark,US"]', "[5]", f"{CITIES_AT}.cities[0]: must be a name such as"),
+    ('["Newark,US"]', "[{id: 5}]", f"{CITIES_AT}.cities[0].name: is missing"),
+    ('["Newark,US"]', "[{name: x, latitude: 5}]", f"{CITIES_AT}.cities[0]: needs both latitude"),
     (
         '["Newark,US"]',
         "[{name: x, latitude: 95, longitude: 1}]",
-        "inventory.yaml:30: pipeline.cities[0].latitude: must be a number from -90 to 90",
+        f"{CITIES_AT}.cities[0].latitude: must be a number from -90 to 90",
     ),
     (
         '["Newark,US"]',
         "[{name: x, id: 1, latitude: 5, longitude: 1}]",
-        "inventory.yaml:30: pipeline.cities[0]: has both an id and coordinates",
+        f"{CITIES_AT}.cities[0]: has both an id and coordinates",
     ),
+    ('["Newark,US"]', "[{name: x, timezone: Berlin}]", f"{CITIES_AT}.cities[0].timezone: must be a time zone such as"),
+    ('["Newark,US"]', "[{name: x, timezone: Europe/Berln}]", f"{CITIES_AT}.cities[0]: unknown time zone"),
+    ('["Newark,US"]', "[x]\n    days: solar", f"{BELOW_CITIES}.days: must be one of 'utc', 'local'"),
+    ('["Newark,US"]', "[x]\n    schedule: '0 0 31 2 *'", f"{BELOW_CITIES}.schedule: cron's day of the month '31'"),
+    ('["Newark,US"]', "[x]\n    schedule: '*/90 * * * *'", f"{BELOW_CITIES}.schedule: cron's minute has the"),
+    ('["Newark,US"]', "[x]\n    schedule: '@hurly'", f"{BELOW_CITIES}.schedule: unknown preset '@hurly'; d"),
+    ('["Newark,US"]', "[x]\n    units: kelvin", f"{BELOW_CITIES}.units: must be one of 'standard', 'metric'"),
+    ('["Newark,US"]', "[x]\n    api_url: ftp://x", f"{BELOW_CITIES}.api_url: must be an http or https URL"),
+    ('["Newark,US"]', "{file: cities.txt}", f"{CITIES_AT}.cities.file: must be a path that ends in"),
+    ('["Newark,US"]', "{fil: cities.csv}", f"{CITIES_AT}.cities.fil: unknown key; did you mean `file`"),
+    ('["Newark,US"]', "[x]\n    rate_limit: -1", f"{BELOW_CITIES}.rate_limit: must be a whole number of req"),
     (
         '["Newark,US"]',
-        "[{name: x, timezone: Berlin}]",
-        "inventory.yaml:30: pipeline.cities[0].timezone: must be a time zone such as",
+        f"{[f'c{n}' for n in range(11)]}\n    rate_limit: 1",
+        f"{CITIES_AT}.cities: has 11 cities, but at 1 requests a minute a run of 10 minutes fetches ",
     ),
-    (
-        '["Newark,US"]',
-        "[{name: x, timezone: Europe/Berln}]",
-        "inventory.yaml:30: pipeline.cities[0]: unknown time zone",
-    ),
-    ('["Newark,US"]', "[x]\n  days: solar", "inventory.yaml:31: pipeline.days: must be one of 'utc', 'local'"),
-    (
-        '["Newark,US"]',
-        "[x]\n  schedule: '0 0 31 2 *'",
-        "inventory.yaml:31: pipeline.schedule: cron's day of the month '31'",
-    ),
-    ('["Newark,US"]', "[x]\n  schedule: '*/90 * * * *'", "inventory.yaml:31: pipeline.schedule: cron's minute has the"),
-    ('["Newark,US"]', "[x]\n  schedule: '@hurly'", "inventory.yaml:31: pipeline.schedule: unknown preset '@hurly'; d"),
-    ('["Newark,US"]', "[x]\n  units: kelvin", "inventory.yaml:31: pipeline.units: must be one of 'standard', 'metric'"),
-    ('["Newark,US"]', "[x]\n  api_url: ftp://x", "inventory.yaml:31: pipeline.api_url: must be an http or https URL"),
-    ('["Newark,US"]', "{file: cities.txt}", "inventory.yaml:30: pipeline.cities.file: must be a path that ends in"),
-    ('["Newark,US"]', "{fil: cities.csv}", "inventory.yaml:30: pipeline.cities.fil: unknown key; did you mean `file`"),
-    ('["Newark,US"]', "[x]\n  rate_limit: -1", "inventory.yaml:31: pipeline.rate_limit: must be a whole number of req"),
-    (
-        '["Newark,US"]',
-        f"{[f'c{n}' for n in range(11)]}\n  rate_limit: 1",
-        "inventory.yaml:30: pipeline.cities: has 11 cities, but at 1 requests a minute a run of 10 minutes fetches ",
-    ),
-    ('pipeline:\n  cities: ["Newark,US"]\n', "", "inventory.yaml:1: pipeline: is missing"),
-    ("pipeline:", "pipelines:", "inventory.yaml:29: pipelines: unknown key; did you mean `pipeline`?"),
+    ('pipelines:\n  weather:\n    cities: ["Newark,US"]\n', "", "inventory.yaml:1: pipelines.weather: is missing"),
+    ("pipelines:", "pipeline:", "inventory.yaml:29: pipeline: unknown key; did you mean `pipelines`?"),
 ]
 
 
@@ -265,7 +299,7 @@ def test_airflow_2_needs_an_older_python(tmp_path: Path) -> None:
 def test_all_problems_are_reported_in_the_order_of_the_lines(tmp_path: Path) -> None:
     text = BASE.replace("gateway: .1", "gateway: x").replace("vmid: 168", "vmid: 1").replace("  db:", "  DB:")
     found = problems(tmp_path, text + "  cities: [a]\nextra: 1\n")
-    assert [int(line.split(":")[1]) for line in found] == [7, 10, 17, 31, 32]
+    assert [int(line.split(":")[1]) for line in found] == [7, 10, 17, 32, 33]
 
 
 def test_problem_of_an_overlay_points_into_the_overlay(tmp_path: Path) -> None:
@@ -289,8 +323,12 @@ def test_text_that_no_file_can_hold_is_a_problem(tmp_path: Path) -> None:
 
 
 def test_values_replaced_by_an_overlay_have_no_problems(tmp_path: Path) -> None:
-    found = problems(tmp_path, BASE.replace('["Newark,US"]', "[{name: x}]"), "\npipeline: {cities: [{id: 5}]}\n")
-    assert found == ["overlay1.yaml:2: pipeline.cities[0].name: is missing: a city's name of at most 200 characters"]
+    found = problems(
+        tmp_path, BASE.replace('["Newark,US"]', "[{name: x}]"), "\npipelines: {weather: {cities: [{id: 5}]}}\n"
+    )
+    assert found == [
+        "overlay1.yaml:2: pipelines.weather.cities[0].name: is missing: a city's name of at most 200 characters"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -463,7 +501,7 @@ def test_secret_file_in_place_of_the_inventory_is_not_quoted(tmp_path: Path) -> 
 def test_missing_file_of_public_keys_is_refused(tmp_path: Path) -> None:
     problem = problems(tmp_path, BASE + "defaults: {ssh_keys: [nosuch.pub]}\n")[0]
     assert (
-        problem == f"inventory.yaml:31: defaults.ssh_keys[0]: cannot read {tmp_path}/nosuch.pub: No such file "
+        problem == f"inventory.yaml:32: defaults.ssh_keys[0]: cannot read {tmp_path}/nosuch.pub: No such file "
         "or directory"
     )
 
@@ -543,6 +581,7 @@ def test_comments_of_the_shipped_inventory_are_valid(tmp_path: Path) -> None:
     assert set(yaml.safe_load(opened(text))["defaults"]) == {field.name for field in fields(ContainerDefaults)} | {
         "vmid_range"
     }
+    (tmp_path / "dags").mkdir()
     inventory, plain = read(tmp_path, opened(text)), read(tmp_path, text)
     assert inventory.network.vlan == 20
     assert list(map(str, inventory.containers[0].shape.mounts)) == [
@@ -556,7 +595,7 @@ def test_comments_of_the_shipped_inventory_are_valid(tmp_path: Path) -> None:
         ]
     assert inventory.endpoint.fingerprint is not None
     assert inventory.endpoint.token_file == plain.endpoint.token_file
-    assert inventory.pipeline.units == plain.pipeline.units
-    assert inventory.pipeline.api_url == plain.pipeline.api_url
-    assert inventory.pipeline.api_key_file == plain.pipeline.api_key_file
+    assert inventory.weather.units == plain.weather.units
+    assert inventory.weather.api_url == plain.weather.api_url
+    assert inventory.weather.api_key_file == plain.weather.api_key_file
     assert [c.template_storage for c in inventory.containers] == [c.template_storage for c in plain.containers]

@@ -75,7 +75,10 @@ def test_overlay_redirects_the_inventory_to_the_lab(lab: Lab) -> None:
     assert overlay["proxmox"]["port"] == 18006
     assert Path(overlay["proxmox"]["token_file"]) == lab.token_file
     assert overlay["proxmox"]["fingerprint"].count(":") == 31
-    assert overlay["pipeline"] == {"api_url": "http://10.99.2.1:8089", "api_key_file": str(lab.api_key_file)}
+    assert overlay["pipelines"]["weather"] == {
+        "api_url": "http://10.99.2.1:8089",
+        "api_key_file": str(lab.api_key_file),
+    }
     assert lab.token_file.read_text().strip() not in lab.overlay.read_text()
 
 
@@ -84,13 +87,13 @@ def test_city_of_the_inventory_reaches_the_lab_and_a_further_overlay_wins(lab: L
     credentials.write_overlay(lab, [IPv4Address("10.0.0.53")])
     example = bundled_path("inventory.yaml").read_text()
     (tmp_path / "inventory.yaml").write_text(
-        example.replace("    - Newark,US\n", '    - Newark,US\n    - "Berlin,DE"\n')
+        example.replace("      - Newark,US\n", '      - Newark,US\n      - "Berlin,DE"\n')
     )
     (tmp_path / "mine.yaml").write_text(
         "defaults: {template: debian-13}\ncontainers: {postgres-data: {services: {postgres: {version: 17}}}}\n"
     )
     inventory = load([tmp_path / "inventory.yaml", lab.overlay])
-    assert "Berlin,DE" in [city.name for city in inventory.pipeline.cities]
+    assert "Berlin,DE" in [city.name for city in inventory.weather.cities]
     mine = load([tmp_path / "inventory.yaml", lab.overlay, tmp_path / "mine.yaml"])
     assert {container.template for container in mine.containers} == {"debian-13"}
 

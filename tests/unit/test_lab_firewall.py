@@ -64,7 +64,7 @@ def test_default_policies_are_proxmoxs_and_disabled_rules_are_skipped() -> None:
     )
     assert lines[first + 1] == 'iifname != { "eth0" } accept'
     assert lines[second - 3 : second - 1] == ["drop", "}"]
-    assert [line for line in lines if "dport" in line] == ["meta l4proto tcp th dport { 22 } accept"]
+    assert [line for line in lines if "th dport" in line] == ["meta l4proto tcp th dport { 22 } accept"]
     assert lines[-3] == "accept"
 
 
@@ -81,10 +81,38 @@ def test_addresses_of_others_are_dropped(options: dict[str, int], dropped: list[
     assert [line.strip() for line in text.splitlines() if " != " in line] == dropped
 
 
+DYNAMIC = {"net0": NET["net0"].replace("ip=10.99.2.67/24", "ip=dhcp")}
+SET = {"ipfilter-net0": [{"cidr": "10.99.2.99"}, {"cidr": "2001:db8::5"}]}
+NOT_99 = ["ip saddr != 10.99.2.99 drop", "arp saddr ip != 10.99.2.99 drop"]
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "sets", "dropped"),
+    [
+        (DYNAMIC, {}, {}, []),
+        (DYNAMIC, {"ipfilter": 1}, {}, ["meta protocol ip drop"]),  # an implicit empty set
+        (DYNAMIC, {"ipfilter": 1}, SET, NOT_99),
+        (DYNAMIC, {}, SET, NOT_99),  # the set alone is enforced
+        (DYNAMIC, {}, {"ipfilter-net0": []}, ["meta protocol ip drop"]),
+        (DYNAMIC, {"ipfilter": 1}, {"ipfilter-net1": SET["ipfilter-net0"]}, ["meta protocol ip drop"]),
+        (NET, {"ipfilter": 1}, SET, [line.replace("10.99.2.99", "{ 10.99.2.67, 10.99.2.99 }") for line in NOT_99]),
+    ],
+)
+def test_ip_set_adds_own_addresses(
+    config: dict[str, str], options: dict[str, int], sets: dict[str, list[dict[str, str]]], dropped: list[str]
+) -> None:
+    text = ruleset(config, {"enable": 1, "macfilter": 0, **options}, [], sets)
+    chain = [line.strip() for line in text.partition("table inet homelab_firewall {")[0].splitlines()]
+    assert [line for line in chain if line.endswith("drop")] == dropped
+    assert chain.index("udp sport 68 udp dport 67 accept") < min(map(chain.index, dropped), default=len(chain))
+
+
 @pytest.mark.skipif(not shutil.which("nft"), reason="nft is not installed")
-def test_nft_accepts_every_rule() -> None:
+@pytest.mark.parametrize("sets", [{}, SET, {"ipfilter-net0": []}])
+@pytest.mark.parametrize("config", [NET, DYNAMIC])
+def test_nft_accepts_every_rule(config: dict[str, str], sets: dict[str, list[dict[str, str]]]) -> None:
     rules = [{"type": kind, "action": "ACCEPT", "enable": 1, **rule} for rule, _ in RULES for kind in ("in", "out")]
-    text = ruleset(NET, {"enable": 1, "policy_in": "REJECT", "policy_out": "DROP", "ipfilter": 1}, rules)
+    text = ruleset(config, {"enable": 1, "policy_in": "REJECT", "policy_out": "DROP", "ipfilter": 1}, rules, sets)
     done = subprocess.run(
         ["unshare", "--net", "--map-root-user", "nft", "-c", "-f", "-"],
         input=text,

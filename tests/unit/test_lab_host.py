@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from homelab.lab import LABS, Lab, cgroups, network, subids
+from homelab.lab import LABS, Lab, cgroups, dhcp, network, subids
 from homelab.lab.machine import MissingRequirement, requirements_error
 from homelab.lab.measure import Sample, folder_size, share
 from homelab.lab.settings import GUARDED
@@ -25,6 +25,21 @@ def test_labs_can_run_in_parallel() -> None:
     assert all(lab.subnet.subnet_of(GUARDED) for lab in labs)
     assert LABS["e2e"].gateway == IPv4Address("10.99.2.129")
     assert str(LABS["e2e"].interface) == "10.99.2.129/25"
+
+
+@pytest.mark.parametrize(
+    ("subnet", "addresses"),
+    [
+        ("10.99.2.0/24", "10.99.2.96,10.99.2.127,255.255.255.0"),
+        ("10.99.2.128/25", "10.99.2.176,10.99.2.191,255.255.255.128"),
+        ("10.99.2.112/28", "10.99.2.118,10.99.2.119,255.255.255.240"),
+    ],
+)
+def test_dhcp_server_answers_on_the_bridge_only_and_is_no_name_server(subnet: str, addresses: str) -> None:
+    words = dhcp.command(Lab("x", IPv4Network(subnet), "hl-x", 1, 2), [IPv4Address("9.9.9.9"), IPv4Address("10.0.0.1")])
+    assert {"--interface=hl-x", "--except-interface=lo", "--bind-interfaces", "--port=0"} <= set(words)
+    assert f"--dhcp-range={addresses},1h" in words
+    assert "--dhcp-option=option:dns-server,9.9.9.9,10.0.0.1" in words
 
 
 @pytest.mark.parametrize(
@@ -56,6 +71,9 @@ def test_ruleset_is_one_table_with_dns_before_private_networks() -> None:
     rules = network.ruleset(LABS["e2e"], [IPv4Address("10.0.0.53"), IPv4Address("9.9.9.9")])
     assert rules.count("table inet homelab_e2e") == 3  # created, deleted, created: one atomic replacement
     assert "ip saddr 10.99.2.128/25 ip daddr != 10.99.2.0/24 masquerade" in rules
+    assert [line.strip() for line in rules.splitlines() if "udp" in line and "53" not in line] == [
+        "udp sport 68 udp dport 67 accept"
+    ]
     dns, private = rules.index("10.0.0.53, 9.9.9.9"), rules.index("192.168.0.0/16")
     assert dns < private, "a private name server is allowed before private networks are refused"
 

@@ -16,8 +16,10 @@ from homelab.model import Container
 from homelab.paths import bundled_path
 from homelab.progress import SilentProgress
 from homelab.runtime import job_progress, pipeline_runs
+from homelab.runtime.deployed_pipelines import BUILT_IN
 from homelab.runtime.pipeline_runs import Run, run_pipeline
 from homelab.services.airflow_metadata import CLI
+from homelab.services.analytics import read_data
 from tests.support import LocalHost, make_session
 
 FETCH, BUILD, VERIFY = "fetch_weather_data", "run_dbt_transformation", "verify_ingestion"
@@ -142,10 +144,10 @@ def test_progress_names_the_running_task_and_the_last_node_of_dbt() -> None:
             state("success"),
         ]
     )
-    dbt, reported = job_progress.DbtLog(host), list[str]()
+    dbt, reported = job_progress.DbtLog(host, read_data), list[str]()
     assert dbt() == "", "the log of the previous build"
     host.dbt_log += NEW
-    follower = pipeline_runs._Follower(host, host, "r", print)
+    follower = pipeline_runs._Follower(host, host, BUILT_IN, "r", print)
     assert follower.wait(dbt, reported.append).state == "success"
     assert reported == [FETCH, f"{BUILD} 3 of 36 OK created sql incremental model main.weather_daily"]
 
@@ -175,7 +177,7 @@ def test_failed_model_is_named_with_the_message_of_dbt() -> None:
         run(containers)
     assert f'{BUILD}: model stg_weather: Binder Error: no "tmp" LINE 1' in caught.value.details
     assert f"{BUILD} failed: model stg_weather: Binder Error" in notes_of(caught.value)
-    assert "`homelab pipeline run`" in caught.value.resolution
+    assert "`homelab pipeline run weather`" in caught.value.resolution
 
 
 def test_queued_run_names_the_run_before_it() -> None:
@@ -214,7 +216,7 @@ def test_interrupted_run_continues_and_the_next_command_follows_it() -> None:
     with pytest.raises(Interrupted, match=r"the run homelab__\S+ continues in Airflow") as caught:
         run(containers)
     assert caught.value.exit_code == INTERRUPTED
-    assert "`homelab pipeline run` follows this run" in caught.value.resolution
+    assert "`homelab pipeline run weather` follows this run" in caught.value.resolution
     assert triggered(containers)
     containers.commands.clear()
     containers.active = "homelab__1"

@@ -35,6 +35,11 @@ def test_each_kind_of_path_has_its_own_role(tmp_path: Path) -> None:
     ("overlay", "path", "roles"),
     [
         ("network: {vlan: 20}", "/sdn/zones/localnetwork/vmbr0/20", ["HomelabBridge"]),
+        (
+            "containers: {postgres-data: {networks: {net1: {bridge: vmbr1, vlan: 30}}}}",
+            "/sdn/zones/localnetwork/vmbr1/30",
+            ["HomelabBridge"],
+        ),
         ("proxmox: {node: pve3}", "/nodes/pve3", ["HomelabNode"]),
         ("defaults: {pool: lab}", "/pool/lab", ["HomelabContainers", "HomelabPool"]),
         ("defaults: {pool: lab}", "/vms", ["HomelabGuests"]),

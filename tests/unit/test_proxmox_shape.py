@@ -10,10 +10,11 @@ import pytest
 
 from homelab.commands.init import starter
 from homelab.inventory import load
-from homelab.model import ContainerConfig, Inventory, Mount, differences
+from homelab.model import ContainerConfig, Inventory, Mount, NetworkCard, differences
 from homelab.paths import bundled_path
 from homelab.proxmox.hostkeys import fingerprint_in
-from homelab.proxmox.properties import disk_option, not_spoken_of, options, parse, shape_of, tags, write
+from homelab.proxmox.properties import disk_option, not_spoken_of, options, shape_of, tags
+from homelab.proxmox.property_strings import parse, write
 from tests.recorded import data
 
 
@@ -116,7 +117,15 @@ def as_proxmox_returns(values: dict[str, Any], disk: int) -> dict[str, Any]:
     "changed",
     [
         {},
+        {"networks": (NetworkCard(option="net1", bridge="vmbr1"),)},
+        {
+            "networks": (
+                NetworkCard(option="net1", bridge="vmbr1", ip="dhcp", ip6="auto", vlan=7, mtu=9000, firewall=True),
+                NetworkCard(option="net3", bridge="vmbr2", ip="10.0.0.5/8", ip6="2001:db8::5/64"),
+            )
+        },
         {"vlan": 5},
+        {"address": "dhcp", "gateway": None},
         {"nameservers": (IPv4Address("9.9.9.9"), IPv4Address("1.1.1.1"))},
         {"searchdomain": "home.arpa"},
         {"startup_order": None},
@@ -164,6 +173,23 @@ def test_update_keeps_name_and_mac_of_the_network_card(inventory: Inventory) -> 
     }
     assert (values["features"], values["startup"]) == ("nesting=1", "order=1")
     assert set(values) == {"net0", "features", "startup"}
+
+
+def test_update_keeps_name_and_mac_of_a_further_network_card(inventory: Inventory) -> None:
+    card = NetworkCard(option="net1", bridge="vmbr1", ip="10.0.0.5/8")
+    shape = replace(inventory.containers[0].shape, networks=(card, replace(card, option="net2", ip=None)))
+    config = {"net1": "name=lan,bridge=vmbr9,hwaddr=BC:24:11:60:10:48,ip=dhcp,rate=5,type=veth"}
+    values = options(shape, ["net1", "net2"], config)
+    assert parse(values["net1"]) == {
+        "name": "lan",
+        "hwaddr": "BC:24:11:60:10:48",
+        "type": "veth",
+        "bridge": "vmbr1",
+        "ip": "10.0.0.5/8",
+    }
+    assert parse(values["net2"]) == {"name": "eth2", "bridge": "vmbr1", "ip": "manual"}
+    (found,) = shape_of(config, 167).networks
+    assert (found.ip, found.by_hand) == ("dhcp", ("rate=5",))
 
 
 def test_unset_fields_delete_their_option(inventory: Inventory) -> None:

@@ -9,6 +9,7 @@ import pytest
 from homelab.code_approvals import CodeApprovals
 from homelab.commands.service_new import new_service
 from homelab.errors import InputError
+from homelab.inventory.service_options import services_schema
 from homelab.services.registry import Registry, ServiceError
 from tests.unit.test_inventory import BASE, problems, read
 
@@ -27,7 +28,6 @@ class Echo(Service):
 
     port: Annotated[int, Option("Port.", low=1024, high=65535)] = 7000
 
-    database_grants = ports = units = health_probes = lambda self: ()
 
     def steps(self, context):
         return ()
@@ -158,12 +158,86 @@ def test_name_that_is_used_twice_names_both_origins(tmp_path: Path, monkeypatch:
     assert cause(tmp_path, "postgres").startswith("the name is used more than once: homelab, services/postgres.py;")
 
 
-def test_services_that_require_each_other_are_refused(tmp_path: Path) -> None:
-    requires = '    requires = ("{}",)\n    port:'
-    local(tmp_path, SERVICE.replace("    port:", requires.format("reply")))
-    local(tmp_path, SERVICE.replace("    port:", requires.format("echo")), name="reply")
+@pytest.mark.parametrize("need", ["requires", "uses"])
+def test_services_that_need_each_other_are_refused(tmp_path: Path, need: str) -> None:
+    local(tmp_path, SERVICE.replace("    port:", '    requires = ("reply",)\n    port:'))
+    local(tmp_path, SERVICE.replace("    port:", f'    {need} = ("echo",)\n    port:'), name="reply")
     found = problems(tmp_path, BASE.replace("{airflow: {}}", "{airflow: {}, echo: {}, reply: {}}"))
-    assert any("services require each other: echo → reply → echo" in each for each in found)
+    assert any("services need each other: echo → reply → echo" in each for each in found)
+
+
+def test_container_starts_after_those_of_services_that_it_uses(tmp_path: Path) -> None:
+    local(tmp_path, SERVICE.replace("    port:", '    uses = ("airflow", "prometheus")\n    port:'))
+    containers = {each.name: each for each in read(tmp_path, with_echo()).containers}
+    orders = {name: container.shape.startup_order for name, container in containers.items()}
+    assert Registry(tmp_path).start_order("echo") == 4
+    assert max(order or 0 for order in orders.values()) == 4
+
+
+ENDPOINTS = """
+    minimum_memory = 3000
+
+    def endpoints(self):
+        from homelab.api import Endpoint
+        return [Endpoint(name="web", port=self.port, description="echo", audience="lan", protocol="http", {more})]
+"""
+
+
+def test_containers_services_share_no_port_and_have_enough_memory(tmp_path: Path) -> None:
+    local(tmp_path, SERVICE + ENDPOINTS.format(more=""))
+    assert problems(tmp_path, with_echo("{port: 8080}")) == [
+        "inventory.yaml:28: containers.flow.services.echo: provides port 8080, as airflow does on the same container"
+    ]
+    local(tmp_path, SERVICE + ENDPOINTS.format(more="").replace("3000", "3500"))
+    (found,) = problems(tmp_path, with_echo())
+    assert found.endswith("flow.memory: must be at least 4524 MiB for its services (airflow 1024, echo 3500)")
+
+
+INSTANCES = """
+    instances = True
+
+    def units(self):
+        return (f"echo-{self.instance or 'main'}.service",)
+"""
+
+
+def test_container_has_several_instances_of_a_service(tmp_path: Path) -> None:
+    local(tmp_path, SERVICE + ENDPOINTS.format(more="").replace("3000", "100") + INSTANCES)
+    both = with_echo("{port: 7001}, echo@photos: {port: 7002}")
+    flow = read(tmp_path, both).container_with("echo")
+    assert {name: service.units() for name, service in flow.services.items() if "echo" in name} == {
+        "echo": ("echo-main.service",),
+        "echo@photos": ("echo-photos.service",),
+    }
+    (found,) = problems(tmp_path, both.replace("7002", "7001"))
+    assert found.endswith("services.echo@photos: provides port 7001, as echo does on the same container")
+    (found,) = problems(tmp_path, both.replace("@photos", "@My Photos"))
+    assert found.endswith("must have an instance of small letters, digits and `-`")
+    schema = services_schema(Registry(tmp_path))
+    assert list(schema["patternProperties"]) == ["^echo@[a-z0-9][a-z0-9-]{0,30}$"]
+
+
+def test_service_without_instances_refuses_them(tmp_path: Path) -> None:
+    (found,) = problems(tmp_path, BASE.replace("{airflow: {}}", "{airflow: {}, airflow@second: {}}"))
+    assert found.endswith("services.airflow@second: has no instances; write `airflow`")
+
+
+def test_instance_meets_the_requirement_of_another_service(tmp_path: Path) -> None:
+    local(tmp_path, SERVICE + INSTANCES)
+    local(tmp_path, SERVICE.replace("    port:", '    requires = ("echo",)\n    port:'), name="reply")
+    both = BASE.replace("{airflow: {}}", "{airflow: {}, echo@one: {}, reply: {}}")
+    inventory = read(tmp_path, both)
+    assert [container.name for container in inventory.containers_with("echo")] == ["flow"]
+    assert Registry(tmp_path).start_order("reply") == 2
+
+
+def test_declaration_that_fails_is_a_problem_of_its_service(tmp_path: Path) -> None:
+    local(tmp_path, SERVICE + ENDPOINTS.format(more='metrics_path="metrics"'))
+    (found,) = problems(tmp_path, with_echo())
+    assert found.endswith(
+        "services.echo: cannot be used: endpoints() raised ValueError: the path metrics of the endpoint web does not "
+        "begin with /"
+    )
 
 
 def test_unknown_service_suggests_a_local_one(tmp_path: Path) -> None:

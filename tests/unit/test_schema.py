@@ -37,7 +37,7 @@ SEMANTIC = re.compile(
     r"is taken by|is outside the subnet|is the (network|broadcast) address|needs the service|already, and there can"
     r"|ships PostgreSQL|runs on Python|is in the list twice|has \d+ cities|cannot (read|use)|is not a public key"
     r"|is more than|would be for containers|has host bits set|cron's|must hold one key|is not that of"
-    r"|has no certificate|prefix length|the service `\w+` needs it"
+    r"|has no certificate|prefix length|the service `\w+` needs it|is not a folder"
 )
 PACKAGES = """
 packages:
@@ -195,6 +195,7 @@ def _mutated(data: Any, at: tuple[Any, ...], value: Any) -> Any:
 
 @pytest.mark.slow
 def test_reader_and_schema_agree_on_every_change_of_one_value(tmp_path: Path) -> None:
+    (tmp_path / "dags").mkdir()
     (tmp_path / "home.asc").write_text(BOOKWORM)
     (tmp_path / "home-ca.pem").write_text("-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----")
     data = parsed(opened(SHIPPED).partition("\n# packages:")[0] + PACKAGES)

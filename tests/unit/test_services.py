@@ -10,12 +10,15 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from itertools import combinations
+from datetime import UTC, datetime
+from ipaddress import IPv4Address
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from homelab.certificates import Authority
 from homelab.errors import HomelabError, InputError
 from homelab.host import Result
 from homelab.inventory import load
@@ -49,7 +52,7 @@ def inventory(tmp_path: Path, template: str = "ubuntu-24.04", airflow: str = "3.
                     "postgres-data": {"services": {"postgres": {"version": POSTGRES[template]}}},
                     "airflow-orchestration": {"services": {"airflow": {"version": airflow}}},
                 },
-                "pipeline": {"api_key_file": str(tmp_path / "key")},
+                "pipelines": {"weather": {"api_key_file": str(tmp_path / "key")}},
             }
         )
     )
@@ -168,7 +171,7 @@ def test_titles_are_unique_and_triggers_come_first(tmp_path: Path, template: str
 def test_each_service_with_a_tls_port_has_a_certificate_of_its_container(tmp_path: Path, name: str) -> None:
     wanted = inventory(tmp_path)
     found = steps(wanted, name)
-    tls = any(port.tls for port in wanted.container_with(name).services[name].ports())
+    tls = any(endpoint.tls for endpoint in wanted.container_with(name).services[name].endpoints())
     certificates = [step for step in found if isinstance(step, ServerCertificate)]
     assert [step.path for step in certificates] == ([f"/etc/ssl/homelab/{name}.pem"] if tls else [])
     assert all(step.names == container_names(wanted.container_with(name)) for step in certificates)
@@ -184,6 +187,18 @@ def test_ca_permits_the_names_and_addresses_of_all_containers(tmp_path: Path) ->
     names = lab_names(replace(wanted, containers=(with_domain, *wanted.containers[1:])))
     assert names.hosts == ("airflow-orchestration", "analytics-platform", "postgres-data", "postgres-data.home.arpa")
     assert names.addresses == ("192.168.2.67", "192.168.2.68", "192.168.2.69")
+
+
+def test_ca_permits_the_whole_subnet_with_dhcp(tmp_path: Path) -> None:
+    """So another lease needs no other certificate of the CA."""
+    wanted = inventory(tmp_path)
+    first, *others = wanted.containers
+    leased = replace(first, shape=replace(first.shape, address="dhcp"), lease=IPv4Address("192.168.2.99"))
+    names = lab_names(replace(wanted, containers=(leased, *others)))
+    assert (names.addresses, "postgres-data" in names.hosts) == (("192.168.2.0/24",), True)
+    authority = Authority.create("home", names)
+    assert authority.is_valid_for(names, datetime.now(UTC))
+    assert "192.168.2.99" in authority.issue(container_names(leased))
 
 
 @pytest.mark.parametrize(
@@ -204,7 +219,9 @@ def test_airflow_runs_the_processes_of_its_series(tmp_path: Path, version: str, 
         )
 
 
-@pytest.mark.parametrize(("version", "then"), [("3.3", "Airflow can import the DAG"), ("2.11", "airflow is healthy")])
+@pytest.mark.parametrize(
+    ("version", "then"), [("3.3", "connections, variables and pools"), ("2.11", "airflow is healthy")]
+)
 def test_admin_is_created_while_the_web_server_starts_if_they_do_not_conflict(
     tmp_path: Path, version: str, then: str
 ) -> None:
@@ -280,7 +297,7 @@ def test_pipelines_environment_has_the_cities_as_json(tmp_path: Path) -> None:
     wanted = inventory(tmp_path)
     text = file(steps(wanted, "analytics"), "/opt/analytics-platform/pipeline.env")
     values = variables(text)
-    assert [city["name"] for city in json.loads(values["WEATHER_CITIES"])] == [c.name for c in wanted.pipeline.cities]
+    assert [city["name"] for city in json.loads(values["WEATHER_CITIES"])] == [c.name for c in wanted.weather.cities]
     assert values["PGHOST"] == "192.168.2.67"
 
 
@@ -349,7 +366,7 @@ def with_file(tmp_path: Path, name: str, text: str) -> Inventory:
     file = tmp_path / name
     file.write_text(text)
     wanted = inventory(tmp_path)
-    return replace(wanted, pipeline=replace(wanted.pipeline, cities=(), cities_file=file, rate_limit=600))
+    return replace(wanted, weather=replace(wanted.weather, cities=(), cities_file=file, rate_limit=600))
 
 
 def test_file_of_cities_is_installed_after_the_script_that_validates_it(tmp_path: Path) -> None:
@@ -554,30 +571,29 @@ def test_root_accepts_the_keys_of_homelab_and_the_inventory_only(tmp_path: Path)
     assert "-ssh-rsa CC" in by_hand.diff
 
 
-SUBSETS = [subset for size in range(len(SERVICES) + 1) for subset in combinations(SERVICES, size)]
+HOSTS = ("postgres-data", "analytics-platform", "airflow-orchestration")
+PLACEMENTS = list(product([None, *HOSTS], repeat=len(SERVICES)))
 
 
-@pytest.mark.parametrize("names", SUBSETS, ids=lambda names: "-".join(names) or "none")
-@pytest.mark.parametrize("together", [True, False])
-def test_every_subset_of_services_is_deployable_or_refused_with_the_missing_service(
-    tmp_path: Path, names: tuple[str, ...], together: bool
+@pytest.mark.parametrize("hosts", PLACEMENTS, ids=lambda hosts: "-".join(host[:3] if host else "no" for host in hosts))
+def test_every_placement_of_services_is_deployable_or_refused_with_the_missing_service(
+    tmp_path: Path, hosts: tuple[str | None, ...]
 ) -> None:
     path = bundled_path("inventory.yaml")
     found: Any = parse(path, path.read_text(), Problems()).data
-    containers = found["containers"].values()
-    services = {name: options for each in containers for name, options in each.pop("services").items()}
-    hosts = ["postgres-data"] * 3 if together else list(found["containers"])
-    for host, name in zip(hosts, services, strict=True):
-        if name in names:
-            found["containers"][host].setdefault("services", {})[name] = services[name]
-    if "analytics" not in names:
-        del found["pipeline"]
+    containers = found["containers"]
+    services = {name: options for each in containers.values() for name, options in each.pop("services").items()}
+    placed = {name: host for name, host in zip(SERVICES, hosts, strict=True) if host}
+    for name, host in placed.items():
+        containers[host].setdefault("services", {})[name] = services[name]
+    if "analytics" not in placed:
+        del found["pipelines"]
     (tmp_path / ".homelab").mkdir()
     key = tmp_path / ".homelab" / "openweather-api-key"
     key.write_text("k")
     key.chmod(0o600)
     (tmp_path / "inventory.yaml").write_text(json.dumps(found))
-    missing = {need for name in names for need in REGISTRY.get(name).requires} - set(names)
+    missing = {need for name in placed for need in REGISTRY.get(name).requires} - set(placed)
     if missing:
         with pytest.raises(InputError) as caught:
             load([tmp_path / "inventory.yaml"])
@@ -589,13 +605,15 @@ def test_every_subset_of_services_is_deployable_or_refused_with_the_missing_serv
         context = ServiceContext(
             inventory=wanted, container=container, secret_store=FixedSecretStore(), host_keys=host_keys
         )
-        titles = [step.title for step in steps_of(context)]
+        steps = steps_of(context)
+        titles = {step.title for step in steps}
+        for number, step in enumerate(steps):
+            assert {trigger.title for trigger in step.triggered_by} <= {each.title for each in steps[:number]}
         # A database that a step uses is created before that step.
-        databases = {step.database for step in steps_of(context) if isinstance(step, Sql)} - {"postgres", "template1"}
-        for database in databases:
-            assert f"database {database}" in titles
+        databases = {step.database for step in steps if isinstance(step, Sql)} - {"postgres", "template1"}
+        assert {f"database {database}" for database in databases} <= titles
         assert ("file /home/analytics/.ssh/authorized_keys" in titles) == (
-            "analytics" in container.services and "airflow" in names
+            "analytics" in container.services and "airflow" in placed
         )
 
 
@@ -658,6 +676,34 @@ class Restarting(Service):
         """See Service."""
         packages = Packages(["python3"])
         return (packages, SystemdUnit("restarting.service", triggered_by=[packages]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Writer(Owner):
+    """A service with a file that others may have, too."""
+
+    text: str = ""
+
+    def steps(self, context: ServiceContext) -> Sequence[Step]:
+        """See Service."""
+        return (File("/etc/shared", self.text.encode()), Directory("/etc/homelab", mode=0o700))
+
+
+@pytest.mark.parametrize(("texts", "conflict"), [(("a", "a"), False), (("a", "b"), True)])
+def test_services_that_declare_a_file_differently_are_refused(
+    tmp_path: Path, texts: tuple[str, str], conflict: bool
+) -> None:
+    overlay = "containers: {own: {vmid: 199, ip: .199, cores: 1, memory: 512, services: {one: {}}}}"
+    wanted = with_service(tmp_path, "one", Owner, overlay)
+    container = replace(
+        wanted.container_with("one"), services={"one": Writer(text=texts[0]), "two": Writer(text=texts[1])}
+    )
+    context = ServiceContext(inventory=wanted, container=container, secret_store=FixedSecretStore(), host_keys=KEYS)
+    if not conflict:
+        assert [step.title for step in steps_of(context)].count("file /etc/shared") == 1
+        return
+    with pytest.raises(InputError, match="Cannot deploy own: one and two declare file /etc/shared differently"):
+        steps_of(context)
 
 
 def test_packages_that_trigger_a_restart_stay_the_trigger(tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ import pytest
 
 from homelab.model import ServiceContext, Step
 from homelab.runtime.convergence import steps_of
+from homelab.sandbox import Sandbox
 from homelab.services import analytics
 from homelab.services.airflow_metadata import CLI
 from homelab.services.registry import Registry
-from homelab.services.sandbox import Sandbox
 from homelab.steps import Directory, File, User
 from tests.support import FixedSecretStore
 from tests.unit.test_services import KEYS, POSTGRES, inventory

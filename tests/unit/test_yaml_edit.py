@@ -28,8 +28,8 @@ def test_shipped_inventory_gets_one_more_container() -> None:
     new = "\n  web:\n    vmid: 105\n    ip: .70\n"
     assert after.replace(new, "", 1) == text
     before, _, rest = after.partition(new)
-    assert before.rstrip().endswith("# tasks that may run in parallel")
-    assert rest.startswith("\n# The weather pipeline.")
+    assert "  airflow-orchestration:\n" in before
+    assert rest.startswith("\n# The pipelines by name.")
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,11 @@ from typing import Annotated
 
 from homelab.api import (
     Directory,
+    Endpoint,
     File,
     Health,
     Option,
     Packages,
-    Port,
     Result,
     Sandbox,
     Service,
@@ -34,9 +34,15 @@ class Echo(Service):
     port: Annotated[int, Option("Port of the web server.", low=1024, high=65535)] = 8901
     text: Annotated[str, Option("The answer.")] = "hello"
 
-    def ports(self) -> Sequence[Port]:
-        """Return the port of the web server."""
-        return (Port(self.port, "echo", "lan"),)
+    def endpoints(self) -> Sequence[Endpoint]:
+        """Return that of the web server."""
+        return (
+            Endpoint(name="web", port=self.port, description="echo", audience="lan", protocol="http", web_ui="Echo"),
+        )
+
+    def data_folders(self) -> Sequence[str]:
+        """Return the folder that it writes."""
+        return SANDBOX.writable
 
     def units(self) -> Sequence[str]:
         """Return its unit."""

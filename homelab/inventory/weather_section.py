@@ -1,4 +1,4 @@
-"""`pipeline:`, the weather pipeline."""
+"""`pipelines: weather:`, the built-in pipeline."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from homelab.inventory.declaration import declaration_of
 from homelab.inventory.schema_rules import exclusive, together
 from homelab.inventory.section import Section
 from homelab.inventory.value_types import anchored
-from homelab.model import City, Pipeline
+from homelab.model import City, Weather
 from homelab.model.options import Option
 
 _RUN = 10  # minutes that the ingestion has for one run
@@ -40,8 +40,8 @@ class CitiesFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PipelineSection:
-    """The keys of `pipeline:`."""
+class WeatherSection:
+    """The keys of `weather:`."""
 
     cities: Annotated[
         list[Annotated[City, _CITY]] | CitiesFile,
@@ -78,19 +78,19 @@ class PipelineSection:
     )
 
 
-# The pipeline of an inventory without `pipeline:`, which no service runs.
-_DEFAULTS: dict[str, Any] = {each.name: each.default for each in fields(PipelineSection) if each.name != "cities"}
-NO_PIPELINE = Pipeline(cities=(), **_DEFAULTS)
+# The weather of an inventory without `weather:`, which no service ingests.
+_DEFAULTS: dict[str, Any] = {each.name: each.default for each in fields(WeatherSection) if each.name != "cities"}
+NO_WEATHER = Weather(cities=(), **_DEFAULTS)
 
 
-def pipeline(section: Section) -> Pipeline:
+def weather(section: Section) -> Weather:
     """Read the section; cities with a problem are left out."""
-    found: PipelineSection = declaration_of(PipelineSection).build(section)
+    found: WeatherSection = declaration_of(WeatherSection).build(section)
     cities = found.cities if isinstance(found.cities, list) else []
     _check_cities(section, cities, found.rate_limit)
     if error := schedule.error_in(found.schedule):
         section.problem(error, "schedule")
-    return Pipeline(
+    return Weather(
         cities=tuple(cities),
         units=found.units,
         schedule=found.schedule,

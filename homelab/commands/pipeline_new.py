@@ -1,0 +1,43 @@
+"""`homelab pipeline new`: a pipeline of the user's own, next to the inventory, that can be deployed as it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from homelab.errors import InputError
+from homelab.inventory.pipelines_section import name_error
+from homelab.render import render
+
+FOLDER = "pipelines"
+# The files by origin of the rows, each with its template.
+_CSV = {
+    "pipeline.yaml": "pipeline.yaml.j2",
+    "schema.sql": "schema.sql.j2",
+    "scripts/fetch.py": "scripts/fetch.py.j2",
+    "scripts/{name}.csv": "scripts/readings.csv.j2",
+    "dbt/dbt_project.yml": "dbt/dbt_project.yml.j2",
+    "dbt/models/sources.yml": "dbt/models/sources.yml.j2",
+    "dbt/models/{name}_daily.sql": "dbt/models/daily.sql.j2",
+    "dbt/models/{name}_daily.yml": "dbt/models/daily.yml.j2",
+    "tests/test_fetch.py": "tests/test_fetch.py.j2",
+}
+
+
+_FILES = {"csv": _CSV}
+
+
+def new_pipeline(folder: Path, name: str, source: str = "csv") -> list[Path]:
+    """Write a pipeline into the inventory's folder; return the paths of its files. `source` is a key of the origins.
+
+    Raises InputError for a name that it cannot have; overwrites nothing.
+    """
+    if error := name_error(name, {}):
+        raise InputError(f"Cannot create pipeline {name}: {error}", "", "Choose a name such as prices.")
+    root = folder / FOLDER / name
+    if root.exists():
+        raise InputError(f"Cannot create pipeline {name}: {root} already exists", "", "Choose another name.")
+    texts = {root / path.format(name=name): template for path, template in _FILES[source].items()}
+    for path, template in texts.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(render(f"new/pipeline/{template}", name=name))
+    return list(texts)

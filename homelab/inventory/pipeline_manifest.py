@@ -1,0 +1,183 @@
+"""`pipeline.yaml`, the manifest of a user's pipeline, and the files next to it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
+
+from homelab.inventory import schedule, yaml_source
+from homelab.inventory.declaration import declaration_of
+from homelab.inventory.errors import Place
+from homelab.inventory.section import Section
+from homelab.inventory.value_types import anchored
+from homelab.model import Pipeline, SchemaVersion
+from homelab.model.options import Duration, KeyNames, Option, Size
+from homelab.model.pipelines import BUILD, LOCKED_BY, MANIFEST, lock_header
+
+_VERSION = re.compile(r"^-- version ([0-9]+)\b.*$", re.MULTILINE)
+_SCRIPT = Option(pattern=r"scripts/([\w-]+/)*[\w-]+\.py", expected="a path below scripts/ that ends in .py")
+_COMMAND = r"[a-z][a-z0-9_]{0,30}"
+_PINNED = re.compile(r"^duckdb==([^\s\\;]+)", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitsSection:
+    """The keys of `limits:`."""
+
+    memory: Annotated[Size, Option("Memory that DuckDB may use in a build.", low=Size("64MiB"))] = Size("1GB")
+    threads: Annotated[int, Option("Number of models that dbt builds in parallel.", low=1, high=64)] = 2
+    timeout: Annotated[Duration, Option("Time of one command.", low=Duration("1s"), high=Duration("7d"))] = Duration(
+        "30m"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManifestSection:
+    """The keys of a manifest."""
+
+    description: Annotated[str, Option("The pipeline in one line.", pattern=r"[^\x00-\x1f\x7f]{0,200}")] = ""
+    schedule: Annotated[
+        str | None,
+        Option(
+            "Schedule of the DAG that homelab generates: a preset, or the five fields of cron.",
+            expected="a schedule",
+            schema={"pattern": anchored(schedule.PATTERN)},
+        ),
+    ] = None
+    expected_every: Annotated[
+        Duration | None, Option("Longest time between two builds; a later one is reported as late.", low=Duration("1m"))
+    ] = None
+    commands: Annotated[
+        Mapping[str, Annotated[str, _SCRIPT]],
+        Option(
+            "Scripts by command; `fetch` and `check` are tasks of the generated DAG.",
+            keys=KeyNames(_COMMAND, "a command has lower-case letters, digits and underscores"),
+        ),
+    ] = field(default_factory=dict)
+    limits: Annotated[LimitsSection, Option("Limits of its commands.")] = LimitsSection()
+
+
+def read_manifest(parent: Section, name: str, folder: Path, duckdb: str) -> Pipeline | None:
+    """Return the pipeline of a folder; None if a problem was recorded.
+
+    `duckdb` is the version of DuckDB in the containers, to which the scripts' packages are held.
+    """
+    path = folder / MANIFEST
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        cause = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        parent.problem(f"cannot read {path}: {cause}; `homelab pipeline new {name}` writes an example", "path")
+        return None
+    before = len(parent.problems.found)
+    document = yaml_source.parse(path, text, parent.problems)
+    if document.broken:
+        return None
+    if not isinstance(document.data, dict | None):
+        parent.problems.add(document.place(()), (), "must be a mapping")
+        return None
+    section = replace(parent, document=document, keys=(), data=document.data or {})
+    found: ManifestSection = declaration_of(ManifestSection).build(section)
+    if len(parent.problems.found) > before:
+        return None
+    lock = _requirements(section, folder, duckdb)
+    pipeline = Pipeline(
+        name=name,
+        folder=folder,
+        description=found.description,
+        scripts=dict(found.commands),
+        has_dbt=(folder / "dbt" / "dbt_project.yml").is_file(),
+        has_dags=any((folder / "dags").glob("*.py")),
+        schema_versions=tuple(_versions(section, folder)),
+        requirements=lock,
+        lock_error=_lock_error(folder, lock),
+        schedule=found.schedule,
+        expected_every=found.expected_every,
+        memory=found.limits.memory,
+        threads=found.limits.threads,
+        timeout=found.limits.timeout,
+    )
+    _check(section, pipeline)
+    return pipeline if len(parent.problems.found) == before else None
+
+
+def _check(section: Section, pipeline: Pipeline) -> None:
+    if pipeline.schedule and (error := schedule.error_in(pipeline.schedule)):
+        section.problem(error, "schedule")
+    for command, script in pipeline.scripts.items():
+        if not (pipeline.folder / script).is_file():
+            section.problem(f"{script} does not exist", "commands", command)
+    if pipeline.has_dbt and BUILD in pipeline.scripts:
+        section.problem("the build of the dbt project has this name; choose another one", "commands", BUILD)
+    if pipeline.has_dags and pipeline.schedule:
+        section.problem("the DAGs in dags/ have their own schedule; remove one of both", "schedule")
+    if not pipeline.commands:
+        section.problem("has nothing to run: it needs commands, or dbt/dbt_project.yml")
+
+
+def _versions(section: Section, folder: Path) -> Iterator[SchemaVersion]:
+    """Yield the versions in schema.sql; a text without `-- version N` lines is version 1."""
+    path = folder / "schema.sql"
+    text = _text(section, path)
+    if text is None or not text.strip():
+        return
+    marks = list(_VERSION.finditer(text))
+    if not marks:
+        yield SchemaVersion(1, text.strip())
+    elif any(line.strip() and not line.startswith("--") for line in text[: marks[0].start()].splitlines()):
+        _problem_at(section, path, 1, "has SQL before its first line `-- version 1`")
+    for number, mark in enumerate(marks, 1):
+        if int(mark[1]) != number:
+            line = text.count("\n", 0, mark.start()) + 1
+            _problem_at(section, path, line, f"must be `-- version {number}`: versions count from 1, in order")
+            return
+        end = marks[number].start() if number < len(marks) else len(text)
+        yield SchemaVersion(number, text[mark.end() : end].strip())
+
+
+def _requirements(section: Section, folder: Path, duckdb: str) -> bytes | None:
+    """Return the lock file of the scripts' packages, or None; each line needs a hash."""
+    path = folder / "requirements.txt"
+    text = _text(section, path)
+    if text is None:
+        return None
+    if "--hash=" not in text:
+        _problem_at(
+            section, path, 1, f"has no hashes: write requirements.in, then `homelab pipeline lock {folder.name}`"
+        )
+    if (pinned := _PINNED.search(text)) and pinned[1] != duckdb:
+        line = text.count("\n", 0, pinned.start()) + 1
+        _problem_at(section, path, line, f"has duckdb {pinned[1]}, but builds use {duckdb}: pin that version")
+    return text.encode()
+
+
+def _lock_error(folder: Path, lock: bytes | None) -> str:
+    """Return the reason why the lock cannot be used; "" if there is none. Not a problem, so that it can be locked."""
+    wanted = folder / "requirements.in"
+    if not wanted.is_file():
+        return ""
+    if lock is None:
+        return "requirements.in is not locked"
+    first = lock.decode().partition("\n")[0] + "\n"
+    if first.startswith(LOCKED_BY) and first != lock_header(wanted.read_bytes()):
+        return "requirements.in was changed after it was locked"
+    return ""
+
+
+def _text(section: Section, path: Path) -> str | None:
+    """Return the text of an optional file; None if it is missing or a problem was recorded."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        cause = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        _problem_at(section, path, 1, f"cannot be read: {cause}")
+        return None
+
+
+def _problem_at(section: Section, path: Path, line: int, text: str) -> None:
+    section.problems.add(Place(path, line), (), text)

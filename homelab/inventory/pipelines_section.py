@@ -1,0 +1,126 @@
+"""`pipelines:`, the built-in weather and the user's pipelines by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from homelab.inventory.declaration import SectionOf, declaration_of
+from homelab.inventory.pipeline_manifest import read_manifest
+from homelab.inventory.section import Section
+from homelab.inventory.value_types import ValueType, anchored, nullable
+from homelab.inventory.weather_section import WeatherSection
+from homelab.inventory.yaml_source import KeyPath
+from homelab.model import Container, Pipeline
+from homelab.model.options import Option
+from homelab.paths import bundled_path
+
+WEATHER = "weather"
+NAME = r"[a-z][a-z0-9_]{0,21}"  # the user in the containers, pipeline-NAME, has at most 31 characters
+NAME_RULE = "a pipeline's name has lower-case letters, digits and underscores, begins with a letter, at most 22"
+# A name is also a schema and a role: PostgreSQL's reserved words, and the names that it has itself.
+_RESERVED = re.compile(
+    r"all|analyse|analyze|and|any|array|as|asc|asymmetric|authorization|binary|both|case|cast|check|collate|"
+    r"collation|column|concurrently|constraint|create|cross|current_catalog|current_date|current_role|"
+    r"current_schema|current_time|current_timestamp|current_user|default|deferrable|desc|distinct|do|else|end|"
+    r"except|false|fetch|for|foreign|freeze|from|full|grant|group|having|ilike|in|information_schema|initially|"
+    r"inner|intersect|into|is|isnull|join|lateral|leading|left|like|limit|localtime|localtimestamp|main|natural|"
+    r"none|not|notnull|null|offset|on|only|or|order|outer|overlaps|placing|postgres|primary|public|references|"
+    r"returning|right|select|session_user|similar|some|symmetric|system_user|table|tablesample|temp|then|to|"
+    r"trailing|true|union|unique|upkeep|user|using|variadic|verbose|when|where|window|with|pg_.*"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineSection:
+    """The keys of a user's pipeline."""
+
+    path: Annotated[Path, Option("Folder of the pipeline, with its `pipeline.yaml`.", examples=("pipelines/prices",))]
+
+
+class Pipelines(ValueType):
+    """The pipelines by name; reading checks only that it is a mapping, and returns it as a Section."""
+
+    def __init__(self) -> None:
+        super().__init__("a mapping of pipelines by name")
+        self._weather = SectionOf(WeatherSection, "a mapping, as in the commented example that `homelab init` writes")
+        self._other = SectionOf(PipelineSection, "a mapping with path")
+
+    def accepts(self, value: object) -> bool:
+        return isinstance(value, dict)
+
+    def read(self, value: Any, section: Section, at: KeyPath) -> Any:
+        if not isinstance(value, dict):
+            return self.refuse(value, section, at)
+        found = section.at(at, value)
+        for name, kind in value.items():
+            if kind is not None:
+                (self._weather if name == WEATHER else self._other).read(kind, found, (name,))
+        return found
+
+    def schema(self) -> Mapping[str, Any]:
+        weather = {
+            "description": "The built-in pipeline; required if a container has the service `analytics`.",
+            **nullable(self._weather.json_schema()),
+        }
+        return {
+            "type": "object",
+            "properties": {WEATHER: weather},
+            "propertyNames": {"pattern": anchored(NAME)},
+            "additionalProperties": nullable(self._other.json_schema()),
+        }
+
+
+def read_pipelines(section: Section, containers: Sequence[Container]) -> tuple[Pipeline, ...]:
+    """Return the user's pipelines; those with a problem are left out."""
+    taken = _taken_names(containers)
+    runs = any(service.runs_pipeline for each in containers for service in each.services.values())
+    found = []
+    for name, value in section.data.items():
+        if name == WEATHER or not isinstance(value, dict):
+            continue
+        if error := name_error(name, taken):
+            section.problem(error, name)
+        if not runs:
+            section.problem("needs the service `analytics`, which no container has", name)
+        given = declaration_of(PipelineSection).read(section.below(name))
+        if "path" in given and (pipeline := read_manifest(section.below(name), name, given["path"], _duckdb())):
+            found.append(pipeline)
+    return tuple(found)
+
+
+def name_error(name: str, taken: Mapping[str, str]) -> str | None:
+    """Return the error in a pipeline's name, or None; `taken` maps the names of services' objects to those."""
+    if not re.fullmatch(NAME, name):
+        return NAME_RULE
+    if name == WEATHER or _RESERVED.fullmatch(name):
+        return f"`{name}` is a reserved word, and the name is also a schema and a role: choose another one"
+    if name.endswith("_dbt"):
+        return "the names that end in `_dbt` are those of dbt's roles: choose another one"
+    for each in (name, f"{name}_dbt"):
+        if each in taken:
+            return f"`{each}` is the name of {taken[each]} already: choose another one"
+    return None
+
+
+def _taken_names(containers: Sequence[Container]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for container in containers:
+        for service, each in container.services.items():
+            for grant in each.database_grants():
+                found.setdefault(grant.role, f"a role of the service `{service}`")
+                found.setdefault(grant.schema, f"a schema of the service `{service}`")
+    return found
+
+
+def _duckdb() -> str:
+    """Return the version of DuckDB in the containers' venv."""
+    lock = (bundled_path("pipeline") / "requirements" / "analytics.txt").read_text()
+    return next(_pins(lock, "duckdb"))
+
+
+def _pins(lock: str, package: str) -> Iterator[str]:
+    return (match[1] for match in re.finditer(rf"^{re.escape(package)}==([^\s\\;]+)", lock, re.MULTILINE))

@@ -1,0 +1,52 @@
+"""Checks of a container's services: their declarations, their ports, and the memory that they need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
+
+from homelab.distributions import Distribution
+from homelab.inventory.section import Section
+from homelab.model import Service
+
+T = TypeVar("T")
+_SSH = 22  # of the container's own SSH server, which services may share
+
+
+def check_declarations(section: Section, services: Mapping[str, Service], distribution: Distribution | None) -> None:
+    """Add a problem for each option that the distribution does not support, and for declarations that fail."""
+    for name, service in services.items():
+        _declared(section, name, service.database_grants)
+        for keys, error in _declared(section, name, service.option_errors):
+            section.problem(error, "services", name, *keys)
+        if distribution:
+            for option, error in _declared(section, name, service.unsupported_options, distribution):
+                section.problem(error, "services", name, option)
+
+
+def check_ports(section: Section, services: Mapping[str, Service]) -> None:
+    """Add a problem for each port that several services of a container provide."""
+    taken: dict[int, str] = {}
+    for name, service in services.items():
+        for endpoint in _declared(section, name, service.endpoints):
+            owner = taken.setdefault(endpoint.port, name)
+            if owner != name and endpoint.port != _SSH:
+                problem = f"provides port {endpoint.port}, as {owner} does on the same container"
+                section.problem(problem, "services", name)
+
+
+def check_memory(section: Section, services: Mapping[str, Service], memory: int | None) -> None:
+    """Add a problem if a container has less memory than its services need."""
+    needs = {name: service.minimum_memory for name, service in services.items() if service.minimum_memory}
+    if memory is not None and memory < sum(needs.values()):
+        each = ", ".join(f"{name} {least}" for name, least in needs.items())
+        section.problem(f"must be at least {sum(needs.values())} MiB for its services ({each})", "memory")
+
+
+def _declared(section: Section, name: str, declaration: Callable[..., Iterable[T]], *arguments: object) -> Sequence[T]:
+    try:
+        return list(declaration(*arguments))
+    except Exception as error:  # noqa: BLE001 - code of others may raise anything
+        text = f"cannot be used: {declaration.__name__}() raised {type(error).__name__}: {error}"
+        section.problem(text, "services", name)
+        return ()

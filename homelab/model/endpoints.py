@@ -1,0 +1,42 @@
+"""Endpoints of services: their ports, protocols and clients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+# Clients of an endpoint: the whole subnet, the containers with database grants, or those with a service that requires
+# or uses it.
+Audience = Literal["lan", "grantees", "dependents"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """A TCP port that a service provides, its protocol and its clients.
+
+    Firewall rules, certificates, and the addresses in `homelab status` are derived from it. `name` is unique in the
+    service, `port` in the container. The paths and `web_ui` are for HTTP only.
+    """
+
+    name: str
+    port: int
+    description: str
+    audience: Audience
+    protocol: Literal["tcp", "http"] = "tcp"
+    tls: bool = False  # with a certificate of the lab's CA, which every container trusts then
+    health_path: str = ""  # answers 200 while the service works
+    metrics_path: str = ""  # metrics in Prometheus' format
+    web_ui: str = ""  # the title of a web UI
+    credentials: tuple[str, ...] = ()  # names of the secrets that a client needs
+
+    def __post_init__(self) -> None:
+        """Check the combination. Raises ValueError."""
+        for path in filter(None, (self.health_path, self.metrics_path)):
+            if not path.startswith("/"):
+                raise ValueError(f"the path {path} of the endpoint {self.name} does not begin with /")
+        if self.protocol != "http" and (self.health_path or self.metrics_path or self.web_ui):
+            raise ValueError(f"the endpoint {self.name} has a path or a web UI, but its protocol is not http")
+
+    def url(self, host: str) -> str:
+        """Return the URL of an HTTP endpoint on a host."""
+        return f"http{'s' if self.tls else ''}://{host}:{self.port}"

@@ -1,0 +1,99 @@
+"""A pipeline of the user: a folder with a manifest, next to the inventory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from homelab.model.inventory import DatabaseGrant
+from homelab.model.options import Duration, Size
+
+DATABASE = "project_data"
+MANIFEST = "pipeline.yaml"
+FETCH, BUILD, CHECK = "fetch", "build", "check"
+LOCKED_BY = "# Locked by `homelab pipeline lock`"
+ORDER = (FETCH, BUILD, CHECK)  # of the tasks in a generated DAG
+
+
+def lock_header(requirements: bytes) -> str:
+    """Return the first line of a lock that homelab writes, for the content of a requirements.in."""
+    digest = hashlib.sha256(requirements).hexdigest()[:16]
+    return f"{LOCKED_BY} from requirements.in {digest}: do not edit.\n"
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaVersion:
+    """One version of `schema.sql`: its number and the SQL that leads to it from the version before."""
+
+    number: int
+    sql: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pipeline:
+    """A pipeline: its folder, and the values of its manifest; names and grants are derived from its name."""
+
+    name: str
+    folder: Path
+    description: str
+    scripts: Mapping[str, str]  # command → script, relative to the folder
+    has_dbt: bool
+    has_dags: bool
+    schema_versions: Sequence[SchemaVersion] = ()
+    requirements: bytes | None = field(default=None, repr=False)  # lock of the scripts' packages, with hashes
+    lock_error: str = ""  # the reason why the lock cannot be used
+    schedule: str | None = None
+    expected_every: Duration | None = None
+    memory: Size = Size("1GB")  # of DuckDB
+    threads: int = 2  # of dbt
+    timeout: Duration = Duration("30m")  # of one command
+
+    @property
+    def schema(self) -> str:
+        """The schema of its tables in project_data."""
+        return self.name
+
+    @property
+    def writer(self) -> str:
+        """The role that owns the schema: that of its scripts."""
+        return self.name
+
+    @property
+    def reader(self) -> str:
+        """The role that reads the schema: that of dbt."""
+        return f"{self.name}_dbt"
+
+    @property
+    def database_grants(self) -> Sequence[DatabaseGrant]:
+        """The grants of both roles."""
+        return (
+            DatabaseGrant(DATABASE, self.writer, "own", self.schema),
+            DatabaseGrant(DATABASE, self.reader, "read", self.schema),
+        )
+
+    @property
+    def requirements_in(self) -> Path:
+        """The file with the packages of its scripts, which may be missing."""
+        return self.folder / "requirements.in"
+
+    @property
+    def requirements_lock(self) -> Path:
+        """The lock of these packages, which may be missing."""
+        return self.folder / "requirements.txt"
+
+    @property
+    def commands(self) -> Sequence[str]:
+        """All commands: those of its scripts, and `build` if it has a dbt project; the tasks of a DAG come first."""
+        found = {*self.scripts, *([BUILD] if self.has_dbt else [])}
+        return (*self.tasks, *sorted(found.difference(ORDER)))
+
+    @property
+    def tasks(self) -> Sequence[str]:
+        """The commands that a generated DAG runs, in order."""
+        return tuple(name for name in ORDER if name in self.scripts or (name == BUILD and self.has_dbt))
+
+    def gate_entry(self, command: str) -> str:
+        """Return the name of a command in the SSH gate."""
+        return f"{self.name}.{command}"

@@ -1,0 +1,144 @@
+"""The steps of a pipeline in the container that runs it, and its entries in the SSH gate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from homelab.errors import InputError
+from homelab.model import Pipeline, ServiceContext, Step
+from homelab.model.pipelines import BUILD
+from homelab.pipelines.layout import EXTENSIONS, FOLDER, SHARED_SCRIPTS, SHARED_VENV, Layout
+from homelab.pipelines.schema_step import SchemaVersions
+from homelab.render import render
+from homelab.sandbox import Sandbox
+from homelab.steps import Command, Directory, File, Tree, Venv, WaitFor
+
+# Builds all models without rows in a temporary file: dbt and DuckDB find an error in a model or in a column.
+_TRY_BUILD = (
+    'folder=$(mktemp -d); PGUSER=$DBT_PGUSER PGPASSWORD=$DBT_PGPASSWORD PIPELINE_WAREHOUSE="$folder/empty.duckdb" '
+    "dbt --no-use-colors --quiet build --empty --exclude-resource-type test unit_test --project-dir {project} "
+    '--profiles-dir {root} --profile {profile} --target-path "$folder" --log-path "$folder"; '
+    'status=$?; rm -rf "$folder"; exit $status'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class GateEntry:
+    """A command that Airflow's key may run: its name, the program, and the sandbox in which it runs."""
+
+    name: str
+    program: str
+    sandbox: Sandbox
+
+
+def gate_entries(pipeline: Pipeline) -> Sequence[GateEntry]:
+    """Return the entries of a pipeline in the SSH gate."""
+    layout = Layout(pipeline)
+    return [GateEntry(pipeline.gate_entry(each), layout.program(each), layout.sandbox) for each in pipeline.commands]
+
+
+def pipeline_steps(context: ServiceContext, pipeline: Pipeline, ca_file: str) -> Sequence[Step]:
+    """Return the steps of a pipeline; the failure of one skips only those of the same pipeline.
+
+    Raises InputError if its packages are not locked.
+    """
+    if pipeline.lock_error:
+        raise InputError(
+            f"Cannot install the packages of the pipeline {pipeline.name}: {pipeline.lock_error}",
+            f"{pipeline.requirements_in}.",
+            f"Run `homelab pipeline lock {pipeline.name}`.",
+        )
+    layout, part = Layout(pipeline), part_of(pipeline)
+    postgres = context.inventory.container_with("postgres")
+    scripts = Tree(f"{layout.root}/scripts", Tree.of("", pipeline.folder / "scripts").files, part=part)
+    environment = File(
+        layout.environment, _environment(context, layout, ca_file), group=layout.sandbox.user, mode=0o640
+    )
+    return (
+        Directory(FOLDER),
+        Directory(layout.root),
+        *layout.sandbox.account(),
+        layout.sandbox.file(),
+        File(layout.secrets, _secrets(context, layout), group=layout.sandbox.user, mode=0o640, secret=True),
+        environment,
+        scripts,
+        *_programs(layout),
+        *([Venv(layout.venv, pipeline.requirements, part=part)] if pipeline.requirements is not None else []),
+        WaitFor(
+            f"{postgres.name} accepts {pipeline.writer}",
+            layout.run("psql -qAtc 'select 1'"),
+            postgres.name,
+            context.failed,
+            context.wait_deadline(postgres),
+            part=part,
+        ),
+        *_tables_and_models(layout, part),
+    )
+
+
+def part_of(pipeline: Pipeline) -> str:
+    """Return the part of a container's steps that belongs to a pipeline, for errors."""
+    return f"the pipeline {pipeline.name}"
+
+
+def _tables_and_models(layout: Layout, part: str) -> Iterator[Step]:
+    pipeline = layout.pipeline
+    tables = SchemaVersions(layout, part)
+    yield tables
+    if pipeline.has_dbt:
+        profiles = File(f"{layout.root}/profiles.yml", profiles_yml(layout))
+        project = Tree(layout.project, Tree.of("", pipeline.folder / "dbt").files, part=part)
+        yield from (profiles, project)
+        triggers = [tables, profiles, project]
+        command = layout.run(try_build(layout))
+        yield Command(f"dbt can build {pipeline.name}", "true", command, triggered_by=triggers, part=part)
+
+
+def try_build(layout: Layout) -> str:
+    """Return shell text that builds the models of a pipeline without rows, and leaves nothing."""
+    return _TRY_BUILD.format(project=layout.project, root=layout.root, profile=layout.pipeline.name)
+
+
+def _programs(layout: Layout) -> Iterator[Step]:
+    """Yield the program of each command."""
+    yield Directory(f"{layout.root}/bin")
+    for command in layout.pipeline.commands:
+        words = (
+            f"{SHARED_VENV}/bin/python {SHARED_SCRIPTS}/build_project.py --project {layout.project} "
+            f"--profiles {layout.root} --profile {layout.pipeline.name} --data {layout.data}"
+            if command == BUILD and layout.pipeline.has_dbt
+            else f"{layout.venv}/bin/python {layout.root}/{layout.pipeline.scripts[command]}"
+        )
+        text = render("pipelines/command.j2", layout=layout, venv=SHARED_VENV, words=words)
+        yield File(layout.program(command), text, mode=0o755)
+
+
+def _environment(context: ServiceContext, layout: Layout, ca_file: str) -> bytes:
+    return render(
+        "pipelines/pipeline.env.j2",
+        pipeline=layout.pipeline,
+        layout=layout,
+        postgres=context.inventory.container_with("postgres").address,
+        ca_file=ca_file,
+    )
+
+
+def _secrets(context: ServiceContext, layout: Layout) -> bytes:
+    return render(
+        "pipelines/secrets.env.j2",
+        password=context.secret_store.secret(f"postgres-{layout.pipeline.writer}").reveal(),
+        dbt_password=context.secret_store.secret(f"postgres-{layout.pipeline.reader}").reveal(),
+    )
+
+
+def profiles_yml(layout: Layout, extensions: str = EXTENSIONS) -> bytes:
+    """Return profiles.yml, with the name of the pipeline as its profile."""
+    return render(
+        "analytics/profiles.yml.j2",
+        profile=layout.pipeline.name,
+        warehouse=f"{{{{ env_var('PIPELINE_WAREHOUSE', '{layout.data}/warehouse.duckdb') }}}}",
+        threads=layout.pipeline.threads,
+        extension_directory=extensions,
+        memory_limit=layout.pipeline.memory,
+    )

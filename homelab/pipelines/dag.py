@@ -1,0 +1,17 @@
+"""The DAG that homelab generates for a pipeline without DAGs of its own."""
+
+from __future__ import annotations
+
+from homelab.model import Pipeline
+from homelab.pipeline_contract import CONNECTION_ID, EXIT
+from homelab.render import render
+
+
+def generated_dag(pipeline: Pipeline) -> bytes:
+    """Return the file of a DAG with the pipeline's name, which runs its tasks in order."""
+    return render(
+        "pipelines/dag.py.j2",
+        pipeline=pipeline,
+        connection_id=CONNECTION_ID,
+        lasting=(EXIT.bad_input, EXIT.key_refused, EXIT.build_failed),
+    )

@@ -1,0 +1,93 @@
+"""The environment of Airflow's processes: settings and secrets, in files that only root can read."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+
+from homelab.errors import HomelabError
+from homelab.model import Secret, ServiceContext
+from homelab.pipeline_contract import CONNECTION_ID
+from homelab.render import render
+from homelab.services import airflow_dags
+from homelab.services.airflow_dags import DagBundles
+from homelab.services.airflow_gate import KEY
+from homelab.services.airflow_metadata import DATABASE_ENVIRONMENT
+from homelab.services.lab_certificates import CA_FILE
+from homelab.steps import File
+
+HOME = "/var/lib/airflow"  # its data and logs; the user's home belongs to root, and its processes cannot read it
+SETTINGS = "/etc/homelab/airflow.env"
+SECRETS = "/etc/homelab/airflow-secrets.env"
+
+
+def settings_file(context: ServiceContext, options: object, bundles: DagBundles) -> File:
+    """Return the step for the settings; `options` are those of the service."""
+    connection = {
+        "conn_type": "ssh",
+        "host": str(context.inventory.container_with("analytics").address),
+        "login": "analytics",
+        "extra": {
+            "key_file": KEY,
+            "host_key": analytics_host_key(context),
+            "look_for_keys": "false",
+            "conn_timeout": 20,
+        },
+    }
+    content = render(
+        "airflow/airflow.env.j2",
+        home=HOME,
+        dags=airflow_dags.ROOT,
+        python_path=airflow_dags.PYTHON_PATH,
+        bundles=bundles.config_list(),
+        options=options,
+        connection_id=CONNECTION_ID,
+        schedule=context.inventory.weather.schedule,
+        connection=json.dumps(connection),
+        ca_file=CA_FILE,
+    )
+    return File(SETTINGS, content, mode=0o600)
+
+
+def analytics_host_key(context: ServiceContext) -> str:
+    """Return the SSH host key of the container of the pipeline. Raises HomelabError if it is not known yet."""
+    analytics = context.inventory.container_with("analytics")
+    if analytics.name not in context.host_keys:
+        raise HomelabError(
+            f"Cannot configure {context.container.name}: the SSH host key of {analytics.name} is not known yet",
+            "Airflow has to verify this key when it connects.",
+            "Run `homelab up` first.",
+        )
+    return context.host_keys[analytics.name]
+
+
+def secrets_file(context: ServiceContext, options: object) -> File:
+    """Return the step for the secrets of the processes."""
+    content = render(
+        "airflow/secrets.env.j2",
+        options=options,
+        postgres=context.inventory.container_with("postgres").address,
+        password=_password(context),
+        fernet=fernet_key(context).reveal(),
+        secret_key=context.secret_store.secret("airflow-secret-key").reveal(),
+        jwt_secret=context.secret_store.secret("airflow-jwt").reveal(),
+    )
+    return File(SECRETS, content, mode=0o600, secret=True)
+
+
+def database_file(context: ServiceContext) -> File:
+    """Return the step for the environment of psql on the metadata."""
+    postgres = context.inventory.container_with("postgres").address
+    content = render("airflow/database.env.j2", postgres=postgres, password=_password(context), ca_file=CA_FILE)
+    return File(DATABASE_ENVIRONMENT, content, mode=0o600, secret=True)
+
+
+def fernet_key(context: ServiceContext) -> Secret:
+    """Return the key with which Airflow encrypts in its metadata."""
+    digest = hashlib.sha256(context.secret_store.secret("airflow-fernet").reveal().encode()).digest()
+    return Secret(base64.urlsafe_b64encode(digest).decode())
+
+
+def _password(context: ServiceContext) -> str:
+    return context.secret_store.secret("postgres-airflow_admin").reveal()

@@ -1,0 +1,146 @@
+"""A pipeline that `homelab pipeline new` writes: deployed next to the weather, run, queried, broken and removed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from homelab.lab import Lab
+from tests.integration.lab_fixture import fresh, in_a_lab
+
+LAB = Lab("pipelines", IPv4Network("10.99.2.96/28"), "hl-pipe", 18107, 8190)
+INVENTORY = """
+lab: x
+proxmox: {{host: x, token_id: homelab@pve!x}}
+network: {{subnet: 10.99.2.96/28, gateway: .97, bridge: x}}
+containers:
+  postgres-data: {{vmid: 191, ip: .100, cores: 1, memory: 1024, disk: 4, services: {{postgres: {{version: 15}}}}}}
+  analytics-platform: {{vmid: 192, ip: .101, cores: 2, memory: 2048, disk: 4, services: {{analytics: {{}}}}}}
+  airflow-orchestration: {{vmid: 193, ip: .102, cores: 2, memory: 3072, disk: 6, services: {{airflow: {{}}}}}}
+pipelines:
+  weather: {{cities: ["Newark,US", "New York,US"]}}
+  {own}
+"""
+PRICES = "prices: {path: pipelines/prices}"
+WRONG = "select no_such_column as item from {{ source('prices', 'readings') }}"
+
+pytestmark = in_a_lab(900)
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A user's folder with an inventory, and homelab's command line in it."""
+
+    path: Path
+
+    def write(self, own: str) -> None:
+        """Write the inventory with these lines about own pipelines."""
+        (self.path / "inventory.yaml").write_text(INVENTORY.format(own=own))
+
+    def homelab(self, *words: str, expect: int = 0) -> str:
+        """Run a command and check its exit code; return both outputs."""
+        environment = os.environ | {"XDG_STATE_HOME": str(self.path / "state")}
+        done = subprocess.run(
+            [sys.executable, "-m", "homelab", "--overlay", str(LAB.overlay), *words],
+            cwd=self.path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+        assert done.returncode == expect, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout if "--json" in words else done.stdout + done.stderr
+
+    def query(self, sql: str) -> list[dict[str, Any]]:
+        """Return rows of the pipeline's published marts."""
+        rows: list[dict[str, Any]] = json.loads(self.homelab("query", "--pipeline", "prices", sql, "--json"))
+        return rows
+
+    def on(self, container: str, command: str) -> str:
+        """Run a command in a container as root."""
+        return self.homelab("ssh", container, "--", command).strip()
+
+    @property
+    def model(self) -> Path:
+        """The model of the mart."""
+        return self.path / "pipelines" / "prices" / "dbt" / "models" / "prices_daily.sql"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Folder]:
+    folder = Folder(tmp_path_factory.mktemp("home"))
+    with fresh(LAB):
+        folder.write("")
+        folder.homelab("up", "--yes")
+        folder.homelab("pipeline", "new", "prices", "--from", "csv")
+        folder.write(PRICES)
+        folder.homelab("deploy")
+        yield folder
+
+
+def test_pipeline_is_run_queried_and_pulled_next_to_the_weather(folder: Folder) -> None:
+    assert "no run yet" in folder.homelab("pipeline", "status", "prices") or "last run" in folder.homelab(
+        "pipeline", "status", "prices"
+    )
+    folder.homelab("deploy", "--detailed-exitcode")
+    outcome = json.loads(folder.homelab("pipeline", "run", "prices", "--json"))
+    assert outcome["tasks"] == {"fetch": "success", "build": "success"}
+    rows = folder.query("select item, average from prices_daily where day = '2026-01-01' order by item")
+    assert rows == [{"item": "electricity", "average": 26.0}, {"item": "gas", "average": 9.25}]
+    assert "prices.duckdb" in folder.homelab("pull", "prices")
+    assert json.loads(folder.homelab("pipeline", "run", "--json"))["state"] == "success"
+    report = json.loads(folder.homelab("status", "--json"))
+    assert [(each["name"], each["health"]["healthy"]) for each in report["pipelines"]] == [("prices", True)]
+    assert "pipeline prices" in folder.homelab("status")
+    assert "prices" in folder.homelab("pipeline", "list")
+
+
+def test_commands_of_a_pipeline_run_as_its_own_user_and_cannot_read_the_weathers_secrets(folder: Folder) -> None:
+    sandbox = "/usr/local/sbin/homelab-as-pipeline-prices"
+    assert folder.on("analytics-platform", f"{sandbox} /usr/bin/id -un") == "pipeline-prices"
+    read = f"{sandbox} /bin/cat /opt/analytics-platform/secrets.env 2>/dev/null || echo refused"
+    assert folder.on("analytics-platform", read) == "refused"
+    gate = "SSH_ORIGINAL_COMMAND=prices.fetchx /opt/analytics-platform/bin/gate 2>&1 || true"
+    assert "refused: this key may run" in folder.on("analytics-platform", gate)
+
+
+def test_wrong_column_fails_the_deploy_of_this_pipeline_only(folder: Folder) -> None:
+    right = folder.model.read_text()
+    folder.model.write_text(WRONG)
+    try:
+        output = " ".join(folder.homelab("deploy", expect=1).split())
+        assert "no_such_column" in output
+        assert "Everything else on analytics-platform is deployed" in output
+        assert len(folder.query("from prices_daily")) == 4
+        assert json.loads(folder.homelab("pipeline", "run", "--json"))["state"] == "success"
+        assert "no_such_column" in folder.homelab("pipeline", "run", "prices", expect=1)
+        assert "no_such_column" in folder.homelab("status", expect=1)
+    finally:
+        folder.model.write_text(right)
+    folder.homelab("deploy")
+    folder.homelab("pipeline", "run", "prices")
+
+
+def test_removed_pipeline_leaves_only_its_data(folder: Folder) -> None:
+    folder.write("")
+    planned = folder.homelab("deploy", "--dry-run")
+    assert "tree /opt/analytics-platform/pipelines/prices/scripts" in planned
+    assert "no longer in the inventory, their data stay: prices, prices_dbt" in planned
+    folder.homelab("deploy")
+    folder.homelab("deploy", "--detailed-exitcode")
+    assert folder.on("analytics-platform", "ls /opt/analytics-platform/pipelines/prices") == "data"
+    assert "prices" not in folder.on("analytics-platform", "cat /opt/analytics-platform/bin/gate /etc/sudoers.d/*")
+    assert folder.on("airflow-orchestration", "ls /opt/airflow/bundles") == "weather"
+    rows = "cd /; runuser -u postgres -- psql -qAt project_data -c 'select count(*) from prices.readings'"
+    assert folder.on("postgres-data", rows) == "5"
+    assert json.loads(folder.homelab("pipeline", "run", "--json"))["state"] == "success"
