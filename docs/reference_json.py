@@ -17,6 +17,7 @@ RESULTS = {
     "plan": "homelab.commands.plan:preview",
     "up": "homelab.commands.up:up",
     "destroy": "homelab.commands.destroy:destroy",
+    "prune": "homelab.commands.prune:prune",
     "deploy": "homelab.commands.deploy:deploy",
     "status": "homelab.commands.status:status",
     "query": "homelab.commands.query:query",

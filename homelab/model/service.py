@@ -205,6 +205,10 @@ class Service(ABC):
         """Return the endpoints that its clients use; a firewall closes all other ports. None by default."""
         return ()
 
+    def data_folders(self) -> Sequence[str]:
+        """Return the folders with its data, which stay until `homelab prune`; none by default."""
+        return ()
+
     def units(self) -> Sequence[str]:
         """Return the systemd units that have to be active; none by default."""
         return ()

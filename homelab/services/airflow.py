@@ -131,6 +131,10 @@ class Airflow(Service):
             ),
         )
 
+    def data_folders(self) -> Sequence[str]:
+        """Return the folder with the logs of the tasks."""
+        return (HOME,)
+
     def units(self) -> Sequence[str]:
         """Return one unit for each process."""
         return tuple(f"airflow-{process}.service" for process in _PROCESSES[self.version])

@@ -83,6 +83,10 @@ class Analytics(Service):
         """Return SSH, over which Airflow starts the pipeline."""
         return (Endpoint(name="ssh", port=22, description="SSH", audience="dependents"),)
 
+    def data_folders(self) -> Sequence[str]:
+        """Return the folder with the warehouse, the published marts and the spool."""
+        return (f"{ROOT}/data",)
+
     def units(self) -> Sequence[str]:
         """Return none: Airflow starts each run."""
         return ()

@@ -92,6 +92,10 @@ class Postgres(Service):
         """Return that for the containers with a grant, as in pg_hba.conf."""
         return (Endpoint(name="sql", port=_PORT, description="PostgreSQL", audience="grantees", tls=True),)
 
+    def data_folders(self) -> Sequence[str]:
+        """Return the folder of the clusters."""
+        return (_DATA,)
+
     def units(self) -> Sequence[str]:
         """Return the unit of the cluster, as Debian's postgresql-common names it."""
         return (f"postgresql@{self.version}-main.service",)

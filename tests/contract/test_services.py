@@ -12,6 +12,7 @@ import pytest
 
 from homelab.commands.pipeline_new import new_pipeline
 from homelab.commands.service_new import new_service
+from homelab.paths import bundled_path
 from homelab.services.airflow import Airflow
 from homelab.services.analytics import Analytics
 from homelab.services.postgres import Postgres
@@ -57,6 +58,18 @@ class TestAnalyticsWithPipeline(WithPipeline):
 
 class TestAirflowWithPipeline(WithPipeline):
     service = Airflow
+
+
+class TestAirflowWithObjects(ServiceContract):
+    service = Airflow
+    options: ClassVar = {
+        "dags": str(bundled_path("pipeline") / "dags"),
+        "connections": {
+            "sales": {"conn_type": "http", "password": {"secret": "sales"}, "extra": {"a": {"secret": "b"}}}
+        },
+        "variables": {"key": {"secret": "key"}, "limits": {"rows": [1, {"secret": "c"}]}},
+        "pools": {"sales": 2},
+    }
 
 
 def test_service_that_homelab_writes_keeps_the_contract(tmp_path: Path) -> None:
