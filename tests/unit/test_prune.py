@@ -187,7 +187,12 @@ def test_removed_pipeline_leaves_its_schema_its_roles_and_its_folder(tmp_path: P
     session = make_session(
         wanted, connector=lambda container, *_: Recorded(container.name, answers.get(container.name, {}))
     )
-    prune(session, "prices", Registry(), lambda lines: bool(asked.extend(lines)))
+
+    def refuse(lines: Sequence[str]) -> bool:
+        asked.extend(lines)
+        return False
+
+    assert not prune(session, "prices", Registry(), refuse).confirmed
     assert asked == ["postgres-data: schema project_data.prices", f"analytics-platform: folder {folder}, 0.0 MiB"]
 
 
