@@ -18,7 +18,7 @@ from homelab.pipeline_contract import DAG_ID
 from homelab.pipelines.container_steps import part_of
 from homelab.render import render
 from homelab.sandbox import Sandbox
-from homelab.services import airflow_dags, airflow_packages
+from homelab.services import airflow_dags, airflow_health, airflow_packages
 from homelab.services.airflow_dags import DagBundles
 from homelab.services.airflow_environment import (
     HOME,
@@ -31,8 +31,7 @@ from homelab.services.airflow_environment import (
     settings_file,
 )
 from homelab.services.airflow_gate import FOLDER, KEY, KNOWN_HOSTS, wait_for_gate
-from homelab.services.airflow_health import health, health_report, starts
-from homelab.services.airflow_metadata import CLI, admin_user, in_metadata, last_runs, migration, obstacles
+from homelab.services.airflow_metadata import CLI, admin_user, in_metadata, migration
 from homelab.services.airflow_objects import (
     CONNECTION_NAMES,
     POOL_NAMES,
@@ -274,8 +273,8 @@ class Airflow(Service):
 
     def health_probes(self) -> Sequence[str]:
         """Return the commands for its health report, its last runs, the obstacles to further ones, and its starts."""
-        return (health_report(self._health_url()), last_runs(DAG_ID), obstacles(DAG_ID), starts(self.units()))
+        return airflow_health.probes(self._health_url(), self.units())
 
     def health(self, answers: Sequence[Result]) -> Health:
         """Return healthy if its processes have a heartbeat, the DAG can run, and its last finished run succeeded."""
-        return health(*answers)
+        return airflow_health.assess(answers)

@@ -1,4 +1,4 @@
-"""The health of Airflow: its processes' heartbeats, its last runs, and the obstacles to further ones."""
+"""The health of Airflow: its processes, the DAG of the weather, and its last runs."""
 
 from __future__ import annotations
 
@@ -10,31 +10,30 @@ from typing import Any
 
 from homelab.host import Result, argv
 from homelab.model import Health
+from homelab.pipeline_contract import DAG_ID
+from homelab.services.airflow_metadata import last_runs, obstacles
 
 
-def health_report(url: str) -> str:
-    """Return shell text that prints the health report of Airflow's web server."""
-    script = f"import urllib.request as u; print(u.urlopen({url!r}, timeout=5).read().decode())"
-    return argv("/usr/bin/python3", "-c", script)
+def probes(health_url: str, units: Sequence[str]) -> Sequence[str]:
+    """Return the commands for its health report, its last runs, the obstacles to further ones, and its starts."""
+    script = f"import urllib.request as u; print(u.urlopen({health_url!r}, timeout=5).read().decode())"
+    starts = argv("systemctl", "show", "--timestamp=unix", "--property=Id,ActiveEnterTimestamp", *units)
+    return (argv("/usr/bin/python3", "-c", script), last_runs(DAG_ID), obstacles(DAG_ID), starts)
 
 
-def starts(units: Sequence[str]) -> str:
-    """Return shell text that prints the time of the last start of each unit."""
-    return argv("systemctl", "show", "--timestamp=unix", "--property=Id,ActiveEnterTimestamp", *units)
-
-
-def health(report: Result, runs: Result, obstacles: Result, starts: Result) -> Health:
-    """Return the health from the answers to the probes."""
+def assess(answers: Sequence[Result]) -> Health:
+    """Return healthy if its processes have a heartbeat, the DAG can run, and its last finished run succeeded."""
+    report, runs, hindered, starts = answers
     if not report.ok:
         return Health(False, "does not answer")
-    if not runs.ok or not obstacles.ok:
+    if not runs.ok or not hindered.ok:
         return Health(False, "cannot read its metadata: PostgreSQL does not answer")
     processes = _processes(json.loads(report.text), starts.text)
     recent = json.loads(runs.text)
     finished = next((run for run in recent if run["state"] in ("success", "failed")), None)
     outcome = f"last run {finished['state']} at {finished['end_date'][:19]}" if finished else "no run yet"
     ready = all(status == "healthy" for status in processes.values())
-    reasons = json.loads(obstacles.text)
+    reasons = json.loads(hindered.text)
     if finished and finished["state"] == "failed":
         tasks = f" ({finished['failed_tasks']})" if finished.get("failed_tasks") else ""
         reasons.append(f"{outcome}{tasks}: `homelab pipeline run` repeats it and shows the message")
