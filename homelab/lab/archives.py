@@ -165,8 +165,7 @@ class BackupNode(BackupApi, SnapshotNode):
 
     def _unpack(self, vmid: int, file: Path) -> None:
         root = self.runtime.root(vmid)
-        root.mkdir(parents=True)
-        shutil.chown(root, FIRST, FIRST)
+        self.runtime.make_root(vmid)
         log_line(f"extracting archive '{file}'")
         # Only root can read the archive, and the container's root unpacks it: pass it through standard input.
         with file.open("rb") as archive:

@@ -9,7 +9,7 @@ from typing import Any
 
 from fakepve import FakeCt, PveError
 
-from homelab.lab import guest
+from homelab.lab import disks, guest
 from homelab.lab.hotplug import ConfigNode, stored_description
 from homelab.lab.lxc import Runtime, copy_tree
 from homelab.lab.tasks import Body, log_line
@@ -25,6 +25,8 @@ class CloneNode(ConfigNode):
             # Proxmox's answer for a directory storage with raw images, such as this node's `local`.
             volume = str(source.config.get("rootfs", "")).partition(",")[0]
             raise PveError(500, f"Linked clone feature for '{volume}' is not available")
+        if (v.get("storage") or str(source.config.get("rootfs", "")).partition(":")[0]) == disks.STORAGE:
+            raise PveError(500, f"this node does not support clones on '{disks.STORAGE}'")
         upid = await super()._lxc_clone(user, {**v, **stored_description(v), "full": 1})
         # As on Proxmox, a clone starts with its source's firewall.
         self.firewall_config("ct", vmid=v["newid"]).update(deepcopy(self.firewall_config("ct", vmid=source.vmid)))

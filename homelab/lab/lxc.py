@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from homelab.known_hosts import fingerprint
-from homelab.lab import cgroups, guest, network
+from homelab.lab import cgroups, disks, guest, network
 from homelab.lab.command import ProgramFailed, attempt, run
 from homelab.lab.process import kill_all, processes
 from homelab.lab.settings import Lab
@@ -52,10 +52,11 @@ class Runtime:
         password: str | None,
         log_line: Callable[[str], None],
     ) -> None:
-        """Unpack the template and generate the container's own keys; `log_line` receives Proxmox's log lines."""
+        """Unpack the template into the container's root, and generate its own keys.
+
+        `log_line` receives Proxmox's log lines.
+        """
         root = self.root(vmid)
-        root.mkdir(parents=True)
-        os.chown(root, FIRST, FIRST)
         log_line(f"extracting archive '{template}'")
         with tempfile.TemporaryDirectory(dir=root.parent, prefix="keys-") as folder, ThreadPoolExecutor(1) as pool:
             making = pool.submit(_make_host_keys, Path(folder), hostname)
@@ -84,6 +85,14 @@ class Runtime:
         if password:
             run([*AS_CONTAINER_ROOT, "chpasswd", "--root", root], stdin=f"root:{password}\n".encode())
 
+    def make_root(self, vmid: int, disk: int = 0) -> None:
+        """Make the container's empty root: a disk of that many bytes, or a folder without a limit."""
+        root = self.root(vmid)
+        root.mkdir(parents=True)
+        os.chown(root, FIRST, FIRST)
+        if disk:
+            disks.make_disk(root, disk)
+
     def _personalise(
         self, root: Path, keys: Path, hostname: str, public_keys: str, log_line: Callable[[str], None]
     ) -> None:
@@ -104,6 +113,7 @@ class Runtime:
 
         Raises HomelabError.
         """
+        disks.attach(self.root(vmid))
         self.guard(vmid, filters, running=False)
         guest.write_inside(self.root(vmid), guest.settings(config, network.nameservers()))
         cgroups.clean(self.lab.cgroup(vmid))
@@ -219,6 +229,7 @@ class Runtime:
     def remove(self, vmid: int) -> None:
         """Kill the container and remove its files."""
         self.kill(vmid)
+        disks.detach(self.root(vmid))
         remove_tree(self.root(vmid).parent)
 
     def known(self) -> list[int]:

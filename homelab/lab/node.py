@@ -12,7 +12,8 @@ from typing import Any
 
 from fakepve import FakeCt, PveError, TaskError
 
-from homelab.lab import guest, network
+from homelab.errors import HomelabError
+from homelab.lab import disks, guest, network
 from homelab.lab.appliances import ApplianceNode
 from homelab.lab.archives import BackupNode
 from homelab.lab.clones import CloneNode
@@ -35,6 +36,7 @@ PRIVILEGES = {
     "/vms": CONTAINERS.all_privileges,
     "/storage/local": (*STORAGE.all_privileges, *TEMPLATES.all_privileges),
     f"/storage/{SNAPSHOTS}": STORAGE.all_privileges,
+    f"/storage/{disks.STORAGE}": STORAGE.all_privileges,
     "/pool": POOL.all_privileges,
 }
 _START = "start after create"
@@ -43,7 +45,7 @@ _VALUES: ContextVar[Mapping[str, Any]] = ContextVar("values")
 
 
 class LabNode(FirewallNode, CloneNode, BackupNode, ApplianceNode):
-    """A node with real containers, a directory storage and a storage that supports snapshots."""
+    """A node with real containers, a directory storage, one that supports snapshots, and one that enforces sizes."""
 
     def __init__(self, lab: Lab, templates: Sequence[Path], token: str) -> None:
         super().__init__(
@@ -78,6 +80,7 @@ class LabNode(FirewallNode, CloneNode, BackupNode, ApplianceNode):
                 "volumes": {},
             },
         }
+        self.storages[disks.STORAGE] = {**self.storages[SNAPSHOTS], "type": "dir", "files": set(), "volumes": {}}
         self.register_templates(templates)
         self.apitokens = {TOKEN_ID: token}
         for path, privileges in PRIVILEGES.items():
@@ -133,6 +136,7 @@ class LabNode(FirewallNode, CloneNode, BackupNode, ApplianceNode):
             "vzsnapshot": self.take_snapshot,
             "vzdelsnapshot": self.remove_snapshot,
             "vzrollback": self._rollback,
+            "resize": self._resize,
         }.get(ttype)
         real = body
         if work and vm is not None:
@@ -157,6 +161,7 @@ class LabNode(FirewallNode, CloneNode, BackupNode, ApplianceNode):
         async with self.removed_on_failure(ct, f"unable to create CT {ct.vmid} - "):
             if (template := self.templates.get(values["ostemplate"])) is None:
                 raise TaskError(f"volume '{values['ostemplate']}' does not exist")
+            await asyncio.to_thread(self.runtime.make_root, ct.vmid, disks.disk_size(values.get("rootfs", "")))
             await asyncio.to_thread(
                 self.runtime.create,
                 ct.vmid,
@@ -178,6 +183,18 @@ class LabNode(FirewallNode, CloneNode, BackupNode, ApplianceNode):
             await self._start_task(ct, user)
         return note
 
+    async def _resize(self, ct: FakeCt, user: str, values: Mapping[str, Any], body: Body) -> str | None:
+        note = await body()
+        if size := disks.disk_size(ct.config["rootfs"]):
+            root, running = self.runtime.root(ct.vmid), ct.status == "running"
+            try:
+                message = await asyncio.to_thread(disks.grow_disk, root, size, running=running)
+            except HomelabError as error:
+                raise TaskError(str(error)) from error
+            for line in message.splitlines():
+                log_line(line)
+        return note
+
     async def _rollback(self, ct: FakeCt, user: str, values: Mapping[str, Any], body: Body) -> str | None:
         note = await self.roll_back(ct, body, str(values["snapname"]))
         if values.get("start"):
@@ -188,6 +205,8 @@ class LabNode(FirewallNode, CloneNode, BackupNode, ApplianceNode):
         refused = [key for key in v if re.fullmatch(r"mp\d+|dev\d+", key)] + [
             key for key in ("ha-managed",) if v.get(key)
         ]
+        if v.get("restore") and v.get("storage") == disks.STORAGE:
+            raise PveError(500, f"this node does not support restores to '{disks.STORAGE}'")
         if refused or v.get("unprivileged") == 0:
             raise PveError(500, f"this node does not support {', '.join(refused) or 'privileged containers'}")
         if v.get("start"):
