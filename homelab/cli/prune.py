@@ -17,14 +17,14 @@ def register(app: typer.Typer) -> None:
 
 
 def prune(
-    name: Annotated[str, typer.Argument(metavar="SERVICE", help="The service that left the inventory.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The service or the pipeline that left the inventory.")],
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Delete the data of a service that left the inventory: its databases, schemas, roles, and folders.
+    """Delete the data of a service or a pipeline that left the inventory: its databases, schemas, roles, and folders.
 
-    `homelab deploy` removes a service, and keeps its data. This command lists the data that no other service uses,
-    asks, and deletes it. Backups stay.
+    `homelab deploy` removes it, and keeps its data. This command lists the data that nothing else uses, asks, and
+    deletes it. Backups stay.
 
     Example:  homelab prune airflow
     """

@@ -1,4 +1,4 @@
-"""`homelab prune`: delete the data of a service that left the inventory."""
+"""`homelab prune`: delete the data of a service or a pipeline that left the inventory."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from typing import Any
 from homelab.errors import HomelabError, InputError
 from homelab.host import Host, argv, check, expected_format
 from homelab.inventory.errors import did_you_mean
+from homelab.inventory.pipelines_section import name_error
 from homelab.runtime.concurrency import run_all_or_raise
 from homelab.runtime.connections import Connection
 from homelab.runtime.lab_lock import lab_lock
 from homelab.runtime.session import Session
-from homelab.services.leftovers import Leftovers, leftovers
+from homelab.services.leftovers import Leftovers, leftovers, pipeline_leftovers
 from homelab.services.registry import Registry, ServiceError
 from homelab.steps import manifest, remote_paths
 from homelab.steps.locking import LockedHost
@@ -55,17 +56,30 @@ class Pruned:
 
 
 def prune(session: Session, name: str, registry: Registry, confirm: Callable[[Sequence[str]], bool]) -> Pruned:
-    """Delete a removed service's databases, schemas, roles and folders, after `confirm` agrees to their list.
+    """Delete the databases, schemas, roles and folders of what was removed, after `confirm` agrees to their list.
 
     Raises InputError for an unknown service and one in the inventory, HomelabError if it is still installed.
     """
-    wanted = leftovers(name, _kind(registry, name), session.inventory)
+    unknown: InputError | None = None
+    try:
+        wanted = leftovers(name, _kind(registry, name), session.inventory)
+    except KeyError as error:
+        unknown = InputError(
+            f"Cannot prune {name}: unknown service, and no pipeline of this name has left data",
+            did_you_mean(name, registry.names()),
+            "`homelab services` lists all services.",
+        )
+        if name_error(name, {}):
+            raise unknown from error
+        wanted = pipeline_leftovers(name, session.inventory)
     with lab_lock(session.inventory.state_dir, "prune"), ExitStack() as connections:
         work = {each.name: partial(session.connect, each) for each in session.inventory.containers}
         hosts = run_all_or_raise(work)
         for host in hosts.values():
             connections.callback(host.close)
         found = [*_in_postgres(session, hosts, wanted), *_folders(hosts, wanted, name)]
+        if unknown and not found:
+            raise unknown
         if found and not confirm([str(each) for each in found]):
             return Pruned(name, found, confirmed=False)
         for each in found:
@@ -78,11 +92,6 @@ def prune(session: Session, name: str, registry: Registry, confirm: Callable[[Se
 def _kind(registry: Registry, name: str) -> type:
     try:
         return registry.get(name)
-    except KeyError as error:
-        hint = did_you_mean(name, registry.names())
-        raise InputError(
-            f"Cannot prune {name}: unknown service", hint, "List the services with `homelab services`."
-        ) from error
     except ServiceError as error:
         raise InputError(
             f"Cannot prune {name}: it cannot be loaded", str(error), "List the services with `homelab services`."

@@ -12,6 +12,7 @@ from homelab.model.inventory import name_without_instance
 
 OWNER = "homelab: "  # prefix of the comment of every rule of ours
 _SSH = 22
+NO_ADDRESS = "no address"  # in place of the addresses of an empty set, which drops everything
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

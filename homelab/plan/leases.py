@@ -61,7 +61,7 @@ def _with_lease(inventory: Inventory, container: Container, found: Mapping[int, 
             for card, address in guest.dynamic_addresses
             if card in filtered_cards(container, guest)
             and not _is_fixed(container.shape, card, address)
-            and address not in _taken(inventory, container)
+            and address not in _taken(inventory, container, found)
         ),
     )
 
@@ -74,12 +74,12 @@ def _is_fixed(shape: ContainerConfig, card: str, address: str) -> bool:
     return (card, version) in ours - shape.dynamic_addresses
 
 
-def _taken(inventory: Inventory, container: Container) -> frozenset[str]:
-    """Return the fixed addresses of the gateways and of all other containers."""
+def _taken(inventory: Inventory, container: Container, found: Mapping[int, ObservedGuest]) -> frozenset[str]:
+    """Return the addresses of the gateways and of all other containers."""
     texts = [str(inventory.network.gateway), container.shape.gw6]
     for other in inventory.containers:
         if other.name != container.name:
-            texts += [str(other.shape.address), other.shape.ip6]
+            texts += [str(other.shape.address), str(_reported(other, found)), other.shape.ip6]
             texts += [text for card in other.shape.networks for text in (card.ip, card.ip6)]
     return frozenset(text.partition("/")[0] for text in texts if text)
 

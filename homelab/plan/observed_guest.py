@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
 from typing import Any, Literal
 
 from homelab.model import DHCP, Container, ContainerConfig
-from homelab.model.firewall import Firewall
+from homelab.model.firewall import NO_ADDRESS, Firewall
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class ObservedGuest:
     def dynamic_addresses(self) -> frozenset[tuple[str, str]]:
         """The addresses by DHCP and SLAAC with their network cards; those of the firewall while it does not run."""
         if self.live is None or not self.running:
-            return self.firewall.addresses
+            return frozenset(each for each in self.firewall.addresses if each[1] != NO_ADDRESS)
         return frozenset(
             (card, str(each.ip))
             for card, version in self.live.dynamic_addresses

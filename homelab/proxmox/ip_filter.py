@@ -9,11 +9,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterator
 
+from homelab.model.firewall import NO_ADDRESS
 from homelab.proxmox.client import Client
 from homelab.proxmox.errors import Unanswered
 
 _PREFIX = "ipfilter-"
-NO_ADDRESS = "no address"  # in place of the addresses of an empty set
 _TRIES = 3  # attempts to send a change when the answers are lost
 _PAUSE = 0.2  # seconds before reading the sets after a lost answer
 

@@ -1,4 +1,4 @@
-"""Data of a service that left the inventory: its databases, schemas, roles and folders that no other service uses."""
+"""Data of a service or a pipeline that left the inventory: what nothing else uses."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from dataclasses import MISSING, dataclass, fields
 from typing import Any, cast
 
 from homelab.errors import InputError
-from homelab.model import Inventory, Service
+from homelab.model import Inventory, Pipeline, Service
+from homelab.model.pipelines import DATABASE
+from homelab.pipelines.layout import Layout
 from homelab.services.raw_schema import RAW
 
 
 @dataclass(frozen=True, slots=True)
 class Leftovers:
-    """The databases, the schemas by database, the roles, and the folders of a removed service."""
+    """The databases, the schemas by database, the roles, and the folders of a removed service or pipeline."""
 
     databases: Sequence[str]
     schemas: Sequence[tuple[str, str]]
@@ -42,6 +44,23 @@ def leftovers(name: str, kind: type[Service], inventory: Inventory) -> Leftovers
     return Leftovers(
         sorted(databases), sorted(each for each in schemas if each[0] not in databases), sorted(roles), sorted(folders)
     )
+
+
+def pipeline_leftovers(name: str, inventory: Inventory) -> Leftovers:
+    """Return the data that a pipeline of this name would have left. Raises InputError if it is in the inventory."""
+    if any(pipeline.name == name for pipeline in inventory.pipelines):
+        raise InputError(
+            f"Cannot prune {name}: it is in the inventory",
+            f"{inventory.path} has it under `pipelines:`.",
+            "Remove it there and run `homelab deploy`; its data stays until you run `homelab prune` again.",
+        )
+    pipeline = Pipeline(
+        name=name, folder=inventory.path.parent, description="", scripts={}, has_dbt=False, has_dags=False
+    )
+    others = [grant for _, grant in inventory.database_grants()]
+    schemas = {(DATABASE, pipeline.schema)} - {(grant.database, grant.schema) for grant in others}
+    roles = {pipeline.writer, pipeline.reader} - {grant.role for grant in others}
+    return Leftovers([], sorted(schemas), sorted(roles), [Layout(pipeline).root])
 
 
 def _with_defaults(name: str, kind: type[Service]) -> Service:

@@ -37,18 +37,6 @@ class TestAirflow2(ServiceContract):
     distributions: ClassVar = ("ubuntu-24.04", "debian-12")  # Airflow 2.11 does not run on Python 3.13
 
 
-class TestAirflowWithObjects(ServiceContract):
-    service = Airflow
-    options: ClassVar = {
-        "dags": str(bundled_path("pipeline") / "dags"),
-        "connections": {
-            "sales": {"conn_type": "http", "password": {"secret": "sales"}, "extra": {"a": {"secret": "b"}}}
-        },
-        "variables": {"key": {"secret": "key"}, "limits": {"rows": [1, {"secret": "c"}]}},
-        "pools": {"sales": 2},
-    }
-
-
 class WithPipeline(ServiceContract):
     """The contract with a pipeline of the user's in the inventory."""
 
@@ -70,6 +58,18 @@ class TestAnalyticsWithPipeline(WithPipeline):
 
 class TestAirflowWithPipeline(WithPipeline):
     service = Airflow
+
+
+class TestAirflowWithObjects(ServiceContract):
+    service = Airflow
+    options: ClassVar = {
+        "dags": str(bundled_path("pipeline") / "dags"),
+        "connections": {
+            "sales": {"conn_type": "http", "password": {"secret": "sales"}, "extra": {"a": {"secret": "b"}}}
+        },
+        "variables": {"key": {"secret": "key"}, "limits": {"rows": [1, {"secret": "c"}]}},
+        "pools": {"sales": 2},
+    }
 
 
 def test_service_that_homelab_writes_keeps_the_contract(tmp_path: Path) -> None:

@@ -314,6 +314,10 @@ def test_ipv6_that_proxmox_does_not_know_is_read_back(site: Site, way: str) -> N
     assert not site.up()
     site.pve.ct(168).status = "stopped"
     assert site.up().done == {TWO: [f"start {TWO}"]}
+    site.pve.ct(168).status = "stopped"
+    site.pve.firewall_config("ct", vmid=168)["ipset"]["ipfilter-net0"] = []
+    first, *_ = site.up().done[TWO]
+    assert first == f"firewall of {TWO}: - net0 may send from no address", "an empty set drops everything"
     site.pve.leases[168] = ["2001:db8::6/64"]
     site.up()
     assert set_of(site) == ["2001:db8::6"]
@@ -373,12 +377,15 @@ def test_address_of_a_further_network_card_is_read_back_into_its_own_filter(site
     }
 
 
-@pytest.mark.parametrize("claimed", ["192.168.2.67/24", "192.168.2.1/24", "10.20.0.5/24", "2001:db8::67/64"])
+@pytest.mark.parametrize(
+    "claimed", ["192.168.2.67/24", "192.168.2.119/24", "192.168.2.1/24", "10.20.0.5/24", "2001:db8::67/64"]
+)
 def test_further_network_card_cannot_claim_an_address_of_another_container(site: Site, claimed: str) -> None:
     """On the same bridge, it could pretend to be the other one."""
     other = "postgres-data: {ip6: '2001:db8::67/64', networks: {net1: {bridge: vmbr1, ip: 10.20.0.5/24}}}"
     ours = f"{TWO}: {{networks: {{net1: {{bridge: vmbr1, ip: dhcp, ip6: auto}}}}}}"
-    site.overlaid(f"defaults: {{firewall: true}}\ncontainers: {{{other}, {ours}}}\n")
+    third = "airflow-orchestration: {ip: dhcp}"
+    site.overlaid(f"defaults: {{firewall: true}}\ncontainers: {{{other}, {ours}, {third}}}\n")
     site.pve.leases_of_others[168] = [claimed]
     site.up()
     assert set_of(site, card="net1") is None

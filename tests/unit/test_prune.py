@@ -16,10 +16,11 @@ from homelab.host import Result
 from homelab.inventory import load
 from homelab.model import Container, DatabaseGrant, Inventory, Service, ServiceContext, Step
 from homelab.paths import bundled_path
-from homelab.services.leftovers import Leftovers, leftovers
+from homelab.services.leftovers import Leftovers, leftovers, pipeline_leftovers
 from homelab.services.registry import Registry
 from homelab.steps import remote_paths
 from tests.support import make_session
+from tests.unit.test_pipelines import with_prices
 
 WITHOUT_AIRFLOW = "containers: {airflow-orchestration: {services: {airflow: null}}}"
 WITHOUT_ANALYTICS = "containers: {airflow-orchestration: null, analytics-platform: {services: {analytics: null}}}"
@@ -58,7 +59,9 @@ def test_removed_airflow_leaves_its_metadata_its_role_and_its_logs(tmp_path: Pat
 
 def test_raw_data_never_belong_to_one_service(tmp_path: Path) -> None:
     found = leftovers("analytics", Registry().get("analytics"), inventory(tmp_path, WITHOUT_ANALYTICS))
-    assert found == Leftovers([], [], ["analytics", "dbt"], ["/opt/analytics-platform/data"])
+    assert found == Leftovers(
+        [], [], ["analytics", "dbt"], ["/opt/analytics-platform/data", "/opt/analytics-platform/pipelines"]
+    )
 
 
 def test_data_that_another_service_uses_stay(tmp_path: Path) -> None:
@@ -167,8 +170,32 @@ def test_second_prune_finds_nothing(tmp_path: Path) -> None:
     assert (str(outcome), asked, deleted) == ("Nothing to do: there are no data of airflow.", [], [])
 
 
-@pytest.mark.parametrize("name", ["airflwo", "nothing"])
+@pytest.mark.parametrize("name", ["airflwo", "nothing", "No"])
 def test_unknown_service_is_an_error(tmp_path: Path, name: str) -> None:
-    session = make_session(inventory(tmp_path))
+    session = make_session(inventory(tmp_path), connector=lambda container, *_: Recorded(container.name, {}))
     with pytest.raises(InputError, match=f"Cannot prune {name}: unknown service"):
         prune(session, name, Registry(), lambda lines: True)
+
+
+def test_removed_pipeline_leaves_its_schema_its_roles_and_its_folder(tmp_path: Path) -> None:
+    wanted = inventory(tmp_path)
+    folder = "/opt/analytics-platform/pipelines/prices"
+    schema = ("project_data", "prices")
+    assert pipeline_leftovers("prices", wanted) == Leftovers([], [schema], ["prices", "prices_dbt"], [folder])
+    answers = {"postgres-data": {"to_regnamespace": "true"}, "analytics-platform": {"du -sb": "7"}}
+    asked = list[str]()
+    session = make_session(
+        wanted, connector=lambda container, *_: Recorded(container.name, answers.get(container.name, {}))
+    )
+
+    def refuse(lines: Sequence[str]) -> bool:
+        asked.extend(lines)
+        return False
+
+    assert not prune(session, "prices", Registry(), refuse).confirmed
+    assert asked == ["postgres-data: schema project_data.prices", f"analytics-platform: folder {folder}, 0.0 MiB"]
+
+
+def test_pipeline_in_the_inventory_is_not_pruned(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="Cannot prune prices: it is in the inventory"):
+        pipeline_leftovers("prices", with_prices(tmp_path))
