@@ -15,6 +15,7 @@ from homelab.inventory.value_types import ValueType, anchored, nullable
 from homelab.inventory.weather_section import WeatherSection
 from homelab.inventory.yaml_source import KeyPath
 from homelab.model import Container, Pipeline
+from homelab.model.inventory import airflow_objects
 from homelab.model.options import Option
 from homelab.paths import bundled_path
 
@@ -89,7 +90,18 @@ def read_pipelines(section: Section, containers: Sequence[Container]) -> tuple[P
         given = declaration_of(PipelineSection).read(section.below(name))
         if "path" in given and (pipeline := read_manifest(section.below(name), name, given["path"], _duckdb())):
             found.append(pipeline)
+    _check_airflow_objects(section, containers, found)
     return tuple(found)
+
+
+def _check_airflow_objects(section: Section, containers: Sequence[Container], pipelines: Sequence[Pipeline]) -> None:
+    """Add a problem for each connection, variable and pool that is declared twice."""
+    taken: dict[tuple[str, str], str] = {}
+    for owner, objects in airflow_objects(containers, pipelines):
+        for key in objects.names():
+            first = taken.setdefault(key, owner)
+            if first != owner:
+                section.problem(f"the {' '.join(key)} of Airflow is declared by {first} and by {owner}")
 
 
 def name_error(name: str, taken: Mapping[str, str]) -> str | None:
