@@ -122,11 +122,24 @@ def test_wrong_column_fails_the_deploy_of_this_pipeline_only(folder: Folder) -> 
         assert "no_such_column" in output
         assert "Everything else on analytics-platform is deployed" in output
         assert len(folder.query("from prices_daily")) == 4
-        assert json.loads(folder.homelab("pipeline", "run", "--json"))["state"] == "success"
-        assert "no_such_column" in folder.homelab("pipeline", "run", "prices", expect=1)
-        assert "no_such_column" in folder.homelab("status", expect=1)
+        folder.homelab("pipeline", "run", "prices")  # with the earlier model
     finally:
         folder.model.write_text(right)
+    folder.homelab("deploy")
+
+
+def test_row_that_cannot_be_read_fails_this_pipeline_only(folder: Folder) -> None:
+    source = folder.path / "pipelines" / "prices" / "scripts" / "prices.csv"
+    right = source.read_text()
+    source.write_text("item,measured_at,value\nx,yesterday,1\n")
+    folder.homelab("deploy")
+    assert "prices.csv, line 2" in folder.homelab("pipeline", "run", "prices", expect=1)
+    assert "(fetch)" in folder.homelab("pipeline", "status", "prices")
+    report = json.loads(folder.homelab("status", "--json", expect=1))
+    assert [each["health"]["healthy"] for each in report["pipelines"]] == [False]
+    assert json.loads(folder.homelab("pipeline", "run", "--json"))["state"] == "success"
+    assert len(folder.query("from prices_daily")) == 4
+    source.write_text(right)
     folder.homelab("deploy")
     folder.homelab("pipeline", "run", "prices")
 

@@ -22,7 +22,7 @@ from homelab.pipelines.schema_step import SchemaVersions
 from homelab.runtime.convergence import steps_of
 from homelab.services.postgres import hba
 from homelab.steps import File, Tree
-from tests.support import FixedSecretStore
+from tests.support import FixedSecretStore, LocalHost
 from tests.unit.test_dag import load as load_dag
 
 KEYS = {"analytics-platform": "ssh-ed25519 AAAAHost"}
@@ -200,12 +200,31 @@ def test_trees_of_a_pipeline_have_its_files_only(tmp_path: Path) -> None:
     assert trees[f"{ROOT}/dbt"] == {"dbt_project.yml", *models}
 
 
+@pytest.mark.parametrize(("text", "error"), [("x = 1\n", ""), ("x = (\n", "fetch.py")])
+def test_script_that_python_cannot_parse_is_not_installed(tmp_path: Path, text: str, error: str) -> None:
+    wanted = with_prices(tmp_path)
+    (tmp_path / "pipelines" / "prices" / "scripts" / "fetch.py").write_text(text)
+    (scripts,) = [s for s in steps(wanted, "analytics") if isinstance(s, Tree) and s.path == f"{ROOT}/scripts"]
+    for name, content in scripts.files.items():
+        (tmp_path / name).write_bytes(content)
+    done = LocalHost().run(f"new={tmp_path}; {scripts.validate}")
+    assert (done.ok, error in done.stderr.decode()) == (not error, True)
+
+
+def test_project_is_installed_after_dbt_has_built_it_without_rows(tmp_path: Path) -> None:
+    found = steps(with_prices(tmp_path), "analytics")
+    (project,) = [step for step in found if isinstance(step, Tree) and step.path == f"{ROOT}/dbt"]
+    assert "dbt --no-use-colors --quiet build --empty" in project.validate
+    assert f"--project-dir {ROOT}/dbt.new" in project.validate
+    assert [step.title for step in project.triggered_by] == ["tables of prices", f"file {ROOT}/profiles.yml"]
+
+
 def test_failure_of_a_pipelines_steps_stops_no_other(tmp_path: Path) -> None:
     new_pipeline(tmp_path, "prices")
     new_pipeline(tmp_path, "power")
     found = steps(inventory(tmp_path, "prices", "power"), "analytics")
     parts = {step.title: step.part for step in found}
-    assert parts["tables of prices"] == parts["dbt can build prices"] == "the pipeline prices"
+    assert parts["tables of prices"] == parts[f"tree {ROOT}/dbt"] == "the pipeline prices"
     assert parts["tables of power"] == "the pipeline power"
     assert parts["dbt can read the project"] == ""
 
