@@ -105,13 +105,20 @@ def try_build(layout: Layout, project: str) -> str:
     return _TRY_BUILD.format(project=project, root=layout.root, profile=layout.pipeline.name)
 
 
+def build_command(layout: Layout) -> str:
+    """Return shell text that builds the dbt project, tests and publishes, with the pipeline's variables."""
+    return (
+        f"{SHARED_VENV}/bin/python {SHARED_SCRIPTS}/build_project.py --project {layout.project} "
+        f"--profiles {layout.root} --profile {layout.pipeline.name} --data {layout.data}"
+    )
+
+
 def _programs(layout: Layout) -> Iterator[Step]:
     """Yield the program of each command."""
     yield Directory(f"{layout.root}/bin")
     for command in layout.pipeline.commands:
         words = (
-            f"{SHARED_VENV}/bin/python {SHARED_SCRIPTS}/build_project.py --project {layout.project} "
-            f"--profiles {layout.root} --profile {layout.pipeline.name} --data {layout.data}"
+            build_command(layout)
             if command == BUILD and layout.pipeline.has_dbt
             else f"{layout.venv}/bin/python {layout.root}/{layout.pipeline.scripts[command]}"
         )
