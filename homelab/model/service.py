@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from homelab.distributions import Distribution
-from homelab.errors import InputError
+from homelab.errors import HomelabError, InputError
 from homelab.host import UNREADABLE, Host, Result, argv
 from homelab.model.container import Container
 from homelab.model.endpoints import Endpoint
@@ -155,6 +155,14 @@ class Step(ABC):
     @abstractmethod
     def apply(self, host: Host) -> None:
         """Enforce the state. Idempotent, and safe to be killed at any point. Raises HomelabError."""
+
+    def not_applied(self, host: Host, pending: Pending) -> HomelabError:
+        """Return the error for a step that is pending at the end of the run, although it was applied or up to date."""
+        return HomelabError(
+            f"Cannot apply `{self.title}` on {host.name}: it is still pending afterwards",
+            f"It ran without an error, and the reason remains: {pending.reason}.",
+            "Another program may change it at the same time. If not, this is a bug in homelab.",
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,13 @@ def pending_changes(host: Host, steps: Sequence[Step]) -> list[Change]:
     One change stands for all steps that could not be checked because PostgreSQL is not reachable.
     """
     state = inspect_host(host, steps)
-    checked = [change for change in state.changes if change.step not in state.unchecked or change.pending.diff]
+    # A step that an unchecked one would trigger may be up to date. After a wait, it acts.
+    unknown = {_because_of(step) for step in state.unchecked if not step.is_wait}
+    checked = [
+        change
+        for change in state.changes
+        if (change.step not in state.unchecked and change.pending.reason not in unknown) or change.pending.diff
+    ]
     unreachable = [Change(Unreachable(), Pending(_UNREACHABLE, effect="not checked"))] if state.unchecked else []
     return [*removals(state, steps), *checked, *unreachable]
 
@@ -159,7 +165,11 @@ def _pending(
         if pending is None and marker(step) in markers:
             pending = Pending("still to do after an interrupted run", effect=step.effect)
         if pending is None and (trigger := next((each for each in step.triggered_by if each in changing), None)):
-            pending = Pending(f"because of {trigger.title}", effect=step.effect)
+            pending = Pending(_because_of(trigger), effect=step.effect)
         if pending is not None:
             changing.add(step)
             yield Change(step, pending)
+
+
+def _because_of(trigger: Step) -> str:
+    return f"because of {trigger.title}"
