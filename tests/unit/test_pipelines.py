@@ -130,6 +130,50 @@ def test_missing_folder_of_a_pipeline_is_a_problem_of_the_inventory(tmp_path: Pa
     assert "`homelab pipeline new prices` writes an example" in found
 
 
+def install(folder: Path, target: str, monkeypatch: pytest.MonkeyPatch, package: str = "price_stack") -> None:
+    """Install a package that provides the pipeline `prices`."""
+    site = folder / package
+    info = site / f"{package}-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[homelab.pipelines]\nprices = {target}\n")
+    new_pipeline(site, "prices")
+    (site / f"{package}.py").write_text(
+        "from pathlib import Path\nPRICES = Path(__file__).parent / 'pipelines' / 'prices'\nWRONG = 5\n"
+    )
+    monkeypatch.syspath_prepend(site)
+
+
+def from_package(folder: Path) -> Inventory:
+    (folder / "overlay.yaml").write_text(json.dumps({"pipelines": {"prices": {}}}))
+    return load([bundled_path("inventory.yaml"), folder / "overlay.yaml"])
+
+
+def test_pipeline_of_a_package_needs_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path, "price_stack:PRICES", monkeypatch)
+    (prices,) = from_package(tmp_path).pipelines
+    assert (prices.folder, prices.tasks) == (tmp_path / "price_stack" / "pipelines" / "prices", ("fetch", "build"))
+
+
+@pytest.mark.parametrize(
+    ("targets", "error"),
+    [
+        ([], "needs a path, as no installed package has it; `homelab pipeline new prices` writes one"),
+        (["price_stack:WRONG"], "package price_stack 1.0 must give the path of a folder, not 5"),
+        (["price_stack:NOTHING"], "package price_stack 1.0 cannot be imported: AttributeError"),
+        (["price_stack:PRICES", "x:y"], "several packages provide it: package"),
+    ],
+)
+def test_pipeline_that_no_package_provides_is_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, targets: list[str], error: str
+) -> None:
+    for target in targets:
+        install(tmp_path, target, monkeypatch, target.partition(":")[0])
+    with pytest.raises(InputError) as caught:
+        from_package(tmp_path)
+    assert f"overlay.yaml:1: pipelines.prices: {error}" in caught.value.details
+
+
 def test_pipeline_without_a_service_that_runs_it_is_refused(tmp_path: Path) -> None:
     new_pipeline(tmp_path, "prices")
     inventory(tmp_path, "prices")
