@@ -127,7 +127,7 @@ def test_no_command_calls_proxmox_for_fixed_addresses(site: Site) -> None:
     ],
 )
 def test_everything_in_a_container_follows_another_lease(site: Site, service: str, lines: Sequence[str]) -> None:
-    site.overlaid(f"{ALL}pipeline: {{api_key_file: {site.folder}/key}}\n").up()
+    site.overlaid(f"{ALL}pipelines: {{weather: {{api_key_file: {site.folder}/key}}}}\n").up()
     before, after = ([f"192.168.2.{each + 117}" for each in range(start, start + 3)] for start in (0, 100))
     assert all(any(each in line for line in lines_with(site, service, *before)) for each in lines)
     first = lines_with(site, service, *before)
