@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from homelab.cli import (
+    airflow_lock,
     backup,
     ca,
     deploy,
@@ -22,6 +23,7 @@ from homelab.cli import (
     lab,
     pipeline,
     provision,
+    prune,
     schema,
     secret,
     services,
@@ -48,7 +50,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (provision, trust, import_, deploy, secret, ca, pipeline, dev, services, backup, golden, schema, lab):
+for group in (
+    provision,
+    trust,
+    import_,
+    deploy,
+    prune,
+    secret,
+    ca,
+    pipeline,
+    airflow_lock,
+    dev,
+    services,
+    backup,
+    golden,
+    schema,
+    lab,
+):
     group.register(app)
 
 

@@ -1,4 +1,4 @@
-"""Verbs for work on the pipeline's models on this machine, without containers."""
+"""Verbs for work on pipelines on this machine, without containers."""
 
 from __future__ import annotations
 
@@ -7,28 +7,31 @@ from typing import Annotated
 import typer
 
 from homelab.cli.confirmation import confirm
-from homelab.cli.global_options import Json, Yes, add_verb, settings
+from homelab.cli.global_options import Json, PipelineArgument, PipelineOption, Yes, add_verb, settings
 from homelab.cli.results import echo, print_result
 
+WEATHER = "weather"
 _Unpublished = Annotated[bool, typer.Option("--unpublished", help="dbt's last build, tested or not.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add these verbs."""
-    dev = typer.Typer(no_args_is_help=True, help="Work on the pipeline's models on this machine, without containers.")
+    dev = typer.Typer(no_args_is_help=True, help="Work on pipelines on this machine, without containers.")
     for verb in (run, query, reset):
         add_verb(dev, verb)
+    add_verb(dev, pytest, "test")
     # Everything after dbt's own command is dbt's, global options included.
     dev.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})(dbt)
     app.add_typer(dev, name="dev")
 
 
 def run(
+    pipeline: PipelineArgument = WEATHER,
     hours: Annotated[int, typer.Option(min=0, max=8000, help="Hours of weather to load; 0: only build.")] = 24,
     full_refresh: Annotated[bool, typer.Option("--full-refresh", help="Rebuild all models.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Load real weather of three cities, build and test the marts, and publish them.
+    """Run a pipeline: its commands in order; or load real weather of three cities. Build, test and publish the marts.
 
     PostgreSQL and a replay of OpenWeather run on loopback during the command. Their data stays, so the next run is an
     increment. The first run installs what it needs into the inventory's state folder.
@@ -37,7 +40,12 @@ def run(
     """
     from homelab.cli.output import show_rows
     from homelab.commands.dev import run as run_now
+    from homelab.commands.dev import run_own
 
+    if pipeline != WEATHER:
+        own = run_own(settings.session(), pipeline)
+        print_result(own, as_json, lambda: echo(own))
+        return
     outcome = run_now(settings.session(), hours, full_refresh)
 
     def text() -> None:
@@ -49,6 +57,7 @@ def run(
 
 def query(
     sql: Annotated[str | None, typer.Argument(help="One SQL statement for DuckDB; default: a shell.")] = None,
+    pipeline: PipelineOption = WEATHER,
     unpublished: _Unpublished = False,
     as_json: Json = False,
 ) -> None:
@@ -59,21 +68,45 @@ def query(
     from homelab.cli.pipeline import run_shell, show_result
     from homelab.commands.dev import querier
 
-    run_query = querier(settings.session(), unpublished)
+    run_query = querier(settings.session(), unpublished, pipeline)
     if sql is None:
         run_shell(run_query, as_json)
         return
     show_result(run_query(sql), as_json)
 
 
-def dbt(words: Annotated[list[str], typer.Argument(help="dbt's command and options.", metavar="-- ARGS")]) -> None:
-    """Run dbt on the project with the local PostgreSQL as its source, and exit with its status. Publishes nothing.
+def dbt(
+    words: Annotated[
+        list[str],
+        typer.Argument(help="A pipeline of your own, then dbt's command and options.", metavar="[PIPELINE] -- ARGS"),
+    ],
+) -> None:
+    """Run dbt on a project with the local PostgreSQL as its source, and exit with its status. Publishes nothing.
 
     Example:  homelab dev dbt -- build -s weather_daily+
+
+    Example:  homelab dev dbt prices -- build
     """
     from homelab.commands.dev import dbt as run_dbt
+    from homelab.commands.dev import dbt_own
 
-    raise typer.Exit(run_dbt(settings.session(), words))
+    session, (first, *rest) = settings.session(), words
+    if first in {pipeline.name for pipeline in session.inventory.pipelines}:
+        raise typer.Exit(dbt_own(session, first, rest[1:] if rest[:1] == ["--"] else rest))
+    raise typer.Exit(run_dbt(session, words))
+
+
+def pytest(
+    pipeline: Annotated[str, typer.Argument(help="A pipeline of your own.")],
+    words: Annotated[list[str] | None, typer.Argument(help="Options of pytest.", metavar="-- ARGS")] = None,
+) -> None:
+    """Run the tests of a pipeline with pytest, and exit with its status.
+
+    Example:  homelab dev test prices
+    """
+    from homelab.commands.dev import run_tests
+
+    raise typer.Exit(run_tests(settings.session(), pipeline, words or []))
 
 
 def reset(yes: Yes = False) -> None:

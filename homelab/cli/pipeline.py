@@ -15,16 +15,12 @@ import typer
 
 from homelab.cli import corrections
 from homelab.cli.confirmation import confirm
-from homelab.cli.global_options import Json, Yes, add_verb, settings
+from homelab.cli.global_options import Json, PipelineArgument, PipelineOption, Yes, add_verb, settings
 from homelab.cli.results import echo, print_json, print_result
 from homelab.errors import InputError
 
 if TYPE_CHECKING:
     from homelab.runtime.marts import Rows
-
-
-PipelineArgument = Annotated[str, typer.Argument(metavar="[PIPELINE]", help="The pipeline; default: the weather.")]
-PipelineOption = Annotated[str, typer.Option("--pipeline", "-p", help="The pipeline of the marts.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -36,6 +32,7 @@ def register(app: typer.Typer) -> None:
         no_args_is_help=True, help="Write, run and inspect pipelines; backfill, correct and rebuild the weather."
     )
     add_verb(pipeline, new)
+    add_verb(pipeline, lock)
     add_verb(pipeline, list_pipelines, "list")
     for verb in (run, status, backfill, rebuild):
         add_verb(pipeline, verb)
@@ -145,6 +142,20 @@ def new(
     for path in new_pipeline(settings.folder, name, source.value):
         echo(f"written: {os.path.relpath(path)}")
     echo(f"Add it to the inventory, then run `homelab deploy`:\n\npipelines:\n  {name}: {{path: pipelines/{name}}}")
+
+
+def lock(
+    pipeline: Annotated[str, typer.Argument(help="A pipeline of your own, with a requirements.in.")],
+    as_json: Json = False,
+) -> None:
+    """Lock the Python packages of a pipeline's scripts, with hashes: requirements.in becomes requirements.txt.
+
+    Example:  homelab pipeline lock prices
+    """
+    from homelab.commands.pipeline_lock import lock as run_lock
+
+    locked = run_lock(settings.session(), pipeline)
+    print_result(locked, as_json, lambda: echo(locked))
 
 
 def list_pipelines(as_json: Json = False) -> None:

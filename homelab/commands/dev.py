@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from homelab.dev import local_stack
+from homelab.dev import local_stack, own_pipeline
 from homelab.dev.install import Installed, install
-from homelab.errors import HomelabError
+from homelab.errors import HomelabError, InputError
 from homelab.host import Result
+from homelab.model.pipelines import BUILD
 from homelab.paths import bundled_path
+from homelab.pipelines.build_report import failed_nodes
 from homelab.progress import Progress
+from homelab.runtime.deployed_pipelines import WEATHER
 from homelab.runtime.interactive import run_interactive
 from homelab.runtime.lab_lock import lab_lock
 from homelab.runtime.marts import Rows, parse_rows
@@ -73,6 +79,77 @@ def run(session: Session, hours: int, full_refresh: bool) -> DevRun:
     )
 
 
+@dataclass(frozen=True)
+class DevPipelineRun:
+    """The outcome of a run of a user's pipeline: the seconds of each command, and dbt's counts."""
+
+    commands: Mapping[str, float]
+    models_built: int = 0
+    tests_passed: int = 0
+
+    def __str__(self) -> str:
+        commands = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.commands.items())
+        return f"{commands}; {self.models_built} models built, {self.tests_passed} tests passed"
+
+
+def run_own(session: Session, name: str) -> DevPipelineRun:
+    """Run the commands of a user's pipeline in order, as its DAG does. Raises HomelabError if one fails."""
+    pipeline, progress = session.inventory.pipeline(name), session.progress
+    seconds, report = dict[str, float](), dict[str, Any]()
+    with (
+        _locked(session, "dev run") as (folder, installed),
+        local_stack.running(folder, installed, replay=False) as stack,
+    ):
+        local = own_pipeline.set_up(stack, pipeline, progress)
+        for command in pipeline.tasks:
+            started = time.monotonic()
+            with progress.step("dev", f"{name}.{command}"):
+                words = ["sh", "-c", local.command(command)]
+                done = subprocess.run(words, capture_output=True, text=True, check=False)
+            seconds[command] = time.monotonic() - started
+            is_build = command == BUILD and pipeline.has_dbt
+            report = _last_line(done) if is_build else report
+            if done.returncode:
+                raise _command_failed(name, command, done, report if is_build else {})
+    return DevPipelineRun(seconds, report.get("models_built", 0), report.get("tests_passed", 0))
+
+
+def _command_failed(
+    name: str, command: str, done: subprocess.CompletedProcess[str], report: Mapping[str, Any]
+) -> HomelabError:
+    details = "\n".join(failed_nodes(report)) or (done.stderr or done.stdout).strip()[-2000:]
+    return HomelabError(
+        f"Cannot run {command} of the pipeline {name}: it ended with status {done.returncode}",
+        details,
+        f"Fix the cause, then run `homelab dev run {name}` again.",
+    )
+
+
+def run_tests(session: Session, name: str, words: Sequence[str]) -> int:
+    """Run pytest on the tests of a user's pipeline; return its exit status. Raises InputError without pytest."""
+    tests = session.inventory.pipeline(name).folder / "tests"
+    if find_spec("pytest") is None:
+        raise InputError(
+            f"Cannot test the pipeline {name}: pytest is not installed",
+            "It has to be next to homelab.",
+            "Install it with `pip install pytest`.",
+        )
+    session.progress.close()
+    return run_interactive([sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(tests), *words])[0]
+
+
+def dbt_own(session: Session, name: str, words: Sequence[str]) -> int:
+    """Run dbt on the project of a user's pipeline with the local PostgreSQL as its source; return its exit status."""
+    pipeline = session.inventory.pipeline(name)
+    with (
+        _locked(session, "dev dbt") as (folder, installed),
+        local_stack.running(folder, installed, replay=False) as stack,
+    ):
+        local = own_pipeline.set_up(stack, pipeline, session.progress)
+        session.progress.close()
+        return run_interactive(["sh", "-c", local.dbt(words)])[0]
+
+
 def dbt(session: Session, words: Sequence[str]) -> int:
     """Run dbt on the project with the local PostgreSQL as its source; return dbt's exit status."""
     with (
@@ -83,13 +160,17 @@ def dbt(session: Session, words: Sequence[str]) -> int:
         return run_interactive([str(installed.python.with_name("dbt")), *words], stack.dbt_environment())[0]
 
 
-def querier(session: Session, unpublished: bool) -> Callable[[str], Rows]:
-    """Return a function that runs one statement on the local marts. Raises HomelabError if there are none.
+def querier(session: Session, unpublished: bool, pipeline: str = WEATHER) -> Callable[[str], Rows]:
+    """Return a function that runs one statement on a pipeline's local marts. Raises HomelabError if there are none.
 
     The function raises InputError for SQL that DuckDB refuses.
     """
     folder = local_stack.folder_of(session.inventory.state_dir)
-    database = folder / "data" / ("warehouse.duckdb" if unpublished else "published.duckdb")
+    base = folder
+    if pipeline != WEATHER:
+        session.inventory.pipeline(pipeline)
+        base = own_pipeline.folder_of_pipeline(folder, pipeline)
+    database = base / "data" / ("warehouse.duckdb" if unpublished else "published.duckdb")
     if not database.exists():
         raise HomelabError("Cannot query the marts: there are none", f"{database} does not exist.", _RUN_FIRST)
     script = str(bundled_path("pipeline") / "scripts" / "query.py")

@@ -8,6 +8,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -67,6 +68,38 @@ def install(folder: Path, progress: Progress) -> Installed:
     return Installed(python / "bin" / "python", python / "extensions", next(home.glob("postgresql-16*")))
 
 
+def install_scripts(folder: Path, pipeline: str, lock: Path, progress: Progress) -> Path:
+    """Return the interpreter with the packages of a pipeline's scripts, installed if they are missing."""
+
+    def venv(new: Path) -> None:
+        uv = _uv(folder, progress)
+        _run([uv, "venv", "-q", "--python", sys.executable, str(new)])
+        python = str(new / "bin" / "python")
+        _run([uv, "pip", "sync", "-q", "--require-hashes", "--no-build", "--python", python, str(lock)])
+
+    base = folder / "scripts" / pipeline
+    return _installed(base, lock, f"the packages of {pipeline}", venv, progress) / "bin" / "python"
+
+
+def compile_lock(
+    folder: Path, requirements: Sequence[str], constraints: Path, index: str | None, progress: Progress
+) -> str:
+    """Return the lock, with hashes and for every platform, of requirements at the versions of a lock file.
+
+    `index` replaces PyPI. Raises HomelabError with uv's message if they cannot be resolved.
+    """
+    options = ["--universal", "--python-version", "3.11", "--generate-hashes", "--no-build", "--no-header", "-q"]
+    options += ["--no-annotate", "--no-emit-index-url", "--no-emit-find-links", "--constraint", str(constraints)]
+    options += ["--override", str(bundled_path("pipeline") / "requirements" / "overrides.txt")]
+    options += ["--default-index", index] if index else []
+    uv = _uv(folder, progress)
+    with progress.step("dev", "resolve the packages"), tempfile.TemporaryDirectory() as scratch:
+        wanted, lock = Path(scratch, "requirements.in"), Path(scratch, "lock.txt")
+        wanted.write_text("".join(f"{each}\n" for each in requirements))
+        _run([uv, "pip", "compile", *options, str(wanted), "-o", str(lock)], "lock the packages with uv")
+        return lock.read_text()
+
+
 def _require_prerequisites() -> None:
     if sys.platform != "linux" or not shutil.which("setpriv"):
         raise InputError(
@@ -113,7 +146,7 @@ def _installed(base: Path, lock: Path, title: str, install: Callable[[Path], Non
     return path
 
 
-def _run(words: Sequence[str]) -> None:
+def _run(words: Sequence[str], action: str = "") -> None:
     environment = {**os.environ, "UV_PYTHON_DOWNLOADS": "never", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     # As in the containers: a homelab may have its own CA; by default, uv trusts only the CAs that it brings along.
     if Path(CA_BUNDLE).exists():
@@ -124,7 +157,7 @@ def _run(words: Sequence[str]) -> None:
     if done.returncode:
         output = "\n".join((done.stderr or done.stdout).strip().splitlines()[-12:])
         raise HomelabError(
-            f"Cannot run `{Path(words[0]).name} {words[1]}`: it ended with status {done.returncode}",
+            f"Cannot {action or f'run `{Path(words[0]).name} {words[1]}`'}: it ended with status {done.returncode}",
             output,
             "Fix the cause and run the same command again: it continues where it stopped.",
         )

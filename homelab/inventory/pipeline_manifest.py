@@ -15,7 +15,7 @@ from homelab.inventory.section import Section
 from homelab.inventory.value_types import anchored
 from homelab.model import Pipeline, SchemaVersion
 from homelab.model.options import Duration, KeyNames, Option, Size
-from homelab.model.pipelines import BUILD, MANIFEST
+from homelab.model.pipelines import BUILD, LOCKED_BY, MANIFEST, lock_header
 
 _VERSION = re.compile(r"^-- version ([0-9]+)\b.*$", re.MULTILINE)
 _SCRIPT = Option(pattern=r"scripts/([\w-]+/)*[\w-]+\.py", expected="a path below scripts/ that ends in .py")
@@ -83,6 +83,7 @@ def read_manifest(parent: Section, name: str, folder: Path, duckdb: str) -> Pipe
     found: ManifestSection = declaration_of(ManifestSection).build(section)
     if len(parent.problems.found) > before:
         return None
+    lock = _requirements(section, folder, duckdb)
     pipeline = Pipeline(
         name=name,
         folder=folder,
@@ -91,7 +92,8 @@ def read_manifest(parent: Section, name: str, folder: Path, duckdb: str) -> Pipe
         has_dbt=(folder / "dbt" / "dbt_project.yml").is_file(),
         has_dags=any((folder / "dags").glob("*.py")),
         schema_versions=tuple(_versions(section, folder)),
-        requirements=_requirements(section, folder, duckdb),
+        requirements=lock,
+        lock_error=_lock_error(folder, lock),
         schedule=found.schedule,
         expected_every=found.expected_every,
         memory=found.limits.memory,
@@ -141,24 +143,28 @@ def _requirements(section: Section, folder: Path, duckdb: str) -> bytes | None:
     path = folder / "requirements.txt"
     text = _text(section, path)
     if text is None:
-        if (folder / "requirements.in").exists():
-            _problem_at(section, folder / "requirements.in", 1, _lock_hint(folder))
         return None
     if "--hash=" not in text:
-        _problem_at(section, path, 1, f"has no hashes; {_lock_hint(folder)}")
+        _problem_at(
+            section, path, 1, f"has no hashes: write requirements.in, then `homelab pipeline lock {folder.name}`"
+        )
     if (pinned := _PINNED.search(text)) and pinned[1] != duckdb:
         line = text.count("\n", 0, pinned.start()) + 1
-        _problem_at(
-            section, path, line, f"has duckdb {pinned[1]}, but the containers build with {duckdb}: pin that one"
-        )
+        _problem_at(section, path, line, f"has duckdb {pinned[1]}, but builds use {duckdb}: pin that version")
     return text.encode()
 
 
-def _lock_hint(folder: Path) -> str:
-    return (
-        f"is not locked: `uv pip compile --generate-hashes {folder.name}/requirements.in -o "
-        f"{folder.name}/requirements.txt`"
-    )
+def _lock_error(folder: Path, lock: bytes | None) -> str:
+    """Return the reason why the lock cannot be used; "" if there is none. Not a problem, so that it can be locked."""
+    wanted = folder / "requirements.in"
+    if not wanted.is_file():
+        return ""
+    if lock is None:
+        return "requirements.in is not locked"
+    first = lock.decode().partition("\n")[0] + "\n"
+    if first.startswith(LOCKED_BY) and first != lock_header(wanted.read_bytes()):
+        return "requirements.in was changed after it was locked"
+    return ""
 
 
 def _text(section: Section, path: Path) -> str | None:

@@ -27,13 +27,14 @@ _MILLIMETRES = 25.4  # in one inch
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A city of OpenWeather's list, and the airport that represents it."""
+    """A city of OpenWeather's list, and the airport that represents it. `country` is "" if it is not known."""
 
     station: str
     name: str
     id: int
     latitude: float
     longitude: float
+    country: str = "US"
 
 
 PLACES = (
@@ -106,7 +107,13 @@ def answer(place: Place, seen: Observation, units: str) -> dict[str, Any]:
         ),
         "clouds": {"all": 0 if sky["main"] == "Clear" else 90},
         "dt": round(seen.time.timestamp()),
-        "sys": {"type": 2, "id": 2000000 + place.id % 1000, "country": "US", "sunrise": sunrise, "sunset": sunset},
+        "sys": {
+            "type": 2,
+            "id": 2000000 + place.id % 1000,
+            "country": place.country,
+            "sunrise": sunrise,
+            "sunset": sunset,
+        },
         "timezone": seen.utc_offset,
         "id": place.id,
         "name": place.name,
@@ -171,7 +178,11 @@ def _sun(place: Place, seen: Observation) -> Iterator[int]:
     """Yield sunrise and sunset of that day in seconds since 1970, accurate to some minutes."""
     day = seen.time.timetuple().tm_yday
     declination = math.radians(-23.44) * math.cos(math.tau / 365 * (day + 10))
-    half = math.acos(-math.tan(math.radians(place.latitude)) * math.tan(declination)) / math.tau * 86400
+    cosine = -math.tan(math.radians(place.latitude)) * math.tan(declination)
+    if not -1 <= cosine <= 1:
+        yield from (0, 0)  # as OpenWeather answers in the polar day and night
+        return
+    half = math.acos(cosine) / math.tau * 86400
     midnight = seen.time.replace(hour=0).timestamp()
     noon = midnight + 43200 - place.longitude * 240
     yield round(noon - half)

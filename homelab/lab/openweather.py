@@ -3,8 +3,9 @@
 `python -m homelab.lab.openweather --host H --port P --key-file F --state FILE [--clock step|real] [--generated N]`.
 With the clock `step`, each request for a city returns that city's next observation; the state file keeps the position,
 and the last observation is followed by the first. With `real` it returns the observation of this hour of the year.
-`dt` is the data set's own time. `--generated` adds that many cities with the ids 1, 2, …: each has the weather of one
-of the stations, and moves to the next observation only after POST /_hour?appid=KEY.
+`dt` is the data set's own time. Cities without a station get derived weather, see derived_weather.py.
+`--generated` adds that many cities with the ids 1, 2, …: each has the weather of one of the stations, and moves to the
+next observation only after POST /_hour?appid=KEY.
 The history API has all hours of the real cities, one week per request; with `--no-history` the key is of the free plan.
 Tests inject failures: POST /_faults?appid=KEY with {"status": 429, "times": 2, "retry_after": 1, "delay": 0, "q": …}.
 """
@@ -26,6 +27,7 @@ from typing import Any
 
 from aiohttp import web
 
+from homelab.lab.derived_weather import derive_observation, derive_place
 from homelab.lab.observations import PLACES, Observation, Place, answer, load
 from homelab.private_files import read_mapping
 
@@ -90,9 +92,10 @@ def find(query: Mapping[str, str]) -> Place:
         found = [place for place in PLACES if place.name.lower() == city and (not rest or rest[-1] == "us")]
     else:
         raise Refusal(400, "Nothing to geocode", "400")
-    if not found:
+    place = found[0] if found else derive_place(query)
+    if place is None:
         raise Refusal(404, "city not found", "404")
-    return found[0]
+    return place
 
 
 def _degrees(query: Mapping[str, str], name: str, limit: int) -> float:
@@ -106,6 +109,11 @@ def _degrees(query: Mapping[str, str], name: str, limit: int) -> float:
     return value
 
 
+def observation(place: Place, rows: Sequence[Observation], index: int) -> Observation:
+    """Return the observation of a place at an index of its station's rows: recorded, or derived."""
+    return rows[index] if place in PLACES else derive_observation(place, rows, index)
+
+
 class Steps:
     """Clock that returns the next observation at each request; its position survives a restart."""
 
@@ -115,12 +123,13 @@ class Steps:
 
     def __call__(self, place: Place) -> Observation:
         rows = self._stations[place.station]
-        position = self._next.get(place.station, 0)
-        self._next[place.station] = position + 1
+        key = place.station if place in PLACES else str(place.id)
+        position = self._next.get(key, 0)
+        self._next[key] = position + 1
         new = self._state.with_suffix(".new")
         new.write_text(json.dumps(self._next))
         os.replace(new, self._state)
-        return rows[position % len(rows)]
+        return observation(place, rows, position % len(rows))
 
 
 class ThisHour:
@@ -133,7 +142,8 @@ class ThisHour:
 
     def __call__(self, place: Place) -> Observation:
         rows, hour = self._stations[place.station], _of_year(self._now())
-        return rows[bisect.bisect_right(rows, hour, key=lambda row: _of_year(row.time)) - 1]
+        index = bisect.bisect_right(rows, hour, key=lambda row: _of_year(row.time)) - 1
+        return observation(place, rows, index)
 
 
 def _of_year(time: datetime) -> tuple[int, int, int]:
@@ -148,12 +158,13 @@ def history(query: Mapping[str, str], stations: Mapping[str, Sequence[Observatio
         end = int(query["end"]) if "end" in query else start + 3600 * (int(query["cnt"]) - 1)
     except (KeyError, ValueError):
         raise Refusal(400, "wrong start, end or cnt", "400") from None
+    rows = stations[place.station]
     if query.get("type") != "hour" or not 0 <= end - start <= _WEEK:
         raise Refusal(400, "the type has to be hour, and the period a week at most", "400")
     answers = [
-        answer(place, seen, query.get("units", "standard"))
-        for seen in stations[place.station]
-        if start <= seen.time.timestamp() <= end
+        answer(place, observation(place, rows, index), query.get("units", "standard"))
+        for index, row in enumerate(rows)
+        if start <= row.time.timestamp() <= end
     ]
     hours = [{key: one[key] for key in _IN_HISTORY if key in one} for one in answers]
     return {

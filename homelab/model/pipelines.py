@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,14 @@ from homelab.model.options import Duration, Size
 DATABASE = "project_data"
 MANIFEST = "pipeline.yaml"
 FETCH, BUILD, CHECK = "fetch", "build", "check"
+LOCKED_BY = "# Locked by `homelab pipeline lock`"
 ORDER = (FETCH, BUILD, CHECK)  # of the tasks in a generated DAG
+
+
+def lock_header(requirements: bytes) -> str:
+    """Return the first line of a lock that homelab writes, for the content of a requirements.in."""
+    digest = hashlib.sha256(requirements).hexdigest()[:16]
+    return f"{LOCKED_BY} from requirements.in {digest}: do not edit.\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +43,7 @@ class Pipeline:
     has_dags: bool
     schema_versions: Sequence[SchemaVersion] = ()
     requirements: bytes | None = field(default=None, repr=False)  # lock of the scripts' packages, with hashes
+    lock_error: str = ""  # the reason why the lock cannot be used
     schedule: str | None = None
     expected_every: Duration | None = None
     memory: Size = Size("1GB")  # of DuckDB
@@ -63,6 +72,16 @@ class Pipeline:
             DatabaseGrant(DATABASE, self.writer, "own", self.schema),
             DatabaseGrant(DATABASE, self.reader, "read", self.schema),
         )
+
+    @property
+    def requirements_in(self) -> Path:
+        """The file with the packages of its scripts, which may be missing."""
+        return self.folder / "requirements.in"
+
+    @property
+    def requirements_lock(self) -> Path:
+        """The lock of these packages, which may be missing."""
+        return self.folder / "requirements.txt"
 
     @property
     def commands(self) -> Sequence[str]:

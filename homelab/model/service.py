@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from homelab.distributions import Distribution
-from homelab.errors import InputError
+from homelab.errors import HomelabError, InputError
 from homelab.host import UNREADABLE, Host, Result, argv
 from homelab.model.container import Container
 from homelab.model.endpoints import Endpoint
@@ -156,6 +156,14 @@ class Step(ABC):
     def apply(self, host: Host) -> None:
         """Enforce the state. Idempotent, and safe to be killed at any point. Raises HomelabError."""
 
+    def not_applied(self, host: Host, pending: Pending) -> HomelabError:
+        """Return the error for a step that is pending at the end of the run, although it was applied or up to date."""
+        return HomelabError(
+            f"Cannot apply `{self.title}` on {host.name}: it is still pending afterwards",
+            f"It ran without an error, and the reason remains: {pending.reason}.",
+            "Another program may change it at the same time. If not, this is a bug in homelab.",
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Health:
@@ -190,7 +198,7 @@ class Service(ABC):
         """Return the options that this distribution does not support, each with the reason and the allowed values."""
         return ()
 
-    def option_errors(self) -> Iterable[tuple[Sequence[str], str]]:
+    def option_errors(self) -> Iterable[tuple[Sequence[str | int], str]]:
         """Return the errors of its options that their types do not find, each with the keys of the value.
 
         Called when the inventory is read; none by default.
@@ -203,6 +211,10 @@ class Service(ABC):
 
     def endpoints(self) -> Sequence[Endpoint]:
         """Return the endpoints that its clients use; a firewall closes all other ports. None by default."""
+        return ()
+
+    def data_folders(self) -> Sequence[str]:
+        """Return the folders with its data, which stay until `homelab prune`; none by default."""
         return ()
 
     def units(self) -> Sequence[str]:

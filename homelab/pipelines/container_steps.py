@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from homelab.errors import InputError
 from homelab.model import Pipeline, ServiceContext, Step
 from homelab.model.pipelines import BUILD
 from homelab.pipelines.layout import EXTENSIONS, FOLDER, SHARED_SCRIPTS, SHARED_VENV, Layout
@@ -38,7 +39,16 @@ def gate_entries(pipeline: Pipeline) -> Sequence[GateEntry]:
 
 
 def pipeline_steps(context: ServiceContext, pipeline: Pipeline, ca_file: str) -> Sequence[Step]:
-    """Return the steps of a pipeline; the failure of one skips only those of the same pipeline."""
+    """Return the steps of a pipeline; the failure of one skips only those of the same pipeline.
+
+    Raises InputError if its packages are not locked.
+    """
+    if pipeline.lock_error:
+        raise InputError(
+            f"Cannot install the packages of the pipeline {pipeline.name}: {pipeline.lock_error}",
+            f"{pipeline.requirements_in}.",
+            f"Run `homelab pipeline lock {pipeline.name}`.",
+        )
     layout, part = Layout(pipeline), part_of(pipeline)
     postgres = context.inventory.container_with("postgres")
     scripts = Tree(f"{layout.root}/scripts", Tree.of("", pipeline.folder / "scripts").files, part=part)
@@ -77,12 +87,17 @@ def _tables_and_models(layout: Layout, part: str) -> Iterator[Step]:
     tables = SchemaVersions(layout, part)
     yield tables
     if pipeline.has_dbt:
-        profiles = File(f"{layout.root}/profiles.yml", _profiles(layout))
+        profiles = File(f"{layout.root}/profiles.yml", profiles_yml(layout))
         project = Tree(layout.project, Tree.of("", pipeline.folder / "dbt").files, part=part)
         yield from (profiles, project)
-        text = _TRY_BUILD.format(project=layout.project, root=layout.root, profile=pipeline.name)
-        title = f"dbt can build {pipeline.name}"
-        yield Command(title, "true", layout.run(text), triggered_by=[tables, profiles, project], part=part)
+        triggers = [tables, profiles, project]
+        command = layout.run(try_build(layout))
+        yield Command(f"dbt can build {pipeline.name}", "true", command, triggered_by=triggers, part=part)
+
+
+def try_build(layout: Layout) -> str:
+    """Return shell text that builds the models of a pipeline without rows, and leaves nothing."""
+    return _TRY_BUILD.format(project=layout.project, root=layout.root, profile=layout.pipeline.name)
 
 
 def _programs(layout: Layout) -> Iterator[Step]:
@@ -117,12 +132,13 @@ def _secrets(context: ServiceContext, layout: Layout) -> bytes:
     )
 
 
-def _profiles(layout: Layout) -> bytes:
+def profiles_yml(layout: Layout, extensions: str = EXTENSIONS) -> bytes:
+    """Return profiles.yml, with the name of the pipeline as its profile."""
     return render(
         "analytics/profiles.yml.j2",
         profile=layout.pipeline.name,
         warehouse=f"{{{{ env_var('PIPELINE_WAREHOUSE', '{layout.data}/warehouse.duckdb') }}}}",
         threads=layout.pipeline.threads,
-        extension_directory=EXTENSIONS,
+        extension_directory=extensions,
         memory_limit=layout.pipeline.memory,
     )

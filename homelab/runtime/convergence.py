@@ -49,8 +49,8 @@ def converge_containers(
 ) -> Sequence[HostReport]:
     """Converge the containers in parallel; a failing one stops only those that wait for it.
 
-    With `dry_run`, only compare. Raises InputError, before anything is changed, if a rollback is not possible, or a
-    file of the lab's state folder is damaged.
+    With `dry_run`, only compare. Raises InputError, before anything is changed, if the input of a service is invalid, a
+    rollback is not possible, or a file of the lab's state folder is damaged.
     """
     session.require_intact_state()
     session = session.on(locate(session.inventory))
@@ -128,6 +128,8 @@ class _Convergence:
         self._failed = {name for name, host in self.hosts.items() if isinstance(host, HomelabError)}
         # Complete only after every container has shown its key.
         self._host_keys = session.known_hosts.key_lines()
+        # Before anything is changed: bad input in one container stops all.
+        self._steps = {container.name: self._steps_of(container) for container in containers}
 
     def _connect(self, container: Container) -> Connection | HomelabError:
         try:
@@ -135,7 +137,7 @@ class _Convergence:
         except HomelabError as error:
             return error
 
-    def _steps(self, container: Container) -> Sequence[Step]:
+    def _steps_of(self, container: Container) -> Sequence[Step]:
         return steps_of(
             ServiceContext(
                 inventory=self._session.inventory,
@@ -154,7 +156,7 @@ class _Convergence:
         def will_change(container: Container) -> bool | HomelabError:
             host = self.hosts[container.name]
             try:
-                return host if isinstance(host, HomelabError) else changes_something(host, self._steps(container))
+                return host if isinstance(host, HomelabError) else changes_something(host, self._steps[container.name])
             except HomelabError as error:
                 return error
 
@@ -173,10 +175,9 @@ class _Convergence:
         host = self.hosts[container.name]
         if isinstance(host, HomelabError):
             return HostReport(container.name, (), 0.0, host)
-        steps: Sequence[Step] = ()
+        steps = self._steps[container.name]
         failure: HomelabError | None = None
         try:
-            steps = self._steps(container)
             changes: Sequence[Change] = (
                 pending_changes(host, steps) if dry_run else converge(host, steps, self._session.progress)
             )

@@ -14,7 +14,7 @@ from homelab.host import ConnectionLost, Host, argv, check, expected_format
 from homelab.model import Container
 from homelab.runtime.container_addresses import locate
 from homelab.runtime.deployed_pipelines import BUILT_IN, DeployedPipeline, deployed_pipeline
-from homelab.runtime.full_disks import explain_by_full_disk
+from homelab.runtime.full_disks import explain_by_full_disk, require_space
 from homelab.runtime.job_progress import POLL_INTERVAL, DbtLog
 from homelab.runtime.session import Session
 from homelab.runtime.task_messages import task_message
@@ -55,6 +55,7 @@ def run_pipeline(session: Session, name: str = BUILT_IN.name) -> Run:
 
     Raises HomelabError if the run fails or misses the deadline, Interrupted on Ctrl-C. The error names a full disk.
     """
+    require_space(session, "run the pipeline")
     try:
         return _run_pipeline(session, deployed_pipeline(session.inventory, name))
     except (Interrupted, InputError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -11,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from homelab.distributions import Distribution
 from homelab.errors import HomelabError
-from homelab.host import Result, argv
+from homelab.host import Result
 from homelab.model import Container, DatabaseGrant, Endpoint, Health, Pipeline, Service, ServiceContext, Step
 from homelab.model.options import Option
 from homelab.paths import bundled_path
@@ -19,7 +18,7 @@ from homelab.pipeline_contract import DAG_ID
 from homelab.pipelines.container_steps import part_of
 from homelab.render import render
 from homelab.sandbox import Sandbox
-from homelab.services import airflow_dags
+from homelab.services import airflow_dags, airflow_health, airflow_packages
 from homelab.services.airflow_dags import DagBundles
 from homelab.services.airflow_environment import (
     HOME,
@@ -32,7 +31,7 @@ from homelab.services.airflow_environment import (
     settings_file,
 )
 from homelab.services.airflow_gate import FOLDER, KEY, KNOWN_HOSTS, wait_for_gate
-from homelab.services.airflow_metadata import CLI, admin_user, in_metadata, last_runs, migration, obstacles
+from homelab.services.airflow_metadata import CLI, admin_user, in_metadata, migration
 from homelab.services.airflow_objects import (
     CONNECTION_NAMES,
     POOL_NAMES,
@@ -41,6 +40,7 @@ from homelab.services.airflow_objects import (
     Connection,
     Pool,
 )
+from homelab.services.airflow_packages import venv_lock
 from homelab.services.airflow_rows import MetadataRows
 from homelab.steps import Directory, File, Packages, Refuse, SystemdUnit, User, UvInstall, Venv, WaitFor
 
@@ -67,6 +67,13 @@ class Airflow(Service):
     port: Annotated[int, Option("Port of the web UI.", low=1024, high=65535)] = 8080
     parallelism: Annotated[int, Option("Number of tasks that may run in parallel.", low=1)] = 4
     dags: Annotated[Path | None, Option("Folder with DAGs of your own.", examples=("dags",))] = None
+    packages: Annotated[
+        tuple[
+            Annotated[str, Option(pattern=airflow_packages.REQUIREMENT, expected="a package such as humanize==4.17.0")],
+            ...,
+        ],
+        Option("Further Python packages for DAGs, locked by `homelab airflow lock`.", examples=(["humanize"],)),
+    ] = ()
     connections: Annotated[
         Mapping[str, Connection], Option("Connections by id.", expected="connections by id", keys=CONNECTION_NAMES)
     ] = field(default_factory=dict)
@@ -94,10 +101,12 @@ class Airflow(Service):
                 ),
             )
 
-    def option_errors(self) -> Iterator[tuple[Sequence[str], str]]:
-        """Return an error for a missing folder of DAGs."""
+    def option_errors(self) -> Iterator[tuple[Sequence[str | int], str]]:
+        """Return an error for a missing folder of DAGs, and for packages at other versions than those of Airflow."""
         if self.dags and not self.dags.is_dir():
             yield ("dags",), f"{self.dags} is not a folder: create it, or correct the path"
+        for index, error in airflow_packages.pin_errors(self.version, self.packages):
+            yield ("packages", index), error
 
     def database_grants(self) -> Sequence[DatabaseGrant]:
         """Own the metadata, and read the observations."""
@@ -121,6 +130,10 @@ class Airflow(Service):
             ),
         )
 
+    def data_folders(self) -> Sequence[str]:
+        """Return the folder with the logs of the tasks."""
+        return (HOME,)
+
     def units(self) -> Sequence[str]:
         """Return one unit for each process."""
         return tuple(f"airflow-{process}.service" for process in _PROCESSES[self.version])
@@ -128,13 +141,21 @@ class Airflow(Service):
     def steps(self, context: ServiceContext) -> Sequence[Step]:
         """Return user, venv, configuration, metadata, admin user, units and DAG."""
         requirements = bundled_path("pipeline") / "requirements"
-        venv = Venv(_VENV, (requirements / f"airflow-{self.version}.txt").read_bytes())
+        venv = Venv(_VENV, venv_lock(self.version, self.packages, context.inventory.path.parent))
         bundles = self._bundles(context.inventory.pipelines)
         environment, secrets = settings_file(context, self, bundles), secrets_file(context, self)
         postgres, analytics = (context.inventory.container_with(name) for name in ("postgres", "analytics"))
         private_key = context.secret_store.key_pair("airflow")[0].reveal().encode()
         migrated = migration(venv)
-        web_server, *others = self._units([venv, environment, secrets, migrated])
+        reachable = WaitFor(
+            f"{postgres.name} accepts airflow_admin",
+            in_metadata("select 1"),
+            postgres.name,
+            context.failed,
+            context.wait_deadline(postgres),
+            early=True,
+        )
+        web_server, *others = self._units([venv, environment, secrets, migrated], reachable)
         admin = [admin_user(context, migrated, self._has_api_server)]
         early, late = (admin, []) if self._has_api_server else ([], admin)
         return (
@@ -156,14 +177,7 @@ class Airflow(Service):
             File(KNOWN_HOSTS, f"{analytics.address} {analytics_host_key(context)}\n".encode()),
             database_file(context),
             File(CLI, render("airflow/homelab-airflow.j2", sandbox=SANDBOX, venv=_VENV), mode=0o700),
-            WaitFor(
-                f"{postgres.name} accepts airflow_admin",
-                in_metadata("select 1"),
-                postgres.name,
-                context.failed,
-                context.wait_deadline(postgres),
-                early=True,
-            ),
+            reachable,
             *self._no_downgrade(postgres, known=True),
             migrated,
             *web_server,  # the next steps run while it starts; the scheduler waits for it
@@ -230,8 +244,12 @@ class Airflow(Service):
     def _has_api_server(self) -> bool:
         return "api-server" in _PROCESSES[self.version]
 
-    def _units(self, triggers: Sequence[Step]) -> Iterator[Sequence[Step]]:
-        """Yield the steps of each process, those of the web server first; a change of `triggers` restarts it."""
+    def _units(self, triggers: Sequence[Step], reachable: WaitFor) -> Iterator[Sequence[Step]]:
+        """Yield the steps of each process, those of the web server first; a change of `triggers` restarts it.
+
+        So does a wait for the database, except for the web server: all others end some seconds after it went away, and
+        until then systemd has them as active.
+        """
         # From Airflow 3 on, tasks use the API server, so the scheduler starts only after it answers.
         ready = File(_READY, render("airflow/ready.j2", url=self._health_url()), mode=0o755)
         for process, unit in zip(_PROCESSES[self.version], self.units(), strict=True):
@@ -246,40 +264,17 @@ class Airflow(Service):
             )
             file = File(f"/etc/systemd/system/{unit}", text)
             # A faulty process fails only after seconds, so the health check at the end finds it.
-            running = SystemdUnit(unit, triggered_by=[file, *triggers], settle=0)
+            waits = [] if unit == self.units()[0] else [reachable]
+            running = SystemdUnit(unit, triggered_by=[file, *waits, *triggers], settle=0)
             yield (*([ready] if waits_for_api else []), file, running)
 
     def _health_url(self) -> str:
         return f"http://127.0.0.1:{self.port}{_HEALTH[self.version]}"
 
-    def _health_report(self) -> str:
-        script = f"import urllib.request as u; print(u.urlopen({self._health_url()!r}, timeout=5).read().decode())"
-        return argv("/usr/bin/python3", "-c", script)
-
     def health_probes(self) -> Sequence[str]:
-        """Return the commands for its health report, its last runs, and the obstacles to further ones."""
-        return (self._health_report(), last_runs(DAG_ID), obstacles(DAG_ID))
+        """Return the commands for its health report, its last runs, the obstacles to further ones, and its starts."""
+        return airflow_health.probes(self._health_url(), self.units())
 
     def health(self, answers: Sequence[Result]) -> Health:
         """Return healthy if its processes have a heartbeat, the DAG can run, and its last finished run succeeded."""
-        report, runs, obstacles = answers
-        if not report.ok:
-            return Health(False, "does not answer")
-        if not runs.ok or not obstacles.ok:
-            return Health(False, "cannot read its metadata: PostgreSQL does not answer")
-        processes = {name: part["status"] for name, part in json.loads(report.text).items() if part.get("status")}
-        recent = json.loads(runs.text)
-        finished = next((run for run in recent if run["state"] in ("success", "failed")), None)
-        outcome = f"last run {finished['state']} at {finished['end_date'][:19]}" if finished else "no run yet"
-        ready = all(status == "healthy" for status in processes.values())
-        reasons = json.loads(obstacles.text)
-        if finished and finished["state"] == "failed":
-            tasks = f" ({finished['failed_tasks']})" if finished.get("failed_tasks") else ""
-            reasons.append(f"{outcome}{tasks}: `homelab pipeline run` repeats it and shows the message")
-        states = ", ".join(f"{name} {status}" for name, status in processes.items())
-        return Health(
-            ready and not reasons,
-            "; ".join([states, *(reasons or [outcome])]),
-            {"processes": processes, "last_runs": recent},
-            ready,
-        )
+        return airflow_health.assess(answers)

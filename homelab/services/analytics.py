@@ -17,7 +17,7 @@ from homelab.paths import bundled_path
 from homelab.pipeline_contract import COMMANDS, EXIT, TASKS
 from homelab.pipelines.build_report import failed_nodes
 from homelab.pipelines.container_steps import GateEntry, gate_entries, pipeline_steps
-from homelab.pipelines.layout import EXTENSIONS, SHARED_SCRIPTS, SHARED_VENV
+from homelab.pipelines.layout import EXTENSIONS, FOLDER, SHARED_SCRIPTS, SHARED_VENV
 from homelab.pipelines.layout import PLATFORM as ROOT
 from homelab.render import render
 from homelab.sandbox import Sandbox
@@ -82,6 +82,10 @@ class Analytics(Service):
     def endpoints(self) -> Sequence[Endpoint]:
         """Return SSH, over which Airflow starts the pipeline."""
         return (Endpoint(name="ssh", port=22, description="SSH", audience="dependents"),)
+
+    def data_folders(self) -> Sequence[str]:
+        """Return the folder with the warehouse, the published marts and the spool, and that of the user's pipelines."""
+        return (f"{ROOT}/data", FOLDER)
 
     def units(self) -> Sequence[str]:
         """Return none: Airflow starts each run."""

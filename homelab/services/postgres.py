@@ -16,7 +16,7 @@ from homelab.render import render
 from homelab.sandbox import Sandbox
 from homelab.services.database_grants import grants, schema_of
 from homelab.services.lab_certificates import server_certificate
-from homelab.services.raw_schema import RAW, missing_tables, raw_grants, tables
+from homelab.services.raw_schema import RAW, changed_tables, missing_tables, raw_grants, tables
 from homelab.steps import (
     Command,
     Database,
@@ -92,6 +92,10 @@ class Postgres(Service):
         """Return that for the containers with a grant, as in pg_hba.conf."""
         return (Endpoint(name="sql", port=_PORT, description="PostgreSQL", audience="grantees", tls=True),)
 
+    def data_folders(self) -> Sequence[str]:
+        """Return the folder of the clusters."""
+        return (_DATA,)
+
     def units(self) -> Sequence[str]:
         """Return the unit of the cluster, as Debian's postgresql-common names it."""
         return (f"postgresql@{self.version}-main.service",)
@@ -140,8 +144,8 @@ class Postgres(Service):
         )
 
     def health_probes(self) -> Sequence[str]:
-        """Return the queries for sizes, connections and the newest raw row, and for missing tables."""
-        return (Query(PSQL, "project_data", _FACTS) + " 2>&1", missing_tables())
+        """Return the queries for sizes, connections and the newest raw row, and for missing and changed tables."""
+        return (Query(PSQL, "project_data", _FACTS) + " 2>&1", missing_tables(), changed_tables())
 
     def health(self, answers: Sequence[Result]) -> Health:
         """Return healthy if it answers and has all raw tables."""
@@ -149,6 +153,8 @@ class Postgres(Service):
             return Health(False, f"missing: {answers[1].text}; `homelab deploy` creates them, without their rows")
         if not answers[0].ok:
             return Health(False, f"does not answer: {answers[0].text[-200:]}")
+        if answers[2].ok and answers[2].text == "t":
+            return Health(False, "raw tables were changed by hand: `homelab deploy` repairs them or names the change")
         facts = json.loads(answers[0].text)
         sizes = ", ".join(f"{name} {size // 2**20} MiB" for name, size in facts["sizes"].items())
         return Health(

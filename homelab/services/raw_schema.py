@@ -22,24 +22,44 @@ _UPKEEP = AppendRights(
     ("raw.dropped_months", "raw.dropped_runs"),
 )
 _SCHEMAS = "relnamespace in (to_regnamespace('raw'), to_regnamespace('upkeep')) and not relispartition"
-# A hash of the definitions of all objects, apart from the partitions, which come and go with the months.
-_CATALOG = f"""(
-    with objects as (select * from pg_class where {_SCHEMAS})
-    select md5(string_agg(line, E'\\n' order by line)) from (
-        select concat_ws(' ', relkind, relname, case when relkind in ('v', 'm') then pg_get_viewdef(oid) end)
-        from objects
-        union all
-        select concat_ws(' ', relname, attname, format_type(atttypid, atttypmod), attnotnull)
-        from objects join pg_attribute on attrelid = objects.oid and attnum > 0 and not attisdropped
-        union all
-        select concat_ws(' ', relname, conname, pg_get_constraintdef(pg_constraint.oid))
-        from objects join pg_constraint on conrelid = objects.oid
-        union all
-        select concat_ws(' ', nspname, pg_get_functiondef(pg_proc.oid))
-        from pg_proc join pg_namespace on pg_namespace.oid = pronamespace and nspname in ('raw', 'upkeep')
-        where prokind in ('f', 'p')
-    ) as lines (line)
-)"""
+# The definitions of all objects, one a line, apart from the partitions, which come and go with the months.
+_LINES = f"""(
+    with objects as (
+        select pg_class.*, relnamespace::regnamespace || '.' || relname as name from pg_class where {_SCHEMAS}
+    )
+    select concat_ws(' ', 'relation', name, relkind, case when relkind in ('v', 'm') then pg_get_viewdef(oid) end)
+    from objects
+    union all
+    select concat_ws(' ', 'column', name || '.' || attname, format_type(atttypid, atttypmod),
+                     case when attnotnull then 'not null' end, nullif(attidentity, ''), pg_get_expr(adbin, adrelid))
+    from objects
+    join pg_attribute on attrelid = objects.oid and attnum > 0 and not attisdropped
+    left join pg_attrdef on adrelid = objects.oid and adnum = attnum
+    where relkind in ('r', 'p')
+    union all
+    select concat_ws(' ', 'constraint', name || '.' || conname, pg_get_constraintdef(pg_constraint.oid))
+    from objects join pg_constraint on conrelid = objects.oid
+    union all
+    select concat_ws(' ', 'function', pg_get_functiondef(pg_proc.oid))
+    from pg_proc where prokind in ('f', 'p') and pronamespace in (to_regnamespace('raw'), to_regnamespace('upkeep'))
+) as lines (line)"""
+_CATALOG = f"(select md5(string_agg(line, E'\\n' order by line)) from {_LINES})"
+_COMMENT = "obj_description(to_regnamespace('raw'), 'pg_namespace')"
+# Raises an error with the names of the wanted definitions that are missing, of those that match the condition.
+_REQUIRE = f"""
+do $require$
+declare
+    missing text;
+begin
+    select string_agg(split_part(wanted, E'\\n', 1), '; ' order by wanted) into missing
+    from unnest(current_setting('homelab.wanted')::text[]) as wanted
+    where wanted not in (select line from {_LINES}) and {{condition}};
+    if missing is not null then
+        raise exception 'changed by hand: %', missing;
+    end if;
+end
+$require$;
+"""
 
 
 def missing_tables() -> Query:
@@ -53,6 +73,11 @@ def missing_tables() -> Query:
     )
 
 
+def changed_tables() -> Query:
+    """Return shell text that prints `t` if the objects are not as the last deploy made them."""
+    return Query(PSQL, "project_data", f"select split_part({_COMMENT}, ' ', 3) <> {_CATALOG}")
+
+
 def _text() -> str:
     return (bundled_path("templates") / "postgres" / "project_data.sql").read_text()
 
@@ -60,19 +85,50 @@ def _text() -> str:
 def tables(command: str) -> Sql:
     """Return the step that creates the objects of `raw` and `upkeep`, and those that are missing.
 
+    It fails, and names the difference, if a column or a constraint was dropped or changed by hand: its values are lost.
+
     The comment on `raw` keeps the hashes of the SQL text and of the objects that it made, so the step is applied again
     after a change of either.
     """
-    # The text can run again at any time.
     raw = _text()
-    mark = f"'homelab {hashlib.sha256(raw.encode()).hexdigest()[:16]} ' || {_CATALOG}"
+    digest = f"homelab {hashlib.sha256(raw.encode()).hexdigest()[:16]} "
+    mark = f"'{digest}' || {_CATALOG}"
+    # Missing tables, views and functions are made again. A table that exists keeps its columns and constraints.
+    kept = (
+        f"{_COMMENT} like '{digest}%' and split_part(wanted, ' ', 1) in ('column', 'constraint') and "
+        "to_regclass(substring(wanted from '^\\w+ (\\w+\\.\\w+)')) is not null"
+    )
     return Sql(
         "tables of raw",
-        f"select obj_description(to_regnamespace('raw'), 'pg_namespace') = {mark}",
-        f"{raw}do $mark$ begin execute format('comment on schema raw is %L', {mark}); end $mark$;\n",
+        f"select {_COMMENT} = {mark}",
+        "\n".join(
+            [
+                _wanted(raw),
+                _REQUIRE.format(condition=kept),
+                raw,  # it can run again at any time
+                _REQUIRE.format(condition="true"),
+                f"do $mark$ begin execute format('comment on schema raw is %L', {mark}); end $mark$;\n",
+            ]
+        ),
         "project_data",
         command,
         reason="missing, or not as homelab made them",
+    )
+
+
+def _wanted(raw: str) -> str:
+    """Return psql's text that keeps the definitions of new objects in the setting homelab.wanted.
+
+    The objects are made next to the existing ones, which have another schema meanwhile, and taken back.
+    """
+    inside = re.sub(r"^(begin|commit);$", "", raw, flags=re.MULTILINE)
+    aside = "".join(
+        f"select 'alter schema {name} rename to {name}_aside' where to_regnamespace('{name}') is not null \\gexec\n"
+        for name in ("raw", "upkeep")
+    )
+    return (
+        f"begin;\n{aside}{inside}\nselect array_agg(line)::text as wanted from {_LINES} \\gset\nrollback;\n"
+        "select set_config('homelab.wanted', :'wanted', false) is null as kept \\gset\n"
     )
 
 

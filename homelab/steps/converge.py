@@ -145,8 +145,9 @@ class _Run:
         if all(change.step.is_wait for change in left):
             return list(left)
         applied = {change.step for change in self.changed.values()}
-        due = {*markers, *(marker(step) for step in self._steps if applied.intersection(step.triggered_by))}
-        pending = {change.step: change for change in inspect_host(self._host, self._steps, due).changes}
+        triggered = {marker(step) for step in self._steps if applied.intersection(step.triggered_by)}
+        found = inspect_host(self._host, self._steps, {*markers, *triggered}).changes
+        pending = {change.step: change for change in found}
         dropped = [change.step for change in left if change.step not in pending]
         if dropped:
             check(
@@ -155,7 +156,8 @@ class _Run:
                 "remove the markers of steps that are up to date",
             )
         self._report_unchanged(dropped)
-        return [pending[change.step] for change in left if change.step in pending]
+        kept = [change for change in left if change.step in pending]
+        return [change if marker(change.step) in triggered else pending[change.step] for change in kept]
 
     def _without_failed_part(self, failure: StepFailed, changes: Sequence[Change]) -> list[Change]:
         """Return the changes after the failed one, without those of its part. Raises a failure that has no part."""
@@ -177,11 +179,7 @@ class _Run:
     def _require_applied(self, steps: Sequence[Step]) -> None:
         # Wait steps are not checked again: they guarantee their condition only when they return.
         if left := inspect_host(self._host, [step for step in steps if not step.is_wait]).changes:
-            raise HomelabError(
-                f"Cannot apply `{left[0].step.title}` on {self._host.name}: it is still pending afterwards",
-                f"It ran without an error, and the reason remains: {left[0].pending.reason}.",
-                "Another program may change it at the same time. If not, this is a bug in homelab.",
-            )
+            raise left[0].step.not_applied(self._host, left[0].pending)
 
     def resume(self, error: HomelabError) -> None:
         """Reconnect if the connection was lost, and wait for the end of the command that is still running."""

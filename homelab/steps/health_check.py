@@ -16,9 +16,10 @@ _INTERVAL = 0.5  # seconds
 
 @dataclass(frozen=True, eq=False)
 class HealthCheck(Step):
-    """A service that has to be ready within the deadline; checked again after every change.
+    """A service that has to be ready within the deadline, with all its units active; checked again after every change.
 
-    The outcome of its last runs does not count: `homelab status` shows it.
+    A unit that systemd is about to restart, such as one whose database was away, may become active within the deadline.
+    The outcome of the service's last runs does not count: `homelab status` shows it.
     """
 
     name: str
@@ -36,17 +37,21 @@ class HealthCheck(Step):
 
     def probes(self) -> Sequence[str]:
         """See Step."""
-        return self.commands
+        return (*self.commands, *([argv("systemctl", "is-active", *self.units)] if self.units else []))
 
     def check(self, answers: Sequence[Result]) -> Pending | None:
         """See Step."""
-        health = self.evaluate(answers)
-        return None if health.ready else Pending(health.summary)
+        health = self.evaluate(answers[: len(self.commands)])
+        if not health.ready:
+            return Pending(health.summary)
+        states = answers[-1].text.splitlines() if self.units else []
+        ended = [f"{unit} is {state}" for unit, state in zip(self.units, states, strict=False) if state != "active"]
+        return Pending("; ".join(ended)) if ended else None
 
     def apply(self, host: Host) -> None:
         """See Step. Raises HomelabError at the deadline, with the last answer and the last lines of the journal."""
         until = time.monotonic() + self.deadline
-        while (pending := self.check(host.batch(self.commands))) is not None:
+        while (pending := self.check(host.batch(self.probes()))) is not None:
             if time.monotonic() > until:
                 raise HomelabError(
                     f"Cannot finish the deploy of {self.name} on {host.name}: it is not healthy after "

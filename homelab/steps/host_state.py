@@ -11,9 +11,8 @@ from homelab.host import Host, Result
 from homelab.model import ManagedResource, Pending, Step
 from homelab.steps import manifest, remote_paths
 from homelab.steps.locking import busy_probe
-from homelab.steps.queries import Query, merge_queries
+from homelab.steps.queries import NO_CONNECTION, Query, merge_queries
 
-_NO_CONNECTION = 2  # exit status of psql when it has no connection
 _UNREACHABLE = "not reachable: roles and databases were not checked"
 
 
@@ -47,7 +46,13 @@ def pending_changes(host: Host, steps: Sequence[Step]) -> list[Change]:
     One change stands for all steps that could not be checked because PostgreSQL is not reachable.
     """
     state = inspect_host(host, steps)
-    checked = [change for change in state.changes if change.step not in state.unchecked or change.pending.diff]
+    # A step that an unchecked one would trigger may be up to date. After a wait, it acts.
+    unknown = {_because_of(step) for step in state.unchecked if not step.is_wait}
+    checked = [
+        change
+        for change in state.changes
+        if (change.step not in state.unchecked and change.pending.reason not in unknown) or change.pending.diff
+    ]
     unreachable = [Change(Unreachable(), Pending(_UNREACHABLE, effect="not checked"))] if state.unchecked else []
     return [*removals(state, steps), *checked, *unreachable]
 
@@ -132,7 +137,7 @@ def _unchecked(probes: Sequence[tuple[int, str]], results: Sequence[Result]) -> 
         if isinstance(probe, Query):
             statuses.setdefault(probe.psql, set()).add(result.status)
     for index, probe, _ in queries:
-        if isinstance(probe, Query) and statuses[probe.psql] == {_NO_CONNECTION}:
+        if isinstance(probe, Query) and statuses[probe.psql] == {NO_CONNECTION}:
             yield index
 
 
@@ -160,7 +165,11 @@ def _pending(
         if pending is None and marker(step) in markers:
             pending = Pending("still to do after an interrupted run", effect=step.effect)
         if pending is None and (trigger := next((each for each in step.triggered_by if each in changing), None)):
-            pending = Pending(f"because of {trigger.title}", effect=step.effect)
+            pending = Pending(_because_of(trigger), effect=step.effect)
         if pending is not None:
             changing.add(step)
             yield Change(step, pending)
+
+
+def _because_of(trigger: Step) -> str:
+    return f"because of {trigger.title}"

@@ -37,6 +37,13 @@ KNOWN_ERRORS = (
         f"or remove files there, {_AGAIN}.",
     ),
     KnownError(
+        r"ERROR:  changed by hand: (column|constraint) raw\.",
+        "A column or a constraint of a raw table was dropped or changed by hand. Homelab changes no table: it "
+        "cannot bring back dropped values.",
+        "Restore the table from a dump (docs/how-to/backup.md). Or change it back, or drop it to get an empty one: "
+        f"`homelab ssh {{host}} -- runuser -u postgres -- psql project_data`, {_AGAIN}.",
+    ),
+    KnownError(
         r"Read-only file system",
         "The disk of {host} is read-only: the node has made it so, as it does after a disk error.",
         f"Check the log of the node (`dmesg`) and its storage, {_AGAIN}.",

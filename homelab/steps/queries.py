@@ -8,6 +8,7 @@ from shlex import quote
 
 from homelab.host import Result
 
+NO_CONNECTION = 2  # exit status of psql when it has no connection
 _OPTIONS = "-X -q -A -t"
 
 

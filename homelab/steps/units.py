@@ -100,9 +100,16 @@ class SystemdUnit(Step):
             f"{before} && systemctl restart {unit} && {settle}systemctl is-active --quiet {unit}", timeout=300
         )
         if not result.ok:
-            journal = host.run(argv("journalctl", "--no-pager", "--output=cat", "--lines=15", f"--unit={self.unit}"))
-            raise HomelabError(
-                f"Cannot start {self.unit} on {host.name}: the unit is not active",
-                "\n".join(f"  {line}" for line in (journal.text or result.stderr.decode()).splitlines()[-15:]),
-                f"See `homelab logs {host.name} {self.unit}`; fix the cause, then run `homelab deploy` again.",
-            )
+            raise self._not_active(host, result.stderr.decode())
+
+    def not_applied(self, host: Host, pending: Pending) -> HomelabError:
+        """See Step. A unit that has ended since its start is named with the end of its journal."""
+        return self._not_active(host) if pending.reason.startswith("is ") else super().not_applied(host, pending)
+
+    def _not_active(self, host: Host, output: str = "") -> HomelabError:
+        journal = host.run(argv("journalctl", "--no-pager", "--output=cat", "--lines=15", f"--unit={self.unit}"))
+        return HomelabError(
+            f"Cannot start {self.unit} on {host.name}: the unit is not active",
+            "\n".join(f"  {line}" for line in (journal.text or output).splitlines()[-15:]),
+            f"See `homelab logs {host.name} {self.unit}`; fix the cause, then run `homelab deploy` again.",
+        )

@@ -181,6 +181,12 @@ class ServiceContract:
         inside = [path for path in written for folder in folders if path.startswith(f"{folder.rstrip('/')}/")]
         _require_none("paths that root writes in a folder of another user", inside)
 
+    def test_folders_of_its_user_are_declared_as_data(self, instance: Service, steps: Sequence[Step]) -> None:
+        declared = [*instance.data_folders(), "/home", "/run"]
+        folders = [step.path for step in steps if isinstance(step, Directory) and step.owner != "root"]
+        missing = [path for path in folders if not any(f"{path}/".startswith(f"{each}/") for each in declared)]
+        _require_none("folders that `homelab prune` would leave", missing)
+
     def test_files_with_secrets_are_private(self, steps: Sequence[Step]) -> None:
         secret = [step for step in steps if isinstance(step, File) and _SECRET.encode() in step.content]
         _require_none("open files", [step.path for step in secret if not step.secret or step.mode & 0o007])

@@ -143,8 +143,13 @@ def ingest(environment: Mapping[str, str]) -> int:
     text = json.dumps(
         {**asdict(summary), "finished": datetime.now(UTC).isoformat(timespec="seconds")}, ensure_ascii=False
     )
-    save_summary(settings.data, text)
     print(text)
+    try:
+        save_summary(settings.data, text)
+    except OSError as error:
+        # Without it, verify_ingestion would report the run before.
+        print(f"error: cannot write the summary to {settings.data}: {error.strerror}", file=sys.stderr)
+        return EXIT.failed
     return summary.status
 
 

@@ -8,7 +8,11 @@ import sys
 from pathlib import Path
 from typing import ClassVar
 
+import pytest
+
+from homelab.commands.pipeline_new import new_pipeline
 from homelab.commands.service_new import new_service
+from homelab.paths import bundled_path
 from homelab.services.airflow import Airflow
 from homelab.services.analytics import Analytics
 from homelab.services.postgres import Postgres
@@ -31,6 +35,41 @@ class TestAirflow2(ServiceContract):
     service = Airflow
     options: ClassVar = {"version": "2.11"}
     distributions: ClassVar = ("ubuntu-24.04", "debian-12")  # Airflow 2.11 does not run on Python 3.13
+
+
+class WithPipeline(ServiceContract):
+    """The contract with a pipeline of the user's in the inventory."""
+
+    overlay: ClassVar = {"pipelines": {"prices": {"path": "pipelines/prices"}}}
+
+    @pytest.fixture(autouse=True)
+    def pipeline(self, tmp_path: Path) -> None:
+        """Write the pipeline before the inventory is read."""
+        new_pipeline(tmp_path, "prices")
+
+
+class TestPostgresWithPipeline(WithPipeline):
+    service = Postgres
+
+
+class TestAnalyticsWithPipeline(WithPipeline):
+    service = Analytics
+
+
+class TestAirflowWithPipeline(WithPipeline):
+    service = Airflow
+
+
+class TestAirflowWithObjects(ServiceContract):
+    service = Airflow
+    options: ClassVar = {
+        "dags": str(bundled_path("pipeline") / "dags"),
+        "connections": {
+            "sales": {"conn_type": "http", "password": {"secret": "sales"}, "extra": {"a": {"secret": "b"}}}
+        },
+        "variables": {"key": {"secret": "key"}, "limits": {"rows": [1, {"secret": "c"}]}},
+        "pools": {"sales": 2},
+    }
 
 
 def test_service_that_homelab_writes_keeps_the_contract(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from cryptography.fernet import Fernet
 
 from homelab.errors import HomelabError
 from homelab.host import Result
-from homelab.model import Secret, SecretName
+from homelab.model import Pending, Secret, SecretName
 from homelab.progress import SilentProgress
 from homelab.services.airflow_metadata import DATABASE_ENVIRONMENT
 from homelab.services.airflow_objects import AirflowObjects, Connection, Pool
@@ -180,6 +180,18 @@ def test_values_of_another_fernet_key_are_written_again(metadata: Metadata) -> N
     converge(metadata.host, [rows(OBJECTS, other)], SilentProgress())
     (value,) = metadata.sql("select val from variable where key = 'region'")
     assert Fernet(other).decrypt(value) == b"eu"
+
+
+def test_nothing_is_known_without_a_connection() -> None:
+    (probe,) = rows(OBJECTS).probes()
+    assert rows(OBJECTS).check([Result(probe, 2)]) == Pending("not known yet")
+    assert rows(AirflowObjects()).check([Result(probe, 2)]) is None
+
+
+@pytest.mark.parametrize("text", ["[]", "{}x", '{"connection": 1}', '{"variable": {"comment": "homelab: x"}}', "null"])
+def test_answer_of_another_format_is_pending(text: str) -> None:
+    (probe,) = rows(OBJECTS).probes()
+    assert rows(OBJECTS).check([Result(probe, 0, text.encode())])
 
 
 def test_objects_are_pending_before_the_tables_exist(metadata: Metadata) -> None:

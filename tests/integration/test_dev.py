@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from homelab.commands.pipeline_new import new_pipeline
 from homelab.dev.local_stack import folder_of
 from homelab.lab.process import wait_until
 from tests.integration import pg
@@ -89,3 +90,18 @@ def test_pipeline_runs_without_containers(site: Path) -> None:
     assert folder.exists()
     homelab(site, "reset", "--yes")
     assert not folder.exists()
+
+
+def test_own_pipeline_runs_without_containers(site: Path) -> None:
+    new_pipeline(site, "prices")
+    path = site / "inventory.yaml"
+    path.write_text(path.read_text().replace("pipelines:\n", "pipelines:\n  prices: {path: pipelines/prices}\n"))
+    for _ in range(2):
+        outcome = json.loads(homelab(site, "run", "prices", "--json"))
+        assert (list(outcome["commands"]), outcome["models_built"]) == (["fetch", "build"], 1)
+    rows = json.loads(homelab(site, "query", "--pipeline", "prices", "from prices_daily", "--json"))
+    assert len(rows) == 4
+    assert "prices.prices_daily" in homelab(site, "dbt", "prices", "--", "ls")
+    assert "5 passed" in homelab(site, "test", "prices")
+    (site / "pipelines" / "prices" / "scripts" / "prices.csv").write_text("item\nx\n")
+    assert "prices.csv, line 2" in homelab(site, "run", "prices", expect=1)

@@ -18,6 +18,7 @@ from homelab.runtime.lab_report import LabReport, report_lab
 from homelab.runtime.marts import query_marts
 from homelab.runtime.pipeline_runs import run_pipeline
 from homelab.runtime.session import Session
+from homelab.services.airflow import Airflow
 from homelab.services.analytics import PUBLISHED
 from tests.integration.lab_fixture import LabFixture, in_a_lab, lab_with
 
@@ -120,6 +121,32 @@ def test_dropped_table_is_named_and_made_again(stack: LabFixture) -> None:
     assert state(stack)["postgres"].startswith("missing: raw.quarantine")
     assert "tables of raw: missing, or not as homelab made them" in redeploy(stack)
     assert state(stack) == {}
+
+
+@pytest.mark.parametrize("seconds", [0, 45])
+def test_stopped_postgresql_is_one_line_of_the_plan_and_deploy_repairs_it(stack: LabFixture, seconds: float) -> None:
+    """Airflow's processes end some seconds after their database; for a while, their heartbeats still look recent."""
+    stack.run("systemctl stop postgresql@15-main", DATABASE)
+    try:
+        time.sleep(seconds)
+        found = planned(stack)
+        assert [str(change) for change in found[DATABASE].changes] == [
+            "unit postgresql@15-main.service: is inactive",
+            "PostgreSQL: not reachable: roles and databases were not checked",
+        ]
+        *units, last = map(str, found[AIRFLOW].changes)
+        assert last == "PostgreSQL: not reachable: roles and databases were not checked"
+        assert all(each.startswith("unit airflow-") for each in units), units
+    finally:
+        changes = redeploy(stack)
+    assert changes[0] == "unit postgresql@15-main.service: is inactive"
+    assert all(each.startswith("unit airflow-") for each in changes[1:]), changes
+    for name, units in ((DATABASE, ["postgresql@15-main"]), (AIRFLOW, Airflow().units())):
+        assert set(stack.run(f"systemctl is-active {' '.join(units)}", name).split()) == {"active"}
+    assert redeploy(stack) == []
+    time.sleep(10)
+    assert state(stack) == {}
+    assert redeploy(stack) == []
 
 
 def test_changed_setting_names_the_restart_and_shows_its_diff(stack: LabFixture) -> None:

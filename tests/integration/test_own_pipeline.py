@@ -15,12 +15,13 @@ import psycopg
 import pytest
 
 from homelab.commands.pipeline_new import new_pipeline
+from homelab.dev.own_pipeline import LocalLayout
 from homelab.errors import HomelabError
+from homelab.host import check
 from homelab.model import Pipeline, SchemaVersion, ServiceContext
-from homelab.pipelines.layout import Layout
+from homelab.pipelines.container_steps import profiles_yml, try_build
 from homelab.pipelines.schema_step import SchemaVersions
 from homelab.progress import SilentProgress
-from homelab.render import render
 from homelab.services.postgres import contents
 from homelab.steps.converge import converge
 from homelab.steps.host_state import pending_changes
@@ -35,22 +36,6 @@ pytestmark = [
     pytest.mark.skipif(pg.archive() is None, reason="PostgreSQL 16 is not in .venv/pg16: ./bootstrap --test"),
     pytest.mark.timeout(300),
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class LocalLayout(Layout):
-    """The layout of a pipeline on this machine, without a sandbox."""
-
-    folder: Path
-
-    @property
-    def root(self) -> str:
-        """See Layout."""
-        return str(self.folder)
-
-    def run(self, command: str) -> str:
-        """See Layout."""
-        return shlex.join(["sh", "-c", f"set -a; . {self.environment}; cd {self.data}; {command}"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +66,7 @@ class Prices:
 
     def build(self, expect: int = 0) -> dict[str, Any]:
         """Build, test and publish; return the report."""
-        project = str(self.pipeline.folder / "dbt")
-        folders = ("--project", project, "--profiles", self.layout.root, "--data", self.layout.data)
+        folders = ("--project", self.layout.project, "--profiles", self.layout.root, "--data", self.layout.data)
         output = self._run(expect, str(self.python), str(SCRIPTS / "build_project.py"), *folders, "--profile", "prices")
         report: dict[str, Any] = json.loads(output.splitlines()[-1])
         return report
@@ -135,19 +119,10 @@ def prices(server: pg.Server, analytics_python: Path, extensions: Path, tmp_path
         "PGOPTIONS": "-csearch_path=prices",
         "DBT_PGUSER": "prices_dbt",
         "DBT_PGPASSWORD": "secret-of-postgres-prices_dbt",
-        "PATH": f"{server.home}/bin:{os.environ['PATH']}",
+        "PATH": f"{server.home}/bin:{analytics_python.parent}:{os.environ['PATH']}",
     }
     Path(layout.environment).write_text("".join(f"{key}={shlex.quote(value)}\n" for key, value in variables.items()))
-    (folder / "profiles.yml").write_bytes(
-        render(
-            "analytics/profiles.yml.j2",
-            profile="prices",
-            warehouse=f"{layout.data}/warehouse.duckdb",
-            threads=2,
-            extension_directory=str(extensions),
-            memory_limit="512MB",
-        )
-    )
+    (folder / "profiles.yml").write_bytes(profiles_yml(layout, str(extensions)))
     yield Prices(server, analytics_python, pipeline, layout, context, psql)
     with server.connect("project_data") as connection:
         connection.execute("drop schema prices cascade")
@@ -197,6 +172,18 @@ def test_failed_build_leaves_the_published_file(prices: Prices) -> None:
     assert {each["status"] for each in prices.build(expect=EXIT.build_failed)["problems"]} == {"fail"}
     assert os.readlink(prices.layout.published) == published
     assert len(prices.query("from prices_daily")) == 4
+
+
+def test_model_with_a_wrong_column_is_found_before_it_is_built(prices: Prices) -> None:
+    command = prices.layout.run(try_build(prices.layout))
+    assert LocalHost().run(command).status != 0, "the table does not exist yet"
+    prices.apply_schema()
+    done = LocalHost().run(command)
+    assert done.ok, done.text
+    prices.model("select no_column as item from {{ source('prices', 'readings') }}")
+    with pytest.raises(HomelabError, match="no_column"):
+        check(LocalHost(), command, "build without rows")
+    assert not list(Path(prices.layout.data).glob("*.duckdb"))
 
 
 def test_row_that_cannot_be_read_fails_the_fetch_with_its_line(prices: Prices) -> None:

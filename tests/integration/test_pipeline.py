@@ -445,10 +445,10 @@ def test_changing_the_units_does_not_change_history(stack: Stack) -> None:
 
 def test_cities_by_name_by_id_by_coordinates_and_from_a_file(stack: Stack, tmp_path: Path) -> None:
     (tmp_path / "cities.csv").write_text(
-        'name,id,latitude,longitude\n"Newark,US",,,\nSecond,5128581,,\nCabin,,40.68,-73.83\nAtlantic,,30,-40\n'
+        'name,id,latitude,longitude\n"Newark,US",,,\nSecond,5128581,,\nCabin,,40.68,-73.83\nNobody,1,,\n'
     )
     done = stack.script("ingest_weather.py", expect=EXIT.partial, WEATHER_CITIES_FILE=str(tmp_path / "cities.csv"))
-    assert done.stderr == "error: Atlantic: HTTP 404: city not found\n"
+    assert done.stderr == "error: Nobody: HTTP 404: city not found\n"
     assert [(city, data["name"]) for city, data in stack.raw()] == [
         ("Cabin", "Queens"),
         ("Newark,US", "Newark"),

@@ -28,6 +28,7 @@ from homelab.steps import PgHba, Settings, SystemdUnit
 from homelab.steps.converge import converge
 from homelab.steps.host_state import pending_changes
 from tests.integration import pg
+from tests.integration.test_raw_tables import BEFORE, PARTITIONED
 from tests.support import FixedSecretStore, LocalHost, owner_of_new_files, with_service
 
 pytestmark = pytest.mark.skipif(pg.archive() is None, reason="PostgreSQL 16 is not in .venv/pg16: ./bootstrap --test")
@@ -168,6 +169,37 @@ def test_analytics_may_only_append_and_read(server: pg.Server, tmp_path: Path) -
                 connection.execute(sql)
     with pytest.raises(psycopg.OperationalError, match="rejects connection"):
         connect(server, "airflow_metadata", "analytics")
+
+
+def test_ingestion_that_was_taken_over_cannot_disguise_a_deletion_as_retention(
+    server: pg.Server, tmp_path: Path
+) -> None:
+    wanted = steps(server, context(tmp_path, 1, 2))
+    converge(LocalHost(), wanted, SilentProgress())
+    records = "select (select array_agg(month) from raw.dropped_months), (select dropped_before from raw.dropped_runs)"
+    with server.connect("project_data") as connection:
+        before = connection.execute(records).fetchone()
+        connection.execute("grant insert, update on raw.dropped_months, raw.dropped_runs to analytics")
+    converge(LocalHost(), wanted, SilentProgress())
+    with connect(server, "project_data", "analytics") as connection:
+        for sql in (
+            "insert into raw.dropped_months (month) values ('2001-01-01')",
+            "insert into raw.dropped_months select date '2001-01-01' on conflict do nothing",
+            "copy raw.dropped_months (month) from stdin",
+            "update raw.dropped_runs set dropped_before = now()",
+            "update upkeep.retention set months = 1",
+            "create function upkeep.partitions(x int) returns void language sql as ''",
+            "set role postgres",
+        ):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(sql)
+        # The function of the retention takes neither tables nor operators from its caller.
+        connection.execute("create temp table dropped_months (month date); create temp table retention (months int)")
+        connection.execute("insert into retention values (1)")
+        connection.execute("set search_path = pg_temp, raw, upkeep")
+        connection.execute("select upkeep.partitions()")
+    with server.connect("project_data") as connection:
+        assert connection.execute(records).fetchone() == before
 
 
 def test_airflow_reads_the_data_and_owns_its_metadata(server: pg.Server, tmp_path: Path) -> None:
@@ -480,6 +512,67 @@ def test_dropped_object_is_found_and_made_again(server: pg.Server, tmp_path: Pat
         connection.execute("select * from raw.quarantine")
         connection.execute("select upkeep.partitions(), upkeep.record_settings('@daily', '{}', '{}')")
         connection.execute("select * from raw.exclusions, raw.ingestion_ends")
+
+
+CHANGED = {
+    "alter table raw.quarantine drop column reason": "column raw.quarantine.reason text not null",
+    "alter table raw.weather_observations drop column units": "column raw.weather_observations.units text",
+    "alter table raw.city_settings drop column timezone": "column raw.city_settings.timezone text",
+    "alter table raw.exclusion_entries drop column reason cascade": "column raw.exclusion_entries.reason text not null",
+    "alter table raw.quarantine alter column bytes type int": "column raw.quarantine.bytes bigint not null",
+    "alter table raw.quarantine alter column reason drop not null": "column raw.quarantine.reason text not null",
+    "alter table raw.quarantine alter column ingested_at drop default": "column raw.quarantine.ingested_at timestamp",
+    "alter table raw.quarantine drop constraint quarantine_pkey": "constraint raw.quarantine.quarantine_pkey PRIMARY",
+    "alter table raw.weather_observations drop constraint weather_observations_units": (
+        "constraint raw.weather_observations.weather_observations_units CHECK"
+    ),
+}
+
+
+@pytest.mark.parametrize(("sql", "named"), CHANGED.items())
+def test_dropped_or_changed_column_is_refused_by_name_every_time(
+    server: pg.Server, tmp_path: Path, sql: str, named: str
+) -> None:
+    wanted = steps(server, context(tmp_path, 1, 2))
+    converge(LocalHost(), wanted, SilentProgress())
+    table = sql.split()[2]
+    with server.connect("project_data") as connection:
+        connection.execute(sql.encode())
+    for _ in range(2):
+        with pytest.raises(HomelabError, match="Cannot apply `tables of raw`") as error:
+            converge(LocalHost(), wanted, SilentProgress())
+        assert f"changed by hand: {named}" in error.value.details
+        assert "docs/how-to/backup.md" in error.value.resolution
+    with server.connect("project_data") as connection:  # as the error advises
+        connection.execute(f"drop table {table} cascade".encode())
+    converge(LocalHost(), wanted, SilentProgress())
+    assert pending_changes(LocalHost(), wanted) == []
+
+
+@pytest.mark.parametrize("earlier", [BEFORE, PARTITIONED], ids=["plain", "partitioned"])
+def test_tables_of_an_earlier_version_are_no_change_by_hand(server: pg.Server, tmp_path: Path, earlier: bytes) -> None:
+    with server.connect() as connection:
+        connection.execute("drop database if exists project_data with (force)")
+        connection.execute("create database project_data template template0 encoding 'UTF8' locale 'C'")
+    with server.connect("project_data") as connection:
+        connection.execute(earlier)
+    wanted = steps(server, context(tmp_path, 1, 2))
+    converge(LocalHost(), wanted, SilentProgress())
+    assert pending_changes(LocalHost(), wanted) == []
+
+
+def test_column_index_and_table_of_the_user_stay(server: pg.Server, tmp_path: Path) -> None:
+    wanted = steps(server, context(tmp_path, 1, 2))
+    converge(LocalHost(), wanted, SilentProgress())
+    with server.connect("project_data") as connection:
+        connection.execute("alter table raw.quarantine add column mine text")
+        connection.execute("create index my_index on raw.quarantine (mine)")
+        connection.execute("create table raw.mine (mine text)")
+    converge(LocalHost(), wanted, SilentProgress())
+    assert pending_changes(LocalHost(), wanted) == []
+    with server.connect("project_data") as connection:
+        connection.execute("select quarantine.mine, mine.mine from raw.quarantine, raw.mine")
+        connection.execute("alter table raw.quarantine drop column mine; drop table raw.mine")
 
 
 def test_new_month_is_no_difference(server: pg.Server, tmp_path: Path) -> None:

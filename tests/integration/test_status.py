@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -103,7 +104,7 @@ def test_queries_for_the_runs_and_obstacles_of_the_dag(server: pg.Server) -> Non
         ]
         runs = {run["run_id"]: run["failed_tasks"] for run in json.loads(answer(server, name, last_runs(DAG_ID)))}
         assert runs == {"a": "verify_ingestion", "b": None, "homelab__c": None}
-        state_of = pipeline_runs._state_query
+        state_of = partial(pipeline_runs._state_query, DAG_ID)
         assert json.loads(answer(server, name, state_of("a"))) == {
             "state": "failed",
             "tasks": {"run_dbt_transformation": ["success", 2], "verify_ingestion": ["failed", 2]},

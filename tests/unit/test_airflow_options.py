@@ -114,7 +114,10 @@ def test_missing_secrets_are_listed_with_their_lines(tmp_path: Path) -> None:
         steps_of(context)
     assert raised.value.brief == "Cannot use secrets that do not exist: c-password, api-key"
     assert "own.yaml:1: {secret: api-key}" in raised.value.details
-    assert raised.value.resolution == "homelab secret set c-password\nhomelab secret set api-key"
+    assert (
+        raised.value.resolution
+        == "`homelab secret set c-password` asks for it.\n`homelab secret set api-key` asks for it."
+    )
     assert "api-key" not in store.names()
 
 

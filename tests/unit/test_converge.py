@@ -15,10 +15,11 @@ from homelab.errors import HomelabError
 from homelab.host import ConnectionLost, Result, argv
 from homelab.model import Step
 from homelab.progress import SilentProgress, TerminalProgress
-from homelab.steps import Command, Directory, File, Refuse, Tree, WaitFor, remote_paths
+from homelab.steps import Command, Directory, File, Refuse, Sql, Tree, WaitFor, remote_paths
 from homelab.steps.converge import StepFailed, converge
 from homelab.steps.host_state import clock_offset, pending_changes
 from homelab.steps.locking import LockedHost, wait_until_idle
+from homelab.steps.queries import Query
 from tests.support import LocalHost, SavedFolders, killed_before_each_command, owner_of_new_files
 
 
@@ -163,6 +164,28 @@ def test_probes_without_an_answer_are_repeated_after_the_wait(tmp_path: Path, lo
     assert [c.step.title for c in changes] == [config.title, wait.title, *applied]
     assert log.read_text().split() == applied
     assert pending_changes(LocalHost(), [config, wait, made, unit, other]) == [], "no marker is left"
+
+
+def test_unit_whose_database_was_away_is_restarted_after_the_wait_even_if_it_is_active(tmp_path: Path) -> None:
+    """It has started without its database, and ends some seconds later."""
+    server, log = tmp_path / "server", tmp_path / "log"
+    wait = WaitFor("the server answers", f"test -e {server}", "data", early=True)
+    unit = Command("unit", "true", f"echo unit >>{log}", triggered_by=[wait])
+    assert [str(change) for change in pending_changes(LocalHost(), [wait, unit])][1:] == [f"unit: because of {wait}"]
+    host = LocalHost(before=lambda command: server.touch() if wait.probe in command else None)
+    changes = converge(host, [wait, unit], SilentProgress())
+    assert [str(change) for change in changes] == ["the server answers: not yet", f"unit: because of {wait}"]
+    assert log.read_text() == "unit\n"
+    assert converge(LocalHost(), [wait, unit], SilentProgress()) == []
+
+
+def test_plan_leaves_out_a_step_that_only_an_unchecked_one_would_trigger(tmp_path: Path) -> None:
+    unreachable = "exit 2; psql"  # psql's status without a connection
+    wait = WaitFor("it answers", Query(unreachable, "d", "select 1"), "data", early=True)
+    table = Sql("table", "select true", "", psql=unreachable)
+    units = [Command("a", "true", "true", triggered_by=[table]), Command("b", "true", "true", triggered_by=[wait])]
+    shown = [str(change) for change in pending_changes(LocalHost(), [wait, table, *units])]
+    assert shown == ["b: because of it answers", "PostgreSQL: not reachable: roles and databases were not checked"]
 
 
 def test_wait_that_no_later_step_needs_is_skipped(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 from homelab.cli import app
 from homelab.cli.global_options import settings
 from homelab.commands.deploy import deploy
-from homelab.errors import HomelabError
+from homelab.errors import HomelabError, InputError
 from homelab.inventory import load
 from homelab.known_hosts import KnownHosts
 from homelab.model import Container, ServiceContext, Step
@@ -86,6 +86,17 @@ def test_report_has_changed_and_unchanged_steps(run: Deploy, tmp_path: Path) -> 
     )
     assert (did.unchanged, again.changes, again.unchanged) == (1, [], 3)
     assert all(change.seconds > 0 for change in did.changes)
+
+
+def test_bad_input_of_one_container_changes_nothing_in_any(run: Deploy, tmp_path: Path) -> None:
+    def steps(context: ServiceContext) -> Sequence[Step]:
+        if context.container.name == "airflow-orchestration":
+            raise InputError("Cannot use a secret that does not exist: sales", "why", "do")
+        return two(tmp_path)(context)
+
+    with pytest.raises(InputError, match="does not exist: sales"):
+        run(steps, limit=("postgres-data", "airflow-orchestration"))
+    assert not (tmp_path / "f").exists()
 
 
 def test_events_contain_every_step_and_no_secret(run: Deploy, tmp_path: Path) -> None:

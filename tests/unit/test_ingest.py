@@ -316,6 +316,15 @@ def test_invalid_settings_have_their_own_exit_status() -> None:
     assert done.stderr.startswith("error: OPENWEATHER_UNITS must be one of")
 
 
+def test_run_whose_summary_cannot_be_written_has_failed_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "last_ingest.new").mkdir()
+    with serve([OK]) as stub:
+        done = run(GOOD | NO_POSTGRES | {"WEATHER_DATA": str(tmp_path), "OPENWEATHER_BASE_URL": stub.url})
+    assert done.returncode == EXIT.failed
+    assert done.stderr.splitlines()[-1] == f"error: cannot write the summary to {tmp_path}: Is a directory"
+    assert json.loads(done.stdout)["spooled"] == 1
+
+
 def test_parallel_runs_write_complete_summaries(tmp_path: Path) -> None:
     def save(number: int) -> None:
         for _ in range(50):

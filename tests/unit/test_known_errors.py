@@ -14,6 +14,10 @@ EXAMPLES = [
     ("E: You don't have enough free space in /var/cache/apt/archives/.", "The disk of box is full."),
     ("psql: error: could not extend file: No space left on device\nKilled", "The disk of box is full."),
     ("tar: a/b: Wrote only 4608 of 10240 bytes\ntar: Exiting with failure status", "The disk of box is full."),
+    (
+        "psql:<stdin>:600: ERROR:  changed by hand: column raw.quarantine.reason text not null\nCONTEXT:  PL/pgSQL",
+        "dropped or changed by hand",
+    ),
     ("mkdir: cannot create directory '/opt/x': Read-only file system", "The disk of box is read-only"),
     (
         "E: Release file for http://archive.example/debian/dists/bookworm/InRelease is not valid "

@@ -13,7 +13,7 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
 from homelab.lab.observations import PLACES, Observation, answer, load
-from homelab.lab.openweather import Generated, Steps, ThisHour, application
+from homelab.lab.openweather import Generated, Steps, ThisHour, application, find, observation
 
 KEY = "sekret"
 NEWARK, NEW_YORK, QUEENS = PLACES
@@ -183,9 +183,7 @@ def test_city_is_found_by_name_id_and_coordinates(stations: dict[str, Any], quer
             },
         ),
         ({"q": "Nowhere,XX"}, 404, {"cod": "404", "message": "city not found"}),
-        ({"q": "Newark,GB"}, 404, {"cod": "404", "message": "city not found"}),
         ({"id": "1"}, 404, {"cod": "404", "message": "city not found"}),
-        ({"lat": "0", "lon": "0"}, 404, {"cod": "404", "message": "city not found"}),
         ({}, 400, {"cod": "400", "message": "Nothing to geocode"}),
         ({"q": " "}, 400, {"cod": "400", "message": "Nothing to geocode"}),
         ({"lat": "91", "lon": "0"}, 400, {"cod": "400", "message": "wrong latitude"}),
@@ -201,6 +199,57 @@ def test_errors_are_openweathers_own(
     state = tmp_path / "state.json"
     with_client(Steps(state, stations), story)
     assert not state.exists()
+
+
+QUERIES = [
+    {"q": "Berlin,DE"},
+    {"q": "Newark,GB"},
+    {"q": "Ushuaia"},
+    {"id": "2950159"},
+    {"lat": "0", "lon": "0"},
+    {"lat": "-33.87", "lon": "151.21"},
+    {"lat": "89.9", "lon": "180"},
+    {"lat": "-90", "lon": "-180"},
+]
+
+
+@pytest.mark.parametrize("query", QUERIES, ids=str)
+def test_any_other_city_has_derived_weather(stations: dict[str, Any], query: dict[str, str]) -> None:
+    place = find(query)
+    assert place not in PLACES
+    assert place == find(dict(query))
+    rows = stations[place.station]
+    replies = [answer(place, observation(place, rows, index), "metric") for index in range(0, len(rows), 5)]
+    assert all(reply.keys() >= REQUIRED_FIELDS for reply in replies)
+    assert [reply["dt"] for reply in replies] == [row.time.timestamp() for row in rows[::5]]
+    assert len({reply["timezone"] for reply in replies}) == 1
+    temperatures = [reply["main"]["temp"] for reply in replies if "temp" in reply["main"]]
+    assert -60 < min(temperatures) < max(temperatures) < 50
+    assert all(reply["main"].get("humidity", 50) <= 100 for reply in replies)
+    assert {(reply["name"], reply["id"]) for reply in replies} == {(place.name, place.id)}
+
+
+def test_derived_city_has_its_own_name_id_and_country(stations: dict[str, Any]) -> None:
+    berlin, same, other = (find({"q": name}) for name in ("Berlin,DE", "berlin, de", "Berlin,US"))
+    assert (berlin.name, berlin.country) == ("Berlin", "DE")
+    assert (berlin.id, berlin.latitude) == (same.id, same.latitude)
+    assert berlin.id != other.id
+    assert find({"id": "2950159"}).id == 2950159
+    sydney = find({"lat": "-33.87", "lon": "151.21"})
+    assert (sydney.latitude, sydney.longitude) == (-33.87, 151.21)
+    rows = stations[sydney.station]
+    january, july = (
+        [seen.number("temp") or 0 for seen in (observation(sydney, rows, hour) for hour in range(start, start + 500))]
+        for start in (0, 4344)
+    )
+    assert sum(january) > sum(july), "it is summer in January"
+
+
+def test_derived_cities_have_positions_of_their_own(stations: dict[str, Any], tmp_path: Path) -> None:
+    steps = Steps(tmp_path / "state.json", stations)
+    first = [steps(find({"q": name})).time for name in ("Berlin,DE", "Paris,FR", "Berlin,DE", "Newark,US")]
+    begin = stations["EWR"][0].time
+    assert first == [begin, begin, stations["LGA"][1].time, begin]
 
 
 def test_generated_cities_have_the_same_weather_until_the_next_hour(stations: dict[str, Any]) -> None:
@@ -274,7 +323,7 @@ def test_replay_selects_the_same_hour_of_2013(stations: dict[str, Any], now: dat
         ({"start": "1357020000", "end": "1357016400"}, 400, 0),
         ({"start": "soon", "end": "1357034400"}, 400, 0),
         ({"start": "1357020000", "end": "1357034400", "type": "day"}, 400, 0),
-        ({"start": "1357020000", "end": "1357034400", "q": "Nowhere"}, 404, 0),
+        ({"start": "1357020000", "end": "1357034400", "q": "Nowhere,XX"}, 404, 0),
     ],
 )
 def test_history_has_the_documented_format_and_at_most_a_week(

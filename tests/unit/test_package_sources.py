@@ -226,7 +226,7 @@ def test_every_container_has_the_steps_first(tmp_path: Path) -> None:
 def test_shipped_example_is_valid(tmp_path: Path) -> None:
     text = bundled_path("inventory.yaml").read_text()
     (tmp_path / "home-ca.pem").write_text(ONE)
-    start = text.index("# packages:")
+    start = text.index("\n# packages:") + 1
     opened = text[:start] + text[start + 2 :].replace("\n# ", "\n")
     (tmp_path / "inventory.yaml").write_text(opened)
     assert set(yaml.safe_load(opened)["packages"]) == {

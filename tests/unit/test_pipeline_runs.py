@@ -69,6 +69,7 @@ class Containers(LocalHost):
     report: str = json.dumps({"status": "success", "problems": []})
     active: str = ""
     disks: str = ""
+    without_space: str = ""
     commands: list[str] = field(default_factory=list)
 
     def __enter__(self) -> Containers:
@@ -79,6 +80,7 @@ class Containers(LocalHost):
     def run(self, command: str, *, stdin: bytes = b"", timeout: float = 60) -> Result:
         self.commands.append(command)
         fixed = {
+            "df -P -k": self.without_space,
             "df -P": self.disks,
             "dbt.log": self.dbt_log,
             "last_build.json": self.report,
@@ -229,6 +231,16 @@ def test_full_disk_is_the_cause_that_is_named() -> None:
     assert caught.value.brief.startswith("Cannot complete the pipeline run: the disk of postgres-data and ")
     assert "the disk of analytics-platform is full (/ 100%): give it a larger `disk`" in caught.value.details
     assert "it ended as failed" in caught.value.details
+
+
+def test_run_is_not_started_while_a_disk_has_no_space() -> None:
+    """Airflow would repeat the failed task after five minutes."""
+    containers = Containers(without_space="/ 100%\n", answers=[state("success")])
+    with pytest.raises(HomelabError) as caught:
+        run(containers)
+    assert caught.value.brief.startswith("Cannot run the pipeline: the disk of postgres-data and ")
+    assert "the disk of analytics-platform is full (/ 100%): give it a larger `disk`" in caught.value.details
+    assert not triggered(containers)
 
 
 def test_full_disk_is_no_cause_of_bad_input() -> None:

@@ -15,7 +15,7 @@ from homelab.errors import HomelabError, InputError
 from homelab.host import Result
 from homelab.inventory import load
 from homelab.model import DatabaseGrant, Duration, Inventory, ServiceContext, Size, Step
-from homelab.model.pipelines import SchemaVersion
+from homelab.model.pipelines import SchemaVersion, lock_header
 from homelab.paths import bundled_path
 from homelab.pipelines.layout import Layout
 from homelab.pipelines.schema_step import SchemaVersions
@@ -110,9 +110,8 @@ def test_name_that_a_pipeline_cannot_have_is_refused(tmp_path: Path, name: str, 
         ("pipeline.yaml", "limits: {memory: 2}", "pipeline.yaml:1: limits.memory: must be"),
         ("schema.sql", "-- version 2\nselect 1", "schema.sql:1: must be `-- version 1`: versions count from 1"),
         ("schema.sql", "select 1;\n-- version 1\nselect 1", "schema.sql:1: has SQL before its first line"),
-        ("requirements.txt", "requests==2.32.5", "requirements.txt:1: has no hashes; is not locked: `uv pip compile"),
+        ("requirements.txt", "requests==2.32.5", "requirements.txt:1: has no hashes: write requirements.in"),
         ("requirements.txt", "x==1 --hash=sha256:0\nduckdb==1.0.0 --hash=sha256:0", "txt:2: has duckdb 1.0.0, but"),
-        ("requirements.in", "requests", "requirements.in:1: is not locked: `uv pip compile --generate-hashes"),
         ("dags/own.py", "", "pipeline.yaml:3: schedule: the DAGs in dags/ have their own schedule"),
     ],
 )
@@ -177,6 +176,21 @@ def test_script_without_own_packages_uses_the_shared_venv(tmp_path: Path) -> Non
     assert f"exec {ROOT}/venv/bin/python" in file(found, f"{ROOT}/bin/fetch")
     assert f"venv {ROOT}/venv" in [step.title for step in found]
     assert "/opt/analytics-platform/venv/bin/python" in file(found, f"{ROOT}/bin/build")
+
+
+def test_packages_that_are_not_locked_are_refused_by_the_deploy(tmp_path: Path) -> None:
+    new_pipeline(tmp_path, "prices")
+    root = tmp_path / "pipelines" / "prices"
+    (root / "requirements.in").write_text("humanize\n")
+    with pytest.raises(InputError, match="is not locked") as caught:
+        steps(inventory(tmp_path, "prices"), "analytics")
+    assert caught.value.resolution == "Run `homelab pipeline lock prices`."
+    header = lock_header(b"humanize\n")
+    (root / "requirements.txt").write_text(f"{header}humanize==4.14.0 --hash=sha256:0\n")
+    assert steps(inventory(tmp_path, "prices"), "analytics")
+    (root / "requirements.in").write_text("humanize>4\n")
+    with pytest.raises(InputError, match="was changed after it was locked"):
+        steps(inventory(tmp_path, "prices"), "analytics")
 
 
 def test_trees_of_a_pipeline_have_its_files_only(tmp_path: Path) -> None:

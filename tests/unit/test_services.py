@@ -440,18 +440,28 @@ def test_steps_that_two_services_share_come_once_and_early_enough(tmp_path: Path
     assert uv < min(venvs)
 
 
+HEARTBEAT = '{"scheduler": {"status": "healthy", "latest_scheduler_heartbeat": "2027-01-01T00:00:03.5+00:00"}}'
+STARTED = (
+    "Id=airflow-api-server.service\nActiveEnterTimestamp=\n\nId=airflow-scheduler.service\nActiveEnterTimestamp=@{}"
+)
 SUCCESS = {"status": "success", "finished": "F", "tests_passed": 1, "tests_failed": 0}
 HEALTH = [
     (
         Postgres(),
-        ['{"sizes": {"project_data": 7340032}, "connections": 3, "raw_rows": 0, "newest_raw_row": null}', ""],
+        ['{"sizes": {"project_data": 7340032}, "connections": 3, "raw_rows": 0, "newest_raw_row": null}', "", "f"],
         True,
         "project_data 7 MiB; 3 connections; 0 raw rows, newest none yet",
     ),
-    (Postgres(), [None, None], False, "does not answer: "),
+    (Postgres(), [None, None, None], False, "does not answer: "),
     (
         Postgres(),
-        [None, "raw.weather_observations, raw.exclusions"],
+        ["{}", "", "t"],
+        False,
+        "raw tables were changed by hand: `homelab deploy` repairs them or names the change",
+    ),
+    (
+        Postgres(),
+        [None, "raw.weather_observations, raw.exclusions", None],
         False,
         "missing: raw.weather_observations, raw.exclusions; `homelab deploy` creates them, without their rows",
     ),
@@ -499,11 +509,11 @@ HEALTH = [
     ),
     (
         Airflow(),
-        ['{"scheduler": {"status": "healthy"}, "triggerer": {"status": null}}', "[]", "[]"],
+        ['{"scheduler": {"status": "healthy"}, "triggerer": {"status": null}}', "[]", "[]", ""],
         True,
         "scheduler healthy; no run yet",
     ),
-    (Airflow(), ['{"scheduler": {"status": "unhealthy"}}', "[]", "[]"], False, "scheduler unhealthy; no run yet"),
+    (Airflow(), ['{"scheduler": {"status": "unhealthy"}}', "[]", "[]", ""], False, "scheduler unhealthy; no run yet"),
     (
         Airflow(),
         [
@@ -511,6 +521,7 @@ HEALTH = [
             '[{"state": "running", "end_date": null}, {"state": "failed", "end_date": "2026-01-01T00:00:00.5", '
             '"failed_tasks": "verify_ingestion"}]',
             "[]",
+            "",
         ],
         False,
         "scheduler healthy; last run failed at 2026-01-01T00:00:00 (verify_ingestion): `homelab pipeline run` repeats "
@@ -518,14 +529,16 @@ HEALTH = [
     ),
     (
         Airflow(),
-        ['{"scheduler": {"status": "healthy"}}', "[]", '["the DAG is paused: switch it on in the web UI"]'],
+        ['{"scheduler": {"status": "healthy"}}', "[]", '["the DAG is paused: switch it on in the web UI"]', ""],
         False,
         "scheduler healthy; the DAG is paused: switch it on in the web UI",
     ),
-    (Airflow(), [None, "[]", "[]"], False, "does not answer"),
+    (Airflow(), [None, "[]", "[]", ""], False, "does not answer"),
+    (Airflow(), [HEARTBEAT, "[]", "[]", STARTED.format(1798761600)], True, "scheduler healthy; no run yet"),
+    (Airflow(), [HEARTBEAT, "[]", "[]", STARTED.format(1798761605)], False, "scheduler starting; no run yet"),
     (
         Airflow(),
-        ['{"scheduler": {"status": "healthy"}}', None, None],
+        ['{"scheduler": {"status": "healthy"}}', None, None, None],
         False,
         "cannot read its metadata: PostgreSQL does not answer",
     ),

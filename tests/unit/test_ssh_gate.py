@@ -27,16 +27,21 @@ BUILD = '{"last_build": {"status": "failed", "finished": "F", "tests_passed": 1,
 @pytest.mark.parametrize(
     ("service", "outputs", "ready"),
     [
-        (Postgres(), [None, None], False),
-        (Postgres(), ['{"sizes": {}, "connections": 3, "raw_rows": 0, "newest_raw_row": null}', ""], True),
+        (Postgres(), [None, None, None], False),
+        (Postgres(), ['{"sizes": {}, "connections": 3, "raw_rows": 0, "newest_raw_row": null}', "", "f"], True),
         (Analytics(), [None], False),
         (Analytics(), ['{"last_build": null, "marts": []}'], True),
         (Analytics(), [BUILD], True),
-        (Airflow(), [None, "[]", "[]"], False),
-        (Airflow(), ['{"scheduler": {"status": "unhealthy"}}', "[]", "[]"], False),
+        (Airflow(), [None, "[]", "[]", ""], False),
+        (Airflow(), ['{"scheduler": {"status": "unhealthy"}}', "[]", "[]", ""], False),
         (
             Airflow(),
-            ['{"scheduler": {"status": "healthy"}}', '[{"state": "failed", "end_date": "2026-01-01T00:00:00"}]', "[]"],
+            [
+                '{"scheduler": {"status": "healthy"}}',
+                '[{"state": "failed", "end_date": "2026-01-01T00:00:00"}]',
+                "[]",
+                "",
+            ],
             True,
         ),
     ],
@@ -86,6 +91,21 @@ def test_check_is_repeated_until_it_succeeds_and_after_a_change(tmp_path: Path, 
     changes = converge(LocalHost(), [change, file_check(tmp_path, [change])], SilentProgress())
     assert str(changes[1]) == "service is healthy: because of change"
     assert pending_changes(LocalHost(), [change, file_check(tmp_path, [change])]) == []
+
+
+@pytest.mark.parametrize(
+    ("states", "reason"),
+    [
+        ("active\nactive", None),
+        ("active\nactivating", "b is activating"),
+        ("failed\ninactive", "a is failed; b is inactive"),
+    ],
+)
+def test_service_with_a_unit_that_is_not_active_is_awaited(states: str, reason: str | None) -> None:
+    check = HealthCheck("service", ["true"], lambda _: Health(True, "fine"), ("a", "b"))
+    assert check.probes() == ("true", "systemctl is-active a b")
+    pending = check.check([Result("true", 0), Result("", 3, states.encode())])
+    assert (pending and pending.reason) == reason
 
 
 def test_unhealthy_service_is_a_failed_deploy(tmp_path: Path, short_interval: None) -> None:

@@ -40,6 +40,10 @@ class Echo(Service):
             Endpoint(name="web", port=self.port, description="echo", audience="lan", protocol="http", web_ui="Echo"),
         )
 
+    def data_folders(self) -> Sequence[str]:
+        """Return the folder that it writes."""
+        return SANDBOX.writable
+
     def units(self) -> Sequence[str]:
         """Return its unit."""
         return ("echo.service",)

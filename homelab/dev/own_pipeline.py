@@ -1,0 +1,143 @@
+"""A pipeline of the user on this machine, with the roles, tables and commands of a deploy."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from homelab.dev.install import Installed, install_scripts
+from homelab.dev.local_stack import DATABASE, Stack
+from homelab.host import Result
+from homelab.model import Pipeline, Secret
+from homelab.model.pipelines import BUILD
+from homelab.paths import bundled_path
+from homelab.pipelines.container_steps import profiles_yml
+from homelab.pipelines.layout import Layout
+from homelab.pipelines.schema_step import SchemaVersions
+from homelab.progress import Progress
+from homelab.services.database_grants import grants, schema_of
+from homelab.steps import Role
+
+
+@dataclass(frozen=True, slots=True)
+class LocalLayout(Layout):
+    """The layout of a pipeline in a folder of this machine, without a sandbox."""
+
+    folder: Path
+
+    @property
+    def root(self) -> str:
+        """See Layout."""
+        return str(self.folder)
+
+    @property
+    def project(self) -> str:
+        """See Layout."""
+        return str(self.pipeline.folder / "dbt")
+
+    def run(self, command: str) -> str:
+        """See Layout."""
+        return shlex.join(["sh", "-c", f"set -a; . {self.environment}; cd {self.data}; {command}"])
+
+
+@dataclass(frozen=True, slots=True)
+class ThisMachine:
+    """A host that is this machine."""
+
+    name: str = "this machine"
+
+    def run(self, command: str, *, stdin: bytes = b"", timeout: float = 900) -> Result:
+        """See Host.run."""
+        done = subprocess.run(["sh", "-c", command], input=stdin, capture_output=True, timeout=timeout, check=False)
+        return Result(command, done.returncode, done.stdout, done.stderr)
+
+    def batch(self, commands: Sequence[str]) -> list[Result]:
+        """See Host.batch."""
+        return [self.run(command) for command in commands]
+
+    def reconnect(self, deadline: float) -> None:
+        """See Host.reconnect."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalPipeline:
+    """A pipeline that is set up on the local PostgreSQL."""
+
+    layout: LocalLayout
+    installed: Installed
+    scripts_python: Path
+
+    def command(self, name: str) -> str:
+        """Return shell text that runs a command of the pipeline."""
+        pipeline = self.layout.pipeline
+        if name == BUILD and pipeline.has_dbt:
+            folders = ("--profiles", self.layout.root, "--profile", pipeline.name, "--data", self.layout.data)
+            script = str(bundled_path("pipeline") / "scripts" / "build_project.py")
+            words = [str(self.installed.python), script, "--project", self.layout.project, *folders]
+        else:
+            words = [str(self.scripts_python), "-B", str(pipeline.folder / pipeline.scripts[name])]
+        return self.layout.run(shlex.join(words))
+
+    def dbt(self, words: Sequence[str]) -> str:
+        """Return shell text that runs dbt on the project, as the role that may only read."""
+        layout = self.layout
+        options = {
+            "DBT_PROJECT_DIR": layout.project,
+            "DBT_PROFILES_DIR": layout.root,
+            "DBT_TARGET_PATH": f"{layout.data}/target",
+            "DBT_LOG_PATH": f"{layout.data}/logs",
+        }
+        login = "PGUSER=$DBT_PGUSER PGPASSWORD=$DBT_PGPASSWORD"
+        variables = " ".join(f"{key}={shlex.quote(value)}" for key, value in options.items())
+        return layout.run(f"{login} {variables} {shlex.join([str(self.installed.python.with_name('dbt')), *words])}")
+
+
+def folder_of_pipeline(folder: Path, name: str) -> Path:
+    """Return the folder of a pipeline in the folder of `homelab dev`."""
+    return folder / "pipelines" / name
+
+
+def set_up(stack: Stack, pipeline: Pipeline, progress: Progress) -> LocalPipeline:
+    """Create the roles, the schema and its tables, as a deploy does. Raises HomelabError."""
+    layout = LocalLayout(pipeline, folder_of_pipeline(stack.folder, pipeline.name))
+    Path(layout.data).mkdir(mode=0o700, parents=True, exist_ok=True)
+    _write_environment(stack, layout)
+    superuser = {**stack.cluster.environment("postgres"), "PGOPTIONS": "-c client_min_messages=warning"}
+    del superuser["PGDATABASE"]
+    words = [f"{key}={value}" for key, value in superuser.items()]
+    psql, host = shlex.join(["env", *words, stack.cluster.program("psql")]), ThisMachine()
+    for role in (pipeline.writer, pipeline.reader):
+        Role(role, Secret(stack.cluster.password), psql).apply(host)
+    own, read = pipeline.database_grants
+    for step in (schema_of(own, psql), grants(read, psql, owner=own.role)):
+        step.apply(host)
+    tables = SchemaVersions(layout)
+    if tables.check(host.batch(tables.probes())):
+        tables.apply(host)
+    python = stack.installed.python
+    if pipeline.requirements is not None:
+        python = install_scripts(stack.folder, pipeline.name, pipeline.requirements_lock, progress)
+    return LocalPipeline(layout, stack.installed, python)
+
+
+def _write_environment(stack: Stack, layout: LocalLayout) -> None:
+    pipeline, cluster = layout.pipeline, stack.cluster
+    variables = {
+        **cluster.environment(DATABASE, pipeline.writer),
+        "PIPELINE": pipeline.name,
+        "PIPELINE_DATA": layout.data,
+        "PGOPTIONS": f"-csearch_path={pipeline.schema}",
+        "DBT_PGUSER": pipeline.reader,
+        "DBT_PGPASSWORD": cluster.password,
+        "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
+        "PATH": f"{cluster.home}/bin:{os.environ['PATH']}",
+    }
+    path = Path(layout.environment)
+    path.touch(mode=0o600)
+    path.write_text("".join(f"{key}={shlex.quote(value)}\n" for key, value in variables.items()))
+    profiles = profiles_yml(layout, str(stack.installed.extensions))
+    (layout.folder / "profiles.yml").write_bytes(profiles)

@@ -1,0 +1,211 @@
+"""A user's DAGs, packages, connections, variables and pools in a real Airflow of each series, in containers."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+from pathlib import Path
+
+import pytest
+
+from homelab.lab import Lab
+from homelab.paths import bundled_path
+from homelab.pipeline_contract import DAG_ID
+from tests.integration.lab_fixture import fresh, in_a_lab
+
+LAB = Lab("airflow", IPv4Network("10.99.2.48/28"), "hl-airf", 18146, 8229)
+ADDRESSES = """
+containers:
+  postgres-data: {vmid: 230, ip: 10.99.2.51}
+  analytics-platform: {vmid: 231, ip: 10.99.2.52}
+  airflow-orchestration: {vmid: 232, ip: 10.99.2.53}
+"""
+OWN = "containers: {{airflow-orchestration: {{services: {{airflow: {options}}}}}}}"
+REMOVED = "removed"
+OPTIONS = """dags: dags, packages: [humanize], pools: {few: 2}, variables: {region: eu, limits: {rows: 3}},
+  connections: {warehouse: {conn_type: no such type, host: 10.0.0.5, password: {secret: warehouse}}}"""
+DAG = """
+from datetime import datetime, timezone
+try:
+    from airflow.sdk import BaseHook, DAG, Variable, task
+except ImportError:  # Airflow 2
+    from airflow import DAG
+    from airflow.decorators import task
+    from airflow.hooks.base import BaseHook
+    from airflow.models import Variable
+from own_module import words
+REGION = Variable.get("region")  # while it is imported
+with DAG("prices", start_date=datetime(2026, 1, 1, tzinfo=timezone.utc), schedule=None, catchup=False):
+    @task(pool="few")
+    def check():
+        connection = BaseHook.get_connection("warehouse")
+        assert (connection.host, connection.password) == ("10.0.0.5", "it's \\"$x"), connection.host
+        assert Variable.get("limits", deserialize_json=True) == {"rows": 3}
+        assert (REGION, words(1000)) == ("eu", "1,000")
+    check()
+"""
+PSQL = "set -a; . /etc/homelab/airflow-database.env; psql -qAtc "
+
+pytestmark = in_a_lab(600)
+
+
+@dataclass
+class Folder:
+    """A user's folder with an inventory and DAGs, and homelab's command line in it."""
+
+    path: Path
+    version: str = "2.11"
+    options: str = OPTIONS
+
+    def homelab(self, *words: str, expect: int = 0, stdin: str = "") -> str:
+        """Run a command and check its exit code; return its output, and its errors if it failed."""
+        options = "null" if self.options == REMOVED else f'{{version: "{self.version}", {self.options}}}'
+        (self.path / "own.yaml").write_text(OWN.format(options=options))
+        overlays = [word for path in (LAB.overlay, "addresses.yaml", "own.yaml") for word in ("--overlay", str(path))]
+        done = subprocess.run(
+            [sys.executable, "-m", "homelab", *overlays, *words],
+            cwd=self.path,
+            env=os.environ,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=500,
+            check=False,
+        )
+        assert done.returncode == expect, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout + (done.stderr if expect else "")
+
+    def deployed_again(self) -> list[str]:
+        """Deploy again; return the changes, of which there should be none."""
+        return [each for report in json.loads(self.homelab("deploy", "--json")) for each in report["changes"]]
+
+    def on_airflow(self, command: str) -> str:
+        """Run shell text in Airflow's container."""
+        return self.homelab("ssh", "airflow-orchestration", "--", command).strip()
+
+    def dags(self, **files: str) -> None:
+        """Write the folder of DAGs, with exactly these modules."""
+        shutil.rmtree(self.path / "dags", ignore_errors=True)
+        (self.path / "dags").mkdir()
+        for name, text in files.items():
+            (self.path / "dags" / f"{name}.py").write_text(text)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Folder]:
+    folder = Folder(tmp_path_factory.mktemp("home"))
+    shutil.copy(bundled_path("inventory.yaml"), folder.path)
+    (folder.path / "addresses.yaml").write_text(ADDRESSES)
+    folder.dags(prices=DAG, own_module="import humanize\nwords = humanize.intcomma\n")
+    with fresh(LAB):
+        folder.version = "2.11"
+        folder.homelab("up", "--yes")
+        yield folder
+
+
+def sql(text: str, dag: str = "") -> str:
+    """Return shell text that runs a query on the metadata; DAG stands for a DAG's id."""
+    return f"{PSQL}{shlex.quote(text.replace('DAG', dag))}"
+
+
+def until(condition: str) -> str:
+    """Return shell text that waits until a condition holds, at most two minutes."""
+    return f"for i in $(seq 120); do if {condition}; then exit; fi; sleep 1; done; exit 1"
+
+
+def run(folder: Folder, dag: str) -> str:
+    """Trigger a DAG as soon as Airflow has it; return the state of the run at its end."""
+    of_3, of_2 = "select 1 from dag where dag_id = 'DAG' and not is_stale", "select 1 from dag where dag_id = 'DAG'"
+    has_dag = sql(of_2 if folder.version == "2.11" else of_3, dag)
+    folder.on_airflow(until(f"{has_dag} | grep -q ."))
+    folder.on_airflow(f"homelab-airflow dags trigger {dag}")
+    state = sql("select state from dag_run where dag_id = 'DAG' order by id desc limit 1", dag)
+    folder.on_airflow(until(f"{state} | grep -q -e success -e failed"))
+    return folder.on_airflow(state)
+
+
+def test_missing_secret_and_lock_are_named(folder: Folder) -> None:
+    assert "airflow lock` writes it" in folder.homelab("deploy", "--limit", "airflow-orchestration", expect=2)
+    folder.homelab("airflow", "lock")
+    shown = folder.homelab("deploy", "--limit", "airflow-orchestration", expect=2)
+    assert "own.yaml:2: {secret: warehouse}" in shown
+    assert "secret set warehouse" in shown
+    folder.homelab("secret", "set", "warehouse", stdin="it's \"$x\n")
+
+
+@pytest.mark.parametrize("version", ["2.11", "3.3"])
+def test_dag_of_the_user_runs_with_its_package_connection_variables_and_pool(folder: Folder, version: str) -> None:
+    folder.version = version
+    folder.homelab("airflow", "lock")
+    folder.homelab("deploy")
+    assert folder.deployed_again() == []
+    assert run(folder, "prices") == "success"
+    weather = folder.on_airflow(sql("select fileloc from dag where dag_id = 'DAG'", DAG_ID))
+    assert weather == f"/opt/airflow/bundles/weather/{DAG_ID}.py"
+
+
+def test_import_error_fails_only_the_deploy_of_the_users_dags(folder: Folder) -> None:
+    folder.dags(prices=DAG, own_module="def words(\n")
+    folder.options = f"{OPTIONS}, parallelism: 3"
+    shown = folder.homelab("deploy", expect=1)
+    assert "own_module.py, line 1: SyntaxError: '(' was never closed" in shown
+    assert "Of the DAGs in dags/, not started: nothing." in shown
+    assert "PARALLELISM=3" in folder.on_airflow("cat /etc/homelab/airflow.env")
+    assert "humanize" in folder.on_airflow("cat /opt/airflow/bundles/user/own_module.py")  # the earlier version
+    assert [run(folder, DAG_ID), run(folder, "prices")] == ["success", "success"]
+    folder.dags(other=DAG.replace('"prices"', f'"{DAG_ID}"'), own_module="words = str")
+    assert f"other.py: the DAG id {DAG_ID} is homelab's own" in folder.homelab("deploy", expect=1)
+    assert folder.on_airflow("ls /opt/airflow/bundles").split() == ["user", "weather"]
+
+
+def test_change_in_the_web_ui_is_shown_and_reverted(folder: Folder) -> None:
+    folder.dags(prices=DAG, own_module="import humanize\nwords = humanize.intcomma\n")
+    folder.homelab("deploy")
+    folder.on_airflow("homelab-airflow variables set region us; homelab-airflow variables set mine 1")
+    folder.on_airflow("homelab-airflow pools delete few")
+    shown = folder.homelab("deploy", "--dry-run")
+    assert "connections, variables and pools: change variable region, create pool few" in shown
+    assert "-  val: us" in shown
+    folder.homelab("deploy")
+    assert folder.deployed_again() == []
+    assert run(folder, "prices") == "success"
+
+
+def test_what_leaves_the_inventory_leaves_airflow(folder: Folder) -> None:
+    folder.options = ""
+    folder.homelab("deploy")
+    assert folder.deployed_again() == []
+    assert folder.on_airflow(sql("select conn_id from connection")) == ""
+    assert folder.on_airflow(sql("select key from variable")) == "mine"
+    assert folder.on_airflow(sql("select pool from slot_pool")) == "default_pool"
+    assert folder.on_airflow("ls /opt/airflow/bundles") == "weather"
+    assert folder.on_airflow("/opt/airflow/venv/bin/python -c 'import humanize' 2>&1 || true").endswith("'humanize'")
+    stale = sql("select is_stale from dag where dag_id = 'DAG'", "prices")
+    folder.on_airflow(until(f"{stale} | grep -q t"))
+    assert run(folder, DAG_ID) == "success"
+
+
+def test_data_of_a_removed_airflow_stay_until_they_are_pruned(folder: Folder) -> None:
+    folder.options = REMOVED
+    assert "it is still installed on airflow-orchestration" in folder.homelab("prune", "airflow", "--yes", expect=1)
+    folder.homelab("deploy")
+    databases = "env --chdir=/ runuser -u postgres -- psql -Atc 'select datname from pg_database' | sort"
+    assert "airflow_metadata" in folder.homelab("ssh", "postgres-data", "--", databases)
+    assert folder.on_airflow("ls /var/lib/airflow") != ""
+    found = json.loads(folder.homelab("prune", "airflow", "--yes", "--json"))["data"]
+    assert [(each["kind"], each["name"]) for each in found] == [
+        ("database", "airflow_metadata"),
+        ("role", "airflow_admin"),
+        ("folder", "/var/lib/airflow"),
+    ]
+    assert "airflow_metadata" not in folder.homelab("ssh", "postgres-data", "--", databases)
+    assert folder.on_airflow("ls /var/lib | grep -c airflow || true") == "0"
+    assert folder.homelab("prune", "airflow", "--yes") == "Nothing to do: there are no data of airflow.\n"
+    assert folder.deployed_again() == []

@@ -1,0 +1,110 @@
+"""The health of a user's pipeline in `homelab status`: from its last build, and from its last runs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from homelab.cli.report_output import show_status
+from homelab.commands.pipeline_status import own_status
+from homelab.errors import HomelabError, InputError
+from homelab.host import Result
+from homelab.model import Duration, Health
+from homelab.pipelines.pipeline_health import assess
+from homelab.runtime.lab_report import LabReport
+from homelab.runtime.pipeline_reports import PipelineReport, report_pipelines
+from tests.support import NoHost, make_session
+from tests.unit.test_pipelines import with_prices
+
+NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
+BUILT = {
+    "status": "success",
+    "finished": "2026-11-26T11:00:00+00:00",
+    "tests_passed": 3,
+    "tests_failed": 0,
+    "problems": [],
+}
+BROKEN = {
+    **BUILT,
+    "status": "failed",
+    "problems": [{"node": "model.prices.prices_daily", "status": "error", "message": "no column x"}],
+}
+SUCCESS = {"run_id": "r", "state": "success", "end_date": "2026-11-26T11:00:01.5", "failed_tasks": None}
+FAILED = {**SUCCESS, "state": "failed", "failed_tasks": "fetch"}
+
+
+def health(folder: Path, build: object, runs: object, every: str | None = None) -> Health:
+    pipeline = replace(with_prices(folder).pipelines[0], expected_every=Duration(every) if every else None)
+    answers = [Result("", 1) if each is None else Result("", 0, json.dumps(each).encode()) for each in (build, runs)]
+    return assess(pipeline, answers[0], answers[1], NOW)
+
+
+@pytest.mark.parametrize(
+    ("build", "runs", "every", "healthy", "summary"),
+    [
+        (None, [], None, True, "no run yet"),
+        (None, None, None, True, "no run yet"),
+        (
+            BUILT,
+            [{**SUCCESS, "state": "running"}, SUCCESS],
+            "2h",
+            True,
+            "last run success at 2026-11-26T11:00:01; built 2026-11-26T11:00:00+00:00, 3 tests passed, 0 failed",
+        ),
+        (BUILT, [SUCCESS], "30m", False, "late: built 2026-11-26T11:00:00+00:00, and expected every 30m"),
+        (BROKEN, [SUCCESS], None, False, "build failed at 2026-11-26T11:00:00+00:00: model prices_daily: no column x"),
+        (
+            BUILT,
+            [FAILED],
+            None,
+            False,
+            "last run failed at 2026-11-26T11:00:01 (fetch): `homelab pipeline run prices` repeats it and shows the "
+            "message",
+        ),
+        ([], {}, None, False, "its report has an unexpected format (TypeError)"),
+    ],
+)
+def test_health_names_the_last_run_and_the_last_build(
+    tmp_path: Path, build: object, runs: object, every: str | None, healthy: bool, summary: str
+) -> None:
+    found = health(tmp_path, build, runs, every)
+    assert (found.healthy, found.summary) == (healthy, summary)
+
+
+class Answering(NoHost):
+    """A container that answers the probes of both services."""
+
+    def batch(self, commands: list[str]) -> list[Result]:
+        """See Host.batch."""
+        return [Result(each, 0, json.dumps(BROKEN if "last_build" in each else [FAILED]).encode()) for each in commands]
+
+
+def test_status_of_a_pipeline_has_the_message_of_dbt(tmp_path: Path) -> None:
+    session = make_session(with_prices(tmp_path), connector=lambda *_: Answering())
+    lines = list(own_status(session, "prices").lines())
+    assert lines[1:] == ["error: model.prices.prices_daily: no column x", "r: failed (fetch)"]
+    with pytest.raises(InputError, match="the inventory does not have it") as caught:
+        own_status(session, "price")
+    assert "Its pipelines: prices." in caught.value.details
+
+
+def test_container_that_does_not_answer_leaves_the_health_unknown(tmp_path: Path) -> None:
+    def refuse(*_: object) -> Any:
+        raise HomelabError("Cannot connect to analytics-platform: no answer", "", "")
+
+    (report,) = report_pipelines(make_session(with_prices(tmp_path), connector=refuse))
+    assert report == PipelineReport(
+        "prices", Health(False, "not known: Cannot connect to analytics-platform: no answer")
+    )
+
+
+def test_lab_with_an_unhealthy_pipeline_is_unhealthy(capsys: pytest.CaptureFixture[str]) -> None:
+    report = LabReport("home", (), pipelines=[PipelineReport("prices", Health(False, "no rows"))])
+    assert not report.healthy
+    show_status(report)
+    assert "✗ pipeline prices no rows" in capsys.readouterr().out
