@@ -220,6 +220,15 @@ def test_change_from_and_to_dhcp_restarts_the_container(site: Site, before: str,
     assert not site.up()
 
 
+@pytest.mark.parametrize("key", ["bridge: vmbr1", "vlan: 7"])
+def test_another_network_restarts_a_container_with_dhcp(site: Site, key: str) -> None:
+    """Its DHCP client keeps the address of the old network until the lease ends."""
+    site.overlaid(LAST).up()
+    done = site.overlaid(f"containers: {{{TWO}: {{ip: dhcp, {key}}}}}\n").up().done[TWO]
+    assert [line.split()[0] for line in done] == ["stop", "update", "start"]
+    assert not site.up()
+
+
 def test_vmid_from_the_range_is_found_before_the_address(site: Site) -> None:
     site.overlaid(f"defaults: {{vmid_range: 300-310}}\ncontainers: {{{TWO}: {{ip: dhcp, vmid: null}}}}\n").up()
     assert str(locate(site.inventory).container_with("analytics").address) == "192.168.2.250"
