@@ -22,6 +22,7 @@ from homelab.runtime import container_addresses
 from homelab.runtime.container_addresses import locate, located
 from homelab.runtime.container_states import container_states
 from homelab.runtime.convergence import steps_of
+from homelab.runtime.lab_report import report_lab
 from homelab.runtime.ssh_client import ssh_argv
 from tests.integration.fakenode import inventory_for, serving
 from tests.integration.fork_server import runner
@@ -108,6 +109,21 @@ def test_other_commands_connect_to_the_address_that_proxmox_reports(site: Site) 
     seen: list[str] = []
     trust_host(session, TWO, f"SHA256:{'a' * 43}", shown=lambda address: seen.append(address))
     assert seen == ["192.168.2.118"]
+
+
+def test_status_reads_each_address_once_and_connects_to_it(site: Site) -> None:
+    site.overlaid(LAST).up()
+    site.pve.requests.clear()
+    tried = set()
+
+    def refuse(container: Container, *_: object) -> Any:
+        tried.add(str(container.address))
+        raise HomelabError("refused")
+
+    report = report_lab(make_session(site.inventory, site.known_hosts, connector=refuse))
+    assert tried == {"192.168.2.67", "192.168.2.118", "192.168.2.69"}
+    assert {each.name: each.proxmox.address for each in report.containers}[TWO] == "192.168.2.118"
+    assert [call for call in site.pve.calls() if call.endswith("/interfaces")] == ["GET /nodes/pve/lxc/168/interfaces"]
 
 
 def test_no_command_calls_proxmox_for_fixed_addresses(site: Site) -> None:
