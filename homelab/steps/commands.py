@@ -99,7 +99,8 @@ class WaitFor(Step):
     `failed`). The probe is repeated after 0.5 s, then every `interval` seconds.
 
     A wait is skipped if no later step is pending. An `early` wait is probed together with the other steps: their probes
-    have no valid answer before it succeeds, and are repeated after it.
+    have no valid answer before it succeeds, and are repeated after it. It triggers each unit that ends
+    without the server: right after an outage, systemd may still have that unit as active.
     """
 
     name: str

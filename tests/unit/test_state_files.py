@@ -1,4 +1,4 @@
-"""Damaged files of the state folder: one error that names the file, quotes nothing of it, and says how to recover."""
+"""Damaged files of the state folder: one error with the file and the way out, which quotes nothing of it."""
 
 from __future__ import annotations
 
