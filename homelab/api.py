@@ -9,6 +9,8 @@ from homelab.distributions import Distribution
 from homelab.errors import HomelabError, InputError
 from homelab.host import Host, Result, argv
 from homelab.model import (
+    AirflowObjects,
+    Connection,
     Container,
     DatabaseGrant,
     Duration,
@@ -19,6 +21,7 @@ from homelab.model import (
     ManagedResource,
     Option,
     Pending,
+    Pool,
     Secret,
     SecretName,
     SecretStore,
@@ -37,7 +40,9 @@ VERSION = 1  # grows when a name or its meaning changes incompatibly
 __all__ = [
     "CA_FILE",
     "VERSION",
+    "AirflowObjects",
     "Command",
+    "Connection",
     "Container",
     "DatabaseGrant",
     "Directory",
@@ -55,6 +60,7 @@ __all__ = [
     "Option",
     "Packages",
     "Pending",
+    "Pool",
     "Result",
     "Sandbox",
     "Secret",

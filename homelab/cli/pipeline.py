@@ -271,12 +271,12 @@ def backfill(
         raise typer.Exit(EXIT.partial)
 
 
-def rebuild(as_json: Json = False) -> None:
-    """Rebuild the marts from all raw observations: after a restore, or after a change of their definitions.
+def rebuild(pipeline: PipelineArgument = "weather", as_json: Json = False) -> None:
+    """Rebuild the marts of a pipeline from all its rows: after a restore, or after a change of their definitions.
 
     Example:  homelab pipeline rebuild
     """
     from homelab.commands.pipeline_rebuild import rebuild as build
 
-    outcome = build(settings.session())
+    outcome = build(settings.session(), pipeline)
     print_result(outcome, as_json, lambda: echo(outcome))

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-
 from homelab.dev.install import compile_lock
 from homelab.dev.local_stack import folder_of
 from homelab.errors import InputError
 from homelab.private_files import private_folder
+from homelab.runtime.package_locks import PackageLock, write_lock
 from homelab.runtime.session import Session
 from homelab.services.airflow import Airflow
 from homelab.services.airflow_packages import LOCK_FILE, airflow_lock, user_lock
 
 
-@dataclass(frozen=True)
-class LockedPackages:
-    """The lock file, and the number of packages in it."""
-
-    path: Path
-    packages: int
-
-    def __str__(self) -> str:
-        return f"{self.path.name}: {self.packages} packages are locked; `homelab deploy` installs them"
-
-
-def lock(session: Session) -> LockedPackages:
+def lock(session: Session) -> PackageLock:
     """Resolve the packages at the versions that Airflow has, and write their lock next to the inventory.
 
     Raises InputError if the inventory adds none, HomelabError with uv's message if they cannot be resolved.
@@ -44,7 +31,4 @@ def lock(session: Session) -> LockedPackages:
     private_folder(inventory.state_dir)
     compiled = compile_lock(folder_of(inventory.state_dir), packages, own, index, session.progress)
     text = user_lock(service.version, packages, compiled)
-    new = path.with_name(f"{path.name}.new")  # a deploy must never see a part of the lock
-    new.write_text(text)
-    new.replace(path)
-    return LockedPackages(path, text.count("=="))
+    return write_lock(path, text)

@@ -6,10 +6,10 @@ import json
 from dataclasses import dataclass
 from functools import partial
 
-from homelab.host import argv, check, expected_format
+from homelab.host import check, expected_format
+from homelab.runtime.deployed_pipelines import deployed_pipeline
 from homelab.runtime.job_progress import DbtLog, run_with_progress
 from homelab.runtime.session import Session
-from homelab.services.analytics import SCRIPTS, as_analytics, read_data
 
 _DEADLINE = 4 * 3600.0  # seconds; it reads the whole history
 
@@ -26,16 +26,16 @@ class Build:
         return f"{self.models} models built, {self.tests} tests passed, published after {self.seconds:.0f} s"
 
 
-def rebuild(session: Session) -> Build:
-    """Rebuild and publish the marts. Raises HomelabError if a model or a test fails."""
+def rebuild(session: Session, name: str) -> Build:
+    """Rebuild and publish the marts of a pipeline. Raises HomelabError if a model or a test fails."""
+    pipeline = deployed_pipeline(session.inventory, name)
     container = session.inventory.container_with("analytics")
-    command = as_analytics(argv("python", f"{SCRIPTS}/dbt_build.py", "--full-refresh"))
     with (
         session.connect(container) as host,
         session.progress.step(container.name, "dbt build --full-refresh") as report,
     ):
-        job = partial(check, host, command, "rebuilding the marts", timeout=_DEADLINE)
-        result = run_with_progress(job, DbtLog(host, read_data), report)
+        job = partial(check, host, pipeline.rebuild, "rebuilding the marts", timeout=_DEADLINE)
+        result = run_with_progress(job, DbtLog(host, pipeline.read_data), report)
     with expected_format(container.name, "read the outcome of the build"):
         outcome = json.loads(result.text.splitlines()[-1])
         return Build(outcome["models_built"], outcome["tests_passed"], outcome["seconds"])

@@ -13,7 +13,8 @@ from homelab.inventory.declaration import declaration_of
 from homelab.inventory.errors import Place
 from homelab.inventory.section import Section
 from homelab.inventory.value_types import anchored
-from homelab.model import Pipeline, SchemaVersion
+from homelab.model import AirflowObjects, Pipeline, SchemaVersion
+from homelab.model.airflow_objects import Connections, Pools, Variables
 from homelab.model.options import Duration, KeyNames, Option, Size
 from homelab.model.pipelines import BUILD, LOCKED_BY, MANIFEST, lock_header
 
@@ -58,6 +59,9 @@ class ManifestSection:
         ),
     ] = field(default_factory=dict)
     limits: Annotated[LimitsSection, Option("Limits of its commands.")] = LimitsSection()
+    connections: Connections = field(default_factory=dict)
+    variables: Variables = field(default_factory=dict)
+    pools: Pools = field(default_factory=dict)
 
 
 def read_manifest(parent: Section, name: str, folder: Path, duckdb: str) -> Pipeline | None:
@@ -94,6 +98,7 @@ def read_manifest(parent: Section, name: str, folder: Path, duckdb: str) -> Pipe
         schema_versions=tuple(_versions(section, folder)),
         requirements=lock,
         lock_error=_lock_error(folder, lock),
+        airflow=AirflowObjects(connections=found.connections, variables=found.variables, pools=found.pools),
         schedule=found.schedule,
         expected_every=found.expected_every,
         memory=found.limits.memory,

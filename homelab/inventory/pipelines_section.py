@@ -15,8 +15,10 @@ from homelab.inventory.value_types import ValueType, anchored, nullable
 from homelab.inventory.weather_section import WeatherSection
 from homelab.inventory.yaml_source import KeyPath
 from homelab.model import Container, Pipeline
+from homelab.model.inventory import airflow_objects
 from homelab.model.options import Option
 from homelab.paths import bundled_path
+from homelab.pipelines.installed import installed_folder
 
 WEATHER = "weather"
 NAME = r"[a-z][a-z0-9_]{0,21}"  # the user in the containers, pipeline-NAME, has at most 31 characters
@@ -38,7 +40,13 @@ _RESERVED = re.compile(
 class PipelineSection:
     """The keys of a user's pipeline."""
 
-    path: Annotated[Path, Option("Folder of the pipeline, with its `pipeline.yaml`.", examples=("pipelines/prices",))]
+    path: Annotated[
+        Path | None,
+        Option(
+            "Folder of the pipeline, with its `pipeline.yaml`; by default, that of an installed package.",
+            examples=("pipelines/prices",),
+        ),
+    ] = None
 
 
 class Pipelines(ValueType):
@@ -80,16 +88,42 @@ def read_pipelines(section: Section, containers: Sequence[Container]) -> tuple[P
     runs = any(service.runs_pipeline for each in containers for service in each.services.values())
     found = []
     for name, value in section.data.items():
-        if name == WEATHER or not isinstance(value, dict):
+        if name == WEATHER or not isinstance(value, dict | None):
             continue
         if error := name_error(name, taken):
             section.problem(error, name)
         if not runs:
             section.problem("needs the service `analytics`, which no container has", name)
-        given = declaration_of(PipelineSection).read(section.below(name))
-        if "path" in given and (pipeline := read_manifest(section.below(name), name, given["path"], _duckdb())):
+        folder = _folder(section, name)
+        if folder and (pipeline := read_manifest(section.below(name), name, folder, _duckdb())):
             found.append(pipeline)
+    _check_airflow_objects(section, containers, found)
     return tuple(found)
+
+
+def _check_airflow_objects(section: Section, containers: Sequence[Container], pipelines: Sequence[Pipeline]) -> None:
+    """Add a problem for each connection, variable and pool that is declared twice."""
+    taken: dict[tuple[str, str], str] = {}
+    for owner, objects in airflow_objects(containers, pipelines):
+        for key in objects.names():
+            first = taken.setdefault(key, owner)
+            if first != owner:
+                section.problem(f"the {' '.join(key)} of Airflow is declared by {first} and by {owner}")
+
+
+def _folder(section: Section, name: str) -> Path | None:
+    """Return the folder of a pipeline; None if a problem was recorded."""
+    before = len(section.problems.found)
+    given = declaration_of(PipelineSection).read(section.below(name))
+    if "path" in given or len(section.problems.found) > before:
+        return given.get("path")
+    try:
+        if folder := installed_folder(name):
+            return folder
+        section.problem(f"needs a path, as no installed package has it; `homelab pipeline new {name}` writes one", name)
+    except ValueError as error:
+        section.problem(str(error), name)
+    return None
 
 
 def name_error(name: str, taken: Mapping[str, str]) -> str | None:

@@ -1,5 +1,6 @@
 """The frozen types of all layers: the inventory, container configurations, services and steps."""
 
+from homelab.model.airflow_objects import AirflowObjects, Connection, Pool
 from homelab.model.container import Container
 from homelab.model.container_config import DHCP, ContainerConfig, Difference, Mount, NetworkCard, differences
 from homelab.model.endpoints import Endpoint
@@ -22,7 +23,9 @@ from homelab.model.service import Health, ManagedResource, Pending, SecretStore,
 
 __all__ = [
     "DHCP",
+    "AirflowObjects",
     "City",
+    "Connection",
     "Container",
     "ContainerConfig",
     "DatabaseGrant",
@@ -40,6 +43,7 @@ __all__ = [
     "PackageSources",
     "Pending",
     "Pipeline",
+    "Pool",
     "Privilege",
     "ProxmoxApi",
     "Repository",

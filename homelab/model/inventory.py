@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from homelab.errors import InputError
+from homelab.model.airflow_objects import AirflowObjects
 from homelab.model.container import Container
 from homelab.model.options import Option
 
@@ -259,3 +260,18 @@ class Inventory:
                 for pipeline in self.pipelines:
                     for access in pipeline.database_grants:
                         yield container, access
+
+    def airflow_objects(self) -> Iterator[tuple[str, AirflowObjects]]:
+        """Yield the connections, variables and pools of all services and pipelines, each with their owner."""
+        yield from airflow_objects(self.containers, self.pipelines)
+
+
+def airflow_objects(
+    containers: Sequence[Container], pipelines: Sequence[Pipeline]
+) -> Iterator[tuple[str, AirflowObjects]]:
+    """Yield the connections, variables and pools of services and pipelines, each with the text of their owner."""
+    for container in containers:
+        for name, service in container.services.items():
+            yield f"the service `{name}`", service.airflow_objects()
+    for pipeline in pipelines:
+        yield f"the pipeline `{pipeline.name}`", pipeline.airflow

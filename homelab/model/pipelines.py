@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from homelab.model.airflow_objects import AirflowObjects
 from homelab.model.inventory import DatabaseGrant
 from homelab.model.options import Duration, Size
 
@@ -44,6 +45,7 @@ class Pipeline:
     schema_versions: Sequence[SchemaVersion] = ()
     requirements: bytes | None = field(default=None, repr=False)  # lock of the scripts' packages, with hashes
     lock_error: str = ""  # the reason why the lock cannot be used
+    airflow: AirflowObjects = field(default_factory=AirflowObjects)
     schedule: str | None = None
     expected_every: Duration | None = None
     memory: Size = Size("1GB")  # of DuckDB

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from homelab.distributions import Distribution
 from homelab.errors import HomelabError, InputError
 from homelab.host import UNREADABLE, Host, Result, argv
+from homelab.model.airflow_objects import AirflowObjects
 from homelab.model.container import Container
 from homelab.model.endpoints import Endpoint
 from homelab.model.inventory import DatabaseGrant, Inventory, Secret, name_without_instance
@@ -212,6 +213,10 @@ class Service(ABC):
     def endpoints(self) -> Sequence[Endpoint]:
         """Return the endpoints that its clients use; a firewall closes all other ports. None by default."""
         return ()
+
+    def airflow_objects(self) -> AirflowObjects:
+        """Return the connections, variables and pools that it adds to Airflow; none by default."""
+        return AirflowObjects()
 
     def data_folders(self) -> Sequence[str]:
         """Return the folders with its data, which stay until `homelab prune`; none by default."""

@@ -12,7 +12,7 @@ from homelab.pipelines.layout import EXTENSIONS, FOLDER, SHARED_SCRIPTS, SHARED_
 from homelab.pipelines.schema_step import SchemaVersions
 from homelab.render import render
 from homelab.sandbox import Sandbox
-from homelab.steps import Command, Directory, File, Tree, Venv, WaitFor
+from homelab.steps import Directory, File, Tree, Venv, WaitFor
 
 # Builds all models without rows in a temporary file: dbt and DuckDB find an error in a model or in a column.
 _TRY_BUILD = (
@@ -20,6 +20,11 @@ _TRY_BUILD = (
     "dbt --no-use-colors --quiet build --empty --exclude-resource-type test unit_test --project-dir {project} "
     '--profiles-dir {root} --profile {profile} --target-path "$folder" --log-path "$folder"; '
     'status=$?; rm -rf "$folder"; exit $status'
+)
+# Without running them; the error names the file and the line.
+_PARSE_SCRIPTS = (
+    "find \"$new\" -name '*.py' -exec /usr/bin/python3 -c "
+    "'import ast, sys; [ast.parse(open(path, \"rb\").read(), path) for path in sys.argv[1:]]' {} +"
 )
 
 
@@ -51,7 +56,8 @@ def pipeline_steps(context: ServiceContext, pipeline: Pipeline, ca_file: str) ->
         )
     layout, part = Layout(pipeline), part_of(pipeline)
     postgres = context.inventory.container_with("postgres")
-    scripts = Tree(f"{layout.root}/scripts", Tree.of("", pipeline.folder / "scripts").files, part=part)
+    files = Tree.of("", pipeline.folder / "scripts").files
+    scripts = Tree(f"{layout.root}/scripts", files, validate=_PARSE_SCRIPTS, part=part)
     environment = File(
         layout.environment, _environment(context, layout, ca_file), group=layout.sandbox.user, mode=0o640
     )
@@ -83,21 +89,28 @@ def part_of(pipeline: Pipeline) -> str:
 
 
 def _tables_and_models(layout: Layout, part: str) -> Iterator[Step]:
-    pipeline = layout.pipeline
     tables = SchemaVersions(layout, part)
     yield tables
-    if pipeline.has_dbt:
+    if layout.pipeline.has_dbt:
         profiles = File(f"{layout.root}/profiles.yml", profiles_yml(layout))
-        project = Tree(layout.project, Tree.of("", pipeline.folder / "dbt").files, part=part)
-        yield from (profiles, project)
-        triggers = [tables, profiles, project]
-        command = layout.run(try_build(layout))
-        yield Command(f"dbt can build {pipeline.name}", "true", command, triggered_by=triggers, part=part)
+        yield profiles
+        files = Tree.of("", layout.pipeline.folder / "dbt").files
+        # The earlier project stays in use until dbt can build the new one.
+        check = layout.run(try_build(layout, f"{layout.project}.new"))
+        yield Tree(layout.project, files, validate=check, triggered_by=[tables, profiles], part=part)
 
 
-def try_build(layout: Layout) -> str:
-    """Return shell text that builds the models of a pipeline without rows, and leaves nothing."""
-    return _TRY_BUILD.format(project=layout.project, root=layout.root, profile=layout.pipeline.name)
+def try_build(layout: Layout, project: str) -> str:
+    """Return shell text that builds the models of a project without rows, and leaves nothing."""
+    return _TRY_BUILD.format(project=project, root=layout.root, profile=layout.pipeline.name)
+
+
+def build_command(layout: Layout) -> str:
+    """Return shell text that builds the dbt project, tests and publishes, with the pipeline's variables."""
+    return (
+        f"{SHARED_VENV}/bin/python {SHARED_SCRIPTS}/build_project.py --project {layout.project} "
+        f"--profiles {layout.root} --profile {layout.pipeline.name} --data {layout.data}"
+    )
 
 
 def _programs(layout: Layout) -> Iterator[Step]:
@@ -105,8 +118,7 @@ def _programs(layout: Layout) -> Iterator[Step]:
     yield Directory(f"{layout.root}/bin")
     for command in layout.pipeline.commands:
         words = (
-            f"{SHARED_VENV}/bin/python {SHARED_SCRIPTS}/build_project.py --project {layout.project} "
-            f"--profiles {layout.root} --profile {layout.pipeline.name} --data {layout.data}"
+            build_command(layout)
             if command == BUILD and layout.pipeline.has_dbt
             else f"{layout.venv}/bin/python {layout.root}/{layout.pipeline.scripts[command]}"
         )

@@ -29,8 +29,10 @@ def is_unnoticed(container: Container, change: Difference) -> bool:
     """
     if isinstance(change.wanted, NetworkCard):
         return _is_unnoticed_card(change.wanted, change.found)
-    if change.field in ("address", "bridge", "vlan"):
-        return container.uses_dhcp or (change.field, change.found) == ("address", DHCP)
+    if change.field in ("address", "ip6"):
+        return DHCP in (change.wanted, change.found)
+    if change.field in ("bridge", "vlan"):
+        return DHCP in (container.shape.address, container.shape.ip6)
     return change.field in _UNNOTICED
 
 

@@ -130,6 +130,7 @@ class _Convergence:
         self._host_keys = session.known_hosts.key_lines()
         # Before anything is changed: bad input in one container stops all.
         self._steps = {container.name: self._steps_of(container) for container in containers}
+        self._failed |= {name for name, steps in self._steps.items() if isinstance(steps, HomelabError)}
 
     def _connect(self, container: Container) -> Connection | HomelabError:
         try:
@@ -137,26 +138,35 @@ class _Convergence:
         except HomelabError as error:
             return error
 
-    def _steps_of(self, container: Container) -> Sequence[Step]:
-        return steps_of(
-            ServiceContext(
-                inventory=self._session.inventory,
-                container=container,
-                secret_store=self._session.secrets,
-                host_keys=self._host_keys,
-                failed=self._failed,
-                deploying=[c.name for c in self._containers],
-            )
+    def _steps_of(self, container: Container) -> Sequence[Step] | HomelabError:
+        """Return the steps, or the error if a fact is missing, such as an address by DHCP. Raises InputError."""
+        context = ServiceContext(
+            inventory=self._session.inventory,
+            container=container,
+            secret_store=self._session.secrets,
+            host_keys=self._host_keys,
+            failed=self._failed,
+            deploying=[c.name for c in self._containers],
         )
+        try:
+            return steps_of(context)
+        except InputError:
+            raise
+        except HomelabError as error:
+            return error
 
     def prepare(self, rollback: DeployRollback) -> None:
         """Take a snapshot of each container that will change; a container that cannot be inspected has failed."""
         from homelab.runtime.rollback import changes_something
 
         def will_change(container: Container) -> bool | HomelabError:
-            host = self.hosts[container.name]
+            host, steps = self.hosts[container.name], self._steps[container.name]
+            if isinstance(host, HomelabError):
+                return host
+            if isinstance(steps, HomelabError):
+                return steps
             try:
-                return host if isinstance(host, HomelabError) else changes_something(host, self._steps[container.name])
+                return changes_something(host, steps)
             except HomelabError as error:
                 return error
 
@@ -172,10 +182,11 @@ class _Convergence:
     def converge(self, container: Container, dry_run: bool, rollback: DeployRollback | None) -> HostReport:
         """Converge one container, or only compare it."""
         started = time.monotonic()
-        host = self.hosts[container.name]
+        host, steps = self.hosts[container.name], self._steps[container.name]
         if isinstance(host, HomelabError):
             return HostReport(container.name, (), 0.0, host)
-        steps = self._steps[container.name]
+        if isinstance(steps, HomelabError):
+            return HostReport(container.name, (), 0.0, steps)
         failure: HomelabError | None = None
         try:
             changes: Sequence[Change] = (

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from homelab.host import argv
 from homelab.model import Inventory
 from homelab.model.pipelines import BUILD
 from homelab.pipeline_contract import DAG_ID, TASKS
+from homelab.pipelines.container_steps import build_command
 from homelab.pipelines.layout import Layout
-from homelab.services.analytics import PUBLISHED, as_analytics, read_data
+from homelab.services.analytics import PUBLISHED, SCRIPTS, as_analytics, read_data
 
 WEATHER = "weather"
 
@@ -18,8 +20,8 @@ WEATHER = "weather"
 class DeployedPipeline:
     """A pipeline: its DAG with the tasks that come first, and the task that builds; its published file.
 
-    `run` returns shell text that runs a command as the pipeline, `read_data` shell text that prints the end of a file
-    of its folder of data.
+    `rebuild` is shell text that builds everything again, `run` returns one that runs a command as the pipeline, and
+    `read_data` one that prints the end of a file of its folder of data.
     """
 
     name: str
@@ -27,12 +29,20 @@ class DeployedPipeline:
     tasks: Sequence[str]
     build: str
     published: str
+    rebuild: str
     run: Callable[[str], str]
     read_data: Callable[[str], str]
 
 
 BUILT_IN = DeployedPipeline(
-    WEATHER, DAG_ID, (TASKS.ingest, TASKS.build), TASKS.build, PUBLISHED, as_analytics, read_data
+    name=WEATHER,
+    dag_id=DAG_ID,
+    tasks=(TASKS.ingest, TASKS.build),
+    build=TASKS.build,
+    published=PUBLISHED,
+    rebuild=as_analytics(argv("python", f"{SCRIPTS}/dbt_build.py", "--full-refresh")),
+    run=as_analytics,
+    read_data=read_data,
 )
 
 
@@ -42,4 +52,13 @@ def deployed_pipeline(inventory: Inventory, name: str = WEATHER) -> DeployedPipe
         return BUILT_IN
     pipeline = inventory.pipeline(name)
     layout = Layout(pipeline)
-    return DeployedPipeline(name, name, pipeline.tasks, BUILD, layout.published, layout.run, layout.read_data)
+    return DeployedPipeline(
+        name=name,
+        dag_id=name,
+        tasks=pipeline.tasks,
+        build=BUILD,
+        published=layout.published,
+        rebuild=layout.run(f"{build_command(layout)} --full-refresh"),
+        run=layout.run,
+        read_data=layout.read_data,
+    )

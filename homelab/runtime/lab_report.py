@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
+from ipaddress import IPv4Address
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from homelab.errors import HomelabError
 from homelab.host import Result, argv
-from homelab.model import Container, Health, Service
+from homelab.model import DHCP, Container, Health, Inventory, Service
 from homelab.plan import Note
 from homelab.runtime.concurrency import run_all, start
 from homelab.runtime.full_disks import PROBE, full_disks
@@ -84,10 +85,21 @@ def report_lab(session: Session) -> LabReport:
 
     found, notes = container_states(session.inventory)
     states = {state.name: state for state in found}
+    session = session.on(_located(session.inventory, states))
     pipelines = start("pipelines", partial(report_pipelines, session))
     reports = run_all({c.name: partial(_report, session, c, states[c.name]) for c in session.inventory.containers})
     containers = [report.result() for report in reports.values()]
     return LabReport(session.inventory.lab, containers, notes, pipelines.result())
+
+
+def _located(inventory: Inventory, states: Mapping[str, ContainerState]) -> Inventory:
+    """Return the inventory with the addresses by DHCP that the states show, so that nothing reads them again."""
+    addresses = {name: state.address for name, state in states.items() if state.address != DHCP}
+    leased = [
+        replace(each, lease=IPv4Address(addresses[each.name])) if each.uses_dhcp and each.name in addresses else each
+        for each in inventory.containers
+    ]
+    return replace(inventory, containers=tuple(leased))
 
 
 def _report(session: Session, container: Container, state: ContainerState) -> ContainerReport:

@@ -55,9 +55,10 @@ def run_pipeline(session: Session, name: str = BUILT_IN.name) -> Run:
 
     Raises HomelabError if the run fails or misses the deadline, Interrupted on Ctrl-C. The error names a full disk.
     """
+    pipeline = deployed_pipeline(session.inventory, name)
     require_space(session, "run the pipeline")
     try:
-        return _run_pipeline(session, deployed_pipeline(session.inventory, name))
+        return _run_pipeline(session, pipeline)
     except (Interrupted, InputError):
         raise
     except HomelabError as error:

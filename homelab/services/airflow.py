@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from homelab.distributions import Distribution
 from homelab.errors import HomelabError
 from homelab.host import Result
-from homelab.model import Container, DatabaseGrant, Endpoint, Health, Pipeline, Service, ServiceContext, Step
+from homelab.model import (
+    AirflowObjects,
+    Container,
+    DatabaseGrant,
+    Endpoint,
+    Health,
+    Pipeline,
+    Service,
+    ServiceContext,
+    Step,
+)
+from homelab.model.airflow_objects import Connections, Pools, Variables, combined
 from homelab.model.options import Option
 from homelab.paths import bundled_path
 from homelab.pipeline_contract import DAG_ID
@@ -32,16 +43,9 @@ from homelab.services.airflow_environment import (
 )
 from homelab.services.airflow_gate import FOLDER, KEY, KNOWN_HOSTS, wait_for_gate
 from homelab.services.airflow_metadata import CLI, admin_user, in_metadata, migration
-from homelab.services.airflow_objects import (
-    CONNECTION_NAMES,
-    POOL_NAMES,
-    VARIABLE_NAMES,
-    AirflowObjects,
-    Connection,
-    Pool,
-)
 from homelab.services.airflow_packages import venv_lock
 from homelab.services.airflow_rows import MetadataRows
+from homelab.services.airflow_tables import secrets_of
 from homelab.steps import Directory, File, Packages, Refuse, SystemdUnit, User, UvInstall, Venv, WaitFor
 
 _VENV = "/opt/airflow/venv"
@@ -74,21 +78,9 @@ class Airflow(Service):
         ],
         Option("Further Python packages for DAGs, locked by `homelab airflow lock`.", examples=(["humanize"],)),
     ] = ()
-    connections: Annotated[
-        Mapping[str, Connection], Option("Connections by id.", expected="connections by id", keys=CONNECTION_NAMES)
-    ] = field(default_factory=dict)
-    variables: Annotated[
-        Mapping[str, Any],
-        Option(
-            "Variables by key: text, other values, which are stored as JSON, or `{secret: NAME}`.",
-            expected="variables by key",
-            keys=VARIABLE_NAMES,
-        ),
-    ] = field(default_factory=dict)
-    pools: Annotated[
-        Mapping[str, Annotated[Pool, Option(expected="a number of slots, or a mapping", shorthand="slots")]],
-        Option("Pools by name, each with its number of slots.", expected="pools by name", keys=POOL_NAMES),
-    ] = field(default_factory=dict)
+    connections: Connections = field(default_factory=dict)
+    variables: Variables = field(default_factory=dict)
+    pools: Pools = field(default_factory=dict)
 
     def unsupported_options(self, distribution: Distribution) -> Iterator[tuple[str, str]]:
         """Return an error for 2.11 on a distribution with a Python newer than 3.12."""
@@ -130,6 +122,10 @@ class Airflow(Service):
             ),
         )
 
+    def airflow_objects(self) -> AirflowObjects:
+        """Return the connections, variables and pools of its options."""
+        return AirflowObjects(connections=self.connections, variables=self.variables, pools=self.pools)
+
     def data_folders(self) -> Sequence[str]:
         """Return the folder with the logs of the tasks."""
         return (HOME,)
@@ -146,6 +142,7 @@ class Airflow(Service):
         environment, secrets = settings_file(context, self, bundles), secrets_file(context, self)
         postgres, analytics = (context.inventory.container_with(name) for name in ("postgres", "analytics"))
         private_key = context.secret_store.key_pair("airflow")[0].reveal().encode()
+        objects = combined(each for _, each in context.inventory.airflow_objects())
         migrated = migration(venv)
         reachable = WaitFor(
             f"{postgres.name} accepts airflow_admin",
@@ -182,17 +179,13 @@ class Airflow(Service):
             migrated,
             *web_server,  # the next steps run while it starts; the scheduler waits for it
             *early,
-            MetadataRows(self._objects, context.user_secrets(self._objects.secrets()), fernet_key(context)),
+            MetadataRows(objects, context.user_secrets(secrets_of(objects)), fernet_key(context)),
             *self._dags(bundles, context.inventory.pipelines, [venv, migrated]),
             # The scheduler starts a run immediately; if that failed, its retry would start five minutes later.
             wait_for_gate(context, SANDBOX, analytics),
             *chain.from_iterable(others),
             *late,
         )
-
-    @property
-    def _objects(self) -> AirflowObjects:
-        return AirflowObjects(connections=self.connections, variables=self.variables, pools=self.pools)
 
     def _bundles(self, pipelines: Sequence[Pipeline]) -> DagBundles:
         own = [airflow_dags.USER] if self.dags else []

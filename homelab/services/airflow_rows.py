@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from homelab.errors import HomelabError
 from homelab.host import UNREADABLE, Host, Result, check, expected_format
-from homelab.model import Pending, Secret, Step
+from homelab.model import AirflowObjects, Pending, Secret, Step
 from homelab.services.airflow_metadata import METADATA, in_metadata
-from homelab.services.airflow_objects import HIDDEN, TABLES, AirflowObjects, Table, normal, redact, reveal, stored
+from homelab.services.airflow_tables import HIDDEN, TABLES, Table, normal, redact, reveal, rows_of, stored
 from homelab.shortening import file_diff
 from homelab.steps.postgres_objects import literal, run_sql
 from homelab.steps.queries import NO_CONNECTION
@@ -44,7 +44,7 @@ class MetadataRows(Step):
         return (in_metadata(f"select json_build_object({tables})"),)
 
     def _read(self, table: Table) -> str:
-        names = ", ".join(map(literal, self.objects.rows(table.name)))
+        names = ", ".join(map(literal, rows_of(self.objects, table)))
         condition = f"{table.key} in ({names})" if names else "false"
         rows = f"select json_object_agg({table.key}, row_to_json(each)) from {table.name} as each where {condition}"
         comment = f"obj_description('{table.name}'::regclass, 'pg_class')"
@@ -73,7 +73,7 @@ class MetadataRows(Step):
         return [each for table in TABLES for each in self._of_table(table, found.get(table.name) or {})]
 
     def _of_table(self, table: Table, found: Mapping[str, Any]) -> Iterator[_Difference]:
-        rows, wanted = found.get("rows") or {}, self.objects.rows(table.name)
+        rows, wanted = found.get("rows") or {}, rows_of(self.objects, table)
         managed = _managed(found.get("comment"))
         for name, declared in wanted.items():
             row = {column: self._decrypted(table, rows[name], column) for column in declared} if name in rows else None
@@ -137,7 +137,7 @@ def _managed(comment: object) -> set[str]:
 
 
 def _comment(table: Table, objects: AirflowObjects) -> str:
-    names = json.dumps(sorted(objects.rows(table.name)))
+    names = json.dumps(sorted(rows_of(objects, table)))
     return f"comment on table {table.name} is {literal(_MARK + names)};"
 
 

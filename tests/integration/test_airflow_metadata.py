@@ -15,10 +15,9 @@ from cryptography.fernet import Fernet
 
 from homelab.errors import HomelabError
 from homelab.host import Result
-from homelab.model import Pending, Secret, SecretName
+from homelab.model import AirflowObjects, Connection, Pending, Pool, Secret, SecretName
 from homelab.progress import SilentProgress
 from homelab.services.airflow_metadata import DATABASE_ENVIRONMENT
-from homelab.services.airflow_objects import AirflowObjects, Connection, Pool
 from homelab.services.airflow_rows import MetadataRows
 from homelab.steps.converge import converge
 from homelab.steps.host_state import pending_changes

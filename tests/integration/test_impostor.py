@@ -109,7 +109,7 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Deployed:
     folder = tmp_path_factory.mktemp("deployed")
     (folder / "key").touch(mode=0o600)
     (folder / "key").write_text(KEY)
-    overlay = f"{OVERLAY}pipeline: {{api_key_file: {folder / 'key'}, cities: ['Newark,US']}}\n"
+    overlay = f"{OVERLAY}pipelines: {{weather: {{api_key_file: {folder / 'key'}, cities: ['Newark,US']}}}}\n"
     (folder / "overlay.yaml").write_text(overlay)
     inventory = load([bundled_path("inventory.yaml"), folder / "overlay.yaml"])
     contexts = [

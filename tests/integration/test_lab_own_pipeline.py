@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -89,15 +90,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Folder]:
 
 
 def test_pipeline_is_run_queried_and_pulled_next_to_the_weather(folder: Folder) -> None:
-    assert "no run yet" in folder.homelab("pipeline", "status", "prices") or "last run" in folder.homelab(
-        "pipeline", "status", "prices"
-    )
+    assert re.search("no run yet|last run", folder.homelab("pipeline", "status", "prices"))
     folder.homelab("deploy", "--detailed-exitcode")
     outcome = json.loads(folder.homelab("pipeline", "run", "prices", "--json"))
     assert outcome["tasks"] == {"fetch": "success", "build": "success"}
     rows = folder.query("select item, average from prices_daily where day = '2026-01-01' order by item")
     assert rows == [{"item": "electricity", "average": 26.0}, {"item": "gas", "average": 9.25}]
     assert "prices.duckdb" in folder.homelab("pull", "prices")
+    assert "1 models built, 3 tests passed" in folder.homelab("pipeline", "rebuild", "prices")
     assert json.loads(folder.homelab("pipeline", "run", "--json"))["state"] == "success"
     report = json.loads(folder.homelab("status", "--json"))
     assert [(each["name"], each["health"]["healthy"]) for each in report["pipelines"]] == [("prices", True)]
@@ -122,11 +122,24 @@ def test_wrong_column_fails_the_deploy_of_this_pipeline_only(folder: Folder) -> 
         assert "no_such_column" in output
         assert "Everything else on analytics-platform is deployed" in output
         assert len(folder.query("from prices_daily")) == 4
-        assert json.loads(folder.homelab("pipeline", "run", "--json"))["state"] == "success"
-        assert "no_such_column" in folder.homelab("pipeline", "run", "prices", expect=1)
-        assert "no_such_column" in folder.homelab("status", expect=1)
+        folder.homelab("pipeline", "run", "prices")  # with the earlier model
     finally:
         folder.model.write_text(right)
+    folder.homelab("deploy")
+
+
+def test_row_that_cannot_be_read_fails_this_pipeline_only(folder: Folder) -> None:
+    source = folder.path / "pipelines" / "prices" / "scripts" / "prices.csv"
+    right = source.read_text()
+    source.write_text("item,measured_at,value\nx,yesterday,1\n")
+    folder.homelab("deploy")
+    assert "prices.csv, line 2" in folder.homelab("pipeline", "run", "prices", expect=1)
+    assert "(fetch)" in folder.homelab("pipeline", "status", "prices")
+    report = json.loads(folder.homelab("status", "--json", expect=1))
+    assert [each["health"]["healthy"] for each in report["pipelines"]] == [False]
+    assert json.loads(folder.homelab("pipeline", "run", "--json"))["state"] == "success"
+    assert len(folder.query("from prices_daily")) == 4
+    source.write_text(right)
     folder.homelab("deploy")
     folder.homelab("pipeline", "run", "prices")
 
@@ -144,3 +157,7 @@ def test_removed_pipeline_leaves_only_its_data(folder: Folder) -> None:
     rows = "cd /; runuser -u postgres -- psql -qAt project_data -c 'select count(*) from prices.readings'"
     assert folder.on("postgres-data", rows) == "5"
     assert json.loads(folder.homelab("pipeline", "run", "--json"))["state"] == "success"
+    planned = folder.homelab("prune", "prices", "--yes")
+    assert "postgres-data: schema project_data.prices" in planned
+    assert folder.on("analytics-platform", "ls /opt/analytics-platform/pipelines 2>/dev/null || true") == ""
+    assert "no pipeline of this name has left data" in " ".join(folder.homelab("prune", "prices", expect=2).split())

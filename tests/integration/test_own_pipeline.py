@@ -175,7 +175,7 @@ def test_failed_build_leaves_the_published_file(prices: Prices) -> None:
 
 
 def test_model_with_a_wrong_column_is_found_before_it_is_built(prices: Prices) -> None:
-    command = prices.layout.run(try_build(prices.layout))
+    command = prices.layout.run(try_build(prices.layout, prices.layout.project))
     assert LocalHost().run(command).status != 0, "the table does not exist yet"
     prices.apply_schema()
     done = LocalHost().run(command)

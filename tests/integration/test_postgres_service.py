@@ -580,8 +580,8 @@ def test_new_month_is_no_difference(server: pg.Server, tmp_path: Path) -> None:
     converge(LocalHost(), wanted, SilentProgress())
     with server.connect("project_data") as connection:
         connection.execute(
-            "create table raw.further partition of raw.weather_observations for values from ('2001-01-01') to "
-            "('2001-02-01')"
+            "create table raw.further partition of raw.weather_observations for values from ('2201-01-01') to "
+            "('2201-02-01')"
         )
     assert pending_changes(LocalHost(), wanted) == []
     with server.connect("project_data") as connection:

@@ -22,6 +22,7 @@ from homelab.runtime import container_addresses
 from homelab.runtime.container_addresses import locate, located
 from homelab.runtime.container_states import container_states
 from homelab.runtime.convergence import steps_of
+from homelab.runtime.lab_report import report_lab
 from homelab.runtime.ssh_client import ssh_argv
 from tests.integration.fakenode import inventory_for, serving
 from tests.integration.fork_server import runner
@@ -110,6 +111,21 @@ def test_other_commands_connect_to_the_address_that_proxmox_reports(site: Site) 
     assert seen == ["192.168.2.118"]
 
 
+def test_status_reads_each_address_once_and_connects_to_it(site: Site) -> None:
+    site.overlaid(LAST).up()
+    site.pve.requests.clear()
+    tried = set()
+
+    def refuse(container: Container, *_: object) -> Any:
+        tried.add(str(container.address))
+        raise HomelabError("refused")
+
+    report = report_lab(make_session(site.inventory, site.known_hosts, connector=refuse))
+    assert tried == {"192.168.2.67", "192.168.2.118", "192.168.2.69"}
+    assert {each.name: each.proxmox.address for each in report.containers}[TWO] == "192.168.2.118"
+    assert [call for call in site.pve.calls() if call.endswith("/interfaces")] == ["GET /nodes/pve/lxc/168/interfaces"]
+
+
 def test_no_command_calls_proxmox_for_fixed_addresses(site: Site) -> None:
     site.up()
     site.pve.requests.clear()
@@ -127,7 +143,7 @@ def test_no_command_calls_proxmox_for_fixed_addresses(site: Site) -> None:
     ],
 )
 def test_everything_in_a_container_follows_another_lease(site: Site, service: str, lines: Sequence[str]) -> None:
-    site.overlaid(f"{ALL}pipeline: {{api_key_file: {site.folder}/key}}\n").up()
+    site.overlaid(f"{ALL}pipelines: {{weather: {{api_key_file: {site.folder}/key}}}}\n").up()
     before, after = ([f"192.168.2.{each + 117}" for each in range(start, start + 3)] for start in (0, 100))
     assert all(any(each in line for line in lines_with(site, service, *before)) for each in lines)
     first = lines_with(site, service, *before)
@@ -217,6 +233,15 @@ def test_change_from_and_to_dhcp_restarts_the_container(site: Site, before: str,
         f"update {TWO}: {line}",
         f"start {TWO}",
     ]
+    assert not site.up()
+
+
+@pytest.mark.parametrize("key", ["bridge: vmbr1", "vlan: 7"])
+def test_another_network_restarts_a_container_with_dhcp(site: Site, key: str) -> None:
+    """Its DHCP client keeps the address of the old network until the lease ends."""
+    site.overlaid(LAST).up()
+    done = site.overlaid(f"containers: {{{TWO}: {{ip: dhcp, {key}}}}}\n").up().done[TWO]
+    assert [line.split()[0] for line in done] == ["stop", "update", "start"]
     assert not site.up()
 
 

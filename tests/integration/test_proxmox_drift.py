@@ -264,11 +264,14 @@ def test_ipv6_that_was_set_by_hand_is_named_and_left_alone(site: Site, by_the_us
 def test_ipv6_of_the_inventory(site: Site, overlay: str, own: str, line: str) -> None:
     site.up()
     site.overlaid(f"containers: {{postgres-data: {overlay}}}")
-    assert site.up().done["postgres-data"] == [f"update postgres-data: {line}"]
+    update = f"update postgres-data: {line}"
+    stop, start = "stop postgres-data, to restart it with the new ip6", "start postgres-data"
+    # A DHCP client starts with the container.
+    assert site.up().done["postgres-data"] == ([stop, update, start] if "dhcp" in own else [update])
     assert set(own.split(",")) < set(site.pve.ct(167).config["net0"].split(","))
     assert not site.up()
     by_hand(site, net0=net0(site, (own.split(",")[0], "ip6=2001:db8::bad/64")))
-    assert "ip6: 2001:db8::bad/64 → " in site.up().done["postgres-data"][0]
+    assert "ip6: 2001:db8::bad/64 → " in str(site.up().done["postgres-data"])
     site.destroy("postgres-data")
     site.up("postgres-data")
     assert set(own.split(",")) < set(site.pve.ct(167).config["net0"].split(","))

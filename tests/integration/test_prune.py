@@ -85,7 +85,7 @@ def test_data_of_a_removed_service_are_deleted_and_others_stay(
     registry.add("shop", Shop)
     words = [f"{key}={shlex.quote(value)}" for key, value in postgres.environment("postgres").items()]
     host = DatabaseHost(psql=f"env {' '.join(words)} {postgres.program('psql')}")
-    one = "containers: {analytics-platform: null, airflow-orchestration: null}\npipeline: null\n"
+    one = "containers: {analytics-platform: null, airflow-orchestration: null}\npipelines: null\n"
     (tmp_path / "own.yaml").write_text(one)
     inventory = load([tmp_path / "inventory.yaml", tmp_path / "own.yaml"])
     session = make_session(inventory, connector=lambda *_: host)

@@ -11,11 +11,14 @@ import pytest
 from homelab.errors import InputError
 from homelab.inventory import load
 from homelab.model import Inventory, SecretName, ServiceContext, Step
+from homelab.model.airflow_objects import OWN_CONNECTION
 from homelab.paths import bundled_path
+from homelab.pipeline_contract import CONNECTION_ID
 from homelab.runtime.convergence import steps_of
 from homelab.secrets import FileSecretStore
 from homelab.services.airflow import Airflow
 from homelab.services.airflow_dags import files_of
+from homelab.services.airflow_rows import MetadataRows
 from homelab.steps import File, SystemdUnit, Tree
 from tests.support import FixedSecretStore
 
@@ -168,3 +171,46 @@ def test_dags_are_subfolders_on_airflow_2(tmp_path: Path) -> None:
 def test_inventory_without_dags_has_one_bundle(tmp_path: Path) -> None:
     found = steps(inventory(tmp_path, ""))
     assert [step.path for step in found if isinstance(step, Tree)] == ["/opt/airflow/bundles/weather"]
+
+
+MANIFEST = """
+commands: {fetch: scripts/fetch.py}
+connections: {shop: {conn_type: http, host: shop.example.org, password: {secret: shop}}}
+variables: {currency: EUR}
+pools: {shop: 1}
+"""
+
+
+def with_pipeline(folder: Path, manifest: str, text: str = "variables: {region: eu}") -> Inventory:
+    (folder / "prices" / "scripts").mkdir(parents=True)
+    (folder / "prices" / "scripts" / "fetch.py").touch()
+    (folder / "prices" / "pipeline.yaml").write_text(manifest)
+    (folder / "pipelines.yaml").write_text("pipelines: {prices: {path: prices}}")
+    (folder / "own.yaml").write_text(AIRFLOW.format(text=text, version="3.3"))
+    return load([bundled_path("inventory.yaml"), folder / "own.yaml", folder / "pipelines.yaml"])
+
+
+def test_pipeline_brings_its_own_connections_variables_and_pools(tmp_path: Path) -> None:
+    (rows,) = (step for step in steps(with_pipeline(tmp_path, MANIFEST)) if isinstance(step, MetadataRows))
+    assert rows.objects.connections["shop"].host == "shop.example.org"
+    assert rows.objects.variables == {"region": "eu", "currency": "EUR"}
+    assert rows.objects.pools["shop"].slots == 1
+    assert list(rows.secrets) == ["shop"]
+
+
+def test_object_that_is_declared_twice_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as raised:
+        with_pipeline(tmp_path, MANIFEST, "variables: {currency: USD}")
+    assert (
+        "the variable currency of Airflow is declared by the service `airflow` and by the pipeline `prices`"
+    ) in raised.value.details
+
+
+def test_error_in_a_manifest_has_its_file_and_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as raised:
+        with_pipeline(tmp_path, MANIFEST.replace("{shop: 1}", "{default_pool: 1}"))
+    assert "prices/pipeline.yaml:5: pools.default_pool: must be a pool's name" in raised.value.details
+
+
+def test_connection_of_homelab_is_reserved() -> None:
+    assert OWN_CONNECTION == CONNECTION_ID

@@ -22,7 +22,7 @@ from homelab.pipelines.schema_step import SchemaVersions
 from homelab.runtime.convergence import steps_of
 from homelab.services.postgres import hba
 from homelab.steps import File, Tree
-from tests.support import FixedSecretStore
+from tests.support import FixedSecretStore, LocalHost
 from tests.unit.test_dag import load as load_dag
 
 KEYS = {"analytics-platform": "ssh-ed25519 AAAAHost"}
@@ -130,6 +130,50 @@ def test_missing_folder_of_a_pipeline_is_a_problem_of_the_inventory(tmp_path: Pa
     assert "`homelab pipeline new prices` writes an example" in found
 
 
+def install(folder: Path, target: str, monkeypatch: pytest.MonkeyPatch, package: str = "price_stack") -> None:
+    """Install a package that provides the pipeline `prices`."""
+    site = folder / package
+    info = site / f"{package}-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[homelab.pipelines]\nprices = {target}\n")
+    new_pipeline(site, "prices")
+    (site / f"{package}.py").write_text(
+        "from pathlib import Path\nPRICES = Path(__file__).parent / 'pipelines' / 'prices'\nWRONG = 5\n"
+    )
+    monkeypatch.syspath_prepend(site)
+
+
+def from_package(folder: Path) -> Inventory:
+    (folder / "overlay.yaml").write_text(json.dumps({"pipelines": {"prices": {}}}))
+    return load([bundled_path("inventory.yaml"), folder / "overlay.yaml"])
+
+
+def test_pipeline_of_a_package_needs_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path, "price_stack:PRICES", monkeypatch)
+    (prices,) = from_package(tmp_path).pipelines
+    assert (prices.folder, prices.tasks) == (tmp_path / "price_stack" / "pipelines" / "prices", ("fetch", "build"))
+
+
+@pytest.mark.parametrize(
+    ("targets", "error"),
+    [
+        ([], "needs a path, as no installed package has it; `homelab pipeline new prices` writes one"),
+        (["price_stack:WRONG"], "package price_stack 1.0 must give the path of a folder, not 5"),
+        (["price_stack:NOTHING"], "package price_stack 1.0 cannot be imported: AttributeError"),
+        (["price_stack:PRICES", "x:y"], "several packages provide it: package"),
+    ],
+)
+def test_pipeline_that_no_package_provides_is_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, targets: list[str], error: str
+) -> None:
+    for target in targets:
+        install(tmp_path, target, monkeypatch, target.partition(":")[0])
+    with pytest.raises(InputError) as caught:
+        from_package(tmp_path)
+    assert f"overlay.yaml:1: pipelines.prices: {error}" in caught.value.details
+
+
 def test_pipeline_without_a_service_that_runs_it_is_refused(tmp_path: Path) -> None:
     new_pipeline(tmp_path, "prices")
     inventory(tmp_path, "prices")
@@ -200,12 +244,31 @@ def test_trees_of_a_pipeline_have_its_files_only(tmp_path: Path) -> None:
     assert trees[f"{ROOT}/dbt"] == {"dbt_project.yml", *models}
 
 
+@pytest.mark.parametrize(("text", "error"), [("x = 1\n", ""), ("x = (\n", "fetch.py")])
+def test_script_that_python_cannot_parse_is_not_installed(tmp_path: Path, text: str, error: str) -> None:
+    wanted = with_prices(tmp_path)
+    (tmp_path / "pipelines" / "prices" / "scripts" / "fetch.py").write_text(text)
+    (scripts,) = [s for s in steps(wanted, "analytics") if isinstance(s, Tree) and s.path == f"{ROOT}/scripts"]
+    for name, content in scripts.files.items():
+        (tmp_path / name).write_bytes(content)
+    done = LocalHost().run(f"new={tmp_path}; {scripts.validate}")
+    assert (done.ok, error in done.stderr.decode()) == (not error, True)
+
+
+def test_project_is_installed_after_dbt_has_built_it_without_rows(tmp_path: Path) -> None:
+    found = steps(with_prices(tmp_path), "analytics")
+    (project,) = [step for step in found if isinstance(step, Tree) and step.path == f"{ROOT}/dbt"]
+    assert "dbt --no-use-colors --quiet build --empty" in project.validate
+    assert f"--project-dir {ROOT}/dbt.new" in project.validate
+    assert [step.title for step in project.triggered_by] == ["tables of prices", f"file {ROOT}/profiles.yml"]
+
+
 def test_failure_of_a_pipelines_steps_stops_no_other(tmp_path: Path) -> None:
     new_pipeline(tmp_path, "prices")
     new_pipeline(tmp_path, "power")
     found = steps(inventory(tmp_path, "prices", "power"), "analytics")
     parts = {step.title: step.part for step in found}
-    assert parts["tables of prices"] == parts["dbt can build prices"] == "the pipeline prices"
+    assert parts["tables of prices"] == parts[f"tree {ROOT}/dbt"] == "the pipeline prices"
     assert parts["tables of power"] == "the pipeline power"
     assert parts["dbt can read the project"] == ""
 
