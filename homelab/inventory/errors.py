@@ -21,7 +21,7 @@ class Place:
 
     def __str__(self) -> str:
         name = os.path.relpath(self.file)
-        return f"{self.file if name.startswith('../..') else name}:{self.line}"
+        return f"{self.file if name.startswith('../') else name}:{self.line}"
 
 
 @dataclass(frozen=True, slots=True)
