@@ -2,7 +2,8 @@
 
 Settings come from the environment: the variables of contract.json, and libpq's (PGHOST, PGDATABASE, PGUSER, PGPASSWORD,
 PGPASSFILE …). Each response is written to a spool on disk before it is stored, so nothing is lost when this process is
-killed or PostgreSQL is unreachable; the next run stores the remaining rows.
+killed or PostgreSQL is unreachable; the next run stores the remaining rows. A row that finds the disk full goes to
+PostgreSQL from memory.
 
 The last line of standard output is a JSON summary, also written to last_ingest.json. Each city counts once: its
 observation was stored, unchanged (stored earlier) or spooled (waits for PostgreSQL), or the city failed. An invalid
@@ -101,7 +102,7 @@ def run(settings: Settings) -> RunSummary:
     for result in fetch(client, settings):
         if result.error:
             summary.fail(result.city, result.error)
-        waiting = _spool_result(result, spool, client, summary) if result.line else 0
+        waiting = _spool_result(result, spool, loader, client, summary) if result.line else 0
         if loader.should_flush(waiting) or time.monotonic() > flushed + _FLUSH_INTERVAL:
             flush(spool, loader)
             flushed = time.monotonic()
@@ -112,10 +113,13 @@ def run(settings: Settings) -> RunSummary:
     return summary
 
 
-def _spool_result(result: Fetched, spool: Spool, client: Client, summary: RunSummary) -> int:
-    """Write a result to the spool; return the number of rows that wait there."""
+def _spool_result(result: Fetched, spool: Spool, loader: Loader, client: Client, summary: RunSummary) -> int:
+    """Write a result to the spool; return the number of rows that wait there.
+
+    On a full disk, rows wait in memory while PostgreSQL works.
+    """
     try:
-        return spool.add(result.line, quarantined=bool(result.error))
+        return spool.add(result.line, quarantined=bool(result.error), in_memory=loader.works)
     except SpoolFull as full:
         if not result.error:
             summary.fail(result.city, str(full))

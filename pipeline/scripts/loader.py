@@ -14,7 +14,7 @@ from uuid import UUID
 import psycopg
 from contract import EXIT, RunCounters
 from raw_tables import Batch, Connection, StoreResult, connect, record_end, record_start, store
-from spool import Segment, Spool
+from spool import Segment, Spool, city_of, is_observation
 
 _FULL_BATCH, _IDLE_BATCH = 10_000, 1_000  # rows
 _MAX_ERRORS = 1_000  # failed cities that are reported by name
@@ -68,6 +68,11 @@ class Loader:
         self._thread.submit(self._connect)
         self._pending = deque[tuple[Segment, Future[StoreResult | None]]]()
 
+    @property
+    def works(self) -> bool:
+        """True if PostgreSQL has accepted everything so far."""
+        return self._summary.problem is None
+
     def should_flush(self, rows: int) -> bool:
         """Decide whether to store now: every 1,000 rows when idle, otherwise at 10,000."""
         if rows == 0 or rows % _IDLE_BATCH:
@@ -114,7 +119,10 @@ class Loader:
             self.submit(segment)
         self._collect()
         self._thread.shutdown()
-        self._summary.spooled = sum(segment.observations for segment in self._kept)
+        unwritten = [line for segment in self._kept for line in segment.unwritten if is_observation(line)]
+        for line in unwritten:
+            self._summary.fail(city_of(line), "neither PostgreSQL nor the disk could take its observation")
+        self._summary.spooled = sum(segment.observations for segment in self._kept) - len(unwritten)
         connection = self._connect()
         if connection is None:
             return

@@ -71,6 +71,16 @@ def is_damaged(line: bytes) -> bool:
     return len(fields) != (4 if fields[0] else 7) or not (fields[0] or b"0").isdigit()
 
 
+def is_observation(line: bytes) -> bool:
+    """Return True for an observation, False for a quarantined response."""
+    return not line.startswith(b"\t")
+
+
+def city_of(line: bytes) -> str:
+    """Return the city of an observation's line."""
+    return unescape(line.split(b"\t")[1]).decode(errors="replace")
+
+
 def escape(text: str) -> str:
     """Escape a text for COPY."""
     return text.replace("\\", r"\\").replace("\n", r"\n").replace("\r", r"\r").replace("\t", r"\t")
@@ -83,7 +93,10 @@ def unescape(value: bytes) -> bytes:
 
 @dataclass(slots=True)
 class Segment:
-    """One open and locked file of the spool; `own` if this run wrote it."""
+    """One open and locked file of the spool; `own` if this run wrote it.
+
+    `unwritten` are the lines for which the disk has no room: only this process has them.
+    """
 
     path: Path
     descriptor: int
@@ -92,6 +105,7 @@ class Segment:
     rows: int = 0
     observations: int = 0  # rows that are not quarantined
     lines: list[bytes] = field(default_factory=list)
+    unwritten: list[bytes] = field(default_factory=list)
 
     def read(self) -> list[bytes]:
         """Return the complete lines. A partial last line belongs to a city that was never counted as fetched.
@@ -113,9 +127,10 @@ class Segment:
         self.lines = []
 
     def sync(self) -> None:
-        """Flush the file to the disk and free the memory."""
+        """Flush the file to the disk and free the memory, unless lines of it are in memory only."""
         os.fsync(self.descriptor)
-        self.lines = []
+        if not self.unwritten:
+            self.lines = []
 
 
 @dataclass(slots=True)
@@ -142,14 +157,25 @@ class Spool:
                 if segment is not None:
                     yield segment
 
-    def add(self, line: bytes, *, quarantined: bool = False) -> int:
-        """Write a row; return the number of rows in the current segment. Raises SpoolFull."""
+    def add(self, line: bytes, *, quarantined: bool = False, in_memory: bool = False) -> int:
+        """Write a row; return the number of rows in the current segment. Raises SpoolFull.
+
+        With `in_memory`, a row for which the disk has no room is kept in memory.
+        """
         if self.size + len(line) > self.limit:
             raise SpoolFull(
                 f"cannot write to {self.folder}: {self.size >> 20} MiB wait for PostgreSQL, which is the limit"
             )
-        segment = self._current or self._create()
-        _append(segment, line)
+        try:
+            segment = self._current or self._create()
+        except OSError as error:
+            raise SpoolFull(f"cannot write to {self.folder}: {error.strerror}") from None
+        try:
+            _append(segment, line)
+        except SpoolFull:
+            if not in_memory:
+                raise
+            segment.unwritten.append(line)
         segment.lines.append(line)
         segment.rows += 1
         segment.observations += not quarantined

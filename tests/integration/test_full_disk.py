@@ -71,11 +71,11 @@ class Ingestion:
             "OPENWEATHER_API_KEY": KEY,
         }
 
-    def run(self) -> tuple[int, dict[str, object], str]:
+    def run(self, **environment: str) -> tuple[int, dict[str, object], str]:
         """Return the exit status, the summary, and the errors of one run."""
         done = subprocess.run(
             [self._python, SCRIPTS / "ingest_weather.py"],
-            env=self._environment,
+            env=self._environment | environment,
             capture_output=True,
             text=True,
             timeout=120,
@@ -133,15 +133,28 @@ def test_observations_wait_in_the_spool_while_the_disk_of_postgresql_is_full(
     assert {later - earlier for earlier, later in pairwise(hours)} == {3600}, "no hour is lost"
 
 
-def test_run_on_a_full_disk_fails_with_the_reason_and_the_spool_is_kept(
+def test_observations_are_stored_although_the_disk_of_the_pipeline_is_full(
     ingestion: Ingestion, places: tuple[Path, Path]
 ) -> None:
-    before = ingestion.hours()
     with full(places[1]):
-        status, _, errors = ingestion.run()
-        assert status == EXIT.failed
-        assert "No space left on device" in errors
-    status, _, errors = ingestion.run()
-    assert (status, errors) == (EXIT.success, "")
-    assert ingestion.hours()[: len(before)] == before
-    assert len(ingestion.hours()) > len(before)
+        for _ in range(2):
+            status, summary, errors = ingestion.run()
+            assert (status, summary["stored"], summary["failed"]) == (EXIT.failed, 1, 0)
+            assert "cannot write the summary" in errors
+            assert "No space left on device" in errors
+    status, summary, errors = ingestion.run()
+    assert (status, summary["stored"], errors) == (EXIT.success, 1, "")
+    hours = ingestion.hours()
+    assert len(hours) == 4
+    assert {later - earlier for earlier, later in pairwise(hours)} == {3600}, "no hour is lost"
+
+
+def test_observation_that_neither_the_disk_nor_postgresql_takes_has_failed_by_name(
+    ingestion: Ingestion, places: tuple[Path, Path]
+) -> None:
+    with full(places[1]):
+        status, summary, errors = ingestion.run(PGPORT=str(pg.free_port()))
+    assert (status, summary["failed"], summary["spooled"]) == (EXIT.failed, 1, 0)
+    assert "error: Newark,US: " in errors
+    status, summary, errors = ingestion.run()
+    assert (status, summary["stored"], errors) == (EXIT.success, 1, "")
