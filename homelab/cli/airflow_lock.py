@@ -16,10 +16,11 @@ def register(app: typer.Typer) -> None:
 
 
 def lock(as_json: Json = False) -> None:
-    """Lock the packages that the inventory adds to Airflow, with hashes, in airflow-packages.txt next to it.
+    """Lock the Python packages that the inventory adds to Airflow.
 
-    Airflow's own packages keep their versions. Run it again after a change of the packages, and after an update of
-    homelab that brings another Airflow; `homelab deploy` asks for it.
+    Writes airflow-packages.txt next to the inventory, with hashes. Airflow's own packages keep their versions.
+    Run it again after a change of the packages, and after an update of homelab that brings another Airflow;
+    `homelab deploy` asks for it.
 
     Example:  homelab airflow lock
     """

@@ -21,10 +21,10 @@ def prune(
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Delete the data of a service or a pipeline that left the inventory: its databases, schemas, roles, and folders.
+    """Delete the data of a service or pipeline that left the inventory.
 
-    `homelab deploy` removes a service or a pipeline, and keeps its data. This command lists the data that nothing else
-    uses, asks for confirmation, and deletes it. Backups stay.
+    `homelab deploy` removes a service or a pipeline, and keeps its data: databases, schemas, roles, and folders. This
+    command lists the data that nothing else uses, asks for confirmation, and deletes it. Backups stay.
 
     Example:  homelab prune airflow
     """
