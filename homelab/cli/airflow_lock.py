@@ -10,16 +10,17 @@ from homelab.cli.results import echo, print_result
 
 def register(app: typer.Typer) -> None:
     """Add these verbs."""
-    airflow = typer.Typer(no_args_is_help=True, help="Packages of your own for Airflow.")
+    airflow = typer.Typer(no_args_is_help=True, help="Python packages of your own for Airflow.")
     add_verb(airflow, lock)
     app.add_typer(airflow, name="airflow")
 
 
 def lock(as_json: Json = False) -> None:
-    """Lock the packages that the inventory adds to Airflow, with hashes, in airflow-packages.txt next to it.
+    """Lock the Python packages that the inventory adds to Airflow.
 
-    Packages that Airflow has itself keep its versions. Run it again after a change of the packages, and after an update
-    of homelab that brings another Airflow; `homelab deploy` asks for it.
+    Writes airflow-packages.txt next to the inventory, with hashes. Airflow's own packages keep their versions.
+    Run it again after a change of the packages, and after an update of homelab that brings another Airflow;
+    `homelab deploy` asks for it.
 
     Example:  homelab airflow lock
     """

@@ -31,7 +31,7 @@ def run(
     full_refresh: Annotated[bool, typer.Option("--full-refresh", help="Rebuild all models.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Run a pipeline: its commands in order; or load real weather of three cities. Build, test and publish the marts.
+    """Run a pipeline: fetch, build, test and publish. The weather loads real observations of three cities.
 
     PostgreSQL and a replay of OpenWeather run on loopback during the command. Their data stays, so the next run is an
     increment. The first run installs what it needs into the inventory's state folder.

@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
     add_verb(app, docs)
     add_verb(app, pull)
     pipeline = typer.Typer(
-        no_args_is_help=True, help="Write, run and inspect pipelines; backfill, correct and rebuild the weather."
+        no_args_is_help=True, help="Write, run, inspect and rebuild pipelines; backfill and correct the weather."
     )
     add_verb(pipeline, new)
     add_verb(pipeline, lock)
@@ -131,9 +131,9 @@ def docs(
 
 def new(
     name: Annotated[str, typer.Argument(help="The pipeline's name: lower-case letters, digits and underscores.")],
-    source: Annotated[Source, typer.Option("--from", help="Origin of its rows.")] = Source.csv,
+    source: Annotated[Source, typer.Option("--from", help="The origin of its rows.")] = Source.csv,
 ) -> None:
-    """Write a pipeline of your own next to the inventory: a small example that works, with its tests.
+    """Write a working pipeline with tests next to the inventory.
 
     Example:  homelab pipeline new prices --from csv
     """
@@ -148,7 +148,7 @@ def lock(
     pipeline: Annotated[str, typer.Argument(help="A pipeline of your own, with a requirements.in.")],
     as_json: Json = False,
 ) -> None:
-    """Lock the Python packages of a pipeline's scripts, with hashes: requirements.in becomes requirements.txt.
+    """Lock the Python packages of a pipeline's scripts. Resolves requirements.in into requirements.txt, with hashes.
 
     Example:  homelab pipeline lock prices
     """
@@ -182,7 +182,7 @@ def run(pipeline: PipelineArgument = "weather", as_json: Json = False) -> None:
 
 
 def status(pipeline: PipelineArgument = "weather", as_json: Json = False) -> None:
-    """Show the last runs and the last build; of the weather, also missing hours of the last days.
+    """Show the last runs and the last build of a pipeline. For the weather, also the missing hours of the last days.
 
     Example:  homelab pipeline status
     """
@@ -272,7 +272,7 @@ def backfill(
 
 
 def rebuild(pipeline: PipelineArgument = "weather", as_json: Json = False) -> None:
-    """Rebuild the marts of a pipeline from all its rows: after a restore, or after a change of their definitions.
+    """Rebuild the marts of a pipeline from all its rows. Needed after a restore, or a change of their definitions.
 
     Example:  homelab pipeline rebuild
     """

@@ -1,4 +1,4 @@
-"""The verb that deletes the data of a removed service."""
+"""The verb that deletes the data of a removed service or pipeline."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def prune(
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Delete the data of a service or a pipeline that left the inventory: its databases, schemas, roles, and folders.
+    """Delete the data of a service or pipeline that left the inventory.
 
-    `homelab deploy` removes it, and keeps its data. This command lists the data that nothing else uses, asks, and
-    deletes it. Backups stay.
+    `homelab deploy` removes a service or a pipeline, and keeps its data: databases, schemas, roles, and folders. This
+    command lists the data that nothing else uses, asks for confirmation, and deletes it. Backups stay.
 
     Example:  homelab prune airflow
     """
     from homelab.commands.prune import prune as run
     from homelab.services.registry import Registry
 
-    ask = confirm_lines(f"Delete these data of {name}? They cannot be restored without a backup.", yes)
+    ask = confirm_lines(f"Delete this data of {name}? It cannot be restored without a backup.", yes)
     outcome = run(settings.session(), name, Registry(settings.folder), ask)
     print_result(outcome, as_json, lambda: echo(outcome))
     if not outcome.confirmed:

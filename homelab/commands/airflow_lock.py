@@ -13,7 +13,7 @@ from homelab.services.airflow_packages import LOCK_FILE, airflow_lock, user_lock
 
 
 def lock(session: Session) -> PackageLock:
-    """Resolve the packages at the versions that Airflow has, and write their lock next to the inventory.
+    """Resolve the packages at the versions of Airflow's own, and write their lock next to the inventory.
 
     Raises InputError if the inventory adds none, HomelabError with uv's message if they cannot be resolved.
     """

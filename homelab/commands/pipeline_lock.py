@@ -21,9 +21,9 @@ def lock(session: Session, name: str) -> PackageLock:
     pipeline = inventory.pipeline(name)
     if not pipeline.requirements_in.is_file():
         raise InputError(
-            f"Cannot lock the packages of the pipeline {name}: it names none",
+            f"Cannot lock the packages of the pipeline {name}: requirements.in is missing",
             f"{pipeline.requirements_in} does not exist.",
-            f"Write one package a line there, then run `homelab pipeline lock {name}` again.",
+            f"Write one package a line into it, then run `homelab pipeline lock {name}` again.",
         )
     wanted = pipeline.requirements_in.read_bytes()
     builds, index = bundled_path("pipeline") / "requirements" / "analytics.txt", inventory.sources.pypi_index

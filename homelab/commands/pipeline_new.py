@@ -1,4 +1,4 @@
-"""`homelab pipeline new`: a pipeline of the user's own, next to the inventory, that can be deployed as it is."""
+"""`homelab pipeline new`: write a working example of a pipeline next to the inventory."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class Datum:
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """The data of a service that was found; `confirmed` is False if it was not deleted."""
+    """The data of a removed service; `confirmed` is False if it was not deleted."""
 
     service: str
     data: Sequence[Datum]
@@ -51,14 +51,14 @@ class Pruned:
 
     def __str__(self) -> str:
         if not self.data:
-            return f"Nothing to do: there are no data of {self.service}."
+            return f"Nothing to do: {self.service} has no data."
         return f"{len(self.data)} deleted" if self.confirmed else "Nothing was deleted."
 
 
 def prune(session: Session, name: str, registry: Registry, confirm: Callable[[Sequence[str]], bool]) -> Pruned:
-    """Delete the databases, schemas, roles and folders of what was removed, after `confirm` agrees to their list.
+    """Delete the data of a removed service or pipeline after `confirm` agrees to its list.
 
-    Raises InputError for an unknown service and one in the inventory, HomelabError if it is still installed.
+    Raises InputError for an unknown service or one in the inventory, HomelabError if it is still installed.
     """
     unknown: InputError | None = None
     try:

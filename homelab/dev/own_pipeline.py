@@ -1,4 +1,4 @@
-"""A pipeline of the user on this machine, with the roles, tables and commands of a deploy."""
+"""A user's pipeline on this machine, with the roles, tables and commands of a deploy."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ class ManifestSection:
 def read_manifest(parent: Section, name: str, folder: Path, duckdb: str) -> Pipeline | None:
     """Return the pipeline of a folder; None if a problem was recorded.
 
-    `duckdb` is the version of DuckDB in the containers, to which the scripts' packages are held.
+    `duckdb` is the version of DuckDB in the containers, which the scripts' packages must not change.
     """
     path = folder / MANIFEST
     try:
@@ -160,7 +160,7 @@ def _requirements(section: Section, folder: Path, duckdb: str) -> bytes | None:
 
 
 def _lock_error(folder: Path, lock: bytes | None) -> str:
-    """Return the reason why the lock cannot be used; "" if there is none. Not a problem, so that it can be locked."""
+    """Return the reason why a deploy cannot use the lock, or "". `homelab pipeline lock` has to work nevertheless."""
     wanted = folder / "requirements.in"
     if not wanted.is_file():
         return ""

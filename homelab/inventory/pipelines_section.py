@@ -120,18 +120,20 @@ def _folder(section: Section, name: str) -> Path | None:
     try:
         if folder := installed_folder(name):
             return folder
-        section.problem(f"needs a path, as no installed package has it; `homelab pipeline new {name}` writes one", name)
+        section.problem(
+            f"needs a path, as no installed package provides it; `homelab pipeline new {name}` writes one", name
+        )
     except ValueError as error:
         section.problem(str(error), name)
     return None
 
 
 def name_error(name: str, taken: Mapping[str, str]) -> str | None:
-    """Return the error in a pipeline's name, or None; `taken` maps the names of services' objects to those."""
+    """Return the error in a pipeline's name, or None; `taken` maps each name in use to its owner."""
     if not re.fullmatch(NAME, name):
         return NAME_RULE
     if name == WEATHER or _RESERVED.fullmatch(name):
-        return f"`{name}` is a reserved word, and the name is also a schema and a role: choose another one"
+        return f"`{name}` is a reserved word, and the name is also that of a schema and a role: choose another one"
     if name.endswith("_dbt"):
         return "the names that end in `_dbt` are those of dbt's roles: choose another one"
     for each in (name, f"{name}_dbt"):

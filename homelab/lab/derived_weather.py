@@ -14,7 +14,7 @@ from datetime import timedelta
 
 from homelab.lab.observations import PLACES, Observation, Place
 
-_FIRST_ID = 10_000  # OpenWeather's list has hardly any lower id
+_FIRST_ID = 10_000  # few cities of OpenWeather's list have a lower id
 _HALF_A_YEAR = 182 * 24  # hours
 _STATION_OFFSET = -5  # hours: New York's time without daylight saving time
 _MEAN, _MEAN_LATITUDE = 55.0, 40.7  # °F of the data set, and degrees

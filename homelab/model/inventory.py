@@ -246,8 +246,8 @@ class Inventory:
                 return pipeline
         names = ", ".join(pipeline.name for pipeline in self.pipelines)
         raise InputError(
-            f"Cannot use the pipeline `{name}`: the inventory does not have it",
-            f"Its pipelines: {names or 'none of your own'}.",
+            f"Cannot use the pipeline `{name}`: it is missing in the inventory",
+            f"Pipelines of your own in the inventory: {names or 'none'}.",
             f"Write one with `homelab pipeline new {name}`, and add it under `pipelines:`.",
         )
 

@@ -26,7 +26,7 @@ def lock_header(requirements: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class SchemaVersion:
-    """One version of `schema.sql`: its number and the SQL that leads to it from the version before."""
+    """One version of `schema.sql`: its number, and the SQL that upgrades the previous version."""
 
     number: int
     sql: str = field(repr=False)
@@ -59,12 +59,12 @@ class Pipeline:
 
     @property
     def writer(self) -> str:
-        """The role that owns the schema: that of its scripts."""
+        """The role of its scripts, which owns the schema."""
         return self.name
 
     @property
     def reader(self) -> str:
-        """The role that reads the schema: that of dbt."""
+        """The role of dbt, which reads the schema."""
         return f"{self.name}_dbt"
 
     @property
@@ -87,7 +87,7 @@ class Pipeline:
 
     @property
     def commands(self) -> Sequence[str]:
-        """All commands: those of its scripts, and `build` if it has a dbt project; the tasks of a DAG come first."""
+        """All commands, the tasks of a DAG first; with a dbt project, `build` is one of them."""
         found = {*self.scripts, *([BUILD] if self.has_dbt else [])}
         return (*self.tasks, *sorted(found.difference(ORDER)))
 

@@ -73,10 +73,9 @@ class ServiceContext:
         missing = [name for name, secret in wanted.items() if secret is None]
         if missing:
             raise InputError(
-                f"Cannot use {'secrets that do' if len(missing) > 1 else 'a secret that does'} not exist: "
-                f"{', '.join(missing)}",
+                f"Cannot use the {'secrets' if len(missing) > 1 else 'secret'} {', '.join(missing)}: not set",
                 "\n".join(f"  {name.place}: {{secret: {name}}}" for name in missing),
-                "\n".join(f"`homelab secret set {name}` asks for it." for name in missing),
+                "\n".join(f"Run `homelab secret set {name}`." for name in missing),
             )
         return {name: secret for name, secret in wanted.items() if secret is not None}
 

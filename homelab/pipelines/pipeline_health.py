@@ -48,7 +48,7 @@ def _build_problems(pipeline: Pipeline, report: Mapping[str, Any] | None, now: d
     elif pipeline.expected_every:
         age = now - datetime.fromisoformat(report["finished"])
         if age > timedelta(seconds=pipeline.expected_every.seconds):
-            yield f"late: built {report['finished']}, and expected every {pipeline.expected_every}"
+            yield f"late: last built {report['finished']}, expected every {pipeline.expected_every}"
 
 
 def _facts(report: Mapping[str, Any] | None, recent: Sequence[Mapping[str, Any]]) -> Iterator[str]:

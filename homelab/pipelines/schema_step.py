@@ -61,7 +61,7 @@ class SchemaVersions(Step):
             raise HomelabError(
                 f"Cannot apply schema.sql of the pipeline {self._name}: its version {changed} differs from the applied "
                 "one",
-                "An applied version is never changed: the tables have its form, and rows.",
+                "The tables of this version exist already. Homelab applies each version only once.",
                 f"Restore its text, and add the change at the end below a line `-- version {max(applied) + 1}`.",
             )
         for version in self._versions:

@@ -50,7 +50,7 @@ def needs_restart(container: Container, change: Difference) -> bool:
 
 
 def drift(container: Container, found: ContainerConfig) -> Iterator[Difference]:
-    """Yield the relevant differences: all but those that the inventory leaves.
+    """Yield the differences, except those in settings that the inventory leaves alone.
 
     These are additional mount points and network cards, the pool, and IPv6.
     """

@@ -12,7 +12,7 @@ from homelab.plan.observed_guest import ObservedGuest
 
 
 def filtered_cards(container: Container, guest: ObservedGuest) -> frozenset[str]:
-    """Return the network cards whose addresses for the IP filter come from DHCP or SLAAC, or did so until now."""
+    """Return the network cards whose addresses for the IP filter come from DHCP or SLAAC, now or before the change."""
     shapes = [shape for shape in (container.shape, guest.shape, guest.live) if shape]
     cards = {card for shape in shapes for card, _ in shape.dynamic_addresses}
     return frozenset(cards & {"net0", *(card.option for card in container.shape.networks)})
@@ -24,9 +24,9 @@ def with_leases(inventory: Inventory, found: Mapping[int, ObservedGuest]) -> Inv
 
 
 def refused_lease(inventory: Inventory, container: Container, found: Mapping[int, ObservedGuest]) -> Refusal | None:
-    """Return the refusal of a reported address that cannot be the container's; None for a good or a missing one.
+    """Return the refusal of a reported address that cannot be the container's; None for a valid or a missing one.
 
-    Root of the container decides what Proxmox reports, so it must not claim the address of another machine of the lab.
+    Root of the container decides on the reported address, and must not claim that of another machine of the lab.
     """
     if (lease := _reported(container, found)) is None:
         return None

@@ -69,7 +69,7 @@ def _addresses(client: Client, path: str) -> Iterator[str]:
 
 
 def _until_answered(send: Callable[[], None]) -> None:
-    """Repeat changes whose answer is lost; each repetition reads first."""
+    """Repeat changes after a lost answer; each repetition reads first."""
     for _ in range(_TRIES):
         try:
             send()

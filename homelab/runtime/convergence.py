@@ -128,7 +128,7 @@ class _Convergence:
         self._failed = {name for name, host in self.hosts.items() if isinstance(host, HomelabError)}
         # Complete only after every container has shown its key.
         self._host_keys = session.known_hosts.key_lines()
-        # Before anything is changed: bad input in one container stops all.
+        # Bad input of one container stops the deploy before anything is changed.
         self._steps = {container.name: self._steps_of(container) for container in containers}
         self._failed |= {name for name, steps in self._steps.items() if isinstance(steps, HomelabError)}
 

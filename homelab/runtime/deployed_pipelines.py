@@ -18,10 +18,10 @@ WEATHER = "weather"
 
 @dataclass(frozen=True, slots=True)
 class DeployedPipeline:
-    """A pipeline: its DAG with the tasks that come first, and the task that builds; its published file.
+    """A pipeline: its DAG with the tasks before the build, and the build itself; its published file.
 
-    `rebuild` is shell text that builds everything again, `run` returns one that runs a command as the pipeline, and
-    `read_data` one that prints the end of a file of its folder of data.
+    `rebuild` is shell text that builds everything again. `run` returns shell text that runs a command as the pipeline,
+    `read_data` shell text that prints the end of a file in its data folder.
     """
 
     name: str

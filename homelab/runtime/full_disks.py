@@ -15,7 +15,7 @@ _FULL = 98  # percent of a file system
 PROBE = f"df -P -x tmpfs -x devtmpfs 2>/dev/null | awk 'NR > 1 && $5 + 0 >= {_FULL} {{ print $6, $5 }}' | sort -u"
 
 
-# A run writes a few kilobytes at least; a large disk with 99 % may still have room for years.
+# A run writes a few kilobytes; a large disk that is 99 % full may still have room for years.
 _NO_SPACE = "df -P -k -x tmpfs -x devtmpfs 2>/dev/null | awk 'NR > 1 && $4 < 1024 { print $6, $5 }' | sort -u"
 
 

@@ -18,7 +18,7 @@ class PackageLock:
 
 
 def write_lock(path: Path, text: str) -> PackageLock:
-    """Write a lock at a stroke, so that a deploy never sees a part of it."""
+    """Replace a lock atomically, so that a deploy never reads a part of it."""
     new = path.with_name(f"{path.name}.new")
     new.write_text(text)
     new.replace(path)

@@ -1,4 +1,4 @@
-"""The health of the user's pipelines, asked of the container that runs them and of Airflow."""
+"""The health of the user's pipelines, read from the container that runs them and from Airflow."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class PipelineReport:
 
 
 def report_pipelines(session: Session) -> Sequence[PipelineReport]:
-    """Return the health of the user's pipelines; without an answer of a container, they are unhealthy."""
+    """Return the health of the user's pipelines; if a container does not answer, they are unhealthy."""
     pipelines = session.inventory.pipelines
     if not pipelines:
         return ()

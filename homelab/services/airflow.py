@@ -108,7 +108,7 @@ class Airflow(Service):
         )
 
     def endpoints(self) -> Sequence[Endpoint]:
-        """Return that of the web UI."""
+        """Return the endpoint of the web UI."""
         return (
             Endpoint(
                 name="web",
@@ -193,7 +193,7 @@ class Airflow(Service):
         return DagBundles(names, SANDBOX, f"{_VENV}/bin/python")
 
     def _dags(self, bundles: DagBundles, pipelines: Sequence[Pipeline], triggers: Sequence[Step]) -> Iterator[Step]:
-        """Yield the bundle of the weather, and those of the user: an error of one of these stops nothing else."""
+        """Yield the weather's bundle, and the user's bundles; an error in one of the user's stops nothing else."""
         weather = airflow_dags.files_of(bundled_path("pipeline") / "dags")
         yield bundles.tree(airflow_dags.WEATHER, weather, triggered_by=triggers)
         names = [pipeline.name for pipeline in pipelines]
@@ -265,7 +265,7 @@ class Airflow(Service):
         return f"http://127.0.0.1:{self.port}{_HEALTH[self.version]}"
 
     def health_probes(self) -> Sequence[str]:
-        """Return the commands for its health report, its last runs, the obstacles to further ones, and its starts."""
+        """Return the commands for its health report, its last runs, its obstacles to runs, and its units' starts."""
         return airflow_health.probes(self._health_url(), self.units())
 
     def health(self, answers: Sequence[Result]) -> Health:

@@ -15,7 +15,7 @@ from homelab.services.airflow_metadata import last_runs, obstacles
 
 
 def probes(health_url: str, units: Sequence[str]) -> Sequence[str]:
-    """Return the commands for its health report, its last runs, the obstacles to further ones, and its starts."""
+    """Return the commands for its health report, its last runs, its obstacles to runs, and its units' starts."""
     script = f"import urllib.request as u; print(u.urlopen({health_url!r}, timeout=5).read().decode())"
     starts = argv("systemctl", "show", "--timestamp=unix", "--property=Id,ActiveEnterTimestamp", *units)
     return (argv("/usr/bin/python3", "-c", script), last_runs(DAG_ID), obstacles(DAG_ID), starts)

@@ -36,7 +36,7 @@ def venv_lock(series: str, packages: Sequence[str], folder: Path) -> bytes:
         raise InputError(
             f"Cannot install Airflow's further packages: {LOCK_FILE} does not lock them",
             f"{path} {'was made for other packages, or for another Airflow' if text else 'does not exist'}.",
-            "`homelab airflow lock` writes it.",
+            "Run `homelab airflow lock`.",
         )
     return own + text.encode()
 

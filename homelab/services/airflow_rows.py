@@ -1,6 +1,6 @@
 """The step that keeps the rows of Airflow's metadata as the inventory declares them.
 
-A comment on each table lists the rows that homelab has made: it removes only these, and never overwrites others.
+A comment on each table lists the rows that homelab created. The step removes only these, and overwrites no others.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class MetadataRows(Step):
         if foreign := [str(each) for each in differences if each.foreign]:
             raise HomelabError(
                 f"Cannot change Airflow's {foreign[0]}: it was made by hand",
-                f"It differs from the inventory, and homelab did not make it. All such: {', '.join(foreign)}.",
+                f"It differs from the inventory; homelab did not create it. All such objects: {', '.join(foreign)}.",
                 "Delete it in Airflow's web UI (Admin), or remove it from the inventory; then run `homelab deploy` "
                 "again.",
             )
@@ -130,7 +130,7 @@ class MetadataRows(Step):
 
 
 def _managed(comment: object) -> set[str]:
-    """Return the names in a comment; empty for a comment that homelab has not written."""
+    """Return the names in a comment; empty for the comment of another program."""
     if not isinstance(comment, str) or not comment.startswith(_MARK):
         return set()
     return {name for name in json.loads(comment.removeprefix(_MARK)) if isinstance(name, str)}
@@ -149,7 +149,7 @@ class _Difference:
     name: str
     declared: Mapping[str, Any] | None
     revealed: Mapping[str, Any] = field(repr=False)
-    found: Mapping[str, Any] | None = field(repr=False)  # None: there is none
+    found: Mapping[str, Any] | None = field(repr=False)  # None: no such row
     foreign: bool = False
 
     def __str__(self) -> str:
@@ -182,7 +182,7 @@ class _Difference:
         return "".join(f"{line}\n" for line in lines)
 
     def sql(self, encrypt: Callable[[str], str]) -> Iterator[str]:
-        """Yield the statement that makes the row as declared, or removes it."""
+        """Yield the statement that creates, changes or removes the row."""
         table = self.table
         if self.declared is None:
             yield f"delete from {table.name} where {table.key} = {literal(self.name)};"

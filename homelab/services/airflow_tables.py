@@ -14,7 +14,7 @@ SECRET, OTHER, HIDDEN = "(secret)", "(another value)", "(not shown)"
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table of the metadata: its key column, and the columns that it encrypts, each with the flag for that."""
+    """A table of the metadata: its key column, and its encrypted columns, each with the column of its flag."""
 
     name: str
     noun: str
@@ -71,7 +71,7 @@ def reveal(value: Any, secret: Callable[[str], str]) -> Any:
 
 
 def normal(column: str, value: Any) -> Any:
-    """Return a column's value in the form in which two are compared: parsed JSON, and None for an empty one."""
+    """Return a column's value for a comparison: JSON is parsed, an empty value is None."""
     if isinstance(value, str) and column in ("extra", "val"):
         try:
             parsed = json.loads(value)
@@ -89,7 +89,7 @@ def stored(value: Any) -> str | int | bool | None:
 
 
 def redact(declared: Any, value: Any, revealed: Any) -> Any:
-    """Return a value without secrets: a part is shown only where the inventory declares one that is no secret."""
+    """Return a value without secrets: only the parts that the inventory declares as plain values stay."""
     match declared:
         case SecretName():
             return SECRET if value == revealed else OTHER

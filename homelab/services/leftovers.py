@@ -1,4 +1,4 @@
-"""Data of a service or a pipeline that left the inventory: what nothing else uses."""
+"""Data of a service or a pipeline that left the inventory, without data that others use."""
 
 from __future__ import annotations
 

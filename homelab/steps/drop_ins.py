@@ -9,11 +9,11 @@ from homelab.host import argv
 
 _Settings = Sequence[tuple[str, str]]  # names and values, in order
 
-_ORDER = ("After", "Wants")  # of the start: further ones take nothing away
+_ORDER = ("After", "Wants")  # of the start: additions remove nothing
 _COMMANDS = re.compile(r"Exec(Condition|StartPre|StartPost|Reload|Stop|StopPost)")
 _WITHOUT_LIMITS = re.compile(r"[-@:|]*[+!]")  # prefixes of a command that runs as root
 _RESTRICTIONS = ("SystemCallFilter", "CapabilityBoundingSet", "RestrictAddressFamilies")  # `~` removes something
-# They admit the processes to more, or change the environment after the values of homelab's files.
+# They loosen the processes' limits, or change the environment after homelab's files have set it.
 _WEAKENING = re.compile(
     r"AppArmorProfile|BindPaths|BindReadOnlyPaths|CacheDirectory|Capabilities|ConfigurationDirectory|Delegate|"
     r"DeviceAllow|DevicePolicy|DynamicUser|EnvironmentFile|ExtensionDirectories|ExtensionImages|ImportCredential|"

@@ -18,7 +18,7 @@ _INTERVAL = 0.5  # seconds
 class HealthCheck(Step):
     """A service that has to be ready within the deadline, with all its units active; checked again after every change.
 
-    A unit that systemd is about to restart, such as one whose database was away, may become active within the deadline.
+    A unit that systemd is about to restart, for example after an outage of its database, has the same deadline.
     The outcome of the service's last runs does not count: `homelab status` shows it.
     """
 

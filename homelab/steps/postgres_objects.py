@@ -186,7 +186,7 @@ class Role(Step):
 
 @dataclass(frozen=True, eq=False)
 class RevokedLogins(Step):
-    """The roles of homelab that are no longer wanted: they cannot log in, and keep their objects and data."""
+    """Homelab's roles that left the inventory: they cannot log in, and keep their objects and data."""
 
     wanted: Sequence[str]
     psql: str = PSQL

@@ -132,7 +132,7 @@ def run(folder: Folder, dag: str) -> str:
 
 
 def test_missing_secret_and_lock_are_named(folder: Folder) -> None:
-    assert "airflow lock` writes it" in folder.homelab("deploy", "--limit", "airflow-orchestration", expect=2)
+    assert "Run `homelab airflow lock`" in folder.homelab("deploy", "--limit", "airflow-orchestration", expect=2)
     folder.homelab("airflow", "lock")
     shown = folder.homelab("deploy", "--limit", "airflow-orchestration", expect=2)
     assert "own.yaml:2: {secret: warehouse}" in shown
@@ -178,7 +178,7 @@ def test_change_in_the_web_ui_is_shown_and_reverted(folder: Folder) -> None:
     assert run(folder, "prices") == "success"
 
 
-def test_what_leaves_the_inventory_leaves_airflow(folder: Folder) -> None:
+def test_objects_that_leave_the_inventory_are_removed_from_airflow(folder: Folder) -> None:
     folder.options = ""
     folder.homelab("deploy")
     assert folder.deployed_again() == []
@@ -207,5 +207,5 @@ def test_data_of_a_removed_airflow_stay_until_they_are_pruned(folder: Folder) ->
     ]
     assert "airflow_metadata" not in folder.homelab("ssh", "postgres-data", "--", databases)
     assert folder.on_airflow("ls /var/lib | grep -c airflow || true") == "0"
-    assert folder.homelab("prune", "airflow", "--yes") == "Nothing to do: there are no data of airflow.\n"
+    assert folder.homelab("prune", "airflow", "--yes") == "Nothing to do: airflow has no data.\n"
     assert folder.deployed_again() == []

@@ -285,7 +285,7 @@ def test_address_by_dhcp_is_read_back_into_the_ip_filter_and_the_rules(site: Sit
     assert [state.drift for state in container_states(site.inventory)[0]] == [()] * 3
 
 
-def test_plan_says_that_rules_with_the_address_follow(site: Site) -> None:
+def test_plan_names_the_rules_that_need_the_address(site: Site) -> None:
     site.overlaid(FIREWALL)
     assert f"{TWO}: DHCP has not given its address yet: then" in str(site.noted())
     site.up()

@@ -115,12 +115,9 @@ def test_missing_secrets_are_listed_with_their_lines(tmp_path: Path) -> None:
     context = ServiceContext(inventory=found, container=container, secret_store=store, host_keys=KEYS)
     with pytest.raises(InputError) as raised:
         steps_of(context)
-    assert raised.value.brief == "Cannot use secrets that do not exist: c-password, api-key"
+    assert raised.value.brief == "Cannot use the secrets c-password, api-key: not set"
     assert "own.yaml:1: {secret: api-key}" in raised.value.details
-    assert (
-        raised.value.resolution
-        == "`homelab secret set c-password` asks for it.\n`homelab secret set api-key` asks for it."
-    )
+    assert raised.value.resolution == "Run `homelab secret set c-password`.\nRun `homelab secret set api-key`."
     assert "api-key" not in store.names()
 
 

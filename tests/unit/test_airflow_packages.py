@@ -57,7 +57,7 @@ def test_missing_or_old_lock_is_refused(tmp_path: Path, locked: tuple[str, list[
         venv_lock("3.3", ["humanize == 4.17.0"], tmp_path)
     assert raised.value.brief == "Cannot install Airflow's further packages: airflow-packages.txt does not lock them"
     assert raised.value.details == f"{tmp_path / LOCK_FILE} {detail}"
-    assert raised.value.resolution == "`homelab airflow lock` writes it."
+    assert raised.value.resolution == "Run `homelab airflow lock`."
 
 
 @pytest.mark.parametrize(

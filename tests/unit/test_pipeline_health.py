@@ -56,7 +56,7 @@ def health(folder: Path, build: object, runs: object, every: str | None = None) 
             True,
             "last run success at 2026-11-26T11:00:01; built 2026-11-26T11:00:00+00:00, 3 tests passed, 0 failed",
         ),
-        (BUILT, [SUCCESS], "30m", False, "late: built 2026-11-26T11:00:00+00:00, and expected every 30m"),
+        (BUILT, [SUCCESS], "30m", False, "late: last built 2026-11-26T11:00:00+00:00, expected every 30m"),
         (BROKEN, [SUCCESS], None, False, "build failed at 2026-11-26T11:00:00+00:00: model prices_daily: no column x"),
         (
             BUILT,
@@ -88,9 +88,9 @@ def test_status_of_a_pipeline_has_the_message_of_dbt(tmp_path: Path) -> None:
     session = make_session(with_prices(tmp_path), connector=lambda *_: Answering())
     lines = list(own_status(session, "prices").lines())
     assert lines[1:] == ["error: model.prices.prices_daily: no column x", "r: failed (fetch)"]
-    with pytest.raises(InputError, match="the inventory does not have it") as caught:
+    with pytest.raises(InputError, match="it is missing in the inventory") as caught:
         own_status(session, "price")
-    assert "Its pipelines: prices." in caught.value.details
+    assert "Pipelines of your own in the inventory: prices." in caught.value.details
 
 
 def test_container_that_does_not_answer_leaves_the_health_unknown(tmp_path: Path) -> None:

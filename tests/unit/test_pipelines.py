@@ -158,7 +158,7 @@ def test_pipeline_of_a_package_needs_no_path(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("targets", "error"),
     [
-        ([], "needs a path, as no installed package has it; `homelab pipeline new prices` writes one"),
+        ([], "needs a path, as no installed package provides it; `homelab pipeline new prices` writes one"),
         (["price_stack:WRONG"], "package price_stack 1.0 must give the path of a folder, not 5"),
         (["price_stack:NOTHING"], "package price_stack 1.0 cannot be imported: AttributeError"),
         (["price_stack:PRICES", "x:y"], "several packages provide it: package"),

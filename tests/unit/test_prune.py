@@ -167,7 +167,7 @@ def test_service_that_is_still_installed_is_not_pruned(tmp_path: Path) -> None:
 
 def test_second_prune_finds_nothing(tmp_path: Path) -> None:
     outcome, asked, deleted = pruning(tmp_path, {}, agrees=True)
-    assert (str(outcome), asked, deleted) == ("Nothing to do: there are no data of airflow.", [], [])
+    assert (str(outcome), asked, deleted) == ("Nothing to do: airflow has no data.", [], [])
 
 
 @pytest.mark.parametrize("name", ["airflwo", "nothing", "No"])
