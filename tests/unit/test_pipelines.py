@@ -86,6 +86,9 @@ def test_manifest_is_read(tmp_path: Path) -> None:
         ("pg_prices", "`pg_prices` is a reserved word"),
         ("prices_dbt", "the names that end in `_dbt` are those of dbt's roles"),
         ("raw", "`raw` is the name of a schema of the service `analytics` already"),
+        ("raw_aside", "`raw_aside` is a reserved word"),
+        ("upkeep_aside", "`upkeep_aside` is a reserved word"),
+        ("airflow", "`airflow` is the name of a service already"),
         ("analytics", "`analytics` is the name of a role of the service `analytics` already"),
     ],
 )
