@@ -319,6 +319,7 @@ def test_each_version_of_a_schema_is_applied_once(tmp_path: Path) -> None:
     assert pending("", ok=False) == "not known yet"
     assert pending("") == "not applied: version 1, 2 of schema.sql"
     assert pending("a comment of the user") == "not applied: version 1, 2 of schema.sql"
+    assert pending(f"homelab {'1' * 5000}:{a}") == "not applied: version 1, 2 of schema.sql"  # by the pipeline's role
     assert pending(f"homelab 1:{a}") == "not applied: version 2 of schema.sql"
     assert pending(f"homelab 1:{a} 2:{b}") == ""
     assert pending(f"homelab 1:{b} 2:{b}") == "version 1 of schema.sql differs from the applied one"
