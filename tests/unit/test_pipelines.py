@@ -247,6 +247,20 @@ def test_trees_of_a_pipeline_have_its_files_only(tmp_path: Path) -> None:
     assert trees[f"{ROOT}/dbt"] == {"dbt_project.yml", *models}
 
 
+@pytest.mark.parametrize(("folder", "service"), [("scripts", "analytics"), ("dbt", "analytics"), ("dags", "airflow")])
+def test_link_out_of_a_pipelines_folder_is_refused(tmp_path: Path, folder: str, service: str) -> None:
+    """Its trees are readable by everyone in the container, and a folder of others may link to a secret."""
+    new_pipeline(tmp_path, "prices")
+    root = tmp_path / "pipelines" / "prices"
+    (root / "pipeline.yaml").write_text("commands: {fetch: scripts/fetch.py}\n")
+    (root / folder).mkdir(exist_ok=True)
+    (root / folder / "own.py").symlink_to("../schema.sql")
+    assert steps(inventory(tmp_path, "prices"), service)
+    (root / folder / "far.py").symlink_to(tmp_path / "key")
+    with pytest.raises(InputError, match=r"Cannot install .*/far\.py: it leads out of .*/prices"):
+        steps(inventory(tmp_path, "prices"), service)
+
+
 @pytest.mark.parametrize(("text", "error"), [("x = 1\n", ""), ("x = (\n", "fetch.py")])
 def test_script_that_python_cannot_parse_is_not_installed(tmp_path: Path, text: str, error: str) -> None:
     wanted = with_prices(tmp_path)
