@@ -22,7 +22,7 @@ from homelab.services.leftovers import Leftovers, leftovers, pipeline_leftovers
 from homelab.services.registry import Registry, ServiceError
 from homelab.steps import manifest, remote_paths
 from homelab.steps.locking import LockedHost
-from homelab.steps.postgres_objects import PSQL, literal, run_sql
+from homelab.steps.postgres_objects import PSQL, literal, made_by_homelab, run_sql
 from homelab.steps.queries import Query
 from homelab.steps.root_only import guarded
 
@@ -105,7 +105,7 @@ def _in_postgres(session: Session, hosts: dict[str, Connection], wanted: Leftove
             for database, size in _json(host, "postgres", _databases(wanted.databases)).items():
                 yield Datum(container.name, "database", database, size)
             for database, schema in wanted.schemas:
-                if _json(host, database, f"select to_json(to_regnamespace({literal(schema)}) is not null)"):
+                if _json(host, database, _has_schema(schema)):
                     yield Datum(container.name, "schema", f"{database}.{schema}")
             for role in _json(host, "postgres", _roles(wanted.roles)):
                 yield Datum(container.name, "role", role)
@@ -118,12 +118,23 @@ def _json(host: Host, database: str, sql: str) -> Any:
 
 def _databases(names: Sequence[str]) -> str:
     return (
-        f"select json_object_agg(datname, pg_database_size(oid)) from pg_database where datname = any ({_array(names)})"
+        "select json_object_agg(datname, pg_database_size(oid)) from pg_database "
+        f"where datname = any ({_array(names)}) and {made_by_homelab('datdba')}"
+    )
+
+
+def _has_schema(name: str) -> str:
+    return (
+        f"select to_json(exists (select from pg_namespace where oid = to_regnamespace({literal(name)}) "
+        f"and {made_by_homelab('nspowner')}))"
     )
 
 
 def _roles(names: Sequence[str]) -> str:
-    return f"select json_agg(rolname order by rolname) from pg_roles where rolname = any ({_array(names)})"
+    return (
+        f"select json_agg(rolname order by rolname) from pg_roles where rolname = any ({_array(names)}) "
+        f"and {made_by_homelab('oid')}"
+    )
 
 
 def _array(names: Sequence[str]) -> str:
@@ -159,9 +170,27 @@ def _delete(host: Host, datum: Datum) -> None:
         database, _, schema = datum.name.partition(".")
         run_sql(host, PSQL, database, f'drop schema "{schema}" cascade;\n', action)
     else:
+        _require_nothing_owned(host, datum.name)
         for database in _remaining(host):
             run_sql(host, PSQL, database, f'drop owned by "{datum.name}" cascade;\n', action)
         run_sql(host, PSQL, "postgres", f'drop role "{datum.name}";\n', action)
+
+
+def _require_nothing_owned(host: Host, role: str) -> None:
+    """Raise HomelabError if a role owns more than the deleted databases and schemas: no one agreed to delete these."""
+    sql = (
+        "select json_agg(distinct coalesce(d.datname, this.datname, 'the server')) from pg_shdepend "
+        "left join pg_database as d on d.oid = dbid "
+        "left join pg_database as this on classid = 'pg_database'::regclass and this.oid = objid "
+        f"where refclassid = 'pg_authid'::regclass and refobjid = {literal(role)}::regrole and deptype = 'o'"
+    )
+    if found := _json(host, "postgres", sql):
+        raise HomelabError(
+            f"Cannot delete the role {role}: it owns further objects",
+            f"They are in {', '.join(map(str, found))}, and were not in the list.",
+            f"Delete them, or give them to another role with `reassign owned by`; `homelab ssh {host.name}` opens a "
+            "shell. Then run this command again.",
+        )
 
 
 def _remaining(host: Host) -> Sequence[str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from homelab.dev.install import Installed, install_scripts
@@ -46,13 +46,21 @@ class LocalLayout(Layout):
 
 @dataclass(frozen=True, slots=True)
 class ThisMachine:
-    """A host that is this machine."""
+    """A host that is this machine; its commands have further variables, which no process list shows."""
 
+    variables: Mapping[str, str] = field(default_factory=dict, repr=False)
     name: str = "this machine"
 
     def run(self, command: str, *, stdin: bytes = b"", timeout: float = 900) -> Result:
         """See Host.run."""
-        done = subprocess.run(["sh", "-c", command], input=stdin, capture_output=True, timeout=timeout, check=False)
+        done = subprocess.run(
+            ["sh", "-c", command],
+            input=stdin,
+            capture_output=True,
+            timeout=timeout,
+            check=False,
+            env={**os.environ, **self.variables},
+        )
         return Result(command, done.returncode, done.stdout, done.stderr)
 
     def batch(self, commands: Sequence[str]) -> list[Result]:
@@ -108,8 +116,7 @@ def set_up(stack: Stack, pipeline: Pipeline, progress: Progress) -> LocalPipelin
     _write_environment(stack, layout)
     superuser = {**stack.cluster.environment("postgres"), "PGOPTIONS": "-c client_min_messages=warning"}
     del superuser["PGDATABASE"]
-    words = [f"{key}={value}" for key, value in superuser.items()]
-    psql, host = shlex.join(["env", *words, stack.cluster.program("psql")]), ThisMachine()
+    psql, host = shlex.quote(stack.cluster.program("psql")), ThisMachine(superuser)
     for role in (pipeline.writer, pipeline.reader):
         Role(role, Secret(stack.cluster.password), psql).apply(host)
     own, read = pipeline.database_grants

@@ -135,7 +135,7 @@ def _versions(section: Section, folder: Path) -> Iterator[SchemaVersion]:
     elif any(line.strip() and not line.startswith("--") for line in text[: marks[0].start()].splitlines()):
         _problem_at(section, path, 1, "has SQL before its first line `-- version 1`")
     for number, mark in enumerate(marks, 1):
-        if int(mark[1]) != number:
+        if mark[1] != str(number):
             line = text.count("\n", 0, mark.start()) + 1
             _problem_at(section, path, line, f"must be `-- version {number}`: versions count from 1, in order")
             return

@@ -23,16 +23,16 @@ from homelab.pipelines.installed import installed_folder
 WEATHER = "weather"
 NAME = r"[a-z][a-z0-9_]{0,21}"  # the user in the containers, pipeline-NAME, has at most 31 characters
 NAME_RULE = "a pipeline's name has lower-case letters, digits and underscores, begins with a letter, at most 22"
-# A name is also a schema and a role: PostgreSQL's reserved words, and the names that it has itself.
+# A name is also a schema and a role: PostgreSQL's reserved words, and the names that it and homelab have themselves.
 _RESERVED = re.compile(
     r"all|analyse|analyze|and|any|array|as|asc|asymmetric|authorization|binary|both|case|cast|check|collate|"
     r"collation|column|concurrently|constraint|create|cross|current_catalog|current_date|current_role|"
     r"current_schema|current_time|current_timestamp|current_user|default|deferrable|desc|distinct|do|else|end|"
     r"except|false|fetch|for|foreign|freeze|from|full|grant|group|having|ilike|in|information_schema|initially|"
     r"inner|intersect|into|is|isnull|join|lateral|leading|left|like|limit|localtime|localtimestamp|main|natural|"
-    r"none|not|notnull|null|offset|on|only|or|order|outer|overlaps|placing|postgres|primary|public|references|"
-    r"returning|right|select|session_user|similar|some|symmetric|system_user|table|tablesample|temp|then|to|"
-    r"trailing|true|union|unique|upkeep|user|using|variadic|verbose|when|where|window|with|pg_.*"
+    r"none|not|notnull|null|offset|on|only|or|order|outer|overlaps|placing|postgres|primary|public|raw_aside|"
+    r"references|returning|right|select|session_user|similar|some|symmetric|system_user|table|tablesample|temp|then|to|"
+    r"trailing|true|union|unique|upkeep(_aside)?|user|using|variadic|verbose|when|where|window|with|pg_.*"
 )
 
 
@@ -84,7 +84,7 @@ class Pipelines(ValueType):
 
 def read_pipelines(section: Section, containers: Sequence[Container]) -> tuple[Pipeline, ...]:
     """Return the user's pipelines; those with a problem are left out."""
-    taken = _taken_names(containers)
+    taken = _taken_names(section, containers)
     runs = any(service.runs_pipeline for each in containers for service in each.services.values())
     found = []
     for name, value in section.data.items():
@@ -142,13 +142,15 @@ def name_error(name: str, taken: Mapping[str, str]) -> str | None:
     return None
 
 
-def _taken_names(containers: Sequence[Container]) -> dict[str, str]:
+def _taken_names(section: Section, containers: Sequence[Container]) -> dict[str, str]:
     found: dict[str, str] = {}
     for container in containers:
         for service, each in container.services.items():
             for grant in each.database_grants():
                 found.setdefault(grant.role, f"a role of the service `{service}`")
                 found.setdefault(grant.schema, f"a schema of the service `{service}`")
+    for service in section.registry.names() if section.data else ():
+        found.setdefault(service, "a service")  # `homelab prune` takes the names of both
     return found
 
 

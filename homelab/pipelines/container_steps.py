@@ -56,7 +56,7 @@ def pipeline_steps(context: ServiceContext, pipeline: Pipeline, ca_file: str) ->
         )
     layout, part = Layout(pipeline), part_of(pipeline)
     postgres = context.inventory.container_with("postgres")
-    files = Tree.of("", pipeline.folder / "scripts").files
+    files = Tree.of("", pipeline.folder / "scripts", within=pipeline.folder).files
     scripts = Tree(f"{layout.root}/scripts", files, validate=_PARSE_SCRIPTS, part=part)
     environment = File(
         layout.environment, _environment(context, layout, ca_file), group=layout.sandbox.user, mode=0o640
@@ -94,7 +94,7 @@ def _tables_and_models(layout: Layout, part: str) -> Iterator[Step]:
     if layout.pipeline.has_dbt:
         profiles = File(f"{layout.root}/profiles.yml", profiles_yml(layout))
         yield profiles
-        files = Tree.of("", layout.pipeline.folder / "dbt").files
+        files = Tree.of("", layout.pipeline.folder / "dbt", within=layout.pipeline.folder).files
         # The earlier project stays in use until dbt can build the new one.
         check = layout.run(try_build(layout, f"{layout.project}.new"))
         yield Tree(layout.project, files, validate=check, triggered_by=[tables, profiles], part=part)

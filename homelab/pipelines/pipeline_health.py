@@ -12,6 +12,8 @@ from homelab.model import Health, Pipeline
 from homelab.pipelines.build_report import failed_nodes
 from homelab.pipelines.layout import Layout
 
+_LONGEST = 1000  # characters of the summary
+
 
 def build_probe(pipeline: Pipeline) -> str:
     """Return shell text that prints the report of the last build."""
@@ -24,7 +26,8 @@ def assess(pipeline: Pipeline, build: Result, runs: Result, now: datetime) -> He
         report: dict[str, Any] | None = json.loads(build.text) if build.ok and build.text else None
         recent: list[dict[str, Any]] = json.loads(runs.text) if runs.ok else []
         problems = [*_run_problems(pipeline, recent), *_build_problems(pipeline, report, now)]
-        text = "; ".join(problems or _facts(report, recent))
+        # The pipeline writes the report: its texts may have any length, and line feeds.
+        text = " ".join("; ".join(problems or _facts(report, recent)).split())[:_LONGEST]
         return Health(not problems, text, {"last_build": report, "last_runs": recent}, ready=True)
     except UNREADABLE as error:
         return Health(False, f"its report has an unexpected format ({type(error).__name__})")

@@ -15,7 +15,7 @@ from homelab.pipelines.layout import Layout
 from homelab.steps.postgres_objects import literal
 from homelab.steps.queries import Query
 
-_APPLIED = re.compile(r"([0-9]+):([0-9a-f]{16})")
+_APPLIED = re.compile(r"\b([0-9]{1,9}):([0-9a-f]{16})\b")  # the pipeline's role may write any comment
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,6 +34,8 @@ def refused_lease(inventory: Inventory, container: Container, found: Mapping[int
     cause = f"it is outside the subnet {network}" if lease not in network else ""
     if lease in (network.network_address, network.broadcast_address, inventory.network.gateway):
         cause = f"it is the gateway's, or the network or broadcast address of {network}"
+    if str(lease) == inventory.endpoint.host:
+        cause = "Proxmox has it"
     for other in inventory.containers:
         if other.name != container.name and lease in (other.known_address, _reported(other, found)):
             cause = f"{other.name} has it"
@@ -53,6 +55,7 @@ def _with_lease(inventory: Inventory, container: Container, found: Mapping[int, 
         return replace(container, lease=None, reported=frozenset())
     if refused_lease(inventory, container, found):
         return replace(container, lease=None, reported=frozenset())
+    taken = _taken(inventory, container, found)
     return replace(
         container,
         lease=_reported(container, found),
@@ -61,7 +64,7 @@ def _with_lease(inventory: Inventory, container: Container, found: Mapping[int, 
             for card, address in guest.dynamic_addresses
             if card in filtered_cards(container, guest)
             and not _is_fixed(container.shape, card, address)
-            and address not in _taken(inventory, container, found)
+            and address not in taken
         ),
     )
 
@@ -75,13 +78,22 @@ def _is_fixed(shape: ContainerConfig, card: str, address: str) -> bool:
 
 
 def _taken(inventory: Inventory, container: Container, found: Mapping[int, ObservedGuest]) -> frozenset[str]:
-    """Return the addresses of the gateways and of all other containers."""
-    texts = [str(inventory.network.gateway), container.shape.gw6]
+    """Return the addresses of the gateways, of Proxmox and of all other containers."""
+    texts = [str(inventory.network.gateway), container.shape.gw6, inventory.endpoint.host]
     for other in inventory.containers:
         if other.name != container.name:
             texts += [str(other.shape.address), str(_reported(other, found)), other.shape.ip6]
             texts += [text for card in other.shape.networks for text in (card.ip, card.ip6)]
+            texts += _claimed_first(found.get(other.vmid), found.get(container.vmid))
     return frozenset(text.partition("/")[0] for text in texts if text)
+
+
+def _claimed_first(other: ObservedGuest | None, guest: ObservedGuest | None) -> frozenset[str]:
+    """Return the addresses of a running guest, without those that only the IP sets of `guest` have already."""
+    if other is None or not other.running:
+        return frozenset()
+    theirs, ours = ({text for _, text in each.firewall.addresses} if each else set[str]() for each in (other, guest))
+    return frozenset(text for _, text in other.dynamic_addresses) - (ours - theirs)
 
 
 def _reported(container: Container, found: Mapping[int, ObservedGuest]) -> IPv4Address | None:

@@ -20,6 +20,8 @@ from homelab.runtime.session import Session
 from homelab.runtime.task_messages import task_message
 from homelab.services.airflow import Airflow
 from homelab.services.airflow_metadata import CLI, in_metadata
+from homelab.steps.postgres_objects import literal
+from homelab.steps.queries import Query
 
 _DEADLINE = 900  # seconds from the end of the run before it; the DAG's own retry comes after five minutes
 _PATIENCE = 90  # seconds in which PostgreSQL or a container may not answer, such as during a backup
@@ -242,11 +244,11 @@ class _Follower:
             report(" ".join(filter(None, [*running, progress])))
 
 
-def _state_query(dag_id: str, run_id: str) -> str:
+def _state_query(dag_id: str, run_id: str) -> Query:
     return in_metadata(
         "select json_build_object('state', state, "
         "'tasks', (select coalesce(json_object_agg(task_id, json_build_array(state, try_number) order by task_id), "
         "'{}') from task_instance where dag_id = this.dag_id and run_id = this.run_id), "
         "'ahead', (select min(run_id) from dag_run where dag_id = this.dag_id and run_id <> this.run_id "
-        f"and state = 'running')) from dag_run as this where dag_id = '{dag_id}' and run_id = '{run_id}'"
+        f"and state = 'running')) from dag_run as this where dag_id = {literal(dag_id)} and run_id = {literal(run_id)}"
     )

@@ -17,6 +17,7 @@ from homelab.pipelines.dag import generated_dag
 from homelab.render import render
 from homelab.sandbox import Sandbox
 from homelab.steps import Directory, File, Tree
+from homelab.steps.trees import read_within
 
 ROOT = "/opt/airflow/bundles"
 WEATHER, USER = "weather", "user"
@@ -77,16 +78,16 @@ def folder(bundle: str) -> str:
     return f"{ROOT}/{bundle}"
 
 
-def files_of(source: Path) -> Mapping[str, bytes]:
-    """Return the files of a folder of the user, without compiled and hidden ones. Raises OSError."""
+def files_of(source: Path, within: Path | None = None) -> Mapping[str, bytes]:
+    """Return the files of a folder of the user, without compiled and hidden ones. Raises as `read_within` does."""
     found = {path.relative_to(source): path for path in sorted(source.rglob("*")) if path.is_file()}
-    return {str(name): path.read_bytes() for name, path in found.items() if _is_copied(name)}
+    return {str(name): read_within(path, within) for name, path in found.items() if _is_copied(name)}
 
 
 def files_of_pipeline(pipeline: Pipeline) -> Mapping[str, bytes]:
-    """Return the DAGs of a pipeline, or the one that homelab generates. Raises OSError."""
+    """Return the DAGs of a pipeline, or the one that homelab generates. Raises as `read_within` does."""
     if pipeline.has_dags:
-        return files_of(pipeline.folder / "dags")
+        return files_of(pipeline.folder / "dags", pipeline.folder)
     return {f"{pipeline.name}.py": generated_dag(pipeline)}
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from homelab.errors import HomelabError
 from homelab.host import UNREADABLE, Host, Result, check, expected_format
-from homelab.model import AirflowObjects, Pending, Secret, Step
+from homelab.model import AirflowObjects, Pending, Secret, SecretName, Step
 from homelab.services.airflow_metadata import METADATA, in_metadata
 from homelab.services.airflow_tables import HIDDEN, TABLES, Table, normal, redact, reveal, rows_of, stored
 from homelab.shortening import file_diff
@@ -176,7 +176,7 @@ class _Difference:
                 continue
             if column in ("password", "extra") and not declared:
                 value = HIDDEN
-            else:
+            elif column in self.table.encrypted or isinstance(declared, SecretName):
                 value = redact(declared, value, normal(column, self.revealed[column]))
             lines.append(f"  {column}: {stored(value)}")
         return "".join(f"{line}\n" for line in lines)

@@ -89,7 +89,10 @@ def stored(value: Any) -> str | int | bool | None:
 
 
 def redact(declared: Any, value: Any, revealed: Any) -> Any:
-    """Return a value without secrets: only the parts that the inventory declares as plain values stay."""
+    """Return a value without secrets: a part is shown only if the inventory declares it, and not as a secret.
+
+    Any other one may be a secret: of an earlier inventory, or typed into the web UI.
+    """
     match declared:
         case SecretName():
             return SECRET if value == revealed else OTHER
@@ -100,4 +103,4 @@ def redact(declared: Any, value: Any, revealed: Any) -> Any:
             }
         case Mapping() | list() if any(_secrets(declared)):
             return SECRET if value == revealed else OTHER
-    return value
+    return value if value == revealed else OTHER

@@ -23,6 +23,11 @@ def literal(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
 
 
+def made_by_homelab(role: str) -> str:
+    """Return the condition that homelab has created a role, given by an SQL expression for its oid."""
+    return f"shobj_description({role}, 'pg_authid') = {literal(_OURS)}"
+
+
 def run_sql(host: Host, command: str, database: str, sql: str, action: str) -> None:
     """Run SQL from standard input, so that no process list shows it."""
     check(host, f"{command} -X -q -v ON_ERROR_STOP=1 -d {quote(database)} -f -", action, stdin=sql.encode())

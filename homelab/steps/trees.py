@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
 
+from homelab.errors import InputError
 from homelab.host import Result, argv
 from homelab.model import ManagedResource, Pending, Step
 from homelab.steps import remote_paths
@@ -18,6 +19,25 @@ from homelab.steps.files import difference_reason, keep_foreign, kept_files
 
 _HASHES = "find . -type f -printf '%P\\0' | xargs -0r sha256sum"
 _IGNORED = {"__pycache__", "target", "logs", "dbt_packages", ".user.yml", ".keep"}
+
+
+def read_within(path: Path, folder: Path | None) -> bytes:
+    """Return the content of a file. Raises InputError if it cannot be read, or is a link that leads out of the folder.
+
+    Everyone in the container can read a tree: a link in a folder of others would give away a secret of this machine.
+    """
+    if folder and not path.resolve().is_relative_to(folder.resolve()):
+        raise InputError(
+            f"Cannot install {path}: it leads out of {folder}",
+            f"It is {path.resolve()}.",
+            "Replace the link with a copy of the file.",
+        )
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"Cannot read {path}: {error.strerror}", "", "Correct its permissions, or remove it from the folder."
+        ) from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,14 +54,17 @@ class Tree(ScriptStep):
     part: str = ""
 
     @classmethod
-    def of(cls, path: str, source: Path, pattern: str = "**/*") -> Tree:
-        """Return the tree of a local folder, without files that editors, Python and dbt leave there."""
+    def of(cls, path: str, source: Path, pattern: str = "**/*", within: Path | None = None) -> Tree:
+        """Return the tree of a local folder, without files that editors, Python and dbt leave there.
+
+        Raises InputError as `read_within` does, for a folder in `within`.
+        """
         files = sorted(
             p
             for p in source.glob(pattern)
             if p.is_file() and not _IGNORED & set(p.relative_to(source).parts) and p.suffix != ".pyc"
         )
-        return cls(path, {str(p.relative_to(source)): p.read_bytes() for p in files})
+        return cls(path, {str(p.relative_to(source)): read_within(p, within) for p in files})
 
     @property
     def title(self) -> str:

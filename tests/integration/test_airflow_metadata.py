@@ -154,7 +154,7 @@ def test_change_by_hand_is_shown_without_secrets_and_reverted(metadata: Metadata
     diff = change.pending.diff
     assert "-  host: 10.0.0.9\n" in diff
     assert "+  host: 10.0.0.5\n" in diff
-    assert '-  extra: {"nested": {}, "password": "(not shown)", "sslmode": "disable"}\n' in diff
+    assert '-  extra: {"nested": {}, "password": "(not shown)", "sslmode": "(another value)"}\n' in diff
     assert '+  extra: {"nested": {"token": "(secret)"}, "sslmode": "require"}\n' in diff
     assert "-  password: (another value)\n" in diff
     assert "typed" not in diff

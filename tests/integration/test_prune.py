@@ -21,6 +21,7 @@ from tests.support import LocalHost, make_session
 
 SET_UP = """
 create database project_data; create database shop_history; create role shop login; create role other login;
+comment on role shop is 'homelab';
 alter database shop_history owner to shop; grant connect, temporary on database project_data to shop, other;
 """
 IN_PROJECT = """

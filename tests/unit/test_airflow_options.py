@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from cryptography.fernet import Fernet
 
 from homelab.errors import InputError
+from homelab.host import Result
 from homelab.inventory import load
-from homelab.model import Inventory, SecretName, ServiceContext, Step
+from homelab.model import AirflowObjects, Connection, Inventory, Secret, SecretName, ServiceContext, Step
 from homelab.model.airflow_objects import OWN_CONNECTION
 from homelab.paths import bundled_path
 from homelab.pipeline_contract import CONNECTION_ID
@@ -211,3 +214,28 @@ def test_error_in_a_manifest_has_its_file_and_line(tmp_path: Path) -> None:
 
 def test_connection_of_homelab_is_reserved() -> None:
     assert OWN_CONNECTION == CONNECTION_ID
+
+
+@pytest.mark.parametrize("encrypted", [True, False])
+def test_plan_hides_the_value_that_a_plain_one_replaces(encrypted: bool) -> None:
+    """The earlier one may be a secret of the last deploy, or typed into the web UI."""
+    key = base64.urlsafe_b64encode(b"k" * 32).decode()
+    extra, value = '{"token": "hunter2"}', "hunter2"
+    if encrypted:
+        extra, value = (Fernet(key).encrypt(text.encode()).decode() for text in (extra, value))
+    connection = {"conn_type": "http", "extra": extra, "is_extra_encrypted": encrypted, "host": "10.0.0.5"}
+    found = {
+        "connection": {"comment": 'homelab: ["shop"]', "rows": {"shop": connection}},
+        "variable": {"comment": 'homelab: ["key"]', "rows": {"key": {"val": value, "is_encrypted": encrypted}}},
+    }
+    shop = Connection(conn_type="http", extra={"token": "none"}, host="10.0.0.6")
+    objects = AirflowObjects(connections={"shop": shop}, variables={"key": "none"})
+    columns = {"port": None, "schema": None, "login": None, "password": None, "description": None}
+    connection.update(columns)
+    pending = MetadataRows(objects, {}, Secret(key)).check([Result("", 0, json.dumps(found).encode())])
+    assert pending
+    assert pending.reason == "change connection shop, change variable key"
+    assert "hunter2" not in pending.diff
+    assert "-  val: (another value)\n" in pending.diff
+    assert "+  val: none\n" in pending.diff
+    assert "-  host: 10.0.0.5\n" in pending.diff

@@ -76,6 +76,12 @@ def test_health_names_the_last_run_and_the_last_build(
     assert (found.healthy, found.summary) == (healthy, summary)
 
 
+def test_health_is_one_line_of_a_limited_length(tmp_path: Path) -> None:
+    summary = health(tmp_path, {**BUILT, "finished": "2026\n" + "x" * 90_000}, []).summary
+    assert "\n" not in summary
+    assert len(summary) == 1000
+
+
 class Answering(NoHost):
     """A container that answers the probes of both services."""
 

@@ -246,3 +246,8 @@ def test_run_is_not_started_while_a_disk_has_no_space() -> None:
 def test_full_disk_is_no_cause_of_bad_input() -> None:
     with pytest.raises(InputError, match="no container has it"):
         run(Containers(disks="/ 100%\n", answers=[InputError("Cannot use the service: no container has it")]))
+
+
+def test_run_id_of_a_dag_is_quoted() -> None:
+    """A DAG may start a run with any id, also one with homelab's prefix."""
+    assert "run_id = 'homelab__''; select 1'" in pipeline_runs._state_query("prices", "homelab__'; select 1").sql

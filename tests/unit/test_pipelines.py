@@ -86,6 +86,9 @@ def test_manifest_is_read(tmp_path: Path) -> None:
         ("pg_prices", "`pg_prices` is a reserved word"),
         ("prices_dbt", "the names that end in `_dbt` are those of dbt's roles"),
         ("raw", "`raw` is the name of a schema of the service `analytics` already"),
+        ("raw_aside", "`raw_aside` is a reserved word"),
+        ("upkeep_aside", "`upkeep_aside` is a reserved word"),
+        ("airflow", "`airflow` is the name of a service already"),
         ("analytics", "`analytics` is the name of a role of the service `analytics` already"),
     ],
 )
@@ -109,6 +112,7 @@ def test_name_that_a_pipeline_cannot_have_is_refused(tmp_path: Path, name: str, 
         ("pipeline.yaml", "commands: {Fetch: scripts/fetch.py}", "commands.Fetch: a command has lower-case letters"),
         ("pipeline.yaml", "limits: {memory: 2}", "pipeline.yaml:1: limits.memory: must be"),
         ("schema.sql", "-- version 2\nselect 1", "schema.sql:1: must be `-- version 1`: versions count from 1"),
+        ("schema.sql", f"-- version {'9' * 5000}\nselect 1", "schema.sql:1: must be `-- version 1`"),
         ("schema.sql", "select 1;\n-- version 1\nselect 1", "schema.sql:1: has SQL before its first line"),
         ("requirements.txt", "requests==2.32.5", "requirements.txt:1: has no hashes: write requirements.in"),
         ("requirements.txt", "x==1 --hash=sha256:0\nduckdb==1.0.0 --hash=sha256:0", "txt:2: has duckdb 1.0.0, but"),
@@ -244,6 +248,20 @@ def test_trees_of_a_pipeline_have_its_files_only(tmp_path: Path) -> None:
     assert trees[f"{ROOT}/dbt"] == {"dbt_project.yml", *models}
 
 
+@pytest.mark.parametrize(("folder", "service"), [("scripts", "analytics"), ("dbt", "analytics"), ("dags", "airflow")])
+def test_link_out_of_a_pipelines_folder_is_refused(tmp_path: Path, folder: str, service: str) -> None:
+    """Its trees are readable by everyone in the container, and a folder of others may link to a secret."""
+    new_pipeline(tmp_path, "prices")
+    root = tmp_path / "pipelines" / "prices"
+    (root / "pipeline.yaml").write_text("commands: {fetch: scripts/fetch.py}\n")
+    (root / folder).mkdir(exist_ok=True)
+    (root / folder / "own.py").symlink_to("../schema.sql")
+    assert steps(inventory(tmp_path, "prices"), service)
+    (root / folder / "far.py").symlink_to(tmp_path / "key")
+    with pytest.raises(InputError, match=r"Cannot install .*/far\.py: it leads out of .*/prices"):
+        steps(inventory(tmp_path, "prices"), service)
+
+
 @pytest.mark.parametrize(("text", "error"), [("x = 1\n", ""), ("x = (\n", "fetch.py")])
 def test_script_that_python_cannot_parse_is_not_installed(tmp_path: Path, text: str, error: str) -> None:
     wanted = with_prices(tmp_path)
@@ -316,6 +334,7 @@ def test_each_version_of_a_schema_is_applied_once(tmp_path: Path) -> None:
     assert pending("", ok=False) == "not known yet"
     assert pending("") == "not applied: version 1, 2 of schema.sql"
     assert pending("a comment of the user") == "not applied: version 1, 2 of schema.sql"
+    assert pending(f"homelab {'1' * 5000}:{a}") == "not applied: version 1, 2 of schema.sql"  # by the pipeline's role
     assert pending(f"homelab 1:{a}") == "not applied: version 2 of schema.sql"
     assert pending(f"homelab 1:{a} 2:{b}") == ""
     assert pending(f"homelab 1:{b} 2:{b}") == "version 1 of schema.sql differs from the applied one"

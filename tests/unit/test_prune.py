@@ -159,6 +159,31 @@ def test_confirmed_data_are_deleted(tmp_path: Path) -> None:
     assert "find /var/lib/airflow -mindepth 1 -delete" in texts
 
 
+def test_only_objects_of_roles_that_homelab_made_are_found(tmp_path: Path) -> None:
+    ran: list[str] = []
+
+    class Listening(Recorded):
+        def run(self, command: str, *, stdin: bytes = b"", timeout: float = 900) -> Result:
+            """See Host.run."""
+            ran.append(getattr(command, "sql", ""))
+            return Result(command, 0)
+
+    session = make_session(inventory(tmp_path), connector=lambda container, *_: Listening(container.name, {}))
+    with pytest.raises(InputError, match="Cannot prune alice: unknown service"):
+        prune(session, "alice", Registry(), lambda lines: True)
+    databases, schemas, roles = filter(None, ran)
+    assert "shobj_description(datdba, 'pg_authid') = 'homelab'" in databases
+    assert "shobj_description(nspowner, 'pg_authid') = 'homelab'" in schemas
+    assert "shobj_description(oid, 'pg_authid') = 'homelab'" in roles
+
+
+def test_role_that_owns_more_than_was_listed_stays(tmp_path: Path) -> None:
+    found = {**FOUND, "postgres-data": {**FOUND["postgres-data"], "pg_shdepend": '["project_data"]'}}
+    with pytest.raises(HomelabError, match="Cannot delete the role airflow_admin: it owns further objects") as caught:
+        pruning(tmp_path, found, agrees=True)
+    assert caught.value.details == "They are in project_data, and were not in the list."
+
+
 def test_service_that_is_still_installed_is_not_pruned(tmp_path: Path) -> None:
     answers = {**FOUND, "airflow-orchestration": {f"cat {remote_paths.manifest()}": "directory /var/lib/airflow\n"}}
     with pytest.raises(HomelabError, match="Cannot prune airflow: it is still installed on airflow-orchestration"):
