@@ -49,7 +49,7 @@ class Size(Quantity):
         **{f"{prefix}B": 1000.0**power for power, prefix in enumerate("KMGT", 1)},
         **{f"{prefix}iB": 1024.0**power for power, prefix in enumerate("KMGT", 1)},
     }
-    PATTERN = r"[1-9][0-9]*(\.[0-9]+)?\s*[KMGT]i?B"
+    PATTERN = r"[1-9][0-9]*(\.[0-9]+)? ?[KMGT]i?B"
 
     @property
     def bytes(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,9 @@ from homelab.model.options import SecretName
 
 if TYPE_CHECKING:
     from homelab.certificates import Authority, Names
+
+
+_OWN_SECRETS = re.compile(r"(postgres|airflow)-|stamps$")  # names of the secrets that homelab generates
 
 
 class SecretStore(Protocol):
@@ -68,7 +72,17 @@ class ServiceContext:
     deploying: Collection[str] = ()  # containers that are deployed in parallel with this one
 
     def user_secrets(self, names: Iterable[SecretName]) -> Mapping[str, Secret]:
-        """Return secrets that the user has set, by name. Raises InputError that lists the missing ones."""
+        """Return secrets that the user has set, by name. Raises InputError for missing ones, and for homelab's own.
+
+        Without the latter, a pipeline of others could hand out the passwords of the databases to every DAG.
+        """
+        names = list(names)
+        if own := [name for name in names if _OWN_SECRETS.match(name)]:
+            raise InputError(
+                f"Cannot use the {'secrets' if len(own) > 1 else 'secret'} {', '.join(own)}: reserved for homelab",
+                "\n".join(f"  {name.place}: {{secret: {name}}}" for name in own),
+                "Use another name, and set it with `homelab secret set NAME`.",
+            )
         wanted = {name: self.secret_store.known_secret(name) for name in names}
         missing = [name for name, secret in wanted.items() if secret is None]
         if missing:

@@ -106,6 +106,19 @@ def test_values_keep_their_types(tmp_path: Path) -> None:
     assert {name: pool.slots for name, pool in found.pools.items()} == {"few": 2, "all": -1}
 
 
+def test_secret_that_homelab_generates_is_refused(tmp_path: Path) -> None:
+    found = inventory(tmp_path, "variables: {key: {secret: postgres-analytics}, own: {secret: stamps-of-mine}}")
+    store = FileSecretStore(tmp_path / "state")
+    for name in ("postgres-analytics", "stamps-of-mine"):
+        store.set(name, "x")
+    container = found.container_with("airflow")
+    context = ServiceContext(inventory=found, container=container, secret_store=store, host_keys=KEYS)
+    with pytest.raises(InputError) as raised:
+        steps_of(context)
+    assert raised.value.brief == "Cannot use the secret postgres-analytics: reserved for homelab"
+    assert "own.yaml:1: {secret: postgres-analytics}" in raised.value.details
+
+
 def test_missing_secrets_are_listed_with_their_lines(tmp_path: Path) -> None:
     found = inventory(
         tmp_path,
