@@ -132,7 +132,7 @@ def run(folder: Folder, dag: str) -> str:
 
 
 def test_missing_secret_and_lock_are_named(folder: Folder) -> None:
-    assert "Run `homelab airflow lock`" in folder.homelab("deploy", "--limit", "airflow-orchestration", expect=2)
+    assert "airflow lock`" in folder.homelab("deploy", "--limit", "airflow-orchestration", expect=2)
     folder.homelab("airflow", "lock")
     shown = folder.homelab("deploy", "--limit", "airflow-orchestration", expect=2)
     assert "own.yaml:2: {secret: warehouse}" in shown
