@@ -334,10 +334,13 @@ def test_airflow_key_runs_only_the_commands_of_the_pipeline(cli: Cli) -> None:
 
 
 def test_run_ends_after_a_lost_connection_and_the_next_one_gets_its_lock(cli: Cli) -> None:
-    """Airflow's connection is lost during dbt: the run continues until its output fails, in its own unit."""
+    """Airflow's connection is lost during a build: the run continues until its output fails, in its own unit."""
+    # While another process holds the lock, the build waits, however fast the machine is.
+    hold = "nohup flock /opt/analytics-platform/data/build.lock sleep 20 >/dev/null 2>&1 &"
+    cli.on("analytics-platform", hold)
     running = "systemctl list-units --plain --no-legend 'homelab-analytics-*'"
     kill = "systemctl kill --signal=KILL 'homelab-airflow-*'"
-    cli.on("airflow-orchestration", f"{SSH} run_dbt_transformation >/dev/null 2>&1 & sleep 6; {kill}")
+    cli.on("airflow-orchestration", f"{SSH} run_dbt_transformation >/dev/null 2>&1 & sleep 5; {kill}")
     assert cli.on("analytics-platform", running)
     until = time.monotonic() + 120
     while cli.on("analytics-platform", f"sleep 1; {running}"):
