@@ -10,15 +10,13 @@ a reason that can pass (a lost connection, a lock), 2 invalid options.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from contract import EXIT
-from dbt_runner import Layout, exclusive, run_dbt, write_report
+from dbt_runner import Layout, exclusive, print_outcome, run_dbt, write_report
 from publish import publish
 
 
@@ -51,15 +49,7 @@ def main() -> int:
     options = parser.parse_args()
     layout = Layout(options.project.resolve(), options.profiles.resolve(), options.data.resolve())
     words = ["--profile", options.profile, *(["--full-refresh"] if options.full_refresh else [])]
-    try:
-        report = build(layout, options.wait, words)
-    except TimeoutError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT.failed
-    print(json.dumps(report))
-    if report["status"] == "success":
-        return EXIT.success
-    return EXIT.failed if report["transient"] else EXIT.build_failed
+    return print_outcome(lambda: build(layout, options.wait, words))
 
 
 if __name__ == "__main__":

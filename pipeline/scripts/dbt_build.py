@@ -11,7 +11,6 @@ a reason that can pass (a lost connection, a lock), 2 invalid options.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from dataclasses import dataclass
@@ -25,8 +24,7 @@ import raw_source
 import source_state
 import test_state
 from compact import CopyDiffers, compact
-from contract import EXIT
-from dbt_runner import Layout, exclusive, run_dbt, write_report
+from dbt_runner import Layout, exclusive, print_outcome, run_dbt, write_report
 from publish import publish
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -131,15 +129,8 @@ def main() -> int:
     )
     options = parser.parse_args()
     layout = Layout(options.project.resolve(), options.profiles.resolve(), options.data.resolve())
-    try:
-        report = build(layout, options.wait, Request(options.full_refresh, options.test_all, options.as_of))
-    except TimeoutError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT.failed
-    print(json.dumps(report))
-    if report["status"] == "success":
-        return EXIT.success
-    return EXIT.failed if report["transient"] else EXIT.build_failed
+    request = Request(options.full_refresh, options.test_all, options.as_of)
+    return print_outcome(lambda: build(layout, options.wait, request))
 
 
 if __name__ == "__main__":

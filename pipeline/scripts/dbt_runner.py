@@ -10,12 +10,14 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from contract import EXIT
 
 # Environment of each dbt; it keeps five log files of this size.
 DBT_SETTINGS = {"DBT_LOG_FILE_MAX_BYTES": str(1 << 20), "DBT_SEND_ANONYMOUS_USAGE_STATS": "false"}
@@ -154,3 +156,16 @@ def write_report(
     new.write_text(json.dumps(report, indent=2) + "\n")
     os.replace(new, layout.data / "last_build.json")
     return report
+
+
+def print_outcome(build: Callable[[], Mapping[str, Any]]) -> int:
+    """Build, print the report as the last line of standard output, and return the exit status."""
+    try:
+        report = build()
+    except TimeoutError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT.failed
+    print(json.dumps(report))
+    if report["status"] == "success":
+        return EXIT.success
+    return EXIT.failed if report["transient"] else EXIT.build_failed
