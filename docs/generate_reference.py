@@ -184,14 +184,13 @@ def services() -> str:
             lines += [f"- Memory: at least {kind.minimum_memory} MiB"]
         grants = [f"`{g.role}` may {g.privilege} `{g.target}`" for g in service.database_grants()]
         lines += [f"- Databases: {', '.join(grants) or 'none'}"]
-        endpoints = [f"`{each.name}`, port {each.port} ({_endpoint_text(each)})" for each in service.endpoints()]
+        endpoints = [
+            f"`{each.name}`, port {each.port} ({each.description}, {each.audience}{', TLS' * each.tls})"
+            for each in service.endpoints()
+        ]
         lines += [f"- Endpoints: {'; '.join(endpoints) or 'none'}"]
         lines += [f"- Units: {', '.join(f'`{unit}`' for unit in service.units()) or 'none'}"]
     return _page(lines)
-
-
-def _endpoint_text(endpoint: Any) -> str:
-    return ", ".join([endpoint.description, endpoint.audience, *(["TLS"] if endpoint.tls else [])])
 
 
 def api() -> str:

@@ -22,6 +22,16 @@ _NETWORK = rf"{WHOLE}/(?:0*(?:[0-9]|[12][0-9]|3[0-2])|{WHOLE})"
 SUBNET = rf"{WHOLE}/(?:0*(?:[89]|[12][0-9])|{WHOLE})"
 
 
+def ipv6_option(default: str) -> Option:
+    """Return the option for the IPv6 address of a network card; `default` is the text for a missing one."""
+    return Option(
+        f"IPv6: `auto` (SLAAC), `dhcp`, or an address with its prefix length; by default, {default}.",
+        pattern=rf"auto|dhcp|{IPV6}/[0-9]{{1,3}}",
+        expected="auto, dhcp, or an address with its prefix length such as 2001:db8::67/64",
+        examples=("auto", "2001:db8::67/64"),
+    )
+
+
 class Address(Text):
     """The text of an address, or, with `networks`, of a network in CIDR notation, or, with `ipv6`, of either kind.
 

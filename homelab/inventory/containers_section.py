@@ -69,15 +69,7 @@ class ContainerSection(ContainerDefaults):
         Option("IPv4 address, whole or as its last part (`.67`), or `dhcp`.", examples=(".67", "192.168.2.67", "dhcp")),
         addresses.Address(dhcp=True),
     ]
-    ip6: Annotated[
-        str | None,
-        Option(
-            "IPv6: `auto` (SLAAC), `dhcp`, or an address with its prefix length; by default, as set by hand.",
-            pattern=rf"auto|dhcp|{addresses.IPV6}/[0-9]{{1,3}}",
-            expected="auto, dhcp, or an address with its prefix length such as 2001:db8::67/64",
-            examples=("auto", "2001:db8::67/64"),
-        ),
-    ] = None
+    ip6: Annotated[str | None, addresses.ipv6_option("as set by hand")] = None
     gw6: Annotated[
         str | None,
         Option(

@@ -29,15 +29,7 @@ class NetworkCardSection:
             examples=("dhcp", "10.20.0.67/24"),
         ),
     ] = None
-    ip6: Annotated[
-        str | None,
-        Option(
-            "IPv6: `auto` (SLAAC), `dhcp`, or an address with its prefix length; by default, none.",
-            pattern=rf"auto|dhcp|{addresses.IPV6}/[0-9]{{1,3}}",
-            expected="auto, dhcp, or an address with its prefix length such as 2001:db8::67/64",
-            examples=("auto", "2001:db8::67/64"),
-        ),
-    ] = None
+    ip6: Annotated[str | None, addresses.ipv6_option("none")] = None
     vlan: VlanTag = None
     mtu: Mtu = None
 

@@ -8,9 +8,9 @@ from typing import TypeVar
 from homelab.distributions import Distribution
 from homelab.inventory.section import Section
 from homelab.model import Service
+from homelab.model.endpoints import SSH_PORT
 
 T = TypeVar("T")
-_SSH = 22  # of the container's own SSH server, which services may share
 
 
 def check_declarations(section: Section, services: Mapping[str, Service], distribution: Distribution | None) -> None:
@@ -30,7 +30,7 @@ def check_ports(section: Section, services: Mapping[str, Service]) -> None:
     for name, service in services.items():
         for endpoint in _declared(section, name, service.endpoints):
             owner = taken.setdefault(endpoint.port, name)
-            if owner != name and endpoint.port != _SSH:
+            if owner != name and endpoint.port != SSH_PORT:
                 problem = f"provides port {endpoint.port}, as {owner} does on the same container"
                 section.problem(problem, "services", name)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+SSH_PORT = 22  # of a container's own SSH server, which services may share
 # Clients of an endpoint: the whole subnet, the containers with database grants, or those with a service that requires
 # or uses it.
 Audience = Literal["lan", "grantees", "dependents"]

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network
 
 from homelab.model import Container, Inventory
+from homelab.model.endpoints import SSH_PORT
 from homelab.model.inventory import name_without_instance
 
 OWNER = "homelab: "  # prefix of the comment of every rule of ours
-_SSH = 22
 NO_ADDRESS = "no address"  # in place of the addresses of an empty set, which drops everything
 
 
@@ -82,7 +82,7 @@ def desired_firewall(inventory: Inventory, container: Container) -> Firewall:
 
 def _rules(inventory: Inventory, container: Container) -> Iterator[Rule]:
     for operator in inventory.network.ssh_allowed_from:
-        yield _tcp(_SSH, str(operator), "SSH for the operator")
+        yield _tcp(SSH_PORT, str(operator), "SSH for the operator")
     for name, service in container.services.items():
         for endpoint in service.endpoints():
             for source, audience in _audience(inventory, container, name, endpoint.audience):
@@ -114,7 +114,7 @@ def _tcp(port: int, source: str, why: str) -> Rule:
 
 def lets_in_ssh(firewall: Firewall, source: IPv4Address) -> bool:
     """Check that a wanted firewall, in which every rule accepts traffic, lets SSH in from an address."""
-    return any(rule.port == str(_SSH) and source in IPv4Network(rule.source) for rule in firewall.rules)
+    return any(rule.port == str(SSH_PORT) and source in IPv4Network(rule.source) for rule in firewall.rules)
 
 
 def goal(want: Firewall, found: Firewall) -> Firewall:

@@ -12,6 +12,7 @@ from typing import Annotated, ClassVar
 from homelab.errors import InputError
 from homelab.host import Result, argv
 from homelab.model import DatabaseGrant, Endpoint, Health, ManagedResource, Service, ServiceContext, Step
+from homelab.model.endpoints import SSH_PORT
 from homelab.model.options import Option, Size
 from homelab.paths import bundled_path
 from homelab.pipeline_contract import COMMANDS, EXIT, TASKS
@@ -81,7 +82,7 @@ class Analytics(Service):
 
     def endpoints(self) -> Sequence[Endpoint]:
         """Return SSH, over which Airflow starts the pipeline."""
-        return (Endpoint(name="ssh", port=22, description="SSH", audience="dependents"),)
+        return (Endpoint(name="ssh", port=SSH_PORT, description="SSH", audience="dependents"),)
 
     def data_folders(self) -> Sequence[str]:
         """Return the folder with the warehouse, the published marts and the spool, and that of the user's pipelines."""
