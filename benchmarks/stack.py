@@ -150,7 +150,7 @@ def bare_containers(folder: Path, count: int) -> Stack:
             }
         )
     )
-    return _written(folder, {"containers": {"postgres-data": None}})  # the lab's overlay has it
+    return _written(folder, {})
 
 
 def _written(folder: Path, overlay: Mapping[str, object]) -> Stack:

@@ -17,6 +17,7 @@ KeyPath = tuple[str | int, ...]
 _DEEPEST = 20  # levels of nesting
 _FAST_NESTING = 2000  # levels of nesting that are safe with libyaml
 _MERGE = "<<"  # a key that adds the keys of other mappings
+EXISTING = "!existing"  # tag of a mapping in an overlay: skipped if the inventory does not have its key
 
 
 @dataclass(slots=True)
@@ -26,6 +27,7 @@ class Document:
     data: Any
     places: dict[KeyPath, Place] = field(default_factory=dict)
     broken: bool = False  # it cannot be used; the problem is recorded
+    conditional: set[KeyPath] = field(default_factory=set)  # mappings with the tag EXISTING
 
     def place(self, keys: KeyPath) -> Place:
         """Return the place of a value; for a missing one, that of the nearest mapping around it."""
@@ -114,6 +116,8 @@ class _Builder:
             self._nested_too_deeply(keys)
             return None
         if isinstance(node, yaml.MappingNode):
+            if node.tag == EXISTING:
+                self.document.conditional.add(keys)
             return self._mapping(node, keys)
         if isinstance(node, yaml.SequenceNode):
             return [self.value(item, (*keys, index)) for index, item in enumerate(node.value)]
@@ -177,7 +181,10 @@ def _is_merge(key: yaml.ScalarNode) -> bool:
 
 
 def merge(base: Document, overlay: Document) -> None:
-    """Put an overlay over a document: mappings merge, other values replace, null deletes."""
+    """Put an overlay over a document: mappings merge, other values replace, null deletes.
+
+    A mapping with the tag `!existing` changes a key of the document, and adds none.
+    """
     base.data = _merged(base, overlay, (), base.data, overlay.data)
 
 
@@ -194,9 +201,9 @@ def _merged(base: Document, overlay: Document, keys: KeyPath, below: Any, above:
             _forget(base, inner)
         elif key in below:
             result[key] = _merged(base, overlay, inner, below[key], value)
-        else:
+        elif inner not in overlay.conditional:
             base.places.update(_beneath(overlay, inner))
-            result[key] = value
+            result[key] = _merged(base, overlay, inner, {}, value) if isinstance(value, dict) else value
     return result
 
 

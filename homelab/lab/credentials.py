@@ -48,6 +48,10 @@ def certificate_fingerprint(pem: str) -> str:
     return ":".join(digest[index : index + 2] for index in range(0, len(digest), 2))
 
 
+class _Existing(dict[str, object]):
+    """A mapping that applies only to an inventory that has its key."""
+
+
 def write_overlay(lab: Lab, nameservers: Sequence[IPv4Address]) -> None:
     """Write the overlay that redirects an inventory to this lab."""
     import yaml
@@ -71,11 +75,15 @@ def write_overlay(lab: Lab, nameservers: Sequence[IPv4Address]) -> None:
         },
         "defaults": {"template": "debian-12", "storage": "local", "template_storage": "local"},
         # Debian 12 packages PostgreSQL 15.
-        "containers": {"postgres-data": {"services": {"postgres": {"version": 15}}}},
-        "pipelines": {"weather": {"api_url": lab.replay_url, "api_key_file": str(lab.api_key_file)}},
+        "containers": {"postgres-data": _Existing(services={"postgres": _Existing(version=15)})},
+        "pipelines": {"weather": _Existing(api_url=lab.replay_url, api_key_file=str(lab.api_key_file))},
     }
-    text = (
-        "# Written by `homelab lab up`: the values that replace those of your inventory in the lab.\n"
-        + yaml.safe_dump(overlay, sort_keys=False)
+
+    class Dumper(yaml.SafeDumper):
+        """Writes the tag of conditional mappings."""
+
+    Dumper.add_representer(_Existing, lambda dumper, mapping: dumper.represent_mapping("!existing", mapping))
+    text = "# Written by `homelab lab up`: the values that replace those of your inventory in the lab.\n" + yaml.dump(
+        overlay, Dumper=Dumper, sort_keys=False
     )
     write_private(lab.overlay, text.encode())

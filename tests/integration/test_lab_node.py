@@ -18,8 +18,9 @@ from urllib.parse import quote
 
 import pytest
 import requests
-import yaml
 
+from homelab.inventory.errors import Problems
+from homelab.inventory.yaml_source import parse
 from homelab.known_hosts import fingerprint
 from homelab.lab import Lab, cgroups, down, network, status, up
 from homelab.lab.lxc import Runtime
@@ -40,7 +41,7 @@ class Api:
     session: requests.Session = field(default_factory=requests.Session)
 
     def __post_init__(self) -> None:
-        proxmox = yaml.safe_load(LAB.overlay.read_text())["proxmox"]
+        proxmox = parse(LAB.overlay, LAB.overlay.read_text(), Problems()).data["proxmox"]
         secret = Path(proxmox["token_file"]).read_text().strip()
         self.session.trust_env = False
         self.session.verify = str(LAB.certificate)

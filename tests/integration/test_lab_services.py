@@ -44,14 +44,12 @@ class Folder:
     def write(self, services: str) -> None:
         """Write the inventory with these services."""
         (self.path / "inventory.yaml").write_text(INVENTORY.format(services=services))
-        (self.path / "own.yaml").write_text("containers: {postgres-data: null}")  # an entry of the lab's overlay
 
     def homelab(self, *words: str, expect: int = 0) -> str:
         """Run a command and check its exit code; return both outputs."""
-        overlays = [word for path in (LAB.overlay, "own.yaml") for word in ("--overlay", str(path))]
         environment = os.environ | {"PYTHONPATH": str(self.packages), "XDG_STATE_HOME": str(self.path / "state")}
         done = subprocess.run(
-            [sys.executable, "-m", "homelab", *overlays, *words],
+            [sys.executable, "-m", "homelab", "--overlay", str(LAB.overlay), *words],
             cwd=self.path,
             env=environment,
             capture_output=True,
@@ -109,7 +107,7 @@ def test_service_of_a_package_keeps_the_contract_in_a_container(
 ) -> None:
     monkeypatch.syspath_prepend(folder.packages)
     folder.write("{echo: {text: first}}")
-    check_in_container([folder.path / "inventory.yaml", LAB.overlay, folder.path / "own.yaml"], "box", "echo")
+    check_in_container([folder.path / "inventory.yaml", LAB.overlay], "box", "echo")
     assert re.match(r"echo: killed at \d+ points", capsys.readouterr().out)
 
 

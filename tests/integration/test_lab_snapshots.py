@@ -66,9 +66,9 @@ class Home(LabFixture):
 
     def homelab(self, *words: str, overlay: str = "", expect: int = 0) -> subprocess.CompletedProcess[str]:
         """Run `homelab …` and check its exit code."""
-        own, more = (self.inventory.path.with_name(f"{name}.yaml") for name in ("own", "more"))
+        more = self.inventory.path.with_name("more.yaml")
         more.write_text(overlay or "{}")
-        files = [word for path in (LAB.overlay, own, more) for word in ("--overlay", str(path))]
+        files = [word for path in (LAB.overlay, more) for word in ("--overlay", str(path))]
         command = [sys.executable, "-m", "homelab", "-i", str(self.inventory.path), *files, *words]
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=120, check=False, env={**os.environ, "CI": "true"}
@@ -86,10 +86,8 @@ class Home(LabFixture):
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     path = tmp_path_factory.mktemp("snapshots") / "inventory.yaml"
     path.write_text(INVENTORY)
-    own = path.with_name("own.yaml")
-    own.write_text("containers: {postgres-data: null}")  # an entry of the lab's overlay
     with fresh(LAB):
-        home = Home(load([path, LAB.overlay, own]))
+        home = Home(load([path, LAB.overlay]))
         home.homelab("up", "--yes")
         home.run(SPARE)
         yield home

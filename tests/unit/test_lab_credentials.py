@@ -7,10 +7,11 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
-import yaml
 
 from homelab.cli.global_options import Settings
 from homelab.inventory import load
+from homelab.inventory.errors import Problems
+from homelab.inventory.yaml_source import parse
 from homelab.lab import Lab, credentials, settings
 from homelab.paths import bundled_path
 
@@ -63,7 +64,7 @@ def test_expiring_certificate_is_renewed(lab: Lab, monkeypatch: pytest.MonkeyPat
 def test_overlay_redirects_the_inventory_to_the_lab(lab: Lab) -> None:
     credentials.ensure(lab)
     credentials.write_overlay(lab, [IPv4Address("10.0.0.53")])
-    overlay = yaml.safe_load(lab.overlay.read_text())
+    overlay = parse(lab.overlay, lab.overlay.read_text(), Problems()).data
     assert overlay["lab"] == "x"
     assert overlay["network"] == {
         "subnet": "10.99.2.0/24",
@@ -80,6 +81,19 @@ def test_overlay_redirects_the_inventory_to_the_lab(lab: Lab) -> None:
         "api_key_file": str(lab.api_key_file),
     }
     assert lab.token_file.read_text().strip() not in lab.overlay.read_text()
+
+
+def test_overlay_adds_neither_a_container_nor_a_pipeline(lab: Lab, tmp_path: Path) -> None:
+    credentials.ensure(lab)
+    credentials.write_overlay(lab, [IPv4Address("10.0.0.53")])
+    (tmp_path / "inventory.yaml").write_text(
+        "lab: home\nproxmox: {host: pve, token_id: a@pve!b}\n"
+        "network: {subnet: 192.168.2.0/24, gateway: .1, bridge: vmbr0}\n"
+        "containers: {db: {vmid: 167, ip: .67, cores: 1, memory: 512, disk: 8, services: {postgres: {version: 15}}}}\n"
+    )
+    inventory = load([tmp_path / "inventory.yaml", lab.overlay])
+    assert [container.name for container in inventory.containers] == ["db"]
+    assert inventory.weather.cities == ()
 
 
 def test_city_of_the_inventory_reaches_the_lab_and_a_further_overlay_wins(lab: Lab, tmp_path: Path) -> None:
