@@ -10,7 +10,7 @@ from typing import Any
 
 import duckdb
 from contract import EXIT
-from read_published import NothingPublished, connect, held_back
+from read_published import NothingPublished, connect
 
 _MARTS = """select table_name, min(column_name) filter (column_name like 'observation\\_%' escape '\\')
 from information_schema.columns where table_schema = 'main' group by table_name
@@ -34,6 +34,17 @@ def describe_marts(connection: duckdb.DuckDBPyConnection) -> list[dict[str, Any]
             }
         )
     return marts
+
+
+def held_back(connection: duckdb.DuckDBPyConnection) -> dict[str, str] | None:
+    """Return the transaction that the landing waits for, if it was open at the previous build already.
+
+    Rows of later transactions are landed, but read again in each build until it ends.
+    """
+    row = connection.execute(
+        "select held_since::varchar, coalesce(holders, 'unknown') from landing.source_state where held_since < as_of"
+    ).fetchone()
+    return {"since": row[0], "transaction": row[1]} if row else None
 
 
 def main() -> int:

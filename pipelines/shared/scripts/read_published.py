@@ -43,14 +43,3 @@ def _schemas(connection: duckdb.DuckDBPyConnection) -> list[str]:
     ).fetchall()
     names = {name for (name,) in found}
     return sorted(names, key=lambda name: (name != "main", name != "staging", name))
-
-
-def held_back(connection: duckdb.DuckDBPyConnection) -> dict[str, str] | None:
-    """Return the transaction that the landing waits for, if it was open at the previous build already.
-
-    Rows of later transactions are landed, but read again in each build until it ends.
-    """
-    row = connection.execute(
-        "select held_since::varchar, coalesce(holders, 'unknown') from landing.source_state where held_since < as_of"
-    ).fetchone()
-    return {"since": row[0], "transaction": row[1]} if row else None

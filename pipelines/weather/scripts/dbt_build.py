@@ -118,7 +118,7 @@ def _settings(source: raw_source.Source) -> list[str]:
 def main() -> int:
     """Parse the options and run; see the module's docstring."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--project", type=Path, default=ROOT / "dbt" / "analytics_project")
+    parser.add_argument("--project", type=Path, default=ROOT / "dbt", help="folder of dbt_project.yml")
     parser.add_argument("--profiles", type=Path, default=ROOT / "dbt", help="folder of profiles.yml")
     parser.add_argument("--data", type=Path, default=ROOT / "data", help="folder to build and publish in")
     parser.add_argument("--wait", type=float, default=900, help="seconds to wait for another run")

@@ -1,4 +1,4 @@
-"""The names and numbers that homelab relies on. contract.json defines them; homelab reads the same file."""
+"""The exit statuses and names that homelab relies on. contract.json defines them; homelab reads the same file."""
 
 from __future__ import annotations
 
@@ -23,20 +23,6 @@ class ExitStatus:
     key_refused: int
     build_failed: int  # a model or a test has failed: a repetition fails again
     bad_input: int  # options, configuration or a file; not 2, with which Python itself ends if a script is missing
-
-
-@dataclass(slots=True)
-class RunCounters:
-    """The counters of one ingestion run: the columns of raw.ingestion_ends."""
-
-    asked: int = 0  # cities, or observations in a backfill
-    stored: int = 0
-    unchanged: int = 0  # stored by an earlier run
-    failed: int = 0
-    quarantined: int = 0  # also counted in `failed`
-    spooled: int = 0  # waiting on disk for PostgreSQL
-    recovered: int = 0  # stored now from the spool of an earlier run
-    requests: int = 0
 
 
 EXIT = ExitStatus(**_CONTRACT["exit_status"])

@@ -12,8 +12,9 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 import psycopg
-from contract import EXIT, RunCounters
+from contract import EXIT
 from raw_tables import Batch, Connection, StoreResult, connect, record_end, record_start, store
+from run_counters import RunCounters
 from spool import Segment, Spool, city_of, is_observation
 
 _FULL_BATCH, _IDLE_BATCH = 10_000, 1_000  # rows

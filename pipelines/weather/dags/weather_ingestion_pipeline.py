@@ -2,7 +2,7 @@
 
 A failed city does not keep the others from the marts: the ingestion succeeds if anything was stored, and
 verify_ingestion fails the run if anything was not. The SSH key of the connection `analytics` is limited to these three
-commands. The names are those of pipeline/scripts/contract.json.
+commands. The names are those of weather_contract.json.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ from typing import Any
 import duckdb
 from contract import EXIT
 from query import to_json
-from read_published import NothingPublished, connect, held_back
+from read_published import NothingPublished, connect
+from report import held_back
 
 _RUNS = """select started_at, outcome, duration_s, observations_stored, observations_unchanged, cities_failed, error
 from pipeline_runs order by started_at desc limit 10"""

@@ -46,6 +46,7 @@ def _copy(warehouse: Path, copy: Path) -> bool:
         if warehouse.stat().st_size <= GROWTH * _last_size(connection):
             return False
         connection.execute(f"attach '{_quoted(copy)}' as fresh")
+        connection.execute("create schema if not exists warehouse.landing")
         connection.execute("create or replace table warehouse.landing.compaction (bytes bigint)")
         connection.execute("copy from database warehouse to fresh; checkpoint fresh")
         connection.execute("insert into fresh.landing.compaction values ($1)", [copy.stat().st_size])

@@ -1,9 +1,9 @@
 """Fetch the current weather of each city from OpenWeather and append it to raw.weather_observations.
 
-Settings come from the environment: the variables of contract.json, and libpq's (PGHOST, PGDATABASE, PGUSER, PGPASSWORD,
-PGPASSFILE …). Each response is written to a spool on disk before it is stored, so nothing is lost when this process is
-killed or PostgreSQL is unreachable; the next run stores the remaining rows. A row that finds the disk full goes to
-PostgreSQL from memory.
+Settings come from the environment: the variables of weather_contract.json, and libpq's (PGHOST, PGDATABASE, PGUSER,
+PGPASSWORD, PGPASSFILE …). Each response is written to a spool on disk before it is stored, so nothing is lost when this
+process is killed or PostgreSQL is unreachable; the next run stores the remaining rows. A row that finds the disk full
+goes to PostgreSQL from memory.
 
 The last line of standard output is a JSON summary, also written to last_ingest.json. Each city counts once: its
 observation was stored, unchanged (stored earlier) or spooled (waits for PostgreSQL), or the city failed. An invalid

@@ -1,4 +1,4 @@
-"""The ingestion's settings, read from the environment variables that contract.json describes."""
+"""The ingestion's settings, read from the environment variables that weather_contract.json describes."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from typing import Self
 from uuid import UUID
 
 import psycopg
-from contract import RunCounters
+from run_counters import RunCounters
 from spool import damaged_line, quarantine_line, unescape
 from validation import printable
 
