@@ -19,7 +19,7 @@ def with_reads(manifests: Sequence[Manifest], names: Collection[str]) -> tuple[P
     `names` are all pipelines of the inventory, those with a problem included.
     """
     projects = {each.pipeline.name: each.pipeline.folder / "dbt" for each in manifests}
-    projects[WEATHER] = bundled_path("pipeline") / "dbt" / "analytics_project"
+    projects[WEATHER] = bundled_path("pipelines/weather/dbt")
     by_name = {each.pipeline.name: each for each in manifests}
     found = []
     for manifest in manifests:

@@ -29,7 +29,7 @@ from homelab.services.postgres import contents
 from homelab.steps.converge import converge
 from homelab.steps.host_state import pending_changes
 from tests.integration import pg
-from tests.scripts import SCRIPTS
+from tests.scripts import script
 from tests.support import FixedSecretStore, LocalHost
 from tests.unit.test_pipelines import inventory
 
@@ -76,11 +76,11 @@ class Prices:
     def build_words(self) -> list[str]:
         """The command of a build."""
         folders = ("--project", self.layout.project, "--profiles", self.layout.root, "--data", self.layout.data)
-        return [str(self.python), str(SCRIPTS / "build_project.py"), *folders, "--profile", "prices"]
+        return [str(self.python), script("build_project.py"), *folders, "--profile", "prices"]
 
     def query(self, sql: str) -> list[dict[str, Any]]:
         """Return the rows of a query of the published file."""
-        output = self._run(0, str(self.python), str(SCRIPTS / "query.py"), "--database", self.layout.published, sql)
+        output = self._run(0, str(self.python), script("query.py"), "--database", self.layout.published, sql)
         rows: list[dict[str, Any]] = json.loads(output.splitlines()[-1])
         return rows
 
