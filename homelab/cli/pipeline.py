@@ -84,6 +84,8 @@ class Source(StrEnum):
     """The origins of the rows of a new pipeline."""
 
     csv = "csv"
+    api = "api"
+    postgres = "postgres"
 
 
 class Format(StrEnum):
@@ -141,6 +143,8 @@ def new(
 
     for path in new_pipeline(settings.folder, name, source.value):
         echo(f"written: {os.path.relpath(path)}")
+    if source is Source.postgres:
+        echo(f"Write the address of the source to pipeline.yaml, and set its password: `homelab secret set {name}`")
     echo(f"Add it to the inventory, then run `homelab deploy`:\n\npipelines:\n  {name}: {{path: pipelines/{name}}}")
 
 

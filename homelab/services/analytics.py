@@ -17,8 +17,8 @@ from homelab.model.options import Option, Size
 from homelab.paths import bundled_path
 from homelab.pipeline_contract import COMMANDS, EXIT, TASKS
 from homelab.pipelines.build_report import failed_nodes
-from homelab.pipelines.container_steps import GateEntry, gate_entries, pipeline_steps
-from homelab.pipelines.layout import EXTENSIONS, FOLDER, SHARED_SCRIPTS, SHARED_VENV
+from homelab.pipelines.container_steps import GateEntry, account_steps, data_folder, gate_entries, pipeline_steps
+from homelab.pipelines.layout import EXTENSIONS, FOLDER, SHARED_SCRIPTS, SHARED_VENV, WEATHER
 from homelab.pipelines.layout import PLATFORM as ROOT
 from homelab.render import render
 from homelab.sandbox import Sandbox
@@ -112,11 +112,12 @@ class Analytics(Service):
         return (
             Packages(["python3", "python3-venv", "ca-certificates", "postgresql-client", "dbus", "sudo"]),
             User("analytics", "/home/analytics", "/bin/sh"),
+            *account_steps(context.inventory.pipelines),
             Directory("/home/analytics"),
             Directory(ROOT),
             Directory(f"{ROOT}/bin"),
             Directory(f"{ROOT}/dbt"),
-            Directory(f"{ROOT}/data", "analytics", "analytics", 0o750),
+            data_folder(WEATHER, f"{ROOT}/data", "analytics", context.inventory.pipelines),
             UvInstall((requirements / "uv.txt").read_bytes()),
             venv,
             Tree.of(SHARED_SCRIPTS, bundled_path("pipelines/shared/scripts")),

@@ -11,7 +11,7 @@ from homelab.steps.server_certificate import ServerCertificate
 from homelab.steps.sshd import SshdSettings
 from homelab.steps.trees import Tree
 from homelab.steps.units import SystemdUnit
-from homelab.steps.users import User
+from homelab.steps.users import Group, User
 from homelab.steps.venv import UvInstall, Venv
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "Directory",
     "DpkgConfigured",
     "File",
+    "Group",
     "HealthCheck",
     "Packages",
     "PgHba",
