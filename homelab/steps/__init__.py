@@ -11,6 +11,7 @@ from homelab.steps.server_certificate import ServerCertificate
 from homelab.steps.sshd import SshdSettings
 from homelab.steps.trees import Tree
 from homelab.steps.units import SystemdUnit
+from homelab.steps.upgrades import FinishUpgrade, PrepareUpgrade, Upgrade
 from homelab.steps.users import User
 from homelab.steps.venv import UvInstall, Venv
 
@@ -23,10 +24,12 @@ __all__ = [
     "Directory",
     "DpkgConfigured",
     "File",
+    "FinishUpgrade",
     "HealthCheck",
     "Packages",
     "PgHba",
     "PinnedPackages",
+    "PrepareUpgrade",
     "Refuse",
     "RevokedLogins",
     "Role",
@@ -36,6 +39,7 @@ __all__ = [
     "SshdSettings",
     "SystemdUnit",
     "Tree",
+    "Upgrade",
     "User",
     "UvInstall",
     "Venv",

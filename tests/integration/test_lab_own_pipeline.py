@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 
 from homelab.lab import Lab
-from tests.integration.lab_fixture import fresh, in_a_lab
+from tests.integration.lab_fixture import fresh, in_a_lab, install_echo_stack
 
 LAB = Lab("pipelines", IPv4Network("10.99.2.96/28"), "hl-pipe", 18107, 8190)
 INVENTORY = """
@@ -25,7 +26,7 @@ proxmox: {{host: x, token_id: homelab@pve!x}}
 network: {{subnet: 10.99.2.96/28, gateway: .97, bridge: x}}
 containers:
   postgres-data: {{vmid: 191, ip: .100, cores: 1, memory: 1024, disk: 4, services: {{postgres: {{version: 15}}}}}}
-  analytics-platform: {{vmid: 192, ip: .101, cores: 2, memory: 2048, disk: 4, services: {{analytics: {{}}}}}}
+  analytics-platform: {{vmid: 192, ip: .101, cores: 2, memory: 2048, disk: 4, services: {{analytics: {{}}{echo}}}}}
   airflow-orchestration: {{vmid: 193, ip: .102, cores: 2, memory: 3072, disk: 6, services: {{airflow: {{}}}}}}
 pipelines:
   weather: {{cities: ["Newark,US", "New York,US"]}}
@@ -42,14 +43,15 @@ class Folder:
     """A user's folder with an inventory, and homelab's command line in it."""
 
     path: Path
+    packages: Path
 
-    def write(self, own: str) -> None:
-        """Write the inventory with these lines about own pipelines."""
-        (self.path / "inventory.yaml").write_text(INVENTORY.format(own=own))
+    def write(self, own: str, echo: str = "") -> None:
+        """Write the inventory with these lines about own pipelines, and a service on the analytics platform."""
+        (self.path / "inventory.yaml").write_text(INVENTORY.format(own=own, echo=echo))
 
     def homelab(self, *words: str, expect: int = 0) -> str:
         """Run a command and check its exit code; return both outputs."""
-        environment = os.environ | {"XDG_STATE_HOME": str(self.path / "state")}
+        environment = os.environ | {"PYTHONPATH": str(self.packages), "XDG_STATE_HOME": str(self.path / "state")}
         done = subprocess.run(
             [sys.executable, "-m", "homelab", "--overlay", str(LAB.overlay), *words],
             cwd=self.path,
@@ -62,14 +64,19 @@ class Folder:
         assert done.returncode == expect, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout if "--json" in words else done.stdout + done.stderr
 
-    def query(self, sql: str) -> list[dict[str, Any]]:
+    def query(self, sql: str, pipeline: str = "prices") -> list[dict[str, Any]]:
         """Return rows of the pipeline's published marts."""
-        rows: list[dict[str, Any]] = json.loads(self.homelab("query", "--pipeline", "prices", sql, "--json"))
+        rows: list[dict[str, Any]] = json.loads(self.homelab("query", "--pipeline", pipeline, sql, "--json"))
         return rows
 
     def on(self, container: str, command: str) -> str:
         """Run a command in a container as root."""
         return self.homelab("ssh", container, "--", command).strip()
+
+    def in_database(self, sql: str) -> list[str]:
+        """Return the lines that psql prints for one statement in project_data."""
+        psql = shlex.join(["runuser", "-u", "postgres", "--", "psql", "-qAt", "project_data", "-c", sql])
+        return self.on("postgres-data", f"cd /; {psql}").splitlines()
 
     @property
     def model(self) -> Path:
@@ -79,7 +86,8 @@ class Folder:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Folder]:
-    folder = Folder(tmp_path_factory.mktemp("home"))
+    packages = install_echo_stack(tmp_path_factory.mktemp("packages"))
+    folder = Folder(tmp_path_factory.mktemp("home"), packages)
     with fresh(LAB):
         folder.write("")
         folder.homelab("up", "--yes")
@@ -144,6 +152,40 @@ def test_row_that_cannot_be_read_fails_this_pipeline_only(folder: Folder) -> Non
     folder.homelab("pipeline", "run", "prices")
 
 
+def test_service_and_pipeline_of_another_package_run_and_are_removed_again(folder: Folder) -> None:
+    analytics = "analytics-platform"
+    folder.write(f"{PRICES}\n  echoes:", ", echo: {text: from another package}")
+    assert "package echo-stack" in folder.homelab("services")
+    folder.homelab("deploy")
+    folder.homelab("deploy", "--detailed-exitcode")
+    outcome = json.loads(folder.homelab("pipeline", "run", "echoes", "--json"))
+    assert outcome["tasks"] == {"fetch": "success", "build": "success"}
+    assert folder.query("from echoes_answers", "echoes") == [{"answer": "from another package", "fetches": 1}]
+    services = json.loads(folder.homelab("status", "--json"))["containers"][1]["services"]
+    assert {each["name"]: each["health"]["summary"] for each in services}["echo"] == "answers: from another package"
+
+    folder.write(PRICES)
+    planned = folder.homelab("deploy", "--dry-run")
+    for resource in ("unit echo.service", "tree /opt/analytics-platform/pipelines/echoes/scripts"):
+        assert resource in planned
+    assert "no longer in the inventory, their data stay: echoes, echoes_dbt" in planned
+    folder.homelab("deploy")
+    folder.homelab("deploy", "--detailed-exitcode")
+    left = "ls /etc/systemd/system/echo.service /srv/echo /usr/local/sbin/homelab-as-echo 2>/dev/null || true"
+    assert folder.on(analytics, left) == ""
+    assert folder.on(analytics, "systemctl is-active echo.service || true") == "inactive"
+    assert "echoes" not in folder.on(analytics, "cat /opt/analytics-platform/bin/gate /etc/sudoers.d/*")
+    assert "echoes" not in folder.on("airflow-orchestration", "ls /opt/airflow/bundles").split()
+    assert folder.in_database("select rolcanlogin from pg_roles where rolname ~ '^echoes'") == ["f", "f"]
+
+    assert folder.in_database("select answer from echoes.answers") == ["from another package"]
+    assert folder.on(analytics, "cat /var/lib/echo/format") == "1"
+    for name in ("echo", "echoes"):
+        folder.homelab("prune", name, "--yes")
+    assert folder.in_database("select 1 from pg_namespace where nspname = 'echoes'") == []
+    assert folder.on(analytics, "ls /var/lib/echo 2>/dev/null || true") == ""
+
+
 def test_removed_pipeline_leaves_only_its_data(folder: Folder) -> None:
     folder.write("")
     planned = folder.homelab("deploy", "--dry-run")
@@ -154,8 +196,7 @@ def test_removed_pipeline_leaves_only_its_data(folder: Folder) -> None:
     assert folder.on("analytics-platform", "ls /opt/analytics-platform/pipelines/prices") == "data"
     assert "prices" not in folder.on("analytics-platform", "cat /opt/analytics-platform/bin/gate /etc/sudoers.d/*")
     assert folder.on("airflow-orchestration", "ls /opt/airflow/bundles") == "weather"
-    rows = "cd /; runuser -u postgres -- psql -qAt project_data -c 'select count(*) from prices.readings'"
-    assert folder.on("postgres-data", rows) == "5"
+    assert folder.in_database("select count(*) from prices.readings") == ["5"]
     assert json.loads(folder.homelab("pipeline", "run", "--json"))["state"] == "success"
     planned = folder.homelab("prune", "prices", "--yes")
     assert "postgres-data: schema project_data.prices" in planned
