@@ -126,6 +126,7 @@ def test_upgrade_runs_the_commands_of_the_service_and_a_failed_one_is_named(fold
 
 
 def test_backup_and_restore_run_the_commands_of_the_service(folder: Folder) -> None:
+    folder.on_box("rm -f /var/lib/echo/restored")
     folder.homelab("backup", "box")
     assert folder.on_box("ls /var/lib/echo").split() == ["format", "format.before"]
     folder.homelab("destroy", "--yes", "--limit", "box")
