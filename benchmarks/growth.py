@@ -47,7 +47,7 @@ def run(command, env, **_):
 
 data = sys.argv[2]
 os.environ.update({"DBT_TARGET_PATH": f"{data}/target", "DBT_LOG_PATH": f"{data}/logs"})
-project = str(dbt_build.ROOT / "dbt" / "analytics_project")
+project = str(dbt_build.ROOT / "dbt")
 parsed = dbtRunner().invoke(["--quiet", "parse", "--project-dir", project, "--profiles-dir", data])
 manifest = parsed.result
 dbt_runner.subprocess = SimpleNamespace(run=run)

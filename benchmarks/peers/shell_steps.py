@@ -9,7 +9,20 @@ from shlex import quote
 
 from homelab.host import Result
 from homelab.model import Step
-from homelab.steps import Command, Database, HealthCheck, Role, ServerCertificate, Sql, UvInstall, Venv, WaitFor
+from homelab.services.airflow_rows import MetadataRows
+from homelab.steps import (
+    Command,
+    Database,
+    HealthCheck,
+    Refuse,
+    RevokedLogins,
+    Role,
+    ServerCertificate,
+    Sql,
+    UvInstall,
+    Venv,
+    WaitFor,
+)
 
 
 @dataclass(frozen=True)
@@ -102,6 +115,22 @@ def _gate(step: HealthCheck) -> str:
     return " && ".join(f"( {probe} ) >/dev/null" for probe in step.commands)
 
 
+@check_of.register
+def _refuse(step: Refuse) -> str:
+    return f'[ "$({step.probe})" != t ]'
+
+
+@check_of.register
+def _logins(step: RevokedLogins) -> str:
+    return _prints(step, "")
+
+
+@check_of.register
+def _rows(step: MetadataRows) -> str:
+    # Only homelab compares the rows.
+    return f"( {step.probes()[0]} ) >/dev/null"
+
+
 def _prints(step: Step, wanted: str) -> str:
     return f'[ "$({step.probes()[0]})" = {quote(wanted)} ]'
 
@@ -111,6 +140,8 @@ def shell_step(step: Step) -> ShellStep:
     check = f"{{ {check_of(step)}\n}} >/dev/null 2>&1"
     if step.is_wait:
         return ShellStep(check, f"until {check}; do sleep 0.5; done")
+    if isinstance(step, Refuse):
+        return ShellStep(check, "false")
     record = Recorder()
     step.apply(record)
     command, stdin = record.commands[-1]  # the earlier ones only read

@@ -173,7 +173,7 @@ def querier(session: Session, unpublished: bool, pipeline: str = WEATHER) -> Cal
     database = base / "data" / ("warehouse.duckdb" if unpublished else "published.duckdb")
     if not database.exists():
         raise HomelabError("Cannot query the marts: there are none", f"{database} does not exist.", _RUN_FIRST)
-    script = str(bundled_path("pipeline") / "scripts" / "query.py")
+    script = str(bundled_path("pipelines/shared/scripts") / "query.py")
     python = str(install(folder, session.progress).python)
     return partial(_query, [python, script, "--database", str(database), "--"])
 

@@ -88,11 +88,13 @@ class Stack:
 
     def environment(self) -> dict[str, str]:
         """Return the variables of pipeline.env in the container; the role of dbt may only read."""
+        shared = str(bundled_path("pipelines/shared/scripts"))
         return {
             **os.environ,
             **self.cluster.environment(DATABASE, "analytics"),
             "DBT_PGUSER": "dbt",
             "DBT_PGPASSWORD": self.cluster.password,
+            "PYTHONPATH": os.pathsep.join(filter(None, [shared, os.environ.get("PYTHONPATH")])),
             "WEATHER_DATA": str(self.data),
             "OPENWEATHER_BASE_URL": self.replay_url,
             "OPENWEATHER_API_KEY": self.replay_key,
@@ -118,7 +120,7 @@ class Stack:
             [
                 *_end_with_this_process("TERM"),
                 str(self.installed.python),
-                str(bundled_path("pipeline") / "scripts" / name),
+                str(bundled_path("pipelines/weather/scripts") / name),
                 *words,
             ],
             env={**self.environment(), **environment},
@@ -131,7 +133,7 @@ class Stack:
 
 def project() -> Path:
     """Return the folder of the dbt project."""
-    return bundled_path("pipeline") / "dbt" / "analytics_project"
+    return bundled_path("pipelines/weather/dbt")
 
 
 @contextmanager
@@ -197,7 +199,7 @@ def _set_up(cluster: Cluster) -> None:
     sql = [
         f"\\set password '{cluster.password}'",
         _DATABASE,
-        (bundled_path("templates") / "postgres" / "project_data.sql").read_text(),
+        bundled_path("pipelines/weather/schema.sql").read_text(),
         raw_grants(DatabaseGrant(DATABASE, "analytics", "append", "raw")).sql,
         raw_grants(DatabaseGrant(DATABASE, "dbt", "read", "raw")).sql,
     ]

@@ -84,7 +84,7 @@ class LocalPipeline:
         pipeline = self.layout.pipeline
         if name == BUILD and pipeline.has_dbt:
             folders = ("--profiles", self.layout.root, "--profile", pipeline.name, "--data", self.layout.data)
-            script = str(bundled_path("pipeline") / "scripts" / "build_project.py")
+            script = str(bundled_path("pipelines/shared/scripts/build_project.py"))
             words = [str(self.installed.python), script, "--project", self.layout.project, *folders]
         else:
             words = [str(self.scripts_python), "-B", str(pipeline.folder / pipeline.scripts[name])]

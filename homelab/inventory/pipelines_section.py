@@ -156,7 +156,7 @@ def _taken_names(section: Section, containers: Sequence[Container]) -> dict[str,
 
 def _duckdb() -> str:
     """Return the version of DuckDB in the containers' venv."""
-    lock = (bundled_path("pipeline") / "requirements" / "analytics.txt").read_text()
+    lock = bundled_path("pipelines/shared/requirements/analytics.txt").read_text()
     return next(_pins(lock, "duckdb"))
 
 

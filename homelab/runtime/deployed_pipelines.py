@@ -11,7 +11,7 @@ from homelab.model.pipelines import BUILD
 from homelab.pipeline_contract import DAG_ID, TASKS
 from homelab.pipelines.container_steps import build_command
 from homelab.pipelines.layout import Layout
-from homelab.services.analytics import PUBLISHED, SCRIPTS, as_analytics, read_data
+from homelab.services.analytics import PROJECT, PUBLISHED, SCRIPTS, as_analytics, read_data
 
 WEATHER = "weather"
 
@@ -40,7 +40,7 @@ BUILT_IN = DeployedPipeline(
     tasks=(TASKS.ingest, TASKS.build),
     build=TASKS.build,
     published=PUBLISHED,
-    rebuild=as_analytics(argv("python", f"{SCRIPTS}/dbt_build.py", "--full-refresh")),
+    rebuild=as_analytics(argv("python", f"{SCRIPTS}/dbt_build.py", "--project", PROJECT, "--full-refresh")),
     run=as_analytics,
     read_data=read_data,
 )

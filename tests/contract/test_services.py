@@ -81,7 +81,7 @@ class TestAirflowWithPipeline(WithPipeline):
 class TestAirflowWithObjects(ServiceContract):
     service = Airflow
     options: ClassVar = {
-        "dags": str(bundled_path("pipeline") / "dags"),
+        "dags": str(bundled_path("pipelines/weather/dags")),
         "connections": {
             "sales": {"conn_type": "http", "password": {"secret": "sales"}, "extra": {"a": {"secret": "b"}}}
         },

@@ -26,7 +26,7 @@ from homelab.services.postgres import contents
 from homelab.steps.converge import converge
 from homelab.steps.host_state import pending_changes
 from tests.integration import pg
-from tests.scripts import SCRIPTS
+from tests.scripts import script
 from tests.support import FixedSecretStore, LocalHost
 from tests.unit.test_pipelines import inventory
 
@@ -67,13 +67,13 @@ class Prices:
     def build(self, expect: int = 0) -> dict[str, Any]:
         """Build, test and publish; return the report."""
         folders = ("--project", self.layout.project, "--profiles", self.layout.root, "--data", self.layout.data)
-        output = self._run(expect, str(self.python), str(SCRIPTS / "build_project.py"), *folders, "--profile", "prices")
+        output = self._run(expect, str(self.python), script("build_project.py"), *folders, "--profile", "prices")
         report: dict[str, Any] = json.loads(output.splitlines()[-1])
         return report
 
     def query(self, sql: str) -> list[dict[str, Any]]:
         """Return the rows of a query of the published file."""
-        output = self._run(0, str(self.python), str(SCRIPTS / "query.py"), "--database", self.layout.published, sql)
+        output = self._run(0, str(self.python), script("query.py"), "--database", self.layout.published, sql)
         rows: list[dict[str, Any]] = json.loads(output.splitlines()[-1])
         return rows
 

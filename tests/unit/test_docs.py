@@ -16,7 +16,7 @@ from homelab.cli import app
 HOMELAB = typer.main.get_command(app)
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-READMES = [ROOT / folder / "README.md" for folder in ("benchmarks", "pipeline")]
+READMES = [ROOT / folder / "README.md" for folder in ("benchmarks", "pipelines")]
 PAGES = sorted([*ROOT.glob("*.md"), *READMES, *DOCS.rglob("*.md")])
 # The pages that are generated from the code.
 GENERATED = {

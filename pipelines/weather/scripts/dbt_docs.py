@@ -1,0 +1,120 @@
+"""Generate the dbt project's documentation as one self-contained page, data/docs.html, and print its path.
+
+The page is generated only if the project has changed, and again after the first published build. It needs neither
+PostgreSQL nor the warehouse: a running build does not delay it. Exit status: 0 the page exists, 1 it could not be
+generated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import test_state
+from contract import EXIT
+from dbt_build import ROOT
+from dbt_runner import DBT_SETTINGS, Layout, exclusive
+from read_published import NothingPublished, connect
+
+if TYPE_CHECKING:
+    from dbt.contracts.graph.manifest import Manifest
+
+_COLUMNS = """select table_schema, table_name, column_name, data_type, ordinal_position
+from information_schema.columns order by all"""
+_SOURCES = ("*.sql", "*.yml", "*.md", "*.csv")
+
+
+class DocsFailed(Exception):
+    """dbt could not generate the documentation."""
+
+
+def generate(layout: Layout, timeout: float) -> Path:
+    """Return the up-to-date page. Raises TimeoutError and DocsFailed."""
+    page, built_from = layout.data / "docs.html", layout.data / "docs.fingerprint"
+    layout.data.mkdir(parents=True, exist_ok=True)
+    with exclusive(layout.data / "docs.lock", timeout):
+        code = test_state.fingerprint(layout.project, patterns=_SOURCES)
+        fingerprint = f"{code} {layout.published.exists()}"  # the types come from that file
+        if page.exists() and built_from.exists() and built_from.read_text() == fingerprint:
+            return page
+        target = layout.data / "target-docs"  # separate, so that builds keep their parsed state
+        target.mkdir(exist_ok=True)
+        parsed = layout.run_results.with_name("partial_parse.msgpack")
+        if parsed.exists():  # else dbt parses the whole project
+            shutil.copyfile(parsed, target / parsed.name)
+        with contextlib.redirect_stdout(sys.stderr):
+            manifest = _run_dbt(layout, target)
+        static = target / "static_index.html"
+        empty = (target / "catalog.json").read_text()
+        static.write_text(static.read_text().replace(empty, _catalog(empty, manifest, layout.published)))
+        os.replace(static, page)
+        built_from.write_text(fingerprint)
+    return page
+
+
+def _run_dbt(layout: Layout, target: Path) -> Manifest:
+    from dbt.cli.main import dbtRunner
+    from dbt.contracts.graph.manifest import Manifest
+
+    os.environ |= DBT_SETTINGS
+    folders = {"project": layout.project, "profiles": layout.profiles}
+    options = [word for name, folder in folders.items() for word in (f"--{name}-dir", str(folder))]
+    options += ["--target-path", str(target), "--log-path", str(target), "--no-use-colors"]
+    parsed = dbtRunner().invoke(["parse", *options])
+    manifest = parsed.result
+    if isinstance(manifest, Manifest):
+        without_database = ["--static", "--no-compile", "--empty-catalog"]
+        parsed = dbtRunner(manifest=manifest).invoke(["docs", "generate", *without_database, *options])
+        if parsed.success:
+            return manifest
+    raise DocsFailed(f"Cannot generate the documentation: {parsed.exception or 'dbt failed'}")
+
+
+def _catalog(empty: str, manifest: Manifest, published: Path) -> str:
+    """Return the catalog with the columns of the published file, if there is one."""
+    try:
+        with connect(published) as connection:
+            columns = connection.execute(_COLUMNS).fetchall()
+    except NothingPublished:
+        return empty
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for schema, table, name, kind, index in columns:
+        found.setdefault((schema, table), {})[name] = {"name": name, "type": kind, "index": index}
+    catalog = json.loads(empty)
+    for node in manifest.nodes.values():
+        if known := found.get((node.schema, node.alias)):
+            metadata = {"type": "", "schema": node.schema, "name": node.alias}
+            catalog["nodes"][node.unique_id] = {
+                "unique_id": node.unique_id,
+                "metadata": metadata,
+                "columns": known,
+                "stats": {},
+            }
+    return json.dumps(catalog)
+
+
+def main() -> int:
+    """Parse the options and run; see the module's docstring."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--project", type=Path, default=ROOT / "dbt", help="folder of dbt_project.yml")
+    parser.add_argument("--profiles", type=Path, default=ROOT / "dbt", help="folder of profiles.yml")
+    parser.add_argument("--data", type=Path, default=ROOT / "data", help="folder of the page")
+    parser.add_argument("--wait", type=float, default=600, help="seconds to wait for another run")
+    options = parser.parse_args()
+    layout = Layout(options.project.resolve(), options.profiles.resolve(), options.data.resolve())
+    try:
+        print(generate(layout, options.wait))
+    except (TimeoutError, DocsFailed) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT.failed
+    return EXIT.success
+
+
+if __name__ == "__main__":
+    sys.exit(main())
