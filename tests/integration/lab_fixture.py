@@ -27,7 +27,7 @@ from homelab.steps.converge import converge
 from homelab.steps.host_state import pending_changes
 
 QUIET = SilentProgress()
-_PACKAGE = Path(__file__).parents[1] / "packages" / "echo_stack"
+ECHO_STACK = Path(__file__).parents[1] / "packages" / "echo_stack"  # with a service and a pipeline
 
 
 def in_a_lab(seconds: float = 300) -> list[pytest.MarkDecorator]:
@@ -43,7 +43,7 @@ def install_echo_stack(folder: Path) -> Path:
     """Install the package with a service and a pipeline into a folder for PYTHONPATH; return the folder."""
     install = ["uv", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", str(folder)]
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    subprocess.run([*install, "--python", sys.executable, str(_PACKAGE)], check=True, env=environment)
+    subprocess.run([*install, "--python", sys.executable, str(ECHO_STACK)], check=True, env=environment)
     return folder
 
 

