@@ -131,6 +131,23 @@ def test_pipeline_is_run_queried_and_pulled_next_to_the_weather(folder: Folder) 
     assert "prices" in folder.homelab("pipeline", "list")
 
 
+def test_tutorial_joins_the_prices_with_the_weather(folder: Folder) -> None:
+    manifest, model = blocks("Join it with the weather")[:2]
+    day = folder.query("select min(observation_date)::text as day from weather_daily", "weather")[0]["day"]
+    with (folder.path / "pipelines" / "prices" / "scripts" / "prices.csv").open("a") as prices:
+        prices.write(f"electricity,{day}T00:00:00+00:00,17.5\n")
+    with (folder.path / manifest.path).open("a") as file:
+        file.write(manifest.text)
+    (folder.path / model.path).write_text(model.text)
+    for command in commands("Join it with the weather"):
+        folder.follow(command)
+    rows = folder.query(
+        "select day::text as day, average, temperature_mean_c is not null as joined from prices_weather"
+    )
+    assert rows
+    assert all(row == {"day": day, "average": 17.5, "joined": True} for row in rows)
+
+
 def test_commands_of_a_pipeline_run_as_its_own_user_and_cannot_read_the_weathers_secrets(folder: Folder) -> None:
     sandbox = "/usr/local/sbin/homelab-as-pipeline-prices"
     assert folder.on("analytics-platform", f"{sandbox} /usr/bin/id -un") == "pipeline-prices"
@@ -147,7 +164,7 @@ def test_wrong_column_fails_the_deploy_of_this_pipeline_only(folder: Folder) -> 
         output = " ".join(folder.homelab("deploy", expect=1).split())
         assert "no_such_column" in output
         assert "Everything else on analytics-platform is deployed" in output
-        assert len(folder.query("from prices_daily")) == 4
+        assert len(folder.query("from prices_daily")) == 5
         folder.homelab("pipeline", "run", "prices")  # with the earlier model
     finally:
         folder.model.write_text(right)
@@ -164,7 +181,7 @@ def test_row_that_cannot_be_read_fails_this_pipeline_only(folder: Folder) -> Non
     report = json.loads(folder.homelab("status", "--json", expect=1))
     assert [each["health"]["healthy"] for each in report["pipelines"]] == [False]
     assert json.loads(folder.homelab("pipeline", "run", "--json"))["state"] == "success"
-    assert len(folder.query("from prices_daily")) == 4
+    assert len(folder.query("from prices_daily")) == 5
     source.write_text(right)
     folder.homelab("deploy")
     folder.homelab("pipeline", "run", "prices")
@@ -234,7 +251,7 @@ def test_removed_pipeline_leaves_only_its_data(folder: Folder) -> None:
     assert folder.on("analytics-platform", "ls /opt/analytics-platform/pipelines/prices") == "data"
     assert "prices" not in folder.on("analytics-platform", "cat /opt/analytics-platform/bin/gate /etc/sudoers.d/*")
     assert folder.on("airflow-orchestration", "ls /opt/airflow/bundles") == "weather"
-    assert folder.in_database("select count(*) from prices.readings") == ["5"]
+    assert folder.in_database("select count(*) from prices.readings") == ["6"]
     assert json.loads(folder.homelab("pipeline", "run", "--json"))["state"] == "success"
     planned = folder.follow(prune)
     assert "postgres-data: schema project_data.prices" in planned
