@@ -12,8 +12,8 @@ from homelab.proxmox import Client, backups, vmids
 from homelab.proxmox.backups import Backup, Made, Mode
 from homelab.proxmox.managed_container import ManagedContainer
 from homelab.proxmox.plan_executor import only_node
-from homelab.runtime.backup_hooks import with_hooks
 from homelab.runtime.container_changes import UNCHANGED, audited_client, run_on_containers
+from homelab.runtime.hook_runs import with_hooks
 from homelab.runtime.lab_lock import lab_lock
 from homelab.runtime.owned_containers import Confirm, owned_containers
 from homelab.runtime.session import Session

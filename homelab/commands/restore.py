@@ -13,8 +13,8 @@ from homelab.proxmox import Client, PlanExecutor, backups, find_guests, hostkeys
 from homelab.proxmox.backups import Backup
 from homelab.proxmox.plan_executor import only_node
 from homelab.proxmox.tasks import Task
-from homelab.runtime.backup_hooks import finish_restore, has_hooks
 from homelab.runtime.container_changes import Outcome, audited_client
+from homelab.runtime.hook_runs import finish_restore, has_hooks
 from homelab.runtime.lab_lock import lab_lock
 from homelab.runtime.owned_containers import Confirm, time_since
 from homelab.runtime.session import Session
