@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 
-import typer
 from rich.text import Text
 
 from homelab.cli.output import console
-from homelab.cli.results import to_json
+from homelab.cli.results import print_json_line
 from homelab.runtime.journals import LogLine
 
 _COLOURS = ("cyan", "green", "magenta", "blue", "bright_cyan", "bright_green", "bright_magenta", "bright_blue")
@@ -19,7 +17,7 @@ _LEVEL_STYLES = {"error": "red", "warning": "yellow", "debug": "dim"}
 def log_printer(containers: Sequence[str], as_json: bool) -> Callable[[LogLine], None]:
     """Return the function that prints a line; with one container, its name is omitted."""
     if as_json:
-        return lambda line: typer.echo(json.dumps(to_json(line), ensure_ascii=False))
+        return print_json_line
     target, widest = console(), max(map(len, containers), default=0)
     colours = {name: _COLOURS[number % len(_COLOURS)] for number, name in enumerate(containers)}
 

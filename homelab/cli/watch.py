@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import datetime
 from typing import TypeVar
 
-import typer
 from rich.console import Console
 from rich.text import Text
 
 from homelab.cli.output import console
-from homelab.cli.results import print_error, to_json
+from homelab.cli.results import print_error, print_json_line
 from homelab.errors import HomelabError
 
 Report = TypeVar("Report")
@@ -32,32 +31,31 @@ def watch(
     report is read as usual.
     """
     target, last = console(), None
-
-    def frame() -> str:
-        nonlocal last
-        try:
-            last = read()
-        except HomelabError as error:
-            if not target.is_terminal or as_json:
-                print_error(error)
-                return ""
-            return f"{error.brief}\n{error.details}\n"
-        if as_json:
-            return json.dumps(to_json(last), ensure_ascii=False) + "\n"
-        with target.capture() as captured:
-            show(last, target)
-        return captured.get()
-
+    live = target.is_terminal and not as_json
     try:
-        if as_json or not target.is_terminal:
+        with target.screen() if live else nullcontext() as screen:
             while True:
-                typer.echo(frame(), nl=False)
-                sleep(interval)
-        with target.screen() as screen:
-            while True:
-                text = Text.from_ansi(frame())
-                now = f"{datetime.now():%H:%M:%S}, every {interval:g} s; Ctrl-C ends"
-                screen.update(Text.assemble(text, "\n", (now, "dim")))
+                try:
+                    last = read()
+                    text = "" if as_json else _text_of(last, show, target)
+                except HomelabError as error:
+                    text = f"{error.brief}\n{error.details}\n"
+                    if not live:
+                        print_error(error)
+                else:
+                    if as_json:
+                        print_json_line(last)
+                    elif not live:
+                        target.print(text, end="")
+                if screen:
+                    now = f"{datetime.now():%H:%M:%S}, every {interval:g} s; Ctrl-C ends"
+                    screen.update(Text.assemble(Text.from_ansi(text), "\n", (now, "dim")))
                 sleep(interval)
     except KeyboardInterrupt:
         return last
+
+
+def _text_of(report: Report, show: Callable[[Report, Console], None], target: Console) -> str:
+    with target.capture() as captured:
+        show(report, target)
+    return captured.get()

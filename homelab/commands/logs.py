@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -112,19 +112,20 @@ def journal_command(units: Sequence[str], known: Sequence[str], chosen: LogFilte
 
 
 def logs(
-    session: Session, targets: Sequence[str], chosen: LogFilter, show: Callable[[LogLine], None], now: datetime
-) -> Mapping[str, int]:
-    """Show the lines by time as they arrive; return the exit status by container. Raises HomelabError."""
+    session: Session, targets: Sequence[str], chosen: LogFilter, now: datetime, statuses: dict[str, int]
+) -> Iterator[LogLine]:
+    """Yield the lines by time, with `follow` as they arrive. Raises HomelabError.
+
+    At the end, `statuses` has the exit status of journalctl or OpenSSH's client by container.
+    """
     units = selected_units(session.inventory, targets)
     commands = {}
     for name, shown in units.items():
         known = _units_of(select_containers(session.inventory, [name])[0], ())
         commands[name] = ssh_argv(session, name, [journal_command(shown, known, chosen, now)], terminal=False)
-    with Journals(commands) as journals:
+    with Journals(commands, statuses) as journals:
         lines = (line for line in journals if chosen.accepts(line))
-        for line in lines if chosen.follow else sorted(_last(lines, chosen.lines)):
-            show(line)
-    return journals.statuses
+        yield from lines if chosen.follow else sorted(_last(lines, chosen.lines))
 
 
 def _last(lines: Iterator[LogLine], count: int | None) -> Iterator[LogLine]:

@@ -29,7 +29,7 @@ _SEVERE = ("panic", "fatal", "critical")
 
 @dataclass(frozen=True, slots=True, order=True)
 class LogLine:
-    """A line of a container's journal; `level` is one of LEVELS."""
+    """A line of a container's journal; `level` is error, warning, info, or debug."""
 
     time: datetime
     container: str
@@ -64,14 +64,14 @@ def _level(priority: object, text: str) -> str:
 class Journals:
     """Running programs that print journals: a context manager; iterating yields the lines by time.
 
-    `statuses` has the exit status of each program that has ended.
+    `statuses` gets the exit status of each program that has ended.
     """
 
-    def __init__(self, commands: Mapping[str, Sequence[str]]) -> None:
+    def __init__(self, commands: Mapping[str, Sequence[str]], statuses: dict[str, int]) -> None:
         self._commands = commands
         self._lines: SimpleQueue[LogLine | None] = SimpleQueue()
         self._processes: dict[str, subprocess.Popen[str]] = {}
-        self.statuses: dict[str, int] = {}
+        self._statuses = statuses
 
     def __enter__(self) -> Self:
         try:
@@ -120,5 +120,5 @@ class Journals:
         for text in process.stdout or ():
             if line := parse_line(name, text):
                 self._lines.put(line)
-        self.statuses[name] = process.wait()
+        self._statuses[name] = process.wait()
         self._lines.put(None)

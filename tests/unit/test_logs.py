@@ -145,19 +145,20 @@ def test_lines_of_several_containers_are_merged_by_time() -> None:
         "one": prints(entry(1, "first"), entry(4, "fourth")),
         "two": prints(entry(2, "second"), "garbage", entry(3, "third"), status=3),
     }
-    with Journals(commands) as journals:
+    statuses: dict[str, int] = {}
+    with Journals(commands, statuses) as journals:
         assert [(line.container, line.text) for line in journals] == [
             ("one", "first"),
             ("two", "second"),
             ("two", "third"),
             ("one", "fourth"),
         ]
-    assert journals.statuses == {"one": 0, "two": 3}
+    assert statuses == {"one": 0, "two": 3}
 
 
 def test_following_shows_a_line_before_the_programs_end_and_leaves_no_process() -> None:
     command = ["sh", "-c", 'echo "$1"; exec sleep 60', "sh", entry(1, "now")]
-    with Journals({"one": command}) as journals:
+    with Journals({"one": command}, {}) as journals:
         assert next(iter(journals)).text == "now"
         (process,) = journals._processes.values()
     assert process.returncode is not None
