@@ -112,20 +112,23 @@ def pull(
 
 
 def docs(
-    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("warehouse.html"),
+    pipeline: PipelineArgument = "weather",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The file to write; default: PIPELINE.html.")
+    ] = None,
     show: Annotated[bool, typer.Option("--open/--no-open", help="Open it in a browser.")] = True,
 ) -> None:
-    """Fetch the warehouse's documentation as one HTML page: tables, columns, tests, lineage.
+    """Fetch the documentation of a pipeline's marts as one HTML page: tables, columns, tests, lineage.
 
-    Example:  homelab docs --output /tmp/warehouse.html --no-open
+    Example:  homelab docs --output /tmp/weather.html --no-open
     """
     from homelab.commands.docs import fetch
 
-    page = fetch(settings.session())
-    output.write_bytes(page)
-    echo(f"{output}: {len(page) // 1024} KiB")
+    page, file = fetch(settings.session(), pipeline), output or Path(f"{pipeline}.html")
+    file.write_bytes(page)
+    echo(f"{file}: {len(page) // 1024} KiB")
     if show and sys.stdout.isatty():
-        typer.launch(str(output.resolve()))
+        typer.launch(str(file.resolve()))
 
 
 def new(
