@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing, suppress
 from functools import partial
 from typing import Annotated
 
@@ -67,17 +68,22 @@ def run(
 
 def _watch(pipeline: str, as_json: bool) -> None:
     from homelab.commands.dev import watch as watch_folder
+    from homelab.runtime.interactive import default_interrupt
 
     session = settings.session()
-    try:
-        for outcome in watch_folder(session, pipeline, settings.load):
+    with (
+        default_interrupt(),
+        suppress(KeyboardInterrupt),
+        closing(watch_folder(session, pipeline, settings.load)) as runs,
+    ):
+        for outcome in runs:
             if isinstance(outcome, HomelabError):
                 print_error(outcome)
             else:
                 print_result(outcome, as_json, partial(echo, outcome))
             echo("Watching for changes; Ctrl-C ends it", err=True)
-    except KeyboardInterrupt:
-        echo("Stopped", err=True)
+    settings.stop_progress()
+    echo("Stopped", err=True)
 
 
 def query(

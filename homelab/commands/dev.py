@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -126,7 +126,7 @@ def _run_commands(
     return DevPipelineRun(seconds, report.get("models_built", 0), report.get("tests_passed", 0))
 
 
-def watch(session: Session, name: str, load: Callable[[], Inventory]) -> Iterator[Watched]:
+def watch(session: Session, name: str, load: Callable[[], Inventory]) -> Generator[Watched]:
     """Run a pipeline, and again after each save in its folder, with the servers kept; yield each outcome or error.
 
     A change of only the models runs only the build. `load` reads the inventory again.
