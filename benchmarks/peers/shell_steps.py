@@ -13,6 +13,7 @@ from homelab.services.airflow_rows import MetadataRows
 from homelab.steps import (
     Command,
     Database,
+    FinishUpgrade,
     HealthCheck,
     Refuse,
     RevokedLogins,
@@ -121,6 +122,13 @@ def _refuse(step: Refuse) -> str:
 
 
 @check_of.register
+def _upgrade(step: FinishUpgrade) -> str:
+    recorded, *done = step.probes()
+    is_recorded = f'[ "$({recorded})" = {quote(step.upgrade.version)} ]'
+    return " && ".join([is_recorded, *(f"( {probe} ) >/dev/null" for probe in done)])
+
+
+@check_of.register
 def _logins(step: RevokedLogins) -> str:
     return _prints(step, "")
 
@@ -142,7 +150,11 @@ def shell_step(step: Step) -> ShellStep:
         return ShellStep(check, f"until {check}; do sleep 0.5; done")
     if isinstance(step, Refuse):
         return ShellStep(check, "false")
-    record = Recorder()
-    step.apply(record)
-    command, stdin = record.commands[-1]  # the earlier ones only read
+    if isinstance(step, FinishUpgrade):
+        path, version = step.upgrade.recorded, step.upgrade.version
+        record = f"mkdir -p {quote(path.rpartition('/')[0])} && printf %s {quote(version)} >{quote(path)}"
+        return ShellStep(check, " && ".join([*(f"( {each} )" for each in step.upgrade.after), record]))
+    recorder = Recorder()
+    step.apply(recorder)
+    command, stdin = recorder.commands[-1]  # the earlier ones only read
     return ShellStep(check, command, stdin.decode())

@@ -16,7 +16,7 @@ from typing import Any
 
 from homelab.dev import local_stack, own_pipeline
 from homelab.dev.install import Installed, install
-from homelab.dev.watch import saves
+from homelab.dev.saves import saves
 from homelab.errors import HomelabError, InputError
 from homelab.host import Result
 from homelab.model import Inventory, Pipeline

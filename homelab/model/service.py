@@ -13,6 +13,7 @@ from homelab.distributions import Distribution
 from homelab.errors import HomelabError, InputError
 from homelab.host import UNREADABLE, Host, Result, argv
 from homelab.model.airflow_objects import AirflowObjects
+from homelab.model.backup_hooks import BackupHooks
 from homelab.model.container import Container
 from homelab.model.endpoints import Endpoint
 from homelab.model.inventory import DatabaseGrant, Inventory, Secret, name_without_instance
@@ -239,6 +240,10 @@ class Service(ABC):
     def data_folders(self) -> Sequence[str]:
         """Return the folders with its data, which stay until `homelab prune`; none by default."""
         return ()
+
+    def backup_hooks(self) -> BackupHooks:
+        """Return the commands around backups and restores of its container; none by default."""
+        return BackupHooks()
 
     def units(self) -> Sequence[str]:
         """Return the systemd units that have to be active; none by default."""

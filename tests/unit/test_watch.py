@@ -1,58 +1,84 @@
-"""Saves in a folder: what is found, what is ignored, and several writes of one save."""
+"""`homelab status --watch`: a report again and again, until Ctrl-C."""
 
 from __future__ import annotations
 
-import threading
-import time
+import json
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import dataclass
+from itertools import count
 
-from homelab.dev.watch import saves
+import pytest
+from rich.console import Console
 
-
-def after_start(action: Callable[[], object]) -> None:
-    """Run the action while the folder is watched."""
-    threading.Timer(0.5, action).start()
-
-
-def test_changed_added_and_removed_files_are_found(tmp_path: Path) -> None:
-    (tmp_path / "dbt").mkdir()
-    kept, gone = tmp_path / "dbt" / "a.sql", tmp_path / "b.py"
-    kept.write_text("select 1")
-    gone.write_text("")
-    later = saves(tmp_path)
-
-    def save() -> None:
-        kept.write_text("select 22")
-        gone.unlink()
-        (tmp_path / "c.csv").write_text("x")
-
-    after_start(save)
-    assert next(later) == ["b.py", "c.csv", "dbt/a.sql"]
-    kept.write_text("select 333")  # during the work on the previous save
-    assert next(later) == ["dbt/a.sql"]
+from homelab.cli.watch import watch
+from homelab.errors import HomelabError
 
 
-def test_writes_of_one_save_are_one_change(tmp_path: Path) -> None:
-    def save() -> None:
-        for number in range(4):
-            (tmp_path / f"{number}.sql").write_text("x")
-            time.sleep(0.2)
+@dataclass(frozen=True)
+class Report:
+    """A report with a number."""
 
-    later = saves(tmp_path)
-    after_start(save)
-    assert next(later) == ["0.sql", "1.sql", "2.sql", "3.sql"]
+    number: int
 
 
-def test_files_of_dbt_python_and_editors_are_ignored(tmp_path: Path) -> None:
-    for folder in ("dbt/target", "scripts/__pycache__", ".git"):
-        (tmp_path / folder).mkdir(parents=True)
+def show(report: Report, target: Console) -> None:
+    target.print(f"report {report.number}")
 
-    def save() -> None:
-        for name in ("dbt/target/manifest.json", "scripts/__pycache__/a.pyc", ".git/index", ".a.sql.swp", "a.sql~"):
-            (tmp_path / name).write_text("x")
-        threading.Timer(1.5, (tmp_path / "a.sql").touch).start()
 
-    later = saves(tmp_path)
-    after_start(save)
-    assert next(later) == ["a.sql"]
+def reports(failing: int = 0) -> Callable[[], Report]:
+    numbers = count(1)
+
+    def read() -> Report:
+        number = next(numbers)
+        if number == failing:
+            raise HomelabError("Cannot connect to the node: connection refused", "https://127.0.0.1:1", "Start it.")
+        return Report(number)
+
+    return read
+
+
+def interrupted(after: int) -> Callable[[float], None]:
+    waits = count(1)
+
+    def sleep(seconds: float) -> None:
+        assert seconds == 2
+        if next(waits) == after:
+            raise KeyboardInterrupt
+
+    return sleep
+
+
+def test_reports_follow_each_other_until_ctrl_c(capsys: pytest.CaptureFixture[str]) -> None:
+    assert watch(reports(), show, 2, False, interrupted(3)) == Report(3)
+    assert capsys.readouterr().out == "report 1\nreport 2\nreport 3\n"
+
+
+def test_json_is_one_object_per_line(capsys: pytest.CaptureFixture[str]) -> None:
+    watch(reports(), show, 2, True, interrupted(2))
+    lines = capsys.readouterr().out.splitlines()
+    assert [json.loads(line) for line in lines] == [{"number": 1}, {"number": 2}]
+
+
+def test_failed_report_is_shown_and_the_next_one_follows(capsys: pytest.CaptureFixture[str]) -> None:
+    assert watch(reports(failing=2), show, 2, False, interrupted(3)) == Report(3)
+    output = capsys.readouterr()
+    assert output.out == "report 1\nreport 3\n"
+    assert "Cannot connect to the node: connection refused" in output.err
+
+
+def test_ctrl_c_before_the_first_report_returns_none() -> None:
+    assert watch(reports(failing=1), show, 2, False, interrupted(1)) is None
+
+
+def test_report_replaces_the_one_before_on_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    watch(reports(failing=2), show, 2, False, interrupted(2))
+    output = capsys.readouterr().out
+    assert output.startswith("\x1b[?1049h")  # the alternate screen, which keeps the lines before it
+    assert output.count("\x1b[?1049l") == 1
+    assert "report 1" in output
+    assert "connection refused" in output
+    assert "every 2 s; Ctrl-C ends" in output
