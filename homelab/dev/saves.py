@@ -12,11 +12,14 @@ _IGNORED = {"__pycache__", "target", "logs", "dbt_packages", ".git"}
 
 
 def saves(folder: Path) -> Iterator[list[str]]:
-    """Yield the changed, added and removed paths below the folder after each save; never end.
+    """Return an endless iterator of the changed, added and removed paths below the folder, after each save from now on.
 
     Saves during the work on the previous ones are found afterwards.
     """
-    known = _snapshot(folder)
+    return _saves(folder, _snapshot(folder))
+
+
+def _saves(folder: Path, known: Mapping[str, tuple[int, int]]) -> Iterator[list[str]]:
     while True:
         time.sleep(_POLL)
         found = _snapshot(folder)

@@ -241,6 +241,17 @@ def test_roles_of_a_removed_pipeline_cannot_log_in_and_their_tables_stay(prices:
         assert connection.execute("select count(*) from prices.readings").fetchone() == (5,)
 
 
+def test_documentation_of_the_project_is_one_page(prices: Prices) -> None:
+    prices.apply_schema()
+    prices.fetch()
+    prices.build()
+    folders = ("--project", prices.layout.project, "--profiles", prices.layout.root, "--data", prices.layout.data)
+    output = prices._run(0, str(prices.python), script("dbt_docs.py"), *folders, "--profile", "prices")
+    page = Path(output.splitlines()[-1]).read_text()
+    assert "Readings per item and day (UTC). One row per item and day." in page
+    assert '"name": "average", "type": "DOUBLE"' in page
+
+
 def test_warehouse_that_has_grown_is_compacted(prices: Prices) -> None:
     prices.apply_schema()
     prices.fetch()

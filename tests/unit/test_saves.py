@@ -33,6 +33,12 @@ def test_changed_added_and_removed_files_are_found(tmp_path: Path) -> None:
     assert next(later) == ["dbt/a.sql"]
 
 
+def test_save_before_the_first_look_is_found(tmp_path: Path) -> None:
+    later = saves(tmp_path)
+    (tmp_path / "a.sql").write_text("x")
+    assert next(later) == ["a.sql"]
+
+
 def test_writes_of_one_save_are_one_change(tmp_path: Path) -> None:
     def save() -> None:
         for number in range(4):
