@@ -7,20 +7,25 @@ from dataclasses import dataclass
 
 from homelab.errors import InputError
 from homelab.model import Pipeline, ServiceContext, Step
-from homelab.model.pipelines import BUILD
-from homelab.pipelines.layout import EXTENSIONS, FOLDER, SHARED_SCRIPTS, SHARED_VENV, Layout
+from homelab.model.options import Size
+from homelab.model.pipelines import CHECK, FETCH
+from homelab.pipeline_contract import EXIT
+from homelab.pipelines.layout import EXTENSIONS, SHARED_SCRIPTS, SHARED_VENV, Layout
 from homelab.pipelines.schema_step import SchemaVersions
+from homelab.pipelines.weather import cities_file, weather_variables
 from homelab.render import render
 from homelab.sandbox import Sandbox
-from homelab.steps import Directory, File, Tree, Venv, WaitFor
+from homelab.secrets import openweather_key
+from homelab.steps import Directory, File, Tree, User, Venv, WaitFor
 
-# Builds all models without rows in a temporary file: dbt and DuckDB find an error in a model or in a column.
-_TRY_BUILD = (
+_DBT = (
     'folder=$(mktemp -d); PGUSER=$DBT_PGUSER PGPASSWORD=$DBT_PGPASSWORD PIPELINE_WAREHOUSE="$folder/empty.duckdb" '
-    "dbt --no-use-colors --quiet build --empty --exclude-resource-type test unit_test --project-dir {project} "
-    '--profiles-dir {root} --profile {profile} --target-path "$folder" --log-path "$folder"; '
-    'status=$?; rm -rf "$folder"; exit $status'
+    "dbt --no-use-colors --quiet {command} --project-dir {project} --profiles-dir {root} --profile {profile} "
+    '--target-path "$folder" --log-path "$folder"; status=$?; rm -rf "$folder"; exit $status'
 )
+# Builds all models without rows in a temporary file: dbt and DuckDB find an error in a model or in a column.
+_TRY_BUILD = "build --empty --exclude-resource-type test unit_test"
+_PARSE = "parse"  # a project that a script builds may need tables that only this script makes
 # Without running them; the error names the file and the line.
 _PARSE_SCRIPTS = (
     "find \"$new\" -name '*.py' -exec /usr/bin/python3 -c "
@@ -37,13 +42,21 @@ class GateEntry:
     sandbox: Sandbox
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The limits of builds, for pipelines whose manifest has none."""
+
+    memory: Size = Size("2GB")
+    threads: int = 2
+
+
 def gate_entries(pipeline: Pipeline) -> Sequence[GateEntry]:
     """Return the entries of a pipeline in the SSH gate."""
     layout = Layout(pipeline)
     return [GateEntry(pipeline.gate_entry(each), layout.program(each), layout.sandbox) for each in pipeline.commands]
 
 
-def pipeline_steps(context: ServiceContext, pipeline: Pipeline, ca_file: str) -> Sequence[Step]:
+def pipeline_steps(context: ServiceContext, pipeline: Pipeline, ca_file: str, defaults: Limits) -> Sequence[Step]:
     """Return the steps of a pipeline; the failure of one skips only those of the same pipeline.
 
     Raises InputError if its packages are not locked.
@@ -61,14 +74,16 @@ def pipeline_steps(context: ServiceContext, pipeline: Pipeline, ca_file: str) ->
     environment = File(
         layout.environment, _environment(context, layout, ca_file), group=layout.sandbox.user, mode=0o640
     )
+    weather = context.inventory.weather if pipeline.is_weather else None
     return (
-        Directory(FOLDER),
         Directory(layout.root),
-        *layout.sandbox.account(),
+        User(layout.sandbox.user, layout.root),
+        Directory(layout.data, layout.sandbox.user, layout.sandbox.user, 0o750),
         layout.sandbox.file(),
         File(layout.secrets, _secrets(context, layout), group=layout.sandbox.user, mode=0o640, secret=True),
         environment,
         scripts,
+        *(cities_file(weather, layout, part) if weather else ()),
         *_programs(layout),
         *([Venv(layout.venv, pipeline.requirements, part=part)] if pipeline.requirements is not None else []),
         WaitFor(
@@ -79,7 +94,7 @@ def pipeline_steps(context: ServiceContext, pipeline: Pipeline, ca_file: str) ->
             context.wait_deadline(postgres),
             part=part,
         ),
-        *_tables_and_models(layout, part),
+        *_tables_and_models(layout, part, defaults),
     )
 
 
@@ -88,25 +103,28 @@ def part_of(pipeline: Pipeline) -> str:
     return f"the pipeline {pipeline.name}"
 
 
-def _tables_and_models(layout: Layout, part: str) -> Iterator[Step]:
-    tables = SchemaVersions(layout, part)
-    yield tables
+def _tables_and_models(layout: Layout, part: str, defaults: Limits) -> Iterator[Step]:
+    tables = [] if layout.pipeline.is_weather else [SchemaVersions(layout, part)]
+    yield from tables
     if layout.pipeline.has_dbt:
-        profiles = File(f"{layout.root}/profiles.yml", profiles_yml(layout))
+        profiles = File(f"{layout.root}/profiles.yml", profiles_yml(layout, defaults))
         yield profiles
         files = Tree.of("", layout.pipeline.folder / "dbt", within=layout.pipeline.folder).files
         # The earlier project stays in use until dbt can build the new one.
         check = layout.run(try_build(layout, f"{layout.project}.new"))
-        yield Tree(layout.project, files, validate=check, triggered_by=[tables, profiles], part=part)
+        yield Tree(layout.project, files, validate=check, triggered_by=[*tables, profiles], part=part)
 
 
 def try_build(layout: Layout, project: str) -> str:
-    """Return shell text that builds the models of a project without rows, and leaves nothing."""
-    return _TRY_BUILD.format(project=project, root=layout.root, profile=layout.pipeline.name)
+    """Return shell text that builds the models of a project without rows, or parses them, and leaves nothing."""
+    command = _PARSE if layout.pipeline.has_own_build else _TRY_BUILD
+    return _DBT.format(command=command, project=project, root=layout.root, profile=layout.pipeline.name)
 
 
-def build_command(layout: Layout) -> str:
-    """Return shell text that builds the dbt project, tests and publishes, with the pipeline's variables."""
+def program_words(layout: Layout, command: str) -> str:
+    """Return shell text that runs a command, with the pipeline's variables; a build tests and publishes, too."""
+    if script := layout.pipeline.scripts.get(command):
+        return f"{layout.venv}/bin/python {layout.root}/{script}"
     return (
         f"{SHARED_VENV}/bin/python {SHARED_SCRIPTS}/build_project.py --project {layout.project} "
         f"--profiles {layout.root} --profile {layout.pipeline.name} --data {layout.data}"
@@ -117,12 +135,10 @@ def _programs(layout: Layout) -> Iterator[Step]:
     """Yield the program of each command."""
     yield Directory(f"{layout.root}/bin")
     for command in layout.pipeline.commands:
-        words = (
-            build_command(layout)
-            if command == BUILD and layout.pipeline.has_dbt
-            else f"{layout.venv}/bin/python {layout.root}/{layout.pipeline.scripts[command]}"
-        )
-        text = render("pipelines/command.j2", layout=layout, venv=SHARED_VENV, words=words)
+        # The check of a fetch that stored a part of the rows fails the run after the build.
+        tolerated = EXIT.partial if command == FETCH and CHECK in layout.pipeline.commands else None
+        words = program_words(layout, command)
+        text = render("pipelines/command.j2", layout=layout, venv=SHARED_VENV, words=words, tolerated=tolerated)
         yield File(layout.program(command), text, mode=0o755)
 
 
@@ -133,24 +149,28 @@ def _environment(context: ServiceContext, layout: Layout, ca_file: str) -> bytes
         layout=layout,
         postgres=context.inventory.container_with("postgres").address,
         ca_file=ca_file,
+        shared_scripts=SHARED_SCRIPTS,
+        weather=weather_variables(context, layout),
     )
 
 
 def _secrets(context: ServiceContext, layout: Layout) -> bytes:
+    weather = context.inventory.weather if layout.pipeline.is_weather else None
     return render(
         "pipelines/secrets.env.j2",
+        api_key=openweather_key(weather).reveal() if weather else None,
         password=context.secret_store.secret(f"postgres-{layout.pipeline.writer}").reveal(),
         dbt_password=context.secret_store.secret(f"postgres-{layout.pipeline.reader}").reveal(),
     )
 
 
-def profiles_yml(layout: Layout, extensions: str = EXTENSIONS) -> bytes:
+def profiles_yml(layout: Layout, defaults: Limits, extensions: str = EXTENSIONS) -> bytes:
     """Return profiles.yml, with the name of the pipeline as its profile."""
     return render(
-        "analytics/profiles.yml.j2",
+        "pipelines/profiles.yml.j2",
         profile=layout.pipeline.name,
         warehouse=f"{{{{ env_var('PIPELINE_WAREHOUSE', '{layout.data}/warehouse.duckdb') }}}}",
-        threads=layout.pipeline.threads,
+        threads=layout.pipeline.threads or defaults.threads,
         extension_directory=extensions,
-        memory_limit=layout.pipeline.memory,
+        memory_limit=layout.pipeline.memory or defaults.memory,
     )

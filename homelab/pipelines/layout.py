@@ -8,7 +8,7 @@ from homelab.model import Pipeline
 from homelab.sandbox import Sandbox
 
 PLATFORM = "/opt/analytics-platform"
-SHARED_SCRIPTS = f"{PLATFORM}/shared"
+SHARED_SCRIPTS = f"{PLATFORM}/scripts"
 SHARED_VENV = f"{PLATFORM}/venv"
 EXTENSIONS = f"{PLATFORM}/extensions"  # of DuckDB
 FOLDER = f"{PLATFORM}/pipelines"

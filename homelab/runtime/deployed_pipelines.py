@@ -7,18 +7,15 @@ from dataclasses import dataclass
 
 from homelab.host import argv
 from homelab.model import Inventory
+from homelab.model.inventory import WEATHER
 from homelab.model.pipelines import BUILD
-from homelab.pipeline_contract import DAG_ID, TASKS
-from homelab.pipelines.container_steps import build_command
+from homelab.pipelines.container_steps import program_words
 from homelab.pipelines.layout import Layout
-from homelab.services.analytics import PROJECT, PUBLISHED, SCRIPTS, as_analytics, read_data
-
-WEATHER = "weather"
 
 
 @dataclass(frozen=True, slots=True)
 class DeployedPipeline:
-    """A pipeline: its DAG with the tasks before the build, and the build itself; its published file.
+    """A pipeline: its DAG with its tasks, and the task of the build; its published file.
 
     `rebuild` is shell text that builds everything again. `run` returns shell text that runs a command as the pipeline,
     `read_data` shell text that prints the end of a file in its data folder.
@@ -34,31 +31,27 @@ class DeployedPipeline:
     read_data: Callable[[str], str]
 
 
-BUILT_IN = DeployedPipeline(
-    name=WEATHER,
-    dag_id=DAG_ID,
-    tasks=(TASKS.ingest, TASKS.build),
-    build=TASKS.build,
-    published=PUBLISHED,
-    rebuild=as_analytics(argv("python", f"{SCRIPTS}/dbt_build.py", "--project", PROJECT, "--full-refresh")),
-    run=as_analytics,
-    read_data=read_data,
-)
-
-
-def deployed_pipeline(inventory: Inventory, name: str = WEATHER) -> DeployedPipeline:
-    """Return a pipeline; its DAG has its name. Raises InputError for one that is not in the inventory."""
-    if name == WEATHER:
-        return BUILT_IN
-    pipeline = inventory.pipeline(name)
+def deployed_pipeline(inventory: Inventory, name: str | None = None) -> DeployedPipeline:
+    """Return a pipeline; without a name the only one, or the weather. Raises InputError for a missing one."""
+    pipeline = inventory.chosen_pipeline(name)
     layout = Layout(pipeline)
     return DeployedPipeline(
-        name=name,
-        dag_id=name,
-        tasks=pipeline.tasks,
-        build=BUILD,
+        name=pipeline.name,
+        dag_id=pipeline.dag_id,
+        tasks=[pipeline.task(command) for command in pipeline.tasks],
+        build=pipeline.task(BUILD),
         published=layout.published,
-        rebuild=layout.run(f"{build_command(layout)} --full-refresh"),
+        rebuild=layout.run(f"{program_words(layout, BUILD)} --full-refresh"),
         run=layout.run,
         read_data=layout.read_data,
     )
+
+
+def weather_layout(inventory: Inventory) -> Layout:
+    """Return the paths of the weather. Raises InputError if the inventory does not have it."""
+    return Layout(inventory.pipeline(WEATHER))
+
+
+def weather_words(layout: Layout, script: str, *words: str) -> str:
+    """Return shell text that runs one of the weather's scripts, for `Layout.run`."""
+    return argv("python", f"{layout.root}/scripts/{script}", *words)

@@ -19,7 +19,7 @@ from homelab.dev.own_pipeline import LocalLayout
 from homelab.errors import HomelabError
 from homelab.host import check
 from homelab.model import Pipeline, SchemaVersion, ServiceContext
-from homelab.pipelines.container_steps import profiles_yml, try_build
+from homelab.pipelines.container_steps import Limits, profiles_yml, try_build
 from homelab.pipelines.schema_step import SchemaVersions
 from homelab.progress import SilentProgress
 from homelab.services.postgres import contents
@@ -103,7 +103,7 @@ def server() -> Iterator[pg.Server]:
 def prices(server: pg.Server, analytics_python: Path, extensions: Path, tmp_path: Path) -> Iterator[Prices]:
     new_pipeline(tmp_path, "prices")
     wanted = inventory(tmp_path, "prices")
-    (pipeline,) = wanted.pipelines
+    pipeline = wanted.pipeline("prices")
     context = ServiceContext(
         inventory=wanted, container=wanted.container_with("postgres"), secret_store=FixedSecretStore(), host_keys={}
     )
@@ -122,7 +122,7 @@ def prices(server: pg.Server, analytics_python: Path, extensions: Path, tmp_path
         "PATH": f"{server.home}/bin:{analytics_python.parent}:{os.environ['PATH']}",
     }
     Path(layout.environment).write_text("".join(f"{key}={shlex.quote(value)}\n" for key, value in variables.items()))
-    (folder / "profiles.yml").write_bytes(profiles_yml(layout, str(extensions)))
+    (folder / "profiles.yml").write_bytes(profiles_yml(layout, Limits(), str(extensions)))
     yield Prices(server, analytics_python, pipeline, layout, context, psql)
     with server.connect("project_data") as connection:
         connection.execute("drop schema prices cascade")
@@ -148,7 +148,7 @@ def test_roles_of_a_removed_pipeline_cannot_log_in_and_their_tables_stay(prices:
     without, superuser = replace(prices.context.inventory, pipelines=()), prices.psql
     steps = list(contents(replace(prices.context, inventory=without), superuser))
     found = [change.pending.reason for change in pending_changes(LocalHost(), steps)]
-    assert found == ["no longer in the inventory, their data stay: prices, prices_dbt"]
+    assert found == ["no longer in the inventory, their data stay: analytics, dbt, prices, prices_dbt"]
     with prices.connect("prices") as open_before:
         converge(LocalHost(), steps, SilentProgress())
         with pytest.raises(psycopg.OperationalError):

@@ -103,7 +103,7 @@ def main() -> int:
     """Parse the options and run; see the module's docstring."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--project", type=Path, default=ROOT / "dbt", help="folder of dbt_project.yml")
-    parser.add_argument("--profiles", type=Path, default=ROOT / "dbt", help="folder of profiles.yml")
+    parser.add_argument("--profiles", type=Path, default=ROOT, help="folder of profiles.yml")
     parser.add_argument("--data", type=Path, default=ROOT / "data", help="folder of the page")
     parser.add_argument("--wait", type=float, default=600, help="seconds to wait for another run")
     options = parser.parse_args()
