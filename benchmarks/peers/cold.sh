@@ -64,8 +64,8 @@ airflow-orchestration)
     venv
     until_answered database.sh
     /usr/local/sbin/homelab-airflow db migrate >/dev/null 2>&1
-    mkdir -p /var/lib/homelab
-    echo "$VENV_DIGEST" >/var/lib/homelab/airflow-migrated
+    mkdir -p /var/lib/homelab/upgrades
+    echo "$VENV_DIGEST" >/var/lib/homelab/upgrades/airflow
     until_answered gate.sh
     systemctl daemon-reload
     systemctl enable --quiet $UNITS

@@ -100,7 +100,7 @@ def run_own(session: Session, name: str) -> DevPipelineRun:
         _locked(session, "dev run") as (folder, installed),
         local_stack.running(folder, installed, replay=False) as stack,
     ):
-        local = own_pipeline.set_up(stack, pipeline, progress)
+        local = own_pipeline.set_up(stack, pipeline, session.secrets, progress)
         for command in pipeline.tasks:
             started = time.monotonic()
             with progress.step("dev", f"{name}.{command}"):
@@ -145,9 +145,16 @@ def dbt_own(session: Session, name: str, words: Sequence[str]) -> int:
         _locked(session, "dev dbt") as (folder, installed),
         local_stack.running(folder, installed, replay=False) as stack,
     ):
-        local = own_pipeline.set_up(stack, pipeline, session.progress)
+        local = own_pipeline.set_up(stack, pipeline, session.secrets, session.progress)
         session.progress.close()
-        return run_interactive(["sh", "-c", local.dbt(words)])[0]
+        status = run_interactive(["sh", "-c", local.dbt(words)])[0]
+        if status and (unpublished := local.unpublished()):
+            raise HomelabError(
+                f"Cannot run dbt on all models of the pipeline {name}: it reads pipelines that have published nothing",
+                f"{', '.join(unpublished)}.",
+                "\n".join(f"Run it first: `homelab dev run {each}`" for each in unpublished),
+            )
+        return status
 
 
 def dbt(session: Session, words: Sequence[str]) -> int:

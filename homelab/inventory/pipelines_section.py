@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from homelab.inventory.declaration import SectionOf, declaration_of
-from homelab.inventory.pipeline_manifest import read_manifest
+from homelab.inventory.pipeline_manifest import Manifest, read_manifest
+from homelab.inventory.pipeline_reads import with_reads
 from homelab.inventory.section import Section
 from homelab.inventory.value_types import ValueType, anchored, nullable
 from homelab.inventory.weather_section import WeatherSection
@@ -82,16 +83,17 @@ def read_pipelines(section: Section, containers: Sequence[Container], weather: W
     """Return the pipelines, the weather first; those with a problem are left out."""
     taken = _taken_names(section, containers)
     runs = any(service.runs_pipeline for each in containers for service in each.services.values())
-    found = []
+    manifests: list[Manifest] = []
     folders: dict[str, Path | None] = {WEATHER: weather.folder} if weather and runs else {}
     for name, value in section.data.items():
         if name != WEATHER and isinstance(value, dict | None):
             folders[name] = _other_folder(section, name, taken, runs)
     for name, folder in folders.items():
-        if folder and (pipeline := read_manifest(section.below(name), name, folder, _duckdb())):
-            found.append(pipeline)
+        if folder and (manifest := read_manifest(section.below(name), name, folder, _duckdb())):
+            manifests.append(manifest)
+    found = with_reads(manifests, section.data)
     _check_airflow_objects(section, containers, found)
-    return tuple(found)
+    return found
 
 
 def _other_folder(section: Section, name: str, taken: Mapping[str, str], runs: bool) -> Path | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from homelab.model.airflow_objects import AirflowObjects
 from homelab.model.inventory import DATABASE, RAW, WEATHER, DatabaseGrant
-from homelab.model.options import Duration, Size
+from homelab.model.options import Duration, SecretName, Size
 
 MANIFEST = "pipeline.yaml"
 FETCH, BUILD, CHECK = "fetch", "build", "check"
@@ -43,9 +43,11 @@ class Pipeline:
     scripts: Mapping[str, str]  # command → script with its arguments, relative to the folder
     has_dbt: bool
     has_dags: bool
+    reads: Mapping[str, Path] = field(default_factory=dict)  # pipelines whose tables it reads → their dbt projects
     schema_versions: Sequence[SchemaVersion] = ()
     requirements: bytes | None = field(default=None, repr=False)  # lock of the scripts' packages, with hashes
     lock_error: str = ""  # the reason why the lock cannot be used
+    environment: Mapping[str, str | SecretName] = field(default_factory=dict)  # further variables of its commands
     airflow: AirflowObjects = field(default_factory=AirflowObjects)
     dag: str = ""  # id of its own DAG
     dag_tasks: Mapping[str, str] = field(default_factory=dict)  # command → task of its own DAG
@@ -82,6 +84,16 @@ class Pipeline:
             DatabaseGrant(DATABASE, self.writer, "append" if self.is_weather else "own", self.schema),
             DatabaseGrant(DATABASE, self.reader, "read", self.schema),
         )
+
+    @property
+    def secrets(self) -> Mapping[str, SecretName]:
+        """The variables of its `environment` that are secrets."""
+        return {name: value for name, value in self.environment.items() if isinstance(value, SecretName)}
+
+    @property
+    def plain_variables(self) -> Mapping[str, str]:
+        """The other variables of its `environment`."""
+        return {name: value for name, value in self.environment.items() if not isinstance(value, SecretName)}
 
     @property
     def requirements_in(self) -> Path:

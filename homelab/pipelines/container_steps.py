@@ -8,24 +8,22 @@ from dataclasses import dataclass
 from homelab.errors import InputError
 from homelab.model import Pipeline, ServiceContext, Step
 from homelab.model.options import Size
-from homelab.model.pipelines import CHECK, FETCH
+from homelab.model.pipelines import BUILD, CHECK, FETCH
 from homelab.pipeline_contract import EXIT
 from homelab.pipelines.layout import EXTENSIONS, SHARED_SCRIPTS, SHARED_VENV, Layout
+from homelab.pipelines.published_tables import project_files
 from homelab.pipelines.schema_step import SchemaVersions
 from homelab.pipelines.weather import cities_file, weather_variables
 from homelab.render import render
 from homelab.sandbox import Sandbox
 from homelab.secrets import openweather_key
-from homelab.steps import Directory, File, Tree, User, Venv, WaitFor
+from homelab.steps import Directory, File, Group, Tree, User, Venv, WaitFor
 
-_DBT = (
-    'folder=$(mktemp -d); PGUSER=$DBT_PGUSER PGPASSWORD=$DBT_PGPASSWORD PIPELINE_WAREHOUSE="$folder/empty.duckdb" '
-    "dbt --no-use-colors --quiet {command} --project-dir {project} --profiles-dir {root} --profile {profile} "
-    '--target-path "$folder" --log-path "$folder"; status=$?; rm -rf "$folder"; exit $status'
+# A project that a script builds may need tables that only this script makes, so dbt only parses it.
+_PARSE = (
+    "folder=$(mktemp -d); dbt --no-use-colors --quiet parse --project-dir {project} --profiles-dir {root} "
+    '--profile {profile} --target-path "$folder" --log-path "$folder"; status=$?; rm -rf "$folder"; exit $status'
 )
-# Builds all models without rows in a temporary file: dbt and DuckDB find an error in a model or in a column.
-_TRY_BUILD = "build --empty --exclude-resource-type test unit_test"
-_PARSE = "parse"  # a project that a script builds may need tables that only this script makes
 # Without running them; the error names the file and the line.
 _PARSE_SCRIPTS = (
     "find \"$new\" -name '*.py' -exec /usr/bin/python3 -c "
@@ -56,6 +54,31 @@ def gate_entries(pipeline: Pipeline) -> Sequence[GateEntry]:
     return [GateEntry(pipeline.gate_entry(each), layout.program(each), layout.sandbox) for each in pipeline.commands]
 
 
+def account_steps(pipelines: Sequence[Pipeline]) -> Iterator[Step]:
+    """Yield the users of the pipelines, and for each pipeline that others read, the group of their users."""
+    for pipeline in pipelines:
+        layout = Layout(pipeline)
+        yield User(layout.sandbox.user, layout.root)
+    for name in sorted({name for pipeline in pipelines for name in pipeline.reads}):
+        yield Group(_readers(name), [Layout(each).sandbox.user for each in pipelines if name in each.reads])
+
+
+def _data_folder(layout: Layout, pipelines: Sequence[Pipeline]) -> Directory:
+    """Return the step for the folder of a pipeline's data, which only its user writes.
+
+    The users of the pipelines that read it can open files in it, but not list them. Only the published files have a
+    mode that lets them: see the sandbox's UMask=.
+    """
+    name, user = layout.pipeline.name, layout.sandbox.user
+    if any(name in each.reads for each in pipelines):
+        return Directory(layout.data, user, _readers(name), 0o710)
+    return Directory(layout.data, user, user, 0o750)
+
+
+def _readers(name: str) -> str:
+    return f"readers-{name}"
+
+
 def pipeline_steps(context: ServiceContext, pipeline: Pipeline, ca_file: str, defaults: Limits) -> Sequence[Step]:
     """Return the steps of a pipeline; the failure of one skips only those of the same pipeline.
 
@@ -77,8 +100,7 @@ def pipeline_steps(context: ServiceContext, pipeline: Pipeline, ca_file: str, de
     weather = context.inventory.weather if pipeline.is_weather else None
     return (
         Directory(layout.root),
-        User(layout.sandbox.user, layout.root),
-        Directory(layout.data, layout.sandbox.user, layout.sandbox.user, 0o750),
+        _data_folder(layout, context.inventory.pipelines),
         layout.sandbox.file(),
         File(layout.secrets, _secrets(context, layout), group=layout.sandbox.user, mode=0o640, secret=True),
         environment,
@@ -109,24 +131,26 @@ def _tables_and_models(layout: Layout, part: str, defaults: Limits) -> Iterator[
     if layout.pipeline.has_dbt:
         profiles = File(f"{layout.root}/profiles.yml", profiles_yml(layout, defaults))
         yield profiles
-        files = Tree.of("", layout.pipeline.folder / "dbt", within=layout.pipeline.folder).files
+        folder = layout.pipeline.folder
+        files = project_files(folder / "dbt", layout.pipeline.reads, within=folder)
         # The earlier project stays in use until dbt can build the new one.
-        check = layout.run(try_build(layout, f"{layout.project}.new"))
+        check = layout.run(check_words(layout, f"{layout.project}.new"))
         yield Tree(layout.project, files, validate=check, triggered_by=[*tables, profiles], part=part)
 
 
-def try_build(layout: Layout, project: str) -> str:
+def check_words(layout: Layout, project: str) -> str:
     """Return shell text that builds the models of a project without rows, or parses them, and leaves nothing."""
-    command = _PARSE if layout.pipeline.has_own_build else _TRY_BUILD
-    return _DBT.format(command=command, project=project, root=layout.root, profile=layout.pipeline.name)
+    if layout.pipeline.has_own_build:
+        return _PARSE.format(project=project, root=layout.root, profile=layout.pipeline.name)
+    return f"{program_words(layout, BUILD, project)} --check"
 
 
-def program_words(layout: Layout, command: str) -> str:
+def program_words(layout: Layout, command: str, project: str = "") -> str:
     """Return shell text that runs a command, with the pipeline's variables; a build tests and publishes, too."""
     if script := layout.pipeline.scripts.get(command):
         return f"{layout.venv}/bin/python {layout.root}/{script}"
     return (
-        f"{SHARED_VENV}/bin/python {SHARED_SCRIPTS}/build_project.py --project {layout.project} "
+        f"{SHARED_VENV}/bin/python {SHARED_SCRIPTS}/build_project.py --project {project or layout.project} "
         f"--profiles {layout.root} --profile {layout.pipeline.name} --data {layout.data}"
     )
 
@@ -151,16 +175,20 @@ def _environment(context: ServiceContext, layout: Layout, ca_file: str) -> bytes
         ca_file=ca_file,
         shared_scripts=SHARED_SCRIPTS,
         weather=weather_variables(context, layout),
+        variables=layout.pipeline.plain_variables,
     )
 
 
 def _secrets(context: ServiceContext, layout: Layout) -> bytes:
+    """Return secrets.env. Raises InputError for a secret of `environment` that is not set."""
     weather = context.inventory.weather if layout.pipeline.is_weather else None
+    values = context.user_secrets(layout.pipeline.secrets.values())
     return render(
         "pipelines/secrets.env.j2",
         api_key=openweather_key(weather).reveal() if weather else None,
         password=context.secret_store.secret(f"postgres-{layout.pipeline.writer}").reveal(),
         dbt_password=context.secret_store.secret(f"postgres-{layout.pipeline.reader}").reveal(),
+        secrets={key: values[name] for key, name in layout.pipeline.secrets.items()},
     )
 
 
@@ -173,4 +201,5 @@ def profiles_yml(layout: Layout, defaults: Limits, extensions: str = EXTENSIONS)
         threads=layout.pipeline.threads or defaults.threads,
         extension_directory=extensions,
         memory_limit=layout.pipeline.memory or defaults.memory,
+        reads=list(layout.pipeline.reads),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from homelab.model import Pipeline
@@ -34,6 +35,15 @@ class Layout:
     def published(self) -> str:
         """The DuckDB file for readers."""
         return f"{self.data}/published.duckdb"
+
+    @property
+    def reads(self) -> Mapping[str, str]:
+        """The published files of the pipelines that it reads, by name."""
+        return {name: self.published_by(name) for name in self.pipeline.reads}
+
+    def published_by(self, name: str) -> str:
+        """Return the published file of another pipeline."""
+        return f"{FOLDER}/{name}/data/published.duckdb"
 
     @property
     def environment(self) -> str:

@@ -142,7 +142,7 @@ class Airflow(Service):
         postgres, analytics = (context.inventory.container_with(name) for name in ("postgres", "analytics"))
         private_key = context.secret_store.key_pair("airflow")[0].reveal().encode()
         objects = combined(each for _, each in context.inventory.airflow_objects())
-        migrated = migration(venv)
+        migrated = migration(self.version, venv)
         reachable = WaitFor(
             f"{postgres.name} accepts airflow_admin",
             in_metadata("select 1"),

@@ -12,7 +12,7 @@ from homelab.model import Endpoint, Health, ManagedResource, Service, ServiceCon
 from homelab.model.endpoints import SSH_PORT
 from homelab.model.options import Option, Size
 from homelab.paths import bundled_path
-from homelab.pipelines.container_steps import Limits, gate_entries, pipeline_steps
+from homelab.pipelines.container_steps import Limits, account_steps, gate_entries, pipeline_steps
 from homelab.pipelines.layout import EXTENSIONS, FOLDER, SHARED_SCRIPTS, SHARED_VENV
 from homelab.pipelines.layout import PLATFORM as ROOT
 from homelab.render import render
@@ -62,6 +62,7 @@ class Analytics(Service):
         return (
             Packages(["python3", "python3-venv", "ca-certificates", "postgresql-client", "dbus", "sudo"]),
             User("analytics", "/home/analytics", "/bin/sh"),
+            *account_steps(pipelines),
             Directory("/home/analytics"),
             Directory(ROOT),
             Directory(f"{ROOT}/bin"),

@@ -6,8 +6,11 @@ import json
 import os
 import shlex
 import subprocess
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +18,11 @@ import psycopg
 import pytest
 
 from homelab.commands.pipeline_new import new_pipeline
-from homelab.dev.own_pipeline import LocalLayout
+from homelab.dev.own_pipeline import LocalLayout, write_project
 from homelab.errors import HomelabError
 from homelab.host import check
 from homelab.model import Pipeline, SchemaVersion, ServiceContext
-from homelab.pipelines.container_steps import Limits, profiles_yml, try_build
+from homelab.pipelines.container_steps import Limits, profiles_yml
 from homelab.pipelines.schema_step import SchemaVersions
 from homelab.progress import SilentProgress
 from homelab.services.postgres import contents
@@ -66,16 +69,25 @@ class Prices:
 
     def build(self, expect: int = 0) -> dict[str, Any]:
         """Build, test and publish; return the report."""
-        folders = ("--project", self.layout.project, "--profiles", self.layout.root, "--data", self.layout.data)
-        output = self._run(expect, str(self.python), script("build_project.py"), *folders, "--profile", "prices")
-        report: dict[str, Any] = json.loads(output.splitlines()[-1])
+        report: dict[str, Any] = json.loads(self._run(expect, *self.build_words).splitlines()[-1])
         return report
+
+    @property
+    def build_words(self) -> list[str]:
+        """The command of a build."""
+        folders = ("--project", self.layout.project, "--profiles", self.layout.root, "--data", self.layout.data)
+        return [str(self.python), script("build_project.py"), *folders, "--profile", "prices"]
 
     def query(self, sql: str) -> list[dict[str, Any]]:
         """Return the rows of a query of the published file."""
         output = self._run(0, str(self.python), script("query.py"), "--database", self.layout.published, sql)
         rows: list[dict[str, Any]] = json.loads(output.splitlines()[-1])
         return rows
+
+    def set_variables(self, **variables: object) -> None:
+        """Add variables of `environment` in the manifest."""
+        with Path(self.layout.environment).open("a") as file:
+            file.writelines(f"{name}={shlex.quote(str(value))}\n" for name, value in variables.items())
 
     def model(self, text: str) -> None:
         """Replace the mart's model."""
@@ -100,8 +112,11 @@ def server() -> Iterator[pg.Server]:
 
 
 @pytest.fixture
-def prices(server: pg.Server, analytics_python: Path, extensions: Path, tmp_path: Path) -> Iterator[Prices]:
-    new_pipeline(tmp_path, "prices")
+def prices(
+    request: pytest.FixtureRequest, server: pg.Server, analytics_python: Path, extensions: Path, tmp_path: Path
+) -> Iterator[Prices]:
+    """The example for CSV files, or for another origin as the parameter."""
+    new_pipeline(tmp_path, "prices", getattr(request, "param", "csv"))
     wanted = inventory(tmp_path, "prices")
     pipeline = wanted.pipeline("prices")
     context = ServiceContext(
@@ -142,6 +157,70 @@ def test_new_pipeline_is_fetched_built_and_queried(prices: Prices) -> None:
         ]
 
 
+@contextmanager
+def serving(answer: bytes) -> Iterator[str]:
+    """Run an HTTP server with one answer; yield its URL."""
+
+    class Replay(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Replay)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+AVERAGES = "select item, day, readings, average from prices_daily order by all"
+
+
+@pytest.mark.parametrize("prices", ["api"], indirect=True)
+def test_example_that_reads_an_api_is_fetched_and_built(prices: Prices) -> None:
+    prices.apply_schema()
+    with serving((prices.pipeline.folder / "tests" / "answer.json").read_bytes()) as url:
+        prices.set_variables(API_URL=url, ZONE="DE-LU", NO_PROXY="127.0.0.1")
+        for _ in range(2):
+            assert "3 readings" in prices.fetch()
+    prices.build()
+    assert prices.query(AVERAGES) == [
+        {"item": "DE-LU", "day": "2025-12-31", "readings": 1, "average": 41.5},
+        {"item": "DE-LU", "day": "2026-01-01", "readings": 2, "average": 41.75},
+    ]
+    with serving(b"<html>") as url:
+        prices.set_variables(API_URL=url)
+        assert "the answer has another format" in prices.fetch(expect=EXIT.bad_input)
+
+
+@pytest.mark.parametrize("prices", ["postgres"], indirect=True)
+def test_example_that_copies_from_a_postgresql_is_fetched_and_built(prices: Prices) -> None:
+    prices.apply_schema()
+    server = prices.server
+    with server.database("shop"), server.connect("shop") as source:
+        source.execute("create schema shop; create table shop.readings (item text, measured_at timestamptz, value int)")
+        source.execute("insert into shop.readings values ('gas', '2026-01-01 12:00+00', 9)")
+        address = f"host={server.host} port={server.port} dbname=shop user=postgres"
+        prices.set_variables(SOURCE=address, SOURCE_PASSWORD=server.password)
+        assert "1 readings" in prices.fetch()
+        prices.build()
+        source.execute("insert into shop.readings values ('gas', '2026-01-02 12:00+00', 10)")
+        assert "2 readings" in prices.fetch()  # the newest one again
+        prices.build()
+        assert prices.query(AVERAGES) == [
+            {"item": "gas", "day": "2026-01-01", "readings": 1, "average": 9.0},
+            {"item": "gas", "day": "2026-01-02", "readings": 1, "average": 10.0},
+        ]
+        source.execute("drop table shop.readings")
+        assert 'relation "shop.readings" does not exist' in prices.fetch(expect=EXIT.bad_input)
+        prices.set_variables(SOURCE_PASSWORD="wrong")
+        assert "password authentication failed" in prices.fetch(expect=EXIT.failed)
+
+
 def test_roles_of_a_removed_pipeline_cannot_log_in_and_their_tables_stay(prices: Prices) -> None:
     prices.apply_schema()
     prices.fetch()
@@ -175,7 +254,7 @@ def test_failed_build_leaves_the_published_file(prices: Prices) -> None:
 
 
 def test_model_with_a_wrong_column_is_found_before_it_is_built(prices: Prices) -> None:
-    command = prices.layout.run(try_build(prices.layout, prices.layout.project))
+    command = prices.layout.run(shlex.join([*prices.build_words, "--check"]))
     assert LocalHost().run(command).status != 0, "the table does not exist yet"
     prices.apply_schema()
     done = LocalHost().run(command)
@@ -222,3 +301,65 @@ def test_roles_reach_the_tables_of_their_pipeline_only(prices: Prices) -> None:
     for role in ("analytics", "dbt"):
         with prices.connect(role) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
             connection.execute("select from prices.readings")
+
+
+READS_WEATHER = """
+select prices.item, prices.readings, weather.low
+from {{ ref('prices_daily') }} as prices, {{ source('weather', 'days') }} as weather
+"""
+
+
+def test_broken_publication_holds_back_only_the_models_that_read_it(
+    prices: Prices, extensions: Path, tmp_path: Path
+) -> None:
+    weather = tmp_path / "weather"
+    (weather / "models").mkdir(parents=True)
+    (weather / "dbt_project.yml").write_text("name: weather\n")
+    (weather / "models" / "days.sql").write_text("select 1 as low")
+    reading = replace(prices.pipeline, reads={"weather": weather})
+    layout = LocalLayout(reading, tmp_path / "dev" / "pipelines" / "prices")
+    prices = replace(prices, pipeline=reading, layout=layout, context=prices.context)
+    (layout.folder / "data").mkdir(parents=True)
+    published = Path(layout.published_by("weather"))
+    published.parent.mkdir()
+    (tmp_path / "container" / "pipeline.env").rename(layout.environment)
+    prices.set_variables(READS_weather=published)
+    (layout.folder / "profiles.yml").write_bytes(profiles_yml(layout, Limits(), str(extensions)))
+    model = reading.folder / "dbt" / "models" / "prices_weather.sql"
+    model.write_text(READS_WEATHER)
+    write_project(layout)
+
+    def publish(sql: str) -> None:
+        published.unlink(missing_ok=True)
+        words = "import duckdb, sys; duckdb.connect(sys.argv[1]).execute(sys.argv[2])"
+        subprocess.run([str(prices.python), "-c", words, str(published), sql], check=True)
+
+    def problem() -> str:
+        report = prices.build(expect=EXIT.partial)
+        assert report["status"] == "partial"
+        (found,) = [each["message"] for each in report["problems"] if each["node"] == "pipeline weather"]
+        return str(found)
+
+    prices.apply_schema()
+    prices.fetch()
+    assert problem() == "it has published nothing yet: run it first"
+    assert prices.query("select sum(readings) as readings from prices_daily") == [{"readings": 5}]
+    publish("create table days as select 3 as low")
+    assert prices.build()["status"] == "success"
+    assert prices.query("select distinct low from prices_weather") == [{"low": 3}]
+
+    with prices.connect("prices") as connection:
+        connection.execute("insert into prices.readings values ('gas', '2026-01-03', 1)")
+    publish("create table days as select 4 as lowest")
+    assert "a model or a test that reads it has failed: model.prices.prices_weather: " in problem()
+    assert prices.query("select sum(readings) as readings from prices_daily") == [{"readings": 6}]
+    assert prices.query("select distinct low from prices_weather") == [{"low": 3}]
+    published.write_bytes(b"no database" * 1000)
+    assert problem().startswith("its published file cannot be read: ")
+    published.unlink()
+    os.mkfifo(published)
+    assert problem() == "its published file is no file: run it again"
+    assert prices.query("select distinct low from prices_weather") == [{"low": 3}]
+    publish("create table days as select 5 as low")
+    prices.build()
+    assert prices.query("select distinct low from prices_weather") == [{"low": 5}]

@@ -353,7 +353,7 @@ def test_downgrade_of_airflow_is_refused_by_name(tmp_path: Path) -> None:
             step.apply(LocalHost())
     titles = [step.title for step in steps(inventory(tmp_path, airflow="2.11"), "airflow")]
     assert titles.index(first.title) < titles.index("venv /opt/airflow/venv") < titles.index(second.title)
-    assert titles.index(second.title) + 1 == titles.index("airflow db migrate")
+    assert titles.index(second.title) + 1 == titles.index("upgrade of airflow")
 
 
 def variables(text: str) -> dict[str, str]:

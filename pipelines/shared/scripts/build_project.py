@@ -3,20 +3,32 @@
 Readers open published.duckdb in the folder of data, a link that is switched atomically: they never see a partial build,
 and a failed build leaves the previous file. last_build.json has the report.
 
-The last line of standard output is the same report. Exit status: 0 published, 7 not published, 1 not published for
-a reason that can pass (a lost connection, a lock), 2 invalid options.
+A project can read the published files of other pipelines (see publications.py). If one of them is missing or broken,
+the models that read it keep their rows, the others are published, and the report names the pipeline.
+
+The last line of standard output is the same report. Exit status: 0 published, 4 published without new rows of the
+models that read another pipeline, 7 not published, 1 not published for a reason that can pass (a lost connection, a
+lock), 2 invalid options.
+
+With `--check`, nothing is written: all models are built without rows in a temporary file, which finds an error in a
+model or in a column. The exit status is dbt's.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import shutil
+import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from dbt_runner import Layout, exclusive, print_outcome, run_dbt, write_report
+from dbt_runner import Layout, dbt_environment, dbt_program, exclusive, print_outcome, run_dbt, write_report
+from publications import failed_readers, inspect, without
 from publish import publish
 
 
@@ -25,16 +37,60 @@ def build(layout: Layout, timeout: float, options: Sequence[str]) -> dict[str, A
     layout.data.mkdir(parents=True, exist_ok=True)
     with exclusive(layout.lock, timeout) as lock:
         started = datetime.now(UTC)
-        problem, transient = "", None
+        problems, transient = dict[str, str](), None
         layout.run_results.unlink(missing_ok=True)
-        status = run_dbt(layout, lock, options)
         try:
-            if status == 0:
-                publish(layout.warehouse, layout.published)
+            status, unread = _build(layout, lock, options)
+            problems = {f"pipeline {name}": message for name, message in unread.items()}
         except OSError as error:
             print(f"error: {error}", file=sys.stderr)
-            problem, transient, status = str(error), True, 1
-        return write_report(layout, started, {"status": "failed" if status else "success"}, problem, transient)
+            problems, transient, status = {"build_project": str(error)}, True, 1
+        outcome = "failed" if status else "partial" if problems else "success"
+        return write_report(layout, started, {"status": outcome}, problems, transient)
+
+
+def _build(layout: Layout, lock: int, options: Sequence[str]) -> tuple[int, Mapping[str, str]]:
+    """Run dbt and publish; return dbt's exit status, and the problem of each pipeline that could not be read."""
+    publications = inspect(os.environ)
+    os.environ.update(publications.variables)
+    unread = dict(publications.problems)
+    status = run_dbt(layout, lock, [*options, *without(unread)])
+    if status and (failed := failed_readers(layout.run_results.parent, os.environ)):
+        unread |= {name: f"a model or a test that reads it has failed: {text}" for name, text in failed.items()}
+        _restore(layout)
+        status = run_dbt(layout, lock, [*options, *without(unread)])
+    if status == 0 and layout.warehouse.exists():
+        publish(layout.warehouse, layout.published)
+    return status if layout.warehouse.exists() else 1, unread
+
+
+def _restore(layout: Layout) -> None:
+    """Replace the warehouse by the last published file: no table has rows that failed a test."""
+    copy = layout.warehouse.with_suffix(".restored")
+    for leftover in (copy, Path(f"{layout.warehouse}.wal")):
+        leftover.unlink(missing_ok=True)
+    if not layout.published.exists():
+        layout.warehouse.unlink(missing_ok=True)
+        return
+    shutil.copyfile(layout.published, copy)
+    os.replace(copy, layout.warehouse)
+
+
+def check(layout: Layout, options: Sequence[str]) -> int:
+    """Build all models without rows in a temporary file; return dbt's exit status."""
+    publications = inspect(os.environ)
+    with tempfile.TemporaryDirectory() as folder:
+        variables = {
+            **dbt_environment(layout),
+            **publications.variables,
+            "PIPELINE_WAREHOUSE": f"{folder}/empty.duckdb",
+            "DBT_TARGET_PATH": folder,
+            "DBT_LOG_PATH": folder,
+        }
+        empty = ["--quiet", "build", "--empty", "--exclude-resource-type=test", "--exclude-resource-type=unit_test"]
+        folders = [f"--project-dir={layout.project}", f"--profiles-dir={layout.profiles}"]
+        words = [dbt_program(), "--no-use-colors", *empty, *folders, *options, *without(publications.problems)]
+        return subprocess.run(words, cwd=folder, env=variables, check=False).returncode
 
 
 def main() -> int:
@@ -46,9 +102,12 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True, help="folder to build and publish in")
     parser.add_argument("--wait", type=float, default=900, help="seconds to wait for another run")
     parser.add_argument("--full-refresh", action="store_true", help="rebuild incremental models")
+    parser.add_argument("--check", action="store_true", help="only check the models, and write nothing")
     options = parser.parse_args()
     layout = Layout(options.project.resolve(), options.profiles.resolve(), options.data.resolve())
     words = ["--profile", options.profile, *(["--full-refresh"] if options.full_refresh else [])]
+    if options.check:
+        return check(layout, words)
     return print_outcome(lambda: build(layout, options.wait, words))
 
 

@@ -79,7 +79,7 @@ def run_dbt(layout: Layout, lock: int, options: Sequence[str]) -> int:
     dbt reaches PostgreSQL with libpq's variables; DBT_PGUSER and DBT_PGPASSWORD, if set, replace PGUSER and PGPASSWORD.
     """
     command = [
-        str(Path(sys.executable).with_name("dbt")),
+        dbt_program(),
         "--no-use-colors",
         "build",
         "--project-dir",
@@ -88,6 +88,19 @@ def run_dbt(layout: Layout, lock: int, options: Sequence[str]) -> int:
         str(layout.profiles),
         *options,
     ]
+    # dbt inherits the lock, so it stays held while dbt runs, even if this process is killed.
+    return subprocess.run(
+        command, cwd=layout.data, env=dbt_environment(layout), stdout=sys.stderr, pass_fds=(lock,), check=False
+    ).returncode
+
+
+def dbt_program() -> str:
+    """Return the path of dbt, which is next to the interpreter."""
+    return str(Path(sys.executable).with_name("dbt"))
+
+
+def dbt_environment(layout: Layout) -> dict[str, str]:
+    """Return the variables with which dbt writes to the folder of data, and reaches PostgreSQL as its own role."""
     # target/ is kept: dbt's partial parsing needs it.
     environment = {
         **os.environ,
@@ -95,13 +108,9 @@ def run_dbt(layout: Layout, lock: int, options: Sequence[str]) -> int:
         "DBT_LOG_PATH": str(layout.data / "logs"),
         **DBT_SETTINGS,
     }
-    environment |= {
+    return environment | {
         name.removeprefix("DBT_"): os.environ[name] for name in ("DBT_PGUSER", "DBT_PGPASSWORD") if name in os.environ
     }
-    # dbt inherits the lock, so it stays held while dbt runs, even if this process is killed.
-    return subprocess.run(
-        command, cwd=layout.data, env=environment, stdout=sys.stderr, pass_fds=(lock,), check=False
-    ).returncode
 
 
 def summarize(run_results: Path) -> dict[str, Any]:
@@ -135,11 +144,15 @@ def is_transient(problems: Sequence[dict[str, Any]]) -> bool:
 
 
 def write_report(
-    layout: Layout, started: datetime, outcome: Mapping[str, Any], problem: str = "", transient: bool | None = None
+    layout: Layout,
+    started: datetime,
+    outcome: Mapping[str, Any],
+    problems: Mapping[str, str],
+    transient: bool | None = None,
 ) -> dict[str, Any]:
     """Write last_build.json with the outcome and the results of dbt's nodes, and return it.
 
-    `problem` is the message of an error outside of dbt, `transient` its kind; by default, that of dbt's errors.
+    `problems` are the errors outside of dbt by origin, `transient` is their kind; by default, that of dbt's errors.
     """
     finished = datetime.now(UTC)
     report = {
@@ -150,8 +163,9 @@ def write_report(
         **summarize(layout.run_results),
     }
     report["transient"] = is_transient(report["problems"]) if transient is None else transient
-    if problem:
-        report["problems"].append({"node": Path(sys.argv[0]).stem, "status": "error", "message": problem})
+    report["problems"] += [
+        {"node": origin, "status": "error", "message": message} for origin, message in problems.items()
+    ]
     new = layout.data / "last_build.new"
     new.write_text(json.dumps(report, indent=2) + "\n")
     os.replace(new, layout.data / "last_build.json")
@@ -166,6 +180,6 @@ def print_outcome(build: Callable[[], Mapping[str, Any]]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return EXIT.failed
     print(json.dumps(report))
-    if report["status"] == "success":
-        return EXIT.success
+    if report["status"] in ("success", "partial"):
+        return EXIT.success if report["status"] == "success" else EXIT.partial
     return EXIT.failed if report["transient"] else EXIT.build_failed

@@ -64,14 +64,14 @@ def build(layout: Layout, timeout: float, request: Request) -> dict[str, Any]:
     layout.data.mkdir(parents=True, exist_ok=True)
     with exclusive(layout.lock, timeout) as lock:
         started = datetime.now(UTC)
-        problem, transient = "", None
+        problems, transient = dict[str, str](), None
         try:
             outcome = _build(layout, lock, request, started)
         except (psycopg.Error, duckdb.Error, OSError, source_state.CountsDiffer, CopyDiffers) as error:
             print(f"error: {error}", file=sys.stderr)
-            problem, transient = str(error), not isinstance(error, psycopg.ProgrammingError)
+            problems, transient = {"dbt_build": str(error)}, not isinstance(error, psycopg.ProgrammingError)
             outcome = {"status": "failed", "full_refresh": request.full_refresh, "rows_tested": "none"}
-        return write_report(layout, started, outcome, problem, transient)
+        return write_report(layout, started, outcome, problems, transient)
 
 
 def _build(layout: Layout, lock: int, request: Request, started: datetime) -> dict[str, Any]:

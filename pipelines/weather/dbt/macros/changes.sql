@@ -20,10 +20,15 @@
                query_scalar("coalesce(max(" ~ period ~ "), 'infinity')", changed))) }}
 {%- endmacro %}
 
-{# Restrict a time to a span of periods, as literals, so that DuckDB reads only the blocks with these times. #}
-{% macro within_span(time, span, before='0 hours', after='0 hours', kind='timestamp with time zone') -%}
+{# Restrict a timestamp with time zone to a span of periods, which are times or, with `periods='date'`, days in UTC. The
+   bare column is compared with literals: only then does DuckDB skip the blocks of other times, also below the window
+   function of stg_weather. #}
+{% macro within_span(time, span, before='0 hours', after='0 hours', periods='timestamp with time zone') -%}
+    {%- set suffix = " at time zone 'UTC'" if periods == 'date' else '' -%}
     {% if span and span[0] == 'infinity' %}false{% elif span -%}
-    {{ time }} >= cast('{{ span[0] }}' as {{ kind }}) - interval '{{ before }}'
-        {%- if span[1] != 'infinity' %} and {{ time }} < cast('{{ span[1] }}' as {{ kind }}) + interval '{{ after }}'{% endif %}
+    {{ time }} >= (cast('{{ span[0] }}' as {{ periods }}) - interval '{{ before }}'){{ suffix }}
+        {%- if span[1] != 'infinity' %}
+        and {{ time }} < (cast('{{ span[1] }}' as {{ periods }}) + interval '{{ after }}'){{ suffix }}
+        {%- endif %}
     {%- else %}true{% endif %}
 {%- endmacro %}

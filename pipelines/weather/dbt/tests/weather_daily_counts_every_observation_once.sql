@@ -12,7 +12,7 @@ observed as (
     where observation_date is not null
     {% if first %}
     and observation_date >= '{{ first }}'
-    and {{ within_span(utc('observation_timestamp'), (first, 'infinity'), before='15 hours', kind='timestamp') }}
+    and {{ within_span('observation_timestamp', (first, 'infinity'), before='15 hours', periods='date') }}
     {% endif %}
     group by city, observation_date
 )

@@ -5,7 +5,7 @@
 with hours as (
     select city, {{ utc_date('observation_hour') }} as observation_date, sum(observations) as observations
     from {{ ref('weather_hourly') }}
-    {% if first %}where {{ within_span(utc('observation_hour'), (first, 'infinity'), kind='timestamp') }}{% endif %}
+    {% if first %}where {{ within_span('observation_hour', (first, 'infinity'), periods='date') }}{% endif %}
     group by 1, 2
 )
 

@@ -4,12 +4,12 @@
 {% set span = changed_span(changed, 'observation_date') %}
 -- A local day begins at most 14 hours before the UTC day, and ends at most 12 hours after it.
 {% set margin = 0 if days() == 'utc' else 15 %}
-{% set utc_time = utc('observation_timestamp') %}
-{% set in_days = within_span(utc_time, span, margin ~ ' hours', (24 + margin) ~ ' hours', 'timestamp') %}
-{% set in_intervals = within_span(utc_time, span, (3 + margin) ~ ' hours', (27 + margin) ~ ' hours', 'timestamp') %}
+{% set at = 'observation_timestamp' %}
+{% set in_days = within_span(at, span, margin ~ ' hours', (24 + margin) ~ ' hours', 'date') %}
+{% set in_intervals = within_span(at, span, (3 + margin) ~ ' hours', (27 + margin) ~ ' hours', 'date') %}
 
 with observations as (
-    select *, date_trunc('hour', {{ utc_time }}) as utc_hour
+    select *, date_trunc('hour', {{ utc(at) }}) as utc_hour
     from {{ ref('stg_weather') }}
     where {{ in_days }} and observation_date is not null
     {% if span %}

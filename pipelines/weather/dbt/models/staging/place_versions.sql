@@ -12,7 +12,7 @@ with observations as (
         {{ described | join(', ') }},
         row({{ described | join(', ') }}) as place
     from {{ ref('stg_weather') }}
-    where {{ within_span(utc('observation_timestamp'), span, after='24 hours', kind='timestamp') }}
+    where {{ within_span('observation_timestamp', span, after='24 hours', periods='date') }}
     {% if span %}
     and (city, {{ utc_date('observation_timestamp') }}) in (select city, utc_date from {{ ref('changed_utc_dates') }})
     {% endif %}
