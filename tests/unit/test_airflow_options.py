@@ -162,7 +162,7 @@ def test_dags_are_bundles_on_airflow_3(tmp_path: Path) -> None:
         "/opt/airflow/bundles/user": [".airflowignore", "lib/logs/parse.py", "prices.py"],
     }
     assert {path: tree.part for path, tree in trees.items()} == {
-        "/opt/airflow/bundles/weather": "",
+        "/opt/airflow/bundles/weather": "the pipeline weather",
         "/opt/airflow/bundles/user": "the DAGs in dags/",
     }
     assert trees["/opt/airflow/bundles/user"].validate.endswith(" weather_ingestion_pipeline")
