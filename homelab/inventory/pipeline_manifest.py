@@ -16,7 +16,7 @@ from homelab.inventory.value_types import anchored
 from homelab.model import AirflowObjects, Pipeline, SchemaVersion
 from homelab.model.airflow_objects import Connections, Pools, Variables
 from homelab.model.options import Duration, KeyNames, Option, SecretName, Size
-from homelab.model.pipelines import BUILD, LOCKED_BY, MANIFEST, lock_header
+from homelab.model.pipelines import BUILD, LOCKED_BY, MANIFEST, Corrections, lock_header
 
 _VERSION = re.compile(r"^-- version ([0-9]+)\b.*$", re.MULTILINE)
 _SCRIPT = Option(pattern=r"scripts/([\w-]+/)*[\w-]+\.py", expected="a path below scripts/ that ends in .py")
@@ -72,6 +72,10 @@ class ManifestSection:
         tuple[str, ...],
         Option("Pipelines whose published tables its dbt project reads, as sources.", examples=(("weather",),)),
     ] = ()
+    corrections: Annotated[
+        Corrections | None,
+        Option("Table for `homelab pipeline exclude` and `backfill`.", expected="a mapping with table, key and time"),
+    ] = None
     limits: Annotated[LimitsSection, Option("Limits of its commands.")] = LimitsSection()
     connections: Connections = field(default_factory=dict)
     variables: Variables = field(default_factory=dict)
@@ -122,6 +126,7 @@ def read_manifest(parent: Section, name: str, folder: Path, duckdb: str) -> Mani
         requirements=lock,
         lock_error=_lock_error(folder, lock),
         environment=dict(found.environment),
+        corrections=found.corrections,
         airflow=AirflowObjects(connections=found.connections, variables=found.variables, pools=found.pools),
         schedule=found.schedule,
         expected_every=found.expected_every,

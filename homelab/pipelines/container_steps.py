@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from homelab.errors import InputError
 from homelab.model import Pipeline, ServiceContext, Step
 from homelab.model.pipelines import BUILD
+from homelab.pipelines.exclusion_view import ExclusionView
 from homelab.pipelines.layout import EXTENSIONS, FOLDER, SHARED_SCRIPTS, SHARED_VENV, Layout
 from homelab.pipelines.published_tables import project_files
 from homelab.pipelines.schema_step import SchemaVersions
@@ -109,6 +110,10 @@ def part_of(pipeline: Pipeline) -> str:
 def _tables_and_models(layout: Layout, part: str) -> Iterator[Step]:
     tables = SchemaVersions(layout, part)
     yield tables
+    triggers: list[Step] = [tables]
+    if layout.pipeline.corrections:
+        triggers.append(ExclusionView(layout, layout.pipeline.corrections, part, triggered_by=[tables]))
+        yield triggers[-1]
     if layout.pipeline.has_dbt:
         profiles = File(f"{layout.root}/profiles.yml", profiles_yml(layout))
         yield profiles
@@ -116,7 +121,7 @@ def _tables_and_models(layout: Layout, part: str) -> Iterator[Step]:
         files = project_files(folder / "dbt", layout.pipeline.reads, within=folder)
         # The earlier project stays in use until dbt can build the new one.
         check = layout.run(f"{build_command(layout, f'{layout.project}.new')} --check")
-        yield Tree(layout.project, files, validate=check, triggered_by=[tables, profiles], part=part)
+        yield Tree(layout.project, files, validate=check, triggered_by=[*triggers, profiles], part=part)
 
 
 def build_command(layout: Layout, project: str = "") -> str:
@@ -124,6 +129,7 @@ def build_command(layout: Layout, project: str = "") -> str:
     return (
         f"{SHARED_VENV}/bin/python {SHARED_SCRIPTS}/build_project.py --project {project or layout.project} "
         f"--profiles {layout.root} --profile {layout.pipeline.name} --data {layout.data}"
+        f"{' --exclusions' if layout.pipeline.corrections else ''}"
     )
 
 

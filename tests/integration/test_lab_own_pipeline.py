@@ -157,6 +157,51 @@ def test_commands_of_a_pipeline_run_as_its_own_user_and_cannot_read_the_weathers
     assert "refused: this key may run" in folder.on("analytics-platform", gate)
 
 
+def test_pipeline_reads_the_published_file_of_the_weather_and_no_other(folder: Folder) -> None:
+    manifest = folder.path / "pipelines" / "prices" / "pipeline.yaml"
+    reading, text = folder.model.with_name("prices_weather.sql"), manifest.read_text()
+    reading.write_text("select count(*) as days from {{ source('weather', 'weather_daily') }}")
+    manifest.write_text(text + "reads: [weather]\n")
+    folder.homelab("deploy")
+    folder.homelab("deploy", "--detailed-exitcode")
+    folder.homelab("pipeline", "run")
+    folder.homelab("pipeline", "run", "prices")
+    assert folder.query("from prices_weather")[0]["days"] > 0
+
+    def outcome(command: str) -> str:
+        words = f"/usr/local/sbin/homelab-as-pipeline-prices {command} >/dev/null 2>&1 && echo allowed || echo refused"
+        return folder.on("analytics-platform", words)
+
+    data = "/opt/analytics-platform/data"
+    assert outcome(f"/usr/bin/head -c 1 {data}/published.duckdb") == "allowed"
+    assert outcome(f"/usr/bin/head -c 1 {data}/warehouse.duckdb") == "refused"
+    assert outcome(f"/bin/ls {data}") == "refused"
+    assert outcome(f"/usr/bin/touch {data}/own") == "refused"
+    reading.unlink()
+    manifest.write_text(text)
+    folder.homelab("deploy")
+    assert outcome(f"/usr/bin/head -c 1 {data}/published.duckdb") == "refused"
+
+
+def test_rows_of_a_pipeline_are_excluded_included_and_backfilled(folder: Folder) -> None:
+    key = ("--key", "item=gas", "--from", "2026-01-01", "--to", "2026-01-02", "--reason", "wrong", "--yes", "--json")
+    assert json.loads(folder.homelab("pipeline", "exclude", "prices", *key))["rows"] == 1
+    folder.homelab("pipeline", "run", "prices")
+    assert len(folder.query("from prices_daily")) == 3
+    folder.homelab("pipeline", "include", "1", "--pipeline", "prices")
+    (folder.path / "more.csv").write_text("item,measured_at,value\noil,2026-01-01T00:00Z,1\n")
+    assert "1 rows stored" in folder.homelab("pipeline", "backfill", "prices", "more.csv")
+    folder.homelab("pipeline", "run", "prices")
+    assert len(folder.query("from prices_daily")) == 5
+    assert "wrong" in folder.homelab("pipeline", "exclusions", "prices")
+    (folder.path / "more.csv").write_text("item,measured_at,value\noil,someday,1\n")
+    assert "measured_at" in folder.homelab("pipeline", "backfill", "prices", "more.csv", expect=2)
+    rows = "cd /; runuser -u postgres -- psql -qAt project_data -c \"delete from prices.readings where item = 'oil'\""
+    folder.on("postgres-data", rows)
+    folder.homelab("pipeline", "run", "prices")
+    assert "prices_daily" in folder.homelab("docs", "prices", "--no-open") + (folder.path / "prices.html").read_text()
+
+
 def test_wrong_column_fails_the_deploy_of_this_pipeline_only(folder: Folder) -> None:
     right = folder.model.read_text()
     folder.model.write_text(WRONG)
