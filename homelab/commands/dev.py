@@ -24,6 +24,7 @@ from homelab.model.inventory import WEATHER
 from homelab.model.pipelines import BUILD, MANIFEST
 from homelab.paths import bundled_path
 from homelab.pipelines.build_report import failed_nodes
+from homelab.pipelines.weather import BUILT_IN
 from homelab.progress import Progress
 from homelab.runtime.interactive import run_interactive
 from homelab.runtime.lab_lock import lab_lock
@@ -134,7 +135,7 @@ def watch(session: Session, name: str | None, load: Callable[[], Inventory]) -> 
     """
     chosen = session.inventory.chosen_pipeline(name)
     saved: Sequence[str] = [MANIFEST]
-    weather = chosen.folder if chosen.is_weather else local_stack.BUILT_IN
+    weather = chosen.folder if chosen.is_weather else BUILT_IN
     with (
         _locked(session, "dev run") as (home, installed),
         local_stack.running(home, installed, False, weather) as stack,
