@@ -257,7 +257,10 @@ def test_warehouse_that_has_grown_is_compacted(prices: Prices) -> None:
     prices.fetch()
     prices.build()
     warehouse = Path(prices.layout.data) / "warehouse.duckdb"
-    statements = "create table big as select random() as n from range(2000000); drop table big; checkpoint"
+    # A table at the end of the file, so that DuckDB cannot truncate it.
+    rows = "as select random() as n from range"
+    statements = f"create table big {rows}(2000000); checkpoint; create table last {rows}(200000); checkpoint"
+    statements += "; drop table big; checkpoint"
     code = f"import duckdb; duckdb.connect({str(warehouse)!r}).execute({statements!r})"
     subprocess.run([str(prices.python), "-c", code], check=True)
     grown = warehouse.stat().st_size
