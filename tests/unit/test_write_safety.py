@@ -15,7 +15,6 @@ from homelab.runtime.convergence import steps_of
 from homelab.sandbox import Sandbox
 from homelab.services import analytics
 from homelab.services.airflow_metadata import CLI
-from homelab.services.registry import Registry
 from homelab.steps import Directory, File, User
 from tests.support import FixedSecretStore
 from tests.unit.test_services import KEYS, POSTGRES, inventory
@@ -98,7 +97,9 @@ def test_code_of_a_service_runs_in_its_sandbox_only(tmp_path: Path) -> None:
 
 def test_each_service_has_a_sandbox(tmp_path: Path) -> None:
     files = {step.path for _, steps in all_steps(tmp_path) for step in steps if isinstance(step, File)}
-    assert {path.removeprefix(SANDBOXES) for path in files if path.startswith(SANDBOXES)} == set(Registry().names())
+    assert {path.removeprefix(SANDBOXES) for path in files if path.startswith(SANDBOXES)} == {
+        name for container in inventory(tmp_path).containers for name in container.services
+    }
 
 
 def test_airflows_command_line_runs_in_the_sandbox(tmp_path: Path) -> None:
