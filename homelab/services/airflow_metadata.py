@@ -6,6 +6,7 @@ import hmac
 
 from homelab.host import argv
 from homelab.model import ManagedResource, ServiceContext, Step
+from homelab.render import render
 from homelab.steps import Command, Venv
 from homelab.steps.queries import Query
 
@@ -40,6 +41,11 @@ def obstacles(dag: str) -> Query:
         "union all select 'Airflow cannot import ' || filename || ': ' || "
         "right(substring(rtrim(stacktrace, E' \\n') from '[^\\n]*$'), 200) from import_error) as found (reason)"
     )
+
+
+def metrics() -> Query:
+    """Return shell text that prints the state of the scheduler, and of the DAGs with their runs, as metrics."""
+    return in_metadata(render("airflow/metrics.sql").decode())
 
 
 def migration(venv: Venv) -> Command:

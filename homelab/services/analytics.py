@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
@@ -18,8 +18,9 @@ from homelab.paths import bundled_path
 from homelab.pipeline_contract import COMMANDS, EXIT, TASKS
 from homelab.pipelines.build_report import failed_nodes
 from homelab.pipelines.container_steps import GateEntry, gate_entries, pipeline_steps
-from homelab.pipelines.layout import EXTENSIONS, FOLDER, SHARED_SCRIPTS, SHARED_VENV
+from homelab.pipelines.layout import EXTENSIONS, FOLDER, SHARED_SCRIPTS, SHARED_VENV, Layout
 from homelab.pipelines.layout import PLATFORM as ROOT
+from homelab.pipelines.pipeline_metrics import labelled
 from homelab.render import render
 from homelab.sandbox import Sandbox
 from homelab.secrets import openweather_key
@@ -83,6 +84,12 @@ class Analytics(Service):
     def endpoints(self) -> Sequence[Endpoint]:
         """Return SSH, over which Airflow starts the pipeline."""
         return (Endpoint(name="ssh", port=SSH_PORT, description="SSH", audience="dependents"),)
+
+    def metric_commands(self, context: ServiceContext) -> Mapping[str, str]:
+        """Return the commands for the metrics that the builds of the pipelines wrote."""
+        found = {"weather": read_data("metrics.prom")}
+        found |= {each.name: Layout(each).read_data("metrics.prom") for each in context.inventory.pipelines}
+        return {f"pipeline-{name}": labelled(name, command) for name, command in found.items()}
 
     def data_folders(self) -> Sequence[str]:
         """Return the folder with the warehouse, the published marts and the spool, and that of the user's pipelines."""

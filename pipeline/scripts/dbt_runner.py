@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from contract import EXIT
+from metrics import write_metrics
 
 # Environment of each dbt; it keeps five log files of this size.
 DBT_SETTINGS = {"DBT_LOG_FILE_MAX_BYTES": str(1 << 20), "DBT_SEND_ANONYMOUS_USAGE_STATS": "false"}
@@ -137,7 +138,7 @@ def is_transient(problems: Sequence[dict[str, Any]]) -> bool:
 def write_report(
     layout: Layout, started: datetime, outcome: Mapping[str, Any], problem: str = "", transient: bool | None = None
 ) -> dict[str, Any]:
-    """Write last_build.json with the outcome and the results of dbt's nodes, and return it.
+    """Write last_build.json with the outcome and the results of dbt's nodes, and its metrics; return the report.
 
     `problem` is the message of an error outside of dbt, `transient` its kind; by default, that of dbt's errors.
     """
@@ -155,6 +156,7 @@ def write_report(
     new = layout.data / "last_build.new"
     new.write_text(json.dumps(report, indent=2) + "\n")
     os.replace(new, layout.data / "last_build.json")
+    write_metrics(layout.data, layout.published, report)
     return report
 
 
