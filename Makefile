@@ -16,7 +16,7 @@ demo: .venv/ready  ## Lab, three containers, deploy, one run of the pipeline, a 
 test: .venv/ready .venv/test-ready lint test-unit  ## Run every test, including the end-to-end test in the lab
 	$(BIN)/pytest -q --numprocesses auto -m slow tests/unit
 	$(BIN)/pytest -q --numprocesses auto tests/contract
-	$(BIN)/mypy --python-executable .venv-analytics/bin/python pipeline/scripts
+	$(BIN)/mypy --python-executable .venv-analytics/bin/python pipelines/shared/scripts pipelines/weather/scripts
 	$(BIN)/pytest -m "not lab" --numprocesses auto --dist loadfile --no-loadscope-reorder tests/integration
 	$(BIN)/pytest -m lab tests/integration tests/e2e
 
@@ -41,19 +41,19 @@ reference: .venv/ready  ## Generate docs/reference and inventory.schema.json fro
 	$(BIN)/python -m docs.generate_reference
 	$(BIN)/homelab schema > inventory.schema.json
 
-lock: .venv/ready  ## Update requirements/*.txt and pipeline/requirements/*.txt
+lock: .venv/ready  ## Update requirements/*.txt and pipelines/shared/requirements/*.txt
 	$(COMPILE) --group test --extra lab pyproject.toml -o requirements/dev.txt
 	$(COMPILE) requirements/build.in -o requirements/build.txt
 	$(COMPILE) benchmarks/requirements.in -o benchmarks/requirements.txt
-	pipeline/requirements/refresh
+	pipelines/shared/requirements/refresh
 
 clean:  ## Remove the installed environments and caches (the lab: `homelab lab down --purge`)
 	rm -rf .venv .venv-analytics benchmarks/.venv .mypy_cache .ruff_cache .pytest_cache
 
-.venv/ready: bootstrap requirements/dev.txt requirements/build.txt pipeline/requirements/uv.txt pyproject.toml
+.venv/ready: bootstrap requirements/dev.txt requirements/build.txt pipelines/shared/requirements/uv.txt pyproject.toml
 	@./bootstrap
 	@touch $@
 
-.venv/test-ready: .venv/ready bootstrap requirements/postgres.txt pipeline/requirements/analytics.txt
+.venv/test-ready: .venv/ready bootstrap requirements/postgres.txt pipelines/shared/requirements/analytics.txt
 	@./bootstrap --test
 	@touch $@

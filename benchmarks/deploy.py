@@ -1,7 +1,7 @@
 """Benchmarks of `homelab deploy`: `python -m benchmarks.deploy [name …]`, in its own lab, as root.
 
-help, hosts, noop, distance, change and memory take five minutes together; cold, repeated five times, takes ten minutes
-and 25 GB. The lab is removed at the end, even after a failure, Ctrl-C or SIGTERM.
+help, hosts, noop, distance, change, memory and pipelines take six minutes together; cold, repeated five times, takes
+ten minutes and 25 GB. The lab is removed at the end, even after a failure, Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from benchmarks.deploys.cold import cold
 from benchmarks.deploys.command_line import command_line
 from benchmarks.deploys.deployed import Deployed, change, distance, memory, noop
 from benchmarks.deploys.hosts import hosts
+from benchmarks.deploys.pipelines import second_pipeline
 from benchmarks.stack import lab, whole_stack
 from benchmarks.table import Row, print_table
 from tests.network_guard import sitecustomize as sitecustomize  # the import installs it
@@ -30,6 +31,7 @@ _DEPLOYED: dict[str, Callable[[Deployed], Iterator[Row]]] = {
     "distance": distance,
     "change": change,
     "memory": memory,
+    "pipelines": second_pipeline,  # last, as it adds a pipeline to the stack
 }
 ALL = ("help", "hosts", *_DEPLOYED, "cold")
 _ROUNDS = 5  # of cold deploys: the response time of package registries varies by half within minutes

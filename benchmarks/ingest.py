@@ -30,7 +30,7 @@ from homelab.model import DatabaseGrant
 from homelab.services.raw_schema import raw_grants
 from tests.integration import pg
 from tests.integration.conftest import KEY, replay_server
-from tests.scripts import ROOT, SCRIPTS
+from tests.scripts import ROOT, SCHEMA, SCRIPTS
 
 from ingest_weather import flush  # isort: skip
 from loader import Loader, RunSummary  # isort: skip
@@ -57,7 +57,7 @@ def deployed() -> Iterator[tuple[pg.Server, str]]:
     ):
         with server.connect(name) as connection:
             connection.execute(f"revoke all on database {name} from public".encode())
-            connection.execute((ROOT / "templates" / "postgres" / "project_data.sql").read_bytes())
+            connection.execute(SCHEMA.read_bytes())
             connection.execute(raw_grants(DatabaseGrant(name, "analytics", "append", "raw")).sql.encode())
         yield server, name
 

@@ -31,14 +31,14 @@ from homelab.render import render
 from homelab.services.raw_schema import raw_grants
 from tests.integration import pg
 from tests.integration.conftest import KEY, replay_server
-from tests.scripts import ROOT, SCRIPTS
+from tests.scripts import PROJECT, ROOT, SCHEMA, SCRIPTS, script
 
 from publish import publish  # isort: skip
 
 _SIZES, _ROUNDS, _NEW = (1_000, 100_000, 5_000_000), 5, 1_000
 _PYTHON = str(ROOT / ".venv-analytics" / "bin" / "python")
 _DBT = str(Path(_PYTHON).with_name("dbt"))
-_PROJECT = str(ROOT / "pipeline" / "dbt" / "analytics_project")
+_PROJECT = str(PROJECT)
 # A thousand cities; hour 0 is the full hour one day ago.
 _HISTORY = """
 insert into raw.weather_observations (city, ingested_at, units, data)
@@ -144,9 +144,7 @@ class Warehouse:
 def create_warehouse(stack: ExitStack, server: pg.Server, database: str) -> Warehouse:
     """Return an empty warehouse for a database with the tables of a deploy."""
     data = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-    subprocess.run(
-        [_PYTHON, str(SCRIPTS / "install_extension.py"), str(data / "extensions")], check=True, capture_output=True
-    )
+    subprocess.run([_PYTHON, script("install_extension.py"), str(data / "extensions")], check=True, capture_output=True)
     (data / "profiles.yml").write_bytes(
         render(
             "analytics/profiles.yml.j2",
@@ -158,7 +156,7 @@ def create_warehouse(stack: ExitStack, server: pg.Server, database: str) -> Ware
         )
     )
     with server.connect(database) as connection:
-        connection.execute((ROOT / "templates" / "postgres" / "project_data.sql").read_bytes())
+        connection.execute(SCHEMA.read_bytes())
         connection.execute(
             "create table if not exists raw.before partition of raw.weather_observations for values "
             f"from (minvalue) to ('{time.strftime('%Y-%m-01', time.gmtime())} 00:00+00')".encode()

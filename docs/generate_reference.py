@@ -246,7 +246,7 @@ def exit_codes() -> str:
     """Return the page about exit codes."""
     from homelab import errors
 
-    contract = json.loads((ROOT / "pipeline" / "scripts" / "contract.json").read_text())
+    contract = json.loads((ROOT / "pipelines" / "shared" / "scripts" / "contract.json").read_text())
     rows = [
         (0, "success; for `status`, `doctor` and `lab status`: everything is healthy"),
         (errors.FAILED, "a failure, or something is not healthy; with `--detailed-exitcode`: any error"),

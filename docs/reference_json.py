@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from importlib import import_module
 from types import NoneType, UnionType
@@ -20,6 +20,7 @@ RESULTS = {
     "prune": "homelab.commands.prune:prune",
     "deploy": "homelab.commands.deploy:deploy",
     "status": "homelab.commands.status:status",
+    "logs": "homelab.commands.logs:logs",
     "query": "homelab.commands.query:query",
     "pull": "homelab.commands.pull:pull",
     "backup": "homelab.commands.backup:backup",
@@ -97,6 +98,8 @@ def _json_type(kind: Any, types: dict[str, Any]) -> str:
         return " or ".join(f"`{each}`" for each in arguments)
     if inspect.isclass(origin) and issubclass(origin, Mapping):
         return f"object by name: {_json_type(arguments[1], types)}" if arguments else "object"
+    if inspect.isclass(origin) and issubclass(origin, Iterator):
+        return f"{_json_type(arguments[0], types)}, one per line"
     if inspect.isclass(origin) and issubclass(origin, Collection) and not issubclass(origin, str):
         return f"list of {_json_type(arguments[0], types)}"
     if inspect.isclass(kind) and issubclass(kind, HomelabError):

@@ -10,6 +10,7 @@ from homelab.errors import HomelabError, InputError
 from homelab.host import Host, Result, argv
 from homelab.model import (
     AirflowObjects,
+    BackupHooks,
     Connection,
     Container,
     DatabaseGrant,
@@ -33,7 +34,7 @@ from homelab.model import (
 from homelab.render import Templates
 from homelab.sandbox import Sandbox
 from homelab.services.lab_certificates import CA_FILE, server_certificate
-from homelab.steps import Command, Directory, File, Packages, SystemdUnit, Tree, User, UvInstall, Venv, WaitFor
+from homelab.steps import Command, Directory, File, Packages, SystemdUnit, Tree, Upgrade, User, UvInstall, Venv, WaitFor
 
 VERSION = 1  # grows when a name or its meaning changes incompatibly
 
@@ -41,6 +42,7 @@ __all__ = [
     "CA_FILE",
     "VERSION",
     "AirflowObjects",
+    "BackupHooks",
     "Command",
     "Connection",
     "Container",
@@ -73,6 +75,7 @@ __all__ = [
     "SystemdUnit",
     "Templates",
     "Tree",
+    "Upgrade",
     "User",
     "UvInstall",
     "Venv",

@@ -10,7 +10,7 @@ _BUNDLED = _PACKAGE / "_data"
 
 
 def bundled_path(name: str) -> Path:
-    """Return the path of the bundled `templates`, `pipeline`, `requirements` or `inventory.yaml`."""
+    """Return the path of the bundled `templates`, `pipelines`, `requirements` or `inventory.yaml`, or below it."""
     return (_BUNDLED if _BUNDLED.is_dir() else _PACKAGE.parent) / name
 
 

@@ -1,4 +1,4 @@
-"""The pipeline's side of the contract with homelab, read from the contract.json that is shipped with its scripts."""
+"""The pipelines' side of the contract with homelab, read from the JSON files that are shipped with their scripts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from homelab.paths import bundled_path
 
 @dataclass(frozen=True, slots=True)
 class ExitStatus:
-    """The exit statuses of all scripts, by meaning; pipeline/scripts/contract.py explains them."""
+    """The exit statuses of all scripts, by meaning; pipelines/shared/scripts/contract.py explains them."""
 
     success: int
     failed: int
@@ -32,9 +32,15 @@ class Tasks:
     verify: str
 
 
-_CONTRACT: dict[str, Any] = json.loads((bundled_path("pipeline") / "scripts" / "contract.json").read_text())
-DAG_ID: str = _CONTRACT["dag_id"]
+def _read(path: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(bundled_path(path).read_text())
+    return found
+
+
+_CONTRACT = _read("pipelines/shared/scripts/contract.json")
+_WEATHER = _read("pipelines/weather/scripts/weather_contract.json")
+DAG_ID: str = _WEATHER["dag_id"]
 CONNECTION_ID: str = _CONTRACT["connection_id"]
-TASKS = Tasks(**_CONTRACT["tasks"])
+TASKS = Tasks(**_WEATHER["tasks"])
 COMMANDS: tuple[str, ...] = astuple(TASKS)
 EXIT = ExitStatus(**_CONTRACT["exit_status"])

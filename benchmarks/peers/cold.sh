@@ -51,7 +51,7 @@ analytics-platform)
     unpack early
     systemctl reload ssh
     venv
-    "$VENV/bin/python" /opt/analytics-platform/scripts/install_extension.py /opt/analytics-platform/extensions >/dev/null
+    "$VENV/bin/python" /opt/analytics-platform/shared/install_extension.py /opt/analytics-platform/extensions >/dev/null
     until_answered database.sh
     unpack late
     ;;
@@ -63,8 +63,8 @@ airflow-orchestration)
     venv
     until_answered database.sh
     /usr/local/sbin/homelab-airflow db migrate >/dev/null 2>&1
-    mkdir -p /var/lib/homelab
-    echo "$VENV_DIGEST" >/var/lib/homelab/airflow-migrated
+    mkdir -p /var/lib/homelab/upgrades
+    echo "$VENV_DIGEST" >/var/lib/homelab/upgrades/airflow
     until_answered gate.sh
     systemctl daemon-reload
     systemctl enable --quiet $UNITS

@@ -9,7 +9,21 @@ from shlex import quote
 
 from homelab.host import Result
 from homelab.model import Step
-from homelab.steps import Command, Database, HealthCheck, Role, ServerCertificate, Sql, UvInstall, Venv, WaitFor
+from homelab.services.airflow_rows import MetadataRows
+from homelab.steps import (
+    Command,
+    Database,
+    FinishUpgrade,
+    HealthCheck,
+    Refuse,
+    RevokedLogins,
+    Role,
+    ServerCertificate,
+    Sql,
+    UvInstall,
+    Venv,
+    WaitFor,
+)
 
 
 @dataclass(frozen=True)
@@ -102,6 +116,29 @@ def _gate(step: HealthCheck) -> str:
     return " && ".join(f"( {probe} ) >/dev/null" for probe in step.commands)
 
 
+@check_of.register
+def _refuse(step: Refuse) -> str:
+    return f'[ "$({step.probe})" != t ]'
+
+
+@check_of.register
+def _upgrade(step: FinishUpgrade) -> str:
+    recorded, *done = step.probes()
+    is_recorded = f'[ "$({recorded})" = {quote(step.upgrade.version)} ]'
+    return " && ".join([is_recorded, *(f"( {probe} ) >/dev/null" for probe in done)])
+
+
+@check_of.register
+def _logins(step: RevokedLogins) -> str:
+    return _prints(step, "")
+
+
+@check_of.register
+def _rows(step: MetadataRows) -> str:
+    # Only homelab compares the rows.
+    return f"( {step.probes()[0]} ) >/dev/null"
+
+
 def _prints(step: Step, wanted: str) -> str:
     return f'[ "$({step.probes()[0]})" = {quote(wanted)} ]'
 
@@ -111,7 +148,13 @@ def shell_step(step: Step) -> ShellStep:
     check = f"{{ {check_of(step)}\n}} >/dev/null 2>&1"
     if step.is_wait:
         return ShellStep(check, f"until {check}; do sleep 0.5; done")
-    record = Recorder()
-    step.apply(record)
-    command, stdin = record.commands[-1]  # the earlier ones only read
+    if isinstance(step, Refuse):
+        return ShellStep(check, "false")
+    if isinstance(step, FinishUpgrade):
+        path, version = step.upgrade.recorded, step.upgrade.version
+        record = f"mkdir -p {quote(path.rpartition('/')[0])} && printf %s {quote(version)} >{quote(path)}"
+        return ShellStep(check, " && ".join([*(f"( {each} )" for each in step.upgrade.after), record]))
+    recorder = Recorder()
+    step.apply(recorder)
+    command, stdin = recorder.commands[-1]  # the earlier ones only read
     return ShellStep(check, command, stdin.decode())

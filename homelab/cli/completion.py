@@ -38,13 +38,15 @@ def _completer(
     return complete
 
 
-def _services_and_units(context: typer.Context, inventory: Inventory) -> Iterable[str]:
-    name = context.params.get("name")
-    for container in inventory.containers:
-        if name in (None, container.name):
-            yield from container.services
-            for service in container.services.values():
-                yield from (unit.removesuffix(".service") for unit in service.units())
+def _log_targets(context: typer.Context, inventory: Inventory) -> Iterable[str]:
+    given = context.params.get("targets") or ()
+    named = [container for container in inventory.containers if container.name in given]
+    if not given:
+        yield from (container.name for container in inventory.containers)
+    for container in named or inventory.containers:
+        yield from container.services
+        for service in container.services.values():
+            yield from (unit.removesuffix(".service") for unit in service.units())
 
 
 def _secrets(_: typer.Context, inventory: Inventory) -> Iterable[str]:
@@ -62,6 +64,6 @@ def _snapshots(_: typer.Context, inventory: Inventory) -> Iterable[str]:
 
 
 containers = _completer(lambda _, inventory: (container.name for container in inventory.containers))
-services_and_units = _completer(_services_and_units)
+log_targets = _completer(_log_targets)
 secrets = _completer(_secrets)
 snapshots = _completer(_snapshots)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -62,17 +63,28 @@ def deploy(
         raise typer.Exit(2)
 
 
-def status(as_json: Json = False) -> None:
+def status(
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Show it again and again, until Ctrl-C.")] = False,
+    interval: Annotated[float, typer.Option("--interval", min=1, help="Seconds between two reports.")] = 5,
+    as_json: Json = False,
+) -> None:
     """Show the state of containers, services, data and the last runs. The exit code is 0 only if all are healthy.
 
-    Example:  homelab status
+    With --watch, it is that of the last report, and JSON is one object per line.
+
+    Example:  homelab status --watch
     """
     from homelab.cli.report_output import show_status
+    from homelab.cli.watch import watch as show_again
     from homelab.commands.status import status as run
 
-    report = run(settings.session())
-    print_result(report, as_json, lambda: show_status(report))
-    if not report.healthy:
+    session = settings.session()
+    if watch:
+        report = show_again(lambda: run(session), show_status, interval, as_json)
+    else:
+        report = run(session)
+        print_result(report, as_json, lambda: show_status(report))
+    if report is None or not report.healthy:
         raise typer.Exit(1)
 
 
@@ -92,34 +104,65 @@ def ssh(
 
 
 def logs(
-    name: Container,
-    unit: Annotated[
-        str | None,
+    targets: Annotated[
+        list[str] | None,
         typer.Argument(
-            metavar="SERVICE|UNIT",
-            help="One of its services, or a unit; default: all its services.",
-            autocompletion=completion.services_and_units,
+            metavar="CONTAINER|SERVICE|UNIT",
+            help="Containers restrict the place, services and units the content; default: all services.",
+            autocompletion=completion.log_targets,
         ),
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Show new lines as they arrive.")] = False,
-    lines: Annotated[int, typer.Option("--lines", "-n", help="The number of lines to start with.")] = 100,
+    lines: Annotated[
+        int | None,
+        typer.Option(
+            "--lines", "-n", min=0, help="The last lines of each container; default: 100, or all with --since."
+        ),
+    ] = None,
+    since: Annotated[str | None, typer.Option("--since", help="A duration, such as 30m or 2h, or a time.")] = None,
+    level: Annotated[
+        Literal["error", "warning", "info", "debug"], typer.Option("--level", help="Lines of this level or worse.")
+    ] = "debug",
+    grep: Annotated[str | None, typer.Option("--grep", help="Lines that match this regular expression.")] = None,
+    as_json: Json = False,
 ) -> None:
-    """Show the journal of a container's services.
+    """Show the journals of the services, of several containers by time.
 
-    Example:  homelab logs airflow-orchestration airflow-scheduler -f
+    Without --since, --level and --grep search the last 24 hours. JSON is one object per line.
+
+    Example:  homelab logs airflow postgres --since 2h --level warning -f
     """
-    from homelab.commands.logs import logs_argv
+    from homelab.cli.log_output import log_printer
+    from homelab.commands.logs import LogFilter, parse_pattern, parse_since, selected_units
+    from homelab.commands.logs import logs as run
 
-    session = settings.session()
-    _run_ssh(session, name, logs_argv(session, name, unit, follow, lines))
+    session, now = settings.session(), datetime.now(UTC)
+    start, pattern = since and parse_since(since, now), grep and parse_pattern(grep)
+    count = 100 if lines is None and since is None else lines
+    chosen = LogFilter(follow, count, start or None, level, pattern or None)
+    show = log_printer(list(selected_units(session.inventory, targets or ())), as_json)
+    statuses: dict[str, int] = {}
+    try:
+        for line in run(session, targets or (), chosen, now, statuses):
+            show(line)
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+    for name in statuses:
+        _explain_host_key(session, name, statuses[name])
+    raise typer.Exit(max(statuses.values(), default=0))
 
 
 def _run_ssh(session: Session, name: str, argv: list[str]) -> None:
     """Give the terminal to ssh and exit with its status; explain a changed host key after ssh's own message."""
     from homelab.runtime.interactive import run_interactive
-    from homelab.runtime.ssh_client import CONNECTION_FAILED, host_key_change
 
     status, interrupted = run_interactive(argv)
+    _explain_host_key(session, name, status)
+    raise typer.Exit(INTERRUPTED if interrupted else status)
+
+
+def _explain_host_key(session: Session, name: str, status: int) -> None:
+    from homelab.runtime.ssh_client import CONNECTION_FAILED, host_key_change
+
     if status == CONNECTION_FAILED and (error := host_key_change(session, name)):
         print_error(error)
-    raise typer.Exit(INTERRUPTED if interrupted else status)

@@ -68,9 +68,9 @@ def show_deploy(reports: Sequence[HostReport], dry_run: bool) -> None:
         target.print(Text(f"{duration(seconds):>10}  {name}: {change.step.title}", "dim"), soft_wrap=True)
 
 
-def show_status(report: LabReport) -> None:
+def show_status(report: LabReport, target: Console | None = None) -> None:
     """Print the whole lab on one screen."""
-    target = console()
+    target = target or console()
     table = Table(
         "container",
         "state",

@@ -27,6 +27,11 @@ def print_json(result: Any) -> None:
     typer.echo(json.dumps(to_json(result), indent=2, ensure_ascii=False))
 
 
+def print_json_line(result: Any) -> None:
+    """Print a result as JSON on one line, for results that follow each other."""
+    typer.echo(json.dumps(to_json(result), ensure_ascii=False))
+
+
 def echo(text: object, err: bool = False) -> None:
     """Print a text for people: without unsafe characters, and with complete commands."""
     typer.echo(printable(typed.complete(str(text))), err=err)

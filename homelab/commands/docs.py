@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from homelab.host import argv, check
+from homelab.errors import InputError
+from homelab.host import check
+from homelab.runtime.deployed_pipelines import deployed_pipeline
 from homelab.runtime.session import Session
-from homelab.services.analytics import SCRIPTS, as_analytics
 
 _DEADLINE = 900.0  # seconds
 
 
-def fetch(session: Session) -> bytes:
-    """Return the documentation, one self-contained HTML page. Raises HomelabError if dbt cannot generate it."""
-    container = session.inventory.container_with("analytics")
-    command = as_analytics(argv("python", f"{SCRIPTS}/dbt_docs.py") + " >&2 && cat docs.html")
+def fetch(session: Session, name: str) -> bytes:
+    """Return the documentation of a pipeline, one self-contained HTML page.
+
+    Raises HomelabError if dbt cannot generate it, InputError for a pipeline without a dbt project.
+    """
+    container, pipeline = session.inventory.container_with("analytics"), deployed_pipeline(session.inventory, name)
+    if not pipeline.docs:
+        raise InputError(
+            f"Cannot document the pipeline {name}: it has no dbt project",
+            "It has no dbt/dbt_project.yml.",
+            "Name another pipeline: `homelab pipeline list`",
+        )
+    command = pipeline.run(f"{pipeline.docs} >&2 && cat docs.html")
     with session.connect(container) as host, session.progress.step(container.name, "dbt docs generate"):
         return check(host, command, "generate the documentation", timeout=_DEADLINE).stdout

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
 import json
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,6 +11,7 @@ from typing import Any
 from homelab.errors import InputError
 from homelab.host import CommandFailed, Host, argv, expected_format
 from homelab.pipeline_contract import EXIT
+from homelab.runtime.row_corrections import operator
 from homelab.runtime.session import Session
 from homelab.services.analytics import SCRIPTS, as_analytics
 
@@ -100,11 +99,6 @@ def exclusions(session: Session) -> Sequence[Exclusion]:
     """Return all exclusions, oldest first."""
     with session.connect_to("analytics") as host:
         return [Exclusion(**each) for each in _run(host, "list")]
-
-
-def operator() -> str:
-    """Return the user and the machine that run this command."""
-    return f"{getpass.getuser()}@{platform.node()}"
 
 
 def _run(host: Host, *words: str) -> Any:

@@ -26,7 +26,7 @@ def lock(session: Session, name: str) -> PackageLock:
             f"Write one package a line into it, then run `homelab pipeline lock {name}` again.",
         )
     wanted = pipeline.requirements_in.read_bytes()
-    builds, index = bundled_path("pipeline") / "requirements" / "analytics.txt", inventory.sources.pypi_index
+    builds, index = bundled_path("pipelines/shared/requirements/analytics.txt"), inventory.sources.pypi_index
     private_folder(inventory.state_dir)
     folder = folder_of(inventory.state_dir)
     text = lock_header(wanted) + compile_lock(folder, wanted.decode().splitlines(), builds, index, session.progress)

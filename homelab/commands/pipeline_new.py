@@ -9,25 +9,26 @@ from homelab.inventory.pipelines_section import name_error
 from homelab.render import render
 
 FOLDER = "pipelines"
-# The files by origin of the rows, each with its template.
-_CSV = {
+_FILES = {
     "pipeline.yaml": "pipeline.yaml.j2",
     "schema.sql": "schema.sql.j2",
-    "scripts/fetch.py": "scripts/fetch.py.j2",
-    "scripts/{name}.csv": "scripts/readings.csv.j2",
+    "scripts/fetch.py": "scripts/fetch_{source}.py.j2",
     "dbt/dbt_project.yml": "dbt/dbt_project.yml.j2",
     "dbt/models/sources.yml": "dbt/models/sources.yml.j2",
     "dbt/models/{name}_daily.sql": "dbt/models/daily.sql.j2",
     "dbt/models/{name}_daily.yml": "dbt/models/daily.yml.j2",
-    "tests/test_fetch.py": "tests/test_fetch.py.j2",
+    "tests/test_fetch.py": "tests/test_fetch_{source}.py.j2",
+}
+# Further files by origin of the rows.
+_OF_ORIGIN = {
+    "csv": {"scripts/{name}.csv": "scripts/readings.csv.j2"},
+    "api": {"tests/answer.json": "tests/answer.json.j2"},
+    "postgres": {},
 }
 
 
-_FILES = {"csv": _CSV}
-
-
 def new_pipeline(folder: Path, name: str, source: str = "csv") -> list[Path]:
-    """Write a pipeline into the inventory's folder; return the paths of its files. `source` is a key of the origins.
+    """Write a pipeline into the inventory's folder; return the paths of its files. `source` is csv, api or postgres.
 
     Raises InputError for a name that it cannot have; overwrites nothing.
     """
@@ -36,8 +37,9 @@ def new_pipeline(folder: Path, name: str, source: str = "csv") -> list[Path]:
     root = folder / FOLDER / name
     if root.exists():
         raise InputError(f"Cannot create pipeline {name}: {root} already exists", "", "Choose another name.")
-    texts = {root / path.format(name=name): template for path, template in _FILES[source].items()}
+    files = {**_FILES, **_OF_ORIGIN[source]}
+    texts = {root / path.format(name=name): template.format(source=source) for path, template in files.items()}
     for path, template in texts.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(render(f"new/pipeline/{template}", name=name))
+        path.write_bytes(render(f"new/pipeline/{template}", name=name, source=source))
     return list(texts)

@@ -17,10 +17,10 @@ from typing import Literal
 from homelab.errors import HomelabError, InputError
 from homelab.host import UNREADABLE, argv
 from homelab.pipeline_contract import EXIT
+from homelab.pipelines.layout import SHARED_SCRIPTS
 from homelab.progress import StatusUpdate
 from homelab.runtime.deployed_pipelines import WEATHER, deployed_pipeline
 from homelab.runtime.session import Session
-from homelab.services.analytics import SCRIPTS
 
 Format = Literal["duckdb", "parquet"]
 _PAUSE = 120.0  # seconds between two blocks; Parquet files are written before the first one
@@ -50,7 +50,7 @@ def pull(session: Session, target: Path, kind: Format = "duckdb", name: str = WE
     pipeline = deployed_pipeline(session.inventory, name)
     _check_target(target, kind)
     container = session.inventory.container_with("analytics")
-    script = argv("python", f"{SCRIPTS}/export.py", "--database", pipeline.published, "--format", kind)
+    script = argv("python", f"{SHARED_SCRIPTS}/export.py", "--database", pipeline.published, "--format", kind)
     with (
         session.connect(container) as host,
         session.progress.step(container.name, "pull the marts") as report,

@@ -14,9 +14,9 @@ from homelab.proxmox.backups import Backup
 from homelab.proxmox.plan_executor import only_node
 from homelab.proxmox.tasks import Task
 from homelab.runtime.container_changes import Outcome, audited_client
+from homelab.runtime.hook_runs import finish_restore, has_hooks
 from homelab.runtime.lab_lock import lab_lock
 from homelab.runtime.owned_containers import Confirm, time_since
-from homelab.runtime.provisioning import await_ssh
 from homelab.runtime.session import Session
 
 _EARLIER = 6 * 3600.0  # seconds to wait for the restore of an earlier run
@@ -62,6 +62,8 @@ class _Restore:
         if there and task and restores.source(self._client, task) != backup.volid:
             raise _exists(self._container, there)
         if there and task and there.running and name in known_hosts.pins():
+            if has_hooks(self._container, "restored"):  # which an interrupted run may not have reached
+                finish_restore(self._session, self._container, backup.volid)
             return Outcome(
                 nothing=f"Nothing to do: {name} was restored {time_since(task.started)} from {backup.volid}."
             )
@@ -71,7 +73,7 @@ class _Restore:
         self._pin(node, backup)
         self._start(node, there, task)
         with self._session.progress.step(name, "wait for SSH with the host key of the backup"):
-            await_ssh(self._session, self._container)
+            finish_restore(self._session, self._container, backup.volid)
         done = f"{name}: restored to its state of {time_since(backup.made)}, from {backup.volid}. "
         return Outcome({name: [f"{done}`homelab plan` shows its differences from the inventory."]})
 

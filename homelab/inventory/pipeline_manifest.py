@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
@@ -15,12 +15,13 @@ from homelab.inventory.section import Section
 from homelab.inventory.value_types import anchored
 from homelab.model import AirflowObjects, Pipeline, SchemaVersion
 from homelab.model.airflow_objects import Connections, Pools, Variables
-from homelab.model.options import Duration, KeyNames, Option, Size
-from homelab.model.pipelines import BUILD, LOCKED_BY, MANIFEST, lock_header
+from homelab.model.options import Duration, KeyNames, Option, SecretName, Size
+from homelab.model.pipelines import BUILD, LOCKED_BY, MANIFEST, Corrections, lock_header
 
 _VERSION = re.compile(r"^-- version ([0-9]+)\b.*$", re.MULTILINE)
 _SCRIPT = Option(pattern=r"scripts/([\w-]+/)*[\w-]+\.py", expected="a path below scripts/ that ends in .py")
 _COMMAND = r"[a-z][a-z0-9_]{0,30}"
+_VARIABLE = r"(?!(PG|DBT_|READS_|PIPELINE|PYTHON|LD_)|(PATH|HOME|ENV|IFS)$)[A-Z][A-Z0-9_]{0,60}"
 _PINNED = re.compile(r"^duckdb==([^\s\\;]+)", re.MULTILINE)
 
 
@@ -58,14 +59,40 @@ class ManifestSection:
             keys=KeyNames(_COMMAND, "a command has lower-case letters, digits and underscores"),
         ),
     ] = field(default_factory=dict)
+    environment: Annotated[
+        Mapping[str, Annotated[str | SecretName, Option(pattern=r"[^\x00-\x1f\x7f]{0,1000}")]],
+        Option(
+            "Variables of its commands: text, or `{secret: NAME}`.",
+            keys=KeyNames(
+                _VARIABLE, "a variable has capital letters, digits and underscores, and is none of homelab's"
+            ),
+        ),
+    ] = field(default_factory=dict)
+    reads: Annotated[
+        tuple[str, ...],
+        Option("Pipelines whose published tables its dbt project reads, as sources.", examples=(("weather",),)),
+    ] = ()
+    corrections: Annotated[
+        Corrections | None,
+        Option("Table for `homelab pipeline exclude` and `backfill`.", expected="a mapping with table, key and time"),
+    ] = None
     limits: Annotated[LimitsSection, Option("Limits of its commands.")] = LimitsSection()
     connections: Connections = field(default_factory=dict)
     variables: Variables = field(default_factory=dict)
     pools: Pools = field(default_factory=dict)
 
 
-def read_manifest(parent: Section, name: str, folder: Path, duckdb: str) -> Pipeline | None:
-    """Return the pipeline of a folder; None if a problem was recorded.
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A manifest: the pipeline without `reads`, the names in `reads`, and the section for problems."""
+
+    pipeline: Pipeline
+    reads: Sequence[str]
+    section: Section
+
+
+def read_manifest(parent: Section, name: str, folder: Path, duckdb: str) -> Manifest | None:
+    """Return the manifest of a folder; None if a problem was recorded.
 
     `duckdb` is the version of DuckDB in the containers, which the scripts' packages must not change.
     """
@@ -98,6 +125,8 @@ def read_manifest(parent: Section, name: str, folder: Path, duckdb: str) -> Pipe
         schema_versions=tuple(_versions(section, folder)),
         requirements=lock,
         lock_error=_lock_error(folder, lock),
+        environment=dict(found.environment),
+        corrections=found.corrections,
         airflow=AirflowObjects(connections=found.connections, variables=found.variables, pools=found.pools),
         schedule=found.schedule,
         expected_every=found.expected_every,
@@ -106,7 +135,7 @@ def read_manifest(parent: Section, name: str, folder: Path, duckdb: str) -> Pipe
         timeout=found.limits.timeout,
     )
     _check(section, pipeline)
-    return pipeline if len(parent.problems.found) == before else None
+    return Manifest(pipeline, found.reads, section) if len(parent.problems.found) == before else None
 
 
 def _check(section: Section, pipeline: Pipeline) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from homelab.inventory.declaration import SectionOf, declaration_of
-from homelab.inventory.pipeline_manifest import read_manifest
+from homelab.inventory.pipeline_manifest import Manifest, read_manifest
+from homelab.inventory.pipeline_reads import with_reads
 from homelab.inventory.section import Section
 from homelab.inventory.value_types import ValueType, anchored, nullable
 from homelab.inventory.weather_section import WeatherSection
@@ -86,7 +87,7 @@ def read_pipelines(section: Section, containers: Sequence[Container]) -> tuple[P
     """Return the user's pipelines; those with a problem are left out."""
     taken = _taken_names(section, containers)
     runs = any(service.runs_pipeline for each in containers for service in each.services.values())
-    found = []
+    manifests: list[Manifest] = []
     for name, value in section.data.items():
         if name == WEATHER or not isinstance(value, dict | None):
             continue
@@ -95,10 +96,11 @@ def read_pipelines(section: Section, containers: Sequence[Container]) -> tuple[P
         if not runs:
             section.problem("needs the service `analytics`, which no container has", name)
         folder = _folder(section, name)
-        if folder and (pipeline := read_manifest(section.below(name), name, folder, _duckdb())):
-            found.append(pipeline)
+        if folder and (manifest := read_manifest(section.below(name), name, folder, _duckdb())):
+            manifests.append(manifest)
+    found = with_reads(manifests, section.data)
     _check_airflow_objects(section, containers, found)
-    return tuple(found)
+    return found
 
 
 def _check_airflow_objects(section: Section, containers: Sequence[Container], pipelines: Sequence[Pipeline]) -> None:
@@ -156,7 +158,7 @@ def _taken_names(section: Section, containers: Sequence[Container]) -> dict[str,
 
 def _duckdb() -> str:
     """Return the version of DuckDB in the containers' venv."""
-    lock = (bundled_path("pipeline") / "requirements" / "analytics.txt").read_text()
+    lock = bundled_path("pipelines/shared/requirements/analytics.txt").read_text()
     return next(_pins(lock, "duckdb"))
 
 

@@ -203,8 +203,18 @@ def _merged(base: Document, overlay: Document, keys: KeyPath, below: Any, above:
             result[key] = _merged(base, overlay, inner, below[key], value)
         elif inner not in overlay.conditional:
             base.places.update(_beneath(overlay, inner))
-            result[key] = _merged(base, overlay, inner, {}, value) if isinstance(value, dict) else value
+            result[key] = _unconditional(overlay, inner, value)
     return result
+
+
+def _unconditional(overlay: Document, keys: KeyPath, value: Any) -> Any:
+    """Return a new value without the mappings that only change existing keys."""
+    if not isinstance(value, dict):
+        return value
+    inner = {key: (*keys, key) for key in value}
+    return {
+        key: _unconditional(overlay, inner[key], value[key]) for key in value if inner[key] not in overlay.conditional
+    }
 
 
 def _beneath(document: Document, keys: KeyPath) -> Iterator[tuple[KeyPath, Place]]:

@@ -1,6 +1,7 @@
 """The frozen types of all layers: the inventory, container configurations, services and steps."""
 
 from homelab.model.airflow_objects import AirflowObjects, Connection, Pool
+from homelab.model.backup_hooks import BackupHooks
 from homelab.model.container import Container
 from homelab.model.container_config import DHCP, ContainerConfig, Difference, Mount, NetworkCard, differences
 from homelab.model.endpoints import Endpoint
@@ -24,6 +25,7 @@ from homelab.model.service import Health, ManagedResource, Pending, SecretStore,
 __all__ = [
     "DHCP",
     "AirflowObjects",
+    "BackupHooks",
     "City",
     "Connection",
     "Container",

@@ -13,6 +13,7 @@ from homelab.distributions import Distribution
 from homelab.errors import HomelabError, InputError
 from homelab.host import UNREADABLE, Host, Result, argv
 from homelab.model.airflow_objects import AirflowObjects
+from homelab.model.backup_hooks import BackupHooks
 from homelab.model.container import Container
 from homelab.model.endpoints import Endpoint
 from homelab.model.inventory import DatabaseGrant, Inventory, Secret, name_without_instance
@@ -60,6 +61,29 @@ class SecretStore(Protocol):
         """Return the lab's CA, or None if there is none yet. Raises InputError if it is damaged."""
 
 
+def user_secrets(store: SecretStore, names: Iterable[SecretName]) -> Mapping[str, Secret]:
+    """Return secrets that the user has set, by name. Raises InputError for missing ones, and for homelab's own.
+
+    Without the latter, a pipeline of others could hand out the passwords of the databases to every DAG.
+    """
+    names = list(names)
+    if own := [name for name in names if _OWN_SECRETS.match(name)]:
+        raise InputError(
+            f"Cannot use the {'secrets' if len(own) > 1 else 'secret'} {', '.join(own)}: reserved for homelab",
+            "\n".join(f"  {name.place}: {{secret: {name}}}" for name in own),
+            "Use another name, and set it with `homelab secret set NAME`.",
+        )
+    wanted = {name: store.known_secret(name) for name in names}
+    missing = [name for name, secret in wanted.items() if secret is None]
+    if missing:
+        raise InputError(
+            f"Cannot use the {'secrets' if len(missing) > 1 else 'secret'} {', '.join(missing)}: not set",
+            "\n".join(f"  {name.place}: {{secret: {name}}}" for name in missing),
+            "\n".join(f"Run `homelab secret set {name}`." for name in missing),
+        )
+    return {name: secret for name, secret in wanted.items() if secret is not None}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceContext:
     """The input from which a service derives its steps."""
@@ -72,26 +96,8 @@ class ServiceContext:
     deploying: Collection[str] = ()  # containers that are deployed in parallel with this one
 
     def user_secrets(self, names: Iterable[SecretName]) -> Mapping[str, Secret]:
-        """Return secrets that the user has set, by name. Raises InputError for missing ones, and for homelab's own.
-
-        Without the latter, a pipeline of others could hand out the passwords of the databases to every DAG.
-        """
-        names = list(names)
-        if own := [name for name in names if _OWN_SECRETS.match(name)]:
-            raise InputError(
-                f"Cannot use the {'secrets' if len(own) > 1 else 'secret'} {', '.join(own)}: reserved for homelab",
-                "\n".join(f"  {name.place}: {{secret: {name}}}" for name in own),
-                "Use another name, and set it with `homelab secret set NAME`.",
-            )
-        wanted = {name: self.secret_store.known_secret(name) for name in names}
-        missing = [name for name, secret in wanted.items() if secret is None]
-        if missing:
-            raise InputError(
-                f"Cannot use the {'secrets' if len(missing) > 1 else 'secret'} {', '.join(missing)}: not set",
-                "\n".join(f"  {name.place}: {{secret: {name}}}" for name in missing),
-                "\n".join(f"Run `homelab secret set {name}`." for name in missing),
-            )
-        return {name: secret for name, secret in wanted.items() if secret is not None}
+        """Return secrets that the user has set: see `user_secrets`."""
+        return user_secrets(self.secret_store, names)
 
     def wait_deadline(self, container: Container) -> float:
         """Return the seconds to wait for another container: more if it is being deployed at present."""
@@ -242,6 +248,10 @@ class Service(ABC):
     def data_folders(self) -> Sequence[str]:
         """Return the folders with its data, which stay until `homelab prune`; none by default."""
         return ()
+
+    def backup_hooks(self) -> BackupHooks:
+        """Return the commands around backups and restores of its container; none by default."""
+        return BackupHooks()
 
     def units(self) -> Sequence[str]:
         """Return the systemd units that have to be active; none by default."""

@@ -8,19 +8,14 @@ from dataclasses import dataclass
 from homelab.errors import InputError
 from homelab.model import Pipeline, ServiceContext, Step
 from homelab.model.pipelines import BUILD
+from homelab.pipelines.exclusion_view import ExclusionView
 from homelab.pipelines.layout import EXTENSIONS, FOLDER, SHARED_SCRIPTS, SHARED_VENV, Layout
+from homelab.pipelines.published_tables import project_files
 from homelab.pipelines.schema_step import SchemaVersions
 from homelab.render import render
 from homelab.sandbox import Sandbox
-from homelab.steps import Directory, File, Tree, Venv, WaitFor
+from homelab.steps import Directory, File, Group, Tree, User, Venv, WaitFor
 
-# Builds all models without rows in a temporary file: dbt and DuckDB find an error in a model or in a column.
-_TRY_BUILD = (
-    'folder=$(mktemp -d); PGUSER=$DBT_PGUSER PGPASSWORD=$DBT_PGPASSWORD PIPELINE_WAREHOUSE="$folder/empty.duckdb" '
-    "dbt --no-use-colors --quiet build --empty --exclude-resource-type test unit_test --project-dir {project} "
-    '--profiles-dir {root} --profile {profile} --target-path "$folder" --log-path "$folder"; '
-    'status=$?; rm -rf "$folder"; exit $status'
-)
 # Without running them; the error names the file and the line.
 _PARSE_SCRIPTS = (
     "find \"$new\" -name '*.py' -exec /usr/bin/python3 -c "
@@ -41,6 +36,30 @@ def gate_entries(pipeline: Pipeline) -> Sequence[GateEntry]:
     """Return the entries of a pipeline in the SSH gate."""
     layout = Layout(pipeline)
     return [GateEntry(pipeline.gate_entry(each), layout.program(each), layout.sandbox) for each in pipeline.commands]
+
+
+def account_steps(pipelines: Sequence[Pipeline]) -> Iterator[Step]:
+    """Yield the users of the pipelines, and for each pipeline that others read, the group of their users."""
+    for pipeline in pipelines:
+        layout = Layout(pipeline)
+        yield User(layout.sandbox.user, layout.data)
+    for name in sorted({name for pipeline in pipelines for name in pipeline.reads}):
+        yield Group(_readers(name), [Layout(each).sandbox.user for each in pipelines if name in each.reads])
+
+
+def data_folder(name: str, path: str, user: str, pipelines: Sequence[Pipeline]) -> Directory:
+    """Return the step for the folder of a pipeline's data, which only its user writes.
+
+    The users of the pipelines that read it can open files in it, but not list them. Only the published files have a
+    mode that lets them: see the sandbox's UMask=.
+    """
+    if any(name in each.reads for each in pipelines):
+        return Directory(path, user, _readers(name), 0o710)
+    return Directory(path, user, user, 0o750)
+
+
+def _readers(name: str) -> str:
+    return f"readers-{name}"
 
 
 def pipeline_steps(context: ServiceContext, pipeline: Pipeline, ca_file: str) -> Sequence[Step]:
@@ -64,7 +83,7 @@ def pipeline_steps(context: ServiceContext, pipeline: Pipeline, ca_file: str) ->
     return (
         Directory(FOLDER),
         Directory(layout.root),
-        *layout.sandbox.account(),
+        data_folder(pipeline.name, layout.data, layout.sandbox.user, context.inventory.pipelines),
         layout.sandbox.file(),
         File(layout.secrets, _secrets(context, layout), group=layout.sandbox.user, mode=0o640, secret=True),
         environment,
@@ -91,25 +110,26 @@ def part_of(pipeline: Pipeline) -> str:
 def _tables_and_models(layout: Layout, part: str) -> Iterator[Step]:
     tables = SchemaVersions(layout, part)
     yield tables
+    triggers: list[Step] = [tables]
+    if layout.pipeline.corrections:
+        triggers.append(ExclusionView(layout, layout.pipeline.corrections, part, triggered_by=[tables]))
+        yield triggers[-1]
     if layout.pipeline.has_dbt:
         profiles = File(f"{layout.root}/profiles.yml", profiles_yml(layout))
         yield profiles
-        files = Tree.of("", layout.pipeline.folder / "dbt", within=layout.pipeline.folder).files
+        folder = layout.pipeline.folder
+        files = project_files(folder / "dbt", layout.pipeline.reads, within=folder)
         # The earlier project stays in use until dbt can build the new one.
-        check = layout.run(try_build(layout, f"{layout.project}.new"))
-        yield Tree(layout.project, files, validate=check, triggered_by=[tables, profiles], part=part)
+        check = layout.run(f"{build_command(layout, f'{layout.project}.new')} --check")
+        yield Tree(layout.project, files, validate=check, triggered_by=[*triggers, profiles], part=part)
 
 
-def try_build(layout: Layout, project: str) -> str:
-    """Return shell text that builds the models of a project without rows, and leaves nothing."""
-    return _TRY_BUILD.format(project=project, root=layout.root, profile=layout.pipeline.name)
-
-
-def build_command(layout: Layout) -> str:
+def build_command(layout: Layout, project: str = "") -> str:
     """Return shell text that builds the dbt project, tests and publishes, with the pipeline's variables."""
     return (
-        f"{SHARED_VENV}/bin/python {SHARED_SCRIPTS}/build_project.py --project {layout.project} "
+        f"{SHARED_VENV}/bin/python {SHARED_SCRIPTS}/build_project.py --project {project or layout.project} "
         f"--profiles {layout.root} --profile {layout.pipeline.name} --data {layout.data}"
+        f"{' --exclusions' if layout.pipeline.corrections else ''}"
     )
 
 
@@ -133,14 +153,18 @@ def _environment(context: ServiceContext, layout: Layout, ca_file: str) -> bytes
         layout=layout,
         postgres=context.inventory.container_with("postgres").address,
         ca_file=ca_file,
+        variables=layout.pipeline.plain_variables,
     )
 
 
 def _secrets(context: ServiceContext, layout: Layout) -> bytes:
+    """Return secrets.env. Raises InputError for a secret of `environment` that is not set."""
+    values = context.user_secrets(layout.pipeline.secrets.values())
     return render(
         "pipelines/secrets.env.j2",
         password=context.secret_store.secret(f"postgres-{layout.pipeline.writer}").reveal(),
         dbt_password=context.secret_store.secret(f"postgres-{layout.pipeline.reader}").reveal(),
+        secrets={key: values[name] for key, name in layout.pipeline.secrets.items()},
     )
 
 
@@ -153,4 +177,5 @@ def profiles_yml(layout: Layout, extensions: str = EXTENSIONS) -> bytes:
         threads=layout.pipeline.threads,
         extension_directory=extensions,
         memory_limit=layout.pipeline.memory,
+        reads=list(layout.pipeline.reads),
     )

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from homelab.model import Pipeline
 from homelab.sandbox import Sandbox
 
 PLATFORM = "/opt/analytics-platform"
-SHARED_SCRIPTS = f"{PLATFORM}/scripts"
+SHARED_SCRIPTS = f"{PLATFORM}/shared"
 SHARED_VENV = f"{PLATFORM}/venv"
 EXTENSIONS = f"{PLATFORM}/extensions"  # of DuckDB
 FOLDER = f"{PLATFORM}/pipelines"
+WEATHER = "weather"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,15 @@ class Layout:
     def published(self) -> str:
         """The DuckDB file for readers."""
         return f"{self.data}/published.duckdb"
+
+    @property
+    def reads(self) -> Mapping[str, str]:
+        """The published files of the pipelines that it reads, by name."""
+        return {name: self.published_by(name) for name in self.pipeline.reads}
+
+    def published_by(self, name: str) -> str:
+        """Return the published file of another pipeline."""
+        return f"{PLATFORM if name == WEATHER else f'{FOLDER}/{name}'}/data/published.duckdb"
 
     @property
     def environment(self) -> str:

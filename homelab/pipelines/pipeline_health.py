@@ -47,7 +47,8 @@ def _build_problems(pipeline: Pipeline, report: Mapping[str, Any] | None, now: d
     if report["status"] != "success":
         failed = failed_nodes(report)
         more = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
-        yield f"build failed at {report['finished']}: {failed[0] if failed else 'dbt has not run'}{more}"
+        event = "published only in part" if report["status"] == "partial" else "build failed"
+        yield f"{event} at {report['finished']}: {failed[0] if failed else 'dbt has not run'}{more}"
     elif pipeline.expected_every:
         age = now - datetime.fromisoformat(report["finished"])
         if age > timedelta(seconds=pipeline.expected_every.seconds):

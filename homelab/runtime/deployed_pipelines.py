@@ -10,8 +10,8 @@ from homelab.model import Inventory
 from homelab.model.pipelines import BUILD
 from homelab.pipeline_contract import DAG_ID, TASKS
 from homelab.pipelines.container_steps import build_command
-from homelab.pipelines.layout import Layout
-from homelab.services.analytics import PUBLISHED, SCRIPTS, as_analytics, read_data
+from homelab.pipelines.layout import PLATFORM, SHARED_SCRIPTS, Layout
+from homelab.services.analytics import PROJECT, PUBLISHED, SCRIPTS, as_analytics, read_data
 
 WEATHER = "weather"
 
@@ -20,8 +20,9 @@ WEATHER = "weather"
 class DeployedPipeline:
     """A pipeline: its DAG with the tasks before the build, and the build itself; its published file.
 
-    `rebuild` is shell text that builds everything again. `run` returns shell text that runs a command as the pipeline,
-    `read_data` shell text that prints the end of a file in its data folder.
+    `rebuild` is shell text that builds everything again, `docs` that generates the page about the dbt project, if there
+    is one. `run` returns shell text that runs a command as the pipeline, `read_data` shell text that prints the end of
+    a file in its data folder.
     """
 
     name: str
@@ -30,8 +31,14 @@ class DeployedPipeline:
     build: str
     published: str
     rebuild: str
+    docs: str
     run: Callable[[str], str]
     read_data: Callable[[str], str]
+
+
+def _docs(project: str, profiles: str, data: str, *words: str) -> str:
+    folders = ("--project", project, "--profiles", profiles, "--data", data)
+    return argv("python", f"{SHARED_SCRIPTS}/dbt_docs.py", *folders, *words)
 
 
 BUILT_IN = DeployedPipeline(
@@ -40,7 +47,8 @@ BUILT_IN = DeployedPipeline(
     tasks=(TASKS.ingest, TASKS.build),
     build=TASKS.build,
     published=PUBLISHED,
-    rebuild=as_analytics(argv("python", f"{SCRIPTS}/dbt_build.py", "--full-refresh")),
+    rebuild=as_analytics(argv("python", f"{SCRIPTS}/dbt_build.py", "--project", PROJECT, "--full-refresh")),
+    docs=_docs(PROJECT, f"{PLATFORM}/dbt", f"{PLATFORM}/data"),
     run=as_analytics,
     read_data=read_data,
 )
@@ -59,6 +67,7 @@ def deployed_pipeline(inventory: Inventory, name: str = WEATHER) -> DeployedPipe
         build=BUILD,
         published=layout.published,
         rebuild=layout.run(f"{build_command(layout)} --full-refresh"),
+        docs=_docs(layout.project, layout.root, layout.data, "--profile", name) if pipeline.has_dbt else "",
         run=layout.run,
         read_data=layout.read_data,
     )

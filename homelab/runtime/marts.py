@@ -9,9 +9,9 @@ from typing import Any
 from homelab.errors import HomelabError, InputError
 from homelab.host import Result, argv, expected_format
 from homelab.pipeline_contract import EXIT
+from homelab.pipelines.layout import SHARED_SCRIPTS
 from homelab.runtime.deployed_pipelines import WEATHER, deployed_pipeline
 from homelab.runtime.session import Session
-from homelab.services.analytics import SCRIPTS
 
 _DEADLINE = 600  # seconds
 
@@ -25,7 +25,7 @@ def query_marts(session: Session, sql: str, name: str = WEATHER) -> Rows:
     """
     pipeline = deployed_pipeline(session.inventory, name)
     container = session.inventory.container_with("analytics")
-    script = argv("python", f"{SCRIPTS}/query.py", "--database", pipeline.published, "--", sql)
+    script = argv("python", f"{SHARED_SCRIPTS}/query.py", "--database", pipeline.published, "--", sql)
     with session.connect(container) as host:
         # `timeout` also ends a query after its connection was lost.
         result = host.run(pipeline.run(f"timeout {_DEADLINE} {script}"), timeout=_DEADLINE + 10)

@@ -140,14 +140,14 @@ class Airflow(Service):
 
     def steps(self, context: ServiceContext) -> Sequence[Step]:
         """Return user, venv, configuration, metadata, admin user, units and DAG."""
-        requirements = bundled_path("pipeline") / "requirements"
+        uv = bundled_path("pipelines/shared/requirements/uv.txt")
         venv = Venv(_VENV, venv_lock(self.version, self.packages, context.inventory.path.parent))
         bundles = self._bundles(context.inventory.pipelines)
         environment, secrets = settings_file(context, self, bundles), secrets_file(context, self)
         postgres, analytics = (context.inventory.container_with(name) for name in ("postgres", "analytics"))
         private_key = context.secret_store.key_pair("airflow")[0].reveal().encode()
         objects = combined(each for _, each in context.inventory.airflow_objects())
-        migrated = migration(venv)
+        migrated = migration(self.version, venv)
         reachable = WaitFor(
             f"{postgres.name} accepts airflow_admin",
             in_metadata("select 1"),
@@ -168,7 +168,7 @@ class Airflow(Service):
             Directory(FOLDER),
             Directory("/opt/airflow"),
             Directory("/etc/homelab", mode=0o700),
-            UvInstall((requirements / "uv.txt").read_bytes()),
+            UvInstall(uv.read_bytes()),
             venv,
             *bundles.setup(subfolders=not self._has_api_server),
             File(KEY, private_key, group="airflow", mode=0o640, secret=True),
@@ -198,7 +198,7 @@ class Airflow(Service):
 
     def _dags(self, bundles: DagBundles, pipelines: Sequence[Pipeline], triggers: Sequence[Step]) -> Iterator[Step]:
         """Yield the weather's bundle, and the user's bundles; an error in one of the user's stops nothing else."""
-        weather = airflow_dags.files_of(bundled_path("pipeline") / "dags")
+        weather = airflow_dags.files_of(bundled_path("pipelines/weather/dags"))
         yield bundles.tree(airflow_dags.WEATHER, weather, triggered_by=triggers)
         names = [pipeline.name for pipeline in pipelines]
         for pipeline in pipelines:

@@ -7,7 +7,7 @@ import hmac
 from homelab.host import argv
 from homelab.model import ManagedResource, ServiceContext, Step
 from homelab.render import render
-from homelab.steps import Command, Venv
+from homelab.steps import Command, Upgrade, Venv
 from homelab.steps.queries import Query
 
 CLI = "/usr/local/sbin/homelab-airflow"  # Airflow's command line, as its user and with its limits
@@ -48,13 +48,15 @@ def metrics() -> Query:
     return in_metadata(render("airflow/metrics.sql").decode())
 
 
-def migration(venv: Venv) -> Command:
+def migration(version: str, venv: Venv) -> Step:
     """Return the step that migrates the database to the version of Airflow in the venv."""
-    stamp = f"{_STAMPS}/airflow-migrated"
-    # A database that was created again has no alembic_version, and the stamp still exists.
-    done = (f"grep -qxs {venv.digest} {stamp}", _row_exists("alembic_version"))
-    command = f"systemctl stop 'airflow-*' && {CLI} db migrate && mkdir -p {_STAMPS} && echo {venv.digest} >{stamp}"
-    return Command("airflow db migrate", done, command, triggered_by=[venv], makes=[ManagedResource("made", stamp)])
+    upgrade = Upgrade(
+        service="airflow",
+        version=f"{version} ({venv.digest})",
+        after=("systemctl stop 'airflow-*'", f"{CLI} db migrate"),
+        done=[_row_exists("alembic_version")],  # missing after the database was created again
+    )
+    return upgrade.finish(triggered_by=[venv])
 
 
 def admin_user(context: ServiceContext, migrated: Step, has_api_server: bool) -> Command:

@@ -19,7 +19,7 @@ _ENTRY = re.compile(r"([A-Za-z0-9._-]+)==(\S+)")
 
 def airflow_lock(series: str) -> Path:
     """Return homelab's own lock file of a series of Airflow."""
-    return bundled_path("pipeline") / "requirements" / f"airflow-{series}.txt"
+    return bundled_path("pipelines/shared/requirements") / f"airflow-{series}.txt"
 
 
 def venv_lock(series: str, packages: Sequence[str], folder: Path) -> bytes:

@@ -17,8 +17,8 @@ from homelab.model.options import Option, Size
 from homelab.paths import bundled_path
 from homelab.pipeline_contract import COMMANDS, EXIT, TASKS
 from homelab.pipelines.build_report import failed_nodes
-from homelab.pipelines.container_steps import GateEntry, gate_entries, pipeline_steps
-from homelab.pipelines.layout import EXTENSIONS, FOLDER, SHARED_SCRIPTS, SHARED_VENV, Layout
+from homelab.pipelines.container_steps import GateEntry, account_steps, data_folder, gate_entries, pipeline_steps
+from homelab.pipelines.layout import EXTENSIONS, FOLDER, SHARED_SCRIPTS, SHARED_VENV, WEATHER, Layout
 from homelab.pipelines.layout import PLATFORM as ROOT
 from homelab.pipelines.pipeline_metrics import labelled
 from homelab.render import render
@@ -27,21 +27,21 @@ from homelab.secrets import openweather_key
 from homelab.services.lab_certificates import CA_FILE
 from homelab.steps import Command, Directory, File, Packages, Tree, User, UvInstall, Venv, WaitFor
 
-SCRIPTS = SHARED_SCRIPTS
+SCRIPTS = f"{ROOT}/scripts"
 PUBLISHED = f"{ROOT}/data/published.duckdb"
 _ENVIRONMENT = f"{ROOT}/pipeline.env"
 _SECRETS = f"{ROOT}/secrets.env"
-_PROJECT = f"{ROOT}/dbt/analytics_project"
+PROJECT = f"{ROOT}/dbt/analytics_project"
 # In a temporary folder, as a build may be running.
 _PARSE = (
-    f"folder=$(mktemp -d); dbt --no-use-colors --quiet parse --project-dir {_PROJECT} --profiles-dir {ROOT}/dbt "
+    f"folder=$(mktemp -d); dbt --no-use-colors --quiet parse --project-dir {PROJECT} --profiles-dir {ROOT}/dbt "
     '--target-path "$folder" --log-path "$folder"; status=$?; rm -rf "$folder"; exit $status'
 )
 # Compiled files would be foreign files in the tree of scripts: hence -B.
 _PYTHON = (f"{ROOT}/venv/bin/python", "-B")
 # Installed next to the old one first, so that it is never incomplete.
 _INSTALL_EXTENSION = (
-    f"rm -rf {EXTENSIONS}.new && {argv(*_PYTHON)} {SCRIPTS}/install_extension.py {EXTENSIONS}.new && "
+    f"rm -rf {EXTENSIONS}.new && {argv(*_PYTHON)} {SHARED_SCRIPTS}/install_extension.py {EXTENSIONS}.new && "
     f"rm -rf {EXTENSIONS} && mv -T {EXTENSIONS}.new {EXTENSIONS}"
 )
 SANDBOX = Sandbox("analytics", (f"{ROOT}/data",))
@@ -101,11 +101,10 @@ class Analytics(Service):
 
     def steps(self, context: ServiceContext) -> Sequence[Step]:
         """Return user, venv, scripts, dbt project, and the gate for Airflow's key."""
-        pipeline = bundled_path("pipeline")
-        venv = Venv(SHARED_VENV, (pipeline / "requirements" / "analytics.txt").read_bytes())
-        scripts = Tree.of(SCRIPTS, pipeline / "scripts")
+        weather, requirements = bundled_path("pipelines/weather"), bundled_path("pipelines/shared/requirements")
+        venv = Venv(SHARED_VENV, (requirements / "analytics.txt").read_bytes())
         postgres = context.inventory.container_with("postgres")
-        project = Tree.of(_PROJECT, pipeline / "dbt" / "analytics_project")
+        project = Tree.of(PROJECT, weather / "dbt")
         profiles = File(
             f"{ROOT}/dbt/profiles.yml",
             render(
@@ -120,14 +119,16 @@ class Analytics(Service):
         return (
             Packages(["python3", "python3-venv", "ca-certificates", "postgresql-client", "dbus", "sudo"]),
             User("analytics", "/home/analytics", "/bin/sh"),
+            *account_steps(context.inventory.pipelines),
             Directory("/home/analytics"),
             Directory(ROOT),
             Directory(f"{ROOT}/bin"),
             Directory(f"{ROOT}/dbt"),
-            Directory(f"{ROOT}/data", "analytics", "analytics", 0o750),
-            UvInstall((pipeline / "requirements" / "uv.txt").read_bytes()),
+            data_folder(WEATHER, f"{ROOT}/data", "analytics", context.inventory.pipelines),
+            UvInstall((requirements / "uv.txt").read_bytes()),
             venv,
-            scripts,
+            Tree.of(SHARED_SCRIPTS, bundled_path("pipelines/shared/scripts")),
+            Tree.of(SCRIPTS, weather / "scripts"),
             project,
             profiles,
             SANDBOX.file(),
@@ -160,7 +161,7 @@ class Analytics(Service):
     def _gate(self, context: ServiceContext) -> Iterator[Step]:
         """Yield the weather's commands, the program that runs those of all pipelines, and the gate before it."""
         for name in COMMANDS:
-            text = render(f"analytics/{name}.j2", root=ROOT, tasks=TASKS, exit=EXIT)
+            text = render(f"analytics/{name}.j2", root=ROOT, project=PROJECT, tasks=TASKS, exit=EXIT)
             yield File(f"{ROOT}/bin/{name}", text, mode=0o755)
         entries = [GateEntry(name, f"{ROOT}/bin/{name}", SANDBOX) for name in COMMANDS]
         entries += chain.from_iterable(map(gate_entries, context.inventory.pipelines))
@@ -187,7 +188,8 @@ class Analytics(Service):
                 f"{path}, from `pipelines: weather: cities:` in the inventory.",
                 "Correct the path, or the permissions of the file.",
             ) from None
-        check = SANDBOX.run(*_PYTHON, f"{SCRIPTS}/ingest_weather.py", "--check")
+        words = ("env", f"PYTHONPATH={SHARED_SCRIPTS}", *_PYTHON, f"{SCRIPTS}/ingest_weather.py", "--check")
+        check = SANDBOX.run(*words)
         # The script recognises CSV and JSON by the suffix.
         copy = f'"$new{path.suffix}"'
         yield File(
@@ -203,14 +205,13 @@ class Analytics(Service):
         return render(
             "analytics/pipeline.env.j2",
             root=ROOT,
-            extensions=EXTENSIONS,
+            shared_scripts=SHARED_SCRIPTS,
             weather=weather,
             cities=cities,
             cities_file=weather.cities_file and _cities_file(weather.cities_file),
             secrets=_SECRETS,
             postgres=context.inventory.container_with("postgres").address,
             ca_file=CA_FILE,
-            published=PUBLISHED,
         )
 
     def _secrets(self, context: ServiceContext) -> bytes:

@@ -79,7 +79,7 @@ def changed_tables() -> Query:
 
 
 def _text() -> str:
-    return (bundled_path("templates") / "postgres" / "project_data.sql").read_text()
+    return bundled_path("pipelines/weather/schema.sql").read_text()
 
 
 def tables(command: str) -> Sql:

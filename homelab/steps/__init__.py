@@ -11,7 +11,8 @@ from homelab.steps.server_certificate import ServerCertificate
 from homelab.steps.sshd import SshdSettings
 from homelab.steps.trees import Tree
 from homelab.steps.units import SystemdUnit
-from homelab.steps.users import User
+from homelab.steps.upgrades import FinishUpgrade, PrepareUpgrade, Upgrade
+from homelab.steps.users import Group, User
 from homelab.steps.venv import UvInstall, Venv
 
 __all__ = [
@@ -23,10 +24,13 @@ __all__ = [
     "Directory",
     "DpkgConfigured",
     "File",
+    "FinishUpgrade",
+    "Group",
     "HealthCheck",
     "Packages",
     "PgHba",
     "PinnedPackages",
+    "PrepareUpgrade",
     "Refuse",
     "RevokedLogins",
     "Role",
@@ -36,6 +40,7 @@ __all__ = [
     "SshdSettings",
     "SystemdUnit",
     "Tree",
+    "Upgrade",
     "User",
     "UvInstall",
     "Venv",

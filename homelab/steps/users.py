@@ -28,6 +28,46 @@ done"""
 
 
 @dataclass(frozen=True, eq=False)
+class Group(ScriptStep):
+    """A system group with exactly these members, which are existing users."""
+
+    name: str
+    members: Sequence[str]
+
+    @property
+    def title(self) -> str:
+        """See Step."""
+        return f"group {self.name}"
+
+    def probes(self) -> Sequence[str]:
+        """See Step."""
+        return (argv("getent", "group", self.name),)
+
+    def check(self, answers: Sequence[Result]) -> Pending | None:
+        """See Step."""
+        if not answers[0].ok:
+            return Pending("does not exist")
+        found = sorted(filter(None, answers[0].text.split(":")[3].split(",")))
+        return None if found == sorted(self.members) else Pending(f"members {found} → {sorted(self.members)}")
+
+    def script(self) -> Script:
+        """See ScriptStep."""
+        create = argv("groupadd", "--system", self.name)
+        return Script(
+            "\n".join(
+                [
+                    f"# creating the group {self.name}",
+                    remove_stale_locks(),
+                    "set -e",
+                    f"{argv('getent', 'group', self.name)} >/dev/null || {create}",
+                    argv("gpasswd", "--members", ",".join(sorted(self.members)), self.name),
+                ]
+            ),
+            f"create the group {self.name}",
+        )
+
+
+@dataclass(frozen=True, eq=False)
 class User(ScriptStep):
     """A system user with a group of its own, and no password. Its home, which this step does not create, is root's."""
 

@@ -7,7 +7,7 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,7 +22,7 @@ from homelab.inventory import load
 from homelab.model import Inventory, Secret, Service, ServiceContext, Step
 from homelab.paths import bundled_path
 from homelab.services.registry import Registry
-from homelab.steps import Directory, File, Tree, Venv
+from homelab.steps import Directory, File, FinishUpgrade, PrepareUpgrade, Tree, Upgrade, Venv
 
 _UNIT = re.compile(r"/etc/systemd/system/([^/]+\.service)(\.d/[^/]+\.conf)?")  # or a drop-in with all its limits
 _EXPOSURE = "30"  # of `systemd-analyze security`, in tenths
@@ -164,12 +164,14 @@ class ServiceContract:
         _require_none("names of several endpoints", [name for name in set(names) if names.count(name) > 1])
         _require_none("ports of several endpoints", [port for port in set(ports) if ports.count(port) > 1])
 
-    def test_no_secret_is_in_a_command(self, steps: Sequence[Step]) -> None:
+    def test_no_secret_is_in_a_command(self, instance: Service, steps: Sequence[Step]) -> None:
         host = RecordingHost()
         for step in steps:
             if not step.is_wait:
                 step.apply(host)
+        hooks = instance.backup_hooks()
         texts = [*host.commands, *(probe for step in steps for probe in step.probes())]
+        texts += [*hooks.before, *hooks.after, *hooks.restored]
         _require_none("commands with a secret", [text for text in texts if _SECRET in text])
 
     def test_no_title_shows_a_secret(self, steps: Sequence[Step]) -> None:
@@ -198,6 +200,11 @@ class ServiceContract:
         exposed = [unit.path for unit in units if not _is_hardened(unit, tmp_path)]
         _require_none("units with an exposure above 3.0", exposed)
 
+    def test_upgrade_is_prepared_then_finished_before_the_units_start(
+        self, instance: Service, steps: Sequence[Step]
+    ) -> None:
+        _require_none("upgrades in the wrong place", list(_misplaced_upgrades(instance, steps)))
+
     def test_units_of_the_service_are_started_by_a_step(self, instance: Service, steps: Sequence[Step]) -> None:
         titles = {step.title for step in steps}
         _require_none("units without a step", [unit for unit in instance.units() if f"unit {unit}" not in titles])
@@ -215,6 +222,23 @@ class ServiceContract:
 def _require_none(description: str, found: Sequence[object]) -> None:
     if found:
         raise AssertionError("\n".join([f"{description}:", *(f"  {each}" for each in found)]))
+
+
+def _misplaced_upgrades(service: Service, steps: Sequence[Step]) -> Iterator[str]:
+    prepared: list[Upgrade] = []
+    units = {f"unit {unit}" for unit in service.units()}
+    started = next((number for number, step in enumerate(steps) if step.title in units), len(steps))
+    for number, step in enumerate(steps):
+        if isinstance(step, PrepareUpgrade):
+            prepared.append(step.upgrade)
+        if isinstance(step, FinishUpgrade):
+            if step.upgrade.before and step.upgrade not in prepared:
+                yield f"{step.title}: its preparation is not a step before it"
+            if number > started:
+                yield f"{step.title}: {steps[started].title} comes before it"
+            prepared = [each for each in prepared if each != step.upgrade]
+    for upgrade in prepared:
+        yield f"upgrade of {upgrade.service}: it is prepared, and no later step finishes it"
 
 
 def _is_hardened(unit: File, folder: Path) -> bool:

@@ -58,6 +58,7 @@ def check_in_container(
         points = _kill_everywhere(host, base, steps)
         report(f"{service}: killed at {points} points, and finished by the next run each time")
         _stop_each_unit(host, found.services[service], steps)
+        _run_backup_hooks(host, found.services[service])
         converge(host, base, _QUIET)
         _require(not _healthy(host, found.services[service]), "it is healthy after it was removed")
 
@@ -90,6 +91,15 @@ def _stop_each_unit(host: Host, service: Service, steps: Sequence[Step]) -> None
         _require(not _healthy(host, service), f"it is healthy without {unit}")
         converge(host, steps, _QUIET)
         _require(_healthy(host, service), f"a deploy does not start {unit} again")
+
+
+def _run_backup_hooks(host: Host, service: Service) -> None:
+    """Run the commands around a backup twice, as after a kill, and those after a restore."""
+    hooks = service.backup_hooks()
+    for commands in (hooks.before, hooks.before, hooks.after, hooks.after, hooks.before, hooks.restored, hooks.after):
+        for command in commands:
+            check(host, command, "run a backup hook")
+        _require(_healthy(host, service), "it is not healthy after a backup hook")
 
 
 def _healthy(host: Host, service: Service) -> bool:

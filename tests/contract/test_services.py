@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,6 +14,7 @@ import pytest
 
 from homelab.commands.pipeline_new import new_pipeline
 from homelab.commands.service_new import new_service
+from homelab.model import Service, Step
 from homelab.paths import bundled_path
 from homelab.services.airflow import Airflow
 from homelab.services.alertmanager import Alertmanager
@@ -21,7 +24,22 @@ from homelab.services.node_exporter import NodeExporter
 from homelab.services.postgres import Postgres
 from homelab.services.postgres_exporter import PostgresExporter
 from homelab.services.prometheus import Prometheus
+from homelab.steps import FinishUpgrade, PrepareUpgrade
 from homelab.testing import ServiceContract
+
+ECHO = Path(__file__).parents[1] / "packages" / "echo_stack" / "echo_stack" / "service.py"
+UPGRADES = (PrepareUpgrade, FinishUpgrade)
+
+
+def service_of_the_package() -> type[Service]:
+    """Return the service of the tests' package, which is not installed here."""
+    spec = importlib.util.spec_from_file_location("tests_echo_service", ECHO)
+    assert spec
+    assert spec.loader
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found: type[Service] = module.Echo
+    return found
 
 
 class TestPostgres(ServiceContract):
@@ -90,7 +108,7 @@ class TestAirflowWithPipeline(WithPipeline):
 class TestAirflowWithObjects(ServiceContract):
     service = Airflow
     options: ClassVar = {
-        "dags": str(bundled_path("pipeline") / "dags"),
+        "dags": str(bundled_path("pipelines/weather/dags")),
         "connections": {
             "sales": {"conn_type": "http", "password": {"secret": "sales"}, "extra": {"a": {"secret": "b"}}}
         },
@@ -99,9 +117,31 @@ class TestAirflowWithObjects(ServiceContract):
     }
 
 
+class TestEcho(ServiceContract):
+    service = service_of_the_package()
+
+    def test_upgrade_in_the_wrong_place_is_found(self, instance: Service, steps: Sequence[Step]) -> None:
+        prepare, finish = (next(each for each in steps if isinstance(each, kind)) for kind in UPGRADES)
+        others = [each for each in steps if each not in (prepare, finish)]
+        for wrong, problem in (
+            ([prepare, *others], "no later step finishes it"),
+            ([*others, finish], "its preparation is not a step before it"),
+            ([prepare, *others, finish], "unit echo.service comes before it"),
+            ([finish, prepare, *others], "no later step finishes it"),
+        ):
+            with pytest.raises(AssertionError, match=problem):
+                self.test_upgrade_is_prepared_then_finished_before_the_units_start(instance, wrong)
+
+
 def test_service_that_homelab_writes_keeps_the_contract(tmp_path: Path) -> None:
     new_service(tmp_path, "file_share")
     words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     assert re.search(r"\b[1-9]\d passed", done.stdout), done.stdout
+
+
+def test_typical_daemon_is_at_most_sixty_lines_of_module_and_template(tmp_path: Path) -> None:
+    written = new_service(tmp_path, "file_share")
+    lines = [line for path in written if "services" in path.parts for line in path.read_text().splitlines()]
+    assert len([line for line in lines if line.strip()]) <= 60

@@ -481,10 +481,16 @@ def test_containers_of_another_lab_are_not_changed(cli: Cli) -> None:
     assert [c["proxmox"]["running"] for c in cli.json("status")["containers"]] == [True] * 3
 
 
-def test_logs_of_a_unit(cli: Cli) -> None:
+def test_logs_of_units_and_of_several_containers_by_time(cli: Cli) -> None:
     assert "LOG:" in cli.run("logs", "postgres-data", "-n", "200").stdout
     assert len(cli.run("logs", "airflow-orchestration", "airflow-scheduler", "-n", "5").stdout.splitlines()) >= 5
     assert "No files found for nosuch.service" in cli.run("logs", "postgres-data", "nosuch", expect=1).stderr
+    lines = [json.loads(line) for line in cli.run("logs", "-n", "50", "--json").stdout.splitlines()]
+    assert {line["container"] for line in lines} == {"postgres-data", "airflow-orchestration"}
+    assert [line["time"] for line in lines] == sorted(line["time"] for line in lines)
+    found = cli.run("logs", "postgres", "--since", "1h", "--grep", "ready to accept connections").stdout.splitlines()
+    assert found
+    assert all("ready to accept connections" in line for line in found)
 
 
 def test_stopped_container_is_reported_and_started_by_up(cli: Cli) -> None:

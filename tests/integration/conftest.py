@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration import pg
-from tests.scripts import ROOT, SCRIPTS
+from tests.scripts import ROOT, SHARED_SCRIPTS
 
 KEY = "the-replays-own-key"
 
@@ -43,7 +43,7 @@ def analytics_python() -> Path:
 def extensions(analytics_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with DuckDB's postgres extension, installed as in a deploy."""
     folder = tmp_path_factory.mktemp("extensions")
-    command = [str(analytics_python), str(SCRIPTS / "install_extension.py")]
+    command = [str(analytics_python), str(SHARED_SCRIPTS / "install_extension.py")]
     missing = subprocess.run([*command, "--check", str(folder)], check=False, capture_output=True, timeout=60)
     assert missing.returncode == 1
     subprocess.run([*command, str(folder)], check=True, capture_output=True, timeout=60)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -24,6 +27,7 @@ from homelab.steps.converge import converge
 from homelab.steps.host_state import pending_changes
 
 QUIET = SilentProgress()
+ECHO_STACK = Path(__file__).parents[1] / "packages" / "echo_stack"  # with a service and a pipeline
 
 
 def in_a_lab(seconds: float = 300) -> list[pytest.MarkDecorator]:
@@ -33,6 +37,14 @@ def in_a_lab(seconds: float = 300) -> list[pytest.MarkDecorator]:
         pytest.mark.timeout(seconds),
         pytest.mark.skipif(bool(missing()), reason="cannot run a lab: " + "; ".join(missing())),
     ]
+
+
+def install_echo_stack(folder: Path) -> Path:
+    """Install the package with a service and a pipeline into a folder for PYTHONPATH; return the folder."""
+    install = ["uv", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", str(folder)]
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    subprocess.run([*install, "--python", sys.executable, str(ECHO_STACK)], check=True, env=environment)
+    return folder
 
 
 @contextmanager

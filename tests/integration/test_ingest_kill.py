@@ -17,7 +17,7 @@ from homelab.model import DatabaseGrant
 from homelab.services.raw_schema import raw_grants
 from tests.integration import pg
 from tests.integration.conftest import KEY, Replay, replay_server
-from tests.scripts import ROOT, SCRIPTS
+from tests.scripts import SCHEMA, SCRIPTS
 
 from contract import EXIT  # isort: skip
 
@@ -31,7 +31,7 @@ def database(postgres: pg.Server) -> Iterator[str]:
     with postgres.role("analytics", "analytics"), postgres.role("dbt", "dbt"), postgres.database("ingest_kill") as name:
         with postgres.connect(name) as connection:
             connection.execute(f"revoke all on database {name} from public".encode())
-            connection.execute((ROOT / "templates" / "postgres" / "project_data.sql").read_bytes())
+            connection.execute(SCHEMA.read_bytes())
             connection.execute(raw_grants(DatabaseGrant(name, "analytics", "append", "raw")).sql.encode())
         yield name
 

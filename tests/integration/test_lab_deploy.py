@@ -323,7 +323,7 @@ def test_wrong_clock_is_reported_with_its_consequences(box: LabFixture) -> None:
     assert box.deploy([Packages(["sl"])]) == ["packages sl: not installed: sl"]
 
 
-UV = (bundled_path("pipeline") / "requirements" / "uv.txt").read_bytes()
+UV = bundled_path("pipelines/shared/requirements/uv.txt").read_bytes()
 
 
 def test_missing_python_wrong_hash_and_unreachable_index(box: LabFixture) -> None:

@@ -18,9 +18,9 @@ import pytest
 
 from homelab.lab import Lab
 from homelab.testing import check_in_container
-from tests.integration.lab_fixture import fresh, in_a_lab
+from tests.integration.lab_fixture import fresh, in_a_lab, install_echo_stack
 
-LAB = Lab("services", IPv4Network("10.99.2.80/28"), "hl-serv", 18106, 8189)
+LAB = Lab("services", IPv4Network("10.99.2.80/28"), "hl-serv", 18156, 8239)
 INVENTORY = """
 lab: x
 proxmox: {{host: x, token_id: homelab@pve!x}}
@@ -29,7 +29,6 @@ containers:
   box: {{vmid: 180, ip: .84, cores: 1, memory: 512, disk: 4, services: {services}}}
 pipelines: {{weather: {{cities: ["Newark,US"]}}}}
 """
-PACKAGE = Path(__file__).parents[1] / "packages" / "echo_stack"
 
 pytestmark = in_a_lab()
 
@@ -60,6 +59,10 @@ class Folder:
         assert done.returncode == expect, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout + done.stderr
 
+    def on_box(self, command: str) -> str:
+        """Run a command in the container as root."""
+        return self.homelab("ssh", "box", "--", command).strip()
+
     def status(self) -> dict[str, Any]:
         """Return the health of each service of the container."""
         (box,) = json.loads(self.homelab("status", "--json"))["containers"]
@@ -68,11 +71,8 @@ class Folder:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Folder]:
-    path, packages = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("packages")
-    install = ["uv", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", str(packages)]
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    subprocess.run([*install, "--python", sys.executable, str(PACKAGE)], check=True, env=environment)
-    folder = Folder(path, packages)
+    packages = install_echo_stack(tmp_path_factory.mktemp("packages"))
+    folder = Folder(tmp_path_factory.mktemp("home"), packages)
     with fresh(LAB):
         folder.write("{}")
         folder.homelab("up", "--yes")
@@ -109,6 +109,31 @@ def test_service_of_a_package_keeps_the_contract_in_a_container(
     folder.write("{echo: {text: first}}")
     check_in_container([folder.path / "inventory.yaml", LAB.overlay], "box", "echo")
     assert re.match(r"echo: killed at \d+ points", capsys.readouterr().out)
+
+
+def test_upgrade_runs_the_commands_of_the_service_and_a_failed_one_is_named(folder: Folder) -> None:
+    folder.write("{echo: {text: first}}")
+    folder.homelab("deploy")
+    folder.write("{echo: {text: first, format: 9}}")
+    output = folder.homelab("deploy", expect=1)
+    assert "Cannot upgrade echo on box: the command failed" in output
+    assert "format 9 is unknown" in output
+    assert page(8901) == "first\n"
+    folder.write("{echo: {text: first, format: 2}}")
+    assert "format 1 becomes format 2" in folder.homelab("deploy", "--dry-run")
+    folder.homelab("deploy")
+    assert folder.on_box("cat /var/lib/echo/format /var/lib/echo/format.before").split() == ["2", "1"]
+
+
+def test_backup_and_restore_run_the_commands_of_the_service(folder: Folder) -> None:
+    folder.on_box("rm -f /var/lib/echo/restored")
+    folder.homelab("backup", "box")
+    assert folder.on_box("ls /var/lib/echo").split() == ["format", "format.before"]
+    folder.homelab("destroy", "--yes", "--limit", "box")
+    folder.homelab("restore", "box")
+    assert folder.on_box("cat /var/lib/echo/restored /var/lib/echo/dump").split() == ["2", "2"]
+    folder.homelab("deploy")
+    assert folder.status()["echo"]["healthy"]
 
 
 def test_local_service_is_written_approved_and_deployed(folder: Folder) -> None:

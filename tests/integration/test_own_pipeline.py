@@ -6,8 +6,11 @@ import json
 import os
 import shlex
 import subprocess
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +18,18 @@ import psycopg
 import pytest
 
 from homelab.commands.pipeline_new import new_pipeline
-from homelab.dev.own_pipeline import LocalLayout
+from homelab.dev.own_pipeline import LocalLayout, schema_steps, write_project
 from homelab.errors import HomelabError
 from homelab.host import check
 from homelab.model import Pipeline, SchemaVersion, ServiceContext
-from homelab.pipelines.container_steps import profiles_yml, try_build
+from homelab.pipelines.container_steps import profiles_yml
 from homelab.pipelines.pipeline_metrics import labelled
-from homelab.pipelines.schema_step import SchemaVersions
 from homelab.progress import SilentProgress
 from homelab.services.postgres import contents
 from homelab.steps.converge import converge
 from homelab.steps.host_state import pending_changes
 from tests.integration import pg
-from tests.scripts import SCRIPTS
+from tests.scripts import script
 from tests.support import FixedSecretStore, LocalHost
 from tests.unit.test_pipelines import inventory
 
@@ -52,12 +54,14 @@ class Prices:
 
     def apply_schema(self, pipeline: Pipeline | None = None) -> list[str]:
         """Apply schema.sql as a deploy does; return the reasons."""
-        step = SchemaVersions(replace(self.layout, pipeline=pipeline or self.pipeline))
-        host = LocalHost()
-        done = [change.pending.reason for change in pending_changes(host, [step])]
-        if done:
-            step.apply(host)
-        assert pending_changes(host, [step]) == []
+        steps = list(schema_steps(replace(self.layout, pipeline=pipeline or self.pipeline)))
+        host, done = LocalHost(), []
+        for step in steps:
+            found = [change.pending.reason for change in pending_changes(host, [step])]
+            if found:
+                step.apply(host)
+            done += found
+        assert pending_changes(host, steps) == []
         return done
 
     def fetch(self, expect: int = 0) -> str:
@@ -67,9 +71,7 @@ class Prices:
 
     def build(self, expect: int = 0) -> dict[str, Any]:
         """Build, test and publish; return the report."""
-        folders = ("--project", self.layout.project, "--profiles", self.layout.root, "--data", self.layout.data)
-        output = self._run(expect, str(self.python), str(SCRIPTS / "build_project.py"), *folders, "--profile", "prices")
-        report: dict[str, Any] = json.loads(output.splitlines()[-1])
+        report: dict[str, Any] = json.loads(self._run(expect, *self.build_words).splitlines()[-1])
         return report
 
     def metrics(self) -> dict[str, float]:
@@ -77,11 +79,22 @@ class Prices:
         text = LocalHost().run(labelled("prices", f"cat {self.layout.data}/metrics.prom")).text
         return {name: float(value) for name, value in (line.split() for line in text.splitlines())}
 
+    @property
+    def build_words(self) -> list[str]:
+        """The command of a build."""
+        folders = ("--project", self.layout.project, "--profiles", self.layout.root, "--data", self.layout.data)
+        return [str(self.python), script("build_project.py"), *folders, "--profile", "prices", "--exclusions"]
+
     def query(self, sql: str) -> list[dict[str, Any]]:
         """Return the rows of a query of the published file."""
-        output = self._run(0, str(self.python), str(SCRIPTS / "query.py"), "--database", self.layout.published, sql)
+        output = self._run(0, str(self.python), script("query.py"), "--database", self.layout.published, sql)
         rows: list[dict[str, Any]] = json.loads(output.splitlines()[-1])
         return rows
+
+    def set_variables(self, **variables: object) -> None:
+        """Add variables of `environment` in the manifest."""
+        with Path(self.layout.environment).open("a") as file:
+            file.writelines(f"{name}={shlex.quote(str(value))}\n" for name, value in variables.items())
 
     def model(self, text: str) -> None:
         """Replace the mart's model."""
@@ -106,8 +119,11 @@ def server() -> Iterator[pg.Server]:
 
 
 @pytest.fixture
-def prices(server: pg.Server, analytics_python: Path, extensions: Path, tmp_path: Path) -> Iterator[Prices]:
-    new_pipeline(tmp_path, "prices")
+def prices(
+    request: pytest.FixtureRequest, server: pg.Server, analytics_python: Path, extensions: Path, tmp_path: Path
+) -> Iterator[Prices]:
+    """The example for CSV files, or for another origin as the parameter."""
+    new_pipeline(tmp_path, "prices", getattr(request, "param", "csv"))
     wanted = inventory(tmp_path, "prices")
     (pipeline,) = wanted.pipelines
     context = ServiceContext(
@@ -135,7 +151,7 @@ def prices(server: pg.Server, analytics_python: Path, extensions: Path, tmp_path
 
 
 def test_new_pipeline_is_fetched_built_and_queried(prices: Prices) -> None:
-    assert prices.apply_schema() == ["not applied: version 1 of schema.sql"]
+    assert prices.apply_schema() == ["not applied: version 1 of schema.sql", NO_VIEW]
     for _ in range(2):  # a repetition stores nothing twice
         assert "5 readings" in prices.fetch()
         assert prices.build()["status"] == "success"
@@ -146,6 +162,71 @@ def test_new_pipeline_is_fetched_built_and_queried(prices: Prices) -> None:
             {"item": "gas", "day": "2026-01-01", "readings": 1, "average": 9.25},
             {"item": "gas", "day": "2026-01-02", "readings": 1, "average": 9.75},
         ]
+
+
+@contextmanager
+def serving(answer: bytes) -> Iterator[str]:
+    """Run an HTTP server with one answer; yield its URL."""
+
+    class Replay(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Replay)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+NO_VIEW = "is missing, or its table has other columns"
+AVERAGES = "select item, day, readings, average from prices_daily order by all"
+
+
+@pytest.mark.parametrize("prices", ["api"], indirect=True)
+def test_example_that_reads_an_api_is_fetched_and_built(prices: Prices) -> None:
+    prices.apply_schema()
+    with serving((prices.pipeline.folder / "tests" / "answer.json").read_bytes()) as url:
+        prices.set_variables(API_URL=url, ZONE="DE-LU", NO_PROXY="127.0.0.1")
+        for _ in range(2):
+            assert "3 readings" in prices.fetch()
+    prices.build()
+    assert prices.query(AVERAGES) == [
+        {"item": "DE-LU", "day": "2025-12-31", "readings": 1, "average": 41.5},
+        {"item": "DE-LU", "day": "2026-01-01", "readings": 2, "average": 41.75},
+    ]
+    with serving(b"<html>") as url:
+        prices.set_variables(API_URL=url)
+        assert "the answer has another format" in prices.fetch(expect=EXIT.bad_input)
+
+
+@pytest.mark.parametrize("prices", ["postgres"], indirect=True)
+def test_example_that_copies_from_a_postgresql_is_fetched_and_built(prices: Prices) -> None:
+    prices.apply_schema()
+    server = prices.server
+    with server.database("shop"), server.connect("shop") as source:
+        source.execute("create schema shop; create table shop.readings (item text, measured_at timestamptz, value int)")
+        source.execute("insert into shop.readings values ('gas', '2026-01-01 12:00+00', 9)")
+        address = f"host={server.host} port={server.port} dbname=shop user=postgres"
+        prices.set_variables(SOURCE=address, SOURCE_PASSWORD=server.password)
+        assert "1 readings" in prices.fetch()
+        prices.build()
+        source.execute("insert into shop.readings values ('gas', '2026-01-02 12:00+00', 10)")
+        assert "2 readings" in prices.fetch()  # the newest one again
+        prices.build()
+        assert prices.query(AVERAGES) == [
+            {"item": "gas", "day": "2026-01-01", "readings": 1, "average": 9.0},
+            {"item": "gas", "day": "2026-01-02", "readings": 1, "average": 10.0},
+        ]
+        source.execute("drop table shop.readings")
+        assert 'relation "shop.readings" does not exist' in prices.fetch(expect=EXIT.bad_input)
+        prices.set_variables(SOURCE_PASSWORD="wrong")
+        assert "password authentication failed" in prices.fetch(expect=EXIT.failed)
 
 
 def test_roles_of_a_removed_pipeline_cannot_log_in_and_their_tables_stay(prices: Prices) -> None:
@@ -164,6 +245,31 @@ def test_roles_of_a_removed_pipeline_cannot_log_in_and_their_tables_stay(prices:
     converge(LocalHost(), list(contents(prices.context, superuser)), SilentProgress())
     with prices.connect("prices_dbt") as connection:
         assert connection.execute("select count(*) from prices.readings").fetchone() == (5,)
+
+
+def test_documentation_of_the_project_is_one_page(prices: Prices) -> None:
+    prices.apply_schema()
+    prices.fetch()
+    prices.build()
+    folders = ("--project", prices.layout.project, "--profiles", prices.layout.root, "--data", prices.layout.data)
+    output = prices._run(0, str(prices.python), script("dbt_docs.py"), *folders, "--profile", "prices")
+    page = Path(output.splitlines()[-1]).read_text()
+    assert "Readings per item and day (UTC). One row per item and day." in page
+    assert '"name": "average", "type": "DOUBLE"' in page
+
+
+def test_warehouse_that_has_grown_is_compacted(prices: Prices) -> None:
+    prices.apply_schema()
+    prices.fetch()
+    prices.build()
+    warehouse = Path(prices.layout.data) / "warehouse.duckdb"
+    statements = "create table big as select random() as n from range(2000000); drop table big; checkpoint"
+    code = f"import duckdb; duckdb.connect({str(warehouse)!r}).execute({statements!r})"
+    subprocess.run([str(prices.python), "-c", code], check=True)
+    grown = warehouse.stat().st_size
+    prices.build()
+    assert warehouse.stat().st_size < grown / 3
+    assert len(prices.query("from prices_daily")) == 4
 
 
 def test_failed_build_leaves_the_published_file(prices: Prices) -> None:
@@ -198,7 +304,7 @@ def test_each_build_writes_its_metrics(prices: Prices) -> None:
 
 
 def test_model_with_a_wrong_column_is_found_before_it_is_built(prices: Prices) -> None:
-    command = prices.layout.run(try_build(prices.layout, prices.layout.project))
+    command = prices.layout.run(shlex.join([*prices.build_words, "--check"]))
     assert LocalHost().run(command).status != 0, "the table does not exist yet"
     prices.apply_schema()
     done = LocalHost().run(command)
@@ -221,7 +327,7 @@ def test_next_version_of_the_schema_is_applied_on_top_of_the_rows(prices: Prices
     prices.fetch()
     second = SchemaVersion(2, "alter table readings add column unit text")
     grown = replace(prices.pipeline, schema_versions=(first, second))
-    assert prices.apply_schema(grown) == ["not applied: version 2 of schema.sql"]
+    assert prices.apply_schema(grown) == ["not applied: version 2 of schema.sql", NO_VIEW]
     with prices.connect("prices_dbt") as connection:
         assert connection.execute("select count(*), count(unit) from prices.readings").fetchone() == (5, 0)
     broken = replace(grown, schema_versions=(first, second, SchemaVersion(3, "create table a (); select no_column")))
@@ -245,3 +351,145 @@ def test_roles_reach_the_tables_of_their_pipeline_only(prices: Prices) -> None:
     for role in ("analytics", "dbt"):
         with prices.connect(role) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
             connection.execute("select from prices.readings")
+
+
+READS_WEATHER = """
+select prices.item, prices.readings, weather.low
+from {{ ref('prices_daily') }} as prices, {{ source('weather', 'days') }} as weather
+"""
+
+
+def test_broken_publication_holds_back_only_the_models_that_read_it(
+    prices: Prices, extensions: Path, tmp_path: Path
+) -> None:
+    weather = tmp_path / "weather"
+    (weather / "models").mkdir(parents=True)
+    (weather / "dbt_project.yml").write_text("name: weather\n")
+    (weather / "models" / "days.sql").write_text("select 1 as low")
+    reading = replace(prices.pipeline, reads={"weather": weather})
+    layout = LocalLayout(reading, tmp_path / "dev" / "pipelines" / "prices")
+    prices = replace(prices, pipeline=reading, layout=layout, context=prices.context)
+    (layout.folder / "data").mkdir(parents=True)
+    published = Path(layout.published_by("weather"))
+    published.parent.mkdir()
+    (tmp_path / "container" / "pipeline.env").rename(layout.environment)
+    prices.set_variables(READS_weather=published)
+    (layout.folder / "profiles.yml").write_bytes(profiles_yml(layout, str(extensions)))
+    model = reading.folder / "dbt" / "models" / "prices_weather.sql"
+    model.write_text(READS_WEATHER)
+    write_project(layout)
+
+    def publish(sql: str) -> None:
+        published.unlink(missing_ok=True)
+        words = "import duckdb, sys; duckdb.connect(sys.argv[1]).execute(sys.argv[2])"
+        subprocess.run([str(prices.python), "-c", words, str(published), sql], check=True)
+
+    def problem() -> str:
+        report = prices.build(expect=EXIT.partial)
+        assert report["status"] == "partial"
+        (found,) = [each["message"] for each in report["problems"] if each["node"] == "pipeline weather"]
+        return str(found)
+
+    prices.apply_schema()
+    prices.fetch()
+    assert problem() == "it has published nothing yet: run it first"
+    assert prices.query("select sum(readings) as readings from prices_daily") == [{"readings": 5}]
+    publish("create table days as select 3 as low")
+    assert prices.build()["status"] == "success"
+    assert prices.query("select distinct low from prices_weather") == [{"low": 3}]
+
+    with prices.connect("prices") as connection:
+        connection.execute("insert into prices.readings values ('gas', '2026-01-03', 1)")
+    publish("create table days as select 4 as lowest")
+    assert "a model or a test that reads it has failed: model.prices.prices_weather: " in problem()
+    assert prices.query("select sum(readings) as readings from prices_daily") == [{"readings": 6}]
+    assert prices.query("select distinct low from prices_weather") == [{"low": 3}]
+    published.write_bytes(b"no database" * 1000)
+    assert problem().startswith("its published file cannot be read: ")
+    published.unlink()
+    os.mkfifo(published)
+    assert problem() == "its published file is no file: run it again"
+    assert prices.query("select distinct low from prices_weather") == [{"low": 3}]
+    publish("create table days as select 5 as low")
+    prices.build()
+    assert prices.query("select distinct low from prices_weather") == [{"low": 5}]
+
+
+INCREMENTAL = """{{ config(materialized='incremental', unique_key=['item', 'day']) }}
+select item, (measured_at at time zone 'UTC')::date as day, sum(value) as average
+from {{ source('prices', 'readings') }}
+{% if is_incremental() %}where (measured_at at time zone 'UTC')::date >= (select max(day) from {{ this }}){% endif %}
+group by all
+"""
+
+
+def test_excluded_rows_leave_an_incremental_mart_and_return(prices: Prices) -> None:
+    prices.apply_schema()
+    prices.fetch()
+    prices.model(INCREMENTAL)
+    prices.build()
+
+    def days() -> list[tuple[str, str]]:
+        return [(row["item"], row["day"]) for row in prices.query("from prices_daily order by all")]
+
+    def exclusions(*words: str, expect: int = 0) -> Any:
+        output = prices._run(expect, str(prices.python), script("row_exclusions.py"), *words)
+        return output if expect else json.loads(output.splitlines()[-1])
+
+    everything = days()
+    table = ("--table", "readings", "--time", "measured_at", "--from", "2026-01-01", "--to", "2026-01-02")
+    assert "no row with item=oil" in exclusions("count", *table, "--key=item=oil", expect=EXIT.bad_input)
+    covered = exclusions("add", *table, "--key=item=gas", "--reason", "wrong", "--by", "me")
+    assert (covered["rows"], covered["id"]) == (1, 1)
+    prices.build()
+    assert days() == [each for each in everything if each != ("gas", "2026-01-01")]
+    # The exclusion covers rows that arrive later, and no other item.
+    with prices.connect("prices") as connection:
+        connection.execute("insert into readings values ('gas', '2026-01-01 18:00+00', 1), ('oil', '2026-01-03', 1)")
+    prices.build()
+    assert days() == [*(each for each in everything if each != ("gas", "2026-01-01")), ("oil", "2026-01-03")]
+    assert exclusions("revoke", "--id", "1", "--reason", "right", "--by", "you")["revoked_by"] == "you"
+    assert "no exclusion 1" in exclusions("revoke", "--id", "1", "--reason", "x", "--by", "you", expect=EXIT.bad_input)
+    prices.build()
+    assert days() == sorted([*everything, ("oil", "2026-01-03")])
+    assert [each["reason"] for each in exclusions("list")] == ["wrong"]
+
+
+def test_rows_of_a_file_are_stored_once(prices: Prices) -> None:
+    prices.apply_schema()
+
+    def backfill(text: str, *words: str, expect: int = 0) -> Any:
+        table = ("--table", "readings", "--time", "measured_at", "--key", "item")
+        command = [str(prices.python), script("row_backfill.py"), *table, *words]
+        done = subprocess.run(
+            ["sh", "-c", prices.layout.run(shlex.join(command))],
+            input=text,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert done.returncode == expect, done.stderr
+        return done.stderr if expect else json.loads(done.stdout)
+
+    rows = "item,measured_at,value\ngas,2019-01-01T00:00Z,1\ngas,2019-01-02T00:00Z,2\n"
+    assert backfill(rows) == {"stored": 2, "unchanged": 0, "replaced": 0}
+    objects = [
+        {"item": "gas", "measured_at": "2019-01-02T00:00Z", "value": 3},
+        {"item": "oil", "measured_at": "2019-01-02T00:00Z", "value": 4},
+    ]
+    lines = "\n".join(map(json.dumps, objects))
+    assert backfill(lines) == {"stored": 1, "unchanged": 1, "replaced": 0}
+    assert backfill(lines, "--replace") == {"stored": 0, "unchanged": 0, "replaced": 2}
+    with prices.connect("prices") as connection:
+        found = connection.execute("select item, value from readings order by measured_at, item").fetchall()
+    assert found == [("gas", 1), ("gas", 3), ("oil", 4)]
+    for text, error in (
+        ("item,measured_at,value\ngas,someday,1\n", "COPY incoming, line 1, column measured_at"),
+        ("item,measured_at,price\ngas,2019-01-01T00:00Z,1\n", 'column "price" of relation "incoming" does not exist'),
+        ("item,value\ngas,1\n", "it has no column measured_at"),
+        (rows + rows.splitlines()[1], "it has two rows for gas, 2019-01-01"),
+        ("", "the file is empty"),
+        ("item,measured_at,value\ngas,2019-01-01T00:00Z\n", "row 1 has 2 values, not 3"),
+    ):
+        assert error in backfill(text, expect=EXIT.bad_input)

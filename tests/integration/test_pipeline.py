@@ -27,7 +27,7 @@ from homelab.render import render
 from homelab.services.raw_schema import raw_grants
 from tests.integration import pg
 from tests.integration.conftest import KEY, Replay
-from tests.scripts import ROOT, SCRIPTS
+from tests.scripts import PROJECT, SCHEMA, script
 from tests.stub import Response, serve
 
 from contract import EXIT  # isort: skip
@@ -53,7 +53,7 @@ class Stack:
     ) -> subprocess.CompletedProcess[str]:
         """Run a script as in the container; check its exit status, unless `expect` is None."""
         done = subprocess.run(
-            [str(self.python), str(SCRIPTS / name), *options],
+            [str(self.python), script(name), *options],
             capture_output=True,
             text=True,
             check=False,
@@ -81,7 +81,7 @@ class Stack:
         """Start a build, and kill it and its dbt after some seconds, unless it has ended."""
         folders = ("--data", str(self.data), "--profiles", str(self.data))
         build = subprocess.Popen(
-            [str(self.python), str(SCRIPTS / "dbt_build.py"), *folders, *options],
+            [str(self.python), script("dbt_build.py"), *folders, *options],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
@@ -176,7 +176,7 @@ def stack(
     ):
         with postgres.connect(database) as connection:
             connection.execute(f"revoke all on database {database} from public".encode())
-            connection.execute((ROOT / "templates" / "postgres" / "project_data.sql").read_bytes())
+            connection.execute(SCHEMA.read_bytes())
             for role, privilege in (("analytics", "append"), ("dbt", "read")):
                 connection.execute(raw_grants(DatabaseGrant(database, role, privilege, "raw")).sql.encode())  # type: ignore[arg-type]
         yield Stack(postgres, analytics_python, data, database, replay.url)
@@ -350,7 +350,7 @@ def test_published_file_is_read_only_and_self_contained(stack: Stack) -> None:
 
 def run_dbt(stack: Stack, role: str, *words: str) -> subprocess.CompletedProcess[str]:
     """Run dbt on the project as a role of PostgreSQL; its password is its name."""
-    project = ROOT / "pipeline" / "dbt" / "analytics_project"
+    project = PROJECT
     return subprocess.run(
         [str(stack.python.with_name("dbt")), *words, "--project-dir", str(project), "--profiles-dir", str(stack.data)],
         capture_output=True,

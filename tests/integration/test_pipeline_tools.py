@@ -26,7 +26,7 @@ from homelab.runtime.sql_shell import SqlShell
 from tests.integration import pg
 from tests.integration.test_pipeline import Stack
 from tests.integration.test_pipeline import stack as stack
-from tests.scripts import SCRIPTS
+from tests.scripts import PROJECT, SCRIPTS, script
 from tests.support import NoHost, make_session
 
 from contract import EXIT  # isort: skip
@@ -295,7 +295,7 @@ def test_status_the_shell_and_the_documentation(stack: Stack, tmp_path: Path) ->
     assert not [name for name in tables if not name.startswith("weather_") and name not in MARTS]
     assert shown[1:] == [[{"n": 27}], [{"c": "a;\nb"}], [{"2": 2}]]
 
-    options = ("--data", str(stack.data), "--profiles", str(stack.data))
+    options = ("--data", str(stack.data), "--profiles", str(stack.data), "--project", str(PROJECT))
     with (stack.data / "build.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # a running build, and PostgreSQL is away
         page = Path(stack.script("dbt_docs.py", *options, PGPORT=str(pg.free_port())).stdout.strip())
@@ -313,7 +313,7 @@ def test_status_the_shell_and_the_documentation(stack: Stack, tmp_path: Path) ->
 def test_pulled_marts_equal_the_published_ones(stack: Stack, tmp_path: Path, kind: Format) -> None:
     stack.ingest(["newark"] * 30)
     stack.build()
-    script = [str(stack.python), str(SCRIPTS / "export.py"), "--database", str(stack.published), "--format", kind]
+    words = [str(stack.python), script("export.py"), "--database", str(stack.published), "--format", kind]
 
     class Local(NoHost):
         """A connection that runs the script on this machine."""
@@ -321,7 +321,7 @@ def test_pulled_marts_equal_the_published_ones(stack: Stack, tmp_path: Path, kin
         def download(self, command: str, write: Callable[[bytes], object], *, timeout: float) -> Result:
             """See Connection.download."""
             assert f"export.py --database /opt/analytics-platform/data/published.duckdb --format {kind}" in command
-            done = subprocess.run(script, capture_output=True, check=False)
+            done = subprocess.run(words, capture_output=True, check=False)
             write(done.stdout)
             return Result(command, done.returncode, b"", done.stderr)
 

@@ -20,14 +20,14 @@ from homelab.services.postgres import retention
 from homelab.services.raw_schema import raw_grants
 from tests import odd_json
 from tests.integration import pg
-from tests.scripts import ROOT
+from tests.scripts import SCHEMA
 
 import ingest_weather  # isort: skip
 import raw_tables  # isort: skip
 from loader import Loader, RunSummary  # isort: skip
 from spool import Spool, observation_line, quarantine_line  # isort: skip
 
-TABLES = (ROOT / "templates" / "postgres" / "project_data.sql").read_bytes()
+TABLES = SCHEMA.read_bytes()
 # The first version's table, with duplicates and rows that are not observations.
 BEFORE = b"""
 create schema raw;

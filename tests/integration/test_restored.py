@@ -17,6 +17,7 @@ from tests.integration import pg
 from tests.integration.test_numbers import administrator, answer, as_ingestion, at, exclude, insert
 from tests.integration.test_pipeline import Stack
 from tests.integration.test_pipeline import stack as stack
+from tests.scripts import SCHEMA
 
 pytestmark = pytest.mark.timeout(300)
 HOUR = 3600
@@ -134,7 +135,7 @@ def moved_to(stack: Stack, server: pg.Server) -> Iterator[Stack]:
             exits.enter_context(server.role(role, role))
         exits.enter_context(server.database(stack.database))
         with server.connect(stack.database) as connection:
-            connection.execute((pg.ROOT / "templates" / "postgres" / "project_data.sql").read_bytes())
+            connection.execute(SCHEMA.read_bytes())
             for role, privilege in (("analytics", "append"), ("dbt", "read")):
                 connection.execute(raw_grants(DatabaseGrant(stack.database, role, privilege, "raw")).sql.encode())  # type: ignore[arg-type]
         yield dataclasses.replace(stack, server=server)

@@ -32,8 +32,8 @@ def tracked(*folders: str) -> set[str]:
     return set(listed.stdout.split())
 
 
-def test_wheel_contains_templates_pipeline_and_inventory(unpacked: Path) -> None:
-    wanted = tracked("templates", "pipeline", "inventory.yaml", "requirements/postgres.txt")
+def test_wheel_contains_templates_pipelines_and_inventory(unpacked: Path) -> None:
+    wanted = tracked("templates", "pipelines", "inventory.yaml", "requirements/postgres.txt")
     found = {str(p.relative_to(unpacked / "homelab" / "_data")) for p in (unpacked / "homelab" / "_data").rglob("*")}
     assert wanted - found == set()
 

@@ -138,9 +138,9 @@ def test_each_library_has_one_importer() -> None:
 
 
 def test_pipeline_and_homelab_do_not_import_each_other() -> None:
-    for path in (ROOT / "pipeline").rglob("*.py"):
+    for path in (ROOT / "pipelines").rglob("*.py"):
         assert "homelab" not in {name.split(".")[0] for name in modules(path)}, path
-    assert [f for f, _, module in imports() if module.split(".")[0] == "pipeline"] == []
+    assert [f for f, _, module in imports() if module.split(".")[0] == "pipelines"] == []
 
 
 def test_modules_are_small() -> None:

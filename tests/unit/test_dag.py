@@ -13,11 +13,10 @@ from typing import Any
 
 import pytest
 
-from homelab.paths import bundled_path
 from homelab.pipeline_contract import COMMANDS, CONNECTION_ID, DAG_ID, EXIT, TASKS
-from tests.scripts import ROOT
+from tests.scripts import SHARED_SCRIPTS, WEATHER
 
-DAG_FILE = ROOT / "pipeline" / "dags" / "weather_ingestion_pipeline.py"
+DAG_FILE = WEATHER / "dags" / "weather_ingestion_pipeline.py"
 
 
 class Recorder:
@@ -137,7 +136,7 @@ def test_file_that_is_missing_for_a_moment_is_tried_again(
 def test_invalid_option_of_a_script_is_bad_input(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text("from contract import Parser; Parser().parse_args(['--nonsense'])")
-    path = {"PYTHONPATH": str(bundled_path("pipeline") / "scripts")}
+    path = {"PYTHONPATH": str(SHARED_SCRIPTS)}
     ended = subprocess.run([sys.executable, script], env=path, capture_output=True, text=True, check=False)
     assert ended.returncode == EXIT.bad_input
     assert ended.stderr == "error: unrecognized arguments: --nonsense\n"

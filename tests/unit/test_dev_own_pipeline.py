@@ -12,6 +12,7 @@ import pytest
 from homelab.dev.local_stack import Stack
 from homelab.dev.own_pipeline import set_up
 from homelab.progress import SilentProgress
+from tests.support import FixedSecretStore
 from tests.unit.test_pipelines import with_prices
 
 
@@ -40,6 +41,6 @@ def test_password_is_in_no_command(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         return run(words, **options)
 
     monkeypatch.setattr(subprocess, "run", recording)
-    set_up(stack(tmp_path), with_prices(tmp_path).pipelines[0], SilentProgress())
+    set_up(stack(tmp_path), with_prices(tmp_path).pipelines[0], FixedSecretStore(), SilentProgress())
     assert not [text for text in started if "hunter2" in text]
     assert {*(tmp_path / "logins").read_text().splitlines()} == {"postgres hunter2", "prices hunter2"}

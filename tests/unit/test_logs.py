@@ -1,40 +1,170 @@
-"""`homelab logs`: the units that it shows."""
+"""`homelab logs`: the selected units, the lines by time, their levels, and the filters."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import json
+import re
+from datetime import UTC, datetime, timedelta
 
 import pytest
+from typer.testing import CliRunner
 
-from homelab.commands.logs import logs_argv
+from homelab.cli import app
+from homelab.commands.logs import LogFilter, journal_command, parse_since, selected_units
+from homelab.errors import InputError
 from homelab.inventory import load
-from homelab.known_hosts import KnownHosts, Pin
+from homelab.model import Inventory
 from homelab.paths import bundled_path
-from tests.support import make_session
+from homelab.runtime.journals import Journals, LogLine, parse_line
 
 AIRFLOW = ["airflow-api-server.service", "airflow-dag-processor.service", "airflow-scheduler.service"]
+POSTGRES = ["postgresql@16-main.service"]
+NOW = datetime(2026, 11, 27, 6, tzinfo=UTC)
+
+
+@pytest.fixture
+def inventory() -> Inventory:
+    return load([bundled_path("inventory.yaml")])
 
 
 @pytest.mark.parametrize(
-    ("selected", "units", "checked"),
+    ("targets", "expected"),
     [
-        (None, AIRFLOW, False),
-        ("airflow", AIRFLOW, False),
-        ("airflow-scheduler", ["airflow-scheduler"], True),
-        ("cron.service", ["cron.service"], True),
+        ([], {"postgres-data": POSTGRES, "airflow-orchestration": AIRFLOW}),
+        (["airflow"], {"airflow-orchestration": AIRFLOW}),
+        (["postgres", "airflow-scheduler"], {"postgres-data": POSTGRES, "airflow-orchestration": [AIRFLOW[2]]}),
+        (["airflow-orchestration"], {"airflow-orchestration": AIRFLOW}),
+        (["airflow-orchestration", "airflow-scheduler"], {"airflow-orchestration": [AIRFLOW[2]]}),
+        (["airflow-orchestration", "cron.service"], {"airflow-orchestration": ["cron.service"]}),
+        (["analytics-platform"], {"analytics-platform": []}),  # without units: the whole journal
+        (["analytics-platform", "postgres-data"], {"analytics-platform": [], "postgres-data": POSTGRES}),
     ],
 )
-def test_service_means_its_units(
-    tmp_path: Path, selected: str | None, units: list[str], checked: bool, monkeypatch: pytest.MonkeyPatch
+def test_containers_restrict_the_place_and_services_the_content(
+    inventory: Inventory, targets: list[str], expected: dict[str, list[str]]
 ) -> None:
-    path = tmp_path / "inventory.yaml"
-    path.write_text(bundled_path("inventory.yaml").read_text())
-    inventory = load([path])
-    known_hosts = KnownHosts.of(inventory.state_dir)
-    known_hosts.pin("airflow-orchestration", Pin("SHA256:x", "ssh-ed25519 AAAA"))
-    monkeypatch.setattr("tests.support.FixedSecretStore.key_path", lambda *_: Path("key"), raising=False)
-    words = logs_argv(make_session(inventory, known_hosts), "airflow-orchestration", selected, True, 20)
-    command = words[-1]
-    assert [word.removeprefix("--unit=") for word in command.split() if word.startswith("--unit=")] == units
-    assert ("systemctl cat" in command) is checked
-    assert command.endswith("--follow")
+    assert selected_units(inventory, targets) == expected
+
+
+def test_unit_of_no_service_needs_its_container(inventory: Inventory) -> None:
+    with pytest.raises(InputError) as raised:
+        selected_units(inventory, ["airflow", "cron"])
+    assert raised.value.brief.startswith("Cannot show the logs of cron: it is neither a container")
+    assert "airflow, analytics, postgres" in raised.value.details
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [
+        (LogFilter(lines=20), "--lines=20 --unit=a.service"),
+        (LogFilter(lines=20, follow=True), "--lines=20 --unit=a.service --follow"),
+        (LogFilter(lines=20, level="error"), "--since=@1764136800 --unit=a.service"),
+        (LogFilter(lines=20, grep=re.compile("x"), follow=True), "--lines=20 --unit=a.service --follow"),
+        (LogFilter(lines=None, since=NOW, follow=True), "--since=@1764223200 --unit=a.service --follow --no-tail"),
+    ],
+)
+def test_search_without_a_time_reads_a_day(chosen: LogFilter, expected: str) -> None:
+    now = datetime.fromtimestamp(1764223200, UTC)
+    if chosen.since:
+        chosen = LogFilter(lines=None, since=now, follow=True)
+    assert journal_command(["a.service"], ["a.service"], chosen, now).endswith(expected)
+
+
+def test_unit_of_no_service_has_to_exist() -> None:
+    command = journal_command(["cron"], ["a.service"], LogFilter(), NOW)
+    assert command.startswith("systemctl cat -- cron >/dev/null && journalctl ")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("30m", NOW - timedelta(minutes=30)),
+        ("2 h", NOW - timedelta(hours=2)),
+        ("1d", NOW - timedelta(days=1)),
+        ("2026-11-27 05:00+00:00", NOW - timedelta(hours=1)),
+    ],
+)
+def test_since_is_a_duration_or_a_time(text: str, expected: datetime) -> None:
+    assert parse_since(text, NOW) == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--since", "yesterday-ish"], "Cannot read the time yesterday-ish"),
+        (["--grep", "("], "Cannot read the pattern ("),
+        (["nosuch"], "Cannot show the logs of nosuch"),
+    ],
+)
+def test_bad_input_ends_with_exit_code_2_before_any_connection(words: list[str], expected: str) -> None:
+    done = CliRunner().invoke(app, ["-i", str(bundled_path("inventory.yaml")), "logs", *words])
+    assert isinstance(done.exception, InputError)
+    assert done.exception.brief.startswith(expected)
+
+
+def entry(seconds: float, message: object, priority: int = 6, unit: str = "a.service") -> str:
+    fields = {"__REALTIME_TIMESTAMP": str(int(seconds * 1e6)), "PRIORITY": str(priority), "MESSAGE": message}
+    return json.dumps(fields | {"_SYSTEMD_UNIT": unit})
+
+
+@pytest.mark.parametrize(
+    ("message", "priority", "level", "text"),
+    [
+        ("started", 6, "info", "started"),
+        ("failed", 3, "error", "failed"),
+        ("careful", 4, "warning", "careful"),
+        ("2026-11-27 06:00:00 UTC [77] ERROR:  relation does not exist", 6, "error", None),
+        ("2026-11-27 06:00:00 UTC [77] FATAL:  no pg_hba.conf entry", 6, "error", None),
+        ("2026-11-27T06:00:00Z [warning  ] pool is full", 6, "warning", None),
+        ("the word error in a sentence is no level", 6, "info", None),
+        ([104, 105, 255], 6, "info", "hi\ufffd"),
+        (None, 6, "info", ""),
+    ],
+)
+def test_level_is_that_of_the_text_where_journald_knows_none(
+    message: object, priority: int, level: str, text: str | None
+) -> None:
+    line = parse_line("box", entry(1.5, message, priority))
+    assert line == LogLine(datetime.fromtimestamp(1.5, UTC), "box", "a", level, line.text if line else "")
+    assert line is not None
+    assert line.level == level
+    assert line.text == (message if text is None else text)
+
+
+@pytest.mark.parametrize("text", ["", "-- No entries --", "[]", '{"MESSAGE": "x"}', '{"__REALTIME_TIMESTAMP": "x"}'])
+def test_anything_else_is_no_line(text: str) -> None:
+    assert parse_line("box", text) is None
+
+
+def prints(*lines: str, status: int = 0) -> list[str]:
+    return ["sh", "-c", f'printf "%s\\n" "$@"; exit {status}', "sh", *lines]
+
+
+def test_lines_of_several_containers_are_merged_by_time() -> None:
+    commands = {
+        "one": prints(entry(1, "first"), entry(4, "fourth")),
+        "two": prints(entry(2, "second"), "garbage", entry(3, "third"), status=3),
+    }
+    statuses: dict[str, int] = {}
+    with Journals(commands, statuses) as journals:
+        assert [(line.container, line.text) for line in journals] == [
+            ("one", "first"),
+            ("two", "second"),
+            ("two", "third"),
+            ("one", "fourth"),
+        ]
+    assert statuses == {"one": 0, "two": 3}
+
+
+def test_following_shows_a_line_before_the_programs_end_and_leaves_no_process() -> None:
+    command = ["sh", "-c", 'echo "$1"; exec sleep 60', "sh", entry(1, "now")]
+    with Journals({"one": command}, {}) as journals:
+        assert next(iter(journals)).text == "now"
+        (process,) = journals._processes.values()
+    assert process.returncode is not None
+
+
+def test_filters_apply_to_each_line() -> None:
+    lines = [LogLine(NOW, "box", "a", level, level) for level in ("error", "warning", "info", "debug")]
+    assert [line.text for line in lines if LogFilter(level="warning").accepts(line)] == ["error", "warning"]
+    assert [line.text for line in lines if LogFilter(grep=re.compile("^.n")).accepts(line)] == ["info"]

@@ -1,4 +1,4 @@
-"""contract.json compared with both sides: the scripts, SQL and templates of the pipeline, and homelab."""
+"""The contracts of the pipelines compared with both sides: scripts, SQL and templates, and homelab."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from pathlib import Path
 
 from homelab import pipeline_contract
 from homelab.commands.pipeline_status import PipelineStatus
-from tests.scripts import ROOT, SCRIPTS
+from tests.scripts import PROJECT, ROOT, SCHEMA, SCRIPTS, SHARED_SCRIPTS, script
 
 import contract  # isort: skip
 from ingest_settings import UNITS  # isort: skip
 from loader import RunSummary  # isort: skip
+from run_counters import RunCounters  # isort: skip
 
-CONTRACT = json.loads((SCRIPTS / "contract.json").read_text())
-TABLES = (ROOT / "templates" / "postgres" / "project_data.sql").read_text()
-PROJECT = ROOT / "pipeline" / "dbt" / "analytics_project"
+CONTRACT = json.loads((SHARED_SCRIPTS / "contract.json").read_text())
+WEATHER = json.loads((SCRIPTS / "weather_contract.json").read_text())
+TABLES = SCHEMA.read_text()
 VARIABLE = re.compile(r"\b(?:OPENWEATHER_|WEATHER_|DBT_PG)[A-Z_]*[A-Z]\b")
 SCRIPT = re.compile(r"(?:SCRIPTS\}/|scripts/|\"scripts\" / \"|\.script\(\")(\w+\.py)")
 
@@ -40,8 +41,8 @@ def test_both_sides_read_the_same_exit_statuses() -> None:
 
 
 def test_run_counters_are_the_columns_of_every_table() -> None:
-    counters = CONTRACT["run_counters"]
-    assert [field.name for field in fields(contract.RunCounters)] == list(counters)
+    counters = WEATHER["run_counters"]
+    assert [field.name for field in fields(RunCounters)] == list(counters)
     assert asdict(RunSummary(2, 1).counters) == {**dict.fromkeys(counters, 0), "asked": 2, "stored": 1}
     table = TABLES.split("create table if not exists raw.ingestion_ends (")[1].split(");")[0]
     assert re.findall(r"(\w+) int not null", table) == list(counters)
@@ -61,7 +62,7 @@ def test_status_queries_columns_of_the_mart() -> None:
     ]
     columns = re.findall(r"\b(?:cities|observations|responses)_\w+", str(sql))
     assert columns
-    assert set(columns) <= set(CONTRACT["run_counters"].values())
+    assert set(columns) <= set(WEATHER["run_counters"].values())
 
 
 def test_scripts_tables_and_models_accept_the_same_units() -> None:
@@ -72,25 +73,25 @@ def test_scripts_tables_and_models_accept_the_same_units() -> None:
 
 
 def test_homelab_shows_only_counters_of_the_contract() -> None:
-    last_ingest = {**dict.fromkeys(CONTRACT["run_counters"], 7), "finished": "2026-01-01T00:00:00+00:00"}
+    last_ingest = {**dict.fromkeys(WEATHER["run_counters"], 7), "finished": "2026-01-01T00:00:00+00:00"}
     status = PipelineStatus(None, last_ingest, None, spooled_bytes=0, runs=[], missing=[])
     assert "7 stored" in "\n".join(status.lines())
 
 
 def test_every_task_has_a_command() -> None:
-    assert list(pipeline_contract.COMMANDS) == list(CONTRACT["tasks"].values())
+    assert list(pipeline_contract.COMMANDS) == list(WEATHER["tasks"].values())
     templates = {path.stem for path in (ROOT / "templates" / "analytics").glob("*.j2")}
     assert set(pipeline_contract.COMMANDS) <= templates
 
 
 def test_contract_describes_every_variable_that_the_pipeline_reads() -> None:
-    assert variables(*sources(ROOT / "pipeline", ".py", ".sql")) == set(CONTRACT["environment"])
+    assert variables(*sources(ROOT / "pipelines", ".py", ".sql")) == set(WEATHER["environment"])
 
 
 def test_homelab_sets_only_variables_of_the_contract() -> None:
     templates = variables(*sources(ROOT / "templates", ".j2"))
     assert "OPENWEATHER_API_KEY" in templates
-    assert templates | variables(*sources(ROOT / "homelab", ".py")) <= set(CONTRACT["environment"])
+    assert templates | variables(*sources(ROOT / "homelab", ".py")) <= set(WEATHER["environment"])
 
 
 def test_every_script_that_homelab_runs_exists() -> None:
@@ -98,4 +99,4 @@ def test_every_script_that_homelab_runs_exists() -> None:
     # The scripts of a new pipeline are the user's.
     named = {n for path in files if path.stem != "pipeline_new" for n in SCRIPT.findall(path.read_text())}
     assert {"ingest_weather.py", "dbt_build.py", "backfill_api.py", "report.py"} <= named
-    assert sorted(name for name in named if not (SCRIPTS / name).exists()) == []
+    assert all(map(script, named))

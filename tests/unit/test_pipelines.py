@@ -16,10 +16,12 @@ from homelab.host import Result
 from homelab.inventory import load
 from homelab.model import DatabaseGrant, Duration, Inventory, ServiceContext, Size, Step
 from homelab.model.pipelines import SchemaVersion, lock_header
+from homelab.model.service import user_secrets
 from homelab.paths import bundled_path
 from homelab.pipelines.layout import Layout
 from homelab.pipelines.schema_step import SchemaVersions
 from homelab.runtime.convergence import steps_of
+from homelab.secrets import FileSecretStore
 from homelab.services.postgres import hba
 from homelab.steps import File, Tree
 from tests.support import FixedSecretStore, LocalHost
@@ -111,6 +113,11 @@ def test_name_that_a_pipeline_cannot_have_is_refused(tmp_path: Path, name: str, 
         ("pipeline.yaml", "commands: {build: scripts/fetch.py}", "commands.build: the build of the dbt project has"),
         ("pipeline.yaml", "commands: {Fetch: scripts/fetch.py}", "commands.Fetch: a command has lower-case letters"),
         ("pipeline.yaml", "limits: {memory: 2}", "pipeline.yaml:1: limits.memory: must be"),
+        ("pipeline.yaml", "environment: {PGHOST: x}", "environment.PGHOST: a variable has capital letters"),
+        ("pipeline.yaml", "environment: {PATH: x}", "environment.PATH: a variable has capital letters"),
+        ("pipeline.yaml", 'environment: {URL: "a\\nb"}', "pipeline.yaml:1: environment.URL: must"),
+        ("pipeline.yaml", "corrections: {table: a, key: [], time: t}", "corrections.key: needs a column"),
+        ("pipeline.yaml", "corrections: {table: A, key: [k], time: t}", "corrections.table: must be a name with"),
         ("schema.sql", "-- version 2\nselect 1", "schema.sql:1: must be `-- version 1`: versions count from 1"),
         ("schema.sql", f"-- version {'9' * 5000}\nselect 1", "schema.sql:1: must be `-- version 1`"),
         ("schema.sql", "select 1;\n-- version 1\nselect 1", "schema.sql:1: has SQL before its first line"),
@@ -262,6 +269,26 @@ def test_link_out_of_a_pipelines_folder_is_refused(tmp_path: Path, folder: str, 
         steps(inventory(tmp_path, "prices"), service)
 
 
+def test_variables_and_secrets_of_a_pipeline_are_in_separate_files(tmp_path: Path) -> None:
+    new_pipeline(tmp_path, "prices", "postgres")
+    wanted = inventory(tmp_path, "prices")
+    (prices,) = wanted.pipelines
+    assert str(prices.secrets["SOURCE_PASSWORD"]) == "prices"
+    found = steps(wanted, "analytics")
+    environment = file(found, f"{ROOT}/pipeline.env")
+    assert "SOURCE='host=db.home.arpa port=5432 dbname=shop" in environment
+    assert "SOURCE_PASSWORD" not in environment
+    assert "SOURCE_PASSWORD=secret-of-prices\n" in file(found, f"{ROOT}/secrets.env")
+
+
+def test_secret_of_a_pipeline_that_is_not_set_is_named(tmp_path: Path) -> None:
+    new_pipeline(tmp_path, "prices", "postgres")
+    (prices,) = inventory(tmp_path, "prices").pipelines
+    with pytest.raises(InputError, match="Cannot use the secret prices: not set") as caught:
+        user_secrets(FileSecretStore(tmp_path / "state"), prices.secrets.values())
+    assert f"{prices.folder}/pipeline.yaml:10: {{secret: prices}}" in caught.value.details
+
+
 @pytest.mark.parametrize(("text", "error"), [("x = 1\n", ""), ("x = (\n", "fetch.py")])
 def test_script_that_python_cannot_parse_is_not_installed(tmp_path: Path, text: str, error: str) -> None:
     wanted = with_prices(tmp_path)
@@ -276,9 +303,10 @@ def test_script_that_python_cannot_parse_is_not_installed(tmp_path: Path, text: 
 def test_project_is_installed_after_dbt_has_built_it_without_rows(tmp_path: Path) -> None:
     found = steps(with_prices(tmp_path), "analytics")
     (project,) = [step for step in found if isinstance(step, Tree) and step.path == f"{ROOT}/dbt"]
-    assert "dbt --no-use-colors --quiet build --empty" in project.validate
-    assert f"--project-dir {ROOT}/dbt.new" in project.validate
-    assert [step.title for step in project.triggered_by] == ["tables of prices", f"file {ROOT}/profiles.yml"]
+    assert f"build_project.py --project {ROOT}/dbt.new" in project.validate
+    assert "--check" in project.validate
+    before = ["tables of prices", "view prices.readings_included", f"file {ROOT}/profiles.yml"]
+    assert [step.title for step in project.triggered_by] == before
 
 
 def test_failure_of_a_pipelines_steps_stops_no_other(tmp_path: Path) -> None:
@@ -355,8 +383,9 @@ def test_changed_version_of_a_schema_is_refused(tmp_path: Path) -> None:
     assert "-- version 2" in caught.value.resolution
 
 
-def test_tests_of_a_new_pipeline_pass(tmp_path: Path) -> None:
-    new_pipeline(tmp_path, "prices")
+@pytest.mark.parametrize("source", ["csv", "api", "postgres"])
+def test_tests_of_a_new_pipeline_pass(tmp_path: Path, source: str) -> None:
+    new_pipeline(tmp_path, "prices", source)
     words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "pipelines/prices/tests"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout

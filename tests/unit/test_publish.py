@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.scripts import SCRIPTS
+from tests.scripts import SHARED_SCRIPTS
 
 import publish  # isort: skip
 
@@ -63,7 +63,7 @@ def test_publication_that_is_killed_leaves_the_previous_file_or_the_new_one(tmp_
         for path in tmp_path.glob("published-*.duckdb"):
             assert path.read_bytes() in [content(each) for each in range(version + 2)], path
     assert kills > 8
-    assert Path(publish.__file__).parent == SCRIPTS
+    assert Path(publish.__file__).parent == SHARED_SCRIPTS
     assert published.read_bytes() == content(version + 1)
     assert len(list(tmp_path.iterdir())) == 2 + publish.KEPT, "the leftovers are removed"
 

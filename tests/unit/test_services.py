@@ -33,7 +33,7 @@ from homelab.services.lab_certificates import CA_FILE, container_names, lab_name
 from homelab.services.postgres import Postgres
 from homelab.services.registry import Registry
 from homelab.steps import Command, Directory, File, Packages, Refuse, ServerCertificate, Sql, SystemdUnit
-from tests.scripts import SCRIPTS
+from tests.scripts import SCRIPTS, SHARED_SCRIPTS
 from tests.support import FixedSecretStore, LocalHost, with_service
 
 KEYS = {"analytics-platform": "ssh-ed25519 AAAAHost"}
@@ -353,7 +353,7 @@ def test_downgrade_of_airflow_is_refused_by_name(tmp_path: Path) -> None:
             step.apply(LocalHost())
     titles = [step.title for step in steps(inventory(tmp_path, airflow="2.11"), "airflow")]
     assert titles.index(first.title) < titles.index("venv /opt/airflow/venv") < titles.index(second.title)
-    assert titles.index(second.title) + 1 == titles.index("airflow db migrate")
+    assert titles.index(second.title) + 1 == titles.index("upgrade of airflow")
 
 
 def variables(text: str) -> dict[str, str]:
@@ -392,6 +392,7 @@ def test_file_of_cities_is_validated_before_it_is_installed(tmp_path: Path, text
         "/opt/analytics-platform/scripts", str(SCRIPTS)
     )
     here = here.replace("/usr/local/sbin/homelab-as-analytics ", "")
+    here = here.replace("/opt/analytics-platform/shared", str(SHARED_SCRIPTS))
     done = subprocess.run(["sh", "-ec", f"new={new}\n{here}"], capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode == 0) == accepted
     assert accepted or "the first line must name the columns" in done.stderr

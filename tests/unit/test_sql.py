@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-PROJECT = Path(__file__).parents[2] / "pipeline" / "dbt" / "analytics_project"
+PROJECT = Path(__file__).parents[2] / "pipelines" / "weather" / "dbt"
 FILES = [path for folder in ("models", "snapshots", "tests") for path in sorted((PROJECT / folder).rglob("*.sql"))]
 DUCKDB_DIALECT = (
     "qualify",

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from homelab.model import ServiceContext, Step
+from homelab.pipelines.layout import SHARED_SCRIPTS
 from homelab.runtime.convergence import steps_of
 from homelab.sandbox import Sandbox
-from homelab.services import analytics
 from homelab.services.airflow_metadata import CLI
 from homelab.steps import Directory, File, User
 from tests.support import FixedSecretStore
@@ -86,7 +86,7 @@ def scripts_of(step: Step) -> Iterator[str]:
 
 def test_code_of_a_service_runs_in_its_sandbox_only(tmp_path: Path) -> None:
     program = re.compile(r"/opt/[\w-]+/venv/bin/\w+ |/bin/postgres |/bin/airflow |homelab-airflow ")
-    install = f"{analytics.SCRIPTS}/install_extension.py"  # root's own files only, and no file of the service
+    install = f"{SHARED_SCRIPTS}/install_extension.py"  # root's own files only, and no file of the service
     for where, steps in all_steps(tmp_path):
         for step in steps:
             for text in scripts_of(step):

@@ -1,0 +1,36 @@
+"""The exit statuses and names that homelab relies on. contract.json defines them; homelab reads the same file."""
+
+from __future__ import annotations
+
+import json
+from argparse import ArgumentParser
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+_CONTRACT = json.loads(Path(__file__).with_name("contract.json").read_text())
+
+
+@dataclass(frozen=True, slots=True)
+class ExitStatus:
+    """The exit statuses of all scripts, by meaning."""
+
+    success: int
+    failed: int
+    nothing_published: int
+    partial: int  # some rows are stored, others failed
+    busy: int  # another run holds the lock
+    key_refused: int
+    build_failed: int  # a model or a test has failed: a repetition fails again
+    bad_input: int  # options, configuration or a file; not 2, with which Python itself ends if a script is missing
+
+
+EXIT = ExitStatus(**_CONTRACT["exit_status"])
+
+
+class Parser(ArgumentParser):
+    """A parser of options that ends the script with the status for bad input."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the error and end."""
+        self.exit(EXIT.bad_input, f"error: {message}\n")

@@ -1,0 +1,70 @@
+"""Ingest the weather into PostgreSQL every hour, then build the marts. All commands run on the analytics container.
+
+A failed city does not keep the others from the marts: the ingestion succeeds if anything was stored, and
+verify_ingestion fails the run if anything was not. The SSH key of the connection `analytics` is limited to these three
+commands. The names are those of weather_contract.json.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from airflow.providers.ssh.operators.ssh import SSHOperator
+
+try:
+    from airflow.sdk import DAG
+    from airflow.sdk.exceptions import AirflowFailException
+
+    BACKOFF = 2.0
+except ImportError:  # Airflow 2, where it is a bool; for Airflow 3 True means a multiplier of 1, which is no backoff
+    from airflow import DAG
+    from airflow.exceptions import AirflowFailException
+
+    BACKOFF = True
+
+# Exit statuses of errors that would occur again: key_refused, build_failed, bad_input. Python and the shell end with 2
+# if a script is missing, as for a moment during a deploy.
+LASTING = (6, 7, 8)
+
+
+class PipelineCommand(SSHOperator):
+    """A command on the analytics container, which is not repeated after an error that would occur again."""
+
+    def raise_for_status(self, exit_status: int, stderr: bytes, context: Any = None) -> None:
+        """Fail the task without a retry for these statuses."""
+        if exit_status in LASTING:
+            last = stderr.decode(errors="replace").strip().splitlines()[-1:]
+            raise AirflowFailException(f"exit status {exit_status}: {' '.join(last)}")
+        super().raise_for_status(exit_status, stderr, context)
+
+
+with DAG(
+    dag_id="weather_ingestion_pipeline",
+    is_paused_upon_creation=False,
+    description="OpenWeather → PostgreSQL → dbt → DuckDB",
+    schedule=os.environ.get("WEATHER_SCHEDULE", "@hourly"),
+    start_date=datetime(2025, 1, 1, tzinfo=UTC),
+    catchup=False,
+    max_active_runs=1,
+    tags=["weather"],
+    default_args={
+        "owner": "homelab",
+        "retries": 1,
+        "retry_delay": timedelta(minutes=5),
+        "retry_exponential_backoff": BACKOFF,
+    },
+) as dag:
+    fetch_weather_data = PipelineCommand(
+        task_id="fetch_weather_data", ssh_conn_id="analytics", command="fetch_weather_data", cmd_timeout=15 * 60
+    )
+    run_dbt_transformation = PipelineCommand(
+        task_id="run_dbt_transformation", ssh_conn_id="analytics", command="run_dbt_transformation", cmd_timeout=30 * 60
+    )
+    # No retry: it reports the last ingestion, and would report the same.
+    verify_ingestion = PipelineCommand(
+        task_id="verify_ingestion", ssh_conn_id="analytics", command="verify_ingestion", cmd_timeout=60, retries=0
+    )
+    fetch_weather_data >> run_dbt_transformation
+    fetch_weather_data >> verify_ingestion

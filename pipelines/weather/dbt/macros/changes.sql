@@ -1,0 +1,34 @@
+{# An increment computes each period (an hour or a day of a city) again that a changed observation belongs to. A change is
+   a new row, a removed row, or an exclusion that covers the row. #}
+
+{# Incremental strategy: remove the periods of `meta.changed_periods` and insert their new rows. A period that has lost
+   all its observations has no new row. #}
+{% macro get_incremental_replace_changed_sql(arg_dict) -%}
+    {% set target, columns = arg_dict['target_relation'], arg_dict['dest_columns'] | map(attribute='name') | join(', ') %}
+    {% set changed, key = ref(config.get('meta')['changed_periods']), arg_dict['unique_key'] %}
+    delete from {{ target }} as present using {{ changed }} as changed
+    where {% for column in key %}present.{{ column }} = changed.{{ column }}{{ " and " if not loop.last }}{% endfor %};
+
+    insert into {{ target }} ({{ columns }})
+    select {{ columns }} from {{ arg_dict['temp_relation'] }}
+{%- endmacro %}
+
+{# Return the first and the last changed `period` as text, as a pair; none in a full build, or while dbt parses. #}
+{% macro changed_span(changed, period) -%}
+    {% if not (execute and is_incremental()) %}{{ return(none) }}{% endif %}
+    {{ return((query_scalar("coalesce(min(" ~ period ~ "), 'infinity')", changed),
+               query_scalar("coalesce(max(" ~ period ~ "), 'infinity')", changed))) }}
+{%- endmacro %}
+
+{# Restrict a timestamp with time zone to a span of periods, which are times or, with `periods='date'`, days in UTC. The
+   bare column is compared with literals: only then does DuckDB skip the blocks of other times, also below the window
+   function of stg_weather. #}
+{% macro within_span(time, span, before='0 hours', after='0 hours', periods='timestamp with time zone') -%}
+    {%- set suffix = " at time zone 'UTC'" if periods == 'date' else '' -%}
+    {% if span and span[0] == 'infinity' %}false{% elif span -%}
+    {{ time }} >= (cast('{{ span[0] }}' as {{ periods }}) - interval '{{ before }}'){{ suffix }}
+        {%- if span[1] != 'infinity' %}
+        and {{ time }} < (cast('{{ span[1] }}' as {{ periods }}) + interval '{{ after }}'){{ suffix }}
+        {%- endif %}
+    {%- else %}true{% endif %}
+{%- endmacro %}

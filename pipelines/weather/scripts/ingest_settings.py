@@ -1,0 +1,104 @@
+"""The ingestion's settings, read from the environment variables that weather_contract.json describes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from cities import CitiesError, parse_cities, read_cities
+from openweather import City
+
+UNITS = ("standard", "metric", "imperial")
+DAYS = ("utc", "local")
+DEFAULT_UNITS = "imperial"
+DEFAULT_SCHEDULE = "@hourly"
+
+
+class SettingsError(Exception):
+    """An environment variable is missing or invalid."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The settings of one run."""
+
+    base_url: str
+    api_key: str = field(repr=False)
+    units: str
+    cities: Sequence[City]
+    rate_limit: int  # requests per minute; 0: unlimited
+    concurrency: int
+    request_deadline: float  # seconds
+    run_deadline: float  # seconds
+    data: Path
+    spool_bytes: int
+    schedule: str
+
+
+def read_settings(environment: Mapping[str, str]) -> Settings:
+    """Read the environment. Raises SettingsError."""
+    base_url = _required(environment, "OPENWEATHER_BASE_URL")
+    address = urlsplit(base_url)
+    if address.scheme not in ("http", "https") or not address.hostname or address.query:
+        raise SettingsError("OPENWEATHER_BASE_URL must look like https://api.openweathermap.org")
+    units = environment.get("OPENWEATHER_UNITS", DEFAULT_UNITS)
+    if units not in UNITS:
+        raise SettingsError(f"OPENWEATHER_UNITS must be one of {', '.join(UNITS)}, not {units!r}")
+    if environment.get("WEATHER_DAYS", "utc") not in DAYS:  # the models read it, hours later
+        raise SettingsError(f"WEATHER_DAYS must be one of {', '.join(DAYS)}, not {environment['WEATHER_DAYS']!r}")
+    return Settings(
+        base_url=base_url,
+        api_key=_required(environment, "OPENWEATHER_API_KEY"),
+        units=units,
+        cities=_cities(environment),
+        data=Path(environment.get("WEATHER_DATA", ".")),
+        rate_limit=_integer(environment, "OPENWEATHER_RATE_LIMIT", 60, low=0, high=1_000_000),
+        concurrency=_integer(environment, "OPENWEATHER_CONCURRENCY", 8, low=1, high=256),
+        request_deadline=_seconds(environment, "OPENWEATHER_REQUEST_DEADLINE", 10),
+        run_deadline=_seconds(environment, "OPENWEATHER_DEADLINE", 600),
+        spool_bytes=_integer(environment, "WEATHER_SPOOL_MEGABYTES", 256, low=1, high=1 << 20) << 20,
+        schedule=environment.get("WEATHER_SCHEDULE", "").strip() or DEFAULT_SCHEDULE,
+    )
+
+
+def configured_cities(environment: Mapping[str, str]) -> Sequence[City]:
+    """Return the configured cities; none if the environment names none. Raises SettingsError."""
+    named = any(environment.get(name, "").strip() for name in ("WEATHER_CITIES", "WEATHER_CITIES_FILE"))
+    return _cities(environment) if named else ()
+
+
+def _cities(environment: Mapping[str, str]) -> Sequence[City]:
+    file = environment.get("WEATHER_CITIES_FILE", "").strip()
+    try:
+        if file:
+            return read_cities(Path(file))
+        return parse_cities(_required(environment, "WEATHER_CITIES"), "WEATHER_CITIES")
+    except CitiesError as error:
+        raise SettingsError(str(error)) from None
+
+
+def _required(environment: Mapping[str, str], name: str) -> str:
+    value = environment.get(name, "").strip()
+    if not value:
+        raise SettingsError(f"{name} is not set")
+    return value
+
+
+def _integer(environment: Mapping[str, str], name: str, default: int, *, low: int, high: int) -> int:
+    text = environment.get(name, str(default)).strip()
+    if not text.isdecimal() or not low <= int(text) <= high:
+        raise SettingsError(f"{name} must be an integer from {low} to {high}, not {text[:40]!r}")
+    return int(text)
+
+
+def _seconds(environment: Mapping[str, str], name: str, default: float) -> float:
+    try:
+        seconds = float(environment.get(name, default))
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise SettingsError(f"{name} must be a number of seconds")
+    return seconds

@@ -1,0 +1,3 @@
+select answer, count(*) as fetches
+from {{ source('echoes', 'answers') }}
+group by all

@@ -1,0 +1,4 @@
+create table answers (
+    fetched_at timestamptz primary key default now(),
+    answer text not null
+);
