@@ -69,6 +69,9 @@ class ContainerDefaults:
     vlan: VlanTag = None
     mtu: Mtu = None
     firewall: Annotated[bool, Option("Deny all inbound traffic except the services' ports.")] = False
+    monitoring: Annotated[
+        bool, Option("Add the service node_exporter, and postgres_exporter to the container of PostgreSQL.")
+    ] = False
     swap: Annotated[int, Option("Swap in MiB.", low=0, high=1 << 20, unit="MiB")] = 512
     disk: Annotated[
         int, Option("Size of the root disk in GiB; it can grow, but not shrink.", low=1, high=LARGEST, unit="GiB")

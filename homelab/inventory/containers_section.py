@@ -15,7 +15,7 @@ from homelab.inventory.declaration import declaration_of
 from homelab.inventory.networks_section import Networks, network_cards
 from homelab.inventory.section import Section
 from homelab.inventory.service_checks import check_declarations, check_memory, check_ports
-from homelab.inventory.service_options import Services
+from homelab.inventory.service_options import Services, with_exporters
 from homelab.model import DHCP, Container, ContainerConfig, Mount, Network, Service, lab_tags
 from homelab.model.inventory import NODE, name_without_instance
 from homelab.model.options import KeyNames, Option
@@ -168,6 +168,8 @@ class Reader:
             fixed = IPv4Interface(card.ip).ip if card.ip and card.ip != DHCP else None
             self._claim(section.below("networks", card.option), f"{card.option} of {name}", "ip", fixed)
         services = values.get("services", {})
+        if settings.monitoring:
+            services = with_exporters(services, self.registry)
         self._check_owners(name, section)
         check_declarations(section, services, distribution_of(settings.template))
         check_ports(section, services)

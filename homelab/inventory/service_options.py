@@ -71,6 +71,12 @@ def _find(section: Section, name: str, at: KeyPath) -> type[Service] | None:
     return None
 
 
+def with_exporters(services: Mapping[str, Service], registry: Registry) -> Mapping[str, Service]:
+    """Return the services of a container with those that `monitoring: true` adds, unless it has them."""
+    names = ["node_exporter", *(["postgres_exporter"] if "postgres" in services else [])]
+    return {**services, **{name: registry.get(name)() for name in names if name not in services}}
+
+
 def services_schema(registry: Registry) -> dict[str, Any]:
     """Return the part of the JSON Schema that names the services; one that cannot be loaded may have any options."""
     kinds = {name: registry.find(name) for name in registry.names()}

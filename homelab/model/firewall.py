@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network
 
 from homelab.model import Container, Inventory
-from homelab.model.endpoints import SSH_PORT
+from homelab.model.endpoints import SSH_PORT, Endpoint
 from homelab.model.inventory import name_without_instance
 
 OWNER = "homelab: "  # prefix of the comment of every rule of ours
@@ -85,24 +85,26 @@ def _rules(inventory: Inventory, container: Container) -> Iterator[Rule]:
         yield _tcp(SSH_PORT, str(operator), "SSH for the operator")
     for name, service in container.services.items():
         for endpoint in service.endpoints():
-            for source, audience in _audience(inventory, container, name, endpoint.audience):
+            for source, audience in _audience(inventory, container, name, endpoint):
                 yield _tcp(endpoint.port, source, f"{endpoint.description} for {audience}")
     yield Rule(proto="icmp", icmp="echo-request", comment=f"{OWNER}ping")
 
 
-def _audience(inventory: Inventory, container: Container, name: str, audience: str) -> Iterator[tuple[str, str]]:
+def _audience(inventory: Inventory, container: Container, name: str, endpoint: Endpoint) -> Iterator[tuple[str, str]]:
     """Yield the sources of an audience with their descriptions, without the container itself, which needs no rule.
 
-    A container without an address yet is left out.
+    The readers of all metrics are clients of an endpoint that has some. A container without an address yet is left out.
     """
-    if audience == "lan":
+    if endpoint.audience == "lan":
         yield str(inventory.network.subnet), "the LAN"
         return
-    if audience == "grantees":
+    if endpoint.audience == "grantees":
         theirs = [other for other, _ in inventory.database_grants()]
     else:
         kind = name_without_instance(name)
         theirs = [other for other, service in inventory.services() if kind in (*service.requires, *service.uses)]
+    if endpoint.metrics_path:
+        theirs += [other for other, service in inventory.services() if service.reads_metrics]
     for other in theirs:
         if other.name != container.name and other.known_address:
             yield str(other.known_address), other.name

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 DOMAIN = r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*"
 NODE = r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?"
-Privilege = Literal["own", "append", "read"]
+Privilege = Literal["own", "append", "read", "monitor"]
 DATABASE = "project_data"
 WEATHER = "weather"  # the built-in pipeline
 RAW = (DATABASE, "raw")  # the database and the schema of its tables
@@ -109,7 +109,7 @@ class Network:
 class DatabaseGrant:
     """Access of a service to a schema of a database; pg_hba.conf, grants and firewall rules are derived from it.
 
-    Without a schema, the role owns the whole database; an owned schema is created.
+    Without a schema, the role owns the whole database, or monitors the server through it; an owned schema is created.
     """
 
     database: str
@@ -119,7 +119,7 @@ class DatabaseGrant:
 
     def __post_init__(self) -> None:
         """Check the combination. Raises ValueError."""
-        if self.privilege != "own" and not self.schema:
+        if self.privilege in ("append", "read") and not self.schema:
             raise ValueError(f"{self.role} needs a schema of {self.database} to {self.privilege}")
 
     @property

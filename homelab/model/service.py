@@ -211,6 +211,7 @@ class Service(ABC):
     many: ClassVar[bool] = False  # True: several containers may have it
     instances: ClassVar[bool] = False  # True: a container may have several, such as `file_share@photos`
     runs_pipeline: ClassVar[bool] = False  # True: it runs all pipelines, and needs `pipelines: weather:`
+    reads_metrics: ClassVar[bool] = False  # True: it is a client of every endpoint with metrics
 
     instance: str = ""  # `photos` for `file_share@photos`; part of the names of its units, files and users
 
@@ -232,6 +233,13 @@ class Service(ABC):
     def endpoints(self) -> Sequence[Endpoint]:
         """Return the endpoints that its clients use; a firewall closes all other ports. None by default."""
         return ()
+
+    def metric_commands(self, context: ServiceContext) -> Mapping[str, str]:
+        """Return shell texts by name that print metrics in Prometheus' format; none by default.
+
+        On a container with node_exporter, root runs each of them every minute.
+        """
+        return {}
 
     def airflow_objects(self) -> AirflowObjects:
         """Return the connections, variables and pools that it adds to Airflow; none by default."""

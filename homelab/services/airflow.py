@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -41,7 +41,7 @@ from homelab.services.airflow_environment import (
     settings_file,
 )
 from homelab.services.airflow_gate import FOLDER, KEY, KNOWN_HOSTS, wait_for_gate
-from homelab.services.airflow_metadata import CLI, admin_user, in_metadata, migration
+from homelab.services.airflow_metadata import CLI, admin_user, in_metadata, metrics, migration
 from homelab.services.airflow_packages import venv_lock
 from homelab.services.airflow_rows import MetadataRows
 from homelab.services.airflow_tables import secrets_of
@@ -124,6 +124,10 @@ class Airflow(Service):
     def airflow_objects(self) -> AirflowObjects:
         """Return the connections, variables and pools of its options."""
         return AirflowObjects(connections=self.connections, variables=self.variables, pools=self.pools)
+
+    def metric_commands(self, context: ServiceContext) -> Mapping[str, str]:
+        """Return the query for the state of its scheduler and its DAGs: its container can read the metadata already."""
+        return {"airflow": metrics()}
 
     def data_folders(self) -> Sequence[str]:
         """Return the folder with the logs of the tasks."""

@@ -6,6 +6,7 @@ import hmac
 
 from homelab.host import argv
 from homelab.model import ManagedResource, ServiceContext, Step
+from homelab.render import render
 from homelab.steps import Command, Upgrade, Venv
 from homelab.steps.queries import Query
 
@@ -44,6 +45,11 @@ def import_errors() -> Query:
         "select 'Airflow cannot import ' || filename || ': ' || "
         "right(substring(rtrim(stacktrace, E' \\n') from '[^\\n]*$'), 200) from import_error) as found (reason)"
     )
+
+
+def metrics() -> Query:
+    """Return shell text that prints the state of the scheduler, and of the DAGs with their runs, as metrics."""
+    return in_metadata(render("airflow/metrics.sql").decode())
 
 
 def migration(version: str, venv: Venv) -> Step:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Annotated, ClassVar
@@ -13,8 +13,9 @@ from homelab.model.endpoints import SSH_PORT
 from homelab.model.options import Option, Size
 from homelab.paths import bundled_path
 from homelab.pipelines.container_steps import Limits, account_steps, gate_entries, pipeline_steps
-from homelab.pipelines.layout import EXTENSIONS, FOLDER, SHARED_SCRIPTS, SHARED_VENV
+from homelab.pipelines.layout import EXTENSIONS, FOLDER, SHARED_SCRIPTS, SHARED_VENV, Layout
 from homelab.pipelines.layout import PLATFORM as ROOT
+from homelab.pipelines.pipeline_metrics import labelled
 from homelab.render import render
 from homelab.services.lab_certificates import CA_FILE
 from homelab.steps import Command, Directory, File, Packages, Tree, User, UvInstall, Venv
@@ -45,6 +46,11 @@ class Analytics(Service):
     def endpoints(self) -> Sequence[Endpoint]:
         """Return SSH, over which Airflow starts the pipelines."""
         return (Endpoint(name="ssh", port=SSH_PORT, description="SSH", audience="dependents"),)
+
+    def metric_commands(self, context: ServiceContext) -> Mapping[str, str]:
+        """Return the commands for the metrics that the builds of the pipelines wrote."""
+        found = {each.name: Layout(each).read_data("metrics.prom") for each in context.inventory.pipelines}
+        return {f"pipeline-{name}": labelled(name, command) for name, command in found.items()}
 
     def data_folders(self) -> Sequence[str]:
         """Return the folder of the pipelines, with their warehouses and published marts."""

@@ -46,6 +46,19 @@ def schema_of(grant: DatabaseGrant, command: str = PSQL) -> Sql:
     )
 
 
+def monitoring_grant(grant: DatabaseGrant, command: str = PSQL) -> Sql:
+    """Return the step that allows a role to read the server's statistics and settings, but no table."""
+    role, database = grant.role, grant.database
+    return Sql(
+        f"grants: {role} may monitor the server",
+        f"select pg_has_role('{role}', 'pg_monitor', 'usage') and has_database_privilege('{role}', '{database}', "
+        "'connect')",
+        f"grant pg_monitor to {role};\ngrant connect on database {database} to {role};\n",
+        database,
+        command,
+    )
+
+
 def grants(
     grant: DatabaseGrant,
     command: str = PSQL,

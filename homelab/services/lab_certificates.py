@@ -74,3 +74,13 @@ def server_certificate(context: ServiceContext, service: str, group: str) -> Ser
         container_names(context.container),
         group,
     )
+
+
+def certificate_metrics() -> str:
+    """Return shell text that prints the end of each certificate's validity as a metric."""
+    return f"""for file in {_FOLDER}/*.pem; do
+    [ -e "$file" ] || continue
+    until=$(head -n 1 "$file" | sed -nE 's/.*"until": "([^"]*)".*/\\1/p')
+    name=${{file##*/}}
+    echo "homelab_certificate_expiry_timestamp_seconds{{service=\\"${{name%.pem}}\\"}} $(date -d "$until" +%s)"
+done"""

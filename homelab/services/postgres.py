@@ -15,7 +15,7 @@ from homelab.model.inventory import DATABASE, RAW
 from homelab.model.options import Option
 from homelab.render import render
 from homelab.sandbox import Sandbox
-from homelab.services.database_grants import grants, schema_of
+from homelab.services.database_grants import grants, monitoring_grant, schema_of
 from homelab.services.lab_certificates import server_certificate
 from homelab.services.raw_schema import changed_tables, missing_tables, raw_grants, tables
 from homelab.steps import (
@@ -50,6 +50,7 @@ _RAW_FACTS = """select json_build_object(
                where inhparent = 'raw.weather_observations'::regclass),
   'newest_raw_row', (select to_char(max(ingested_at) at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
                      from raw.weather_observations))"""
+_WITH_TEMPORARY = ("own", "append")  # privileges that include temporary tables
 _PORT = 5432
 _DATA = "/var/lib/postgresql"
 _BASES = ("/etc/postgresql", _DATA)
@@ -256,11 +257,13 @@ def contents(context: ServiceContext, command: str = PSQL) -> Iterator[Step]:
     for grant in database_grants:
         if grant.privilege == "own" and grant.schema:
             yield schema_of(grant, command)
-    with_temporary = {(grant.database, grant.role) for grant in database_grants if grant.privilege != "read"}
+    with_temporary = {(grant.database, grant.role) for grant in database_grants if grant.privilege in _WITH_TEMPORARY}
     for grant in database_grants:
         temporary = (grant.database, grant.role) in with_temporary
         if (place := (grant.database, grant.schema)) == RAW:
             yield raw_grants(grant, command, temporary=temporary, after=made)
+        elif grant.privilege == "monitor":
+            yield monitoring_grant(grant, command)
         elif grant.privilege != "own":
             yield grants(grant, command, owner=owners.get(place, "postgres"), temporary=temporary)
 

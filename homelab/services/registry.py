@@ -26,7 +26,16 @@ from homelab.model.inventory import name_without_instance
 
 GROUP = "homelab.services"
 FOLDER = "services"
-_BUILT_IN = {"postgres": "Postgres", "analytics": "Analytics", "airflow": "Airflow"}
+_BUILT_IN = {
+    "postgres": "Postgres",
+    "analytics": "Analytics",
+    "airflow": "Airflow",
+    "prometheus": "Prometheus",
+    "alertmanager": "Alertmanager",
+    "node_exporter": "NodeExporter",
+    "postgres_exporter": "PostgresExporter",
+    "blackbox_exporter": "BlackboxExporter",
+}
 
 
 class ServiceError(Exception):

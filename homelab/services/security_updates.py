@@ -39,3 +39,10 @@ def security_updates(context: ServiceContext) -> Iterator[Step]:
     )
     yield window
     yield SystemdUnit(_TIMER, triggered_by=[window], settle=0)
+
+
+def update_metrics() -> str:
+    """Return shell text that prints the number of pending security updates as a metric."""
+    simulate = "LC_ALL=C apt-get -qq --simulate -o Debug::NoLocking=1 dist-upgrade"
+    count = f"{simulate} | grep -c '^Inst .*[(].*[Ss]ecurity' || true"
+    return f'echo "homelab_security_updates_pending $({count})"'

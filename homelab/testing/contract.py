@@ -24,7 +24,7 @@ from homelab.paths import bundled_path
 from homelab.services.registry import Registry
 from homelab.steps import Directory, File, FinishUpgrade, PrepareUpgrade, Tree, Upgrade, Venv
 
-_UNIT = re.compile(r"/etc/systemd/system/[^/]+\.service")
+_UNIT = re.compile(r"/etc/systemd/system/([^/]+\.service)(\.d/[^/]+\.conf)?")  # or a drop-in with all its limits
 _EXPOSURE = "30"  # of `systemd-analyze security`, in tenths
 _SECRET = "secret-of-"  # noqa: S105 - the beginning of each secret of the tests
 
@@ -242,7 +242,7 @@ def _misplaced_upgrades(service: Service, steps: Sequence[Step]) -> Iterator[str
 
 
 def _is_hardened(unit: File, folder: Path) -> bool:
-    path = folder / unit.path.rpartition("/")[2]
+    path = folder / _UNIT.sub(r"\1", unit.path)
     path.write_bytes(unit.content)
     words = ("systemd-analyze", "security", "--offline=true", f"--threshold={_EXPOSURE}", str(path))
     return subprocess.run(words, capture_output=True, check=False).returncode == 0

@@ -17,8 +17,13 @@ from homelab.commands.service_new import new_service
 from homelab.model import Service, Step
 from homelab.paths import bundled_path
 from homelab.services.airflow import Airflow
+from homelab.services.alertmanager import Alertmanager
 from homelab.services.analytics import Analytics
+from homelab.services.blackbox_exporter import BlackboxExporter
+from homelab.services.node_exporter import NodeExporter
 from homelab.services.postgres import Postgres
+from homelab.services.postgres_exporter import PostgresExporter
+from homelab.services.prometheus import Prometheus
 from homelab.steps import FinishUpgrade, PrepareUpgrade
 from homelab.testing import ServiceContract
 
@@ -53,6 +58,28 @@ class TestAirflow2(ServiceContract):
     service = Airflow
     options: ClassVar = {"version": "2.11"}
     distributions: ClassVar = ("ubuntu-24.04", "debian-12")  # Airflow 2.11 does not run on Python 3.13
+
+
+class TestPrometheus(ServiceContract):
+    service = Prometheus
+    overlay: ClassVar = {"containers": {"tested": {"services": {"alertmanager": {}, "blackbox_exporter": {}}}}}
+
+
+class TestAlertmanager(ServiceContract):
+    service = Alertmanager
+    options: ClassVar = {"webhook": "http://192.168.2.5:8000/secret-of-alerts"}
+
+
+class TestNodeExporter(ServiceContract):
+    service = NodeExporter
+
+
+class TestPostgresExporter(ServiceContract):
+    service = PostgresExporter
+
+
+class TestBlackboxExporter(ServiceContract):
+    service = BlackboxExporter
 
 
 class WithPipeline(ServiceContract):

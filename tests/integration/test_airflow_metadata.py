@@ -17,7 +17,7 @@ from homelab.errors import HomelabError
 from homelab.host import Result
 from homelab.model import AirflowObjects, Connection, Pending, Pool, Secret, SecretName
 from homelab.progress import SilentProgress
-from homelab.services.airflow_metadata import DATABASE_ENVIRONMENT
+from homelab.services.airflow_metadata import DATABASE_ENVIRONMENT, metrics
 from homelab.services.airflow_rows import MetadataRows
 from homelab.steps.converge import converge
 from homelab.steps.host_state import pending_changes
@@ -35,9 +35,17 @@ create table variable (id serial primary key, key varchar(250) unique, val text,
     is_encrypted boolean {constraint}{team});
 create table slot_pool (id serial primary key, pool varchar(256) unique, slots integer, description text,
     include_deferred boolean not null{team});
+create table dag (dag_id varchar(250) primary key, is_paused boolean, {stale} boolean);
+insert into dag values ('weather', false, {kept}), ('prices', true, {kept}), ('removed', false, not {kept});
+create table dag_run (dag_id varchar(250), state varchar(50), start_date timestamptz, end_date timestamptz);
+create table job (job_type varchar(30), state varchar(20), latest_heartbeat timestamptz);
+create table import_error (id serial primary key, filename varchar(1024), stacktrace text);
 insert into slot_pool (pool, slots, description, include_deferred) values ('default_pool', 128, 'Default pool', false);
 """
-SERIES = {"3.3": {"constraint": "not null", "team": ", team_name varchar(50)"}, "2.11": {"constraint": "", "team": ""}}
+SERIES = {
+    "3.3": {"constraint": "not null", "team": ", team_name varchar(50)", "stale": "is_stale", "kept": "false"},
+    "2.11": {"constraint": "", "team": "", "stale": "is_active", "kept": "true"},
+}
 WAREHOUSE = Connection(
     conn_type="postgres",
     host="10.0.0.5",
@@ -197,3 +205,27 @@ def test_objects_are_pending_before_the_tables_exist(metadata: Metadata) -> None
     metadata.sql("drop table variable")
     assert [change.pending.diff != "" for change in pending_changes(metadata.host, [rows(OBJECTS)])] == [True]
     assert pending_changes(metadata.host, [rows(AirflowObjects())]) == []
+
+
+def test_metrics_have_the_scheduler_and_the_last_run_of_each_dag(metadata: Metadata) -> None:
+    metadata.sql(
+        """insert into job values ('SchedulerJob', 'running', 'epoch'::timestamptz + interval '5 s'),
+        ('LocalTaskJob', 'running', now());
+        insert into import_error (filename) values ('broken.py');
+        insert into dag_run values
+        ('weather', 'failed', 'epoch'::timestamptz, 'epoch'::timestamptz + interval '10 s'),
+        ('weather', 'success', 'epoch'::timestamptz + interval '20 s', 'epoch'::timestamptz + interval '23.5 s'),
+        ('weather', 'running', now(), null),
+        ('removed', 'failed', 'epoch'::timestamptz, 'epoch'::timestamptz + interval '1 s')"""
+    )
+    (found,) = metadata.host.batch([metrics()])
+    assert sorted(found.text.splitlines()) == [
+        'homelab_airflow_dag_last_run_duration_seconds{dag="weather"} 3.5',
+        'homelab_airflow_dag_last_run_success{dag="weather"} 1.0',
+        'homelab_airflow_dag_last_run_timestamp_seconds{dag="weather"} 23.5',
+        'homelab_airflow_dag_paused{dag="prices"} 1.0',
+        'homelab_airflow_dag_paused{dag="weather"} 0.0',
+        'homelab_airflow_dag_runs{dag="weather",state="running"} 1.0',
+        "homelab_airflow_import_errors 1.0",
+        "homelab_airflow_scheduler_heartbeat_timestamp_seconds 5.0",
+    ]

@@ -23,6 +23,7 @@ from homelab.errors import HomelabError
 from homelab.host import check
 from homelab.model import Pipeline, SchemaVersion, ServiceContext
 from homelab.pipelines.container_steps import Limits, profiles_yml
+from homelab.pipelines.pipeline_metrics import labelled
 from homelab.progress import SilentProgress
 from homelab.services.postgres import contents
 from homelab.steps.converge import converge
@@ -72,6 +73,11 @@ class Prices:
         """Build, test and publish; return the report."""
         report: dict[str, Any] = json.loads(self._run(expect, *self.build_words).splitlines()[-1])
         return report
+
+    def metrics(self) -> dict[str, float]:
+        """Return the metrics of the last build, as a container with node_exporter has them."""
+        text = LocalHost().run(labelled("prices", f"cat {self.layout.data}/metrics.prom")).text
+        return {name: float(value) for name, value in (line.split() for line in text.splitlines())}
 
     @property
     def build_words(self) -> list[str]:
@@ -281,6 +287,23 @@ def test_failed_build_leaves_the_published_file(prices: Prices) -> None:
     assert {each["status"] for each in prices.build(expect=EXIT.build_failed)["problems"]} == {"fail"}
     assert os.readlink(prices.layout.published) == published
     assert len(prices.query("from prices_daily")) == 4
+
+
+def test_each_build_writes_its_metrics(prices: Prices) -> None:
+    prices.apply_schema()
+    prices.fetch()
+    prices.build()
+    label = '{pipeline="prices",table="%s"}'
+    found = prices.metrics()
+    assert found["homelab_pipeline_last_build_success" + label % ""] == 1
+    assert found["homelab_pipeline_rows" + label % "prices_daily"] == 4
+    assert found["homelab_pipeline_published_bytes" + label % ""] == os.stat(prices.layout.published).st_size
+    published = found["homelab_pipeline_published_timestamp_seconds" + label % ""]
+    assert abs(published - os.stat(prices.layout.published).st_mtime) < 1
+    prices.model("select no_column as item from {{ source('prices', 'readings') }}")
+    prices.build(expect=EXIT.build_failed)
+    assert prices.metrics()["homelab_pipeline_last_build_success" + label % ""] == 0
+    assert prices.metrics()["homelab_pipeline_published_timestamp_seconds" + label % ""] == published
 
 
 def test_model_with_a_wrong_column_is_found_before_it_is_built(prices: Prices) -> None:

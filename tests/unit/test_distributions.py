@@ -71,6 +71,7 @@ SINCE = {
     "AmbientCapabilities": 229,
     "Description": 201,
     "LockPersonality": 235,
+    "MemoryDenyWriteExecute": 231,
     "PrivateDevices": 209,
     "ProtectClock": 245,
     "ProtectControlGroups": 232,

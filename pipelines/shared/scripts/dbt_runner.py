@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from contract import EXIT
+from metrics import write_metrics
 
 # Environment of each dbt; it keeps five log files of this size.
 DBT_SETTINGS = {"DBT_LOG_FILE_MAX_BYTES": str(1 << 20), "DBT_SEND_ANONYMOUS_USAGE_STATS": "false"}
@@ -150,7 +151,7 @@ def write_report(
     problems: Mapping[str, str],
     transient: bool | None = None,
 ) -> dict[str, Any]:
-    """Write last_build.json with the outcome and the results of dbt's nodes, and return it.
+    """Write last_build.json with the outcome and the results of dbt's nodes, and its metrics; return the report.
 
     `problems` are the errors outside of dbt by origin, `transient` is their kind; by default, that of dbt's errors.
     """
@@ -169,6 +170,7 @@ def write_report(
     new = layout.data / "last_build.new"
     new.write_text(json.dumps(report, indent=2) + "\n")
     os.replace(new, layout.data / "last_build.json")
+    write_metrics(layout.data, layout.published, report)
     return report
 
 

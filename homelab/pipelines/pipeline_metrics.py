@@ -1,0 +1,16 @@
+"""The metrics that a build of a pipeline writes, with the name of the pipeline."""
+
+from __future__ import annotations
+
+from shlex import quote
+
+_LINE = r'^(homelab_pipeline_[a-z_]+)(\{table="([A-Za-z0-9_]+)"\})? ([0-9.e+]+)$'
+
+
+def labelled(name: str, command: str) -> str:
+    """Return shell text that adds the label `pipeline` to the metrics that a command prints, and drops other lines.
+
+    A pipeline's code writes the file: it cannot give metrics of another pipeline, or of anything else.
+    """
+    script = rf's/{_LINE}/\1{{pipeline="{name}",table="\3"}} \4/p'
+    return f"{command} | sed -nE {quote(script)} | sort -u -k1,1"

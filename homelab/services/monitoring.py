@@ -1,0 +1,89 @@
+"""The programs of Prometheus that Debian and Ubuntu package: their units, and requests to them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from shlex import quote
+
+from homelab.model import Health, ServiceContext, Step
+from homelab.render import render
+from homelab.sandbox import Sandbox
+from homelab.steps import Directory, File, Packages, SystemdUnit
+
+SETTINGS = "/etc/homelab"
+# Without a proxy of the environment. `ss` names the address on which the program really listens.
+_REQUEST = """import sys, urllib.request as r
+sys.stdout.buffer.write(r.build_opener(r.ProxyHandler({})).open("http://" + sys.argv[1], timeout=5).read())"""
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """A program of Prometheus with its port.
+
+    On Debian 12, Debian 13 and Ubuntu 24.04, `package` is the name of the package, of the unit and of the program. The
+    packages' users are shared: each program gets a user of its own, named as its folder.
+    """
+
+    package: str
+    port: int
+    environment: Sequence[str] = ()
+
+    @property
+    def unit(self) -> str:
+        """The unit of the package."""
+        return f"{self.package}.service"
+
+    @property
+    def sandbox(self) -> Sandbox:
+        """The limits of the program."""
+        user = f"homelab-{self.package.removeprefix('prometheus-')}"
+        return Sandbox(user, (f"/var/lib/{user}",), self.environment)
+
+    def steps(
+        self,
+        context: ServiceContext,
+        arguments: Sequence[str],
+        files: Sequence[File] = (),
+        others: Sequence[Step] = (),
+        packages: Sequence[str] = (),
+    ) -> Sequence[Step]:
+        """Return user, files, unit and package; a change of `files` restarts the program, one of `others` does not.
+
+        The package comes last: its installation starts the unit, which would listen on all addresses otherwise.
+        """
+        folder = f"/etc/systemd/system/{self.unit}.d"
+        listen = f"--web.listen-address={context.container.address}:{self.port}"
+        drop_in = File(
+            f"{folder}/homelab.conf",
+            render(
+                "monitoring/daemon.service.conf.j2",
+                program=f"/usr/bin/{self.package}",
+                arguments=[listen, *arguments],
+                sandbox=self.sandbox,
+            ),
+        )
+        return (
+            *self.sandbox.account(),
+            Directory(SETTINGS),
+            *others,
+            *files,
+            Directory(folder),
+            drop_in,
+            Packages([self.package, "python3", *packages]),
+            SystemdUnit(self.unit, triggered_by=[drop_in, *files]),
+        )
+
+    def request(self, path: str, only: str = "") -> str:
+        """Return shell text that prints the program's answer to a request, or its lines that match `only`.
+
+        Without such a line, it fails.
+        """
+        listens = f"$(ss -Hltn {quote(f'sport = :{self.port}')} | awk '{{print $4; exit}}')"
+        text = f'python3 -c {quote(_REQUEST)} "{listens}"{quote(path)}'
+        return f"{text} | grep -E {quote(only)}" if only else text
+
+
+def answers(ready: bool, summary: str = "answers") -> Health:
+    """Return the health of a program without further facts."""
+    return Health(ready, summary if ready else "does not answer")

@@ -1,0 +1,50 @@
+"""The targets of Prometheus, from the endpoints of all services of the inventory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from homelab.model import Inventory
+
+Target = Mapping[str, Any]  # an entry of a file for Prometheus' `file_sd_configs`
+
+
+def targets(inventory: Inventory) -> Sequence[Target]:
+    """Return one target for each endpoint with metrics; a container without an address yet has none."""
+    return [
+        {
+            "targets": [f"{container.known_address}:{endpoint.port}"],
+            "labels": {
+                "job": name,
+                "container": container.name,
+                "__metrics_path__": endpoint.metrics_path,
+                "__scheme__": "https" if endpoint.tls else "http",
+            },
+        }
+        for container in inventory.containers
+        for name, service in container.services.items()
+        for endpoint in service.endpoints()
+        if endpoint.metrics_path and container.known_address
+    ]
+
+
+def probe_targets(inventory: Inventory) -> Sequence[Target]:
+    """Return one target of the blackbox exporter for each endpoint that is open to the LAN.
+
+    A firewall keeps the exporter away from all others.
+    """
+    return [
+        {
+            "targets": [
+                f"{endpoint.url(str(container.known_address))}{endpoint.health_path or '/'}"
+                if endpoint.protocol == "http"
+                else f"{container.known_address}:{endpoint.port}"
+            ],
+            "labels": {"container": container.name, "service": name, "__param_module": endpoint.protocol},
+        }
+        for container in inventory.containers
+        for name, service in container.services.items()
+        for endpoint in service.endpoints()
+        if endpoint.audience == "lan" and container.known_address
+    ]

@@ -1,0 +1,147 @@
+"""Monitoring in a lab: every endpoint is read, a stopped unit is reported to a webhook, and all of it is removed."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from homelab.commands.deploy import deploy
+from homelab.inventory import load
+from homelab.lab import Lab
+from homelab.runtime.lab_report import report_lab
+from tests.integration.lab_fixture import LabFixture, in_a_lab, lab_with
+
+LAB = Lab("monitoring", IPv4Network("10.99.2.96/28"), "hl-moni", 18176, 8259)
+INVENTORY = """
+lab: x
+proxmox: {host: x, token_id: homelab@pve!x}
+network: {subnet: 10.99.2.96/28, gateway: .97, bridge: x}
+defaults: {monitoring: MONITORING}
+containers:
+  observability: {vmid: 170, ip: .99, cores: 1, memory: 512, disk: 4, services: SERVICES}
+  postgres-data: {vmid: 171, ip: .98, cores: 1, memory: 512, disk: 4, services: {postgres: {version: 15}}}
+"""
+SERVICES = (
+    "{prometheus: {scrape_interval: 5s}, blackbox_exporter: {}, "
+    'alertmanager: {webhook: "http://10.99.2.98:8000/", group_wait: 1s}}'
+)
+PROMETHEUS = "http://10.99.2.99:9090"
+JOBS = {"prometheus", "alertmanager", "blackbox_exporter", "node_exporter", "postgres_exporter"}
+UNITS = {
+    "observability": ["prometheus", "alertmanager", "blackbox-exporter", "node-exporter"],
+    "postgres-data": ["node-exporter", "postgres-exporter"],
+}
+# It appends the body of each request to a file.
+SINK = """from http.server import BaseHTTPRequestHandler, HTTPServer
+class Sink(BaseHTTPRequestHandler):
+    def do_POST(self):
+        with open("/run/alerts", "ab") as file:
+            file.write(self.rfile.read(int(self.headers["Content-Length"])) + b"\\n")
+        self.send_response(200)
+        self.end_headers()
+HTTPServer(("0.0.0.0", 8000), Sink).serve_forever()"""
+
+pytestmark = in_a_lab(600)
+
+
+def inventory(monitoring: bool) -> str:
+    return INVENTORY.replace("MONITORING", str(monitoring).lower()).replace(
+        "SERVICES", SERVICES if monitoring else "{}"
+    )
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabFixture]:
+    with lab_with(LAB, tmp_path_factory.mktemp("monitoring"), inventory(True)) as stack:
+        stack.up()
+        changes(stack)
+        yield stack
+
+
+def changes(stack: LabFixture, dry_run: bool = False) -> list[str]:
+    reports = deploy(stack.session, dry_run=dry_run)
+    assert not [str(report.failure) for report in reports if report.failure]
+    return [str(change) for report in reports for change in report.changes]
+
+
+def query(promql: str) -> list[dict[str, Any]]:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(f"{PROMETHEUS}/api/v1/query?{urllib.parse.urlencode({'query': promql})}", timeout=10) as answer:
+        return json.load(answer)["data"]["result"]  # type: ignore[no-any-return]
+
+
+def until(condition: Callable[[], Any], seconds: float) -> Any:
+    """Wait for a condition and return its value."""
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, f"not within {seconds} s"
+        time.sleep(1)
+    return found
+
+
+def test_every_endpoint_with_metrics_is_read_after_one_deploy(stack: LabFixture) -> None:
+    until(lambda: {each["metric"]["job"] for each in query("up == 1")} >= JOBS, 60)
+    assert query("up == 0") == []
+    until(lambda: query("pg_up == 1") and query("pg_settings_max_connections"), 30)
+    assert query("pg_stat_activity_max_tx_duration")
+    until(lambda: query('probe_success{service="prometheus"} == 1'), 30)
+    until(lambda: query('homelab_certificate_expiry_timestamp_seconds{service="postgres"} > time()'), 90)
+    until(lambda: len(query("homelab_security_updates_pending")) == 2, 90)
+    for metric in ("node_memory_MemAvailable_bytes", "node_filesystem_avail_bytes", "node_network_receive_bytes_total"):
+        assert {each["metric"]["container"] for each in query(metric)} == set(UNITS), metric
+    assert changes(stack, dry_run=True) == []
+    assert changes(stack) == []
+    services = [service for each in report_lab(stack.session).containers for service in each.services]
+    assert [service.health.summary for service in services if service.health and not service.health.healthy] == []
+
+
+@pytest.mark.parametrize(("container", "units"), UNITS.items())
+def test_programs_listen_on_the_address_of_the_container_only_and_are_hardened(
+    stack: LabFixture, container: str, units: list[str]
+) -> None:
+    listening = stack.run("ss -Hltn | awk '{print $4}'", container).split()
+    ports = [each for each in listening if re.search(":9[0-9]{3}$", each)]
+    assert len(ports) == len(units)
+    assert [each for each in ports if not each.startswith("10.99.2.9")] == []
+    for unit in units:
+        name = unit if unit == "prometheus" else f"prometheus-{unit}"
+        stack.run(f"systemd-analyze security --no-pager --threshold=30 {name}.service", container)
+        # The password is neither in the arguments nor readable for other users.
+    assert "secret" not in stack.run("ps -eo args | grep [p]rometheus-", container)
+
+
+def test_stopped_unit_is_reported_to_the_webhook(stack: LabFixture) -> None:
+    with stack.connect("postgres-data") as host:
+        assert host.run(f"systemd-run --quiet --unit=sink python3 -c '{SINK}'").ok
+    stack.run("systemctl stop prometheus-postgres-exporter", "postgres-data")
+
+    def reported() -> set[str]:
+        lines = stack.run("cat /run/alerts 2>/dev/null || true", "postgres-data").splitlines()
+        return {alert["labels"]["alertname"] for line in lines if line for alert in json.loads(line)["alerts"]}
+
+    until(lambda: reported() >= {"TargetDown", "UnitFailed"}, 150)
+    assert "unit prometheus-postgres-exporter.service" in " ".join(changes(stack))
+    until(lambda: query('up{job="postgres_exporter"} == 1') and not query('ALERTS{alertstate="firing"}'), 60)
+
+
+def test_services_are_removed_with_their_lines(stack: LabFixture, tmp_path: Path) -> None:
+    path = stack.inventory.path
+    path.write_text(inventory(False))
+    removed = replace(load([path, LAB.overlay]), state_dir=stack.inventory.state_dir)
+    gone = LabFixture(removed)
+    changes(gone)
+    for container in UNITS:
+        assert not re.search(":9[0-9]{3}", gone.run("ss -Hltn", container)), container
+    assert changes(gone) == []
+    can_log_in = "select rolcanlogin from pg_roles where rolname = $$postgres_exporter$$"
+    assert gone.run(f"runuser -u postgres -- psql -qAtc '{can_log_in}'", "postgres-data") == "f"

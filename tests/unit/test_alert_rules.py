@@ -1,0 +1,206 @@
+"""The alert rules and targets of Prometheus: promtool accepts them, and each alert fires, resolves, has a runbook."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from homelab.inventory import load
+from homelab.model import Inventory, ServiceContext
+from homelab.paths import bundled_path
+from homelab.services.alert_rules import Alert, alerts, rules_file
+from homelab.services.scrape_targets import probe_targets, targets
+from homelab.steps import File
+from tests.support import FixedSecretStore
+
+ROOT = Path(__file__).parents[2]
+PROMTOOL = shutil.which("promtool") or shutil.which("promtool", path=ROOT / ".venv" / "promtool")
+needs_promtool = pytest.mark.skipif(PROMTOOL is None, reason="promtool is missing: run `./bootstrap --test`")
+DISK = 'node_filesystem_{}_bytes{{container="a",mountpoint="/"}}'
+HOURS = 3 * 3600
+# For each alert: the series while it holds and afterwards, by name; the interval of the samples; the times at which it
+# fires and has resolved. The times of promtool begin at 0.
+SERIES: dict[str, tuple[dict[str, str], str, str, str]] = {
+    "ContainerDown": ({'up{job="x",container="a"}': "0x5 1x5"}, "1m", "3m", "8m"),
+    "TargetDown": ({'up{job="x",container="a"}': "0x5 1x5", 'up{job="y",container="a"}': "1x11"}, "1m", "3m", "8m"),
+    "EndpointDown": ({'probe_success{service="x",container="a"}': "0x5 1x5"}, "1m", "3m", "8m"),
+    "UnitFailed": ({'node_systemd_unit_state{state="failed",name="u",container="a"}': "1x5 0x5"}, "1m", "3m", "8m"),
+    "DiskFull": ({DISK.format("avail"): "40-1x20 90x300", DISK.format("size"): "100x321"}, "5m", "100m", "1000m"),
+    "MemoryLow": (
+        {
+            'node_memory_MemAvailable_bytes{container="a"}': "5x20 50x20",
+            'node_memory_MemTotal_bytes{container="a"}': "100x41",
+        },
+        "1m",
+        "15m",
+        "30m",
+    ),
+    "ClockSkew": ({'node_time_seconds{container="a"}': "60+60x10 660+60x10"}, "1m", "8m", "15m"),
+    "PostgresDown": ({'pg_up{container="a"}': "0x5 1x5"}, "1m", "3m", "8m"),
+    "PostgresConnections": (
+        {
+            'pg_stat_activity_count{container="a",state="active"}': "90x10 9x10",
+            'pg_settings_max_connections{container="a"}': "100x21",
+        },
+        "1m",
+        "8m",
+        "15m",
+    ),
+    "PostgresLongTransaction": (
+        {'pg_stat_activity_max_tx_duration{container="a",datname="d",state="active"}': "4000x5 0x5"},
+        "1m",
+        "3m",
+        "8m",
+    ),
+    "PipelineFailed": ({'homelab_pipeline_last_build_success{pipeline="weather"}': "0x5 1x5"}, "1m", "3m", "8m"),
+    "PipelineLate": (
+        {'homelab_pipeline_published_timestamp_seconds{pipeline="weather"}': f"0x{200} {HOURS}x100"},
+        "1m",
+        "190m",
+        "220m",
+    ),
+    "DataStale": (
+        {'homelab_pipeline_newest_row_timestamp_seconds{pipeline="weather"}': f"0x{200} {HOURS}x100"},
+        "1m",
+        "190m",
+        "220m",
+    ),
+    "CompletenessLow": (
+        {'homelab_pipeline_completeness_ratio{pipeline="weather"}': "0.5x100 1x20"},
+        "1m",
+        "90m",
+        "110m",
+    ),
+    "SchedulerDown": (
+        {'homelab_airflow_scheduler_heartbeat_timestamp_seconds{container="a"}': "0x5 360+60x5"},
+        "1m",
+        "4m",
+        "8m",
+    ),
+    "DagFailed": ({'homelab_airflow_dag_last_run_success{dag="d"}': "0x5 1x5"}, "1m", "3m", "8m"),
+    "BackupOld": ({'homelab_backup_timestamp_seconds{container="a"}': "0x2400 720000x100"}, "5m", "198h", "205h"),
+    "CertificateExpiring": (
+        {'homelab_certificate_expiry_timestamp_seconds{container="a",service="s"}': "2592000x100 9000000x20"},
+        "1m",
+        "90m",
+        "110m",
+    ),
+    "UpdatesPending": ({'homelab_security_updates_pending{container="a"}': "2x600 0x50"}, "5m", "49h", "53h"),
+}
+
+
+@pytest.fixture(scope="module")
+def inventory(tmp_path_factory: pytest.TempPathFactory) -> Inventory:
+    overlay = tmp_path_factory.mktemp("rules") / "overlay.yaml"
+    overlay.write_text(
+        json.dumps(
+            {
+                "defaults": {"monitoring": True},
+                "containers": {
+                    "observability": {
+                        "vmid": 170,
+                        "ip": ".70",
+                        "cores": 1,
+                        "memory": 1024,
+                        "services": {"prometheus": {}, "alertmanager": {}, "blackbox_exporter": {}},
+                    }
+                },
+            }
+        )
+    )
+    return load([bundled_path("inventory.yaml"), overlay])
+
+
+def promtool(folder: Path, *words: str) -> None:
+    done = subprocess.run([str(PROMTOOL), *words], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@needs_promtool
+def test_promtool_accepts_the_settings_and_the_rules(inventory: Inventory, tmp_path: Path) -> None:
+    container = inventory.container_with("prometheus")
+    context = ServiceContext(inventory=inventory, container=container, secret_store=FixedSecretStore(), host_keys={})
+    folder = "/etc/homelab/prometheus"
+    for step in container.services["prometheus"].steps(context):
+        if isinstance(step, File) and step.path.startswith(folder):
+            text = step.content.decode().replace(folder, str(tmp_path)).replace("/etc/ssl/homelab", str(tmp_path))
+            (tmp_path / step.path.rpartition("/")[2]).write_text(text)
+    (tmp_path / "ca.crt").touch()
+    promtool(tmp_path, "check", "config", "prometheus.yml")
+    promtool(tmp_path, "check", "rules", "rules.yml")
+
+
+def rule_tests(rules: Sequence[Alert], pace: str) -> dict[str, Any]:
+    """Return promtool's tests of the alerts with this interval: each fires with its series, and has resolved later."""
+    found = []
+    for rule in rules:
+        series, interval, fires, resolved = SERIES[rule.name]
+        if interval != pace:
+            continue
+        found.append(
+            {
+                "name": rule.name,
+                "interval": interval,
+                "input_series": [{"series": name, "values": values} for name, values in series.items()],
+                "promql_expr_test": [
+                    {
+                        "expr": f'count(ALERTS{{alertname="{rule.name}",alertstate="firing"}})',
+                        "eval_time": fires,
+                        "exp_samples": [{"labels": "{}", "value": 1}],
+                    },
+                    {"expr": f'ALERTS{{alertname="{rule.name}"}}', "eval_time": resolved, "exp_samples": []},
+                ],
+            }
+        )
+    return {"rule_files": ["rules.yml"], "evaluation_interval": pace, "tests": found}
+
+
+@needs_promtool
+@pytest.mark.parametrize("pace", ["1m", "5m"])
+def test_each_alert_fires_and_resolves(inventory: Inventory, tmp_path: Path, pace: str) -> None:
+    rules = alerts(inventory)
+    assert {rule.name for rule in rules} == set(SERIES)
+    (tmp_path / "rules.yml").write_bytes(rules_file(rules))
+    (tmp_path / "tests.yml").write_text(json.dumps(rule_tests(rules, pace)))
+    promtool(tmp_path, "test", "rules", "tests.yml")
+
+
+def test_unit_of_a_service_that_is_stopped_is_an_incident(inventory: Inventory) -> None:
+    (rule,) = [rule for rule in alerts(inventory) if rule.name == "UnitFailed"]
+    assert (
+        'node_systemd_unit_state{container="postgres-data",name=~"postgresql@16-main.service|prometheus-node-exporter'
+        '.service|homelab-metrics.timer|prometheus-postgres-exporter.service",state="active"} == 0' in rule.expression
+    )
+
+
+def test_each_alert_has_a_runbook_and_each_runbook_an_alert(inventory: Inventory) -> None:
+    rules = {rule.page: rule.name for rule in alerts(inventory)}
+    pages = {path for path in (ROOT / "docs" / "how-to" / "runbooks").glob("*.md") if path.name != "README.md"}
+    assert {str(path.relative_to(ROOT)) for path in pages} == set(rules)
+    for page, name in rules.items():
+        assert (ROOT / page).read_text().startswith(f"# {name}\n")
+
+
+def test_each_endpoint_with_metrics_is_a_target(inventory: Inventory) -> None:
+    found = {(each["labels"]["container"], each["labels"]["job"]): each["targets"] for each in targets(inventory)}
+    assert found == {
+        **{(c.name, "node_exporter"): [f"{c.address}:9100"] for c in inventory.containers},
+        ("postgres-data", "postgres_exporter"): ["192.168.2.67:9187"],
+        ("observability", "prometheus"): ["192.168.2.70:9090"],
+        ("observability", "alertmanager"): ["192.168.2.70:9093"],
+        ("observability", "blackbox_exporter"): ["192.168.2.70:9115"],
+    }
+
+
+def test_endpoints_of_the_lan_are_probed(inventory: Inventory) -> None:
+    found = {each["labels"]["service"]: each["targets"] for each in probe_targets(inventory)}
+    assert found == {
+        "airflow": ["http://192.168.2.69:8080/api/v2/monitor/health"],
+        "prometheus": ["http://192.168.2.70:9090/-/ready"],
+    }
