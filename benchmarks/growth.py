@@ -36,7 +36,6 @@ from dbt.cli.main import dbtRunner
 def in_fork(work):
     child = os.fork()
     if not child:
-        sys.stdout = sys.stderr
         os._exit(work())
     return SimpleNamespace(returncode=os.waitpid(child, 0)[1])
 
@@ -51,9 +50,12 @@ project = str(dbt_build.ROOT / "dbt")
 parsed = dbtRunner().invoke(["--quiet", "parse", "--project-dir", project, "--profiles-dir", data])
 manifest = parsed.result
 dbt_runner.subprocess = SimpleNamespace(run=run)
+# In a program without a file, DuckDB prints a progress bar on standard output.
+results = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)
 for line in sys.stdin:
     sys.argv = ["dbt_build.py", "--data", data, "--profiles", data, "--as-of", line.strip()]
-    print(in_fork(dbt_build.main).returncode, flush=True)
+    print(in_fork(dbt_build.main).returncode, file=results, flush=True)
 """
 _FRESH_COPY = """
 import duckdb, os, sys

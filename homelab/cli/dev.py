@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import closing, suppress
+from functools import partial
 from typing import Annotated
 
 import typer
 
 from homelab.cli.confirmation import confirm
 from homelab.cli.global_options import Json, PipelineArgument, PipelineOption, Yes, add_verb, settings
-from homelab.cli.results import echo, print_result
+from homelab.cli.results import echo, print_error, print_result
+from homelab.errors import HomelabError
 
 _Unpublished = Annotated[bool, typer.Option("--unpublished", help="dbt's last build, tested or not.")]
 
@@ -28,6 +31,7 @@ def run(
     pipeline: PipelineArgument = None,
     hours: Annotated[int, typer.Option(min=0, max=8000, help="Hours of weather to load; 0: only build.")] = 24,
     full_refresh: Annotated[bool, typer.Option("--full-refresh", help="Rebuild all models.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Run again after each save, until Ctrl-C.")] = False,
     as_json: Json = False,
 ) -> None:
     """Run a pipeline: fetch, build, test and publish. The weather loads real observations of three cities.
@@ -35,8 +39,15 @@ def run(
     PostgreSQL and a replay of OpenWeather run on loopback during the command. Their data stays, so the next run is an
     increment. The first run installs what it needs into the inventory's state folder.
 
+    With --watch, the servers stay, and a save of models alone runs only the build; the weather loads no hours.
+
     Example:  homelab dev run --hours 48
+
+    Example:  homelab dev run prices --watch
     """
+    if watch:
+        _watch(pipeline, as_json)
+        return
     from homelab.cli.output import show_rows
     from homelab.commands.dev import run as run_now
     from homelab.commands.dev import run_own
@@ -54,6 +65,26 @@ def run(
         show_rows(outcome.marts)
 
     print_result(outcome, as_json, text)
+
+
+def _watch(pipeline: str | None, as_json: bool) -> None:
+    from homelab.commands.dev import watch as watch_folder
+    from homelab.runtime.interactive import default_interrupt
+
+    session = settings.session()
+    with (
+        default_interrupt(),
+        suppress(KeyboardInterrupt),
+        closing(watch_folder(session, session.inventory.chosen_pipeline(pipeline).name, settings.load)) as runs,
+    ):
+        for outcome in runs:
+            if isinstance(outcome, HomelabError):
+                print_error(outcome)
+            else:
+                print_result(outcome, as_json, partial(echo, outcome))
+            echo("Watching for changes; Ctrl-C ends it", err=True)
+    settings.stop_progress()
+    echo("Stopped", err=True)
 
 
 def query(

@@ -5,18 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
-from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from homelab.cli import corrections, pipeline_folders
-from homelab.cli.confirmation import confirm
-from homelab.cli.global_options import Json, PipelineArgument, PipelineOption, Yes, add_verb, settings
+from homelab.cli.global_options import Json, PipelineArgument, PipelineOption, add_verb, settings
 from homelab.cli.results import echo, print_json, print_result
-from homelab.errors import InputError
 
 if TYPE_CHECKING:
     from homelab.runtime.marts import Rows
@@ -33,7 +30,7 @@ def register(app: typer.Typer) -> None:
     pipeline_folders.register(pipeline)
     add_verb(pipeline, lock)
     add_verb(pipeline, list_pipelines, "list")
-    for verb in (run, status, backfill, rebuild):
+    for verb in (run, status, rebuild):
         add_verb(pipeline, verb)
     corrections.register(pipeline)
     app.add_typer(pipeline, name="pipeline")
@@ -109,20 +106,26 @@ def pull(
 
 
 def docs(
-    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("warehouse.html"),
+    pipeline: PipelineArgument = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The file to write; default: PIPELINE.html.")
+    ] = None,
     show: Annotated[bool, typer.Option("--open/--no-open", help="Open it in a browser.")] = True,
 ) -> None:
-    """Fetch the warehouse's documentation as one HTML page: tables, columns, tests, lineage.
+    """Fetch the documentation of a pipeline's marts as one HTML page: tables, columns, tests, lineage.
 
-    Example:  homelab docs --output /tmp/warehouse.html --no-open
+    Example:  homelab docs --output /tmp/weather.html --no-open
     """
     from homelab.commands.docs import fetch
+    from homelab.runtime.deployed_pipelines import deployed_pipeline
 
-    page = fetch(settings.session())
-    output.write_bytes(page)
-    echo(f"{output}: {len(page) // 1024} KiB")
+    session = settings.session()
+    chosen = deployed_pipeline(session.inventory, pipeline)
+    page, file = fetch(session, chosen), output or Path(f"{chosen.name}.html")
+    file.write_bytes(page)
+    echo(f"{file}: {len(page) // 1024} KiB")
     if show and sys.stdout.isatty():
-        typer.launch(str(output.resolve()))
+        typer.launch(str(file.resolve()))
 
 
 def lock(
@@ -190,68 +193,6 @@ def status(pipeline: PipelineArgument = None, as_json: Json = False) -> None:
             show_rows(report.missing)
 
     print_result(report, as_json, text)
-
-
-def backfill(
-    file: Annotated[
-        Path | None, typer.Argument(help="JSON or JSON lines: answers of OpenWeather or of its history API.")
-    ] = None,
-    first: Annotated[
-        datetime | None,
-        typer.Option(
-            "--from", formats=["%Y-%m-%d"], help="Instead of FILE: request OpenWeather's history from this day (UTC)."
-        ),
-    ] = None,
-    until: Annotated[
-        datetime | None, typer.Option("--to", formats=["%Y-%m-%d"], help="… up to this day, exclusive; default: today.")
-    ] = None,
-    city: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="The city of the observations, if FILE does not name it; with --from, only this city; repeatable."
-        ),
-    ] = None,
-    units: Annotated[
-        Literal["standard", "metric", "imperial"] | None, typer.Option(help="Their units; default: the inventory's.")
-    ] = None,
-    new_city: Annotated[bool, typer.Option("--new-city", help="Accept a --city that is not known yet.")] = False,
-    replace: Annotated[
-        bool, typer.Option("--replace", help="Replace stored observations that differ. Their earlier revisions stay.")
-    ] = False,
-    yes: Yes = False,
-    as_json: Json = False,
-) -> None:
-    """Store history in the raw observations, from a file or from OpenWeather. Existing observations stay.
-
-    Exit code 0: everything is stored; 4: a part of it; 2: nothing.
-
-    OpenWeather's history API is not part of its free plan. It is requested for one week of a city at a time, within
-    the inventory's rate limit; an interrupted backfill continues. The next run of the pipeline updates the marts.
-
-    Example:  homelab pipeline backfill --from 2019-01-01 --to 2019-02-01
-
-    Example:  homelab pipeline backfill 2019.jsonl --city Newark,US --units metric
-    """
-    from homelab.commands.pipeline_backfill import BackfillOptions, backfill_api, backfill_file
-    from homelab.pipeline_contract import EXIT
-
-    options = BackfillOptions(cities=city or [], units=units, new_city=new_city, replace=replace)
-    from_file = file and not first and not until and len(options.cities) <= 1
-    if not from_file and (file or not first):
-        raise InputError(
-            "Cannot combine these options: FILE and --from exclude each other",
-            "FILE takes at most one --city; --to needs --from.",
-            "`homelab pipeline backfill FILE`, or `homelab pipeline backfill --from DAY`",
-        )
-    if replace and not confirm("Replace the stored observations that differ?", yes):
-        raise typer.Exit(1)
-    if file:
-        outcome = backfill_file(settings.session(), file, options)
-    elif first:
-        outcome = backfill_api(settings.session(), first.date(), until.date() if until else None, options)
-    print_result(outcome, as_json, lambda: echo(outcome))
-    if outcome.quarantined or outcome.failed:
-        raise typer.Exit(EXIT.partial)
 
 
 def rebuild(pipeline: PipelineArgument = None, as_json: Json = False) -> None:

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,12 +16,15 @@ from typing import Any
 
 from homelab.dev import local_stack, own_pipeline
 from homelab.dev.install import Installed, install
+from homelab.dev.saves import saves
 from homelab.errors import HomelabError, InputError
 from homelab.host import Result
+from homelab.model import Inventory, Pipeline
 from homelab.model.inventory import WEATHER
-from homelab.model.pipelines import BUILD
+from homelab.model.pipelines import BUILD, MANIFEST
 from homelab.paths import bundled_path
 from homelab.pipelines.build_report import failed_nodes
+from homelab.pipelines.weather import BUILT_IN
 from homelab.progress import Progress
 from homelab.runtime.interactive import run_interactive
 from homelab.runtime.lab_lock import lab_lock
@@ -55,20 +58,24 @@ def run(session: Session, hours: int, full_refresh: bool) -> DevRun:
 
     Raises HomelabError if a model or a test fails; the published marts then stay as they were.
     """
-    progress, weather = session.progress, session.inventory.pipeline(WEATHER).folder
+    weather = session.inventory.pipeline(WEATHER).folder
     with (
         _locked(session, "dev run") as (folder, installed),
         local_stack.running(folder, installed, hours > 0, weather) as stack,
     ):
-        stored = _ingest(stack, hours, progress) if hours else 0
-        options = ["--project", str(stack.project), "--profiles", str(stack.data), "--data", str(stack.data)]
-        with progress.step("dev", "dbt build and publish"):
-            done = stack.script("dbt_build.py", *options, *(["--full-refresh"] if full_refresh else []))
-            progress.event("dev", "command", command="dbt_build.py", output=done.stderr, status=done.returncode)
-        report = _last_line(done)
-        if done.returncode:
-            raise _build_failed(report, done.stderr, stack.data)
-        marts = _last_line(stack.script("report.py", "--database", str(stack.data / "published.duckdb")))["marts"]
+        return _run_weather(stack, session.progress, hours, full_refresh)
+
+
+def _run_weather(stack: local_stack.Stack, progress: Progress, hours: int, full_refresh: bool) -> DevRun:
+    stored = _ingest(stack, hours, progress) if hours else 0
+    options = ["--project", str(stack.project), "--profiles", str(stack.data), "--data", str(stack.data)]
+    with progress.step("dev", "dbt build and publish"):
+        done = stack.script("dbt_build.py", *options, *(["--full-refresh"] if full_refresh else []))
+        progress.event("dev", "command", command="dbt_build.py", output=done.stderr, status=done.returncode)
+    report = _last_line(done)
+    if done.returncode:
+        raise _build_failed(report, done.stderr, stack.data)
+    marts = _last_line(stack.script("report.py", "--database", str(stack.data / "published.duckdb")))["marts"]
     return DevRun(
         stored,
         report["models_built"],
@@ -94,24 +101,60 @@ class DevPipelineRun:
 
 def run_own(session: Session, name: str) -> DevPipelineRun:
     """Run the commands of a user's pipeline in order, as its DAG does. Raises HomelabError if one fails."""
-    pipeline, progress = session.inventory.pipeline(name), session.progress
-    seconds, report = dict[str, float](), dict[str, Any]()
+    pipeline = session.inventory.pipeline(name)
     with (
         _locked(session, "dev run") as (folder, installed),
         local_stack.running(folder, installed, replay=False) as stack,
     ):
-        local = own_pipeline.set_up(stack, pipeline, session.secrets, progress)
-        for command in pipeline.tasks:
-            started = time.monotonic()
-            with progress.step("dev", f"{name}.{command}"):
-                words = ["sh", "-c", local.command(command)]
-                done = subprocess.run(words, capture_output=True, text=True, check=False)
-            seconds[command] = time.monotonic() - started
-            is_build = command == BUILD and pipeline.has_dbt
-            report = _last_line(done) if is_build else report
-            if done.returncode:
-                raise _command_failed(name, command, done, report if is_build else {})
+        return _run_commands(stack, session, pipeline, pipeline.tasks)
+
+
+def _run_commands(
+    stack: local_stack.Stack, session: Session, pipeline: Pipeline, commands: Sequence[str]
+) -> DevPipelineRun:
+    name, progress = pipeline.name, session.progress
+    seconds, report = dict[str, float](), dict[str, Any]()
+    local = own_pipeline.set_up(stack, pipeline, session.secrets, progress)
+    for command in commands:
+        started = time.monotonic()
+        with progress.step("dev", f"{name}.{command}"):
+            words = ["sh", "-c", local.command(command)]
+            done = subprocess.run(words, capture_output=True, text=True, check=False)
+        seconds[command] = time.monotonic() - started
+        is_build = command == BUILD and pipeline.has_dbt
+        report = _last_line(done) if is_build else report
+        if done.returncode:
+            raise _command_failed(name, command, done, report if is_build else {})
     return DevPipelineRun(seconds, report.get("models_built", 0), report.get("tests_passed", 0))
+
+
+def watch(session: Session, name: str, load: Callable[[], Inventory]) -> Generator[Watched]:
+    """Run a pipeline, and again after each save in its folder, with the servers kept; yield each outcome or error.
+
+    A change of only the models runs only the build. `load` reads the inventory again.
+    """
+    folder = session.inventory.pipeline(name).folder
+    weather = folder if name == WEATHER else BUILT_IN
+    saved: Sequence[str] = [MANIFEST]
+    with (
+        _locked(session, "dev run") as (home, installed),
+        local_stack.running(home, installed, replay=False, weather=weather) as stack,
+    ):
+        later = saves(folder)
+        while True:
+            try:
+                if name == WEATHER:
+                    yield _run_weather(stack, session.progress, hours=0, full_refresh=False)
+                else:
+                    pipeline = load().pipeline(name)
+                    models_only = all(path.startswith("dbt/") for path in saved) and pipeline.has_dbt
+                    yield _run_commands(stack, session, pipeline, [BUILD] if models_only else pipeline.tasks)
+            except HomelabError as error:
+                yield error
+            saved = next(later)
+
+
+Watched = DevRun | DevPipelineRun | HomelabError
 
 
 def _command_failed(

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from homelab.errors import InputError
 from homelab.host import check
-from homelab.runtime.deployed_pipelines import weather_layout, weather_words
+from homelab.runtime.deployed_pipelines import DeployedPipeline
 from homelab.runtime.session import Session
 
 _DEADLINE = 900.0  # seconds
 
 
-def fetch(session: Session) -> bytes:
-    """Return the documentation, one self-contained HTML page. Raises HomelabError if dbt cannot generate it."""
-    layout = weather_layout(session.inventory)
+def fetch(session: Session, pipeline: DeployedPipeline) -> bytes:
+    """Return the documentation of a pipeline, one self-contained HTML page.
+
+    Raises HomelabError if dbt cannot generate it, InputError for a pipeline without a dbt project.
+    """
     container = session.inventory.container_with("analytics")
-    command = layout.run(f"{weather_words(layout, 'dbt_docs.py')} >&2 && cat docs.html")
+    if not pipeline.docs:
+        raise InputError(
+            f"Cannot document the pipeline {pipeline.name}: it has no dbt project",
+            "It has no dbt/dbt_project.yml.",
+            "Name another pipeline: `homelab pipeline list`",
+        )
+    command = pipeline.run(f"{pipeline.docs} >&2 && cat docs.html")
     with session.connect(container) as host, session.progress.step(container.name, "dbt docs generate"):
         return check(host, command, "generate the documentation", timeout=_DEADLINE).stdout

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
 import json
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,6 +13,7 @@ from homelab.host import CommandFailed, Host, expected_format
 from homelab.pipeline_contract import EXIT
 from homelab.pipelines.layout import Layout
 from homelab.runtime.deployed_pipelines import weather_layout, weather_words
+from homelab.runtime.row_corrections import operator
 from homelab.runtime.session import Session
 
 _DEADLINE = 600.0  # seconds; without a city, it counts in the whole history
@@ -105,11 +104,6 @@ def exclusions(session: Session) -> Sequence[Exclusion]:
     layout = weather_layout(session.inventory)
     with session.connect_to("analytics") as host:
         return [Exclusion(**each) for each in _run(host, layout, "list")]
-
-
-def operator() -> str:
-    """Return the user and the machine that run this command."""
-    return f"{getpass.getuser()}@{platform.node()}"
 
 
 def _run(host: Host, layout: Layout, *words: str) -> Any:

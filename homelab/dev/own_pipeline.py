@@ -6,19 +6,20 @@ import os
 import shlex
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from homelab.dev.install import Installed, install_scripts
 from homelab.dev.local_stack import DATABASE, Stack, shared_path
 from homelab.host import Result
-from homelab.model import Pipeline, Secret, SecretStore
+from homelab.model import Pipeline, Secret, SecretStore, Step
 from homelab.model.inventory import WEATHER
 from homelab.model.pipelines import BUILD
 from homelab.model.service import user_secrets
 from homelab.paths import bundled_path
 from homelab.pipelines.container_steps import Limits, profiles_yml
+from homelab.pipelines.exclusion_view import ExclusionView
 from homelab.pipelines.layout import Layout
 from homelab.pipelines.published_tables import project_files
 from homelab.pipelines.schema_step import SchemaVersions
@@ -95,6 +96,7 @@ class LocalPipeline:
             folders = ("--profiles", self.layout.root, "--profile", pipeline.name, "--data", self.layout.data)
             script = str(bundled_path("pipelines/shared/scripts/build_project.py"))
             words = [str(self.installed.python), script, "--project", self.layout.project, *folders]
+            words += ["--exclusions"] if pipeline.corrections else []
         else:
             words = [str(self.scripts_python), "-B", str(pipeline.folder / pipeline.scripts[name])]
         return self.layout.run(shlex.join(words))
@@ -137,13 +139,20 @@ def set_up(stack: Stack, pipeline: Pipeline, secrets: SecretStore, progress: Pro
     own, read = pipeline.database_grants
     for step in (schema_of(own, psql), grants(read, psql, owner=own.role)):
         step.apply(host)
-    tables = SchemaVersions(layout)
-    if tables.check(host.batch(tables.probes())):
-        tables.apply(host)
+    for each in schema_steps(layout):
+        if each.check(host.batch(each.probes())):
+            each.apply(host)
     python = stack.installed.python
     if pipeline.requirements is not None:
         python = install_scripts(stack.folder, pipeline.name, pipeline.requirements_lock, progress)
     return LocalPipeline(layout, stack.installed, python)
+
+
+def schema_steps(layout: Layout) -> Iterator[Step]:
+    """Yield the steps for the tables of a pipeline, and for its exclusions."""
+    yield SchemaVersions(layout)
+    if layout.pipeline.corrections:
+        yield ExclusionView(layout, layout.pipeline.corrections)
 
 
 def _write_environment(stack: Stack, layout: LocalLayout, secrets: Mapping[str, Secret]) -> None:

@@ -17,7 +17,7 @@ from homelab.model import AirflowObjects, Pipeline, SchemaVersion
 from homelab.model.airflow_objects import Connections, Pools, Variables
 from homelab.model.inventory import WEATHER
 from homelab.model.options import Duration, KeyNames, Option, SecretName, Size
-from homelab.model.pipelines import LOCKED_BY, MANIFEST, lock_header
+from homelab.model.pipelines import LOCKED_BY, MANIFEST, Corrections, lock_header
 from homelab.paths import bundled_path
 
 _VERSION = re.compile(r"^-- version ([0-9]+)\b.*$", re.MULTILINE)
@@ -93,6 +93,10 @@ class ManifestSection:
         tuple[str, ...],
         Option("Pipelines whose published tables its dbt project reads, as sources.", examples=(("weather",),)),
     ] = ()
+    corrections: Annotated[
+        Corrections | None,
+        Option("Table for `homelab pipeline exclude` and `backfill`.", expected="a mapping with table, key and time"),
+    ] = None
     limits: Annotated[LimitsSection, Option("Limits of its commands.")] = LimitsSection()
     connections: Connections = field(default_factory=dict)
     variables: Variables = field(default_factory=dict)
@@ -146,6 +150,7 @@ def read_manifest(parent: Section, name: str, folder: Path, duckdb: str) -> Mani
         requirements=lock,
         lock_error=_lock_error(folder, lock),
         environment=dict(found.environment),
+        corrections=found.corrections,
         airflow=AirflowObjects(connections=found.connections, variables=found.variables, pools=found.pools),
         dag=found.dag,
         dag_tasks=dict(found.tasks),
@@ -160,6 +165,8 @@ def read_manifest(parent: Section, name: str, folder: Path, duckdb: str) -> Mani
 
 
 def _check(section: Section, pipeline: Pipeline) -> None:
+    if pipeline.is_weather and pipeline.corrections:
+        section.problem("the weather has its own: `homelab pipeline exclude --city` and `backfill`", "corrections")
     if pipeline.schedule and (error := schedule.error_in(pipeline.schedule)):
         section.problem(error, "schedule")
     for command, script in pipeline.scripts.items():

@@ -6,10 +6,11 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 from homelab.model.airflow_objects import AirflowObjects
 from homelab.model.inventory import DATABASE, RAW, WEATHER, DatabaseGrant
-from homelab.model.options import Duration, SecretName, Size
+from homelab.model.options import Duration, Option, SecretName, Size
 
 MANIFEST = "pipeline.yaml"
 FETCH, BUILD, CHECK = "fetch", "build", "check"
@@ -33,6 +34,28 @@ class SchemaVersion:
     sql: str = field(repr=False)
 
 
+_COLUMN = Option(pattern="[a-z_][a-z0-9_]{0,50}", expected="a name with lower-case letters, digits and underscores")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Corrections:
+    """The table of a pipeline whose rows can be excluded, and stored from a file."""
+
+    table: Annotated[str, Option("Table of schema.sql.", pattern=_COLUMN.pattern, expected=_COLUMN.expected)]
+    key: Annotated[
+        tuple[Annotated[str, _COLUMN], ...],
+        Option("Columns that, with `time`, identify a row.", empty="needs a column"),
+    ]
+    time: Annotated[
+        str, Option("Column with the time of a row, a timestamptz.", pattern=_COLUMN.pattern, expected=_COLUMN.expected)
+    ]
+
+    @property
+    def view(self) -> str:
+        """The view of the rows that are not excluded."""
+        return f"{self.table}_included"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pipeline:
     """A pipeline: its folder, and the values of its manifest; names and grants are derived from its name."""
@@ -48,6 +71,7 @@ class Pipeline:
     requirements: bytes | None = field(default=None, repr=False)  # lock of the scripts' packages, with hashes
     lock_error: str = ""  # the reason why the lock cannot be used
     environment: Mapping[str, str | SecretName] = field(default_factory=dict)  # further variables of its commands
+    corrections: Corrections | None = None
     airflow: AirflowObjects = field(default_factory=AirflowObjects)
     dag: str = ""  # id of its own DAG
     dag_tasks: Mapping[str, str] = field(default_factory=dict)  # command → task of its own DAG

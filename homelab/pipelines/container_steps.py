@@ -10,6 +10,7 @@ from homelab.model import Pipeline, ServiceContext, Step
 from homelab.model.options import Size
 from homelab.model.pipelines import BUILD, CHECK, FETCH
 from homelab.pipeline_contract import EXIT
+from homelab.pipelines.exclusion_view import ExclusionView
 from homelab.pipelines.layout import EXTENSIONS, SHARED_SCRIPTS, SHARED_VENV, Layout
 from homelab.pipelines.published_tables import project_files
 from homelab.pipelines.schema_step import SchemaVersions
@@ -126,8 +127,10 @@ def part_of(pipeline: Pipeline) -> str:
 
 
 def _tables_and_models(layout: Layout, part: str, defaults: Limits) -> Iterator[Step]:
-    tables = [] if layout.pipeline.is_weather else [SchemaVersions(layout, part)]
-    yield from tables
+    triggers: list[Step] = [] if layout.pipeline.is_weather else [SchemaVersions(layout, part)]
+    if layout.pipeline.corrections:
+        triggers.append(ExclusionView(layout, layout.pipeline.corrections, part, triggered_by=list(triggers)))
+    yield from triggers
     if layout.pipeline.has_dbt:
         profiles = File(f"{layout.root}/profiles.yml", profiles_yml(layout, defaults))
         yield profiles
@@ -135,7 +138,7 @@ def _tables_and_models(layout: Layout, part: str, defaults: Limits) -> Iterator[
         files = project_files(folder / "dbt", layout.pipeline.reads, within=folder)
         # The earlier project stays in use until dbt can build the new one.
         check = layout.run(check_words(layout, f"{layout.project}.new"))
-        yield Tree(layout.project, files, validate=check, triggered_by=[*tables, profiles], part=part)
+        yield Tree(layout.project, files, validate=check, triggered_by=[*triggers, profiles], part=part)
 
 
 def check_words(layout: Layout, project: str) -> str:
@@ -152,6 +155,7 @@ def program_words(layout: Layout, command: str, project: str = "") -> str:
     return (
         f"{SHARED_VENV}/bin/python {SHARED_SCRIPTS}/build_project.py --project {project or layout.project} "
         f"--profiles {layout.root} --profile {layout.pipeline.name} --data {layout.data}"
+        f"{' --exclusions' if layout.pipeline.corrections else ''}"
     )
 
 

@@ -10,15 +10,16 @@ from homelab.model import Inventory
 from homelab.model.inventory import WEATHER
 from homelab.model.pipelines import BUILD
 from homelab.pipelines.container_steps import program_words
-from homelab.pipelines.layout import Layout
+from homelab.pipelines.layout import SHARED_SCRIPTS, Layout
 
 
 @dataclass(frozen=True, slots=True)
 class DeployedPipeline:
     """A pipeline: its DAG with its tasks, and the task of the build; its published file.
 
-    `rebuild` is shell text that builds everything again. `run` returns shell text that runs a command as the pipeline,
-    `read_data` shell text that prints the end of a file in its data folder.
+    `rebuild` is shell text that builds everything again, `docs` that generates the page about the dbt project, if there
+    is one. `run` returns shell text that runs a command as the pipeline, `read_data` shell text that prints the end of
+    a file in its data folder.
     """
 
     name: str
@@ -27,6 +28,7 @@ class DeployedPipeline:
     build: str
     published: str
     rebuild: str
+    docs: str
     run: Callable[[str], str]
     read_data: Callable[[str], str]
 
@@ -42,9 +44,15 @@ def deployed_pipeline(inventory: Inventory, name: str | None = None) -> Deployed
         build=pipeline.task(BUILD),
         published=layout.published,
         rebuild=layout.run(f"{program_words(layout, BUILD)} --full-refresh"),
+        docs=_docs(layout) if pipeline.has_dbt else "",
         run=layout.run,
         read_data=layout.read_data,
     )
+
+
+def _docs(layout: Layout) -> str:
+    folders = ("--project", layout.project, "--profiles", layout.root, "--data", layout.data)
+    return argv("python", f"{SHARED_SCRIPTS}/dbt_docs.py", *folders, "--profile", layout.pipeline.name)
 
 
 def weather_layout(inventory: Inventory) -> Layout:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from homelab.errors import HomelabError
 
@@ -27,5 +28,15 @@ def run_interactive(argv: Sequence[str], environment: Mapping[str, str] | None =
             "This command uses OpenSSH's client.",
             "Install it: apt install openssh-client",
         ) from error
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def default_interrupt() -> Iterator[None]:
+    """Let Ctrl-C raise KeyboardInterrupt only, which the block handles, instead of ending the command."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
     finally:
         signal.signal(signal.SIGINT, before)

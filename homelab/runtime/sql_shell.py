@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from homelab.errors import HomelabError
 from homelab.paths import state_folder
+from homelab.runtime.interactive import default_interrupt
 from homelab.runtime.marts import Rows
 
 _PROMPT, _CONTINUATION = "homelab> ", "    ...> "
@@ -53,7 +53,7 @@ class SqlShell:
     def interact(self, history: Path, read: Callable[[str], str] = input) -> None:
         """Read statements from the terminal until .quit or Ctrl-D; an error ends its statement only."""
         self._echo("Published marts. Statements end with a semicolon. .help lists the commands.")
-        with _history(history), _default_interrupt():
+        with _history(history), default_interrupt():
             while True:
                 try:
                     line = read(_CONTINUATION if self._pending.strip() else _PROMPT)
@@ -119,13 +119,3 @@ def _history(file: Path) -> Iterator[None]:
         with suppress(OSError):
             file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             readline.write_history_file(file)
-
-
-@contextmanager
-def _default_interrupt() -> Iterator[None]:
-    """Let Ctrl-C raise KeyboardInterrupt only, which the shell handles, instead of ending the command."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -92,10 +93,46 @@ def test_pipeline_runs_without_containers(site: Path) -> None:
     assert not folder.exists()
 
 
-def test_own_pipeline_runs_without_containers(site: Path) -> None:
+def add_prices(site: Path) -> Path:
+    """Write a pipeline and add it to the inventory; return its folder."""
     new_pipeline(site, "prices")
     path = site / "inventory.yaml"
     path.write_text(path.read_text().replace("pipelines:\n", "pipelines:\n  prices: {path: pipelines/prices}\n"))
+    return site / "pipelines" / "prices"
+
+
+def test_watched_pipeline_is_built_after_each_save_and_ends_with_ctrl_c(site: Path) -> None:
+    folder = add_prices(site)
+    log = site / "log"
+    with log.open("w") as output:
+        words = [sys.executable, "-m", "homelab", "-q", "dev", "run", "prices", "--watch"]
+        process = subprocess.Popen(words, cwd=site, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
+
+    def runs(count: int) -> bool:
+        return wait_until(lambda: log.read_text().count("Watching for changes") == count, 120)
+
+    try:
+        assert runs(1), log.read_text()
+        assert log.read_text().startswith("fetch")
+        model = folder / "dbt" / "models" / "prices_daily.sql"
+        right = model.read_text()
+        model.write_text(right.replace("max(value)", "max(no_such_column)"))
+        assert runs(2), log.read_text()
+        assert "no_such_column" in log.read_text()
+        model.write_text(right.replace("max(value)", "max(value) + 1"))
+        assert runs(3), log.read_text()
+        assert log.read_text().splitlines()[-2].startswith("build")  # models alone need no fetch
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+        assert log.read_text().splitlines()[-1] == "Stopped"
+    finally:
+        process.kill()
+    sql = "select max(highest) as n from prices_daily"
+    assert json.loads(homelab(site, "query", "--pipeline", "prices", sql, "--json")) == [{"n": 31.5}]
+
+
+def test_own_pipeline_runs_without_containers(site: Path) -> None:
+    add_prices(site)
     for _ in range(2):
         outcome = json.loads(homelab(site, "run", "prices", "--json"))
         assert (list(outcome["commands"]), outcome["models_built"]) == (["fetch", "build"], 1)

@@ -131,6 +131,23 @@ def test_pipeline_is_run_queried_and_pulled_next_to_the_weather(folder: Folder) 
     assert "prices" in folder.homelab("pipeline", "list")
 
 
+def test_tutorial_joins_the_prices_with_the_weather(folder: Folder) -> None:
+    manifest, model = blocks("Join it with the weather")[:2]
+    day = folder.query("select min(observation_date)::text as day from weather_daily", "weather")[0]["day"]
+    with (folder.path / "pipelines" / "prices" / "scripts" / "prices.csv").open("a") as prices:
+        prices.write(f"electricity,{day}T00:00:00+00:00,17.5\n")
+    with (folder.path / manifest.path).open("a") as file:
+        file.write(manifest.text)
+    (folder.path / model.path).write_text(model.text)
+    for command in commands("Join it with the weather"):
+        folder.follow(command)
+    rows = folder.query(
+        "select day::text as day, average, temperature_mean_c is not null as joined from prices_weather"
+    )
+    assert rows
+    assert all(row == {"day": day, "average": 17.5, "joined": True} for row in rows)
+
+
 def test_commands_of_a_pipeline_run_as_its_own_user_and_cannot_read_the_weathers_secrets(folder: Folder) -> None:
     sandbox = "/usr/local/sbin/homelab-as-pipeline-prices"
     assert folder.on("analytics-platform", f"{sandbox} /usr/bin/id -un") == "pipeline-prices"
@@ -140,6 +157,51 @@ def test_commands_of_a_pipeline_run_as_its_own_user_and_cannot_read_the_weathers
     assert "refused: this key may run" in folder.on("analytics-platform", gate)
 
 
+def test_pipeline_reads_the_published_file_of_the_weather_and_no_other(folder: Folder) -> None:
+    manifest = folder.path / "pipelines" / "prices" / "pipeline.yaml"
+    reading, text = folder.model.with_name("prices_weather.sql"), manifest.read_text()
+    reading.write_text("select count(*) as days from {{ source('weather', 'weather_daily') }}")
+    manifest.write_text(text + "reads: [weather]\n")
+    folder.homelab("deploy")
+    folder.homelab("deploy", "--detailed-exitcode")
+    folder.homelab("pipeline", "run")
+    folder.homelab("pipeline", "run", "prices")
+    assert folder.query("from prices_weather")[0]["days"] > 0
+
+    def outcome(command: str) -> str:
+        words = f"/usr/local/sbin/homelab-as-pipeline-prices {command} >/dev/null 2>&1 && echo allowed || echo refused"
+        return folder.on("analytics-platform", words)
+
+    data = "/opt/analytics-platform/data"
+    assert outcome(f"/usr/bin/head -c 1 {data}/published.duckdb") == "allowed"
+    assert outcome(f"/usr/bin/head -c 1 {data}/warehouse.duckdb") == "refused"
+    assert outcome(f"/bin/ls {data}") == "refused"
+    assert outcome(f"/usr/bin/touch {data}/own") == "refused"
+    reading.unlink()
+    manifest.write_text(text)
+    folder.homelab("deploy")
+    assert outcome(f"/usr/bin/head -c 1 {data}/published.duckdb") == "refused"
+
+
+def test_rows_of_a_pipeline_are_excluded_included_and_backfilled(folder: Folder) -> None:
+    key = ("--key", "item=gas", "--from", "2026-01-01", "--to", "2026-01-02", "--reason", "wrong", "--yes", "--json")
+    assert json.loads(folder.homelab("pipeline", "exclude", "prices", *key))["rows"] == 1
+    folder.homelab("pipeline", "run", "prices")
+    assert len(folder.query("from prices_daily")) == 3
+    folder.homelab("pipeline", "include", "1", "--pipeline", "prices")
+    (folder.path / "more.csv").write_text("item,measured_at,value\noil,2026-01-01T00:00Z,1\n")
+    assert "1 rows stored" in folder.homelab("pipeline", "backfill", "prices", "more.csv")
+    folder.homelab("pipeline", "run", "prices")
+    assert len(folder.query("from prices_daily")) == 5
+    assert "wrong" in folder.homelab("pipeline", "exclusions", "prices")
+    (folder.path / "more.csv").write_text("item,measured_at,value\noil,someday,1\n")
+    assert "measured_at" in folder.homelab("pipeline", "backfill", "prices", "more.csv", expect=2)
+    rows = "cd /; runuser -u postgres -- psql -qAt project_data -c \"delete from prices.readings where item = 'oil'\""
+    folder.on("postgres-data", rows)
+    folder.homelab("pipeline", "run", "prices")
+    assert "prices_daily" in folder.homelab("docs", "prices", "--no-open") + (folder.path / "prices.html").read_text()
+
+
 def test_wrong_column_fails_the_deploy_of_this_pipeline_only(folder: Folder) -> None:
     right = folder.model.read_text()
     folder.model.write_text(WRONG)
@@ -147,7 +209,7 @@ def test_wrong_column_fails_the_deploy_of_this_pipeline_only(folder: Folder) -> 
         output = " ".join(folder.homelab("deploy", expect=1).split())
         assert "no_such_column" in output
         assert "Everything else on analytics-platform is deployed" in output
-        assert len(folder.query("from prices_daily")) == 4
+        assert len(folder.query("from prices_daily")) == 5
         folder.homelab("pipeline", "run", "prices")  # with the earlier model
     finally:
         folder.model.write_text(right)
@@ -164,7 +226,7 @@ def test_row_that_cannot_be_read_fails_this_pipeline_only(folder: Folder) -> Non
     report = json.loads(folder.homelab("status", "--json", expect=1))
     assert [each["health"]["healthy"] for each in report["pipelines"]] == [False]
     assert json.loads(folder.homelab("pipeline", "run", "--json"))["state"] == "success"
-    assert len(folder.query("from prices_daily")) == 4
+    assert len(folder.query("from prices_daily")) == 5
     source.write_text(right)
     folder.homelab("deploy")
     folder.homelab("pipeline", "run", "prices")
@@ -234,7 +296,7 @@ def test_removed_pipeline_leaves_only_its_data(folder: Folder) -> None:
     assert folder.on("analytics-platform", "ls /opt/analytics-platform/pipelines/prices") == "data"
     assert "prices" not in folder.on("analytics-platform", "cat /opt/analytics-platform/bin/gate /etc/sudoers.d/*")
     assert folder.on("airflow-orchestration", "ls /opt/airflow/bundles") == "weather"
-    assert folder.in_database("select count(*) from prices.readings") == ["5"]
+    assert folder.in_database("select count(*) from prices.readings") == ["6"]
     assert json.loads(folder.homelab("pipeline", "run", "--json"))["state"] == "success"
     planned = folder.follow(prune)
     assert "postgres-data: schema project_data.prices" in planned

@@ -18,12 +18,11 @@ import psycopg
 import pytest
 
 from homelab.commands.pipeline_new import new_pipeline
-from homelab.dev.own_pipeline import LocalLayout, write_project
+from homelab.dev.own_pipeline import LocalLayout, schema_steps, write_project
 from homelab.errors import HomelabError
 from homelab.host import check
 from homelab.model import Pipeline, SchemaVersion, ServiceContext
 from homelab.pipelines.container_steps import Limits, profiles_yml
-from homelab.pipelines.schema_step import SchemaVersions
 from homelab.progress import SilentProgress
 from homelab.services.postgres import contents
 from homelab.steps.converge import converge
@@ -54,12 +53,14 @@ class Prices:
 
     def apply_schema(self, pipeline: Pipeline | None = None) -> list[str]:
         """Apply schema.sql as a deploy does; return the reasons."""
-        step = SchemaVersions(replace(self.layout, pipeline=pipeline or self.pipeline))
-        host = LocalHost()
-        done = [change.pending.reason for change in pending_changes(host, [step])]
-        if done:
-            step.apply(host)
-        assert pending_changes(host, [step]) == []
+        steps = list(schema_steps(replace(self.layout, pipeline=pipeline or self.pipeline)))
+        host, done = LocalHost(), []
+        for step in steps:
+            found = [change.pending.reason for change in pending_changes(host, [step])]
+            if found:
+                step.apply(host)
+            done += found
+        assert pending_changes(host, steps) == []
         return done
 
     def fetch(self, expect: int = 0) -> str:
@@ -76,7 +77,7 @@ class Prices:
     def build_words(self) -> list[str]:
         """The command of a build."""
         folders = ("--project", self.layout.project, "--profiles", self.layout.root, "--data", self.layout.data)
-        return [str(self.python), script("build_project.py"), *folders, "--profile", "prices"]
+        return [str(self.python), script("build_project.py"), *folders, "--profile", "prices", "--exclusions"]
 
     def query(self, sql: str) -> list[dict[str, Any]]:
         """Return the rows of a query of the published file."""
@@ -144,7 +145,7 @@ def prices(
 
 
 def test_new_pipeline_is_fetched_built_and_queried(prices: Prices) -> None:
-    assert prices.apply_schema() == ["not applied: version 1 of schema.sql"]
+    assert prices.apply_schema() == ["not applied: version 1 of schema.sql", NO_VIEW]
     for _ in range(2):  # a repetition stores nothing twice
         assert "5 readings" in prices.fetch()
         assert prices.build()["status"] == "success"
@@ -177,6 +178,7 @@ def serving(answer: bytes) -> Iterator[str]:
     server.server_close()
 
 
+NO_VIEW = "is missing, or its table has other columns"
 AVERAGES = "select item, day, readings, average from prices_daily order by all"
 
 
@@ -239,6 +241,31 @@ def test_roles_of_a_removed_pipeline_cannot_log_in_and_their_tables_stay(prices:
         assert connection.execute("select count(*) from prices.readings").fetchone() == (5,)
 
 
+def test_documentation_of_the_project_is_one_page(prices: Prices) -> None:
+    prices.apply_schema()
+    prices.fetch()
+    prices.build()
+    folders = ("--project", prices.layout.project, "--profiles", prices.layout.root, "--data", prices.layout.data)
+    output = prices._run(0, str(prices.python), script("dbt_docs.py"), *folders, "--profile", "prices")
+    page = Path(output.splitlines()[-1]).read_text()
+    assert "Readings per item and day (UTC). One row per item and day." in page
+    assert '"name": "average", "type": "DOUBLE"' in page
+
+
+def test_warehouse_that_has_grown_is_compacted(prices: Prices) -> None:
+    prices.apply_schema()
+    prices.fetch()
+    prices.build()
+    warehouse = Path(prices.layout.data) / "warehouse.duckdb"
+    statements = "create table big as select random() as n from range(2000000); drop table big; checkpoint"
+    code = f"import duckdb; duckdb.connect({str(warehouse)!r}).execute({statements!r})"
+    subprocess.run([str(prices.python), "-c", code], check=True)
+    grown = warehouse.stat().st_size
+    prices.build()
+    assert warehouse.stat().st_size < grown / 3
+    assert len(prices.query("from prices_daily")) == 4
+
+
 def test_failed_build_leaves_the_published_file(prices: Prices) -> None:
     prices.apply_schema()
     prices.fetch()
@@ -277,7 +304,7 @@ def test_next_version_of_the_schema_is_applied_on_top_of_the_rows(prices: Prices
     prices.fetch()
     second = SchemaVersion(2, "alter table readings add column unit text")
     grown = replace(prices.pipeline, schema_versions=(first, second))
-    assert prices.apply_schema(grown) == ["not applied: version 2 of schema.sql"]
+    assert prices.apply_schema(grown) == ["not applied: version 2 of schema.sql", NO_VIEW]
     with prices.connect("prices_dbt") as connection:
         assert connection.execute("select count(*), count(unit) from prices.readings").fetchone() == (5, 0)
     broken = replace(grown, schema_versions=(first, second, SchemaVersion(3, "create table a (); select no_column")))
@@ -363,3 +390,83 @@ def test_broken_publication_holds_back_only_the_models_that_read_it(
     publish("create table days as select 5 as low")
     prices.build()
     assert prices.query("select distinct low from prices_weather") == [{"low": 5}]
+
+
+INCREMENTAL = """{{ config(materialized='incremental', unique_key=['item', 'day']) }}
+select item, (measured_at at time zone 'UTC')::date as day, sum(value) as average
+from {{ source('prices', 'readings') }}
+{% if is_incremental() %}where (measured_at at time zone 'UTC')::date >= (select max(day) from {{ this }}){% endif %}
+group by all
+"""
+
+
+def test_excluded_rows_leave_an_incremental_mart_and_return(prices: Prices) -> None:
+    prices.apply_schema()
+    prices.fetch()
+    prices.model(INCREMENTAL)
+    prices.build()
+
+    def days() -> list[tuple[str, str]]:
+        return [(row["item"], row["day"]) for row in prices.query("from prices_daily order by all")]
+
+    def exclusions(*words: str, expect: int = 0) -> Any:
+        output = prices._run(expect, str(prices.python), script("row_exclusions.py"), *words)
+        return output if expect else json.loads(output.splitlines()[-1])
+
+    everything = days()
+    table = ("--table", "readings", "--time", "measured_at", "--from", "2026-01-01", "--to", "2026-01-02")
+    assert "no row with item=oil" in exclusions("count", *table, "--key=item=oil", expect=EXIT.bad_input)
+    covered = exclusions("add", *table, "--key=item=gas", "--reason", "wrong", "--by", "me")
+    assert (covered["rows"], covered["id"]) == (1, 1)
+    prices.build()
+    assert days() == [each for each in everything if each != ("gas", "2026-01-01")]
+    # The exclusion covers rows that arrive later, and no other item.
+    with prices.connect("prices") as connection:
+        connection.execute("insert into readings values ('gas', '2026-01-01 18:00+00', 1), ('oil', '2026-01-03', 1)")
+    prices.build()
+    assert days() == [*(each for each in everything if each != ("gas", "2026-01-01")), ("oil", "2026-01-03")]
+    assert exclusions("revoke", "--id", "1", "--reason", "right", "--by", "you")["revoked_by"] == "you"
+    assert "no exclusion 1" in exclusions("revoke", "--id", "1", "--reason", "x", "--by", "you", expect=EXIT.bad_input)
+    prices.build()
+    assert days() == sorted([*everything, ("oil", "2026-01-03")])
+    assert [each["reason"] for each in exclusions("list")] == ["wrong"]
+
+
+def test_rows_of_a_file_are_stored_once(prices: Prices) -> None:
+    prices.apply_schema()
+
+    def backfill(text: str, *words: str, expect: int = 0) -> Any:
+        table = ("--table", "readings", "--time", "measured_at", "--key", "item")
+        command = [str(prices.python), script("row_backfill.py"), *table, *words]
+        done = subprocess.run(
+            ["sh", "-c", prices.layout.run(shlex.join(command))],
+            input=text,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert done.returncode == expect, done.stderr
+        return done.stderr if expect else json.loads(done.stdout)
+
+    rows = "item,measured_at,value\ngas,2019-01-01T00:00Z,1\ngas,2019-01-02T00:00Z,2\n"
+    assert backfill(rows) == {"stored": 2, "unchanged": 0, "replaced": 0}
+    objects = [
+        {"item": "gas", "measured_at": "2019-01-02T00:00Z", "value": 3},
+        {"item": "oil", "measured_at": "2019-01-02T00:00Z", "value": 4},
+    ]
+    lines = "\n".join(map(json.dumps, objects))
+    assert backfill(lines) == {"stored": 1, "unchanged": 1, "replaced": 0}
+    assert backfill(lines, "--replace") == {"stored": 0, "unchanged": 0, "replaced": 2}
+    with prices.connect("prices") as connection:
+        found = connection.execute("select item, value from readings order by measured_at, item").fetchall()
+    assert found == [("gas", 1), ("gas", 3), ("oil", 4)]
+    for text, error in (
+        ("item,measured_at,value\ngas,someday,1\n", "COPY incoming, line 1, column measured_at"),
+        ("item,measured_at,price\ngas,2019-01-01T00:00Z,1\n", 'column "price" of relation "incoming" does not exist'),
+        ("item,value\ngas,1\n", "it has no column measured_at"),
+        (rows + rows.splitlines()[1], "it has two rows for gas, 2019-01-01"),
+        ("", "the file is empty"),
+        ("item,measured_at,value\ngas,2019-01-01T00:00Z\n", "row 1 has 2 values, not 3"),
+    ):
+        assert error in backfill(text, expect=EXIT.bad_input)

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from homelab.commands.pipeline_new import new_pipeline
-from tests.integration.test_dev import homelab
+from tests.integration.test_dev import add_prices, homelab
 from tests.integration.test_dev import site as site
 
 pytestmark = pytest.mark.timeout(400)
@@ -32,14 +31,11 @@ class Prices:
 
     def __init__(self, site: Path) -> None:
         self.site = site
-        new_pipeline(site, "prices")
-        self.folder = site / "pipelines" / "prices"
+        self.folder = add_prices(site)
         self.join = self.folder / "dbt" / "models" / "prices_weather.sql"
         self.join.write_text(JOIN)
         manifest = self.folder / "pipeline.yaml"
         manifest.write_text(manifest.read_text() + "reads: [weather]\n")
-        path = site / "inventory.yaml"
-        path.write_text(path.read_text().replace("pipelines:\n", "pipelines:\n  prices: {path: pipelines/prices}\n"))
         rows = [f"power,{day}T12:00:00+00:00,{number}" for number, day in enumerate(DAYS)]
         (self.folder / "scripts" / "prices.csv").write_text("\n".join(["item,measured_at,value", *rows, ""]))
 

@@ -27,7 +27,7 @@ from homelab.runtime.sql_shell import SqlShell
 from tests.integration import pg
 from tests.integration.test_pipeline import Stack
 from tests.integration.test_pipeline import stack as stack
-from tests.scripts import IN_CONTAINER, SCRIPTS, script
+from tests.scripts import IN_CONTAINER, PROJECT, SCRIPTS, script
 from tests.support import NoHost, make_session
 
 from contract import EXIT  # isort: skip
@@ -296,7 +296,7 @@ def test_status_the_shell_and_the_documentation(stack: Stack, tmp_path: Path) ->
     assert not [name for name in tables if not name.startswith("weather_") and name not in MARTS]
     assert shown[1:] == [[{"n": 27}], [{"c": "a;\nb"}], [{"2": 2}]]
 
-    options = ("--data", str(stack.data), "--profiles", str(stack.data))
+    options = ("--data", str(stack.data), "--profiles", str(stack.data), "--project", str(PROJECT))
     with (stack.data / "build.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # a running build, and PostgreSQL is away
         page = Path(stack.script("dbt_docs.py", *options, PGPORT=str(pg.free_port())).stdout.strip())

@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,12 +25,13 @@ class Block:
     path: str
 
 
-def blocks(heading: str) -> Iterator[Block]:
-    """Yield the blocks of a section of the page."""
+def blocks(heading: str) -> list[Block]:
+    """Return the blocks of a section of the page."""
     (section,) = re.findall(rf"^## \d+\. {heading}\n(.*?)(?=^## |\Z)", _PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    for found in _BLOCK.finditer(section):
-        names = re.findall(r"`([\w./-]+)`", found["before"])
-        yield Block(found["language"], found["text"], names[-1] if names else "")
+    return [
+        Block(found["language"], found["text"], ["", *re.findall(r"`([\w./-]+)`", found["before"])][-1])
+        for found in _BLOCK.finditer(section)
+    ]
 
 
 def commands(heading: str) -> list[str]:

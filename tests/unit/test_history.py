@@ -8,13 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
 
-from homelab.cli import corrections, pipeline
+from homelab.cli import corrections
 from homelab.commands import pipeline_backfill, pipeline_exclude
 from homelab.errors import HomelabError, InputError
 from homelab.host import Result
@@ -37,15 +36,15 @@ OPTIONS = pipeline_backfill.BackfillOptions(cities=["A", "B"])
     "words",
     [
         {},
-        {"file": Path("a"), "first": DAY},
-        {"file": Path("a"), "until": DAY},
+        {"words": ["a"], "first": DAY},
+        {"words": ["a"], "until": DAY},
         {"until": DAY},
-        {"file": Path("a"), "city": ["A", "B"]},
+        {"words": ["a"], "city": ["A", "B"]},
     ],
 )
 def test_file_and_days_cannot_be_combined(words: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="FILE and --from exclude each other"):
-        pipeline.backfill(**words)
+        corrections.backfill(**words)
 
 
 @dataclass
@@ -201,12 +200,12 @@ def test_partial_backfill_has_its_own_exit_code(
     values: dict[str, Any] = {"stored": 4, "unchanged": 0, "quarantined": 0, "reasons": {}, "units": {"imperial": 4}}
     outcome = pipeline_backfill.Backfilled(**{**values, **summary, "assumed_units": "imperial"})
     monkeypatch.setattr(pipeline_backfill, "backfill_file", lambda *_: outcome)
-    monkeypatch.setattr(type(pipeline.settings), "session", lambda _: None)
+    monkeypatch.setattr(type(corrections.settings), "session", lambda _: None)
     if code is None:
-        pipeline.backfill(Path("a"))
+        corrections.backfill(["a"])
     else:
         with pytest.raises(typer.Exit) as caught:
-            pipeline.backfill(Path("a"))
+            corrections.backfill(["a"])
         assert caught.value.exit_code == code
     shown = capsys.readouterr().out
     assert "4 observations stored" in shown
@@ -215,7 +214,7 @@ def test_partial_backfill_has_its_own_exit_code(
 
 def test_replacement_asks_first() -> None:
     with pytest.raises(InputError, match="Cannot ask for confirmation"):
-        pipeline.backfill(Path("a"), replace=True)
+        corrections.backfill(["a"], replace=True)
 
 
 def test_options_reach_the_script() -> None:

@@ -35,6 +35,12 @@ BROKEN = {
     "status": "failed",
     "problems": [{"node": "model.prices.prices_daily", "status": "error", "message": "no column x"}],
 }
+IN_PART = f"published only in part at {BUILT['finished']}"
+PARTIAL = {
+    **BUILT,
+    "status": "partial",
+    "problems": [{"node": "pipeline weather", "status": "error", "message": "it has published nothing yet"}],
+}
 SUCCESS = {"run_id": "r", "state": "success", "end_date": "2026-11-26T11:00:01.5", "failed_tasks": None}
 FAILED = {**SUCCESS, "state": "failed", "failed_tasks": "fetch"}
 
@@ -103,6 +109,7 @@ def test_health_of_the_weather_has_its_marts(
             "last run success at 2026-11-26T11:00:01; built 2026-11-26T11:00:00+00:00, 3 tests passed, 0 failed",
         ),
         (BUILT, [SUCCESS], "30m", False, "late: last built 2026-11-26T11:00:00+00:00, expected every 30m"),
+        (PARTIAL, [SUCCESS], None, False, f"{IN_PART}: pipeline weather: it has published nothing yet"),
         (BROKEN, [SUCCESS], None, False, "build failed at 2026-11-26T11:00:00+00:00: model prices_daily: no column x"),
         (
             BUILT,

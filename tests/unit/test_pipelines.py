@@ -118,6 +118,8 @@ def test_name_that_a_pipeline_cannot_have_is_refused(tmp_path: Path, name: str, 
         ("pipeline.yaml", "environment: {PGHOST: x}", "environment.PGHOST: a variable has capital letters"),
         ("pipeline.yaml", "environment: {PATH: x}", "environment.PATH: a variable has capital letters"),
         ("pipeline.yaml", 'environment: {URL: "a\\nb"}', "pipeline.yaml:1: environment.URL: must"),
+        ("pipeline.yaml", "corrections: {table: a, key: [], time: t}", "corrections.key: needs a column"),
+        ("pipeline.yaml", "corrections: {table: A, key: [k], time: t}", "corrections.table: must be a name with"),
         ("schema.sql", "-- version 2\nselect 1", "schema.sql:1: must be `-- version 1`: versions count from 1"),
         ("schema.sql", f"-- version {'9' * 5000}\nselect 1", "schema.sql:1: must be `-- version 1`"),
         ("schema.sql", "select 1;\n-- version 1\nselect 1", "schema.sql:1: has SQL before its first line"),
@@ -305,7 +307,8 @@ def test_project_is_installed_after_dbt_has_built_it_without_rows(tmp_path: Path
     (project,) = [step for step in found if isinstance(step, Tree) and step.path == f"{ROOT}/dbt"]
     assert f"build_project.py --project {ROOT}/dbt.new" in project.validate
     assert "--check" in project.validate
-    assert [step.title for step in project.triggered_by] == ["tables of prices", f"file {ROOT}/profiles.yml"]
+    before = ["tables of prices", "view prices.readings_included", f"file {ROOT}/profiles.yml"]
+    assert [step.title for step in project.triggered_by] == before
 
 
 def test_failure_of_a_pipelines_steps_stops_no_other(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ The last line of standard output is the same report. Exit status: 0 published, 4
 models that read another pipeline, 7 not published, 1 not published for a reason that can pass (a lost connection, a
 lock), 2 invalid options.
 
+With `--exclusions`, a change of the table `exclusions` rebuilds incremental models, as they have the rows already.
+
 With `--check`, nothing is written: all models are built without rows in a temporary file, which finds an error in a
 model or in a column. The exit status is dbt's.
 """
@@ -23,16 +25,33 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import duckdb
+import psycopg
+from compact import CopyDiffers, compact
 from dbt_runner import Layout, dbt_environment, dbt_program, exclusive, print_outcome, run_dbt, write_report
 from publications import failed_readers, inspect, without
 from publish import publish
 
+_EXCLUSIONS = """
+select coalesce(md5(string_agg(concat(id, revoked_at is null), ',' order by id)), '') from exclusions
+"""
 
-def build(layout: Layout, timeout: float, options: Sequence[str]) -> dict[str, Any]:
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The options of a build: dbt's profile, and the reasons for a full refresh."""
+
+    profile: str
+    full_refresh: bool = False
+    has_exclusions: bool = False
+
+
+def build(layout: Layout, timeout: float, request: Request) -> dict[str, Any]:
     """Build and test, then publish on success; write and return the report. Raises TimeoutError."""
     layout.data.mkdir(parents=True, exist_ok=True)
     with exclusive(layout.lock, timeout) as lock:
@@ -40,9 +59,13 @@ def build(layout: Layout, timeout: float, options: Sequence[str]) -> dict[str, A
         problems, transient = dict[str, str](), None
         layout.run_results.unlink(missing_ok=True)
         try:
-            status, unread = _build(layout, lock, options)
+            changed = Exclusions.read(layout) if request.has_exclusions else None
+            full_refresh = request.full_refresh or (changed is not None and changed.differ)
+            status, unread = _build(layout, lock, _options(request.profile, full_refresh))
             problems = {f"pipeline {name}": message for name, message in unread.items()}
-        except OSError as error:
+            if changed and not status and not unread:
+                changed.save()
+        except (OSError, duckdb.Error, psycopg.Error, CopyDiffers) as error:
             print(f"error: {error}", file=sys.stderr)
             problems, transient, status = {"build_project": str(error)}, True, 1
         outcome = "failed" if status else "partial" if problems else "success"
@@ -60,8 +83,40 @@ def _build(layout: Layout, lock: int, options: Sequence[str]) -> tuple[int, Mapp
         _restore(layout)
         status = run_dbt(layout, lock, [*options, *without(unread)])
     if status == 0 and layout.warehouse.exists():
+        compact(layout.warehouse)
         publish(layout.warehouse, layout.published)
     return status if layout.warehouse.exists() else 1, unread
+
+
+def _options(profile: str, full_refresh: bool) -> list[str]:
+    return ["--profile", profile, *(["--full-refresh"] if full_refresh else [])]
+
+
+@dataclass(frozen=True, slots=True)
+class Exclusions:
+    """The state of the table `exclusions`, and the file with its state in the last complete build."""
+
+    state: str
+    file: Path
+
+    @classmethod
+    def read(cls, layout: Layout) -> Exclusions:
+        """Read the table as the role of dbt. Raises psycopg.Error."""
+        login = {name: os.environ[f"DBT_PG{name.upper()}"] for name in ("user", "password")}
+        with psycopg.connect("", **login, application_name="build_project") as connection:  # type: ignore[arg-type]
+            row = connection.execute(_EXCLUSIONS).fetchone()
+        return cls(str(row[0]) if row else "", layout.data / "exclusions.state")
+
+    @property
+    def differ(self) -> bool:
+        """Check that the table has changed since the last complete build."""
+        return self.state != (self.file.read_text() if self.file.exists() else "")
+
+    def save(self) -> None:
+        """Record the state after a complete build."""
+        new = self.file.with_suffix(".new")
+        new.write_text(self.state)
+        os.replace(new, self.file)
 
 
 def _restore(layout: Layout) -> None:
@@ -102,13 +157,14 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True, help="folder to build and publish in")
     parser.add_argument("--wait", type=float, default=900, help="seconds to wait for another run")
     parser.add_argument("--full-refresh", action="store_true", help="rebuild incremental models")
+    parser.add_argument("--exclusions", action="store_true", help="rebuild when the exclusions have changed")
     parser.add_argument("--check", action="store_true", help="only check the models, and write nothing")
     options = parser.parse_args()
     layout = Layout(options.project.resolve(), options.profiles.resolve(), options.data.resolve())
-    words = ["--profile", options.profile, *(["--full-refresh"] if options.full_refresh else [])]
     if options.check:
-        return check(layout, words)
-    return print_outcome(lambda: build(layout, options.wait, words))
+        return check(layout, _options(options.profile, full_refresh=False))
+    request = Request(options.profile, options.full_refresh, options.exclusions)
+    return print_outcome(lambda: build(layout, options.wait, request))
 
 
 if __name__ == "__main__":

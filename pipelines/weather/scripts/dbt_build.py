@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import project_hash
 import psycopg
 import raw_source
 import source_state
@@ -82,7 +83,7 @@ def _build(layout: Layout, lock: int, request: Request, started: datetime) -> di
         known = source_state.read_state(connection)
         full_test_is_due = request.test_all or request.full_refresh or state.full_test_is_due(started)
         source = raw_source.read_source(known.landed_before, {} if full_test_is_due else known.partitions)
-        fingerprint = test_state.fingerprint(layout.project, *_settings(source))
+        fingerprint = project_hash.fingerprint(layout.project, *_settings(source))
         restored = source_state.is_restored(known, source)
         # Rows that other code has built would be mixed with this code's.
         full_refresh = request.full_refresh or restored or state.fingerprint != fingerprint

@@ -6,8 +6,6 @@ rows, which is always correct, only slower.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,7 +13,6 @@ from pathlib import Path
 import duckdb
 
 FULL_TEST_INTERVAL = timedelta(days=7)
-_CODE = ("*.sql", "*.csv", "dbt_project.yml")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +25,6 @@ class TestState:
     def full_test_is_due(self, now: datetime) -> bool:
         """Return True if the last test of all rows is older than a week."""
         return now - self.full_test_at >= FULL_TEST_INTERVAL
-
-
-def fingerprint(project: Path, *settings: str, patterns: Sequence[str] = _CODE) -> str:
-    """Hash the files of these patterns, by default those that determine the models' content, and the settings."""
-    digest = hashlib.sha256("\0".join(settings).encode())
-    for path in sorted(path for pattern in patterns for path in project.rglob(pattern)):
-        digest.update(f"\0{path.relative_to(project)}\0".encode() + path.read_bytes())
-    return digest.hexdigest()
 
 
 def read(warehouse: Path) -> TestState:

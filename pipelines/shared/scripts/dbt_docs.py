@@ -16,10 +16,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import test_state
 from contract import EXIT
-from dbt_build import ROOT
 from dbt_runner import DBT_SETTINGS, Layout, exclusive
+from project_hash import fingerprint
 from read_published import NothingPublished, connect
 
 if TYPE_CHECKING:
@@ -34,14 +33,14 @@ class DocsFailed(Exception):
     """dbt could not generate the documentation."""
 
 
-def generate(layout: Layout, timeout: float) -> Path:
+def generate(layout: Layout, timeout: float, profile: str | None = None) -> Path:
     """Return the up-to-date page. Raises TimeoutError and DocsFailed."""
     page, built_from = layout.data / "docs.html", layout.data / "docs.fingerprint"
     layout.data.mkdir(parents=True, exist_ok=True)
     with exclusive(layout.data / "docs.lock", timeout):
-        code = test_state.fingerprint(layout.project, patterns=_SOURCES)
-        fingerprint = f"{code} {layout.published.exists()}"  # the types come from that file
-        if page.exists() and built_from.exists() and built_from.read_text() == fingerprint:
+        code = fingerprint(layout.project, patterns=_SOURCES)
+        state = f"{code} {layout.published.exists()}"  # the types come from that file
+        if page.exists() and built_from.exists() and built_from.read_text() == state:
             return page
         target = layout.data / "target-docs"  # separate, so that builds keep their parsed state
         target.mkdir(exist_ok=True)
@@ -49,22 +48,23 @@ def generate(layout: Layout, timeout: float) -> Path:
         if parsed.exists():  # else dbt parses the whole project
             shutil.copyfile(parsed, target / parsed.name)
         with contextlib.redirect_stdout(sys.stderr):
-            manifest = _run_dbt(layout, target)
+            manifest = _run_dbt(layout, target, profile)
         static = target / "static_index.html"
         empty = (target / "catalog.json").read_text()
         static.write_text(static.read_text().replace(empty, _catalog(empty, manifest, layout.published)))
         os.replace(static, page)
-        built_from.write_text(fingerprint)
+        built_from.write_text(state)
     return page
 
 
-def _run_dbt(layout: Layout, target: Path) -> Manifest:
+def _run_dbt(layout: Layout, target: Path, profile: str | None) -> Manifest:
     from dbt.cli.main import dbtRunner
     from dbt.contracts.graph.manifest import Manifest
 
     os.environ |= DBT_SETTINGS
     folders = {"project": layout.project, "profiles": layout.profiles}
     options = [word for name, folder in folders.items() for word in (f"--{name}-dir", str(folder))]
+    options += ["--profile", profile] if profile else []
     options += ["--target-path", str(target), "--log-path", str(target), "--no-use-colors"]
     parsed = dbtRunner().invoke(["parse", *options])
     manifest = parsed.result
@@ -102,14 +102,15 @@ def _catalog(empty: str, manifest: Manifest, published: Path) -> str:
 def main() -> int:
     """Parse the options and run; see the module's docstring."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--project", type=Path, default=ROOT / "dbt", help="folder of dbt_project.yml")
-    parser.add_argument("--profiles", type=Path, default=ROOT, help="folder of profiles.yml")
-    parser.add_argument("--data", type=Path, default=ROOT / "data", help="folder of the page")
+    parser.add_argument("--project", type=Path, required=True, help="folder of dbt_project.yml")
+    parser.add_argument("--profiles", type=Path, required=True, help="folder of profiles.yml")
+    parser.add_argument("--profile", help="profile in profiles.yml, instead of the project's")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the page")
     parser.add_argument("--wait", type=float, default=600, help="seconds to wait for another run")
     options = parser.parse_args()
     layout = Layout(options.project.resolve(), options.profiles.resolve(), options.data.resolve())
     try:
-        print(generate(layout, options.wait))
+        print(generate(layout, options.wait, options.profile))
     except (TimeoutError, DocsFailed) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT.failed
