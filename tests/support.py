@@ -132,6 +132,10 @@ class NoHost:
     def __exit__(self, *_: object) -> None:
         """See Connection."""
 
+    def batch(self, commands: Sequence[str]) -> list[Result]:
+        """See Host.batch; every command fails."""
+        return [Result(each, 1) for each in commands]
+
 
 def make_session(
     inventory: Inventory,

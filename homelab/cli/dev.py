@@ -75,7 +75,7 @@ def _watch(pipeline: str | None, as_json: bool) -> None:
     with (
         default_interrupt(),
         suppress(KeyboardInterrupt),
-        closing(watch_folder(session, pipeline, settings.load)) as runs,
+        closing(watch_folder(session, session.inventory.chosen_pipeline(pipeline).name, settings.load)) as runs,
     ):
         for outcome in runs:
             if isinstance(outcome, HomelabError):

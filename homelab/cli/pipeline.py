@@ -117,6 +117,7 @@ def docs(
     Example:  homelab docs --output /tmp/weather.html --no-open
     """
     from homelab.commands.docs import fetch
+    from homelab.runtime.deployed_pipelines import deployed_pipeline
 
     session = settings.session()
     name = session.inventory.chosen_pipeline(pipeline).name

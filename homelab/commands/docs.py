@@ -15,10 +15,10 @@ def fetch(session: Session, name: str) -> bytes:
 
     Raises HomelabError if dbt cannot generate it, InputError for a pipeline without a dbt project.
     """
-    container, pipeline = session.inventory.container_with("analytics"), deployed_pipeline(session.inventory, name)
+    container = session.inventory.container_with("analytics")
     if not pipeline.docs:
         raise InputError(
-            f"Cannot document the pipeline {name}: it has no dbt project",
+            f"Cannot document the pipeline {pipeline.name}: it has no dbt project",
             "It has no dbt/dbt_project.yml.",
             "Name another pipeline: `homelab pipeline list`",
         )

@@ -165,6 +165,8 @@ def read_manifest(parent: Section, name: str, folder: Path, duckdb: str) -> Mani
 
 
 def _check(section: Section, pipeline: Pipeline) -> None:
+    if pipeline.is_weather and pipeline.corrections:
+        section.problem("the weather has its own: `homelab pipeline exclude --city` and `backfill`", "corrections")
     if pipeline.schedule and (error := schedule.error_in(pipeline.schedule)):
         section.problem(error, "schedule")
     for command, script in pipeline.scripts.items():

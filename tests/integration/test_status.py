@@ -115,12 +115,20 @@ def test_queries_for_the_runs_and_obstacles_of_the_dag(server: pg.Server) -> Non
 
 def test_missing_tables_are_named(server: pg.Server) -> None:
     with server.database("project_data") as name:
+        assert answer(server, name, missing_tables()) == "", "the weather was never deployed"
+        with server.connect(name) as connection:
+            connection.execute("create role analytics login")
         found = answer(server, name, missing_tables()).split(", ")
         assert {"raw.weather_observations", "raw.quarantine", "raw.exclusions", "upkeep.bounds"} <= set(found)
         with server.connect(name) as connection:
             connection.execute("create schema raw")
             connection.execute("create table raw.quarantine ()")
         assert "raw.quarantine" not in answer(server, name, missing_tables()).split(", ")
+        with server.connect(name) as connection:
+            connection.execute("alter role analytics nologin")
+        assert answer(server, name, missing_tables()) == "", "the weather has left the inventory"
+        with server.connect(name) as connection:
+            connection.execute("drop role analytics")
 
 
 def test_full_disk_is_not_healthy_and_named_with_the_way_out(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
