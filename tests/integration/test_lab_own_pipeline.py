@@ -172,7 +172,7 @@ def test_pipeline_reads_the_published_file_of_the_weather_and_no_other(folder: F
         words = f"/usr/local/sbin/homelab-as-pipeline-prices {command} >/dev/null 2>&1 && echo allowed || echo refused"
         return folder.on("analytics-platform", words)
 
-    data = "/opt/analytics-platform/data"
+    data = "/opt/analytics-platform/pipelines/weather/data"
     assert outcome(f"/usr/bin/head -c 1 {data}/published.duckdb") == "allowed"
     assert outcome(f"/usr/bin/head -c 1 {data}/warehouse.duckdb") == "refused"
     assert outcome(f"/bin/ls {data}") == "refused"

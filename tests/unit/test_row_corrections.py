@@ -106,6 +106,14 @@ def test_pipeline_without_a_declared_table_is_refused(tmp_path: Path) -> None:
         include_rows(session, "prices", [1], "right")
 
 
+@pytest.fixture
+def prices_in_the_inventory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the command line use an inventory with the pipeline `prices`."""
+    session = Scripts(with_prices(tmp_path), [])
+    monkeypatch.setattr(type(corrections.settings), "session", lambda _: session)
+
+
+@pytest.mark.usefixtures("prices_in_the_inventory")
 @pytest.mark.parametrize(
     "words", [{}, {"city": "A"}, {"all_cities": True, "key": ["item=gas"]}, {"key": ["item=gas"], "reason": " "}]
 )
@@ -119,6 +127,7 @@ def test_weather_has_no_key() -> None:
         corrections.exclude(first=DAY, until=DAY, reason="x", key=["item=gas"])
 
 
+@pytest.mark.usefixtures("prices_in_the_inventory")
 @pytest.mark.parametrize(
     ("words", "error"),
     [
