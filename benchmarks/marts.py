@@ -147,8 +147,8 @@ def create_warehouse(stack: ExitStack, server: pg.Server, database: str) -> Ware
     subprocess.run([_PYTHON, script("install_extension.py"), str(data / "extensions")], check=True, capture_output=True)
     (data / "profiles.yml").write_bytes(
         render(
-            "analytics/profiles.yml.j2",
-            profile="analytics_project",
+            "pipelines/profiles.yml.j2",
+            profile="weather",
             warehouse=str(data / "warehouse.duckdb"),
             threads=2,
             extension_directory=str(data / "extensions"),

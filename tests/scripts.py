@@ -6,6 +6,8 @@ import os
 import sys
 from pathlib import Path
 
+import yaml
+
 ROOT = Path(__file__).resolve().parents[1]
 SHARED, WEATHER = ROOT / "pipelines" / "shared", ROOT / "pipelines" / "weather"
 SCRIPTS, SHARED_SCRIPTS = WEATHER / "scripts", SHARED / "scripts"
@@ -21,3 +23,9 @@ if str(SHARED_SCRIPTS) not in _PYTHONPATH:
 def script(name: str) -> str:
     """Return the path of a script of the weather, or of one that all pipelines share."""
     return str(next(path for path in (SCRIPTS / name, SHARED_SCRIPTS / name) if path.exists()))
+
+
+MANIFEST = yaml.safe_load((WEATHER / "pipeline.yaml").read_text())
+DAG_ID: str = MANIFEST["dag"]
+TASKS: dict[str, str] = MANIFEST["tasks"]  # command → task
+IN_CONTAINER = "/opt/analytics-platform/pipelines/weather"

@@ -48,10 +48,11 @@ postgres-data)
 analytics-platform)
     packages
     account analytics /bin/sh
+    account pipeline-weather /usr/sbin/nologin
     unpack early
     systemctl reload ssh
     venv
-    "$VENV/bin/python" /opt/analytics-platform/shared/install_extension.py /opt/analytics-platform/extensions >/dev/null
+    "$VENV/bin/python" /opt/analytics-platform/scripts/install_extension.py /opt/analytics-platform/extensions >/dev/null
     until_answered database.sh
     unpack late
     ;;

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -12,6 +12,10 @@ from homelab.cli.confirmation import confirm
 from homelab.cli.global_options import Json, PipelineArgument, PipelineOption, Yes, add_verb, settings
 from homelab.cli.results import echo, print_result
 from homelab.errors import InputError
+
+if TYPE_CHECKING:
+    from homelab.commands.pipeline_rows import RowPeriod
+    from homelab.runtime.session import Session
 
 _FORMATS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M%z", "%Y-%m-%dT%H:%M:%S%z"]
 
@@ -72,15 +76,17 @@ def backfill(
     from homelab.commands.pipeline_backfill import BackfillOptions, backfill_api, backfill_file
     from homelab.pipeline_contract import EXIT
 
-    pipeline, file = _pipeline_and_file(words or [])
-    if file and pipeline != "weather":
-        if first or until or city or units or new_city:
+    name, file = _pipeline_and_file(words or [])
+    session = settings.session()
+    chosen = session.inventory.chosen_pipeline(name)
+    if not chosen.is_weather:
+        if not file or first or until or city or units or new_city:
             raise InputError(
                 "Cannot combine these options: they are the weather's",
-                f"For the pipeline {pipeline}, only --replace.",
-                f"`homelab pipeline backfill {pipeline} FILE`",
+                f"The pipeline {chosen.name} takes a file, and --replace.",
+                f"`homelab pipeline backfill {chosen.name} FILE`",
             )
-        _backfill_rows(pipeline, file, replace, yes, as_json)
+        _backfill_rows(session, chosen.name, file, replace, yes, as_json)
         return
     options = BackfillOptions(cities=city or [], units=units, new_city=new_city, replace=replace)
     from_file = file and not first and not until and len(options.cities) <= 1
@@ -93,30 +99,29 @@ def backfill(
     if replace and not confirm("Replace the stored observations that differ?", yes):
         raise typer.Exit(1)
     if file:
-        outcome = backfill_file(settings.session(), file, options)
+        outcome = backfill_file(session, file, options)
     elif first:
-        outcome = backfill_api(settings.session(), first.date(), until.date() if until else None, options)
+        outcome = backfill_api(session, first.date(), until.date() if until else None, options)
     print_result(outcome, as_json, lambda: echo(outcome))
     if outcome.quarantined or outcome.failed:
         raise typer.Exit(EXIT.partial)
 
 
-def _pipeline_and_file(words: list[str]) -> tuple[str, Path | None]:
-    """Return the pipeline and the file; one word is a file of the weather. Raises InputError for more than two."""
+def _pipeline_and_file(words: list[str]) -> tuple[str | None, Path | None]:
+    """Return the pipeline, if it is named, and the file. Raises InputError for more than two words."""
     if len(words) > 2:
         raise InputError(
             f"Cannot backfill {words[2]}: too many arguments", "", "`homelab pipeline backfill PIPELINE FILE`"
         )
-    pipeline = words[0] if len(words) == 2 else "weather"
-    return pipeline, Path(words[-1]) if words else None
+    return words[0] if len(words) == 2 else None, Path(words[-1]) if words else None
 
 
-def _backfill_rows(pipeline: str, file: Path, replace: bool, yes: bool, as_json: bool) -> None:
+def _backfill_rows(session: Session, pipeline: str, file: Path, replace: bool, yes: bool, as_json: bool) -> None:
     from homelab.commands.pipeline_rows import backfill_rows
 
     if replace and not confirm("Replace the stored rows that have the same key and time?", yes):
         raise typer.Exit(1)
-    outcome = backfill_rows(settings.session(), pipeline, file, replace)
+    outcome = backfill_rows(session, pipeline, file, replace)
     print_result(outcome, as_json, lambda: echo(outcome))
 
 
@@ -124,7 +129,7 @@ def exclude(
     first: Annotated[datetime, typer.Option("--from", formats=_FORMATS, help="The first time; in UTC.")],
     until: Annotated[datetime, typer.Option("--to", formats=_FORMATS, help="The end, exclusive; in UTC.")],
     reason: Annotated[str, typer.Option(help="The reason, for the list of exclusions.")],
-    pipeline: PipelineArgument = "weather",
+    pipeline: PipelineArgument = None,
     city: Annotated[str | None, typer.Option(help="The weather's city.")] = None,
     all_cities: Annotated[bool, typer.Option("--all-cities", help="Instead of --city: every city.")] = False,
     key: Annotated[
@@ -142,17 +147,21 @@ def exclude(
     """
     from homelab.commands.pipeline_exclude import Period
     from homelab.commands.pipeline_exclude import exclude as exclude_period
+    from homelab.commands.pipeline_rows import RowPeriod
 
     if not reason.strip():
         raise InputError("Cannot exclude: --reason is empty", "", "See `homelab pipeline exclude --help`.")
-    if pipeline != "weather":
+    session = settings.session()
+    chosen = session.inventory.chosen_pipeline(pipeline)
+    if not chosen.is_weather:
         if city or all_cities or not key:
             raise InputError(
-                f"Cannot exclude rows of the pipeline {pipeline}: name --key COLUMN=VALUE",
+                f"Cannot exclude rows of the pipeline {chosen.name}: name --key COLUMN=VALUE",
                 "Cities are the weather's.",
                 "See `homelab pipeline exclude --help`.",
             )
-        _exclude_rows(pipeline, key, (first, until), reason, yes, as_json)
+        rows = RowPeriod(key=key, first=first, until=until)
+        _exclude_rows(session, chosen.name, rows, reason, yes, as_json)
         return
     if key:
         raise InputError("Cannot exclude: the weather has no --key", "", "Name --city or --all-cities.")
@@ -161,19 +170,16 @@ def exclude(
             "Cannot exclude: name either --city or --all-cities", "", "See `homelab pipeline exclude --help`."
         )
     period = Period(city=city, first=first, until=until)
-    outcome = exclude_period(settings.session(), period, reason, lambda question: confirm(question, yes))
+    outcome = exclude_period(session, period, reason, lambda question: confirm(question, yes))
     if outcome is None:
         raise typer.Exit(1)
     print_result(outcome, as_json, lambda: echo(outcome))
 
 
-def _exclude_rows(
-    pipeline: str, key: list[str], times: tuple[datetime, datetime], reason: str, yes: bool, as_json: bool
-) -> None:
-    from homelab.commands.pipeline_rows import RowPeriod, exclude_rows
+def _exclude_rows(session: Session, pipeline: str, period: RowPeriod, reason: str, yes: bool, as_json: bool) -> None:
+    from homelab.commands.pipeline_rows import exclude_rows
 
-    period = RowPeriod(key=key, first=times[0], until=times[1])
-    outcome = exclude_rows(settings.session(), pipeline, period, reason, lambda question: confirm(question, yes))
+    outcome = exclude_rows(session, pipeline, period, reason, lambda question: confirm(question, yes))
     if outcome is None:
         raise typer.Exit(1)
     print_result(outcome, as_json, lambda: echo(outcome))
@@ -181,7 +187,7 @@ def _exclude_rows(
 
 def include(
     ids: Annotated[list[int], typer.Argument(metavar="ID", help="The exclusions, as `exclusions` lists them.")],
-    pipeline: PipelineOption = "weather",
+    pipeline: PipelineOption = None,
     reason: Annotated[str, typer.Option(help="The reason.")] = "included again",
     as_json: Json = False,
 ) -> None:
@@ -189,19 +195,21 @@ def include(
 
     Example:  homelab pipeline include 3
     """
-    if pipeline != "weather":
+    session = settings.session()
+    chosen = session.inventory.chosen_pipeline(pipeline)
+    if not chosen.is_weather:
         from homelab.commands.pipeline_rows import include_rows
 
-        rows = include_rows(settings.session(), pipeline, ids, reason)
+        rows = include_rows(session, chosen.name, ids, reason)
         print_result(rows, as_json, lambda: echo(rows))
         return
     from homelab.commands.pipeline_exclude import include as include_again
 
-    outcome = include_again(settings.session(), ids, reason)
+    outcome = include_again(session, ids, reason)
     print_result(outcome, as_json, lambda: echo(outcome))
 
 
-def exclusions(pipeline: PipelineArgument = "weather", as_json: Json = False) -> None:
+def exclusions(pipeline: PipelineArgument = None, as_json: Json = False) -> None:
     """List the exclusions, revoked ones included.
 
     Example:  homelab pipeline exclusions
@@ -213,5 +221,6 @@ def exclusions(pipeline: PipelineArgument = "weather", as_json: Json = False) ->
     from homelab.commands.pipeline_rows import row_exclusions
 
     session = settings.session()
-    found = list_exclusions(session) if pipeline == "weather" else row_exclusions(session, pipeline)
+    chosen = session.inventory.chosen_pipeline(pipeline)
+    found = list_exclusions(session) if chosen.is_weather else row_exclusions(session, chosen.name)
     print_result(found, as_json, lambda: show_rows([asdict(each) for each in found]))

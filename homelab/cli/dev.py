@@ -13,7 +13,6 @@ from homelab.cli.global_options import Json, PipelineArgument, PipelineOption, Y
 from homelab.cli.results import echo, print_error, print_result
 from homelab.errors import HomelabError
 
-WEATHER = "weather"
 _Unpublished = Annotated[bool, typer.Option("--unpublished", help="dbt's last build, tested or not.")]
 
 
@@ -29,7 +28,7 @@ def register(app: typer.Typer) -> None:
 
 
 def run(
-    pipeline: PipelineArgument = WEATHER,
+    pipeline: PipelineArgument = None,
     hours: Annotated[int, typer.Option(min=0, max=8000, help="Hours of weather to load; 0: only build.")] = 24,
     full_refresh: Annotated[bool, typer.Option("--full-refresh", help="Rebuild all models.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Run again after each save, until Ctrl-C.")] = False,
@@ -53,11 +52,13 @@ def run(
     from homelab.commands.dev import run as run_now
     from homelab.commands.dev import run_own
 
-    if pipeline != WEATHER:
-        own = run_own(settings.session(), pipeline)
+    session = settings.session()
+    chosen = session.inventory.chosen_pipeline(pipeline)
+    if not chosen.is_weather:
+        own = run_own(session, chosen.name)
         print_result(own, as_json, lambda: echo(own))
         return
-    outcome = run_now(settings.session(), hours, full_refresh)
+    outcome = run_now(session, hours, full_refresh)
 
     def text() -> None:
         echo(outcome)
@@ -66,7 +67,7 @@ def run(
     print_result(outcome, as_json, text)
 
 
-def _watch(pipeline: str, as_json: bool) -> None:
+def _watch(pipeline: str | None, as_json: bool) -> None:
     from homelab.commands.dev import watch as watch_folder
     from homelab.runtime.interactive import default_interrupt
 
@@ -88,7 +89,7 @@ def _watch(pipeline: str, as_json: bool) -> None:
 
 def query(
     sql: Annotated[str | None, typer.Argument(help="One SQL statement for DuckDB; default: a shell.")] = None,
-    pipeline: PipelineOption = WEATHER,
+    pipeline: PipelineOption = None,
     unpublished: _Unpublished = False,
     as_json: Json = False,
 ) -> None:
@@ -99,7 +100,8 @@ def query(
     from homelab.cli.pipeline import run_shell, show_result
     from homelab.commands.dev import querier
 
-    run_query = querier(settings.session(), unpublished, pipeline)
+    session = settings.session()
+    run_query = querier(session, unpublished, session.inventory.chosen_pipeline(pipeline).name)
     if sql is None:
         run_shell(run_query, as_json)
         return
@@ -108,8 +110,7 @@ def query(
 
 def dbt(
     words: Annotated[
-        list[str],
-        typer.Argument(help="A pipeline of your own, then dbt's command and options.", metavar="[PIPELINE] -- ARGS"),
+        list[str], typer.Argument(help="A pipeline, then dbt's command and options.", metavar="[PIPELINE] -- ARGS")
     ],
 ) -> None:
     """Run dbt on a project with the local PostgreSQL as its source, and exit with its status. Publishes nothing.
@@ -122,9 +123,11 @@ def dbt(
     from homelab.commands.dev import dbt_own
 
     session, (first, *rest) = settings.session(), words
-    if first in {pipeline.name for pipeline in session.inventory.pipelines}:
-        raise typer.Exit(dbt_own(session, first, rest[1:] if rest[:1] == ["--"] else rest))
-    raise typer.Exit(run_dbt(session, words))
+    is_name = first in {pipeline.name for pipeline in session.inventory.pipelines}
+    if is_name:
+        words = rest[1:] if rest[:1] == ["--"] else rest
+    chosen = session.inventory.chosen_pipeline(first if is_name else None)
+    raise typer.Exit(run_dbt(session, words) if chosen.is_weather else dbt_own(session, chosen.name, words))
 
 
 def pytest(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from homelab.cli import corrections
+from homelab.cli import corrections, pipeline_folders
 from homelab.cli.global_options import Json, PipelineArgument, PipelineOption, add_verb, settings
 from homelab.cli.results import echo, print_json, print_result
 
@@ -28,7 +27,7 @@ def register(app: typer.Typer) -> None:
     pipeline = typer.Typer(
         no_args_is_help=True, help="Write, run, inspect and rebuild pipelines; backfill and correct the weather."
     )
-    add_verb(pipeline, new)
+    pipeline_folders.register(pipeline)
     add_verb(pipeline, lock)
     add_verb(pipeline, list_pipelines, "list")
     for verb in (run, status, rebuild):
@@ -39,7 +38,7 @@ def register(app: typer.Typer) -> None:
 
 def query(
     sql: Annotated[str | None, typer.Argument(help="One SQL statement for DuckDB; default: a shell.")] = None,
-    pipeline: PipelineOption = "weather",
+    pipeline: PipelineOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON; binary values as base64.")] = False,
 ) -> None:
     """Query the published marts of a pipeline. A query never waits for a build and never sees half of one.
@@ -77,14 +76,6 @@ def run_shell(run: Callable[[str], Rows], as_json: bool) -> None:
         shell.run_all(sys.stdin)
 
 
-class Source(StrEnum):
-    """The origins of the rows of a new pipeline."""
-
-    csv = "csv"
-    api = "api"
-    postgres = "postgres"
-
-
 class Format(StrEnum):
     """The formats of pulled marts."""
 
@@ -93,7 +84,7 @@ class Format(StrEnum):
 
 
 def pull(
-    pipeline: PipelineArgument = "weather",
+    pipeline: PipelineArgument = None,
     kind: Annotated[Format, typer.Option("--format", help="One DuckDB file, or a folder of Parquet files.")] = (
         Format.duckdb
     ),
@@ -105,14 +96,17 @@ def pull(
     Example:  homelab pull --format parquet --to marts
     """
     from homelab.commands.pull import pull as run
+    from homelab.runtime.deployed_pipelines import deployed_pipeline
 
-    target = to or Path(f"{pipeline}.duckdb" if kind is Format.duckdb else pipeline)
-    pulled = run(settings.session(), target, kind.value, pipeline)
+    session = settings.session()
+    chosen = deployed_pipeline(session.inventory, pipeline)
+    target = to or Path(f"{chosen.name}.duckdb" if kind is Format.duckdb else chosen.name)
+    pulled = run(session, chosen, target, kind.value)
     print_result(pulled, as_json, lambda: echo(pulled))
 
 
 def docs(
-    pipeline: PipelineArgument = "weather",
+    pipeline: PipelineArgument = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The file to write; default: PIPELINE.html.")
     ] = None,
@@ -124,28 +118,13 @@ def docs(
     """
     from homelab.commands.docs import fetch
 
-    page, file = fetch(settings.session(), pipeline), output or Path(f"{pipeline}.html")
+    session = settings.session()
+    name = session.inventory.chosen_pipeline(pipeline).name
+    page, file = fetch(session, name), output or Path(f"{name}.html")
     file.write_bytes(page)
     echo(f"{file}: {len(page) // 1024} KiB")
     if show and sys.stdout.isatty():
         typer.launch(str(file.resolve()))
-
-
-def new(
-    name: Annotated[str, typer.Argument(help="The pipeline's name: lower-case letters, digits and underscores.")],
-    source: Annotated[Source, typer.Option("--from", help="The origin of its rows.")] = Source.csv,
-) -> None:
-    """Write a working pipeline with tests next to the inventory.
-
-    Example:  homelab pipeline new prices --from csv
-    """
-    from homelab.commands.pipeline_new import new_pipeline
-
-    for path in new_pipeline(settings.folder, name, source.value):
-        echo(f"written: {os.path.relpath(path)}")
-    if source is Source.postgres:
-        echo(f"Write the address of the source to pipeline.yaml, and set its password: `homelab secret set {name}`")
-    echo(f"Add it to the inventory, then run `homelab deploy`:\n\npipelines:\n  {name}: {{path: pipelines/{name}}}")
 
 
 def lock(
@@ -174,7 +153,7 @@ def list_pipelines(as_json: Json = False) -> None:
     print_result(rows, as_json, lambda: show_rows([asdict(row) for row in rows]))
 
 
-def run(pipeline: PipelineArgument = "weather", as_json: Json = False) -> None:
+def run(pipeline: PipelineArgument = None, as_json: Json = False) -> None:
     """Run a pipeline now and wait for its end.
 
     Example:  homelab pipeline run
@@ -185,7 +164,7 @@ def run(pipeline: PipelineArgument = "weather", as_json: Json = False) -> None:
     print_result(outcome, as_json, lambda: echo(outcome))
 
 
-def status(pipeline: PipelineArgument = "weather", as_json: Json = False) -> None:
+def status(pipeline: PipelineArgument = None, as_json: Json = False) -> None:
     """Show the last runs and the last build of a pipeline. For the weather, also the missing hours of the last days.
 
     Example:  homelab pipeline status
@@ -194,11 +173,13 @@ def status(pipeline: PipelineArgument = "weather", as_json: Json = False) -> Non
     from homelab.commands.pipeline_status import own_status
     from homelab.commands.pipeline_status import status as read
 
-    if pipeline != "weather":
-        own = own_status(settings.session(), pipeline)
+    session = settings.session()
+    chosen = session.inventory.chosen_pipeline(pipeline)
+    if not chosen.is_weather:
+        own = own_status(session, chosen.name)
         print_result(own, as_json, lambda: echo("\n".join(own.lines())))
         return
-    report = read(settings.session())
+    report = read(session)
 
     def text() -> None:
         for line in report.lines():
@@ -213,7 +194,7 @@ def status(pipeline: PipelineArgument = "weather", as_json: Json = False) -> Non
     print_result(report, as_json, text)
 
 
-def rebuild(pipeline: PipelineArgument = "weather", as_json: Json = False) -> None:
+def rebuild(pipeline: PipelineArgument = None, as_json: Json = False) -> None:
     """Rebuild the marts of a pipeline from all its rows. Needed after a restore, or a change of their definitions.
 
     Example:  homelab pipeline rebuild

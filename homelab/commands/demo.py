@@ -8,6 +8,7 @@ from pathlib import Path
 from homelab.inventory import load
 from homelab.lab import Lab
 from homelab.lab import up as lab_up
+from homelab.model.inventory import WEATHER
 from homelab.progress import Progress, duration
 from homelab.runtime.container_addresses import locate
 from homelab.runtime.container_changes import audited_client
@@ -19,7 +20,7 @@ from homelab.runtime.pipeline_runs import run_pipeline, succeeded_lately, ui
 from homelab.runtime.provisioning import provision
 from homelab.runtime.session import Session
 
-_WEATHER = """select city, observation_date as day, observations, round(temperature_min_f, 1) as min_f,
+_ROWS = """select city, observation_date as day, observations, round(temperature_min_f, 1) as min_f,
 round(temperature_mean_f, 1) as mean_f, round(temperature_max_f, 1) as max_f, round(humidity_mean_pct) as humidity_pct
 from weather_daily order by day desc, city limit 6"""
 
@@ -42,10 +43,10 @@ def demo(inventory_path: Path, progress: Progress) -> tuple[LabReport, Rows, str
         if deployed.failure:
             raise deployed.failure
         progress.note(deployed.container, f"{len(deployed.changes) or 'nothing'} changed")
-    if succeeded_lately(session):
+    if succeeded_lately(session, WEATHER):
         progress.note("pipeline", "not run again: it succeeded within the last hour")
     else:
-        progress.note("pipeline", str(run_pipeline(session)))
-    report, rows = report_lab(session), query_marts(session, _WEATHER)
+        progress.note("pipeline", str(run_pipeline(session, WEATHER)))
+    report, rows = report_lab(session), query_marts(session, _ROWS, WEATHER)
     progress.note("demo", f"took {duration(time.monotonic() - started)} in total")
     return report, rows, ui(locate(inventory).container_with("airflow"))

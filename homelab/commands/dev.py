@@ -20,11 +20,12 @@ from homelab.dev.saves import saves
 from homelab.errors import HomelabError, InputError
 from homelab.host import Result
 from homelab.model import Inventory, Pipeline
+from homelab.model.inventory import WEATHER
 from homelab.model.pipelines import BUILD, MANIFEST
 from homelab.paths import bundled_path
 from homelab.pipelines.build_report import failed_nodes
+from homelab.pipelines.weather import BUILT_IN
 from homelab.progress import Progress
-from homelab.runtime.deployed_pipelines import WEATHER
 from homelab.runtime.interactive import run_interactive
 from homelab.runtime.lab_lock import lab_lock
 from homelab.runtime.marts import Rows, parse_rows
@@ -57,16 +58,17 @@ def run(session: Session, hours: int, full_refresh: bool) -> DevRun:
 
     Raises HomelabError if a model or a test fails; the published marts then stay as they were.
     """
+    weather = session.inventory.pipeline(WEATHER).folder
     with (
         _locked(session, "dev run") as (folder, installed),
-        local_stack.running(folder, installed, replay=hours > 0) as stack,
+        local_stack.running(folder, installed, hours > 0, weather) as stack,
     ):
         return _run_weather(stack, session.progress, hours, full_refresh)
 
 
 def _run_weather(stack: local_stack.Stack, progress: Progress, hours: int, full_refresh: bool) -> DevRun:
     stored = _ingest(stack, hours, progress) if hours else 0
-    options = ["--project", str(local_stack.project()), "--profiles", str(stack.data), "--data", str(stack.data)]
+    options = ["--project", str(stack.project), "--profiles", str(stack.data), "--data", str(stack.data)]
     with progress.step("dev", "dbt build and publish"):
         done = stack.script("dbt_build.py", *options, *(["--full-refresh"] if full_refresh else []))
         progress.event("dev", "command", command="dbt_build.py", output=done.stderr, status=done.returncode)
@@ -126,21 +128,25 @@ def _run_commands(
     return DevPipelineRun(seconds, report.get("models_built", 0), report.get("tests_passed", 0))
 
 
-def watch(session: Session, name: str, load: Callable[[], Inventory]) -> Generator[Watched]:
+def watch(session: Session, name: str | None, load: Callable[[], Inventory]) -> Generator[Watched]:
     """Run a pipeline, and again after each save in its folder, with the servers kept; yield each outcome or error.
 
     A change of only the models runs only the build. `load` reads the inventory again.
     """
-    folder = local_stack.project() if name == WEATHER else session.inventory.pipeline(name).folder
+    chosen = session.inventory.chosen_pipeline(name)
     saved: Sequence[str] = [MANIFEST]
-    with _locked(session, "dev run") as (home, installed), local_stack.running(home, installed, replay=False) as stack:
-        later = saves(folder)
+    weather = chosen.folder if chosen.is_weather else BUILT_IN
+    with (
+        _locked(session, "dev run") as (home, installed),
+        local_stack.running(home, installed, False, weather) as stack,
+    ):
+        later = saves(chosen.folder)
         while True:
             try:
-                if name == WEATHER:
+                if chosen.is_weather:
                     yield _run_weather(stack, session.progress, hours=0, full_refresh=False)
                 else:
-                    pipeline = load().pipeline(name)
+                    pipeline = load().pipeline(chosen.name)
                     models_only = all(path.startswith("dbt/") for path in saved) and pipeline.has_dbt
                     yield _run_commands(stack, session, pipeline, [BUILD] if models_only else pipeline.tasks)
             except HomelabError as error:
@@ -195,16 +201,17 @@ def dbt_own(session: Session, name: str, words: Sequence[str]) -> int:
 
 
 def dbt(session: Session, words: Sequence[str]) -> int:
-    """Run dbt on the project with the local PostgreSQL as its source; return dbt's exit status."""
+    """Run dbt on the weather's project with the local PostgreSQL as its source; return dbt's exit status."""
+    weather = session.inventory.pipeline(WEATHER).folder
     with (
         _locked(session, "dev dbt") as (folder, installed),
-        local_stack.running(folder, installed, replay=False) as stack,
+        local_stack.running(folder, installed, False, weather) as stack,
     ):
         session.progress.close()
         return run_interactive([str(installed.python.with_name("dbt")), *words], stack.dbt_environment())[0]
 
 
-def querier(session: Session, unpublished: bool, pipeline: str = WEATHER) -> Callable[[str], Rows]:
+def querier(session: Session, unpublished: bool, pipeline: str) -> Callable[[str], Rows]:
     """Return a function that runs one statement on a pipeline's local marts. Raises HomelabError if there are none.
 
     The function raises InputError for SQL that DuckDB refuses.
@@ -212,7 +219,6 @@ def querier(session: Session, unpublished: bool, pipeline: str = WEATHER) -> Cal
     folder = local_stack.folder_of(session.inventory.state_dir)
     base = folder
     if pipeline != WEATHER:
-        session.inventory.pipeline(pipeline)
         base = own_pipeline.folder_of_pipeline(folder, pipeline)
     database = base / "data" / ("warehouse.duckdb" if unpublished else "published.duckdb")
     if not database.exists():

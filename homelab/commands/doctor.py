@@ -64,8 +64,8 @@ def doctor(
     With a `session`, the containers that were reached before are checked, too.
     """
     containers = _patches(session) if session else ()
-    runs_pipeline = any(service.runs_pipeline for _, service in inventory.services())
-    openweather = [_openweather(inventory.weather, ask)] if runs_pipeline else []
+    has_weather = any(pipeline.is_weather for pipeline in inventory.pipelines)
+    openweather = [_openweather(inventory.weather, ask)] if inventory.weather and has_weather else []
     return Diagnosis([*_proxmox(inventory, now, addresses_in_use), *containers, *openweather])
 
 

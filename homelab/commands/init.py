@@ -56,7 +56,8 @@ def init(
     for line in pveum(inventory):
         output(f"  {line}")
     _write_secret(inventory.endpoint.token_file, ask("\nThe token's secret (empty: later)"), output)
-    _write_secret(inventory.weather.api_key_file, ask("OpenWeather API key (empty: later)"), output)
+    if inventory.weather:
+        _write_secret(inventory.weather.api_key_file, ask("OpenWeather API key (empty: later)"), output)
     output(f"\nCheck {path.name}: addresses, vmids, storage. Then run `homelab up`.")
     return inventory
 

@@ -10,15 +10,15 @@ from functools import partial
 from pathlib import Path
 
 from homelab.errors import HomelabError, InputError
-from homelab.host import CommandFailed, Host, Result, argv, expected_format
+from homelab.host import CommandFailed, Host, Result, expected_format
 from homelab.pipeline_contract import EXIT
+from homelab.pipelines.layout import Layout
 from homelab.progress import Progress
+from homelab.runtime.deployed_pipelines import weather_layout, weather_words
 from homelab.runtime.job_progress import run_with_progress
 from homelab.runtime.session import Session
-from homelab.services.analytics import SCRIPTS, as_analytics, read_data
 
 _DEADLINE = 4 * 3600.0  # seconds
-_READ_PROGRESS = f"{read_data('history.progress')} || true"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,12 +79,13 @@ class Backfilled:
 
 def backfill_file(session: Session, file: Path, options: BackfillOptions) -> Backfilled:
     """Store a file's observations. Raises InputError if nothing in it can be stored."""
+    layout = weather_layout(session.inventory)
     try:
         content = file.read_bytes()
     except OSError as error:
         raise InputError(f"Cannot read {file}", str(error), "Name a file of JSON or JSON lines.") from error
     container = session.inventory.container_with("analytics")
-    command = as_analytics(argv("python", f"{SCRIPTS}/backfill_file.py", *options.words()))
+    command = layout.run(weather_words(layout, "backfill_file.py", *options.words()))
     action = f"store {file.name}"
     with session.connect(container) as host, session.progress.step(container.name, action):
         result = host.run(command, stdin=content, timeout=_DEADLINE)
@@ -103,20 +104,22 @@ def backfill_api(session: Session, first: date, until: date | None, options: Bac
 
     Raises InputError for days that are not a period in the past, HomelabError if the key's plan has no history.
     """
+    layout = weather_layout(session.inventory)
     with session.connect_to("analytics") as host:
-        return backfill_api_on(host, first, until, options, session.progress)
+        return backfill_api_on(host, layout, first, until, options, session.progress)
 
 
 def backfill_api_on(
-    host: Host, first: date, until: date | None, options: BackfillOptions, progress: Progress
+    host: Host, layout: Layout, first: date, until: date | None, options: BackfillOptions, progress: Progress
 ) -> Backfilled:
     """As `backfill_api`, on the container itself."""
     words = ["--from", str(first), *(["--to", str(until)] if until else []), *options.words()]
-    command = as_analytics(argv("python", f"{SCRIPTS}/backfill_api.py", *words))
+    command = layout.run(weather_words(layout, "backfill_api.py", *words))
+    read_progress = f"{layout.read_data('history.progress')} || true"
     action = f"store the history since {first}"
     with progress.step(host.name, action) as report:
         job = partial(host.run, command, timeout=_DEADLINE)
-        result = run_with_progress(job, lambda: host.run(_READ_PROGRESS).text, report)
+        result = run_with_progress(job, lambda: host.run(read_progress).text, report)
     if result.status == EXIT.bad_input:
         raise InputError(
             "Cannot request the history",

@@ -9,11 +9,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from homelab.errors import InputError
-from homelab.host import CommandFailed, Host, argv, expected_format
+from homelab.host import CommandFailed, Host, expected_format
 from homelab.pipeline_contract import EXIT
+from homelab.pipelines.layout import Layout
+from homelab.runtime.deployed_pipelines import weather_layout, weather_words
 from homelab.runtime.row_corrections import operator
 from homelab.runtime.session import Session
-from homelab.services.analytics import SCRIPTS, as_analytics
 
 _DEADLINE = 600.0  # seconds; without a city, it counts in the whole history
 _NEXT = "The next run of the pipeline updates the marts: `homelab pipeline run`"
@@ -81,28 +82,32 @@ def exclude(session: Session, period: Period, reason: str, confirm: Callable[[st
 
     Raises InputError if the period holds no observation.
     """
+    layout = weather_layout(session.inventory)
     with session.connect_to("analytics") as host:
-        covered = Covered(**_run(host, "count", *period.options()))
+        covered = Covered(**_run(host, layout, "count", *period.options()))
         if not confirm(f"Exclude {covered}?"):
             return None
-        return Covered(**_run(host, "add", *period.options(), "--reason", reason, "--by", operator()))
+        return Covered(**_run(host, layout, "add", *period.options(), "--reason", reason, "--by", operator()))
 
 
 def include(session: Session, ids: Sequence[int], reason: str) -> Included:
     """Revoke exclusions. Raises InputError for one that is not in force; those before it are revoked."""
+    layout = weather_layout(session.inventory)
     with session.connect_to("analytics") as host:
-        found = [_run(host, "revoke", "--id", str(each), "--reason", reason, "--by", operator()) for each in ids]
+        why = ("--reason", reason, "--by", operator())
+        found = [_run(host, layout, "revoke", "--id", str(each), *why) for each in ids]
     return Included(exclusions=[Exclusion(**each) for each in found])
 
 
 def exclusions(session: Session) -> Sequence[Exclusion]:
     """Return all exclusions, oldest first."""
+    layout = weather_layout(session.inventory)
     with session.connect_to("analytics") as host:
-        return [Exclusion(**each) for each in _run(host, "list")]
+        return [Exclusion(**each) for each in _run(host, layout, "list")]
 
 
-def _run(host: Host, *words: str) -> Any:
-    result = host.run(as_analytics(argv("python", f"{SCRIPTS}/exclusions.py", *words)), timeout=_DEADLINE)
+def _run(host: Host, layout: Layout, *words: str) -> Any:
+    result = host.run(layout.run(weather_words(layout, "exclusions.py", *words)), timeout=_DEADLINE)
     if result.status == EXIT.bad_input:
         raise InputError(
             "Cannot change the exclusions",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from homelab.model import Inventory
+from homelab.model import Inventory, Pipeline, Weather
+from homelab.pipelines.weather import BUILT_IN
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,19 +21,18 @@ class ListedPipeline:
 
 
 def pipelines(inventory: Inventory) -> Sequence[ListedPipeline]:
-    """Return the built-in weather, if a service runs it, and the user's pipelines."""
-    runs = any(service.runs_pipeline for _, service in inventory.services())
-    weather = ListedPipeline(
-        "weather", "homelab", inventory.weather.schedule, "", "OpenWeather's observations of cities"
-    )
-    own = [
+    """Return the pipelines of the inventory, the weather first."""
+    return [
         ListedPipeline(
             pipeline.name,
-            str(pipeline.folder),
-            pipeline.schedule or "",
+            "homelab" if pipeline.folder == BUILT_IN else str(pipeline.folder),
+            _schedule(pipeline, inventory.weather),
             " ".join(pipeline.commands),
             pipeline.description,
         )
         for pipeline in inventory.pipelines
     ]
-    return [*([weather] if runs else []), *own]
+
+
+def _schedule(pipeline: Pipeline, weather: Weather | None) -> str:
+    return weather.schedule if weather and pipeline.is_weather else pipeline.schedule or ""

@@ -26,7 +26,7 @@ class Build:
         return f"{self.models} models built, {self.tests} tests passed, published after {self.seconds:.0f} s"
 
 
-def rebuild(session: Session, name: str) -> Build:
+def rebuild(session: Session, name: str | None) -> Build:
     """Rebuild and publish the marts of a pipeline. Raises HomelabError if a model or a test fails."""
     pipeline = deployed_pipeline(session.inventory, name)
     container = session.inventory.container_with("analytics")

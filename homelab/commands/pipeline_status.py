@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from homelab.host import argv, check, expected_format
+from homelab.host import check, expected_format
 from homelab.model import Health
+from homelab.runtime.deployed_pipelines import weather_layout, weather_words
 from homelab.runtime.pipeline_reports import report_pipelines
 from homelab.runtime.session import Session
-from homelab.services.analytics import PUBLISHED, SCRIPTS, as_analytics
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,9 @@ def own_status(session: Session, name: str) -> OwnPipelineStatus:
 
 def status(session: Session) -> PipelineStatus:
     """Return the pipeline's status. Raises HomelabError if it cannot be read."""
+    layout = weather_layout(session.inventory)
     container = session.inventory.container_with("analytics")
-    command = as_analytics(argv("python", f"{SCRIPTS}/pipeline_status.py", "--database", PUBLISHED))
+    command = layout.run(weather_words(layout, "pipeline_status.py", "--database", layout.published))
     with session.connect(container) as host:
         result = check(host, command, "read the status of the pipeline")
     with expected_format(container.name, "read the status of the pipeline"):

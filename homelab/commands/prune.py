@@ -14,6 +14,7 @@ from homelab.errors import HomelabError, InputError
 from homelab.host import Host, argv, check, expected_format
 from homelab.inventory.errors import did_you_mean
 from homelab.inventory.pipelines_section import name_error
+from homelab.model.inventory import WEATHER
 from homelab.runtime.concurrency import run_all_or_raise
 from homelab.runtime.connections import Connection
 from homelab.runtime.lab_lock import lab_lock
@@ -69,7 +70,7 @@ def prune(session: Session, name: str, registry: Registry, confirm: Callable[[Se
             did_you_mean(name, registry.names()),
             "`homelab services` lists all services.",
         )
-        if name_error(name, {}):
+        if name != WEATHER and name_error(name, {}):
             raise unknown from error
         wanted = pipeline_leftovers(name, session.inventory)
     with lab_lock(session.inventory.state_dir, "prune"), ExitStack() as connections:
@@ -126,7 +127,7 @@ def _databases(names: Sequence[str]) -> str:
 def _has_schema(name: str) -> str:
     return (
         f"select to_json(exists (select from pg_namespace where oid = to_regnamespace({literal(name)}) "
-        f"and {made_by_homelab('nspowner')}))"
+        f"and ({made_by_homelab('nspowner')} or obj_description(oid, 'pg_namespace') like 'homelab %')))"
     )
 
 

@@ -19,7 +19,7 @@ from homelab.host import UNREADABLE, argv
 from homelab.pipeline_contract import EXIT
 from homelab.pipelines.layout import SHARED_SCRIPTS
 from homelab.progress import StatusUpdate
-from homelab.runtime.deployed_pipelines import WEATHER, deployed_pipeline
+from homelab.runtime.deployed_pipelines import DeployedPipeline
 from homelab.runtime.session import Session
 
 Format = Literal["duckdb", "parquet"]
@@ -41,13 +41,12 @@ class Pulled:
         return f"{self.path}: {', '.join(self.files)}; {self.size / 1e6:.1f} MB"
 
 
-def pull(session: Session, target: Path, kind: Format = "duckdb", name: str = WEATHER) -> Pulled:
+def pull(session: Session, pipeline: DeployedPipeline, target: Path, kind: Format = "duckdb") -> Pulled:
     """Copy a pipeline's published marts to a file (`duckdb`), or to a folder with a file for each mart (`parquet`).
 
     A file of an earlier pull is replaced atomically. Raises InputError if the target holds anything else, HomelabError
     if nothing is published yet or the copy is incomplete.
     """
-    pipeline = deployed_pipeline(session.inventory, name)
     _check_target(target, kind)
     container = session.inventory.container_with("analytics")
     script = argv("python", f"{SHARED_SCRIPTS}/export.py", "--database", pipeline.published, "--format", kind)

@@ -6,6 +6,6 @@ from homelab.runtime.marts import Rows, query_marts
 from homelab.runtime.session import Session
 
 
-def query(session: Session, sql: str, pipeline: str) -> Rows:
+def query(session: Session, sql: str, pipeline: str | None) -> Rows:
     """Return the rows of one statement on a pipeline's marts. Raises HomelabError."""
     return query_marts(session, sql, pipeline)

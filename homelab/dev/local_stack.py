@@ -26,6 +26,7 @@ from homelab.lab.observations import PLACES
 from homelab.lab.process import wait_until
 from homelab.model import DatabaseGrant
 from homelab.paths import bundled_path
+from homelab.pipelines.weather import BUILT_IN
 from homelab.private_files import private_folder
 from homelab.render import render
 from homelab.services.raw_schema import raw_grants
@@ -79,6 +80,7 @@ class Stack:
     folder: Path
     installed: Installed
     cluster: Cluster
+    weather: Path = BUILT_IN  # or the user's copy
     replay_url: str = ""
     replay_key: str = ""
 
@@ -87,15 +89,19 @@ class Stack:
         """The folder to which the scripts write."""
         return self.folder / "data"
 
+    @property
+    def project(self) -> Path:
+        """The folder of the weather's dbt project."""
+        return self.weather / "dbt"
+
     def environment(self) -> dict[str, str]:
         """Return the variables of pipeline.env in the container; the role of dbt may only read."""
-        shared = str(bundled_path("pipelines/shared/scripts"))
         return {
             **os.environ,
             **self.cluster.environment(DATABASE, "analytics"),
             "DBT_PGUSER": "dbt",
             "DBT_PGPASSWORD": self.cluster.password,
-            "PYTHONPATH": os.pathsep.join(filter(None, [shared, os.environ.get("PYTHONPATH")])),
+            "PYTHONPATH": shared_path(),
             "WEATHER_DATA": str(self.data),
             "OPENWEATHER_BASE_URL": self.replay_url,
             "OPENWEATHER_API_KEY": self.replay_key,
@@ -108,7 +114,7 @@ class Stack:
         return {
             **self.environment(),
             **self.cluster.environment(DATABASE, "dbt"),
-            "DBT_PROJECT_DIR": str(project()),
+            "DBT_PROJECT_DIR": str(self.project),
             "DBT_PROFILES_DIR": str(self.data),
             "DBT_TARGET_PATH": str(self.data / "target"),
             "DBT_LOG_PATH": str(self.data / "logs"),
@@ -118,12 +124,7 @@ class Stack:
     def script(self, name: str, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run one of the pipeline's scripts; it ends when this process dies."""
         return subprocess.run(
-            [
-                *_end_with_this_process("TERM"),
-                str(self.installed.python),
-                str(bundled_path("pipelines/weather/scripts") / name),
-                *words,
-            ],
+            [*_end_with_this_process("TERM"), str(self.installed.python), str(self.weather / "scripts" / name), *words],
             env={**self.environment(), **environment},
             cwd=self.data,
             capture_output=True,
@@ -132,20 +133,20 @@ class Stack:
         )
 
 
-def project() -> Path:
-    """Return the folder of the dbt project."""
-    return bundled_path("pipelines/weather/dbt")
+def shared_path() -> str:
+    """Return Python's path with the modules of all pipelines."""
+    return os.pathsep.join(filter(None, [str(bundled_path("pipelines/shared/scripts")), os.environ.get("PYTHONPATH")]))
 
 
 @contextmanager
-def running(folder: Path, installed: Installed, replay: bool) -> Iterator[Stack]:
+def running(folder: Path, installed: Installed, replay: bool, weather: Path = BUILT_IN) -> Iterator[Stack]:
     """Run PostgreSQL, and the replay if asked for, during the block.
 
     Raises HomelabError with the end of the log of a server that does not start, InputError if the replay is missing.
     """
     profiles = render(
-        "analytics/profiles.yml.j2",
-        profile="analytics_project",
+        "pipelines/profiles.yml.j2",
+        profile="weather",
         warehouse=str(folder / "data" / "warehouse.duckdb"),
         threads=2,
         extension_directory=str(installed.extensions),
@@ -158,7 +159,7 @@ def running(folder: Path, installed: Installed, replay: bool) -> Iterator[Stack]
         cluster = started.enter_context(_postgres(folder, installed.postgres))
         _set_up(cluster)
         if not replay:
-            yield Stack(folder, installed, cluster)
+            yield Stack(folder, installed, cluster, weather)
             return
         key, port = secrets.token_urlsafe(12), free_port()
         (folder / "key").write_text(key)
@@ -166,7 +167,7 @@ def running(folder: Path, installed: Installed, replay: bool) -> Iterator[Stack]
         files = ["--key-file", str(folder / "key"), "--state", str(folder / "replay.json")]
         server = _Server("the OpenWeather replay", [*words, *files], folder / "replay.log", "TERM")
         started.enter_context(server.running(lambda: _accepts_connections(cluster.host, port)))
-        yield Stack(folder, installed, cluster, f"http://{cluster.host}:{port}", key)
+        yield Stack(folder, installed, cluster, weather, f"http://{cluster.host}:{port}", key)
 
 
 @contextmanager

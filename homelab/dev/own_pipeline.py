@@ -11,15 +11,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from homelab.dev.install import Installed, install_scripts
-from homelab.dev.local_stack import DATABASE, Stack
+from homelab.dev.local_stack import DATABASE, Stack, shared_path
 from homelab.host import Result
 from homelab.model import Pipeline, Secret, SecretStore, Step
+from homelab.model.inventory import WEATHER
 from homelab.model.pipelines import BUILD
 from homelab.model.service import user_secrets
 from homelab.paths import bundled_path
-from homelab.pipelines.container_steps import profiles_yml
+from homelab.pipelines.container_steps import Limits, profiles_yml
 from homelab.pipelines.exclusion_view import ExclusionView
-from homelab.pipelines.layout import WEATHER, Layout
+from homelab.pipelines.layout import Layout
 from homelab.pipelines.published_tables import project_files
 from homelab.pipelines.schema_step import SchemaVersions
 from homelab.progress import Progress
@@ -162,6 +163,7 @@ def _write_environment(stack: Stack, layout: LocalLayout, secrets: Mapping[str, 
         **cluster.environment(DATABASE, pipeline.writer),
         "PIPELINE": pipeline.name,
         "PIPELINE_DATA": layout.data,
+        "PYTHONPATH": shared_path(),
         "PGOPTIONS": f"-csearch_path={pipeline.schema}",
         "DBT_PGUSER": pipeline.reader,
         "DBT_PGPASSWORD": cluster.password,
@@ -172,7 +174,7 @@ def _write_environment(stack: Stack, layout: LocalLayout, secrets: Mapping[str, 
     path = Path(layout.environment)
     path.touch(mode=0o600)
     path.write_text("".join(f"{key}={shlex.quote(value)}\n" for key, value in variables.items()))
-    profiles = profiles_yml(layout, str(stack.installed.extensions))
+    profiles = profiles_yml(layout, Limits(), str(stack.installed.extensions))
     (layout.folder / "profiles.yml").write_bytes(profiles)
     if pipeline.reads:
         write_project(layout)

@@ -1,4 +1,4 @@
-"""`pipeline.yaml`, the manifest of a user's pipeline, and the files next to it."""
+"""`pipeline.yaml`, the manifest of a pipeline, and the files next to it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,17 @@ from homelab.inventory.section import Section
 from homelab.inventory.value_types import anchored
 from homelab.model import AirflowObjects, Pipeline, SchemaVersion
 from homelab.model.airflow_objects import Connections, Pools, Variables
+from homelab.model.inventory import WEATHER
 from homelab.model.options import Duration, KeyNames, Option, SecretName, Size
-from homelab.model.pipelines import BUILD, LOCKED_BY, MANIFEST, Corrections, lock_header
+from homelab.model.pipelines import LOCKED_BY, MANIFEST, Corrections, lock_header
+from homelab.paths import bundled_path
 
 _VERSION = re.compile(r"^-- version ([0-9]+)\b.*$", re.MULTILINE)
-_SCRIPT = Option(pattern=r"scripts/([\w-]+/)*[\w-]+\.py", expected="a path below scripts/ that ends in .py")
+_SCRIPT = Option(
+    pattern=r"scripts/([\w-]+/)*[\w-]+\.py( [\w./:=-]+)*",
+    expected="a path below scripts/ that ends in .py, and arguments of letters, digits and ./:=-_",
+)
+_TASK = Option(pattern=r"[\w.-]{1,250}", expected="a task's id")
 _COMMAND = r"[a-z][a-z0-9_]{0,30}"
 _VARIABLE = r"(?!(PG|DBT_|READS_|PIPELINE|PYTHON|LD_)|(PATH|HOME|ENV|IFS)$)[A-Z][A-Z0-9_]{0,60}"
 _PINNED = re.compile(r"^duckdb==([^\s\\;]+)", re.MULTILINE)
@@ -29,8 +35,12 @@ _PINNED = re.compile(r"^duckdb==([^\s\\;]+)", re.MULTILINE)
 class LimitsSection:
     """The keys of `limits:`."""
 
-    memory: Annotated[Size, Option("Memory that DuckDB may use in a build.", low=Size("64MiB"))] = Size("1GB")
-    threads: Annotated[int, Option("Number of models that dbt builds in parallel.", low=1, high=64)] = 2
+    memory: Annotated[
+        Size | None, Option("Memory that DuckDB may use in a build; default: that of `analytics`.", low=Size("64MiB"))
+    ] = None
+    threads: Annotated[
+        int | None, Option("Number of models that dbt builds in parallel; default: `analytics`.", low=1, high=64)
+    ] = None
     timeout: Annotated[Duration, Option("Time of one command.", low=Duration("1s"), high=Duration("7d"))] = Duration(
         "30m"
     )
@@ -55,8 +65,19 @@ class ManifestSection:
     commands: Annotated[
         Mapping[str, Annotated[str, _SCRIPT]],
         Option(
-            "Scripts by command; `fetch` and `check` are tasks of the generated DAG.",
+            "Scripts by command; `fetch`, `build` and `check` are tasks of the generated DAG. Without `build`, homelab "
+            "builds the dbt project.",
             keys=KeyNames(_COMMAND, "a command has lower-case letters, digits and underscores"),
+        ),
+    ] = field(default_factory=dict)
+    dag: Annotated[
+        str, Option("DAG in `dags/` that runs the pipeline; default: its name.", pattern=r"[\w.-]{1,250}")
+    ] = ""
+    tasks: Annotated[
+        Mapping[str, Annotated[str, _TASK]],
+        Option(
+            "Tasks of this DAG by command; default: the command.",
+            keys=KeyNames(_COMMAND, "a task runs a command of the pipeline"),
         ),
     ] = field(default_factory=dict)
     environment: Annotated[
@@ -114,6 +135,8 @@ def read_manifest(parent: Section, name: str, folder: Path, duckdb: str) -> Mani
     found: ManifestSection = declaration_of(ManifestSection).build(section)
     if len(parent.problems.found) > before:
         return None
+    if name == WEATHER and folder != bundled_path("pipelines/weather") and (folder / "schema.sql").exists():
+        _problem_at(section, folder / "schema.sql", 1, "homelab makes the tables of `raw`: remove this file")
     lock = _requirements(section, folder, duckdb)
     pipeline = Pipeline(
         name=name,
@@ -122,12 +145,15 @@ def read_manifest(parent: Section, name: str, folder: Path, duckdb: str) -> Mani
         scripts=dict(found.commands),
         has_dbt=(folder / "dbt" / "dbt_project.yml").is_file(),
         has_dags=any((folder / "dags").glob("*.py")),
-        schema_versions=tuple(_versions(section, folder)),
+        # The tables of the weather belong to the server's superuser: homelab makes them.
+        schema_versions=() if name == WEATHER else tuple(_versions(section, folder)),
         requirements=lock,
         lock_error=_lock_error(folder, lock),
         environment=dict(found.environment),
         corrections=found.corrections,
         airflow=AirflowObjects(connections=found.connections, variables=found.variables, pools=found.pools),
+        dag=found.dag,
+        dag_tasks=dict(found.tasks),
         schedule=found.schedule,
         expected_every=found.expected_every,
         memory=found.limits.memory,
@@ -142,10 +168,14 @@ def _check(section: Section, pipeline: Pipeline) -> None:
     if pipeline.schedule and (error := schedule.error_in(pipeline.schedule)):
         section.problem(error, "schedule")
     for command, script in pipeline.scripts.items():
-        if not (pipeline.folder / script).is_file():
-            section.problem(f"{script} does not exist", "commands", command)
-    if pipeline.has_dbt and BUILD in pipeline.scripts:
-        section.problem("the build of the dbt project has this name; choose another one", "commands", BUILD)
+        path = script.partition(" ")[0]
+        if not (pipeline.folder / path).is_file():
+            section.problem(f"{path} does not exist", "commands", command)
+    for command in pipeline.dag_tasks:
+        if command not in pipeline.commands:
+            section.problem("is not a command of the pipeline", "tasks", command)
+    if (pipeline.dag or pipeline.dag_tasks) and not pipeline.has_dags:
+        section.problem("there are no DAGs in dags/", "dag" if pipeline.dag else "tasks")
     if pipeline.has_dags and pipeline.schedule:
         section.problem("the DAGs in dags/ have their own schedule; remove one of both", "schedule")
     if not pipeline.commands:

@@ -9,8 +9,7 @@ from pathlib import Path
 from homelab.inventory.errors import did_you_mean
 from homelab.inventory.pipeline_manifest import Manifest
 from homelab.model import Pipeline
-from homelab.paths import bundled_path
-from homelab.pipelines.layout import WEATHER
+from homelab.model.inventory import WEATHER
 
 
 def with_reads(manifests: Sequence[Manifest], names: Collection[str]) -> tuple[Pipeline, ...]:
@@ -19,7 +18,6 @@ def with_reads(manifests: Sequence[Manifest], names: Collection[str]) -> tuple[P
     `names` are all pipelines of the inventory, those with a problem included.
     """
     projects = {each.pipeline.name: each.pipeline.folder / "dbt" for each in manifests}
-    projects[WEATHER] = bundled_path("pipelines/weather/dbt")
     by_name = {each.pipeline.name: each for each in manifests}
     found = []
     for manifest in manifests:
@@ -36,6 +34,8 @@ def with_reads(manifests: Sequence[Manifest], names: Collection[str]) -> tuple[P
 def _error(manifest: Manifest, name: str, names: Collection[str], by_name: Mapping[str, Manifest]) -> str:
     """Return the reason why a pipeline cannot read another one, or ""."""
     own, other = manifest.pipeline.name, by_name.get(name)
+    if own == WEATHER:
+        return "the weather reads no other pipeline"
     if name == own:
         return "a pipeline does not read itself: its models use `ref`"
     if name not in names:

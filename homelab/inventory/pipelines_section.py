@@ -15,13 +15,12 @@ from homelab.inventory.section import Section
 from homelab.inventory.value_types import ValueType, anchored, nullable
 from homelab.inventory.weather_section import WeatherSection
 from homelab.inventory.yaml_source import KeyPath
-from homelab.model import Container, Pipeline
-from homelab.model.inventory import airflow_objects
+from homelab.model import Container, Pipeline, Weather
+from homelab.model.inventory import RAW, WEATHER, airflow_objects
 from homelab.model.options import Option
 from homelab.paths import bundled_path
 from homelab.pipelines.installed import installed_folder
 
-WEATHER = "weather"
 NAME = r"[a-z][a-z0-9_]{0,21}"  # the user in the containers, pipeline-NAME, has at most 31 characters
 NAME_RULE = "a pipeline's name has lower-case letters, digits and underscores, begins with a letter, at most 22"
 # A name is also a schema and a role: PostgreSQL's reserved words, and the names that it and homelab have themselves.
@@ -71,10 +70,7 @@ class Pipelines(ValueType):
         return found
 
     def schema(self) -> Mapping[str, Any]:
-        weather = {
-            "description": "The built-in pipeline; required if a container has the service `analytics`.",
-            **nullable(self._weather.json_schema()),
-        }
+        weather = {"description": "The built-in pipeline.", **nullable(self._weather.json_schema())}
         return {
             "type": "object",
             "properties": {WEATHER: weather},
@@ -83,24 +79,29 @@ class Pipelines(ValueType):
         }
 
 
-def read_pipelines(section: Section, containers: Sequence[Container]) -> tuple[Pipeline, ...]:
-    """Return the user's pipelines; those with a problem are left out."""
+def read_pipelines(section: Section, containers: Sequence[Container], weather: Weather | None) -> tuple[Pipeline, ...]:
+    """Return the pipelines, the weather first; those with a problem are left out."""
     taken = _taken_names(section, containers)
     runs = any(service.runs_pipeline for each in containers for service in each.services.values())
     manifests: list[Manifest] = []
+    folders: dict[str, Path | None] = {WEATHER: weather.folder} if weather and runs else {}
     for name, value in section.data.items():
-        if name == WEATHER or not isinstance(value, dict | None):
-            continue
-        if error := name_error(name, taken):
-            section.problem(error, name)
-        if not runs:
-            section.problem("needs the service `analytics`, which no container has", name)
-        folder = _folder(section, name)
+        if name != WEATHER and isinstance(value, dict | None):
+            folders[name] = _other_folder(section, name, taken, runs)
+    for name, folder in folders.items():
         if folder and (manifest := read_manifest(section.below(name), name, folder, _duckdb())):
             manifests.append(manifest)
     found = with_reads(manifests, section.data)
     _check_airflow_objects(section, containers, found)
     return found
+
+
+def _other_folder(section: Section, name: str, taken: Mapping[str, str], runs: bool) -> Path | None:
+    if error := name_error(name, taken):
+        section.problem(error, name)
+    if not runs:
+        section.problem("needs the service `analytics`, which no container has", name)
+    return _folder(section, name)
 
 
 def _check_airflow_objects(section: Section, containers: Sequence[Container], pipelines: Sequence[Pipeline]) -> None:
@@ -145,7 +146,8 @@ def name_error(name: str, taken: Mapping[str, str]) -> str | None:
 
 
 def _taken_names(section: Section, containers: Sequence[Container]) -> dict[str, str]:
-    found: dict[str, str] = {}
+    weather = "the pipeline `weather`"
+    found = {RAW[1]: f"a schema of {weather}", "analytics": f"a role of {weather}", "dbt": f"a role of {weather}"}
     for container in containers:
         for service, each in container.services.items():
             for grant in each.database_grants():

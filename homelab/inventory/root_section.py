@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -12,12 +12,13 @@ from homelab.inventory.containers_section import ContainerSection, DefaultsSecti
 from homelab.inventory.declaration import SectionOf, declaration_of
 from homelab.inventory.network_section import NetworkSection, network
 from homelab.inventory.package_sources import MIRROR_RULE, PackagesSection, package_sources
-from homelab.inventory.pipelines_section import WEATHER, Pipelines, read_pipelines
+from homelab.inventory.pipelines_section import Pipelines, read_pipelines
 from homelab.inventory.proxmox_section import endpoint
 from homelab.inventory.schema_rules import exclusive
 from homelab.inventory.section import Section
-from homelab.inventory.weather_section import NO_WEATHER, weather
-from homelab.model import Container, Inventory, ProxmoxApi, Weather
+from homelab.inventory.weather_section import weather
+from homelab.model import Inventory, ProxmoxApi
+from homelab.model.inventory import WEATHER
 from homelab.model.options import KeyNames, Option
 from homelab.private_files import STATE_FOLDER
 
@@ -79,7 +80,9 @@ def read(path: Path, root: Section) -> Inventory:
     reader = Reader(lab, path, subnet, proxmox.node if proxmox else None, defaults, vmids, root.registry)
     containers = reader.read(found.get("containers", {}))
     pipelines = found.get("pipelines", root.below("pipelines"))
-    built_in, own = _weather(pipelines, containers), read_pipelines(pipelines, containers)
+    has_weather = isinstance(pipelines.data.get(WEATHER), dict)
+    built_in = weather(pipelines.below(WEATHER)) if has_weather else None
+    all_pipelines = read_pipelines(pipelines, containers, built_in)
     packages = package_sources(found.get("packages", root.below("packages")), [c.template for c in containers])
     if root.problems.found or proxmox is None or subnet is None:
         root.problems.raise_all(path)
@@ -91,17 +94,7 @@ def read(path: Path, root: Section) -> Inventory:
         network=subnet,
         containers=tuple(containers),
         weather=built_in,
-        pipelines=own,
+        pipelines=all_pipelines,
         vmid_range=vmids,
         sources=packages,
     )
-
-
-def _weather(pipelines: Section, containers: Sequence[Container]) -> Weather:
-    """Read `weather:`; the defaults without cities if it is missing and no service needs it."""
-    if isinstance(pipelines.data.get(WEATHER), dict):
-        return weather(pipelines.below(WEATHER))
-    needing = [name for each in containers for name, service in each.services.items() if service.runs_pipeline]
-    if needing and not pipelines.has(WEATHER):
-        pipelines.problem(f"is missing, and the service `{needing[0]}` needs it: {_SECTION}", WEATHER)
-    return NO_WEATHER

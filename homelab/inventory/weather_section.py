@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from homelab.inventory import schedule
 from homelab.inventory.declaration import declaration_of
@@ -13,6 +13,7 @@ from homelab.inventory.section import Section
 from homelab.inventory.value_types import anchored
 from homelab.model import City, Weather
 from homelab.model.options import Option
+from homelab.paths import bundled_path
 
 _RUN = 10  # minutes that the ingestion has for one run
 _CITY = Option(
@@ -76,11 +77,13 @@ class WeatherSection:
     api_key_file: Annotated[Path, Option("File with the key of OpenWeather's API, mode 0600.")] = Path(
         ".homelab/openweather-api-key"
     )
-
-
-# The weather of an inventory without `weather:`, which no service ingests.
-_DEFAULTS: dict[str, Any] = {each.name: each.default for each in fields(WeatherSection) if each.name != "cities"}
-NO_WEATHER = Weather(cities=(), **_DEFAULTS)
+    path: Annotated[
+        Path | None,
+        Option(
+            "Folder of a copy of the pipeline, as `homelab pipeline copy weather` makes it; default: the built-in one.",
+            examples=("pipelines/weather",),
+        ),
+    ] = None
 
 
 def weather(section: Section) -> Weather:
@@ -99,6 +102,7 @@ def weather(section: Section) -> Weather:
         cities_file=found.cities.file if isinstance(found.cities, CitiesFile) else None,
         rate_limit=found.rate_limit,
         days=found.days,
+        folder=found.path or bundled_path("pipelines/weather"),
     )
 
 

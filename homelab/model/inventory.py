@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 DOMAIN = r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*"
 NODE = r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?"
 Privilege = Literal["own", "append", "read", "monitor"]
+DATABASE = "project_data"
+WEATHER = "weather"  # the built-in pipeline
+RAW = (DATABASE, "raw")  # the database and the schema of its tables
 
 
 class Secret:
@@ -155,6 +158,7 @@ class City:
 class Weather:
     """Settings of the weather pipeline."""
 
+    folder: Path  # the built-in one, or the user's copy
     cities: tuple[City, ...]
     units: Literal["standard", "metric", "imperial"]
     schedule: str
@@ -214,8 +218,8 @@ class Inventory:
     endpoint: ProxmoxApi
     network: Network
     containers: tuple[Container, ...]
-    weather: Weather
-    pipelines: tuple[Pipeline, ...] = ()  # the user's
+    weather: Weather | None = None  # settings of the built-in pipeline
+    pipelines: tuple[Pipeline, ...] = ()  # the weather first, if the inventory has it
     sources: PackageSources = PackageSources()
     vmid_range: range = range(0)  # vmids for containers without one
 
@@ -240,22 +244,34 @@ class Inventory:
                 yield container, service
 
     def pipeline(self, name: str) -> Pipeline:
-        """Return a pipeline of the user. Raises InputError, which lists the names, for an unknown one."""
+        """Return a pipeline. Raises InputError, which lists the names, for an unknown one."""
         for pipeline in self.pipelines:
             if pipeline.name == name:
                 return pipeline
         names = ", ".join(pipeline.name for pipeline in self.pipelines)
+        add = f"Write one with `homelab pipeline new {name}`, and add it"
         raise InputError(
             f"Cannot use the pipeline `{name}`: it is missing in the inventory",
-            f"Pipelines of your own in the inventory: {names or 'none'}.",
-            f"Write one with `homelab pipeline new {name}`, and add it under `pipelines:`.",
+            f"Pipelines in the inventory: {names or 'none'}.",
+            f"{'Add `weather:` with its `cities`' if name == WEATHER else add} under `pipelines:`.",
         )
 
+    def chosen_pipeline(self, name: str | None) -> Pipeline:
+        """Return a pipeline; without a name the only one, or the weather. Raises InputError for a missing one."""
+        if name is None and len(self.pipelines) == 1:
+            return self.pipelines[0]
+        return self.pipeline(name or WEATHER)
+
     def database_grants(self) -> Iterator[tuple[Container, DatabaseGrant]]:
-        """Yield the database grants of all services and pipelines with their containers, in inventory order."""
+        """Yield the database grants of all services and pipelines with their containers, in inventory order.
+
+        Without the weather, there is no schema `raw` that a service could read.
+        """
+        has_weather = any(pipeline.is_weather for pipeline in self.pipelines)
         for container, service in self.services():
             for access in service.database_grants():
-                yield container, access
+                if has_weather or (access.database, access.schema) != RAW:
+                    yield container, access
             if service.runs_pipeline:
                 for pipeline in self.pipelines:
                     for access in pipeline.database_grants:

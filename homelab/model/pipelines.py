@@ -1,4 +1,4 @@
-"""A pipeline of the user: a folder with a manifest, next to the inventory."""
+"""A pipeline: a folder with a manifest, shipped with homelab or next to the inventory."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Annotated
 
 from homelab.model.airflow_objects import AirflowObjects
-from homelab.model.inventory import DatabaseGrant
+from homelab.model.inventory import DATABASE, RAW, WEATHER, DatabaseGrant
 from homelab.model.options import Duration, Option, SecretName, Size
 
-DATABASE = "project_data"
 MANIFEST = "pipeline.yaml"
 FETCH, BUILD, CHECK = "fetch", "build", "check"
 LOCKED_BY = "# Locked by `homelab pipeline lock`"
 ORDER = (FETCH, BUILD, CHECK)  # of the tasks in a generated DAG
+# Of the built-in pipeline: the roles of its scripts and of dbt.
+_WEATHER_ROLES = ("analytics", "dbt")
 
 
 def lock_header(requirements: bytes) -> str:
@@ -62,7 +63,7 @@ class Pipeline:
     name: str
     folder: Path
     description: str
-    scripts: Mapping[str, str]  # command → script, relative to the folder
+    scripts: Mapping[str, str]  # command → script with its arguments, relative to the folder
     has_dbt: bool
     has_dags: bool
     reads: Mapping[str, Path] = field(default_factory=dict)  # pipelines whose tables it reads → their dbt projects
@@ -72,32 +73,39 @@ class Pipeline:
     environment: Mapping[str, str | SecretName] = field(default_factory=dict)  # further variables of its commands
     corrections: Corrections | None = None
     airflow: AirflowObjects = field(default_factory=AirflowObjects)
+    dag: str = ""  # id of its own DAG
+    dag_tasks: Mapping[str, str] = field(default_factory=dict)  # command → task of its own DAG
     schedule: str | None = None
     expected_every: Duration | None = None
-    memory: Size = Size("1GB")  # of DuckDB
-    threads: int = 2  # of dbt
+    memory: Size | None = None  # of DuckDB; by default, that of the service that runs it
+    threads: int | None = None  # of dbt, in the same way
     timeout: Duration = Duration("30m")  # of one command
+
+    @property
+    def is_weather(self) -> bool:
+        """True for the built-in pipeline, or the user's copy of it."""
+        return self.name == WEATHER
 
     @property
     def schema(self) -> str:
         """The schema of its tables in project_data."""
-        return self.name
+        return RAW[1] if self.is_weather else self.name
 
     @property
     def writer(self) -> str:
-        """The role of its scripts, which owns the schema."""
-        return self.name
+        """The role of its scripts, which owns the schema; that of the weather only appends to it."""
+        return _WEATHER_ROLES[0] if self.is_weather else self.name
 
     @property
     def reader(self) -> str:
         """The role of dbt, which reads the schema."""
-        return f"{self.name}_dbt"
+        return _WEATHER_ROLES[1] if self.is_weather else f"{self.name}_dbt"
 
     @property
     def database_grants(self) -> Sequence[DatabaseGrant]:
         """The grants of both roles."""
         return (
-            DatabaseGrant(DATABASE, self.writer, "own", self.schema),
+            DatabaseGrant(DATABASE, self.writer, "append" if self.is_weather else "own", self.schema),
             DatabaseGrant(DATABASE, self.reader, "read", self.schema),
         )
 
@@ -126,6 +134,20 @@ class Pipeline:
         """All commands, the tasks of a DAG first; with a dbt project, `build` is one of them."""
         found = {*self.scripts, *([BUILD] if self.has_dbt else [])}
         return (*self.tasks, *sorted(found.difference(ORDER)))
+
+    @property
+    def dag_id(self) -> str:
+        """The id of the DAG that runs it."""
+        return self.dag or self.name
+
+    def task(self, command: str) -> str:
+        """Return the task of its DAG that runs a command."""
+        return self.dag_tasks.get(command, command)
+
+    @property
+    def has_own_build(self) -> bool:
+        """True if a script of its own builds the dbt project."""
+        return BUILD in self.scripts
 
     @property
     def tasks(self) -> Sequence[str]:

@@ -1,1 +1,1 @@
-"""The user's pipelines in the containers: their layout, their steps, their DAGs and their status."""
+"""The pipelines in the containers: their layout, their steps, their DAGs and their status."""

@@ -7,15 +7,24 @@ from dataclasses import dataclass
 
 from homelab.errors import InputError
 from homelab.model import Pipeline, ServiceContext, Step
-from homelab.model.pipelines import BUILD
+from homelab.model.options import Size
+from homelab.model.pipelines import BUILD, CHECK, FETCH
+from homelab.pipeline_contract import EXIT
 from homelab.pipelines.exclusion_view import ExclusionView
-from homelab.pipelines.layout import EXTENSIONS, FOLDER, SHARED_SCRIPTS, SHARED_VENV, Layout
+from homelab.pipelines.layout import EXTENSIONS, SHARED_SCRIPTS, SHARED_VENV, Layout
 from homelab.pipelines.published_tables import project_files
 from homelab.pipelines.schema_step import SchemaVersions
+from homelab.pipelines.weather import cities_file, weather_variables
 from homelab.render import render
 from homelab.sandbox import Sandbox
+from homelab.secrets import openweather_key
 from homelab.steps import Directory, File, Group, Tree, User, Venv, WaitFor
 
+# A project that a script builds may need tables that only this script makes, so dbt only parses it.
+_PARSE = (
+    "folder=$(mktemp -d); dbt --no-use-colors --quiet parse --project-dir {project} --profiles-dir {root} "
+    '--profile {profile} --target-path "$folder" --log-path "$folder"; status=$?; rm -rf "$folder"; exit $status'
+)
 # Without running them; the error names the file and the line.
 _PARSE_SCRIPTS = (
     "find \"$new\" -name '*.py' -exec /usr/bin/python3 -c "
@@ -32,6 +41,14 @@ class GateEntry:
     sandbox: Sandbox
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The limits of builds, for pipelines whose manifest has none."""
+
+    memory: Size = Size("2GB")
+    threads: int = 2
+
+
 def gate_entries(pipeline: Pipeline) -> Sequence[GateEntry]:
     """Return the entries of a pipeline in the SSH gate."""
     layout = Layout(pipeline)
@@ -42,27 +59,28 @@ def account_steps(pipelines: Sequence[Pipeline]) -> Iterator[Step]:
     """Yield the users of the pipelines, and for each pipeline that others read, the group of their users."""
     for pipeline in pipelines:
         layout = Layout(pipeline)
-        yield User(layout.sandbox.user, layout.data)
+        yield User(layout.sandbox.user, layout.root)
     for name in sorted({name for pipeline in pipelines for name in pipeline.reads}):
         yield Group(_readers(name), [Layout(each).sandbox.user for each in pipelines if name in each.reads])
 
 
-def data_folder(name: str, path: str, user: str, pipelines: Sequence[Pipeline]) -> Directory:
+def _data_folder(layout: Layout, pipelines: Sequence[Pipeline]) -> Directory:
     """Return the step for the folder of a pipeline's data, which only its user writes.
 
     The users of the pipelines that read it can open files in it, but not list them. Only the published files have a
     mode that lets them: see the sandbox's UMask=.
     """
+    name, user = layout.pipeline.name, layout.sandbox.user
     if any(name in each.reads for each in pipelines):
-        return Directory(path, user, _readers(name), 0o710)
-    return Directory(path, user, user, 0o750)
+        return Directory(layout.data, user, _readers(name), 0o710)
+    return Directory(layout.data, user, user, 0o750)
 
 
 def _readers(name: str) -> str:
     return f"readers-{name}"
 
 
-def pipeline_steps(context: ServiceContext, pipeline: Pipeline, ca_file: str) -> Sequence[Step]:
+def pipeline_steps(context: ServiceContext, pipeline: Pipeline, ca_file: str, defaults: Limits) -> Sequence[Step]:
     """Return the steps of a pipeline; the failure of one skips only those of the same pipeline.
 
     Raises InputError if its packages are not locked.
@@ -80,14 +98,15 @@ def pipeline_steps(context: ServiceContext, pipeline: Pipeline, ca_file: str) ->
     environment = File(
         layout.environment, _environment(context, layout, ca_file), group=layout.sandbox.user, mode=0o640
     )
+    weather = context.inventory.weather if pipeline.is_weather else None
     return (
-        Directory(FOLDER),
         Directory(layout.root),
-        data_folder(pipeline.name, layout.data, layout.sandbox.user, context.inventory.pipelines),
+        _data_folder(layout, context.inventory.pipelines),
         layout.sandbox.file(),
         File(layout.secrets, _secrets(context, layout), group=layout.sandbox.user, mode=0o640, secret=True),
         environment,
         scripts,
+        *(cities_file(weather, layout, part) if weather else ()),
         *_programs(layout),
         *([Venv(layout.venv, pipeline.requirements, part=part)] if pipeline.requirements is not None else []),
         WaitFor(
@@ -98,7 +117,7 @@ def pipeline_steps(context: ServiceContext, pipeline: Pipeline, ca_file: str) ->
             context.wait_deadline(postgres),
             part=part,
         ),
-        *_tables_and_models(layout, part),
+        *_tables_and_models(layout, part, defaults),
     )
 
 
@@ -107,25 +126,33 @@ def part_of(pipeline: Pipeline) -> str:
     return f"the pipeline {pipeline.name}"
 
 
-def _tables_and_models(layout: Layout, part: str) -> Iterator[Step]:
-    tables = SchemaVersions(layout, part)
-    yield tables
-    triggers: list[Step] = [tables]
+def _tables_and_models(layout: Layout, part: str, defaults: Limits) -> Iterator[Step]:
+    triggers: list[Step] = [] if layout.pipeline.is_weather else [SchemaVersions(layout, part)]
+    yield from triggers
     if layout.pipeline.corrections:
-        triggers.append(ExclusionView(layout, layout.pipeline.corrections, part, triggered_by=[tables]))
+        triggers.append(ExclusionView(layout, layout.pipeline.corrections, part, triggered_by=list(triggers)))
         yield triggers[-1]
     if layout.pipeline.has_dbt:
-        profiles = File(f"{layout.root}/profiles.yml", profiles_yml(layout))
+        profiles = File(f"{layout.root}/profiles.yml", profiles_yml(layout, defaults))
         yield profiles
         folder = layout.pipeline.folder
         files = project_files(folder / "dbt", layout.pipeline.reads, within=folder)
         # The earlier project stays in use until dbt can build the new one.
-        check = layout.run(f"{build_command(layout, f'{layout.project}.new')} --check")
+        check = layout.run(check_words(layout, f"{layout.project}.new"))
         yield Tree(layout.project, files, validate=check, triggered_by=[*triggers, profiles], part=part)
 
 
-def build_command(layout: Layout, project: str = "") -> str:
-    """Return shell text that builds the dbt project, tests and publishes, with the pipeline's variables."""
+def check_words(layout: Layout, project: str) -> str:
+    """Return shell text that builds the models of a project without rows, or parses them, and leaves nothing."""
+    if layout.pipeline.has_own_build:
+        return _PARSE.format(project=project, root=layout.root, profile=layout.pipeline.name)
+    return f"{program_words(layout, BUILD, project)} --check"
+
+
+def program_words(layout: Layout, command: str, project: str = "") -> str:
+    """Return shell text that runs a command, with the pipeline's variables; a build tests and publishes, too."""
+    if script := layout.pipeline.scripts.get(command):
+        return f"{layout.venv}/bin/python {layout.root}/{script}"
     return (
         f"{SHARED_VENV}/bin/python {SHARED_SCRIPTS}/build_project.py --project {project or layout.project} "
         f"--profiles {layout.root} --profile {layout.pipeline.name} --data {layout.data}"
@@ -137,12 +164,10 @@ def _programs(layout: Layout) -> Iterator[Step]:
     """Yield the program of each command."""
     yield Directory(f"{layout.root}/bin")
     for command in layout.pipeline.commands:
-        words = (
-            build_command(layout)
-            if command == BUILD and layout.pipeline.has_dbt
-            else f"{layout.venv}/bin/python {layout.root}/{layout.pipeline.scripts[command]}"
-        )
-        text = render("pipelines/command.j2", layout=layout, venv=SHARED_VENV, words=words)
+        # The check of a fetch that stored a part of the rows fails the run after the build.
+        tolerated = EXIT.partial if command == FETCH and CHECK in layout.pipeline.commands else None
+        words = program_words(layout, command)
+        text = render("pipelines/command.j2", layout=layout, venv=SHARED_VENV, words=words, tolerated=tolerated)
         yield File(layout.program(command), text, mode=0o755)
 
 
@@ -153,29 +178,33 @@ def _environment(context: ServiceContext, layout: Layout, ca_file: str) -> bytes
         layout=layout,
         postgres=context.inventory.container_with("postgres").address,
         ca_file=ca_file,
+        shared_scripts=SHARED_SCRIPTS,
+        weather=weather_variables(context, layout),
         variables=layout.pipeline.plain_variables,
     )
 
 
 def _secrets(context: ServiceContext, layout: Layout) -> bytes:
     """Return secrets.env. Raises InputError for a secret of `environment` that is not set."""
+    weather = context.inventory.weather if layout.pipeline.is_weather else None
     values = context.user_secrets(layout.pipeline.secrets.values())
     return render(
         "pipelines/secrets.env.j2",
+        api_key=openweather_key(weather).reveal() if weather else None,
         password=context.secret_store.secret(f"postgres-{layout.pipeline.writer}").reveal(),
         dbt_password=context.secret_store.secret(f"postgres-{layout.pipeline.reader}").reveal(),
         secrets={key: values[name] for key, name in layout.pipeline.secrets.items()},
     )
 
 
-def profiles_yml(layout: Layout, extensions: str = EXTENSIONS) -> bytes:
+def profiles_yml(layout: Layout, defaults: Limits, extensions: str = EXTENSIONS) -> bytes:
     """Return profiles.yml, with the name of the pipeline as its profile."""
     return render(
-        "analytics/profiles.yml.j2",
+        "pipelines/profiles.yml.j2",
         profile=layout.pipeline.name,
         warehouse=f"{{{{ env_var('PIPELINE_WAREHOUSE', '{layout.data}/warehouse.duckdb') }}}}",
-        threads=layout.pipeline.threads,
+        threads=layout.pipeline.threads or defaults.threads,
         extension_directory=extensions,
-        memory_limit=layout.pipeline.memory,
+        memory_limit=layout.pipeline.memory or defaults.memory,
         reads=list(layout.pipeline.reads),
     )

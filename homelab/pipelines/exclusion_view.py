@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from homelab.host import Host, Result, check
 from homelab.model import Pending, Step
-from homelab.model.pipelines import DATABASE, Corrections
+from homelab.model.inventory import DATABASE
+from homelab.model.pipelines import Corrections
 from homelab.pipelines.layout import Layout
 from homelab.steps.postgres_objects import literal
 from homelab.steps.queries import Query

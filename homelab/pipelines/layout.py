@@ -9,11 +9,10 @@ from homelab.model import Pipeline
 from homelab.sandbox import Sandbox
 
 PLATFORM = "/opt/analytics-platform"
-SHARED_SCRIPTS = f"{PLATFORM}/shared"
+SHARED_SCRIPTS = f"{PLATFORM}/scripts"
 SHARED_VENV = f"{PLATFORM}/venv"
 EXTENSIONS = f"{PLATFORM}/extensions"  # of DuckDB
 FOLDER = f"{PLATFORM}/pipelines"
-WEATHER = "weather"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +43,7 @@ class Layout:
 
     def published_by(self, name: str) -> str:
         """Return the published file of another pipeline."""
-        return f"{PLATFORM if name == WEATHER else f'{FOLDER}/{name}'}/data/published.duckdb"
+        return f"{FOLDER}/{name}/data/published.duckdb"
 
     @property
     def environment(self) -> str:

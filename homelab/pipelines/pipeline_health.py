@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from homelab.host import UNREADABLE, Result
+from homelab.host import UNREADABLE, Result, argv
 from homelab.model import Health, Pipeline
 from homelab.pipelines.build_report import failed_nodes
 from homelab.pipelines.layout import Layout
@@ -15,22 +16,68 @@ from homelab.pipelines.layout import Layout
 _LONGEST = 1000  # characters of the summary
 
 
+_NO_RESULT = Result("", 0, b"")
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """The answers to `build_probe`, and of Airflow: the last runs of the DAG, newest first, and `t` if it is paused."""
+
+    build: Result
+    runs: Result
+    paused: Result = _NO_RESULT
+
+
+class NoReport(Exception):
+    """The report of the weather cannot be read."""
+
+
 def build_probe(pipeline: Pipeline) -> str:
-    """Return shell text that prints the report of the last build."""
-    return Layout(pipeline).read_data("last_build.json")
+    """Return shell text that prints the report of the last build; for the weather, also of its marts."""
+    layout = Layout(pipeline)
+    if pipeline.is_weather:
+        words = ("python", f"{layout.root}/scripts/report.py", "--database", layout.published)
+        return layout.run(argv(*words)) + " 2>&1"
+    return layout.read_data("last_build.json")
 
 
-def assess(pipeline: Pipeline, build: Result, runs: Result, now: datetime) -> Health:
-    """Return the health from the answer to `build_probe` and the last runs of its DAG, newest first."""
+def assess(pipeline: Pipeline, answers: Answers, now: datetime) -> Health:
+    """Return the health of a pipeline."""
     try:
-        report: dict[str, Any] | None = json.loads(build.text) if build.ok and build.text else None
-        recent: list[dict[str, Any]] = json.loads(runs.text) if runs.ok else []
-        problems = [*_run_problems(pipeline, recent), *_build_problems(pipeline, report, now)]
+        report = _report(pipeline, answers.build)
+        build = report["last_build"]
+        recent: list[dict[str, Any]] = json.loads(answers.runs.text) if answers.runs.ok else []
+        problems = [*_run_problems(pipeline, recent), *_build_problems(pipeline, build, now)]
+        if answers.paused.ok and answers.paused.text == "t":
+            problems.append("its DAG is paused: switch it on in the web UI of Airflow")
+        if build and build["status"] == "success" and report.get("published_bytes", 0) is None:
+            again = f"`homelab pipeline run {pipeline.name}` publishes them again"
+            problems.append(f"the published marts are missing, although a build succeeded: {again}")
         # The pipeline writes the report: its texts may have any length, and line feeds.
-        text = " ".join("; ".join(problems or _facts(report, recent)).split())[:_LONGEST]
-        return Health(not problems, text, {"last_build": report, "last_runs": recent}, ready=True)
+        text = " ".join("; ".join(problems or [*_facts(build, recent), *_mart_facts(report)]).split())[:_LONGEST]
+        return Health(not problems, text, {**report, "last_runs": recent}, ready=True)
+    except NoReport as error:
+        return Health(False, str(error))
     except UNREADABLE as error:
         return Health(False, f"its report has an unexpected format ({type(error).__name__})")
+
+
+def _report(pipeline: Pipeline, answer: Result) -> Mapping[str, Any]:
+    """Return the report with its key `last_build`. Raises NoReport."""
+    if pipeline.is_weather:
+        if not answer.ok:
+            raise NoReport(f"no report: {answer.text[-200:]}")
+        found: dict[str, Any] = json.loads(answer.text.splitlines()[-1])
+        return found
+    return {"last_build": json.loads(answer.text) if answer.ok and answer.text else None}
+
+
+def _mart_facts(report: Mapping[str, Any]) -> Iterator[str]:
+    yield from (f"{mart['name']} {mart['rows']} rows to {mart['newest']}" for mart in report.get("marts", ()))
+    if report.get("issues"):
+        yield f"{report['issues']} implausible values are left out"
+    if held := report.get("held_back"):
+        yield f"a transaction has been open since {held['since']}: {held['transaction']}"
 
 
 def _run_problems(pipeline: Pipeline, recent: Sequence[Mapping[str, Any]]) -> Iterator[str]:

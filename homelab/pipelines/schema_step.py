@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from homelab.errors import HomelabError
 from homelab.host import Host, Result, check
 from homelab.model import Pending, SchemaVersion, Step
-from homelab.model.pipelines import DATABASE
+from homelab.model.inventory import DATABASE
 from homelab.pipelines.layout import Layout
 from homelab.steps.postgres_objects import literal
 from homelab.steps.queries import Query

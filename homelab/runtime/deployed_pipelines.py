@@ -7,18 +7,15 @@ from dataclasses import dataclass
 
 from homelab.host import argv
 from homelab.model import Inventory
+from homelab.model.inventory import WEATHER
 from homelab.model.pipelines import BUILD
-from homelab.pipeline_contract import DAG_ID, TASKS
-from homelab.pipelines.container_steps import build_command
-from homelab.pipelines.layout import PLATFORM, SHARED_SCRIPTS, Layout
-from homelab.services.analytics import PROJECT, PUBLISHED, SCRIPTS, as_analytics, read_data
-
-WEATHER = "weather"
+from homelab.pipelines.container_steps import program_words
+from homelab.pipelines.layout import SHARED_SCRIPTS, Layout
 
 
 @dataclass(frozen=True, slots=True)
 class DeployedPipeline:
-    """A pipeline: its DAG with the tasks before the build, and the build itself; its published file.
+    """A pipeline: its DAG with its tasks, and the task of the build; its published file.
 
     `rebuild` is shell text that builds everything again, `docs` that generates the page about the dbt project, if there
     is one. `run` returns shell text that runs a command as the pipeline, `read_data` shell text that prints the end of
@@ -36,38 +33,33 @@ class DeployedPipeline:
     read_data: Callable[[str], str]
 
 
-def _docs(project: str, profiles: str, data: str, *words: str) -> str:
-    folders = ("--project", project, "--profiles", profiles, "--data", data)
-    return argv("python", f"{SHARED_SCRIPTS}/dbt_docs.py", *folders, *words)
-
-
-BUILT_IN = DeployedPipeline(
-    name=WEATHER,
-    dag_id=DAG_ID,
-    tasks=(TASKS.ingest, TASKS.build),
-    build=TASKS.build,
-    published=PUBLISHED,
-    rebuild=as_analytics(argv("python", f"{SCRIPTS}/dbt_build.py", "--project", PROJECT, "--full-refresh")),
-    docs=_docs(PROJECT, f"{PLATFORM}/dbt", f"{PLATFORM}/data"),
-    run=as_analytics,
-    read_data=read_data,
-)
-
-
-def deployed_pipeline(inventory: Inventory, name: str = WEATHER) -> DeployedPipeline:
-    """Return a pipeline; its DAG has its name. Raises InputError for one that is not in the inventory."""
-    if name == WEATHER:
-        return BUILT_IN
-    pipeline = inventory.pipeline(name)
+def deployed_pipeline(inventory: Inventory, name: str | None = None) -> DeployedPipeline:
+    """Return a pipeline; without a name the only one, or the weather. Raises InputError for a missing one."""
+    pipeline = inventory.chosen_pipeline(name)
     layout = Layout(pipeline)
     return DeployedPipeline(
-        name=name,
-        dag_id=name,
-        tasks=pipeline.tasks,
-        build=BUILD,
+        name=pipeline.name,
+        dag_id=pipeline.dag_id,
+        tasks=[pipeline.task(command) for command in pipeline.tasks],
+        build=pipeline.task(BUILD),
         published=layout.published,
-        rebuild=layout.run(f"{build_command(layout)} --full-refresh"),
-        docs=_docs(layout.project, layout.root, layout.data, "--profile", name) if pipeline.has_dbt else "",
+        rebuild=layout.run(f"{program_words(layout, BUILD)} --full-refresh"),
+        docs=_docs_words(layout) if pipeline.has_dbt else "",
         run=layout.run,
         read_data=layout.read_data,
     )
+
+
+def _docs_words(layout: Layout) -> str:
+    folders = ("--project", layout.project, "--profiles", layout.root, "--data", layout.data)
+    return argv("python", f"{SHARED_SCRIPTS}/dbt_docs.py", *folders, "--profile", layout.pipeline.name)
+
+
+def weather_layout(inventory: Inventory) -> Layout:
+    """Return the paths of the weather. Raises InputError if the inventory does not have it."""
+    return Layout(inventory.pipeline(WEATHER))
+
+
+def weather_words(layout: Layout, script: str, *words: str) -> str:
+    """Return shell text that runs one of the weather's scripts, for `Layout.run`."""
+    return argv("python", f"{layout.root}/scripts/{script}", *words)

@@ -10,7 +10,7 @@ from homelab.errors import HomelabError, InputError
 from homelab.host import Result, argv, expected_format
 from homelab.pipeline_contract import EXIT
 from homelab.pipelines.layout import SHARED_SCRIPTS
-from homelab.runtime.deployed_pipelines import WEATHER, deployed_pipeline
+from homelab.runtime.deployed_pipelines import deployed_pipeline
 from homelab.runtime.session import Session
 
 _DEADLINE = 600  # seconds
@@ -18,8 +18,8 @@ _DEADLINE = 600  # seconds
 Rows = Sequence[dict[str, Any]]
 
 
-def query_marts(session: Session, sql: str, name: str = WEATHER) -> Rows:
-    """Return the rows of one statement on a pipeline's marts.
+def query_marts(session: Session, sql: str, name: str | None = None) -> Rows:
+    """Return the rows of one statement on a pipeline's marts; without a name, those of `deployed_pipeline`.
 
     Raises InputError for SQL that DuckDB refuses, else HomelabError.
     """

@@ -13,7 +13,7 @@ from homelab.errors import HomelabError, InputError, Interrupted
 from homelab.host import ConnectionLost, Host, argv, check, expected_format
 from homelab.model import Container
 from homelab.runtime.container_addresses import locate
-from homelab.runtime.deployed_pipelines import BUILT_IN, DeployedPipeline, deployed_pipeline
+from homelab.runtime.deployed_pipelines import DeployedPipeline, deployed_pipeline
 from homelab.runtime.full_disks import explain_by_full_disk, require_space
 from homelab.runtime.job_progress import POLL_INTERVAL, DbtLog
 from homelab.runtime.session import Session
@@ -52,7 +52,7 @@ class _RunState:
     ahead: str | None = None
 
 
-def run_pipeline(session: Session, name: str = BUILT_IN.name) -> Run:
+def run_pipeline(session: Session, name: str | None = None) -> Run:
     """Trigger the DAG of a pipeline and wait for its end; follow a run that an interrupted command has started.
 
     Raises HomelabError if the run fails or misses the deadline, Interrupted on Ctrl-C. The error names a full disk.
@@ -113,10 +113,11 @@ def ui(container: Container) -> str:
     return f"http://{container.address}:{airflow.port}"
 
 
-def succeeded_lately(session: Session) -> bool:
+def succeeded_lately(session: Session, name: str | None = None) -> bool:
     """Return True if a run has succeeded within the last hour. Raises HomelabError."""
+    dag_id = deployed_pipeline(session.inventory, name).dag_id
     query = in_metadata(
-        f"select count(*) > 0 from dag_run where dag_id = '{BUILT_IN.dag_id}' and state = 'success' "
+        f"select count(*) > 0 from dag_run where dag_id = '{dag_id}' and state = 'success' "
         "and end_date > now() - interval '1 hour'"
     )
     with session.connect_to("airflow") as host:

@@ -25,7 +25,6 @@ from homelab.model import (
 from homelab.model.airflow_objects import Connections, Pools, Variables, combined
 from homelab.model.options import Option
 from homelab.paths import bundled_path
-from homelab.pipeline_contract import DAG_ID
 from homelab.pipelines.container_steps import part_of
 from homelab.render import render
 from homelab.sandbox import Sandbox
@@ -193,19 +192,17 @@ class Airflow(Service):
 
     def _bundles(self, pipelines: Sequence[Pipeline]) -> DagBundles:
         own = [airflow_dags.USER] if self.dags else []
-        names = [airflow_dags.WEATHER, *own, *(pipeline.name for pipeline in pipelines)]
+        names = [*own, *(pipeline.name for pipeline in pipelines)]
         return DagBundles(names, SANDBOX, f"{_VENV}/bin/python")
 
     def _dags(self, bundles: DagBundles, pipelines: Sequence[Pipeline], triggers: Sequence[Step]) -> Iterator[Step]:
-        """Yield the weather's bundle, and the user's bundles; an error in one of the user's stops nothing else."""
-        weather = airflow_dags.files_of(bundled_path("pipelines/weather/dags"))
-        yield bundles.tree(airflow_dags.WEATHER, weather, triggered_by=triggers)
-        names = [pipeline.name for pipeline in pipelines]
+        """Yield the bundles of the pipelines and that of the user; an error in one of them stops nothing else."""
+        ids = {pipeline.name: pipeline.dag_id for pipeline in pipelines}
         for pipeline in pipelines:
             yield bundles.tree(
                 pipeline.name,
                 airflow_dags.files_of_pipeline(pipeline),
-                taken=[DAG_ID, *(name for name in names if name != pipeline.name)],
+                taken=[dag_id for name, dag_id in ids.items() if name != pipeline.name],
                 part=part_of(pipeline),
                 triggered_by=triggers,
             )
@@ -213,7 +210,7 @@ class Airflow(Service):
             yield bundles.tree(
                 airflow_dags.USER,
                 airflow_dags.files_of(self.dags),
-                taken=[DAG_ID, *names],
+                taken=list(ids.values()),
                 part=f"the DAGs in {self.dags.name}/",
                 triggered_by=triggers,
             )
@@ -269,9 +266,9 @@ class Airflow(Service):
         return f"http://127.0.0.1:{self.port}{_HEALTH[self.version]}"
 
     def health_probes(self) -> Sequence[str]:
-        """Return the commands for its health report, its last runs, its obstacles to runs, and its units' starts."""
+        """Return the commands for its health report, its import errors, and its units' starts."""
         return airflow_health.probes(self._health_url(), self.units())
 
     def health(self, answers: Sequence[Result]) -> Health:
-        """Return healthy if its processes have a heartbeat, the DAG can run, and its last finished run succeeded."""
+        """Return healthy if its processes have a heartbeat, and it can import all DAGs."""
         return airflow_health.assess(answers)

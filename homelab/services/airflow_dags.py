@@ -20,7 +20,7 @@ from homelab.steps import Directory, File, Tree
 from homelab.steps.trees import read_within
 
 ROOT = "/opt/airflow/bundles"
-WEATHER, USER = "weather", "user"
+USER = "user"
 PYTHON_PATH = "/opt/airflow/python"
 _CHECK = "/usr/local/sbin/homelab-airflow-check-dags"
 _REFRESH = 10  # seconds until Airflow finds new and removed files

@@ -35,6 +35,7 @@ def settings_file(context: ServiceContext, options: object, bundles: DagBundles)
             "conn_timeout": 20,
         },
     }
+    weather = context.inventory.weather
     content = render(
         "airflow/airflow.env.j2",
         home=HOME,
@@ -43,7 +44,7 @@ def settings_file(context: ServiceContext, options: object, bundles: DagBundles)
         bundles=bundles.config_list(),
         options=options,
         connection_id=CONNECTION_ID,
-        schedule=context.inventory.weather.schedule,
+        schedule=weather.schedule if weather else None,
         connection=json.dumps(connection),
         ca_file=CA_FILE,
     )

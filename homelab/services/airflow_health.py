@@ -1,4 +1,4 @@
-"""The health of Airflow: its processes, the DAG of the weather, and its last runs."""
+"""The health of Airflow: its processes, and the DAGs that it cannot import."""
 
 from __future__ import annotations
 
@@ -10,39 +10,29 @@ from typing import Any
 
 from homelab.host import Result, argv
 from homelab.model import Health
-from homelab.pipeline_contract import DAG_ID
-from homelab.services.airflow_metadata import last_runs, obstacles
+from homelab.services.airflow_metadata import import_errors
 
 
 def probes(health_url: str, units: Sequence[str]) -> Sequence[str]:
-    """Return the commands for its health report, its last runs, its obstacles to runs, and its units' starts."""
+    """Return the commands for its health report, its import errors, and its units' starts."""
     script = f"import urllib.request as u; print(u.urlopen({health_url!r}, timeout=5).read().decode())"
     starts = argv("systemctl", "show", "--timestamp=unix", "--property=Id,ActiveEnterTimestamp", *units)
-    return (argv("/usr/bin/python3", "-c", script), last_runs(DAG_ID), obstacles(DAG_ID), starts)
+    return (argv("/usr/bin/python3", "-c", script), import_errors(), starts)
 
 
 def assess(answers: Sequence[Result]) -> Health:
-    """Return healthy if its processes have a heartbeat, the DAG can run, and its last finished run succeeded."""
-    report, runs, hindered, starts = answers
+    """Return healthy if its processes have a heartbeat, and it can import all DAGs."""
+    report, errors, starts = answers
     if not report.ok:
         return Health(False, "does not answer")
-    if not runs.ok or not hindered.ok:
+    if not errors.ok:
         return Health(False, "cannot read its metadata: PostgreSQL does not answer")
     processes = _processes(json.loads(report.text), starts.text)
-    recent = json.loads(runs.text)
-    finished = next((run for run in recent if run["state"] in ("success", "failed")), None)
-    outcome = f"last run {finished['state']} at {finished['end_date'][:19]}" if finished else "no run yet"
-    ready = all(status == "healthy" for status in processes.values())
-    reasons = json.loads(hindered.text)
-    if finished and finished["state"] == "failed":
-        tasks = f" ({finished['failed_tasks']})" if finished.get("failed_tasks") else ""
-        reasons.append(f"{outcome}{tasks}: `homelab pipeline run` repeats it and shows the message")
-    states = ", ".join(f"{name} {status}" for name, status in processes.items())
+    ready = bool(processes) and all(status == "healthy" for status in processes.values())
+    reasons = json.loads(errors.text)
+    states = ", ".join(f"{name} {status}" for name, status in processes.items()) or "its report has no process"
     return Health(
-        ready and not reasons,
-        "; ".join([states, *(reasons or [outcome])]),
-        {"processes": processes, "last_runs": recent},
-        ready,
+        ready and not reasons, "; ".join([states, *reasons]), {"processes": processes, "import_errors": reasons}, ready
     )
 
 

@@ -33,12 +33,16 @@ def last_runs(dag: str) -> Query:
     )
 
 
-def obstacles(dag: str) -> Query:
-    """Return shell text that prints the obstacles to the runs of a DAG as a JSON list."""
+def is_paused(dag: str) -> Query:
+    """Return shell text that prints `t` if a DAG is paused."""
+    return in_metadata(f"select is_paused from dag where dag_id = '{dag}'")
+
+
+def import_errors() -> Query:
+    """Return shell text that prints the errors of files of DAGs as a JSON list."""
     return in_metadata(
         "select coalesce(json_agg(reason), '[]') from ("
-        f"select 'the DAG is paused: switch it on in the web UI' from dag where dag_id = '{dag}' and is_paused "
-        "union all select 'Airflow cannot import ' || filename || ': ' || "
+        "select 'Airflow cannot import ' || filename || ': ' || "
         "right(substring(rtrim(stacktrace, E' \\n') from '[^\\n]*$'), 200) from import_error) as found (reason)"
     )
 

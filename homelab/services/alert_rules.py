@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from homelab.model import Inventory
+from homelab.model.inventory import WEATHER
 
 _RUNBOOKS = "docs/how-to/runbooks"
 _OF_CONTAINER = "of {{ $labels.container }}"
@@ -145,9 +146,9 @@ def _postgres() -> Iterator[Alert]:
 
 
 def _pipelines(inventory: Inventory) -> Iterator[Alert]:
-    limits = {"weather": _late_after(inventory.weather.schedule)} | {
-        pipeline.name: pipeline.expected_every.seconds for pipeline in inventory.pipelines if pipeline.expected_every
-    }
+    limits = {each.name: each.expected_every.seconds for each in inventory.pipelines if each.expected_every}
+    if inventory.weather:
+        limits[WEATHER] = _late_after(inventory.weather.schedule)
 
     def older(metric: str) -> str:
         """Return the condition that a time of a pipeline is older than its limit."""
@@ -164,17 +165,23 @@ def _pipelines(inventory: Inventory) -> Iterator[Alert]:
         f"The last build {_OF_PIPELINE} failed",
         "pipeline-failed",
     )
-    yield Alert(
-        "PipelineLate", older("published"), "1m", "critical", f"The data {_OF_PIPELINE} is {_AGE} old", "pipeline-late"
-    )
-    yield Alert(
-        "DataStale",
-        older("newest_row"),
-        "1m",
-        "warning",
-        f"The newest row {_OF_PIPELINE} arrived {_AGE} ago",
-        "data-stale",
-    )
+    if limits:
+        yield Alert(
+            "PipelineLate",
+            older("published"),
+            "1m",
+            "critical",
+            f"The data {_OF_PIPELINE} is {_AGE} old",
+            "pipeline-late",
+        )
+        yield Alert(
+            "DataStale",
+            older("newest_row"),
+            "1m",
+            "warning",
+            f"The newest row {_OF_PIPELINE} arrived {_AGE} ago",
+            "data-stale",
+        )
     yield Alert(
         "CompletenessLow",
         "homelab_pipeline_completeness_ratio < 0.9",

@@ -8,9 +8,8 @@ from typing import Any, cast
 
 from homelab.errors import InputError
 from homelab.model import Inventory, Pipeline, Service
-from homelab.model.pipelines import DATABASE
+from homelab.model.inventory import DATABASE
 from homelab.pipelines.layout import Layout
-from homelab.services.raw_schema import RAW
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +34,7 @@ def leftovers(name: str, kind: type[Service], inventory: Inventory) -> Leftovers
     service = _with_defaults(name, kind)
     others = [grant for _, grant in inventory.database_grants()]
     owned = [grant for grant in service.database_grants() if grant.privilege == "own"]
-    shared_databases = {RAW[0], *(grant.database for grant in others)}
+    shared_databases = {DATABASE, *(grant.database for grant in others)}
     shared_schemas = {(grant.database, grant.schema) for grant in others}
     databases = {grant.database for grant in owned if not grant.schema} - shared_databases
     schemas = {(grant.database, grant.schema) for grant in owned if grant.schema} - shared_schemas
@@ -58,7 +57,8 @@ def pipeline_leftovers(name: str, inventory: Inventory) -> Leftovers:
         name=name, folder=inventory.path.parent, description="", scripts={}, has_dbt=False, has_dags=False
     )
     others = [grant for _, grant in inventory.database_grants()]
-    schemas = {(DATABASE, pipeline.schema)} - {(grant.database, grant.schema) for grant in others}
+    own = {pipeline.schema, *(["upkeep"] if pipeline.is_weather else [])}
+    schemas = {(DATABASE, schema) for schema in own} - {(grant.database, grant.schema) for grant in others}
     roles = {pipeline.writer, pipeline.reader} - {grant.role for grant in others}
     return Leftovers([], sorted(schemas), sorted(roles), [Layout(pipeline).root])
 

@@ -11,12 +11,13 @@ from homelab.distributions import Distribution
 from homelab.errors import HomelabError
 from homelab.host import Result
 from homelab.model import DatabaseGrant, Endpoint, Health, ManagedResource, Service, ServiceContext, Step
+from homelab.model.inventory import DATABASE, RAW
 from homelab.model.options import Option
 from homelab.render import render
 from homelab.sandbox import Sandbox
 from homelab.services.database_grants import grants, monitoring_grant, schema_of
 from homelab.services.lab_certificates import server_certificate
-from homelab.services.raw_schema import RAW, changed_tables, missing_tables, raw_grants, tables
+from homelab.services.raw_schema import changed_tables, missing_tables, raw_grants, tables
 from homelab.steps import (
     Command,
     Database,
@@ -36,12 +37,13 @@ from homelab.steps.postgres_objects import PSQL
 from homelab.steps.queries import Query
 from homelab.steps.root_only import refuse_link
 
-# One JSON object. Above 100,000 rows, the row count is the planner's estimate, as counting reads the whole table.
 _FACTS = """select json_build_object(
   'version', current_setting('server_version'),
   'sizes', (select json_object_agg(datname, pg_database_size(oid)) from pg_database
             where not datistemplate and datname <> 'postgres'),
-  'connections', (select count(*) from pg_stat_activity where backend_type = 'client backend'),
+  'connections', (select count(*) from pg_stat_activity where backend_type = 'client backend'))"""
+# One JSON object. Above 100,000 rows, the row count is the planner's estimate, as counting reads the whole table.
+_RAW_FACTS = """select json_build_object(
   'raw_rows', (select case when sum(reltuples) > 100000 then sum(reltuples)::bigint
                       else (select count(*) from raw.weather_observations) end
                from pg_inherits join pg_class on pg_class.oid = inhrelid
@@ -140,13 +142,14 @@ class Postgres(Service):
             # After a start of the server, the following steps are probed again.
             WaitFor("PostgreSQL answers", Query(PSQL, "postgres", "select 1"), context.container.name, early=True),
             *contents(context),
-            retention(self.retention_months),
+            *([retention(self.retention_months)] if has_raw(context) else []),
             PgHba(f"{folder}/pg_hba.conf", hba(context), group="postgres", mode=0o640),
         )
 
     def health_probes(self) -> Sequence[str]:
-        """Return the queries for sizes, connections and the newest raw row, and for missing and changed tables."""
-        return (Query(PSQL, "project_data", _FACTS) + " 2>&1", missing_tables(), changed_tables())
+        """Return the queries for sizes and connections, for missing and changed tables, and for the raw rows."""
+        raw = Query(PSQL, DATABASE, _RAW_FACTS)  # fails without the tables of the weather
+        return (Query(PSQL, DATABASE, _FACTS) + " 2>&1", missing_tables(), changed_tables(), raw)
 
     def health(self, answers: Sequence[Result]) -> Health:
         """Return healthy if it answers and has all raw tables."""
@@ -158,12 +161,11 @@ class Postgres(Service):
             return Health(False, "raw tables were changed by hand: `homelab deploy` repairs them or names the change")
         facts = json.loads(answers[0].text)
         sizes = ", ".join(f"{name} {size // 2**20} MiB" for name, size in facts["sizes"].items())
-        return Health(
-            True,
-            f"{sizes}; {facts['connections']} connections; {facts['raw_rows']} raw rows, newest "
-            f"{facts['newest_raw_row'] or 'none yet'}",
-            facts,
-        )
+        summary = f"{sizes}; {facts['connections']} connections"
+        if answers[3].ok:
+            facts |= json.loads(answers[3].text)
+            summary += f"; {facts['raw_rows']} raw rows, newest {facts['newest_raw_row'] or 'none yet'}"
+        return Health(True, summary, facts)
 
     @property
     def _data(self) -> str:
@@ -245,13 +247,13 @@ def contents(context: ServiceContext, command: str = PSQL) -> Iterator[Step]:
         yield Role(role, context.secret_store.secret(f"postgres-{role}"), command)
     yield RevokedLogins(roles, command)
     owners = {(grant.database, grant.schema): grant.role for grant in database_grants if grant.privilege == "own"}
-    databases = sorted({RAW[0], *(grant.database for grant in database_grants)})
+    databases = sorted({DATABASE, *(grant.database for grant in database_grants)})
     for database in databases:
         yield Database(database, owners.get((database, ""), "postgres"), command)
     for database in (*databases, "template1"):
         yield no_large_objects(database, command)
-    made = tables(command)
-    yield made
+    made = [tables(command)] if has_raw(context) else []
+    yield from made
     for grant in database_grants:
         if grant.privilege == "own" and grant.schema:
             yield schema_of(grant, command)
@@ -259,11 +261,16 @@ def contents(context: ServiceContext, command: str = PSQL) -> Iterator[Step]:
     for grant in database_grants:
         temporary = (grant.database, grant.role) in with_temporary
         if (place := (grant.database, grant.schema)) == RAW:
-            yield raw_grants(grant, command, temporary=temporary, after=[made])
+            yield raw_grants(grant, command, temporary=temporary, after=made)
         elif grant.privilege == "monitor":
             yield monitoring_grant(grant, command)
         elif grant.privilege != "own":
             yield grants(grant, command, owner=owners.get(place, "postgres"), temporary=temporary)
+
+
+def has_raw(context: ServiceContext) -> bool:
+    """Check that the inventory has the weather, whose tables are in the schema `raw`."""
+    return any((grant.database, grant.schema) == RAW for _, grant in context.inventory.database_grants())
 
 
 def no_large_objects(database: str, command: str = PSQL) -> Sql:

@@ -13,7 +13,6 @@ from homelab.steps import Sql
 from homelab.steps.postgres_objects import PSQL
 from homelab.steps.queries import Query
 
-RAW = ("project_data", "raw")  # the database and the schema
 _UPKEEP = AppendRights(
     "upkeep",
     ("upkeep.partitions()", "upkeep.record_settings(text, text[], text[])"),
@@ -63,13 +62,17 @@ $require$;
 
 
 def missing_tables() -> Query:
-    """Return shell text that prints the missing tables and views, separated by commas."""
+    """Return shell text that prints the missing tables and views, separated by commas; nothing without the weather.
+
+    A role of the weather that may log in is the sign that the last deploy had the weather.
+    """
     names = re.findall(r"^create (?:table if not exists|or replace view) ([\w.]+)", _text(), re.MULTILINE)
     listed = ", ".join(f"'{name}'" for name in names)
     return Query(
         PSQL,
         "project_data",
-        f"select string_agg(name, ', ') from unnest(array[{listed}]) as name where to_regclass(name) is null",
+        f"select string_agg(name, ', ') from unnest(array[{listed}]) as name where to_regclass(name) is null "
+        "and exists (select from pg_roles where rolname = 'analytics' and rolcanlogin)",
     )
 
 

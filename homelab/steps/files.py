@@ -121,6 +121,7 @@ class File(ScriptStep):
     secret: bool = False
     validate: str = ""
     triggered_by: Sequence[Step] = ()
+    part: str = ""
 
     @property
     def title(self) -> str:

@@ -20,6 +20,7 @@ set local client_min_messages = warning;
 create schema if not exists raw;
 -- Functions that the ingestion may call. It cannot read this schema's tables.
 create schema if not exists upkeep;
+comment on schema upkeep is 'homelab functions of raw';
 -- Empty tables as locks: unlike an advisory lock, no role without a privilege on the table can take one.
 create table if not exists upkeep.writer_lock ();
 create table if not exists upkeep.partition_lock ();

@@ -24,22 +24,26 @@ import pytest
 from homelab.certificates import Authority, Names
 from homelab.lab import down
 from homelab.lab.lxc import Runtime
-from homelab.pipeline_contract import COMMANDS
 from homelab.progress import TerminalProgress
 from tests.e2e.conftest import LAB, Cli, machine
+from tests.scripts import IN_CONTAINER, TASKS
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(1200)]
 NAMES = ["postgres-data", "analytics-platform", "airflow-orchestration"]
 # The replayed airports: codes in the data set, city names in the inventory of the lab.
 AIRPORTS = {"EWR": "Newark,US", "LGA": "New York,US", "JFK": "Queens,US"}
 DUCKDB = Path(__file__).parents[2] / ".venv-analytics" / "bin" / "python"
-SUCCESS = dict.fromkeys(COMMANDS, "success")
+SUCCESS = dict.fromkeys(TASKS.values(), "success")
 NAMES_OF_POSTGRES = Names(("postgres-data",), ("10.99.2.195",))
 SSH = (
     "homelab-as-airflow /usr/bin/ssh -i /etc/airflow/analytics.key -o BatchMode=yes -o StrictHostKeyChecking=yes "
     "-o UserKnownHostsFile=/etc/airflow/known_hosts analytics@10.99.2.196"
 )
-SERVICE_USERS = {"postgres-data": "postgres", "analytics-platform": "analytics", "airflow-orchestration": "airflow"}
+SERVICE_USERS = {
+    "postgres-data": "postgres",
+    "analytics-platform": "pipeline-weather",
+    "airflow-orchestration": "airflow",
+}
 _failed: list[str] = []
 
 
@@ -207,9 +211,7 @@ def test_admin_logs_in_with_the_secret(cli: Cli) -> None:
 
 
 def test_marts_with_more_than_one_day(cli: Cli) -> None:
-    cli.on(
-        "analytics-platform", "for i in $(seq 30); do homelab-pipeline fetch_weather_data >/dev/null || exit 1; done"
-    )
+    cli.on("analytics-platform", "for i in $(seq 30); do homelab-pipeline weather.fetch >/dev/null || exit 1; done")
     cli.run("pipeline", "run")
     assert runs(cli) >= 32
     check_marts(cli, hours=runs(cli))
@@ -234,8 +236,9 @@ def test_status_reports_a_healthy_stack(cli: Cli) -> None:
     assert report["healthy"] is True
     services = {s["name"]: s for c in report["containers"] for s in c["services"]}
     assert services["postgres"]["health"]["facts"]["raw_rows"] == runs(cli) * 3
-    assert services["analytics"]["health"]["facts"]["last_build"]["tests_failed"] == 0
-    assert services["airflow"]["health"]["facts"]["last_runs"][0]["state"] == "success"
+    (weather,) = report["pipelines"]
+    assert weather["health"]["facts"]["last_build"]["tests_failed"] == 0
+    assert weather["health"]["facts"]["last_runs"][0]["state"] == "success"
     assert "all healthy" in cli.run("status").stdout
 
 
@@ -259,7 +262,7 @@ def test_database_roles_are_limited_to_their_privileges_and_addresses(cli: Cli) 
 
 
 def test_connections_use_tls_with_the_certificate_of_the_lab(cli: Cli) -> None:
-    as_analytics = "set -a; . /opt/analytics-platform/pipeline.env; "
+    as_analytics = f"set -a; . {IN_CONTAINER}/pipeline.env; "
     assert cli.on("analytics-platform", f"{as_analytics} psql -Atc '{TLS_VERSIONS}'") == "TLSv1.3"
     refused = cli.run("ssh", "analytics-platform", "--", f"{as_analytics} PGSSLMODE=disable psql -c ''", expect=2)
     assert "no encryption" in refused.stderr
@@ -284,7 +287,7 @@ def test_neighbour_that_spoofs_the_address_of_postgresql_gets_no_password(cli: C
     network = f"--net=/proc/{Runtime(LAB).pid(397)}/ns/net"
     spoofing = subprocess.Popen(["nsenter", network, *words], stdout=subprocess.PIPE, text=True)
     time.sleep(2)
-    done = cli.run("ssh", "analytics-platform", "--", "homelab-pipeline fetch_weather_data", expect=None)
+    done = cli.run("ssh", "analytics-platform", "--", "homelab-pipeline weather.fetch", expect=None)
     received = json.loads(spoofing.communicate(timeout=60)[0])
     assert received["connections"] > 0
     assert (received["passwords"], received["logins"]) == ([], [])
@@ -320,7 +323,7 @@ def test_overrides_by_hand_are_found(cli: Cli) -> None:
 
 def test_airflow_key_runs_only_the_commands_of_the_pipeline(cli: Cli) -> None:
     ssh = f"{SSH} "
-    for command in ("id", "'fetch_weather_data; id'", "'fetch_weather_data x'", ""):
+    for command in ("id", "'weather.fetch; id'", "'weather.fetch x'", ""):
         done = cli.run("ssh", "airflow-orchestration", "--", ssh + command, expect=126)
         assert "refused" in done.stderr
         assert "uid=" not in done.stdout
@@ -328,7 +331,8 @@ def test_airflow_key_runs_only_the_commands_of_the_pipeline(cli: Cli) -> None:
     forwarding = cli.run("ssh", "airflow-orchestration", "--", ssh.replace(" -i", " -W 127.0.0.1:22 -i"), expect=None)
     assert forwarding.returncode != 0
     # Without the gate, the user could not do more either.
-    for words in ("homelab-pipeline id", "homelab-pipeline verify_ingestion x", "id", "homelab-as-analytics /bin/id"):
+    sandbox = "homelab-as-pipeline-weather /bin/id"
+    for words in ("homelab-pipeline id", "homelab-pipeline weather.check x", "id", sandbox):
         denied = cli.run("ssh", "analytics-platform", "--", f"runuser -u analytics -- sudo -n {words}", expect=1)
         assert "password is required" in denied.stderr, words
 
@@ -336,18 +340,16 @@ def test_airflow_key_runs_only_the_commands_of_the_pipeline(cli: Cli) -> None:
 def test_run_ends_after_a_lost_connection_and_the_next_one_gets_its_lock(cli: Cli) -> None:
     """Airflow's connection is lost during a build: the run continues until its output fails, in its own unit."""
     # While another process holds the lock, the build waits, however fast the machine is.
-    hold = "nohup flock /opt/analytics-platform/data/build.lock sleep 20 >/dev/null 2>&1 &"
+    hold = f"nohup flock {IN_CONTAINER}/data/build.lock sleep 20 >/dev/null 2>&1 &"
     cli.on("analytics-platform", hold)
-    running = "systemctl list-units --plain --no-legend 'homelab-analytics-*'"
+    running = "systemctl list-units --plain --no-legend 'homelab-pipeline-weather-*'"
     kill = "systemctl kill --signal=KILL 'homelab-airflow-*'"
-    cli.on("airflow-orchestration", f"{SSH} run_dbt_transformation >/dev/null 2>&1 & sleep 5; {kill}")
+    cli.on("airflow-orchestration", f"{SSH} weather.build >/dev/null 2>&1 & sleep 5; {kill}")
     assert cli.on("analytics-platform", running)
     until = time.monotonic() + 120
     while cli.on("analytics-platform", f"sleep 1; {running}"):
         assert time.monotonic() < until
-    assert (
-        cli.on("analytics-platform", "cd /opt/analytics-platform/data; flock --nonblock build.lock echo free") == "free"
-    )
+    assert cli.on("analytics-platform", f"cd {IN_CONTAINER}/data; flock --nonblock build.lock echo free") == "free"
     assert cli.json("pipeline", "run")["tasks"] == SUCCESS
 
 
@@ -365,8 +367,8 @@ def test_secrets_are_in_private_files_only(cli: Cli) -> None:
         assert key not in journal
     modes = cli.on("airflow-orchestration", "stat -c '%U:%G %a' /etc/homelab/*.env /etc/airflow/analytics.key")
     assert modes.splitlines() == ["root:root 600"] * 3 + ["root:airflow 640"]
-    modes = cli.on("analytics-platform", "stat -c '%U:%G %a' /opt/analytics-platform/*.env")
-    assert modes.splitlines() == ["root:analytics 640"] * 2
+    modes = cli.on("analytics-platform", f"stat -c '%U:%G %a' {IN_CONTAINER}/*.env")
+    assert modes.splitlines() == ["root:pipeline-weather 640"] * 2
 
 
 def test_units_and_sandboxes_are_hardened(cli: Cli) -> None:
@@ -385,9 +387,9 @@ def test_units_and_sandboxes_are_hardened(cli: Cli) -> None:
 
 
 def test_sandbox_passes_output_and_exit_status_on(cli: Cli) -> None:
-    command = "homelab-as-analytics /bin/sh -c 'echo \"$HOME\"; echo problem >&2; exit 5'"
+    command = "homelab-as-pipeline-weather /bin/sh -c 'echo \"$HOME\"; echo problem >&2; exit 5'"
     done = cli.run("ssh", "analytics-platform", "--", command, expect=5)
-    assert (done.stdout, done.stderr) == ("/opt/analytics-platform/data\n", "problem\n")
+    assert (done.stdout, done.stderr) == (f"{IN_CONTAINER}/data\n", "problem\n")
 
 
 def test_security_updates_are_scheduled_and_reported(cli: Cli) -> None:
@@ -417,13 +419,14 @@ def test_service_users_can_redirect_nothing_that_root_writes(cli: Cli) -> None:
             case $path in OPEN) ;; *) ! ln -sT /etc "$path/homelab-attack" || echo "linked in $path";; esac
         done
     done"""
-    folders = {"airflow-orchestration": "/var/lib/airflow", "analytics-platform": "/opt/analytics-platform/data"}
-    for name, user in SERVICE_USERS.items():
+    folders = {"airflow": "/var/lib/airflow", "pipeline-weather": f"{IN_CONTAINER}/data"}
+    for name, user in [*SERVICE_USERS.items(), ("analytics-platform", "analytics")]:
         manifest = "{ cat /var/lib/homelab/manifest; echo file /etc/postgresql/15/main/pg_hba.conf; }"
-        script = attack.replace("OPEN", folders.get(name, "-"))
+        script = attack.replace("OPEN", folders.get(user, "-"))
         found = cli.on(name, f"{manifest} | runuser -u {user} -- sh -c {shlex.quote(script)} 2>/dev/null; true")
         assert found == "", f"{user} on {name}"
-        assert cli.on(name, f"runuser -u {user} -- touch ~{user}/x 2>&1; true").endswith("Permission denied")
+        if user != "pipeline-weather":  # its home is its folder of data
+            assert cli.on(name, f"runuser -u {user} -- touch ~{user}/x 2>&1; true").endswith("Permission denied")
     assert [r["changes"] for r in cli.json("deploy")] == [[], [], []]
 
 

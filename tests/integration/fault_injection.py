@@ -156,7 +156,7 @@ ELSEWHERE = {
     "/var/lib/dpkg/tmp.ci": "scripts unpacked by a killed dpkg, removed when the next package is unpacked",
     "/var/lib/systemd": "seeds, and the last runs of timers",
     "/var/lib/postgresql/*/main": "data: compared by SQL",
-    "/opt/analytics-platform/data": "data of the pipeline",
+    "/opt/analytics-platform/pipelines/weather/data": "data of the pipeline",
     "/var/lib/airflow/logs": "logs",
 }
 OTHERWISE = {

@@ -18,10 +18,11 @@ from homelab.errors import HomelabError
 from homelab.model import ManagedResource, ServiceContext, Step
 from homelab.runtime import clone_identity
 from homelab.runtime.convergence import steps_of
-from homelab.services import analytics
+from homelab.sandbox import Sandbox
 from homelab.steps import Certificate, Command, Directory, File, PgHba, Settings, SystemdUnit, Tree, Venv, remote_paths
 from homelab.steps.manifest import RemoveResource
 from tests.integration import pg
+from tests.scripts import IN_CONTAINER
 from tests.support import FixedSecretStore, LocalHost
 from tests.unit.test_services import KEYS, inventory
 from tests.unit.test_write_safety import writable
@@ -226,10 +227,9 @@ def test_progress_is_read_with_the_privileges_of_the_pipeline(machine: Machine) 
     secret = machine.target / "secret"
     secret.write_text("of root")
     secret.chmod(0o600)
-    text = (
-        analytics.read_data("progress").replace("uid=analytics", "uid=nobody").replace("gid=analytics", "gid=nogroup")
-    )
-    text = text.replace(f"{analytics.ROOT}/data", str(machine.service))
+    read = Sandbox("pipeline-weather", (f"{IN_CONTAINER}/data",)).read(f"{IN_CONTAINER}/data/progress")
+    text = read.replace("uid=pipeline-weather", "uid=nobody").replace("gid=pipeline-weather", "gid=nogroup")
+    text = text.replace(f"{IN_CONTAINER}/data", str(machine.service))
     (machine.service / "progress").write_text("half\n")
     assert LocalHost().run(text).text == "half"
     machine.attack(f"ln -sf {secret} progress")

@@ -30,7 +30,7 @@ from homelab.steps import File
 from tests.integration import pg
 from tests.integration.conftest import KEY, Replay
 from tests.integration.impostor import impostor
-from tests.scripts import SCRIPTS
+from tests.scripts import IN_CONTAINER, SCRIPTS
 from tests.support import FixedSecretStore, LocalHost
 
 pytestmark = pytest.mark.timeout(180)
@@ -73,7 +73,7 @@ class Client:
     program: str = "analytics"
 
 
-PIPELINE = ("/opt/analytics-platform/pipeline.env",)
+PIPELINE = (f"{IN_CONTAINER}/pipeline.env",)
 AIRFLOW = ("/etc/homelab/airflow.env", "/etc/homelab/airflow-secrets.env")
 CLIENTS = {
     "ingestion": Client(PIPELINE, (str(SCRIPTS / "ingest_weather.py"),)),
@@ -167,8 +167,8 @@ def clients(
 ) -> Clients:
     (tmp_path / "ca.crt").write_bytes(deployed.files[CA_FILE])
     profiles = render(
-        "analytics/profiles.yml.j2",
-        profile="analytics_project",
+        "pipelines/profiles.yml.j2",
+        profile="weather",
         warehouse=str(tmp_path / "warehouse.duckdb"),
         threads=1,
         extension_directory=str(extensions),

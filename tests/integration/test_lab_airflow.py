@@ -17,8 +17,8 @@ import pytest
 
 from homelab.lab import Lab
 from homelab.paths import bundled_path
-from homelab.pipeline_contract import DAG_ID
 from tests.integration.lab_fixture import fresh, in_a_lab
+from tests.scripts import DAG_ID
 
 LAB = Lab("airflow", IPv4Network("10.99.2.48/28"), "hl-airf", 18146, 8229)
 ADDRESSES = """

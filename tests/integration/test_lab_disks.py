@@ -21,10 +21,10 @@ from homelab.lab.process import wait_until
 from homelab.runtime.container_states import container_states
 from homelab.runtime.lab_report import report_lab
 from homelab.runtime.pipeline_runs import run_pipeline
-from homelab.services.analytics import ROOT
 from homelab.steps.postgres_objects import PSQL
 from homelab.steps.queries import Query
 from tests.integration.lab_fixture import LabFixture, in_a_lab, lab_with
+from tests.scripts import IN_CONTAINER
 
 LAB = Lab("disks", IPv4Network("10.99.2.112/28"), "hl-disk", 18166, 8249)
 DATABASE, ANALYTICS, AIRFLOW = "postgres-data", "analytics-platform", "airflow-orchestration"
@@ -40,7 +40,7 @@ containers:
 pipelines: {weather: {cities: ["Newark,US"]}}
 """
 SIZED = "defaults: {storage: local-ext4}\n"
-INGEST = "/usr/local/sbin/homelab-pipeline fetch_weather_data"
+INGEST = "/usr/local/sbin/homelab-pipeline weather.fetch"
 
 pytestmark = in_a_lab(900)
 
@@ -95,7 +95,7 @@ def test_disk_has_the_size_of_the_inventory_and_refuses_snapshots(stack: LabFixt
 
 def test_full_disk_of_analytics_is_named_and_the_next_run_catches_up(stack: LabFixture) -> None:
     before = hours(stack)
-    with full(stack, ANALYTICS, f"{ROOT}/data"):
+    with full(stack, ANALYTICS, f"{IN_CONTAINER}/data"):
         assert named_by_status(stack) == {ANALYTICS: ["/ 100%"]}
         with pytest.raises(HomelabError, match=f"the disk of {ANALYTICS} is full") as error:
             run_pipeline(stack.session)

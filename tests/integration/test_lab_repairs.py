@@ -19,8 +19,8 @@ from homelab.runtime.marts import query_marts
 from homelab.runtime.pipeline_runs import run_pipeline
 from homelab.runtime.session import Session
 from homelab.services.airflow import Airflow
-from homelab.services.analytics import PUBLISHED
 from tests.integration.lab_fixture import LabFixture, in_a_lab, lab_with
+from tests.scripts import IN_CONTAINER
 
 LAB = Lab("repairs", IPv4Network("10.99.2.64/28"), "hl-reps", 18136, 8219)
 DATABASE, ANALYTICS, AIRFLOW = "postgres-data", "analytics-platform", "airflow-orchestration"
@@ -34,7 +34,7 @@ containers:
   airflow-orchestration: {vmid: 173, ip: .68, cores: 2, memory: 3072, disk: 6, services: {airflow: {}}}
 pipelines: {weather: {cities: ["Newark,US", "New York,US"]}}
 """
-MODEL = "/opt/analytics-platform/dbt/analytics_project/models/marts/cities.sql"
+MODEL = "/opt/analytics-platform/pipelines/weather/dbt/models/marts/cities.sql"
 
 pytestmark = in_a_lab(900)
 
@@ -67,11 +67,12 @@ def redeploy(stack: LabFixture) -> list[str]:
 
 
 def state(stack: LabFixture) -> dict[str, str]:
-    """Return the summaries of the services that are not healthy."""
+    """Return the summaries of the services and pipelines that are not healthy."""
     report: LabReport = report_lab(stack.session)
     found = {each.name: each for container in report.containers for each in container.services}
     assert list(found) == ["postgres", "analytics", "airflow"]
-    return {name: each.health.summary for name, each in found.items() if not each.healthy}
+    services = {name: each.health.summary for name, each in found.items() if not each.healthy}
+    return services | {each.name: each.health.summary for each in report.pipelines if not each.health.healthy}
 
 
 def test_deployed_stack_is_healthy_and_has_nothing_to_change(stack: LabFixture) -> None:
@@ -93,9 +94,9 @@ def test_failed_model_is_shown_without_a_repetition_and_the_changed_file_is_kept
     assert "nothing_like_that" in caught.value.details
     assert any("nothing_like_that" in note for note in progress.notes)
     broken = state(stack)
-    assert set(broken) == {"analytics", "airflow"}
-    assert "model cities: " in broken["analytics"]
-    assert "run_dbt_transformation" in broken["airflow"]
+    assert set(broken) == {"weather"}
+    assert "model cities: " in broken["weather"]
+    assert "run_dbt_transformation" in broken["weather"]
 
     assert any(each.startswith("tree") for each in redeploy(stack))
     assert "nothing_like_that" in stack.run(
@@ -106,8 +107,8 @@ def test_failed_model_is_shown_without_a_repetition_and_the_changed_file_is_kept
 
 
 def test_removed_published_file_is_named_and_the_pipeline_publishes_it_again(stack: LabFixture) -> None:
-    stack.run(f"rm $(readlink -f {PUBLISHED})", ANALYTICS)
-    assert "the published marts are missing" in state(stack)["analytics"]
+    stack.run(f"rm $(readlink -f {IN_CONTAINER}/data/published.duckdb)", ANALYTICS)
+    assert "the published marts are missing" in state(stack)["weather"]
     with pytest.raises(HomelabError, match="there are none") as caught:
         query_marts(stack.session, "select 1")
     assert "`homelab pipeline run weather`" in caught.value.resolution

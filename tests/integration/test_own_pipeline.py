@@ -22,7 +22,7 @@ from homelab.dev.own_pipeline import LocalLayout, schema_steps, write_project
 from homelab.errors import HomelabError
 from homelab.host import check
 from homelab.model import Pipeline, SchemaVersion, ServiceContext
-from homelab.pipelines.container_steps import profiles_yml
+from homelab.pipelines.container_steps import Limits, profiles_yml
 from homelab.pipelines.pipeline_metrics import labelled
 from homelab.progress import SilentProgress
 from homelab.services.postgres import contents
@@ -125,7 +125,7 @@ def prices(
     """The example for CSV files, or for another origin as the parameter."""
     new_pipeline(tmp_path, "prices", getattr(request, "param", "csv"))
     wanted = inventory(tmp_path, "prices")
-    (pipeline,) = wanted.pipelines
+    pipeline = wanted.pipeline("prices")
     context = ServiceContext(
         inventory=wanted, container=wanted.container_with("postgres"), secret_store=FixedSecretStore(), host_keys={}
     )
@@ -144,7 +144,7 @@ def prices(
         "PATH": f"{server.home}/bin:{analytics_python.parent}:{os.environ['PATH']}",
     }
     Path(layout.environment).write_text("".join(f"{key}={shlex.quote(value)}\n" for key, value in variables.items()))
-    (folder / "profiles.yml").write_bytes(profiles_yml(layout, str(extensions)))
+    (folder / "profiles.yml").write_bytes(profiles_yml(layout, Limits(), str(extensions)))
     yield Prices(server, analytics_python, pipeline, layout, context, psql)
     with server.connect("project_data") as connection:
         connection.execute("drop schema prices cascade")
@@ -235,7 +235,7 @@ def test_roles_of_a_removed_pipeline_cannot_log_in_and_their_tables_stay(prices:
     without, superuser = replace(prices.context.inventory, pipelines=()), prices.psql
     steps = list(contents(replace(prices.context, inventory=without), superuser))
     found = [change.pending.reason for change in pending_changes(LocalHost(), steps)]
-    assert found == ["no longer in the inventory, their data stay: prices, prices_dbt"]
+    assert found == ["no longer in the inventory, their data stay: analytics, dbt, prices, prices_dbt"]
     with prices.connect("prices") as open_before:
         converge(LocalHost(), steps, SilentProgress())
         with pytest.raises(psycopg.OperationalError):
@@ -263,7 +263,10 @@ def test_warehouse_that_has_grown_is_compacted(prices: Prices) -> None:
     prices.fetch()
     prices.build()
     warehouse = Path(prices.layout.data) / "warehouse.duckdb"
-    statements = "create table big as select random() as n from range(2000000); drop table big; checkpoint"
+    # A table at the end of the file, so that DuckDB cannot truncate it.
+    rows = "as select random() as n from range"
+    statements = f"create table big {rows}(2000000); checkpoint; create table last {rows}(200000); checkpoint"
+    statements += "; drop table big; checkpoint"
     code = f"import duckdb; duckdb.connect({str(warehouse)!r}).execute({statements!r})"
     subprocess.run([str(prices.python), "-c", code], check=True)
     grown = warehouse.stat().st_size
@@ -374,7 +377,7 @@ def test_broken_publication_holds_back_only_the_models_that_read_it(
     published.parent.mkdir()
     (tmp_path / "container" / "pipeline.env").rename(layout.environment)
     prices.set_variables(READS_weather=published)
-    (layout.folder / "profiles.yml").write_bytes(profiles_yml(layout, str(extensions)))
+    (layout.folder / "profiles.yml").write_bytes(profiles_yml(layout, Limits(), str(extensions)))
     model = reading.folder / "dbt" / "models" / "prices_weather.sql"
     model.write_text(READS_WEATHER)
     write_project(layout)

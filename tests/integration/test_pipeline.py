@@ -161,8 +161,8 @@ def stack(
     data.mkdir()
     (data / "profiles.yml").write_bytes(
         render(
-            "analytics/profiles.yml.j2",
-            profile="analytics_project",
+            "pipelines/profiles.yml.j2",
+            profile="weather",
             warehouse=str(data / "warehouse.duckdb"),
             threads=2,
             extension_directory=str(extensions),

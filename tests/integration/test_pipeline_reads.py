@@ -39,9 +39,9 @@ class Prices:
         rows = [f"power,{day}T12:00:00+00:00,{number}" for number, day in enumerate(DAYS)]
         (self.folder / "scripts" / "prices.csv").write_text("\n".join(["item,measured_at,value", *rows, ""]))
 
-    def run(self, expect: int = 0) -> str:
-        """Run the pipeline; return the output in one line."""
-        return " ".join(homelab(self.site, "run", "prices", expect=expect).split())
+    def run(self) -> str:
+        """Run the pipeline; return the output."""
+        return homelab(self.site, "run", "prices")
 
     def days(self, table: str) -> list[str]:
         """Return the days of a published table."""
@@ -52,9 +52,6 @@ class Prices:
 
 def test_mart_joins_the_weathers_marts_and_grows_with_its_publications(site: Path) -> None:
     prices = Prices(site)
-    assert "pipeline weather: it has published nothing yet: run it first" in prices.run(expect=1)
-    assert prices.days("prices_daily") == DAYS
-
     homelab(site, "run", "--hours", "20")
     prices.run()
     first = prices.days("prices_weather")
@@ -65,4 +62,3 @@ def test_mart_joins_the_weathers_marts_and_grows_with_its_publications(site: Pat
     second = prices.days("prices_weather")
     assert second[: len(first)] == first
     assert len(second) > len(first)
-    assert "prices.weather.weather_daily" in homelab(site, "dbt", "prices", "--", "ls", "--resource-type", "source")

@@ -21,12 +21,13 @@ from homelab.host import Result
 from homelab.inventory import load as load_inventory
 from homelab.lab.observations import PLACES, answer, load
 from homelab.paths import bundled_path
+from homelab.runtime.deployed_pipelines import deployed_pipeline
 from homelab.runtime.marts import Rows
 from homelab.runtime.sql_shell import SqlShell
 from tests.integration import pg
 from tests.integration.test_pipeline import Stack
 from tests.integration.test_pipeline import stack as stack
-from tests.scripts import PROJECT, SCRIPTS, script
+from tests.scripts import IN_CONTAINER, PROJECT, SCRIPTS, script
 from tests.support import NoHost, make_session
 
 from contract import EXIT  # isort: skip
@@ -320,13 +321,14 @@ def test_pulled_marts_equal_the_published_ones(stack: Stack, tmp_path: Path, kin
 
         def download(self, command: str, write: Callable[[bytes], object], *, timeout: float) -> Result:
             """See Connection.download."""
-            assert f"export.py --database /opt/analytics-platform/data/published.duckdb --format {kind}" in command
+            assert f"export.py --database {IN_CONTAINER}/data/published.duckdb --format {kind}" in command
             done = subprocess.run(words, capture_output=True, check=False)
             write(done.stdout)
             return Result(command, done.returncode, b"", done.stderr)
 
     inventory = load_inventory([bundled_path("inventory.yaml")])
-    pull(make_session(inventory, connector=lambda *_: Local()), tmp_path / "marts", kind)
+    session = make_session(inventory, connector=lambda *_: Local())
+    pull(session, deployed_pipeline(inventory), tmp_path / "marts", kind)
     rows = "select observation_hour::varchar, temperature_mean_f from {} order by all"
     tables = {
         "duckdb": f"attach '{tmp_path}/marts' as pulled (read_only); {rows.format('pulled.weather_hourly')}",

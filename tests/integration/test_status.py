@@ -13,17 +13,17 @@ from homelab.cli.report_output import show_status
 from homelab.errors import HomelabError
 from homelab.host import Result
 from homelab.model import Container
-from homelab.pipeline_contract import DAG_ID
 from homelab.runtime import lab_report, pipeline_runs
 from homelab.runtime.full_disks import PROBE, full_disks
 from homelab.runtime.lab_report import report_lab
-from homelab.services.airflow_metadata import last_runs, obstacles
+from homelab.services.airflow_metadata import import_errors, is_paused, last_runs
 from homelab.services.raw_schema import missing_tables
 from homelab.steps.queries import Query
 from tests.integration import pg
 from tests.integration.test_proxmox_up import NAMES, Site
 from tests.integration.test_proxmox_up import pair as pair
 from tests.integration.test_proxmox_up import site as site
+from tests.scripts import DAG_ID
 from tests.support import LocalHost, NoHost, make_session
 
 METADATA = """
@@ -91,17 +91,17 @@ def test_queries_for_the_runs_and_obstacles_of_the_dag(server: pg.Server) -> Non
     with server.database("airflow_metadata") as name:
         with server.connect(name) as connection:
             connection.execute(METADATA)
-            assert json.loads(answer(server, name, obstacles(DAG_ID))) == []
+            assert json.loads(answer(server, name, import_errors())) == []
             connection.execute("insert into dag values (%s, true), ('other', true)", (DAG_ID,))
             connection.execute("insert into import_error values ('/opt/x.py', 'Traceback\nSyntaxError: bad\n')")
             for run, state in (("a", "failed"), ("b", "running"), ("homelab__c", "queued")):
                 connection.execute("insert into dag_run values (%s, %s, %s, now(), now())", (DAG_ID, run, state))
             for task, state in (("verify_ingestion", "failed"), ("run_dbt_transformation", "success")):
                 connection.execute("insert into task_instance values (%s, 'a', %s, %s, 2)", (DAG_ID, task, state))
-        assert json.loads(answer(server, name, obstacles(DAG_ID))) == [
-            "the DAG is paused: switch it on in the web UI",
-            "Airflow cannot import /opt/x.py: SyntaxError: bad",
+        assert json.loads(answer(server, name, import_errors())) == [
+            "Airflow cannot import /opt/x.py: SyntaxError: bad"
         ]
+        assert answer(server, name, is_paused(DAG_ID)) == "true"
         runs = {run["run_id"]: run["failed_tasks"] for run in json.loads(answer(server, name, last_runs(DAG_ID)))}
         assert runs == {"a": "verify_ingestion", "b": None, "homelab__c": None}
         state_of = partial(pipeline_runs._state_query, DAG_ID)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -75,7 +76,6 @@ def folder_of_dags(folder: Path) -> Path:
             "a.extra.b[0]: must be {{secret: NAME}}, with the name of a secret in the lab's secret store, not",
         ),
         ("variables: {a b: 1}", "airflow.variables.a b: must be a variable's key"),
-        ("variables: {a: null}", "airflow.variables.a: must be a value, not null"),
         ('variables: {a: "x\\0"}', "airflow.variables.a: must be a value, not null, not"),
         ("pools: {default_pool: 5}", "and not default_pool, which is Airflow's own"),
         ("pools: {a: many}", "airflow.pools.a: must be a number of slots, or a mapping, not 'many'"),
@@ -88,6 +88,17 @@ def test_error_has_file_and_line(tmp_path: Path, text: str, error: str) -> None:
     assert f"own.yaml:1: containers.airflow-orchestration.services.{'airflow'}" in raised.value.details
     assert error.format(folder=tmp_path) in raised.value.details
     assert "hunter2" not in str(raised.value)
+
+
+def test_variable_without_a_value_is_an_error(tmp_path: Path) -> None:
+    """An overlay cannot have one: there, null removes the key."""
+    text = bundled_path("inventory.yaml").read_text()
+    options = "      airflow:\n        variables: {a: null}"
+    own = tmp_path / "inventory.yaml"
+    own.write_text(re.sub(r"^      airflow:.*$", options, text, count=1, flags=re.MULTILINE))
+    with pytest.raises(InputError, match="Cannot load") as raised:
+        load([own])
+    assert "airflow.variables.a: must be a value, not null" in raised.value.details
 
 
 def test_values_keep_their_types(tmp_path: Path) -> None:
@@ -162,7 +173,7 @@ def test_dags_are_bundles_on_airflow_3(tmp_path: Path) -> None:
         "/opt/airflow/bundles/user": [".airflowignore", "lib/logs/parse.py", "prices.py"],
     }
     assert {path: tree.part for path, tree in trees.items()} == {
-        "/opt/airflow/bundles/weather": "",
+        "/opt/airflow/bundles/weather": "the pipeline weather",
         "/opt/airflow/bundles/user": "the DAGs in dags/",
     }
     assert trees["/opt/airflow/bundles/user"].validate.endswith(" weather_ingestion_pipeline")

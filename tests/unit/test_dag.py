@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from homelab.pipeline_contract import COMMANDS, CONNECTION_ID, DAG_ID, EXIT, TASKS
-from tests.scripts import SHARED_SCRIPTS, WEATHER
+from homelab.pipeline_contract import CONNECTION_ID, EXIT
+from tests.scripts import DAG_ID, SHARED_SCRIPTS, TASKS, WEATHER
 
 DAG_FILE = WEATHER / "dags" / "weather_ingestion_pipeline.py"
 
@@ -81,7 +81,7 @@ def test_dag_has_its_schedule_and_retries(monkeypatch: pytest.MonkeyPatch, serie
 
 
 @pytest.mark.parametrize("series", ["3.3", "2.11"])
-def test_names_in_the_dag_are_those_of_the_contract(monkeypatch: pytest.MonkeyPatch, series: str) -> None:
+def test_names_in_the_dag_are_those_of_the_manifest(monkeypatch: pytest.MonkeyPatch, series: str) -> None:
     found = load(monkeypatch, series)
     assert found["dag"].arguments["dag_id"] == DAG_ID
     tasks = {
@@ -89,14 +89,14 @@ def test_names_in_the_dag_are_those_of_the_contract(monkeypatch: pytest.MonkeyPa
         for task in found.values()
         if isinstance(task, Recorder) and "task_id" in task.arguments
     }
-    assert sorted(tasks) == sorted(COMMANDS)
-    for name, task in tasks.items():
-        assert (task.arguments["ssh_conn_id"], task.arguments["command"]) == (CONNECTION_ID, name)
+    commands = {task.arguments["command"]: name for name, task in tasks.items()}
+    assert commands == {f"weather.{command}": name for command, name in TASKS.items()}
+    assert {task.arguments["ssh_conn_id"] for task in tasks.values()} == {CONNECTION_ID}
 
 
 def test_marts_do_not_wait_for_the_verification(monkeypatch: pytest.MonkeyPatch) -> None:
     found = load(monkeypatch, "3.3")
-    ingest, build, verify = (found[name] for name in (TASKS.ingest, TASKS.build, TASKS.verify))
+    ingest, build, verify = (found[TASKS[name]] for name in ("fetch", "build", "check"))
     assert (ingest.downstream, build.downstream, verify.downstream) == ([build, verify], [], [])
     assert min(task.arguments["cmd_timeout"] for task in (ingest, build)) >= 600
     assert verify.arguments["retries"] == 0, "a retry would report the same"
@@ -109,7 +109,7 @@ def test_schedule_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("series", ["3.3", "2.11"])
 def test_error_that_a_repetition_meets_again_is_not_repeated(monkeypatch: pytest.MonkeyPatch, series: str) -> None:
-    task = load(monkeypatch, series)[TASKS.build]
+    task = load(monkeypatch, series)[TASKS["build"]]
     task.raise_for_status(0, b"")
     for status in (EXIT.bad_input, EXIT.key_refused, EXIT.build_failed):
         with pytest.raises(NoRetry, match="Binder Error"):
@@ -127,7 +127,7 @@ def test_file_that_is_missing_for_a_moment_is_tried_again(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: Sequence[str]
 ) -> None:
     """A deploy replaces the scripts; the next attempt finds them."""
-    task = load(monkeypatch, "3.3")[TASKS.build]
+    task = load(monkeypatch, "3.3")[TASKS["build"]]
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
     with pytest.raises(RuntimeError):
         task.raise_for_status(ended.returncode, ended.stderr)

@@ -41,6 +41,6 @@ def test_password_is_in_no_command(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         return run(words, **options)
 
     monkeypatch.setattr(subprocess, "run", recording)
-    set_up(stack(tmp_path), with_prices(tmp_path).pipelines[0], FixedSecretStore(), SilentProgress())
+    set_up(stack(tmp_path), with_prices(tmp_path).pipeline("prices"), FixedSecretStore(), SilentProgress())
     assert not [text for text in started if "hunter2" in text]
     assert {*(tmp_path / "logins").read_text().splitlines()} == {"postgres hunter2", "prices hunter2"}

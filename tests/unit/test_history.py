@@ -17,10 +17,16 @@ from homelab.cli import corrections
 from homelab.commands import pipeline_backfill, pipeline_exclude
 from homelab.errors import HomelabError, InputError
 from homelab.host import Result
+from homelab.inventory import load
+from homelab.model import Inventory
+from homelab.paths import bundled_path
 from homelab.pipeline_contract import EXIT
 from homelab.progress import SilentProgress, StatusUpdate
 from homelab.runtime import job_progress
+from homelab.runtime.deployed_pipelines import weather_layout
 from tests.support import LocalHost
+
+INVENTORY = load([bundled_path("inventory.yaml")])
 
 DAY = datetime(2019, 1, 1)
 OPTIONS = pipeline_backfill.BackfillOptions(cities=["A", "B"])
@@ -78,7 +84,9 @@ class RecordedProgress(SilentProgress):
 
 
 def backfill_history(host: BackfillHost, progress: RecordedProgress) -> pipeline_backfill.Backfilled:
-    return pipeline_backfill.backfill_api_on(host, date(2019, 1, 1), date(2019, 2, 1), OPTIONS, progress)
+    return pipeline_backfill.backfill_api_on(
+        host, weather_layout(INVENTORY), date(2019, 1, 1), date(2019, 2, 1), OPTIONS, progress
+    )
 
 
 def test_progress_and_the_result_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,6 +136,7 @@ class AnsweringSession:
     """A session whose analytics container is this host."""
 
     host: AnsweringHost
+    inventory: Inventory = INVENTORY
     progress: SilentProgress = field(default_factory=SilentProgress)
 
     @contextmanager

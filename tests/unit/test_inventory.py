@@ -273,7 +273,8 @@ PROBLEMS = [
         f"{[f'c{n}' for n in range(11)]}\n    rate_limit: 1",
         f"{CITIES_AT}.cities: has 11 cities, but at 1 requests a minute a run of 10 minutes fetches ",
     ),
-    ('pipelines:\n  weather:\n    cities: ["Newark,US"]\n', "", "inventory.yaml:1: pipelines.weather: is missing"),
+    ('pipelines:\n  weather:\n    cities: ["Newark,US"]\n', "", None),
+    ('pipelines:\n  weather:\n    cities: ["Newark,US"]\n', "pipelines: {weather: null}\n", None),
     ("pipelines:", "pipeline:", "inventory.yaml:29: pipeline: unknown key; did you mean `pipelines`?"),
 ]
 

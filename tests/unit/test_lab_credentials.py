@@ -93,7 +93,7 @@ def test_overlay_adds_neither_a_container_nor_a_pipeline(lab: Lab, tmp_path: Pat
     )
     inventory = load([tmp_path / "inventory.yaml", lab.overlay])
     assert [container.name for container in inventory.containers] == ["db"]
-    assert inventory.weather.cities == ()
+    assert (inventory.weather, inventory.pipelines) == (None, ())
 
 
 def test_city_of_the_inventory_reaches_the_lab_and_a_further_overlay_wins(lab: Lab, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +16,7 @@ from homelab.commands.pipeline_status import own_status
 from homelab.errors import HomelabError, InputError
 from homelab.host import Result
 from homelab.model import Duration, Health
-from homelab.pipelines.pipeline_health import assess
+from homelab.pipelines.pipeline_health import Answers, assess
 from homelab.runtime.lab_report import LabReport
 from homelab.runtime.pipeline_reports import PipelineReport, report_pipelines
 from tests.support import NoHost, make_session
@@ -44,10 +45,55 @@ SUCCESS = {"run_id": "r", "state": "success", "end_date": "2026-11-26T11:00:01.5
 FAILED = {**SUCCESS, "state": "failed", "failed_tasks": "fetch"}
 
 
+def answer(value: object) -> Result:
+    """Return the answer of a probe; None is one that failed."""
+    return Result("", 1) if value is None else Result("", 0, json.dumps(value).encode())
+
+
 def health(folder: Path, build: object, runs: object, every: str | None = None) -> Health:
-    pipeline = replace(with_prices(folder).pipelines[0], expected_every=Duration(every) if every else None)
-    answers = [Result("", 1) if each is None else Result("", 0, json.dumps(each).encode()) for each in (build, runs)]
-    return assess(pipeline, answers[0], answers[1], NOW)
+    pipeline = replace(with_prices(folder).pipeline("prices"), expected_every=Duration(every) if every else None)
+    return assess(pipeline, Answers(answer(build), answer(runs)), NOW)
+
+
+WEATHER = {"last_build": BUILT, "marts": [{"name": "m", "rows": 3, "newest": "N"}], "published_bytes": 9}
+BUILD_FACTS = "built 2026-11-26T11:00:00+00:00, 3 tests passed, 0 failed"
+
+
+@pytest.mark.parametrize(
+    ("report", "runs", "paused", "healthy", "summary"),
+    [
+        (WEATHER, [], "", True, f"no run yet; {BUILD_FACTS}; m 3 rows to N"),
+        (
+            {**WEATHER, "issues": 2, "held_back": {"since": "S", "transaction": "T"}},
+            [],
+            "f",
+            True,
+            f"no run yet; {BUILD_FACTS}; m 3 rows to N; 2 implausible values are left out; a transaction has been open "
+            "since S: T",
+        ),
+        ({"last_build": None, "marts": [], "published_bytes": None}, [], "", True, "no run yet"),
+        (WEATHER, [], "t", False, "its DAG is paused: switch it on in the web UI of Airflow"),
+        (
+            {**WEATHER, "published_bytes": None},
+            [],
+            "",
+            False,
+            "the published marts are missing, although a build succeeded: `homelab pipeline run weather` publishes "
+            "them again",
+        ),
+        ({**WEATHER, "last_build": BROKEN}, [], "", False, "build failed at 2026-11-26T11:00:00+00:00: model "),
+        (None, [], "", False, "no report: "),
+        (WEATHER, [FAILED], "", False, "last run failed at 2026-11-26T11:00:01 (fetch): `homelab pipeline run weather"),
+    ],
+)
+def test_health_of_the_weather_has_its_marts(
+    tmp_path: Path, report: object, runs: object, paused: str, healthy: bool, summary: str
+) -> None:
+    weather = with_prices(tmp_path).pipeline("weather")
+    answers = Answers(answer(report), answer(runs), Result("", 0, paused.encode()))
+    found = assess(weather, answers, NOW)
+    assert (found.healthy, found.ready or report is None) == (healthy, True)
+    assert found.summary.startswith(summary)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +140,16 @@ class Answering(NoHost):
 
     def batch(self, commands: list[str]) -> list[Result]:
         """See Host.batch."""
-        return [Result(each, 0, json.dumps(BROKEN if "last_build" in each else [FAILED]).encode()) for each in commands]
+        return [Result(each, 0, self._answer(each).encode()) for each in commands]
+
+    @staticmethod
+    def _answer(command: str) -> str:
+        if "last_build" in command:
+            return json.dumps(BROKEN)
+        # The runs and `is_paused` of each pipeline, from one psql.
+        marks = re.findall(r"echo (\w+) :ERROR", command)
+        texts = [json.dumps([FAILED]), "f"] * (len(marks) // 2)
+        return "".join(f"{text}\n{mark} false\n" for text, mark in zip(texts, marks, strict=True))
 
 
 def test_status_of_a_pipeline_has_the_message_of_dbt(tmp_path: Path) -> None:
@@ -103,17 +158,16 @@ def test_status_of_a_pipeline_has_the_message_of_dbt(tmp_path: Path) -> None:
     assert lines[1:] == ["error: model.prices.prices_daily: no column x", "r: failed (fetch)"]
     with pytest.raises(InputError, match="it is missing in the inventory") as caught:
         own_status(session, "price")
-    assert "Pipelines of your own in the inventory: prices." in caught.value.details
+    assert "Pipelines in the inventory: weather, prices." in caught.value.details
 
 
 def test_container_that_does_not_answer_leaves_the_health_unknown(tmp_path: Path) -> None:
     def refuse(*_: object) -> Any:
         raise HomelabError("Cannot connect to analytics-platform: no answer", "", "")
 
-    (report,) = report_pipelines(make_session(with_prices(tmp_path), connector=refuse))
-    assert report == PipelineReport(
-        "prices", Health(False, "not known: Cannot connect to analytics-platform: no answer")
-    )
+    reports = report_pipelines(make_session(with_prices(tmp_path), connector=refuse))
+    unknown = Health(False, "not known: Cannot connect to analytics-platform: no answer")
+    assert reports == [PipelineReport("weather", unknown), PipelineReport("prices", unknown)]
 
 
 def test_lab_with_an_unhealthy_pipeline_is_unhealthy(capsys: pytest.CaptureFixture[str]) -> None:

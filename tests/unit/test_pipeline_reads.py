@@ -11,7 +11,7 @@ from homelab.commands.pipeline_new import new_pipeline
 from homelab.errors import InputError
 from homelab.host import Result
 from homelab.model import Inventory
-from homelab.pipelines.container_steps import profiles_yml
+from homelab.pipelines.container_steps import Limits, profiles_yml
 from homelab.pipelines.layout import Layout
 from homelab.pipelines.published_tables import project_files, published_tables
 from homelab.steps import Directory, Group, Tree
@@ -79,7 +79,7 @@ def test_error_in_a_manifest_that_is_read_is_one_problem(tmp_path: Path) -> None
 
 
 def test_sources_have_the_marts_of_the_weather_and_their_columns(tmp_path: Path) -> None:
-    (prices,) = reading_weather(tmp_path).pipelines
+    prices = reading_weather(tmp_path).pipeline("prices")
     files = project_files(prices.folder / "dbt", prices.reads)
     (source,) = yaml.safe_load(files["models/published_sources.yml"])["sources"]
     assert (source["name"], source["database"], source["schema"]) == ("weather", "published_weather", "main")
@@ -118,11 +118,12 @@ def test_reader_can_open_the_published_file_and_not_list_the_folder(tmp_path: Pa
     (group,) = [step for step in found if isinstance(step, Group)]
     assert (group.name, group.members) == ("readers-weather", ["pipeline-prices"])
     folders = {step.path: (step.owner, step.group, step.mode) for step in found if isinstance(step, Directory)}
-    assert folders[f"{ROOT}/data"] == ("analytics", "readers-weather", 0o710)
+    data = f"{ROOT}/pipelines/weather/data"
+    assert folders[data] == ("pipeline-weather", "readers-weather", 0o710)
     assert folders[f"{ROOT}/pipelines/prices/data"] == ("pipeline-prices", "pipeline-prices", 0o750)
     titles = [step.title for step in found]
-    assert titles.index("user pipeline-prices") < titles.index(group.title) < titles.index(f"directory {ROOT}/data")
-    assert f"READS_weather={ROOT}/data/published.duckdb" in file(found, f"{ROOT}/pipelines/prices/pipeline.env")
+    assert titles.index("user pipeline-prices") < titles.index(group.title) < titles.index(f"directory {data}")
+    assert f"READS_weather={data}/published.duckdb" in file(found, f"{ROOT}/pipelines/prices/pipeline.env")
     (project,) = [step for step in found if isinstance(step, Tree) and step.path == f"{ROOT}/pipelines/prices/dbt"]
     assert "models/published_sources.yml" in project.files
 
@@ -132,7 +133,7 @@ def test_pipeline_that_no_other_one_reads_keeps_its_folder_to_itself(tmp_path: P
     found = steps(inventory(tmp_path, "prices"), "analytics")
     assert not [step for step in found if isinstance(step, Group)]
     folders = {step.path: (step.group, step.mode) for step in found if isinstance(step, Directory)}
-    assert folders[f"{ROOT}/data"] == ("analytics", 0o750)
+    assert folders[f"{ROOT}/pipelines/weather/data"] == ("pipeline-weather", 0o750)
 
 
 @pytest.mark.parametrize(
@@ -150,8 +151,8 @@ def test_group_has_exactly_its_members(answer: Result, reason: str) -> None:
 
 
 def test_profile_attaches_the_file_read_only(tmp_path: Path) -> None:
-    (prices,) = reading_weather(tmp_path).pipelines
-    profile = yaml.safe_load(profiles_yml(Layout(prices)))["prices"]["outputs"]["warehouse"]
+    prices = reading_weather(tmp_path).pipeline("prices")
+    profile = yaml.safe_load(profiles_yml(Layout(prices), Limits()))["prices"]["outputs"]["warehouse"]
     assert profile["attach"][1] == {
         "path": "{{ env_var('READS_weather') }}",
         "alias": "published_weather",

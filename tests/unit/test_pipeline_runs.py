@@ -16,12 +16,12 @@ from homelab.model import Container
 from homelab.paths import bundled_path
 from homelab.progress import SilentProgress
 from homelab.runtime import job_progress, pipeline_runs
-from homelab.runtime.deployed_pipelines import BUILT_IN
+from homelab.runtime.deployed_pipelines import deployed_pipeline
 from homelab.runtime.pipeline_runs import Run, run_pipeline
 from homelab.services.airflow_metadata import CLI
-from homelab.services.analytics import read_data
 from tests.support import LocalHost, make_session
 
+WEATHER = deployed_pipeline(load([bundled_path("inventory.yaml")]), "weather")
 FETCH, BUILD, VERIFY = "fetch_weather_data", "run_dbt_transformation", "verify_ingestion"
 START = "12:09:14.20 [info ] [Thread-1 (]: 36 of 36 START test unique_cities_city ........................ [RUN]\n"
 OLD = "12:08:14.28 [info ] [Thread-1 (]: 36 of 36 PASS unique_cities_city ...................... [PASS in 0.08s]\n"
@@ -144,10 +144,10 @@ def test_progress_names_the_running_task_and_the_last_node_of_dbt() -> None:
             state("success"),
         ]
     )
-    dbt, reported = job_progress.DbtLog(host, read_data), list[str]()
+    dbt, reported = job_progress.DbtLog(host, WEATHER.read_data), list[str]()
     assert dbt() == "", "the log of the previous build"
     host.dbt_log += NEW
-    follower = pipeline_runs._Follower(host, host, BUILT_IN, "r", print)
+    follower = pipeline_runs._Follower(host, host, WEATHER, "r", print)
     assert follower.wait(dbt, reported.append).state == "success"
     assert reported == [FETCH, f"{BUILD} 3 of 36 OK created sql incremental model main.weather_daily"]
 

@@ -70,7 +70,7 @@ def test_manifest_is_read(tmp_path: Path) -> None:
     manifest.write_text(
         manifest.read_text() + "expected_every: 2d\nlimits: {memory: 512MiB, threads: 1, timeout: 90s}\n"
     )
-    (prices,) = inventory(tmp_path, "prices").pipelines
+    prices = inventory(tmp_path, "prices").pipeline("prices")
     assert (prices.schedule, prices.expected_every, prices.tasks) == ("@daily", Duration("2d"), ("fetch", "build"))
     assert (prices.memory, prices.threads, prices.timeout) == (Size("512MiB"), 1, Duration("90s"))
     assert prices.folder == tmp_path / "pipelines" / "prices"
@@ -87,11 +87,11 @@ def test_manifest_is_read(tmp_path: Path) -> None:
         ("order", "`order` is a reserved word"),
         ("pg_prices", "`pg_prices` is a reserved word"),
         ("prices_dbt", "the names that end in `_dbt` are those of dbt's roles"),
-        ("raw", "`raw` is the name of a schema of the service `analytics` already"),
+        ("raw", "`raw` is the name of a schema of the pipeline `weather` already"),
         ("raw_aside", "`raw_aside` is a reserved word"),
         ("upkeep_aside", "`upkeep_aside` is a reserved word"),
         ("airflow", "`airflow` is the name of a service already"),
-        ("analytics", "`analytics` is the name of a role of the service `analytics` already"),
+        ("analytics", "`analytics` is the name of a role of the pipeline `weather` already"),
     ],
 )
 def test_name_that_a_pipeline_cannot_have_is_refused(tmp_path: Path, name: str, error: str) -> None:
@@ -110,7 +110,9 @@ def test_name_that_a_pipeline_cannot_have_is_refused(tmp_path: Path, name: str, 
         ("pipeline.yaml", "commands: {fetch: fetch.py}", "pipeline.yaml:1: commands.fetch: must be a path below"),
         ("pipeline.yaml", "commands: {fetch: scripts/../x.py}", "pipeline.yaml:1: commands.fetch: must be a path"),
         ("pipeline.yaml", "commands: {fetch: scripts/no.py}", "commands.fetch: scripts/no.py does not exist"),
-        ("pipeline.yaml", "commands: {build: scripts/fetch.py}", "commands.build: the build of the dbt project has"),
+        ("pipeline.yaml", "commands: {fetch: scripts/fetch.py $x}", "pipeline.yaml:1: commands.fetch: must be a path"),
+        ("pipeline.yaml", "dag: own", "pipeline.yaml:1: dag: there are no DAGs in dags/"),
+        ("pipeline.yaml", "tasks: {build: make}", "pipeline.yaml:1: tasks: there are no DAGs in dags/"),
         ("pipeline.yaml", "commands: {Fetch: scripts/fetch.py}", "commands.Fetch: a command has lower-case letters"),
         ("pipeline.yaml", "limits: {memory: 2}", "pipeline.yaml:1: limits.memory: must be"),
         ("pipeline.yaml", "environment: {PGHOST: x}", "environment.PGHOST: a variable has capital letters"),
@@ -162,7 +164,7 @@ def from_package(folder: Path) -> Inventory:
 
 def test_pipeline_of_a_package_needs_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(tmp_path, "price_stack:PRICES", monkeypatch)
-    (prices,) = from_package(tmp_path).pipelines
+    prices = from_package(tmp_path).pipeline("prices")
     assert (prices.folder, prices.tasks) == (tmp_path / "price_stack" / "pipelines" / "prices", ("fetch", "build"))
 
 
@@ -226,7 +228,7 @@ def test_script_without_own_packages_uses_the_shared_venv(tmp_path: Path) -> Non
     wanted = with_prices(tmp_path)
     assert "exec /opt/analytics-platform/venv/bin/python" in file(steps(wanted, "analytics"), f"{ROOT}/bin/fetch")
     lock = b"requests==2.32.5 --hash=sha256:0\n"
-    own = replace(wanted, pipelines=(replace(wanted.pipelines[0], requirements=lock),))
+    own = replace(wanted, pipelines=(replace(wanted.pipeline("prices"), requirements=lock),))
     found = steps(own, "analytics")
     assert f"exec {ROOT}/venv/bin/python" in file(found, f"{ROOT}/bin/fetch")
     assert f"venv {ROOT}/venv" in [step.title for step in found]
@@ -272,7 +274,7 @@ def test_link_out_of_a_pipelines_folder_is_refused(tmp_path: Path, folder: str, 
 def test_variables_and_secrets_of_a_pipeline_are_in_separate_files(tmp_path: Path) -> None:
     new_pipeline(tmp_path, "prices", "postgres")
     wanted = inventory(tmp_path, "prices")
-    (prices,) = wanted.pipelines
+    prices = wanted.pipeline("prices")
     assert str(prices.secrets["SOURCE_PASSWORD"]) == "prices"
     found = steps(wanted, "analytics")
     environment = file(found, f"{ROOT}/pipeline.env")
@@ -283,7 +285,7 @@ def test_variables_and_secrets_of_a_pipeline_are_in_separate_files(tmp_path: Pat
 
 def test_secret_of_a_pipeline_that_is_not_set_is_named(tmp_path: Path) -> None:
     new_pipeline(tmp_path, "prices", "postgres")
-    (prices,) = inventory(tmp_path, "prices").pipelines
+    prices = inventory(tmp_path, "prices").pipeline("prices")
     with pytest.raises(InputError, match="Cannot use the secret prices: not set") as caught:
         user_secrets(FileSecretStore(tmp_path / "state"), prices.secrets.values())
     assert f"{prices.folder}/pipeline.yaml:10: {{secret: prices}}" in caught.value.details
@@ -316,7 +318,9 @@ def test_failure_of_a_pipelines_steps_stops_no_other(tmp_path: Path) -> None:
     parts = {step.title: step.part for step in found}
     assert parts["tables of prices"] == parts[f"tree {ROOT}/dbt"] == "the pipeline prices"
     assert parts["tables of power"] == "the pipeline power"
-    assert parts["dbt can read the project"] == ""
+    weather = "/opt/analytics-platform/pipelines/weather"
+    assert parts[f"tree {weather}/dbt"] == parts[f"tree {weather}/scripts"] == "the pipeline weather"
+    assert parts["file /opt/analytics-platform/bin/gate"] == ""
 
 
 @pytest.mark.parametrize("version", ["3.3", "2.11"])
@@ -351,7 +355,9 @@ def test_pipeline_with_own_dags_gets_no_generated_one(tmp_path: Path) -> None:
 
 
 def test_each_version_of_a_schema_is_applied_once(tmp_path: Path) -> None:
-    prices = replace(with_prices(tmp_path).pipelines[0], schema_versions=(SchemaVersion(1, "a"), SchemaVersion(2, "b")))
+    prices = replace(
+        with_prices(tmp_path).pipeline("prices"), schema_versions=(SchemaVersion(1, "a"), SchemaVersion(2, "b"))
+    )
     step = SchemaVersions(Layout(prices))
 
     def pending(comment: str, ok: bool = True) -> str:
@@ -370,7 +376,7 @@ def test_each_version_of_a_schema_is_applied_once(tmp_path: Path) -> None:
 
 
 def test_changed_version_of_a_schema_is_refused(tmp_path: Path) -> None:
-    step = SchemaVersions(Layout(with_prices(tmp_path).pipelines[0]))
+    step = SchemaVersions(Layout(with_prices(tmp_path).pipeline("prices")))
 
     class Answering:
         name = "box"

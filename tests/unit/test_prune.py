@@ -59,9 +59,7 @@ def test_removed_airflow_leaves_its_metadata_its_role_and_its_logs(tmp_path: Pat
 
 def test_raw_data_never_belong_to_one_service(tmp_path: Path) -> None:
     found = leftovers("analytics", Registry().get("analytics"), inventory(tmp_path, WITHOUT_ANALYTICS))
-    assert found == Leftovers(
-        [], [], ["analytics", "dbt"], ["/opt/analytics-platform/data", "/opt/analytics-platform/pipelines"]
-    )
+    assert found == Leftovers([], [], [], ["/opt/analytics-platform/pipelines"])
 
 
 def test_data_that_another_service_uses_stay(tmp_path: Path) -> None:

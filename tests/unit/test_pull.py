@@ -18,6 +18,7 @@ from homelab.host import Result
 from homelab.inventory import load
 from homelab.paths import bundled_path
 from homelab.pipeline_contract import EXIT
+from homelab.runtime.deployed_pipelines import deployed_pipeline
 from tests.support import NoHost, make_session
 
 FILE = b"12345678DUCK" + b"\0" * 5000
@@ -42,7 +43,7 @@ def sent(content: bytes) -> bytes:
 
 def pulled(target: Path, answer: bytes, kind: Format = "duckdb", status: int = 0) -> Pulled:
     session = make_session(load([bundled_path("inventory.yaml")]), connector=lambda *_: Download(answer, status))
-    return pull(session, target, kind)
+    return pull(session, deployed_pipeline(session.inventory), target, kind)
 
 
 def tar(**files: bytes) -> bytes:

@@ -33,7 +33,7 @@ from homelab.services.lab_certificates import CA_FILE, container_names, lab_name
 from homelab.services.postgres import Postgres
 from homelab.services.registry import Registry
 from homelab.steps import Command, Directory, File, Packages, Refuse, ServerCertificate, Sql, SystemdUnit
-from tests.scripts import SCRIPTS, SHARED_SCRIPTS
+from tests.scripts import IN_CONTAINER, SCRIPTS, SHARED_SCRIPTS
 from tests.support import FixedSecretStore, LocalHost, with_service
 
 KEYS = {"analytics-platform": "ssh-ed25519 AAAAHost"}
@@ -295,7 +295,7 @@ def test_all_folders_of_the_gate_belong_to_root(tmp_path: Path) -> None:
 
 def test_pipelines_environment_has_the_cities_as_json(tmp_path: Path) -> None:
     wanted = inventory(tmp_path)
-    text = file(steps(wanted, "analytics"), "/opt/analytics-platform/pipeline.env")
+    text = file(steps(wanted, "analytics"), f"{IN_CONTAINER}/pipeline.env")
     values = variables(text)
     assert [city["name"] for city in json.loads(values["WEATHER_CITIES"])] == [c.name for c in wanted.weather.cities]
     assert values["PGHOST"] == "192.168.2.67"
@@ -313,7 +313,7 @@ def test_only_files_of_secrets_hide_their_diff_and_no_other_file_contains_one(tm
 def test_secrets_of_the_pipeline_are_read_with_its_settings(tmp_path: Path) -> None:
     found = steps(inventory(tmp_path), "analytics")
     for name in ("pipeline.env", "secrets.env"):
-        text = file(found, f"/opt/analytics-platform/{name}").replace("/opt/analytics-platform", str(tmp_path))
+        text = file(found, f"{IN_CONTAINER}/{name}").replace(IN_CONTAINER, str(tmp_path))
         (tmp_path / name).write_text(text)
     shown = subprocess.run(
         ["sh", "-euc", f'. {tmp_path}/pipeline.env; echo "$OPENWEATHER_API_KEY $PGUSER $PGPASSWORD $DBT_PGPASSWORD"'],
@@ -371,13 +371,13 @@ def with_file(tmp_path: Path, name: str, text: str) -> Inventory:
 
 def test_file_of_cities_is_installed_after_the_script_that_validates_it(tmp_path: Path) -> None:
     found = steps(with_file(tmp_path, "mine.csv", "name\nBerlin\n"), "analytics")
-    (cities,) = [s for s in found if isinstance(s, File) and s.path == "/opt/analytics-platform/cities.csv"]
+    (cities,) = [s for s in found if isinstance(s, File) and s.path == f"{IN_CONTAINER}/cities.csv"]
     assert (cities.content, cities.secret, cities.mode) == (b"name\nBerlin\n", False, 0o644)
     assert "ingest_weather.py --check" in cities.validate
     titles = [step.title for step in found]
-    assert titles.index("tree /opt/analytics-platform/scripts") < titles.index(cities.title)
-    lines = file(found, "/opt/analytics-platform/pipeline.env").splitlines()
-    assert "WEATHER_CITIES_FILE=/opt/analytics-platform/cities.csv" in lines
+    assert titles.index(f"tree {IN_CONTAINER}/scripts") < titles.index(cities.title)
+    lines = file(found, f"{IN_CONTAINER}/pipeline.env").splitlines()
+    assert f"WEATHER_CITIES_FILE={IN_CONTAINER}/cities.csv" in lines
     assert "OPENWEATHER_RATE_LIMIT=600" in lines
     assert not [line for line in lines if line.startswith("WEATHER_CITIES=")]
 
@@ -385,14 +385,14 @@ def test_file_of_cities_is_installed_after_the_script_that_validates_it(tmp_path
 @pytest.mark.parametrize(("text", "accepted"), [("name\nBerlin\n", True), ("town\nBerlin\n", False)])
 def test_file_of_cities_is_validated_before_it_is_installed(tmp_path: Path, text: str, accepted: bool) -> None:
     found = steps(with_file(tmp_path, "mine.csv", text), "analytics")
-    (cities,) = [s for s in found if isinstance(s, File) and s.path == "/opt/analytics-platform/cities.csv"]
+    (cities,) = [s for s in found if isinstance(s, File) and s.path == f"{IN_CONTAINER}/cities.csv"]
     new = tmp_path / ".cities.csv.x1"
     new.write_bytes(cities.content)
     here = cities.validate.replace("/opt/analytics-platform/venv/bin/python", sys.executable).replace(
-        "/opt/analytics-platform/scripts", str(SCRIPTS)
+        f"{IN_CONTAINER}/scripts", str(SCRIPTS)
     )
-    here = here.replace("/usr/local/sbin/homelab-as-analytics ", "")
-    here = here.replace("/opt/analytics-platform/shared", str(SHARED_SCRIPTS))
+    here = here.replace("/usr/local/sbin/homelab-as-pipeline-weather ", "")
+    here = here.replace("/opt/analytics-platform/scripts", str(SHARED_SCRIPTS))
     done = subprocess.run(["sh", "-ec", f"new={new}\n{here}"], capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode == 0) == accepted
     assert accepted or "the first line must name the columns" in done.stderr
@@ -408,11 +408,12 @@ def test_missing_file_of_cities_is_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("status", "expected"), [(0, 0), (4, 0), (1, 1), (2, 2)])
 def test_fetch_with_failed_cities_does_not_stop_the_pipeline(tmp_path: Path, status: int, expected: int) -> None:
-    script = file(steps(inventory(tmp_path), "analytics"), "/opt/analytics-platform/bin/fetch_weather_data")
+    script = file(steps(inventory(tmp_path), "analytics"), f"{IN_CONTAINER}/bin/fetch")
     root = tmp_path / "root"
     (root / "venv" / "bin").mkdir(parents=True)
-    (root / "data").mkdir()
-    (root / "pipeline.env").touch()
+    weather = root / "pipelines" / "weather"
+    (weather / "data").mkdir(parents=True)
+    (weather / "pipeline.env").touch()
     python = root / "venv" / "bin" / "python"
     python.write_text(f"#!/bin/sh\nexit {status}\n")
     python.chmod(0o755)
@@ -445,101 +446,50 @@ HEARTBEAT = '{"scheduler": {"status": "healthy", "latest_scheduler_heartbeat": "
 STARTED = (
     "Id=airflow-api-server.service\nActiveEnterTimestamp=\n\nId=airflow-scheduler.service\nActiveEnterTimestamp=@{}"
 )
-SUCCESS = {"status": "success", "finished": "F", "tests_passed": 1, "tests_failed": 0}
+FACTS = '{"sizes": {"project_data": 7340032}, "connections": 3}'
 HEALTH = [
     (
         Postgres(),
-        ['{"sizes": {"project_data": 7340032}, "connections": 3, "raw_rows": 0, "newest_raw_row": null}', "", "f"],
+        [FACTS, "", "f", '{"raw_rows": 0, "newest_raw_row": null}'],
         True,
         "project_data 7 MiB; 3 connections; 0 raw rows, newest none yet",
     ),
-    (Postgres(), [None, None, None], False, "does not answer: "),
+    (Postgres(), [FACTS, "", "", None], True, "project_data 7 MiB; 3 connections"),  # without the weather
+    (Postgres(), [None, None, None, None], False, "does not answer: "),
     (
         Postgres(),
-        ["{}", "", "t"],
+        ["{}", "", "t", None],
         False,
         "raw tables were changed by hand: `homelab deploy` repairs them or names the change",
     ),
     (
         Postgres(),
-        [None, "raw.weather_observations, raw.exclusions", None],
+        [None, "raw.weather_observations, raw.exclusions", None, None],
         False,
         "missing: raw.weather_observations, raw.exclusions; `homelab deploy` creates them, without their rows",
     ),
+    (Analytics(), ["", ""], True, "dbt and DuckDB are installed"),
+    (Analytics(), ["", None], False, "DuckDB's extension missing: `homelab deploy` installs it"),
+    (Analytics(), [None, None], False, "dbt and DuckDB's extension missing: `homelab deploy` installs it"),
     (
-        Analytics(),
-        ['{"last_build": null, "marts": []}'],
-        False,
-        "no build yet: `homelab pipeline run` makes the first one",
-    ),
-    (
-        Analytics(),
-        [json.dumps({"last_build": SUCCESS, "marts": [{"name": "m", "rows": 3, "newest": "N"}], "published_bytes": 9})],
+        Airflow(),
+        ['{"scheduler": {"status": "healthy"}, "triggerer": {"status": null}}', "[]", ""],
         True,
-        "built F, 1 tests passed, 0 failed; m 3 rows to N",
+        "scheduler healthy",
     ),
-    (
-        Analytics(),
-        [json.dumps({"last_build": SUCCESS, "marts": [], "published_bytes": None})],
-        False,
-        "the published marts are missing, although a build succeeded at F: `homelab pipeline run` publishes them again",
-    ),
-    (
-        Analytics(),
-        [
-            json.dumps(
-                {
-                    "last_build": {
-                        **SUCCESS,
-                        "status": "failed",
-                        "tests_failed": 2,
-                        "problems": [
-                            {"node": "test.p.old.1", "status": "warn", "message": "old"},
-                            {"node": "test.p.unique_x.1a", "status": "fail", "message": "Got 2 results,\n  not 0"},
-                            {"node": "model.p.m", "status": "error", "message": "Binder Error"},
-                        ],
-                    },
-                    "marts": [],
-                    "published_bytes": 9,
-                }
-            )
-        ],
-        False,
-        "build failed at F, 1 tests passed, 2 failed: test unique_x: Got 2 results, not 0 and 1 more "
-        "(`homelab pipeline status`); fix it, then `homelab pipeline run`",
-    ),
+    (Airflow(), ['{"scheduler": {"status": "unhealthy"}}', "[]", ""], False, "scheduler unhealthy"),
     (
         Airflow(),
-        ['{"scheduler": {"status": "healthy"}, "triggerer": {"status": null}}', "[]", "[]", ""],
-        True,
-        "scheduler healthy; no run yet",
-    ),
-    (Airflow(), ['{"scheduler": {"status": "unhealthy"}}', "[]", "[]", ""], False, "scheduler unhealthy; no run yet"),
-    (
-        Airflow(),
-        [
-            '{"scheduler": {"status": "healthy"}}',
-            '[{"state": "running", "end_date": null}, {"state": "failed", "end_date": "2026-01-01T00:00:00.5", '
-            '"failed_tasks": "verify_ingestion"}]',
-            "[]",
-            "",
-        ],
+        ['{"scheduler": {"status": "healthy"}}', '["Airflow cannot import x.py: bad"]', ""],
         False,
-        "scheduler healthy; last run failed at 2026-01-01T00:00:00 (verify_ingestion): `homelab pipeline run` repeats "
-        "it and shows the message",
+        "scheduler healthy; Airflow cannot import x.py: bad",
     ),
+    (Airflow(), [None, "[]", ""], False, "does not answer"),
+    (Airflow(), [HEARTBEAT, "[]", STARTED.format(1798761600)], True, "scheduler healthy"),
+    (Airflow(), [HEARTBEAT, "[]", STARTED.format(1798761605)], False, "scheduler starting"),
     (
         Airflow(),
-        ['{"scheduler": {"status": "healthy"}}', "[]", '["the DAG is paused: switch it on in the web UI"]', ""],
-        False,
-        "scheduler healthy; the DAG is paused: switch it on in the web UI",
-    ),
-    (Airflow(), [None, "[]", "[]", ""], False, "does not answer"),
-    (Airflow(), [HEARTBEAT, "[]", "[]", STARTED.format(1798761600)], True, "scheduler healthy; no run yet"),
-    (Airflow(), [HEARTBEAT, "[]", "[]", STARTED.format(1798761605)], False, "scheduler starting; no run yet"),
-    (
-        Airflow(),
-        ['{"scheduler": {"status": "healthy"}}', None, None, None],
+        ['{"scheduler": {"status": "healthy"}}', None, None],
         False,
         "cannot read its metadata: PostgreSQL does not answer",
     ),

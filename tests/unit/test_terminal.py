@@ -20,7 +20,6 @@ from homelab.progress import TerminalProgress
 from homelab.runtime.convergence import HostReport
 from homelab.runtime.plan_lines import PlanLine
 from homelab.services.airflow import Airflow
-from homelab.services.analytics import Analytics
 from homelab.services.postgres import Postgres
 from homelab.terminal import printable
 from tests.unit.test_plan import all_observed as all_observed
@@ -130,7 +129,7 @@ def test_only_the_safe_printers_write_to_the_terminal() -> None:
     assert writers - allowed == {"output.py"}
 
 
-@pytest.mark.parametrize("service", [Postgres(), Analytics(), Airflow()])
+@pytest.mark.parametrize("service", [Postgres(), Airflow()])
 @pytest.mark.parametrize(
     "answer", ["", "no JSON", "[]", "null", "7", '{"sizes": 3}', "[" * 100_000, '{"a": {}}', '["x"]']
 )

@@ -2,7 +2,7 @@
 
 A failed city does not keep the others from the marts: the ingestion succeeds if anything was stored, and
 verify_ingestion fails the run if anything was not. The SSH key of the connection `analytics` is limited to these three
-commands. The names are those of weather_contract.json.
+commands. The names are those of pipeline.yaml.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ with DAG(
     },
 ) as dag:
     fetch_weather_data = PipelineCommand(
-        task_id="fetch_weather_data", ssh_conn_id="analytics", command="fetch_weather_data", cmd_timeout=15 * 60
+        task_id="fetch_weather_data", ssh_conn_id="analytics", command="weather.fetch", cmd_timeout=15 * 60
     )
     run_dbt_transformation = PipelineCommand(
-        task_id="run_dbt_transformation", ssh_conn_id="analytics", command="run_dbt_transformation", cmd_timeout=30 * 60
+        task_id="run_dbt_transformation", ssh_conn_id="analytics", command="weather.build", cmd_timeout=30 * 60
     )
     # No retry: it reports the last ingestion, and would report the same.
     verify_ingestion = PipelineCommand(
-        task_id="verify_ingestion", ssh_conn_id="analytics", command="verify_ingestion", cmd_timeout=60, retries=0
+        task_id="verify_ingestion", ssh_conn_id="analytics", command="weather.check", cmd_timeout=60, retries=0
     )
     fetch_weather_data >> run_dbt_transformation
     fetch_weather_data >> verify_ingestion

@@ -120,7 +120,7 @@ def main() -> int:
     """Parse the options and run; see the module's docstring."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--project", type=Path, default=ROOT / "dbt", help="folder of dbt_project.yml")
-    parser.add_argument("--profiles", type=Path, default=ROOT / "dbt", help="folder of profiles.yml")
+    parser.add_argument("--profiles", type=Path, default=ROOT, help="folder of profiles.yml")
     parser.add_argument("--data", type=Path, default=ROOT / "data", help="folder to build and publish in")
     parser.add_argument("--wait", type=float, default=900, help="seconds to wait for another run")
     parser.add_argument(FULL_REFRESH, action="store_true", help="rebuild everything from the raw rows")

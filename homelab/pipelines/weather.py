@@ -1,0 +1,60 @@
+"""The options of the weather in its container: the variables of its scripts, and the file of cities."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from homelab.errors import InputError
+from homelab.model import ServiceContext, Step, Weather
+from homelab.paths import bundled_path
+from homelab.pipelines.layout import SHARED_SCRIPTS, SHARED_VENV, Layout
+from homelab.steps import File
+
+BUILT_IN = bundled_path("pipelines/weather")
+_LONG = 1 << 16  # bytes: a longer list of cities is compared by its hash, as its diff would be unreadable
+
+
+def weather_variables(context: ServiceContext, layout: Layout) -> Mapping[str, Any] | None:
+    """Return the values for the variables of the weather's scripts; None for another pipeline."""
+    weather = context.inventory.weather
+    if weather is None or not layout.pipeline.is_weather:
+        return None
+    cities = [{key: value for key, value in asdict(city).items() if value is not None} for city in weather.cities]
+    file = weather.cities_file and _path(layout, weather.cities_file)
+    return {"options": weather, "cities": cities, "cities_file": file}
+
+
+def cities_file(weather: Weather, layout: Layout, part: str) -> Iterator[Step]:
+    """Yield the file of cities, if the inventory has one; the ingestion script validates it."""
+    source = weather.cities_file
+    if source is None:
+        return
+    try:
+        content = source.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"Cannot read the file of cities: {error.strerror}",
+            f"{source}, from `pipelines: weather: cities:` in the inventory.",
+            "Correct the path, or the permissions of the file.",
+        ) from None
+    # Compiled files would be foreign files in the tree of scripts: hence -B.
+    script = f"{layout.root}/scripts/ingest_weather.py"
+    check = layout.sandbox.run(
+        "/usr/bin/env", f"PYTHONPATH={SHARED_SCRIPTS}", f"{SHARED_VENV}/bin/python", "-B", script, "--check"
+    )
+    # The script recognises CSV and JSON by the suffix.
+    copy = f'"$new{source.suffix}"'
+    yield File(
+        _path(layout, source),
+        content,
+        secret=len(content) > _LONG,
+        validate=f'ln -f "$new" {copy}; {check} {copy} || {{ rm -f {copy}; exit 1; }}; rm -f {copy}',
+        part=part,
+    )
+
+
+def _path(layout: Layout, source: Path) -> str:
+    return f"{layout.root}/cities{source.suffix}"
