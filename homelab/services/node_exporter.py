@@ -21,6 +21,7 @@ _DAEMON = Daemon("prometheus-node-exporter", 9100)
 _SCRIPT = "/usr/local/sbin/homelab-metrics"
 _TIMER = "homelab-metrics.timer"
 _TEXT_FILES = "/var/lib/homelab/metrics"
+LAST_BACKUP = "/var/lib/homelab/last-backup"  # a backup job touches it after each success
 _COLLECTORS = ("cpu", "filesystem", "loadavg", "meminfo", "netdev", "stat", "systemd", "textfile", "time", "uname")
 _ARGUMENTS = (
     "--collector.disable-defaults",
@@ -62,7 +63,7 @@ class NodeExporter(Service):
 
     def steps(self, context: ServiceContext) -> Sequence[Step]:
         """Return its unit, and the script and the timer for the metrics of the services."""
-        commands = {"certificates": certificate_metrics()}
+        commands = {"certificates": certificate_metrics(), "backup": backup_metrics()}
         for service in context.container.services.values():
             commands |= service.metric_commands(context)
         text = render(
@@ -95,3 +96,8 @@ class NodeExporter(Service):
             return Health(False, "does not answer" if answers[0].ok else "a unit of it is not active")
         failed = len(answers[1].text.splitlines())
         return Health(True, f"failed units in the container: {failed}", {"failed_units": failed})
+
+
+def backup_metrics(file: str = LAST_BACKUP) -> str:
+    """Return shell text that prints the time of the last backup as a metric; it fails before the first one."""
+    return f'at=$(stat -c %Y {file}) && echo "homelab_backup_timestamp_seconds $at"'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import time
 import urllib.parse
 import urllib.request
@@ -18,7 +19,9 @@ import pytest
 from homelab.commands.deploy import deploy
 from homelab.inventory import load
 from homelab.lab import Lab
+from homelab.pipelines.pipeline_metrics import labelled
 from homelab.runtime.lab_report import report_lab
+from homelab.sandbox import Sandbox
 from tests.integration.lab_fixture import LabFixture, in_a_lab, lab_with
 
 LAB = Lab("monitoring", IPv4Network("10.99.2.96/28"), "hl-moni", 18176, 8259)
@@ -118,6 +121,23 @@ def test_programs_listen_on_the_address_of_the_container_only_and_are_hardened(
         stack.run(f"systemd-analyze security --no-pager --threshold=30 {name}.service", container)
         # The password is neither in the arguments nor readable for other users.
     assert "secret" not in stack.run("ps -eo args | grep [p]rometheus-", container)
+
+
+def test_metrics_of_a_pipeline_are_read_with_the_privileges_of_its_user(stack: LabFixture) -> None:
+    # PostgreSQL's user stands for that of a pipeline: its folder is closed to all others.
+    data = "/var/lib/postgresql/15/main"
+    command = labelled("prices", Sandbox("postgres", (data,)).read(f"{data}/metrics.prom"))
+    psql = "psql --version | sed 's/.*/psql_runs 1/'"
+    with stack.connect("postgres-data") as host:
+        lines = f"write pipeline-prices {shlex.quote(command)}\nwrite psql {shlex.quote(psql)}\n"
+        assert host.run("cat >>/usr/local/sbin/homelab-metrics", stdin=lines.encode()).ok
+    stack.run(f"cd {data}; echo homelab_pipeline_issues 3 >metrics.prom; chown postgres: metrics.prom", "postgres-data")
+    stack.run("systemctl start homelab-metrics.service", "postgres-data")
+    written = stack.run("cd /var/lib/homelab/metrics; cat pipeline-prices.prom psql.prom", "postgres-data")
+    assert written.splitlines() == ['homelab_pipeline_issues{pipeline="prices",table=""} 3', "psql_runs 1"]
+    stack.run(f"ln -sf /etc/shadow {data}/metrics.prom; systemctl start homelab-metrics.service", "postgres-data")
+    assert stack.run("cat /var/lib/homelab/metrics/pipeline-prices.prom", "postgres-data") == ""
+    assert "file /usr/local/sbin/homelab-metrics" in " ".join(changes(stack))
 
 
 def test_stopped_unit_is_reported_to_the_webhook(stack: LabFixture) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -15,9 +16,10 @@ from homelab.inventory import load
 from homelab.model import Inventory, ServiceContext
 from homelab.paths import bundled_path
 from homelab.services.alert_rules import Alert, alerts, rules_file
+from homelab.services.node_exporter import backup_metrics
 from homelab.services.scrape_targets import probe_targets, targets
 from homelab.steps import File
-from tests.support import FixedSecretStore
+from tests.support import FixedSecretStore, LocalHost
 
 ROOT = Path(__file__).parents[2]
 PROMTOOL = shutil.which("promtool") or shutil.which("promtool", path=ROOT / ".venv" / "promtool")
@@ -185,6 +187,14 @@ def test_each_alert_has_a_runbook_and_each_runbook_an_alert(inventory: Inventory
     assert {str(path.relative_to(ROOT)) for path in pages} == set(rules)
     for page, name in rules.items():
         assert (ROOT / page).read_text().startswith(f"# {name}\n")
+
+
+def test_touched_file_is_the_time_of_the_last_backup(tmp_path: Path) -> None:
+    command = backup_metrics(str(tmp_path / "last-backup"))
+    assert not LocalHost().run(command).ok
+    (tmp_path / "last-backup").touch()
+    os.utime(tmp_path / "last-backup", (5, 5))
+    assert LocalHost().run(command).text == "homelab_backup_timestamp_seconds 5"
 
 
 def test_each_endpoint_with_metrics_is_a_target(inventory: Inventory) -> None:

@@ -29,7 +29,7 @@ def test_shipped_inventory_gets_one_more_container() -> None:
     assert after.replace(new, "", 1) == text
     before, _, rest = after.partition(new)
     assert "  airflow-orchestration:\n" in before
-    assert rest.startswith("\n# The pipelines by name.")
+    assert rest.startswith("\n  # Metrics and alerts of the whole stack")
 
 
 @pytest.mark.parametrize(
