@@ -120,8 +120,8 @@ def docs(
     from homelab.runtime.deployed_pipelines import deployed_pipeline
 
     session = settings.session()
-    name = session.inventory.chosen_pipeline(pipeline).name
-    page, file = fetch(session, name), output or Path(f"{name}.html")
+    chosen = deployed_pipeline(session.inventory, pipeline)
+    page, file = fetch(session, chosen), output or Path(f"{chosen.name}.html")
     file.write_bytes(page)
     echo(f"{file}: {len(page) // 1024} KiB")
     if show and sys.stdout.isatty():

@@ -128,25 +128,25 @@ def _run_commands(
     return DevPipelineRun(seconds, report.get("models_built", 0), report.get("tests_passed", 0))
 
 
-def watch(session: Session, name: str | None, load: Callable[[], Inventory]) -> Generator[Watched]:
+def watch(session: Session, name: str, load: Callable[[], Inventory]) -> Generator[Watched]:
     """Run a pipeline, and again after each save in its folder, with the servers kept; yield each outcome or error.
 
     A change of only the models runs only the build. `load` reads the inventory again.
     """
-    chosen = session.inventory.chosen_pipeline(name)
+    folder = session.inventory.pipeline(name).folder
+    weather = folder if name == WEATHER else BUILT_IN
     saved: Sequence[str] = [MANIFEST]
-    weather = chosen.folder if chosen.is_weather else BUILT_IN
     with (
         _locked(session, "dev run") as (home, installed),
-        local_stack.running(home, installed, False, weather) as stack,
+        local_stack.running(home, installed, replay=False, weather=weather) as stack,
     ):
-        later = saves(chosen.folder)
+        later = saves(folder)
         while True:
             try:
-                if chosen.is_weather:
+                if name == WEATHER:
                     yield _run_weather(stack, session.progress, hours=0, full_refresh=False)
                 else:
-                    pipeline = load().pipeline(chosen.name)
+                    pipeline = load().pipeline(name)
                     models_only = all(path.startswith("dbt/") for path in saved) and pipeline.has_dbt
                     yield _run_commands(stack, session, pipeline, [BUILD] if models_only else pipeline.tasks)
             except HomelabError as error:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from homelab.errors import InputError
 from homelab.host import check
-from homelab.runtime.deployed_pipelines import deployed_pipeline
+from homelab.runtime.deployed_pipelines import DeployedPipeline
 from homelab.runtime.session import Session
 
 _DEADLINE = 900.0  # seconds
 
 
-def fetch(session: Session, name: str) -> bytes:
+def fetch(session: Session, pipeline: DeployedPipeline) -> bytes:
     """Return the documentation of a pipeline, one self-contained HTML page.
 
     Raises HomelabError if dbt cannot generate it, InputError for a pipeline without a dbt project.

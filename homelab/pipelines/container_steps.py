@@ -128,10 +128,9 @@ def part_of(pipeline: Pipeline) -> str:
 
 def _tables_and_models(layout: Layout, part: str, defaults: Limits) -> Iterator[Step]:
     triggers: list[Step] = [] if layout.pipeline.is_weather else [SchemaVersions(layout, part)]
-    yield from triggers
     if layout.pipeline.corrections:
         triggers.append(ExclusionView(layout, layout.pipeline.corrections, part, triggered_by=list(triggers)))
-        yield triggers[-1]
+    yield from triggers
     if layout.pipeline.has_dbt:
         profiles = File(f"{layout.root}/profiles.yml", profiles_yml(layout, defaults))
         yield profiles

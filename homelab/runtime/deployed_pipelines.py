@@ -44,13 +44,13 @@ def deployed_pipeline(inventory: Inventory, name: str | None = None) -> Deployed
         build=pipeline.task(BUILD),
         published=layout.published,
         rebuild=layout.run(f"{program_words(layout, BUILD)} --full-refresh"),
-        docs=_docs_words(layout) if pipeline.has_dbt else "",
+        docs=_docs(layout) if pipeline.has_dbt else "",
         run=layout.run,
         read_data=layout.read_data,
     )
 
 
-def _docs_words(layout: Layout) -> str:
+def _docs(layout: Layout) -> str:
     folders = ("--project", layout.project, "--profiles", layout.root, "--data", layout.data)
     return argv("python", f"{SHARED_SCRIPTS}/dbt_docs.py", *folders, "--profile", layout.pipeline.name)
 
