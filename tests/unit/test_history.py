@@ -24,7 +24,7 @@ from homelab.pipeline_contract import EXIT
 from homelab.progress import SilentProgress, StatusUpdate
 from homelab.runtime import job_progress
 from homelab.runtime.deployed_pipelines import weather_layout
-from tests.support import LocalHost
+from tests.support import LocalHost, make_session
 
 INVENTORY = load([bundled_path("inventory.yaml")])
 
@@ -200,7 +200,8 @@ def test_partial_backfill_has_its_own_exit_code(
     values: dict[str, Any] = {"stored": 4, "unchanged": 0, "quarantined": 0, "reasons": {}, "units": {"imperial": 4}}
     outcome = pipeline_backfill.Backfilled(**{**values, **summary, "assumed_units": "imperial"})
     monkeypatch.setattr(pipeline_backfill, "backfill_file", lambda *_: outcome)
-    monkeypatch.setattr(type(corrections.settings), "session", lambda _: None)
+    session = make_session(load([bundled_path("inventory.yaml")]))
+    monkeypatch.setattr(type(corrections.settings), "session", lambda _: session)
     if code is None:
         corrections.backfill(["a"])
     else:
