@@ -63,7 +63,7 @@ class Ingestion:
     def __init__(self, server: pg.Server, python: Path, data: Path, url: str) -> None:
         self._server, self._python = server, python
         self._environment = {
-            "PATH": os.environ["PATH"],
+            **{key: os.environ[key] for key in ("PATH", "PYTHONPATH")},
             **server.environment("full_disk", "analytics", "analytics"),
             "WEATHER_DATA": str(data),
             "WEATHER_CITIES": '["Newark,US"]',
