@@ -147,13 +147,15 @@ class Clients:
         """Run a client as in its container, with PostgreSQL on this port."""
         client = CLIENTS[name]
         read = "".join(f". {self._installed(path)}; " for path in client.environment)
-        further = {"PGPORT": str(port), "WEATHER_DATA": str(self.folder), **self.extra}
+        # The scripts are those of the checkout.
+        checkout = {"PYTHONPATH": os.environ["PYTHONPATH"]}
+        further = {"PGPORT": str(port), "WEATHER_DATA": str(self.folder), **checkout, **self.extra}
         settings = "; ".join(f"{key}={shlex.quote(value)}" for key, value in further.items())
         words = shlex.join([self.programs[client.program], *client.words])
         return subprocess.run(
             ["sh", "-c", f"set -a; {read}{settings}; exec {words}"],
             cwd=self.folder,
-            env={key: os.environ[key] for key in ("PATH", "PYTHONPATH")},
+            env={"PATH": os.environ["PATH"]},
             capture_output=True,
             text=True,
             check=False,
