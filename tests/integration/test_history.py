@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 from collections.abc import Sequence
@@ -123,6 +124,7 @@ def test_killed_backfill_continues_where_it_stopped(stack: Stack) -> None:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env={
+            "PYTHONPATH": os.environ["PYTHONPATH"],
             **stack.server.environment(stack.database, "analytics", "analytics"),
             "WEATHER_DATA": str(stack.data),
             "OPENWEATHER_BASE_URL": stack.base_url,
