@@ -257,7 +257,7 @@ def test_service_and_pipeline_of_another_package_run_and_are_removed_again(folde
     assert "echoes" not in folder.on("airflow-orchestration", "ls /opt/airflow/bundles").split()
     assert folder.in_database("select rolcanlogin from pg_roles where rolname ~ '^echoes'") == ["f", "f"]
 
-    assert folder.in_database("select answer from echoes.answers") == ["from another package"]
+    assert folder.in_database("select distinct answer from echoes.answers") == ["from another package"]
     assert folder.on(analytics, "cat /var/lib/echo/format") == "1"
     for name in ("echo", "echoes"):
         folder.homelab("prune", name, "--yes")
@@ -299,5 +299,5 @@ def test_removed_pipeline_leaves_only_its_data(folder: Folder) -> None:
     assert json.loads(folder.homelab("pipeline", "run", "--json"))["state"] == "success"
     planned = folder.follow(prune)
     assert "postgres-data: schema project_data.prices" in planned
-    assert folder.on("analytics-platform", "ls /opt/analytics-platform/pipelines 2>/dev/null || true") == ""
+    assert folder.on("analytics-platform", "ls /opt/analytics-platform/pipelines") == "weather"
     assert "no pipeline of this name has left data" in " ".join(folder.homelab("prune", "prices", expect=2).split())
