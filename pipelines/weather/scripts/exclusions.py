@@ -12,15 +12,11 @@ there is nothing to exclude or to revoke; 1 PostgreSQL cannot be reached.
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import psycopg
-from contract import EXIT, Parser
-from psycopg.rows import dict_row
+from exclusion_commands import Command, Connection, ExclusionError, options_parser, require_period, run, text_option
 from validation import printable
 
 # Rows of earlier versions can lack a valid time; they are never excluded.
@@ -47,12 +43,6 @@ _LIST = """
 select id, city, first, until, reason, excluded_by, created_at, revoked_at, revoked_by from raw.exclusions order by id
 """
 
-Connection = psycopg.Connection[dict[str, Any]]
-
-
-class ExclusionError(Exception):
-    """The options name nothing that can be excluded or revoked."""
-
 
 def list_all(connection: Connection, _: Mapping[str, Any]) -> Sequence[dict[str, Any]]:
     """Return all exclusions, revoked ones included."""
@@ -61,8 +51,7 @@ def list_all(connection: Connection, _: Mapping[str, Any]) -> Sequence[dict[str,
 
 def count(connection: Connection, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the number and the period of the observations that the options select. Raises ExclusionError."""
-    if options["first"] >= options["until"]:
-        raise ExclusionError("--from must be before --to")
+    require_period(options)
     found = connection.execute(_COUNT, options).fetchone() or {}
     if not found["observations"]:
         raise ExclusionError(f"there is no observation of {options['city'] or 'any city'} in this period")
@@ -82,55 +71,16 @@ def revoke(connection: Connection, options: Mapping[str, Any]) -> dict[str, Any]
     return next(each for each in list_all(connection, {}) if each["id"] == options["id"])
 
 
-_COMMANDS: Mapping[str, Callable[[Connection, Mapping[str, Any]], object]] = {
-    "list": list_all,
-    "count": count,
-    "add": add,
-    "revoke": revoke,
-}
-
-
-def _time(text: str) -> datetime:
-    time = datetime.fromisoformat(text)
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
-
-
-def _text(text: str) -> str:
-    if not text.strip():
-        raise ValueError
-    return printable(text.strip())[:1000]
-
-
-def _options() -> Mapping[str, Any]:
-    parser = Parser(description=(__doc__ or "").partition("\n")[0])
-    commands = parser.add_subparsers(dest="command", required=True)
-    parsers = {name: commands.add_parser(name) for name in _COMMANDS}
-    for name in ("count", "add"):
-        parsers[name].add_argument("--city", type=_text)
-        parsers[name].add_argument("--from", dest="first", type=_time, required=True)
-        parsers[name].add_argument("--to", dest="until", type=_time, required=True)
-    parsers["revoke"].add_argument("--id", type=int, required=True)
-    for name in ("add", "revoke"):
-        parsers[name].add_argument("--reason", type=_text, required=True)
-        parsers[name].add_argument("--by", type=_text, required=True)
-    return vars(parser.parse_args())
+_COMMANDS: Mapping[str, Command] = {"list": list_all, "count": count, "add": add, "revoke": revoke}
 
 
 def main() -> int:
     """Parse the options and run; see the module's docstring."""
-    options = _options()
-    try:
-        with psycopg.connect("", application_name="exclusions", row_factory=dict_row) as connection:
-            connection.execute("set timezone = 'UTC'")
-            answer = _COMMANDS[options["command"]](connection, options)
-    except ExclusionError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT.bad_input
-    except psycopg.Error as error:
-        print(f"error: PostgreSQL: {' '.join(str(error).split())}", file=sys.stderr)
-        return EXIT.failed
-    print(json.dumps(answer, default=lambda time: time.isoformat()))
-    return EXIT.success
+    text = text_option(printable)
+    parser, parsers = options_parser(__doc__, text)
+    for name in ("count", "add"):
+        parsers[name].add_argument("--city", type=text)
+    return run("exclusions", _COMMANDS, vars(parser.parse_args()))
 
 
 if __name__ == "__main__":
