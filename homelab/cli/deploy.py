@@ -140,10 +140,11 @@ def logs(
     start, pattern = since and parse_since(since, now), grep and parse_pattern(grep)
     count = 100 if lines is None and since is None else lines
     chosen = LogFilter(follow, count, start or None, level, pattern or None)
-    show = log_printer(list(selected_units(session.inventory, targets or ())), as_json)
+    units = selected_units(session.inventory, targets or ())
+    show = log_printer(list(units), as_json)
     statuses: dict[str, int] = {}
     try:
-        for line in run(session, targets or (), chosen, now, statuses):
+        for line in run(session, units, chosen, now, statuses):
             show(line)
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None

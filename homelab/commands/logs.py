@@ -112,13 +112,12 @@ def journal_command(units: Sequence[str], known: Sequence[str], chosen: LogFilte
 
 
 def logs(
-    session: Session, targets: Sequence[str], chosen: LogFilter, now: datetime, statuses: dict[str, int]
+    session: Session, units: Mapping[str, Sequence[str]], chosen: LogFilter, now: datetime, statuses: dict[str, int]
 ) -> Iterator[LogLine]:
-    """Yield the lines by time, with `follow` as they arrive. Raises HomelabError.
+    """Yield the lines of the units by container, by time, with `follow` as they arrive. Raises HomelabError.
 
     At the end, `statuses` has the exit status of journalctl or OpenSSH's client by container.
     """
-    units = selected_units(session.inventory, targets)
     commands = {}
     for name, shown in units.items():
         known = _units_of(select_containers(session.inventory, [name])[0], ())

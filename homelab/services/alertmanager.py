@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from homelab.host import Result
-from homelab.model import Endpoint, Health, Service, ServiceContext, Step
+from homelab.model import Endpoint, Health, ServiceContext, Step
 from homelab.model.options import Duration, Option
 from homelab.render import render
-from homelab.services.monitoring import SETTINGS, Daemon
+from homelab.services.monitoring import SETTINGS, Daemon, DaemonService
 from homelab.steps import File
 
 _DAEMON = Daemon("prometheus-alertmanager", 9093)
@@ -19,9 +19,10 @@ _CONFIG = f"{SETTINGS}/alertmanager.yml"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Alertmanager(Service):
+class Alertmanager(DaemonService):
     """Alertmanager: sends the alerts of Prometheus to a webhook."""
 
+    daemon: ClassVar[Daemon] = _DAEMON
     minimum_memory: ClassVar[int] = 64
 
     webhook: Annotated[
@@ -53,14 +54,6 @@ class Alertmanager(Service):
                 metrics_path="/metrics",
             ),
         )
-
-    def data_folders(self) -> Sequence[str]:
-        """Return the folder with silences and sent messages."""
-        return _DAEMON.sandbox.writable
-
-    def units(self) -> Sequence[str]:
-        """Return its unit."""
-        return (_DAEMON.unit,)
 
     def steps(self, context: ServiceContext) -> Sequence[Step]:
         """Return configuration and unit."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from homelab.host import Result
-from homelab.model import Endpoint, Health, Service, ServiceContext, Step
+from homelab.model import Endpoint, Health, ServiceContext, Step
 from homelab.render import render
-from homelab.services import monitoring
 from homelab.services.lab_certificates import CA_FILE
-from homelab.services.monitoring import SETTINGS, Daemon
+from homelab.services.monitoring import SETTINGS, Daemon, DaemonService
 from homelab.steps import File
 
 _DAEMON = Daemon("prometheus-blackbox-exporter", 9115)
@@ -18,8 +18,10 @@ _CONFIG = f"{SETTINGS}/blackbox-exporter.yml"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BlackboxExporter(Service):
+class BlackboxExporter(DaemonService):
     """blackbox_exporter: checks the endpoints that are open to the LAN from outside."""
+
+    daemon: ClassVar[Daemon] = _DAEMON
 
     def endpoints(self) -> Sequence[Endpoint]:
         """Return that of the metrics, over which Prometheus also asks for a check."""
@@ -35,14 +37,6 @@ class BlackboxExporter(Service):
             ),
         )
 
-    def data_folders(self) -> Sequence[str]:
-        """Return its folder, which stays empty."""
-        return _DAEMON.sandbox.writable
-
-    def units(self) -> Sequence[str]:
-        """Return its unit."""
-        return (_DAEMON.unit,)
-
     def steps(self, context: ServiceContext) -> Sequence[Step]:
         """Return configuration and unit."""
         config = File(_CONFIG, render("blackbox_exporter/blackbox-exporter.yml.j2", ca_file=CA_FILE))
@@ -54,4 +48,4 @@ class BlackboxExporter(Service):
 
     def health(self, answers: Sequence[Result]) -> Health:
         """Return healthy if it answers."""
-        return monitoring.answers(answers[0].ok)
+        return Health(answers[0].ok, "answers" if answers[0].ok else "does not answer")

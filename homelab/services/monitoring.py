@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from shlex import quote
+from typing import ClassVar
 
-from homelab.model import Health, ServiceContext, Step
+from homelab.model import Service, ServiceContext, Step
 from homelab.render import render
 from homelab.sandbox import Sandbox
 from homelab.steps import Directory, File, Packages, SystemdUnit
@@ -84,6 +85,16 @@ class Daemon:
         return f"{text} | grep -E {quote(only)}" if only else text
 
 
-def answers(ready: bool, summary: str = "answers") -> Health:
-    """Return the health of a program without further facts."""
-    return Health(ready, summary if ready else "does not answer")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DaemonService(Service):
+    """A service that is one such program."""
+
+    daemon: ClassVar[Daemon]
+
+    def data_folders(self) -> Sequence[str]:
+        """Return the program's folder; that of an exporter stays empty."""
+        return self.daemon.sandbox.writable
+
+    def units(self) -> Sequence[str]:
+        """Return the program's unit."""
+        return (self.daemon.unit,)

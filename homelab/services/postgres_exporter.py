@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from homelab.host import Result
-from homelab.model import DatabaseGrant, Endpoint, Health, Service, ServiceContext, Step
+from homelab.model import DatabaseGrant, Endpoint, Health, ServiceContext, Step
 from homelab.render import render
 from homelab.services.lab_certificates import CA_FILE
-from homelab.services.monitoring import SETTINGS, Daemon
+from homelab.services.monitoring import SETTINGS, Daemon, DaemonService
 from homelab.steps import File
 
 _ENVIRONMENT = f"{SETTINGS}/postgres-exporter.env"
@@ -19,9 +19,10 @@ _GRANT = DatabaseGrant("project_data", "postgres_exporter", "monitor")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PostgresExporter(Service):
+class PostgresExporter(DaemonService):
     """postgres_exporter: connections, transactions and sizes of PostgreSQL."""
 
+    daemon: ClassVar[Daemon] = _DAEMON
     requires: ClassVar[tuple[str, ...]] = ("postgres",)
     many: ClassVar[bool] = True
 
@@ -41,14 +42,6 @@ class PostgresExporter(Service):
                 metrics_path="/metrics",
             ),
         )
-
-    def data_folders(self) -> Sequence[str]:
-        """Return its folder, which stays empty."""
-        return _DAEMON.sandbox.writable
-
-    def units(self) -> Sequence[str]:
-        """Return its unit."""
-        return (_DAEMON.unit,)
 
     def steps(self, context: ServiceContext) -> Sequence[Step]:
         """Return the file with its connection, over TLS, and its unit."""

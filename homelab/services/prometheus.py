@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from homelab.host import Result
-from homelab.model import Endpoint, Health, Service, ServiceContext, Step
+from homelab.model import Endpoint, Health, ServiceContext, Step
 from homelab.model.options import Duration, Option, Size
 from homelab.render import render
 from homelab.services.alert_rules import alerts, rules_file
 from homelab.services.lab_certificates import CA_FILE
-from homelab.services.monitoring import SETTINGS, Daemon
+from homelab.services.monitoring import SETTINGS, Daemon, DaemonService
 from homelab.services.scrape_targets import probe_targets, targets
 from homelab.steps import Directory, File
 
@@ -22,9 +22,10 @@ _FOLDER = f"{SETTINGS}/prometheus"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Prometheus(Service):
+class Prometheus(DaemonService):
     """Prometheus: metrics of all services with their history, and alerts."""
 
+    daemon: ClassVar[Daemon] = _DAEMON
     uses: ClassVar[tuple[str, ...]] = ("alertmanager", "blackbox_exporter")
     minimum_memory: ClassVar[int] = 256
     reads_metrics: ClassVar[bool] = True
@@ -51,14 +52,6 @@ class Prometheus(Service):
                 web_ui="Prometheus",
             ),
         )
-
-    def data_folders(self) -> Sequence[str]:
-        """Return the folder of the metrics."""
-        return _DAEMON.sandbox.writable
-
-    def units(self) -> Sequence[str]:
-        """Return its unit."""
-        return (_DAEMON.unit,)
 
     def steps(self, context: ServiceContext) -> Sequence[Step]:
         """Return settings, rules, targets and unit; Prometheus reads changed targets without a restart."""
