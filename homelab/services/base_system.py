@@ -8,6 +8,7 @@ from shlex import quote
 from urllib.parse import urlsplit
 
 from homelab.model import Container, PackageSources, Repository, ServiceContext, Step
+from homelab.model.options import Size
 from homelab.render import render
 from homelab.services.lab_certificates import trusted_authority
 from homelab.services.security_updates import PACKAGE, security_updates
@@ -46,8 +47,19 @@ def base_system(context: ServiceContext) -> Sequence[Step]:
         *_running_values(context.container),
         *packages_from(context.inventory.sources),
         *security_updates(context),
+        *_journal_limits(context.container.journal_size),
         DpkgConfigured(),
     )
+
+
+def _journal_limits(size: Size) -> Iterator[Step]:
+    """Yield the limit of the journal, on disk and in memory."""
+    folder = "/etc/systemd/journald.conf.d"
+    limits = File(f"{folder}/homelab.conf", render("journald.conf.j2", size=size))
+    yield Directory(folder)
+    yield limits
+    # Only a restart reads it; no line is lost.
+    yield Command("journald has loaded its limits", "true", "systemctl restart systemd-journald", triggered_by=[limits])
 
 
 def base_packages(context: ServiceContext) -> Sequence[str]:

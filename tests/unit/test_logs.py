@@ -17,7 +17,12 @@ from homelab.model import Inventory
 from homelab.paths import bundled_path
 from homelab.runtime.journals import Journals, LogLine, parse_line
 
-AIRFLOW = ["airflow-api-server.service", "airflow-dag-processor.service", "airflow-scheduler.service"]
+AIRFLOW = [
+    "airflow-api-server.service",
+    "airflow-dag-processor.service",
+    "airflow-scheduler.service",
+    "airflow-cleanup.timer",
+]
 POSTGRES = ["postgresql@16-main.service"]
 NOW = datetime(2026, 11, 27, 6, tzinfo=UTC)
 
