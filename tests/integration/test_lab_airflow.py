@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import pytest
 from homelab.lab import Lab
 from homelab.paths import bundled_path
 from tests.integration.lab_fixture import fresh, in_a_lab
-from tests.scripts import DAG_ID
+from tests.scripts import DAG_ID, TASKS
 
 LAB = Lab("airflow", IPv4Network("10.99.2.48/28"), "hl-airf", 18146, 8229)
 ADDRESSES = """
@@ -157,7 +158,20 @@ def test_dag_of_the_user_runs_with_its_package_connection_variables_and_pool(fol
     assert run(folder, "prices") == "success"
     weather = folder.on_airflow(sql("select fileloc from dag where dag_id = 'DAG'", DAG_ID))
     assert weather == f"/opt/airflow/bundles/weather/{DAG_ID}.py"
+    assert run(folder, DAG_ID) == "success"
+    units, tasks = units_in_logs(folder, "weather"), {f"{DAG_ID}.{task}" for task in TASKS.values()}
+    assert units == {*tasks, "weather.dbt"}
+    assert {*tasks, "prices.check", "airflow-scheduler"} <= units_in_logs(folder, "airflow")
     remove_old_runs(folder, "prices")
+
+
+def units_in_logs(folder: Folder, name: str) -> set[str]:
+    """Return the units in the lines of the logs, after checking that the lines are sorted and from this run."""
+    lines = [json.loads(line) for line in folder.homelab("logs", name, "--since", "30m", "--json").splitlines()]
+    times = [datetime.fromisoformat(line["time"]) for line in lines]
+    assert times == sorted(times)
+    assert times[-1] > datetime.now(UTC) - timedelta(minutes=5)
+    return {line["unit"] for line in lines}
 
 
 def remove_old_runs(folder: Folder, dag: str) -> None:
