@@ -28,6 +28,7 @@ from homelab.cli import (
     secret,
     services,
     trust,
+    views,
 )
 from homelab.cli.global_options import (
     InventoryFile,
@@ -55,6 +56,7 @@ for group in (
     trust,
     import_,
     deploy,
+    views,
     prune,
     secret,
     ca,

@@ -1,0 +1,59 @@
+"""Verbs for live views of the lab."""
+
+from __future__ import annotations
+
+import os
+from contextlib import closing
+from functools import partial
+from typing import Annotated
+
+import typer
+
+from homelab.cli.global_options import Json, add_verb, settings
+from homelab.cli.results import print_json
+from homelab.errors import INTERRUPTED
+
+_PIPE_WIDTH = 120  # columns without a terminal, unless COLUMNS is set
+
+
+def register(app: typer.Typer) -> None:
+    """Add these verbs."""
+    add_verb(app, top)
+
+
+def top(
+    interval: Annotated[float, typer.Option("--interval", min=1, help="Seconds between two samples.")] = 5,
+    once: Annotated[
+        bool, typer.Option("--once", help="Print one picture and end; the default without a terminal.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Show containers, units, pipelines, PostgreSQL's activity and the last log lines live; q quits.
+
+    The sparklines show the last hour if the inventory has Prometheus, otherwise the samples since the start. With
+    --json, each sample is one line.
+
+    Example:  homelab top --interval 10
+    """
+    from homelab.cli.live_view import LiveView
+    from homelab.cli.output import console
+    from homelab.cli.top_screen import draw, draw_error
+    from homelab.cli.watch import watch
+    from homelab.commands.top import top as run
+
+    target = console()
+    with closing(run(settings.session())) as sampler:
+        if as_json and not once:
+            watch(sampler.sample, lambda sample, _: None, interval, as_json=True)
+        elif as_json:
+            print_json(sampler.sample())
+        elif once or not target.is_terminal or target.is_dumb_terminal:
+            width = target.width if target.is_terminal else int(os.environ.get("COLUMNS") or _PIPE_WIDTH)
+            target.print(draw(sampler.sample(), width, None))
+        else:
+            footer = f"every {interval:g} s; q quits"
+            view = LiveView(sampler.sample, partial(draw, footer=footer), draw_error, interval)
+            try:
+                view.show(target)
+            except KeyboardInterrupt:
+                raise typer.Exit(INTERRUPTED) from None
