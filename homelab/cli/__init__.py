@@ -21,6 +21,7 @@ from homelab.cli import (
     golden,
     import_,
     lab,
+    live,
     pipeline,
     provision,
     prune,
@@ -28,7 +29,6 @@ from homelab.cli import (
     secret,
     services,
     trust,
-    views,
 )
 from homelab.cli.global_options import (
     InventoryFile,
@@ -56,7 +56,7 @@ for group in (
     trust,
     import_,
     deploy,
-    views,
+    live,
     prune,
     secret,
     ca,

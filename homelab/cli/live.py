@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import closing
 from functools import partial
 from typing import Annotated
@@ -10,8 +11,8 @@ from typing import Annotated
 import typer
 
 from homelab.cli.global_options import Json, add_verb, settings
-from homelab.cli.results import print_json
-from homelab.errors import INTERRUPTED
+from homelab.cli.results import echo, print_json
+from homelab.errors import INTERRUPTED, InputError
 
 _PIPE_WIDTH = 120  # columns without a terminal, unless COLUMNS is set
 
@@ -19,6 +20,7 @@ _PIPE_WIDTH = 120  # columns without a terminal, unless COLUMNS is set
 def register(app: typer.Typer) -> None:
     """Add these verbs."""
     add_verb(app, top)
+    add_verb(app, tmux)
 
 
 def top(
@@ -57,3 +59,27 @@ def top(
                 view.show(target)
             except KeyboardInterrupt:
                 raise typer.Exit(INTERRUPTED) from None
+
+
+def tmux(
+    detached: Annotated[bool, typer.Option("--detached", "-d", help="Create the session without showing it.")] = False,
+) -> None:
+    """Open a tmux session with a pane for each log: services, ingestion, and dbt. Attach to it if it exists.
+
+    Ctrl-b d leaves it, and it continues; `tmux kill-session` in it ends it.
+
+    Example:  homelab tmux
+    """
+    from homelab.commands.tmux import open_session
+
+    if not detached and not sys.stdin.isatty():
+        raise InputError(
+            "Cannot show a tmux session: standard input is not a terminal", "", "Run `homelab tmux --detached`."
+        )
+    overlays = [word for path in settings.overlays for word in ("--overlay", str(path.absolute()))]
+    selection = ["-i", str(settings.inventory.absolute()), *overlays, *(["--lab"] if settings.lab else [])]
+    session = open_session(settings.load(), [sys.executable, "-m", "homelab", *selection])
+    if detached:
+        echo(f"The session runs: tmux attach -t {session.name}")
+    else:
+        raise typer.Exit(session.attach())
