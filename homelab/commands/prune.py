@@ -65,13 +65,14 @@ def prune(session: Session, name: str, registry: Registry, confirm: Callable[[Se
     try:
         wanted = leftovers(name, _kind(registry, name), session.inventory)
     except KeyError as error:
-        unknown = InputError(
-            f"Cannot prune {name}: unknown service, and no pipeline of this name has left data",
-            did_you_mean(name, registry.names()),
-            "`homelab services` lists all services.",
-        )
-        if name != WEATHER and name_error(name, {}):
-            raise unknown from error
+        if name != WEATHER:
+            unknown = InputError(
+                f"Cannot prune {name}: unknown service, and no pipeline of this name has left data",
+                did_you_mean(name, registry.names()),
+                "`homelab services` lists all services.",
+            )
+            if name_error(name, {}):
+                raise unknown from error
         wanted = pipeline_leftovers(name, session.inventory)
     with lab_lock(session.inventory.state_dir, "prune"), ExitStack() as connections:
         work = {each.name: partial(session.connect, each) for each in session.inventory.containers}
