@@ -6,7 +6,6 @@ from homelab.model.container import Container
 from homelab.model.container_config import DHCP, ContainerConfig, Difference, Mount, NetworkCard, differences
 from homelab.model.endpoints import Endpoint
 from homelab.model.inventory import (
-    City,
     DatabaseGrant,
     Inventory,
     Network,
@@ -15,12 +14,13 @@ from homelab.model.inventory import (
     ProxmoxApi,
     Repository,
     Secret,
-    Weather,
     lab_tags,
 )
 from homelab.model.options import Duration, KeyNames, Option, SecretName, Size
 from homelab.model.pipelines import Pipeline, SchemaVersion
 from homelab.model.service import Health, ManagedResource, Pending, SecretStore, Service, ServiceContext, Step
+from homelab.model.stages import Stage
+from homelab.model.weather_settings import City, Weather
 
 __all__ = [
     "DHCP",
@@ -56,6 +56,7 @@ __all__ = [
     "Service",
     "ServiceContext",
     "Size",
+    "Stage",
     "Step",
     "Weather",
     "differences",

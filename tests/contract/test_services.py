@@ -20,6 +20,7 @@ from homelab.services.airflow import Airflow
 from homelab.services.alertmanager import Alertmanager
 from homelab.services.analytics import Analytics
 from homelab.services.blackbox_exporter import BlackboxExporter
+from homelab.services.ingestion import Ingestion
 from homelab.services.node_exporter import NodeExporter
 from homelab.services.postgres import Postgres
 from homelab.services.postgres_exporter import PostgresExporter
@@ -48,6 +49,10 @@ class TestPostgres(ServiceContract):
 
 class TestAnalytics(ServiceContract):
     service = Analytics
+
+
+class TestIngestion(ServiceContract):
+    service = Ingestion
 
 
 class TestAirflow(ServiceContract):
@@ -99,6 +104,18 @@ class TestPostgresWithPipeline(WithPipeline):
 
 class TestAnalyticsWithPipeline(WithPipeline):
     service = Analytics
+
+
+class TestIngestionWithPipeline(WithPipeline):
+    service = Ingestion
+
+
+class TestAnalyticsApartFromTheIngestion(WithPipeline):
+    service = Analytics
+    overlay: ClassVar = {
+        **WithPipeline.overlay,
+        "containers": {"box": {"vmid": 198, "ip": ".198", "cores": 1, "memory": 512, "services": {"ingestion": {}}}},
+    }
 
 
 class TestAirflowWithPipeline(WithPipeline):
