@@ -18,6 +18,7 @@ from homelab.model.container import Container
 from homelab.model.endpoints import Endpoint
 from homelab.model.inventory import DatabaseGrant, Inventory, Secret, name_without_instance
 from homelab.model.options import SecretName
+from homelab.model.proxmox_token import ProxmoxToken
 
 if TYPE_CHECKING:
     from homelab.certificates import Authority, Names
@@ -244,6 +245,10 @@ class Service(ABC):
     def airflow_objects(self) -> AirflowObjects:
         """Return the connections, variables and pools that it adds to Airflow; none by default."""
         return AirflowObjects()
+
+    def proxmox_tokens(self) -> Sequence[ProxmoxToken]:
+        """Return the API tokens of Proxmox that it uses, which `homelab doctor` checks; none by default."""
+        return ()
 
     def data_folders(self) -> Sequence[str]:
         """Return the folders with its data, which stay until `homelab prune`; none by default."""

@@ -35,6 +35,7 @@ _BUILT_IN = {
     "node_exporter": "NodeExporter",
     "postgres_exporter": "PostgresExporter",
     "blackbox_exporter": "BlackboxExporter",
+    "pve_exporter": "PveExporter",
 }
 
 

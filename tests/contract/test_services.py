@@ -24,6 +24,7 @@ from homelab.services.node_exporter import NodeExporter
 from homelab.services.postgres import Postgres
 from homelab.services.postgres_exporter import PostgresExporter
 from homelab.services.prometheus import Prometheus
+from homelab.services.pve_exporter import PveExporter
 from homelab.steps import FinishUpgrade, PrepareUpgrade
 from homelab.testing import ServiceContract
 
@@ -76,6 +77,10 @@ class TestNodeExporter(ServiceContract):
 
 class TestPostgresExporter(ServiceContract):
     service = PostgresExporter
+
+
+class TestPveExporter(ServiceContract):
+    service = PveExporter
 
 
 class TestBlackboxExporter(ServiceContract):

@@ -35,14 +35,20 @@ containers:
   postgres-data: {vmid: 171, ip: .98, cores: 1, memory: 512, disk: 4, services: {postgres: {version: 15}}}
 """
 SERVICES = (
-    "{prometheus: {scrape_interval: 5s}, blackbox_exporter: {}, "
+    "{prometheus: {scrape_interval: 5s}, blackbox_exporter: {}, pve_exporter: {}, "
     'alertmanager: {webhook: "http://10.99.2.98:8000/", group_wait: 1s}}'
 )
 PROMETHEUS = "http://10.99.2.99:9090"
-JOBS = {"prometheus", "alertmanager", "blackbox_exporter", "node_exporter", "postgres_exporter"}
+JOBS = {"prometheus", "alertmanager", "blackbox_exporter", "node_exporter", "postgres_exporter", "pve_exporter"}
 UNITS = {
-    "observability": ["prometheus", "alertmanager", "blackbox-exporter", "node-exporter"],
-    "postgres-data": ["node-exporter", "postgres-exporter"],
+    "observability": [
+        "prometheus",
+        "prometheus-alertmanager",
+        "prometheus-blackbox-exporter",
+        "prometheus-node-exporter",
+        "pve-exporter",
+    ],
+    "postgres-data": ["prometheus-node-exporter", "prometheus-postgres-exporter"],
 }
 # It appends the body of each request to a file.
 SINK = """from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -67,6 +73,7 @@ def inventory(monitoring: bool) -> str:
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabFixture]:
     with lab_with(LAB, tmp_path_factory.mktemp("monitoring"), inventory(True)) as stack:
         stack.up()
+        stack.session.secrets.set("pve-exporter", LAB.monitoring_token_file.read_text().strip())
         changes(stack)
         yield stack
 
@@ -102,6 +109,8 @@ def test_every_endpoint_with_metrics_is_read_after_one_deploy(stack: LabFixture)
     until(lambda: len(query("homelab_security_updates_pending")) == 2, 90)
     for metric in ("node_memory_MemAvailable_bytes", "node_filesystem_avail_bytes", "node_network_receive_bytes_total"):
         assert {each["metric"]["container"] for each in query(metric)} == set(UNITS), metric
+    names = 'pve_guest_info{tags=~".*homelab.*"} * on (id) group_left () pve_up == 1'
+    assert {each["metric"]["name"] for each in until(lambda: query(names), 30)} == set(UNITS)
     assert changes(stack, dry_run=True) == []
     assert changes(stack) == []
     services = [service for each in report_lab(stack.session).containers for service in each.services]
@@ -117,8 +126,7 @@ def test_programs_listen_on_the_address_of_the_container_only_and_are_hardened(
     assert len(ports) == len(units)
     assert [each for each in ports if not each.startswith("10.99.2.9")] == []
     for unit in units:
-        name = unit if unit == "prometheus" else f"prometheus-{unit}"
-        stack.run(f"systemd-analyze security --no-pager --threshold=30 {name}.service", container)
+        stack.run(f"systemd-analyze security --no-pager --threshold=30 {unit}.service", container)
         # The password is neither in the arguments nor readable for other users.
     assert "secret" not in stack.run("ps -eo args | grep [p]rometheus-", container)
 
