@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from homelab.certificates import Authority, Names
 
 
-_OWN_SECRETS = re.compile(r"(postgres|airflow)-|stamps$")  # names of the secrets that homelab generates
+_OWN_SECRETS = re.compile(r"(postgres|airflow|grafana)-|stamps$")  # names of the secrets that homelab generates
 
 
 class SecretStore(Protocol):

@@ -36,6 +36,7 @@ _BUILT_IN = {
     "postgres_exporter": "PostgresExporter",
     "blackbox_exporter": "BlackboxExporter",
     "pve_exporter": "PveExporter",
+    "grafana": "Grafana",
 }
 
 
