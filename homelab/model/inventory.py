@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 DOMAIN = r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*"
 NODE = r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?"
+QUALIFIED_NAME = r"[^\s@!:/]+@[A-Za-z][A-Za-z0-9_.-]+![A-Za-z][A-Za-z0-9_.-]*"
 Privilege = Literal["own", "append", "read", "monitor"]
 DATABASE = "project_data"
 WEATHER = "weather"  # the built-in pipeline
@@ -70,7 +71,7 @@ class ProxmoxApi:
         str,
         Option(
             "Name of the API token: user@realm!name.",
-            pattern=r"[^\s@!:/]+@[A-Za-z][A-Za-z0-9_.-]+![A-Za-z][A-Za-z0-9_.-]*",
+            pattern=QUALIFIED_NAME,
             expected="user@realm!name, as in homelab@pve!cli",
             examples=("homelab@pve!cli",),
         ),

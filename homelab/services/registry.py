@@ -36,6 +36,8 @@ _BUILT_IN = {
     "node_exporter": "NodeExporter",
     "postgres_exporter": "PostgresExporter",
     "blackbox_exporter": "BlackboxExporter",
+    "pve_exporter": "PveExporter",
+    "grafana": "Grafana",
 }
 
 
