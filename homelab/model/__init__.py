@@ -1,6 +1,7 @@
 """The frozen types of all layers: the inventory, container configurations, services and steps."""
 
 from homelab.model.airflow_objects import AirflowObjects, Connection, Pool
+from homelab.model.alert_receivers import Alerts
 from homelab.model.backup_hooks import BackupHooks
 from homelab.model.container import Container
 from homelab.model.container_config import DHCP, ContainerConfig, Difference, Mount, NetworkCard, differences
@@ -25,6 +26,7 @@ from homelab.model.service import Health, ManagedResource, Pending, SecretStore,
 __all__ = [
     "DHCP",
     "AirflowObjects",
+    "Alerts",
     "BackupHooks",
     "City",
     "Connection",

@@ -14,6 +14,7 @@ from homelab.model.container import Container
 from homelab.model.options import Option
 
 if TYPE_CHECKING:
+    from homelab.model.alert_receivers import Alerts
     from homelab.model.pipelines import Pipeline
     from homelab.model.service import Service
 
@@ -221,6 +222,7 @@ class Inventory:
     weather: Weather | None = None  # settings of the built-in pipeline
     pipelines: tuple[Pipeline, ...] = ()  # the weather first, if the inventory has it
     sources: PackageSources = PackageSources()
+    alerts: Alerts | None = None
     vmid_range: range = range(0)  # vmids for containers without one
 
     def containers_with(self, service: str) -> Sequence[Container]:
