@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import settings
+from messages import message_of
 
 _LARGEST = 1 << 20  # bytes of a request
 _LONGEST = 60  # seconds until a message has to be sent
@@ -75,6 +76,7 @@ class Handler(BaseHTTPRequestHandler):
     def _send(self, name: str, body: bytes) -> None:
         try:
             payload = json.loads(body)
+            message_of(payload, "")
             quiet = settings.is_quiet(self.server.settings, payload, datetime.now())
         except (ValueError, KeyError, TypeError, AttributeError):
             self._answer(HTTPStatus.BAD_REQUEST, "not a webhook of Alertmanager")

@@ -8,6 +8,7 @@ import re
 import smtplib
 import ssl
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from email.message import EmailMessage
@@ -86,18 +87,18 @@ def _webhook(receiver: Mapping[str, Any], message: Message) -> None:
 
 
 def _post(url: str, content: Mapping[str, Any]) -> None:
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise NotSent("the URL is not one of http or https")
     headers = {"Content-Type": "application/json", "User-Agent": "homelab"}
+    request = urllib.request.Request(url, json.dumps(content).encode(), headers)  # noqa: S310 - checked above
     try:
-        request = urllib.request.Request(url, json.dumps(content).encode(), headers)  # noqa: S310 - checked here
-        if request.type not in ("http", "https"):
-            raise NotSent("the URL is not one of http or https")
         with urllib.request.urlopen(request, timeout=_TIMEOUT):  # noqa: S310
             pass
     except urllib.error.HTTPError as error:
-        raise NotSent(f"{error.url} answers {error.code}: {_text(error.read(200)) or error.reason}") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        raise NotSent(f"cannot reach {url}: {_reason(reason)}") from None
+        raise NotSent(f"{parts.hostname} answers {error.code}: {_text(error.read(200)) or error.reason}") from None
+    except OSError as error:
+        raise NotSent(f"cannot reach {parts.hostname}: {_reason(getattr(error, 'reason', error))}") from None
 
 
 def _apprise(receiver: Mapping[str, Any], message: Message) -> None:
