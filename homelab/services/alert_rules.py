@@ -21,7 +21,8 @@ _HOUR, _DAY, _TIMER = 3600, 86400, 60  # the last one is the interval of the tim
 _DOWN = "max by (container) (up) == 0"
 _LOGS = "homelab logs {{ $labels.container }}"
 _STATUS = "homelab pipeline status {{ $labels.pipeline }}"
-_FREE = "node_filesystem_avail_bytes / node_filesystem_size_bytes"
+_AVAILABLE = "node_filesystem_avail_bytes"
+_FREE = f"{_AVAILABLE} / node_filesystem_size_bytes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +128,9 @@ def _containers(inventory: Inventory) -> Iterator[Alert]:
     )
     yield Alert(
         "DiskFull",
-        f"predict_linear(node_filesystem_avail_bytes[6h], {4 * _DAY}) < 0 and {_FREE} < 0.5 or {_FREE} < 0.05",
+        # The first hours after an installation predict nothing.
+        f"{_FREE} < 0.05 or "
+        f"({_FREE} < 0.5 and predict_linear({_AVAILABLE}[6h], {4 * _DAY}) < 0 and {_AVAILABLE} offset 6h)",
         "1m",
         "warning",
         f"The file system {{{{ $labels.mountpoint }}}} {_OF_CONTAINER} is full within four days",

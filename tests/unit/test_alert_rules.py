@@ -33,7 +33,7 @@ SERIES: dict[str, tuple[dict[str, str], str, str, str]] = {
     "TargetDown": ({'up{job="x",container="a"}': "0x5 1x5", 'up{job="y",container="a"}': "1x11"}, "1m", "3m", "10m"),
     "EndpointDown": ({'probe_success{service="x",container="a"}': "0x5 1x5"}, "1m", "3m", "10m"),
     "UnitFailed": ({'node_systemd_unit_state{state="failed",name="u",container="a"}': "1x5 0x5"}, "1m", "3m", "10m"),
-    "DiskFull": ({DISK.format("avail"): "40-1x20 90x300", DISK.format("size"): "100x321"}, "5m", "100m", "1000m"),
+    "DiskFull": ({DISK.format("avail"): "40-0.25x100 90x300", DISK.format("size"): "100x401"}, "5m", "8h", "1200m"),
     "MemoryLow": (
         {
             'node_memory_MemAvailable_bytes{container="a"}': "5x20 50x20",
