@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from homelab.inventory import load
-from homelab.model import Inventory, ServiceContext
+from homelab.model import Alerts, Inventory, ServiceContext
 from homelab.paths import bundled_path
 from homelab.services.alert_rules import Alert, alerts, rules_file
+from homelab.services.inhibitions import CAUSES, inhibitions
 from homelab.services.node_exporter import backup_metrics
 from homelab.services.scrape_targets import probe_targets, targets
 from homelab.steps import File
@@ -23,6 +26,8 @@ from tests.support import FixedSecretStore, LocalHost
 
 ROOT = Path(__file__).parents[2]
 PROMTOOL = shutil.which("promtool") or shutil.which("promtool", path=ROOT / ".venv" / "promtool")
+AMTOOL = shutil.which("amtool") or shutil.which("amtool", path=ROOT / ".venv" / "promtool")
+needs_amtool = pytest.mark.skipif(AMTOOL is None, reason="amtool is missing: run `./bootstrap --test`")
 needs_promtool = pytest.mark.skipif(PROMTOOL is None, reason="promtool is missing: run `./bootstrap --test`")
 DISK = 'node_filesystem_{}_bytes{{container="a",mountpoint="/"}}'
 HOURS = 3 * 3600
@@ -136,6 +141,69 @@ def test_promtool_accepts_the_settings_and_the_rules(inventory: Inventory, tmp_p
     (tmp_path / "ca.crt").touch()
     promtool(tmp_path, "check", "config", "prometheus.yml")
     promtool(tmp_path, "check", "rules", "rules.yml")
+
+
+@needs_amtool
+@pytest.mark.parametrize("receivers", [{}, {"webhook": "http://192.168.2.5/", "urls": ["ntfy://192.168.2.5/topic"]}])
+def test_amtool_accepts_the_settings_of_alertmanager(
+    inventory: Inventory, tmp_path: Path, receivers: dict[str, Any]
+) -> None:
+    wanted = replace(inventory, alerts=Alerts(**receivers) if receivers else None)
+    container = wanted.container_with("alertmanager")
+    context = ServiceContext(inventory=wanted, container=container, secret_store=FixedSecretStore(), host_keys={})
+    steps = container.services["alertmanager"].steps(context)
+    (settings,) = [step for step in steps if isinstance(step, File) and step.path.endswith("alertmanager.yml")]
+    (tmp_path / "alertmanager.yml").write_bytes(settings.content)
+    words = [str(AMTOOL), "check-config", "alertmanager.yml"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def explained(inventory: Inventory, cause: Mapping[str, str], effect: Mapping[str, str]) -> bool:
+    """Return True if the alert `cause` keeps back the message of the alert `effect`."""
+
+    def matches(matchers: Sequence[str], labels: Mapping[str, str]) -> bool:
+        parts = (re.fullmatch(r'(\w+) (=~|!=|=) "?(.*?)"?', each) for each in matchers)
+        return all(part and bool(re.fullmatch(part[3], labels.get(part[1], ""))) != (part[2] == "!=") for part in parts)
+
+    return any(
+        matches(rule["source_matchers"], cause)
+        and matches(rule["target_matchers"], effect)
+        and all(cause.get(label) == effect.get(label) for label in rule["equal"])
+        for rule in inhibitions(inventory)
+    )
+
+
+@pytest.mark.parametrize(
+    ("cause", "effect", "expected"),
+    [
+        ("ContainerDown postgres-data", "UnitFailed airflow-orchestration", True),
+        ("ContainerDown postgres-data", "PipelineFailed analytics-platform", True),
+        ("ContainerDown airflow-orchestration", "UnitFailed postgres-data", False),
+        ("ContainerDown observability", "UnitFailed airflow-orchestration", False),
+        ("ContainerDown airflow-orchestration", "PipelineLate analytics-platform", True),
+        ("UnitFailed airflow-orchestration", "SchedulerDown airflow-orchestration", True),
+        ("UnitFailed postgres-data", "PostgresDown postgres-data", True),
+        ("UnitFailed observability", "TargetDown postgres-data", False),
+        ("SchedulerDown airflow-orchestration", "PipelineLate analytics-platform", True),
+        ("PipelineFailed analytics-platform", "DataStale analytics-platform", True),
+        ("PipelineFailed analytics-platform", "DagFailed airflow-orchestration", True),
+        ("PipelineLate analytics-platform", "DataStale analytics-platform", True),
+        ("DiskFull analytics-platform", "PipelineFailed analytics-platform", False),
+    ],
+)
+def test_cause_keeps_back_the_messages_of_its_effects(
+    inventory: Inventory, cause: str, effect: str, expected: bool
+) -> None:
+    def labels(text: str) -> dict[str, str]:
+        name, container = text.split()
+        found = {"alertname": name, "container": container}
+        if name == "DagFailed":
+            return {**found, "dag": "weather_ingestion_pipeline"}
+        return {**found, "pipeline": "weather"} if name.startswith(("Pipeline", "Data")) else found
+
+    assert explained(inventory, labels(cause), labels(effect)) is expected
+    assert cause.split()[0] in CAUSES or not expected
 
 
 def rule_tests(rules: Sequence[Alert], pace: str) -> dict[str, Any]:
