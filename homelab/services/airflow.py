@@ -166,7 +166,7 @@ class Airflow(Service):
             Directory(HOME, "airflow", "airflow", 0o750),
             Directory(FOLDER),
             Directory("/opt/airflow"),
-            Directory("/etc/homelab", mode=0o700),
+            Directory("/etc/homelab"),
             UvInstall(uv.read_bytes()),
             venv,
             *bundles.setup(subfolders=not self._has_api_server),
