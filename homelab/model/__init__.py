@@ -7,7 +7,6 @@ from homelab.model.container import Container
 from homelab.model.container_config import DHCP, ContainerConfig, Difference, Mount, NetworkCard, differences
 from homelab.model.endpoints import Endpoint
 from homelab.model.inventory import (
-    City,
     DatabaseGrant,
     Inventory,
     Network,
@@ -16,12 +15,14 @@ from homelab.model.inventory import (
     ProxmoxApi,
     Repository,
     Secret,
-    Weather,
     lab_tags,
 )
 from homelab.model.options import Duration, KeyNames, Option, SecretName, Size
 from homelab.model.pipelines import Pipeline, SchemaVersion
+from homelab.model.proxmox_token import ProxmoxToken
 from homelab.model.service import Health, ManagedResource, Pending, SecretStore, Service, ServiceContext, Step
+from homelab.model.stages import Stage
+from homelab.model.weather_settings import City, Weather
 
 __all__ = [
     "DHCP",
@@ -50,6 +51,7 @@ __all__ = [
     "Pool",
     "Privilege",
     "ProxmoxApi",
+    "ProxmoxToken",
     "Repository",
     "SchemaVersion",
     "Secret",
@@ -58,6 +60,7 @@ __all__ = [
     "Service",
     "ServiceContext",
     "Size",
+    "Stage",
     "Step",
     "Weather",
     "differences",

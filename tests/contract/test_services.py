@@ -21,12 +21,16 @@ from homelab.services.alert_bridge import AlertBridge
 from homelab.services.alertmanager import Alertmanager
 from homelab.services.analytics import Analytics
 from homelab.services.blackbox_exporter import BlackboxExporter
+from homelab.services.grafana import Grafana
+from homelab.services.ingestion import Ingestion
 from homelab.services.node_exporter import NodeExporter
 from homelab.services.postgres import Postgres
 from homelab.services.postgres_exporter import PostgresExporter
 from homelab.services.prometheus import Prometheus
+from homelab.services.pve_exporter import PveExporter
 from homelab.steps import FinishUpgrade, PrepareUpgrade
 from homelab.testing import ServiceContract
+from tests.unit.test_openpgp import BOOKWORM, FINGERPRINT
 
 ECHO = Path(__file__).parents[1] / "packages" / "echo_stack" / "echo_stack" / "service.py"
 UPGRADES = (PrepareUpgrade, FinishUpgrade)
@@ -49,6 +53,10 @@ class TestPostgres(ServiceContract):
 
 class TestAnalytics(ServiceContract):
     service = Analytics
+
+
+class TestIngestion(ServiceContract):
+    service = Ingestion
 
 
 class TestAirflow(ServiceContract):
@@ -114,6 +122,33 @@ class TestPostgresExporter(ServiceContract):
     service = PostgresExporter
 
 
+class TestGrafana(ServiceContract):
+    service = Grafana
+    overlay: ClassVar = {
+        "packages": {
+            "repositories": {
+                "grafana": {
+                    "uri": "https://apt.grafana.com",
+                    "suite": "stable",
+                    "components": ["main"],
+                    "key": "grafana.asc",
+                    "fingerprint": FINGERPRINT,
+                }
+            }
+        },
+        "containers": {"tested": {"services": {"prometheus": {}}}},
+    }
+
+    @pytest.fixture(autouse=True)
+    def key(self, tmp_path: Path) -> None:
+        """Write the key of the repository before the inventory is read."""
+        (tmp_path / "grafana.asc").write_text(BOOKWORM)
+
+
+class TestPveExporter(ServiceContract):
+    service = PveExporter
+
+
 class TestBlackboxExporter(ServiceContract):
     service = BlackboxExporter
 
@@ -135,6 +170,18 @@ class TestPostgresWithPipeline(WithPipeline):
 
 class TestAnalyticsWithPipeline(WithPipeline):
     service = Analytics
+
+
+class TestIngestionWithPipeline(WithPipeline):
+    service = Ingestion
+
+
+class TestAnalyticsApartFromTheIngestion(WithPipeline):
+    service = Analytics
+    overlay: ClassVar = {
+        **WithPipeline.overlay,
+        "containers": {"box": {"vmid": 198, "ip": ".198", "cores": 1, "memory": 512, "services": {"ingestion": {}}}},
+    }
 
 
 class TestAirflowWithPipeline(WithPipeline):

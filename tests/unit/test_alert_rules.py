@@ -115,7 +115,7 @@ def inventory(tmp_path_factory: pytest.TempPathFactory) -> Inventory:
                         "ip": ".70",
                         "cores": 1,
                         "memory": 1024,
-                        "services": {"prometheus": {}, "alertmanager": {}, "blackbox_exporter": {}},
+                        "services": {"prometheus": {}, "alertmanager": {}, "blackbox_exporter": {}, "pve_exporter": {}},
                     }
                 },
             }
@@ -280,6 +280,7 @@ def test_each_endpoint_with_metrics_is_a_target(inventory: Inventory) -> None:
         ("observability", "prometheus"): ["192.168.2.70:9090"],
         ("observability", "alertmanager"): ["192.168.2.70:9093"],
         ("observability", "blackbox_exporter"): ["192.168.2.70:9115"],
+        ("observability", "pve_exporter"): ["192.168.2.70:9221"],
     }
 
 
