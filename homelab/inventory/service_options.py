@@ -13,6 +13,7 @@ from homelab.inventory.value_types import ValueType, nullable, shown
 from homelab.inventory.yaml_source import KeyPath
 from homelab.model import Service
 from homelab.model.inventory import name_without_instance
+from homelab.model.stages import ANALYTICS
 from homelab.services.registry import Registry, ServiceError
 
 BRIDGE = "alert_bridge"
@@ -80,7 +81,7 @@ def with_exporters(services: Mapping[str, Service], registry: Registry) -> Mappi
 
 def with_bridge(services: Mapping[str, Service], registry: Registry) -> Mapping[str, Service]:
     """Return the services of a container with the one that `alerts:` adds to Alertmanager and to the pipelines."""
-    if "alertmanager" in services or any(service.runs_pipeline for service in services.values()):
+    if "alertmanager" in services or ANALYTICS in services:
         return {**services, BRIDGE: services.get(BRIDGE) or registry.get(BRIDGE)()}
     return services
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, ClassVar
 
 from homelab.errors import InputError
@@ -26,6 +25,7 @@ from homelab.model import (
     ServiceContext,
     Step,
 )
+from homelab.model.stages import ANALYTICS
 from homelab.paths import bundled_path
 from homelab.render import render
 from homelab.services.late_limits import late_limits
@@ -186,7 +186,7 @@ def _is_watcher(context: ServiceContext) -> bool:
 def _pipelines(context: ServiceContext) -> Mapping[str, float | None]:
     """Return the pipelines that this container checks, with the seconds after which their data are late."""
     inventory = context.inventory
-    if is_monitored(inventory) or not any(each.runs_pipeline for each in context.container.services.values()):
+    if is_monitored(inventory) or ANALYTICS not in context.container.services:
         return {}
     limits = late_limits(inventory)
     return {pipeline.name: limits.get(pipeline.name) for pipeline in inventory.pipelines}
@@ -196,9 +196,8 @@ def _checks(context: ServiceContext) -> Iterator[Step]:
     """Yield the timer for incidents that Prometheus does not find, if there are any."""
     if not _pipelines(context) and not _is_watcher(context):
         return
-    services = context.container.services.values()
-    found = chain.from_iterable(each.metric_commands(context).items() for each in services if each.runs_pipeline)
-    commands = [command for _, command in found] if _pipelines(context) else []
+    has_pipelines = bool(_pipelines(context))
+    commands = context.container.services[ANALYTICS].metric_commands(context).values() if has_pipelines else ()
     setpriv = argv("setpriv", f"--reuid={_SANDBOX.user}", f"--regid={_SANDBOX.user}", "--clear-groups", "--")
     program = f"{setpriv} {argv('/usr/bin/python3', '-B', f'{_FOLDER}/check.py')}"
     yield (script := File(_SCRIPT, render("alert_bridge/check.j2", commands=commands, program=program), mode=0o700))
