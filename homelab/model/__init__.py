@@ -1,6 +1,7 @@
 """The frozen types of all layers: the inventory, container configurations, services and steps."""
 
 from homelab.model.airflow_objects import AirflowObjects, Connection, Pool
+from homelab.model.alert_receivers import Alerts
 from homelab.model.backup_hooks import BackupHooks
 from homelab.model.container import Container
 from homelab.model.container_config import DHCP, ContainerConfig, Difference, Mount, NetworkCard, differences
@@ -26,6 +27,7 @@ from homelab.model.weather_settings import City, Weather
 __all__ = [
     "DHCP",
     "AirflowObjects",
+    "Alerts",
     "BackupHooks",
     "City",
     "Connection",

@@ -16,6 +16,7 @@ from homelab.model.stages import ANALYTICS, STAGES, Stage
 from homelab.model.weather_settings import Weather
 
 if TYPE_CHECKING:
+    from homelab.model.alert_receivers import Alerts
     from homelab.model.pipelines import Pipeline
     from homelab.model.service import Service
 
@@ -183,6 +184,7 @@ class Inventory:
     weather: Weather | None = None  # settings of the built-in pipeline
     pipelines: tuple[Pipeline, ...] = ()  # the weather first, if the inventory has it
     sources: PackageSources = PackageSources()
+    alerts: Alerts | None = None
     vmid_range: range = range(0)  # vmids for containers without one
 
     def containers_with(self, service: str) -> Sequence[Container]:
