@@ -172,7 +172,9 @@ def test_upgrade_to_airflow_3(cli: Cli) -> None:
     cli.use_airflow("3.3")
     cli.run("deploy")
     assert [r["changes"] for r in cli.json("deploy")] == [[], [], []]
-    units = cli.on("airflow-orchestration", "systemctl list-units --plain --no-legend 'airflow-*' | cut -d' ' -f1")
+    units = cli.on(
+        "airflow-orchestration", "systemctl list-units --plain --no-legend 'airflow-*.service' | cut -d' ' -f1"
+    )
     assert units.split() == ["airflow-api-server.service", "airflow-dag-processor.service", "airflow-scheduler.service"]
 
 
