@@ -70,6 +70,8 @@ ALL = ["prices", "sales", "weather"]
         (["analytics-platform", "postgres-data"], {ANALYTICS: LogSelection([], ALL), DATABASE: LogSelection(POSTGRES)}),
         (["prices"], {ANALYTICS: LogSelection(None, ["prices"]), ORCHESTRATION: LogSelection(dags=["prices"])}),
         (["weather"], {ANALYTICS: LogSelection(None, ["weather"]), ORCHESTRATION: LogSelection(dags=[DAG_ID])}),
+        (["prices.dbt"], {ANALYTICS: LogSelection(None, ["prices"])}),
+        (["prices.fetch"], {ORCHESTRATION: LogSelection(dags=["prices.fetch"])}),
         (["airflow-orchestration", "prices"], {ORCHESTRATION: LogSelection(dags=["prices"])}),
     ],
 )
