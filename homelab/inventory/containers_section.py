@@ -15,7 +15,7 @@ from homelab.inventory.declaration import declaration_of
 from homelab.inventory.networks_section import Networks, network_cards
 from homelab.inventory.section import Section
 from homelab.inventory.service_checks import check_declarations, check_memory, check_ports
-from homelab.inventory.service_options import Services, with_exporters
+from homelab.inventory.service_options import Services, with_bridge, with_exporters
 from homelab.model import DHCP, Container, ContainerConfig, Mount, Network, Service, lab_tags
 from homelab.model.inventory import NODE, name_without_instance
 from homelab.model.options import KeyNames, Option
@@ -141,6 +141,7 @@ class Reader:
     defaults: ContainerDefaults
     vmids: range
     registry: Registry
+    alerts: bool = False  # the inventory has receivers of alerts
     _taken: dict[tuple[str, object], str] = field(default_factory=dict)
     _services: set[str] = field(default_factory=set)
 
@@ -172,6 +173,8 @@ class Reader:
         services = values.get("services", {})
         if settings.monitoring:
             services = with_exporters(services, self.registry)
+        if self.alerts:
+            services = with_bridge(services, self.registry)
         self._check_owners(name, section)
         check_declarations(section, services, distribution_of(settings.template))
         check_ports(section, services)
@@ -200,6 +203,7 @@ class Reader:
             devices=tuple(values.get("devices", ())),
             bind_mounts=values.get("bind_mounts", {}),
             clone_from=settings.clone_from,
+            journal_size=settings.journal_size,
             lab_tags=lab_tags(self.lab),
         )
 

@@ -1,6 +1,7 @@
 """The frozen types of all layers: the inventory, container configurations, services and steps."""
 
 from homelab.model.airflow_objects import AirflowObjects, Connection, Pool
+from homelab.model.alert_receivers import Alerts
 from homelab.model.backup_hooks import BackupHooks
 from homelab.model.container import Container
 from homelab.model.container_config import DHCP, ContainerConfig, Difference, Mount, NetworkCard, differences
@@ -18,6 +19,7 @@ from homelab.model.inventory import (
 )
 from homelab.model.options import Duration, KeyNames, Option, SecretName, Size
 from homelab.model.pipelines import Pipeline, SchemaVersion
+from homelab.model.proxmox_token import ProxmoxToken
 from homelab.model.service import Health, ManagedResource, Pending, SecretStore, Service, ServiceContext, Step
 from homelab.model.stages import Stage
 from homelab.model.weather_settings import City, Weather
@@ -25,6 +27,7 @@ from homelab.model.weather_settings import City, Weather
 __all__ = [
     "DHCP",
     "AirflowObjects",
+    "Alerts",
     "BackupHooks",
     "City",
     "Connection",
@@ -48,6 +51,7 @@ __all__ = [
     "Pool",
     "Privilege",
     "ProxmoxApi",
+    "ProxmoxToken",
     "Repository",
     "SchemaVersion",
     "Secret",

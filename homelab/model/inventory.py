@@ -16,11 +16,13 @@ from homelab.model.stages import ANALYTICS, STAGES, Stage
 from homelab.model.weather_settings import Weather
 
 if TYPE_CHECKING:
+    from homelab.model.alert_receivers import Alerts
     from homelab.model.pipelines import Pipeline
     from homelab.model.service import Service
 
 DOMAIN = r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*"
 NODE = r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?"
+QUALIFIED_NAME = r"[^\s@!:/]+@[A-Za-z][A-Za-z0-9_.-]+![A-Za-z][A-Za-z0-9_.-]*"
 Privilege = Literal["own", "append", "read", "monitor"]
 DATABASE = "project_data"
 WEATHER = "weather"  # the built-in pipeline
@@ -70,7 +72,7 @@ class ProxmoxApi:
         str,
         Option(
             "Name of the API token: user@realm!name.",
-            pattern=r"[^\s@!:/]+@[A-Za-z][A-Za-z0-9_.-]+![A-Za-z][A-Za-z0-9_.-]*",
+            pattern=QUALIFIED_NAME,
             expected="user@realm!name, as in homelab@pve!cli",
             examples=("homelab@pve!cli",),
         ),
@@ -182,6 +184,7 @@ class Inventory:
     weather: Weather | None = None  # settings of the built-in pipeline
     pipelines: tuple[Pipeline, ...] = ()  # the weather first, if the inventory has it
     sources: PackageSources = PackageSources()
+    alerts: Alerts | None = None
     vmid_range: range = range(0)  # vmids for containers without one
 
     def containers_with(self, service: str) -> Sequence[Container]:

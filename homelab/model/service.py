@@ -18,12 +18,13 @@ from homelab.model.container import Container
 from homelab.model.endpoints import Endpoint
 from homelab.model.inventory import DatabaseGrant, Inventory, Secret, name_without_instance
 from homelab.model.options import SecretName
+from homelab.model.proxmox_token import ProxmoxToken
 
 if TYPE_CHECKING:
     from homelab.certificates import Authority, Names
 
 
-_OWN_SECRETS = re.compile(r"(postgres|airflow)-|stamps$")  # names of the secrets that homelab generates
+_OWN_SECRETS = re.compile(r"(postgres|airflow|grafana)-|stamps$")  # names of the secrets that homelab generates
 
 
 class SecretStore(Protocol):
@@ -243,6 +244,10 @@ class Service(ABC):
     def airflow_objects(self) -> AirflowObjects:
         """Return the connections, variables and pools that it adds to Airflow; none by default."""
         return AirflowObjects()
+
+    def proxmox_tokens(self) -> Sequence[ProxmoxToken]:
+        """Return the API tokens of Proxmox that it uses, which `homelab doctor` checks; none by default."""
+        return ()
 
     def data_folders(self) -> Sequence[str]:
         """Return the folders with its data, which stay until `homelab prune`; none by default."""

@@ -33,9 +33,12 @@ _BUILT_IN = {
     "airflow": "Airflow",
     "prometheus": "Prometheus",
     "alertmanager": "Alertmanager",
+    "alert_bridge": "AlertBridge",
     "node_exporter": "NodeExporter",
     "postgres_exporter": "PostgresExporter",
     "blackbox_exporter": "BlackboxExporter",
+    "pve_exporter": "PveExporter",
+    "grafana": "Grafana",
 }
 
 

@@ -589,6 +589,8 @@ def test_comments_of_the_shipped_inventory_are_valid(tmp_path: Path) -> None:
         "prometheus",
         "alertmanager",
         "blackbox_exporter",
+        "grafana",
+        "pve_exporter",
         "node_exporter",
         "postgres_exporter",
     ]

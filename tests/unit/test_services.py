@@ -693,3 +693,11 @@ def test_packages_that_trigger_a_restart_stay_the_trigger(tmp_path: Path) -> Non
     (unit,) = [step for step in found if isinstance(step, SystemdUnit) and step.unit == "restarting.service"]
     assert set(unit.triggered_by) <= set(found)
     assert ["unattended-upgrades"] in [step.names for step in found if isinstance(step, Packages)]
+
+
+def test_exporters_share_each_container_of_the_stack_with_its_services(tmp_path: Path) -> None:
+    overlay = tmp_path / "monitoring.yaml"
+    overlay.write_text("defaults: {monitoring: true}")
+    wanted = load([inventory(tmp_path).path, tmp_path / "overlay.yaml", overlay])
+    for service in SERVICES:
+        assert "prometheus-node-exporter.service" in services(steps(wanted, service))
