@@ -79,7 +79,7 @@ class Prices:
     def metrics(self) -> dict[str, float]:
         """Return the metrics of the last build, as a container with node_exporter has them."""
         text = LocalHost().run(labelled("prices", f"cat {self.layout.data}/metrics.prom")).text
-        return {name: float(value) for name, value in (line.split() for line in text.splitlines())}
+        return {name: float(value) for name, _, value in (line.rpartition(" ") for line in text.splitlines())}
 
     @property
     def build_words(self) -> list[str]:
@@ -306,6 +306,9 @@ def test_each_build_writes_its_metrics(prices: Prices) -> None:
     prices.build(expect=EXIT.build_failed)
     assert prices.metrics()["homelab_pipeline_last_build_success" + label % ""] == 0
     assert prices.metrics()["homelab_pipeline_published_timestamp_seconds" + label % ""] == published
+    (words,) = [name for name in prices.metrics() if "last_error_info" in name]
+    assert words.startswith('homelab_pipeline_last_error_info{pipeline="prices",message="model prices_daily: ')
+    assert "no_column" in words
 
 
 def test_model_with_a_wrong_column_is_found_before_it_is_built(prices: Prices) -> None:
