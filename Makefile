@@ -5,7 +5,7 @@ BIN := .venv/bin
 export PYTHONPYCACHEPREFIX = $(CURDIR)/.venv/pycache
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-unit lint bench bench-deploy reference lock clean
+.PHONY: help demo test test-unit lint bench bench-deploy reference dashboards lock clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1 	/'
@@ -18,7 +18,8 @@ test: .venv/ready .venv/test-ready lint test-unit  ## Run every test, including 
 	$(BIN)/pytest -q --numprocesses auto tests/contract
 	$(BIN)/mypy --python-executable .venv-analytics/bin/python pipelines/shared/scripts pipelines/weather/scripts
 	$(BIN)/pytest -m "not lab" --numprocesses auto --dist loadfile --no-loadscope-reorder tests/integration
-	$(BIN)/pytest -m lab tests/integration tests/e2e
+	$(BIN)/pytest -m lab --numprocesses 2 --dist loadgroup tests/integration
+	$(BIN)/pytest -m lab tests/e2e
 
 test-unit: .venv/ready  ## Run the fast tests on all cores: no network, no containers
 	$(BIN)/pytest -q --numprocesses auto --dist worksteal -m "not slow" tests/unit
@@ -40,6 +41,9 @@ COMPILE := $(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 
 reference: .venv/ready  ## Generate docs/reference and inventory.schema.json from the code
 	$(BIN)/python -m docs.generate_reference
 	$(BIN)/homelab schema > inventory.schema.json
+
+dashboards: .venv/ready  ## Generate templates/grafana/dashboards with Grafana's SDK
+	$(BIN)/python -m dashboards
 
 lock: .venv/ready  ## Update requirements/*.txt and pipelines/shared/requirements/*.txt
 	$(COMPILE) --group test --extra lab pyproject.toml -o requirements/dev.txt

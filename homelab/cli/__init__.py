@@ -14,6 +14,7 @@ import typer
 
 from homelab.cli import (
     airflow_lock,
+    alerts,
     backup,
     ca,
     deploy,
@@ -62,6 +63,7 @@ for group in (
     ca,
     pipeline,
     airflow_lock,
+    alerts,
     dev,
     services,
     backup,

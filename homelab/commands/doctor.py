@@ -10,6 +10,7 @@ from homelab.errors import HomelabError
 from homelab.model import Inventory, Secret, Weather
 from homelab.proxmox import Client
 from homelab.proxmox.checks import Answering, Check, proxmox_checks
+from homelab.proxmox.service_tokens import check_token
 from homelab.runtime.address_probe import addresses_in_use
 from homelab.runtime.lockout import lockout_notes
 from homelab.runtime.patch_level import patch_levels
@@ -63,7 +64,7 @@ def doctor(
 
     With a `session`, the containers that were reached before are checked, too.
     """
-    containers = _patches(session) if session else ()
+    containers = [*_service_tokens(session), *_patches(session)] if session else ()
     has_weather = any(pipeline.is_weather for pipeline in inventory.pipelines)
     openweather = [_openweather(inventory.weather, ask)] if inventory.weather and has_weather else []
     return Diagnosis([*_proxmox(inventory, now, addresses_in_use), *containers, *openweather])
@@ -78,6 +79,12 @@ def _proxmox(inventory: Inventory, now: Callable[[], float], addresses_in_use: A
     yield from proxmox_checks(client, inventory, now, addresses_in_use)
     for note in lockout_notes(inventory, inventory.containers):
         yield Check("firewall", False, str(note))
+
+
+def _service_tokens(session: Session) -> Iterator[Check]:
+    for _, service in session.inventory.services():
+        for token in service.proxmox_tokens():
+            yield check_token(session.inventory.endpoint, token, session.secrets.known_secret(token.secret))
 
 
 def _patches(session: Session) -> Iterator[Check]:

@@ -22,8 +22,9 @@ def ensure(lab: Lab) -> None:
         from fakepve.certs import make_cert
 
         make_cert(str(lab.state_dir), name=lab.certificate.stem)
-    if not lab.token_file.exists():
-        write_private(lab.token_file, f"{uuid.uuid4()}\n".encode())
+    for file in (lab.token_file, lab.monitoring_token_file):
+        if not file.exists():
+            write_private(file, f"{uuid.uuid4()}\n".encode())
     if not lab.api_key_file.exists():
         write_private(lab.api_key_file, f"{secrets.token_hex(16)}\n".encode())
 
@@ -74,8 +75,12 @@ def write_overlay(lab: Lab, nameservers: Sequence[IPv4Address]) -> None:
             "ssh_allowed_from": [str(lab.gateway)],
         },
         "defaults": {"template": "debian-12", "storage": "local", "template_storage": "local"},
-        # Debian 12 packages PostgreSQL 15.
-        "containers": {"postgres-data": _Existing(services={"postgres": _Existing(version=15)})},
+        "containers": {
+            # Debian 12 packages PostgreSQL 15.
+            "postgres-data": _Existing(services={"postgres": _Existing(version=15)}),
+            # The containers reach the API at the bridge's address.
+            "observability": _Existing(services={"pve_exporter": _Existing(host=str(lab.gateway))}),
+        },
         "pipelines": {"weather": _Existing(api_url=lab.replay_url, api_key_file=str(lab.api_key_file))},
     }
 

@@ -16,12 +16,14 @@ from homelab.lab.settings import Lab
 
 async def serve(lab: Lab, templates: Sequence[Path]) -> None:
     """Serve the API until SIGTERM; the containers keep running afterwards."""
-    node = LabNode(lab, templates, lab.token_file.read_text().strip())
+    tokens = (file.read_text().strip() for file in (lab.token_file, lab.monitoring_token_file))
+    node = LabNode(lab, templates, *tokens)
     await asyncio.to_thread(node.recover)
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
     await node.start(str(lab.certificate), str(lab.certificate.with_suffix(".key")))
+    await node.listen_for_containers()
     logging.info("serving %s with %d containers", node.url, len(node.cts))
     await node.start_after_boot()
     await ended.wait()

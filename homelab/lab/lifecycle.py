@@ -39,7 +39,7 @@ def up(lab: Lab, progress: Progress) -> Path:
             lab,
             API,
             [sys.executable, "-m", "homelab.lab.daemon", "--lab", lab.to_json(), *templates],
-            inputs=[lab.certificate, lab.token_file],
+            inputs=[lab.certificate, lab.token_file, lab.monitoring_token_file],
         )
         _keep_running(lab, DHCP, dhcp.command(lab, network.nameservers()), inputs=[])
         _keep_running(

@@ -1,7 +1,7 @@
 """The lab's bridge, its guard route, and its nftables rules.
 
-Containers reach the internet, and of this machine only the weather replay and the lab's DHCP server. No other traffic
-is forwarded for the lab.
+Containers reach the internet, and of this machine only the node's API, the weather replay and the lab's DHCP server.
+No other traffic is forwarded for the lab, and other machines reach nothing at the bridge's address.
 """
 
 from __future__ import annotations
@@ -101,7 +101,8 @@ def table(lab: Lab) -> str:
 def ruleset(lab: Lab, resolvers: Sequence[IPv4Address]) -> str:
     """Render the lab's nftables table: NAT to the internet, no access to private networks and to this machine.
 
-    Of this machine, containers reach the weather replay, the DHCP server, and a name server if it runs here.
+    Of this machine, containers reach the node's API, as on Proxmox, the weather replay, the DHCP server, and a name
+    server if it runs here.
     """
     # If bridged frames pass through netfilter, masquerading must not affect traffic inside another lab's network.
     dns = ", ".join(str(resolver) for resolver in resolvers)
@@ -111,9 +112,10 @@ delete table inet {table(lab)}
 table inet {table(lab)} {{
   chain input {{
     type filter hook input priority filter; policy accept;
+    iifname != {{ "lo", "{lab.bridge}" }} ip daddr {lab.gateway} reject with icmp type admin-prohibited
     iifname != "{lab.bridge}" accept
     ct state established,related accept
-    ip daddr {lab.gateway} tcp dport {lab.replay_port} accept
+    ip daddr {lab.gateway} tcp dport {{ {lab.api_port}, {lab.replay_port} }} accept
     udp sport 68 udp dport 67 accept
     {name_server}
     reject with icmpx type admin-prohibited

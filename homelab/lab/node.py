@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
+import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
+from aiohttp import web
 from fakepve import FakeCt, PveError, TaskError
+from fakepve.shapes import ROLES
 
 from homelab.errors import HomelabError
 from homelab.lab import disks, guest, network
@@ -28,6 +31,7 @@ from homelab.lab.snapshots import STORAGE as SNAPSHOTS
 from homelab.lab.tasks import Body, log_line
 from homelab.roles import BRIDGE, CONTAINERS, POOL, STORAGE, TEMPLATES
 from homelab.roles import NODE as NODE_ROLE
+from homelab.services.pve_exporter import ACCOUNT
 
 # The privileges that `homelab init` grants for an inventory, and those of the other verbs, on every path of this node.
 PRIVILEGES = {
@@ -47,7 +51,7 @@ _VALUES: ContextVar[Mapping[str, Any]] = ContextVar("values")
 class LabNode(FirewallNode, CloneNode, BackupNode, ApplianceNode):
     """A node with real containers, a directory storage, one that supports snapshots, and one that enforces sizes."""
 
-    def __init__(self, lab: Lab, templates: Sequence[Path], token: str) -> None:
+    def __init__(self, lab: Lab, templates: Sequence[Path], token: str, monitoring_token: str = "") -> None:
         super().__init__(
             Records(lab.records),
             user="root@pam",
@@ -82,10 +86,17 @@ class LabNode(FirewallNode, CloneNode, BackupNode, ApplianceNode):
         }
         self.storages[disks.STORAGE] = {**self.storages[SNAPSHOTS], "type": "dir", "files": set(), "volumes": {}}
         self.register_templates(templates)
-        self.apitokens = {TOKEN_ID: token}
+        self.apitokens = {TOKEN_ID: token, **({ACCOUNT: monitoring_token} if monitoring_token else {})}
         for path, privileges in PRIVILEGES.items():
             self.grant(TOKEN_ID, path, *privileges)
         self.grant(TOKEN_ID, f"/sdn/zones/localnetwork/{lab.bridge}", *BRIDGE.all_privileges)
+        self.grant(ACCOUNT, "/", *ROLES["PVEAuditor"])
+
+    async def listen_for_containers(self) -> None:
+        """Serve the API at the bridge's address, too; its rules keep all others away."""
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(self.lab.certificate, self.lab.certificate.with_suffix(".key"))
+        await web.TCPSite(self.runner, str(self.lab.gateway), self.lab.api_port, ssl_context=context).start()
 
     # ---------------------------------------------------------- recovery
 

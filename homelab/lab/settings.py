@@ -75,6 +75,11 @@ class Lab:
         return self.state_dir / "token"
 
     @property
+    def monitoring_token_file(self) -> Path:
+        """The file with the secret of the token that only reads, for pve_exporter; mode 0600."""
+        return self.state_dir / "monitoring-token"
+
+    @property
     def api_key_file(self) -> Path:
         """The file with the API key of the OpenWeather replay, mode 0600."""
         return self.state_dir / "openweather-key"

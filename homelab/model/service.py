@@ -18,12 +18,13 @@ from homelab.model.container import Container
 from homelab.model.endpoints import Endpoint
 from homelab.model.inventory import DatabaseGrant, Inventory, Secret, name_without_instance
 from homelab.model.options import SecretName
+from homelab.model.proxmox_token import ProxmoxToken
 
 if TYPE_CHECKING:
     from homelab.certificates import Authority, Names
 
 
-_OWN_SECRETS = re.compile(r"(postgres|airflow)-|stamps$")  # names of the secrets that homelab generates
+_OWN_SECRETS = re.compile(r"(postgres|airflow|grafana)-|stamps$")  # names of the secrets that homelab generates
 
 
 class SecretStore(Protocol):
@@ -210,7 +211,6 @@ class Service(ABC):
     minimum_memory: ClassVar[int] = 0  # MiB, which its container needs for it
     many: ClassVar[bool] = False  # True: several containers may have it
     instances: ClassVar[bool] = False  # True: a container may have several, such as `file_share@photos`
-    runs_pipeline: ClassVar[bool] = False  # True: it runs all pipelines, and needs `pipelines: weather:`
     reads_metrics: ClassVar[bool] = False  # True: it is a client of every endpoint with metrics
 
     instance: str = ""  # `photos` for `file_share@photos`; part of the names of its units, files and users
@@ -244,6 +244,10 @@ class Service(ABC):
     def airflow_objects(self) -> AirflowObjects:
         """Return the connections, variables and pools that it adds to Airflow; none by default."""
         return AirflowObjects()
+
+    def proxmox_tokens(self) -> Sequence[ProxmoxToken]:
+        """Return the API tokens of Proxmox that it uses, which `homelab doctor` checks; none by default."""
+        return ()
 
     def data_folders(self) -> Sequence[str]:
         """Return the folders with its data, which stay until `homelab prune`; none by default."""

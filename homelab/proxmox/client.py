@@ -34,7 +34,7 @@ class Client:
     Reads are repeated after transient failures. Changes are never repeated, and each is logged in `audit`.
     """
 
-    def __init__(self, endpoint: ProxmoxApi, audit: Audit | None = None) -> None:
+    def __init__(self, endpoint: ProxmoxApi, audit: Audit | None = None, token: Secret | None = None) -> None:
         self.endpoint = endpoint
         self.under_way: dict[str, None] = {}  # the UPIDs of started tasks until their end is seen
         self.begun_tasks: set[str] = set()  # the UPIDs of all started tasks
@@ -43,7 +43,7 @@ class Client:
         self._closed = False
         self._unanswered: list[str] = []  # changes that were sent
         self._answered = threading.Condition()
-        self._token = read_token(endpoint)
+        self._token = token or read_token(endpoint)
         self._local = threading.local()
 
     def get(self, path: str, /, **params: Any) -> Any:

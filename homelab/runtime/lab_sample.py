@@ -13,6 +13,7 @@ from typing import Any
 from homelab.errors import HomelabError
 from homelab.host import UNREADABLE, Result, argv
 from homelab.model import Container, Inventory, Pipeline
+from homelab.model.stages import ANALYTICS
 from homelab.pipelines.layout import Layout
 from homelab.pipelines.pipeline_health import Answers, assess
 from homelab.runtime.concurrency import run_all, start
@@ -126,7 +127,7 @@ class Sampler:
         if "airflow" in container.services:
             probes |= {f"runs {each.name}": last_runs(each.dag_id) for each in pipelines}
             probes |= {f"paused {each.name}": is_paused(each.dag_id) for each in pipelines}
-        if any(service.runs_pipeline for service in container.services.values()):
+        if ANALYTICS in self._session.inventory.stages_on(container):
             probes |= {f"build {each.name}": Layout(each).read_data("last_build.json") for each in pipelines}
         if "prometheus" in container.services:
             probes |= {f"history {number}": probe for number, probe in enumerate(self._history.probes())}

@@ -11,6 +11,7 @@ from typing import Any
 from homelab.errors import InputError
 from homelab.host import argv
 from homelab.model import Container, Inventory, Pipeline
+from homelab.model.stages import ANALYTICS
 from homelab.pipelines.layout import Layout
 from homelab.plan import select_containers
 from homelab.runtime import log_reader
@@ -73,14 +74,14 @@ def units_of(container: Container, parts: Sequence[str] = ()) -> list[str]:
 
 def _selection(inventory: Inventory, container: Container, parts: Sequence[str]) -> LogSelection:
     """Return the logs of these services, pipelines and units of a container; all of its services without parts."""
-    running = [name for name, service in container.services.items() if service.runs_pipeline]
-    every = not parts or any(name in parts for name in running)
+    runs_dbt = ANALYTICS in inventory.stages_on(container)
+    every = not parts or ANALYTICS in parts
     pipelines = [each.name for each in inventory.pipelines if every or {each.name, f"{each.name}.dbt"} & {*parts}]
     dags: list[str] | None = None
     if "airflow" in container.services:
         wanted = [name for each in inventory.pipelines for name in _task_logs(each, parts)]
         dags = [] if not parts or "airflow" in parts else wanted or None
-    return LogSelection(units_of(container, parts) or None, pipelines if running else (), dags)
+    return LogSelection(units_of(container, parts) or None, pipelines if runs_dbt else (), dags)
 
 
 def _task_logs(pipeline: Pipeline, parts: Sequence[str]) -> Iterator[str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from homelab.errors import HomelabError
 from homelab.model import Inventory
-from homelab.model.pipelines import FETCH
+from homelab.model.stages import FETCH
 from homelab.runtime.interactive import run_interactive
 
 _PANES = 6  # of a window; on 80 columns and 24 rows, a pane has 39 columns and 6 lines

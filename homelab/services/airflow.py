@@ -35,13 +35,13 @@ from homelab.services.airflow_environment import (
     HOME,
     SECRETS,
     SETTINGS,
-    analytics_host_key,
     database_file,
     fernet_key,
     secrets_file,
     settings_file,
 )
-from homelab.services.airflow_gate import FOLDER, KEY, KNOWN_HOSTS, wait_for_gate
+from homelab.services.airflow_failures import failed_tasks, failed_tasks_program
+from homelab.services.airflow_gate import FOLDER, KEY, known_hosts_file, wait_for_gates
 from homelab.services.airflow_metadata import CLI, admin_user, in_metadata, metrics, migration
 from homelab.services.airflow_packages import venv_lock
 from homelab.services.airflow_rows import MetadataRows
@@ -64,6 +64,7 @@ class Airflow(Service):
     """Apache Airflow: runs the pipeline over SSH, and has a web UI."""
 
     requires: ClassVar[tuple[str, ...]] = ("postgres", "analytics")
+    uses: ClassVar[tuple[str, ...]] = ("ingestion",)
     minimum_memory: ClassVar[int] = 1024
 
     version: Annotated[Literal["3.3", "2.11"], Option("Series of Airflow; 2.11 runs on Python up to 3.12.")] = "3.3"
@@ -130,8 +131,8 @@ class Airflow(Service):
         return AirflowObjects(connections=self.connections, variables=self.variables, pools=self.pools)
 
     def metric_commands(self, context: ServiceContext) -> Mapping[str, str]:
-        """Return the query for the state of its scheduler and its DAGs: its container can read the metadata already."""
-        return {"airflow": metrics()}
+        """Return the queries for its scheduler, DAGs and failed tasks: its container can read the metadata already."""
+        return {"airflow": metrics(), "airflow-failures": failed_tasks(SANDBOX, f"{HOME}/logs")}
 
     def data_folders(self) -> Sequence[str]:
         """Return the folder with the logs of the tasks."""
@@ -151,7 +152,7 @@ class Airflow(Service):
         venv = Venv(_VENV, venv_lock(self.version, self.packages, context.inventory.path.parent))
         bundles = self._bundles(context.inventory.pipelines)
         environment, secrets = settings_file(context, self, bundles), secrets_file(context, self)
-        postgres, analytics = (context.inventory.container_with(name) for name in ("postgres", "analytics"))
+        postgres = context.inventory.container_with("postgres")
         private_key = context.secret_store.key_pair("airflow")[0].reveal().encode()
         objects = combined(each for _, each in context.inventory.airflow_objects())
         migrated = migration(self.version, venv)
@@ -174,7 +175,7 @@ class Airflow(Service):
             Directory(HOME, "airflow", "airflow", 0o750),
             Directory(FOLDER),
             Directory("/opt/airflow"),
-            Directory("/etc/homelab", mode=0o700),
+            Directory("/etc/homelab"),
             UvInstall(uv.read_bytes()),
             venv,
             *bundles.setup(subfolders=not self._has_api_server),
@@ -182,7 +183,8 @@ class Airflow(Service):
             environment,
             secrets,
             SANDBOX.file(),
-            File(KNOWN_HOSTS, f"{analytics.address} {analytics_host_key(context)}\n".encode()),
+            failed_tasks_program(),
+            known_hosts_file(context),
             database_file(context),
             File(CLI, render("airflow/homelab-airflow.j2", sandbox=SANDBOX, venv=_VENV), mode=0o700),
             reachable,
@@ -193,7 +195,7 @@ class Airflow(Service):
             MetadataRows(objects, context.user_secrets(secrets_of(objects)), fernet_key(context)),
             *self._dags(bundles, context.inventory.pipelines, [venv, migrated]),
             # The scheduler starts a run immediately; if that failed, its retry would start five minutes later.
-            wait_for_gate(context, SANDBOX, analytics),
+            *wait_for_gates(context, SANDBOX),
             *chain.from_iterable(others),
             *cleanup(self.version, self.retention, SANDBOX, _VENV, [migrated]),
             *late,

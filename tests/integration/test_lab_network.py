@@ -140,7 +140,7 @@ here = []
 """
 
 
-def test_containers_reach_only_the_replay_of_this_machine() -> None:
+def test_containers_reach_only_the_api_and_the_replay_of_this_machine() -> None:
     found = in_namespace(
         _MACHINES
         + """
@@ -155,13 +155,15 @@ before = [try_tcp(container, *target) for target in targets]
 network.apply_rules(lab)
 during = [try_tcp(container, *target) for target in targets]
 outwards = try_tcp(here, "10.99.2.67", 22)
+others = [try_tcp(home, "10.99.2.1", port) for port in (lab.replay_port, lab.api_port)]
 network.remove_rules(lab)
-print(json.dumps([before, during, outwards, [try_tcp(container, *target) for target in targets]]))
+print(json.dumps([before, during, others, outwards, [try_tcp(container, *target) for target in targets]]))
 """
     )
-    before, during, outwards, after = found
+    before, during, others, outwards, after = found
     assert before == after == [True] * 6
-    assert during == [True] + [False] * 5
+    assert during == [True, False, True] + [False] * 3
+    assert others == [False, False], "other machines reach nothing at the bridge's address"
     assert outwards, "this machine reaches its containers"
 
 

@@ -31,10 +31,10 @@ def contents(lab: Lab) -> dict[str, bytes]:
 def test_credentials_are_created_once_and_private(lab: Lab) -> None:
     credentials.ensure(lab)
     first = contents(lab)
-    assert set(first) == {"pve.crt", "pve.key", "token", "openweather-key"}
+    assert set(first) == {"pve.crt", "pve.key", "token", "monitoring-token", "openweather-key"}
     credentials.ensure(lab)
     assert contents(lab) == first
-    for secret in ("pve.key", "token", "openweather-key"):
+    for secret in ("pve.key", "token", "monitoring-token", "openweather-key"):
         assert (lab.state_dir / secret).stat().st_mode & 0o777 == 0o600
 
 
