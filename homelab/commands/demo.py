@@ -49,4 +49,4 @@ def demo(inventory_path: Path, progress: Progress) -> tuple[LabReport, Rows, str
         progress.note("pipeline", str(run_pipeline(session, WEATHER)))
     report, rows = report_lab(session), query_marts(session, _ROWS, WEATHER)
     progress.note("demo", f"took {duration(time.monotonic() - started)} in total")
-    return report, rows, ui(locate(inventory).container_with("airflow"))
+    return report, rows, ui(locate(inventory))

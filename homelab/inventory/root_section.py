@@ -16,6 +16,7 @@ from homelab.inventory.pipelines_section import Pipelines, read_pipelines
 from homelab.inventory.proxmox_section import endpoint
 from homelab.inventory.schema_rules import exclusive
 from homelab.inventory.section import Section
+from homelab.inventory.service_checks import check_gateway_ports
 from homelab.inventory.weather_section import weather
 from homelab.model import Inventory, ProxmoxApi
 from homelab.model.inventory import WEATHER
@@ -79,6 +80,7 @@ def read(path: Path, root: Section) -> Inventory:
     vmids = vmid_range(defaults_section, given.get("vmid_range"))
     reader = Reader(lab, path, subnet, proxmox.node if proxmox else None, defaults, vmids, root.registry)
     containers = reader.read(found.get("containers", {}))
+    check_gateway_ports(found.get("containers", {}), containers)
     pipelines = found.get("pipelines", root.below("pipelines"))
     has_weather = isinstance(pipelines.data.get(WEATHER), dict)
     built_in = weather(pipelines.below(WEATHER)) if has_weather else None

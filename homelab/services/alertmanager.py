@@ -52,6 +52,7 @@ class Alertmanager(DaemonService):
                 protocol="http",
                 health_path="/-/ready",
                 metrics_path="/metrics",
+                web_ui="Alertmanager",
             ),
         )
 

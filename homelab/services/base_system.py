@@ -11,6 +11,7 @@ from homelab.model import Container, PackageSources, Repository, ServiceContext,
 from homelab.render import render
 from homelab.services.lab_certificates import trusted_authority
 from homelab.services.security_updates import PACKAGE, security_updates
+from homelab.services.web_ports import closed_web_ports
 from homelab.steps import (
     AptMirror,
     Archives,
@@ -46,6 +47,7 @@ def base_system(context: ServiceContext) -> Sequence[Step]:
         *_running_values(context.container),
         *packages_from(context.inventory.sources),
         *security_updates(context),
+        *closed_web_ports(context),
         DpkgConfigured(),
     )
 

@@ -37,6 +37,7 @@ _BUILT_IN = {
     "blackbox_exporter": "BlackboxExporter",
     "pve_exporter": "PveExporter",
     "grafana": "Grafana",
+    "gateway": "WebGateway",
 }
 
 
