@@ -37,6 +37,7 @@ RESULTS = {
     "pipeline include": "homelab.commands.pipeline_exclude:include",
     "pipeline exclusions": "homelab.commands.pipeline_exclude:exclusions",
     "pipeline rebuild": "homelab.commands.pipeline_rebuild:rebuild",
+    "alerts test": "homelab.commands.alerts:send_test",
     "airflow lock": "homelab.commands.airflow_lock:lock",
     "dev run": "homelab.commands.dev:run",
     "dev query": "homelab.commands.query:query",

@@ -24,5 +24,4 @@ class ExitStatus:
 
 
 _CONTRACT: dict[str, Any] = json.loads(bundled_path("pipelines/shared/scripts/contract.json").read_text())
-CONNECTION_ID: str = _CONTRACT["connection_id"]
 EXIT = ExitStatus(**_CONTRACT["exit_status"])

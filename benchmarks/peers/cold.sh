@@ -14,7 +14,7 @@ packages() {
 
 unpack() { tar -xpf "$1.tar" -C /; }
 
-account() { useradd --system --user-group --no-create-home --home-dir "/home/$1" --shell "$2" "$1"; }
+account() { useradd --system --user-group --no-create-home --home-dir "$3" --shell "$2" "$1"; }
 
 venv() {
     python3 -m venv /opt/homelab/uv
@@ -47,25 +47,26 @@ postgres-data)
     ;;
 analytics-platform)
     packages
-    account analytics /bin/sh
-    account pipeline-weather /usr/sbin/nologin
+    account analytics /bin/sh /home/analytics
+    account pipeline-weather /usr/sbin/nologin /opt/analytics-platform/pipelines/weather
     unpack early
     systemctl reload ssh
     venv
-    "$VENV/bin/python" /opt/analytics-platform/scripts/install_extension.py /opt/analytics-platform/extensions >/dev/null
+    "$VENV/bin/python" -B /opt/analytics-platform/scripts/install_extension.py /opt/analytics-platform/extensions >/dev/null
+    systemctl daemon-reload
     until_answered database.sh
     unpack late
     ;;
 airflow-orchestration)
     packages
-    account airflow /usr/sbin/nologin
+    account airflow /usr/sbin/nologin /home/airflow
     unpack early
     systemctl reload ssh
     venv
     until_answered database.sh
     /usr/local/sbin/homelab-airflow db migrate >/dev/null 2>&1
     mkdir -p /var/lib/homelab/upgrades
-    echo "$VENV_DIGEST" >/var/lib/homelab/upgrades/airflow
+    printf %s "$UPGRADE" >/var/lib/homelab/upgrades/airflow
     until_answered gate.sh
     systemctl daemon-reload
     systemctl enable --quiet $UNITS

@@ -23,6 +23,7 @@ from homelab.steps import (
     Database,
     Directory,
     File,
+    FinishUpgrade,
     HealthCheck,
     Packages,
     Role,
@@ -36,8 +37,8 @@ from homelab.steps import (
     remote_paths,
 )
 
-# They need the cluster or PostgreSQL's user, or allow Airflow's login.
-_LATE = ("/etc/postgresql/", "/etc/ssl/homelab/postgres.pem", "/home/analytics/.ssh")
+# They need the cluster or PostgreSQL's user, replace an owner that the package sets, or allow Airflow's login.
+_LATE = ("/etc/postgresql", "/var/lib/postgresql", "/etc/ssl/homelab/postgres.pem", "/home/analytics/.ssh")
 
 
 class Script:
@@ -88,6 +89,8 @@ def _files(stack: Stack, steps: Sequence[Step]) -> dict[str, bytes]:
                 files["venv.txt"], facts["VENV"], facts["VENV_DIGEST"] = step.lock, step.path, step.digest
             case Command(name="airflow's admin user"):
                 facts["ADMIN"] = step.command.rpartition("echo ")[2].split()[0]
+            case FinishUpgrade():
+                facts["UPGRADE"] = step.upgrade.version
             case WaitFor():
                 files[next(waits)] = step.probe.encode()
             case HealthCheck():

@@ -14,6 +14,7 @@ import typer
 
 from homelab.cli import (
     airflow_lock,
+    alerts,
     backup,
     ca,
     deploy,
@@ -61,6 +62,7 @@ for group in (
     ca,
     pipeline,
     airflow_lock,
+    alerts,
     dev,
     services,
     open_,

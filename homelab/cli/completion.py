@@ -43,6 +43,7 @@ def _log_targets(context: typer.Context, inventory: Inventory) -> Iterable[str]:
     named = [container for container in inventory.containers if container.name in given]
     if not given:
         yield from (container.name for container in inventory.containers)
+        yield from (pipeline.name for pipeline in inventory.pipelines)
     for container in named or inventory.containers:
         yield from container.services
         for service in container.services.values():

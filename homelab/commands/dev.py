@@ -21,7 +21,8 @@ from homelab.errors import HomelabError, InputError
 from homelab.host import Result
 from homelab.model import Inventory, Pipeline
 from homelab.model.inventory import WEATHER
-from homelab.model.pipelines import BUILD, MANIFEST
+from homelab.model.pipelines import MANIFEST
+from homelab.model.stages import BUILD
 from homelab.paths import bundled_path
 from homelab.pipelines.build_report import failed_nodes
 from homelab.pipelines.weather import BUILT_IN

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from homelab.errors import InputError
 from homelab.host import check
+from homelab.model.stages import ANALYTICS
 from homelab.runtime.deployed_pipelines import DeployedPipeline
 from homelab.runtime.session import Session
 
@@ -15,7 +16,7 @@ def fetch(session: Session, pipeline: DeployedPipeline) -> bytes:
 
     Raises HomelabError if dbt cannot generate it, InputError for a pipeline without a dbt project.
     """
-    container = session.inventory.container_with("analytics")
+    container = session.inventory.container_of(ANALYTICS)
     if not pipeline.docs:
         raise InputError(
             f"Cannot document the pipeline {pipeline.name}: it has no dbt project",

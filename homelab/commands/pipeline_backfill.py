@@ -11,6 +11,7 @@ from pathlib import Path
 
 from homelab.errors import HomelabError, InputError
 from homelab.host import CommandFailed, Host, Result, expected_format
+from homelab.model.stages import INGESTION
 from homelab.pipeline_contract import EXIT
 from homelab.pipelines.layout import Layout
 from homelab.progress import Progress
@@ -84,7 +85,7 @@ def backfill_file(session: Session, file: Path, options: BackfillOptions) -> Bac
         content = file.read_bytes()
     except OSError as error:
         raise InputError(f"Cannot read {file}", str(error), "Name a file of JSON or JSON lines.") from error
-    container = session.inventory.container_with("analytics")
+    container = session.inventory.container_of(INGESTION)
     command = layout.run(weather_words(layout, "backfill_file.py", *options.words()))
     action = f"store {file.name}"
     with session.connect(container) as host, session.progress.step(container.name, action):
@@ -105,7 +106,7 @@ def backfill_api(session: Session, first: date, until: date | None, options: Bac
     Raises InputError for days that are not a period in the past, HomelabError if the key's plan has no history.
     """
     layout = weather_layout(session.inventory)
-    with session.connect_to("analytics") as host:
+    with session.connect_to_stage(INGESTION) as host:
         return backfill_api_on(host, layout, first, until, options, session.progress)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from homelab.errors import InputError
 from homelab.host import CommandFailed, Host, expected_format
+from homelab.model.stages import INGESTION
 from homelab.pipeline_contract import EXIT
 from homelab.pipelines.layout import Layout
 from homelab.runtime.deployed_pipelines import weather_layout, weather_words
@@ -83,7 +84,7 @@ def exclude(session: Session, period: Period, reason: str, confirm: Callable[[st
     Raises InputError if the period holds no observation.
     """
     layout = weather_layout(session.inventory)
-    with session.connect_to("analytics") as host:
+    with session.connect_to_stage(INGESTION) as host:
         covered = Covered(**_run(host, layout, "count", *period.options()))
         if not confirm(f"Exclude {covered}?"):
             return None
@@ -93,7 +94,7 @@ def exclude(session: Session, period: Period, reason: str, confirm: Callable[[st
 def include(session: Session, ids: Sequence[int], reason: str) -> Included:
     """Revoke exclusions. Raises InputError for one that is not in force; those before it are revoked."""
     layout = weather_layout(session.inventory)
-    with session.connect_to("analytics") as host:
+    with session.connect_to_stage(INGESTION) as host:
         why = ("--reason", reason, "--by", operator())
         found = [_run(host, layout, "revoke", "--id", str(each), *why) for each in ids]
     return Included(exclusions=[Exclusion(**each) for each in found])
@@ -102,7 +103,7 @@ def include(session: Session, ids: Sequence[int], reason: str) -> Included:
 def exclusions(session: Session) -> Sequence[Exclusion]:
     """Return all exclusions, oldest first."""
     layout = weather_layout(session.inventory)
-    with session.connect_to("analytics") as host:
+    with session.connect_to_stage(INGESTION) as host:
         return [Exclusion(**each) for each in _run(host, layout, "list")]
 
 

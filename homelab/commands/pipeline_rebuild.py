@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from homelab.host import check, expected_format
+from homelab.model.stages import ANALYTICS
 from homelab.runtime.deployed_pipelines import deployed_pipeline
 from homelab.runtime.job_progress import DbtLog, run_with_progress
 from homelab.runtime.session import Session
@@ -29,7 +30,7 @@ class Build:
 def rebuild(session: Session, name: str | None) -> Build:
     """Rebuild and publish the marts of a pipeline. Raises HomelabError if a model or a test fails."""
     pipeline = deployed_pipeline(session.inventory, name)
-    container = session.inventory.container_with("analytics")
+    container = session.inventory.container_of(ANALYTICS)
     with (
         session.connect(container) as host,
         session.progress.step(container.name, "dbt build --full-refresh") as report,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from homelab.host import check, expected_format
-from homelab.model import Health
+from homelab.model import Container, Health
+from homelab.model.stages import ANALYTICS, INGESTION
+from homelab.pipelines.layout import Layout
 from homelab.runtime.deployed_pipelines import weather_layout, weather_words
 from homelab.runtime.pipeline_reports import report_pipelines
 from homelab.runtime.session import Session
@@ -87,7 +89,15 @@ def own_status(session: Session, name: str) -> OwnPipelineStatus:
 def status(session: Session) -> PipelineStatus:
     """Return the pipeline's status. Raises HomelabError if it cannot be read."""
     layout = weather_layout(session.inventory)
-    container = session.inventory.container_with("analytics")
+    builds, fetches = session.inventory.container_of(ANALYTICS), session.inventory.container_of(INGESTION)
+    found = _read(session, builds, layout)
+    if fetches.name == builds.name:
+        return found
+    fetched = _read(session, fetches, layout)
+    return replace(found, last_ingest=fetched.last_ingest, spooled_bytes=fetched.spooled_bytes)
+
+
+def _read(session: Session, container: Container, layout: Layout) -> PipelineStatus:
     command = layout.run(weather_words(layout, "pipeline_status.py", "--database", layout.published))
     with session.connect(container) as host:
         result = check(host, command, "read the status of the pipeline")

@@ -65,20 +65,21 @@ def prune(session: Session, name: str, registry: Registry, confirm: Callable[[Se
     try:
         wanted = leftovers(name, _kind(registry, name), session.inventory)
     except KeyError as error:
-        unknown = InputError(
-            f"Cannot prune {name}: unknown service, and no pipeline of this name has left data",
-            did_you_mean(name, registry.names()),
-            "`homelab services` lists all services.",
-        )
-        if name != WEATHER and name_error(name, {}):
-            raise unknown from error
+        if name != WEATHER:
+            unknown = InputError(
+                f"Cannot prune {name}: unknown service, and no pipeline of this name has left data",
+                did_you_mean(name, registry.names()),
+                "`homelab services` lists all services.",
+            )
+            if name_error(name, {}):
+                raise unknown from error
         wanted = pipeline_leftovers(name, session.inventory)
     with lab_lock(session.inventory.state_dir, "prune"), ExitStack() as connections:
         work = {each.name: partial(session.connect, each) for each in session.inventory.containers}
         hosts = run_all_or_raise(work)
         for host in hosts.values():
             connections.callback(host.close)
-        found = [*_in_postgres(session, hosts, wanted), *_folders(hosts, wanted, name)]
+        found = [*_in_postgres(session, hosts, wanted), *_folders(session, hosts, wanted, name)]
         if unknown and not found:
             raise unknown
         if found and not confirm([str(each) for each in found]):
@@ -142,20 +143,22 @@ def _array(names: Sequence[str]) -> str:
     return f"array[{', '.join(map(literal, names))}]::text[]"
 
 
-def _folders(hosts: dict[str, Connection], wanted: Leftovers, name: str) -> Iterator[Datum]:
-    for container, host in hosts.items():
+def _folders(session: Session, hosts: dict[str, Connection], wanted: Leftovers, name: str) -> Iterator[Datum]:
+    for container in session.inventory.containers:
+        host = hosts[container.name]
+        used = {path for service in container.services.values() for path in service.data_folders()}
         managed = {each.name for each in manifest.parse(host.run(argv("cat", remote_paths.manifest())).text)}
-        for folder in wanted.folders:
+        for folder in sorted(set(wanted.folders) - used):
             if folder in managed:
                 raise HomelabError(
-                    f"Cannot prune {name}: it is still installed on {container}",
+                    f"Cannot prune {name}: it is still installed on {container.name}",
                     f"{folder} is in use there.",
                     "Run `homelab deploy`, which removes the service, then run this command again.",
                 )
             path = quote(folder)
             size = host.run(f'[ -d {path} ] && [ -n "$(ls -A {path})" ] && du -sb {path} | cut -f1')
             if size.ok and size.text.isdigit():
-                yield Datum(container, "folder", folder, int(size.text))
+                yield Datum(container.name, "folder", folder, int(size.text))
 
 
 def _delete(host: Host, datum: Datum) -> None:

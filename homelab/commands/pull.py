@@ -16,6 +16,7 @@ from typing import Literal
 
 from homelab.errors import HomelabError, InputError
 from homelab.host import UNREADABLE, argv
+from homelab.model.stages import ANALYTICS
 from homelab.pipeline_contract import EXIT
 from homelab.pipelines.layout import SHARED_SCRIPTS
 from homelab.progress import StatusUpdate
@@ -48,7 +49,7 @@ def pull(session: Session, pipeline: DeployedPipeline, target: Path, kind: Forma
     if nothing is published yet or the copy is incomplete.
     """
     _check_target(target, kind)
-    container = session.inventory.container_with("analytics")
+    container = session.inventory.container_of(ANALYTICS)
     script = argv("python", f"{SHARED_SCRIPTS}/export.py", "--database", pipeline.published, "--format", kind)
     with (
         session.connect(container) as host,

@@ -15,7 +15,7 @@ from homelab.inventory.declaration import declaration_of
 from homelab.inventory.networks_section import Networks, network_cards
 from homelab.inventory.section import Section
 from homelab.inventory.service_checks import check_declarations, check_memory, check_ports
-from homelab.inventory.service_options import Services, with_exporters
+from homelab.inventory.service_options import Services, with_bridge, with_exporters
 from homelab.model import DHCP, Container, ContainerConfig, Mount, Network, Service, lab_tags
 from homelab.model.inventory import NODE, name_without_instance
 from homelab.model.options import KeyNames, Option
@@ -141,12 +141,15 @@ class Reader:
     defaults: ContainerDefaults
     vmids: range
     registry: Registry
+    alerts: bool = False  # the inventory has receivers of alerts
     _taken: dict[tuple[str, object], str] = field(default_factory=dict)
+    _services: set[str] = field(default_factory=set)
 
     def read(self, sections: Mapping[str, Section]) -> list[Container]:
         """Return the containers; those without a valid address are left out."""
         if self.network is not None:
             self._taken["ip", self.network.gateway] = "the gateway"
+        self._services.update(name_without_instance(key) for each in sections.values() for key in _service_names(each))
         found = [self._container(name, section) for name, section in sections.items()]
         for section in sections.values():
             self._check_requirements(section)
@@ -170,6 +173,8 @@ class Reader:
         services = values.get("services", {})
         if settings.monitoring:
             services = with_exporters(services, self.registry)
+        if self.alerts:
+            services = with_bridge(services, self.registry)
         self._check_owners(name, section)
         check_declarations(section, services, distribution_of(settings.template))
         check_ports(section, services)
@@ -198,6 +203,7 @@ class Reader:
             devices=tuple(values.get("devices", ())),
             bind_mounts=values.get("bind_mounts", {}),
             clone_from=settings.clone_from,
+            journal_size=settings.journal_size,
             lab_tags=lab_tags(self.lab),
         )
 
@@ -220,15 +226,15 @@ class Reader:
         for key in _service_names(section):
             kind = self.registry.find(key)
             for required in kind.requires if kind else ():
-                if ("kind", required) not in self._taken:
+                if required not in self._services:
                     section.problem(f"needs the service `{required}`, which no container has", "services", key)
 
     def _start_order(self, section: Section) -> int | None:
-        """Return the start order: after the containers with services that its services require."""
+        """Return the start order: after the containers with services that its services require or use."""
         orders = []
         for key in _service_names(section):
             try:
-                orders.append(self.registry.start_order(key))
+                orders.append(self.registry.start_order(key, self._services))
             except ServiceError as error:
                 section.problem(str(error), "services", key)
         return max(orders, default=None)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from enum import Enum
 from inspect import get_annotations
+from keyword import iskeyword
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -67,7 +68,8 @@ class Declaration:
         hints = _hints(cls)
         own = get_annotations(cls)
         ordered = sorted(fields(cls), key=lambda field: field.name not in own)  # before those of the base class
-        self.keys = {field.name: _key(field, hints[field.name], cls) for field in ordered if field.init}
+        given = [field for field in ordered if field.init]
+        self.keys = {_key_name(field.name): _key(field, hints[field.name], cls) for field in given}
         self.required = [key for key in self.keys.values() if key.default is MISSING]
 
     def read(self, section: Section) -> dict[str, Any]:
@@ -99,7 +101,10 @@ class Declaration:
             return INVALID
         try:
             return self.cls(
-                **{name: values[name] if name in values else key.default_in(section) for name, key in self.keys.items()}
+                **{
+                    _field_name(name): values[name] if name in values else key.default_in(section)
+                    for name, key in self.keys.items()
+                }
             )
         except ValueError as error:
             section.problem(str(error))
@@ -185,8 +190,17 @@ def plain(value: Any) -> Any:
         case list() | tuple():
             return [plain(item) for item in value]
     if is_dataclass(value):
-        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+        return {_key_name(field.name): plain(getattr(value, field.name)) for field in fields(value)}
     return value
+
+
+def _field_name(key: str) -> str:
+    """Return the field of a key: a keyword of Python has an underscore at its end, such as `from_`."""
+    return f"{key}_" if iskeyword(key) else key
+
+
+def _key_name(field: str) -> str:
+    return field[:-1] if field.endswith("_") and iskeyword(field[:-1]) else field
 
 
 def _hints(cls: type[Any]) -> dict[str, Any]:
@@ -202,7 +216,7 @@ def _hints(cls: type[Any]) -> dict[str, Any]:
 def _key(field: Field[Any], hint: Any, cls: type[Any]) -> Key:
     default = field.default if field.default_factory is MISSING else field.default_factory()
     try:
-        return Key(field.name, value_type(hint), _option_of(hint), default)
+        return Key(_key_name(field.name), value_type(hint), _option_of(hint), default)
     except TypeError as error:
         raise TypeError(f"{cls.__module__}.{cls.__qualname__}.{field.name}: {error}") from None
 

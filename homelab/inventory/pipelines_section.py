@@ -18,6 +18,7 @@ from homelab.inventory.yaml_source import KeyPath
 from homelab.model import Container, Pipeline, Weather
 from homelab.model.inventory import RAW, WEATHER, airflow_objects
 from homelab.model.options import Option
+from homelab.model.stages import ANALYTICS
 from homelab.paths import bundled_path
 from homelab.pipelines.installed import installed_folder
 
@@ -82,7 +83,7 @@ class Pipelines(ValueType):
 def read_pipelines(section: Section, containers: Sequence[Container], weather: Weather | None) -> tuple[Pipeline, ...]:
     """Return the pipelines, the weather first; those with a problem are left out."""
     taken = _taken_names(section, containers)
-    runs = any(service.runs_pipeline for each in containers for service in each.services.values())
+    runs = any(ANALYTICS in each.services for each in containers)
     manifests: list[Manifest] = []
     folders: dict[str, Path | None] = {WEATHER: weather.folder} if weather and runs else {}
     for name, value in section.data.items():

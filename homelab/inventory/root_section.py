@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -17,8 +17,9 @@ from homelab.inventory.proxmox_section import endpoint
 from homelab.inventory.schema_rules import exclusive
 from homelab.inventory.section import Section
 from homelab.inventory.service_checks import check_gateway_ports
+from homelab.inventory.service_options import BRIDGE
 from homelab.inventory.weather_section import weather
-from homelab.model import Inventory, ProxmoxApi
+from homelab.model import Alerts, Container, Inventory, ProxmoxApi
 from homelab.model.inventory import WEATHER
 from homelab.model.options import KeyNames, Option
 from homelab.private_files import STATE_FOLDER
@@ -66,6 +67,7 @@ class Root:
         Option("Package sources of the containers, in addition to those of the distribution, and security updates."),
         SectionOf(PackagesSection, _SECTION, MIRROR_RULE),
     ] = None
+    alerts: Annotated[Alerts | None, Option("Receivers of the messages about incidents.", expected=_SECTION)] = None
 
 
 def read(path: Path, root: Section) -> Inventory:
@@ -78,9 +80,11 @@ def read(path: Path, root: Section) -> Inventory:
     given = declaration_of(DefaultsSection).read(defaults_section)
     defaults = override(ContainerDefaults.on(subnet), defaults_section, given)
     vmids = vmid_range(defaults_section, given.get("vmid_range"))
-    reader = Reader(lab, path, subnet, proxmox.node if proxmox else None, defaults, vmids, root.registry)
+    node = proxmox.node if proxmox else None
+    reader = Reader(lab, path, subnet, node, defaults, vmids, root.registry, alerts=root.has("alerts"))
     containers = reader.read(found.get("containers", {}))
     check_gateway_ports(found.get("containers", {}), containers)
+    _check_bridges(root, containers)
     pipelines = found.get("pipelines", root.below("pipelines"))
     has_weather = isinstance(pipelines.data.get(WEATHER), dict)
     built_in = weather(pipelines.below(WEATHER)) if has_weather else None
@@ -99,4 +103,15 @@ def read(path: Path, root: Section) -> Inventory:
         pipelines=all_pipelines,
         vmid_range=vmids,
         sources=packages,
+        alerts=found.get("alerts"),
     )
+
+
+def _check_bridges(root: Section, containers: Sequence[Container]) -> None:
+    """Add a problem for receivers without a container that sends, and for such a container without receivers."""
+    senders = [container.name for container in containers if BRIDGE in container.services]
+    if root.has("alerts") and containers and not senders:
+        root.problem("needs a container that sends: one with the service `alertmanager` or `analytics`", "alerts")
+    if not root.has("alerts"):
+        for name in senders:
+            root.problem("needs the receivers in `alerts:`", "containers", name, "services", BRIDGE)

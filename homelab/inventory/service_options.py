@@ -13,8 +13,10 @@ from homelab.inventory.value_types import ValueType, nullable, shown
 from homelab.inventory.yaml_source import KeyPath
 from homelab.model import Service
 from homelab.model.inventory import name_without_instance
+from homelab.model.stages import ANALYTICS
 from homelab.services.registry import Registry, ServiceError
 
+BRIDGE = "alert_bridge"
 _INSTANCE = "[a-z0-9][a-z0-9-]{0,30}"
 
 
@@ -75,6 +77,13 @@ def with_exporters(services: Mapping[str, Service], registry: Registry) -> Mappi
     """Return the services of a container with those that `monitoring: true` adds, unless it has them."""
     names = ["node_exporter", *(["postgres_exporter"] if "postgres" in services else [])]
     return {**services, **{name: registry.get(name)() for name in names if name not in services}}
+
+
+def with_bridge(services: Mapping[str, Service], registry: Registry) -> Mapping[str, Service]:
+    """Return the services of a container with the one that `alerts:` adds to Alertmanager and to the pipelines."""
+    if "alertmanager" in services or ANALYTICS in services:
+        return {**services, BRIDGE: services.get(BRIDGE) or registry.get(BRIDGE)()}
+    return services
 
 
 def services_schema(registry: Registry) -> dict[str, Any]:

@@ -159,7 +159,7 @@ class Text(ValueType):
 
     def __init__(self, option: Option) -> None:
         pattern = option.pattern or self.PATTERN
-        self._pattern = pattern
+        self._pattern, self._hidden = pattern, option.hidden
         super().__init__(option.expected or "text", {"type": "string", "pattern": anchored(pattern)})
 
     def accepts(self, value: object) -> bool:
@@ -173,6 +173,12 @@ class Text(ValueType):
         if self._UNUSABLE.search(value):
             return self.refuse(value, section, at, "; it has a control character")
         return value
+
+    def refuse(self, value: object, section: Section, at: KeyPath, hint: str = "") -> Any:
+        if not self._hidden:
+            return super().refuse(value, section, at, hint)
+        section.problem(f"must be {self.expected}, not this value{hint}", *at)
+        return INVALID
 
 
 class FilePath(Text):

@@ -1,12 +1,12 @@
 """The frozen types of all layers: the inventory, container configurations, services and steps."""
 
 from homelab.model.airflow_objects import AirflowObjects, Connection, Pool
+from homelab.model.alert_receivers import Alerts
 from homelab.model.backup_hooks import BackupHooks
 from homelab.model.container import Container
 from homelab.model.container_config import DHCP, ContainerConfig, Difference, Mount, NetworkCard, differences
 from homelab.model.endpoints import Endpoint
 from homelab.model.inventory import (
-    City,
     DatabaseGrant,
     Inventory,
     Network,
@@ -15,17 +15,19 @@ from homelab.model.inventory import (
     ProxmoxApi,
     Repository,
     Secret,
-    Weather,
     lab_tags,
 )
 from homelab.model.options import Duration, KeyNames, Option, SecretName, Size
 from homelab.model.pipelines import Pipeline, SchemaVersion
 from homelab.model.proxmox_token import ProxmoxToken
 from homelab.model.service import Health, ManagedResource, Pending, SecretStore, Service, ServiceContext, Step
+from homelab.model.stages import Stage
+from homelab.model.weather_settings import City, Weather
 
 __all__ = [
     "DHCP",
     "AirflowObjects",
+    "Alerts",
     "BackupHooks",
     "City",
     "Connection",
@@ -58,6 +60,7 @@ __all__ = [
     "Service",
     "ServiceContext",
     "Size",
+    "Stage",
     "Step",
     "Weather",
     "differences",

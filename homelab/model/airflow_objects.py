@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from homelab.model.options import KeyNames, Option, SecretName
+from homelab.model.stages import STAGES
 
-OWN_CONNECTION = "analytics"  # homelab's, over which Airflow starts the pipelines
 _TEXT = "[A-Za-z0-9_.:/-]"
 _CONNECTION_NAMES = KeyNames(
-    rf"(?!{OWN_CONNECTION}$)[A-Za-z0-9_.:/#!()-]{{1,200}}",
-    f"must be a connection id: letters, digits and _ . : / # ! ( ) -, and not {OWN_CONNECTION}, which is homelab's own",
+    rf"(?!({'|'.join(STAGES)})$)[A-Za-z0-9_.:/#!()-]{{1,200}}",
+    f"must be a connection id: letters, digits and _ . : / # ! ( ) -, and not {' or '.join(STAGES)}, which are "
+    "homelab's own",
 )
 _VARIABLE_NAMES = KeyNames(rf"{_TEXT}{{1,250}}", "must be a variable's key: letters, digits and _ . : / -")
 _POOL_NAMES = KeyNames(

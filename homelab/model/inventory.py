@@ -12,8 +12,11 @@ from homelab.errors import InputError
 from homelab.model.airflow_objects import AirflowObjects
 from homelab.model.container import Container
 from homelab.model.options import Option
+from homelab.model.stages import ANALYTICS, STAGES, Stage
+from homelab.model.weather_settings import Weather
 
 if TYPE_CHECKING:
+    from homelab.model.alert_receivers import Alerts
     from homelab.model.pipelines import Pipeline
     from homelab.model.service import Service
 
@@ -130,47 +133,6 @@ class DatabaseGrant:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class City:
-    """A place to observe: by name (`Berlin,DE`), by OpenWeather id, or by coordinates."""
-
-    name: Annotated[
-        str,
-        Option(
-            "OpenWeather's name of the city; with an id or coordinates, any name.",
-            pattern=r"(?=.*\S)[^\x00-\x1f\x7f]{1,200}",
-            expected="a city's name of at most 200 characters",
-        ),
-    ]
-    id: Annotated[int | None, Option("OpenWeather's id of the city.", low=1, high=1 << 31)] = None
-    latitude: Annotated[float | None, Option("Latitude in degrees.", low=-90, high=90)] = None
-    longitude: Annotated[float | None, Option("Longitude in degrees.", low=-180, high=180)] = None
-    timezone: Annotated[
-        str | None,
-        Option(
-            "IANA time zone, for `days: local`; default: the UTC offset in OpenWeather's responses.",
-            pattern=r"UTC|(Africa|America|Antarctica|Arctic|Asia|Atlantic|Australia|Europe|Indian|Pacific|Etc)(/[A-Za-z0-9_+-]+)+",
-            expected="a time zone such as Europe/Berlin",
-            examples=("Europe/Berlin",),
-        ),
-    ] = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Weather:
-    """Settings of the weather pipeline."""
-
-    folder: Path  # the built-in one, or the user's copy
-    cities: tuple[City, ...]
-    units: Literal["standard", "metric", "imperial"]
-    schedule: str
-    api_url: str
-    api_key_file: Path
-    cities_file: Path | None = None  # replaces `cities`, which is empty then
-    rate_limit: int = 60  # requests a minute; 0: unlimited
-    days: Literal["utc", "local"] = "utc"  # of the marts
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Repository:
     """A further apt repository; a flat one has a `suite` that ends in `/`, and no components.
 
@@ -222,6 +184,7 @@ class Inventory:
     weather: Weather | None = None  # settings of the built-in pipeline
     pipelines: tuple[Pipeline, ...] = ()  # the weather first, if the inventory has it
     sources: PackageSources = PackageSources()
+    alerts: Alerts | None = None
     vmid_range: range = range(0)  # vmids for containers without one
 
     def containers_with(self, service: str) -> Sequence[Container]:
@@ -237,6 +200,19 @@ class Inventory:
             f"{self.path} has no `{service}:` under the `services:` of a container.",
             "Add it there, then run `homelab up` and `homelab deploy`.",
         )
+
+    def container_of(self, stage: Stage) -> Container:
+        """Return the container that runs a stage of all pipelines: that of its service, else that of `analytics`.
+
+        Raises InputError if no container has `analytics`.
+        """
+        return next(iter(self.containers_with(stage)), None) or self.container_with(ANALYTICS)
+
+    def stages_on(self, container: Container) -> Sequence[Stage]:
+        """Return the stages of all pipelines that a container runs; none without `analytics`."""
+        if not self.containers_with(ANALYTICS):
+            return ()
+        return [stage for stage in STAGES if self.container_of(stage).name == container.name]
 
     def services(self) -> Iterator[tuple[Container, Service]]:
         """Yield all services with their containers, in inventory order."""
@@ -269,14 +245,14 @@ class Inventory:
         Without the weather, there is no schema `raw` that a service could read.
         """
         has_weather = any(pipeline.is_weather for pipeline in self.pipelines)
-        for container, service in self.services():
-            for access in service.database_grants():
-                if has_weather or (access.database, access.schema) != RAW:
-                    yield container, access
-            if service.runs_pipeline:
-                for pipeline in self.pipelines:
-                    for access in pipeline.database_grants:
+        for container in self.containers:
+            for service in container.services.values():
+                for access in service.database_grants():
+                    if has_weather or (access.database, access.schema) != RAW:
                         yield container, access
+            for pipeline in self.pipelines:
+                for stage in self.stages_on(container):
+                    yield container, pipeline.grant_of(stage)
 
     def airflow_objects(self) -> Iterator[tuple[str, AirflowObjects]]:
         """Yield the connections, variables and pools of all services and pipelines, each with their owner."""

@@ -103,7 +103,8 @@ class Option:
 
     `expected` describes the allowed values in errors: `must be EXPECTED, not …`. `empty` is the error for a list or a
     mapping without items; by default, it may have none. `shorthand` names the key of a nested dataclass that may be
-    given alone, without a mapping. `schema` is added to the JSON Schema.
+    given alone, without a mapping. `schema` is added to the JSON Schema. A `hidden` text may contain a secret: no error
+    shows it.
     """
 
     description: str = ""
@@ -116,5 +117,6 @@ class Option:
     empty: str = ""
     keys: KeyNames | None = None
     shorthand: str = ""
+    hidden: bool = False
     examples: tuple[Any, ...] = field(default=(), hash=False)
     schema: Mapping[str, Any] = field(default_factory=dict, hash=False)

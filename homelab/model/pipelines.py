@@ -11,9 +11,9 @@ from typing import Annotated
 from homelab.model.airflow_objects import AirflowObjects
 from homelab.model.inventory import DATABASE, RAW, WEATHER, DatabaseGrant
 from homelab.model.options import Duration, Option, SecretName, Size
+from homelab.model.stages import ANALYTICS, BUILD, CHECK, FETCH, STAGES, Stage, stage_of
 
 MANIFEST = "pipeline.yaml"
-FETCH, BUILD, CHECK = "fetch", "build", "check"
 LOCKED_BY = "# Locked by `homelab pipeline lock`"
 ORDER = (FETCH, BUILD, CHECK)  # of the tasks in a generated DAG
 # Of the built-in pipeline: the roles of its scripts and of dbt.
@@ -104,10 +104,13 @@ class Pipeline:
     @property
     def database_grants(self) -> Sequence[DatabaseGrant]:
         """The grants of both roles."""
-        return (
-            DatabaseGrant(DATABASE, self.writer, "append" if self.is_weather else "own", self.schema),
-            DatabaseGrant(DATABASE, self.reader, "read", self.schema),
-        )
+        return tuple(map(self.grant_of, STAGES))
+
+    def grant_of(self, stage: Stage) -> DatabaseGrant:
+        """Return the grant of a stage's role: the ingestion writes, the builds read."""
+        if stage == ANALYTICS:
+            return DatabaseGrant(DATABASE, self.reader, "read", self.schema)
+        return DatabaseGrant(DATABASE, self.writer, "append" if self.is_weather else "own", self.schema)
 
     @property
     def secrets(self) -> Mapping[str, SecretName]:
@@ -134,6 +137,14 @@ class Pipeline:
         """All commands, the tasks of a DAG first; with a dbt project, `build` is one of them."""
         found = {*self.scripts, *([BUILD] if self.has_dbt else [])}
         return (*self.tasks, *sorted(found.difference(ORDER)))
+
+    def commands_of(self, stage: Stage) -> Sequence[str]:
+        """Return the commands of a stage."""
+        return [command for command in self.commands if stage_of(command) == stage]
+
+    def has_scripts_in(self, stage: Stage) -> bool:
+        """Return True if a command of the stage is a script of its own."""
+        return any(command in self.scripts for command in self.commands_of(stage))
 
     @property
     def dag_id(self) -> str:

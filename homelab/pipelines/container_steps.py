@@ -1,4 +1,4 @@
-"""The steps of a pipeline in the container that runs it, and its entries in the SSH gate."""
+"""The steps of a pipeline in the containers of its stages, and its entries in the SSH gate."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from homelab.errors import InputError
 from homelab.model import Pipeline, ServiceContext, Step
 from homelab.model.options import Size
-from homelab.model.pipelines import BUILD, CHECK, FETCH
+from homelab.model.stages import ANALYTICS, BUILD, CHECK, FETCH, INGESTION, Stage, stage_of
 from homelab.pipeline_contract import EXIT
 from homelab.pipelines.exclusion_view import ExclusionView
 from homelab.pipelines.layout import EXTENSIONS, SHARED_SCRIPTS, SHARED_VENV, Layout
@@ -49,29 +49,32 @@ class Limits:
     threads: int = 2
 
 
-def gate_entries(pipeline: Pipeline) -> Sequence[GateEntry]:
-    """Return the entries of a pipeline in the SSH gate."""
+def gate_entries(pipeline: Pipeline, stages: Sequence[Stage]) -> Iterator[GateEntry]:
+    """Yield the entries of a pipeline's stages in the SSH gate."""
     layout = Layout(pipeline)
-    return [GateEntry(pipeline.gate_entry(each), layout.program(each), layout.sandbox) for each in pipeline.commands]
+    for command in pipeline.commands:
+        if stage_of(command) in stages:
+            yield GateEntry(pipeline.gate_entry(command), layout.program(command), layout.sandbox)
 
 
-def account_steps(pipelines: Sequence[Pipeline]) -> Iterator[Step]:
+def account_steps(pipelines: Sequence[Pipeline], stages: Sequence[Stage]) -> Iterator[Step]:
     """Yield the users of the pipelines, and for each pipeline that others read, the group of their users."""
     for pipeline in pipelines:
         layout = Layout(pipeline)
         yield User(layout.sandbox.user, layout.root)
-    for name in sorted({name for pipeline in pipelines for name in pipeline.reads}):
+    read = {name for pipeline in pipelines for name in pipeline.reads} if ANALYTICS in stages else ()
+    for name in sorted(read):
         yield Group(_readers(name), [Layout(each).sandbox.user for each in pipelines if name in each.reads])
 
 
-def _data_folder(layout: Layout, pipelines: Sequence[Pipeline]) -> Directory:
+def _data_folder(layout: Layout, readers: Sequence[Pipeline]) -> Directory:
     """Return the step for the folder of a pipeline's data, which only its user writes.
 
     The users of the pipelines that read it can open files in it, but not list them. Only the published files have a
     mode that lets them: see the sandbox's UMask=.
     """
     name, user = layout.pipeline.name, layout.sandbox.user
-    if any(name in each.reads for each in pipelines):
+    if any(name in each.reads for each in readers):
         return Directory(layout.data, user, _readers(name), 0o710)
     return Directory(layout.data, user, user, 0o750)
 
@@ -81,7 +84,7 @@ def _readers(name: str) -> str:
 
 
 def pipeline_steps(context: ServiceContext, pipeline: Pipeline, ca_file: str, defaults: Limits) -> Sequence[Step]:
-    """Return the steps of a pipeline; the failure of one skips only those of the same pipeline.
+    """Return the steps of a pipeline's stages on a container; the failure of one skips only those of the same pipeline.
 
     Raises InputError if its packages are not locked.
     """
@@ -92,32 +95,28 @@ def pipeline_steps(context: ServiceContext, pipeline: Pipeline, ca_file: str, de
             f"Run `homelab pipeline lock {pipeline.name}`.",
         )
     layout, part = Layout(pipeline), part_of(pipeline)
+    stages = context.inventory.stages_on(context.container)
     postgres = context.inventory.container_with("postgres")
-    files = Tree.of("", pipeline.folder / "scripts", within=pipeline.folder).files
-    scripts = Tree(f"{layout.root}/scripts", files, validate=_PARSE_SCRIPTS, part=part)
+    role = pipeline.grant_of(stages[0]).role
     environment = File(
         layout.environment, _environment(context, layout, ca_file), group=layout.sandbox.user, mode=0o640
     )
-    weather = context.inventory.weather if pipeline.is_weather else None
     return (
         Directory(layout.root),
-        _data_folder(layout, context.inventory.pipelines),
+        _data_folder(layout, context.inventory.pipelines if ANALYTICS in stages else ()),
         layout.sandbox.file(),
         File(layout.secrets, _secrets(context, layout), group=layout.sandbox.user, mode=0o640, secret=True),
         environment,
-        scripts,
-        *(cities_file(weather, layout, part) if weather else ()),
-        *_programs(layout),
-        *([Venv(layout.venv, pipeline.requirements, part=part)] if pipeline.requirements is not None else []),
+        *_scripts(context, layout, part),
         WaitFor(
-            f"{postgres.name} accepts {pipeline.writer}",
+            f"{postgres.name} accepts {role}",
             layout.run("psql -qAtc 'select 1'"),
             postgres.name,
             context.failed,
             context.wait_deadline(postgres),
             part=part,
         ),
-        *_tables_and_models(layout, part, defaults),
+        *_tables_and_models(context, layout, part, defaults),
     )
 
 
@@ -126,12 +125,42 @@ def part_of(pipeline: Pipeline) -> str:
     return f"the pipeline {pipeline.name}"
 
 
-def _tables_and_models(layout: Layout, part: str, defaults: Limits) -> Iterator[Step]:
-    triggers: list[Step] = [] if layout.pipeline.is_weather else [SchemaVersions(layout, part)]
-    if layout.pipeline.corrections:
-        triggers.append(ExclusionView(layout, layout.pipeline.corrections, part, triggered_by=list(triggers)))
+def _scripts(context: ServiceContext, layout: Layout, part: str) -> Iterator[Step]:
+    """Yield the scripts of a container's stages, their files and packages, and the program of each command."""
+    pipeline, stages = layout.pipeline, context.inventory.stages_on(context.container)
+    # homelab runs further scripts of the weather in both stages, such as that of its status.
+    has_scripts = pipeline.is_weather or any(map(pipeline.has_scripts_in, stages))
+    if has_scripts:
+        files = Tree.of("", pipeline.folder / "scripts", within=pipeline.folder).files
+        yield Tree(f"{layout.root}/scripts", files, validate=_PARSE_SCRIPTS, part=part)
+    if INGESTION in stages and pipeline.is_weather and context.inventory.weather:
+        yield from cities_file(context.inventory.weather, layout, part)
+    yield Directory(f"{layout.root}/bin")
+    for command in pipeline.commands:
+        if stage_of(command) in stages:
+            yield _program(layout, command)
+    if has_scripts and pipeline.requirements is not None:
+        yield Venv(layout.venv, pipeline.requirements, part=part)
+
+
+def _program(layout: Layout, command: str) -> File:
+    # The check of a fetch that stored a part of the rows fails the run after the build.
+    tolerated = EXIT.partial if command == FETCH and CHECK in layout.pipeline.commands else None
+    words = program_words(layout, command)
+    text = render("pipelines/command.j2", layout=layout, venv=SHARED_VENV, words=words, tolerated=tolerated)
+    return File(layout.program(command), text, mode=0o755)
+
+
+def _tables_and_models(context: ServiceContext, layout: Layout, part: str, defaults: Limits) -> Iterator[Step]:
+    stages, corrections = context.inventory.stages_on(context.container), layout.pipeline.corrections
+    versions = [] if layout.pipeline.is_weather else [SchemaVersions(layout, part)]
+    views = [ExclusionView(layout, corrections, part, triggered_by=versions)] if corrections else []
+    triggers: list[Step] = [*versions, *views]
+    if INGESTION not in stages:
+        conditions = [*(each.is_current for each in versions), *(each.is_current for each in views)]
+        triggers = list(_made_elsewhere(context, layout, conditions))
     yield from triggers
-    if layout.pipeline.has_dbt:
+    if layout.pipeline.has_dbt and ANALYTICS in stages:
         profiles = File(f"{layout.root}/profiles.yml", profiles_yml(layout, defaults))
         yield profiles
         folder = layout.pipeline.folder
@@ -139,6 +168,22 @@ def _tables_and_models(layout: Layout, part: str, defaults: Limits) -> Iterator[
         # The earlier project stays in use until dbt can build the new one.
         check = layout.run(check_words(layout, f"{layout.project}.new"))
         yield Tree(layout.project, files, validate=check, triggered_by=[*triggers, profiles], part=part)
+
+
+def _made_elsewhere(context: ServiceContext, layout: Layout, conditions: Sequence[str]) -> Iterator[Step]:
+    """Yield the steps that wait for the tables that another container makes; the first one changes with the tables."""
+    if not conditions:
+        return
+    query, container = f"{layout.root}/tables.sql", context.inventory.container_of(INGESTION)
+    yield File(query, f"select {' and '.join(conditions)};\n".encode())
+    yield WaitFor(
+        f"{container.name} has made the tables of {layout.pipeline.name}",
+        f"{layout.run(f'psql -X -qAt -f {query}')} | grep -qx t",
+        container.name,
+        context.failed,
+        context.wait_deadline(container),
+        part=part_of(layout.pipeline),
+    )
 
 
 def check_words(layout: Layout, project: str) -> str:
@@ -159,40 +204,40 @@ def program_words(layout: Layout, command: str, project: str = "") -> str:
     )
 
 
-def _programs(layout: Layout) -> Iterator[Step]:
-    """Yield the program of each command."""
-    yield Directory(f"{layout.root}/bin")
-    for command in layout.pipeline.commands:
-        # The check of a fetch that stored a part of the rows fails the run after the build.
-        tolerated = EXIT.partial if command == FETCH and CHECK in layout.pipeline.commands else None
-        words = program_words(layout, command)
-        text = render("pipelines/command.j2", layout=layout, venv=SHARED_VENV, words=words, tolerated=tolerated)
-        yield File(layout.program(command), text, mode=0o755)
-
-
 def _environment(context: ServiceContext, layout: Layout, ca_file: str) -> bytes:
+    pipeline, stages = layout.pipeline, context.inventory.stages_on(context.container)
     return render(
         "pipelines/pipeline.env.j2",
-        pipeline=layout.pipeline,
+        pipeline=pipeline,
         layout=layout,
         postgres=context.inventory.container_with("postgres").address,
         ca_file=ca_file,
         shared_scripts=SHARED_SCRIPTS,
         weather=weather_variables(context, layout),
-        variables=layout.pipeline.plain_variables,
+        variables=pipeline.plain_variables,
+        user=pipeline.grant_of(stages[0]).role,
+        fetches=INGESTION in stages,
+        builds=ANALYTICS in stages,
     )
 
 
 def _secrets(context: ServiceContext, layout: Layout) -> bytes:
-    """Return secrets.env. Raises InputError for a secret of `environment` that is not set."""
-    weather = context.inventory.weather if layout.pipeline.is_weather else None
-    values = context.user_secrets(layout.pipeline.secrets.values())
+    """Return secrets.env: only the secrets of a container's stages. Raises InputError for one that is not set.
+
+    Those of `environment` are for scripts, so a container that only builds has them if the build is a script.
+    """
+    pipeline, stages = layout.pipeline, context.inventory.stages_on(context.container)
+    fetches = INGESTION in stages
+    weather = context.inventory.weather if pipeline.is_weather and fetches else None
+    secrets = pipeline.secrets if fetches or pipeline.has_own_build else {}
+    values = context.user_secrets(secrets.values())
+    reader = context.secret_store.secret(f"postgres-{pipeline.reader}")
     return render(
         "pipelines/secrets.env.j2",
         api_key=openweather_key(weather).reveal() if weather else None,
-        password=context.secret_store.secret(f"postgres-{layout.pipeline.writer}").reveal(),
-        dbt_password=context.secret_store.secret(f"postgres-{layout.pipeline.reader}").reveal(),
-        secrets={key: values[name] for key, name in layout.pipeline.secrets.items()},
+        password=context.secret_store.secret(f"postgres-{pipeline.grant_of(stages[0]).role}").reveal(),
+        dbt_password=reader.reveal() if ANALYTICS in stages else None,
+        secrets={key: values[name] for key, name in secrets.items()},
     )
 
 

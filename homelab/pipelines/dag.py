@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from homelab.model import Pipeline
-from homelab.pipeline_contract import CONNECTION_ID, EXIT
+from homelab.model.stages import stage_of
+from homelab.pipeline_contract import EXIT
 from homelab.render import render
 
 
@@ -12,6 +13,6 @@ def generated_dag(pipeline: Pipeline) -> bytes:
     return render(
         "pipelines/dag.py.j2",
         pipeline=pipeline,
-        connection_id=CONNECTION_ID,
+        connections={command: stage_of(command) for command in pipeline.tasks},
         lasting=(EXIT.bad_input, EXIT.key_refused, EXIT.build_failed),
     )

@@ -45,20 +45,25 @@ class ExclusionView(Step):
         """See Step."""
         return f"view {self.layout.pipeline.schema}.{self.corrections.view}"
 
-    def probes(self) -> Sequence[str]:
-        """See Step."""
-        environment, schema = self.layout.environment, self.layout.pipeline.schema
-        psql = f"[ -r {environment} ] || exit 1; set -a; . {environment}; psql"
+    @property
+    def is_current(self) -> str:
+        """The SQL condition that the view is the wanted one, with the columns of its table."""
         columns = (
             "(select array_agg(attname order by attnum) from pg_attribute where attnum > 0 and not attisdropped "
             "and attrelid = to_regclass({}))"
         )
+        schema = self.layout.pipeline.schema
         view, table = (literal(f"{schema}.{name}") for name in (self.corrections.view, self.corrections.table))
-        sql = (
-            f"select coalesce(obj_description(to_regclass({view}), 'pg_class') = {literal(self._mark)} "
+        return (
+            f"coalesce(obj_description(to_regclass({view}), 'pg_class') = {literal(self._mark)} "
             f"and {columns.format(view)} = {columns.format(table)}, false)"
         )
-        return (Query(psql, DATABASE, sql),)
+
+    def probes(self) -> Sequence[str]:
+        """See Step."""
+        environment = self.layout.environment
+        psql = f"[ -r {environment} ] || exit 1; set -a; . {environment}; psql"
+        return (Query(psql, DATABASE, f"select {self.is_current}"),)
 
     def check(self, answers: Sequence[Result]) -> Pending | None:
         """See Step."""

@@ -34,6 +34,13 @@ class SchemaVersions(Step):
         """See Step."""
         return f"tables of {self._schema}"
 
+    @property
+    def is_current(self) -> str:
+        """The SQL condition that exactly these versions are applied."""
+        applied = {version.number: _hash(version) for version in self._versions}
+        comment = f"obj_description(to_regnamespace({literal(self._schema)}), 'pg_namespace')"
+        return f"{comment} = {literal(_mark(applied))}" if applied else "true"
+
     def probes(self) -> Sequence[str]:
         """See Step."""
         environment = self.layout.environment
@@ -68,7 +75,7 @@ class SchemaVersions(Step):
             if version.number in applied:
                 continue
             applied[version.number] = _hash(version)
-            mark = "homelab " + " ".join(f"{number}:{digest}" for number, digest in sorted(applied.items()))
+            mark = _mark(applied)
             sql = f"begin;\n{version.sql}\n;comment on schema {self._schema} is {literal(mark)};\ncommit;\n"
             check(
                 host,
@@ -103,3 +110,8 @@ def _parse(comment: str) -> Mapping[int, str]:
     if not comment.startswith("homelab "):
         return {}
     return {int(number): digest for number, digest in _APPLIED.findall(comment)}
+
+
+def _mark(applied: Mapping[int, str]) -> str:
+    """Return the comment for these versions and their hashes."""
+    return "homelab " + " ".join(f"{number}:{digest}" for number, digest in sorted(applied.items()))

@@ -10,7 +10,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from homelab.errors import HomelabError, InputError
-from homelab.model import Container, ServiceContext, Step
+from homelab.model import Container, Service, ServiceContext, Step
+from homelab.model.inventory import name_without_instance
 from homelab.runtime.concurrency import run_all
 from homelab.runtime.connections import Connection
 from homelab.runtime.container_addresses import locate
@@ -68,14 +69,15 @@ def converge_containers(
 
 
 def steps_of(context: ServiceContext) -> Sequence[Step]:
-    """Return a container's steps in order; a step that several services share comes once, health checks last.
+    """Return a container's steps in order: services after those that they need, a shared step once, health checks last.
 
     Raises InputError if services declare the same file, unit or other object differently.
     """
     steps: dict[str, Step] = {}
     owners: dict[str, str] = {}
     services = context.container.services
-    groups = {"the base system": base_system(context), **{n: each.steps(context) for n, each in services.items()}}
+    groups = {"the base system": base_system(context)}
+    groups |= {name: each.steps(context) for name, each in _required_first(services).items()}
     for name, group in groups.items():
         for step in group:
             shared = steps.setdefault(step.title, step)
@@ -93,6 +95,23 @@ def steps_of(context: ServiceContext) -> Sequence[Step]:
         for name, service in services.items()
     ]
     return [*steps.values(), *checks]
+
+
+def _required_first(services: Mapping[str, Service]) -> Mapping[str, Service]:
+    """Return the services, each after those that it requires or uses: a wait for another one would wait forever."""
+    ordered: dict[str, Service] = {}
+
+    def add(name: str) -> None:
+        if name not in ordered:
+            needed = {*services[name].requires, *services[name].uses}
+            for each in services:
+                if name_without_instance(each) in needed:
+                    add(each)
+            ordered[name] = services[name]
+
+    for name in services:
+        add(name)
+    return ordered
 
 
 def _definition(step: Step) -> Mapping[str, object]:

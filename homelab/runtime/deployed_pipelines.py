@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from homelab.host import argv
 from homelab.model import Inventory
 from homelab.model.inventory import WEATHER
-from homelab.model.pipelines import BUILD
+from homelab.model.stages import BUILD
 from homelab.pipelines.container_steps import program_words
 from homelab.pipelines.layout import SHARED_SCRIPTS, Layout
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from homelab.errors import HomelabError, InputError
 from homelab.host import Result, argv, expected_format
+from homelab.model.stages import ANALYTICS
 from homelab.pipeline_contract import EXIT
 from homelab.pipelines.layout import SHARED_SCRIPTS
 from homelab.runtime.deployed_pipelines import deployed_pipeline
@@ -24,7 +25,7 @@ def query_marts(session: Session, sql: str, name: str | None = None) -> Rows:
     Raises InputError for SQL that DuckDB refuses, else HomelabError.
     """
     pipeline = deployed_pipeline(session.inventory, name)
-    container = session.inventory.container_with("analytics")
+    container = session.inventory.container_of(ANALYTICS)
     script = argv("python", f"{SHARED_SCRIPTS}/query.py", "--database", pipeline.published, "--", sql)
     with session.connect(container) as host:
         # `timeout` also ends a query after its connection was lost.

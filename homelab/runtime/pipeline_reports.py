@@ -1,4 +1,4 @@
-"""The health of the pipelines, read from the container that runs them and from Airflow."""
+"""The health of the pipelines, read from the container that builds them and from Airflow."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from functools import partial
 
 from homelab.errors import HomelabError
 from homelab.host import Result
-from homelab.model import Health
+from homelab.model import Container, Health
+from homelab.model.stages import ANALYTICS
 from homelab.pipelines.pipeline_health import Answers, assess, build_probe
 from homelab.runtime.concurrency import start
 from homelab.runtime.session import Session
@@ -32,11 +33,12 @@ def report_pipelines(session: Session) -> Sequence[PipelineReport]:
     pipelines = session.inventory.pipelines
     if not pipelines:
         return ()
-    has_airflow = bool(session.inventory.containers_with("airflow"))
+    airflow = session.inventory.containers_with("airflow")
     queries = [query for each in pipelines for query in (last_runs(each.dag_id), is_paused(each.dag_id))]
     try:
-        asked = start("runs", partial(_ask, session, "airflow", queries)) if has_airflow else None
-        builds = _ask(session, "analytics", [build_probe(each) for each in pipelines])
+        asked = start("runs", partial(_ask, session, airflow[0], queries)) if airflow else None
+        probes = [build_probe(each) for each in pipelines]
+        builds = _ask(session, session.inventory.container_of(ANALYTICS), probes)
         answers = asked.result() if asked else [Result("", 0, b"[]") for _ in queries]
     except HomelabError as error:
         return [PipelineReport(each.name, Health(False, f"not known: {error.brief}")) for each in pipelines]
@@ -47,7 +49,7 @@ def report_pipelines(session: Session) -> Sequence[PipelineReport]:
     ]
 
 
-def _ask(session: Session, service: str, probes: Sequence[str]) -> Sequence[Result]:
+def _ask(session: Session, container: Container, probes: Sequence[str]) -> Sequence[Result]:
     commands, split_results = merge_queries(probes)
-    with session.connect(session.inventory.container_with(service), _CONNECT_DEADLINE) as host:
+    with session.connect(container, _CONNECT_DEADLINE) as host:
         return split_results(host.batch(commands))

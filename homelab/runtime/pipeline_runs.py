@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from homelab.errors import HomelabError, InputError, Interrupted
 from homelab.host import ConnectionLost, Host, argv, check, expected_format
 from homelab.model import Inventory
+from homelab.model.stages import ANALYTICS
 from homelab.model.web_uis import web_uis
 from homelab.runtime.container_addresses import locate
 from homelab.runtime.deployed_pipelines import DeployedPipeline, deployed_pipeline
@@ -71,7 +72,7 @@ def _run_pipeline(session: Session, pipeline: DeployedPipeline) -> Run:
     session = session.on(locate(session.inventory))
     container = session.inventory.container_with("airflow")
     started = time.monotonic()
-    with session.connect(container) as host, session.connect_to("analytics") as analytics:
+    with session.connect(container) as host, session.connect_to_stage(ANALYTICS) as analytics:
         with session.progress.step(container.name, f"trigger {pipeline.dag_id}"):
             _await_dag(host, pipeline)
             run_id, followed = _own_run(host, pipeline), True

@@ -13,6 +13,7 @@ from homelab.host import CommandFailed, argv, expected_format
 from homelab.inventory.errors import did_you_mean
 from homelab.model import Pipeline
 from homelab.model.pipelines import Corrections
+from homelab.model.stages import INGESTION
 from homelab.pipeline_contract import EXIT
 from homelab.pipelines.layout import SHARED_SCRIPTS, Layout
 from homelab.runtime.session import Session
@@ -57,7 +58,7 @@ def run_script(session: Session, pipeline: Pipeline, action: str, script: str, *
     Raises InputError for options or rows that the script refuses, HomelabError if it fails.
     """
     command = Layout(pipeline).run(argv("python", f"{SHARED_SCRIPTS}/{script}", *words))
-    with session.connect_to("analytics") as host:
+    with session.connect_to_stage(INGESTION) as host:
         result = host.run(command, stdin=stdin, timeout=_DEADLINE)
     if result.status == EXIT.bad_input:
         raise InputError(

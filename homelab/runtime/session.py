@@ -7,7 +7,7 @@ from datetime import datetime
 
 from homelab.host import LoginRefused
 from homelab.known_hosts import KnownHosts
-from homelab.model import Container, Inventory, SecretStore
+from homelab.model import Container, Inventory, SecretStore, Stage
 from homelab.progress import Progress
 from homelab.runtime.connections import Connection, Connector, connect_ssh
 from homelab.runtime.container_addresses import located
@@ -73,3 +73,7 @@ class Session:
     def connect_to(self, service: str) -> Connection:
         """Connect to the container that runs a service. Raises HomelabError."""
         return self.connect(self.inventory.container_with(service))
+
+    def connect_to_stage(self, stage: Stage) -> Connection:
+        """Connect to the container that runs a stage of the pipelines. Raises HomelabError."""
+        return self.connect(self.inventory.container_of(stage))

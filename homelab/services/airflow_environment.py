@@ -5,14 +5,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Mapping
+from typing import Any
 
-from homelab.errors import HomelabError
-from homelab.model import Secret, ServiceContext
-from homelab.pipeline_contract import CONNECTION_ID
+from homelab.model import Secret, ServiceContext, Stage
+from homelab.model.stages import STAGES
 from homelab.render import render
 from homelab.services import airflow_dags
 from homelab.services.airflow_dags import DagBundles
-from homelab.services.airflow_gate import KEY
+from homelab.services.airflow_gate import KEY, LOGIN, host_key
 from homelab.services.airflow_metadata import DATABASE_ENVIRONMENT
 from homelab.services.lab_certificates import CA_FILE
 from homelab.steps import File
@@ -24,17 +25,6 @@ SECRETS = "/etc/homelab/airflow-secrets.env"
 
 def settings_file(context: ServiceContext, options: object, bundles: DagBundles) -> File:
     """Return the step for the settings; `options` are those of the service."""
-    connection = {
-        "conn_type": "ssh",
-        "host": str(context.inventory.container_with("analytics").address),
-        "login": "analytics",
-        "extra": {
-            "key_file": KEY,
-            "host_key": analytics_host_key(context),
-            "look_for_keys": "false",
-            "conn_timeout": 20,
-        },
-    }
     weather = context.inventory.weather
     content = render(
         "airflow/airflow.env.j2",
@@ -43,24 +33,27 @@ def settings_file(context: ServiceContext, options: object, bundles: DagBundles)
         python_path=airflow_dags.PYTHON_PATH,
         bundles=bundles.config_list(),
         options=options,
-        connection_id=CONNECTION_ID,
+        connections={stage: json.dumps(_connection(context, stage)) for stage in STAGES},
         schedule=weather.schedule if weather else None,
-        connection=json.dumps(connection),
         ca_file=CA_FILE,
     )
     return File(SETTINGS, content, mode=0o600)
 
 
-def analytics_host_key(context: ServiceContext) -> str:
-    """Return the SSH host key of the container of the pipeline. Raises HomelabError if it is not known yet."""
-    analytics = context.inventory.container_with("analytics")
-    if analytics.name not in context.host_keys:
-        raise HomelabError(
-            f"Cannot configure {context.container.name}: the SSH host key of {analytics.name} is not known yet",
-            "Airflow has to verify this key when it connects.",
-            "Run `homelab up` first.",
-        )
-    return context.host_keys[analytics.name]
+def _connection(context: ServiceContext, stage: Stage) -> Mapping[str, Any]:
+    """Return the connection over which Airflow starts the commands of a stage."""
+    container = context.inventory.container_of(stage)
+    return {
+        "conn_type": "ssh",
+        "host": str(container.address),
+        "login": LOGIN,
+        "extra": {
+            "key_file": KEY,
+            "host_key": host_key(context, container),
+            "look_for_keys": "false",
+            "conn_timeout": 20,
+        },
+    }
 
 
 def secrets_file(context: ServiceContext, options: object) -> File:

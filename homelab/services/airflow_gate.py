@@ -1,18 +1,58 @@
-"""Airflow's login to the gate on the container of the pipeline: its key, and the wait for the gate."""
+"""Airflow's login to the gates on the containers of the pipelines: its key, their host keys, and the wait for them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from itertools import chain
 
+from homelab.errors import HomelabError
 from homelab.model import Container, ServiceContext
+from homelab.model.stages import STAGES
 from homelab.sandbox import Sandbox
-from homelab.steps import WaitFor
+from homelab.steps import File, WaitFor
 
 FOLDER = "/etc/airflow"
 KEY = f"{FOLDER}/analytics.key"
-KNOWN_HOSTS = f"{FOLDER}/known_hosts"
+LOGIN = "analytics"  # the user with the gate
+_KNOWN_HOSTS = f"{FOLDER}/known_hosts"
 # From OpenSSH 9.8 on, each refused login adds a penalty of 5 s to its address, and at 15 s sshd refuses the address.
 _LOGIN_INTERVAL = 5.5  # seconds
+
+
+def host_key(context: ServiceContext, container: Container) -> str:
+    """Return the SSH host key of a container of the pipelines. Raises HomelabError if it is not known yet."""
+    if container.name not in context.host_keys:
+        raise HomelabError(
+            f"Cannot configure {context.container.name}: the SSH host key of {container.name} is not known yet",
+            "Airflow has to verify this key when it connects.",
+            "Run `homelab up` first.",
+        )
+    return context.host_keys[container.name]
+
+
+def known_hosts_file(context: ServiceContext) -> File:
+    """Return the step for the host keys of the containers. Raises HomelabError for one that is not known yet."""
+    lines = [f"{each.address} {host_key(context, each)}\n" for each in _containers(context)]
+    return File(_KNOWN_HOSTS, "".join(lines).encode())
+
+
+def wait_for_gates(context: ServiceContext, sandbox: Sandbox) -> Iterator[WaitFor]:
+    """Yield the steps that wait until each gate accepts Airflow's key."""
+    for container in _containers(context):
+        yield WaitFor(
+            f"{container.name} accepts Airflow's key",
+            _refused_by_gate(sandbox, str(container.address)),
+            container.name,
+            context.failed,
+            context.wait_deadline(container),
+            interval=_LOGIN_INTERVAL,
+        )
+
+
+def _containers(context: ServiceContext) -> Sequence[Container]:
+    """Return the containers with a gate."""
+    found = {container.name: container for container in map(context.inventory.container_of, STAGES)}
+    return list(found.values())
 
 
 def _refused_by_gate(sandbox: Sandbox, address: str) -> str:
@@ -23,20 +63,8 @@ def _refused_by_gate(sandbox: Sandbox, address: str) -> str:
         "ConnectTimeout=3",
         "StrictHostKeyChecking=yes",
         "UpdateHostKeys=no",
-        f"UserKnownHostsFile={KNOWN_HOSTS}",
+        f"UserKnownHostsFile={_KNOWN_HOSTS}",
     )
     words = ["/usr/bin/ssh", "-i", KEY, *chain.from_iterable(("-o", option) for option in options)]
-    login = sandbox.run(*words, f"analytics@{address}", "nothing")
+    login = sandbox.run(*words, f"{LOGIN}@{address}", "nothing")
     return f"{login} 2>&1 | grep -q '^refused:'"
-
-
-def wait_for_gate(context: ServiceContext, sandbox: Sandbox, analytics: Container) -> WaitFor:
-    """Return the step that waits until the gate on a container accepts Airflow's key."""
-    return WaitFor(
-        f"{analytics.name} accepts Airflow's key",
-        _refused_by_gate(sandbox, str(analytics.address)),
-        analytics.name,
-        context.failed,
-        context.wait_deadline(analytics),
-        interval=_LOGIN_INTERVAL,
-    )

@@ -8,24 +8,29 @@ from dataclasses import dataclass
 from typing import Literal
 
 from homelab.model import Inventory
-from homelab.model.inventory import WEATHER
+from homelab.services.inhibitions import CAUSES
+from homelab.services.late_limits import late_limits
 
+WATCHDOG = "Watchdog"  # an alert that always fires: Alertmanager's sign of life
 _RUNBOOKS = "docs/how-to/runbooks"
 _OF_CONTAINER = "of {{ $labels.container }}"
 _OF_PIPELINE = "of the pipeline {{ $labels.pipeline }}"
 _AGE = "{{ $value | humanizeDuration }}"
 _SHARE = "{{ $value | humanizePercentage }}"
-_HOUR, _DAY = 3600, 86400
-_LATE = {"@hourly": 3 * _HOUR, "@daily": 26 * _HOUR, "@weekly": 8 * _DAY, "@monthly": 32 * _DAY, "@yearly": 367 * _DAY}
+_HOUR, _DAY, _TIMER = 3600, 86400, 60  # the last one is the interval of the timer for text files
 _DOWN = "max by (container) (up) == 0"
-_FREE = "node_filesystem_avail_bytes / node_filesystem_size_bytes"
+_LOGS = "homelab logs {{ $labels.container }}"
+_STATUS = "homelab pipeline status {{ $labels.pipeline }}"
+_AVAILABLE = "node_filesystem_avail_bytes"
+_FREE = f"{_AVAILABLE} / node_filesystem_size_bytes"
 
 
 @dataclass(frozen=True, slots=True)
 class Alert:
     """A rule: its name, the condition in PromQL, the time for which it has to hold, and the message.
 
-    `runbook` names the page with the cause and the commands that help.
+    `runbook` names the page with the cause and the commands that help; `command` is the first of them. `words` is the
+    failed program's own message, as a template of Prometheus.
     """
 
     name: str
@@ -34,26 +39,39 @@ class Alert:
     severity: Literal["warning", "critical"]
     summary: str
     runbook: str
+    command: str
+    words: str = ""
 
     @property
     def page(self) -> str:
         """The file of the runbook."""
         return f"{_RUNBOOKS}/{self.runbook}.md"
 
-    def rule(self) -> Mapping[str, object]:
-        """Return the rule in Prometheus' format."""
+    def rule(self, keep: float) -> Mapping[str, object]:
+        """Return the rule in Prometheus' format; `keep` are the seconds for which a cause outlasts its end."""
         return {
             "alert": self.name,
             "expr": self.expression,
             "for": self.lasting,
+            **({"keep_firing_for": f"{keep:.0f}s"} if self.name in CAUSES else {}),
             "labels": {"severity": self.severity},
-            "annotations": {"summary": self.summary, "runbook": self.page},
+            "annotations": {
+                "summary": self.summary,
+                "words": self.words,
+                "command": self.command,
+                "runbook": self.page,
+            },
         }
 
 
-def rules_file(rules: Sequence[Alert]) -> bytes:
-    """Return the file of the rules: JSON, which Prometheus reads as YAML."""
-    group = {"name": "homelab", "rules": [alert.rule() for alert in rules]}
+def rules_file(rules: Sequence[Alert], interval: float) -> bytes:
+    """Return the file of the rules: JSON, which Prometheus reads as YAML. `interval` is that of the readings.
+
+    A cause ends after the incidents that it explains: they may end one run of the metrics' timer later.
+    """
+    keep = _TIMER + 4 * interval
+    always = {"alert": WATCHDOG, "expr": "vector(1)", "labels": {"severity": "none"}}
+    group = {"name": "homelab", "rules": [*(alert.rule(keep) for alert in rules), always]}
     return (json.dumps({"groups": [group]}, indent=2) + "\n").encode()
 
 
@@ -64,7 +82,13 @@ def alerts(inventory: Inventory) -> Sequence[Alert]:
 
 def _reachability() -> Iterator[Alert]:
     yield Alert(
-        "ContainerDown", _DOWN, "1m", "critical", "No service of {{ $labels.container }} answers", "container-down"
+        "ContainerDown",
+        _DOWN,
+        "1m",
+        "critical",
+        "No service of {{ $labels.container }} answers",
+        "container-down",
+        "homelab status",
     )
     yield Alert(
         "TargetDown",
@@ -73,6 +97,7 @@ def _reachability() -> Iterator[Alert]:
         "critical",
         f"{{{{ $labels.job }}}} {_OF_CONTAINER} does not answer Prometheus",
         "target-down",
+        _LOGS,
     )
     yield Alert(
         "EndpointDown",
@@ -81,6 +106,7 @@ def _reachability() -> Iterator[Alert]:
         "critical",
         f"{{{{ $labels.service }}}} {_OF_CONTAINER} does not answer at {{{{ $labels.instance }}}}",
         "endpoint-down",
+        _LOGS,
     )
 
 
@@ -98,14 +124,18 @@ def _containers(inventory: Inventory) -> Iterator[Alert]:
         "critical",
         f"The unit {{{{ $labels.name }}}} {_OF_CONTAINER} does not run",
         "unit-failed",
+        "homelab logs {{ $labels.container }} {{ $labels.name }}",
     )
     yield Alert(
         "DiskFull",
-        f"predict_linear(node_filesystem_avail_bytes[6h], {4 * _DAY}) < 0 and {_FREE} < 0.5 or {_FREE} < 0.05",
-        "5m",
+        # The first hours after an installation predict nothing.
+        f"{_FREE} < 0.05 or "
+        f"({_FREE} < 0.5 and predict_linear({_AVAILABLE}[6h], {4 * _DAY}) < 0 and {_AVAILABLE} offset 6h)",
+        "1m",
         "warning",
         f"The file system {{{{ $labels.mountpoint }}}} {_OF_CONTAINER} is full within four days",
         "disk-full",
+        "homelab ssh {{ $labels.container }} -- du -xh --max-depth=3 {{ $labels.mountpoint }} | sort -h | tail",
     )
     yield Alert(
         "MemoryLow",
@@ -114,6 +144,7 @@ def _containers(inventory: Inventory) -> Iterator[Alert]:
         "warning",
         f"Only {_SHARE} of the memory {_OF_CONTAINER} are available",
         "memory-low",
+        "homelab ssh {{ $labels.container }} -- ps -eo rss,args --sort=-rss",
     )
     yield Alert(
         "ClockSkew",
@@ -122,11 +153,12 @@ def _containers(inventory: Inventory) -> Iterator[Alert]:
         "warning",
         f"The clock {_OF_CONTAINER} differs from Prometheus' clock by {_AGE}",
         "clock-skew",
+        "homelab ssh {{ $labels.container }} -- date",
     )
 
 
 def _postgres() -> Iterator[Alert]:
-    yield Alert("PostgresDown", "pg_up == 0", "1m", "critical", "PostgreSQL does not answer", "postgres-down")
+    yield Alert("PostgresDown", "pg_up == 0", "1m", "critical", "PostgreSQL does not answer", "postgres-down", _LOGS)
     yield Alert(
         "PostgresConnections",
         "sum by (container) (pg_stat_activity_count) / max by (container) (pg_settings_max_connections) > 0.8",
@@ -134,6 +166,7 @@ def _postgres() -> Iterator[Alert]:
         "warning",
         f"{_SHARE} of PostgreSQL's connections are in use",
         "postgres-connections",
+        "homelab status",
     )
     yield Alert(
         "PostgresLongTransaction",
@@ -142,13 +175,12 @@ def _postgres() -> Iterator[Alert]:
         "warning",
         f"A transaction in {{{{ $labels.datname }}}} has been open for {_AGE}",
         "postgres-long-transaction",
+        "homelab status",
     )
 
 
 def _pipelines(inventory: Inventory) -> Iterator[Alert]:
-    limits = {each.name: each.expected_every.seconds for each in inventory.pipelines if each.expected_every}
-    if inventory.weather:
-        limits[WEATHER] = _late_after(inventory.weather.schedule)
+    limits = late_limits(inventory)
 
     def older(metric: str) -> str:
         """Return the condition that a time of a pipeline is older than its limit."""
@@ -164,6 +196,8 @@ def _pipelines(inventory: Inventory) -> Iterator[Alert]:
         "critical",
         f"The last build {_OF_PIPELINE} failed",
         "pipeline-failed",
+        _STATUS,
+        _words("homelab_pipeline_last_error_info{pipeline=%q}", "pipeline", "message"),
     )
     if limits:
         yield Alert(
@@ -173,6 +207,7 @@ def _pipelines(inventory: Inventory) -> Iterator[Alert]:
             "critical",
             f"The data {_OF_PIPELINE} is {_AGE} old",
             "pipeline-late",
+            _STATUS,
         )
         yield Alert(
             "DataStale",
@@ -181,6 +216,7 @@ def _pipelines(inventory: Inventory) -> Iterator[Alert]:
             "warning",
             f"The newest row {_OF_PIPELINE} arrived {_AGE} ago",
             "data-stale",
+            _STATUS,
         )
     yield Alert(
         "CompletenessLow",
@@ -189,17 +225,14 @@ def _pipelines(inventory: Inventory) -> Iterator[Alert]:
         "warning",
         f"Only {_SHARE} of the expected observations {_OF_PIPELINE} arrived",
         "completeness-low",
+        _STATUS,
     )
 
 
-def _late_after(schedule: str) -> float:
-    """Return the seconds after which data of a schedule is late; a cron line counts as its nearest preset."""
-    if schedule in _LATE:
-        return _LATE[schedule]
-    _, hour, *days = schedule.split()
-    if days != ["*"] * 3:
-        return _LATE["@weekly" if days[:2] == ["*"] * 2 else "@monthly" if days[1] == "*" else "@yearly"]
-    return _LATE["@hourly" if hour == "*" else "@daily"]
+def _words(series: str, label: str, words: str) -> str:
+    """Return the template of the label `words` of a series, chosen by a label of the alert."""
+    query = f"query (printf {json.dumps(series)} $labels.{label})"
+    return f"{{{{ range {query} }}}}{{{{ .Labels.{words} }}}} {{{{ end }}}}"
 
 
 def _airflow() -> Iterator[Alert]:
@@ -210,14 +243,17 @@ def _airflow() -> Iterator[Alert]:
         "critical",
         f"Airflow's scheduler has had no heartbeat for {_AGE}",
         "scheduler-down",
+        "homelab logs {{ $labels.container }} airflow-scheduler.service",
     )
     yield Alert(
         "DagFailed",
         "homelab_airflow_dag_last_run_success == 0",
-        "0m",
+        "2m",  # a failed build is reported first
         "warning",
         "The last run of the DAG {{ $labels.dag }} failed",
         "dag-failed",
+        "homelab status",
+        _words("homelab_airflow_dag_failed_task{dag=%q}", "dag", "task"),
     )
 
 
@@ -229,6 +265,7 @@ def _upkeep() -> Iterator[Alert]:
         "warning",
         f"The newest backup {_OF_CONTAINER} is {_AGE} old",
         "backup-old",
+        "homelab backup {{ $labels.container }}",
     )
     yield Alert(
         "CertificateExpiring",
@@ -237,6 +274,7 @@ def _upkeep() -> Iterator[Alert]:
         "warning",
         f"The certificate of {{{{ $labels.service }}}} {_OF_CONTAINER} expires in {_AGE}",
         "certificate-expiring",
+        "homelab deploy",
     )
     yield Alert(
         "UpdatesPending",
@@ -245,4 +283,5 @@ def _upkeep() -> Iterator[Alert]:
         "warning",
         f"{{{{ $value }}}} security updates {_OF_CONTAINER} have been pending for two days",
         "updates-pending",
+        "homelab doctor",
     )

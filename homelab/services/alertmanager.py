@@ -11,29 +11,25 @@ from homelab.host import Result
 from homelab.model import Endpoint, Health, ServiceContext, Step
 from homelab.model.options import Duration, Option
 from homelab.render import render
+from homelab.services.alert_bridge import NAME, PORT, watcher
+from homelab.services.alert_rules import WATCHDOG
+from homelab.services.inhibitions import inhibitions
 from homelab.services.monitoring import SETTINGS, Daemon, DaemonService
 from homelab.steps import File
 
 _DAEMON = Daemon("prometheus-alertmanager", 9093)
 _CONFIG = f"{SETTINGS}/alertmanager.yml"
+_RETENTION = 5 * 86400  # seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alertmanager(DaemonService):
-    """Alertmanager: sends the alerts of Prometheus to a webhook."""
+    """Alertmanager: groups the alerts of Prometheus and sends them to the receivers of `alerts:`."""
 
     daemon: ClassVar[Daemon] = _DAEMON
+    uses: ClassVar[tuple[str, ...]] = (NAME,)
     minimum_memory: ClassVar[int] = 64
 
-    webhook: Annotated[
-        str | None,
-        Option(
-            "URL that gets each incident and its end as JSON, in Alertmanager's format.",
-            pattern=r"https?://[^\s\"'\\]+",
-            expected="a URL such as http://192.168.2.5:8000/alerts",
-            examples=("http://192.168.2.5:8000/alerts",),
-        ),
-    ] = None
     group_wait: Annotated[
         Duration, Option("Time to collect the alerts of one incident before its message.", high=Duration("1h"))
     ] = Duration("30s")
@@ -58,18 +54,24 @@ class Alertmanager(DaemonService):
 
     def steps(self, context: ServiceContext) -> Sequence[Step]:
         """Return configuration and unit."""
+        inventory = context.inventory
+        bridge = f"http://{context.container.address}:{PORT}/send"
+        watching = watcher(inventory)
         text = render(
             "alertmanager/alertmanager.yml.j2",
-            webhook=self.webhook,
+            receivers=[f"{bridge}/{name}" for name in inventory.alerts.receivers] if inventory.alerts else [],
+            watcher=f"http://{watching.address}:{PORT}/watchdog" if watching else "",
+            inhibitions=inhibitions(inventory),
             group_wait=f"{self.group_wait.seconds:.0f}s",
             repeat_interval=f"{self.repeat_interval.seconds:.0f}s",
         )
-        # The URL may contain a token.
-        config = File(_CONFIG, text, group=_DAEMON.sandbox.user, mode=0o640, secret=True)
+        config = File(_CONFIG, text)
         arguments = [
             f"--config.file={_CONFIG}",
             f"--storage.path={_DAEMON.sandbox.writable[0]}",
             "--cluster.listen-address=",  # it is the only one
+            # Longer than an open incident waits for its repetition.
+            f"--data.retention={self.repeat_interval.seconds + _RETENTION:.0f}s",
         ]
         return _DAEMON.steps(context, arguments, [config])
 
@@ -81,5 +83,5 @@ class Alertmanager(DaemonService):
         """Return healthy if it answers."""
         if not all(each.ok for each in answers):
             return Health(False, "does not answer")
-        names = sorted({f"{each['labels']['alertname']}" for each in json.loads(answers[1].text)})
+        names = sorted({f"{each['labels']['alertname']}" for each in json.loads(answers[1].text)} - {WATCHDOG})
         return Health(True, f"open incidents: {', '.join(names) or 'none'}", {"alerts": names})

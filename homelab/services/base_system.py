@@ -7,7 +7,12 @@ from collections.abc import Iterator, Sequence
 from shlex import quote
 from urllib.parse import urlsplit
 
+from homelab.errors import HomelabError
+from homelab.host import argv
 from homelab.model import Container, PackageSources, Repository, ServiceContext, Step
+from homelab.model.options import Size
+from homelab.model.stages import INGESTION
+from homelab.pipelines.layout import FOLDER, Layout
 from homelab.render import render
 from homelab.services.lab_certificates import trusted_authority
 from homelab.services.security_updates import PACKAGE, security_updates
@@ -22,6 +27,7 @@ from homelab.steps import (
     File,
     Packages,
     PinnedPackages,
+    Refuse,
     SshdSettings,
 )
 
@@ -43,18 +49,49 @@ def base_system(context: ServiceContext) -> Sequence[Step]:
         reloaded,
         Directory("/root/.ssh", mode=0o700),
         File("/root/.ssh/authorized_keys", render("authorized_keys.j2", keys=keys), mode=0o600),
+        *_no_spooled_rows(context),
         *trusted_authority(context),
         *_running_values(context.container),
         *packages_from(context.inventory.sources),
         *security_updates(context),
         *closed_web_ports(context),
+        *_journal_limits(context.container.journal_size),
         DpkgConfigured(),
     )
+
+
+def _journal_limits(size: Size) -> Iterator[Step]:
+    """Yield the limit of the journal, on disk and in memory."""
+    folder = "/etc/systemd/journald.conf.d"
+    limits = File(f"{folder}/homelab.conf", render("journald.conf.j2", size=size))
+    yield Directory(folder)
+    yield limits
+    # Only a restart reads it; no line is lost.
+    yield Command("journald has loaded its limits", "true", "systemctl restart systemd-journald", triggered_by=[limits])
 
 
 def base_packages(context: ServiceContext) -> Sequence[str]:
     """Return the packages of every container, which are installed together with those of its services."""
     return [PACKAGE] if context.inventory.sources.security_updates else []
+
+
+def _no_spooled_rows(context: ServiceContext) -> Iterator[Step]:
+    """Yield the step that refuses to leave rows in a spool that no ingestion reads any more."""
+    inventory, name = context.inventory, context.container.name
+    if not inventory.pipelines or INGESTION in inventory.stages_on(context.container):
+        return
+    folders = argv("find", *(f"{Layout(each).data}/spool" for each in inventory.pipelines))
+    rows = f"{folders} -type f -size +0 -print -quit 2>/dev/null"
+    yield Refuse(
+        "no rows are left in a spool",
+        f'[ -z "$({rows})" ] || echo t',
+        HomelabError(
+            f"Cannot move the ingestion away from {name}: rows wait in its spool",
+            f"Files in {FOLDER}/*/data/spool have rows that PostgreSQL has not received yet.",
+            f"Move the ingestion back to {name} in the inventory, run `homelab deploy`, and run each pipeline once, "
+            "which stores the rows. Then move it again.",
+        ),
+    )
 
 
 def _running_values(container: Container) -> Iterator[Step]:

@@ -14,7 +14,10 @@ from homelab.pipelines.layout import Layout
 
 @dataclass(frozen=True, slots=True)
 class Leftovers:
-    """The databases, the schemas by database, the roles, and the folders of a removed service or pipeline."""
+    """The databases, the schemas by database, the roles, and the folders of a removed service or pipeline.
+
+    A folder is left in a container only if no other service of this container has it.
+    """
 
     databases: Sequence[str]
     schemas: Sequence[tuple[str, str]]
@@ -39,9 +42,12 @@ def leftovers(name: str, kind: type[Service], inventory: Inventory) -> Leftovers
     databases = {grant.database for grant in owned if not grant.schema} - shared_databases
     schemas = {(grant.database, grant.schema) for grant in owned if grant.schema} - shared_schemas
     roles = {grant.role for grant in service.database_grants()} - {grant.role for grant in others}
-    folders = set(service.data_folders()) - {path for _, each in inventory.services() for path in each.data_folders()}
+
     return Leftovers(
-        sorted(databases), sorted(each for each in schemas if each[0] not in databases), sorted(roles), sorted(folders)
+        sorted(databases),
+        sorted(each for each in schemas if each[0] not in databases),
+        sorted(roles),
+        sorted(service.data_folders()),
     )
 
 

@@ -74,7 +74,7 @@ class Prometheus(DaemonService):
         ]
         files = [
             File(f"{_FOLDER}/prometheus.yml", settings),
-            File(f"{_FOLDER}/rules.yml", rules_file(alerts(inventory))),
+            File(f"{_FOLDER}/rules.yml", rules_file(alerts(inventory), self.scrape_interval.seconds)),
         ]
         arguments = [
             f"--config.file={_FOLDER}/prometheus.yml",

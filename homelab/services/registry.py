@@ -10,7 +10,7 @@ import inspect
 import os
 import sys
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, is_dataclass
 from functools import cached_property
 from importlib.abc import ExecutionLoader
@@ -29,9 +29,11 @@ FOLDER = "services"
 _BUILT_IN = {
     "postgres": "Postgres",
     "analytics": "Analytics",
+    "ingestion": "Ingestion",
     "airflow": "Airflow",
     "prometheus": "Prometheus",
     "alertmanager": "Alertmanager",
+    "alert_bridge": "AlertBridge",
     "node_exporter": "NodeExporter",
     "postgres_exporter": "PostgresExporter",
     "blackbox_exporter": "BlackboxExporter",
@@ -98,20 +100,21 @@ class Registry:
             raise found
         return found
 
-    def start_order(self, name: str) -> int:
+    def start_order(self, name: str, present: Collection[str]) -> int:
         """Return the start order of a container with this service: one more than those that it requires or uses.
 
-        Raises ServiceError for services that need each other.
+        Of the services that it uses, only those that are `present` count. Raises ServiceError for services that need
+        each other.
         """
-        return self._depth(name, ())
+        return self._depth(name, present, ())
 
-    def _depth(self, name: str, path: tuple[str, ...]) -> int:
+    def _depth(self, name: str, present: Collection[str], path: tuple[str, ...]) -> int:
         if name in path:
             circle = " → ".join((*path[path.index(name) :], name))
             raise ServiceError(f"services need each other: {circle}")
         kind = self.find(name)
-        needed = (*kind.requires, *kind.uses) if kind else ()
-        return 1 + max((self._depth(each, (*path, name)) for each in needed), default=0)
+        needed = (*kind.requires, *(each for each in kind.uses if each in present)) if kind else ()
+        return 1 + max((self._depth(each, present, (*path, name)) for each in needed), default=0)
 
     def _sources_of(self, name: str) -> list[ServiceSource]:
         """Return the sources with a name; packages are searched only if homelab has no such service."""

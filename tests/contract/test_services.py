@@ -17,11 +17,13 @@ from homelab.commands.service_new import new_service
 from homelab.model import Service, Step
 from homelab.paths import bundled_path
 from homelab.services.airflow import Airflow
+from homelab.services.alert_bridge import AlertBridge
 from homelab.services.alertmanager import Alertmanager
 from homelab.services.analytics import Analytics
 from homelab.services.blackbox_exporter import BlackboxExporter
 from homelab.services.gateway import WebGateway
 from homelab.services.grafana import Grafana
+from homelab.services.ingestion import Ingestion
 from homelab.services.node_exporter import NodeExporter
 from homelab.services.postgres import Postgres
 from homelab.services.postgres_exporter import PostgresExporter
@@ -54,6 +56,10 @@ class TestAnalytics(ServiceContract):
     service = Analytics
 
 
+class TestIngestion(ServiceContract):
+    service = Ingestion
+
+
 class TestAirflow(ServiceContract):
     service = Airflow
 
@@ -69,9 +75,44 @@ class TestPrometheus(ServiceContract):
     overlay: ClassVar = {"containers": {"tested": {"services": {"alertmanager": {}, "blackbox_exporter": {}}}}}
 
 
+RECEIVERS = {
+    "email": {"smtp": "mail:25", "from": "a@b.c", "to": ["d@e.f"], "user": "a", "password": {"secret": "smtp"}},
+    "slack": {"webhook": {"secret": "slack"}},
+    "webhook": "http://192.168.2.5:8000/",
+    "urls": ["ntfy://192.168.2.5/topic", {"secret": "telegram"}],
+    "quiet": {"from": "22:00", "to": "07:00"},
+}
+
+
 class TestAlertmanager(ServiceContract):
     service = Alertmanager
-    options: ClassVar = {"webhook": "http://192.168.2.5:8000/secret-of-alerts"}
+    overlay: ClassVar = {"alerts": RECEIVERS}
+
+
+class TestAlertBridge(ServiceContract):
+    service = AlertBridge
+    overlay: ClassVar = {"alerts": RECEIVERS}
+
+
+class TestAlertBridgeOfTheWatcher(ServiceContract):
+    service = AlertBridge
+    overlay: ClassVar = {
+        "alerts": RECEIVERS,
+        "containers": {
+            "observability": {
+                "vmid": 170,
+                "ip": ".70",
+                "cores": 1,
+                "memory": 1024,
+                "services": {"prometheus": {}, "alertmanager": {}},
+            }
+        },
+    }
+
+
+class TestAlertBridgeThatChecksThePipelines(ServiceContract):
+    service = AlertBridge
+    overlay: ClassVar = {"alerts": RECEIVERS, "containers": {"tested": None}}
 
 
 class TestNodeExporter(ServiceContract):
@@ -134,6 +175,18 @@ class TestPostgresWithPipeline(WithPipeline):
 
 class TestAnalyticsWithPipeline(WithPipeline):
     service = Analytics
+
+
+class TestIngestionWithPipeline(WithPipeline):
+    service = Ingestion
+
+
+class TestAnalyticsApartFromTheIngestion(WithPipeline):
+    service = Analytics
+    overlay: ClassVar = {
+        **WithPipeline.overlay,
+        "containers": {"box": {"vmid": 198, "ip": ".198", "cores": 1, "memory": 512, "services": {"ingestion": {}}}},
+    }
 
 
 class TestAirflowWithPipeline(WithPipeline):

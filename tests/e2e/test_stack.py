@@ -172,7 +172,9 @@ def test_upgrade_to_airflow_3(cli: Cli) -> None:
     cli.use_airflow("3.3")
     cli.run("deploy")
     assert [r["changes"] for r in cli.json("deploy")] == [[], [], []]
-    units = cli.on("airflow-orchestration", "systemctl list-units --plain --no-legend 'airflow-*' | cut -d' ' -f1")
+    units = cli.on(
+        "airflow-orchestration", "systemctl list-units --plain --no-legend 'airflow-*.service' | cut -d' ' -f1"
+    )
     assert units.split() == ["airflow-api-server.service", "airflow-dag-processor.service", "airflow-scheduler.service"]
 
 
@@ -527,6 +529,7 @@ containers:
   analytics-platform: {services: {airflow: {version: "3.3"}}}
   airflow-orchestration: {services: {airflow: null}}
 """
+APART = ONE_CONTAINER.replace("{airflow: null}", "{airflow: null, ingestion: {}}")
 
 
 def test_postgresql_moves_to_another_address(cli: Cli) -> None:
@@ -538,18 +541,52 @@ def test_postgresql_moves_to_another_address(cli: Cli) -> None:
         check_marts(cli, hours=runs(cli))
 
 
-def test_airflow_moves_to_the_container_of_the_pipeline(cli: Cli) -> None:
+def check_move(cli: Cli, services: list[list[str]]) -> None:
+    """Deploy, run the pipeline, and check its marts and the services by container."""
+    cli.run("deploy")
+    assert [r["changes"] for r in cli.json("deploy")] == [[], [], []]
+    assert cli.json("pipeline", "run")["tasks"] == SUCCESS
+    check_marts(cli, hours=runs(cli))
+    report = cli.json("status", expect=None)  # 1: `up` has not adapted the start order of the containers yet
+    assert [[s["name"] for s in c["services"] if s["health"]["healthy"]] for c in report["containers"]] == services
+
+
+def test_airflow_moves_to_analytics_and_the_ingestion_to_a_container_of_its_own(cli: Cli) -> None:
+    with cli.also(APART):
+        check_move(cli, [["postgres"], ["analytics", "airflow"], ["ingestion"]])
+        key = LAB.api_key_file.read_text().strip()
+        found = f"grep -rlF {key} /etc /opt /var/lib/homelab; true"
+        assert cli.on("analytics-platform", found) == ""
+        assert cli.on("airflow-orchestration", found) == f"{IN_CONTAINER}/secrets.env"
+        gate = "SSH_ORIGINAL_COMMAND=weather.fetch /opt/analytics-platform/bin/gate"
+        refused = cli.run("ssh", "analytics-platform", "--", gate, expect=126)
+        assert "this key may run weather.build, nothing else" in refused.stderr
+        # The role that writes is admitted from the ingestion only.
+        login = "psql 'host=10.99.2.198 dbname=project_data user=analytics sslmode=require' -c ''"
+        elsewhere = cli.run("ssh", "analytics-platform", "--", f"PGPASSWORD=x {login}", expect=2)
+        assert "pg_hba.conf rejects connection" in elsewhere.stderr
+
+
+def test_ingestion_returns_to_analytics_after_the_rows_of_its_spool_are_stored(cli: Cli) -> None:
+    with cli.also(APART):
+        hours = runs(cli)
+        cli.on("postgres-data", "systemctl stop postgresql@15-main")
+        cli.on("airflow-orchestration", "homelab-pipeline weather.fetch", expect=None)
+        cli.on("postgres-data", "systemctl start postgresql@15-main")
+        assert cli.json("pipeline", "status")["spooled_bytes"] > 0
     with cli.also(ONE_CONTAINER):
-        cli.run("deploy")
-        assert [r["changes"] for r in cli.json("deploy")] == [[], [], []]
-        assert cli.json("pipeline", "run")["tasks"] == SUCCESS
-        check_marts(cli, hours=runs(cli))
-        report = cli.json("status", expect=None)  # 1: `up` has not adapted the start order of the containers yet
-        assert [[(s["name"], s["health"]["healthy"]) for s in c["services"]] for c in report["containers"]] == [
-            [("postgres", True)],
-            [("analytics", True), ("airflow", True)],
-            [],
-        ]
+        refused = cli.run("deploy", expect=1)
+        error = "Cannot move the ingestion away from airflow-orchestration: rows wait in its spool"
+        assert error in " ".join((refused.stdout + refused.stderr).split())
+    with cli.also(APART):
+        check_move(cli, [["postgres"], ["analytics", "airflow"], ["ingestion"]])
+        assert runs(cli) >= hours + 2
+    with cli.also(ONE_CONTAINER):
+        check_move(cli, [["postgres"], ["analytics", "airflow"], []])
+        assert cli.on("airflow-orchestration", f"ls {IN_CONTAINER}") == "data"
+        cli.run("prune", "ingestion", "--yes")
+        assert cli.on("airflow-orchestration", "ls -A /opt/analytics-platform 2>/dev/null; true") == ""
+        assert "published.duckdb" in cli.on("analytics-platform", f"ls {IN_CONTAINER}/data")
 
 
 def test_destroy_requires_confirmation_and_is_idempotent(cli: Cli) -> None:

@@ -29,7 +29,7 @@ from homelab.steps import File, Tree
 from tests.scripts import ROOT
 from tests.support import FixedSecretStore
 
-CADDY = shutil.which("caddy") or shutil.which("caddy", path=ROOT / ".venv" / "caddy")
+CADDY = shutil.which("caddy") or shutil.which("caddy", path=ROOT / ".venv" / "promtool")
 PASSWORD = "secret-of-the-door"
 pytestmark = pytest.mark.skipif(CADDY is None, reason="caddy is missing: run `./bootstrap --test`")
 

@@ -31,7 +31,7 @@ network: {{subnet: 10.99.2.96/28, gateway: .97, bridge: x}}
 containers:
   postgres-data: {{vmid: 191, ip: {address}, cores: 1, memory: 1024, disk: 4, services: {{postgres: {{version: 15}}}}}}
   analytics-platform: {{vmid: 192, ip: .101, cores: 2, memory: 2048, disk: 4, services: {{analytics: {{}}{echo}}}}}
-  airflow-orchestration: {{vmid: 193, ip: .102, cores: 2, memory: 3072, disk: 6, services: {{airflow: {{}}}}}}
+  airflow-orchestration: {{vmid: 193, ip: .102, cores: 2, memory: 3072, disk: 6, services: {{airflow: {{}}{more}}}}}
 pipelines:
   weather: {{cities: ["Newark,US", "New York,US"]}}
   {own}
@@ -50,9 +50,10 @@ class Folder:
     path: Path
     program: Path
 
-    def write(self, own: str, echo: str = "", address: str = OLD) -> None:
-        """Write the inventory: lines of own pipelines, a service on the analytics platform, PostgreSQL's address."""
-        (self.path / "inventory.yaml").write_text(INVENTORY.format(own=own, echo=echo, address=address))
+    def write(self, own: str, echo: str = "", address: str = OLD, more: str = "") -> None:
+        """Write the inventory: own pipelines, services on analytics' and Airflow's container, PostgreSQL's address."""
+        text = INVENTORY.format(own=own, echo=echo, address=address, more=more)
+        (self.path / "inventory.yaml").write_text(text)
 
     def homelab(self, *words: str, expect: int = 0) -> str:
         """Run a command and check its exit code; return both outputs."""
@@ -265,10 +266,12 @@ def test_service_and_pipeline_of_another_package_run_and_are_removed_again(folde
     assert folder.on(analytics, "ls /var/lib/echo 2>/dev/null || true") == ""
 
 
-def test_postgresql_moves_to_another_address_with_the_data_of_all_pipelines(folder: Folder) -> None:
+def test_postgresql_moves_to_another_address_and_the_ingestion_of_all_pipelines_next_to_airflow(folder: Folder) -> None:
     counts = "select (select count(*) from raw.weather_observations), (select count(*) from prices.readings)"
     rows = folder.in_database(counts)
-    folder.write(PRICES, address=NEW)
+    folder.write(PRICES, address=NEW, more=", ingestion: {}")
+    with (folder.path / "pipelines" / "prices" / "schema.sql").open("a") as schema:
+        schema.write("\n-- version 3\nalter table readings add note text;\n")
     assert "postgres-data" in folder.homelab("up", "--yes")
     folder.homelab("deploy")
     folder.homelab("deploy", "--detailed-exitcode")
@@ -282,6 +285,10 @@ def test_postgresql_moves_to_another_address_with_the_data_of_all_pipelines(fold
         assert folder.on(container, f"grep -rlF {OLD} {folders} || true") == ""
     for name in ("weather", "prices"):
         assert json.loads(folder.homelab("pipeline", "run", name, "--json"))["state"] == "success"
+    commands = "ls /opt/analytics-platform/pipelines/*/bin"
+    assert folder.on("analytics-platform", commands).split()[1::2] == ["build", "build"]
+    assert "build" not in folder.on("airflow-orchestration", commands)
+    assert folder.homelab("pipeline", "exclusions", "prices", "--json")
 
 
 def test_removed_pipeline_leaves_only_its_data(folder: Folder) -> None:

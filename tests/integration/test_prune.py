@@ -1,23 +1,29 @@
-"""`homelab prune` on a real PostgreSQL 16: a removed service's database, schema, role and folder are deleted."""
+"""`homelab prune` on a real PostgreSQL 16: the data of a removed service, and of the weather, are deleted."""
 
 from __future__ import annotations
 
+import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from homelab.commands.pipeline_new import new_pipeline
 from homelab.commands.prune import prune
 from homelab.host import Result
 from homelab.inventory import load
-from homelab.model import DatabaseGrant, Service, ServiceContext, Step
+from homelab.model import DatabaseGrant, Inventory, Service, ServiceContext, Step
 from homelab.paths import bundled_path
+from homelab.pipelines.layout import PLATFORM
+from homelab.progress import SilentProgress
+from homelab.services.postgres import contents
 from homelab.services.registry import Registry
+from homelab.steps.converge import converge
 from homelab.steps.postgres_objects import PSQL
 from tests.integration import pg
-from tests.support import LocalHost, make_session
+from tests.support import FixedSecretStore, LocalHost, make_session
 
 SET_UP = """
 create database project_data; create database shop_history; create role shop login; create role other login;
@@ -62,13 +68,21 @@ class DatabaseHost(LocalHost):
     """This machine, with the server of the test in the place of the container's."""
 
     psql: str = ""
+    root: str = ""  # replaces the folder of the platform
 
     def run(self, command: str, *, stdin: bytes = b"", timeout: float = 60) -> Result:
         """See Host.run."""
-        return super().run(command.replace(PSQL, self.psql), stdin=stdin, timeout=timeout)
+        text = command.replace(PSQL, self.psql)
+        return super().run(text.replace(PLATFORM, self.root) if self.root else text, stdin=stdin, timeout=timeout)
 
     def close(self) -> None:
         """See Connection."""
+
+
+def psql(server: pg.Server) -> str:
+    """Return the shell text that starts psql as the administrator."""
+    words = [f"{key}={value}" for key, value in server.environment("postgres").items() if key != "PGDATABASE"]
+    return shlex.join(["env", *words, server.program("psql")])
 
 
 def test_data_of_a_removed_service_are_deleted_and_others_stay(
@@ -84,8 +98,7 @@ def test_data_of_a_removed_service_are_deleted_and_others_stay(
     (tmp_path / "inventory.yaml").write_bytes(bundled_path("inventory.yaml").read_bytes())
     registry = Registry(tmp_path)
     registry.add("shop", Shop)
-    words = [f"{key}={shlex.quote(value)}" for key, value in postgres.environment("postgres").items()]
-    host = DatabaseHost(psql=f"env {' '.join(words)} {postgres.program('psql')}")
+    host = DatabaseHost(psql=psql(postgres))
     one = "containers: {analytics-platform: null, airflow-orchestration: null}\npipelines: null\n"
     (tmp_path / "own.yaml").write_text(one)
     inventory = load([tmp_path / "inventory.yaml", tmp_path / "own.yaml"])
@@ -110,3 +123,79 @@ def test_data_of_a_removed_service_are_deleted_and_others_stay(
                 connection.execute(f"drop database if exists {name} with (force)".encode())
             for name in ("shop", "other"):
                 connection.execute(f"drop role if exists {name}".encode())
+
+
+def with_pipelines(folder: Path, weather: object) -> Inventory:
+    """Return the shipped inventory with these options of the weather, None for none, and the pipeline `prices`."""
+    overlay = folder / "pipelines.yaml"
+    overlay.write_text(json.dumps({"pipelines": {"weather": weather, "prices": {"path": "pipelines/prices"}}}))
+    return load([bundled_path("inventory.yaml"), overlay])
+
+
+@pytest.fixture
+def server() -> Iterator[pg.Server]:
+    """A server of its own, as the roles of the stack have fixed names."""
+    if pg.archive() is None:
+        pytest.skip("PostgreSQL 16 is not in .venv/pg16: ./bootstrap --test")
+    with pg.server() as running:
+        yield running
+
+
+def deploy(server: pg.Server, wanted: Inventory) -> list[str]:
+    """Converge the databases to an inventory; return the changes."""
+    context = ServiceContext(
+        inventory=wanted, container=wanted.container_with("postgres"), secret_store=FixedSecretStore(), host_keys={}
+    )
+    steps = list(contents(context, psql(server)))
+    return [str(change) for change in converge(LocalHost(), steps, SilentProgress())]
+
+
+def test_data_of_the_weather_are_deleted_and_the_next_deploy_makes_its_tables_again(
+    server: pg.Server, tmp_path: Path
+) -> None:
+    new_pipeline(tmp_path, "prices")
+    present, absent = with_pipelines(tmp_path, {}), with_pipelines(tmp_path, None)
+    deploy(server, present)
+    password = FixedSecretStore().secret("postgres-analytics").reveal()
+    with server.connect("project_data", "analytics", password) as ingestion:
+        ingestion.execute("select upkeep.partitions()")
+        row = b"""insert into raw.weather_observations (city, data) values ('x', '{"dt": 1}')"""
+        ingestion.execute(row)
+    with server.connect("project_data") as admin:
+        admin.execute("create table prices.readings (id int); insert into prices.readings values (1)")
+    assert any("logins of removed roles" in change for change in deploy(server, absent))
+    folders = [tmp_path / container.name / "pipelines" / "weather" / "data" for container in present.containers]
+    for folder in folders[1:2]:  # that of analytics
+        (folder / "spool").mkdir(parents=True)
+        (folder / "published.duckdb").write_text("rows")
+
+    session = make_session(
+        absent, connector=lambda each, *_: DatabaseHost(psql=psql(server), root=str(tmp_path / each.name))
+    )
+    asked = list[str]()
+
+    def agree(lines: Sequence[str]) -> bool:
+        asked.extend(lines)
+        return True
+
+    prune(session, "weather", Registry(), agree)
+    assert [line.partition(",")[0] for line in asked] == [
+        "postgres-data: schema project_data.raw",
+        "postgres-data: schema project_data.upkeep",
+        "postgres-data: role analytics",
+        "postgres-data: role dbt",
+        "analytics-platform: folder /opt/analytics-platform/pipelines/weather",
+    ]
+    assert not folders[1].exists()
+    with server.connect("project_data") as admin:
+        left = "select nspname::text from pg_namespace where nspname in ('raw', 'upkeep', 'prices') union all "
+        left += "select rolname::text from pg_roles where shobj_description(oid, 'pg_authid') = 'homelab' order by 1"
+        names = [row[0] for row in admin.execute(left.encode()).fetchall()]
+        assert names == ["airflow_admin", "prices", "prices", "prices_dbt"]
+        assert admin.execute("select id from prices.readings").fetchall() == [(1,)]
+    assert prune(session, "weather", Registry(), agree).data == []
+    assert deploy(server, absent) == []
+    deploy(server, present)
+    assert deploy(server, present) == []
+    with server.connect("project_data") as admin:
+        assert admin.execute("select count(*) from raw.weather_observations").fetchall() == [(0,)]

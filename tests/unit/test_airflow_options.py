@@ -15,9 +15,8 @@ from homelab.errors import InputError
 from homelab.host import Result
 from homelab.inventory import load
 from homelab.model import AirflowObjects, Connection, Inventory, Secret, SecretName, ServiceContext, Step
-from homelab.model.airflow_objects import OWN_CONNECTION
+from homelab.model.stages import STAGES
 from homelab.paths import bundled_path
-from homelab.pipeline_contract import CONNECTION_ID
 from homelab.runtime.convergence import steps_of
 from homelab.secrets import FileSecretStore
 from homelab.services.airflow import Airflow
@@ -62,7 +61,7 @@ def folder_of_dags(folder: Path) -> Path:
         ("dags: nothing", "airflow.dags: {folder}/nothing is not a folder: create it, or correct the path"),
         ("dags: own.yaml", "airflow.dags: {folder}/own.yaml is not a folder: create it, or correct the path"),
         ("connections: {a b: {conn_type: http}}", "airflow.connections.a b: must be a connection id: letters, digits"),
-        ("connections: {analytics: {conn_type: ssh}}", "and not analytics, which is homelab's own"),
+        ("connections: {analytics: {conn_type: ssh}}", "and not ingestion or analytics, which are homelab's own"),
         ("connections: {a: {host: x}}", "airflow.connections.a.conn_type: is missing: text"),
         ("connections: {a: {conn_type: http, port: 0}}", "a.port: must be a whole number from 1 to 65535, not 0"),
         ("connections: {a: {conn_type: http, hots: x}}", "a.hots: unknown key; did you mean `host`?"),
@@ -236,8 +235,11 @@ def test_error_in_a_manifest_has_its_file_and_line(tmp_path: Path) -> None:
     assert "prices/pipeline.yaml:5: pools.default_pool: must be a pool's name" in raised.value.details
 
 
-def test_connection_of_homelab_is_reserved() -> None:
-    assert OWN_CONNECTION == CONNECTION_ID
+@pytest.mark.parametrize("name", STAGES)
+def test_connections_of_homelab_are_reserved(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError) as raised:
+        with_pipeline(tmp_path, MANIFEST.replace("{shop: {", f"{{{name}: {{"))
+    assert f"connections.{name}: must be a connection id" in raised.value.details
 
 
 @pytest.mark.parametrize("encrypted", [True, False])

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from homelab.inventory import load
-from homelab.model import Inventory, ServiceContext
+from homelab.model import Alerts, Inventory, ServiceContext
 from homelab.paths import bundled_path
 from homelab.services.alert_rules import Alert, alerts, rules_file
+from homelab.services.inhibitions import CAUSES, inhibitions
 from homelab.services.node_exporter import backup_metrics
 from homelab.services.scrape_targets import probe_targets, targets
 from homelab.steps import File
@@ -23,17 +26,19 @@ from tests.support import FixedSecretStore, LocalHost
 
 ROOT = Path(__file__).parents[2]
 PROMTOOL = shutil.which("promtool") or shutil.which("promtool", path=ROOT / ".venv" / "promtool")
+AMTOOL = shutil.which("amtool") or shutil.which("amtool", path=ROOT / ".venv" / "promtool")
+needs_amtool = pytest.mark.skipif(AMTOOL is None, reason="amtool is missing: run `./bootstrap --test`")
 needs_promtool = pytest.mark.skipif(PROMTOOL is None, reason="promtool is missing: run `./bootstrap --test`")
 DISK = 'node_filesystem_{}_bytes{{container="a",mountpoint="/"}}'
 HOURS = 3 * 3600
 # For each alert: the series while it holds and afterwards, by name; the interval of the samples; the times at which it
 # fires and has resolved. The times of promtool begin at 0.
 SERIES: dict[str, tuple[dict[str, str], str, str, str]] = {
-    "ContainerDown": ({'up{job="x",container="a"}': "0x5 1x5"}, "1m", "3m", "8m"),
-    "TargetDown": ({'up{job="x",container="a"}': "0x5 1x5", 'up{job="y",container="a"}': "1x11"}, "1m", "3m", "8m"),
-    "EndpointDown": ({'probe_success{service="x",container="a"}': "0x5 1x5"}, "1m", "3m", "8m"),
-    "UnitFailed": ({'node_systemd_unit_state{state="failed",name="u",container="a"}': "1x5 0x5"}, "1m", "3m", "8m"),
-    "DiskFull": ({DISK.format("avail"): "40-1x20 90x300", DISK.format("size"): "100x321"}, "5m", "100m", "1000m"),
+    "ContainerDown": ({'up{job="x",container="a"}': "0x5 1x5"}, "1m", "3m", "10m"),
+    "TargetDown": ({'up{job="x",container="a"}': "0x5 1x5", 'up{job="y",container="a"}': "1x11"}, "1m", "3m", "10m"),
+    "EndpointDown": ({'probe_success{service="x",container="a"}': "0x5 1x5"}, "1m", "3m", "10m"),
+    "UnitFailed": ({'node_systemd_unit_state{state="failed",name="u",container="a"}': "1x5 0x5"}, "1m", "3m", "10m"),
+    "DiskFull": ({DISK.format("avail"): "40-0.25x100 90x300", DISK.format("size"): "100x401"}, "5m", "8h", "1200m"),
     "MemoryLow": (
         {
             'node_memory_MemAvailable_bytes{container="a"}': "5x20 50x20",
@@ -44,7 +49,7 @@ SERIES: dict[str, tuple[dict[str, str], str, str, str]] = {
         "30m",
     ),
     "ClockSkew": ({'node_time_seconds{container="a"}': "60+60x10 660+60x10"}, "1m", "8m", "15m"),
-    "PostgresDown": ({'pg_up{container="a"}': "0x5 1x5"}, "1m", "3m", "8m"),
+    "PostgresDown": ({'pg_up{container="a"}': "0x5 1x5"}, "1m", "3m", "10m"),
     "PostgresConnections": (
         {
             'pg_stat_activity_count{container="a",state="active"}': "90x10 9x10",
@@ -60,7 +65,7 @@ SERIES: dict[str, tuple[dict[str, str], str, str, str]] = {
         "3m",
         "8m",
     ),
-    "PipelineFailed": ({'homelab_pipeline_last_build_success{pipeline="weather"}': "0x5 1x5"}, "1m", "3m", "8m"),
+    "PipelineFailed": ({'homelab_pipeline_last_build_success{pipeline="weather"}': "0x5 1x5"}, "1m", "3m", "10m"),
     "PipelineLate": (
         {'homelab_pipeline_published_timestamp_seconds{pipeline="weather"}': f"0x{200} {HOURS}x100"},
         "1m",
@@ -83,9 +88,9 @@ SERIES: dict[str, tuple[dict[str, str], str, str, str]] = {
         {'homelab_airflow_scheduler_heartbeat_timestamp_seconds{container="a"}': "0x5 360+60x5"},
         "1m",
         "4m",
-        "8m",
+        "10m",
     ),
-    "DagFailed": ({'homelab_airflow_dag_last_run_success{dag="d"}': "0x5 1x5"}, "1m", "3m", "8m"),
+    "DagFailed": ({'homelab_airflow_dag_last_run_success{dag="d"}': "0x5 1x5"}, "1m", "3m", "10m"),
     "BackupOld": ({'homelab_backup_timestamp_seconds{container="a"}': "0x2400 720000x100"}, "5m", "198h", "205h"),
     "CertificateExpiring": (
         {'homelab_certificate_expiry_timestamp_seconds{container="a",service="s"}': "2592000x100 9000000x20"},
@@ -138,6 +143,69 @@ def test_promtool_accepts_the_settings_and_the_rules(inventory: Inventory, tmp_p
     promtool(tmp_path, "check", "rules", "rules.yml")
 
 
+@needs_amtool
+@pytest.mark.parametrize("receivers", [{}, {"webhook": "http://192.168.2.5/", "urls": ["ntfy://192.168.2.5/topic"]}])
+def test_amtool_accepts_the_settings_of_alertmanager(
+    inventory: Inventory, tmp_path: Path, receivers: dict[str, Any]
+) -> None:
+    wanted = replace(inventory, alerts=Alerts(**receivers) if receivers else None)
+    container = wanted.container_with("alertmanager")
+    context = ServiceContext(inventory=wanted, container=container, secret_store=FixedSecretStore(), host_keys={})
+    steps = container.services["alertmanager"].steps(context)
+    (settings,) = [step for step in steps if isinstance(step, File) and step.path.endswith("alertmanager.yml")]
+    (tmp_path / "alertmanager.yml").write_bytes(settings.content)
+    words = [str(AMTOOL), "check-config", "alertmanager.yml"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def explained(inventory: Inventory, cause: Mapping[str, str], effect: Mapping[str, str]) -> bool:
+    """Return True if the alert `cause` keeps back the message of the alert `effect`."""
+
+    def matches(matchers: Sequence[str], labels: Mapping[str, str]) -> bool:
+        parts = (re.fullmatch(r'(\w+) (=~|!=|=) "?(.*?)"?', each) for each in matchers)
+        return all(part and bool(re.fullmatch(part[3], labels.get(part[1], ""))) != (part[2] == "!=") for part in parts)
+
+    return any(
+        matches(rule["source_matchers"], cause)
+        and matches(rule["target_matchers"], effect)
+        and all(cause.get(label) == effect.get(label) for label in rule["equal"])
+        for rule in inhibitions(inventory)
+    )
+
+
+@pytest.mark.parametrize(
+    ("cause", "effect", "expected"),
+    [
+        ("ContainerDown postgres-data", "UnitFailed airflow-orchestration", True),
+        ("ContainerDown postgres-data", "PipelineFailed analytics-platform", True),
+        ("ContainerDown airflow-orchestration", "UnitFailed postgres-data", False),
+        ("ContainerDown observability", "UnitFailed airflow-orchestration", False),
+        ("ContainerDown airflow-orchestration", "PipelineLate analytics-platform", True),
+        ("UnitFailed airflow-orchestration", "SchedulerDown airflow-orchestration", True),
+        ("UnitFailed postgres-data", "PostgresDown postgres-data", True),
+        ("UnitFailed observability", "TargetDown postgres-data", False),
+        ("SchedulerDown airflow-orchestration", "PipelineLate analytics-platform", True),
+        ("PipelineFailed analytics-platform", "DataStale analytics-platform", True),
+        ("PipelineFailed analytics-platform", "DagFailed airflow-orchestration", True),
+        ("PipelineLate analytics-platform", "DataStale analytics-platform", True),
+        ("DiskFull analytics-platform", "PipelineFailed analytics-platform", False),
+    ],
+)
+def test_cause_keeps_back_the_messages_of_its_effects(
+    inventory: Inventory, cause: str, effect: str, expected: bool
+) -> None:
+    def labels(text: str) -> dict[str, str]:
+        name, container = text.split()
+        found = {"alertname": name, "container": container}
+        if name == "DagFailed":
+            return {**found, "dag": "weather_ingestion_pipeline"}
+        return {**found, "pipeline": "weather"} if name.startswith(("Pipeline", "Data")) else found
+
+    assert explained(inventory, labels(cause), labels(effect)) is expected
+    assert cause.split()[0] in CAUSES or not expected
+
+
 def rule_tests(rules: Sequence[Alert], pace: str) -> dict[str, Any]:
     """Return promtool's tests of the alerts with this interval: each fires with its series, and has resolved later."""
     found = []
@@ -168,7 +236,7 @@ def rule_tests(rules: Sequence[Alert], pace: str) -> dict[str, Any]:
 def test_each_alert_fires_and_resolves(inventory: Inventory, tmp_path: Path, pace: str) -> None:
     rules = alerts(inventory)
     assert {rule.name for rule in rules} == set(SERIES)
-    (tmp_path / "rules.yml").write_bytes(rules_file(rules))
+    (tmp_path / "rules.yml").write_bytes(rules_file(rules, 30))
     (tmp_path / "tests.yml").write_text(json.dumps(rule_tests(rules, pace)))
     promtool(tmp_path, "test", "rules", "tests.yml")
 
@@ -183,10 +251,17 @@ def test_unit_of_a_service_that_is_stopped_is_an_incident(inventory: Inventory) 
 
 def test_each_alert_has_a_runbook_and_each_runbook_an_alert(inventory: Inventory) -> None:
     rules = {rule.page: rule.name for rule in alerts(inventory)}
+    rules["docs/how-to/runbooks/monitoring-down.md"] = "MonitoringDown"  # which the watcher sends
     pages = {path for path in (ROOT / "docs" / "how-to" / "runbooks").glob("*.md") if path.name != "README.md"}
     assert {str(path.relative_to(ROOT)) for path in pages} == set(rules)
     for page, name in rules.items():
         assert (ROOT / page).read_text().startswith(f"# {name}\n")
+
+
+def test_command_of_each_alert_is_on_its_runbook(inventory: Inventory) -> None:
+    for rule in alerts(inventory):
+        verb = " ".join(word for word in rule.command.split()[:3] if "{" not in word)
+        assert verb in (ROOT / rule.page).read_text(), rule.name
 
 
 def test_touched_file_is_the_time_of_the_last_backup(tmp_path: Path) -> None:

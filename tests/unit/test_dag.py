@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from homelab.pipeline_contract import CONNECTION_ID, EXIT
+from homelab.model.stages import stage_of
+from homelab.pipeline_contract import EXIT
 from tests.scripts import DAG_ID, SHARED_SCRIPTS, TASKS, WEATHER
 
 DAG_FILE = WEATHER / "dags" / "weather_ingestion_pipeline.py"
@@ -91,7 +92,8 @@ def test_names_in_the_dag_are_those_of_the_manifest(monkeypatch: pytest.MonkeyPa
     }
     commands = {task.arguments["command"]: name for name, task in tasks.items()}
     assert commands == {f"weather.{command}": name for command, name in TASKS.items()}
-    assert {task.arguments["ssh_conn_id"] for task in tasks.values()} == {CONNECTION_ID}
+    connections = {name: task.arguments["ssh_conn_id"] for name, task in tasks.items()}
+    assert connections == {name: stage_of(command) for command, name in TASKS.items()}
 
 
 def test_marts_do_not_wait_for_the_verification(monkeypatch: pytest.MonkeyPatch) -> None:

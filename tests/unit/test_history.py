@@ -140,7 +140,7 @@ class AnsweringSession:
     progress: SilentProgress = field(default_factory=SilentProgress)
 
     @contextmanager
-    def connect_to(self, _service: str) -> Iterator[AnsweringHost]:
+    def connect_to_stage(self, _stage: str) -> Iterator[AnsweringHost]:
         yield self.host
 
 

@@ -584,8 +584,8 @@ def test_comments_of_the_shipped_inventory_are_valid(tmp_path: Path) -> None:
     }
     (tmp_path / "dags").mkdir()
     inventory, plain = read(tmp_path, opened(text)), read(tmp_path, text)
-    *containers, commented = inventory.containers
-    assert list(commented.services) == [
+    *containers, observability, ingestion = inventory.containers
+    assert list(observability.services) == [
         "prometheus",
         "alertmanager",
         "blackbox_exporter",
@@ -594,6 +594,7 @@ def test_comments_of_the_shipped_inventory_are_valid(tmp_path: Path) -> None:
         "node_exporter",
         "postgres_exporter",
     ]
+    assert list(ingestion.services) == ["ingestion"]
     inventory = replace(inventory, containers=tuple(containers))
     assert inventory.network.vlan == 20
     assert list(map(str, inventory.containers[0].shape.mounts)) == [

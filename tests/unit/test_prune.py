@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ class Shop(Service):
         )
 
     def data_folders(self) -> Sequence[str]:
-        return ("/var/lib/shop", "/var/lib/airflow")  # the second one belongs to Airflow
+        return ("/var/lib/shop", "/var/lib/airflow")  # the second one is also Airflow's
 
     def steps(self, context: ServiceContext) -> Sequence[Step]:
         return ()
@@ -63,8 +64,19 @@ def test_raw_data_never_belong_to_one_service(tmp_path: Path) -> None:
 
 
 def test_data_that_another_service_uses_stay(tmp_path: Path) -> None:
-    found = leftovers("shop", Shop, inventory(tmp_path))
-    assert found == Leftovers(["shop_history"], [("project_data", "shop")], ["shop"], ["/var/lib/shop"])
+    wanted = inventory(tmp_path)
+    found = leftovers("shop", Shop, wanted)
+    folders = ["/var/lib/airflow", "/var/lib/shop"]
+    assert found == Leftovers(["shop_history"], [("project_data", "shop")], ["shop"], folders)
+    answers = {"du -sb": "7"}
+    session = make_session(wanted, connector=lambda container, *_: Recorded(container.name, answers))
+    registry = Registry()
+    registry.add("shop", Shop)
+    data = prune(session, "shop", registry, lambda lines: False).data
+    assert sorted((each.container, each.name) for each in data if each.kind == "folder") == [
+        ("airflow-orchestration", "/var/lib/shop"),  # its other folder belongs to Airflow there
+        *product(("analytics-platform", "postgres-data"), folders),
+    ]
 
 
 def test_service_in_the_inventory_is_not_pruned(tmp_path: Path) -> None:

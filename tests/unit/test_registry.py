@@ -170,7 +170,8 @@ def test_container_starts_after_those_of_services_that_it_uses(tmp_path: Path) -
     local(tmp_path, SERVICE.replace("    port:", '    uses = ("airflow", "prometheus")\n    port:'))
     containers = {each.name: each for each in read(tmp_path, with_echo()).containers}
     orders = {name: container.shape.startup_order for name, container in containers.items()}
-    assert Registry(tmp_path).start_order("echo") == 4
+    assert Registry(tmp_path).start_order("echo", {"airflow"}) == 4
+    assert Registry(tmp_path).start_order("echo", ()) == 1
     assert max(order or 0 for order in orders.values()) == 4
 
 
@@ -228,7 +229,7 @@ def test_instance_meets_the_requirement_of_another_service(tmp_path: Path) -> No
     both = BASE.replace("{airflow: {}}", "{airflow: {}, echo@one: {}, reply: {}}")
     inventory = read(tmp_path, both)
     assert [container.name for container in inventory.containers_with("echo")] == ["flow"]
-    assert Registry(tmp_path).start_order("reply") == 2
+    assert Registry(tmp_path).start_order("reply", ()) == 2
 
 
 def test_declaration_that_fails_is_a_problem_of_its_service(tmp_path: Path) -> None:

@@ -34,9 +34,9 @@ class Scripts:
     name: str = "analytics-platform"
 
     @contextmanager
-    def connect_to(self, service: str) -> Iterator[Scripts]:
-        """See Session.connect_to."""
-        assert service == "analytics"
+    def connect_to_stage(self, stage: str) -> Iterator[Scripts]:
+        """See Session.connect_to_stage."""
+        assert stage == "ingestion"
         yield self
 
     def run(self, command: str, *, stdin: bytes = b"", timeout: float = 900) -> Result:

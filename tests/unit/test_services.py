@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -341,8 +342,12 @@ def test_other_version_of_postgresql_is_refused_next_to_data(tmp_path: Path) -> 
 
 
 def test_downgrade_of_airflow_is_refused_by_name(tmp_path: Path) -> None:
-    first, second = [s for s in steps(inventory(tmp_path, airflow="2.11"), "airflow") if isinstance(s, Refuse)]
-    assert not [s for s in steps(inventory(tmp_path), "airflow") if isinstance(s, Refuse)]
+    def refusals(version: str) -> list[Refuse]:
+        found = steps(inventory(tmp_path, airflow=version), "airflow")
+        return [step for step in found if isinstance(step, Refuse) and "Airflow" in step.title]
+
+    first, second = refusals("2.11")
+    assert not refusals("3.3")
     newer, older, silent = Result("", 0, b"t\n"), Result("", 0, b"f\n"), Result("", 2)
     assert str(first.check([newer])).count("Cannot downgrade Airflow to 2.11: its metadata are those of 3.x") == 1
     assert (first.check([older]), first.check([silent]), second.check([older])) == (None, None, None)
@@ -523,7 +528,8 @@ def test_root_accepts_the_keys_of_homelab_and_the_inventory_only(tmp_path: Path)
 
 
 HOSTS = ("postgres-data", "analytics-platform", "airflow-orchestration")
-PLACEMENTS = list(product([None, *HOSTS], repeat=len(SERVICES)))
+PLACED = [*reversed(SERVICES), "ingestion"]  # on one container, those that need others come first
+PLACEMENTS = list(product([None, *HOSTS], repeat=len(PLACED)))
 
 
 @pytest.mark.parametrize("hosts", PLACEMENTS, ids=lambda hosts: "-".join(host[:3] if host else "no" for host in hosts))
@@ -534,9 +540,9 @@ def test_every_placement_of_services_is_deployable_or_refused_with_the_missing_s
     found: Any = parse(path, path.read_text(), Problems()).data
     containers = found["containers"]
     services = {name: options for each in containers.values() for name, options in each.pop("services").items()}
-    placed = {name: host for name, host in zip(SERVICES, hosts, strict=True) if host}
+    placed = {name: host for name, host in zip(PLACED, hosts, strict=True) if host}
     for name, host in placed.items():
-        containers[host].setdefault("services", {})[name] = services[name]
+        containers[host].setdefault("services", {})[name] = services.get(name, {})
     if "analytics" not in placed:
         del found["pipelines"]
     (tmp_path / ".homelab").mkdir()
@@ -552,6 +558,7 @@ def test_every_placement_of_services_is_deployable_or_refused_with_the_missing_s
         return
     wanted = load([tmp_path / "inventory.yaml"])
     host_keys = {each.name: "ssh-ed25519 AAAAHost" for each in wanted.containers}
+    admitted: dict[str, str] = {}
     for container in wanted.containers:
         context = ServiceContext(
             inventory=wanted, container=container, secret_store=FixedSecretStore(), host_keys=host_keys
@@ -563,9 +570,31 @@ def test_every_placement_of_services_is_deployable_or_refused_with_the_missing_s
         # A database that a step uses is created before that step.
         databases = {step.database for step in steps if isinstance(step, Sql)} - {"postgres", "template1"}
         assert {f"database {database}" for database in databases} <= titles
-        assert ("file /home/analytics/.ssh/authorized_keys" in titles) == (
-            "analytics" in container.services and "airflow" in placed
-        )
+        runs = {"analytics", "ingestion"} & set(container.services)
+        gate, wait = "file /home/analytics/.ssh/authorized_keys", f"{container.name} accepts Airflow's key"
+        assert (gate in titles) == bool(runs and "airflow" in placed)
+        if {gate, wait} <= titles:
+            order = [step.title for step in steps]
+            assert order.index(gate) < order.index(wait), "Airflow would wait forever"
+        if runs:
+            admitted |= dict.fromkeys(gate_commands(steps), container.name)
+        fetches = placed.get("ingestion", placed.get("analytics")) == container.name
+        contents = b"".join(step.content for step in steps if isinstance(step, File))
+        assert (b"OPENWEATHER_API_KEY=" in contents) == fetches
+        if "airflow" in container.services:
+            runners = {placed.get("ingestion", placed["analytics"]), placed["analytics"]}
+            assert {f"{name} accepts Airflow's key" for name in runners} <= titles
+    if "analytics" in placed:
+        assert admitted == {
+            "weather.fetch": placed.get("ingestion", placed["analytics"]),
+            "weather.check": placed.get("ingestion", placed["analytics"]),
+            "weather.build": placed["analytics"],
+        }
+
+
+def gate_commands(found: Sequence[Step]) -> list[str]:
+    """Return the commands that the gate of a container admits."""
+    return re.findall(r"^1:([\w.]+)\)$", file(list(found), "/usr/local/sbin/homelab-pipeline"), re.MULTILINE)
 
 
 def test_service_that_no_container_has_is_named(tmp_path: Path) -> None:

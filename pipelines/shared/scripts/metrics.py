@@ -6,6 +6,7 @@ homelab adds the name of the pipeline to each line.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -39,6 +40,15 @@ def _of_build(report: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     yield "last_build_success", int(report["status"] == "success")
     yield "last_build_duration_seconds", report["seconds"]
     yield "last_build_tests_failed", report["tests_failed"]
+    failed = [each for each in report["problems"] if each["status"] in ("error", "fail")]
+    if words := "; ".join(f"{each['node']}: {each['message']}" for each in failed):
+        yield f'last_error_info{{message="{_label(words)}"}}', 1
+
+
+def _label(text: str) -> str:
+    """Return a text as the value of a label: a line of ASCII without quotes and backslashes."""
+    line = " ".join(text.split()).replace('"', "'").replace("\\", "/")
+    return re.sub("[^ -~]", "?", line)[:500]
 
 
 def _of_published(published: Path) -> Iterator[tuple[str, float]]:

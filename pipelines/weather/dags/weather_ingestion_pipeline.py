@@ -1,7 +1,9 @@
-"""Ingest the weather into PostgreSQL every hour, then build the marts. All commands run on the analytics container.
+"""Ingest the weather into PostgreSQL every hour, then build the marts. All commands run over SSH.
+
+The connection `analytics` runs builds, `ingestion` all other commands; both may lead to the same container.
 
 A failed city does not keep the others from the marts: the ingestion succeeds if anything was stored, and
-verify_ingestion fails the run if anything was not. The SSH key of the connection `analytics` is limited to these three
+verify_ingestion fails the run if anything was not. The SSH key of both connections is limited to the pipelines'
 commands. The names are those of pipeline.yaml.
 """
 
@@ -30,7 +32,7 @@ LASTING = (6, 7, 8)
 
 
 class PipelineCommand(SSHOperator):
-    """A command on the analytics container, which is not repeated after an error that would occur again."""
+    """A command of the pipeline, which is not repeated after an error that would occur again."""
 
     def raise_for_status(self, exit_status: int, stderr: bytes, context: Any = None) -> None:
         """Fail the task without a retry for these statuses."""
@@ -57,14 +59,14 @@ with DAG(
     },
 ) as dag:
     fetch_weather_data = PipelineCommand(
-        task_id="fetch_weather_data", ssh_conn_id="analytics", command="weather.fetch", cmd_timeout=15 * 60
+        task_id="fetch_weather_data", ssh_conn_id="ingestion", command="weather.fetch", cmd_timeout=15 * 60
     )
     run_dbt_transformation = PipelineCommand(
         task_id="run_dbt_transformation", ssh_conn_id="analytics", command="weather.build", cmd_timeout=30 * 60
     )
     # No retry: it reports the last ingestion, and would report the same.
     verify_ingestion = PipelineCommand(
-        task_id="verify_ingestion", ssh_conn_id="analytics", command="weather.check", cmd_timeout=60, retries=0
+        task_id="verify_ingestion", ssh_conn_id="ingestion", command="weather.check", cmd_timeout=60, retries=0
     )
     fetch_weather_data >> run_dbt_transformation
     fetch_weather_data >> verify_ingestion

@@ -5,12 +5,21 @@
 {%- endmacro %}
 {% macro duckdb__from_unix_time(seconds) -%} try(to_timestamp({{ seconds }})) {%- endmacro %}
 
-{# A timestamp as UTC without a zone, and back. #}
-{% macro utc(time) -%} (({{ time }}) at time zone 'UTC') {%- endmacro %}
+{# A timestamp as UTC without a zone, and back. DuckDB computes `at time zone` with a calendar, also for UTC: twenty times
+   as slow. #}
+{% macro utc(time) -%}
+    {{ return(adapter.dispatch('utc')(time)) }}
+{%- endmacro %}
+{% macro duckdb__utc(time) -%} make_timestamp(epoch_us({{ time }})) {%- endmacro %}
 
-{% macro utc_date(time) -%} cast(({{ time }}) at time zone 'UTC' as date) {%- endmacro %}
+{% macro from_utc(time) -%}
+    {{ return(adapter.dispatch('from_utc')(time)) }}
+{%- endmacro %}
+{% macro duckdb__from_utc(time) -%} make_timestamptz(epoch_us({{ time }})) {%- endmacro %}
 
-{% macro utc_hour(time) -%} date_trunc('hour', ({{ time }}) at time zone 'UTC') at time zone 'UTC' {%- endmacro %}
+{% macro utc_date(time) -%} cast({{ utc(time) }} as date) {%- endmacro %}
+
+{% macro utc_hour(time) -%} {{ from_utc("date_trunc('hour', " ~ utc(time) ~ ")") }} {%- endmacro %}
 
 {# The setting `days`: utc, or local. #}
 {% macro days() -%}
@@ -33,7 +42,7 @@
 {% macro local_time(utc_time, timezone, utc_offset_s) -%}
     {% if days() == 'utc' -%} {{ utc_time }} {%- else -%}
     case
-        when {{ timezone }} is not null then (({{ utc_time }}) at time zone 'UTC') at time zone {{ timezone }}
+        when {{ timezone }} is not null then {{ from_utc(utc_time) }} at time zone {{ timezone }}
         else ({{ utc_time }}) + to_seconds({{ utc_offset_s }})
     end
     {%- endif %}
@@ -44,7 +53,7 @@
     {% if days() == 'utc' -%} cast({{ date }} as timestamp) {%- else -%}
     case
         when {{ timezone }} is not null
-            then (cast({{ date }} as timestamp) at time zone {{ timezone }}) at time zone 'UTC'
+            then {{ utc("cast(" ~ date ~ " as timestamp) at time zone " ~ timezone) }}
         else cast({{ date }} as timestamp) - to_seconds({{ utc_offset_s }})
     end
     {%- endif %}

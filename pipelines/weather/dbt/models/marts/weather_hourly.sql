@@ -29,7 +29,7 @@ parts as (
 precipitation as (
     select
         city,
-        hour at time zone 'UTC' as observation_hour,
+        {{ from_utc('hour') }} as observation_hour,
         {{ precipitation_sums('hour', "hour + interval '1 hour'") }}
     from parts
     group by city, hour

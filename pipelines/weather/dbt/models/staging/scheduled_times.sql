@@ -50,8 +50,8 @@ numbered as (
 )
 
 select
-    numbered.time at time zone 'UTC' as scheduled_at,
-    numbered.next_time at time zone 'UTC' as next_scheduled_at,
+    {{ from_utc('numbered.time') }} as scheduled_at,
+    {{ from_utc('numbered.next_time') }} as next_scheduled_at,
     cast(numbered.time as date) as scheduled_date,
     numbered.number,
     -- A city is inactive after this long, and after three times, without an observation.

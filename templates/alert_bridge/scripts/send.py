@@ -1,0 +1,65 @@
+"""Send the message in standard input, a JSON as of Alertmanager's webhook, through one receiver.
+
+With `--test`, send a test message through each receiver, and print the results as JSON: by receiver, the reason why it
+did not take the message; empty if it did.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import settings
+from messages import message_of
+from receivers import NotSent, send
+
+
+def test_payload(container: str) -> Mapping[str, Any]:
+    """Return the payload of a test message."""
+    summary = f"Test message from {container}"
+    alert = {
+        "status": "firing",
+        "labels": {"alertname": "Test", "severity": "none", "container": container},
+        "annotations": {"summary": summary, "words": "This receiver works.", "command": "homelab alerts test"},
+        "startsAt": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    return {"version": "4", "status": "firing", "alerts": [alert]}
+
+
+def main() -> int:
+    """Parse the options and send; the exit status is 1 if a receiver did not take its message."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("receiver", nargs="?", help="name of the receiver")
+    parser.add_argument("--test", action="store_true", help="send a test message through each receiver")
+    parser.add_argument("--settings", type=Path, default=settings.FILE, help="file of the settings")
+    options = parser.parse_args()
+    found = settings.read(options.settings)
+    receivers: Mapping[str, Mapping[str, Any]] = found["receivers"]
+    payload = test_payload(found["container"]) if options.test else json.load(sys.stdin)
+    message = message_of(payload, found["lab"])
+
+    def reason(receiver: Mapping[str, Any]) -> str:
+        try:
+            send(receiver, message)
+        except NotSent as error:
+            return str(error)
+        return ""
+
+    if not options.test:
+        failure = reason(receivers[options.receiver])
+        print(failure)
+        return int(bool(failure))
+    with ThreadPoolExecutor(len(receivers)) as pool:
+        reasons = dict(zip(receivers, pool.map(reason, receivers.values()), strict=True))
+    print(json.dumps(reasons))
+    return int(any(reasons.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,264 @@
+"""Alerts of the whole stack in a lab: each incident and its end is sent once to each of five real receivers."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from homelab.commands.alerts import send_test
+from homelab.commands.deploy import deploy
+from homelab.commands.pipeline_new import new_pipeline
+from homelab.inventory import load
+from homelab.lab import Lab
+from homelab.runtime.lab_report import report_lab
+from tests.integration.alert_sinks import RECEIVERS, AlertSinks
+from tests.integration.lab_fixture import LabFixture, in_a_lab, lab_with
+
+LAB = Lab("alerts", IPv4Network("10.99.2.96/28"), "hl-aler", 18177, 8260)
+SINKS = "10.99.2.102"
+PROMETHEUS = "http://10.99.2.99:9090"
+# The incidents, with the titles of their messages.
+SCHEDULER = "The unit airflow-scheduler.service of airflow-orchestration does not run"
+TITLES = {
+    "scheduler": SCHEDULER,
+    "disk": "The file system /srv/full of postgres-data is full within four days",
+    "build": "The last build of the pipeline prices failed",
+    "age": "The data of the pipeline rates is",
+    "container": "No service of spare answers",
+}
+
+pytestmark = in_a_lab(600)
+
+
+def inventory(folder: Path, sinks: AlertSinks | None) -> str:
+    """Return the inventory: with monitoring, if there are receivers."""
+    monitoring = sinks is not None
+    services = {"prometheus": {"scrape_interval": "5s"}, "blackbox_exporter": {}, "alertmanager": {"group_wait": "1s"}}
+    containers = {
+        "observability": (99, 512, services if monitoring else {}),
+        "postgres-data": (98, 512, {"postgres": {"version": 15}}),
+        "analytics-platform": (100, 1024, {"analytics": {}}),
+        "airflow-orchestration": (101, 2048, {"airflow": {}}),
+        "receivers": (102, 256, {}),
+        "spare": (103, 256, {}),
+    }
+    document = {
+        "lab": "x",
+        "proxmox": {"host": "x", "token_id": "homelab@pve!x"},
+        "network": {"subnet": "10.99.2.96/28", "gateway": ".97", "bridge": "x"},
+        "defaults": {"monitoring": monitoring},
+        "containers": {
+            name: {"vmid": 72 + last, "ip": f".{last}", "cores": 1, "memory": memory, "disk": 4, "services": services}
+            for name, (last, memory, services) in containers.items()
+        },
+        "pipelines": {name: {"path": f"pipelines/{name}"} for name in ("prices", "rates")},
+    }
+    for name in ("analytics-platform", "receivers"):
+        document["containers"][name]["template"] = "debian-13"  # type: ignore[index]
+    return json.dumps({**document, **(sinks.section(folder) if sinks else {})})
+
+
+def each_receiver(messages: Mapping[str, list[str]]) -> dict[str, Mapping[str, list[str]]]:
+    """Return the same messages for each receiver."""
+    return dict.fromkeys(RECEIVERS, messages)
+
+
+def write_pipelines(folder: Path) -> None:
+    """Write two pipelines without a schedule: `prices` has a test of its rows, the data of `rates` are soon late."""
+    for name in ("prices", "rates"):
+        new_pipeline(folder, name)
+        manifest = folder / "pipelines" / name / "pipeline.yaml"
+        late = "expected_every: 1m" if name == "rates" else ""
+        manifest.write_text(re.sub("^schedule:.*", late, manifest.read_text(), flags=re.MULTILINE))
+    tests = folder / "pipelines" / "prices" / "dbt" / "tests"
+    tests.mkdir()
+    (tests / "no_negative_reading.sql").write_text("select * from {{ ref('prices_daily') }} where lowest < 0\n")
+
+
+@dataclass(frozen=True)
+class Monitored(LabFixture):
+    """The lab with its receivers."""
+
+    sinks: AlertSinks
+
+    def messages(self, since: float) -> dict[str, dict[str, list[str]]]:
+        """Return the messages by receiver and by incident: `begin` or `over`; an unknown title names itself."""
+        found: dict[str, dict[str, list[str]]] = {name: {} for name in RECEIVERS}
+        for receiver, title, _ in self.sinks.messages(self, since):
+            title = title.removeprefix("[alerts] ")
+            text = title.removeprefix("Over: ")
+            name = next((name for name, known in TITLES.items() if text.startswith(known)), text)
+            found[receiver].setdefault(name, []).append("begin" if text == title else "over")
+        return found
+
+    def build(self, name: str) -> None:
+        """Build a pipeline, and read the metrics of the build."""
+        self.run(
+            f"homelab-pipeline {name}.build >/dev/null 2>&1; systemctl start homelab-metrics", "analytics-platform"
+        )
+
+    def psql(self, sql: str) -> str:
+        """Run SQL in the database of the pipelines."""
+        words = ["runuser", "-u", "postgres", "--", "psql", "-qAt", "project_data", "-c", sql]
+        return self.run(f"cd /; {shlex.join(words)}", "postgres-data")
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Monitored]:
+    folder = tmp_path_factory.mktemp("monitoring")
+    write_pipelines(folder)
+    sinks = AlertSinks.at(SINKS, folder)
+    with lab_with(LAB, folder, inventory(folder, sinks)) as lab:
+        stack = Monitored(lab.inventory, sinks)
+        sinks.set_secrets(stack)
+        stack.up()
+        changes(stack)
+        sinks.start(stack, ["observability", "analytics-platform"])
+        yield stack
+
+
+def changes(stack: LabFixture, dry_run: bool = False) -> list[str]:
+    reports = deploy(stack.session, dry_run=dry_run)
+    assert not [str(report.failure) for report in reports if report.failure]
+    return [str(change) for report in reports for change in report.changes]
+
+
+def query(promql: str) -> list[dict[str, Any]]:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(f"{PROMETHEUS}/api/v1/query?{urllib.parse.urlencode({'query': promql})}", timeout=10) as answer:
+        return json.load(answer)["data"]["result"]  # type: ignore[no-any-return]
+
+
+def until(condition: Callable[[], Any], seconds: float) -> Any:
+    """Wait for a condition and return its value."""
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, f"not within {seconds} s"
+        time.sleep(1)
+    return found
+
+
+def test_deployed_stack_has_no_incident(stack: Monitored) -> None:
+    assert changes(stack) == []
+    until(lambda: {each["metric"]["alertname"] for each in query("ALERTS")} == {"Watchdog"}, 180)
+    services = [service for each in report_lab(stack.session).containers for service in each.services]
+    assert [service.health.summary for service in services if service.health and not service.health.ready] == []
+
+
+def test_test_message_reaches_each_receiver(stack: Monitored) -> None:
+    since = time.time()
+    outcome = send_test(stack.session)
+    assert outcome.container == "observability"
+    assert {each.receiver: each.reason for each in outcome.deliveries} == dict.fromkeys(
+        ("email", "slack", "webhook", "url-1", "url-2"), ""
+    )
+    assert stack.messages(since) == each_receiver({"Test message from observability": ["begin"]})
+
+
+def test_unreachable_mail_server_and_wrong_webhook_are_named(stack: Monitored) -> None:
+    stack.run("systemctl stop mail", "receivers")
+    stack.session.secrets.set("slack", f"http://{SINKS}:8000/services/T0/B0/another-secret-token")
+    changes(stack)
+    reasons = {each.receiver: each.reason for each in send_test(stack.session).deliveries}
+    assert reasons == {
+        "email": f"cannot send over {SINKS}:25: Connection refused",
+        "slack": f"{SINKS} answers 404: no_service",
+        "webhook": "",
+        "url-1": "",
+        "url-2": "",
+    }
+    stack.sinks.set_secrets(stack)
+    changes(stack)
+
+
+def test_secrets_are_in_private_files_only(stack: Monitored) -> None:
+    for container in ("observability", "analytics-platform"):
+        assert stack.run("stat -c '%U:%G %a' /etc/homelab/alerts.json", container) == "root:homelab-alerts 640"
+        assert "secret-token" not in stack.run("journalctl --no-pager; ps -eo args", container)
+        assert stack.run("ss -Hltn 'sport = :9095' | awk '{print $4}'", container).startswith("10.99.2.")
+        stack.run("systemd-analyze security --no-pager --threshold=30 homelab-alerts.service", container)
+    stack.run("systemd-analyze security --no-pager --threshold=30 homelab-alert-check.service", "analytics-platform")
+    memory = (
+        "for pid in $(ps -o pid= -u homelab-alerts); do cat /proc/$pid/smaps_rollup; done | awk '/^Pss:/ {print $2}'"
+    )
+    print(f"memory of the bridge: {stack.run(memory, 'observability')} KiB")
+
+
+def test_each_incident_is_sent_once_to_each_receiver_and_so_is_its_end(stack: Monitored) -> None:
+    """The mail server does not run at the beginning: its messages are sent later, and the others are not repeated."""
+    for name in ("prices", "rates"):
+        stack.run(f"homelab-pipeline {name}.fetch", "analytics-platform")
+        stack.build(name)
+    since = time.time()
+    stack.psql("insert into prices.readings values ('gas', '2026-01-03', -1)")
+    stack.run("mkdir -p /srv/full; mount -t tmpfs -o size=20m none /srv/full", "postgres-data")
+    stack.run("dd if=/dev/zero of=/srv/full/zeros bs=1M 2>/dev/null || true", "postgres-data")
+    stack.run("systemctl stop airflow-scheduler", "airflow-orchestration")
+    stopped = time.monotonic()
+    stack.run("systemctl poweroff --no-block", "spare")
+    stack.build("prices")
+
+    until(lambda: "scheduler" in stack.messages(since)["webhook"], 180)
+    print(f"from a stopped scheduler to its message: {time.monotonic() - stopped:.0f} s")
+    others = [name for name in RECEIVERS if name != "email"]
+    until(lambda: all(stack.messages(since)[name].keys() >= TITLES.keys() for name in others), 180)
+    assert stack.messages(since)["email"] == {}
+    stack.sinks.start_mail(stack)
+    until(lambda: stack.messages(since)["email"].keys() >= TITLES.keys(), 90)
+    assert stack.messages(since) == each_receiver({name: ["begin"] for name in TITLES})
+    (text,) = (
+        text
+        for receiver, title, text in stack.sinks.messages(stack, since)
+        if receiver == "email" and TITLES["build"] in title
+    )
+    assert "test.prices.no_negative_reading: Got 1 result, configured to fail if != 0" in text
+    assert "Run: homelab pipeline status prices" in text
+
+    stack.run("umount /srv/full", "postgres-data")
+    stack.run("systemctl start airflow-scheduler", "airflow-orchestration")
+    stack.up()
+    stack.psql("delete from prices.readings where value < 0")
+    stack.build("prices")
+    timer = "systemd-run -q --on-active=1 --on-unit-active=30 --timer-property=AccuracySec=1"
+    stack.run(f"{timer} homelab-pipeline rates.build", "analytics-platform")
+    over = each_receiver({name: ["begin", "over"] for name in TITLES})
+    until(lambda: stack.messages(since) == over, 300)
+
+
+def test_silent_alertmanager_is_reported_by_another_container(stack: Monitored) -> None:
+    since, sign = time.time(), "/var/lib/homelab-alerts/watchdog"
+
+    def age() -> float:
+        return time.time() - float(stack.run(f"stat -c %Y {sign}", "analytics-platform"))
+
+    assert age() < 150
+    stack.run("systemctl stop prometheus-alertmanager", "observability")
+    stack.run(f"touch -d '10 minutes ago' {sign}; systemctl start homelab-alert-check", "analytics-platform")
+    title = "Alertmanager has given no sign of life for 10 min: no other alert is sent"
+    assert stack.messages(since) == each_receiver({title: ["begin"]})
+    stack.run("systemctl start prometheus-alertmanager", "observability")
+    until(lambda: age() < 100, 120)
+    stack.run("systemctl start homelab-alert-check", "analytics-platform")
+    assert stack.messages(since) == each_receiver({title: ["begin", "over"]})
+
+
+def test_bridges_are_removed_with_their_section(stack: Monitored) -> None:
+    path = stack.inventory.path
+    path.write_text(inventory(path.parent, None))
+    gone = LabFixture(replace(load([path, LAB.overlay]), state_dir=stack.inventory.state_dir))
+    changes(gone)
+    for container in ("observability", "analytics-platform"):
+        assert not re.search(":9[0-9]{3}", gone.run("ss -Hltn", container)), container
+        gone.run("! test -e /etc/homelab/alerts.json && ! systemctl is-active homelab-alert-check.timer", container)
+    assert changes(gone) == []

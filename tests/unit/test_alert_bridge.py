@@ -1,0 +1,373 @@
+"""The bridge of alerts on this machine: its messages, its receivers, the hours without messages, and its own checks."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import socketserver
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from homelab.paths import bundled_path
+
+SCRIPTS = bundled_path("templates/alert_bridge/scripts")
+sys.path.append(str(SCRIPTS))
+import bridge  # noqa: E402 - a program of the container, next to its modules
+import check  # noqa: E402
+import receivers  # noqa: E402
+import settings  # noqa: E402
+from messages import message_of  # noqa: E402
+
+ALERT = {
+    "status": "firing",
+    "labels": {"alertname": "PipelineFailed", "severity": "critical", "pipeline": "weather"},
+    "annotations": {
+        "summary": "The last build of the pipeline weather failed",
+        "words": "test not_null: Got 1 result",
+        "command": "homelab pipeline status weather",
+        "runbook": "docs/how-to/runbooks/pipeline-failed.md",
+    },
+    "startsAt": "2026-11-27T06:46:01.123456789Z",
+    "endsAt": "0001-01-01T00:00:00Z",
+}
+FIRING = {"version": "4", "status": "firing", "alerts": [ALERT]}
+OVER = {**FIRING, "status": "resolved", "alerts": [{**ALERT, "status": "resolved", "endsAt": "2026-11-27T08:00:01Z"}]}
+NOON = datetime(2026, 11, 27, 12)
+
+
+class Sink(BaseHTTPRequestHandler):
+    """A receiver of webhooks that takes JSON; its paths have the answers of Slack."""
+
+    got: list[Any]
+
+    def do_POST(self) -> None:
+        """Record the body."""
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        refuses = self.path == "/services/T0000/B0000/wrongtoken"
+        self.send_response(404 if refuses else 200)
+        self.end_headers()
+        self.wfile.write(b"no_service" if refuses else b"ok")
+        if not refuses:
+            self.got.append(body)
+
+    def log_message(self, *_: Any) -> None:
+        """Log nothing."""
+
+
+class Mailbox(socketserver.StreamRequestHandler):
+    """A mail server without TLS that takes every mail."""
+
+    got: list[str]
+
+    def handle(self) -> None:
+        """Answer the commands of one connection."""
+        self._say("220 mail")
+        while line := self.rfile.readline().decode().strip():
+            if line.upper() == "DATA":
+                self._say("354 go")
+                lines = iter(lambda: self.rfile.readline().decode().rstrip("\r\n"), ".")
+                self.got.append("\n".join(lines))
+            self._say("221 bye" if line.upper() == "QUIT" else "550 unknown" if "nobody@" in line else "250 ok")
+
+    def _say(self, line: str) -> None:
+        self.wfile.write(f"{line}\r\n".encode())
+
+
+@contextmanager
+def serving(server: socketserver.BaseServer) -> Iterator[int]:
+    """Serve in a thread and yield the port."""
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield server.server_address[1]  # type: ignore[misc]
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def sink() -> Iterator[tuple[str, list[Any]]]:
+    got: list[Any] = []
+    with serving(HTTPServer(("127.0.0.1", 0), type("", (Sink,), {"got": got}))) as port:
+        yield f"http://127.0.0.1:{port}", got
+
+
+@pytest.fixture
+def mailbox() -> Iterator[tuple[dict[str, Any], list[str]]]:
+    got: list[str] = []
+    with serving(socketserver.ThreadingTCPServer(("127.0.0.1", 0), type("", (Mailbox,), {"got": got}))) as port:
+        yield mail(port), got
+
+
+def slack(url: str, token: str) -> dict[str, Any]:
+    return {"kind": "slack", "url": f"{url}/services/T0000/B0000/{token}"}
+
+
+def mail(port: int, **more: Any) -> dict[str, Any]:
+    receiver = {"kind": "email", "host": "127.0.0.1", "port": port, "from": "homelab@home.arpa", "to": ["me@home.arpa"]}
+    return {**receiver, "user": None, "password": None, **more}
+
+
+def test_message_has_cause_time_words_command_and_runbook() -> None:
+    message = message_of(FIRING, "home")
+    assert message.title == "[home] The last build of the pipeline weather failed"
+    assert message.text.splitlines() == [
+        "PipelineFailed: The last build of the pipeline weather failed",
+        "Since 2026-11-27 06:46 UTC",
+        "test not_null: Got 1 result",
+        "Run: homelab pipeline status weather",
+        "Help: docs/how-to/runbooks/pipeline-failed.md",
+    ]
+
+
+def test_message_of_an_end_has_the_duration() -> None:
+    message = message_of(OVER, "home")
+    assert message.title == "[home] Over: The last build of the pipeline weather failed"
+    assert "From 2026-11-27 06:46 UTC to 2026-11-27 08:00 UTC, 1 h 14 min" in message.text
+
+
+def test_message_lists_open_alerts_only_and_keeps_one_line_each() -> None:
+    other = {**ALERT, "annotations": {"summary": "Another\r\nBcc: you@home.arpa"}}
+    ended = {**ALERT, "status": "resolved", "annotations": {"summary": "ended"}}
+    message = message_of({**FIRING, "alerts": [ALERT, other, ended]}, "home")
+    assert message.title.endswith("failed and 1 more")
+    assert "Another Bcc: you@home.arpa" in message.text
+    assert "ended" not in message.text
+
+
+def test_mail_has_subject_and_text(mailbox: tuple[dict[str, Any], list[str]]) -> None:
+    receiver, got = mailbox
+    receivers.send(receiver, message_of(FIRING, "home"))
+    (received,) = got
+    assert "Subject: [home] The last build of the pipeline weather failed" in received
+    assert "test not_null: Got 1 result" in received
+
+
+def test_password_is_sent_over_tls_only(mailbox: tuple[dict[str, Any], list[str]]) -> None:
+    receiver, got = mailbox
+    with pytest.raises(receivers.NotSent, match="has no TLS: the password is not sent"):
+        receivers.send({**receiver, "user": "me", "password": "secret"}, message_of(FIRING, "home"))
+    assert got == []
+
+
+def test_refused_recipient_is_named(mailbox: tuple[dict[str, Any], list[str]]) -> None:
+    with pytest.raises(receivers.NotSent, match=r"refuses the recipients: nobody@home\.arpa: 550 unknown"):
+        receivers.send({**mailbox[0], "to": ["nobody@home.arpa"]}, message_of(FIRING, "home"))
+
+
+def test_unreachable_mail_server_is_named() -> None:
+    with pytest.raises(receivers.NotSent, match=r"cannot send over 127\.0\.0\.1:1: Connection refused"):
+        receivers.send(mail(1), message_of(FIRING, "home"))
+
+
+def test_slack_gets_its_shape_and_a_webhook_the_payload(sink: tuple[str, list[Any]]) -> None:
+    url, got = sink
+    receivers.send({"kind": "slack", "url": f"{url}/services/T/B/x"}, message_of(FIRING, "a<b>&c"))
+    receivers.send({"kind": "webhook", "url": f"{url}/alerts"}, message_of(OVER, "home"))
+    assert got[0].keys() == {"text"}
+    assert got[0]["text"].startswith("*[a&lt;b&gt;&amp;c] The last build of the pipeline weather failed*\n")
+    assert got[1] == OVER
+
+
+def test_wrong_webhook_is_reported_without_its_token(sink: tuple[str, list[Any]]) -> None:
+    with pytest.raises(receivers.NotSent, match="404: no_service") as raised:
+        receivers.send(
+            {"kind": "slack", "url": f"{sink[0]}/services/T0000/B0000/wrongtoken"}, message_of(FIRING, "home")
+        )
+    assert "wrongtoken" not in str(raised.value)
+
+
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "no-url-with-secret", "http://127.0.0.1:1/secrettoken"])
+def test_unusable_webhook_is_an_error_without_its_token(url: str) -> None:
+    with pytest.raises(receivers.NotSent) as raised:
+        receivers.send({"kind": "webhook", "url": url}, message_of(FIRING, "home"))
+    assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "hour", "expected"),
+    [
+        ("22:00", "07:00", 23, True),
+        ("22:00", "07:00", 6, True),
+        ("22:00", "07:00", 7, False),
+        ("22:00", "07:00", 12, False),
+        ("12:00", "14:00", 13, True),
+        ("12:00", "14:00", 14, False),
+        ("12:00", "14:00", 1, False),
+    ],
+)
+def test_quiet_hours_may_cross_midnight(start: str, end: str, hour: int, expected: bool) -> None:
+    found = {"quiet": {"from": start, "to": end, "except": None}}
+    assert settings.is_quiet(found, FIRING, NOON.replace(hour=hour)) is expected
+
+
+def test_critical_alert_is_sent_in_quiet_hours_if_excepted() -> None:
+    found = {"quiet": {"from": "22:00", "to": "07:00", "except": "critical"}}
+    warning = {**FIRING, "alerts": [{**ALERT, "labels": {"severity": "warning"}}]}
+    assert not settings.is_quiet(found, FIRING, NOON.replace(hour=23))
+    assert settings.is_quiet(found, warning, NOON.replace(hour=23))
+
+
+@contextmanager
+def bridged(folder: Path, clients: tuple[str, ...] = ("127.0.0.1",), **changes: Any) -> Iterator[dict[str, Any]]:
+    """Run a bridge on loopback and yield its settings."""
+    found = {"lab": "home", "container": "box", "address": "127.0.0.1", "port": 0, "clients": list(clients)}
+    found |= {"quiet": None, "receivers": {}, "pipelines": {}, "watchdog": 0, **changes}
+    file = folder / "alerts.json"
+    file.write_text(json.dumps(found))
+    with serving(bridge.Bridge(found, file, folder)) as port:
+        yield {**found, "port": port}
+
+
+def call(found: Mapping[str, Any], path: str, content: object = None) -> tuple[int, str]:
+    body = None if content is None else json.dumps(content).encode()
+    request = urllib.request.Request(f"http://127.0.0.1:{found['port']}{path}", body)
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def test_bridge_sends_and_remembers_the_failure_of_one_receiver(sink: tuple[str, list[Any]], tmp_path: Path) -> None:
+    good, bad = (slack(sink[0], token) for token in ("good", "wrongtoken"))
+    with bridged(tmp_path, receivers={"slack": good, "webhook": bad}) as found:
+        assert call(found, "/send/slack", FIRING) == (200, "")
+        status, reason = call(found, "/send/webhook", FIRING)
+        assert status == 502
+        assert "404: no_service" in reason
+        assert "wrongtoken" not in reason
+        assert json.loads(call(found, "/")[1]) == {"receivers": {"slack": "", "webhook": reason}}
+        assert call(found, "/send/other", FIRING)[0] == 404
+        assert call(found, "/send/slack", [])[0] == 400
+    assert len(sink[1]) == 1
+
+
+def test_bridge_defers_messages_in_quiet_hours(sink: tuple[str, list[Any]], tmp_path: Path) -> None:
+    quiet = {"from": "00:00", "to": "23:59", "except": None}
+    with bridged(tmp_path, receivers={"slack": {"kind": "slack", "url": sink[0]}}, quiet=quiet) as found:
+        assert call(found, "/send/slack", FIRING)[0] == 409
+    assert sink[1] == []
+
+
+def test_bridge_refuses_other_clients(tmp_path: Path) -> None:
+    with bridged(tmp_path, clients=("192.168.2.70",)) as found:
+        assert call(found, "/watchdog", {})[0] == 403
+        assert call(found, "/")[0] == 403
+    assert not (tmp_path / "watchdog").exists()
+
+
+def test_bridge_records_the_sign_of_life(tmp_path: Path) -> None:
+    with bridged(tmp_path) as found:
+        assert call(found, "/watchdog", {})[0] == 200
+    assert (tmp_path / "watchdog").exists()
+
+
+def metrics(success: int, published: float, newest: float) -> str:
+    return (
+        f'homelab_pipeline_last_build_success{{pipeline="weather",table=""}} {success}\n'
+        f'homelab_pipeline_published_timestamp_seconds{{pipeline="weather",table=""}} {published}\n'
+        f'homelab_pipeline_newest_row_timestamp_seconds{{pipeline="weather",table=""}} {newest}\n'
+        'homelab_pipeline_last_error_info{pipeline="weather",message="test not_null: Got 1 result"} 1\n'
+    )
+
+
+def incidents(text: str, watched: float = 0, now: float = 100_000, watchdog: float = 0) -> dict[str, Any]:
+    return dict(check.incidents({"pipelines": {"weather": 10_800}, "watchdog": watchdog}, text, watched, now))
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (metrics(1, 99_000, 99_000), []),
+        (metrics(0, 99_000, 99_000), ["PipelineFailed weather"]),
+        (metrics(1, 80_000, 99_000), ["PipelineLate weather"]),
+        (metrics(1, 99_000, 80_000), ["DataStale weather"]),
+        ("", []),
+        ("garbage\n", []),
+    ],
+)
+def test_check_finds_failed_late_and_stale_pipelines(text: str, found: list[str]) -> None:
+    assert list(incidents(text)) == found
+
+
+def test_failed_build_is_reported_with_the_words_of_dbt() -> None:
+    assert (
+        incidents(metrics(0, 1, 1))["PipelineFailed weather"]["annotations"]["words"] == "test not_null: Got 1 result"
+    )
+
+
+def test_missing_sign_of_life_is_an_incident() -> None:
+    assert list(incidents("", watched=99_900, watchdog=300)) == []
+    assert list(incidents("", watched=99_600, watchdog=300)) == ["MonitoringDown"]
+
+
+def sent(state: dict[str, Any], found: Mapping[str, Any], text: str) -> None:
+    """Run the check once."""
+    check.update(state, incidents(text), datetime.now().astimezone().isoformat())
+    check.deliver(state, found)
+
+
+def test_each_incident_is_sent_once_to_each_receiver_and_so_is_its_end(
+    sink: tuple[str, list[Any]], tmp_path: Path
+) -> None:
+    state: dict[str, Any] = {}
+    good, bad = (slack(sink[0], token) for token in ("good", "wrongtoken"))
+    with bridged(tmp_path, receivers={"slack": good, "webhook": bad}) as found:
+        for _ in range(3):
+            sent(state, found, metrics(0, 1, 1))  # late as well, which the failure explains
+        sent(state, found, metrics(1, 99_000, 99_000))
+        sent(state, found, metrics(1, 99_000, 99_000))
+    assert [each["text"].partition("\n")[0] for each in sink[1]] == [
+        "*[home] The last build of the pipeline weather failed*",
+        "*[home] Over: The last build of the pipeline weather failed*",
+    ]
+    assert state == {}
+
+
+def test_incident_that_begins_and_ends_in_quiet_hours_is_not_sent(sink: tuple[str, list[Any]], tmp_path: Path) -> None:
+    state: dict[str, Any] = {}
+    quiet = {"from": "00:00", "to": "23:59", "except": None}
+    with bridged(tmp_path, receivers={"slack": {"kind": "slack", "url": sink[0]}}, quiet=quiet) as found:
+        sent(state, found, metrics(0, 1, 1))
+        sent(state, found, metrics(1, 99_000, 99_000))
+    assert sink[1] == []
+    assert state == {}
+
+
+def test_test_message_reaches_the_others_if_one_receiver_fails(sink: tuple[str, list[Any]], tmp_path: Path) -> None:
+    good = slack(sink[0], "good")
+    with bridged(tmp_path, receivers={"email": mail(1), "slack": good}):
+        words = [sys.executable, str(SCRIPTS / "send.py"), "--test", f"--settings={tmp_path / 'alerts.json'}"]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert json.loads(done.stdout) == {"email": "cannot send over 127.0.0.1:1: Connection refused", "slack": ""}
+    assert "Test message from box" in sink[1][0]["text"]
+
+
+def test_receiver_that_does_not_answer_delays_no_other_one(sink: tuple[str, list[Any]], tmp_path: Path) -> None:
+    silent = socketserver.TCPServer(("127.0.0.1", 0), socketserver.BaseRequestHandler)  # accepts, and is not served
+    slow = {"kind": "webhook", "url": f"http://127.0.0.1:{silent.server_address[1]}/"}
+    with bridged(tmp_path, receivers={"webhook": slow, "slack": {"kind": "slack", "url": sink[0]}}) as found:
+        threading.Thread(target=call, args=(found, "/send/webhook", FIRING), daemon=True).start()
+        start = time.monotonic()
+        assert call(found, "/send/slack", FIRING)[0] == 200
+        assert time.monotonic() - start < 5
+    silent.server_close()
+
+
+def test_scripts_are_strictly_typed() -> None:
+    mypy = [str(Path(sys.executable).with_name("mypy")), "--strict", "--ignore-missing-imports", "--no-error-summary"]
+    done = subprocess.run([*mypy, str(SCRIPTS)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{shlex.join(mypy)}\n{done.stdout}"
