@@ -11,6 +11,7 @@ from typing import Any
 from homelab.errors import InputError
 from homelab.host import argv
 from homelab.model import Container, Inventory
+from homelab.model.stages import ANALYTICS
 from homelab.pipelines.layout import Layout
 from homelab.plan import select_containers
 from homelab.runtime import log_reader
@@ -72,13 +73,13 @@ def units_of(container: Container, parts: Sequence[str] = ()) -> list[str]:
 
 def _selection(inventory: Inventory, container: Container, parts: Sequence[str]) -> LogSelection:
     """Return the logs of these services, pipelines and units of a container; all of its services without parts."""
-    running = [name for name, service in container.services.items() if service.runs_pipeline]
-    every = not parts or any(name in parts for name in running)
+    runs_dbt = ANALYTICS in inventory.stages_on(container)
+    every = not parts or ANALYTICS in parts
     wanted = [each for each in inventory.pipelines if each.name in parts]
     dags: list[str] | None = None
     if "airflow" in container.services:
         dags = [] if not parts or "airflow" in parts else [each.dag_id for each in wanted] or None
-    pipelines = (inventory.pipelines if every else wanted) if running else ()
+    pipelines = (inventory.pipelines if every else wanted) if runs_dbt else ()
     return LogSelection(units_of(container, parts) or None, [each.name for each in pipelines], dags)
 
 

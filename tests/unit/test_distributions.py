@@ -102,6 +102,7 @@ OLDER = {
     "ExecStartPre",
     "Group",
     "KillMode",
+    "Nice",
     "NoNewPrivileges",
     "PrivateTmp",
     "Restart",
