@@ -83,7 +83,8 @@ def read(path: Path, root: Section) -> Inventory:
     node = proxmox.node if proxmox else None
     reader = Reader(lab, path, subnet, node, defaults, vmids, root.registry, alerts=root.has("alerts"))
     containers = reader.read(found.get("containers", {}))
-    check_gateway_ports(found.get("containers", {}), containers)
+    if not root.problems.found:  # the endpoints of a faulty service cannot be read
+        check_gateway_ports(found.get("containers", {}), containers)
     _check_bridges(root, containers)
     pipelines = found.get("pipelines", root.below("pipelines"))
     has_weather = isinstance(pipelines.data.get(WEATHER), dict)

@@ -108,9 +108,16 @@ def test_web_uis_are_probed_over_the_gateway(tmp_path: Path) -> None:
     }
 
 
-def test_two_web_uis_with_the_same_port_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="has a web UI on port 8080, as airflow of airflow-orchestration has"):
-        inventory(tmp_path, services="{prometheus: {}, airflow: {}}")
+def test_web_ui_without_a_port_of_the_gateway_is_refused(tmp_path: Path) -> None:
+    first = inventory(tmp_path)
+    for port, problem in (
+        (9090, "has a web UI on port 9090, as airflow of airflow-orchestration has: the gateway needs another port"),
+        (60000, "has a web UI on port 60000: the gateway serves ports up to 55535"),
+    ):
+        text = f"containers: {{airflow-orchestration: {{services: {{airflow: {{port: {port}}}}}}}}}"
+        (tmp_path / "same.yaml").write_text(text)
+        with pytest.raises(InputError, match=problem):
+            load([first.path, tmp_path / "overlay.yaml", tmp_path / "same.yaml"])
 
 
 @pytest.mark.parametrize(
