@@ -25,14 +25,16 @@ _INTERVAL = 1.0  # seconds between two looks for new lines
 _PRIORITIES = {"critical": 3, "error": 3, "warning": 4, "warn": 4, "info": 6, "debug": 7}
 # A line of Airflow 2.11; the following lines without a time belong to it.
 _OLD_LINE = re.compile(r"\[(\d{4}-\d\d-\d\dT[\d:.]+[+-]\d{4})\] \{[^}]*\} ([A-Z]+) - (.*)")
-_TASK = re.compile(r"dag_id=(?P<dag>[^/]+)/run_id=[^/]+/task_id=(?P<task>[^/]+)/(map_index=\d+/)?attempt=\d+\.log")
+_TASK = re.compile(r"dag_id=([^/]+)/run_id=[^/]+/task_id=([^/]+)/(?:map_index=\d+/)?attempt=\d+\.log")
 
 Line = tuple[float, str, int, str]  # time, unit, priority, text
 
 
 @dataclass
 class Source:
-    """Files to print: those of dbt in a folder, as lines of `unit`, or those of Airflow's tasks, of all or some DAGs.
+    """Files to print: those of dbt in a folder, as lines of `unit`, or those of Airflow's tasks.
+
+    `dags` are names of DAGs, or of tasks such as `prices.fetch`; without one, all are read.
 
     Of the lines with at most this `priority`, the last `lines` since a time in seconds; None: all.
     """
@@ -53,11 +55,15 @@ class Source:
                 if self.unit:
                     if name.startswith("dbt.log"):
                         yield path, self.unit
-                elif (found := _TASK.fullmatch(os.path.relpath(path, self.folder))) and self._wants(found["dag"]):
-                    yield path, f"{found['dag']}.{found['task']}"
+                elif task := self._task(os.path.relpath(path, self.folder)):
+                    yield path, task
 
-    def _wants(self, dag: str) -> bool:
-        return not self.dags or dag in self.dags
+    def _task(self, path: str) -> str:
+        """Return the name of the task of a file; "" for other files, and for tasks that are not wanted."""
+        if not (found := _TASK.fullmatch(path)):
+            return ""
+        dag, task = found.groups()
+        return f"{dag}.{task}" if not self.dags or dag in self.dags or f"{dag}.{task}" in self.dags else ""
 
 
 def parse(text: str) -> tuple[float, int, str] | None:

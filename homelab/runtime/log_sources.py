@@ -10,8 +10,8 @@ from typing import Any
 
 from homelab.errors import InputError
 from homelab.host import argv
-from homelab.model import Container, Inventory
-from homelab.model.stages import ANALYTICS
+from homelab.model import Container, Inventory, Pipeline
+from homelab.model.stages import ANALYTICS, INGESTION, stage_of
 from homelab.pipelines.layout import Layout
 from homelab.plan import select_containers
 from homelab.runtime import log_reader
@@ -23,7 +23,8 @@ from homelab.services.airflow_environment import HOME
 class LogSelection:
     """The logs to show of one container; None and no pipelines omit a kind.
 
-    An empty list of units is the whole journal, an empty list of DAGs are all.
+    An empty list of units is the whole journal, an empty list of DAGs are all. A DAG may be one of its tasks, such as
+    `prices.fetch`.
     """
 
     units: Sequence[str] | None = None
@@ -37,8 +38,8 @@ class LogSelection:
 def select_logs(inventory: Inventory, targets: Sequence[str]) -> Mapping[str, LogSelection]:
     """Return the logs to show by container. Raises InputError.
 
-    Targets are names of containers, services, pipelines and units. Containers restrict the place; all others restrict
-    the content. A unit of no service needs its container.
+    Targets are names of containers, services, pipelines, and units as the lines show them. Containers restrict the
+    place; all others restrict the content. A unit of no service needs its container.
     """
     names = [each for each in targets if each in {container.name for container in inventory.containers}]
     parts = [each for each in targets if each not in names]
@@ -75,12 +76,22 @@ def _selection(inventory: Inventory, container: Container, parts: Sequence[str])
     """Return the logs of these services, pipelines and units of a container; all of its services without parts."""
     runs_dbt = ANALYTICS in inventory.stages_on(container)
     every = not parts or ANALYTICS in parts
-    wanted = [each for each in inventory.pipelines if each.name in parts]
+    pipelines = [each.name for each in inventory.pipelines if every or {each.name, f"{each.name}.dbt"} & {*parts}]
     dags: list[str] | None = None
     if "airflow" in container.services:
-        dags = [] if not parts or "airflow" in parts else [each.dag_id for each in wanted] or None
-    pipelines = (inventory.pipelines if every else wanted) if runs_dbt else ()
-    return LogSelection(units_of(container, parts) or None, [each.name for each in pipelines], dags)
+        wanted = [name for each in inventory.pipelines for name in _task_logs(each, parts)]
+        dags = [] if not parts or "airflow" in parts else wanted or None
+    return LogSelection(units_of(container, parts) or None, pipelines if runs_dbt else (), dags)
+
+
+def _task_logs(pipeline: Pipeline, parts: Sequence[str]) -> Iterator[str]:
+    """Yield the DAG of a pipeline, or those of its tasks that are wanted; for the ingestion, all that it runs."""
+    if pipeline.name in parts:
+        yield pipeline.dag_id
+    for command in pipeline.tasks:
+        task = f"{pipeline.dag_id}.{pipeline.task(command)}"
+        if task in parts or (INGESTION in parts and stage_of(command) == INGESTION):
+            yield task
 
 
 def file_sources(inventory: Inventory, chosen: LogSelection) -> Iterator[dict[str, Any]]:

@@ -40,6 +40,7 @@ from homelab.services.airflow_environment import (
     secrets_file,
     settings_file,
 )
+from homelab.services.airflow_failures import failed_tasks, failed_tasks_program
 from homelab.services.airflow_gate import FOLDER, KEY, known_hosts_file, wait_for_gates
 from homelab.services.airflow_metadata import CLI, admin_user, in_metadata, metrics, migration
 from homelab.services.airflow_packages import venv_lock
@@ -130,8 +131,8 @@ class Airflow(Service):
         return AirflowObjects(connections=self.connections, variables=self.variables, pools=self.pools)
 
     def metric_commands(self, context: ServiceContext) -> Mapping[str, str]:
-        """Return the query for the state of its scheduler and its DAGs: its container can read the metadata already."""
-        return {"airflow": metrics()}
+        """Return the queries for its scheduler, DAGs and failed tasks: its container can read the metadata already."""
+        return {"airflow": metrics(), "airflow-failures": failed_tasks(SANDBOX, f"{HOME}/logs")}
 
     def data_folders(self) -> Sequence[str]:
         """Return the folder with the logs of the tasks."""
@@ -182,6 +183,7 @@ class Airflow(Service):
             environment,
             secrets,
             SANDBOX.file(),
+            failed_tasks_program(),
             known_hosts_file(context),
             database_file(context),
             File(CLI, render("airflow/homelab-airflow.j2", sandbox=SANDBOX, venv=_VENV), mode=0o700),

@@ -229,10 +229,11 @@ def _pipelines(inventory: Inventory) -> Iterator[Alert]:
     )
 
 
-def _words(series: str, label: str, words: str) -> str:
-    """Return the template of the label `words` of a series, chosen by a label of the alert."""
+def _words(series: str, label: str, *words: str) -> str:
+    """Return the template of the labels `words` of series, chosen by a label of the alert."""
     query = f"query (printf {json.dumps(series)} $labels.{label})"
-    return f"{{{{ range {query} }}}}{{{{ .Labels.{words} }}}} {{{{ end }}}}"
+    texts = ": ".join(f"{{{{ .Labels.{each} }}}}" for each in words)
+    return f"{{{{ range {query} }}}}{texts} {{{{ end }}}}"
 
 
 def _airflow() -> Iterator[Alert]:
@@ -253,7 +254,7 @@ def _airflow() -> Iterator[Alert]:
         "The last run of the DAG {{ $labels.dag }} failed",
         "dag-failed",
         "homelab status",
-        _words("homelab_airflow_dag_failed_task{dag=%q}", "dag", "task"),
+        _words("homelab_airflow_dag_failed_task{dag=%q}", "dag", "task", "message"),
     )
 
 

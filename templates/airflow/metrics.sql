@@ -3,7 +3,7 @@ with present as (
     -- Airflow 3.x has the column is_stale, 2.11 is_active.
     where coalesce(not (to_jsonb(dag) ->> 'is_stale')::boolean, (to_jsonb(dag) ->> 'is_active')::boolean)
 ), last as (
-    select distinct on (dag_id) dag_id, run_id, state, start_date, end_date
+    select distinct on (dag_id) dag_id, state, start_date, end_date
     from dag_run join present using (dag_id)
     where state in ('success', 'failed') and end_date is not null
     order by dag_id, end_date desc
@@ -27,6 +27,3 @@ with present as (
 select 'homelab_airflow_' || name || coalesce('{dag="' || dag || '"' || coalesce(',state="' || state || '"', '') || '}', '')
     || ' ' || round(value, 1)
 from metrics where value is not null
-union all
-select distinct 'homelab_airflow_dag_failed_task{dag="' || dag_id || '",task="' || task_id || '"} 1'
-from last join task_instance as task using (dag_id, run_id) where last.state = 'failed' and task.state = 'failed'

@@ -187,11 +187,29 @@ def remove_old_runs(folder: Folder, dag: str) -> None:
     assert folder.on_airflow(f"{logs} | wc -l") == "0"
 
 
+def test_top_has_the_state_of_all_containers(folder: Folder) -> None:
+    sample = json.loads(folder.homelab("top", "--once", "--json"))
+    for each in sample["containers"]:
+        assert each["problem"] == ""
+        assert set(each["units"].values()) <= {"active"}
+        assert 0 < each["memory"] <= each["memory_total"]
+        assert 0 < each["disk"] < each["disk_total"]
+    (weather,) = sample["pipelines"]
+    assert (weather["healthy"], weather["run"]) == (True, "success")
+    assert weather["age"] < 600
+    assert 0 < sample["database"]["connections"] < sample["database"]["limit"]
+    assert {line["container"] for line in sample["logs"]} == {each["name"] for each in sample["containers"]}
+    shown = folder.homelab("top")
+    assert "sparklines: samples since" in shown
+    assert "✓ weather" in shown
+
+
 def test_journal_stays_within_its_limit(folder: Folder) -> None:
-    fill = "head -c 45000000 /dev/urandom | base64 -w 4000 | systemd-cat"
+    fill = "head -c 45000000 /dev/urandom | base64 -w 40000 | systemd-cat"
     size = "du -skc /var/log/journal /run/log/journal 2>/dev/null | tail -n 1 | cut -f1"
-    assert int(folder.on_airflow(f"{fill}; sleep 2; {size}")) <= 16 * 1024 + 16, "with its folders"
-    assert folder.on_airflow("logger after-the-fill; sleep 1; journalctl -n 5 | grep -c after-the-fill") == "1"
+    assert int(folder.on_airflow(f"{fill}; journalctl --sync; {size}")) <= 16 * 1024 + 16, "with its folders"
+    newest = "echo newest | systemd-cat -t newest; journalctl --sync; journalctl -t newest --output=cat"
+    assert folder.on_airflow(newest) == "newest"
 
 
 def test_import_error_fails_only_the_deploy_of_the_users_dags(folder: Folder) -> None:

@@ -222,7 +222,7 @@ def test_each_incident_is_sent_once_to_each_receiver_and_so_is_its_end(stack: Mo
         for receiver, title, text in stack.sinks.messages(stack, since)
         if receiver == "email" and TITLES["build"] in title
     )
-    assert "test.prices.no_negative_reading: Got 1 result, configured to fail if != 0" in text
+    assert "test no_negative_reading: Got 1 result, configured to fail if != 0" in text
     assert "Run: homelab pipeline status prices" in text
 
     stack.run("umount /srv/full", "postgres-data")

@@ -23,7 +23,9 @@ from homelab.errors import HomelabError
 from homelab.host import check
 from homelab.model import Pipeline, SchemaVersion, ServiceContext
 from homelab.pipelines.container_steps import Limits, profiles_yml
+from homelab.pipelines.exclusion_view import ExclusionView
 from homelab.pipelines.pipeline_metrics import labelled
+from homelab.pipelines.schema_step import SchemaVersions
 from homelab.progress import SilentProgress
 from homelab.services.postgres import contents
 from homelab.steps.converge import converge
@@ -77,7 +79,7 @@ class Prices:
     def metrics(self) -> dict[str, float]:
         """Return the metrics of the last build, as a container with node_exporter has them."""
         text = LocalHost().run(labelled("prices", f"cat {self.layout.data}/metrics.prom")).text
-        return {name: float(value) for name, value in (line.split() for line in text.splitlines())}
+        return {name: float(value) for name, _, value in (line.rpartition(" ") for line in text.splitlines())}
 
     @property
     def build_words(self) -> list[str]:
@@ -304,6 +306,9 @@ def test_each_build_writes_its_metrics(prices: Prices) -> None:
     prices.build(expect=EXIT.build_failed)
     assert prices.metrics()["homelab_pipeline_last_build_success" + label % ""] == 0
     assert prices.metrics()["homelab_pipeline_published_timestamp_seconds" + label % ""] == published
+    (words,) = [name for name in prices.metrics() if "last_error_info" in name]
+    assert words.startswith('homelab_pipeline_last_error_info{pipeline="prices",message="model prices_daily: ')
+    assert "no_column" in words
 
 
 def test_model_with_a_wrong_column_is_found_before_it_is_built(prices: Prices) -> None:
@@ -340,6 +345,26 @@ def test_next_version_of_the_schema_is_applied_on_top_of_the_rows(prices: Prices
     with prices.connect("prices") as connection:
         assert connection.execute("select to_regclass('prices.a')").fetchone() == (None,)
     assert prices.apply_schema(grown) == []
+
+
+def test_role_of_dbt_sees_when_the_tables_are_made(prices: Prices) -> None:
+    """With the ingestion on a container of its own, the container of the builds waits for this."""
+
+    def are_made(pipeline: Pipeline) -> bool:
+        steps = schema_steps(replace(prices.layout, pipeline=pipeline))
+        conditions = [each.is_current for each in steps if isinstance(each, SchemaVersions | ExclusionView)]
+        assert len(conditions) == 2
+        with prices.connect("prices_dbt") as connection:
+            return connection.execute(f"select {' and '.join(conditions)}".encode()).fetchall() == [(True,)]
+
+    assert not are_made(prices.pipeline)
+    prices.apply_schema()
+    assert are_made(prices.pipeline)
+    versions = (*prices.pipeline.schema_versions, SchemaVersion(2, "alter table readings add note text"))
+    changed = replace(prices.pipeline, schema_versions=versions)
+    assert not are_made(changed)
+    prices.apply_schema(changed)
+    assert are_made(changed)
 
 
 def test_roles_reach_the_tables_of_their_pipeline_only(prices: Prices) -> None:

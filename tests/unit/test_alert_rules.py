@@ -241,6 +241,53 @@ def test_each_alert_fires_and_resolves(inventory: Inventory, tmp_path: Path, pac
     promtool(tmp_path, "test", "rules", "tests.yml")
 
 
+@needs_promtool
+@pytest.mark.parametrize(
+    ("name", "series", "words"),
+    [
+        (
+            "PipelineFailed",
+            {
+                'homelab_pipeline_last_build_success{pipeline="weather"}': "0x9",
+                'homelab_pipeline_last_error_info{pipeline="weather",message="test.x: Got 1 result"}': "1x9",
+                'homelab_pipeline_last_error_info{pipeline="prices",message="another"}': "1x9",
+            },
+            "test.x: Got 1 result ",
+        ),
+        (
+            "DagFailed",
+            {
+                'homelab_airflow_dag_last_run_success{dag="d"}': "0x9",
+                'homelab_airflow_dag_failed_task{dag="d",task="fetch",message="exit status 6"}': "1x9",
+            },
+            "fetch: exit status 6 ",
+        ),
+        ("DagFailed", {'homelab_airflow_dag_last_run_success{dag="d"}': "0x9"}, ""),
+    ],
+)
+def test_alert_has_the_words_of_the_failed_program(
+    inventory: Inventory, tmp_path: Path, name: str, series: Mapping[str, str], words: str
+) -> None:
+    (rule,) = [rule for rule in alerts(inventory) if rule.name == name]
+    (label,) = [part for part in ('pipeline="weather"', 'dag="d"') if part in next(iter(series))]
+    key, value = label.replace('"', "").split("=")
+    notes = {
+        "summary": rule.summary.replace(f"{{{{ $labels.{key} }}}}", value),
+        "words": words,
+        "command": rule.command.replace(f"{{{{ $labels.{key} }}}}", value),
+        "runbook": rule.page,
+    }
+    expected = {"exp_labels": {"severity": rule.severity, key: value}, "exp_annotations": notes}
+    test = {
+        "interval": "1m",
+        "input_series": [{"series": name, "values": values} for name, values in series.items()],
+        "alert_rule_test": [{"eval_time": "5m", "alertname": name, "exp_alerts": [expected]}],
+    }
+    (tmp_path / "rules.yml").write_bytes(rules_file([rule], 30))
+    (tmp_path / "tests.yml").write_text(json.dumps({"rule_files": ["rules.yml"], "tests": [test]}))
+    promtool(tmp_path, "test", "rules", "tests.yml")
+
+
 def test_unit_of_a_service_that_is_stopped_is_an_incident(inventory: Inventory) -> None:
     (rule,) = [rule for rule in alerts(inventory) if rule.name == "UnitFailed"]
     assert (

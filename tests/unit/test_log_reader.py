@@ -65,6 +65,7 @@ def test_logs_of_tasks_are_merged_by_time_with_the_names_of_dag_and_task(tmp_pat
         ("prices.build", "two"),
         ("prices.fetch", "three"),
     ]
+    assert texts(Reader(Source(str(tmp_path), dags=["prices.build"])).history()) == [("prices.build", "two")]
     assert ("other.x", "of another DAG") in texts(Reader(Source(str(tmp_path))).history())
 
 

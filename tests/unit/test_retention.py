@@ -101,3 +101,19 @@ def test_timer_starts_again_after_a_migration_that_has_stopped_it(tmp_path: Path
     found = steps(inventory(tmp_path, ""), "airflow-orchestration")
     (timer,) = [step for step in found if isinstance(step, SystemdUnit) and step.unit == "airflow-cleanup.timer"]
     assert "upgrade of airflow" in [step.title for step in timer.triggered_by]
+
+
+def test_log_of_each_dbt_is_limited_also_in_a_build_of_the_users_own(tmp_path: Path) -> None:
+    folder = tmp_path / "prices"
+    (folder / "scripts").mkdir(parents=True)
+    (folder / "scripts" / "build.py").touch()
+    (folder / "pipeline.yaml").write_text("commands: {build: scripts/build.py}\nschedule: '@daily'\n")
+    key = tmp_path / "key"
+    key.write_text("x")
+    key.chmod(0o600)
+    found = inventory(tmp_path, f"pipelines: {{prices: {{path: {folder}}}, weather: {{api_key_file: {key}}}}}")
+    root = "/opt/analytics-platform/pipelines/prices"
+    lines = set(file(steps(found, "analytics-platform"), f"{root}/pipeline.env").splitlines())
+    assert {f"DBT_LOG_PATH={root}/data/logs", "DBT_LOG_FILE_MAX_BYTES=1048576", "DBT_LOG_FORMAT_FILE=json"} <= set(
+        lines
+    )

@@ -41,8 +41,14 @@ def _of_build(report: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     yield "last_build_duration_seconds", report["seconds"]
     yield "last_build_tests_failed", report["tests_failed"]
     failed = [each for each in report["problems"] if each["status"] in ("error", "fail")]
-    if words := "; ".join(f"{each['node']}: {each['message']}" for each in failed):
+    if words := "; ".join(f"{_named(each['node'])}: {each['message']}" for each in failed):
         yield f'last_error_info{{message="{_label(words)}"}}', 1
+
+
+def _named(node: str) -> str:
+    """Return `test NAME` for dbt's id of a node: KIND.PROJECT.NAME, for a generic test with a hash at the end."""
+    kind, *parts = node.split(".")
+    return f"{kind} {parts[1]}" if len(parts) > 1 else node
 
 
 def _label(text: str) -> str:

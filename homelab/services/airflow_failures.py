@@ -1,0 +1,33 @@
+"""The own words of failed tasks in Airflow, as metrics."""
+
+from __future__ import annotations
+
+from homelab.host import argv
+from homelab.paths import bundled_path
+from homelab.sandbox import Sandbox
+from homelab.services.airflow_metadata import in_metadata
+from homelab.steps import File
+
+_PROGRAM = "/usr/local/sbin/homelab-airflow-failed-tasks"
+_FAILED = """
+with last as (
+    select distinct on (dag_id) dag_id, run_id, state from dag_run
+    where state in ('success', 'failed') and end_date is not null order by dag_id, end_date desc
+)
+select coalesce(json_agg(json_build_array(dag_id, run_id, task_id)), '[]')
+from last join task_instance as task using (dag_id, run_id) where last.state = 'failed' and task.state = 'failed'
+"""
+
+
+def failed_tasks_program() -> File:
+    """Return the step for the program that reads the logs."""
+    return File(_PROGRAM, bundled_path("templates/airflow/failed_tasks.py").read_bytes(), mode=0o755)
+
+
+def failed_tasks(sandbox: Sandbox, logs: str) -> str:
+    """Return shell text that prints a metric for each failed task of the last runs, with words from its log.
+
+    The DAGs write the logs: the program reads them with the privileges of their user.
+    """
+    as_user = argv("setpriv", f"--reuid={sandbox.user}", f"--regid={sandbox.user}", "--clear-groups", "--")
+    return f"({in_metadata(' '.join(_FAILED.split()))}) | {as_user} {argv(_PROGRAM, logs)}"
