@@ -71,6 +71,6 @@ def demo(inventory_path: Path, progress: Progress) -> Demo:
     else:
         progress.note("pipeline", str(run_pipeline(session, WEATHER)))
     temperatures, days = (query_marts(session, sql, WEATHER) for sql in (_PICTURE, _ROWS))
-    report, address = report_lab(session), ui(locate(inventory).container_with("airflow"))
+    report, address = report_lab(session), ui(locate(inventory))
     progress.note("demo", f"took {duration(time.monotonic() - started)} in total")
     return Demo(report, temperatures, days, address)
