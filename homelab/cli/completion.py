@@ -56,6 +56,12 @@ def _secrets(_: typer.Context, inventory: Inventory) -> Iterable[str]:
     return FileSecretStore(inventory.state_dir).names()
 
 
+def _web_uis(_: typer.Context, inventory: Inventory) -> Iterable[str]:
+    from homelab.model.web_uis import web_uis
+
+    return (ui.service for ui in web_uis(inventory.containers))
+
+
 def _snapshots(_: typer.Context, inventory: Inventory) -> Iterable[str]:
     from homelab.commands.snapshot import list_snapshots
     from homelab.progress import SilentProgress
@@ -68,3 +74,4 @@ containers = _completer(lambda _, inventory: (container.name for container in in
 log_targets = _completer(_log_targets)
 secrets = _completer(_secrets)
 snapshots = _completer(_snapshots)
+web_uis = _completer(_web_uis)

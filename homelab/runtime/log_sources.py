@@ -11,7 +11,7 @@ from typing import Any
 from homelab.errors import InputError
 from homelab.host import argv
 from homelab.model import Container, Inventory, Pipeline
-from homelab.model.stages import ANALYTICS
+from homelab.model.stages import ANALYTICS, INGESTION, stage_of
 from homelab.pipelines.layout import Layout
 from homelab.plan import select_containers
 from homelab.runtime import log_reader
@@ -85,11 +85,13 @@ def _selection(inventory: Inventory, container: Container, parts: Sequence[str])
 
 
 def _task_logs(pipeline: Pipeline, parts: Sequence[str]) -> Iterator[str]:
-    """Yield the DAG of a pipeline, or those of its tasks that are wanted."""
+    """Yield the DAG of a pipeline, or those of its tasks that are wanted; for the ingestion, all that it runs."""
     if pipeline.name in parts:
         yield pipeline.dag_id
-    tasks = (f"{pipeline.dag_id}.{pipeline.task(command)}" for command in pipeline.tasks)
-    yield from (task for task in tasks if task in parts)
+    for command in pipeline.tasks:
+        task = f"{pipeline.dag_id}.{pipeline.task(command)}"
+        if task in parts or (INGESTION in parts and stage_of(command) == INGESTION):
+            yield task
 
 
 def file_sources(inventory: Inventory, chosen: LogSelection) -> Iterator[dict[str, Any]]:

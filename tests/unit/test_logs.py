@@ -19,7 +19,7 @@ from homelab.model import Inventory
 from homelab.paths import bundled_path
 from homelab.runtime.journals import Journals, LogLine, parse_line
 from homelab.runtime.log_sources import LogSelection, file_sources, select_logs
-from tests.scripts import DAG_ID
+from tests.scripts import DAG_ID, TASKS
 
 AIRFLOW = [
     "airflow-api-server.service",
@@ -28,6 +28,7 @@ AIRFLOW = [
     "airflow-cleanup.timer",
 ]
 POSTGRES = ["postgresql@16-main.service"]
+FETCHES = [f"{DAG_ID}.{TASKS[command]}" for command in ("fetch", "check")]
 NOW = datetime(2026, 11, 27, 6, tzinfo=UTC)
 
 
@@ -72,6 +73,7 @@ ALL = ["prices", "sales", "weather"]
         (["weather"], {ANALYTICS: LogSelection(None, ["weather"]), ORCHESTRATION: LogSelection(dags=[DAG_ID])}),
         (["prices.dbt"], {ANALYTICS: LogSelection(None, ["prices"])}),
         (["prices.fetch"], {ORCHESTRATION: LogSelection(dags=["prices.fetch"])}),
+        (["ingestion"], {ORCHESTRATION: LogSelection(dags=[*FETCHES, "prices.fetch", "sales.fetch"])}),
         (["airflow-orchestration", "prices"], {ORCHESTRATION: LogSelection(dags=["prices"])}),
     ],
 )
