@@ -21,6 +21,7 @@ RESULTS = {
     "deploy": "homelab.commands.deploy:deploy",
     "status": "homelab.commands.status:status",
     "logs": "homelab.commands.logs:logs",
+    "top": "homelab.runtime.lab_sample:Sampler.sample",
     "query": "homelab.commands.query:query",
     "pull": "homelab.commands.pull:pull",
     "backup": "homelab.commands.backup:backup",

@@ -42,13 +42,14 @@ class Sandbox:
     """The limits of one service: its user, and the only folders that it can write; the first is its working directory.
 
     `environment` are the files with its environment, which only root can read. `passed` are the variables that a
-    command within the limits takes over from its caller.
+    command within the limits takes over from its caller, `capabilities` the only ones of root that its unit keeps.
     """
 
     user: str
     writable: Sequence[str]
     environment: Sequence[str] = ()
     passed: Sequence[str] = ()
+    capabilities: Sequence[str] = ()
 
     @property
     def lines(self) -> Sequence[str]:
@@ -59,6 +60,11 @@ class Sandbox:
             *(f"EnvironmentFile={file}" for file in self.environment),
             f"Environment=HOME={self.writable[0]}",  # the user's home cannot be read, which libpq takes for an error
             *LIMITS,
+            *(
+                f"{kind}={name}"
+                for name in self.capabilities
+                for kind in ("CapabilityBoundingSet", "AmbientCapabilities")
+            ),
             f"ReadWritePaths={' '.join(self.writable)}",
         )
 

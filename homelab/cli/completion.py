@@ -43,6 +43,7 @@ def _log_targets(context: typer.Context, inventory: Inventory) -> Iterable[str]:
     named = [container for container in inventory.containers if container.name in given]
     if not given:
         yield from (container.name for container in inventory.containers)
+        yield from (pipeline.name for pipeline in inventory.pipelines)
     for container in named or inventory.containers:
         yield from container.services
         for service in container.services.values():
@@ -53,6 +54,12 @@ def _secrets(_: typer.Context, inventory: Inventory) -> Iterable[str]:
     from homelab.secrets import FileSecretStore
 
     return FileSecretStore(inventory.state_dir).names()
+
+
+def _web_uis(_: typer.Context, inventory: Inventory) -> Iterable[str]:
+    from homelab.model.web_uis import web_uis
+
+    return (ui.service for ui in web_uis(inventory.containers))
 
 
 def _snapshots(_: typer.Context, inventory: Inventory) -> Iterable[str]:
@@ -67,3 +74,4 @@ containers = _completer(lambda _, inventory: (container.name for container in in
 log_targets = _completer(_log_targets)
 secrets = _completer(_secrets)
 snapshots = _completer(_snapshots)
+web_uis = _completer(_web_uis)

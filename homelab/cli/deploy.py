@@ -107,8 +107,8 @@ def logs(
     targets: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="CONTAINER|SERVICE|UNIT",
-            help="Containers restrict the place, services and units the content; default: all services.",
+            metavar="CONTAINER|SERVICE|PIPELINE|UNIT",
+            help="Containers restrict the place, services, pipelines and units the content; default: all services.",
             autocompletion=completion.log_targets,
         ),
     ] = None,
@@ -122,30 +122,33 @@ def logs(
     since: Annotated[str | None, typer.Option("--since", help="A duration, such as 30m or 2h, or a time.")] = None,
     level: Annotated[
         Literal["error", "warning", "info", "debug"], typer.Option("--level", help="Lines of this level or worse.")
-    ] = "debug",
+    ] = "info",
     grep: Annotated[str | None, typer.Option("--grep", help="Lines that match this regular expression.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Show the journals of the services, of several containers by time.
+    """Show the logs of services and pipelines, of several containers by time: journals, dbt, and Airflow's tasks.
 
-    Without --since, --level and --grep search the last 24 hours. JSON is one object per line.
+    Without --since, a search with --grep or for warnings or errors covers 24 hours. JSON is one object per line.
 
     Example:  homelab logs airflow postgres --since 2h --level warning -f
     """
     from homelab.cli.log_output import log_printer
-    from homelab.commands.logs import LogFilter, parse_pattern, parse_since, selected_units
+    from homelab.commands.logs import LogFilter, parse_pattern, parse_since
     from homelab.commands.logs import logs as run
+    from homelab.runtime.interactive import default_interrupt
+    from homelab.runtime.log_sources import select_logs
 
     session, now = settings.session(), datetime.now(UTC)
     start, pattern = since and parse_since(since, now), grep and parse_pattern(grep)
     count = 100 if lines is None and since is None else lines
     chosen = LogFilter(follow, count, start or None, level, pattern or None)
-    units = selected_units(session.inventory, targets or ())
-    show = log_printer(list(units), as_json)
+    selected = select_logs(session.inventory, targets or ())
+    show = log_printer(list(selected), as_json)
     statuses: dict[str, int] = {}
     try:
-        for line in run(session, units, chosen, now, statuses):
-            show(line)
+        with default_interrupt():
+            for line in run(session, selected, chosen, now, statuses):
+                show(line)
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
     for name in statuses:

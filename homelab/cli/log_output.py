@@ -11,7 +11,7 @@ from homelab.cli.results import print_json_line
 from homelab.runtime.journals import LogLine
 
 _COLOURS = ("cyan", "green", "magenta", "blue", "bright_cyan", "bright_green", "bright_magenta", "bright_blue")
-_LEVEL_STYLES = {"error": "red", "warning": "yellow", "debug": "dim"}
+LEVEL_STYLES = {"error": "red", "warning": "yellow", "debug": "dim"}
 
 
 def log_printer(containers: Sequence[str], as_json: bool) -> Callable[[LogLine], None]:
@@ -24,7 +24,7 @@ def log_printer(containers: Sequence[str], as_json: bool) -> Callable[[LogLine],
     def show(line: LogLine) -> None:
         moment = line.time.astimezone().strftime("%m-%d %H:%M:%S ")
         name = (f"{line.container:<{widest}} ", colours.get(line.container, "")) if len(containers) > 1 else ""
-        text = (line.text, _LEVEL_STYLES.get(line.level, ""))
+        text = (line.text, LEVEL_STYLES.get(line.level, ""))
         target.print(Text.assemble((moment, "dim"), name, (f"{line.unit}: ", "bold"), text), soft_wrap=True)
 
     return show

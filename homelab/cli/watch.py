@@ -14,6 +14,7 @@ from rich.text import Text
 from homelab.cli.output import console
 from homelab.cli.results import print_error, print_json_line
 from homelab.errors import HomelabError
+from homelab.runtime.interactive import default_interrupt
 
 Report = TypeVar("Report")
 
@@ -33,7 +34,7 @@ def watch(
     target, last = console(), None
     live = target.is_terminal and not as_json
     try:
-        with target.screen() if live else nullcontext() as screen:
+        with default_interrupt(), target.screen() if live else nullcontext() as screen:
             while True:
                 try:
                     last = read()

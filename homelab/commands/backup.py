@@ -13,7 +13,7 @@ from homelab.proxmox.backups import Backup, Made, Mode
 from homelab.proxmox.managed_container import ManagedContainer
 from homelab.proxmox.plan_executor import only_node
 from homelab.runtime.container_changes import UNCHANGED, audited_client, run_on_containers
-from homelab.runtime.hook_runs import with_hooks
+from homelab.runtime.hook_runs import record_backup, with_hooks
 from homelab.runtime.lab_lock import lab_lock
 from homelab.runtime.owned_containers import Confirm, owned_containers
 from homelab.runtime.session import Session
@@ -79,6 +79,8 @@ def backup(
                 note = backups.notes(session.inventory.lab, pin.fingerprint if pin else None)
                 make = partial(backups.back_up, container, target, mode, note)
                 made = with_hooks(session, container.container, make) if container.found.running else make()
+                if container.found.running:
+                    record_backup(session, container.container, booting=mode == "stop")
                 return made if keep is None else replace(made, removed=backups.prune(container, target, keep))
 
         made = run_on_containers(client, {each.name: partial(back_up, each) for each in containers})

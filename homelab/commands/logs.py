@@ -1,18 +1,19 @@
-"""`homelab logs`: the journals of several containers, merged by time."""
+"""`homelab logs`: the logs of several containers, merged by time."""
 
 from __future__ import annotations
 
+import heapq
 import re
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from homelab.errors import InputError
 from homelab.host import argv
-from homelab.model import Container, Inventory
 from homelab.plan import select_containers
 from homelab.runtime.journals import FIELDS, LEVELS, Journals, LogLine
+from homelab.runtime.log_sources import LogSelection, file_sources, reader_command, units_of
 from homelab.runtime.session import Session
 from homelab.runtime.ssh_client import ssh_argv
 
@@ -28,13 +29,17 @@ class LogFilter:
     follow: bool = False
     lines: int | None = 100
     since: datetime | None = None
-    level: str = "debug"
+    level: str = "info"
     grep: re.Pattern[str] | None = None
 
     @property
     def searches(self) -> bool:
-        """True if some lines of the journal are left out."""
-        return self.grep is not None or self.level != LEVELS[-1]
+        """True if most lines are left out."""
+        return self.grep is not None or self.level in LEVELS[:2]
+
+    def begin(self, now: datetime) -> datetime | None:
+        """Return the time of the first line to read; None if the number of lines decides."""
+        return self.since or (now - _SEARCHED if self.searches and not self.follow else None)
 
     def accepts(self, line: LogLine) -> bool:
         """Return True for a line to show."""
@@ -66,41 +71,9 @@ def parse_pattern(text: str) -> re.Pattern[str]:
         ) from None
 
 
-def selected_units(inventory: Inventory, targets: Sequence[str]) -> Mapping[str, Sequence[str]]:
-    """Return the units to show by container; no units are the whole journal. Raises InputError.
-
-    Targets are names of containers, services and units. Containers restrict the place; services and units restrict the
-    content. A unit of no service needs its container.
-    """
-    names = [each for each in targets if each in {container.name for container in inventory.containers}]
-    parts = [each for each in targets if each not in names]
-    if not targets:
-        return {c.name: units for c in inventory.containers if (units := _units_of(c, ()))}
-    containers = select_containers(inventory, names)
-    found = {each.name: _units_of(each, parts) for each in containers}
-    unknown = [part for part in parts if not any(_units_of(each, [part]) for each in containers)]
-    if unknown and not names:
-        raise InputError(
-            f"Cannot show the logs of {unknown[0]}: it is neither a container, nor a service, nor a unit of a service",
-            "Services: " + ", ".join(sorted({name for each in containers for name in each.services})) + ".",
-            "For another unit, name its container first: `homelab logs CONTAINER UNIT`",
-        )
-    return {name: [*units, *unknown] for name, units in found.items() if units or unknown or not parts}
-
-
-def _units_of(container: Container, parts: Sequence[str]) -> list[str]:
-    """Return the units of these services and units of a container; of all its services without parts."""
-    found = []
-    for name, service in container.services.items():
-        for unit in service.units():
-            if not parts or name in parts or unit in parts or unit.removesuffix(".service") in parts:
-                found.append(unit)
-    return found
-
-
 def journal_command(units: Sequence[str], known: Sequence[str], chosen: LogFilter, now: datetime) -> str:
     """Return the shell text that prints a container's journal as JSON."""
-    since = chosen.since or (now - _SEARCHED if chosen.searches and not chosen.follow else None)
+    since = chosen.begin(now)
     words = ["journalctl", "--no-pager", "--quiet", "--output=json", f"--output-fields={','.join(FIELDS)}"]
     words += [f"--since=@{since.timestamp():.0f}"] if since else [f"--lines={chosen.lines or 0}"]
     words += [f"--unit={unit}" for unit in units] + ["--follow"] * chosen.follow
@@ -111,17 +84,33 @@ def journal_command(units: Sequence[str], known: Sequence[str], chosen: LogFilte
     return require_known + argv(*words)
 
 
-def logs(
-    session: Session, units: Mapping[str, Sequence[str]], chosen: LogFilter, now: datetime, statuses: dict[str, int]
-) -> Iterator[LogLine]:
-    """Yield the lines of the units by container, by time, with `follow` as they arrive. Raises HomelabError.
+def file_limits(chosen: LogFilter, now: datetime) -> Mapping[str, Any]:
+    """Return the limits of the lines of files, as those of the journal."""
+    since = chosen.begin(now)
+    return {
+        "lines": None if since else chosen.lines,
+        "since": since.timestamp() if since else None,
+        "priority": 7 if chosen.level == LEVELS[-1] else 6,
+        "follow": chosen.follow,
+    }
 
-    At the end, `statuses` has the exit status of journalctl or OpenSSH's client by container.
+
+def logs(
+    session: Session, selected: Mapping[str, LogSelection], chosen: LogFilter, now: datetime, statuses: dict[str, int]
+) -> Iterator[LogLine]:
+    """Yield the selected lines by time, with `follow` as they arrive. Raises HomelabError.
+
+    At the end, `statuses` has the exit status of the programs or of OpenSSH's client by container.
     """
-    commands = {}
-    for name, shown in units.items():
-        known = _units_of(select_containers(session.inventory, [name])[0], ())
-        commands[name] = ssh_argv(session, name, [journal_command(shown, known, chosen, now)], terminal=False)
+    commands = []
+    for name, selection in selected.items():
+        texts = []
+        if selection.units is not None:
+            known = units_of(select_containers(session.inventory, [name])[0])
+            texts.append(journal_command(selection.units, known, chosen, now))
+        if sources := list(file_sources(session.inventory, selection)):
+            texts.append(reader_command(sources, file_limits(chosen, now)))
+        commands += [(name, ssh_argv(session, name, [text], terminal=False)) for text in texts]
     with Journals(commands, statuses) as journals:
         lines = (line for line in journals if chosen.accepts(line))
         yield from lines if chosen.follow else sorted(_last(lines, chosen.lines))
@@ -129,8 +118,8 @@ def logs(
 
 def _last(lines: Iterator[LogLine], count: int | None) -> Iterator[LogLine]:
     """Yield the last lines of each container."""
-    found: dict[str, deque[LogLine]] = {}
+    found: dict[str, list[LogLine]] = {}
     for line in lines:
-        found.setdefault(line.container, deque(maxlen=count)).append(line)
+        found.setdefault(line.container, []).append(line)
     for each in found.values():
-        yield from each
+        yield from heapq.nlargest(len(each) if count is None else count, each)

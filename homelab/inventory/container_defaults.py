@@ -12,7 +12,7 @@ from homelab.inventory.errors import did_you_mean
 from homelab.inventory.network_section import Bridge, Mtu, VlanTag
 from homelab.inventory.section import Section
 from homelab.model import Network
-from homelab.model.options import Option
+from homelab.model.options import Option, Size
 
 NAME = r"[A-Za-z][A-Za-z0-9._-]*[A-Za-z0-9]"
 HOST_NAME = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
@@ -72,6 +72,9 @@ class ContainerDefaults:
     monitoring: Annotated[
         bool, Option("Add the service node_exporter, and postgres_exporter to the container of PostgreSQL.")
     ] = False
+    journal_size: Annotated[
+        Size, Option("Size of the container's journal; the oldest lines are removed first.", low=Size("16MiB"))
+    ] = Size("500MB")
     swap: Annotated[int, Option("Swap in MiB.", low=0, high=1 << 20, unit="MiB")] = 512
     disk: Annotated[
         int, Option("Size of the root disk in GiB; it can grow, but not shrink.", low=1, high=LARGEST, unit="GiB")

@@ -203,6 +203,7 @@ class Reader:
             devices=tuple(values.get("devices", ())),
             bind_mounts=values.get("bind_mounts", {}),
             clone_from=settings.clone_from,
+            journal_size=settings.journal_size,
             lab_tags=lab_tags(self.lab),
         )
 

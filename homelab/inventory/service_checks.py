@@ -7,10 +7,12 @@ from typing import TypeVar
 
 from homelab.distributions import Distribution
 from homelab.inventory.section import Section
-from homelab.model import Service
+from homelab.model import Container, Service
 from homelab.model.endpoints import SSH_PORT
+from homelab.model.web_uis import OFFSET, published_web_uis
 
 T = TypeVar("T")
+_LAST_PORT = 65535
 
 
 def check_declarations(section: Section, services: Mapping[str, Service], distribution: Distribution | None) -> None:
@@ -50,3 +52,16 @@ def _declared(section: Section, name: str, declaration: Callable[..., Iterable[T
         text = f"cannot be used: {declaration.__name__}() raised {type(error).__name__}: {error}"
         section.problem(text, "services", name)
         return ()
+
+
+def check_gateway_ports(sections: Mapping[str, Section], containers: Sequence[Container]) -> None:
+    """Add a problem for each web UI whose port of the gateway is taken by another one, or does not exist."""
+    taken: dict[int, str] = {}
+    for ui in published_web_uis(containers):
+        section, owner = sections[ui.container.name], taken.setdefault(ui.port, f"{ui.service} of {ui.container.name}")
+        if ui.port > _LAST_PORT:
+            problem = f"has a web UI on port {ui.endpoint.port}: the gateway serves ports up to {_LAST_PORT - OFFSET}"
+            section.problem(problem, "services", ui.service)
+        elif owner != f"{ui.service} of {ui.container.name}":
+            problem = f"has a web UI on port {ui.endpoint.port}, as {owner} has: the gateway needs another port for one"
+            section.problem(problem, "services", ui.service)

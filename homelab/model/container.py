@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from homelab.errors import HomelabError
 from homelab.model.container_config import DHCP, ContainerConfig
+from homelab.model.options import Size
 
 if TYPE_CHECKING:
     from homelab.model.service import Service
@@ -31,6 +32,7 @@ class Container:
     devices: tuple[str, ...] = ()  # of the node, which only root@pam may pass through
     bind_mounts: Mapping[str, str] = field(default_factory=dict)  # path inside → folder of the node
     clone_from: str | None = None  # a container whose golden container is cloned instead of unpacking a template
+    journal_size: Size = Size("500MB")
     lab_tags: frozenset[str]  # tags that mark it as part of this lab; its configuration may have more
     lease: IPv4Address | None = None  # the address that DHCP has given, as Proxmox reports it
     # Addresses by DHCP and SLAAC with their network cards (`net0`), as Proxmox reports them.

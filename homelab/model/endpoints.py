@@ -40,4 +40,5 @@ class Endpoint:
 
     def url(self, host: str) -> str:
         """Return the URL of an HTTP endpoint on a host."""
-        return f"http{'s' if self.tls else ''}://{host}:{self.port}"
+        scheme, usual = ("https", 443) if self.tls else ("http", 80)
+        return f"{scheme}://{host}" + ("" if self.port == usual else f":{self.port}")

@@ -10,6 +10,7 @@ from ipaddress import IPv4Address, IPv4Network
 from homelab.model import Container, Inventory
 from homelab.model.endpoints import SSH_PORT, Endpoint
 from homelab.model.inventory import name_without_instance
+from homelab.model.web_uis import gateway_of, published_web_uis
 
 OWNER = "homelab: "  # prefix of the comment of every rule of ours
 NO_ADDRESS = "no address"  # in place of the addresses of an empty set, which drops everything
@@ -85,17 +86,22 @@ def _rules(inventory: Inventory, container: Container) -> Iterator[Rule]:
         yield _tcp(SSH_PORT, str(operator), "SSH for the operator")
     for name, service in container.services.items():
         for endpoint in service.endpoints():
-            for source, audience in _audience(inventory, container, name, endpoint):
+            for source, audience in clients(inventory, container, name, endpoint):
                 yield _tcp(endpoint.port, source, f"{endpoint.description} for {audience}")
+    for ui in published_web_uis(inventory.containers):
+        if ui.gateway and ui.gateway.name == container.name:
+            yield _tcp(ui.port, str(inventory.network.subnet), f"{ui.endpoint.description} for the LAN")
     yield Rule(proto="icmp", icmp="echo-request", comment=f"{OWNER}ping")
 
 
-def _audience(inventory: Inventory, container: Container, name: str, endpoint: Endpoint) -> Iterator[tuple[str, str]]:
-    """Yield the sources of an audience with their descriptions, without the container itself, which needs no rule.
+def clients(inventory: Inventory, container: Container, name: str, endpoint: Endpoint) -> Iterator[tuple[str, str]]:
+    """Yield the sources of an endpoint's clients with their descriptions, without the container itself.
 
-    The readers of all metrics are clients of an endpoint that has some. A container without an address yet is left out.
+    The readers of all metrics are clients of an endpoint that has some. The gateway is a client of a web UI, and takes
+    the place of the LAN. A container without an address yet is left out.
     """
-    if endpoint.audience == "lan":
+    gateway = gateway_of(inventory.containers) if endpoint.web_ui and not _publishes(container, name) else None
+    if endpoint.audience == "lan" and gateway is None:
         yield str(inventory.network.subnet), "the LAN"
         return
     if endpoint.audience == "grantees":
@@ -103,11 +109,17 @@ def _audience(inventory: Inventory, container: Container, name: str, endpoint: E
     else:
         kind = name_without_instance(name)
         theirs = [other for other, service in inventory.services() if kind in (*service.requires, *service.uses)]
+    if gateway:
+        theirs.append(gateway)
     if endpoint.metrics_path:
         theirs += [other for other, service in inventory.services() if service.reads_metrics]
     for other in theirs:
         if other.name != container.name and other.known_address:
             yield str(other.known_address), other.name
+
+
+def _publishes(container: Container, name: str) -> bool:
+    return container.services[name].publishes_web_uis
 
 
 def _tcp(port: int, source: str, why: str) -> Rule:

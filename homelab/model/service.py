@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from homelab.certificates import Authority, Names
 
 
-_OWN_SECRETS = re.compile(r"(postgres|airflow|grafana)-|stamps$")  # names of the secrets that homelab generates
+_OWN_SECRETS = re.compile(r"(postgres|airflow|grafana|gateway)-|stamps$")  # names of the secrets that homelab generates
 
 
 class SecretStore(Protocol):
@@ -212,6 +212,7 @@ class Service(ABC):
     many: ClassVar[bool] = False  # True: several containers may have it
     instances: ClassVar[bool] = False  # True: a container may have several, such as `file_share@photos`
     reads_metrics: ClassVar[bool] = False  # True: it is a client of every endpoint with metrics
+    publishes_web_uis: ClassVar[bool] = False  # True: it is the only client of every web UI, which it serves to the LAN
 
     instance: str = ""  # `photos` for `file_share@photos`; part of the names of its units, files and users
 

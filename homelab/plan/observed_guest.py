@@ -13,8 +13,9 @@ from homelab.model.firewall import NO_ADDRESS, Firewall
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """A container's resource usage in bytes, and its uptime in seconds; zeros while it is stopped."""
+    """A container's resource usage in bytes, that of its cores from 0 to 1, its uptime in seconds; zeros if stopped."""
 
+    cpu: float = 0.0
     memory: int = 0
     memory_total: int = 0
     disk: int = 0

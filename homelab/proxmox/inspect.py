@@ -122,6 +122,7 @@ def inspect_container(client: Client, container: Container, node: str) -> Observ
 
 def _usage(row: Mapping[str, Any]) -> Usage:
     return Usage(
+        cpu=float(row.get("cpu") or 0),
         memory=int(row.get("mem") or 0),
         memory_total=int(row.get("maxmem") or 0),
         disk=int(row.get("disk") or 0),

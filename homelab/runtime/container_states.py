@@ -13,9 +13,9 @@ from homelab.proxmox import Client, find_guests, vmids
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerState:
-    """A container as Proxmox has it; sizes in bytes, uptime in seconds. `foreign`: the guest is not this lab's.
+    """A container as Proxmox has it; sizes in bytes, uptime in seconds, the use `cpu` of its cores from 0 to 1.
 
-    `address` is `dhcp` if DHCP gives it, and it is not known.
+    `foreign`: the guest is not this lab's. `address` is `dhcp` if DHCP gives it, and it is not known.
     """
 
     name: str
@@ -28,6 +28,7 @@ class ContainerState:
     lock: str | None = None
     node: str | None = None
     cores: int = 0
+    cpu: float = 0.0
     memory_used: int = 0
     memory_total: int = 0
     disk_used: int = 0
@@ -66,6 +67,7 @@ def _state(inventory: Inventory, container: Container, there: ObservedGuest | No
         lock=there.lock,
         node=there.node,
         cores=shape.cores if shape else 0,
+        cpu=usage.cpu,
         pending=there.pending,
         memory_used=usage.memory,
         memory_total=usage.memory_total,

@@ -11,12 +11,14 @@ from homelab.host import CommandFailed, Host, argv, check
 from homelab.model import Container
 from homelab.runtime.connections import BOOT_DEADLINE
 from homelab.runtime.session import Session
+from homelab.services.node_exporter import LAST_BACKUP
 from homelab.steps import remote_paths
 from homelab.steps.locking import LockedHost
 
 T = TypeVar("T")
 Moment = Literal["before", "after", "restored"]
 _ACTIONS = {"before": "prepare the backup of", "after": "finish the backup of", "restored": "restore the data of"}
+_DEADLINE = 10.0  # seconds until a running container answers
 _TIMEOUT = 3600.0  # seconds for one command: a dump reads all data
 
 
@@ -39,6 +41,20 @@ def with_hooks(session: Session, container: Container, back_up: Callable[[], T])
         error.details = f"{error.details}\nThe backup itself exists: `homelab backup --list {container.name}`."
         raise
     return made
+
+
+def record_backup(session: Session, container: Container, *, booting: bool) -> None:
+    """Record the time of a backup in its running container, if the monitoring reads it there.
+
+    A container that does not answer is a note: its backup exists. `booting`: the backup has started it just now.
+    """
+    if "node_exporter" not in container.services:
+        return
+    try:
+        with session.connect(container, BOOT_DEADLINE if booting else _DEADLINE) as host:
+            check(host, f"mkdir -p {remote_paths.STATE} && touch {LAST_BACKUP}", "record the backup")
+    except HomelabError as error:
+        session.progress.note(container.name, f"the time of its backup is not recorded: {error.brief}")
 
 
 def finish_restore(session: Session, container: Container, volid: str) -> None:

@@ -34,7 +34,7 @@ class DbtLog:
     def __init__(self, host: Host, read_data: Callable[[str], str]) -> None:
         self._host = host
         # dbt's log is long; of its last lines, those that report a finished node.
-        self._read = f"{read_data('logs/dbt.log')} | grep -a '\\[info \\]' | tail -n 3 || true"
+        self._read = f'{read_data("logs/dbt.log")} | grep -aF \'"level": "info"\' | tail -n 3 || true'
         self._old = self._last()
 
     def __call__(self) -> str:

@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -62,24 +62,25 @@ def _level(priority: object, text: str) -> str:
 
 
 class Journals:
-    """Running programs that print journals: a context manager; iterating yields the lines by time.
+    """Running programs that print logs of containers: a context manager; iterating yields the lines by time.
 
-    `statuses` gets the exit status of each program that has ended.
+    `statuses` gets the worst exit status of the ended programs by container.
     """
 
-    def __init__(self, commands: Mapping[str, Sequence[str]], statuses: dict[str, int]) -> None:
+    def __init__(self, commands: Sequence[tuple[str, Sequence[str]]], statuses: dict[str, int]) -> None:
         self._commands = commands
         self._lines: SimpleQueue[LogLine | None] = SimpleQueue()
-        self._processes: dict[str, subprocess.Popen[str]] = {}
+        self._processes: list[subprocess.Popen[str]] = []
         self._statuses = statuses
 
     def __enter__(self) -> Self:
         try:
-            for name, words in self._commands.items():
-                self._processes[name] = subprocess.Popen(
+            for name, words in self._commands:
+                process = subprocess.Popen(
                     words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, errors="replace"
                 )
-                Thread(target=self._read, args=(name,), daemon=True).start()
+                self._processes.append(process)
+                Thread(target=self._read, args=(name, process), daemon=True).start()
         except FileNotFoundError as error:
             raise HomelabError(
                 "Cannot run ssh: it is not installed",
@@ -89,9 +90,9 @@ class Journals:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for process in self._processes.values():
+        for process in self._processes:
             process.terminate()
-        for process in self._processes.values():
+        for process in self._processes:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(_END_DEADLINE)
 
@@ -115,10 +116,9 @@ class Journals:
                 waiting.clear()
         yield from sorted(waiting)
 
-    def _read(self, name: str) -> None:
-        process = self._processes[name]
+    def _read(self, name: str, process: subprocess.Popen[str]) -> None:
         for text in process.stdout or ():
             if line := parse_line(name, text):
                 self._lines.put(line)
-        self._statuses[name] = process.wait()
+        self._statuses[name] = max(process.wait(), self._statuses.get(name, 0))
         self._lines.put(None)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from homelab.errors import HomelabError
 from homelab.host import Result, argv
 from homelab.model import DHCP, Container, Health, Inventory, Service
+from homelab.model.web_uis import web_uis
 from homelab.plan import Note
 from homelab.runtime.concurrency import run_all, start
 from homelab.runtime.full_disks import PROBE, full_disks
@@ -123,7 +124,7 @@ def _report(session: Session, container: Container, state: ContainerState) -> Co
             name,
             _unit_states(service.units(), units),
             with_certificate(service.assess(results), certificate, datetime.now(UTC)),
-            _web_uis(state.address, service),
+            _web_uis(session.inventory, container, name),
         )
         for (name, service), (units, certificate, *results) in zip(container.services.items(), grouped, strict=True)
     ]
@@ -151,8 +152,12 @@ def _certificate_probe(name: str, service: Service) -> str:
     return certificate_probe(name) if any(endpoint.tls for endpoint in service.endpoints()) else "true"
 
 
-def _web_uis(address: str, service: Service) -> Mapping[str, str]:
-    return {endpoint.web_ui: endpoint.url(address) for endpoint in service.endpoints() if endpoint.web_ui}
+def _web_uis(inventory: Inventory, container: Container, name: str) -> Mapping[str, str]:
+    return {
+        ui.endpoint.web_ui: ui.url
+        for ui in web_uis(inventory.containers)
+        if (ui.container.name, ui.service) == (container.name, name) and ui.host.known_address
+    }
 
 
 def _unit_states(units: Sequence[str], answer: Result) -> Mapping[str, str]:

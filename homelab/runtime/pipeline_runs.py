@@ -11,15 +11,15 @@ from datetime import UTC, datetime
 
 from homelab.errors import HomelabError, InputError, Interrupted
 from homelab.host import ConnectionLost, Host, argv, check, expected_format
-from homelab.model import Container
+from homelab.model import Inventory
 from homelab.model.stages import ANALYTICS
+from homelab.model.web_uis import web_uis
 from homelab.runtime.container_addresses import locate
 from homelab.runtime.deployed_pipelines import DeployedPipeline, deployed_pipeline
 from homelab.runtime.full_disks import explain_by_full_disk, require_space
 from homelab.runtime.job_progress import POLL_INTERVAL, DbtLog
 from homelab.runtime.session import Session
 from homelab.runtime.task_messages import task_message
-from homelab.services.airflow import Airflow
 from homelab.services.airflow_metadata import CLI, in_metadata
 from homelab.steps.postgres_objects import literal
 from homelab.steps.queries import Query
@@ -91,7 +91,7 @@ def _run_pipeline(session: Session, pipeline: DeployedPipeline) -> Run:
         except KeyboardInterrupt as error:
             raise Interrupted(
                 f"Interrupted: the run {run_id} continues in Airflow",
-                f"Its web UI, {ui(container)}, can stop it.",
+                f"Its web UI, {ui(session.inventory)}, can stop it.",
                 f"`homelab pipeline run {pipeline.name}` follows this run instead of starting another one.",
             ) from error
     run = Run(
@@ -102,16 +102,14 @@ def _run_pipeline(session: Session, pipeline: DeployedPipeline) -> Run:
             f"Cannot complete the pipeline run: it ended as {run.state}",
             "\n".join([str(run), *follower.messages.values()]),
             f"Fix the cause, then run `homelab pipeline run {pipeline.name}`. The last build: "
-            f"`homelab pipeline status {pipeline.name}`. The complete log: {ui(container)}, user admin.",
+            f"`homelab pipeline status {pipeline.name}`. The complete log: {ui(session.inventory)}, user admin.",
         )
     return run
 
 
-def ui(container: Container) -> str:
+def ui(inventory: Inventory) -> str:
     """Return the address of Airflow's web UI."""
-    airflow = container.services["airflow"]
-    assert isinstance(airflow, Airflow)  # noqa: S101 - the registry has made it
-    return f"http://{container.address}:{airflow.port}"
+    return next(each.url for each in web_uis(inventory.containers) if each.service == "airflow")
 
 
 def succeeded_lately(session: Session, name: str | None = None) -> bool:

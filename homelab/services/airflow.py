@@ -23,12 +23,13 @@ from homelab.model import (
     Step,
 )
 from homelab.model.airflow_objects import Connections, Pools, Variables, combined
-from homelab.model.options import Option
+from homelab.model.options import Duration, Option
 from homelab.paths import bundled_path
 from homelab.pipelines.container_steps import part_of
 from homelab.render import render
 from homelab.sandbox import Sandbox
 from homelab.services import airflow_dags, airflow_health, airflow_packages
+from homelab.services.airflow_cleanup import TIMER, cleanup
 from homelab.services.airflow_dags import DagBundles
 from homelab.services.airflow_environment import (
     HOME,
@@ -70,6 +71,9 @@ class Airflow(Service):
     # Lower ports need a capability.
     port: Annotated[int, Option("Port of the web UI.", low=1024, high=65535)] = 8080
     parallelism: Annotated[int, Option("Number of tasks that may run in parallel.", low=1)] = 4
+    retention: Annotated[
+        Duration, Option("Time for which runs and logs of tasks are kept; the last run always.", low=Duration("1d"))
+    ] = Duration("90d")
     dags: Annotated[Path | None, Option("Folder with DAGs of your own.", examples=("dags",))] = None
     packages: Annotated[
         tuple[
@@ -135,7 +139,11 @@ class Airflow(Service):
         return (HOME,)
 
     def units(self) -> Sequence[str]:
-        """Return one unit for each process."""
+        """Return one unit for each process, and the timer that removes old runs and logs."""
+        return (*self._process_units, TIMER)
+
+    @property
+    def _process_units(self) -> Sequence[str]:
         return tuple(f"airflow-{process}.service" for process in _PROCESSES[self.version])
 
     def steps(self, context: ServiceContext) -> Sequence[Step]:
@@ -189,6 +197,7 @@ class Airflow(Service):
             # The scheduler starts a run immediately; if that failed, its retry would start five minutes later.
             *wait_for_gates(context, SANDBOX),
             *chain.from_iterable(others),
+            *cleanup(self.version, self.retention, SANDBOX, _VENV, [migrated]),
             *late,
         )
 
@@ -248,7 +257,7 @@ class Airflow(Service):
         """
         # From Airflow 3 on, tasks use the API server, so the scheduler starts only after it answers.
         ready = File(_READY, render("airflow/ready.j2", url=self._health_url()), mode=0o755)
-        for process, unit in zip(_PROCESSES[self.version], self.units(), strict=True):
+        for process, unit in zip(_PROCESSES[self.version], self._process_units, strict=True):
             waits_for_api = self._has_api_server and process == "scheduler"
             text = render(
                 "airflow/airflow.service.j2",
@@ -260,7 +269,7 @@ class Airflow(Service):
             )
             file = File(f"/etc/systemd/system/{unit}", text)
             # A faulty process fails only after seconds, so the health check at the end finds it.
-            waits = [] if unit == self.units()[0] else [reachable]
+            waits = [] if unit == self._process_units[0] else [reachable]
             running = SystemdUnit(unit, triggered_by=[file, *waits, *triggers], settle=0)
             yield (*([ready] if waits_for_api else []), file, running)
 
@@ -269,7 +278,7 @@ class Airflow(Service):
 
     def health_probes(self) -> Sequence[str]:
         """Return the commands for its health report, its import errors, and its units' starts."""
-        return airflow_health.probes(self._health_url(), self.units())
+        return airflow_health.probes(self._health_url(), self._process_units)
 
     def health(self, answers: Sequence[Result]) -> Health:
         """Return healthy if its processes have a heartbeat, and it can import all DAGs."""

@@ -48,6 +48,7 @@ class Alertmanager(DaemonService):
                 protocol="http",
                 health_path="/-/ready",
                 metrics_path="/metrics",
+                web_ui="Alertmanager",
             ),
         )
 

@@ -10,11 +10,13 @@ from urllib.parse import urlsplit
 from homelab.errors import HomelabError
 from homelab.host import argv
 from homelab.model import Container, PackageSources, Repository, ServiceContext, Step
+from homelab.model.options import Size
 from homelab.model.stages import INGESTION
 from homelab.pipelines.layout import FOLDER, Layout
 from homelab.render import render
 from homelab.services.lab_certificates import trusted_authority
 from homelab.services.security_updates import PACKAGE, security_updates
+from homelab.services.web_ports import closed_web_ports
 from homelab.steps import (
     AptMirror,
     Archives,
@@ -52,8 +54,20 @@ def base_system(context: ServiceContext) -> Sequence[Step]:
         *_running_values(context.container),
         *packages_from(context.inventory.sources),
         *security_updates(context),
+        *closed_web_ports(context),
+        *_journal_limits(context.container.journal_size),
         DpkgConfigured(),
     )
+
+
+def _journal_limits(size: Size) -> Iterator[Step]:
+    """Yield the limit of the journal, on disk and in memory."""
+    folder = "/etc/systemd/journald.conf.d"
+    limits = File(f"{folder}/homelab.conf", render("journald.conf.j2", size=size))
+    yield Directory(folder)
+    yield limits
+    # Only a restart reads it; no line is lost.
+    yield Command("journald has loaded its limits", "true", "systemctl restart systemd-journald", triggered_by=[limits])
 
 
 def base_packages(context: ServiceContext) -> Sequence[str]:

@@ -14,8 +14,10 @@ from homelab.steps import Directory, File, Packages, SystemdUnit
 
 SETTINGS = "/etc/homelab"
 # Without a proxy of the environment. `ss` names the address on which the program really listens.
-_REQUEST = """import sys, urllib.request as r
-sys.stdout.buffer.write(r.build_opener(r.ProxyHandler({})).open("http://" + sys.argv[1], timeout=5).read())"""
+_REQUEST = """import ssl, sys, urllib.request as r
+url, *ca = sys.argv[1:]
+more = [r.HTTPSHandler(context=ssl.create_default_context(cafile=ca[0]))] if ca else []
+sys.stdout.buffer.write(r.build_opener(r.ProxyHandler({}), *more).open(url, timeout=5).read())"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +77,14 @@ class Daemon:
             SystemdUnit(self.unit, triggered_by=[drop_in, *files]),
         )
 
-    def request(self, path: str, only: str = "") -> str:
+    def request(self, path: str, only: str = "", ca_file: str = "") -> str:
         """Return shell text that prints the program's answer to a request, or its lines that match `only`.
 
-        Without such a line, it fails.
+        Without such a line, it fails. With `ca_file`, the request is sent over TLS, verified by this CA.
         """
         listens = f"$(ss -Hltn {quote(f'sport = :{self.port}')} | awk '{{print $4; exit}}')"
-        text = f'python3 -c {quote(_REQUEST)} "{listens}"{quote(path)}'
+        scheme, more = ("https://", f" {quote(ca_file)}") if ca_file else ("http://", "")
+        text = f'python3 -c {quote(_REQUEST)} {scheme}"{listens}"{quote(path)}{more}'
         return f"{text} | grep -E {quote(only)}" if only else text
 
 

@@ -21,7 +21,7 @@ _DAEMON = Daemon("prometheus-node-exporter", 9100)
 _SCRIPT = "/usr/local/sbin/homelab-metrics"
 _TIMER = "homelab-metrics.timer"
 _TEXT_FILES = "/var/lib/homelab/metrics"
-LAST_BACKUP = "/var/lib/homelab/last-backup"  # a backup job touches it after each success
+LAST_BACKUP = "/var/lib/homelab/last-backup"  # `homelab backup` touches it after each success
 _COLLECTORS = ("cpu", "filesystem", "loadavg", "meminfo", "netdev", "stat", "systemd", "textfile", "time", "uname")
 _ARGUMENTS = (
     "--collector.disable-defaults",

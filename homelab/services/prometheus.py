@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
+from urllib.parse import urlencode
 
 from homelab.host import Result
 from homelab.model import Endpoint, Health, ServiceContext, Step
@@ -98,6 +99,12 @@ class Prometheus(DaemonService):
         names = sorted(f"{each['metric']['job']} of {each['metric'].get('container', '?')}" for each in down)
         text = f"reads {count} endpoints" + (f"; no answer from {', '.join(names)}" if names else "")
         return Health(not names, text, {"targets": count, "down": names}, ready=True)
+
+
+def range_query(promql: str, start: int, end: int, step: int) -> str:
+    """Return shell text for Prometheus' container that prints the values of a query between two times in seconds."""
+    parameters = urlencode({"query": promql, "start": start, "end": end, "step": step})
+    return _DAEMON.request(f"/api/v1/query_range?{parameters}")
 
 
 def _json(content: object) -> bytes:

@@ -39,6 +39,7 @@ _BUILT_IN = {
     "blackbox_exporter": "BlackboxExporter",
     "pve_exporter": "PveExporter",
     "grafana": "Grafana",
+    "gateway": "WebGateway",
 }
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from homelab.model import Inventory
+from homelab.model import Endpoint, Inventory
+from homelab.model.web_uis import WebUi, published_web_uis
 
 Target = Mapping[str, Any]  # an entry of a file for Prometheus' `file_sd_configs`
 
@@ -30,10 +31,23 @@ def targets(inventory: Inventory) -> Sequence[Target]:
 
 
 def probe_targets(inventory: Inventory) -> Sequence[Target]:
-    """Return one target of the blackbox exporter for each endpoint that is open to the LAN.
+    """Return one target of the blackbox exporter for each endpoint that is open to the LAN, if only over the gateway.
 
     A firewall keeps the exporter away from all others.
     """
+    published = published_web_uis(inventory.containers)
+    return [
+        *(_of_gateway(ui) for ui in published if ui.gateway and ui.gateway.known_address),
+        *_open_endpoints(inventory, [(ui.container.name, ui.endpoint) for ui in published]),
+    ]
+
+
+def _of_gateway(ui: WebUi) -> Target:
+    labels = {"container": ui.container.name, "service": ui.service, "__param_module": "http"}
+    return {"targets": [f"{ui.url}{ui.endpoint.health_path or '/'}"], "labels": labels}
+
+
+def _open_endpoints(inventory: Inventory, published: Collection[tuple[str, Endpoint]]) -> Sequence[Target]:
     return [
         {
             "targets": [
@@ -46,5 +60,5 @@ def probe_targets(inventory: Inventory) -> Sequence[Target]:
         for container in inventory.containers
         for name, service in container.services.items()
         for endpoint in service.endpoints()
-        if endpoint.audience == "lan" and container.known_address
+        if endpoint.audience == "lan" and container.known_address and (container.name, endpoint) not in published
     ]

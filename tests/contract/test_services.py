@@ -21,6 +21,7 @@ from homelab.services.alert_bridge import AlertBridge
 from homelab.services.alertmanager import Alertmanager
 from homelab.services.analytics import Analytics
 from homelab.services.blackbox_exporter import BlackboxExporter
+from homelab.services.gateway import WebGateway
 from homelab.services.grafana import Grafana
 from homelab.services.ingestion import Ingestion
 from homelab.services.node_exporter import NodeExporter
@@ -143,6 +144,10 @@ class TestGrafana(ServiceContract):
     def key(self, tmp_path: Path) -> None:
         """Write the key of the repository before the inventory is read."""
         (tmp_path / "grafana.asc").write_text(BOOKWORM)
+
+
+class TestWebGateway(ServiceContract):
+    service = WebGateway
 
 
 class TestPveExporter(ServiceContract):

@@ -172,7 +172,9 @@ def test_upgrade_to_airflow_3(cli: Cli) -> None:
     cli.use_airflow("3.3")
     cli.run("deploy")
     assert [r["changes"] for r in cli.json("deploy")] == [[], [], []]
-    units = cli.on("airflow-orchestration", "systemctl list-units --plain --no-legend 'airflow-*' | cut -d' ' -f1")
+    units = cli.on(
+        "airflow-orchestration", "systemctl list-units --plain --no-legend 'airflow-*.service' | cut -d' ' -f1"
+    )
     assert units.split() == ["airflow-api-server.service", "airflow-dag-processor.service", "airflow-scheduler.service"]
 
 
@@ -573,13 +575,11 @@ def test_ingestion_returns_to_analytics_after_the_rows_of_its_spool_are_stored(c
         cli.on("postgres-data", "systemctl start postgresql@15-main")
         assert cli.json("pipeline", "status")["spooled_bytes"] > 0
     with cli.also(ONE_CONTAINER):
-        refused = cli.run("deploy", expect=1)
+        refused = cli.run("deploy", "--limit", "airflow-orchestration", expect=1)
         error = "Cannot move the ingestion away from airflow-orchestration: rows wait in its spool"
         assert error in " ".join((refused.stdout + refused.stderr).split())
-    with cli.also(APART):
-        check_move(cli, [["postgres"], ["analytics", "airflow"], ["ingestion"]])
+        cli.on("airflow-orchestration", "homelab-pipeline weather.fetch")  # still there, and stores all rows
         assert runs(cli) >= hours + 2
-    with cli.also(ONE_CONTAINER):
         check_move(cli, [["postgres"], ["analytics", "airflow"], []])
         assert cli.on("airflow-orchestration", f"ls {IN_CONTAINER}") == "data"
         cli.run("prune", "ingestion", "--yes")

@@ -11,6 +11,7 @@ from homelab.errors import HomelabError
 from homelab.host import Result
 from homelab.model import BackupHooks, Container, Inventory, Service, ServiceContext, Step
 from homelab.runtime.session import Session
+from homelab.services.node_exporter import LAST_BACKUP, NodeExporter
 from tests.integration.test_proxmox_up import Site
 from tests.integration.test_proxmox_up import pair as pair
 from tests.integration.test_proxmox_up import site as site
@@ -41,6 +42,7 @@ class Recorder(NoHost):
 
     site: Site
     events: list[str] = field(default_factory=list)
+    recorded: list[int] = field(default_factory=list)
     failing: str = ""
     restored: bytes = b""
 
@@ -49,6 +51,9 @@ class Recorder(NoHost):
         if "/restored" in command:
             self.restored = stdin or self.restored
             return Result(command, 0, self.restored)
+        if LAST_BACKUP in command:
+            self.recorded += [self.backups]
+            return Result(command, 1 if self.failing == "record" else 0)
         hook = next(word for word in ("hook-freeze", "hook-dump", "hook-thaw", "hook-load") if word in command)
         self.events.append(f"{hook} with {self.backups} backups")
         return Result(command, 1, b"", b"the disk is full") if hook == self.failing else Result(command, 0)
@@ -87,7 +92,8 @@ class Verbs:
 
 def with_service(inventory: Inventory, service: Service) -> Inventory:
     def changed(container: Container) -> Container:
-        return replace(container, services={"hooked": service}) if container.name == ONE else container
+        services = {"hooked": service, "node_exporter": NodeExporter()}
+        return replace(container, services=services) if container.name == ONE else container
 
     return replace(inventory, containers=tuple(map(changed, inventory.containers)))
 
@@ -156,8 +162,20 @@ def test_hook_of_a_service_that_came_after_the_restore_does_not_run(verbs: Verbs
     assert verbs.events() == []
 
 
+def test_time_of_each_finished_backup_is_recorded_in_the_container(verbs: Verbs) -> None:
+    verbs.back_up()
+    assert verbs.host.recorded == [1]
+    verbs.site.pve.dump_fails = "out of luck"
+    with pytest.raises(HomelabError):
+        verbs.back_up()
+    verbs.site.pve.dump_fails = ""
+    verbs.host.failing = "record"
+    verbs.back_up()
+    assert verbs.host.recorded == [1, 3], "the failed one is not recorded; a failed record does not fail the backup"
+
+
 def test_stopped_container_is_backed_up_without_hooks(verbs: Verbs) -> None:
     ct = verbs.site.pve.ct(167)
     ct.status = "stopped"
     verbs.back_up()
-    assert (verbs.events(), verbs.host.backups) == ([], 1)
+    assert (verbs.events(), verbs.host.backups, verbs.host.recorded) == ([], 1, [])

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -18,10 +19,11 @@ import pytest
 from homelab.lab import Lab
 from homelab.paths import bundled_path
 from tests.integration.lab_fixture import fresh, in_a_lab
-from tests.scripts import DAG_ID
+from tests.scripts import DAG_ID, TASKS
 
 LAB = Lab("airflow", IPv4Network("10.99.2.48/28"), "hl-airf", 18146, 8229)
 ADDRESSES = """
+defaults: {journal_size: 16MiB}
 containers:
   postgres-data: {vmid: 230, ip: 10.99.2.51}
   analytics-platform: {vmid: 231, ip: 10.99.2.52}
@@ -51,6 +53,13 @@ with DAG("prices", start_date=datetime(2026, 1, 1, tzinfo=timezone.utc), schedul
         assert (REGION, words(1000)) == ("eu", "1,000")
     check()
 """
+MAKE_OLD = """update dag_run set start_date = now() - interval '100 days' where dag_id = 'DAG';
+update task_instance set start_date = now() - interval '100 days' where dag_id = 'DAG';
+update log set dttm = now() - interval '100 days'"""
+OLD_ROWS = """select (select count(*) from dag_run where dag_id = 'DAG'),
+(select count(*) from task_instance where dag_id = 'DAG'),
+(select count(*) from log where dttm < now() - interval '99 days'),
+(select count(*) from pg_tables where starts_with(tablename, '_airflow_deleted'))"""
 PSQL = "set -a; . /etc/homelab/airflow-database.env; psql -qAtc "
 
 pytestmark = in_a_lab(600)
@@ -149,6 +158,58 @@ def test_dag_of_the_user_runs_with_its_package_connection_variables_and_pool(fol
     assert run(folder, "prices") == "success"
     weather = folder.on_airflow(sql("select fileloc from dag where dag_id = 'DAG'", DAG_ID))
     assert weather == f"/opt/airflow/bundles/weather/{DAG_ID}.py"
+    assert run(folder, DAG_ID) == "success"
+    units, tasks = units_in_logs(folder, "weather"), {f"{DAG_ID}.{task}" for task in TASKS.values()}
+    assert units == {*tasks, "weather.dbt"}
+    assert {*tasks, "prices.check", "airflow-scheduler"} <= units_in_logs(folder, "airflow")
+    remove_old_runs(folder, "prices")
+
+
+def units_in_logs(folder: Folder, name: str) -> set[str]:
+    """Return the units in the lines of the logs, after checking that the lines are sorted and from this run."""
+    lines = [json.loads(line) for line in folder.homelab("logs", name, "--since", "30m", "--json").splitlines()]
+    times = [datetime.fromisoformat(line["time"]) for line in lines]
+    assert times == sorted(times)
+    assert times[-1] > datetime.now(UTC) - timedelta(minutes=5)
+    return {line["unit"] for line in lines}
+
+
+def remove_old_runs(folder: Folder, dag: str) -> None:
+    """Make all runs of a DAG old and clean up as the timer does; check that they are removed, and nothing else."""
+    others = sql("select (select count(*) from dag), (select count(*) from dag_run where dag_id <> 'DAG')", dag)
+    before = folder.on_airflow(others)
+    folder.on_airflow(sql(MAKE_OLD, dag))
+    logs = f"find /var/lib/airflow/logs/dag_id={dag} -type f"
+    folder.on_airflow(f"{logs} | grep -q . && {logs} -exec touch -d '100 days ago' {{}} +")
+    folder.on_airflow("systemctl start airflow-cleanup.service")
+    assert folder.on_airflow(others) == before
+    assert folder.on_airflow(sql(OLD_ROWS, dag)) == "0|0|0|0"
+    assert folder.on_airflow(f"{logs} | wc -l") == "0"
+
+
+def test_top_has_the_state_of_all_containers(folder: Folder) -> None:
+    sample = json.loads(folder.homelab("top", "--once", "--json"))
+    for each in sample["containers"]:
+        assert each["problem"] == ""
+        assert set(each["units"].values()) <= {"active"}
+        assert 0 < each["memory"] <= each["memory_total"]
+        assert 0 < each["disk"] < each["disk_total"]
+    (weather,) = sample["pipelines"]
+    assert (weather["healthy"], weather["run"]) == (True, "success")
+    assert weather["age"] < 600
+    assert 0 < sample["database"]["connections"] < sample["database"]["limit"]
+    assert {line["container"] for line in sample["logs"]} == {each["name"] for each in sample["containers"]}
+    shown = folder.homelab("top")
+    assert "sparklines: samples since" in shown
+    assert "✓ weather" in shown
+
+
+def test_journal_stays_within_its_limit(folder: Folder) -> None:
+    fill = "head -c 45000000 /dev/urandom | base64 -w 40000 | systemd-cat"
+    size = "du -skc /var/log/journal /run/log/journal 2>/dev/null | tail -n 1 | cut -f1"
+    assert int(folder.on_airflow(f"{fill}; journalctl --sync; {size}")) <= 16 * 1024 + 16, "with its folders"
+    newest = "echo newest | systemd-cat -t newest; journalctl --sync; journalctl -t newest --output=cat"
+    assert folder.on_airflow(newest) == "newest"
 
 
 def test_import_error_fails_only_the_deploy_of_the_users_dags(folder: Folder) -> None:

@@ -24,7 +24,7 @@ from homelab.runtime.lab_report import report_lab
 from tests.integration.lab_fixture import LabFixture, fresh, in_a_lab
 from tests.support import with_service
 
-LAB = Lab("leases", IPv4Network("10.99.2.112/28"), "hl-leas", 18146, 8229)
+LAB = Lab("leases", IPv4Network("10.99.2.112/28"), "hl-leas", 18186, 8269)
 LEASES = ["10.99.2.118", "10.99.2.119"]
 DATABASE, READER = "postgres-data", "reader"
 OVERLAY = """

@@ -23,7 +23,9 @@ from homelab.errors import HomelabError
 from homelab.host import check
 from homelab.model import Pipeline, SchemaVersion, ServiceContext
 from homelab.pipelines.container_steps import Limits, profiles_yml
+from homelab.pipelines.exclusion_view import ExclusionView
 from homelab.pipelines.pipeline_metrics import labelled
+from homelab.pipelines.schema_step import SchemaVersions
 from homelab.progress import SilentProgress
 from homelab.services.postgres import contents
 from homelab.steps.converge import converge
@@ -343,6 +345,26 @@ def test_next_version_of_the_schema_is_applied_on_top_of_the_rows(prices: Prices
     with prices.connect("prices") as connection:
         assert connection.execute("select to_regclass('prices.a')").fetchone() == (None,)
     assert prices.apply_schema(grown) == []
+
+
+def test_role_of_dbt_sees_when_the_tables_are_made(prices: Prices) -> None:
+    """With the ingestion on a container of its own, the container of the builds waits for this."""
+
+    def are_made(pipeline: Pipeline) -> bool:
+        steps = schema_steps(replace(prices.layout, pipeline=pipeline))
+        conditions = [each.is_current for each in steps if isinstance(each, SchemaVersions | ExclusionView)]
+        assert len(conditions) == 2
+        with prices.connect("prices_dbt") as connection:
+            return connection.execute(f"select {' and '.join(conditions)}".encode()).fetchall() == [(True,)]
+
+    assert not are_made(prices.pipeline)
+    prices.apply_schema()
+    assert are_made(prices.pipeline)
+    versions = (*prices.pipeline.schema_versions, SchemaVersion(2, "alter table readings add note text"))
+    changed = replace(prices.pipeline, schema_versions=versions)
+    assert not are_made(changed)
+    prices.apply_schema(changed)
+    assert are_made(changed)
 
 
 def test_roles_reach_the_tables_of_their_pipeline_only(prices: Prices) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from homelab.errors import HomelabError
+from homelab.paths import bundled_path
 from homelab.runtime.interactive import run_interactive
 
 
@@ -34,6 +35,33 @@ def test_missing_ssh_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(HomelabError, match="Cannot run ssh: it is not installed"):
         run_interactive(["ssh", "root@box"])
+
+
+_LOGS = """
+from homelab.commands import logs
+def lines(*_):
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(9)
+    yield
+logs.logs = lines
+"""
+_STATUS = """
+from homelab.commands import status
+from homelab.runtime.lab_report import LabReport
+time.sleep = lambda _: os.kill(os.getpid(), signal.SIGINT)
+status.status = lambda _: LabReport("home", [])
+"""
+
+
+@pytest.mark.parametrize(
+    ("fake", "words", "status"), [(_LOGS, ["logs", "-f"], 130), (_STATUS, ["status", "--watch"], 0)]
+)
+def test_ctrl_c_ends_a_view_without_a_message(fake: str, words: list[str], status: int) -> None:
+    arguments = ["homelab", "-i", str(bundled_path("inventory.yaml")), *words]
+    code = f"import os, signal, sys, time\n{fake}\nsys.argv = {arguments!r}\nfrom homelab.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (status, "")
+    assert "Interrupted" not in done.stdout
 
 
 def test_ctrl_c_at_a_question_prints_only_aborted(tmp_path: Path) -> None:

@@ -594,6 +594,7 @@ def test_comments_of_the_shipped_inventory_are_valid(tmp_path: Path) -> None:
         "blackbox_exporter",
         "grafana",
         "pve_exporter",
+        "gateway",
         "node_exporter",
         "postgres_exporter",
     ]

@@ -4,53 +4,106 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from homelab.cli import app
-from homelab.commands.logs import LogFilter, journal_command, parse_since, selected_units
+from homelab.commands.logs import LogFilter, file_limits, journal_command, parse_since
 from homelab.errors import InputError
 from homelab.inventory import load
 from homelab.model import Inventory
 from homelab.paths import bundled_path
 from homelab.runtime.journals import Journals, LogLine, parse_line
+from homelab.runtime.log_sources import LogSelection, file_sources, select_logs
+from tests.scripts import DAG_ID, TASKS
 
-AIRFLOW = ["airflow-api-server.service", "airflow-dag-processor.service", "airflow-scheduler.service"]
+AIRFLOW = [
+    "airflow-api-server.service",
+    "airflow-dag-processor.service",
+    "airflow-scheduler.service",
+    "airflow-cleanup.timer",
+]
 POSTGRES = ["postgresql@16-main.service"]
+FETCHES = [f"{DAG_ID}.{TASKS[command]}" for command in ("fetch", "check")]
 NOW = datetime(2026, 11, 27, 6, tzinfo=UTC)
 
 
 @pytest.fixture
-def inventory() -> Inventory:
-    return load([bundled_path("inventory.yaml")])
+def inventory(tmp_path: Path) -> Inventory:
+    for name in ("prices", "sales"):
+        folder = tmp_path / name
+        (folder / "scripts").mkdir(parents=True)
+        (folder / "scripts" / "fetch.py").touch()
+        (folder / "pipeline.yaml").write_text("commands: {fetch: scripts/fetch.py}\nschedule: '@daily'\n")
+    (tmp_path / "own.yaml").write_text("pipelines: {prices: {path: prices}, sales: {path: sales}}")
+    return load([bundled_path("inventory.yaml"), tmp_path / "own.yaml"])
+
+
+DATABASE, ANALYTICS, ORCHESTRATION = "postgres-data", "analytics-platform", "airflow-orchestration"
+ALL = ["prices", "sales", "weather"]
 
 
 @pytest.mark.parametrize(
     ("targets", "expected"),
     [
-        ([], {"postgres-data": POSTGRES, "airflow-orchestration": AIRFLOW}),
-        (["airflow"], {"airflow-orchestration": AIRFLOW}),
-        (["postgres", "airflow-scheduler"], {"postgres-data": POSTGRES, "airflow-orchestration": [AIRFLOW[2]]}),
-        (["airflow-orchestration"], {"airflow-orchestration": AIRFLOW}),
-        (["airflow-orchestration", "airflow-scheduler"], {"airflow-orchestration": [AIRFLOW[2]]}),
-        (["airflow-orchestration", "cron.service"], {"airflow-orchestration": ["cron.service"]}),
-        (["analytics-platform"], {"analytics-platform": []}),  # without units: the whole journal
-        (["analytics-platform", "postgres-data"], {"analytics-platform": [], "postgres-data": POSTGRES}),
+        (
+            [],
+            {
+                DATABASE: LogSelection(POSTGRES),
+                ANALYTICS: LogSelection(None, ALL),
+                ORCHESTRATION: LogSelection(AIRFLOW, dags=[]),
+            },
+        ),
+        (["airflow"], {ORCHESTRATION: LogSelection(AIRFLOW, dags=[])}),
+        (["analytics"], {ANALYTICS: LogSelection(None, ALL)}),
+        (
+            ["postgres", "airflow-scheduler"],
+            {DATABASE: LogSelection(POSTGRES), ORCHESTRATION: LogSelection([AIRFLOW[2]])},
+        ),
+        (["airflow-orchestration"], {ORCHESTRATION: LogSelection(AIRFLOW, dags=[])}),
+        (["airflow-orchestration", "airflow-scheduler"], {ORCHESTRATION: LogSelection([AIRFLOW[2]])}),
+        (["airflow-orchestration", "cron.service"], {ORCHESTRATION: LogSelection(["cron.service"])}),
+        (["analytics-platform"], {ANALYTICS: LogSelection([], ALL)}),  # without units: the whole journal
+        (["analytics-platform", "postgres-data"], {ANALYTICS: LogSelection([], ALL), DATABASE: LogSelection(POSTGRES)}),
+        (["prices"], {ANALYTICS: LogSelection(None, ["prices"]), ORCHESTRATION: LogSelection(dags=["prices"])}),
+        (["weather"], {ANALYTICS: LogSelection(None, ["weather"]), ORCHESTRATION: LogSelection(dags=[DAG_ID])}),
+        (["prices.dbt"], {ANALYTICS: LogSelection(None, ["prices"])}),
+        (["prices.fetch"], {ORCHESTRATION: LogSelection(dags=["prices.fetch"])}),
+        (["ingestion"], {ORCHESTRATION: LogSelection(dags=[*FETCHES, "prices.fetch", "sales.fetch"])}),
+        (["airflow-orchestration", "prices"], {ORCHESTRATION: LogSelection(dags=["prices"])}),
     ],
 )
-def test_containers_restrict_the_place_and_services_the_content(
-    inventory: Inventory, targets: list[str], expected: dict[str, list[str]]
+def test_containers_restrict_the_place_and_all_others_the_content(
+    inventory: Inventory, targets: list[str], expected: dict[str, LogSelection]
 ) -> None:
-    assert selected_units(inventory, targets) == expected
+    found = {
+        name: replace(each, pipelines=sorted(each.pipelines)) for name, each in select_logs(inventory, targets).items()
+    }
+    assert found == {name: replace(each, pipelines=sorted(each.pipelines)) for name, each in expected.items()}
 
 
 def test_unit_of_no_service_needs_its_container(inventory: Inventory) -> None:
     with pytest.raises(InputError) as raised:
-        selected_units(inventory, ["airflow", "cron"])
+        select_logs(inventory, ["airflow", "cron"])
     assert raised.value.brief.startswith("Cannot show the logs of cron: it is neither a container")
-    assert "airflow, analytics, postgres" in raised.value.details
+    assert "airflow, analytics, postgres, prices" in raised.value.details
+
+
+def test_files_are_read_by_the_users_that_write_them(inventory: Inventory) -> None:
+    selected = select_logs(inventory, ["prices"])
+    found = [source for name in (ANALYTICS, ORCHESTRATION) for source in file_sources(inventory, selected[name])]
+    assert found == [
+        {
+            "user": "pipeline-prices",
+            "folder": "/opt/analytics-platform/pipelines/prices/data/logs",
+            "unit": "prices.dbt",
+        },
+        {"user": "airflow", "folder": "/var/lib/airflow/logs", "dags": ["prices"]},
+    ]
 
 
 @pytest.mark.parametrize(
@@ -68,6 +121,21 @@ def test_search_without_a_time_reads_a_day(chosen: LogFilter, expected: str) -> 
     if chosen.since:
         chosen = LogFilter(lines=None, since=now, follow=True)
     assert journal_command(["a.service"], ["a.service"], chosen, now).endswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "lines", "since", "priority"),
+    [
+        (LogFilter(), 100, None, 6),
+        (LogFilter(level="debug"), 100, None, 7),
+        (LogFilter(level="error"), None, NOW.timestamp() - 86400, 6),  # a text may name a worse level
+        (LogFilter(lines=None, since=NOW), None, NOW.timestamp(), 6),
+    ],
+)
+def test_files_have_the_limits_of_the_journal(
+    chosen: LogFilter, lines: int | None, since: float | None, priority: int
+) -> None:
+    assert file_limits(chosen, NOW) == {"lines": lines, "since": since, "priority": priority, "follow": False}
 
 
 def test_unit_of_no_service_has_to_exist() -> None:
@@ -141,10 +209,11 @@ def prints(*lines: str, status: int = 0) -> list[str]:
 
 
 def test_lines_of_several_containers_are_merged_by_time() -> None:
-    commands = {
-        "one": prints(entry(1, "first"), entry(4, "fourth")),
-        "two": prints(entry(2, "second"), "garbage", entry(3, "third"), status=3),
-    }
+    commands = [
+        ("one", prints(entry(1, "first"), entry(4, "fourth"))),
+        ("two", prints(entry(2, "second"), "garbage", status=3)),
+        ("two", prints(entry(3, "third"))),
+    ]
     statuses: dict[str, int] = {}
     with Journals(commands, statuses) as journals:
         assert [(line.container, line.text) for line in journals] == [
@@ -158,9 +227,9 @@ def test_lines_of_several_containers_are_merged_by_time() -> None:
 
 def test_following_shows_a_line_before_the_programs_end_and_leaves_no_process() -> None:
     command = ["sh", "-c", 'echo "$1"; exec sleep 60', "sh", entry(1, "now")]
-    with Journals({"one": command}, {}) as journals:
+    with Journals([("one", command)], {}) as journals:
         assert next(iter(journals)).text == "now"
-        (process,) = journals._processes.values()
+        (process,) = journals._processes
     assert process.returncode is not None
 
 

@@ -23,11 +23,16 @@ from tests.support import LocalHost, make_session
 
 WEATHER = deployed_pipeline(load([bundled_path("inventory.yaml")]), "weather")
 FETCH, BUILD, VERIFY = "fetch_weather_data", "run_dbt_transformation", "verify_ingestion"
-START = "12:09:14.20 [info ] [Thread-1 (]: 36 of 36 START test unique_cities_city ........................ [RUN]\n"
-OLD = "12:08:14.28 [info ] [Thread-1 (]: 36 of 36 PASS unique_cities_city ...................... [PASS in 0.08s]\n"
-NEW = (
-    "12:09:14.31 [info ] [Thread-2 (]: 3 of 36 OK created sql incremental model main.weather_daily .. [OK in 0.3s]\n"
-    "12:09:14.35 [info ] [Thread-2 (]: 4 of 36 START test accepted_range ............................. [RUN]\n"
+
+
+def dbt_line(text: str) -> str:
+    return json.dumps({"data": {}, "info": {"level": "info", "msg": text, "ts": "2026-11-27T12:09:14.20Z"}}) + "\n"
+
+
+START = dbt_line("36 of 36 START test unique_cities_city ........................ [RUN]")
+OLD = dbt_line("36 of 36 PASS unique_cities_city ...................... [PASS in 0.08s]")
+NEW = dbt_line("3 of 36 OK created sql incremental model main.weather_daily .. [OK in 0.3s]") + dbt_line(
+    "4 of 36 START test accepted_range ............................. [RUN]"
 )
 LOG_33 = "\n".join(
     json.dumps(entry)

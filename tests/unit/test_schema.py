@@ -37,6 +37,7 @@ SEMANTIC = re.compile(
     r"is taken by|is outside the subnet|is the (network|broadcast) address|needs the service|already, and there can"
     r"|ships PostgreSQL|runs on Python|is in the list twice|has \d+ cities|cannot (read|use)|is not a public key"
     r"|is more than|would be for containers|has host bits set|cron's|must hold one key|is not that of"
+    r"|has a web UI on port"
     r"|has no certificate|prefix length|the service `\w+` needs it|is not a folder|no installed package"
 )
 PACKAGES = """

@@ -42,7 +42,6 @@ insert into landing.source_state select 0, 0, null, null, '', [], null, null, nu
 where not exists (from landing.source_state);
 """
 # Unlike `at time zone`, which needs a calendar for each row, the cost of this for each row is that of an addition.
-_MONTH = "date_trunc('month', make_timestamp(epoch_us(ingested_at)))::date"
 _LANDED = """
 select date_trunc('month', day)::date as month, sum(number)::bigint, sum(checksum) from (
     select make_timestamp(epoch_us(ingested_at))::date as day, count(*) as number,
@@ -50,14 +49,14 @@ select date_trunc('month', day)::date as month, sum(number)::bigint, sum(checksu
     from landing.landing_weather where inserted_xid < $1 group by 1
 ) group by 1
 """
-_REMEMBER_REMOVED = f"""
+_REMEMBER_REMOVED = """
 insert into landing.removed_observations
 select distinct city, observation_timestamp, $1 from landing.landing_weather
-where {_MONTH} in (select unnest($2::date[]))
+where date_trunc('month', make_timestamp(epoch_us(ingested_at)))::date in (select unnest($2::date[]))
 """
-_REMOVE = f"""
+_REMOVE = """
 delete from landing.landing_weather
-where {_MONTH} in (select unnest($1::date[]))
+where date_trunc('month', make_timestamp(epoch_us(ingested_at)))::date in (select unnest($1::date[]))
 """
 _EMPTY = date(1970, 1, 1)  # the month of a partition without rows
 

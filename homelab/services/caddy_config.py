@@ -1,0 +1,116 @@
+"""The configuration of Caddy as the gateway: one server for each web UI, and one for the start page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from homelab.model.web_uis import WebUi
+
+HTTP, HTTPS = 80, 443
+_STATUS = "{http.reverse_proxy.status_code}"
+HEALTH = "/health"  # below it, the start page asks for the health of each web UI
+# The page has no content of others.
+_HEADERS = {
+    "Content-Security-Policy": ["default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'"],
+    "Cache-Control": ["no-cache"],
+    "Referrer-Policy": ["no-referrer"],
+    "X-Content-Type-Options": ["nosniff"],
+    "X-Frame-Options": ["DENY"],
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gateway:
+    """The gateway's address, its files, and the login in front of the web UIs that have none."""
+
+    address: str
+    name: str
+    data: str
+    certificate: str  # a file with the key, too
+    ca_file: str
+    pages: str  # the folder of the start page
+    user: str
+    password_hash: str
+    http: int = HTTP
+    https: int = HTTPS
+
+
+def caddy_config(gateway: Gateway, uis: Sequence[WebUi]) -> bytes:
+    """Return the configuration as JSON, Caddy's own format."""
+    location = {"Location": ["https://{http.request.host}{http.request.uri}"]}
+    redirect = _handle({"handler": "static_response", "status_code": 308, "headers": location})
+    servers = {
+        "http": _server(gateway, gateway.http, [redirect]),
+        "start": _tls_server(gateway, gateway.https, list(_start_page(gateway, uis))),
+        **{f"{ui.service}-{ui.port}": _tls_server(gateway, ui.port, list(_web_ui(gateway, ui))) for ui in uis},
+    }
+    pem = {"certificate": gateway.certificate, "key": gateway.certificate}
+    config = {
+        "admin": {"disabled": True},
+        "logging": {"logs": {"default": {"level": "WARN"}}},
+        "storage": {"module": "file_system", "root": gateway.data},
+        "apps": {"tls": {"certificates": {"load_files": [pem]}}, "http": {"servers": servers}},
+    }
+    return (json.dumps(config, indent=1) + "\n").encode()
+
+
+def _server(gateway: Gateway, port: int, routes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {
+        "listen": [f"{gateway.address}:{port}"],
+        "automatic_https": {"disable": True},
+        "protocols": ["h1", "h2"],
+        "routes": routes,
+    }
+
+
+def _tls_server(gateway: Gateway, port: int, routes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {
+        **_server(gateway, port, routes),
+        "listener_wrappers": [{"wrapper": "http_redirect"}, {"wrapper": "tls"}],
+        "tls_connection_policies": [{"default_sni": gateway.name}],
+    }
+
+
+def _start_page(gateway: Gateway, uis: Sequence[WebUi]) -> Iterator[Mapping[str, Any]]:
+    for ui in uis:
+        request = {"handler": "rewrite", "uri": ui.endpoint.health_path or "/"}
+        # Only the status: the page needs no more.
+        answer = {"handle_response": [{"routes": [_handle({"handler": "static_response", "status_code": _STATUS})]}]}
+        yield _handle(request, {**_proxy(gateway, ui), **answer}, path=health_path(ui))
+    files = {"handler": "file_server", "root": gateway.pages}
+    yield _handle({"handler": "headers", "response": {"set": _HEADERS}}, files)
+
+
+def health_path(ui: WebUi) -> str:
+    """Return the path at which the start page asks for the health of a web UI."""
+    return f"{HEALTH}/{ui.port}"
+
+
+def _web_ui(gateway: Gateway, ui: WebUi) -> Iterator[Mapping[str, Any]]:
+    if not ui.endpoint.credentials:
+        accounts = [{"username": gateway.user, "password": gateway.password_hash}]
+        login = {"hash": {"algorithm": "bcrypt"}, "accounts": accounts, "hash_cache": {}, "realm": ui.endpoint.web_ui}
+        route = _handle({"handler": "authentication", "providers": {"http_basic": login}})
+        # The blackbox exporter asks for the health.
+        health = {"match": [{"not": [{"path": [ui.endpoint.health_path]}]}]} if ui.endpoint.health_path else {}
+        yield {**route, **health}
+    yield _handle(_proxy(gateway, ui))
+
+
+def _proxy(gateway: Gateway, ui: WebUi) -> dict[str, Any]:
+    proxy: dict[str, Any] = {
+        "handler": "reverse_proxy",
+        "upstreams": [{"dial": f"{ui.container.address}:{ui.endpoint.port}"}],
+    }
+    if not ui.endpoint.credentials:
+        proxy["headers"] = {"request": {"delete": ["Authorization"]}}
+    if ui.endpoint.tls:
+        proxy["transport"] = {"protocol": "http", "tls": {"root_ca_pem_files": [gateway.ca_file]}}
+    return proxy
+
+
+def _handle(*handlers: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    return {**({"match": [{"path": [path]}]} if path else {}), "handle": list(handlers)}

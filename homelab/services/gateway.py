@@ -1,0 +1,150 @@
+"""The service gateway: Caddy serves all web UIs over https at one address, with a start page.
+
+The web UIs' own ports are closed to the LAN then: see web_ports.
+"""
+
+from __future__ import annotations
+
+import base64
+import hmac
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from homelab.errors import InputError
+from homelab.host import Result
+from homelab.model import Endpoint, Health, ServiceContext, Step
+from homelab.model.web_uis import WebUi, published_web_uis
+from homelab.paths import bundled_path
+from homelab.render import render
+from homelab.sandbox import Sandbox
+from homelab.services.caddy_config import HTTP, HTTPS, Gateway, caddy_config, health_path
+from homelab.services.lab_certificates import CA_FILE, server_certificate
+from homelab.services.monitoring import SETTINGS, Daemon, DaemonService
+from homelab.steps import Directory, File, Packages, SystemdUnit, Tree
+
+_DAEMON = Daemon("caddy", HTTPS)
+_FOLDER = f"{SETTINGS}/gateway"
+_PAGES = f"{_FOLDER}/pages"
+_CONFIG = f"{_FOLDER}/caddy.json"
+LOGIN = "gateway-password"  # the secret with the password of the web UIs that have no login
+USER = "homelab"
+_LONGEST = 72  # bytes of a password that bcrypt reads
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebGateway(DaemonService):
+    """All web UIs over https at one address, with a start page; by Caddy."""
+
+    daemon: ClassVar[Daemon] = _DAEMON
+    minimum_memory: ClassVar[int] = 64
+    publishes_web_uis: ClassVar[bool] = True
+
+    def endpoints(self) -> Sequence[Endpoint]:
+        """Return the start page, and the port that redirects to it; each web UI has a port of its own, too."""
+        return (
+            Endpoint(
+                name="start",
+                port=HTTPS,
+                description="start page",
+                audience="lan",
+                protocol="http",
+                tls=True,
+                health_path="/",
+                web_ui="Start page",
+            ),
+            Endpoint(name="http", port=HTTP, description="redirect to https", audience="lan"),
+        )
+
+    def steps(self, context: ServiceContext) -> Sequence[Step]:
+        """Return user, certificate, pages, configuration and unit.
+
+        The drop-in comes before the package, so that the program never runs without it.
+        """
+        uis = published_web_uis(context.inventory.containers)
+        sandbox = _sandbox()
+        certificate = server_certificate(context, "gateway", sandbox.user)
+        config = File(
+            _CONFIG, caddy_config(_gateway(context, certificate.path), uis), "root", sandbox.user, 0o640, secret=True
+        )
+        folder = f"/etc/systemd/system/{_DAEMON.unit}.d"
+        drop_in = File(
+            f"{folder}/homelab.conf",
+            render(
+                "monitoring/daemon.service.conf.j2",
+                program="/usr/bin/caddy",
+                arguments=["run", "--config", _CONFIG],
+                sandbox=sandbox,
+            ),
+        )
+        return (
+            *sandbox.account(),
+            certificate,
+            Directory(SETTINGS),
+            Directory(_FOLDER),
+            Tree(_PAGES, _pages(context, uis)),
+            config,
+            Directory(folder),
+            drop_in,
+            Packages(["caddy", "python3"]),
+            SystemdUnit(_DAEMON.unit, triggered_by=[certificate, config, drop_in]),
+        )
+
+    def health_probes(self) -> Sequence[str]:
+        """Return a request for the start page."""
+        return (_DAEMON.request("/", ca_file=CA_FILE),)
+
+    def health(self, answers: Sequence[Result]) -> Health:
+        """Return healthy if it answers with its certificate."""
+        return Health(answers[0].ok, "answers over https" if answers[0].ok else "does not answer")
+
+
+def _sandbox() -> Sandbox:
+    user = _DAEMON.sandbox.user
+    return Sandbox(user, (f"/var/lib/{user}",), capabilities=("CAP_NET_BIND_SERVICE",))
+
+
+def _gateway(context: ServiceContext, certificate: str) -> Gateway:
+    return Gateway(
+        address=str(context.container.address),
+        name=context.container.name,
+        data=_sandbox().writable[0],
+        certificate=certificate,
+        ca_file=CA_FILE,
+        pages=_PAGES,
+        user=USER,
+        password_hash=_password_hash(context),
+    )
+
+
+def _password_hash(context: ServiceContext) -> str:
+    """Return the bcrypt hash of the password, the same at each deploy. Raises InputError for a long password."""
+    import bcrypt  # a slow import
+
+    password = context.secret_store.secret(LOGIN).reveal().encode()
+    if len(password) > _LONGEST:
+        raise InputError(
+            f"Cannot use the secret {LOGIN}: it is longer than {_LONGEST} bytes",
+            "The gateway would compare only its beginning.",
+            f"Set a shorter one with `homelab secret set {LOGIN}`.",
+        )
+    key = context.secret_store.secret("stamps").reveal().encode()
+    salt = base64.b64encode(hmac.digest(key, password, "sha256")[:16]).decode().rstrip("=")
+    # The alphabet of bcrypt differs from that of Base64, and its last character holds two bits only.
+    standard = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+    own = "./ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+    return bcrypt.hashpw(password, f"$2b$10${salt.translate(str.maketrans(standard, own))}".encode()).decode()
+
+
+def _pages(context: ServiceContext, uis: Sequence[WebUi]) -> dict[str, bytes]:
+    """Return the files of the start page."""
+    static: Path = bundled_path("templates/gateway/static")
+    page = render(
+        "gateway/index.html.j2",
+        lab=context.inventory.lab,
+        uis=[(ui, health_path(ui)) for ui in uis],
+        login=LOGIN,
+        user=USER,
+    )
+    return {"index.html": page, **{path.name: path.read_bytes() for path in sorted(static.iterdir())}}

@@ -1,0 +1,212 @@
+"""The gateway's configuration in a real Caddy: https, a login where a web UI has none, and the start page."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import IPv4Address, IPv4Interface
+from pathlib import Path
+from threading import Thread
+
+import bcrypt
+import pytest
+import requests
+
+from homelab.certificates import Authority, Names
+from homelab.inventory import load
+from homelab.model import Container, Endpoint, ServiceContext
+from homelab.model.web_uis import OFFSET, WebUi
+from homelab.paths import bundled_path
+from homelab.services.caddy_config import Gateway, caddy_config, health_path
+from homelab.services.gateway import LOGIN, USER
+from homelab.steps import File, Tree
+from tests.scripts import ROOT
+from tests.support import FixedSecretStore
+
+CADDY = shutil.which("caddy") or shutil.which("caddy", path=ROOT / ".venv" / "promtool")
+PASSWORD = "secret-of-the-door"
+pytestmark = pytest.mark.skipif(CADDY is None, reason="caddy is missing: run `./bootstrap --test`")
+
+
+class Echo(BaseHTTPRequestHandler):
+    """A web UI that answers with the headers of the request; its health is good."""
+
+    def do_GET(self) -> None:
+        """Answer."""
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(f"{self.path}\n{self.headers}".encode())
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Stay silent."""
+
+
+def free_port(below: int = 55_000) -> int:
+    """Return a free port whose counterpart on the gateway exists and is free, too."""
+    while True:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = int(server.getsockname()[1])
+        if port < below:
+            return port
+
+
+@dataclass(frozen=True)
+class Door:
+    """A running gateway."""
+
+    session: requests.Session
+    start: str
+    http: str
+    open: WebUi  # without a login of its own
+    closed: WebUi  # with one
+    gone: WebUi  # that does not answer
+
+    def get(self, url: str, **options: object) -> requests.Response:
+        """Send a request, without following redirects."""
+        return self.session.get(url, timeout=10, allow_redirects=False, **options)  # type: ignore[arg-type]
+
+
+def web_ui(title: str, port: int, *credentials: str) -> WebUi:
+    container = load([bundled_path("inventory.yaml")]).containers[0]
+    local: Container = replace(container, shape=replace(container.shape, address=IPv4Interface("127.0.0.1/8")))
+    endpoint = Endpoint(
+        name="web",
+        port=port,
+        description=title,
+        audience="lan",
+        protocol="http",
+        health_path="/-/ready",
+        web_ui=title,
+        credentials=credentials,
+    )
+    return WebUi(title.lower(), local, endpoint, local)
+
+
+@contextmanager
+def backend() -> Iterator[int]:
+    server = ThreadingHTTPServer(("127.0.0.1", free_port()), Echo)
+    Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield server.server_address[1]
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture(scope="module")
+def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+    folder = tmp_path_factory.mktemp("gateway")
+    names = Names.of({"door"}, {IPv4Address("127.0.0.1")})
+    authority = Authority.create("x", names)
+    (folder / "ca.crt").write_text(authority.certificate)
+    (folder / "gateway.pem").write_text(authority.issue(names))
+    (folder / "index.html").write_text("the start page")
+    with backend() as first, backend() as second:
+        uis = [web_ui("Open", first), web_ui("Closed", second, "closed-admin"), web_ui("Gone", free_port(), "x")]
+        gateway = Gateway(
+            address="127.0.0.1",
+            name="door",
+            data=str(folder / "data"),
+            certificate=str(folder / "gateway.pem"),
+            ca_file=str(folder / "ca.crt"),
+            pages=str(folder),
+            user=USER,
+            password_hash=bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode(),
+            http=free_port(),
+            https=free_port(),
+        )
+        (folder / "caddy.json").write_bytes(caddy_config(gateway, uis))
+        session = requests.Session()
+        session.trust_env, session.verify = False, str(folder / "ca.crt")
+        start, http = f"https://127.0.0.1:{gateway.https}", f"http://127.0.0.1:{gateway.http}"
+        process = subprocess.Popen(
+            [str(CADDY), "run", "--config", str(folder / "caddy.json")], stderr=subprocess.DEVNULL
+        )
+        try:
+            until = time.monotonic() + 20
+            while not answers(gateway.https):
+                assert process.poll() is None
+                assert time.monotonic() < until
+                time.sleep(0.1)
+            yield Door(session, start, http, *uis)
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_web_ui_with_a_login_is_served_over_https_as_it_is(door: Door) -> None:
+    answer = door.get(f"{door.closed.url}/page?x=1")
+    assert answer.status_code == 200
+    assert answer.text.splitlines()[0] == "/page?x=1"
+    assert "X-Forwarded-Proto: https" in answer.text
+    assert f"Host: 127.0.0.1:{door.closed.endpoint.port + OFFSET}" in answer.text
+
+
+def test_web_ui_without_a_login_gets_one(door: Door) -> None:
+    url = door.open.url
+    assert door.get(url).status_code == 401
+    assert door.get(url, auth=(USER, "wrong")).status_code == 401
+    answer = door.get(url, auth=(USER, PASSWORD))
+    assert answer.status_code == 200
+    assert "Authorization" not in answer.text
+    # The blackbox exporter has no password.
+    assert door.get(f"{url}/-/ready").status_code == 200
+    assert door.get(f"{url}/-/ready/../../page").status_code == 401
+
+
+def test_http_leads_to_https_on_each_port(door: Door) -> None:
+    found = [door.get(url) for url in (f"{door.http}/a?b", door.closed.url.replace("https", "http") + "/a?b")]
+    assert [each.status_code for each in found] == [308, 308]
+    assert found[0].headers["Location"] == "https://127.0.0.1/a?b"
+    assert found[1].headers["Location"] == f"{door.closed.url}/a?b"
+
+
+def test_start_page_shows_the_health_of_each_web_ui(door: Door) -> None:
+    page = door.get(door.start)
+    assert page.text == "the start page"
+    assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+    states = {ui.service: door.get(f"{door.start}{health_path(ui)}") for ui in (door.open, door.closed, door.gone)}
+    assert {name: state.status_code for name, state in states.items()} == {"open": 200, "closed": 200, "gone": 502}
+    assert {state.text for state in states.values()} == {""}
+
+
+def context(folder: Path) -> ServiceContext:
+    overlay = folder / "overlay.yaml"
+    overlay.write_text(
+        "containers: {door: {vmid: 171, ip: .71, cores: 1, memory: 256, services: {gateway: {}}}, "
+        "observability: {vmid: 170, ip: .70, cores: 1, memory: 512, services: {prometheus: {}, alertmanager: {}}}}"
+    )
+    found = load([bundled_path("inventory.yaml"), overlay])
+    container = found.container_with("gateway")
+    return ServiceContext(inventory=found, container=container, secret_store=FixedSecretStore(), host_keys={})
+
+
+def test_configuration_has_a_server_for_each_web_ui_and_a_hash_of_the_password(tmp_path: Path) -> None:
+    found = context(tmp_path)
+    steps = found.container.services["gateway"].steps(found)
+    (config,) = [step for step in steps if isinstance(step, File) and step.path.endswith("caddy.json")]
+    text = config.content.decode()
+    for listen in (":80", ":443", ":18080", ":19090", ":19093"):
+        assert f'"192.168.2.71{listen}"' in text
+    password = FixedSecretStore().secret(LOGIN).reveal()
+    assert password not in text
+    stored = text.partition('"password": "')[2].partition('"')[0]
+    assert bcrypt.checkpw(password.encode(), stored.encode())
+    (tree,) = [step for step in steps if isinstance(step, Tree)]
+    page = tree.files["index.html"].decode()
+    assert 'href="https://192.168.2.71:18080/"' in page
+    assert set(tree.files) == {"index.html", "style.css", "health.js"}

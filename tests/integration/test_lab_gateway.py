@@ -1,0 +1,126 @@
+"""The gateway in a lab: https for each web UI, closed plain ports, and all of it removed with its line."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Iterator
+from dataclasses import replace
+from ipaddress import IPv4Network
+from pathlib import Path
+
+import pytest
+import requests
+
+from homelab.commands.deploy import deploy
+from homelab.commands.open_ import web_address
+from homelab.inventory import load
+from homelab.lab import Lab
+from homelab.runtime.lab_report import report_lab
+from homelab.services.gateway import LOGIN, USER
+from tests.integration.lab_fixture import LabFixture, in_a_lab, lab_with
+
+LAB = Lab("gateway", IPv4Network("10.99.2.0/28"), "hl-gate", 18188, 8271)
+INVENTORY = """
+lab: x
+proxmox: {host: x, token_id: homelab@pve!x}
+network: {subnet: 10.99.2.0/28, gateway: .1, bridge: x}
+containers:
+  door: {vmid: 173, ip: .3, cores: 1, memory: 256, disk: 4, services: GATEWAY}
+  observability:
+    {vmid: 172, ip: .2, cores: 1, memory: 512, disk: 4, services: {prometheus: {}, alertmanager: {}}}
+"""
+DOOR, OBSERVABILITY = "10.99.2.3", "10.99.2.2"
+PORTS = (9090, 9093)
+
+pytestmark = in_a_lab(600)
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabFixture]:
+    with lab_with(LAB, tmp_path_factory.mktemp("gateway"), INVENTORY.replace("GATEWAY", "{gateway: {}}")) as stack:
+        stack.up()
+        changes(stack)
+        yield stack
+
+
+def changes(stack: LabFixture) -> list[str]:
+    reports = deploy(stack.session)
+    assert not [str(report.failure) for report in reports if report.failure]
+    return [str(change) for report in reports for change in report.changes]
+
+
+@pytest.fixture
+def browser(stack: LabFixture, tmp_path: Path) -> requests.Session:
+    """A client that trusts the lab's CA only."""
+    authority = stack.session.secrets.known_authority()
+    assert authority
+    (tmp_path / "ca.crt").write_text(authority.certificate)
+    session = requests.Session()
+    session.trust_env, session.verify = False, str(tmp_path / "ca.crt")
+    return session
+
+
+def is_open(address: str, port: int) -> bool:
+    try:
+        socket.create_connection((address, port), 3).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_web_uis_are_served_over_https_with_a_login(stack: LabFixture, browser: requests.Session) -> None:
+    start = browser.get(f"http://{DOOR}/", timeout=10)
+    assert start.url == f"{web_address(stack.inventory, None)}/" == f"https://{DOOR}/"
+    links = re.findall(r'class="card" href="([^"]+)"', start.text)
+    assert links == [f"https://{DOOR}:19090/", f"https://{DOOR}:19093/"]
+    password = stack.session.secrets.secret(LOGIN).reveal()
+    for link, title in zip(links, ("Prometheus", "Alertmanager"), strict=True):
+        assert browser.get(link, timeout=10).status_code == 401
+        assert title in browser.get(link, timeout=10, auth=(USER, password)).text
+        health = re.search(rf'data-health="(/health/{link[-6:-1]})"', start.text)
+        assert health
+        assert browser.get(f"https://{DOOR}{health[1]}", timeout=10).status_code == 200
+    assert browser.get(f"{links[0]}-/ready", timeout=10).status_code == 200
+    assert changes(stack) == []
+    reports = [service for each in report_lab(stack.session).containers for service in each.services]
+    assert [service.health.summary for service in reports if not service.healthy] == []
+    assert {url for service in reports for url in service.web_uis.values()} == {
+        f"https://{DOOR}",
+        *(link.rstrip("/") for link in links),
+    }
+
+
+def test_plain_ports_are_closed_to_all_others(stack: LabFixture) -> None:
+    for port in PORTS:
+        knock = f"timeout 3 bash -c '</dev/tcp/{OBSERVABILITY}/{port}' 2>/dev/null && echo open || echo closed"
+        assert not is_open(OBSERVABILITY, port)
+        assert stack.run(knock, "door") == "open"
+        assert stack.run(knock, "observability") == "open"
+    stack.run("systemctl stop homelab-web-ports", "observability")
+    assert is_open(OBSERVABILITY, PORTS[0])
+    assert changes(stack) == ["unit homelab-web-ports.service: is inactive"]
+    assert not is_open(OBSERVABILITY, PORTS[0])
+
+
+def test_gateway_listens_on_its_address_and_is_hardened(stack: LabFixture) -> None:
+    listening = stack.run("ss -Hltn | awk '{print $4}'", "door").split()
+    own = sorted(each for each in listening if not each.endswith(":22"))
+    assert own == sorted(f"{DOOR}:{port}" for port in (80, 443, 19090, 19093))
+    stack.run("systemd-analyze security --no-pager --threshold=30 caddy.service", "door")
+    stack.run("systemd-analyze security --no-pager --threshold=60 homelab-web-ports.service", "observability")
+    password = stack.session.secrets.secret(LOGIN).reveal()
+    with stack.connect("door") as host:
+        found = host.run("grep -rlsFf - /etc /var/lib /proc/[0-9]*/cmdline; true", stdin=password.encode())
+    assert found.text == ""
+
+
+def test_without_the_gateway_the_plain_ports_are_open_again(stack: LabFixture) -> None:
+    path = stack.inventory.path
+    path.write_text(INVENTORY.replace("GATEWAY", "{}"))
+    plain = LabFixture(replace(load([path, LAB.overlay]), state_dir=stack.inventory.state_dir))
+    changes(plain)
+    assert is_open(OBSERVABILITY, PORTS[0])
+    assert not is_open(DOOR, 443)
+    assert plain.run("nft list tables", "observability") == ""
+    assert changes(plain) == []
