@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from homelab.errors import InputError
+from homelab.commands.alerts import send_test
+from homelab.errors import HomelabError, InputError
+from homelab.host import Result
 from homelab.inventory import load
 from homelab.model import Alerts, Inventory, ServiceContext
 from homelab.paths import bundled_path
 from homelab.services.alert_bridge import sender, watcher
 from homelab.steps import File
-from tests.support import FixedSecretStore
+from tests.support import FixedSecretStore, NoHost, make_session
 
 ALERTS = {
     "email": {
@@ -163,3 +166,31 @@ def test_receivers_need_a_container_that_sends(tmp_path: Path) -> None:
 def test_bridge_needs_receivers(tmp_path: Path) -> None:
     found = problems(tmp_path, None, **{"postgres-data": {"services": {"alert_bridge": {}}}})
     assert found == ["containers.postgres-data.services.alert_bridge: needs the receivers in `alerts:`"]
+
+
+@dataclass
+class Answering(NoHost):
+    """A container that answers each command with the same output."""
+
+    output: str
+
+    def run(self, command: str, *, stdin: bytes = b"", timeout: float = 900) -> Result:
+        """See Host.run."""
+        return Result(command, 1, self.output.encode(), b"no such file")
+
+
+def test_results_of_the_test_messages_are_read_by_receiver(tmp_path: Path) -> None:
+    output = json.dumps({"email": "cannot send over mail:25: Connection refused", "slack": ""})
+    session = make_session(inventory(tmp_path, ALERTS, MONITORED), connector=lambda *_: Answering(output))
+    outcome = send_test(session)
+    assert (outcome.container, outcome.all_sent) == ("observability", False)
+    assert [(each.receiver, each.sent) for each in outcome.deliveries] == [("email", False), ("slack", True)]
+
+
+@pytest.mark.parametrize(
+    ("output", "brief"), [("", "the alert bridge does not run there"), ("{", "read the results of the test messages")]
+)
+def test_container_that_cannot_send_is_an_error(tmp_path: Path, output: str, brief: str) -> None:
+    session = make_session(inventory(tmp_path, ALERTS), connector=lambda *_: Answering(output))
+    with pytest.raises(HomelabError, match=brief):
+        send_test(session)
