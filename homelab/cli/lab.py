@@ -22,22 +22,25 @@ def register(app: typer.Typer) -> None:
 
 
 def demo() -> None:
-    """Set up everything on this machine: lab, containers, deploy, one run of the pipeline; show its weather.
+    """Set up everything on this machine: lab, containers, deploy, a month of weather, one run of the pipeline.
+
+    It ends with the state of the lab and a picture of the temperatures.
 
     Example:  homelab demo
     """
     from homelab.cli.output import show_rows
-    from homelab.cli.report_output import show_status
+    from homelab.cli.report_output import show_status, show_temperatures
     from homelab.commands.demo import demo as run
 
-    report, rows, ui = run(settings.inventory, settings.progress())
-    show_status(report)
-    show_rows(rows)
+    done = run(settings.inventory, settings.progress())
+    show_status(done.report)
+    show_rows(done.days)
+    show_temperatures(done.temperatures)
     echo(
-        f"\nAirflow: {ui}, user admin, password from `.venv/bin/homelab --lab secret show`\n"
+        f"\nAirflow: {done.ui}, user admin, password from `.venv/bin/homelab --lab secret show`\n"
         "Look around: `.venv/bin/homelab --lab --help`. Remove it: `.venv/bin/homelab lab down`"
     )
-    if not report.healthy:
+    if not done.report.healthy:
         raise typer.Exit(1)
 
 

@@ -11,8 +11,10 @@ from rich.text import Text
 
 from homelab.cli.output import console, health_line
 from homelab.cli.plan_output import show_diff
+from homelab.cli.sparkline import sparkline
 from homelab.progress import duration
 from homelab.runtime.full_disks import describe
+from homelab.terminal import printable
 
 if TYPE_CHECKING:
     from homelab.commands.doctor import Diagnosis
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from homelab.model import Health
     from homelab.runtime.convergence import HostReport
     from homelab.runtime.lab_report import ContainerReport, LabReport
+    from homelab.runtime.marts import Rows
 
 _SLOW, _SLOWEST = 1.0, 5  # seconds from which a step is listed in the summary, and the length of that list
 
@@ -33,6 +36,21 @@ def show_checks(diagnosis: Diagnosis) -> None:
         for line in check.todo:
             target.print(Text(f"    {line}"), soft_wrap=True)
     target.print(health_line(diagnosis.healthy))
+
+
+def show_temperatures(rows: Rows) -> None:
+    """Print a picture of the mean temperature of each day, one line for each city."""
+    if not rows:
+        return
+    target, names = console(), [printable(row["city"]) for row in rows]
+    widest, days = max(map(len, names)), max(len(row["means_f"]) for row in rows)
+    lowest, highest = min(min(row["means_f"]) for row in rows), max(max(row["means_f"]) for row in rows)
+    first, last = min(row["first"] for row in rows), max(row["last"] for row in rows)
+    target.print(Text(f"\nMean temperature of each day, {first} to {last}", "bold"))
+    for name, row in zip(names, rows, strict=True):
+        bars = sparkline([value - lowest for value in row["means_f"]], days, highest - lowest)
+        extremes = f"  {row['min_f']:.0f} to {row['max_f']:.0f} °F"
+        target.print(Text.assemble(f"{name:<{widest}}  ", (bars, "cyan"), extremes))
 
 
 def show_deploy(reports: Sequence[HostReport], dry_run: bool) -> None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Iterator
 
 from rich.text import Text
 
 from homelab.cli.log_output import LEVEL_STYLES
+from homelab.cli.sparkline import sparkline
 from homelab.errors import HomelabError
 from homelab.progress import duration
 from homelab.runtime.lab_sample import ContainerSample, LabSample, PipelineSample
 from homelab.terminal import printable
 
-_BARS = "▁▂▃▄▅▆▇█"
 _NAME, _MEMORY = 21, 12  # columns
 _FIXED = 61  # columns of a container's row without its two sparklines
 _LEAST_LOGS = 4  # lines, with their title
@@ -48,18 +47,6 @@ def draw(sample: LabSample, width: int, height: int | None, footer: str = "") ->
 def draw_error(error: HomelabError) -> Text:
     """Return the picture of an error."""
     return Text.assemble((error.brief, "red"), "\n", error.details, "\n", error.resolution)
-
-
-def sparkline(values: Sequence[float], width: int, highest: float) -> str:
-    """Return the last values as bars, `width` columns wide; more values than columns are averaged."""
-    if not values or not width or highest <= 0:
-        return " " * width
-    if len(values) > width:
-        edges = [round(number * len(values) / width) for number in range(width + 1)]
-        groups = [values[begin:end] for begin, end in pairwise(edges)]
-        values = [sum(group) / len(group) for group in groups]
-    bars = (_BARS[min(int(max(value, 0) / highest * len(_BARS)), len(_BARS) - 1)] for value in values)
-    return "".join(bars).rjust(width)
 
 
 def _title(text: str) -> Text:

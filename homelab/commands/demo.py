@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
+from homelab.commands.pipeline_backfill import BackfillOptions, backfill_api
 from homelab.inventory import load
-from homelab.lab import Lab
+from homelab.lab import Lab, skip_weather
 from homelab.lab import up as lab_up
 from homelab.model.inventory import WEATHER
 from homelab.progress import Progress, duration
@@ -20,18 +23,36 @@ from homelab.runtime.pipeline_runs import run_pipeline, succeeded_lately, ui
 from homelab.runtime.provisioning import provision
 from homelab.runtime.session import Session
 
+_MONTH = date(2013, 1, 1), date(2013, 2, 1)  # the first of the replayed data set
+_PICTURE = """select city, min(observation_date) as first, max(observation_date) as last,
+    list(temperature_mean_f order by observation_date) as means_f,
+    min(temperature_min_f) as min_f, max(temperature_max_f) as max_f
+from weather_daily
+where observation_date > (select max(observation_date) - 31 from weather_daily) and temperature_mean_f is not null
+group by city order by city limit 6"""
 _ROWS = """select city, observation_date as day, observations, round(temperature_min_f, 1) as min_f,
 round(temperature_mean_f, 1) as mean_f, round(temperature_max_f, 1) as max_f, round(humidity_mean_pct) as humidity_pct
 from weather_daily order by day desc, city limit 6"""
 
 
-def demo(inventory_path: Path, progress: Progress) -> tuple[LabReport, Rows, str]:
-    """Start the lab, create and deploy its containers, and run the pipeline once; repeat nothing that is done.
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """The lab's state, the temperatures of a month by city, the last days, and the address of Airflow's web UI."""
 
-    Returns the lab's state, its weather, and the address of Airflow's web UI. Raises HomelabError.
+    report: LabReport
+    temperatures: Rows
+    days: Rows
+    ui: str
+
+
+def demo(inventory_path: Path, progress: Progress) -> Demo:
+    """Start the lab, create and deploy its containers, load a month of weather, and run the pipeline once.
+
+    It repeats nothing that is done. Raises HomelabError.
     """
     started = time.monotonic()
-    session = Session.open(load([inventory_path, lab_up(Lab(), progress)]), progress)
+    lab = Lab()
+    session = Session.open(load([inventory_path, lab_up(lab, progress)]), progress)
     inventory = session.inventory
     with lab_lock(inventory.state_dir, "demo"):
         with progress.step("homelab up", "total"):
@@ -43,10 +64,13 @@ def demo(inventory_path: Path, progress: Progress) -> tuple[LabReport, Rows, str
         if deployed.failure:
             raise deployed.failure
         progress.note(deployed.container, f"{len(deployed.changes) or 'nothing'} changed")
-    if succeeded_lately(session, WEATHER):
+    loaded = backfill_api(session, *_MONTH, BackfillOptions())
+    skip_weather(lab, (_MONTH[1] - _MONTH[0]).days * 24)
+    if not loaded.stored and succeeded_lately(session, WEATHER):
         progress.note("pipeline", "not run again: it succeeded within the last hour")
     else:
         progress.note("pipeline", str(run_pipeline(session, WEATHER)))
-    report, rows = report_lab(session), query_marts(session, _ROWS, WEATHER)
+    temperatures, days = (query_marts(session, sql, WEATHER) for sql in (_PICTURE, _ROWS))
+    report, address = report_lab(session), ui(locate(inventory))
     progress.note("demo", f"took {duration(time.monotonic() - started)} in total")
-    return report, rows, ui(locate(inventory))
+    return Demo(report, temperatures, days, address)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import json
 import shutil
 import ssl
 import sys
@@ -153,9 +154,21 @@ def _replay_answers(lab: Lab) -> bool:
     return _answers(http.client.HTTPConnection(str(lab.gateway), lab.replay_port, timeout=5), "/healthz", {})
 
 
-def _answers(connection: http.client.HTTPConnection, path: str, headers: dict[str, str]) -> bool:
+def skip_weather(lab: Lab, hours: int) -> None:
+    """Let the replay go on after the first hours of its data set. Raises HomelabError if it does not answer."""
+    path = f"/_skip?appid={lab.api_key_file.read_text().strip()}"
+    connection = http.client.HTTPConnection(str(lab.gateway), lab.replay_port, timeout=5)
+    if not _answers(connection, path, {}, json.dumps({"hours": hours})):
+        raise HomelabError(
+            "Cannot set the time of the replayed weather: the replay server does not answer",
+            f"Its log is {lab.log_file(REPLAY)}.",
+            "Run `homelab lab up`, which starts it again.",
+        )
+
+
+def _answers(connection: http.client.HTTPConnection, path: str, headers: dict[str, str], body: str = "") -> bool:
     try:
-        connection.request("GET", path, headers=headers)
+        connection.request("POST" if body else "GET", path, body or None, headers)
         return connection.getresponse().status == 200
     except (OSError, http.client.HTTPException):
         return False

@@ -2,7 +2,8 @@
 
 `python -m homelab.lab.openweather --host H --port P --key-file F --state FILE [--clock step|real] [--generated N]`.
 With the clock `step`, each request for a city returns that city's next observation; the state file keeps the position,
-and the last observation is followed by the first. With `real` it returns the observation of this hour of the year.
+and the last observation is followed by the first. POST /_skip?appid=KEY with {"hours": N} goes on after the first N
+hours of the data set. With `real` it returns the observation of this hour of the year.
 `dt` is the data set's own time. Cities without a station get derived weather, see derived_weather.py.
 `--generated` adds that many cities with the ids 1, 2, …: each has the weather of one of the stations, and moves to the
 next observation only after POST /_hour?appid=KEY.
@@ -32,6 +33,7 @@ from homelab.lab.observations import PLACES, Observation, Place, answer, load
 from homelab.private_files import read_mapping
 
 _WEEK = 7 * 86400  # seconds
+_OTHERS = "others"  # key of the position of all cities without a request so far
 _IN_HISTORY = ("dt", "main", "wind", "clouds", "weather", "rain", "snow")
 _NEAR = 0.5  # degrees: the largest distance between a point and the station that represents it
 _BLOCKED = (
@@ -124,12 +126,20 @@ class Steps:
     def __call__(self, place: Place) -> Observation:
         rows = self._stations[place.station]
         key = place.station if place in PLACES else str(place.id)
-        position = self._next.get(key, 0)
+        position = self._next.get(key, self._next.get(_OTHERS, 0))
         self._next[key] = position + 1
+        self._save()
+        return observation(place, rows, position % len(rows))
+
+    def skip(self, hours: int) -> None:
+        """Go on after the first hours of the data set, with the cities that are not there yet."""
+        self._next = {key: max(position, hours) for key, position in {_OTHERS: 0, **self._next}.items()}
+        self._save()
+
+    def _save(self) -> None:
         new = self._state.with_suffix(".new")
         new.write_text(json.dumps(self._next))
         os.replace(new, self._state)
-        return observation(place, rows, position % len(rows))
 
 
 class ThisHour:
@@ -231,6 +241,14 @@ def application(
         generated.hour += 1
         return web.json_response({"hour": generated.hour})
 
+    async def skip(request: web.Request) -> web.Response:
+        admit(request)
+        hours = (await request.json()).get("hours")
+        if not isinstance(choose, Steps) or not isinstance(hours, int):
+            raise Refusal(400, "needs the clock step, and a number of hours", "400")
+        choose.skip(hours)
+        return web.json_response({"hours": hours})
+
     async def inject(request: web.Request) -> web.Response:
         admit(request)
         try:
@@ -256,6 +274,7 @@ def application(
             web.post("/_faults", inject),
             web.delete("/_faults", clear),
             web.post("/_hour", next_hour),
+            web.post("/_skip", skip),
         ]
     )
     return app

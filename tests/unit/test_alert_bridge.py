@@ -12,23 +12,20 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from datetime import datetime
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from homelab.paths import bundled_path
+from tests.alert_servers import SCRIPTS, Mailbox, Sink, bridged, mail, serving, slack
 
-SCRIPTS = bundled_path("templates/alert_bridge/scripts")
-sys.path.append(str(SCRIPTS))
-import bridge  # noqa: E402 - a program of the container, next to its modules
-import check  # noqa: E402
-import receivers  # noqa: E402
-import settings  # noqa: E402
-from messages import message_of  # noqa: E402
+# Programs of the container, which tests.alert_servers makes importable.
+import check  # isort: skip
+import receivers  # isort: skip
+import settings  # isort: skip
+from messages import message_of  # isort: skip
 
 ALERT = {
     "status": "firing",
@@ -47,55 +44,6 @@ OVER = {**FIRING, "status": "resolved", "alerts": [{**ALERT, "status": "resolved
 NOON = datetime(2026, 11, 27, 12)
 
 
-class Sink(BaseHTTPRequestHandler):
-    """A receiver of webhooks that takes JSON; its paths have the answers of Slack."""
-
-    got: list[Any]
-
-    def do_POST(self) -> None:
-        """Record the body."""
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        refuses = self.path == "/services/T0000/B0000/wrongtoken"
-        self.send_response(404 if refuses else 200)
-        self.end_headers()
-        self.wfile.write(b"no_service" if refuses else b"ok")
-        if not refuses:
-            self.got.append(body)
-
-    def log_message(self, *_: Any) -> None:
-        """Log nothing."""
-
-
-class Mailbox(socketserver.StreamRequestHandler):
-    """A mail server without TLS that takes every mail."""
-
-    got: list[str]
-
-    def handle(self) -> None:
-        """Answer the commands of one connection."""
-        self._say("220 mail")
-        while line := self.rfile.readline().decode().strip():
-            if line.upper() == "DATA":
-                self._say("354 go")
-                lines = iter(lambda: self.rfile.readline().decode().rstrip("\r\n"), ".")
-                self.got.append("\n".join(lines))
-            self._say("221 bye" if line.upper() == "QUIT" else "550 unknown" if "nobody@" in line else "250 ok")
-
-    def _say(self, line: str) -> None:
-        self.wfile.write(f"{line}\r\n".encode())
-
-
-@contextmanager
-def serving(server: socketserver.BaseServer) -> Iterator[int]:
-    """Serve in a thread and yield the port."""
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield server.server_address[1]  # type: ignore[misc]
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
 @pytest.fixture
 def sink() -> Iterator[tuple[str, list[Any]]]:
     got: list[Any] = []
@@ -108,15 +56,6 @@ def mailbox() -> Iterator[tuple[dict[str, Any], list[str]]]:
     got: list[str] = []
     with serving(socketserver.ThreadingTCPServer(("127.0.0.1", 0), type("", (Mailbox,), {"got": got}))) as port:
         yield mail(port), got
-
-
-def slack(url: str, token: str) -> dict[str, Any]:
-    return {"kind": "slack", "url": f"{url}/services/T0000/B0000/{token}"}
-
-
-def mail(port: int, **more: Any) -> dict[str, Any]:
-    receiver = {"kind": "email", "host": "127.0.0.1", "port": port, "from": "homelab@home.arpa", "to": ["me@home.arpa"]}
-    return {**receiver, "user": None, "password": None, **more}
 
 
 def test_message_has_cause_time_words_command_and_runbook() -> None:
@@ -217,17 +156,6 @@ def test_critical_alert_is_sent_in_quiet_hours_if_excepted() -> None:
     warning = {**FIRING, "alerts": [{**ALERT, "labels": {"severity": "warning"}}]}
     assert not settings.is_quiet(found, FIRING, NOON.replace(hour=23))
     assert settings.is_quiet(found, warning, NOON.replace(hour=23))
-
-
-@contextmanager
-def bridged(folder: Path, clients: tuple[str, ...] = ("127.0.0.1",), **changes: Any) -> Iterator[dict[str, Any]]:
-    """Run a bridge on loopback and yield its settings."""
-    found = {"lab": "home", "container": "box", "address": "127.0.0.1", "port": 0, "clients": list(clients)}
-    found |= {"quiet": None, "receivers": {}, "pipelines": {}, "watchdog": 0, **changes}
-    file = folder / "alerts.json"
-    file.write_text(json.dumps(found))
-    with serving(bridge.Bridge(found, file, folder)) as port:
-        yield {**found, "port": port}
 
 
 def call(found: Mapping[str, Any], path: str, content: object = None) -> tuple[int, str]:

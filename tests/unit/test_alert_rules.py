@@ -291,8 +291,9 @@ def test_alert_has_the_words_of_the_failed_program(
 def test_unit_of_a_service_that_is_stopped_is_an_incident(inventory: Inventory) -> None:
     (rule,) = [rule for rule in alerts(inventory) if rule.name == "UnitFailed"]
     assert (
-        'node_systemd_unit_state{container="postgres-data",name=~"postgresql@16-main.service|prometheus-node-exporter'
-        '.service|homelab-metrics.timer|prometheus-postgres-exporter.service",state="active"} == 0' in rule.expression
+        'node_systemd_unit_state{container="postgres-data",name=~"prometheus-node-exporter.service|homelab-metrics'
+        '.timer|postgresql@16-main.service|prometheus-postgres-exporter.service",state="active"} == 0'
+        in rule.expression
     )
 
 

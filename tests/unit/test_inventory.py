@@ -570,10 +570,12 @@ def test_shipped_inventory_mentions_every_key() -> None:
 
 
 def opened(text: str) -> str:
-    """Return the shipped inventory with its commented keys, except the last section and `ca_file`."""
+    """Return the shipped inventory with its commented keys, except those of `packages` and `ca_file`."""
+    text, alerts, receivers = text.partition("# alerts:\n")
     text = re.sub(r"(?m)^( +)# ( *\w+:( |$))", r"\1\2", text)
     text = re.sub(r"(?m)^( +)# (- \{)", r"\1\2", text).replace("  ca_file", "  # ca_file")
-    return re.sub(r"(?m)^( +)#   (/)", r"\1  \2", text)
+    text = re.sub(r"(?m)^( +)#   (/)", r"\1  \2", text)
+    return text + alerts.removeprefix("# ") + re.sub(r"(?m)^#(   \w+: )", r" \1", receivers)
 
 
 def test_comments_of_the_shipped_inventory_are_valid(tmp_path: Path) -> None:
@@ -588,6 +590,7 @@ def test_comments_of_the_shipped_inventory_are_valid(tmp_path: Path) -> None:
     assert list(observability.services) == [
         "prometheus",
         "alertmanager",
+        "alert_bridge",
         "blackbox_exporter",
         "grafana",
         "pve_exporter",
@@ -596,6 +599,7 @@ def test_comments_of_the_shipped_inventory_are_valid(tmp_path: Path) -> None:
         "postgres_exporter",
     ]
     assert list(ingestion.services) == ["ingestion"]
+    assert inventory.alerts.receivers == ("email", "slack", "webhook", "url-1")
     inventory = replace(inventory, containers=tuple(containers))
     assert inventory.network.vlan == 20
     assert list(map(str, inventory.containers[0].shape.mounts)) == [

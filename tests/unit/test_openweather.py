@@ -301,6 +301,21 @@ def test_position_survives_a_restart_and_wraps_at_the_end(stations: dict[str, An
     assert Steps(state, stations)(NEWARK) == stations["EWR"][0]
 
 
+def test_skipped_hours_count_for_all_cities_and_survive_a_restart(stations: dict[str, Any], tmp_path: Path) -> None:
+    async def story(client: TestClient[Any, Any]) -> None:
+        assert (await client.post(f"/_skip?appid={KEY}", json={"hours": 700})).status == 200
+        assert (await client.post(f"/_skip?appid={KEY}", json={"hours": 5})).status == 200
+        assert (await client.post(f"/_skip?appid={KEY}", json={})).status == 400
+        assert (await client.post("/_skip?appid=wrong", json={"hours": 1})).status == 401
+
+    state = tmp_path / "state.json"
+    steps = Steps(state, stations)
+    steps(NEWARK)
+    with_client(steps, story)
+    assert Steps(state, stations)(NEWARK) == stations["EWR"][700]
+    assert Steps(state, stations)(QUEENS) == stations["JFK"][700]
+
+
 @pytest.mark.parametrize(
     ("now", "seen"),
     [

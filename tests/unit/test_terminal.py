@@ -142,3 +142,22 @@ def test_answer_of_an_unexpected_format_is_an_error_of_its_container() -> None:
     with pytest.raises(HomelabError, match="unexpected format") as caught, expected_format("box", "read the answer"):
         json.loads("{")
     assert caught.value.brief.startswith("Cannot read the answer on box")
+
+
+def test_temperatures_are_drawn_on_one_scale(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    days = {"first": "2013-01-01", "last": "2013-01-03"}
+    report_output.show_temperatures(
+        [
+            {"city": "Oslo,NO", "means_f": [0.0, 30.0, 60.0], "min_f": -4.2, "max_f": 71.0, **days},
+            {"city": CLEAR, "means_f": [80.0], "min_f": 70.0, "max_f": 90.0, **days},
+        ]
+    )
+    assert capsys.readouterr().out.splitlines() == [
+        "",
+        "Mean temperature of each day, 2013-01-01 to 2013-01-03",
+        "Oslo,NO    ▁▄▇  -4 to 71 °F",
+        "a\\x1b[2Jb    █  70 to 90 °F",
+    ]

@@ -20,7 +20,8 @@ from pathlib import Path
 
 import pytest
 
-from homelab.cli.top_screen import draw, sparkline
+from homelab.cli.sparkline import sparkline
+from homelab.cli.top_screen import draw
 from homelab.host import Result
 from homelab.paths import bundled_path
 from homelab.runtime.container_usage import USAGE, ContainerUsage
