@@ -156,7 +156,7 @@ def airflow() -> Dashboard:
         .with_panel(number("Paused DAGs", "sum(homelab_airflow_dag_paused)", limits=_WARNING))
         .with_panel(
             number(
-                "DAGs whose last run failed",
+                "DAGs with a failed last run",
                 "count(homelab_airflow_dag_last_run_success == 0) or vector(0)",
                 limits=_NONE,
             )

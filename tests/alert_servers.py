@@ -45,15 +45,15 @@ class Mailbox(socketserver.StreamRequestHandler):
 
     def handle(self) -> None:
         """Answer the commands of one connection."""
-        self._say("220 mail")
+        self._reply("220 mail")
         while line := self.rfile.readline().decode().strip():
             if line.upper() == "DATA":
-                self._say("354 go")
+                self._reply("354 go")
                 lines = iter(lambda: self.rfile.readline().decode().rstrip("\r\n"), ".")
                 self.got.append("\n".join(lines))
-            self._say("221 bye" if line.upper() == "QUIT" else "550 unknown" if "nobody@" in line else "250 ok")
+            self._reply("221 bye" if line.upper() == "QUIT" else "550 unknown" if "nobody@" in line else "250 ok")
 
-    def _say(self, line: str) -> None:
+    def _reply(self, line: str) -> None:
         self.wfile.write(f"{line}\r\n".encode())
 
 

@@ -66,7 +66,7 @@ def tmux(
 ) -> None:
     """Open a tmux session with a pane for each log: services, ingestion, and dbt. Attach to it if it exists.
 
-    Ctrl-b d leaves it, and it continues; `tmux kill-session` in it ends it.
+    Ctrl-b d leaves the session, and it continues. To end it, run `tmux kill-session` in it.
 
     Example:  homelab tmux
     """

@@ -23,11 +23,11 @@ from homelab.runtime.interactive import default_interrupt
 Report = TypeVar("Report")
 _QUIT = ("q", "Q", "\x04")  # also Ctrl-D
 _TERMINATED = 128 + signal.SIGTERM
-_REFRESH = 0.2  # seconds between two looks for a report and for another size of the terminal
+_REFRESH = 0.2  # seconds between two checks for a report and a new size of the terminal
 
 
 class LiveView(Generic[Report]):
-    """Reads reports in the background every `interval` seconds, and draws the newest one.
+    """A view that reads reports in the background every `interval` seconds, and draws the newest one.
 
     `draw` gets a report and the size of the terminal; `draw_error` shows that a report cannot be read.
     """
@@ -59,7 +59,7 @@ class LiveView(Generic[Report]):
                     return
 
     def _picture(self, newest: Future[Report] | None, target: Console) -> RenderableType:
-        """Return the picture of the newest report. Raises an error that is a bug."""
+        """Return the picture of the newest report, or of its HomelabError. Raises all other errors."""
         if newest is None:
             return Text("Reading …", "dim")
         try:
@@ -70,7 +70,7 @@ class LiveView(Generic[Report]):
 
 @contextmanager
 def _single_keys() -> Iterator[Callable[[float], str]]:
-    """Let the terminal hand on each key without echo; yield a function that waits for a key, "" if there is none."""
+    """Set the terminal to pass on each key without echo; yield a function that waits for a key, "" without one."""
     if not sys.stdin.isatty():
         yield _no_key
         return
@@ -98,7 +98,7 @@ def _no_key(seconds: float) -> str:
 
 @contextmanager
 def _termination() -> Iterator[None]:
-    """Let the signal that ends a program leave the block first, which restores the terminal."""
+    """Raise SystemExit at SIGTERM, so that the block restores the terminal before the end."""
 
     def end(_number: int, _frame: FrameType | None) -> None:
         raise SystemExit(_TERMINATED)

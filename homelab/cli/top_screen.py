@@ -20,7 +20,7 @@ _SESSIONS = 5  # statements, if the terminal is high enough
 
 
 def draw(sample: LabSample, width: int, height: int | None, footer: str = "") -> Text:
-    """Return the picture of a sample: at most `height` lines of at most `width` columns; None: as many as there are.
+    """Return the picture of a sample: at most `height` lines of at most `width` columns. None: all lines.
 
     The log lines get the rows that the other parts leave.
     """
@@ -54,7 +54,7 @@ def _title(text: str) -> Text:
 
 
 def _cut(lines: list[Text], room: int | None) -> list[Text]:
-    """Return the lines, or as many as there is room for and the number of the others."""
+    """Return the lines that fit, and a line with the number of the others."""
     if room is None or len(lines) <= room:
         return lines
     if room < 2:

@@ -48,7 +48,7 @@ class Demo:
 def demo(inventory_path: Path, progress: Progress) -> Demo:
     """Start the lab, create and deploy its containers, load a month of weather, and run the pipeline once.
 
-    It repeats nothing that is done. Raises HomelabError.
+    It repeats no completed part. Raises HomelabError.
     """
     started = time.monotonic()
     lab = Lab()

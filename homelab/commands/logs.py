@@ -34,11 +34,11 @@ class LogFilter:
 
     @property
     def searches(self) -> bool:
-        """True if most lines are left out."""
+        """True if the filter omits most lines."""
         return self.grep is not None or self.level in LEVELS[:2]
 
     def begin(self, now: datetime) -> datetime | None:
-        """Return the time of the first line to read; None if the number of lines decides."""
+        """Return the time of the first line to read; None: the last lines, by their number."""
         return self.since or (now - _SEARCHED if self.searches and not self.follow else None)
 
     def accepts(self, line: LogLine) -> bool:
@@ -85,7 +85,7 @@ def journal_command(units: Sequence[str], known: Sequence[str], chosen: LogFilte
 
 
 def file_limits(chosen: LogFilter, now: datetime) -> Mapping[str, Any]:
-    """Return the limits of the lines of files, as those of the journal."""
+    """Return the limits of the journal for the lines of files."""
     since = chosen.begin(now)
     return {
         "lines": None if since else chosen.lines,

@@ -13,7 +13,7 @@ from homelab.runtime.container_addresses import locate
 def web_address(inventory: Inventory, service: str | None) -> str:
     """Return the URL of a web UI; without a service, that of the start page, or of the only web UI.
 
-    Raises InputError, which lists the services with a web UI, if the inventory has no such one.
+    Raises InputError for an unknown one; the error lists the services with a web UI.
     """
     inventory = locate(inventory)
     found = web_uis(inventory.containers)

@@ -1,4 +1,4 @@
-"""`homelab tmux`: a tmux session whose panes follow the logs of the services and pipelines."""
+"""`homelab tmux`: a tmux session with panes that follow the logs of services and pipelines."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from homelab.runtime.tmux_session import TmuxSession, log_targets, session_name
 
 
 def open_session(inventory: Inventory, program: Sequence[str]) -> TmuxSession:
-    """Return the lab's session, which is created if it does not exist. Raises HomelabError.
+    """Return the lab's session; create a missing one. Raises HomelabError.
 
-    `program` are the words that run homelab with this inventory.
+    `program` is the command of homelab with this inventory.
     """
     session = TmuxSession(session_name(inventory.lab))
     if not session.exists:

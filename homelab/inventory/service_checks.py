@@ -55,7 +55,7 @@ def _declared(section: Section, name: str, declaration: Callable[..., Iterable[T
 
 
 def check_gateway_ports(sections: Mapping[str, Section], containers: Sequence[Container]) -> None:
-    """Add a problem for each web UI whose port of the gateway is taken by another one, or does not exist."""
+    """Add a problem for each web UI that shares its port of the gateway with another one, or has none."""
     taken: dict[int, str] = {}
     for ui in published_web_uis(containers):
         section, owner = sections[ui.container.name], taken.setdefault(ui.port, f"{ui.service} of {ui.container.name}")

@@ -76,7 +76,7 @@ def _find(section: Section, name: str, at: KeyPath) -> type[Service] | None:
 def with_exporters(services: Mapping[str, Service], registry: Registry) -> Mapping[str, Service]:
     """Return the services of a container with those that `monitoring: true` adds, unless it has them.
 
-    node_exporter comes first: Prometheus would take a container for down while its other services are installed.
+    node_exporter comes first: otherwise, Prometheus reports a container as down until its other services are installed.
     """
     added = {name: registry.get(name)() for name in ("node_exporter", "postgres_exporter") if name not in services}
     first = {name: added.pop(name) for name in ("node_exporter",) if name in added}

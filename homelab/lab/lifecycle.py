@@ -155,7 +155,7 @@ def _replay_answers(lab: Lab) -> bool:
 
 
 def skip_weather(lab: Lab, hours: int) -> None:
-    """Let the replay go on after the first hours of its data set. Raises HomelabError if it does not answer."""
+    """Move the replay past the first hours of its data set. Raises HomelabError if it does not answer."""
     path = f"/_skip?appid={lab.api_key_file.read_text().strip()}"
     connection = http.client.HTTPConnection(str(lab.gateway), lab.replay_port, timeout=5)
     if not _answers(connection, path, {}, json.dumps({"hours": hours})):

@@ -93,7 +93,7 @@ class LabNode(FirewallNode, CloneNode, BackupNode, ApplianceNode):
         self.grant(ACCOUNT, "/", *ROLES["PVEAuditor"])
 
     async def listen_for_containers(self) -> None:
-        """Serve the API at the bridge's address, too; its rules keep all others away."""
+        """Serve the API at the bridge's address, too; nftables admits only the containers to it."""
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(self.lab.certificate, self.lab.certificate.with_suffix(".key"))
         await web.TCPSite(self.runner, str(self.lab.gateway), self.lab.api_port, ssl_context=context).start()

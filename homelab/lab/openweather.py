@@ -2,7 +2,7 @@
 
 `python -m homelab.lab.openweather --host H --port P --key-file F --state FILE [--clock step|real] [--generated N]`.
 With the clock `step`, each request for a city returns that city's next observation; the state file keeps the position,
-and the last observation is followed by the first. POST /_skip?appid=KEY with {"hours": N} goes on after the first N
+and the last observation is followed by the first. POST /_skip?appid=KEY with {"hours": N} moves it past the first N
 hours of the data set. With `real` it returns the observation of this hour of the year.
 `dt` is the data set's own time. Cities without a station get derived weather, see derived_weather.py.
 `--generated` adds that many cities with the ids 1, 2, …: each has the weather of one of the stations, and moves to the

@@ -22,7 +22,7 @@ def observation(place: Place, rows: Sequence[Observation], index: int) -> Observ
 
 
 class Steps:
-    """Clock that returns the next observation at each request; its position survives a restart."""
+    """A clock that returns the next observation at each request; its position survives a restart."""
 
     def __init__(self, state: Path, stations: Mapping[str, Sequence[Observation]]) -> None:
         self._state, self._stations = state, stations
@@ -37,7 +37,7 @@ class Steps:
         return observation(place, rows, position % len(rows))
 
     def skip(self, hours: int) -> None:
-        """Go on after the first hours of the data set, with the cities that are not there yet."""
+        """Move the cities in the first hours of the data set to the end of these hours."""
         self._next = {key: max(position, hours) for key, position in {_OTHERS: 0, **self._next}.items()}
         self._save()
 
@@ -48,7 +48,7 @@ class Steps:
 
 
 class ThisHour:
-    """Clock that returns the observation of the present hour in 2013, or the last one before it."""
+    """A clock that returns the observation of the present hour in 2013, or the last one before it."""
 
     def __init__(
         self, stations: Mapping[str, Sequence[Observation]], now: Callable[[], datetime] = lambda: datetime.now(UTC)

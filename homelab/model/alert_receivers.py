@@ -107,7 +107,9 @@ class Alerts:
             examples=(["ntfy://ntfy.sh/my-topic"],),
         ),
     ] = ()
-    quiet: Annotated[Quiet | None, Option("Hours without messages; they follow afterwards, for open incidents.")] = None
+    quiet: Annotated[Quiet | None, Option("Hours without messages; those about open incidents follow afterwards.")] = (
+        None
+    )
 
     def __post_init__(self) -> None:
         """Check that there is a receiver. Raises ValueError."""

@@ -15,8 +15,8 @@ OFFSET = 10_000  # from the port of a web UI to that of the gateway
 class WebUi:
     """A web UI: its service and endpoint, and the container of the gateway that serves it, if one does.
 
-    The gateway has one port for each web UI, and not one path: not every program can live below a path, and a browser
-    keeps programs apart by their ports.
+    The gateway has a port for each web UI, and not a path: some programs do not work below a path, and a browser
+    separates programs by their ports.
     """
 
     service: str
@@ -42,7 +42,7 @@ class WebUi:
 
 
 def gateway_of(containers: Sequence[Container]) -> Container | None:
-    """Return the container whose service publishes all web UIs, or None."""
+    """Return the container with the service that publishes all web UIs, or None."""
     return next((each for each in containers if any(s.publishes_web_uis for s in each.services.values())), None)
 
 

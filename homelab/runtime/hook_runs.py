@@ -44,9 +44,9 @@ def with_hooks(session: Session, container: Container, back_up: Callable[[], T])
 
 
 def record_backup(session: Session, container: Container, *, booting: bool) -> None:
-    """Record the time of a backup in its running container, if the monitoring reads it there.
+    """Record the time of a backup in its running container, if the container has node_exporter.
 
-    A container that does not answer is a note: its backup exists. `booting`: the backup has started it just now.
+    Only a note reports a failure: the backup exists. With `booting`, the backup has just started the container.
     """
     if "node_exporter" not in container.services:
         return
@@ -54,7 +54,7 @@ def record_backup(session: Session, container: Container, *, booting: bool) -> N
         with session.connect(container, BOOT_DEADLINE if booting else _DEADLINE) as host:
             check(host, f"mkdir -p {remote_paths.STATE} && touch {LAST_BACKUP}", "record the backup")
     except HomelabError as error:
-        session.progress.note(container.name, f"the time of its backup is not recorded: {error.brief}")
+        session.progress.note(container.name, f"Cannot record the time of the backup: {error.brief}")
 
 
 def finish_restore(session: Session, container: Container, volid: str) -> None:

@@ -37,9 +37,9 @@ _CONNECTIONS = re.compile(r"LOG:  connection (received|authenticated|authorized)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerSample:
-    """A container: `cpu` is the use of its cores from 0 to 1, sizes in bytes; None is not known.
+    """A container: `cpu` is the use of its cores from 0 to 1, sizes in bytes; None: unknown.
 
-    `problem` gives the reason why it cannot be read from inside; then the values are those of Proxmox.
+    With a `problem`, the container does not answer over SSH: the values are those of Proxmox.
     """
 
     name: str
@@ -85,7 +85,7 @@ class LabSample:
 
 
 class Sampler:
-    """Takes samples of a lab over connections that stay open: a context manager."""
+    """A source of samples of a lab, over connections that stay open until `close`."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -98,7 +98,7 @@ class Sampler:
             reader.close()
 
     def sample(self) -> LabSample:
-        """Ask Proxmox and all containers in parallel. A part that does not answer does not hide the others."""
+        """Read Proxmox and all containers in parallel. A failed part does not hide the others."""
         inventory, now = self._session.inventory, datetime.now(UTC)
         readers, pipelines = self._containers, inventory.pipelines
         further = {name: self._further(reader.container) for name, reader in readers.items()}
@@ -168,7 +168,7 @@ class _Inside:
 
 
 class _ContainerReader:
-    """Reads one container over a connection that stays open."""
+    """A reader of one container, over a connection that stays open."""
 
     def __init__(self, session: Session, container: Container) -> None:
         self.container, self._session = container, session
@@ -205,7 +205,7 @@ class _ContainerReader:
         )
 
     def sample(self, state: ContainerState | None, inside: _Inside) -> ContainerSample:
-        """Return the values from inside, and those of Proxmox for all that is not known from inside."""
+        """Return the values from inside; those of Proxmox for unknown ones."""
         cores = (state.cores if state else 0) or self.container.shape.cores
         usage, before = inside.usage, self._before
         self._before = usage

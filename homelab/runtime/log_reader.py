@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-_LARGEST = 16 << 20  # bytes that are read of the end of a file
-_INTERVAL = 1.0  # seconds between two looks for new lines
+_LARGEST = 16 << 20  # bytes read from the end of a file
+_INTERVAL = 1.0  # seconds between two searches for new lines
 _PRIORITIES = {"critical": 3, "error": 3, "warning": 4, "warn": 4, "info": 6, "debug": 7}
 # A line of Airflow 2.11; the following lines without a time belong to it.
 _OLD_LINE = re.compile(r"\[(\d{4}-\d\d-\d\dT[\d:.]+[+-]\d{4})\] \{[^}]*\} ([A-Z]+) - (.*)")
@@ -93,7 +93,7 @@ def _event(entry: dict[str, Any]) -> str:
 
 
 class Reader:
-    """Reads the files of a source; each call of `read` continues where the one before ended."""
+    """A reader of the files of a source; each call continues at the end of the previous one."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
@@ -164,7 +164,7 @@ def show(lines: list[Line]) -> None:
 
 
 def run(source: Source) -> None:
-    """Print the lines of a source; with `follow`, until the reader of the output has ended."""
+    """Print the lines of a source; with `follow`, until the reader of the output ends."""
     reader = Reader(source)
     show(reader.history())
     output = select.poll()

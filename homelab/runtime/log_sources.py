@@ -23,8 +23,8 @@ from homelab.services.airflow_environment import HOME
 class LogSelection:
     """The logs to show of one container; None and no pipelines omit a kind.
 
-    An empty list of units is the whole journal, an empty list of DAGs are all. A DAG may be one of its tasks, such as
-    `prices.fetch`.
+    An empty list of units is the whole journal, an empty list of DAGs is all DAGs. A DAG may be one of its tasks, such
+    as `prices.fetch`.
     """
 
     units: Sequence[str] | None = None
@@ -85,7 +85,7 @@ def _selection(inventory: Inventory, container: Container, parts: Sequence[str])
 
 
 def _task_logs(pipeline: Pipeline, parts: Sequence[str]) -> Iterator[str]:
-    """Yield the DAG of a pipeline, or those of its tasks that are wanted; for the ingestion, all that it runs."""
+    """Yield the DAG of a pipeline, or its selected tasks; for `ingestion`, all tasks that it runs."""
     if pipeline.name in parts:
         yield pipeline.dag_id
     for command in pipeline.tasks:

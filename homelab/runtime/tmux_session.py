@@ -59,7 +59,7 @@ class TmuxSession:
     def create(self, panes: Mapping[str, Sequence[str]]) -> None:
         """Create the session with a pane for each title and its command.
 
-        Raises HomelabError, and leaves no part of the session.
+        Raises HomelabError, after the removal of an incomplete session.
         """
         window = pane = ""
         try:
@@ -83,7 +83,7 @@ class TmuxSession:
         begin = session if first else ("new-window", "-t", f"={self.name}:")
         shown = ("-d", "-P", "-F", "#{window_id} #{pane_id}", "-n", "logs")
         window, pane = _tmux(*begin, *shown, *_PLACEHOLDER).split()
-        # A pane whose connection was lost keeps its message.
+        # A pane keeps its message after a lost connection.
         for option, value in (("remain-on-exit", "on"), ("pane-border-status", "top"), ("pane-border-format", " #T ")):
             _tmux("set-option", "-w", "-t", window, option, value)
         return window, pane

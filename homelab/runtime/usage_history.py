@@ -34,7 +34,7 @@ class UsageHistory:
 
 
 class HistoryRecorder:
-    """Records samples, and prefers the answers of Prometheus, which it asks once a minute."""
+    """A record of samples; the values of Prometheus, read once a minute, take precedence."""
 
     def __init__(self, begin: datetime, clock: Callable[[], float] = time.time) -> None:
         self._begin, self._clock = begin, clock
@@ -50,7 +50,7 @@ class HistoryRecorder:
         return [range_query(query, now - _HOUR, now, _STEP) for query in _QUERIES.values()]
 
     def answer(self, results: Sequence[Result]) -> None:
-        """Keep the answers to `probes`; without them, those before are no longer true."""
+        """Replace the earlier answers by those to `probes`; a failed request leaves none."""
         if results:
             self._asked = self._clock()
             self._answered = {name: _series(result) for name, result in zip(_QUERIES, results, strict=True)}

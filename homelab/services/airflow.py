@@ -72,7 +72,8 @@ class Airflow(Service):
     port: Annotated[int, Option("Port of the web UI.", low=1024, high=65535)] = 8080
     parallelism: Annotated[int, Option("Number of tasks that may run in parallel.", low=1)] = 4
     retention: Annotated[
-        Duration, Option("Time for which runs and logs of tasks are kept; the last run always.", low=Duration("1d"))
+        Duration,
+        Option("Time for which runs and logs of tasks are kept; the last scheduled run always.", low=Duration("1d")),
     ] = Duration("90d")
     dags: Annotated[Path | None, Option("Folder with DAGs of your own.", examples=("dags",))] = None
     packages: Annotated[

@@ -1,4 +1,4 @@
-"""The own words of failed tasks in Airflow, as metrics."""
+"""The error messages of failed tasks in Airflow, as metrics."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def failed_tasks_program() -> File:
 
 
 def failed_tasks(sandbox: Sandbox, logs: str) -> str:
-    """Return shell text that prints a metric for each failed task of the last runs, with words from its log.
+    """Return shell text that prints a metric for each failed task of the last runs, with its error message.
 
     The DAGs write the logs: the program reads them with the privileges of their user.
     """

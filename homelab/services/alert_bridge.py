@@ -34,7 +34,7 @@ from homelab.steps import Directory, File, Packages, SystemdUnit, Tree
 
 NAME = "alert_bridge"
 PORT = 9095
-_DAEMON = Daemon("prometheus-alerts", PORT)  # for its sandbox and its requests; it is not a package
+_DAEMON = Daemon("prometheus-alerts", PORT)  # only for its sandbox and its requests: no package has this name
 _SANDBOX = _DAEMON.sandbox
 _FOLDER = "/opt/homelab-alerts"
 _FILE = f"{SETTINGS}/alerts.json"
@@ -115,7 +115,7 @@ def watcher(inventory: Inventory) -> Container | None:
 
 
 def sender(inventory: Inventory) -> Container:
-    """Return the container that sends: that of Alertmanager, else the one that checks the pipelines."""
+    """Return the container that sends test messages: that of Alertmanager, else the first one with a bridge."""
     _alerts(inventory)
     return inventory.container_with("alertmanager" if inventory.containers_with("alertmanager") else NAME)
 

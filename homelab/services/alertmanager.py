@@ -70,7 +70,7 @@ class Alertmanager(DaemonService):
             f"--config.file={_CONFIG}",
             f"--storage.path={_DAEMON.sandbox.writable[0]}",
             "--cluster.listen-address=",  # it is the only one
-            # Longer than an open incident waits for its repetition.
+            # Longer than the time until the message of an open incident is repeated.
             f"--data.retention={self.repeat_interval.seconds + _RETENTION:.0f}s",
             *external_url(context, "alertmanager"),
         ]

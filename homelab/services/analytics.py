@@ -1,4 +1,4 @@
-"""The service analytics: dbt + DuckDB and the pipelines, whose scripts the service ingestion may run elsewhere."""
+"""The service analytics: dbt + DuckDB and the pipelines; the service ingestion may run their scripts."""
 
 from __future__ import annotations
 

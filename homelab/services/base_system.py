@@ -66,7 +66,7 @@ def _journal_limits(size: Size) -> Iterator[Step]:
     limits = File(f"{folder}/homelab.conf", render("journald.conf.j2", size=size))
     yield Directory(folder)
     yield limits
-    # Only a restart reads it; no line is lost.
+    # journald reads it only at a restart, and loses no line.
     yield Command("journald has loaded its limits", "true", "systemctl restart systemd-journald", triggered_by=[limits])
 
 

@@ -11,10 +11,10 @@ from homelab.model.web_uis import WebUi
 
 HTTP, HTTPS = 80, 443
 _STATUS = "{http.reverse_proxy.status_code}"
-HEALTH = "/health"  # below it, the start page asks for the health of each web UI
-# A browser then never sends the cookie of a login in clear.
+HEALTH = "/health"  # the start page requests the health of each web UI below this path
+# With it, a browser sends the cookie of a login over https only.
 _SECURE = {"search_regexp": "$", "replace": "; Secure"}
-# The page has no content of others.
+# The start page loads its own files only.
 _HEADERS = {
     "Content-Security-Policy": ["default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'"],
     "Cache-Control": ["no-cache"],

@@ -1,6 +1,6 @@
 """The service pve_exporter: the state of Proxmox's nodes, guests and storages as metrics, with a token that only reads.
 
-Its program is started by a script that verifies Proxmox's certificate as homelab does.
+A script starts its program, and verifies Proxmox's certificate as homelab does.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 #!/usr/bin/python3 -I
-"""Print a metric with the own words of each failed task, from its log.
+"""Print a metric with the error message of each failed task, from its log.
 
 Standard input: a JSON list of [DAG, run, task]. Argument: the folder of Airflow's logs. Airflow 3 writes JSON lines,
 2.11 text.

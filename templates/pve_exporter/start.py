@@ -1,4 +1,4 @@
-"""Start prometheus-pve-exporter for one Proxmox VE API, whose certificate is verified before the token is sent.
+"""Start prometheus-pve-exporter for one Proxmox VE API; verify its certificate before sending the token.
 
 The exporter alone verifies a certificate only by a CA and the name in it, and sends the token to each host that a
 request names as `target`.

@@ -66,7 +66,7 @@ class Door:
     http: str
     open: WebUi  # without a login of its own
     closed: WebUi  # with one
-    gone: WebUi  # that does not answer
+    silent: WebUi  # that does not answer
 
     def get(self, url: str, **options: object) -> requests.Response:
         """Send a request, without following redirects."""
@@ -109,7 +109,7 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
     (folder / "gateway.pem").write_text(authority.issue(names))
     (folder / "index.html").write_text("the start page")
     with backend() as first, backend() as second:
-        uis = [web_ui("Open", first), web_ui("Closed", second, "closed-admin"), web_ui("Gone", free_port(), "x")]
+        uis = [web_ui("Open", first), web_ui("Closed", second, "closed-admin"), web_ui("Silent", free_port(), "x")]
         gateway = Gateway(
             address="127.0.0.1",
             name="door",
@@ -181,8 +181,8 @@ def test_start_page_shows_the_health_of_each_web_ui(door: Door) -> None:
     page = door.get(door.start)
     assert page.text == "the start page"
     assert "default-src 'none'" in page.headers["Content-Security-Policy"]
-    states = {ui.service: door.get(f"{door.start}{health_path(ui)}") for ui in (door.open, door.closed, door.gone)}
-    assert {name: state.status_code for name, state in states.items()} == {"open": 200, "closed": 200, "gone": 502}
+    states = {ui.service: door.get(f"{door.start}{health_path(ui)}") for ui in (door.open, door.closed, door.silent)}
+    assert {name: state.status_code for name, state in states.items()} == {"open": 200, "closed": 200, "silent": 502}
     assert {state.text for state in states.values()} == {""}
 
 

@@ -256,9 +256,9 @@ def test_silent_alertmanager_is_reported_by_another_container(stack: Monitored) 
 def test_bridges_are_removed_with_their_section(stack: Monitored) -> None:
     path = stack.inventory.path
     path.write_text(inventory(path.parent, None))
-    gone = LabFixture(replace(load([path, LAB.overlay]), state_dir=stack.inventory.state_dir))
-    changes(gone)
+    without = LabFixture(replace(load([path, LAB.overlay]), state_dir=stack.inventory.state_dir))
+    changes(without)
     for container in ("observability", "analytics-platform"):
-        assert not re.search(":9[0-9]{3}", gone.run("ss -Hltn", container)), container
-        gone.run("! test -e /etc/homelab/alerts.json && ! systemctl is-active homelab-alert-check.timer", container)
-    assert changes(gone) == []
+        assert not re.search(":9[0-9]{3}", without.run("ss -Hltn", container)), container
+        without.run("! test -e /etc/homelab/alerts.json && ! systemctl is-active homelab-alert-check.timer", container)
+    assert changes(without) == []

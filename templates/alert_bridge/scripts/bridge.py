@@ -24,7 +24,7 @@ import settings
 from messages import message_of
 
 _LARGEST = 1 << 20  # bytes of a request
-_LONGEST = 60  # seconds until a message has to be sent
+_LONGEST = 60  # seconds for one message
 
 
 class Bridge(ThreadingHTTPServer):

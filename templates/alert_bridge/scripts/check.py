@@ -68,28 +68,28 @@ def _incident(
 
 
 def update(state: dict[str, Incident], found: Mapping[str, Mapping[str, Any]], now: str) -> None:
-    """Begin and end the incidents of the state; one that an open incident explains does not begin."""
+    """Begin and end the incidents of the state; the consequences of an open incident do not begin."""
     for key, alert in found.items():
         name, _, pipeline = key.partition(" ")
         explained = any(f"{cause} {pipeline}" in found for cause in _EXPLAINED.get(name, ()))
         if key in state and not state[key]["endsAt"]:
             state[key] |= alert
         elif not explained:
-            state[key] = {**alert, "startsAt": now, "endsAt": "", "told": [], "ended": []}
+            state[key] = {**alert, "startsAt": now, "endsAt": "", "begin_sent": [], "end_sent": []}
     for key, incident in state.items():
         if key not in found and not incident["endsAt"]:
             incident["endsAt"] = now
 
 
 def deliver(state: dict[str, Incident], found: Mapping[str, Any]) -> None:
-    """Send the messages that the receivers do not have yet, and forget the incidents whose end they all have."""
+    """Send the missing messages to each receiver; remove an incident after all messages about its end."""
     for key, incident in list(state.items()):
         for name in found["receivers"]:
-            if not incident["endsAt"] and name not in incident["told"] and _post(found, name, incident):
-                incident["told"].append(name)
-            if incident["endsAt"] and name in incident["told"] and name not in incident["ended"]:
-                incident["ended"] += [name] if _post(found, name, incident) else []
-        waiting = set(incident["told"]) & set(found["receivers"]) - set(incident["ended"])
+            if not incident["endsAt"] and name not in incident["begin_sent"] and _post(found, name, incident):
+                incident["begin_sent"].append(name)
+            if incident["endsAt"] and name in incident["begin_sent"] and name not in incident["end_sent"]:
+                incident["end_sent"] += [name] if _post(found, name, incident) else []
+        waiting = set(incident["begin_sent"]) & set(found["receivers"]) - set(incident["end_sent"])
         if incident["endsAt"] and not waiting:
             del state[key]
 
@@ -97,7 +97,8 @@ def deliver(state: dict[str, Incident], found: Mapping[str, Any]) -> None:
 def _post(found: Mapping[str, Any], receiver: str, incident: Incident) -> bool:
     """Send a message over the bridge of this container; return True if the receiver took it."""
     status = "resolved" if incident["endsAt"] else "firing"
-    alert = {"status": status, **{key: value for key, value in incident.items() if key not in ("told", "ended")}}
+    details = {key: value for key, value in incident.items() if key not in ("begin_sent", "end_sent")}
+    alert = {"status": status, **details}
     if not incident["endsAt"]:
         del alert["endsAt"]
     body = json.dumps({"version": "4", "status": status, "alerts": [alert]}).encode()
@@ -119,7 +120,7 @@ def main() -> None:
     found, file = settings.read(settings.FILE), settings.STATE / "incidents.json"
     sign = settings.STATE / "watchdog"
     if not sign.exists():
-        sign.touch()  # the time from which one is missing
+        sign.touch()  # the watch begins now
     state: dict[str, Incident] = json.loads(file.read_text()) if file.exists() else {}
     now = datetime.now(UTC).isoformat(timespec="seconds")
     update(state, dict(incidents(found, sys.stdin.read(), sign.stat().st_mtime, time.time())), now)

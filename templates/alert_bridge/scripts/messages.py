@@ -9,7 +9,7 @@ from typing import Any
 
 _LISTED = 10  # alerts in one message
 _LONGEST = 1000  # characters of a line
-_RUNNING = "0001-01-01"  # the beginning of the end of an alert that has none
+_RUNNING = "0001-01-01"  # start of `endsAt` of an open alert
 
 
 @dataclass(frozen=True)

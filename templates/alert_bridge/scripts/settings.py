@@ -21,7 +21,7 @@ def read(file: Path) -> Mapping[str, Any]:
 
 
 def is_quiet(settings: Mapping[str, Any], payload: Mapping[str, Any], now: datetime) -> bool:
-    """Return True in the hours without messages, unless the alert is of the severity that is sent in them."""
+    """Return True in the hours without messages, unless the alert has the excepted severity."""
     quiet = settings["quiet"]
     if not quiet or (quiet["except"] == "critical" and is_critical(payload)):
         return False
