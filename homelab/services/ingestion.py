@@ -30,7 +30,7 @@ class Ingestion(Service):
         return (FOLDER,)
 
     def steps(self, context: ServiceContext) -> Sequence[Step]:
-        """Return the platform and the scripts of the pipelines; none next to analytics, whose steps include them."""
+        """Return the platform and the scripts of the pipelines; none next to analytics, which includes them."""
         if ANALYTICS in context.inventory.stages_on(context.container):
             return ()
         return platform_steps(context, shared_venv(), Limits())

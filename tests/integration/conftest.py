@@ -22,7 +22,7 @@ KEY = "the-replays-own-key"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Group the tests of labs whose addresses may overlap: xdist runs a group in one process."""
+    """Group the tests of labs with addresses that may overlap: xdist runs a group in one process."""
     for item in items:
         if isinstance(item, pytest.Function) and item.get_closest_marker("lab"):
             lab = getattr(item.module, "LAB", None)

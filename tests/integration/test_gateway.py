@@ -49,7 +49,7 @@ class Echo(BaseHTTPRequestHandler):
 
 
 def free_port(below: int = 55_000) -> int:
-    """Return a free port whose counterpart on the gateway exists and is free, too."""
+    """Return a free port with a free counterpart on the gateway."""
     while True:
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = int(server.getsockname()[1])

@@ -200,10 +200,10 @@ def test_services_are_removed_with_their_lines(stack: LabFixture, tmp_path: Path
     path = stack.inventory.path
     path.write_text(inventory(False))
     removed = replace(load([path, LAB.overlay]), state_dir=stack.inventory.state_dir)
-    gone = LabFixture(removed)
-    changes(gone)
+    without = LabFixture(removed)
+    changes(without)
     for container in UNITS:
-        assert not re.search(":9[0-9]{3}", gone.run("ss -Hltn", container)), container
-    assert changes(gone) == []
+        assert not re.search(":9[0-9]{3}", without.run("ss -Hltn", container)), container
+    assert changes(without) == []
     can_log_in = "select rolcanlogin from pg_roles where rolname = $$postgres_exporter$$"
-    assert gone.run(f"runuser -u postgres -- psql -qAtc '{can_log_in}'", "postgres-data") == "f"
+    assert without.run(f"runuser -u postgres -- psql -qAtc '{can_log_in}'", "postgres-data") == "f"
