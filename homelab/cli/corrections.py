@@ -73,8 +73,9 @@ def backfill(
 
     Example:  homelab pipeline backfill prices 2019.csv
     """
-    from homelab.commands.pipeline_backfill import BackfillOptions, backfill_api, backfill_file
+    from homelab.commands.pipeline_backfill import backfill_file
     from homelab.pipeline_contract import EXIT
+    from homelab.runtime.backfills import BackfillOptions, backfill_api
 
     name, file = _pipeline_and_file(words or [])
     session = settings.session()

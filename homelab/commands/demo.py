@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-from homelab.commands.pipeline_backfill import BackfillOptions, backfill_api
 from homelab.inventory import load
 from homelab.lab import Lab, skip_weather
 from homelab.lab import up as lab_up
 from homelab.model.inventory import WEATHER
 from homelab.progress import Progress, duration
+from homelab.runtime.backfills import BackfillOptions, backfill_api
 from homelab.runtime.container_addresses import locate
 from homelab.runtime.container_changes import audited_client
 from homelab.runtime.convergence import converge_containers

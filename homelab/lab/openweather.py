@@ -15,25 +15,20 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import bisect
 import hmac
-import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
-from homelab.lab.derived_weather import derive_observation, derive_place
+from homelab.lab.derived_weather import derive_place
 from homelab.lab.observations import PLACES, Observation, Place, answer, load
-from homelab.private_files import read_mapping
+from homelab.lab.replay_clocks import Steps, ThisHour, observation
 
 _WEEK = 7 * 86400  # seconds
-_OTHERS = "others"  # key of the position of all cities without a request so far
 _IN_HISTORY = ("dt", "main", "wind", "clouds", "weather", "rain", "snow")
 _NEAR = 0.5  # degrees: the largest distance between a point and the station that represents it
 _BLOCKED = (
@@ -109,55 +104,6 @@ def _degrees(query: Mapping[str, str], name: str, limit: int) -> float:
     if not -limit <= value <= limit:
         raise Refusal(400, f"wrong {word}", "400")
     return value
-
-
-def observation(place: Place, rows: Sequence[Observation], index: int) -> Observation:
-    """Return the observation of a place at an index of its station's rows: recorded, or derived."""
-    return rows[index] if place in PLACES else derive_observation(place, rows, index)
-
-
-class Steps:
-    """Clock that returns the next observation at each request; its position survives a restart."""
-
-    def __init__(self, state: Path, stations: Mapping[str, Sequence[Observation]]) -> None:
-        self._state, self._stations = state, stations
-        self._next: dict[str, int] = read_mapping(state, "Delete it: the replay then starts again.")
-
-    def __call__(self, place: Place) -> Observation:
-        rows = self._stations[place.station]
-        key = place.station if place in PLACES else str(place.id)
-        position = self._next.get(key, self._next.get(_OTHERS, 0))
-        self._next[key] = position + 1
-        self._save()
-        return observation(place, rows, position % len(rows))
-
-    def skip(self, hours: int) -> None:
-        """Go on after the first hours of the data set, with the cities that are not there yet."""
-        self._next = {key: max(position, hours) for key, position in {_OTHERS: 0, **self._next}.items()}
-        self._save()
-
-    def _save(self) -> None:
-        new = self._state.with_suffix(".new")
-        new.write_text(json.dumps(self._next))
-        os.replace(new, self._state)
-
-
-class ThisHour:
-    """Clock that returns the observation of the present hour in 2013, or the last one before it."""
-
-    def __init__(
-        self, stations: Mapping[str, Sequence[Observation]], now: Callable[[], datetime] = lambda: datetime.now(UTC)
-    ) -> None:
-        self._stations, self._now = stations, now
-
-    def __call__(self, place: Place) -> Observation:
-        rows, hour = self._stations[place.station], _of_year(self._now())
-        index = bisect.bisect_right(rows, hour, key=lambda row: _of_year(row.time)) - 1
-        return observation(place, rows, index)
-
-
-def _of_year(time: datetime) -> tuple[int, int, int]:
-    return time.month, time.day, time.hour
 
 
 def history(query: Mapping[str, str], stations: Mapping[str, Sequence[Observation]]) -> dict[str, Any]:

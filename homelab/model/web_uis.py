@@ -61,3 +61,8 @@ def web_uis(containers: Sequence[Container]) -> Sequence[WebUi]:
 def published_web_uis(containers: Sequence[Container]) -> Sequence[WebUi]:
     """Return the web UIs that the gateway serves; none without one."""
     return [ui for ui in web_uis(containers) if ui.gateway]
+
+
+def published_url(containers: Sequence[Container], service: str) -> str:
+    """Return the address at which the gateway serves a service, or an empty text."""
+    return next((ui.url for ui in published_web_uis(containers) if ui.service == service), "")

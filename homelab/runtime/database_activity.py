@@ -16,7 +16,7 @@ _SQL = f"""with others as (
     select * from pg_stat_activity where backend_type = 'client backend' and pid <> pg_backend_pid()
 ), busy as (
     select pid, datname as database, usename as role, state,
-        extract(epoch from now() - coalesce(xact_start, query_start)) as seconds,
+        greatest(extract(epoch from now() - coalesce(xact_start, query_start)), 0) as seconds,
         left(regexp_replace(query, '\\s+', ' ', 'g'), 500) as statement
     from others where state <> 'idle' order by seconds desc nulls last limit {_SHOWN}
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -29,7 +30,9 @@ from homelab.services.airflow_metadata import is_paused, last_runs
 from homelab.steps.queries import merge_queries
 
 _CONNECT_DEADLINE = 3.0  # seconds
-_LINES = 30  # of each container's journal
+_LINES = 60  # of each container's journal
+# PostgreSQL records each connection, those of the samples included.
+_CONNECTIONS = re.compile(r"LOG:  connection (received|authenticated|authorized): ")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,7 +200,7 @@ class _ContainerReader:
         return _Inside(
             ContainerUsage.parse(usage),
             dict(found),
-            [line for line in lines if line],
+            [line for line in lines if line and not _CONNECTIONS.search(line.text)],
             dict(zip(further, others, strict=True)),
         )
 

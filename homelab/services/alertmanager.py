@@ -14,7 +14,7 @@ from homelab.render import render
 from homelab.services.alert_bridge import NAME, PORT, watcher
 from homelab.services.alert_rules import WATCHDOG
 from homelab.services.inhibitions import inhibitions
-from homelab.services.monitoring import SETTINGS, Daemon, DaemonService
+from homelab.services.monitoring import SETTINGS, Daemon, DaemonService, external_url
 from homelab.steps import File
 
 _DAEMON = Daemon("prometheus-alertmanager", 9093)
@@ -72,6 +72,7 @@ class Alertmanager(DaemonService):
             "--cluster.listen-address=",  # it is the only one
             # Longer than an open incident waits for its repetition.
             f"--data.retention={self.repeat_interval.seconds + _RETENTION:.0f}s",
+            *external_url(context, "alertmanager"),
         ]
         return _DAEMON.steps(context, arguments, [config])
 

@@ -12,6 +12,8 @@ from homelab.model.web_uis import WebUi
 HTTP, HTTPS = 80, 443
 _STATUS = "{http.reverse_proxy.status_code}"
 HEALTH = "/health"  # below it, the start page asks for the health of each web UI
+# A browser then never sends the cookie of a login in clear.
+_SECURE = {"search_regexp": "$", "replace": "; Secure"}
 # The page has no content of others.
 _HEADERS = {
     "Content-Security-Policy": ["default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'"],
@@ -104,9 +106,10 @@ def _proxy(gateway: Gateway, ui: WebUi) -> dict[str, Any]:
     proxy: dict[str, Any] = {
         "handler": "reverse_proxy",
         "upstreams": [{"dial": f"{ui.container.address}:{ui.endpoint.port}"}],
+        "headers": {"response": {"replace": {"Set-Cookie": [_SECURE]}}},
     }
     if not ui.endpoint.credentials:
-        proxy["headers"] = {"request": {"delete": ["Authorization"]}}
+        proxy["headers"]["request"] = {"delete": ["Authorization"]}
     if ui.endpoint.tls:
         proxy["transport"] = {"protocol": "http", "tls": {"root_ca_pem_files": [gateway.ca_file]}}
     return proxy

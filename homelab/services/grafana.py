@@ -14,6 +14,7 @@ from typing import ClassVar
 from homelab.errors import InputError
 from homelab.host import Result
 from homelab.model import Endpoint, Health, ManagedResource, PackageSources, ServiceContext, Step
+from homelab.model.web_uis import published_url
 from homelab.paths import bundled_path
 from homelab.render import render
 from homelab.services.monitoring import SETTINGS, Daemon, DaemonService
@@ -104,6 +105,7 @@ class Grafana(DaemonService):
     def _config(self, context: ServiceContext) -> bytes:
         return render(
             "grafana/grafana.ini.j2",
+            published=published_url(context.inventory.containers, "grafana"),
             address=context.container.address,
             port=_DAEMON.port,
             data=_DAEMON.sandbox.writable[0],

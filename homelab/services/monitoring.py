@@ -8,6 +8,7 @@ from shlex import quote
 from typing import ClassVar
 
 from homelab.model import Service, ServiceContext, Step
+from homelab.model.web_uis import published_url
 from homelab.render import render
 from homelab.sandbox import Sandbox
 from homelab.steps import Directory, File, Packages, SystemdUnit
@@ -86,6 +87,12 @@ class Daemon:
         scheme, more = ("https://", f" {quote(ca_file)}") if ca_file else ("http://", "")
         text = f'python3 -c {quote(_REQUEST)} {scheme}"{listens}"{quote(path)}{more}'
         return f"{text} | grep -E {quote(only)}" if only else text
+
+
+def external_url(context: ServiceContext, service: str) -> Sequence[str]:
+    """Return the arguments for the links to a program, if the gateway serves it."""
+    url = published_url(context.inventory.containers, service)
+    return (f"--web.external-url={url}/", "--web.route-prefix=/") if url else ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

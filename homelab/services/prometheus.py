@@ -14,7 +14,7 @@ from homelab.model.options import Duration, Option, Size
 from homelab.render import render
 from homelab.services.alert_rules import alerts, rules_file
 from homelab.services.lab_certificates import CA_FILE
-from homelab.services.monitoring import SETTINGS, Daemon, DaemonService
+from homelab.services.monitoring import SETTINGS, Daemon, DaemonService, external_url
 from homelab.services.scrape_targets import probe_targets, targets
 from homelab.steps import Directory, File
 
@@ -83,7 +83,7 @@ class Prometheus(DaemonService):
             f"--storage.tsdb.retention.time={self.retention.seconds:.0f}s",
             f"--storage.tsdb.retention.size={self.retention_size.bytes >> 20}MB",
         ]
-        return _DAEMON.steps(context, arguments, files, others)
+        return _DAEMON.steps(context, [*arguments, *external_url(context, "prometheus")], files, others)
 
     def health_probes(self) -> Sequence[str]:
         """Return requests for its readiness, for the number of its targets, and for those that are down."""

@@ -40,6 +40,7 @@ class Echo(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Answer."""
         self.send_response(200)
+        self.send_header("Set-Cookie", "session=x; HttpOnly")
         self.end_headers()
         self.wfile.write(f"{self.path}\n{self.headers}".encode())
 
@@ -153,6 +154,7 @@ def test_web_ui_with_a_login_is_served_over_https_as_it_is(door: Door) -> None:
     assert answer.status_code == 200
     assert answer.text.splitlines()[0] == "/page?x=1"
     assert "X-Forwarded-Proto: https" in answer.text
+    assert answer.headers["Set-Cookie"] == "session=x; HttpOnly; Secure"
     assert f"Host: 127.0.0.1:{door.closed.endpoint.port + OFFSET}" in answer.text
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from homelab.commands.pipeline_backfill import Backfilled
 from homelab.lab.observations import load
+from homelab.runtime.backfills import Backfilled
 from tests.integration.conftest import KEY, replay_server
 from tests.integration.test_pipeline import Stack
 from tests.integration.test_pipeline import stack as stack

@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from homelab.commands.pipeline_backfill import Backfilled
 from homelab.commands.pipeline_status import PipelineStatus
 from homelab.commands.pull import Format, pull
 from homelab.host import Result
 from homelab.inventory import load as load_inventory
 from homelab.lab.observations import PLACES, answer, load
 from homelab.paths import bundled_path
+from homelab.runtime.backfills import Backfilled
 from homelab.runtime.deployed_pipelines import deployed_pipeline
 from homelab.runtime.marts import Rows
 from homelab.runtime.sql_shell import SqlShell

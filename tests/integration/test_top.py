@@ -20,6 +20,8 @@ from tests.integration.test_proxmox_up import pair as pair
 from tests.integration.test_proxmox_up import site as site
 from tests.support import NoHost, make_session
 
+JOURNAL = ["[1] a@b LOG:  connection authorized: user=a", "[1] a@b ERROR:  relation does not exist"]
+
 
 class Inside(NoHost):
     """A container that answers with its use and with active units."""
@@ -30,7 +32,8 @@ class Inside(NoHost):
         """See Host.batch."""
         self.seconds += 1
         usage = f"at {self.seconds}000000000\ncpu {self.seconds}00000000\ntotal 100\navailable 60\ndisk 1\ndisk_total 4"
-        answers = {USAGE: usage, "is-active": "active\nactive\nactive\nactive"}
+        journal = "\n".join(json.dumps({"__REALTIME_TIMESTAMP": "1000000", "MESSAGE": text}) for text in JOURNAL)
+        answers = {USAGE: usage, "is-active": "active\nactive\nactive\nactive", "journalctl": journal}
         return [
             Result(each, 0, next((text for key, text in answers.items() if key in each), "").encode())
             for each in commands
@@ -62,6 +65,7 @@ def test_use_is_that_of_proxmox_at_first_and_then_that_from_inside(site: Site) -
     assert [each.cpu for each in second.containers] == [0.1 / each.cores for each in second.containers]
     assert [(each.memory, each.memory_total, each.disk) for each in second.containers] == [(40, 100, 1)] * 3
     assert second.history.source.startswith("samples since")
+    assert [line.text for line in second.logs] == JOURNAL[1:] * 3, "without the connections of the samples"
     assert list(second.history.memory["postgres-data"]) == [0.4, 0.4]
 
 

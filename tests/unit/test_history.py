@@ -22,14 +22,14 @@ from homelab.model import Inventory
 from homelab.paths import bundled_path
 from homelab.pipeline_contract import EXIT
 from homelab.progress import SilentProgress, StatusUpdate
-from homelab.runtime import job_progress
+from homelab.runtime import backfills, job_progress
 from homelab.runtime.deployed_pipelines import weather_layout
 from tests.support import LocalHost, make_session
 
 INVENTORY = load([bundled_path("inventory.yaml")])
 
 DAY = datetime(2019, 1, 1)
-OPTIONS = pipeline_backfill.BackfillOptions(cities=["A", "B"])
+OPTIONS = backfills.BackfillOptions(cities=["A", "B"])
 
 
 @pytest.mark.parametrize(
@@ -83,8 +83,8 @@ class RecordedProgress(SilentProgress):
         yield self.statuses.append
 
 
-def backfill_history(host: BackfillHost, progress: RecordedProgress) -> pipeline_backfill.Backfilled:
-    return pipeline_backfill.backfill_api_on(
+def backfill_history(host: BackfillHost, progress: RecordedProgress) -> backfills.Backfilled:
+    return backfills.backfill_api_on(
         host, weather_layout(INVENTORY), date(2019, 1, 1), date(2019, 2, 1), OPTIONS, progress
     )
 
@@ -198,7 +198,7 @@ def test_partial_backfill_has_its_own_exit_code(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], summary: dict[str, Any], code: int | None
 ) -> None:
     values: dict[str, Any] = {"stored": 4, "unchanged": 0, "quarantined": 0, "reasons": {}, "units": {"imperial": 4}}
-    outcome = pipeline_backfill.Backfilled(**{**values, **summary, "assumed_units": "imperial"})
+    outcome = backfills.Backfilled(**{**values, **summary, "assumed_units": "imperial"})
     monkeypatch.setattr(pipeline_backfill, "backfill_file", lambda *_: outcome)
     session = make_session(load([bundled_path("inventory.yaml")]))
     monkeypatch.setattr(type(corrections.settings), "session", lambda _: session)
@@ -219,5 +219,5 @@ def test_replacement_asks_first() -> None:
 
 
 def test_options_reach_the_script() -> None:
-    options = pipeline_backfill.BackfillOptions(cities=["A b"], units="metric", new_city=True, replace=True)
+    options = backfills.BackfillOptions(cities=["A b"], units="metric", new_city=True, replace=True)
     assert options.words() == ["--city", "A b", "--units", "metric", "--new-city", "--replace"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from homelab.commands.pipeline_backfill import BackfillOptions, backfill_api, backfill_file
+from homelab.commands.pipeline_backfill import backfill_file
 from homelab.commands.pipeline_exclude import exclusions
 from homelab.commands.pipeline_new import new_pipeline
 from homelab.commands.pipeline_rebuild import rebuild
@@ -24,6 +24,7 @@ from homelab.model import Container, Inventory, ServiceContext, Step
 from homelab.model.firewall import desired_firewall
 from homelab.model.stages import ANALYTICS, INGESTION
 from homelab.paths import bundled_path
+from homelab.runtime.backfills import BackfillOptions, backfill_api
 from homelab.runtime.convergence import steps_of
 from homelab.runtime.session import Session
 from homelab.services.postgres import hba

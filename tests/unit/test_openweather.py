@@ -13,7 +13,8 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
 from homelab.lab.observations import PLACES, Observation, answer, load
-from homelab.lab.openweather import Generated, Steps, ThisHour, application, find, observation
+from homelab.lab.openweather import Generated, application, find
+from homelab.lab.replay_clocks import Steps, ThisHour, observation
 
 KEY = "sekret"
 NEWARK, NEW_YORK, QUEENS = PLACES

@@ -102,13 +102,13 @@ def test_further_panes_are_in_further_windows() -> None:
 
 
 def test_pane_whose_program_has_ended_keeps_its_message() -> None:
-    TmuxSession("homelab-x").create({"one": ["sh", "-c", "echo cannot connect; exit 1"], "two": PROGRAM})
+    TmuxSession("homelab-x").create({"one": ["sh", "-c", "sleep 0.5; echo cannot connect; exit 1"], "two": PROGRAM})
     first, _ = panes("#{pane_id}", "homelab-x")
     for _ in range(100):
         if "cannot connect" in text_of(first) and panes("#{pane_dead}", "homelab-x") == ["1", "0"]:
             return
         time.sleep(0.05)
-    raise AssertionError(panes("#{pane_dead}", "homelab-x"))
+    raise AssertionError((panes("#{pane_dead} #{pane_width}x#{pane_height}", "homelab-x"), text_of(first)))
 
 
 def test_session_that_cannot_be_created_leaves_nothing() -> None:

@@ -91,6 +91,20 @@ def test_containers_close_the_ports_of_their_web_uis_themselves(tmp_path: Path) 
     assert closed(inventory(tmp_path, "{}"), "airflow-orchestration") == ""
 
 
+def test_programs_know_the_address_at_which_people_open_them(tmp_path: Path) -> None:
+    def arguments(found: Inventory, name: str) -> str:
+        container = found.container_with(name)
+        context = ServiceContext(inventory=found, container=container, secret_store=FixedSecretStore(), host_keys={})
+        steps = [step for step in steps_of(context) if isinstance(step, File)]
+        return next(s.content.decode() for s in steps if f"{name}.service.d/" in s.path)
+
+    for name, port in (("prometheus", 19090), ("alertmanager", 19093)):
+        text = arguments(inventory(tmp_path), name)
+        assert f'"--web.external-url=https://192.168.2.71:{port}/"' in text
+        assert '"--web.route-prefix=/"' in text
+        assert "external-url" not in arguments(inventory(tmp_path, "{}"), name)
+
+
 @pytest.mark.skipif(shutil.which("nft") is None, reason="nft is not installed")
 def test_nft_accepts_the_rules(tmp_path: Path) -> None:
     rules = closed(inventory(tmp_path), "observability")
