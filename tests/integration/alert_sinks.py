@@ -118,7 +118,8 @@ class AlertSinks:
             assert host.run("umask 077; cat >/root/discord.pem", stdin=key.encode()).ok
         for unit, command in {
             "web": f"/usr/bin/python3 -c {shlex.quote(_WEB)} {SLACK} {DISCORD}",
-            "ntfy-web": "ntfy serve --listen-http :2586 --cache-file /run/ntfy.db",
+            # The tests read its messages more often than it allows by default.
+            "ntfy-web": "ntfy serve --listen-http :2586 --cache-file /run/ntfy.db --visitor-request-limit-burst 100000",
         }.items():
             stack.run(f"systemd-run -q --unit={unit} {command}", NAME)
         self.start_mail(stack)

@@ -25,9 +25,9 @@ from homelab.runtime.lab_report import report_lab
 from tests.integration.alert_sinks import RECEIVERS, AlertSinks
 from tests.integration.lab_fixture import LabFixture, in_a_lab, lab_with
 
-LAB = Lab("alerts", IPv4Network("10.99.2.96/28"), "hl-aler", 18177, 8260)
-SINKS = "10.99.2.102"
-PROMETHEUS = "http://10.99.2.99:9090"
+LAB = Lab("alerts", IPv4Network("10.99.2.160/28"), "hl-aler", 18177, 8260)
+SINKS = "10.99.2.166"
+PROMETHEUS = "http://10.99.2.163:9090"
 # The incidents, with the titles of their messages.
 SCHEDULER = "The unit airflow-scheduler.service of airflow-orchestration does not run"
 TITLES = {
@@ -46,17 +46,17 @@ def inventory(folder: Path, sinks: AlertSinks | None) -> str:
     monitoring = sinks is not None
     services = {"prometheus": {"scrape_interval": "5s"}, "blackbox_exporter": {}, "alertmanager": {"group_wait": "1s"}}
     containers = {
-        "observability": (99, 512, services if monitoring else {}),
-        "postgres-data": (98, 512, {"postgres": {"version": 15}}),
-        "analytics-platform": (100, 1024, {"analytics": {}}),
-        "airflow-orchestration": (101, 2048, {"airflow": {}}),
-        "receivers": (102, 256, {}),
-        "spare": (103, 256, {}),
+        "observability": (163, 512, services if monitoring else {}),
+        "postgres-data": (162, 512, {"postgres": {"version": 15}}),
+        "analytics-platform": (164, 1024, {"analytics": {}}),
+        "airflow-orchestration": (165, 2048, {"airflow": {}}),
+        "receivers": (166, 256, {}),
+        "spare": (167, 256, {}),
     }
     document = {
         "lab": "x",
         "proxmox": {"host": "x", "token_id": "homelab@pve!x"},
-        "network": {"subnet": "10.99.2.96/28", "gateway": ".97", "bridge": "x"},
+        "network": {"subnet": "10.99.2.160/28", "gateway": ".161", "bridge": "x"},
         "defaults": {"monitoring": monitoring},
         "containers": {
             name: {"vmid": 72 + last, "ip": f".{last}", "cores": 1, "memory": memory, "disk": 4, "services": services}
