@@ -28,11 +28,11 @@ class Sink(BaseHTTPRequestHandler):
         """Record the body."""
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         refuses = self.path == "/services/T0000/B0000/wrongtoken"
+        if not refuses:
+            self.got.append(body)  # before the answer, after which the test reads it
         self.send_response(404 if refuses else 200)
         self.end_headers()
         self.wfile.write(b"no_service" if refuses else b"ok")
-        if not refuses:
-            self.got.append(body)
 
     def log_message(self, *_: Any) -> None:
         """Log nothing."""

@@ -29,7 +29,7 @@ _FREE = f"{_AVAILABLE} / node_filesystem_size_bytes"
 class Alert:
     """A rule: its name, the condition in PromQL, the time for which it has to hold, and the message.
 
-    `runbook` names the page with the cause and the commands that help; `command` is the first of them. `words` is the
+    `runbook` names the page with the cause and the commands that help; `command` is the first of them. `details` is the
     failed program's own message, as a template of Prometheus.
     """
 
@@ -40,7 +40,7 @@ class Alert:
     summary: str
     runbook: str
     command: str
-    words: str = ""
+    details: str = ""
 
     @property
     def page(self) -> str:
@@ -57,7 +57,7 @@ class Alert:
             "labels": {"severity": self.severity},
             "annotations": {
                 "summary": self.summary,
-                "words": self.words,
+                "details": self.details,
                 "command": self.command,
                 "runbook": self.page,
             },
@@ -197,7 +197,7 @@ def _pipelines(inventory: Inventory) -> Iterator[Alert]:
         f"The last build {_OF_PIPELINE} failed",
         "pipeline-failed",
         _STATUS,
-        _words("homelab_pipeline_last_error_info{pipeline=%q}", "pipeline", "message"),
+        _details("homelab_pipeline_last_error_info{pipeline=%q}", "pipeline", "message"),
     )
     if limits:
         yield Alert(
@@ -229,10 +229,10 @@ def _pipelines(inventory: Inventory) -> Iterator[Alert]:
     )
 
 
-def _words(series: str, label: str, *words: str) -> str:
-    """Return the template of the labels `words` of series, chosen by a label of the alert."""
+def _details(series: str, label: str, *names: str) -> str:
+    """Return the template of the labels `names` of series, chosen by a label of the alert."""
     query = f"query (printf {json.dumps(series)} $labels.{label})"
-    texts = ": ".join(f"{{{{ .Labels.{each} }}}}" for each in words)
+    texts = ": ".join(f"{{{{ .Labels.{each} }}}}" for each in names)
     return f"{{{{ range {query} }}}}{texts} {{{{ end }}}}"
 
 
@@ -254,7 +254,7 @@ def _airflow() -> Iterator[Alert]:
         "The last run of the DAG {{ $labels.dag }} failed",
         "dag-failed",
         "homelab status",
-        _words("homelab_airflow_dag_failed_task{dag=%q}", "dag", "task", "message"),
+        _details("homelab_airflow_dag_failed_task{dag=%q}", "dag", "task", "message"),
     )
 
 

@@ -491,7 +491,7 @@ def test_logs_of_units_and_of_several_containers_by_time(cli: Cli) -> None:
     assert len(cli.run("logs", "airflow-orchestration", "airflow-scheduler", "-n", "5").stdout.splitlines()) >= 5
     assert "No files found for nosuch.service" in cli.run("logs", "postgres-data", "nosuch", expect=1).stderr
     lines = [json.loads(line) for line in cli.run("logs", "-n", "50", "--json").stdout.splitlines()]
-    assert {line["container"] for line in lines} == {"postgres-data", "airflow-orchestration"}
+    assert {line["container"] for line in lines} == {"postgres-data", "analytics-platform", "airflow-orchestration"}
     assert [line["time"] for line in lines] == sorted(line["time"] for line in lines)
     found = cli.run("logs", "postgres", "--since", "1h", "--grep", "ready to accept connections").stdout.splitlines()
     assert found

@@ -61,7 +61,7 @@ class Web(BaseHTTPRequestHandler):
         else:
             alert = body["alerts"][0]
             over = "Over: " if body["status"] == "resolved" else ""
-            record("webhook", over + alert["annotations"]["summary"], alert["annotations"].get("words"))
+            record("webhook", over + alert["annotations"]["summary"], alert["annotations"].get("details"))
         return 200, b"ok"
     def answer(self, status, body):
         self.send_response(status)

@@ -233,7 +233,10 @@ def test_each_incident_is_sent_once_to_each_receiver_and_so_is_its_end(stack: Mo
     timer = "systemd-run -q --on-active=1 --on-unit-active=30 --timer-property=AccuracySec=1"
     stack.run(f"{timer} homelab-pipeline rates.build", "analytics-platform")
     over = each_receiver({name: ["begin", "over"] for name in TITLES})
-    until(lambda: stack.messages(since) == over, 300)
+    end = time.monotonic() + 300
+    while (found := stack.messages(since)) != over and time.monotonic() < end:
+        time.sleep(1)
+    assert found == over
 
 
 def test_silent_alertmanager_is_reported_by_another_container(stack: Monitored) -> None:

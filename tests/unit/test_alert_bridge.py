@@ -32,7 +32,7 @@ ALERT = {
     "labels": {"alertname": "PipelineFailed", "severity": "critical", "pipeline": "weather"},
     "annotations": {
         "summary": "The last build of the pipeline weather failed",
-        "words": "test not_null: Got 1 result",
+        "details": "test not_null: Got 1 result",
         "command": "homelab pipeline status weather",
         "runbook": "docs/how-to/runbooks/pipeline-failed.md",
     },
@@ -232,7 +232,7 @@ def test_check_finds_failed_late_and_stale_pipelines(text: str, found: list[str]
 
 def test_failed_build_is_reported_with_the_words_of_dbt() -> None:
     assert (
-        incidents(metrics(0, 1, 1))["PipelineFailed weather"]["annotations"]["words"] == "test not_null: Got 1 result"
+        incidents(metrics(0, 1, 1))["PipelineFailed weather"]["annotations"]["details"] == "test not_null: Got 1 result"
     )
 
 

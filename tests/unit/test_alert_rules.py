@@ -243,7 +243,7 @@ def test_each_alert_fires_and_resolves(inventory: Inventory, tmp_path: Path, pac
 
 @needs_promtool
 @pytest.mark.parametrize(
-    ("name", "series", "words"),
+    ("name", "series", "details"),
     [
         (
             "PipelineFailed",
@@ -266,14 +266,14 @@ def test_each_alert_fires_and_resolves(inventory: Inventory, tmp_path: Path, pac
     ],
 )
 def test_alert_has_the_words_of_the_failed_program(
-    inventory: Inventory, tmp_path: Path, name: str, series: Mapping[str, str], words: str
+    inventory: Inventory, tmp_path: Path, name: str, series: Mapping[str, str], details: str
 ) -> None:
     (rule,) = [rule for rule in alerts(inventory) if rule.name == name]
     (label,) = [part for part in ('pipeline="weather"', 'dag="d"') if part in next(iter(series))]
     key, value = label.replace('"', "").split("=")
     notes = {
         "summary": rule.summary.replace(f"{{{{ $labels.{key} }}}}", value),
-        "words": words,
+        "details": details,
         "command": rule.command.replace(f"{{{{ $labels.{key} }}}}", value),
         "runbook": rule.page,
     }

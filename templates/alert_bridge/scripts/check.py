@@ -32,11 +32,11 @@ def incidents(
     """Yield the key and the alert of each incident; `watched` is the time of the last sign of life."""
     values = {(name, pipeline): (float(value), text) for name, pipeline, text, value in _METRIC.findall(metrics)}
     for pipeline, limit in found["pipelines"].items():
-        words = values.get(("last_error_info", pipeline), (0, ""))[1]
+        details = values.get(("last_error_info", pipeline), (0, ""))[1]
         success = values.get(("last_build_success", pipeline))
         if success and not success[0]:
             text = f"The last build of the pipeline {pipeline} failed"
-            yield _incident("PipelineFailed", "critical", text, pipeline=pipeline, words=words)
+            yield _incident("PipelineFailed", "critical", text, pipeline=pipeline, details=details)
         if not limit:
             continue
         for name, metric, severity, text in (
@@ -54,13 +54,13 @@ def incidents(
 
 
 def _incident(
-    name: str, severity: str, summary: str, pipeline: str = "", words: str = ""
+    name: str, severity: str, summary: str, pipeline: str = "", details: str = ""
 ) -> tuple[str, Mapping[str, Any]]:
     labels = {"alertname": name, "severity": severity, **({"pipeline": pipeline} if pipeline else {})}
     page = re.sub("(?<=[a-z])(?=[A-Z])", "-", name).lower()
     notes = {
         "summary": summary,
-        "words": words,
+        "details": details,
         "command": f"homelab pipeline status {pipeline}" if pipeline else "homelab status",
         "runbook": f"docs/how-to/runbooks/{page}.md",
     }

@@ -54,7 +54,8 @@ def _lines(alert: Mapping[str, Any], over: bool) -> Iterator[str]:
         yield f"From {_shown(start)} to {_shown(end)}, {_duration((end - start).total_seconds())}"
         return
     yield f"Since {_shown(start)}"
-    yield from (_line(notes[name]) for name in ("words",) if notes.get(name))
+    if notes.get("details"):
+        yield _line(notes["details"])
     if notes.get("command"):
         yield f"Run: {_line(notes['command'])}"
     if notes.get("runbook"):

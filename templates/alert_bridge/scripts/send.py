@@ -26,7 +26,7 @@ def test_payload(container: str) -> Mapping[str, Any]:
     alert = {
         "status": "firing",
         "labels": {"alertname": "Test", "severity": "none", "container": container},
-        "annotations": {"summary": summary, "words": "This receiver works.", "command": "homelab alerts test"},
+        "annotations": {"summary": summary, "details": "This receiver works.", "command": "homelab alerts test"},
         "startsAt": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     return {"version": "4", "status": "firing", "alerts": [alert]}
