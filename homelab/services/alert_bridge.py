@@ -115,8 +115,13 @@ def watcher(inventory: Inventory) -> Container | None:
 
 
 def sender(inventory: Inventory) -> Container:
-    """Return the container that sends test messages: that of Alertmanager, else the first one with a bridge."""
+    """Return the container that sends the messages, for test messages, too: that of the program that finds incidents.
+
+    Raises InputError without receivers.
+    """
     _alerts(inventory)
+    if inventory.containers_with(ANALYTICS) and not is_monitored(inventory):
+        return inventory.container_with(ANALYTICS)
     return inventory.container_with("alertmanager" if inventory.containers_with("alertmanager") else NAME)
 
 

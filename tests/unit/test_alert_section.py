@@ -102,6 +102,12 @@ def test_without_monitoring_the_container_of_the_pipelines_checks_them_and_sends
     assert found["receivers"]["slack"] == {"kind": "slack", "url": "secret-of-slack"}
 
 
+def test_alertmanager_without_prometheus_leaves_the_messages_to_the_pipelines(tmp_path: Path) -> None:
+    wanted = inventory(tmp_path, ALERTS, {"alertmanager": {}})
+    assert sender(wanted).name == "analytics-platform"
+    assert settings(wanted, "analytics-platform")["pipelines"] == {"weather": 10800}
+
+
 def test_with_monitoring_alertmanager_sends_and_the_container_of_the_pipelines_watches(tmp_path: Path) -> None:
     wanted = inventory(tmp_path, ALERTS, MONITORED)
     assert bridges(wanted) == ["analytics-platform", "observability"]

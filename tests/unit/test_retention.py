@@ -114,6 +114,6 @@ def test_log_of_each_dbt_is_limited_also_in_a_build_of_the_users_own(tmp_path: P
     found = inventory(tmp_path, f"pipelines: {{prices: {{path: {folder}}}, weather: {{api_key_file: {key}}}}}")
     root = "/opt/analytics-platform/pipelines/prices"
     lines = set(file(steps(found, "analytics-platform"), f"{root}/pipeline.env").splitlines())
-    assert {f"DBT_LOG_PATH={root}/data/logs", "DBT_LOG_FILE_MAX_BYTES=1048576", "DBT_LOG_FORMAT_FILE=json"} <= set(
+    assert {f"DBT_LOG_PATH={root}/data/logs", "DBT_LOG_FILE_MAX_BYTES=2097152", "DBT_LOG_FORMAT_FILE=json"} <= set(
         lines
     )
