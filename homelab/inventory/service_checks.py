@@ -59,10 +59,10 @@ def check_gateway_ports(sections: Mapping[str, Section], containers: Sequence[Co
 
     Other web UIs and the services on the gateway's own container may have it.
     """
-    gateway = gateway_of(containers)
     taken = {
         endpoint.port: f"{name} of {gateway.name} provides it itself"
-        for name, service in (gateway.services if gateway else {}).items()
+        for gateway in filter(None, [gateway_of(containers)])
+        for name, service in gateway.services.items()
         for endpoint in service.endpoints()
     }
     for ui in published_web_uis(containers):

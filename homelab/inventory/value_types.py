@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from enum import Enum
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -208,7 +209,8 @@ class Measure(ValueType):
         self._low, self._high = (
             limit.magnitude if isinstance(limit, Quantity) else limit for limit in (option.low, option.high)
         )
-        expected = option.expected or self.NOUNS[kind] + _limits(option)
+        limits = replace(option, high=option.high if option.high is not None else kind(kind.LARGEST))
+        expected = option.expected or self.NOUNS[kind] + _limits(limits)
         super().__init__(expected, {"type": "string", "pattern": anchored(kind.PATTERN)})
 
     def accepts(self, value: object) -> bool:
