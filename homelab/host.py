@@ -12,7 +12,7 @@ from typing import Protocol
 from homelab.errors import HomelabError
 
 # The errors of a parser that gets text of another format than it expects.
-UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
+UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError)
 _LANES = 4  # commands of a batch that run in parallel
 
 

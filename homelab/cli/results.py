@@ -24,12 +24,18 @@ def print_result(result: Any, as_json: bool, text: Callable[[], None]) -> None:
 
 def print_json(result: Any) -> None:
     """Print a result as JSON."""
-    typer.echo(json.dumps(to_json(result), indent=2, ensure_ascii=False))
+    typer.echo(_json(result, indent=2))
 
 
 def print_json_line(result: Any) -> None:
     """Print a result as JSON on one line, for results that follow each other."""
-    typer.echo(json.dumps(to_json(result), ensure_ascii=False))
+    typer.echo(_json(result))
+
+
+def _json(result: Any, indent: int | None = None) -> str:
+    """Return a result as JSON; unpaired surrogates, which have no encoding, as escapes."""
+    text = json.dumps(to_json(result), indent=indent, ensure_ascii=False)
+    return text.encode(errors="backslashreplace").decode()
 
 
 def echo(text: object, err: bool = False) -> None:

@@ -27,7 +27,7 @@ def draw(sample: LabSample, width: int, height: int | None, footer: str = "") ->
     title = Text.assemble((f"lab {sample.lab}", "bold"), f"  {sample.time.astimezone():%H:%M:%S}  ", (footer, "dim"))
     parts = [_containers(sample, width), _pipelines(sample), _database(sample, width)]
     if sample.problem:
-        title = Text.assemble(title, "\n", (f"✗ {sample.problem}", "red"))
+        title = Text.assemble(title, "\n", (f"✗ {_line(sample.problem)}", "red"))
     lines = list(title.split("\n"))
     rest = None if height is None else height - len(lines) - _LEAST_LOGS
     for part in parts:
@@ -49,6 +49,11 @@ def draw_error(error: HomelabError) -> Text:
     return Text.assemble((error.brief, "red"), "\n", error.details, "\n", error.resolution)
 
 
+def _line(text: str) -> str:
+    """Return a text as one line without tabs, whose width is known before it is printed."""
+    return " ".join(printable(text).split())
+
+
 def _title(text: str) -> Text:
     return Text(text, "bold")
 
@@ -68,9 +73,9 @@ def _containers(sample: LabSample, width: int) -> list[Text]:
     lines = [_title(f"{'container':<{_NAME}} {columns}")]
     for each in sample.containers:
         lines.append(_container(sample, each, bars))
-        lines += [Text(f"  ✗ {unit}: {state}", "red") for unit, state in each.units.items() if state != "active"]
+        lines += [Text(f"  ✗ {unit}: {_line(state)}", "red") for unit, state in each.units.items() if state != "active"]
         if each.problem:
-            lines.append(Text(f"  ✗ {each.problem}", "red"))
+            lines.append(Text(f"  ✗ {_line(each.problem)}", "red"))
     lines.append(Text(f"sparklines: {sample.history.source}", "dim"))
     return lines
 
@@ -109,7 +114,7 @@ def _pipeline(each: PipelineSample) -> Text:
     mark = ("✓ ", "green") if each.healthy else ("✗ ", "red")
     age = f"built {duration(each.age)} ago; " if each.age is not None else ""
     running = f"{each.run} now; " if each.run in ("running", "queued") else ""
-    return Text.assemble(mark, (f"{each.name:<{_NAME - 2}} ", "bold"), running, age, printable(each.summary))
+    return Text.assemble(mark, (f"{each.name:<{_NAME - 2}} ", "bold"), running, age, _line(each.summary))
 
 
 def _database(sample: LabSample, width: int) -> list[Text]:
@@ -123,12 +128,12 @@ def _database(sample: LabSample, width: int) -> list[Text]:
     lines = [Text(""), Text.assemble(("PostgreSQL ", "bold"), counts, waiting, (bars, "cyan"))]
     for each in found.sessions[:_SESSIONS]:
         style = "yellow" if each.state.startswith("idle in transaction") else ""
-        who = f"  {each.role}@{each.database} {duration(each.seconds)}: "
-        lines.append(Text.assemble(who, (printable(each.statement), style)))
+        who = f"  {_line(each.role)}@{_line(each.database)} {duration(each.seconds)}: "
+        lines.append(Text.assemble(who, (_line(each.statement), style)))
     return lines
 
 
 def _log_lines(sample: LabSample) -> Iterator[Text]:
     for line in sample.logs:
-        text = (printable(line.text).replace("\n", " "), LEVEL_STYLES.get(line.level, ""))
-        yield Text.assemble((f"{line.time.astimezone():%H:%M:%S} ", "dim"), (f"{line.unit}: ", "bold"), text)
+        text = (_line(line.text), LEVEL_STYLES.get(line.level, ""))
+        yield Text.assemble((f"{line.time.astimezone():%H:%M:%S} ", "dim"), (f"{_line(line.unit)}: ", "bold"), text)

@@ -17,7 +17,7 @@ class ListOf(ValueType):
     """A list with items of one type; `make` converts it."""
 
     def __init__(self, item: ValueType, make: Callable[[Iterable[Any]], Any], option: Option) -> None:
-        self._item, self._make, self._empty = item, make, option.empty
+        self._item, self._make, self._empty, self.hidden = item, make, option.empty, item.hidden
         super().__init__(option.expected or "a list")
 
     def accepts(self, value: object) -> bool:
@@ -41,7 +41,7 @@ class MappingOf(ValueType):
     """A mapping of arbitrary keys to values of one type."""
 
     def __init__(self, item: ValueType, option: Option) -> None:
-        self._item, self._keys, self._empty = item, option.keys, option.empty
+        self._item, self._keys, self._empty, self.hidden = item, option.keys, option.empty, item.hidden
         super().__init__(option.expected or "a mapping")
 
     def accepts(self, value: object) -> bool:
@@ -78,6 +78,7 @@ class Either(ValueType):
         self._types = types
         expected = option.expected or ", or ".join(each.expected for each in types)
         super().__init__(expected)
+        self.hidden = any(each.hidden for each in types)
 
     def accepts(self, value: object) -> bool:
         return any(each.accepts(value) for each in self._types)

@@ -159,6 +159,7 @@ class Nested(SectionOf):
     def __init__(self, cls: type[Any], option: Option) -> None:
         super().__init__(cls, option.expected or "a mapping of options")
         self._shorthand = self.declaration.keys[option.shorthand] if option.shorthand else None
+        self.hidden = any(key.type.hidden for key in self.declaration.keys.values())
 
     def accepts(self, value: object) -> bool:
         return super().accepts(value) or (self._shorthand is not None and self._shorthand.type.accepts(value))

@@ -9,7 +9,7 @@ from homelab.distributions import Distribution
 from homelab.inventory.section import Section
 from homelab.model import Container, Service
 from homelab.model.endpoints import SSH_PORT
-from homelab.model.web_uis import OFFSET, published_web_uis
+from homelab.model.web_uis import OFFSET, gateway_of, published_web_uis
 
 T = TypeVar("T")
 _LAST_PORT = 65535
@@ -55,13 +55,23 @@ def _declared(section: Section, name: str, declaration: Callable[..., Iterable[T
 
 
 def check_gateway_ports(sections: Mapping[str, Section], containers: Sequence[Container]) -> None:
-    """Add a problem for each web UI that shares its port of the gateway with another one, or has none."""
-    taken: dict[int, str] = {}
+    """Add a problem for each web UI whose port of the gateway does not exist, or is taken.
+
+    Other web UIs and the services on the gateway's own container may have it.
+    """
+    taken = {
+        endpoint.port: f"{name} of {gateway.name} provides it itself"
+        for gateway in filter(None, [gateway_of(containers)])
+        for name, service in gateway.services.items()
+        for endpoint in service.endpoints()
+    }
     for ui in published_web_uis(containers):
-        section, owner = sections[ui.container.name], taken.setdefault(ui.port, f"{ui.service} of {ui.container.name}")
+        section = sections[ui.container.name]
+        published = f"has a web UI on port {ui.endpoint.port}"
         if ui.port > _LAST_PORT:
-            problem = f"has a web UI on port {ui.endpoint.port}: the gateway serves ports up to {_LAST_PORT - OFFSET}"
+            problem = f"{published}: the gateway serves ports up to {_LAST_PORT - OFFSET}"
             section.problem(problem, "services", ui.service)
-        elif owner != f"{ui.service} of {ui.container.name}":
-            problem = f"has a web UI on port {ui.endpoint.port}, as {owner} has: the gateway needs another port for one"
+        elif owner := taken.get(ui.port):
+            problem = f"{published}, which is port {ui.port} of the gateway: {owner}"
             section.problem(problem, "services", ui.service)
+        taken[ui.port] = f"it is that of {ui.service} of {ui.container.name}"

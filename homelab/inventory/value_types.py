@@ -49,6 +49,7 @@ class ValueType(ABC):
     """A type of values; `expected` describes the valid ones: `must be EXPECTED`."""
 
     allows_empty = False  # a mapping without required keys
+    hidden = False  # a value may be a secret, or contain one: no error shows it
     extra_schema: Mapping[str, Any] = MappingProxyType({})  # additions to the JSON Schema of this type
 
     def __init__(self, expected: str, schema: Mapping[str, Any] = MappingProxyType({})) -> None:
@@ -77,7 +78,8 @@ class ValueType(ABC):
 
     def refuse(self, value: object, section: Section, at: KeyPath, hint: str = "") -> Any:
         """Record that the value is not of this type; return INVALID."""
-        section.problem(f"must be {self.expected}, not {shown(value)}{hint}", *at)
+        text = "this value" if self.hidden and not isinstance(value, dict | list | None) else shown(value)
+        section.problem(f"must be {self.expected}, not {text}{hint}", *at)
         return INVALID
 
 
@@ -159,7 +161,7 @@ class Text(ValueType):
 
     def __init__(self, option: Option) -> None:
         pattern = option.pattern or self.PATTERN
-        self._pattern, self._hidden = pattern, option.hidden
+        self._pattern, self.hidden = pattern, option.hidden
         super().__init__(option.expected or "text", {"type": "string", "pattern": anchored(pattern)})
 
     def accepts(self, value: object) -> bool:
@@ -173,12 +175,6 @@ class Text(ValueType):
         if self._UNUSABLE.search(value):
             return self.refuse(value, section, at, "; it has a control character")
         return value
-
-    def refuse(self, value: object, section: Section, at: KeyPath, hint: str = "") -> Any:
-        if not self._hidden:
-            return super().refuse(value, section, at, hint)
-        section.problem(f"must be {self.expected}, not this value{hint}", *at)
-        return INVALID
 
 
 class FilePath(Text):
@@ -220,7 +216,8 @@ class Measure(ValueType):
         except ValueError:
             quantity = None
         if quantity is None:
-            return self.refuse(value, section, at)
+            too_large = isinstance(value, str) and re.fullmatch(self._kind.PATTERN, value)
+            return self.refuse(value, section, at, f"; the largest is {self._kind.LARGEST}" if too_large else "")
         number = quantity.magnitude
         if (self._low is not None and number < self._low) or (self._high is not None and number > self._high):
             return self.refuse(value, section, at)
@@ -229,6 +226,8 @@ class Measure(ValueType):
 
 class SecretReference(ValueType):
     """`{secret: NAME}`. A problem never shows the value: it may be a secret."""
+
+    hidden = True
 
     def __init__(self) -> None:
         name = {"type": "string", "pattern": anchored(SecretName.PATTERN), "description": "Name of the secret."}

@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 from homelab.model.options import Option, SecretName
 
 _SMTP = r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[1-9][0-9]{0,4})?"
-_ADDRESS = r"[^\s@<>,\"]+@[^\s@<>,\"]+"
+_ADDRESS = r"[^\s@<>,\"();:\[\]\\]+@[^\s@<>,\"();:\[\]\\]+"  # no other one is read as it is in a header
+_LAST_PORT = 65535
 _TIME = Option(
     pattern=r"([01][0-9]|2[0-3]):[0-5][0-9]", expected='a time in quotes such as "22:00"', examples=("22:00",)
 )
@@ -42,6 +43,8 @@ class Email:
         """Check the combination. Raises ValueError."""
         if (self.user is None) != (self.password is None):
             raise ValueError("needs both user and password, or neither")
+        if self.server[1] > _LAST_PORT:
+            raise ValueError(f"has the port {self.server[1]} in smtp, and the last one is {_LAST_PORT}")
 
     @property
     def server(self) -> tuple[str, int]:

@@ -27,12 +27,16 @@ class Quantity(str):
     __slots__ = ()
     UNITS: ClassVar[Mapping[str, float]]
     PATTERN: ClassVar[str]
+    LARGEST: ClassVar[str]  # programs cannot count further
 
     def __new__(cls, text: str) -> Self:
         """Check the text. Raises ValueError."""
         if not re.fullmatch(cls.PATTERN, text):
             raise ValueError(f"not a {cls.__name__.lower()}: {text!r}")
-        return super().__new__(cls, text)
+        quantity = super().__new__(cls, text)
+        if text != cls.LARGEST and quantity.magnitude > cls(cls.LARGEST).magnitude:
+            raise ValueError(f"more than {cls.LARGEST}: {text!r}")
+        return quantity
 
     @property
     def magnitude(self) -> float:
@@ -50,6 +54,7 @@ class Size(Quantity):
         **{f"{prefix}iB": 1024.0**power for power, prefix in enumerate("KMGT", 1)},
     }
     PATTERN = r"[1-9][0-9]*(\.[0-9]+)? ?[KMGT]i?B"
+    LARGEST = "1000000TB"
 
     @property
     def bytes(self) -> int:
@@ -63,6 +68,7 @@ class Duration(Quantity):
     __slots__ = ()
     UNITS: ClassVar[Mapping[str, float]] = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
     PATTERN = r"(0|[1-9][0-9]*)(\.[0-9]+)?[smhd]"
+    LARGEST = "36500d"
 
     @property
     def seconds(self) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from shlex import quote
 
 _WORDS = r'^homelab_pipeline_last_error_info\{message="([] !#-[^-~]{1,500})"\} 1$'
-_LINE = r'^(homelab_pipeline_[a-z_]+)(\{table="([A-Za-z0-9_]+)"\})? ([0-9.e+]+)$'
+_LINE = r'^(homelab_pipeline_[a-z_]+)(\{table="([A-Za-z0-9_]+)"\})? ([0-9]+(\.[0-9]+)?(e\+?[0-9]{1,2})?)$'
 
 
 def labelled(name: str, command: str) -> str:

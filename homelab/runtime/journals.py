@@ -15,6 +15,7 @@ from threading import Thread
 from typing import Any, Self
 
 from homelab.errors import HomelabError
+from homelab.host import UNREADABLE
 
 LEVELS = ("error", "warning", "info", "debug")
 FIELDS = ("PRIORITY", "MESSAGE", "_SYSTEMD_UNIT", "UNIT", "SYSLOG_IDENTIFIER")
@@ -40,12 +41,14 @@ class LogLine:
 
 def parse_line(container: str, text: str) -> LogLine | None:
     """Return a line of `journalctl --output=json`; None for anything else."""
-    with suppress(ValueError, TypeError, KeyError):
+    with suppress(*UNREADABLE):
         entry: dict[str, Any] = json.loads(text)
         found = datetime.fromtimestamp(int(entry["__REALTIME_TIMESTAMP"]) / 1e6, UTC)
+        found.astimezone()  # an OverflowError at the limits of the calendar
         message = entry.get("MESSAGE") or ""  # null if it is too long, a list of bytes if it is not text
         message = bytes(message).decode(errors="replace") if isinstance(message, list) else str(message)
         unit = str(entry.get("UNIT") or entry.get("_SYSTEMD_UNIT") or entry.get("SYSLOG_IDENTIFIER") or "")
+        unit = " ".join(unit.split())  # each program may set it
         return LogLine(found, container, unit.removesuffix(".service"), _level(entry.get("PRIORITY"), message), message)
     return None
 

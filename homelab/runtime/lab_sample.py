@@ -195,7 +195,7 @@ class _ContainerReader:
         except HomelabError as error:
             self.close()
             return _Inside(problem=error.brief)
-        lines = (parse_line(self.container.name, line) for line in journal.text.splitlines())
+        lines = (parse_line(self.container.name, line) for line in journal.text.split("\n"))
         found = zip_longest(self._units, states.text.splitlines()[: len(self._units)], fillvalue="unknown")
         return _Inside(
             ContainerUsage.parse(usage),
@@ -254,5 +254,5 @@ def _json(answer: Result) -> Any:
     """Return the JSON of an answer; None if it has none."""
     try:
         return json.loads(answer.text) if answer.ok and answer.text else None
-    except ValueError:
+    except UNREADABLE:
         return None

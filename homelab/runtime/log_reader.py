@@ -144,10 +144,10 @@ class Reader:
             begin = self._ends.get((state.st_dev, state.st_ino), 0)
             file.seek(begin if begin <= state.st_size else 0)
             data = file.read(_LARGEST)
-            complete = data[: data.rfind(b"\n") + 1]
+            complete = data[: data.rfind(b"\n") + 1] or data[: _LARGEST if len(data) == _LARGEST else 0]
             self._ends[state.st_dev, state.st_ino] = file.tell() - len(data) + len(complete)
         before: tuple[float, int] | None = None
-        for text in complete.decode(errors="replace").splitlines():
+        for text in complete.decode(errors="replace").split("\n")[:-1]:
             if found := parse(text):
                 moment, priority, text = found
                 before = moment, priority

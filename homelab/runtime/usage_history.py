@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from math import isfinite
 
 from homelab.host import UNREADABLE, Result
 from homelab.services.prometheus import range_query
@@ -79,6 +80,9 @@ def _series(answer: Result) -> dict[str, list[float]]:
     """Return the values of a range by container; none if Prometheus does not answer."""
     try:
         rows = json.loads(answer.text)["data"]["result"] if answer.ok else []
-        return {row["metric"].get("container", ""): [float(value) for _, value in row["values"]] for row in rows}
+        return {
+            row["metric"].get("container", ""): [value for _, text in row["values"] if isfinite(value := float(text))]
+            for row in rows
+        }
     except UNREADABLE:
         return {}

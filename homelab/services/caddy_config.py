@@ -11,7 +11,7 @@ from homelab.model.web_uis import WebUi
 
 HTTP, HTTPS = 80, 443
 _STATUS = "{http.reverse_proxy.status_code}"
-HEALTH = "/health"  # the start page requests the health of each web UI below this path
+HEALTH = "/health"  # below it, the start page and the blackbox exporter ask for the health of each web UI
 # With it, a browser sends the cookie of a login over https only.
 _SECURE = {"search_regexp": "$", "replace": "; Secure"}
 # The start page loads its own files only.
@@ -78,10 +78,12 @@ def _tls_server(gateway: Gateway, port: int, routes: Sequence[Mapping[str, Any]]
 
 def _start_page(gateway: Gateway, uis: Sequence[WebUi]) -> Iterator[Mapping[str, Any]]:
     for ui in uis:
-        request = {"handler": "rewrite", "uri": ui.endpoint.health_path or "/"}
+        # The `?` removes the query of the request.
+        request = {"handler": "rewrite", "uri": f"{ui.endpoint.health_path or '/'}?"}
         # Only the status: the page needs no more.
         answer = {"handle_response": [{"routes": [_handle({"handler": "static_response", "status_code": _STATUS})]}]}
-        yield _handle(request, {**_proxy(gateway, ui), **answer}, path=health_path(ui))
+        match = [{"method": ["GET"], "path": [health_path(ui)]}]
+        yield {"match": match, **_handle(request, {**_proxy(gateway, ui), **answer})}
     files = {"handler": "file_server", "root": gateway.pages}
     yield _handle({"handler": "headers", "response": {"set": _HEADERS}}, files)
 
@@ -95,10 +97,8 @@ def _web_ui(gateway: Gateway, ui: WebUi) -> Iterator[Mapping[str, Any]]:
     if not ui.endpoint.credentials:
         accounts = [{"username": gateway.user, "password": gateway.password_hash}]
         login = {"hash": {"algorithm": "bcrypt"}, "accounts": accounts, "hash_cache": {}, "realm": ui.endpoint.web_ui}
-        route = _handle({"handler": "authentication", "providers": {"http_basic": login}})
-        # The blackbox exporter asks for the health.
-        health = {"match": [{"not": [{"path": [ui.endpoint.health_path]}]}]} if ui.endpoint.health_path else {}
-        yield {**route, **health}
+        # For each path: the blackbox exporter asks the start page for the health.
+        yield _handle({"handler": "authentication", "providers": {"http_basic": login}})
     yield _handle(_proxy(gateway, ui))
 
 
@@ -115,5 +115,5 @@ def _proxy(gateway: Gateway, ui: WebUi) -> dict[str, Any]:
     return proxy
 
 
-def _handle(*handlers: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    return {**({"match": [{"path": [path]}]} if path else {}), "handle": list(handlers)}
+def _handle(*handlers: Mapping[str, Any]) -> dict[str, Any]:
+    return {"handle": list(handlers)}

@@ -7,6 +7,7 @@ from typing import Any
 
 from homelab.model import Endpoint, Inventory
 from homelab.model.web_uis import WebUi, published_web_uis
+from homelab.services.caddy_config import health_path
 
 Target = Mapping[str, Any]  # an entry of a file for Prometheus' `file_sd_configs`
 
@@ -44,7 +45,9 @@ def probe_targets(inventory: Inventory) -> Sequence[Target]:
 
 def _of_gateway(ui: WebUi) -> Target:
     labels = {"container": ui.container.name, "service": ui.service, "__param_module": "http"}
-    return {"targets": [f"{ui.url}{ui.endpoint.health_path or '/'}"], "labels": labels}
+    # The gateway's own login covers all paths of a web UI that has none.
+    own, start = f"{ui.url}{ui.endpoint.health_path or '/'}", f"https://{ui.host.address}{health_path(ui)}"
+    return {"targets": [own if ui.endpoint.credentials else start], "labels": labels}
 
 
 def _open_endpoints(inventory: Inventory, published: Collection[tuple[str, Endpoint]]) -> Sequence[Target]:

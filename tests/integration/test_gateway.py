@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 from threading import Thread
+from typing import ClassVar
 
 import bcrypt
 import pytest
@@ -35,14 +36,19 @@ pytestmark = pytest.mark.skipif(CADDY is None, reason="caddy is missing: run `./
 
 
 class Echo(BaseHTTPRequestHandler):
-    """A web UI that answers with the headers of the request; its health is good."""
+    """A web UI that answers with the headers of the request; its health is good. `requests` has all of them."""
+
+    requests: ClassVar[list[str]] = []
 
     def do_GET(self) -> None:
         """Answer."""
+        self.requests.append(f"{self.command} {self.path}")
         self.send_response(200)
         self.send_header("Set-Cookie", "session=x; HttpOnly")
         self.end_headers()
         self.wfile.write(f"{self.path}\n{self.headers}".encode())
+
+    do_POST = do_GET
 
     def log_message(self, format: str, *args: object) -> None:
         """Stay silent."""
@@ -165,9 +171,26 @@ def test_web_ui_without_a_login_gets_one(door: Door) -> None:
     answer = door.get(url, auth=(USER, PASSWORD))
     assert answer.status_code == 200
     assert "Authorization" not in answer.text
-    # The blackbox exporter has no password.
-    assert door.get(f"{url}/-/ready").status_code == 200
-    assert door.get(f"{url}/-/ready/../../page").status_code == 401
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/-/ready",
+        "/-/READY",
+        "/-/ready?x=1",
+        "/page/..%2f-/ready",
+        "/-/ready/..%2f..%2fpage",
+        "//-/ready",
+        "/;/-/ready",
+    ],
+)
+def test_no_path_avoids_the_login(door: Door, path: str) -> None:
+    request = requests.Request("GET", door.open.url).prepare()
+    request.url = f"{door.open.url}{path}"  # as it is
+    request.headers["X-Original-URL"] = request.headers["X-Forwarded-Uri"] = "/-/ready"
+    request.headers["Host"] = "127.0.0.1"
+    assert door.session.send(request, timeout=10, allow_redirects=False).status_code == 401
 
 
 def test_http_leads_to_https_on_each_port(door: Door) -> None:
@@ -184,6 +207,14 @@ def test_start_page_shows_the_health_of_each_web_ui(door: Door) -> None:
     states = {ui.service: door.get(f"{door.start}{health_path(ui)}") for ui in (door.open, door.closed, door.silent)}
     assert {name: state.status_code for name, state in states.items()} == {"open": 200, "closed": 200, "silent": 502}
     assert {state.text for state in states.values()} == {""}
+
+
+def test_health_of_a_web_ui_lets_nothing_else_pass(door: Door) -> None:
+    url = f"{door.start}{health_path(door.open)}"
+    Echo.requests.clear()
+    assert door.get(f"{url}?action=delete").status_code == 200
+    assert door.session.post(url, data="x", timeout=10).status_code == 404
+    assert Echo.requests == ["GET /-/ready"]
 
 
 def context(folder: Path) -> ServiceContext:

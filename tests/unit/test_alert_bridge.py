@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shlex
+import socket
 import socketserver
 import subprocess
 import sys
@@ -12,9 +14,11 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from http.server import HTTPServer
+from http.server import HTTPServer, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -241,10 +245,11 @@ def test_missing_sign_of_life_is_an_incident() -> None:
     assert list(incidents("", watched=99_600, watchdog=300)) == ["MonitoringDown"]
 
 
-def sent(state: dict[str, Any], found: Mapping[str, Any], text: str) -> None:
+def sent(state: dict[str, Any], found: Mapping[str, Any], text: str, file: Path) -> None:
     """Run the check once."""
-    check.update(state, incidents(text), datetime.now().astimezone().isoformat())
-    check.deliver(state, found)
+    now = datetime.now().astimezone().isoformat()
+    check.update(state, incidents(text), now, check.unread({"pipelines": ["weather"]}, text))
+    check.Delivery(state, found, file).run()
 
 
 def test_each_incident_is_sent_once_to_each_receiver_and_so_is_its_end(
@@ -254,9 +259,11 @@ def test_each_incident_is_sent_once_to_each_receiver_and_so_is_its_end(
     good, bad = (slack(sink[0], token) for token in ("good", "wrongtoken"))
     with bridged(tmp_path, receivers={"slack": good, "webhook": bad}) as found:
         for _ in range(3):
-            sent(state, found, metrics(0, 1, 1))  # late as well, which the failure explains
-        sent(state, found, metrics(1, 99_000, 99_000))
-        sent(state, found, metrics(1, 99_000, 99_000))
+            sent(
+                state, found, metrics(0, 1, 1), tmp_path / "incidents.json"
+            )  # late as well, which the failure explains
+        sent(state, found, metrics(1, 99_000, 99_000), tmp_path / "incidents.json")
+        sent(state, found, metrics(1, 99_000, 99_000), tmp_path / "incidents.json")
     assert [each["text"].partition("\n")[0] for each in sink[1]] == [
         "*[home] The last build of the pipeline weather failed*",
         "*[home] Over: The last build of the pipeline weather failed*",
@@ -268,8 +275,8 @@ def test_incident_that_begins_and_ends_in_quiet_hours_is_not_sent(sink: tuple[st
     state: dict[str, Any] = {}
     quiet = {"from": "00:00", "to": "23:59", "except": None}
     with bridged(tmp_path, receivers={"slack": {"kind": "slack", "url": sink[0]}}, quiet=quiet) as found:
-        sent(state, found, metrics(0, 1, 1))
-        sent(state, found, metrics(1, 99_000, 99_000))
+        sent(state, found, metrics(0, 1, 1), tmp_path / "incidents.json")
+        sent(state, found, metrics(1, 99_000, 99_000), tmp_path / "incidents.json")
     assert sink[1] == []
     assert state == {}
 
@@ -293,6 +300,265 @@ def test_receiver_that_does_not_answer_delays_no_other_one(sink: tuple[str, list
         assert call(found, "/send/slack", FIRING)[0] == 200
         assert time.monotonic() - start < 5
     silent.server_close()
+
+
+def post(port: int, headers: str, body: bytes = b"") -> bytes:
+    """Send a request as it is, and return the first line of the answer."""
+    with socket.create_connection(("127.0.0.1", port), 10) as connection:
+        connection.sendall(f"POST /send/slack HTTP/1.1\r\n{headers}\r\n\r\n".encode() + body)
+        return connection.makefile("rb").readline().rstrip()
+
+
+@pytest.mark.parametrize("length", ["-1", "x", "", "1 2", "\u00b2", "9" * 5000])
+def test_bridge_reads_no_body_without_a_valid_length(length: str, tmp_path: Path) -> None:
+    with bridged(tmp_path, receivers={"slack": {"kind": "slack", "url": "http://127.0.0.1:1"}}) as found:
+        assert post(found["port"], f"Content-Length: {length}") == b"HTTP/1.0 411 Length Required"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "[" * 100_000,
+        json.dumps({**FIRING, "alerts": [{**ALERT, "startsAt": "0001-01-01T00:00:00+10:00"}]}),
+        json.dumps({**FIRING, "alerts": {"a": 1}}),
+        json.dumps({**FIRING, "alerts": [{**ALERT, "labels": None}]}),
+        json.dumps({**FIRING, "alerts": [{**ALERT, "startsAt": 1}]}),
+        "\x00",
+    ],
+)
+def test_bridge_answers_hostile_json(body: str, tmp_path: Path) -> None:
+    with bridged(tmp_path, receivers={"slack": {"kind": "slack", "url": "http://127.0.0.1:1"}}) as found:
+        answer = post(found["port"], f"Content-Length: {len(body)}", body.encode())
+    assert answer == b"HTTP/1.0 400 Bad Request"
+
+
+def test_message_has_no_characters_that_receivers_refuse(mailbox: tuple[dict[str, Any], list[str]]) -> None:
+    hostile = {**ALERT, "annotations": {"summary": "a\ud800b\x00c\x1b[2Jd\u202e"}}
+    message = message_of({**FIRING, "alerts": [hostile]}, "home")
+    assert message.title == "[home] a?b?c?[2Jd?"
+    receivers.send(mailbox[0], message)
+    assert "Subject: [home] a?b?c?[2Jd?" in mailbox[1][0]
+
+
+class Leaving(Sink):
+    """A receiver that takes each message only after its sender was told to wait no longer."""
+
+    left: threading.Event
+
+    def do_POST(self) -> None:
+        self.left.wait(10)
+        super().do_POST()
+
+
+def test_message_whose_sender_left_before_the_answer_is_sent_once(tmp_path: Path) -> None:
+    got: list[Any] = []
+    left = threading.Event()
+    body = json.dumps(FIRING).encode()
+    with serving(HTTPServer(("127.0.0.1", 0), type("", (Leaving,), {"got": got, "left": left}))) as port:
+        receiver = {"kind": "webhook", "url": f"http://127.0.0.1:{port}/"}
+        with bridged(tmp_path, receivers={"slack": receiver}) as found:
+            with socket.create_connection(("127.0.0.1", found["port"])) as connection:
+                connection.sendall(f"POST /send/slack HTTP/1.1\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+                time.sleep(0.5)
+            left.set()
+            assert call(found, "/send/slack", FIRING) == (200, "")
+            assert len(got) == 1
+            assert call(found, "/send/slack", FIRING) == (200, "")  # another repetition is a message of its own
+            assert len(got) == 2
+
+
+class Busy(Sink):
+    """A receiver that records the number of messages that arrive at the same time."""
+
+    running = 0
+    most = 0
+
+    def do_POST(self) -> None:
+        kind = type(self)
+        kind.running += 1
+        kind.most = max(kind.most, kind.running)
+        time.sleep(0.2)
+        kind.running -= 1
+        super().do_POST()
+
+
+def test_many_incidents_are_sent_one_at_a_time_to_each_receiver(tmp_path: Path) -> None:
+    got: list[Any] = []
+    kind = type("", (Busy,), {"got": got})
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), kind)) as port:
+        receiver = {"kind": "webhook", "url": f"http://127.0.0.1:{port}/"}
+        with bridged(tmp_path, receivers={"slack": receiver}) as found, ThreadPoolExecutor(5) as pool:
+            statuses = [status for status, _ in pool.map(lambda _: call(found, "/send/slack", FIRING), range(5))]
+    assert (statuses, len(got), kind.most) == ([200] * 5, 5, 1)
+
+
+@pytest.mark.parametrize("value", ["1.2.3", "e", "+", "1e", ".", "1e999"])
+def test_unreadable_metric_of_a_pipeline_hides_no_other_one(value: str) -> None:
+    text = f'homelab_pipeline_published_timestamp_seconds{{pipeline="prices",table=""}} {value}\n'
+    assert list(incidents(text + metrics(0, 1, 99_000))) == ["PipelineFailed weather", "PipelineLate weather"]
+
+
+def test_incident_of_a_pipeline_without_metrics_lasts(sink: tuple[str, list[Any]], tmp_path: Path) -> None:
+    state: dict[str, Any] = {}
+    with bridged(tmp_path, receivers={"slack": slack(sink[0], "good")}) as found:
+        for text in (metrics(0, 1, 1), "", metrics(0, 1, 1)):
+            sent(state, found, text, tmp_path / "incidents.json")
+    assert len(sink[1]) == 1
+
+
+def two_incidents() -> dict[str, Any]:
+    """Return the incidents of a failed pipeline and of a missing Alertmanager."""
+    return incidents(metrics(0, 1, 1), watched=1, watchdog=300)
+
+
+def test_run_that_is_ended_early_repeats_no_message(sink: tuple[str, list[Any]], tmp_path: Path) -> None:
+    silent = socketserver.TCPServer(("127.0.0.1", 0), socketserver.BaseRequestHandler)  # accepts, and is not served
+    slow = {"kind": "webhook", "url": f"http://127.0.0.1:{silent.server_address[1]}/"}
+    file = tmp_path / "incidents.json"
+    state: dict[str, Any] = {}
+    check.update(state, two_incidents(), "2026-11-27T06:46:01+00:00")
+    with bridged(tmp_path, receivers={"webhook": slow, "slack": slack(sink[0], "good")}) as found:
+        threading.Thread(target=check.Delivery(state, found, file).run, daemon=True).start()
+        deadline = time.monotonic() + 10
+        while len(sink[1]) < 2 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(0.2)
+        recorded = check.read_state(file)
+    silent.server_close()
+    assert [each["begin_sent"] for each in recorded.values()] == [["slack"], ["slack"]]
+
+
+def test_message_that_a_receiver_refuses_delays_the_others_by_one_run(tmp_path: Path) -> None:
+    state: dict[str, Any] = {}
+    file = tmp_path / "incidents.json"
+    check.update(state, two_incidents(), "2026-11-27T06:46:01+00:00")
+    first, second = state
+    refused = []
+
+    def post(_found: object, _receiver: str, incident: dict[str, Any]) -> int:
+        is_refused = incident is poison
+        refused.append(is_refused)
+        return 502 if is_refused else 200
+
+    poison = state[first]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(check, "_post", post)
+        for _ in range(2):
+            check.Delivery(state, {"receivers": ["slack"]}, file).run()
+    assert refused == [True, False, True]
+    assert (state[first]["begin_sent"], state[second]["begin_sent"]) == ([], ["slack"])
+
+
+def test_incident_that_returns_before_its_end_was_taken_continues(tmp_path: Path) -> None:
+    state: dict[str, Any] = {}
+    taken: list[tuple[str, str]] = []
+    down = False
+
+    def post(_found: object, receiver: str, incident: dict[str, Any]) -> int:
+        if down and receiver == "email":
+            return 502
+        taken.append((receiver, "end" if incident["endsAt"] else "begin"))
+        return 200
+
+    found = {"receivers": ["email", "slack"]}
+    good, bad = metrics(1, 99_000, 99_000), metrics(0, 99_000, 99_000)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(check, "_post", post)
+        for text, is_down in ((bad, False), (good, True), (bad, True), (bad, False), (good, False)):
+            down = is_down
+            sent(state, found, text, tmp_path / "incidents.json")
+    assert [kind for name, kind in taken if name == "slack"] == ["begin", "end", "begin", "end"]
+    assert [kind for name, kind in taken if name == "email"] == ["begin", "end"]
+    assert state == {}
+
+
+@pytest.mark.parametrize("text", ["", "{", "\x00"])
+def test_damaged_record_of_incidents_stops_no_alert(text: str, tmp_path: Path) -> None:
+    (tmp_path / "incidents.json").write_text(text)
+    assert check.read_state(tmp_path / "incidents.json") == {}
+
+
+def test_redirect_of_a_webhook_is_a_failure(tmp_path: Path) -> None:
+    class Redirect(Sink):
+        def do_POST(self) -> None:
+            self.send_response(301)
+            self.send_header("Location", "/elsewhere-secrettoken")
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+
+    with (
+        serving(HTTPServer(("127.0.0.1", 0), Redirect)) as port,
+        pytest.raises(receivers.NotSent, match="answers 301") as raised,
+    ):
+        receivers.send({"kind": "webhook", "url": f"http://127.0.0.1:{port}/a"}, message_of(FIRING, "home"))
+    assert "secrettoken" not in str(raised.value)
+
+
+def test_webhook_with_a_user_logs_in() -> None:
+    logins: list[str] = []
+
+    class Login(Sink):
+        def do_POST(self) -> None:
+            logins.append(self.headers["Authorization"])
+            super().do_POST()
+
+    with serving(HTTPServer(("127.0.0.1", 0), type("", (Login,), {"got": []}))) as port:
+        receivers.send({"kind": "webhook", "url": f"http://me:p%40ss@127.0.0.1:{port}/"}, message_of(FIRING, "home"))
+    assert logins == ["Basic " + base64.b64encode(b"me:p@ss").decode()]
+
+
+@pytest.mark.parametrize(
+    ("url", "secret"),
+    [
+        ("http://me:hunter2@[::1", "hunter2"),
+        ("http://me:hunter2@home.arpa:x/", "hunter2"),
+        ("http://127.0.0.1/first\nsecrettoken", "secrettoken"),
+        ("http://127.0.0.1:1/secret%2Ftoken", "secret/token"),
+    ],
+)
+def test_error_has_no_part_of_an_unusable_url(url: str, secret: str) -> None:
+    with pytest.raises(receivers.NotSent) as raised:
+        receivers.send({"kind": "webhook", "url": url}, message_of(FIRING, "home"))
+    assert secret not in str(raised.value)
+
+
+def test_mail_that_the_server_took_is_sent_although_the_server_ends_the_session_badly() -> None:
+    class Rude(Mailbox):
+        def _say(self, line: str) -> None:
+            super()._say("421 busy" if line == "221 bye" else line)
+
+    got: list[str] = []
+    with serving(socketserver.ThreadingTCPServer(("127.0.0.1", 0), type("", (Rude,), {"got": got}))) as port:
+        receivers.send(mail(port), message_of(FIRING, "home"))
+    assert len(got) == 1
+
+
+def test_apprise_gets_text_that_each_service_can_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    service = SimpleNamespace(overflow_mode="upstream")
+    notified: dict[str, Any] = {}
+
+    class Target(list[SimpleNamespace]):
+        def add(self, _url: str) -> bool:
+            self.append(service)
+            return True
+
+        def notify(self, **options: Any) -> bool:
+            notified.update(options)
+            return True
+
+    fake = SimpleNamespace(
+        Apprise=Target,
+        NotifyType=SimpleNamespace(SUCCESS="success", FAILURE="failure"),
+        NotifyFormat=SimpleNamespace(TEXT="text"),
+        OverflowMode=SimpleNamespace(UPSTREAM="upstream", TRUNCATE="truncate"),
+    )
+    monkeypatch.setitem(sys.modules, "apprise", fake)
+    receivers.send({"kind": "apprise", "url": "ntfy://ntfy.sh/my-topic"}, message_of(FIRING, "home"))
+    assert (notified["body_format"], notified["notify_type"]) == ("text", "failure")
+    assert service.overflow_mode == "truncate"
 
 
 def test_scripts_are_strictly_typed() -> None:

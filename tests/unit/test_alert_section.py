@@ -139,6 +139,14 @@ def test_another_container_can_watch(tmp_path: Path) -> None:
         ({"email": {"to": []}}, "alerts.email.to: needs an address"),
         ({"email": {"user": None}}, "alerts.email: needs both user and password, or neither"),
         ({"email": {"password": "hunter2"}}, "alerts.email.password: must be {secret: NAME}"),
+        ({"slack": "https://hunter2"}, "alerts.slack: must be a mapping of options, not this value"),
+        ({"email": "mailto://me:hunter2@x"}, "alerts.email: must be a mapping of options, not this value"),
+        ({"urls": "ntfy://hunter2"}, "alerts.urls: must be a list of URLs, not this value"),
+        ({"email": {"smtp": "mail:65536"}}, "alerts.email: has the port 65536 in smtp, and the last one is 65535"),
+        *(
+            ({"email": {"to": [f"a{each}b@home.arpa"]}}, "alerts.email.to[0]: must be an address")
+            for each in "();:[]\\,<>"
+        ),
         ({"slack": {"webhook": "https://hunter2"}}, "alerts.slack.webhook: must be {secret: NAME}"),
         ({"webhook": "ftp://hunter2"}, "alerts.webhook: must be a URL such as http://192.168.2.5:8000/alerts"),
         ({"urls": ["hunter2"]}, "alerts.urls[0]: must be a URL of Apprise such as ntfy://ntfy.sh/my-topic"),

@@ -142,6 +142,22 @@ def test_any_other_line_has_no_time(text: str) -> None:
     assert log_reader.parse(text) is None
 
 
+def test_characters_that_end_a_line_elsewhere_are_part_of_a_line(tmp_path: Path) -> None:
+    text = "a\u2028b\x85c"
+    line = json.dumps({"timestamp": stamp(1), "event": text, "level": "info"}, ensure_ascii=False) + "\n"
+    write(attempt(tmp_path, "a", "t"), line)
+    assert texts(Reader(Source(str(tmp_path))).history()) == [("a.t", text)]
+
+
+def test_line_without_an_end_does_not_stop_the_following_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_reader, "_LARGEST", 1000)
+    reader = Reader(Source(str(tmp_path)))
+    assert reader.history() == []
+    write(attempt(tmp_path, "a", "t"), "x" * 2500 + "\n", event(1, "next"))
+    found = [line for _ in range(4) for line in reader.new()]
+    assert ("a.t", "next") in texts(found)
+
+
 def command(folder: Path, **limits: Any) -> list[str]:
     """Return the words of the command for two sources, with this process's user instead of the service's."""
     sources = [{"user": "0", "folder": str(folder / name), "unit": f"{name}.dbt"} for name in ("a", "b")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -199,9 +200,38 @@ def test_level_is_that_of_the_text_where_journald_knows_none(
     assert line.text == (message if text is None else text)
 
 
-@pytest.mark.parametrize("text", ["", "-- No entries --", "[]", '{"MESSAGE": "x"}', '{"__REALTIME_TIMESTAMP": "x"}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "-- No entries --",
+        "[]",
+        '{"MESSAGE": "x"}',
+        '{"__REALTIME_TIMESTAMP": "x"}',
+        '{"__REALTIME_TIMESTAMP": 1e400}',
+        f'{{"__REALTIME_TIMESTAMP": "{"9" * 30}"}}',
+        "[" * 100_000,
+    ],
+)
 def test_anything_else_is_no_line(text: str) -> None:
     assert parse_line("box", text) is None
+
+
+@pytest.mark.parametrize(("zone", "second"), [("America/New_York", -62135596800), ("Asia/Tokyo", 253402300799)])
+def test_time_that_is_out_of_range_here_is_no_line(zone: str, second: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        assert parse_line("box", entry(second, "x", 6)) is None
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_unit_of_a_line_is_one_line() -> None:
+    line = parse_line("box", json.dumps({"__REALTIME_TIMESTAMP": "1", "MESSAGE": "x", "UNIT": "a\nb\tc"}))
+    assert line is not None
+    assert line.unit == "a b c"
 
 
 def prints(*lines: str, status: int = 0) -> list[str]:

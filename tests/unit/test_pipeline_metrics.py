@@ -14,6 +14,9 @@ homelab_pipeline_rows{table="prices_daily"} 2.5e+06
 homelab_pipeline_rows{pipeline="weather",table="x"} 1
 homelab_pipeline_issues{table="x"} 1 # {}
 homelab_security_updates_pending 0
+homelab_pipeline_seconds 1.2.3
+homelab_pipeline_seconds e+
+homelab_pipeline_seconds 1e999
 up 1
 """
 

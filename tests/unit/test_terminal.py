@@ -13,6 +13,7 @@ from rich.text import Text
 
 import homelab.cli
 from homelab.cli import output, plan_output, report_output, results
+from homelab.cli.results import print_json, print_json_line
 from homelab.commands.plan import Preview
 from homelab.errors import HomelabError
 from homelab.host import Result, expected_format
@@ -40,6 +41,7 @@ CLEAR = "a\x1b[2Jb"  # clears the screen
         ("100 %\rOK", "100 %\\rOK"),
         ("\u202etxt.exe\u2066", "\\u202etxt.exe\\u2066"),
         ("\x1b]0;title\x07", "\\x1b]0;title\\x07"),
+        ("a\ud800b", "a\\ud800b"),
     ],
 )
 def test_unsafe_characters_are_escaped(text: str, expected: str) -> None:
@@ -161,3 +163,9 @@ def test_temperatures_are_drawn_on_one_scale(
         "Oslo,NO    ▁▄▇  -4 to 71 °F",
         "a\\x1b[2Jb    █  70 to 90 °F",
     ]
+
+
+def test_unpaired_surrogate_is_an_escape_in_json(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"ü": "a\ud800"})
+    print_json_line({"ü": "a\ud800"})
+    assert capsys.readouterr().out == '{\n  "ü": "a\\ud800"\n}\n{"ü": "a\\ud800"}\n'

@@ -90,6 +90,27 @@ def test_picture_on_80_columns_has_all_parts() -> None:
     assert "\x1b" not in shown
 
 
+def with_texts(text: str) -> LabSample:
+    """Return a sample in which all texts from containers are this one."""
+    return replace(
+        SAMPLE,
+        containers=[replace(SAMPLE.containers[0], units={"a.service": text}, problem=text)],
+        pipelines=[PipelineSample(name="weather", healthy=False, summary=text)],
+        database=DatabaseActivity(1, 100, 1, 0, [DatabaseSession(1, text, text, "active", 1.0, text)]),
+        logs=[LogLine(NOW, "box", text, "info", text)],
+        problem=text,
+    )
+
+
+def test_hostile_texts_do_not_change_the_picture() -> None:
+    lines = draw(with_texts("a\nb\tc\x1b[2J\u2028d\ud800" + "x" * 200), 80, None).split("\n")
+    assert len(lines) == len(draw(with_texts("text"), 80, None).split("\n"))
+    assert all(line.cell_len <= 80 for line in lines)
+    shown = "\n".join(line.plain for line in lines)
+    shown.encode()
+    assert not {"\t", "\x1b", "\u2028"} & {*shown}
+
+
 def test_few_rows_show_the_number_of_further_lines() -> None:
     shown = draw(MANY, 80, 24).plain
     assert re.search(r"… \d+ more lines: use a higher terminal", shown)
@@ -160,6 +181,14 @@ def answers(*values: str) -> list[Result]:
     rows = [{"metric": {"container": "box"}, "values": [[1, value] for value in values]}]
     answer = Result("", 0, json.dumps({"data": {"result": rows}}).encode())
     return [answer, Result("", 7, b""), Result("", 0, b"not JSON")]
+
+
+@pytest.mark.parametrize("value", ["NaN", "+Inf", "-Inf"])
+def test_values_of_prometheus_that_are_no_numbers_are_left_out(value: str) -> None:
+    recorder = HistoryRecorder(NOW, Clock())
+    recorder.answer(answers(value, value, value))
+    history = recorder.history()
+    assert not any([*history.cpu.values(), *history.memory.values(), history.connections])
 
 
 def test_history_is_that_of_prometheus_and_else_that_of_the_samples() -> None:

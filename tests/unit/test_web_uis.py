@@ -116,8 +116,8 @@ def test_web_uis_are_probed_over_the_gateway(tmp_path: Path) -> None:
     found = {each["labels"]["service"]: each["targets"][0] for each in probe_targets(inventory(tmp_path))}
     assert found == {
         "airflow": "https://192.168.2.71:18080/api/v2/monitor/health",
-        "prometheus": "https://192.168.2.71:19090/-/ready",
-        "alertmanager": "https://192.168.2.71:19093/-/ready",
+        "prometheus": "https://192.168.2.71/health/19090",
+        "alertmanager": "https://192.168.2.71/health/19093",
         "gateway": "192.168.2.71:80",
     }
 
@@ -125,13 +125,24 @@ def test_web_uis_are_probed_over_the_gateway(tmp_path: Path) -> None:
 def test_web_ui_without_a_port_of_the_gateway_is_refused(tmp_path: Path) -> None:
     first = inventory(tmp_path)
     for port, problem in (
-        (9090, "has a web UI on port 9090, as airflow of airflow-orchestration has: the gateway needs another port"),
+        (9090, "has a web UI on port 9090, which is port 19090 of the gateway: it is that of airflow of airflow-orch"),
         (60000, "has a web UI on port 60000: the gateway serves ports up to 55535"),
     ):
         text = f"containers: {{airflow-orchestration: {{services: {{airflow: {{port: {port}}}}}}}}}"
         (tmp_path / "same.yaml").write_text(text)
         with pytest.raises(InputError, match=problem):
             load([first.path, tmp_path / "overlay.yaml", tmp_path / "same.yaml"])
+
+
+def test_web_ui_whose_port_of_the_gateway_a_service_next_to_it_provides_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "same.yaml").write_text("containers: {airflow-orchestration: {services: {airflow: {port: 19090}}}}")
+    services = "{services: {gateway: {}, prometheus: {}, alertmanager: {}, blackbox_exporter: {}}}"
+    (tmp_path / "moved.yaml").write_text(f"containers: {{airflow-orchestration: {services}}}")
+    inventory(tmp_path, "{}", "{}")
+    problem = "has a web UI on port 9090, which is port 19090 of the gateway: airflow of airflow-orchestration provides"
+    files = [tmp_path / f"{name}.yaml" for name in ("overlay", "same", "moved")]
+    with pytest.raises(InputError, match=problem):
+        load([bundled_path("inventory.yaml"), *files])
 
 
 @pytest.mark.parametrize(

@@ -4,15 +4,20 @@ POST /send/RECEIVER sends a message: 200 if the receiver took it, 502 with the r
 messages. Alertmanager repeats a message that was not sent. POST /watchdog records a sign of life of Alertmanager. GET /
 returns the last failure of each receiver.
 
-Each message is sent by a process of its own: it needs its memory for seconds only, and a receiver that does not answer
-delays no other one.
+Each message is sent by a process of its own, one at a time for each receiver: many incidents at the same time need no
+more memory, and a receiver that does not answer delays no other one.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
+import select
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
 from datetime import datetime
 from http import HTTPStatus
@@ -28,13 +33,18 @@ _LONGEST = 60  # seconds for one message
 
 
 class Bridge(ThreadingHTTPServer):
-    """The server; `failures` has the last failure of each receiver, empty if its last message was sent."""
+    """The server; `failures` has the last failure of each receiver, empty if its last message was sent.
+
+    `unconfirmed` has the digests of sent messages whose client left before the answer, and will repeat them.
+    """
 
     daemon_threads = True
 
     def __init__(self, found: Mapping[str, Any], file: Path, state: Path) -> None:
         self.settings, self.file, self.state = found, file, state
         self.failures = dict.fromkeys(found["receivers"], "")
+        self.turns = {name: threading.Lock() for name in found["receivers"]}
+        self.unconfirmed: set[tuple[str, bytes]] = set()
         super().__init__((found["address"], found["port"]), Handler)
 
 
@@ -53,11 +63,14 @@ class Handler(BaseHTTPRequestHandler):
         """Send a message, or record a sign of life."""
         if not self._is_client():
             return
-        size = int(self.headers.get("Content-Length") or 0)
-        if size > _LARGEST:
+        length = self.headers.get("Content-Length", "")
+        if not re.fullmatch("[0-9]{1,18}", length):
+            self._answer(HTTPStatus.LENGTH_REQUIRED, "no valid Content-Length")
+            return
+        if int(length) > _LARGEST:
             self._answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the request is too large")
             return
-        body = self.rfile.read(size)
+        body = self.rfile.read(int(length))
         name = self.path.removeprefix("/send/")
         if self.path == "/watchdog":
             (self.server.state / "watchdog").touch()
@@ -78,24 +91,48 @@ class Handler(BaseHTTPRequestHandler):
             payload = json.loads(body)
             message_of(payload, "")
             quiet = settings.is_quiet(self.server.settings, payload, datetime.now())
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             self._answer(HTTPStatus.BAD_REQUEST, "not a webhook of Alertmanager")
             return
         if quiet:
             self._answer(HTTPStatus.CONFLICT, "no messages at this hour")
             return
-        words = [sys.executable, "-B", str(Path(__file__).with_name("send.py")), name, f"--settings={self.server.file}"]
-        try:
-            done = subprocess.run(words, input=body, capture_output=True, timeout=_LONGEST, check=False)
-            failure = "" if done.returncode == 0 else done.stdout.decode().strip() or "internal error"
-            if failure == "internal error":
-                sys.stderr.write(done.stderr.decode(errors="replace"))
-        except subprocess.TimeoutExpired:
-            failure = f"not sent within {_LONGEST} s"
-        self.server.failures[name] = failure
+        sent = name, hashlib.sha256(body).digest()
+        with self.server.turns[name]:
+            if self._has_left():
+                return  # it repeats the message
+            if sent in self.server.unconfirmed:
+                failure = ""
+            else:
+                failure = self.server.failures[name] = self._failure(name, body)
+            self.server.unconfirmed.discard(sent)
+            if not failure and self._has_left():
+                self.server.unconfirmed.add(sent)
         if failure:
             print(f"{name}: {failure}", file=sys.stderr, flush=True)
         self._answer(HTTPStatus.BAD_GATEWAY if failure else HTTPStatus.OK, failure)
+
+    def _failure(self, name: str, body: bytes) -> str:
+        """Send a message in another process; return the reason why the receiver did not take it, or an empty text."""
+        words = [sys.executable, "-B", str(Path(__file__).with_name("send.py")), name, f"--settings={self.server.file}"]
+        try:
+            done = subprocess.run(words, input=body, capture_output=True, timeout=_LONGEST, check=False)
+        except subprocess.TimeoutExpired:
+            return f"not sent within {_LONGEST} s"
+        if done.returncode == 0:
+            return ""
+        if reason := done.stdout.decode(errors="replace").strip():
+            return reason
+        sys.stderr.write(done.stderr.decode(errors="replace"))
+        return "internal error"
+
+    def _has_left(self) -> bool:
+        """Return True if the client has closed the connection."""
+        try:
+            ready, _, _ = select.select([self.connection], [], [], 0)
+            return bool(ready) and not self.connection.recv(1, socket.MSG_PEEK)
+        except OSError:
+            return True
 
     def _answer(self, status: HTTPStatus, text: str) -> None:
         body = text.encode()

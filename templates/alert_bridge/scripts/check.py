@@ -14,14 +14,21 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from http import HTTPStatus
+from http.client import HTTPException
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import settings
 
-_METRIC = re.compile(r'homelab_pipeline_(\w+)\{pipeline="([^"]+)",\w+="([^"]*)"\} ([0-9.e+]+)')
+_METRIC = re.compile(
+    r'homelab_pipeline_(\w+)\{pipeline="([^"]+)",\w+="([^"]*)"\} ([0-9]+(?:\.[0-9]+)?(?:e\+?[0-9]{1,2})?)$',
+    re.MULTILINE,
+)
 _EXPLAINED = {"PipelineLate": ("PipelineFailed",), "DataStale": ("PipelineFailed", "PipelineLate")}
 Incident = dict[str, Any]
 
@@ -30,7 +37,7 @@ def incidents(
     found: Mapping[str, Any], metrics: str, watched: float, now: float
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield the key and the alert of each incident; `watched` is the time of the last sign of life."""
-    values = {(name, pipeline): (float(value), text) for name, pipeline, text, value in _METRIC.findall(metrics)}
+    values = _values(metrics)
     for pipeline, limit in found["pipelines"].items():
         details = values.get(("last_error_info", pipeline), (0, ""))[1]
         success = values.get(("last_build_success", pipeline))
@@ -53,6 +60,16 @@ def incidents(
         yield _incident("MonitoringDown", "critical", text)
 
 
+def unread(found: Mapping[str, Any], metrics: str) -> Collection[str]:
+    """Return the pipelines without metrics: their incidents may last."""
+    return set(found["pipelines"]) - {pipeline for _, pipeline in _values(metrics)}
+
+
+def _values(metrics: str) -> Mapping[tuple[str, str], tuple[float, str]]:
+    """Return the value and the text of each metric by its name and its pipeline; other lines are left out."""
+    return {(name, pipeline): (float(value), text) for name, pipeline, text, value in _METRIC.findall(metrics)}
+
+
 def _incident(
     name: str, severity: str, summary: str, pipeline: str = "", details: str = ""
 ) -> tuple[str, Mapping[str, Any]]:
@@ -67,35 +84,80 @@ def _incident(
     return f"{name} {pipeline}".strip(), {"labels": labels, "annotations": {k: v for k, v in notes.items() if v}}
 
 
-def update(state: dict[str, Incident], found: Mapping[str, Mapping[str, Any]], now: str) -> None:
-    """Begin and end the incidents of the state; the consequences of an open incident do not begin."""
+def update(
+    state: dict[str, Incident], found: Mapping[str, Mapping[str, Any]], now: str, unread: Collection[str] = ()
+) -> None:
+    """Begin and end the incidents of the state.
+
+    One that an open incident explains does not begin; one of an `unread` pipeline does not end.
+    """
     for key, alert in found.items():
         name, _, pipeline = key.partition(" ")
         explained = any(f"{cause} {pipeline}" in found for cause in _EXPLAINED.get(name, ()))
         if key in state and not state[key]["endsAt"]:
             state[key] |= alert
         elif not explained:
-            state[key] = {**alert, "startsAt": now, "endsAt": "", "begin_sent": [], "end_sent": []}
+            state[key] = {
+                **alert,
+                "startsAt": now,
+                "endsAt": "",
+                "begin_sent": _waiting(state.get(key)),
+                "end_sent": [],
+            }
     for key, incident in state.items():
-        if key not in found and not incident["endsAt"]:
+        if key not in found and key.partition(" ")[2] not in unread and not incident["endsAt"]:
             incident["endsAt"] = now
 
 
-def deliver(state: dict[str, Incident], found: Mapping[str, Any]) -> None:
-    """Send the missing messages to each receiver; remove an incident after all messages about its end."""
-    for key, incident in list(state.items()):
-        for name in found["receivers"]:
-            if not incident["endsAt"] and name not in incident["begin_sent"] and _post(found, name, incident):
-                incident["begin_sent"].append(name)
-            if incident["endsAt"] and name in incident["begin_sent"] and name not in incident["end_sent"]:
-                incident["end_sent"] += [name] if _post(found, name, incident) else []
-        waiting = set(incident["begin_sent"]) & set(found["receivers"]) - set(incident["end_sent"])
-        if incident["endsAt"] and not waiting:
-            del state[key]
+def _waiting(incident: Incident | None) -> list[str]:
+    """Return the receivers that do not have the end of an incident yet: for them, it continues if it returns."""
+    return [name for name in incident["begin_sent"] if name not in incident["end_sent"]] if incident else []
 
 
-def _post(found: Mapping[str, Any], receiver: str, incident: Incident) -> bool:
-    """Send a message over the bridge of this container; return True if the receiver took it."""
+class Delivery:
+    """The delivery of the open incidents to all receivers in parallel.
+
+    Each message that a receiver took is recorded in the file before the next one is sent: a run that is ended early
+    repeats none.
+    """
+
+    def __init__(self, state: dict[str, Incident], found: Mapping[str, Any], file: Path) -> None:
+        self._state, self._found, self._file = state, found, file
+        self._lock = Lock()
+
+    def run(self) -> None:
+        """Send the messages that the receivers do not have yet, and forget the incidents whose end they all have."""
+        receivers = self._found["receivers"]
+        with ThreadPoolExecutor(len(receivers)) as pool:
+            list(pool.map(self._send_to, receivers))
+        for key, incident in list(self._state.items()):
+            if incident["endsAt"] and not set(_waiting(incident)) & set(receivers):
+                del self._state[key]
+        self._save()
+
+    def _send_to(self, name: str) -> None:
+        """Send to one receiver until it fails; the next run begins with the other incidents."""
+        for key, incident in list(self._state.items()):
+            has_begin, is_over = name in incident["begin_sent"], bool(incident["endsAt"])
+            if has_begin != is_over or name in incident["end_sent"]:
+                continue
+            status = _post(self._found, name, incident)
+            with self._lock:
+                if status == HTTPStatus.OK:
+                    incident["end_sent" if is_over else "begin_sent"].append(name)
+                    self._save()
+                elif status != HTTPStatus.CONFLICT:  # the hours without messages
+                    self._state[key] = self._state.pop(key)
+                    return
+
+    def _save(self) -> None:
+        new = Path(f"{self._file}.new")
+        new.write_text(json.dumps(self._state, indent=1) + "\n")
+        os.replace(new, self._file)
+
+
+def _post(found: Mapping[str, Any], receiver: str, incident: Incident) -> int:
+    """Send a message over the bridge of this container; return the bridge's status, or 0 if it does not answer."""
     status = "resolved" if incident["endsAt"] else "firing"
     details = {key: value for key, value in incident.items() if key not in ("begin_sent", "end_sent")}
     alert = {"status": status, **details}
@@ -105,14 +167,27 @@ def _post(found: Mapping[str, Any], receiver: str, incident: Incident) -> bool:
     url = f"http://{found['address']}:{found['port']}/send/{receiver}"
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(url, body, timeout=90):
-            return True
+        with opener.open(url, body, timeout=90) as answer:
+            return int(answer.status)
     except urllib.error.HTTPError as error:
-        if error.code != 409:  # the hours without messages
+        if error.code != HTTPStatus.CONFLICT:
             print(f"{receiver}: {error.read().decode(errors='replace')}", file=sys.stderr)
-    except OSError as error:
+        return error.code
+    except (OSError, HTTPException) as error:
         print(f"the bridge does not answer: {error}", file=sys.stderr)
-    return False
+        return 0
+
+
+def read_state(file: Path) -> dict[str, Incident]:
+    """Return the recorded incidents; none if the file is damaged, as after a power failure."""
+    try:
+        found: dict[str, Incident] = json.loads(file.read_text())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        print(f"{file} is damaged, open incidents are sent again: {error}", file=sys.stderr)
+        return {}
+    return found
 
 
 def main() -> None:
@@ -120,16 +195,12 @@ def main() -> None:
     found, file = settings.read(settings.FILE), settings.STATE / "incidents.json"
     sign = settings.STATE / "watchdog"
     if not sign.exists():
-        sign.touch()  # the watch begins now
-    state: dict[str, Incident] = json.loads(file.read_text()) if file.exists() else {}
+        sign.touch()  # the time from which one is missing
+    state, metrics = read_state(file), sys.stdin.read()
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    update(state, dict(incidents(found, sys.stdin.read(), sign.stat().st_mtime, time.time())), now)
-    try:
-        deliver(state, found)
-    finally:
-        new = Path(f"{file}.new")
-        new.write_text(json.dumps(state, indent=1) + "\n")
-        os.replace(new, file)
+    begun = dict(incidents(found, metrics, sign.stat().st_mtime, time.time()))
+    update(state, begun, now, unread(found, metrics))
+    Delivery(state, found, file).run()
 
 
 if __name__ == "__main__":

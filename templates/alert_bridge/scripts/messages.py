@@ -63,7 +63,8 @@ def _lines(alert: Mapping[str, Any], over: bool) -> Iterator[str]:
 
 
 def _line(text: object) -> str:
-    return " ".join(str(text).split())[:_LONGEST]
+    line = " ".join(str(text).split())[:_LONGEST]
+    return "".join(each if each.isprintable() else "?" for each in line)  # no receiver takes the others
 
 
 def _time(text: str) -> datetime:

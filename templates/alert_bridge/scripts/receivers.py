@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import re
@@ -11,6 +12,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from email.message import EmailMessage
 from email.utils import formatdate, make_msgid
 from typing import Any
@@ -42,10 +44,12 @@ def _mail(receiver: Mapping[str, Any], message: Message) -> None:
     mail.set_content(message.text)
     address = f"{receiver['host']}:{receiver['port']}"
     try:
-        with _connected(receiver) as server:
-            if receiver["user"]:
-                server.login(receiver["user"], receiver["password"])
-            server.send_message(mail)
+        server = _connected(receiver)
+        if receiver["user"]:
+            server.login(receiver["user"], receiver["password"])
+        server.send_message(mail)
+        with suppress(OSError, smtplib.SMTPException):  # the server has the message already
+            server.quit()
     except smtplib.SMTPAuthenticationError as error:
         raise NotSent(f"{address} refuses the user or the password: {_answer(error)}") from None
     except smtplib.SMTPRecipientsRefused as error:
@@ -91,14 +95,25 @@ def _post(url: str, content: Mapping[str, Any]) -> None:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise NotSent("the URL is not one of http or https")
     headers = {"Content-Type": "application/json", "User-Agent": "homelab"}
-    request = urllib.request.Request(url, json.dumps(content).encode(), headers)  # noqa: S310 - checked above
+    if parts.username:
+        login = urllib.parse.unquote(f"{parts.username}:{parts.password or ''}")
+        headers["Authorization"] = f"Basic {base64.b64encode(login.encode()).decode()}"
+    address = parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="").geturl()
+    request = urllib.request.Request(address, json.dumps(content).encode(), headers)  # noqa: S310 - checked above
     try:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT):  # noqa: S310
+        with urllib.request.build_opener(_NoRedirect).open(request, timeout=_TIMEOUT):
             pass
     except urllib.error.HTTPError as error:
         raise NotSent(f"{parts.hostname} answers {error.code}: {_text(error.read(200)) or error.reason}") from None
     except OSError as error:
         raise NotSent(f"cannot reach {parts.hostname}: {_reason(getattr(error, 'reason', error))}") from None
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A handler that follows no redirect: urllib would ask the new address without the message."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """Make the redirect an error."""
 
 
 def _apprise(receiver: Mapping[str, Any], message: Message) -> None:
@@ -108,8 +123,13 @@ def _apprise(receiver: Mapping[str, Any], message: Message) -> None:
     logging.getLogger("apprise").addHandler(seen)
     if not target.add(receiver["url"]):
         raise NotSent("; ".join(["Apprise cannot read the URL", *seen.texts]))
+    for service in target:
+        if service.overflow_mode == apprise.OverflowMode.UPSTREAM:  # the service would refuse a long message
+            service.overflow_mode = apprise.OverflowMode.TRUNCATE
     kind = apprise.NotifyType.SUCCESS if message.over else apprise.NotifyType.FAILURE
-    if not target.notify(title=message.title, body=message.text, notify_type=kind):
+    # As text: Apprise escapes it for services that read HTML.
+    form = apprise.NotifyFormat.TEXT
+    if not target.notify(title=message.title, body=message.text, notify_type=kind, body_format=form):
         raise NotSent("; ".join(seen.texts) or "Apprise does not name a reason")
 
 
@@ -153,11 +173,15 @@ def _redacted(text: str, receiver: Mapping[str, Any]) -> str:
 
 
 def _secrets(receiver: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the parts of a receiver that may be secrets: all of a URL but names of hosts and short words."""
-    if receiver.get("password"):
-        yield receiver["password"]
+    """Yield the parts of a receiver that may be secrets: all of a URL but names of hosts and short words.
+
+    Errors may have them as in the URL, or decoded.
+    """
     _, _, rest = receiver.get("url", "").partition("://")
-    host, *parts = re.split(r"[/?#]", rest) if rest else [""]
+    host, *parts = re.split(r"[/?#\s]", rest) if rest else [""]
     credentials, _, name = host.rpartition("@")
     parts += [*credentials.split(":"), *([] if "." in name else name.split(":"))]
-    yield from (part for whole in parts for part in {whole, *re.split("[&=,]", whole)} if len(part) >= _SECRET)
+    words = {part for whole in parts for part in {whole, *re.split("[&=,]", whole)} if len(part) >= _SECRET}
+    passwords = {receiver.get("password"), credentials.partition(":")[2]}  # of any length
+    for each in filter(None, words | passwords):
+        yield from {each, urllib.parse.unquote(each)}
