@@ -21,6 +21,7 @@ from tests.scripts import ROOT, SHARED_SCRIPTS
 KEY = "the-replays-own-key"
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Group the tests of labs with addresses that may overlap: xdist runs a group in one process."""
     for item in items:
