@@ -230,10 +230,10 @@ def test_each_incident_is_sent_once_to_each_receiver_and_so_is_its_end(stack: Mo
     stack.up()
     stack.psql("delete from prices.readings where value < 0")
     stack.build("prices")
-    timer = "systemd-run -q --on-active=1 --on-unit-active=30 --timer-property=AccuracySec=1"
+    timer = "systemd-run -q --on-active=1 --on-unit-inactive=5 --timer-property=AccuracySec=1"
     stack.run(f"{timer} homelab-pipeline rates.build", "analytics-platform")
     over = each_receiver({name: ["begin", "over"] for name in TITLES})
-    end = time.monotonic() + 300
+    end = time.monotonic() + 420
     while (found := stack.messages(since)) != over and time.monotonic() < end:
         time.sleep(1)
     assert found == over
