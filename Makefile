@@ -17,9 +17,7 @@ test: .venv/ready .venv/test-ready lint test-unit  ## Run every test, including 
 	$(BIN)/pytest -q --numprocesses auto -m slow tests/unit
 	$(BIN)/pytest -q --numprocesses auto tests/contract
 	$(BIN)/mypy --python-executable .venv-analytics/bin/python pipelines/shared/scripts pipelines/weather/scripts
-	$(BIN)/pytest -m "not lab" --numprocesses auto --dist loadfile --no-loadscope-reorder tests/integration
-	$(BIN)/pytest -m lab --numprocesses 2 --dist loadgroup tests/integration
-	$(BIN)/pytest -m lab tests/e2e
+	$(BIN)/pytest --numprocesses auto --dist loadfile tests/integration tests/e2e
 
 test-unit: .venv/ready  ## Run the fast tests on all cores: no network, no containers
 	$(BIN)/pytest -q --numprocesses auto --dist worksteal -m "not slow" tests/unit

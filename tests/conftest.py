@@ -1,4 +1,4 @@
-"""Setup of all tests: the network guard, and folders for the notes of steps on this machine."""
+"""Setup of all tests: the network guard, the process of the labs, and folders for the notes of steps."""
 
 from __future__ import annotations
 
@@ -6,16 +6,33 @@ import os
 from pathlib import Path
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 from homelab.steps import remote_paths
 from tests.network_guard import sitecustomize  # the import installs the guard
 
+_LABS = ("tests/e2e/", "tests/integration/test_lab_")
 _GUARD = str(Path(sitecustomize.__file__).parent)
 
 
 def pytest_configure() -> None:
     """Install the guard in Python programs that tests start: they find it first on their path."""
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [_GUARD, os.environ.get("PYTHONPATH")]))
+
+
+class LabsInOneProcess(LoadFileScheduling):
+    """The distribution of `--dist loadfile`, with the files of all labs in one process.
+
+    Labs share addresses. They wait for half of their time, in which the other processes run the other tests.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "labs" if nodeid.startswith(_LABS) else super()._split_scope(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LabsInOneProcess | None:
+    """Return the distribution of the tests to processes, for `--dist loadfile`."""
+    return LabsInOneProcess(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture(autouse=True)

@@ -21,16 +21,6 @@ from tests.scripts import ROOT, SHARED_SCRIPTS
 KEY = "the-replays-own-key"
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Group the tests of labs with addresses that may overlap: xdist runs a group in one process."""
-    for item in items:
-        if isinstance(item, pytest.Function) and item.get_closest_marker("lab"):
-            lab = getattr(item.module, "LAB", None)
-            group = str(lab.subnet.supernet(new_prefix=27)) if lab else item.module.__name__
-            item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[pg.Server]:
     """A server for the whole session; each test creates its own databases."""
