@@ -158,8 +158,11 @@ def _tables_and_models(context: ServiceContext, layout: Layout, part: str, defau
     triggers: list[Step] = [*versions, *views]
     if INGESTION not in stages:
         conditions = [*(each.is_current for each in versions), *(each.is_current for each in views)]
-        triggers = list(_made_elsewhere(context, layout, conditions))
-    yield from triggers
+        made = list(_made_elsewhere(context, layout, conditions))
+        yield from made
+        triggers = [each for each in made if not each.is_wait]  # a wait is always pending
+    else:
+        yield from triggers
     if layout.pipeline.has_dbt and ANALYTICS in stages:
         profiles = File(f"{layout.root}/profiles.yml", profiles_yml(layout, defaults))
         yield profiles

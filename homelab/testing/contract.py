@@ -151,6 +151,12 @@ class ServiceContract:
         ]
         _require_none("steps that come before their trigger", late)
 
+    def test_no_late_wait_is_a_trigger(self, steps: Sequence[Step]) -> None:
+        # Without a probe it is always pending, so each deploy would apply the step.
+        late = {step for step in steps if step.is_wait and not step.probes()}
+        waits = [step.title for step in steps if late.intersection(step.triggered_by)]
+        _require_none("steps that a wait without probes triggers", waits)
+
     def test_second_rendering_is_the_same(
         self, instance: Service, context: ServiceContext, steps: Sequence[Step]
     ) -> None:

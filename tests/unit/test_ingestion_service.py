@@ -155,7 +155,8 @@ def test_tables_are_made_by_the_ingestion_and_awaited_by_the_builds(tmp_path: Pa
     assert platform.index(wait) < platform.index(project)
     # A version of schema.sql changes this file, so the models are checked again.
     (query_file,) = (step for step in platform if isinstance(step, File) and step.path == f"{ROOT}/tables.sql")
-    assert {query_file, wait} <= set(project.triggered_by)
+    assert query_file in project.triggered_by
+    assert wait not in project.triggered_by  # it would trigger each deploy
     before = query_file.content
     with (tmp_path / "pipelines" / "prices" / "schema.sql").open("a") as schema:
         schema.write("\n-- version 2\nalter table readings add currency text;\n")
