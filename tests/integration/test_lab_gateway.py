@@ -81,7 +81,7 @@ def test_web_uis_are_served_over_https_with_a_login(stack: LabFixture, browser: 
         health = re.search(rf'data-health="(/health/{link[-6:-1]})"', start.text)
         assert health
         assert browser.get(f"https://{DOOR}{health[1]}", timeout=10).status_code == 200
-    assert browser.get(f"{links[0]}-/ready", timeout=10).status_code == 200
+    assert browser.get(f"{links[0]}-/ready", timeout=10).status_code == 401
     assert changes(stack) == []
     reports = [service for each in report_lab(stack.session).containers for service in each.services]
     assert [service.health.summary for service in reports if not service.healthy] == []
