@@ -92,7 +92,11 @@ def machine() -> dict[str, list[str]]:
     return {
         "addresses": lines("ip", "-oneline", "-brief", "link"),
         "routes": lines("ip", "route", "show", "table", "all"),
-        "mounts": [line.split()[1] for line in sorted(Path("/proc/mounts").read_text().splitlines())],
+        "mounts": sorted(
+            point
+            for point in (line.split()[1] for line in Path("/proc/mounts").read_text().splitlines())
+            if "/pytest-" not in point  # of other tests, which run at the same time
+        ),
         "rules": lines("nft", "list", "ruleset"),
         "processes": sorted(
             text
