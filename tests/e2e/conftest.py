@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -95,7 +96,7 @@ def machine() -> dict[str, list[str]]:
         "mounts": sorted(
             point
             for point in (line.split()[1] for line in Path("/proc/mounts").read_text().splitlines())
-            if "/pytest-" not in point  # of other tests, which run at the same time
+            if not point.startswith(tempfile.gettempdir())  # of other tests, which run at the same time
         ),
         "rules": lines("nft", "list", "ruleset"),
         "processes": sorted(
