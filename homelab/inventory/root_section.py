@@ -17,9 +17,9 @@ from homelab.inventory.proxmox_section import endpoint
 from homelab.inventory.schema_rules import exclusive
 from homelab.inventory.section import Section
 from homelab.inventory.service_checks import check_gateway_ports
-from homelab.inventory.service_options import BRIDGE
 from homelab.inventory.weather_section import weather
 from homelab.model import Alerts, Container, Inventory, ProxmoxApi
+from homelab.model.alert_receivers import BRIDGE
 from homelab.model.inventory import WEATHER
 from homelab.model.options import KeyNames, Option
 from homelab.private_files import STATE_FOLDER

@@ -8,11 +8,10 @@ from typing import TypeVar
 from homelab.distributions import Distribution
 from homelab.inventory.section import Section
 from homelab.model import Container, Service
-from homelab.model.endpoints import SSH_PORT
+from homelab.model.endpoints import LAST_PORT, SSH_PORT
 from homelab.model.web_uis import OFFSET, gateway_of, published_web_uis
 
 T = TypeVar("T")
-_LAST_PORT = 65535
 
 
 def check_declarations(section: Section, services: Mapping[str, Service], distribution: Distribution | None) -> None:
@@ -68,8 +67,8 @@ def check_gateway_ports(sections: Mapping[str, Section], containers: Sequence[Co
     for ui in published_web_uis(containers):
         section = sections[ui.container.name]
         published = f"has a web UI on port {ui.endpoint.port}"
-        if ui.port > _LAST_PORT:
-            problem = f"{published}: the gateway serves ports up to {_LAST_PORT - OFFSET}"
+        if ui.port > LAST_PORT:
+            problem = f"{published}: the gateway serves ports up to {LAST_PORT - OFFSET}"
             section.problem(problem, "services", ui.service)
         elif owner := taken.get(ui.port):
             problem = f"{published}, which is port {ui.port} of the gateway: {owner}"

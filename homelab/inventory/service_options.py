@@ -12,11 +12,11 @@ from homelab.inventory.section import Section
 from homelab.inventory.value_types import ValueType, nullable, shown
 from homelab.inventory.yaml_source import KeyPath
 from homelab.model import Service
+from homelab.model.alert_receivers import BRIDGE
 from homelab.model.inventory import name_without_instance
 from homelab.model.stages import ANALYTICS
 from homelab.services.registry import Registry, ServiceError
 
-BRIDGE = "alert_bridge"
 _INSTANCE = "[a-z0-9][a-z0-9-]{0,30}"
 
 
@@ -78,9 +78,11 @@ def with_exporters(services: Mapping[str, Service], registry: Registry) -> Mappi
 
     node_exporter comes first: otherwise, Prometheus reports a container as down until its other services are installed.
     """
-    added = {name: registry.get(name)() for name in ("node_exporter", "postgres_exporter") if name not in services}
-    first = {name: added.pop(name) for name in ("node_exporter",) if name in added}
-    return {**first, **services, **(added if "postgres" in services else {})}
+
+    def missing(name: str) -> Mapping[str, Service]:
+        return {} if name in services else {name: registry.get(name)()}
+
+    return {**missing("node_exporter"), **services, **(missing("postgres_exporter") if "postgres" in services else {})}
 
 
 def with_bridge(services: Mapping[str, Service], registry: Registry) -> Mapping[str, Service]:

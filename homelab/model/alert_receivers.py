@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from homelab.model.endpoints import LAST_PORT
 from homelab.model.options import Option, SecretName
 
 _SMTP = r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[1-9][0-9]{0,4})?"
 _ADDRESS = r"[^\s@<>,\"();:\[\]\\]+@[^\s@<>,\"();:\[\]\\]+"  # no other one is read as it is in a header
-_LAST_PORT = 65535
-_TIME = Option(
-    pattern=r"([01][0-9]|2[0-3]):[0-5][0-9]", expected='a time in quotes such as "22:00"', examples=("22:00",)
-)
+_TIME, _A_TIME = r"([01][0-9]|2[0-3]):[0-5][0-9]", 'a time in quotes such as "22:00"'
+BRIDGE = "alert_bridge"  # the service that sends to the receivers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +42,8 @@ class Email:
         """Check the combination. Raises ValueError."""
         if (self.user is None) != (self.password is None):
             raise ValueError("needs both user and password, or neither")
-        if self.server[1] > _LAST_PORT:
-            raise ValueError(f"has the port {self.server[1]} in smtp, and the last one is {_LAST_PORT}")
+        if self.server[1] > LAST_PORT:
+            raise ValueError(f"has the port {self.server[1]} in smtp, and the last one is {LAST_PORT}")
 
     @property
     def server(self) -> tuple[str, int]:
@@ -64,8 +63,8 @@ class Slack:
 class Quiet:
     """The hours without messages, in the containers' time zone."""
 
-    from_: Annotated[str, Option("Start.", pattern=_TIME.pattern, expected=_TIME.expected, examples=_TIME.examples)]
-    to: Annotated[str, Option("End.", pattern=_TIME.pattern, expected=_TIME.expected, examples=("07:00",))]
+    from_: Annotated[str, Option("Start.", pattern=_TIME, expected=_A_TIME, examples=("22:00",))]
+    to: Annotated[str, Option("End.", pattern=_TIME, expected=_A_TIME, examples=("07:00",))]
     except_: Annotated[
         Literal["critical"] | None, Option("Severity of the alerts that are sent in these hours as well.")
     ] = None

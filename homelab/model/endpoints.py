@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 SSH_PORT = 22  # of a container's own SSH server, which services may share
+LAST_PORT = 65535
 # Clients of an endpoint: the whole subnet, the containers with database grants, or those with a service that requires
 # or uses it.
 Audience = Literal["lan", "grantees", "dependents"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from homelab.host import argv
 from homelab.paths import bundled_path
 from homelab.sandbox import Sandbox
 from homelab.services.airflow_metadata import in_metadata
@@ -29,5 +28,4 @@ def failed_tasks(sandbox: Sandbox, logs: str) -> str:
 
     The DAGs write the logs: the program reads them with the privileges of their user.
     """
-    as_user = argv("setpriv", f"--reuid={sandbox.user}", f"--regid={sandbox.user}", "--clear-groups", "--")
-    return f"({in_metadata(' '.join(_FAILED.split()))}) | {as_user} {argv(_PROGRAM, logs)}"
+    return f"({in_metadata(' '.join(_FAILED.split()))}) | {sandbox.as_user(_PROGRAM, logs)}"

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hmac
-
 from homelab.host import argv
 from homelab.model import ManagedResource, ServiceContext, Step
 from homelab.render import render
+from homelab.services.password_stamp import password_stamp
 from homelab.steps import Command, Upgrade, Venv
 from homelab.steps.queries import Query
 
@@ -16,6 +15,7 @@ DATABASE_ENVIRONMENT = "/etc/homelab/airflow-database.env"
 # that is not reachable.
 METADATA = f"[ -r {DATABASE_ENVIRONMENT} ] || exit 1; set -a; . {DATABASE_ENVIRONMENT}; psql"
 _STAMPS = "/var/lib/homelab"
+_ADMIN = "airflow-admin"  # the secret with the password
 
 
 def in_metadata(sql: str) -> Query:
@@ -65,10 +65,8 @@ def migration(version: str, venv: Venv) -> Step:
 
 def admin_user(context: ServiceContext, migrated: Step, has_api_server: bool) -> Command:
     """Return the step that creates the user `admin`, or sets its password."""
-    password = context.secret_store.secret("airflow-admin").reveal()
-    # With a key that no container has: a plain hash would let the container's users guess a short password.
-    key = context.secret_store.secret("stamps").reveal()
-    stamp, digest = f"{_STAMPS}/airflow-admin", hmac.digest(key.encode(), password.encode(), "sha256").hex()
+    password = context.secret_store.secret(_ADMIN).reveal()
+    stamp, digest = f"{_STAMPS}/airflow-admin", password_stamp(context, _ADMIN).hex()
     done = (f"grep -qxs {digest} {stamp}", _row_exists("ab_user where username = 'admin'"))
     name = ("--username", "admin", "--firstname", "Home", "--lastname", "Lab")
     create = argv(CLI, "users", "create", *name, "--role", "Admin", "--email", "admin@example.org")

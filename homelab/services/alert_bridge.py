@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from homelab.errors import InputError
-from homelab.host import Result, argv
+from homelab.host import Result
 from homelab.model import (
     Alerts,
     Container,
@@ -25,6 +25,7 @@ from homelab.model import (
     ServiceContext,
     Step,
 )
+from homelab.model.alert_receivers import BRIDGE
 from homelab.model.stages import ANALYTICS
 from homelab.paths import bundled_path
 from homelab.render import render
@@ -32,7 +33,6 @@ from homelab.services.late_limits import late_limits
 from homelab.services.monitoring import SETTINGS, Daemon
 from homelab.steps import Directory, File, Packages, SystemdUnit, Tree
 
-NAME = "alert_bridge"
 PORT = 9095
 _DAEMON = Daemon("prometheus-alerts", PORT)  # only for its sandbox and its requests: no package has this name
 _SANDBOX = _DAEMON.sandbox
@@ -111,7 +111,7 @@ def watcher(inventory: Inventory) -> Container | None:
     if not is_monitored(inventory):
         return None
     sender = inventory.container_with("alertmanager").name
-    return next((each for each in inventory.containers_with(NAME) if each.name != sender), None)
+    return next((each for each in inventory.containers_with(BRIDGE) if each.name != sender), None)
 
 
 def sender(inventory: Inventory) -> Container:
@@ -122,7 +122,7 @@ def sender(inventory: Inventory) -> Container:
     _alerts(inventory)
     if inventory.containers_with(ANALYTICS) and not is_monitored(inventory):
         return inventory.container_with(ANALYTICS)
-    return inventory.container_with("alertmanager" if inventory.containers_with("alertmanager") else NAME)
+    return inventory.container_with("alertmanager" if inventory.containers_with("alertmanager") else BRIDGE)
 
 
 def test_command() -> str:
@@ -151,36 +151,35 @@ def _settings(context: ServiceContext, alerts: Alerts, values: Mapping[str, Secr
         "port": PORT,
         "clients": sorted({str(each.known_address) for each in clients if each.known_address}),
         "quiet": quiet and {"from": quiet.from_, "to": quiet.to, "except": quiet.except_},
-        "receivers": dict(_receivers(alerts, values)),
+        "receivers": dict(zip(alerts.receivers, _receivers(alerts, values), strict=True)),
         "pipelines": _pipelines(context),
         "watchdog": _SILENCE if _is_watcher(context) else 0,
     }
 
 
-def _receivers(alerts: Alerts, values: Mapping[str, Secret]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _receivers(alerts: Alerts, values: Mapping[str, Secret]) -> Iterator[Mapping[str, Any]]:
+    """Yield the settings of each receiver, in the order of their names."""
+
     def revealed(value: str | SecretName) -> str:
         return values[value].reveal().strip() if isinstance(value, SecretName) else value
 
     if mail := alerts.email:
         host, port = mail.server
-        yield (
-            "email",
-            {
-                "kind": "email",
-                "host": host,
-                "port": port,
-                "from": mail.from_,
-                "to": list(mail.to),
-                "user": mail.user,
-                "password": mail.password and revealed(mail.password),
-            },
-        )
+        yield {
+            "kind": "email",
+            "host": host,
+            "port": port,
+            "from": mail.from_,
+            "to": list(mail.to),
+            "user": mail.user,
+            "password": mail.password and revealed(mail.password),
+        }
     if alerts.slack:
-        yield "slack", {"kind": "slack", "url": revealed(alerts.slack.webhook)}
+        yield {"kind": "slack", "url": revealed(alerts.slack.webhook)}
     if alerts.webhook:
-        yield "webhook", {"kind": "webhook", "url": revealed(alerts.webhook)}
-    for number, url in enumerate(alerts.urls, start=1):
-        yield f"url-{number}", {"kind": "apprise", "url": revealed(url)}
+        yield {"kind": "webhook", "url": revealed(alerts.webhook)}
+    for url in alerts.urls:
+        yield {"kind": "apprise", "url": revealed(url)}
 
 
 def _is_watcher(context: ServiceContext) -> bool:
@@ -203,8 +202,7 @@ def _checks(context: ServiceContext) -> Iterator[Step]:
         return
     has_pipelines = bool(_pipelines(context))
     commands = context.container.services[ANALYTICS].metric_commands(context).values() if has_pipelines else ()
-    setpriv = argv("setpriv", f"--reuid={_SANDBOX.user}", f"--regid={_SANDBOX.user}", "--clear-groups", "--")
-    program = f"{setpriv} {argv('/usr/bin/python3', '-B', f'{_FOLDER}/check.py')}"
+    program = _SANDBOX.as_user("/usr/bin/python3", "-B", f"{_FOLDER}/check.py")
     yield (script := File(_SCRIPT, render("alert_bridge/check.j2", commands=commands, program=program), mode=0o700))
     values = {"script": _SCRIPT, "folder": _SANDBOX.writable[0]}
     unit = File(f"/etc/systemd/system/{_CHECK}", render("alert_bridge/homelab-alert-check.service.j2", **values))

@@ -9,9 +9,10 @@ from typing import Annotated, ClassVar
 
 from homelab.host import Result
 from homelab.model import Endpoint, Health, ServiceContext, Step
+from homelab.model.alert_receivers import BRIDGE
 from homelab.model.options import Duration, Option
 from homelab.render import render
-from homelab.services.alert_bridge import NAME, PORT, watcher
+from homelab.services.alert_bridge import PORT, watcher
 from homelab.services.alert_rules import WATCHDOG
 from homelab.services.inhibitions import inhibitions
 from homelab.services.monitoring import SETTINGS, Daemon, DaemonService, external_url
@@ -27,7 +28,7 @@ class Alertmanager(DaemonService):
     """Alertmanager: groups the alerts of Prometheus and sends them to the receivers of `alerts:`."""
 
     daemon: ClassVar[Daemon] = _DAEMON
-    uses: ClassVar[tuple[str, ...]] = (NAME,)
+    uses: ClassVar[tuple[str, ...]] = (BRIDGE,)
     minimum_memory: ClassVar[int] = 64
 
     group_wait: Annotated[

@@ -6,7 +6,6 @@ The containers close the web UIs' own ports to the LAN: see web_ports.
 from __future__ import annotations
 
 import base64
-import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +17,13 @@ from homelab.model import Endpoint, Health, ServiceContext, Step
 from homelab.model.web_uis import WebUi, published_web_uis
 from homelab.paths import bundled_path
 from homelab.render import render
-from homelab.sandbox import Sandbox
 from homelab.services.caddy_config import HTTP, HTTPS, Gateway, caddy_config, health_path
 from homelab.services.lab_certificates import CA_FILE, server_certificate
 from homelab.services.monitoring import SETTINGS, Daemon, DaemonService
+from homelab.services.password_stamp import password_stamp
 from homelab.steps import Directory, File, Packages, SystemdUnit, Tree
 
-_DAEMON = Daemon("caddy", HTTPS)
+_DAEMON = Daemon("caddy", HTTPS, capabilities=("CAP_NET_BIND_SERVICE",))
 _FOLDER = f"{SETTINGS}/gateway"
 _PAGES = f"{_FOLDER}/pages"
 _CONFIG = f"{_FOLDER}/caddy.json"
@@ -58,26 +57,14 @@ class WebGateway(DaemonService):
         )
 
     def steps(self, context: ServiceContext) -> Sequence[Step]:
-        """Return user, certificate, pages, configuration and unit.
-
-        The drop-in comes before the package, so that the program never runs without it.
-        """
+        """Return user, certificate, pages, configuration and unit."""
         uis = published_web_uis(context.inventory.containers)
-        sandbox = _sandbox()
+        sandbox = _DAEMON.sandbox
         certificate = server_certificate(context, "gateway", sandbox.user)
         config = File(
             _CONFIG, caddy_config(_gateway(context, certificate.path), uis), "root", sandbox.user, 0o640, secret=True
         )
-        folder = f"/etc/systemd/system/{_DAEMON.unit}.d"
-        drop_in = File(
-            f"{folder}/homelab.conf",
-            render(
-                "monitoring/daemon.service.conf.j2",
-                program="/usr/bin/caddy",
-                arguments=["run", "--config", _CONFIG],
-                sandbox=sandbox,
-            ),
-        )
+        folder, drop_in = _DAEMON.drop_in(["run", "--config", _CONFIG])
         return (
             *sandbox.account(),
             certificate,
@@ -85,7 +72,7 @@ class WebGateway(DaemonService):
             Directory(_FOLDER),
             Tree(_PAGES, _pages(context, uis)),
             config,
-            Directory(folder),
+            folder,
             drop_in,
             Packages(["caddy", "python3"]),
             SystemdUnit(_DAEMON.unit, triggered_by=[certificate, config, drop_in]),
@@ -100,16 +87,11 @@ class WebGateway(DaemonService):
         return Health(answers[0].ok, "answers over https" if answers[0].ok else "does not answer")
 
 
-def _sandbox() -> Sandbox:
-    user = _DAEMON.sandbox.user
-    return Sandbox(user, (f"/var/lib/{user}",), capabilities=("CAP_NET_BIND_SERVICE",))
-
-
 def _gateway(context: ServiceContext, certificate: str) -> Gateway:
     return Gateway(
         address=str(context.container.address),
         name=context.container.name,
-        data=_sandbox().writable[0],
+        data=_DAEMON.sandbox.writable[0],
         certificate=certificate,
         ca_file=CA_FILE,
         pages=_PAGES,
@@ -129,8 +111,7 @@ def _password_hash(context: ServiceContext) -> str:
             "The gateway would compare only its beginning.",
             f"Set a shorter one with `homelab secret set {LOGIN}`.",
         )
-    key = context.secret_store.secret("stamps").reveal().encode()
-    salt = base64.b64encode(hmac.digest(key, password, "sha256")[:16]).decode().rstrip("=")
+    salt = base64.b64encode(password_stamp(context, LOGIN)[:16]).decode().rstrip("=")
     # The alphabet of bcrypt differs from that of Base64, and its last character holds two bits only.
     standard = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
     own = "./ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hmac
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from homelab.model.web_uis import published_url
 from homelab.paths import bundled_path
 from homelab.render import render
 from homelab.services.monitoring import SETTINGS, Daemon, DaemonService
+from homelab.services.password_stamp import password_stamp
 from homelab.services.prometheus import Prometheus
 from homelab.steps import Command, Directory, File, Packages, SystemdUnit, Tree, WaitFor
 
@@ -61,12 +61,8 @@ class Grafana(DaemonService):
         return (_UNIT,)
 
     def steps(self, context: ServiceContext) -> Sequence[Step]:
-        """Return user, settings, dashboards, unit and the admin's password. Raises InputError without a repository.
-
-        The drop-in comes before the package, so that the program never runs without it.
-        """
+        """Return user, settings, dashboards, unit and the admin's password. Raises InputError without a repository."""
         _require_repository(context.inventory.sources)
-        folder = f"/etc/systemd/system/{_UNIT}.d"
         settings = [
             File(_CONFIG, self._config(context)),
             File(f"{_FOLDER}/provisioning/datasources/homelab.yaml", _data_source(context)),
@@ -76,15 +72,7 @@ class Grafana(DaemonService):
             ),
             self._environment(context),
         ]
-        drop_in = File(
-            f"{folder}/homelab.conf",
-            render(
-                "monitoring/daemon.service.conf.j2",
-                program=_PROGRAM,
-                arguments=["server", _HOME, f"--config={_CONFIG}"],
-                sandbox=_DAEMON.sandbox,
-            ),
-        )
+        folder, drop_in = _DAEMON.drop_in(["server", _HOME, f"--config={_CONFIG}"], _PROGRAM, _UNIT)
         folders = ("", "/provisioning", "/provisioning/datasources", "/provisioning/dashboards")
         return (
             *_DAEMON.sandbox.account(),
@@ -93,7 +81,7 @@ class Grafana(DaemonService):
             *(Directory(f"{_FOLDER}{each}") for each in folders),
             Tree.of(f"{_FOLDER}/dashboards", bundled_path("templates/grafana/dashboards")),
             *settings,
-            Directory(folder),
+            folder,
             drop_in,
             Packages(["grafana", "python3"]),
             _DAEMON.sandbox.file(),
@@ -123,9 +111,7 @@ class Grafana(DaemonService):
     def _admin(self, context: ServiceContext) -> Command:
         """Return the step that sets the password of `admin`: Grafana reads its setting at the first start only."""
         password = context.secret_store.secret(_ADMIN).reveal()
-        # With a key that no container has: a plain hash would let the container's users guess a short password.
-        key = context.secret_store.secret("stamps").reveal()
-        digest = hmac.digest(key.encode(), password.encode(), "sha256").hex()
+        digest = password_stamp(context, _ADMIN).hex()
         reset = _DAEMON.sandbox.run(
             _PROGRAM, "cli", _HOME, f"--config={_CONFIG}", "admin", "reset-admin-password", "--password-from-stdin"
         )

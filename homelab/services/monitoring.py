@@ -32,6 +32,7 @@ class Daemon:
     package: str
     port: int
     environment: Sequence[str] = ()
+    capabilities: Sequence[str] = ()
 
     @property
     def unit(self) -> str:
@@ -42,7 +43,7 @@ class Daemon:
     def sandbox(self) -> Sandbox:
         """The limits of the program."""
         user = f"homelab-{self.package.removeprefix('prometheus-')}"
-        return Sandbox(user, (f"/var/lib/{user}",), self.environment)
+        return Sandbox(user, (f"/var/lib/{user}",), self.environment, capabilities=self.capabilities)
 
     def steps(
         self,
@@ -56,27 +57,32 @@ class Daemon:
 
         The package comes last: its installation starts the unit, which would listen on all addresses otherwise.
         """
-        folder = f"/etc/systemd/system/{self.unit}.d"
         listen = f"--web.listen-address={context.container.address}:{self.port}"
-        drop_in = File(
-            f"{folder}/homelab.conf",
-            render(
-                "monitoring/daemon.service.conf.j2",
-                program=f"/usr/bin/{self.package}",
-                arguments=[listen, *arguments],
-                sandbox=self.sandbox,
-            ),
-        )
+        folder, drop_in = self.drop_in([listen, *arguments])
         return (
             *self.sandbox.account(),
             Directory(SETTINGS),
             *others,
             *files,
-            Directory(folder),
+            folder,
             drop_in,
             Packages([self.package, "python3", *packages]),
             SystemdUnit(self.unit, triggered_by=[drop_in, *files]),
         )
+
+    def drop_in(self, arguments: Sequence[str], program: str = "", unit: str = "") -> tuple[Directory, File]:
+        """Return the steps for the drop-in that runs the program within its limits, for another program or unit, too.
+
+        They come before the package, so that the program never runs without them.
+        """
+        folder = Directory(f"/etc/systemd/system/{unit or self.unit}.d")
+        text = render(
+            "monitoring/daemon.service.conf.j2",
+            program=program or f"/usr/bin/{self.package}",
+            arguments=arguments,
+            sandbox=self.sandbox,
+        )
+        return folder, File(f"{folder.path}/homelab.conf", text)
 
     def request(self, path: str, only: str = "", ca_file: str = "") -> str:
         """Return shell text that prints the program's answer to a request, or its lines that match `only`.
