@@ -117,9 +117,12 @@ def logs(
 
 
 def _last(lines: Iterator[LogLine], count: int | None) -> Iterator[LogLine]:
-    """Yield the last lines of each container."""
+    """Yield the last lines of each container by time, and keep no others."""
     found: dict[str, list[LogLine]] = {}
     for line in lines:
-        found.setdefault(line.container, []).append(line)
+        newest = found.setdefault(line.container, [])
+        heapq.heappush(newest, line)
+        if count is not None and len(newest) > count:
+            heapq.heappop(newest)
     for each in found.values():
-        yield from heapq.nlargest(len(each) if count is None else count, each)
+        yield from each

@@ -155,14 +155,12 @@ def _tables_and_models(context: ServiceContext, layout: Layout, part: str, defau
     stages, corrections = context.inventory.stages_on(context.container), layout.pipeline.corrections
     versions = [] if layout.pipeline.is_weather else [SchemaVersions(layout, part)]
     views = [ExclusionView(layout, corrections, part, triggered_by=versions)] if corrections else []
-    triggers: list[Step] = [*versions, *views]
+    tables: Sequence[SchemaVersions | ExclusionView] = (*versions, *views)
+    made: Sequence[Step] = tables
     if INGESTION not in stages:
-        conditions = [*(each.is_current for each in versions), *(each.is_current for each in views)]
-        made = list(_made_elsewhere(context, layout, conditions))
-        yield from made
-        triggers = [each for each in made if not each.is_wait]  # a wait is always pending
-    else:
-        yield from triggers
+        made = list(_made_elsewhere(context, layout, [each.is_current for each in tables]))
+    yield from made
+    triggers = [each for each in made if not each.is_wait]  # a wait without a probe is always pending
     if layout.pipeline.has_dbt and ANALYTICS in stages:
         profiles = File(f"{layout.root}/profiles.yml", profiles_yml(layout, defaults))
         yield profiles
@@ -174,7 +172,7 @@ def _tables_and_models(context: ServiceContext, layout: Layout, part: str, defau
 
 
 def _made_elsewhere(context: ServiceContext, layout: Layout, conditions: Sequence[str]) -> Iterator[Step]:
-    """Yield the steps that wait for the tables that another container makes; the first one changes with the tables."""
+    """Yield a file that changes with the tables that another container makes, and the wait for these tables."""
     if not conditions:
         return
     query, container = f"{layout.root}/tables.sql", context.inventory.container_of(INGESTION)

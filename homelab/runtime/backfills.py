@@ -122,6 +122,7 @@ def backfill_api_on(
 
 
 def backfill_outcome(container: str, result: Result, action: str) -> Backfilled:
+    """Return the summary that a script of a backfill has printed. Raises HomelabError if the script failed."""
     if result.status not in (EXIT.success, EXIT.partial):
         raise CommandFailed(container, result, action)
     with expected_format(container, "read the outcome of the backfill"):
@@ -129,4 +130,5 @@ def backfill_outcome(container: str, result: Result, action: str) -> Backfilled:
 
 
 def error_text(result: Result) -> str:
+    """Return the error of a script of a backfill."""
     return result.stderr.decode(errors="replace").strip().removeprefix("error: ")[:1500]
