@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from homelab.host import Result, batch_script
 from homelab.inventory import load
@@ -172,3 +173,8 @@ class FixedSecretStore(FixedSecrets):
     def key_pair(self, name: str) -> tuple[Secret, str]:
         """See SecretStore.key_pair."""
         return self.secret(name), self.public
+
+
+def observability(**services: object) -> dict[str, dict[str, Any]]:
+    """Return the containers of an overlay that adds the container of monitoring with these services."""
+    return {"observability": {"vmid": 170, "ip": ".70", "cores": 1, "memory": 1024, "services": services}}

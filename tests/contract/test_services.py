@@ -31,6 +31,7 @@ from homelab.services.prometheus import Prometheus
 from homelab.services.pve_exporter import PveExporter
 from homelab.steps import FinishUpgrade, PrepareUpgrade
 from homelab.testing import ServiceContract
+from tests.support import observability
 from tests.unit.test_openpgp import BOOKWORM, FINGERPRINT
 
 ECHO = Path(__file__).parents[1] / "packages" / "echo_stack" / "echo_stack" / "service.py"
@@ -96,18 +97,7 @@ class TestAlertBridge(ServiceContract):
 
 class TestAlertBridgeOfTheWatcher(ServiceContract):
     service = AlertBridge
-    overlay: ClassVar = {
-        "alerts": RECEIVERS,
-        "containers": {
-            "observability": {
-                "vmid": 170,
-                "ip": ".70",
-                "cores": 1,
-                "memory": 1024,
-                "services": {"prometheus": {}, "alertmanager": {}},
-            }
-        },
-    }
+    overlay: ClassVar = {"alerts": RECEIVERS, "containers": observability(prometheus={}, alertmanager={})}
 
 
 class TestAlertBridgeThatChecksThePipelines(ServiceContract):

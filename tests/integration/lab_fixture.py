@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from homelab.commands.deploy import deploy
 from homelab.commands.up import up as make_up
 from homelab.errors import HomelabError
 from homelab.host import check
@@ -117,3 +123,26 @@ def lab_with(lab: Lab, folder: Path, inventory: str, *overlays: str) -> Iterator
         path.write_text(text)
     with fresh(lab):
         yield LabFixture(replace(load([first, lab.overlay, *more]), state_dir=folder / "state"))
+
+
+def changes(lab: LabFixture, dry_run: bool = False) -> list[str]:
+    """Deploy without a failure and return all changes."""
+    reports = deploy(lab.session, dry_run=dry_run)
+    assert not [str(report.failure) for report in reports if report.failure]
+    return [str(change) for report in reports for change in report.changes]
+
+
+def query_prometheus(url: str, promql: str) -> list[dict[str, Any]]:
+    """Return the result of a query."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(f"{url}/api/v1/query?{urllib.parse.urlencode({'query': promql})}", timeout=10) as answer:
+        return json.load(answer)["data"]["result"]  # type: ignore[no-any-return]
+
+
+def until(condition: Callable[[], Any], seconds: float) -> Any:
+    """Wait for a condition and return its value."""
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, f"not within {seconds} s"
+        time.sleep(1)
+    return found

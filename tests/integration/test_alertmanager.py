@@ -25,7 +25,7 @@ from homelab.model.alert_receivers import Email
 from homelab.paths import bundled_path
 from homelab.steps import File
 from tests.alert_servers import Mailbox, Sink, bridged, mail, serving
-from tests.support import FixedSecretStore
+from tests.support import FixedSecretStore, observability
 
 ROOT = Path(__file__).parents[2]
 NAME = "prometheus-alertmanager"
@@ -41,15 +41,7 @@ pytestmark = pytest.mark.skipif(PROGRAM is None, reason="Alertmanager is missing
 BEGIN, END = "firing", "resolved"
 CONTAINERS = {
     "defaults": {"monitoring": True},
-    "containers": {
-        "observability": {
-            "vmid": 170,
-            "ip": ".70",
-            "cores": 1,
-            "memory": 1024,
-            "services": {"prometheus": {}, "alertmanager": {"group_wait": "1s"}},
-        }
-    },
+    "containers": observability(prometheus={}, alertmanager={"group_wait": "1s"}),
     "alerts": {"webhook": "http://192.168.2.5/"},
 }
 

@@ -6,28 +6,26 @@ import json
 import re
 import shlex
 import time
-import urllib.parse
-import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from ipaddress import IPv4Network
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from homelab.commands.alerts import send_test
-from homelab.commands.deploy import deploy
 from homelab.commands.pipeline_new import new_pipeline
 from homelab.inventory import load
 from homelab.lab import Lab
 from homelab.runtime.lab_report import report_lab
 from tests.integration.alert_sinks import RECEIVERS, AlertSinks
-from tests.integration.lab_fixture import LabFixture, in_a_lab, lab_with
+from tests.integration.lab_fixture import LabFixture, changes, in_a_lab, lab_with, query_prometheus, until
 
 LAB = Lab("alerts", IPv4Network("10.99.2.160/28"), "hl-aler", 18177, 8260)
 SINKS = "10.99.2.166"
 PROMETHEUS = "http://10.99.2.163:9090"
+query = partial(query_prometheus, PROMETHEUS)
 # The incidents, with the titles of their messages.
 SCHEDULER = "The unit airflow-scheduler.service of airflow-orchestration does not run"
 TITLES = {
@@ -126,27 +124,6 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Monitored]:
         changes(stack)
         sinks.start(stack, ["observability", "analytics-platform"])
         yield stack
-
-
-def changes(stack: LabFixture, dry_run: bool = False) -> list[str]:
-    reports = deploy(stack.session, dry_run=dry_run)
-    assert not [str(report.failure) for report in reports if report.failure]
-    return [str(change) for report in reports for change in report.changes]
-
-
-def query(promql: str) -> list[dict[str, Any]]:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(f"{PROMETHEUS}/api/v1/query?{urllib.parse.urlencode({'query': promql})}", timeout=10) as answer:
-        return json.load(answer)["data"]["result"]  # type: ignore[no-any-return]
-
-
-def until(condition: Callable[[], Any], seconds: float) -> Any:
-    """Wait for a condition and return its value."""
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end, f"not within {seconds} s"
-        time.sleep(1)
-    return found
 
 
 def test_deployed_stack_has_no_incident(stack: Monitored) -> None:

@@ -12,13 +12,12 @@ from pathlib import Path
 import pytest
 import requests
 
-from homelab.commands.deploy import deploy
 from homelab.commands.open_ import web_address
 from homelab.inventory import load
 from homelab.lab import Lab
 from homelab.runtime.lab_report import report_lab
 from homelab.services.gateway import LOGIN, USER
-from tests.integration.lab_fixture import LabFixture, in_a_lab, lab_with
+from tests.integration.lab_fixture import LabFixture, changes, in_a_lab, lab_with
 
 LAB = Lab("gateway", IPv4Network("10.99.2.0/28"), "hl-gate", 18188, 8271)
 INVENTORY = """
@@ -42,12 +41,6 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabFixture]:
         stack.up()
         changes(stack)
         yield stack
-
-
-def changes(stack: LabFixture) -> list[str]:
-    reports = deploy(stack.session)
-    assert not [str(report.failure) for report in reports if report.failure]
-    return [str(change) for report in reports for change in report.changes]
 
 
 @pytest.fixture

@@ -5,25 +5,21 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import time
-import urllib.parse
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from ipaddress import IPv4Network
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from homelab.commands.deploy import deploy
 from homelab.inventory import load
 from homelab.lab import Lab
 from homelab.paths import bundled_path
 from homelab.pipelines.pipeline_metrics import labelled
 from homelab.runtime.lab_report import report_lab
 from homelab.sandbox import Sandbox
-from tests.integration.lab_fixture import LabFixture, in_a_lab, lab_with
+from tests.integration.lab_fixture import LabFixture, changes, in_a_lab, lab_with, query_prometheus, until
 
 LAB = Lab("monitoring", IPv4Network("10.99.2.96/28"), "hl-moni", 18176, 8259)
 INVENTORY = """
@@ -37,6 +33,7 @@ containers:
 """
 SERVICES = "{prometheus: {scrape_interval: 5s}, blackbox_exporter: {}, pve_exporter: {}, alertmanager: {}}"
 PROMETHEUS = "http://10.99.2.99:9090"
+query = partial(query_prometheus, PROMETHEUS)
 JOBS = {"prometheus", "alertmanager", "blackbox_exporter", "node_exporter", "postgres_exporter", "pve_exporter"}
 UNITS = {
     "observability": [
@@ -88,27 +85,6 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabFixture]:
         stack.session.secrets.set("pve-exporter", LAB.monitoring_token_file.read_text().strip())
         changes(stack)
         yield stack
-
-
-def changes(stack: LabFixture, dry_run: bool = False) -> list[str]:
-    reports = deploy(stack.session, dry_run=dry_run)
-    assert not [str(report.failure) for report in reports if report.failure]
-    return [str(change) for report in reports for change in report.changes]
-
-
-def query(promql: str) -> list[dict[str, Any]]:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(f"{PROMETHEUS}/api/v1/query?{urllib.parse.urlencode({'query': promql})}", timeout=10) as answer:
-        return json.load(answer)["data"]["result"]  # type: ignore[no-any-return]
-
-
-def until(condition: Callable[[], Any], seconds: float) -> Any:
-    """Wait for a condition and return its value."""
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end, f"not within {seconds} s"
-        time.sleep(1)
-    return found
 
 
 def test_every_endpoint_with_metrics_is_read_after_one_deploy(stack: LabFixture) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -71,14 +71,6 @@ def test_unit_without_an_answer_is_not_active(answer: str) -> None:
     assert set(states.values()) != {"active"}
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[pg.Server]:
-    if pg.archive() is None:
-        pytest.skip("PostgreSQL 16 is not in .venv/pg16: ./bootstrap --test")
-    with pg.server() as running:
-        yield running
-
-
 def answer(server: pg.Server, database: str, query: Query) -> str:
     with server.connect(database) as connection:
         row = connection.execute(query.sql).fetchone()
@@ -87,47 +79,47 @@ def answer(server: pg.Server, database: str, query: Query) -> str:
     return found if isinstance(found, str) else "" if found is None else json.dumps(found)
 
 
-def test_queries_for_the_runs_and_obstacles_of_the_dag(server: pg.Server) -> None:
-    with server.database("airflow_metadata") as name:
-        with server.connect(name) as connection:
+def test_queries_for_the_runs_and_obstacles_of_the_dag(postgres: pg.Server) -> None:
+    with postgres.database("airflow_metadata") as name:
+        with postgres.connect(name) as connection:
             connection.execute(METADATA)
-            assert json.loads(answer(server, name, import_errors())) == []
+            assert json.loads(answer(postgres, name, import_errors())) == []
             connection.execute("insert into dag values (%s, true), ('other', true)", (DAG_ID,))
             connection.execute("insert into import_error values ('/opt/x.py', 'Traceback\nSyntaxError: bad\n')")
             for run, state in (("a", "failed"), ("b", "running"), ("homelab__c", "queued")):
                 connection.execute("insert into dag_run values (%s, %s, %s, now(), now())", (DAG_ID, run, state))
             for task, state in (("verify_ingestion", "failed"), ("run_dbt_transformation", "success")):
                 connection.execute("insert into task_instance values (%s, 'a', %s, %s, 2)", (DAG_ID, task, state))
-        assert json.loads(answer(server, name, import_errors())) == [
+        assert json.loads(answer(postgres, name, import_errors())) == [
             "Airflow cannot import /opt/x.py: SyntaxError: bad"
         ]
-        assert answer(server, name, is_paused(DAG_ID)) == "true"
-        runs = {run["run_id"]: run["failed_tasks"] for run in json.loads(answer(server, name, last_runs(DAG_ID)))}
+        assert answer(postgres, name, is_paused(DAG_ID)) == "true"
+        runs = {run["run_id"]: run["failed_tasks"] for run in json.loads(answer(postgres, name, last_runs(DAG_ID)))}
         assert runs == {"a": "verify_ingestion", "b": None, "homelab__c": None}
         state_of = partial(pipeline_runs._state_query, DAG_ID)
-        assert json.loads(answer(server, name, state_of("a"))) == {
+        assert json.loads(answer(postgres, name, state_of("a"))) == {
             "state": "failed",
             "tasks": {"run_dbt_transformation": ["success", 2], "verify_ingestion": ["failed", 2]},
             "ahead": "b",
         }
-        assert json.loads(answer(server, name, state_of("b")))["ahead"] is None
+        assert json.loads(answer(postgres, name, state_of("b")))["ahead"] is None
 
 
-def test_missing_tables_are_named(server: pg.Server) -> None:
-    with server.database("project_data") as name:
-        assert answer(server, name, missing_tables()) == "", "the weather was never deployed"
-        with server.connect(name) as connection:
+def test_missing_tables_are_named(postgres: pg.Server) -> None:
+    with postgres.database("project_data") as name:
+        assert answer(postgres, name, missing_tables()) == "", "the weather was never deployed"
+        with postgres.connect(name) as connection:
             connection.execute("create role analytics login")
-        found = answer(server, name, missing_tables()).split(", ")
+        found = answer(postgres, name, missing_tables()).split(", ")
         assert {"raw.weather_observations", "raw.quarantine", "raw.exclusions", "upkeep.bounds"} <= set(found)
-        with server.connect(name) as connection:
+        with postgres.connect(name) as connection:
             connection.execute("create schema raw")
             connection.execute("create table raw.quarantine ()")
-        assert "raw.quarantine" not in answer(server, name, missing_tables()).split(", ")
-        with server.connect(name) as connection:
+        assert "raw.quarantine" not in answer(postgres, name, missing_tables()).split(", ")
+        with postgres.connect(name) as connection:
             connection.execute("alter role analytics nologin")
-        assert answer(server, name, missing_tables()) == "", "the weather has left the inventory"
-        with server.connect(name) as connection:
+        assert answer(postgres, name, missing_tables()) == "", "the weather has left the inventory"
+        with postgres.connect(name) as connection:
             connection.execute("drop role analytics")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 
 import pytest
@@ -93,16 +93,8 @@ def test_node_that_does_not_answer_hides_no_container(site: Site, monkeypatch: p
     assert [(each.status, each.memory) for each in sample.containers] == [("running", 40)] * 3
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[pg.Server]:
-    if pg.archive() is None:
-        pytest.skip("PostgreSQL 16 is not in .venv/pg16: ./bootstrap --test")
-    with pg.server() as running:
-        yield running
-
-
-def test_activity_has_open_transactions(server: pg.Server) -> None:
-    with server.database("d") as name, server.connect(name) as busy, server.connect(name) as connection:
+def test_activity_has_open_transactions(postgres: pg.Server) -> None:
+    with postgres.database("d") as name, postgres.connect(name) as busy, postgres.connect(name) as connection:
         busy.autocommit = False
         busy.execute("select 1,\n  'two'")
         row = connection.execute(ACTIVITY.sql.encode()).fetchone()

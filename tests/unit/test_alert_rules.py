@@ -22,7 +22,7 @@ from homelab.services.inhibitions import CAUSES, inhibitions
 from homelab.services.node_exporter import backup_metrics
 from homelab.services.scrape_targets import probe_targets, targets
 from homelab.steps import File
-from tests.support import FixedSecretStore, LocalHost
+from tests.support import FixedSecretStore, LocalHost, observability
 
 ROOT = Path(__file__).parents[2]
 PROMTOOL = shutil.which("promtool") or shutil.which("promtool", path=ROOT / ".venv" / "promtool")
@@ -109,15 +109,7 @@ def inventory(tmp_path_factory: pytest.TempPathFactory) -> Inventory:
         json.dumps(
             {
                 "defaults": {"monitoring": True},
-                "containers": {
-                    "observability": {
-                        "vmid": 170,
-                        "ip": ".70",
-                        "cores": 1,
-                        "memory": 1024,
-                        "services": {"prometheus": {}, "alertmanager": {}, "blackbox_exporter": {}, "pve_exporter": {}},
-                    }
-                },
+                "containers": observability(prometheus={}, alertmanager={}, blackbox_exporter={}, pve_exporter={}),
             }
         )
     )

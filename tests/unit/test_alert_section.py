@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from homelab.model import Alerts, Inventory, ServiceContext
 from homelab.paths import bundled_path
 from homelab.services.alert_bridge import sender, watcher
 from homelab.steps import File
-from tests.support import FixedSecretStore, NoHost, make_session
+from tests.support import FixedSecretStore, NoHost, make_session, observability
 
 ALERTS = {
     "email": {
@@ -35,14 +36,15 @@ ALERTS = {
 MONITORED = {"prometheus": {}, "alertmanager": {}}
 
 
-def inventory(folder: Path, alerts: object, services: object = None, **containers: Any) -> Inventory:
+def inventory(
+    folder: Path, alerts: object, services: Mapping[str, object] | None = None, **containers: Any
+) -> Inventory:
     """Return the shipped inventory with this section, and with services on a container `observability`."""
-    added = {"observability": {"vmid": 170, "ip": ".70", "cores": 1, "memory": 1024, "services": services}}
     key = folder / "key"
     key.write_text("openweather")
     key.chmod(0o600)
     document = {
-        "containers": {**(added if services is not None else {}), **containers},
+        "containers": {**({} if services is None else observability(**services)), **containers},
         "pipelines": {"weather": {"api_key_file": str(key)}},
         **({} if alerts is None else {"alerts": alerts}),
     }

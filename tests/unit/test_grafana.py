@@ -19,7 +19,7 @@ from homelab.paths import bundled_path
 from homelab.runtime.convergence import steps_of
 from homelab.services.scrape_targets import probe_targets, targets
 from homelab.steps import Command, File, Tree
-from tests.support import FixedSecretStore
+from tests.support import FixedSecretStore, observability
 from tests.unit.test_openpgp import BOOKWORM, FINGERPRINT
 
 REPOSITORY = {"uri": "https://apt.grafana.com", "suite": "stable", "components": ["main"], "key": "grafana.asc"}
@@ -32,15 +32,7 @@ def inventory(folder: Path, repositories: dict[str, object]) -> Inventory:
         json.dumps(
             {
                 "packages": {"repositories": repositories},
-                "containers": {
-                    "observability": {
-                        "vmid": 170,
-                        "ip": ".70",
-                        "cores": 1,
-                        "memory": 1024,
-                        "services": {"prometheus": {"scrape_interval": "1m"}, "grafana": {}},
-                    }
-                },
+                "containers": observability(prometheus={"scrape_interval": "1m"}, grafana={}),
             }
         )
     )
