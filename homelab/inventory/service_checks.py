@@ -9,6 +9,7 @@ from homelab.distributions import Distribution
 from homelab.inventory.section import Section
 from homelab.model import Container, Service
 from homelab.model.endpoints import LAST_PORT, SSH_PORT
+from homelab.model.inventory import name_without_instance
 from homelab.model.web_uis import OFFSET, gateway_of, published_web_uis
 
 T = TypeVar("T")
@@ -23,6 +24,19 @@ def check_declarations(section: Section, services: Mapping[str, Service], distri
         if distribution:
             for option, error in _declared(section, name, service.unsupported_options, distribution):
                 section.problem(error, "services", name, option)
+
+
+def check_combinations(sections: Mapping[str, Section], containers: Sequence[Container]) -> None:
+    """Add a problem for each option that does not fit the other services of the inventory."""
+    services: dict[str, list[Service]] = {}
+    for container in containers:
+        for name, service in container.services.items():
+            services.setdefault(name_without_instance(name), []).append(service)
+    for container in containers:
+        for name, service in container.services.items():
+            section, neighbours = sections[container.name], [each for each in container.services if each != name]
+            for keys, error in _declared(section, name, service.combination_errors, services, neighbours):
+                section.problem(error, "services", name, *keys)
 
 
 def check_ports(section: Section, services: Mapping[str, Service]) -> None:
