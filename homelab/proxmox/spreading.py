@@ -15,13 +15,14 @@ from homelab.proxmox.plan_executor import only_node
 def with_nodes(client: Client, inventory: Inventory, found: Mapping[int, ObservedGuest], plan: Plan) -> Plan:
     """Return the plan with a node for each new container that spreads: the one with the fewest of them.
 
-    Among equal nodes, it is the one with the fewest guests of the lab. Makes no call without such a container.
+    Among equal nodes, it is the one with the fewest containers of the lab. Makes no call without such a container.
     """
-    new = [a.container for a in plan.actions if isinstance(a, Create) and a.container.spreads]
+    created = [action.container for action in plan.actions if isinstance(action, Create)]
+    new = [container for container in created if container.spreads]
     nodes = online_nodes(client) if new else ()
     if not nodes:
         return plan
-    of_lab = Counter(guest.node for guest in found.values())
+    of_lab = Counter([*(guest.node for guest in found.values()), *(each.node for each in created if each.node)])
     of_kind = Counter(found[each.vmid].node for each in inventory.containers if each.spreads and each.vmid in found)
     chosen: dict[str, str] = {}
     for container in new:
