@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -284,3 +286,29 @@ def test_health_of_a_worker_needs_its_queue_and_its_logs() -> None:
     assert worker.assess([Result("", 1), Result("", 0)]).summary == "is not connected to Redis"
     assert worker.assess([Result("", 0), Result("", 1)]).summary == "does not serve the logs of its tasks"
     assert Airflow(executor="celery").endpoints()[0].tls
+
+
+MISSING = "airflow.sdk.exceptions.AirflowRuntimeError: VARIABLE_NOT_FOUND: {'message': 'Variable region not found'}"
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "fails"),
+    [
+        ("worker-1", MISSING, False),
+        ("worker-1", "ModuleNotFoundError: No module named 'prices_lib'", True),
+        ("airflow-orchestration", MISSING, True),
+    ],
+)
+def test_worker_accepts_dags_that_read_the_metadata_while_they_are_imported(
+    tmp_path: Path, name: str, error: str, fails: bool
+) -> None:
+    program = files(steps(inventory(tmp_path), name))["/usr/local/sbin/homelab-airflow-check-dags"]
+    package = tmp_path / "airflow" / "dag_processing"
+    package.mkdir(parents=True)
+    bag = f"class DagBag:\n    dag_ids, import_errors = [], {{'prices.py': {error!r}}}\n"
+    (package / "dagbag.py").write_text(f"{bag}    def __init__(self, *_, **__): pass\n")
+    (tmp_path / "check.py").write_text(program)
+    done = subprocess.run(
+        [sys.executable, "check.py", "dags", "replaced"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == ((1, f"prices.py: {error}\n") if fails else (0, ""))
