@@ -9,7 +9,7 @@ from homelab.distributions import Distribution
 from homelab.inventory.section import Section
 from homelab.model import Container, Service
 from homelab.model.endpoints import LAST_PORT, SSH_PORT
-from homelab.model.web_uis import OFFSET, gateway_of, published_web_uis
+from homelab.model.web_uis import OFFSET, domain_of, gateway_of, published_web_uis
 
 T = TypeVar("T")
 
@@ -53,7 +53,28 @@ def _declared(section: Section, name: str, declaration: Callable[..., Iterable[T
         return ()
 
 
-def check_gateway_ports(sections: Mapping[str, Section], containers: Sequence[Container]) -> None:
+def check_gateway(sections: Mapping[str, Section], containers: Sequence[Container]) -> None:
+    """Add a problem for each web UI whose name or port of the gateway does not exist, or is taken."""
+    if domain_of(containers):
+        _check_names(sections, containers)
+    else:
+        _check_ports(sections, containers)
+
+
+def _check_names(sections: Mapping[str, Section], containers: Sequence[Container]) -> None:
+    taken = {
+        f"{container.name}.{container.shape.searchdomain}".lower(): f"the container {container.name}"
+        for container in containers
+        if container.shape.searchdomain
+    }
+    for ui in published_web_uis(containers):
+        if owner := taken.get(ui.name):
+            problem = f"has a web UI with the name {ui.name}, which is that of {owner}"
+            sections[ui.container.name].problem(problem, "services", ui.service)
+        taken[ui.name] = f"{ui.service} of {ui.container.name}"
+
+
+def _check_ports(sections: Mapping[str, Section], containers: Sequence[Container]) -> None:
     """Add a problem for each web UI whose port of the gateway does not exist, or is taken.
 
     Other web UIs and the services on the gateway's own container may have it.

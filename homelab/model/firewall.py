@@ -89,7 +89,7 @@ def _rules(inventory: Inventory, container: Container) -> Iterator[Rule]:
             for source, audience in clients(inventory, container, name, endpoint):
                 yield _tcp(endpoint.port, source, f"{endpoint.description} for {audience}")
     for ui in published_web_uis(inventory.containers):
-        if ui.gateway and ui.gateway.name == container.name:
+        if ui.gateway and ui.gateway.name == container.name and not ui.domain:
             yield _tcp(ui.port, str(inventory.network.subnet), f"{ui.endpoint.description} for the LAN")
     yield Rule(proto="icmp", icmp="echo-request", comment=f"{OWNER}ping")
 

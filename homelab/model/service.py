@@ -227,6 +227,18 @@ class Service(ABC):
         """
         return ()
 
+    @property
+    def web_domain(self) -> str:
+        """The domain of the names under which it publishes web UIs; by default, it publishes them on ports."""
+        return ""
+
+    def web_pages(self, inventory: Inventory) -> Mapping[str, str]:
+        """Return the pages of its web UI that the start page links, instead of its root: paths by title.
+
+        None by default.
+        """
+        return {}
+
     def database_grants(self) -> Sequence[DatabaseGrant]:
         """Return its database grants; none by default."""
         return ()

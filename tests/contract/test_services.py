@@ -140,6 +140,11 @@ class TestWebGateway(ServiceContract):
     service = WebGateway
 
 
+class TestWebGatewayWithNames(ServiceContract):
+    service = WebGateway
+    options: ClassVar = {"domain": "home.example"}
+
+
 class TestPveExporter(ServiceContract):
     service = PveExporter
 
@@ -165,6 +170,11 @@ class TestPostgresWithPipeline(WithPipeline):
 
 class TestAnalyticsWithPipeline(WithPipeline):
     service = Analytics
+
+
+class TestAnalyticsWithDocs(WithPipeline):
+    service = Analytics
+    options: ClassVar = {"docs": True}
 
 
 class TestIngestionWithPipeline(WithPipeline):
