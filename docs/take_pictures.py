@@ -30,10 +30,10 @@ from homelab.secrets import FileSecretStore
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"
 COLUMNS = 110
-# A live change of a container, and a new one.
+# A live change of a container, and one that restarts a service.
 _CHANGE = """containers:
   analytics-platform: {memory: 4608}
-  sandbox: {vmid: 180, ip: .80, cores: 1, memory: 512}
+  airflow-orchestration: {services: {airflow: {parallelism: 8}}}
 """
 _FONTS = re.compile(r"\s*@font-face \{.*?\}", re.DOTALL)  # from a server: a picture loads nothing
 _LOGIN = """(() => {
@@ -47,16 +47,17 @@ _LOGIN = """(() => {
 })()"""
 
 
-def save_command(name: str, words: Sequence[str], shown: str) -> None:
-    """Run a homelab command and save its output as it looks in a terminal. Raises CalledProcessError."""
+def save_command(name: str, words: Sequence[str], lines: int | None = None) -> None:
+    """Run a homelab command and save the first lines as they look in a terminal. Raises HomelabError."""
     environment = os.environ | {"FORCE_COLOR": "1", "COLUMNS": str(COLUMNS), "TERM": "xterm-256color"}
+    shown = f"homelab {name}"
     command = [sys.executable, "-m", "homelab", "--quiet", "--lab", *words]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode not in (0, 1):  # 1: an unhealthy part is part of the picture
         raise HomelabError(f"Cannot take the picture {name}: `{shown}` failed", done.stderr, "Correct the cause.")
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True, color_system="truecolor")
     console.print(Text.assemble(("$ ", "bold green"), (shown, "bold")))
-    console.print(Text.from_ansi(done.stdout.rstrip()), soft_wrap=False, overflow="fold")
+    console.print(Text.from_ansi("\n".join(done.stdout.splitlines()[:lines])), soft_wrap=False, overflow="fold")
     svg = console.export_svg(title="homelab", theme=DIMMED_MONOKAI, unique_id=name)
     (IMAGES / f"{name}.svg").write_text(_FONTS.sub("", svg))
 
@@ -72,10 +73,10 @@ async def take_pages(inventory: Inventory) -> None:
     start, containers = start_page_url(inventory.containers), inventory.containers
     async with browser() as page:
         checked = "!document.querySelector('.state:not(.good, .bad)')"
-        await page.resize(1100, 620)
+        await page.resize(1100, 430)
         await page.open(f"{start}/", checked)
         await save_page(page, "start-page")
-        await page.resize(390, 844, phone=True, dark=True)
+        await page.resize(390, 760, phone=True, dark=True)
         await page.open(f"{start}/", checked)
         await save_page(page, "start-page-phone")
         await page.resize(1280, 800)
@@ -92,12 +93,12 @@ async def take_pages(inventory: Inventory) -> None:
 
 def take_commands() -> None:
     """Take the pictures of commands."""
-    save_command("status", ["status"], "homelab status")
-    save_command("top", ["top", "--once"], "homelab top")
+    save_command("status", ["status"])
+    save_command("top", ["top", "--once"], 26)
     with tempfile.TemporaryDirectory() as folder:
         overlay = Path(folder) / "change.yaml"
         overlay.write_text(_CHANGE)
-        save_command("plan", ["--overlay", str(overlay), "plan"], "homelab plan")
+        save_command("plan", ["--overlay", str(overlay), "plan"])
 
 
 def main() -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 
 class Pages(SimpleHTTPRequestHandler):
@@ -19,6 +20,15 @@ class Pages(SimpleHTTPRequestHandler):
         """Stay silent."""
 
 
+class Server(ThreadingHTTPServer):
+    """The server, which ignores clients that leave early."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Report all other errors."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
+
 if __name__ == "__main__":
     address, port, folder = sys.argv[1:]
-    ThreadingHTTPServer((address, int(port)), partial(Pages, directory=folder)).serve_forever()
+    Server((address, int(port)), partial(Pages, directory=folder)).serve_forever()
