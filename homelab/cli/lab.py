@@ -28,7 +28,7 @@ def demo(
         typer.Option(
             "--with",
             metavar="GROUP,…",
-            help="Groups of further services: gateway, monitoring, alerts.",
+            help="Groups of further services: gateway, superset, monitoring, alerts.",
             autocompletion=completion.demo_groups,
         ),
     ] = None,

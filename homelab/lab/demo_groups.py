@@ -32,6 +32,7 @@ _MONITORING: Mapping[str, Mapping[str, Any]] = {"prometheus": {}, "blackbox_expo
 _ALERTS = "alerts"
 GROUPS: Mapping[str, Group] = {
     "gateway": Group({"gateway": {}}, {ANALYTICS: {"docs": True}}),
+    "superset": Group(with_analytics={"superset": {}}),
     "monitoring": Group(_MONITORING, monitored=True),
     _ALERTS: Group({**_MONITORING, "alertmanager": {}}, monitored=True),
 }

@@ -15,6 +15,7 @@ from homelab.pipelines.layout import EXTENSIONS, FOLDER, SHARED_SCRIPTS, SHARED_
 from homelab.pipelines.pipeline_metrics import labelled
 from homelab.services.dbt_docs import DOCS_ENDPOINT, DOCS_FOLDER, DOCS_UNIT, docs_pages, docs_steps
 from homelab.services.pipeline_platform import platform_steps, shared_venv
+from homelab.services.publications import PUSHER, push_publications
 from homelab.steps import Command
 
 # Compiled files would be foreign files in the tree of scripts: hence -B.
@@ -54,8 +55,8 @@ class Analytics(Service):
         return {f"pipeline-{name}": labelled(name, command) for name, command in found.items()}
 
     def data_folders(self) -> Sequence[str]:
-        """Return the folder of the pipelines, with their warehouses and published marts, and that of their docs."""
-        return (FOLDER, DOCS_FOLDER) if self.docs else (FOLDER,)
+        """Return the folders of the pipelines and their published marts, of the pushes, and of the dbt docs."""
+        return (FOLDER, PUSHER, DOCS_FOLDER) if self.docs else (FOLDER, PUSHER)
 
     def units(self) -> Sequence[str]:
         """Return the server of the dbt docs; Airflow starts each run of a pipeline."""
@@ -71,8 +72,9 @@ class Analytics(Service):
             triggered_by=[venv],
             makes=[ManagedResource("made", EXTENSIONS)],
         )
-        steps = platform_steps(context, venv, Limits(self.memory_limit, self.threads), [extension])
-        return (*steps, *docs_steps(context)) if self.docs else steps
+        platform = platform_steps(context, venv, Limits(self.memory_limit, self.threads), [extension])
+        docs = docs_steps(context) if self.docs else ()
+        return (*platform, *push_publications(context), *docs)
 
     def health_probes(self) -> Sequence[str]:
         """Return the commands that find dbt and DuckDB's extension; each pipeline has a health of its own."""
