@@ -35,6 +35,7 @@ _CHANGE = """containers:
   analytics-platform: {memory: 4608}
   airflow-orchestration: {services: {airflow: {parallelism: 8}}}
 """
+_DRAWING = 5  # seconds until charts are drawn, after their data have arrived
 _FONTS = re.compile(r"\s*@font-face \{.*?\}", re.DOTALL)  # from a server: a picture loads nothing
 _LOGIN = """(() => {
   const set = Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, "value").set;
@@ -87,8 +88,18 @@ async def take_pages(inventory: Inventory) -> None:
         await page.wait("!location.pathname.includes('login')")
         ready = "document.body.innerText.includes('verify_ingestion')"
         await page.open(f"{airflow}/dags/weather_ingestion_pipeline/", ready, 90)
-        await asyncio.sleep(5)  # the grid and the graph draw after their data have arrived
+        await asyncio.sleep(_DRAWING)
         await save_page(page, "airflow")
+        if superset := published_url(containers, "superset"):
+            await page.open(f"{superset}/login/", "document.querySelector('input[name=username]')")
+            login = {"username": "admin", "password": secrets.secret("superset-admin").reveal()}
+            await page.evaluate(_LOGIN % login)
+            await page.wait("!location.pathname.includes('login')")
+            await page.resize(1440, 900)
+            drawn = "document.querySelector('.dashboard-chart') && !document.querySelector('.loading')"
+            await page.open(f"{superset}/superset/dashboard/weather/?standalone=1", drawn, 120)
+            await asyncio.sleep(_DRAWING)
+            await save_page(page, "dashboard")
 
 
 def take_commands() -> None:
