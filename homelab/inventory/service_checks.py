@@ -9,7 +9,7 @@ from homelab.distributions import Distribution
 from homelab.inventory.section import Section
 from homelab.model import Container, Service
 from homelab.model.endpoints import LAST_PORT, SSH_PORT
-from homelab.model.web_uis import OFFSET, domain_of, gateway_of, published_web_uis
+from homelab.model.web_uis import OFFSET, domain_of, gateway_of, published_web_uis, web_uis
 
 T = TypeVar("T")
 
@@ -74,7 +74,7 @@ def _check_names(sections: Mapping[str, Section], containers: Sequence[Container
         for container in containers
         if container.shape.searchdomain
     }
-    for ui in published_web_uis(containers):
+    for ui in web_uis(containers):
         if owner := taken.get(ui.name):
             problem = f"has a web UI with the name {ui.name}, which is that of {owner}"
             sections[ui.container.name].problem(problem, "services", ui.service)

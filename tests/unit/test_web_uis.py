@@ -191,12 +191,19 @@ def test_with_a_domain_two_web_uis_may_have_the_same_port(tmp_path: Path) -> Non
     assert {ui.endpoint.port for ui in web_uis(found.containers) if ui.service in ("airflow", "prometheus")} == {9090}
 
 
-def test_name_of_a_web_ui_that_is_the_name_of_a_container_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("searchdomain", "container", "name"),
+    [("home.example", "prometheus", "prometheus.home.example"), ("example", "home", "home.example")],
+)
+def test_name_of_a_web_ui_that_is_the_name_of_a_container_is_refused(
+    tmp_path: Path, searchdomain: str, container: str, name: str
+) -> None:
     first = inventory(tmp_path, DOMAIN)
     (tmp_path / "same.yaml").write_text(
-        "network: {searchdomain: home.example}\ncontainers: {prometheus: {vmid: 180, ip: .80, cores: 1, memory: 256}}"
+        f"network: {{searchdomain: {searchdomain}}}\n"
+        f"containers: {{{container}: {{vmid: 180, ip: .80, cores: 1, memory: 256}}}}"
     )
-    problem = "has a web UI with the name prometheus.home.example, which is that of the container prometheus"
+    problem = f"has a web UI with the name {name}, which is that of the container {container}"
     with pytest.raises(InputError, match=problem):
         load([first.path, tmp_path / "overlay.yaml", tmp_path / "same.yaml"])
 
