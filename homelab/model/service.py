@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from homelab.certificates import Authority, Names
 
 
-_OWN_SECRETS = re.compile(r"(postgres|airflow|grafana|gateway)-|stamps$")  # names of the secrets that homelab generates
+# Names of the secrets that homelab generates.
+_OWN_SECRETS = re.compile(r"(postgres|airflow|grafana|gateway|superset)-|stamps$")
 
 
 class SecretStore(Protocol):
@@ -211,6 +212,8 @@ class Service(ABC):
     minimum_memory: ClassVar[int] = 0  # MiB, which its container needs for it
     many: ClassVar[bool] = False  # True: several containers may have it
     instances: ClassVar[bool] = False  # True: a container may have several, such as `file_share@photos`
+    newest_python: ClassVar[tuple[int, int] | None] = None  # of the distributions on which it runs; None: all of them
+    reads_published: ClassVar[bool] = False  # True: it reads the published file of every pipeline
     reads_metrics: ClassVar[bool] = False  # True: it is a client of every endpoint with metrics
     publishes_web_uis: ClassVar[bool] = False  # True: it is the only client of every web UI, which it serves to the LAN
 
@@ -226,6 +229,18 @@ class Service(ABC):
         Called when the inventory is read; none by default.
         """
         return ()
+
+    @property
+    def web_domain(self) -> str:
+        """The domain of the names under which it publishes web UIs; by default, it publishes them on ports."""
+        return ""
+
+    def web_pages(self, inventory: Inventory) -> Mapping[str, str]:
+        """Return the pages of its web UI that the start page links, instead of its root: paths by title.
+
+        None by default.
+        """
+        return {}
 
     def database_grants(self) -> Sequence[DatabaseGrant]:
         """Return its database grants; none by default."""

@@ -14,12 +14,14 @@ from homelab.steps import Directory, File, Packages, SystemdUnit
 UNIT = "homelab-web-ports.service"
 TABLE = "homelab_web_ports"
 _RULES = f"{SETTINGS}/web-ports.nft"
+_PART = "the closed ports of web UIs"
 
 
 def closed_web_ports(context: ServiceContext) -> Iterator[Step]:
     """Yield the rules that admit only its clients to each web UI of the container, and the unit that loads them.
 
-    They hold with Proxmox's firewall and without it. Programs in the container itself are not limited.
+    They hold with Proxmox's firewall and without it. Programs in the container itself are not limited. If they cannot
+    be loaded, the rest of the container is deployed all the same.
     """
     ports = {
         ui.endpoint.port: sorted(
@@ -36,4 +38,4 @@ def closed_web_ports(context: ServiceContext) -> Iterator[Step]:
     yield Packages(["nftables"])
     yield rules
     yield unit
-    yield SystemdUnit(UNIT, triggered_by=[rules, unit], settle=0)
+    yield SystemdUnit(UNIT, triggered_by=[rules, unit], settle=0, part=_PART)

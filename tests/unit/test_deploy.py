@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
+from homelab.certificates import Names
 from homelab.cli import app
 from homelab.cli.global_options import settings
 from homelab.commands.deploy import deploy
@@ -24,8 +25,9 @@ from homelab.paths import bundled_path
 from homelab.progress import JsonProgress, Progress, TerminalProgress
 from homelab.runtime import convergence
 from homelab.runtime.convergence import HostReport
+from homelab.secrets import FileSecretStore
 from homelab.steps import Command, File, WaitFor
-from tests.support import LocalHost, make_session, owner_of_new_files
+from tests.support import FixedSecretStore, LocalHost, make_session, owner_of_new_files
 
 
 @dataclass
@@ -73,6 +75,26 @@ def two(folder: Path) -> Callable[[ServiceContext], Sequence[Step]]:
         WaitFor("the service is up", f"test -e {folder}/s", "postgres-data", early=True),
     ]
     return lambda context: steps
+
+
+def test_other_names_of_the_ca_are_reported(run: Deploy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = FileSecretStore(tmp_path / "secrets")
+    monkeypatch.setattr(FixedSecretStore, "known_authority", lambda _: store.known_authority())
+
+    def notes(*hosts: str) -> str:
+        """Deploy steps that use the CA for these names, and return the notes."""
+
+        def steps(context: ServiceContext) -> Sequence[Step]:
+            store.authority("home", Names(hosts, ()))
+            return ()
+
+        output = io.StringIO()
+        run(steps, JsonProgress(output))
+        return output.getvalue()
+
+    assert "CA" not in notes("postgres-data") + notes("postgres-data")
+    found = notes("home.example", "postgres-data")
+    assert "its new certificate is for home.example, postgres-data; install it again" in found
 
 
 def test_report_has_changed_and_unchanged_steps(run: Deploy, tmp_path: Path) -> None:
