@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 # Names of the secrets that homelab generates.
-_OWN_SECRETS = re.compile(r"(postgres|airflow|grafana|gateway|superset)-|stamps$")
+_OWN_SECRETS = re.compile(r"(postgres|airflow|grafana|gateway|redis|superset)-|stamps$")
 
 
 class SecretStore(Protocol):
@@ -216,6 +216,8 @@ class Service(ABC):
     reads_published: ClassVar[bool] = False  # True: it reads the published file of every pipeline
     reads_metrics: ClassVar[bool] = False  # True: it is a client of every endpoint with metrics
     publishes_web_uis: ClassVar[bool] = False  # True: it is the only client of every web UI, which it serves to the LAN
+    starts_pipelines: ClassVar[bool] = False  # True: its container starts the pipelines' commands with Airflow's key
+    spreads: ClassVar[bool] = False  # True: Proxmox nodes share its containers, if they have no `node:`
 
     instance: str = ""  # `photos` for `file_share@photos`; part of the names of its units, files and users
 
@@ -242,6 +244,15 @@ class Service(ABC):
         """
         return {}
 
+    def combination_errors(
+        self, services: Mapping[str, Sequence[Service]], neighbours: Collection[str]
+    ) -> Iterable[tuple[Sequence[str | int], str]]:
+        """Return the errors of its options together with all `services` by name, as `option_errors`; none by default.
+
+        `neighbours` are the names of the other services of its container.
+        """
+        return ()
+
     def database_grants(self) -> Sequence[DatabaseGrant]:
         """Return its database grants; none by default."""
         return ()
@@ -264,6 +275,10 @@ class Service(ABC):
     def proxmox_tokens(self) -> Sequence[ProxmoxToken]:
         """Return the API tokens of Proxmox that it uses, which `homelab doctor` checks; none by default."""
         return ()
+
+    def stop_seconds(self) -> int:
+        """Return the seconds that its container needs for a shutdown; 0 for Proxmox's default."""
+        return 0
 
     def data_folders(self) -> Sequence[str]:
         """Return the folders with its data, which stay until `homelab prune`; none by default."""
