@@ -200,11 +200,18 @@ def test_pins_are_stored_completed_and_removed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("password", ["plain", "a@b", "a:b", "100%", "a/b", "ä"])
 def test_database_url_has_the_same_password(password: str) -> None:
-    values: dict[str, Any] = {"password": password, "postgres": "127.0.0.1"}
+    values: dict[str, Any] = {"password": password, "postgres": "127.0.0.1", "worker": False, "celery": {}}
     superset = render("superset/secrets.env.j2", key="k", **values).decode()
     options = {"version": "3.3"}
     airflow = render(
-        "airflow/secrets.env.j2", options=options, fernet="f", secret_key="s", jwt_secret="j", **values
+        "airflow/secrets.env.j2",
+        options=options,
+        fernet="f",
+        secret_key="s",
+        jwt_secret="j",
+        worker=False,
+        celery={},
+        **values,
     ).decode()
     for text, name in ((superset, "HOMELAB_METADATA"), (airflow, "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN")):
         (word,) = [shlex.split(line)[0] for line in text.splitlines() if line.startswith(f"{name}=")]
