@@ -15,14 +15,21 @@ T = TypeVar("T")
 
 
 def check_declarations(section: Section, services: Mapping[str, Service], distribution: Distribution | None) -> None:
-    """Add a problem for each option that the distribution does not support, and for declarations that fail."""
+    """Add a problem for services and options that the distribution does not support, and for declarations that fail."""
     for name, service in services.items():
         _declared(section, name, service.database_grants)
         for keys, error in _declared(section, name, service.option_errors):
             section.problem(error, "services", name, *keys)
         if distribution:
+            if service.newest_python and distribution.python > service.newest_python:
+                section.problem(_python_too_new(service.newest_python, distribution), "services", name)
             for option, error in _declared(section, name, service.unsupported_options, distribution):
                 section.problem(error, "services", name, option)
+
+
+def _python_too_new(newest: tuple[int, int], distribution: Distribution) -> str:
+    found, supported = (".".join(map(str, version)) for version in (distribution.python, newest))
+    return f"runs on Python up to {supported}, and {distribution.alias} has {found}: use another template"
 
 
 def check_ports(section: Section, services: Mapping[str, Service]) -> None:

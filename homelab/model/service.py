@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from homelab.certificates import Authority, Names
 
 
-_OWN_SECRETS = re.compile(r"(postgres|airflow|grafana|gateway)-|stamps$")  # names of the secrets that homelab generates
+# Names of the secrets that homelab generates.
+_OWN_SECRETS = re.compile(r"(postgres|airflow|grafana|gateway|superset)-|stamps$")
 
 
 class SecretStore(Protocol):
@@ -211,6 +212,8 @@ class Service(ABC):
     minimum_memory: ClassVar[int] = 0  # MiB, which its container needs for it
     many: ClassVar[bool] = False  # True: several containers may have it
     instances: ClassVar[bool] = False  # True: a container may have several, such as `file_share@photos`
+    newest_python: ClassVar[tuple[int, int] | None] = None  # of the distributions on which it runs; None: all of them
+    reads_published: ClassVar[bool] = False  # True: it reads the published file of every pipeline
     reads_metrics: ClassVar[bool] = False  # True: it is a client of every endpoint with metrics
     publishes_web_uis: ClassVar[bool] = False  # True: it is the only client of every web UI, which it serves to the LAN
 

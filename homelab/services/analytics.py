@@ -14,6 +14,7 @@ from homelab.pipelines.container_steps import Limits
 from homelab.pipelines.layout import EXTENSIONS, FOLDER, SHARED_SCRIPTS, SHARED_VENV, Layout
 from homelab.pipelines.pipeline_metrics import labelled
 from homelab.services.pipeline_platform import platform_steps, shared_venv
+from homelab.services.publications import PUSHER, push_publications
 from homelab.steps import Command
 
 # Compiled files would be foreign files in the tree of scripts: hence -B.
@@ -47,8 +48,8 @@ class Analytics(Service):
         return {f"pipeline-{name}": labelled(name, command) for name, command in found.items()}
 
     def data_folders(self) -> Sequence[str]:
-        """Return the folder of the pipelines, with their warehouses and published marts."""
-        return (FOLDER,)
+        """Return the folder of the pipelines, with their warehouses and published marts, and that of the pushes."""
+        return (FOLDER, PUSHER)
 
     def units(self) -> Sequence[str]:
         """Return none: Airflow starts each run."""
@@ -64,7 +65,8 @@ class Analytics(Service):
             triggered_by=[venv],
             makes=[ManagedResource("made", EXTENSIONS)],
         )
-        return platform_steps(context, venv, Limits(self.memory_limit, self.threads), [extension])
+        platform = platform_steps(context, venv, Limits(self.memory_limit, self.threads), [extension])
+        return (*platform, *push_publications(context))
 
     def health_probes(self) -> Sequence[str]:
         """Return the commands that find dbt and DuckDB's extension; each pipeline has a health of its own."""

@@ -29,6 +29,7 @@ from homelab.services.postgres import Postgres
 from homelab.services.postgres_exporter import PostgresExporter
 from homelab.services.prometheus import Prometheus
 from homelab.services.pve_exporter import PveExporter
+from homelab.services.superset import Superset
 from homelab.steps import FinishUpgrade, PrepareUpgrade
 from homelab.testing import ServiceContract
 from tests.support import observability
@@ -138,6 +139,23 @@ class TestGrafana(ServiceContract):
 
 class TestWebGateway(ServiceContract):
     service = WebGateway
+
+
+class TestSuperset(ServiceContract):
+    service = Superset
+    distributions: ClassVar = ("ubuntu-24.04", "debian-12")  # Superset does not run on Python 3.13
+
+
+class TestSupersetNextToThePipelines(TestSuperset):
+    overlay: ClassVar = {"containers": {"tested": None, "analytics-platform": {"services": {"superset": {}}}}}
+
+
+class TestAnalyticsWithSuperset(ServiceContract):
+    service = Analytics
+    distributions: ClassVar = ("ubuntu-24.04", "debian-12")
+    overlay: ClassVar = {
+        "containers": {"box": {"vmid": 198, "ip": ".198", "cores": 1, "memory": 1024, "services": {"superset": {}}}}
+    }
 
 
 class TestPveExporter(ServiceContract):

@@ -62,7 +62,9 @@ def test_pg_hba_names_each_address_and_rejects_the_rest() -> None:
 def test_shell_reads_quoted_values_unchanged(value: str) -> None:
     import subprocess
 
-    text = render("airflow/database.env.j2", postgres="127.0.0.1", password=value, ca_file="/ca").decode()
+    text = render(
+        "postgres/client.env.j2", postgres="127.0.0.1", database="d", role="r", password=value, ca_file="/ca"
+    ).decode()
     shown = subprocess.run(["sh", "-c", text + '\nprintf %s "$PGPASSWORD"'], capture_output=True, check=True)
     assert shown.stdout.decode() == value
 
