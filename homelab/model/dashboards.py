@@ -51,7 +51,10 @@ _DERIVED_FILTER = frozenset({"chartsInScope", "tabsInScope"})
 
 
 def connection_uuid(pipeline: str) -> str:
-    """Return the uuid of Superset's connection to the published tables of a pipeline."""
+    """Return the uuid of Superset's connection to the published file of a pipeline: the same in each lab.
+
+    So a dataset in a file can name its connection before Superset has it.
+    """
     return str(uuid.uuid5(_CONNECTIONS, pipeline))
 
 

@@ -16,7 +16,9 @@ _WIDTH = 120
 _LEFT_OUT: Mapping[Kind, Mapping[str, Any]] = {
     "dataset": {
         "schema": MAIN,
-        **dict.fromkeys(("description", "sql", "main_dttm_col", "default_endpoint", "cache_timeout", "params", "extra")),
+        **dict.fromkeys(
+            ("description", "sql", "main_dttm_col", "default_endpoint", "cache_timeout", "params", "extra")
+        ),
         **dict.fromkeys(("template_params", "fetch_values_predicate")),
         **{"offset": 0, "filter_select_enabled": True, "normalize_columns": False, "always_filter_main_dttm": False},
         **{"columns": [], "metrics": []},
@@ -74,7 +76,7 @@ def tar_of(assets: Iterable[DashboardAsset]) -> bytes:
 
 
 def to_import(asset: DashboardAsset, pipeline: str) -> Mapping[str, Any]:
-    """Return the content with every value that the canonical form leaves out: Superset keeps the present one of others."""
+    """Return the content with all values that the canonical form leaves out: of others, Superset keeps the present."""
     content = {"version": _VERSION, **_LEFT_OUT[asset.kind], **asset.content}
     if asset.kind == "dataset":
         return {

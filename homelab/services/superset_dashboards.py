@@ -17,11 +17,16 @@ from homelab.errors import HomelabError
 from homelab.host import UNREADABLE, CommandFailed, Host, Result, check, expected_format
 from homelab.model import Pending, Pipeline, Step
 from homelab.model.dashboards import KINDS, DashboardAsset, Kind, canonical, connection_uuid
+from homelab.paths import bundled_path
 from homelab.pipelines.dashboard_files import tar_of, to_import
-from homelab.steps import remote_paths
+from homelab.render import render
+from homelab.sandbox import Sandbox
+from homelab.services.superset_metadata import in_metadata
+from homelab.steps import File, remote_paths
 from homelab.steps.postgres_objects import literal
 from homelab.steps.queries import NO_CONNECTION, Query
 
+PROGRAM = "/usr/local/sbin/homelab-superset-dashboards"
 _MARK = "homelab: "  # at the beginning of the comment, before the JSON
 _REFUSED = 3  # exit status of the program for content that Superset does not accept
 _TIMEOUT = 1200.0  # seconds; a start of Superset takes half a minute, and minutes under load
@@ -67,8 +72,8 @@ class SupersetAccess:
     program: str
     user: str = "admin"
 
-    def ask(self, host: Host, action: str, request: Mapping[str, Any], text: str) -> Mapping[str, Any]:
-        """Run the program with a request; return its answer. `text` is the action in an error. Raises HomelabError."""
+    def run(self, host: Host, action: str, request: Mapping[str, Any], text: str) -> Result:
+        """Run the program with a request. `text` is the action in an error. Raises HomelabError."""
         stdin = json.dumps({"action": action, "user": self.user, **request}).encode()
         result = host.run(self.program, stdin=stdin, timeout=_TIMEOUT)
         if result.status == _REFUSED:
@@ -79,14 +84,13 @@ class SupersetAccess:
             )
         if not result.ok:
             raise CommandFailed(host.name, result, text)
-        with expected_format(host.name, text):
-            answer: dict[str, Any] = json.loads(result.text.splitlines()[-1])
-            return answer
+        return result
 
     def export(self, host: Host, action: str, text: str, **request: Any) -> DashboardExport:
         """Return assets in their canonical form. Raises HomelabError for an answer in another format."""
-        answer = self.ask(host, action, request, text)
+        result = self.run(host, action, request, text)
         with expected_format(host.name, text):
+            answer = json.loads(result.text.splitlines()[-1])
             assets = [DashboardAsset(_kind(each), canonical(_kind(each), each["content"])) for each in answer["assets"]]
             left_out = {str(title): str(reason) for title, reason in answer.get("left_out", {}).items()}
             return DashboardExport(sorted(assets, key=lambda each: (KINDS.index(each.kind), each.uuid)), left_out)
@@ -106,7 +110,7 @@ def _kind(asset: Mapping[str, Any]) -> Kind:
 
 def superset_access() -> SupersetAccess:
     """Return the access to Superset on its container."""
-    return SupersetAccess(in_metadata, argv(SANDBOX.program, f"{VENV}/bin/python", "-B", PROGRAM))
+    return SupersetAccess(in_metadata, PROGRAM)
 
 
 def records_query(access: SupersetAccess) -> Query:
@@ -114,16 +118,26 @@ def records_query(access: SupersetAccess) -> Query:
     return access.query(f"select {_RECORDS}")
 
 
-def import_steps(pipelines: Sequence[Pipeline], access: SupersetAccess, after: Sequence[Step]) -> Iterator[Step]:
-    """Yield the step of each pipeline with dashboards, and the one that removes those of all other pipelines.
+def program_steps(sandbox: Sandbox, folder: str, venv: str) -> Sequence[Step]:
+    """Return the steps that install the program of dashboards, in the folder and the venv of Superset."""
+    script = f"{folder}/dashboards.py"
+    return (
+        File(script, bundled_path("templates/superset/dashboards.py").read_bytes()),
+        File(PROGRAM, render("superset/dashboards.j2", sandbox=sandbox, venv=venv, script=script), mode=0o700),
+    )
 
-    `after` are the steps that make Superset's tables and connections.
-    """
-    found = [each for each in pipelines if each.dashboards]
-    for pipeline in found:
-        part = f"the dashboards of {pipeline.name}"
-        yield Dashboards(access, pipeline.name, pipeline.dashboards, triggered_by=after, part=part)
-    yield Dashboards(access, others=[each.name for each in found], part="the dashboards of removed pipelines")
+
+def removal_step(pipelines: Sequence[Pipeline]) -> Step:
+    """Return the step that removes the dashboards of all other pipelines, whose connections are removed after it."""
+    names = [each.name for each in pipelines if each.dashboards]
+    return Dashboards(superset_access(), others=names, part="the dashboards of removed pipelines")
+
+
+def import_steps(pipelines: Sequence[Pipeline]) -> Iterator[Step]:
+    """Yield the step of each pipeline with dashboards; a failure skips only this step."""
+    for each in pipelines:
+        if each.dashboards:
+            yield Dashboards(superset_access(), each.name, each.dashboards, part=f"the dashboards of {each.name}")
 
 
 @dataclass(frozen=True)
@@ -169,7 +183,6 @@ class Dashboards(Step):
     pipeline: str = ""
     assets: Sequence[DashboardAsset] = ()
     others: Sequence[str] = ()
-    triggered_by: Sequence[Step] = ()
     part: str = ""
 
     @property
@@ -239,7 +252,7 @@ class Dashboards(Step):
             "remove": [(each.kind, each.uuid) for each in differences if each.verb == "remove"],
             "record": self._record(),
         }
-        self.access.ask(host, "import", request, f"import the {self.title}")
+        self.access.run(host, "import", request, f"import the {self.title}")
 
     def _record(self) -> str:
         """Return the query of the statement that records the assets, after their import."""

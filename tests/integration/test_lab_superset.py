@@ -14,8 +14,9 @@ import requests
 from homelab.commands.open_ import web_address
 from homelab.commands.pipeline_new import new_pipeline
 from homelab.lab import Lab
+from homelab.model.dashboards import connection_uuid
 from homelab.runtime.lab_report import report_lab
-from homelab.services.superset_metadata import ADMIN, VIEWER, connection_uuid
+from homelab.services.superset_metadata import ADMIN, VIEWER
 from tests.integration.lab_fixture import LabFixture, changes, in_a_lab, lab_with, until
 
 LAB = Lab("dashboards", IPv4Network("10.99.2.16/28"), "hl-dash", 18196, 8279)
