@@ -17,6 +17,7 @@ from homelab.sandbox import Sandbox
 from homelab.services.lab_certificates import CA_FILE
 from homelab.services.monitoring import SETTINGS, Daemon, DaemonService
 from homelab.services.publications import receive_publications
+from homelab.services.superset_cleanup import TIMER, cleanup
 from homelab.services.superset_dashboards import import_steps, program_steps, removal_step
 from homelab.services.superset_metadata import (
     ADMIN,
@@ -71,6 +72,10 @@ class Superset(DaemonService):
             Endpoint(name="ssh", port=SSH_PORT, description="SSH", audience="publisher"),
         )
 
+    def units(self) -> Sequence[str]:
+        """Return the unit of the program, and the timer that removes old entries of its log."""
+        return (UNIT, TIMER)
+
     def data_folders(self) -> Sequence[str]:
         """Return the folder of the program, and that of the copies of published files."""
         return (*_DAEMON.sandbox.writable, COPIES)
@@ -113,6 +118,7 @@ class Superset(DaemonService):
             accounts(context, sandbox, f"{_VENV}/bin/python", script, migrated),
             unit,
             SystemdUnit(UNIT, triggered_by=[venv, *settings, migrated, unit]),
+            *cleanup(sandbox),
             WaitFor("Superset answers", _DAEMON.request("/health"), context.container.name, context.failed, _DEADLINE),
             *import_steps(context.inventory.pipelines),
         )

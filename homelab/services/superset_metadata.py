@@ -26,7 +26,7 @@ DATABASE, ROLE = "superset_metadata", "superset"
 CLI = "/usr/local/sbin/homelab-superset"  # Superset's command line, as its user and with its limits
 ADMIN, VIEWER = "superset-admin", "superset-viewer"  # the secrets with the passwords
 UNIT = "superset.service"
-_CLIENT = f"{SETTINGS}/superset-database.env"
+CLIENT = f"{SETTINGS}/superset-database.env"  # the environment of psql
 _STAMP = "/var/lib/homelab/superset"
 # A query in a chart or in SQL Lab can read this file only, and never fills the memory of the container.
 _EXTRA = {
@@ -77,12 +77,12 @@ def database_file(context: ServiceContext) -> File:
         password=database_password(context).reveal(),
         ca_file=CA_FILE,
     )
-    return File(_CLIENT, content, mode=0o600, secret=True)
+    return File(CLIENT, content, mode=0o600, secret=True)
 
 
 def in_metadata(sql: str) -> Query:
     """Return shell text that runs SQL in the metadata database."""
-    return Query(psql_with(_CLIENT), DATABASE, sql)
+    return Query(psql_with(CLIENT), DATABASE, sql)
 
 
 def migration(venv: Venv) -> Step:

@@ -586,7 +586,7 @@ def test_comments_of_the_shipped_inventory_are_valid(tmp_path: Path) -> None:
     }
     (tmp_path / "dags").mkdir()
     inventory, plain = read(tmp_path, opened(text)), read(tmp_path, text)
-    *containers, observability, ingestion = inventory.containers
+    *containers, observability, dashboards, ingestion = inventory.containers
     assert list(observability.services) == [
         "prometheus",
         "alertmanager",
@@ -598,6 +598,7 @@ def test_comments_of_the_shipped_inventory_are_valid(tmp_path: Path) -> None:
         "node_exporter",
         "postgres_exporter",
     ]
+    assert list(dashboards.services) == ["superset"]
     assert list(ingestion.services) == ["ingestion"]
     assert inventory.alerts.receivers == ("email", "slack", "webhook", "url-1")
     inventory = replace(inventory, containers=tuple(containers))
