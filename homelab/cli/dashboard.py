@@ -24,19 +24,20 @@ def export(pipeline: PipelineArgument = None, yes: Yes = False, as_json: Json = 
 
     Example:  homelab dashboard export weather
     """
-    from homelab.commands.dashboard_export import find_changes
+    from homelab.commands.dashboard_export import prepare_export
 
-    found = find_changes(settings.session(), pipeline)
-    lines = [str(each) for each in found.changes]
-    if found.overwrites and not confirm_lines(f"Write these files to {found.folder}?", yes)(lines):
+    session = settings.session()
+    prepared = prepare_export(session, pipeline)
+    folder, lines = prepared.changes.folder, [str(each) for each in prepared.changes.changes]
+    if prepared.overwrites and not confirm_lines(f"Write these files to {folder}?", yes)(lines):
         raise typer.Exit(1)
-    found.write()
+    outcome = prepared.write(session)
 
     def text() -> None:
         for line in lines:
             echo(line)
-        for title, reason in found.left_out.items():
+        for title, reason in outcome.left_out.items():
             echo(f"left out: {title}: {reason}")
-        echo(f"{found.folder}: {len(lines)} files changed, {found.unchanged} unchanged")
+        echo(f"{folder}: {len(lines)} files changed, {outcome.unchanged} unchanged")
 
-    print_result(found, as_json, text)
+    print_result(outcome, as_json, text)

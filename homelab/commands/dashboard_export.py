@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +14,20 @@ from homelab.model import Pipeline
 from homelab.model.dashboards import FOLDER, DashboardAsset, connection_uuid
 from homelab.pipelines.dashboard_files import file_name, file_text
 from homelab.runtime.session import Session
-from homelab.services.superset_dashboards import records_query, superset_access
+from homelab.services.superset_dashboards import record, records_query, superset_access
 
 
 @dataclass(frozen=True, slots=True)
 class FileChange:
-    """A file that the export writes or removes.
+    """A file that the export adds, changes or removes.
 
     `edited_here` is True if the present file is not the one that was deployed.
     """
 
     path: str
     asset: str
-    action: str  # add, change, remove
+    action: str
     edited_here: bool = False
-    text: str = field(default="", repr=False)
 
     def __str__(self) -> str:
         warning = "; the file was changed here after the last deploy" if self.edited_here else ""
@@ -44,30 +43,42 @@ class DashboardChanges:
     unchanged: int
     left_out: Mapping[str, str]
 
+
+@dataclass(frozen=True, slots=True)
+class PreparedExport:
+    """The changes of a pipeline's folder, and the assets in Superset by the paths of their files."""
+
+    pipeline: str
+    changes: DashboardChanges
+    assets: Mapping[str, DashboardAsset]
+
     @property
     def overwrites(self) -> bool:
         """True if a present file is changed or removed."""
-        return any(each.action != "add" for each in self.changes)
+        return any(each.action != "add" for each in self.changes.changes)
 
-    def write(self) -> None:
-        """Write and remove the files. Raises HomelabError if the folder cannot be written."""
+    def write(self, session: Session) -> DashboardChanges:
+        """Write and remove the files, and record that. Raises HomelabError if the folder cannot be written."""
         try:
-            for each in self.changes:
-                path = Path(self.folder) / each.path
+            for each in self.changes.changes:
+                path = Path(self.changes.folder) / each.path
                 if each.action == "remove":
                     path.unlink(missing_ok=True)
                 else:
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    path.write_text(each.text, encoding="utf-8")
+                    path.write_text(file_text(self.assets[each.path]), encoding="utf-8")
         except OSError as error:
             raise HomelabError(
-                f"Cannot write the dashboards to {self.folder}: {error.strerror}",
+                f"Cannot write the dashboards to {self.changes.folder}: {error.strerror}",
                 str(error.filename or ""),
                 "Correct the permissions of the folder, then run the same command again.",
             ) from error
+        with session.connect_to("superset") as host:
+            record(host, self.pipeline, list(self.assets.values()))
+        return self.changes
 
 
-def find_changes(session: Session, name: str | None) -> DashboardChanges:
+def prepare_export(session: Session, name: str | None) -> PreparedExport:
     """Compare the dashboards in Superset with the files of a pipeline; change nothing.
 
     Raises InputError for a missing service, and for the built-in weather, whose folder is homelab's.
@@ -87,10 +98,14 @@ def find_changes(session: Session, name: str | None) -> DashboardChanges:
             database=connection_uuid(pipeline.name),
             known=[(each.kind, each.uuid) for each in pipeline.dashboards],
         )
-    changes = [*_written(pipeline, found.assets, records), *_removed(pipeline, found.assets, records)]
-    kept = {each.uuid for each in pipeline.dashboards}
-    unchanged = len(kept) - sum(each.action != "add" for each in changes)
-    return DashboardChanges(str(pipeline.folder / FOLDER), changes, unchanged, found.left_out)
+    paths = {each.uuid: each.path for each in pipeline.dashboards}
+    for asset in found.assets:
+        paths.setdefault(asset.uuid, file_name(asset, paths.values()))
+    assets = {paths[each.uuid]: each for each in found.assets}
+    changes = _changes(pipeline, assets, records)
+    unchanged = len(pipeline.dashboards) - sum(each.action != "add" for each in changes)
+    folder = str(pipeline.folder / FOLDER)
+    return PreparedExport(pipeline.name, DashboardChanges(folder, changes, unchanged, found.left_out), assets)
 
 
 def _require_own_folder(pipeline: Pipeline, folder: Path) -> None:
@@ -104,30 +119,22 @@ def _require_own_folder(pipeline: Pipeline, folder: Path) -> None:
         )
 
 
-def _written(pipeline: Pipeline, assets: Sequence[DashboardAsset], records: Mapping[str, Any]) -> Sequence[FileChange]:
-    present = {each.uuid: each for each in pipeline.dashboards}
-    taken = {each.path for each in pipeline.dashboards}
+def _changes(
+    pipeline: Pipeline, assets: Mapping[str, DashboardAsset], records: Mapping[str, Any]
+) -> Sequence[FileChange]:
+    """Return the changes of the files; a file that was never deployed stays if Superset does not have its asset."""
+    present = {each.path: each for each in pipeline.dashboards}
     changes = []
-    for asset in assets:
-        old = present.get(asset.uuid)
+    for path, asset in assets.items():
+        old = present.get(path)
         if old is None:
-            path = file_name(asset, taken)
-            taken.add(path)
-            changes.append(FileChange(path, str(asset), "add", text=file_text(asset)))
+            changes.append(FileChange(path, str(asset), "add"))
         elif old.digest != asset.digest:
-            edited = _edited_here(old, records)
-            changes.append(FileChange(old.path, str(asset), "change", edited, file_text(asset)))
+            changes.append(FileChange(path, str(asset), "change", _edited_here(old, records)))
+    for path, asset in present.items():
+        if path not in assets and asset.uuid in records:
+            changes.append(FileChange(path, str(asset), "remove", _edited_here(asset, records)))
     return changes
-
-
-def _removed(pipeline: Pipeline, assets: Sequence[DashboardAsset], records: Mapping[str, Any]) -> Sequence[FileChange]:
-    """Return the removals of files whose asset was deleted in Superset; a file that was never deployed stays."""
-    found = {each.uuid for each in assets}
-    return [
-        FileChange(each.path, str(each), "remove", _edited_here(each, records))
-        for each in pipeline.dashboards
-        if each.uuid in records and each.uuid not in found
-    ]
 
 
 def _edited_here(asset: DashboardAsset, records: Mapping[str, Any]) -> bool:

@@ -23,7 +23,7 @@ from homelab.render import render
 from homelab.sandbox import Sandbox
 from homelab.services.superset_metadata import in_metadata
 from homelab.steps import File, remote_paths
-from homelab.steps.postgres_objects import literal
+from homelab.steps.postgres_objects import literal, run_sql
 from homelab.steps.queries import NO_CONNECTION, Query
 
 PROGRAM = "/usr/local/sbin/homelab-superset-dashboards"
@@ -116,6 +116,26 @@ def superset_access() -> SupersetAccess:
 def records_query(access: SupersetAccess) -> Query:
     """Return shell text that prints the records of all pipelines as JSON."""
     return access.query(f"select {_RECORDS}")
+
+
+def record_query(pipeline: str, assets: Sequence[DashboardAsset]) -> str:
+    """Return the query of the statement that records the assets of a pipeline with their present rows."""
+    files = json.dumps({asset.uuid: asset.digest for asset in assets})
+    rows = (
+        "select jsonb_object_agg(uuid, jsonb_build_object('kind', kind, 'title', title, 'rows', hash, 'file', file)) "
+        f"from ({_HASHES}) as found join jsonb_each_text({literal(files)}) as each (uuid, file) using (uuid)"
+    )
+    return _comment(f"{_RECORDS} || jsonb_build_object({literal(pipeline)}, coalesce(({rows}), '{{}}'))")
+
+
+def _comment(records: str) -> str:
+    return f"select format('comment on table dashboards is %L', '{_MARK}' || coalesce({records}, '{{}}')::text)"
+
+
+def record(host: Host, pipeline: str, assets: Sequence[DashboardAsset]) -> None:
+    """Record that the files of a pipeline hold the present rows of the assets, so that a deploy changes nothing."""
+    query = in_metadata(record_query(pipeline, assets))
+    run_sql(host, query.psql, query.database, f"{query.sql} \\gexec\n", f"record the dashboards of {pipeline}")
 
 
 def program_steps(sandbox: Sandbox, folder: str, venv: str) -> Sequence[Step]:
@@ -257,17 +277,9 @@ class Dashboards(Step):
     def _record(self) -> str:
         """Return the query of the statement that records the assets, after their import."""
         if self.pipeline:
-            files = json.dumps({asset.uuid: asset.digest for asset in self.assets})
-            rows = (
-                "select jsonb_object_agg(uuid, jsonb_build_object('kind', kind, 'title', title, 'rows', hash, 'file', "
-                f"file)) from ({_HASHES}) as found join jsonb_each_text({literal(files)}) as each (uuid, file) "
-                "using (uuid)"
-            )
-            records = f"{_RECORDS} || jsonb_build_object({literal(self.pipeline)}, ({rows}))"
-        else:
-            kept = ", ".join(["null", *map(literal, self.others)])
-            records = f"(select jsonb_object_agg(key, value) from jsonb_each({_RECORDS}) where key in ({kept}))"
-        return f"select format('comment on table dashboards is %L', '{_MARK}' || coalesce({records}, '{{}}')::text)"
+            return record_query(self.pipeline, self.assets)
+        kept = ", ".join(["null", *map(literal, self.others)])
+        return _comment(f"(select jsonb_object_agg(key, value) from jsonb_each({_RECORDS}) where key in ({kept}))")
 
     def _keep(self, host: Host, foreign: Sequence[tuple[Kind, str]]) -> None:
         """Write a copy of assets into the container, in the form of files of `dashboards/`."""
