@@ -14,11 +14,11 @@ from homelab.errors import InputError
 from homelab.host import Result
 from homelab.inventory import load
 from homelab.model import Inventory, Secret, ServiceContext, Step
+from homelab.model.dashboards import connection_uuid
 from homelab.model.firewall import desired_firewall
 from homelab.paths import bundled_path
 from homelab.runtime.convergence import steps_of
 from homelab.services.superset import Superset
-from homelab.services.superset_metadata import connection_uuid
 from homelab.steps import Command, Directory, File, Group, SystemdUnit
 from tests.support import FixedSecretStore
 
