@@ -204,14 +204,7 @@ def test_database_url_has_the_same_password(password: str) -> None:
     superset = render("superset/secrets.env.j2", key="k", **values).decode()
     options = {"version": "3.3"}
     airflow = render(
-        "airflow/secrets.env.j2",
-        options=options,
-        fernet="f",
-        secret_key="s",
-        jwt_secret="j",
-        worker=False,
-        celery={},
-        **values,
+        "airflow/secrets.env.j2", options=options, fernet="f", secret_key="s", jwt_secret="j", **values
     ).decode()
     for text, name in ((superset, "HOMELAB_METADATA"), (airflow, "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN")):
         (word,) = [shlex.split(line)[0] for line in text.splitlines() if line.startswith(f"{name}=")]
