@@ -59,6 +59,9 @@ class SecretStore(Protocol):
         Raises InputError if it is damaged.
         """
 
+    def preview(self) -> SecretStore:
+        """Return a store for a preview of changes, which saves no new certificate of the CA."""
+
     def known_authority(self) -> Authority | None:
         """Return the lab's CA, or None if there is none yet. Raises InputError if it is damaged."""
 
@@ -236,10 +239,7 @@ class Service(ABC):
         return ""
 
     def web_pages(self, inventory: Inventory) -> Mapping[str, str]:
-        """Return the pages of its web UI that the start page links, instead of its root: paths by title.
-
-        None by default.
-        """
+        """Return the pages that the start page links, instead of the web UI's root: paths by title; none by default."""
         return {}
 
     def database_grants(self) -> Sequence[DatabaseGrant]:
