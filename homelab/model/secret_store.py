@@ -49,6 +49,9 @@ class SecretStore(Protocol):
         Raises InputError if it is damaged.
         """
 
+    def preview(self) -> SecretStore:
+        """Return a store for a preview of changes, which saves no new certificate of the CA."""
+
     def known_authority(self) -> Authority | None:
         """Return the lab's CA, or None if there is none yet. Raises InputError if it is damaged."""
 

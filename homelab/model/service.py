@@ -172,10 +172,7 @@ class Service(ABC):
         return ""
 
     def web_pages(self, inventory: Inventory) -> Mapping[str, str]:
-        """Return the pages of its web UI that the start page links, instead of its root: paths by title.
-
-        None by default.
-        """
+        """Return the pages that the start page links, instead of the web UI's root: paths by title; none by default."""
         return {}
 
     def combination_errors(

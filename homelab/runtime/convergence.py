@@ -55,6 +55,8 @@ def converge_containers(
     rollback is not possible, or a file of the lab's state folder is damaged.
     """
     session.require_intact_state()
+    if dry_run:
+        session = replace(session, secrets=session.secrets.preview())
     session = session.on(locate(session.inventory))
     names = [container.name for container in containers]
     containers = [container for container in session.inventory.containers if container.name in names]
