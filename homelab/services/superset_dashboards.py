@@ -7,6 +7,7 @@ its rows after the import. So a plan finds an edit in the browser by SQL, withou
 from __future__ import annotations
 
 import json
+import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -91,7 +92,7 @@ class SupersetAccess:
         result = self.run(host, action, request, text)
         with expected_format(host.name, text):
             answer = json.loads(result.text.splitlines()[-1])
-            assets = [DashboardAsset(_kind(each), canonical(_kind(each), each["content"])) for each in answer["assets"]]
+            assets = list(map(_asset, answer["assets"]))
             left_out = {str(title): str(reason) for title, reason in answer.get("left_out", {}).items()}
             return DashboardExport(sorted(assets, key=lambda each: (KINDS.index(each.kind), each.uuid)), left_out)
 
@@ -102,6 +103,12 @@ class DashboardExport:
 
     assets: Sequence[DashboardAsset]
     left_out: Mapping[str, str]
+
+
+def _asset(exported: Mapping[str, Any]) -> DashboardAsset:
+    asset = DashboardAsset(_kind(exported), canonical(_kind(exported), exported["content"]))
+    uuid.UUID(asset.uuid)
+    return asset
 
 
 def _kind(asset: Mapping[str, Any]) -> Kind:
@@ -179,20 +186,19 @@ def _differences(
 ) -> Iterator[_Difference]:
     """Yield the differences, removals last; `records` and `present` have the recorded and present rows by uuid."""
 
-    def foreign(uuid: str) -> bool:
-        return uuid in present and (uuid not in records or records[uuid]["rows"] != present[uuid]["hash"])
+    def foreign(name: str) -> bool:
+        return name in present and (name not in records or records[name]["rows"] != present[name]["hash"])
 
     for asset in wanted:
-        uuid = asset.uuid
-        if uuid not in present:
-            yield _Difference("add", asset.kind, uuid, asset.title, False)
-        elif foreign(uuid) or records[uuid]["file"] != asset.digest:
-            yield _Difference("change", asset.kind, uuid, asset.title, foreign(uuid))
+        if asset.uuid not in present:
+            yield _Difference("add", asset.kind, asset.uuid, asset.title, False)
+        elif foreign(asset.uuid) or records[asset.uuid]["file"] != asset.digest:
+            yield _Difference("change", asset.kind, asset.uuid, asset.title, foreign(asset.uuid))
     names = {asset.uuid for asset in wanted}
     # A dashboard before its charts, and a chart before its dataset.
-    for uuid, record in sorted(records.items(), key=lambda each: -KINDS.index(each[1]["kind"])):
-        if uuid not in names:
-            yield _Difference("remove", _kind(record), uuid, str(record["title"]), foreign(uuid))
+    for name, found in sorted(records.items(), key=lambda each: -KINDS.index(each[1]["kind"])):
+        if name not in names:
+            yield _Difference("remove", _kind(found), name, str(found["title"]), foreign(name))
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,7 +258,7 @@ class Dashboards(Step):
         found = json.loads(answer.text) if answer.ok and answer.text else {}
         by_pipeline = found.get("records") or {}
         own = [self.pipeline] if self.pipeline else [name for name in by_pipeline if name not in self.others]
-        records = {uuid: each for name in own for uuid, each in (by_pipeline.get(name) or {}).items()}
+        records = {key: each for name in own for key, each in (by_pipeline.get(name) or {}).items()}
         return list(_differences(self.assets, records, found.get("present") or {}))
 
     def apply(self, host: Host) -> None:

@@ -1,15 +1,18 @@
-"""A real browser that opens dashboards of Superset: Debian's chromium, headless, driven by playwright."""
+"""A real browser that opens dashboards of Superset: the system's chromium, headless, driven by playwright."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 from playwright.sync_api import Page, Response, sync_playwright
 
-CHROMIUM = "/usr/bin/chromium"
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+needs_browser = pytest.mark.skipif(not CHROMIUM, reason="needs the package chromium, or google-chrome")
 SIZES = {"desktop": {"width": 1440, "height": 900}, "phone": {"width": 390, "height": 844}}
 _WAIT = 240_000  # milliseconds
 _CHART = "[data-test=chart-grid-component]"
