@@ -182,6 +182,8 @@ def services() -> str:
             lines += [f"- Uses, if present: {', '.join(f'`{each}`' for each in kind.uses)}"]
         if kind.minimum_memory:
             lines += [f"- Memory: at least {kind.minimum_memory} MiB"]
+        if kind.newest_python:
+            lines += [f"- Python: up to {'.'.join(map(str, kind.newest_python))}"]
         grants = [f"`{g.role}` may {g.privilege} `{g.target}`" for g in service.database_grants()]
         lines += [f"- Databases: {', '.join(grants) or 'none'}"]
         endpoints = [

@@ -42,7 +42,8 @@ class Sandbox:
     """The limits of one service: its user, and the only folders that it can write; the first is its working directory.
 
     `environment` are the files with its environment, which only root can read. `passed` are the variables that a
-    command within the limits takes over from its caller, `capabilities` the only ones of root that its unit keeps.
+    command within the limits takes over from its caller, `capabilities` the only ones of root that its unit keeps,
+    `groups` further groups of its processes.
     """
 
     user: str
@@ -50,6 +51,7 @@ class Sandbox:
     environment: Sequence[str] = ()
     passed: Sequence[str] = ()
     capabilities: Sequence[str] = ()
+    groups: Sequence[str] = ()
 
     @property
     def lines(self) -> Sequence[str]:
@@ -57,6 +59,7 @@ class Sandbox:
         return (
             f"User={self.user}",
             f"Group={self.user}",
+            *([f"SupplementaryGroups={' '.join(self.groups)}"] if self.groups else []),
             *(f"EnvironmentFile={file}" for file in self.environment),
             f"Environment=HOME={self.writable[0]}",  # the user's home cannot be read, which libpq takes for an error
             *LIMITS,

@@ -1,4 +1,4 @@
-"""Shell completion of names: containers, services, units, secrets, snapshots. Any error completes to nothing."""
+"""Shell completion of names, such as containers, pipelines and secrets. Any error completes to nothing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _inventory(context: typer.Context) -> Inventory:
     if own.get("lab") or root.get("lab"):
         from homelab.lab import Lab
 
-        paths.append(Lab().overlay)
+        paths += Lab().overlays
     return load([Path(path) for path in (*paths, *(root.get("overlay") or ()), *(own.get("overlay") or ()))])
 
 
@@ -70,8 +70,18 @@ def _snapshots(_: typer.Context, inventory: Inventory) -> Iterable[str]:
     return sorted({each.name for each in list_snapshots(Session.open(inventory, SilentProgress()))})
 
 
+def demo_groups(incomplete: str) -> list[str]:
+    """Return the groups of the demo that complete the last name of a list with commas."""
+    from homelab.lab import GROUPS
+
+    *given, last = incomplete.split(",")
+    left = (name for name in GROUPS if name.startswith(last) and name not in given)
+    return [",".join([*given, name]) for name in left]
+
+
 containers = _completer(lambda _, inventory: (container.name for container in inventory.containers))
 log_targets = _completer(_log_targets)
+pipelines = _completer(lambda _, inventory: (pipeline.name for pipeline in inventory.pipelines))
 secrets = _completer(_secrets)
 snapshots = _completer(_snapshots)
 web_uis = _completer(_web_uis)

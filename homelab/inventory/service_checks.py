@@ -10,20 +10,27 @@ from homelab.inventory.section import Section
 from homelab.model import Container, Service
 from homelab.model.endpoints import LAST_PORT, SSH_PORT
 from homelab.model.inventory import name_without_instance
-from homelab.model.web_uis import OFFSET, gateway_of, published_web_uis
+from homelab.model.web_uis import OFFSET, domain_of, gateway_of, published_web_uis, web_uis
 
 T = TypeVar("T")
 
 
 def check_declarations(section: Section, services: Mapping[str, Service], distribution: Distribution | None) -> None:
-    """Add a problem for each option that the distribution does not support, and for declarations that fail."""
+    """Add a problem for services and options that the distribution does not support, and for declarations that fail."""
     for name, service in services.items():
         _declared(section, name, service.database_grants)
         for keys, error in _declared(section, name, service.option_errors):
             section.problem(error, "services", name, *keys)
         if distribution:
+            if service.newest_python and distribution.python > service.newest_python:
+                section.problem(_python_too_new(service.newest_python, distribution), "services", name)
             for option, error in _declared(section, name, service.unsupported_options, distribution):
                 section.problem(error, "services", name, option)
+
+
+def _python_too_new(newest: tuple[int, int], distribution: Distribution) -> str:
+    found, supported = (".".join(map(str, version)) for version in (distribution.python, newest))
+    return f"runs on Python up to {supported}, and {distribution.alias} has {found}: use another template"
 
 
 def check_combinations(sections: Mapping[str, Section], containers: Sequence[Container]) -> None:
@@ -67,7 +74,28 @@ def _declared(section: Section, name: str, declaration: Callable[..., Iterable[T
         return ()
 
 
-def check_gateway_ports(sections: Mapping[str, Section], containers: Sequence[Container]) -> None:
+def check_gateway(sections: Mapping[str, Section], containers: Sequence[Container]) -> None:
+    """Add a problem for each web UI whose name or port of the gateway does not exist, or is taken."""
+    if domain_of(containers):
+        _check_names(sections, containers)
+    else:
+        _check_ports(sections, containers)
+
+
+def _check_names(sections: Mapping[str, Section], containers: Sequence[Container]) -> None:
+    taken = {
+        f"{container.name}.{container.shape.searchdomain}".lower(): f"the container {container.name}"
+        for container in containers
+        if container.shape.searchdomain
+    }
+    for ui in web_uis(containers):
+        if owner := taken.get(ui.name):
+            problem = f"has a web UI with the name {ui.name}, which is that of {owner}"
+            sections[ui.container.name].problem(problem, "services", ui.service)
+        taken[ui.name] = f"{ui.service} of {ui.container.name}"
+
+
+def _check_ports(sections: Mapping[str, Section], containers: Sequence[Container]) -> None:
     """Add a problem for each web UI whose port of the gateway does not exist, or is taken.
 
     Other web UIs and the services on the gateway's own container may have it.

@@ -7,9 +7,9 @@ from typing import Literal
 
 SSH_PORT = 22  # of a container's own SSH server, which services may share
 LAST_PORT = 65535
-# Clients of an endpoint: the whole subnet, the containers with database grants, or those with a service that requires
-# or uses it.
-Audience = Literal["lan", "grantees", "dependents"]
+# Clients of an endpoint: the whole subnet, the containers with database grants, those with a service that requires or
+# uses it, or the one that publishes the tables of the pipelines.
+Audience = Literal["lan", "grantees", "dependents", "publisher"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

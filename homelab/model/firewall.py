@@ -10,6 +10,7 @@ from ipaddress import IPv4Address, IPv4Network
 from homelab.model import Container, Inventory
 from homelab.model.endpoints import SSH_PORT, Endpoint
 from homelab.model.inventory import name_without_instance
+from homelab.model.stages import ANALYTICS
 from homelab.model.web_uis import gateway_of, published_web_uis
 
 OWNER = "homelab: "  # prefix of the comment of every rule of ours
@@ -89,7 +90,7 @@ def _rules(inventory: Inventory, container: Container) -> Iterator[Rule]:
             for source, audience in clients(inventory, container, name, endpoint):
                 yield _tcp(endpoint.port, source, f"{endpoint.description} for {audience}")
     for ui in published_web_uis(inventory.containers):
-        if ui.gateway and ui.gateway.name == container.name:
+        if ui.gateway and ui.gateway.name == container.name and not ui.domain:
             yield _tcp(ui.port, str(inventory.network.subnet), f"{ui.endpoint.description} for the LAN")
     yield Rule(proto="icmp", icmp="echo-request", comment=f"{OWNER}ping")
 
@@ -106,6 +107,8 @@ def clients(inventory: Inventory, container: Container, name: str, endpoint: End
         return
     if endpoint.audience == "grantees":
         theirs = [other for other, _ in inventory.database_grants()]
+    elif endpoint.audience == "publisher":
+        theirs = list(inventory.containers_with(ANALYTICS))
     else:
         kind = name_without_instance(name)
         theirs = [other for other, service in inventory.services() if kind in (*service.requires, *service.uses)]

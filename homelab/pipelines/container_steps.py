@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from homelab.errors import InputError
-from homelab.model import Pipeline, ServiceContext, Step
+from homelab.model import Inventory, Pipeline, ServiceContext, Step
 from homelab.model.options import Size
 from homelab.model.stages import ANALYTICS, BUILD, CHECK, FETCH, INGESTION, Stage, stage_of
 from homelab.pipeline_contract import EXIT
 from homelab.pipelines.exclusion_view import ExclusionView
 from homelab.pipelines.layout import EXTENSIONS, SHARED_SCRIPTS, SHARED_VENV, Layout
+from homelab.pipelines.published_files import read_by_others, readers_group
 from homelab.pipelines.published_tables import project_files
 from homelab.pipelines.schema_step import SchemaVersions
 from homelab.pipelines.weather import cities_file, weather_variables
@@ -57,30 +58,29 @@ def gate_entries(pipeline: Pipeline, stages: Sequence[Stage]) -> Iterator[GateEn
             yield GateEntry(pipeline.gate_entry(command), layout.program(command), layout.sandbox)
 
 
-def account_steps(pipelines: Sequence[Pipeline], stages: Sequence[Stage]) -> Iterator[Step]:
-    """Yield the users of the pipelines, and for each pipeline that others read, the group of their users."""
+def account_steps(inventory: Inventory, stages: Sequence[Stage]) -> Iterator[Step]:
+    """Yield the users of the pipelines, and for each pipeline that others read, the group of their users.
+
+    Services that read it have the group in their units.
+    """
+    pipelines = inventory.pipelines
     for pipeline in pipelines:
         layout = Layout(pipeline)
         yield User(layout.sandbox.user, layout.root)
-    read = {name for pipeline in pipelines for name in pipeline.reads} if ANALYTICS in stages else ()
-    for name in sorted(read):
-        yield Group(_readers(name), [Layout(each).sandbox.user for each in pipelines if name in each.reads])
+    for name in sorted(read_by_others(inventory) if ANALYTICS in stages else ()):
+        yield Group(readers_group(name), [Layout(each).sandbox.user for each in pipelines if name in each.reads])
 
 
-def _data_folder(layout: Layout, readers: Sequence[Pipeline]) -> Directory:
+def _data_folder(layout: Layout, read: Collection[str]) -> Directory:
     """Return the step for the folder of a pipeline's data, which only its user writes.
 
-    The users of the pipelines that read it can open files in it, but not list them. Only the published files have a
-    mode that lets them: see the sandbox's UMask=.
+    If others read it (`read`), they can open files in it, but not list them. Only the published files have a mode that
+    lets them: see the sandbox's UMask=.
     """
     name, user = layout.pipeline.name, layout.sandbox.user
-    if any(name in each.reads for each in readers):
-        return Directory(layout.data, user, _readers(name), 0o710)
+    if name in read:
+        return Directory(layout.data, user, readers_group(name), 0o710)
     return Directory(layout.data, user, user, 0o750)
-
-
-def _readers(name: str) -> str:
-    return f"readers-{name}"
 
 
 def pipeline_steps(context: ServiceContext, pipeline: Pipeline, ca_file: str, defaults: Limits) -> Sequence[Step]:
@@ -103,7 +103,7 @@ def pipeline_steps(context: ServiceContext, pipeline: Pipeline, ca_file: str, de
     )
     return (
         Directory(layout.root),
-        _data_folder(layout, context.inventory.pipelines if ANALYTICS in stages else ()),
+        _data_folder(layout, read_by_others(context.inventory) if ANALYTICS in stages else ()),
         layout.sandbox.file(),
         File(layout.secrets, _secrets(context, layout), group=layout.sandbox.user, mode=0o640, secret=True),
         environment,

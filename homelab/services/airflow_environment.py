@@ -80,7 +80,14 @@ def secrets_file(context: ServiceContext, options: object, *, celery: bool, work
 def database_file(context: ServiceContext) -> File:
     """Return the step for the environment of psql on the metadata."""
     postgres = context.inventory.container_with("postgres").address
-    content = render("airflow/database.env.j2", postgres=postgres, password=_password(context), ca_file=CA_FILE)
+    content = render(
+        "postgres/client.env.j2",
+        postgres=postgres,
+        database="airflow_metadata",
+        role="airflow_admin",
+        password=_password(context),
+        ca_file=CA_FILE,
+    )
     return File(DATABASE_ENVIRONMENT, content, mode=0o600, secret=True)
 
 

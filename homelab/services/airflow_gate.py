@@ -3,37 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import chain
 
-from homelab.errors import HomelabError
 from homelab.model import Container, ServiceContext
 from homelab.model.stages import STAGES
 from homelab.sandbox import Sandbox
+from homelab.services import ssh_peers
 from homelab.steps import File, WaitFor
 
 FOLDER = "/etc/airflow"
 KEY = f"{FOLDER}/analytics.key"
 LOGIN = "analytics"  # the user with the gate
 _KNOWN_HOSTS = f"{FOLDER}/known_hosts"
+_CLIENT = "Airflow"
 # From OpenSSH 9.8 on, each refused login adds a penalty of 5 s to its address, and at 15 s sshd refuses the address.
 _LOGIN_INTERVAL = 5.5  # seconds
 
 
 def host_key(context: ServiceContext, container: Container) -> str:
     """Return the SSH host key of a container of the pipelines. Raises HomelabError if it is not known yet."""
-    if container.name not in context.host_keys:
-        raise HomelabError(
-            f"Cannot configure {context.container.name}: the SSH host key of {container.name} is not known yet",
-            "Airflow has to verify this key when it connects.",
-            "Run `homelab up` first.",
-        )
-    return context.host_keys[container.name]
+    return ssh_peers.host_key(context, container, _CLIENT)
 
 
 def known_hosts_file(context: ServiceContext) -> File:
     """Return the step for the host keys of the containers. Raises HomelabError for one that is not known yet."""
-    lines = [f"{each.address} {host_key(context, each)}\n" for each in _containers(context)]
-    return File(_KNOWN_HOSTS, "".join(lines).encode())
+    return ssh_peers.known_hosts(context, _KNOWN_HOSTS, _containers(context), _CLIENT)
 
 
 def wait_for_gates(context: ServiceContext, sandbox: Sandbox) -> Iterator[WaitFor]:
@@ -57,14 +50,6 @@ def _containers(context: ServiceContext) -> Sequence[Container]:
 
 def _refused_by_gate(sandbox: Sandbox, address: str) -> str:
     """Return shell text that succeeds when the gate behind Airflow's key works: it refuses an unknown command."""
-    options = (
-        "BatchMode=yes",
-        "IdentitiesOnly=yes",
-        "ConnectTimeout=3",
-        "StrictHostKeyChecking=yes",
-        "UpdateHostKeys=no",
-        f"UserKnownHostsFile={_KNOWN_HOSTS}",
-    )
-    words = ["/usr/bin/ssh", "-i", KEY, *chain.from_iterable(("-o", option) for option in options)]
+    words = ssh_peers.ssh_command(KEY, _KNOWN_HOSTS, 3)
     login = sandbox.run(*words, f"{LOGIN}@{address}", "nothing")
     return f"{login} 2>&1 | grep -q '^refused:'"

@@ -8,13 +8,11 @@ from homelab.model import Container, ManagedResource, ServiceContext, Step
 from homelab.render import render
 from homelab.services.password_stamp import password_stamp
 from homelab.steps import Command, Refuse, Upgrade, Venv
-from homelab.steps.queries import Query
+from homelab.steps.queries import Query, psql_with
 
 CLI = "/usr/local/sbin/homelab-airflow"  # Airflow's command line, as its user and with its limits
 DATABASE_ENVIRONMENT = "/etc/homelab/airflow-database.env"
-# The beginning of a psql command on the metadata. Without the file, the shell would end with psql's status for a server
-# that is not reachable.
-METADATA = f"[ -r {DATABASE_ENVIRONMENT} ] || exit 1; set -a; . {DATABASE_ENVIRONMENT}; psql"
+METADATA = psql_with(DATABASE_ENVIRONMENT)
 _STAMPS = "/var/lib/homelab"
 _ADMIN = "airflow-admin"  # the secret with the password
 

@@ -183,9 +183,9 @@ def _pipelines(inventory: Inventory) -> Iterator[Alert]:
     limits = late_limits(inventory)
 
     def older(metric: str) -> str:
-        """Return the condition that a time of a pipeline is older than its limit."""
+        """Return the condition that a time of a pipeline is older than its limit, and a run of the metrics' timer."""
         return " or ".join(
-            f'time() - homelab_pipeline_{metric}_timestamp_seconds{{pipeline="{name}"}} > {limit:.0f}'
+            f'time() - homelab_pipeline_{metric}_timestamp_seconds{{pipeline="{name}"}} > {limit + _TIMER:.0f}'
             for name, limit in limits.items()
         )
 

@@ -14,12 +14,14 @@ from homelab.steps import Directory, File, Packages, SystemdUnit
 UNIT = "homelab-closed-ports.service"
 TABLE = "homelab_closed_ports"
 _RULES = f"{SETTINGS}/closed-ports.nft"
+_PART = "the closed ports"
 
 
 def closed_ports(context: ServiceContext) -> Iterator[Step]:
     """Yield the rules that admit only its clients to each of these ports, and the unit that loads them.
 
-    They hold with Proxmox's firewall and without it. Programs in the container itself are not limited.
+    They hold with Proxmox's firewall and without it. Programs in the container itself are not limited. If they cannot
+    be loaded, the rest of the container is deployed all the same.
     """
     ports = {
         endpoint.port: sorted(
@@ -36,7 +38,7 @@ def closed_ports(context: ServiceContext) -> Iterator[Step]:
     yield Packages(["nftables"])
     yield rules
     yield unit
-    yield SystemdUnit(UNIT, triggered_by=[rules, unit], settle=0)
+    yield SystemdUnit(UNIT, triggered_by=[rules, unit], settle=0, part=_PART)
 
 
 def _closed(context: ServiceContext) -> Iterator[tuple[str, Endpoint]]:

@@ -28,7 +28,7 @@ def platform_steps(context: ServiceContext, venv: Venv, limits: Limits, others: 
     return (
         Packages(["python3", "python3-venv", "ca-certificates", "postgresql-client", "dbus", "sudo"]),
         User("analytics", "/home/analytics", "/bin/sh"),
-        *account_steps(pipelines, stages),
+        *account_steps(context.inventory, stages),
         Directory("/home/analytics"),
         Directory(ROOT),
         Directory(f"{ROOT}/bin"),

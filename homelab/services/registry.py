@@ -42,6 +42,7 @@ _BUILT_IN = {
     "pve_exporter": "PveExporter",
     "grafana": "Grafana",
     "gateway": "WebGateway",
+    "superset": "Superset",
 }
 
 

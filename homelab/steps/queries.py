@@ -12,6 +12,14 @@ NO_CONNECTION = 2  # exit status of psql when it has no connection
 _OPTIONS = "-X -q -A -t"
 
 
+def psql_with(environment: str) -> str:
+    """Return the beginning of a psql command with the variables of a file.
+
+    Without the file, the shell would end with psql's status for a server that is not reachable.
+    """
+    return f"[ -r {environment} ] || exit 1; set -a; . {environment}; psql"
+
+
 class Query(str):
     """Shell text that runs one query and prints bare values."""
 

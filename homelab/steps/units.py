@@ -28,6 +28,7 @@ class SystemdUnit(Step):
     unit: str
     triggered_by: Sequence[Step] = ()
     settle: float = 0.5  # seconds after the start at which it still has to run; 0 if systemd itself waits until it does
+    part: str = ""
 
     @property
     def title(self) -> str:

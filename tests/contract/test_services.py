@@ -31,6 +31,7 @@ from homelab.services.postgres_exporter import PostgresExporter
 from homelab.services.prometheus import Prometheus
 from homelab.services.pve_exporter import PveExporter
 from homelab.services.redis import Redis
+from homelab.services.superset import Superset
 from homelab.steps import FinishUpgrade, PrepareUpgrade
 from homelab.testing import ServiceContract
 from tests.support import observability
@@ -164,6 +165,28 @@ class TestWebGateway(ServiceContract):
     service = WebGateway
 
 
+class TestWebGatewayWithNames(ServiceContract):
+    service = WebGateway
+    options: ClassVar = {"domain": "home.example"}
+
+
+class TestSuperset(ServiceContract):
+    service = Superset
+    distributions: ClassVar = ("ubuntu-24.04", "debian-12")  # Superset does not run on Python 3.13
+
+
+class TestSupersetNextToThePipelines(TestSuperset):
+    overlay: ClassVar = {"containers": {"tested": None, "analytics-platform": {"services": {"superset": {}}}}}
+
+
+class TestAnalyticsWithSuperset(ServiceContract):
+    service = Analytics
+    distributions: ClassVar = ("ubuntu-24.04", "debian-12")
+    overlay: ClassVar = {
+        "containers": {"box": {"vmid": 198, "ip": ".198", "cores": 1, "memory": 1024, "services": {"superset": {}}}}
+    }
+
+
 class TestPveExporter(ServiceContract):
     service = PveExporter
 
@@ -189,6 +212,11 @@ class TestPostgresWithPipeline(WithPipeline):
 
 class TestAnalyticsWithPipeline(WithPipeline):
     service = Analytics
+
+
+class TestAnalyticsWithDocs(WithPipeline):
+    service = Analytics
+    options: ClassVar = {"docs": True}
 
 
 class TestIngestionWithPipeline(WithPipeline):

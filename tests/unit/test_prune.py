@@ -60,7 +60,7 @@ def test_removed_airflow_leaves_its_metadata_its_role_and_its_logs(tmp_path: Pat
 
 def test_raw_data_never_belong_to_one_service(tmp_path: Path) -> None:
     found = leftovers("analytics", Registry().get("analytics"), inventory(tmp_path, WITHOUT_ANALYTICS))
-    assert found == Leftovers([], [], [], ["/opt/analytics-platform/pipelines"])
+    assert found == Leftovers([], [], [], ["/opt/analytics-platform/pipelines", "/var/lib/homelab-publications"])
 
 
 def test_data_that_another_service_uses_stay(tmp_path: Path) -> None:

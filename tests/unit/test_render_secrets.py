@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 import threading
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
@@ -62,7 +65,9 @@ def test_pg_hba_names_each_address_and_rejects_the_rest() -> None:
 def test_shell_reads_quoted_values_unchanged(value: str) -> None:
     import subprocess
 
-    text = render("airflow/database.env.j2", postgres="127.0.0.1", password=value, ca_file="/ca").decode()
+    text = render(
+        "postgres/client.env.j2", postgres="127.0.0.1", database="d", role="r", password=value, ca_file="/ca"
+    ).decode()
     shown = subprocess.run(["sh", "-c", text + '\nprintf %s "$PGPASSWORD"'], capture_output=True, check=True)
     assert shown.stdout.decode() == value
 
@@ -191,3 +196,17 @@ def test_pins_are_stored_completed_and_removed(tmp_path: Path) -> None:
     hosts.forget("b")
     assert hosts.pins() == {"a": Pin("SHA256:x", "ssh-ed25519 BBBB")}
     assert mode(tmp_path / "state" / "pins.json") == 0o600
+
+
+@pytest.mark.parametrize("password", ["plain", "a@b", "a:b", "100%", "a/b", "ä"])
+def test_database_url_has_the_same_password(password: str) -> None:
+    values: dict[str, Any] = {"password": password, "postgres": "127.0.0.1", "worker": False, "celery": {}}
+    superset = render("superset/secrets.env.j2", key="k", **values).decode()
+    options = {"version": "3.3"}
+    airflow = render(
+        "airflow/secrets.env.j2", options=options, fernet="f", secret_key="s", jwt_secret="j", **values
+    ).decode()
+    for text, name in ((superset, "HOMELAB_METADATA"), (airflow, "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN")):
+        (word,) = [shlex.split(line)[0] for line in text.splitlines() if line.startswith(f"{name}=")]
+        url = urlsplit(word.partition("=")[2])
+        assert (unquote(url.password or ""), url.hostname) == (password, "127.0.0.1")
