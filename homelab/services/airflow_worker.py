@@ -117,8 +117,8 @@ class AirflowWorker(Service):
             *platform_steps(context, venv, bundles, [Directory(PYTHON_PATH), address, environment, secrets]),
             *bundle_trees(bundles, inventory.pipelines, airflow.dags, [venv]),
             *wait_for_gates(context, SANDBOX),
-            _wait(context, redis, f"timeout 3 bash -c '</dev/tcp/{redis.address}/{REDIS_PORT}' 2>/dev/null"),
-            _wait(context, server, airflow.api_probe(server)),
+            _wait(context, redis, "Redis", f"timeout 3 bash -c '</dev/tcp/{redis.address}/{REDIS_PORT}' 2>/dev/null"),
+            _wait(context, server, "Airflow's API", airflow.api_probe(server)),
             unit,
             SystemdUnit(UNIT, triggered_by=[unit, venv, address, environment, secrets], settle=0),
             *cleanup(airflow.retention, SANDBOX, []),
@@ -138,5 +138,6 @@ class AirflowWorker(Service):
         return Health(logs, slots if logs else "does not serve the logs of its tasks")
 
 
-def _wait(context: ServiceContext, other: Container, probe: str) -> WaitFor:
-    return WaitFor(f"{other.name} answers the worker", probe, other.name, context.failed, context.wait_deadline(other))
+def _wait(context: ServiceContext, other: Container, program: str, probe: str) -> WaitFor:
+    title = f"{program} of {other.name} answers the worker"
+    return WaitFor(title, probe, other.name, context.failed, context.wait_deadline(other))

@@ -22,7 +22,7 @@ from homelab.services.airflow import Airflow
 from homelab.services.airflow_worker import AirflowWorker
 from homelab.services.postgres import hba
 from homelab.services.redis import Redis
-from homelab.steps import Command, File, Packages, Tree, Venv
+from homelab.steps import Command, File, Packages, Tree, Venv, WaitFor
 from tests.support import FixedSecretStore, LocalHost
 
 CELERY = """
@@ -203,6 +203,13 @@ def test_gateway_and_workers_are_the_clients_of_the_api(tmp_path: Path) -> None:
 def test_worker_starts_after_airflow_and_the_queue(tmp_path: Path) -> None:
     orders = {each.name: each.shape.startup_order for each in inventory(tmp_path).containers}
     assert orders["queue"] < orders["airflow-orchestration"] < orders["worker-1"] == orders["worker-2"]
+
+
+def test_worker_waits_for_redis_and_airflow_in_the_same_container(tmp_path: Path) -> None:
+    text = CELERY.replace("{airflow: {executor: celery}}", "{airflow: {executor: celery}, redis: {}}")
+    found = steps(inventory(tmp_path, text.replace("services: {redis: {memory: 64MiB}}", "services: {}")), "worker-1")
+    waits = [step.title for step in found if isinstance(step, WaitFor) and "the worker" in step.title]
+    assert waits == [f"{name} of airflow-orchestration answers the worker" for name in ("Redis", "Airflow's API")]
 
 
 def test_container_of_a_worker_has_time_for_its_tasks(tmp_path: Path) -> None:
