@@ -29,6 +29,7 @@ RESULTS = {
     "ca show": "homelab.commands.ca_show:show",
     "ca export": "homelab.commands.ca_export:export",
     "secret list": "homelab.secrets:FileSecretStore.names",
+    "dashboard export": "homelab.commands.dashboard_export:PreparedExport.write",
     "pipeline lock": "homelab.commands.pipeline_lock:lock",
     "pipeline list": "homelab.commands.pipeline_list:pipelines",
     "pipeline run": "homelab.commands.pipeline_run:run",

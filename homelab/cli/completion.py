@@ -1,4 +1,4 @@
-"""Shell completion of names: containers, services, units, secrets, snapshots. Any error completes to nothing."""
+"""Shell completion of names, such as containers, pipelines and secrets. Any error completes to nothing."""
 
 from __future__ import annotations
 
@@ -81,6 +81,7 @@ def demo_groups(incomplete: str) -> list[str]:
 
 containers = _completer(lambda _, inventory: (container.name for container in inventory.containers))
 log_targets = _completer(_log_targets)
+pipelines = _completer(lambda _, inventory: (pipeline.name for pipeline in inventory.pipelines))
 secrets = _completer(_secrets)
 snapshots = _completer(_snapshots)
 web_uis = _completer(_web_uis)

@@ -48,11 +48,21 @@ Limit = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 PipelineArgument = Annotated[
-    str | None, typer.Argument(metavar="[PIPELINE]", help="The pipeline; default: the only one, or the weather.")
+    str | None,
+    typer.Argument(
+        metavar="[PIPELINE]",
+        help="The pipeline; default: the only one, or the weather.",
+        autocompletion=completion.pipelines,
+    ),
 ]
 PipelineOption = Annotated[
     str | None,
-    typer.Option("--pipeline", "-p", help="The pipeline of the marts; default: the only one, or the weather."),
+    typer.Option(
+        "--pipeline",
+        "-p",
+        help="The pipeline of the marts; default: the only one, or the weather.",
+        autocompletion=completion.pipelines,
+    ),
 ]
 DetailedExitcode = Annotated[
     bool, typer.Option("--detailed-exitcode", help="Exit with 0: no changes, 2: changes, 1: any error.")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+from homelab.inventory.dashboards_folder import with_dashboards
 from homelab.inventory.declaration import SectionOf, declaration_of
 from homelab.inventory.pipeline_manifest import Manifest, read_manifest
 from homelab.inventory.pipeline_reads import with_reads
@@ -16,7 +17,7 @@ from homelab.inventory.value_types import ValueType, anchored, nullable
 from homelab.inventory.weather_section import WeatherSection
 from homelab.inventory.yaml_source import KeyPath
 from homelab.model import Container, Pipeline, Weather
-from homelab.model.inventory import RAW, WEATHER, airflow_objects
+from homelab.model.inventory import RAW, WEATHER, airflow_objects, name_without_instance
 from homelab.model.options import Option
 from homelab.model.stages import ANALYTICS
 from homelab.paths import bundled_path
@@ -93,6 +94,8 @@ def read_pipelines(section: Section, containers: Sequence[Container], weather: W
         if folder and (manifest := read_manifest(section.below(name), name, folder, _duckdb())):
             manifests.append(manifest)
     found = with_reads(manifests, section.data)
+    if any(name_without_instance(name) == "superset" for each in containers for name in each.services):
+        found = with_dashboards(found, section.problems)
     _check_airflow_objects(section, containers, found)
     return found
 

@@ -9,6 +9,7 @@ from homelab.distributions import Distribution
 from homelab.inventory.section import Section
 from homelab.model import Container, Service
 from homelab.model.endpoints import LAST_PORT, SSH_PORT
+from homelab.model.inventory import name_without_instance
 from homelab.model.web_uis import OFFSET, domain_of, gateway_of, published_web_uis, web_uis
 
 T = TypeVar("T")
@@ -30,6 +31,19 @@ def check_declarations(section: Section, services: Mapping[str, Service], distri
 def _python_too_new(newest: tuple[int, int], distribution: Distribution) -> str:
     found, supported = (".".join(map(str, version)) for version in (distribution.python, newest))
     return f"runs on Python up to {supported}, and {distribution.alias} has {found}: use another template"
+
+
+def check_combinations(sections: Mapping[str, Section], containers: Sequence[Container]) -> None:
+    """Add a problem for each option that does not fit the other services of the inventory."""
+    services: dict[str, list[Service]] = {}
+    for container in containers:
+        for name, service in container.services.items():
+            services.setdefault(name_without_instance(name), []).append(service)
+    for container in containers:
+        for name, service in container.services.items():
+            section, neighbours = sections[container.name], [each for each in container.services if each != name]
+            for keys, error in _declared(section, name, service.combination_errors, services, neighbours):
+                section.problem(error, "services", name, *keys)
 
 
 def check_ports(section: Section, services: Mapping[str, Service]) -> None:

@@ -112,6 +112,9 @@ def clients(inventory: Inventory, container: Container, name: str, endpoint: End
     else:
         kind = name_without_instance(name)
         theirs = [other for other, service in inventory.services() if kind in (*service.requires, *service.uses)]
+    theirs += [
+        other for other in inventory.containers if {*endpoint.clients} & set(map(name_without_instance, other.services))
+    ]
     if gateway:
         theirs.append(gateway)
     if endpoint.metrics_path:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 from homelab.model.airflow_objects import AirflowObjects
+from homelab.model.dashboards import DashboardAsset
 from homelab.model.inventory import DATABASE, RAW, WEATHER, DatabaseGrant
 from homelab.model.options import Duration, Option, SecretName, Size
 from homelab.model.stages import ANALYTICS, BUILD, CHECK, FETCH, STAGES, Stage, stage_of
@@ -80,6 +81,7 @@ class Pipeline:
     memory: Size | None = None  # of DuckDB; by default, that of the service that runs it
     threads: int | None = None  # of dbt, in the same way
     timeout: Duration = Duration("30m")  # of one command
+    dashboards: tuple[DashboardAsset, ...] = ()  # read only if the inventory has the service `superset`
 
     @property
     def is_weather(self) -> bool:

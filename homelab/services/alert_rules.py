@@ -256,6 +256,15 @@ def _airflow() -> Iterator[Alert]:
         "homelab status",
         _details("homelab_airflow_dag_failed_task{dag=%q}", "dag", "task", "message"),
     )
+    yield Alert(
+        "RedisFull",
+        "homelab_redis_used_memory / homelab_redis_maxmemory > 0.8",
+        "5m",
+        "warning",
+        f"{_SHARE} of Redis' memory are in use; a full Redis refuses further tasks",
+        "redis-full",
+        "homelab status",
+    )
 
 
 def _upkeep() -> Iterator[Alert]:

@@ -1,6 +1,6 @@
 """The service gateway: Caddy serves all web UIs over https at one address, with a start page.
 
-The containers close the web UIs' own ports to the LAN: see web_ports.
+The containers close the web UIs' own ports to the LAN: see closed_ports.
 """
 
 from __future__ import annotations

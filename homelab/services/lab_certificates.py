@@ -51,7 +51,7 @@ def trusted_authority(context: ServiceContext) -> Iterator[Step]:
 
 def certificate_probe(service: str) -> str:
     """Return shell text that prints the description of a service's certificate."""
-    return argv("head", "-n", "1", _path(service))
+    return argv("head", "-n", "1", certificate_path(service))
 
 
 def with_certificate(health: Health, answer: Result, now: datetime) -> Health:
@@ -66,7 +66,8 @@ def with_certificate(health: Health, answer: Result, now: datetime) -> Health:
     return replace(health, healthy=health.healthy and until > now, summary=f"{health.summary}; {note}")
 
 
-def _path(service: str) -> str:
+def certificate_path(service: str) -> str:
+    """Return the file with the key and the certificate of a service."""
     return f"{_FOLDER}/{service}.pem"
 
 
@@ -79,7 +80,7 @@ def server_certificate(
     """
     names = container_names(context.container)
     return ServerCertificate(
-        _path(service),
+        certificate_path(service),
         context.secret_store.authority(context.inventory.lab, lab_names(context.inventory)),
         replace(names, hosts=tuple(sorted({*names.hosts, *hosts}))),
         group,

@@ -18,6 +18,7 @@ from homelab.services.lab_certificates import CA_FILE
 from homelab.services.monitoring import SETTINGS, Daemon, DaemonService
 from homelab.services.publications import receive_publications
 from homelab.services.superset_cleanup import TIMER, cleanup
+from homelab.services.superset_dashboards import import_steps, program_steps, removal_step
 from homelab.services.superset_metadata import (
     ADMIN,
     CLI,
@@ -80,7 +81,7 @@ class Superset(DaemonService):
         return (*_DAEMON.sandbox.writable, COPIES)
 
     def steps(self, context: ServiceContext) -> Sequence[Step]:
-        """Return user, venv, settings, metadata, users, connections, and the unit."""
+        """Return user, venv, settings, metadata, users, connections, the unit, and the dashboards of the pipelines."""
         sandbox, locks = _sandbox(context), bundled_path("pipelines/shared/requirements")
         venv = Venv(_VENV, (locks / "superset.txt").read_bytes())
         script = File(f"{_FOLDER}/setup.py", bundled_path("templates/superset/setup.py").read_bytes())
@@ -109,14 +110,17 @@ class Superset(DaemonService):
             sandbox.file(),
             File(CLI, render("superset/homelab-superset.j2", sandbox=sandbox, venv=_VENV), mode=0o700),
             script,
+            *program_steps(sandbox, _FOLDER, _VENV),
             *(() if is_builder(context.inventory, context.container) else receive_publications(context)),
             reachable,
             migrated,
+            removal_step(context.inventory.pipelines),
             accounts(context, sandbox, f"{_VENV}/bin/python", script, migrated),
             unit,
             SystemdUnit(UNIT, triggered_by=[venv, *settings, migrated, unit]),
             *cleanup(sandbox),
             WaitFor("Superset answers", _DAEMON.request("/health"), context.container.name, context.failed, _DEADLINE),
+            *import_steps(context.inventory.pipelines),
         )
 
     def health_probes(self) -> Sequence[str]:

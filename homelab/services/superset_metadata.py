@@ -1,18 +1,17 @@
 """Superset's metadata in PostgreSQL: its migration, its users, and its connections to the published files.
 
-Each pipeline that publishes a file has one connection. Its uuid is the same in each lab: the uuid5 of the pipeline's
-name in the namespace CONNECTIONS. So a dataset in a file can name its connection before Superset has it.
+Each pipeline that publishes a file has one connection.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from homelab.model import ManagedResource, Secret, ServiceContext, Step
+from homelab.model.dashboards import connection_uuid
 from homelab.pipelines.layout import FOLDER
 from homelab.pipelines.published_files import COPIES, publishing, readable_file
 from homelab.render import render
@@ -25,7 +24,6 @@ from homelab.steps.queries import Query, psql_with
 
 DATABASE, ROLE = "superset_metadata", "superset"
 CLI = "/usr/local/sbin/homelab-superset"  # Superset's command line, as its user and with its limits
-CONNECTIONS = uuid.UUID("6f6d5a5c-6f0e-5a0f-8f43-1d0a4c6b7f52")
 ADMIN, VIEWER = "superset-admin", "superset-viewer"  # the secrets with the passwords
 UNIT = "superset.service"
 CLIENT = f"{SETTINGS}/superset-database.env"  # the environment of psql
@@ -48,11 +46,6 @@ _EXTRA = {
     "metadata_params": {},
     "allows_virtual_table_explore": True,
 }
-
-
-def connection_uuid(pipeline: str) -> str:
-    """Return the uuid of the connection to the published file of a pipeline."""
-    return str(uuid.uuid5(CONNECTIONS, pipeline))
 
 
 def connections(context: ServiceContext) -> Sequence[Mapping[str, Any]]:

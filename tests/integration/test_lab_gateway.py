@@ -95,9 +95,9 @@ def test_plain_ports_are_closed_to_all_others(stack: LabFixture) -> None:
         assert not is_open(OBSERVABILITY, port)
         assert stack.run(knock, "door") == "open"
         assert stack.run(knock, "observability") == "open"
-    stack.run("systemctl stop homelab-web-ports", "observability")
+    stack.run("systemctl stop homelab-closed-ports", "observability")
     assert is_open(OBSERVABILITY, PORTS[0])
-    assert changes(stack) == ["unit homelab-web-ports.service: is inactive"]
+    assert changes(stack) == ["unit homelab-closed-ports.service: is inactive"]
     assert not is_open(OBSERVABILITY, PORTS[0])
 
 
@@ -106,7 +106,7 @@ def test_gateway_listens_on_its_address_and_is_hardened(stack: LabFixture) -> No
     own = sorted(each for each in listening if not each.endswith(":22"))
     assert own == sorted(f"{DOOR}:{port}" for port in (80, 443, 19090, 19093))
     stack.run("systemd-analyze security --no-pager --threshold=30 caddy.service", "door")
-    stack.run("systemd-analyze security --no-pager --threshold=60 homelab-web-ports.service", "observability")
+    stack.run("systemd-analyze security --no-pager --threshold=60 homelab-closed-ports.service", "observability")
     password = stack.session.secrets.secret(LOGIN).reveal()
     with stack.connect("door") as host:
         found = host.run("grep -rlsFf - /etc /var/lib /proc/[0-9]*/cmdline; true", stdin=password.encode())

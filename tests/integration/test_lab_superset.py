@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import date
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,20 @@ from typing import Any
 import pytest
 import requests
 
+from homelab.commands.dashboard_export import prepare_export
+from homelab.commands.deploy import deploy
 from homelab.commands.open_ import web_address
+from homelab.commands.pipeline_copy import copy_pipeline
 from homelab.commands.pipeline_new import new_pipeline
+from homelab.inventory import load
 from homelab.lab import Lab
+from homelab.model.dashboards import connection_uuid
+from homelab.runtime.backfills import BackfillOptions, backfill_api
 from homelab.runtime.lab_report import report_lab
-from homelab.services.superset_metadata import ADMIN, VIEWER, connection_uuid
+from homelab.runtime.marts import query_marts
+from homelab.services.superset_metadata import ADMIN, VIEWER
 from tests.integration.lab_fixture import LabFixture, changes, in_a_lab, lab_with, until
+from tests.integration.superset_browser import logged_in, needs_browser, show
 
 LAB = Lab("dashboards", IPv4Network("10.99.2.16/28"), "hl-dash", 18196, 8279)
 INVENTORY = """
@@ -28,11 +38,38 @@ containers:
     {vmid: 181, ip: .18, cores: 1, memory: 1024, disk: 4, services: {postgres: {version: 15}, gateway: {}}}
   analytics-platform: {vmid: 182, ip: .19, cores: 2, memory: 2048, disk: 4, services: {analytics: {}}}
   dashboards: {vmid: 183, ip: .20, cores: 2, memory: 1024, disk: 4, services: {superset: {}}}
-pipelines: {prices: {path: pipelines/prices}}
+pipelines:
+  prices: {path: pipelines/prices}
+  weather: {path: pipelines/weather, cities: ["New York,US", "Newark,US", "Queens,US"]}
 """
 URL, PLAIN = "https://10.99.2.18:18088", "http://10.99.2.20:8088"
 SUM = {"expressionType": "SQL", "sqlExpression": "sum(average)", "label": "total"}
 INSERT = "insert into prices.readings values ('electricity', '2026-01-05 00:00+00', 1000)"
+FACTS = """
+with days as (
+    select * from weather_daily
+    where observation_date > (select max(observation_date) - 60 from weather_daily)
+),
+complete as (
+    select * from weather_completeness
+    where observation_date > (select max(observation_date) - 60 from weather_completeness)
+)
+select max(temperature_max_c) as "Highest", min(temperature_min_c) as "Lowest",
+    sum(rain_mm) / count(distinct city) as "Rain",
+    (select 100.0 * sum(times_observed) / sum(times_expected) from complete) as "Complete"
+from days
+"""
+NOW = """
+select city, max_by(temperature_mean_c, observation_hour) as c from weather_hourly where observations > 0 group by city
+"""
+COUNTS = """
+select 'Records' as title, count(*) as rows from weather_records
+union all select 'This month so far, and the same days of earlier years', count(*) from weather_month_to_date
+union all select 'Implausible values', count(*) from observation_issues
+union all select 'The last runs', least(count(*), 30) from pipeline_runs
+union all
+select 'Temperature by day: mean and extremes, °C', least(count(distinct observation_date), 60) from weather_daily
+"""
 
 pytestmark = in_a_lab(900)
 
@@ -41,6 +78,7 @@ pytestmark = in_a_lab(900)
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabFixture]:
     folder = tmp_path_factory.mktemp("dashboards")
     new_pipeline(folder, "prices")
+    copy_pipeline(folder, "weather")
     with lab_with(LAB, folder, INVENTORY) as stack:
         stack.up()
         changes(stack)
@@ -113,6 +151,107 @@ def dataset(stack: LabFixture, admin: Client) -> int:
 def build(stack: LabFixture, *commands: str) -> None:
     for command in commands:
         stack.run(f"/usr/local/sbin/homelab-pipeline prices.{command}", "analytics-platform")
+
+
+@pytest.fixture(scope="module")
+def weather(stack: LabFixture) -> None:
+    """A month of weather on the container of Superset."""
+    backfill_api(stack.session, date(2013, 1, 1), date(2013, 2, 1), BackfillOptions())
+    stack.run("/usr/local/sbin/homelab-pipeline weather.build", "analytics-platform")
+    until(lambda: stack.run("ls /var/lib/homelab-published/weather/published.duckdb || true", "dashboards"), 60)
+
+
+def reloaded(stack: LabFixture) -> LabFixture:
+    """The same containers, with the present files of the pipelines."""
+    folder = stack.inventory.path.parent
+    return LabFixture(replace(load([folder / "0.yaml", LAB.overlay]), state_dir=stack.inventory.state_dir))
+
+
+def chart(admin: Client, title: str) -> int:
+    """Return the number of a chart."""
+    (found,) = [
+        each for each in admin.call("GET", "chart/?q=(page_size:100)").json()["result"] if each["slice_name"] == title
+    ]
+    return int(found["id"])
+
+
+@needs_browser
+@pytest.mark.parametrize(("size", "width"), [("desktop", 1440), ("phone", 390)])
+def test_weather_dashboard_shows_the_numbers_of_the_marts_to_a_viewer(
+    stack: LabFixture, weather: None, size: str, width: int
+) -> None:
+    password = stack.session.secrets.secret(VIEWER).reveal()
+    with logged_in(URL, "viewer", password, size) as page:
+        shown = show(page, URL, "weather")
+    dashboards = stack.inventory.pipeline("weather").dashboards
+    assert shown.errors == []
+    assert shown.width == width
+    assert sorted(shown.rows) == sorted(each.title for each in dashboards if each.kind == "chart")
+    (facts,) = query_marts(stack.session, FACTS, "weather")
+    for title in ("Highest", "Lowest", "Rain", "Complete"):
+        (value,) = shown.rows[title][0].values()
+        assert value == pytest.approx(facts[title])
+        assert shown.texts[title].splitlines()[:2] == [title, f"{value:.1f}"]
+    now = {row["city"]: row["temperature_mean_c"] for row in shown.rows["Now"]}
+    assert now == pytest.approx({row["city"]: row["c"] for row in query_marts(stack.session, NOW, "weather")})
+    assert all(city in shown.texts["Now"] for city in now)
+    counts = query_marts(stack.session, COUNTS, "weather")
+    assert [(row["title"], len(shown.rows[row["title"]])) for row in counts] == [
+        (row["title"], row["rows"]) for row in counts
+    ]
+
+
+@needs_browser
+def test_edit_in_the_browser_is_shown_kept_and_replaced(stack: LabFixture, admin: Client) -> None:
+    with logged_in(URL, "admin", stack.session.secrets.secret(ADMIN).reveal()) as page:
+        show(page, URL, "weather")
+    assert changes(stack) == [], "opening a dashboard is no edit"
+    path = f"chart/{chart(admin, 'Rain by city, mm')}"
+    assert admin.call("PUT", path, {"slice_name": "Drops"}).ok
+    (plan,) = [each for each in deploy(stack.session, dry_run=True) if each.changes]
+    assert [change.pending.diff for change in plan.changes] == ["~ chart Rain by city, mm (changed in the browser)\n"]
+    assert changes(stack) == ["dashboards of weather: 1 to change"]
+    kept = stack.run("cat /var/lib/homelab/replaced/dashboards/weather/*/charts/drops.yaml", "dashboards")
+    assert kept.startswith("slice_name: Drops\n")
+    assert admin.call("GET", path).json()["result"]["slice_name"] == "Rain by city, mm"
+    assert changes(stack) == []
+
+
+def test_export_writes_what_was_drawn_and_the_next_deploy_changes_nothing(stack: LabFixture, admin: Client) -> None:
+    folder = stack.inventory.pipeline("weather").folder / "dashboards"
+    assert prepare_export(stack.session, "weather").changes.changes == []
+    assert admin.call("PUT", f"chart/{chart(admin, 'Records')}", {"slice_name": "Extremes"}).ok
+    drawn = {"dashboard_title": "Draft", "published": False}
+    assert admin.call("POST", "dashboard/", drawn).ok
+    prepared = prepare_export(stack.session, "weather")
+    assert [str(each) for each in prepared.changes.changes] == ["change charts/records.yaml (chart Extremes)"]
+    prepared.write(stack.session)
+    assert (folder / "charts" / "records.yaml").read_text().startswith("slice_name: Extremes\n")
+    after = reloaded(stack)
+    assert changes(after) == []
+    assert prepare_export(after.session, "weather").changes.changes == []
+
+
+def test_content_that_superset_refuses_fails_only_its_pipeline(stack: LabFixture) -> None:
+    path = stack.inventory.pipeline("weather").folder / "dashboards" / "charts" / "now.yaml"
+    before = path.read_text()
+    path.write_text(before.replace("params:\n", "cache_timeout: soon\nparams:\n"))
+    (report,) = [each for each in deploy(reloaded(stack).session) if each.failure]
+    assert report.failure
+    assert "Cannot import the dashboards of weather on dashboards: Superset does not accept" in str(report.failure)
+    assert "charts/now.yaml: cache_timeout: ['Not a valid integer.']" in str(report.failure)
+    path.write_text(before)
+    assert changes(reloaded(stack)) == []
+
+
+def test_removed_files_remove_only_what_homelab_imported(stack: LabFixture, admin: Client) -> None:
+    folder = stack.inventory.pipeline("weather").folder / "dashboards"
+    folder.rename(folder.with_name("away"))
+    assert changes(reloaded(stack)) == ["dashboards of removed pipelines: 27 to remove"]
+    left = admin.call("GET", "dashboard/").json()["result"]
+    assert [each["dashboard_title"] for each in left] == ["Draft"]
+    folder.with_name("away").rename(folder)
+    assert changes(reloaded(stack)) == ["dashboards of weather: 27 to add"]
 
 
 def test_superset_is_healthy_behind_the_gateway_with_little_memory(stack: LabFixture, ca_file: Path) -> None:

@@ -65,6 +65,12 @@ SERIES: dict[str, tuple[dict[str, str], str, str, str]] = {
         "3m",
         "8m",
     ),
+    "RedisFull": (
+        {'homelab_redis_used_memory{container="a"}': "90x10 9x10", 'homelab_redis_maxmemory{container="a"}': "100x21"},
+        "1m",
+        "8m",
+        "15m",
+    ),
     "PipelineFailed": ({'homelab_pipeline_last_build_success{pipeline="weather"}': "0x5 1x5"}, "1m", "3m", "10m"),
     "PipelineLate": (
         {'homelab_pipeline_published_timestamp_seconds{pipeline="weather"}': f"0x{200} {HOURS}x100"},

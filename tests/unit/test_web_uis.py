@@ -45,7 +45,7 @@ def closed(found: Inventory, name: str) -> str:
     (container,) = [each for each in found.containers if each.name == name]
     keys = {each.name: f"ssh-ed25519 AAAA {each.name}" for each in found.containers}
     context = ServiceContext(inventory=found, container=container, secret_store=FixedSecretStore(), host_keys=keys)
-    files = [step for step in steps_of(context) if isinstance(step, File) and step.path.endswith("web-ports.nft")]
+    files = [step for step in steps_of(context) if isinstance(step, File) and step.path.endswith("closed-ports.nft")]
     return "".join(file.content.decode() for file in files)
 
 

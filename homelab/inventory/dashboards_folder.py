@@ -1,0 +1,195 @@
+"""The folder `dashboards/` of a pipeline: the files of a Superset export, checked against each other."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from homelab.host import UNREADABLE
+from homelab.inventory import yaml_source
+from homelab.inventory.errors import Place, Problems, did_you_mean
+from homelab.inventory.yaml_source import Document, KeyPath
+from homelab.model import Pipeline
+from homelab.model.dashboards import (
+    FOLDER,
+    KINDS,
+    DashboardAsset,
+    Kind,
+    canonical,
+    chart_uuids,
+    connection_uuid,
+    filter_datasets,
+)
+from homelab.pipelines.published_tables import MAIN, published_tables
+
+_IGNORED = ("metadata.yaml", "databases")  # parts of a Superset export; the connections are homelab's
+_KEYS: Mapping[Kind, Sequence[str]] = {
+    "dataset": ("table_name",),
+    "chart": ("slice_name", "viz_type", "dataset_uuid"),
+    "dashboard": ("dashboard_title", "position"),
+}
+_MAPPINGS: Mapping[Kind, Sequence[str]] = {"dataset": (), "chart": ("params",), "dashboard": ("metadata", "position")}
+_LISTS: Mapping[Kind, Sequence[str]] = {"dataset": ("columns", "metrics"), "chart": (), "dashboard": ()}
+
+
+def with_dashboards(pipelines: Sequence[Pipeline], problems: Problems) -> tuple[Pipeline, ...]:
+    """Return the pipelines with the content of their dashboards; record every problem of these files."""
+    taken: dict[str, Place] = {}
+    return tuple(replace(each, dashboards=_Folder(each, problems, taken).read()) for each in pipelines)
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A file with one asset: its kind, its path, its content, and the places of the values."""
+
+    kind: Kind
+    path: Path
+    content: Mapping[str, Any]
+    document: Document
+
+
+@dataclass(frozen=True, slots=True)
+class _Folder:
+    """The dashboards of one pipeline; `taken` has the place of each uuid of all pipelines."""
+
+    pipeline: Pipeline
+    problems: Problems
+    taken: dict[str, Place]
+
+    @property
+    def _root(self) -> Path:
+        return self.pipeline.folder / FOLDER
+
+    def read(self) -> tuple[DashboardAsset, ...]:
+        """Return the assets in order: datasets, charts, dashboards; those with a problem are left out."""
+        if not self._root.is_dir():
+            return ()
+        before = len(self.problems.found)
+        files = [file for path in self._paths() if (file := self._file(path))]
+        found = {kind: {str(file.content["uuid"]): file for file in files if file.kind == kind} for kind in KINDS}
+        self._check_tables(found["dataset"].values())
+        for file in found["chart"].values():
+            if file.content["dataset_uuid"] not in found["dataset"]:
+                self._problem(file, ("dataset_uuid",), "no dataset in datasets/ has this uuid")
+        for file in found["dashboard"].values():
+            self._check_dashboard(file, found)
+        if len(self.problems.found) > before:
+            return ()
+        return tuple(
+            DashboardAsset(kind, file.content, str(file.path.relative_to(self._root)))
+            for kind in KINDS
+            for file in found[kind].values()
+        )
+
+    def _paths(self) -> Iterator[Path]:
+        folders = [f"{kind}s" for kind in KINDS]
+        allowed = ", ".join(f"{each}/" for each in folders)
+        for path in sorted(self._root.rglob("*")):
+            parts = path.relative_to(self._root).parts
+            if path.is_dir() or parts[0] in _IGNORED or any(part.startswith(".") for part in parts):
+                continue
+            if len(parts) > 1 and parts[0] in folders and path.suffix in (".yaml", ".yml"):
+                yield path
+            else:
+                self.problems.add(Place(path, 1), (), f"must be a .yaml file in {allowed} of {FOLDER}/")
+
+    def _file(self, path: Path) -> _File | None:
+        """Return a file that can be compared with the others; None if a problem was recorded."""
+        kind = next(each for each in KINDS if path.relative_to(self._root).parts[0] == f"{each}s")
+        before = len(self.problems.found)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            cause = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+            self.problems.add(Place(path, 1), (), f"cannot be read: {cause}")
+            return None
+        if not path.resolve().is_relative_to(self.pipeline.folder.resolve()):
+            self.problems.add(Place(path, 1), (), f"leads out of {self.pipeline.folder}: replace the link with a copy")
+            return None
+        document = yaml_source.parse(path, text, self.problems)
+        if len(self.problems.found) > before:
+            return None
+        if not isinstance(document.data, dict):
+            self.problems.add(Place(path, 1), (), f"must be a mapping, as Superset exports a {kind}")
+            return None
+        file = _File(kind, path, document.data, document)
+        self._check_keys(file)
+        if len(self.problems.found) > before:
+            return None
+        try:
+            return replace(file, content=canonical(kind, document.data))
+        except UNREADABLE as error:
+            self.problems.add(
+                Place(path, 1), (), f"is not a {kind} as Superset exports it ({type(error).__name__}: {error})"
+            )
+            return None
+
+    def _check_keys(self, file: _File) -> None:
+        content = file.content
+        self._check_uuid(file)
+        for key in _KEYS[file.kind]:
+            if content.get(key) in (None, "", {}):
+                self._problem(file, (), f"{key} is missing")
+        for key in _MAPPINGS[file.kind]:
+            if not isinstance(content.get(key), dict | None):
+                self._problem(file, (key,), "must be a mapping")
+        for key in _LISTS[file.kind]:
+            value = content.get(key)
+            if not isinstance(value, list | None) or not all(isinstance(each, dict) for each in value or ()):
+                self._problem(file, (key,), "must be a list of mappings")
+        wanted = connection_uuid(self.pipeline.name)
+        if file.kind == "dataset" and content.get("database_uuid", wanted) != wanted:
+            self._problem(
+                file, ("database_uuid",), f"must be {wanted}, the connection of {self.pipeline.name}; omit it"
+            )
+
+    def _check_uuid(self, file: _File) -> None:
+        value = file.content.get("uuid")
+        try:
+            if value is None or str(uuid.UUID(str(value))) != value:
+                raise ValueError
+        except ValueError:
+            if value is None:
+                self._problem(file, (), f"uuid is missing; such as `uuid: {_example(file)}`")
+            else:
+                self._problem(file, ("uuid",), f"must be a uuid in lower-case letters, such as {_example(file)}")
+            return
+        place = file.document.place(("uuid",))
+        if (first := self.taken.setdefault(value, place)) != place:
+            self._problem(file, ("uuid",), f"is used already, in {first}")
+
+    def _check_tables(self, datasets: Any) -> None:
+        physical = [each for each in datasets if not each.content.get("sql")]
+        physical = [each for each in physical if each.content.get("schema") in (None, "", MAIN)]
+        if not physical:
+            return
+        if not self.pipeline.has_dbt:
+            self._problem(physical[0], ("table_name",), "the pipeline publishes no tables: it has no dbt/")
+            return
+        tables = [each.name for each in published_tables(self.pipeline.folder / "dbt")]
+        for file in physical:
+            name = str(file.content["table_name"])
+            if name not in tables:
+                self._problem(
+                    file, ("table_name",), f"the pipeline publishes no table `{name}`; {did_you_mean(name, tables)}"
+                )
+
+    def _check_dashboard(self, file: _File, found: Mapping[Kind, Mapping[str, _File]]) -> None:
+        for key, chart in chart_uuids(file.content["position"]).items():
+            if chart not in found["chart"]:
+                self._problem(file, ("position", key, "meta", "uuid"), "no chart in charts/ has this uuid")
+        for dataset in filter_datasets(file.content.get("metadata") or {}):
+            if dataset not in found["dataset"]:
+                keys = ("metadata", "native_filter_configuration")
+                self._problem(file, keys, f"no dataset in datasets/ has the uuid {dataset}")
+
+    def _problem(self, file: _File, keys: KeyPath, text: str) -> None:
+        self.problems.add(file.document.place(keys), keys, text)
+
+
+def _example(file: _File) -> str:
+    """Return a uuid that the file may have: derived from its path, so that it is the same each time."""
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, "/".join(file.path.parts[-4:])))

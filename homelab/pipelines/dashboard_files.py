@@ -1,0 +1,90 @@
+"""The files of dashboards: YAML in a stable order, and the form that Superset imports."""
+
+from __future__ import annotations
+
+import io
+import re
+import tarfile
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from homelab.model.dashboards import DashboardAsset, Kind, connection_uuid, ordered
+from homelab.pipelines.published_tables import MAIN
+
+_VERSION = "1.0.0"
+_WIDTH = 120
+_LEFT_OUT: Mapping[Kind, Mapping[str, Any]] = {
+    "dataset": {
+        "schema": MAIN,
+        **dict.fromkeys(
+            ("description", "sql", "main_dttm_col", "default_endpoint", "cache_timeout", "params", "extra")
+        ),
+        **dict.fromkeys(("template_params", "fetch_values_predicate")),
+        **{"offset": 0, "filter_select_enabled": True, "normalize_columns": False, "always_filter_main_dttm": False},
+        **{"columns": [], "metrics": []},
+    },
+    "chart": {**dict.fromkeys(("description", "certified_by", "certification_details", "cache_timeout")), "params": {}},
+    "dashboard": {
+        **dict.fromkeys(("description", "css", "slug", "certified_by", "certification_details")),
+        **{"published": True, "metadata": {}, "position": {}},
+    },
+}
+_COLUMN = {
+    **dict.fromkeys(("verbose_name", "description", "expression", "type", "python_date_format", "extra")),
+    **{"is_dttm": False, "is_active": True, "groupby": True, "filterable": True},
+}
+_METRIC = dict.fromkeys(("verbose_name", "description", "metric_type", "d3format", "extra", "warning_text"))
+
+
+def file_text(asset: DashboardAsset) -> str:
+    """Return the text of an asset's file."""
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        """Text of several lines as it is, and lists below their key."""
+
+        def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+            super().increase_indent(flow, False)
+
+    def text(dumper: yaml.SafeDumper, value: str) -> yaml.Node:
+        style = "|" if "\n" in value else None
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+    Dumper.add_representer(str, text)
+    return str(yaml.dump(ordered(asset.content), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=_WIDTH))
+
+
+def file_name(asset: DashboardAsset, taken: Collection[str]) -> str:
+    """Return a new path below `dashboards/`, from the title of an asset; `taken` are the paths in use."""
+    words = re.findall(r"[a-z0-9]+", asset.title.lower()) or [asset.kind]
+    stem = f"{asset.kind}s/{'_'.join(words)[:60]}"
+    names = (f"{stem}{suffix}.yaml" for suffix in ("", *(f"_{number}" for number in range(2, 1000))))
+    return next(name for name in names if name not in taken)
+
+
+def tar_of(assets: Iterable[DashboardAsset]) -> bytes:
+    """Return a tar archive with the files of assets."""
+    buffer, names = io.BytesIO(), set[str]()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for asset in assets:
+            content, name = file_text(asset).encode(), file_name(asset, names)
+            names.add(name)
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def to_import(asset: DashboardAsset, pipeline: str) -> Mapping[str, Any]:
+    """Return the content with all values that the canonical form leaves out: of others, Superset keeps the present."""
+    content = {"version": _VERSION, **_LEFT_OUT[asset.kind], **asset.content}
+    if asset.kind == "dataset":
+        return {
+            **content,
+            "database_uuid": connection_uuid(pipeline),
+            "columns": [{**_COLUMN, **each} for each in content["columns"]],
+            "metrics": [{**_METRIC, **each} for each in content["metrics"]],
+        }
+    if asset.kind == "chart":
+        return {**content, "params": {**content["params"], "viz_type": content["viz_type"]}}
+    return content
