@@ -5,7 +5,7 @@ BIN := .venv/bin
 export PYTHONPYCACHEPREFIX = $(CURDIR)/.venv/pycache
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-unit lint bench bench-deploy reference dashboards lock clean
+.PHONY: help demo test test-unit lint bench bench-deploy reference dashboards pictures lock clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1 	/'
@@ -42,6 +42,9 @@ reference: .venv/ready  ## Generate docs/reference and inventory.schema.json fro
 
 dashboards: .venv/ready  ## Generate templates/grafana/dashboards with Grafana's SDK
 	$(BIN)/python -m dashboards
+
+pictures: .venv/ready  ## Take the pictures of docs/images from the running demo, with Chromium, as root
+	$(BIN)/python -m docs.take_pictures
 
 lock: .venv/ready  ## Update requirements/*.txt and pipelines/shared/requirements/*.txt
 	$(COMPILE) --group test --extra lab pyproject.toml -o requirements/dev.txt

@@ -156,7 +156,7 @@ class Authority:
         alternatives = [*map(x509.DNSName, names.hosts), *(x509.IPAddress(IPv4Address(a)) for a in names.addresses)]
         authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(signing.public_key())
         builder = (
-            _builder(_name(names.hosts[0]), ca.subject, key.public_key(), now, until)
+            _builder(_name(min(names.hosts, key=len)), ca.subject, key.public_key(), now, until)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(digital_signature=True), critical=True)
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)

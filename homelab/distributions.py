@@ -8,6 +8,7 @@ key. tests/unit/test_distributions.py compares all these facts with the publishe
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +17,8 @@ class Distribution:
 
     `codename` is its name in apt's lists; `sources` is the source file of its own images. Proxmox's templates of Ubuntu
     24.04 and Debian 12 still use `/etc/apt/sources.list`. `security` is the origin of its security updates, as a
-    pattern of unattended-upgrades.
+    pattern of unattended-upgrades. `redis` is the program with Redis' protocol: its package and server end in
+    `-server`, its client in `-cli`.
     """
 
     alias: str
@@ -25,6 +27,7 @@ class Distribution:
     python: tuple[int, int]
     sources: str
     security: str
+    redis: Literal["redis", "valkey"]
 
     @property
     def template_prefix(self) -> str:
@@ -49,6 +52,7 @@ DISTRIBUTIONS = {
             python=(3, 12),
             sources="/etc/apt/sources.list.d/ubuntu.sources",
             security=_UBUNTU_SECURITY,
+            redis="redis",
         ),
         Distribution(
             "debian-12",
@@ -57,6 +61,7 @@ DISTRIBUTIONS = {
             python=(3, 11),
             sources="/etc/apt/sources.list.d/debian.sources",
             security=_DEBIAN_SECURITY,
+            redis="redis",
         ),
         Distribution(
             "debian-13",
@@ -65,6 +70,7 @@ DISTRIBUTIONS = {
             python=(3, 13),
             sources="/etc/apt/sources.list.d/debian.sources",
             security=_DEBIAN_SECURITY,
+            redis="valkey",
         ),
     )
 }

@@ -27,10 +27,14 @@ _AUTHORITY_LOST = _RESTORE + "`homelab deploy` then makes a new CA and new certi
 
 
 class FileSecretStore:
-    """Secrets and SSH keys in a folder of mode 0700; the same name always gives the same value."""
+    """Secrets and SSH keys in a folder of mode 0700; the same name always gives the same value.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    A preview keeps a new certificate of the CA in memory: the next deploy may have other names.
+    """
+
+    def __init__(self, folder: Path, *, is_preview: bool = False) -> None:
+        self._folder, self._is_preview = folder, is_preview
+        self._previewed: Authority | None = None
         self._path = folder / "secrets.json"
         self._lock = threading.Lock()
 
@@ -94,8 +98,14 @@ class FileSecretStore:
         public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
         return Secret(pem), f"{public.decode()} homelab-{name}"
 
+    def preview(self) -> FileSecretStore:
+        """See SecretStore.preview."""
+        return FileSecretStore(self._folder, is_preview=True)
+
     def known_authority(self) -> Authority | None:
         """See SecretStore.known_authority."""
+        if self._previewed:
+            return self._previewed
         path = self._folder / "ca.pem"
         text = read_private(path, _AUTHORITY_LOST)
         try:
@@ -110,7 +120,10 @@ class FileSecretStore:
             if found and found.is_valid_for(names, now):
                 return found
             authority = found.renew(names, now) if found else Authority.create(lab, names, now)
-            write_private(self._folder / "ca.pem", authority.file().encode())
+            if self._is_preview:
+                self._previewed = authority
+            else:
+                write_private(self._folder / "ca.pem", authority.file().encode())
             return authority
 
 

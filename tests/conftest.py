@@ -1,4 +1,4 @@
-"""Setup of all tests: the network guard, the process of the labs, and folders for the notes of steps."""
+"""Setup of all tests: the network guard, the processes of the labs, and folders for the notes of steps."""
 
 from __future__ import annotations
 
@@ -12,6 +12,14 @@ from homelab.steps import remote_paths
 from tests.network_guard import sitecustomize  # the import installs the guard
 
 _LABS = ("tests/e2e/", "tests/integration/test_lab_")
+# Their addresses are in the upper half of the network of all labs.
+_UPPER_LABS = (
+    "tests/e2e/",
+    "tests/integration/test_lab_airflow.py",
+    "tests/integration/test_lab_alerts.py",
+    "tests/integration/test_lab_celery.py",
+    "tests/integration/test_lab_own_pipeline.py",
+)
 _GUARD = str(Path(sitecustomize.__file__).parent)
 
 
@@ -20,19 +28,22 @@ def pytest_configure() -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [_GUARD, os.environ.get("PYTHONPATH")]))
 
 
-class LabsInOneProcess(LoadFileScheduling):
-    """The distribution of `--dist loadfile`, with the files of all labs in one process.
+class TwoLabs(LoadFileScheduling):
+    """The distribution of `--dist loadfile`, with the files of the labs in two processes.
 
-    Labs share addresses. They wait for half of their time, in which the other processes run the other tests.
+    Labs share addresses, so each half of the labs' network has a process of its own. Labs wait for half of their time,
+    in which the other processes run the other tests.
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        return "labs" if nodeid.startswith(_LABS) else super()._split_scope(nodeid)
+        if nodeid.startswith(_UPPER_LABS):
+            return "upper labs"
+        return "lower labs" if nodeid.startswith(_LABS) else super()._split_scope(nodeid)
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LabsInOneProcess | None:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> TwoLabs | None:
     """Return the distribution of the tests to processes, for `--dist loadfile`."""
-    return LabsInOneProcess(config, log) if config.getvalue("dist") == "loadfile" else None
+    return TwoLabs(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture(autouse=True)

@@ -38,7 +38,7 @@ from homelab.steps import (
 )
 
 # They need the cluster or PostgreSQL's user, replace an owner that the package sets, or allow Airflow's login.
-_LATE = ("/etc/postgresql", "/var/lib/postgresql", "/etc/ssl/homelab/postgres.pem", "/home/analytics/.ssh")
+_LATE = ("/etc/postgresql/", "/var/lib/postgresql", "/etc/ssl/homelab/postgres.pem", "/home/analytics/.ssh")
 
 
 class Script:
@@ -102,7 +102,7 @@ def _files(stack: Stack, steps: Sequence[Step]) -> dict[str, bytes]:
 
 
 def _is_late(path: str) -> bool:
-    return path.startswith(_LATE)
+    return f"{path}/".startswith(_LATE)
 
 
 def _tree(steps: Sequence[Step]) -> bytes:

@@ -22,7 +22,7 @@ def _inventory(context: typer.Context) -> Inventory:
     if own.get("lab") or root.get("lab"):
         from homelab.lab import Lab
 
-        paths.append(Lab().overlay)
+        paths += Lab().overlays
     return load([Path(path) for path in (*paths, *(root.get("overlay") or ()), *(own.get("overlay") or ()))])
 
 
@@ -68,6 +68,15 @@ def _snapshots(_: typer.Context, inventory: Inventory) -> Iterable[str]:
     from homelab.runtime.session import Session
 
     return sorted({each.name for each in list_snapshots(Session.open(inventory, SilentProgress()))})
+
+
+def demo_groups(incomplete: str) -> list[str]:
+    """Return the groups of the demo that complete the last name of a list with commas."""
+    from homelab.lab import GROUPS
+
+    *given, last = incomplete.split(",")
+    left = (name for name in GROUPS if name.startswith(last) and name not in given)
+    return [",".join([*given, name]) for name in left]
 
 
 containers = _completer(lambda _, inventory: (container.name for container in inventory.containers))

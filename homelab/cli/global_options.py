@@ -89,10 +89,11 @@ class Settings:
             return [self.inventory, *self.overlays]
         from homelab.lab import Lab
 
-        overlay = Lab().overlay
-        if not overlay.exists():
-            raise InputError("Cannot use the lab: it is not running", f"{overlay} does not exist.", "homelab lab up")
-        return [self.inventory, overlay, *self.overlays]
+        lab = Lab()
+        if not lab.overlay.exists():
+            details = f"{lab.overlay} does not exist."
+            raise InputError("Cannot use the lab: it is not running", details, "homelab lab up")
+        return [self.inventory, *lab.overlays, *self.overlays]
 
     @property
     def folder(self) -> Path:

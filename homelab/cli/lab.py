@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from homelab.cli import completion
 from homelab.cli.confirmation import confirm
 from homelab.cli.global_options import Json, Yes, add_verb, settings
 from homelab.cli.results import echo, print_result
@@ -21,25 +22,42 @@ def register(app: typer.Typer) -> None:
     app.add_typer(lab, name="lab")
 
 
-def demo() -> None:
+def demo(
+    with_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--with",
+            metavar="GROUP,…",
+            help="Groups of further services: gateway, superset, monitoring, alerts.",
+            autocompletion=completion.demo_groups,
+        ),
+    ] = None,
+) -> None:
     """Set up everything on this machine: lab, containers, deploy, a month of weather, one run of the pipeline.
 
-    It ends with the state of the lab and a picture of the temperatures.
+    It ends with the state of the lab and a picture of the temperatures. The groups stay until `homelab lab down`, or
+    the next --with.
 
-    Example:  homelab demo
+    Example:  homelab demo --with gateway,monitoring
     """
     from homelab.cli.output import show_rows
     from homelab.cli.report_output import show_status, show_temperatures
     from homelab.commands.demo import demo as run
 
-    done = run(settings.inventory, settings.progress())
+    groups = [name.strip() for names in with_ or () for name in names.split(",")]
+    done = run(settings.inventory, settings.progress(), groups)
     show_status(done.report)
     show_rows(done.days)
     show_temperatures(done.temperatures)
-    echo(
-        f"\nAirflow: {done.ui}, user admin, password from `.venv/bin/homelab --lab secret show`\n"
-        "Look around: `.venv/bin/homelab --lab --help`. Remove it: `.venv/bin/homelab lab down`"
-    )
+    echo(f"\nAirflow: {done.ui}, user admin, password from `.venv/bin/homelab --lab secret show`")
+    if done.messages:
+        echo(f"Messages about incidents: {done.messages}")
+    echo("Look around: `.venv/bin/homelab --lab --help`. Remove it: `.venv/bin/homelab lab down`")
+    if done.start_page:
+        echo(
+            f"Start page: {done.start_page}, user homelab, password from "
+            "`.venv/bin/homelab --lab secret show gateway-password`"
+        )
     if not done.report.healthy:
         raise typer.Exit(1)
 

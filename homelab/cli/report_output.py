@@ -109,7 +109,7 @@ def show_status(report: LabReport, target: Console | None = None) -> None:
     for container in report.containers:
         _show_services(target, container)
     for pipeline in report.pipelines:
-        target.print(_health_of("pipeline " + pipeline.name, pipeline.health), soft_wrap=True)
+        target.print(_health_of("pipeline " + pipeline.name, pipeline.health, pipeline.health.healthy), soft_wrap=True)
     for note in report.notes:
         target.print(Text(f"! {note}", "yellow"), soft_wrap=True)
     target.print(health_line(report.healthy))
@@ -166,8 +166,8 @@ def _age(seconds: int) -> str:
     return f"{seconds} s"
 
 
-def _health_of(name: str, health: Health) -> Text:
-    mark = Text("✓ ", "green") if health.healthy else Text("✗ ", "red")
+def _health_of(name: str, health: Health, healthy: bool) -> Text:
+    mark = Text("✓ ", "green") if healthy else Text("✗ ", "red")
     return Text.assemble(mark, (f"{name:<10} ", "bold"), health.summary)
 
 
@@ -180,8 +180,7 @@ def _show_services(target: Console, container: ContainerReport) -> None:
     if container.full_disks:
         target.print(Text(f"✗ {describe(container.name, container.full_disks)}", "red"), soft_wrap=True)
     for service in container.services:
-        mark = Text("✓ ", "green") if service.healthy else Text("✗ ", "red")
-        target.print(Text.assemble(mark, (f"{service.name:<10}", "bold"), service.health.summary), soft_wrap=True)
+        target.print(_health_of(service.name, service.health, service.healthy), soft_wrap=True)
         for unit, state in service.units.items():
             style = "dim" if state == "active" else "red"
             target.print(Text(f"    {unit.removesuffix('.service')}: {state}", style))

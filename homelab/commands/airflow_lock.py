@@ -8,7 +8,7 @@ from homelab.errors import InputError
 from homelab.private_files import private_folder
 from homelab.runtime.package_locks import PackageLock, write_lock
 from homelab.runtime.session import Session
-from homelab.services.airflow import Airflow
+from homelab.services.airflow import airflow_of
 from homelab.services.airflow_packages import LOCK_FILE, airflow_lock, user_lock
 
 
@@ -18,17 +18,16 @@ def lock(session: Session) -> PackageLock:
     Raises InputError if the inventory adds none, HomelabError with uv's message if they cannot be resolved.
     """
     inventory = session.inventory
-    service = inventory.container_with("airflow").services["airflow"]
-    packages = service.packages if isinstance(service, Airflow) else ()
-    if not isinstance(service, Airflow) or not packages:
+    service = airflow_of(inventory)
+    if not service.packages:
         raise InputError(
             "Cannot lock packages for Airflow: the inventory adds none",
             f"{inventory.path} has no `packages:` under `airflow:`.",
             "Add it, as in `packages: [humanize]`, then run `homelab airflow lock` again.",
         )
     path = inventory.path.parent / LOCK_FILE
-    own, index = airflow_lock(service.version), inventory.sources.pypi_index
+    own, index = airflow_lock(service.lock), inventory.sources.pypi_index
     private_folder(inventory.state_dir)
-    compiled = compile_lock(folder_of(inventory.state_dir), packages, own, index, session.progress)
-    text = user_lock(service.version, packages, compiled)
+    compiled = compile_lock(folder_of(inventory.state_dir), service.packages, own, index, session.progress)
+    text = user_lock(service.lock, service.packages, compiled)
     return write_lock(path, text)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
 from homelab.inventory import load
-from homelab.lab import Lab, skip_weather
+from homelab.lab import Lab, check_groups, skip_weather, write_groups
 from homelab.lab import up as lab_up
 from homelab.model.inventory import WEATHER
+from homelab.model.web_uis import start_page_url
 from homelab.progress import Progress, duration
 from homelab.runtime.backfills import BackfillOptions, backfill_api
 from homelab.runtime.container_addresses import locate
@@ -37,22 +39,32 @@ from weather_daily order by day desc, city limit 6"""
 
 @dataclass(frozen=True, slots=True)
 class Demo:
-    """The lab's state, the temperatures of a month by city, the last days, and the address of Airflow's web UI."""
+    """The lab's state, the temperatures of a month by city, the last days, and the addresses of Airflow's web UI.
+
+    `start_page` is empty without a gateway, `messages` is the file with the messages about incidents, if there is one.
+    """
 
     report: LabReport
     temperatures: Rows
     days: Rows
     ui: str
+    start_page: str
+    messages: Path | None
 
 
-def demo(inventory_path: Path, progress: Progress) -> Demo:
+def demo(inventory_path: Path, progress: Progress, groups: Sequence[str] = ()) -> Demo:
     """Start the lab, create and deploy its containers, load a month of weather, and run the pipeline once.
 
-    It repeats no completed part. Raises HomelabError.
+    Without `groups`, those of the last run stay. It repeats no completed part. Raises HomelabError, InputError for an
+    unknown group.
     """
+    check_groups(groups)
     started = time.monotonic()
     lab = Lab()
-    session = Session.open(load([inventory_path, lab_up(lab, progress)]), progress)
+    overlay = lab_up(lab, progress)
+    if groups:
+        write_groups(lab, load([inventory_path, overlay]), groups)
+    session = Session.open(load([inventory_path, *lab.overlays]), progress)
     inventory = session.inventory
     with lab_lock(inventory.state_dir, "demo"):
         with progress.step("homelab up", "total"):
@@ -71,6 +83,7 @@ def demo(inventory_path: Path, progress: Progress) -> Demo:
     else:
         progress.note("pipeline", str(run_pipeline(session, WEATHER)))
     temperatures, days = (query_marts(session, sql, WEATHER) for sql in (_PICTURE, _ROWS))
-    report, address = report_lab(session), ui(locate(inventory))
+    report, located = report_lab(session), locate(inventory)
     progress.note("demo", f"took {duration(time.monotonic() - started)} in total")
-    return Demo(report, temperatures, days, address)
+    messages = lab.messages_file if inventory.alerts else None
+    return Demo(report, temperatures, days, ui(located), start_page_url(located.containers), messages)

@@ -15,7 +15,7 @@ from homelab.dev.local_stack import DATABASE, Stack, shared_path
 from homelab.host import Result
 from homelab.model import Pipeline, Secret, SecretStore, Step
 from homelab.model.inventory import WEATHER
-from homelab.model.service import user_secrets
+from homelab.model.secret_store import user_secrets
 from homelab.model.stages import BUILD
 from homelab.paths import bundled_path
 from homelab.pipelines.container_steps import Limits, profiles_yml

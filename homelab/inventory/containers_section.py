@@ -15,7 +15,7 @@ from homelab.inventory.declaration import declaration_of
 from homelab.inventory.networks_section import Networks, network_cards
 from homelab.inventory.section import Section
 from homelab.inventory.service_checks import check_declarations, check_memory, check_ports
-from homelab.inventory.service_options import Services, with_bridge, with_exporters
+from homelab.inventory.service_options import Services, seconds_to_stop, with_bridge, with_exporters
 from homelab.model import DHCP, Container, ContainerConfig, Mount, Network, Service, lab_tags
 from homelab.model.inventory import NODE, name_without_instance
 from homelab.model.options import KeyNames, Option
@@ -184,7 +184,7 @@ class Reader:
         return Container(
             name=name,
             vmid=values.get("vmid", 0),
-            node=values.get("node", self.node),
+            node=values.get("node", None if any(each.spreads for each in services.values()) else self.node),
             template=settings.template,
             shape=replace(
                 self._config(name, self.network, ip, settings, self._start_order(section)),
@@ -192,6 +192,7 @@ class Reader:
                 memory=values.get("memory", 0),
                 ip6=ip6,
                 gw6=gw6,
+                stop_timeout=seconds_to_stop(settings.stop_timeout, services),
                 networks=networks,
                 mounts=_mounts(values.get("mounts", {}), settings.storage),
             ),
@@ -264,7 +265,6 @@ class Reader:
             onboot=settings.onboot,
             startup_order=order,
             start_delay=settings.start_delay,
-            stop_timeout=settings.stop_timeout,
             features=settings.features,
             unprivileged=True,
             protection=settings.protection,

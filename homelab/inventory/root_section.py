@@ -16,7 +16,7 @@ from homelab.inventory.pipelines_section import Pipelines, read_pipelines
 from homelab.inventory.proxmox_section import endpoint
 from homelab.inventory.schema_rules import exclusive
 from homelab.inventory.section import Section
-from homelab.inventory.service_checks import check_gateway_ports
+from homelab.inventory.service_checks import check_combinations, check_gateway
 from homelab.inventory.weather_section import weather
 from homelab.model import Alerts, Container, Inventory, ProxmoxApi
 from homelab.model.alert_receivers import BRIDGE
@@ -84,7 +84,8 @@ def read(path: Path, root: Section) -> Inventory:
     reader = Reader(lab, path, subnet, node, defaults, vmids, root.registry, alerts=root.has("alerts"))
     containers = reader.read(found.get("containers", {}))
     if not root.problems.found:  # the endpoints of a faulty service cannot be read
-        check_gateway_ports(found.get("containers", {}), containers)
+        check_combinations(found.get("containers", {}), containers)
+        check_gateway(found.get("containers", {}), containers)
     _check_bridges(root, containers)
     pipelines = found.get("pipelines", root.below("pipelines"))
     has_weather = isinstance(pipelines.data.get(WEATHER), dict)

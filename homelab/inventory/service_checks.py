@@ -9,7 +9,8 @@ from homelab.distributions import Distribution
 from homelab.inventory.section import Section
 from homelab.model import Container, Service
 from homelab.model.endpoints import LAST_PORT, SSH_PORT
-from homelab.model.web_uis import OFFSET, gateway_of, published_web_uis
+from homelab.model.inventory import name_without_instance
+from homelab.model.web_uis import OFFSET, domain_of, gateway_of, published_web_uis, web_uis
 
 T = TypeVar("T")
 
@@ -30,6 +31,19 @@ def check_declarations(section: Section, services: Mapping[str, Service], distri
 def _python_too_new(newest: tuple[int, int], distribution: Distribution) -> str:
     found, supported = (".".join(map(str, version)) for version in (distribution.python, newest))
     return f"runs on Python up to {supported}, and {distribution.alias} has {found}: use another template"
+
+
+def check_combinations(sections: Mapping[str, Section], containers: Sequence[Container]) -> None:
+    """Add a problem for each option that does not fit the other services of the inventory."""
+    services: dict[str, list[Service]] = {}
+    for container in containers:
+        for name, service in container.services.items():
+            services.setdefault(name_without_instance(name), []).append(service)
+    for container in containers:
+        for name, service in container.services.items():
+            section, neighbours = sections[container.name], [each for each in container.services if each != name]
+            for keys, error in _declared(section, name, service.combination_errors, services, neighbours):
+                section.problem(error, "services", name, *keys)
 
 
 def check_ports(section: Section, services: Mapping[str, Service]) -> None:
@@ -60,7 +74,28 @@ def _declared(section: Section, name: str, declaration: Callable[..., Iterable[T
         return ()
 
 
-def check_gateway_ports(sections: Mapping[str, Section], containers: Sequence[Container]) -> None:
+def check_gateway(sections: Mapping[str, Section], containers: Sequence[Container]) -> None:
+    """Add a problem for each web UI whose name or port of the gateway does not exist, or is taken."""
+    if domain_of(containers):
+        _check_names(sections, containers)
+    else:
+        _check_ports(sections, containers)
+
+
+def _check_names(sections: Mapping[str, Section], containers: Sequence[Container]) -> None:
+    taken = {
+        f"{container.name}.{container.shape.searchdomain}".lower(): f"the container {container.name}"
+        for container in containers
+        if container.shape.searchdomain
+    }
+    for ui in web_uis(containers):
+        if owner := taken.get(ui.name):
+            problem = f"has a web UI with the name {ui.name}, which is that of {owner}"
+            sections[ui.container.name].problem(problem, "services", ui.service)
+        taken[ui.name] = f"{ui.service} of {ui.container.name}"
+
+
+def _check_ports(sections: Mapping[str, Section], containers: Sequence[Container]) -> None:
     """Add a problem for each web UI whose port of the gateway does not exist, or is taken.
 
     Other web UIs and the services on the gateway's own container may have it.

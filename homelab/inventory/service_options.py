@@ -92,6 +92,12 @@ def with_bridge(services: Mapping[str, Service], registry: Registry) -> Mapping[
     return services
 
 
+def seconds_to_stop(given: int | None, services: Mapping[str, Service]) -> int | None:
+    """Return the seconds for a shutdown of a container: those of the inventory, else the most that a service needs."""
+    needed = max((service.stop_seconds() for service in services.values()), default=0)
+    return given if given is not None else needed or None
+
+
 def services_schema(registry: Registry) -> dict[str, Any]:
     """Return the part of the JSON Schema that names the services; one that cannot be loaded may have any options."""
     kinds = {name: registry.find(name) for name in registry.names()}

@@ -58,6 +58,8 @@ def up(lab: Lab, progress: Progress) -> Path:
                 str(lab.api_key_file),
                 "--state",
                 str(lab.replay_state),
+                "--messages",
+                str(lab.messages_file),
             ],
             inputs=[lab.api_key_file],
         )

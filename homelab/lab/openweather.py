@@ -8,6 +8,7 @@ hours of the data set. With `real` it returns the observation of this hour of th
 `--generated` adds that many cities with the ids 1, 2, …: each has the weather of one of the stations, and moves to the
 next observation only after POST /_hour?appid=KEY.
 The history API has all hours of the real cities, one week per request; with `--no-history` the key is of the free plan.
+With `--messages`, POST /messages appends a message about an incident to that file.
 Tests inject failures: POST /_faults?appid=KEY with {"status": 429, "times": 2, "retry_after": 1, "delay": 0, "q": …}.
 """
 
@@ -24,9 +25,11 @@ from typing import Any
 
 from aiohttp import web
 
+from homelab.lab import messages
 from homelab.lab.derived_weather import derive_place
 from homelab.lab.observations import PLACES, Observation, Place, answer, load
 from homelab.lab.replay_clocks import Steps, ThisHour, observation
+from homelab.lab.settings import MESSAGES
 
 _WEEK = 7 * 86400  # seconds
 _IN_HISTORY = ("dt", "main", "wind", "clouds", "weather", "rain", "snow")
@@ -246,6 +249,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--state", required=True, type=Path)
     parser.add_argument("--clock", choices=["step", "real"], default="step")
     parser.add_argument("--generated", type=int, default=0, metavar="N", help="number of generated cities")
+    parser.add_argument("--messages", type=Path, help="file for the messages about incidents that it receives")
     parser.add_argument("--no-history", action="store_true", help="the key is of the free plan")
     options = parser.parse_args(words)
     stations = load()
@@ -257,6 +261,8 @@ def main(words: Sequence[str] | None = None) -> None:
         Generated(options.generated, stations),
         None if options.no_history else stations,
     )
+    if options.messages:
+        app.router.add_post(MESSAGES, messages.receive(options.messages))
     web.run_app(app, host=options.host, port=options.port, access_log=None, print=None)
 
 

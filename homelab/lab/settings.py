@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 GUARDED = IPv4Network("10.99.2.0/24")
 STATE_ROOT = Path("/var/lib/homelab")
 CACHE_ROOT = Path("/var/cache/homelab")
+MESSAGES = "/messages"  # the path at which the replay server receives the messages about incidents
 BRIDGES = "hl-"  # the names of all bridges of labs begin with this
 NODE = "pve"
 TOKEN_ID = "homelab@pve!lab"  # noqa: S105 - the token's name; its secret is in a file
@@ -68,6 +70,26 @@ class Lab:
     def overlay(self) -> Path:
         """The inventory overlay that redirects homelab to this lab."""
         return self.state_dir / "overlay.yaml"
+
+    @property
+    def groups_overlay(self) -> Path:
+        """The inventory overlay with the further services of `homelab demo --with`; missing without them."""
+        return self.state_dir / "groups.yaml"
+
+    @property
+    def overlays(self) -> Sequence[Path]:
+        """The overlays of this lab, in order."""
+        return [self.overlay, *([self.groups_overlay] if self.groups_overlay.exists() else [])]
+
+    @property
+    def messages_url(self) -> str:
+        """The URL that receives the messages about incidents."""
+        return f"{self.replay_url}{MESSAGES}"
+
+    @property
+    def messages_file(self) -> Path:
+        """The file with the messages about incidents, one a line, as JSON."""
+        return self.state_dir / "messages.jsonl"
 
     @property
     def token_file(self) -> Path:

@@ -20,7 +20,8 @@ from homelab.model.inventory import (
 from homelab.model.options import Duration, KeyNames, Option, SecretName, Size
 from homelab.model.pipelines import Pipeline, SchemaVersion
 from homelab.model.proxmox_token import ProxmoxToken
-from homelab.model.service import Health, ManagedResource, Pending, SecretStore, Service, ServiceContext, Step
+from homelab.model.secret_store import SecretStore
+from homelab.model.service import Health, ManagedResource, Pending, Service, ServiceContext, Step
 from homelab.model.stages import Stage
 from homelab.model.weather_settings import City, Weather
 

@@ -39,6 +39,11 @@ class Container:
     reported: frozenset[tuple[str, str]] = frozenset()
 
     @property
+    def spreads(self) -> bool:
+        """True if it is created on the node with the fewest of its kind: it has such a service, and no `node:`."""
+        return self.node is None and any(service.spreads for service in self.services.values())
+
+    @property
     def uses_dhcp(self) -> bool:
         """True if DHCP gives its address."""
         return self.shape.address == DHCP

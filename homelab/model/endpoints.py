@@ -30,6 +30,8 @@ class Endpoint:
     metrics_path: str = ""  # metrics in Prometheus' format
     web_ui: str = ""  # the title of a web UI
     credentials: tuple[str, ...] = ()  # names of the secrets that a client needs
+    clients: tuple[str, ...] = ()  # services whose containers are clients, too
+    restricted: bool = False  # its container admits only its clients, also without Proxmox's firewall
 
     def __post_init__(self) -> None:
         """Check the combination. Raises ValueError."""

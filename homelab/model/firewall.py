@@ -90,7 +90,7 @@ def _rules(inventory: Inventory, container: Container) -> Iterator[Rule]:
             for source, audience in clients(inventory, container, name, endpoint):
                 yield _tcp(endpoint.port, source, f"{endpoint.description} for {audience}")
     for ui in published_web_uis(inventory.containers):
-        if ui.gateway and ui.gateway.name == container.name:
+        if ui.gateway and ui.gateway.name == container.name and not ui.domain:
             yield _tcp(ui.port, str(inventory.network.subnet), f"{ui.endpoint.description} for the LAN")
     yield Rule(proto="icmp", icmp="echo-request", comment=f"{OWNER}ping")
 
@@ -112,6 +112,9 @@ def clients(inventory: Inventory, container: Container, name: str, endpoint: End
     else:
         kind = name_without_instance(name)
         theirs = [other for other, service in inventory.services() if kind in (*service.requires, *service.uses)]
+    theirs += [
+        other for other in inventory.containers if {*endpoint.clients} & set(map(name_without_instance, other.services))
+    ]
     if gateway:
         theirs.append(gateway)
     if endpoint.metrics_path:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 from homelab.distributions import Distribution
-from homelab.errors import HomelabError, InputError
+from homelab.errors import HomelabError
 from homelab.host import UNREADABLE, Host, Result, argv
 from homelab.model.airflow_objects import AirflowObjects
 from homelab.model.backup_hooks import BackupHooks
@@ -19,71 +17,7 @@ from homelab.model.endpoints import Endpoint
 from homelab.model.inventory import DatabaseGrant, Inventory, Secret, name_without_instance
 from homelab.model.options import SecretName
 from homelab.model.proxmox_token import ProxmoxToken
-
-if TYPE_CHECKING:
-    from homelab.certificates import Authority, Names
-
-
-# Names of the secrets that homelab generates.
-_OWN_SECRETS = re.compile(r"(postgres|airflow|grafana|gateway|superset)-|stamps$")
-
-
-class SecretStore(Protocol):
-    """A store of secrets: the same name always gives the same value."""
-
-    def secret(self, name: str) -> Secret:
-        """Return the secret of that name, generated at the first call."""
-
-    def known_secret(self, name: str) -> Secret | None:
-        """Return an existing secret, or None; never generate one."""
-
-    def set(self, name: str, value: str) -> None:
-        """Store a secret, replacing one of the same name."""
-
-    def names(self) -> list[str]:
-        """Return the names of the existing secrets, sorted."""
-
-    def key_pair(self, name: str) -> tuple[Secret, str]:
-        """Return an SSH key pair, generated at the first call: private key (OpenSSH's PEM form), public key line."""
-
-    def has_key(self, name: str) -> bool:
-        """Check that an SSH key exists, without generating it."""
-
-    def key_path(self, name: str) -> Path:
-        """Return the file of a private key, for programs such as ssh."""
-
-    def authority(self, lab: str, names: Names) -> Authority:
-        """Return the lab's CA for exactly these names, made at the first call.
-
-        If the names change, or years before its certificate expires, it gets a new certificate for the same key.
-        Raises InputError if it is damaged.
-        """
-
-    def known_authority(self) -> Authority | None:
-        """Return the lab's CA, or None if there is none yet. Raises InputError if it is damaged."""
-
-
-def user_secrets(store: SecretStore, names: Iterable[SecretName]) -> Mapping[str, Secret]:
-    """Return secrets that the user has set, by name. Raises InputError for missing ones, and for homelab's own.
-
-    Without the latter, a pipeline of others could hand out the passwords of the databases to every DAG.
-    """
-    names = list(names)
-    if own := [name for name in names if _OWN_SECRETS.match(name)]:
-        raise InputError(
-            f"Cannot use the {'secrets' if len(own) > 1 else 'secret'} {', '.join(own)}: reserved for homelab",
-            "\n".join(f"  {name.place}: {{secret: {name}}}" for name in own),
-            "Use another name, and set it with `homelab secret set NAME`.",
-        )
-    wanted = {name: store.known_secret(name) for name in names}
-    missing = [name for name, secret in wanted.items() if secret is None]
-    if missing:
-        raise InputError(
-            f"Cannot use the {'secrets' if len(missing) > 1 else 'secret'} {', '.join(missing)}: not set",
-            "\n".join(f"  {name.place}: {{secret: {name}}}" for name in missing),
-            "\n".join(f"Run `homelab secret set {name}`." for name in missing),
-        )
-    return {name: secret for name, secret in wanted.items() if secret is not None}
+from homelab.model.secret_store import SecretStore, user_secrets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,6 +150,8 @@ class Service(ABC):
     reads_published: ClassVar[bool] = False  # True: it reads the published file of every pipeline
     reads_metrics: ClassVar[bool] = False  # True: it is a client of every endpoint with metrics
     publishes_web_uis: ClassVar[bool] = False  # True: it is the only client of every web UI, which it serves to the LAN
+    starts_pipelines: ClassVar[bool] = False  # True: its container starts the pipelines' commands with Airflow's key
+    spreads: ClassVar[bool] = False  # True: Proxmox nodes share its containers, if they have no `node:`
 
     instance: str = ""  # `photos` for `file_share@photos`; part of the names of its units, files and users
 
@@ -227,6 +163,24 @@ class Service(ABC):
         """Return the errors of its options that their types do not find, each with the keys of the value.
 
         Called when the inventory is read; none by default.
+        """
+        return ()
+
+    @property
+    def web_domain(self) -> str:
+        """The domain of the names under which it publishes web UIs; by default, it publishes them on ports."""
+        return ""
+
+    def web_pages(self, inventory: Inventory) -> Mapping[str, str]:
+        """Return the pages that the start page links, instead of the web UI's root: paths by title; none by default."""
+        return {}
+
+    def combination_errors(
+        self, services: Mapping[str, Sequence[Service]], neighbours: Collection[str]
+    ) -> Iterable[tuple[Sequence[str | int], str]]:
+        """Return the errors of its options together with all `services` by name, as `option_errors`; none by default.
+
+        `neighbours` are the names of the other services of its container.
         """
         return ()
 
@@ -252,6 +206,10 @@ class Service(ABC):
     def proxmox_tokens(self) -> Sequence[ProxmoxToken]:
         """Return the API tokens of Proxmox that it uses, which `homelab doctor` checks; none by default."""
         return ()
+
+    def stop_seconds(self) -> int:
+        """Return the seconds that its container needs for a shutdown; 0 for Proxmox's default."""
+        return 0
 
     def data_folders(self) -> Sequence[str]:
         """Return the folders with its data, which stay until `homelab prune`; none by default."""

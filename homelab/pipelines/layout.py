@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from homelab.host import argv
 from homelab.model import Pipeline
 from homelab.sandbox import Sandbox
 
@@ -76,8 +77,17 @@ class Layout:
 
     def run(self, command: str) -> str:
         """Return shell text that runs a command in the sandbox, with the pipeline's variables and the shared venv."""
-        script = f"set -a; . {self.environment}; PATH={SHARED_VENV}/bin:$PATH; cd {self.data}; {command}"
-        return self.sandbox.run("/bin/sh", "-c", script)
+        return self.sandbox.run("/bin/sh", "-c", self.script(command))
+
+    def script(self, command: str) -> str:
+        """Return shell text that runs a command with the pipeline's variables and the shared venv."""
+        return f"set -a; . {self.environment}; PATH={SHARED_VENV}/bin:$PATH; cd {self.data}; {command}"
+
+    @property
+    def docs(self) -> str:
+        """The command that generates the documentation of its dbt project, `docs.html` in its data, if it changed."""
+        folders = ("--project", self.project, "--profiles", self.root, "--data", self.data)
+        return argv("python", f"{SHARED_SCRIPTS}/dbt_docs.py", *folders, "--profile", self.pipeline.name)
 
     def read_data(self, name: str) -> str:
         """Return shell text that prints the end of a file of the folder of data."""

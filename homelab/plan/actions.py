@@ -157,13 +157,19 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Destroy:
-    """Destroy the container and its disk."""
+    """Destroy the container and its disk; one with a time for its shutdown is shut down first."""
 
     container: Container
     found: ObservedGuest
 
+    @property
+    def shutdown(self) -> int:
+        """The seconds for its shutdown; 0 for none."""
+        return (self.found.shape and self.found.running and self.found.shape.stop_timeout) or 0
+
     def __str__(self) -> str:
-        return f"destroy {self.container.name} ({self.container.vmid}) and its disk"
+        first = f", after a shutdown within {self.shutdown} s" if self.shutdown else ""
+        return f"destroy {self.container.name} ({self.container.vmid}) and its disk{first}"
 
 
 Action = Create | Clone | RegenerateIdentity | UpdateFirewall | Update | Resize | MoveToPool | Start | Stop | Destroy

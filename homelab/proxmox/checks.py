@@ -15,8 +15,8 @@ from homelab.proxmox import firewall_api
 from homelab.proxmox.client import Client
 from homelab.proxmox.golden_templates import with_goldens
 from homelab.proxmox.inspect import find_guests
-from homelab.proxmox.plan_executor import only_node
 from homelab.proxmox.privileges import grant_lines, grants, pools, privileges_on, role_line
+from homelab.proxmox.spreading import candidate_nodes
 from homelab.proxmox.templates import Templates
 from homelab.proxmox.vmids import resolve_vmids
 from homelab.roles import TEMPLATES
@@ -61,16 +61,17 @@ def proxmox_checks(
     yield Check("connection", True, f"Proxmox VE {version['version']} at {endpoint.host}, certificate {trust}")
     yield Check("token", True, f"{endpoint.token_id} is accepted")
     try:
-        nodes = {c.name: c.node or only_node(client) for c in inventory.containers}
-        yield from _privileges(client, inventory, sorted(set(nodes.values())))
+        nodes = {c.name: candidate_nodes(client, c) for c in inventory.containers}
+        every = sorted({node for each in nodes.values() for node in each})
+        yield from _privileges(client, inventory, every)
         yield from _pools(client, inventory)
         inventory = resolve_vmids(client, inventory)
         found = find_guests(client, inventory)
     except HomelabError as error:
         yield Check.of("node", error)
         return
-    for node in sorted(set(nodes.values())):
-        theirs = [container for container in inventory.containers if nodes[container.name] == node]
+    for node in every:
+        theirs = [container for container in inventory.containers if node in nodes[container.name]]
         for name, check in (("clock", _clock), ("storage", _storages), ("bridge", _bridges), ("template", _templates)):
             try:
                 yield from check(client, node, theirs, found, now)

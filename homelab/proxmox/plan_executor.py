@@ -89,21 +89,13 @@ class PlanExecutor:
                 with step(name, f"move to pool {pool}"):
                     self._join(found, pool)
             case Stop(container, found):
-                if not self._running(container, found.node):
-                    return
-                with step(name, "shut down"):
-                    self._do(
-                        container,
-                        found.node,
-                        "vzshutdown",
-                        f"shut down {name}",
-                        _STOP,
-                        partial(self._client.post, _path(found, "status/shutdown"), timeout=_SHUTDOWN, forceStop=True),
-                    )
+                self._shut_down(container, found)
             case Start(container, found):
                 with step(name, "start"):
                     self._start(container, found.node)
             case Destroy(container, found):
+                if action.shutdown:
+                    self._shut_down(container, found)
                 with step(name, "destroy"):
                     self._do(
                         container,
@@ -113,6 +105,16 @@ class PlanExecutor:
                         _DESTROY,
                         partial(self._client.delete, _path(found), **_DESTROY_WHOLLY),
                     )
+
+    def _shut_down(self, container: Container, found: ObservedGuest) -> None:
+        """Shut a running container down, within the time that it has for a shutdown with its node."""
+        if not self._running(container, found.node):
+            return
+        seconds = (found.shape.stop_timeout if found.shape else None) or _SHUTDOWN
+        send = partial(self._client.post, _path(found, "status/shutdown"), timeout=seconds, forceStop=True)
+        with self._progress.step(container.name, "shut down"):
+            deadline = seconds + _STOP - _SHUTDOWN
+            self._do(container, found.node, "vzshutdown", f"shut down {container.name}", deadline, send)
 
     def _create(self, container: Container, template: Template) -> None:
         name, node = container.name, template.node

@@ -14,6 +14,7 @@ from homelab.proxmox import Client, find_guests, tasks
 from homelab.proxmox.audit import Audit
 from homelab.proxmox.golden_templates import with_goldens
 from homelab.proxmox.inspect import current_digest
+from homelab.proxmox.spreading import with_nodes
 from homelab.proxmox.tasks import Task
 from homelab.proxmox.templates import with_templates
 from homelab.runtime.concurrency import run_all_or_raise
@@ -90,7 +91,11 @@ def plan_when_idle(
         locks = {vmid: there.lock for vmid, there in found.items() if there.lock}
         # A lock without a task of ours is someone else's, unless its task ended since the guests were read.
         if not running and locks.items() <= before.items() and _is_current(client, inventory, found, plan):
-            return found, with_goldens(client, inventory, with_templates(client, plan)), waited
+            return (
+                found,
+                with_goldens(client, inventory, with_templates(client, with_nodes(client, inventory, found, plan))),
+                waited,
+            )
         waited += _wait(session, client, running)
         before = locks
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from homelab.certificates import Authority
 from homelab.errors import HomelabError, InputError
 from homelab.model import Container, Service, ServiceContext, Step
 from homelab.model.inventory import name_without_instance
@@ -54,10 +55,14 @@ def converge_containers(
     rollback is not possible, or a file of the lab's state folder is damaged.
     """
     session.require_intact_state()
+    if dry_run:
+        session = replace(session, secrets=session.secrets.preview())
     session = session.on(locate(session.inventory))
     names = [container.name for container in containers]
     containers = [container for container in session.inventory.containers if container.name in names]
+    known = session.secrets.known_authority()
     run = _Convergence(session, containers)
+    _report_renewed_authority(session, known)
     with ExitStack() as connections:
         for host in run.hosts.values():
             if not isinstance(host, HomelabError):
@@ -66,6 +71,17 @@ def converge_containers(
             run.prepare(rollback)
         jobs = {c.name: partial(run.converge, c, dry_run, rollback) for c in containers}
         return [report.result() for report in run_all(jobs).values()]
+
+
+def _report_renewed_authority(session: Session, known: Authority | None) -> None:
+    """Report that devices need the CA's certificate again, after a change of its names, or before its end."""
+    found = session.secrets.known_authority()
+    if known and found and found.certificate != known.certificate:
+        session.progress.note(
+            "CA",
+            f"its new certificate is for {found.description.names}; install it again on the devices that trust it "
+            "(`homelab ca export`): with the old one, they refuse new names and addresses",
+        )
 
 
 def steps_of(context: ServiceContext) -> Sequence[Step]:

@@ -10,7 +10,7 @@ from homelab.model import Inventory
 from homelab.model.inventory import WEATHER
 from homelab.model.stages import BUILD
 from homelab.pipelines.container_steps import program_words
-from homelab.pipelines.layout import SHARED_SCRIPTS, Layout
+from homelab.pipelines.layout import Layout
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +44,10 @@ def deployed_pipeline(inventory: Inventory, name: str | None = None) -> Deployed
         build=pipeline.task(BUILD),
         published=layout.published,
         rebuild=layout.run(f"{program_words(layout, BUILD)} --full-refresh"),
-        docs=_docs(layout) if pipeline.has_dbt else "",
+        docs=layout.docs if pipeline.has_dbt else "",
         run=layout.run,
         read_data=layout.read_data,
     )
-
-
-def _docs(layout: Layout) -> str:
-    folders = ("--project", layout.project, "--profiles", layout.root, "--data", layout.data)
-    return argv("python", f"{SHARED_SCRIPTS}/dbt_docs.py", *folders, "--profile", layout.pipeline.name)
 
 
 def weather_layout(inventory: Inventory) -> Layout:

@@ -15,8 +15,8 @@ from homelab.model.stages import ANALYTICS, INGESTION, stage_of
 from homelab.pipelines.layout import Layout
 from homelab.plan import select_containers
 from homelab.runtime import log_reader
-from homelab.services.airflow import SANDBOX
 from homelab.services.airflow_environment import HOME
+from homelab.services.airflow_platform import SANDBOX
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +78,9 @@ def _selection(inventory: Inventory, container: Container, parts: Sequence[str])
     every = not parts or ANALYTICS in parts
     pipelines = [each.name for each in inventory.pipelines if every or {each.name, f"{each.name}.dbt"} & {*parts}]
     dags: list[str] | None = None
-    if "airflow" in container.services:
+    if runners := [name for name, service in container.services.items() if service.starts_pipelines]:
         wanted = [name for each in inventory.pipelines for name in _task_logs(each, parts)]
-        dags = [] if not parts or "airflow" in parts else wanted or None
+        dags = [] if not parts or {*runners, "airflow"} & {*parts} else wanted or None
     return LogSelection(units_of(container, parts) or None, pipelines if runs_dbt else (), dags)
 
 

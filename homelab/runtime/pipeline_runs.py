@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -72,7 +72,12 @@ def _run_pipeline(session: Session, pipeline: DeployedPipeline) -> Run:
     session = session.on(locate(session.inventory))
     container = session.inventory.container_with("airflow")
     started = time.monotonic()
-    with session.connect(container) as host, session.connect_to_stage(ANALYTICS) as analytics:
+    with (
+        ExitStack() as connections,
+        session.connect(container) as host,
+        session.connect_to_stage(ANALYTICS) as analytics,
+    ):
+        workers = list(_workers(session, connections))
         with session.progress.step(container.name, f"trigger {pipeline.dag_id}"):
             _await_dag(host, pipeline)
             run_id, followed = _own_run(host, pipeline), True
@@ -83,7 +88,7 @@ def _run_pipeline(session: Session, pipeline: DeployedPipeline) -> Run:
         if followed:
             session.progress.note(container.name, f"following {run_id}, which has not ended yet")
         follower = _Follower(
-            host, analytics, pipeline, run_id, lambda text: session.progress.note(container.name, text)
+            [host, *workers], analytics, pipeline, run_id, lambda text: session.progress.note(container.name, text)
         )
         try:
             with session.progress.step(container.name, ", then ".join(pipeline.tasks)) as report:
@@ -105,6 +110,13 @@ def _run_pipeline(session: Session, pipeline: DeployedPipeline) -> Run:
             f"`homelab pipeline status {pipeline.name}`. The complete log: {ui(session.inventory)}, user admin.",
         )
     return run
+
+
+def _workers(session: Session, connections: ExitStack) -> Iterator[Host]:
+    """Yield connections to the workers, which have the logs of tasks; one that does not answer is left out."""
+    for container in session.inventory.containers_with("airflow_worker"):
+        with suppress(HomelabError):
+            yield connections.enter_context(session.connect(container))
 
 
 def ui(inventory: Inventory) -> str:
@@ -157,18 +169,21 @@ def _own_run(host: Host, pipeline: DeployedPipeline) -> str:
 
 
 class _Follower:
-    """The wait for the end of one run; `note` reports its failed attempts and a wait for another run."""
+    """The wait for the end of one run; `note` reports its failed attempts and a wait for another run.
+
+    `logs` are Airflow's container and those of its workers.
+    """
 
     def __init__(
-        self, airflow: Host, analytics: Host, pipeline: DeployedPipeline, run_id: str, note: Callable[[str], None]
+        self,
+        logs: Sequence[Host],
+        analytics: Host,
+        pipeline: DeployedPipeline,
+        run_id: str,
+        note: Callable[[str], None],
     ) -> None:
-        self._airflow, self._analytics, self._pipeline, self._run_id, self._note = (
-            airflow,
-            analytics,
-            pipeline,
-            run_id,
-            note,
-        )
+        self._airflow, self._logs, self._analytics = logs[0], logs, analytics
+        self._pipeline, self._run_id, self._note = pipeline, run_id, note
         self._noted_ahead: str | None = None
         self.messages: dict[str, str] = {}  # by task: that of its last failed attempt
         self._attempts: set[tuple[str, int]] = set()
@@ -225,7 +240,7 @@ class _Follower:
                 self._attempts.add((task, attempt))
                 message = ""
                 with suppress(HomelabError):
-                    message = task_message(self._airflow, self._analytics, self._pipeline, self._run_id, task, attempt)
+                    message = task_message(self._logs, self._analytics, self._pipeline, self._run_id, task, attempt)
                 again = "; Airflow tries it again in some minutes" if state == "up_for_retry" else ""
                 self.messages[task] = f"{task}: {message or 'its log has no message'}"
                 self._note(f"{task} failed{again}: {message or 'its log has no message'}")

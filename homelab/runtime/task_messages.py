@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from homelab.host import UNREADABLE, Host
 from homelab.pipelines.build_report import failed_nodes
 from homelab.runtime.deployed_pipelines import DeployedPipeline
-from homelab.services.airflow import SANDBOX
 from homelab.services.airflow_environment import HOME
+from homelab.services.airflow_platform import SANDBOX
 
 _LINES = 15  # of a task's log
 _PROBLEMS = 5  # of a build
@@ -19,13 +19,16 @@ _OLD_LINE = re.compile(r"\] \{ssh\.py:\d+\} WARNING - (.*)")
 
 
 def task_message(
-    airflow: Host, analytics: Host, pipeline: DeployedPipeline, run_id: str, task: str, attempt: int
+    logs: Sequence[Host], analytics: Host, pipeline: DeployedPipeline, run_id: str, task: str, attempt: int
 ) -> str:
-    """Return the message of a failed attempt of a task; "" if neither its report nor its log has one."""
+    """Return the message of a failed attempt of a task; "" if neither its report nor its log has one.
+
+    `logs` are the containers in which tasks run, one of which has the log.
+    """
     if task == pipeline.build and (found := build_problems(analytics.run(pipeline.read_data("last_build.json")).text)):
         return found
     log = f"{HOME}/logs/dag_id={pipeline.dag_id}/run_id={run_id}/task_id={task}/attempt={attempt}.log"
-    text = airflow.run(SANDBOX.read(log)).text
+    text = next(filter(None, (host.run(SANDBOX.read(log)).text for host in logs)), "")
     return "\n".join([*_standard_error(text)][-_LINES:])
 
 

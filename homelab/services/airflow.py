@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from homelab.distributions import Distribution
-from homelab.errors import HomelabError
 from homelab.host import Result
 from homelab.model import (
     AirflowObjects,
@@ -17,41 +16,29 @@ from homelab.model import (
     DatabaseGrant,
     Endpoint,
     Health,
-    Pipeline,
+    Inventory,
     Service,
     ServiceContext,
     Step,
 )
 from homelab.model.airflow_objects import Connections, Pools, Variables, combined
 from homelab.model.options import Duration, Option
-from homelab.paths import bundled_path
-from homelab.pipelines.container_steps import part_of
 from homelab.render import render
-from homelab.sandbox import Sandbox
-from homelab.services import airflow_dags, airflow_health, airflow_packages
-from homelab.services.airflow_cleanup import TIMER, cleanup
-from homelab.services.airflow_dags import DagBundles
-from homelab.services.airflow_environment import (
-    HOME,
-    SECRETS,
-    SETTINGS,
-    database_file,
-    fernet_key,
-    secrets_file,
-    settings_file,
-)
+from homelab.services import airflow_health, airflow_packages
+from homelab.services.airflow_celery import RESULTS, celery_left, missing_for_celery, old_results
+from homelab.services.airflow_cleanup import TIMER, cleanup, old_rows
+from homelab.services.airflow_environment import HOME, SETTINGS, database_file, fernet_key, secrets_file, settings_file
 from homelab.services.airflow_failures import failed_tasks, failed_tasks_program
-from homelab.services.airflow_gate import FOLDER, KEY, known_hosts_file, wait_for_gates
-from homelab.services.airflow_metadata import CLI, admin_user, in_metadata, metrics, migration
-from homelab.services.airflow_packages import venv_lock
+from homelab.services.airflow_gate import wait_for_gates
+from homelab.services.airflow_metadata import admin_user, in_metadata, metrics, migration, no_downgrade
+from homelab.services.airflow_packages import lock_name, venv_lock
+from homelab.services.airflow_platform import SANDBOX, VENV, bundle_trees, dag_bundles, platform_steps
 from homelab.services.airflow_rows import MetadataRows
 from homelab.services.airflow_tables import secrets_of
-from homelab.steps import Directory, File, Packages, Refuse, SystemdUnit, User, UvInstall, Venv, WaitFor
+from homelab.services.lab_certificates import CA_FILE, certificate_path, server_certificate
+from homelab.steps import File, SystemdUnit, Venv, WaitFor
 
-_VENV = "/opt/airflow/venv"
 _READY = "/usr/local/sbin/homelab-airflow-ready"
-SANDBOX = Sandbox("airflow", (HOME,), (SETTINGS, SECRETS), ("AIRFLOW__FAB__UPDATE_FAB_PERMS",))
-
 # The processes of each series, and the path of its health report.
 _PROCESSES = {"3.3": ("api-server", "dag-processor", "scheduler"), "2.11": ("webserver", "scheduler")}
 # The scheduler's log server would listen on all addresses, and LocalExecutor does not need it.
@@ -64,13 +51,17 @@ class Airflow(Service):
     """Apache Airflow: runs the pipeline over SSH, and has a web UI."""
 
     requires: ClassVar[tuple[str, ...]] = ("postgres", "analytics")
-    uses: ClassVar[tuple[str, ...]] = ("ingestion",)
+    uses: ClassVar[tuple[str, ...]] = ("ingestion", "redis")
     minimum_memory: ClassVar[int] = 1024
+    starts_pipelines: ClassVar[bool] = True
 
     version: Annotated[Literal["3.3", "2.11"], Option("Series of Airflow; 2.11 runs on Python up to 3.12.")] = "3.3"
     # Lower ports need a capability.
     port: Annotated[int, Option("Port of the web UI.", low=1024, high=65535)] = 8080
     parallelism: Annotated[int, Option("Number of tasks that may run in parallel.", low=1)] = 4
+    executor: Annotated[
+        Literal["local", "celery"], Option("Place of the tasks: this container, or those with `airflow_worker`.")
+    ] = "local"
     retention: Annotated[
         Duration,
         Option("Time for which runs and logs of tasks are kept; the last scheduled run always.", low=Duration("1d")),
@@ -102,18 +93,32 @@ class Airflow(Service):
         """Return an error for a missing folder of DAGs, and for packages at other versions than those of Airflow."""
         if self.dags and not self.dags.is_dir():
             yield ("dags",), f"{self.dags} is not a folder: create it, or correct the path"
-        for index, error in airflow_packages.pin_errors(self.version, self.packages):
+        for index, error in airflow_packages.pin_errors(self.lock, self.packages):
             yield ("packages", index), error
+        if self.uses_celery and not self._has_api_server:
+            yield (
+                ("executor",),
+                f"Airflow {self.version} has no API for tasks, so its workers would need all rights in the metadata: "
+                'write `version: "3.3"`, or `executor: local`',
+            )
+
+    def combination_errors(
+        self, services: Mapping[str, Sequence[Service]], neighbours: Collection[str]
+    ) -> Iterator[tuple[Sequence[str | int], str]]:
+        """Return an error for Celery without a queue or without a worker for tasks that name no queue."""
+        if self.uses_celery:
+            yield from ((("executor",), error) for error in missing_for_celery(services))
 
     def database_grants(self) -> Sequence[DatabaseGrant]:
         """Own the metadata, and read the observations."""
         return (
             DatabaseGrant("airflow_metadata", "airflow_admin", "own"),
             DatabaseGrant("project_data", "airflow_admin", "read", "raw"),
+            *([RESULTS] if self.uses_celery else []),
         )
 
     def endpoints(self) -> Sequence[Endpoint]:
-        """Return the endpoint of the web UI."""
+        """Return the endpoint of the web UI; with Celery, the workers use it over TLS."""
         return (
             Endpoint(
                 name="web",
@@ -121,6 +126,7 @@ class Airflow(Service):
                 description="Airflow's web UI",
                 audience="lan",
                 protocol="http",
+                tls=self.uses_celery,
                 health_path=_HEALTH[self.version],
                 web_ui="Airflow",
                 credentials=("airflow-admin",),
@@ -149,12 +155,12 @@ class Airflow(Service):
 
     def steps(self, context: ServiceContext) -> Sequence[Step]:
         """Return user, venv, configuration, metadata, admin user, units and DAG."""
-        uv = bundled_path("pipelines/shared/requirements/uv.txt")
-        venv = Venv(_VENV, venv_lock(self.version, self.packages, context.inventory.path.parent))
-        bundles = self._bundles(context.inventory.pipelines)
-        environment, secrets = settings_file(context, self, bundles), secrets_file(context, self)
+        pipelines = context.inventory.pipelines
+        venv, bundles = self.venv(context), dag_bundles(pipelines, self.dags)
+        certificate = [server_certificate(context, "airflow", SANDBOX.user)] if self.uses_celery else []
+        environment = settings_file(context, self, bundles, api_url=self.api_url(context.container))
+        secrets = secrets_file(context, self, celery=self.uses_celery)
         postgres = context.inventory.container_with("postgres")
-        private_key = context.secret_store.key_pair("airflow")[0].reveal().encode()
         objects = combined(each for _, each in context.inventory.airflow_objects())
         migrated = migration(self.version, venv)
         reachable = WaitFor(
@@ -165,107 +171,87 @@ class Airflow(Service):
             context.wait_deadline(postgres),
             early=True,
         )
-        web_server, *others = self._units([venv, environment, secrets, migrated], reachable)
+        changes = [venv, *certificate, environment, secrets, migrated]
+        web_server, *others = self._units(changes, reachable, self.api_url(context.container))
         admin = [admin_user(context, migrated, self._has_api_server)]
         early, late = (admin, []) if self._has_api_server else ([], admin)
+        files = [*self._executor_changes(), environment, secrets, failed_tasks_program(), database_file(context)]
         return (
             *self._no_downgrade(postgres, known=False),
-            Packages(["python3", "python3-venv", "ca-certificates", "postgresql-client", "dbus"]),
-            User("airflow", "/home/airflow"),
-            Directory("/home/airflow"),
-            Directory(HOME, "airflow", "airflow", 0o750),
-            Directory(FOLDER),
-            Directory("/opt/airflow"),
-            Directory("/etc/homelab"),
-            UvInstall(uv.read_bytes()),
-            venv,
-            *bundles.setup(subfolders=not self._has_api_server),
-            File(KEY, private_key, group="airflow", mode=0o640, secret=True),
-            environment,
-            secrets,
-            SANDBOX.file(),
-            failed_tasks_program(),
-            known_hosts_file(context),
-            database_file(context),
-            File(CLI, render("airflow/homelab-airflow.j2", sandbox=SANDBOX, venv=_VENV), mode=0o700),
+            *platform_steps(context, venv, bundles, files, subfolders=not self._has_api_server),
+            *certificate,
             reachable,
             *self._no_downgrade(postgres, known=True),
             migrated,
             *web_server,  # the next steps run while it starts; the scheduler waits for it
             *early,
             MetadataRows(objects, context.user_secrets(secrets_of(objects)), fernet_key(context)),
-            *self._dags(bundles, context.inventory.pipelines, [venv, migrated]),
+            *bundle_trees(bundles, pipelines, self.dags, [venv, migrated]),
             # The scheduler starts a run immediately; if that failed, its retry would start five minutes later.
             *wait_for_gates(context, SANDBOX),
             *chain.from_iterable(others),
-            *cleanup(self.version, self.retention, SANDBOX, _VENV, [migrated]),
+            *cleanup(self.retention, SANDBOX, [migrated], list(self._old_rows())),
             *late,
         )
 
-    def _bundles(self, pipelines: Sequence[Pipeline]) -> DagBundles:
-        own = [airflow_dags.USER] if self.dags else []
-        names = [*own, *(pipeline.name for pipeline in pipelines)]
-        return DagBundles(names, SANDBOX, f"{_VENV}/bin/python")
+    def venv(self, context: ServiceContext) -> Venv:
+        """Return the step for the venv of Airflow and its workers."""
+        return Venv(VENV, venv_lock(self.lock, self.packages, context.inventory.path.parent))
 
-    def _dags(self, bundles: DagBundles, pipelines: Sequence[Pipeline], triggers: Sequence[Step]) -> Iterator[Step]:
-        """Yield the bundles of the pipelines and that of the user; an error in one of them stops nothing else."""
-        ids = {pipeline.name: pipeline.dag_id for pipeline in pipelines}
-        for pipeline in pipelines:
-            yield bundles.tree(
-                pipeline.name,
-                airflow_dags.files_of_pipeline(pipeline),
-                taken=[dag_id for name, dag_id in ids.items() if name != pipeline.name],
-                part=part_of(pipeline),
-                triggered_by=triggers,
-            )
-        if self.dags:
-            yield bundles.tree(
-                airflow_dags.USER,
-                airflow_dags.files_of(self.dags),
-                taken=list(ids.values()),
-                part=f"the DAGs in {self.dags.name}/",
-                triggered_by=triggers,
-            )
+    @property
+    def lock(self) -> str:
+        """The name of the lock of its venv."""
+        return lock_name(self.version, self.executor)
+
+    @property
+    def uses_celery(self) -> bool:
+        """True if workers run the tasks."""
+        return self.executor == "celery"
+
+    def api_url(self, container: Container) -> str:
+        """Return the address of the API for the tasks; that for workers is verified by the lab's CA."""
+        host = container.address if self.uses_celery else "127.0.0.1"
+        return f"{'https' if self.uses_celery else 'http'}://{host}:{self.port}"
+
+    def api_probe(self, container: Container) -> str:
+        """Return the command that succeeds when the API for workers answers."""
+        return airflow_health.report(f"{self.api_url(container)}{_HEALTH[self.version]}", CA_FILE)
+
+    def _executor_changes(self) -> Iterator[Step]:
+        if self._has_api_server and not self.uses_celery:
+            yield celery_left(SETTINGS, "airflow-scheduler.service")
+
+    def _old_rows(self) -> Iterator[str]:
+        yield old_rows(self.version, VENV)
+        if self.uses_celery:
+            yield old_results(VENV)
 
     def _no_downgrade(self, postgres: Container, *, known: bool) -> Iterator[Step]:
-        """Yield the step that refuses 2.11 on the metadata of 3.x, which 2.11 cannot read.
-
-        The first one, before anything is changed, accepts that the server does not answer yet.
-        """
         if not self._has_api_server:
-            yield Refuse(
-                "Airflow keeps its version" if known else "Airflow is not downgraded",
-                in_metadata("select to_regclass('public.dag_version') is not null"),
-                HomelabError(
-                    f"Cannot downgrade Airflow to {self.version}: its metadata are those of 3.x",
-                    f"They are in the database airflow_metadata of {postgres.name}; Airflow {self.version} cannot read "
-                    "them.",
-                    'Write `version: "3.3"` under `airflow:` in the inventory. To go back to 2.11, restore a dump of '
-                    "airflow_metadata from before the upgrade first.",
-                ),
-                needs_answer=known,
-            )
+            yield no_downgrade(self.version, postgres, known=known)
 
     @property
     def _has_api_server(self) -> bool:
         return "api-server" in _PROCESSES[self.version]
 
-    def _units(self, triggers: Sequence[Step], reachable: WaitFor) -> Iterator[Sequence[Step]]:
+    def _units(self, triggers: Sequence[Step], reachable: WaitFor, api_url: str) -> Iterator[Sequence[Step]]:
         """Yield the steps of each process, those of the web server first; a change of `triggers` restarts it.
 
         So does a wait for the database, except for the web server: all others end some seconds after it went away, and
         until then systemd has them as active.
         """
         # From Airflow 3 on, tasks use the API server, so the scheduler starts only after it answers.
-        ready = File(_READY, render("airflow/ready.j2", url=self._health_url()), mode=0o755)
+        ca_file, url = CA_FILE if self.uses_celery else "", f"{api_url}{_HEALTH[self.version]}"
+        ready = File(_READY, render("airflow/ready.j2", url=url, ca_file=ca_file), mode=0o755)
         for process, unit in zip(_PROCESSES[self.version], self._process_units, strict=True):
             waits_for_api = self._has_api_server and process == "scheduler"
             text = render(
                 "airflow/airflow.service.j2",
                 process=process,
-                arguments=_ARGUMENTS.get(process, ""),
-                venv=_VENV,
+                arguments=self._arguments(process),
+                venv=VENV,
                 sandbox=SANDBOX,
+                stop_seconds=30,
                 ready=_READY if waits_for_api else "",
             )
             file = File(f"/etc/systemd/system/{unit}", text)
@@ -274,13 +260,26 @@ class Airflow(Service):
             running = SystemdUnit(unit, triggered_by=[file, *waits, *triggers], settle=0)
             yield (*([ready] if waits_for_api else []), file, running)
 
-    def _health_url(self) -> str:
-        return f"http://127.0.0.1:{self.port}{_HEALTH[self.version]}"
+    def _arguments(self, process: str) -> str:
+        if process == "api-server" and self.uses_celery:
+            file = certificate_path("airflow")
+            return f" --ssl-cert {file} --ssl-key {file}"
+        return _ARGUMENTS.get(process, "")
 
     def health_probes(self) -> Sequence[str]:
         """Return the commands for its health report, its import errors, and its units' starts."""
-        return airflow_health.probes(self._health_url(), self._process_units)
+        scheme, ca_file = ("https", CA_FILE) if self.uses_celery else ("http", "")
+        url = f"{scheme}://127.0.0.1:{self.port}{_HEALTH[self.version]}"
+        return airflow_health.probes(url, self._process_units, ca_file)
 
     def health(self, answers: Sequence[Result]) -> Health:
         """Return healthy if its processes have a heartbeat, and it can import all DAGs."""
         return airflow_health.assess(answers)
+
+
+def airflow_of(inventory: Inventory) -> Airflow:
+    """Return the service Airflow of an inventory. Raises InputError if no container has it."""
+    service = inventory.container_with("airflow").services["airflow"]
+    if not isinstance(service, Airflow):
+        raise TypeError(f"{type(service).__name__} has the name of Airflow")
+    return service

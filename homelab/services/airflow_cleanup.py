@@ -45,19 +45,28 @@ _TABLES = {
 _OPTIONS = {"3.3": " --error-on-cleanup-failure", "2.11": ""}  # 2.11 always succeeds
 
 
+def old_rows(series: str, venv: str) -> str:
+    """Return the command of the script that removes old rows of the metadata."""
+    return (
+        f"{venv}/bin/airflow db clean --tables {','.join(_TABLES[series])} "
+        f'--clean-before-timestamp "$before" --skip-archive --yes{_OPTIONS[series]}'
+    )
+
+
 def cleanup(
-    series: str, retention: Duration, sandbox: Sandbox, venv: str, triggered_by: Sequence[Step]
+    retention: Duration, sandbox: Sandbox, triggered_by: Sequence[Step], rows: Sequence[str] = ()
 ) -> Iterator[Step]:
-    """Yield the script, its unit, and the timer; `triggered_by` are the steps that stop Airflow's units."""
+    """Yield the script, its unit, and the timer; `triggered_by` are the steps that stop Airflow's units.
+
+    `rows` are the commands that remove rows of databases.
+    """
     text = render(
         "airflow/cleanup.j2",
         retention=retention,
         logs=f"{sandbox.writable[0]}/logs",
         process_logs=_PROCESS_LOGS,
         process_minutes=int(_PROCESS_RETENTION.seconds // 60),
-        venv=venv,
-        tables=_TABLES[series],
-        options=_OPTIONS[series],
+        rows=rows,
     )
     yield File(_SCRIPT, text, mode=0o755)
     yield File(

@@ -30,11 +30,15 @@ _HIDDEN = (".airflowignore",)  # the hidden files that are copied
 
 @dataclass(frozen=True, slots=True)
 class DagBundles:
-    """The bundles of one Airflow, by their names; `python` is the interpreter of its venv."""
+    """The bundles of one Airflow, by their names; `python` is the interpreter of its venv.
+
+    Without metadata, as on a worker, DAGs that read a variable or connection while they are imported are not checked.
+    """
 
     names: Sequence[str]
     sandbox: Sandbox
     python: str
+    has_metadata: bool = True
 
     def config_list(self) -> str:
         """Return the value of Airflow 3's setting `dag_bundle_config_list`."""
@@ -49,12 +53,15 @@ class DagBundles:
     def setup(self, *, subfolders: bool) -> Iterator[Step]:
         """Yield the folder of all bundles and the program that checks them; `subfolders` if Airflow has no bundles."""
         yield Directory(ROOT)
-        yield File(_CHECK, render("airflow/check_dags.j2", python=self.python), mode=0o755)
+        yield File(_CHECK, self._check(), mode=0o755)
         if subfolders:
             yield File(f"{ROOT}/.airflowignore", b"^[^/]+\\.(new|old)$\n")  # of a folder that is being replaced
             yield Directory(PYTHON_PATH)
             settings = render("airflow/local_settings.j2", folders=[folder(name) for name in self.names])
             yield File(f"{PYTHON_PATH}/airflow_local_settings.py", settings)
+
+    def _check(self) -> bytes:
+        return render("airflow/check_dags.j2", python=self.python, has_metadata=self.has_metadata)
 
     def tree(
         self,

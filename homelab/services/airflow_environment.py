@@ -12,6 +12,7 @@ from homelab.model import Secret, ServiceContext, Stage
 from homelab.model.stages import STAGES
 from homelab.render import render
 from homelab.services import airflow_dags
+from homelab.services.airflow_celery import celery_secrets
 from homelab.services.airflow_dags import DagBundles
 from homelab.services.airflow_gate import KEY, LOGIN, host_key
 from homelab.services.airflow_metadata import DATABASE_ENVIRONMENT
@@ -23,8 +24,10 @@ SETTINGS = "/etc/homelab/airflow.env"
 SECRETS = "/etc/homelab/airflow-secrets.env"
 
 
-def settings_file(context: ServiceContext, options: object, bundles: DagBundles) -> File:
-    """Return the step for the settings; `options` are those of the service."""
+def settings_file(
+    context: ServiceContext, options: object, bundles: DagBundles, *, api_url: str, worker: bool = False
+) -> File:
+    """Return the step for the settings; `options` are those of the service, `api_url` is the API for its tasks."""
     weather = context.inventory.weather
     content = render(
         "airflow/airflow.env.j2",
@@ -36,6 +39,8 @@ def settings_file(context: ServiceContext, options: object, bundles: DagBundles)
         connections={stage: json.dumps(_connection(context, stage)) for stage in STAGES},
         schedule=weather.schedule if weather else None,
         ca_file=CA_FILE,
+        api_url=api_url,
+        own_address=context.container.address if worker else "",
     )
     return File(SETTINGS, content, mode=0o600)
 
@@ -56,8 +61,8 @@ def _connection(context: ServiceContext, stage: Stage) -> Mapping[str, Any]:
     }
 
 
-def secrets_file(context: ServiceContext, options: object) -> File:
-    """Return the step for the secrets of the processes."""
+def secrets_file(context: ServiceContext, options: object, *, celery: bool, worker: bool = False) -> File:
+    """Return the step for the secrets of the processes; a worker has none for the metadata and the web UI."""
     content = render(
         "airflow/secrets.env.j2",
         options=options,
@@ -66,6 +71,8 @@ def secrets_file(context: ServiceContext, options: object) -> File:
         fernet=fernet_key(context).reveal(),
         secret_key=context.secret_store.secret("airflow-secret-key").reveal(),
         jwt_secret=context.secret_store.secret("airflow-jwt").reveal(),
+        worker=worker,
+        celery=celery_secrets(context) if celery else {},
     )
     return File(SECRETS, content, mode=0o600, secret=True)
 

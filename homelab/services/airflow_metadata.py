@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from homelab.errors import HomelabError
 from homelab.host import argv
-from homelab.model import ManagedResource, ServiceContext, Step
+from homelab.model import Container, ManagedResource, ServiceContext, Step
 from homelab.render import render
 from homelab.services.password_stamp import password_stamp
-from homelab.steps import Command, Upgrade, Venv
+from homelab.steps import Command, Refuse, Upgrade, Venv
 from homelab.steps.queries import Query, psql_with
 
 CLI = "/usr/local/sbin/homelab-airflow"  # Airflow's command line, as its user and with its limits
@@ -59,6 +60,24 @@ def migration(version: str, venv: Venv) -> Step:
         done=[_row_exists("alembic_version")],  # missing after the database was created again
     )
     return upgrade.finish(triggered_by=[venv])
+
+
+def no_downgrade(version: str, postgres: Container, *, known: bool) -> Refuse:
+    """Return the step that refuses 2.11 on the metadata of 3.x, which 2.11 cannot read.
+
+    The first one, before anything is changed, accepts that the server does not answer yet.
+    """
+    return Refuse(
+        "Airflow keeps its version" if known else "Airflow is not downgraded",
+        in_metadata("select to_regclass('public.dag_version') is not null"),
+        HomelabError(
+            f"Cannot downgrade Airflow to {version}: its metadata are those of 3.x",
+            f"They are in the database airflow_metadata of {postgres.name}; Airflow {version} cannot read them.",
+            'Write `version: "3.3"` under `airflow:` in the inventory. To go back to 2.11, restore a dump of '
+            "airflow_metadata from before the upgrade first.",
+        ),
+        needs_answer=known,
+    )
 
 
 def admin_user(context: ServiceContext, migrated: Step, has_api_server: bool) -> Command:

@@ -17,6 +17,11 @@ _PIN = re.compile(r"([A-Za-z0-9._-]+)(?:\[[^]]*\])?\s*==\s*([A-Za-z0-9.+!_-]+)")
 _ENTRY = re.compile(r"([A-Za-z0-9._-]+)==(\S+)")
 
 
+def lock_name(series: str, executor: str) -> str:
+    """Return the name of the lock of a series of Airflow; an executor with packages of its own has another one."""
+    return f"{series}-celery" if executor == "celery" else series
+
+
 def airflow_lock(series: str) -> Path:
     """Return homelab's own lock file of a series of Airflow."""
     return bundled_path("pipelines/shared/requirements") / f"airflow-{series}.txt"

@@ -183,9 +183,9 @@ def _pipelines(inventory: Inventory) -> Iterator[Alert]:
     limits = late_limits(inventory)
 
     def older(metric: str) -> str:
-        """Return the condition that a time of a pipeline is older than its limit."""
+        """Return the condition that a time of a pipeline is older than its limit, and a run of the metrics' timer."""
         return " or ".join(
-            f'time() - homelab_pipeline_{metric}_timestamp_seconds{{pipeline="{name}"}} > {limit:.0f}'
+            f'time() - homelab_pipeline_{metric}_timestamp_seconds{{pipeline="{name}"}} > {limit + _TIMER:.0f}'
             for name, limit in limits.items()
         )
 
@@ -255,6 +255,15 @@ def _airflow() -> Iterator[Alert]:
         "dag-failed",
         "homelab status",
         _details("homelab_airflow_dag_failed_task{dag=%q}", "dag", "task", "message"),
+    )
+    yield Alert(
+        "RedisFull",
+        "homelab_redis_used_memory / homelab_redis_maxmemory > 0.8",
+        "5m",
+        "warning",
+        f"{_SHARE} of Redis' memory are in use; a full Redis refuses further tasks",
+        "redis-full",
+        "homelab status",
     )
 
 

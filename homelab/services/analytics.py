@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from homelab.host import Result, argv
-from homelab.model import Endpoint, Health, ManagedResource, Service, ServiceContext, Step
+from homelab.model import Endpoint, Health, Inventory, ManagedResource, Service, ServiceContext, Step
 from homelab.model.endpoints import SSH_PORT
 from homelab.model.options import Option, Size
 from homelab.pipelines.container_steps import Limits
 from homelab.pipelines.layout import EXTENSIONS, FOLDER, SHARED_SCRIPTS, SHARED_VENV, Layout
 from homelab.pipelines.pipeline_metrics import labelled
+from homelab.services.dbt_docs import DOCS_ENDPOINT, DOCS_FOLDER, DOCS_UNIT, docs_pages, docs_steps
 from homelab.services.pipeline_platform import platform_steps, shared_venv
 from homelab.services.publications import PUSHER, push_publications
 from homelab.steps import Command
@@ -37,10 +38,16 @@ class Analytics(Service):
         int, Option("Number of models that dbt builds in parallel, unless the pipeline has a limit.", low=1)
     ] = 2
     memory_limit: Annotated[Size, Option("Memory that DuckDB may use, unless the pipeline has a limit.")] = Size("2GB")
+    docs: Annotated[bool, Option("Serve the dbt docs of the pipelines; the gateway publishes them.")] = False
 
     def endpoints(self) -> Sequence[Endpoint]:
-        """Return SSH, over which Airflow starts the pipelines."""
-        return (Endpoint(name="ssh", port=SSH_PORT, description="SSH", audience="dependents"),)
+        """Return SSH, over which Airflow starts the pipelines, and the dbt docs."""
+        ssh = Endpoint(name="ssh", port=SSH_PORT, description="SSH", audience="dependents")
+        return (ssh, DOCS_ENDPOINT) if self.docs else (ssh,)
+
+    def web_pages(self, inventory: Inventory) -> Mapping[str, str]:
+        """Return the dbt docs of each pipeline."""
+        return docs_pages(inventory)
 
     def metric_commands(self, context: ServiceContext) -> Mapping[str, str]:
         """Return the commands for the metrics that the builds of the pipelines wrote."""
@@ -48,12 +55,12 @@ class Analytics(Service):
         return {f"pipeline-{name}": labelled(name, command) for name, command in found.items()}
 
     def data_folders(self) -> Sequence[str]:
-        """Return the folder of the pipelines, with their warehouses and published marts, and that of the pushes."""
-        return (FOLDER, PUSHER)
+        """Return the folders of the pipelines and their published marts, of the pushes, and of the dbt docs."""
+        return (FOLDER, PUSHER, DOCS_FOLDER) if self.docs else (FOLDER, PUSHER)
 
     def units(self) -> Sequence[str]:
-        """Return none: Airflow starts each run."""
-        return ()
+        """Return the server of the dbt docs; Airflow starts each run of a pipeline."""
+        return (DOCS_UNIT,) if self.docs else ()
 
     def steps(self, context: ServiceContext) -> Sequence[Step]:
         """Return the platform with DuckDB's extension, and the stages of the pipelines that run here."""
@@ -66,7 +73,8 @@ class Analytics(Service):
             makes=[ManagedResource("made", EXTENSIONS)],
         )
         platform = platform_steps(context, venv, Limits(self.memory_limit, self.threads), [extension])
-        return (*platform, *push_publications(context))
+        docs = docs_steps(context) if self.docs else ()
+        return (*platform, *push_publications(context), *docs)
 
     def health_probes(self) -> Sequence[str]:
         """Return the commands that find dbt and DuckDB's extension; each pipeline has a health of its own."""

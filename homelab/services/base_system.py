@@ -14,9 +14,9 @@ from homelab.model.options import Size
 from homelab.model.stages import INGESTION
 from homelab.pipelines.layout import FOLDER, Layout
 from homelab.render import render
+from homelab.services.closed_ports import closed_ports
 from homelab.services.lab_certificates import trusted_authority
 from homelab.services.security_updates import PACKAGE, security_updates
-from homelab.services.web_ports import closed_web_ports
 from homelab.steps import (
     AptMirror,
     Archives,
@@ -54,7 +54,7 @@ def base_system(context: ServiceContext) -> Sequence[Step]:
         *_running_values(context.container),
         *packages_from(context.inventory.sources),
         *security_updates(context),
-        *closed_web_ports(context),
+        *closed_ports(context),
         *_journal_limits(context.container.journal_size),
         DpkgConfigured(),
     )

@@ -10,7 +10,7 @@ from typing import Any
 from homelab.model.web_uis import WebUi
 
 HTTP, HTTPS = 80, 443
-_STATUS = "{http.reverse_proxy.status_code}"
+_STATUS, _ERROR = "{http.reverse_proxy.status_code}", "{http.error.status_code}"
 HEALTH = "/health"  # below it, the start page and the blackbox exporter ask for the health of each web UI
 # With it, a browser sends the cookie of a login over https only.
 _SECURE = {"search_regexp": "$", "replace": "; Secure"}
@@ -44,11 +44,19 @@ def caddy_config(gateway: Gateway, uis: Sequence[WebUi]) -> bytes:
     """Return the configuration as JSON, Caddy's own format."""
     location = {"Location": ["https://{http.request.host}{http.request.uri}"]}
     redirect = _handle({"handler": "static_response", "status_code": 308, "headers": location})
-    servers = {
+    servers: dict[str, dict[str, Any]] = {
         "http": _server(gateway, gateway.http, [redirect]),
-        "start": _tls_server(gateway, gateway.https, list(_start_page(gateway, uis))),
-        **{f"{ui.service}-{ui.port}": _tls_server(gateway, ui.port, list(_web_ui(gateway, ui))) for ui in uis},
+        "start": _tls_server(gateway, gateway.https, [*_named(gateway, uis), *_start_page(gateway, uis)]),
+        **{
+            f"{ui.service}-{ui.port}": {
+                **_tls_server(gateway, ui.port, list(_web_ui(gateway, ui))),
+                "errors": {"routes": [_no_answer(ui)]},
+            }
+            for ui in uis
+            if not ui.domain
+        },
     }
+    servers["start"]["errors"] = {"routes": [_for_name(ui, [_no_answer(ui)]) for ui in uis if ui.domain]}
     pem = {"certificate": gateway.certificate, "key": gateway.certificate}
     config = {
         "admin": {"disabled": True},
@@ -76,6 +84,22 @@ def _tls_server(gateway: Gateway, port: int, routes: Sequence[Mapping[str, Any]]
     }
 
 
+def _named(gateway: Gateway, uis: Sequence[WebUi]) -> Iterator[Mapping[str, Any]]:
+    """Yield a route for each web UI with a name of its own."""
+    yield from (_for_name(ui, list(_web_ui(gateway, ui))) for ui in uis if ui.domain)
+
+
+def _for_name(ui: WebUi, routes: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    return {"match": [{"host": [ui.name]}], "terminal": True, **_handle({"handler": "subroute", "routes": routes})}
+
+
+def _no_answer(ui: WebUi) -> Mapping[str, Any]:
+    """Return the route with the message for people if a web UI does not answer."""
+    text = f"{ui.endpoint.web_ui} on {ui.container.name} does not answer.\nSee `homelab status`.\n"
+    message = {"handler": "static_response", "status_code": _ERROR, "body": text}
+    return {"match": [{"expression": f"{_ERROR} >= 502"}], **_handle(message)}
+
+
 def _start_page(gateway: Gateway, uis: Sequence[WebUi]) -> Iterator[Mapping[str, Any]]:
     for ui in uis:
         # The `?` removes the query of the request.
@@ -90,7 +114,7 @@ def _start_page(gateway: Gateway, uis: Sequence[WebUi]) -> Iterator[Mapping[str,
 
 def health_path(ui: WebUi) -> str:
     """Return the path at which the start page asks for the health of a web UI."""
-    return f"{HEALTH}/{ui.port}"
+    return f"{HEALTH}/{ui.container.name}/{ui.endpoint.port}"
 
 
 def _web_ui(gateway: Gateway, ui: WebUi) -> Iterator[Mapping[str, Any]]:

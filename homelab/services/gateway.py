@@ -1,20 +1,21 @@
 """The service gateway: Caddy serves all web UIs over https at one address, with a start page.
 
-The containers close the web UIs' own ports to the LAN: see web_ports.
+The containers close the web UIs' own ports to the LAN: see closed_ports.
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from homelab.errors import InputError
 from homelab.host import Result
-from homelab.model import Endpoint, Health, ServiceContext, Step
-from homelab.model.web_uis import WebUi, published_web_uis
+from homelab.model import Endpoint, Health, Inventory, ServiceContext, Step
+from homelab.model.options import Option
+from homelab.model.web_uis import WebUi, published_names, published_web_uis
 from homelab.paths import bundled_path
 from homelab.render import render
 from homelab.services.caddy_config import HTTP, HTTPS, Gateway, caddy_config, health_path
@@ -30,6 +31,7 @@ _CONFIG = f"{_FOLDER}/caddy.json"
 LOGIN = "gateway-password"  # the secret with the password of the web UIs that have no login
 USER = "homelab"
 _LONGEST = 72  # bytes of a password that bcrypt reads
+_LABEL = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +41,21 @@ class WebGateway(DaemonService):
     daemon: ClassVar[Daemon] = _DAEMON
     minimum_memory: ClassVar[int] = 64
     publishes_web_uis: ClassVar[bool] = True
+
+    domain: Annotated[
+        str | None,
+        Option(
+            "Domain of the names of the web UIs, such as airflow.home.example; by default, each has a port.",
+            pattern=rf"({_LABEL}\.)+{_LABEL}",
+            expected="a domain of your own in lower case, such as home.example",
+            examples=("home.example",),
+        ),
+    ] = None
+
+    @property
+    def web_domain(self) -> str:
+        """See Service."""
+        return self.domain or ""
 
     def endpoints(self) -> Sequence[Endpoint]:
         """Return the start page, and the port that redirects to it; each web UI has a port of its own, too."""
@@ -60,9 +77,11 @@ class WebGateway(DaemonService):
         """Return user, certificate, pages, configuration and unit."""
         uis = published_web_uis(context.inventory.containers)
         sandbox = _DAEMON.sandbox
-        certificate = server_certificate(context, "gateway", sandbox.user)
+        names = published_names(context.inventory.containers)
+        certificate = server_certificate(context, "gateway", sandbox.user, names)
+        content = caddy_config(_gateway(context, certificate.path), uis)
         config = File(
-            _CONFIG, caddy_config(_gateway(context, certificate.path), uis), "root", sandbox.user, 0o640, secret=True
+            _CONFIG, content, group=sandbox.user, mode=0o640, secret=True, validate=free_ports(_ports(uis), "caddy")
         )
         folder, drop_in = _DAEMON.drop_in(["run", "--config", _CONFIG])
         return (
@@ -85,6 +104,24 @@ class WebGateway(DaemonService):
     def health(self, answers: Sequence[Result]) -> Health:
         """Return healthy if it answers with its certificate."""
         return Health(answers[0].ok, "answers over https" if answers[0].ok else "does not answer")
+
+
+def _ports(uis: Sequence[WebUi]) -> Sequence[int]:
+    return (HTTP, HTTPS, *(ui.port for ui in uis if not ui.domain))
+
+
+def free_ports(ports: Sequence[int], program: str) -> str:
+    """Return shell text that fails with the name of each process, except the program, that has one of the ports.
+
+    Caddy would end because of a single one, and with it all web UIs.
+    """
+    return f"""taken=
+for port in {" ".join(map(str, ports))}; do
+    owner=$(ss -Hltnp "sport = :$port" | grep -vE '"{program}"|[[:space:]](127[.]|[[]::1])' || true)
+    [ -z "$owner" ] || taken="$taken
+port $port: Address already in use: ${{owner##*users:}}"
+done
+[ -z "$taken" ] || {{ echo "$taken" >&2; exit 1; }}"""
 
 
 def _gateway(context: ServiceContext, certificate: str) -> Gateway:
@@ -118,13 +155,29 @@ def _password_hash(context: ServiceContext) -> str:
     return bcrypt.hashpw(password, f"$2b$10${salt.translate(str.maketrans(standard, own))}".encode()).decode()
 
 
+@dataclass(frozen=True, slots=True)
+class _Card:
+    """A link of the start page: its title, its address, the web UI, and the path of the web UI's health."""
+
+    title: str
+    url: str
+    ui: WebUi
+    health: str
+
+
+def _cards(inventory: Inventory, uis: Sequence[WebUi]) -> Iterator[_Card]:
+    for ui in uis:
+        pages = ui.container.services[ui.service].web_pages(inventory) or {ui.endpoint.web_ui: "/"}
+        yield from (_Card(title, f"{ui.url}{path}", ui, health_path(ui)) for title, path in pages.items())
+
+
 def _pages(context: ServiceContext, uis: Sequence[WebUi]) -> dict[str, bytes]:
     """Return the files of the start page."""
     static: Path = bundled_path("templates/gateway/static")
     page = render(
         "gateway/index.html.j2",
         lab=context.inventory.lab,
-        uis=[(ui, health_path(ui)) for ui in uis],
+        cards=list(_cards(context.inventory, uis)),
         login=LOGIN,
         user=USER,
     )

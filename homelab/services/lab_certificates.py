@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 
 from homelab.certificates import Description, Names
 from homelab.host import Result, argv
 from homelab.model import Container, Health, Inventory, ServiceContext, Step
+from homelab.model.web_uis import domain_of
 from homelab.steps import Directory, File, ServerCertificate
 
 _FOLDER = "/etc/ssl/homelab"
@@ -27,11 +28,14 @@ def _host_names(container: Container) -> set[str]:
 
 
 def lab_names(inventory: Inventory) -> Names:
-    """Return the names of all containers, to which the lab's CA is limited; with DHCP, to all addresses of the subnet.
+    """Return the names to which the lab's CA is limited: those of all containers, and all of the gateway's domain.
 
-    So another lease needs no other certificate of the CA.
+    With DHCP, it is limited to all addresses of the subnet. So another lease or web UI needs no other certificate of
+    the CA.
     """
     hosts = {host for container in inventory.containers for host in _host_names(container)}
+    if domain := domain_of(inventory.containers):
+        hosts.add(domain)
     if any(container.uses_dhcp for container in inventory.containers):
         return Names.of(hosts, {inventory.network.subnet})
     return Names.of(hosts, {container.address for container in inventory.containers})
@@ -47,7 +51,7 @@ def trusted_authority(context: ServiceContext) -> Iterator[Step]:
 
 def certificate_probe(service: str) -> str:
     """Return shell text that prints the description of a service's certificate."""
-    return argv("head", "-n", "1", _path(service))
+    return argv("head", "-n", "1", certificate_path(service))
 
 
 def with_certificate(health: Health, answer: Result, now: datetime) -> Health:
@@ -62,16 +66,23 @@ def with_certificate(health: Health, answer: Result, now: datetime) -> Health:
     return replace(health, healthy=health.healthy and until > now, summary=f"{health.summary}; {note}")
 
 
-def _path(service: str) -> str:
+def certificate_path(service: str) -> str:
+    """Return the file with the key and the certificate of a service."""
     return f"{_FOLDER}/{service}.pem"
 
 
-def server_certificate(context: ServiceContext, service: str, group: str) -> ServerCertificate:
-    """Return the step for the key and certificate of a service; members of `group` can read it."""
+def server_certificate(
+    context: ServiceContext, service: str, group: str, hosts: Collection[str] = ()
+) -> ServerCertificate:
+    """Return the step for the key and certificate of a service; members of `group` can read it.
+
+    `hosts` are names in addition to those of the container.
+    """
+    names = container_names(context.container)
     return ServerCertificate(
-        _path(service),
+        certificate_path(service),
         context.secret_store.authority(context.inventory.lab, lab_names(context.inventory)),
-        container_names(context.container),
+        replace(names, hosts=tuple(sorted({*names.hosts, *hosts}))),
         group,
     )
 

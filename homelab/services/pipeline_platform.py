@@ -61,8 +61,11 @@ def _gate(context: ServiceContext) -> Iterator[Step]:
 
 
 def _authorized_keys(context: ServiceContext) -> Iterator[Step]:
-    """Yield the file that admits Airflow's key, if a container has Airflow."""
-    for container in context.inventory.containers_with("airflow"):
+    """Yield the file that admits Airflow's key from the containers that start the pipelines, if there are any."""
+    starters = {
+        str(container.address): None for container, service in context.inventory.services() if service.starts_pipelines
+    }
+    if starters:
         _, public = context.secret_store.key_pair("airflow")
-        line = f'restrict,from="{container.address}",command="{ROOT}/bin/gate" {public}\n'
+        line = f'restrict,from="{",".join(starters)}",command="{ROOT}/bin/gate" {public}\n'
         yield File("/home/analytics/.ssh/authorized_keys", line.encode())

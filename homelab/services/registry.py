@@ -31,6 +31,8 @@ _BUILT_IN = {
     "analytics": "Analytics",
     "ingestion": "Ingestion",
     "airflow": "Airflow",
+    "airflow_worker": "AirflowWorker",
+    "redis": "Redis",
     "prometheus": "Prometheus",
     "alertmanager": "Alertmanager",
     "alert_bridge": "AlertBridge",

@@ -45,9 +45,9 @@ def probe_targets(inventory: Inventory) -> Sequence[Target]:
 
 def _of_gateway(ui: WebUi) -> Target:
     labels = {"container": ui.container.name, "service": ui.service, "__param_module": "http"}
-    # The gateway's own login covers all paths of a web UI that has none.
+    # The gateway's own login covers all paths of a web UI that has none, and containers cannot resolve its names.
     own, start = f"{ui.url}{ui.endpoint.health_path or '/'}", f"https://{ui.host.address}{health_path(ui)}"
-    return {"targets": [own if ui.endpoint.credentials else start], "labels": labels}
+    return {"targets": [own if ui.endpoint.credentials and not ui.domain else start], "labels": labels}
 
 
 def _open_endpoints(inventory: Inventory, published: Collection[tuple[str, Endpoint]]) -> Sequence[Target]:

@@ -105,6 +105,12 @@ KNOWN_ERRORS = (
         f"Find it with `homelab ssh {{host}} -- ss -ltnp`; stop it or give the service another port, {_AGAIN}.",
     ),
     KnownError(
+        r"Could not process rule|cache initialization failed",
+        "nftables does not work in {host}, so the plain ports of its web UIs are open to the LAN.",
+        "Set `firewall: true` for {host}, which closes them on the node (docs/how-to/firewall.md); correct nftables: "
+        f"`homelab ssh {{host}} -- nft list ruleset`, {_AGAIN}.",
+    ),
+    KnownError(
         r"Out of memory|Cannot allocate memory|MemoryError|oom-kill",
         "{host} has run out of memory.",
         f"Give it more `memory` or `swap` in the inventory, run `homelab up`, {_AGAIN}.",

@@ -17,6 +17,7 @@ from homelab.steps.root_only import guarded
 from homelab.steps.trees import tree_hash_command
 
 _UNIT = re.compile(r"[A-Za-z0-9@:_.\\-]+\.(service|socket|timer|path|target|mount)")
+_LONGEST = 1800  # seconds of a removal: the unit's own limits end its stop earlier
 # Dependents first: a unit before its files, and the content of a directory before the directory.
 _ORDER = ("unit", "file", "mirror", "certificate", "made", "tree", "venv", "directory")
 
@@ -100,7 +101,7 @@ class RemoveResource(Step):
         scripts = {"unit": self._remove_unit, "directory": self._remove_directory, "mirror": restore_sources}
         text = scripts.get(self.resource.kind, self._remove_path)()
         text = text if self.resource.kind == "unit" else guarded(text, self.resource.name)
-        check(host, text, self.title, timeout=300)
+        check(host, text, self.title, timeout=_LONGEST)
 
     @property
     def _unit_file(self) -> str:

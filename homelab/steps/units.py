@@ -12,6 +12,7 @@ from homelab.model import ManagedResource, Pending, Step
 from homelab.steps.drop_ins import drop_ins, overrides
 from homelab.steps.files import File
 
+_LONGEST = 1800  # seconds of a restart: the unit's own limits end it earlier
 # The states in which a unit starts at boot, set by us or by a package's generator.
 _ENABLED = ("enabled", "enabled-runtime", "generated", "static", "indirect", "alias")
 
@@ -27,6 +28,7 @@ class SystemdUnit(Step):
     unit: str
     triggered_by: Sequence[Step] = ()
     settle: float = 0.5  # seconds after the start at which it still has to run; 0 if systemd itself waits until it does
+    part: str = ""
 
     @property
     def title(self) -> str:
@@ -97,7 +99,7 @@ class SystemdUnit(Step):
         """Restart the unit, after the shell text `before`. Raises as `apply` does."""
         unit, settle = quote(self.unit), f"sleep {self.settle} && " if self.settle else ""
         result = host.run(
-            f"{before} && systemctl restart {unit} && {settle}systemctl is-active --quiet {unit}", timeout=300
+            f"{before} && systemctl restart {unit} && {settle}systemctl is-active --quiet {unit}", timeout=_LONGEST
         )
         if not result.ok:
             raise self._not_active(host, result.stderr.decode())

@@ -17,6 +17,7 @@ from homelab.commands.service_new import new_service
 from homelab.model import Service, Step
 from homelab.paths import bundled_path
 from homelab.services.airflow import Airflow
+from homelab.services.airflow_worker import AirflowWorker
 from homelab.services.alert_bridge import AlertBridge
 from homelab.services.alertmanager import Alertmanager
 from homelab.services.analytics import Analytics
@@ -29,6 +30,7 @@ from homelab.services.postgres import Postgres
 from homelab.services.postgres_exporter import PostgresExporter
 from homelab.services.prometheus import Prometheus
 from homelab.services.pve_exporter import PveExporter
+from homelab.services.redis import Redis
 from homelab.services.superset import Superset
 from homelab.steps import FinishUpgrade, PrepareUpgrade
 from homelab.testing import ServiceContract
@@ -70,6 +72,28 @@ class TestAirflow2(ServiceContract):
     service = Airflow
     options: ClassVar = {"version": "2.11"}
     distributions: ClassVar = ("ubuntu-24.04", "debian-12")  # Airflow 2.11 does not run on Python 3.13
+
+
+CELERY = {
+    "airflow-orchestration": {"services": {"airflow": {"executor": "celery"}}},
+    "queue": {"vmid": 197, "ip": ".197", "cores": 1, "memory": 512, "services": {"redis": {}}},
+    "worker": {"vmid": 198, "ip": ".198", "cores": 1, "memory": 1024, "services": {"airflow_worker": {}}},
+}
+
+
+class TestAirflowWithCelery(ServiceContract):
+    service = Airflow
+    overlay: ClassVar = {"containers": CELERY}
+
+
+class TestAirflowWorker(ServiceContract):
+    service = AirflowWorker
+    options: ClassVar = {"queues": ["default", "large"], "slots": 4}
+    overlay: ClassVar = {"containers": {**CELERY, "worker": None}}
+
+
+class TestRedis(ServiceContract):
+    service = Redis
 
 
 class TestPrometheus(ServiceContract):
@@ -141,6 +165,11 @@ class TestWebGateway(ServiceContract):
     service = WebGateway
 
 
+class TestWebGatewayWithNames(ServiceContract):
+    service = WebGateway
+    options: ClassVar = {"domain": "home.example"}
+
+
 class TestSuperset(ServiceContract):
     service = Superset
     distributions: ClassVar = ("ubuntu-24.04", "debian-12")  # Superset does not run on Python 3.13
@@ -183,6 +212,11 @@ class TestPostgresWithPipeline(WithPipeline):
 
 class TestAnalyticsWithPipeline(WithPipeline):
     service = Analytics
+
+
+class TestAnalyticsWithDocs(WithPipeline):
+    service = Analytics
+    options: ClassVar = {"docs": True}
 
 
 class TestIngestionWithPipeline(WithPipeline):

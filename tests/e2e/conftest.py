@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import pytest
 from homelab.lab import LABS, Lab, down, missing, network, up
 from homelab.paths import bundled_path
 from homelab.progress import TerminalProgress
+from tests.integration.machine_state import machine_state
 
 LAB = LABS["e2e"]
 
@@ -84,39 +84,6 @@ class Cli:
         return self.run("ssh", container, "--", command, expect=expect).stdout.strip()
 
 
-def machine() -> dict[str, list[str]]:
-    """Return the parts of this machine's state that a lab changes."""
-
-    def lines(*command: str) -> list[str]:
-        return sorted(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines())
-
-    return {
-        "addresses": lines("ip", "-oneline", "-brief", "link"),
-        "routes": lines("ip", "route", "show", "table", "all"),
-        "mounts": sorted(
-            point
-            for point in (line.split()[1] for line in Path("/proc/mounts").read_text().splitlines())
-            if not point.startswith(tempfile.gettempdir())  # of other tests, which run at the same time
-        ),
-        "rules": lines("nft", "list", "ruleset"),
-        "processes": sorted(
-            text
-            for path in Path("/proc").glob("[0-9]*/cmdline")
-            if "hl-e2e" in (text := _read(path)) or "/var/lib/homelab/e2e" in text
-        ),
-        "cgroups": sorted(str(path) for path in Path("/sys/fs/cgroup").glob("**/homelab-e2e-*")),
-        "state": [str(LAB.state_dir)] if LAB.state_dir.exists() else [],
-        "forwarding": lines("sysctl", "net.ipv4.ip_forward"),
-    }
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_bytes().replace(b"\\0", b" ").decode(errors="replace")
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
-
-
 @pytest.fixture(scope="session")
 def cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
     """The command line on a new lab, which is removed afterwards, also after a failure."""
@@ -126,7 +93,7 @@ def cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
     shutil.copy(bundled_path("inventory.yaml"), folder / "inventory.yaml")
     down(LAB, TerminalProgress())  # leftovers of a killed run
     network.guard()  # remains after the lab is removed
-    cli = Cli(folder, LAB, machine())
+    cli = Cli(folder, LAB, machine_state(LAB))
     cli.use_airflow("2.11")
     up(LAB, TerminalProgress())
     try:

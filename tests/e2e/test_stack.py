@@ -25,7 +25,8 @@ from homelab.certificates import Authority, Names
 from homelab.lab import down
 from homelab.lab.lxc import Runtime
 from homelab.progress import TerminalProgress
-from tests.e2e.conftest import LAB, Cli, machine
+from tests.e2e.conftest import LAB, Cli
+from tests.integration.machine_state import machine_state
 from tests.scripts import IN_CONTAINER, TASKS
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(1200)]
@@ -638,4 +639,4 @@ def test_debian_13_with_the_firewall(cli: Cli) -> None:
 
 def test_lab_down_leaves_the_machine_as_it_was(cli: Cli) -> None:
     down(LAB, TerminalProgress())
-    assert machine() == cli.before
+    assert machine_state(LAB) == cli.before

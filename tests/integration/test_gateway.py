@@ -13,11 +13,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 from threading import Thread
-from typing import ClassVar
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
 import bcrypt
 import pytest
 import requests
+from requests.adapters import HTTPAdapter
 
 from homelab.certificates import Authority, Names
 from homelab.inventory import load
@@ -25,10 +27,10 @@ from homelab.model import Container, Endpoint, ServiceContext
 from homelab.model.web_uis import OFFSET, WebUi
 from homelab.paths import bundled_path
 from homelab.services.caddy_config import Gateway, caddy_config, health_path
-from homelab.services.gateway import LOGIN, USER
+from homelab.services.gateway import LOGIN, USER, free_ports
 from homelab.steps import File, Tree
 from tests.scripts import ROOT
-from tests.support import FixedSecretStore
+from tests.support import FixedSecretStore, LocalHost
 
 CADDY = shutil.which("caddy") or shutil.which("caddy", path=ROOT / ".venv" / "promtool")
 PASSWORD = "secret-of-the-door"
@@ -79,7 +81,7 @@ class Door:
         return self.session.get(url, timeout=10, allow_redirects=False, **options)  # type: ignore[arg-type]
 
 
-def web_ui(title: str, port: int, *credentials: str) -> WebUi:
+def web_ui(title: str, port: int, *credentials: str, domain: str = "") -> WebUi:
     container = load([bundled_path("inventory.yaml")]).containers[0]
     local: Container = replace(container, shape=replace(container.shape, address=IPv4Interface("127.0.0.1/8")))
     endpoint = Endpoint(
@@ -92,7 +94,7 @@ def web_ui(title: str, port: int, *credentials: str) -> WebUi:
         web_ui=title,
         credentials=credentials,
     )
-    return WebUi(title.lower(), local, endpoint, local)
+    return WebUi(title.lower(), local, endpoint, local, domain)
 
 
 @contextmanager
@@ -108,14 +110,34 @@ def backend() -> Iterator[int]:
 
 @pytest.fixture(scope="module")
 def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
-    folder = tmp_path_factory.mktemp("gateway")
-    names = Names.of({"door"}, {IPv4Address("127.0.0.1")})
-    authority = Authority.create("x", names)
+    with opened(tmp_path_factory.mktemp("gateway")) as door:
+        yield door
+
+
+DOMAIN = "home.example"
+
+
+@pytest.fixture(scope="module")
+def named_door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+    """A gateway with names."""
+    with opened(tmp_path_factory.mktemp("gateway"), DOMAIN) as door:
+        yield door
+
+
+@contextmanager
+def opened(folder: Path, domain: str = "") -> Iterator[Door]:
+    hosts = {domain, *(f"{name}.{domain}" for name in ("open", "closed", "silent"))} if domain else set[str]()
+    names = Names.of({"door", *hosts}, {IPv4Address("127.0.0.1")})
+    authority = Authority.create("x", Names.of({"door", domain} - {""}, {IPv4Address("127.0.0.1")}))
     (folder / "ca.crt").write_text(authority.certificate)
     (folder / "gateway.pem").write_text(authority.issue(names))
     (folder / "index.html").write_text("the start page")
     with backend() as first, backend() as second:
-        uis = [web_ui("Open", first), web_ui("Closed", second, "closed-admin"), web_ui("Silent", free_port(), "x")]
+        uis = [
+            web_ui("Open", first, domain=domain),
+            web_ui("Closed", second, "closed-admin", domain=domain),
+            web_ui("Silent", free_port(), "x", domain=domain),
+        ]
         gateway = Gateway(
             address="127.0.0.1",
             name="door",
@@ -209,12 +231,77 @@ def test_start_page_shows_the_health_of_each_web_ui(door: Door) -> None:
     assert {state.text for state in states.values()} == {""}
 
 
+def test_web_ui_that_does_not_answer_is_named(door: Door) -> None:
+    answer = door.get(door.silent.url)
+    assert answer.status_code == 502
+    assert answer.text == f"Silent on {door.silent.container.name} does not answer.\nSee `homelab status`.\n"
+    assert door.get(door.closed.url).status_code == 200
+    refused = door.get(door.open.url)
+    assert (refused.status_code, refused.text) == (401, "")
+    assert refused.headers["WWW-Authenticate"].startswith("Basic")
+
+
+class Named(HTTPAdapter):
+    """Connects to the gateway for each of its names, as a home's name server would make a browser do."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__()
+        self._port = port
+
+    def send(self, request: requests.PreparedRequest, *words: Any, **options: Any) -> requests.Response:
+        """Send the request to the gateway, with the name in `Host` and in the TLS handshake."""
+        name = urlsplit(str(request.url)).hostname
+        self.poolmanager.connection_pool_kw |= {"server_hostname": name, "assert_hostname": name}
+        self.poolmanager.clear()
+        request.headers["Host"] = str(name)
+        request.url = str(request.url).replace(f"https://{name}", f"https://127.0.0.1:{self._port}", 1)
+        return super().send(request, *words, **options)
+
+
+def test_each_web_ui_is_served_at_its_name(named_door: Door) -> None:
+    door = named_door
+    door.session.mount(f"https://{DOMAIN}", adapter := Named(int(door.start.rpartition(":")[2])))
+    for ui in (door.open, door.closed, door.silent):
+        door.session.mount(ui.url, adapter)
+    assert door.get(f"https://{DOMAIN}/").text == "the start page"
+    assert door.get(f"{door.closed.url}/page?x=1").text.splitlines()[0] == "/page?x=1"
+    assert f"Host: closed.{DOMAIN}" in door.get(door.closed.url).text
+    assert door.get(door.open.url).status_code == 401
+    assert door.get(door.open.url, auth=(USER, PASSWORD)).status_code == 200
+    silent = door.get(door.silent.url)
+    assert (silent.status_code, silent.text.splitlines()[0]) == (
+        502,
+        f"Silent on {door.silent.container.name} does not answer.",
+    )
+    states = [door.get(f"https://{DOMAIN}{health_path(ui)}").status_code for ui in (door.open, door.silent)]
+    assert states == [200, 502]
+    # At the address, there is the start page only.
+    assert door.get(f"{door.start}/page").status_code == 404
+
+
+def test_http_leads_to_the_name(named_door: Door) -> None:
+    answer = named_door.get(f"{named_door.http}/a?b", headers={"Host": f"closed.{DOMAIN}"})
+    assert answer.headers["Location"] == f"https://closed.{DOMAIN}/a?b"
+
+
 def test_health_of_a_web_ui_lets_nothing_else_pass(door: Door) -> None:
     url = f"{door.start}{health_path(door.open)}"
     Echo.requests.clear()
     assert door.get(f"{url}?action=delete").status_code == 200
     assert door.session.post(url, data="x", timeout=10).status_code == 404
     assert Echo.requests == ["GET /-/ready"]
+
+
+def test_free_ports_are_no_error_and_a_taken_one_names_its_process() -> None:
+    free = free_port()
+    with socket.create_server(("", 0)) as other, socket.create_server(("127.0.0.1", 0)) as local:
+        taken, inside = (int(each.getsockname()[1]) for each in (other, local))
+        done = LocalHost().run(free_ports([free, taken, inside], "caddy"))
+        own = LocalHost().run(free_ports([taken], Path("/proc/self/comm").read_text().strip()))
+    assert done.stderr.decode().strip().startswith(f"port {taken}: Address already in use: ((")
+    assert len(done.stderr.decode().split("port")) == 2
+    assert (done.ok, own.ok) == (False, True)
+    assert LocalHost().run(free_ports([free], "caddy")).ok
 
 
 def context(folder: Path) -> ServiceContext:

@@ -21,13 +21,13 @@ from homelab.paths import bundled_path
 from tests.integration.lab_fixture import fresh, in_a_lab
 from tests.scripts import DAG_ID, TASKS
 
-LAB = Lab("airflow", IPv4Network("10.99.2.48/28"), "hl-airf", 18146, 8229)
+LAB = Lab("airflow", IPv4Network("10.99.2.208/28"), "hl-airf", 18146, 8229)
 ADDRESSES = """
 defaults: {journal_size: 16MiB}
 containers:
-  postgres-data: {vmid: 230, ip: 10.99.2.51}
-  analytics-platform: {vmid: 231, ip: 10.99.2.52}
-  airflow-orchestration: {vmid: 232, ip: 10.99.2.53}
+  postgres-data: {vmid: 230, ip: 10.99.2.211}
+  analytics-platform: {vmid: 231, ip: 10.99.2.212}
+  airflow-orchestration: {vmid: 232, ip: 10.99.2.213}
 """
 OWN = "containers: {{airflow-orchestration: {{services: {{airflow: {options}}}}}}}"
 REMOVED = "removed"

@@ -6,17 +6,22 @@ import re
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
 import requests
 
+from homelab.commands.deploy import deploy
 from homelab.commands.open_ import web_address
 from homelab.inventory import load
 from homelab.lab import Lab
+from homelab.model.web_uis import OFFSET
 from homelab.runtime.lab_report import report_lab
 from homelab.services.gateway import LOGIN, USER
+from homelab.services.lab_certificates import container_names
+from homelab.steps import File
 from tests.integration.lab_fixture import LabFixture, changes, in_a_lab, lab_with
 
 LAB = Lab("gateway", IPv4Network("10.99.2.0/28"), "hl-gate", 18188, 8271)
@@ -71,7 +76,7 @@ def test_web_uis_are_served_over_https_with_a_login(stack: LabFixture, browser: 
     for link, title in zip(links, ("Prometheus", "Alertmanager"), strict=True):
         assert browser.get(link, timeout=10).status_code == 401
         assert title in browser.get(link, timeout=10, auth=(USER, password)).text
-        health = re.search(rf'data-health="(/health/{link[-6:-1]})"', start.text)
+        health = re.search(rf'data-health="(/health/observability/{int(link[-6:-1]) - OFFSET})"', start.text)
         assert health
         assert browser.get(f"https://{DOOR}{health[1]}", timeout=10).status_code == 200
     assert browser.get(f"{links[0]}-/ready", timeout=10).status_code == 401
@@ -90,9 +95,9 @@ def test_plain_ports_are_closed_to_all_others(stack: LabFixture) -> None:
         assert not is_open(OBSERVABILITY, port)
         assert stack.run(knock, "door") == "open"
         assert stack.run(knock, "observability") == "open"
-    stack.run("systemctl stop homelab-web-ports", "observability")
+    stack.run("systemctl stop homelab-closed-ports", "observability")
     assert is_open(OBSERVABILITY, PORTS[0])
-    assert changes(stack) == ["unit homelab-web-ports.service: is inactive"]
+    assert changes(stack) == ["unit homelab-closed-ports.service: is inactive"]
     assert not is_open(OBSERVABILITY, PORTS[0])
 
 
@@ -101,11 +106,74 @@ def test_gateway_listens_on_its_address_and_is_hardened(stack: LabFixture) -> No
     own = sorted(each for each in listening if not each.endswith(":22"))
     assert own == sorted(f"{DOOR}:{port}" for port in (80, 443, 19090, 19093))
     stack.run("systemd-analyze security --no-pager --threshold=30 caddy.service", "door")
-    stack.run("systemd-analyze security --no-pager --threshold=60 homelab-web-ports.service", "observability")
+    stack.run("systemd-analyze security --no-pager --threshold=60 homelab-closed-ports.service", "observability")
     password = stack.session.secrets.secret(LOGIN).reveal()
     with stack.connect("door") as host:
         found = host.run("grep -rlsFf - /etc /var/lib /proc/[0-9]*/cmdline; true", stdin=password.encode())
     assert found.text == ""
+
+
+def test_expired_certificate_is_reported_and_renewed(stack: LabFixture, browser: requests.Session) -> None:
+    authority = stack.session.secrets.known_authority()
+    assert authority
+    door = stack.inventory.container_with("gateway")
+    expired = authority.issue(container_names(door), datetime.now(UTC) - timedelta(days=900))
+    with stack.connect("door") as host:
+        File("/etc/ssl/homelab/gateway.pem", expired.encode(), "root", "homelab-caddy", 0o640, secret=True).apply(host)
+    stack.run("systemctl restart caddy", "door")
+    with pytest.raises(requests.exceptions.SSLError, match="expired"):
+        browser.get(f"https://{DOOR}/", timeout=10)
+    reports = [service for each in report_lab(stack.session).containers for service in each.services]
+    (found,) = [service for service in reports if not service.healthy]
+    assert found.name == "gateway"
+    assert re.search(r"its certificate expired on [0-9-]+: run `homelab deploy`", found.health.summary)
+    assert [change.partition(":")[0] for change in changes(stack)] == [
+        "certificate /etc/ssl/homelab/gateway.pem",
+        "unit caddy.service",
+    ]
+    assert browser.get(f"https://{DOOR}/", timeout=10).status_code == 200
+
+
+def test_port_that_another_process_has_is_named_and_other_containers_are_deployed(stack: LabFixture) -> None:
+    stack.run(
+        "systemctl stop caddy; systemd-run --unit=other --collect python3 -m http.server 19090; "
+        "until ss -Hltn 'sport = :19090' | grep -q .; do sleep 0.2; done",
+        "door",
+    )
+    stack.run("rm /etc/homelab/alertmanager.yml", "observability")
+    reports = {report.container: report for report in deploy(stack.session)}
+    failure = reports["door"].failure
+    assert failure
+    assert failure.brief == "Cannot start caddy.service on door: the unit is not active"
+    assert "Another process in door already listens on that port." in failure.details
+    assert "homelab ssh door -- ss -ltnp" in failure.resolution
+    assert reports["observability"].failure is None
+    assert [change.step.title for change in reports["observability"].changes][:1] == [
+        "file /etc/homelab/alertmanager.yml"
+    ]
+    stack.run("systemctl stop other", "door")
+    assert changes(stack)
+    assert changes(stack) == []
+
+
+def test_ports_that_cannot_be_closed_are_an_error_and_the_rest_is_deployed(stack: LabFixture) -> None:
+    refuse = "echo 'Error: Could not process rule: Operation not permitted' >&2; exit 1"
+    stack.run(
+        f"systemctl stop homelab-web-ports; mv /usr/sbin/nft /usr/sbin/nft.real; rm /etc/homelab/alertmanager.yml; "
+        f'printf "#!/bin/sh\n%s\n" "{refuse}" >/usr/sbin/nft; chmod 755 /usr/sbin/nft',
+        "observability",
+    )
+    (report,) = [each for each in deploy(stack.session) if each.container == "observability"]
+    assert report.failure
+    assert report.failure.brief == "Cannot start homelab-web-ports.service on observability: the unit is not active"
+    assert "so the plain ports of its web UIs are open to the LAN" in report.failure.details
+    assert "Everything else on observability is deployed." in report.failure.details
+    assert "firewall: true" in report.failure.resolution
+    assert "file /etc/homelab/alertmanager.yml" in [change.step.title for change in report.changes]
+    assert is_open(OBSERVABILITY, PORTS[1])
+    stack.run("mv /usr/sbin/nft.real /usr/sbin/nft", "observability")
+    assert changes(stack) == ["unit homelab-web-ports.service: is failed"]
+    assert not is_open(OBSERVABILITY, PORTS[0])
 
 
 def test_without_the_gateway_the_plain_ports_are_open_again(stack: LabFixture) -> None:

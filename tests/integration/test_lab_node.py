@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import time
@@ -26,6 +25,7 @@ from homelab.lab import Lab, cgroups, down, network, status, up
 from homelab.lab.lxc import Runtime
 from homelab.lab.process import running
 from tests.integration.lab_fixture import QUIET, fresh, in_a_lab
+from tests.integration.machine_state import machine_state
 
 # A lab of this file's own, so that it may run in parallel with a demo and the end-to-end tests.
 LAB = Lab("nodetest", IPv4Network("10.99.2.32/27"), "hl-test", 18026, 8109)
@@ -155,37 +155,10 @@ class Guest:
 
 def machine() -> dict[str, list[str]]:
     """Return the state of this machine that a lab changes, without that of other labs."""
-    others = re.compile(rf"hl-(?!{LAB.bridge.removeprefix('hl-')})|homelab_(?!{LAB.name})")
     other_labs = any(each.is_dir() and each != LAB.state_dir for each in LAB.state_dir.parent.glob("*"))
-
-    def shown(*argv: str) -> list[str]:
-        text = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
-        return sorted(line.strip() for line in text.splitlines() if not others.search(line))
-
-    command_lines = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            command_lines.append((process / "cmdline").read_text(errors="replace").replace("\0", " "))
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    return {
-        "links": [line.split("@")[0].split()[0] for line in shown("ip", "-br", "link")],
-        "addresses": [line for line in shown("ip", "-o", "-br", "addr") if "hl-" in line],
-        "routes": shown("ip", "-4", "route"),
-        "tables": shown("nft", "list", "tables"),
-        "iptables": [
-            line
-            for line in (shown("iptables-save") if shutil.which("iptables-save") else ())
-            if not line.startswith("#")
-        ],
-        "mounts": [line for line in Path("/proc/mounts").read_text().splitlines() if str(LAB.state_dir) in line],
-        "processes": [line for line in command_lines if str(LAB.state_dir) in line or '"name": "nodetest"' in line],
-        "cgroups": sorted(map(str, Path("/sys/fs/cgroup").glob("**/homelab-nodetest-*"))),
+    return machine_state(LAB) | {
         # All labs share these; the last one to go down removes them.
         "pivots": [] if other_labs else sorted(map(str, Path("/sys/fs/cgroup").glob("*/lxc.pivot"))),
-        "state": [
-            str(path) for path in (LAB.state_dir, Path("/run/lxc/lock") / LAB.lxcpath.relative_to("/")) if path.exists()
-        ],
         "ids": Path("/etc/subuid").read_text().splitlines() + Path("/etc/subgid").read_text().splitlines(),
         "forwarding": [network.FORWARDING.read_text()],
     }

@@ -23,20 +23,20 @@ from homelab.lab import Lab
 from tests.integration.lab_fixture import ECHO_STACK, fresh, in_a_lab
 from tests.integration.tutorial import blocks, commands, install_homelab
 
-LAB = Lab("pipelines", IPv4Network("10.99.2.96/28"), "hl-pipe", 18107, 8190)
+LAB = Lab("pipelines", IPv4Network("10.99.2.224/28"), "hl-pipe", 18107, 8190)
 INVENTORY = """
 lab: x
 proxmox: {{host: x, token_id: homelab@pve!x}}
-network: {{subnet: 10.99.2.96/28, gateway: .97, bridge: x}}
+network: {{subnet: 10.99.2.224/28, gateway: .225, bridge: x}}
 containers:
   postgres-data: {{vmid: 191, ip: {address}, cores: 1, memory: 1024, disk: 4, services: {{postgres: {{version: 15}}}}}}
-  analytics-platform: {{vmid: 192, ip: .101, cores: 2, memory: 2048, disk: 4, services: {{analytics: {{}}{echo}}}}}
-  airflow-orchestration: {{vmid: 193, ip: .102, cores: 2, memory: 3072, disk: 6, services: {{airflow: {{}}{more}}}}}
+  analytics-platform: {{vmid: 192, ip: .229, cores: 2, memory: 2048, disk: 4, services: {{analytics: {{}}{echo}}}}}
+  airflow-orchestration: {{vmid: 193, ip: .230, cores: 2, memory: 3072, disk: 6, services: {{airflow: {{}}{more}}}}}
 pipelines:
   weather: {{cities: ["Newark,US", "New York,US"]}}
   {own}
 """
-OLD, NEW = "10.99.2.100", "10.99.2.103"  # addresses of PostgreSQL
+OLD, NEW = "10.99.2.228", "10.99.2.231"  # addresses of PostgreSQL
 PRICES = "prices: {path: pipelines/prices}"
 WRONG = "select no_such_column as item from {{ source('prices', 'readings') }}"
 
@@ -241,7 +241,7 @@ def test_service_and_pipeline_of_another_package_run_and_are_removed_again(folde
     assert outcome["tasks"] == {"fetch": "success", "build": "success"}
     assert folder.query("select answer from echoes_answers", "echoes") == [{"answer": "from another package"}]
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open("http://10.99.2.101:8901/", timeout=10) as answer:
+    with opener.open("http://10.99.2.229:8901/", timeout=10) as answer:
         assert answer.read() == b"from another package\n"
 
     folder.write(PRICES)

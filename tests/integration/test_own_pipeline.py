@@ -252,12 +252,26 @@ def test_roles_of_a_removed_pipeline_cannot_log_in_and_their_tables_stay(prices:
 def test_documentation_of_the_project_is_one_page(prices: Prices) -> None:
     prices.apply_schema()
     prices.fetch()
-    prices.build()
     folders = ("--project", prices.layout.project, "--profiles", prices.layout.root, "--data", prices.layout.data)
-    output = prices._run(0, str(prices.python), script("dbt_docs.py"), *folders, "--profile", "prices")
-    page = Path(output.splitlines()[-1]).read_text()
+
+    def document() -> Path:
+        output = prices._run(0, str(prices.python), script("dbt_docs.py"), *folders, "--profile", "prices")
+        return Path(output.splitlines()[-1])
+
+    column = '"name": "average", "type": "{}"'
+    model = (prices.pipeline.folder / "dbt" / "models" / "prices_daily.sql").read_text()
+    prices.model(model.replace("avg(value) as", "avg(value)::varchar as"))
+    prices.build()
+    assert column.format("VARCHAR") in document().read_text()
+    prices.model(model)
+    # The types are those of the published file, which the next build replaces.
+    assert column.format("VARCHAR") in document().read_text()
+    prices.build()
+    page = document().read_text()
+    assert column.format("DOUBLE") in page
     assert "Readings per item and day (UTC). One row per item and day." in page
-    assert '"name": "average", "type": "DOUBLE"' in page
+    written = document().stat().st_mtime_ns
+    assert document().stat().st_mtime_ns == written
 
 
 def test_warehouse_that_has_grown_is_compacted(prices: Prices) -> None:

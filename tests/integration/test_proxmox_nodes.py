@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 import pytest
 
@@ -75,6 +76,73 @@ def test_offline_node_stops_only_its_own_containers(site: Site) -> None:
         site.up()
     assert "Cannot change postgres-data: it is unknown" in caught.value.brief
     assert not site.up("analytics-platform", "airflow-orchestration")
+
+
+WORKERS = (
+    "defaults: {vmid_range: 200-219}\n"
+    "containers:\n"
+    "  airflow-orchestration: {services: {airflow: {executor: celery}}}\n"
+    "  queue: {ip: .90, cores: 1, memory: 512, services: {redis: {}}}\n"
+)
+
+
+def workers(count: int) -> str:
+    """Return an overlay with workers of Airflow, without a node of their own."""
+    return WORKERS + "".join(
+        f"  worker-{number}: {{ip: .{100 + number}, cores: 1, memory: 1024, services: {{airflow_worker: {{}}}}}}\n"
+        for number in range(1, count + 1)
+    )
+
+
+def three_nodes(site: Site) -> Site:
+    cluster(site).pve.add_node("pve3")
+    return site
+
+
+def nodes_of_workers(site: Site) -> dict[str, str]:
+    return {ct.name: ct.node for ct in site.pve.cts if ct.name.startswith("worker-")}
+
+
+def test_workers_spread_over_the_nodes(site: Site) -> None:
+    three_nodes(site).overlaid("proxmox: {node: pve}\n" + workers(3)).up()
+    assert nodes_of_workers(site) == {"worker-1": "pve2", "worker-2": "pve3", "worker-3": "pve"}
+    assert {ct.node for ct in site.pve.cts if not ct.name.startswith("worker-")} == {"pve"}
+    assert not site.up()
+    site.overlaid("proxmox: {node: pve}\n" + workers(5)).up()
+    assert list(nodes_of_workers(site).values()).count("pve3") == 2
+    assert sorted(Counter(nodes_of_workers(site).values()).values()) == [1, 2, 2]
+    site.destroy("worker-1", "worker-2")
+    assert sorted(nodes_of_workers(site)) == ["worker-3", "worker-4", "worker-5"]
+
+
+def test_plan_names_the_node_of_a_worker(site: Site) -> None:
+    three_nodes(site).overlaid("proxmox: {node: pve}\n" + workers(1)).up()
+    (plan,) = site.asked
+    assert "worker-1: is created on pve2, the node with the fewest containers of its kind" in map(str, plan.notes)
+
+
+def test_worker_with_a_node_stays_there_and_an_offline_node_gets_none(site: Site) -> None:
+    three_nodes(site).pve.set_node_offline("pve3")
+    pinned = workers(2).replace("  worker-2: {", "  worker-2: {node: pve, ")
+    site.overlaid("proxmox: {node: pve}\n" + pinned).up()
+    assert nodes_of_workers(site) == {"worker-1": "pve2", "worker-2": "pve"}
+
+
+def test_only_node_has_all_workers(site: Site) -> None:
+    site.overlaid(workers(2)).up()
+    assert nodes_of_workers(site) == {"worker-1": "pve", "worker-2": "pve"}
+
+
+def test_worker_is_shut_down_with_time_for_its_tasks_before_it_is_destroyed(site: Site) -> None:
+    site.overlaid(workers(1)).up()
+    site.pve.requests.clear()
+    site.destroy("worker-1", "queue")
+    ((path, body),) = [(path, body) for _, path, body in site.pve.requests if path.endswith("/status/shutdown")]
+    assert "/lxc/" in path
+    assert b"timeout=330" in body
+    assert b"forceStop=1" in body
+    assert "destroy worker-1" in " ".join(map(str, site.asked[-1].actions))
+    assert nodes_of_workers(site) == {}
 
 
 def test_vmids_from_a_range_are_kept(site: Site) -> None:

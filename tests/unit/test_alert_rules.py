@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from homelab.inventory import load
-from homelab.model import Alerts, Inventory, ServiceContext
+from homelab.model import Alerts, Duration, Inventory, ServiceContext
 from homelab.paths import bundled_path
 from homelab.services.alert_rules import Alert, alerts, rules_file
 from homelab.services.inhibitions import CAUSES, inhibitions
@@ -64,6 +64,12 @@ SERIES: dict[str, tuple[dict[str, str], str, str, str]] = {
         "1m",
         "3m",
         "8m",
+    ),
+    "RedisFull": (
+        {'homelab_redis_used_memory{container="a"}': "90x10 9x10", 'homelab_redis_maxmemory{container="a"}': "100x21"},
+        "1m",
+        "8m",
+        "15m",
     ),
     "PipelineFailed": ({'homelab_pipeline_last_build_success{pipeline="weather"}': "0x5 1x5"}, "1m", "3m", "10m"),
     "PipelineLate": (
@@ -277,6 +283,31 @@ def test_alert_has_the_words_of_the_failed_program(
     }
     (tmp_path / "rules.yml").write_bytes(rules_file([rule], 30))
     (tmp_path / "tests.yml").write_text(json.dumps({"rule_files": ["rules.yml"], "tests": [test]}))
+    promtool(tmp_path, "test", "rules", "tests.yml")
+
+
+@needs_promtool
+def test_pipeline_of_each_minute_is_not_late_between_two_runs_of_the_metrics_timer(
+    inventory: Inventory, tmp_path: Path
+) -> None:
+    pipeline = replace(inventory.pipeline("weather"), name="prices", expected_every=Duration("1m"))
+    rules = alerts(replace(inventory, pipelines=(*inventory.pipelines, pipeline)))
+    # A build each minute; the metrics of the last one are read a minute later, and then stay the same.
+    series = {'homelab_pipeline_published_timestamp_seconds{pipeline="prices"}': "0 0 30+60x20 1230x20"}
+    alert = 'ALERTS{alertname="PipelineLate"}'
+    expressions = [
+        {"expr": alert, "eval_time": "20m", "exp_samples": []},
+        {"expr": f"count({alert})", "eval_time": "26m", "exp_samples": [{"labels": "{}", "value": 1}]},
+    ]
+    test = {
+        "interval": "1m",
+        "input_series": [{"series": name, "values": values} for name, values in series.items()],
+        "promql_expr_test": expressions,
+    }
+    (tmp_path / "rules.yml").write_bytes(rules_file(rules, 30))
+    (tmp_path / "tests.yml").write_text(
+        json.dumps({"rule_files": ["rules.yml"], "evaluation_interval": "30s", "tests": [test]})
+    )
     promtool(tmp_path, "test", "rules", "tests.yml")
 
 

@@ -98,6 +98,16 @@ def test_renewed_ca_accepts_issued_certificates_and_permits_new_names(tmp_path: 
     assert not accepts(tmp_path, authority, renewed.issue(Names(("redis",), ("192.168.2.70",))), "192.168.2.70")
 
 
+def test_ca_with_a_domain_permits_each_name_below_it(tmp_path: Path) -> None:
+    # With a name that is longer than the subject of a certificate may be.
+    names = Names(("home.example", f"{'a' * 60}.home.example"), ())
+    authority = Authority.create("home", Names(("home.example",), ()))
+    for name in names.hosts:
+        assert accepts(tmp_path, authority, authority.issue(names), name)
+    for name in ("other.example", "nothome.example"):
+        assert not accepts(tmp_path, authority, authority.issue(Names((name,), ())), name)
+
+
 def test_key_and_certificate_can_bind_scram_to_the_channel(authority: Authority) -> None:
     """PostgreSQL and libpq need a hash in the signature's algorithm, which ed25519 does not have."""
     from cryptography import x509

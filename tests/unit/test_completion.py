@@ -48,6 +48,8 @@ def complete(folder: Path, line: str) -> list[str]:
         ("homelab logs postgres-data ", ["postgres", "postgresql@16-main"]),
         ("homelab secret show ", ["airflow-admin", "postgres-dbt"]),
         ("homelab secret show x", []),
+        ("homelab demo --with m", ["monitoring"]),
+        ("homelab demo --with monitoring,a", ["monitoring,alerts"]),
     ],
 )
 def test_names_of_the_inventory_are_completed(inventory: Path, line: str, expected: list[str]) -> None:

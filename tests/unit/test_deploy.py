@@ -6,13 +6,14 @@ import io
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
+from homelab.certificates import Names
 from homelab.cli import app
 from homelab.cli.global_options import settings
 from homelab.commands.deploy import deploy
@@ -24,8 +25,9 @@ from homelab.paths import bundled_path
 from homelab.progress import JsonProgress, Progress, TerminalProgress
 from homelab.runtime import convergence
 from homelab.runtime.convergence import HostReport
+from homelab.secrets import FileSecretStore
 from homelab.steps import Command, File, WaitFor
-from tests.support import LocalHost, make_session, owner_of_new_files
+from tests.support import FixedSecretStore, LocalHost, make_session, owner_of_new_files
 
 
 @dataclass
@@ -73,6 +75,49 @@ def two(folder: Path) -> Callable[[ServiceContext], Sequence[Step]]:
         WaitFor("the service is up", f"test -e {folder}/s", "postgres-data", early=True),
     ]
     return lambda context: steps
+
+
+def test_other_names_of_the_ca_are_reported(run: Deploy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = FileSecretStore(tmp_path / "secrets")
+    monkeypatch.setattr(FixedSecretStore, "known_authority", lambda _: store.known_authority())
+
+    def notes(*hosts: str) -> str:
+        """Deploy steps that use the CA for these names, and return the notes."""
+
+        def steps(context: ServiceContext) -> Sequence[Step]:
+            store.authority("home", Names(hosts, ()))
+            return ()
+
+        output = io.StringIO()
+        run(steps, JsonProgress(output))
+        return output.getvalue()
+
+    assert "CA" not in notes("postgres-data") + notes("postgres-data")
+    found = notes("home.example", "postgres-data")
+    assert "its new certificate is for home.example, postgres-data; install it again" in found
+
+
+def test_dry_run_leaves_the_certificate_of_the_ca(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = FileSecretStore(tmp_path / "secrets")
+    saved = store.authority("home", Names(("postgres-data",), ()))
+    found = []
+
+    def steps(context: ServiceContext) -> Sequence[Step]:
+        found.append(context.secret_store.authority("home", Names(("home.example",), ())))
+        return ()
+
+    monkeypatch.setattr(convergence, "steps_of", steps)
+    inventory = load([bundled_path("inventory.yaml")])
+    output = io.StringIO()
+    known_hosts, progress = KnownHosts(tmp_path / "pins"), JsonProgress(output)
+    session = make_session(inventory, known_hosts, progress, lambda container, *_: Local(container.name))
+    deploy(replace(session, secrets=store), dry_run=True)
+    assert store.known_authority() == saved
+    assert len(found) == len(inventory.containers)
+    assert len({each.certificate for each in found} - {saved.certificate}) == 1
+    assert "its new certificate is for home.example" in output.getvalue()
+    deploy(replace(session, secrets=store))
+    assert store.known_authority() == found[-1] != saved
 
 
 def test_report_has_changed_and_unchanged_steps(run: Deploy, tmp_path: Path) -> None:

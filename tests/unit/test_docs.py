@@ -22,6 +22,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *READMES, *DOCS.rglob("*.md")])
 GENERATED = {
     DOCS / f"reference/{name}.md" for name in ("cli", "inventory", "services", "api", "steps", "exit-codes", "json")
 }
+LARGEST_PICTURE = 150_000  # bytes
 _BLOCK = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"`(homelab [^`]+)`")
@@ -74,6 +75,19 @@ def _anchors(page: Path) -> set[str]:
     """Return the anchors of a page's headings, as GitHub makes them."""
     headings = _HEADING.findall(_CODE.sub("", page.read_text()))
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_each_picture_is_small_and_on_a_page() -> None:
+    pictures = sorted((DOCS / "images").iterdir())
+    assert pictures
+    text = "".join(page.read_text() for page in PAGES)
+    assert [each.name for each in pictures if f"images/{each.name}" not in text] == []
+    assert [each.name for each in pictures if each.stat().st_size > LARGEST_PICTURE] == []
+
+
+def test_pictures_load_nothing() -> None:
+    for picture in (DOCS / "images").glob("*.svg"):
+        assert re.findall(r"(?:href|src)=|url\((?!#)|@import", picture.read_text()) == []
 
 
 @pytest.mark.parametrize(("page", "command"), [(_name(p), c) for p in PAGES for c in _commands(p.read_text())])

@@ -19,7 +19,9 @@ from homelab.inventory.errors import Problems
 from homelab.inventory.json_schema import json_schema
 from homelab.model import City, Inventory
 from homelab.paths import bundled_path
+from homelab.services.airflow_worker import AirflowWorker
 from homelab.services.analytics import Analytics
+from homelab.services.redis import Redis
 from homelab.services.registry import Registry
 
 BASE = """\
@@ -585,8 +587,9 @@ def test_comments_of_the_shipped_inventory_are_valid(tmp_path: Path) -> None:
         "vmid_range"
     }
     (tmp_path / "dags").mkdir()
-    inventory, plain = read(tmp_path, opened(text)), read(tmp_path, text)
-    *containers, observability, dashboards, ingestion = inventory.containers
+    inventory = read(tmp_path, opened(text).replace("executor: local", "executor: celery"))
+    plain = read(tmp_path, text)
+    *containers, observability, dashboards, ingestion, queue, worker = inventory.containers
     assert list(observability.services) == [
         "prometheus",
         "alertmanager",
@@ -600,6 +603,7 @@ def test_comments_of_the_shipped_inventory_are_valid(tmp_path: Path) -> None:
     ]
     assert list(dashboards.services) == ["superset"]
     assert list(ingestion.services) == ["ingestion"]
+    assert (queue.services["redis"], worker.services["airflow_worker"]) == (Redis(), AirflowWorker())
     assert inventory.alerts.receivers == ("email", "slack", "webhook", "url-1")
     inventory = replace(inventory, containers=tuple(containers))
     assert inventory.network.vlan == 20

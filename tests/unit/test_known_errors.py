@@ -87,6 +87,8 @@ EXAMPLES = [
         "[Errno 98] error while attempting to bind on address ('0.0.0.0', 8080): address already in use",
         "already listens on that port",
     ),
+    ("/dev/stdin:2:1-12: Error: Could not process rule: Operation not permitted", "nftables does not work in box"),
+    ("netlink: Error: cache initialization failed: Operation not permitted", "nftables does not work in box"),
     ("sh: 3: /usr/bin/python3: not found", "box has no Python"),
     ("E: Failed to fetch http://archive.example/x  503  Service Unavailable", "A mirror or proxy does not deliver"),
     (

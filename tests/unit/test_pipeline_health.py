@@ -17,7 +17,8 @@ from homelab.errors import HomelabError, InputError
 from homelab.host import Result
 from homelab.model import Duration, Health
 from homelab.pipelines.pipeline_health import Answers, assess
-from homelab.runtime.lab_report import LabReport
+from homelab.runtime.container_states import ContainerState
+from homelab.runtime.lab_report import ContainerReport, LabReport, ServiceReport
 from homelab.runtime.pipeline_reports import PipelineReport, report_pipelines
 from tests.support import NoHost, make_session
 from tests.unit.test_pipelines import with_prices
@@ -175,3 +176,10 @@ def test_lab_with_an_unhealthy_pipeline_is_unhealthy(capsys: pytest.CaptureFixtu
     assert not report.healthy
     show_status(report)
     assert "✗ pipeline prices no rows" in capsys.readouterr().out
+
+
+def test_long_name_of_a_service_stays_apart_from_its_health(capsys: pytest.CaptureFixture[str]) -> None:
+    services = [ServiceReport(name, {}, Health(True, "works")) for name in ("airflow", "blackbox_exporter")]
+    state = ContainerState(name="a", vmid=1, address="10.0.0.1", exists=True, running=True)
+    show_status(LabReport("home", [ContainerReport("a", state, services)]))
+    assert capsys.readouterr().out.splitlines()[-3:-1] == ["✓ airflow    works", "✓ blackbox_exporter works"]

@@ -152,7 +152,7 @@ def test_progress_names_the_running_task_and_the_last_node_of_dbt() -> None:
     dbt, reported = job_progress.DbtLog(host, WEATHER.read_data), list[str]()
     assert dbt() == "", "the log of the previous build"
     host.dbt_log += NEW
-    follower = pipeline_runs._Follower(host, host, WEATHER, "r", print)
+    follower = pipeline_runs._Follower([host], host, WEATHER, "r", print)
     assert follower.wait(dbt, reported.append).state == "success"
     assert reported == [FETCH, f"{BUILD} 3 of 36 OK created sql incremental model main.weather_daily"]
 

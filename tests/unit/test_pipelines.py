@@ -16,7 +16,7 @@ from homelab.host import Result
 from homelab.inventory import load
 from homelab.model import DatabaseGrant, Duration, Inventory, ServiceContext, Size, Step
 from homelab.model.pipelines import SchemaVersion, lock_header
-from homelab.model.service import user_secrets
+from homelab.model.secret_store import user_secrets
 from homelab.paths import bundled_path
 from homelab.pipelines.layout import Layout
 from homelab.pipelines.schema_step import SchemaVersions

@@ -200,7 +200,7 @@ def test_pins_are_stored_completed_and_removed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("password", ["plain", "a@b", "a:b", "100%", "a/b", "ä"])
 def test_database_url_has_the_same_password(password: str) -> None:
-    values: dict[str, Any] = {"password": password, "postgres": "127.0.0.1"}
+    values: dict[str, Any] = {"password": password, "postgres": "127.0.0.1", "worker": False, "celery": {}}
     superset = render("superset/secrets.env.j2", key="k", **values).decode()
     options = {"version": "3.3"}
     airflow = render(

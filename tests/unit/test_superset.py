@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,9 +53,9 @@ def inventory(folder: Path, *containers: dict[str, object], **more: object) -> I
     return load([bundled_path("inventory.yaml"), overlay])
 
 
-def steps(found: Inventory, name: str) -> list[Step]:
+def steps(found: Inventory, name: str, known: Sequence[str] = ()) -> list[Step]:
     (container,) = [each for each in found.containers if each.name == name]
-    keys = {each.name: f"ssh-ed25519 AAAA {each.name}" for each in found.containers}
+    keys = {each: f"ssh-ed25519 AAAA {each}" for each in known or [each.name for each in found.containers]}
     context = ServiceContext(inventory=found, container=container, secret_store=FixedSecretStore(), host_keys=keys)
     return list(steps_of(context))
 
@@ -132,6 +133,11 @@ def test_files_are_pushed_to_another_container_only(tmp_path: Path) -> None:
     settings = json.loads(text(steps(inventory(tmp_path, APART), "analytics-platform"), "/publications.json"))
     assert settings["targets"] == {"dashboards": "published@192.168.2.72"}
     assert settings["files"] == {"weather": PUBLISHED}
+
+
+def test_container_without_a_known_key_stops_no_deploy_of_the_pipelines(tmp_path: Path) -> None:
+    found = steps(inventory(tmp_path, APART), "analytics-platform", known=["analytics-platform"])
+    assert [step.title for step in found if "publications" in step.title] == []
 
 
 def test_without_readers_nothing_changes_for_the_pipelines(tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ from homelab.model.firewall import desired_firewall
 from homelab.model.web_uis import web_uis
 from homelab.paths import bundled_path
 from homelab.runtime.convergence import steps_of
+from homelab.services.lab_certificates import lab_names
 from homelab.services.scrape_targets import probe_targets
-from homelab.steps import File
+from homelab.steps import File, ServerCertificate
 from tests.support import FixedSecretStore
 
 SERVICES = "{prometheus: {}, alertmanager: {}, blackbox_exporter: {}}"
@@ -44,7 +45,7 @@ def closed(found: Inventory, name: str) -> str:
     (container,) = [each for each in found.containers if each.name == name]
     keys = {each.name: f"ssh-ed25519 AAAA {each.name}" for each in found.containers}
     context = ServiceContext(inventory=found, container=container, secret_store=FixedSecretStore(), host_keys=keys)
-    files = [step for step in steps_of(context) if isinstance(step, File) and step.path.endswith("web-ports.nft")]
+    files = [step for step in steps_of(context) if isinstance(step, File) and step.path.endswith("closed-ports.nft")]
     return "".join(file.content.decode() for file in files)
 
 
@@ -116,8 +117,8 @@ def test_web_uis_are_probed_over_the_gateway(tmp_path: Path) -> None:
     found = {each["labels"]["service"]: each["targets"][0] for each in probe_targets(inventory(tmp_path))}
     assert found == {
         "airflow": "https://192.168.2.71:18080/api/v2/monitor/health",
-        "prometheus": "https://192.168.2.71/health/19090",
-        "alertmanager": "https://192.168.2.71/health/19093",
+        "prometheus": "https://192.168.2.71/health/observability/9090",
+        "alertmanager": "https://192.168.2.71/health/observability/9093",
         "gateway": "192.168.2.71:80",
     }
 
@@ -162,3 +163,66 @@ def test_open_lists_the_web_uis_if_there_is_no_such_one(tmp_path: Path, service:
     with pytest.raises(InputError, match=cause) as caught:
         web_address(inventory(tmp_path, "{}"), service)
     assert "airflow, prometheus" in caught.value.details
+
+
+DOMAIN = "{gateway: {domain: home.example}}"
+
+
+def test_with_a_domain_each_web_ui_has_a_name(tmp_path: Path) -> None:
+    found = inventory(tmp_path, DOMAIN)
+    assert {ui.service: ui.url for ui in web_uis(found.containers)} == {
+        "airflow": "https://airflow.home.example",
+        "gateway": "https://home.example",
+        "prometheus": "https://prometheus.home.example",
+        "alertmanager": "https://alertmanager.home.example",
+    }
+    assert web_address(found, "airflow") == "https://airflow.home.example"
+    lan = [rule for rule in rules(found, "door") if "192.168.2.0/24" in rule and "tcp 22 " not in rule]
+    assert sorted(rule.split()[3] for rule in lan) == ["443", "80"]
+    # No container can resolve the names.
+    probed = {each["labels"]["service"]: each["targets"][0] for each in probe_targets(found)}
+    assert probed["airflow"] == "https://192.168.2.71/health/airflow-orchestration/8080"
+
+
+def test_with_a_domain_two_web_uis_may_have_the_same_port(tmp_path: Path) -> None:
+    first = inventory(tmp_path, DOMAIN)
+    (tmp_path / "same.yaml").write_text("containers: {airflow-orchestration: {services: {airflow: {port: 9090}}}}")
+    found = load([first.path, tmp_path / "overlay.yaml", tmp_path / "same.yaml"])
+    assert {ui.endpoint.port for ui in web_uis(found.containers) if ui.service in ("airflow", "prometheus")} == {9090}
+
+
+@pytest.mark.parametrize(
+    ("searchdomain", "container", "name"),
+    [("home.example", "prometheus", "prometheus.home.example"), ("example", "home", "home.example")],
+)
+def test_name_of_a_web_ui_that_is_the_name_of_a_container_is_refused(
+    tmp_path: Path, searchdomain: str, container: str, name: str
+) -> None:
+    first = inventory(tmp_path, DOMAIN)
+    (tmp_path / "same.yaml").write_text(
+        f"network: {{searchdomain: {searchdomain}}}\n"
+        f"containers: {{{container}: {{vmid: 180, ip: .80, cores: 1, memory: 256}}}}"
+    )
+    problem = f"has a web UI with the name {name}, which is that of the container {container}"
+    with pytest.raises(InputError, match=problem):
+        load([first.path, tmp_path / "overlay.yaml", tmp_path / "same.yaml"])
+
+
+@pytest.mark.parametrize("domain", ["home", "Home.example", "home.example.", "*.example", "https://home.example", ""])
+def test_domain_that_is_none_is_refused(tmp_path: Path, domain: str) -> None:
+    with pytest.raises(InputError, match=r"must be a domain of your own in lower case, such as home\.example"):
+        inventory(tmp_path, f"{{gateway: {{domain: '{domain}'}}}}")
+
+
+def test_certificate_of_the_gateway_has_the_names_of_the_domain(tmp_path: Path) -> None:
+    found = inventory(tmp_path, DOMAIN)
+    assert "home.example" in lab_names(found).hosts
+    assert "home.example" not in lab_names(inventory(tmp_path)).hosts
+    found = inventory(tmp_path, DOMAIN)
+    context = ServiceContext(
+        inventory=found, container=found.container_with("gateway"), secret_store=FixedSecretStore(), host_keys={}
+    )
+    (step,) = [each for each in steps_of(context) if isinstance(each, ServerCertificate)]
+    names = ("airflow", "alertmanager", "prometheus")
+    assert step.names.hosts == tuple(sorted(("door", "home.example", *(f"{name}.home.example" for name in names))))
+    assert step.names.addresses == ("192.168.2.71",)

@@ -1,6 +1,6 @@
 """Generate the dbt project's documentation as one self-contained page, data/docs.html, and print its path.
 
-The page is generated only if the project has changed, and again after the first published build. It needs neither
+The page is generated only if the project or the columns of the published tables have changed. It needs neither
 PostgreSQL nor the warehouse: a running build does not delay it. Exit status: 0 the page exists, 1 it could not be
 generated.
 """
@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _COLUMNS = """select table_schema, table_name, column_name, data_type, ordinal_position
 from information_schema.columns order by all"""
+Column = tuple[str, str, str, str, int]  # schema, table, name, type, position
 _SOURCES = ("*.sql", "*.yml", "*.md", "*.csv")
 
 
@@ -38,8 +40,8 @@ def generate(layout: Layout, timeout: float, profile: str | None = None) -> Path
     page, built_from = layout.data / "docs.html", layout.data / "docs.fingerprint"
     layout.data.mkdir(parents=True, exist_ok=True)
     with exclusive(layout.data / "docs.lock", timeout):
-        code = fingerprint(layout.project, patterns=_SOURCES)
-        state = f"{code} {layout.published.exists()}"  # the types come from that file
+        columns = _published_columns(layout.published)
+        state = fingerprint(layout.project, repr(columns), patterns=_SOURCES)
         if page.exists() and built_from.exists() and built_from.read_text() == state:
             return page
         target = layout.data / "target-docs"  # separate, so that builds keep their parsed state
@@ -51,7 +53,7 @@ def generate(layout: Layout, timeout: float, profile: str | None = None) -> Path
             manifest = _run_dbt(layout, target, profile)
         static = target / "static_index.html"
         empty = (target / "catalog.json").read_text()
-        static.write_text(static.read_text().replace(empty, _catalog(empty, manifest, layout.published)))
+        static.write_text(static.read_text().replace(empty, _catalog(empty, manifest, columns)))
         os.replace(static, page)
         built_from.write_text(state)
     return page
@@ -76,13 +78,17 @@ def _run_dbt(layout: Layout, target: Path, profile: str | None) -> Manifest:
     raise DocsFailed(f"Cannot generate the documentation: {parsed.exception or 'dbt failed'}")
 
 
-def _catalog(empty: str, manifest: Manifest, published: Path) -> str:
-    """Return the catalog with the columns of the published file, if there is one."""
+def _published_columns(published: Path) -> Sequence[Column]:
+    """Return the columns of the published file; none before the first build."""
     try:
         with connect(published) as connection:
-            columns = connection.execute(_COLUMNS).fetchall()
+            return connection.execute(_COLUMNS).fetchall()
     except NothingPublished:
-        return empty
+        return []
+
+
+def _catalog(empty: str, manifest: Manifest, columns: Sequence[Column]) -> str:
+    """Return the catalog with these columns."""
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for schema, table, name, kind, index in columns:
         found.setdefault((schema, table), {})[name] = {"name": name, "type": kind, "index": index}

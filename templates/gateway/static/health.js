@@ -2,20 +2,22 @@
 const states = [...document.querySelectorAll("[data-health]")];
 const summary = document.getElementById("summary");
 
-async function check(state) {
+async function check(path) {
   let good = false;
   try {
-    good = (await fetch(state.dataset.health, { cache: "no-store" })).ok;
+    good = (await fetch(path, { cache: "no-store" })).ok;
   } catch {
     good = false;
   }
-  state.className = `state ${good ? "good" : "bad"}`;
-  state.setAttribute("aria-label", good ? "works" : "does not answer");
+  for (const state of states.filter((each) => each.dataset.health === path)) {
+    state.className = `state ${good ? "good" : "bad"}`;
+    state.setAttribute("aria-label", good ? "works" : "does not answer");
+  }
   return good;
 }
 
 async function checkAll() {
-  const results = await Promise.all(states.map(check));
+  const results = await Promise.all([...new Set(states.map((each) => each.dataset.health))].map(check));
   const bad = results.filter((good) => !good).length;
   summary.textContent = bad ? `${bad} of ${results.length} do not answer` : `all ${results.length} services answer`;
 }

@@ -1,0 +1,135 @@
+"""`make pictures`: take the pictures of docs/images from the lab of `homelab demo --with gateway,monitoring`.
+
+Web pages become PNG files, by Chromium; the output of commands becomes SVG files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.terminal_theme import DIMMED_MONOKAI
+from rich.text import Text
+
+from docs.browser import BrowserFailed, Page, browser
+from homelab.errors import HomelabError
+from homelab.inventory import load
+from homelab.lab import Lab
+from homelab.model import Inventory
+from homelab.model.web_uis import published_url, start_page_url
+from homelab.secrets import FileSecretStore
+
+ROOT = Path(__file__).parents[1]
+IMAGES = ROOT / "docs" / "images"
+COLUMNS = 110
+# A live change of a container, and one that restarts a service.
+_CHANGE = """containers:
+  analytics-platform: {memory: 4608}
+  airflow-orchestration: {services: {airflow: {parallelism: 8}}}
+"""
+_DRAWING = 5  # seconds until charts are drawn, after their data have arrived
+_FONTS = re.compile(r"\s*@font-face \{.*?\}", re.DOTALL)  # from a server: a picture loads nothing
+_LOGIN = """(() => {
+  const set = Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, "value").set;
+  for (const [name, value] of Object.entries(%s)) {
+    const field = document.querySelector(`input[name=${name}]`);
+    set.call(field, value);
+    field.dispatchEvent(new Event("input", { bubbles: true }));
+  }
+  document.querySelector("[type=submit]").click();
+})()"""
+
+
+def save_command(name: str, words: Sequence[str], lines: int | None = None) -> None:
+    """Run a homelab command and save the first lines as they look in a terminal. Raises HomelabError."""
+    environment = os.environ | {"FORCE_COLOR": "1", "COLUMNS": str(COLUMNS), "TERM": "xterm-256color"}
+    shown = f"homelab {name}"
+    command = [sys.executable, "-m", "homelab", "--quiet", "--lab", *words]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode not in (0, 1):  # 1: an unhealthy part is part of the picture
+        raise HomelabError(f"Cannot take the picture {name}: `{shown}` failed", done.stderr, "Correct the cause.")
+    console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True, color_system="truecolor")
+    console.print(Text.assemble(("$ ", "bold green"), (shown, "bold")))
+    console.print(Text.from_ansi("\n".join(done.stdout.splitlines()[:lines])), soft_wrap=False, overflow="fold")
+    svg = console.export_svg(title="homelab", theme=DIMMED_MONOKAI, unique_id=name)
+    (IMAGES / f"{name}.svg").write_text(_FONTS.sub("", svg))
+
+
+async def save_page(page: Page, name: str) -> None:
+    """Save the visible part of a page."""
+    (IMAGES / f"{name}.png").write_bytes(await page.picture())
+
+
+async def take_pages(inventory: Inventory) -> None:
+    """Take the pictures of the web UIs. Raises BrowserFailed."""
+    secrets = FileSecretStore(inventory.state_dir)
+    start, containers = start_page_url(inventory.containers), inventory.containers
+    async with browser() as page:
+        checked = "!document.querySelector('.state:not(.good, .bad)')"
+        await page.resize(1100, 430)
+        await page.open(f"{start}/", checked)
+        await save_page(page, "start-page")
+        await page.resize(390, 760, phone=True, dark=True)
+        await page.open(f"{start}/", checked)
+        await save_page(page, "start-page-phone")
+        await page.resize(1280, 800)
+        airflow = published_url(containers, "airflow")
+        await page.open(f"{airflow}/", "document.querySelector('input[name=username]')")
+        login = {"username": "admin", "password": secrets.secret("airflow-admin").reveal()}
+        await page.evaluate(_LOGIN % login)
+        await page.wait("!location.pathname.includes('login')")
+        ready = "document.body.innerText.includes('verify_ingestion')"
+        await page.open(f"{airflow}/dags/weather_ingestion_pipeline/", ready, 90)
+        await asyncio.sleep(_DRAWING)
+        await save_page(page, "airflow")
+        if superset := published_url(containers, "superset"):
+            await page.open(f"{superset}/login/", "document.querySelector('input[name=username]')")
+            login = {"username": "admin", "password": secrets.secret("superset-admin").reveal()}
+            await page.evaluate(_LOGIN % login)
+            await page.wait("!location.pathname.includes('login')")
+            await page.resize(1440, 900)
+            drawn = "document.querySelector('.dashboard-chart') && !document.querySelector('.loading')"
+            await page.open(f"{superset}/superset/dashboard/weather/?standalone=1", drawn, 120)
+            await asyncio.sleep(_DRAWING)
+            await save_page(page, "dashboard")
+
+
+def take_commands() -> None:
+    """Take the pictures of commands."""
+    save_command("status", ["status"])
+    save_command("top", ["top", "--once"], 26)
+    with tempfile.TemporaryDirectory() as folder:
+        overlay = Path(folder) / "change.yaml"
+        overlay.write_text(_CHANGE)
+        save_command("plan", ["--overlay", str(overlay), "plan"])
+
+
+def main() -> int:
+    """Take all pictures."""
+    lab = Lab()
+    inventory = load([ROOT / "inventory.yaml", *lab.overlays])
+    if not start_page_url(inventory.containers):
+        print("Error: the lab has no gateway. Run: homelab demo --with gateway,monitoring", file=sys.stderr)
+        return 1
+    IMAGES.mkdir(exist_ok=True)
+    try:
+        take_commands()
+        asyncio.run(take_pages(inventory))
+    except (BrowserFailed, HomelabError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    for picture in sorted(IMAGES.iterdir()):
+        print(f"{picture.stat().st_size / 1000:6.0f} kB  {picture.relative_to(ROOT)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
