@@ -14,7 +14,7 @@ from homelab.cli.global_options import Json, add_verb, settings
 from homelab.cli.results import echo, print_json
 from homelab.errors import INTERRUPTED, InputError
 
-_PIPE_WIDTH = 120  # columns without a terminal, unless COLUMNS is set
+_PIPE_WIDTH, _PIPE_HEIGHT = 120, 24  # columns and lines without a terminal, unless COLUMNS and LINES are set
 
 
 def register(app: typer.Typer) -> None:
@@ -50,8 +50,8 @@ def top(
         elif as_json:
             print_json(sampler.sample())
         elif once or not target.is_terminal or target.is_dumb_terminal:
-            width = target.width if target.is_terminal else int(os.environ.get("COLUMNS") or _PIPE_WIDTH)
-            target.print(draw(sampler.sample(), width, None))
+            size = (target.width, target.height) if target.is_terminal else _size_without_terminal()
+            target.print(draw(sampler.sample(), *size))
         else:
             footer = f"every {interval:g} s; q quits"
             view = LiveView(sampler.sample, partial(draw, footer=footer), draw_error, interval)
@@ -59,6 +59,10 @@ def top(
                 view.show(target)
             except KeyboardInterrupt:
                 raise typer.Exit(INTERRUPTED) from None
+
+
+def _size_without_terminal() -> tuple[int, int]:
+    return int(os.environ.get("COLUMNS") or _PIPE_WIDTH), int(os.environ.get("LINES") or _PIPE_HEIGHT)
 
 
 def tmux(

@@ -19,8 +19,8 @@ _LEAST_LOGS = 4  # lines, with their title
 _SESSIONS = 5  # statements, if the terminal is high enough
 
 
-def draw(sample: LabSample, width: int, height: int | None, footer: str = "") -> Text:
-    """Return the picture of a sample: at most `height` lines of at most `width` columns. None: all lines.
+def draw(sample: LabSample, width: int, height: int, footer: str = "") -> Text:
+    """Return the picture of a sample: at most `height` lines of at most `width` columns.
 
     The log lines get the rows that the other parts leave.
     """
@@ -29,14 +29,14 @@ def draw(sample: LabSample, width: int, height: int | None, footer: str = "") ->
     if sample.problem:
         title = Text.assemble(title, "\n", (f"✗ {_line(sample.problem)}", "red"))
     lines = list(title.split("\n"))
-    rest = None if height is None else height - len(lines) - _LEAST_LOGS
+    rest = height - len(lines) - _LEAST_LOGS
     for part in parts:
         shown = _cut(part, rest)
         lines += shown
-        rest = None if rest is None else rest - len(shown)
+        rest -= len(shown)
     logs = [Text(""), _title("last log lines"), *_log_lines(sample)]
-    room = None if height is None else max(height - len(lines), 0)
-    if room is not None and len(logs) > room:
+    room = max(height - len(lines), 0)
+    if len(logs) > room:
         logs = [*logs[:2], *logs[len(logs) - room + 2 :]] if room > 2 else []
     lines += logs
     for line in lines[:height]:
@@ -58,9 +58,9 @@ def _title(text: str) -> Text:
     return Text(text, "bold")
 
 
-def _cut(lines: list[Text], room: int | None) -> list[Text]:
+def _cut(lines: list[Text], room: int) -> list[Text]:
     """Return the lines that fit, and a line with the number of the others."""
-    if room is None or len(lines) <= room:
+    if len(lines) <= room:
         return lines
     if room < 2:
         return []

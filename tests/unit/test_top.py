@@ -103,8 +103,8 @@ def with_texts(text: str) -> LabSample:
 
 
 def test_hostile_texts_do_not_change_the_picture() -> None:
-    lines = draw(with_texts("a\nb\tc\x1b[2J\u2028d\ud800" + "x" * 200), 80, None).split("\n")
-    assert len(lines) == len(draw(with_texts("text"), 80, None).split("\n"))
+    lines = draw(with_texts("a\nb\tc\x1b[2J\u2028d\ud800" + "x" * 200), 80, 200).split("\n")
+    assert len(lines) == len(draw(with_texts("text"), 80, 200).split("\n"))
     assert all(line.cell_len <= 80 for line in lines)
     shown = "\n".join(line.plain for line in lines)
     shown.encode()
@@ -250,10 +250,10 @@ class Terminal:
         return status
 
 
-def start(width: int, height: int, failing: str = "None") -> Terminal:
+def start(width: int, height: int, failing: str = "None", option: str = "--interval=1") -> Terminal:
     ours, theirs = os.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
-    words = ["homelab", "-i", str(bundled_path("inventory.yaml")), "top", "--interval", "1"]
+    words = ["homelab", "-i", str(bundled_path("inventory.yaml")), "top", option]
     code = f"FAILING = {failing}\n{FAKE}\nsys.argv = {words!r}\nfrom homelab.cli import main; main()"
     environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
     process = subprocess.Popen(
@@ -322,24 +322,45 @@ def test_error_of_a_sample_is_shown_and_the_next_one_follows(terminals: list[Ter
     assert terminal.end() == 0
 
 
-@pytest.mark.parametrize("words", [[], ["--once"], ["--once", "--json"]])
-def test_one_sample_is_printed_without_a_terminal(words: list[str]) -> None:
+def once(words: list[str], variables: dict[str, str]) -> str:
+    """Return the output of `homelab top` without a terminal."""
     arguments = ["homelab", "-i", str(bundled_path("inventory.yaml")), "top", *words]
     code = f"FAILING = None\n{FAKE}\nsys.argv = {arguments!r}\nfrom homelab.cli import main; main()"
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
     done = subprocess.run(
         [sys.executable, "-c", code],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         cwd=Path(__file__).parents[2],
+        env={**environment, **variables},
         check=True,
         timeout=60,
     )
-    assert "\x1b[" not in done.stdout
-    if "--json" in words:
-        found = json.loads(done.stdout)
-        assert found["containers"][1]["units"] == UNITS
-        assert found["time"] == "2026-11-27 07:10:00+00:00"
-    else:
-        assert done.stdout.startswith("lab number-1")
-        assert "line 0" in done.stdout, "all lines"
+    return done.stdout
+
+
+def test_one_sample_is_printed_as_json() -> None:
+    found = json.loads(once(["--once", "--json"], {}))
+    assert found["containers"][1]["units"] == UNITS
+    assert found["time"] == "2026-11-27 07:10:00+00:00"
+
+
+@pytest.mark.parametrize("words", [[], ["--once"]])
+@pytest.mark.parametrize(("variables", "height"), [({}, 24), ({"LINES": "40"}, 40), ({"LINES": ""}, 24)])
+def test_one_sample_without_a_terminal_has_24_lines_or_those_of_the_environment(
+    words: list[str], variables: dict[str, str], height: int
+) -> None:
+    shown = once(words, variables)
+    assert "\x1b[" not in shown
+    assert shown.startswith("lab number-1")
+    assert len(shown.splitlines()) == height
+    assert "line 59" in shown, "the newest lines of the log"
+
+
+def test_one_sample_on_a_terminal_has_its_height(terminals: list[Terminal]) -> None:
+    terminals.append(terminal := start(100, 30, option="--once"))
+    terminal.read("closed")
+    assert terminal.process.wait(20) == 0
+    assert len(terminal.shown.split("closed")[0].splitlines()) == 30
+    assert "line 59" in terminal.shown
