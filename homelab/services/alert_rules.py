@@ -3,76 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterator, Sequence
 
 from homelab.model import Inventory
-from homelab.services.inhibitions import CAUSES
+from homelab.services.alert import TIMER, Alert
 from homelab.services.late_limits import late_limits
 
-WATCHDOG = "Watchdog"  # an alert that always fires: Alertmanager's sign of life
-_RUNBOOKS = "docs/how-to/runbooks"
 _OF_CONTAINER = "of {{ $labels.container }}"
 _OF_PIPELINE = "of the pipeline {{ $labels.pipeline }}"
 _AGE = "{{ $value | humanizeDuration }}"
 _SHARE = "{{ $value | humanizePercentage }}"
-_HOUR, _DAY, _TIMER = 3600, 86400, 60  # the last one is the interval of the timer for text files
+_HOUR, _DAY = 3600, 86400
 _DOWN = "max by (container) (up) == 0"
 _LOGS = "homelab logs {{ $labels.container }}"
 _STATUS = "homelab pipeline status {{ $labels.pipeline }}"
 _AVAILABLE = "node_filesystem_avail_bytes"
 _FREE = f"{_AVAILABLE} / node_filesystem_size_bytes"
-
-
-@dataclass(frozen=True, slots=True)
-class Alert:
-    """A rule: its name, the condition in PromQL, the time for which it has to hold, and the message.
-
-    `runbook` names the page with the cause and the commands that help; `command` is the first of them. `details` is the
-    failed program's own message, as a template of Prometheus.
-    """
-
-    name: str
-    expression: str
-    lasting: str
-    severity: Literal["warning", "critical"]
-    summary: str
-    runbook: str
-    command: str
-    details: str = ""
-
-    @property
-    def page(self) -> str:
-        """The file of the runbook."""
-        return f"{_RUNBOOKS}/{self.runbook}.md"
-
-    def rule(self, keep: float) -> Mapping[str, object]:
-        """Return the rule in Prometheus' format; `keep` are the seconds for which a cause outlasts its end."""
-        return {
-            "alert": self.name,
-            "expr": self.expression,
-            "for": self.lasting,
-            **({"keep_firing_for": f"{keep:.0f}s"} if self.name in CAUSES else {}),
-            "labels": {"severity": self.severity},
-            "annotations": {
-                "summary": self.summary,
-                "details": self.details,
-                "command": self.command,
-                "runbook": self.page,
-            },
-        }
-
-
-def rules_file(rules: Sequence[Alert], interval: float) -> bytes:
-    """Return the file of the rules: JSON, which Prometheus reads as YAML. `interval` is that of the readings.
-
-    A cause ends after the incidents that it explains: they may end one run of the metrics' timer later.
-    """
-    keep = _TIMER + 4 * interval
-    always = {"alert": WATCHDOG, "expr": "vector(1)", "labels": {"severity": "none"}}
-    group = {"name": "homelab", "rules": [*(alert.rule(keep) for alert in rules), always]}
-    return (json.dumps({"groups": [group]}, indent=2) + "\n").encode()
 
 
 def alerts(inventory: Inventory) -> Sequence[Alert]:
@@ -185,7 +131,7 @@ def _pipelines(inventory: Inventory) -> Iterator[Alert]:
     def older(metric: str) -> str:
         """Return the condition that a time of a pipeline is older than its limit, and a run of the metrics' timer."""
         return " or ".join(
-            f'time() - homelab_pipeline_{metric}_timestamp_seconds{{pipeline="{name}"}} > {limit + _TIMER:.0f}'
+            f'time() - homelab_pipeline_{metric}_timestamp_seconds{{pipeline="{name}"}} > {limit + TIMER:.0f}'
             for name, limit in limits.items()
         )
 
@@ -226,6 +172,16 @@ def _pipelines(inventory: Inventory) -> Iterator[Alert]:
         f"Only {_SHARE} of the expected observations {_OF_PIPELINE} arrived",
         "completeness-low",
         _STATUS,
+    )
+    yield Alert(
+        "CopyOutdated",
+        "homelab_published_copy_timestamp_seconds != on (pipeline) group_left () "
+        "max by (pipeline) (homelab_pipeline_published_timestamp_seconds)",
+        "15m",
+        "warning",
+        f"The copy on {{{{ $labels.reader }}}} is not the newest publication {_OF_PIPELINE}",
+        "copy-outdated",
+        "homelab logs {{ $labels.container }} --grep {{ $labels.reader }}",
     )
 
 

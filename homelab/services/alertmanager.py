@@ -12,8 +12,8 @@ from homelab.model import Endpoint, Health, ServiceContext, Step
 from homelab.model.alert_receivers import BRIDGE
 from homelab.model.options import Duration, Option
 from homelab.render import render
+from homelab.services.alert import WATCHDOG
 from homelab.services.alert_bridge import PORT, watcher
-from homelab.services.alert_rules import WATCHDOG
 from homelab.services.inhibitions import inhibitions
 from homelab.services.monitoring import SETTINGS, Daemon, DaemonService, external_url
 from homelab.steps import File

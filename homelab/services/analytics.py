@@ -15,7 +15,7 @@ from homelab.pipelines.layout import EXTENSIONS, FOLDER, SHARED_SCRIPTS, SHARED_
 from homelab.pipelines.pipeline_metrics import labelled
 from homelab.services.dbt_docs import DOCS_ENDPOINT, DOCS_FOLDER, DOCS_UNIT, docs_pages, docs_steps
 from homelab.services.pipeline_platform import platform_steps, shared_venv
-from homelab.services.publications import PUSHER, push_publications
+from homelab.services.publications import PUSHER, copy_metrics, push_publications
 from homelab.steps import Command
 
 # Compiled files would be foreign files in the tree of scripts: hence -B.
@@ -50,9 +50,10 @@ class Analytics(Service):
         return docs_pages(inventory)
 
     def metric_commands(self, context: ServiceContext) -> Mapping[str, str]:
-        """Return the commands for the metrics that the builds of the pipelines wrote."""
+        """Return the commands for the metrics that the builds of the pipelines wrote, and for the pushed copies."""
         found = {each.name: Layout(each).read_data("metrics.prom") for each in context.inventory.pipelines}
-        return {f"pipeline-{name}": labelled(name, command) for name, command in found.items()}
+        builds = {f"pipeline-{name}": labelled(name, command) for name, command in found.items()}
+        return {**builds, **copy_metrics(context)}
 
     def data_folders(self) -> Sequence[str]:
         """Return the folders of the pipelines and their published marts, of the pushes, and of the dbt docs."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from homelab.model import Container, Inventory
+from homelab.pipelines.published_files import reading_containers
 
 CAUSES = ("ContainerDown", "UnitFailed", "PostgresDown", "SchedulerDown", "PipelineFailed", "PipelineLate", "DagFailed")
 _LATE = ("PipelineLate", "DataStale")
@@ -31,6 +32,8 @@ def _between_containers(inventory: Inventory) -> Iterator[Mapping[str, Any]]:
             if provider != dependent and _needs(dependent, provider):
                 cause = [*_named("ContainerDown", "PostgresDown"), _in(provider)]
                 yield _rule(cause, [*_named(*_OF_SERVICES), _in(dependent)])
+    for reader in reading_containers(inventory):
+        yield _rule([*_named("ContainerDown"), _in(reader)], [*_named("CopyOutdated"), f'reader = "{reader.name}"'])
     for container in inventory.containers_with("airflow"):
         yield _rule([*_named("ContainerDown", "SchedulerDown"), _in(container)], _named(*_LATE))
 

@@ -12,7 +12,8 @@ from homelab.host import Result
 from homelab.model import Endpoint, Health, ServiceContext, Step
 from homelab.model.options import Duration, Option, Size
 from homelab.render import render
-from homelab.services.alert_rules import alerts, rules_file
+from homelab.services.alert import rules_file
+from homelab.services.alert_rules import alerts
 from homelab.services.lab_certificates import CA_FILE
 from homelab.services.monitoring import SETTINGS, Daemon, DaemonService, external_url
 from homelab.services.scrape_targets import probe_targets, targets

@@ -6,9 +6,11 @@ The container of the pipelines pushes with a key of its own, which can only list
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from shlex import quote
 
-from homelab.model import ServiceContext, Step
+from homelab.host import argv
+from homelab.model import Container, Pipeline, ServiceContext, Step
 from homelab.paths import bundled_path
 from homelab.pipelines.layout import Layout
 from homelab.pipelines.published_files import COPIES, FILE, publishing, readers_group, reading_containers
@@ -26,22 +28,31 @@ _KNOWN_HOSTS = f"{SETTINGS}/publications.known_hosts"
 _LOGIN = "published"
 _HOME = f"/home/{_LOGIN}"
 _RESERVE = 256 * 2**20  # bytes of the disk that stay free
+_RECORD = f"{PUSHER}/copies"
+# The first lines are the expected copies without a time. The program that pushes writes the others: it cannot add a
+# copy, or another metric.
+_COPY_TIMES = """
+NR <= expected { found[$1 " " $2] = 0; next }
+($1 " " $2) in found && $3 ~ /^[0-9]+$/ && length($3) < 12 { found[$1 " " $2] = $3 }
+END {
+    for (each in found) {
+        split(each, part, " ")
+        labels = "reader=\\"" part[1] "\\",pipeline=\\"" part[2] "\\""
+        print "homelab_published_copy_timestamp_seconds{" labels "} " found[each]
+    }
+}"""
 
 
 def push_publications(context: ServiceContext) -> Iterator[Step]:
     """Yield the unit that pushes the published files, if services of other containers read them."""
-    inventory = context.inventory
-    readers = [each for each in reading_containers(inventory) if each.name != context.container.name]
-    # A container that was not created yet stops no deploy of the pipelines.
-    targets = [each for each in readers if each.name in context.host_keys and each.known_address]
-    pipelines = publishing(inventory)
+    targets, pipelines = _targets(context), publishing(context.inventory)
     if not targets or not pipelines:
         return
-    user = PUSHER.rpartition("/")[2]
-    sandbox = Sandbox(user, (PUSHER,), groups=[readers_group(each.name) for each in pipelines])
+    sandbox = _sandbox(pipelines)
     settings = {
         "targets": {each.name: f"{_LOGIN}@{each.address}" for each in targets},
         "files": {each.name: Layout(each).published for each in pipelines},
+        "record": _RECORD,
         "ssh": [*ssh_command(_KEY, _KNOWN_HOSTS, 10), "-o", "ServerAliveInterval=15"],
     }
     key = context.secret_store.key_pair("publications")[0].reveal().encode()
@@ -49,7 +60,7 @@ def push_publications(context: ServiceContext) -> Iterator[Step]:
         File(f"{_FOLDER}/push.py", bundled_path("templates/publications/push.py").read_bytes()),
         File(f"{SETTINGS}/publications.json", f"{json.dumps(settings, indent=1)}\n".encode()),
         known_hosts(context, _KNOWN_HOSTS, targets, "The program that pushes published files"),
-        File(_KEY, key, group=user, mode=0o640, secret=True),
+        File(_KEY, key, group=sandbox.user, mode=0o640, secret=True),
     )
     text = render(
         "publications/homelab-publications.service.j2", program=files[0].path, settings=files[1].path, sandbox=sandbox
@@ -57,6 +68,33 @@ def push_publications(context: ServiceContext) -> Iterator[Step]:
     unit = File(f"/etc/systemd/system/{UNIT}", text)
     yield from (*sandbox.account(), Directory(SETTINGS), Directory(_FOLDER), *files, unit)
     yield SystemdUnit(UNIT, triggered_by=[*files, unit])
+
+
+def copy_metrics(context: ServiceContext) -> Mapping[str, str]:
+    """Return the command for the times of the copies; the time of a missing copy is 0."""
+    targets, pipelines = _targets(context), publishing(context.inventory)
+    if not targets or not pipelines:
+        return {}
+    expected = [f"{target.name} {pipeline.name}" for target in targets for pipeline in pipelines]
+    return {"copies": copy_times(expected, _sandbox(pipelines).read(_RECORD))}
+
+
+def copy_times(expected: Sequence[str], command: str) -> str:
+    """Return shell text that prints a metric for each expected copy, from the record that a command prints."""
+    lines = argv("printf", "%s\\n", *expected)
+    return f"{{ {lines}; {command}; }} | awk -v expected={len(expected)} {quote(_COPY_TIMES)} | sort"
+
+
+def _targets(context: ServiceContext) -> Sequence[Container]:
+    """Return the other containers that read the published files; one that was not created yet stops no deploy."""
+    readers = [each for each in reading_containers(context.inventory) if each.name != context.container.name]
+    return [each for each in readers if each.name in context.host_keys and each.known_address]
+
+
+def _sandbox(pipelines: Sequence[Pipeline]) -> Sandbox:
+    """Return the limits of the program that pushes."""
+    user = PUSHER.rpartition("/")[2]
+    return Sandbox(user, (PUSHER,), groups=[readers_group(each.name) for each in pipelines])
 
 
 def receive_publications(context: ServiceContext) -> Iterator[Step]:

@@ -1,6 +1,7 @@
 """Push each published file to the containers that read it, after each publication.
 
-Usage: push.py SETTINGS; the file has the targets, the files by pipeline, and the command that connects to a target.
+Usage: push.py SETTINGS; the file has the targets, the files by pipeline, the command that connects to a target, and
+the file in which the program records the copies.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -85,6 +87,16 @@ def parse_copies(listing: str) -> dict[str, Version]:
     return found
 
 
+def record_copies(targets: Sequence[Target], record: Path) -> None:
+    """Write the known copies, as lines of target, pipeline, and time in seconds: the metrics of this container."""
+    lines = [
+        f"{each.name} {name} {changed // 10**9}\n" for each in targets for name, (_, changed) in each.copies.items()
+    ]
+    new = record.with_suffix(".new")
+    new.write_text("".join(lines))
+    new.replace(record)
+
+
 def main(settings: Mapping[str, Any]) -> None:
     """Push until the end of the process."""
     targets = [Target(name, [*settings["ssh"], address]) for name, address in settings["targets"].items()]
@@ -92,6 +104,8 @@ def main(settings: Mapping[str, Any]) -> None:
     while True:
         for target in targets:
             target.update(files, time.monotonic())
+            with suppress(OSError):  # a full disk stops no push; the old record causes an alert
+                record_copies(targets, Path(settings["record"]))
         time.sleep(INTERVAL)
 
 

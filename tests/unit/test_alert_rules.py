@@ -17,10 +17,12 @@ import pytest
 from homelab.inventory import load
 from homelab.model import Alerts, Duration, Inventory, ServiceContext
 from homelab.paths import bundled_path
-from homelab.services.alert_rules import Alert, alerts, rules_file
+from homelab.services.alert import Alert, rules_file
+from homelab.services.alert_rules import alerts
 from homelab.services.inhibitions import CAUSES, inhibitions
 from homelab.services.node_exporter import backup_metrics
 from homelab.services.scrape_targets import probe_targets, targets
+from homelab.services.superset import Superset
 from homelab.steps import File
 from tests.support import FixedSecretStore, LocalHost, observability
 
@@ -89,6 +91,16 @@ SERIES: dict[str, tuple[dict[str, str], str, str, str]] = {
         "1m",
         "90m",
         "110m",
+    ),
+    "CopyOutdated": (
+        {
+            'homelab_published_copy_timestamp_seconds{container="a",reader="b",pipeline="weather"}': "100x30 200x30",
+            'homelab_published_copy_timestamp_seconds{container="a",reader="c",pipeline="weather"}': "200x61",
+            'homelab_pipeline_published_timestamp_seconds{container="a",pipeline="weather"}': "200x61",
+        },
+        "1m",
+        "20m",
+        "35m",
     ),
     "SchedulerDown": (
         {'homelab_airflow_scheduler_heartbeat_timestamp_seconds{container="a"}': "0x5 360+60x5"},
@@ -202,6 +214,15 @@ def test_cause_keeps_back_the_messages_of_its_effects(
 
     assert explained(inventory, labels(cause), labels(effect)) is expected
     assert cause.split()[0] in CAUSES or not expected
+
+
+def test_container_that_is_down_explains_its_outdated_copies(inventory: Inventory) -> None:
+    down = {"alertname": "ContainerDown", "container": "dashboards"}
+    outdated = {"alertname": "CopyOutdated", "container": "analytics-platform", "reader": "dashboards"}
+    box = replace(inventory.container_with("prometheus"), name="dashboards", services={"superset": Superset()})
+    found = replace(inventory, containers=(*inventory.containers, box))
+    assert explained(found, down, outdated)
+    assert not explained(found, down, {**outdated, "reader": "other"})
 
 
 def rule_tests(rules: Sequence[Alert], pace: str) -> dict[str, Any]:

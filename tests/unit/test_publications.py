@@ -16,6 +16,8 @@ import pytest
 from homelab.paths import bundled_path
 from homelab.pipelines.published_files import FILE
 from homelab.render import render
+from homelab.services.publications import copy_times
+from tests.support import LocalHost
 
 PROGRAM = bundled_path("templates/publications/push.py")
 Gate = Callable[..., "subprocess.CompletedProcess[bytes]"]
@@ -130,6 +132,40 @@ def test_refused_pipeline_stops_no_other(tmp_path: Path, copies: Path, capsys: p
     box.update({"unknown": source, "prices": source}, 0.0)
     assert "dashboards: refused: this key may run list, or put for weather, prices" in capsys.readouterr().err
     assert (copies / "prices" / FILE).exists()
+
+
+def copies_of(record: Path) -> list[str]:
+    """Return the metrics of two copies, of which the program has recorded some."""
+    return LocalHost().run(copy_times(["dashboards weather", "dashboards prices"], f"cat {record}")).text.splitlines()
+
+
+def metric(pipeline: str, time: int) -> str:
+    return f'homelab_published_copy_timestamp_seconds{{reader="dashboards",pipeline="{pipeline}"}} {time}'
+
+
+def test_failed_push_leaves_the_time_of_the_earlier_copy(tmp_path: Path, copies: Path) -> None:
+    box, source, record = target(write_gate(copies)), tmp_path / FILE, tmp_path / "copies.txt"
+    assert copies_of(record) == [metric("prices", 0), metric("weather", 0)], "before the first push"
+    publish(source, b"first")
+    os.utime(source, ns=(0, 1_000_000_000_999_999_999))
+    box.update({"weather": source}, 0.0)
+    push.record_copies([box], record)
+    assert copies_of(record) == [metric("prices", 0), metric("weather", 1_000_000_000)]
+    (tmp_path / "ssh.broken").touch()
+    publish(source, b"second")
+    box.update({"weather": source}, 10.0)
+    push.record_copies([box], record)
+    assert copies_of(record) == [metric("prices", 0), metric("weather", 1_000_000_000)]
+    (tmp_path / "ssh.broken").unlink()
+    box.update({"weather": source}, 20.0)
+    push.record_copies([box], record)
+    assert copies_of(record) == [metric("prices", 0), metric("weather", int(source.stat().st_mtime))]
+
+
+def test_record_adds_no_other_metric(tmp_path: Path) -> None:
+    record = tmp_path / "copies.txt"
+    record.write_text('up 1\ndashboards other 5\ndashboards weather 5"\ndashboards weather 1e9\ndashboards prices 7\n')
+    assert copies_of(record) == [metric("prices", 7), metric("weather", 0)]
 
 
 @pytest.mark.parametrize(

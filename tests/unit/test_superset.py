@@ -135,6 +135,14 @@ def test_files_are_pushed_to_another_container_only(tmp_path: Path) -> None:
     assert settings["files"] == {"weather": PUBLISHED}
 
 
+def test_copies_have_metrics_and_those_of_no_reader_have_none(tmp_path: Path) -> None:
+    for containers, expected in ((APART, "'dashboards weather'"), (TOGETHER, "")):
+        found = inventory(tmp_path, containers, defaults={"monitoring": True})
+        script = text(steps(found, "analytics-platform"), "/homelab-metrics")
+        assert ("write copies" in script) == bool(expected)
+        assert expected.strip("'") in script
+
+
 def test_container_without_a_known_key_stops_no_deploy_of_the_pipelines(tmp_path: Path) -> None:
     found = steps(inventory(tmp_path, APART), "analytics-platform", known=["analytics-platform"])
     assert [step.title for step in found if "publications" in step.title] == []
