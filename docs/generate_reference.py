@@ -161,6 +161,7 @@ def _type(value: Mapping[str, Any]) -> str:
 def services() -> str:
     """Return the page about the services and their options."""
     from homelab.inventory.json_schema import json_schema
+    from homelab.services.leftovers import with_defaults
     from homelab.services.registry import Registry
 
     container = json_schema()["properties"]["containers"]["additionalProperties"]
@@ -174,7 +175,7 @@ def services() -> str:
     registry = Registry()
     for source in registry.sources():
         name, kind = source.name, registry.get(source.name)
-        service = kind()
+        service = with_defaults(name, kind)
         lines += ["", f"## `{name}`", "", *inspect.cleandoc(inspect.getmodule(kind).__doc__ or "").splitlines()]  # type: ignore[union-attr]
         lines += ["", *(_keys(options[name]) if options[name].get("properties") else ["It has no options."]), ""]
         lines += [f"- Requires: {', '.join(f'`{each}`' for each in kind.requires) or 'nothing'}"]

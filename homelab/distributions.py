@@ -16,15 +16,16 @@ class Distribution:
     """A distribution by its alias in the inventory, with the versions of its own packages.
 
     `codename` is its name in apt's lists; `sources` is the source file of its own images. Proxmox's templates of Ubuntu
-    24.04 and Debian 12 still use `/etc/apt/sources.list`. `security` is the origin of its security updates, as a
-    pattern of unattended-upgrades. `redis` is the program with Redis' protocol: its package and server end in
-    `-server`, its client in `-cli`.
+    24.04 and Debian 12 still use `/etc/apt/sources.list`. `java` is the version of `default-jre-headless`. `security`
+    is the origin of its security updates, as a pattern of unattended-upgrades. `redis` is the program with Redis'
+    protocol: its package and server end in `-server`, its client in `-cli`.
     """
 
     alias: str
     codename: str
     postgres: int
     python: tuple[int, int]
+    java: int
     sources: str
     security: str
     redis: Literal["redis", "valkey"]
@@ -50,6 +51,7 @@ DISTRIBUTIONS = {
             "noble",
             postgres=16,
             python=(3, 12),
+            java=21,
             sources="/etc/apt/sources.list.d/ubuntu.sources",
             security=_UBUNTU_SECURITY,
             redis="redis",
@@ -59,6 +61,7 @@ DISTRIBUTIONS = {
             "bookworm",
             postgres=15,
             python=(3, 11),
+            java=17,
             sources="/etc/apt/sources.list.d/debian.sources",
             security=_DEBIAN_SECURITY,
             redis="redis",
@@ -68,6 +71,7 @@ DISTRIBUTIONS = {
             "trixie",
             postgres=17,
             python=(3, 13),
+            java=21,
             sources="/etc/apt/sources.list.d/debian.sources",
             security=_DEBIAN_SECURITY,
             redis="valkey",

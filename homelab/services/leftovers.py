@@ -34,7 +34,7 @@ def leftovers(name: str, kind: type[Service], inventory: Inventory) -> Leftovers
             f"{used[0]} has it under `services:`.",
             "Remove it there and run `homelab deploy`; its data stays until you run `homelab prune` again.",
         )
-    service = _with_defaults(name, kind)
+    service = with_defaults(name, kind)
     others = [grant for _, grant in inventory.database_grants()]
     owned = [grant for grant in service.database_grants() if grant.privilege == "own"]
     shared_databases = {DATABASE, *(grant.database for grant in others)}
@@ -69,7 +69,7 @@ def pipeline_leftovers(name: str, inventory: Inventory) -> Leftovers:
     return Leftovers([], sorted(schemas), sorted(roles), [Layout(pipeline).root])
 
 
-def _with_defaults(name: str, kind: type[Service]) -> Service:
+def with_defaults(name: str, kind: type[Service]) -> Service:
     """Return the service with its default options, None for required ones."""
     needed = [
         each.name

@@ -43,6 +43,7 @@ _BUILT_IN = {
     "grafana": "Grafana",
     "gateway": "WebGateway",
     "superset": "Superset",
+    "metabase": "Metabase",
 }
 
 

@@ -25,6 +25,7 @@ from homelab.services.blackbox_exporter import BlackboxExporter
 from homelab.services.gateway import WebGateway
 from homelab.services.grafana import Grafana
 from homelab.services.ingestion import Ingestion
+from homelab.services.metabase import Metabase
 from homelab.services.node_exporter import NodeExporter
 from homelab.services.postgres import Postgres
 from homelab.services.postgres_exporter import PostgresExporter
@@ -35,6 +36,7 @@ from homelab.services.superset import Superset
 from homelab.steps import FinishUpgrade, PrepareUpgrade
 from homelab.testing import ServiceContract
 from tests.support import observability
+from tests.unit.test_metabase import METABASE, write_jars
 from tests.unit.test_openpgp import BOOKWORM, FINGERPRINT
 
 ECHO = Path(__file__).parents[1] / "packages" / "echo_stack" / "echo_stack" / "service.py"
@@ -185,6 +187,21 @@ class TestAnalyticsWithSuperset(ServiceContract):
     overlay: ClassVar = {
         "containers": {"box": {"vmid": 198, "ip": ".198", "cores": 1, "memory": 1024, "services": {"superset": {}}}}
     }
+
+
+class TestMetabase(ServiceContract):
+    service = Metabase
+    options: ClassVar = METABASE
+    distributions: ClassVar = ("ubuntu-24.04", "debian-13")  # Debian 12 has Java 17
+
+    @pytest.fixture(autouse=True)
+    def jars(self, tmp_path: Path) -> None:
+        """Write the jars before the inventory is read."""
+        write_jars(tmp_path)
+
+
+class TestMetabaseNextToThePipelines(TestMetabase):
+    overlay: ClassVar = {"containers": {"tested": None, "analytics-platform": {"services": {"metabase": METABASE}}}}
 
 
 class TestPveExporter(ServiceContract):

@@ -10,6 +10,8 @@ No lab runs Ubuntu, so every fact of its row is repeated here with its source. S
   there is PGDG's.
 - Debian: `apt-cache policy` on each: `postgresql` 15+248, 17+278; `python3` 3.11.2, 3.13.5; `systemd` 252, 257;
   `openssh-server` 1:9.2p1, 1:10.0p1
+- Java: `default-jre-headless` depends on openjdk-17 on Debian 12 (`apt-cache show`) and on openjdk-21 on Debian 13
+  (packages.debian.org, trixie). Ubuntu 24.04: worldofsoftware.org, "Ubuntu 26.04 LTS Moving To OpenJDK 25 By Default"
 - the archive in its own images: actions/runner-images: images/ubuntu/scripts/build/configure-apt-sources.sh for
   `ubuntu.sources`; debuerreotype/debuerreotype: examples/debian.sh, which builds Debian's images for Docker, for
   `debian.sources` with apt 2.3 and later
@@ -64,6 +66,7 @@ FACTS = {
     BOOKWORM: ("bookworm", 15, (3, 11), "/etc/apt/sources.list.d/debian.sources", "/etc/apt/sources.list", 252),
     TRIXIE: ("trixie", 17, (3, 13), *["/etc/apt/sources.list.d/debian.sources"] * 2, 257),
 }
+JAVA = {UBUNTU: 21, BOOKWORM: 17, TRIXIE: 21}
 # systemd's directives of version 200 or later: "Added in version" in systemd.exec(5), systemd.unit(5).
 # `Type` itself is older, but its value `exec` is not: see systemd's NEWS.
 SINCE = {
@@ -130,6 +133,7 @@ def test_each_row_has_the_published_facts() -> None:
     assert {d.alias: (d.codename, d.postgres, d.python, d.sources) for d in DISTRIBUTIONS.values()} == {
         alias: row[:4] for alias, row in FACTS.items()
     }
+    assert {alias: distribution.java for alias, distribution in DISTRIBUTIONS.items()} == JAVA
     assert set(APT_SOURCES) == {path for row in FACTS.values() for path in row[3:5]}
     assert [d.family for d in DISTRIBUTIONS.values()] == ["ubuntu", "debian", "debian"]
 
