@@ -106,7 +106,7 @@ KNOWN_ERRORS = (
     ),
     KnownError(
         r"Could not process rule|cache initialization failed",
-        "nftables does not work in {host}, so the plain ports of its web UIs are open to the LAN.",
+        "nftables does not work in {host}, so the ports that it has to close are open to the LAN.",
         "Set `firewall: true` for {host}, which closes them on the node (docs/how-to/firewall.md); correct nftables: "
         f"`homelab ssh {{host}} -- nft list ruleset`, {_AGAIN}.",
     ),

@@ -160,20 +160,20 @@ def test_port_that_another_process_has_is_named_and_other_containers_are_deploye
 def test_ports_that_cannot_be_closed_are_an_error_and_the_rest_is_deployed(stack: LabFixture) -> None:
     refuse = "echo 'Error: Could not process rule: Operation not permitted' >&2; exit 1"
     stack.run(
-        f"systemctl stop homelab-web-ports; mv /usr/sbin/nft /usr/sbin/nft.real; rm /etc/homelab/alertmanager.yml; "
+        f"systemctl stop homelab-closed-ports; mv /usr/sbin/nft /usr/sbin/nft.real; rm /etc/homelab/alertmanager.yml; "
         f'printf "#!/bin/sh\n%s\n" "{refuse}" >/usr/sbin/nft; chmod 755 /usr/sbin/nft',
         "observability",
     )
     (report,) = [each for each in deploy(stack.session) if each.container == "observability"]
     assert report.failure
-    assert report.failure.brief == "Cannot start homelab-web-ports.service on observability: the unit is not active"
-    assert "so the plain ports of its web UIs are open to the LAN" in report.failure.details
+    assert report.failure.brief == "Cannot start homelab-closed-ports.service on observability: the unit is not active"
+    assert "so the ports that it has to close are open to the LAN" in report.failure.details
     assert "Everything else on observability is deployed." in report.failure.details
     assert "firewall: true" in report.failure.resolution
     assert "file /etc/homelab/alertmanager.yml" in [change.step.title for change in report.changes]
     assert is_open(OBSERVABILITY, PORTS[1])
     stack.run("mv /usr/sbin/nft.real /usr/sbin/nft", "observability")
-    assert changes(stack) == ["unit homelab-web-ports.service: is failed"]
+    assert changes(stack) == ["unit homelab-closed-ports.service: is failed"]
     assert not is_open(OBSERVABILITY, PORTS[0])
 
 
