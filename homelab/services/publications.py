@@ -32,7 +32,7 @@ def push_publications(context: ServiceContext) -> Iterator[Step]:
     """Yield the unit that pushes the published files, if services of other containers read them."""
     inventory = context.inventory
     readers = [each for each in reading_containers(inventory) if each.name != context.container.name]
-    # A container that was not created yet stops no deploy of the pipelines.
+    # A container that does not exist yet must not stop a deploy of the pipelines.
     targets = [each for each in readers if each.name in context.host_keys and each.known_address]
     pipelines = publishing(inventory)
     if not targets or not pipelines:
