@@ -21,7 +21,7 @@ _POLL = 0.3  # seconds
 
 
 class BrowserFailed(Exception):
-    """The browser did not start, refused a command, or a page did not get ready in time."""
+    """The browser did not start, refused a command, or did not finish a page in time."""
 
 
 @dataclass

@@ -30,7 +30,7 @@ from homelab.secrets import FileSecretStore
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"
 COLUMNS = 110
-# A live change of a container, and one that restarts a service.
+# A live change of a container, and a change that restarts a service.
 _CHANGE = """containers:
   analytics-platform: {memory: 4608}
   airflow-orchestration: {services: {airflow: {parallelism: 8}}}
@@ -54,8 +54,10 @@ def save_command(name: str, words: Sequence[str], lines: int | None = None) -> N
     shown = f"homelab {name}"
     command = [sys.executable, "-m", "homelab", "--quiet", "--lab", *words]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode not in (0, 1):  # 1: an unhealthy part is part of the picture
-        raise HomelabError(f"Cannot take the picture {name}: `{shown}` failed", done.stderr, "Correct the cause.")
+    if done.returncode not in (0, 1):  # 1: the picture shows an unhealthy part
+        raise HomelabError(
+            f"Cannot take the picture {name}: `{shown}` failed", done.stderr, "Run `make pictures` again."
+        )
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True, color_system="truecolor")
     console.print(Text.assemble(("$ ", "bold green"), (shown, "bold")))
     console.print(Text.from_ansi("\n".join(done.stdout.splitlines()[:lines])), soft_wrap=False, overflow="fold")

@@ -16,9 +16,9 @@ class Distribution:
     """A distribution by its alias in the inventory, with the versions of its own packages.
 
     `codename` is its name in apt's lists; `sources` is the source file of its own images. Proxmox's templates of Ubuntu
-    24.04 and Debian 12 still use `/etc/apt/sources.list`. `java` is the version of `default-jre-headless`. `security`
-    is the origin of its security updates, as a pattern of unattended-upgrades. `redis` is the program with Redis'
-    protocol: its package and server end in `-server`, its client in `-cli`.
+    24.04 and Debian 12 still use `/etc/apt/sources.list`. `java` is the version of `default-jre-headless`.
+    `security` is the origin of its security updates, as a pattern of unattended-upgrades. `redis` is the program with
+    Redis' protocol: `-server` is the ending of its package and of its server, `-cli` that of its client.
     """
 
     alias: str

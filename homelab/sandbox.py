@@ -42,8 +42,8 @@ class Sandbox:
     """The limits of one service: its user, and the only folders that it can write; the first is its working directory.
 
     `environment` are the files with its environment, which only root can read. `passed` are the variables that a
-    command within the limits takes over from its caller, `capabilities` the only ones of root that its unit keeps,
-    `groups` further groups of its processes.
+    command within the limits takes over from its caller, `capabilities` the only ones of root that its unit keeps, and
+    `groups` the further groups of its processes.
     """
 
     user: str

@@ -1,4 +1,4 @@
-"""Verbs for dashboards as code."""
+"""Verb for dashboards as code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def register(app: typer.Typer) -> None:
 
 
 def export(pipeline: PipelineArgument = None, yes: Yes = False, as_json: Json = False) -> None:
-    """Write a pipeline's dashboards, as they are in Superset, to its folder `dashboards/`.
+    """Write the dashboards of a pipeline from Superset to its folder `dashboards/`.
 
     Exports each published dashboard that reads only the pipeline's tables, with its charts and datasets. Asks before it
     changes or removes a file.

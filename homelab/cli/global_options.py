@@ -50,7 +50,7 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmat
 PipelineArgument = Annotated[
     str | None,
     typer.Argument(
-        metavar="[PIPELINE]",
+        metavar="PIPELINE",
         help="The pipeline; default: the only one, or the weather.",
         autocompletion=completion.pipelines,
     ),

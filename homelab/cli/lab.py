@@ -35,8 +35,8 @@ def demo(
 ) -> None:
     """Set up everything on this machine: lab, containers, deploy, a month of weather, one run of the pipeline.
 
-    It ends with the state of the lab and a picture of the temperatures. The groups stay until `homelab lab down`, or
-    the next --with.
+    Ends with the state of the lab and a picture of the temperatures. The groups stay until `homelab lab down`, or the
+    next --with.
 
     Example:  homelab demo --with gateway,monitoring
     """

@@ -21,7 +21,7 @@ from homelab.services.superset_dashboards import record, records_query, superset
 class FileChange:
     """A file that the export adds, changes or removes.
 
-    `edited_here` is True if the present file is not the one that was deployed.
+    `edited_here` is True if the file differs from the deployed one.
     """
 
     path: str
@@ -54,11 +54,11 @@ class PreparedExport:
 
     @property
     def overwrites(self) -> bool:
-        """True if a present file is changed or removed."""
+        """True if the export changes or removes an existing file."""
         return any(each.action != "add" for each in self.changes.changes)
 
     def write(self, session: Session) -> DashboardChanges:
-        """Write and remove the files, and record that. Raises HomelabError if the folder cannot be written."""
+        """Write and remove the files, and record the result. Raises HomelabError if the folder cannot be written."""
         try:
             for each in self.changes.changes:
                 path = Path(self.changes.folder) / each.path
@@ -81,7 +81,7 @@ class PreparedExport:
 def prepare_export(session: Session, name: str | None) -> PreparedExport:
     """Compare the dashboards in Superset with the files of a pipeline; change nothing.
 
-    Raises InputError for a missing service, and for the built-in weather, whose folder is homelab's.
+    Raises InputError for a missing service, and for the built-in weather, because its folder is part of homelab.
     """
     pipeline = session.inventory.chosen_pipeline(name)
     container = session.inventory.container_with("superset")
@@ -122,7 +122,7 @@ def _require_own_folder(pipeline: Pipeline, folder: Path) -> None:
 def _changes(
     pipeline: Pipeline, assets: Mapping[str, DashboardAsset], records: Mapping[str, Any]
 ) -> Sequence[FileChange]:
-    """Return the changes of the files; a file that was never deployed stays if Superset does not have its asset."""
+    """Return the changes of the files; a file without its asset in Superset stays if it was never deployed."""
     present = {each.path: each for each in pipeline.dashboards}
     changes = []
     for path, asset in assets.items():

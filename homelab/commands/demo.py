@@ -41,7 +41,8 @@ from weather_daily order by day desc, city limit 6"""
 class Demo:
     """The lab's state, the temperatures of a month by city, the last days, and the addresses of Airflow's web UI.
 
-    `start_page` is empty without a gateway, `messages` is the file with the messages about incidents, if there is one.
+    `start_page` is empty without a gateway. `messages` is the file with the messages about
+    incidents; None without alerts.
     """
 
     report: LabReport
@@ -55,8 +56,8 @@ class Demo:
 def demo(inventory_path: Path, progress: Progress, groups: Sequence[str] = ()) -> Demo:
     """Start the lab, create and deploy its containers, load a month of weather, and run the pipeline once.
 
-    Without `groups`, those of the last run stay. It repeats no completed part. Raises HomelabError, InputError for an
-    unknown group.
+    Without `groups`, the groups of the last run stay. Repeats no completed part. Raises HomelabError, and InputError
+    for an unknown group.
     """
     check_groups(groups)
     started = time.monotonic()

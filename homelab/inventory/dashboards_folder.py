@@ -64,7 +64,7 @@ class _Folder:
         return self.pipeline.folder / FOLDER
 
     def read(self) -> tuple[DashboardAsset, ...]:
-        """Return the assets in order: datasets, charts, dashboards; those with a problem are left out."""
+        """Return the datasets, charts, and dashboards, in this order; none if a file has a problem."""
         if not self._root.is_dir():
             return ()
         before = len(self.problems.found)
@@ -97,7 +97,7 @@ class _Folder:
                 self.problems.add(Place(path, 1), (), f"must be a .yaml file in {allowed} of {FOLDER}/")
 
     def _file(self, path: Path) -> _File | None:
-        """Return a file that can be compared with the others; None if a problem was recorded."""
+        """Return a file for the comparison with the others; None after a problem."""
         kind = next(each for each in KINDS if path.relative_to(self._root).parts[0] == f"{each}s")
         before = len(self.problems.found)
         try:
@@ -153,13 +153,13 @@ class _Folder:
                 raise ValueError
         except ValueError:
             if value is None:
-                self._problem(file, (), f"uuid is missing; such as `uuid: {_example(file)}`")
+                self._problem(file, (), f"uuid is missing: add one, such as `uuid: {_example(file)}`")
             else:
                 self._problem(file, ("uuid",), f"must be a uuid in lower-case letters, such as {_example(file)}")
             return
         place = file.document.place(("uuid",))
         if (first := self.taken.setdefault(value, place)) != place:
-            self._problem(file, ("uuid",), f"is used already, in {first}")
+            self._problem(file, ("uuid",), f"is already used in {first}")
 
     def _check_tables(self, datasets: Any) -> None:
         physical = [each for each in datasets if not each.content.get("sql")]
@@ -191,5 +191,5 @@ class _Folder:
 
 
 def _example(file: _File) -> str:
-    """Return a uuid that the file may have: derived from its path, so that it is the same each time."""
+    """Return an example of a uuid, derived from the path of the file, so that it is the same each time."""
     return str(uuid.uuid5(uuid.NAMESPACE_URL, "/".join(file.path.parts[-4:])))

@@ -75,7 +75,7 @@ def _declared(section: Section, name: str, declaration: Callable[..., Iterable[T
 
 
 def check_gateway(sections: Mapping[str, Section], containers: Sequence[Container]) -> None:
-    """Add a problem for each web UI whose name or port of the gateway does not exist, or is taken."""
+    """Add a problem for each web UI if its name or port of the gateway does not exist, or is taken."""
     if domain_of(containers):
         _check_names(sections, containers)
     else:
@@ -90,7 +90,7 @@ def _check_names(sections: Mapping[str, Section], containers: Sequence[Container
     }
     for ui in web_uis(containers):
         if owner := taken.get(ui.name):
-            problem = f"has a web UI with the name {ui.name}, which is that of {owner}"
+            problem = f"has a web UI with the name {ui.name}, which {owner} already has"
             sections[ui.container.name].problem(problem, "services", ui.service)
         taken[ui.name] = f"{ui.service} of {ui.container.name}"
 

@@ -93,7 +93,7 @@ def with_bridge(services: Mapping[str, Service], registry: Registry) -> Mapping[
 
 
 def seconds_to_stop(given: int | None, services: Mapping[str, Service]) -> int | None:
-    """Return the seconds for a shutdown of a container: those of the inventory, else the most that a service needs."""
+    """Return the seconds for a shutdown of a container: the value of the inventory, or the maximum of its services."""
     needed = max((service.stop_seconds() for service in services.values()), default=0)
     return given if given is not None else needed or None
 

@@ -18,7 +18,7 @@ _SHAPE = {"vmid": 170, "ip": ".70", "cores": 1, "memory": 1024, "disk": 8}
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Services with their options: those on the container `observability`, and those next to the service `analytics`.
+    """Services with their options, on the container `observability` or next to the service `analytics`.
 
     With `monitored`, each container gets its exporters.
     """
@@ -49,9 +49,9 @@ def check_groups(names: Sequence[str]) -> None:
 
 
 def write_groups(lab: Lab, inventory: Inventory, names: Sequence[str]) -> None:
-    """Write the overlay with the groups over an inventory of the lab; services that the inventory has keep their place.
+    """Write the overlay with the groups over an inventory of the lab; existing services keep their container.
 
-    Raises InputError without a container for them.
+    Raises InputError if a group needs a container with `analytics` and there is none.
     """
     import yaml
 

@@ -1,4 +1,4 @@
-"""The receiver of the lab's messages about incidents: it appends each to a file, and sends nothing on."""
+"""The receiver of the lab's messages about incidents: it appends each message to a file, and forwards none."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-_LARGEST = 10 << 20  # bytes of the file, after which it begins again
+_LARGEST = 10 << 20  # bytes of the file; after them, the next message replaces its content
 
 
 def receive(file: Path) -> Callable[[web.Request], Awaitable[web.Response]]:

@@ -73,7 +73,7 @@ class Lab:
 
     @property
     def groups_overlay(self) -> Path:
-        """The inventory overlay with the further services of `homelab demo --with`; missing without them."""
+        """The inventory overlay with the further services of `homelab demo --with`; missing without such services."""
         return self.state_dir / "groups.yaml"
 
     @property
@@ -88,7 +88,7 @@ class Lab:
 
     @property
     def messages_file(self) -> Path:
-        """The file with the messages about incidents, one a line, as JSON."""
+        """The file with the messages about incidents: one JSON object per line."""
         return self.state_dir / "messages.jsonl"
 
     @property

@@ -40,7 +40,7 @@ class Container:
 
     @property
     def spreads(self) -> bool:
-        """True if it is created on the node with the fewest of its kind: it has such a service, and no `node:`."""
+        """True if homelab chooses its node: it has no `node:`, and a service that spreads over the nodes."""
         return self.node is None and any(service.spreads for service in self.services.values())
 
     @property

@@ -1,6 +1,7 @@
 """Dashboards as code: datasets, charts and dashboards of a pipeline, in the files of a Superset export.
 
-Two contents are equal if their canonical forms are: without the values that Superset numbers, derives or defaults.
+Two contents are equal if their canonical forms are equal. The canonical form omits numbers of Superset, derived values,
+and defaults.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ _DERIVED_FILTER = frozenset({"chartsInScope", "tabsInScope"})
 def connection_uuid(pipeline: str) -> str:
     """Return the uuid of Superset's connection to the published file of a pipeline: the same in each lab.
 
-    So a dataset in a file can name its connection before Superset has it.
+    A dataset in a file can therefore name its connection before Superset has it.
     """
     return str(uuid.uuid5(_CONNECTIONS, pipeline))
 
@@ -86,7 +87,7 @@ class DashboardAsset:
 
 
 def canonical(kind: Kind, content: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the content of a file or of an export in its canonical form. Raises one of UNREADABLE for others."""
+    """Return the content of a file or an export in its canonical form. Raises one of UNREADABLE for other content."""
     kept = _without(content, _DERIVED[kind], _DEFAULTS)
     if kind == "dataset":
         for key in ("columns", "metrics"):
@@ -110,7 +111,7 @@ def chart_uuids(position: Mapping[str, Any]) -> Mapping[str, str]:
 
 
 def chart_numbers(position: Mapping[str, Any]) -> Mapping[str, int]:
-    """Return a number for each chart of a layout, by uuid: Superset replaces it with its own."""
+    """Return a stable number for each chart of a layout, by uuid: Superset replaces it with a number of its own."""
     return {each: number for number, each in enumerate(sorted(set(chart_uuids(position).values())), 1)}
 
 

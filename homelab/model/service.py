@@ -146,12 +146,12 @@ class Service(ABC):
     minimum_memory: ClassVar[int] = 0  # MiB, which its container needs for it
     many: ClassVar[bool] = False  # True: several containers may have it
     instances: ClassVar[bool] = False  # True: a container may have several, such as `file_share@photos`
-    newest_python: ClassVar[tuple[int, int] | None] = None  # of the distributions on which it runs; None: all of them
+    newest_python: ClassVar[tuple[int, int] | None] = None  # on which it runs; None: any
     reads_published: ClassVar[bool] = False  # True: it reads the published file of every pipeline
     reads_metrics: ClassVar[bool] = False  # True: it is a client of every endpoint with metrics
     publishes_web_uis: ClassVar[bool] = False  # True: it is the only client of every web UI, which it serves to the LAN
     starts_pipelines: ClassVar[bool] = False  # True: its container starts the pipelines' commands with Airflow's key
-    spreads: ClassVar[bool] = False  # True: Proxmox nodes share its containers, if they have no `node:`
+    spreads: ClassVar[bool] = False  # True: its containers without a `node:` spread over the Proxmox nodes
 
     instance: str = ""  # `photos` for `file_share@photos`; part of the names of its units, files and users
 
@@ -178,7 +178,7 @@ class Service(ABC):
     def combination_errors(
         self, services: Mapping[str, Sequence[Service]], neighbours: Collection[str]
     ) -> Iterable[tuple[Sequence[str | int], str]]:
-        """Return the errors of its options together with all `services` by name, as `option_errors`; none by default.
+        """Return options that conflict with other `services`, by name, as `option_errors` does; none by default.
 
         `neighbours` are the names of the other services of its container.
         """

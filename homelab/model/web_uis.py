@@ -1,4 +1,4 @@
-"""Web UIs of services, and their addresses: those of the services themselves, or names or ports of the gateway."""
+"""Web UIs of services, and their addresses: ports of the services themselves, or names or ports of the gateway."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class WebUi:
 
     @property
     def name(self) -> str:
-        """The host name of the web UI in the gateway's domain; that of the start page is the domain itself."""
+        """The host name of the web UI in the gateway's domain; the start page has the domain itself."""
         label = self.service.replace("_", "-").replace("@", "-")
         return f"{label}.{self.domain}" if self.gateway else self.domain
 

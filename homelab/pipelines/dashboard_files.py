@@ -41,7 +41,7 @@ def file_text(asset: DashboardAsset) -> str:
     import yaml
 
     class Dumper(yaml.SafeDumper):
-        """Text of several lines as it is, and lists below their key."""
+        """A dumper that writes text of several lines unescaped, and lists below their key."""
 
         def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
             super().increase_indent(flow, False)
@@ -55,7 +55,7 @@ def file_text(asset: DashboardAsset) -> str:
 
 
 def file_name(asset: DashboardAsset, taken: Collection[str]) -> str:
-    """Return a new path below `dashboards/`, from the title of an asset; `taken` are the paths in use."""
+    """Return an unused path below `dashboards/`, from the title of an asset; `taken` are the used paths."""
     words = re.findall(r"[a-z0-9]+", asset.title.lower()) or [asset.kind]
     stem = f"{asset.kind}s/{'_'.join(words)[:60]}"
     names = (f"{stem}{suffix}.yaml" for suffix in ("", *(f"_{number}" for number in range(2, 1000))))
@@ -76,7 +76,7 @@ def tar_of(assets: Iterable[DashboardAsset]) -> bytes:
 
 
 def to_import(asset: DashboardAsset, pipeline: str) -> Mapping[str, Any]:
-    """Return the content with all values that the canonical form leaves out: of others, Superset keeps the present."""
+    """Return the content with the defaults that the canonical form omits: Superset keeps its value of a missing key."""
     content = {"version": _VERSION, **_LEFT_OUT[asset.kind], **asset.content}
     if asset.kind == "dataset":
         return {

@@ -85,7 +85,7 @@ class Layout:
 
     @property
     def docs(self) -> str:
-        """The command that generates the documentation of its dbt project, `docs.html` in its data, if it changed."""
+        """The command that generates the documentation of its dbt project, `docs.html` in its data, after a change."""
         folders = ("--project", self.project, "--profiles", self.root, "--data", self.data)
         return argv("python", f"{SHARED_SCRIPTS}/dbt_docs.py", *folders, "--profile", self.pipeline.name)
 

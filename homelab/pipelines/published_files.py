@@ -23,7 +23,7 @@ def reading_containers(inventory: Inventory) -> Sequence[Container]:
 
 
 def read_by_others(inventory: Inventory) -> Collection[str]:
-    """Return the names of the pipelines whose published files other pipelines or services read."""
+    """Return the names of the pipelines with a published file that other pipelines or services read."""
     of_services = publishing(inventory) if reading_containers(inventory) else ()
     return {*(name for each in inventory.pipelines for name in each.reads), *(each.name for each in of_services)}
 

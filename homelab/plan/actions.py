@@ -157,7 +157,7 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Destroy:
-    """Destroy the container and its disk; one with a time for its shutdown is shut down first."""
+    """Destroy the container and its disk, after a shutdown if it has a `stop_timeout`."""
 
     container: Container
     found: ObservedGuest

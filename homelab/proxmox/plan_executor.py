@@ -107,7 +107,7 @@ class PlanExecutor:
                     )
 
     def _shut_down(self, container: Container, found: ObservedGuest) -> None:
-        """Shut a running container down, within the time that it has for a shutdown with its node."""
+        """Shut down a running container within its `stop_timeout`."""
         if not self._running(container, found.node):
             return
         seconds = (found.shape.stop_timeout if found.shape else None) or _SHUTDOWN

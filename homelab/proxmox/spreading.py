@@ -13,9 +13,9 @@ from homelab.proxmox.plan_executor import only_node
 
 
 def with_nodes(client: Client, inventory: Inventory, found: Mapping[int, ObservedGuest], plan: Plan) -> Plan:
-    """Return the plan with a node for each new container that spreads: the one with the fewest of them.
+    """Return the plan with a node for each new container that spreads: the node with the fewest of these containers.
 
-    Among equal nodes, it is the one with the fewest containers of the lab. Makes no call without such a container.
+    Equal nodes are compared by their number of containers of the lab. Makes no call without such a container.
     """
     created = [action.container for action in plan.actions if isinstance(action, Create)]
     new = [container for container in created if container.spreads]
@@ -42,7 +42,7 @@ def with_nodes(client: Client, inventory: Inventory, found: Mapping[int, Observe
 
 
 def candidate_nodes(client: Client, container: Container) -> Sequence[str]:
-    """Return the nodes on which a container may be created. Raises HomelabError if the inventory has to name one."""
+    """Return the nodes on which a container may be created. Raises HomelabError if the inventory has to name a node."""
     if container.spreads and (nodes := online_nodes(client)):
         return nodes
     return [container.node or only_node(client)]

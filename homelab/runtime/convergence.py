@@ -74,7 +74,7 @@ def converge_containers(
 
 
 def _report_renewed_authority(session: Session, known: Authority | None) -> None:
-    """Report that devices need the CA's certificate again, after a change of its names, or before its end."""
+    """Report a new certificate of the CA, which devices have to install: it has other names, or a later expiry."""
     found = session.secrets.known_authority()
     if known and found and found.certificate != known.certificate:
         session.progress.note(

@@ -113,7 +113,7 @@ def _run_pipeline(session: Session, pipeline: DeployedPipeline) -> Run:
 
 
 def _workers(session: Session, connections: ExitStack) -> Iterator[Host]:
-    """Yield connections to the workers, which have the logs of tasks; one that does not answer is left out."""
+    """Yield connections to the workers, which have the logs of tasks; workers that do not answer are omitted."""
     for container in session.inventory.containers_with("airflow_worker"):
         with suppress(HomelabError):
             yield connections.enter_context(session.connect(container))

@@ -209,7 +209,7 @@ class Airflow(Service):
         return self.executor == "celery"
 
     def api_url(self, container: Container) -> str:
-        """Return the address of the API for the tasks; that for workers is verified by the lab's CA."""
+        """Return the address of the API for the tasks; workers verify it by the lab's CA."""
         host = container.address if self.uses_celery else "127.0.0.1"
         return f"{'https' if self.uses_celery else 'http'}://{host}:{self.port}"
 

@@ -10,16 +10,16 @@ from homelab.services.airflow_metadata import in_metadata
 from homelab.services.redis import LOGIN, redis_url
 from homelab.steps import Command
 
-# A schema of its own: workers, whose tasks run code of DAGs, cannot read the metadata. PostgreSQL looks for tables in
+# A schema of its own: workers run the code of DAGs, so they must not read the metadata. PostgreSQL looks for tables in
 # the schema with the name of the role.
 RESULTS = DatabaseGrant("airflow_metadata", "airflow_results", "own", "airflow_results")
-LONGEST_DRAIN = 1500  # seconds that a worker gets for the end of its tasks, at most
+LONGEST_DRAIN = 1500  # seconds, the maximum for the end of the tasks of a worker
 DEFAULT_QUEUE = "default"  # of tasks without a queue
 _PAUSE = 2  # seconds
 
 
 def missing_for_celery(services: Mapping[str, Sequence[Service]]) -> Iterator[str]:
-    """Yield an error for each service that Celery lacks, and for tasks without a worker; `services` are by name."""
+    """Yield an error for each missing service, and for tasks without a worker; `services` are by name."""
     for needed in ("redis", "airflow_worker"):
         if needed not in services:
             yield f"celery needs the service `{needed}`, which no container has: add it, or write `local`"
@@ -40,16 +40,16 @@ def celery_secrets(context: ServiceContext) -> Mapping[str, str]:
 
 
 def old_results(venv: str) -> str:
-    """Return the command that removes the results of more than a day ago: no Celery beat runs, which would do that."""
+    """Return the command that removes results older than a day, because no Celery beat runs and removes them."""
     module = "airflow.providers.celery.executors.celery_executor_utils"
     return f"{venv}/bin/python -c 'from {module} import app; app.backend.cleanup()'"
 
 
 def celery_left(settings: str, scheduler: str) -> Command:
-    """Return the step before the change to another executor: the scheduler stops, and the workers' tasks end.
+    """Return the step before the change to another executor: it stops the scheduler, and waits for the workers' tasks.
 
-    The change moves the API away from the address that these tasks know. A task without a heartbeat has lost its
-    worker.
+    The change moves the API to another address than these tasks know. A task without a heartbeat has lost its worker,
+    so the step does not wait for it.
     """
     running = in_metadata(
         "select count(*) from task_instance where state = $$running$$ "

@@ -46,7 +46,7 @@ _OPTIONS = {"3.3": " --error-on-cleanup-failure", "2.11": ""}  # 2.11 always suc
 
 
 def old_rows(series: str, venv: str) -> str:
-    """Return the command of the script that removes old rows of the metadata."""
+    """Return the command that removes old rows of the metadata, for the script with its variable `before`."""
     return (
         f"{venv}/bin/airflow db clean --tables {','.join(_TABLES[series])} "
         f'--clean-before-timestamp "$before" --skip-archive --yes{_OPTIONS[series]}'

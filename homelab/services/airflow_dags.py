@@ -32,7 +32,7 @@ _HIDDEN = (".airflowignore",)  # the hidden files that are copied
 class DagBundles:
     """The bundles of one Airflow, by their names; `python` is the interpreter of its venv.
 
-    Without metadata, as on a worker, DAGs that read a variable or connection while they are imported are not checked.
+    On a worker, which has no metadata, DAGs that read a variable or a connection during their import are not checked.
     """
 
     names: Sequence[str]

@@ -18,7 +18,7 @@ _ENTRY = re.compile(r"([A-Za-z0-9._-]+)==(\S+)")
 
 
 def lock_name(series: str, executor: str) -> str:
-    """Return the name of the lock of a series of Airflow; an executor with packages of its own has another one."""
+    """Return the name of the lock of a series of Airflow; Celery has a lock with its packages."""
     return f"{series}-celery" if executor == "celery" else series
 
 

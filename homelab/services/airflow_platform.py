@@ -31,7 +31,7 @@ def dag_bundles(pipelines: Sequence[Pipeline], dags: Path | None, *, has_metadat
 def platform_steps(
     context: ServiceContext, venv: Venv, bundles: DagBundles, files: Sequence[Step], *, subfolders: bool = False
 ) -> Sequence[Step]:
-    """Return the steps before Airflow's first process; `files` have its settings and secrets."""
+    """Return the steps before Airflow's first process; `files` are those of its settings and secrets."""
     uv = bundled_path("pipelines/shared/requirements/uv.txt")
     private_key = context.secret_store.key_pair("airflow")[0].reveal().encode()
     return (

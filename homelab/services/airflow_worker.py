@@ -28,7 +28,7 @@ _AFTER_DRAIN = 30  # seconds for the shutdown of the container after that of the
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AirflowWorker(Service):
-    """A worker of Airflow's executor Celery: it runs tasks on a container of its own."""
+    """A worker of Airflow's executor Celery, which runs tasks on a container of its own."""
 
     requires: ClassVar[tuple[str, ...]] = ("airflow", "redis", "analytics")
     uses: ClassVar[tuple[str, ...]] = ("ingestion",)
@@ -45,7 +45,7 @@ class AirflowWorker(Service):
     drain: Annotated[
         Duration,
         Option(
-            "Time in which running tasks may end when the worker stops.",
+            "Time to complete running tasks before the worker stops.",
             low=Duration("10s"),
             high=Duration(f"{LONGEST_DRAIN}s"),
         ),
@@ -61,7 +61,7 @@ class AirflowWorker(Service):
             yield (), "cannot be in the container of airflow: move it to another one"
 
     def stop_seconds(self) -> int:
-        """Return the time for the end of its tasks."""
+        """Return the time for the end of its tasks, and for the shutdown after it."""
         return int(self.drain.seconds) + _AFTER_DRAIN
 
     def database_grants(self) -> Sequence[DatabaseGrant]:
@@ -69,7 +69,7 @@ class AirflowWorker(Service):
         return (RESULTS,)
 
     def endpoints(self) -> Sequence[Endpoint]:
-        """Return that of the logs, which Airflow reads for its web UI."""
+        """Return the endpoint of the logs, which Airflow reads for its web UI."""
         return (
             Endpoint(
                 name="logs",

@@ -129,7 +129,7 @@ def _pipelines(inventory: Inventory) -> Iterator[Alert]:
     limits = late_limits(inventory)
 
     def older(metric: str) -> str:
-        """Return the condition that a time of a pipeline is older than its limit, and a run of the metrics' timer."""
+        """Return the condition that a time of a pipeline is older than its limit plus a run of the metrics' timer."""
         return " or ".join(
             f'time() - homelab_pipeline_{metric}_timestamp_seconds{{pipeline="{name}"}} > {limit + TIMER:.0f}'
             for name, limit in limits.items()
@@ -217,7 +217,7 @@ def _airflow() -> Iterator[Alert]:
         "homelab_redis_used_memory / homelab_redis_maxmemory > 0.8",
         "5m",
         "warning",
-        f"{_SHARE} of Redis' memory are in use; a full Redis refuses further tasks",
+        f"{_SHARE} of Redis' memory is in use; a full Redis refuses further tasks",
         "redis-full",
         "homelab status",
     )

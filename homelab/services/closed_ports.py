@@ -18,10 +18,10 @@ _PART = "the closed ports"
 
 
 def closed_ports(context: ServiceContext) -> Iterator[Step]:
-    """Yield the rules that admit only its clients to each of these ports, and the unit that loads them.
+    """Yield the rules that admit only its clients to each of these ports, and the unit that loads the rules.
 
-    They hold with Proxmox's firewall and without it. Programs in the container itself are not limited. If they cannot
-    be loaded, the rest of the container is deployed all the same.
+    The rules apply with Proxmox's firewall and without it, but not to programs in the container itself. If the unit
+    cannot load them, the deploy of the container continues.
     """
     ports = {
         endpoint.port: sorted(

@@ -1,4 +1,4 @@
-"""The dbt docs of the pipelines as web pages: generated after a build that changed them, and served to the gateway.
+"""The dbt docs of the pipelines as web pages: generated after a build if they changed, and served to the gateway.
 
 The user of each pipeline writes its page, and a user of its own serves all of them.
 """

@@ -111,9 +111,9 @@ def _ports(uis: Sequence[WebUi]) -> Sequence[int]:
 
 
 def free_ports(ports: Sequence[int], program: str) -> str:
-    """Return shell text that fails with the name of each process, except the program, that has one of the ports.
+    """Return shell text that fails if another process than the program has one of the ports, with its name.
 
-    Caddy would end because of a single one, and with it all web UIs.
+    A single taken port would end Caddy, and with it all web UIs.
     """
     return f"""taken=
 for port in {" ".join(map(str, ports))}; do
@@ -157,7 +157,7 @@ def _password_hash(context: ServiceContext) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Card:
-    """A link of the start page: its title, its address, the web UI, and the path of the web UI's health."""
+    """A link of the start page: title, address, web UI, and the path of the web UI's health."""
 
     title: str
     url: str

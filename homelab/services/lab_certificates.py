@@ -28,10 +28,10 @@ def _host_names(container: Container) -> set[str]:
 
 
 def lab_names(inventory: Inventory) -> Names:
-    """Return the names to which the lab's CA is limited: those of all containers, and all of the gateway's domain.
+    """Return the names to which the lab's CA is limited: the names of all containers, and the gateway's domain.
 
-    With DHCP, it is limited to all addresses of the subnet. So another lease or web UI needs no other certificate of
-    the CA.
+    With DHCP, the limit is all addresses of the subnet. So another lease or web UI needs no other certificate of the
+    CA.
     """
     hosts = {host for container in inventory.containers for host in _host_names(container)}
     if domain := domain_of(inventory.containers):

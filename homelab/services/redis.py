@@ -34,13 +34,13 @@ class Redis(Service):
     """Redis, or Valkey on Debian 13: the queue between Airflow and its workers."""
 
     memory: Annotated[
-        Size, Option("Memory for the waiting messages; a full Redis refuses further ones.", low=Size("16MB"))
+        Size, Option("Memory for the waiting tasks; a full Redis refuses further ones.", low=Size("16MB"))
     ] = Size("128MB")
 
     minimum_memory: ClassVar[int] = 256
 
     def endpoints(self) -> Sequence[Endpoint]:
-        """Return that for the containers with Airflow and its workers."""
+        """Return the endpoint for the containers with Airflow and its workers."""
         return (
             Endpoint(
                 name="redis",
@@ -54,7 +54,7 @@ class Redis(Service):
         )
 
     def data_folders(self) -> Sequence[str]:
-        """Return the folder with the messages."""
+        """Return the folder with the waiting tasks."""
         return _SANDBOX.writable
 
     def units(self) -> Sequence[str]:
@@ -107,7 +107,7 @@ class Redis(Service):
         )
 
     def health_probes(self) -> Sequence[str]:
-        """Return the command for its facts, over TLS and with the password."""
+        """Return the command for its statistics, over TLS and with the password."""
         return (f"{_CLIENT} info",)
 
     def health(self, answers: Sequence[Result]) -> Health:

@@ -11,7 +11,7 @@ from homelab.steps import File
 
 
 def host_key(context: ServiceContext, container: Container, client: str) -> str:
-    """Return the SSH host key of a container, for a client. Raises HomelabError if it is not known yet."""
+    """Return the SSH host key of a container. Raises HomelabError, which names the client, if it is not known yet."""
     if container.name not in context.host_keys:
         raise HomelabError(
             f"Cannot configure {context.container.name}: the SSH host key of {container.name} is not known yet",
@@ -22,7 +22,7 @@ def host_key(context: ServiceContext, container: Container, client: str) -> str:
 
 
 def known_hosts(context: ServiceContext, path: str, containers: Sequence[Container], client: str) -> File:
-    """Return the step for the host keys of containers. Raises HomelabError for one that is not known yet."""
+    """Return the step for the host keys of containers. Raises HomelabError for an unknown host key."""
     lines = [f"{each.address} {host_key(context, each, client)}\n" for each in containers]
     return File(path, "".join(lines).encode())
 

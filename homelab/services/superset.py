@@ -124,7 +124,7 @@ class Superset(DaemonService):
         )
 
     def health_probes(self) -> Sequence[str]:
-        """Return a request for its state, and the number of its dashboards."""
+        """Return the commands for its state, and for the number of its dashboards."""
         return (_DAEMON.request("/health"), in_metadata("select count(*) from dashboards"))
 
     def health(self, answers: Sequence[Result]) -> Health:

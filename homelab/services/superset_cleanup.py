@@ -1,4 +1,4 @@
-"""The removal of old entries of Superset's log, by a timer: each view of a chart adds some."""
+"""The removal of old entries of Superset's log, by a timer: each view of a chart adds entries."""
 
 from __future__ import annotations
 

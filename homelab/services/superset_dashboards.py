@@ -1,7 +1,7 @@
-"""The dashboards of the pipelines in Superset: imported when a file changed, removed with their file.
+"""The dashboards of the pipelines in Superset: imported after a change of a file, removed with their file.
 
-A comment on Superset's table of dashboards records each asset that homelab imported: the hash of its file, and that of
-its rows after the import. So a plan finds an edit in the browser by SQL, without a start of Superset's Python.
+A comment on Superset's table of dashboards records the imported assets: the hash of each file, and the hash of its rows
+after the import. So a plan finds an edit in the browser by SQL, without a start of Superset's Python.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class SupersetAccess:
 
 @dataclass(frozen=True, slots=True)
 class DashboardExport:
-    """The assets that Superset returned, and the titles of the dashboards that were left out, with the reasons."""
+    """The assets that Superset returned, and the reasons for omitted dashboards, by title."""
 
     assets: Sequence[DashboardAsset]
     left_out: Mapping[str, str]
@@ -140,7 +140,7 @@ def _comment(records: str) -> str:
 
 
 def record(host: Host, pipeline: str, assets: Sequence[DashboardAsset]) -> None:
-    """Record that the files of a pipeline hold the present rows of the assets, so that a deploy changes nothing."""
+    """Record the present rows of the assets as those of the pipeline's files, so that a deploy changes nothing."""
     query = in_metadata(record_query(pipeline, assets))
     run_sql(host, query.psql, query.database, f"{query.sql} \\gexec\n", f"record the dashboards of {pipeline}")
 
@@ -155,7 +155,7 @@ def program_steps(sandbox: Sandbox, folder: str, venv: str) -> Sequence[Step]:
 
 
 def removal_step(pipelines: Sequence[Pipeline]) -> Step:
-    """Return the step that removes the dashboards of all other pipelines, whose connections are removed after it."""
+    """Return the step that removes the dashboards of all other pipelines, before their connections are removed."""
     names = [each.name for each in pipelines if each.dashboards]
     return Dashboards(superset_access(), others=names, part="the dashboards of removed pipelines")
 
@@ -169,7 +169,7 @@ def import_steps(pipelines: Sequence[Pipeline]) -> Iterator[Step]:
 
 @dataclass(frozen=True)
 class _Difference:
-    """An asset that differs; `foreign` if its rows are not those that homelab imported."""
+    """An asset that differs; `foreign` if its rows differ from the imported ones."""
 
     verb: Literal["add", "change", "remove"]
     kind: Kind
@@ -203,7 +203,7 @@ def _differences(
 
 @dataclass(frozen=True, eq=False)
 class Dashboards(Step):
-    """The dashboards of a pipeline, or without `pipeline`, the removal of those of all pipelines but `others`."""
+    """The dashboards of a pipeline; without `pipeline`, the removal of the dashboards of all pipelines but `others`."""
 
     access: SupersetAccess
     pipeline: str = ""
@@ -250,7 +250,7 @@ class Dashboards(Step):
 
     @property
     def _copies(self) -> str:
-        """The folder for copies of what a user has changed in the browser."""
+        """The folder for copies of the edits in the browser."""
         return remote_paths.replaced(f"/dashboards/{self.pipeline or 'removed'}")
 
     def _find(self, answer: Result) -> list[_Difference]:
@@ -262,7 +262,7 @@ class Dashboards(Step):
         return list(_differences(self.assets, records, found.get("present") or {}))
 
     def apply(self, host: Host) -> None:
-        """See Step. Keeps a copy of what was changed in the browser; then all changes are one transaction."""
+        """See Step. Copies the edits in the browser first; then makes all changes in one transaction."""
         answer = check(host, self.probes()[0], f"read the {self.title}")
         with expected_format(host.name, f"read the {self.title}"):
             differences = self._find(answer)
@@ -288,7 +288,7 @@ class Dashboards(Step):
         return _comment(f"(select jsonb_object_agg(key, value) from jsonb_each({_RECORDS}) where key in ({kept}))")
 
     def _keep(self, host: Host, foreign: Sequence[tuple[Kind, str]]) -> None:
-        """Write a copy of assets into the container, in the form of files of `dashboards/`."""
+        """Copy assets to the container, in the form of files of `dashboards/`."""
         action = f"copy the {self.title}"
         archive = tar_of(self.access.export(host, "export", action, uuids=foreign).assets)
         new = quote(f"{self._copies}/.new")

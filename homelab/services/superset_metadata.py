@@ -28,7 +28,7 @@ ADMIN, VIEWER = "superset-admin", "superset-viewer"  # the secrets with the pass
 UNIT = "superset.service"
 CLIENT = f"{SETTINGS}/superset-database.env"  # the environment of psql
 _STAMP = "/var/lib/homelab/superset"
-# A query in a chart or in SQL Lab can read this file only, and never fills the memory of the container.
+# A query in a chart or in SQL Lab reads this file only, and does not fill the memory of the container.
 _EXTRA = {
     "engine_params": {
         "connect_args": {
@@ -121,7 +121,7 @@ def accounts(context: ServiceContext, sandbox: Sandbox, python: str, script: Fil
 
 
 def _present(found: Sequence[Mapping[str, Any]]) -> Query:
-    """Return shell text that succeeds if both users and all connections exist: otherwise it divides by zero."""
+    """Return shell text that succeeds if both users and all connections exist; otherwise it divides by zero."""
     users = "(select count(*) from ab_user where username in ('admin', 'viewer') and active) = 2"
     rows = ", ".join(f"('{each['uuid']}', '{each['uri']}')" for each in found)
     matching = f"(select count(*) from dbs where (uuid::text, sqlalchemy_uri) in ({rows})) = {len(found)}"

@@ -106,8 +106,8 @@ KNOWN_ERRORS = (
     ),
     KnownError(
         r"Could not process rule|cache initialization failed",
-        "nftables does not work in {host}, so the ports that it has to close are open to the LAN.",
-        "Set `firewall: true` for {host}, which closes them on the node (docs/how-to/firewall.md); correct nftables: "
+        "nftables does not work in {host}, so the ports that it closes with nftables are open to the LAN.",
+        "Set `firewall: true` for {host}: the node then closes them (docs/how-to/firewall.md). Correct nftables: "
         f"`homelab ssh {{host}} -- nft list ruleset`, {_AGAIN}.",
     ),
     KnownError(

@@ -17,7 +17,7 @@ from homelab.steps.root_only import guarded
 from homelab.steps.trees import tree_hash_command
 
 _UNIT = re.compile(r"[A-Za-z0-9@:_.\\-]+\.(service|socket|timer|path|target|mount)")
-_LONGEST = 1800  # seconds of a removal: the unit's own limits end its stop earlier
+_LONGEST = 1800  # seconds of a removal: the limits of the unit are shorter
 # Dependents first: a unit before its files, and the content of a directory before the directory.
 _ORDER = ("unit", "file", "mirror", "certificate", "made", "tree", "venv", "directory")
 

@@ -15,7 +15,7 @@ _OPTIONS = "-X -q -A -t"
 def psql_with(environment: str) -> str:
     """Return the beginning of a psql command with the variables of a file.
 
-    Without the file, the shell would end with psql's status for a server that is not reachable.
+    If the file is missing, the status is 1. The shell's own status is psql's status for an unreachable server.
     """
     return f"[ -r {environment} ] || exit 1; set -a; . {environment}; psql"
 

@@ -12,7 +12,7 @@ from homelab.model import ManagedResource, Pending, Step
 from homelab.steps.drop_ins import drop_ins, overrides
 from homelab.steps.files import File
 
-_LONGEST = 1800  # seconds of a restart: the unit's own limits end it earlier
+_LONGEST = 1800  # seconds of a restart: the limits of the unit are shorter
 # The states in which a unit starts at boot, set by us or by a package's generator.
 _ENABLED = ("enabled", "enabled-runtime", "generated", "static", "indirect", "alias")
 

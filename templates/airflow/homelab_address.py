@@ -1,4 +1,4 @@
-"""The address of this worker, which Airflow asks for the logs of its tasks: no name of it has to resolve."""
+"""The address of this worker, from which Airflow reads the logs of its tasks: its name need not resolve."""
 
 import os
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-INTERVAL = 10.0  # seconds between two looks at the files
-REFRESH = 300.0  # seconds after which a target is asked for its copies again, as it may have been restored
+INTERVAL = 10.0  # seconds between two checks of the files
+REFRESH = 300.0  # seconds between two lists of the copies of a target, which may be restored from a backup
 LONGEST = 3600.0  # seconds of one transfer
 
 Version = tuple[int, int]  # size, time of the last change in ns
@@ -62,8 +62,8 @@ class Target:
         try:
             file = path.open("rb")
         except FileNotFoundError:
-            return  # nothing was published yet
-        with file:  # a published file is never written again
+            return  # before the first publication
+        with file:  # a publication replaces the file, and does not change it
             state = os.fstat(file.fileno())
             version = (state.st_size, state.st_mtime_ns)
             if self.copies.get(pipeline) != version:

@@ -61,7 +61,7 @@ def validated(assets):
 
 
 def require_own_names(assets, connection):
-    """Raise Refused for a name that only one asset can have, and that an asset with another uuid has."""
+    """Raise Refused if an asset with another uuid already has a name that must be unique."""
     from superset import db
 
     for asset in assets:
@@ -79,7 +79,7 @@ def require_own_names(assets, connection):
 
 
 def import_assets(request):
-    """Import the assets, remove those of `remove`, and run the SQL that records them, in one transaction."""
+    """Import the assets, remove the assets of `remove`, and run the SQL that records them, in one transaction."""
     from superset import db
     from superset.commands.chart.importers.v1.utils import import_chart
     from superset.commands.dashboard.importers.v1.utils import find_chart_uuids, import_dashboard, update_id_refs
@@ -159,7 +159,7 @@ def export_assets(request):
 def export_dashboards(request):
     """Return the dashboards that read only the database, with their charts and datasets, and the assets of `known`.
 
-    Another dashboard, and a draft that is not in `known`, is left out with the reason.
+    Other dashboards, and drafts that are not in `known`, are omitted with the reason.
     """
     from superset import db
 

@@ -1,4 +1,4 @@
-"""Create Superset's roles, its two users, and a connection for each pipeline, as JSON on standard input describes them.
+"""Create Superset's roles, its two users, and a connection for each pipeline, from JSON on standard input.
 
 Everything else in Superset stays as it is. Safe to repeat.
 """
@@ -13,7 +13,7 @@ from typing import Any
 from superset.app import create_app
 
 VIEWER = "Viewer"  # a role
-# A viewer opens dashboards and charts. These two store the state of filters, which a shared link names.
+# A viewer opens dashboards and charts. These two store the state of filters for shared links.
 STATE = frozenset({"DashboardFilterStateRestApi", "ExploreFormDataRestApi"})
 READS = frozenset(
     {"can_read", "can_get", "can_time_range", "can_dashboard", "can_dashboard_permalink", "can_explore"}
@@ -71,7 +71,7 @@ def _remove_others(session: Any, folders: Sequence[str], wanted: Sequence[Any]) 
 
 
 def _set_viewer(manager: Any, connections: Sequence[Any]) -> None:
-    """Give the role the permissions to read that Gamma has, and access to the connections."""
+    """Give the role Gamma's permissions to read, and access to the connections."""
     permissions = [each for each in manager.find_role("Gamma").permissions if _reads(each)]
     for each in connections:
         permissions.append(manager.add_permission_view_menu("database_access", each.perm))

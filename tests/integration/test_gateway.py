@@ -242,7 +242,7 @@ def test_web_ui_that_does_not_answer_is_named(door: Door) -> None:
 
 
 class Named(HTTPAdapter):
-    """Connects to the gateway for each of its names, as a home's name server would make a browser do."""
+    """Resolves each name of the gateway to its address, as the name server of a home does."""
 
     def __init__(self, port: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Airflow's executor Celery in containers: tasks on two workers, a lost worker, one that leaves, and the way back."""
+"""Airflow's executor Celery in containers: two workers, a lost and a removed worker, and the change back to local."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class Folder:
         return output
 
     def deployed_again(self) -> list[str]:
-        """Deploy again; return the changes, of which there should be none."""
+        """Deploy again; return the changes."""
         return [each for report in json.loads(self.homelab("deploy", "--json")) for each in report["changes"]]
 
     def on(self, container: str, command: str) -> str:
@@ -214,7 +214,7 @@ def test_task_of_a_lost_worker_is_retried_on_another(folder: Folder) -> None:
     assert folder.on(WORKERS[lost], "systemctl is-active airflow-worker") == "active"
 
 
-def test_worker_that_leaves_ends_its_tasks_first(folder: Folder) -> None:
+def test_removed_worker_completes_its_tasks_first(folder: Folder) -> None:
     folder.trigger("leaving")
     (leaving,) = folder.running("leaving")
     if WORKERS[leaving] == "worker-1":
@@ -231,7 +231,7 @@ def test_worker_that_leaves_ends_its_tasks_first(folder: Folder) -> None:
     assert folder.deployed_again() == []
 
 
-def test_way_back_loses_no_run(folder: Folder) -> None:
+def test_change_back_to_the_local_executor_loses_no_run(folder: Folder) -> None:
     folder.trigger("back")
     folder.running("back", 2)
     folder.executor, folder.one, folder.two = "local", "{}", "{}"

@@ -167,7 +167,7 @@ def test_ports_that_cannot_be_closed_are_an_error_and_the_rest_is_deployed(stack
     (report,) = [each for each in deploy(stack.session) if each.container == "observability"]
     assert report.failure
     assert report.failure.brief == "Cannot start homelab-closed-ports.service on observability: the unit is not active"
-    assert "so the ports that it has to close are open to the LAN" in report.failure.details
+    assert "so the ports that it closes with nftables are open to the LAN" in report.failure.details
     assert "Everything else on observability is deployed." in report.failure.details
     assert "firewall: true" in report.failure.resolution
     assert "file /etc/homelab/alertmanager.yml" in [change.step.title for change in report.changes]

@@ -217,7 +217,7 @@ def test_edit_in_the_browser_is_shown_kept_and_replaced(stack: LabFixture, admin
     assert changes(stack) == []
 
 
-def test_export_writes_what_was_drawn_and_the_next_deploy_changes_nothing(stack: LabFixture, admin: Client) -> None:
+def test_export_writes_edits_and_the_next_deploy_changes_nothing(stack: LabFixture, admin: Client) -> None:
     folder = stack.inventory.pipeline("weather").folder / "dashboards"
     assert prepare_export(stack.session, "weather").changes.changes == []
     assert admin.call("PUT", f"chart/{chart(admin, 'Records')}", {"slice_name": "Extremes"}).ok
@@ -244,7 +244,7 @@ def test_content_that_superset_refuses_fails_only_its_pipeline(stack: LabFixture
     assert changes(reloaded(stack)) == []
 
 
-def test_removed_files_remove_only_what_homelab_imported(stack: LabFixture, admin: Client) -> None:
+def test_removed_files_remove_only_imported_assets(stack: LabFixture, admin: Client) -> None:
     folder = stack.inventory.pipeline("weather").folder / "dashboards"
     folder.rename(folder.with_name("away"))
     assert changes(reloaded(stack)) == ["dashboards of removed pipelines: 27 to remove"]

@@ -1,4 +1,4 @@
-"""Airflow's executor Celery: its queue, its workers, and all that follows from the inventory for them."""
+"""Airflow's executor Celery: its queue, its workers, and the consequences of the inventory for both."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`homelab dashboard export`: the changes of the files, and the answers that it does not trust."""
+"""`homelab dashboard export`: the changes of the files, and answers in another format."""
 
 from __future__ import annotations
 

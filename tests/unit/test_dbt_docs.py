@@ -73,7 +73,7 @@ def test_each_pipeline_writes_its_own_page_only(tmp_path: Path) -> None:
     assert "User=homelab-dbt-docs\n" in content(found, f"/etc/systemd/system/{DOCS_UNIT}")
 
 
-def test_without_the_option_there_is_nothing_of_it(tmp_path: Path) -> None:
+def test_without_the_option_there_are_no_docs(tmp_path: Path) -> None:
     found = inventory(tmp_path, "false")
     assert not [step.title for step in steps(found, "analytics") if "docs" in step.title]
     assert "dbt docs" not in content(steps(found, "gateway"), "/etc/homelab/gateway/caddy.json")

@@ -1,4 +1,4 @@
-"""Dashboards as code: the files of a pipeline, their errors, and the step that keeps Superset's rows like them."""
+"""Dashboards as code: the files of a pipeline, their errors, and the step that applies them to Superset."""
 
 from __future__ import annotations
 
@@ -94,9 +94,9 @@ def changed(name: str, **values: Any) -> dict[str, Any]:
     [
         ({"charts/average.yaml": "slice_name: [Average\n"}, "charts/average.yaml:2: not valid YAML"),
         ({"charts/average.yaml": ""}, "charts/average.yaml:1: must be a mapping, as Superset exports a chart"),
-        (changed("charts/average.yaml", uuid=...), "charts/average.yaml:1: uuid is missing; such as `uuid: "),
+        (changed("charts/average.yaml", uuid=...), "charts/average.yaml:1: uuid is missing: add one, such as `uuid: "),
         (changed("charts/average.yaml", uuid="1"), "charts/average.yaml:7: uuid: must be a uuid in lower-case letters"),
-        (changed("charts/average.yaml", uuid=DATASET), "is used already, in "),
+        (changed("charts/average.yaml", uuid=DATASET), "is already used in "),
         (changed("charts/average.yaml", viz_type=...), "charts/average.yaml:1: viz_type is missing"),
         (
             changed("charts/average.yaml", dataset_uuid=DASHBOARD),
@@ -148,7 +148,7 @@ def test_uuid_belongs_to_one_pipeline(tmp_path: Path) -> None:
     first, second = write(tmp_path / "a"), replace(write(tmp_path / "b"), name="power")
     _, problems = read(first, second)
     assert len(problems) == 3
-    assert "is used already, in " in problems[0]
+    assert "is already used in " in problems[0]
 
 
 def test_link_that_leads_out_of_the_pipeline_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The service Superset: where it is refused, its settings, and its way to the published files."""
+"""The service Superset: its distributions, its settings, and its access to the published files."""
 
 from __future__ import annotations
 

@@ -203,13 +203,13 @@ def test_name_of_a_web_ui_that_is_the_name_of_a_container_is_refused(
         f"network: {{searchdomain: {searchdomain}}}\n"
         f"containers: {{{container}: {{vmid: 180, ip: .80, cores: 1, memory: 256}}}}"
     )
-    problem = f"has a web UI with the name {name}, which is that of the container {container}"
+    problem = f"has a web UI with the name {name}, which the container {container} already has"
     with pytest.raises(InputError, match=problem):
         load([first.path, tmp_path / "overlay.yaml", tmp_path / "same.yaml"])
 
 
 @pytest.mark.parametrize("domain", ["home", "Home.example", "home.example.", "*.example", "https://home.example", ""])
-def test_domain_that_is_none_is_refused(tmp_path: Path, domain: str) -> None:
+def test_invalid_domain_is_refused(tmp_path: Path, domain: str) -> None:
     with pytest.raises(InputError, match=r"must be a domain of your own in lower case, such as home\.example"):
         inventory(tmp_path, f"{{gateway: {{domain: '{domain}'}}}}")
 
