@@ -186,7 +186,7 @@ def test_down_restores_the_machine_even_after_a_crash(no_lab: None, key: Path) -
     eventually(lambda: Runtime(LAB).pid(135) is not None)
     api.create(136, key)
     during = machine()
-    assert all(during[part] != before[part] for part in ("links", "routes", "tables", "processes", "cgroups", "state"))
+    assert all(during[part] != before[part] for part in ("links", "routes", "rules", "processes", "cgroups", "state"))
     node = running(LAB.pid_file("node"))
     assert node is not None
     os.kill(node, signal.SIGKILL)  # in the middle of a create
