@@ -193,7 +193,7 @@ def test_each_incident_is_sent_once_to_each_receiver_and_so_is_its_end(stack: Mo
     until(lambda: "scheduler" in stack.messages(since)["webhook"], 180)
     print(f"from a stopped scheduler to its message: {time.monotonic() - stopped:.0f} s")
     others = [name for name in RECEIVERS if name != "email"]
-    until(lambda: all(stack.messages(since)[name].keys() >= TITLES.keys() for name in others), 180)
+    until(lambda: all(stack.messages(since)[name].keys() >= TITLES.keys() for name in others), 240)
     assert stack.messages(since)["email"] == {}
     stack.sinks.start_mail(stack)
     until(lambda: stack.messages(since)["email"].keys() >= TITLES.keys(), 90)
