@@ -197,6 +197,8 @@ def _mutated(data: Any, at: tuple[Any, ...], value: Any) -> Any:
 @pytest.mark.slow
 def test_reader_and_schema_agree_on_every_change_of_one_value(tmp_path: Path) -> None:
     (tmp_path / "dags").mkdir()
+    for name in ("metabase.jar", "duckdb.metabase-driver.jar"):
+        (tmp_path / name).touch()
     (tmp_path / "home.asc").write_text(BOOKWORM)
     (tmp_path / "home-ca.pem").write_text("-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----")
     data = parsed(opened(SHIPPED).partition("\n# packages:")[0] + PACKAGES)
@@ -204,6 +206,7 @@ def test_reader_and_schema_agree_on_every_change_of_one_value(tmp_path: Path) ->
     del data["containers"]["observability"]["services"]["alert_bridge"]  # which `alerts:` adds
     for name in ("analytics-platform", "airflow-orchestration"):
         data["containers"]["postgres-data"]["services"] |= data["containers"].pop(name)["services"]
+    data["containers"]["postgres-data"]["services"]["airflow"]["executor"] = "celery"  # `airflow_worker` needs it
     path = tmp_path / "inventory.yaml"
     assert load([path], json.dumps(data))
     changes = []
