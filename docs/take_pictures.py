@@ -48,9 +48,9 @@ _LOGIN = """(() => {
 })()"""
 
 
-def save_command(name: str, words: Sequence[str], lines: int | None = None) -> None:
-    """Run a homelab command and save the first lines as they look in a terminal. Raises HomelabError."""
-    environment = os.environ | {"FORCE_COLOR": "1", "COLUMNS": str(COLUMNS), "TERM": "xterm-256color"}
+def save_command(name: str, words: Sequence[str]) -> None:
+    """Run a homelab command and save its output as it looks in a terminal. Raises HomelabError."""
+    environment = os.environ | {"FORCE_COLOR": "1", "COLUMNS": str(COLUMNS), "LINES": "26", "TERM": "xterm-256color"}
     shown = f"homelab {name}"
     command = [sys.executable, "-m", "homelab", "--quiet", "--lab", *words]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
@@ -60,7 +60,7 @@ def save_command(name: str, words: Sequence[str], lines: int | None = None) -> N
         )
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True, color_system="truecolor")
     console.print(Text.assemble(("$ ", "bold green"), (shown, "bold")))
-    console.print(Text.from_ansi("\n".join(done.stdout.splitlines()[:lines])), soft_wrap=False, overflow="fold")
+    console.print(Text.from_ansi(done.stdout), soft_wrap=False, overflow="fold")
     svg = console.export_svg(title="homelab", theme=DIMMED_MONOKAI, unique_id=name)
     (IMAGES / f"{name}.svg").write_text(_FONTS.sub("", svg))
 
@@ -107,7 +107,7 @@ async def take_pages(inventory: Inventory) -> None:
 def take_commands() -> None:
     """Take the pictures of commands."""
     save_command("status", ["status"])
-    save_command("top", ["top", "--once"], 26)
+    save_command("top", ["top", "--once"])
     with tempfile.TemporaryDirectory() as folder:
         overlay = Path(folder) / "change.yaml"
         overlay.write_text(_CHANGE)

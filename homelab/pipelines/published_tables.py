@@ -143,7 +143,8 @@ def _load(file: Path) -> Mapping[str, Any]:
     import yaml
 
     try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+        # The parser in C is ten times as fast, and each command reads these files.
+        found = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(file.read_text(encoding="utf-8")).get_single_data()
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(
             f"Cannot read the tables of a dbt project: {file} is not valid YAML", str(error), "Correct the file."

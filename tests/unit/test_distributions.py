@@ -115,11 +115,13 @@ OLDER = {
     "RemainAfterExit",
     "Restart",
     "RestartSec",
+    "SuccessExitStatus",
     "SystemCallFilter",
     "TimeoutStartSec",
     "TimeoutStopSec",
     "UMask",
     "User",
+    "WorkingDirectory",
 }
 
 

@@ -587,9 +587,11 @@ def test_comments_of_the_shipped_inventory_are_valid(tmp_path: Path) -> None:
         "vmid_range"
     }
     (tmp_path / "dags").mkdir()
+    for name in ("metabase.jar", "duckdb.metabase-driver.jar"):
+        (tmp_path / name).touch()
     inventory = read(tmp_path, opened(text).replace("executor: local", "executor: celery"))
     plain = read(tmp_path, text)
-    *containers, observability, dashboards, ingestion, queue, worker = inventory.containers
+    *containers, observability, dashboards, metabase, ingestion, queue, worker = inventory.containers
     assert list(observability.services) == [
         "prometheus",
         "alertmanager",
@@ -601,7 +603,7 @@ def test_comments_of_the_shipped_inventory_are_valid(tmp_path: Path) -> None:
         "node_exporter",
         "postgres_exporter",
     ]
-    assert list(dashboards.services) == ["superset"]
+    assert [list(each.services) for each in (dashboards, metabase)] == [["superset"], ["metabase"]]
     assert list(ingestion.services) == ["ingestion"]
     assert (queue.services["redis"], worker.services["airflow_worker"]) == (Redis(), AirflowWorker())
     assert inventory.alerts.receivers == ("email", "slack", "webhook", "url-1")
