@@ -38,7 +38,7 @@ SEMANTIC = re.compile(
     r"|ships PostgreSQL|runs on Python|is in the list twice|has \d+ cities|cannot (read|use)|is not a public key"
     r"|is more than|would be for containers|has host bits set|cron's|must hold one key|is not that of"
     r"|has a web UI (on port|with the name)|celery needs|needs `executor: celery`|has no API for tasks"
-    r"|has no certificate|prefix length|the service `\w+` needs it|is not a folder|no installed package"
+    r"|has no certificate|prefix length|the service `\w+` needs it|is not a (folder|file)|no installed package"
 )
 PACKAGES = """
 packages:
