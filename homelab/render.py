@@ -8,6 +8,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from homelab.errors import HomelabError
 from homelab.paths import bundled_path
@@ -65,6 +66,7 @@ def _environment(folder: Path) -> jinja2.Environment:
         autoescape=False,
     )
     environment.filters["shell"] = lambda value: shlex.quote(str(value))
+    environment.filters["url_part"] = lambda value: quote(str(value), safe="")
     environment.filters["compact_json"] = lambda value: json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return environment
 

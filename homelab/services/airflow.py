@@ -27,15 +27,25 @@ from homelab.render import render
 from homelab.services import airflow_health, airflow_packages
 from homelab.services.airflow_celery import RESULTS, celery_left, missing_for_celery, old_results
 from homelab.services.airflow_cleanup import TIMER, cleanup, old_rows
-from homelab.services.airflow_environment import HOME, SETTINGS, database_file, fernet_key, secrets_file, settings_file
+from homelab.services.airflow_environment import HOME, SETTINGS, fernet_key, secrets_file, settings_file
 from homelab.services.airflow_failures import failed_tasks, failed_tasks_program
 from homelab.services.airflow_gate import wait_for_gates
-from homelab.services.airflow_metadata import admin_user, in_metadata, metrics, migration, no_downgrade
+from homelab.services.airflow_metadata import (
+    DATABASE,
+    DATABASE_ENVIRONMENT,
+    ROLE,
+    admin_user,
+    in_metadata,
+    metrics,
+    migration,
+    no_downgrade,
+)
 from homelab.services.airflow_packages import lock_name, venv_lock
 from homelab.services.airflow_platform import SANDBOX, VENV, bundle_trees, dag_bundles, platform_steps
 from homelab.services.airflow_rows import MetadataRows
 from homelab.services.airflow_tables import secrets_of
 from homelab.services.lab_certificates import CA_FILE, certificate_path, server_certificate
+from homelab.services.postgres_client import client_file
 from homelab.steps import File, SystemdUnit, Venv, WaitFor
 
 _READY = "/usr/local/sbin/homelab-airflow-ready"
@@ -112,8 +122,8 @@ class Airflow(Service):
     def database_grants(self) -> Sequence[DatabaseGrant]:
         """Own the metadata, and read the observations."""
         return (
-            DatabaseGrant("airflow_metadata", "airflow_admin", "own"),
-            DatabaseGrant("project_data", "airflow_admin", "read", "raw"),
+            DatabaseGrant(DATABASE, ROLE, "own"),
+            DatabaseGrant("project_data", ROLE, "read", "raw"),
             *([RESULTS] if self.uses_celery else []),
         )
 
@@ -175,7 +185,8 @@ class Airflow(Service):
         web_server, *others = self._units(changes, reachable, self.api_url(context.container))
         admin = [admin_user(context, migrated, self._has_api_server)]
         early, late = (admin, []) if self._has_api_server else ([], admin)
-        files = [*self._executor_changes(), environment, secrets, failed_tasks_program(), database_file(context)]
+        client = client_file(context, DATABASE_ENVIRONMENT, DATABASE, ROLE)
+        files = [*self._executor_changes(), environment, secrets, failed_tasks_program(), client]
         return (
             *self._no_downgrade(postgres, known=False),
             *platform_steps(context, venv, bundles, files, subfolders=not self._has_api_server),

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from urllib.parse import quote
 
 from homelab.model import DatabaseGrant, Service, ServiceContext
-from homelab.services.airflow_metadata import in_metadata
+from homelab.services.airflow_metadata import DATABASE, in_metadata
 from homelab.services.redis import LOGIN, redis_url
 from homelab.steps import Command
 
 # A schema of its own: workers run the code of DAGs, so they must not read the metadata. PostgreSQL looks for tables in
 # the schema with the name of the role.
-RESULTS = DatabaseGrant("airflow_metadata", "airflow_results", "own", "airflow_results")
+RESULTS = DatabaseGrant(DATABASE, "airflow_results", "own", "airflow_results")
 LONGEST_DRAIN = 1500  # seconds, the maximum for the end of the tasks of a worker
 DEFAULT_QUEUE = "default"  # of tasks without a queue
 _PAUSE = 2  # seconds

@@ -15,7 +15,7 @@ from homelab.services import airflow_dags
 from homelab.services.airflow_celery import celery_secrets
 from homelab.services.airflow_dags import DagBundles
 from homelab.services.airflow_gate import KEY, LOGIN, host_key
-from homelab.services.airflow_metadata import DATABASE_ENVIRONMENT
+from homelab.services.airflow_metadata import ROLE
 from homelab.services.lab_certificates import CA_FILE
 from homelab.steps import File
 
@@ -67,7 +67,7 @@ def secrets_file(context: ServiceContext, options: object, *, celery: bool, work
         "airflow/secrets.env.j2",
         options=options,
         postgres=context.inventory.container_with("postgres").address,
-        password=_password(context),
+        password=context.secret_store.secret(f"postgres-{ROLE}").reveal(),
         fernet=fernet_key(context).reveal(),
         secret_key=context.secret_store.secret("airflow-secret-key").reveal(),
         jwt_secret=context.secret_store.secret("airflow-jwt").reveal(),
@@ -77,25 +77,7 @@ def secrets_file(context: ServiceContext, options: object, *, celery: bool, work
     return File(SECRETS, content, mode=0o600, secret=True)
 
 
-def database_file(context: ServiceContext) -> File:
-    """Return the step for the environment of psql on the metadata."""
-    postgres = context.inventory.container_with("postgres").address
-    content = render(
-        "postgres/client.env.j2",
-        postgres=postgres,
-        database="airflow_metadata",
-        role="airflow_admin",
-        password=_password(context),
-        ca_file=CA_FILE,
-    )
-    return File(DATABASE_ENVIRONMENT, content, mode=0o600, secret=True)
-
-
 def fernet_key(context: ServiceContext) -> Secret:
     """Return the key with which Airflow encrypts in its metadata."""
     digest = hashlib.sha256(context.secret_store.secret("airflow-fernet").reveal().encode()).digest()
     return Secret(base64.urlsafe_b64encode(digest).decode())
-
-
-def _password(context: ServiceContext) -> str:
-    return context.secret_store.secret("postgres-airflow_admin").reveal()

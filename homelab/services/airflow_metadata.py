@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from homelab.errors import HomelabError
 from homelab.host import argv
-from homelab.model import Container, ManagedResource, ServiceContext, Step
+from homelab.model import Container, ServiceContext, Step
 from homelab.render import render
-from homelab.services.password_stamp import password_stamp
+from homelab.services.password_stamp import Stamp, password_stamp
 from homelab.steps import Command, Refuse, Upgrade, Venv
 from homelab.steps.queries import Query, psql_with
 
 CLI = "/usr/local/sbin/homelab-airflow"  # Airflow's command line, as its user and with its limits
+DATABASE, ROLE = "airflow_metadata", "airflow_admin"
 DATABASE_ENVIRONMENT = "/etc/homelab/airflow-database.env"
 METADATA = psql_with(DATABASE_ENVIRONMENT)
-_STAMPS = "/var/lib/homelab"
 _ADMIN = "airflow-admin"  # the secret with the password
 
 
 def in_metadata(sql: str) -> Query:
     """Return shell text that runs SQL in Airflow's metadata database."""
-    return Query(METADATA, "airflow_metadata", sql)
+    return Query(METADATA, DATABASE, sql)
 
 
 def last_runs(dag: str) -> Query:
@@ -83,8 +83,7 @@ def no_downgrade(version: str, postgres: Container, *, known: bool) -> Refuse:
 def admin_user(context: ServiceContext, migrated: Step, has_api_server: bool) -> Command:
     """Return the step that creates the user `admin`, or sets its password."""
     password = context.secret_store.secret(_ADMIN).reveal()
-    stamp, digest = f"{_STAMPS}/airflow-admin", password_stamp(context, _ADMIN).hex()
-    done = (f"grep -qxs {digest} {stamp}", _row_exists("ab_user where username = 'admin'"))
+    stamp = Stamp(_ADMIN, password_stamp(context, _ADMIN).hex())
     name = ("--username", "admin", "--firstname", "Home", "--lastname", "Lab")
     create = argv(CLI, "users", "create", *name, "--role", "Admin", "--email", "admin@example.org")
     # `users create` reads the password twice from standard input, which no process list shows. It does not change an
@@ -94,17 +93,11 @@ def admin_user(context: ServiceContext, migrated: Step, has_api_server: bool) ->
     skip_roles = "export AIRFLOW__FAB__UPDATE_FAB_PERMS=False; " if has_api_server else ""
     command = (
         f"{skip_roles}if {in_metadata('select 1 from ab_user where username = $$admin$$')} | grep -q 1; "
-        f"then {argv(CLI, 'users', 'delete', '--username', 'admin')}; fi && {create} && "
-        f"echo {digest} >{stamp}"
+        f"then {argv(CLI, 'users', 'delete', '--username', 'admin')}; fi && {create}"
     )
-    return Command(
-        "airflow's admin user",
-        done,
-        command,
-        stdin=f"{password}\n{password}\n".encode(),
-        triggered_by=[migrated],
-        makes=[ManagedResource("made", stamp)],
-    )
+    done = [_row_exists("ab_user where username = 'admin'")]
+    stdin = f"{password}\n{password}\n".encode()
+    return stamp.command("airflow's admin user", command, stdin, done, [migrated])
 
 
 def _row_exists(table: str) -> Query:

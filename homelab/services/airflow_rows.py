@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from homelab.errors import HomelabError
 from homelab.host import UNREADABLE, Host, Result, check, expected_format
 from homelab.model import AirflowObjects, Pending, Secret, SecretName, Step
-from homelab.services.airflow_metadata import METADATA, in_metadata
+from homelab.services.airflow_metadata import DATABASE, METADATA, in_metadata
 from homelab.services.airflow_tables import HIDDEN, TABLES, Table, normal, redact, reveal, rows_of, stored
 from homelab.shortening import file_diff
 from homelab.steps.postgres_objects import literal, run_sql
@@ -123,7 +123,7 @@ class MetadataRows(Step):
         statements = [text for each in differences for text in each.sql(self._encrypt)]
         marks = [_comment(table, self.objects) for table in TABLES if any(each.table is table for each in differences)]
         sql = "\n".join(["begin;", *statements, *marks, "commit;\n"])
-        run_sql(host, METADATA, "airflow_metadata", sql, "write Airflow's connections, variables and pools")
+        run_sql(host, METADATA, DATABASE, sql, "write Airflow's connections, variables and pools")
 
     def _encrypt(self, text: str) -> str:
         return self._fernet().encrypt(text.encode()).decode()

@@ -12,12 +12,12 @@ from typing import ClassVar
 
 from homelab.errors import InputError
 from homelab.host import Result
-from homelab.model import Endpoint, Health, ManagedResource, PackageSources, ServiceContext, Step
+from homelab.model import Endpoint, Health, PackageSources, ServiceContext, Step
 from homelab.model.web_uis import published_url
 from homelab.paths import bundled_path
 from homelab.render import render
 from homelab.services.monitoring import SETTINGS, Daemon, DaemonService
-from homelab.services.password_stamp import password_stamp
+from homelab.services.password_stamp import STAMPS, Stamp, password_stamp
 from homelab.services.prometheus import Prometheus
 from homelab.steps import Command, Directory, File, Packages, SystemdUnit, Tree, WaitFor
 
@@ -28,7 +28,6 @@ _PROGRAM = "/usr/share/grafana/bin/grafana"
 _HOME = "--homepath=/usr/share/grafana"
 _FOLDER = f"{SETTINGS}/grafana"
 _CONFIG = f"{_FOLDER}/grafana.ini"
-_STAMP = "/var/lib/homelab/grafana-admin"
 _ADMIN = "grafana-admin"
 
 
@@ -76,7 +75,7 @@ class Grafana(DaemonService):
         folders = ("", "/provisioning", "/provisioning/datasources", "/provisioning/dashboards")
         return (
             *_DAEMON.sandbox.account(),
-            Directory("/var/lib/homelab"),
+            Directory(STAMPS),
             Directory(SETTINGS),
             *(Directory(f"{_FOLDER}{each}") for each in folders),
             Tree.of(f"{_FOLDER}/dashboards", bundled_path("templates/grafana/dashboards")),
@@ -111,17 +110,11 @@ class Grafana(DaemonService):
     def _admin(self, context: ServiceContext) -> Command:
         """Return the step that sets the password of `admin`: Grafana reads its setting at the first start only."""
         password = context.secret_store.secret(_ADMIN).reveal()
-        digest = password_stamp(context, _ADMIN).hex()
+        stamp = Stamp(_ADMIN, password_stamp(context, _ADMIN).hex())
         reset = _DAEMON.sandbox.run(
             _PROGRAM, "cli", _HOME, f"--config={_CONFIG}", "admin", "reset-admin-password", "--password-from-stdin"
         )
-        return Command(
-            "grafana's admin user",
-            f"grep -qxs {digest} {_STAMP}",
-            f"{reset} && echo {digest} >{_STAMP}",
-            stdin=f"{password}\n".encode(),
-            makes=[ManagedResource("made", _STAMP)],
-        )
+        return stamp.command("grafana's admin user", reset, f"{password}\n".encode())
 
     def health_probes(self) -> Sequence[str]:
         """Return a request for its state."""

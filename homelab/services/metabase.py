@@ -14,9 +14,8 @@ from typing import Annotated, ClassVar
 from homelab.distributions import Distribution
 from homelab.host import Result
 from homelab.model import DatabaseGrant, Endpoint, Health, ServiceContext, Step
-from homelab.model.endpoints import SSH_PORT
 from homelab.model.options import Option
-from homelab.pipelines.published_files import COPIES, is_builder
+from homelab.pipelines.published_files import COPIES
 from homelab.render import render
 from homelab.services.metabase_setup import (
     ADMIN,
@@ -28,11 +27,11 @@ from homelab.services.metabase_setup import (
     ROLE,
     checked_file,
     first_user,
-    sandbox_of,
     settings_files,
 )
 from homelab.services.monitoring import SETTINGS, Daemon, DaemonService
-from homelab.services.publications import receive_publications
+from homelab.services.password_stamp import STAMPS
+from homelab.services.publications import PUSHES, reading_sandbox, receive_publications
 from homelab.steps import Directory, File, Packages, SystemdUnit, Tree, WaitFor
 
 _JAVA = 21
@@ -82,7 +81,7 @@ class Metabase(DaemonService):
                 web_ui="Metabase",
                 credentials=(ADMIN,),
             ),
-            Endpoint(name="ssh", port=SSH_PORT, description="SSH", audience="publisher"),
+            PUSHES,
         )
 
     def data_folders(self) -> Sequence[str]:
@@ -91,7 +90,7 @@ class Metabase(DaemonService):
 
     def steps(self, context: ServiceContext) -> Sequence[Step]:
         """Return user, jars, settings, unit, and first user. Raises InputError for a file with another SHA-256."""
-        sandbox = sandbox_of(context)
+        sandbox = reading_sandbox(context, DAEMON.sandbox)
         files = {JAR: checked_file(self.jar, self.jar_sha256), DRIVER: checked_file(self.driver, self.driver_sha256)}
         jars, settings = Tree(f"{FOLDER}/jars", files), settings_files(context)
         text = render("metabase/metabase.service.j2", folder=jars.path, jar=JAR, driver=DRIVER, sandbox=sandbox)
@@ -99,10 +98,10 @@ class Metabase(DaemonService):
         return (
             *sandbox.account(),
             Packages(["default-jre-headless", "python3"]),
-            *(Directory(each) for each in (SETTINGS, "/var/lib/homelab", FOLDER)),
+            *(Directory(each) for each in (SETTINGS, STAMPS, FOLDER)),
             jars,
             *settings,
-            *(() if is_builder(context.inventory, context.container) else receive_publications(context)),
+            *receive_publications(context),
             unit,
             SystemdUnit(DAEMON.unit, triggered_by=[jars, *settings, unit]),
             WaitFor("Metabase answers", DAEMON.request("/api/health"), context.container.name, context.failed, 900),

@@ -5,20 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from homelab.errors import InputError
-from homelab.model import ManagedResource, ServiceContext, Step
+from homelab.model import ServiceContext, Step
 from homelab.model.web_uis import published_url
 from homelab.paths import bundled_path
-from homelab.pipelines.published_files import is_builder, publishing, readable_file, readers_group
+from homelab.pipelines.published_files import publishing, readable_file
 from homelab.render import render
 from homelab.sandbox import Sandbox
 from homelab.services.lab_certificates import CA_FILE
 from homelab.services.monitoring import SETTINGS, Daemon
-from homelab.services.password_stamp import password_stamp
-from homelab.steps import Command, File
+from homelab.services.password_stamp import Stamp, password_stamp
+from homelab.steps import File
 from homelab.steps.trees import read_within
 
 DATABASE, ROLE = "metabase_metadata", "metabase"
@@ -26,7 +25,6 @@ ADMIN = "metabase-admin"  # the secret with the password
 FOLDER, JAR, DRIVER = "/opt/homelab/metabase", "metabase.jar", "duckdb.metabase-driver.jar"
 _ENVIRONMENT, _SECRETS = f"{SETTINGS}/metabase.env", f"{SETTINGS}/metabase-secrets.env"
 DAEMON = Daemon("metabase", 3001, (_ENVIRONMENT, _SECRETS))  # Metabase's usual port is also Grafana's
-_STAMP = "/var/lib/homelab/metabase"
 _EMAIL = "admin@example.org"  # the name with which the admin logs in
 # A query can read this file only, and never fills the memory of the container.
 _DETAILS = {"read_only": True, "memory_limit": "256MB", "init_sql": "SET enable_external_access = false"}
@@ -42,14 +40,6 @@ def checked_file(path: Path, sha256: str) -> bytes:
             "Download it again, or compare the SHA-256 with its publisher's and correct the inventory.",
         )
     return content
-
-
-def sandbox_of(context: ServiceContext) -> Sandbox:
-    """Return its limits; in the container of the pipelines, it reads their published files in place."""
-    inventory = context.inventory
-    if not is_builder(inventory, context.container):
-        return DAEMON.sandbox
-    return replace(DAEMON.sandbox, groups=[readers_group(each.name) for each in publishing(inventory)])
 
 
 def settings_files(context: ServiceContext) -> Sequence[File]:
@@ -89,13 +79,9 @@ def first_user(context: ServiceContext, sandbox: Sandbox) -> Sequence[Step]:
     }
     parts = (password_stamp(context, ADMIN), json.dumps(wanted["connections"]).encode(), script.content)
     digest = hashlib.sha256(b"".join(parts)).hexdigest()
-    applied = Command(
-        "metabase's admin user and connections",
-        (f"grep -qxs {digest} {_STAMP}", DAEMON.request("/api/session/properties", '"has-user-setup": *true')),
-        f"{sandbox.run('/usr/bin/python3', '-B', script.path)} && echo {digest} >{_STAMP}",
-        stdin=json.dumps(wanted).encode(),
-        makes=[ManagedResource("made", _STAMP)],
-    )
+    command, stdin = sandbox.run("/usr/bin/python3", "-B", script.path), json.dumps(wanted).encode()
+    done = [DAEMON.request("/api/session/properties", '"has-user-setup": *true')]
+    applied = Stamp("metabase", digest).command("metabase's admin user and connections", command, stdin, done)
     return (sandbox.file(), script, applied)
 
 

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from shlex import quote
 
 from homelab.host import argv
-from homelab.model import Container, Pipeline, ServiceContext, Step
+from homelab.model import Container, Endpoint, Pipeline, ServiceContext, Step
+from homelab.model.endpoints import SSH_PORT
 from homelab.paths import bundled_path
 from homelab.pipelines.layout import Layout
-from homelab.pipelines.published_files import COPIES, FILE, publishing, readers_group, reading_containers
+from homelab.pipelines.published_files import COPIES, FILE, is_builder, publishing, readers_group, reading_containers
 from homelab.render import render
 from homelab.sandbox import Sandbox
 from homelab.services.monitoring import SETTINGS
@@ -21,6 +23,8 @@ from homelab.services.ssh_peers import known_hosts, ssh_command
 from homelab.steps import Directory, File, SystemdUnit, User
 
 UNIT = "homelab-publications.service"
+# Of a service that reads the published files.
+PUSHES = Endpoint(name="ssh", port=SSH_PORT, description="SSH", audience="publisher")
 PUSHER = "/var/lib/homelab-publications"  # the folder of the program that pushes
 _FOLDER = "/opt/homelab/publications"
 _KEY = f"{SETTINGS}/publications.key"
@@ -97,8 +101,21 @@ def _sandbox(pipelines: Sequence[Pipeline]) -> Sandbox:
     return Sandbox(user, (PUSHER,), groups=[readers_group(each.name) for each in pipelines])
 
 
+def reading_sandbox(context: ServiceContext, sandbox: Sandbox) -> Sandbox:
+    """Return the limits of a service that reads the published files: in the container of the pipelines, in place."""
+    inventory = context.inventory
+    if not is_builder(inventory, context.container):
+        return sandbox
+    return replace(sandbox, groups=[readers_group(each.name) for each in publishing(inventory)])
+
+
 def receive_publications(context: ServiceContext) -> Iterator[Step]:
-    """Yield the folder of the copies, and the login that admits only the container of the pipelines."""
+    """Yield the folder of the copies, and the login that admits only the container of the pipelines.
+
+    In the container of the pipelines itself, services read the published files in place: yield nothing.
+    """
+    if is_builder(context.inventory, context.container):
+        return
     gate = f"{_FOLDER}/gate"
     names = [each.name for each in publishing(context.inventory)]
     program = render("publications/gate.j2", folder=COPIES, file=FILE, names=names, reserve=_RESERVE)

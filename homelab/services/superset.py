@@ -3,32 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 from homelab.host import Result
 from homelab.model import DatabaseGrant, Endpoint, Health, ServiceContext, Step
-from homelab.model.endpoints import SSH_PORT
 from homelab.model.web_uis import published_url
 from homelab.paths import bundled_path
-from homelab.pipelines.published_files import COPIES, is_builder, publishing, readers_group
+from homelab.pipelines.published_files import COPIES
 from homelab.render import render
 from homelab.sandbox import Sandbox
 from homelab.services.lab_certificates import CA_FILE
 from homelab.services.monitoring import SETTINGS, Daemon, DaemonService
-from homelab.services.publications import receive_publications
+from homelab.services.postgres_client import client_file
+from homelab.services.publications import PUSHES, reading_sandbox, receive_publications
 from homelab.services.superset_cleanup import TIMER, cleanup
 from homelab.services.superset_dashboards import import_steps, program_steps, removal_step
 from homelab.services.superset_metadata import (
     ADMIN,
     CLI,
+    CLIENT,
     DATABASE,
     ROLE,
     UNIT,
     VIEWER,
     accounts,
-    database_file,
-    database_password,
     in_metadata,
     migration,
 )
@@ -69,7 +68,7 @@ class Superset(DaemonService):
                 web_ui="Superset",
                 credentials=(ADMIN, VIEWER),
             ),
-            Endpoint(name="ssh", port=SSH_PORT, description="SSH", audience="publisher"),
+            PUSHES,
         )
 
     def units(self) -> Sequence[str]:
@@ -82,7 +81,7 @@ class Superset(DaemonService):
 
     def steps(self, context: ServiceContext) -> Sequence[Step]:
         """Return user, venv, settings, metadata, users, connections, the unit, and the dashboards of the pipelines."""
-        sandbox, locks = _sandbox(context), bundled_path("pipelines/shared/requirements")
+        sandbox, locks = reading_sandbox(context, _DAEMON.sandbox), bundled_path("pipelines/shared/requirements")
         venv = Venv(_VENV, (locks / "superset.txt").read_bytes())
         script = File(f"{_FOLDER}/setup.py", bundled_path("templates/superset/setup.py").read_bytes())
         settings = list(_settings(context))
@@ -106,12 +105,12 @@ class Superset(DaemonService):
             Directory(_MODULES),
             venv,
             *settings,
-            database_file(context),
+            client_file(context, CLIENT, DATABASE, ROLE),
             sandbox.file(),
             File(CLI, render("superset/homelab-superset.j2", sandbox=sandbox, venv=_VENV), mode=0o700),
             script,
             *program_steps(sandbox, _FOLDER, _VENV),
-            *(() if is_builder(context.inventory, context.container) else receive_publications(context)),
+            *receive_publications(context),
             reachable,
             migrated,
             removal_step(context.inventory.pipelines),
@@ -137,14 +136,6 @@ class Superset(DaemonService):
         return Health(True, f"{count} dashboard{'' if count == 1 else 's'}", {"dashboards": count})
 
 
-def _sandbox(context: ServiceContext) -> Sandbox:
-    """Return its limits; in the container of the pipelines, it reads their published files in place."""
-    inventory = context.inventory
-    if not is_builder(inventory, context.container):
-        return _DAEMON.sandbox
-    return replace(_DAEMON.sandbox, groups=[readers_group(each.name) for each in publishing(inventory)])
-
-
 def _settings(context: ServiceContext) -> Iterator[File]:
     published = published_url(context.inventory.containers, "superset")
     settings = render("superset/superset_config.py.j2", behind_gateway=bool(published))
@@ -157,7 +148,7 @@ def _settings(context: ServiceContext) -> Iterator[File]:
     secrets = render(
         "superset/secrets.env.j2",
         key=context.secret_store.secret("superset-key").reveal(),
-        password=database_password(context).reveal(),
+        password=context.secret_store.secret(f"postgres-{ROLE}").reveal(),
         postgres=context.inventory.container_with("postgres").address,
     )
     yield File(_SECRETS, secrets, mode=0o600, secret=True)

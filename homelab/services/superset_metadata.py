@@ -10,15 +10,13 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from homelab.model import ManagedResource, Secret, ServiceContext, Step
+from homelab.model import ServiceContext, Step
 from homelab.model.dashboards import connection_uuid
 from homelab.pipelines.layout import FOLDER
 from homelab.pipelines.published_files import COPIES, publishing, readable_file
-from homelab.render import render
 from homelab.sandbox import Sandbox
-from homelab.services.lab_certificates import CA_FILE
 from homelab.services.monitoring import SETTINGS
-from homelab.services.password_stamp import password_stamp
+from homelab.services.password_stamp import Stamp, password_stamp
 from homelab.steps import Command, File, Upgrade, Venv
 from homelab.steps.queries import Query, psql_with
 
@@ -27,7 +25,6 @@ CLI = "/usr/local/sbin/homelab-superset"  # Superset's command line, as its user
 ADMIN, VIEWER = "superset-admin", "superset-viewer"  # the secrets with the passwords
 UNIT = "superset.service"
 CLIENT = f"{SETTINGS}/superset-database.env"  # the environment of psql
-_STAMP = "/var/lib/homelab/superset"
 # A query in a chart or in SQL Lab reads this file only, and does not fill the memory of the container.
 _EXTRA = {
     "engine_params": {
@@ -62,24 +59,6 @@ def connections(context: ServiceContext) -> Sequence[Mapping[str, Any]]:
     ]
 
 
-def database_password(context: ServiceContext) -> Secret:
-    """Return the password of its role in PostgreSQL."""
-    return context.secret_store.secret(f"postgres-{ROLE}")
-
-
-def database_file(context: ServiceContext) -> File:
-    """Return the step for the environment of psql on the metadata."""
-    content = render(
-        "postgres/client.env.j2",
-        postgres=context.inventory.container_with("postgres").address,
-        database=DATABASE,
-        role=ROLE,
-        password=database_password(context).reveal(),
-        ca_file=CA_FILE,
-    )
-    return File(CLIENT, content, mode=0o600, secret=True)
-
-
 def in_metadata(sql: str) -> Query:
     """Return shell text that runs SQL in the metadata database."""
     return Query(psql_with(CLIENT), DATABASE, sql)
@@ -110,14 +89,9 @@ def accounts(context: ServiceContext, sandbox: Sandbox, python: str, script: Fil
     wanted = {"users": users, "connections": found, "folders": [FOLDER, COPIES]}
     parts = [password_stamp(context, ADMIN), password_stamp(context, VIEWER), json.dumps(found).encode()]
     digest = hashlib.sha256(b"".join([*parts, script.content])).hexdigest()
-    return Command(
-        "superset's users and connections",
-        (f"grep -qxs {digest} {_STAMP}", _present(found)),
-        f"{sandbox.run(python, '-B', script.path)} && echo {digest} >{_STAMP}",
-        stdin=json.dumps(wanted).encode(),
-        triggered_by=[migrated],
-        makes=[ManagedResource("made", _STAMP)],
-    )
+    command, stdin = sandbox.run(python, "-B", script.path), json.dumps(wanted).encode()
+    stamp = Stamp("superset", digest)
+    return stamp.command("superset's users and connections", command, stdin, [_present(found)], [migrated])
 
 
 def _present(found: Sequence[Mapping[str, Any]]) -> Query:
