@@ -30,17 +30,29 @@ _DERIVED: Final[Mapping[Kind, frozenset[str]]] = {
     "chart": frozenset({"version", "query_context", "tags"}),
     "dashboard": frozenset({"version", "tags"}),
 }
-_DEFAULTS: Final[Mapping[str, Any]] = {
-    "schema": "main",
-    "offset": 0,
-    "filter_select_enabled": True,
-    "normalize_columns": False,
-    "always_filter_main_dttm": False,
-    "published": True,
+# Superset's values of keys that a file omits. An import writes them: Superset keeps its value of a missing key.
+DEFAULTS: Final[Mapping[Kind, Mapping[str, Any]]] = {
+    "dataset": {
+        **dict.fromkeys(
+            ("description", "sql", "main_dttm_col", "default_endpoint", "cache_timeout", "params", "extra")
+        ),
+        **dict.fromkeys(("template_params", "fetch_values_predicate")),
+        **{"schema": "main", "offset": 0, "filter_select_enabled": True},
+        **{"normalize_columns": False, "always_filter_main_dttm": False, "columns": [], "metrics": []},
+    },
+    "chart": {**dict.fromkeys(("description", "certified_by", "certification_details", "cache_timeout")), "params": {}},
+    "dashboard": {
+        **dict.fromkeys(("description", "css", "slug", "certified_by", "certification_details")),
+        **{"published": True, "metadata": {}, "position": {}},
+    },
 }
-_PART_DEFAULTS: Final[Mapping[str, Any]] = {
-    **{"is_active": True, "groupby": True, "filterable": True},
-    **{"is_dttm": False, "metric_type": None, "warning_text": None},
+# Of the columns and the metrics of a dataset.
+PART_DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "columns": {
+        **dict.fromkeys(("verbose_name", "description", "expression", "type", "python_date_format", "extra")),
+        **{"is_dttm": False, "is_active": True, "groupby": True, "filterable": True},
+    },
+    "metrics": dict.fromkeys(("verbose_name", "description", "metric_type", "d3format", "extra", "warning_text")),
 }
 _DERIVED_PARAMS = frozenset({"slice_id", "datasource", "dashboards", "dashboardId", "viz_type", "url_params"})
 # Superset writes the colours and the scopes that it computes while a dashboard is shown.
@@ -88,11 +100,11 @@ class DashboardAsset:
 
 def canonical(kind: Kind, content: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the content of a file or an export in its canonical form. Raises one of UNREADABLE for other content."""
-    kept = _without(content, _DERIVED[kind], _DEFAULTS)
+    kept = _without(content, _DERIVED[kind], DEFAULTS[kind])
     if kind == "dataset":
-        for key in ("columns", "metrics"):
+        for key, defaults in PART_DEFAULTS.items():
             kept[key] = sorted(
-                (_without(each, ("uuid",), _PART_DEFAULTS) for each in kept.get(key, ())),
+                (_without(each, ("uuid",), defaults) for each in kept.get(key, ())),
                 key=lambda each: str(each.get("column_name") or each.get("metric_name")),
             )
     elif kind == "chart":

@@ -8,32 +8,10 @@ import tarfile
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from homelab.model.dashboards import DashboardAsset, Kind, connection_uuid, ordered
-from homelab.pipelines.published_tables import MAIN
+from homelab.model.dashboards import DEFAULTS, PART_DEFAULTS, DashboardAsset, connection_uuid, ordered
 
 _VERSION = "1.0.0"
 _WIDTH = 120
-_LEFT_OUT: Mapping[Kind, Mapping[str, Any]] = {
-    "dataset": {
-        "schema": MAIN,
-        **dict.fromkeys(
-            ("description", "sql", "main_dttm_col", "default_endpoint", "cache_timeout", "params", "extra")
-        ),
-        **dict.fromkeys(("template_params", "fetch_values_predicate")),
-        **{"offset": 0, "filter_select_enabled": True, "normalize_columns": False, "always_filter_main_dttm": False},
-        **{"columns": [], "metrics": []},
-    },
-    "chart": {**dict.fromkeys(("description", "certified_by", "certification_details", "cache_timeout")), "params": {}},
-    "dashboard": {
-        **dict.fromkeys(("description", "css", "slug", "certified_by", "certification_details")),
-        **{"published": True, "metadata": {}, "position": {}},
-    },
-}
-_COLUMN = {
-    **dict.fromkeys(("verbose_name", "description", "expression", "type", "python_date_format", "extra")),
-    **{"is_dttm": False, "is_active": True, "groupby": True, "filterable": True},
-}
-_METRIC = dict.fromkeys(("verbose_name", "description", "metric_type", "d3format", "extra", "warning_text"))
 
 
 def file_text(asset: DashboardAsset) -> str:
@@ -77,14 +55,10 @@ def tar_of(assets: Iterable[DashboardAsset]) -> bytes:
 
 def to_import(asset: DashboardAsset, pipeline: str) -> Mapping[str, Any]:
     """Return the content with the defaults that the canonical form omits: Superset keeps its value of a missing key."""
-    content = {"version": _VERSION, **_LEFT_OUT[asset.kind], **asset.content}
+    content = {"version": _VERSION, **DEFAULTS[asset.kind], **asset.content}
     if asset.kind == "dataset":
-        return {
-            **content,
-            "database_uuid": connection_uuid(pipeline),
-            "columns": [{**_COLUMN, **each} for each in content["columns"]],
-            "metrics": [{**_METRIC, **each} for each in content["metrics"]],
-        }
+        parts = {key: [{**default, **each} for each in content[key]] for key, default in PART_DEFAULTS.items()}
+        return {**content, "database_uuid": connection_uuid(pipeline), **parts}
     if asset.kind == "chart":
         return {**content, "params": {**content["params"], "viz_type": content["viz_type"]}}
     return content
