@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from docs.generate_reference import PAGES, REFERENCE, verbs
+from docs.generate_reference import PAGES, REFERENCE
+from docs.reference_cli import verbs
 from docs.reference_json import RESULTS
 
 
