@@ -94,6 +94,11 @@ class LabFixture:
         with self.connect(name) as host:
             return check(host, command, f"run `{command}`").text
 
+    def memory(self, user: str, name: str = "") -> int:
+        """Return the proportional memory of a user's processes, in KiB."""
+        maps = f"for pid in $(ps -o pid= -u {user}); do cat /proc/$pid/smaps_rollup; done"
+        return int(self.run(f"{maps} | awk '/^Pss:/ {{ sum += $2 }} END {{ print sum }}'", name))
+
     def deploy(self, steps: Sequence[Step]) -> list[str]:
         """Converge and return the changes."""
         with self.connect() as host:

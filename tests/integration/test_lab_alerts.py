@@ -170,10 +170,7 @@ def test_secrets_are_in_private_files_only(stack: Monitored) -> None:
         assert stack.run("ss -Hltn 'sport = :9095' | awk '{print $4}'", container).startswith("10.99.2.")
         stack.run("systemd-analyze security --no-pager --threshold=30 homelab-alerts.service", container)
     stack.run("systemd-analyze security --no-pager --threshold=30 homelab-alert-check.service", "analytics-platform")
-    memory = (
-        "for pid in $(ps -o pid= -u homelab-alerts); do cat /proc/$pid/smaps_rollup; done | awk '/^Pss:/ {print $2}'"
-    )
-    print(f"memory of the bridge: {stack.run(memory, 'observability')} KiB")
+    print(f"memory of the bridge: {stack.memory('homelab-alerts', 'observability')} KiB")
 
 
 def test_each_incident_is_sent_once_to_each_receiver_and_so_is_its_end(stack: Monitored) -> None:

@@ -124,9 +124,7 @@ def test_idle_services_of_monitoring_need_at_most_350_mb(stack: LabFixture) -> N
     for container, units in UNITS.items():
         for unit in units:
             user = f"homelab-{unit.removeprefix('prometheus-')}"
-            maps = f"for pid in $(ps -o pid= -u {user}); do cat /proc/$pid/smaps_rollup; done"
-            kilobytes = stack.run(f"{maps} | awk '/^Pss:/ {{ sum += $2 }} END {{ print sum }}'", container)
-            used[f"{user} of {container}"] = round(int(kilobytes) / 1000)
+            used[f"{user} of {container}"] = round(stack.memory(user, container) / 1000)
     print(used, sum(used.values()))
     assert min(used.values()) > 0
     assert sum(used.values()) <= 350

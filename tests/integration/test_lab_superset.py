@@ -269,8 +269,7 @@ def test_superset_is_healthy_behind_the_gateway_with_little_memory(stack: LabFix
     stack.run("systemd-analyze security --no-pager --threshold=30 superset.service", "dashboards")
     stack.run("systemctl restart superset", "dashboards")
     until(lambda: requests.get(f"{URL}/health", verify=str(ca_file), timeout=30).text == "OK", 300)
-    maps = "for pid in $(ps -o pid= -u homelab-superset); do cat /proc/$pid/smaps_rollup; done"
-    idle = int(stack.run(f"{maps} | awk '/^Pss:/ {{sum += $2}} END {{print sum}}'", "dashboards"))
+    idle = stack.memory("homelab-superset", "dashboards")
     print(f"idle memory of Superset: {idle >> 10} MiB")
     assert idle < 450 << 10  # 347 MiB, of which its Python modules are most
 
