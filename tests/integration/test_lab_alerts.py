@@ -182,15 +182,16 @@ def test_each_incident_is_sent_once_to_each_receiver_and_so_is_its_end(stack: Mo
     stack.psql("insert into prices.readings values ('gas', '2026-01-03', -1)")
     stack.run("mkdir -p /srv/full; mount -t tmpfs -o size=20m none /srv/full", "postgres-data")
     stack.run("dd if=/dev/zero of=/srv/full/zeros bs=1M 2>/dev/null || true", "postgres-data")
-    stack.run("systemctl stop airflow-scheduler", "airflow-orchestration")
-    stopped = time.monotonic()
     stack.run("systemctl poweroff --no-block", "spare")
     stack.build("prices")
+    until(lambda: "age" in stack.messages(since)["webhook"], 300)  # before its cause would be the stopped scheduler
+    stack.run("systemctl stop airflow-scheduler", "airflow-orchestration")
+    stopped = time.monotonic()
 
     until(lambda: "scheduler" in stack.messages(since)["webhook"], 180)
     print(f"from a stopped scheduler to its message: {time.monotonic() - stopped:.0f} s")
     others = [name for name in RECEIVERS if name != "email"]
-    until(lambda: all(stack.messages(since)[name].keys() >= TITLES.keys() for name in others), 240)
+    until(lambda: all(stack.messages(since)[name].keys() >= TITLES.keys() for name in others), 180)
     assert stack.messages(since)["email"] == {}
     stack.sinks.start_mail(stack)
     until(lambda: stack.messages(since)["email"].keys() >= TITLES.keys(), 90)
