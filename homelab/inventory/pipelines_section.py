@@ -17,7 +17,7 @@ from homelab.inventory.value_types import ValueType, anchored, nullable
 from homelab.inventory.weather_section import WeatherSection
 from homelab.inventory.yaml_source import KeyPath
 from homelab.model import Container, Pipeline, Weather
-from homelab.model.inventory import RAW, WEATHER, airflow_objects, name_without_instance
+from homelab.model.inventory import RAW, WEATHER, airflow_objects
 from homelab.model.options import Option
 from homelab.model.stages import ANALYTICS
 from homelab.paths import bundled_path
@@ -94,7 +94,7 @@ def read_pipelines(section: Section, containers: Sequence[Container], weather: W
         if folder and (manifest := read_manifest(section.below(name), name, folder, _duckdb())):
             manifests.append(manifest)
     found = with_reads(manifests, section.data)
-    if any(name_without_instance(name) == "superset" for each in containers for name in each.services):
+    if any(service.imports_dashboards for each in containers for service in each.services.values()):
         found = with_dashboards(found, section.problems)
     _check_airflow_objects(section, containers, found)
     return found

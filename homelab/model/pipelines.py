@@ -81,7 +81,7 @@ class Pipeline:
     memory: Size | None = None  # of DuckDB; by default, that of the service that runs it
     threads: int | None = None  # of dbt, in the same way
     timeout: Duration = Duration("30m")  # of one command
-    dashboards: tuple[DashboardAsset, ...] = ()  # read only if the inventory has the service `superset`
+    dashboards: tuple[DashboardAsset, ...] = ()  # read only if a service of the inventory imports them
 
     @property
     def is_weather(self) -> bool:

@@ -148,6 +148,7 @@ class Service(ABC):
     instances: ClassVar[bool] = False  # True: a container may have several, such as `file_share@photos`
     newest_python: ClassVar[tuple[int, int] | None] = None  # on which it runs; None: any
     reads_published: ClassVar[bool] = False  # True: it reads the published file of every pipeline
+    imports_dashboards: ClassVar[bool] = False  # True: it shows the dashboards in the folders of the pipelines
     reads_metrics: ClassVar[bool] = False  # True: it is a client of every endpoint with metrics
     publishes_web_uis: ClassVar[bool] = False  # True: it is the only client of every web UI, which it serves to the LAN
     starts_pipelines: ClassVar[bool] = False  # True: its container starts the pipelines' commands with Airflow's key

@@ -50,6 +50,7 @@ class Superset(DaemonService):
     minimum_memory: ClassVar[int] = 768
     newest_python: ClassVar[tuple[int, int]] = (3, 12)
     reads_published: ClassVar[bool] = True
+    imports_dashboards: ClassVar[bool] = True
 
     def database_grants(self) -> Sequence[DatabaseGrant]:
         """Own the metadata."""
