@@ -1,126 +1,58 @@
-"""A headless Chromium, driven over its DevTools protocol."""
+"""A headless browser on the lab's web UIs: the system's Chromium, driven by playwright."""
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import itertools
 import shutil
-import subprocess
-import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
 
-import aiohttp
+from playwright.sync_api import Page, sync_playwright
 
-_STARTS_WITHIN = 60.0  # seconds
-_POLL = 0.3  # seconds
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+CHART = "[data-test=chart-grid-component]"  # of a dashboard in Superset
+_LOADING = "[data-test=loading-indicator]"
+_WAIT = 240_000  # milliseconds
 
 
-class BrowserFailed(Exception):
-    """The browser did not start, refused a command, or did not finish a page in time."""
+@contextmanager
+def browser_page(
+    width: int, height: int, *, phone: bool = False, scale: int = 1, scheme: Literal["light", "dark"] = "light"
+) -> Iterator[Page]:
+    """Start the browser with an empty profile, and yield a page of this size in CSS pixels.
 
-
-@dataclass
-class Page:
-    """A tab of the browser."""
-
-    _socket: aiohttp.ClientWebSocketResponse
-    _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
-
-    async def call(self, method: str, **parameters: object) -> dict[str, Any]:
-        """Send a command and return its result. Raises BrowserFailed."""
-        number = next(self._numbers)
-        await self._socket.send_json({"id": number, "method": method, "params": parameters})
-        async for message in self._socket:
-            answer = message.json()
-            if answer.get("id") == number:
-                if "error" in answer:
-                    raise BrowserFailed(f"{method}: {answer['error']}")
-                result: dict[str, Any] = answer["result"]
-                return result
-        raise BrowserFailed(f"{method}: the browser has ended")
-
-    async def evaluate(self, expression: str) -> Any:
-        """Return the value of an expression in JavaScript. Raises BrowserFailed."""
-        answer = await self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
-        if "exceptionDetails" in answer:
-            raise BrowserFailed(f"{expression}: {answer['exceptionDetails']}")
-        return answer["result"].get("value")
-
-    async def resize(self, width: int, height: int, *, phone: bool = False, dark: bool = False) -> None:
-        """Set the size in CSS pixels; a phone has two pixels of the picture for each."""
-        scale = 2 if phone else 1
-        await self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=scale, mobile=phone
-        )
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        await self.call("Emulation.setEmulatedMedia", features=[scheme])
-
-    async def open(self, url: str, ready: str, seconds: float = 60) -> None:
-        """Open a page and wait until an expression in JavaScript is true. Raises BrowserFailed."""
-        await self.call("Page.navigate", url=url)
-        await self.wait(ready, seconds)
-
-    async def wait(self, ready: str, seconds: float = 60) -> None:
-        """Wait until an expression in JavaScript is true. Raises BrowserFailed."""
-        loop = asyncio.get_running_loop()
-        until = loop.time() + seconds
-        while not await self._is_true(ready):
-            if loop.time() > until:
-                address, text = await self.evaluate("[location.href, document.body?.innerText]")
-                raise BrowserFailed(f"{address}: not within {seconds:.0f} s: {ready}\n{(text or '')[:500]}")
-            await asyncio.sleep(_POLL)
-
-    async def _is_true(self, expression: str) -> bool:
-        try:
-            return bool(await self.evaluate(f"document.readyState === 'complete' && Boolean({expression})"))
-        except BrowserFailed:
-            return False  # between two pages
-
-    async def picture(self) -> bytes:
-        """Return a PNG of the visible part."""
-        answer = await self.call("Page.captureScreenshot", format="png", optimizeForSpeed=False)
-        return base64.b64decode(answer["data"])
-
-
-@asynccontextmanager
-async def browser() -> AsyncIterator[Page]:
-    """Start Chromium with an empty profile and yield a tab, which accepts the lab's certificate. Raises BrowserFailed.
-
-    As root, Chromium runs without its own sandbox: it opens pages of the lab only.
+    `scale` is the number of pixels of a picture for each of them. The page accepts the lab's certificate.
     """
-    program = shutil.which("chromium")
-    if program is None:
-        raise BrowserFailed("Chromium is missing: install Debian's package `chromium`")
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        words = ["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run"]
-        words += ["--disable-background-networking", "--disable-component-update", "--no-proxy-server"]
-        words += [f"--user-data-dir={profile}", "--remote-debugging-port=0", "about:blank"]
-        process = subprocess.Popen([program, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            port = await _port(process, Path(profile) / "DevToolsActivePort")
-            async with aiohttp.ClientSession() as session:
-                async with session.get(f"http://127.0.0.1:{port}/json/list") as answer:
-                    tabs = [tab for tab in await answer.json() if tab["type"] == "page"]
-                async with session.ws_connect(tabs[0]["webSocketDebuggerUrl"], max_msg_size=0) as socket:
-                    page = Page(socket)
-                    await page.call("Page.enable")
-                    await page.call("Security.setIgnoreCertificateErrors", ignore=True)
-                    yield page
-        finally:
-            process.terminate()
-            process.wait(20)
+    with sync_playwright() as playwright:
+        # As root, Chromium runs without its own sandbox: it opens pages of the lab only.
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--no-proxy-server"], timeout=_WAIT
+        )
+        context = browser.new_context(
+            viewport={"width": width, "height": height},
+            is_mobile=phone,
+            has_touch=phone,
+            device_scale_factor=scale,
+            color_scheme=scheme,
+            ignore_https_errors=True,
+        )
+        context.set_default_timeout(_WAIT)
+        yield context.new_page()
+        browser.close()
 
 
-async def _port(process: subprocess.Popen[bytes], file: Path) -> int:
-    loop = asyncio.get_running_loop()
-    until = loop.time() + _STARTS_WITHIN
-    while not (file.exists() and file.read_text().strip()):
-        if process.poll() is not None or loop.time() > until:
-            raise BrowserFailed("Chromium does not start")
-        await asyncio.sleep(_POLL)
-    return int(file.read_text().split()[0])
+def log_in(page: Page, url: str, user: str, password: str) -> None:
+    """Log in through the form of Airflow or Superset at this address."""
+    page.goto(url)
+    page.fill("input[name=username], #username", user)
+    page.fill("input[name=password], #password", password)
+    page.click("button[type=submit], input[type=submit]")
+    page.wait_for_url(lambda address: "login" not in address)
+
+
+def open_dashboard(page: Page, url: str) -> None:
+    """Open a dashboard of Superset, and wait until all its charts are drawn."""
+    page.goto(url)
+    page.wait_for_selector(CHART)
+    page.wait_for_load_state("networkidle")
+    page.wait_for_function(f"document.querySelectorAll('{_LOADING}').length === 0")

@@ -5,7 +5,6 @@ Web pages become PNG files, by Chromium; the output of commands becomes SVG file
 
 from __future__ import annotations
 
-import asyncio
 import io
 import os
 import re
@@ -15,11 +14,12 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from playwright.sync_api import Error, Page
 from rich.console import Console
 from rich.terminal_theme import DIMMED_MONOKAI
 from rich.text import Text
 
-from docs.browser import BrowserFailed, Page, browser
+from docs.browser import browser_page, log_in, open_dashboard
 from homelab.errors import HomelabError
 from homelab.inventory import load
 from homelab.lab import Lab
@@ -35,17 +35,8 @@ _CHANGE = """containers:
   analytics-platform: {memory: 4608}
   airflow-orchestration: {services: {airflow: {parallelism: 8}}}
 """
-_DRAWING = 5  # seconds until charts are drawn, after their data have arrived
+_DRAWING = 5_000  # milliseconds until charts are drawn, after their data have arrived
 _FONTS = re.compile(r"\s*@font-face \{.*?\}", re.DOTALL)  # from a server: a picture loads nothing
-_LOGIN = """(() => {
-  const set = Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, "value").set;
-  for (const [name, value] of Object.entries(%s)) {
-    const field = document.querySelector(`input[name=${name}]`);
-    set.call(field, value);
-    field.dispatchEvent(new Event("input", { bubbles: true }));
-  }
-  document.querySelector("[type=submit]").click();
-})()"""
 
 
 def save_command(name: str, words: Sequence[str]) -> None:
@@ -65,43 +56,37 @@ def save_command(name: str, words: Sequence[str]) -> None:
     (IMAGES / f"{name}.svg").write_text(_FONTS.sub("", svg))
 
 
-async def save_page(page: Page, name: str) -> None:
+def save_page(page: Page, name: str) -> None:
     """Save the visible part of a page."""
-    (IMAGES / f"{name}.png").write_bytes(await page.picture())
+    page.screenshot(path=IMAGES / f"{name}.png")
 
 
-async def take_pages(inventory: Inventory) -> None:
-    """Take the pictures of the web UIs. Raises BrowserFailed."""
+def take_pages(inventory: Inventory) -> None:
+    """Take the pictures of the web UIs. Raises playwright's Error."""
     secrets = FileSecretStore(inventory.state_dir)
     start, containers = start_page_url(inventory.containers), inventory.containers
-    async with browser() as page:
-        checked = "!document.querySelector('.state:not(.good, .bad)')"
-        await page.resize(1100, 430)
-        await page.open(f"{start}/", checked)
-        await save_page(page, "start-page")
-        await page.resize(390, 760, phone=True, dark=True)
-        await page.open(f"{start}/", checked)
-        await save_page(page, "start-page-phone")
-        await page.resize(1280, 800)
+    checked = "!document.querySelector('.state:not(.good, .bad)')"
+    with browser_page(1100, 430) as page:
+        page.goto(f"{start}/")
+        page.wait_for_function(checked)
+        save_page(page, "start-page")
+    with browser_page(390, 760, phone=True, scale=2, scheme="dark") as page:
+        page.goto(f"{start}/")
+        page.wait_for_function(checked)
+        save_page(page, "start-page-phone")
+    with browser_page(1280, 800) as page:
         airflow = published_url(containers, "airflow")
-        await page.open(f"{airflow}/", "document.querySelector('input[name=username]')")
-        login = {"username": "admin", "password": secrets.secret("airflow-admin").reveal()}
-        await page.evaluate(_LOGIN % login)
-        await page.wait("!location.pathname.includes('login')")
-        ready = "document.body.innerText.includes('verify_ingestion')"
-        await page.open(f"{airflow}/dags/weather_ingestion_pipeline/", ready, 90)
-        await asyncio.sleep(_DRAWING)
-        await save_page(page, "airflow")
-        if superset := published_url(containers, "superset"):
-            await page.open(f"{superset}/login/", "document.querySelector('input[name=username]')")
-            login = {"username": "admin", "password": secrets.secret("superset-admin").reveal()}
-            await page.evaluate(_LOGIN % login)
-            await page.wait("!location.pathname.includes('login')")
-            await page.resize(1440, 900)
-            drawn = "document.querySelector('.dashboard-chart') && !document.querySelector('.loading')"
-            await page.open(f"{superset}/superset/dashboard/weather/?standalone=1", drawn, 120)
-            await asyncio.sleep(_DRAWING)
-            await save_page(page, "dashboard")
+        log_in(page, f"{airflow}/", "admin", secrets.secret("airflow-admin").reveal())
+        page.goto(f"{airflow}/dags/weather_ingestion_pipeline/")
+        page.wait_for_function("document.body.innerText.includes('verify_ingestion')")
+        page.wait_for_timeout(_DRAWING)
+        save_page(page, "airflow")
+    if superset := published_url(containers, "superset"):
+        with browser_page(1440, 900) as page:
+            log_in(page, f"{superset}/login/", "admin", secrets.secret("superset-admin").reveal())
+            open_dashboard(page, f"{superset}/superset/dashboard/weather/?standalone=1")
+            page.wait_for_timeout(_DRAWING)
+            save_page(page, "dashboard")
 
 
 def take_commands() -> None:
@@ -124,8 +109,8 @@ def main() -> int:
     IMAGES.mkdir(exist_ok=True)
     try:
         take_commands()
-        asyncio.run(take_pages(inventory))
-    except (BrowserFailed, HomelabError) as error:
+        take_pages(inventory)
+    except (Error, HomelabError) as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
     for picture in sorted(IMAGES.iterdir()):
