@@ -1,4 +1,4 @@
-"""`make pictures`: take the pictures of docs/images from the lab of `homelab demo --with gateway,monitoring`.
+"""`make pictures`: take the pictures of docs/images from the lab of `homelab demo --with gateway,superset,monitoring`.
 
 Web pages become PNG files, by Chromium; the output of commands becomes SVG files.
 """
