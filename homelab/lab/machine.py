@@ -34,6 +34,10 @@ _PROGRAMS = {
 }
 CGROUPS = Path("/sys/fs/cgroup")
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+# All containers share one limit of inotify instances: the kernel counts them for the host's root, too. A container has
+# about 8 (measured). One that boots when none is left has no network, so the kernel's default of 128 is too low.
+_WATCHERS = Path("/proc/sys/fs/inotify/max_user_instances")
+_ENOUGH_WATCHERS = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +131,7 @@ class Changes:
 
     guard: bool = False
     forwarding: str | None = None  # the previous value
+    watchers: int | None = None  # the previous limit of inotify instances
     subid_files: list[str] = field(default_factory=list)
     pivot: bool = False  # LXC's cgroup `lxc.pivot`, which it never removes
 
@@ -159,7 +164,7 @@ def unmount_below(folder: Path) -> None:
 
 
 def prepare() -> None:
-    """Set up the guard route, id mapping and IP forwarding. Record each change before making it."""
+    """Set up the guard route, id mapping, the limit of inotify, and IP forwarding. Record each change before it."""
     changes = Changes.load()
     if not network.guarded():
         changes.guard = True
@@ -174,6 +179,11 @@ def prepare() -> None:
     if not changes.pivot and not _pivots():
         changes.pivot = True
         changes.save()
+    watchers = int(_WATCHERS.read_text())
+    if watchers < _ENOUGH_WATCHERS:
+        changes.watchers = watchers
+        changes.save()
+        _WATCHERS.write_text(str(_ENOUGH_WATCHERS))
     forwarding = network.FORWARDING.read_text().strip()
     if forwarding != "1":
         changes.forwarding = forwarding
@@ -188,6 +198,10 @@ def restore(*, guard_too: bool) -> bool:
     if changes.forwarding is not None:
         network.restore_forwarding(changes.forwarding)
         changes.forwarding = None
+    if changes.watchers is not None:
+        if int(_WATCHERS.read_text()) == _ENOUGH_WATCHERS:  # otherwise somebody else has changed it since
+            _WATCHERS.write_text(str(changes.watchers))
+        changes.watchers = None
     subids.revoke(changes.subid_files)
     changes.subid_files = []
     if changes.pivot:
