@@ -30,7 +30,7 @@ def register(app: typer.Typer) -> None:
     pipeline_folders.register(pipeline)
     add_verb(pipeline, lock)
     add_verb(pipeline, list_pipelines, "list")
-    for verb in (run, status, rebuild):
+    for verb in (run, status, rebuild, unarchive):
         add_verb(pipeline, verb)
     corrections.register(pipeline)
     app.add_typer(pipeline, name="pipeline")
@@ -204,3 +204,15 @@ def rebuild(pipeline: PipelineArgument = None, as_json: Json = False) -> None:
 
     outcome = build(settings.session(), pipeline)
     print_result(outcome, as_json, lambda: echo(outcome))
+
+
+def unarchive(as_json: Json = False) -> None:
+    """Move the archived months of the weather's raw rows from object storage back to PostgreSQL. The files stay.
+
+    Example:  homelab pipeline unarchive
+    """
+    from homelab.commands.pipeline_unarchive import unarchive as restore
+
+    months = restore(settings.session())
+    text = f"In PostgreSQL again: {', '.join(months)}." if months else "Nothing to do: no month is archived."
+    print_result(months, as_json, lambda: echo(text))

@@ -90,6 +90,8 @@ def read(path: Path, root: Section) -> Inventory:
     pipelines = found.get("pipelines", root.below("pipelines"))
     has_weather = isinstance(pipelines.data.get(WEATHER), dict)
     built_in = weather(pipelines.below(WEATHER)) if has_weather else None
+    if built_in and built_in.archive_months and not root.problems.found:
+        _check_archive(pipelines.below(WEATHER), containers)
     all_pipelines = read_pipelines(pipelines, containers, built_in)
     packages = package_sources(found.get("packages", root.below("packages")), [c.template for c in containers])
     if root.problems.found or proxmox is None or subnet is None:
@@ -107,6 +109,18 @@ def read(path: Path, root: Section) -> Inventory:
         sources=packages,
         alerts=found.get("alerts"),
     )
+
+
+def _check_archive(section: Section, containers: Sequence[Container]) -> None:
+    """Add a problem if old months have no object storage to move to, or if something else would remove them."""
+    services = [(container, service) for container in containers for service in container.services.values()]
+    places = {name: container.name for container in containers for name in container.services}
+    if not any(service.object_storage(container, WEATHER) for container, service in services):
+        section.problem("needs object storage: a container with the service `s3`", "archive_months")
+    if "ingestion" in places and places["ingestion"] != places.get("analytics"):
+        section.problem("needs `ingestion` and `analytics` on the same container", "archive_months")
+    if any(getattr(service, "retention_months", 0) for _, service in services):
+        section.problem("`retention_months` of `postgres` would delete months: keep one of both", "archive_months")
 
 
 def _check_bridges(root: Section, containers: Sequence[Container]) -> None:

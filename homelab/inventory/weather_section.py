@@ -77,6 +77,14 @@ class WeatherSection:
     api_key_file: Annotated[Path, Option("File with the key of OpenWeather's API, mode 0600.")] = Path(
         ".homelab/openweather-api-key"
     )
+    archive_months: Annotated[
+        int,
+        Option(
+            "Whole months of raw observations to keep in PostgreSQL; older ones move to object storage (`s3`). 0: all.",
+            low=0,
+            high=1200,
+        ),
+    ] = 0
     path: Annotated[
         Path | None,
         Option(
@@ -102,6 +110,7 @@ def weather(section: Section) -> Weather:
         cities_file=found.cities.file if isinstance(found.cities, CitiesFile) else None,
         rate_limit=found.rate_limit,
         days=found.days,
+        archive_months=found.archive_months,
         folder=found.path or bundled_path("pipelines/weather"),
     )
 

@@ -217,6 +217,7 @@ def _environment(context: ServiceContext, layout: Layout, ca_file: str) -> bytes
         shared_scripts=SHARED_SCRIPTS,
         weather=weather_variables(context, layout),
         storage=storage.variables if storage else {},
+        extensions=EXTENSIONS,
         variables=pipeline.plain_variables,
         user=pipeline.grant_of(stages[0]).role,
         fetches=INGESTION in stages,

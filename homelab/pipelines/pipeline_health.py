@@ -96,7 +96,10 @@ def _build_problems(pipeline: Pipeline, report: Mapping[str, Any] | None, now: d
         more = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
         event = "published only in part" if report["status"] == "partial" else "build failed"
         yield f"{event} at {report['finished']}: {failed[0] if failed else 'dbt has not run'}{more}"
-    elif pipeline.expected_every:
+        return
+    if problem := report.get("archive_problem"):
+        yield f"no month is archived since {report['finished']}: {problem}"
+    if pipeline.expected_every:
         age = now - datetime.fromisoformat(report["finished"])
         if age > timedelta(seconds=pipeline.expected_every.seconds):
             yield f"late: last built {report['finished']}, expected every {pipeline.expected_every}"

@@ -17,7 +17,7 @@ from homelab.render import render
 from homelab.sandbox import Sandbox
 from homelab.services.database_grants import grants, monitoring_grant, schema_of
 from homelab.services.lab_certificates import server_certificate
-from homelab.services.raw_schema import changed_tables, missing_tables, raw_grants, tables
+from homelab.services.raw_schema import archive_policy, changed_tables, missing_tables, raw_grants, retention, tables
 from homelab.steps import (
     Command,
     Database,
@@ -142,7 +142,7 @@ class Postgres(Service):
             # After a start of the server, the following steps are probed again.
             WaitFor("PostgreSQL answers", Query(PSQL, "postgres", "select 1"), context.container.name, early=True),
             *contents(context),
-            *([retention(self.retention_months)] if has_raw(context) else []),
+            *([retention(self.retention_months), archive_policy(_archived(context))] if has_raw(context) else []),
             PgHba(f"{folder}/pg_hba.conf", hba(context), group="postgres", mode=0o640),
         )
 
@@ -288,13 +288,6 @@ def no_large_objects(database: str, command: str = PSQL) -> Sql:
     )
 
 
-def retention(months: int, command: str = PSQL) -> Sql:
-    """Return the step that sets the number of full months of raw observations to keep; 0 keeps all."""
-    return Sql(
-        f"retention of raw observations: {months} months" if months else "retention of raw observations: unlimited",
-        f"select coalesce((select months from upkeep.retention), 0) = {months}",
-        f"insert into upkeep.retention (months) values ({months}) on conflict (one) do update "
-        "set months = excluded.months;",
-        "project_data",
-        command,
-    )
+def _archived(context: ServiceContext) -> int:
+    weather = context.inventory.weather
+    return weather.archive_months if weather else 0

@@ -15,10 +15,16 @@ from homelab.steps.queries import Query
 
 _UPKEEP = AppendRights(
     "upkeep",
-    ("upkeep.partitions()", "upkeep.record_settings(text, text[], text[])"),
+    (
+        "upkeep.partitions()",
+        "upkeep.record_settings(text, text[], text[])",
+        "upkeep.month_checksum(date)",
+        "upkeep.archive(date, text, bigint, numeric)",
+        "upkeep.unarchive(date)",
+    ),
     ("upkeep.writer_lock",),
-    # Only retention writes these; rows in them would make a deletion look like retention.
-    ("raw.dropped_months", "raw.dropped_runs"),
+    # Only functions write these; rows in them would make a deletion look like retention.
+    ("raw.dropped_months", "raw.dropped_runs", "raw.archived_months"),
 )
 _SCHEMAS = "relnamespace in (to_regnamespace('raw'), to_regnamespace('upkeep')) and not relispartition"
 # The definitions of all objects, one a line, apart from the partitions, which come and go with the months.
@@ -140,3 +146,27 @@ def raw_grants(
 ) -> Sql:
     """Return the step that allows a role to read the raw tables, or to read and append; see `grants`."""
     return grants(grant, command, further=_UPKEEP, temporary=temporary, after=after)
+
+
+def retention(months: int, command: str = PSQL) -> Sql:
+    """Return the step that sets the number of full months of raw observations to keep; 0 keeps all."""
+    return Sql(
+        f"retention of raw observations: {months} months" if months else "retention of raw observations: unlimited",
+        f"select coalesce((select months from upkeep.retention), 0) = {months}",
+        f"insert into upkeep.retention (months) values ({months}) on conflict (one) do update "
+        "set months = excluded.months;",
+        "project_data",
+        command,
+    )
+
+
+def archive_policy(months: int, command: str = PSQL) -> Sql:
+    """Return the step that sets the number of full months to keep before they move to object storage; 0 keeps all."""
+    return Sql(
+        f"archive of raw observations: after {months} months" if months else "archive of raw observations: none",
+        f"select coalesce((select months from upkeep.archive_policy), 0) = {months}",
+        f"insert into upkeep.archive_policy (months) values ({months}) on conflict (one) do update "
+        "set months = excluded.months;",
+        "project_data",
+        command,
+    )

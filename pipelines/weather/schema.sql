@@ -4,7 +4,8 @@
 -- Guarantees for readers of raw.weather_observations (dbt's landing is one):
 --   * Grain: one revision of one observation: city, data ->> 'dt', revision. The ingestion stores revision 0 once, as it
 --     was first received; `backfill --replace` appends the next revision. The newest revision counts.
---   * Rows are only appended; with a retention, whole months are dropped and named in raw.dropped_months.
+--   * Rows are only appended; with a retention, whole months are dropped and named in raw.dropped_months. With an archive,
+--     whole months move to object storage and are named in raw.archived_months, too.
 --   * `inserted_xid` is the transaction that wrote the row. It orders rows independently of every clock: all rows below
 --     pg_snapshot_xmin(pg_current_snapshot()) are committed or will never be. Rows from before this column carry the
 --     transaction that added it.
@@ -176,6 +177,16 @@ create table if not exists raw.dropped_months (
     dropped_at timestamptz not null default now()
 );
 
+-- Months whose rows are in object storage instead: `url` is their Parquet file, with the number and the checksum
+-- (see upkeep.checksum) of its rows. They are in raw.dropped_months, too.
+create table if not exists raw.archived_months (
+    month date primary key,
+    url text not null,
+    rows bigint not null,
+    checksum numeric not null,
+    archived_at timestamptz not null default now()
+);
+
 -- The retention has dropped the runs that started before this time. A missing later run was deleted. At most one row.
 create table if not exists raw.dropped_runs (
     one boolean primary key default true check (one),
@@ -194,6 +205,12 @@ create table if not exists raw.city_settings (
 
 -- Whole months of observations to keep; 0, or no row: all of them.
 create table if not exists upkeep.retention (
+    one boolean primary key default true check (one),
+    months int not null check (months >= 0)
+);
+
+-- Whole months of observations to keep before they move to object storage; 0, or no row: nothing moves.
+create table if not exists upkeep.archive_policy (
     one boolean primary key default true check (one),
     months int not null check (months >= 0)
 );
@@ -253,6 +270,89 @@ begin
 end
 $partitions$;
 
+-- The number of rows of a month, and a checksum of their content: the sum of 60 bits of each row's MD5. scripts/archive.py
+-- computes the same from the Parquet file.
+create or replace function upkeep.month_checksum(month date, out rows bigint, out checksum numeric)
+language sql stable
+set timezone = 'UTC'
+set search_path = pg_catalog, pg_temp
+as $month_checksum$
+    select count(*), coalesce(sum(('x' || left(md5(concat_ws('|', w.id, w.city,
+        (extract(epoch from w.ingested_at) * 1000000)::bigint, coalesce(w.units, ''), w.revision, w.inserted_xid,
+        w.data)), 15))::bit(60)::bigint), 0)
+    from raw.weather_observations as w
+    where w.ingested_at >= month and w.ingested_at < month + interval '1 month'
+$month_checksum$;
+
+-- Remove the rows of a month whose copy in object storage has this number and checksum, and record the copy. Raises an
+-- error if the month is not due, or has other rows: the caller cannot remove a month before its time.
+create or replace function upkeep.archive(month date, url text, rows bigint, checksum numeric) returns void
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+set lock_timeout = '10s'
+set client_min_messages = warning
+as $archive$
+declare
+    kept int := coalesce((select p.months from upkeep.archive_policy as p), 0);
+    following timestamptz := archive.month + interval '1 month';
+    found record;
+    part text;
+    has_others boolean;
+begin
+    if kept = 0 or archive.month <> date_trunc('month', archive.month)
+        or following > date_trunc('month', now()) - make_interval(months => kept) then
+        raise exception 'the month % is not due to be archived', archive.month;
+    end if;
+    lock table upkeep.partition_lock in exclusive mode;
+    lock table raw.weather_observations in access exclusive mode;
+    select * into found from upkeep.month_checksum(archive.month);
+    if found.rows is distinct from archive.rows or found.checksum is distinct from archive.checksum then
+        raise exception 'the rows of % are not those of its copy', archive.month;
+    end if;
+    insert into raw.dropped_months (month) values (archive.month) on conflict do nothing;
+    insert into raw.archived_months (month, url, rows, checksum)
+    values (archive.month, archive.url, archive.rows, archive.checksum);
+    select b.name into part from upkeep.bounds as b where b.upto = following;
+    if part is not null then
+        execute format('select exists (select from raw.%I where ingested_at < %L)', part, archive.month) into has_others;
+    end if;
+    if part is null or has_others then  -- the months of an older table are in one partition
+        delete from raw.weather_observations as w where w.ingested_at >= archive.month and w.ingested_at < following;
+    else
+        execute format('drop table raw.%I', part);
+    end if;
+end
+$archive$;
+
+-- Forget the copy of a month, and create its partition: the caller inserts its rows in the same transaction.
+create or replace function upkeep.unarchive(month date) returns void
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+set lock_timeout = '10s'
+set client_min_messages = warning
+as $unarchive$
+begin
+    if coalesce((select p.months from upkeep.archive_policy as p), 0) > 0 then
+        raise exception 'the months would be archived again';
+    end if;
+    lock table upkeep.partition_lock in exclusive mode;
+    delete from raw.archived_months as a where a.month = unarchive.month;
+    if not found then
+        raise exception 'the month % is not archived', unarchive.month;
+    end if;
+    delete from raw.dropped_months as d where d.month = unarchive.month;
+    begin
+        execute format('create table raw.%I partition of raw.weather_observations for values from (%L) to (%L)',
+                       to_char(unarchive.month, '"weather_observations_"YYYY_MM'), unarchive.month,
+                       unarchive.month + interval '1 month');
+    exception when invalid_object_definition then  -- the partition of an older table has this month
+        null;
+    end;
+end
+$unarchive$;
+
 -- Record the schedule if it is not the last one, and the time zones of the configured cities where they differ. Cities
 -- that are no longer configured keep theirs.
 create or replace function upkeep.record_settings(schedule text, cities text[], timezones text[]) returns void
@@ -290,6 +390,9 @@ where pg_inherits.inhparent = 'raw.weather_observations'::regclass;
 
 revoke all on function upkeep.partitions() from public;
 revoke all on function upkeep.record_settings(text, text[], text[]) from public;
+revoke all on function upkeep.month_checksum(date) from public;
+revoke all on function upkeep.archive(date, text, bigint, numeric) from public;
+revoke all on function upkeep.unarchive(date) from public;
 select upkeep.partitions();
 commit;
 -- Serves increments by inserted_xid. After the transaction, because it reads an older table once: meanwhile readers

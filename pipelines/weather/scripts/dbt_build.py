@@ -2,7 +2,8 @@
 
 Readers open data/published.duckdb, a link that is switched atomically: they never see a partial build, and a failed
 build leaves the previous file. data/last_build.json has the report. PostgreSQL is reached with libpq's variables;
-DBT_PGUSER and DBT_PGPASSWORD, if set, replace PGUSER and PGPASSWORD, as dbt only reads.
+DBT_PGUSER and DBT_PGPASSWORD, if set, replace PGUSER and PGPASSWORD, as dbt only reads. After the publication, one old
+month of raw rows moves to object storage, if the inventory wants that (see archive.py).
 
 The last line of standard output is the same report. Exit status: 0 published, 7 not published, 1 not published for
 a reason that can pass (a lost connection, a lock), 2 invalid options.
@@ -18,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import archive
 import duckdb
 import project_hash
 import psycopg
@@ -68,7 +70,14 @@ def build(layout: Layout, timeout: float, request: Request) -> dict[str, Any]:
         problems, transient = dict[str, str](), None
         try:
             outcome = _build(layout, lock, request, started)
-        except (psycopg.Error, duckdb.Error, OSError, source_state.CountsDiffer, CopyDiffers) as error:
+        except (
+            psycopg.Error,
+            duckdb.Error,
+            OSError,
+            source_state.CountsDiffer,
+            CopyDiffers,
+            archive.ArchiveDiffers,
+        ) as error:
             print(f"error: {error}", file=sys.stderr)
             problems, transient = {"dbt_build": str(error)}, not isinstance(error, psycopg.ProgrammingError)
             outcome = {"status": "failed", "full_refresh": request.full_refresh, "rows_tested": "none"}
@@ -78,7 +87,7 @@ def build(layout: Layout, timeout: float, request: Request) -> dict[str, Any]:
 def _build(layout: Layout, lock: int, request: Request, started: datetime) -> dict[str, Any]:
     """Plan, run dbt, compare the counts, publish. Raises psycopg.Error and CountsDiffer."""
     layout.run_results.unlink(missing_ok=True)
-    state = test_state.read(layout.warehouse)
+    state, copies = test_state.read(layout.warehouse), layout.data / "archived"
     with source_state.opened(layout.warehouse) as connection:
         known = source_state.read_state(connection)
         full_test_is_due = request.test_all or request.full_refresh or state.full_test_is_due(started)
@@ -87,12 +96,16 @@ def _build(layout: Layout, lock: int, request: Request, started: datetime) -> di
         restored = source_state.is_restored(known, source)
         # Rows that other code has built would be mixed with this code's.
         full_refresh = request.full_refresh or restored or state.fingerprint != fingerprint
+        # Before anything is changed: without the object storage, only increments can be built.
+        os.environ[archive.ARCHIVED_FILES] = archive.fetch(source.archived_months, copies) if full_refresh else ""
         test_all = full_refresh or full_test_is_due
         as_of = request.as_of or started
         repaired = source_state.prepare(connection, known, source, as_of, full_refresh, test_all)
     if full_refresh:
         test_state.clear(layout.warehouse)
     status = run_dbt(layout, lock, [*([FULL_REFRESH] if full_refresh else []), *selection(full_refresh, test_all)])
+    archive.remove(copies)
+    archived = {}
     if status == 0:
         with source_state.opened(layout.warehouse) as connection:
             source_state.complete(connection, source)
@@ -100,13 +113,25 @@ def _build(layout: Layout, lock: int, request: Request, started: datetime) -> di
             test_state.save(connection, test_state.TestState(full_test_at, fingerprint))
         compact(layout.warehouse)
         publish(layout.warehouse, layout.published)
+        archived = _archive(source)
     return {
         "status": "success" if status == 0 else "failed",
         "full_refresh": full_refresh,
         "rows_tested": "all" if test_all else "new",
         "months_landed_again": [f"{month:%Y-%m}" for month in repaired],
         "held_back": source.holders,
+        **archived,
     }
+
+
+def _archive(source: raw_source.Source) -> dict[str, Any]:
+    """Move a month to object storage, if one is due; a failure leaves it in PostgreSQL, and the build is published."""
+    try:
+        month = archive.archive_next(source.oldest_running)
+    except (psycopg.Error, duckdb.Error, OSError, archive.ArchiveDiffers) as error:
+        print(f"warning: no month is archived: {error}", file=sys.stderr)
+        return {"archive_problem": str(error)}
+    return {"month_archived": f"{month:%Y-%m}"} if month else {}
 
 
 def _settings(source: raw_source.Source) -> list[str]:

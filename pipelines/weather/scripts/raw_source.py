@@ -49,6 +49,7 @@ join pg_stat_activity as activity using (pid)
 where held.locktype = 'transactionid' and held.granted and held.mode = 'ExclusiveLock'
     and held.transactionid = ((%s::bigint %% 4294967296)::text)::xid
 """
+ARCHIVED = "select month, url, rows, checksum from raw.archived_months order by month"
 Counts = dict[date, tuple[int, int]]  # rows and their checksum by month
 
 
@@ -62,6 +63,16 @@ class Partition:
 
 
 @dataclass(frozen=True, slots=True)
+class ArchivedMonth:
+    """A month of raw rows in object storage: its Parquet file, and the number and the checksum of its rows."""
+
+    month: date
+    url: str
+    rows: int
+    checksum: int
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
     """PostgreSQL at the start of a build."""
 
@@ -72,6 +83,7 @@ class Source:
     partitions: Sequence[Partition]
     landed: Counts  # raw rows below the previous watermark
     dropped_months: frozenset[date]
+    archived_months: Sequence[ArchivedMonth]
     schedules: Sequence[tuple[datetime, str]]
     timezones: Sequence[tuple[str, str]]
 
@@ -112,6 +124,10 @@ def read_source(landed_before: int | None, counted: Mapping[int, Partition]) -> 
             partitions=partitions,
             landed=landed,
             dropped_months=frozenset(row[0] for row in _all(connection, "select month from raw.dropped_months")),
+            archived_months=[
+                ArchivedMonth(month, url, rows, int(checksum))
+                for month, url, rows, checksum in _all(connection, ARCHIVED)
+            ],
             schedules=_all(connection, "select valid_from, schedule from raw.schedules order by 1"),
             timezones=_all(
                 connection, "select city, timezone from raw.city_settings where timezone is not null order by 1"

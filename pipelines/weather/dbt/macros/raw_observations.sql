@@ -1,5 +1,5 @@
 {# Read raw observations, with the JSON fields as text columns: those of the transactions from `since` on, and those of
-   these months (of `ingested_at`); all without `since`. #}
+   these months (of `ingested_at`); all without `since`, including the archived ones in the files of WEATHER_ARCHIVED. #}
 {% macro raw_observations(source, since, months) -%}
     {{ return(adapter.dispatch('raw_observations')(source, since, months)) }}
 {%- endmacro %}
@@ -34,6 +34,8 @@
    table DuckDB would read every row.
    OpenWeather omits rain and snow without precipitation: an absent field is 0 mm, a null one unknown. #}
 {% macro duckdb__raw_observations(source, since, months) -%}
+{% set archived = '' if since else env_var('WEATHER_ARCHIVED', '') %}
+{% if archived %}(from {% endif -%}
 postgres_query('{{ source.database }}', $sql$
         select
             id,
@@ -65,6 +67,38 @@ postgres_query('{{ source.database }}', $sql$
         {%- endfor %}
         {% endif %}
     $sql$)
+{%- if archived %}
+    union all by name {{ archived_observations(archived) }}
+)
+{%- endif %}
+{%- endmacro %}
+
+{# Read raw observations from Parquet files with the same columns. A JSON pointer is PostgreSQL's path: its parts are keys
+   or indexes. #}
+{% macro archived_observations(files) -%}
+        select
+            id,
+            city,
+            ingested_at,
+            units,
+            revision,
+            inserted_xid
+            {%- for name, path in raw_fields().items() %},
+            data ->> '/{{ path | replace(',', '/') }}' as {{ name }}
+            {%- endfor %}
+            {%- for gauge in ('rain', 'snow') %},
+            case
+                when json_exists(data, '/{{ gauge }}/1h') then data ->> '/{{ gauge }}/1h'
+                when json_exists(data, '/{{ gauge }}/3h') then data ->> '/{{ gauge }}/3h'
+                when json_type(data, '/{{ gauge }}') = 'NULL' then null
+                else '0'
+            end as {{ gauge }},
+            case
+                when not json_exists(data, '/{{ gauge }}/1h') and json_exists(data, '/{{ gauge }}/3h') then 3
+                else 1
+            end as {{ gauge }}_window_h
+            {%- endfor %}
+        from read_parquet('{{ files }}')
 {%- endmacro %}
 
 {# Read a small raw table or view completely. #}

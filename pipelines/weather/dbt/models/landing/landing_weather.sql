@@ -52,7 +52,7 @@ landed as (
         {% endif %}
     )
     {% elif execute and load_relation(this) %}
-    -- A full refresh keeps the rows of months that the retention has dropped from PostgreSQL.
+    -- A full refresh keeps the rows of months that the retention has dropped from PostgreSQL; archived ones are read.
     {% set present = adapter.get_columns_in_relation(this) | map(attribute='name') | list %}
     union all
     select
