@@ -275,6 +275,11 @@ PROBLEMS = [
         f"{[f'c{n}' for n in range(11)]}\n    rate_limit: 1",
         f"{CITIES_AT}.cities: has 11 cities, but at 1 requests a minute a run of 10 minutes fetches ",
     ),
+    (
+        '["Newark,US"]',
+        "[x]\n    archive_months: 1",
+        f"{BELOW_CITIES}.archive_months: needs object storage: a container ",
+    ),
     ('pipelines:\n  weather:\n    cities: ["Newark,US"]\n', "", None),
     ('pipelines:\n  weather:\n    cities: ["Newark,US"]\n', "pipelines: {weather: null}\n", None),
     ("pipelines:", "pipeline:", "inventory.yaml:29: pipeline: unknown key; did you mean `pipelines`?"),
@@ -483,6 +488,26 @@ def test_schedules(text: str, good: bool) -> None:
 def test_each_problem_of_a_container_setting(tmp_path: Path, line: str, expected: str) -> None:
     found = problems(tmp_path, BASE.replace("    cores: 1\n", f"    cores: 1\n    {line}\n"))
     assert found[0].startswith(f"inventory.yaml:14: containers.db.{expected}")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("services: {airflow: {}}", "services: {airflow: {}, ingestion: {}}", "needs `ingestion` and `analytics` on "),
+        ("version: 16", "version: 16, retention_months: 24", "`retention_months` of `postgres` would delete months: "),
+        ("version: 16", "version: 16", ""),
+    ],
+)
+def test_archive_of_old_months_has_a_place_and_no_rival(tmp_path: Path, old: str, new: str, expected: str) -> None:
+    archive = '["Newark,US"]\n    archive_months: 12'
+    endpoint = "s3: {endpoint: 'https://nas.lan', bucket: raw, access_key: me, secret_key: {secret: nas}}"
+    text = BASE.replace('["Newark,US"]', archive).replace("      analytics:", f"      analytics:\n      {endpoint}")
+    text = text.replace(old, new)
+    if expected:
+        (problem,) = problems(tmp_path, text)
+        assert f"pipelines.weather.archive_months: {expected}" in problem
+    else:
+        assert read(tmp_path, text).weather.archive_months == 12
 
 
 @pytest.mark.parametrize("inline", [True, False])

@@ -110,6 +110,13 @@ def test_health_of_the_weather_has_its_marts(
             "last run success at 2026-11-26T11:00:01; built 2026-11-26T11:00:00+00:00, 3 tests passed, 0 failed",
         ),
         (BUILT, [SUCCESS], "30m", False, "late: last built 2026-11-26T11:00:00+00:00, expected every 30m"),
+        (
+            {**BUILT, "archive_problem": "no route"},
+            [SUCCESS],
+            "2h",
+            False,
+            "no month is archived since 2026-11-26T11:00:00+00:00: no route",
+        ),
         (PARTIAL, [SUCCESS], None, False, f"{IN_PART}: pipeline weather: it has published nothing yet"),
         (BROKEN, [SUCCESS], None, False, "build failed at 2026-11-26T11:00:00+00:00: model prices_daily: no column x"),
         (

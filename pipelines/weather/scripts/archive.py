@@ -60,7 +60,7 @@ def storage() -> Iterator[duckdb.DuckDBPyConnection]:
 
     A URL that is a folder needs no object storage.
     """
-    config = {"autoinstall_known_extensions": "false"}
+    config = {"autoinstall_known_extensions": "false", "memory_limit": "1GB"}
     if folder := os.environ.get("DUCKDB_EXTENSIONS"):
         config["extension_directory"] = folder
     with duckdb.connect(config=config) as connection:  # type: ignore[arg-type]
