@@ -106,8 +106,9 @@ def _in_postgres(session: Session, hosts: dict[str, Connection], wanted: Leftove
         with expected_format(host.name, "list databases and roles"):
             for database, size in _json(host, "postgres", _databases(wanted.databases)).items():
                 yield Datum(container.name, "database", database, size)
+            known = _json(host, "postgres", "select json_agg(datname) from pg_database")
             for database, schema in wanted.schemas:
-                if _json(host, database, _has_schema(schema)):
+                if database in known and _json(host, database, _has_schema(schema)):
                     yield Datum(container.name, "schema", f"{database}.{schema}")
             for role in _json(host, "postgres", _roles(wanted.roles)):
                 yield Datum(container.name, "role", role)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+from homelab.model.lake import Lake
 from homelab.model.options import Option
 
 
@@ -48,3 +49,4 @@ class Weather:
     cities_file: Path | None = None  # replaces `cities`, which is empty then
     rate_limit: int = 60  # requests a minute; 0: unlimited
     days: Literal["utc", "local"] = "utc"  # of the marts
+    lake: Lake | None = None  # or one DuckDB file

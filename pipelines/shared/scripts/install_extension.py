@@ -49,7 +49,10 @@ def main() -> int:
     options = parser.parse_args()
     if not loads(options.folder):
         if options.check:
-            print(f"error: {', '.join(EXTENSIONS)} for DuckDB {duckdb.__version__} are not in {options.folder}", file=sys.stderr)
+            print(
+                f"error: {', '.join(EXTENSIONS)} for DuckDB {duckdb.__version__} are not in {options.folder}",
+                file=sys.stderr,
+            )
             return EXIT.failed
         install(options.folder)
         if not loads(options.folder):

@@ -11,7 +11,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 import duckdb
 import warehouse_copy
@@ -21,9 +20,7 @@ PUBLISHED = "published"
 EXTENSIONS = ("postgres_scanner", "httpfs", "ducklake")
 _DELETED_AFTER = timedelta(hours=1)  # a file that no snapshot needs; longer than any query may last
 _ORPHANED_AFTER = timedelta(days=2)  # a file of a build that was killed; longer than any build may last
-_PUBLISHED_VERSIONS = f"""
-select snapshot_id, snapshot_time::varchar from ducklake_snapshots('{CATALOG}') where commit_message = '{PUBLISHED}'
-"""
+_SNAPSHOTS = f"from ducklake_snapshots('{CATALOG}')"
 
 
 class NoSnapshot(Exception):
@@ -104,7 +101,7 @@ class Lake:
         """List a folder of the object storage. Raises StorageUnreachable if it does not answer."""
         with self.connect() as connection:
             try:
-                connection.execute(f"select count(*) from glob({_text(self.url + 'none/*')})").fetchall()
+                connection.execute(f"from glob({_text(self.url + 'none/*')})").fetchall()
             except duckdb.Error as error:
                 endpoint = self.variables["S3_ENDPOINT"]
                 cause = " ".join(str(error).split())[:300]
@@ -134,7 +131,7 @@ class Lake:
             oldest = datetime.now().astimezone() - self.retention
             newest = max((version for version, _ in published), default=-1)
             kept = {version for version, time in published if time >= oldest} | {newest}
-            found = connection.execute(f"select snapshot_id from ducklake_snapshots('{CATALOG}')").fetchall()
+            found = connection.execute(f"{_SNAPSHOTS} select snapshot_id").fetchall()
             expired = [version for (version,) in found if version < newest and version not in kept]
             if expired:
                 connection.execute(f"call ducklake_expire_snapshots('{CATALOG}', versions => {expired})")
@@ -172,11 +169,8 @@ class Lake:
 
 def published_versions(connection: duckdb.DuckDBPyConnection) -> list[tuple[int, datetime]]:
     """Return the versions of the published builds, each with its time."""
-    return [(version, datetime.fromisoformat(time)) for version, time in _rows(connection, _PUBLISHED_VERSIONS)]
-
-
-def _rows(connection: duckdb.DuckDBPyConnection, sql: str) -> list[Any]:
-    return connection.execute(sql).fetchall()
+    sql = f"{_SNAPSHOTS} select snapshot_id, snapshot_time::varchar where commit_message = '{PUBLISHED}'"
+    return [(version, datetime.fromisoformat(time)) for version, time in connection.execute(sql).fetchall()]
 
 
 def _text(value: str) -> str:

@@ -1,8 +1,8 @@
 """The private tables of a pipeline, in which dbt builds: one DuckDB file, or the lake.
 
-The file `target` in the folder of data names the one that has the history. The inventory's `target: lake` only gives
-access to the lake: a pipeline without history begins there, one with a history stays in its file until move_target.py
-has copied and compared all rows.
+The file `history_in` in the folder of data names the one that has the history. The inventory's `target: lake` only
+gives access to the lake: a pipeline without history begins there, one with a history stays in its file until
+move_target.py has copied and compared all rows.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ class Misplaced(Exception):
 class Warehouse(Protocol):
     """The tables in which dbt builds."""
 
-    dbt_options: Sequence[str]
+    @property
+    def dbt_options(self) -> Sequence[str]:
+        """The options of dbt."""
 
     def exists(self) -> bool:
         """Return True if there is a table."""
@@ -161,14 +163,14 @@ def current(data: Path) -> Warehouse:
 
 def read_target(data: Path) -> str:
     """Return `file` or `lake`, which has the history; empty before the first build in the lake."""
-    path = data / "target"
+    path = data / "history_in"
     return path.read_text().strip() if path.exists() else ""
 
 
 def write_target(data: Path, target: str) -> None:
     """Record which one has the history."""
-    new = data / "target.new"
+    new = data / "history_in.new"
     new.write_text(target + "\n")
     sync(new)
-    os.replace(new, data / "target")
+    os.replace(new, data / "history_in")
     sync(data)

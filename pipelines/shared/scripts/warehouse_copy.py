@@ -17,7 +17,9 @@ def tables(connection: duckdb.DuckDBPyConnection, database: str) -> list[tuple[s
 
 def views(connection: duckdb.DuckDBPyConnection, database: str) -> list[tuple[str, str, str]]:
     """Return schema, name and SQL of each view."""
-    sql = "select schema_name, view_name, sql from duckdb_views() where database_name = $1 and not internal order by all"
+    sql = (
+        "select schema_name, view_name, sql from duckdb_views() where database_name = $1 and not internal order by all"
+    )
     return connection.execute(sql, [database]).fetchall()
 
 
@@ -77,12 +79,12 @@ def _compare_table(connection: duckdb.DuckDBPyConnection, source: str, target: s
     columns = [connection.execute(f"describe {each}").fetchall() for each in (source, target)]
     if [row[:2] for row in columns[0]] != [row[:2] for row in columns[1]]:
         raise CopyDiffers(f"{target} has other columns")
-    rows, copied = (connection.execute(f"select count(*) from {each}").fetchall()[0][0] for each in (source, target))
+    rows, copied = (connection.execute(f"from {each} select count(*)").fetchall()[0][0] for each in (source, target))
     if rows != copied:
         raise CopyDiffers(f"{target} has {copied} rows, not {rows}")
     # Of the same number of rows, one difference would do; both show an error in the comparison itself.
     for first, second in ((source, target), (target, source)):
-        different = connection.execute(f"select count(*) from (from {first} except all from {second})").fetchall()[0][0]
+        different = connection.execute(f"from (from {first} except all from {second}) select count(*)").fetchall()[0][0]
         if different:
             raise CopyDiffers(f"{target} has {different} other rows")
     return int(rows)

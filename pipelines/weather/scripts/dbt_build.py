@@ -26,9 +26,9 @@ import raw_source
 import source_state
 import test_state
 import warehouse
-from compact import CopyDiffers
 from dbt_runner import Layout, exclusive, print_outcome, run_dbt, write_report
 from lake import StorageUnreachable
+from warehouse_copy import CopyDiffers
 
 ROOT = Path(__file__).resolve().parents[1]
 _ERRORS = (
