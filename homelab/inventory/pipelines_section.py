@@ -19,7 +19,7 @@ from homelab.inventory.yaml_source import KeyPath
 from homelab.model import Container, Pipeline, Weather
 from homelab.model.inventory import RAW, WEATHER, airflow_objects
 from homelab.model.lake import LAKE, Lake, TargetSection
-from homelab.model.options import Option
+from homelab.model.options import Duration, Option
 from homelab.model.stages import ANALYTICS
 from homelab.paths import bundled_path
 from homelab.pipelines.installed import installed_folder
@@ -109,8 +109,11 @@ def _lake(section: Section, name: str) -> Lake | None:
     found = section.data[name] or {}
     if found.get("target") != LAKE:
         return None
-    retention = found.get("snapshot_retention", TargetSection().snapshot_retention)
-    return TargetSection(target="lake", snapshot_retention=retention).lake
+    try:
+        retention = Duration(str(found.get("snapshot_retention") or TargetSection().snapshot_retention))
+    except ValueError:
+        return None  # reported with the folder
+    return Lake(retention)
 
 
 def _lake_error(pipeline: Pipeline, containers: Sequence[Container]) -> str:

@@ -40,7 +40,9 @@ def _compare(connection: duckdb.DuckDBPyConnection, table: str, left_out: list[s
     columns = ", ".join(
         f"round({name}, 9) as {name}" if kind == "DOUBLE" else name for name, kind, *_ in found if name not in left_out
     )
-    rows = [f"(from {name}.{table} select {columns})" for name in ("file", "lake")]
+    # A day is in the history again if the last digit of its mean has changed.
+    distinct = "distinct " if table.endswith("_history") else ""
+    rows = [f"(from {name}.{table} select {distinct}{columns})" for name in ("file", "lake")]
     for first, second in (rows, rows[::-1]):
         different = connection.execute(f"from {first} except all from {second} limit 3").fetchall()
         assert not different, (table, columns, different)

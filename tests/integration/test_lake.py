@@ -130,11 +130,8 @@ def test_builds_have_the_same_rows_as_those_of_the_file(stack: Stack, lake: Lake
     assert not (lake.data / "warehouse.duckdb").exists()
     # New and repeated observations, and an exclusion: an increment.
     insert(stack, samples[2900:5000])
-    with stack.server.connect(stack.database) as connection:
-        connection.execute(
-            "insert into raw.exclusions (city, first, until, reason, excluded_by) "
-            "values ('Newark,US', '2013-01-03', '2013-01-04', 'test', 'test')"
-        )
+    period = ("--from", "2013-01-03", "--to", "2013-01-04", "--reason", "test", "--by", "test")
+    stack.script("exclusions.py", "add", "--city", "Newark,US", *period)
     for each in (stack, lake):
         assert not each.build(*AS_OF)["full_refresh"]
     more = compare(stack, lake)
@@ -148,7 +145,7 @@ def test_builds_have_the_same_rows_as_those_of_the_file(stack: Stack, lake: Lake
     assert lake.environment["S3_SECRET_ACCESS_KEY"] not in logged
 
 
-def test_query_reads_an_earlier_build_and_never_half_of_one(stack: Stack, lake: LakeStack) -> None:
+def test_query_at_a_time_reads_an_earlier_build_and_never_half_of_one(stack: Stack, lake: LakeStack) -> None:
     samples = all_samples()
     insert(stack, samples[:2000])
     before = datetime.now(UTC)
