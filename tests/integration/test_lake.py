@@ -324,3 +324,21 @@ def test_move_switches_nothing_if_a_row_differs(stack: Stack, lake: LakeStack) -
     assert done.returncode == EXIT.failed, done.stderr
     assert 'weather_daily" has 1 other rows' in done.stderr
     assert not (moved.data / "history_in").exists()
+
+
+def test_restore_gives_all_tables_the_published_rows(stack: Stack, lake: LakeStack) -> None:
+    insert(stack, all_samples()[:500])
+    lake.build(*AS_OF)
+    rows = query_at(lake, datetime.now(UTC), DAYS)
+    damage = (
+        "str(connection.execute('delete from weather_daily; create table main.other (x integer); "
+        "drop table weather_hourly'))[:0], lake.restore()"
+    )
+    in_lake(lake, damage)
+    now = "connection.execute('" + DAYS + "').fetchall(), connection.execute('from weather_hourly').fetchall() != []"
+    assert in_lake(lake, now) == [[[rows[0]["observations"]]], True]
+    assert in_lake(lake, "connection.execute('show tables').fetchall()").count(["other"]) == 0
+    insert(stack, all_samples()[500:900])
+    assert not lake.build(*AS_OF)["full_refresh"]
+    stack.build(*AS_OF)
+    assert compare(stack, lake)["landing_weather"] == 900

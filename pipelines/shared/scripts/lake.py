@@ -59,7 +59,7 @@ class Lake:
             config={
                 "extension_directory": self.variables["LAKE_EXTENSIONS"],
                 "autoinstall_known_extensions": "false",
-                "memory_limit": self.variables.get("LAKE_MEMORY_LIMIT", "1GB"),
+                "memory_limit": "1GB",
             }
         )
         for name in EXTENSIONS:
