@@ -223,5 +223,6 @@ def test_removal_stops_it_and_keeps_the_objects_until_prune(folder: Folder) -> N
     folder.has_s3 = False
     folder.deploy()
     assert folder.on("object-storage", f"ss -Htln sport = :{PORT}; ls -d /opt/homelab/s3/venv* || true") == ""
+    assert folder.on("object-storage", "systemctl is-active homelab-s3-proxy || true") == "inactive"
     assert "/var/lib/homelab-s3" in folder.homelab("prune", "--yes")
     assert folder.on("object-storage", "ls -d /var/lib/homelab-s3 || echo removed") == "removed"
