@@ -122,6 +122,7 @@ def server_steps(context: ServiceContext, settings: Settings) -> Sequence[Step]:
         unit,
         proxy,
         socket,
+        # Restarted, as a reload keeps the users that the file no longer has.
         SystemdUnit(UNITS[0], triggered_by=[venv, certificate, users, unit]),
         SystemdUnit(UNITS[1], triggered_by=[socket, proxy], settle=0),
         WaitFor("SeaweedFS answers", answers, context.container.name, context.failed, _DEADLINE),
@@ -216,6 +217,6 @@ def server_health(answers: Sequence[Result], reserve: Size) -> Health:
     free, used = int(space.text), sum(buckets.values())
     facts = {"buckets": buckets, "free": free}
     text = f"{len(buckets)} buckets with {used / 1e9:.1f} GB; {free / 1e9:.1f} GB of the disk are free"
-    if free < reserve.bytes:
-        return Health(False, f"full: only reads; {text}. Enlarge `disk` of its container", facts)
+    if free < reserve.bytes:  # ready: a deploy continues
+        return Health(False, f"full: only reads; {text}. Enlarge `disk` of its container", facts, ready=True)
     return Health(True, text, facts)

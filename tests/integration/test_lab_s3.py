@@ -208,12 +208,10 @@ def test_full_disk_is_reported_and_only_reads(folder: Folder) -> None:
     assert folder.health().startswith("False: full: only reads")
     wait_until(lambda: "error" in str(folder.duckdb("writer", WRITE.replace("a.parquet", "c.parquet"))), 60)
     assert folder.duckdb("writer", COUNT.replace("days/*", "days/a")) == [[300000]]
-    folder.reserve = "100MB"
-    folder.deploy()
 
 
 def test_storage_of_the_stack_is_closed_to_others(folder: Folder) -> None:
-    folder.clients = "stack"
+    folder.clients, folder.reserve = "stack", "100MB"
     folder.deploy()
     assert folder.open_ports() == [22]
     assert folder.health().startswith("True")

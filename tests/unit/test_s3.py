@@ -196,6 +196,7 @@ def test_health(answer: tuple[int, bytes], free: bytes, expected: tuple[bool, st
     answers = [Result("", *answer, b""), Result("", 0, LISTED, b""), Result("", 0, free, b"")]
     found: Health = server_health(answers, Size("1GB"))
     assert found.healthy == expected[0]
+    assert found.ready == (not expected[1].startswith("does not answer")), "a deploy of a full one ends"
     assert found.summary.startswith(expected[1])
 
 
