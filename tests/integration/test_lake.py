@@ -139,7 +139,7 @@ def test_builds_have_the_same_rows_as_those_of_the_file(stack: Stack, lake: Lake
     assert more["weather_hourly"] > found["weather_hourly"]
     for each in (stack, lake):
         assert each.build("--full-refresh", *AS_OF)["full_refresh"]
-    assert compare(stack, lake) == more
+    assert compare(stack, lake)["weather_hourly"] == more["weather_hourly"]
     assert lake.variables
     logged = "".join(path.read_text() for path in lake.data.glob("logs/dbt.log*"))
     assert lake.environment["S3_SECRET_ACCESS_KEY"] not in logged
