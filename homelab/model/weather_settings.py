@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+from homelab.model.lake import Lake
 from homelab.model.options import Option
 
 
@@ -49,3 +50,4 @@ class Weather:
     rate_limit: int = 60  # requests a minute; 0: unlimited
     days: Literal["utc", "local"] = "utc"  # of the marts
     archive_months: int = 0  # whole months of raw rows in PostgreSQL before they move to object storage; 0: all
+    lake: Lake | None = None  # or one DuckDB file

@@ -257,4 +257,5 @@ def profiles_yml(layout: Layout, defaults: Limits, extensions: str = EXTENSIONS)
         extension_directory=extensions,
         memory_limit=layout.pipeline.memory or defaults.memory,
         reads=list(layout.pipeline.reads),
+        lake=layout.pipeline.lake is not None,
     )

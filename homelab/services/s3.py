@@ -15,6 +15,7 @@ from homelab.model.options import KeyNames, Option, SecretName, Size
 from homelab.services.lab_certificates import CA_FILE
 from homelab.services.seaweedfs import (
     FOLDER,
+    METRICS_PORT,
     PIPELINE,
     UNITS,
     Identity,
@@ -24,6 +25,7 @@ from homelab.services.seaweedfs import (
     secret_name,
     server_health,
     server_health_probes,
+    server_metrics,
     server_steps,
 )
 from homelab.steps import Packages
@@ -105,6 +107,8 @@ class S3(Service):
                 yield ("endpoint",), "must have a port from 1 to 65535"
             return
         yield from (((name,), "needs `endpoint`") for name in _OF_ENDPOINT if given[name])
+        if self.port == METRICS_PORT:
+            yield ("port",), f"must not be {METRICS_PORT}: port {METRICS_PORT} has SeaweedFS' metrics"
         for position, bucket in enumerate(self.buckets):
             if bucket.startswith(PIPELINE):
                 yield ("buckets", position), f"must not begin with {PIPELINE}, like the buckets of the pipelines"
@@ -165,6 +169,10 @@ class S3(Service):
             restricted=self.clients == "stack",
         )
         return (s3, metrics_endpoint())
+
+    def metric_commands(self, context: ServiceContext) -> Mapping[str, str]:
+        """Return the command for the free space of its disk."""
+        return {} if self.endpoint else {"s3": server_metrics(self.reserve)}
 
     def stop_seconds(self) -> int:
         """Return the time in which SeaweedFS stops, and the container after it."""

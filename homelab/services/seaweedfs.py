@@ -30,7 +30,9 @@ _VENV = "/opt/homelab/s3/venv"
 _WEED = f"{_VENV}/bin/weed"
 _USERS = f"{SETTINGS}/s3.json"
 _LOOPBACK = "127.0.0.1"
-_INNER_PORT, _MASTER_PORT, _METRICS_PORT = 8334, 9333, 9327
+METRICS_PORT = 9327
+_INNER_PORT, _MASTER_PORT = 8334, 9333
+_FREE = f"df --block-size=1 --output=avail {FOLDER} | tail -n 1"  # prints bytes
 _DEADLINE = 120  # seconds of a start, which takes five on an idle machine
 _VOLUMES = 256  # the disk has about as many volumes; each bucket needs one
 # Prints the status of the answer to a request; a wrong certificate fails. Without a proxy of the environment.
@@ -79,7 +81,7 @@ def metrics_endpoint() -> Endpoint:
     """Return the endpoint of its metrics."""
     return Endpoint(
         name="metrics",
-        port=_METRICS_PORT,
+        port=METRICS_PORT,
         description="metrics of the object storage",
         audience="dependents",
         protocol="http",
@@ -120,6 +122,7 @@ def server_steps(context: ServiceContext, settings: Settings) -> Sequence[Step]:
         unit,
         proxy,
         socket,
+        # Restarted, as a reload keeps the users that the file no longer has.
         SystemdUnit(UNITS[0], triggered_by=[venv, certificate, users, unit]),
         SystemdUnit(UNITS[1], triggered_by=[socket, proxy], settle=0),
         WaitFor("SeaweedFS answers", answers, context.container.name, context.failed, _DEADLINE),
@@ -175,7 +178,7 @@ def _arguments(context: ServiceContext, settings: Settings, certificate: str) ->
         "-s3.port.iceberg=0",
         "-s3.port.lance=0",
         f"-metricsIp={context.container.address}",
-        f"-metricsPort={_METRICS_PORT}",
+        f"-metricsPort={METRICS_PORT}",
     )
 
 
@@ -197,7 +200,12 @@ def server_health_probes(port: int) -> Sequence[str]:
     """Return the commands for its answer at the port for clients, its buckets, and the free space of its disk."""
     listens = f"$(ss -Hltn {quote(f'sport = :{port}')} | awk '{{print $4; exit}}')"
     answer = f'python3 -c {quote(_ANSWER)} https://"{listens}"/healthz {CA_FILE}'
-    return (answer, argv(CLI, "s3.bucket.list"), f"df --block-size=1 --output=avail {FOLDER} | tail -n 1")
+    return (answer, argv(CLI, "s3.bucket.list"), _FREE)
+
+
+def server_metrics(reserve: Size) -> str:
+    """Return shell text that prints the free space of the disk, and that below which SeaweedFS only reads."""
+    return f'echo "homelab_s3_free_bytes $({_FREE})"; echo homelab_s3_reserve_bytes {reserve.bytes}'
 
 
 def server_health(answers: Sequence[Result], reserve: Size) -> Health:
@@ -209,6 +217,6 @@ def server_health(answers: Sequence[Result], reserve: Size) -> Health:
     free, used = int(space.text), sum(buckets.values())
     facts = {"buckets": buckets, "free": free}
     text = f"{len(buckets)} buckets with {used / 1e9:.1f} GB; {free / 1e9:.1f} GB of the disk are free"
-    if free < reserve.bytes:
-        return Health(False, f"full: only reads; {text}. Enlarge `disk` of its container", facts)
+    if free < reserve.bytes:  # ready: a deploy continues
+        return Health(False, f"full: only reads; {text}. Enlarge `disk` of its container", facts, ready=True)
     return Health(True, text, facts)

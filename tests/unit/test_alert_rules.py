@@ -73,6 +73,12 @@ SERIES: dict[str, tuple[dict[str, str], str, str, str]] = {
         "8m",
         "15m",
     ),
+    "ObjectStorageFull": (
+        {'homelab_s3_free_bytes{container="a"}': "19x15 30x10", 'homelab_s3_reserve_bytes{container="a"}': "10x26"},
+        "1m",
+        "13m",
+        "20m",
+    ),
     "PipelineFailed": ({'homelab_pipeline_last_build_success{pipeline="weather"}': "0x5 1x5"}, "1m", "3m", "10m"),
     "PipelineLate": (
         {'homelab_pipeline_published_timestamp_seconds{pipeline="weather"}': f"0x{200} {HOURS}x100"},

@@ -50,6 +50,10 @@ from read_parquet($1)
 """
 
 
+# The ingestion's role. Read now: a build in the lake sets the variables to the role of dbt.
+_LOGIN = {"user": os.environ.get("PGUSER"), "password": os.environ.get("PGPASSWORD")}
+
+
 class ArchiveDiffers(Exception):
     """A file in object storage is missing, or has other rows than those that were archived."""
 
@@ -90,8 +94,7 @@ def archive_next(landed_before: int) -> date | None:
     kept = int(os.environ.get(MONTHS) or 0)
     if not kept:
         return None
-    with psycopg.connect("", application_name="archive", autocommit=True) as connection:
-        connection.execute("set timezone = 'UTC'")
+    with _connect() as connection:
         month = _one(connection, _OLDEST)[0]
         values = {"month": month, "kept": kept, "landed": landed_before}
         if month is None or not _one(connection, _IS_DUE, values)[0]:
@@ -163,8 +166,7 @@ def restore() -> Sequence[date]:
     Raises psycopg.Error, duckdb.Error and ArchiveDiffers.
     """
     restored = []
-    with psycopg.connect("", application_name="archive", autocommit=True) as connection, storage() as files:
-        connection.execute("set timezone = 'UTC'")
+    with _connect() as connection, storage() as files:
         for first, url, count, checksum in connection.execute(ARCHIVED).fetchall():
             month = ArchivedMonth(first, url, count, int(checksum))
             check(files, month, month.url)
@@ -193,6 +195,12 @@ def _insert(connection: psycopg.Connection[Any], files: duckdb.DuckDBPyConnectio
 
 def _moment(micros: int) -> str:
     return str(datetime(1970, 1, 1) + timedelta(microseconds=micros))
+
+
+def _connect() -> psycopg.Connection[Any]:
+    connection = psycopg.connect("", application_name="archive", autocommit=True, **_LOGIN)  # type: ignore[arg-type]
+    connection.execute("set timezone = 'UTC'")
+    return connection
 
 
 def _one(connection: psycopg.Connection[Any], sql: str, values: Any = None) -> tuple[Any, ...]:
