@@ -33,6 +33,8 @@ _BUILT_IN = {
     "airflow": "Airflow",
     "airflow_worker": "AirflowWorker",
     "redis": "Redis",
+    "broker": "Broker",
+    "consumer": "Consumer",
     "prometheus": "Prometheus",
     "alertmanager": "Alertmanager",
     "alert_bridge": "AlertBridge",

@@ -7,10 +7,12 @@ hash of the line: the broker refuses a line that was published again shortly aft
 
 from __future__ import annotations
 
+import json
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
+from pathlib import Path
 from zlib import crc32
 
 import nats
@@ -18,9 +20,10 @@ import nats.errors
 from broker_access import Access
 from nats.aio.client import Client
 
-STREAM = "WEATHER"
-PARTS = 4  # the number of consumers that can share the work; a change needs an empty stream
-RUNS = "weather.runs"  # the starts and ends of runs
+_CONTRACT = json.loads(Path(__file__).with_name("broker_contract.json").read_text())  # homelab reads it, too
+STREAM: str = _CONTRACT["stream"]
+PARTS: int = _CONTRACT["parts"]  # the number of consumers that can share the work; a change needs an empty stream
+RUNS: str = _CONTRACT["runs"]  # the starts and ends of runs
 _CONNECT_TIMEOUT = 5  # seconds
 
 
@@ -35,17 +38,17 @@ def part_of(line: bytes) -> int:
 
 def subject_of(line: bytes) -> str:
     """Return the subject of a line."""
-    return f"weather.observations.{part_of(line)}"
+    return f"{_CONTRACT['observations']}.{part_of(line)}"
 
 
 def consumer_of(subject: str) -> str:
     """Return the name of the durable consumer of a subject."""
-    return f"store-{subject.rpartition('.')[2]}"
+    return f"{_CONTRACT['consumer']}-{subject.rpartition('.')[2]}"
 
 
 def subjects() -> list[str]:
     """Return all subjects of the stream."""
-    return [*(f"weather.observations.{part}" for part in range(PARTS)), RUNS]
+    return [*(f"{_CONTRACT['observations']}.{part}" for part in range(PARTS)), RUNS]
 
 
 def message_id(payload: bytes) -> str:

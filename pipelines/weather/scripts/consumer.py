@@ -36,6 +36,7 @@ from spool import damaged_line, is_damaged
 _BATCH = 500  # messages; the consumer holds their text in memory
 _IDLE = 5.0  # seconds of one request for messages
 _LONGEST_PAUSE = 10.0  # seconds between attempts to connect
+_REPORT_INTERVAL = 10.0  # seconds between reports without a new problem
 _APPLICATION = "weather_consumer"
 
 
@@ -47,6 +48,7 @@ class State:
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("stored", "unchanged", "quarantined"), 0))
     problem: str = ""
     since: str = ""  # of the problem
+    written: float = 0  # Unix seconds
 
     def add(self, result: StoreResult) -> None:
         """Count the result of a batch."""
@@ -59,8 +61,10 @@ class State:
         if problem != self.problem:
             self.since = datetime.now(UTC).isoformat(timespec="seconds")
             print(f"error: {problem}" if problem else "works again", file=sys.stderr, flush=True)
-        self.problem = problem
-        state = {**self.counts, "problem": problem, "since": self.since, "at": time.time()}
+        elif time.time() < self.written + _REPORT_INTERVAL:
+            return
+        self.problem, self.written = problem, time.time()
+        state = {**self.counts, "problem": problem, "since": self.since, "at": self.written}
         metrics = [f"homelab_consumer_{name}_total {number}\n" for name, number in self.counts.items()]
         metrics.append(f"homelab_consumer_working {int(not problem)}\n")
         for name, text in (("state.json", json.dumps(state)), ("metrics.prom", "".join(metrics))):
