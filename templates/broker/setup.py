@@ -19,7 +19,7 @@ from nats.js.api import AckPolicy, ConsumerConfig, DiscardPolicy, RetentionPolic
 from nats.js.errors import NotFoundError
 
 _DUPLICATES = 600  # seconds in which the broker recognises a message that is published again
-_ACK_WAIT = 60  # seconds after which a message is delivered again
+_ACK_WAIT = 15  # seconds after which a message is delivered again
 _PENDING = 1000  # messages of a consumer that are not acknowledged: two of its batches
 
 

@@ -7,8 +7,10 @@ hash of the line: the broker refuses a line that was published again shortly aft
 
 from __future__ import annotations
 
+import asyncio
 import json
 import ssl
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
@@ -58,8 +60,14 @@ def message_id(payload: bytes) -> str:
 
 async def connect(access: Access, *, reconnect: bool) -> Client:
     """Connect; with `reconnect`, the client connects again after an interruption. Raises BrokerError."""
+    errors = deque[Exception](maxlen=1)
+
+    async def note(error: Exception) -> None:
+        """Keep the last error, which the client replaces with a general one."""
+        errors.append(error)
+
     with broker_errors():
-        return await nats.connect(
+        attempt = nats.connect(
             access.url,
             user=access.user,
             password=access.password,
@@ -68,14 +76,14 @@ async def connect(access: Access, *, reconnect: bool) -> Client:
             inbox_prefix=f"_INBOX_{access.user}".encode(),
             connect_timeout=_CONNECT_TIMEOUT,
             allow_reconnect=reconnect,
-            max_reconnect_attempts=-1 if reconnect else 0,
-            reconnect_time_wait=1,
-            error_cb=_ignore,
+            max_reconnect_attempts=-1 if reconnect else 1,  # 0 would mean without an end
+            reconnect_time_wait=1 if reconnect else 0.2,
+            error_cb=note,
         )
-
-
-async def _ignore(_: Exception) -> None:
-    """Print nothing: each request raises its own error."""
+        try:
+            return await asyncio.wait_for(attempt, 2 * _CONNECT_TIMEOUT)
+        except (nats.errors.NoServersError, TimeoutError) as error:
+            raise errors[-1] if errors else error from None
 
 
 @contextmanager

@@ -36,7 +36,7 @@ from spool import damaged_line, is_damaged
 _BATCH = 500  # messages; the consumer holds their text in memory
 _IDLE = 5.0  # seconds of one request for messages
 _LONGEST_PAUSE = 10.0  # seconds between attempts to connect
-_REPORT_INTERVAL = 10.0  # seconds between reports without a new problem
+_REPORT_INTERVAL = 2.0  # seconds between reports without a new problem
 _APPLICATION = "weather_consumer"
 
 
