@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, ClassVar, Literal
 
+from homelab.errors import HomelabError
 from homelab.host import Result, argv
 from homelab.model import Container, Endpoint, Health, Inventory, Service, ServiceContext, Step
 from homelab.model.options import Option, Size
@@ -20,7 +21,7 @@ from homelab.sandbox import Sandbox
 from homelab.services.lab_certificates import CA_FILE, server_certificate
 from homelab.services.monitoring import SETTINGS
 from homelab.services.password_stamp import Stamp, password_stamp
-from homelab.steps import Command, Directory, File, Packages, SystemdUnit, UvInstall, Venv, WaitFor
+from homelab.steps import Command, Directory, File, Packages, Refuse, SystemdUnit, UvInstall, Venv, WaitFor
 
 UNIT = "homelab-broker.service"
 _SETUP = "setup"  # the identity that creates the stream and its consumers
@@ -29,7 +30,8 @@ _MEMORY = 64  # MiB, the aim of the server's garbage collector
 _SANDBOX = Sandbox("homelab-broker", ("/var/lib/homelab-broker",))
 _CONFIG = f"{SETTINGS}/broker.conf"
 _FOLDER = "/opt/homelab/broker"
-_REPORT = argv("python3", "-B", f"{_FOLDER}/report.py")
+_REPORT_FILE = f"{_FOLDER}/report.py"
+_REPORT = argv("python3", "-B", _REPORT_FILE)
 _NEARLY_FULL, _FULL = 0.8, 0.95  # of the disk limit
 
 
@@ -205,6 +207,23 @@ def identities(context: ServiceContext) -> Iterator[Identity]:
         reads = (f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{name}" for name in found)
         acknowledges = (f"$JS.ACK.{STREAM}.{name}.>" for name in found)
         yield identity(consumer_user(container), (*reads, *acknowledges))
+
+
+def no_waiting_messages(context: ServiceContext) -> Iterator[Step]:
+    """Yield the step that refuses to remove a broker with messages that are not in PostgreSQL yet."""
+    name = context.container.name
+    if "broker" in context.container.services:
+        return
+    yield Refuse(
+        "no messages are left in a broker",
+        f"[ ! -e {_REPORT_FILE} ] || {_REPORT} json {_MONITOR_PORT} | grep -q '\"messages\": 0,' || echo t",
+        HomelabError(
+            f"Cannot remove the broker from {name}: messages wait in it, or it does not answer",
+            "Waiting messages are not in PostgreSQL yet.",
+            "Put `broker` back, and remove it when `homelab status` shows `0 messages waiting`. To give the messages "
+            f"up: `homelab ssh {name} -- rm {_REPORT_FILE}`.",
+        ),
+    )
 
 
 def answers(container: Container) -> str:

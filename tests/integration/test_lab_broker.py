@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from homelab.commands.deploy import deploy
 from homelab.commands.status import status
 from homelab.inventory import load
 from homelab.lab import Lab
@@ -29,6 +30,7 @@ pipelines:
   weather: {cities: ["Newark,US", "New York,US"], to: broker}
 packages: {security_updates: false}
 """
+REMOVED = "containers: {broker: {services: {broker: null, consumer: null}}}\npipelines: {weather: {to: postgres}}"
 BACK = "pipelines: {weather: {to: postgres}}"
 FETCH = "/usr/local/sbin/homelab-pipeline weather.fetch"
 ANALYTICS, BROKER, POSTGRES = "analytics-platform", "broker", "postgres-data"
@@ -107,19 +109,32 @@ def test_the_ingestion_survives_without_postgresql(stack: LabFixture) -> None:
     until(lambda: health(stack, "consumer")[0], 30)
 
 
+def other(stack: LabFixture, folder: Path, overlay: str) -> LabFixture:
+    """Return the lab with an overlay of the inventory."""
+    (folder / "other.yaml").write_text(overlay)
+    inventory = load([folder / "0.yaml", LAB.overlay, folder / "other.yaml"])
+    return replace(stack, inventory=replace(inventory, state_dir=folder / "state"))
+
+
 def test_the_spool_takes_over_without_the_broker_and_the_way_back_drains_it(stack: LabFixture, folder: Path) -> None:
     before, _ = rows(stack)
+    stack.run("systemctl stop homelab-consumer", BROKER)
+    assert fetch(stack)["waiting"] == 2
     stack.run("systemctl kill -s KILL homelab-broker; systemctl stop homelab-broker", BROKER)
-    assert 'spooled": 2' in stack.run(f"{FETCH} || true", ANALYTICS)
-    assert rows(stack)[0] == before
-    (folder / "back.yaml").write_text(BACK)
+    assert '"spooled": 2' in stack.run(f"{FETCH} || true", ANALYTICS)
     stack.run("systemctl start homelab-broker", BROKER)
-    back = replace(
-        stack,
-        inventory=replace(load([folder / "0.yaml", LAB.overlay, folder / "back.yaml"]), state_dir=folder / "state"),
-    )
-    assert any("pipeline.env" in each for each in changes(back))
+    until(lambda: "2 messages waiting" in health(stack, "broker")[1], 20)
+    # With waiting messages, the broker stays.
+    removed = other(stack, folder, REMOVED)
+    refused = {report.name: str(report.failure) for report in deploy(removed.session) if report.failure}
+    assert list(refused) == [BROKER]
+    assert "messages wait in it" in refused[BROKER]
+    # The option back to PostgreSQL drains the spool directly, and the consumer drains the broker.
+    back = other(stack, folder, BACK)
+    assert changes(back)
     assert fetch(back)["recovered"] == 2
-    assert rows(stack) == (before + 4, before + 4)
-    # The ingestion's identity is removed with the option.
+    until(lambda: rows(stack) == (before + 6, before + 6), 60)
+    # The ingestion's identity was removed with the option; now the services can be.
     assert stack.run("grep -c 'user: \"ingestion\"' /etc/homelab/broker.conf || true", BROKER).strip() == "0"
+    assert any("homelab-broker.service" in each for each in changes(removed))
+    assert stack.run("ss -Hltn | grep -c :4222 || true", BROKER).strip() == "0"
