@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from homelab.errors import InputError
 from homelab.host import Result, argv
 from homelab.model import DatabaseGrant, Health, Service, ServiceContext, Step
 from homelab.model.inventory import RAW, WEATHER
@@ -65,9 +66,15 @@ class Consumer(Service):
         return {"consumer": f"{read} | grep -E '{_METRIC}' | sort -u -k1,1"}
 
     def steps(self, context: ServiceContext) -> Sequence[Step]:
-        """Return user, venv, scripts, settings and unit. Raises InputError without the weather."""
+        """Return user, venv, scripts, settings and unit. Raises InputError without the weather, or its scripts."""
         inventory, locks = context.inventory, bundled_path("pipelines/shared/requirements")
         folder = inventory.pipeline(WEATHER).folder
+        if not (folder / "scripts" / "consumer.py").exists():
+            raise InputError(
+                "Cannot deploy consumer: the copy of the weather has no consumer",
+                f"{folder} has no scripts/consumer.py.",
+                "Move the folder away, run `homelab pipeline copy weather`, and make your changes again.",
+            )
         venv = Venv(f"{_FOLDER}/venv", (locks / "consumer.txt").read_bytes())
         files = Tree.of("", folder / "scripts", within=folder).files
         trees = [

@@ -283,6 +283,11 @@ def test_poison_messages_stop_nothing(running: Stack) -> None:
         b'{"run": "0e5d1a9c-0e5d-4a9c-8e5d-0e5d1a9c0e5d", "started": "2026-01-01", "schedule": 5, "timezones": 5}'
     ]
 
+    records += [
+        b"[" * 100_000,
+        records[-1].replace(b'"schedule": 5', b'"schedule": {}').replace(b'": 5}', b'": {"a": {}}}'),
+    ]
+
     async def publish() -> None:
         client = await connect(Access.read(running.broker.environment("ingestion")), reconnect=False)
         stream = client.jetstream()

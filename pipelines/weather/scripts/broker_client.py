@@ -27,6 +27,7 @@ STREAM: str = _CONTRACT["stream"]
 PARTS: int = _CONTRACT["parts"]  # the number of consumers that can share the work; a change needs an empty stream
 RUNS: str = _CONTRACT["runs"]  # the starts and ends of runs
 _CONNECT_TIMEOUT = 5  # seconds
+_PING_INTERVAL = 20  # seconds; a connection that was cut silently ends after three of them
 
 
 class BrokerError(Exception):
@@ -78,6 +79,7 @@ async def connect(access: Access, *, reconnect: bool) -> Client:
             allow_reconnect=reconnect,
             max_reconnect_attempts=-1 if reconnect else 1,  # 0 would mean without an end
             reconnect_time_wait=1 if reconnect else 0.2,
+            ping_interval=_PING_INTERVAL,
             error_cb=note,
         )
         try:

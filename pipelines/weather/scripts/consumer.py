@@ -159,13 +159,18 @@ def store_record(connection: Connection, payload: bytes) -> StoreResult:
     try:
         with connection.transaction():
             _store_record(connection, json.loads(payload))
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        return store(connection, Batch.of([damaged_line(payload, f"no record of a run: {type(error).__name__}")]))
     except psycopg.Error as error:
-        if not is_row_error(error) and not isinstance(error, psycopg.ProgrammingError):
+        # Without a status, psycopg itself cannot send the value.
+        if error.sqlstate is not None and not is_row_error(error):
             raise
-        return store(connection, Batch.of([damaged_line(payload, f"no record of a run: {error.diag.message_primary}")]))
-    return StoreResult()
+        if isinstance(error, psycopg.OperationalError):
+            raise
+        reason = f"no record of a run: {error.diag.message_primary or type(error).__name__}"
+    except Exception as error:  # noqa: BLE001 - an unforeseen message must not stop the others
+        reason = f"no record of a run: {type(error).__name__}"
+    else:
+        return StoreResult()
+    return store(connection, Batch.of([damaged_line(payload, reason)]))
 
 
 def _store_record(connection: Connection, record: Mapping[str, Any]) -> None:

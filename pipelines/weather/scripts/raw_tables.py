@@ -141,7 +141,16 @@ class Batch:
 
 def connect(application: str = "ingest_weather") -> Connection:
     """Connect with libpq's environment variables and prepare the session. Raises psycopg.Error."""
-    connection = psycopg.connect("", autocommit=True, application_name=application, prepare_threshold=None)
+    connection = psycopg.connect(
+        "",
+        autocommit=True,
+        application_name=application,
+        prepare_threshold=None,
+        # A connection that was cut silently ends after a minute.
+        keepalives_idle=30,
+        keepalives_interval=10,
+        tcp_user_timeout=60_000,
+    )
     try:
         connection.execute(_PREPARE)
     except psycopg.Error:
