@@ -113,6 +113,12 @@ class NatsServer:
         found: dict[str, Any] = json.loads(subprocess.run(words, check=True, capture_output=True, timeout=20).stdout)
         return found
 
+    def metrics(self) -> dict[str, int]:
+        """Return the metrics, as node_exporter gets them."""
+        words = [sys.executable, str(REPORT), "metrics", str(self.monitor_port)]
+        text = subprocess.run(words, check=True, capture_output=True, timeout=20).stdout.decode()
+        return {name: int(value) for name, value in map(str.split, text.splitlines())}
+
 
 @contextmanager
 def nats_server(folder: Path, **options: Any) -> Iterator[NatsServer]:

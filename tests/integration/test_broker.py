@@ -252,6 +252,15 @@ def test_a_run_is_stored_with_its_record_and_settings(running: Stack) -> None:
     ((city, reason),) = running.query("select city, reason from raw.quarantine")
     assert city == "C7"
     assert "PostgreSQL refuses the response" in str(reason)
+    metrics = running.broker.metrics()
+    assert metrics["homelab_broker_messages"] == metrics["homelab_broker_pending"] == 0
+    assert metrics["homelab_broker_limit_bytes"] == running.broker.disk
+    assert metrics["homelab_broker_read"] == metrics["homelab_broker_consumers"] == 5
+    until(
+        lambda: (
+            f"homelab_consumer_stored_total {CITIES - 1}\n" in (running.folder / "consumer-0/metrics.prom").read_text()
+        )
+    )
     # The same responses again: the broker knows them.
     assert running.ingest(wait=20).wait(60) == EXIT.success
     assert {key: running.summary()[key] for key in ("stored", "unchanged", "waiting")} == {

@@ -123,7 +123,8 @@ def test_the_spool_takes_over_without_the_broker_and_the_way_back_drains_it(stac
     stack.run("systemctl kill -s KILL homelab-broker; systemctl stop homelab-broker", BROKER)
     assert '"spooled": 2' in stack.run(f"{FETCH} || true", ANALYTICS)
     stack.run("systemctl start homelab-broker", BROKER)
-    until(lambda: "2 messages waiting" in health(stack, "broker")[1], 20)
+    # Two observations, and the start and the end of the run.
+    until(lambda: "4 messages waiting" in health(stack, "broker")[1], 20)
     # With waiting messages, the broker stays.
     removed = other(stack, folder, REMOVED)
     refused = {report.name: str(report.failure) for report in deploy(removed.session) if report.failure}

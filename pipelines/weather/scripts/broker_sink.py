@@ -35,7 +35,7 @@ _PAUSE = 0.1  # seconds between two looks at the consumers
 class BrokerSink:
     """The broker. `schedule` and `timezones` are recorded with each run; `wait` is in seconds."""
 
-    def __init__(self, access: Access, schedule: str, timezones: Mapping[str, str | None], wait: float = 30) -> None:
+    def __init__(self, access: Access, schedule: str, timezones: Mapping[str, str | None], wait: float = 10) -> None:
         self._access, self._schedule, self._timezones, self._wait = access, schedule, timezones, wait
         self._client: Client | None = None
         self._published: dict[str, list[int]] = {}  # sequence numbers in the stream by subject

@@ -39,7 +39,7 @@ class Settings:
     spool_bytes: int
     schedule: str
     broker: Access | None = None  # None: PostgreSQL
-    broker_wait: float = 30  # seconds for the consumer at the end of a run
+    broker_wait: float = 10  # seconds for the consumer at the end of a run
 
 
 def read_settings(environment: Mapping[str, str]) -> Settings:
@@ -66,7 +66,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         spool_bytes=_integer(environment, "WEATHER_SPOOL_MEGABYTES", 256, low=1, high=1 << 20) << 20,
         schedule=environment.get("WEATHER_SCHEDULE", "").strip() or DEFAULT_SCHEDULE,
         broker=_broker(environment),
-        broker_wait=_seconds(environment, "WEATHER_BROKER_WAIT", 30),
+        broker_wait=_seconds(environment, "WEATHER_BROKER_WAIT", 10),
     )
 
 
