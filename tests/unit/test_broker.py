@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from homelab.commands.pipeline_copy import copy_pipeline
 from homelab.errors import InputError
 from homelab.host import Result
 from homelab.model import ServiceContext
@@ -15,7 +17,8 @@ from homelab.model.firewall import desired_firewall
 from homelab.pipelines.broker_contract import CONSUMERS
 from homelab.services.broker import Broker, identities
 from homelab.services.consumer import Consumer
-from tests.scripts import IN_CONTAINER
+from homelab.steps import Refuse
+from tests.scripts import IN_CONTAINER, SCRIPTS
 from tests.unit.test_ingestion_service import context, files, inventory, steps
 
 from broker_client import consumer_of, part_of, subjects  # isort: skip
@@ -167,10 +170,32 @@ def test_health_of_the_consumer(active: bool, reported: object, now: int, health
 
 
 def test_the_default_ingestion_does_not_import_the_client_of_the_broker() -> None:
-    import subprocess
-
-    from tests.scripts import SCRIPTS
-
     code = f"import sys; sys.path.insert(0, {str(SCRIPTS)!r}); import ingest_weather; print('nats' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_a_copy_of_the_weather_without_a_consumer_is_refused(tmp_path: Path) -> None:
+    copy = copy_pipeline(tmp_path, "weather")
+    text = overlay().replace("{weather: {", f"{{weather: {{path: {copy}, ")
+    assert steps(inventory(tmp_path, text), "consumer-0")
+    (copy / "scripts" / "consumer.py").unlink()
+    with pytest.raises(InputError, match="the copy of the weather has no consumer"):
+        steps(inventory(tmp_path, text), "consumer-0")
+
+
+@pytest.mark.parametrize(
+    ("report", "refused"),
+    [(None, False), ('{"messages": 0, "bytes": 0}', False), ('{"messages": 10, "bytes": 9}', True), ("", True)],
+)
+def test_a_broker_with_waiting_messages_cannot_be_removed(tmp_path: Path, report: str | None, refused: bool) -> None:
+    wanted = inventory(tmp_path, overlay(to="postgres"))
+    title = "no messages are left in a broker"
+    assert not [each for each in steps(wanted, "broker") if str(each) == title]
+    (step,) = (each for each in steps(wanted, "postgres-data") if isinstance(each, Refuse) and str(each) == title)
+    program = tmp_path / "report.py"
+    if report is not None:
+        program.write_text(f"print({report!r})" if report else "raise SystemExit(1)")
+    probe = step.probe.replace("/opt/homelab/broker/report.py", str(program))
+    done = subprocess.run(["sh", "-c", probe], capture_output=True, check=False)
+    assert (step.check([Result("", done.returncode, done.stdout.strip())]) is not None) == refused
