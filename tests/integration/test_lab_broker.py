@@ -127,7 +127,7 @@ def test_the_spool_takes_over_without_the_broker_and_the_way_back_drains_it(stac
     until(lambda: "4 messages waiting" in health(stack, "broker")[1], 20)
     # With waiting messages, the broker stays.
     removed = other(stack, folder, REMOVED)
-    refused = {report.name: str(report.failure) for report in deploy(removed.session) if report.failure}
+    refused = {report.container: str(report.failure) for report in deploy(removed.session) if report.failure}
     assert list(refused) == [BROKER]
     assert "messages wait in it" in refused[BROKER]
     # The option back to PostgreSQL drains the spool directly, and the consumer drains the broker.
