@@ -114,7 +114,7 @@ def init(
 
 
 def comment(
-    file: Annotated[Path, typer.Argument(help="A file that `homelab diff --markdown` has written.")],
+    file: Annotated[Path, typer.Argument(help="A file that `homelab diff REV --markdown FILE` has written.")],
     title: Annotated[str, typer.Option(help="Name of the comment: the earlier one of this name is replaced.")] = "diff",
 ) -> None:
     """Post a file as a comment on the pull request of a running workflow, or replace the earlier comment.

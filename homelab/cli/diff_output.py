@@ -21,7 +21,9 @@ def markdown(differences: Sequence[PipelineDiff]) -> str:
 
 
 def _lines(diff: PipelineDiff) -> Iterator[str]:
-    yield f"{diff.pipeline}, compared with {diff.revision} ({diff.commit[:8]}): {_summary(diff)}"
+    commit = diff.commit[:8]
+    revision = commit if diff.commit.startswith(diff.revision) else f"{diff.revision} ({commit})"
+    yield f"{diff.pipeline}, compared with {revision}: {_summary(diff)}"
     for mart in diff.marts:
         if mart.change in ("added", "removed"):
             yield f"  {mart.name}: {mart.change}, {_rows(mart)} rows"
