@@ -53,10 +53,10 @@ def diff(
     Example:  homelab diff HEAD~1 prices --json
     """
     from homelab.cli.diff_output import markdown, text
-    from homelab.commands.diff import Comparison, compare, own_pipelines
+    from homelab.commands.diff import Comparison, chosen_pipelines, compare
 
     session = settings.session()
-    outcome = compare(session, own_pipelines(session, pipeline), Comparison(revision, published, fetch))
+    outcome = compare(session, chosen_pipelines(session, pipeline), Comparison(revision, published, fetch))
     if to_markdown:
         from homelab.commands.ci_comment import write_comment
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from homelab.dev import local_stack
 from homelab.dev.check_tools import import_dags, lint
 from homelab.model import Pipeline
-from homelab.pipelines.weather import BUILT_IN
+from homelab.pipelines.installed import of_user
 from homelab.runtime.lab_lock import lab_lock
 from homelab.runtime.session import Session
 from homelab.services.airflow import Airflow, airflow_of
@@ -40,7 +40,7 @@ class Check:
 
 def check(session: Session) -> Sequence[Check]:
     """Check each pipeline of the user: models, DAGs, tests. Raises HomelabError if a program cannot be installed."""
-    pipelines = [each for each in session.inventory.pipelines if each.folder != BUILT_IN]
+    pipelines = of_user(session.inventory.pipelines)
     services = [each for container in session.inventory.containers for each in container.services.values()]
     own_dags = [each.dags for each in services if isinstance(each, Airflow) and each.dags]
     if not pipelines and not own_dags:

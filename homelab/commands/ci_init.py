@@ -9,7 +9,7 @@ from pathlib import Path
 from homelab import __version__
 from homelab.errors import InputError
 from homelab.model import Inventory
-from homelab.pipelines.weather import BUILT_IN
+from homelab.pipelines.installed import of_user
 from homelab.render import render
 
 _FILES = {
@@ -58,7 +58,7 @@ def write_workflow(inventory: Inventory, workflow: Workflow) -> Path:
         published=workflow.published,
         requirement=requirement,
         inventory=inventory.path.relative_to(root),
-        pipelines=[each.name for each in inventory.pipelines if each.has_dbt and each.folder != BUILT_IN],
+        pipelines=[each.name for each in of_user(inventory.pipelines) if each.has_dbt],
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(text.rstrip() + b"\n")

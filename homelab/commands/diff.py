@@ -18,6 +18,7 @@ from homelab.dev.row_sources import OwnRows, WeatherRows
 from homelab.errors import HomelabError, InputError
 from homelab.model import Pipeline
 from homelab.paths import bundled_path
+from homelab.pipelines.installed import of_user
 from homelab.pipelines.weather import BUILT_IN
 from homelab.runtime.lab_lock import lab_lock
 from homelab.runtime.session import Session
@@ -95,15 +96,15 @@ def compare(session: Session, pipelines: Sequence[Pipeline], wanted: Comparison)
         return [_compare(session, each, wanted, folder) for each in pipelines]
 
 
-def own_pipelines(session: Session, name: str | None) -> Sequence[Pipeline]:
-    """Return the user's pipelines with a dbt project, or the one of this name. Raises InputError if there is none."""
+def chosen_pipelines(session: Session, name: str | None) -> Sequence[Pipeline]:
+    """Return the pipeline of this name, or all of the user with a dbt project. Raises InputError if there is none."""
     inventory = session.inventory
-    chosen = [inventory.pipeline(name)] if name else list(inventory.pipelines)
-    found = [each for each in chosen if each.has_dbt and each.folder != BUILT_IN]
+    chosen = [inventory.pipeline(name)] if name else of_user(inventory.pipelines)
+    found = [each for each in chosen if each.has_dbt]
     if not found:
         raise InputError(
             "Cannot compare the marts: there is no dbt project of your own",
-            "The built-in weather has no revisions." if chosen else "The inventory has no pipelines.",
+            f"{inventory.path} names none.",
             "`homelab pipeline new NAME` writes an example; `homelab pipeline copy weather` copies the weather.",
         )
     return found

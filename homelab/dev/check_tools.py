@@ -21,7 +21,7 @@ def lint(folder: Path, project: Path, root: Path, progress: Progress) -> str:
 
     The settings are the user's, between the project and `root`; without any, homelab's.
     """
-    python = install_locked(folder / "sqlfluff", bundled_path("requirements/sqlfluff.txt"), "sqlfluff", progress)
+    python = install_locked(folder, "sqlfluff", bundled_path("requirements/sqlfluff.txt"), "sqlfluff", progress)
     with tempfile.TemporaryDirectory() as scratch:
         config = Path(scratch, "sqlfluff.cfg")
         library = bundled_path("templates/ci/dbt_context")
@@ -37,7 +37,7 @@ def import_dags(folder: Path, lock: bytes, dags: Path, progress: Progress) -> st
     """Return the errors of Airflow's import of a folder of DAGs; "" if there are none."""
     path = folder / "airflow.lock"
     path.write_bytes(lock)
-    python = install_locked(folder / "airflow", path, "Airflow", progress)
+    python = install_locked(folder, "airflow", path, "Airflow", progress)
     with tempfile.TemporaryDirectory() as home:
         script = Path(home, "check_dags.py")
         # Without the metadata, DAGs that read variables and connections during their import are accepted.

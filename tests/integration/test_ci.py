@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -82,8 +83,12 @@ def change_models(site: Path) -> None:
 
 def test_differences_are_those_of_the_change(site: Path) -> None:
     # electricity has 2 days, gas 2 days; the change leaves out the first day of gas.
+    homelab(site, "dev", "run", "prices")
+    copied = site / "published.duckdb"
+    shutil.copy(published(site), copied)
     change_models(site)
-    (found,) = json.loads(homelab(site, "diff", "main", "--fetch", "--json", "--markdown", "diff.md"))
+    options = ("--json", "--markdown", "diff.md", "--detailed-exitcode")
+    (found,) = json.loads(homelab(site, "diff", "main", *options, expect=2))
     marts = {mart["name"]: mart for mart in found["marts"]}
     assert (sorted(marts), found["unmodified"]) == (["old", "prices_daily", "prices_items"], 1)
     assert (marts["old"]["change"], marts["old"]["rows_before"]) == ("removed", 2)
@@ -97,14 +102,8 @@ def test_differences_are_those_of_the_change(site: Path) -> None:
         {"name": "total", "type_before": "", "type_after": "DOUBLE", "rows": 0},
     ]
     assert "| `prices_daily` | 4 → 3 | 0 | 1 | 3 |" in (site / "diff.md").read_text()
-    assert "3 marts differ, 1 unmodified" in homelab(site, "diff", "main", "--detailed-exitcode", expect=2)
 
-    # On a copy of a published file.
-    git(site, "stash", "-uq")
-    homelab(site, "dev", "run", "prices")
-    git(site, "stash", "pop", "-q")
-    copied = site / "published.duckdb"
-    shutil.copy(published(site), copied)
+    # On a copy of the published file.
     (on_copy,) = json.loads(homelab(site, "diff", "main", "--published", str(copied), "--json"))
     assert [mart["changed"] for mart in on_copy["marts"]] == [0, 3, 0]
     assert "prices_daily: built from the rows in this machine's PostgreSQL" in on_copy["notes"][0]
@@ -138,6 +137,19 @@ def test_checks_name_what_they_found(site: Path) -> None:
     assert "old.sql" in output
     assert "prices: tests failed" in output
     assert "assert 1 == 2" in output
+
+    # The user's settings of sqlfluff replace homelab's; DAGs of a pipeline are imported by Airflow.
+    (site / ".sqlfluff").write_text("[sqlfluff]\ndialect = duckdb\nrules = layout.set_operators\n")
+    (folder / "tests" / "test_more.py").unlink()
+    manifest = folder / "pipeline.yaml"
+    manifest.write_text(re.sub("(?m)^schedule:.*$", "", manifest.read_text()))
+    (folder / "dags").mkdir()
+    (folder / "dags" / "broken.py").write_text("from airflow.sdk import DAG\nimport no_such_module\n")
+    output = homelab(site, "ci", "check", expect=1)
+    assert "prices: sqlfluff passed" in output
+    assert "prices: import of the DAGs failed\nbroken.py, line 2: ModuleNotFoundError" in output
+    (folder / "dags" / "broken.py").write_text("from airflow.sdk import DAG, Variable\nDAG('prices')\n")
+    assert "prices: import of the DAGs passed" in homelab(site, "ci", "check")
 
 
 def test_act_runs_the_workflow_of_a_pull_request(site: Path, tmp_path: Path) -> None:
