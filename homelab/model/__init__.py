@@ -17,6 +17,7 @@ from homelab.model.inventory import (
     Secret,
     lab_tags,
 )
+from homelab.model.object_storage import ObjectStorage
 from homelab.model.options import Duration, KeyNames, Option, SecretName, Size
 from homelab.model.pipelines import Pipeline, SchemaVersion
 from homelab.model.proxmox_token import ProxmoxToken
@@ -45,6 +46,7 @@ __all__ = [
     "Mount",
     "Network",
     "NetworkCard",
+    "ObjectStorage",
     "Option",
     "PackageSources",
     "Pending",

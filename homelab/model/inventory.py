@@ -17,6 +17,7 @@ from homelab.model.weather_settings import Weather
 
 if TYPE_CHECKING:
     from homelab.model.alert_receivers import Alerts
+    from homelab.model.object_storage import ObjectStorage
     from homelab.model.pipelines import Pipeline
     from homelab.model.service import Service
 
@@ -253,6 +254,11 @@ class Inventory:
             for pipeline in self.pipelines:
                 for stage in self.stages_on(container):
                     yield container, pipeline.grant_of(stage)
+
+    def object_storage(self, pipeline: str) -> ObjectStorage | None:
+        """Return the connection of a pipeline to the object storage of the stack, or None if there is none."""
+        found = (service.object_storage(container, pipeline) for container, service in self.services())
+        return next((storage for storage in found if storage), None)
 
     def airflow_objects(self) -> Iterator[tuple[str, AirflowObjects]]:
         """Yield the connections, variables and pools of all services and pipelines, each with their owner."""

@@ -15,6 +15,7 @@ from homelab.model.backup_hooks import BackupHooks
 from homelab.model.container import Container
 from homelab.model.endpoints import Endpoint
 from homelab.model.inventory import DatabaseGrant, Inventory, Secret, name_without_instance
+from homelab.model.object_storage import ObjectStorage
 from homelab.model.options import SecretName
 from homelab.model.proxmox_token import ProxmoxToken
 from homelab.model.secret_store import SecretStore, user_secrets
@@ -199,6 +200,10 @@ class Service(ABC):
         On a container with node_exporter, root runs each of them every minute.
         """
         return {}
+
+    def object_storage(self, container: Container, pipeline: str) -> ObjectStorage | None:
+        """Return the connection of a pipeline to the object storage that it provides; none by default."""
+        return None
 
     def airflow_objects(self) -> AirflowObjects:
         """Return the connections, variables and pools that it adds to Airflow; none by default."""

@@ -207,6 +207,7 @@ def program_words(layout: Layout, command: str, project: str = "") -> str:
 
 def _environment(context: ServiceContext, layout: Layout, ca_file: str) -> bytes:
     pipeline, stages = layout.pipeline, context.inventory.stages_on(context.container)
+    storage = context.inventory.object_storage(pipeline.name)
     return render(
         "pipelines/pipeline.env.j2",
         pipeline=pipeline,
@@ -215,6 +216,7 @@ def _environment(context: ServiceContext, layout: Layout, ca_file: str) -> bytes
         ca_file=ca_file,
         shared_scripts=SHARED_SCRIPTS,
         weather=weather_variables(context, layout),
+        storage=storage.variables if storage else {},
         variables=pipeline.plain_variables,
         user=pipeline.grant_of(stages[0]).role,
         fetches=INGESTION in stages,
@@ -234,12 +236,14 @@ def _secrets(context: ServiceContext, layout: Layout) -> bytes:
     values = context.user_secrets(secrets.values())
     to_broker = weather is not None and weather.to == "broker"
     reader = context.secret_store.secret(f"postgres-{pipeline.reader}")
+    storage = context.inventory.object_storage(pipeline.name)
     return render(
         "pipelines/secrets.env.j2",
         api_key=openweather_key(weather).reveal() if weather else None,
         broker_password=context.secret_store.secret(broker_secret(BROKER_USER)).reveal() if to_broker else None,
         password=context.secret_store.secret(f"postgres-{pipeline.grant_of(stages[0]).role}").reveal(),
         dbt_password=reader.reveal() if ANALYTICS in stages else None,
+        storage_key=storage.secret_key(context.secret_store).reveal() if storage else None,
         secrets={key: values[name] for key, name in secrets.items()},
     )
 

@@ -229,6 +229,15 @@ def _airflow() -> Iterator[Alert]:
         "redis-full",
         "homelab status",
     )
+    yield Alert(
+        "ObjectStorageFull",
+        "homelab_s3_free_bytes < 2 * homelab_s3_reserve_bytes",
+        "10m",
+        "warning",
+        "Only {{ $value | humanize1024 }}B of the disk of the object storage are free; it soon only reads",
+        "object-storage-full",
+        "homelab status",
+    )
 
 
 def _broker() -> Iterator[Alert]:

@@ -33,6 +33,7 @@ _BUILT_IN = {
     "airflow": "Airflow",
     "airflow_worker": "AirflowWorker",
     "redis": "Redis",
+    "s3": "S3",
     "broker": "Broker",
     "consumer": "Consumer",
     "prometheus": "Prometheus",

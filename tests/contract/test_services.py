@@ -34,6 +34,7 @@ from homelab.services.postgres_exporter import PostgresExporter
 from homelab.services.prometheus import Prometheus
 from homelab.services.pve_exporter import PveExporter
 from homelab.services.redis import Redis
+from homelab.services.s3 import S3
 from homelab.services.superset import Superset
 from homelab.steps import FinishUpgrade, PrepareUpgrade
 from homelab.testing import ServiceContract
@@ -98,6 +99,21 @@ class TestAirflowWorker(ServiceContract):
 
 class TestRedis(ServiceContract):
     service = Redis
+
+
+class TestS3(ServiceContract):
+    service = S3
+    options: ClassVar = {"buckets": ["exports"], "users": {"reports": {"read": ["exports", "pipeline-weather"]}}}
+
+
+class TestS3AtAnEndpoint(ServiceContract):
+    service = S3
+    options: ClassVar = {
+        "endpoint": "https://nas.home.arpa:9000",
+        "bucket": "home-lake",
+        "access_key": "homelab",
+        "secret_key": {"secret": "nas-key"},
+    }
 
 
 class TestBroker(ServiceContract):

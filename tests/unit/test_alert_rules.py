@@ -73,6 +73,12 @@ SERIES: dict[str, tuple[dict[str, str], str, str, str]] = {
         "8m",
         "15m",
     ),
+    "ObjectStorageFull": (
+        {'homelab_s3_free_bytes{container="a"}': "19x15 30x10", 'homelab_s3_reserve_bytes{container="a"}': "10x26"},
+        "1m",
+        "13m",
+        "20m",
+    ),
     "BrokerFull": (
         {'homelab_broker_bytes{container="a"}': "90x10 9x10", 'homelab_broker_limit_bytes{container="a"}': "100x21"},
         "1m",

@@ -576,7 +576,7 @@ def test_shipped_inventory_mentions_every_key() -> None:
 def opened(text: str) -> str:
     """Return the shipped inventory with its commented keys, except those of `packages` and `ca_file`."""
     text, alerts, receivers = text.partition("# alerts:\n")
-    text = re.sub(r"(?m)^( +)# ( *\w+:( |$))", r"\1\2", text)
+    text = re.sub(r"(?m)^( +)# ( *[\w-]+:( |$))", r"\1\2", text)
     text = re.sub(r"(?m)^( +)# (- \{)", r"\1\2", text).replace("  ca_file", "  # ca_file")
     text = re.sub(r"(?m)^( +)#   (/)", r"\1  \2", text)
     return text + alerts.removeprefix("# ") + re.sub(r"(?m)^#(   \w+: )", r" \1", receivers)
@@ -593,7 +593,7 @@ def test_comments_of_the_shipped_inventory_are_valid(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     inventory = read(tmp_path, opened(text).replace("executor: local", "executor: celery"))
     plain = read(tmp_path, text)
-    *containers, observability, dashboards, metabase, ingestion, broker, queue, worker = inventory.containers
+    *containers, observability, dashboards, metabase, ingestion, storage, broker, queue, worker = inventory.containers
     assert list(observability.services) == [
         "prometheus",
         "alertmanager",
@@ -606,7 +606,7 @@ def test_comments_of_the_shipped_inventory_are_valid(tmp_path: Path) -> None:
         "postgres_exporter",
     ]
     assert [list(each.services) for each in (dashboards, metabase)] == [["superset"], ["metabase"]]
-    assert list(ingestion.services) == ["ingestion"]
+    assert [list(each.services) for each in (ingestion, storage)] == [["ingestion"], ["s3"]]
     assert broker.services == {"broker": Broker(), "consumer": Consumer()}
     assert (queue.services["redis"], worker.services["airflow_worker"]) == (Redis(), AirflowWorker())
     assert inventory.alerts.receivers == ("email", "slack", "webhook", "url-1")
