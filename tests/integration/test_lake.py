@@ -178,6 +178,7 @@ def test_query_at_a_time_reads_an_earlier_build_and_never_half_of_one(stack: Sta
         f"from read_text('{lake.data}/profiles.yml')",
         "select * from glob('s3://**')",
         "copy (select 1) to 's3://pipeline-weather/other.parquet'",
+        f"copy (select 1) to '{lake.environment['S3_URL']}/lake/other.parquet'",
         "delete from weather_daily",
         "call postgres_execute('__ducklake_metadata_warehouse', 'drop schema weather cascade')",
     ):
