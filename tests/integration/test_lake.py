@@ -81,10 +81,12 @@ AS_OF = ("--as-of", "2013-06-01T00:00:00+00:00")
 DAYS = "select sum(observations)::bigint as observations from weather_daily"
 
 
-def compare(stack: Stack, lake: LakeStack) -> dict[str, int]:
-    """Compare all rows of both published files; return the number of rows of each table."""
+def compare(stack: Stack, lake: LakeStack, *words: str) -> dict[str, int]:
+    """Compare all rows of both published files, or of `marts`; return the number of rows of each table."""
     program = Path(__file__).with_name("compare_published.py").read_text()
-    output = stack.script_of(program, str(lake.data / "published.duckdb"), path=str(stack.data / "published.duckdb"))
+    output = stack.script_of(
+        program, str(lake.data / "published.duckdb"), *words, path=str(stack.data / "published.duckdb")
+    )
     counts: dict[str, int] = json.loads(output)
     return counts
 
@@ -233,7 +235,7 @@ def test_outage_of_the_storage_fails_builds_and_keeps_the_published_file(
         storage.start()
     assert lake.build(*AS_OF)["status"] == "success"
     stack.build(*AS_OF)
-    assert compare(stack, lake)["landing_weather"] == 4000
+    assert compare(stack, lake, "marts")["weather_hourly"] > 3000
 
 
 def test_outage_during_a_build_is_one_error(stack: Stack, lake: LakeStack, storage: seaweed.Storage) -> None:
@@ -263,7 +265,7 @@ def test_outage_during_a_build_is_one_error(stack: Stack, lake: LakeStack, stora
         storage.start()
     assert lake.build(*AS_OF)["status"] == "success"
     stack.build(*AS_OF)
-    assert compare(stack, lake)["landing_weather"] == 4000
+    assert compare(stack, lake, "marts")["weather_hourly"] > 3000
 
 
 def test_history_moves_to_the_lake_and_back(stack: Stack, lake: LakeStack) -> None:
@@ -342,4 +344,4 @@ def test_restore_gives_all_tables_the_published_rows(stack: Stack, lake: LakeSta
     insert(stack, all_samples()[500:900])
     assert not lake.build(*AS_OF)["full_refresh"]
     stack.build(*AS_OF)
-    assert compare(stack, lake)["landing_weather"] == 900
+    assert compare(stack, lake, "marts")["weather_hourly"] >= 900
