@@ -157,10 +157,13 @@ def test_pipeline_gets_a_folder_at_an_endpoint(tmp_path: Path) -> None:
     assert not [path for path in rendered if "homelab-s3" in path]
 
 
-def test_endpoint_without_a_port_has_that_of_https() -> None:
-    container: Any = None
-    service = S3(**{**EXTERNAL, "endpoint": "https://s3.eu-central-1.amazonaws.com/"})
-    assert service.object_storage(container, "a_b").endpoint == "s3.eu-central-1.amazonaws.com:443"
+def test_endpoint_without_a_port_has_that_of_https(tmp_path: Path) -> None:
+    found = inventory(
+        tmp_path, {**EXTERNAL, "endpoint": "https://s3.eu-central-1.amazonaws.com/"}, "analytics-platform"
+    )
+    storage = found.object_storage("weather")
+    assert storage
+    assert storage.endpoint == "s3.eu-central-1.amazonaws.com:443"
 
 
 def test_without_the_service_nothing_changes(tmp_path: Path) -> None:
