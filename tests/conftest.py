@@ -32,13 +32,18 @@ class TwoLabs(LoadFileScheduling):
     """The distribution of `--dist loadfile`, with the files of the labs in two processes.
 
     Labs share addresses, so each half of the labs' network has a process of its own. Labs wait for half of their time,
-    in which the other processes run the other tests.
+    in which a third process runs the other tests.
     """
 
     def _split_scope(self, nodeid: str) -> str:
         if nodeid.startswith(_UPPER_LABS):
             return "upper labs"
         return "lower labs" if nodeid.startswith(_LABS) else super()._split_scope(nodeid)
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Return at least one process more than those of the labs, which mostly wait, for `--dist loadfile`."""
+    return max(3, os.cpu_count() or 1) if config.getvalue("dist") == "loadfile" else None
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> TwoLabs | None:

@@ -16,7 +16,13 @@ from pathlib import Path
 _READ = 1 << 16  # bytes of the end of a log
 _LONGEST = 400  # characters of the words
 _TEXT_LINE = re.compile(r"\[[^]]*\] \{(?P<origin>[^}]*)\} (?P<level>[A-Z]+) - (?P<text>.*)")
-_OWN = ("Task failed with exception", "Marking task as", "Task instance in failure state", "Process exited")
+_OWN = (
+    "Task failed with exception",
+    "Failed to execute job",  # of 2.11: with the text of the exception
+    "Marking task as",
+    "Task instance in failure state",
+    "Process exited",
+)
 
 
 def words(lines: list[str]) -> str:

@@ -18,6 +18,9 @@ import pytest
 
 from homelab.lab import Lab
 from homelab.paths import bundled_path
+from homelab.services.airflow_environment import HOME
+from homelab.services.airflow_failures import failed_tasks
+from homelab.services.airflow_platform import SANDBOX
 from tests.integration.lab_fixture import fresh, in_a_lab
 from tests.scripts import DAG_ID, TASKS
 
@@ -52,6 +55,19 @@ with DAG("prices", start_date=datetime(2026, 1, 1, tzinfo=timezone.utc), schedul
         assert Variable.get("limits", deserialize_json=True) == {"rows": 3}
         assert (REGION, words(1000)) == ("eu", "1,000")
     check()
+"""
+BROKEN = """
+from datetime import datetime, timezone
+try:
+    from airflow.sdk import DAG, task
+except ImportError:  # Airflow 2
+    from airflow import DAG
+    from airflow.decorators import task
+with DAG("broken", start_date=datetime(2026, 1, 1, tzinfo=timezone.utc), schedule=None, catchup=False):
+    @task(retries=0)
+    def look_up():
+        raise ValueError("no price of tin")
+    look_up()
 """
 MAKE_OLD = """update dag_run set start_date = now() - interval '100 days' where dag_id = 'DAG';
 update task_instance set start_date = now() - interval '100 days' where dag_id = 'DAG';
@@ -112,7 +128,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Folder]:
     folder = Folder(tmp_path_factory.mktemp("home"))
     shutil.copy(bundled_path("inventory.yaml"), folder.path)
     (folder.path / "addresses.yaml").write_text(ADDRESSES)
-    folder.dags(prices=DAG, own_module="import humanize\nwords = humanize.intcomma\n")
+    folder.dags(prices=DAG, broken=BROKEN, own_module="import humanize\nwords = humanize.intcomma\n")
     with fresh(LAB):
         folder.version = "2.11"
         folder.homelab("up", "--yes")
@@ -162,6 +178,10 @@ def test_dag_of_the_user_runs_with_its_package_connection_variables_and_pool(fol
     units, tasks = units_in_logs(folder, "weather"), {f"{DAG_ID}.{task}" for task in TASKS.values()}
     assert units == {*tasks, "weather.dbt"}
     assert {*tasks, "prices.check", "airflow-scheduler"} <= units_in_logs(folder, "airflow")
+    assert run(folder, "broken") == "failed"
+    labels = 'dag="broken",task="look_up",message="ValueError: no price of tin"'
+    metrics = folder.on_airflow(failed_tasks(SANDBOX, f"{HOME}/logs"))
+    assert metrics == f"homelab_airflow_dag_failed_task{{{labels}}} 1", "the words of the alert"
     remove_old_runs(folder, "prices")
 
 

@@ -24,6 +24,8 @@ from tests.integration.lab_fixture import LabFixture, changes, in_a_lab, lab_wit
 
 LAB = Lab("alerts", IPv4Network("10.99.2.160/28"), "hl-aler", 18177, 8260)
 SINKS = "10.99.2.166"
+ANALYTICS = "analytics-platform"
+FRESH = "fresh-rates"  # the timer that keeps the data of `rates` fresh
 PROMETHEUS = "http://10.99.2.163:9090"
 query = partial(query_prometheus, PROMETHEUS)
 # The incidents, with the titles of their messages.
@@ -41,14 +43,13 @@ KNOWN = {**TITLES, "silence": SILENCE}
 pytestmark = in_a_lab(600)
 
 
-def inventory(folder: Path, sinks: AlertSinks | None) -> str:
-    """Return the inventory: with monitoring, if there are receivers."""
-    monitoring = sinks is not None
+def inventory(folder: Path, sinks: AlertSinks | None, *, monitoring: bool) -> str:
+    """Return the inventory, with receivers or without."""
     services = {"prometheus": {"scrape_interval": "5s"}, "blackbox_exporter": {}, "alertmanager": {"group_wait": "1s"}}
     containers = {
         "observability": (163, 512, services if monitoring else {}),
         "postgres-data": (162, 512, {"postgres": {"version": 15}}),
-        "analytics-platform": (164, 1024, {"analytics": {}}),
+        ANALYTICS: (164, 1024, {"analytics": {}}),
         "airflow-orchestration": (165, 2048, {"airflow": {}}),
         "receivers": (166, 256, {}),
         "spare": (167, 256, {}),
@@ -64,7 +65,7 @@ def inventory(folder: Path, sinks: AlertSinks | None) -> str:
         },
         "pipelines": {name: {"path": f"pipelines/{name}"} for name in ("prices", "rates")},
     }
-    for name in ("analytics-platform", "receivers"):
+    for name in (ANALYTICS, "receivers"):
         document["containers"][name]["template"] = "debian-13"  # type: ignore[index]
     return json.dumps({**document, **(sinks.section(folder) if sinks else {})})
 
@@ -102,11 +103,17 @@ class Monitored(LabFixture):
             found[receiver].setdefault(name, []).append("begin" if text == title else "over")
         return found
 
+    def with_inventory(self, text: str) -> Monitored:
+        """Change the inventory, and deploy it."""
+        path = self.inventory.path
+        path.write_text(text)
+        changed = replace(self, inventory=replace(load([path, LAB.overlay]), state_dir=self.inventory.state_dir))
+        changes(changed)
+        return changed
+
     def build(self, name: str) -> None:
         """Build a pipeline, and read the metrics of the build."""
-        self.run(
-            f"homelab-pipeline {name}.build >/dev/null 2>&1; systemctl start homelab-metrics", "analytics-platform"
-        )
+        self.run(f"homelab-pipeline {name}.build >/dev/null 2>&1; systemctl start homelab-metrics", ANALYTICS)
 
     def psql(self, sql: str) -> str:
         """Run SQL in the database of the pipelines."""
@@ -119,12 +126,12 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Monitored]:
     folder = tmp_path_factory.mktemp("monitoring")
     write_pipelines(folder)
     sinks = AlertSinks.at(SINKS, folder)
-    with lab_with(LAB, folder, inventory(folder, sinks)) as lab:
+    with lab_with(LAB, folder, inventory(folder, sinks, monitoring=True)) as lab:
         stack = Monitored(lab.inventory, sinks)
         sinks.set_secrets(stack)
         stack.up()
         changes(stack)
-        sinks.start(stack, ["observability", "analytics-platform"])
+        sinks.start(stack, ["observability", ANALYTICS])
         yield stack
 
 
@@ -164,19 +171,19 @@ def test_unreachable_mail_server_and_wrong_webhook_are_named(stack: Monitored) -
 
 
 def test_secrets_are_in_private_files_only(stack: Monitored) -> None:
-    for container in ("observability", "analytics-platform"):
+    for container in ("observability", ANALYTICS):
         assert stack.run("stat -c '%U:%G %a' /etc/homelab/alerts.json", container) == "root:homelab-alerts 640"
         assert "secret-token" not in stack.run("journalctl --no-pager; ps -eo args", container)
         assert stack.run("ss -Hltn 'sport = :9095' | awk '{print $4}'", container).startswith("10.99.2.")
         stack.run("systemd-analyze security --no-pager --threshold=30 homelab-alerts.service", container)
-    stack.run("systemd-analyze security --no-pager --threshold=30 homelab-alert-check.service", "analytics-platform")
+    stack.run("systemd-analyze security --no-pager --threshold=30 homelab-alert-check.service", ANALYTICS)
     print(f"memory of the bridge: {stack.memory('homelab-alerts', 'observability')} KiB")
 
 
 def test_each_incident_is_sent_once_to_each_receiver_and_so_is_its_end(stack: Monitored) -> None:
     """The mail server does not run at the beginning: its messages are sent later, and the others are not repeated."""
     for name in ("prices", "rates"):
-        stack.run(f"homelab-pipeline {name}.fetch", "analytics-platform")
+        stack.run(f"homelab-pipeline {name}.fetch", ANALYTICS)
         stack.build(name)
     since = time.time()
     stack.psql("insert into prices.readings values ('gas', '2026-01-03', -1)")
@@ -209,10 +216,10 @@ def test_each_incident_is_sent_once_to_each_receiver_and_so_is_its_end(stack: Mo
     stack.up()
     stack.psql("delete from prices.readings where value < 0")
     stack.build("prices")
-    timer = "systemd-run -q --on-active=1 --on-unit-inactive=5 --timer-property=AccuracySec=1"
+    timer = f"systemd-run -q --unit={FRESH} --on-active=1 --on-unit-inactive=5 --timer-property=AccuracySec=1"
     # The timer of the metrics alone would show an age of up to a minute more.
     builds = "homelab-pipeline rates.build; systemctl start homelab-metrics"
-    stack.run(f"{timer} sh -c {shlex.quote(builds)}", "analytics-platform")
+    stack.run(f"{timer} sh -c {shlex.quote(builds)}", ANALYTICS)
     over = each_receiver({name: ["begin", "over"] for name in TITLES})
     end = time.monotonic() + 420
     while (found := stack.messages(since)) != over and time.monotonic() < end:
@@ -224,26 +231,42 @@ def test_silent_alertmanager_is_reported_by_another_container(stack: Monitored) 
     since, sign = time.time(), "/var/lib/homelab-alerts/watchdog"
 
     def age() -> float:
-        return time.time() - float(stack.run(f"stat -c %Y {sign}", "analytics-platform"))
+        return time.time() - float(stack.run(f"stat -c %Y {sign}", ANALYTICS))
 
     assert age() < 150
     stack.run("systemctl stop prometheus-alertmanager", "observability")
-    stack.run(f"touch -d '10 minutes ago' {sign}; systemctl start homelab-alert-check", "analytics-platform")
+    stack.run(f"touch -d '10 minutes ago' {sign}; systemctl start homelab-alert-check", ANALYTICS)
     assert stack.messages(since) == each_receiver({"silence": ["begin"]})
     titles = {title.removeprefix("[alerts] ") for _, title, _ in stack.sinks.messages(stack, since)}
     assert titles == {f"{SILENCE} 10 min: no other alert is sent"}
     stack.run("systemctl start prometheus-alertmanager", "observability")
     until(lambda: age() < 100, 120)
-    stack.run("systemctl start homelab-alert-check", "analytics-platform")
+    stack.run("systemctl start homelab-alert-check", ANALYTICS)
     assert stack.messages(since) == each_receiver({"silence": ["begin", "over"]})
 
 
+def test_without_prometheus_failed_builds_and_late_data_are_reported(stack: Monitored) -> None:
+    alone = stack.with_inventory(inventory(stack.inventory.path.parent, stack.sinks, monitoring=False))
+    assert alone.run("ss -Hltn 'sport = :9090 or sport = :9093'", "observability") == ""
+    since = time.time()
+
+    def build_prices() -> None:
+        alone.run("homelab-pipeline prices.build >/dev/null 2>&1; systemctl start homelab-alert-check", ANALYTICS)
+
+    alone.run(f"systemctl stop {FRESH}.timer", ANALYTICS)  # the data of `rates` are late after a while
+    alone.psql("insert into prices.readings values ('gas', '2026-01-04', -1)")
+    build_prices()
+    assert alone.messages(since) == each_receiver({"build": ["begin"]})
+    alone.psql("delete from prices.readings where value < 0")
+    build_prices()
+    until(lambda: "age" in alone.messages(since)["webhook"], 240)
+    alone.run("homelab-pipeline rates.build; systemctl start homelab-alert-check", ANALYTICS)
+    assert alone.messages(since) == each_receiver({name: ["begin", "over"] for name in ("build", "age")})
+
+
 def test_bridges_are_removed_with_their_section(stack: Monitored) -> None:
-    path = stack.inventory.path
-    path.write_text(inventory(path.parent, None))
-    without = LabFixture(replace(load([path, LAB.overlay]), state_dir=stack.inventory.state_dir))
-    changes(without)
-    for container in ("observability", "analytics-platform"):
+    without = stack.with_inventory(inventory(stack.inventory.path.parent, None, monitoring=False))
+    for container in ("observability", ANALYTICS):
         assert not re.search(":9[0-9]{3}", without.run("ss -Hltn", container)), container
         without.run("! test -e /etc/homelab/alerts.json && ! systemctl is-active homelab-alert-check.timer", container)
     assert changes(without) == []

@@ -36,6 +36,7 @@ containers:
 """
 DOOR, OBSERVABILITY = "10.99.2.3", "10.99.2.2"
 PORTS = (9090, 9093)
+DOMAIN = "lab.home.arpa"
 
 pytestmark = in_a_lab(600)
 
@@ -175,6 +176,48 @@ def test_ports_that_cannot_be_closed_are_an_error_and_the_rest_is_deployed(stack
     stack.run("mv /usr/sbin/nft.real /usr/sbin/nft", "observability")
     assert changes(stack) == ["unit homelab-closed-ports.service: is failed"]
     assert not is_open(OBSERVABILITY, PORTS[0])
+
+
+def test_names_of_a_domain_replace_the_ports(
+    stack: LabFixture, browser: requests.Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = stack.inventory.path
+    path.write_text(INVENTORY.replace("GATEWAY", f"{{gateway: {{domain: {DOMAIN}}}}}"))
+    named = LabFixture(replace(load([path, LAB.overlay]), state_dir=stack.inventory.state_dir))
+    changes(named)
+    assert changes(named) == []
+    _resolve_to_the_gateway(monkeypatch)
+    # The earlier certificate of the CA does not permit these names: devices install the new one, which permits them.
+    with pytest.raises(requests.exceptions.SSLError, match="permitted subtree violation"):
+        browser.get(f"https://{DOMAIN}/", timeout=10)
+    authority = named.session.secrets.known_authority()
+    assert authority
+    (tmp_path / "new.crt").write_text(authority.certificate)
+    browser.verify = str(tmp_path / "new.crt")
+    start = browser.get(f"http://{DOMAIN}/", timeout=10)
+    assert start.url == f"https://{DOMAIN}/"
+    links = re.findall(r'class="card" href="([^"]+)"', start.text)
+    assert links == [f"https://prometheus.{DOMAIN}/", f"https://alertmanager.{DOMAIN}/"]
+    password = named.session.secrets.secret(LOGIN).reveal()
+    for link, title in zip(links, ("Prometheus", "Alertmanager"), strict=True):
+        assert browser.get(link, timeout=10).status_code == 401
+        assert title in browser.get(link, timeout=10, auth=(USER, password)).text
+    assert browser.get(f"https://{DOOR}/", timeout=10).status_code == 200
+    assert [port for port in (443, 19090, 19093) if is_open(DOOR, port)] == [443]
+    assert [port for port in PORTS if is_open(OBSERVABILITY, port)] == []
+    reports = [service for each in report_lab(named.session).containers for service in each.services]
+    assert [service.health.summary for service in reports if not service.healthy] == []
+
+
+def _resolve_to_the_gateway(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Resolve the domain and every name below it to the gateway, as a home's name server does."""
+    resolve = socket.getaddrinfo
+
+    def resolved(host: str, *arguments: object, **options: object) -> object:
+        own = isinstance(host, str) and (host == DOMAIN or host.endswith(f".{DOMAIN}"))
+        return resolve(DOOR if own else host, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolved)
 
 
 def test_without_the_gateway_the_plain_ports_are_open_again(stack: LabFixture) -> None:

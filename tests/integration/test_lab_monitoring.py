@@ -18,6 +18,7 @@ from homelab.lab import Lab
 from homelab.paths import bundled_path
 from homelab.pipelines.pipeline_metrics import labelled
 from homelab.runtime.lab_report import report_lab
+from homelab.runtime.lab_sample import Sampler
 from homelab.sandbox import Sandbox
 from tests.integration.lab_fixture import LabFixture, changes, in_a_lab, lab_with, query_prometheus, until
 
@@ -103,6 +104,18 @@ def test_every_endpoint_with_metrics_is_read_after_one_deploy(stack: LabFixture)
     assert changes(stack) == []
     services = [service for each in report_lab(stack.session).containers for service in each.services]
     assert [service.health.summary for service in services if service.health and not service.health.healthy] == []
+
+
+def test_top_draws_the_history_of_prometheus(stack: LabFixture) -> None:
+    sampler = Sampler(stack.session)
+    history = until(lambda: (found := sampler.sample().history).cpu.keys() >= set(UNITS) and found, 30)
+    sampler.close()
+    assert history.source == "Prometheus, the last hour"
+    assert set(history.cpu) == set(history.memory) == set(UNITS)
+    shares = [value for values in (*history.cpu.values(), *history.memory.values()) for value in values]
+    assert all(0 <= value <= 1 for value in shares)
+    assert history.connections
+    assert min(history.connections) > 0
 
 
 @pytest.mark.parametrize(("container", "units"), UNITS.items())

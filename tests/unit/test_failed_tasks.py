@@ -23,6 +23,8 @@ AIRFLOW_2 = """[2026-11-27T07:00:00.1+0000] {ssh.py:544} INFO - Running command:
 Traceback (most recent call last):
   File "/opt/airflow/venv/lib/python3.11/site-packages/airflow/models/taskinstance.py", line 768, in _execute_task
 airflow.exceptions.AirflowException: SSH operator error: exit status = 4
+[2026-11-27T07:00:02.1+0000] {standard_task_runner.py:124} ERROR - Failed to execute job 9 for task t (SSH operator \
+error: exit status = 4; 4091)
 [2026-11-27T07:00:02.2+0000] {local_task_job_runner.py:266} INFO - Task exited with return code 1
 """
 WORDS = "AirflowException: SSH operator error: exit status = 4: error: 1 of 3 cities: Newark: 401"
