@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -89,6 +88,12 @@ def compare(stack: Stack, lake: LakeStack, *words: str) -> dict[str, int]:
     )
     counts: dict[str, int] = json.loads(output)
     return counts
+
+
+def give_profiles(lake: LakeStack, stack: Stack) -> None:
+    """Give a file's pipeline the profiles of one with `target: lake`."""
+    text = (lake.data / "profiles.yml").read_text()
+    (stack.data / "profiles.yml").write_text(text.replace(str(lake.data), str(stack.data)))
 
 
 def query_at(lake: LakeStack, time: datetime, sql: str, expect: int = 0) -> Any:
@@ -271,7 +276,7 @@ def test_outage_during_a_build_is_one_error(stack: Stack, lake: LakeStack, stora
 def test_history_moves_to_the_lake_and_back(stack: Stack, lake: LakeStack) -> None:
     samples = all_samples()
     insert(stack, samples[:2000])
-    shutil.copy(lake.data / "profiles.yml", stack.data / "profiles.yml")
+    give_profiles(lake, stack)
     stack.build(*AS_OF)
     rows = stack.query(DAYS)
     moved = replace(lake, data=stack.data)
@@ -305,7 +310,7 @@ def test_history_moves_to_the_lake_and_back(stack: Stack, lake: LakeStack) -> No
 
 def test_move_switches_nothing_if_a_row_differs(stack: Stack, lake: LakeStack) -> None:
     insert(stack, all_samples()[:500])
-    shutil.copy(lake.data / "profiles.yml", stack.data / "profiles.yml")
+    give_profiles(lake, stack)
     stack.build(*AS_OF)
     moved = replace(lake, data=stack.data)
     program = Path(script("move_target.py")).read_text()
