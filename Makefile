@@ -49,6 +49,7 @@ pictures: .venv/ready  ## Take the pictures of docs/images from the running demo
 lock: .venv/ready  ## Update requirements/*.txt and pipelines/shared/requirements/*.txt
 	$(COMPILE) --group test --extra lab pyproject.toml -o requirements/dev.txt
 	$(COMPILE) requirements/build.in -o requirements/build.txt
+	$(COMPILE) requirements/sqlfluff.in -o requirements/sqlfluff.txt
 	$(COMPILE) benchmarks/requirements.in -o benchmarks/requirements.txt
 	pipelines/shared/requirements/refresh
 

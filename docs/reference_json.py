@@ -44,6 +44,8 @@ RESULTS = {
     "airflow lock": "homelab.commands.airflow_lock:lock",
     "dev run": "homelab.commands.dev:run",
     "dev query": "homelab.commands.query:query",
+    "diff": "homelab.commands.diff:compare",
+    "ci check": "homelab.commands.ci_check:check",
     "services": "homelab.commands.service_list:list_services",
     "snapshot create": "homelab.commands.snapshot:create",
     "snapshot list": "homelab.commands.snapshot:list_snapshots",
