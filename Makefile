@@ -60,6 +60,7 @@ clean:  ## Remove the installed environments and caches (the lab: `homelab lab d
 	@./bootstrap
 	@touch $@
 
-.venv/test-ready: .venv/ready bootstrap requirements/postgres.txt pipelines/shared/requirements/analytics.txt
+.venv/test-ready: .venv/ready bootstrap requirements/postgres.txt pipelines/shared/requirements/analytics.txt \
+    pipelines/shared/requirements/seaweedfs.txt
 	@./bootstrap --test
 	@touch $@

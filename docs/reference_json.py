@@ -39,6 +39,7 @@ RESULTS = {
     "pipeline include": "homelab.commands.pipeline_exclude:include",
     "pipeline exclusions": "homelab.commands.pipeline_exclude:exclusions",
     "pipeline rebuild": "homelab.commands.pipeline_rebuild:rebuild",
+    "pipeline move": "homelab.commands.pipeline_move:move",
     "alerts test": "homelab.commands.alerts:send_test",
     "airflow lock": "homelab.commands.airflow_lock:lock",
     "dev run": "homelab.commands.dev:run",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from homelab.commands.pipeline_rows import RowPeriod
     from homelab.runtime.session import Session
 
-_FORMATS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M%z", "%Y-%m-%dT%H:%M:%S%z"]
+TIME_FORMATS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M%z", "%Y-%m-%dT%H:%M:%S%z"]
 
 
 def register(pipeline: typer.Typer) -> None:
@@ -127,8 +127,8 @@ def _backfill_rows(session: Session, pipeline: str, file: Path, replace: bool, y
 
 
 def exclude(
-    first: Annotated[datetime, typer.Option("--from", formats=_FORMATS, help="The first time; in UTC.")],
-    until: Annotated[datetime, typer.Option("--to", formats=_FORMATS, help="The end, exclusive; in UTC.")],
+    first: Annotated[datetime, typer.Option("--from", formats=TIME_FORMATS, help="The first time; in UTC.")],
+    until: Annotated[datetime, typer.Option("--to", formats=TIME_FORMATS, help="The end, exclusive; in UTC.")],
     reason: Annotated[str, typer.Option(help="The reason, for the list of exclusions.")],
     pipeline: PipelineArgument = None,
     city: Annotated[str | None, typer.Option(help="The weather's city.")] = None,

@@ -5,14 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from homelab.cli import corrections, pipeline_folders
-from homelab.cli.global_options import Json, PipelineArgument, PipelineOption, add_verb, settings
+from homelab.cli.confirmation import confirm
+from homelab.cli.corrections import TIME_FORMATS
+from homelab.cli.global_options import Json, PipelineArgument, PipelineOption, Yes, add_verb, settings
 from homelab.cli.results import echo, print_json, print_result
 
 if TYPE_CHECKING:
@@ -30,7 +33,7 @@ def register(app: typer.Typer) -> None:
     pipeline_folders.register(pipeline)
     add_verb(pipeline, lock)
     add_verb(pipeline, list_pipelines, "list")
-    for verb in (run, status, rebuild):
+    for verb in (run, status, rebuild, move):
         add_verb(pipeline, verb)
     corrections.register(pipeline)
     app.add_typer(pipeline, name="pipeline")
@@ -39,6 +42,13 @@ def register(app: typer.Typer) -> None:
 def query(
     sql: Annotated[str | None, typer.Argument(help="One SQL statement for DuckDB; default: a shell.")] = None,
     pipeline: PipelineOption = None,
+    at: Annotated[
+        datetime | None,
+        typer.Option(
+            formats=TIME_FORMATS,
+            help="Query the marts of the lake as they were at this time; without an offset in UTC.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON; binary values as base64.")] = False,
 ) -> None:
     """Query the published marts of a pipeline. A query never waits for a build and never sees half of one.
@@ -47,14 +57,16 @@ def query(
     one.
 
     Example:  homelab query "select * from weather_daily order by observation_date desc limit 10"
+
+    Example:  homelab query --at 2026-11-01 "select * from weather_records"
     """
     from homelab.commands.query import query as run_query
 
     session = settings.session()
     if sql is None:
-        run_shell(lambda statement: run_query(session, statement, pipeline), as_json)
+        run_shell(lambda statement: run_query(session, statement, pipeline, at), as_json)
         return
-    show_result(run_query(session, sql, pipeline), as_json)
+    show_result(run_query(session, sql, pipeline, at), as_json)
 
 
 def show_result(rows: Rows, as_json: bool) -> None:
@@ -203,4 +215,26 @@ def rebuild(pipeline: PipelineArgument = None, as_json: Json = False) -> None:
     from homelab.commands.pipeline_rebuild import rebuild as build
 
     outcome = build(settings.session(), pipeline)
+    print_result(outcome, as_json, lambda: echo(outcome))
+
+
+def move(
+    to: Annotated[Literal["lake", "file"], typer.Option(help="Where the history goes.")],
+    pipeline: PipelineArgument = None,
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Move the history of a pipeline to the lake, or back to its file. Every row is compared before the switch.
+
+    The inventory needs `target: lake` for both directions. Builds wait until the move has ended; readers do not.
+
+    Example:  homelab pipeline move weather --to lake
+    """
+    from homelab.commands.pipeline_move import move as run_move
+
+    session = settings.session()
+    name = session.inventory.chosen_pipeline(pipeline).name
+    if not confirm(f"Replace the tables of {name} in the {to} by a copy of its history?", yes):
+        raise typer.Exit(1)
+    outcome = run_move(session, name, to)
     print_result(outcome, as_json, lambda: echo(outcome))

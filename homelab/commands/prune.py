@@ -15,6 +15,7 @@ from homelab.host import Host, argv, check, expected_format
 from homelab.inventory.errors import did_you_mean
 from homelab.inventory.pipelines_section import name_error
 from homelab.model.inventory import WEATHER
+from homelab.model.lake import LAKE
 from homelab.runtime.concurrency import run_all_or_raise
 from homelab.runtime.connections import Connection
 from homelab.runtime.lab_lock import lab_lock
@@ -107,7 +108,9 @@ def _in_postgres(session: Session, hosts: dict[str, Connection], wanted: Leftove
             for database, size in _json(host, "postgres", _databases(wanted.databases)).items():
                 yield Datum(container.name, "database", database, size)
             for database, schema in wanted.schemas:
-                if _json(host, database, _has_schema(schema)):
+                # The first lake makes its database.
+                missing = database == LAKE and not _json(host, "postgres", _has_database(LAKE))
+                if not missing and _json(host, database, _has_schema(schema)):
                     yield Datum(container.name, "schema", f"{database}.{schema}")
             for role in _json(host, "postgres", _roles(wanted.roles)):
                 yield Datum(container.name, "role", role)
@@ -123,6 +126,10 @@ def _databases(names: Sequence[str]) -> str:
         "select json_object_agg(datname, pg_database_size(oid)) from pg_database "
         f"where datname = any ({_array(names)}) and {made_by_homelab('datdba')}"
     )
+
+
+def _has_database(name: str) -> str:
+    return f"select to_json(exists (select from pg_database where datname = {literal(name)}))"
 
 
 def _has_schema(name: str) -> str:

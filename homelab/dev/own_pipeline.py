@@ -16,7 +16,7 @@ from homelab.host import Result
 from homelab.model import Pipeline, Secret, SecretStore, Step
 from homelab.model.inventory import WEATHER
 from homelab.model.secret_store import user_secrets
-from homelab.model.stages import BUILD
+from homelab.model.stages import BUILD, STAGES
 from homelab.paths import bundled_path
 from homelab.pipelines.container_steps import Limits, profiles_yml
 from homelab.pipelines.exclusion_view import ExclusionView
@@ -140,7 +140,7 @@ def set_up(stack: Stack, pipeline: Pipeline, secrets: SecretStore, progress: Pro
     psql, host = shlex.quote(stack.cluster.program("psql")), ThisMachine(superuser)
     for role in (pipeline.writer, pipeline.reader):
         Role(role, Secret(stack.cluster.password), psql).apply(host)
-    own, read = pipeline.database_grants
+    own, read = map(pipeline.grant_of, STAGES)  # a lake needs S3: builds are in a file here
     for step in (schema_of(own, psql), grants(read, psql, owner=own.role)):
         step.apply(host)
     for each in schema_steps(layout):

@@ -16,6 +16,7 @@ from homelab.inventory.value_types import anchored
 from homelab.model import AirflowObjects, Pipeline, SchemaVersion
 from homelab.model.airflow_objects import Connections, Pools, Variables
 from homelab.model.inventory import WEATHER
+from homelab.model.lake import Lake
 from homelab.model.options import Duration, KeyNames, Option, SecretName, Size
 from homelab.model.pipelines import LOCKED_BY, MANIFEST, Corrections, lock_header
 from homelab.paths import bundled_path
@@ -27,7 +28,7 @@ _SCRIPT = Option(
 )
 _TASK = Option(pattern=r"[\w.-]{1,250}", expected="a task's id")
 _COMMAND = r"[a-z][a-z0-9_]{0,30}"
-_VARIABLE = r"(?!(PG|DBT_|READS_|PIPELINE|PYTHON|LD_)|(PATH|HOME|ENV|IFS)$)[A-Z][A-Z0-9_]{0,60}"
+_VARIABLE = r"(?!(PG|DBT_|READS_|LAKE_|PIPELINE|PYTHON|LD_)|(PATH|HOME|ENV|IFS)$)[A-Z][A-Z0-9_]{0,60}"
 _PINNED = re.compile(r"^duckdb==([^\s\\;]+)", re.MULTILINE)
 
 
@@ -112,7 +113,7 @@ class Manifest:
     section: Section
 
 
-def read_manifest(parent: Section, name: str, folder: Path, duckdb: str) -> Manifest | None:
+def read_manifest(parent: Section, name: str, folder: Path, duckdb: str, lake: Lake | None = None) -> Manifest | None:
     """Return the manifest of a folder; None if a problem was recorded.
 
     `duckdb` is the version of DuckDB in the containers, which the scripts' packages must not change.
@@ -143,6 +144,7 @@ def read_manifest(parent: Section, name: str, folder: Path, duckdb: str) -> Mani
         folder=folder,
         description=found.description,
         scripts=dict(found.commands),
+        lake=lake,
         has_dbt=(folder / "dbt" / "dbt_project.yml").is_file(),
         has_dags=any((folder / "dags").glob("*.py")),
         # The tables of the weather belong to the server's superuser: homelab makes them.

@@ -18,7 +18,8 @@ from homelab.inventory.weather_section import WeatherSection
 from homelab.inventory.yaml_source import KeyPath
 from homelab.model import Container, Pipeline, Weather
 from homelab.model.inventory import RAW, WEATHER, airflow_objects
-from homelab.model.options import Option
+from homelab.model.lake import LAKE, Lake, TargetSection
+from homelab.model.options import Duration, Option
 from homelab.model.stages import ANALYTICS
 from homelab.paths import bundled_path
 from homelab.pipelines.installed import installed_folder
@@ -39,7 +40,7 @@ _RESERVED = re.compile(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PipelineSection:
+class PipelineSection(TargetSection):
     """The keys of a user's pipeline."""
 
     path: Annotated[
@@ -91,13 +92,40 @@ def read_pipelines(section: Section, containers: Sequence[Container], weather: W
         if name != WEATHER and isinstance(value, dict | None):
             folders[name] = _other_folder(section, name, taken, runs)
     for name, folder in folders.items():
-        if folder and (manifest := read_manifest(section.below(name), name, folder, _duckdb())):
+        lake = weather.lake if weather and name == WEATHER else _lake(section, name)
+        if folder and (manifest := read_manifest(section.below(name), name, folder, _duckdb(), lake)):
             manifests.append(manifest)
+            if lake and (error := _lake_error(manifest.pipeline, containers)):
+                section.problem(error, name, "target")
     found = with_reads(manifests, section.data)
     if any(service.imports_dashboards for each in containers for service in each.services.values()):
         found = with_dashboards(found, section.problems)
     _check_airflow_objects(section, containers, found)
     return found
+
+
+def _lake(section: Section, name: str) -> Lake | None:
+    """Return the lake of another pipeline; its keys are checked with its folder."""
+    found = section.data[name] or {}
+    if found.get("target") != LAKE:
+        return None
+    try:
+        retention = Duration(str(found.get("snapshot_retention") or TargetSection().snapshot_retention))
+    except ValueError:
+        return None  # reported with the folder
+    return Lake(retention)
+
+
+def _lake_error(pipeline: Pipeline, containers: Sequence[Container]) -> str:
+    """Return the reason why a pipeline cannot have a lake, or ""."""
+    if not pipeline.has_dbt:
+        return "needs a dbt project in dbt/, whose tables are in the lake"
+    if pipeline.has_own_build and not pipeline.is_weather:
+        return "is for builds by homelab: a `build` script of your own chooses where it builds"
+    services = ((each, service) for each in containers for service in each.services.values())
+    if not any(service.object_storage(each, pipeline.name) for each, service in services):
+        return "needs the service `s3`, which no container has"
+    return ""
 
 
 def _other_folder(section: Section, name: str, taken: Mapping[str, str], runs: bool) -> Path | None:

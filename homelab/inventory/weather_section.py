@@ -12,6 +12,7 @@ from homelab.inventory.schema_rules import exclusive, together
 from homelab.inventory.section import Section
 from homelab.inventory.value_types import anchored
 from homelab.model import City, Weather
+from homelab.model.lake import TargetSection
 from homelab.model.options import Option
 from homelab.paths import bundled_path
 
@@ -41,7 +42,7 @@ class CitiesFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WeatherSection:
+class WeatherSection(TargetSection):
     """The keys of `weather:`."""
 
     cities: Annotated[
@@ -108,6 +109,7 @@ def weather(section: Section) -> Weather:
         days=found.days,
         to=found.to,
         folder=found.path or bundled_path("pipelines/weather"),
+        lake=found.lake,
     )
 
 

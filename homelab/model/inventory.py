@@ -253,7 +253,8 @@ class Inventory:
                         yield container, access
             for pipeline in self.pipelines:
                 for stage in self.stages_on(container):
-                    yield container, pipeline.grant_of(stage)
+                    for grant in pipeline.grants_of(stage):
+                        yield container, grant
 
     def object_storage(self, pipeline: str) -> ObjectStorage | None:
         """Return the connection of a pipeline to the object storage of the stack, or None if there is none."""

@@ -11,6 +11,7 @@ from typing import Annotated
 from homelab.model.airflow_objects import AirflowObjects
 from homelab.model.dashboards import DashboardAsset
 from homelab.model.inventory import DATABASE, RAW, WEATHER, DatabaseGrant
+from homelab.model.lake import LAKE, Lake
 from homelab.model.options import Duration, Option, SecretName, Size
 from homelab.model.stages import ANALYTICS, BUILD, CHECK, FETCH, STAGES, Stage, stage_of
 
@@ -67,6 +68,7 @@ class Pipeline:
     scripts: Mapping[str, str]  # command → script with its arguments, relative to the folder
     has_dbt: bool
     has_dags: bool
+    lake: Lake | None = None  # of its dbt project; otherwise one DuckDB file
     reads: Mapping[str, Path] = field(default_factory=dict)  # pipelines whose tables it reads → their dbt projects
     schema_versions: Sequence[SchemaVersion] = ()
     requirements: bytes | None = field(default=None, repr=False)  # lock of the scripts' packages, with hashes
@@ -106,7 +108,17 @@ class Pipeline:
     @property
     def database_grants(self) -> Sequence[DatabaseGrant]:
         """The grants of both roles."""
-        return tuple(map(self.grant_of, STAGES))
+        return tuple(grant for stage in STAGES for grant in self.grants_of(stage))
+
+    def grants_of(self, stage: Stage) -> Sequence[DatabaseGrant]:
+        """Return all grants of a stage's role: with a lake, the role of dbt owns its catalog."""
+        catalog = (self.catalog_grant,) if self.lake and stage == ANALYTICS else ()
+        return (self.grant_of(stage), *catalog)
+
+    @property
+    def catalog_grant(self) -> DatabaseGrant:
+        """The grant for the catalog of its lake."""
+        return DatabaseGrant(LAKE, self.reader, "own", self.name)
 
     def grant_of(self, stage: Stage) -> DatabaseGrant:
         """Return the grant of a stage's role: the ingestion writes, the builds read."""

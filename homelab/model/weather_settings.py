@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+from homelab.model.lake import Lake
 from homelab.model.options import Option
 
 
@@ -49,3 +50,4 @@ class Weather:
     rate_limit: int = 60  # requests a minute; 0: unlimited
     days: Literal["utc", "local"] = "utc"  # of the marts
     to: Literal["postgres", "broker"] = "postgres"  # destination of the ingestion
+    lake: Lake | None = None  # or one DuckDB file

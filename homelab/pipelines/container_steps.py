@@ -217,6 +217,7 @@ def _environment(context: ServiceContext, layout: Layout, ca_file: str) -> bytes
         shared_scripts=SHARED_SCRIPTS,
         weather=weather_variables(context, layout),
         storage=storage.variables if storage else {},
+        extensions=EXTENSIONS,
         variables=pipeline.plain_variables,
         user=pipeline.grant_of(stages[0]).role,
         fetches=INGESTION in stages,
@@ -258,4 +259,5 @@ def profiles_yml(layout: Layout, defaults: Limits, extensions: str = EXTENSIONS)
         extension_directory=extensions,
         memory_limit=layout.pipeline.memory or defaults.memory,
         reads=list(layout.pipeline.reads),
+        lake=layout.pipeline.lake is not None,
     )

@@ -20,7 +20,10 @@ from homelab.steps import Command
 
 # Compiled files would be foreign files in the tree of scripts: hence -B.
 _PYTHON = (f"{SHARED_VENV}/bin/python", "-B")
-_HAS_EXTENSION = f"test -n \"$(find {EXTENSIONS} -name 'postgres_scanner*' -print -quit 2>/dev/null)\""
+_HAS_EXTENSION = " && ".join(
+    f"test -n \"$(find {EXTENSIONS} -name '{name}*' -print -quit 2>/dev/null)\""
+    for name in ("postgres_scanner", "httpfs", "ducklake")
+)
 # Installed next to the old one first, so that it is never incomplete.
 _INSTALL_EXTENSION = (
     f"rm -rf {EXTENSIONS}.new && {argv(*_PYTHON)} {SHARED_SCRIPTS}/install_extension.py {EXTENSIONS}.new && "
@@ -65,10 +68,10 @@ class Analytics(Service):
         return (DOCS_UNIT,) if self.docs else ()
 
     def steps(self, context: ServiceContext) -> Sequence[Step]:
-        """Return the platform with DuckDB's extension, and the stages of the pipelines that run here."""
+        """Return the platform with DuckDB's extensions, and the stages of the pipelines that run here."""
         venv = shared_venv()
         extension = Command(
-            "DuckDB's postgres extension",
+            "DuckDB's extensions",
             _HAS_EXTENSION,
             _INSTALL_EXTENSION,
             triggered_by=[venv],
@@ -79,12 +82,12 @@ class Analytics(Service):
         return (*platform, *push_publications(context), *docs)
 
     def health_probes(self) -> Sequence[str]:
-        """Return the commands that find dbt and DuckDB's extension; each pipeline has a health of its own."""
+        """Return the commands that find dbt and DuckDB's extensions; each pipeline has a health of its own."""
         return (argv("test", "-x", f"{SHARED_VENV}/bin/dbt"), _HAS_EXTENSION)
 
     def health(self, answers: Sequence[Result]) -> Health:
-        """Return healthy if dbt and DuckDB's extension are installed."""
-        missing = [name for name, each in zip(("dbt", "DuckDB's extension"), answers, strict=True) if not each.ok]
+        """Return healthy if dbt and DuckDB's extensions are installed."""
+        missing = [name for name, each in zip(("dbt", "DuckDB's extensions"), answers, strict=True) if not each.ok]
         if missing:
             return Health(False, f"{' and '.join(missing)} missing: `homelab deploy` installs it")
         return Health(True, "dbt and DuckDB are installed")

@@ -9,6 +9,7 @@ from typing import Any, cast
 from homelab.errors import InputError
 from homelab.model import Inventory, Pipeline, Service
 from homelab.model.inventory import DATABASE
+from homelab.model.lake import LAKE
 from homelab.pipelines.layout import Layout
 
 
@@ -64,7 +65,8 @@ def pipeline_leftovers(name: str, inventory: Inventory) -> Leftovers:
     )
     others = [grant for _, grant in inventory.database_grants()]
     own = {pipeline.schema, *(["upkeep"] if pipeline.is_weather else [])}
-    schemas = {(DATABASE, schema) for schema in own} - {(grant.database, grant.schema) for grant in others}
+    owned = {*((DATABASE, schema) for schema in own), (LAKE, name)}
+    schemas = owned - {(grant.database, grant.schema) for grant in others}
     roles = {pipeline.writer, pipeline.reader} - {grant.role for grant in others}
     return Leftovers([], sorted(schemas), sorted(roles), [Layout(pipeline).root])
 

@@ -181,7 +181,8 @@ def test_only_objects_of_roles_that_homelab_made_are_found(tmp_path: Path) -> No
     session = make_session(inventory(tmp_path), connector=lambda container, *_: Listening(container.name, {}))
     with pytest.raises(InputError, match="Cannot prune alice: unknown service"):
         prune(session, "alice", Registry(), lambda lines: True)
-    databases, schemas, roles = filter(None, ran)
+    databases, lake, schemas, roles = filter(None, ran)
+    assert lake == "select to_json(exists (select from pg_database where datname = 'lake'))"
     assert "shobj_description(datdba, 'pg_authid') = 'homelab'" in databases
     assert "shobj_description(nspowner, 'pg_authid') = 'homelab'" in schemas
     assert "shobj_description(oid, 'pg_authid') = 'homelab'" in roles
@@ -215,8 +216,8 @@ def test_unknown_service_is_an_error(tmp_path: Path, name: str) -> None:
 def test_removed_pipeline_leaves_its_schema_its_roles_and_its_folder(tmp_path: Path) -> None:
     wanted = inventory(tmp_path)
     folder = "/opt/analytics-platform/pipelines/prices"
-    schema = ("project_data", "prices")
-    assert pipeline_leftovers("prices", wanted) == Leftovers([], [schema], ["prices", "prices_dbt"], [folder])
+    schemas = [("lake", "prices"), ("project_data", "prices")]
+    assert pipeline_leftovers("prices", wanted) == Leftovers([], schemas, ["prices", "prices_dbt"], [folder])
     answers = {"postgres-data": {"to_regnamespace": "true"}, "analytics-platform": {"du -sb": "7"}}
     asked = list[str]()
     session = make_session(

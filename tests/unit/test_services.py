@@ -474,8 +474,8 @@ HEALTH = [
         "missing: raw.weather_observations, raw.exclusions; `homelab deploy` creates them, without their rows",
     ),
     (Analytics(), ["", ""], True, "dbt and DuckDB are installed"),
-    (Analytics(), ["", None], False, "DuckDB's extension missing: `homelab deploy` installs it"),
-    (Analytics(), [None, None], False, "dbt and DuckDB's extension missing: `homelab deploy` installs it"),
+    (Analytics(), ["", None], False, "DuckDB's extensions missing: `homelab deploy` installs it"),
+    (Analytics(), [None, None], False, "dbt and DuckDB's extensions missing: `homelab deploy` installs it"),
     (
         Airflow(),
         ['{"scheduler": {"status": "healthy"}, "triggerer": {"status": null}}', "[]", ""],

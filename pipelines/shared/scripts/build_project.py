@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -32,10 +31,11 @@ from typing import Any
 
 import duckdb
 import psycopg
-from compact import CopyDiffers, compact
 from dbt_runner import Layout, dbt_environment, dbt_program, exclusive, print_outcome, run_dbt, write_report
+from lake import StorageUnreachable
 from publications import failed_readers, inspect, without
-from publish import publish
+from warehouse import Misplaced, current
+from warehouse_copy import CopyDiffers
 
 _EXCLUSIONS = """
 select coalesce(md5(string_agg(concat(id, revoked_at is null), ',' order by id)), '') from exclusions
@@ -65,9 +65,10 @@ def build(layout: Layout, timeout: float, request: Request) -> dict[str, Any]:
             problems = {f"pipeline {name}": message for name, message in unread.items()}
             if changed and not status and not unread:
                 changed.save()
-        except (OSError, duckdb.Error, psycopg.Error, CopyDiffers) as error:
+        except (OSError, duckdb.Error, psycopg.Error, CopyDiffers, Misplaced, StorageUnreachable) as error:
             print(f"error: {error}", file=sys.stderr)
-            problems, transient, status = {"build_project": str(error)}, True, 1
+            problems, transient, status = {"build_project": str(error)}, not isinstance(error, Misplaced), 1
+            layout.run_results.unlink(missing_ok=True)  # this error is the cause of those of the models
         outcome = "failed" if status else "partial" if problems else "success"
         return write_report(layout, started, {"status": outcome}, problems, transient)
 
@@ -77,15 +78,21 @@ def _build(layout: Layout, lock: int, options: Sequence[str]) -> tuple[int, Mapp
     publications = inspect(os.environ)
     os.environ.update(publications.variables)
     unread = dict(publications.problems)
+    private = current(layout.data)
+    private.require()
+    options = [*private.dbt_options, *options]
     status = run_dbt(layout, lock, [*options, *without(unread)])
     if status and (failed := failed_readers(layout.run_results.parent, os.environ)):
         unread |= {name: f"a model or a test that reads it has failed: {text}" for name, text in failed.items()}
-        _restore(layout)
+        private.restore(layout.published)
         status = run_dbt(layout, lock, [*options, *without(unread)])
-    if status == 0 and layout.warehouse.exists():
-        compact(layout.warehouse)
-        publish(layout.warehouse, layout.published)
-    return status if layout.warehouse.exists() else 1, unread
+    if status:
+        private.require()
+        return status, unread
+    if not private.exists():
+        return 1, unread
+    private.publish(layout.published)
+    return 0, unread
 
 
 def _options(profile: str, full_refresh: bool) -> list[str]:
@@ -117,18 +124,6 @@ class Exclusions:
         new = self.file.with_suffix(".new")
         new.write_text(self.state)
         os.replace(new, self.file)
-
-
-def _restore(layout: Layout) -> None:
-    """Replace the warehouse by the last published file: no table has rows that failed a test."""
-    copy = layout.warehouse.with_suffix(".restored")
-    for leftover in (copy, Path(f"{layout.warehouse}.wal")):
-        leftover.unlink(missing_ok=True)
-    if not layout.published.exists():
-        layout.warehouse.unlink(missing_ok=True)
-        return
-    shutil.copyfile(layout.published, copy)
-    os.replace(copy, layout.warehouse)
 
 
 def check(layout: Layout, options: Sequence[str]) -> int:

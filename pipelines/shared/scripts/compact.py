@@ -10,12 +10,9 @@ from pathlib import Path
 
 import duckdb
 from publish import sync
+from warehouse_copy import CopyDiffers
 
 GROWTH = 1.15  # compared with the last copy
-
-
-class CopyDiffers(Exception):
-    """The copy of the warehouse has other rows."""
 
 
 def compact(warehouse: Path) -> bool:

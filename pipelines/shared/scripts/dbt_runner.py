@@ -23,8 +23,8 @@ from metrics import write_metrics
 # Environment of each dbt; it keeps five log files of this size.
 DBT_SETTINGS = {"DBT_LOG_FILE_MAX_BYTES": str(2 << 20), "DBT_SEND_ANONYMOUS_USAGE_STATS": "false"}
 _TRANSIENT = re.compile(
-    r"IO Error|could not connect|connection .*(failed|refused|closed|lost)|server closed|the database system is|"
-    r"No space left|terminating connection|timeout expired",
+    r"IO Error|HTTP Error|could not connect|connection .*(failed|refused|closed|lost)|server closed|"
+    r"the database system is|No space left|terminating connection|timeout expired",
     re.I,
 )
 
@@ -36,11 +36,6 @@ class Layout:
     project: Path
     profiles: Path
     data: Path
-
-    @property
-    def warehouse(self) -> Path:
-        """The private file that dbt builds in."""
-        return self.data / "warehouse.duckdb"
 
     @property
     def published(self) -> Path:

@@ -1,6 +1,6 @@
-"""Install DuckDB's postgres_scanner extension from its wheel into a folder: `install_extension.py [--check] FOLDER`.
+"""Install DuckDB's extensions from their wheels into a folder: `install_extension.py [--check] FOLDER`.
 
-`--check` changes nothing; exit status 0 means that the extension is installed and loads in this version of DuckDB.
+`--check` changes nothing; exit status 0 means that all are installed and load in this version of DuckDB.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 import duckdb
 from contract import EXIT
 
-EXTENSION = "postgres_scanner"
+EXTENSIONS = ("postgres_scanner", "httpfs", "ducklake")
 
 
 def connect(folder: Path) -> duckdb.DuckDBPyConnection:
@@ -21,22 +21,24 @@ def connect(folder: Path) -> duckdb.DuckDBPyConnection:
 
 
 def loads(folder: Path) -> bool:
-    """Return True if the extension is installed, signed, and built for this DuckDB."""
+    """Return True if all extensions are installed, signed, and built for this DuckDB."""
     with connect(folder) as connection:
         try:
-            connection.load_extension(EXTENSION)
+            for name in EXTENSIONS:
+                connection.load_extension(name)
         except duckdb.Error:
             return False
     return True
 
 
 def install(folder: Path) -> None:
-    """Copy the extension out of its wheel."""
+    """Copy the extensions out of their wheels."""
     from duckdb_extensions import import_extension
 
     folder.mkdir(parents=True, exist_ok=True)
     with connect(folder) as connection:
-        import_extension(EXTENSION, force_install=True, con=connection)
+        for name in EXTENSIONS:
+            import_extension(name, force_install=True, con=connection)
 
 
 def main() -> int:
@@ -47,13 +49,16 @@ def main() -> int:
     options = parser.parse_args()
     if not loads(options.folder):
         if options.check:
-            print(f"error: {EXTENSION} for DuckDB {duckdb.__version__} is not in {options.folder}", file=sys.stderr)
+            print(
+                f"error: {', '.join(EXTENSIONS)} for DuckDB {duckdb.__version__} are not in {options.folder}",
+                file=sys.stderr,
+            )
             return EXIT.failed
         install(options.folder)
         if not loads(options.folder):
-            print(f"error: cannot load {EXTENSION} in DuckDB {duckdb.__version__}", file=sys.stderr)
+            print(f"error: cannot load {', '.join(EXTENSIONS)} in DuckDB {duckdb.__version__}", file=sys.stderr)
             return EXIT.failed
-    print(f"{EXTENSION} for DuckDB {duckdb.__version__}: {options.folder}")
+    print(f"{', '.join(EXTENSIONS)} for DuckDB {duckdb.__version__}: {options.folder}")
     return EXIT.success
 
 

@@ -1,6 +1,10 @@
 """Query the published marts: `query.py --database FILE SQL` prints the rows of one statement as JSON.
 
-Exit status: 0 success, 1 DuckDB refuses the SQL, 3 no build has been published yet.
+With `--at TIME` instead of `--database`, the tables are those of the lake's last build at this time; a time without an
+offset is in UTC.
+
+Exit status: 0 success, 1 DuckDB refuses the SQL, 3 no build has been published yet, or none at this time; 8 the
+pipeline has no lake.
 """
 
 from __future__ import annotations
@@ -17,7 +21,8 @@ from typing import Any
 
 import duckdb
 from contract import EXIT
-from read_published import NothingPublished, connect
+from lake import Lake, NoSnapshot
+from read_published import NothingPublished, connect, connect_at
 
 
 def to_json(value: Any) -> Any:
@@ -48,11 +53,15 @@ def unique_names(names: Sequence[str]) -> list[str]:
     return found
 
 
-def run_statement(database: Path, sql: str) -> list[dict[str, Any]]:
-    """Return the rows of one statement. Raises NothingPublished and duckdb.Error."""
-    with connect(database) as connection:
-        if not duckdb.extract_statements(sql):
+def run_statement(connection: duckdb.DuckDBPyConnection, sql: str) -> list[dict[str, Any]]:
+    """Return the rows of one statement, and close the connection. Raises duckdb.Error."""
+    with connection:
+        statements = duckdb.extract_statements(sql)
+        if not statements:
             raise duckdb.ParserException("the statement is empty")
+        # Of a file, DuckDB refuses it itself; of a lake, it may write next to the tables.
+        if any(each.type == duckdb.StatementType.COPY for each in statements):
+            raise duckdb.PermissionException("COPY writes a file; a query only reads")
         answer = connection.execute(sql)
         columns = unique_names([column[0] for column in answer.description or ()])
         return [dict(zip(columns, map(to_json, row), strict=True)) for row in answer.fetchall()]
@@ -61,12 +70,19 @@ def run_statement(database: Path, sql: str) -> list[dict[str, Any]]:
 def main() -> int:
     """Parse the options and run; see the module's docstring."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition(":")[0])
-    parser.add_argument("--database", type=Path, required=True)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--database", type=Path)
+    source.add_argument("--at", type=datetime.fromisoformat)
     parser.add_argument("sql")
     options = parser.parse_args()
+    lake = Lake.from_environment() if options.at else None
+    if options.at and lake is None:
+        print("error: the pipeline has no lake", file=sys.stderr)
+        return EXIT.bad_input
     try:
-        rows = run_statement(options.database, options.sql)
-    except NothingPublished as error:
+        connection = connect_at(lake, options.at) if lake else connect(options.database)
+        rows = run_statement(connection, options.sql)
+    except (NothingPublished, NoSnapshot) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT.nothing_published
     except duckdb.Error as error:

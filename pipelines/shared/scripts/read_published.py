@@ -1,10 +1,12 @@
-"""Read access to the published file."""
+"""Read access to the published file, and to the lake at a time."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import duckdb
+from lake import Lake
 
 
 class NothingPublished(Exception):
@@ -25,6 +27,25 @@ def connect(database: Path) -> duckdb.DuckDBPyConnection:
         read_only=True,
         config={"memory_limit": "512MB", "threads": "2", "autoinstall_known_extensions": "false"},
     )
+    _restrict(connection)
+    return connection
+
+
+def connect_at(lake: Lake, time: datetime) -> duckdb.DuckDBPyConnection:
+    """Open the tables of the last build at a time, in the same way; one without an offset is in UTC.
+
+    Raises NoSnapshot.
+    """
+    version = lake.version_at(time if time.tzinfo else time.replace(tzinfo=UTC))
+    connection = lake.connect(version)
+    # Statements need no other file than those of the lake.
+    folder = lake.url.replace("'", "''")
+    connection.execute(f"set allowed_directories = ['{folder}']")
+    _restrict(connection)
+    return connection
+
+
+def _restrict(connection: duckdb.DuckDBPyConnection) -> None:
     for setting in (
         "TimeZone = 'UTC'",
         f"search_path = '{','.join(_schemas(connection))}'",
@@ -32,7 +53,6 @@ def connect(database: Path) -> duckdb.DuckDBPyConnection:
         "lock_configuration = true",
     ):
         connection.execute(f"set {setting}")
-    return connection
 
 
 def _schemas(connection: duckdb.DuckDBPyConnection) -> list[str]:

@@ -1,8 +1,9 @@
-"""Build and test the marts with dbt in a private file, and publish a copy of it if everything passes.
+"""Build and test the marts with dbt in private tables, and publish a copy of them if everything passes.
 
 Readers open data/published.duckdb, a link that is switched atomically: they never see a partial build, and a failed
 build leaves the previous file. data/last_build.json has the report. PostgreSQL is reached with libpq's variables;
-DBT_PGUSER and DBT_PGPASSWORD, if set, replace PGUSER and PGPASSWORD, as dbt only reads.
+DBT_PGUSER and DBT_PGPASSWORD, if set, replace PGUSER and PGPASSWORD, as dbt only reads. The private tables are in the
+file data/warehouse.duckdb, or in the lake: see warehouse.py.
 
 The last line of standard output is the same report. Exit status: 0 published, 7 not published, 1 not published for
 a reason that can pass (a lost connection, a lock), 2 invalid options.
@@ -24,11 +25,17 @@ import psycopg
 import raw_source
 import source_state
 import test_state
-from compact import CopyDiffers, compact
+import warehouse
 from dbt_runner import Layout, exclusive, print_outcome, run_dbt, write_report
-from publish import publish
+from lake import StorageUnreachable
+from warehouse_copy import CopyDiffers
 
 ROOT = Path(__file__).resolve().parents[1]
+_ERRORS = (
+    *(psycopg.Error, duckdb.Error, OSError, source_state.CountsDiffer, CopyDiffers),
+    *(warehouse.Misplaced, StorageUnreachable),
+)
+_LASTING = (psycopg.ProgrammingError, warehouse.Misplaced)
 FULL_REFRESH = "--full-refresh"
 
 
@@ -68,19 +75,21 @@ def build(layout: Layout, timeout: float, request: Request) -> dict[str, Any]:
         problems, transient = dict[str, str](), None
         try:
             outcome = _build(layout, lock, request, started)
-        except (psycopg.Error, duckdb.Error, OSError, source_state.CountsDiffer, CopyDiffers) as error:
+        except _ERRORS as error:
             print(f"error: {error}", file=sys.stderr)
-            problems, transient = {"dbt_build": str(error)}, not isinstance(error, psycopg.ProgrammingError)
+            problems, transient = {"dbt_build": str(error)}, not isinstance(error, _LASTING)
+            layout.run_results.unlink(missing_ok=True)  # this error is the cause of those of the models
             outcome = {"status": "failed", "full_refresh": request.full_refresh, "rows_tested": "none"}
         return write_report(layout, started, outcome, problems, transient)
 
 
 def _build(layout: Layout, lock: int, request: Request, started: datetime) -> dict[str, Any]:
-    """Plan, run dbt, compare the counts, publish. Raises psycopg.Error and CountsDiffer."""
+    """Plan, run dbt, compare the counts, publish. Raises the errors in _ERRORS."""
     layout.run_results.unlink(missing_ok=True)
-    state = test_state.read(layout.warehouse)
-    with source_state.opened(layout.warehouse) as connection:
-        known = source_state.read_state(connection)
+    private = warehouse.current(layout.data)
+    private.require()
+    with private.connect() as connection:
+        state, known = test_state.read(connection), source_state.read_state(connection)
         full_test_is_due = request.test_all or request.full_refresh or state.full_test_is_due(started)
         source = raw_source.read_source(known.landed_before, {} if full_test_is_due else known.partitions)
         fingerprint = project_hash.fingerprint(layout.project, *_settings(source))
@@ -90,16 +99,18 @@ def _build(layout: Layout, lock: int, request: Request, started: datetime) -> di
         test_all = full_refresh or full_test_is_due
         as_of = request.as_of or started
         repaired = source_state.prepare(connection, known, source, as_of, full_refresh, test_all)
-    if full_refresh:
-        test_state.clear(layout.warehouse)
-    status = run_dbt(layout, lock, [*([FULL_REFRESH] if full_refresh else []), *selection(full_refresh, test_all)])
-    if status == 0:
-        with source_state.opened(layout.warehouse) as connection:
+        if full_refresh:
+            test_state.clear(connection)
+    refresh = [FULL_REFRESH] if full_refresh else []
+    status = run_dbt(layout, lock, [*private.dbt_options, *refresh, *selection(full_refresh, test_all)])
+    if status:
+        private.require()
+    else:
+        with private.connect() as connection:
             source_state.complete(connection, source)
             full_test_at = started if test_all else state.full_test_at
             test_state.save(connection, test_state.TestState(full_test_at, fingerprint))
-        compact(layout.warehouse)
-        publish(layout.warehouse, layout.published)
+        private.publish(layout.published)
     return {
         "status": "success" if status == 0 else "failed",
         "full_refresh": full_refresh,

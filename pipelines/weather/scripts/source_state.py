@@ -10,11 +10,9 @@ Counts per month compare raw with landed rows below the watermark. A month that 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
 
 import duckdb
 from raw_source import Counts, Partition, Source
@@ -75,14 +73,6 @@ class State:
     held_since: datetime | None
     as_of: datetime | None
     partitions: Mapping[int, Partition]
-
-
-@contextmanager
-def opened(warehouse: Any) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open the private warehouse in UTC."""
-    with duckdb.connect(str(warehouse)) as connection:
-        connection.execute("set TimeZone = 'UTC'")
-        yield connection
 
 
 def read_state(connection: duckdb.DuckDBPyConnection) -> State:

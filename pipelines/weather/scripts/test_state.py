@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import duckdb
 
@@ -27,29 +26,18 @@ class TestState:
         return now - self.full_test_at >= FULL_TEST_INTERVAL
 
 
-def read(warehouse: Path) -> TestState:
+def read(connection: duckdb.DuckDBPyConnection) -> TestState:
     """Read the state; an empty one for a new warehouse or one without a completed build."""
-    empty = TestState(datetime.min.replace(tzinfo=UTC), "")
-    if not warehouse.exists():
-        return empty
-    with duckdb.connect(str(warehouse)) as connection:
-        connection.execute("set TimeZone = 'UTC'")
-        try:
-            row = connection.execute("select full_test_at::varchar, fingerprint from landing.test_state").fetchone()
-        except duckdb.CatalogException:
-            return empty
-    return TestState(datetime.fromisoformat(row[0]), row[1]) if row else empty
+    try:
+        row = connection.execute("select full_test_at::varchar, fingerprint from landing.test_state").fetchone()
+    except duckdb.CatalogException:
+        row = None
+    return TestState(datetime.fromisoformat(row[0]), row[1]) if row else TestState(datetime.min.replace(tzinfo=UTC), "")
 
 
-def clear(warehouse: Path) -> None:
+def clear(connection: duckdb.DuckDBPyConnection) -> None:
     """Remove the state before a full refresh: it is unknown until that succeeds."""
-    _execute(warehouse, "drop table if exists landing.test_state")
-
-
-def _execute(warehouse: Path, sql: str) -> None:
-    if warehouse.exists():
-        with duckdb.connect(str(warehouse)) as connection:
-            connection.execute(sql)
+    connection.execute("drop table if exists landing.test_state")
 
 
 def save(connection: duckdb.DuckDBPyConnection, state: TestState) -> None:

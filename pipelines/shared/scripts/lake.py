@@ -1,0 +1,177 @@
+"""The lake of a pipeline: DuckLake tables, with the catalog in PostgreSQL and the rows as Parquet files in S3.
+
+The catalog is a schema of the database `lake`, which the role of dbt owns. Each commit is a snapshot of all tables. The
+commit of a build that passed its tests has the message PUBLISHED: readers at a time see the tables of such a commit,
+never those of half a build.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import duckdb
+import warehouse_copy
+
+CATALOG = "warehouse"  # as DuckDB names the catalog of warehouse.duckdb: dbt compiles the same SQL for both
+PUBLISHED = "published"
+EXTENSIONS = ("postgres_scanner", "httpfs", "ducklake")
+_DELETED_AFTER = timedelta(hours=1)  # a file that no snapshot needs; longer than any query may last
+_ORPHANED_AFTER = timedelta(days=2)  # a file of a build that was killed; longer than any build may last
+_SNAPSHOTS = f"from ducklake_snapshots('{CATALOG}')"
+
+
+class NoSnapshot(Exception):
+    """The lake has no build of this time."""
+
+
+class StorageUnreachable(Exception):
+    """The object storage of the lake does not answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lake:
+    """The connection of a pipeline's lake; `schema` has its catalog, `url` is the folder of its objects."""
+
+    schema: str
+    url: str
+    retention: timedelta
+    variables: Mapping[str, str]
+
+    @classmethod
+    def from_environment(cls) -> Lake | None:
+        """Return the lake that pipeline.env declares; None without one.
+
+        DuckDB reaches the catalog with libpq's variables, as the role of dbt.
+        """
+        if "LAKE_SCHEMA" not in os.environ:
+            return None
+        for name in ("PGUSER", "PGPASSWORD"):
+            os.environ[name] = os.environ.get(f"DBT_{name}", os.environ.get(name, ""))
+        retention = timedelta(seconds=float(os.environ["LAKE_RETENTION_SECONDS"]))
+        return cls(os.environ["LAKE_SCHEMA"], os.environ["S3_URL"] + "/lake/", retention, dict(os.environ))
+
+    def connect(self, version: int | None = None, *, read_only: bool = False) -> duckdb.DuckDBPyConnection:
+        """Open the lake in UTC, at a version or at the newest one. Raises duckdb.Error."""
+        connection = duckdb.connect(
+            config={
+                "extension_directory": self.variables["LAKE_EXTENSIONS"],
+                "autoinstall_known_extensions": "false",
+                "memory_limit": "1GB",
+            }
+        )
+        for name in EXTENSIONS:
+            connection.load_extension(name)
+        # Global: a secret of DuckDB has no CA.
+        connection.execute("set global enable_server_cert_verification = true")
+        connection.execute(f"set global ca_cert_file = {_text(self.variables['S3_CA_FILE'])}")
+        connection.execute(f"create secret lake ({self._secret()})")
+        self.attach(connection, CATALOG, version, read_only=read_only or version is not None)
+        connection.execute(f"use {CATALOG}.main; set TimeZone = 'UTC'")
+        return connection
+
+    def attach(
+        self, connection: duckdb.DuckDBPyConnection, name: str, version: int | None = None, *, read_only: bool
+    ) -> None:
+        """Attach the catalog under a name."""
+        options = [f"data_path {_text(self.url)}", f"metadata_schema {_text(self.schema)}"]
+        options += [f"snapshot_version {version}"] * (version is not None) + ["read_only"] * read_only
+        connection.execute(f"attach 'ducklake:postgres:dbname=lake' as {name} ({', '.join(options)})")
+
+    def _secret(self) -> str:
+        given = {
+            "key_id": "S3_ACCESS_KEY_ID",
+            "secret": "S3_SECRET_ACCESS_KEY",
+            "endpoint": "S3_ENDPOINT",
+            "region": "S3_REGION",
+            "url_style": "S3_URL_STYLE",
+            "scope": "S3_URL",
+        }
+        words = [f"{name} {_text(self.variables[variable])}" for name, variable in given.items()]
+        return ", ".join(["type s3", "use_ssl true", *words])
+
+    def exists(self) -> bool:
+        """Return True if the lake has a table."""
+        with self.connect() as connection:
+            return bool(warehouse_copy.tables(connection, CATALOG))
+
+    def require_storage(self) -> None:
+        """List a folder of the object storage. Raises StorageUnreachable if it does not answer."""
+        with self.connect() as connection:
+            try:
+                connection.execute(f"from glob({_text(self.url + 'none/*')})").fetchall()
+            except duckdb.Error as error:
+                endpoint = self.variables["S3_ENDPOINT"]
+                cause = " ".join(str(error).split())[:300]
+                raise StorageUnreachable(
+                    f"Cannot reach the object storage {endpoint} of the lake: {cause}. "
+                    "The published file is unchanged, and the next build continues."
+                ) from None
+
+    def mark_published(self) -> int:
+        """Mark the present tables as those of a build that passed its tests, and return their version."""
+        with self.connect() as connection:
+            connection.execute("create schema if not exists landing")
+            connection.execute("create table if not exists landing.builds (published_at timestamptz)")
+            connection.begin()
+            connection.execute(f"call {CATALOG}.set_commit_message('homelab', '{PUBLISHED}')")
+            connection.execute("insert into landing.builds values (now())")
+            connection.commit()
+            return max(version for version, _ in published_versions(connection))
+
+    def maintain(self) -> None:
+        """Expire snapshots, merge small files, and delete files that no snapshot needs. Raises duckdb.Error.
+
+        The newest published snapshot stays. Those of the steps of a build are for nobody, so they expire at once.
+        """
+        with self.connect() as connection:
+            published = published_versions(connection)
+            oldest = datetime.now().astimezone() - self.retention
+            newest = max((version for version, _ in published), default=-1)
+            kept = {version for version, time in published if time >= oldest} | {newest}
+            found = connection.execute(f"{_SNAPSHOTS} select snapshot_id").fetchall()
+            expired = [version for (version,) in found if version < newest and version not in kept]
+            if expired:
+                connection.execute(f"call ducklake_expire_snapshots('{CATALOG}', versions => {expired})")
+            connection.execute(f"call ducklake_merge_adjacent_files('{CATALOG}')")
+            connection.execute(f"call ducklake_rewrite_data_files('{CATALOG}', delete_threshold => 0.5)")
+            for function, age in (
+                ("ducklake_cleanup_old_files", _DELETED_AFTER),
+                ("ducklake_delete_orphaned_files", _ORPHANED_AFTER),
+            ):
+                seconds = int(age.total_seconds())
+                connection.execute(f"call {function}('{CATALOG}', older_than => now() - to_seconds({seconds}))")
+
+    def restore(self) -> None:
+        """Give all tables the rows of the newest published snapshot; drop those that it does not have."""
+        with self.connect() as connection:
+            versions = [version for version, _ in published_versions(connection)]
+            if versions:
+                self.attach(connection, "before", max(versions), read_only=True)
+            connection.begin()
+            warehouse_copy.drop_all(connection, CATALOG)
+            if versions:
+                warehouse_copy.copy_all(connection, "before", CATALOG)
+            connection.commit()
+
+    def version_at(self, time: datetime) -> int:
+        """Return the version of the last published build at a time. Raises NoSnapshot."""
+        with self.connect(read_only=True) as connection:
+            published = published_versions(connection)
+        if found := [version for version, made in published if made <= time]:
+            return max(found)
+        oldest = min((made for _, made in published), default=None)
+        known = f"the oldest is of {oldest:%Y-%m-%d %H:%M:%S} UTC" if oldest else "there is no build yet"
+        raise NoSnapshot(f"the lake has no build of this time: {known}")
+
+
+def published_versions(connection: duckdb.DuckDBPyConnection) -> list[tuple[int, datetime]]:
+    """Return the versions of the published builds, each with its time."""
+    sql = f"{_SNAPSHOTS} select snapshot_id, snapshot_time::varchar where commit_message = '{PUBLISHED}'"
+    return [(version, datetime.fromisoformat(time)) for version, time in connection.execute(sql).fetchall()]
+
+
+def _text(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"

@@ -1,0 +1,181 @@
+"""The private tables of a pipeline, in which dbt builds: one DuckDB file, or the lake.
+
+The file `history_in` in the folder of data names the one that has the history. The inventory's `target: lake` only
+gives access to the lake: a pipeline without history begins there, one with a history stays in its file until
+move_target.py has copied and compared all rows.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import duckdb
+import warehouse_copy
+from compact import compact
+from lake import CATALOG, Lake
+from publish import publish, sync
+
+
+class Misplaced(Exception):
+    """The history is where the pipeline has no access to."""
+
+
+class Warehouse(Protocol):
+    """The tables in which dbt builds."""
+
+    @property
+    def dbt_options(self) -> Sequence[str]:
+        """The options of dbt."""
+
+    def exists(self) -> bool:
+        """Return True if there is a table."""
+
+    def connect(self) -> duckdb.DuckDBPyConnection:
+        """Open it in UTC."""
+
+    def require(self) -> None:
+        """Check that it can be built in. Raises StorageUnreachable."""
+
+    def publish(self, published: Path) -> None:
+        """Publish a copy of all tables, whose tests have passed."""
+
+    def restore(self, published: Path) -> None:
+        """Replace all rows by the published ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileWarehouse:
+    """One DuckDB file."""
+
+    path: Path
+    dbt_options: Sequence[str] = ()
+
+    def exists(self) -> bool:
+        """Return True if the file exists."""
+        return self.path.exists()
+
+    def connect(self) -> duckdb.DuckDBPyConnection:
+        """Open the file in UTC."""
+        connection = duckdb.connect(str(self.path))
+        connection.execute("set TimeZone = 'UTC'")
+        return connection
+
+    def require(self) -> None:
+        """Do nothing: the file needs no other machine."""
+
+    def publish(self, published: Path) -> None:
+        """Compact the file if it has grown, and publish a copy."""
+        compact(self.path)
+        publish(self.path, published)
+
+    def restore(self, published: Path) -> None:
+        """Replace the file by a copy of the published one."""
+        copy = self.path.with_suffix(".restored")
+        for leftover in (copy, Path(f"{self.path}.wal")):
+            leftover.unlink(missing_ok=True)
+        if not published.exists():
+            self.path.unlink(missing_ok=True)
+            return
+        shutil.copyfile(published, copy)
+        os.replace(copy, self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class LakeWarehouse:
+    """The lake; `folder` has room for a copy of it."""
+
+    lake: Lake
+    folder: Path
+    dbt_options: Sequence[str] = ("--target", "lake")
+
+    def exists(self) -> bool:
+        """Return True if the lake has a table."""
+        return self.lake.exists()
+
+    def connect(self) -> duckdb.DuckDBPyConnection:
+        """Open the lake in UTC."""
+        return self.lake.connect()
+
+    def require(self) -> None:
+        """Check that the object storage answers. Raises StorageUnreachable."""
+        self.lake.require_storage()
+
+    def publish(self, published: Path) -> None:
+        """Mark the build in the lake, publish a file with its tables, and maintain the lake."""
+        version = self.lake.mark_published()
+        write_target(self.folder, "lake")
+        try:
+            export(self.lake, version, self.folder / "export.duckdb", published)
+        except duckdb.Error:
+            self.require()  # of an outage, its own error
+            raise
+        try:
+            self.lake.maintain()
+        except duckdb.Error as error:
+            # Nothing is lost: the next build does it.
+            print(f"warning: the lake was not maintained: {error}", file=sys.stderr)
+
+    def restore(self, published: Path) -> None:
+        """Give all tables the rows of the newest published build."""
+        self.lake.restore()
+
+
+def export(lake: Lake, version: int, copy: Path, published: Path) -> None:
+    """Publish a file with all tables of a version. Raises duckdb.Error and CopyDiffers."""
+    for leftover in (copy, Path(f"{copy}.wal")):
+        leftover.unlink(missing_ok=True)
+    try:
+        with lake.connect(version) as connection:
+            attach_file(connection, copy, "exported")
+            warehouse_copy.copy_all(connection, CATALOG, "exported")
+            connection.execute("checkpoint exported; detach exported")
+        copy.chmod(0o644)
+        publish(copy, published)
+    finally:
+        copy.unlink(missing_ok=True)
+
+
+def attach_file(connection: duckdb.DuckDBPyConnection, path: Path, name: str, *, read_only: bool = False) -> None:
+    """Attach a DuckDB file under a name."""
+    quoted = str(path).replace("'", "''")
+    connection.execute(f"attach '{quoted}' as {name}{' (read_only)' if read_only else ''}")
+
+
+def current(data: Path) -> Warehouse:
+    """Return the warehouse that has the history of a pipeline, or will have it. Raises Misplaced."""
+    file, lake, target = FileWarehouse(data / "warehouse.duckdb"), Lake.from_environment(), read_target(data)
+    name = os.environ.get("PIPELINE", "weather")
+    if target == "lake" and lake is None:
+        raise Misplaced(
+            f"Cannot build {name}: its history is in the lake, but the inventory has no `target: lake` for it. "
+            f"Write it and run `homelab deploy`; `homelab pipeline move {name} --to file` moves the history back."
+        )
+    if lake is None or target == "file" or (not target and file.exists()):
+        if lake is not None:
+            print(
+                f"warning: the history is in a file: `homelab pipeline move {name} --to lake` moves it to the lake",
+                file=sys.stderr,
+            )
+        return file
+    return LakeWarehouse(lake, data)
+
+
+def read_target(data: Path) -> str:
+    """Return `file` or `lake`, which has the history; empty before the first build in the lake."""
+    path = data / "history_in"
+    return path.read_text().strip() if path.exists() else ""
+
+
+def write_target(data: Path, target: str) -> None:
+    """Record which one has the history."""
+    new = data / "history_in.new"
+    new.write_text(target + "\n")
+    sync(new)
+    os.replace(new, data / "history_in")
+    sync(data)
