@@ -49,6 +49,7 @@ pictures: .venv/ready  ## Take the pictures of docs/images from the running demo
 lock: .venv/ready  ## Update requirements/*.txt and pipelines/shared/requirements/*.txt
 	$(COMPILE) --group test --extra lab pyproject.toml -o requirements/dev.txt
 	$(COMPILE) requirements/build.in -o requirements/build.txt
+	$(COMPILE) requirements/sqlfluff.in -o requirements/sqlfluff.txt
 	$(COMPILE) benchmarks/requirements.in -o benchmarks/requirements.txt
 	pipelines/shared/requirements/refresh
 
@@ -59,6 +60,7 @@ clean:  ## Remove the installed environments and caches (the lab: `homelab lab d
 	@./bootstrap
 	@touch $@
 
-.venv/test-ready: .venv/ready bootstrap requirements/postgres.txt pipelines/shared/requirements/analytics.txt
+.venv/test-ready: .venv/ready bootstrap requirements/postgres.txt pipelines/shared/requirements/analytics.txt \
+    pipelines/shared/requirements/seaweedfs.txt
 	@./bootstrap --test
 	@touch $@

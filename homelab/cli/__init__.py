@@ -17,6 +17,7 @@ from homelab.cli import (
     alerts,
     backup,
     ca,
+    ci,
     dashboard,
     deploy,
     dev,
@@ -73,6 +74,7 @@ for group in (
     backup,
     golden,
     schema,
+    ci,
     lab,
 ):
     group.register(app)

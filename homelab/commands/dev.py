@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from typing import Any
 from homelab.dev import local_stack, own_pipeline
 from homelab.dev.install import Installed, install
 from homelab.dev.saves import saves
+from homelab.dev.weather_rows import last_line, load_weather
 from homelab.errors import HomelabError, InputError
 from homelab.host import Result
 from homelab.model import Inventory, Pipeline
@@ -68,15 +68,15 @@ def run(session: Session, hours: int, full_refresh: bool) -> DevRun:
 
 
 def _run_weather(stack: local_stack.Stack, progress: Progress, hours: int, full_refresh: bool) -> DevRun:
-    stored = _ingest(stack, hours, progress) if hours else 0
+    stored = load_weather(stack, hours, progress) if hours else 0
     options = ["--project", str(stack.project), "--profiles", str(stack.data), "--data", str(stack.data)]
     with progress.step("dev", "dbt build and publish"):
         done = stack.script("dbt_build.py", *options, *(["--full-refresh"] if full_refresh else []))
         progress.event("dev", "command", command="dbt_build.py", output=done.stderr, status=done.returncode)
-    report = _last_line(done)
+    report = last_line(done)
     if done.returncode:
         raise _build_failed(report, done.stderr, stack.data)
-    marts = _last_line(stack.script("report.py", "--database", str(stack.data / "published.duckdb")))["marts"]
+    marts = last_line(stack.script("report.py", "--database", str(stack.data / "published.duckdb")))["marts"]
     return DevRun(
         stored,
         report["models_built"],
@@ -123,7 +123,7 @@ def _run_commands(
             done = subprocess.run(words, capture_output=True, text=True, check=False)
         seconds[command] = time.monotonic() - started
         is_build = command == BUILD and pipeline.has_dbt
-        report = _last_line(done) if is_build else report
+        report = last_line(done) if is_build else report
         if done.returncode:
             raise _command_failed(name, command, done, report if is_build else {})
     return DevPipelineRun(seconds, report.get("models_built", 0), report.get("tests_passed", 0))
@@ -248,28 +248,6 @@ def _query(argv: Sequence[str], sql: str) -> Rows:
         publish=_RUN_FIRST,
         resolution="Wait for the end of a running `homelab dev run`, or start one.",
     )
-
-
-def _ingest(stack: local_stack.Stack, hours: int, progress: Progress) -> int:
-    """Load `hours` observations of each city; return the number of new ones."""
-    with progress.step("dev", f"the next {hours} hours of {len(local_stack.CITIES)} cities"):
-        # A city that is listed twice is requested twice, and the replay advances an hour each time.
-        cities = json.dumps([{"name": city} for _ in range(hours) for city in local_stack.CITIES])
-        done = stack.script("ingest_weather.py", WEATHER_CITIES=cities)
-    if done.returncode:
-        raise HomelabError(
-            "Cannot load the weather",
-            done.stderr.strip()[-1500:],
-            "Run it again; `homelab dev reset` starts from nothing.",
-        )
-    stored: int = _last_line(done)["stored"]
-    return stored
-
-
-def _last_line(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
-    lines = done.stdout.splitlines()
-    found: dict[str, Any] = json.loads(lines[-1]) if lines else {}
-    return found
 
 
 def _build_failed(report: dict[str, Any], output: str, data: Path) -> HomelabError:

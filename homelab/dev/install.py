@@ -70,6 +70,11 @@ def install(folder: Path, progress: Progress) -> Installed:
 
 def install_scripts(folder: Path, pipeline: str, lock: Path, progress: Progress) -> Path:
     """Return the interpreter with the packages of a pipeline's scripts, installed if they are missing."""
+    return install_locked(folder, f"scripts/{pipeline}", lock, f"the packages of {pipeline}", progress)
+
+
+def install_locked(folder: Path, name: str, lock: Path, title: str, progress: Progress) -> Path:
+    """Return the interpreter of the venv `name`-HASH with the packages of a lock file, installed if it is missing."""
 
     def venv(new: Path) -> None:
         uv = _uv(folder, progress)
@@ -77,8 +82,7 @@ def install_scripts(folder: Path, pipeline: str, lock: Path, progress: Progress)
         python = str(new / "bin" / "python")
         _run([uv, "pip", "sync", "-q", "--require-hashes", "--no-build", "--python", python, str(lock)])
 
-    base = folder / "scripts" / pipeline
-    return _installed(base, lock, f"the packages of {pipeline}", venv, progress) / "bin" / "python"
+    return _installed(folder / name, lock, title, venv, progress) / "bin" / "python"
 
 
 def compile_lock(

@@ -147,7 +147,7 @@ def running(folder: Path, installed: Installed, replay: bool, weather: Path = BU
     profiles = render(
         "pipelines/profiles.yml.j2",
         profile="weather",
-        warehouse=str(folder / "data" / "warehouse.duckdb"),
+        warehouse=f"{{{{ env_var('PIPELINE_WAREHOUSE', '{folder}/data/warehouse.duckdb') }}}}",
         threads=2,
         extension_directory=str(installed.extensions),
         memory_limit="2GB",

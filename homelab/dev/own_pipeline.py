@@ -105,8 +105,11 @@ class LocalPipeline:
         """Return the pipelines that it reads and that have published nothing on this machine."""
         return [name for name, file in self.layout.reads.items() if not Path(file).exists()]
 
-    def dbt(self, words: Sequence[str]) -> str:
-        """Return shell text that runs dbt on the project, as the role that may only read."""
+    def dbt(self, words: Sequence[str], further: Mapping[str, str] | None = None) -> str:
+        """Return shell text that runs dbt on the project, as the role that may only read.
+
+        `further` variables replace those of the project's folders.
+        """
         layout = self.layout
         options = {
             "DBT_PROJECT_DIR": layout.project,
@@ -116,6 +119,7 @@ class LocalPipeline:
         }
         login = "PGUSER=$DBT_PGUSER PGPASSWORD=$DBT_PGPASSWORD"
         options |= {f"READS_{name}": ":memory:" for name in self.unpublished()}
+        options |= further or {}
         variables = " ".join(f"{key}={shlex.quote(value)}" for key, value in options.items())
         return layout.run(f"{login} {variables} {shlex.join([str(self.installed.python.with_name('dbt')), *words])}")
 
@@ -182,8 +186,13 @@ def _write_environment(stack: Stack, layout: LocalLayout, secrets: Mapping[str, 
 
 def write_project(layout: LocalLayout) -> None:
     """Copy the dbt project with the sources of the pipelines that it reads; the user's folder stays as it is."""
-    shutil.rmtree(layout.project, ignore_errors=not Path(layout.project).exists())
-    for name, content in project_files(layout.pipeline.folder / "dbt", layout.pipeline.reads).items():
-        path = Path(layout.project, name)
+    copy_project(layout.pipeline.folder / "dbt", layout.pipeline.reads, Path(layout.project))
+
+
+def copy_project(project: Path, reads: Mapping[str, Path], target: Path) -> None:
+    """Copy a dbt project, with the sources of the pipelines that it reads, in place of an earlier copy."""
+    shutil.rmtree(target, ignore_errors=not target.exists())
+    for name, content in project_files(project, reads).items():
+        path = target / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)

@@ -62,6 +62,10 @@ class WeatherSection(TargetSection):
         Literal["utc", "local"],
         Option("Days of the marts: in UTC, or in each city's time zone. A change rebuilds them."),
     ] = "utc"
+    to: Annotated[
+        Literal["postgres", "broker"],
+        Option("Destination of the ingestion: PostgreSQL, or the broker, whose consumer writes to PostgreSQL."),
+    ] = "postgres"
     schedule: Annotated[
         str,
         Option(
@@ -112,6 +116,7 @@ def weather(section: Section) -> Weather:
         rate_limit=found.rate_limit,
         days=found.days,
         archive_months=found.archive_months,
+        to=found.to,
         folder=found.path or bundled_path("pipelines/weather"),
         lake=found.lake,
     )

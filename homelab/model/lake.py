@@ -19,7 +19,8 @@ class TargetSection:
         Option("Where dbt builds: one DuckDB file, or DuckLake tables in PostgreSQL and the service `s3`."),
     ] = "file"
     snapshot_retention: Annotated[
-        Duration, Option("Time for which `homelab query --at` can read earlier builds of the lake.", low=Duration("1h"))
+        Duration,
+        Option("Time for which `homelab query --at TIME` can read earlier builds of the lake.", low=Duration("1h")),
     ] = Duration("30d")
 
     @property

@@ -50,4 +50,5 @@ class Weather:
     rate_limit: int = 60  # requests a minute; 0: unlimited
     days: Literal["utc", "local"] = "utc"  # of the marts
     archive_months: int = 0  # whole months of raw rows in PostgreSQL before they move to object storage; 0: all
+    to: Literal["postgres", "broker"] = "postgres"  # destination of the ingestion
     lake: Lake | None = None  # or one DuckDB file

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+
+from homelab.model import Pipeline
+from homelab.pipelines.weather import BUILT_IN
 
 GROUP = "homelab.pipelines"
 
@@ -25,6 +30,17 @@ def installed_folder(name: str) -> Path | None:
     if not isinstance(folder, str | Path) or not Path(folder).is_dir():
         raise ValueError(f"{_origin(found[0])} must give the path of a folder, not {folder!r}")
     return Path(folder)
+
+
+def of_user(pipelines: Iterable[Pipeline]) -> Sequence[Pipeline]:
+    """Return the pipelines in folders of the user: neither built in nor of an installed package."""
+    return [each for each in pipelines if each.folder not in (BUILT_IN, _installed(each.name))]
+
+
+def _installed(name: str) -> Path | None:
+    with suppress(ValueError):
+        return installed_folder(name)
+    return None
 
 
 def _origin(entry: EntryPoint) -> str:

@@ -18,7 +18,7 @@ from homelab.paths import bundled_path
 from homelab.render import render
 from homelab.sandbox import Sandbox
 from homelab.services.lab_certificates import CA_FILE, server_certificate
-from homelab.services.monitoring import SETTINGS
+from homelab.services.monitoring import SETTINGS, Daemon
 from homelab.steps import Command, Directory, File, Packages, SystemdUnit, UvInstall, Venv, WaitFor
 
 FOLDER = "/var/lib/homelab-s3"
@@ -45,6 +45,8 @@ except urllib.error.HTTPError as error:
     print(error.code)
 except OSError as error:
     sys.exit(str(error))"""
+# After a start, S3 answers before the master knows the volumes, and cannot read objects until then.
+_HAS_VOLUMES = Daemon("seaweedfs", _MASTER_PORT).request("/dir/status", only="DataNodes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,6 @@ def server_steps(context: ServiceContext, settings: Settings) -> Sequence[Step]:
     socket = _unit(UNITS[1], address=context.container.address, port=settings.port)
     proxy = _unit("homelab-s3-proxy.service", inner_port=_INNER_PORT, sandbox=_SANDBOX)
     shell = _SANDBOX.as_user("env", f"HOME={FOLDER}", _WEED, "shell", f"-master={_LOOPBACK}:{_MASTER_PORT}")
-    answers = https_answer(f"{context.container.address}:{settings.port}", "/healthz", CA_FILE)
     return (
         *_SANDBOX.account(),
         Packages(["python3", "python3-venv", "ca-certificates"]),
@@ -125,7 +126,13 @@ def server_steps(context: ServiceContext, settings: Settings) -> Sequence[Step]:
         # Restarted, as a reload keeps the users that the file no longer has.
         SystemdUnit(UNITS[0], triggered_by=[venv, certificate, users, unit]),
         SystemdUnit(UNITS[1], triggered_by=[socket, proxy], settle=0),
-        WaitFor("SeaweedFS answers", answers, context.container.name, context.failed, _DEADLINE),
+        WaitFor(
+            "SeaweedFS answers",
+            f"{_answer(settings.port)} | grep -qx 200 && {_HAS_VOLUMES}",
+            context.container.name,
+            context.failed,
+            _DEADLINE,
+        ),
         *map(_bucket, settings.buckets),
     )
 
@@ -196,11 +203,15 @@ def _bucket(name: str) -> Command:
     )
 
 
-def server_health_probes(port: int) -> Sequence[str]:
-    """Return the commands for its answer at the port for clients, its buckets, and the free space of its disk."""
+def _answer(port: int) -> str:
+    """Return shell text that prints the status of an answer of S3 at the port for clients."""
     listens = f"$(ss -Hltn {quote(f'sport = :{port}')} | awk '{{print $4; exit}}')"
-    answer = f'python3 -c {quote(_ANSWER)} https://"{listens}"/healthz {CA_FILE}'
-    return (answer, argv(CLI, "s3.bucket.list"), _FREE)
+    return f'python3 -c {quote(_ANSWER)} https://"{listens}"/healthz {CA_FILE}'
+
+
+def server_health_probes(port: int) -> Sequence[str]:
+    """Return the commands for its answer at the port for clients, its volumes and buckets, and the free space."""
+    return (_answer(port), _HAS_VOLUMES, argv(CLI, "s3.bucket.list"), _FREE)
 
 
 def server_metrics(reserve: Size) -> str:
@@ -210,8 +221,8 @@ def server_metrics(reserve: Size) -> str:
 
 def server_health(answers: Sequence[Result], reserve: Size) -> Health:
     """Return healthy if it answers, and its disk has space."""
-    answer, listed, space = answers
-    if not answer.ok or answer.text != "200":
+    answer, volumes, listed, space = answers
+    if not answer.ok or answer.text != "200" or not volumes.ok:
         return Health(False, "does not answer")
     buckets = {line.split()[0]: int(line.split("size:")[1].split()[0]) for line in listed.text.splitlines()}
     free, used = int(space.text), sum(buckets.values())

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -66,7 +67,7 @@ class Storage:
         (self.folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
 
     def start(self) -> None:
-        """Start the server and wait until S3 answers."""
+        """Start the server and wait until it stores objects: S3 answers before the volumes are there."""
         ports = [
             word
             for name, port in self.ports.items()
@@ -87,7 +88,10 @@ class Storage:
         )
         until = time.monotonic() + _START
         while time.monotonic() < until:
-            with suppress(OSError), socket.create_connection(("127.0.0.1", self.ports["s3"]), 1):
+            with suppress(OSError):
+                socket.create_connection(("127.0.0.1", self.ports["s3"]), 1).close()
+                stored = urllib.request.Request(f"http://127.0.0.1:{self.ports['filer']}/probe", b"x", method="PUT")
+                urllib.request.urlopen(stored, timeout=5).close()  # noqa: S310
                 return
             assert self.process.poll() is None, (self.folder / "log").read_text()[-2000:]
             time.sleep(0.2)

@@ -1,4 +1,4 @@
-"""The weather in a lake, in containers: history from a file, a build, an earlier time, and the way to a file and back."""
+"""The weather in a lake, in containers: builds, a query of an earlier time, and the way to a file and back."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import pytest
 from homelab.errors import InputError
 from homelab.host import Result
 from homelab.inventory import load
-from homelab.model import Health, Inventory, ServiceContext, Size
+from homelab.model import Inventory, ServiceContext, Size
 from homelab.model.firewall import desired_firewall
 from homelab.paths import bundled_path
 from homelab.runtime.convergence import steps_of
@@ -157,10 +157,13 @@ def test_pipeline_gets_a_folder_at_an_endpoint(tmp_path: Path) -> None:
     assert not [path for path in rendered if "homelab-s3" in path]
 
 
-def test_endpoint_without_a_port_has_that_of_https() -> None:
-    container: Any = None
-    service = S3(**{**EXTERNAL, "endpoint": "https://s3.eu-central-1.amazonaws.com/"})
-    assert service.object_storage(container, "a_b").endpoint == "s3.eu-central-1.amazonaws.com:443"
+def test_endpoint_without_a_port_has_that_of_https(tmp_path: Path) -> None:
+    found = inventory(
+        tmp_path, {**EXTERNAL, "endpoint": "https://s3.eu-central-1.amazonaws.com/"}, "analytics-platform"
+    )
+    storage = found.object_storage("weather")
+    assert storage
+    assert storage.endpoint == "s3.eu-central-1.amazonaws.com:443"
 
 
 def test_without_the_service_nothing_changes(tmp_path: Path) -> None:
@@ -184,20 +187,20 @@ LISTED = b"  exports\tsize:400\tlogical:400\tchunk:1\n  pipeline-weather\tsize:1
 
 
 @pytest.mark.parametrize(
-    ("answer", "free", "expected"),
+    ("answer", "has_volumes", "free", "expected"),
     [
-        ((0, b"200"), b"5000000000", (True, "2 buckets with 1.6 GB; 5.0 GB of the disk are free")),
-        ((0, b"200"), b"900000000", (False, "full: only reads; 2 buckets")),
-        ((1, b""), b"5000000000", (False, "does not answer")),
-        ((0, b"503"), b"5000000000", (False, "does not answer")),
+        (b"200", True, b"5000000000", (True, True, "2 buckets with 1.6 GB; 5.0 GB of the disk are free")),
+        (b"200", True, b"900000000", (False, True, "full: only reads; 2 buckets")),
+        (b"200", False, b"5000000000", (False, False, "does not answer")),
+        (b"503", True, b"5000000000", (False, False, "does not answer")),
+        (b"", True, b"5000000000", (False, False, "does not answer")),
     ],
 )
-def test_health(answer: tuple[int, bytes], free: bytes, expected: tuple[bool, str]) -> None:
-    answers = [Result("", *answer, b""), Result("", 0, LISTED, b""), Result("", 0, free, b"")]
-    found: Health = server_health(answers, Size("1GB"))
-    assert found.healthy == expected[0]
-    assert found.ready == (not expected[1].startswith("does not answer")), "a deploy of a full one ends"
-    assert found.summary.startswith(expected[1])
+def test_health(answer: bytes, has_volumes: bool, free: bytes, expected: tuple[bool, bool, str]) -> None:
+    contents = ((not answer, answer), (not has_volumes, b""), (0, LISTED), (0, free))
+    found = server_health([Result("", int(status), text, b"") for status, text in contents], Size("1GB"))
+    assert (found.healthy, found.ready) == expected[:2]
+    assert found.summary.startswith(expected[2])
 
 
 @pytest.mark.parametrize(

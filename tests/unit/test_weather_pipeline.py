@@ -131,7 +131,7 @@ def test_pipeline_without_a_name_is_the_only_one_or_the_weather(tmp_path: Path) 
 
 def test_weather_that_left_the_inventory_can_be_pruned(tmp_path: Path) -> None:
     found = pipeline_leftovers("weather", inventory(tmp_path, None))
-    assert found.schemas == [("project_data", "raw"), ("project_data", "upkeep")]
+    assert found.schemas == [("lake", "weather"), ("project_data", "raw"), ("project_data", "upkeep")]
     assert (found.roles, found.folders) == (["analytics", "dbt"], [IN_CONTAINER])
     with pytest.raises(InputError, match="it is in the inventory"):
         pipeline_leftovers("weather", inventory(tmp_path, {"api_key_file": "key"}))

@@ -56,8 +56,12 @@ def unique_names(names: Sequence[str]) -> list[str]:
 def run_statement(connection: duckdb.DuckDBPyConnection, sql: str) -> list[dict[str, Any]]:
     """Return the rows of one statement, and close the connection. Raises duckdb.Error."""
     with connection:
-        if not duckdb.extract_statements(sql):
+        statements = duckdb.extract_statements(sql)
+        if not statements:
             raise duckdb.ParserException("the statement is empty")
+        # Of a file, DuckDB refuses it itself; of a lake, it may write next to the tables.
+        if any(each.type == duckdb.StatementType.COPY for each in statements):
+            raise duckdb.PermissionException("COPY writes a file; a query only reads")
         answer = connection.execute(sql)
         columns = unique_names([column[0] for column in answer.description or ()])
         return [dict(zip(columns, map(to_json, row), strict=True)) for row in answer.fetchall()]

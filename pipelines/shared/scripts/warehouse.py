@@ -110,7 +110,11 @@ class LakeWarehouse:
         """Mark the build in the lake, publish a file with its tables, and maintain the lake."""
         version = self.lake.mark_published()
         write_target(self.folder, "lake")
-        export(self.lake, version, self.folder / "export.duckdb", published)
+        try:
+            export(self.lake, version, self.folder / "export.duckdb", published)
+        except duckdb.Error:
+            self.require()  # of an outage, its own error
+            raise
         try:
             self.lake.maintain()
         except duckdb.Error as error:
@@ -146,15 +150,16 @@ def attach_file(connection: duckdb.DuckDBPyConnection, path: Path, name: str, *,
 def current(data: Path) -> Warehouse:
     """Return the warehouse that has the history of a pipeline, or will have it. Raises Misplaced."""
     file, lake, target = FileWarehouse(data / "warehouse.duckdb"), Lake.from_environment(), read_target(data)
+    name = os.environ.get("PIPELINE", "weather")
     if target == "lake" and lake is None:
         raise Misplaced(
-            "Cannot build: the history of the pipeline is in the lake, but the inventory has no `target: lake` for it. "
-            "Write it and run `homelab deploy`; `homelab pipeline move NAME --to file` moves the history back."
+            f"Cannot build {name}: its history is in the lake, but the inventory has no `target: lake` for it. "
+            f"Write it and run `homelab deploy`; `homelab pipeline move {name} --to file` moves the history back."
         )
     if lake is None or target == "file" or (not target and file.exists()):
         if lake is not None:
             print(
-                "warning: the history is in a file: `homelab pipeline move NAME --to lake` moves it to the lake",
+                f"warning: the history is in a file: `homelab pipeline move {name} --to lake` moves it to the lake",
                 file=sys.stderr,
             )
         return file
