@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import duckdb
+import object_storage
 import warehouse_copy
+from object_storage import quoted
 
 CATALOG = "warehouse"  # as DuckDB names the catalog of warehouse.duckdb: dbt compiles the same SQL for both
 PUBLISHED = "published"
-EXTENSIONS = ("postgres_scanner", "httpfs", "ducklake")
+_EXTENSIONS = ("postgres_scanner", "ducklake")
 _DELETED_AFTER = timedelta(hours=1)  # a file that no snapshot needs; longer than any query may last
 _ORPHANED_AFTER = timedelta(days=2)  # a file of a build that was killed; longer than any build may last
 _SNAPSHOTS = f"from ducklake_snapshots('{CATALOG}')"
@@ -55,42 +57,20 @@ class Lake:
 
     def connect(self, version: int | None = None, *, read_only: bool = False) -> duckdb.DuckDBPyConnection:
         """Open the lake in UTC, at a version or at the newest one. Raises duckdb.Error."""
-        connection = duckdb.connect(
-            config={
-                "extension_directory": self.variables["DUCKDB_EXTENSIONS"],
-                "autoinstall_known_extensions": "false",
-                "memory_limit": "1GB",
-            }
-        )
-        for name in EXTENSIONS:
+        connection = object_storage.connect(self.variables)
+        for name in _EXTENSIONS:
             connection.load_extension(name)
-        # Global: a secret of DuckDB has no CA.
-        connection.execute("set global enable_server_cert_verification = true")
-        connection.execute(f"set global ca_cert_file = {_text(self.variables['S3_CA_FILE'])}")
-        connection.execute(f"create secret lake ({self._secret()})")
         self.attach(connection, CATALOG, version, read_only=read_only or version is not None)
-        connection.execute(f"use {CATALOG}.main; set TimeZone = 'UTC'")
+        connection.execute(f"use {CATALOG}.main")
         return connection
 
     def attach(
         self, connection: duckdb.DuckDBPyConnection, name: str, version: int | None = None, *, read_only: bool
     ) -> None:
         """Attach the catalog under a name."""
-        options = [f"data_path {_text(self.url)}", f"metadata_schema {_text(self.schema)}"]
+        options = [f"data_path {quoted(self.url)}", f"metadata_schema {quoted(self.schema)}"]
         options += [f"snapshot_version {version}"] * (version is not None) + ["read_only"] * read_only
         connection.execute(f"attach 'ducklake:postgres:dbname=lake' as {name} ({', '.join(options)})")
-
-    def _secret(self) -> str:
-        given = {
-            "key_id": "S3_ACCESS_KEY_ID",
-            "secret": "S3_SECRET_ACCESS_KEY",
-            "endpoint": "S3_ENDPOINT",
-            "region": "S3_REGION",
-            "url_style": "S3_URL_STYLE",
-            "scope": "S3_URL",
-        }
-        words = [f"{name} {_text(self.variables[variable])}" for name, variable in given.items()]
-        return ", ".join(["type s3", "use_ssl true", *words])
 
     def exists(self) -> bool:
         """Return True if the lake has a table."""
@@ -101,7 +81,7 @@ class Lake:
         """List a folder of the object storage. Raises StorageUnreachable if it does not answer."""
         with self.connect() as connection:
             try:
-                connection.execute(f"from glob({_text(self.url + 'none/*')})").fetchall()
+                connection.execute(f"from glob({quoted(self.url + 'none/*')})").fetchall()
             except duckdb.Error as error:
                 endpoint = self.variables["S3_ENDPOINT"]
                 cause = " ".join(str(error).split())[:300]
@@ -171,7 +151,3 @@ def published_versions(connection: duckdb.DuckDBPyConnection) -> list[tuple[int,
     """Return the versions of the published builds, each with its time."""
     sql = f"{_SNAPSHOTS} select snapshot_id, snapshot_time::varchar where commit_message = '{PUBLISHED}'"
     return [(version, datetime.fromisoformat(time)) for version, time in connection.execute(sql).fetchall()]
-
-
-def _text(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"

@@ -14,15 +14,16 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import object_storage
 import psycopg
 from contract import EXIT
+from object_storage import quoted
 from raw_source import ARCHIVED, ArchivedMonth
 
 MONTHS = "WEATHER_ARCHIVE_MONTHS"  # whole months to keep in PostgreSQL; 0 or missing: all
@@ -58,33 +59,6 @@ class ArchiveDiffers(Exception):
     """A file in object storage is missing, or has other rows than those that were archived."""
 
 
-@contextmanager
-def storage() -> Iterator[duckdb.DuckDBPyConnection]:
-    """Connect to a DuckDB that reaches the object storage, over verified TLS, and PostgreSQL. Raises duckdb.Error.
-
-    A URL that is a folder needs no object storage.
-    """
-    config = {"autoinstall_known_extensions": "false", "memory_limit": "1GB"}
-    if folder := os.environ.get("DUCKDB_EXTENSIONS"):
-        config["extension_directory"] = folder
-    with duckdb.connect(config=config) as connection:  # type: ignore[arg-type]
-        connection.execute("set TimeZone = 'UTC'")
-        if os.environ.get("S3_URL", "").startswith("s3://"):
-            connection.load_extension("httpfs")
-            connection.execute("set global enable_server_cert_verification = true")
-            connection.execute(f"set global ca_cert_file = {_quoted(os.environ['S3_CA_FILE'])}")
-            parameters = {
-                "key_id": "S3_ACCESS_KEY_ID",
-                "secret": "S3_SECRET_ACCESS_KEY",
-                "endpoint": "S3_ENDPOINT",
-                "region": "S3_REGION",
-                "url_style": "S3_URL_STYLE",
-            }
-            given = ", ".join(f"{name} {_quoted(os.environ[value])}" for name, value in parameters.items())
-            connection.execute(f"create secret (type s3, {given}, use_ssl true)")
-        yield connection
-
-
 def archive_next(landed_before: int) -> date | None:
     """Move the oldest month to object storage if it is due and landed; return it, None if there is none.
 
@@ -101,7 +75,7 @@ def archive_next(landed_before: int) -> date | None:
             return None
         rows, checksum = _one(connection, "select * from upkeep.month_checksum(%s)", [month])
         copy = ArchivedMonth(month, _url(month, rows, checksum), rows, int(checksum))
-        with storage() as files:
+        with object_storage.connect(os.environ) as files:
             _write(files, copy)
             check(files, copy, copy.url)
         connection.execute("select upkeep.archive(%s, %s, %s, %s)", (month, copy.url, rows, checksum))
@@ -119,7 +93,7 @@ def _write(files: duckdb.DuckDBPyConnection, copy: ArchivedMonth) -> None:
     rows = f"postgres_query('pg', $sql${_ROWS.format(first=f'{copy.month} 00:00:00+00')}$sql$)"
     if "://" not in copy.url:
         Path(copy.url).parent.mkdir(parents=True, exist_ok=True)
-    files.execute(f"copy (from {rows}) to {_quoted(copy.url)} (format parquet, compression zstd)")
+    files.execute(f"copy (from {rows}) to {quoted(copy.url)} (format parquet, compression zstd)")
 
 
 def check(files: duckdb.DuckDBPyConnection, copy: ArchivedMonth, url: str) -> None:
@@ -141,11 +115,11 @@ def fetch(months: Sequence[ArchivedMonth], folder: Path) -> str:
     if not months:
         return ""
     folder.mkdir()
-    with storage() as files:
+    with object_storage.connect(os.environ) as files:
         for each in months:
             file = str(folder / f"{each.month:%Y-%m}.parquet")
             try:
-                files.execute(f"copy (from read_parquet($1)) to {_quoted(file)} (format parquet)", [each.url])
+                files.execute(f"copy (from read_parquet($1)) to {quoted(file)} (format parquet)", [each.url])
             except duckdb.IOException as error:
                 raise ArchiveDiffers(f"Cannot read the archived month {each.month:%Y-%m}: {error}") from error
             check(files, each, file)
@@ -166,7 +140,7 @@ def restore() -> Sequence[date]:
     Raises psycopg.Error, duckdb.Error and ArchiveDiffers.
     """
     restored = []
-    with _connect() as connection, storage() as files:
+    with _connect() as connection, object_storage.connect(os.environ) as files:
         for first, url, count, checksum in connection.execute(ARCHIVED).fetchall():
             month = ArchivedMonth(first, url, count, int(checksum))
             check(files, month, month.url)
@@ -206,10 +180,6 @@ def _connect() -> psycopg.Connection[Any]:
 def _one(connection: psycopg.Connection[Any], sql: str, values: Any = None) -> tuple[Any, ...]:
     rows: list[tuple[Any, ...]] = connection.execute(sql.encode(), values).fetchall()
     return rows[0]
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
 
 
 def main() -> int:
