@@ -17,6 +17,7 @@ _UPPER_LABS = (
     "tests/e2e/",
     "tests/integration/test_lab_airflow.py",
     "tests/integration/test_lab_alerts.py",
+    "tests/integration/test_lab_broker.py",
     "tests/integration/test_lab_celery.py",
     "tests/integration/test_lab_own_pipeline.py",
 )

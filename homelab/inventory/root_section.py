@@ -24,6 +24,7 @@ from homelab.model.inventory import WEATHER
 from homelab.model.options import KeyNames, Option
 from homelab.private_files import STATE_FOLDER
 
+BROKER = "broker"
 _SECTION = "a mapping, as in the commented example that `homelab init` writes"
 _LAB = "the lab's name: lower-case letters, digits and hyphens, at most 32; not `golden`"
 
@@ -90,6 +91,8 @@ def read(path: Path, root: Section) -> Inventory:
     pipelines = found.get("pipelines", root.below("pipelines"))
     has_weather = isinstance(pipelines.data.get(WEATHER), dict)
     built_in = weather(pipelines.below(WEATHER)) if has_weather else None
+    if built_in and built_in.to == BROKER and containers:
+        _check_broker(pipelines.below(WEATHER), containers)
     all_pipelines = read_pipelines(pipelines, containers, built_in)
     packages = package_sources(found.get("packages", root.below("packages")), [c.template for c in containers])
     if root.problems.found or proxmox is None or subnet is None:
@@ -107,6 +110,13 @@ def read(path: Path, root: Section) -> Inventory:
         sources=packages,
         alerts=found.get("alerts"),
     )
+
+
+def _check_broker(section: Section, containers: Sequence[Container]) -> None:
+    """Add a problem for an ingestion to a broker that is missing, or that has no consumer."""
+    for needed in (BROKER, "consumer"):
+        if not any(needed in container.services for container in containers):
+            section.problem(f"needs the service `{needed}`, which no container has: add it, or write `postgres`", "to")
 
 
 def _check_bridges(root: Section, containers: Sequence[Container]) -> None:

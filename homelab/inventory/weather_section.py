@@ -62,6 +62,10 @@ class WeatherSection(TargetSection):
         Literal["utc", "local"],
         Option("Days of the marts: in UTC, or in each city's time zone. A change rebuilds them."),
     ] = "utc"
+    to: Annotated[
+        Literal["postgres", "broker"],
+        Option("Destination of the ingestion: PostgreSQL, or the broker, whose consumer writes to PostgreSQL."),
+    ] = "postgres"
     schedule: Annotated[
         str,
         Option(
@@ -103,6 +107,7 @@ def weather(section: Section) -> Weather:
         cities_file=found.cities.file if isinstance(found.cities, CitiesFile) else None,
         rate_limit=found.rate_limit,
         days=found.days,
+        to=found.to,
         folder=found.path or bundled_path("pipelines/weather"),
         lake=found.lake,
     )

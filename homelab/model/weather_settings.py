@@ -49,4 +49,5 @@ class Weather:
     cities_file: Path | None = None  # replaces `cities`, which is empty then
     rate_limit: int = 60  # requests a minute; 0: unlimited
     days: Literal["utc", "local"] = "utc"  # of the marts
+    to: Literal["postgres", "broker"] = "postgres"  # destination of the ingestion
     lake: Lake | None = None  # or one DuckDB file

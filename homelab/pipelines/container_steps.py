@@ -15,7 +15,7 @@ from homelab.pipelines.layout import EXTENSIONS, SHARED_SCRIPTS, SHARED_VENV, La
 from homelab.pipelines.published_files import read_by_others, readers_group
 from homelab.pipelines.published_tables import project_files
 from homelab.pipelines.schema_step import SchemaVersions
-from homelab.pipelines.weather import cities_file, weather_variables
+from homelab.pipelines.weather import BROKER_USER, broker_secret, cities_file, weather_variables
 from homelab.render import render
 from homelab.sandbox import Sandbox
 from homelab.secrets import openweather_key
@@ -235,11 +235,13 @@ def _secrets(context: ServiceContext, layout: Layout) -> bytes:
     weather = context.inventory.weather if pipeline.is_weather and fetches else None
     secrets = pipeline.secrets if fetches or pipeline.has_own_build else {}
     values = context.user_secrets(secrets.values())
+    to_broker = weather is not None and weather.to == "broker"
     reader = context.secret_store.secret(f"postgres-{pipeline.reader}")
     storage = context.inventory.object_storage(pipeline.name)
     return render(
         "pipelines/secrets.env.j2",
         api_key=openweather_key(weather).reveal() if weather else None,
+        broker_password=context.secret_store.secret(broker_secret(BROKER_USER)).reveal() if to_broker else None,
         password=context.secret_store.secret(f"postgres-{pipeline.grant_of(stages[0]).role}").reveal(),
         dbt_password=reader.reveal() if ANALYTICS in stages else None,
         storage_key=storage.secret_key(context.secret_store).reveal() if storage else None,

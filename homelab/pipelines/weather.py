@@ -10,9 +10,11 @@ from typing import Any
 from homelab.errors import InputError
 from homelab.model import ServiceContext, Step, Weather
 from homelab.paths import bundled_path
+from homelab.pipelines.broker_contract import PORT
 from homelab.pipelines.layout import SHARED_SCRIPTS, SHARED_VENV, Layout
 from homelab.steps import File
 
+BROKER_USER = "ingestion"  # its identity at the broker
 BUILT_IN = bundled_path("pipelines/weather")
 _LONG = 1 << 16  # bytes: a longer list of cities is compared by its hash, as its diff would be unreadable
 
@@ -24,7 +26,19 @@ def weather_variables(context: ServiceContext, layout: Layout) -> Mapping[str, A
         return None
     cities = [{key: value for key, value in asdict(city).items() if value is not None} for city in weather.cities]
     file = weather.cities_file and _path(layout, weather.cities_file)
-    return {"options": weather, "cities": cities, "cities_file": file}
+    broker = context.inventory.container_with("broker").address if weather.to == "broker" else None
+    return {
+        "options": weather,
+        "cities": cities,
+        "cities_file": file,
+        "broker": broker and f"tls://{broker}:{PORT}",
+        "broker_user": BROKER_USER,
+    }
+
+
+def broker_secret(user: str) -> str:
+    """Return the name of the secret with the password of an identity at the broker."""
+    return f"broker-{user}"
 
 
 def cities_file(weather: Weather, layout: Layout, part: str) -> Iterator[Step]:

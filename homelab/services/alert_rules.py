@@ -23,7 +23,15 @@ _FREE = f"{_AVAILABLE} / node_filesystem_size_bytes"
 
 def alerts(inventory: Inventory) -> Sequence[Alert]:
     """Return all alert rules for an inventory."""
-    return [*_reachability(), *_containers(inventory), *_postgres(), *_pipelines(inventory), *_airflow(), *_upkeep()]
+    return [
+        *_reachability(),
+        *_containers(inventory),
+        *_postgres(),
+        *_pipelines(inventory),
+        *_airflow(),
+        *_broker(),
+        *_upkeep(),
+    ]
 
 
 def _reachability() -> Iterator[Alert]:
@@ -228,6 +236,27 @@ def _airflow() -> Iterator[Alert]:
         "warning",
         "Only {{ $value | humanize1024 }}B of the disk of the object storage are free; it soon only reads",
         "object-storage-full",
+        "homelab status",
+    )
+
+
+def _broker() -> Iterator[Alert]:
+    yield Alert(
+        "BrokerFull",
+        "homelab_broker_bytes / homelab_broker_limit_bytes > 0.8",
+        "5m",
+        "warning",
+        f"{_SHARE} of the broker's disk limit are in use; a full broker refuses further messages",
+        "broker-full",
+        "homelab status",
+    )
+    yield Alert(
+        "BrokerLate",
+        "homelab_broker_messages > 0",
+        "30m",
+        "warning",
+        "{{ $value }} messages have been waiting in the broker for half an hour",
+        "broker-late",
         "homelab status",
     )
 

@@ -36,7 +36,7 @@ class Analytics(Service):
     """Dbt and DuckDB, and the pipelines; their scripts run here, too, unless a container has `ingestion`."""
 
     requires: ClassVar[tuple[str, ...]] = ("postgres",)
-    uses: ClassVar[tuple[str, ...]] = ("s3",)
+    uses: ClassVar[tuple[str, ...]] = ("broker", "s3")
 
     threads: Annotated[
         int, Option("Number of models that dbt builds in parallel, unless the pipeline has a limit.", low=1)

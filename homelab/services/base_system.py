@@ -14,6 +14,7 @@ from homelab.model.options import Size
 from homelab.model.stages import INGESTION
 from homelab.pipelines.layout import FOLDER, Layout
 from homelab.render import render
+from homelab.services.broker import no_waiting_messages
 from homelab.services.closed_ports import closed_ports
 from homelab.services.lab_certificates import trusted_authority
 from homelab.services.security_updates import PACKAGE, security_updates
@@ -50,6 +51,7 @@ def base_system(context: ServiceContext) -> Sequence[Step]:
         Directory("/root/.ssh", mode=0o700),
         File("/root/.ssh/authorized_keys", render("authorized_keys.j2", keys=keys), mode=0o600),
         *_no_spooled_rows(context),
+        *no_waiting_messages(context),
         *trusted_authority(context),
         *_running_values(context.container),
         *packages_from(context.inventory.sources),

@@ -20,7 +20,7 @@ class Ingestion(Service):
     """All commands of the pipelines except their builds, with the spool and the secrets of the scripts."""
 
     requires: ClassVar[tuple[str, ...]] = ("postgres", "analytics")
-    uses: ClassVar[tuple[str, ...]] = ("s3",)
+    uses: ClassVar[tuple[str, ...]] = ("broker", "s3")
 
     def endpoints(self) -> Sequence[Endpoint]:
         """Return SSH, over which Airflow starts the scripts."""

@@ -34,6 +34,8 @@ _BUILT_IN = {
     "airflow_worker": "AirflowWorker",
     "redis": "Redis",
     "s3": "S3",
+    "broker": "Broker",
+    "consumer": "Consumer",
     "prometheus": "Prometheus",
     "alertmanager": "Alertmanager",
     "alert_bridge": "AlertBridge",

@@ -22,6 +22,8 @@ from homelab.services.alert_bridge import AlertBridge
 from homelab.services.alertmanager import Alertmanager
 from homelab.services.analytics import Analytics
 from homelab.services.blackbox_exporter import BlackboxExporter
+from homelab.services.broker import Broker
+from homelab.services.consumer import Consumer
 from homelab.services.gateway import WebGateway
 from homelab.services.grafana import Grafana
 from homelab.services.ingestion import Ingestion
@@ -112,6 +114,42 @@ class TestS3AtAnEndpoint(ServiceContract):
         "access_key": "homelab",
         "secret_key": {"secret": "nas-key"},
     }
+
+
+class TestBroker(ServiceContract):
+    service = Broker
+
+
+BROKER = {
+    "containers": {
+        "broker": {"vmid": 197, "ip": ".197", "cores": 1, "memory": 512, "services": {"broker": {}, "consumer": {}}}
+    },
+    "pipelines": {"weather": {"to": "broker"}},
+}
+
+
+class TestBrokerWithItsClients(ServiceContract):
+    service = Broker
+    options: ClassVar = {"disk": "200MB"}
+    overlay: ClassVar = {
+        "containers": {"tested": {"services": {"consumer": {}}}},
+        "pipelines": {"weather": {"to": "broker"}},
+    }
+
+
+class TestConsumer(ServiceContract):
+    service = Consumer
+    overlay: ClassVar = BROKER
+
+
+class TestAnalyticsToTheBroker(ServiceContract):
+    service = Analytics
+    overlay: ClassVar = BROKER
+
+
+class TestIngestionToTheBroker(ServiceContract):
+    service = Ingestion
+    overlay: ClassVar = BROKER
 
 
 class TestPrometheus(ServiceContract):

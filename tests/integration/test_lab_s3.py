@@ -227,5 +227,6 @@ def test_removal_stops_it_and_keeps_the_objects_until_prune(folder: Folder) -> N
     folder.deploy()
     assert folder.on("object-storage", f"ss -Htln sport = :{PORT}; ls -d /opt/homelab/s3/venv* || true") == ""
     assert folder.on("object-storage", "systemctl is-active homelab-s3-proxy || true") == "inactive"
-    assert "/var/lib/homelab-s3" in folder.homelab("prune", "s3", "--yes")
+    assert folder.on("object-storage", "ls -d /var/lib/homelab-s3/filerldb*")
+    assert folder.homelab("prune", "s3", "--yes") == "1 deleted\n"
     assert folder.on("object-storage", "ls -d /var/lib/homelab-s3 || echo removed") == "removed"

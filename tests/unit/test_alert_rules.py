@@ -79,6 +79,13 @@ SERIES: dict[str, tuple[dict[str, str], str, str, str]] = {
         "13m",
         "20m",
     ),
+    "BrokerFull": (
+        {'homelab_broker_bytes{container="a"}': "90x10 9x10", 'homelab_broker_limit_bytes{container="a"}': "100x21"},
+        "1m",
+        "8m",
+        "15m",
+    ),
+    "BrokerLate": ({'homelab_broker_messages{container="a"}': "7x40 0x20"}, "1m", "35m", "50m"),
     "PipelineFailed": ({'homelab_pipeline_last_build_success{pipeline="weather"}': "0x5 1x5"}, "1m", "3m", "10m"),
     "PipelineLate": (
         {'homelab_pipeline_published_timestamp_seconds{pipeline="weather"}': f"0x{200} {HOURS}x100"},

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from broker_access import Access
 from cities import CitiesError, parse_cities, read_cities
 from openweather import City
 
 UNITS = ("standard", "metric", "imperial")
 DAYS = ("utc", "local")
+DESTINATIONS = ("postgres", "broker")
 DEFAULT_UNITS = "imperial"
 DEFAULT_SCHEDULE = "@hourly"
 
@@ -36,6 +38,8 @@ class Settings:
     data: Path
     spool_bytes: int
     schedule: str
+    broker: Access | None = None  # None: PostgreSQL
+    broker_wait: float = 10  # seconds for the consumer at the end of a run
 
 
 def read_settings(environment: Mapping[str, str]) -> Settings:
@@ -61,7 +65,19 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         run_deadline=_seconds(environment, "OPENWEATHER_DEADLINE", 600),
         spool_bytes=_integer(environment, "WEATHER_SPOOL_MEGABYTES", 256, low=1, high=1 << 20) << 20,
         schedule=environment.get("WEATHER_SCHEDULE", "").strip() or DEFAULT_SCHEDULE,
+        broker=_broker(environment),
+        broker_wait=_seconds(environment, "WEATHER_BROKER_WAIT", 10),
     )
+
+
+def _broker(environment: Mapping[str, str]) -> Access | None:
+    destination = environment.get("WEATHER_TO", "postgres")
+    if destination not in DESTINATIONS:
+        raise SettingsError(f"WEATHER_TO must be one of {', '.join(DESTINATIONS)}, not {destination!r}")
+    try:
+        return Access.read(environment) if destination == "broker" else None
+    except KeyError as error:
+        raise SettingsError(f"{error.args[0]} is not set") from None
 
 
 def configured_cities(environment: Mapping[str, str]) -> Sequence[City]:

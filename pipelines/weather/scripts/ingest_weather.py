@@ -9,6 +9,10 @@ The last line of standard output is a JSON summary, also written to last_ingest.
 observation was stored, unchanged (stored earlier) or spooled (waits for PostgreSQL), or the city failed. An invalid
 response is kept in raw.quarantine, and its city counts as failed.
 
+With WEATHER_TO=broker, the rows go to the broker instead, and its consumer writes them to PostgreSQL: `stored` counts
+the rows that are new to the broker. A run waits for the consumer at its end, for a limited time; `waiting` counts the
+rows that are not in PostgreSQL then. While the broker is away or full, the rows wait in the spool.
+
 Exit status: 0 everything is stored; 4 some of it; 1 nothing; 8 invalid settings. `--last` sends no request and reports
 the last run: 0 it was complete, 1 it was not. `--check FILE` only reads a file of cities: 0 valid, 8 invalid.
 """
@@ -35,6 +39,7 @@ from ingest_settings import Settings, SettingsError, read_settings
 from loader import Loader, RunSummary
 from openweather import City, Client, RateLimit, RetryPolicy
 from raw_tables import record_settings
+from sinks import PostgresSink, Sink
 from spool import Spool, SpoolFull, observation_line, quarantine_line
 from validation import FetchError, InvalidResponse, parse_observation
 
@@ -93,9 +98,7 @@ def run(settings: Settings) -> RunSummary:
         limit=RateLimit(settings.rate_limit, policy),
     )
     spool = Spool(settings.data / "spool", settings.spool_bytes)
-    timezones = {city.name: city.timezone for city in settings.cities}
-    prepare = partial(record_settings, schedule=settings.schedule, timezones=timezones)
-    loader = Loader(uuid4(), summary, spool, prepare)
+    loader = Loader(uuid4(), summary, spool, _sink(settings))
     for segment in spool.abandoned():
         loader.submit(segment)
     flushed = time.monotonic()
@@ -111,6 +114,15 @@ def run(settings: Settings) -> RunSummary:
     loader.finish()
     summary.seconds = round(time.monotonic() - started, 3)
     return summary
+
+
+def _sink(settings: Settings) -> Sink:
+    timezones = {city.name: city.timezone for city in settings.cities}
+    if settings.broker is None:
+        return PostgresSink(partial(record_settings, schedule=settings.schedule, timezones=timezones))
+    from broker_sink import BrokerSink  # its client is imported only where it is used
+
+    return BrokerSink(settings.broker, settings.schedule, timezones, settings.broker_wait)
 
 
 def _spool_result(result: Fetched, spool: Spool, loader: Loader, client: Client, summary: RunSummary) -> int:
@@ -179,7 +191,10 @@ def report_last(data: Path) -> int:
     for city, reason in summary["errors"].items():
         print(f"error: {city}: {reason}", file=sys.stderr)
     print(json.dumps({key: value for key, value in summary.items() if key != "errors"}, ensure_ascii=False))
-    return EXIT.failed if summary["failed"] or summary["spooled"] or summary["problem"] else EXIT.success
+    if summary.get("waiting"):
+        print(f"error: {summary['waiting']} rows wait in the broker for its consumer", file=sys.stderr)
+    incomplete = any(summary.get(name) for name in ("failed", "spooled", "waiting", "problem"))
+    return EXIT.failed if incomplete else EXIT.success
 
 
 def main() -> int:

@@ -1,20 +1,19 @@
-"""The loader: stores spooled segments in PostgreSQL in the background and counts the outcomes of the run."""
+"""The loader: hands spooled segments to PostgreSQL or the broker in the background, and counts the run's outcomes."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from uuid import UUID
 
-import psycopg
 from contract import EXIT
-from raw_tables import Batch, Connection, StoreResult, connect, record_end, record_start, store
+from raw_tables import Batch, StoreResult
 from run_counters import RunCounters
+from sinks import PostgresSink, Sink, SinkError
 from spool import Segment, Spool, city_of, is_observation
 
 _FULL_BATCH, _IDLE_BATCH = 10_000, 1_000  # rows
@@ -28,6 +27,7 @@ class RunSummary(RunCounters):
 
     errors: dict[str, str] = field(default_factory=dict)  # by city, at most _MAX_ERRORS
     problem: str | None = None  # an error that is not a city's
+    waiting: int = 0  # rows that the broker has taken, and that its consumer has not stored yet
     seconds: float = 0
 
     def fail(self, city: str, reason: str) -> None:
@@ -51,19 +51,17 @@ class RunSummary(RunCounters):
 
 
 class Loader:
-    """Stores segments one after the other while PostgreSQL is reachable; the others stay in the spool.
+    """Hands over segments one after the other while the destination is reachable; the others stay in the spool.
 
     A thread does it, so that responses are read meanwhile; one further segment is queued there. The thread connects
     first, before there are any responses.
     """
 
-    def __init__(
-        self, run: UUID, summary: RunSummary, spool: Spool, prepare: Callable[[Connection], None] = lambda _: None
-    ) -> None:
-        """`prepare` is called with each new connection."""
-        self._run, self._summary, self._spool, self._prepare = run, summary, spool, prepare
+    def __init__(self, run: UUID, summary: RunSummary, spool: Spool, sink: Sink | None = None) -> None:
+        """`sink` is the destination; by default PostgreSQL."""
+        self._run, self._summary, self._spool, self._sink = run, summary, spool, sink or PostgresSink()
         self._started, self._failed_at = datetime.now(UTC), float("-inf")
-        self._connection: Connection | None = None
+        self._connected = False
         self._kept, self._released = list[Segment](), 0
         self._thread = ThreadPoolExecutor(1)
         self._thread.submit(self._connect)
@@ -71,7 +69,7 @@ class Loader:
 
     @property
     def works(self) -> bool:
-        """True if PostgreSQL has accepted everything so far."""
+        """True if the destination has accepted everything so far."""
         return self._summary.problem is None
 
     def should_flush(self, rows: int) -> bool:
@@ -104,10 +102,9 @@ class Loader:
             self._spool.remove(segment)
 
     def _store(self, batch: Batch) -> StoreResult | None:
-        connection = self._connect()
         try:
-            return None if connection is None else store(connection, batch)
-        except psycopg.Error as error:
+            return self._sink.store(batch) if self._connect() else None
+        except SinkError as error:
             self._disconnect(error)
             return None
 
@@ -124,33 +121,31 @@ class Loader:
         for line in unwritten:
             self._summary.fail(city_of(line), "neither PostgreSQL nor the disk could take its observation")
         self._summary.spooled = sum(segment.observations for segment in self._kept) - len(unwritten)
-        connection = self._connect()
-        if connection is None:
+        if not self._connect():
             return
         if not self._kept and not self._released:
             self._summary.problem = None
         try:
-            record_end(connection, self._run, self._summary.counters, self._summary.problem)
-        except psycopg.Error as error:
+            self._sink.record_end(self._run, self._summary.counters, self._summary.problem)
+            self._summary.waiting = self._sink.waiting()
+        except SinkError as error:
             self._disconnect(error)
-        connection.close()
+        self._sink.close()
 
-    def _connect(self) -> Connection | None:
-        if self._connection is None and time.monotonic() >= self._failed_at + _RETRY_AFTER:
+    def _connect(self) -> bool:
+        if not self._connected and time.monotonic() >= self._failed_at + _RETRY_AFTER:
             try:
-                self._connection = connect()
-                record_start(self._connection, self._run, self._started)
-                self._prepare(self._connection)
-            except psycopg.Error as error:
+                self._sink.connect(self._run, self._started)
+                self._connected = True
+            except SinkError as error:
                 self._disconnect(error)
-        return self._connection
+        return self._connected
 
-    def _disconnect(self, error: psycopg.Error) -> None:
-        self._summary.problem = f"PostgreSQL: {' '.join(str(error).split())}"
+    def _disconnect(self, error: SinkError) -> None:
+        self._summary.problem = str(error)
         print(f"error: {self._summary.problem}", file=sys.stderr)
-        if self._connection is not None:
-            self._connection.close()
-        self._connection, self._failed_at = None, time.monotonic()
+        self._sink.close()
+        self._connected, self._failed_at = False, time.monotonic()
 
     def _count(self, result: StoreResult, segment: Segment) -> None:
         if not segment.own:

@@ -139,9 +139,18 @@ class Batch:
         return cls(lines, observations, quarantined)
 
 
-def connect() -> Connection:
+def connect(application: str = "ingest_weather") -> Connection:
     """Connect with libpq's environment variables and prepare the session. Raises psycopg.Error."""
-    connection = psycopg.connect("", autocommit=True, application_name="ingest_weather", prepare_threshold=None)
+    connection = psycopg.connect(
+        "",
+        autocommit=True,
+        application_name=application,
+        prepare_threshold=None,
+        # A connection that was cut silently ends after a minute.
+        keepalives_idle=30,
+        keepalives_interval=10,
+        tcp_user_timeout=60_000,
+    )
     try:
         connection.execute(_PREPARE)
     except psycopg.Error:
@@ -276,12 +285,14 @@ def record_start(connection: Connection, run: UUID, started: datetime) -> None:
     )
 
 
-def record_end(connection: Connection, run: UUID, counters: RunCounters, error: str | None) -> None:
-    """Record the end of a run."""
+def record_end(
+    connection: Connection, run: UUID, counters: RunCounters, error: str | None, finished: datetime | None = None
+) -> None:
+    """Record the end of a run, by default at PostgreSQL's time. A run has one end, however often it is recorded."""
     values = asdict(counters)
     columns, marks = ", ".join(values), ", ".join(["%s"] * len(values))
     connection.execute(
         f"insert into raw.ingestion_ends (run, finished, error, {columns}) "  # noqa: S608
-        f"values (%s, now(), %s, {marks})",
-        (run, error, *values.values()),
+        f"values (%s, coalesce(%s, now()), %s, {marks}) on conflict do nothing",
+        (run, finished, error, *values.values()),
     )

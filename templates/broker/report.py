@@ -1,0 +1,43 @@
+"""Print the state of the broker's stream as JSON, or as metrics in Prometheus' format: report.py json|metrics PORT."""
+
+from __future__ import annotations
+
+import json
+import sys
+import urllib.request
+from collections.abc import Mapping
+from typing import Any
+
+
+def read(port: int) -> Mapping[str, Any]:
+    """Return the state of the stream, from the server's monitoring on loopback."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(f"http://127.0.0.1:{port}/jsz?consumers=true&config=true", timeout=5) as response:
+        accounts = json.load(response).get("account_details") or []
+    (stream,) = [stream for account in accounts for stream in account.get("stream_detail") or []]
+    consumers = stream.get("consumer_detail") or []
+    return {
+        "messages": stream["state"]["messages"],
+        "bytes": stream["state"]["bytes"],
+        "limit_bytes": stream["config"]["max_bytes"],
+        "first": stream["state"]["first_ts"] if stream["state"]["messages"] else None,
+        "pending": sum(each["num_pending"] for each in consumers),
+        "unacknowledged": sum(each["num_ack_pending"] for each in consumers),
+        "redelivered": sum(each["num_redelivered"] for each in consumers),
+        "consumers": len(consumers),
+        "read": sum(each["num_waiting"] > 0 or each["num_ack_pending"] > 0 for each in consumers),
+    }
+
+
+def main() -> None:
+    """Print it in the form that the first argument names."""
+    state = read(int(sys.argv[2]))
+    if sys.argv[1] == "json":
+        print(json.dumps(state))
+        return
+    for name in ("messages", "bytes", "limit_bytes", "pending", "unacknowledged", "redelivered", "consumers", "read"):
+        print(f"homelab_broker_{name} {state[name]}")
+
+
+if __name__ == "__main__":
+    main()
