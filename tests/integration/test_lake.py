@@ -339,11 +339,11 @@ def test_restore_gives_all_tables_the_published_rows(stack: Stack, lake: LakeSta
     lake.build(*AS_OF)
     rows = query_at(lake, datetime.now(UTC), DAYS)
     damage = (
-        "str(connection.execute('delete from weather_daily; create table main.other (x integer); "
-        "drop table weather_hourly'))[:0], lake.restore()"
+        "[str(connection.execute('delete from weather_daily; create table main.other (x integer); "
+        "drop table weather_hourly'))[:0], lake.restore()]"
     )
     in_lake(lake, damage)
-    now = "connection.execute('" + DAYS + "').fetchall(), connection.execute('from weather_hourly').fetchall() != []"
+    now = f"[connection.execute('{DAYS}').fetchall(), connection.execute('from weather_hourly').fetchall() != []]"
     assert in_lake(lake, now) == [[[rows[0]["observations"]]], True]
     assert in_lake(lake, "connection.execute('show tables').fetchall()").count(["other"]) == 0
     insert(stack, all_samples()[500:900])
