@@ -59,6 +59,7 @@ pipelines:
   weather:
     cities: ["Newark,US"]
 """
+STORAGE = "s3: {endpoint: 'https://nas.lan', bucket: raw, access_key: me, secret_key: {secret: nas}}"
 CITIES_AT = "inventory.yaml:31: pipelines.weather"
 BELOW_CITIES = "inventory.yaml:32: pipelines.weather"
 
@@ -277,11 +278,6 @@ PROBLEMS = [
         f"{[f'c{n}' for n in range(11)]}\n    rate_limit: 1",
         f"{CITIES_AT}.cities: has 11 cities, but at 1 requests a minute a run of 10 minutes fetches ",
     ),
-    (
-        '["Newark,US"]',
-        "[x]\n    archive_months: 1",
-        f"{BELOW_CITIES}.archive_months: needs object storage: a container ",
-    ),
     ('pipelines:\n  weather:\n    cities: ["Newark,US"]\n', "", None),
     ('pipelines:\n  weather:\n    cities: ["Newark,US"]\n', "pipelines: {weather: null}\n", None),
     ("pipelines:", "pipeline:", "inventory.yaml:29: pipeline: unknown key; did you mean `pipelines`?"),
@@ -497,13 +493,13 @@ def test_each_problem_of_a_container_setting(tmp_path: Path, line: str, expected
     [
         ("services: {airflow: {}}", "services: {airflow: {}, ingestion: {}}", "needs `ingestion` and `analytics` on "),
         ("version: 16", "version: 16, retention_months: 24", "`retention_months` of `postgres` would delete months: "),
+        (f"      {STORAGE}", "", "needs object storage: a container with the service `s3`"),
         ("version: 16", "version: 16", ""),
     ],
 )
 def test_archive_of_old_months_has_a_place_and_no_rival(tmp_path: Path, old: str, new: str, expected: str) -> None:
     archive = '["Newark,US"]\n    archive_months: 12'
-    endpoint = "s3: {endpoint: 'https://nas.lan', bucket: raw, access_key: me, secret_key: {secret: nas}}"
-    text = BASE.replace('["Newark,US"]', archive).replace("      analytics:", f"      analytics:\n      {endpoint}")
+    text = BASE.replace('["Newark,US"]', archive).replace("      analytics:", f"      analytics:\n      {STORAGE}")
     text = text.replace(old, new)
     if expected:
         (problem,) = problems(tmp_path, text)

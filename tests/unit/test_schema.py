@@ -208,6 +208,9 @@ def test_reader_and_schema_agree_on_every_change_of_one_value(tmp_path: Path) ->
     for name in ("analytics-platform", "airflow-orchestration"):
         data["containers"]["postgres-data"]["services"] |= data["containers"].pop(name)["services"]
     data["containers"]["postgres-data"]["services"]["airflow"]["executor"] = "celery"  # `airflow_worker` needs it
+    data["containers"]["object-storage"]["services"]["s3"]["users"] = {
+        "backup": {"read": [], "write": []}
+    }  # of `buckets`
     del data["containers"]["dashboards"]["services"]["superset"]  # each load would parse the files of the dashboards
     path = tmp_path / "inventory.yaml"
     assert load([path], json.dumps(data))
