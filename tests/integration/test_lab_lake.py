@@ -1,9 +1,13 @@
-"""The weather in a lake, in containers: builds, a query of an earlier time, and the way to a file and back."""
+"""The weather in a lake, in containers: builds, a query of an earlier time, and the way to a file and back.
+
+Old months of raw rows move to the same object storage, and back.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -32,6 +36,14 @@ pipelines:
 packages: {security_updates: false}
 """
 DAYS = "select sum(observations)::bigint as observations from weather_daily"
+
+OLD = """
+do $$ begin execute format('create table raw.old partition of raw.weather_observations for values from (%L) to (%L)',
+    FIRST, FIRST + interval '1 month'); end $$;
+insert into raw.weather_observations (city, units, data, ingested_at)
+select city, units, jsonb_set(data, '{dt}', to_jsonb((data ->> 'dt')::bigint - 86400 * 300)), FIRST + interval '1 day'
+from raw.weather_observations limit 50
+""".replace("FIRST", "(date_trunc('month', now() at time zone 'UTC') at time zone 'UTC' - interval '4 months')")
 
 pytestmark = in_a_lab(600)
 
@@ -97,3 +109,28 @@ def test_weather_is_built_in_the_lake_and_moved(folder: Folder) -> None:
     folder.homelab("pipeline", "rebuild")
     assert folder.query(DAYS) == [{"observations": 200}]
     assert json.loads(folder.homelab("deploy", "--json"))[0]["changes"] == []
+
+
+def test_old_months_move_to_the_object_storage_and_back(folder: Folder) -> None:
+    def sql(text: str) -> str:
+        words = ["runuser", "-u", "postgres", "--", "psql", "-qAt", "project_data", "-c", text]
+        return folder.homelab("ssh", "platform", "--", f"cd /; {shlex.join(words)}").strip()
+
+    def change(text: str) -> None:
+        (folder.path / "inventory.yaml").write_text(INVENTORY.replace("target: lake", text))
+        folder.homelab("deploy")
+
+    sql(OLD)
+    change("target: lake, archive_months: 2")
+    folder.homelab("pipeline", "rebuild")
+    where = "select (select count(*) from raw.weather_observations), (select sum(rows) from raw.archived_months)"
+    assert sql(where) == "200|50"
+    assert sql("select to_regclass('raw.old') is null") == "t"
+    folder.homelab("pipeline", "rebuild")
+    assert folder.query(DAYS) == [{"observations": 250}]
+    assert "they would be archived again" in folder.homelab("pipeline", "unarchive", expect=2)
+    change("target: lake")
+    assert len(json.loads(folder.homelab("pipeline", "unarchive", "--json"))) == 1
+    assert sql(where) == "250|"
+    folder.homelab("pipeline", "rebuild")
+    assert folder.query(DAYS) == [{"observations": 250}]
