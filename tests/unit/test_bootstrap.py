@@ -24,6 +24,7 @@ case "$*" in
     [ "$KILL_AT" != pip ] || kill -9 "$PPID"
     cp "$UV" .venv/bin/uv ;;
 *"pip install"*pg16*) [ "$KILL_AT" != pg16 ] || kill -9 "$PPID"; mkdir -p .venv/pg16 ;;
+*"pip install"*seaweedfs*) [ "$KILL_AT" != seaweedfs ] || kill -9 "$PPID"; mkdir -p .venv/seaweedfs ;;
 *) exit 9 ;;
 esac
 """
@@ -42,7 +43,7 @@ case "$*" in
 *) exit 9 ;;
 esac
 """
-PARTS = ("pip", "venv", "packages", "homelab", "pg16", "analytics", "sync")
+PARTS = ("pip", "venv", "packages", "homelab", "pg16", "seaweedfs", "analytics", "sync")
 
 
 def run(folder: Path, kill_at: str) -> subprocess.CompletedProcess[str]:
@@ -75,7 +76,7 @@ def test_killed_bootstrap_completes_at_the_next_run(project: Path, kill_at: str)
     assert (ended.returncode, ended.stderr) == (0, "")
     environment, analytics = project / ".venv", project / ".venv-analytics"
     assert (environment / "bin" / "uv").read_text() == UV
-    assert {path.name for path in environment.iterdir()} >= {"bin", "packages", "homelab", "pg16"}
+    assert {path.name for path in environment.iterdir()} >= {"bin", "packages", "homelab", "pg16", "seaweedfs"}
     assert {path.name for path in analytics.iterdir()} == {"bin", "packages"}
     assert not [path for path in environment.iterdir() if path.name in ("half", "incomplete")]
 
