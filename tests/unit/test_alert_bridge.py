@@ -419,13 +419,13 @@ def test_run_that_is_ended_early_repeats_no_message(sink: tuple[str, list[Any]],
     check.update(state, two_incidents(), "2026-11-27T06:46:01+00:00")
     with bridged(tmp_path, receivers={"webhook": slow, "slack": slack(sink[0], "good")}) as found:
         threading.Thread(target=check.Delivery(state, found, file).run, daemon=True).start()
-        deadline = time.monotonic() + 10
-        while len(sink[1]) < 2 and time.monotonic() < deadline:
+        deadline, recorded = time.monotonic() + 10, list[Any]()
+        while recorded != [["slack"], ["slack"]] and time.monotonic() < deadline:
             time.sleep(0.1)
-        time.sleep(0.2)
-        recorded = check.read_state(file)
+            recorded = [each["begin_sent"] for each in check.read_state(file).values()]
     silent.server_close()
-    assert [each["begin_sent"] for each in recorded.values()] == [["slack"], ["slack"]]
+    assert len(sink[1]) == 2
+    assert recorded == [["slack"], ["slack"]]
 
 
 def test_message_that_a_receiver_refuses_delays_the_others_by_one_run(tmp_path: Path) -> None:
