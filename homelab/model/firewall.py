@@ -98,13 +98,28 @@ def _rules(inventory: Inventory, container: Container) -> Iterator[Rule]:
 def clients(inventory: Inventory, container: Container, name: str, endpoint: Endpoint) -> Iterator[tuple[str, str]]:
     """Yield the sources of an endpoint's clients with their descriptions, without the container itself.
 
+    A container without an address yet is left out.
+    """
+    others = client_containers(inventory, container, name, endpoint)
+    if others is None:
+        yield str(inventory.network.subnet), "the LAN"
+        return
+    for other in others:
+        if other.known_address:
+            yield str(other.known_address), other.name
+
+
+def client_containers(
+    inventory: Inventory, container: Container, name: str, endpoint: Endpoint
+) -> Sequence[Container] | None:
+    """Return the containers of an endpoint's clients, without the container itself; None for the whole LAN.
+
     The readers of all metrics are clients of an endpoint that has some. The gateway is a client of a web UI, and takes
-    the place of the LAN. A container without an address yet is left out.
+    the place of the LAN.
     """
     gateway = gateway_of(inventory.containers) if endpoint.web_ui and not _publishes(container, name) else None
     if endpoint.audience == "lan" and gateway is None:
-        yield str(inventory.network.subnet), "the LAN"
-        return
+        return None
     if endpoint.audience == "grantees":
         theirs = [other for other, _ in inventory.database_grants()]
     elif endpoint.audience == "publisher":
@@ -119,9 +134,7 @@ def clients(inventory: Inventory, container: Container, name: str, endpoint: End
         theirs.append(gateway)
     if endpoint.metrics_path:
         theirs += [other for other, service in inventory.services() if service.reads_metrics]
-    for other in theirs:
-        if other.name != container.name and other.known_address:
-            yield str(other.known_address), other.name
+    return [other for other in theirs if other.name != container.name]
 
 
 def _publishes(container: Container, name: str) -> bool:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from homelab.errors import InputError
 from homelab.model import Inventory, Pipeline, ServiceContext, Step
-from homelab.model.options import Size
+from homelab.model.options import SecretName, Size
 from homelab.model.stages import ANALYTICS, BUILD, CHECK, FETCH, INGESTION, Stage, stage_of
 from homelab.pipeline_contract import EXIT
 from homelab.pipelines.exclusion_view import ExclusionView
@@ -98,9 +98,8 @@ def pipeline_steps(context: ServiceContext, pipeline: Pipeline, ca_file: str, de
     stages = context.inventory.stages_on(context.container)
     postgres = context.inventory.container_with("postgres")
     role = pipeline.grant_of(stages[0]).role
-    environment = File(
-        layout.environment, _environment(context, layout, ca_file), group=layout.sandbox.user, mode=0o640
-    )
+    text = environment_text(context, layout, stages, str(postgres.address), ca_file)
+    environment = File(layout.environment, text, group=layout.sandbox.user, mode=0o640)
     return (
         Directory(layout.root),
         _data_folder(layout, read_by_others(context.inventory) if ANALYTICS in stages else ()),
@@ -205,14 +204,17 @@ def program_words(layout: Layout, command: str, project: str = "") -> str:
     )
 
 
-def _environment(context: ServiceContext, layout: Layout, ca_file: str) -> bytes:
-    pipeline, stages = layout.pipeline, context.inventory.stages_on(context.container)
+def environment_text(
+    context: ServiceContext, layout: Layout, stages: Sequence[Stage], postgres: str, ca_file: str
+) -> bytes:
+    """Return pipeline.env for the commands of some stages; `postgres` is the host of the server."""
+    pipeline = layout.pipeline
     storage = context.inventory.object_storage(pipeline.name)
     return render(
         "pipelines/pipeline.env.j2",
         pipeline=pipeline,
         layout=layout,
-        postgres=context.inventory.container_with("postgres").address,
+        postgres=postgres,
         ca_file=ca_file,
         shared_scripts=SHARED_SCRIPTS,
         weather=weather_variables(context, layout),
@@ -230,23 +232,37 @@ def _secrets(context: ServiceContext, layout: Layout) -> bytes:
 
     Those of `environment` are for scripts, so a container that only builds has them if the build is a script.
     """
-    pipeline, stages = layout.pipeline, context.inventory.stages_on(context.container)
-    fetches = INGESTION in stages
-    weather = context.inventory.weather if pipeline.is_weather and fetches else None
-    secrets = pipeline.secrets if fetches or pipeline.has_own_build else {}
-    values = context.user_secrets(secrets.values())
-    to_broker = weather is not None and weather.to == "broker"
-    reader = context.secret_store.secret(f"postgres-{pipeline.reader}")
-    storage = context.inventory.object_storage(pipeline.name)
+    stages, weather = context.inventory.stages_on(context.container), context.inventory.weather
+    names = secret_variables(context.inventory, layout.pipeline, stages)
+    values = context.user_secrets(name for name in names.values() if isinstance(name, SecretName))
+    store = context.secret_store
     return render(
         "pipelines/secrets.env.j2",
-        api_key=openweather_key(weather).reveal() if weather else None,
-        broker_password=context.secret_store.secret(broker_secret(BROKER_USER)).reveal() if to_broker else None,
-        password=context.secret_store.secret(f"postgres-{pipeline.grant_of(stages[0]).role}").reveal(),
-        dbt_password=reader.reveal() if ANALYTICS in stages else None,
-        storage_key=storage.secret_key(context.secret_store).reveal() if storage else None,
-        secrets={key: values[name] for key, name in secrets.items()},
+        api_key=openweather_key(weather) if weather and fetches_weather(layout.pipeline, stages) else None,
+        secrets={
+            key: values[name] if isinstance(name, SecretName) else store.secret(name) for key, name in names.items()
+        },
     )
+
+
+def fetches_weather(pipeline: Pipeline, stages: Sequence[Stage]) -> bool:
+    """Return True if the commands of these stages need OPENWEATHER_API_KEY, which is in a file of the user."""
+    return pipeline.is_weather and INGESTION in stages
+
+
+def secret_variables(
+    inventory: Inventory, pipeline: Pipeline, stages: Sequence[Stage]
+) -> Mapping[str, str | SecretName]:
+    """Return the secret variables of some stages, each with the name of its secret in the store."""
+    storage, to_broker = inventory.object_storage(pipeline.name), inventory.weather and inventory.weather.to == "broker"
+    for_scripts = INGESTION in stages or pipeline.has_own_build
+    return {
+        **({"NATS_PASSWORD": broker_secret(BROKER_USER)} if to_broker and fetches_weather(pipeline, stages) else {}),
+        "PGPASSWORD": f"postgres-{pipeline.grant_of(stages[0]).role}",
+        **({"DBT_PGPASSWORD": f"postgres-{pipeline.reader}"} if ANALYTICS in stages else {}),
+        **({"S3_SECRET_ACCESS_KEY": storage.secret} if storage else {}),
+        **(pipeline.secrets if for_scripts else {}),
+    }
 
 
 def profiles_yml(layout: Layout, defaults: Limits, extensions: str = EXTENSIONS) -> bytes:

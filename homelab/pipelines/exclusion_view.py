@@ -73,10 +73,14 @@ class ExclusionView(Step):
 
     def apply(self, host: Host) -> None:
         """See Step."""
-        mark = f"comment on view {_name(self.corrections.view)} is {literal(self._mark)};"
-        sql = f"begin;\nset local client_min_messages = warning;\n{_TABLE}{self._view}{mark}\ncommit;\n"
         command = self.layout.run("psql -X -q -v ON_ERROR_STOP=1 -f -")
-        check(host, command, f"create the {self.title}", stdin=sql.encode())
+        check(host, command, f"create the {self.title}", stdin=self.sql.encode())
+
+    @property
+    def sql(self) -> str:
+        """The SQL that makes both, with the search path of the pipeline."""
+        mark = f"comment on view {_name(self.corrections.view)} is {literal(self._mark)};"
+        return f"begin;\nset local client_min_messages = warning;\n{_TABLE}{self._view}{mark}\ncommit;\n"
 
     @property
     def _view(self) -> str:

@@ -75,14 +75,39 @@ class SchemaVersions(Step):
             if version.number in applied:
                 continue
             applied[version.number] = _hash(version)
-            mark = _mark(applied)
-            sql = f"begin;\n{version.sql}\n;comment on schema {self._schema} is {literal(mark)};\ncommit;\n"
             check(
                 host,
                 self.layout.run("psql -X -q -v ON_ERROR_STOP=1 -f -"),
                 f"apply version {version.number} of schema.sql of the pipeline {self._name}",
-                stdin=sql.encode(),
+                stdin=self._transaction(version, applied).encode(),
             )
+
+    @property
+    def sql(self) -> str:
+        """The text for psql that applies the missing versions, and fails if an applied one differs."""
+        schema, applied = literal(self._schema), dict[int, str]()
+        lines = []
+        for version in self._versions:
+            number, applied[version.number] = version.number, _hash(version)
+            comment = f"' ' || coalesce(obj_description(to_regnamespace({schema}), 'pg_namespace'), '') || ' '"
+            error = f"version {number} of schema.sql differs from the applied one"
+            lines += [
+                f"select {comment} like '% {number}:%' as is_applied, "
+                f"{comment} like '% {number}:{_hash(version)} %' as is_equal \\gset",
+                "\\if :is_applied",
+                "\\if :is_equal",
+                "\\else",
+                f"do $$ begin raise exception '{error}'; end $$;",
+                "\\endif",
+                "\\else",
+                f"{self._transaction(version, applied)}\\endif",
+            ]
+        return "\n".join([*lines, ""])
+
+    def _transaction(self, version: SchemaVersion, applied: Mapping[int, str]) -> str:
+        """Return the SQL that applies a version, and records it with the ones `applied` before."""
+        mark = literal(_mark(applied))
+        return f"begin;\n{version.sql}\n;comment on schema {self._schema} is {mark};\ncommit;\n"
 
     @property
     def _name(self) -> str:

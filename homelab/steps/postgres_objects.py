@@ -111,15 +111,16 @@ class Database(Step):
                 f"Dump it with `pg_dump --encoding=UTF8` if you need it. Then drop it (`homelab ssh {host.name} -- "
                 f"runuser -u postgres -- dropdb {self.name}`), run `homelab deploy`, and restore the dump.",
             )
+        run_sql(host, self.psql, "postgres", self.sql, f"create the {self.title}")
+
+    @property
+    def sql(self) -> str:
+        """The SQL for psql that creates the database, unless it exists, and sets its owner."""
         create = f"create database {self.name} template template0 encoding 'UTF8' locale 'C.UTF-8'"
-        run_sql(
-            host,
-            self.psql,
-            "postgres",
+        return (
             _unless("pg_database", "datname", self.name, create)
             + f"alter database {self.name} owner to {self.owner};\n"
-            f"revoke all on database {self.name} from public;\n",
-            f"create the {self.title}",
+            f"revoke all on database {self.name} from public;\n"
         )
 
 
@@ -164,16 +165,17 @@ class Role(Step):
 
     def apply(self, host: Host) -> None:
         """See Step."""
-        run_sql(
-            host,
-            self.psql,
-            "postgres",
+        sql = self.sql(literal(scram_verifier(self.password)))
+        run_sql(host, self.psql, "postgres", sql, f"create the {self.title}")
+
+    def sql(self, password: str) -> str:
+        """Return the SQL for psql that creates the role, unless it exists; `password` is an SQL expression."""
+        return (
             _unless("pg_roles", "rolname", self.name, f"create role {self.name}")
             + f"alter role {self.name} login nosuperuser nocreatedb nocreaterole nobypassrls noreplication "
-            f"connection limit {_CONNECTIONS} password {literal(scram_verifier(self.password))};\n"
+            f"connection limit {_CONNECTIONS} password {password};\n"
             f"comment on role {self.name} is {literal(_OURS)};\n"
-            f"{self._own_changes}",
-            f"create the {self.title}",
+            f"{self._own_changes}"
         )
 
     @property
@@ -213,12 +215,16 @@ class RevokedLogins(Step):
 
     def apply(self, host: Host) -> None:
         """See Step."""
-        sql = (
+        run_sql(host, self.psql, "postgres", self.sql, self.title)
+
+    @property
+    def sql(self) -> str:
+        """The SQL for psql that takes their login and ends their connections."""
+        return (
             f"create temporary table removed as {self._roles};\n"
             "select format('alter role %I nologin', rolname) from removed \\gexec\n"
             "select pg_terminate_backend(pid) from pg_stat_activity join removed on rolname = usename;\n"
         )
-        run_sql(host, self.psql, "postgres", sql, self.title)
 
     @property
     def _roles(self) -> str:
