@@ -47,6 +47,7 @@ RESULTS = {
     "dev query": "homelab.commands.query:query",
     "diff": "homelab.commands.diff:compare",
     "ci check": "homelab.commands.ci_check:check",
+    "export kubernetes": "homelab.commands.export_kubernetes:export_kubernetes",
     "services": "homelab.commands.service_list:list_services",
     "snapshot create": "homelab.commands.snapshot:create",
     "snapshot list": "homelab.commands.snapshot:list_snapshots",

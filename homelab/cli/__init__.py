@@ -21,6 +21,7 @@ from homelab.cli import (
     dashboard,
     deploy,
     dev,
+    export,
     golden,
     import_,
     lab,
@@ -75,6 +76,7 @@ for group in (
     golden,
     schema,
     ci,
+    export,
     lab,
 ):
     group.register(app)

@@ -7,6 +7,8 @@ from homelab.model.stages import stage_of
 from homelab.pipeline_contract import EXIT
 from homelab.render import render
 
+LASTING = (EXIT.bad_input, EXIT.key_refused, EXIT.build_failed)  # exit statuses of errors that would occur again
+
 
 def generated_dag(pipeline: Pipeline) -> bytes:
     """Return the file of a DAG with the pipeline's name, which runs its tasks in order."""
@@ -14,5 +16,5 @@ def generated_dag(pipeline: Pipeline) -> bytes:
         "pipelines/dag.py.j2",
         pipeline=pipeline,
         connections={command: stage_of(command) for command in pipeline.tasks},
-        lasting=(EXIT.bad_input, EXIT.key_refused, EXIT.build_failed),
+        lasting=LASTING,
     )

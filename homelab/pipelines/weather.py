@@ -25,7 +25,7 @@ def weather_variables(context: ServiceContext, layout: Layout) -> Mapping[str, A
     if weather is None or not layout.pipeline.is_weather:
         return None
     cities = [{key: value for key, value in asdict(city).items() if value is not None} for city in weather.cities]
-    file = weather.cities_file and _path(layout, weather.cities_file)
+    file = weather.cities_file and cities_path(layout, weather.cities_file)
     broker = context.inventory.container_with("broker").address if weather.to == "broker" else None
     return {
         "options": weather,
@@ -62,7 +62,7 @@ def cities_file(weather: Weather, layout: Layout, part: str) -> Iterator[Step]:
     # The script recognises CSV and JSON by the suffix.
     copy = f'"$new{source.suffix}"'
     yield File(
-        _path(layout, source),
+        cities_path(layout, source),
         content,
         secret=len(content) > _LONG,
         validate=f'ln -f "$new" {copy}; {check} {copy} || {{ rm -f {copy}; exit 1; }}; rm -f {copy}',
@@ -70,5 +70,6 @@ def cities_file(weather: Weather, layout: Layout, part: str) -> Iterator[Step]:
     )
 
 
-def _path(layout: Layout, source: Path) -> str:
+def cities_path(layout: Layout, source: Path) -> str:
+    """Return the path of the file of cities in the container; its suffix is that of the user's file."""
     return f"{layout.root}/cities{source.suffix}"

@@ -24,7 +24,7 @@ LAYERS = [
     {"commands"},
     {"api", "testing"},
     {"runtime"},
-    {"dev"},
+    {"dev", "kubernetes"},
     {"inventory", "proxmox", "ssh", "lab"},
     {"services"},
     {"pipelines"},
