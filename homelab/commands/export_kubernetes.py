@@ -15,6 +15,7 @@ from homelab.kubernetes.database import CERTIFICATE
 from homelab.kubernetes.export_files import export_files
 from homelab.kubernetes.stack_export import stack_export
 from homelab.kubernetes.workloads import SECRETS, Export
+from homelab.private_files import read_mapping
 from homelab.runtime.session import Session
 
 _RECORD = ".homelab-export.json"  # the files of the last export, with their hashes
@@ -42,36 +43,41 @@ def export_kubernetes(session: Session, folder: Path, registry: str = "") -> Wri
             "It begins with a host name in lower case, without https://.",
             "Example: --registry registry.home.arpa:5000/lab",
         )
-    earlier = _earlier(folder)
     export = stack_export(session.inventory, session.secrets, registry)
     files = export_files(export)
+    try:
+        _write(folder, files)
+    except OSError as error:
+        raise InputError(
+            f"Cannot write {folder}: {error.strerror}", f"{error.filename}.", "Name a folder that you can write."
+        ) from None
+    return WrittenExport(folder, sorted(files), export.left_out, list(_commands(export, folder)))
+
+
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Replace the files of an earlier export. Raises InputError as `_earlier` does, or OSError."""
+    earlier, record = _earlier(folder), folder / _RECORD
+    hashes = {name: [hashlib.sha256(content).hexdigest()] for name, content in files.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    # Both until the end, so that a killed export can run again.
+    both = {name: [*earlier.get(name, ()), *hashes.get(name, ())] for name in {**earlier, **hashes}}
+    record.write_text(json.dumps(both))
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     for name in earlier.keys() - files.keys():
         (folder / name).unlink(missing_ok=True)
-    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    (folder / _RECORD).write_text(json.dumps(hashes, indent=1) + "\n")
-    return WrittenExport(folder, sorted(files), export.left_out, list(_commands(export, folder)))
+    record.write_text(json.dumps(hashes, indent=1) + "\n")
 
 
-def _earlier(folder: Path) -> Mapping[str, str]:
-    """Return the files of the last export in a folder. Raises InputError for other or changed files."""
+def _earlier(folder: Path) -> Mapping[str, Sequence[str]]:
+    """Return the files of the last export, with their hashes. Raises InputError for other or changed files."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"Cannot write {folder}: it is a file", "", "Name a folder.")
-    try:
-        recorded: dict[str, str] = json.loads((folder / _RECORD).read_text())
-    except FileNotFoundError:
-        recorded = {}
-    except ValueError:
-        raise InputError(
-            f"Cannot write {folder}: its {_RECORD} is damaged",
-            "homelab cannot tell its own files from yours.",
-            "Name another folder, or remove this one.",
-        ) from None
+    recorded = read_mapping(folder / _RECORD, "Name another folder, or remove this one.")
     found = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
-    theirs = [name for name in found if name != _RECORD and recorded.get(name) != _hash(folder / name)]
+    theirs = [name for name in found if name != _RECORD and _hash(folder / name) not in recorded.get(name, ())]
     if theirs:
         more = f" and {len(theirs) - 3} more" if len(theirs) > 3 else ""
         raise InputError(

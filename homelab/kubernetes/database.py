@@ -38,6 +38,7 @@ _INITIALISE = (
 CA_VOLUME = Volume(name="lab-ca", kind="config", source="lab-ca")
 CA_MOUNT = Mount(volume="lab-ca", path=CA_FILE, file="ca.crt")
 _SMALL = Resources(1, 256)
+_LONGEST, _OLDEST = 52, 14
 
 
 def server_image(version: int) -> str:
@@ -54,15 +55,21 @@ def server(inventory: Inventory, container: Container, clients: tuple[str, ...])
     """Return the server, which admits these workloads.
 
     Its name is that of the container in the inventory: the lab's CA issues certificates for the inventory's names only.
-    Raises InputError for a name that Kubernetes does not take.
+    Raises InputError for a name or a version that cannot be exported.
     """
-    if not container.name[0].isalpha():
+    service, shape = _options(container), container.shape
+    if not container.name[0].isalpha() or len(container.name) > _LONGEST:
         raise InputError(
-            f"Cannot export the container {container.name}: its name begins with a digit",
-            "It is the name of the server in the cluster, and Kubernetes wants a letter there.",
+            f"Cannot export the container {container.name}: its name is no name of a StatefulSet",
+            f"Kubernetes wants a letter at its beginning, and at most {_LONGEST} characters.",
             "Rename the container in the inventory.",
         )
-    service, shape = _options(container), container.shape
+    if service.version < _OLDEST:
+        raise InputError(
+            f"Cannot export PostgreSQL {service.version}: its psql cannot read passwords from variables",
+            f"PostgreSQL {_OLDEST} is the oldest version that can be exported.",
+            "Upgrade first: docs/how-to/upgrade.md.",
+        )
     version = service.version
     resources = Resources(shape.cores, shape.memory)
     environment = {"PGDATA": _PGDATA}
