@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from homelab.cli.global_options import Json, add_verb, settings
+from homelab.cli.hints import typed
 from homelab.cli.results import echo, print_result
 
 
@@ -32,7 +34,8 @@ def kubernetes(
     """
     from homelab.commands.export_kubernetes import export_kubernetes
 
-    written = export_kubernetes(settings.session(), folder, registry)
+    homelab = shlex.join(["homelab", *typed.selection])
+    written = export_kubernetes(settings.session(), folder, registry, homelab)
 
     def text() -> None:
         echo(f"written: {len(written.files)} files in {written.folder}")

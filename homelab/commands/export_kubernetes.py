@@ -32,8 +32,10 @@ class WrittenExport:
     commands: Sequence[str]
 
 
-def export_kubernetes(session: Session, folder: Path, registry: str = "") -> WrittenExport:
+def export_kubernetes(session: Session, folder: Path, registry: str = "", homelab: str = "homelab") -> WrittenExport:
     """Write the export into a folder, and remove files of an earlier export that are not part of it any more.
+
+    `homelab` is shell text that runs homelab with the same inventory.
 
     Raises InputError for a folder with files that no export wrote, or that were changed since; nothing is written then.
     """
@@ -51,7 +53,7 @@ def export_kubernetes(session: Session, folder: Path, registry: str = "") -> Wri
         raise InputError(
             f"Cannot write {folder}: {error.strerror}", f"{error.filename}.", "Name a folder that you can write."
         ) from None
-    return WrittenExport(folder, sorted(files), export.left_out, list(_commands(export, folder)))
+    return WrittenExport(folder, sorted(files), export.left_out, list(_commands(export, folder, homelab)))
 
 
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:
@@ -92,7 +94,7 @@ def _hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
 
 
-def _commands(export: Export, folder: Path) -> Iterator[str]:
+def _commands(export: Export, folder: Path, homelab: str) -> Iterator[str]:
     """Yield the commands that build the images, hand over the secrets, and apply the manifests, in order.
 
     The secrets reach kubectl through a pipe: they are in no file and no argument.
@@ -106,7 +108,7 @@ def _commands(export: Export, folder: Path) -> Iterator[str]:
     names = " ".join(map(shlex.quote, export.secrets))
     key = f" printf 'OPENWEATHER_API_KEY='; cat {shlex.quote(str(export.api_key_file))};" if export.api_key_file else ""
     create = f"kubectl create secret generic --namespace {export.lab}"
-    show = "homelab secret show"
+    show = f"{homelab} secret show"
     yield (
         f'{{ for name in {names}; do printf \'%s=\' "$name"; {show} "$name"; done;{key} }} | '
         f"{create} {SECRETS} --from-env-file=/dev/stdin"

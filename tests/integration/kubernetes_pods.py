@@ -113,6 +113,11 @@ class Pods:
             server.terminate()
             server.wait(30)
 
+    def image_files(self) -> set[str]:
+        """Return the files of the images, without those on mounts, and those that Python need not write."""
+        found = (Path(folder, name) for folder, _, names in os.walk(self.root / "opt") for name in names)
+        return {str(path) for path in found if "__pycache__" not in path.parts and not path.is_symlink()}
+
     def claim(self, name: str) -> Path:
         """Return the folder of a claim."""
         return self.root / "claims" / name

@@ -114,6 +114,7 @@ def test_one_run_of_each_pipeline(exported: Exported) -> None:
         done = exported.pods.run(setup)
         assert in_order(done) == [0, 0], [each.stderr for each in done]
 
+    files = exported.pods.image_files()
     done = exported.run("weather")
     assert in_order(done) == [0, 0, 0], [each.stdout + each.stderr for each in done]
     assert not any(KEY in each.stdout + each.stderr for each in done)
@@ -123,6 +124,8 @@ def test_one_run_of_each_pipeline(exported: Exported) -> None:
     done = exported.run("prices")
     assert in_order(done) == [0, 0], [each.stdout + each.stderr for each in done]
     assert exported.query("prices", "select count(*) > 0 as has_rows from prices_daily") == [{"has_rows": True}]
+
+    assert exported.pods.image_files() == files  # the file systems of the containers are read-only
 
     # Only over TLS, and only with the certificate of the lab's CA for this name.
     (build,) = (each for each in setup["spec"]["containers"] if each["name"] == "pipeline-prices-tables")
