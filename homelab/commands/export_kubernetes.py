@@ -8,6 +8,7 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from homelab.errors import InputError
@@ -59,7 +60,7 @@ def export_kubernetes(session: Session, folder: Path, registry: str = "", homela
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:
     """Replace the files of an earlier export. Raises InputError as `_earlier` does, or OSError."""
     earlier, record = _earlier(folder), folder / _RECORD
-    hashes = {name: [hashlib.sha256(content).hexdigest()] for name, content in files.items()}
+    hashes = {name: [_hash(content)] for name, content in files.items()}
     folder.mkdir(parents=True, exist_ok=True)
     # Both until the end, so that a killed export can run again.
     both = {name: [*earlier.get(name, ()), *hashes.get(name, ())] for name in {**earlier, **hashes}}
@@ -78,20 +79,26 @@ def _earlier(folder: Path) -> Mapping[str, Sequence[str]]:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"Cannot write {folder}: it is a file", "", "Name a folder.")
     recorded = read_mapping(folder / _RECORD, "Name another folder, or remove this one.")
-    found = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
-    theirs = [name for name in found if name != _RECORD and _hash(folder / name) not in recorded.get(name, ())]
-    if theirs:
-        more = f" and {len(theirs) - 3} more" if len(theirs) > 3 else ""
+    if theirs := list(islice(_other_files(folder, recorded), 4)):
         raise InputError(
             f"Cannot write {folder}: it has files that no export wrote, or that were changed since",
-            f"{', '.join(theirs[:3])}{more}.",
+            f"{', '.join(theirs[:3])}{' and others' if len(theirs) > 3 else ''}.",
             "Name another folder, or move these files away. Keep changes of your own in a kustomization over this one.",
         )
     return recorded
 
 
-def _hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+def _other_files(folder: Path, recorded: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """Yield the files that are not as an export wrote them."""
+    for path in folder.rglob("*"):
+        name = str(path.relative_to(folder))
+        known = path.is_file() and name in recorded
+        if not (path.is_dir() or name == _RECORD or (known and _hash(path.read_bytes()) in recorded[name])):
+            yield name
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _commands(export: Export, folder: Path, homelab: str) -> Iterator[str]:

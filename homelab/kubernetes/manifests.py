@@ -157,9 +157,9 @@ def _container(process: Process) -> Manifest:
     return {
         "name": process.name,
         "image": process.image,
-        "command": list(process.command),
+        "command": [_literal(word) for word in process.command],
         **({"workingDir": process.folder} if process.folder else {}),
-        "env": [*({"name": name, "value": value} for name, value in process.environment.items()), *secrets],
+        "env": [*({"name": name, "value": _literal(text)} for name, text in process.environment.items()), *secrets],
         # Of the processor, only a small part is reserved: idle pods of a home share it.
         "resources": {"limits": limits, "requests": {"cpu": "100m", "memory": limits["memory"]}},
         "securityContext": {
@@ -170,6 +170,11 @@ def _container(process: Process) -> Manifest:
         "volumeMounts": [_mount(each) for each in process.mounts],
         **_probes(process.probe),
     }
+
+
+def _literal(text: str) -> str:
+    """Return a text that Kubernetes does not change: it replaces `$(NAME)`, and `$$` by `$`."""
+    return text.replace("$", "$$") if "$$" in text or "$(" in text else text
 
 
 def _probes(command: Sequence[str]) -> Manifest:

@@ -111,14 +111,19 @@ def _require_unique_names(workloads: Sequence[Workload]) -> None:
 def _require_secrets(store: SecretStore, workloads: Sequence[Workload]) -> Sequence[str]:
     """Return the names of all secrets of the store that the workloads use; make those that homelab generates.
 
-    Raises InputError for those that the user has to set and did not.
+    Raises InputError for those that the user has to set and did not, or that have several lines.
     """
     used = [key for workload in workloads for process in workload.processes for key in process.secrets.values()]
     used += [key for workload in workloads for volume in workload.volumes if not volume.source for key in volume.keys]
     names = sorted({*used} - {API_KEY})
     user_secrets(store, (name for name in used if isinstance(name, SecretName)))
     for name in names:
-        store.secret(name)
+        if "\n" in store.secret(name).reveal():
+            raise InputError(
+                f"Cannot export the secret {name}: it has several lines",
+                "The commands hand over each secret as one line.",
+                f"Set it as one line, such as its Base64: `homelab secret set {name}`.",
+            )
     return names
 
 

@@ -124,7 +124,7 @@ class Pods:
 
     def _command(self, pod: Manifest, words: Sequence[str]) -> list[str]:
         user = as_server_user() if self._is_database(pod) else []
-        return [*user, *map(self.local, words)]
+        return [*user, *(self.local(expand(word)) for word in words)]
 
     def _is_database(self, pod: Manifest) -> bool:
         return "postgres" in pod["spec"]["containers"][0]["image"]
@@ -133,7 +133,7 @@ class Pods:
         """Return the variables of the manifest, and only those; `overrides` replace the addresses."""
         found = {"PATH": self.path}
         for each in container["env"]:
-            found[each["name"]] = each["value"] if "value" in each else self._secret(each["valueFrom"])
+            found[each["name"]] = expand(each["value"]) if "value" in each else self._secret(each["valueFrom"])
         return {name: self.local(value) for name, value in found.items()} | self.overrides
 
     def _secret(self, source: Manifest) -> str:
@@ -188,6 +188,12 @@ class Pods:
             if self._is_database(pod):
                 give_to_server(folder)
         return folder
+
+
+def expand(text: str) -> str:
+    """Return a text as the kubelet takes it: `$$` is `$`; no manifest refers to a variable."""
+    assert not re.search(r"(?<!\$)(\$\$)*\$\(", text), text
+    return text.replace("$$", "$")
 
 
 def in_order(results: Sequence[subprocess.CompletedProcess[str]]) -> list[int]:

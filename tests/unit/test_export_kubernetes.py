@@ -163,6 +163,28 @@ def test_own_pipeline_has_its_secrets_schedule_tables_and_commands(tmp_path: Pat
     assert "the command `export` of the pipeline `prices`" in export.left_out
 
 
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [("a$b", "a$b"), ("$(PGHOST)", "$$(PGHOST)"), ("a$$b $c", "a$$$$b $$c"), ("yes", "yes"), ("a # b", "a # b")],
+)
+def test_kubernetes_changes_no_value(tmp_path: Path, value: str, written: str) -> None:
+    """It replaces `$(NAME)`, and `$$` by `$`."""
+    manifest = MANIFEST.replace("CURRENCY: EUR", f"CURRENCY: {json.dumps(value)}")
+    found = inventory(tmp_path, OVERLAYS["own pipeline"], manifest)
+    content = export_files(stack_export(found, FixedSecretStore()))["pipeline-prices.yaml"]
+    job = find(list(yaml.safe_load_all(content)), "CronJob", "pipeline-prices")
+    assert variables(containers(job)["fetch"])["CURRENCY"] == written
+
+
+def test_secret_of_several_lines_is_an_error(tmp_path: Path) -> None:
+    site = session(inventory(tmp_path, OVERLAYS["own pipeline"]))
+    site.secrets.set("shop", "abc\ndef")
+    with pytest.raises(InputError, match="secret shop: it has several lines") as error:
+        export_kubernetes(site, tmp_path / "k8s")
+    assert "abc" not in str(error.value)
+    assert not (tmp_path / "k8s").exists()
+
+
 def test_pipeline_that_reads_another_mounts_its_claim_read_only(tmp_path: Path) -> None:
     both = {"prices": {"path": "pipelines/prices"}, "offers_2": {"path": "pipelines/offers_2"}}
     found = objects(tmp_path, {"pipelines": both})
