@@ -19,7 +19,7 @@ from homelab.kubernetes.pipeline_jobs import (
     require_exportable,
 )
 from homelab.kubernetes.workloads import Export, Workload
-from homelab.model import Inventory, SecretStore, Service, ServiceContext
+from homelab.model import Container, Inventory, SecretStore, Service, ServiceContext
 from homelab.model.options import SecretName
 from homelab.model.secret_store import user_secrets
 from homelab.model.stages import ANALYTICS, INGESTION, STAGES
@@ -71,23 +71,21 @@ def _exported_part(inventory: Inventory) -> Inventory:
     An external object storage has no process of its own, so it stays.
     """
     containers = tuple(
-        replace(
-            each, services={name: service for name, service in each.services.items() if _is_exported(name, service)}
-        )
+        replace(each, services={name: kind for name, kind in each.services.items() if _is_exported(each, name, kind)})
         for each in inventory.containers
     )
     kept = replace(inventory, containers=containers)
     return kept if kept.containers_with(ANALYTICS) else replace(kept, pipelines=(), weather=None)
 
 
-def _is_exported(name: str, service: Service) -> bool:
-    return name in _EXPORTED or not (service.units() or service.endpoints() or service.database_grants())
+def _is_exported(container: Container, name: str, service: Service) -> bool:
+    return name in _EXPORTED or (not service.units() and service.object_storage(container, name) is not None)
 
 
 def _left_out_services(inventory: Inventory) -> Iterator[str]:
     for container in inventory.containers:
         for name, service in container.services.items():
-            if not _is_exported(name, service):
+            if not _is_exported(container, name, service):
                 yield f"the service `{name}` of {container.name}"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,13 @@ from homelab.known_hosts import KnownHosts
 from homelab.kubernetes.export_files import export_files
 from homelab.kubernetes.schedules import cron
 from homelab.kubernetes.stack_export import stack_export
-from homelab.model import Inventory
+from homelab.model import Inventory, Service, ServiceContext, Step
 from homelab.paths import bundled_path
 from homelab.progress import SilentProgress
 from homelab.runtime.session import Session
 from homelab.secrets import FileSecretStore
 from tests.scripts import ROOT
-from tests.support import FixedSecretStore
+from tests.support import FixedSecretStore, with_service
 
 VERSIONS = ("1.31", "1.34", "1.37")
 KEY = "a-key-of-openweather"
@@ -332,6 +332,20 @@ def test_services_without_an_export_are_named(tmp_path: Path) -> None:
     redis = {"cores": 1, "memory": 512, "vmid": 190, "ip": ".90", "services": {"gateway": {}}}
     export = stack_export(inventory(tmp_path, {"containers": {"web": redis}}), FixedSecretStore())
     assert export.left_out == ("the service `airflow` of airflow-orchestration", "the service `gateway` of web")
+
+
+def test_service_without_units_and_ports_is_named(tmp_path: Path) -> None:
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Files(Service):
+        """A service that only installs files."""
+
+        def steps(self, context: ServiceContext) -> list[Step]:
+            """See Service."""
+            return []
+
+    overlay = json.dumps({"containers": {PLATFORM: {"services": {"files": {}}}}})
+    export = stack_export(with_service(tmp_path, "files", Files, overlay), FixedSecretStore())
+    assert f"the service `files` of {PLATFORM}" in export.left_out
 
 
 def test_second_export_replaces_its_own_files_only(tmp_path: Path) -> None:
