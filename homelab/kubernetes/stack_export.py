@@ -27,6 +27,7 @@ from homelab.pipelines.container_steps import Limits
 from homelab.services.analytics import Analytics
 from homelab.services.lab_certificates import lab_names
 
+_FILES = ("kustomization", "namespace", "shared")  # the manifests that belong to no workload
 _EXPORTED = (POSTGRES, ANALYTICS, INGESTION)
 
 
@@ -97,11 +98,11 @@ def _limits(inventory: Inventory) -> Limits:
 
 
 def _require_unique_names(workloads: Sequence[Workload]) -> None:
-    names = Counter(each.name for each in workloads)
+    names = Counter([*_FILES, *(each.name for each in workloads)])
     if taken := [name for name, count in names.items() if count > 1]:
         raise InputError(
-            f"Cannot export {', '.join(taken)}: two workloads would have this name",
-            "Kubernetes has no underscores in names, so those of pipelines become hyphens.",
+            f"Cannot export {', '.join(taken)}: two manifests would have this name",
+            f"The names {', '.join(_FILES)} are reserved, and underscores in the names of pipelines become hyphens.",
             "Rename the pipeline or the container.",
         )
 

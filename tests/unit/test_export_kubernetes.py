@@ -386,11 +386,15 @@ def test_killed_export_can_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyP
     [
         ({"pipelines": {"weather": {"to": "broker"}}}, "stores its rows through the broker"),
         (LAKE, "keeps data in the object storage"),
+        (
+            {"pipelines": {name: {"path": "pipelines/prices"} for name in ("a_b", "a_b_")}},
+            "pipeline-a-b: two manifests",
+        ),
         ({"containers": {POSTGRES: {"services": {"postgres": {"version": 13, "source": "pgdg"}}}}}, "PostgreSQL 13"),
         ({"pipelines": {"prices": {"path": "pipelines/prices"}}}, "shop: not set"),
     ],
 )
-def test_what_cannot_be_exported_is_an_error(tmp_path: Path, overlay: dict[str, Any], message: str) -> None:
+def test_unsupported_inventory_is_an_error(tmp_path: Path, overlay: dict[str, Any], message: str) -> None:
     boxes = {
         "broker": {"vmid": 175, "ip": ".75", "cores": 1, "memory": 512, "services": {"broker": {}, "consumer": {}}},
         "storage": {"vmid": 178, "ip": ".78", "cores": 1, "memory": 1024, "services": {"s3": {}}},
