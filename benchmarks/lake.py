@@ -22,9 +22,9 @@ from benchmarks.ingest import deployed
 from benchmarks.marts import _DAYS, _NEW, _PYTHON, Warehouse, create_warehouse
 from benchmarks.table import Row, print_table
 from homelab.model import DatabaseGrant
-from homelab.render import render
 from homelab.services.database_grants import schema_of
 from tests.integration import pg, seaweed
+from tests.integration.conftest import write_profiles
 
 _ROWS, _BUILDS = 5_000_000, 20
 _IN_LAKE = """
@@ -99,17 +99,7 @@ def lake_of(stack: ExitStack, server: pg.Server, database: str, file: Warehouse)
     """Return a lake next to a file, for the same database."""
     storage = stack.enter_context(seaweed.storage())
     other = create_warehouse(stack, server, database)
-    (other.data / "profiles.yml").write_bytes(
-        render(
-            "pipelines/profiles.yml.j2",
-            profile="weather",
-            warehouse=str(other.data / "warehouse.duckdb"),
-            threads=2,
-            extension_directory=str(other.data / "extensions"),
-            memory_limit="2GB",
-            lake=True,
-        )
-    )
+    write_profiles(other.data, other.data / "extensions", "2GB", lake=True)
     stack.enter_context(server.database("lake"))
     with server.connect("lake") as connection:
         connection.execute(schema_of(DatabaseGrant("lake", "dbt", "own", "weather")).sql.encode())  # type: ignore[arg-type]

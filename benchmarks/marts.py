@@ -27,10 +27,9 @@ import pytest
 from benchmarks.ingest import deployed
 from benchmarks.table import Row, print_table
 from homelab.model import DatabaseGrant
-from homelab.render import render
 from homelab.services.raw_schema import raw_grants
 from tests.integration import pg
-from tests.integration.conftest import KEY, replay_server
+from tests.integration.conftest import KEY, replay_server, write_profiles
 from tests.scripts import PROJECT, ROOT, SCHEMA, SCRIPTS, script
 
 from publish import publish  # isort: skip
@@ -145,16 +144,7 @@ def create_warehouse(stack: ExitStack, server: pg.Server, database: str) -> Ware
     """Return an empty warehouse for a database with the tables of a deploy."""
     data = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     subprocess.run([_PYTHON, script("install_extension.py"), str(data / "extensions")], check=True, capture_output=True)
-    (data / "profiles.yml").write_bytes(
-        render(
-            "pipelines/profiles.yml.j2",
-            profile="weather",
-            warehouse=str(data / "warehouse.duckdb"),
-            threads=2,
-            extension_directory=str(data / "extensions"),
-            memory_limit="2GB",
-        )
-    )
+    write_profiles(data, data / "extensions", "2GB")
     with server.connect(database) as connection:
         connection.execute(SCHEMA.read_bytes())
         connection.execute(

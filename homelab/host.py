@@ -114,6 +114,11 @@ def is_open(pattern: str) -> str:
     return f"find /proc/[0-9]*/fd -lname {shlex.quote(pattern)} 2>/dev/null | grep -q ."
 
 
+def accepts_connections(address: object, port: int) -> str:
+    """Return shell text that succeeds if a port accepts connections."""
+    return f"timeout 3 bash -c '</dev/tcp/{address}/{port}' 2>/dev/null"
+
+
 def check(host: Host, command: str, action: str, *, stdin: bytes = b"", timeout: float = 900) -> Result:
     """Run a command. Raises CommandFailed, in which `action` names it (`write /etc/x`), unless it succeeds."""
     result = host.run(command, stdin=stdin, timeout=timeout)

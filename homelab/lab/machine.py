@@ -199,7 +199,7 @@ def restore(*, guard_too: bool) -> bool:
         network.restore_forwarding(changes.forwarding)
         changes.forwarding = None
     if changes.watchers is not None:
-        if int(_WATCHERS.read_text()) == _ENOUGH_WATCHERS:  # otherwise somebody else has changed it since
+        if int(_WATCHERS.read_text()) == _ENOUGH_WATCHERS:  # otherwise another program has changed it since
             _WATCHERS.write_text(str(changes.watchers))
         changes.watchers = None
     subids.revoke(changes.subid_files)

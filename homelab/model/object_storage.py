@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from homelab.model.inventory import Secret
 from homelab.model.options import SecretName
@@ -57,22 +57,4 @@ class ObjectStorage:
             "S3_URL_STYLE": self.url_style,
             "S3_CA_FILE": self.ca_file,
             "S3_ACCESS_KEY_ID": self.access_key,
-        }
-
-    @property
-    def duckdb_settings(self) -> Mapping[str, Any]:
-        """The settings of DuckDB's httpfs, which have to be global: a secret of DuckDB has no CA."""
-        return {"enable_server_cert_verification": True, "ca_cert_file": self.ca_file}
-
-    @property
-    def duckdb_secret(self) -> Mapping[str, Any]:
-        """The parameters of DuckDB's `create secret`, without the secret key `secret`; valid for this URL only."""
-        return {
-            "type": "s3",
-            "key_id": self.access_key,
-            "endpoint": self.endpoint,
-            "region": self.region,
-            "url_style": self.url_style,
-            "use_ssl": True,
-            "scope": self.url,
         }

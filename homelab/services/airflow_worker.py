@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from homelab.host import Result, argv
+from homelab.host import Result, accepts_connections, argv
 from homelab.model import Container, DatabaseGrant, Endpoint, Health, Service, ServiceContext, Step
 from homelab.model.options import Duration, Option
 from homelab.paths import bundled_path
@@ -117,7 +117,7 @@ class AirflowWorker(Service):
             *platform_steps(context, venv, bundles, [Directory(PYTHON_PATH), address, environment, secrets]),
             *bundle_trees(bundles, inventory.pipelines, airflow.dags, [venv]),
             *wait_for_gates(context, SANDBOX),
-            _wait(context, redis, "Redis", f"timeout 3 bash -c '</dev/tcp/{redis.address}/{REDIS_PORT}' 2>/dev/null"),
+            _wait(context, redis, "Redis", accepts_connections(redis.address, REDIS_PORT)),
             _wait(context, server, "Airflow's API", airflow.api_probe(server)),
             unit,
             SystemdUnit(UNIT, triggered_by=[unit, venv, address, environment, secrets], settle=0),

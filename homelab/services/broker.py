@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, ClassVar, Literal
 
 from homelab.errors import HomelabError
-from homelab.host import Result, argv
+from homelab.host import Result, accepts_connections, argv
 from homelab.model import Container, Endpoint, Health, Inventory, Service, ServiceContext, Step
 from homelab.model.options import Option, Size
 from homelab.paths import bundled_path
@@ -228,4 +228,4 @@ def no_waiting_messages(context: ServiceContext) -> Iterator[Step]:
 
 def answers(container: Container) -> str:
     """Return shell text that succeeds if the broker of a container accepts connections."""
-    return f"timeout 3 bash -c '</dev/tcp/{container.address}/{PORT}' 2>/dev/null"
+    return accepts_connections(container.address, PORT)

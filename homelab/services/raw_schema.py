@@ -150,22 +150,22 @@ def raw_grants(
 
 def retention(months: int, command: str = PSQL) -> Sql:
     """Return the step that sets the number of full months of raw observations to keep; 0 keeps all."""
-    return Sql(
-        f"retention of raw observations: {months} months" if months else "retention of raw observations: unlimited",
-        f"select coalesce((select months from upkeep.retention), 0) = {months}",
-        f"insert into upkeep.retention (months) values ({months}) on conflict (one) do update "
-        "set months = excluded.months;",
-        "project_data",
-        command,
-    )
+    title = f"retention of raw observations: {f'{months} months' if months else 'unlimited'}"
+    return _months("retention", title, months, command)
 
 
 def archive_policy(months: int, command: str = PSQL) -> Sql:
     """Return the step that sets the number of full months to keep before they move to object storage; 0 keeps all."""
+    title = f"archive of raw observations: {f'after {months} months' if months else 'none'}"
+    return _months("archive_policy", title, months, command)
+
+
+def _months(table: str, title: str, months: int, command: str) -> Sql:
+    """Return the step that writes a number of months to a table of `upkeep`."""
     return Sql(
-        f"archive of raw observations: after {months} months" if months else "archive of raw observations: none",
-        f"select coalesce((select months from upkeep.archive_policy), 0) = {months}",
-        f"insert into upkeep.archive_policy (months) values ({months}) on conflict (one) do update "
+        title,
+        f"select coalesce((select months from upkeep.{table}), 0) = {months}",
+        f"insert into upkeep.{table} (months) values ({months}) on conflict (one) do update "
         "set months = excluded.months;",
         "project_data",
         command,

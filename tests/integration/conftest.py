@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from homelab.render import render
 from tests.integration import pg
 from tests.scripts import ROOT, SHARED_SCRIPTS
 
@@ -107,3 +108,17 @@ def _wait(process: subprocess.Popen[bytes], url: str) -> None:
         else:
             return
     raise AssertionError(f"the replay server does not respond (exit status {process.poll()})")
+
+
+def write_profiles(data: Path, extensions: Path, memory_limit: str, *, lake: bool = False) -> None:
+    """Write profiles.yml of the weather to its folder of data, as a deploy does."""
+    text = render(
+        "pipelines/profiles.yml.j2",
+        profile="weather",
+        warehouse=str(data / "warehouse.duckdb"),
+        threads=2,
+        extension_directory=str(extensions),
+        memory_limit=memory_limit,
+        lake=lake,
+    )
+    (data / "profiles.yml").write_bytes(text)

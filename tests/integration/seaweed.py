@@ -106,7 +106,7 @@ class Storage:
         assert b"created bucket pipeline-weather" in created.stdout, created
 
     def stop(self) -> None:
-        """End the server at once, as an outage does."""
+        """Kill the server, as an outage does."""
         if self.process:
             self.process.kill()
             self.process.wait()

@@ -1,6 +1,6 @@
 """Old months of raw rows in object storage: moved, read by rebuilds, moved back, and killed anywhere.
 
-A folder stands for the object storage, as the files are the same; test_lab_s3.py has the real one.
+A folder stands for the object storage, as the files are the same; test_lab_lake.py has the real one.
 """
 
 from __future__ import annotations

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from homelab.model import DatabaseGrant
-from homelab.render import render
 from homelab.services.database_grants import schema_of
 from tests.integration import seaweed
+from tests.integration.conftest import write_profiles
 from tests.integration.test_marts import all_samples, insert
 from tests.integration.test_pipeline import Stack
 from tests.integration.test_pipeline import stack as stack
@@ -51,17 +51,7 @@ def lake(stack: Stack, storage: seaweed.Storage, extensions: Path, tmp_path: Pat
     """The same raw rows as `stack`, another folder of data, and a lake."""
     data = tmp_path / "lake"
     data.mkdir()
-    (data / "profiles.yml").write_bytes(
-        render(
-            "pipelines/profiles.yml.j2",
-            profile="weather",
-            warehouse=str(data / "warehouse.duckdb"),
-            threads=2,
-            extension_directory=str(extensions),
-            memory_limit="1GB",
-            lake=True,
-        )
-    )
+    write_profiles(data, extensions, "1GB", lake=True)
     with stack.server.database("lake") as database:
         with stack.server.connect(database) as connection:
             connection.execute(schema_of(DatabaseGrant("lake", "dbt", "own", "weather")).sql.encode())  # type: ignore[arg-type]

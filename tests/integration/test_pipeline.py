@@ -23,10 +23,9 @@ import pytest
 
 from homelab.lab.observations import PLACES, answer, load
 from homelab.model import DatabaseGrant
-from homelab.render import render
 from homelab.services.raw_schema import raw_grants
 from tests.integration import pg
-from tests.integration.conftest import KEY, Replay
+from tests.integration.conftest import KEY, Replay, write_profiles
 from tests.scripts import PROJECT, SCHEMA, script
 from tests.stub import Response, serve
 
@@ -159,16 +158,7 @@ def stack(
 ) -> Iterator[Stack]:
     data = tmp_path / "data"
     data.mkdir()
-    (data / "profiles.yml").write_bytes(
-        render(
-            "pipelines/profiles.yml.j2",
-            profile="weather",
-            warehouse=str(data / "warehouse.duckdb"),
-            threads=2,
-            extension_directory=str(extensions),
-            memory_limit="1GB",
-        )
-    )
+    write_profiles(data, extensions, "1GB")
     with (
         postgres.role("analytics", "analytics"),
         postgres.role("dbt", "dbt"),

@@ -149,9 +149,9 @@ def test_pipeline_gets_a_folder_at_an_endpoint(tmp_path: Path) -> None:
     assert storage
     assert storage.url == "s3://home-lake/pipeline-weather"
     assert storage.endpoint == "nas.home.arpa:9000"
-    assert storage.duckdb_settings["ca_cert_file"] == "/etc/ssl/certs/ca-certificates.crt"
-    assert storage.duckdb_secret["url_style"] == "vhost"
-    assert storage.duckdb_secret["scope"] == storage.url
+    assert storage.variables["S3_CA_FILE"] == "/etc/ssl/certs/ca-certificates.crt"
+    assert storage.variables["S3_URL_STYLE"] == "vhost"
+    assert storage.variables["S3_URL"] == storage.url
     rendered = files(steps(found, "analytics-platform"))
     assert "S3_URL=s3://home-lake/pipeline-weather\n" in rendered[f"{ENVIRONMENT}/pipeline.env"]
     assert not [path for path in rendered if "homelab-s3" in path]

@@ -9,8 +9,9 @@ import os
 from pathlib import Path
 
 import duckdb
+from duckdb_sql import attach
 from publish import sync
-from warehouse_copy import CopyDiffers
+from warehouse_copy import CopyDiffers, count, path, tables
 
 GROWTH = 1.15  # compared with the last copy
 
@@ -38,11 +39,11 @@ def compact(warehouse: Path) -> bool:
 def _copy(warehouse: Path, copy: Path) -> bool:
     """Copy all rows to a new file if the warehouse has grown, and return True if so."""
     with duckdb.connect() as connection:
-        connection.execute(f"attach '{_quoted(warehouse)}' as warehouse")
+        attach(connection, warehouse, "warehouse")
         connection.execute("checkpoint warehouse")
         if warehouse.stat().st_size <= GROWTH * _last_size(connection):
             return False
-        connection.execute(f"attach '{_quoted(copy)}' as fresh")
+        attach(connection, copy, "fresh")
         connection.execute("create schema if not exists warehouse.landing")
         connection.execute("create or replace table warehouse.landing.compaction (bytes bigint)")
         connection.execute("copy from database warehouse to fresh; checkpoint fresh")
@@ -63,19 +64,8 @@ def _last_size(connection: duckdb.DuckDBPyConnection) -> int:
 
 
 def _counts(connection: duckdb.DuckDBPyConnection, database: str) -> dict[tuple[str, str], int]:
-    tables = connection.execute(
-        "select schema_name, table_name from duckdb_tables() where database_name = $1 and table_name <> 'compaction'",
-        [database],
-    ).fetchall()
-    sql = 'select count(*) from "{}"."{}"."{}"'
-    return {
-        (schema, name): connection.execute(sql.format(database, schema, name)).fetchall()[0][0]
-        for schema, name in tables
-    }
-
-
-def _quoted(path: Path) -> str:
-    return str(path).replace("'", "''")
+    found = [each for each in tables(connection, database) if each[1] != "compaction"]
+    return {each: count(connection, path(database, *each)) for each in found}
 
 
 def _remove(copy: Path) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from contract import EXIT
+from dbt_login import dbt_login
 from metrics import write_metrics
 
 # Environment of each dbt; it keeps five log files of this size.
@@ -98,14 +99,12 @@ def dbt_program() -> str:
 def dbt_environment(layout: Layout) -> dict[str, str]:
     """Return the variables with which dbt writes to the folder of data, and reaches PostgreSQL as its own role."""
     # target/ is kept: dbt's partial parsing needs it.
-    environment = {
+    return {
         **os.environ,
         "DBT_TARGET_PATH": str(layout.run_results.parent),
         "DBT_LOG_PATH": str(layout.data / "logs"),
         **DBT_SETTINGS,
-    }
-    return environment | {
-        name.removeprefix("DBT_"): os.environ[name] for name in ("DBT_PGUSER", "DBT_PGPASSWORD") if name in os.environ
+        **dbt_login(),
     }
 
 

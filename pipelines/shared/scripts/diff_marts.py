@@ -11,9 +11,11 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import duckdb
+from duckdb_sql import attach, identifier
 
 _COLUMNS = """
 select column_name, data_type from duckdb_columns()
@@ -32,7 +34,7 @@ def compare(connection: duckdb.DuckDBPyConnection, name: str, key: Sequence[str]
         counts, values = _by_key(connection, name, key, {column: new[column] for column in others})
     else:
         counts, values = _by_content(connection, name, {column: new[column] for column in shared}), {}
-    rows = [_count(connection, f"select count(*) from {each}.main.{_quoted(name)}") for each in ("before", "after")]
+    rows = [_count(connection, f"select count(*) from {each}.main.{identifier(name)}") for each in ("before", "after")]
     return {
         "name": name,
         "key": list(key) if usable else [],
@@ -60,7 +62,7 @@ def _by_key(
 ) -> tuple[dict[str, int], dict[str, int]]:
     """Return the numbers of added, removed and changed rows, and of changed rows by column."""
     differ = {
-        column: f"(try_cast(b.{_quoted(column)} as {kind}) is distinct from a.{_quoted(column)})"
+        column: f"(try_cast(b.{identifier(column)} as {kind}) is distinct from a.{identifier(column)})"
         for column, kind in others.items()
     }
     both = "b.is_there and a.is_there"
@@ -70,8 +72,8 @@ def _by_key(
         f"count(*) filter ({both} and ({' or '.join(differ.values()) or 'false'}))",
         *(f"count(*) filter ({both} and {each})" for each in differ.values()),
     ]
-    condition = " and ".join(f"b.{_quoted(column)} = a.{_quoted(column)}" for column in key)
-    sides = [f"(select *, true as is_there from {each}.main.{_quoted(name)})" for each in ("before", "after")]
+    condition = " and ".join(f"b.{identifier(column)} = a.{identifier(column)}" for column in key)
+    sides = [f"(select *, true as is_there from {each}.main.{identifier(name)})" for each in ("before", "after")]
     row = connection.execute(
         f"select {', '.join(counts)} from {sides[0]} as b full join {sides[1]} as a on {condition}"
     ).fetchone()
@@ -81,8 +83,8 @@ def _by_key(
 
 def _by_content(connection: duckdb.DuckDBPyConnection, name: str, shared: Mapping[str, str]) -> dict[str, int]:
     """Return the numbers of added and removed rows by the content of all shared columns."""
-    casts = ", ".join(f"try_cast({_quoted(column)} as {kind})" for column, kind in shared.items()) or "1"
-    before, after = (f"select {casts} from {each}.main.{_quoted(name)}" for each in ("before", "after"))
+    casts = ", ".join(f"try_cast({identifier(column)} as {kind})" for column, kind in shared.items()) or "1"
+    before, after = (f"select {casts} from {each}.main.{identifier(name)}" for each in ("before", "after"))
     added = _count(connection, f"select count(*) from ({after} except all {before})")
     removed = _count(connection, f"select count(*) from ({before} except all {after})")
     return {"added": added, "removed": removed, "changed": 0}
@@ -93,9 +95,9 @@ def _columns(connection: duckdb.DuckDBPyConnection, database: str, name: str) ->
 
 
 def _is_unique(connection: duckdb.DuckDBPyConnection, database: str, name: str, key: Sequence[str]) -> bool:
-    columns = ", ".join(map(_quoted, key))
-    missing = " or ".join(f"{_quoted(column)} is null" for column in key)
-    table = f"{database}.main.{_quoted(name)}"
+    columns = ", ".join(map(identifier, key))
+    missing = " or ".join(f"{identifier(column)} is null" for column in key)
+    table = f"{database}.main.{identifier(name)}"
     duplicates = f"select 1 from {table} group by {columns} having count(*) > 1"
     return not _count(connection, f"select count(*) from {table} where {missing}") and not _count(
         connection, f"select count(*) from ({duplicates})"
@@ -107,17 +109,12 @@ def _count(connection: duckdb.DuckDBPyConnection, sql: str) -> int:
     return int(row[0]) if row else 0
 
 
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
 def main() -> int:
     """Print the differences of the requested tables."""
     request = json.load(sys.stdin)
     connection = duckdb.connect()
     for each in ("before", "after"):
-        path = str(request[each]).replace("'", "''")
-        connection.execute(f"attach '{path}' as {each} (read_only)")
+        attach(connection, Path(request[each]), each, read_only=True)
     print(json.dumps([compare(connection, table["name"], table["key"]) for table in request["tables"]]))
     return 0
 

@@ -15,7 +15,8 @@ from datetime import datetime, timedelta
 import duckdb
 import object_storage
 import warehouse_copy
-from object_storage import quoted
+from dbt_login import dbt_login
+from duckdb_sql import literal
 
 CATALOG = "warehouse"  # as DuckDB names the catalog of warehouse.duckdb: dbt compiles the same SQL for both
 PUBLISHED = "published"
@@ -50,8 +51,7 @@ class Lake:
         """
         if "LAKE_SCHEMA" not in os.environ:
             return None
-        for name in ("PGUSER", "PGPASSWORD"):
-            os.environ[name] = os.environ.get(f"DBT_{name}", os.environ.get(name, ""))
+        os.environ.update(dbt_login())
         retention = timedelta(seconds=float(os.environ["LAKE_RETENTION_SECONDS"]))
         return cls(os.environ["LAKE_SCHEMA"], os.environ["S3_URL"] + "/lake/", retention, dict(os.environ))
 
@@ -68,7 +68,7 @@ class Lake:
         self, connection: duckdb.DuckDBPyConnection, name: str, version: int | None = None, *, read_only: bool
     ) -> None:
         """Attach the catalog under a name."""
-        options = [f"data_path {quoted(self.url)}", f"metadata_schema {quoted(self.schema)}"]
+        options = [f"data_path {literal(self.url)}", f"metadata_schema {literal(self.schema)}"]
         options += [f"snapshot_version {version}"] * (version is not None) + ["read_only"] * read_only
         connection.execute(f"attach 'ducklake:postgres:dbname=lake' as {name} ({', '.join(options)})")
 
@@ -81,7 +81,7 @@ class Lake:
         """List a folder of the object storage. Raises StorageUnreachable if it does not answer."""
         with self.connect() as connection:
             try:
-                connection.execute(f"from glob({quoted(self.url + 'none/*')})").fetchall()
+                connection.execute(f"from glob({literal(self.url + 'none/*')})").fetchall()
             except duckdb.Error as error:
                 endpoint = self.variables["S3_ENDPOINT"]
                 cause = " ".join(str(error).split())[:300]
@@ -104,7 +104,7 @@ class Lake:
     def maintain(self) -> None:
         """Expire snapshots, merge small files, and delete files that no snapshot needs. Raises duckdb.Error.
 
-        The newest published snapshot stays. Those of the steps of a build are for nobody, so they expire at once.
+        The newest published snapshot stays. Those of the steps of a build have no readers, so they expire immediately.
         """
         with self.connect() as connection:
             published = published_versions(connection)

@@ -18,9 +18,10 @@ from typing import Any
 import duckdb
 from contract import EXIT
 from dbt_runner import exclusive
+from duckdb_sql import attach
 from lake import CATALOG, Lake
 from publish import sync
-from warehouse import FileWarehouse, attach_file, read_target, write_target
+from warehouse import FileWarehouse, read_target, write_target
 from warehouse_copy import CopyDiffers, compare, copy_all, drop_all, tables
 
 
@@ -42,7 +43,7 @@ def move(data: Path, lake: Lake, target: str, timeout: float) -> dict[str, Any]:
 
 def _to_lake(lake: Lake, file: Path) -> tuple[int, int]:
     with lake.connect() as connection:
-        attach_file(connection, file, "source", read_only=True)
+        attach(connection, file, "source", read_only=True)
         # Rows of an earlier move are older than those of the file.
         connection.begin()
         drop_all(connection, CATALOG)
@@ -61,7 +62,7 @@ def _to_file(lake: Lake, file: Path) -> tuple[int, int]:
         with lake.connect(read_only=True) as connection:
             if not tables(connection, CATALOG):
                 raise NoHistory
-            attach_file(connection, copy, "moved")
+            attach(connection, copy, "moved")
             copy_all(connection, CATALOG, "moved")
             connection.execute("checkpoint moved")
             counts = compare(connection, CATALOG, "moved")

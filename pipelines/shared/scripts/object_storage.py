@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import duckdb
+from duckdb_sql import literal
 
 _SECRET = {
     "key_id": "S3_ACCESS_KEY_ID",
@@ -30,12 +31,7 @@ def connect(variables: Mapping[str, str]) -> duckdb.DuckDBPyConnection:
         connection.load_extension("httpfs")
         # Global: a secret of DuckDB has no CA.
         connection.execute("set global enable_server_cert_verification = true")
-        connection.execute(f"set global ca_cert_file = {quoted(variables['S3_CA_FILE'])}")
-        given = ", ".join(f"{name} {quoted(variables[variable])}" for name, variable in _SECRET.items())
+        connection.execute(f"set global ca_cert_file = {literal(variables['S3_CA_FILE'])}")
+        given = ", ".join(f"{name} {literal(variables[variable])}" for name, variable in _SECRET.items())
         connection.execute(f"create secret (type s3, use_ssl true, {given})")
     return connection
-
-
-def quoted(text: str) -> str:
-    """Return a text as a literal of SQL."""
-    return "'" + text.replace("'", "''") + "'"

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import duckdb
+from duckdb_sql import literal
 from lake import Lake
 
 
@@ -39,8 +40,7 @@ def connect_at(lake: Lake, time: datetime) -> duckdb.DuckDBPyConnection:
     version = lake.version_at(time if time.tzinfo else time.replace(tzinfo=UTC))
     connection = lake.connect(version)
     # Statements need no other file than those of the lake.
-    folder = lake.url.replace("'", "''")
-    connection.execute(f"set allowed_directories = ['{folder}']")
+    connection.execute(f"set allowed_directories = [{literal(lake.url)}]")
     _restrict(connection)
     return connection
 

@@ -18,6 +18,7 @@ from typing import Protocol
 import duckdb
 import warehouse_copy
 from compact import compact
+from duckdb_sql import attach
 from lake import CATALOG, Lake
 from publish import publish, sync
 
@@ -132,19 +133,13 @@ def export(lake: Lake, version: int, copy: Path, published: Path) -> None:
         leftover.unlink(missing_ok=True)
     try:
         with lake.connect(version) as connection:
-            attach_file(connection, copy, "exported")
+            attach(connection, copy, "exported")
             warehouse_copy.copy_all(connection, CATALOG, "exported")
             connection.execute("checkpoint exported; detach exported")
         copy.chmod(0o644)
         publish(copy, published)
     finally:
         copy.unlink(missing_ok=True)
-
-
-def attach_file(connection: duckdb.DuckDBPyConnection, path: Path, name: str, *, read_only: bool = False) -> None:
-    """Attach a DuckDB file under a name."""
-    quoted = str(path).replace("'", "''")
-    connection.execute(f"attach '{quoted}' as {name}{' (read_only)' if read_only else ''}")
 
 
 def current(data: Path) -> Warehouse:

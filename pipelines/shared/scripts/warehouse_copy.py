@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import duckdb
+from duckdb_sql import identifier
 
 
 class CopyDiffers(Exception):
@@ -27,9 +28,9 @@ def copy_all(connection: duckdb.DuckDBPyConnection, source: str, target: str) ->
     """Copy all tables and views to an empty database. Raises duckdb.Error."""
     found = tables(connection, source)
     for schema in sorted({schema for schema, *_ in (*found, *views(connection, source))}):
-        connection.execute(f"create schema if not exists {target}.{_name(schema)}")
+        connection.execute(f"create schema if not exists {target}.{identifier(schema)}")
     for schema, name in found:
-        connection.execute(f"create table {_path(target, schema, name)} as from {_path(source, schema, name)}")
+        connection.execute(f"create table {path(target, schema, name)} as from {path(source, schema, name)}")
     _copy_views(connection, source, target)
 
 
@@ -41,7 +42,7 @@ def _copy_views(connection: duckdb.DuckDBPyConnection, source: str, target: str)
         failed: list[tuple[str, str, str]] = []
         error: duckdb.Error | None = None
         for schema, name, sql in waiting:
-            connection.execute(f"use {target}.{_name(schema)}")
+            connection.execute(f"use {target}.{identifier(schema)}")
             try:
                 connection.execute(sql)
             except duckdb.Error as problem:
@@ -50,15 +51,15 @@ def _copy_views(connection: duckdb.DuckDBPyConnection, source: str, target: str)
         if error and len(failed) == len(waiting):
             raise error
         waiting = failed
-    connection.execute(f"use {_name(current[0])}.{_name(current[1])}")
+    connection.execute(f"use {identifier(current[0])}.{identifier(current[1])}")
 
 
 def drop_all(connection: duckdb.DuckDBPyConnection, database: str) -> None:
     """Drop all tables and views of a database."""
     for schema, name, _ in views(connection, database):
-        connection.execute(f"drop view {_path(database, schema, name)}")
+        connection.execute(f"drop view {path(database, schema, name)}")
     for schema, name in tables(connection, database):
-        connection.execute(f"drop table {_path(database, schema, name)}")
+        connection.execute(f"drop table {path(database, schema, name)}")
 
 
 def compare(connection: duckdb.DuckDBPyConnection, source: str, target: str) -> tuple[int, int]:
@@ -68,7 +69,7 @@ def compare(connection: duckdb.DuckDBPyConnection, source: str, target: str) -> 
         raise CopyDiffers("the copy has other tables")
     total = 0
     for schema, name in found:
-        total += _compare_table(connection, _path(source, schema, name), _path(target, schema, name))
+        total += _compare_table(connection, path(source, schema, name), path(target, schema, name))
     names = [view[:2] for view in views(connection, source)]
     if names != [view[:2] for view in views(connection, target)]:
         raise CopyDiffers("the copy has other views")
@@ -79,20 +80,21 @@ def _compare_table(connection: duckdb.DuckDBPyConnection, source: str, target: s
     columns = [connection.execute(f"describe {each}").fetchall() for each in (source, target)]
     if [row[:2] for row in columns[0]] != [row[:2] for row in columns[1]]:
         raise CopyDiffers(f"{target} has other columns")
-    rows, copied = (connection.execute(f"from {each} select count(*)").fetchall()[0][0] for each in (source, target))
+    rows, copied = (count(connection, each) for each in (source, target))
     if rows != copied:
         raise CopyDiffers(f"{target} has {copied} rows, not {rows}")
     # Of the same number of rows, one difference would do; both show an error in the comparison itself.
     for first, second in ((source, target), (target, source)):
-        different = connection.execute(f"from (from {first} except all from {second}) select count(*)").fetchall()[0][0]
-        if different:
+        if different := count(connection, f"(from {first} except all from {second})"):
             raise CopyDiffers(f"{target} has {different} other rows")
-    return int(rows)
+    return rows
 
 
-def _path(database: str, schema: str, name: str) -> str:
-    return f"{database}.{_name(schema)}.{_name(name)}"
+def count(connection: duckdb.DuckDBPyConnection, table: str) -> int:
+    """Return the number of rows of a table."""
+    return int(connection.execute(f"from {table} select count(*)").fetchall()[0][0])
 
 
-def _name(text: str) -> str:
-    return '"' + text.replace('"', '""') + '"'
+def path(database: str, schema: str, name: str) -> str:
+    """Return the SQL text of a table."""
+    return f"{database}.{identifier(schema)}.{identifier(name)}"

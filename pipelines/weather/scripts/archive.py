@@ -23,7 +23,7 @@ import duckdb
 import object_storage
 import psycopg
 from contract import EXIT
-from object_storage import quoted
+from duckdb_sql import literal
 from raw_source import ARCHIVED, ArchivedMonth
 
 MONTHS = "WEATHER_ARCHIVE_MONTHS"  # whole months to keep in PostgreSQL; 0 or missing: all
@@ -93,7 +93,7 @@ def _write(files: duckdb.DuckDBPyConnection, copy: ArchivedMonth) -> None:
     rows = f"postgres_query('pg', $sql${_ROWS.format(first=f'{copy.month} 00:00:00+00')}$sql$)"
     if "://" not in copy.url:
         Path(copy.url).parent.mkdir(parents=True, exist_ok=True)
-    files.execute(f"copy (from {rows}) to {quoted(copy.url)} (format parquet, compression zstd)")
+    files.execute(f"copy (from {rows}) to {literal(copy.url)} (format parquet, compression zstd)")
 
 
 def check(files: duckdb.DuckDBPyConnection, copy: ArchivedMonth, url: str) -> None:
@@ -119,7 +119,7 @@ def fetch(months: Sequence[ArchivedMonth], folder: Path) -> str:
         for each in months:
             file = str(folder / f"{each.month:%Y-%m}.parquet")
             try:
-                files.execute(f"copy (from read_parquet($1)) to {quoted(file)} (format parquet)", [each.url])
+                files.execute(f"copy (from read_parquet($1)) to {literal(file)} (format parquet)", [each.url])
             except duckdb.IOException as error:
                 raise ArchiveDiffers(f"Cannot read the archived month {each.month:%Y-%m}: {error}") from error
             check(files, each, file)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
 
 import psycopg
+from dbt_login import dbt_login
 
 _FACTS = """
 select (select system_identifier from pg_control_system())::text || '/' ||
@@ -108,8 +108,7 @@ def read_source(landed_before: int | None, counted: Mapping[int, Partition]) -> 
     All rows before `landed_before` are landed. `counted` are the partitions at that time; without them, all rows are
     counted.
     """
-    names = {name: f"DBT_{name}" for name in ("PGUSER", "PGPASSWORD")}
-    login = {name[2:].lower(): os.environ[dbt] for name, dbt in names.items() if dbt in os.environ}
+    login = {name.removeprefix("PG").lower(): value for name, value in dbt_login().items()}
     with psycopg.connect("", **login, application_name="dbt_build", autocommit=True) as connection:  # type: ignore[arg-type]
         connection.execute("set timezone = 'UTC'")
         connection.execute("begin isolation level repeatable read read only")
