@@ -52,6 +52,12 @@ class _RunState:
     tasks: Mapping[str, tuple[str | None, int]] = field(default_factory=dict)
     ahead: str | None = None
 
+    @property
+    def open_tasks(self) -> str:
+        """The tasks that have not ended, such as ": build queued"; "" if there are none."""
+        left = [f"{task} {state or 'waiting'}" for task, (state, _) in self.tasks.items() if state != "success"]
+        return f": {', '.join(left)}" if left else ""
+
 
 def run_pipeline(session: Session, name: str | None = None) -> Run:
     """Trigger the DAG of a pipeline and wait for its end; follow a run that an interrupted command has started.
@@ -210,7 +216,7 @@ class _Follower:
                 if now > deadline:
                     raise HomelabError(
                         "Cannot wait longer for the pipeline run: it has not ended",
-                        f"It is {found.state} after {_DEADLINE} s, and continues in Airflow.",
+                        f"It is {found.state} after {_DEADLINE} s, and continues in Airflow{found.open_tasks}.",
                         f"`homelab pipeline run {self._pipeline.name}` follows it. See `homelab status`.",
                     )
                 if now >= next_report:

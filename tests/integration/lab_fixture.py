@@ -53,6 +53,11 @@ def install_echo_stack(folder: Path) -> Path:
     return folder
 
 
+def processes_showing(secret: str) -> str:
+    """Return shell text that prints the command lines with a generated secret; it does not find itself."""
+    return f"grep -ls -e '[{secret[0]}]{secret[1:12]}' /proc/[1-9]*/cmdline || true"
+
+
 @contextmanager
 def fresh(lab: Lab) -> Iterator[None]:
     """Start a lab for the duration of the block, without leftovers of a killed run."""

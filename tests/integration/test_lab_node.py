@@ -570,6 +570,7 @@ def test_container_that_forks_all_the_time_freezes(guest: Guest) -> None:
     loop = "sh -c 'while [ ! -e /run/stop ]; do mv /run/none /run/other; echo 1 >>/run/count; done' >/dev/null 2>&1"
     guest.run(f"for i in 1 2; do nohup timeout 60 {loop} & done")
     count = Path(f"/proc/{Runtime(LAB).pid(136)}/root/run/count")
+    eventually(count.exists)
     for _ in range(40):  # one freeze in about thirty hung with lxc-freeze on cgroup v1
         with Runtime(LAB).frozen(136):
             before = count.stat().st_size

@@ -193,12 +193,22 @@ def test_queued_run_names_the_run_before_it() -> None:
     assert notes == ["queued behind the run scheduled__1, which has to end first"]
 
 
-def test_run_that_never_starts_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("answer", "details"),
+    [
+        (state("queued"), "It is queued after 0 s, and continues in Airflow."),
+        (
+            state("running", {FETCH: "success", BUILD: "running", VERIFY: None}),
+            f"It is running after 0 s, and continues in Airflow: {BUILD} running, {VERIFY} waiting.",
+        ),
+    ],
+)
+def test_run_that_does_not_end_ends_the_wait(monkeypatch: pytest.MonkeyPatch, answer: Result, details: str) -> None:
     monkeypatch.setattr(pipeline_runs, "_DEADLINE", 0)
     ended = HomelabError("the test ends a wait without an end", "")
     with pytest.raises(HomelabError, match="Cannot wait longer for the pipeline run") as caught:
-        run(Containers(answers=[*[state("queued")] * 50, ended]))
-    assert "It is queued after" in caught.value.details
+        run(Containers(answers=[*[answer] * 50, ended]))
+    assert caught.value.details == details
 
 
 def test_short_silence_of_postgresql_does_not_end_the_wait() -> None:
