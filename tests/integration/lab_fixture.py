@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +33,15 @@ from homelab.steps.converge import converge
 from homelab.steps.host_state import pending_changes
 
 QUIET = SilentProgress()
+PROGRAM = (sys.executable, "-m", "homelab")
+_STATE_OF_AIRFLOW = """set -a; . /etc/homelab/airflow-database.env
+psql -c "select dag_id, run_id, state, queued_at, start_date from dag_run order by queued_at desc limit 9"
+psql -c "select dag_id, run_id, task_id, state, try_number, pid, last_heartbeat_at from task_instance
+order by updated_at desc limit 9"
+psql -c "select dag_id, is_paused, is_stale, last_parsed_time from dag"
+psql -c "select job_type, state, latest_heartbeat, now() from job order by latest_heartbeat desc limit 9"
+ps -eo pid,ppid,etimes,stat,wchan:24,args; journalctl --no-pager -n 200 -u 'airflow-*'
+ls -t $(find /var/lib/airflow/logs -name 'attempt=*') | head -n 3 | xargs tail -n 20"""
 ECHO_STACK = Path(__file__).parents[1] / "packages" / "echo_stack"  # with a service and a pipeline
 
 
@@ -51,6 +60,41 @@ def install_echo_stack(folder: Path) -> Path:
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     subprocess.run([*install, "--python", sys.executable, str(ECHO_STACK)], check=True, env=environment)
     return folder
+
+
+def run_homelab(
+    folder: Path,
+    overlays: Sequence[Path],
+    words: Sequence[str],
+    *,
+    program: Sequence[str | Path] = PROGRAM,
+    environment: Mapping[str, str] | None = None,
+    expect: Sequence[int] = (0,),
+    stdin: str = "",
+    timeout: float = 550,
+) -> subprocess.CompletedProcess[str]:
+    """Run homelab's command line in a folder, and check its exit code. A timeout shows the state of Airflow."""
+    files = [word for path in overlays for word in ("--overlay", str(path))]
+
+    def run(words: Sequence[str], timeout: float) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*program, *files, *words],
+            cwd=folder,
+            env={**os.environ, **(environment or {})},
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    try:
+        done = run(words, timeout)
+    except subprocess.TimeoutExpired as error:
+        shown = run(["ssh", "airflow-orchestration", "--", _STATE_OF_AIRFLOW], 60)
+        raise AssertionError(f"{words}: no end\n{error.stderr!r}\n{shown.stdout}\n{shown.stderr}") from error
+    assert done.returncode in expect, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
 
 
 def processes_showing(secret: str) -> str:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -21,7 +18,7 @@ from homelab.paths import bundled_path
 from homelab.services.airflow_environment import HOME
 from homelab.services.airflow_failures import failed_tasks
 from homelab.services.airflow_platform import SANDBOX
-from tests.integration.lab_fixture import fresh, in_a_lab
+from tests.integration.lab_fixture import fresh, in_a_lab, run_homelab
 from tests.scripts import DAG_ID, TASKS
 
 LAB = Lab("airflow", IPv4Network("10.99.2.208/28"), "hl-airf", 18146, 8229)
@@ -93,18 +90,8 @@ class Folder:
         """Run a command and check its exit code; return its output, and its errors if it failed."""
         options = "null" if self.options == REMOVED else f'{{version: "{self.version}", {self.options}}}'
         (self.path / "own.yaml").write_text(OWN.format(options=options))
-        overlays = [word for path in (LAB.overlay, "addresses.yaml", "own.yaml") for word in ("--overlay", str(path))]
-        done = subprocess.run(
-            [sys.executable, "-m", "homelab", *overlays, *words],
-            cwd=self.path,
-            env=os.environ,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=500,
-            check=False,
-        )
-        assert done.returncode == expect, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        overlays = [LAB.overlay, Path("addresses.yaml"), Path("own.yaml")]
+        done = run_homelab(self.path, overlays, words, expect=[expect], stdin=stdin)
         return done.stdout + (done.stderr if expect else "")
 
     def deployed_again(self) -> list[str]:

@@ -6,7 +6,6 @@ import json
 import os
 import shlex
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Network
@@ -18,7 +17,7 @@ import requests
 from homelab.inventory import load
 from homelab.lab import Lab
 from homelab.runtime.session import Session
-from tests.integration.lab_fixture import QUIET, fresh, in_a_lab, processes_showing
+from tests.integration.lab_fixture import PROGRAM, QUIET, fresh, in_a_lab, processes_showing, run_homelab
 from tests.integration.lab_fixture import until as wait_until
 
 LAB = Lab("celery", IPv4Network("10.99.2.144/28"), "hl-cele", 18206, 8289)
@@ -77,21 +76,23 @@ class Folder:
         """A session on the inventory."""
         return Session.open(load([self.path / "inventory.yaml", LAB.overlay]), QUIET)
 
-    def start(self, *words: str) -> subprocess.Popen[str]:
-        """Start a command."""
+    def write(self) -> None:
+        """Write the inventory."""
         text = INVENTORY.replace("EXECUTOR", f"{self.executor}, variables: {{seconds: 12}}")
         text = text.replace("REDIS", self.redis).replace("ONE", self.one).replace("TWO", self.two)
         (self.path / "inventory.yaml").write_text(text)
-        program = [sys.executable, "-m", "homelab", "--overlay", str(LAB.overlay)]
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        """Start a command."""
+        self.write()
+        program = [*PROGRAM, "--overlay", str(LAB.overlay)]
         pipe = subprocess.PIPE
         return subprocess.Popen([*program, *words], cwd=self.path, env=os.environ, stdout=pipe, stderr=pipe, text=True)
 
     def homelab(self, *words: str) -> str:
         """Run a command that has to succeed; return its output."""
-        command = self.start(*words)
-        output, errors = command.communicate(timeout=550)
-        assert command.returncode == 0, f"{words}: {command.returncode}\n{output}\n{errors}"
-        return output
+        self.write()
+        return run_homelab(self.path, [LAB.overlay], words).stdout
 
     def deployed_again(self) -> list[str]:
         """Deploy again; return the changes."""

@@ -6,10 +6,7 @@ Old months of raw rows move to the same object storage, and back.
 from __future__ import annotations
 
 import json
-import os
 import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,7 +18,7 @@ import pytest
 
 from homelab.lab import Lab
 from homelab.lab.observations import PLACES, answer, load
-from tests.integration.lab_fixture import fresh, in_a_lab
+from tests.integration.lab_fixture import fresh, in_a_lab, run_homelab
 
 LAB = Lab("lake", IPv4Network("10.99.2.48/28"), "hl-lake", 18236, 8319)
 INVENTORY = """
@@ -56,16 +53,7 @@ class Folder:
 
     def homelab(self, *words: str, expect: int = 0) -> str:
         """Run a command, check its exit code, and return both outputs; with --json, only standard output."""
-        done = subprocess.run(
-            [sys.executable, "-m", "homelab", "--overlay", str(LAB.overlay), *words],
-            cwd=self.path,
-            env=os.environ,
-            capture_output=True,
-            text=True,
-            timeout=500,
-            check=False,
-        )
-        assert done.returncode == expect, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        done = run_homelab(self.path, [LAB.overlay], words, expect=[expect])
         return done.stdout if "--json" in words else done.stdout + done.stderr
 
     def query(self, *words: str) -> Any:

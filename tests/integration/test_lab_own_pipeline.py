@@ -6,10 +6,8 @@ A service and a pipeline of another package are deployed next to it.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
-import subprocess
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +18,7 @@ from typing import Any
 import pytest
 
 from homelab.lab import Lab
-from tests.integration.lab_fixture import ECHO_STACK, fresh, in_a_lab
+from tests.integration.lab_fixture import ECHO_STACK, fresh, in_a_lab, run_homelab
 from tests.integration.tutorial import blocks, commands, install_homelab
 
 LAB = Lab("pipelines", IPv4Network("10.99.2.224/28"), "hl-pipe", 18107, 8190)
@@ -39,16 +37,6 @@ pipelines:
 OLD, NEW = "10.99.2.228", "10.99.2.231"  # addresses of PostgreSQL
 PRICES = "prices: {path: pipelines/prices}"
 WRONG = "select no_such_column as item from {{ source('prices', 'readings') }}"
-STATE_OF_AIRFLOW = """set -a; . /etc/homelab/airflow-database.env
-psql -c "select dag_id, run_id, state, queued_at, start_date from dag_run order by queued_at desc limit 9"
-psql -c "select dag_id, run_id, task_id, state, try_number, pid, last_heartbeat_at from task_instance
-order by updated_at desc limit 9"
-psql -c "select dag_id, is_paused, is_stale, last_parsed_time from dag"
-psql -c "select job_type, state, latest_heartbeat, now() from job order by latest_heartbeat desc limit 9"
-ps -eo pid,ppid,etimes,stat,wchan:24,args; journalctl --no-pager -n 200 -u 'airflow-*'
-for log in $(ls -t $(find /opt/airflow /var/lib/airflow /var/log -name 'attempt=*' 2>/dev/null) | head -3); do
-echo "$log"; tail -n 20 "$log"; done"""
-
 pytestmark = in_a_lab(900)
 
 
@@ -64,26 +52,12 @@ class Folder:
         text = INVENTORY.format(own=own, echo=echo, address=address, more=more)
         (self.path / "inventory.yaml").write_text(text)
 
-    def call(self, *words: str, timeout: float) -> subprocess.CompletedProcess[str]:
-        """Run a command."""
-        return subprocess.run(
-            [self.program, "--overlay", str(LAB.overlay), *words],
-            cwd=self.path,
-            env=os.environ | {"XDG_STATE_HOME": str(self.path / "state")},
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
-
     def homelab(self, *words: str, expect: int = 0) -> str:
-        """Run a command and check its exit code; return both outputs. A timeout shows Airflow's tasks and processes."""
-        try:
-            done = self.call(*words, timeout=600)
-        except subprocess.TimeoutExpired as error:
-            shown = self.call("ssh", "airflow-orchestration", "--", STATE_OF_AIRFLOW, timeout=60)
-            raise AssertionError(f"{words}: no end\n{error.stderr!r}\n{shown.stdout}\n{shown.stderr}") from error
-        assert done.returncode == expect, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        """Run a command and check its exit code; return both outputs."""
+        state = {"XDG_STATE_HOME": str(self.path / "state")}
+        done = run_homelab(
+            self.path, [LAB.overlay], words, program=[self.program], environment=state, expect=[expect], timeout=600
+        )
         return done.stdout if "--json" in words else done.stdout + done.stderr
 
     def follow(self, command: str) -> str:

@@ -7,7 +7,6 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network
@@ -19,7 +18,7 @@ from homelab.inventory import load
 from homelab.lab import Lab
 from homelab.runtime.session import Session
 from homelab.services.s3 import S3
-from tests.integration.lab_fixture import QUIET, fresh, in_a_lab, processes_showing
+from tests.integration.lab_fixture import QUIET, fresh, in_a_lab, processes_showing, run_homelab
 from tests.integration.lab_fixture import until as wait_until
 
 LAB = Lab("s3", IPv4Network("10.99.2.32/28"), "hl-s3", 18226, 8309)
@@ -84,10 +83,7 @@ class Folder:
         """Run a command, check its exit code, and return its output."""
         services = SERVICES.replace("CLIENTS", self.clients).replace("RESERVE", self.reserve) if self.has_s3 else "{}"
         (self.path / "inventory.yaml").write_text(INVENTORY.replace("SERVICES", services))
-        program = [sys.executable, "-m", "homelab", "--overlay", str(LAB.overlay), *words]
-        done = subprocess.run(program, cwd=self.path, env=os.environ, capture_output=True, text=True, check=False)
-        assert done.returncode in allowed, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done.stdout
+        return run_homelab(self.path, [LAB.overlay], words, expect=allowed).stdout
 
     def deploy(self) -> list[str]:
         """Deploy; return the changes."""

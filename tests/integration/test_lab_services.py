@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +15,7 @@ import pytest
 
 from homelab.lab import Lab
 from homelab.testing import check_in_container
-from tests.integration.lab_fixture import fresh, in_a_lab, install_echo_stack
+from tests.integration.lab_fixture import fresh, in_a_lab, install_echo_stack, run_homelab
 
 LAB = Lab("services", IPv4Network("10.99.2.80/28"), "hl-serv", 18156, 8239)
 INVENTORY = """
@@ -46,17 +43,8 @@ class Folder:
 
     def homelab(self, *words: str, expect: int = 0) -> str:
         """Run a command and check its exit code; return both outputs."""
-        environment = os.environ | {"PYTHONPATH": str(self.packages), "XDG_STATE_HOME": str(self.path / "state")}
-        done = subprocess.run(
-            [sys.executable, "-m", "homelab", "--overlay", str(LAB.overlay), *words],
-            cwd=self.path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
-        assert done.returncode == expect, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        environment = {"PYTHONPATH": str(self.packages), "XDG_STATE_HOME": str(self.path / "state")}
+        done = run_homelab(self.path, [LAB.overlay], words, environment=environment, expect=[expect])
         return done.stdout + done.stderr
 
     def on_box(self, command: str) -> str:

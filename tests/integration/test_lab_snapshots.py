@@ -8,7 +8,6 @@ import re
 import signal
 import struct
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Network
@@ -23,7 +22,7 @@ from homelab.lab.lxc import Runtime
 from homelab.lab.process import running
 from homelab.lab.subids import FIRST
 from homelab.proxmox import Client
-from tests.integration.lab_fixture import QUIET, LabFixture, fresh, in_a_lab
+from tests.integration.lab_fixture import PROGRAM, QUIET, LabFixture, fresh, in_a_lab, run_homelab
 from tests.integration.test_proxmox_up import Site
 from tests.integration.test_proxmox_up import pair as pair
 from tests.integration.test_proxmox_up import site as site
@@ -68,13 +67,10 @@ class Home(LabFixture):
         """Run `homelab …` and check its exit code."""
         more = self.inventory.path.with_name("more.yaml")
         more.write_text(overlay or "{}")
-        files = [word for path in (LAB.overlay, more) for word in ("--overlay", str(path))]
-        command = [sys.executable, "-m", "homelab", "-i", str(self.inventory.path), *files, *words]
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=120, check=False, env={**os.environ, "CI": "true"}
-        )
-        assert done.returncode == expect, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done
+        program = [*PROGRAM, "-i", self.inventory.path]
+        environment = {"CI": "true"}
+        overlays = [LAB.overlay, more]
+        return run_homelab(more.parent, overlays, words, program=program, environment=environment, expect=[expect])
 
     def snapshots(self) -> list[dict[str, Any]]:
         """Run `homelab snapshot list`."""
