@@ -11,16 +11,19 @@ from xdist.scheduler import LoadFileScheduling
 from homelab.steps import remote_paths
 from tests.network_guard import sitecustomize  # the import installs the guard
 
-_LABS = ("tests/e2e/", "tests/integration/test_lab_")
-# Their addresses are in the upper half of the network of all labs.
-_UPPER_LABS = (
-    "tests/e2e/",
-    "tests/integration/test_lab_airflow.py",
-    "tests/integration/test_lab_alerts.py",
-    "tests/integration/test_lab_broker.py",
-    "tests/integration/test_lab_celery.py",
-    "tests/integration/test_lab_own_pipeline.py",
-)
+
+def _lab_tests(*names: str) -> tuple[str, ...]:
+    return tuple(f"tests/integration/test_lab_{name}" for name in names)
+
+
+# Labs with the same addresses run one after another: those in each of these parts of the network of all labs.
+_PARTS_OF_THE_NETWORK = {
+    "10.99.2.128/25": ("tests/e2e/", *_lab_tests("airflow", "broker", "celery", "own_pipeline")),
+    "10.99.2.64/26": _lab_tests(
+        *("alerts", "crash", "deploy", "dhcp", "disks", "firewall", "monitoring", "repairs", "services", "snapshots")
+    ),
+    "10.99.2.0/26": _lab_tests(""),
+}
 _GUARD = str(Path(sitecustomize.__file__).parent)
 
 
@@ -29,27 +32,27 @@ def pytest_configure() -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [_GUARD, os.environ.get("PYTHONPATH")]))
 
 
-class TwoLabs(LoadFileScheduling):
-    """The distribution of `--dist loadfile`, with the files of the labs in two processes.
+def part_of_the_network(nodeid: str) -> str | None:
+    """Return the part of the labs' network that has the addresses of a test's lab; None for a test without a lab."""
+    return next((part for part, files in _PARTS_OF_THE_NETWORK.items() if nodeid.startswith(files)), None)
 
-    Labs share addresses, so each half of the labs' network has a process of its own. Labs wait for half of their time,
-    in which a third process runs the other tests.
-    """
+
+class LabScheduling(LoadFileScheduling):
+    """The distribution of `--dist loadfile`, with one process for the labs of each part of their network."""
 
     def _split_scope(self, nodeid: str) -> str:
-        if nodeid.startswith(_UPPER_LABS):
-            return "upper labs"
-        return "lower labs" if nodeid.startswith(_LABS) else super()._split_scope(nodeid)
+        return part_of_the_network(nodeid) or super()._split_scope(nodeid)
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """Return at least one process more than those of the labs, which mostly wait, for `--dist loadfile`."""
-    return max(3, os.cpu_count() or 1) if config.getvalue("dist") == "loadfile" else None
+    """Return at least one process more than those of the labs, which wait for half of their time."""
+    processes = len(_PARTS_OF_THE_NETWORK) + 1
+    return max(processes, os.cpu_count() or 1) if config.getvalue("dist") == "loadfile" else None
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> TwoLabs | None:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LabScheduling | None:
     """Return the distribution of the tests to processes, for `--dist loadfile`."""
-    return TwoLabs(config, log) if config.getvalue("dist") == "loadfile" else None
+    return LabScheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture(autouse=True)

@@ -22,11 +22,11 @@ from homelab.runtime.lab_report import report_lab
 from tests.integration.alert_sinks import RECEIVERS, AlertSinks
 from tests.integration.lab_fixture import LabFixture, changes, in_a_lab, lab_with, query_prometheus, until
 
-LAB = Lab("alerts", IPv4Network("10.99.2.160/28"), "hl-aler", 18177, 8260)
-SINKS = "10.99.2.166"
+LAB = Lab("alerts", IPv4Network("10.99.2.112/28"), "hl-aler", 18177, 8260)
+SINKS = "10.99.2.118"
 ANALYTICS = "analytics-platform"
 FRESH = "fresh-rates"  # the timer that keeps the data of `rates` fresh
-PROMETHEUS = "http://10.99.2.163:9090"
+PROMETHEUS = "http://10.99.2.115:9090"
 query = partial(query_prometheus, PROMETHEUS)
 # The incidents, with the titles of their messages.
 SCHEDULER = "The unit airflow-scheduler.service of airflow-orchestration does not run"
@@ -47,20 +47,20 @@ def inventory(folder: Path, sinks: AlertSinks | None, *, monitoring: bool) -> st
     """Return the inventory, with receivers or without."""
     services = {"prometheus": {"scrape_interval": "5s"}, "blackbox_exporter": {}, "alertmanager": {"group_wait": "1s"}}
     containers = {
-        "observability": (163, 512, services if monitoring else {}),
-        "postgres-data": (162, 512, {"postgres": {"version": 15}}),
-        ANALYTICS: (164, 1024, {"analytics": {}}),
-        "airflow-orchestration": (165, 2048, {"airflow": {}}),
-        "receivers": (166, 256, {}),
-        "spare": (167, 256, {}),
+        "observability": (115, 512, services if monitoring else {}),
+        "postgres-data": (114, 512, {"postgres": {"version": 15}}),
+        ANALYTICS: (116, 1024, {"analytics": {}}),
+        "airflow-orchestration": (117, 2048, {"airflow": {}}),
+        "receivers": (118, 256, {}),
+        "spare": (119, 256, {}),
     }
     document = {
         "lab": "x",
         "proxmox": {"host": "x", "token_id": "homelab@pve!x"},
-        "network": {"subnet": "10.99.2.160/28", "gateway": ".161", "bridge": "x"},
+        "network": {"subnet": "10.99.2.112/28", "gateway": ".113", "bridge": "x"},
         "defaults": {"monitoring": monitoring},
         "containers": {
-            name: {"vmid": 72 + last, "ip": f".{last}", "cores": 1, "memory": memory, "disk": 4, "services": services}
+            name: {"vmid": 120 + last, "ip": f".{last}", "cores": 1, "memory": memory, "disk": 4, "services": services}
             for name, (last, memory, services) in containers.items()
         },
         "pipelines": {name: {"path": f"pipelines/{name}"} for name in ("prices", "rates")},
