@@ -109,7 +109,8 @@ class BrokerSink:
         for subject, sequences in self._published.items():
             info = await self._stream.consumer_info(STREAM, consumer_of(subject))
             floor = info.ack_floor.stream_seq if info.ack_floor else 0
-            waiting += sum(sequence > floor for sequence in sequences)
+            sequences[:] = [sequence for sequence in sequences if sequence > floor]  # a stream never ends
+            waiting += len(sequences)
         return waiting
 
     @property
