@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -212,10 +213,12 @@ def test_weather_now_has_the_newest_reading_of_each_city(live: Stream) -> None:
         {"city": "C2", "c": 10.0, "w": 4.47},
         {"city": "C3", "c": 1.5, "w": None},
     ]
-    live.query(
-        "insert into raw.exclusion_entries (city, first, until, reason, excluded_by) "
-        f"values ('C2', to_timestamp({dt + 60}), to_timestamp({dt + 61}), 'frozen', 'me') returning 1"  # noqa: S608
-    )
+    with live.server.connect(live.database) as connection:
+        connection.execute(
+            "insert into raw.exclusion_entries (city, first, until, reason, excluded_by) "
+            "values ('C2', to_timestamp(%s), to_timestamp(%s), 'frozen', 'me')",
+            (dt + 60, dt + 61),
+        )
     assert live.now("select temperature_c as c from weather_now where city = 'C2'") == [{"c": pytest.approx(1.5)}]
 
 
@@ -254,15 +257,24 @@ def test_rows_of_the_stream_and_of_hourly_runs_count_once(stack: Stack) -> None:
         assert len(ledger.sent) >= finished
 
     try:
+        stack.script("build_due.py")  # before the first build
         with stream():
             pass
         assert hourly()["unchanged"] == 3
         stack.build()
+        stack.script("build_due.py", expect=EXIT.not_due)
         ledger.dt += 3600
         assert hourly()["stored"] == 3
         with stream():
             ledger.dt += 600
             hourly()
+        stack.script("build_due.py")
+        stack.script("build_due.py", expect=EXIT.not_due, WEATHER_BUILD_ROWS="7")
+        stack.script("build_due.py", WEATHER_BUILD_ROWS="6")
+        with (stack.data / "build.lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            assert "a build is running" in stack.script("build_due.py", expect=EXIT.not_due).stdout
+        stack.script("build_due.py", expect=EXIT.failed, PGPORT="1")
         stack.build()
     finally:
         ledger.shutdown()
@@ -273,5 +285,6 @@ def test_rows_of_the_stream_and_of_hourly_runs_count_once(stack: Stack) -> None:
     assert len(increments["stg_weather"]) == len(ledger.sent) == 9
     assert increments["weather_hourly"]["observations"].sum() == 9
     stack.build("--full-refresh")
+    stack.script("build_due.py", expect=EXIT.not_due)
     for name, increment in increments.items():
         pd.testing.assert_frame_equal(stack.table(name), increment, rtol=1e-12)
