@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import threading
 import time
 from collections.abc import Coroutine, Mapping, Sequence
@@ -25,6 +26,7 @@ from run_counters import RunCounters
 from sinks import SinkError
 from spool import is_observation
 
+logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns whenever the client closes a TLS connection
 T = TypeVar("T")
 _IN_FLIGHT = 500  # messages whose acknowledgement is awaited
 _DEADLINE = 30.0  # seconds for the acknowledgement of a message
