@@ -12,6 +12,7 @@ from homelab.model import Container, Inventory, Pipeline, ServiceContext, Step
 from homelab.model.options import Duration
 from homelab.model.stages import INGESTION
 from homelab.model.weather_settings import Stream
+from homelab.pipeline_contract import EXIT
 from homelab.pipelines.layout import SHARED_VENV, Layout
 from homelab.pipelines.pipeline_metrics import labelled
 from homelab.render import render
@@ -52,7 +53,12 @@ def stream_steps(layout: Layout, part: str, triggers: Sequence[Step]) -> Iterato
     program = File(layout.program(_PROGRAM), text, mode=0o755)
     unit = File(
         f"/etc/systemd/system/{UNIT}",
-        render("pipelines/homelab-stream.service.j2", program=program.path, sandbox=layout.sandbox),
+        render(
+            "pipelines/homelab-stream.service.j2",
+            program=program.path,
+            bad_input=EXIT.bad_input,
+            sandbox=layout.sandbox,
+        ),
     )
     yield program
     yield unit
