@@ -66,8 +66,9 @@ class Store:
             try:
                 self._store_all()
                 self._report("")
-            except (psycopg.Error, OSError) as error:
-                self._report(" ".join(str(error).split())[:500])
+            except Exception as error:  # noqa: BLE001 - the readings wait, and `homelab status` shows the reason
+                known = isinstance(error, psycopg.Error | OSError)
+                self._report(" ".join(str(error).split())[:500] if known else f"internal error: {type(error).__name__}")
                 self._close()
                 time.sleep(_RETRY_AFTER)
                 self._arrived.set()
@@ -100,7 +101,7 @@ class Store:
     def _report(self, problem: str) -> None:
         """Write the state and the metrics; name a new problem on standard error."""
         if problem != self.problem:
-            print(f"error: PostgreSQL: {problem}" if problem else "works again", file=sys.stderr, flush=True)
+            print(f"error: {problem}" if problem else "works again", file=sys.stderr, flush=True)
         self.problem = problem
         state = {**self._counts, "problem": problem, "last_reading": self._last_reading}
         metrics = [f"homelab_station_{name}_total {number}\n" for name, number in self._counts.items()]
