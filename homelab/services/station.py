@@ -35,7 +35,7 @@ _METRIC = r"^homelab_station_[a-z_]+ [0-9]+$"
 class Station(Service):
     """Receives the readings of a weather station over HTTP, in Ecowitt's upload protocol, as those of one more city."""
 
-    requires: ClassVar[tuple[str, ...]] = ("postgres", "analytics")
+    requires: ClassVar[tuple[str, ...]] = ("postgres",)
     minimum_memory: ClassVar[int] = 64
 
     city: Annotated[str, Option("Name of the city of its readings.", pattern=r"(?=.*\S)[^\x00-\x1f\x7f]{1,200}")]
