@@ -310,14 +310,14 @@ def test_new_rows_of_the_stream_start_builds_and_a_station_has_a_city(folder: Fo
     assert {"city": "Garden", "source": "station"} in rows
     assert [row["source"] for row in rows].count("openweather") == len(rows) - 1 == 3
     assert "Garden" in folder.homelab("query", "select city from cities")
-    status = json.loads(folder.homelab("status", "--json"))
-    assert [(each["name"], each["health"]["healthy"]) for each in status["pipelines"]] == [("weather", True)]
-    active = "systemctl is-active homelab-weather-stream.service homelab-station.service"
-    assert folder.homelab("ssh", "analytics-platform", "--", active).split() == ["active", "active"]
+    sample = json.loads(folder.homelab("top", "--once", "--json"))
+    assert [(each["name"], each["healthy"]) for each in sample["pipelines"]] == [("weather", True)]
+    (units,) = (each["units"] for each in sample["containers"] if each["name"] == "analytics-platform")
+    assert units == {"homelab-station.service": "active", "homelab-weather-stream.service": "active"}
     (folder.path / "addresses.yaml").write_text(ADDRESSES)
     folder.homelab("deploy")
-    units = "systemctl list-unit-files homelab-weather-stream.service homelab-station.service | grep -c service || true"
-    assert folder.homelab("ssh", "analytics-platform", "--", units).strip() == "0"
+    left = "systemctl list-unit-files homelab-weather-stream.service homelab-station.service | grep -c service || true"
+    assert folder.homelab("ssh", "analytics-platform", "--", left).strip() == "0"
 
 
 def test_data_of_a_removed_airflow_stay_until_they_are_pruned(folder: Folder) -> None:
